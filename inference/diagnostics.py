@@ -1,0 +1,165 @@
+"""How far a guide is from the posterior, on a model too large to enumerate.
+
+    ELBO         = E_q[log w],  w = p0(x) exp(r(x)/beta) / q(x)                     unbiased
+    bound        = E[log mean_K w] <= log Z                                          Burda et al. 2015, arXiv 1509.00519
+    Z            = E_p0[exp(r/beta)]                                                 unbiased; its log is biased low
+    KL(q || p*)  = log Z - ELBO
+    KL(p* || q)  = E_p*[log p0 + r/beta - log q] - log Z                             p* by rejection from the prior
+
+All are of whole responses, in nats, averaged over prompts, with standard errors that take the prompts as given. None is clamped: an
+estimate of a divergence near 0 may be negative.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from arviz_stats.base import array_stats
+from torch import Tensor
+
+from inference.density import Program, joint_at, log_guide_at, response_distribution
+from inference.estimate import Estimate
+from inference.rejection import PriorDraws, draw_from_prior
+from model import Prompts, is_token
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """The distance of a guide from the posterior, and what it is made of. Nats, per prompt, but for the last four.
+
+    Attributes:
+        elbo: E_q[log p0 + r/beta - log q].
+        log_evidence: E_q[r]/beta; times beta it is the expected reward.
+        kl_guide_prior: KL(q || p0).
+        entropy: of q.
+        log_z_bound: an importance-weighted lower bound on log Z, with all samples in one mean.
+        log_z: from the prior draws.
+        kl_guide_posterior: KL(q || p*).
+        kl_posterior_guide: KL(p* || q); None where no bound on the evidence is known or nothing was accepted.
+        acceptance: share of prior draws accepted as exact posterior samples; None where no bound is known.
+        effective_sample_size: (sum w)^2 / sum w^2 of the guide's samples as importance samples, the lowest over prompts.
+        pareto_k: shape of the tail of w, the highest over prompts; above 0.7 importance sampling from q is not to be trusted
+            (Vehtari et al. 2015, arXiv 1507.02646).
+        distinct_2: different pairs of neighbouring tokens, as a share of all, within a prompt.
+    """
+
+    elbo: Estimate
+    log_evidence: Estimate
+    kl_guide_prior: Estimate
+    entropy: Estimate
+    log_z_bound: Estimate
+    log_z: Estimate
+    kl_guide_posterior: Estimate
+    kl_posterior_guide: Estimate | None
+    acceptance: float | None
+    effective_sample_size: float
+    pareto_k: float
+    distinct_2: float
+
+
+@torch.no_grad()
+def diagnose(
+    model: Program,
+    guide: Program,
+    prompts: Prompts,
+    *,
+    num_samples: int = 512,
+    num_prior_draws: int = 4096,
+    log_evidence_bound: float | None = None,
+    prior_draws: PriorDraws | None = None,
+    chunk: int = 256,
+) -> Diagnostics:
+    """Measure a guide against the posterior of a model.
+
+    Args:
+        model: a Pyro program over prompts.
+        guide: a Pyro program over prompts.
+        prompts: N prompts.
+        num_samples: of the guide, for each prompt.
+        num_prior_draws: of the prior, for each prompt.
+        log_evidence_bound: the largest possible r/beta, nats, such as `AlignmentModel.log_evidence_bound`; None if not known.
+        prior_draws: to use again those of an earlier call for the same model and prompts.
+        chunk: responses handled at a time, for each prompt.
+    """
+    if prior_draws is None:
+        prior_draws = draw_from_prior(model, prompts, num_prior_draws, log_evidence_bound=log_evidence_bound, chunk=chunk)
+    distribution = response_distribution(guide, prompts)
+    response = torch.cat([distribution.sample((min(chunk, num_samples - i),)) for i in range(0, num_samples, chunk)])
+    joints = [joint_at(model, prompts, part) for part in response.split(chunk)]
+    log_prior = torch.cat([joint.log_prior for joint in joints]).double()
+    log_evidence = torch.cat([joint.log_evidence for joint in joints]).double()
+    log_guide = _log_guide(guide, prompts, response, chunk)
+    log_weight = log_prior + log_evidence - log_guide  # [M, N]
+    elbo, log_z = Estimate.of_mean(log_weight), log_mean_exp(prior_draws.log_evidence)
+    return Diagnostics(
+        elbo=elbo,
+        log_evidence=Estimate.of_mean(log_evidence),
+        kl_guide_prior=Estimate.of_mean(log_guide - log_prior),
+        entropy=Estimate.of_mean(-log_guide),
+        log_z_bound=log_mean_exp(log_weight),
+        log_z=log_z,
+        kl_guide_posterior=log_z.minus(elbo),
+        kl_posterior_guide=_kl_posterior_guide(guide, prompts, prior_draws, chunk),
+        acceptance=None if prior_draws.accepted is None else prior_draws.accepted.double().mean().item(),
+        effective_sample_size=effective_sample_size(log_weight).min().item(),
+        pareto_k=pareto_k(log_weight).max().item(),
+        distinct_2=distinct_n(response, is_token(response, distribution.end_ids), 2),
+    )
+
+
+def log_mean_exp(log_weight: Tensor) -> Estimate:
+    """log mean exp(log_weight) over samples, averaged over prompts. Biased low (Jensen), by about half its squared error.
+
+    Args:
+        log_weight: `[M, N]`, nats.
+    """
+    log_weight = log_weight.double()
+    log_mean = log_weight.logsumexp(0) - torch.tensor(float(len(log_weight))).log()
+    return Estimate.of_influence(log_mean, (log_weight - log_mean).exp() - 1)
+
+
+def _kl_posterior_guide(guide: Program, prompts: Prompts, draws: PriorDraws, chunk: int) -> Estimate | None:
+    """KL(p* || q) from the accepted draws and log Z from all of them; the error takes in that both are of the same draws."""
+    if draws.accepted is None or not bool(draws.accepted.any(0).all()):
+        return None
+    accepted = draws.accepted.double()
+    kept = draws.accepted.any(1)  # a draw is scored if any prompt accepted it
+    log_guide = torch.zeros_like(accepted)
+    log_guide[kept] = _log_guide(guide, prompts, draws.response[kept], chunk)
+    log_evidence = draws.log_evidence.double()
+    log_ratio = torch.where(draws.accepted, draws.log_prior + log_evidence - log_guide, 0.0)
+    mean = log_ratio.sum(0) / accepted.sum(0)
+    log_z = log_evidence.logsumexp(0) - torch.tensor(float(len(accepted))).log()
+    moves_mean = accepted * (log_ratio - mean) / accepted.mean(0)
+    moves_log_z = (log_evidence - log_z).exp() - 1
+    return Estimate.of_influence(mean - log_z, moves_mean - moves_log_z)
+
+
+def _log_guide(guide: Program, prompts: Prompts, response: Tensor, chunk: int) -> Tensor:
+    return torch.cat([log_guide_at(guide, prompts, part) for part in response.split(chunk)]).double()
+
+
+def effective_sample_size(log_weight: Tensor) -> Tensor:
+    """(sum w)^2 / sum w^2, `[M, N]` -> `[N]`: how many posterior samples M weighted ones are worth, roughly."""
+    return (2 * log_weight.logsumexp(0) - (2 * log_weight).logsumexp(0)).exp()
+
+
+def pareto_k(log_weight: Tensor) -> Tensor:
+    """Shape of the generalised Pareto tail of the weights, `[M, N]` -> `[N]`; 0.7 and above is bad. -inf if all are equal."""
+    return torch.as_tensor(array_stats.psislw(log_weight.double().cpu().numpy(), axis=0)[1])
+
+
+def distinct_n(response: Tensor, is_token: Tensor, n: int) -> float:
+    """Different runs of n tokens, as a share of all, within each prompt's responses and averaged over prompts (Li et al. 2016).
+
+    Args:
+        response: `[M, N, T]`, token ids.
+        is_token: the same shape, True where a position is not padding.
+        n: length of a run.
+    """
+    shares = []
+    for prompt in range(response.shape[1]):
+        windows = response[:, prompt].unfold(-1, n, 1)[is_token[:, prompt].unfold(-1, n, 1).all(-1)]
+        shares.append(len(windows.unique(dim=0)) / max(1, len(windows)))
+    return sum(shares) / len(shares)

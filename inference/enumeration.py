@@ -1,0 +1,112 @@
+"""The truth: every response listed, every expectation a finite sum, in float64.
+
+For a model whose responses are few. It runs the same programs as any algorithm does, and so is the reference for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from inference.density import Program, joint_at, log_guide_at, response_distribution
+from model import Prompts
+
+CHUNK = 8192  # responses scored at a time
+
+
+class Enumeration:
+    """The exact posterior of a model, for each of N prompts.
+
+    Args:
+        model: a Pyro program with a sample site `response` whose support can be listed, and factors.
+        prompts: N prompts.
+
+    Attributes:
+        support: `[S, N, T]`, every response.
+        log_prior: `[S, N]`, log p0, nats, float64, as all that follow.
+        log_evidence: `[S, N]`, r/beta; -inf where a response is impossible.
+        log_joint: `[S, N]`, log p0 + r/beta.
+        log_z: `[N]`, log Z = logsumexp of `log_joint`.
+        log_posterior: `[S, N]`, log p*.
+
+    Raises:
+        NotEnumerableError: with the size, if there are more than a million responses.
+        ZeroDivisionError: if the evidence rules out every response to a prompt.
+    """
+
+    def __init__(self, model: Program, prompts: Prompts) -> None:
+        self.prompts = prompts
+        self.support = response_distribution(model, prompts).enumerate_support()
+        with torch.no_grad():
+            joints = [joint_at(model, prompts, chunk) for chunk in self._chunks()]
+        self.log_prior = torch.cat([joint.log_prior for joint in joints]).double()
+        self.log_evidence = torch.cat([joint.log_evidence for joint in joints]).double()
+        self.log_joint = self.log_prior + self.log_evidence
+        self.log_z = self.log_joint.logsumexp(0)
+        for text, value in zip(prompts.texts, self.log_z.tolist(), strict=True):
+            if value == -torch.inf:
+                raise ZeroDivisionError(f"the evidence rules out every response to {text!r}: Z = 0, there is no posterior")
+        self.log_posterior = self.log_joint - self.log_z
+
+    def log_guide(self, guide: Program) -> Tensor:
+        """log q of every response, `[S, N]`, nats, float64, without gradient."""
+        with torch.no_grad():
+            return torch.cat([log_guide_at(guide, self.prompts, chunk) for chunk in self._chunks()]).double()
+
+    def elbo(self, guide: Program) -> Tensor:
+        """ELBO = sum_x q(x) (log p0(x) + r(x)/beta - log q(x)), `[N]`, nats."""
+        log_guide = self.log_guide(guide)
+        return _expect(log_guide, self.log_joint - log_guide)
+
+    def kl_guide_posterior(self, guide: Program) -> Tensor:
+        """KL(q || p*), `[N]`, nats; infinite if q can draw what the evidence rules out."""
+        log_guide = self.log_guide(guide)
+        return _expect(log_guide, log_guide - self.log_posterior)
+
+    def kl_posterior_guide(self, guide: Program) -> Tensor:
+        """KL(p* || q), `[N]`, nats."""
+        return _expect(self.log_posterior, self.log_posterior - self.log_guide(guide))
+
+    def kl_guide_prior(self, guide: Program) -> Tensor:
+        """KL(q || p0), `[N]`, nats."""
+        log_guide = self.log_guide(guide)
+        return _expect(log_guide, log_guide - self.log_prior)
+
+    def expected_log_evidence(self, guide: Program) -> Tensor:
+        """E_q[r]/beta, `[N]`, nats."""
+        return _expect(self.log_guide(guide), self.log_evidence)
+
+    def total_variation(self, guide: Program) -> Tensor:
+        """1/2 sum_x |q(x) - p*(x)|, `[N]`, between 0 and 1."""
+        return 0.5 * (self.log_guide(guide).exp() - self.log_posterior.exp()).abs().sum(0)
+
+    def elbo_gradient(self, guide: nn.Module) -> dict[str, Tensor]:
+        """The exact gradient of the ELBO, summed over prompts, for each trained parameter of the guide by name.
+
+        grad ELBO = sum_x q(x) (log p0(x) + r(x)/beta - log q(x)) grad log q(x).
+        """
+        log_guide = self.log_guide(guide)
+        weight = log_guide.exp() * (self.log_joint - log_guide)
+        names, parameters = zip(*((n, p) for n, p in guide.named_parameters() if p.requires_grad), strict=True)
+        gradient = [torch.zeros_like(parameter) for parameter in parameters]
+        for chunk, part in zip(self._chunks(), weight.split(self._chunk_size), strict=True):
+            surrogate = (part * log_guide_at(guide, self.prompts, chunk)).sum()
+            for total, new in zip(gradient, torch.autograd.grad(surrogate, parameters, allow_unused=True), strict=True):
+                if new is not None:
+                    total += new
+        return dict(zip(names, gradient, strict=True))
+
+    @property
+    def _chunk_size(self) -> int:
+        return max(1, CHUNK // len(self.prompts))
+
+    def _chunks(self) -> Iterator[Tensor]:
+        return iter(self.support.split(self._chunk_size))
+
+
+def _expect(log_prob: Tensor, values: Tensor) -> Tensor:
+    """sum_x p(x) f(x), where a term of probability 0 counts as 0. `[S, N]` -> `[N]`."""
+    prob = log_prob.exp()
+    return torch.where(prob > 0, prob * values, 0.0).sum(0)

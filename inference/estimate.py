@@ -1,0 +1,39 @@
+"""An estimate and its standard error."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Estimate(NamedTuple):
+    """A number estimated from samples, with the standard error of that estimate."""
+
+    value: float
+    standard_error: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ± {self.standard_error:.3f}"
+
+    @classmethod
+    def of_mean(cls, values: Tensor) -> Estimate:
+        """Of E[f], averaged over prompts, from independent values `[M, N]`: M samples for each of N prompts."""
+        return cls.of_influence(values.double().mean(0), values - values.mean(0))
+
+    @classmethod
+    def of_influence(cls, value: Tensor, influence: Tensor) -> Estimate:
+        """Of a smooth function of means, averaged over prompts (the delta method).
+
+        Args:
+            value: `[N]`, the estimate for each prompt.
+            influence: `[M, N]`, how far each of M independent samples moves it, mean zero.
+        """
+        num_samples, num_prompts = influence.shape
+        variance = influence.double().square().sum(0) / max(1, num_samples - 1) / num_samples  # [N]
+        return cls(value.mean().item(), math.sqrt(variance.sum().item()) / num_prompts)
+
+    def minus(self, other: Estimate) -> Estimate:
+        """The difference of two estimates from independent samples."""
+        return Estimate(self.value - other.value, math.hypot(self.standard_error, other.standard_error))

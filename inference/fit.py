@@ -1,0 +1,161 @@
+"""The fit: a loop around `pyro.infer.SVI.step`, with progress, metrics, checkpoints and a clean stop."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from pyro.distributions import Unit
+from pyro.infer import ELBO, SVI
+from pyro.params.param_store import StateDict
+from pyro.poutine.messenger import Messenger
+from tqdm import tqdm
+
+from inference import random_state
+from inference.checkpoint import CheckpointError, FitState, has_checkpoint
+from inference.density import Program
+from inference.leave_one_out import LeaveOneOut_ELBO
+from inference.optimizer import FusedOptimizer, NonFiniteGradientError, cosine
+from model import Prompts
+
+Metrics = dict[str, float]
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss is NaN or infinite. The parameters are as they were before the step."""
+
+
+@dataclass
+class Fit:
+    """What `fit` returns.
+
+    Attributes:
+        state: guide, optimiser and step; `state.guide` is the guide that was passed in, trained.
+        parameters: the scope of Pyro's parameter store that the fit worked in. A module has its parameters in itself; to run a
+            guide that is a plain function, enter `pyro.get_param_store().scope(parameters)`.
+        metrics: one record a step of this call: `step`; `loss`, as the objective returned it, a sum over prompts; `elbo`, minus that
+            by the prompt, nats; `log_evidence`, the mean of r/beta over the responses drawn, nats; `grad_norm`; `learning_rate`.
+        stopped_early: why the fit ended before its last step; None if it did not.
+    """
+
+    state: FitState
+    parameters: StateDict
+    metrics: list[Metrics] = field(default_factory=list)
+    stopped_early: str | None = None
+
+
+def fit(
+    model: Program,
+    guide: Program,
+    prompts: Prompts,
+    *,
+    num_steps: int,
+    objective: ELBO | None = None,
+    optimizer: FusedOptimizer | None = None,
+    prompts_per_step: int | None = None,
+    seed: int = 0,
+    checkpoint_folder: Path | None = None,
+    checkpoint_every: int = 50,
+    resume: bool = False,
+    on_step: Callable[[Metrics], None] | None = None,
+    progress: bool = True,
+) -> Fit:
+    """Train `guide` towards the posterior of `model` by stochastic variational inference.
+
+    It has a scope of Pyro's parameter store and random generators of its own, so fits in one process share nothing, and
+    leaves both as they were. On a CPU the result depends only on the arguments, also across kills and resumes.
+
+    Args:
+        model: a Pyro program over prompts, such as `AlignmentModel`.
+        guide: a Pyro program over prompts, such as those in `guides`. A module is trained in place.
+        prompts: N prompts.
+        num_steps: steps in all, those before a resume included.
+        objective: any `pyro.infer` ELBO; default `LeaveOneOut_ELBO()`.
+        optimizer: default Adam at 1e-3, gradient norm at most 1, the rate on a cosine to 0.
+        prompts_per_step: a random subset of so many prompts a step; default all.
+        seed: of the generators.
+        checkpoint_folder: where checkpoints go; default none are written.
+        checkpoint_every: steps between them. One more is written at the end.
+        resume: go on from the newest checkpoint in the folder; start afresh if there is none.
+        on_step: called with the metrics of each step.
+        progress: show a bar.
+
+    Raises:
+        CheckpointError: if the folder has a checkpoint already and `resume` is off, or the checkpoint is of another guide.
+        ZeroEvidenceError: if the guide draws a response with evidence of -inf.
+    """
+    objective = LeaveOneOut_ELBO() if objective is None else objective
+    optimizer = FusedOptimizer(clip_norm=1.0, schedule=cosine(num_steps)) if optimizer is None else optimizer
+    if checkpoint_folder is not None and has_checkpoint(checkpoint_folder) and not resume:
+        raise CheckpointError(
+            f"{checkpoint_folder} already has a checkpoint: pass resume=True to go on from it, or name another folder"
+        )
+    state = FitState(guide, optimizer)
+    result = Fit(state, {"params": {}, "constraints": {}})
+    svi = SVI(model, guide, optimizer, objective)
+    svi.loss_and_grads = _refuse_non_finite(svi.loss_and_grads)
+    with pyro.get_param_store().scope(result.parameters), random_state.isolated(seed):
+        if checkpoint_folder is not None and resume and has_checkpoint(checkpoint_folder):
+            state.restore(checkpoint_folder, prompts)
+        with tqdm(total=num_steps, initial=state.step, desc="fit", unit="step", disable=not progress) as bar:
+            while state.step < num_steps:
+                batch = _minibatch(prompts, prompts_per_step)
+                rate = optimizer.learning_rate
+                try:
+                    with _RecordEvidence() as evidence:
+                        loss = svi.step(batch)
+                except (NonFiniteLossError, NonFiniteGradientError) as error:
+                    result.stopped_early = f"step {state.step}: {error}"
+                    warnings.warn(f"fit stopped early at {result.stopped_early}", stacklevel=2)
+                    break
+                state.step += 1
+                metrics = {"step": state.step, "elbo": -loss / len(batch), "loss": loss}
+                metrics |= {"log_evidence": evidence.mean(), "grad_norm": optimizer.grad_norm, "learning_rate": rate}
+                result.metrics.append(metrics)
+                if on_step is not None:
+                    on_step(metrics)
+                bar.set_postfix(elbo=f"{metrics['elbo']:.3f}", refresh=False)
+                bar.update()
+                if checkpoint_folder is not None and (state.step % checkpoint_every == 0 or state.step == num_steps):
+                    state.save(checkpoint_folder)
+    return result
+
+
+class _RecordEvidence(Messenger):
+    """Keeps the mean of every factor that a model adds, r/beta, over all responses it is run on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factors: dict[str, list[float]] = {}
+
+    def _pyro_post_sample(self, msg: dict) -> None:
+        if isinstance(msg["fn"], Unit):
+            self.factors.setdefault(msg["name"], []).append(msg["fn"].log_factor.mean().item())
+
+    def mean(self) -> float:
+        """The factors added up, each averaged over the model's runs."""
+        return sum(sum(values) / len(values) for values in self.factors.values())
+
+
+def _minibatch(prompts: Prompts, size: int | None) -> Prompts:
+    if size is None or size >= len(prompts):
+        return prompts
+    return prompts[torch.randperm(len(prompts))[:size].sort().values.tolist()]
+
+
+def _refuse_non_finite(loss_and_grads: Callable[..., Any]) -> Callable[..., Any]:
+    """Raise before the optimiser sees the gradient of a loss that is NaN or infinite."""
+
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        loss = loss_and_grads(*args, **kwargs)
+        if not math.isfinite(loss):
+            raise NonFiniteLossError(f"the loss is {loss}; the parameters were left as they were")
+        return loss
+
+    return checked

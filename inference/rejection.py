@@ -1,0 +1,71 @@
+"""Rejection sampling from the prior: exact posterior samples, where the evidence is bounded.
+
+    x ~ p0,   accepted with probability exp((r(x) - r_max)/beta);   P(accept) = Z exp(-r_max/beta)
+
+The draws that were rejected are not wasted: mean exp(r/beta) over all of them is an unbiased estimate of Z.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from inference.density import Program, joint_at, response_distribution
+from model import Prompts
+
+
+class LooseBoundError(ValueError):
+    """A response has more evidence than the bound allows, so that what was accepted is not from the posterior."""
+
+
+@dataclass(frozen=True)
+class PriorDraws:
+    """M independent draws from the prior for each of N prompts, and which of them are accepted.
+
+    Attributes:
+        response: `[M, N, T]`, token ids.
+        log_prior: `[M, N]`, nats.
+        log_evidence: `[M, N]`, r/beta, nats.
+        accepted: `[M, N]`; an accepted response is an exact draw from the posterior. None where no bound is known.
+    """
+
+    response: Tensor
+    log_prior: Tensor
+    log_evidence: Tensor
+    accepted: Tensor | None
+
+
+@torch.no_grad()
+def draw_from_prior(
+    model: Program, prompts: Prompts, num_draws: int, *, log_evidence_bound: float | None = None, chunk: int = 256
+) -> PriorDraws:
+    """Draw from the prior, score, and accept or reject.
+
+    Args:
+        model: a Pyro program; its `response` site is the prior.
+        prompts: N prompts.
+        num_draws: M, for each prompt.
+        log_evidence_bound: the largest possible r/beta, nats; None if it is not known: then nothing is accepted or rejected.
+        chunk: draws a time, for each prompt.
+
+    Raises:
+        LooseBoundError: if a draw exceeds the bound.
+    """
+    prior = response_distribution(model, prompts)
+    responses, joints = [], []
+    for start in range(0, num_draws, chunk):
+        responses.append(prior.sample((min(chunk, num_draws - start),)))
+        joints.append(joint_at(model, prompts, responses[-1]))
+    log_evidence = torch.cat([joint.log_evidence for joint in joints])
+    accepted = None
+    if log_evidence_bound is not None:
+        highest = log_evidence.max().item()
+        if highest > log_evidence_bound + 1e-6:
+            raise LooseBoundError(
+                f"a response has r/beta = {highest:.6g}, above the stated bound of {log_evidence_bound:.6g}: correct the evidence's "
+                "`upper_bound`, or the accepted samples would not be from the posterior"
+            )
+        accepted = torch.rand_like(log_evidence).log() < log_evidence - log_evidence_bound
+    return PriorDraws(torch.cat(responses), torch.cat([joint.log_prior for joint in joints]), log_evidence, accepted)

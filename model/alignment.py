@@ -1,0 +1,49 @@
+"""The model: p*(x) = p0(x) exp(r(x)/beta) / Z, written as a Pyro program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pyro
+from torch import Tensor
+
+from model.evidence import Evidence, check_reward
+from model.language_model import LanguageModel
+from model.prompts import Prompts
+
+
+class AlignmentModel:
+    """Prior and evidence, whose product is the posterior (Korbak, Perez and Buckley 2022, section 3).
+
+    A Pyro program: one plate over the prompts, the sample site `response`, and a factor for each piece of evidence.
+
+    Args:
+        prior: p0, a language model. It is frozen.
+        evidence: r, a callable of prompts and responses, or several by name, whose values add up.
+        beta: reward per nat. The smaller, the more the evidence counts; the larger, the closer to the prior.
+
+    Raises:
+        ValueError: if beta is not positive.
+    """
+
+    def __init__(self, prior: LanguageModel, evidence: Evidence | Mapping[str, Evidence], beta: float) -> None:
+        if not beta > 0:
+            raise ValueError(f"beta is {beta}, expected a positive number: at 0 the posterior is a point mass, with no density")
+        self.prior = prior
+        self.evidence = dict(evidence) if isinstance(evidence, Mapping) else {"evidence": evidence}
+        self.beta = beta
+
+    def __call__(self, prompts: Prompts) -> Tensor:
+        """Run the program. Returns the response, `[..., N, T]`."""
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            response = pyro.sample("response", self.prior(prompts))
+            for name, evidence in self.evidence.items():
+                reward = check_reward(name, evidence(prompts, response), response.shape[:-1])
+                pyro.factor(name, reward / self.beta)
+        return response
+
+    @property
+    def log_evidence_bound(self) -> float | None:
+        """The largest possible r/beta, nats, if every piece of evidence has an `upper_bound`; else None."""
+        bounds = [getattr(evidence, "upper_bound", None) for evidence in self.evidence.values()]
+        return None if any(bound is None for bound in bounds) else sum(bounds) / self.beta

@@ -1,0 +1,125 @@
+"""Evidence: a reward r(x), which the model turns into the likelihood factor exp(r(x)/beta).
+
+Evidence is any callable of prompts and responses, `evidence(prompts, response) -> [..., N]`, in units of reward. -inf says that
+a response is impossible. The two wrappers here make evidence of a function of texts or of token ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _PYRO_STACK
+from torch import Tensor
+
+from model.language_model import LanguageModel
+from model.prompts import Prompts
+
+
+class Evidence(Protocol):
+    """What a callable must do to be evidence."""
+
+    def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
+        """Reward of each response: `[..., N]` for responses `[..., N, T]`."""
+
+
+class EvidenceError(ValueError):
+    """Evidence returned something that cannot be a reward."""
+
+
+class ZeroEvidenceError(ValueError):
+    """A response is impossible (evidence -inf), and the algorithm that drew it has no finite answer to that."""
+
+
+class BearsZeroEvidence(Messenger):
+    """Inside this context a model may meet evidence of -inf; outside it, that is a `ZeroEvidenceError`.
+
+    For algorithms that only weigh responses, as importance sampling or rejection do. An algorithm that differentiates
+    a mean of log-weights, as every reverse-KL objective does, must not use it: Pyro's own would go on to write NaN
+    into the parameters.
+    """
+
+
+def check_reward(name: str, reward: object, shape: torch.Size) -> Tensor:
+    """`reward` as evidence called `name` returned it, if it can be one: the right shape, no NaN, no +inf, -inf only where borne.
+
+    Raises:
+        EvidenceError: for NaN, +inf, a wrong shape or a wrong type.
+        ZeroEvidenceError: for -inf outside `BearsZeroEvidence`.
+    """
+    if not isinstance(reward, Tensor):
+        raise EvidenceError(
+            f"evidence {name!r} returned {type(reward).__name__}, expected a tensor of shape {tuple(shape)}. "
+            "If it scores a list of texts, wrap it in `TextEvidence`."
+        )
+    if reward.shape != shape:
+        raise EvidenceError(
+            f"evidence {name!r} returned shape {tuple(reward.shape)}, expected {tuple(shape)}: one value per particle and "
+            "prompt. If it scores a flat list of texts, wrap it in `TextEvidence`."
+        )
+    if bool(reward.isnan().any()) or bool(reward.isposinf().any()):
+        where = tuple((reward.isnan() | reward.isposinf()).nonzero()[0].tolist())
+        raise EvidenceError(
+            f"evidence {name!r} returned {reward[where].item()} at index {where}, expected a finite number, or -inf for an "
+            "impossible response. Check the reward on the text that it got there."
+        )
+    if bool(reward.isneginf().any()) and not any(isinstance(h, BearsZeroEvidence) for h in _PYRO_STACK):
+        where = tuple(reward.isneginf().nonzero()[0].tolist())
+        raise ZeroEvidenceError(
+            f"evidence {name!r} is -inf at index {where}: the guide drew a response that the posterior rules out, so KL(q || p*) "
+            "is infinite and its gradient is NaN. Use a finite penalty in place of -inf, or an algorithm that bears it: "
+            "rejection, importance sampling, or enumeration."
+        )
+    return reward
+
+
+@dataclass(frozen=True)
+class TextEvidence:
+    """Evidence from a function of texts.
+
+    Attributes:
+        function: takes a list of M texts, returns M numbers.
+        language_model: decodes the responses.
+        whole: score prompt and response together; else the response alone.
+        upper_bound: the largest value that `function` can return, if known. Needed for rejection sampling.
+    """
+
+    function: Callable[[list[str]], Sequence[float]]
+    language_model: LanguageModel
+    whole: bool = True
+    upper_bound: float | None = None
+
+    def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
+        shape = response.shape[:-1]
+        texts = self.language_model.decode(response.reshape(-1, *response.shape[-2:]), prompts if self.whole else None)
+        flat = [text for row in texts for text in row]
+        unique = list(dict.fromkeys(flat))
+        rewards = list(self.function(unique))
+        if len(rewards) != len(unique):
+            raise EvidenceError(
+                f"the reward function returned {len(rewards)} numbers for {len(unique)} texts, expected one each"
+            )
+        reward_of = dict(zip(unique, rewards, strict=True))
+        return torch.tensor([float(reward_of[text]) for text in flat], device=response.device).view(shape)
+
+
+@dataclass(frozen=True)
+class TokenEvidence:
+    """Evidence from a function of token ids.
+
+    Attributes:
+        function: takes responses `[..., N, T]` and their mask of the same shape, True at tokens (the end id included), False at
+            padding; returns `[..., N]`.
+        language_model: knows where a response ends.
+        upper_bound: the largest value that `function` can return, if known. Needed for rejection sampling.
+    """
+
+    function: Callable[[Tensor, Tensor], Tensor]
+    language_model: LanguageModel
+    upper_bound: float | None = None
+
+    def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
+        return self.function(response, self.language_model.is_token(response))

@@ -1,0 +1,76 @@
+"""The enumerable world: a grammar of short verdicts, and a small causal language model trained on it in seconds.
+
+    the (film | plot) was [not] [very] (good | bad | dull)
+
+After "the film was" every response of at most four tokens can be listed, so that the posterior, log Z and every
+divergence are exact sums, and the posterior is a table that can be read. Nothing here is special to a small world: the
+prior is a GPT-2 behind `LanguageModel`, like any other.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from model.language_model import LanguageModel
+
+END = "<end>"
+WORDS = (END, "the", "film", "plot", "was", "not", "very", "good", "bad", "dull")
+SUBJECTS = {"film": 0.6, "plot": 0.4}
+ADVERBS = {"": 0.5, "very": 0.25, "not": 0.15, "not very": 0.1}
+ADJECTIVES = {"film": {"good": 0.5, "bad": 0.3, "dull": 0.2}, "plot": {"good": 0.2, "bad": 0.3, "dull": 0.5}}
+PROMPTS = ("the film was", "the plot was")
+
+
+def grammar_sentences() -> dict[str, float]:
+    """Every sentence of the grammar with its probability; 24 sentences."""
+    sentences = {}
+    for (subject, p_subject), (adverb, p_adverb) in itertools.product(SUBJECTS.items(), ADVERBS.items()):
+        for adjective, p_adjective in ADJECTIVES[subject].items():
+            words = f"the {subject} was {adverb} {adjective}".split()
+            sentences[" ".join(words)] = p_subject * p_adverb * p_adjective
+    return sentences
+
+
+def grammar_tokenizer() -> PreTrainedTokenizerFast:
+    """One id a word. `<end>` is beginning, end and padding at once, as in GPT-2."""
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token=END))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.post_processor = TemplateProcessing(single=f"{END} $A", special_tokens=[(END, 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END)
+
+
+def grammar_prior(max_new_tokens: int = 4, *, steps: int = 200, seed: int = 0) -> LanguageModel:
+    """Train the prior of the enumerable world: GPT-2, 2 layers, width 32, float64.
+
+    Args:
+        max_new_tokens: T; at 4 there are 7,381 responses to a prompt.
+        steps: of Adam on the exact cross-entropy, the 24 sentences weighted by their probability.
+        seed: of the initial weights. Torch's own generator is left as it was.
+    """
+    tokenizer = grammar_tokenizer()
+    sentences = grammar_sentences()
+    rows = [[*tokenizer(text)["input_ids"], 0] for text in sentences]
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    is_target = torch.arange(longest) < torch.tensor([len(row) for row in rows])[:, None]
+    weight = torch.tensor(list(sentences.values()), dtype=torch.float64)[:, None] * is_target[:, 1:]
+    sizes = {"vocab_size": len(WORDS), "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 2}
+    no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(seed)
+        network = GPT2LMHeadModel(GPT2Config(**sizes, **no_dropout, bos_token_id=0, eos_token_id=0, pad_token_id=0)).double()
+        optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
+        for _ in range(steps):
+            logits = network(ids[:, :-1], attention_mask=torch.ones_like(ids[:, :-1])).logits
+            nats = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+            optimiser.zero_grad()
+            (nats * weight).sum().backward()
+            optimiser.step()
+    return LanguageModel(network, tokenizer, max_new_tokens=max_new_tokens)

@@ -1,0 +1,254 @@
+"""A causal language model as a conditional distribution over responses, p(x | prompt)."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from model.prompts import Prompts
+from model.response_distribution import ResponseDistribution, is_token
+
+
+@dataclass(frozen=True)
+class CachedState:
+    """The keys and values of B sequences, with what tells their real tokens from padding.
+
+    Attributes:
+        cache: Hugging Face's cache object.
+        mask: `[B, L]`, True where a cached position holds a real token.
+        length: `[B]`, real tokens so far, which is the position of the next.
+    """
+
+    cache: Any
+    mask: Tensor
+    length: Tensor
+
+    def select(self, rows: Tensor) -> CachedState:
+        cache = copy.copy(self.cache)
+        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        cache.batch_select_indices(rows)
+        return CachedState(cache, self.mask[rows], self.length[rows])
+
+
+class LanguageModel(nn.Module):
+    """Any Hugging Face causal language model with its tokenizer. Calling it on prompts gives their `ResponseDistribution`.
+
+    It is frozen and has no dropout, for good: a guide thaws its own copy. The `network` is always in evaluation mode.
+
+    Args:
+        network: a causal language model that takes `position_ids` and `past_key_values`.
+        tokenizer: its tokenizer.
+        max_new_tokens: T, the most tokens a response has.
+        temperature: divides the logits, when sampling and when scoring.
+        end_ids: ids that end a response; by default those of the network's generation settings, else the tokenizer's.
+        pad_id: fills a response after its end; by default the tokenizer's padding id, else the first end id.
+
+    Raises:
+        ValueError: if no end id is known, an id is outside the vocabulary, or the network cannot be driven by a cache.
+    """
+
+    def __init__(
+        self,
+        network: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        end_ids: Iterable[int] | None = None,
+        pad_id: int | None = None,
+    ) -> None:
+        super().__init__()
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {max_new_tokens}, expected at least 1")
+        if not temperature > 0:
+            raise ValueError(f"temperature is {temperature}, expected a positive number")
+        missing = {"position_ids", "past_key_values"} - set(inspect.signature(network.forward).parameters)
+        if missing:
+            raise ValueError(
+                f"{type(network).__name__}.forward does not take {sorted(missing)}: expected a causal language model "
+                "with a key-value cache, as `AutoModelForCausalLM` loads it"
+            )
+        self.network = network
+        self.tokenizer = tokenizer
+        self.max_new_tokens = max_new_tokens
+        self.temperature = float(temperature)
+        self.vocab_size = network.get_output_embeddings().weight.shape[0]
+        self.end_ids = tuple(sorted(set(_default_end_ids(network, tokenizer) if end_ids is None else end_ids)))
+        if not self.end_ids:
+            raise ValueError("neither the network nor its tokenizer names an end-of-sequence id: pass `end_ids=[...]`")
+        if pad_id is None:
+            pad_id = tokenizer.pad_token_id
+        self.pad_id = self.end_ids[0] if pad_id is None else pad_id
+        for name, token_id in [("pad_id", self.pad_id), *(("end_ids", i) for i in self.end_ids)]:
+            if not 0 <= token_id < self.vocab_size:
+                raise ValueError(f"{name} has {token_id}, expected an id below the network's {self.vocab_size} logits")
+        self.register_buffer("_end_ids", torch.tensor(self.end_ids, device=network.device), persistent=False)
+        self._keeps_last_logits = "logits_to_keep" in inspect.signature(network.forward).parameters
+        self.requires_grad_(False)
+        self.train(False)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        dtype: torch.dtype | str = torch.float32,
+        device: torch.device | str | None = None,
+        gguf_file: str | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        end_ids: Iterable[int] | None = None,
+        pad_id: int | None = None,
+    ) -> Self:
+        """Load a checkpoint in Hugging Face format, or in GGUF, from a folder or from the hub.
+
+        Args:
+            name_or_path: a folder, or a name on the hub.
+            max_new_tokens: T, the most tokens a response has.
+            temperature: divides the logits.
+            dtype: of the weights in memory, whatever it is on disk; a `torch.dtype` or its name.
+            device: default: a GPU where there is one.
+            gguf_file: the name of a GGUF file in the folder, for a model in that format.
+            revision: branch, tag or commit on the hub.
+            trust_remote_code: run modelling code that comes with the checkpoint.
+            end_ids: see the class.
+            pad_id: see the class.
+        """
+        where = {"gguf_file": gguf_file, "revision": revision, "trust_remote_code": trust_remote_code}
+        where = {key: value for key, value in where.items() if value is not None}
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **where)
+        network = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype, **where)
+        if gguf_file is not None:
+            network = _without_quantization(network)
+        return cls(
+            network.to(device),
+            tokenizer,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            end_ids=end_ids,
+            pad_id=pad_id,
+        )
+
+    def train(self, mode: bool = True) -> Self:
+        """Does nothing but leave evaluation mode on: with dropout, what is sampled would not be what is scored."""
+        return super().train(False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.device
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write network and tokenizer in Hugging Face format; `transformers` alone loads them again."""
+        self.network.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def encode(self, texts: Sequence[str]) -> Prompts:
+        """Tokenize N prompts, with the special tokens that the tokenizer itself adds; an empty one becomes its BOS.
+
+        Raises:
+            ValueError: if there is no prompt, an empty one and no BOS, or one too long for the network's context.
+        """
+        if isinstance(texts, str) or not texts:
+            raise ValueError(f"encode got {texts!r}, expected a non-empty list of strings")
+        rows = self.tokenizer(list(texts), return_token_type_ids=False, return_attention_mask=False)["input_ids"]
+        context = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
+        for index, (text, row) in enumerate(zip(texts, rows, strict=True)):
+            if not row and self.tokenizer.bos_token_id is None:
+                raise ValueError(f"prompt {index} is empty and the tokenizer has no BOS token: write at least one token")
+            if not row:
+                row.append(self.tokenizer.bos_token_id)
+            if context is not None and len(row) + self.max_new_tokens > context:
+                raise ValueError(
+                    f"prompt {index} has {len(row)} tokens ({text[:40]!r}...): with max_new_tokens={self.max_new_tokens} "
+                    f"that is over the network's context of {context}. Shorten the prompt or the response."
+                )
+        return Prompts.from_ids(rows, texts, self.device)
+
+    def decode(self, response: Tensor, prompts: Prompts | None = None) -> list:
+        """Texts of responses without their end: N strings for `[N, T]`, K lists of N for `[K, N, T]`, and so on.
+
+        With `prompts`, the whole texts, prompt and response decoded together; special tokens are left out.
+        """
+        if response.dim() > 2:
+            return [self.decode(part, prompts) for part in response]
+        kept = self.is_token(response) & ~torch.isin(response, self._end_ids)
+        rows = [row[mask].tolist() for row, mask in zip(response, kept, strict=True)]
+        if prompts is not None:
+            heads = [ids[mask].tolist() for ids, mask in zip(prompts.ids, prompts.mask, strict=True)]
+            rows = [head + row for head, row in zip(heads, rows, strict=True)]
+        return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+
+    def is_token(self, response: Tensor) -> Tensor:
+        """True at the tokens of a response, its end id included; False at the padding after it. `[..., T]`."""
+        return is_token(response, self._end_ids)
+
+    def forward(self, prompts: Prompts) -> ResponseDistribution:
+        """p(response | prompts): batch shape `[N]`, event shape `[T]`."""
+        if not isinstance(prompts, Prompts):
+            raise TypeError(f"expected Prompts, got {type(prompts).__name__}: make them with `encode([...])`")
+        return ResponseDistribution(
+            self,
+            prompts,
+            max_new_tokens=self.max_new_tokens,
+            end_ids=self._end_ids,
+            pad_id=self.pad_id,
+            vocab_size=self.vocab_size,
+            temperature=self.temperature,
+        )
+
+    def start(self, prompts: Prompts) -> tuple[Tensor, CachedState]:
+        """See `Decoder`. One pass over the N prompts; logits for their last position only."""
+        length = prompts.mask.sum(1)
+        positions = (prompts.mask.cumsum(1) - 1).clamp(min=0)
+        logits, cache = self._run(prompts.ids, prompts.mask, positions, None, last_only=True)
+        return logits[:, -1], CachedState(cache, prompts.mask, length)
+
+    def extend(self, state: CachedState, ids: Tensor) -> tuple[Tensor, CachedState]:
+        """See `Decoder`."""
+        mask = torch.cat([state.mask, torch.ones_like(ids, dtype=torch.bool)], 1)
+        positions = state.length[:, None] + torch.arange(ids.shape[1], device=ids.device)
+        logits, cache = self._run(ids, mask, positions, state.cache)
+        return logits, CachedState(cache, mask, state.length + ids.shape[1])
+
+    def _run(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any, last_only: bool = False) -> tuple[Tensor, Any]:
+        keep = {"logits_to_keep": 1} if last_only and self._keeps_last_logits else {}
+        out = self.network(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            **keep,
+        )
+        return out.logits, out.past_key_values
+
+
+def _default_end_ids(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    settings = network.generation_config.eos_token_id if network.generation_config is not None else None
+    for found in (settings, network.config.eos_token_id, tokenizer.eos_token_id):
+        if found is not None:
+            return [found] if isinstance(found, int) else list(found)
+    return []
+
+
+def _without_quantization(network: PreTrainedModel) -> PreTrainedModel:
+    """A GGUF model's dequantized tensors in a fresh network: the loaded one refuses to be saved."""
+    config = copy.deepcopy(network.config)
+    config.__dict__.pop("quantization_config", None)
+    fresh = type(network)(config).to(network.dtype)
+    fresh.load_state_dict(network.state_dict())
+    fresh.generation_config = network.generation_config
+    return fresh

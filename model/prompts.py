@@ -1,0 +1,48 @@
+"""Prompts: N texts as one left-padded batch of token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """What a language model is conditioned on: N prompts, padded on the left so that all end at the same column.
+
+    Made by `LanguageModel.encode`. The mask, not the padding id, says what is padding.
+
+    Attributes:
+        texts: the N prompts as written.
+        ids: `[N, P]`, token ids.
+        mask: `[N, P]`, True where `ids` belongs to the prompt.
+    """
+
+    texts: tuple[str, ...]
+    ids: Tensor
+    mask: Tensor
+
+    @classmethod
+    def from_ids(cls, rows: Sequence[Sequence[int]], texts: Sequence[str], device: torch.device | None = None) -> Prompts:
+        """Pad `rows` of token ids, none empty, on the left to the length of the longest."""
+        longest = max(len(row) for row in rows)
+        ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=device)
+        mask = torch.tensor([[False] * (longest - len(row)) + [True] * len(row) for row in rows], device=device)
+        return cls(tuple(texts), ids, mask)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, indices: Sequence[int] | slice) -> Prompts:
+        """The prompts at `indices` (a slice or a list), for minibatches; columns that are padding for all are dropped."""
+        picked = list(range(len(self))[indices]) if isinstance(indices, slice) else list(indices)
+        mask = self.mask[picked]
+        columns = slice(int(mask.any(0).int().argmax()), None)
+        return Prompts(tuple(self.texts[i] for i in picked), self.ids[picked][:, columns], mask[:, columns])
+
+    def to(self, device: torch.device | str) -> Prompts:
+        """The same prompts on another device."""
+        return Prompts(self.texts, self.ids.to(device), self.mask.to(device))

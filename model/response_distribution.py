@@ -1,0 +1,215 @@
+"""The distribution of a response given its prompt, for any autoregressive model.
+
+    p(x | prompt) = prod_t p(x_t | prompt, x_<t),   t = 1 .. min(T, first end)
+
+A response is a row of T token ids: tokens up to and including the first end id, then padding; or T tokens with no
+end id among them, a truncated response, which has the probability of its prefix. Nothing else has positive
+probability, so the probabilities of all rows sum to 1, whatever the padding id is.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Protocol, Self
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+from model.prompts import Prompts
+from model.token_log_prob import token_log_prob
+
+MAX_ENUMERABLE = 1_000_000
+
+
+class NotEnumerableError(ValueError):
+    """The set of responses is too large to enumerate."""
+
+
+class DecoderState(Protocol):
+    """What an autoregressive model remembers of B sequences."""
+
+    def select(self, rows: Tensor) -> Self:
+        """The state of the sequences at `rows` `[B']`, repeats allowed; the original stays as it was."""
+
+
+class Decoder(Protocol):
+    """An autoregressive model: next-token logits, and a state to go on from."""
+
+    @abstractmethod
+    def start(self, prompts: Prompts) -> tuple[Tensor, Any]:
+        """Read N prompts. Returns the logits `[N, V]` of the first response token, and the state of N sequences."""
+
+    @abstractmethod
+    def extend(self, state: Any, ids: Tensor) -> tuple[Tensor, Any]:
+        """Append `ids` `[B, L]`. Returns the logits `[B, L, V]` of the token after each, and the new state.
+
+        The state passed in may be used up: only the one returned is valid afterwards."""
+
+
+def is_token(response: Tensor, end_ids: Tensor) -> Tensor:
+    """True at the tokens of a response, its end id included; False at the padding after it.
+
+    By position, so that it is right when the padding id is an end id or a word.
+
+    Args:
+        response: `[..., T]`, token ids.
+        end_ids: `[E]`, ids that end a response.
+
+    Returns:
+        `[..., T]`, bool.
+    """
+    ends = torch.isin(response, end_ids).int()
+    return (ends.cumsum(-1) - ends) == 0
+
+
+class ResponseDistribution(TorchDistribution):
+    """p(response | prompts): batch shape `[N]` or wider, event shape `[T]`, values are token ids.
+
+    `sample` decodes with a cache and without gradient; `log_prob` is one parallel pass over the response, with gradient.
+    Both read each prompt once and share it among all its particles. What is sampled is what is scored.
+
+    Args:
+        decoder: the autoregressive model.
+        prompts: N prompts.
+        max_new_tokens: T, positions of a response.
+        end_ids: `[E]`, ids that end a response.
+        pad_id: fills the positions after the end; may be one of `end_ids`.
+        vocab_size: V, number of token ids.
+        temperature: divides the logits, in `sample` and in `log_prob` alike.
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 - Pyro's own name and type
+    has_rsample = False
+    has_enumerate_support = True
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        prompts: Prompts,
+        *,
+        max_new_tokens: int,
+        end_ids: Tensor,
+        pad_id: int,
+        vocab_size: int,
+        temperature: float = 1.0,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.decoder = decoder
+        self.prompts = prompts
+        self.end_ids = end_ids
+        self.pad_id = pad_id
+        self.vocab_size = vocab_size
+        self.temperature = temperature
+        self._rows = torch.arange(len(prompts), device=prompts.ids.device)  # which prompt, for each place of the batch
+        super().__init__(self._rows.shape, torch.Size([max_new_tokens]), validate_args=validate_args)
+
+    @constraints.dependent_property(is_discrete=True, event_dim=1)
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(constraints.integer_interval(0, self.vocab_size - 1), 1)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> ResponseDistribution:
+        new = self._get_checked_instance(ResponseDistribution, _instance)
+        new.__dict__.update(self.__dict__)
+        new._rows = self._rows.expand(torch.Size(batch_shape))
+        new._batch_shape = new._rows.shape
+        return new
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draw responses token by token. Returns `sample_shape + batch_shape + [T]`, token ids."""
+        rows = self._rows.expand(*sample_shape, *self._rows.shape)
+        logits, state = self.decoder.start(self.prompts)
+        logits, state = logits[rows.flatten()], state.select(rows.flatten())
+        num_tokens = self.event_shape[0]
+        response = torch.full((rows.numel(), num_tokens), self.pad_id, device=rows.device)
+        ended = torch.zeros(rows.numel(), dtype=torch.bool, device=rows.device)
+        for t in range(num_tokens):
+            prob = (logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature).softmax(-1)
+            token = torch.multinomial(prob, 1).squeeze(1)
+            response[:, t] = token.masked_fill(ended, self.pad_id)
+            ended |= torch.isin(token, self.end_ids)
+            if t + 1 == num_tokens or bool(ended.all()):
+                break
+            logits, state = self.decoder.extend(state, response[:, t : t + 1])
+            logits = logits[:, -1]
+        return response.view(*rows.shape, num_tokens)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log p(response), nats: `[..., N]` for `[..., N, T]`. -inf where what follows the end is not padding."""
+        if self._validate_args:
+            self._validate_sample(value)
+        padded = ((value == self.pad_id) | is_token(value, self.end_ids)).all(-1)
+        return self.log_prob_per_token(value).sum(-1).masked_fill(~padded, -torch.inf)  # [..., N, T] -> [..., N]
+
+    def log_prob_per_token(self, value: Tensor) -> Tensor:
+        """log p(x_t | prompt, x_<t), nats: `[..., N, T]`, 0 at padding. Its sum over T is `log_prob`."""
+        value, shape, first, rest = self._read(value)
+        per_token = [token_log_prob(first, value[:, 0], self.temperature)[:, None]]
+        if rest is not None:
+            per_token.append(token_log_prob(rest, value[:, 1 : 1 + rest.shape[1]], self.temperature))
+        return self._fill(torch.cat(per_token, 1), value).view(shape)
+
+    def next_token_logits(self, value: Tensor) -> Tensor:
+        """Logits of p(. | prompt, x_<t), temperature applied, `[..., N, T, V]`; all 0 at padding.
+
+        For objectives that sum over the vocabulary; `log_prob` never holds this much.
+        """
+        value, shape, first, rest = self._read(value)
+        logits = first[:, None] if rest is None else torch.cat([first[:, None], rest], 1)
+        return self._fill(logits / self.temperature, value).view(*shape, self.vocab_size)
+
+    def _read(self, value: Tensor) -> tuple[Tensor, torch.Size, Tensor, Tensor | None]:
+        """One parallel pass over the responses, up to the last position that any of them uses.
+
+        Returns the B responses in a row `[B, T]`, the shape to give back, the logits of the first token `[B, V]`
+        and of the others `[B, L - 1, V]` (None where L is 1).
+        """
+        batch_shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        shape = batch_shape + self.event_shape
+        value, rows = value.expand(shape).reshape(-1, shape[-1]), self._rows.expand(batch_shape).reshape(-1)
+        longest = int(is_token(value, self.end_ids).any(0).sum())
+        first, state = self.decoder.start(self.prompts)
+        if longest == 1:
+            return value, shape, first[rows], None
+        rest, _ = self.decoder.extend(state.select(rows), value[:, : longest - 1])
+        return value, shape, first[rows], rest
+
+    def _fill(self, values: Tensor, response: Tensor) -> Tensor:
+        """`values` `[B, L, ...]` widened to T positions, 0 wherever `response` `[B, T]` is padding."""
+        kept = is_token(response, self.end_ids)
+        missing = values.new_zeros(len(values), response.shape[1] - values.shape[1], *values.shape[2:])
+        filled = torch.cat([values, missing], 1)
+        return filled.masked_fill(~kept.view(kept.shape + (1,) * (values.dim() - 2)), 0.0)
+
+    @property
+    def support_size(self) -> int:
+        """How many responses there are: (V - E)^T truncated ones, and E (V - E)^t that end after t tokens."""
+        ends, words, length = len(self.end_ids), self.vocab_size - len(self.end_ids), self.event_shape[0]
+        return words**length + ends * sum(words**t for t in range(length))
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """Every response once, `[S] + batch_shape + [T]` (with `expand=False`, ones for the batch shape).
+
+        Raises:
+            NotEnumerableError: if there are more than a million.
+        """
+        if self.support_size > MAX_ENUMERABLE:
+            raise NotEnumerableError(
+                f"{self.vocab_size} token ids and {self.event_shape[0]} positions make {self.support_size:.3g} responses, "
+                f"too many to enumerate (at most {MAX_ENUMERABLE:,}). Use a smaller vocabulary or max_new_tokens, "
+                "or the estimates of `inference.diagnostics`."
+            )
+        device, length = self._rows.device, self.event_shape[0]
+        ids = torch.arange(self.vocab_size, device=device)[:, None]
+        alive, finished = ids.new_zeros(1, 0), []
+        for t in range(length):
+            extended = torch.cat([alive.repeat_interleave(len(ids), 0), ids.repeat(len(alive), 1)], 1)
+            ended = torch.isin(extended[:, -1], self.end_ids)
+            finished.append(torch.nn.functional.pad(extended[ended], (0, length - t - 1), value=self.pad_id))
+            alive = extended[~ended]
+        support = torch.cat([*finished, alive])
+        batch_shape = self.batch_shape if expand else (1,) * len(self.batch_shape)
+        return support.view(len(support), *(1,) * len(self.batch_shape), length).expand(-1, *batch_shape, -1)

@@ -1,0 +1,52 @@
+"""log p(token) from logits, without a second copy of the logits."""
+
+import torch
+from torch import Tensor
+
+CHUNK = 1 << 22  # logits widened at a time: 16 MiB in float32
+
+
+class _TokenLogProb(torch.autograd.Function):
+    """Saves the logits and one log-normaliser a position. `log_softmax` would save a second `[..., V]` tensor in the forward
+    pass, and `gather` a third in the backward pass; here the gradient is the only other one."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:  # type: ignore[override]
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        flat, picked = logits.reshape(-1, logits.shape[-1]), ids.reshape(-1, 1)
+        log_normaliser = torch.empty(len(flat), 1, dtype=wide, device=logits.device)
+        for rows in _chunks(flat):
+            log_normaliser[rows] = (flat[rows].to(wide) / temperature).logsumexp(-1, keepdim=True)
+        ctx.save_for_backward(flat, picked, log_normaliser)
+        ctx.temperature, ctx.shape = temperature, logits.shape
+        return (flat.gather(-1, picked).to(wide) / temperature - log_normaliser).view(ids.shape)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        flat, picked, log_normaliser = ctx.saved_tensors
+        scale = grad.reshape(-1, 1) / ctx.temperature
+        grad_logits = torch.empty_like(flat)
+        for rows in _chunks(flat):
+            prob = (flat[rows].to(scale.dtype) / ctx.temperature).sub_(log_normaliser[rows]).exp_()
+            grad_logits[rows] = prob.mul_(-scale[rows]).scatter_add_(-1, picked[rows], scale[rows]).to(flat.dtype)
+        return grad_logits.view(ctx.shape), None, None
+
+
+def _chunks(flat: Tensor) -> list[slice]:
+    size = max(1, CHUNK // flat.shape[-1])
+    return [slice(start, start + size) for start in range(0, len(flat), size)]
+
+
+def token_log_prob(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:
+    """log softmax(logits / temperature)[ids], once differentiable.
+
+    Args:
+        logits: `[..., V]`, any floating dtype.
+        ids: `[...]`, token ids.
+        temperature: divides the logits.
+
+    Returns:
+        `[...]`, nats, in float32 or wider: a sum of log-probabilities in bfloat16 would be worthless.
+    """
+    return _TokenLogProb.apply(logits, ids, temperature)

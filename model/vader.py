@@ -1,0 +1,16 @@
+"""VADER: the sentiment of an English text by word list and rules (Hutto and Gilbert 2014)."""
+
+from collections.abc import Sequence
+from functools import cache
+
+from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+
+@cache
+def _analyzer() -> SentimentIntensityAnalyzer:
+    return SentimentIntensityAnalyzer()
+
+
+def vader_sentiment(texts: Sequence[str]) -> list[float]:
+    """The compound score of each text: from -1, most negative, to 1, most positive."""
+    return [_analyzer().polarity_scores(text)["compound"] for text in texts]
