@@ -1,4 +1,4 @@
-"""Full fine-tuning: the guide is a copy of the prior with every weight free, q_phi(x) with phi starting at the prior's weights."""
+"""Full fine-tuning: q_phi(x) is a copy of the prior with every weight free; phi starts at the prior's weights."""
 
 from __future__ import annotations
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 
 import pyro
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from model import Prompts, ResponseDistribution
@@ -31,6 +33,12 @@ class Guide(nn.Module, ABC):
         with pyro.plate("prompts", len(prompts), dim=-1):
             return pyro.sample("response", self.distribution(prompts))
 
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the trained parameters to `guide.safetensors`. A family with a format of its own writes that instead."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        trained = {name: parameter.detach() for name, parameter in self.named_parameters() if parameter.requires_grad}
+        save_file(trained, Path(folder) / "guide.safetensors")
+
     def num_trained_parameters(self) -> int:
         """How many numbers the guide trains."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
@@ -42,7 +50,7 @@ def _check_registered(name: str, module: nn.Module) -> None:
     for parameter_name, parameter in module.named_parameters():
         if parameter.requires_grad and store[f"{name}$$${parameter_name}"] is not parameter:
             raise GuideRegistrationError(
-                f"Pyro's parameter store holds another tensor for {name}.{parameter_name}, so training would not reach this guide. "
-                "Most likely another guide was trained before it: use `inference.fit`, which gives each fit a store of its own, or "
-                "call `pyro.clear_param_store()` first. Else the parameter is not contiguous: make it so."
+                f"Pyro's parameter store holds another tensor for {name}.{parameter_name}, so training would not reach this "
+                "guide. Most likely another guide was trained before it: use `inference.fit`, which gives each fit a store of "
+                "its own, or call `pyro.clear_param_store()` first. Else the parameter is not contiguous: make it so."
             )

@@ -1,20 +1,22 @@
 """How the gap is closed, and how far it is from closed: objectives, the fit, the truth, diagnostics."""
 
+from collections.abc import Callable
 from functools import partial
 
 from pyro.infer import ELBO, Trace_ELBO
 
+from inference import random_state
 from inference.checkpoint import CheckpointError, FitState, has_checkpoint
-from inference.density import Joint, joint_at, log_guide_at, response_distribution
+from inference.density import Joint, Program, joint_at, log_evidence_at, log_guide_at, response_distribution
 from inference.diagnostics import Diagnostics, diagnose, distinct_n, effective_sample_size, pareto_k
 from inference.enumeration import Enumeration
 from inference.estimate import Estimate
-from inference.fit import Fit, NonFiniteLossError, fit
+from inference.fit import Fit, Metrics, NonFiniteLossError, fit
 from inference.leave_one_out import LeaveOneOut_ELBO
 from inference.optimizer import FusedOptimizer, NonFiniteGradientError, constant, cosine
 from inference.rejection import LooseBoundError, PriorDraws, draw_from_prior
 
-OBJECTIVES = {
+OBJECTIVES: dict[str, Callable[..., ELBO]] = {
     "leave-one-out": LeaveOneOut_ELBO,
     "trace": partial(Trace_ELBO, max_plate_nesting=1, vectorize_particles=True),
 }
@@ -33,9 +35,11 @@ __all__ = [
     "Joint",
     "LeaveOneOut_ELBO",
     "LooseBoundError",
+    "Metrics",
     "NonFiniteGradientError",
     "NonFiniteLossError",
     "PriorDraws",
+    "Program",
     "Trace_ELBO",
     "constant",
     "cosine",
@@ -46,7 +50,9 @@ __all__ = [
     "fit",
     "has_checkpoint",
     "joint_at",
+    "log_evidence_at",
     "log_guide_at",
     "pareto_k",
+    "random_state",
     "response_distribution",
 ]

@@ -71,7 +71,9 @@ class FitState:
         return target
 
     def restore(self, folder: Path, prompts: Prompts) -> None:
-        """Take up the newest checkpoint in `folder`, generators included. Runs the guide once on `prompts`, to meet its parameters.
+        """Take up the newest checkpoint in `folder`, generators included.
+
+        Runs the guide once on `prompts`, to meet its parameters.
 
         Raises:
             CheckpointError: if there is none, or it belongs to another guide.
@@ -88,8 +90,8 @@ class FitState:
         if shapes != expected:
             odd = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
             raise CheckpointError(
-                f"{path} is of another guide: {len(odd)} parameters differ, first {odd[0]} with shape {shapes.get(odd[0])} where "
-                f"{expected.get(odd[0])} was expected. Build the guide with the arguments of the run that wrote it."
+                f"{path} is of another guide: {len(odd)} parameters differ, first {odd[0]} with shape {shapes.get(odd[0])} "
+                f"where {expected.get(odd[0])} was expected. Build the guide with the arguments of the run that wrote it."
             )
         with torch.no_grad():
             for name, parameter in parameters.items():

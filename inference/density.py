@@ -14,6 +14,7 @@ import torch
 from pyro import poutine
 from pyro.distributions import TorchDistribution
 from pyro.poutine import Trace
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from model import BearsZeroEvidence, Prompts
@@ -56,18 +57,30 @@ def parameter_scope(program: Program) -> Iterator[None]:
 def joint_at(model: Program, prompts: Prompts, response: Tensor) -> Joint:
     """The model's density at `response` `[..., N, T]`: the sample site, and all its factors added up."""
     trace = run(model, prompts, response)
-    trace.compute_log_prob()
-    sites = {name: site["log_prob"] for name, site in trace.nodes.items() if site["type"] == "sample"}
-    log_prior = sites.pop("response")
-    log_evidence = sum(sites.values(), torch.zeros_like(log_prior))
-    return Joint(log_prior, log_evidence)
+    return Joint(_log_prob(trace.nodes["response"]), _log_factors(trace))
+
+
+def log_evidence_at(model: Program, prompts: Prompts, response: Tensor) -> Tensor:
+    """All factors of a model added up, r(x)/beta, `[..., N]`, nats, without the cost of scoring `response` under the prior."""
+    return _log_factors(run(model, prompts, response))
 
 
 def log_guide_at(guide: Program, prompts: Prompts, response: Tensor) -> Tensor:
     """log q(response | prompt), `[..., N]`, nats, with gradient."""
-    return run(guide, prompts, response).nodes["response"]["fn"].log_prob(response)
+    return _log_prob(run(guide, prompts, response).nodes["response"])
 
 
 def response_distribution(program: Program, prompts: Prompts) -> TorchDistribution:
     """The distribution at the `response` site of a model or a guide, batch shape `[N]`."""
     return run(program, prompts).nodes["response"]["fn"]
+
+
+def _log_prob(site: dict) -> Tensor:
+    return site["fn"].log_prob(site["value"])
+
+
+def _log_factors(trace: Trace) -> Tensor:
+    response = trace.nodes["response"]["value"]
+    sites = [site for name, site in trace.nodes.items() if site["type"] == "sample" and name != "response"]
+    factors = [_log_prob(site) for site in sites if not site_is_subsample(site)]
+    return sum(factors, torch.zeros(response.shape[:-1], device=response.device))

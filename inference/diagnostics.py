@@ -6,14 +6,15 @@
     KL(q || p*)  = log Z - ELBO
     KL(p* || q)  = E_p*[log p0 + r/beta - log q] - log Z                             p* by rejection from the prior
 
-All are of whole responses, in nats, averaged over prompts, with standard errors that take the prompts as given. None is clamped: an
-estimate of a divergence near 0 may be negative.
+All are of whole responses, in nats, averaged over prompts, with standard errors that take the prompts as given. None is
+clamped: an estimate of a divergence near 0 may be negative.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from arviz_stats.base import array_stats
 from torch import Tensor
@@ -89,7 +90,7 @@ def diagnose(
     joints = [joint_at(model, prompts, part) for part in response.split(chunk)]
     log_prior = torch.cat([joint.log_prior for joint in joints]).double()
     log_evidence = torch.cat([joint.log_evidence for joint in joints]).double()
-    log_guide = _log_guide(guide, prompts, response, chunk)
+    log_guide = torch.cat([log_guide_at(guide, prompts, part) for part in response.split(chunk)]).double()
     log_weight = log_prior + log_evidence - log_guide  # [M, N]
     elbo, log_z = Estimate.of_mean(log_weight), log_mean_exp(prior_draws.log_evidence)
     return Diagnostics(
@@ -100,7 +101,7 @@ def diagnose(
         log_z_bound=log_mean_exp(log_weight),
         log_z=log_z,
         kl_guide_posterior=log_z.minus(elbo),
-        kl_posterior_guide=_kl_posterior_guide(guide, prompts, prior_draws, chunk),
+        kl_posterior_guide=_kl_posterior_guide(model, guide, prompts, prior_draws, chunk),
         acceptance=None if prior_draws.accepted is None else prior_draws.accepted.double().mean().item(),
         effective_sample_size=effective_sample_size(log_weight).min().item(),
         pareto_k=pareto_k(log_weight).max().item(),
@@ -119,25 +120,22 @@ def log_mean_exp(log_weight: Tensor) -> Estimate:
     return Estimate.of_influence(log_mean, (log_weight - log_mean).exp() - 1)
 
 
-def _kl_posterior_guide(guide: Program, prompts: Prompts, draws: PriorDraws, chunk: int) -> Estimate | None:
+def _kl_posterior_guide(model: Program, guide: Program, prompts: Prompts, draws: PriorDraws, chunk: int) -> Estimate | None:
     """KL(p* || q) from the accepted draws and log Z from all of them; the error takes in that both are of the same draws."""
     if draws.accepted is None or not bool(draws.accepted.any(0).all()):
         return None
     accepted = draws.accepted.double()
     kept = draws.accepted.any(1)  # a draw is scored if any prompt accepted it
-    log_guide = torch.zeros_like(accepted)
-    log_guide[kept] = _log_guide(guide, prompts, draws.response[kept], chunk)
+    prior, parts = response_distribution(model, prompts), draws.response[kept].split(chunk)
     log_evidence = draws.log_evidence.double()
-    log_ratio = torch.where(draws.accepted, draws.log_prior + log_evidence - log_guide, 0.0)
+    log_ratio = log_evidence.clone()
+    log_ratio[kept] += torch.cat([prior.log_prob(part).double() - log_guide_at(guide, prompts, part) for part in parts])
+    log_ratio = torch.where(draws.accepted, log_ratio, 0.0)
     mean = log_ratio.sum(0) / accepted.sum(0)
     log_z = log_evidence.logsumexp(0) - torch.tensor(float(len(accepted))).log()
     moves_mean = accepted * (log_ratio - mean) / accepted.mean(0)
     moves_log_z = (log_evidence - log_z).exp() - 1
     return Estimate.of_influence(mean - log_z, moves_mean - moves_log_z)
-
-
-def _log_guide(guide: Program, prompts: Prompts, response: Tensor, chunk: int) -> Tensor:
-    return torch.cat([log_guide_at(guide, prompts, part) for part in response.split(chunk)]).double()
 
 
 def effective_sample_size(log_weight: Tensor) -> Tensor:
@@ -147,7 +145,8 @@ def effective_sample_size(log_weight: Tensor) -> Tensor:
 
 def pareto_k(log_weight: Tensor) -> Tensor:
     """Shape of the generalised Pareto tail of the weights, `[M, N]` -> `[N]`; 0.7 and above is bad. -inf if all are equal."""
-    return torch.as_tensor(array_stats.psislw(log_weight.double().cpu().numpy(), axis=0)[1])
+    with np.errstate(all="ignore"):  # weights in the tail that tie make it divide by their zero spread
+        return torch.as_tensor(array_stats.psislw(log_weight.double().cpu().numpy(), axis=0)[1])
 
 
 def distinct_n(response: Tensor, is_token: Tensor, n: int) -> float:

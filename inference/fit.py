@@ -39,8 +39,9 @@ class Fit:
         state: guide, optimiser and step; `state.guide` is the guide that was passed in, trained.
         parameters: the scope of Pyro's parameter store that the fit worked in. A module has its parameters in itself; to run a
             guide that is a plain function, enter `pyro.get_param_store().scope(parameters)`.
-        metrics: one record a step of this call: `step`; `loss`, as the objective returned it, a sum over prompts; `elbo`, minus that
-            by the prompt, nats; `log_evidence`, the mean of r/beta over the responses drawn, nats; `grad_norm`; `learning_rate`.
+        metrics: one record a step of this call: `step`; `loss`, as the objective returned it, a sum over prompts; `elbo`, minus
+            that by the prompt, nats; `log_evidence`, the mean of r/beta over the responses drawn, nats; `grad_norm`;
+            `learning_rate`.
         stopped_early: why the fit ended before its last step; None if it did not.
     """
 

@@ -2,9 +2,9 @@
 
     grad ELBO_hat = 1/K sum_k (log w_k - 1/(K-1) sum_{j != k} log w_j) grad log q(x_k),     w = p0(x) exp(r(x)/beta) / q(x)
 
-It is RLOO (Ahmadian et al. 2024, arXiv 2402.14740) with the KL penalty in the reward and, sample by sample, the gradient of half the
-variance of the log-weights, VarGrad (Richter et al. 2020, arXiv 2010.10436). Where q = p* the log-weights are all equal to log Z
-and the gradient is 0 on every sample; that of `Trace_ELBO` is not.
+It is RLOO (Ahmadian et al. 2024, arXiv 2402.14740) with the KL penalty in the reward and, sample by sample, the gradient of
+half the variance of the log-weights, VarGrad (Richter et al. 2020, arXiv 2010.10436). Where q = p* the log-weights are all
+equal to log Z and the gradient is 0 on every sample; that of `Trace_ELBO` is not.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from pyro.distributions.util import is_identically_zero
 from pyro.infer import Trace_ELBO
 from pyro.poutine import Trace
@@ -49,9 +50,9 @@ class LeaveOneOut_ELBO(Trace_ELBO):  # noqa: N801 - named as Pyro names its obje
     def _losses(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> tuple[Tensor, Tensor]:
         [(model_trace, guide_trace)] = self._get_traces(model, guide, args, kwargs)
         kept = _shared_plates(model_trace, guide_trace)
-        log_joint = sum(_sum_plates(site["log_prob"], kept) for site in _sample_sites(model_trace))
-        log_guide = sum(_sum_plates(site["log_prob"], kept) for site in _sample_sites(guide_trace))
-        score = sum(_sum_plates(_score(site), kept) for site in _sample_sites(guide_trace))
+        log_joint = _total([site["log_prob"] for site in _sample_sites(model_trace)], kept)
+        log_guide = _total([site["log_prob"] for site in _sample_sites(guide_trace)], kept)
+        score = _total([_score(site) for site in _sample_sites(guide_trace)], kept)
         log_weight = (log_joint - log_guide).detach()  # [K, N]
         advantage = (log_weight - log_weight.mean(0)) * (self.num_particles / (self.num_particles - 1))
         surrogate = advantage * score + log_joint  # the second term trains the model's parameters, where it has any
@@ -76,7 +77,10 @@ def _score(site: dict) -> Tensor:
     return score_function
 
 
-def _sum_plates(value: Tensor, kept: set[int]) -> Tensor:
-    """`value` summed over every dimension but those in `kept`, which stay where they are."""
-    summed = [dim for dim in range(-value.dim(), 0) if dim not in kept]
-    return value.sum(summed, keepdim=True) if summed else value
+def _total(values: list[Tensor], kept: set[int]) -> Tensor:
+    """The sum of `values`, each first summed over every dimension but those in `kept`, which stay where they are."""
+    reduced = []
+    for value in values:
+        dims = [dim for dim in range(-value.dim(), 0) if dim not in kept]
+        reduced.append(value.sum(dims, keepdim=True) if dims else value)
+    return torch.stack(torch.broadcast_tensors(*reduced)).sum(0)

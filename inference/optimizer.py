@@ -1,7 +1,7 @@
 """One torch optimiser over all parameters, behind Pyro's optimiser interface.
 
-`pyro.optim` makes an optimiser for each tensor and clips the gradient of each tensor on its own. Here one fused optimiser steps them
-all, the gradient's norm is that of all of them together, and a gradient that is not finite never reaches a parameter.
+`pyro.optim` makes an optimiser for each tensor and clips the gradient of each tensor on its own. Here one fused optimiser steps
+them all, the gradient's norm is that of all of them together, and a gradient that is not finite never reaches a parameter.
 """
 
 from __future__ import annotations
@@ -80,13 +80,13 @@ class FusedOptimizer(PyroOptim):
         if not parameters:
             return
         assert self._optimizer is not None
-        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         self.grad_norm = norm.item()
         if not math.isfinite(self.grad_norm):
             self._drop_gradients()
             raise NonFiniteGradientError(
-                f"the gradient's norm is {self.grad_norm} at step {self.step_count}; the parameters were left as they were. Look for "
-                "evidence of -inf, a learning rate too high, or a half-precision guide."
+                f"the gradient's norm is {self.grad_norm} at step {self.step_count}; the parameters were left as they were. "
+                "Look for evidence of -inf, a learning rate too high, or a half-precision guide."
             )
         if self.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inference.density import Program, joint_at, response_distribution
+from inference.density import Program, log_evidence_at, response_distribution
 from model import Prompts
 
 
@@ -26,13 +26,11 @@ class PriorDraws:
 
     Attributes:
         response: `[M, N, T]`, token ids.
-        log_prior: `[M, N]`, nats.
         log_evidence: `[M, N]`, r/beta, nats.
         accepted: `[M, N]`; an accepted response is an exact draw from the posterior. None where no bound is known.
     """
 
     response: Tensor
-    log_prior: Tensor
     log_evidence: Tensor
     accepted: Tensor | None
 
@@ -54,18 +52,18 @@ def draw_from_prior(
         LooseBoundError: if a draw exceeds the bound.
     """
     prior = response_distribution(model, prompts)
-    responses, joints = [], []
+    responses, log_evidences = [], []
     for start in range(0, num_draws, chunk):
         responses.append(prior.sample((min(chunk, num_draws - start),)))
-        joints.append(joint_at(model, prompts, responses[-1]))
-    log_evidence = torch.cat([joint.log_evidence for joint in joints])
+        log_evidences.append(log_evidence_at(model, prompts, responses[-1]))
+    log_evidence = torch.cat(log_evidences)
     accepted = None
     if log_evidence_bound is not None:
         highest = log_evidence.max().item()
         if highest > log_evidence_bound + 1e-6:
             raise LooseBoundError(
-                f"a response has r/beta = {highest:.6g}, above the stated bound of {log_evidence_bound:.6g}: correct the evidence's "
-                "`upper_bound`, or the accepted samples would not be from the posterior"
+                f"a response has r/beta = {highest:.6g}, above the stated bound of {log_evidence_bound:.6g}: correct the "
+                "evidence's `upper_bound`, or the accepted samples would not be from the posterior"
             )
         accepted = torch.rand_like(log_evidence).log() < log_evidence - log_evidence_bound
-    return PriorDraws(torch.cat(responses), torch.cat([joint.log_prior for joint in joints]), log_evidence, accepted)
+    return PriorDraws(torch.cat(responses), log_evidence, accepted)

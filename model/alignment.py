@@ -46,4 +46,5 @@ class AlignmentModel:
     def log_evidence_bound(self) -> float | None:
         """The largest possible r/beta, nats, if every piece of evidence has an `upper_bound`; else None."""
         bounds = [getattr(evidence, "upper_bound", None) for evidence in self.evidence.values()]
-        return None if any(bound is None for bound in bounds) else sum(bounds) / self.beta
+        known = [bound for bound in bounds if bound is not None]
+        return sum(known) / self.beta if len(known) == len(bounds) else None

@@ -44,7 +44,7 @@ class BearsZeroEvidence(Messenger):
 
 
 def check_reward(name: str, reward: object, shape: torch.Size) -> Tensor:
-    """`reward` as evidence called `name` returned it, if it can be one: the right shape, no NaN, no +inf, -inf only where borne.
+    """`reward`, as the evidence called `name` returned it, if it can be one.
 
     Raises:
         EvidenceError: for NaN, +inf, a wrong shape or a wrong type.
@@ -69,9 +69,9 @@ def check_reward(name: str, reward: object, shape: torch.Size) -> Tensor:
     if bool(reward.isneginf().any()) and not any(isinstance(h, BearsZeroEvidence) for h in _PYRO_STACK):
         where = tuple(reward.isneginf().nonzero()[0].tolist())
         raise ZeroEvidenceError(
-            f"evidence {name!r} is -inf at index {where}: the guide drew a response that the posterior rules out, so KL(q || p*) "
-            "is infinite and its gradient is NaN. Use a finite penalty in place of -inf, or an algorithm that bears it: "
-            "rejection, importance sampling, or enumeration."
+            f"evidence {name!r} is -inf at index {where}: the guide drew a response that the posterior rules out, so "
+            "KL(q || p*) is infinite and its gradient is NaN. Use a finite penalty in place of -inf, or an algorithm that "
+            "bears it: rejection, importance sampling, or enumeration."
         )
     return reward
 

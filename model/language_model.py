@@ -55,6 +55,8 @@ class LanguageModel(nn.Module):
         ValueError: if no end id is known, an id is outside the vocabulary, or the network cannot be driven by a cache.
     """
 
+    _end_ids: Tensor
+
     def __init__(
         self,
         network: PreTrainedModel,

@@ -65,6 +65,17 @@ def is_token(response: Tensor, end_ids: Tensor) -> Tensor:
     return (ends.cumsum(-1) - ends) == 0
 
 
+def sample_token(logits: Tensor, temperature: float) -> Tensor:
+    """One token id for each row of logits, `[B, V]` -> `[B]`, from softmax(logits / temperature).
+
+    By inverting the distribution function: one uniform number a row, where `torch.multinomial` draws V of them and is slower
+    than the network's own step for a small model. The sum runs in float64, so that rare tokens keep their probability.
+    """
+    cdf = (logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature).softmax(-1).double().cumsum(-1)
+    threshold = torch.rand(len(cdf), 1, dtype=cdf.dtype, device=cdf.device) * cdf[:, -1:]
+    return torch.searchsorted(cdf, threshold, right=True).squeeze(1).clamp(max=cdf.shape[-1] - 1)
+
+
 class ResponseDistribution(TorchDistribution):
     """p(response | prompts): batch shape `[N]` or wider, event shape `[T]`, values are token ids.
 
@@ -127,8 +138,7 @@ class ResponseDistribution(TorchDistribution):
         response = torch.full((rows.numel(), num_tokens), self.pad_id, device=rows.device)
         ended = torch.zeros(rows.numel(), dtype=torch.bool, device=rows.device)
         for t in range(num_tokens):
-            prob = (logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature).softmax(-1)
-            token = torch.multinomial(prob, 1).squeeze(1)
+            token = sample_token(logits, self.temperature)
             response[:, t] = token.masked_fill(ended, self.pad_id)
             ended |= torch.isin(token, self.end_ids)
             if t + 1 == num_tokens or bool(ended.all()):

@@ -1,5 +1,7 @@
 """log p(token) from logits, without a second copy of the logits."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,7 @@ class _TokenLogProb(torch.autograd.Function):
     pass, and `gather` a third in the backward pass; here the gradient is the only other one."""
 
     @staticmethod
-    def forward(ctx, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
         wide = torch.promote_types(logits.dtype, torch.float32)
         flat, picked = logits.reshape(-1, logits.shape[-1]), ids.reshape(-1, 1)
         log_normaliser = torch.empty(len(flat), 1, dtype=wide, device=logits.device)
@@ -23,7 +25,7 @@ class _TokenLogProb(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         flat, picked, log_normaliser = ctx.saved_tensors
         scale = grad.reshape(-1, 1) / ctx.temperature
         grad_logits = torch.empty_like(flat)

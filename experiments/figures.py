@@ -1,0 +1,111 @@
+"""Figures of a run, and of the identity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from inference import Estimate
+
+PRIOR, GUIDE, POSTERIOR = "#7a7a7a", "#1f5fa8", "#c4451c"
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as SVG and close it."""
+    figure.savefig(path, bbox_inches="tight")
+    plt.close(figure)
+    return path
+
+
+def new_axes(width: float = 6.4, height: float = 4.0) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes in the style of all of them."""
+    figure, axes = plt.subplots(figsize=(width, height))
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def smooth(values: Sequence[float], window: int = 10) -> np.ndarray:
+    """The mean of each value and up to `window - 1` before it."""
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, ends - window)
+    return (total[ends] - total[starts]) / (ends - starts)
+
+
+def elbo_figure(metrics: Sequence[dict[str, float]], log_z: Estimate, before: Estimate, after: Estimate) -> Figure:
+    """The ELBO of every step, climbing to log Z; what is left between them is KL(q || p*)."""
+    figure, axes = new_axes()
+    steps = [record["step"] for record in metrics]
+    elbo = [record["elbo"] for record in metrics]
+    axes.plot(steps, elbo, color=GUIDE, alpha=0.25, linewidth=0.8)
+    axes.plot(steps, smooth(elbo), color=GUIDE, label="ELBO of the step, and its mean over ten")
+    axes.errorbar([0], [before.value], [2 * before.standard_error], color=PRIOR, fmt="o", label="ELBO of the prior (± 2 s.e.)")
+    axes.errorbar(
+        [steps[-1]], [after.value], [2 * after.standard_error], color=GUIDE, fmt="o", label="ELBO of the guide (± 2 s.e.)"
+    )
+    axes.axhline(log_z.value, color=POSTERIOR, label="log Z (± 2 s.e.)")
+    axes.axhspan(
+        log_z.value - 2 * log_z.standard_error, log_z.value + 2 * log_z.standard_error, color=POSTERIOR, alpha=0.15, linewidth=0
+    )
+    axes.set(xlabel="step of SVI", ylabel="nats", title="The ELBO climbs to log Z; the gap is KL(q || p*)")
+    axes.legend(frameon=False, loc="lower right", fontsize=8)
+    return figure
+
+
+def frontier(reward: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(p_b || p0) and E[r] of the posteriors p_b for a range of beta, from prior draws weighted by exp(r/beta).
+
+    Nothing has more reward at the same distance from the prior.
+
+    Args:
+        reward: `[M, N]`, of M prior draws for each of N prompts.
+        betas: `[B]`.
+
+    Returns:
+        `[B]` nats and `[B]` reward, averaged over prompts.
+    """
+    log_evidence = reward.double() / betas.double()[:, None, None]  # [B, M, N]
+    log_weight = log_evidence.log_softmax(1)
+    weight = log_weight.exp()
+    kl = (weight * (log_weight + torch.tensor(float(len(reward))).log())).sum(1).mean(-1)
+    return kl, (weight * reward).sum(1).mean(-1)
+
+
+def reward_kl_figure(
+    metrics: Sequence[dict[str, float]], reward: Tensor, beta: float, after: tuple[Estimate, Estimate]
+) -> Figure:
+    """Reward against KL to the prior: the guide's way, below the best that any distribution can do."""
+    figure, axes = new_axes()
+    kl, best = frontier(reward, torch.logspace(1.5, -1.2, 60) * beta)
+    axes.plot(kl, best, color=POSTERIOR, label="posteriors for every beta: the frontier")
+    kl, best = frontier(reward, torch.tensor([beta]))
+    axes.plot(kl, best, "o", color=POSTERIOR, label=f"p*, beta = {beta:g}")
+    path_kl = smooth([record["kl_guide_prior"] for record in metrics])
+    path_reward = smooth([record["reward"] for record in metrics])
+    axes.plot(path_kl, path_reward, color=GUIDE, alpha=0.7, linewidth=1, label="guide, step by step (mean over ten)")
+    kl_after, reward_after = after
+    axes.errorbar(
+        [kl_after.value],
+        [reward_after.value],
+        [2 * reward_after.standard_error],
+        [2 * kl_after.standard_error],
+        color=GUIDE,
+        fmt="o",
+        label="guide at the end (± 2 s.e.)",
+    )
+    limit = 1.3 * max(kl.item(), kl_after.value, float(path_kl.max()))
+    axes.set(
+        xlim=(-0.05 * limit, limit), xlabel="KL(q || p0), nats", ylabel="E[r]", title="Reward against distance from the prior"
+    )
+    axes.legend(frameon=False, loc="lower right", fontsize=8)
+    return figure

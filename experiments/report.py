@@ -1,0 +1,140 @@
+"""The report of a `steer` run: the same content as text for the terminal and as one self-contained HTML page."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from inference import Diagnostics, Estimate
+
+Sample = tuple[str, float]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run found.
+
+    Attributes:
+        title: one line that says what was done.
+        beta: reward per nat.
+        before: diagnostics of q = p0.
+        after: diagnostics of the trained guide.
+        posterior_reward: E_p*[r].
+        samples: texts with their rewards, by where they come from.
+        seconds: wall time of the fit.
+        notes: warnings that a reader should see.
+    """
+
+    title: str
+    beta: float
+    before: Diagnostics
+    after: Diagnostics
+    posterior_reward: Estimate
+    samples: Mapping[str, Sequence[Sample]]
+    seconds: float
+    notes: Sequence[str] = ()
+
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """The table: quantity, prior, guide, posterior."""
+        before, after = self.before, self.after
+        posterior_kl = Estimate(
+            self.posterior_reward.value / self.beta - before.log_z.value,
+            (self.posterior_reward.standard_error / self.beta + before.log_z.standard_error),
+        )
+        return [
+            (
+                "E[r]",
+                str(_scaled(before.log_evidence, self.beta)),
+                str(_scaled(after.log_evidence, self.beta)),
+                str(self.posterior_reward),
+            ),
+            ("KL(. || p0)", "0", str(after.kl_guide_prior), str(posterior_kl)),
+            ("ELBO", str(before.elbo), str(after.elbo), f"log Z = {before.log_z}"),
+            ("KL(. || p*)", str(before.kl_guide_posterior), str(after.kl_guide_posterior), "0"),
+            ("KL(p* || .)", _or_unknown(before.kl_posterior_guide), _or_unknown(after.kl_posterior_guide), "0"),
+            ("entropy", str(before.entropy), str(after.entropy), ""),
+            ("distinct-2", f"{before.distinct_2:.3f}", f"{after.distinct_2:.3f}", ""),
+            ("effective sample size", f"{before.effective_sample_size:.0f}", f"{after.effective_sample_size:.0f}", ""),
+            ("Pareto k-hat", f"{before.pareto_k:.2f}", f"{after.pareto_k:.2f}", ""),
+        ]
+
+    def conclusion(self) -> str:
+        """One sentence on what is left of the gap."""
+        start, left = self.before.kl_guide_posterior, self.after.kl_guide_posterior
+        share = left.value / start.value if start.value > 0 else float("nan")
+        return (
+            f"Of the {start.value:.3f} nats between prior and posterior, {left} are left ({share:.0%}) "
+            f"after {self.seconds:.0f} s of SVI."
+        )
+
+    def text(self) -> str:
+        """For a terminal."""
+        head = ("nats per response", "prior", "guide", "posterior")
+        table = [head, *self.rows()]
+        widths = [max(len(row[i]) for row in table) for i in range(len(head))]
+        lines = ["", self.title, ""]
+        for source, samples in self.samples.items():
+            lines += [f"{source}:", *(f"  {reward:+.2f}  {text}" for text, reward in samples), ""]
+        lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+        return "\n".join([*lines, "", self.conclusion(), *self.notes])
+
+    def write_html(self, path: Path, figures: Sequence[Path]) -> None:
+        """One page with the figures in it: nothing else is needed to read it."""
+        head = "<tr><th>nats per response<th>prior<th>guide<th>posterior</tr>"
+        rows = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}' for cell in row)}</tr>" for row in self.rows())
+        samples = "".join(
+            f"<h3>{html.escape(source)}</h3><table>"
+            + "".join(f"<tr><td class=num>{reward:+.2f}<td>{html.escape(text)}</tr>" for text, reward in samples)
+            + "</table>"
+            for source, samples in self.samples.items()
+        )
+        pictures = "".join(f"<figure>{_svg(figure)}</figure>" for figure in figures)
+        notes = "".join(f"<p class=note>{html.escape(note)}</p>" for note in self.notes)
+        page = PAGE.format(
+            title=html.escape(self.title),
+            conclusion=html.escape(self.conclusion()),
+            notes=notes,
+            table=f"<table>{head}{rows}</table>",
+            figures=pictures,
+            samples=samples,
+        )
+        path.write_text(page, encoding="utf-8")
+
+
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
+table {{ border-collapse: collapse; width: 100%; }}
+th, td {{ text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #ddd; vertical-align: top; }}
+.num {{ font-variant-numeric: tabular-nums; width: 4rem; }}
+.note {{ color: #a33; }}
+figure {{ margin: 1.5rem 0; }} svg {{ max-width: 100%; height: auto; }}
+</style>
+<h1>{title}</h1>
+<p><b>{conclusion}</b></p>{notes}
+<p>ELBO = E<sub>q</sub>[log p0 + r/beta - log q] = log Z - KL(q || p*) = (E<sub>q</sub>[r] - beta KL(q || p0)) / beta.
+Each number with its standard error.</p>
+{table}
+{figures}
+<h2>Samples and their rewards</h2>
+{samples}
+</html>
+"""
+
+
+def _scaled(estimate: Estimate, factor: float) -> Estimate:
+    return Estimate(estimate.value * factor, estimate.standard_error * factor)
+
+
+def _or_unknown(estimate: Estimate | None) -> str:
+    return "unknown" if estimate is None else str(estimate)
+
+
+def _svg(path: Path) -> str:
+    """The picture without the XML header, to stand inside a page."""
+    text = path.read_text(encoding="utf-8")
+    return text[text.index("<svg") :]

@@ -1,0 +1,215 @@
+"""Steer a language model towards a reward, and measure how far it is from the posterior it should become.
+
+Question: how close does variational inference bring a language model q to p*(x) = p0(x) exp(r(x)/beta) / Z?
+Claim (Korbak, Perez and Buckley 2022): KL-regularised RL maximises the ELBO, whose gap to log Z is KL(q || p*).
+Printed: samples and rewards before and after; log Z, ELBO, both divergences, reward and KL to the prior, each with its
+standard error; what is left of the gap. Written: a run folder with arguments, metrics, guide, figures and `report.html`.
+
+    python -m experiments.steer
+    python -m experiments.steer --beta 0.1 --prompts "The plot" "The music" --objective trace
+    python -m experiments.steer --prior smollm2 --prompts "My favourite film is" --steps 20 --particles 16
+    python -m experiments.steer --resume runs/steer-20250101-120000
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import tyro
+from torch import Tensor
+
+from experiments import figures
+from experiments.registry import REWARDS, DtypeName, GuideName, ObjectiveName, RewardName, load_prior, set_threads
+from experiments.report import Report, Sample
+from experiments.run_folder import RunFolder
+from guides import GUIDES
+from inference import (
+    OBJECTIVES,
+    Estimate,
+    FusedOptimizer,
+    Metrics,
+    cosine,
+    diagnose,
+    draw_from_prior,
+    fit,
+    log_evidence_at,
+    random_state,
+    response_distribution,
+)
+from model import AlignmentModel, Prompts
+
+
+@dataclass(frozen=True)
+class Steer:
+    """Turn a language model into an approximation of its posterior under a reward, by Pyro's SVI."""
+
+    prior: str = "film-reviews"
+    """p0: `film-reviews` (embedded), `smollm2` (135M parameters; `make smollm2` first), a folder in Hugging Face format, or a
+    name on the hub."""
+    reward: RewardName = "vader"
+    """r: `vader` is the sentiment of prompt and response together, from -1 to 1."""
+    beta: float = 0.25
+    """Reward per nat: how much reward is worth one nat of distance from the prior. Smaller steers harder."""
+    guide: GuideName = "fine-tuned"
+    """q: `fine-tuned` is a copy of the prior with all its weights free."""
+    objective: ObjectiveName = "leave-one-out"
+    """`leave-one-out` is RLOO, the baseline being the other particles' mean; `trace` is Pyro's Trace_ELBO, plain REINFORCE."""
+    prompts: tuple[str, ...] = ("The film was", "The acting is")
+    """What the responses continue."""
+    prompts_file: Path | None = None
+    """A text file with a prompt a line, in place of `--prompts`."""
+    prompts_per_step: int | None = None
+    """A random subset of so many prompts a step; default all."""
+    max_new_tokens: int = 16
+    """T: the most tokens a response has."""
+    temperature: float = 1.0
+    """Divides the logits of prior and guide."""
+    steps: int = 150
+    """Steps of SVI."""
+    particles: int = 32
+    """K: responses drawn a step for each prompt."""
+    learning_rate: float = 3e-4
+    """Peak learning rate of Adam; a warm-up over a twentieth of the steps, then a cosine to zero."""
+    samples: int = 512
+    """Responses of the guide, for each prompt, that the final measurement draws."""
+    prior_draws: int = 2048
+    """Responses of the prior, for each prompt, behind log Z and the exact posterior samples."""
+    seed: int = 0
+    """Of every random number."""
+    device: str | None = None
+    """`cpu` or `cuda`; default a GPU where there is one."""
+    dtype: DtypeName = "float32"
+    """Of the weights."""
+    threads: int | None = None
+    """CPU threads; default torch's choice."""
+    checkpoint_every: int = 50
+    """Steps between checkpoints."""
+    out: Path = Path("runs")
+    """The run folder is made in here."""
+    resume: Path | None = None
+    """A run folder to go on with, from its last checkpoint and with its arguments; all others given here are ignored."""
+
+
+def main(args: Steer) -> RunFolder:
+    folder = RunFolder.new(args.out, "steer") if args.resume is None else RunFolder(args.resume)
+    if args.resume is not None:
+        args = restored(args, folder.read_arguments())
+    folder.write_arguments(args)
+    set_threads(args.threads)
+
+    prior = load_prior(
+        args.prior, max_new_tokens=args.max_new_tokens, temperature=args.temperature, dtype=args.dtype, device=args.device
+    )
+    model = AlignmentModel(prior, REWARDS[args.reward](prior), args.beta)
+    guide = GUIDES[args.guide](prior)
+    prompts = prior.encode(read_prompts(args))
+    size = sum(parameter.numel() for parameter in prior.parameters())
+    print(f"prior {args.prior}, {size:,} parameters, on {prior.device}; run folder {folder.path}")
+
+    with random_state.isolated(args.seed + 1):
+        draws = draw_from_prior(model, prompts, args.prior_draws, log_evidence_bound=model.log_evidence_bound)
+        measure = partial(diagnose, model, prompts=prompts, num_samples=args.samples, prior_draws=draws)
+        before = measure(guide=guide)
+
+    began = time.perf_counter()
+    result = fit(
+        model,
+        guide,
+        prompts,
+        num_steps=args.steps,
+        objective=OBJECTIVES[args.objective](num_particles=args.particles),
+        optimizer=FusedOptimizer(
+            options={"lr": args.learning_rate}, clip_norm=1.0, schedule=cosine(args.steps, warmup=args.steps // 20)
+        ),
+        prompts_per_step=args.prompts_per_step,
+        seed=args.seed,
+        checkpoint_folder=folder.checkpoints,
+        checkpoint_every=args.checkpoint_every,
+        resume=args.resume is not None,
+        on_step=lambda metrics: folder.append_metrics(with_reward(metrics, args.beta)),
+    )
+    seconds = time.perf_counter() - began
+
+    with random_state.isolated(args.seed + 2):
+        after = measure(guide=guide)
+        samples = {
+            "Before, from the prior": with_rewards(model, prompts, response_distribution(model, prompts).sample((2,))),
+            "After, from the guide": with_rewards(model, prompts, response_distribution(guide, prompts).sample((2,))),
+        }
+    guide.save_pretrained(folder.guide)
+
+    report = Report(
+        title=f"{args.prior} steered by {args.reward} at beta {args.beta:g}: {args.guide}, {args.objective}, {args.steps} steps",
+        beta=args.beta,
+        before=before,
+        after=after,
+        posterior_reward=posterior_mean(draws.log_evidence * args.beta, draws.log_evidence),
+        samples=samples,
+        seconds=seconds,
+        notes=[] if result.stopped_early is None else [f"Stopped early at {result.stopped_early}"],
+    )
+    metrics = folder.read_metrics()
+    pictures = []
+    if metrics:
+        reward_after = Estimate(after.log_evidence.value * args.beta, after.log_evidence.standard_error * args.beta)
+        drawn = {
+            "elbo": figures.elbo_figure(metrics, before.log_z, before.elbo, after.elbo),
+            "reward_kl": figures.reward_kl_figure(
+                metrics, draws.log_evidence.cpu() * args.beta, args.beta, (after.kl_guide_prior, reward_after)
+            ),
+        }
+        pictures = [figures.save(figure, folder.path / f"{name}.svg") for name, figure in drawn.items()]
+    report.write_html(folder.report, pictures)
+    print(report.text())
+    print(f"\nOpen {folder.report}; load the guide with transformers from {folder.guide}.")
+    return folder
+
+
+def read_prompts(args: Steer) -> list[str]:
+    """The prompts of the arguments, from the file if one is named; its empty lines are skipped."""
+    if args.prompts_file is None:
+        return list(args.prompts)
+    try:
+        lines = args.prompts_file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise SystemExit(
+            f"--prompts-file {args.prompts_file}: {error.strerror}, expected a text file with a prompt a line"
+        ) from error
+    prompts = [line for line in lines if line.strip()]
+    if not prompts:
+        raise SystemExit(f"--prompts-file {args.prompts_file} has no prompts: expected one a line")
+    return prompts
+
+
+def restored(args: Steer, saved: dict[str, Any]) -> Steer:
+    """The arguments of the run that `args.resume` names."""
+    paths = {name: Path(saved[name]) for name in ("prompts_file", "out") if saved[name] is not None}
+    return replace(args, **(saved | paths | {"prompts": tuple(saved["prompts"]), "resume": args.resume}))
+
+
+def with_reward(metrics: Metrics, beta: float) -> Metrics:
+    """A step's metrics with the reward and the KL to the prior that its ELBO consists of."""
+    kl = metrics["log_evidence"] - metrics["elbo"]
+    return metrics | {"reward": beta * metrics["log_evidence"], "kl_guide_prior": kl}
+
+
+def with_rewards(model: AlignmentModel, prompts: Prompts, response: Tensor) -> list[Sample]:
+    """Whole texts with their rewards, for responses `[M, N, T]`, prompt by prompt."""
+    texts = model.prior.decode(response, prompts)
+    rewards = (log_evidence_at(model, prompts, response) * model.beta).tolist()
+    return [(texts[m][n], rewards[m][n]) for n in range(len(prompts)) for m in range(len(response))]
+
+
+def posterior_mean(values: Tensor, log_evidence: Tensor) -> Estimate:
+    """E_p*[f] from prior draws weighted by exp(r/beta); self-normalised, consistent. Both `[M, N]`."""
+    weight = log_evidence.double().softmax(0)
+    mean = (weight * values).sum(0)
+    return Estimate.of_influence(mean, len(values) * weight * (values - mean))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Steer))
