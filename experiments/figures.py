@@ -109,3 +109,14 @@ def reward_kl_figure(
     )
     axes.legend(frameon=False, loc="lower right", fontsize=8)
     return figure
+
+
+def collapse_figure(entropy: dict[str, Sequence[float]]) -> Figure:
+    """Entropy along exact gradient ascent, with and without the KL penalty, and that of the posterior."""
+    figure, axes = new_axes()
+    for (name, values), color, style in zip(entropy.items(), (PRIOR, GUIDE, POSTERIOR), ("-", "-", "--"), strict=True):
+        axes.plot(values, style, color=color, label=name)
+    axes.set(xlabel="step of exact gradient ascent", ylabel="entropy of q, nats", ylim=(0, None))
+    axes.set_title("Reward alone collapses to a point; the ELBO ends at the posterior")
+    axes.legend(frameon=False)
+    return figure

@@ -143,7 +143,7 @@ def main(args: Steer) -> RunFolder:
     guide.save_pretrained(folder.guide)
 
     report = Report(
-        title=f"{args.prior} steered by {args.reward} at beta {args.beta:g}: {args.guide}, {args.objective}, {args.steps} steps",
+        title=f"{args.prior} steered by {args.reward}, beta {args.beta:g}: {args.guide}, {args.objective}, {args.steps} steps",
         beta=args.beta,
         before=before,
         after=after,

@@ -7,7 +7,7 @@ from pyro.infer import ELBO, Trace_ELBO
 
 from inference import random_state
 from inference.checkpoint import CheckpointError, FitState, has_checkpoint
-from inference.density import Joint, Program, joint_at, log_evidence_at, log_guide_at, response_distribution
+from inference.density import Joint, Program, joint_at, log_evidence_at, log_guide_at, parameter_scope, response_distribution
 from inference.diagnostics import Diagnostics, diagnose, distinct_n, effective_sample_size, pareto_k
 from inference.enumeration import Enumeration
 from inference.estimate import Estimate
@@ -52,6 +52,7 @@ __all__ = [
     "joint_at",
     "log_evidence_at",
     "log_guide_at",
+    "parameter_scope",
     "pareto_k",
     "random_state",
     "response_distribution",

@@ -103,7 +103,8 @@ class TextEvidence:
                 f"the reward function returned {len(rewards)} numbers for {len(unique)} texts, expected one each"
             )
         reward_of = dict(zip(unique, rewards, strict=True))
-        return torch.tensor([float(reward_of[text]) for text in flat], device=response.device).view(shape)
+        values = [float(reward_of[text]) for text in flat]
+        return torch.tensor(values, dtype=torch.float64, device=response.device).view(shape)
 
 
 @dataclass(frozen=True)

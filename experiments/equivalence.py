@@ -1,0 +1,269 @@
+"""KL-regularised RL is variational inference: the identity, checked four ways.
+
+Claim (Korbak, Perez and Buckley 2022, section 3), for p*(x) = p0(x) exp(r(x)/beta) / Z and any q:
+
+    ELBO = E_q[log p0 + r/beta - log q] = log Z - KL(q || p*) = (E_q[r] - beta KL(q || p0)) / beta
+
+(a) The three sides, each summed over every response in float64, agree to 1e-10.
+(b) The gradient that Pyro's `Trace_ELBO` computes is that of REINFORCE on the reward with a KL penalty, on the same samples,
+    to 1e-6 relative. REINFORCE is written out below in torch alone.
+(c) Its mean over all responses is the exact gradient of the ELBO.
+(d) Without the penalty (beta -> 0) exact gradient ascent on the reward collapses to one response; with it, to the posterior.
+
+Printed: a table of what was compared and how far it is apart. Written: the figure of (d).
+
+    python -m experiments.equivalence
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from pyro import poutine
+from pyro.infer import Trace_ELBO
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+from transformers import PreTrainedModel
+
+from experiments import figures
+from experiments.registry import REWARDS, load_prior, set_threads
+from guides import FineTuned
+from inference import Enumeration, log_guide_at, parameter_scope, random_state
+from model import AlignmentModel, LanguageModel, Prompts, grammar_prior
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Check that KL-regularised RL is ELBO maximisation, exactly."""
+
+    beta: float = 0.3
+    """Reward per nat."""
+    samples: int = 16
+    """Responses for (b)."""
+    collapse_steps: int = 150
+    """Steps of exact gradient ascent for (d)."""
+    seed: int = 0
+    """Of the samples, and of the noise that moves the guides away from the prior."""
+    threads: int | None = None
+    """CPU threads; default torch's choice."""
+    out: Path = Path("runs/equivalence")
+    """Folder of the figure."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the table."""
+
+    claim: str
+    world: str
+    error: float
+    tolerance: float
+
+    def __str__(self) -> str:
+        verdict = "holds" if self.error <= self.tolerance else "FAILS"
+        return f"{self.claim:<58} {self.world:<14} {self.error:9.1e}  <= {self.tolerance:.0e}  {verdict}"
+
+
+def main(args: Equivalence) -> list[Check]:
+    set_threads(args.threads)
+    worlds = {
+        "grammar": (grammar_prior(max_new_tokens=3), ("the film was", "the plot was")),
+        "film reviews": (embedded_prior(max_new_tokens=1), ("The film was", "I thought the acting was")),
+    }
+    checks = []
+    with random_state.isolated(args.seed):
+        for world, (prior, prompts) in worlds.items():
+            checks += check_identity(world, prior, prior.encode(prompts), args.beta)
+        checks.append(check_reinforce("grammar", *worlds["grammar"], args))
+        checks.append(check_reinforce("film reviews", embedded_prior(max_new_tokens=16), worlds["film reviews"][1], args))
+        checks.append(check_expectation("grammar", grammar_prior(max_new_tokens=2), args.beta))
+        collapse = run_collapse(worlds["grammar"][0], args)
+    print("\n".join(map(str, checks)))
+    print(f"\n(d) Exact gradient ascent on the grammar, {args.collapse_steps} steps:")
+    print(f"    {'':<22}{'E[r]':>8}{'entropy, nats':>15}{'KL(q||p0)':>11}   most probable response")
+    for name, curve in collapse.items():
+        print(
+            f"    {name:<22}{curve.reward:8.3f}{curve.entropy[-1]:15.3f}{curve.kl:11.3f}   {curve.mode} ({curve.mode_prob:.0%})"
+        )
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = figures.save(
+        figures.collapse_figure({name: curve.entropy for name, curve in collapse.items()}), args.out / "collapse.svg"
+    )
+    print(f"\nFigure: {path}")
+    return checks
+
+
+def embedded_prior(max_new_tokens: int) -> LanguageModel:
+    """The embedded prior in float64. With one new token its 3,072 responses can be listed."""
+    return load_prior("film-reviews", max_new_tokens=max_new_tokens, temperature=1.0, dtype="float64", device="cpu")
+
+
+def moved_guide(prior: LanguageModel, scale: float = 0.02) -> FineTuned:
+    """A guide away from the prior: its weights with Gaussian noise on them."""
+    guide = FineTuned(prior)
+    with torch.no_grad():
+        for parameter in guide.parameters():
+            parameter.add_(scale * torch.randn_like(parameter))
+    return guide
+
+
+def check_identity(world: str, prior: LanguageModel, prompts: Prompts, beta: float) -> list[Check]:
+    """(a) The three sides of the identity, for a guide that is neither prior nor posterior."""
+    model, guide = AlignmentModel(prior, REWARDS["vader"](prior), beta), moved_guide(prior)
+    truth = Enumeration(model, prompts)
+    elbo = truth.elbo(guide)
+    inference = truth.log_z - truth.kl_guide_posterior(guide)
+    rl = (beta * truth.expected_log_evidence(guide) - beta * truth.kl_guide_prior(guide)) / beta
+    return [
+        Check("(a) ELBO = log Z - KL(q || p*)", world, (elbo - inference).abs().max().item(), 1e-10),
+        Check("(a) ELBO = (E_q[r] - beta KL(q || p0)) / beta", world, (elbo - rl).abs().max().item(), 1e-10),
+    ]
+
+
+def check_reinforce(world: str, prior: LanguageModel, texts: tuple[str, ...], args: Equivalence) -> Check:
+    """(b) Trace_ELBO through Pyro against REINFORCE in torch, on the same samples."""
+    prompts, guide = prior.encode(texts), moved_guide(prior)
+    evidence = REWARDS["vader"](prior)
+    pyro_gradient, response = elbo_gradient(AlignmentModel(prior, evidence, args.beta), guide, prompts, args.samples)
+
+    network, reference = guide.language_model.network, prior.network
+    reward = evidence(prompts, response)
+    network.zero_grad()
+    for n in range(len(prompts)):
+        prompt = prompts.ids[n][prompts.mask[n]]
+        for k in range(args.samples):
+            tokens = response[k, n][prior.is_token(response)[k, n]]
+            reinforce_with_kl_penalty(network, reference, prompt, tokens, reward[k, n], args.beta)
+    by_hand = [gradient / args.samples for gradient in gradients(network)]
+    return Check(
+        "(b) gradient of Trace_ELBO = REINFORCE with a KL penalty", world, relative_error(pyro_gradient, by_hand), 1e-6
+    )
+
+
+def reinforce_with_kl_penalty(
+    policy: PreTrainedModel, reference: PreTrainedModel, prompt: Tensor, response: Tensor, reward: Tensor, beta: float
+) -> None:
+    """Add to the policy's `.grad` the gradient of -(1/beta) E[R], R = r - beta (log pi - log pi_ref), from one response.
+
+    This is RL as a textbook has it, with no inference in it: nothing of Pyro, nothing of this project.
+    """
+    sequence = torch.cat([prompt, response])[None]
+
+    def log_likelihood(network: nn.Module) -> Tensor:
+        log_prob = network(sequence).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        return log_prob.gather(1, response[:, None]).sum()
+
+    log_pi = log_likelihood(policy)
+    with torch.no_grad():
+        penalised = reward - beta * (log_pi - log_likelihood(reference))
+    (-(penalised / beta) * log_pi).backward()
+
+
+def elbo_gradient(
+    model: AlignmentModel, guide: FineTuned, prompts: Prompts, num_particles: int, draw: Tensor | None = None
+) -> tuple[list[Tensor], Tensor]:
+    """The gradient of -ELBO that Pyro's `Trace_ELBO` computes, and the responses that it drew, or was made to draw."""
+    objective = Trace_ELBO(num_particles=num_particles, vectorize_particles=True, max_plate_nesting=1)
+    guide.zero_grad()
+    with parameter_scope(guide), _RecordDraw() as record:
+        objective.loss_and_grads(model, guide if draw is None else poutine.replay(guide, trace=_trace_of(draw)), prompts)
+    return gradients(guide), record.response
+
+
+class _RecordDraw(Messenger):
+    """Keeps what was last drawn at the site `response`."""
+
+    response: Tensor
+
+    def _pyro_post_sample(self, msg: dict) -> None:
+        if msg["name"] == "response":
+            self.response = msg["value"]
+
+
+def _trace_of(response: Tensor) -> poutine.Trace:
+    trace = poutine.Trace()
+    trace.add_node("response", name="response", type="sample", value=response, is_observed=False, infer={})
+    return trace
+
+
+def gradients(module: nn.Module) -> list[Tensor]:
+    """A copy of the gradients of all its parameters."""
+    return [parameter.grad.clone() for parameter in module.parameters() if parameter.grad is not None]
+
+
+def check_expectation(world: str, prior: LanguageModel, beta: float) -> Check:
+    """(c) The estimator's mean over every response, weighted by q, against the gradient of the enumerated ELBO by autograd."""
+    prompts, guide = prior.encode(["the film was"]), moved_guide(prior)
+    model = AlignmentModel(prior, REWARDS["vader"](prior), beta)
+    truth = Enumeration(model, prompts)
+    prob = truth.log_guide(guide).exp()[:, 0]
+    means = [torch.zeros_like(parameter) for parameter in guide.parameters()]
+    for weight, response in zip(prob, truth.support, strict=True):
+        gradient, _ = elbo_gradient(model, guide, prompts, num_particles=1, draw=response)
+        for mean, part in zip(means, gradient, strict=True):
+            mean += weight * part
+    guide.zero_grad()
+    log_guide = log_guide_at(guide, prompts, truth.support)
+    (log_guide.exp() * (log_guide - truth.log_joint)).sum().backward()
+    error = relative_error(means, gradients(guide))
+    return Check("(c) mean of that gradient = exact gradient of -ELBO", world, error, 1e-10)
+
+
+def relative_error(found: list[Tensor], expected: list[Tensor]) -> float:
+    """Norm of the difference over norm of the expected, all parameters together."""
+    difference = get_total_norm([a - b for a, b in zip(found, expected, strict=True)])
+    return (difference / get_total_norm(expected)).item()
+
+
+@dataclass(frozen=True)
+class Collapse:
+    """Where exact gradient ascent ended, and its entropy on the way, nats."""
+
+    entropy: list[float]
+    reward: float
+    kl: float
+    mode: str
+    mode_prob: float
+
+
+def run_collapse(prior: LanguageModel, args: Equivalence) -> dict[str, Collapse]:
+    """(d) The same guide on E_q[r] alone and on the ELBO, by the exact gradient, and the posterior to compare with."""
+    prompts = prior.encode(["the film was"])
+    truth = Enumeration(AlignmentModel(prior, REWARDS["vader"](prior), args.beta), prompts)
+    reward = args.beta * truth.log_evidence
+
+    def ends_at(log_prob: Tensor, entropy: list[float]) -> Collapse:
+        prob = log_prob.exp()
+        best = int(prob.argmax())
+        mode = prior.decode(truth.support[best])[0]
+        kl = (prob * (log_prob - truth.log_prior)).sum().item()
+        return Collapse(entropy, (prob * reward).sum().item(), kl, mode, prob.max().item())
+
+    def entropy_of(log_prob: Tensor) -> float:
+        return -torch.special.xlogy(log_prob.exp(), log_prob.exp()).sum().item()
+
+    curves = {}
+    for name, log_joint in {"pure RL (beta -> 0)": None, "RL with the KL penalty": truth.log_joint}.items():
+        guide = FineTuned(prior)
+        optimiser = torch.optim.Adam(guide.parameters(), lr=3e-3)
+        entropy = []
+        for _ in range(args.collapse_steps):
+            log_guide = log_guide_at(guide, prompts, truth.support)
+            entropy.append(entropy_of(log_guide.detach()))
+            value = reward if log_joint is None else log_joint - log_guide
+            optimiser.zero_grad()
+            (-(log_guide.exp() * value).sum()).backward()
+            optimiser.step()
+        log_guide = truth.log_guide(guide)
+        curves[name] = ends_at(log_guide, [*entropy, entropy_of(log_guide)])
+    level = entropy_of(truth.log_posterior)
+    curves["posterior"] = ends_at(truth.log_posterior, [level] * (args.collapse_steps + 1))
+    return curves
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Equivalence))

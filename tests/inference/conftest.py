@@ -1,0 +1,38 @@
+import pytest
+import torch
+
+from guides import FineTuned
+from inference import Enumeration
+from model import AlignmentModel, TextEvidence, grammar_prior, vader_sentiment
+
+
+@pytest.fixture(scope="session")
+def small_prior():
+    """Two tokens a response: 91 responses a prompt, few enough to run an objective on every one or every pair."""
+    return grammar_prior(max_new_tokens=2)
+
+
+@pytest.fixture(scope="session")
+def prompts(small_prior):
+    return small_prior.encode(["the film was", "the"])
+
+
+@pytest.fixture(scope="session")
+def model(small_prior):
+    return AlignmentModel(small_prior, TextEvidence(vader_sentiment, small_prior, upper_bound=1.0), beta=0.3)
+
+
+@pytest.fixture(scope="session")
+def truth(model, prompts):
+    return Enumeration(model, prompts)
+
+
+@pytest.fixture
+def guide(small_prior):
+    """Neither prior nor posterior."""
+    guide = FineTuned(small_prior)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in guide.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+    return guide

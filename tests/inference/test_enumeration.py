@@ -1,0 +1,69 @@
+"""The truth: exact sums, checked against each other and against sums written out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from inference import Enumeration, log_guide_at
+from model import AlignmentModel, LanguageModel, NotEnumerableError, TokenEvidence
+
+
+def test_posterior_is_prior_times_evidence_normalised(truth, model, prompts, small_prior):
+    prior = small_prior(prompts).log_prob(truth.support).exp()
+    reward = model.evidence["evidence"](prompts, truth.support)
+    unnormalised = prior * (reward / model.beta).exp()
+    assert torch.allclose(truth.log_z.exp(), unnormalised.sum(0), rtol=1e-12)
+    assert torch.allclose(truth.log_posterior.exp(), unnormalised / unnormalised.sum(0), rtol=1e-10)
+
+
+def test_three_sides_of_the_identity(truth, model, guide):
+    elbo = truth.elbo(guide)
+    rl = (model.beta * truth.expected_log_evidence(guide) - model.beta * truth.kl_guide_prior(guide)) / model.beta
+    assert torch.allclose(elbo, truth.log_z - truth.kl_guide_posterior(guide), atol=1e-12, rtol=0)
+    assert torch.allclose(elbo, rl, atol=1e-12, rtol=0)
+    assert (truth.kl_guide_posterior(guide) > 1e-3).all()
+
+
+def test_divergences_against_sums_by_hand(truth, guide):
+    q, p = truth.log_guide(guide).exp(), truth.log_posterior.exp()
+    assert torch.allclose(truth.kl_posterior_guide(guide), (p * (p / q).log()).sum(0), rtol=1e-10)
+    assert torch.allclose(truth.total_variation(guide), (q - p).clamp(min=0).sum(0), rtol=1e-10)
+
+
+def test_gradient_is_that_of_the_enumerated_elbo(truth, guide, prompts):
+    log_guide = log_guide_at(guide, prompts, truth.support)
+    (log_guide.exp() * (truth.log_joint - log_guide)).sum().backward()
+    exact = truth.elbo_gradient(guide)
+    for name, parameter in guide.named_parameters():
+        assert torch.allclose(exact[name], parameter.grad, rtol=1e-9, atol=1e-12), name
+
+
+def test_impossible_responses_have_no_posterior_mass(small_prior, prompts):
+    """Hard evidence: log 0 wherever the first word is not `good` (7)."""
+    reward = TokenEvidence(lambda response, _: torch.where(response[..., 0] == 7, 0.0, -math.inf), small_prior)
+    truth = Enumeration(AlignmentModel(small_prior, reward, beta=1.0), prompts)
+    starts_good = small_prior(prompts).log_prob(truth.support).exp().where(truth.support[..., 0] == 7, 0.0)
+    assert torch.allclose(truth.log_z.exp(), starts_good.sum(0))
+    assert torch.allclose(truth.log_posterior.exp().sum(0), torch.ones(2, dtype=torch.float64))
+    assert torch.isinf(truth.kl_guide_posterior(AlignmentModelPrior(small_prior))).all()
+    assert torch.isfinite(truth.kl_posterior_guide(AlignmentModelPrior(small_prior))).all()
+
+
+def test_no_possible_response_is_an_error(small_prior, prompts):
+    nothing = TokenEvidence(lambda response, _: torch.full(response.shape[:-1], -math.inf), small_prior)
+    with pytest.raises(ZeroDivisionError, match="rules out every response to 'the film was'"):
+        Enumeration(AlignmentModel(small_prior, nothing, beta=1.0), prompts)
+
+
+def test_large_support_is_refused_with_its_size(small_prior, model):
+    long = LanguageModel(small_prior.network, small_prior.tokenizer, max_new_tokens=12)
+    with pytest.raises(NotEnumerableError, match=r"10 token ids and 12 positions make 3\.18e\+11 responses"):
+        Enumeration(AlignmentModel(long, model.evidence, beta=1.0), long.encode(["the film was"]))
+
+
+class AlignmentModelPrior(AlignmentModel):
+    """The prior alone, as a guide."""
+
+    def __init__(self, prior):
+        super().__init__(prior, {}, beta=1.0)

@@ -1,0 +1,195 @@
+"""Leave-one-out: unbiased, equal to VarGrad sample by sample, and without variance at the posterior."""
+
+import itertools
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+
+from guides import FineTuned
+from inference import LeaveOneOut_ELBO, joint_at, log_guide_at, parameter_scope
+from model import AlignmentModel, ResponseDistribution, grammar_prior
+
+
+class Drawn(torch.nn.Module):
+    """The guide, made to draw given responses `[K, N, T]`: the expectation over draws can then be enumerated."""
+
+    def __init__(self, guide, response):
+        super().__init__()
+        self.guide, self.response = guide, response
+
+    def forward(self, prompts):
+        pyro.module("guide", self.guide)
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            return pyro.sample("response", _Drawn.of(self.guide.distribution(prompts), self.response))
+
+
+class _Drawn(ResponseDistribution):
+    @classmethod
+    def of(cls, distribution, response):
+        new = cls.__new__(cls)
+        new.__dict__.update(distribution.__dict__)
+        new.drawn = response
+        return new
+
+    def expand(self, batch_shape, _instance=None):
+        return _Drawn.of(super().expand(batch_shape), self.drawn)
+
+    def sample(self, sample_shape=()):
+        return self.drawn
+
+
+def gradient(objective, model, guide, prompts, response):
+    guide.zero_grad()
+    program = Drawn(guide, response)
+    with parameter_scope(program):
+        loss = objective.loss_and_grads(model, program, prompts)
+    return loss, torch.cat([parameter.grad.flatten().clone() for parameter in guide.parameters()])
+
+
+def exact_gradient(truth, guide):
+    return torch.cat([part.flatten() for part in truth.elbo_gradient(guide).values()])
+
+
+@pytest.fixture(scope="module")
+def one_token():
+    """Ten responses: a hundred pairs of them, all of which an objective with two particles can be run on."""
+    prior = grammar_prior(max_new_tokens=1)
+    return prior, prior.encode(["the film was"])
+
+
+def test_mean_over_all_pairs_is_the_exact_gradient(one_token, model):
+    from inference import Enumeration
+
+    prior, prompts = one_token
+    target = AlignmentModel(prior, {"reward": lambda _, response: response[..., 0] / 5.0}, beta=0.5)
+    guide, truth = FineTuned(prior), Enumeration(target, prompts)
+    prob = truth.log_guide(guide).exp()[:, 0]
+    mean = 0.0
+    for i, j in itertools.product(range(len(prob)), repeat=2):
+        _, part = gradient(LeaveOneOut_ELBO(2), target, guide, prompts, truth.support[[i, j]])
+        mean = mean + prob[i] * prob[j] * part
+    assert torch.allclose(-mean, exact_gradient(truth, guide), rtol=1e-9, atol=1e-12)
+
+
+def test_equals_vargrad_on_every_sample(model, guide, prompts):
+    """Half the gradient of the variance of the log-weights over particles, samples detached (arXiv 2010.10436)."""
+    response = guide.distribution(prompts).sample((6,))
+    _, leave_one_out = gradient(LeaveOneOut_ELBO(6), model, guide, prompts, response)
+    guide.zero_grad()
+    log_weight = joint_at(model, prompts, response).log_joint - log_guide_at(guide, prompts, response)
+    (0.5 * log_weight.var(0, unbiased=True).sum()).backward()
+    vargrad = torch.cat([parameter.grad.flatten() for parameter in guide.parameters()])
+    assert torch.allclose(leave_one_out, vargrad, rtol=1e-9, atol=1e-12)
+
+
+def test_loss_is_that_of_trace_elbo(model, guide, prompts):
+    response = guide.distribution(prompts).sample((4,))
+    reference = Trace_ELBO(num_particles=4, vectorize_particles=True, max_plate_nesting=1)
+    ours, _ = gradient(LeaveOneOut_ELBO(4), model, guide, prompts, response)
+    theirs, _ = gradient(reference, model, guide, prompts, response)
+    assert ours == pytest.approx(theirs, rel=1e-12)
+
+
+def test_gradient_vanishes_at_the_posterior_where_that_of_trace_elbo_does_not(small_prior, prompts):
+    """Evidence that is constant makes the prior the posterior, with log Z = 3."""
+    flat = AlignmentModel(small_prior, {"flat": lambda _, response: torch.full(response.shape[:-1], 3.0)}, beta=1.0)
+    guide = FineTuned(small_prior)
+    response = guide.distribution(prompts).sample((8,))
+    reference = Trace_ELBO(num_particles=8, vectorize_particles=True, max_plate_nesting=1)
+    assert gradient(LeaveOneOut_ELBO(8), flat, guide, prompts, response)[1].norm() < 1e-12
+    assert gradient(reference, flat, guide, prompts, response)[1].norm() > 0.1
+
+
+def test_baselines_are_kept_apart_by_prompt(small_prior, prompts):
+    """Evidence that differs between prompts but not within one leaves nothing to learn: a pooled baseline would see a difference."""
+    by_prompt = AlignmentModel(
+        small_prior, {"prompt": lambda _, response: torch.tensor([0.0, 40.0]).expand(response.shape[:-1])}, beta=1.0
+    )
+    guide = FineTuned(small_prior)
+    response = guide.distribution(prompts).sample((8,))
+    assert gradient(LeaveOneOut_ELBO(8), by_prompt, guide, prompts, response)[1].norm() < 1e-10
+
+
+def test_any_pyro_program(seed=0):
+    """Several sites, some outside the plate: the mean gradient is that of Trace_ELBO, here both by many samples."""
+    data = torch.tensor([0.0, 1.0, 1.0])
+
+    def model():
+        coin = pyro.sample("coin", dist.Bernoulli(0.5))
+        with pyro.plate("data", 3, dim=-1):
+            flip = pyro.sample("flip", dist.Bernoulli(0.3 + 0.4 * coin))
+            pyro.sample("seen", dist.Normal(flip, 0.5), obs=data)
+
+    def guide():
+        logits = pyro.param("logits", torch.tensor([0.3, -0.2]))
+        pyro.sample("coin", dist.Bernoulli(logits=logits[0]))
+        with pyro.plate("data", 3, dim=-1):
+            pyro.sample("flip", dist.Bernoulli(logits=logits[1].expand(3)))
+
+    def mean_gradient(objective):
+        with pyro.get_param_store().scope():
+            pyro.set_rng_seed(seed)
+            objective.loss_and_grads(model, guide)
+            return pyro.param("logits").grad.clone()
+
+    ours = mean_gradient(LeaveOneOut_ELBO(40_000))
+    theirs = mean_gradient(Trace_ELBO(num_particles=40_000, vectorize_particles=True, max_plate_nesting=1))
+    assert torch.allclose(ours, theirs, atol=0.05)
+
+
+def test_differentiable_loss_has_the_same_gradient(model, guide, prompts):
+    response = guide.distribution(prompts).sample((4,))
+    loss, expected = gradient(LeaveOneOut_ELBO(4), model, guide, prompts, response)
+    guide.zero_grad()
+    program = Drawn(guide, response)
+    with parameter_scope(program):
+        value = LeaveOneOut_ELBO(4).differentiable_loss(model, program, prompts)
+    value.backward()
+    assert value.item() == pytest.approx(loss)
+    assert torch.allclose(torch.cat([p.grad.flatten() for p in guide.parameters()]), expected)
+
+
+def test_plain_svi_with_pyros_own_optimiser(model, small_prior, prompts, truth):
+    guide = FineTuned(small_prior)
+    start = truth.kl_guide_posterior(guide).mean()
+    with pyro.get_param_store().scope():
+        pyro.set_rng_seed(0)
+        svi = SVI(model, guide, pyro.optim.Adam({"lr": 3e-3}), LeaveOneOut_ELBO(32))
+        for _ in range(40):
+            svi.step(prompts)
+    assert truth.kl_guide_posterior(guide).mean() < 0.5 * start
+
+
+def test_one_particle_is_refused():
+    with pytest.raises(ValueError, match="expected at least 2"):
+        LeaveOneOut_ELBO(1)
+
+
+def test_reparameterized_site_is_refused_by_name():
+    def model():
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    def guide():
+        pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(0.5)), 1.0))
+
+    with pyro.get_param_store().scope(), pytest.raises(NotImplementedError, match="site 'z' is reparameterized"):
+        LeaveOneOut_ELBO(4, max_plate_nesting=0).loss_and_grads(model, guide)
+
+
+def test_trains_the_models_parameters_too():
+    def model():
+        pyro.sample("z", dist.Bernoulli(logits=pyro.param("prior", torch.tensor(0.0))))
+
+    def guide():
+        pyro.sample("z", dist.Bernoulli(logits=torch.tensor(2.0)))
+
+    with pyro.get_param_store().scope():
+        pyro.set_rng_seed(0)
+        LeaveOneOut_ELBO(1000, max_plate_nesting=0).loss_and_grads(model, guide)
+        expected = -(torch.tensor(2.0).sigmoid() - 0.5)
+        assert pyro.param("prior").grad.item() == pytest.approx(expected.item(), abs=0.05)
+
+

@@ -1,0 +1,92 @@
+"""The model is prior times evidence, p0(x) exp(r(x)/beta), as a Pyro program."""
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import SVI, Trace_ELBO
+from torch import Tensor
+from torch.testing import assert_close
+
+from guides import FineTuned
+from inference import joint_at
+from model import AlignmentModel, LanguageModel, Prompts, TokenEvidence, ZeroEvidenceError
+
+GOOD, DULL = 7, 9
+
+
+def contains(word: int, reward: float, language_model: LanguageModel, upper_bound: float | None = None) -> TokenEvidence:
+    """`reward` where the response has the word, else 0."""
+    return TokenEvidence(
+        lambda response, is_token: torch.where((is_token & (response == word)).any(-1), reward, 0.0),
+        language_model,
+        upper_bound,
+    )
+
+
+@pytest.fixture
+def response(prior: LanguageModel, prompts: Prompts) -> Tensor:
+    return prior(prompts).sample((16,))
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.1, 5.0])
+def test_pieces_of_evidence_add_up_and_are_divided_by_beta(
+    prior: LanguageModel, prompts: Prompts, response: Tensor, beta: float
+) -> None:
+    evidence = {"good": contains(GOOD, 2.0, prior), "dull": contains(DULL, -3.0, prior)}
+    joint = joint_at(AlignmentModel(prior, evidence, beta), prompts, response)
+    reward = 2.0 * (response == GOOD).any(-1) - 3.0 * (response == DULL).any(-1)
+    assert len(reward.unique()) >= 3
+    assert_close(joint.log_prior, prior(prompts).log_prob(response), rtol=0, atol=1e-12)
+    assert_close(joint.log_evidence, reward / beta, check_dtype=False)
+    assert_close(joint.log_joint, joint.log_prior + joint.log_evidence)
+
+
+def test_the_program_is_one_plate_with_a_response_and_its_factors(prior: LanguageModel, prompts: Prompts) -> None:
+    model = AlignmentModel(prior, {"good": contains(GOOD, 2.0, prior), "dull": contains(DULL, -3.0, prior)}, beta=1.0)
+    with pyro.plate("particles", 4, dim=-2):
+        trace = poutine.trace(model).get_trace(prompts)
+    trace.compute_log_prob()
+    shapes = {name: tuple(trace.nodes[name]["log_prob"].shape) for name in ("response", "good", "dull")}
+    frames = {frame.name for name in shapes for frame in trace.nodes[name]["cond_indep_stack"]}
+    assert shapes == {"response": (4, 2), "good": (4, 2), "dull": (4, 2)}
+    assert frames == {"particles", "prompts"}
+    assert trace.nodes["_RETURN"]["value"].shape == (4, 2, 3)
+
+
+def test_the_prior_gets_no_gradient(prior: LanguageModel, prompts: Prompts, response: Tensor) -> None:
+    assert not joint_at(AlignmentModel(prior, contains(GOOD, 2.0, prior), beta=1.0), prompts, response).log_joint.requires_grad
+
+
+@pytest.mark.parametrize("beta", [0, -1.0, float("nan")])
+def test_beta_must_be_positive(prior: LanguageModel, beta: float) -> None:
+    with pytest.raises(ValueError, match=r"beta is .*, expected a positive number"):
+        AlignmentModel(prior, contains(GOOD, 2.0, prior), beta)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "expected"), [([2.0], 4.0), ([2.0, -0.5], 3.0), ([2.0, None], None), ([None], None), ([0.0], 0.0)]
+)
+def test_the_log_evidence_bound_is_known_if_every_bound_is(
+    prior: LanguageModel, bounds: list[float | None], expected: float | None
+) -> None:
+    evidence = {str(i): contains(GOOD, 1.0, prior, bound) for i, bound in enumerate(bounds)}
+    assert AlignmentModel(prior, evidence, beta=0.5).log_evidence_bound == expected
+
+
+def test_evidence_that_is_a_plain_function_has_no_bound(prior: LanguageModel) -> None:
+    assert AlignmentModel(prior, lambda _, response: torch.zeros(response.shape[:-1]), beta=1.0).log_evidence_bound is None
+
+
+@pytest.mark.parametrize("vectorize", [False, True], ids=["one by one", "vectorised"])
+def test_pyros_own_svi_stops_at_zero_evidence_and_leaves_the_guide_as_it_was(
+    prior: LanguageModel, prompts: Prompts, vectorize: bool
+) -> None:
+    model = AlignmentModel(prior, contains(GOOD, -torch.inf, prior), beta=1.0)
+    guide = FineTuned(prior)
+    before = {name: parameter.detach().clone() for name, parameter in guide.named_parameters()}
+    objective = Trace_ELBO(num_particles=8, vectorize_particles=vectorize, max_plate_nesting=1)
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), objective)
+    with pytest.raises(ZeroEvidenceError, match="'evidence' is -inf"):
+        svi.step(prompts)
+    assert_close(dict(guide.named_parameters()), before, rtol=0, atol=0)

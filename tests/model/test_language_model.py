@@ -1,0 +1,212 @@
+"""`LanguageModel` loads, saves, encodes and decodes, is frozen, and refuses what it cannot do."""
+
+import copy
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+from torch.testing import assert_close
+from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, BloomForCausalLM
+
+from model import AlignmentModel, LanguageModel
+from tests.model.tiny import NETWORKS, PROMPTS, WORDS, tiny, tiny_tokenizer
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+# Saved and loaded
+
+
+def test_what_is_saved_is_what_is_loaded(network: str, tmp_path: Path) -> None:
+    saved = tiny(network, temperature=0.7, pad_id=3)
+    saved.save_pretrained(tmp_path)
+    settings = {"max_new_tokens": 3, "temperature": 0.7, "pad_id": 3, "device": "cpu"}
+    loaded = LanguageModel.from_pretrained(tmp_path, dtype=torch.float64, **settings)
+    value = saved(saved.encode(PROMPTS)).sample((4,))
+    log_prob = [language_model(language_model.encode(PROMPTS)).log_prob(value) for language_model in (saved, loaded)]
+    assert_close(*log_prob, rtol=0, atol=1e-12)
+    assert not any(module.training for module in loaded.modules())
+
+
+def test_transformers_alone_loads_what_is_saved(network: str, tmp_path: Path) -> None:
+    saved = tiny(network)
+    saved.save_pretrained(tmp_path)
+    state = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64).state_dict()
+    assert_close(dict(state), dict(saved.network.state_dict()), rtol=0, atol=0)
+    assert AutoTokenizer.from_pretrained(tmp_path)("a b")["input_ids"] == saved.tokenizer("a b")["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ({}, torch.float32),
+        ({"dtype": torch.float64}, torch.float64),
+        ({"dtype": "float64"}, torch.float64),
+        ({"dtype": "bfloat16"}, torch.bfloat16),
+    ],
+    ids=["default", "dtype", "name", "half"],
+)
+def test_the_dtype_is_the_one_asked_for_whatever_is_on_disk(setting: dict, expected: torch.dtype, tmp_path: Path) -> None:
+    tiny(dtype=torch.float16).save_pretrained(tmp_path)
+    loaded = LanguageModel.from_pretrained(tmp_path, max_new_tokens=3, device="cpu", **setting)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {expected}
+
+
+def test_a_real_checkpoint_loads_and_writes_english(stories_folder: Path) -> None:
+    language_model = LanguageModel.from_pretrained(stories_folder, max_new_tokens=40, temperature=0.5, device="cpu")
+    prompts = language_model.encode(["Once upon a time, there was a little girl named"])
+    (text,) = language_model.decode(language_model(prompts).sample(), prompts)
+    assert text.startswith("Once upon a time, there was a little girl named")
+    assert {"She", "was", "the", "to", "and", "a"} & set(text.split()[10:])
+    assert language_model.end_ids == (2,)
+    assert language_model.pad_id == 2
+
+
+# End and padding ids
+
+
+def test_end_ids_come_from_the_generation_settings_then_the_config_then_the_tokenizer(tmp_path: Path) -> None:
+    saved = tiny()
+    saved.network.generation_config.eos_token_id = [4, 0]
+    saved.save_pretrained(tmp_path)
+    loaded = LanguageModel.from_pretrained(tmp_path, max_new_tokens=3, device="cpu")
+    assert loaded.end_ids == (0, 4)
+    loaded.network.generation_config.eos_token_id = None
+    loaded.network.config.eos_token_id = 3
+    assert LanguageModel(loaded.network, loaded.tokenizer, max_new_tokens=3).end_ids == (3,)
+    loaded.network.config.eos_token_id = None
+    assert LanguageModel(loaded.network, loaded.tokenizer, max_new_tokens=3).end_ids == (0,)
+    assert LanguageModel(loaded.network, loaded.tokenizer, max_new_tokens=3, end_ids=[2]).end_ids == (2,)
+
+
+def test_the_padding_id_is_the_tokenizers_else_the_first_end_id() -> None:
+    network = tiny().network
+    assert LanguageModel(network, tiny_tokenizer(pad_token="<pad>"), max_new_tokens=3).pad_id == 1
+    assert LanguageModel(network, tiny_tokenizer(), max_new_tokens=3, end_ids=[4, 3]).pad_id == 3
+
+
+# Frozen
+
+
+def test_no_parameter_trains_and_dropout_stays_off() -> None:
+    language_model = tiny()
+    for module in (language_model, copy.deepcopy(language_model), torch.nn.ModuleList([language_model])):
+        module.train()
+    assert not any(parameter.requires_grad for parameter in language_model.parameters())
+    assert not any(module.training for module in language_model.modules())
+    distribution = language_model(language_model.encode(PROMPTS))
+    value = distribution.sample()
+    assert torch.equal(distribution.log_prob(value), distribution.log_prob(value))
+
+
+def test_running_a_model_registers_no_parameter_with_pyro(prior: LanguageModel) -> None:
+    model = AlignmentModel(prior, lambda _, response: torch.zeros(response.shape[:-1]), beta=1.0)
+    model(prior.encode(["the film was"]))
+    assert not list(pyro.get_param_store().keys())
+
+
+# The state that decoding goes on from
+
+
+def test_selecting_sequences_leaves_the_state_as_it_was(network: str) -> None:
+    language_model = tiny(network)
+    first, state = language_model.start(language_model.encode(PROMPTS))
+    twice = torch.tensor([2, 0, 0])
+    some, _ = language_model.extend(state.select(twice), torch.tensor([[2], [3], [4]]))
+    every, _ = language_model.extend(state.select(torch.arange(3)), torch.tensor([[3], [2], [2]]))
+    assert first.shape == (3, 5)
+    assert_close(some[[0, 1]], every[[2, 0]], rtol=0, atol=1e-12)
+
+
+# Texts
+
+
+def test_encode_turns_an_empty_prompt_into_its_bos() -> None:
+    prompts = tiny().encode(["a b", ""])
+    assert prompts.texts == ("a b", "")
+    assert [ids[mask].tolist() for ids, mask in zip(prompts.ids, prompts.mask, strict=True)] == [[2, 3], [0]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "row", "text"),
+    [
+        ({}, [2, 3, 4], "a b c"),
+        ({}, [2, 0, 0], "a"),
+        ({}, [0, 0, 0], ""),
+        ({"pad_id": 3}, [2, 0, 3], "a"),
+        ({"end_ids": [0, 3]}, [2, 3, 0], "a"),
+    ],
+    ids=["cut off", "ended", "empty", "pad is a word", "an end is a word"],
+)
+def test_decode_stops_at_the_end(settings: dict, row: list[int], text: str) -> None:
+    assert tiny(**settings).decode(torch.tensor([row])) == [text]
+
+
+def test_decode_nests_as_the_batch_does_and_puts_prompts_in_front() -> None:
+    language_model = tiny()
+    prompts = language_model.encode(["a b", ""])
+    response = torch.tensor([[[2, 0, 0], [3, 3, 0]], [[0, 0, 0], [4, 4, 4]]])
+    assert language_model.decode(response[0]) == ["a", "b b"]
+    assert language_model.decode(response) == [["a", "b b"], ["", "c c c"]]
+    assert language_model.decode(response, prompts) == [["a b a", "b b"], ["a b", "c c c"]]
+    assert language_model.decode(response[None], prompts) == [[["a b a", "b b"], ["a b", "c c c"]]]
+
+
+# Refused
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"end_ids": []}, "pass `end_ids"),
+        ({"end_ids": [0, 5]}, "end_ids has 5"),
+        ({"pad_id": -1}, "pad_id has -1"),
+    ],
+)
+def test_settings_that_make_no_distribution_are_refused(settings: dict, fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        tiny(**settings)
+
+
+def test_a_network_without_any_end_id_is_refused() -> None:
+    network = tiny().network
+    network.generation_config.eos_token_id = network.config.eos_token_id = None
+    with pytest.raises(ValueError, match="neither the network nor its tokenizer names an end-of-sequence id"):
+        LanguageModel(network, tiny_tokenizer(eos_token=None), max_new_tokens=3)
+
+
+def test_a_network_that_takes_no_positions_is_refused() -> None:
+    network = BloomForCausalLM(BloomConfig(vocab_size=len(WORDS), hidden_size=8, n_layer=1, n_head=1))
+    with pytest.raises(ValueError, match=r"BloomForCausalLM.forward does not take \['position_ids'\]"):
+        LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
+
+
+@pytest.mark.parametrize("texts", ["a b", []], ids=["a bare string", "no prompt"])
+def test_encode_refuses_what_is_not_a_list_of_prompts(texts: str | list[str]) -> None:
+    with pytest.raises(ValueError, match="expected a non-empty list of strings"):
+        tiny().encode(texts)
+
+
+def test_encode_refuses_a_prompt_that_leaves_no_room_for_the_response() -> None:
+    language_model = tiny()
+    language_model.encode(["a " * 13])
+    with pytest.raises(ValueError, match=r"prompt 1 has 14 tokens .* over the network's context of 16"):
+        language_model.encode(["a", "a " * 14])
+
+
+def test_encode_refuses_an_empty_prompt_without_bos() -> None:
+    language_model = LanguageModel(tiny().network, tiny_tokenizer(bos_token=None), max_new_tokens=3)
+    with pytest.raises(ValueError, match="prompt 1 is empty and the tokenizer has no BOS"):
+        language_model.encode(["a", ""])
+
+
+def test_a_call_on_texts_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"expected Prompts, got list: make them with `encode"):
+        tiny()(["a b"])
