@@ -12,6 +12,7 @@ clamped: an estimate of a divergence near 0 may be negative.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -144,9 +145,24 @@ def effective_sample_size(log_weight: Tensor) -> Tensor:
 
 
 def pareto_k(log_weight: Tensor) -> Tensor:
-    """Shape of the generalised Pareto tail of the weights, `[M, N]` -> `[N]`; 0.7 and above is bad. -inf if all are equal."""
-    with np.errstate(all="ignore"):  # weights in the tail that tie make it divide by their zero spread
-        return torch.as_tensor(array_stats.psislw(log_weight.double().cpu().numpy(), axis=0)[1])
+    """Shape of the generalised Pareto tail of the weights, `[M, N]` -> `[N]`; 0.7 and above is bad.
+
+    -inf where the tail has no spread, as at q = p*; NaN where there are too few finite weights to tell.
+    """
+    return torch.tensor([_pareto_k_of_one(column) for column in log_weight.double().cpu().T])
+
+
+def _pareto_k_of_one(log_weight: Tensor) -> float:
+    if not bool(log_weight.isfinite().all()):
+        return math.nan
+    tail = log_weight.sort().values[-max(5, len(log_weight) // 5) :]
+    if (tail[-1] - tail[0]).item() < 1e-9:
+        return -math.inf
+    try:
+        with np.errstate(all="ignore"):  # ties in the tail make it divide by their spread
+            return float(array_stats.psislw(-log_weight.numpy())[1])  # it takes log-likelihoods, which weigh inversely
+    except ValueError:
+        return -math.inf  # its own, shorter, tail has no spread
 
 
 def distinct_n(response: Tensor, is_token: Tensor, n: int) -> float:

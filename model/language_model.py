@@ -95,6 +95,7 @@ class LanguageModel(nn.Module):
         self.register_buffer("_end_ids", torch.tensor(self.end_ids, device=network.device), persistent=False)
         self._keeps_last_logits = "logits_to_keep" in inspect.signature(network.forward).parameters
         self.requires_grad_(False)
+        self.zero_grad(set_to_none=True)
         self.train(False)
 
     @classmethod

@@ -156,12 +156,12 @@ def test_checkpoint_of_another_guide_is_refused(model, small_prior, prompts, pri
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_non_finite_loss_keeps_the_last_good_parameters(objective, small_prior, prompts):
-    """A reward near the largest float overflows the loss at the fourth step."""
+    """A reward near the largest float overflows when it is divided by beta, at the fourth step."""
     calls = []
 
     def reward(_, response):
         calls.append(1)
-        return torch.full(response.shape[:-1], 1e308 if len(calls) > 3 else 1.0, dtype=torch.float64) * (response[..., 0] + 1)
+        return torch.full(response.shape[:-1], 1e308, dtype=torch.float64) if len(calls) > 3 else response[..., 0] / 5
 
     guide, alone = FineTuned(small_prior), FineTuned(small_prior)
     options = {"objective": OBJECTIVES[objective](num_particles=8)}
@@ -201,7 +201,9 @@ def test_a_plain_function_is_a_guide(model, small_prior, prompts, truth, tmp_pat
     optimizer = FusedOptimizer(options={"lr": 0.1})
     fit(small, guide, prompts, num_steps=30, optimizer=optimizer, checkpoint_folder=tmp_path, progress=False)
     optimizer = FusedOptimizer(options={"lr": 0.1})
-    result = fit(small, guide, prompts, num_steps=60, optimizer=optimizer, checkpoint_folder=tmp_path, resume=True, progress=False)
+    result = fit(
+        small, guide, prompts, num_steps=60, optimizer=optimizer, checkpoint_folder=tmp_path, resume=True, progress=False
+    )
     with pyro.get_param_store().scope(result.parameters):
         prob = pyro.param("logits").softmax(-1)
     exact = math.e / (math.e + size - 1)

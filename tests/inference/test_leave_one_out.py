@@ -9,7 +9,7 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 
 from guides import FineTuned
-from inference import LeaveOneOut_ELBO, joint_at, log_guide_at, parameter_scope
+from inference import Enumeration, LeaveOneOut_ELBO, joint_at, log_guide_at, parameter_scope
 from model import AlignmentModel, ResponseDistribution, grammar_prior
 
 
@@ -60,9 +60,7 @@ def one_token():
     return prior, prior.encode(["the film was"])
 
 
-def test_mean_over_all_pairs_is_the_exact_gradient(one_token, model):
-    from inference import Enumeration
-
+def test_mean_over_all_pairs_is_the_exact_gradient(one_token):
     prior, prompts = one_token
     target = AlignmentModel(prior, {"reward": lambda _, response: response[..., 0] / 5.0}, beta=0.5)
     guide, truth = FineTuned(prior), Enumeration(target, prompts)
@@ -104,7 +102,7 @@ def test_gradient_vanishes_at_the_posterior_where_that_of_trace_elbo_does_not(sm
 
 
 def test_baselines_are_kept_apart_by_prompt(small_prior, prompts):
-    """Evidence that differs between prompts but not within one leaves nothing to learn: a pooled baseline would see a difference."""
+    """Evidence that differs between prompts but not within one leaves nothing to learn; a pooled baseline would."""
     by_prompt = AlignmentModel(
         small_prior, {"prompt": lambda _, response: torch.tensor([0.0, 40.0]).expand(response.shape[:-1])}, beta=1.0
     )
@@ -113,7 +111,7 @@ def test_baselines_are_kept_apart_by_prompt(small_prior, prompts):
     assert gradient(LeaveOneOut_ELBO(8), by_prompt, guide, prompts, response)[1].norm() < 1e-10
 
 
-def test_any_pyro_program(seed=0):
+def test_any_pyro_program():
     """Several sites, some outside the plate: the mean gradient is that of Trace_ELBO, here both by many samples."""
     data = torch.tensor([0.0, 1.0, 1.0])
 
@@ -131,7 +129,7 @@ def test_any_pyro_program(seed=0):
 
     def mean_gradient(objective):
         with pyro.get_param_store().scope():
-            pyro.set_rng_seed(seed)
+            pyro.set_rng_seed(0)
             objective.loss_and_grads(model, guide)
             return pyro.param("logits").grad.clone()
 
@@ -191,5 +189,3 @@ def test_trains_the_models_parameters_too():
         LeaveOneOut_ELBO(1000, max_plate_nesting=0).loss_and_grads(model, guide)
         expected = -(torch.tensor(2.0).sigmoid() - 0.5)
         assert pyro.param("prior").grad.item() == pytest.approx(expected.item(), abs=0.05)
-
-

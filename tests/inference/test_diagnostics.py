@@ -1,0 +1,116 @@
+"""Estimates against the truth: within four standard errors, and those errors right on repetition."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from inference import (
+    Diagnostics,
+    Enumeration,
+    LooseBoundError,
+    diagnose,
+    distinct_n,
+    draw_from_prior,
+    effective_sample_size,
+    pareto_k,
+)
+from model import AlignmentModel, TextEvidence, TokenEvidence, vader_sentiment
+
+
+@pytest.fixture
+def measured(model, guide, prompts):
+    return diagnose(model, guide, prompts, num_samples=1500, num_prior_draws=4000, log_evidence_bound=model.log_evidence_bound)
+
+
+def within(estimate, truth, k=4.0):
+    return abs(estimate.value - truth.mean().item()) < k * estimate.standard_error
+
+
+def test_estimates_are_within_their_errors(measured: Diagnostics, truth: Enumeration, guide):
+    log_guide = truth.log_guide(guide)
+    assert within(measured.elbo, truth.elbo(guide))
+    assert within(measured.log_evidence, truth.expected_log_evidence(guide))
+    assert within(measured.kl_guide_prior, truth.kl_guide_prior(guide))
+    assert within(measured.entropy, -(log_guide.exp() * log_guide).sum(0))
+    assert within(measured.log_z, truth.log_z)
+    assert within(measured.kl_guide_posterior, truth.kl_guide_posterior(guide))
+    assert within(measured.kl_posterior_guide, truth.kl_posterior_guide(guide))
+    assert measured.elbo.value < measured.log_z_bound.value < truth.log_z.mean() + 4 * measured.log_z_bound.standard_error
+    assert measured.acceptance == pytest.approx((truth.log_z.exp() * math.exp(-1 / 0.3)).mean().item(), rel=0.1)
+
+
+def test_standard_errors_are_the_spread_over_repetitions(model, guide, prompts):
+    """Forty repetitions: the spread of each estimate is its mean standard error, to within what forty can tell."""
+    names = ("elbo", "log_z", "kl_guide_posterior", "kl_posterior_guide")
+    runs = [
+        diagnose(model, guide, prompts, num_samples=200, num_prior_draws=600, log_evidence_bound=model.log_evidence_bound)
+        for _ in range(40)
+    ]
+    for name in names:
+        values, errors = zip(*(getattr(run, name) for run in runs), strict=True)
+        assert np.std(values, ddof=1) == pytest.approx(np.mean(errors), rel=0.4), name
+
+
+def test_z_from_prior_draws_is_unbiased(model, prompts, truth):
+    draws = draw_from_prior(model, prompts, 20_000, log_evidence_bound=model.log_evidence_bound, chunk=5000)
+    weight = draws.log_evidence.exp()
+    error = weight.std(0) / math.sqrt(len(weight))
+    assert ((weight.mean(0) - truth.log_z.exp()).abs() < 4 * error).all()
+
+
+def test_accepted_draws_are_from_the_posterior(model, prompts, truth):
+    """Chi-square of the accepted responses against p*, over the responses that are expected at least five times."""
+    draws = draw_from_prior(model, prompts, 20_000, log_evidence_bound=model.log_evidence_bound, chunk=5000)
+    for n in range(len(prompts)):
+        accepted = draws.response[draws.accepted[:, n], n]
+        counts = (accepted[:, None] == truth.support[:, n]).all(-1).sum(0).double()
+        expected = truth.log_posterior[:, n].exp() * len(accepted)
+        common = expected >= 5
+        statistic = ((counts - expected)[common].square() / expected[common]).sum()
+        freedom = int(common.sum())
+        assert abs(statistic - freedom) < 5 * math.sqrt(2 * freedom)
+
+
+def test_bound_that_is_too_low_is_an_error(model, prompts):
+    with pytest.raises(LooseBoundError, match=r"above the stated bound of 0\.1"):
+        draw_from_prior(model, prompts, 500, log_evidence_bound=0.1)
+
+
+def test_without_a_bound_the_forward_divergence_is_unknown(small_prior, guide, prompts):
+    model = AlignmentModel(small_prior, TextEvidence(vader_sentiment, small_prior), beta=0.3)
+    measured = diagnose(
+        model, guide, prompts, num_samples=100, num_prior_draws=100, log_evidence_bound=model.log_evidence_bound
+    )
+    assert measured.kl_posterior_guide is None
+    assert measured.acceptance is None
+    assert math.isfinite(measured.kl_guide_posterior.value)
+
+
+def test_impossible_responses_are_borne(small_prior, guide, prompts):
+    reward = TokenEvidence(lambda response, _: torch.where(response[..., 0] == 7, 0.0, -math.inf), small_prior, upper_bound=0.0)
+    model, prompts = AlignmentModel(small_prior, reward, beta=1.0), prompts[:1]
+    measured = diagnose(model, guide, prompts, num_samples=200, num_prior_draws=4000, log_evidence_bound=0.0)
+    assert within(measured.log_z, Enumeration(model, prompts).log_z)
+    assert measured.elbo.value == -math.inf
+    assert measured.kl_guide_posterior.value == math.inf
+    assert within(measured.kl_posterior_guide, Enumeration(model, prompts).kl_posterior_guide(guide))
+
+
+def test_pareto_k_is_that_of_a_pareto_tail():
+    """Weights w = u^-k have a generalised Pareto tail of shape k."""
+    uniform = torch.rand(100_000, 1, dtype=torch.float64)
+    for k in (0.3, 0.9):
+        assert pareto_k(-k * uniform.log()).item() == pytest.approx(k, abs=0.08)
+
+
+def test_effective_sample_size():
+    assert effective_sample_size(torch.zeros(50, 1)).item() == pytest.approx(50)
+    assert effective_sample_size(torch.tensor([[0.0], [-100.0]])).item() == pytest.approx(1)
+
+
+def test_distinct_n_counts_runs_of_tokens_and_no_padding():
+    response = torch.tensor([[[1, 2, 3, 0]], [[1, 2, 0, 0]]])
+    is_token = torch.tensor([[[True, True, True, True]], [[True, True, True, False]]])
+    assert distinct_n(response, is_token, 2) == pytest.approx(4 / 5)  # 12 23 30 | 12 20
