@@ -136,7 +136,7 @@ def check_reinforce(world: str, prior: LanguageModel, texts: tuple[str, ...], ar
     for n in range(len(prompts)):
         prompt = prompts.ids[n][prompts.mask[n]]
         for k in range(args.samples):
-            tokens = response[k, n][prior.is_token(response)[k, n]]
+            tokens = response[k, n][prior.space.is_token(response)[k, n]]
             reinforce_with_kl_penalty(network, reference, prompt, tokens, reward[k, n], args.beta)
     by_hand = [gradient / args.samples for gradient in gradients(network)]
     return Check(

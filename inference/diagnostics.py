@@ -18,12 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from arviz_stats.base import array_stats
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from inference.density import Program, joint_at, log_guide_at, response_distribution
 from inference.estimate import Estimate
 from inference.rejection import PriorDraws, draw_from_prior
-from model import Prompts, is_token
+from model import Prompts, ResponseDistribution
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def diagnose(
         acceptance=None if prior_draws.accepted is None else prior_draws.accepted.double().mean().item(),
         effective_sample_size=effective_sample_size(log_weight).min().item(),
         pareto_k=pareto_k(log_weight).max().item(),
-        distinct_2=distinct_n(response, is_token(response, distribution.end_ids), 2),
+        distinct_2=distinct_n(response, _is_token(distribution, response), 2),
     )
 
 
@@ -137,6 +138,13 @@ def _kl_posterior_guide(model: Program, guide: Program, prompts: Prompts, draws:
     moves_mean = accepted * (log_ratio - mean) / accepted.mean(0)
     moves_log_z = (log_evidence - log_z).exp() - 1
     return Estimate.of_influence(mean - log_z, moves_mean - moves_log_z)
+
+
+def _is_token(distribution: TorchDistribution, response: Tensor) -> Tensor:
+    """Where responses are not padding; a distribution that is not of ours is taken to have none."""
+    if isinstance(distribution, ResponseDistribution):
+        return distribution.space.is_token(response)
+    return torch.ones_like(response, dtype=torch.bool)
 
 
 def effective_sample_size(log_weight: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from model.evidence import (
 from model.grammar import grammar_prior
 from model.language_model import LanguageModel
 from model.prompts import Prompts
-from model.response_distribution import NotEnumerableError, ResponseDistribution, is_token
+from model.response_distribution import ResponseDistribution
+from model.response_space import NotEnumerableError, ResponseSpace
 from model.vader import vader_sentiment
 
 __all__ = [
@@ -24,10 +25,10 @@ __all__ = [
     "NotEnumerableError",
     "Prompts",
     "ResponseDistribution",
+    "ResponseSpace",
     "TextEvidence",
     "TokenEvidence",
     "ZeroEvidenceError",
     "grammar_prior",
-    "is_token",
     "vader_sentiment",
 ]

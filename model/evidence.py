@@ -123,4 +123,4 @@ class TokenEvidence:
     upper_bound: float | None = None
 
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
-        return self.function(response, self.language_model.is_token(response))
+        return self.function(response, self.language_model.space.is_token(response))

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from model.prompts import Prompts
-from model.response_distribution import ResponseDistribution, is_token
+from model.response_distribution import ResponseDistribution
+from model.response_space import ResponseSpace
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,11 @@ class LanguageModel(nn.Module):
     def device(self) -> torch.device:
         return self.network.device
 
+    @property
+    def space(self) -> ResponseSpace:
+        """What its responses look like."""
+        return ResponseSpace(self.max_new_tokens, self.vocab_size, self._end_ids, self.pad_id)
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write network and tokenizer in Hugging Face format; `transformers` alone loads them again."""
         self.network.save_pretrained(folder)
@@ -187,30 +193,18 @@ class LanguageModel(nn.Module):
         """
         if response.dim() > 2:
             return [self.decode(part, prompts) for part in response]
-        kept = self.is_token(response) & ~torch.isin(response, self._end_ids)
+        kept = self.space.is_token(response) & ~torch.isin(response, self._end_ids)
         rows = [row[mask].tolist() for row, mask in zip(response, kept, strict=True)]
         if prompts is not None:
             heads = [ids[mask].tolist() for ids, mask in zip(prompts.ids, prompts.mask, strict=True)]
             rows = [head + row for head, row in zip(heads, rows, strict=True)]
         return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
 
-    def is_token(self, response: Tensor) -> Tensor:
-        """True at the tokens of a response, its end id included; False at the padding after it. `[..., T]`."""
-        return is_token(response, self._end_ids)
-
     def forward(self, prompts: Prompts) -> ResponseDistribution:
         """p(response | prompts): batch shape `[N]`, event shape `[T]`."""
         if not isinstance(prompts, Prompts):
             raise TypeError(f"expected Prompts, got {type(prompts).__name__}: make them with `encode([...])`")
-        return ResponseDistribution(
-            self,
-            prompts,
-            max_new_tokens=self.max_new_tokens,
-            end_ids=self._end_ids,
-            pad_id=self.pad_id,
-            vocab_size=self.vocab_size,
-            temperature=self.temperature,
-        )
+        return ResponseDistribution(self, prompts, self.space, temperature=self.temperature)
 
     def start(self, prompts: Prompts) -> tuple[Tensor, CachedState]:
         """See `Decoder`. One pass over the N prompts; logits for their last position only."""

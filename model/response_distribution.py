@@ -2,9 +2,8 @@
 
     p(x | prompt) = prod_t p(x_t | prompt, x_<t),   t = 1 .. min(T, first end)
 
-A response is a row of T token ids: tokens up to and including the first end id, then padding; or T tokens with no
-end id among them, a truncated response, which has the probability of its prefix. Nothing else has positive
-probability, so the probabilities of all rows sum to 1, whatever the padding id is.
+A truncated response has the probability of its prefix, and a row that is no response has none (see `ResponseSpace`), so the
+probabilities of all rows sum to 1.
 """
 
 from __future__ import annotations
@@ -19,13 +18,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from model.prompts import Prompts
+from model.response_space import ResponseSpace
 from model.token_log_prob import token_log_prob
-
-MAX_ENUMERABLE = 1_000_000
-
-
-class NotEnumerableError(ValueError):
-    """The set of responses is too large to enumerate."""
 
 
 class DecoderState(Protocol):
@@ -49,22 +43,6 @@ class Decoder(Protocol):
         The state passed in may be used up: only the one returned is valid afterwards."""
 
 
-def is_token(response: Tensor, end_ids: Tensor) -> Tensor:
-    """True at the tokens of a response, its end id included; False at the padding after it.
-
-    By position, so that it is right when the padding id is an end id or a word.
-
-    Args:
-        response: `[..., T]`, token ids.
-        end_ids: `[E]`, ids that end a response.
-
-    Returns:
-        `[..., T]`, bool.
-    """
-    ends = torch.isin(response, end_ids).int()
-    return (ends.cumsum(-1) - ends) == 0
-
-
 def sample_token(logits: Tensor, temperature: float) -> Tensor:
     """One token id for each row of logits, `[B, V]` -> `[B]`, from softmax(logits / temperature).
 
@@ -85,10 +63,7 @@ class ResponseDistribution(TorchDistribution):
     Args:
         decoder: the autoregressive model.
         prompts: N prompts.
-        max_new_tokens: T, positions of a response.
-        end_ids: `[E]`, ids that end a response.
-        pad_id: fills the positions after the end; may be one of `end_ids`.
-        vocab_size: V, number of token ids.
+        space: what responses look like.
         temperature: divides the logits, in `sample` and in `log_prob` alike.
     """
 
@@ -100,26 +75,21 @@ class ResponseDistribution(TorchDistribution):
         self,
         decoder: Decoder,
         prompts: Prompts,
+        space: ResponseSpace,
         *,
-        max_new_tokens: int,
-        end_ids: Tensor,
-        pad_id: int,
-        vocab_size: int,
         temperature: float = 1.0,
         validate_args: bool | None = None,
     ) -> None:
         self.decoder = decoder
         self.prompts = prompts
-        self.end_ids = end_ids
-        self.pad_id = pad_id
-        self.vocab_size = vocab_size
+        self.space = space
         self.temperature = temperature
         self._rows = torch.arange(len(prompts), device=prompts.ids.device)  # which prompt, for each place of the batch
-        super().__init__(self._rows.shape, torch.Size([max_new_tokens]), validate_args=validate_args)
+        super().__init__(self._rows.shape, torch.Size([space.max_new_tokens]), validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=True, event_dim=1)
     def support(self) -> constraints.Constraint:
-        return constraints.independent(constraints.integer_interval(0, self.vocab_size - 1), 1)
+        return constraints.independent(constraints.integer_interval(0, self.space.vocab_size - 1), 1)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> ResponseDistribution:
         new = self._get_checked_instance(ResponseDistribution, _instance)
@@ -135,12 +105,12 @@ class ResponseDistribution(TorchDistribution):
         logits, state = self.decoder.start(self.prompts)
         logits, state = logits[rows.flatten()], state.select(rows.flatten())
         num_tokens = self.event_shape[0]
-        response = torch.full((rows.numel(), num_tokens), self.pad_id, device=rows.device)
+        response = torch.full((rows.numel(), num_tokens), self.space.pad_id, device=rows.device)
         ended = torch.zeros(rows.numel(), dtype=torch.bool, device=rows.device)
         for t in range(num_tokens):
             token = sample_token(logits, self.temperature)
-            response[:, t] = token.masked_fill(ended, self.pad_id)
-            ended |= torch.isin(token, self.end_ids)
+            response[:, t] = token.masked_fill(ended, self.space.pad_id)
+            ended |= torch.isin(token, self.space.end_ids)
             if t + 1 == num_tokens or bool(ended.all()):
                 break
             logits, state = self.decoder.extend(state, response[:, t : t + 1])
@@ -151,8 +121,8 @@ class ResponseDistribution(TorchDistribution):
         """log p(response), nats: `[..., N]` for `[..., N, T]`. -inf where what follows the end is not padding."""
         if self._validate_args:
             self._validate_sample(value)
-        padded = ((value == self.pad_id) | is_token(value, self.end_ids)).all(-1)
-        return self.log_prob_per_token(value).sum(-1).masked_fill(~padded, -torch.inf)  # [..., N, T] -> [..., N]
+        per_token = self.log_prob_per_token(value)
+        return per_token.sum(-1).masked_fill(~self.space.contains(value), -torch.inf)  # [..., N, T] -> [..., N]
 
     def log_prob_per_token(self, value: Tensor) -> Tensor:
         """log p(x_t | prompt, x_<t), nats: `[..., N, T]`, 0 at padding. Its sum over T is `log_prob`."""
@@ -169,7 +139,7 @@ class ResponseDistribution(TorchDistribution):
         """
         value, shape, first, rest = self._read(value)
         logits = first[:, None] if rest is None else torch.cat([first[:, None], rest], 1)
-        return self._fill(logits / self.temperature, value).view(*shape, self.vocab_size)
+        return self._fill(logits / self.temperature, value).view(*shape, self.space.vocab_size)
 
     def _read(self, value: Tensor) -> tuple[Tensor, torch.Size, Tensor, Tensor | None]:
         """One parallel pass over the responses, up to the last position that any of them uses.
@@ -180,7 +150,7 @@ class ResponseDistribution(TorchDistribution):
         batch_shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
         shape = batch_shape + self.event_shape
         value, rows = value.expand(shape).reshape(-1, shape[-1]), self._rows.expand(batch_shape).reshape(-1)
-        longest = int(is_token(value, self.end_ids).any(0).sum())
+        longest = int(self.space.is_token(value).any(0).sum())
         first, state = self.decoder.start(self.prompts)
         if longest == 1:
             return value, shape, first[rows], None
@@ -189,16 +159,10 @@ class ResponseDistribution(TorchDistribution):
 
     def _fill(self, values: Tensor, response: Tensor) -> Tensor:
         """`values` `[B, L, ...]` widened to T positions, 0 wherever `response` `[B, T]` is padding."""
-        kept = is_token(response, self.end_ids)
+        kept = self.space.is_token(response)
         missing = values.new_zeros(len(values), response.shape[1] - values.shape[1], *values.shape[2:])
         filled = torch.cat([values, missing], 1)
         return filled.masked_fill(~kept.view(kept.shape + (1,) * (values.dim() - 2)), 0.0)
-
-    @property
-    def support_size(self) -> int:
-        """How many responses there are: (V - E)^T truncated ones, and E (V - E)^t that end after t tokens."""
-        ends, words, length = len(self.end_ids), self.vocab_size - len(self.end_ids), self.event_shape[0]
-        return words**length + ends * sum(words**t for t in range(length))
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """Every response once, `[S] + batch_shape + [T]` (with `expand=False`, ones for the batch shape).
@@ -206,20 +170,6 @@ class ResponseDistribution(TorchDistribution):
         Raises:
             NotEnumerableError: if there are more than a million.
         """
-        if self.support_size > MAX_ENUMERABLE:
-            raise NotEnumerableError(
-                f"{self.vocab_size} token ids and {self.event_shape[0]} positions make {self.support_size:.3g} responses, "
-                f"too many to enumerate (at most {MAX_ENUMERABLE:,}). Use a smaller vocabulary or max_new_tokens, "
-                "or the estimates of `inference.diagnostics`."
-            )
-        device, length = self._rows.device, self.event_shape[0]
-        ids = torch.arange(self.vocab_size, device=device)[:, None]
-        alive, finished = ids.new_zeros(1, 0), []
-        for t in range(length):
-            extended = torch.cat([alive.repeat_interleave(len(ids), 0), ids.repeat(len(alive), 1)], 1)
-            ended = torch.isin(extended[:, -1], self.end_ids)
-            finished.append(torch.nn.functional.pad(extended[ended], (0, length - t - 1), value=self.pad_id))
-            alive = extended[~ended]
-        support = torch.cat([*finished, alive])
-        batch_shape = self.batch_shape if expand else (1,) * len(self.batch_shape)
-        return support.view(len(support), *(1,) * len(self.batch_shape), length).expand(-1, *batch_shape, -1)
+        support = self.space.enumerate()
+        support = support.view(len(support), *(1,) * len(self.batch_shape), *self.event_shape)
+        return support.expand(-1, *self.batch_shape, -1) if expand else support

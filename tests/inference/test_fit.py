@@ -98,9 +98,10 @@ from model import AlignmentModel, TextEvidence, grammar_prior, vader_sentiment
 prior = grammar_prior(max_new_tokens=2)
 guide = FineTuned(prior)
 print("ready", flush=True)
-fit(AlignmentModel(prior, TextEvidence(vader_sentiment, prior), 0.3), guide, prior.encode(["the film was"]), num_steps=int(sys.argv[2]),
-    objective=LeaveOneOut_ELBO(8), optimizer=FusedOptimizer(schedule=cosine(40)), checkpoint_folder=pathlib.Path(sys.argv[1]),
-    checkpoint_every=1, resume=True, progress=False)
+model = AlignmentModel(prior, TextEvidence(vader_sentiment, prior), 0.3)
+fit(model, guide, prior.encode(["the film was"]), num_steps=int(sys.argv[2]), objective=LeaveOneOut_ELBO(8),
+    optimizer=FusedOptimizer(schedule=cosine(40)), checkpoint_folder=pathlib.Path(sys.argv[1]), checkpoint_every=1,
+    resume=True, progress=False)
 guide.save_pretrained(sys.argv[1])
 """
 

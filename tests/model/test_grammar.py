@@ -20,7 +20,7 @@ def density(whole_prior: LanguageModel) -> list[dict[str, float]]:
     prompts = whole_prior.encode(PROMPTS)
     distribution = whole_prior(prompts)
     support = distribution.enumerate_support()
-    ended = torch.isin(support, distribution.end_ids).any(-1)
+    ended = torch.isin(support, distribution.space.end_ids).any(-1)
     prob = (distribution.log_prob(support).exp() * ended).T.tolist()
     texts = zip(*whole_prior.decode(support, prompts), strict=True)
     return [

@@ -13,7 +13,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.testing import assert_close
 
-from model import LanguageModel, NotEnumerableError, Prompts, ResponseDistribution, is_token
+from model import LanguageModel, NotEnumerableError, Prompts, ResponseDistribution, ResponseSpace
 from model.response_distribution import sample_token
 from tests.model.tiny import NETWORKS, PROMPTS, plain_log_prob, tiny
 
@@ -78,7 +78,7 @@ def test_the_support_is_every_row_with_nothing_but_padding_after_its_first_end(l
     support = [tuple(row) for row in distribution.enumerate_support()[:, 0].tolist()]
     log_prob = distribution.log_prob(torch.tensor(rows)[:, None])[:, 0]
     assert sorted(support) == expected
-    assert len(support) == distribution.support_size
+    assert len(support) == distribution.space.num_responses
     assert [row for row, value in zip(rows, log_prob.tolist(), strict=True) if value > -torch.inf] == expected
 
 
@@ -110,7 +110,7 @@ def test_log_prob_is_that_of_a_plain_pass_over_each_sequence_alone(language_mode
 
 def test_per_token_values_sum_to_log_prob_and_are_zero_at_padding(distribution: ResponseDistribution) -> None:
     value = distribution.enumerate_support()
-    per_token, padding = distribution.log_prob_per_token(value), ~is_token(value, distribution.end_ids)
+    per_token, padding = distribution.log_prob_per_token(value), ~distribution.space.is_token(value)
     assert_close(per_token.sum(-1), distribution.log_prob(value), rtol=0, atol=1e-12)
     assert (per_token[padding] == 0).all()
     assert (per_token[~padding] < 0).all()
@@ -118,7 +118,7 @@ def test_per_token_values_sum_to_log_prob_and_are_zero_at_padding(distribution: 
 
 def test_next_token_logits_give_the_per_token_values_and_are_zero_at_padding(distribution: ResponseDistribution) -> None:
     value = distribution.enumerate_support()
-    logits, kept = distribution.next_token_logits(value), is_token(value, distribution.end_ids)
+    logits, kept = distribution.next_token_logits(value), distribution.space.is_token(value)
     picked = logits.log_softmax(-1).gather(-1, value[..., None])[..., 0]
     assert logits.shape == (*value.shape, distribution.vocab_size)
     assert_close(picked[kept], distribution.log_prob_per_token(value)[kept], rtol=0, atol=1e-12)
@@ -144,7 +144,7 @@ def test_gradients_of_log_prob_are_those_of_a_plain_pass(network: str, temperatu
     expected = torch.autograd.grad(sum(plain), parameters)
     assert_close(torch.autograd.grad(distribution.log_prob(value).sum(), parameters), expected, rtol=0, atol=tolerance)
     per_token = distribution.next_token_logits(value).log_softmax(-1).gather(-1, value[..., None])[..., 0]
-    kept = language_model.is_token(value)
+    kept = language_model.space.is_token(value)
     assert_close(torch.autograd.grad(per_token[kept].sum(), parameters), expected, rtol=0, atol=tolerance)
 
 
@@ -205,7 +205,7 @@ def test_sampling_sees_the_logits_that_scoring_sees(language_model: LanguageMode
     prompts = language_model.encode(PROMPTS)
     value, drawn_from = logits_while_sampling(language_model, prompts, monkeypatch)
     scored = language_model(prompts).next_token_logits(value)[:, :, : drawn_from.shape[2]] * language_model.temperature
-    kept = language_model.is_token(value)[:, :, : drawn_from.shape[2]]
+    kept = language_model.space.is_token(value)[:, :, : drawn_from.shape[2]]
     assert_close(drawn_from[kept], scored[kept], rtol=0, atol=1e-10)
 
 
@@ -306,7 +306,8 @@ def test_particles_share_one_prefill_of_each_prompt(use: str, network: str) -> N
     ],
 )
 def test_tokens_are_those_up_to_the_first_end(row: list[int], expected: list[bool]) -> None:
-    assert is_token(torch.tensor([row]), torch.tensor([0, 4])).tolist() == [expected]
+    space = ResponseSpace(max_new_tokens=3, vocab_size=5, end_ids=torch.tensor([0, 4]), pad_id=0)
+    assert space.is_token(torch.tensor([row])).tolist() == [expected]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.3, 4.0])
@@ -342,6 +343,6 @@ def test_stories_sampling_sees_the_logits_that_scoring_sees(
 ) -> None:
     prompts = stories.encode(STORY_PROMPTS)
     value, drawn_from = logits_while_sampling(stories, prompts, monkeypatch)
-    kept = stories.is_token(value)
+    kept = stories.space.is_token(value)
     scored = stories(prompts).next_token_logits(value)
     assert_close(drawn_from[kept], scored[kept], rtol=0, atol=10 * TOLERANCE[dtype])

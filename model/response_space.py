@@ -1,0 +1,71 @@
+"""The set of responses: every row of T token ids that a language model can give.
+
+A response is its tokens up to and including the first end id, then padding; or T tokens with no end id among them, a
+truncated response. Where a response ends is told by position, so that the padding id may be an end id or a word.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MAX_ENUMERABLE = 1_000_000
+
+
+class NotEnumerableError(ValueError):
+    """The set of responses is too large to enumerate."""
+
+
+@dataclass(frozen=True, eq=False)
+class ResponseSpace:
+    """What responses look like.
+
+    Attributes:
+        max_new_tokens: T, positions of a response.
+        vocab_size: V, number of token ids.
+        end_ids: `[E]`, ids that end a response.
+        pad_id: fills the positions after the end.
+    """
+
+    max_new_tokens: int
+    vocab_size: int
+    end_ids: Tensor
+    pad_id: int
+
+    def is_token(self, response: Tensor) -> Tensor:
+        """True at the tokens of a response, its end id included; False after it. `[..., T]`."""
+        ends = torch.isin(response, self.end_ids).int()
+        return (ends.cumsum(-1) - ends) == 0
+
+    def contains(self, response: Tensor) -> Tensor:
+        """Whether all that follows the end is padding. `[..., T]` -> `[...]`."""
+        return ((response == self.pad_id) | self.is_token(response)).all(-1)
+
+    @property
+    def num_responses(self) -> int:
+        """How many responses there are: E (V - E)^t that end after t tokens, and (V - E)^T truncated ones."""
+        ends, words = len(self.end_ids), self.vocab_size - len(self.end_ids)
+        return words**self.max_new_tokens + ends * sum(words**t for t in range(self.max_new_tokens))
+
+    def enumerate(self) -> Tensor:
+        """Every response once, `[S, T]`.
+
+        Raises:
+            NotEnumerableError: if there are more than a million.
+        """
+        if self.num_responses > MAX_ENUMERABLE:
+            raise NotEnumerableError(
+                f"{self.vocab_size} token ids and {self.max_new_tokens} positions make {self.num_responses:.3g} responses, "
+                f"too many to enumerate (at most {MAX_ENUMERABLE:,}). Use a smaller vocabulary or max_new_tokens, "
+                "or the estimates of `inference.diagnostics`."
+            )
+        ids = torch.arange(self.vocab_size, device=self.end_ids.device)[:, None]
+        alive, finished = ids.new_zeros(1, 0), []
+        for t in range(self.max_new_tokens):
+            extended = torch.cat([alive.repeat_interleave(len(ids), 0), ids.repeat(len(alive), 1)], 1)
+            ended = torch.isin(extended[:, -1], self.end_ids)
+            finished.append(torch.nn.functional.pad(extended[ended], (0, self.max_new_tokens - t - 1), value=self.pad_id))
+            alive = extended[~ended]
+        return torch.cat([*finished, alive])

@@ -1,0 +1,119 @@
+"""The main job on small priors: what it writes, that it resumes, what it refuses."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+import tyro
+from transformers import AutoModelForCausalLM
+
+from experiments.registry import FILM_REVIEWS, load_prior
+from experiments.run_folder import RunFolder
+from experiments.steer import Steer, main
+from guides import GUIDES
+from inference import OBJECTIVES
+
+SHORT = Steer(steps=4, particles=4, samples=20, prior_draws=40, threads=1, checkpoint_every=2, max_new_tokens=3)
+
+
+@pytest.fixture(scope="module")
+def grammar_folder(prior, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("grammar")
+    prior.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def args(grammar_folder, tmp_path):
+    return replace(SHORT, prior=str(grammar_folder), prompts=("the film was", "the"), out=tmp_path)
+
+
+def test_run_folder_and_report(args, capsys):
+    folder = main(args)
+    printed = capsys.readouterr().out
+    for expected in ("Before, from the prior", "log Z =", "KL(. || p*)", "KL(p* || .)", "are left", "E[r]"):
+        assert expected in printed
+    saved = json.loads(folder.arguments.read_text())
+    assert saved["arguments"]["beta"] == args.beta
+    assert saved["versions"]["torch"] == torch.__version__
+    steps = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    assert [record["step"] for record in steps] == [1, 2, 3, 4]
+    for record in steps:
+        assert record["elbo"] == pytest.approx(record["reward"] / args.beta - record["kl_guide_prior"])
+    assert AutoModelForCausalLM.from_pretrained(folder.guide).num_parameters() > 0
+    page = folder.report.read_text()
+    assert page.count("<svg") == 2
+    assert not re.search(r'(src|href)="?(?!#)', page.split("<svg")[0]), "the page loads something from elsewhere"
+
+
+def test_resume_ends_where_an_unbroken_run_ends(args, monkeypatch):
+    class KilledError(Exception):
+        pass
+
+    append = RunFolder.append_metrics
+    folders = []
+
+    def append_and_die_at_step_3(folder, record):
+        folders.append(folder)
+        append(folder, record)
+        if record["step"] == 3:
+            raise KilledError
+
+    whole = main(args)
+    monkeypatch.setattr(RunFolder, "append_metrics", append_and_die_at_step_3)
+    with pytest.raises(KilledError):
+        main(args)
+    monkeypatch.setattr(RunFolder, "append_metrics", append)
+    resumed = main(Steer(resume=folders[0].path))
+    ours, theirs = (AutoModelForCausalLM.from_pretrained(folder.guide).state_dict() for folder in (resumed, whole))
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+    assert resumed.read_metrics() == whole.read_metrics()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("guide", GUIDES)
+def test_every_choice_runs(args, guide, objective):
+    assert main(replace(args, guide=guide, objective=objective, steps=1)).report.is_file()
+
+
+def test_prompts_from_a_file(args, tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text("the film\n\nthe plot was\n")
+    main(replace(args, prompts_file=tmp_path / "prompts.txt", steps=1))
+    assert "the plot was" in capsys.readouterr().out
+
+
+def test_missing_prompt_file_is_named(args, tmp_path):
+    with pytest.raises(SystemExit, match=r"nowhere\.txt: No such file or directory, expected a text file"):
+        main(replace(args, prompts_file=tmp_path / "nowhere.txt"))
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(SystemExit, match="has no prompts"):
+        main(replace(args, prompts_file=tmp_path / "empty.txt"))
+
+
+def test_help_names_every_choice(capsys):
+    with pytest.raises(SystemExit):
+        tyro.cli(Steer, args=["--help"])
+    text = capsys.readouterr().out
+    for choice in (*GUIDES, *OBJECTIVES, "film-reviews", "smollm2", "vader"):
+        assert choice in text
+
+
+def test_foreign_checkpoint(stories_folder, tmp_path):
+    args = replace(SHORT, prior=str(stories_folder), prompts=("Once upon a time", "Lily"), out=tmp_path, max_new_tokens=8)
+    assert main(args).report.is_file()
+
+
+def test_embedded_prior_is_small_and_writes_english():
+    assert sum(path.stat().st_size for path in FILM_REVIEWS.iterdir()) < 8_000_000
+    prior = load_prior("film-reviews", max_new_tokens=24, temperature=1.0, dtype="float32", device="cpu")
+    distribution = prior(prior.encode(["The film was"]))
+    likely = prior.tokenizer(" a very good movie.", add_special_tokens=False)["input_ids"]
+    unlikely = prior.tokenizer(" movie very. a good", add_special_tokens=False)["input_ids"]
+    log_prob = [distribution.log_prob_per_token(_padded(prior, ids))[0, : len(ids)].sum().item() for ids in (likely, unlikely)]
+    assert log_prob[0] > log_prob[1] + 5
+
+
+def _padded(prior, ids):
+    return torch.tensor([[*ids, *[prior.pad_id] * (prior.max_new_tokens - len(ids))]])

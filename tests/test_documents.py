@@ -1,0 +1,39 @@
+"""The programs in README and CONTRIBUTING run as they stand there."""
+
+import re
+from pathlib import Path
+
+import pyro
+import torch
+
+from inference import FusedOptimizer, fit
+from model import AlignmentModel, TextEvidence, vader_sentiment
+
+ROOT = Path(__file__).parents[1]
+
+
+def programs(name):
+    return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_readme_program(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (program,) = programs("README.md")
+    assert "range(100)" in program
+    exec(program.replace("range(100)", "range(2)"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_contributed_guides(prior, prompts):
+    unigram, plain = programs("CONTRIBUTING.md")
+    names = {"pyro": pyro, "prior": prior}
+    exec(unigram, names)
+    exec(plain, names)
+    model = AlignmentModel(prior, TextEvidence(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
+    guide = names["Unigram"](prior)
+    distribution = guide.distribution(prompts)
+    total = distribution.log_prob(distribution.enumerate_support()).exp().sum(0)
+    assert torch.allclose(total, torch.ones_like(total))
+    result = fit(model, guide, prompts, num_steps=30, optimizer=FusedOptimizer(options={"lr": 0.1}), progress=False)
+    assert result.metrics[-1]["elbo"] > result.metrics[0]["elbo"]
+    assert len(fit(model, names["guide"], prompts, num_steps=2, progress=False).metrics) == 2
