@@ -88,12 +88,16 @@ def fit(
         progress: show a bar.
 
     Raises:
+        ValueError: if the optimiser was used before.
         CheckpointError: if the folder has a checkpoint already and `resume` is off, or the checkpoint is of another guide.
         ZeroEvidenceError: if the guide draws a response with evidence of -inf.
     """
     objective = LeaveOneOut_ELBO() if objective is None else objective
     optimizer = FusedOptimizer(clip_norm=1.0, schedule=cosine(num_steps)) if optimizer is None else optimizer
-    if checkpoint_folder is not None and has_checkpoint(checkpoint_folder) and not resume:
+    if optimizer.step_count:
+        raise ValueError(f"the optimizer has done {optimizer.step_count} steps already, expected a new one for each fit")
+    restores = checkpoint_folder is not None and has_checkpoint(checkpoint_folder)
+    if restores and not resume:
         raise CheckpointError(
             f"{checkpoint_folder} already has a checkpoint: pass resume=True to go on from it, or name another folder"
         )
@@ -102,22 +106,16 @@ def fit(
     svi = SVI(model, guide, optimizer, objective)
     svi.loss_and_grads = _refuse_non_finite(svi.loss_and_grads)
     with pyro.get_param_store().scope(result.parameters), random_state.isolated(seed):
-        if checkpoint_folder is not None and resume and has_checkpoint(checkpoint_folder):
+        if checkpoint_folder is not None and restores:
             state.restore(checkpoint_folder, prompts)
         with tqdm(total=num_steps, initial=state.step, desc="fit", unit="step", disable=not progress) as bar:
             while state.step < num_steps:
-                batch = _minibatch(prompts, prompts_per_step)
-                rate = optimizer.learning_rate
                 try:
-                    with _RecordEvidence() as evidence:
-                        loss = svi.step(batch)
+                    metrics = _step(svi, state, _minibatch(prompts, prompts_per_step))
                 except (NonFiniteLossError, NonFiniteGradientError) as error:
                     result.stopped_early = f"step {state.step}: {error}"
                     warnings.warn(f"fit stopped early at {result.stopped_early}", stacklevel=2)
                     break
-                state.step += 1
-                metrics = {"step": state.step, "elbo": -loss / len(batch), "loss": loss}
-                metrics |= {"log_evidence": evidence.mean(), "grad_norm": optimizer.grad_norm, "learning_rate": rate}
                 result.metrics.append(metrics)
                 if on_step is not None:
                     on_step(metrics)
@@ -126,6 +124,22 @@ def fit(
                 if checkpoint_folder is not None and (state.step % checkpoint_every == 0 or state.step == num_steps):
                     state.save(checkpoint_folder)
     return result
+
+
+def _step(svi: SVI, state: FitState, prompts: Prompts) -> Metrics:
+    """One step of SVI, counted in `state`. Returns its metrics."""
+    rate = state.optimizer.learning_rate
+    with _RecordEvidence() as evidence:
+        loss = svi.step(prompts)
+    state.step += 1
+    return {
+        "step": state.step,
+        "elbo": -loss / len(prompts),
+        "loss": loss,
+        "log_evidence": evidence.mean(),
+        "grad_norm": state.optimizer.grad_norm,
+        "learning_rate": rate,
+    }
 
 
 class _RecordEvidence(Messenger):
@@ -156,6 +170,8 @@ def _refuse_non_finite(loss_and_grads: Callable[..., Any]) -> Callable[..., Any]
     def checked(*args: Any, **kwargs: Any) -> Any:
         loss = loss_and_grads(*args, **kwargs)
         if not math.isfinite(loss):
+            for _, parameter in pyro.get_param_store().named_parameters():
+                parameter.grad = None
             raise NonFiniteLossError(f"the loss is {loss}; the parameters were left as they were")
         return loss
 

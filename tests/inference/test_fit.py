@@ -135,6 +135,13 @@ def test_unfinished_checkpoint_is_not_one(model, small_prior, prompts, tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("step")] == ["step-00000006"]
 
 
+def test_used_optimiser_is_refused(model, small_prior, prompts):
+    optimizer = FusedOptimizer()
+    fit(model, FineTuned(small_prior), prompts, num_steps=1, optimizer=optimizer, progress=False)
+    with pytest.raises(ValueError, match="has done 1 steps already"):
+        fit(model, FineTuned(small_prior), prompts, num_steps=1, optimizer=optimizer, progress=False)
+
+
 def test_existing_checkpoint_is_not_overwritten(model, small_prior, prompts, tmp_path):
     short_fit(model, FineTuned(small_prior), prompts, checkpoint_folder=tmp_path)
     with pytest.raises(CheckpointError, match="pass resume=True to go on from it"):
@@ -169,6 +176,7 @@ def test_non_finite_loss_keeps_the_last_good_parameters(objective, small_prior, 
     with pytest.warns(UserWarning, match="fit stopped early at step 3: the loss is"):
         result = short_fit(AlignmentModel(small_prior, reward, beta=0.1), guide, prompts, **options)
     assert result.stopped_early is not None
+    assert all(parameter.grad is None for parameter in guide.parameters())
     calls.clear()
     short_fit(AlignmentModel(small_prior, reward, beta=0.1), alone, prompts, 3, **options)
     assert torch.equal(parameters_of(guide), parameters_of(alone))

@@ -138,9 +138,10 @@ def test_encode_turns_an_empty_prompt_into_its_bos() -> None:
         ({}, [2, 0, 0], "a"),
         ({}, [0, 0, 0], ""),
         ({"pad_id": 3}, [2, 0, 3], "a"),
+        ({"pad_id": 3}, [3, 0, 3], "b"),
         ({"end_ids": [0, 3]}, [2, 3, 0], "a"),
     ],
-    ids=["cut off", "ended", "empty", "pad is a word", "an end is a word"],
+    ids=["cut off", "ended", "empty", "pad is a word", "pad is a word of the response", "an end is a word"],
 )
 def test_decode_stops_at_the_end(settings: dict, row: list[int], text: str) -> None:
     assert tiny(**settings).decode(torch.tensor([row])) == [text]
