@@ -163,15 +163,16 @@ class ByHand:
         """Responses of the guide, `[K, T]`, by a decode with a cache."""
         tokens: list[Tensor] = []
         ended = torch.zeros(self.args.sequences, dtype=torch.bool)
-        ids, cache = self.prompt, None
-        for _ in range(self.args.tokens):
-            out = self.guide(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            token = torch.multinomial(out.logits[:, -1].softmax(-1), 1).squeeze(1).masked_fill(ended, END_ID)
+        out = self.guide(self.prompt[:1], use_cache=True, logits_to_keep=1)  # the prompt once, for all
+        logits, cache = out.logits.expand(self.args.sequences, -1, -1), out.past_key_values
+        cache.batch_repeat_interleave(self.args.sequences)
+        while True:
+            token = torch.multinomial(logits[:, -1].softmax(-1), 1).squeeze(1).masked_fill(ended, END_ID)
             tokens.append(token)
-            ended = ended | (token == END_ID)
-            if ended.all():
+            ended |= token == END_ID
+            if len(tokens) == self.args.tokens or ended.all():
                 break
-            ids, cache = token[:, None], out.past_key_values
+            logits = self.guide(token[:, None], past_key_values=cache, use_cache=True).logits
         return torch.stack(tokens, 1)
 
     def log_prob(self, network: GPT2LMHeadModel, response: Tensor) -> Tensor:
@@ -245,7 +246,7 @@ def take_turns_with_trl(steps: dict[str, Step], rounds: int, args: Benchmark) ->
             max_completion_length=args.tokens,
             num_iterations=1,
             gradient_accumulation_steps=1,
-            gradient_checkpointing=False,
+            activation_checkpointing=False,
             beta=args.beta,
             temperature=1.0,
             top_k=0,

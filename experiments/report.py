@@ -21,7 +21,8 @@ class Report:
         beta: reward per nat.
         before: diagnostics of q = p0.
         after: diagnostics of the trained guide.
-        posterior_reward: E_p*[r].
+        posterior_log_evidence: E_p*[r]/beta.
+        kl_posterior_prior: KL(p* || p0).
         samples: texts with their rewards, by where they come from.
         seconds: wall time of the fit.
         notes: warnings that a reader should see.
@@ -31,26 +32,19 @@ class Report:
     beta: float
     before: Diagnostics
     after: Diagnostics
-    posterior_reward: Estimate
+    posterior_log_evidence: Estimate
+    kl_posterior_prior: Estimate
     samples: Mapping[str, Sequence[Sample]]
     seconds: float
     notes: Sequence[str] = ()
 
-    def rows(self) -> list[tuple[str, str, str, str]]:
+    def rows(self) -> list[tuple[str, ...]]:
         """The table: quantity, prior, guide, posterior."""
         before, after = self.before, self.after
-        posterior_kl = Estimate(
-            self.posterior_reward.value / self.beta - before.log_z.value,
-            (self.posterior_reward.standard_error / self.beta + before.log_z.standard_error),
-        )
+        log_evidence = (before.log_evidence, after.log_evidence, self.posterior_log_evidence)
         return [
-            (
-                "E[r]",
-                str(_scaled(before.log_evidence, self.beta)),
-                str(_scaled(after.log_evidence, self.beta)),
-                str(self.posterior_reward),
-            ),
-            ("KL(. || p0)", "0", str(after.kl_guide_prior), str(posterior_kl)),
+            ("E[r]", *(str(estimate.times(self.beta)) for estimate in log_evidence)),
+            ("KL(. || p0)", "0", str(after.kl_guide_prior), str(self.kl_posterior_prior)),
             ("ELBO", str(before.elbo), str(after.elbo), f"log Z = {before.log_z}"),
             ("KL(. || p*)", str(before.kl_guide_posterior), str(after.kl_guide_posterior), "0"),
             ("KL(p* || .)", _or_unknown(before.kl_posterior_guide), _or_unknown(after.kl_posterior_guide), "0"),
@@ -124,10 +118,6 @@ Each number with its standard error.</p>
 {samples}
 </html>
 """
-
-
-def _scaled(estimate: Estimate, factor: float) -> Estimate:
-    return Estimate(estimate.value * factor, estimate.standard_error * factor)
 
 
 def _or_unknown(estimate: Estimate | None) -> str:

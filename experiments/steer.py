@@ -29,7 +29,6 @@ from experiments.run_folder import RunFolder
 from guides import GUIDES
 from inference import (
     OBJECTIVES,
-    Estimate,
     FusedOptimizer,
     Metrics,
     cosine,
@@ -147,7 +146,8 @@ def main(args: Steer) -> RunFolder:
         beta=args.beta,
         before=before,
         after=after,
-        posterior_reward=posterior_mean(draws.log_evidence * args.beta, draws.log_evidence),
+        posterior_log_evidence=draws.posterior_log_evidence(),
+        kl_posterior_prior=draws.kl_posterior_prior(),
         samples=samples,
         seconds=seconds,
         notes=[] if result.stopped_early is None else [f"Stopped early at {result.stopped_early}"],
@@ -155,11 +155,13 @@ def main(args: Steer) -> RunFolder:
     metrics = folder.read_metrics()
     pictures = []
     if metrics:
-        reward_after = Estimate(after.log_evidence.value * args.beta, after.log_evidence.standard_error * args.beta)
         drawn = {
             "elbo": figures.elbo_figure(metrics, before.log_z, before.elbo, after.elbo),
             "reward_kl": figures.reward_kl_figure(
-                metrics, draws.log_evidence.cpu() * args.beta, args.beta, (after.kl_guide_prior, reward_after)
+                metrics,
+                draws.log_evidence.cpu() * args.beta,
+                args.beta,
+                (after.kl_guide_prior, after.log_evidence.times(args.beta)),
             ),
         }
         pictures = [figures.save(figure, folder.path / f"{name}.svg") for name, figure in drawn.items()]
@@ -202,13 +204,6 @@ def with_rewards(model: AlignmentModel, prompts: Prompts, response: Tensor) -> l
     texts = model.prior.decode(response, prompts)
     rewards = (log_evidence_at(model, prompts, response) * model.beta).tolist()
     return [(texts[m][n], rewards[m][n]) for n in range(len(prompts)) for m in range(len(response))]
-
-
-def posterior_mean(values: Tensor, log_evidence: Tensor) -> Estimate:
-    """E_p*[f] from prior draws weighted by exp(r/beta); self-normalised, consistent. Both `[M, N]`."""
-    weight = log_evidence.double().softmax(0)
-    mean = (weight * values).sum(0)
-    return Estimate.of_influence(mean, len(values) * weight * (values - mean))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from inference.density import Program, joint_at, log_guide_at, response_distribution
-from inference.estimate import Estimate
+from inference.estimate import Estimate, log_mean_exp
 from inference.rejection import PriorDraws, draw_from_prior
 from model import Prompts, ResponseDistribution
 
@@ -94,7 +94,7 @@ def diagnose(
     log_evidence = torch.cat([joint.log_evidence for joint in joints]).double()
     log_guide = torch.cat([log_guide_at(guide, prompts, part) for part in response.split(chunk)]).double()
     log_weight = log_prior + log_evidence - log_guide  # [M, N]
-    elbo, log_z = Estimate.of_mean(log_weight), log_mean_exp(prior_draws.log_evidence)
+    elbo, log_z = Estimate.of_mean(log_weight), prior_draws.log_z()
     return Diagnostics(
         elbo=elbo,
         log_evidence=Estimate.of_mean(log_evidence),
@@ -111,17 +111,6 @@ def diagnose(
     )
 
 
-def log_mean_exp(log_weight: Tensor) -> Estimate:
-    """log mean exp(log_weight) over samples, averaged over prompts. Biased low (Jensen), by about half its squared error.
-
-    Args:
-        log_weight: `[M, N]`, nats.
-    """
-    log_weight = log_weight.double()
-    log_mean = log_weight.logsumexp(0) - torch.tensor(float(len(log_weight))).log()
-    return Estimate.of_influence(log_mean, (log_weight - log_mean).exp() - 1)
-
-
 def _kl_posterior_guide(model: Program, guide: Program, prompts: Prompts, draws: PriorDraws, chunk: int) -> Estimate | None:
     """KL(p* || q) from the accepted draws and log Z from all of them; the error takes in that both are of the same draws."""
     if draws.accepted is None or not bool(draws.accepted.any(0).all()):
@@ -134,7 +123,7 @@ def _kl_posterior_guide(model: Program, guide: Program, prompts: Prompts, draws:
     log_ratio[kept] += torch.cat([prior.log_prob(part).double() - log_guide_at(guide, prompts, part) for part in parts])
     log_ratio = torch.where(draws.accepted, log_ratio, 0.0)
     mean = log_ratio.sum(0) / accepted.sum(0)
-    log_z = log_evidence.logsumexp(0) - torch.tensor(float(len(accepted))).log()
+    log_z = log_evidence.logsumexp(0) - math.log(len(accepted))
     moves_mean = accepted * (log_ratio - mean) / accepted.mean(0)
     moves_log_z = (log_evidence - log_z).exp() - 1
     return Estimate.of_influence(mean - log_z, moves_mean - moves_log_z)

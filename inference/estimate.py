@@ -34,6 +34,21 @@ class Estimate(NamedTuple):
         variance = influence.double().square().sum(0) / max(1, num_samples - 1) / num_samples  # [N]
         return cls(value.mean().item(), math.sqrt(variance.sum().item()) / num_prompts)
 
+    def times(self, factor: float) -> Estimate:
+        """The estimate in another unit."""
+        return Estimate(self.value * factor, self.standard_error * abs(factor))
+
     def minus(self, other: Estimate) -> Estimate:
         """The difference of two estimates from independent samples."""
         return Estimate(self.value - other.value, math.hypot(self.standard_error, other.standard_error))
+
+
+def log_mean_exp(log_weight: Tensor) -> Estimate:
+    """log mean exp(log_weight) over samples, averaged over prompts. Biased low (Jensen), by about half its squared error.
+
+    Args:
+        log_weight: `[M, N]`, nats.
+    """
+    log_weight = log_weight.double()
+    log_mean = log_weight.logsumexp(0) - math.log(len(log_weight))
+    return Estimate.of_influence(log_mean, (log_weight - log_mean).exp() - 1)

@@ -7,12 +7,14 @@ The draws that were rejected are not wasted: mean exp(r/beta) over all of them i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from inference.density import Program, log_evidence_at, response_distribution
+from inference.estimate import Estimate, log_mean_exp
 from model import Prompts
 
 
@@ -33,6 +35,28 @@ class PriorDraws:
     response: Tensor
     log_evidence: Tensor
     accepted: Tensor | None
+
+    def log_z(self) -> Estimate:
+        """log Z = log E_p0[exp(r/beta)], nats. exp of it is unbiased for Z; itself biased low (Jensen)."""
+        return log_mean_exp(self.log_evidence)
+
+    def posterior_log_evidence(self) -> Estimate:
+        """E_p*[r]/beta, nats, from all draws weighted by exp(r/beta). Self-normalised: consistent, not unbiased."""
+        mean, influence = self._posterior_mean()
+        return Estimate.of_influence(mean, influence)
+
+    def kl_posterior_prior(self) -> Estimate:
+        """KL(p* || p0) = E_p*[r]/beta - log Z, nats, from the same draws. Consistent."""
+        mean, influence = self._posterior_mean()
+        log_z = self.log_evidence.double().logsumexp(0) - math.log(len(self.log_evidence))
+        return Estimate.of_influence(mean - log_z, influence - ((self.log_evidence - log_z).exp() - 1))
+
+    def _posterior_mean(self) -> tuple[Tensor, Tensor]:
+        """E_p*[r]/beta for each prompt `[N]`, and how far each draw moves it `[M, N]`."""
+        log_evidence = self.log_evidence.double()
+        weight = log_evidence.softmax(0) * len(log_evidence)
+        mean = (weight * log_evidence.nan_to_num(neginf=0.0)).mean(0)
+        return mean, weight * (log_evidence.nan_to_num(neginf=0.0) - mean)
 
 
 @torch.no_grad()

@@ -23,14 +23,17 @@ class AlignmentModel:
         beta: reward per nat. The smaller, the more the evidence counts; the larger, the closer to the prior.
 
     Raises:
-        ValueError: if beta is not positive.
+        ValueError: if beta is not positive, or evidence has a name that is taken.
     """
 
     def __init__(self, prior: LanguageModel, evidence: Evidence | Mapping[str, Evidence], beta: float) -> None:
         if not beta > 0:
             raise ValueError(f"beta is {beta}, expected a positive number: at 0 the posterior is a point mass, with no density")
-        self.prior = prior
         self.evidence = dict(evidence) if isinstance(evidence, Mapping) else {"evidence": evidence}
+        taken = {"prompts", "response"} & self.evidence.keys()
+        if taken:
+            raise ValueError(f"evidence is named {sorted(taken)[0]!r}, a name that the model itself uses: choose another")
+        self.prior = prior
         self.beta = beta
 
     def __call__(self, prompts: Prompts) -> Tensor:

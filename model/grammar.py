@@ -46,7 +46,7 @@ def grammar_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END)
 
 
-def grammar_prior(max_new_tokens: int = 4, *, steps: int = 200, seed: int = 0) -> LanguageModel:
+def grammar_prior(max_new_tokens: int = 4, *, steps: int = 100, seed: int = 0) -> LanguageModel:
     """Train the prior of the enumerable world: GPT-2, 2 layers, width 32, float64.
 
     Args:
@@ -61,12 +61,12 @@ def grammar_prior(max_new_tokens: int = 4, *, steps: int = 200, seed: int = 0) -
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
     is_target = torch.arange(longest) < torch.tensor([len(row) for row in rows])[:, None]
     weight = torch.tensor(list(sentences.values()), dtype=torch.float64)[:, None] * is_target[:, 1:]
-    sizes = {"vocab_size": len(WORDS), "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 2}
+    sizes = {"vocab_size": len(WORDS), "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 2, "initializer_range": 0.2}
     no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)
         network = GPT2LMHeadModel(GPT2Config(**sizes, **no_dropout, bos_token_id=0, eos_token_id=0, pad_token_id=0)).double()
-        optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
+        optimiser = torch.optim.Adam(network.parameters(), lr=5e-3)
         for _ in range(steps):
             logits = network(ids[:, :-1], attention_mask=torch.ones_like(ids[:, :-1])).logits
             nats = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")

@@ -17,6 +17,9 @@ from model.prompts import Prompts
 from model.response_distribution import ResponseDistribution
 from model.response_space import ResponseSpace
 
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+"""Kinds of layer that keep keys and values by position, so that a state can be selected row by row."""
+
 
 @dataclass(frozen=True)
 class CachedState:
@@ -79,6 +82,12 @@ class LanguageModel(nn.Module):
                 f"{type(network).__name__}.forward does not take {sorted(missing)}: expected a causal language model "
                 "with a key-value cache, as `AutoModelForCausalLM` loads it"
             )
+        kinds = set(getattr(network.config.get_text_config(), "layer_types", None) or ()) - ATTENTION
+        if kinds:
+            raise ValueError(
+                f"{type(network).__name__} has layers of kind {sorted(kinds)}, whose state is not a key-value cache: "
+                "expected a network of attention layers alone"
+            )
         self.network = network
         self.tokenizer = tokenizer
         self.max_new_tokens = max_new_tokens
@@ -90,7 +99,7 @@ class LanguageModel(nn.Module):
         if pad_id is None:
             pad_id = tokenizer.pad_token_id
         self.pad_id = self.end_ids[0] if pad_id is None else pad_id
-        for name, token_id in [("pad_id", self.pad_id), *(("end_ids", i) for i in self.end_ids)]:
+        for name, token_id in [*(("end_ids", i) for i in self.end_ids), ("pad_id", self.pad_id)]:
             if not 0 <= token_id < self.vocab_size:
                 raise ValueError(f"{name} has {token_id}, expected an id below the network's {self.vocab_size} logits")
         self.register_buffer("_end_ids", torch.tensor(self.end_ids, device=network.device), persistent=False)
@@ -132,7 +141,7 @@ class LanguageModel(nn.Module):
         where = {key: value for key, value in where.items() if value is not None}
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        dtype = _named_dtype(dtype) if isinstance(dtype, str) else dtype
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, **where)
         network = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype, **where)
         if gguf_file is not None:
@@ -231,6 +240,13 @@ class LanguageModel(nn.Module):
             **keep,
         )
         return out.logits, out.past_key_values
+
+
+def _named_dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name.removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"dtype is {name!r}, expected the name of a floating-point type such as 'float32' or 'bfloat16'")
+    return dtype
 
 
 def _default_end_ids(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -28,6 +28,10 @@ class Prompts:
     @classmethod
     def from_ids(cls, rows: Sequence[Sequence[int]], texts: Sequence[str], device: torch.device | None = None) -> Prompts:
         """Pad `rows` of token ids, none empty, on the left to the length of the longest."""
+        if len(rows) != len(texts) or not all(rows):
+            raise ValueError(
+                f"got {len(rows)} rows of token ids for {len(texts)} texts, expected one each and none of them empty"
+            )
         longest = max(len(row) for row in rows)
         ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=device)
         mask = torch.tensor([[False] * (longest - len(row)) + [True] * len(row) for row in rows], device=device)

@@ -73,6 +73,14 @@ def test_accepted_draws_are_from_the_posterior(model, prompts, truth):
         assert abs(statistic - freedom) < 5 * math.sqrt(2 * freedom)
 
 
+def test_posterior_from_prior_draws(model, prompts, truth):
+    draws = draw_from_prior(model, prompts, 20_000, chunk=5000)
+    posterior = truth.log_posterior.exp()
+    assert within(draws.log_z(), truth.log_z)
+    assert within(draws.posterior_log_evidence(), (posterior * truth.log_evidence).sum(0))
+    assert within(draws.kl_posterior_prior(), (posterior * (truth.log_posterior - truth.log_prior)).sum(0))
+
+
 def test_bound_that_is_too_low_is_an_error(model, prompts):
     with pytest.raises(LooseBoundError, match=r"above the stated bound of 0\.1"):
         draw_from_prior(model, prompts, 500, log_evidence_bound=0.1)
