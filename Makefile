@@ -27,7 +27,6 @@ smollm2: .venv/core
 
 .venv/core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(INSTALL) torch
 	$(INSTALL) --editable .
 	touch $@
 

@@ -208,7 +208,7 @@ is what remains of a sentence.
 
 {samples}
 
-**Limits.** It writes the English of amateur film reviews of before 2011, their opinions and insults included. It knows no facts.
+**Limits.** It writes the English of amateur film reviews of before 2011, opinions and insults included. It knows no facts.
 Use it to study inference, not to produce text.
 
 The weights are licensed like the project, Apache-2.0.

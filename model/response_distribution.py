@@ -52,7 +52,7 @@ def sample_token(logits: Tensor, temperature: float) -> Tensor:
     cdf = (logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature).softmax(-1).double().cumsum(-1)
     if bool(cdf[:, -1].isnan().any()):
         raise FloatingPointError(
-            "the network's logits are NaN. Its weights may be; or a half-precision type overflows; or, with left-padded prompts "
+            "the network's logits are NaN. Its weights may be; or a half-precision type overflows; or, with padded prompts "
             'in float64, its attention is "eager", which cannot mask a whole row in that type.'
         )
     threshold = torch.rand(len(cdf), 1, dtype=cdf.dtype, device=cdf.device) * cdf[:, -1:]
