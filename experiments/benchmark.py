@@ -2,25 +2,29 @@
 
 Question: is the Pyro program slower than what it replaces?
 Answer, printed: seconds of CPU and of wall time a step; ours as a fraction of each of the others, claimed to be at most 1.05 of
-the loop written by hand and at most 0.65 of TRL's `RLOOTrainer`; and where the time goes, ours beside the loop's.
+a loop written by hand and at most 0.65 of TRL's `RLOOTrainer`; and where the time goes, ours beside the loop's.
 
 The job is the same for all three. A GPT-2 of 2 layers and width 64 over 128 words, with random weights, is prior and initial
-guide; a step draws 64 responses of 16 tokens to one prompt, scores them under guide and prior, and takes one Adam step on
+guide. A step draws 64 responses of 16 tokens to one prompt of 4, scores them under guide and prior, and takes one Adam step on
 the leave-one-out gradient, its norm at most 1, on one thread. All look for the end of a response, and none finds it: the
-weights make its probability e^-100, so that every response has all 16 tokens. A round is one step of each, so that what
-else the machine does falls on all alike; ratios are medians over rounds. TRL's trainer owns its loop, and the others take
-their turns in its `on_step_end`. It also scores its responses under the guide before the step and keeps metrics: that is how it works.
+weights make its probability e^-100, so that every response has all its tokens.
+
+The differences are part of the answer. Ours reads the prompt once for all responses, also when it scores them, draws a token
+from one random number, and runs Pyro. The loop reads the prompt once for the decode, draws with `torch.multinomial`, and scores
+prompt and response in one pass. TRL scores its responses under the guide once more before the step, and keeps metrics.
+
+A round is a step of each, so that what else the machine does falls on all alike, and ratios are medians over rounds. TRL's
+trainer owns its loop: the others take their turns in its `on_step_end`.
 
     make bench
     python -m experiments.benchmark --rounds 50
 """
 
-from __future__ import annotations
-
 import os
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -57,11 +61,11 @@ class Benchmark:
     """Time a gradient step: ours, by hand, TRL's."""
 
     rounds: int = 200
-    """Steps timed of each."""
+    """Steps timed of each, at least 1."""
     warm_up: int = 20
     """Steps of each before those."""
     sequences: int = 64
-    """Responses a step."""
+    """Responses a step, at least 2."""
     tokens: int = 16
     """Tokens of a response."""
     prompt_tokens: int = 4
@@ -71,7 +75,7 @@ class Benchmark:
     layers: int = 2
     """Transformer blocks."""
     width: int = 64
-    """Width of the residual stream; heads have 16."""
+    """Width of the residual stream, a multiple of 16, the width of a head."""
     beta: float = 0.1
     """Reward per nat."""
     learning_rate: float = 1e-5
@@ -80,6 +84,15 @@ class Benchmark:
     """CPU threads."""
     seed: int = 0
     """Seed of the weights and of the samples."""
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or self.sequences < 2 or self.width < 16 or self.width % 16:
+            raise ValueError(
+                f"got rounds={self.rounds}, sequences={self.sequences}, width={self.width}: expected at least 1 round, at "
+                "least 2 sequences (the baseline is the mean of the others), and a width that is a multiple of 16"
+            )
+        if not 1 <= self.prompt_tokens < self.vocabulary:
+            raise ValueError(f"got prompt_tokens={self.prompt_tokens}, expected 1 to {self.vocabulary - 1}, one for each word")
 
 
 def make_tokenizer(args: Benchmark) -> PreTrainedTokenizerFast:
@@ -196,11 +209,13 @@ def timed(step: Step) -> Seconds:
 
 
 def take_turns(steps: dict[str, Step], rounds: int) -> dict[str, list[Seconds]]:
-    """Seconds of each step in each round."""
+    """Seconds of each step in each round. Who begins alternates."""
     times: dict[str, list[Seconds]] = {name: [] for name in steps}
+    turns = list(steps.items())
     for _ in range(rounds):
-        for name, step in steps.items():
+        for name, step in turns:
             times[name].append(timed(step))
+        turns.reverse()
     return times
 
 
@@ -222,8 +237,9 @@ class Turns(TrainerCallback):
     def on_step_end(self, *_: Any, **__: Any) -> None:
         now = time.process_time(), time.perf_counter()
         self.times[TRL].append((now[0] - self.began[0], now[1] - self.began[1]))
-        for name, others in take_turns(self.steps, 1).items():
-            self.times[name] += others
+        for name, seconds in take_turns(self.steps, 1).items():
+            self.times[name] += seconds
+        self.steps = dict(reversed(self.steps.items()))
         self.began = time.process_time(), time.perf_counter()
 
 
@@ -236,7 +252,8 @@ def take_turns_with_trl(steps: dict[str, Step], rounds: int, args: Benchmark) ->
         return reward(torch.tensor(completion_ids)).tolist()
 
     turns = Turns(steps)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # TRL's use of transformers
         make_network(args).save_pretrained(folder)
         config = RLOOConfig(
             output_dir=folder,
@@ -320,8 +337,8 @@ def where_the_time_goes(steps: dict[str, Step], rounds: int) -> dict[str, dict[s
                 for owner, method, label in calls:
                     stack.enter_context(stopwatch(owner, method, label, seconds))
                 total, _ = timed(step)
-            records[name].append(seconds | {"all else": total - sum(seconds.values())})
-    parts = ("sampling", "scoring, guide", "scoring, prior", "backward", "optimiser", "all else")
+            records[name].append(seconds | {"Pyro and all else": total - sum(seconds.values())})
+    parts = ("sampling", "scoring, guide", "scoring, prior", "backward", "optimiser", "Pyro and all else")
     return {name: {part: statistics.median(r[part] for r in records[name]) for part in parts} for name in steps}
 
 
@@ -333,9 +350,10 @@ def ratio(ours: list[Seconds], theirs: list[Seconds], clock: int) -> float:
 def report(times: dict[str, list[Seconds]], parts: dict[str, dict[str, float]], args: Benchmark) -> str:
     """The two tables."""
     lines = [
-        f"GPT-2 of {args.layers} layers, width {args.width}, {args.vocabulary} tokens; {args.sequences} sequences of {args.tokens} "
-        f"tokens after a prompt of {args.prompt_tokens};",
-        f"one gradient step; threads: {torch.get_num_threads()}. Seconds a step, medians of {args.rounds} rounds.",
+        f"GPT-2 of {args.layers} layers, width {args.width}, {args.vocabulary} tokens; {args.sequences} sequences of "
+        f"{args.tokens} tokens",
+        f"after a prompt of {args.prompt_tokens}; one gradient step; threads: {torch.get_num_threads()}.",
+        f"Seconds a step, medians of {args.rounds} rounds.",
         "",
         f"{'':18}{'CPU':>9}{'wall':>9}   ours as a fraction of it: {'CPU':>6}{'wall':>8}{'claimed':>10}",
     ]
@@ -349,8 +367,10 @@ def report(times: dict[str, list[Seconds]], parts: dict[str, dict[str, float]], 
     if TRL not in times:
         lines.append(f"{TRL:18} is not installed: `make bench` installs it and runs this again")
     lines += ["", f"{'where the time goes, CPU':26}" + "".join(f"{name:>18}" for name in parts)]
+    total = {name: sum(seconds.values()) for name, seconds in parts.items()}
     for part in parts[OURS]:
-        lines.append(f"  {part:24}" + "".join(f"{parts[name][part]:18.4f}" for name in parts))
+        cells = (f"{parts[name][part]:10.4f}{parts[name][part] / total[name]:8.0%}" for name in parts)
+        lines.append(f"  {part:24}" + "".join(cells))
     return "\n".join(lines)
 
 

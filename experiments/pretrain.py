@@ -51,10 +51,8 @@ class Pretrain:
     """Width of the residual stream."""
     layers: int = 4
     """Transformer blocks."""
-    context: int = 256
-    """Longest sequence the model can score, tokens."""
     window: int = 128
-    """Length of a training sequence, tokens."""
+    """Length of a training sequence, tokens, and of the longest that the model can score."""
     batch: int = 32
     """Sequences a step."""
     steps: int = 4200
@@ -89,7 +87,7 @@ def train_tokenizer(reviews: list[list[str]], args: Pretrain) -> PreTrainedToken
         bos_token=END,
         eos_token=END,
         pad_token=END,
-        model_max_length=args.context,
+        model_max_length=args.window,
         clean_up_tokenization_spaces=False,
     )
 
@@ -156,16 +154,32 @@ def train(model: GPT2LMHeadModel, stream: Tensor, args: Pretrain, save: Callable
 def bits_per_character(model: GPT2LMHeadModel, reviews: list[list[str]], tokenizer: PreTrainedTokenizerFast) -> float:
     """Bits the model spends on `reviews`, sentence ends included, per character of their text with its spaces.
 
-    The stream is cut into windows of the model's context. What is left over at its end is left out on both sides.
+    Every token is predicted once, in a window that begins, as in training, with the end of a sentence.
     """
     stream = to_stream(reviews, tokenizer)
-    width = model.config.n_positions
-    count = (len(stream) - 1) // width
-    windows = torch.stack([stream[i * width : (i + 1) * width + 1] for i in range(count)])
-    nats = sum(loss_on(model, chunk).item() * chunk[:, 1:].numel() for chunk in windows.split(64))
-    share = count * width / (len(stream) - 1)
+    width, nats = model.config.n_positions, 0.0
+    for chunk in torch.tensor(cut_at_sentences(stream.tolist(), width)).split(64):
+        ids = stream[(chunk[:, :1] + torch.arange(width + 1)).clamp(max=len(stream) - 1)]
+        targets = ids[:, 1:].masked_fill(torch.arange(1, width + 1) > (chunk[:, 1:] - chunk[:, :1]), -100)
+        nats += torch.nn.functional.cross_entropy(
+            model(ids[:, :-1]).logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"
+        ).item()
     characters = sum(len(" ".join(review)) + 1 for review in reviews)
-    return nats / math.log(2) / (characters * share)
+    return nats / math.log(2) / characters
+
+
+def cut_at_sentences(stream: list[int], width: int) -> list[tuple[int, int]]:
+    """Windows of at most `width` tokens after their first: where each begins, and the last token that it predicts.
+
+    A window ends at the last `END` within reach, which begins the next; a sentence that is longer is cut.
+    """
+    windows, start = [], 0
+    while start < len(stream) - 1:
+        reach = min(start + width, len(stream) - 1)
+        stop = next((i for i in range(reach, start, -1) if stream[i] == stream[0]), reach)
+        windows.append((start, stop))
+        start = stop
+    return windows
 
 
 @torch.no_grad()
@@ -233,7 +247,7 @@ def main(args: Pretrain) -> None:
     stream = to_stream(training, tokenizer)
     config = GPT2Config(
         vocab_size=args.vocab_size,
-        n_positions=args.context,
+        n_positions=args.window,
         n_embd=args.width,
         n_layer=args.layers,
         n_head=args.width // 64,
