@@ -25,21 +25,25 @@ ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 class CachedState:
     """The keys and values of B sequences, with what tells their real tokens from padding.
 
+    Mask and positions are made once, for the columns still to come as well: a step of the decode only takes a view of them.
+
     Attributes:
         cache: Hugging Face's cache object.
-        mask: `[B, L]`, True where a cached position holds a real token.
-        length: `[B]`, real tokens so far, which is the position of the next.
+        seen: columns in the cache.
+        mask: `[B, P + T]`, 1 where a column holds a real token, or will.
+        positions: `[B, P + T]`, real tokens before each column.
     """
 
     cache: Any
+    seen: int
     mask: Tensor
-    length: Tensor
+    positions: Tensor
 
     def select(self, rows: Tensor) -> CachedState:
         cache = copy.copy(self.cache)
         cache.layers = [copy.copy(layer) for layer in self.cache.layers]
         cache.batch_select_indices(rows)
-        return CachedState(cache, self.mask[rows], self.length[rows])
+        return CachedState(cache, self.seen, self.mask[rows], self.positions[rows])
 
 
 class LanguageModel(nn.Module):
@@ -217,29 +221,27 @@ class LanguageModel(nn.Module):
 
     def start(self, prompts: Prompts) -> tuple[Tensor, CachedState]:
         """See `Decoder`. One pass over the N prompts; logits for their last position only."""
-        length = prompts.mask.sum(1)
-        positions = (prompts.mask.cumsum(1) - 1).clamp(min=0)
-        logits, cache = self._run(prompts.ids, prompts.mask, positions, None, last_only=True)
-        return logits[:, -1], CachedState(cache, prompts.mask, length)
+        mask = torch.nn.functional.pad(prompts.mask.long(), (0, self.max_new_tokens), value=1)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        logits, state = self._run(CachedState(None, 0, mask, positions), prompts.ids, last_only=True)
+        return logits[:, -1], state
 
     def extend(self, state: CachedState, ids: Tensor) -> tuple[Tensor, CachedState]:
         """See `Decoder`."""
-        mask = torch.cat([state.mask, torch.ones_like(ids, dtype=torch.bool)], 1)
-        positions = state.length[:, None] + torch.arange(ids.shape[1], device=ids.device)
-        logits, cache = self._run(ids, mask, positions, state.cache)
-        return logits, CachedState(cache, mask, state.length + ids.shape[1])
+        return self._run(state, ids)
 
-    def _run(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any, last_only: bool = False) -> tuple[Tensor, Any]:
+    def _run(self, state: CachedState, ids: Tensor, *, last_only: bool = False) -> tuple[Tensor, CachedState]:
+        seen = state.seen + ids.shape[1]
         keep = {"logits_to_keep": 1} if last_only and self._keeps_last_logits else {}
         out = self.network(
             input_ids=ids,
-            attention_mask=mask.long(),
-            position_ids=positions,
-            past_key_values=cache,
+            attention_mask=state.mask[:, :seen],
+            position_ids=state.positions[:, state.seen : seen],
+            past_key_values=state.cache,
             use_cache=True,
             **keep,
         )
-        return out.logits, out.past_key_values
+        return out.logits, CachedState(out.past_key_values, seen, state.mask, state.positions)
 
 
 def _named_dtype(name: str) -> torch.dtype:

@@ -19,7 +19,7 @@ from torch.distributions import constraints
 
 from model.prompts import Prompts
 from model.response_space import ResponseSpace
-from model.token_log_prob import token_log_prob
+from model.token_log_prob import scaled, token_log_prob
 
 
 class DecoderState(Protocol):
@@ -49,14 +49,23 @@ def sample_token(logits: Tensor, temperature: float) -> Tensor:
     By inverting the distribution function: one uniform number a row, where `torch.multinomial` draws V of them and is slower
     than the network's own step for a small model. The sum runs in float64, so that rare tokens keep their probability.
     """
-    cdf = (logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature).softmax(-1).double().cumsum(-1)
-    if bool(cdf[:, -1].isnan().any()):
+    cdf = scaled(logits, temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
+    total = cdf[:, -1:]
+    if bool(total.isnan().any()):
         raise FloatingPointError(
             "the network's logits are NaN. Its weights may be; or a half-precision type overflows; or, with padded prompts "
             'in float64, its attention is "eager", which cannot mask a whole row in that type.'
         )
-    threshold = torch.rand(len(cdf), 1, dtype=cdf.dtype, device=cdf.device) * cdf[:, -1:]
-    return torch.searchsorted(cdf, threshold, right=True).squeeze(1).clamp(max=cdf.shape[-1] - 1)
+    threshold = torch.rand(len(cdf), 1, dtype=cdf.dtype, device=cdf.device).mul_(total)
+    return torch.searchsorted(cdf, threshold, right=True).squeeze(1).clamp_(max=cdf.shape[-1] - 1)
+
+
+def _fill(values: Tensor, kept: Tensor) -> Tensor:
+    """`values` `[B, L, ...]` widened to T positions, 0 wherever `kept` `[B, T]` is False."""
+    missing = kept.shape[1] - values.shape[1]
+    if missing:
+        values = torch.cat([values, values.new_zeros(len(values), missing, *values.shape[2:])], 1)
+    return values.masked_fill(~kept.view(kept.shape + (1,) * (values.dim() - 2)), 0.0)
 
 
 class ResponseDistribution(TorchDistribution):
@@ -126,48 +135,53 @@ class ResponseDistribution(TorchDistribution):
         """log p(response), nats: `[..., N]` for `[..., N, T]`. -inf where what follows the end is not padding."""
         if self._validate_args:
             self._validate_sample(value)
-        per_token = self.log_prob_per_token(value)
-        return per_token.sum(-1).masked_fill(~self.space.contains(value), -torch.inf)  # [..., N, T] -> [..., N]
+        kept = self.space.is_token(value)
+        padded = (kept | (value == self.space.pad_id)).all(-1)
+        return self._log_prob_per_token(value, kept).sum(-1).masked_fill(~padded, -torch.inf)  # [..., N, T] -> [..., N]
 
     def log_prob_per_token(self, value: Tensor) -> Tensor:
         """log p(x_t | prompt, x_<t), nats: `[..., N, T]`, 0 at padding. Its sum over T is `log_prob`."""
-        value, shape, first, rest = self._read(value)
-        per_token = [token_log_prob(first, value[:, 0], self.temperature)[:, None]]
-        if rest is not None:
-            per_token.append(token_log_prob(rest, value[:, 1 : 1 + rest.shape[1]], self.temperature))
-        return self._fill(torch.cat(per_token, 1), value).view(shape)
+        return self._log_prob_per_token(value, self.space.is_token(value))
 
     def next_token_logits(self, value: Tensor) -> Tensor:
         """Logits of p(. | prompt, x_<t), temperature applied, `[..., N, T, V]`; all 0 at padding.
 
         For objectives that sum over the vocabulary; `log_prob` never holds this much.
         """
-        value, shape, first, rest = self._read(value)
-        logits = first[:, None] if rest is None else torch.cat([first[:, None], rest], 1)
-        return self._fill(logits / self.temperature, value).view(*shape, self.space.vocab_size)
+        value, kept, rows, shape = self._in_a_row(value, self.space.is_token(value))
+        first, rest = self._read(value, kept, rows)
+        logits = first[rows, None] if rest is None else torch.cat([first[rows, None], rest], 1)
+        return _fill(logits / self.temperature, kept).view(*shape, self.space.vocab_size)
 
-    def _read(self, value: Tensor) -> tuple[Tensor, torch.Size, Tensor, Tensor | None]:
-        """One parallel pass over the responses, up to the last position that any of them uses.
+    def _log_prob_per_token(self, value: Tensor, kept: Tensor) -> Tensor:
+        value, kept, rows, shape = self._in_a_row(value, kept)
+        first, rest = self._read(value, kept, rows)
+        log_first = scaled(first, self.temperature).log_softmax(-1)  # [N, V], before its particles share it
+        per_token = log_first[rows, value[:, 0]][:, None]
+        if rest is not None:
+            of_rest = token_log_prob(rest, value[:, 1 : 1 + rest.shape[1]], self.temperature)
+            per_token = torch.cat([per_token, of_rest], 1)
+        return _fill(per_token, kept).view(shape)
 
-        Returns the B responses in a row `[B, T]`, the shape to give back, the logits of the first token `[B, V]`
-        and of the others `[B, L - 1, V]` (None where L is 1).
-        """
+    def _in_a_row(self, value: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor, torch.Size]:
+        """B responses and which positions are tokens, `[B, T]`, the prompt of each, `[B]`, and the shape to give back."""
         batch_shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
         shape = batch_shape + self.event_shape
-        value, rows = value.expand(shape).reshape(-1, shape[-1]), self._rows.expand(batch_shape).reshape(-1)
-        longest = int(self.space.is_token(value).any(0).sum())
+        rows = self._rows.expand(batch_shape).reshape(-1)
+        return value.expand(shape).reshape(-1, shape[-1]), kept.expand(shape).reshape(-1, shape[-1]), rows, shape
+
+    def _read(self, value: Tensor, kept: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """One parallel pass over the responses, up to the last position that any of them uses.
+
+        Returns the logits of the first token of each prompt `[N, V]`, and of the others of each response `[B, L - 1, V]`
+        (None where L is 1).
+        """
+        longest = int(kept.any(0).sum())
         first, state = self.decoder.start(self.prompts)
         if longest == 1:
-            return value, shape, first[rows], None
+            return first, None
         rest, _ = self.decoder.extend(state.select(rows), value[:, : longest - 1])
-        return value, shape, first[rows], rest
-
-    def _fill(self, values: Tensor, response: Tensor) -> Tensor:
-        """`values` `[B, L, ...]` widened to T positions, 0 wherever `response` `[B, T]` is padding."""
-        kept = self.space.is_token(response)
-        missing = values.new_zeros(len(values), response.shape[1] - values.shape[1], *values.shape[2:])
-        filled = torch.cat([values, missing], 1)
-        return filled.masked_fill(~kept.view(kept.shape + (1,) * (values.dim() - 2)), 0.0)
+        return first, rest
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """Every response once, `[S] + batch_shape + [T]` (with `expand=False`, ones for the batch shape).

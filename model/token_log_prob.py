@@ -14,25 +14,28 @@ class _TokenLogProb(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
-        wide = torch.promote_types(logits.dtype, torch.float32)
         flat, picked = logits.reshape(-1, logits.shape[-1]), ids.reshape(-1, 1)
-        log_normaliser = torch.empty(len(flat), 1, dtype=wide, device=logits.device)
-        for rows in _chunks(flat):
-            log_normaliser[rows] = (flat[rows].to(wide) / temperature).logsumexp(-1, keepdim=True)
-        ctx.save_for_backward(flat, picked, log_normaliser)
+        log_prob = [scaled(flat[rows], temperature).log_softmax(-1).gather(-1, picked[rows]) for rows in _chunks(flat)]
+        ctx.save_for_backward(flat, picked)
         ctx.temperature, ctx.shape = temperature, logits.shape
-        return (flat.gather(-1, picked).to(wide) / temperature - log_normaliser).view(ids.shape)
+        return torch.cat(log_prob).view(ids.shape)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        flat, picked, log_normaliser = ctx.saved_tensors
+        flat, picked = ctx.saved_tensors
         scale = grad.reshape(-1, 1) / ctx.temperature
         grad_logits = torch.empty_like(flat)
         for rows in _chunks(flat):
-            prob = (flat[rows].to(scale.dtype) / ctx.temperature).sub_(log_normaliser[rows]).exp_()
+            prob = scaled(flat[rows], ctx.temperature).softmax(-1)
             grad_logits[rows] = prob.mul_(-scale[rows]).scatter_add_(-1, picked[rows], scale[rows]).to(flat.dtype)
         return grad_logits.view(ctx.shape), None, None
+
+
+def scaled(logits: Tensor, temperature: float) -> Tensor:
+    """logits / temperature, in float32 or wider."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return wide if temperature == 1.0 else wide / temperature
 
 
 def _chunks(flat: Tensor) -> list[slice]:
