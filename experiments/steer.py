@@ -6,7 +6,7 @@ Printed: samples and rewards before and after; log Z, ELBO, both divergences, re
 standard error; what is left of the gap. Written: a run folder with arguments, metrics, guide, figures and `report.html`.
 
     python -m experiments.steer
-    python -m experiments.steer --beta 0.1 --prompts "The plot" "The music" --objective trace
+    python -m experiments.steer --beta 0.3 --prompts "The plot" "The music" --objective trace
     python -m experiments.steer --prior smollm2 --prompts "My favourite film is" --steps 20 --particles 16
     python -m experiments.steer --resume runs/steer-20250101-120000
 """
@@ -51,28 +51,31 @@ class Steer:
     name on the hub."""
     reward: RewardName = "vader"
     """r: `vader` is the sentiment of prompt and response together, from -1 to 1."""
-    beta: float = 0.25
+    beta: float = 0.1
     """Reward per nat: how much reward is worth one nat of distance from the prior. Smaller steers harder."""
     guide: GuideName = "fine-tuned"
     """q: `fine-tuned` is a copy of the prior with all its weights free."""
     objective: ObjectiveName = "leave-one-out"
     """`leave-one-out` is RLOO, the baseline being the other particles' mean; `trace` is Pyro's Trace_ELBO, plain REINFORCE."""
-    prompts: tuple[str, ...] = ("The film was", "The acting is")
+    prompts: tuple[str, ...] = ("The film was", "The movie was")
     """What the responses continue."""
     prompts_file: Path | None = None
     """A text file with a prompt a line, in place of `--prompts`."""
     prompts_per_step: int | None = None
     """A random subset of so many prompts a step; default all."""
-    max_new_tokens: int = 16
+    max_new_tokens: int = 12
     """T: the most tokens a response has."""
-    temperature: float = 1.0
-    """Divides the logits of prior and guide."""
-    steps: int = 150
+    temperature: float = 0.7
+    """Divides the logits of prior and guide alike. Below 1 the prior writes with more care, and there is less to learn."""
+    steps: int = 180
     """Steps of SVI."""
     particles: int = 32
     """K: responses drawn a step for each prompt."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 1.2e-4
     """Peak learning rate of Adam; a warm-up over a twentieth of the steps, then a cosine to zero."""
+    clip_norm: float | None = None
+    """Scale the gradient down to this norm. With leave-one-out it shrinks by itself as the gap closes; a clip that always bites
+    would keep the noise of the steps as it was."""
     samples: int = 512
     """Responses of the guide, for each prompt, that the final measurement draws."""
     prior_draws: int = 2048
@@ -122,7 +125,7 @@ def main(args: Steer) -> RunFolder:
         num_steps=args.steps,
         objective=OBJECTIVES[args.objective](num_particles=args.particles),
         optimizer=FusedOptimizer(
-            options={"lr": args.learning_rate}, clip_norm=1.0, schedule=cosine(args.steps, warmup=args.steps // 20)
+            options={"lr": args.learning_rate}, clip_norm=args.clip_norm, schedule=cosine(args.steps, warmup=args.steps // 20)
         ),
         prompts_per_step=args.prompts_per_step,
         seed=args.seed,
