@@ -7,7 +7,7 @@ standard error; what is left of the gap. Written: a run folder with arguments, m
 
     python -m experiments.steer
     python -m experiments.steer --beta 0.3 --prompts "The plot" "The music" --objective trace
-    python -m experiments.steer --prior smollm2 --prompts "My favourite film is" --steps 20 --particles 16
+    python -m experiments.steer --prior smollm2 --prompts "My favourite film is" --learning-rate 1e-5 --steps 20
     python -m experiments.steer --resume runs/steer-20250101-120000
 """
 

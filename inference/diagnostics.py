@@ -144,13 +144,13 @@ def effective_sample_size(log_weight: Tensor) -> Tensor:
 def pareto_k(log_weight: Tensor) -> Tensor:
     """Shape of the generalised Pareto tail of the weights, `[M, N]` -> `[N]`; 0.7 and above is bad.
 
-    -inf where the tail has no spread, as at q = p*; NaN where there are too few finite weights to tell.
+    -inf where the tail has no spread, as at q = p*; NaN where fewer than 25 weights, or infinite ones, cannot tell.
     """
     return torch.tensor([_pareto_k_of_one(column) for column in log_weight.double().cpu().T])
 
 
 def _pareto_k_of_one(log_weight: Tensor) -> float:
-    if not bool(log_weight.isfinite().all()):
+    if len(log_weight) < 25 or not bool(log_weight.isfinite().all()):  # a fifth of them are the tail, at least five
         return math.nan
     tail = log_weight.sort().values[-max(5, len(log_weight) // 5) :]
     if (tail[-1] - tail[0]).item() < 1e-9:

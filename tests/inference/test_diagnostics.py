@@ -113,6 +113,12 @@ def test_pareto_k_is_that_of_a_pareto_tail():
         assert pareto_k(-k * uniform.log()).item() == pytest.approx(k, abs=0.08)
 
 
+def test_pareto_k_says_when_it_cannot_tell():
+    assert math.isnan(pareto_k(torch.randn(24, 1)).item())
+    assert math.isnan(pareto_k(torch.tensor([[-math.inf], *[[0.0]] * 50])).item())
+    assert pareto_k(torch.zeros(50, 1)).item() == -math.inf
+
+
 def test_effective_sample_size():
     assert effective_sample_size(torch.zeros(50, 1)).item() == pytest.approx(50)
     assert effective_sample_size(torch.tensor([[0.0], [-100.0]])).item() == pytest.approx(1)

@@ -90,3 +90,8 @@ def test_pyros_own_svi_stops_at_zero_evidence_and_leaves_the_guide_as_it_was(
     with pytest.raises(ZeroEvidenceError, match="'evidence' is -inf"):
         svi.step(prompts)
     assert_close(dict(guide.named_parameters()), before, rtol=0, atol=0)
+
+
+def test_a_name_that_the_model_uses_is_refused(prior: LanguageModel) -> None:
+    with pytest.raises(ValueError, match="evidence is named 'response', a name that the model itself uses"):
+        AlignmentModel(prior, {"response": lambda _, response: response[..., 0].double()}, beta=1.0)

@@ -211,3 +211,25 @@ def test_encode_refuses_an_empty_prompt_without_bos() -> None:
 def test_a_call_on_texts_is_refused() -> None:
     with pytest.raises(TypeError, match=r"expected Prompts, got list: make them with `encode"):
         tiny()(["a b"])
+
+
+@pytest.mark.parametrize("name", ["float23", "int64", "auto"])
+def test_an_unknown_dtype_is_named(name: str, tmp_path: Path) -> None:
+    tiny().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"dtype is '{name}', expected the name of a floating-point type"):
+        LanguageModel.from_pretrained(tmp_path, max_new_tokens=3, dtype=name)
+
+
+def test_layers_without_a_key_value_cache_are_refused() -> None:
+    network = tiny().network
+    network.config.layer_types = ["full_attention", "linear_attention"]
+    with pytest.raises(ValueError, match=r"has layers of kind \['linear_attention'\]"):
+        LanguageModel(network, tiny().tokenizer, max_new_tokens=3)
+
+
+def test_nan_logits_are_an_error() -> None:
+    language_model = tiny()
+    with torch.no_grad():
+        next(language_model.network.parameters()).fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="the network's logits are NaN"):
+        language_model(language_model.encode(["a b"])).sample()

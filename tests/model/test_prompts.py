@@ -38,3 +38,9 @@ def test_moving_keeps_everything(prompts: Prompts) -> None:
     assert moved.texts == prompts.texts
     assert torch.equal(moved.ids, prompts.ids)
     assert torch.equal(moved.mask, prompts.mask)
+
+
+@pytest.mark.parametrize(("rows", "texts"), [([[1], []], ["a", ""]), ([[1]], ["a", "b"])])
+def test_every_text_has_a_row_that_is_not_empty(rows: list[list[int]], texts: list[str]) -> None:
+    with pytest.raises(ValueError, match="expected one each and none of them empty"):
+        Prompts.from_ids(rows, texts)
