@@ -67,7 +67,7 @@ class Steer:
     """T: the most tokens a response has."""
     temperature: float = 0.7
     """Divides the logits of prior and guide alike. Below 1 the prior writes with more care, and there is less to learn."""
-    steps: int = 180
+    steps: int = 150
     """Steps of SVI."""
     particles: int = 32
     """K: responses drawn a step for each prompt."""
