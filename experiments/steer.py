@@ -71,7 +71,7 @@ class Steer:
     """Steps of SVI."""
     particles: int = 32
     """K: responses drawn a step for each prompt."""
-    learning_rate: float = 1.2e-4
+    learning_rate: float = 8e-5
     """Peak learning rate of Adam; a warm-up over a twentieth of the steps, then a cosine to zero."""
     clip_norm: float | None = None
     """Scale the gradient down to this norm. With leave-one-out it shrinks by itself as the gap closes; a clip that always bites
