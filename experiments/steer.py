@@ -26,11 +26,13 @@ from experiments import figures
 from experiments.registry import REWARDS, DtypeName, GuideName, ObjectiveName, RewardName, load_prior, set_threads
 from experiments.report import Report, Sample
 from experiments.run_folder import RunFolder
-from guides import GUIDES
+from guides import GUIDES, Guide
 from inference import (
     OBJECTIVES,
+    Fit,
     FusedOptimizer,
     Metrics,
+    PriorDraws,
     cosine,
     diagnose,
     draw_from_prior,
@@ -117,25 +119,7 @@ def main(args: Steer) -> RunFolder:
         measure = partial(diagnose, model, prompts=prompts, num_samples=args.samples, prior_draws=draws)
         before = measure(guide=guide)
 
-    began = time.perf_counter()
-    result = fit(
-        model,
-        guide,
-        prompts,
-        num_steps=args.steps,
-        objective=OBJECTIVES[args.objective](num_particles=args.particles),
-        optimizer=FusedOptimizer(
-            options={"lr": args.learning_rate}, clip_norm=args.clip_norm, schedule=cosine(args.steps, warmup=args.steps // 20)
-        ),
-        prompts_per_step=args.prompts_per_step,
-        seed=args.seed,
-        checkpoint_folder=folder.checkpoints,
-        checkpoint_every=args.checkpoint_every,
-        resume=args.resume is not None,
-        on_step=lambda metrics: folder.append_metrics(with_reward(metrics, args.beta)),
-    )
-    seconds = time.perf_counter() - began
-
+    result, seconds = run_svi(args, model, guide, prompts, folder)
     with random_state.isolated(args.seed + 2):
         after = measure(guide=guide)
         samples = {
@@ -155,23 +139,45 @@ def main(args: Steer) -> RunFolder:
         seconds=seconds,
         notes=[] if result.stopped_early is None else [f"Stopped early at {result.stopped_early}"],
     )
-    metrics = folder.read_metrics()
-    pictures = []
-    if metrics:
-        drawn = {
-            "elbo": figures.elbo_figure(metrics, before.log_z, before.elbo, after.elbo),
-            "reward_kl": figures.reward_kl_figure(
-                metrics,
-                draws.log_evidence.cpu() * args.beta,
-                args.beta,
-                (after.kl_guide_prior, after.log_evidence.times(args.beta)),
-            ),
-        }
-        pictures = [figures.save(figure, folder.path / f"{name}.svg") for name, figure in drawn.items()]
-    report.write_html(folder.report, pictures)
+    report.write_html(folder.report, draw_figures(report, draws, folder))
     print(report.text())
     print(f"\nOpen {folder.report}; load the guide with transformers from {folder.guide}.")
     return folder
+
+
+def run_svi(args: Steer, model: AlignmentModel, guide: Guide, prompts: Prompts, folder: RunFolder) -> tuple[Fit, float]:
+    """Train the guide, or go on with it. Returns the fit and its wall time, seconds."""
+    schedule = cosine(args.steps, warmup=args.steps // 20)
+    began = time.perf_counter()
+    result = fit(
+        model,
+        guide,
+        prompts,
+        num_steps=args.steps,
+        objective=OBJECTIVES[args.objective](num_particles=args.particles),
+        optimizer=FusedOptimizer(options={"lr": args.learning_rate}, clip_norm=args.clip_norm, schedule=schedule),
+        prompts_per_step=args.prompts_per_step,
+        seed=args.seed,
+        checkpoint_folder=folder.checkpoints,
+        checkpoint_every=args.checkpoint_every,
+        resume=args.resume is not None,
+        on_step=lambda metrics: folder.append_metrics(with_reward(metrics, args.beta)),
+    )
+    return result, time.perf_counter() - began
+
+
+def draw_figures(report: Report, draws: PriorDraws, folder: RunFolder) -> list[Path]:
+    """The run's two figures, written into its folder; none if it has no metrics."""
+    metrics = folder.read_metrics()
+    if not metrics:
+        return []
+    after, reward = report.after, draws.log_evidence.cpu() * report.beta
+    ends_at = (after.kl_guide_prior, after.log_evidence.times(report.beta))
+    drawn = {
+        "elbo": figures.elbo_figure(metrics, report.before.log_z, report.before.elbo, after.elbo),
+        "reward_kl": figures.reward_kl_figure(metrics, reward, report.beta, ends_at),
+    }
+    return [figures.save(figure, folder.path / f"{name}.svg") for name, figure in drawn.items()]
 
 
 def read_prompts(args: Steer) -> list[str]:

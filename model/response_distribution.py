@@ -135,13 +135,19 @@ class ResponseDistribution(TorchDistribution):
         """log p(response), nats: `[..., N]` for `[..., N, T]`. -inf where what follows the end is not padding."""
         if self._validate_args:
             self._validate_sample(value)
-        kept = self.space.is_token(value)
-        padded = (kept | (value == self.space.pad_id)).all(-1)
-        return self._log_prob_per_token(value, kept).sum(-1).masked_fill(~padded, -torch.inf)  # [..., N, T] -> [..., N]
+        log_prob = self.log_prob_per_token(value).sum(-1)  # [..., N, T] -> [..., N]
+        return log_prob.masked_fill(~self.space.contains(value), -torch.inf)
 
     def log_prob_per_token(self, value: Tensor) -> Tensor:
         """log p(x_t | prompt, x_<t), nats: `[..., N, T]`, 0 at padding. Its sum over T is `log_prob`."""
-        return self._log_prob_per_token(value, self.space.is_token(value))
+        value, kept, rows, shape = self._in_a_row(value, self.space.is_token(value))
+        first, rest = self._read(value, kept, rows)
+        log_first = scaled(first, self.temperature).log_softmax(-1)  # [N, V], before its particles share it
+        per_token = log_first[rows, value[:, 0]][:, None]
+        if rest is not None:
+            of_rest = token_log_prob(rest, value[:, 1 : 1 + rest.shape[1]], self.temperature)
+            per_token = torch.cat([per_token, of_rest], 1)
+        return _fill(per_token, kept).view(shape)
 
     def next_token_logits(self, value: Tensor) -> Tensor:
         """Logits of p(. | prompt, x_<t), temperature applied, `[..., N, T, V]`; all 0 at padding.
@@ -152,16 +158,6 @@ class ResponseDistribution(TorchDistribution):
         first, rest = self._read(value, kept, rows)
         logits = first[rows, None] if rest is None else torch.cat([first[rows, None], rest], 1)
         return _fill(logits / self.temperature, kept).view(*shape, self.space.vocab_size)
-
-    def _log_prob_per_token(self, value: Tensor, kept: Tensor) -> Tensor:
-        value, kept, rows, shape = self._in_a_row(value, kept)
-        first, rest = self._read(value, kept, rows)
-        log_first = scaled(first, self.temperature).log_softmax(-1)  # [N, V], before its particles share it
-        per_token = log_first[rows, value[:, 0]][:, None]
-        if rest is not None:
-            of_rest = token_log_prob(rest, value[:, 1 : 1 + rest.shape[1]], self.temperature)
-            per_token = torch.cat([per_token, of_rest], 1)
-        return _fill(per_token, kept).view(shape)
 
     def _in_a_row(self, value: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor, torch.Size]:
         """B responses and which positions are tokens, `[B, T]`, the prompt of each, `[B]`, and the shape to give back."""
