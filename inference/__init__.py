@@ -12,9 +12,9 @@ from inference.diagnostics import Diagnostics, diagnose, distinct_n, effective_s
 from inference.enumeration import Enumeration
 from inference.estimate import Estimate
 from inference.fit import Fit, Metrics, NonFiniteLossError, fit
-from inference.leave_one_out import LeaveOneOut_ELBO
+from inference.objectives.leave_one_out import LeaveOneOut_ELBO
 from inference.optimizer import FusedOptimizer, NonFiniteGradientError, constant, cosine
-from inference.rejection import LooseBoundError, PriorDraws, draw_from_prior
+from inference.prior_draws import LooseBoundError, PriorDraws, draw_from_prior
 
 OBJECTIVES: dict[str, Callable[..., ELBO]] = {
     "leave-one-out": LeaveOneOut_ELBO,

@@ -14,6 +14,7 @@ import torch
 from pyro import poutine
 from pyro.distributions import TorchDistribution
 from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
@@ -39,9 +40,14 @@ def run(program: Program, prompts: Prompts, response: Tensor | None = None) -> T
     A module brings its parameters along, so it runs in an empty scope of Pyro's parameter store, where it can neither meet
     another's parameters nor leave its own behind. A plain function finds its parameters in the store as it is.
     """
-    conditioned = program if response is None else poutine.condition(program, data={"response": response})
     with BearsZeroEvidence(), parameter_scope(program):
-        return poutine.trace(conditioned).get_trace(prompts)
+        return trace_at(program, prompts, response)
+
+
+def trace_at(program: Program, prompts: Prompts, response: Tensor | None = None) -> Trace:
+    """As `run`, with Pyro's store as it is and evidence of -inf refused: for an objective, inside a step of SVI."""
+    conditioned = program if response is None else poutine.condition(program, data={"response": response})
+    return poutine.trace(conditioned).get_trace(prompts)
 
 
 @contextmanager
@@ -57,12 +63,12 @@ def parameter_scope(program: Program) -> Iterator[None]:
 def joint_at(model: Program, prompts: Prompts, response: Tensor) -> Joint:
     """The model's density at `response` `[..., N, T]`: the sample site, and all its factors added up."""
     trace = run(model, prompts, response)
-    return Joint(_log_prob(trace.nodes["response"]), _log_factors(trace))
+    return Joint(_log_prob(trace.nodes["response"]), log_factors(trace))
 
 
 def log_evidence_at(model: Program, prompts: Prompts, response: Tensor) -> Tensor:
     """All factors of a model added up, r(x)/beta, `[..., N]`, nats, without the cost of scoring `response` under the prior."""
-    return _log_factors(run(model, prompts, response))
+    return log_factors(run(model, prompts, response))
 
 
 def log_guide_at(guide: Program, prompts: Prompts, response: Tensor) -> Tensor:
@@ -79,7 +85,8 @@ def _log_prob(site: dict) -> Tensor:
     return site["fn"].log_prob(site["value"])
 
 
-def _log_factors(trace: Trace) -> Tensor:
+def log_factors(trace: Trace) -> Tensor:
+    """All factors in a model's trace added up, `[..., N]`."""
     response = trace.nodes["response"]["value"]
     sites = [site for name, site in trace.nodes.items() if site["type"] == "sample" and name != "response"]
     factors = [_log_prob(site) for site in sites if not site_is_subsample(site)]

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from inference.density import Program, joint_at, log_guide_at, response_distribution
 from inference.estimate import Estimate, log_mean_exp
-from inference.rejection import PriorDraws, draw_from_prior
+from inference.prior_draws import PriorDraws, draw_from_prior
 from model import Prompts, ResponseDistribution
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from inference import random_state
 from inference.checkpoint import CheckpointError, FitState, has_checkpoint
 from inference.density import Program
-from inference.leave_one_out import LeaveOneOut_ELBO
+from inference.objectives.leave_one_out import LeaveOneOut_ELBO
 from inference.optimizer import FusedOptimizer, NonFiniteGradientError, cosine
 from model import Prompts
 

@@ -105,6 +105,12 @@ class ResponseDistribution(TorchDistribution):
     def support(self) -> constraints.Constraint:
         return constraints.independent(constraints.integer_interval(0, self.space.vocab_size - 1), 1)
 
+    def at_temperature(self, temperature: float) -> ResponseDistribution:
+        """The same autoregressive model with its logits divided by another number."""
+        new = self.expand(self.batch_shape)
+        new.temperature = temperature
+        return new
+
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> ResponseDistribution:
         new = self._get_checked_instance(ResponseDistribution, _instance)
         new.__dict__.update(self.__dict__)
@@ -116,20 +122,35 @@ class ResponseDistribution(TorchDistribution):
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw responses token by token. Returns `sample_shape + batch_shape + [T]`, token ids."""
         rows = self._rows.expand(*sample_shape, *self._rows.shape)
+        return self._decode(rows.flatten()).view(*rows.shape, -1)
+
+    @torch.no_grad()
+    def sample_suffix(self, value: Tensor, start: Tensor) -> Tensor:
+        """Draw responses that agree with `value` `[..., N, T]` before position `start` `[..., N]`. Returns `[..., N, T]`.
+
+        Given x_<start, the rest is drawn from p(x_start, ... | prompt, x_<start). `start` must be a token's position.
+        """
+        value, _, rows, shape = self._in_a_row(value, value)
+        return self._decode(rows, value, start.expand(shape[:-1]).reshape(-1)).view(shape)
+
+    def _decode(self, rows: Tensor, value: Tensor | None = None, start: Tensor | None = None) -> Tensor:
+        """Responses `[B, T]` to the prompts at `rows` `[B]`; before position `start` `[B]` they are `value` `[B, T]`."""
         logits, state = self.decoder.start(self.prompts)
-        logits, state = logits[rows.flatten()], state.select(rows.flatten())
+        logits, state = logits[rows], state.select(rows)
         num_tokens = self.event_shape[0]
-        response = torch.full((rows.numel(), num_tokens), self.space.pad_id, device=rows.device)
-        ended = torch.zeros(rows.numel(), dtype=torch.bool, device=rows.device)
+        response = torch.full((len(rows), num_tokens), self.space.pad_id, device=rows.device)
+        ended = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
         for t in range(num_tokens):
             token = sample_token(logits, self.temperature)
+            if value is not None and start is not None:
+                token = torch.where(t < start, value[:, t], token)
             response[:, t] = token.masked_fill(ended, self.space.pad_id)
             ended |= torch.isin(token, self.space.end_ids)
             if t + 1 == num_tokens or bool(ended.all()):
                 break
             logits, state = self.decoder.extend(state, response[:, t : t + 1])
             logits = logits[:, -1]
-        return response.view(*rows.shape, num_tokens)
+        return response
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(response), nats: `[..., N]` for `[..., N, T]`. -inf where what follows the end is not padding."""

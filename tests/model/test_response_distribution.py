@@ -316,3 +316,40 @@ def test_stories_sampling_sees_the_logits_that_scoring_sees(
     kept = stories.space.is_token(value)
     scored = stories(prompts).next_token_logits(value)
     assert_close(drawn_from[kept], scored[kept], rtol=0, atol=10 * TOLERANCE[dtype])
+
+
+def test_suffixes_are_drawn_from_the_conditional(prior, prompts):
+    """Given the first token, the rest has the law p(x) / p(x_1); the prefix itself stays."""
+    distribution = prior(prompts)
+    value = distribution.sample((1,)).expand(20_000, -1, -1)
+    start = torch.ones(2, dtype=torch.long)
+    drawn = distribution.sample_suffix(value, start)
+    assert torch.equal(drawn[..., 0], value[..., 0])
+    support = distribution.enumerate_support()
+    log_prob = distribution.log_prob(support)
+    for n in range(2):
+        given = support[:, n, 0] == value[0, n, 0]
+        expected = log_prob[given, n].softmax(0)
+        counts = (drawn[:, n, None] == support[given, n]).all(-1).double().mean(0)
+        assert torch.allclose(counts, expected, atol=0.015)
+
+
+def test_suffixes_from_the_start_are_samples_and_from_the_end_are_the_value(prior, prompts):
+    distribution = prior(prompts)
+    value = distribution.sample((5,))
+    torch.manual_seed(1)
+    fresh = distribution.sample((5,))
+    torch.manual_seed(1)
+    assert torch.equal(distribution.sample_suffix(value, torch.zeros(5, 2, dtype=torch.long)), fresh)
+    assert torch.equal(distribution.sample_suffix(value, torch.full((5, 2), 3)), value)
+
+
+def test_another_temperature_leaves_the_original_alone(prior, prompts):
+    distribution = prior(prompts)
+    value = distribution.sample((5,))
+    before = distribution.log_prob(value)
+    hot = distribution.at_temperature(2.0)
+    assert hot.temperature == 2.0
+    assert not torch.allclose(hot.log_prob(value), before)
+    assert torch.equal(distribution.log_prob(value), before)
+    assert torch.allclose(hot.log_prob(hot.enumerate_support()).exp().sum(0), torch.ones(2, dtype=torch.float64))

@@ -1,0 +1,1 @@
+"""Objectives for `pyro.infer.SVI`, one a file."""

@@ -1,0 +1,1 @@
+"""Samplers: algorithms that return a `Posterior`, one a file."""

@@ -1,0 +1,63 @@
+"""What a sampler returns: weighted responses that stand for the posterior.
+
+    E_p*[f(x)] is estimated by sum_m W_m f(x_m),   W = softmax(log_weight) over the M responses to each prompt
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from inference.diagnostics import effective_sample_size
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """M weighted responses to each of N prompts, and what the sampler can say of them.
+
+    Attributes:
+        response: `[M, N, T]`, token ids.
+        log_weight: `[M, N]`, nats, up to a constant for each prompt; all 0 where responses count alike, -inf where one
+            does not count.
+        log_z: `[N]`, nats, the estimate of log Z; None where the sampler has none.
+        diagnostics: by name, numbers for each prompt `[N]`; the sampler says which.
+    """
+
+    response: Tensor
+    log_weight: Tensor
+    log_z: Tensor | None
+    diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def probability(self) -> Tensor:
+        """The weights, normalised over the responses to each prompt, `[M, N]`."""
+        return self.log_weight.softmax(0)
+
+    @property
+    def effective_sample_size(self) -> Tensor:
+        """(sum w)^2 / sum w^2, `[N]`."""
+        return effective_sample_size(self.log_weight)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """E_p*[f], `[N]`, for f at the responses `[M, N]`; where a response has no weight its f may be anything."""
+        weight = self.probability
+        return torch.where(weight > 0, weight * values, 0.0).sum(0)
+
+    def resample(self, num_samples: int) -> Tensor:
+        """Draw responses in proportion to their weights, with replacement, `[num_samples, N, T]`."""
+        picked = torch.multinomial(self.probability.T, num_samples, replacement=True).T  # [S, N]
+        return self.response.gather(0, picked[..., None].expand(-1, -1, self.response.shape[-1]))
+
+
+class NoSupportError(ValueError):
+    """Every response that a sampler drew is impossible, so that it has nothing to return."""
+
+
+def check_support(log_weight: Tensor, texts: tuple[str, ...], fix: str) -> None:
+    """Raise `NoSupportError` if all M weights `[M, N]` of a prompt are -inf. `fix` says what to do about it."""
+    for text, dead in zip(texts, log_weight.isneginf().all(0).tolist(), strict=True):
+        if dead:
+            raise NoSupportError(f"all {len(log_weight)} responses drawn for {text!r} are impossible (weight 0): {fix}")
