@@ -1,8 +1,5 @@
 """How the gap is closed, and how far it is from closed: objectives, the fit, the truth, diagnostics."""
 
-from collections.abc import Callable
-from functools import partial
-
 from pyro.infer import ELBO, Trace_ELBO
 
 from inference import random_state
@@ -12,35 +9,56 @@ from inference.diagnostics import Diagnostics, diagnose, distinct_n, effective_s
 from inference.enumeration import Enumeration
 from inference.estimate import Estimate
 from inference.fit import Fit, Metrics, NonFiniteLossError, fit
-from inference.objectives.leave_one_out import LeaveOneOut_ELBO
+from inference.objectives import (
+    DIVERGENCES,
+    OBJECTIVES,
+    AnalyticKL_ELBO,
+    BestOfN_ELBO,
+    Divergence,
+    FDivergence,
+    LeaveOneOut_ELBO,
+    LogVariance,
+    MultiSample_ELBO,
+    Proximal_ELBO,
+    ResponseObjective,
+    RewardToGo_ELBO,
+    WakePhi,
+    alpha_divergence,
+)
 from inference.optimizer import FusedOptimizer, NonFiniteGradientError, constant, cosine
 from inference.prior_draws import LooseBoundError, PriorDraws, draw_from_prior
 
-OBJECTIVES: dict[str, Callable[..., ELBO]] = {
-    "leave-one-out": LeaveOneOut_ELBO,
-    "trace": partial(Trace_ELBO, max_plate_nesting=1, vectorize_particles=True),
-}
-"""By name, what makes an objective when called with `num_particles`."""
-
 __all__ = [
+    "DIVERGENCES",
     "ELBO",
     "OBJECTIVES",
+    "AnalyticKL_ELBO",
+    "BestOfN_ELBO",
     "CheckpointError",
     "Diagnostics",
+    "Divergence",
     "Enumeration",
     "Estimate",
+    "FDivergence",
     "Fit",
     "FitState",
     "FusedOptimizer",
     "Joint",
     "LeaveOneOut_ELBO",
+    "LogVariance",
     "LooseBoundError",
     "Metrics",
+    "MultiSample_ELBO",
     "NonFiniteGradientError",
     "NonFiniteLossError",
     "PriorDraws",
     "Program",
+    "Proximal_ELBO",
+    "ResponseObjective",
+    "RewardToGo_ELBO",
     "Trace_ELBO",
+    "WakePhi",
+    "alpha_divergence",
     "constant",
     "cosine",
     "diagnose",

@@ -1,6 +1,6 @@
 """Checkpoints: the whole state of a fit in one folder, written so that a kill at any moment leaves a whole one behind.
 
-    FOLDER/step-00000100/{guide,optimizer,random}.safetensors, state.json
+    FOLDER/step-00000100/{guide,optimizer,objective,random}.safetensors, state.json
 
 A checkpoint is written under another name and renamed when it is complete; the one before is deleted after that. Nothing is
 pickled, so nothing is executed on loading.
@@ -17,11 +17,13 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.infer import ELBO
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from inference import random_state
 from inference.density import Program
+from inference.objectives import ResponseObjective
 from inference.optimizer import FusedOptimizer
 from model import Prompts
 
@@ -39,11 +41,13 @@ class FitState:
     Attributes:
         guide: a Pyro program over prompts; running it puts its parameters into Pyro's store.
         optimizer: with its moments and its place in the schedule.
+        objective: with what it remembers from step to step, if it is a `ResponseObjective`.
         step: steps done.
     """
 
     guide: Program
     optimizer: FusedOptimizer
+    objective: ELBO
     step: int = 0
 
     def save(self, folder: Path) -> Path:
@@ -58,6 +62,8 @@ class FitState:
         save_file({name: p.detach().contiguous() for name, p in _parameters().items()}, partial / "guide.safetensors")
         save_file(_flatten(optimizer["parameters"]), partial / "optimizer.safetensors")
         save_file(generators, partial / "random.safetensors")
+        remembered = self.objective.get_state() if isinstance(self.objective, ResponseObjective) else {}
+        save_file({name: tensor.contiguous() for name, tensor in remembered.items()}, partial / "objective.safetensors")
         state = {"step": self.step, "optimizer_step": optimizer["step_count"], "random": plain}
         (partial / "state.json").write_text(json.dumps(state))
         for path in (*partial.iterdir(), partial):
@@ -84,6 +90,8 @@ class FitState:
         path = found[-1]
         state = json.loads((path / "state.json").read_text())
         self.guide(prompts)
+        if isinstance(self.objective, ResponseObjective):
+            self.objective.set_state(load_file(path / "objective.safetensors", device=_device()))
         saved, parameters = load_file(path / "guide.safetensors"), _parameters()
         shapes = {name: tuple(tensor.shape) for name, tensor in saved.items()}
         expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
@@ -110,6 +118,11 @@ def has_checkpoint(folder: Path) -> bool:
 def _parameters() -> dict[str, Tensor]:
     """All of Pyro's parameters, unconstrained, by name."""
     return dict(pyro.get_param_store().named_parameters())
+
+
+def _device() -> str:
+    """Where Pyro's parameters are; the CPU if there are none."""
+    return str(next(iter(_parameters().values())).device) if _parameters() else "cpu"
 
 
 def _complete(folder: Path) -> list[Path]:

@@ -14,7 +14,6 @@ import torch
 from pyro import poutine
 from pyro.distributions import TorchDistribution
 from pyro.poutine import Trace
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 

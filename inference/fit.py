@@ -20,7 +20,7 @@ from tqdm import tqdm
 from inference import random_state
 from inference.checkpoint import CheckpointError, FitState, has_checkpoint
 from inference.density import Program
-from inference.objectives.leave_one_out import LeaveOneOut_ELBO
+from inference.objectives import LeaveOneOut_ELBO, ResponseObjective
 from inference.optimizer import FusedOptimizer, NonFiniteGradientError, cosine
 from model import Prompts
 
@@ -39,9 +39,9 @@ class Fit:
         state: guide, optimiser and step; `state.guide` is the guide that was passed in, trained.
         parameters: the scope of Pyro's parameter store that the fit worked in. A module has its parameters in itself; to run a
             guide that is a plain function, enter `pyro.get_param_store().scope(parameters)`.
-        metrics: one record a step of this call: `step`; `loss`, as the objective returned it, a sum over prompts; `elbo`, minus
-            that by the prompt, nats; `log_evidence`, the mean of r/beta over the responses drawn, nats; `grad_norm`;
-            `learning_rate`.
+        metrics: one record a step of this call: `step`; `loss`, as the objective returned it, a sum over prompts; `elbo`, nats
+            by the prompt, as a `ResponseObjective` estimates it, and minus the loss for any other; `log_evidence`, the mean of
+            r/beta over the responses scored, nats (NaN in a step that scores none); `grad_norm`; `learning_rate`.
         stopped_early: why the fit ended before its last step; None if it did not.
     """
 
@@ -88,20 +88,21 @@ def fit(
         progress: show a bar.
 
     Raises:
-        ValueError: if the optimiser was used before.
+        ValueError: if the optimiser or the objective was used before; both may remember what they saw.
         CheckpointError: if the folder has a checkpoint already and `resume` is off, or the checkpoint is of another guide.
         ZeroEvidenceError: if the guide draws a response with evidence of -inf.
     """
     objective = LeaveOneOut_ELBO() if objective is None else objective
     optimizer = FusedOptimizer(clip_norm=1.0, schedule=cosine(num_steps)) if optimizer is None else optimizer
-    if optimizer.step_count:
-        raise ValueError(f"the optimizer has done {optimizer.step_count} steps already, expected a new one for each fit")
+    for name, used in {"optimizer": optimizer, "objective": objective}.items():
+        if isinstance(used, FusedOptimizer | ResponseObjective) and used.step_count:
+            raise ValueError(f"the {name} has done {used.step_count} steps already, expected a new one for each fit")
     restores = checkpoint_folder is not None and has_checkpoint(checkpoint_folder)
     if restores and not resume:
         raise CheckpointError(
             f"{checkpoint_folder} already has a checkpoint: pass resume=True to go on from it, or name another folder"
         )
-    state = FitState(guide, optimizer)
+    state = FitState(guide, optimizer, objective)
     result = Fit(state, {"params": {}, "constraints": {}})
     svi = SVI(model, guide, optimizer, objective)
     svi.loss_and_grads = _refuse_non_finite(svi.loss_and_grads)
@@ -128,13 +129,13 @@ def fit(
 
 def _step(svi: SVI, state: FitState, prompts: Prompts) -> Metrics:
     """One step of SVI, counted in `state`. Returns its metrics."""
-    rate = state.optimizer.learning_rate
+    rate, objective = state.optimizer.learning_rate, state.objective
     with _RecordEvidence() as evidence:
-        loss = svi.step(prompts)
+        loss = _bound(svi.step(prompts))
     state.step += 1
     return {
         "step": state.step,
-        "elbo": -loss / len(prompts),
+        "elbo": objective.metrics["elbo"] if isinstance(objective, ResponseObjective) else -loss / len(prompts),
         "loss": loss,
         "log_evidence": evidence.mean(),
         "grad_norm": state.optimizer.grad_norm,
@@ -155,7 +156,7 @@ class _RecordEvidence(Messenger):
 
     def mean(self) -> float:
         """The factors added up, each averaged over the model's runs."""
-        return sum(sum(values) / len(values) for values in self.factors.values())
+        return sum(sum(values) / len(values) for values in self.factors.values()) if self.factors else math.nan
 
 
 def _minibatch(prompts: Prompts, size: int | None) -> Prompts:
@@ -164,15 +165,20 @@ def _minibatch(prompts: Prompts, size: int | None) -> Prompts:
     return prompts[torch.randperm(len(prompts))[:size].sort().values.tolist()]
 
 
+def _bound(loss: float | tuple[float, ...]) -> float:
+    """The loss as one number; `ReweightedWakeSleep` returns two, of which the first is the bound."""
+    return loss[0] if isinstance(loss, tuple) else loss
+
+
 def _refuse_non_finite(loss_and_grads: Callable[..., Any]) -> Callable[..., Any]:
     """Raise before the optimiser sees the gradient of a loss that is NaN or infinite."""
 
     def checked(*args: Any, **kwargs: Any) -> Any:
         loss = loss_and_grads(*args, **kwargs)
-        if not math.isfinite(loss):
+        if not math.isfinite(_bound(loss)):
             for _, parameter in pyro.get_param_store().named_parameters():
                 parameter.grad = None
-            raise NonFiniteLossError(f"the loss is {loss}; the parameters were left as they were")
+            raise NonFiniteLossError(f"the loss is {_bound(loss)}; the parameters were left as they were")
         return loss
 
     return checked

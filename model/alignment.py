@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import pyro
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from model.evidence import Evidence, check_reward
 from model.language_model import LanguageModel
 from model.prompts import Prompts
+from model.provenance import through
 
 
 class AlignmentModel:
@@ -41,8 +43,8 @@ class AlignmentModel:
         with pyro.plate("prompts", len(prompts), dim=-1):
             response = pyro.sample("response", self.prior(prompts))
             for name, evidence in self.evidence.items():
-                reward = check_reward(name, evidence(prompts, response), response.shape[:-1])
-                pyro.factor(name, reward / self.beta)
+                reward = through(partial(evidence, prompts), response)
+                pyro.factor(name, check_reward(name, reward, response.shape[:-1]) / self.beta)
         return response
 
     @property

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from model.language_model import LanguageModel
 from model.prompts import Prompts
+from model.provenance import through
 
 
 class Evidence(Protocol):
@@ -93,6 +94,9 @@ class TextEvidence:
     upper_bound: float | None = None
 
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
+        return through(lambda plain: self._score(prompts, plain), response)
+
+    def _score(self, prompts: Prompts, response: Tensor) -> Tensor:
         shape = response.shape[:-1]
         texts = self.language_model.decode(response.reshape(-1, *response.shape[-2:]), prompts if self.whole else None)
         flat = [text for row in texts for text in row]

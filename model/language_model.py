@@ -32,18 +32,21 @@ class CachedState:
         seen: columns in the cache.
         mask: `[B, P + T]`, 1 where a column holds a real token, or will.
         positions: `[B, P + T]`, real tokens before each column.
+        hidden: `[B, L, H]`, what the output layer was given for the L tokens read last (for a prompt, the last alone where the
+            network can).
     """
 
     cache: Any
     seen: int
     mask: Tensor
     positions: Tensor
+    hidden: Tensor
 
     def select(self, rows: Tensor) -> CachedState:
         cache = copy.copy(self.cache)
         cache.layers = [copy.copy(layer) for layer in self.cache.layers]
         cache.batch_select_indices(rows)
-        return CachedState(cache, self.seen, self.mask[rows], self.positions[rows])
+        return CachedState(cache, self.seen, self.mask[rows], self.positions[rows], self.hidden[rows])
 
 
 class LanguageModel(nn.Module):
@@ -223,7 +226,8 @@ class LanguageModel(nn.Module):
         """See `Decoder`. One pass over the N prompts; logits for their last position only."""
         mask = torch.nn.functional.pad(prompts.mask.long(), (0, self.max_new_tokens), value=1)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        logits, state = self._run(CachedState(None, 0, mask, positions), prompts.ids, last_only=True)
+        nothing = torch.empty(0, device=mask.device)
+        logits, state = self._run(CachedState(None, 0, mask, positions, nothing), prompts.ids, last_only=True)
         return logits[:, -1], state
 
     def extend(self, state: CachedState, ids: Tensor) -> tuple[Tensor, CachedState]:
@@ -233,15 +237,21 @@ class LanguageModel(nn.Module):
     def _run(self, state: CachedState, ids: Tensor, *, last_only: bool = False) -> tuple[Tensor, CachedState]:
         seen = state.seen + ids.shape[1]
         keep = {"logits_to_keep": 1} if last_only and self._keeps_last_logits else {}
-        out = self.network(
-            input_ids=ids,
-            attention_mask=state.mask[:, :seen],
-            position_ids=state.positions[:, state.seen : seen],
-            past_key_values=state.cache,
-            use_cache=True,
-            **keep,
-        )
-        return out.logits, CachedState(out.past_key_values, seen, state.mask, state.positions)
+        hidden: list[Tensor] = []
+        # some networks scale or cap the output layer's logits, so it is listened to, and not called on its own
+        listener = self.network.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
+        try:
+            out = self.network(
+                input_ids=ids,
+                attention_mask=state.mask[:, :seen],
+                position_ids=state.positions[:, state.seen : seen],
+                past_key_values=state.cache,
+                use_cache=True,
+                **keep,
+            )
+        finally:
+            listener.remove()
+        return out.logits, CachedState(out.past_key_values, seen, state.mask, state.positions, hidden[0])
 
 
 def _named_dtype(name: str) -> torch.dtype:

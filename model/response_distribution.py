@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from model.prompts import Prompts
+from model.provenance import through
 from model.response_space import ResponseSpace
 from model.token_log_prob import scaled, token_log_prob
 
@@ -27,6 +28,13 @@ class DecoderState(Protocol):
 
     def select(self, rows: Tensor) -> Self:
         """The state of the sequences at `rows` `[B']`, repeats allowed; the original stays as it was."""
+
+
+@runtime_checkable
+class RevealsHidden(Protocol):
+    """A state that shows what the network's last layer made of the tokens it has just read: `[B, L, H]`."""
+
+    hidden: Tensor
 
 
 class Decoder(Protocol):
@@ -66,6 +74,25 @@ def _fill(values: Tensor, kept: Tensor) -> Tensor:
     if missing:
         values = torch.cat([values, values.new_zeros(len(values), missing, *values.shape[2:])], 1)
     return values.masked_fill(~kept.view(kept.shape + (1,) * (values.dim() - 2)), 0.0)
+
+
+class _Reading(NamedTuple):
+    """Logits of the first token of each prompt, `[N, V]`, and of the others of each response, `[B, L - 1, V]` (None where L is
+    1), with the states they came with."""
+
+    first: Tensor
+    first_state: Any
+    rest: Tensor | None
+    rest_state: Any
+
+
+def _hidden(state: Any) -> Tensor:
+    if not isinstance(state, RevealsHidden):
+        raise TypeError(
+            f"{type(state).__name__} has no `hidden`: expected the state of a decoder that reveals its hidden layer, as that "
+            "of `LanguageModel` does. Choose an objective without a head on the guide's states."
+        )
+    return state.hidden
 
 
 class ResponseDistribution(TorchDistribution):
@@ -156,19 +183,32 @@ class ResponseDistribution(TorchDistribution):
         """log p(response), nats: `[..., N]` for `[..., N, T]`. -inf where what follows the end is not padding."""
         if self._validate_args:
             self._validate_sample(value)
+        return through(self._log_prob, value)
+
+    def _log_prob(self, value: Tensor) -> Tensor:
         log_prob = self.log_prob_per_token(value).sum(-1)  # [..., N, T] -> [..., N]
         return log_prob.masked_fill(~self.space.contains(value), -torch.inf)
 
     def log_prob_per_token(self, value: Tensor) -> Tensor:
         """log p(x_t | prompt, x_<t), nats: `[..., N, T]`, 0 at padding. Its sum over T is `log_prob`."""
         value, kept, rows, shape = self._in_a_row(value, self.space.is_token(value))
-        first, rest = self._read(value, kept, rows)
-        log_first = scaled(first, self.temperature).log_softmax(-1)  # [N, V], before its particles share it
-        per_token = log_first[rows, value[:, 0]][:, None]
-        if rest is not None:
-            of_rest = token_log_prob(rest, value[:, 1 : 1 + rest.shape[1]], self.temperature)
-            per_token = torch.cat([per_token, of_rest], 1)
-        return _fill(per_token, kept).view(shape)
+        return self._log_prob_of(value, kept, rows, self._read(value, kept, rows)).view(shape)
+
+    def log_prob_and_hidden(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """`log_prob_per_token`, and the hidden states that the logits were made of, `[..., N, T, H]`; both 0 at padding.
+
+        The state at t has read the prompt and x_<t. For heads on a guide's states, such as a value function.
+
+        Raises:
+            TypeError: if the decoder's state does not reveal its hidden layer.
+        """
+        value, kept, rows, shape = self._in_a_row(value, self.space.is_token(value))
+        reading = self._read(value, kept, rows)
+        hidden = [_hidden(reading.first_state)[rows, -1:]]
+        if reading.rest_state is not None:
+            hidden.append(_hidden(reading.rest_state))
+        per_token = self._log_prob_of(value, kept, rows, reading).view(shape)
+        return per_token, _fill(torch.cat(hidden, 1), kept).view(*shape, -1)
 
     def next_token_logits(self, value: Tensor) -> Tensor:
         """Logits of p(. | prompt, x_<t), temperature applied, `[..., N, T, V]`; all 0 at padding.
@@ -176,7 +216,7 @@ class ResponseDistribution(TorchDistribution):
         For objectives that sum over the vocabulary; `log_prob` never holds this much.
         """
         value, kept, rows, shape = self._in_a_row(value, self.space.is_token(value))
-        first, rest = self._read(value, kept, rows)
+        first, _, rest, _ = self._read(value, kept, rows)
         logits = first[rows, None] if rest is None else torch.cat([first[rows, None], rest], 1)
         return _fill(logits / self.temperature, kept).view(*shape, self.space.vocab_size)
 
@@ -187,18 +227,22 @@ class ResponseDistribution(TorchDistribution):
         rows = self._rows.expand(batch_shape).reshape(-1)
         return value.expand(shape).reshape(-1, shape[-1]), kept.expand(shape).reshape(-1, shape[-1]), rows, shape
 
-    def _read(self, value: Tensor, kept: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """One parallel pass over the responses, up to the last position that any of them uses.
-
-        Returns the logits of the first token of each prompt `[N, V]`, and of the others of each response `[B, L - 1, V]`
-        (None where L is 1).
-        """
+    def _read(self, value: Tensor, kept: Tensor, rows: Tensor) -> _Reading:
+        """One parallel pass over the responses, up to the last position that any of them uses."""
         longest = int(kept.any(0).sum())
-        first, state = self.decoder.start(self.prompts)
+        first, first_state = self.decoder.start(self.prompts)
         if longest == 1:
-            return first, None
-        rest, _ = self.decoder.extend(state.select(rows), value[:, : longest - 1])
-        return first, rest
+            return _Reading(first, first_state, None, None)
+        return _Reading(first, first_state, *self.decoder.extend(first_state.select(rows), value[:, : longest - 1]))
+
+    def _log_prob_of(self, value: Tensor, kept: Tensor, rows: Tensor, reading: _Reading) -> Tensor:
+        """log p of every token of B responses, `[B, T]`."""
+        log_first = scaled(reading.first, self.temperature).log_softmax(-1)  # [N, V], before its particles share it
+        per_token = log_first[rows, value[:, 0]][:, None]
+        if reading.rest is not None:
+            of_rest = token_log_prob(reading.rest, value[:, 1 : 1 + reading.rest.shape[1]], self.temperature)
+            per_token = torch.cat([per_token, of_rest], 1)
+        return _fill(per_token, kept)
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """Every response once, `[S] + batch_shape + [T]` (with `expand=False`, ones for the batch shape).

@@ -75,7 +75,8 @@ def test_resume_ends_where_an_unbroken_run_ends(args, monkeypatch):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("guide", GUIDES)
 def test_every_choice_runs(args, guide, objective):
-    assert main(replace(args, guide=guide, objective=objective, steps=1)).report.is_file()
+    one = 1 if objective == "reweighted-wake-sleep" else None
+    assert main(replace(args, guide=guide, objective=objective, steps=1, prompts_per_step=one)).report.is_file()
 
 
 def test_prompts_from_a_file(args, tmp_path, capsys):

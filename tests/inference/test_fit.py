@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from guides import FineTuned
-from inference import OBJECTIVES, CheckpointError, FitState, FusedOptimizer, cosine, fit, has_checkpoint
-from model import AlignmentModel, ZeroEvidenceError
+from inference import OBJECTIVES, CheckpointError, FitState, FusedOptimizer, LeaveOneOut_ELBO, cosine, fit, has_checkpoint
+from model import AlignmentModel
 
 
 def parameters_of(guide):
@@ -29,8 +29,8 @@ def short_fit(model, guide, prompts, num_steps=6, **options):
     return fit(model, guide, prompts, num_steps=num_steps, optimizer=optimizer, **options)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_every_objective_closes_the_gap(objective, model, small_prior, prompts, truth):
+@pytest.mark.parametrize("objective", ["leave-one-out", "trace", "trajectory-balance", "forward-kl"])
+def test_closes_the_gap(objective, model, small_prior, prompts, truth):
     guide = FineTuned(small_prior)
     start = truth.kl_guide_posterior(guide).mean()
     optimizer = FusedOptimizer(options={"lr": 3e-3}, clip_norm=1.0, schedule=cosine(150))
@@ -159,10 +159,10 @@ def test_checkpoint_of_another_guide_is_refused(model, small_prior, prompts, pri
     with pytest.raises(CheckpointError, match=r"is of another guide: 1 parameters differ, first guide\$\$\$extra"):
         short_fit(model, Widened(small_prior), prompts, checkpoint_folder=tmp_path, resume=True)
     with pytest.raises(CheckpointError, match="no checkpoint in"):
-        FitState(FineTuned(prior), FusedOptimizer()).restore(tmp_path / "nowhere", prompts)
+        FitState(FineTuned(prior), FusedOptimizer(), LeaveOneOut_ELBO()).restore(tmp_path / "nowhere", prompts)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", ["leave-one-out", "trace", "forward-kl", "trajectory-balance"])
 def test_non_finite_loss_keeps_the_last_good_parameters(objective, small_prior, prompts):
     """A reward near the largest float overflows when it is divided by beta, at the fourth step."""
     calls = []
@@ -172,25 +172,17 @@ def test_non_finite_loss_keeps_the_last_good_parameters(objective, small_prior, 
         return torch.full(response.shape[:-1], 1e308, dtype=torch.float64) if len(calls) > 3 else response[..., 0] / 5
 
     guide, alone = FineTuned(small_prior), FineTuned(small_prior)
-    options = {"objective": OBJECTIVES[objective](num_particles=8)}
     with pytest.warns(UserWarning, match="fit stopped early at step 3: the loss is"):
-        result = short_fit(AlignmentModel(small_prior, reward, beta=0.1), guide, prompts, **options)
+        result = short_fit(
+            AlignmentModel(small_prior, reward, beta=0.1), guide, prompts, objective=OBJECTIVES[objective](num_particles=8)
+        )
     assert result.stopped_early is not None
     assert all(parameter.grad is None for parameter in guide.parameters())
     calls.clear()
-    short_fit(AlignmentModel(small_prior, reward, beta=0.1), alone, prompts, 3, **options)
-    assert torch.equal(parameters_of(guide), parameters_of(alone))
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_impossible_response_is_refused_by_name(objective, small_prior, prompts):
-    model = AlignmentModel(
-        small_prior, {"no-good": lambda _, response: torch.where(response[..., 0] == 7, -math.inf, 0.0)}, beta=1.0
+    short_fit(
+        AlignmentModel(small_prior, reward, beta=0.1), alone, prompts, 3, objective=OBJECTIVES[objective](num_particles=8)
     )
-    guide = FineTuned(small_prior)
-    with pytest.raises(ZeroEvidenceError, match="'no-good' is -inf at index"):
-        short_fit(model, guide, prompts, objective=OBJECTIVES[objective](num_particles=64))
-    assert torch.equal(parameters_of(guide), parameters_of(small_prior))
+    assert torch.equal(parameters_of(guide), parameters_of(alone))
 
 
 def test_a_plain_function_is_a_guide(model, small_prior, prompts, truth, tmp_path):

@@ -1,0 +1,83 @@
+"""Best-of-n distillation: the guide learns the law of the best of n prior draws, so that one draw does for n.
+
+    pi_n(x)  = p0(x) (F(r)^n - F-(r)^n) / (F(r) - F-(r)),    F the prior's distribution function of the reward, F- its left
+    limit ELBO_n   = E_q[log pi_n(x) - log q(x)] = -KL(q || pi_n)
+
+Variational best-of-n (Amini et al. 2024, arXiv 2407.06057), with ties counted right. It is the same inference for another
+target: evidence is log pi_n/p0, a function of the reward's rank alone, so that beta and the reward's scale play no part. The
+target's log Z is 0, and the gradient is the leave-one-out one.
+
+F is the distribution function of draws from the prior, made once for each prompt.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from inference.density import Program
+from inference.objectives.response_objective import Losses, ResponseObjective, leave_one_out
+from inference.prior_draws import draw_from_prior
+from inference.samplers.order_statistics import best_of_n_log_ratio
+from model import Prompts
+
+
+class BestOfN_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its objectives
+    """KL(q || best of n). Unbiased given F; F itself is an empirical one, so that the target is consistent in
+    `num_prior_draws`.
+
+    Bears evidence of -inf, which is the lowest rank and not impossible. `elbo` among the metrics is that of this target, -KL(q
+    || pi_n).
+
+    Args:
+        num_particles: K, at least 2.
+        n: of which the best is taken. Near n = e^b it is as far from the prior as b nats, at most log n - (n - 1)/n.
+        num_prior_draws: behind F, for each prompt, in the step that meets it first.
+    """
+
+    bears_zero_evidence = True
+
+    def __init__(self, num_particles: int = 64, *, n: int = 16, num_prior_draws: int = 1024) -> None:
+        if n < 1:
+            raise ValueError(f"n is {n}, expected at least 1")
+        super().__init__(num_particles)
+        self.n = n
+        self.num_prior_draws = num_prior_draws
+        self._evidence: dict[str, Tensor] = {}  # of the prior's draws, sorted, by prompt
+
+    def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
+        self._meet(model, prompts)
+        distribution, response = self.draw(guide, prompts)
+        log_guide = distribution.log_prob(response)
+        joint = self.score(model, prompts, response)
+        log_target = joint.log_prior + self.log_ratio(prompts, joint.log_evidence)
+        log_weight = log_target - log_guide.detach()
+        elbo = log_weight.mean(0).sum()
+        return Losses(-elbo, -(leave_one_out(log_weight) * log_guide).mean(0).sum(), elbo)
+
+    def log_ratio(self, prompts: Prompts, log_evidence: Tensor) -> Tensor:
+        """log pi_n(x)/p0(x) for responses of evidence `[..., N]`, nats.
+
+        The response counts among the draws it is ranked with: F never is 0, nor a tie of probability 0.
+        """
+        ratios = []
+        for text, value in zip(prompts.texts, log_evidence.unbind(-1), strict=True):
+            known = self._evidence[text]
+            below, upto = (torch.searchsorted(known, value.contiguous(), right=right) for right in (False, True))
+            total = len(known) + 1
+            ratios.append(best_of_n_log_ratio((upto + 1) / total, below / total, self.n))
+        return torch.stack(ratios, -1)
+
+    def _meet(self, model: Program, prompts: Prompts) -> None:
+        """Draw from the prior for the prompts that are new."""
+        new = [i for i, text in enumerate(prompts.texts) if text not in self._evidence]
+        if new:
+            draws = draw_from_prior(model, prompts[new], self.num_prior_draws)
+            for i, column in zip(new, draws.log_evidence.double().T, strict=True):
+                self._evidence[prompts.texts[i]] = column.sort().values
+
+    def get_state(self) -> dict[str, Tensor]:
+        return dict(self._evidence)
+
+    def set_state(self, state: dict[str, Tensor]) -> None:
+        self._evidence = dict(state)

@@ -1,0 +1,165 @@
+"""f-divergences: distributional policy gradient for any D_f between guide and posterior (Go et al. 2023, arXiv 2302.08215).
+
+    D_f(q || p*)   = E_p*[f(t)],   t = q / p*
+    grad D_f       = E_q[f'(t) grad log q]
+
+    grad D_f_hat   = 1/K sum_k q(x_k)/a(x_k) (f'(t_k) - f'(1)) grad log q(x_k),   x ~ a,   t = q Z_hat / (p0 exp(r/beta))
+
+f'(1) is a control variate: E_a[(q/a) grad log q] = 0. With it all weights are 0 where q = p* and Z_hat = Z, on every sample;
+for the forward KL it makes DPG (Parshakova et al. 2019) into GDC++ (Korbak et al. 2022, arXiv 2206.00761), the weight being 1 -
+p*/q.
+
+Z_hat is a moving average of importance estimates. On-policy a = q. Off-policy a is an earlier state of the guide, replaced by
+the guide of the day whenever that is closer to the posterior: KL(p* || q) < KL(p* || a) if E_a[p*/a log(q/a)] > 0 (KL-adaptive
+DPG, Khalifa et al. 2021, arXiv 2012.11635).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from inference.density import Program
+from inference.objectives.log_z_average import LogZAverage
+from inference.objectives.response_objective import Losses, ResponseObjective, part_of
+from inference.objectives.snapshot import Snapshot
+from model import Prompts
+
+
+class Divergence(NamedTuple):
+    """One f, as functions of log u = log p*/q = -log t, which is -inf where a response is impossible.
+
+    Attributes:
+        slope: log u -> f'(t).
+        value: log u -> u f(t), whose mean under q is D_f.
+        bears_zero_evidence: whether both are finite at u = 0.
+    """
+
+    slope: Callable[[Tensor], Tensor]
+    value: Callable[[Tensor], Tensor]
+    bears_zero_evidence: bool = True
+
+
+def _u_log_u(log_u: Tensor) -> Tensor:
+    return torch.xlogy(log_u.exp(), log_u.exp())
+
+
+def _jensen_shannon(log_u: Tensor) -> Tensor:
+    return (1 + log_u.exp()) * (math.log(2) - softplus(log_u)) + _u_log_u(log_u)
+
+
+def alpha_divergence(alpha: float) -> Divergence:
+    """D_alpha(p* || q) = (sum p*^alpha q^(1 - alpha) - 1) / (alpha (alpha - 1)); at 1 it would be KL(p* || q), at 0 KL(q || p*)."""
+    if alpha in (0.0, 1.0):
+        raise ValueError(f"alpha is {alpha:g}, a limit with a name of its own: use `{'forward' if alpha else 'reverse'}-kl`")
+    scale = alpha * (alpha - 1)
+    return Divergence(
+        slope=lambda log_u: -(alpha * log_u).exp() / alpha,
+        value=lambda log_u: ((alpha * log_u).exp() - log_u.exp()) / scale,
+        bears_zero_evidence=alpha > 0,
+    )
+
+
+DIVERGENCES: dict[str, Divergence] = {
+    "forward-kl": Divergence(lambda log_u: -log_u.exp(), _u_log_u),
+    "reverse-kl": Divergence(lambda log_u: 1 - log_u, lambda log_u: -log_u, bears_zero_evidence=False),
+    "jensen-shannon": Divergence(lambda log_u: math.log(2) - softplus(log_u), _jensen_shannon),
+    "total-variation": Divergence(lambda log_u: -0.5 * log_u.sign(), lambda log_u: 0.5 * log_u.expm1().abs()),
+    "chi2-forward": Divergence(lambda log_u: -(2 * log_u).exp(), lambda log_u: (2 * log_u).exp() - log_u.exp()),
+    "chi2-reverse": Divergence(
+        lambda log_u: 2 * torch.expm1(-log_u), lambda log_u: torch.expm1(-log_u) + log_u.expm1(), bears_zero_evidence=False
+    ),
+    "alpha": alpha_divergence(0.5),
+}
+"""By name. `forward-kl` is KL(p* || q), `chi2-forward` E_q[(p*/q)^2] - 1, `jensen-shannon` twice the usual one."""
+
+
+class FDivergence(ResponseObjective):
+    """D_f(q || p*). Value and gradient are consistent: unbiased given Z, which is a moving average.
+
+    Bears evidence of -inf where f does, as the forward KL; reverse KL and chi2-reverse are infinite then and refuse.
+
+    Args:
+        divergence: a name in `DIVERGENCES`, or one of your own.
+        num_particles: K.
+        adapt_every: None draws from the guide. A number draws from an earlier state of it, and asks every so many steps whether
+            to replace that; it takes the memory of the trained parameters twice more.
+        decay: of the average of Z.
+    """
+
+    def __init__(
+        self,
+        divergence: str | Divergence = "forward-kl",
+        num_particles: int = 64,
+        *,
+        adapt_every: int | None = None,
+        decay: float = 0.99,
+    ) -> None:
+        super().__init__(num_particles)
+        if isinstance(divergence, str):
+            if divergence not in DIVERGENCES:
+                raise ValueError(f"divergence is {divergence!r}, expected one of {', '.join(DIVERGENCES)}, or a `Divergence`")
+            divergence = DIVERGENCES[divergence]
+        self.divergence = divergence
+        self.bears_zero_evidence = divergence.bears_zero_evidence  # type: ignore[misc]
+        self.adapt_every = adapt_every
+        self.log_z = LogZAverage(decay)
+        self.proposal: Snapshot | None = None
+        self._gain = 0.0  # E_a[p*/a log(q/a)], summed since the proposal was last in question
+        self._steps = 0
+
+    def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
+        distribution, response, log_proposal = self._draw(guide, prompts)
+        log_guide = distribution.log_prob(response)
+        log_proposal = log_guide.detach().double() if log_proposal is None else log_proposal
+        log_ratio = log_guide.detach() - log_proposal  # log q/a, [K, N]
+        log_joint = self.score(model, prompts, response).log_joint
+        log_weight = log_joint - log_proposal
+        log_z = self.log_z.update(prompts, log_weight.logsumexp(0) - math.log(len(log_weight)))
+        log_u = log_weight - log_ratio - log_z
+        centred = self.divergence.slope(log_u) - self.divergence.slope(torch.zeros_like(log_u))
+        surrogate = (log_ratio.exp() * centred * log_guide).mean(0).sum()
+        loss = (log_ratio.exp() * self.divergence.value(log_u)).mean(0).sum()
+        self._gain += ((log_weight - log_z).exp() * log_ratio).mean().item()
+        self.metrics["log_z"] = log_z.mean().item()
+        return Losses(loss, surrogate, (log_ratio.exp() * (log_u + log_z)).mean(0).sum())
+
+    def _draw(self, guide: Program, prompts: Prompts) -> tuple[TorchDistribution, Tensor, Tensor | None]:
+        """The guide's distribution; responses `[K, N, T]` from the proposal, and their log-density under it `[K, N]`, None
+        where it is the guide itself.""" if self.adapt_every is None:
+            return *self.draw(guide, prompts), None
+        proposal_parameters = self._adapt(guide, prompts, self.adapt_every)
+        with proposal_parameters.in_place(), torch.no_grad():
+            proposal, response = self.draw(guide, prompts)
+            log_proposal = proposal.log_prob(response).double()
+        return self.distribution(guide, prompts, response), response, log_proposal
+
+    def _adapt(self, guide: Program, prompts: Prompts, every: int) -> Snapshot:
+        """The proposal: that of the last step, or the guide as it is now, if it is time to ask and that is closer."""
+        if self.proposal is None:
+            self.draw(guide, prompts)  # brings its parameters into the store
+            self.proposal = Snapshot.take()
+        elif self._steps % every == 0:
+            if self._gain > 0:
+                self.proposal = Snapshot.take()
+            self._gain = 0.0
+        self._steps += 1
+        return self.proposal
+
+    def get_state(self) -> dict[str, Tensor]:
+        state = {f"log_z/{text}": seen for text, seen in self.log_z.get_state().items()}
+        if self.proposal is not None:
+            state |= {f"proposal/{name}": value for name, value in self.proposal.parameters.items()}
+        return state | {"gain": torch.tensor(self._gain, dtype=torch.float64), "steps": torch.tensor(self._steps)}
+
+    def set_state(self, state: dict[str, Tensor]) -> None:
+        self.log_z.set_state(part_of(state, "log_z/"))
+        parameters = part_of(state, "proposal/")
+        self.proposal = Snapshot(parameters) if parameters else None
+        self._gain, self._steps = state["gain"].item(), int(state["steps"].item())

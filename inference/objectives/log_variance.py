@@ -1,0 +1,59 @@
+"""Log-variance: the posterior is where log w is the same for every response, so descend its variance (trajectory balance).
+
+    L(q) = 1/2 Var_a[log w],   w = p0(x) exp(r(x)/beta) / q(x),   x ~ a, any distribution, not differentiated
+
+L is 0 exactly where q = p* on the support of a, so that the responses need not be the guide's own: it learns from what was
+drawn before, and from a guide made bolder. Drawn from the guide itself it is VarGrad (Richter et al. 2020, arXiv 2010.10436),
+whose gradient is `LeaveOneOut_ELBO`'s on every sample. With log Z in place of the batch's mean it is the trajectory balance of
+GFlowNets (Malkin et al. 2022, arXiv 2201.13259), fine-tuning language models in Hu et al. 2023, arXiv 2310.04363.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from inference.density import Program
+from inference.objectives.replay_buffer import ReplayBuffer
+from inference.objectives.response_objective import Losses, ResponseObjective
+from model import Prompts
+
+
+class LogVariance(ResponseObjective):
+    """Half the variance of the log-weights, over fresh and replayed responses together, for each prompt on its own.
+
+    The variance is unbiased for the mixture of responses in the step. Refuses evidence of -inf: log w is infinite there.
+
+    Args:
+        num_particles: K, fresh responses a step for each prompt.
+        replay: R, responses a step for each prompt that were drawn before; 0 keeps none.
+        capacity: of the buffer, different responses for each prompt.
+        exploration: draw the fresh ones with the guide's logits divided by this temperature as well.
+    """
+
+    def __init__(self, num_particles: int = 64, *, replay: int = 0, capacity: int = 4096, exploration: float = 1.0) -> None:
+        if num_particles + replay < 2:
+            raise ValueError(f"num_particles + replay is {num_particles + replay}, expected at least 2: one has no variance")
+        super().__init__(num_particles)
+        self.replay = replay
+        self.exploration = exploration
+        self.buffer = ReplayBuffer(capacity)
+
+    def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
+        distribution, response = self.draw(guide, prompts, temperature=self.exploration)
+        log_joint = self.score(model, prompts, response).log_joint
+        if self.replay:
+            self.buffer.add(prompts, response, log_joint)
+            old, old_log_joint = self.buffer.draw(prompts, self.replay)
+            response, log_joint = torch.cat([response, old]), torch.cat([log_joint, old_log_joint])
+        log_weight = log_joint - distribution.log_prob(response)  # [K + R, N]
+        loss = 0.5 * log_weight.var(0).sum()
+        # fresh ones are the guide's own only where it is not made bolder
+        elbo = log_weight[: self.num_particles].detach().mean(0).sum()
+        return Losses(loss.detach(), loss, elbo)
+
+    def get_state(self) -> dict[str, Tensor]:
+        return self.buffer.get_state()
+
+    def set_state(self, state: dict[str, Tensor]) -> None:
+        self.buffer.set_state(state)

@@ -1,0 +1,44 @@
+"""A moving average of unbiased estimates of Z, for each prompt on its own."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from model import Prompts
+
+
+class LogZAverage:
+    """log of the mean of all estimates of Z seen so far, or of about the last 1/(1 - decay) once there are as many.
+
+    Args:
+        decay: how much of the average stays when an estimate is added, at most.
+    """
+
+    def __init__(self, decay: float = 0.99) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay is {decay}, expected a number from 0 to below 1")
+        self.decay = decay
+        self._seen: dict[str, tuple[float, int]] = {}
+
+    def update(self, prompts: Prompts, log_z_hat: Tensor) -> Tensor:
+        """Add one estimate for each prompt, `[N]`, nats. Returns the averages, `[N]`."""
+        averages = []
+        for text, new in zip(prompts.texts, log_z_hat.tolist(), strict=True):
+            old, count = self._seen.get(text, (-math.inf, 0))
+            keep = min(self.decay, count / (count + 1))
+            kept = old + math.log(keep) if keep > 0 else -math.inf
+            average = torch.logaddexp(torch.tensor(kept).double(), torch.tensor(new + math.log1p(-keep)).double()).item()
+            self._seen[text] = (average, count + 1)
+            averages.append(average)
+        return log_z_hat.new_tensor(averages)
+
+    def get_state(self) -> dict[str, Tensor]:
+        """By prompt: the average and how many estimates it has seen."""
+        return {text: torch.tensor(seen, dtype=torch.float64) for text, seen in self._seen.items()}
+
+    def set_state(self, state: dict[str, Tensor]) -> None:
+        """Take up what `get_state` gave."""
+        self._seen = {text: (seen[0].item(), int(seen[1].item())) for text, seen in state.items()}

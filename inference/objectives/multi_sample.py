@@ -1,0 +1,49 @@
+"""The importance-weighted bound for discrete guides (VIMCO), each prompt on its own.
+
+    L_K = E[log 1/K sum_k w_k] <= log Z,   w = p0(x) exp(r(x)/beta) / q(x)                    Burda et al. 2016, arXiv
+    1509.00519
+
+    grad L_K_hat = sum_k (log 1/K sum_j w_j - log 1/(K-1) sum_{j != k} w_j - W_k + 1/K) grad log q(x_k),   W = softmax(log w)
+
+The first difference credits x_k with what it adds to the bound (Mnih and Rezende 2016, arXiv 1602.06725, here with the others'
+arithmetic mean as the baseline). -W_k is how the bound depends on q through the weights themselves, and the 1/K, whose mean is
+0, makes the whole vanish on every sample where q = p*.
+
+At K = 1 the bound is the ELBO; as K grows it tightens whatever q is, so that q is asked for less: to cover, not to match.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from inference.density import Program
+from inference.objectives.response_objective import Losses, ResponseObjective
+from model import Prompts
+
+
+class MultiSample_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its objectives
+    """The importance-weighted bound on log Z. Unbiased, value and gradient, for the bound of K particles.
+
+    Refuses evidence of -inf: with some probability all K responses are impossible, and the bound is -inf.
+
+    Args:
+        num_particles: K, at least 2.
+    """
+
+    def __init__(self, num_particles: int = 64) -> None:
+        if num_particles < 2:
+            raise ValueError(f"num_particles is {num_particles}, expected at least 2: with 1 the bound is the ELBO")
+        super().__init__(num_particles)
+
+    def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
+        distribution, response = self.draw(guide, prompts)
+        log_guide = distribution.log_prob(response)
+        log_weight = self.score(model, prompts, response).log_joint - log_guide.detach()  # [K, N]
+        num = len(log_weight)
+        bound = log_weight.logsumexp(0) - math.log(num)  # [N]
+        itself = torch.eye(num, dtype=torch.bool, device=log_weight.device)[..., None]
+        others = log_weight[:, None].masked_fill(itself, -torch.inf).logsumexp(0) - math.log(num - 1)  # [K, N]
+        credit = (bound - others) - log_weight.softmax(0) + 1 / num
+        return Losses(-bound.sum(), -(credit * log_guide).sum(), log_weight.mean(0).sum())

@@ -1,0 +1,56 @@
+"""Pyro's own objectives, set up for one plate of prompts, and refused where their answer would be wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pyro.infer import RenyiELBO, ReweightedWakeSleep, Trace_ELBO, TraceGraph_ELBO
+
+
+def trace(num_particles: int = 64) -> Trace_ELBO:
+    """REINFORCE without a baseline. Unbiased; at q = p* its variance is (log Z)^2 tr F, F the Fisher information."""
+    return Trace_ELBO(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
+
+
+def trace_graph(num_particles: int = 64) -> TraceGraph_ELBO:
+    """Costs that a site did not cause are left out: with the one site `response` nothing is, and it is `Trace_ELBO`."""
+    return TraceGraph_ELBO(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
+
+
+def renyi(num_particles: int = 64, alpha: float = 0.5) -> RenyiELBO:
+    """The variational Renyi bound (Li and Turner 2016, arXiv 1602.02311) with Pyro's gradient.
+
+    Raises:
+        ValueError: at alpha = 0, where that gradient is 0 for a discrete guide.
+    """
+    if alpha == 0:
+        raise ValueError(
+            "alpha is 0: Pyro's RenyiELBO weighs the score of a discrete guide by alpha/(1 - alpha), so that its gradient is "
+            "exactly 0 and nothing would be learned. `MultiSample_ELBO` is that bound, with its gradient."
+        )
+    return RenyiELBO(alpha=alpha, num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
+
+
+def reweighted_wake_sleep(num_particles: int = 64) -> ReweightedWakeSleep:
+    """The wake phase alone, for a model without parameters. One prompt a step: see `OnePromptRWS`."""
+    return OnePromptRWS(
+        num_particles=num_particles, insomnia=1.0, model_has_params=False, max_plate_nesting=1, vectorize_particles=True
+    )
+
+
+class OnePromptRWS(ReweightedWakeSleep):
+    """`ReweightedWakeSleep`, which multiplies a particle's weights over all prompts before it normalises them.
+
+    With N prompts the log-weights' spread grows with N, until one particle has all the weight for every prompt at once; so more
+    than one is refused.
+    """
+
+    def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> tuple[float, float]:
+        (prompts,) = args
+        if len(prompts) > 1:
+            raise ValueError(
+                f"Pyro's ReweightedWakeSleep got {len(prompts)} prompts: it normalises the weights of a particle over all of "
+                "them jointly, which collapses. Use `WakePhi`, which keeps prompts apart, or one prompt a step (prompts_per_step=1)."
+            )
+        return super().loss_and_grads(model, guide, *args, **kwargs)

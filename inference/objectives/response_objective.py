@@ -1,0 +1,196 @@
+"""What the objectives for one site have in common: draw responses, score them under both programs, step on a surrogate.
+
+    the objective says        a loss, and a surrogate whose gradient is the estimate
+    this file does the rest   so that it is a `pyro.infer` ELBO, for `pyro.infer.SVI` as for `inference.fit`
+
+They see more of the site `response` than Pyro's own objectives do, such as its tokens, and in turn ask for a model and a guide
+that have no other site. They train the guide alone: the model's parameters are taken as they are.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from pyro import poutine
+from pyro.distributions import TorchDistribution
+from pyro.infer import ELBO
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from inference.density import Joint, Program, log_factors, trace_at
+from model import BearsZeroEvidence, Prompts, ResponseDistribution
+
+_Draw = Callable[[TorchDistribution], Tensor]
+
+
+class Losses(NamedTuple):
+    """What an objective makes of one batch of responses.
+
+    Attributes:
+        loss: scalar without gradient, summed over prompts.
+        surrogate: scalar whose gradient is the estimate of the loss's.
+        elbo: scalar, an estimate of the guide's ELBO, summed over prompts, nats.
+    """
+
+    loss: Tensor
+    surrogate: Tensor
+    elbo: Tensor
+
+
+class ResponseObjective(ELBO):
+    """An objective over the one site `response`. A new one implements `losses`.
+
+    Args:
+        num_particles: K, responses drawn a step for each prompt.
+
+    Attributes:
+        metrics: what the last step was seen to have, by name; `elbo` is there always, nats by the prompt, estimated from the
+            responses drawn, whatever it is that the objective itself descends.
+        step_count: steps taken.
+    """
+
+    bears_zero_evidence: ClassVar[bool] = False
+    """Whether impossible responses (evidence -inf) are borne; else the model refuses them by name."""
+
+    def __init__(self, num_particles: int = 64) -> None:
+        super().__init__(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
+        self.metrics: dict[str, float] = {}
+        self.step_count = 0
+
+    @abstractmethod
+    def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
+        """One batch: draw, score, and say what to descend."""
+
+    def get_state(self) -> dict[str, Tensor]:
+        """What a later step depends on, by name, for checkpoints; Pyro's parameters aside."""
+        return {}
+
+    def set_state(self, state: dict[str, Tensor]) -> None:
+        """Take up what `get_state` gave."""
+
+    def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
+        """Adds the gradient of the loss to the parameters' `.grad`. Returns the loss, summed over prompts."""
+        (prompts,) = args
+        loss, surrogate, elbo = self.losses(model, guide, prompts)
+        if surrogate.requires_grad:
+            surrogate.backward(retain_graph=self.retain_graph)
+        self.metrics["elbo"] = elbo.item() / len(prompts)
+        self.step_count += 1
+        return loss.item()
+
+    def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
+        """The loss alone; whatever the objective remembers from step to step stays as it was."""
+        (prompts,) = args
+        remembered = {name: tensor.clone() for name, tensor in self.get_state().items()}
+        with torch.no_grad():
+            loss = self.losses(model, guide, prompts).loss.item()
+        self.set_state(remembered)
+        return loss
+
+    def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss, with the gradient of the surrogate."""
+        (prompts,) = args
+        loss, surrogate, _ = self.losses(model, guide, prompts)
+        return loss + surrogate - surrogate.detach()
+
+    def _get_trace(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> tuple[Trace, Trace]:
+        raise NotImplementedError("Pyro's objectives run model and guide in pairs of traces; those over one site do not")
+
+    def draw(self, guide: Program, prompts: Prompts, *, temperature: float = 1.0) -> tuple[TorchDistribution, Tensor]:
+        """Run the guide. Returns its distribution at the site, batch shape `[N]`, and K draws from it, `[K, N, T]`.
+
+        Args:
+            guide: a Pyro program with the site `response` and no other.
+            prompts: N prompts.
+            temperature: draw from the guide with its logits divided by this number as well; the distribution returned is the
+                guide's own all the same.
+        """
+        shape = (self.num_particles,)
+        if temperature == 1.0:
+            return self._run(guide, prompts, lambda distribution: distribution.sample(shape))
+        return self._run(guide, prompts, lambda distribution: tempered(distribution, temperature).sample(shape))
+
+    def distribution(self, guide: Program, prompts: Prompts, response: Tensor) -> TorchDistribution:
+        """Run the guide with `response` `[..., N, T]`, drawn elsewhere, at its site. Returns its distribution there."""
+        return self._run(guide, prompts, lambda _: response)[0]
+
+    def _run(self, guide: Program, prompts: Prompts, draw: _Draw) -> tuple[TorchDistribution, Tensor]:
+        drawn = _AtSite(draw)
+        with drawn:
+            trace = poutine.trace(guide).get_trace(prompts)
+        sites = [node for node in trace.nodes.values() if node["type"] == "sample" and not site_is_subsample(node)]
+        others = [site["name"] for site in sites if site["name"] != "response"]
+        if drawn.distribution is None or others:
+            raise ValueError(
+                f"{type(self).__name__} needs a guide with the site 'response' and no other, got {others or 'none'}. "
+                "`LeaveOneOut_ELBO` and `Trace_ELBO` take any guide."
+            )
+        return drawn.distribution, trace.nodes["response"]["value"]
+
+    def score(self, model: Program, prompts: Prompts, response: Tensor) -> Joint:
+        """log p0 and r/beta of the model at `response`, `[..., N]` each, nats, float64, without gradient."""
+        joint, _ = self.read_model(model, prompts, response, score_prior=True)
+        return joint
+
+    def read_model(
+        self, model: Program, prompts: Prompts, response: Tensor, *, score_prior: bool = False
+    ) -> tuple[Joint, ResponseDistribution]:
+        """As `score`, with the prior itself; its log-probabilities are left 0 unless they are asked for."""
+        with torch.no_grad(), BearsZeroEvidence() if self.bears_zero_evidence else nullcontext():
+            trace = trace_at(model, prompts, response)
+            prior, log_evidence = trace.nodes["response"]["fn"], log_factors(trace).double()
+            log_prior = prior.log_prob(response).double() if score_prior else torch.zeros_like(log_evidence)
+        return Joint(log_prior, log_evidence), prior
+
+
+class _AtSite(Messenger):
+    """Draws the responses where a guide samples one, all at once, and keeps the distribution they come from."""
+
+    def __init__(self, draw: _Draw) -> None:
+        super().__init__()
+        self.draw = draw
+        self.distribution: TorchDistribution | None = None
+
+    def _pyro_sample(self, msg: dict) -> None:
+        if msg["name"] == "response" and not msg["is_observed"]:
+            self.distribution = msg["fn"]
+            with torch.no_grad():
+                msg["value"] = self.draw(msg["fn"])
+            msg["done"] = True
+
+
+def tempered(distribution: TorchDistribution, temperature: float) -> ResponseDistribution:
+    """An autoregressive distribution with its logits divided by one more number."""
+    return autoregressive(distribution).at_temperature(distribution.temperature * temperature)
+
+
+def autoregressive(distribution: TorchDistribution) -> ResponseDistribution:
+    """The distribution, if it is one that has tokens.
+
+    Raises:
+        TypeError: if it is not a `ResponseDistribution`.
+    """
+    if not isinstance(distribution, ResponseDistribution):
+        raise TypeError(
+            f"the site 'response' has a {type(distribution).__name__}, expected a `ResponseDistribution`: this objective looks "
+            "at tokens. `LeaveOneOut_ELBO` takes any distribution."
+        )
+    return distribution
+
+
+def leave_one_out(values: Tensor) -> Tensor:
+    """Each value minus the mean of the others along the first dimension, `[K, ...]`: a baseline that costs no bias."""
+    if len(values) < 2:
+        raise ValueError(f"num_particles is {len(values)}, expected at least 2: the baseline is the mean of the others")
+    return (values - values.mean(0)) * (len(values) / (len(values) - 1))
+
+
+def part_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries of a state whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

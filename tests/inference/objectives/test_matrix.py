@@ -1,0 +1,317 @@
+"""Every registered objective against what theory promises of it. An entry of the registry without a claim here fails."""
+
+import itertools
+import math
+from functools import partial
+
+import pyro
+import pytest
+import torch
+from pyro.infer import SVI
+
+from inference import DIVERGENCES, OBJECTIVES, Enumeration, FDivergence, FusedOptimizer, ResponseObjective, fit, log_guide_at
+from inference.objectives import Proximal_ELBO
+from model import ZeroEvidenceError
+from tests.inference.objectives.table import ONE, TWO, Drawn, Table, Target, autograd, gradient, mean_gradient, posterior_guide
+
+DESCENDS = {
+    "leave-one-out": "reverse-kl",
+    "trace": "reverse-kl",
+    "trace-graph": "reverse-kl",
+    "renyi": "renyi",
+    "reweighted-wake-sleep": "forward-kl",
+    "reward-to-go": "reverse-kl",
+    "reward-to-go-value": "reverse-kl",
+    "analytic-kl": "reverse-kl",
+    "log-variance": "reverse-kl",
+    "trajectory-balance": "log-variance",
+    "proximal": "reverse-kl",
+    "wake-phi": "forward-kl",
+    "multi-sample": "multi-sample",
+    "forward-kl": "forward-kl",
+    "forward-kl-adaptive": "forward-kl",
+    "reverse-kl": "reverse-kl",
+    "jensen-shannon": "jensen-shannon",
+    "total-variation": "total-variation",
+    "chi2-forward": "chi2-forward",
+    "chi2-reverse": "chi2-reverse",
+    "alpha": "alpha",
+    "best-of-n": "best-of-n",
+}
+"""What each objective descends."""
+
+UNBIASED = {name for name, what in DESCENDS.items() if what == "reverse-kl"} | {"multi-sample", "best-of-n"} | set(DIVERGENCES)
+"""The gradient's mean is exact, for the f-divergences given log Z."""
+
+CONSISTENT = {"renyi", "reweighted-wake-sleep", "wake-phi", "forward-kl-adaptive"}
+"""The gradient is exact in the limit of many particles."""
+
+VANISHES = {
+    "leave-one-out",
+    "log-variance",
+    "trajectory-balance",
+    "proximal",
+    "multi-sample",
+    "forward-kl",
+    "forward-kl-adaptive",
+    "reverse-kl",
+    "jensen-shannon",
+    "chi2-forward",
+    "chi2-reverse",
+    "alpha",
+}
+"""At q = p* the gradient is 0 on every sample (for the f-divergences where log Z is known)."""
+
+BEARS = {
+    "reweighted-wake-sleep": False,
+    "wake-phi": True,
+    "forward-kl": True,
+    "forward-kl-adaptive": True,
+    "jensen-shannon": True,
+    "total-variation": True,
+    "chi2-forward": True,
+    "alpha": True,
+    "best-of-n": True,
+}
+"""Whether evidence of -inf is borne; all others refuse it."""
+
+
+def prompts_of(name):
+    return ONE if name == "reweighted-wake-sleep" else TWO
+
+
+def knowing_log_z(name, num_particles, truth):
+    """The objective, with log Z given to it where it has an average of it."""
+    objective = OBJECTIVES[name](num_particles=num_particles)
+    if isinstance(objective, FDivergence):
+        objective.log_z.update = lambda prompts, log_z_hat: truth.log_z
+    return objective
+
+
+def exact_loss(name, model, guide, prompts, num_particles):
+    """The quantity that an objective descends, as a sum over responses, with gradient."""
+    truth = Enumeration(model, prompts)
+    log_q = log_guide_at(guide, prompts, truth.support)
+    log_p, what = truth.log_posterior, DESCENDS[name]
+    q, p = log_q.exp(), log_p.exp()
+    t = q / p
+    if what == "renyi":
+        return -2 * (log_q.exp() * (0.5 * (truth.log_joint - log_q)).exp()).sum(0).log().sum()
+    if what == "multi-sample":
+        pairs = list(itertools.product(range(len(q)), repeat=num_particles))
+        bound = torch.stack([(truth.log_joint - log_q)[list(d)].logsumexp(0) for d in pairs]) - math.log(num_particles)
+        return -(torch.stack([q[list(d)].prod(0) for d in pairs]) * bound).sum()
+    if what == "best-of-n":
+        objective = OBJECTIVES[name]()
+        pyro.set_rng_seed(3)
+        objective._meet(model, prompts)
+        return (q * (log_q - truth.log_prior - objective.log_ratio(prompts, truth.log_evidence))).sum()
+    f = {
+        "forward-kl": -t.log(),
+        "reverse-kl": t * t.log(),
+        "jensen-shannon": t * (2 * t / (1 + t)).log() + (2 / (1 + t)).log(),
+        "total-variation": 0.5 * (t - 1).abs(),
+        "chi2-forward": 1 / t - 1,
+        "chi2-reverse": (t - 1) ** 2,
+        "alpha": (t**0.5 - 1) / (0.5 * (0.5 - 1)),
+    }[what]
+    return (p * f).sum()
+
+
+def test_every_objective_has_a_claim():
+    assert DESCENDS.keys() == OBJECTIVES.keys()
+    assert UNBIASED | CONSISTENT | {"trajectory-balance"} == OBJECTIVES.keys()
+
+
+@pytest.mark.parametrize("name", sorted(UNBIASED))
+def test_mean_gradient_over_all_draws_is_exact(name):
+    model, guide = Target(), Table(1)
+    truth = Enumeration(model, ONE)
+    num = 1 if name in ("trace", "trace-graph") else 2
+
+    def make():
+        pyro.set_rng_seed(3)  # best-of-n draws from the prior
+        return knowing_log_z(name, num, truth)
+
+    mean = mean_gradient(make, model, guide, ONE, num)
+    exact = autograd(exact_loss(name, model, guide, ONE, num), guide)
+    assert exact.norm() > 0.01
+    assert torch.allclose(mean, exact, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", sorted(CONSISTENT))
+def test_gradient_from_draws_in_proportion_is_exact(name):
+    """Draws whose frequencies are q, up to rounding: the limit of many particles."""
+    model, guide = Target(), Table(1)
+    truth = Enumeration(model, ONE)
+    counts = (truth.log_guide(guide)[:, 0].exp() * 200_000).round().long()
+    response = truth.support.repeat_interleave(counts, 0)
+    objective = OBJECTIVES[name](num_particles=len(response))
+    exact = autograd(exact_loss(name, model, guide, ONE, None), guide)
+    assert torch.allclose(gradient(objective, model, guide, ONE, response)[1], exact, atol=2e-4 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_gradient_at_the_posterior(name):
+    model = Target()
+    prompts = prompts_of(name)
+    guide, truth = posterior_guide(model, prompts), Enumeration(model, prompts)
+    assert truth.kl_guide_posterior(guide).max() < 1e-12
+    pyro.set_rng_seed(1)
+    response = guide.distribution(prompts).sample((6,))
+    size = gradient(knowing_log_z(name, 6, truth), model, guide, prompts, response)[1].norm()
+    assert size < 1e-9 if name in VANISHES else size > 1e-3
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - {"reweighted-wake-sleep"}))
+def test_prompts_are_kept_apart(name):
+    """The gradient on two prompts of very different evidence is the sum of those on each alone."""
+
+    def reward(prompts, response):
+        return 20.0 * (prompts.ids[:, -1] - 1.5) + (response[..., 0] * 0.3 - response[..., 1] * 0.2)
+
+    model, guide = Target(reward), Table(1)
+    response = guide.distribution(TWO).sample((5,))
+
+    def of(prompts, response):
+        pyro.set_rng_seed(3)
+        objective = OBJECTIVES[name](num_particles=5)
+        if name == "best-of-n":
+            objective._meet(model, TWO)
+        if name == "trajectory-balance":
+            objective.buffer.draw = lambda prompts, num: (response[:0], response[:0, :, 0].double())
+        return gradient(objective, model, guide, prompts, response)[1]
+
+    apart = of(TWO[[0]], response[:, :1]) + of(TWO[[1]], response[:, 1:])
+    assert torch.allclose(of(TWO, response), apart, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_impossible_responses_are_borne_or_refused(name):
+    """A third of what the guide draws is impossible. What bears that learns to avoid it; what does not says so."""
+
+    def reward(_, response):
+        return torch.where(response[..., 0] == 2, -math.inf, 0.3 * response[..., 1].double())
+
+    model, guide, prompts = Target(reward), Table(1), prompts_of(name)
+    truth = Enumeration(model, prompts)
+    optimizer = FusedOptimizer(options={"lr": 0.05})
+    train = partial(
+        fit, model, guide, prompts, objective=OBJECTIVES[name](num_particles=32), optimizer=optimizer, progress=False
+    )
+    before = [parameter.clone() for parameter in guide.parameters()]
+    if not BEARS.get(name, False):
+        with pytest.raises(ZeroEvidenceError, match="'reward' is -inf"):
+            train(num_steps=3)
+        assert all(torch.equal(*pair) for pair in zip(before, guide.parameters(), strict=True))
+        return
+    impossible = truth.log_posterior.isneginf()
+    start = truth.log_guide(guide).exp()[impossible].sum()
+    result = train(num_steps=100)
+    assert result.stopped_early is None
+    assert truth.log_guide(guide).exp()[impossible].sum() < (0.6 if name == "best-of-n" else 0.2) * start
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_reaches_the_posterior_through_plain_svi(name):
+    """The family contains the target, so that every divergence has the same optimum."""
+    model, guide, prompts = Target(), Table(1), prompts_of(name)
+    objective = OBJECTIVES[name](num_particles=64, **({"n": 3} if name == "best-of-n" else {}))
+    truth = Enumeration(model, prompts)
+    schedule = pyro.optim.ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}, "gamma": 0.985})
+    with pyro.get_param_store().scope():
+        pyro.set_rng_seed(0)
+        svi = SVI(model, guide, schedule, objective)
+        for _ in range(300):
+            svi.step(prompts)
+            schedule.step()
+    if name == "best-of-n":
+        target = truth.log_prior + objective.log_ratio(prompts, truth.log_evidence)
+        left = (truth.log_guide(guide).exp() * (truth.log_guide(guide) - target.log_softmax(0))).sum(0).max()
+    else:
+        left = truth.kl_guide_posterior(guide).max()
+    assert left < 0.02
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_killed_fit_goes_on_as_if_nothing_had_happened(name, tmp_path):
+    """Bit for bit, with what the objective remembers: replay, averages, proposals, batches."""
+    model, prompts = Target(), prompts_of(name)
+
+    def train(steps, folder=None, resume=False):
+        guide = Table(1)
+        options = {"checkpoint_folder": folder, "resume": resume, "checkpoint_every": 3, "progress": False}
+        objective = OBJECTIVES[name](num_particles=8)
+        fit(model, guide, prompts, num_steps=steps, objective=objective, optimizer=FusedOptimizer(), **options)
+        return torch.cat([parameter.flatten() for parameter in guide.parameters()])
+
+    whole = train(30)
+    train(22, tmp_path)
+    assert torch.equal(train(30, tmp_path, resume=True), whole)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in OBJECTIVES if isinstance(OBJECTIVES[name](), ResponseObjective)))
+def test_elbo_among_the_metrics_is_the_guides(name):
+    """Whatever is descended; from draws in proportion to q it is exact."""
+    model, guide = Target(), Table(1)
+    truth = Enumeration(model, ONE)
+    log_guide = truth.log_guide(guide)
+    response = truth.support.repeat_interleave((log_guide[:, 0].exp() * 5_000).round().long(), 0)
+    if name == "multi-sample":
+        response = response[torch.randperm(len(response))[:800]]  # it holds a matrix of particles
+    objective = OBJECTIVES[name](num_particles=len(response))
+    gradient(objective, model, guide, ONE, response)
+    expected = truth.elbo(guide)
+    if name == "best-of-n":
+        expected = (log_guide.exp() * (truth.log_prior + objective.log_ratio(ONE, truth.log_evidence) - log_guide)).sum(0)
+    assert objective.metrics["elbo"] == pytest.approx(expected.item(), abs=0.15 if name == "multi-sample" else 1e-2)
+
+
+def test_off_policy_steps_of_proximal_are_unbiased_without_the_clip():
+    """Its second step on a batch drawn from another guide has the ELBO's gradient at this one, in the mean."""
+    model, old, new = Target(), Table(1), Table(2)
+    truth = Enumeration(model, ONE)
+    prob = truth.log_guide(old).exp()[:, 0]
+    total, chosen = 0.0, list(itertools.product(range(len(prob)), repeat=2))
+    for drawn in chosen:
+        objective = Proximal_ELBO(2, clip=None, epochs=2)
+        gradient(objective, model, old, ONE, truth.support[list(drawn)])
+        part = gradient(objective, model, new, ONE, truth.support[:2])[1]  # the draws given here are not looked at
+        weight = prob[list(drawn)].prod()
+        total = total + weight * part
+    exact = autograd(exact_loss("leave-one-out", model, new, ONE, 2), new)
+    # the baseline is normalised by the others' ratios, so that the advantage is centred but the mean is exact all the same
+    assert torch.allclose(total, exact, rtol=1e-9, atol=1e-10)
+
+
+def test_off_policy_forward_kl_is_unbiased_given_log_z():
+    model, old, new = Target(), Table(1), Table(2)
+    truth = Enumeration(model, ONE)
+
+    def make():
+        objective = FDivergence("forward-kl", 2, adapt_every=5)
+        objective.log_z.update = lambda prompts, log_z_hat: truth.log_z
+        objective.set_state(proposal_state(old) | {"gain": torch.tensor(0.0), "steps": torch.tensor(1)})
+        return objective
+
+    mean = mean_gradient(make, model, new, ONE, 2, proposal=old)
+    exact = autograd(exact_loss("forward-kl", model, new, ONE, 2), new)
+    assert torch.allclose(mean, exact, rtol=1e-9, atol=1e-10)
+
+
+def test_adaptive_proposal_is_replaced_only_by_a_better_one():
+    """From the prior towards the posterior it moves; a guide made worse is not taken."""
+    model, near, far = Target(), posterior_guide(Target(), ONE), Table(5)
+    for proposal, guide, replaced in ((far, near, True), (near, far, False)):
+        objective = FDivergence("forward-kl", 256, adapt_every=2)
+        objective.set_state(proposal_state(proposal) | {"gain": torch.tensor(0.0), "steps": torch.tensor(1)})
+        with pyro.get_param_store().scope():
+            guide(ONE)
+            for _ in range(2):
+                objective.loss_and_grads(model, Drawn(guide, Table.distribution(proposal, ONE).sample((256,))), ONE)
+        kept = objective.get_state()["proposal/guide$$$first"]
+        assert torch.equal(kept, (guide if replaced else proposal).first)
+
+
+def proposal_state(guide):
+    return {f"proposal/guide$$${name}": parameter.detach().clone() for name, parameter in guide.named_parameters()}
