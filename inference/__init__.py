@@ -9,6 +9,7 @@ from inference.diagnostics import Diagnostics, diagnose, distinct_n, effective_s
 from inference.enumeration import Enumeration
 from inference.estimate import Estimate
 from inference.fit import Fit, Metrics, NonFiniteLossError, fit
+from inference.kl_estimators import KL_ESTIMATORS, k1, k2, k3
 from inference.objectives import (
     DIVERGENCES,
     OBJECTIVES,
@@ -31,6 +32,7 @@ from inference.prior_draws import LooseBoundError, PriorDraws, draw_from_prior
 __all__ = [
     "DIVERGENCES",
     "ELBO",
+    "KL_ESTIMATORS",
     "OBJECTIVES",
     "AnalyticKL_ELBO",
     "BestOfN_ELBO",
@@ -68,6 +70,9 @@ __all__ = [
     "fit",
     "has_checkpoint",
     "joint_at",
+    "k1",
+    "k2",
+    "k3",
     "log_evidence_at",
     "log_guide_at",
     "parameter_scope",

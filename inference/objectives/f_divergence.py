@@ -55,7 +55,7 @@ def _jensen_shannon(log_u: Tensor) -> Tensor:
 
 
 def alpha_divergence(alpha: float) -> Divergence:
-    """D_alpha(p* || q) = (sum p*^alpha q^(1 - alpha) - 1) / (alpha (alpha - 1)); at 1 it would be KL(p* || q), at 0 KL(q || p*)."""
+    """D_alpha(p* || q) = (sum p*^alpha q^(1 - alpha) - 1) / (alpha (alpha - 1)); its limits at 1 and 0 are the two KLs."""
     if alpha in (0.0, 1.0):
         raise ValueError(f"alpha is {alpha:g}, a limit with a name of its own: use `{'forward' if alpha else 'reverse'}-kl`")
     scale = alpha * (alpha - 1)
@@ -131,8 +131,8 @@ class FDivergence(ResponseObjective):
         return Losses(loss, surrogate, (log_ratio.exp() * (log_u + log_z)).mean(0).sum())
 
     def _draw(self, guide: Program, prompts: Prompts) -> tuple[TorchDistribution, Tensor, Tensor | None]:
-        """The guide's distribution; responses `[K, N, T]` from the proposal, and their log-density under it `[K, N]`, None
-        where it is the guide itself.""" if self.adapt_every is None:
+        """The guide's distribution; `[K, N, T]` draws of the proposal; their log-density under it, None if it is the guide."""
+        if self.adapt_every is None:
             return *self.draw(guide, prompts), None
         proposal_parameters = self._adapt(guide, prompts, self.adapt_every)
         with proposal_parameters.in_place(), torch.no_grad():

@@ -51,6 +51,6 @@ class OnePromptRWS(ReweightedWakeSleep):
         if len(prompts) > 1:
             raise ValueError(
                 f"Pyro's ReweightedWakeSleep got {len(prompts)} prompts: it normalises the weights of a particle over all of "
-                "them jointly, which collapses. Use `WakePhi`, which keeps prompts apart, or one prompt a step (prompts_per_step=1)."
+                "them jointly, which collapses. Use `WakePhi`, which does not, or one prompt a step (prompts_per_step=1)."
             )
         return super().loss_and_grads(model, guide, *args, **kwargs)

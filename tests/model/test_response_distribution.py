@@ -353,3 +353,15 @@ def test_another_temperature_leaves_the_original_alone(prior, prompts):
     assert not torch.allclose(hot.log_prob(value), before)
     assert torch.equal(distribution.log_prob(value), before)
     assert torch.allclose(hot.log_prob(hot.enumerate_support()).exp().sum(0), torch.ones(2, dtype=torch.float64))
+
+
+def test_hidden_states_make_the_logits(prior, prompts):
+    """The output layer on the state at t gives the logits of token t; the log-probabilities are the usual ones."""
+    distribution = prior(prompts)
+    value = distribution.sample((4,))
+    per_token, hidden = distribution.log_prob_and_hidden(value)
+    assert torch.equal(per_token, distribution.log_prob_per_token(value))
+    is_token = distribution.space.is_token(value)
+    logits = prior.network.get_output_embeddings()(hidden)
+    assert torch.allclose(logits[is_token], distribution.next_token_logits(value)[is_token], atol=1e-10)
+    assert (hidden[~is_token] == 0).all()

@@ -1,0 +1,135 @@
+"""Which KL do the popular implementations of the KL penalty optimise?
+
+Question: k1, k2 and k3 (Schulman 2020) estimate KL(q || p0) from samples. Put into the reward, or differentiated as a loss, token by token or for
+the whole response: what is the gradient, in the mean over all samples?
+Claim: only k1 in the reward with returns-to-go, and k2 of the whole response as a loss, have the gradient of KL(q || p0). k3 as a
+loss, as in GRPO (Shao et al. 2024, arXiv 2402.03300), has that of the forward KL, position by position; k1 as a loss has none.
+Printed: each implementation's mean gradient, as its relative distance from that of four objectives; every mean a sum over all
+responses of the enumerable world.
+
+    python -m experiments.kl_estimators
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import tyro
+from torch import Tensor
+
+from guides import FineTuned
+from inference import k1, k2, k3
+from model import Prompts, ResponseDistribution, grammar_prior
+from model.grammar import PROMPTS
+
+
+@dataclass(frozen=True)
+class KLEstimators:
+    """Enumerate the mean gradient of every way to penalise the KL."""
+
+    max_new_tokens: int = 3
+    """T: at 3 there are 820 responses to a prompt."""
+    distance: float = 0.05
+    """Standard deviation of the noise that moves the guide's weights away from the prior's."""
+    seed: int = 0
+    """Of that noise."""
+
+
+def in_reward(k: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """REINFORCE with minus k of each token as its reward, and returns-to-go."""
+    return lambda log_ratio: (k(log_ratio).flip(-1).cumsum(-1).flip(-1).detach() * log_ratio).sum(-1)
+
+
+def in_own_reward(k: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """REINFORCE with minus k of each token as the reward of that token alone."""
+    return lambda log_ratio: (k(log_ratio).detach() * log_ratio).sum(-1)
+
+
+def as_loss(k: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """k of each token differentiated, the samples taken as given."""
+    return lambda log_ratio: k(log_ratio).sum(-1)
+
+
+def of_response(k: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """k of the whole response's log-ratio differentiated, the samples taken as given."""
+    return lambda log_ratio: k(log_ratio.sum(-1))
+
+
+IMPLEMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "k1 in the reward, returns-to-go (RLHF's PPO)": in_reward(k1),
+    "k1 in the reward, its own token only": in_own_reward(k1),
+    "k1 as a loss, token by token": as_loss(k1),
+    "k2 as a loss, token by token": as_loss(k2),
+    "k2 as a loss, whole response": of_response(k2),
+    "k3 as a loss, token by token (GRPO)": as_loss(k3),
+    "k3 as a loss, whole response": of_response(k3),
+    "k3 in the reward, returns-to-go": in_reward(k3),
+}
+"""By name, a surrogate of log q - log p0 of each token, `[..., T]` -> `[...]`; the gradient of log q alone flows through it."""
+
+OBJECTIVES = (
+    "KL(q || p0)",
+    "KL(q || p0) by position",
+    "KL(p0 || q) by position",
+    "KL(p0 || q)",
+)
+"""By position: the KL of the next token, summed over the positions of responses from q, the prefixes not differentiated."""
+
+
+def main(args: KLEstimators) -> dict[str, dict[str, float]]:
+    """Returns the relative distances, by implementation and objective; under `size`, the norm of the mean gradient."""
+    prior = grammar_prior(args.max_new_tokens)
+    prompts, guide = prior.encode(PROMPTS), moved(FineTuned(prior), args)
+    distances = relative_distances(prior(prompts), guide, prompts)
+    width = max(map(len, IMPLEMENTATIONS))
+    print(f"{'relative distance of the mean gradient from that of':{width}}  " + "  ".join(OBJECTIVES) + "  its size")
+    for name, row in distances.items():
+        cells = [f"{row[objective]:{len(objective)}.1e}" for objective in OBJECTIVES]
+        print(f"{name:{width}}  " + "  ".join(cells) + f"  {row['size']:.1e}")
+    return distances
+
+
+def moved(guide: FineTuned, args: KLEstimators) -> FineTuned:
+    """The guide, away from the prior."""
+    generator = torch.Generator().manual_seed(args.seed)
+    with torch.no_grad():
+        for parameter in guide.parameters():
+            parameter += args.distance * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+    return guide
+
+
+def relative_distances(prior: ResponseDistribution, guide: FineTuned, prompts: Prompts) -> dict[str, dict[str, float]]:
+    """How far each implementation's mean gradient is from each objective's, relative to the objective's size."""
+    q = guide.distribution(prompts)
+    support = q.enumerate_support()
+    parameters = list(guide.parameters())
+
+    def gradient(value: Tensor) -> Tensor:
+        parts = torch.autograd.grad(value, parameters, retain_graph=True)
+        return torch.cat([part.flatten() for part in parts])
+
+    log_q, log_p = q.log_prob_per_token(support), prior.log_prob_per_token(support)  # [S, N, T]
+    prob = log_q.sum(-1).exp()  # [S, N]
+    log_q_next = q.next_token_logits(support).log_softmax(-1)
+    log_p_next = prior.next_token_logits(support).log_softmax(-1)
+    reverse = (log_q_next.exp() * (log_q_next - log_p_next)).sum(-1).sum(-1)  # sum over positions of the next token's KL
+    forward = (log_p_next.exp() * (log_p_next - log_q_next)).sum(-1).sum(-1)
+    wanted = {
+        "KL(q || p0)": (prob * (log_q - log_p).sum(-1)).sum(),
+        "KL(q || p0) by position": (prob.detach() * reverse).sum(),
+        "KL(p0 || q) by position": (prob.detach() * forward).sum(),
+        "KL(p0 || q)": (log_p.sum(-1).exp() * (log_p - log_q).sum(-1)).sum(),
+    }
+    targets = {name: gradient(value) for name, value in wanted.items()}
+    rows = {}
+    for name, surrogate in IMPLEMENTATIONS.items():
+        mean = gradient((prob.detach() * surrogate(log_q - log_p)).sum())
+        row = {objective: ((mean - target).norm() / target.norm()).item() for objective, target in targets.items()}
+        rows[name] = row | {"size": mean.norm().item()}
+    return rows
+
+
+if __name__ == "__main__":
+    main(tyro.cli(KLEstimators))

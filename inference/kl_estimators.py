@@ -1,0 +1,33 @@
+"""Three estimators of KL(q || p) from one sample of q (Schulman 2020, "Approximating KL divergence").
+
+    k1 = l               unbiased; negative on half the samples near q = p
+    k2 = l^2 / 2         biased, never negative
+    k3 = exp(-l) - 1 + l unbiased and never negative: k1 with the control variate exp(-l) - 1
+
+l = log q(x) - log p(x), nats. What they estimate is one thing; what is optimised when they are put into a reward or
+differentiated as a loss is another, and depends on where they are put: `experiments.kl_estimators` enumerates it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+
+def k1(log_ratio: Tensor) -> Tensor:
+    """l, for log q - log p of any shape."""
+    return log_ratio
+
+
+def k2(log_ratio: Tensor) -> Tensor:
+    """l^2 / 2; its bias is of third order in the distance."""
+    return log_ratio.square() / 2
+
+
+def k3(log_ratio: Tensor) -> Tensor:
+    """exp(-l) - 1 + l."""
+    return (-log_ratio).expm1() + log_ratio
+
+
+KL_ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = {"k1": k1, "k2": k2, "k3": k3}

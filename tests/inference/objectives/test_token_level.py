@@ -1,0 +1,155 @@
+"""Reward-to-go and analytic KL: against one Pyro site per token, and what they save."""
+
+import itertools
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import TraceGraph_ELBO
+
+from inference import (
+    OBJECTIVES,
+    AnalyticKL_ELBO,
+    Enumeration,
+    LeaveOneOut_ELBO,
+    RewardToGo_ELBO,
+    joint_at,
+    log_guide_at,
+    parameter_scope,
+)
+from model import AlignmentModel, TextEvidence
+from tests.inference.objectives.table import BETA, ONE, Table, Target, gradient, posterior_guide
+
+
+class TokenSites:
+    """The same program with one site per token, as TraceGraph_ELBO wants it; for the one prompt of the world."""
+
+    def __init__(self, table: Table, reward=None) -> None:
+        self.table, self.reward = table, reward
+
+    def __call__(self, prompts):
+        if self.reward is None:
+            pyro.module("guide", self.table)
+        first = pyro.sample("token_1", dist.Categorical(logits=self.table.first[1]))
+        alive = first != 0
+        logits = torch.where(alive, self.table.then[1, first], torch.tensor([0.0, -torch.inf, -torch.inf]).double())
+        second = pyro.sample("token_2", dist.Categorical(logits=logits))  # after the end, padding with probability 1
+        if self.reward is not None:
+            pyro.factor("reward", self.reward(prompts, torch.stack([first, second])[None])[0] / BETA)
+
+
+@pytest.mark.parametrize("response", [(0, 0), *itertools.product((1, 2), range(3))])
+def test_reward_to_go_is_tracegraph_with_a_site_per_token(response):
+    """Sample by sample, without baselines on either side."""
+    model, guide = Target(), Table(1)
+    drawn = torch.tensor(response).view(1, 1, 2)
+    loss, ours = gradient(RewardToGo_ELBO(1, baseline="none"), model, guide, ONE, drawn)
+    guide.zero_grad()
+    tokens = {"token_1": drawn[0, 0, 0], "token_2": drawn[0, 0, 1]}
+    program = Replayed(TokenSites(guide), tokens)
+    with pyro.get_param_store().scope():
+        theirs = TraceGraph_ELBO().loss_and_grads(TokenSites(model.prior, model.reward), program, ONE)
+    assert loss == pytest.approx(theirs, rel=1e-12)
+    expected = torch.cat([p.grad.flatten() for p in guide.parameters()])
+    assert torch.allclose(ours, expected, rtol=1e-10, atol=1e-12)
+
+
+class Replayed:
+    """A program whose sites take given values, though they are still drawn and not observed."""
+
+    def __init__(self, program, values):
+        self.program, self.values = program, values
+
+    def __call__(self, *args):
+        trace = poutine.Trace()
+        for name, value in self.values.items():
+            trace.add_node(name, name=name, type="sample", value=value, is_observed=False, infer={})
+        return poutine.replay(self.program, trace=trace)(*args)
+
+
+def sum_of_variances(make, model, guide, num=200):
+    """E ||g - E g||^2 over draws of two responses."""
+    parts = []
+    for _ in range(num):
+        parts.append(gradient(make(), model, guide, ONE, guide.distribution(ONE).sample((2,)))[1])
+    return torch.stack(parts).var(0).sum().item()
+
+
+def test_leave_one_out_wins_late():
+    """At the posterior its gradient is 0 on every sample; those of the token-level ones are not."""
+    model = Target()
+    guide = posterior_guide(model, ONE)
+    late = {make: sum_of_variances(lambda make=make: make(2), model, guide) for make in (LeaveOneOut_ELBO, RewardToGo_ELBO)}
+    assert late[LeaveOneOut_ELBO] < 1e-20
+    assert late[RewardToGo_ELBO] > 1e-3
+    assert sum_of_variances(lambda: AnalyticKL_ELBO(2), model, guide) > 1e-3
+
+
+def test_token_level_wins_far_from_the_posterior():
+    """Where rewards say little and the guide is far from the prior, most of the sum is noise about other tokens."""
+    model, guide = Target(lambda _, response: torch.zeros(response.shape[:-1]).double()), Table(7)
+    with torch.no_grad():
+        guide.then *= 3
+    whole = sum_of_variances(lambda: LeaveOneOut_ELBO(2), model, guide)
+    assert sum_of_variances(lambda: RewardToGo_ELBO(2), model, guide) < whole
+    assert sum_of_variances(lambda: AnalyticKL_ELBO(2), model, guide) < 0.8 * whole
+
+
+def test_analytic_kl_varies_less_than_the_sampled_one_and_is_never_negative():
+    model, guide = Target(lambda _, response: torch.zeros(response.shape[:-1]).double()), Table(1)
+    truth = Enumeration(model, ONE)
+    prob = truth.log_guide(guide).exp()[:, 0]
+    sampled = (truth.log_guide(guide) - truth.log_prior)[:, 0]
+    losses = [gradient(AnalyticKL_ELBO(2), model, guide, ONE, x.expand(2, -1, -1))[0] for x in truth.support]
+    analytic = torch.tensor(losses, dtype=torch.float64)
+    mean = (prob * sampled).sum()
+    assert (prob * analytic).sum() == pytest.approx(mean.item(), rel=1e-10)
+    assert (analytic >= 0).all()
+    assert (sampled < 0).any()
+    assert (prob * (analytic - mean) ** 2).sum() < 0.9 * (prob * (sampled - mean) ** 2).sum()
+
+
+def test_value_baseline_is_learned():
+    """Its error falls to what is left of the return given the prefix; the guide's own gradient stays out of it."""
+    model, guide = Target(), Table(1).requires_grad_(False)
+    truth = Enumeration(model, ONE)
+    objective = RewardToGo_ELBO(64, baseline="value")
+    optimizer = torch.optim.Adam(Table(0).parameters(), lr=0.05)
+    with pyro.get_param_store().scope():
+        for step in range(300):
+            objective.loss_and_grads(model, guide, ONE)
+            if step == 0:
+                optimizer = torch.optim.Adam(objective.value.parameters(), lr=0.05)
+            optimizer.step()
+            optimizer.zero_grad()
+    start = guide.start(ONE)[1].hidden[:, -1]
+    assert objective.value(start).item() == pytest.approx(truth.elbo(guide).item(), abs=0.15)
+
+
+def test_trace_elbo_at_the_posterior_has_the_variance_of_log_z_squared_fisher():
+    """E ||g||^2 = (log Z)^2 tr F; this is why a baseline is needed."""
+    model = Target()
+    guide, truth = posterior_guide(model, ONE), Enumeration(model, ONE)
+    prob, total, fisher = truth.log_posterior[:, 0].exp(), 0.0, 0.0
+    for p, x in zip(prob, truth.support, strict=True):
+        total += p * gradient(OBJECTIVES["trace"](num_particles=1), model, guide, ONE, x[None])[1].square().sum()
+        with parameter_scope(guide):
+            log_guide = log_guide_at(guide, ONE, x[None]).sum()
+            score = torch.autograd.grad(log_guide, list(guide.parameters()), materialize_grads=True, allow_unused=True)
+        fisher += p * sum(part.square().sum() for part in score)
+    assert truth.log_z.abs().item() > 0.1
+    assert total == pytest.approx((truth.log_z.square() * fisher).item(), rel=1e-9)
+
+
+def test_tracegraph_sees_a_reward_of_texts(small_prior, prompts, guide):
+    """Through texts the response's provenance would be lost, and the reward with it; through the network the gradient would."""
+    model = AlignmentModel(small_prior, TextEvidence(lambda texts: [len(text) / 9 for text in texts], small_prior), beta=0.5)
+
+    response = guide.distribution(prompts).sample((4,))
+    makes = OBJECTIVES["trace"], OBJECTIVES["trace-graph"]
+    plain, graph = (gradient(make(num_particles=4), model, guide, prompts, response)[1] for make in makes)
+    assert plain.norm() > 0.1
+    assert torch.allclose(plain, graph, rtol=1e-9, atol=1e-12)
+    assert joint_at(model, prompts, response).log_evidence.std() > 0
