@@ -120,3 +120,22 @@ def collapse_figure(entropy: dict[str, Sequence[float]]) -> Figure:
     axes.set_title("Reward alone collapses to a point; the ELBO ends at the posterior")
     axes.legend(frameon=False)
     return figure
+
+
+def error_budget_figure(curves: dict[str, tuple[list[int], list[float], list[float]]], title: str) -> Figure:
+    """KL(q || p*) of every algorithm against the responses it drew, with standard errors; both axes logarithmic.
+
+    Args:
+        curves: by algorithm, budgets, means and standard errors.
+        title: the name of the world.
+    """
+    figure, axes = new_axes(9.0, 6.0)
+    order = sorted(curves, key=lambda name: -curves[name][1][-1])
+    colors = plt.get_cmap("turbo")(np.linspace(0.05, 0.95, max(2, len(order))))
+    for name, color in zip(order, colors, strict=False):
+        budget, mean, error = (np.array(values) for values in curves[name])
+        below = np.minimum(error, 0.9 * mean)  # a bar that reached 0 would leave a logarithmic axis
+        axes.errorbar(budget, mean, [below, error], color=color, marker="o", markersize=3, linewidth=1, label=name)
+    axes.set(xscale="log", yscale="log", xlabel="responses drawn", ylabel="KL(q || p*), nats", title=title)
+    axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure

@@ -96,7 +96,7 @@ def moved(guide: FineTuned, args: KLEstimators) -> FineTuned:
     generator = torch.Generator().manual_seed(args.seed)
     with torch.no_grad():
         for parameter in guide.parameters():
-            parameter += args.distance * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype), alpha=args.distance)
     return guide
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -11,7 +11,7 @@ import torch
 
 import model
 from guides import GUIDES
-from inference import OBJECTIVES
+from inference import OBJECTIVES, SAMPLERS, Objective, Sampler
 from model import Evidence, LanguageModel, TextEvidence, vader_sentiment
 
 FILM_REVIEWS = Path(model.__file__).parent / "film_reviews"
@@ -51,10 +51,18 @@ if TYPE_CHECKING:
     RewardName: TypeAlias = str
     GuideName: TypeAlias = str
     ObjectiveName: TypeAlias = str
+    SamplerName: TypeAlias = str
     DtypeName: TypeAlias = str
 else:
-    RewardName, GuideName, ObjectiveName = (Literal[tuple(registry)] for registry in (REWARDS, GUIDES, OBJECTIVES))
+    RewardName, GuideName, ObjectiveName, SamplerName = (
+        Literal[tuple(registry)] for registry in (REWARDS, GUIDES, OBJECTIVES, SAMPLERS)
+    )
     DtypeName = Literal["float32", "bfloat16", "float64"]
+
+
+def described(question: str, registry: Mapping[str, Objective | Sampler]) -> str:
+    """Help for an argument: what it is, and a line for each choice."""
+    return "\n\n".join([question, *(f"{name}: {entry.summary}" for name, entry in registry.items())])
 
 
 def set_threads(threads: int | None) -> None:

@@ -69,8 +69,7 @@ class Report:
         table = [head, *self.rows()]
         widths = [max(len(row[i]) for row in table) for i in range(len(head))]
         lines = ["", self.title, ""]
-        for source, samples in self.samples.items():
-            lines += [f"{source}:", *(f"  {reward:+.2f}  {text}" for text, reward in samples), ""]
+        lines += samples_text(self.samples)
         lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
         return "\n".join([*lines, "", self.conclusion(), *self.notes])
 
@@ -118,6 +117,14 @@ Each number with its standard error.</p>
 {samples}
 </html>
 """
+
+
+def samples_text(samples: Mapping[str, Sequence[Sample]]) -> list[str]:
+    """Lines for a terminal: each source, its texts with their rewards, and an empty line."""
+    lines = []
+    for source, found in samples.items():
+        lines += [f"{source}:", *(f"  {reward:+.2f}  {text}" for text, reward in found), ""]
+    return lines
 
 
 def _or_unknown(estimate: Estimate | None) -> str:

@@ -8,6 +8,8 @@ standard error; what is left of the gap. Written: a run folder with arguments, m
     python -m experiments.steer
     python -m experiments.steer --beta 0.3 --prompts "The plot" "The music" --objective trace
     python -m experiments.steer --prior smollm2 --prompts "My favourite film is" --learning-rate 1e-5 --steps 20
+    python -m experiments.steer --sample smc --budget 4096
+    python -m experiments.steer --sample importance --proposal runs/steer-20250101-120000/guide
     python -m experiments.steer --resume runs/steer-20250101-120000
 """
 
@@ -17,18 +19,30 @@ import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import torch
 import tyro
-from torch import Tensor
 
 from experiments import figures
-from experiments.registry import REWARDS, DtypeName, GuideName, ObjectiveName, RewardName, load_prior, set_threads
+from experiments.decoding import Decoding, fixed, with_rewards
+from experiments.registry import (
+    REWARDS,
+    DtypeName,
+    GuideName,
+    ObjectiveName,
+    RewardName,
+    SamplerName,
+    described,
+    load_prior,
+    set_threads,
+)
 from experiments.report import Report, Sample
 from experiments.run_folder import RunFolder
 from guides import GUIDES, Guide
 from inference import (
     OBJECTIVES,
+    SAMPLERS,
     Fit,
     FusedOptimizer,
     Metrics,
@@ -37,11 +51,10 @@ from inference import (
     diagnose,
     draw_from_prior,
     fit,
-    log_evidence_at,
     random_state,
     response_distribution,
 )
-from model import AlignmentModel, Prompts
+from model import AlignmentModel, LanguageModel, Prompts
 
 
 @dataclass(frozen=True)
@@ -57,8 +70,15 @@ class Steer:
     """Reward per nat: how much reward is worth one nat of distance from the prior. Smaller steers harder."""
     guide: GuideName = "fine-tuned"
     """q: `fine-tuned` is a copy of the prior with all its weights free."""
-    objective: ObjectiveName = "leave-one-out"
-    """`leave-one-out` is RLOO, the baseline being the other particles' mean; `trace` is Pyro's Trace_ELBO, plain REINFORCE."""
+    objective: Annotated[ObjectiveName, tyro.conf.arg(help=described("What SVI descends.", OBJECTIVES))] = "leave-one-out"
+    sample: Annotated[
+        SamplerName | None,
+        tyro.conf.arg(help=described("Sample the posterior at decoding time, with no training at all, by:", SAMPLERS)),
+    ] = None
+    budget: int = 4096
+    """With `--sample`: responses drawn for each prompt."""
+    proposal: Path | None = None
+    """With `--sample`: a tuned guide to draw from, a folder in Hugging Face format such as RUN/guide; default the prior."""
     prompts: tuple[str, ...] = ("The film was", "The movie was")
     """What the responses continue."""
     prompts_file: Path | None = None
@@ -105,14 +125,15 @@ def main(args: Steer) -> RunFolder:
     folder.write_arguments(args)
     set_threads(args.threads)
 
-    prior = load_prior(
-        args.prior, max_new_tokens=args.max_new_tokens, temperature=args.temperature, dtype=args.dtype, device=args.device
-    )
+    prior = load(args, args.prior)
     model = AlignmentModel(prior, REWARDS[args.reward](prior), args.beta)
-    guide = GUIDES[args.guide](prior)
     prompts = prior.encode(read_prompts(args))
     size = sum(parameter.numel() for parameter in prior.parameters())
     print(f"prior {args.prior}, {size:,} parameters, on {prior.device}; run folder {folder.path}")
+    if args.sample is not None:
+        run_sampler(args, model, prompts, folder)
+        return folder
+    guide = GUIDES[args.guide](prior)
 
     with random_state.isolated(args.seed + 1):
         draws = draw_from_prior(model, prompts, args.prior_draws, log_evidence_bound=model.log_evidence_bound)
@@ -143,6 +164,33 @@ def main(args: Steer) -> RunFolder:
     print(report.text())
     print(f"\nOpen {folder.report}; load the guide with transformers from {folder.guide}.")
     return folder
+
+
+def load(args: Steer, name: str) -> LanguageModel:
+    """A language model, with the responses and the precision that the arguments ask for."""
+    return load_prior(
+        name, max_new_tokens=args.max_new_tokens, temperature=args.temperature, dtype=args.dtype, device=args.device
+    )
+
+
+def run_sampler(args: Steer, model: AlignmentModel, prompts: Prompts, folder: RunFolder) -> None:
+    """Sample the posterior, print what came, and write `draws.jsonl`."""
+    assert args.sample is not None
+    guide = None if args.proposal is None else fixed(load(args, str(args.proposal)))
+    with random_state.isolated(args.seed):
+        began = time.perf_counter()
+        try:
+            posterior = SAMPLERS[args.sample](model, prompts, guide=guide, num_samples=args.budget)
+        except ValueError as error:
+            raise SystemExit(f"--sample {args.sample}: {error}") from error
+        seconds = time.perf_counter() - began
+        proposal = "the prior" if args.proposal is None else args.proposal
+        title = f"{args.prior} under {args.reward}, beta {args.beta:g}: {args.sample}, {args.budget} responses from {proposal}"
+        before = response_distribution(model, prompts).sample(torch.Size([args.samples]))
+        decoding = Decoding(title, model, prompts, posterior, before, seconds)
+        print(decoding.text())
+        decoding.write(folder.path / "draws.jsonl")
+    print(f"\nDraws in {folder.path / 'draws.jsonl'}.")
 
 
 def run_svi(args: Steer, model: AlignmentModel, guide: Guide, prompts: Prompts, folder: RunFolder) -> tuple[Fit, float]:
@@ -198,7 +246,7 @@ def read_prompts(args: Steer) -> list[str]:
 
 def restored(args: Steer, saved: dict[str, Any]) -> Steer:
     """The arguments of the run that `args.resume` names."""
-    paths = {name: Path(saved[name]) for name in ("prompts_file", "out") if saved[name] is not None}
+    paths = {name: Path(saved[name]) for name in ("prompts_file", "out", "proposal") if saved[name] is not None}
     return replace(args, **(saved | paths | {"prompts": tuple(saved["prompts"]), "resume": args.resume}))
 
 
@@ -206,13 +254,6 @@ def with_reward(metrics: Metrics, beta: float) -> Metrics:
     """A step's metrics with the reward and the KL to the prior that its ELBO consists of."""
     kl = metrics["log_evidence"] - metrics["elbo"]
     return metrics | {"reward": beta * metrics["log_evidence"], "kl_guide_prior": kl}
-
-
-def with_rewards(model: AlignmentModel, prompts: Prompts, response: Tensor) -> list[Sample]:
-    """Whole texts with their rewards, for responses `[M, N, T]`, prompt by prompt."""
-    texts = model.prior.decode(response, prompts)
-    rewards = (log_evidence_at(model, prompts, response) * model.beta).tolist()
-    return [(texts[m][n], rewards[m][n]) for n in range(len(prompts)) for m in range(len(response))]
 
 
 if __name__ == "__main__":

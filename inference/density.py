@@ -17,7 +17,7 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from model import BearsZeroEvidence, Prompts
+from model import BearsZeroEvidence, Prompts, ResponseDistribution
 
 Program = Callable[[Prompts], Any]
 
@@ -78,6 +78,20 @@ def log_guide_at(guide: Program, prompts: Prompts, response: Tensor) -> Tensor:
 def response_distribution(program: Program, prompts: Prompts) -> TorchDistribution:
     """The distribution at the `response` site of a model or a guide, batch shape `[N]`."""
     return run(program, prompts).nodes["response"]["fn"]
+
+
+def autoregressive(distribution: TorchDistribution) -> ResponseDistribution:
+    """The distribution, if it is one that goes token by token.
+
+    Raises:
+        TypeError: if it is not a `ResponseDistribution`.
+    """
+    if not isinstance(distribution, ResponseDistribution):
+        raise TypeError(
+            f"the site 'response' has a {type(distribution).__name__}, expected a `ResponseDistribution`: this algorithm goes "
+            "token by token. `LeaveOneOut_ELBO`, importance and rejection sampling take any distribution."
+        )
+    return distribution
 
 
 def _log_prob(site: dict) -> Tensor:

@@ -63,7 +63,7 @@ OBJECTIVES: dict[str, Objective] = {
     "chi2-forward": Objective(partial(FDivergence, "chi2-forward"), "f-DPG: chi-square of p* from q"),
     "chi2-reverse": Objective(partial(FDivergence, "chi2-reverse"), "f-DPG: chi-square of q from p*"),
     "alpha": Objective(partial(FDivergence, "alpha"), "f-DPG: alpha divergence, half way between the two KLs"),
-    "best-of-n": Objective(BestOfN_ELBO, "distillation of best-of-16: another target, not the posterior of beta"),
+    "best-of-n-distillation": Objective(BestOfN_ELBO, "distillation of best-of-16: another target, not the posterior of beta"),
 }
 """By name, what makes an objective when called with `num_particles`."""
 

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import torch
 
-from inference.density import Program
-from inference.objectives.response_objective import Losses, ResponseObjective, autoregressive, leave_one_out
+from inference.density import Program, autoregressive
+from inference.objectives.response_objective import Losses, ResponseObjective, leave_one_out
 from model import Prompts
 
 

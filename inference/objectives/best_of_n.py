@@ -17,8 +17,8 @@ from torch import Tensor
 
 from inference.density import Program
 from inference.objectives.response_objective import Losses, ResponseObjective, leave_one_out
+from inference.order_statistics import best_of_n_log_ratio
 from inference.prior_draws import draw_from_prior
-from inference.samplers.order_statistics import best_of_n_log_ratio
 from model import Prompts
 
 

@@ -23,7 +23,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from inference.density import Joint, Program, log_factors, trace_at
+from inference.density import Joint, Program, autoregressive, log_factors, trace_at
 from model import BearsZeroEvidence, Prompts, ResponseDistribution
 
 _Draw = Callable[[TorchDistribution], Tensor]
@@ -168,20 +168,6 @@ class _AtSite(Messenger):
 def tempered(distribution: TorchDistribution, temperature: float) -> ResponseDistribution:
     """An autoregressive distribution with its logits divided by one more number."""
     return autoregressive(distribution).at_temperature(distribution.temperature * temperature)
-
-
-def autoregressive(distribution: TorchDistribution) -> ResponseDistribution:
-    """The distribution, if it is one that has tokens.
-
-    Raises:
-        TypeError: if it is not a `ResponseDistribution`.
-    """
-    if not isinstance(distribution, ResponseDistribution):
-        raise TypeError(
-            f"the site 'response' has a {type(distribution).__name__}, expected a `ResponseDistribution`: this objective looks "
-            "at tokens. `LeaveOneOut_ELBO` takes any distribution."
-        )
-    return distribution
 
 
 def leave_one_out(values: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from inference.density import Program
-from inference.objectives.response_objective import Losses, ResponseObjective, autoregressive, leave_one_out
+from inference.density import Program, autoregressive
+from inference.objectives.response_objective import Losses, ResponseObjective, leave_one_out
 from model import Prompts
 
 Baseline = Literal["leave-one-out", "value", "none"]

@@ -1,6 +1,6 @@
 """What a sampler returns: weighted responses that stand for the posterior.
 
-    E_p*[f(x)] is estimated by sum_m W_m f(x_m),   W = softmax(log_weight) over the M responses to each prompt
+E_p*[f(x)] is estimated by sum_m W_m f(x_m),   W = softmax(log_weight) over the M responses to each prompt
 """
 
 from __future__ import annotations

@@ -36,11 +36,11 @@ DESCENDS = {
     "chi2-forward": "chi2-forward",
     "chi2-reverse": "chi2-reverse",
     "alpha": "alpha",
-    "best-of-n": "best-of-n",
+    "best-of-n-distillation": "best-of-n",
 }
 """What each objective descends."""
 
-UNBIASED = {name for name, what in DESCENDS.items() if what == "reverse-kl"} | {"multi-sample", "best-of-n"} | set(DIVERGENCES)
+UNBIASED = {name for name, what in DESCENDS.items() if what in ("reverse-kl", "multi-sample", "best-of-n")} | set(DIVERGENCES)
 """The gradient's mean is exact, for the f-divergences given log Z."""
 
 CONSISTENT = {"renyi", "reweighted-wake-sleep", "wake-phi", "forward-kl-adaptive"}
@@ -71,7 +71,7 @@ BEARS = {
     "total-variation": True,
     "chi2-forward": True,
     "alpha": True,
-    "best-of-n": True,
+    "best-of-n-distillation": True,
 }
 """Whether evidence of -inf is borne; all others refuse it."""
 
@@ -176,7 +176,7 @@ def test_prompts_are_kept_apart(name):
     def of(prompts, response):
         pyro.set_rng_seed(3)
         objective = OBJECTIVES[name](num_particles=5)
-        if name == "best-of-n":
+        if name == "best-of-n-distillation":
             objective._meet(model, TWO)
         if name == "trajectory-balance":
             objective.buffer.draw = lambda prompts, num: (response[:0], response[:0, :, 0].double())
@@ -209,14 +209,14 @@ def test_impossible_responses_are_borne_or_refused(name):
     start = truth.log_guide(guide).exp()[impossible].sum()
     result = train(num_steps=100)
     assert result.stopped_early is None
-    assert truth.log_guide(guide).exp()[impossible].sum() < (0.6 if name == "best-of-n" else 0.2) * start
+    assert truth.log_guide(guide).exp()[impossible].sum() < (0.6 if name == "best-of-n-distillation" else 0.2) * start
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_reaches_the_posterior_through_plain_svi(name):
     """The family contains the target, so that every divergence has the same optimum."""
     model, guide, prompts = Target(), Table(1), prompts_of(name)
-    objective = OBJECTIVES[name](num_particles=64, **({"n": 3} if name == "best-of-n" else {}))
+    objective = OBJECTIVES[name](num_particles=64, **({"n": 3} if name == "best-of-n-distillation" else {}))
     truth = Enumeration(model, prompts)
     schedule = pyro.optim.ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}, "gamma": 0.985})
     with pyro.get_param_store().scope():
@@ -225,7 +225,7 @@ def test_reaches_the_posterior_through_plain_svi(name):
         for _ in range(300):
             svi.step(prompts)
             schedule.step()
-    if name == "best-of-n":
+    if name == "best-of-n-distillation":
         target = truth.log_prior + objective.log_ratio(prompts, truth.log_evidence)
         left = (truth.log_guide(guide).exp() * (truth.log_guide(guide) - target.log_softmax(0))).sum(0).max()
     else:
@@ -262,7 +262,7 @@ def test_elbo_among_the_metrics_is_the_guides(name):
     objective = OBJECTIVES[name](num_particles=len(response))
     gradient(objective, model, guide, ONE, response)
     expected = truth.elbo(guide)
-    if name == "best-of-n":
+    if name == "best-of-n-distillation":
         expected = (log_guide.exp() * (truth.log_prior + objective.log_ratio(ONE, truth.log_evidence) - log_guide)).sum(0)
     assert objective.metrics["elbo"] == pytest.approx(expected.item(), abs=0.15 if name == "multi-sample" else 1e-2)
 

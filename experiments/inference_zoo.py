@@ -1,0 +1,324 @@
+"""Every objective and every sampler on the same posterior, at the same budget of sampled responses.
+
+Question: the posterior of RL with a KL penalty is one object; how close does each way of inference come to it, at what cost?
+Claim (Korbak, Perez and Buckley 2022): RL is one inference algorithm among many for it.
+Printed: for each world and algorithm KL both ways, the error of log Z, reward, entropy, distinct-2 and CPU seconds, means over
+seeds with standard errors. Written: `results.jsonl`, a line for each run as it ends, and a figure of error against budget for
+each world.
+
+What is measured of a sampler is not what is measured of a guide. Where responses can be listed, a guide's KL is exact; a
+sampler's is that of its weighted draws, taken as a distribution, and includes their being finite: M exact draws from a
+posterior over S responses have about S/2M. Elsewhere a guide's is estimated (`inference.diagnose`), and a sampler's is
+log Z - log Z_hat, whose mean bounds that of one of its draws.
+
+    python -m experiments.inference_zoo
+    python -m experiments.inference_zoo --worlds eight-tokens --only leave-one-out trajectory-balance --seeds 5
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from tqdm import tqdm
+
+from experiments import figures
+from experiments.run_folder import RunFolder
+from experiments.worlds import WORLDS, World, WorldName
+from guides import FineTuned
+from inference import (
+    OBJECTIVES,
+    SAMPLERS,
+    FusedOptimizer,
+    Posterior,
+    cosine,
+    diagnose,
+    distinct_n,
+    fit,
+    importance_sampling,
+    log_evidence_at,
+    random_state,
+    response_distribution,
+)
+
+TUNED = ("importance", "quasi-rejection", "metropolis-hastings", "independence-metropolis-hastings", "smc", "annealed-smc")
+"""Samplers that are also run with a tuned guide as their proposal."""
+FROM_GUIDE = " from a guide"
+EPOCHS = {"proximal": 4}
+"""Steps on each batch, where they are more than one: as many more steps are taken on the same budget."""
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """Compare every way to reach the posterior."""
+
+    worlds: tuple[WorldName, ...] = tuple(WORLDS)
+    """`eight-tokens` has 400 responses, all listed; `film-reviews` is the embedded prior with a bounded reward."""
+    steps: tuple[int, ...] = (300, 30)
+    """Steps of SVI at the full budget, for each world; a step draws 64 responses, and samplers draw as many in all."""
+    fractions: tuple[float, ...] = (1 / 16, 1 / 4, 1.0)
+    """Of the full budget, for the figure; the table is of the last."""
+    only: tuple[str, ...] = ()
+    """Algorithms by name; default all."""
+    seeds: int = 3
+    """Independent runs of each."""
+    workers: int = os.cpu_count() or 1
+    """Processes, each with one thread."""
+    out: Path = Path("runs")
+    """The run folder is made in here."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: an algorithm on a world with a budget."""
+
+    world: str
+    algorithm: str
+    fraction: float
+    steps: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+        job: what was run.
+        budget: responses drawn.
+        measured: `kl_guide_posterior` and `kl_posterior_guide`, nats; `log_z_error`, |log Z_hat - log Z|, nats; `reward`, E[r];
+            `entropy`, nats; `distinct_2`, different pairs of neighbouring tokens, as a share of all, among 512 draws; `seconds`
+            of CPU. What is not defined or not known is not there.
+        note: why there is no result.
+    """
+
+    job: Job
+    budget: int
+    measured: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+
+
+COLUMNS = {
+    "KL(q || p*)": "kl_guide_posterior",
+    "KL(p* || q)": "kl_posterior_guide",
+    "log Z error": "log_z_error",
+    "E[r]": "reward",
+    "entropy": "entropy",
+    "distinct-2": "distinct_2",
+    "CPU s": "seconds",
+}
+
+
+def main(args: Zoo) -> list[Result]:
+    if len(args.steps) != len(args.worlds):
+        raise SystemExit(f"--steps has {len(args.steps)} numbers for {len(args.worlds)} worlds, expected one for each")
+    folder = RunFolder.new(args.out, "zoo")
+    folder.write_arguments(args)
+    jobs = list_jobs(args)
+    results = []
+    with (folder.path / "results.jsonl").open("w") as file, ProcessPoolExecutor(args.workers, initializer=one_thread) as pool:
+        for result in tqdm(pool.map(run, jobs), total=len(jobs), desc="zoo", unit="run"):
+            results.append(result)
+            file.write(json.dumps(asdict(result)) + "\n")
+            file.flush()
+    for name in args.worlds:
+        of_world = [result for result in results if result.job.world == name]
+        print(f"\n{name}: {reference(WORLDS[name]())}\n{table(of_world, max(args.fractions))}")
+        figure = figures.error_budget_figure(curves(of_world), name)
+        print(figures.save(figure, folder.path / f"{name}.svg"))
+    return results
+
+
+def list_jobs(args: Zoo) -> list[Job]:
+    """Every run, the long ones last in their world."""
+    names = [*OBJECTIVES, *SAMPLERS, *(name + FROM_GUIDE for name in TUNED)]
+    unknown = set(args.only) - set(names)
+    if unknown:
+        raise SystemExit(f"--only has {sorted(unknown)[0]!r}, expected one of: {', '.join(names)}")
+    wanted = [name for name in names if not args.only or name in args.only]
+    return [
+        Job(world, name, fraction, max(1, round(steps * fraction)), seed)
+        for world, steps in zip(args.worlds, args.steps, strict=True)
+        for fraction in args.fractions
+        for name in wanted
+        for seed in range(args.seeds)
+        if not (name == "enumeration" and WORLDS[world]().num_prior_draws)
+    ]
+
+
+def one_thread() -> None:
+    """Workers share the cores."""
+    torch.set_num_threads(1)
+
+
+def run(job: Job) -> Result:
+    """One run of one algorithm; an algorithm that refuses says why in the note."""
+    world = WORLDS[job.world]()
+    world.truth, world.prior_draws  # noqa: B018 - made before the clock starts
+    budget = job.steps * world.particles
+    began = time.process_time()
+    try:
+        with random_state.isolated(job.seed):
+            if job.algorithm in OBJECTIVES:
+                guide = train(world, job.algorithm, job.steps, job.seed)
+                finished = partial(measure_guide, world, guide)
+            else:
+                posterior = sample(world, job, budget)
+                finished = partial(measure_posterior, world, posterior)
+            seconds = time.process_time() - began
+            return Result(job, budget, finished() | {"seconds": seconds})
+    except ValueError as error:
+        return Result(job, budget, note=str(error))
+
+
+def train(world: World, objective: str, steps: int, seed: int) -> FineTuned:
+    """A fit as any user would run it, on a budget of `steps` batches."""
+    guide, num_steps = FineTuned(world.model.prior), steps * EPOCHS.get(objective, 1)
+    options = {"lr": world.learning_rate}
+    optimizer = FusedOptimizer(options=options, clip_norm=world.clip_norm, schedule=cosine(num_steps))
+    made = OBJECTIVES[objective](num_particles=world.particles)
+    fit(world.model, guide, world.prompts, num_steps=num_steps, objective=made, optimizer=optimizer, seed=seed, progress=False)
+    return guide
+
+
+def sample(world: World, job: Job, budget: int) -> Posterior:
+    """A sampler on its whole budget; or, from a guide, half of it spent on training one."""
+    if not job.algorithm.endswith(FROM_GUIDE):
+        return SAMPLERS[job.algorithm](world.model, world.prompts, num_samples=budget)
+    guide = train(world, "trajectory-balance", max(1, job.steps // 2), job.seed)
+    name = job.algorithm.removesuffix(FROM_GUIDE)
+    return SAMPLERS[name](world.model, world.prompts, guide=guide, num_samples=budget // 2)
+
+
+def measure_guide(world: World, guide: FineTuned) -> dict[str, float]:
+    """A guide against the posterior: exactly where that can be enumerated, else by `diagnose`."""
+    beta = world.model.beta
+    if world.truth is None:
+        found = diagnose(world.model, guide, world.prompts, num_samples=2048, prior_draws=world.prior_draws)
+        forward = {} if found.kl_posterior_guide is None else {"kl_posterior_guide": found.kl_posterior_guide.value}
+        return forward | {
+            "kl_guide_posterior": found.kl_guide_posterior.value,
+            "log_z_error": abs(found.log_z_bound.minus(found.log_z).value),
+            "reward": found.log_evidence.value * beta,
+            "entropy": found.entropy.value,
+            "distinct_2": distinct(world, response_distribution(guide, world.prompts).sample(torch.Size([512]))),
+        }
+    weighted = importance_sampling(world.model, world.prompts, guide=guide, num_samples=1024)
+    assert weighted.log_z is not None
+    log_guide = world.truth.log_guide(guide)
+    return {
+        "kl_guide_posterior": world.truth.kl_guide_posterior(guide).mean().item(),
+        "kl_posterior_guide": world.truth.kl_posterior_guide(guide).mean().item(),
+        "log_z_error": (weighted.log_z - world.truth.log_z).abs().mean().item(),
+        "reward": world.truth.expected_log_evidence(guide).mean().item() * beta,
+        "entropy": -(log_guide.exp() * log_guide).sum(0).mean().item(),
+        "distinct_2": distinct(world, weighted.response[:512]),
+    }
+
+
+def measure_posterior(world: World, posterior: Posterior) -> dict[str, float]:
+    """A sampler's weighted draws against the posterior."""
+    log_evidence = log_evidence_at(world.model, world.prompts, posterior.response)
+    measured = {
+        "reward": posterior.mean(log_evidence).mean().item() * world.model.beta,
+        "distinct_2": distinct(world, posterior.resample(512)),
+    }
+    if world.truth is None:
+        assert world.prior_draws is not None
+        if posterior.log_z is not None:
+            gap = world.prior_draws.log_z().value - posterior.log_z.mean().item()
+            measured |= {"log_z_error": abs(gap), "kl_guide_posterior": gap}
+        return measured
+    if posterior.log_z is not None:
+        measured["log_z_error"] = (posterior.log_z - world.truth.log_z).abs().mean().item()
+    q, p = empirical(world, posterior), world.truth.log_posterior[:, 0].exp()
+    missing = bool(((q == 0) & (p > 0)).any())
+    return measured | {
+        "kl_guide_posterior": (torch.xlogy(q, q) - torch.xlogy(q, p)).sum().item(),
+        "kl_posterior_guide": math.inf if missing else (torch.xlogy(p, p) - torch.xlogy(p, q)).sum().item(),
+        "entropy": -torch.xlogy(q, q).sum().item(),
+    }
+
+
+def empirical(world: World, posterior: Posterior) -> torch.Tensor:
+    """The probability that the weighted draws give to each response of the support, `[S]`, for the one prompt."""
+    assert world.truth is not None
+    support, place = world.truth.support[:, 0], world.model.prior.vocab_size ** torch.arange(world.truth.support.shape[-1])
+    ids, order = (support * place).sum(-1).sort()
+    found = order[torch.searchsorted(ids, (posterior.response[:, 0] * place).sum(-1))]
+    weight = posterior.probability[:, 0].double()
+    return torch.zeros(len(support), dtype=torch.float64).scatter_add_(0, found, weight)
+
+
+def distinct(world: World, response: torch.Tensor) -> float:
+    return distinct_n(response, world.model.prior.space.is_token(response), 2)
+
+
+def reference(world: World) -> str:
+    """The posterior itself, in one line."""
+    if world.truth is not None:
+        log_p = world.truth.log_posterior
+        reward = (log_p.exp() * world.truth.log_evidence).sum(0).mean().item() * world.model.beta
+        entropy = -(log_p.exp() * log_p).sum(0).mean().item()
+        return f"log Z {world.truth.log_z.mean().item():.4f}; of the posterior, E[r] {reward:.4f}, entropy {entropy:.4f}"
+    assert world.prior_draws is not None
+    estimate = world.prior_draws.posterior_log_evidence().times(world.model.beta)
+    return f"log Z {world.prior_draws.log_z()}; of the posterior, E[r] {estimate}"
+
+
+def table(results: Iterable[Result], fraction: float) -> str:
+    """One row for each algorithm, the closest first: means over seeds and their standard errors."""
+    rows: dict[str, list[Result]] = {}
+    for result in results:
+        if result.job.fraction == fraction:
+            rows.setdefault(result.job.algorithm, []).append(result)
+    width = max(map(len, rows))
+    lines = [f"{'':{width}}  " + "  ".join(f"{name:>17}" for name in COLUMNS)]
+    order = sorted(rows, key=lambda name: (math.isnan(of := mean_and_error(rows[name], "kl_guide_posterior")[0]), of))
+    for name in order:
+        cells = [cell(*mean_and_error(rows[name], measure)) for measure in COLUMNS.values()]
+        note = next((result.note for result in rows[name] if result.note), "")
+        lines.append(f"{name:{width}}  " + ("  ".join(f"{text:>17}" for text in cells) if not note else f"refused: {note}"))
+    return "\n".join(lines)
+
+
+def mean_and_error(results: Sequence[Result], name: str) -> tuple[float, float]:
+    """Mean over seeds, and its standard error (NaN for one seed)."""
+    values = np.array([result.measured.get(name, math.nan) for result in results])
+    error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 and np.isfinite(values).all() else math.nan
+    return float(values.mean()), float(error)
+
+
+def cell(mean: float, error: float) -> str:
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:.3g}" if math.isnan(error) else f"{mean:.3g} ± {error:.1g}"
+
+
+def curves(results: Iterable[Result]) -> dict[str, tuple[list[int], list[float], list[float]]]:
+    """For each algorithm: budgets, KL(q || p*) and its standard error, where that is known."""
+    grouped: dict[str, dict[int, list[Result]]] = {}
+    for result in results:
+        grouped.setdefault(result.job.algorithm, {}).setdefault(result.budget, []).append(result)
+    found = {}
+    for name, by_budget in grouped.items():
+        points = [(budget, *mean_and_error(by_budget[budget], "kl_guide_posterior")) for budget in sorted(by_budget)]
+        points = [point for point in points if math.isfinite(point[1]) and point[1] > 0]
+        if points:
+            budgets, means, errors = zip(*points, strict=True)
+            found[name] = (list(budgets), list(means), [0.0 if math.isnan(error) else error for error in errors])
+    return found
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Zoo))

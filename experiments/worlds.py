@@ -1,0 +1,98 @@
+"""The posteriors that algorithms are compared on: one that can be enumerated, and one of English text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from experiments.registry import REWARDS, load_prior
+from inference import Enumeration, PriorDraws, draw_from_prior, random_state
+from model import AlignmentModel, LanguageModel, Prompts, TokenEvidence
+
+END, WANTED = 0, (4, 6)
+
+
+@dataclass(frozen=True)
+class World:
+    """A posterior, and the settings of a fit that suit it.
+
+    Attributes:
+        model: prior and evidence.
+        prompts: one prompt.
+        particles: K, responses a step.
+        learning_rate: peak of Adam's cosine.
+        clip_norm: of the gradient.
+        num_prior_draws: behind the reference, where responses cannot be listed.
+    """
+
+    model: AlignmentModel
+    prompts: Prompts
+    particles: int
+    learning_rate: float
+    clip_norm: float | None
+    num_prior_draws: int = 0
+
+    @cached_property
+    def truth(self) -> Enumeration | None:
+        """The exact posterior, where responses can be listed."""
+        return None if self.num_prior_draws else Enumeration(self.model, self.prompts)
+
+    @cached_property
+    def prior_draws(self) -> PriorDraws | None:
+        """The reference elsewhere: log Z from all draws of the prior, exact posterior samples from those accepted."""
+        if not self.num_prior_draws:
+            return None
+        bound = self.model.log_evidence_bound
+        with random_state.isolated(0):
+            return draw_from_prior(self.model, self.prompts, self.num_prior_draws, log_evidence_bound=bound)
+
+
+@cache
+def eight_tokens(seed: int = 2) -> World:
+    """400 responses: a random GPT-2 of 8 tokens, at most 3 a response; r is the share of positions with token 4 or 6, beta 0.25.
+
+    Args:
+        seed: of the weights, which are the whole prior. How far the prior is from its posterior depends on them.
+    """
+    sizes = {"vocab_size": 8, "n_positions": 16, "n_embd": 64, "n_layer": 2, "n_head": 2, "initializer_range": 0.15}
+    special = {"bos_token_id": END, "eos_token_id": END, "pad_token_id": END}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = GPT2LMHeadModel(GPT2Config(**sizes, **special))
+    tokenizer = Tokenizer(WordLevel({"<end>": END} | {f"w{i}": i for i in range(1, 8)}, unk_token="<end>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    names = {"bos_token": "<end>", "eos_token": "<end>", "pad_token": "<end>"}
+    prior = LanguageModel(network, PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names), max_new_tokens=3)
+
+    def share(response: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
+        wanted = torch.isin(response, torch.tensor(WANTED, device=response.device)) & is_token
+        return wanted.double().mean(-1)
+
+    model = AlignmentModel(prior, TokenEvidence(share, prior, upper_bound=1.0), beta=0.25)
+    return World(model, prior.encode([""]), particles=64, learning_rate=1e-3, clip_norm=1.0)
+
+
+@cache
+def film_reviews(num_prior_draws: int = 8192) -> World:
+    """The embedded prior after "The film was", rewarded for VADER sentiment, beta 0.1, 12 tokens at temperature 0.7."""
+    prior = load_prior("film-reviews", max_new_tokens=12, temperature=0.7, dtype="float32", device="cpu")
+    model = AlignmentModel(prior, REWARDS["vader"](prior), beta=0.1)
+    prompts = prior.encode(["The film was"])
+    return World(model, prompts, particles=64, learning_rate=8e-5, clip_norm=None, num_prior_draws=num_prior_draws)
+
+
+WORLDS: dict[str, Callable[[], World]] = {"eight-tokens": eight_tokens, "film-reviews": film_reviews}
+"""By name."""
+
+if TYPE_CHECKING:
+    WorldName: TypeAlias = str
+else:
+    WorldName = Literal[tuple(WORLDS)]

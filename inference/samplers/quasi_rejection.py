@@ -1,0 +1,122 @@
+"""Quasi-rejection sampling: rejection where no bound is known, and how far that is from exact.
+
+    p_b(x) = min(P(x), b q(x)) / Z_b,   P(x) = p0(x) exp(r(x)/beta);   P(accept) = Z_b/b;   TV(p*, p_b) <= 1 - Z_b/Z
+
+(Eikema, Kruszewski, Dance, Elsahar and Dymetman 2022, arXiv 2112.05702.) A draw from q is accepted with probability
+min(1, w/b): where w > b the response is drawn too seldom. A larger b is nearer to p* and costs more draws.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from inference.density import Program
+from inference.samplers.importance import importance_log_z
+from inference.samplers.posterior import Posterior, check_support
+from inference.samplers.proposal import draw_and_weigh
+from inference.samplers.rejection import accept
+from model import Prompts
+
+PILOT_SHARE = 0.25
+PILOT_QUANTILE = 0.99
+
+
+@torch.no_grad()
+def quasi_rejection_sampling(
+    model: Program,
+    prompts: Prompts,
+    *,
+    guide: Program | None = None,
+    num_samples: int = 1024,
+    log_bound: float | Tensor | None = None,
+    chunk: int = 256,
+) -> Posterior:
+    """Draw from the guide, or from the prior if there is none, and keep each draw with probability min(1, w/b).
+
+    Args:
+        model: a Pyro program with a site `response` and factors.
+        prompts: N prompts.
+        guide: a Pyro program that samples the same site, the proposal q. None: the prior.
+        num_samples: the budget, draws for each prompt.
+        log_bound: log b, nats, for all prompts or for each `[N]`. None: a pilot, the first quarter of the budget, sets it for
+            each prompt to the 0.99 quantile of the pilot's log-weights; its draws are not returned, as a bound that
+            depended on the draws it judges would bias them.
+        chunk: draws handled at a time, for each prompt.
+
+    Returns:
+        `response` `[M, N, T]`, all draws after the pilot; `log_weight` `[M, N]`, 0 for the accepted, which are independent
+        draws from p_b given b, and -inf for the rejected; `log_z` `[N]`, nats, from the weights of all draws, the pilot's
+        too, whose exp is unbiased for Z. Diagnostics, `[N]` each: `log_bound`, and the fields of `QuasiRejection`,
+        estimated from the M weights: consistent, and blind to weights that no draw has shown.
+
+    Raises:
+        NoSupportError: if no draw was accepted for a prompt.
+    """
+    draws = draw_and_weigh(model, prompts, guide=guide, num_samples=num_samples, chunk=chunk)
+    num_pilot = 0
+    if log_bound is None:
+        num_pilot = math.ceil(PILOT_SHARE * num_samples)
+        if num_pilot == num_samples:
+            raise ValueError(f"num_samples = {num_samples} leaves no draw after the pilot: draw more, or pass `log_bound`")
+        log_bound = _bound_from_pilot(draws.log_weight[:num_pilot], prompts)
+    log_weight = draws.log_weight[num_pilot:]
+    log_bound = torch.as_tensor(log_bound, dtype=log_weight.dtype, device=log_weight.device).expand(len(prompts))
+    accepted = accept(log_weight, log_bound, prompts)
+    # M draws are a table of M equally likely responses under q
+    log_proposal = torch.full_like(log_weight, -math.log(len(log_weight)))
+    figures = quasi_rejection(log_weight + log_proposal, log_proposal, log_bound)
+    return Posterior(
+        draws.response[num_pilot:],
+        torch.where(accepted, 0.0, -torch.inf).double(),
+        importance_log_z(draws.log_weight),
+        {"log_bound": log_bound, **figures._asdict()},
+    )
+
+
+class QuasiRejection(NamedTuple):
+    """What a bound b costs and what it buys. All `[N]`.
+
+    Attributes:
+        acceptance: Z_b/b, the share of proposals that are accepted.
+        total_variation: TV(p*, p_b), between 0 and 1.
+        total_variation_bound: 1 - Z_b/Z, never below it.
+        kl: KL(p* || p_b), nats.
+    """
+
+    acceptance: Tensor
+    total_variation: Tensor
+    total_variation_bound: Tensor
+    kl: Tensor
+
+
+def quasi_rejection(log_target: Tensor, log_proposal: Tensor, log_bound: float | Tensor) -> QuasiRejection:
+    """Cost and distance of p_b from p*, summed over a table of responses.
+
+    Args:
+        log_target: `[S, N]` (or `[S]`), log P, nats; not normalised, -inf where impossible.
+        log_proposal: `[S, N]`, log q, nats, normalised.
+        log_bound: log b, nats, a number or `[N]`.
+    """
+    log_z = log_target.logsumexp(0)
+    log_least = torch.minimum(log_target, log_bound + log_proposal)  # log min(P, b q)
+    log_z_b = log_least.logsumexp(0)
+    log_p, log_p_b = log_target - log_z, log_least - log_z_b
+    p = log_p.exp()
+    return QuasiRejection(
+        acceptance=(log_z_b - log_bound).exp(),
+        total_variation=0.5 * (p - log_p_b.exp()).abs().sum(0),
+        total_variation_bound=1 - (log_z_b - log_z).exp(),
+        kl=torch.where(p > 0, p * (log_p - log_p_b), 0.0).sum(0),
+    )
+
+
+def _bound_from_pilot(log_weight: Tensor, prompts: Prompts) -> Tensor:
+    """The 0.99 quantile of the log-weights `[M, N]` of each prompt, `[N]`; the highest where even that is -inf."""
+    check_support(log_weight, prompts.texts, "these are the pilot's: draw more, use a guide, or pass `log_bound`")
+    # an order statistic: between two of them, one of which is -inf, nothing can be interpolated
+    quantile = log_weight.quantile(PILOT_QUANTILE, dim=0, interpolation="higher")
+    return torch.where(quantile.isneginf(), log_weight.amax(0), quantile)

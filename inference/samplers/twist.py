@@ -1,0 +1,60 @@
+"""Twists: what evidence the beginning of a response will come to, for sequential Monte Carlo.
+
+    psi_t(x_<=t) ~ E_p0[exp(r(x)/beta) | x_<=t]
+
+Any twist leaves the estimate of Z unbiased; a good one makes it precise (Zhao et al. 2024, arXiv 2404.17546, section 3).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from inference.density import Program, log_evidence_at, response_distribution
+from model import Prompts, ResponseSpace
+
+Twist = Callable[[Prompts, Tensor, int], Tensor]
+"""twist(prompts, response, t) -> log psi_t, `[K, N]`, nats, for responses `[K, N, T]` whose first t tokens are set, t from 1 to
+T - 1, and the rest the padding id. -inf says that nothing that begins so is possible; if that is wrong, Z_hat is biased low.
+A response that ended before token t keeps the twist it ended with: what is returned for it is not looked at."""
+
+
+class EvidenceTwist:
+    """log psi_t(x_<=t) = scale r(x_<=t, end)/beta: the evidence if the response were to end here.
+
+    For evidence that makes sense of half a response, as the sentiment of a text does. Costs one more evaluation a token.
+    A prefix that is impossible now may be possible later: where a response has not ended, log psi is at least `floor` below
+    that of the empty response (below 0 where that is impossible too), so that the prefix becomes rare and is not lost. One that
+    has ended is as impossible as it is.
+
+    Args:
+        model: whose factors are the evidence.
+        scale: 0 for no twist, 1 for the evidence itself; less where early evidence says little of the whole.
+        floor: nats. Large, it starves the prefixes that must become possible later to reach the posterior's mass.
+    """
+
+    def __init__(self, model: Program, scale: float = 1.0, *, floor: float = 3.0) -> None:
+        if not (0 <= scale < math.inf and 0 <= floor < math.inf):
+            raise ValueError(f"scale is {scale} and floor is {floor}, expected finite numbers of at least 0")
+        self.model, self.scale, self.floor = model, scale, floor
+        self._space: ResponseSpace | None = None
+
+    def __call__(self, prompts: Prompts, response: Tensor, t: int) -> Tensor:
+        if self._space is None:  # finding it runs the program, once
+            self._space = response_distribution(self.model, prompts).space
+        last, end_ids = response[..., t - 1], self._space.end_ids
+        unfinished = self._space.is_token(response)[..., t - 1] & ~torch.isin(last, end_ids)
+        closed = response.clone()
+        closed[..., t] = torch.where(unfinished, end_ids[0], response[..., t])
+        log_psi = self._scaled_evidence(prompts, closed)
+        empty = torch.full_like(response[:1], self._space.pad_id)
+        empty[..., 0] = end_ids[0]
+        lowest = self._scaled_evidence(prompts, empty).nan_to_num(neginf=0.0) - self.floor  # [1, N]
+        return torch.where(unfinished, torch.maximum(log_psi, lowest), log_psi)
+
+    def _scaled_evidence(self, prompts: Prompts, response: Tensor) -> Tensor:
+        log_evidence = log_evidence_at(self.model, prompts, response).double()
+        return torch.where(log_evidence.isneginf(), -torch.inf, self.scale * log_evidence)  # 0 times -inf is NaN

@@ -1,0 +1,59 @@
+"""A small model whose evidence has levels, ties and impossible responses, and how a law or a mean is told from another."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from model import AlignmentModel, LanguageModel, TokenEvidence
+
+GRADE = {6: 0.5, 7: 1.0, 8: -1.0, 9: -0.5}  # very, good, bad, dull; other words count nothing
+
+
+def graded_model(
+    prior: LanguageModel, *, beta: float = 1.0, impossible: int | None = None, offset: Tensor | None = None
+) -> AlignmentModel:
+    """r(x) = sum of the grades of its words, `offset` `[N]` added for each prompt; -inf where the word `impossible` occurs."""
+    grades = torch.tensor([GRADE.get(word, 0.0) for word in range(10)], dtype=torch.float64)
+
+    def reward(response: Tensor, is_token: Tensor) -> Tensor:
+        value = (grades[response] * is_token).sum(-1)
+        if offset is not None:
+            value = value + offset
+        return value if impossible is None else value.masked_fill((response == impossible).any(-1), -math.inf)
+
+    return AlignmentModel(prior, TokenEvidence(reward, prior, upper_bound=2.0), beta)
+
+
+def nothing_for_the_second(prior: LanguageModel) -> AlignmentModel:
+    """Every response to the second prompt is impossible."""
+    return graded_model(prior, offset=torch.tensor([0.0, -math.inf]))
+
+
+def counts(response: Tensor, support: Tensor) -> Tensor:
+    """How often each of S responses `[S, N, T]` occurs among M `[M, N, T]`: `[S, N]`."""
+    return torch.stack([(response == row).all(-1).sum(0) for row in support])
+
+
+def misfit(observed: Tensor, prob: Tensor) -> Tensor:
+    """How many standard deviations chi-square is above its mean, `[N]`, for counts and probabilities `[S, N]`.
+
+    Cells of expectation below 5 count as one. Below 4 if `prob` is the law; infinite if something impossible was observed.
+    """
+    z = []
+    for of_one, p in zip(observed.double().T, prob.double().T, strict=True):
+        expected = of_one.sum() * p
+        rare = expected < 5
+        o = torch.cat([of_one[~rare], of_one[rare].sum()[None]])
+        e = torch.cat([expected[~rare], expected[rare].sum()[None]])
+        o, e = o[e > 0], e[e > 0]
+        chi_square, freedom = ((o - e).square() / e).sum(), len(e) - 1
+        z.append(torch.tensor(math.inf) if bool(of_one[p == 0].any()) else (chi_square - freedom) / math.sqrt(2 * freedom))
+    return torch.stack(z)
+
+
+def assert_mean(values: Tensor, expected: float, *, precision: float) -> None:
+    """The mean of independent `values` is within 4 standard errors of `expected`, and those are at most `precision`."""
+    error = values.std().item() / math.sqrt(len(values))
+    assert error <= precision, f"a standard error of {error:.3g} would let too much pass"
+    assert abs(values.mean().item() - expected) < 4 * error, f"{values.mean():.6g} ± {error:.3g}, expected {expected:.6g}"

@@ -1,0 +1,231 @@
+"""Annealed sequential Monte Carlo: unbiased on a fixed schedule, consistent on a chosen one, and it bears hard constraints."""
+
+import pyro
+import pytest
+import torch
+
+from inference import joint_at, log_guide_at
+from inference.samplers.annealed_smc import annealed_smc, choose_temperature, log_tempered
+from inference.samplers.posterior import NoSupportError
+from inference.samplers.resampling import RESAMPLING
+from model import AlignmentModel, Prompts, ResponseDistribution, ResponseSpace, TokenEvidence
+from tests.inference.samplers.three_tokens import World, assert_unbiased, graded, hard
+
+RUNS = 1_000
+
+
+@pytest.fixture(scope="module")
+def world(prior, prompts):
+    return World(prior, prompts)
+
+
+@pytest.fixture(scope="module")
+def hard_world(prior, prompts):
+    return World(prior, prompts, hard)
+
+
+def run(world, *, runs=RUNS, num_samples=16, **kwargs):
+    return annealed_smc(world.model, world.repeated(runs), num_samples=num_samples, **kwargs)
+
+
+@pytest.mark.parametrize("resampling", sorted(RESAMPLING))
+def test_evidence_is_unbiased_with_every_scheme(world, resampling):
+    posterior = run(world, num_temperatures=3, moves=1, resampling=resampling, ess_threshold=0.8)
+    assert_unbiased(world.z_ratio(posterior), torch.ones(2))
+    assert_unbiased(world.mass(posterior), world.exact_mass())
+
+
+@pytest.mark.parametrize("ess_threshold", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("with_guide", [False, True])
+def test_evidence_is_unbiased_under_hard_constraints(hard_world, with_guide, ess_threshold):
+    guide = hard_world.guide if with_guide else None
+    posterior = run(hard_world, guide=guide, num_temperatures=3, moves=1, ess_threshold=ess_threshold, num_samples=24)
+    assert_unbiased(hard_world.z_ratio(posterior), torch.ones(2))
+    assert_unbiased(hard_world.mass(posterior), hard_world.exact_mass())
+    assert (posterior.diagnostics["num_temperatures"] == 3).all()
+
+
+def test_one_temperature_without_moves_is_importance_sampling(world):
+    model, guide, prompts = world.network_model, world.network_guide, world.prompts
+    posterior = annealed_smc(model, prompts, guide=guide, num_samples=100, num_temperatures=1, moves=0, ess_threshold=0.0)
+    expected = joint_at(model, prompts, posterior.response).log_joint - log_guide_at(guide, prompts, posterior.response)
+    assert torch.allclose(posterior.log_weight, expected, atol=1e-9, rtol=0)
+    assert torch.allclose(posterior.log_z, expected.logsumexp(0) - torch.tensor(100.0).double().log(), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("num_temperatures", [None, 4])
+def test_a_proposal_that_is_the_posterior_is_exact(world, num_temperatures):
+    posterior = run(world, runs=10, guide=world.posterior, num_temperatures=num_temperatures)
+    assert torch.allclose(posterior.log_z.view(-1, 2), world.truth.log_z.expand(10, 2), atol=1e-9, rtol=0)
+    assert (posterior.diagnostics["acceptance"] > 0.8).all()  # not 1: the lengths play a part
+    assert (posterior.diagnostics["num_temperatures"] == (num_temperatures or 1)).all()
+
+
+@pytest.mark.parametrize("ess_threshold", [0.5, 0.9])
+def test_chosen_temperatures_are_consistent(hard_world, ess_threshold):
+    """The mean square error of Z_hat and of means falls as the number of particles grows."""
+    exact = hard_world.exact_mass() / hard_world.truth.log_z.exp()[:, None]
+    errors = []
+    for num_samples in (30, 300):
+        posterior = run(hard_world, runs=60, num_samples=num_samples, ess_threshold=ess_threshold)
+        means = hard_world.mass(posterior) / posterior.log_z.exp().view(-1, 2, 1)
+        both = torch.cat([hard_world.z_ratio(posterior)[..., None] - 1, means - exact], -1)
+        errors.append(both.square().mean(0).sum(-1))
+    assert (errors[1] < errors[0] / 5).all()
+    assert (errors[1].sqrt() < 0.1).all()
+
+
+def test_chosen_temperatures_hit_the_threshold():
+    """Each prompt its own: the effective sample size falls to just below the threshold, or the temperature is 1."""
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.tensor([0.1, 3.0, 30.0, 300.0])
+    log_ratio = spread * torch.randn(200, 4, generator=generator, dtype=torch.float64)
+    temperature = choose_temperature(log_ratio, torch.zeros_like(log_ratio), torch.zeros(4).double(), 0.5)
+    weight = (temperature * log_ratio).softmax(0)
+    ess = 1 / weight.square().sum(0)
+    assert temperature[0] == 1.0
+    assert ess[0] > 100
+    assert torch.allclose(ess[1:], torch.full((3,), 100.0).double(), atol=1e-3)
+    assert (ess[1:] < 100).all()
+    assert (temperature[1:].diff() < 0).all()
+
+
+def test_impossible_responses_are_tempered():
+    """w^lambda of what is impossible: 1 at 0, 0 at 1, exp(-1) half-way; of what is possible, lambda log w."""
+    log_ratio = torch.tensor([-torch.inf, 3.0, -2.0], dtype=torch.float64)[:, None].expand(3, 3)
+    tempered = log_tempered(log_ratio, torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64))
+    assert tempered[0].tolist() == [0.0, -1.0, -torch.inf]
+    assert tempered[1].tolist() == [0.0, 1.5, 3.0]
+    assert tempered[2].tolist() == [0.0, -1.0, -2.0]
+
+
+def test_temperatures_are_chosen_with_care_where_nothing_possible_was_met():
+    """All particles impossible: equal weights, from which nothing can be learnt. One nat a step, up to 20, and then the end."""
+    log_ratio = torch.full((10, 2), -torch.inf, dtype=torch.float64)
+    temperature, steps = torch.zeros(2, dtype=torch.float64), 0
+    while bool((temperature < 1).any()):
+        penalty = temperature / (1 - temperature)
+        temperature, steps = choose_temperature(log_ratio, torch.zeros_like(log_ratio), temperature, 0.5), steps + 1
+        assert (temperature == 1).all() or torch.allclose(temperature / (1 - temperature), penalty + 1)
+    assert steps == 21
+
+
+class Coin:
+    """A decoder without memory: heads (1) with probability 0.3, else tails (2), and seldom the end (0)."""
+
+    log_prob = torch.tensor([0.001, 0.3, 0.699], dtype=torch.float64).log()
+
+    def select(self, rows):
+        return self
+
+    def start(self, prompts):
+        return self.log_prob.expand(len(prompts), -1), self
+
+    def extend(self, state, ids):
+        return self.log_prob.expand(*ids.shape, -1), self
+
+
+def coins(num_tosses, log_evidence_of):
+    """The model of that many coins, whose log evidence is a function of the number of heads, and its log Z."""
+    space = ResponseSpace(num_tosses, 3, torch.tensor([0]), 0)
+
+    def model(prompts):
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            response = pyro.sample("response", ResponseDistribution(Coin(), prompts, space))
+            pyro.factor("evidence", log_evidence_of((response == 1).sum(-1).double()))
+
+    tosses = torch.arange(num_tosses + 1).double()[:, None]
+    heads = torch.arange(num_tosses + 1).double()
+    log_choose = torch.lgamma(tosses + 1) - torch.lgamma(heads + 1) - torch.lgamma((tosses - heads).clamp(min=0) + 1)
+    end = torch.where(tosses < num_tosses, Coin.log_prob[0], 0.0)
+    log_prior = log_choose + heads * Coin.log_prob[1] + (tosses - heads) * Coin.log_prob[2] + end
+    log_joint = (log_prior + log_evidence_of(heads)).where(heads <= tosses, -torch.inf)
+    return model, log_joint.logsumexp((0, 1))
+
+
+def test_moves_mend_what_resampling_has_made_alike():
+    """Ten coins, 3 nats a head: moves more than halve the error of log Z, for the same number of particles."""
+    model, log_z = coins(10, lambda heads: 3.0 * heads)
+    prompts = Prompts.from_ids([[1]] * 100, ["toss"] * 100)
+    moved = annealed_smc(model, prompts, num_samples=64, num_temperatures=20, moves=4)
+    resampled = annealed_smc(model, prompts, num_samples=64, num_temperatures=20, moves=0)
+    error, error_without = ((result.log_z - log_z).square().mean().sqrt() for result in (moved, resampled))
+    assert error < 0.5 * error_without, (error, error_without)
+    assert moved.diagnostics["num_distinct"].double().mean() > 1.5 * resampled.diagnostics["num_distinct"].double().mean()
+
+
+def test_finds_the_rare_responses_that_are_possible():
+    """At least 8 heads of 10, prior probability 1.5e-3: 64 draws hardly ever have one, but moves come upon them.
+
+    Found so, they are a sample, while log Z_hat is not to be trusted, which `num_blind` says.
+    """
+    model, log_z = coins(10, lambda heads: torch.where(heads >= 8, 0.0, -torch.inf).double())
+    assert 0.001 < log_z.exp() < 0.002
+    prompts, found, blind = Prompts.from_ids([[1]], ["toss"]), 0, 0
+    for _ in range(20):
+        try:
+            posterior = annealed_smc(model, prompts, num_samples=64)
+        except NoSupportError:
+            continue
+        possible = ~posterior.log_weight.isneginf()
+        assert ((posterior.response == 1).sum(-1)[possible] >= 8).all()
+        found, blind = found + 1, blind + int(posterior.diagnostics["num_blind"].item() > 0)
+    assert found >= 14
+    assert blind >= 10
+
+
+def test_a_constraint_met_by_a_few_draws_is_weighed_right():
+    """At least 7 heads of 10, prior probability 0.01: five of 500 draws are possible, and Z_hat is unbiased."""
+    model, log_z = coins(10, lambda heads: torch.where(heads >= 7, 0.0, -torch.inf).double())
+    prompts = Prompts.from_ids([[1]] * 150, ["toss"] * 150)
+    posterior = annealed_smc(model, prompts, num_samples=500, num_temperatures=4, moves=1)
+    assert posterior.diagnostics["num_blind"].double().mean() < 0.1
+    assert_unbiased((posterior.log_z - log_z).exp()[:, None], torch.ones(1), power=0.06)
+
+
+def test_prompts_do_not_disturb_each_other(world, prior):
+    """Evidence of one prompt 40 nats up, of the other 40 down: on a fixed schedule nothing else changes."""
+
+    def offset(response, is_token):
+        return graded(response, is_token) + torch.tensor([40.0, -40.0], dtype=torch.float64)
+
+    results = []
+    for function in (graded, offset):
+        pyro.set_rng_seed(0)
+        model = world.program(world.log_prior, TokenEvidence(function, prior))
+        results.append(annealed_smc(model, world.prompts, num_samples=64, ess_threshold=0.7))
+    plain, moved = results
+    assert torch.equal(plain.response, moved.response)
+    assert torch.allclose(moved.log_z - plain.log_z, torch.tensor([40.0, -40.0]).double(), atol=1e-6, rtol=0)
+    assert torch.allclose(plain.probability, moved.probability, atol=1e-6)
+
+
+def test_diagnostics_are_per_prompt(prior, world):
+    """No evidence at the first prompt, much at the second: one temperature and every move accepted, several and fewer."""
+    second = torch.tensor([0.0, 4.0], dtype=torch.float64)
+    model = world.program(world.log_prior, TokenEvidence(lambda x, m: second * graded(x, m), prior))
+    posterior = annealed_smc(model, world.prompts, num_samples=200)
+    assert posterior.diagnostics["num_temperatures"][0] == 1
+    assert posterior.diagnostics["num_temperatures"][1] >= 2
+    assert posterior.diagnostics["acceptance"][0] > posterior.diagnostics["acceptance"][1] > 0.05
+    assert posterior.diagnostics["num_distinct"][1] > 1
+    assert posterior.log_z[0].abs() < 1e-12
+
+
+def test_no_possible_response_is_an_error(world, prior):
+    nothing = TokenEvidence(lambda response, _: torch.full(response.shape[:-1], -torch.inf), prior)
+    model = AlignmentModel(prior, nothing, beta=1.0)
+    for num_temperatures in (None, 3):
+        with pytest.raises(NoSupportError, match="all 5 responses drawn for 'the film was' are impossible"):
+            annealed_smc(model, world.prompts, num_samples=5, num_temperatures=num_temperatures, moves=1)
+
+
+def test_errors_say_what_was_expected(world):
+    with pytest.raises(ValueError, match="num_temperatures is 0"):
+        run(world, num_temperatures=0)
+    with pytest.raises(ValueError, match=r"ess_threshold is 1\.0, expected from 0 to below 1"):
+        run(world, ess_threshold=1.0)
+    with pytest.raises(ValueError, match="moves is -1"):
+        run(world, moves=-1)
+    with pytest.raises(ValueError, match="num_samples is 0"):
+        run(world, num_samples=0)

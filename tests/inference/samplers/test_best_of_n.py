@@ -1,0 +1,178 @@
+"""Best of n: order statistics against enumeration of every group, and the sampler against order statistics."""
+
+import itertools
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from inference import Enumeration
+from inference.order_statistics import (
+    best_of_n_kl,
+    best_of_n_kl_bound,
+    best_of_n_log_ratio,
+    best_of_n_win_rate,
+    best_of_n_win_rate_bound,
+    level_cdf,
+)
+from inference.samplers.best_of_n import best_of_n
+from inference.samplers.posterior import NoSupportError
+from tests.inference.samplers.laws import counts, graded_model, misfit, nothing_for_the_second
+
+
+@pytest.fixture(scope="module")
+def verdicts(small_prior):
+    return small_prior.encode(["the film was", "the plot was"])
+
+
+def float64(values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def law(values, prob, n):
+    """pi_n, `[L, N]`, by order statistics."""
+    return prob * best_of_n_log_ratio(*level_cdf(values, prob), n).exp()
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_law_is_that_of_every_group_enumerated(n):
+    """Two prompts, six responses with ties, one of them impossible: all 6^n groups, the best with ties shared."""
+    values = float64([[0.0, 1.0, 1.0, -math.inf, 2.0, 0.0], [3.0, 3.0, 3.0, -1.0, -2.0, 0.5]]).T
+    prob = float64([[0.1, 0.2, 0.05, 0.3, 0.15, 0.2], [0.01, 0.01, 0.5, 0.08, 0.1, 0.3]]).T
+    by_hand = torch.zeros_like(prob)
+    for prompt in range(2):
+        for group in itertools.product(range(6), repeat=n):
+            best = max(values[i, prompt].item() for i in group)
+            winners = [i for i in group if values[i, prompt].item() == best]
+            for i in winners:
+                by_hand[i, prompt] += math.prod(prob[j, prompt].item() for j in group) / len(winners)
+    assert torch.allclose(law(values, prob, n), by_hand, rtol=1e-12, atol=1e-15)
+    cdf, cdf_left = level_cdf(values, prob)
+    kl = (by_hand * (by_hand / prob).log()).sum(0)
+    assert torch.allclose(best_of_n_kl(prob, cdf, cdf_left, n), kl, rtol=1e-10, atol=1e-14)
+    beats = (values[:, None] > values[None]).double() + 0.5 * (values[:, None] == values[None]).double()  # [x, y, N]
+    win_rate = torch.einsum("xn,yn,xyn->n", by_hand, prob, beats)
+    assert torch.allclose(best_of_n_win_rate(prob, cdf, cdf_left, n), win_rate, rtol=1e-12)
+
+
+def test_published_figures_of_ten_levels():
+    values, prob = torch.arange(10.0)[:, None], float64([[0.1]] * 10)
+    levels = level_cdf(values, prob)
+    for n, kl, bound in ((4, 0.6288, 0.6363), (16, 1.7331, 1.8351), (64, 2.2935, 3.1745)):
+        assert best_of_n_kl(prob, *levels, n).item() == pytest.approx(kl, abs=5e-5)
+        assert best_of_n_kl_bound(n) == pytest.approx(bound, abs=1e-4)
+    for n, win_rate in ((4, 0.7967), (16, 0.9283)):
+        assert best_of_n_win_rate(prob, *levels, n).item() == pytest.approx(win_rate, abs=5e-5)
+        assert best_of_n_win_rate(prob, *levels, n).item() < best_of_n_win_rate_bound(n)
+
+
+def test_bounds_are_reached_without_ties():
+    """A million levels are as good as none: and the ratio is stable where F - F- is tiny."""
+    size = 1_000_000
+    values, prob = torch.arange(size)[:, None], float64([[1 / size]] * size)
+    levels = level_cdf(values, prob)
+    assert best_of_n_kl(prob, *levels, 16).item() == pytest.approx(best_of_n_kl_bound(16), rel=1e-5)
+    assert best_of_n_win_rate(prob, *levels, 16).item() == pytest.approx(16 / 17, rel=1e-5)
+
+
+def test_ratio_is_stable():
+    for f, step, n, expected in (
+        (0.5, 0.0, 8, math.log(8 * 0.5**7)),  # the limit
+        (0.5, 2.0**-50, 8, math.log(8 * 0.5**7)),  # next to it
+        (0.7, 1e-15, 8, math.log(8 * 0.7**7)),  # where 1 - d rounds
+        (1.0, 1e-9, 1000, math.log(-math.expm1(1000 * math.log1p(-1e-9)) / 1e-9)),  # where the limit is not good enough
+        (1e-30, 1e-30, 3, 2 * math.log(1e-30)),  # F- = 0
+        (1.0, 1.0, 64, 0.0),  # one level: nothing to choose
+        (0.3, 0.2, 1, 0.0),  # one draw: the prior
+        (0.0, 0.0, 1, 0.0),
+        (0.0, 0.0, 4, -math.inf),  # never drawn
+        (0.9, 0.3, 5, math.log((0.9**5 - 0.6**5) / 0.3)),
+    ):
+        cdf = float64([f])
+        assert best_of_n_log_ratio(cdf, cdf - step, n).item() == pytest.approx(expected, rel=1e-12), (f, step, n)
+
+
+def test_levels_that_are_never_drawn_count_nothing():
+    prob = float64([[0.0], [1.0], [0.0]])
+    levels = level_cdf(float64([[0.0], [1.0], [2.0]]), prob)
+    assert best_of_n_kl(prob, *levels, 4).item() == 0
+    assert best_of_n_win_rate(prob, *levels, 4).item() == 0.5
+
+
+def test_swapped_or_impossible_arguments_are_errors():
+    low, high = float64([0.1, 0.2]), float64([0.1, 0.6])
+    with pytest.raises(ValueError, match=r"cdf_left = 0\.6, cdf = 0\.2 at index \(1,\).*swapped"):
+        best_of_n_log_ratio(low, high, 4)
+    with pytest.raises(ValueError, match="expected 0 <= cdf_left"):
+        best_of_n_log_ratio(high + 1, low, 4)
+    with pytest.raises(ValueError, match="n = 0, expected at least 1"):
+        best_of_n_log_ratio(high, low, 0)
+
+
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("impossible", [None, 7])
+def test_sampler_has_the_exact_law(small_prior, verdicts, guide, guided, impossible):
+    """And its diagnostics, from the draws alone, are those of the exact law."""
+    model, n = graded_model(small_prior, impossible=impossible), 3
+    posterior = best_of_n(model, verdicts, guide=guide if guided else None, num_samples=12000, n=n, chunk=4096)
+    assert posterior.response.shape == (4000, 2, 2)
+    assert (posterior.log_weight == 0).all()
+    assert posterior.log_z is None
+    truth = Enumeration(model, verdicts)
+    prob = (truth.log_guide(guide) if guided else truth.log_prior).exp()
+    assert (misfit(counts(posterior.response, truth.support), law(truth.log_evidence, prob, n)) < 4).all()
+    for wrong in (prob, law(truth.log_evidence, prob, n + 1)):
+        assert (misfit(counts(posterior.response, truth.support), wrong) > 10).all()
+    cdf, cdf_left = level_cdf(truth.log_evidence, prob)
+    assert torch.allclose(posterior.diagnostics["kl"], best_of_n_kl(prob, cdf, cdf_left, n), rtol=0.05)
+    assert torch.allclose(posterior.diagnostics["win_rate"], best_of_n_win_rate(prob, cdf, cdf_left, n), rtol=0.01)
+    assert torch.allclose(posterior.diagnostics["kl_bound"], float64(math.log(3) - 2 / 3))
+    assert torch.allclose(posterior.diagnostics["win_rate_bound"], float64(0.75))
+
+
+def test_ties_are_broken_uniformly(small_prior, verdicts):
+    """All responses tie, so that best of n is the proposal; to keep the first, or the commonest, would be another law."""
+    flat = lambda prompts: pyro.sample("response", small_prior(prompts))  # noqa: E731
+    posterior = best_of_n(flat, verdicts, num_samples=16000, n=4, chunk=4096)
+    support = small_prior(verdicts).enumerate_support()
+    assert (misfit(counts(posterior.response, support), small_prior(verdicts).log_prob(support).exp()) < 4).all()
+    assert torch.allclose(posterior.diagnostics["kl"], torch.zeros(2).double(), atol=1e-9)
+    assert torch.allclose(posterior.diagnostics["win_rate"], torch.full((2,), 0.5).double())
+
+
+def test_prompts_of_very_different_evidence_do_not_disturb_each_other(small_prior, verdicts):
+    runs = []
+    for offset in (None, float64([40.0, -40.0])):
+        pyro.set_rng_seed(1)
+        runs.append(best_of_n(graded_model(small_prior, offset=offset), verdicts, num_samples=320, n=4))
+    assert torch.equal(runs[0].response, runs[1].response)
+    assert torch.allclose(runs[0].diagnostics["kl"], runs[1].diagnostics["kl"])
+
+
+def test_any_distribution_at_the_site(prompts):
+    """The best of n uniform numbers is Beta(n, 1), of mean n/(n+1)."""
+
+    def model(prompts):
+        x = pyro.sample("response", dist.Uniform(torch.zeros(len(prompts), 1).double(), 1.0).to_event(1))
+        pyro.factor("evidence", 7 * x.squeeze(-1))
+
+    posterior = best_of_n(model, prompts, num_samples=16000, n=4, chunk=5000)
+    assert torch.allclose(posterior.response.mean(0), float64(0.8), atol=0.012)
+    assert torch.allclose(posterior.diagnostics["kl"], posterior.diagnostics["kl_bound"], rtol=1e-3)
+
+
+def test_what_does_not_fill_a_group_is_not_drawn(model, prompts):
+    assert best_of_n(model, prompts, num_samples=50, n=16).response.shape == (3, 2, 2)
+
+
+def test_no_support_names_the_prompt(small_prior, prompts, guide):
+    with pytest.raises(NoSupportError, match="all 32 responses drawn for 'the' are impossible"):
+        best_of_n(nothing_for_the_second(small_prior), prompts, guide=guide, num_samples=32)
+
+
+@pytest.mark.parametrize(("num_samples", "n"), [(8, 16), (8, 0), (0, 1)])
+def test_no_group_is_an_error(model, prompts, num_samples, n):
+    with pytest.raises(ValueError, match=f"num_samples = {num_samples} and n = {n}, expected 1 <= n <= num_samples"):
+        best_of_n(model, prompts, num_samples=num_samples, n=n)

@@ -1,0 +1,123 @@
+"""Importance sampling against exact sums."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from inference import Enumeration, log_guide_at
+from inference.samplers.importance import importance_sampling
+from inference.samplers.posterior import NoSupportError
+from tests.inference.samplers.laws import assert_mean, counts, graded_model, misfit, nothing_for_the_second
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_z_hat_is_unbiased(small_prior, guide, guided):
+    """1500 copies of a prompt are 1500 runs of 16 draws."""
+    model = graded_model(small_prior)
+    log_z = Enumeration(model, small_prior.encode(["the film was"])).log_z.item()
+    copies = small_prior.encode(["the film was"] * 1500)
+    posterior = importance_sampling(model, copies, guide=guide if guided else None, num_samples=16)
+    assert_mean((posterior.log_z - log_z).exp(), 1.0, precision=0.012)
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_weights_are_those_of_the_definition(model, prompts, guide, truth, guided):
+    guide = guide if guided else None
+    posterior = importance_sampling(model, prompts, guide=guide, num_samples=300, chunk=128)
+    proposal = truth.log_prior if guide is None else truth.log_guide(guide)
+    row = (posterior.response[None] == truth.support[:, None]).all(-1).int().argmax(0)  # [M, N]
+    assert torch.allclose(posterior.log_weight, (truth.log_joint - proposal).gather(0, row), atol=1e-9)
+    assert posterior.log_weight.dtype == torch.float64
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_means_are_consistent_and_resampling_gives_the_posterior(small_prior, guide, guided):
+    model, prompts = graded_model(small_prior), small_prior.encode(["the film was", "the plot was"])
+    truth, error = Enumeration(model, prompts), {}
+    exact = (truth.log_posterior.exp() * truth.log_evidence).sum(0)
+    prior = (truth.log_prior.exp() * truth.log_evidence).sum(0)
+    for num_samples in (64, 16384):
+        posterior = importance_sampling(model, prompts, guide=guide if guided else None, num_samples=num_samples, chunk=4096)
+        value = model.evidence["evidence"](prompts, posterior.response)
+        error[num_samples] = (posterior.mean(value) - exact).abs()
+    assert (error[16384] < 0.03).all()
+    assert (error[16384].mean() < error[64].mean()).all()
+    assert ((prior - exact).abs() > 0.2).all()  # so that 0.03 says something
+    drawn = counts(posterior.resample(4000), truth.support)
+    assert (misfit(drawn, truth.log_posterior.exp()) < 4).all()
+    assert (misfit(drawn, truth.log_prior.exp()) > 10).all()
+
+
+def test_diagnostics(small_prior, prompts, guide):
+    model = graded_model(small_prior)
+    posterior = importance_sampling(model, prompts, guide=guide, num_samples=500)
+    weight = posterior.log_weight.exp()
+    by_hand = weight.sum(0).square() / weight.square().sum(0)
+    assert torch.allclose(posterior.diagnostics["effective_sample_size"], by_hand)
+    assert posterior.diagnostics["pareto_k"].shape == (2,)
+
+
+def test_prior_is_not_scored_when_it_proposes(small_prior, prompts, monkeypatch):
+    monkeypatch.setattr("model.response_distribution.ResponseDistribution.log_prob", _refuse)
+    importance_sampling(graded_model(small_prior), prompts, num_samples=4)
+
+
+def _refuse(*_):
+    raise AssertionError("scored")
+
+
+def test_prompts_of_very_different_evidence_do_not_disturb_each_other(small_prior, prompts, guide):
+    offset = torch.tensor([40.0, -40.0], dtype=torch.float64)
+    plain, shifted = [
+        _seeded(importance_sampling, graded_model(small_prior, offset=shift), prompts, guide=guide, num_samples=200)
+        for shift in (None, offset)
+    ]
+    assert torch.equal(plain.response, shifted.response)
+    assert torch.allclose(plain.probability, shifted.probability, rtol=1e-9)
+    assert torch.allclose(shifted.log_z - plain.log_z, offset, atol=1e-9)
+
+
+def _seeded(sampler, *args, **kwargs):
+    pyro.set_rng_seed(1)
+    return sampler(*args, **kwargs)
+
+
+def test_impossible_responses(small_prior, prompts):
+    posterior = importance_sampling(graded_model(small_prior, impossible=8), prompts, num_samples=2000)
+    is_bad = (posterior.response == 8).any(-1)
+    assert is_bad[:, 0].any()
+    assert (posterior.log_weight[is_bad] == -math.inf).all()
+    assert posterior.log_z.isfinite().all()
+
+
+def test_no_support_names_the_prompt(small_prior, prompts, guide):
+    for proposal in (None, guide):
+        with pytest.raises(NoSupportError, match="all 8 responses drawn for 'the' are impossible"):
+            importance_sampling(nothing_for_the_second(small_prior), prompts, guide=proposal, num_samples=8)
+
+
+def test_nothing_to_draw_is_an_error(model, prompts):
+    with pytest.raises(ValueError, match="num_samples = 0, expected at least 1"):
+        importance_sampling(model, prompts, num_samples=0)
+
+
+def test_any_distribution_at_the_site(prompts):
+    """Normal prior and Gaussian evidence, whose posterior and Z are known; the guide is a Student."""
+
+    def model(prompts):
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            x = pyro.sample("response", dist.Normal(torch.zeros(len(prompts), 3).double(), 1.0).to_event(1))
+            pyro.factor("evidence", -0.5 * (x - 1).square().sum(-1))
+
+    def guide(prompts):
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            return pyro.sample("response", dist.StudentT(5.0, torch.full((len(prompts), 3), 0.5).double()).to_event(1))
+
+    for proposal in (None, guide):
+        posterior = importance_sampling(model, prompts, guide=proposal, num_samples=20000, chunk=8192)
+        assert torch.allclose(posterior.log_z, torch.tensor(-1.5 * math.log(2) - 0.75).double(), atol=0.05)
+        assert torch.allclose(posterior.mean(posterior.response[..., 0]), torch.tensor(0.5).double(), atol=0.03)
+    assert log_guide_at(guide, prompts, posterior.response).shape == (20000, 2)

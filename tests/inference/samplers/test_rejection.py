@@ -1,0 +1,226 @@
+"""Rejection and quasi-rejection: exact laws, exact acceptance, and the published figures."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from inference import Enumeration, LooseBoundError
+from inference.samplers.importance import importance_sampling
+from inference.samplers.posterior import NoSupportError
+from inference.samplers.quasi_rejection import quasi_rejection, quasi_rejection_sampling
+from inference.samplers.rejection import rejection_sampling
+from model import AlignmentModel
+from tests.inference.samplers.laws import assert_mean, counts, graded_model, misfit, nothing_for_the_second
+
+SAMPLERS = [rejection_sampling, quasi_rejection_sampling]
+
+
+@pytest.fixture(scope="module")
+def verdicts(small_prior):
+    return small_prior.encode(["the film was", "the plot was"])
+
+
+@pytest.fixture(scope="module")
+def truth_of_verdicts(small_prior, verdicts):
+    return Enumeration(graded_model(small_prior), verdicts)
+
+
+def kept(posterior, support):
+    """Counts of the accepted responses, `[S, N]`."""
+    accepted = posterior.log_weight == 0
+    assert (accepted | posterior.log_weight.isneginf()).all()
+    of = [counts(posterior.response[accepted[:, i], i : i + 1], support[:, i : i + 1]) for i in range(support.shape[1])]
+    return torch.cat(of, 1)
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_accepted_draws_are_the_posteriors(small_prior, verdicts, truth_of_verdicts, guide, guided):
+    truth, options = truth_of_verdicts, {}
+    log_bound = torch.tensor([2.0, 2.0]).double()
+    if guided:
+        log_bound = (truth.log_joint - truth.log_guide(guide)).amax(0)
+        options = {"guide": guide, "log_bound": log_bound}
+    posterior = rejection_sampling(graded_model(small_prior), verdicts, num_samples=16384, chunk=4096, **options)
+    drawn = kept(posterior, truth.support)
+    assert (misfit(drawn, truth.log_posterior.exp()) < 4).all()
+    assert (misfit(drawn, truth.log_prior.exp()) > 10).all()
+    exact = (truth.log_z - log_bound).exp()
+    error = (exact * (1 - exact) / 16384).sqrt()
+    assert ((posterior.diagnostics["acceptance"] - exact).abs() < 4 * error).all()
+    assert (drawn.sum(0) / 16384 == posterior.diagnostics["acceptance"]).all()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_z_hat_is_unbiased(small_prior, sampler):
+    """1000 copies of a prompt are 1000 runs of 64 draws; short runs whose acceptance decided would be biased."""
+    model = graded_model(small_prior)
+    log_z = Enumeration(model, small_prior.encode(["the film was"])).log_z.item()
+    posterior = sampler(model, small_prior.encode(["the film was"] * 1000), num_samples=64)
+    assert_mean((posterior.log_z - log_z).exp(), 1.0, precision=0.007)
+
+
+def test_quasi_rejection_has_the_law_it_states(small_prior, verdicts, truth_of_verdicts, guide):
+    truth = truth_of_verdicts
+    log_guide = truth.log_guide(guide)
+    log_bound = truth.log_z + torch.tensor([0.0, -0.3]).double()  # far too low, another for each prompt
+    exact = quasi_rejection(truth.log_joint, log_guide, log_bound)
+    law = torch.minimum(truth.log_joint, log_bound + log_guide).softmax(0)
+    posterior = quasi_rejection_sampling(
+        graded_model(small_prior), verdicts, guide=guide, num_samples=16384, chunk=4096, log_bound=log_bound
+    )
+    drawn = kept(posterior, truth.support)
+    assert (misfit(drawn, law) < 4).all()
+    assert (misfit(drawn, truth.log_posterior.exp()) > 10).all()
+    assert (exact.total_variation > 0.05).all()
+    for name, value in exact._asdict().items():
+        assert torch.allclose(posterior.diagnostics[name], value, rtol=0.05), name
+
+
+def test_quasi_rejection_sets_its_bound_by_a_pilot(small_prior, verdicts, truth_of_verdicts):
+    """The 0.99 quantile of a law with levels is one of its levels, which can be worked out."""
+    pyro.set_rng_seed(0)
+    posterior = quasi_rejection_sampling(graded_model(small_prior), verdicts, num_samples=8000, chunk=4000)
+    assert posterior.response.shape == (6000, 2, 2)
+    order = truth_of_verdicts.log_evidence.argsort(0)
+    cdf = truth_of_verdicts.log_prior.exp().gather(0, order).cumsum(0)
+    level = truth_of_verdicts.log_evidence.gather(0, order).gather(0, (cdf < 0.99).sum(0, keepdim=True))[0]
+    assert torch.equal(posterior.diagnostics["log_bound"], level)
+    pyro.set_rng_seed(0)
+    everything = importance_sampling(graded_model(small_prior), verdicts, num_samples=8000, chunk=4000)
+    assert torch.equal(posterior.log_z, everything.log_z)  # the pilot's draws count here
+
+
+def test_published_figures():
+    """Target Poisson(11), proposal Poisson(10). The published KL is KL(p || p_b); the other way gives .0177 at b = 1."""
+    log_p, log_q = poisson_table(11), poisson_table(10)
+    assert 0.5 * (log_p.exp() - log_q.exp()).abs().sum().item() == pytest.approx(0.1232, abs=5e-5)
+    published = {1: (0.8769, 0.0749, 0.01989), 2: (0.4982, 0.00353, 4.87e-4), 3: (0.3333, 1.55e-4, 1.8e-5)}
+    for b, (acceptance, total_variation, kl) in published.items():
+        figures = quasi_rejection(log_p, log_q, math.log(b))
+        assert figures.acceptance.item() == pytest.approx(acceptance, abs=6e-5)  # .87685, rounded twice
+        assert figures.total_variation.item() == pytest.approx(total_variation, rel=2e-3)
+        assert figures.kl.item() == pytest.approx(kl, rel=0.02)
+        assert figures.total_variation <= figures.total_variation_bound
+        scaled = quasi_rejection(log_p + 7, log_q, math.log(b) + 7)  # P need not be normalised
+        assert all(torch.allclose(x, y) for x, y in zip(figures, scaled, strict=True))
+
+
+def poisson_table(rate, size=80):
+    return dist.Poisson(torch.tensor(float(rate), dtype=torch.float64)).log_prob(torch.arange(size).double())
+
+
+def poisson_model(rate):
+    """p* = Poisson(11) and Z = exp(-1), from any prior Poisson(rate): not a language model, and not ours."""
+
+    def model(prompts):
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            x = pyro.sample("response", poisson(rate, prompts))
+            pyro.factor("evidence", (poisson(11, prompts).log_prob(x) - poisson(rate, prompts).log_prob(x)) - 1)
+
+    return model
+
+
+def poisson(rate, prompts):
+    return dist.Poisson(torch.full((len(prompts), 1), float(rate), dtype=torch.float64)).to_event(1)
+
+
+@pytest.mark.parametrize("b", [1, 2, 3])
+@pytest.mark.parametrize("guided", [False, True])
+def test_sampler_finds_the_published_figures(small_prior, b, guided):
+    """40 copies of a prompt are 40 runs. With a guide the prior is Poisson(8) and the guide Poisson(10)."""
+    copies = small_prior.encode(["the"] * 40)
+    guide = (lambda prompts: pyro.sample("response", poisson(10, prompts))) if guided else None
+    posterior = quasi_rejection_sampling(
+        poisson_model(8 if guided else 10), copies, guide=guide, num_samples=6000, log_bound=math.log(b) - 1, chunk=6000
+    )
+    log_p, log_q = poisson_table(11), poisson_table(10)
+    exact = quasi_rejection(log_p, log_q, math.log(b))
+    for name, precision in {"acceptance": 2e-3, "total_variation": 1e-3, "kl": 5e-4}.items():
+        assert_mean(posterior.diagnostics[name], getattr(exact, name).item(), precision=precision)
+    assert_mean((posterior.log_z + 1).exp(), 1.0, precision=1e-3)
+    accepted = posterior.response[posterior.log_weight == 0].long().flatten()
+    law = torch.minimum(log_p, math.log(b) + log_q).softmax(0)
+    assert misfit(torch.bincount(accepted, minlength=80)[:, None], law[:, None]) < 4
+    if b == 1:  # at 2 and 3 it is about as good as the target
+        assert misfit(torch.bincount(accepted, minlength=80)[:, None], log_p.exp()[:, None]) > 10
+
+
+def test_prompts_of_very_different_evidence_do_not_disturb_each_other(small_prior, verdicts):
+    offset = torch.tensor([40.0, -40.0], dtype=torch.float64)
+    for sampler, bound in ((rejection_sampling, torch.tensor([2.0, 2.0])), (quasi_rejection_sampling, None)):
+        runs = []
+        for shift in (torch.zeros(2).double(), offset):
+            pyro.set_rng_seed(1)
+            log_bound = None if bound is None else bound + shift
+            runs.append(sampler(graded_model(small_prior, offset=shift), verdicts, num_samples=400, log_bound=log_bound))
+        assert torch.equal(runs[0].response, runs[1].response)
+        assert torch.equal(runs[0].log_weight, runs[1].log_weight)
+        assert torch.allclose(runs[1].log_z - runs[0].log_z, offset, atol=1e-9)
+        assert torch.allclose(runs[0].diagnostics["acceptance"], runs[1].diagnostics["acceptance"])
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_impossible_responses_are_never_accepted(small_prior, verdicts, sampler):
+    model = graded_model(small_prior, impossible=7)
+    posterior = sampler(model, verdicts, num_samples=8192, chunk=4096)
+    truth = Enumeration(model, verdicts)
+    assert (posterior.response == 7).any()
+    drawn = kept(posterior, truth.support)
+    assert drawn[(truth.support == 7).any(-1)].sum() == 0
+    if sampler is rejection_sampling:
+        assert (misfit(drawn, truth.log_posterior.exp()) < 4).all()
+    assert all(value.isfinite().all() for value in posterior.diagnostics.values())
+
+
+def test_pilot_in_which_nearly_nothing_is_possible(small_prior, prompts):
+    """-inf at the 0.99 quantile: the bound is then the highest weight that the pilot saw."""
+    alone = small_prior.encode(["the film was"])
+    truth = Enumeration(graded_model(small_prior), alone)
+    rare = truth.support[(truth.log_prior[:, 0] - math.log(0.003)).abs().argmin(), 0]
+
+    def model(prompts):
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            x = pyro.sample("response", small_prior(prompts))
+            pyro.factor("evidence", torch.where((x == rare).all(-1), 0.7, -math.inf).double())
+
+    posterior = quasi_rejection_sampling(model, alone, num_samples=16384, chunk=4096)
+    assert posterior.diagnostics["log_bound"].item() == pytest.approx(0.7)
+    assert (posterior.response[posterior.log_weight == 0] == rare).all()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_no_support_names_the_prompt(small_prior, prompts, sampler):
+    for log_bound in (None, 2.0):
+        with pytest.raises(NoSupportError, match="responses drawn for 'the' are impossible"):
+            sampler(nothing_for_the_second(small_prior), prompts, num_samples=16, log_bound=log_bound)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_nothing_accepted_says_how_rare_it_is(small_prior, prompts, sampler):
+    with pytest.raises(NoSupportError, match=r"none of 16 draws for 'the film was' was accepted: .* one in exp\((99|100|101)"):
+        sampler(graded_model(small_prior), prompts, num_samples=16, log_bound=100.0)
+
+
+def test_a_missing_bound_says_why(small_prior, model, prompts, guide):
+    unbounded = AlignmentModel(small_prior, lambda prompts, response: torch.zeros(response.shape[:-1]), beta=1.0)
+    for program, proposal, why in (
+        (model, guide, "a guide proposes"),
+        (lambda prompts: model(prompts), None, "the model is a function"),
+        (unbounded, None, "`upper_bound`"),
+    ):
+        with pytest.raises(ValueError, match=f"{why}.*pass `log_bound`.*quasi_rejection_sampling"):
+            rejection_sampling(program, prompts, guide=proposal)
+
+
+def test_a_loose_bound_is_an_error(small_prior, verdicts):
+    with pytest.raises(LooseBoundError, match=r"'the film was' has log weight 1.*above the bound of 0\.9"):
+        rejection_sampling(graded_model(small_prior), verdicts, num_samples=500, log_bound=torch.tensor([0.9, 2.0]))
+    quasi_rejection_sampling(graded_model(small_prior), verdicts, num_samples=500, log_bound=0.9)
+
+
+def test_a_pilot_needs_draws_after_it(model, prompts):
+    with pytest.raises(ValueError, match="num_samples = 1 leaves no draw after the pilot"):
+        quasi_rejection_sampling(model, prompts, num_samples=1)
