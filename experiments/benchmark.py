@@ -25,7 +25,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -208,7 +208,7 @@ def timed(step: Step) -> Seconds:
     return time.process_time() - cpu, time.perf_counter() - wall
 
 
-def take_turns(steps: dict[str, Step], rounds: int) -> dict[str, list[Seconds]]:
+def take_turns(steps: Mapping[str, Step], rounds: int) -> dict[str, list[Seconds]]:
     """Seconds of each step in each round. Who begins alternates."""
     times: dict[str, list[Seconds]] = {name: [] for name in steps}
     turns = list(steps.items())

@@ -204,7 +204,7 @@ def measure_guide(world: World, guide: FineTuned) -> dict[str, float]:
     """A guide against the posterior: exactly where that can be enumerated, else by `diagnose`."""
     beta = world.model.beta
     if world.truth is None:
-        found = diagnose(world.model, guide, world.prompts, num_samples=2048, prior_draws=world.prior_draws)
+        found = diagnose(world.model, guide, world.prompts, num_samples=1024, prior_draws=world.prior_draws)
         forward = {} if found.kl_posterior_guide is None else {"kl_posterior_guide": found.kl_posterior_guide.value}
         return forward | {
             "kl_guide_posterior": found.kl_guide_posterior.value,

@@ -1,9 +1,10 @@
 """Which KL do the popular implementations of the KL penalty optimise?
 
-Question: k1, k2 and k3 (Schulman 2020) estimate KL(q || p0) from samples. Put into the reward, or differentiated as a loss, token by token or for
-the whole response: what is the gradient, in the mean over all samples?
-Claim: only k1 in the reward with returns-to-go, and k2 of the whole response as a loss, have the gradient of KL(q || p0). k3 as a
-loss, as in GRPO (Shao et al. 2024, arXiv 2402.03300), has that of the forward KL, position by position; k1 as a loss has none.
+Question: k1, k2 and k3 (Schulman 2020) estimate KL(q || p0) from samples. Put into the reward, or differentiated as a loss,
+token by token or for the whole response: what is the gradient, in the mean over all samples?
+Claim: only k1 in the reward with returns-to-go, and k2 of the whole response as a loss, have the gradient of KL(q || p0). k3
+as a loss, as in GRPO (Shao et al. 2024, arXiv 2402.03300), has that of the forward KL, position by position; k1 as a loss has
+none.
 Printed: each implementation's mean gradient, as its relative distance from that of four objectives; every mean a sum over all
 responses of the enumerable world.
 

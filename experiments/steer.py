@@ -15,6 +15,7 @@ standard error; what is left of the gap. Written: a run folder with arguments, m
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,7 +38,7 @@ from experiments.registry import (
     load_prior,
     set_threads,
 )
-from experiments.report import Report, Sample
+from experiments.report import Report
 from experiments.run_folder import RunFolder
 from guides import GUIDES, Guide
 from inference import (
@@ -215,8 +216,8 @@ def run_svi(args: Steer, model: AlignmentModel, guide: Guide, prompts: Prompts, 
 
 
 def draw_figures(report: Report, draws: PriorDraws, folder: RunFolder) -> list[Path]:
-    """The run's two figures, written into its folder; none if it has no metrics."""
-    metrics = folder.read_metrics()
+    """The run's two figures, written into its folder; none if it has no metrics. Steps that scored nothing are left out."""
+    metrics = [record for record in folder.read_metrics() if math.isfinite(record["reward"] + record["elbo"])]
     if not metrics:
         return []
     after, reward = report.after, draws.log_evidence.cpu() * report.beta

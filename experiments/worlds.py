@@ -57,7 +57,7 @@ class World:
 
 @cache
 def eight_tokens(seed: int = 2) -> World:
-    """400 responses: a random GPT-2 of 8 tokens, at most 3 a response; r is the share of positions with token 4 or 6, beta 0.25.
+    """400 responses: a random GPT-2 of 8 tokens, at most 3 a response; r is the share of positions with 4 or 6, beta 0.25.
 
     Args:
         seed: of the weights, which are the whole prior. How far the prior is from its posterior depends on them.

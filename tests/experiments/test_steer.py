@@ -13,7 +13,7 @@ from experiments.registry import FILM_REVIEWS, load_prior
 from experiments.run_folder import RunFolder
 from experiments.steer import Steer, main
 from guides import GUIDES
-from inference import OBJECTIVES
+from inference import OBJECTIVES, SAMPLERS
 
 SHORT = Steer(steps=4, particles=4, samples=20, prior_draws=40, threads=1, checkpoint_every=2, max_new_tokens=3)
 
@@ -97,7 +97,7 @@ def test_help_names_every_choice(capsys):
     with pytest.raises(SystemExit):
         tyro.cli(Steer, args=["--help"])
     text = capsys.readouterr().out
-    for choice in (*GUIDES, *OBJECTIVES, "film-reviews", "smollm2", "vader"):
+    for choice in (*GUIDES, *OBJECTIVES, *SAMPLERS, "film-reviews", "smollm2", "vader"):
         assert choice in text
 
 
@@ -118,3 +118,26 @@ def test_embedded_prior_is_small_and_writes_english():
 
 def _padded(prior, ids):
     return torch.tensor([[*ids, *[prior.pad_id] * (prior.max_new_tokens - len(ids))]])
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_steers_without_training(args, sampler, capsys):
+    folder = main(replace(args, sample=sampler, budget=4096))
+    lines = [json.loads(line) for line in (folder.path / "draws.jsonl").read_text().splitlines()]
+    assert len(lines) == 256 * len(args.prompts)
+    assert lines[0]["text"].startswith(lines[0]["prompt"])
+    text = capsys.readouterr().out
+    assert "E[r] of the posterior" in text
+    assert "nothing was trained" in text
+
+
+def test_tuned_guide_is_a_proposal(args, capsys):
+    tuned = main(replace(args, steps=1)).guide
+    main(replace(args, sample="importance", budget=64, proposal=tuned))
+    assert f"64 responses from {tuned}" in capsys.readouterr().out
+
+
+def test_sampler_that_cannot_says_why(args):
+    tuned = main(replace(args, steps=1)).guide
+    with pytest.raises(SystemExit, match=r"--sample rejection: .*log_bound"):
+        main(replace(args, sample="rejection", budget=64, proposal=tuned))

@@ -1,0 +1,76 @@
+"""What a step of each objective costs, as a multiple of a step of Pyro's Trace_ELBO.
+
+Question: token-level gradients, replay, value functions and divergences do more work on the same responses; how much more?
+Claim: reward-to-go costs at most 1.3 times `trace`, since both draw, score under guide and prior, and go back once.
+Printed: medians over rounds of CPU seconds a step, and of the ratio to `trace` in the same round. A round is a step of each, so
+that what else the machine does falls on all alike.
+
+    python -m experiments.step_cost
+    python -m experiments.step_cost --world eight-tokens --rounds 100
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+import pyro
+import torch
+import tyro
+from pyro.infer import SVI
+from pyro.params.param_store import StateDict
+
+from experiments.benchmark import ratio, take_turns
+from experiments.worlds import WORLDS, World, WorldName
+from guides import FineTuned
+from inference import OBJECTIVES, FusedOptimizer
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Time a step of every objective."""
+
+    world: WorldName = "film-reviews"
+    """What they step on, 64 responses at a time."""
+    only: tuple[str, ...] = ()
+    """Objectives by name; default all. `trace` is always there."""
+    rounds: int = 20
+    """Steps timed of each."""
+    warm_up: int = 4
+    """Steps of each before those; `proximal` draws once in 4."""
+    threads: int = 1
+    """CPU threads."""
+
+
+class Stepper:
+    """Steps of one objective, in a scope of Pyro's store of its own. The rate is so low that the job stays the same."""
+
+    def __init__(self, world: World, name: str) -> None:
+        guide = FineTuned(world.model.prior)
+        objective = OBJECTIVES[name](num_particles=world.particles)
+        self.svi = SVI(world.model, guide, FusedOptimizer(options={"lr": 1e-9}), objective)
+        self.prompts = world.prompts
+        self.scope: StateDict = {"params": {}, "constraints": {}}
+
+    def __call__(self) -> None:
+        with pyro.get_param_store().scope(self.scope):
+            self.svi.step(self.prompts)
+
+
+def main(args: StepCost) -> dict[str, float]:
+    """Returns the ratios to `trace`."""
+    torch.set_num_threads(args.threads)
+    world = WORLDS[args.world]()
+    names = ["trace", *(name for name in OBJECTIVES if name != "trace" and (not args.only or name in args.only))]
+    steps = {name: Stepper(world, name) for name in names}
+    take_turns(steps, args.warm_up)
+    times = take_turns(steps, args.rounds)
+    ratios = {name: ratio(times[name], times["trace"], clock=0) for name in names}
+    print(f"{args.world}, {world.particles} responses a step, {args.threads} thread\n{'':24}{'CPU s':>8}{'ratio':>8}")
+    for name in names:
+        print(f"{name:24}{statistics.median(cpu for cpu, _ in times[name]):8.3f}{ratios[name]:8.2f}")
+    return ratios
+
+
+if __name__ == "__main__":
+    main(tyro.cli(StepCost))
