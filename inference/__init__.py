@@ -3,6 +3,7 @@
 from pyro.infer import ELBO, Trace_ELBO
 
 from inference import random_state
+from inference.acceptance import LooseBoundError
 from inference.checkpoint import CheckpointError, FitState, has_checkpoint
 from inference.density import Joint, Program, joint_at, log_evidence_at, log_guide_at, parameter_scope, response_distribution
 from inference.diagnostics import Diagnostics, diagnose, distinct_n, effective_sample_size, pareto_k
@@ -28,7 +29,7 @@ from inference.objectives import (
     alpha_divergence,
 )
 from inference.optimizer import FusedOptimizer, NonFiniteGradientError, constant, cosine
-from inference.prior_draws import LooseBoundError, PriorDraws, draw_from_prior
+from inference.prior_draws import PriorDraws, draw_from_prior
 from inference.samplers import (
     RESAMPLING,
     SAMPLERS,

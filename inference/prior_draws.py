@@ -13,13 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from inference.acceptance import accepted_at, check_bound
 from inference.density import Program, log_evidence_at, response_distribution
 from inference.estimate import Estimate, log_mean_exp
 from model import Prompts
-
-
-class LooseBoundError(ValueError):
-    """A response has more evidence than the bound allows, so that what was accepted is not from the posterior."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +80,6 @@ def draw_from_prior(
     log_evidence = torch.cat(log_evidences)
     accepted = None
     if log_evidence_bound is not None:
-        highest = log_evidence.max().item()
-        if highest > log_evidence_bound + 1e-6:
-            raise LooseBoundError(
-                f"a response has r/beta = {highest:.6g}, above the stated bound of {log_evidence_bound:.6g}: correct the "
-                "evidence's `upper_bound`, or the accepted samples would not be from the posterior"
-            )
-        accepted = torch.rand_like(log_evidence).log() < log_evidence - log_evidence_bound
+        check_bound(log_evidence, log_evidence_bound, prompts.texts)
+        accepted = accepted_at(log_evidence, log_evidence_bound)
     return PriorDraws(torch.cat(responses), log_evidence, accepted)

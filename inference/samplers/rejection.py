@@ -11,14 +11,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from inference.acceptance import accepted_at, check_bound
 from inference.density import Program
-from inference.prior_draws import LooseBoundError
 from inference.samplers.importance import importance_log_z
 from inference.samplers.posterior import NoSupportError, Posterior, check_support
 from inference.samplers.proposal import draw_and_weigh
 from model import AlignmentModel, Prompts
-
-ROUNDING = 1e-6  # relative: a reward computed in float32 may exceed its bound by this much
 
 
 @torch.no_grad()
@@ -55,7 +53,7 @@ def rejection_sampling(
     if log_bound is None:
         log_bound = _known_bound(model, guide)
     draws = draw_and_weigh(model, prompts, guide=guide, num_samples=num_samples, chunk=chunk)
-    _check_bound(draws.log_weight, log_bound, prompts)
+    check_bound(draws.log_weight, log_bound, prompts.texts)
     accepted = accept(draws.log_weight, log_bound, prompts)
     return Posterior(
         draws.response,
@@ -77,9 +75,8 @@ def accept(log_weight: Tensor, log_bound: float | Tensor, prompts: Prompts) -> T
         NoSupportError: if no draw was accepted for a prompt: because none is possible, or because b is so far above them.
     """
     check_support(log_weight, prompts.texts, "draw more, train a guide towards the evidence, or soften the evidence")
-    log_ratio = log_weight - log_bound
-    accepted = torch.rand_like(log_ratio).log() < log_ratio
-    log_share = importance_log_z(log_ratio.clamp(max=0)).tolist()  # of the probability to be accepted
+    accepted = accepted_at(log_weight, log_bound)
+    log_share = importance_log_z((log_weight - log_bound).clamp(max=0)).tolist()  # of the probability to be accepted
     for text, some, log_one in zip(prompts.texts, accepted.any(0).tolist(), log_share, strict=True):
         if not some:
             raise NoSupportError(
@@ -87,17 +84,6 @@ def accept(log_weight: Tensor, log_bound: float | Tensor, prompts: Prompts) -> T
                 "Draw more, lower `log_bound` if it is not tight, or use a guide nearer to the posterior"
             )
     return accepted
-
-
-def _check_bound(log_weight: Tensor, log_bound: float | Tensor, prompts: Prompts) -> None:
-    bounds = torch.as_tensor(log_bound, dtype=torch.double).expand(len(prompts)).tolist()
-    for text, highest, bound in zip(prompts.texts, log_weight.amax(0).tolist(), bounds, strict=True):
-        if highest > bound + ROUNDING * max(1.0, abs(bound)):
-            raise LooseBoundError(
-                f"a response to {text!r} has log weight {highest:.6g}, above the bound of {bound:.6g}, so that what is "
-                "accepted would not be from the posterior: pass a larger `log_bound`, correct the evidence's `upper_bound`, "
-                "or use `quasi_rejection_sampling`, which bears it"
-            )
 
 
 def _known_bound(model: Program, guide: Program | None) -> float:

@@ -82,7 +82,7 @@ def test_posterior_from_prior_draws(model, prompts, truth):
 
 
 def test_bound_that_is_too_low_is_an_error(model, prompts):
-    with pytest.raises(LooseBoundError, match=r"above the stated bound of 0\.1"):
+    with pytest.raises(LooseBoundError, match=r"above the bound of 0\.1"):
         draw_from_prior(model, prompts, 500, log_evidence_bound=0.1)
 
 

@@ -1,0 +1,31 @@
+"""Acceptance with probability w/b, and what is wrong with a bound that is exceeded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+ROUNDING = 1e-6  # relative: a reward computed in float32 may exceed its bound by this much
+
+
+class LooseBoundError(ValueError):
+    """A response has more weight than the bound allows, so that what was accepted is not from the posterior."""
+
+
+def accepted_at(log_weight: Tensor, log_bound: float | Tensor) -> Tensor:
+    """Each of M draws with probability min(1, w/b). Booleans `[M, N]`, for log w `[M, N]` and log b, one or `[N]`, nats."""
+    return torch.rand_like(log_weight).log() < log_weight - log_bound
+
+
+def check_bound(log_weight: Tensor, log_bound: float | Tensor, texts: Sequence[str]) -> None:
+    """Raise `LooseBoundError` if a log weight `[M, N]` is above log b, one or `[N]`; `texts` are the N prompts."""
+    bounds = torch.as_tensor(log_bound, dtype=torch.double).expand(len(texts)).tolist()
+    for text, highest, bound in zip(texts, log_weight.amax(0).tolist(), bounds, strict=True):
+        if highest > bound + ROUNDING * max(1.0, abs(bound)):
+            raise LooseBoundError(
+                f"a response to {text!r} has log weight {highest:.6g}, above the bound of {bound:.6g}, so that what is "
+                "accepted would not be from the posterior: pass a larger `log_bound`, correct the evidence's `upper_bound`, "
+                "or use `quasi_rejection_sampling`, which bears it"
+            )
