@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from inference.density import Program
-from inference.objectives.response_objective import Losses, ResponseObjective, leave_one_out
+from inference.objectives.leave_one_out import leave_one_out
+from inference.objectives.response_objective import Losses, ResponseObjective
 from inference.order_statistics import best_of_n_log_ratio
 from inference.prior_draws import draw_from_prior
 from model import Prompts

@@ -54,9 +54,17 @@ class LeaveOneOut_ELBO(Trace_ELBO):  # noqa: N801 - named as Pyro names its obje
         log_guide = _total([site["log_prob"] for site in _sample_sites(guide_trace)], kept)
         score = _total([_score(site) for site in _sample_sites(guide_trace)], kept)
         log_weight = (log_joint - log_guide).detach()  # [K, N]
-        advantage = (log_weight - log_weight.mean(0)) * (self.num_particles / (self.num_particles - 1))
-        surrogate = advantage * score + log_joint  # the second term trains the model's parameters, where it has any
+        surrogate = (
+            leave_one_out(log_weight) * score + log_joint
+        )  # the second term trains the model's parameters, where it has any
         return -log_weight.mean(0).sum(), -surrogate.mean(0).sum()
+
+
+def leave_one_out(values: Tensor) -> Tensor:
+    """Each value minus the mean of the others along the first dimension, `[K, ...]`: a baseline that costs no bias."""
+    if len(values) < 2:
+        raise ValueError(f"num_particles is {len(values)}, expected at least 2: the baseline is the mean of the others")
+    return (values - values.mean(0)) * (len(values) / (len(values) - 1))
 
 
 def _sample_sites(trace: Trace) -> list[dict]:

@@ -135,18 +135,15 @@ class ResponseObjective(ELBO):
 
     def score(self, model: Program, prompts: Prompts, response: Tensor) -> Joint:
         """log p0 and r/beta of the model at `response`, `[..., N]` each, nats, float64, without gradient."""
-        joint, _ = self.read_model(model, prompts, response, score_prior=True)
-        return joint
+        prior, log_evidence = self.read_model(model, prompts, response)
+        with torch.no_grad():
+            return Joint(prior.log_prob(response).double(), log_evidence)
 
-    def read_model(
-        self, model: Program, prompts: Prompts, response: Tensor, *, score_prior: bool = False
-    ) -> tuple[Joint, ResponseDistribution]:
-        """As `score`, with the prior itself; its log-probabilities are left 0 unless they are asked for."""
+    def read_model(self, model: Program, prompts: Prompts, response: Tensor) -> tuple[TorchDistribution, Tensor]:
+        """The prior, which has scored nothing yet, and r/beta at `response`, `[..., N]`, nats, float64, without gradient."""
         with torch.no_grad(), BearsZeroEvidence() if self.bears_zero_evidence else nullcontext():
             trace = trace_at(model, prompts, response)
-            prior, log_evidence = trace.nodes["response"]["fn"], log_factors(trace).double()
-            log_prior = prior.log_prob(response).double() if score_prior else torch.zeros_like(log_evidence)
-        return Joint(log_prior, log_evidence), prior
+        return trace.nodes["response"]["fn"], log_factors(trace).double()
 
 
 class _AtSite(Messenger):
@@ -168,13 +165,6 @@ class _AtSite(Messenger):
 def tempered(distribution: TorchDistribution, temperature: float) -> ResponseDistribution:
     """An autoregressive distribution with its logits divided by one more number."""
     return autoregressive(distribution).at_temperature(distribution.temperature * temperature)
-
-
-def leave_one_out(values: Tensor) -> Tensor:
-    """Each value minus the mean of the others along the first dimension, `[K, ...]`: a baseline that costs no bias."""
-    if len(values) < 2:
-        raise ValueError(f"num_particles is {len(values)}, expected at least 2: the baseline is the mean of the others")
-    return (values - values.mean(0)) * (len(values) / (len(values) - 1))
 
 
 def part_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

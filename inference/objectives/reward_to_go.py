@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from inference.density import Program, autoregressive
-from inference.objectives.response_objective import Losses, ResponseObjective, leave_one_out
+from inference.objectives.leave_one_out import leave_one_out
+from inference.objectives.response_objective import Losses, ResponseObjective
 from model import Prompts
 
 Baseline = Literal["leave-one-out", "value", "none"]
@@ -43,7 +44,7 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
         distribution, response = self.draw(guide, prompts)
         q = autoregressive(distribution)
-        joint, prior = self.read_model(model, prompts, response)
+        prior, log_evidence = self.read_model(model, prompts, response)
         with torch.no_grad():
             log_prior = autoregressive(prior).log_prob_per_token(response).double()  # [K, N, T]
         if self.baseline == "value":
@@ -51,10 +52,10 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
         else:
             log_guide, hidden = q.log_prob_per_token(response), None
         log_ratio = log_prior - log_guide.detach()
-        to_go = joint.log_evidence[..., None] + log_ratio.flip(-1).cumsum(-1).flip(-1)
+        to_go = log_evidence[..., None] + log_ratio.flip(-1).cumsum(-1).flip(-1)
         advantage, regression = self._advantage(to_go, hidden, q.space.is_token(response))
         surrogate = -(advantage * log_guide).sum(-1).mean(0).sum() + regression
-        elbo = (joint.log_evidence + log_ratio.sum(-1)).mean(0).sum()
+        elbo = (log_evidence + log_ratio.sum(-1)).mean(0).sum()
         return Losses(-elbo, surrogate, elbo)
 
     def _advantage(self, to_go: Tensor, hidden: Tensor | None, is_token: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +75,8 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
     def set_state(self, state: dict[str, Tensor]) -> None:
         if state:
             weight = state["head.weight"]
-            self.value = ValueFunction(weight.shape[-1]).to(weight.device, weight.dtype)
+            if self.value is None:
+                self.value = ValueFunction(weight.shape[-1]).to(weight.device, weight.dtype)
             self.value.load_state_dict(state)
             pyro.module("value", self.value)  # into Pyro's store, where its optimiser finds it
 

@@ -315,3 +315,42 @@ def test_adaptive_proposal_is_replaced_only_by_a_better_one():
 
 def proposal_state(guide):
     return {f"proposal/guide$$${name}": parameter.detach().clone() for name, parameter in guide.named_parameters()}
+
+
+@pytest.mark.parametrize("name", sorted(name for name in OBJECTIVES if isinstance(OBJECTIVES[name](), ResponseObjective)))
+def test_asking_for_the_loss_leaves_no_trace(name):
+    """`evaluate_loss` between two steps changes nothing that a later step depends on."""
+    model, guide = Target(), Table(1)
+    objective = OBJECTIVES[name](num_particles=8)
+    with pyro.get_param_store().scope():
+        svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), objective)
+        svi.step(TWO)
+        before = {key: value.clone() for key, value in objective.get_state().items()}
+        assert math.isfinite(svi.evaluate_loss(TWO))
+        after = objective.get_state()
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[key], after[key]) for key in before)
+        svi.step(TWO)
+        assert all(store is parameter for store, parameter in _value_parameters(objective))
+
+
+def _value_parameters(objective):
+    value = getattr(objective, "value", None)
+    return [] if value is None else [(pyro.param(f"value$$${name}"), p) for name, p in value.named_parameters()]
+
+
+def test_guide_with_another_site_is_refused():
+    def guide(prompts):
+        pyro.sample("other", pyro.distributions.Normal(0.0, 1.0))
+        with pyro.plate("prompts", len(prompts)):
+            return pyro.sample("response", Table(1).distribution(prompts))
+
+    with pytest.raises(ValueError, match=r"WakePhi needs a guide with the site 'response' and no other, got \['other'\]"):
+        OBJECTIVES["wake-phi"]().loss_and_grads(Target(), guide, ONE)
+
+
+def test_renyi_at_zero_and_rws_on_two_prompts_are_refused():
+    with pytest.raises(ValueError, match="its gradient is exactly 0"):
+        OBJECTIVES["renyi"](alpha=0)
+    with pytest.raises(ValueError, match="got 2 prompts"):
+        OBJECTIVES["reweighted-wake-sleep"]().loss_and_grads(Target(), Table(1), TWO)
