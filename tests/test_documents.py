@@ -6,7 +6,8 @@ from pathlib import Path
 import pyro
 import torch
 
-from inference import FusedOptimizer, fit
+from guides import FineTuned
+from inference import Enumeration, FusedOptimizer, fit
 from model import AlignmentModel, TextEvidence, vader_sentiment
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +26,7 @@ def test_readme_program(capsys, monkeypatch):
 
 
 def test_contributed_guides(prior, prompts):
-    unigram, plain = programs("CONTRIBUTING.md")
+    unigram, plain, _ = programs("CONTRIBUTING.md")
     names = {"pyro": pyro, "prior": prior}
     exec(unigram, names)
     exec(plain, names)
@@ -37,3 +38,14 @@ def test_contributed_guides(prior, prompts):
     result = fit(model, guide, prompts, num_steps=30, optimizer=FusedOptimizer(options={"lr": 0.1}), progress=False)
     assert result.metrics[-1]["elbo"] > result.metrics[0]["elbo"]
     assert len(fit(model, names["guide"], prompts, num_steps=2, progress=False).metrics) == 2
+
+
+def test_contributed_objective(prior, prompts):
+    names: dict = {}
+    exec(programs("CONTRIBUTING.md")[2], names)
+    model = AlignmentModel(prior, TextEvidence(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
+    guide, truth = FineTuned(prior), Enumeration(model, prompts)
+    start = truth.kl_guide_posterior(guide).mean()
+    optimizer = FusedOptimizer(options={"lr": 3e-3})
+    fit(model, guide, prompts, num_steps=60, objective=names["TrajectoryBalance"](32), optimizer=optimizer, progress=False)
+    assert truth.kl_guide_posterior(guide).mean() < 0.7 * start

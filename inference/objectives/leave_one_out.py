@@ -54,9 +54,7 @@ class LeaveOneOut_ELBO(Trace_ELBO):  # noqa: N801 - named as Pyro names its obje
         log_guide = _total([site["log_prob"] for site in _sample_sites(guide_trace)], kept)
         score = _total([_score(site) for site in _sample_sites(guide_trace)], kept)
         log_weight = (log_joint - log_guide).detach()  # [K, N]
-        surrogate = (
-            leave_one_out(log_weight) * score + log_joint
-        )  # the second term trains the model's parameters, where it has any
+        surrogate = leave_one_out(log_weight) * score + log_joint  # the second term trains the model's parameters, if any
         return -log_weight.mean(0).sum(), -surrogate.mean(0).sum()
 
 
