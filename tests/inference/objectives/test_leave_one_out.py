@@ -10,43 +10,8 @@ from pyro.infer import SVI, Trace_ELBO
 
 from guides import FineTuned
 from inference import Enumeration, LeaveOneOut_ELBO, joint_at, log_guide_at, parameter_scope
-from model import AlignmentModel, ResponseDistribution, grammar_prior
-
-
-class Drawn(torch.nn.Module):
-    """The guide, made to draw given responses `[K, N, T]`: the expectation over draws can then be enumerated."""
-
-    def __init__(self, guide, response):
-        super().__init__()
-        self.guide, self.response = guide, response
-
-    def forward(self, prompts):
-        pyro.module("guide", self.guide)
-        with pyro.plate("prompts", len(prompts), dim=-1):
-            return pyro.sample("response", _Drawn.of(self.guide.distribution(prompts), self.response))
-
-
-class _Drawn(ResponseDistribution):
-    @classmethod
-    def of(cls, distribution, response):
-        new = cls.__new__(cls)
-        new.__dict__.update(distribution.__dict__)
-        new.drawn = response
-        return new
-
-    def expand(self, batch_shape, _instance=None):
-        return _Drawn.of(super().expand(batch_shape), self.drawn)
-
-    def sample(self, sample_shape=()):
-        return self.drawn
-
-
-def gradient(objective, model, guide, prompts, response):
-    guide.zero_grad()
-    program = Drawn(guide, response)
-    with parameter_scope(program):
-        loss = objective.loss_and_grads(model, program, prompts)
-    return loss, torch.cat([parameter.grad.flatten().clone() for parameter in guide.parameters()])
+from model import AlignmentModel, grammar_prior
+from tests.inference.objectives.table import Drawn, gradient
 
 
 def exact_gradient(truth, guide):

@@ -9,19 +9,9 @@ from inference.samplers.annealed_smc import annealed_smc, choose_temperature, lo
 from inference.samplers.posterior import NoSupportError
 from inference.samplers.resampling import RESAMPLING
 from model import AlignmentModel, Prompts, ResponseDistribution, ResponseSpace, TokenEvidence
-from tests.inference.samplers.three_tokens import World, assert_unbiased, graded, hard
+from tests.inference.samplers.three_tokens import assert_unbiased, graded
 
 RUNS = 1_000
-
-
-@pytest.fixture(scope="module")
-def world(prior, prompts):
-    return World(prior, prompts)
-
-
-@pytest.fixture(scope="module")
-def hard_world(prior, prompts):
-    return World(prior, prompts, hard)
 
 
 def run(world, *, runs=RUNS, num_samples=16, **kwargs):

@@ -11,19 +11,9 @@ from inference.samplers.evidence_bounds import log_z_bounds
 from inference.samplers.resampling import multinomial
 from inference.samplers.smc import grow
 from inference.samplers.twist import EvidenceTwist
-from tests.inference.samplers.three_tokens import World, assert_unbiased, hard
+from tests.inference.samplers.three_tokens import assert_unbiased
 
 RUNS = 300
-
-
-@pytest.fixture(scope="module")
-def world(prior, prompts):
-    return World(prior, prompts)
-
-
-@pytest.fixture(scope="module")
-def hard_world(prior, prompts):
-    return World(prior, prompts, hard)
 
 
 def bounds_of(world, num_samples, **kwargs):

@@ -15,19 +15,9 @@ from inference.samplers.smc import sequential_monte_carlo
 from inference.samplers.twist import EvidenceTwist
 from model import AlignmentModel, TokenEvidence
 from model.language_model import CachedState
-from tests.inference.samplers.three_tokens import World, assert_unbiased, graded, hard
+from tests.inference.samplers.three_tokens import assert_unbiased, graded
 
 RUNS = 1_000
-
-
-@pytest.fixture(scope="module")
-def world(prior, prompts):
-    return World(prior, prompts)
-
-
-@pytest.fixture(scope="module")
-def hard_world(prior, prompts):
-    return World(prior, prompts, hard)
 
 
 def rough_twist(prompts, response, t):
