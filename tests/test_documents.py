@@ -19,7 +19,7 @@ def programs(name):
 
 def test_readme_program(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    (program,) = programs("README.md")
+    program, _ = programs("README.md")
     assert "range(100)" in program
     exec(program.replace("range(100)", "range(2)"), {})
     assert len(capsys.readouterr().out.splitlines()) == 2
@@ -49,3 +49,11 @@ def test_contributed_objective(prior, prompts):
     optimizer = FusedOptimizer(options={"lr": 3e-3})
     fit(model, guide, prompts, num_steps=60, objective=names["TrajectoryBalance"](32), optimizer=optimizer, progress=False)
     assert truth.kl_guide_posterior(guide).mean() < 0.7 * start
+
+
+def test_readme_swaps_algorithms(capsys):
+    _, program = programs("README.md")
+    assert "num_steps=100" in program
+    exec(program.replace("num_steps=100", "num_steps=20, progress=False"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["LeaveOneOut_ELBO", "FDivergence", "LogVariance", "log"]

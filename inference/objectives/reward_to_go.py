@@ -6,9 +6,10 @@
 The terms before t have mean zero given x_<t, so that leaving them out is Rao-Blackwellisation (Schulman et al. 2015, arXiv
 1506.05254). It is what `TraceGraph_ELBO` does with a program of one site per token, here for all tokens at once.
 
-Which to choose. What is left out is noise where the guide is far from the posterior, and most of it for long responses. Close
-to the posterior it is what makes the whole sum constant: log w = log Z for every response there, and the leave-one-out gradient
-vanishes on each sample, while this one does not. Early or long: this one. Late: `LeaveOneOut_ELBO`.
+Which to choose. What is left out is noise where the guide is far from the posterior, and more of it the longer the responses.
+Close to the posterior it is what makes the whole sum constant: log w = log Z for every response there, and the leave-one-out
+gradient vanishes on each sample, while this one does not. Early or long: this one. Late: `LeaveOneOut_ELBO`.
+`experiments.gradient_noise` measures both.
 """
 
 from __future__ import annotations

@@ -354,3 +354,15 @@ def test_renyi_at_zero_and_rws_on_two_prompts_are_refused():
         OBJECTIVES["renyi"](alpha=0)
     with pytest.raises(ValueError, match="got 2 prompts"):
         OBJECTIVES["reweighted-wake-sleep"]().loss_and_grads(Target(), Table(1), TWO)
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_mean_loss_of_a_divergence_is_the_divergence(name):
+    model, guide = Target(), Table(1)
+    truth = Enumeration(model, ONE)
+    prob = truth.log_guide(guide)[:, 0].exp()
+    losses = [gradient(knowing_log_z(name, 1, truth), model, guide, ONE, x[None])[0] for x in truth.support]
+    assert (prob * torch.tensor(losses, dtype=torch.float64)).sum().item() == pytest.approx(
+        exact_loss(name, model, guide, ONE, 1).item(), rel=1e-9
+    )
+    assert exact_loss(name, model, guide, ONE, 1) > 0.01
