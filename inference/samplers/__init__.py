@@ -7,7 +7,7 @@ from typing import NamedTuple
 from inference.density import Program
 from inference.samplers.annealed_smc import annealed_smc
 from inference.samplers.best_of_n import best_of_n
-from inference.samplers.enumerated import enumeration
+from inference.samplers.enumerated import enumerate_posterior
 from inference.samplers.evidence_bounds import LogZBounds, log_z_bounds
 from inference.samplers.importance import importance_sampling
 from inference.samplers.metropolis_hastings import ResponseKernel, metropolis_hastings
@@ -52,7 +52,7 @@ def annealed(model: Program, prompts: Prompts, *, guide: Program | None = None, 
 
 
 SAMPLERS: dict[str, Sampler] = {
-    "enumeration": Sampler(enumeration, "every response with its exact weight, where they can be listed"),
+    "enumeration": Sampler(enumerate_posterior, "every response with its exact weight, where they can be listed"),
     "importance": Sampler(importance_sampling, "draws weighted by p0 exp(r/beta) / q"),
     "rejection": Sampler(rejection_sampling, "exact draws, where the evidence has a known bound"),
     "quasi-rejection": Sampler(quasi_rejection_sampling, "rejection with a bound that need not hold, and what that costs"),
@@ -78,7 +78,7 @@ __all__ = [
     "Sampler",
     "annealed_smc",
     "best_of_n",
-    "enumeration",
+    "enumerate_posterior",
     "importance_sampling",
     "log_z_bounds",
     "metropolis_hastings",

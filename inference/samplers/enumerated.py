@@ -14,7 +14,9 @@ from inference.samplers.posterior import NoSupportError, Posterior
 from model import NotEnumerableError, Prompts
 
 
-def enumeration(model: Program, prompts: Prompts, *, guide: Program | None = None, num_samples: int | None = None) -> Posterior:
+def enumerate_posterior(
+    model: Program, prompts: Prompts, *, guide: Program | None = None, num_samples: int | None = None
+) -> Posterior:
     """List the support: log_weight = log p0 + r/beta, log_z = log Z, exact in float64.
 
     Args:

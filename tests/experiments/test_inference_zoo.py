@@ -10,7 +10,7 @@ import torch
 from experiments.inference_zoo import FROM_GUIDE, TUNED, Job, Zoo, empirical, list_jobs, main, measure_guide, run, train
 from experiments.worlds import WORLDS, eight_tokens
 from guides import FineTuned
-from inference import OBJECTIVES, SAMPLERS, enumeration, importance_sampling
+from inference import OBJECTIVES, SAMPLERS, enumerate_posterior, importance_sampling
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_unknown_algorithm_and_steps_are_named(args):
 
 def test_empirical_law_of_all_responses_is_the_posterior():
     world = eight_tokens()
-    found = empirical(world, enumeration(world.model, world.prompts))
+    found = empirical(world, enumerate_posterior(world.model, world.prompts))
     assert torch.allclose(found, world.truth.log_posterior[:, 0].exp())
     drawn = importance_sampling(world.model, world.prompts, num_samples=50_000)
     assert (empirical(world, drawn) - found).abs().sum() < 0.1
