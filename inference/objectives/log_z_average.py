@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,7 +31,7 @@ class LogZAverage:
             old, count = self._seen.get(text, (-math.inf, 0))
             keep = min(self.decay, count / (count + 1))
             kept = old + math.log(keep) if keep > 0 else -math.inf
-            average = torch.logaddexp(torch.tensor(kept).double(), torch.tensor(new + math.log1p(-keep)).double()).item()
+            average = float(np.logaddexp(kept, new + math.log1p(-keep)))
             self._seen[text] = (average, count + 1)
             averages.append(average)
         return log_z_hat.new_tensor(averages)

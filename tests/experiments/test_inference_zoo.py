@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments.inference_zoo import FROM_GUIDE, TUNED, Job, Zoo, empirical, list_jobs, main, measure_guide, run, train
+from experiments.inference_zoo import FROM_GUIDE, TUNED, Job, Zoo, empirical, list_jobs, main, measure_guide, run, sample, train
 from experiments.worlds import WORLDS, eight_tokens
 from guides import FineTuned
 from inference import OBJECTIVES, SAMPLERS, enumerate_posterior, importance_sampling
@@ -51,6 +51,12 @@ def test_english_world_is_measured_against_its_exact_samples(monkeypatch):
     draws = run(Job("film-reviews", "importance", 1.0, 16, 0)).measured
     assert draws["log_z_error"] < 1
     assert draws["reward"] > guide["reward"]
+
+
+def test_training_a_proposal_is_on_the_budget():
+    world = eight_tokens()
+    drawn = sample(world, Job("eight-tokens", "importance" + FROM_GUIDE, 1.0, 4, 0), 4 * world.particles)
+    assert len(drawn.response) == 2 * world.particles  # two steps of training have drawn the other half
 
 
 def test_refusals_are_results():

@@ -1,0 +1,96 @@
+"""What objectives remember from step to step: averages of Z, replayed responses, snapshots, and the law of the best of n."""
+
+import math
+
+import pyro
+import pytest
+import torch
+
+from inference import BestOfN_ELBO, Enumeration
+from inference.objectives.log_z_average import LogZAverage
+from inference.objectives.replay_buffer import ReplayBuffer
+from inference.objectives.snapshot import Snapshot
+from inference.order_statistics import best_of_n_log_ratio, level_cdf
+from tests.inference.objectives.table import ONE, TWO, Table, Target
+
+
+def test_average_of_z_is_the_mean_at_first_and_then_a_moving_one():
+    average = LogZAverage(decay=0.75)
+    seen = [average.update(ONE, torch.tensor([z]).log())[0].exp().item() for z in (1.0, 2.0, 6.0, 7.0, 4.0, 4.0)]
+    assert seen[:4] == pytest.approx([1.0, 1.5, 3.0, 4.0])
+    assert seen[4:] == pytest.approx([4.0, 4.0])
+    last = average.update(ONE, torch.tensor([12.0]).log())[0].exp().item()
+    assert last == pytest.approx(0.75 * 4 + 0.25 * 12)
+
+
+def test_average_of_z_is_kept_by_prompt_and_begins_at_an_impossible_batch():
+    average = LogZAverage()
+    average.update(TWO, torch.tensor([0.0, -math.inf], dtype=torch.float64))
+    both = average.update(TWO, torch.tensor([0.0, 1.0], dtype=torch.float64))
+    assert both.tolist() == pytest.approx([0.0, 1.0 - math.log(2)])
+    alone = average.update(TWO[[1]], torch.tensor([1.0], dtype=torch.float64))
+    assert alone.tolist() == pytest.approx([math.log(2 / 3) + 1.0])
+
+
+def test_decay_outside_its_range_is_named():
+    with pytest.raises(ValueError, match=r"decay is 1\.0"):
+        LogZAverage(1.0)
+
+
+def rows(*values):
+    return torch.tensor(values)[:, None]  # [K, T] -> [K, 1, T]
+
+
+def test_buffer_keeps_each_response_once_with_its_own_density():
+    buffer = ReplayBuffer(capacity=10)
+    buffer.add(ONE, rows([1, 2], [1, 1], [1, 2]), torch.tensor([[0.12], [0.11], [0.12]]))
+    buffer.add(ONE, rows([2, 0], [1, 1]), torch.tensor([[0.20], [0.11]]))
+    response, log_joint = buffer.draw(ONE, 3)
+    assert response.shape == (3, 1, 2)
+    found = {(a, b): round(value, 2) for (a, b), value in zip(response[:, 0].tolist(), log_joint[:, 0].tolist(), strict=True)}
+    assert found == {(1, 2): 0.12, (1, 1): 0.11, (2, 0): 0.2}  # three draws, none twice
+
+
+def test_oldest_leave_a_full_buffer_first():
+    buffer = ReplayBuffer(capacity=2)
+    buffer.add(ONE, rows([1, 1], [1, 2], [2, 2]), torch.zeros(3, 1))
+    assert buffer.seen["one"].response.tolist() == [[1, 2], [2, 2]]
+    buffer.add(ONE, rows([1, 2], [2, 1]), torch.zeros(2, 1))
+    assert buffer.seen["one"].response.tolist() == [[2, 2], [2, 1]]
+
+
+def test_buffers_of_prompts_are_apart_and_small_ones_are_drawn_again():
+    buffer = ReplayBuffer(capacity=10)
+    buffer.add(TWO, torch.tensor([[[1, 1], [2, 2]]]), torch.tensor([[0.1, 0.2]]))
+    response, log_joint = buffer.draw(TWO, 4)
+    assert response.tolist() == [[[1, 1], [2, 2]]] * 4
+    assert torch.allclose(log_joint, torch.tensor([0.1, 0.2]).expand(4, 2))
+
+
+def test_snapshot_is_in_place_for_a_while():
+    guide = Table(1)
+    with pyro.get_param_store().scope():
+        guide(ONE)
+        snapshot, before = Snapshot.take(), guide.first.detach().clone()
+        with torch.no_grad():
+            guide.first += 1.0
+        with snapshot.in_place():
+            assert torch.equal(guide.first, before)
+        assert torch.equal(guide.first, before + 1.0)
+
+
+def test_law_of_the_best_of_n_from_many_prior_draws():
+    """Consistent, ties included; and finite for evidence that no draw has shown."""
+
+    def coarse(prompts, response):
+        return response[..., 0].double().clamp(max=1)  # two levels
+
+    model = Target(coarse)
+    truth = Enumeration(model, ONE)
+    objective = BestOfN_ELBO(8, n=4, num_prior_draws=20_000)
+    objective._meet(model, ONE)
+    exact = best_of_n_log_ratio(*level_cdf(truth.log_evidence, truth.log_prior.exp()), 4)
+    assert torch.allclose(objective.log_ratio(ONE, truth.log_evidence), exact, atol=0.05)
+    unseen = objective.log_ratio(ONE, torch.tensor([[-9.0], [9.0]], dtype=torch.float64))
+    assert unseen.isfinite().all()
+    assert unseen[1] > math.log(3.9)  # the best there is comes up four times as often
