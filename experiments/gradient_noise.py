@@ -2,8 +2,7 @@
 
 Question: reward-to-go and the analytic KL leave out of each token's credit what it cannot have caused. Is less noise left?
 Claim: it depends on where the guide is. At the posterior what they leave out is what makes log w the same for every response:
-the leave-one-out gradient is 0 on every sample there, and theirs are not. Away from it theirs have less noise, and the more so
-the longer the responses.
+the leave-one-out gradient is 0 on every sample there, and theirs are not. Away from it theirs can have less noise.
 Printed: the noise of each gradient, the sum of variances over all parameters, at several lengths of responses and three places:
 with the guide at the prior, at the posterior, and moved away from both.
 

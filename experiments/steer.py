@@ -120,6 +120,7 @@ class Steer:
 
 
 def main(args: Steer) -> RunFolder:
+    check(args)
     folder = RunFolder.new(args.out, "steer") if args.resume is None else RunFolder(args.resume)
     if args.resume is not None:
         args = restored(args, folder.read_arguments())
@@ -165,6 +166,15 @@ def main(args: Steer) -> RunFolder:
     print(report.text())
     print(f"\nOpen {folder.report}; load the guide with transformers from {folder.guide}.")
     return folder
+
+
+def check(args: Steer) -> None:
+    """What could only fail after a while is refused at once."""
+    several = len(args.prompts) > 1 or args.prompts_file is not None
+    if args.sample is None and args.objective == "reweighted-wake-sleep" and several and args.prompts_per_step != 1:
+        raise SystemExit("--objective reweighted-wake-sleep takes one prompt a step: add --prompts-per-step 1, or use wake-phi")
+    if args.proposal is not None and args.sample is None:
+        raise SystemExit(f"--proposal {args.proposal} is for --sample, which is not given")
 
 
 def load(args: Steer, name: str) -> LanguageModel:

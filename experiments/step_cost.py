@@ -2,8 +2,8 @@
 
 Question: token-level gradients, replay, value functions and divergences do more work on the same responses; how much more?
 Claim: reward-to-go costs at most 1.3 times `trace`, since both draw, score under guide and prior, and go back once.
-Printed: medians over rounds of CPU seconds a step, and of the ratio to `trace` in the same round. A round is a step of each, so
-that what else the machine does falls on all alike.
+Printed: CPU seconds a step, the mean over rounds, and its ratio to that of `trace`. A round is a step of each, so that what
+else the machine does falls on all alike; means, since one step of `proximal` in four costs more than the others.
 
     python -m experiments.step_cost
     python -m experiments.step_cost --world eight-tokens --rounds 100
@@ -20,7 +20,7 @@ import tyro
 from pyro.infer import SVI
 from pyro.params.param_store import StateDict
 
-from experiments.benchmark import ratio, take_turns
+from experiments.benchmark import take_turns
 from experiments.worlds import WORLDS, World, WorldName
 from guides import FineTuned
 from inference import OBJECTIVES, FusedOptimizer
@@ -35,7 +35,7 @@ class StepCost:
     only: tuple[str, ...] = ()
     """Objectives by name; default all. `trace` is always there."""
     rounds: int = 20
-    """Steps timed of each."""
+    """Steps timed of each; a multiple of 4 for `proximal`."""
     warm_up: int = 4
     """Steps of each before those; `proximal` draws once in 4."""
     threads: int = 1
@@ -61,15 +61,18 @@ def main(args: StepCost) -> dict[str, float]:
     """Returns the ratios to `trace`."""
     torch.set_num_threads(args.threads)
     world = WORLDS[args.world]()
+    unknown = set(args.only) - OBJECTIVES.keys()
+    if unknown:
+        raise SystemExit(f"--only has {sorted(unknown)[0]!r}, expected one of: {', '.join(OBJECTIVES)}")
     names = ["trace", *(name for name in OBJECTIVES if name != "trace" and (not args.only or name in args.only))]
     steps = {name: Stepper(world, name) for name in names}
     take_turns(steps, args.warm_up)
     times = take_turns(steps, args.rounds)
-    ratios = {name: ratio(times[name], times["trace"], clock=0) for name in names}
+    mean = {name: statistics.fmean(cpu for cpu, _ in times[name]) for name in names}
     print(f"{args.world}, {world.particles} responses a step, {args.threads} thread\n{'':24}{'CPU s':>8}{'ratio':>8}")
     for name in names:
-        print(f"{name:24}{statistics.median(cpu for cpu, _ in times[name]):8.3f}{ratios[name]:8.2f}")
-    return ratios
+        print(f"{name:24}{mean[name]:8.3f}{mean[name] / mean['trace']:8.2f}")
+    return {name: mean[name] / mean["trace"] for name in names}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ class LooseBoundError(ValueError):
 
 def accepted_at(log_weight: Tensor, log_bound: float | Tensor) -> Tensor:
     """Each of M draws with probability min(1, w/b). Booleans `[M, N]`, for log w `[M, N]` and log b, one or `[N]`, nats."""
-    return torch.rand_like(log_weight).log() < log_weight - log_bound
+    uniform = torch.rand(log_weight.shape, dtype=torch.float64, device=log_weight.device)
+    return uniform.log() < log_weight - torch.as_tensor(log_bound, device=log_weight.device)
 
 
 def check_bound(log_weight: Tensor, log_bound: float | Tensor, texts: Sequence[str]) -> None:

@@ -64,7 +64,8 @@ class FitState:
         save_file(generators, partial / "random.safetensors")
         remembered = self.objective.get_state() if isinstance(self.objective, ResponseObjective) else {}
         save_file({name: tensor.contiguous() for name, tensor in remembered.items()}, partial / "objective.safetensors")
-        state = {"step": self.step, "optimizer_step": optimizer["step_count"], "random": plain}
+        objective = type(self.objective).__name__
+        state = {"step": self.step, "optimizer_step": optimizer["step_count"], "objective": objective, "random": plain}
         (partial / "state.json").write_text(json.dumps(state))
         for path in (*partial.iterdir(), partial):
             _flush(path)
@@ -82,13 +83,18 @@ class FitState:
         Runs the guide once on `prompts`, to meet its parameters.
 
         Raises:
-            CheckpointError: if there is none, or it belongs to another guide.
+            CheckpointError: if there is none, or it belongs to another guide or objective.
         """
         found = _complete(folder)
         if not found:
             raise CheckpointError(f"no checkpoint in {folder}: expected a folder named {PREFIX}NUMBER there")
         path = found[-1]
         state = json.loads((path / "state.json").read_text())
+        if state["objective"] != type(self.objective).__name__:
+            raise CheckpointError(
+                f"{path} is of a fit with {state['objective']}, got {type(self.objective).__name__}: what they remember "
+                "differs. Go on with the objective of the run that wrote it."
+            )
         self.guide(prompts)
         if isinstance(self.objective, ResponseObjective):
             self.objective.set_state(load_file(path / "objective.safetensors", device=_device()))

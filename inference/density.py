@@ -13,6 +13,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import TorchDistribution
+from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
@@ -99,8 +100,25 @@ def _log_prob(site: dict) -> Tensor:
 
 
 def log_factors(trace: Trace) -> Tensor:
-    """All factors in a model's trace added up, `[..., N]`."""
-    response = trace.nodes["response"]["value"]
-    sites = [site for name, site in trace.nodes.items() if site["type"] == "sample" and name != "response"]
-    factors = [_log_prob(site) for site in sites if not site_is_subsample(site)]
-    return sum(factors, torch.zeros(response.shape[:-1], device=response.device))
+    """All factors in a model's trace added up, `[..., N]`, as scaled and masked as the program has them.
+
+    Raises:
+        ValueError: if the model draws something else than `response`, or has a factor outside the plate over prompts.
+    """
+    total = torch.zeros(trace.nodes["response"]["value"].shape[:-1], device=trace.nodes["response"]["value"].device)
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample" or name == "response" or site_is_subsample(site):
+            continue
+        if not site["is_observed"]:
+            raise ValueError(
+                f"the model draws {name!r} besides 'response': expected one latent site. `LeaveOneOut_ELBO` and `Trace_ELBO` "
+                "take any number of them."
+            )
+        factor = scale_and_mask(_log_prob(site), site["scale"], site["mask"])
+        if factor.shape[-1:] != total.shape[-1:]:
+            raise ValueError(
+                f"factor {name!r} has shape {tuple(factor.shape)}, expected one value for each of {total.shape[-1]} prompts "
+                "at the end: put it inside the plate over prompts"
+            )
+        total = total + factor
+    return total

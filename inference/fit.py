@@ -12,7 +12,7 @@ from typing import Any
 import pyro
 import torch
 from pyro.distributions import Unit
-from pyro.infer import ELBO, SVI
+from pyro.infer import ELBO, SVI, RenyiELBO, ReweightedWakeSleep
 from pyro.params.param_store import StateDict
 from pyro.poutine.messenger import Messenger
 from tqdm import tqdm
@@ -39,9 +39,10 @@ class Fit:
         state: guide, optimiser and step; `state.guide` is the guide that was passed in, trained.
         parameters: the scope of Pyro's parameter store that the fit worked in. A module has its parameters in itself; to run a
             guide that is a plain function, enter `pyro.get_param_store().scope(parameters)`.
-        metrics: one record a step of this call: `step`; `loss`, as the objective returned it, a sum over prompts; `elbo`, nats
-            by the prompt, as a `ResponseObjective` estimates it, and minus the loss for any other; `log_evidence`, the mean of
-            r/beta over the responses scored, nats (NaN in a step that scores none); `grad_norm`; `learning_rate`.
+        metrics: one record a step of this call: `step`; `loss`, as the objective returned it, a sum over prompts; `elbo` and
+            `log_evidence`, E_q[r]/beta, nats by the prompt, as a `ResponseObjective` estimates them, and from minus the loss
+            and the responses drawn for any other (NaN for Pyro's RenyiELBO and ReweightedWakeSleep, whose loss is another
+            bound); `grad_norm`; `learning_rate`.
         stopped_early: why the fit ended before its last step; None if it did not.
     """
 
@@ -82,7 +83,7 @@ def fit(
         prompts_per_step: a random subset of so many prompts a step; default all.
         seed: of the generators.
         checkpoint_folder: where checkpoints go; default none are written.
-        checkpoint_every: steps between them. One more is written at the end.
+        checkpoint_every: steps between them. One more is written after the last step.
         resume: go on from the newest checkpoint in the folder; start afresh if there is none.
         on_step: called with the metrics of each step.
         progress: show a bar.
@@ -133,18 +134,23 @@ def _step(svi: SVI, state: FitState, prompts: Prompts) -> Metrics:
     with _RecordEvidence() as evidence:
         loss = _bound(svi.step(prompts))
     state.step += 1
+    metrics = {"elbo": -loss / len(prompts), "log_evidence": evidence.mean()}
+    if isinstance(objective, ResponseObjective):
+        metrics = objective.metrics
+    elif isinstance(objective, RenyiELBO | ReweightedWakeSleep):
+        metrics["elbo"] = math.nan  # their loss is another bound
     return {
         "step": state.step,
-        "elbo": objective.metrics["elbo"] if isinstance(objective, ResponseObjective) else -loss / len(prompts),
+        "elbo": metrics["elbo"],
         "loss": loss,
-        "log_evidence": evidence.mean(),
+        "log_evidence": metrics["log_evidence"],
         "grad_norm": state.optimizer.grad_norm,
         "learning_rate": rate,
     }
 
 
 class _RecordEvidence(Messenger):
-    """Keeps the mean of every factor that a model adds, r/beta, over all responses it is run on."""
+    """Keeps the mean of every factor that a model adds, r/beta, over all responses that one of Pyro's objectives runs it on."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -218,7 +218,7 @@ class ResponseDistribution(TorchDistribution):
         value, kept, rows, shape = self._in_a_row(value, self.space.is_token(value))
         first, _, rest, _ = self._read(value, kept, rows)
         logits = first[rows, None] if rest is None else torch.cat([first[rows, None], rest], 1)
-        return _fill(logits / self.temperature, kept).view(*shape, self.space.vocab_size)
+        return _fill(scaled(logits, self.temperature), kept).view(*shape, self.space.vocab_size)
 
     def _in_a_row(self, value: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor, torch.Size]:
         """B responses and which positions are tokens, `[B, T]`, the prompt of each, `[B]`, and the shape to give back."""

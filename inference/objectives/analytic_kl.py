@@ -42,5 +42,5 @@ class AnalyticKL_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
         kl_ahead = (kl.flip(-1).cumsum(-1).flip(-1) - kl).detach().double()  # at t, that of the positions after it
         advantage = leave_one_out(log_evidence[..., None] - kl_ahead)
         surrogate = (kl - advantage * log_guide).sum(-1).mean(0).sum()
-        elbo = (log_evidence - kl.detach().sum(-1)).mean(0).sum()
-        return Losses(-elbo, surrogate, elbo)
+        elbo = log_evidence - kl.detach().double().sum(-1)  # [K, N]
+        return Losses(-elbo.mean(0).sum(), surrogate, elbo.mean(), log_evidence.mean())

@@ -1,11 +1,11 @@
 """Best-of-n distillation: the guide learns the law of the best of n prior draws, so that one draw does for n.
 
-    pi_n(x)  = p0(x) (F(r)^n - F-(r)^n) / (F(r) - F-(r)),    F the prior's distribution function of the reward, F- its left
-    limit ELBO_n   = E_q[log pi_n(x) - log q(x)] = -KL(q || pi_n)
+    pi_n(x) = p0(x) (F(r)^n - F-(r)^n) / (F(r) - F-(r)),    F(r) = P(r(y) <= r),  F-(r) = P(r(y) < r),  y ~ p0
+    loss    = E_q[log q(x) - log pi_n(x)] = KL(q || pi_n)
 
 Variational best-of-n (Amini et al. 2024, arXiv 2407.06057), with ties counted right. It is the same inference for another
 target: evidence is log pi_n/p0, a function of the reward's rank alone, so that beta and the reward's scale play no part. The
-target's log Z is 0, and the gradient is the leave-one-out one.
+gradient is the leave-one-out one.
 
 F is the distribution function of draws from the prior, made once for each prompt.
 """
@@ -24,15 +24,14 @@ from model import Prompts
 
 
 class BestOfN_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its objectives
-    """KL(q || best of n). Unbiased given F; F itself is an empirical one, so that the target is consistent in
-    `num_prior_draws`.
+    """KL(q || best of n). Unbiased given F, an empirical one: the target is consistent in `num_prior_draws`.
 
-    Bears evidence of -inf, which is the lowest rank and not impossible. `elbo` among the metrics is that of this target, -KL(q
-    || pi_n).
+    Bears evidence of -inf, which is the lowest rank and not impossible; the ELBO among the metrics, that of the model's own
+    posterior, is -inf then.
 
     Args:
         num_particles: K, at least 2.
-        n: of which the best is taken. Near n = e^b it is as far from the prior as b nats, at most log n - (n - 1)/n.
+        n: of which the best is taken; it is as far from the prior as log n - (n - 1)/n nats, or less where rewards tie.
         num_prior_draws: behind F, for each prompt, in the step that meets it first.
     """
 
@@ -52,9 +51,10 @@ class BestOfN_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its o
         log_guide = distribution.log_prob(response)
         joint = self.score(model, prompts, response)
         log_target = joint.log_prior + self.log_ratio(prompts, joint.log_evidence)
-        log_weight = log_target - log_guide.detach()
-        elbo = log_weight.mean(0).sum()
-        return Losses(-elbo, -(leave_one_out(log_weight) * log_guide).mean(0).sum(), elbo)
+        log_weight = log_target - log_guide.detach()  # [K, N]
+        surrogate = -(leave_one_out(log_weight) * log_guide).mean(0).sum()
+        elbo = (joint.log_joint - log_guide.detach()).mean()  # that of the model's posterior, to compare with
+        return Losses(-log_weight.mean(0).sum(), surrogate, elbo, joint.log_evidence.mean())
 
     def log_ratio(self, prompts: Prompts, log_evidence: Tensor) -> Tensor:
         """log pi_n(x)/p0(x) for responses of evidence `[..., N]`, nats.

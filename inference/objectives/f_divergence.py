@@ -83,7 +83,8 @@ DIVERGENCES: dict[str, Divergence] = {
 class FDivergence(ResponseObjective):
     """D_f(q || p*). Value and gradient are consistent: unbiased given Z, which is a moving average.
 
-    Bears evidence of -inf where f does, as the forward KL; reverse KL and chi2-reverse are infinite then and refuse.
+    Bears evidence of -inf where f does, as the forward KL; reverse KL and chi2-reverse are infinite then and refuse. A prompt
+    whose responses have all been impossible so far is left out.
 
     Args:
         divergence: a name in `DIVERGENCES`, or one of your own.
@@ -119,16 +120,20 @@ class FDivergence(ResponseObjective):
         log_guide = distribution.log_prob(response)
         log_proposal = log_guide.detach().double() if log_proposal is None else log_proposal
         log_ratio = log_guide.detach() - log_proposal  # log q/a, [K, N]
-        log_joint = self.score(model, prompts, response).log_joint
-        log_weight = log_joint - log_proposal
+        joint = self.score(model, prompts, response)
+        log_weight = joint.log_joint - log_proposal
         log_z = self.log_z.update(prompts, log_weight.logsumexp(0) - math.log(len(log_weight)))
-        log_u = log_weight - log_ratio - log_z
+        informed = log_z > -torch.inf  # until a possible response has been seen there is nothing to learn from
+        log_u = torch.where(informed, log_weight - log_ratio - log_z, 0.0)
         centred = self.divergence.slope(log_u) - self.divergence.slope(torch.zeros_like(log_u))
-        surrogate = (log_ratio.exp() * centred * log_guide).mean(0).sum()
-        loss = (log_ratio.exp() * self.divergence.value(log_u)).mean(0).sum()
-        self._gain += ((log_weight - log_z).exp() * log_ratio).mean().item()
+        ratio = log_ratio.exp()
+        surrogate = (ratio * centred * log_guide).mean(0).sum()
+        loss = (ratio * self.divergence.value(log_u)).mean(0).sum()
+        if self.adapt_every is not None:
+            self._gain += ((log_weight - log_z).exp() * log_ratio).where(informed, 0.0).mean().item()
         self.metrics["log_z"] = log_z.mean().item()
-        return Losses(loss, surrogate, (log_ratio.exp() * (log_u + log_z)).mean(0).sum())
+        elbo = (ratio * (log_weight - log_ratio)).mean()
+        return Losses(loss, surrogate, elbo, (ratio * joint.log_evidence).mean())
 
     def _draw(self, guide: Program, prompts: Prompts) -> tuple[TorchDistribution, Tensor, Tensor | None]:
         """The guide's distribution; `[K, N, T]` draws of the proposal; their log-density under it, None if it is the guide."""

@@ -2,33 +2,37 @@
 
     L(q) = 1/2 Var_a[log w],   w = p0(x) exp(r(x)/beta) / q(x),   x ~ a, any distribution, not differentiated
 
-L is 0 exactly where q = p* on the support of a, so that the responses need not be the guide's own: it learns from what was
-drawn before, and from a guide made bolder. Drawn from the guide itself it is VarGrad (Richter et al. 2020, arXiv 2010.10436),
-whose gradient is `LeaveOneOut_ELBO`'s on every sample. With log Z in place of the batch's mean it is the trajectory balance of
-GFlowNets (Malkin et al. 2022, arXiv 2201.13259), fine-tuning language models in Hu et al. 2023, arXiv 2310.04363.
+L is 0 exactly where q is proportional to p* on the support of a, so that the responses need not be the guide's own: it learns
+from what was drawn before, and from a guide made bolder. Drawn from the guide itself it is VarGrad (Richter et al. 2020, arXiv
+2010.10436), whose gradient is `LeaveOneOut_ELBO`'s on every sample. With log Z in place of the batch's mean it is the
+trajectory balance of GFlowNets (Malkin et al. 2022, arXiv 2201.13259), fine-tuning language models in Hu et al. 2023, arXiv
+2310.04363.
 """
 
 from __future__ import annotations
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from inference.density import Program
 from inference.objectives.replay_buffer import ReplayBuffer
-from inference.objectives.response_objective import Losses, ResponseObjective
+from inference.objectives.response_objective import Losses, ResponseObjective, tempered
 from model import Prompts
 
 
 class LogVariance(ResponseObjective):
     """Half the variance of the log-weights, over fresh and replayed responses together, for each prompt on its own.
 
-    The variance is unbiased for the mixture of responses in the step. Refuses evidence of -inf: log w is infinite there.
+    It is the variance over the batch at hand; which responses are in it decides what is learned first, not what is learned.
+    Refuses evidence of -inf: log w is infinite there.
 
     Args:
         num_particles: K, fresh responses a step for each prompt.
-        replay: R, responses a step for each prompt that were drawn before; 0 keeps none.
+        replay: R, responses a step for each prompt from all that were drawn so far, the fresh ones included; 0 keeps none.
         capacity: of the buffer, different responses for each prompt.
-        exploration: draw the fresh ones with the guide's logits divided by this temperature as well.
+        exploration: draw the fresh ones with the guide's logits divided by this temperature as well. The guide's ELBO is then
+            estimated from them with self-normalised weights.
     """
 
     def __init__(self, num_particles: int = 64, *, replay: int = 0, capacity: int = 4096, exploration: float = 1.0) -> None:
@@ -41,16 +45,26 @@ class LogVariance(ResponseObjective):
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
         distribution, response = self.draw(guide, prompts, temperature=self.exploration)
-        log_joint = self.score(model, prompts, response).log_joint
+        joint = self.score(model, prompts, response)
+        both, log_joint = response, joint.log_joint
         if self.replay:
             self.buffer.add(prompts, response, log_joint)
             old, old_log_joint = self.buffer.draw(prompts, self.replay)
-            response, log_joint = torch.cat([response, old]), torch.cat([log_joint, old_log_joint])
-        log_weight = log_joint - distribution.log_prob(response)  # [K + R, N]
+            both, log_joint = torch.cat([response, old]), torch.cat([log_joint, old_log_joint])
+        log_weight = log_joint - distribution.log_prob(both)  # [K + R, N]
         loss = 0.5 * log_weight.var(0).sum()
-        # fresh ones are the guide's own only where it is not made bolder
-        elbo = log_weight[: self.num_particles].detach().mean(0).sum()
-        return Losses(loss.detach(), loss, elbo)
+        fresh = log_weight[: self.num_particles].detach()
+        share = self._share_of_guide(distribution, response, joint.log_joint - fresh)
+        elbo, log_evidence = ((share * values).sum(0).mean() for values in (fresh, joint.log_evidence))
+        return Losses(loss.detach(), loss, elbo, log_evidence)
+
+    def _share_of_guide(self, distribution: TorchDistribution, response: Tensor, log_guide: Tensor) -> Tensor:
+        """What each fresh response counts for in a mean under the guide, `[K, N]`, sum 1 over K."""
+        if self.exploration == 1.0:
+            return torch.full_like(log_guide, 1 / len(log_guide))
+        with torch.no_grad():
+            log_drawn = tempered(distribution, self.exploration).log_prob(response)
+        return (log_guide - log_drawn).softmax(0)
 
     def get_state(self) -> dict[str, Tensor]:
         return self.buffer.get_state()

@@ -1,7 +1,6 @@
 """The importance-weighted bound for discrete guides (VIMCO), each prompt on its own.
 
-    L_K = E[log 1/K sum_k w_k] <= log Z,   w = p0(x) exp(r(x)/beta) / q(x)                    Burda et al. 2016, arXiv
-    1509.00519
+    L_K = E[log 1/K sum_k w_k] <= log Z,   w = p0(x) exp(r(x)/beta) / q(x)          (Burda et al. 2016, arXiv 1509.00519)
 
     grad L_K_hat = sum_k (log 1/K sum_j w_j - log 1/(K-1) sum_{j != k} w_j - W_k + 1/K) grad log q(x_k),   W = softmax(log w)
 
@@ -40,10 +39,11 @@ class MultiSample_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names i
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
         distribution, response = self.draw(guide, prompts)
         log_guide = distribution.log_prob(response)
-        log_weight = self.score(model, prompts, response).log_joint - log_guide.detach()  # [K, N]
+        joint = self.score(model, prompts, response)
+        log_weight = joint.log_joint - log_guide.detach()  # [K, N]
         num = len(log_weight)
         bound = log_weight.logsumexp(0) - math.log(num)  # [N]
         itself = torch.eye(num, dtype=torch.bool, device=log_weight.device)[..., None]
         others = log_weight[:, None].masked_fill(itself, -torch.inf).logsumexp(0) - math.log(num - 1)  # [K, N]
         credit = (bound - others) - log_weight.softmax(0) + 1 / num
-        return Losses(-bound.sum(), -(credit * log_guide).sum(), log_weight.mean(0).sum())
+        return Losses(-bound.sum(), -(credit * log_guide).sum(), log_weight.mean(), joint.log_evidence.mean())

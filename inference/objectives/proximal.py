@@ -7,12 +7,14 @@ the gradient from responses whose ratio has gone as far as it may (Schulman et a
 
 Two things differ from PPO as it is run on language models. The ratio is that of the whole response, an importance weight; that
 of a token alone is not. And the entropy in log w is that of q as it is now, where PPO leaves in the reward the log-ratio of the
-guide that drew: unclipped, the gradient here is the ELBO's at q, whatever a is.
+guide that drew: unclipped, the gradient is an unbiased estimate of the ELBO's at any q that does not depend on the batch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,20 +23,25 @@ from inference.density import Program
 from inference.objectives.response_objective import Losses, ResponseObjective, part_of
 from model import Prompts
 
+_SCORED = ("response", "log_prior", "log_evidence", "log_proposal")
+
 
 @dataclass
 class _Batch:
-    """Responses `[K, N, T]` to some prompts, log-joint and log a `[K, N]`, and the steps they were used in."""
+    """Responses `[K, N, T]` to some prompts; log p0, r/beta and log a `[K, N]`; and the steps they were used in."""
 
     prompts: Prompts
     response: Tensor
-    log_joint: Tensor
+    log_prior: Tensor
+    log_evidence: Tensor
     log_proposal: Tensor
     uses: int = 0
 
 
 class Proximal_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its objectives
-    """The ELBO by PPO's clipped surrogate. Biased by the clip; without it unbiased. Refuses evidence of -inf.
+    """The ELBO by PPO's clipped surrogate. Refuses evidence of -inf.
+
+    Unbiased in the first step on a batch; after that biased by the clip, and by q having been fitted to the batch.
 
     Every call is one step on the batch at hand, which it draws anew every `epochs` calls; in between it goes on with the
     prompts of the batch, whatever prompts it is given. The loss is that of the batch under the guide as it is now.
@@ -60,24 +67,33 @@ class Proximal_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its 
         if batch is None or batch.uses == self.epochs:
             distribution, response = self.draw(guide, prompts)
             log_guide = distribution.log_prob(response)
-            log_joint = self.score(model, prompts, response).log_joint
-            self._batch = batch = _Batch(prompts, response, log_joint, log_guide.detach().double())
+            joint = self.score(model, prompts, response)
+            self._batch = batch = _Batch(prompts, response, *joint, log_guide.detach().double())
         else:
             log_guide = self.distribution(guide, batch.prompts, batch.response).log_prob(batch.response)
         batch.uses += 1
-        log_weight = batch.log_joint - log_guide.detach()
+        log_weight = batch.log_prior + batch.log_evidence - log_guide.detach()
         ratio = (log_guide - batch.log_proposal).exp()  # [K, N], with gradient
         advantage = self._advantage(log_weight, ratio.detach())
         gain = ratio * advantage
         if self.clip is not None:
             gain = torch.minimum(gain, ratio.clamp(1 - self.clip, 1 + self.clip) * advantage)
-        elbo = (ratio.detach() * log_weight).mean(0).sum()
-        return Losses(-elbo, -gain.mean(0).sum(), elbo)
+        elbo = ratio.detach() * log_weight  # [K, N]
+        log_evidence = (ratio.detach() * batch.log_evidence).mean()
+        return Losses(-elbo.mean(0).sum(), -gain.mean(0).sum(), elbo.mean(), log_evidence)
+
+    def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
+        """The loss on a batch of its own, for the prompts that are given; the one at hand stays as it was."""
+        kept, self._batch = self._batch, None
+        loss = super().loss(model, guide, *args, **kwargs)
+        self._batch = kept
+        return loss
 
     def _advantage(self, log_weight: Tensor, ratio: Tensor) -> Tensor:
         """log w minus its mean under q over the other particles, `[K, N]`; each ratio weighs its particle."""
-        others = ratio.sum(0) - ratio
-        return log_weight - ((ratio * log_weight).sum(0) - ratio * log_weight) / others
+        itself = torch.eye(len(ratio), dtype=torch.bool, device=ratio.device)[..., None]
+        others = ratio.expand(len(ratio), *ratio.shape).masked_fill(itself, 0.0)  # [K, K, N]
+        return log_weight - (others * log_weight).sum(1) / others.sum(1)
 
     def get_state(self) -> dict[str, Tensor]:
         batch = self._batch
@@ -85,13 +101,12 @@ class Proximal_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its 
             return {}
         texts = {f"text/{n}/{text}": torch.zeros(0) for n, text in enumerate(batch.prompts.texts)}
         tensors = {"ids": batch.prompts.ids, "mask": batch.prompts.mask, "uses": torch.tensor(batch.uses)}
-        scored = {"response": batch.response, "log_joint": batch.log_joint, "log_proposal": batch.log_proposal}
-        return texts | tensors | scored
+        return texts | tensors | {name: getattr(batch, name) for name in _SCORED}
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         self._batch = None
         if state:
             texts = dict(name.split("/", 1) for name in part_of(state, "text/"))
             prompts = Prompts(tuple(texts[str(n)] for n in range(len(texts))), state["ids"], state["mask"])
-            scored = (state["response"], state["log_joint"], state["log_proposal"])
-            self._batch = _Batch(prompts, *scored, uses=int(state["uses"].item()))
+            scored = {name: state[name] for name in _SCORED}
+            self._batch = _Batch(prompts, uses=int(state["uses"].item()), **scored)

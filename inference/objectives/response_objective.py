@@ -34,13 +34,15 @@ class Losses(NamedTuple):
 
     Attributes:
         loss: scalar without gradient, summed over prompts.
-        surrogate: scalar whose gradient is the estimate of the loss's.
-        elbo: scalar, an estimate of the guide's ELBO, summed over prompts, nats.
+        surrogate: scalar whose gradient is descended.
+        elbo: scalar, an estimate of the guide's ELBO, nats by the prompt, whatever the loss is.
+        log_evidence: scalar, an estimate of E_q[r]/beta, nats by the prompt.
     """
 
     loss: Tensor
     surrogate: Tensor
     elbo: Tensor
+    log_evidence: Tensor
 
 
 class ResponseObjective(ELBO):
@@ -50,8 +52,8 @@ class ResponseObjective(ELBO):
         num_particles: K, responses drawn a step for each prompt.
 
     Attributes:
-        metrics: what the last step was seen to have, by name; `elbo` is there always, nats by the prompt, estimated from the
-            responses drawn, whatever it is that the objective itself descends.
+        metrics: `elbo` and `log_evidence` of the guide as the last step estimates them, nats by the prompt, whatever it is that
+            the objective descends; and what else it has to say.
         step_count: steps taken.
     """
 
@@ -77,10 +79,10 @@ class ResponseObjective(ELBO):
     def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """Adds the gradient of the loss to the parameters' `.grad`. Returns the loss, summed over prompts."""
         (prompts,) = args
-        loss, surrogate, elbo = self.losses(model, guide, prompts)
+        loss, surrogate, elbo, log_evidence = self.losses(model, guide, prompts)
         if surrogate.requires_grad:
             surrogate.backward(retain_graph=self.retain_graph)
-        self.metrics["elbo"] = elbo.item() / len(prompts)
+        self.metrics |= {"elbo": elbo.item(), "log_evidence": log_evidence.item()}
         self.step_count += 1
         return loss.item()
 
@@ -96,7 +98,7 @@ class ResponseObjective(ELBO):
     def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
         """The loss, with the gradient of the surrogate."""
         (prompts,) = args
-        loss, surrogate, _ = self.losses(model, guide, prompts)
+        loss, surrogate, *_ = self.losses(model, guide, prompts)
         return loss + surrogate - surrogate.detach()
 
     def _get_trace(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> tuple[Trace, Trace]:

@@ -14,7 +14,7 @@ gradient vanishes on each sample, while this one does not. Early or long: this o
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import pyro
 import torch
@@ -38,6 +38,8 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
     """
 
     def __init__(self, num_particles: int = 64, baseline: Baseline = "leave-one-out") -> None:
+        if baseline not in get_args(Baseline):
+            raise ValueError(f"baseline is {baseline!r}, expected one of {', '.join(get_args(Baseline))}")
         super().__init__(num_particles)
         self.baseline = baseline
         self.value: ValueFunction | None = None
@@ -56,8 +58,8 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
         to_go = log_evidence[..., None] + log_ratio.flip(-1).cumsum(-1).flip(-1)
         advantage, regression = self._advantage(to_go, hidden, q.space.is_token(response))
         surrogate = -(advantage * log_guide).sum(-1).mean(0).sum() + regression
-        elbo = (log_evidence + log_ratio.sum(-1)).mean(0).sum()
-        return Losses(-elbo, surrogate, elbo)
+        log_weight = log_evidence + log_ratio.sum(-1)  # [K, N]
+        return Losses(-log_weight.mean(0).sum(), surrogate, log_weight.mean(), log_evidence.mean())
 
     def _advantage(self, to_go: Tensor, hidden: Tensor | None, is_token: Tensor) -> tuple[Tensor, Tensor]:
         """G - b `[K, N, T]`, and the loss that teaches b."""

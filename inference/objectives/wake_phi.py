@@ -32,9 +32,10 @@ class WakePhi(ResponseObjective):
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
         distribution, response = self.draw(guide, prompts)
         log_guide = distribution.log_prob(response)
-        log_weight = self.score(model, prompts, response).log_joint - log_guide.detach()  # [K, N]
+        joint = self.score(model, prompts, response)
+        log_weight = joint.log_joint - log_guide.detach()  # [K, N]
         log_z_hat = log_weight.logsumexp(0) - math.log(len(log_weight))
         informed = log_z_hat > -torch.inf
         weight = log_weight.softmax(0).where(informed, 0.0)
         surrogate = -(weight * log_guide).sum()
-        return Losses(-log_z_hat.where(informed, 0.0).sum(), surrogate, log_weight.mean(0).sum())
+        return Losses(-log_z_hat.where(informed, 0.0).sum(), surrogate, log_weight.mean(), joint.log_evidence.mean())

@@ -26,7 +26,7 @@ class EvidenceTwist:
     """log psi_t(x_<=t) = scale r(x_<=t, end)/beta: the evidence if the response were to end here.
 
     For evidence that makes sense of half a response, as the sentiment of a text does. Costs one more evaluation a token.
-    A prefix that is impossible now may be possible later: where a response has not ended, log psi is at least `floor` below
+    A prefix that is impossible now may be possible later: where a response has not ended, log psi is at most `floor` below
     that of the empty response (below 0 where that is impossible too), so that the prefix becomes rare and is not lost. One that
     has ended is as impossible as it is.
 

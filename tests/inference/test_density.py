@@ -37,3 +37,30 @@ def test_second_guide_in_one_store_is_an_error(small_prior, prompts):
     FineTuned(small_prior)(prompts)
     with pytest.raises(GuideRegistrationError, match="training would not reach this guide"):
         FineTuned(small_prior)(prompts)
+
+
+def test_factors_count_as_scaled_and_from_inside_the_plate(small_prior, prompts):
+    def model(prompts, scale=2.0):
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            response = pyro.sample("response", small_prior(prompts))
+            with pyro.poutine.scale(scale=scale):
+                pyro.factor("first", response[..., 0].double())
+
+    response = small_prior(prompts).sample((3,))
+    assert torch.equal(joint_at(model, prompts, response).log_evidence, 2.0 * response[..., 0].double())
+
+    def outside(prompts):
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            pyro.sample("response", small_prior(prompts))
+        pyro.factor("loose", torch.tensor(1.0))
+
+    with pytest.raises(ValueError, match=r"factor 'loose' has shape \(\), expected one value for each of 2 prompts"):
+        joint_at(outside, prompts, response)
+
+    def two_latents(prompts):
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            pyro.sample("response", small_prior(prompts))
+            pyro.sample("mood", pyro.distributions.Bernoulli(0.5))
+
+    with pytest.raises(ValueError, match="the model draws 'mood' besides 'response'"):
+        joint_at(two_latents, prompts, response)
