@@ -11,6 +11,8 @@ sampler's is that of its weighted draws, taken as a distribution, and includes t
 posterior over S responses have about S/2M. Elsewhere a guide's is estimated (`inference.diagnose`), and a sampler's is
 log Z - log Z_hat, whose mean bounds that of one of its draws.
 
+With its defaults it takes the better part of an hour on two cores; `--seeds 1 --fractions 1` is a fifth of that.
+
     python -m experiments.inference_zoo
     python -m experiments.inference_zoo --worlds eight-tokens --only leave-one-out trajectory-balance --seeds 5
 """
