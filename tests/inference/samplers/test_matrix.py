@@ -55,11 +55,11 @@ def test_every_sampler_has_a_claim():
 def test_weighted_draws_have_the_law_that_is_claimed(name, from_guide):
     model, guide = Target(bounded), Table(1) if from_guide else None
     truth = Enumeration(model, TWO)
-    posterior = sampled(name, model, TWO, guide, 60_000, truth)
+    posterior = sampled(name, model, TWO, guide, 20_000, truth)
     assert posterior.response.shape[1:] == (2, 2)
     distance = 0.5 * (frequencies(posterior, truth) - truth.log_posterior.exp()).abs().sum(0)
     if LAW[name] == "posterior":
-        assert (distance < 0.03).all()
+        assert (distance < 0.05).all()
     elif LAW[name] == "best of n":
         assert (distance > 0.1).all()
     else:
