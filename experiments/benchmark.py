@@ -35,14 +35,12 @@ import pyro
 import torch
 import tyro
 from pyro.infer import SVI
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
 from transformers.utils import logging
 
+from experiments.worlds import numbered_words
 from guides import FineTuned
 from inference import FusedOptimizer, LeaveOneOut_ELBO
 from model import AlignmentModel, LanguageModel, ResponseDistribution, TokenEvidence
@@ -96,11 +94,7 @@ class Benchmark:
 
 
 def make_tokenizer(args: Benchmark) -> PreTrainedTokenizerFast:
-    """One id a word: `<end>` is 0 and the padding too, the words are w1, w2, ..."""
-    vocabulary = {"<end>": END_ID} | {f"w{i}": i for i in range(1, args.vocabulary)}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<end>"))
-    tokenizer.pre_tokenizer = WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>", padding_side="left")
+    return numbered_words(args.vocabulary, eos_token="<end>", pad_token="<end>", padding_side="left")
 
 
 def make_network(args: Benchmark) -> GPT2LMHeadModel:

@@ -31,8 +31,9 @@ from transformers import PreTrainedModel
 
 from experiments import figures
 from experiments.registry import REWARDS, load_prior, set_threads
+from experiments.worlds import moved_guide
 from guides import FineTuned
-from inference import Enumeration, log_guide_at, parameter_scope, random_state
+from inference import Enumeration, entropy, log_guide_at, parameter_scope, random_state
 from model import AlignmentModel, LanguageModel, Prompts, grammar_prior
 
 
@@ -100,15 +101,6 @@ def main(args: Equivalence) -> list[Check]:
 def embedded_prior(max_new_tokens: int) -> LanguageModel:
     """The embedded prior in float64. With one new token its 3,072 responses can be listed."""
     return load_prior("film-reviews", max_new_tokens=max_new_tokens, temperature=1.0, dtype="float64", device="cpu")
-
-
-def moved_guide(prior: LanguageModel, scale: float = 0.02) -> FineTuned:
-    """A guide away from the prior: its weights with Gaussian noise on them."""
-    guide = FineTuned(prior)
-    with torch.no_grad():
-        for parameter in guide.parameters():
-            parameter.add_(scale * torch.randn_like(parameter))
-    return guide
 
 
 def check_identity(world: str, prior: LanguageModel, prompts: Prompts, beta: float) -> list[Check]:
@@ -236,31 +228,28 @@ def run_collapse(prior: LanguageModel, args: Equivalence) -> dict[str, Collapse]
     truth = Enumeration(AlignmentModel(prior, REWARDS["vader"](prior), args.beta), prompts)
     reward = args.beta * truth.log_evidence
 
-    def ends_at(log_prob: Tensor, entropy: list[float]) -> Collapse:
+    def ends_at(log_prob: Tensor, nats: list[float]) -> Collapse:
         prob = log_prob.exp()
         best = int(prob.argmax())
         mode = prior.decode(truth.support[best])[0]
         kl = (prob * (log_prob - truth.log_prior)).sum().item()
-        return Collapse(entropy, (prob * reward).sum().item(), kl, mode, prob.max().item())
-
-    def entropy_of(log_prob: Tensor) -> float:
-        return -torch.special.xlogy(log_prob.exp(), log_prob.exp()).sum().item()
+        return Collapse(nats, (prob * reward).sum().item(), kl, mode, prob.max().item())
 
     curves = {}
     for name, log_joint in {"pure RL (beta -> 0)": None, "RL with the KL penalty": truth.log_joint}.items():
         guide = FineTuned(prior)
         optimiser = torch.optim.Adam(guide.parameters(), lr=3e-3)
-        entropy = []
+        nats = []
         for _ in range(args.collapse_steps):
             log_guide = log_guide_at(guide, prompts, truth.support)
-            entropy.append(entropy_of(log_guide.detach()))
+            nats.append(entropy(log_guide.detach()).item())
             value = reward if log_joint is None else log_joint - log_guide
             optimiser.zero_grad()
             (-(log_guide.exp() * value).sum()).backward()
             optimiser.step()
         log_guide = truth.log_guide(guide)
-        curves[name] = ends_at(log_guide, [*entropy, entropy_of(log_guide)])
-    level = entropy_of(truth.log_posterior)
+        curves[name] = ends_at(log_guide, [*nats, entropy(log_guide).item()])
+    level = entropy(truth.log_posterior).item()
     curves["posterior"] = ends_at(truth.log_posterior, [level] * (args.collapse_steps + 1))
     return curves
 

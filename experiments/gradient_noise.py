@@ -23,6 +23,7 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from experiments.registry import load_prior, set_threads
+from experiments.worlds import moved_guide
 from guides import FineTuned
 from inference import AnalyticKL_ELBO, LeaveOneOut_ELBO, Program, RewardToGo_ELBO, parameter_scope, random_state
 from model import AlignmentModel, Evidence, LanguageModel, Prompts
@@ -60,9 +61,9 @@ def main(args: GradientNoise) -> dict[str, dict[str, float]]:
         prior = load_prior("film-reviews", max_new_tokens=length, temperature=1.0, dtype="float32", device="cpu")
         prompts = prior.encode(["The film was"])
         with random_state.isolated(args.seed):
-            posterior, away = moved(prior, args.distance), moved(prior, args.distance)
+            posterior, away = moved_guide(prior, args.distance), moved_guide(prior, args.distance)
             model = AlignmentModel(prior, log_ratio(posterior, prior), beta=1.0)
-            for place, guide in {"prior": moved(prior, 0.0), "away": away, "posterior": posterior}.items():
+            for place, guide in {"prior": moved_guide(prior, 0.0), "away": away, "posterior": posterior}.items():
                 row = {name: variance(make, model, guide, prompts, args) for name, make in OBJECTIVES.items()}
                 noise[f"{place}, T = {length}"] = row
     width = max(map(len, noise))
@@ -80,15 +81,6 @@ def log_ratio(posterior: FineTuned, prior: LanguageModel) -> Evidence:
         return posterior.distribution(prompts).log_prob(response) - prior(prompts).log_prob(response)
 
     return evidence
-
-
-def moved(prior: LanguageModel, distance: float) -> FineTuned:
-    """A copy of the prior with noise on its weights."""
-    guide = FineTuned(prior)
-    with torch.no_grad():
-        for parameter in guide.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=distance)
-    return guide
 
 
 def variance(make: Callable[[int], ELBO], model: Program, guide: FineTuned, prompts: Prompts, args: GradientNoise) -> float:

@@ -36,6 +36,7 @@ import tyro
 from tqdm import tqdm
 
 from experiments import figures
+from experiments.registry import check_only
 from experiments.run_folder import RunFolder
 from experiments.worlds import WORLDS, World, WorldName
 from guides import FineTuned
@@ -44,9 +45,11 @@ from inference import (
     SAMPLERS,
     FusedOptimizer,
     Posterior,
+    Proximal_ELBO,
     cosine,
     diagnose,
     distinct_n,
+    entropy,
     fit,
     importance_sampling,
     log_evidence_at,
@@ -57,8 +60,6 @@ from inference import (
 TUNED = ("importance", "quasi-rejection", "metropolis-hastings", "independence-metropolis-hastings", "smc", "annealed-smc")
 """Samplers that are also run with a tuned guide as their proposal."""
 FROM_GUIDE = " from a guide"
-EPOCHS = {"proximal": 4}
-"""Steps on each batch, where they are more than one: as many more steps are taken on the same budget."""
 
 
 @dataclass(frozen=True)
@@ -145,9 +146,7 @@ def main(args: Zoo) -> list[Result]:
 def list_jobs(args: Zoo) -> list[Job]:
     """Every run, the long ones last in their world."""
     names = [*OBJECTIVES, *SAMPLERS, *(name + FROM_GUIDE for name in TUNED)]
-    unknown = set(args.only) - set(names)
-    if unknown:
-        raise SystemExit(f"--only has {sorted(unknown)[0]!r}, expected one of: {', '.join(names)}")
+    check_only(args.only, names)
     wanted = [name for name in names if not args.only or name in args.only]
     return [
         Job(world, name, fraction, max(1, round(steps * fraction)), seed)
@@ -195,10 +194,10 @@ def run(job: Job) -> Result:
 
 def train(world: World, objective: str, steps: int, seed: int) -> FineTuned:
     """A fit as any user would run it, on a budget of `steps` batches."""
-    guide, num_steps = FineTuned(world.model.prior), steps * EPOCHS.get(objective, 1)
+    guide, made = FineTuned(world.model.prior), OBJECTIVES[objective](num_particles=world.particles)
+    num_steps = steps * made.epochs if isinstance(made, Proximal_ELBO) else steps  # it takes several on each batch
     options = {"lr": world.learning_rate}
     optimizer = FusedOptimizer(options=options, clip_norm=world.clip_norm, schedule=cosine(num_steps))
-    made = OBJECTIVES[objective](num_particles=world.particles)
     fit(world.model, guide, world.prompts, num_steps=num_steps, objective=made, optimizer=optimizer, seed=seed, progress=False)
     return guide
 
@@ -227,13 +226,12 @@ def measure_guide(world: World, guide: FineTuned) -> dict[str, float]:
         }
     weighted = importance_sampling(world.model, world.prompts, guide=guide, num_samples=1024)
     assert weighted.log_z is not None
-    log_guide = world.truth.log_guide(guide)
     return {
         "kl_guide_posterior": world.truth.kl_guide_posterior(guide).mean().item(),
         "kl_posterior_guide": world.truth.kl_posterior_guide(guide).mean().item(),
         "log_z_error": (weighted.log_z - world.truth.log_z).abs().mean().item(),
         "reward": world.truth.expected_log_evidence(guide).mean().item() * beta,
-        "entropy": -(log_guide.exp() * log_guide).sum(0).mean().item(),
+        "entropy": entropy(world.truth.log_guide(guide)).mean().item(),
         "distinct_2": distinct(world, weighted.response[:512]),
     }
 
@@ -260,7 +258,7 @@ def measure_posterior(world: World, posterior: Posterior) -> dict[str, float]:
     return measured | {
         "kl_guide_posterior": (torch.xlogy(q, q) - torch.xlogy(q, p)).sum().item(),
         "kl_posterior_guide": math.inf if missing else (torch.xlogy(p, p) - torch.xlogy(p, q)).sum().item(),
-        "entropy": -torch.xlogy(q, q).sum().item(),
+        "entropy": entropy(q.log()).item(),
     }
 
 
@@ -283,8 +281,8 @@ def reference(world: World) -> str:
     if world.truth is not None:
         log_p = world.truth.log_posterior
         reward = (log_p.exp() * world.truth.log_evidence).sum(0).mean().item() * world.model.beta
-        entropy = -(log_p.exp() * log_p).sum(0).mean().item()
-        return f"log Z {world.truth.log_z.mean().item():.4f}; of the posterior, E[r] {reward:.4f}, entropy {entropy:.4f}"
+        nats = entropy(log_p).mean().item()
+        return f"log Z {world.truth.log_z.mean().item():.4f}; of the posterior, E[r] {reward:.4f}, entropy {nats:.4f}"
     assert world.prior_draws is not None
     estimate = world.prior_draws.posterior_log_evidence().times(world.model.beta)
     return f"log Z {world.prior_draws.log_z()}; of the posterior, E[r] {estimate}"

@@ -20,8 +20,9 @@ import torch
 import tyro
 from torch import Tensor
 
+from experiments.worlds import moved_guide
 from guides import FineTuned
-from inference import k1, k2, k3
+from inference import k1, k2, k3, random_state
 from model import Prompts, ResponseDistribution, grammar_prior
 from model.grammar import PROMPTS
 
@@ -82,7 +83,9 @@ OBJECTIVES = (
 def main(args: KLEstimators) -> dict[str, dict[str, float]]:
     """Returns the relative distances, by implementation and objective; under `size`, the norm of the mean gradient."""
     prior = grammar_prior(args.max_new_tokens)
-    prompts, guide = prior.encode(PROMPTS), moved(FineTuned(prior), args)
+    prompts = prior.encode(PROMPTS)
+    with random_state.isolated(args.seed):
+        guide = moved_guide(prior, args.distance)
     distances = relative_distances(prior(prompts), guide, prompts)
     width = max(map(len, IMPLEMENTATIONS))
     print(f"{'relative distance of the mean gradient from that of':{width}}  " + "  ".join(OBJECTIVES) + "  its size")
@@ -90,15 +93,6 @@ def main(args: KLEstimators) -> dict[str, dict[str, float]]:
         cells = [f"{row[objective]:{len(objective)}.1e}" for objective in OBJECTIVES]
         print(f"{name:{width}}  " + "  ".join(cells) + f"  {row['size']:.1e}")
     return distances
-
-
-def moved(guide: FineTuned, args: KLEstimators) -> FineTuned:
-    """The guide, away from the prior."""
-    generator = torch.Generator().manual_seed(args.seed)
-    with torch.no_grad():
-        for parameter in guide.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype), alpha=args.distance)
-    return guide
 
 
 def relative_distances(prior: ResponseDistribution, guide: FineTuned, prompts: Prompts) -> dict[str, dict[str, float]]:

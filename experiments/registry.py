@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -63,6 +63,13 @@ else:
 def described(question: str, registry: Mapping[str, Objective | Sampler]) -> str:
     """Help for an argument: what it is, and a line for each choice."""
     return "\n\n".join([question, *(f"{name}: {entry.summary}" for name, entry in registry.items())])
+
+
+def check_only(only: Iterable[str], names: Iterable[str]) -> None:
+    """Exit if `--only` has something that is not one of the names."""
+    unknown = set(only) - set(names)
+    if unknown:
+        raise SystemExit(f"--only has {sorted(unknown)[0]!r}, expected one of: {', '.join(names)}")
 
 
 def set_threads(threads: int | None) -> None:

@@ -21,6 +21,7 @@ from pyro.infer import SVI
 from pyro.params.param_store import StateDict
 
 from experiments.benchmark import take_turns
+from experiments.registry import check_only
 from experiments.worlds import WORLDS, World, WorldName
 from guides import FineTuned
 from inference import OBJECTIVES, FusedOptimizer
@@ -61,9 +62,7 @@ def main(args: StepCost) -> dict[str, float]:
     """Returns the ratios to `trace`."""
     torch.set_num_threads(args.threads)
     world = WORLDS[args.world]()
-    unknown = set(args.only) - OBJECTIVES.keys()
-    if unknown:
-        raise SystemExit(f"--only has {sorted(unknown)[0]!r}, expected one of: {', '.join(OBJECTIVES)}")
+    check_only(args.only, OBJECTIVES)
     names = ["trace", *(name for name in OBJECTIVES if name != "trace" and (not args.only or name in args.only))]
     steps = {name: Stepper(world, name) for name in names}
     take_turns(steps, args.warm_up)

@@ -14,6 +14,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from experiments.registry import REWARDS, load_prior
+from guides import FineTuned
 from inference import Enumeration, PriorDraws, draw_from_prior, random_state
 from model import AlignmentModel, LanguageModel, Prompts, TokenEvidence
 
@@ -55,6 +56,22 @@ class World:
             return draw_from_prior(self.model, self.prompts, self.num_prior_draws, log_evidence_bound=bound)
 
 
+def moved_guide(prior: LanguageModel, scale: float = 0.02) -> FineTuned:
+    """A guide away from the prior: its weights with Gaussian noise on them."""
+    guide = FineTuned(prior)
+    with torch.no_grad():
+        for parameter in guide.parameters():
+            parameter.add_(scale * torch.randn_like(parameter))
+    return guide
+
+
+def numbered_words(size: int, **settings: str) -> PreTrainedTokenizerFast:
+    """One id a word: `<end>` is 0, the words are w1, w2, ...; `settings` are the tokenizer's."""
+    tokenizer = Tokenizer(WordLevel({"<end>": END} | {f"w{i}": i for i in range(1, size)}, unk_token="<end>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **settings)
+
+
 @cache
 def eight_tokens(seed: int = 2) -> World:
     """400 responses: a random GPT-2 of 8 tokens, at most 3 a response; r is the share of positions with 4 or 6, beta 0.25.
@@ -67,10 +84,8 @@ def eight_tokens(seed: int = 2) -> World:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = GPT2LMHeadModel(GPT2Config(**sizes, **special))
-    tokenizer = Tokenizer(WordLevel({"<end>": END} | {f"w{i}": i for i in range(1, 8)}, unk_token="<end>"))
-    tokenizer.pre_tokenizer = WhitespaceSplit()
-    names = {"bos_token": "<end>", "eos_token": "<end>", "pad_token": "<end>"}
-    prior = LanguageModel(network, PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names), max_new_tokens=3)
+    tokenizer = numbered_words(8, bos_token="<end>", eos_token="<end>", pad_token="<end>")
+    prior = LanguageModel(network, tokenizer, max_new_tokens=3)
 
     def share(response: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
         wanted = torch.isin(response, torch.tensor(WANTED, device=response.device)) & is_token

@@ -7,7 +7,7 @@ from inference.acceptance import LooseBoundError
 from inference.checkpoint import CheckpointError, FitState, has_checkpoint
 from inference.density import Joint, Program, joint_at, log_evidence_at, log_guide_at, parameter_scope, response_distribution
 from inference.diagnostics import Diagnostics, diagnose, distinct_n, effective_sample_size, pareto_k
-from inference.enumeration import Enumeration
+from inference.enumeration import Enumeration, entropy
 from inference.estimate import Estimate
 from inference.fit import Fit, Metrics, NonFiniteLossError, fit
 from inference.kl_estimators import KL_ESTIMATORS, k1, k2, k3
@@ -102,6 +102,7 @@ __all__ = [
     "distinct_n",
     "draw_from_prior",
     "effective_sample_size",
+    "entropy",
     "enumerate_posterior",
     "fit",
     "has_checkpoint",

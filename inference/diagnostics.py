@@ -22,7 +22,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from inference.density import Program, joint_at, log_guide_at, response_distribution
-from inference.estimate import Estimate, log_mean_exp
+from inference.estimate import Estimate, log_mean, log_mean_exp
 from inference.prior_draws import PriorDraws, draw_from_prior
 from model import Prompts, ResponseDistribution
 
@@ -123,7 +123,7 @@ def _kl_posterior_guide(model: Program, guide: Program, prompts: Prompts, draws:
     log_ratio[kept] += torch.cat([prior.log_prob(part).double() - log_guide_at(guide, prompts, part) for part in parts])
     log_ratio = torch.where(draws.accepted, log_ratio, 0.0)
     mean = log_ratio.sum(0) / accepted.sum(0)
-    log_z = log_evidence.logsumexp(0) - math.log(len(accepted))
+    log_z = log_mean(log_evidence)
     moves_mean = accepted * (log_ratio - mean) / accepted.mean(0)
     moves_log_z = (log_evidence - log_z).exp() - 1
     return Estimate.of_influence(mean - log_z, moves_mean - moves_log_z)

@@ -110,3 +110,8 @@ def _expect(log_prob: Tensor, values: Tensor) -> Tensor:
     """sum_x p(x) f(x), where a term of probability 0 counts as 0. `[S, N]` -> `[N]`."""
     prob = log_prob.exp()
     return torch.where(prob > 0, prob * values, 0.0).sum(0)
+
+
+def entropy(log_prob: Tensor) -> Tensor:
+    """-sum_x p(x) log p(x) of a law over all responses, `[S, N]` -> `[N]`, nats."""
+    return -torch.special.xlogy(log_prob.exp(), log_prob.exp()).sum(0)

@@ -43,6 +43,11 @@ class Estimate(NamedTuple):
         return Estimate(self.value - other.value, math.hypot(self.standard_error, other.standard_error))
 
 
+def log_mean(log_weight: Tensor) -> Tensor:
+    """log of the mean weight over M samples, `[M, N]` -> `[N]`, nats; its exp is unbiased, itself it is biased low (Jensen)."""
+    return log_weight.logsumexp(0) - math.log(len(log_weight))
+
+
 def log_mean_exp(log_weight: Tensor) -> Estimate:
     """log mean exp(log_weight) over samples, averaged over prompts. Biased low (Jensen), by about half its squared error.
 
@@ -50,5 +55,5 @@ def log_mean_exp(log_weight: Tensor) -> Estimate:
         log_weight: `[M, N]`, nats.
     """
     log_weight = log_weight.double()
-    log_mean = log_weight.logsumexp(0) - math.log(len(log_weight))
-    return Estimate.of_influence(log_mean, (log_weight - log_mean).exp() - 1)
+    value = log_mean(log_weight)
+    return Estimate.of_influence(value, (log_weight - value).exp() - 1)

@@ -90,7 +90,8 @@ def fit(
 
     Raises:
         ValueError: if the optimiser or the objective was used before; both may remember what they saw.
-        CheckpointError: if the folder has a checkpoint already and `resume` is off, or the checkpoint is of another guide.
+        CheckpointError: if the folder has a checkpoint already and `resume` is off, or the checkpoint is of another guide or
+            objective.
         ZeroEvidenceError: if the guide draws a response with evidence of -inf.
     """
     objective = LeaveOneOut_ELBO() if objective is None else objective

@@ -7,7 +7,6 @@ The draws that were rejected are not wasted: mean exp(r/beta) over all of them i
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from inference.acceptance import accepted_at, check_bound
 from inference.density import Program, log_evidence_at, response_distribution
-from inference.estimate import Estimate, log_mean_exp
+from inference.estimate import Estimate, log_mean, log_mean_exp
 from model import Prompts
 
 
@@ -45,7 +44,7 @@ class PriorDraws:
     def kl_posterior_prior(self) -> Estimate:
         """KL(p* || p0) = E_p*[r]/beta - log Z, nats, from the same draws. Consistent."""
         mean, influence = self._posterior_mean()
-        log_z = self.log_evidence.double().logsumexp(0) - math.log(len(self.log_evidence))
+        log_z = log_mean(self.log_evidence.double())
         return Estimate.of_influence(mean - log_z, influence - ((self.log_evidence - log_z).exp() - 1))
 
     def _posterior_mean(self) -> tuple[Tensor, Tensor]:

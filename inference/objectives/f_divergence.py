@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from inference.density import Program
+from inference.estimate import log_mean
 from inference.objectives.log_z_average import LogZAverage
 from inference.objectives.response_objective import Losses, ResponseObjective, part_of
 from inference.objectives.snapshot import Snapshot
@@ -122,7 +123,7 @@ class FDivergence(ResponseObjective):
         log_ratio = log_guide.detach() - log_proposal  # log q/a, [K, N]
         joint = self.score(model, prompts, response)
         log_weight = joint.log_joint - log_proposal
-        log_z = self.log_z.update(prompts, log_weight.logsumexp(0) - math.log(len(log_weight)))
+        log_z = self.log_z.update(prompts, log_mean(log_weight))
         informed = log_z > -torch.inf  # until a possible response has been seen there is nothing to learn from
         log_u = torch.where(informed, log_weight - log_ratio - log_z, 0.0)
         centred = self.divergence.slope(log_u) - self.divergence.slope(torch.zeros_like(log_u))

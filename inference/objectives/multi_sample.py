@@ -18,6 +18,7 @@ import math
 import torch
 
 from inference.density import Program
+from inference.estimate import log_mean
 from inference.objectives.response_objective import Losses, ResponseObjective
 from model import Prompts
 
@@ -42,7 +43,7 @@ class MultiSample_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names i
         joint = self.score(model, prompts, response)
         log_weight = joint.log_joint - log_guide.detach()  # [K, N]
         num = len(log_weight)
-        bound = log_weight.logsumexp(0) - math.log(num)  # [N]
+        bound = log_mean(log_weight)  # [N]
         itself = torch.eye(num, dtype=torch.bool, device=log_weight.device)[..., None]
         others = log_weight[:, None].masked_fill(itself, -torch.inf).logsumexp(0) - math.log(num - 1)  # [K, N]
         credit = (bound - others) - log_weight.softmax(0) + 1 / num

@@ -8,11 +8,10 @@ over all prompts at once, so that one particle index gets all the weight as prom
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from inference.density import Program
+from inference.estimate import log_mean
 from inference.objectives.response_objective import Losses, ResponseObjective
 from model import Prompts
 
@@ -34,7 +33,7 @@ class WakePhi(ResponseObjective):
         log_guide = distribution.log_prob(response)
         joint = self.score(model, prompts, response)
         log_weight = joint.log_joint - log_guide.detach()  # [K, N]
-        log_z_hat = log_weight.logsumexp(0) - math.log(len(log_weight))
+        log_z_hat = log_mean(log_weight)
         informed = log_z_hat > -torch.inf
         weight = log_weight.softmax(0).where(informed, 0.0)
         surrogate = -(weight * log_guide).sum()

@@ -13,7 +13,6 @@ before: particles that are impossible to begin with have time to come upon what 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from inference.density import Program, autoregressive, response_distribution
 from inference.diagnostics import effective_sample_size
+from inference.estimate import log_mean
 from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.proposal import weigh
 from inference.samplers.resampling import Scheme, find_scheme, num_distinct, resample_if_degenerate
@@ -92,14 +92,14 @@ def annealed_smc(
         check_support(
             log_weight, prompts.texts, "draw more, or use more temperatures, more moves or a guide nearer to the posterior"
         )
-        ancestors, log_weight, log_mean, _ = resample_if_degenerate(log_weight, scheme, ess_threshold)
-        log_z = log_z + log_mean
+        ancestors, log_weight, log_taken, _ = resample_if_degenerate(log_weight, scheme, ess_threshold)
+        log_z = log_z + log_taken
         response = response.gather(0, ancestors[..., None].expand_as(response))
         log_ratio = log_ratio.gather(0, ancestors)
         for _ in range(moves):
             response, log_ratio, accepted = _move(proposal, response, log_ratio, temperature, log_ratio_at)
             num_moves, num_accepted = num_moves + 1, num_accepted + accepted.double().mean(0)
-    log_z = log_z + log_weight.logsumexp(0) - math.log(num_samples)
+    log_z = log_z + log_mean(log_weight)
     diagnostics = {
         "num_temperatures": num_steps.long(),
         "num_blind": num_blind.long(),

@@ -9,12 +9,9 @@ examples", chapter 9). `Posterior.resample` turns the weighted draws into unweig
 
 from __future__ import annotations
 
-import math
-
-from torch import Tensor
-
 from inference.density import Program
 from inference.diagnostics import effective_sample_size, pareto_k
+from inference.estimate import log_mean
 from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.proposal import draw_and_weigh
 from model import Prompts
@@ -45,11 +42,6 @@ def importance_sampling(
     return Posterior(
         draws.response,
         draws.log_weight,
-        importance_log_z(draws.log_weight),
+        log_mean(draws.log_weight),
         {"effective_sample_size": effective_sample_size(draws.log_weight), "pareto_k": pareto_k(draws.log_weight)},
     )
-
-
-def importance_log_z(log_weight: Tensor) -> Tensor:
-    """log Z_hat = logsumexp(log w) - log M, `[M, N]` -> `[N]`, nats. exp of it is unbiased; itself biased low (Jensen)."""
-    return log_weight.logsumexp(0) - math.log(len(log_weight))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from inference.density import Program
-from inference.samplers.importance import importance_log_z
+from inference.estimate import log_mean
 from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.proposal import draw_and_weigh
 from inference.samplers.rejection import accept
@@ -72,7 +72,7 @@ def quasi_rejection_sampling(
     return Posterior(
         draws.response[num_pilot:],
         torch.where(accepted, 0.0, -torch.inf).double(),
-        importance_log_z(draws.log_weight),
+        log_mean(draws.log_weight),
         {"log_bound": log_bound, **figures._asdict()},
     )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from inference.acceptance import accepted_at, check_bound
 from inference.density import Program
-from inference.samplers.importance import importance_log_z
+from inference.estimate import log_mean
 from inference.samplers.posterior import NoSupportError, Posterior, check_support
 from inference.samplers.proposal import draw_and_weigh
 from model import AlignmentModel, Prompts
@@ -58,7 +58,7 @@ def rejection_sampling(
     return Posterior(
         draws.response,
         torch.where(accepted, 0.0, -torch.inf).double(),
-        importance_log_z(draws.log_weight),
+        log_mean(draws.log_weight),
         {"acceptance": accepted.double().mean(0)},
     )
 
@@ -76,7 +76,7 @@ def accept(log_weight: Tensor, log_bound: float | Tensor, prompts: Prompts) -> T
     """
     check_support(log_weight, prompts.texts, "draw more, train a guide towards the evidence, or soften the evidence")
     accepted = accepted_at(log_weight, log_bound)
-    log_share = importance_log_z((log_weight - log_bound).clamp(max=0)).tolist()  # of the probability to be accepted
+    log_share = log_mean((log_weight - log_bound).clamp(max=0)).tolist()  # of the probability to be accepted
     for text, some, log_one in zip(prompts.texts, accepted.any(0).tolist(), log_share, strict=True):
         if not some:
             raise NoSupportError(

@@ -8,7 +8,6 @@ stray from it (Douc, Cappe and Moulines 2005, arXiv cs/0507025). Each takes the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from inference.diagnostics import effective_sample_size
+from inference.estimate import log_mean
 
 Scheme = Callable[[Tensor], Tensor]
 """Takes probabilities `[K, N]`, returns ancestors `[K, N]`, each from 0 to K - 1."""
@@ -103,8 +103,8 @@ def resample_if_degenerate(log_weight: Tensor, scheme: Scheme, threshold: float,
     ancestors = torch.where(done, scheme(log_weight.softmax(0)), itself)
     if keep_first:
         ancestors[0] = 0
-    log_mean = log_weight.logsumexp(0) - math.log(num_particles)
-    return Resampled(ancestors, torch.where(done, 0.0, log_weight), torch.where(done, log_mean, 0.0), done)
+    log_mean_weight = log_mean(log_weight)
+    return Resampled(ancestors, torch.where(done, 0.0, log_weight), torch.where(done, log_mean_weight, 0.0), done)
 
 
 def find_scheme(resampling: str | Scheme) -> Scheme:

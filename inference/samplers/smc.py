@@ -10,13 +10,13 @@ resampling, a particle's weight is p0(x) exp(r(x)/beta) / q(x) whatever the twis
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from inference.density import Program, autoregressive, log_evidence_at, response_distribution
+from inference.estimate import log_mean
 from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.resampling import Scheme, find_scheme, num_distinct, resample_if_degenerate
 from inference.samplers.twist import Twist
@@ -100,12 +100,12 @@ class Particles:
 
     def resample(self, scheme: Scheme, threshold: float, *, keep_first: bool) -> Tensor | None:
         """Resample where needed. Returns the rows, of the K N sequences, that the new particles continue; None if unchanged."""
-        ancestors, self.log_weight, log_mean, done = resample_if_degenerate(
+        ancestors, self.log_weight, log_taken, done = resample_if_degenerate(
             self.log_weight, scheme, threshold, keep_first=keep_first
         )
         if not bool(done.any()):
             return None
-        self.log_z = self.log_z + log_mean
+        self.log_z = self.log_z + log_taken
         self.num_resamplings = self.num_resamplings + done
         self.response = self.response.gather(0, ancestors[..., None].expand_as(self.response))
         self.ended, self.log_psi, self.root = (old.gather(0, ancestors) for old in (self.ended, self.log_psi, self.root))
@@ -199,7 +199,7 @@ def weigh_by_twist(particles: Particles, twist: Twist, prompts: Prompts, t: int,
 def as_posterior(particles: Particles, prompts: Prompts) -> Posterior:
     log_weight = particles.log_weight
     check_support(log_weight, prompts.texts, "draw more, use a guide or twist nearer to the posterior, or soften the evidence")
-    posterior = Posterior(particles.response, log_weight, particles.log_z + log_weight.logsumexp(0) - math.log(len(log_weight)))
+    posterior = Posterior(particles.response, log_weight, particles.log_z + log_mean(log_weight))
     diagnostics = {
         "num_resamplings": particles.num_resamplings,
         "effective_sample_size": posterior.effective_sample_size,

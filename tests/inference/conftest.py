@@ -30,9 +30,14 @@ def truth(model, prompts):
 @pytest.fixture
 def guide(small_prior):
     """Neither prior nor posterior."""
-    guide = FineTuned(small_prior)
+    return moved_guide(small_prior, 0.02)
+
+
+def moved_guide(prior, scale):
+    """A copy of the prior with noise on its weights, the same at every call."""
+    guide = FineTuned(prior)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in guide.parameters():
-            parameter += 0.02 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            parameter += scale * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
     return guide

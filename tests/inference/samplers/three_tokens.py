@@ -7,9 +7,9 @@ repeating prompts: N = 2 R prompts are R independent runs for each of two.
 import pyro
 import torch
 
-from guides import FineTuned
 from inference import Enumeration
 from model import AlignmentModel, ResponseDistribution, TokenEvidence
+from tests.inference.conftest import moved_guide
 
 VALUES = torch.tensor([0.3, -0.5, 0.8, -1.0, 0.1, 1.2, -0.7, 1.0, -1.5, 0.6], dtype=torch.float64)  # by word
 NUM_WORDS = len(VALUES)
@@ -40,7 +40,7 @@ class World:
         self.prompts, self.space = prompts, prior.space
         self.evidence = TokenEvidence(function, prior)
         self.network_model = AlignmentModel(prior, self.evidence, beta=1.0)
-        self.network_guide = _other_guide(prior)
+        self.network_guide = moved_guide(prior, 0.01)
         self.truth = Enumeration(self.network_model, prompts)
         self.log_prior = self._tables(self.truth.log_prior)
         self.log_joint = self._tables(self.truth.log_joint)
@@ -141,12 +141,3 @@ def _functions(response):
     return torch.isin(response[..., 2], torch.tensor([7, 0])).double(), torch.isin(
         response[..., 0], torch.tensor([5, 2])
     ).double()
-
-
-def _other_guide(prior):
-    guide = FineTuned(prior)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in guide.parameters():
-            parameter += 0.01 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-    return guide
