@@ -1,28 +1,45 @@
-"""Full fine-tuning: q_phi(x) is a copy of the prior with every weight free; phi starts at the prior's weights."""
+"""Fine-tuning: q_phi(x) is the prior with all its weights free, or some of them; phi starts at the prior's weights."""
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from guides.guide import Guide
+from guides.guide import Guide, load_into
+from guides.sharing import copy_sharing
 from model import LanguageModel, Prompts, ResponseDistribution
+
+Subset = Literal["all", "last-layers", "norms-and-biases"]
 
 
 class FineTuned(Guide):
-    """A copy of the prior that trains; q = p0 exactly at the start.
+    """A copy of the prior that trains; q = p0 exactly at the start. Weights that do not train are the prior's own.
 
     Args:
-        prior: the language model to copy; it stays as it is.
-        dtype: of the copy's weights, if other than the prior's. Training in bfloat16 loses small updates.
+        prior: the language model to start from; it stays as it is.
+        subset: which weights train: `all`; `last-layers`, the last blocks; `norms-and-biases`, all normalisations and biases
+            (BitFit, Zaken et al. 2022, arXiv 2106.10199).
+        num_layers: with `last-layers`, how many.
+        dtype: of the copy's weights, if other than the prior's. Training in bfloat16 loses small updates. With it
+            nothing is shared.
     """
 
-    def __init__(self, prior: LanguageModel, *, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, prior: LanguageModel, *, subset: Subset = "all", num_layers: int = 1, dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__()
-        self.language_model = copy.deepcopy(prior).to(dtype=dtype)
-        self.language_model.network.requires_grad_(True)
+        trained = {id(parameter) for parameter in _select(prior.network, subset, num_layers)}
+        shared = [p for p in prior.network.parameters() if dtype is None and id(p) not in trained]
+        self.language_model = copy_sharing(prior, shared)
+        for original, parameter in zip(prior.network.parameters(), self.language_model.network.parameters(), strict=True):
+            if id(original) in trained:
+                parameter.requires_grad_(True)
+        self.language_model.to(dtype=dtype)
+        self.prior = prior if shared else None  # moves with its weights
 
     def distribution(self, prompts: Prompts) -> ResponseDistribution:
         return self.language_model(prompts)
@@ -30,3 +47,31 @@ class FineTuned(Guide):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the tuned network and its tokenizer in Hugging Face format; `transformers` alone loads them again."""
         self.language_model.save_pretrained(folder)
+
+    def load_pretrained(self, folder: str | Path) -> None:
+        saved = dict(AutoModelForCausalLM.from_pretrained(folder, dtype="auto").named_parameters())
+        load_into(dict(self.language_model.network.named_parameters()), saved, str(folder))
+
+
+def _select(network: PreTrainedModel, subset: Subset, num_layers: int) -> list[nn.Parameter]:
+    """The parameters of a network that train."""
+    if subset == "all":
+        return list(network.parameters())
+    if subset == "last-layers":
+        blocks = _blocks(network)
+        if not 1 <= num_layers <= len(blocks):
+            raise ValueError(f"num_layers is {num_layers}, expected between 1 and the network's {len(blocks)} blocks")
+        return list(blocks[-num_layers:].parameters())
+    if subset == "norms-and-biases":
+        norms = [p for module in network.modules() if "norm" in type(module).__name__.lower() for p in module.parameters()]
+        return norms + [parameter for name, parameter in network.named_parameters() if name.endswith("bias")]
+    raise ValueError(f"subset is {subset!r}, expected one of {', '.join(get_args(Subset))}")
+
+
+def _blocks(network: PreTrainedModel) -> nn.ModuleList:
+    """The network's blocks, one after the other."""
+    depth = network.config.get_text_config().num_hidden_layers
+    lists = [m for m in network.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    if not lists:
+        raise ValueError(f"{type(network).__name__} has no list of its {depth} blocks: choose another subset")
+    return lists[0]

@@ -4,44 +4,97 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Any, Self
 
 import pyro
-from safetensors.torch import save_file
+import torch
+from pyro.distributions import TorchDistribution
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model import Prompts, ResponseDistribution
+from model import LanguageModel, Prompts
+
+FILE = "guide.safetensors"
 
 
 class GuideRegistrationError(RuntimeError):
     """Pyro would train other tensors than the guide's own."""
 
 
+class OtherGuideError(ValueError):
+    """What was saved is of another guide than the one it is loaded into."""
+
+
 class Guide(nn.Module, ABC):
     """A variational family over responses: a module whose `distribution` is q, and a Pyro program that samples it.
 
-    A new guide implements `distribution` and nothing else; its trainable parameters are those with `requires_grad`.
+    A new guide implements `distribution` and nothing else; its trainable parameters are those with `requires_grad`. It is
+    always in evaluation mode: with dropout, what is sampled would not be what is scored.
     """
 
+    @classmethod
+    def build(cls, prior: LanguageModel, prompts: Prompts, **options: Any) -> Self:
+        """The guide for these prompts, from the options of a script; by default `prompts` play no part.
+
+        Keyword-only arguments of this method, or else of the constructor, are what a script offers as options.
+        """
+        return cls(prior, **options)
+
     @abstractmethod
-    def distribution(self, prompts: Prompts) -> ResponseDistribution:
+    def distribution(self, prompts: Prompts) -> TorchDistribution:
         """q(response | prompts): batch shape `[N]`, event shape `[T]`."""
 
     def forward(self, prompts: Prompts) -> Tensor:
         """Run the program: register the parameters, sample `response`. Returns `[..., N, T]`, token ids."""
+        self.eval()
         pyro.module("guide", self)
         _check_registered("guide", self)
         with pyro.plate("prompts", len(prompts), dim=-1):
             return pyro.sample("response", self.distribution(prompts))
 
+    def train(self, mode: bool = True) -> Self:
+        """Does nothing but leave evaluation mode on."""
+        return super().train(False)
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the trained parameters to `guide.safetensors`. A family with a format of its own writes that instead."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        trained = {name: parameter.detach() for name, parameter in self.named_parameters() if parameter.requires_grad}
-        save_file(trained, Path(folder) / "guide.safetensors")
+        save_file({name: parameter.detach().contiguous() for name, parameter in self.trained().items()}, Path(folder) / FILE)
+
+    def load_pretrained(self, folder: str | Path) -> None:
+        """Take up what `save_pretrained` wrote, bit for bit, into a guide that was made with the same arguments.
+
+        Raises:
+            OtherGuideError: if it was not.
+        """
+        load_into(self.trained(), load_file(Path(folder) / FILE), str(folder))
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that train, by name."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def num_trained_parameters(self) -> int:
         """How many numbers the guide trains."""
-        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+        return sum(parameter.numel() for parameter in self.trained().values())
+
+
+@torch.no_grad()
+def load_into(parameters: dict[str, Any], saved: dict[str, Tensor], where: str) -> None:
+    """Copy `saved` tensors into `parameters`, by name.
+
+    Raises:
+        OtherGuideError: if names or shapes differ, before anything is copied.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in saved.items()}
+    expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    if shapes != expected:
+        odd = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
+        raise OtherGuideError(
+            f"{where} is of another guide: {len(odd)} parameters differ, first {odd[0]} with shape {shapes.get(odd[0])} "
+            f"where {expected.get(odd[0])} was expected. Build the guide with the arguments of the run that wrote it."
+        )
+    for name, parameter in parameters.items():
+        parameter.copy_(saved[name])
 
 
 def _check_registered(name: str, module: nn.Module) -> None:

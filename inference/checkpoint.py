@@ -21,6 +21,7 @@ from pyro.infer import ELBO
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from guides.guide import OtherGuideError, load_into
 from inference import random_state
 from inference.density import Program
 from inference.objectives import ResponseObjective
@@ -98,18 +99,10 @@ class FitState:
         self.guide(prompts)
         if isinstance(self.objective, ResponseObjective):
             self.objective.set_state(load_file(path / "objective.safetensors", device=_device()))
-        saved, parameters = load_file(path / "guide.safetensors"), _parameters()
-        shapes = {name: tuple(tensor.shape) for name, tensor in saved.items()}
-        expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-        if shapes != expected:
-            odd = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
-            raise CheckpointError(
-                f"{path} is of another guide: {len(odd)} parameters differ, first {odd[0]} with shape {shapes.get(odd[0])} "
-                f"where {expected.get(odd[0])} was expected. Build the guide with the arguments of the run that wrote it."
-            )
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(saved[name])
+        try:
+            load_into(_parameters(), load_file(path / "guide.safetensors"), str(path))
+        except OtherGuideError as error:
+            raise CheckpointError(str(error)) from error
         moments = _unflatten(load_file(path / "optimizer.safetensors"))
         self.optimizer.set_state({"step_count": state["optimizer_step"], "parameters": moments})
         self.step = state["step"]
