@@ -6,23 +6,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyro
 import torch
 from torch import Tensor
 
 from experiments.report import Sample, samples_text
-from inference import Posterior, Program, log_evidence_at
-from model import AlignmentModel, LanguageModel, Prompts
-
-
-def fixed(language_model: LanguageModel) -> Program:
-    """A language model as a guide that is not trained."""
-
-    def guide(prompts: Prompts) -> Tensor:
-        with pyro.plate("prompts", len(prompts), dim=-1):
-            return pyro.sample("response", language_model(prompts))
-
-    return guide
+from inference import Posterior, log_evidence_at
+from model import AlignmentModel, Prompts
 
 
 @dataclass(frozen=True)

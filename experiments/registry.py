@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import torch
 
 import model
-from guides import GUIDES
+from guides import GUIDES, Family
 from inference import OBJECTIVES, SAMPLERS, Objective, Sampler
 from model import Evidence, LanguageModel, TextEvidence, vader_sentiment
 
@@ -60,7 +60,7 @@ else:
     DtypeName = Literal["float32", "bfloat16", "float64"]
 
 
-def described(question: str, registry: Mapping[str, Objective | Sampler]) -> str:
+def described(question: str, registry: Mapping[str, Family | Objective | Sampler]) -> str:
     """Help for an argument: what it is, and a line for each choice."""
     return "\n\n".join([question, *(f"{name}: {entry.summary}" for name, entry in registry.items())])
 

@@ -6,6 +6,7 @@ Printed: samples and rewards before and after; log Z, ELBO, both divergences, re
 standard error; what is left of the gap. Written: a run folder with arguments, metrics, guide, figures and `report.html`.
 
     python -m experiments.steer
+    python -m experiments.steer --guide lora --lora.rank 4
     python -m experiments.steer --beta 0.3 --prompts "The plot" "The music" --objective trace
     python -m experiments.steer --prior smollm2 --prompts "My favourite film is" --learning-rate 1e-5 --steps 20
     python -m experiments.steer --sample smc --budget 4096
@@ -17,16 +18,27 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import pyro
 import torch
 import tyro
 
 from experiments import figures
-from experiments.decoding import Decoding, fixed, with_rewards
+from experiments.decoding import Decoding, with_rewards
+from experiments.guide_choice import (
+    FILE,
+    GuideOptions,
+    build_guide,
+    check_options,
+    load_guide,
+    options_of,
+    restored_options,
+    save_guide,
+)
 from experiments.registry import (
     REWARDS,
     DtypeName,
@@ -40,7 +52,7 @@ from experiments.registry import (
 )
 from experiments.report import Report
 from experiments.run_folder import RunFolder
-from guides import GUIDES, Guide
+from guides import GUIDES, Fixed, Guide, LoRA
 from inference import (
     OBJECTIVES,
     SAMPLERS,
@@ -69,8 +81,8 @@ class Steer:
     """r: `vader` is the sentiment of prompt and response together, from -1 to 1."""
     beta: float = 0.1
     """Reward per nat: how much reward is worth one nat of distance from the prior. Smaller steers harder."""
-    guide: GuideName = "fine-tuned"
-    """q: `fine-tuned` is a copy of the prior with all its weights free."""
+    guide: Annotated[GuideName, tyro.conf.arg(help=described("q, what is trained.", GUIDES))] = "fine-tuned"
+    options: Annotated[GuideOptions, tyro.conf.arg(name="")] = field(default_factory=GuideOptions)
     objective: Annotated[ObjectiveName, tyro.conf.arg(help=described("What SVI descends.", OBJECTIVES))] = "leave-one-out"
     sample: Annotated[
         SamplerName | None,
@@ -79,7 +91,8 @@ class Steer:
     budget: int = 4096
     """With `--sample`: responses drawn for each prompt."""
     proposal: Path | None = None
-    """With `--sample`: a tuned guide to draw from, a folder in Hugging Face format such as RUN/guide; default the prior."""
+    """With `--sample`: a tuned guide to draw from, such as RUN/guide, or a language model in Hugging Face format; default the
+    prior."""
     prompts: tuple[str, ...] = ("The film was", "The movie was")
     """What the responses continue."""
     prompts_file: Path | None = None
@@ -94,8 +107,9 @@ class Steer:
     """Steps of SVI."""
     particles: int = 32
     """K: responses drawn a step for each prompt."""
-    learning_rate: float = 8e-5
-    """Peak learning rate of Adam; a warm-up over a twentieth of the steps, then a cosine to zero."""
+    learning_rate: float | None = None
+    """Peak learning rate of Adam; a warm-up over a twentieth of the steps, then a cosine to zero. Default: what suits the guide
+    on the embedded prior, 8e-5 for `fine-tuned`; larger networks want less."""
     clip_norm: float | None = None
     """Scale the gradient down to this norm. With leave-one-out it shrinks by itself as the gap closes; a clip that always bites
     would keep the noise of the steps as it was."""
@@ -115,6 +129,8 @@ class Steer:
     """Steps between checkpoints."""
     out: Path = Path("runs")
     """The run folder is made in here."""
+    merge: bool = False
+    """With `--guide lora`: also write prior and adapter merged into one network, RUN/merged, in Hugging Face format."""
     resume: Path | None = None
     """A run folder to go on with, from its last checkpoint and with its arguments; all others given here are ignored."""
 
@@ -135,7 +151,10 @@ def main(args: Steer) -> RunFolder:
     if args.sample is not None:
         run_sampler(args, model, prompts, folder)
         return folder
-    guide = GUIDES[args.guide](prior)
+    options = options_of(args.guide, args.options)
+    guide = build_guide(args.guide, options, prior, prompts)
+    print(f"guide {args.guide}, {guide.num_trained_parameters():,} trained parameters")
+    try_objective(args, model, guide, prompts)
 
     with random_state.isolated(args.seed + 1):
         draws = draw_from_prior(model, prompts, args.prior_draws, log_evidence_bound=model.log_evidence_bound)
@@ -149,7 +168,9 @@ def main(args: Steer) -> RunFolder:
             "Before, from the prior": with_rewards(model, prompts, response_distribution(model, prompts).sample((2,))),
             "After, from the guide": with_rewards(model, prompts, response_distribution(guide, prompts).sample((2,))),
         }
-    guide.save_pretrained(folder.guide)
+    save_guide(folder.guide, guide, args.guide, options)
+    if isinstance(guide, LoRA) and args.merge:
+        guide.merged().save_pretrained(folder.path / "merged")
 
     report = Report(
         title=f"{args.prior} steered by {args.reward}, beta {args.beta:g}: {args.guide}, {args.objective}, {args.steps} steps",
@@ -164,12 +185,15 @@ def main(args: Steer) -> RunFolder:
     )
     report.write_html(folder.report, draw_figures(report, draws, folder))
     print(report.text())
-    print(f"\nOpen {folder.report}; load the guide with transformers from {folder.guide}.")
+    print(f"\nOpen {folder.report}; the guide is in {folder.guide}, which --proposal takes.")
     return folder
 
 
 def check(args: Steer) -> None:
     """What could only fail after a while is refused at once."""
+    check_options(args.guide, args.options)
+    if args.merge and args.guide != "lora":
+        raise SystemExit(f"--merge is for --guide lora, got --guide {args.guide}")
     several = len(args.prompts) > 1 or args.prompts_file is not None
     if args.sample is None and args.objective == "reweighted-wake-sleep" and several and args.prompts_per_step != 1:
         raise SystemExit("--objective reweighted-wake-sleep takes one prompt a step: add --prompts-per-step 1, or use wake-phi")
@@ -184,10 +208,28 @@ def load(args: Steer, name: str) -> LanguageModel:
     )
 
 
+def read_proposal(args: Steer, folder: Path, prior: LanguageModel, prompts: Prompts) -> Guide:
+    """A guide that an earlier run left, or any language model."""
+    if (folder / FILE).is_file():
+        return load_guide(folder, prior, prompts)
+    return Fixed(load(args, str(folder)))
+
+
+def try_objective(args: Steer, model: AlignmentModel, guide: Guide, prompts: Prompts) -> None:
+    """Exit if guide and objective do not go together: on two responses, before anything is spent."""
+    if not guide.num_trained_parameters():
+        raise SystemExit(f"--guide {args.guide} has nothing to train: it is a proposal for the samplers of `inference`")
+    try:
+        with pyro.get_param_store().scope(), random_state.isolated(args.seed):
+            OBJECTIVES[args.objective](num_particles=2).loss(model, guide, prompts[[0]])
+    except TypeError as error:
+        raise SystemExit(f"--objective {args.objective} with --guide {args.guide}: {error}") from error
+
+
 def run_sampler(args: Steer, model: AlignmentModel, prompts: Prompts, folder: RunFolder) -> None:
     """Sample the posterior, print what came, and write `draws.jsonl`."""
     assert args.sample is not None
-    guide = None if args.proposal is None else fixed(load(args, str(args.proposal)))
+    guide = None if args.proposal is None else read_proposal(args, args.proposal, model.prior, prompts)
     with random_state.isolated(args.seed):
         began = time.perf_counter()
         try:
@@ -206,6 +248,7 @@ def run_sampler(args: Steer, model: AlignmentModel, prompts: Prompts, folder: Ru
 
 def run_svi(args: Steer, model: AlignmentModel, guide: Guide, prompts: Prompts, folder: RunFolder) -> tuple[Fit, float]:
     """Train the guide, or go on with it. Returns the fit and its wall time, seconds."""
+    rate = GUIDES[args.guide].learning_rate if args.learning_rate is None else args.learning_rate
     schedule = cosine(args.steps, warmup=args.steps // 20)
     began = time.perf_counter()
     result = fit(
@@ -214,7 +257,7 @@ def run_svi(args: Steer, model: AlignmentModel, guide: Guide, prompts: Prompts, 
         prompts,
         num_steps=args.steps,
         objective=OBJECTIVES[args.objective](num_particles=args.particles),
-        optimizer=FusedOptimizer(options={"lr": args.learning_rate}, clip_norm=args.clip_norm, schedule=schedule),
+        optimizer=FusedOptimizer(options={"lr": rate}, clip_norm=args.clip_norm, schedule=schedule),
         prompts_per_step=args.prompts_per_step,
         seed=args.seed,
         checkpoint_folder=folder.checkpoints,
@@ -258,7 +301,8 @@ def read_prompts(args: Steer) -> list[str]:
 def restored(args: Steer, saved: dict[str, Any]) -> Steer:
     """The arguments of the run that `args.resume` names."""
     paths = {name: Path(saved[name]) for name in ("prompts_file", "out", "proposal") if saved[name] is not None}
-    return replace(args, **(saved | paths | {"prompts": tuple(saved["prompts"]), "resume": args.resume}))
+    rebuilt = {"prompts": tuple(saved["prompts"]), "options": restored_options(saved["options"]), "resume": args.resume}
+    return replace(args, **(saved | paths | rebuilt))
 
 
 def with_reward(metrics: Metrics, beta: float) -> Metrics:

@@ -12,7 +12,7 @@ from pyro.distributions import TorchDistribution
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model import LanguageModel, Prompts
+from model import Prompts
 
 FILE = "guide.safetensors"
 
@@ -31,14 +31,6 @@ class Guide(nn.Module, ABC):
     A new guide implements `distribution` and nothing else; its trainable parameters are those with `requires_grad`. It is
     always in evaluation mode: with dropout, what is sampled would not be what is scored.
     """
-
-    @classmethod
-    def build(cls, prior: LanguageModel, prompts: Prompts, **options: Any) -> Self:
-        """The guide for these prompts, from the options of a script; by default `prompts` play no part.
-
-        Keyword-only arguments of this method, or else of the constructor, are what a script offers as options.
-        """
-        return cls(prior, **options)
 
     @abstractmethod
     def distribution(self, prompts: Prompts) -> TorchDistribution:

@@ -43,10 +43,7 @@ class CachedState:
     hidden: Tensor
 
     def select(self, rows: Tensor) -> CachedState:
-        cache = copy.copy(self.cache)
-        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
-        cache.batch_select_indices(rows)
-        return CachedState(cache, self.seen, self.mask[rows], self.positions[rows], self.hidden[rows])
+        return CachedState(_rows_of(self.cache, rows), self.seen, self.mask[rows], self.positions[rows], self.hidden[rows])
 
 
 class LanguageModel(nn.Module):
@@ -175,6 +172,11 @@ class LanguageModel(nn.Module):
         """What its responses look like."""
         return ResponseSpace(self.max_new_tokens, self.vocab_size, self._end_ids, self.pad_id)
 
+    @property
+    def context(self) -> int | None:
+        """The most tokens, of prompt and response, that the network can read; None if it names no limit."""
+        return getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write network and tokenizer in Hugging Face format; `transformers` alone loads them again."""
         self.network.save_pretrained(folder)
@@ -189,7 +191,7 @@ class LanguageModel(nn.Module):
         if isinstance(texts, str) or not texts:
             raise ValueError(f"encode got {texts!r}, expected a non-empty list of strings")
         rows = self.tokenizer(list(texts), return_token_type_ids=False, return_attention_mask=False)["input_ids"]
-        context = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
+        context = self.context
         for index, (text, row) in enumerate(zip(texts, rows, strict=True)):
             if not row and self.tokenizer.bos_token_id is None:
                 raise ValueError(f"prompt {index} is empty and the tokenizer has no BOS token: write at least one token")
@@ -222,27 +224,41 @@ class LanguageModel(nn.Module):
             raise TypeError(f"expected Prompts, got {type(prompts).__name__}: make them with `encode([...])`")
         return ResponseDistribution(self, prompts, self.space, temperature=self.temperature)
 
-    def start(self, prompts: Prompts) -> tuple[Tensor, CachedState]:
-        """See `Decoder`. One pass over the N prompts; logits for their last position only."""
-        mask = torch.nn.functional.pad(prompts.mask.long(), (0, self.max_new_tokens), value=1)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        nothing = torch.empty(0, device=mask.device)
-        logits, state = self._run(CachedState(None, 0, mask, positions, nothing), prompts.ids, last_only=True)
+    def start(self, prompts: Prompts, prefix: Any = None) -> tuple[Tensor, CachedState]:
+        """See `Decoder`. One pass over the N prompts; logits for their last position only.
+
+        Args:
+            prompts: N prompts.
+            prefix: what the network has read before each of them, a cache of one row and M columns at positions 0 to M - 1,
+                which is left as it was; default nothing.
+        """
+        num_read, cache = 0, None
+        if prefix is not None:
+            num_read, cache = prefix.get_seq_length(), _rows_of(prefix, prompts.ids.new_zeros(len(prompts)))
+        mask = torch.nn.functional.pad(prompts.mask.long(), (num_read, self.max_new_tokens), value=1)
+        logits, state = self._run(_unread(mask, cache, num_read), prompts.ids, last_only=True)
         return logits[:, -1], state
 
     def extend(self, state: CachedState, ids: Tensor) -> tuple[Tensor, CachedState]:
         """See `Decoder`."""
         return self._run(state, ids)
 
-    def _run(self, state: CachedState, ids: Tensor, *, last_only: bool = False) -> tuple[Tensor, CachedState]:
-        seen = state.seen + ids.shape[1]
+    def read(self, embeddings: Tensor) -> Any:
+        """What the network makes of M input embeddings `[M, H]`, with gradient: a cache of one row, a `prefix` for `start`."""
+        mask = torch.ones(1, len(embeddings), dtype=torch.long, device=embeddings.device)
+        return self._run(_unread(mask), embeddings[None], last_only=True)[1].cache
+
+    def _run(self, state: CachedState, tokens: Tensor, *, last_only: bool = False) -> tuple[Tensor, CachedState]:
+        """Read L tokens more: their ids `[B, L]`, or their input embeddings `[B, L, H]`."""
+        name = "inputs_embeds" if tokens.is_floating_point() else "input_ids"
+        seen = state.seen + tokens.shape[1]
         keep = {"logits_to_keep": 1} if last_only and self._keeps_last_logits else {}
         hidden: list[Tensor] = []
         # some networks scale or cap the output layer's logits, so it is listened to, and not called on its own
         listener = self.network.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
         try:
             out = self.network(
-                input_ids=ids,
+                **{name: tokens},
                 attention_mask=state.mask[:, :seen],
                 position_ids=state.positions[:, state.seen : seen],
                 past_key_values=state.cache,
@@ -252,6 +268,20 @@ class LanguageModel(nn.Module):
         finally:
             listener.remove()
         return out.logits, CachedState(out.past_key_values, seen, state.mask, state.positions, hidden[0])
+
+
+def _unread(mask: Tensor, cache: Any = None, seen: int = 0) -> CachedState:
+    """A state that has read nothing but what is in `cache`, with the mask of all columns, `[B, C]`."""
+    nothing = torch.empty(0, device=mask.device)
+    return CachedState(cache, seen, mask, (mask.cumsum(1) - 1).clamp(min=0), nothing)
+
+
+def _rows_of(cache: Any, rows: Tensor) -> Any:
+    """The sequences at `rows` of a cache, repeats allowed; the original stays as it was."""
+    picked = copy.copy(cache)
+    picked.layers = [copy.copy(layer) for layer in cache.layers]
+    picked.batch_select_indices(rows)
+    return picked
 
 
 def _named_dtype(name: str) -> torch.dtype:

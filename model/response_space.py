@@ -49,18 +49,22 @@ class ResponseSpace:
         ends, words = len(self.end_ids), self.vocab_size - len(self.end_ids)
         return words**self.max_new_tokens + ends * sum(words**t for t in range(self.max_new_tokens))
 
-    def enumerate(self) -> Tensor:
-        """Every response once, `[S, T]`.
-
-        Raises:
-            NotEnumerableError: if there are more than a million.
-        """
+    def check_enumerable(self) -> None:
+        """Raise a `NotEnumerableError` if there are more than a million responses."""
         if self.num_responses > MAX_ENUMERABLE:
             raise NotEnumerableError(
                 f"{self.vocab_size} token ids and {self.max_new_tokens} positions make {self.num_responses:.3g} responses, "
                 f"too many to enumerate (at most {MAX_ENUMERABLE:,}). Use a smaller vocabulary or max_new_tokens, "
                 "or the estimates of `inference.diagnostics`."
             )
+
+    def enumerate(self) -> Tensor:
+        """Every response once, `[S, T]`.
+
+        Raises:
+            NotEnumerableError: if there are more than a million.
+        """
+        self.check_enumerable()
         ids = torch.arange(self.vocab_size, device=self.end_ids.device)[:, None]
         alive, finished = ids.new_zeros(1, 0), []
         for t in range(self.max_new_tokens):

@@ -8,6 +8,7 @@ from pyro.infer import ELBO
 
 from inference.objectives.analytic_kl import AnalyticKL_ELBO
 from inference.objectives.best_of_n import BestOfN_ELBO
+from inference.objectives.contrastive_twist import ContrastiveTwist
 from inference.objectives.f_divergence import DIVERGENCES, Divergence, FDivergence, alpha_divergence
 from inference.objectives.leave_one_out import LeaveOneOut_ELBO
 from inference.objectives.log_variance import LogVariance
@@ -53,6 +54,7 @@ OBJECTIVES: dict[str, Objective] = {
     "proximal": Objective(Proximal_ELBO, "PPO: the ELBO in several clipped steps on each batch"),
     "wake-phi": Objective(WakePhi, "forward KL by self-normalised importance sampling, for each prompt"),
     "multi-sample": Objective(MultiSample_ELBO, "VIMCO: the importance-weighted bound, for each prompt"),
+    "contrastive-twist": Objective(ContrastiveTwist, "contrastive twist learning, for a guide that has a twist (`twisted`)"),
     "forward-kl": Objective(partial(FDivergence, "forward-kl"), "GDC++: KL(p* || q) with its control variate"),
     "forward-kl-adaptive": Objective(
         partial(FDivergence, "forward-kl", adapt_every=20), "the same off-policy, from the best guide so far (KL-adaptive DPG)"
@@ -72,6 +74,7 @@ __all__ = [
     "OBJECTIVES",
     "AnalyticKL_ELBO",
     "BestOfN_ELBO",
+    "ContrastiveTwist",
     "Divergence",
     "FDivergence",
     "LeaveOneOut_ELBO",

@@ -23,6 +23,9 @@ from inference.objectives.leave_one_out import leave_one_out
 from inference.objectives.response_objective import Losses, ResponseObjective
 from model import Prompts
 
+FLOOR = -1e4
+"""Nats; a probability that is 0 in any floating type."""
+
 
 class AnalyticKL_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its objectives
     """The ELBO with its KL summed in closed form. Unbiased, value and gradient. Refuses evidence of -inf.
@@ -37,6 +40,7 @@ class AnalyticKL_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
         with torch.no_grad():
             log_p = autoregressive(prior).next_token_logits(response).log_softmax(-1)  # [K, N, T, V]
         log_q = autoregressive(distribution).next_token_logits(response).log_softmax(-1)
+        log_q = log_q.clamp(min=FLOOR)  # where the guide never goes, 0 times -inf
         kl = (log_q.exp() * (log_q - log_p)).sum(-1)  # [K, N, T], 0 at padding, where all logits are 0
         log_guide = log_q.gather(-1, response[..., None]).squeeze(-1)
         kl_ahead = (kl.flip(-1).cumsum(-1).flip(-1) - kl).detach().double()  # at t, that of the positions after it

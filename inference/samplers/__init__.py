@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+from guides import Twisted
 from inference.density import Program
 from inference.samplers.annealed_smc import annealed_smc
 from inference.samplers.best_of_n import best_of_n
@@ -41,8 +42,9 @@ class Sampler(NamedTuple):
 
 
 def twisted_smc(model: Program, prompts: Prompts, *, guide: Program | None = None, num_samples: int = 1024) -> Posterior:
-    """Sequential Monte Carlo with the evidence of each prefix, halved, as its twist."""
-    return sequential_monte_carlo(model, prompts, guide=guide, num_samples=num_samples, twist=EvidenceTwist(model, scale=0.5))
+    """Sequential Monte Carlo with the twist of the guide, if it has one; else with the evidence of each prefix, halved."""
+    twist = guide.twist if isinstance(guide, Twisted) else EvidenceTwist(model, scale=0.5)
+    return sequential_monte_carlo(model, prompts, guide=guide, num_samples=num_samples, twist=twist)
 
 
 def annealed(model: Program, prompts: Prompts, *, guide: Program | None = None, num_samples: int = 1024) -> Posterior:
@@ -62,7 +64,7 @@ SAMPLERS: dict[str, Sampler] = {
         partial(metropolis_hastings, whole=True), "Markov chains that redraw the whole response"
     ),
     "smc": Sampler(sequential_monte_carlo, "sequential Monte Carlo over tokens"),
-    "twisted-smc": Sampler(twisted_smc, "the same, led by the evidence of the response so far"),
+    "twisted-smc": Sampler(twisted_smc, "the same, led by the guide's twist, or by the evidence of the response so far"),
     "annealed-smc": Sampler(annealed, "whole responses from prior to posterior over 8 temperatures, for hard evidence too"),
 }
 """By name, what samples when called with a model and prompts."""

@@ -122,6 +122,35 @@ def test_selecting_sequences_leaves_the_state_as_it_was(network: str) -> None:
     assert_close(some[[0, 1]], every[[2, 0]], rtol=0, atol=1e-12)
 
 
+# What is read before the prompts
+
+
+def test_prompts_can_follow_on_what_was_read_once(network: str) -> None:
+    """Three words read once, before prompts of different lengths, or as part of each of them."""
+    language_model, value = tiny(network), torch.tensor([[2, 3], [3, 3], [4, 2]])
+    prefix = language_model.read(language_model.network.get_input_embeddings()(torch.tensor([4, 2, 3])))
+    kept = [layer.keys.clone() for layer in prefix.layers]
+    prompts = ["a b c a", "", "b"]
+    after, state = language_model.start(language_model.encode(prompts), prefix)
+    joined, joined_state = language_model.start(language_model.encode([f"c a b {text or '<end>'}" for text in prompts]))
+    assert_close(after, joined, rtol=0, atol=1e-5)
+    assert_close(state.hidden, joined_state.hidden, rtol=0, atol=1e-5)
+    rows = torch.tensor([1, 2, 0])
+    extended = [language_model.extend(each.select(rows), value)[0] for each in (state, joined_state)]
+    assert_close(*extended, rtol=0, atol=1e-5)
+    assert all(torch.equal(*pair) for pair in zip(kept, (layer.keys for layer in prefix.layers), strict=True))
+
+
+def test_what_is_read_from_embeddings_has_their_gradient(network: str) -> None:
+    language_model = tiny(network)
+    embeddings = torch.randn(2, 16, dtype=torch.float64, requires_grad=True)
+    logits, _ = language_model.start(language_model.encode(PROMPTS), language_model.read(embeddings))
+    text = language_model.network.get_input_embeddings()(torch.tensor([2, 3, 4, 2]))  # the first prompt
+    plain = language_model.network(inputs_embeds=torch.cat([embeddings, text])[None]).logits[0, -1]
+    expected = torch.autograd.grad(plain[2], embeddings)
+    assert_close(torch.autograd.grad(logits[0, 2], embeddings), expected, rtol=0, atol=1e-5)
+
+
 # Texts
 
 

@@ -34,7 +34,7 @@ class Row:
 
 
 class Table(Guide):
-    """q(x | prompt) = softmax(first[prompt])[x_1] softmax(then[prompt, x_1])[x_2]."""
+    """q(x | prompt) = softmax(first[prompt])[x_1] softmax(then[prompt, x_1])[x_2]; its twist is that from the first table."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -51,6 +51,11 @@ class Table(Guide):
 
     def extend(self, state: Row, ids: Tensor) -> tuple[Tensor, Row]:
         return self.then[state.prompt[:, None], ids], Row(state.prompt, ids)
+
+    def log_twist(self, prompts: Prompts, response: Tensor) -> Tensor:
+        logits = self.distribution(prompts).next_token_logits(response).gather(-1, response[..., None]).squeeze(-1)
+        prior = Table(0).distribution(prompts).log_prob_per_token(response).detach()
+        return (logits - prior).masked_fill(~SPACE.is_token(response), 0.0)
 
 
 def reward(prompts: Prompts, response: Tensor) -> Tensor:

@@ -47,13 +47,14 @@ DESCENDS = {
     "chi2-reverse": "chi2-reverse",
     "alpha": "alpha",
     "best-of-n-distillation": "best-of-n",
+    "contrastive-twist": "contrastive",
 }
 """What each objective descends."""
 
 UNBIASED = {name for name, what in DESCENDS.items() if what in ("reverse-kl", "multi-sample", "best-of-n")} | set(DIVERGENCES)
 """The gradient's mean is exact, for the f-divergences given log Z."""
 
-CONSISTENT = {"renyi", "reweighted-wake-sleep", "wake-phi", "forward-kl-adaptive"}
+CONSISTENT = {"renyi", "reweighted-wake-sleep", "wake-phi", "forward-kl-adaptive", "contrastive-twist"}
 """The gradient is exact in the limit of many particles."""
 
 VANISHES = {
@@ -82,6 +83,7 @@ BEARS = {
     "chi2-forward": True,
     "alpha": True,
     "best-of-n-distillation": True,
+    "contrastive-twist": True,
 }
 """Whether evidence of -inf is borne; all others refuse it."""
 
@@ -111,6 +113,11 @@ def exact_loss(name, model, guide, prompts, num_particles):
         pairs = list(itertools.product(range(len(q)), repeat=num_particles))
         bound = torch.stack([(truth.log_joint - log_q)[list(d)].logsumexp(0) for d in pairs]) - math.log(num_particles)
         return -(torch.stack([q[list(d)].prod(0) for d in pairs]) * bound).sum()
+    if what == "contrastive":
+        log_psi = guide.log_twist(prompts, truth.support)
+        ended = ~guide.distribution(prompts).space.is_token(truth.support)[..., 1]
+        log_psi = torch.stack([log_psi[..., 0], torch.where(ended, log_psi[..., 0], log_psi[..., 1])], -1)
+        return ((truth.log_prior[..., None] + log_psi).logsumexp(0) - (p[..., None] * log_psi).sum(0)).sum()
     if what == "best-of-n":
         objective = OBJECTIVES[name]()
         pyro.set_rng_seed(3)

@@ -1,45 +1,18 @@
-"""What every guide owes: a normalised law, gradients for all and only its parameters, and a start at the prior."""
+"""Fine-tuning: a copy of the prior, or one that shares the weights that do not train."""
 
 import copy
 from functools import partial
 
-import pyro
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from guides import GUIDES, FineTuned
+from guides import FineTuned
 from inference import log_guide_at
 from model import LanguageModel
+from tests.model.tiny import PROMPTS, tiny
 
 assert_close = partial(torch.testing.assert_close, atol=1e-12, rtol=0)
-
-
-@pytest.fixture(params=GUIDES)
-def guide(request, prior):
-    return GUIDES[request.param](prior)
-
-
-def test_probabilities_sum_to_one(guide, prompts):
-    distribution = guide.distribution(prompts)
-    total = distribution.log_prob(distribution.enumerate_support()).exp().sum(0)
-    assert torch.allclose(total, torch.ones_like(total), atol=1e-10)
-
-
-def test_gradient_reaches_all_and_only_its_parameters(guide, prior, prompts):
-    log_guide_at(guide, prompts, guide.distribution(prompts).sample((4,))).sum().backward()
-    for name, parameter in guide.named_parameters():
-        assert (parameter.grad is not None) == parameter.requires_grad, name
-    assert guide.num_trained_parameters() == sum(p.numel() for p in guide.parameters() if p.requires_grad) > 0
-    assert all(parameter.grad is None for parameter in prior.parameters())
-
-
-def test_registers_its_parameters_with_pyro(guide, prompts):
-    guide(prompts)
-    registered = dict(pyro.get_param_store().named_parameters())
-    trained = {f"guide$$${name}": p for name, p in guide.named_parameters() if p.requires_grad}
-    assert registered.keys() == trained.keys()
-    assert all(registered[name] is parameter for name, parameter in trained.items())
 
 
 def test_fine_tuned_starts_at_the_prior(prior, prompts):
@@ -83,3 +56,37 @@ def test_fine_tuned_in_another_dtype(prior, prompts):
     assert guide.language_model.network.dtype == torch.bfloat16
     assert guide.distribution(prompts).log_prob(prior(prompts).sample()).dtype == torch.float32
     assert prior.network.dtype == torch.float64
+
+
+@pytest.mark.parametrize("network", ["gpt2", "llama"])
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"subset": "last-layers"}, lambda name: ".1." in name),
+        ({"subset": "last-layers", "num_layers": 2}, lambda name: ".0." in name or ".1." in name),
+        ({"subset": "norms-and-biases"}, lambda name: "norm" in name or ".ln_" in name or name.endswith("bias")),
+    ],
+)
+def test_a_subset_trains_and_the_rest_is_the_priors_own(network, options, named):
+    prior = tiny(network)
+    prompts, before = prior.encode(PROMPTS), copy.deepcopy(prior.state_dict())
+    guide = FineTuned(prior, **options)
+    own = {id(parameter) for parameter in prior.network.parameters()}
+    chosen = [name for name, _ in prior.network.named_parameters() if named(name)]
+    assert chosen
+    for name, parameter in guide.language_model.network.named_parameters():
+        assert parameter.requires_grad == (name in chosen) == (id(parameter) not in own), name
+    log_guide_at(guide, prompts, prior(prompts).sample((4,))).sum().backward()
+    assert all(parameter.grad is not None for parameter in guide.trained().values())
+    with torch.no_grad():
+        for parameter in guide.trained().values():
+            parameter += 1
+    assert all(torch.equal(before[name], value) for name, value in prior.state_dict().items())
+
+
+def test_subsets_that_are_not_there():
+    prior = tiny()
+    with pytest.raises(ValueError, match="num_layers is 3, expected between 1 and the network's 2 blocks"):
+        FineTuned(prior, subset="last-layers", num_layers=3)
+    with pytest.raises(ValueError, match="subset is 'heads', expected one of all, last-layers"):
+        FineTuned(prior, subset="heads")

@@ -1,0 +1,62 @@
+"""n-gram: q(x) = prod_t softmax(table[x_{t-n+1}, ..., x_{t-1}])[x_t], the last n - 1 tokens and no more."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from guides.from_scratch import FromScratch, like
+from model import LanguageModel, Prompts
+
+MAX_PARAMETERS = 200_000_000
+
+
+class Context(NamedTuple):
+    """The last n - 1 tokens of B sequences, `[B, n - 1]`; the number after the last token id where there is none."""
+
+    ids: Tensor
+
+    def select(self, rows: Tensor) -> Context:
+        return Context(self.ids[rows])
+
+
+class NGram(FromScratch):
+    """A free categorical law for every context of n - 1 tokens, those of the prompt included; uniform at the start.
+
+    Args:
+        prior: gives the vocabulary and the length.
+        n: 1 is one law for every token; 2 depends on the token before.
+
+    Raises:
+        ValueError: if there is no context so long, or its table would be too large.
+    """
+
+    def __init__(self, prior: LanguageModel, *, n: int = 2) -> None:
+        super().__init__(prior)
+        num_contexts = (self.vocab_size + 1) ** (n - 1) if n > 0 else 0
+        if not 0 < num_contexts * self.vocab_size <= MAX_PARAMETERS:
+            raise ValueError(
+                f"n is {n}, with {self.vocab_size} token ids a table of {num_contexts * self.vocab_size:.3g} numbers: expected "
+                f"n from 1 on, and at most {MAX_PARAMETERS:,} numbers"
+            )
+        self.n = n
+        self.table = nn.Parameter(like(prior).new_zeros(num_contexts, self.vocab_size))
+
+    def start(self, prompts: Prompts) -> tuple[Tensor, Context]:
+        ids = prompts.ids.masked_fill(~prompts.mask, self.vocab_size)
+        ids = nn.functional.pad(ids, (self.n, 0), value=self.vocab_size)
+        context = ids[:, ids.shape[1] - self.n + 1 :]
+        return self._logits(context)[:, -1], Context(context)
+
+    def extend(self, state: Context, ids: Tensor) -> tuple[Tensor, Context]:
+        sequence = torch.cat([state.ids, ids], 1)
+        return self._logits(sequence)[:, 1:], Context(sequence[:, ids.shape[1] :])
+
+    def _logits(self, sequence: Tensor) -> Tensor:
+        """The law after each window of n - 1 tokens, `[B, n - 1 + L]` -> `[B, L + 1, V]`."""
+        place = (self.vocab_size + 1) ** torch.arange(self.n - 1, device=sequence.device)
+        if self.n == 1:
+            return self.table[0].expand(len(sequence), sequence.shape[1] + 1, -1)
+        return self.table[(sequence.unfold(1, self.n - 1, 1) * place).sum(-1)]

@@ -1,0 +1,173 @@
+"""Soft prompts: q_phi(x) is the prior after M virtual tokens that are learned; the network's weights are the prior's own.
+
+    prompt: phi is `[M, H]`, input embeddings                           Lester et al. 2021, arXiv 2104.08691
+    prefix: phi is `[M, layers, 2, heads, D]`, keys and values          Li and Liang 2021, arXiv 2101.00190
+
+q(x | prompt) = p0(x | virtual tokens, prompt): virtual tokens at positions 0 to M - 1, then the prompt, then the response.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from guides.guide import Guide, OtherGuideError, load_into
+from model import LanguageModel, Prompts, ResponseDistribution
+from model.language_model import CachedState
+
+Kind = Literal["prompt", "prefix"]
+
+CONFIG, WEIGHTS, NAME = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"  # of peft's format
+PEFT_TYPES = {"prompt": "PROMPT_TUNING", "prefix": "PREFIX_TUNING"}
+
+
+class SoftPrompt(Guide):
+    """The prior with learned virtual tokens before the prompt, read once and shared by all prompts.
+
+    It does not start at the prior, for a virtual token is always read; START
+    `inference.diagnose` reports the distance, KL(q || p0), and `experiments.steer` prints it before and after.
+
+    Args:
+        prior: the language model that reads the virtual tokens; it stays as it is.
+        kind: what is learned of a virtual token: `prompt`, its input embedding; `prefix`, its keys and values at every layer,
+            without the network that Li and Liang make them by.
+        num_virtual_tokens: M, how many.
+        text: what the virtual tokens are at the start, repeated or cut to M; by default the beginning-of-text token M times.
+
+    Raises:
+        ValueError: if the kind is unknown, M is below 1 or leaves no room, `text` has no tokens, or a prefix is asked of a
+            network whose layers differ in the shape of their keys and values.
+    """
+
+    def __init__(
+        self, prior: LanguageModel, *, kind: Kind = "prompt", num_virtual_tokens: int = 8, text: str | None = None
+    ) -> None:
+        super().__init__()
+        if kind not in get_args(Kind):
+            raise ValueError(f"kind is {kind!r}, expected one of {', '.join(get_args(Kind))}")
+        if num_virtual_tokens < 1:
+            raise ValueError(f"num_virtual_tokens is {num_virtual_tokens}, expected at least 1")
+        self.prior = prior
+        self.kind = kind
+        self.num_virtual_tokens = num_virtual_tokens
+        self._check_room(prompt_length=1)
+        with torch.no_grad():
+            start = _ordinary_tokens(prior, num_virtual_tokens) if text is None else _tokens_of(prior, text, num_virtual_tokens)
+            if kind == "prefix":
+                keys_and_values = _keys_and_values(prior.read(start))
+                self._layout = keys_and_values.shape[1:]
+                start = keys_and_values.flatten(1)
+        # in bfloat16 small updates would be lost
+        wide = torch.promote_types(start.dtype, torch.float32)
+        self.virtual_tokens = nn.Parameter(start.to(wide).clone(memory_format=torch.contiguous_format))
+
+    def distribution(self, prompts: Prompts) -> ResponseDistribution:
+        """q(response | prompts).
+
+        Raises:
+            ValueError: if virtual tokens, prompt and response together are too long for the network.
+        """
+        self._check_room(prompts.ids.shape[1])
+        return ResponseDistribution(self, prompts, self.prior.space, temperature=self.prior.temperature)
+
+    def start(self, prompts: Prompts) -> tuple[Tensor, CachedState]:
+        """See `Decoder`. The virtual tokens are read anew each time, so that each pass has a gradient of its own."""
+        return self.prior.start(prompts, self._read())
+
+    def extend(self, state: CachedState, ids: Tensor) -> tuple[Tensor, CachedState]:
+        """See `Decoder`."""
+        return self.prior.extend(state, ids)
+
+    def _read(self) -> Any:
+        """The virtual tokens as a cache of one row, in the network's type."""
+        network = self.prior.network
+        virtual = self.virtual_tokens.to(network.dtype)
+        if self.kind == "prompt":
+            return self.prior.read(virtual)
+        layers = virtual.unflatten(1, self._layout).permute(1, 2, 3, 0, 4)  # [M, L, 2, heads, D] -> [L, 2, heads, M, D]
+        return DynamicCache([(keys[None], values[None]) for keys, values in layers], config=network.config)
+
+    def _check_room(self, prompt_length: int) -> None:
+        needed, room = self.num_virtual_tokens + prompt_length + self.prior.max_new_tokens, _room(self.prior)
+        if room is not None and needed > room:
+            raise ValueError(
+                f"{self.num_virtual_tokens} virtual tokens, {prompt_length} of the prompt and "
+                f"{self.prior.max_new_tokens} of the response are over the {room} that the network sees at once: lower "
+                "num_virtual_tokens, or shorten the prompt or the response"
+            )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the virtual tokens and the tokenizer; `peft` alone loads them onto the prior's network."""
+        from peft import PrefixTuningConfig, PromptTuningConfig  # takes seconds to import
+
+        network = self.prior.network
+        shared = {
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": network.name_or_path,
+            "num_virtual_tokens": self.num_virtual_tokens,
+            "num_transformer_submodules": 1,
+            "inference_mode": True,
+        }
+        if self.kind == "prompt":
+            config = PromptTuningConfig(**shared, token_dim=self.virtual_tokens.shape[1])
+        else:
+            num_layers, _, num_heads, width = self._layout
+            sizes = {"num_layers": num_layers, "num_attention_heads": num_heads, "token_dim": num_heads * width}
+            config = PrefixTuningConfig(**shared, **sizes)
+        config.save_pretrained(folder)
+        save_file({NAME: self.virtual_tokens.detach().contiguous()}, Path(folder) / WEIGHTS)
+        self.prior.tokenizer.save_pretrained(folder)
+
+    def load_pretrained(self, folder: str | Path) -> None:
+        written_by = json.loads((Path(folder) / CONFIG).read_text())["peft_type"]
+        if written_by != PEFT_TYPES[self.kind]:
+            raise OtherGuideError(f"{folder} is of another guide: peft calls it {written_by}, not {PEFT_TYPES[self.kind]}")
+        load_into({NAME: self.virtual_tokens}, load_file(Path(folder) / WEIGHTS), str(folder))
+
+
+def _tokens_of(prior: LanguageModel, text: str, num_tokens: int) -> Tensor:
+    """Input embeddings of a text, repeated or cut, `[M, H]`."""
+    ids = prior.tokenizer(text)["input_ids"]
+    if not ids:
+        raise ValueError(f"text is {text!r}, which has no tokens: write at least one, or leave it out")
+    ids = list(islice(cycle(ids), num_tokens))
+    return prior.network.get_input_embeddings()(torch.tensor(ids, device=prior.device))
+
+
+def _ordinary_tokens(prior: LanguageModel, num_tokens: int) -> Tensor:
+    """Input embeddings of the token that begins texts, or else of the first end id, and of the average token, `[M, H]`."""
+    embed, bos = prior.network.get_input_embeddings(), prior.tokenizer.bos_token_id
+    first = embed(torch.tensor([prior.end_ids[0] if bos is None else bos], device=prior.device))
+    every = torch.arange(embed.weight.shape[0], device=prior.device)
+    total = sum(embed(ids).sum(0, dtype=torch.float64) for ids in every.split(4096))  # some networks scale as they embed
+    return torch.cat([first, (total / len(every)).to(first.dtype).expand(num_tokens - 1, -1)])
+
+
+def _keys_and_values(cache: Any) -> Tensor:
+    """All keys and values of a cache of one row, `[M, layers, 2, heads, D]`: the order that peft has them in."""
+    shapes = {tuple(tensor.shape) for layer in cache.layers for tensor in (layer.keys, layer.values) if tensor is not None}
+    if len(shapes) != 1 or any(layer.keys is None for layer in cache.layers):
+        raise ValueError(
+            f"the network's keys and values have shapes {sorted(shapes)}, expected one shape at all layers: choose "
+            "kind='prompt'"
+        )
+    layers = torch.stack([torch.stack([layer.keys[0], layer.values[0]]) for layer in cache.layers])
+    return layers.permute(3, 0, 1, 2, 4)
+
+
+def _room(prior: LanguageModel) -> int | None:
+    """The most tokens that the network reads with each in sight of all before it.
+
+    Sliding windows count columns, so that with padding between the virtual tokens and a short prompt, the window would depend
+    on the other prompts of the batch.
+    """
+    config = prior.network.config.get_text_config()
+    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    return min((size for size in [prior.context, *windows] if size is not None), default=None)

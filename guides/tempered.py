@@ -1,0 +1,29 @@
+"""Tempered: the tokens of another guide, from q(x_t | x_<t)^(1/temperature), normalised; not trained."""
+
+from __future__ import annotations
+
+from guides.fixed import Fixed
+from guides.guide import Guide
+from model import LanguageModel, Prompts, ResponseDistribution
+
+
+class Tempered(Guide):
+    """Another guide as it is now, or a language model, with its logits divided by one more number: a bolder proposal.
+
+    Args:
+        source: a guide, of whose trained weights a copy is taken, or a `LanguageModel`; autoregressive.
+        temperature: above 1 bolder, below 1 more careful.
+    """
+
+    def __init__(self, source: Guide | LanguageModel, *, temperature: float = 1.5) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"temperature is {temperature}, expected a number above 0")
+        self.source = Fixed(source)
+        self.temperature = temperature
+
+    def distribution(self, prompts: Prompts) -> ResponseDistribution:
+        distribution = self.source.distribution(prompts)
+        if not isinstance(distribution, ResponseDistribution):
+            raise TypeError(f"`Tempered` got a guide with a {type(distribution).__name__}, expected a `ResponseDistribution`")
+        return distribution.at_temperature(distribution.temperature * self.temperature)

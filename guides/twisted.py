@@ -1,0 +1,123 @@
+"""Twisted: q(x_t | x_<t) proportional to p0(x_t | x_<t) exp(psi(x_<=t)), value-guided decoding with a learned twist psi.
+
+The posterior is of this form, exactly, at the soft value function (Zhao et al. 2024, arXiv 2404.17546, section 3)
+
+    psi*(x_<=t) = log E_p0[exp(r(x)/beta) | x_<=t]
+
+up to what depends on x_<t alone, which the normalisation of q takes out again.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from guides.from_scratch import like
+from guides.guide import Guide
+from model import LanguageModel, Prompts, ResponseDistribution
+from model.language_model import CachedState
+from model.token_log_prob import scaled
+
+
+@runtime_checkable
+class RevealsTwist(Protocol):
+    """A decoder that is its prior, twisted: it shows psi."""
+
+    def log_twist(self, prompts: Prompts, response: Tensor) -> Tensor:
+        """psi(x_<=t), nats, with gradient: `[..., N, T]` for `[..., N, T]`; 0 at padding."""
+
+
+class TwistHead(nn.Module):
+    """psi of every token that may come next, from the state before it: `[..., H]` -> `[..., V]`; 0 everywhere at the start.
+
+    The tokens are read by the prior's own output embeddings E, so that what is learned of one goes for those like it:
+    psi = E B silu(A h).
+
+    Args:
+        prior: has the embeddings, `[V, H]`.
+        hidden_size: numbers between A and B.
+    """
+
+    def __init__(self, prior: LanguageModel, hidden_size: int) -> None:
+        super().__init__()
+        self.embeddings = prior.network.get_output_embeddings()
+        width = self.embeddings.weight.shape[1]
+        self.read = nn.Linear(width, hidden_size).to(like(prior))
+        self.write = nn.Linear(hidden_size, width).to(like(prior))
+        nn.init.zeros_(self.write.weight)
+        nn.init.zeros_(self.write.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        wanted = self.write(nn.functional.silu(self.read(hidden.to(self.read.weight.dtype))))
+        return nn.functional.linear(wanted.to(self.embeddings.weight.dtype), self.embeddings.weight).to(wanted.dtype)
+
+
+class Twisted(Guide):
+    """The prior with its next-token law reweighted by a small head on its states; q = p0 exactly at the start.
+
+    Nothing goes back through the network, so that a step costs little more than sampling. The best twist is unique only up to
+    what depends on x_<t alone, which q does not see: trained through q, by SVI, `twist` proposes well but need not foretell the
+    evidence; `ContrastiveTwist` trains it to.
+
+    Args:
+        prior: the language model; shared, not copied, and left as it is.
+        hidden_size: numbers in the head's one hidden layer.
+        top_k: the guide has only the prior's k most likely tokens, and is normalised over them; default all. Fewer keep out
+            tokens of which the head has seen nothing, but what they lead to can no longer be sampled: KL(p* || q) is infinite,
+            and an importance estimate of Z is biased low.
+        head: another module from the prior's hidden states `[..., H]` to psi `[..., V]`.
+    """
+
+    def __init__(
+        self, prior: LanguageModel, *, hidden_size: int = 64, top_k: int | None = None, head: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        if top_k is not None and not 1 <= top_k <= prior.vocab_size:
+            raise ValueError(f"top_k is {top_k}, expected between 1 and the {prior.vocab_size} token ids")
+        self.prior = prior
+        self.head = TwistHead(prior, hidden_size) if head is None else head
+        self.top_k = top_k
+
+    def distribution(self, prompts: Prompts) -> ResponseDistribution:
+        return ResponseDistribution(self, prompts, self.prior.space)
+
+    def start(self, prompts: Prompts) -> tuple[Tensor, CachedState]:
+        """See `Decoder`."""
+        with torch.no_grad():
+            logits, state = self.prior.start(prompts)
+        return self._twisted(logits, state.hidden[:, -1]), state
+
+    def extend(self, state: CachedState, ids: Tensor) -> tuple[Tensor, CachedState]:
+        """See `Decoder`."""
+        with torch.no_grad():
+            logits, state = self.prior.extend(state, ids)
+        return self._twisted(logits, state.hidden), state
+
+    def _twisted(self, logits: Tensor, hidden: Tensor) -> Tensor:
+        logits = scaled(logits, self.prior.temperature)
+        twisted = logits + self.head(hidden)
+        if self.top_k is None:
+            return twisted
+        kept = torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, logits.topk(self.top_k).indices, True)
+        return twisted.masked_fill(~kept, -torch.inf)
+
+    def log_twist(self, prompts: Prompts, response: Tensor) -> Tensor:
+        """psi(x_<=t), nats, with gradient: `[..., N, T]` for `[..., N, T]`; 0 at padding."""
+        prior = self.prior(prompts)
+        with torch.no_grad():
+            _, hidden = prior.log_prob_and_hidden(response)
+        log_psi = self.head(hidden).gather(-1, response[..., None]).squeeze(-1)
+        return log_psi.masked_fill(~prior.space.is_token(response), 0.0)
+
+    @torch.no_grad()
+    def twist(self, prompts: Prompts, response: Tensor, t: int) -> Tensor:
+        """psi(x_<=t), `[K, N]`, nats, for responses `[K, N, T]` of which t tokens are set: a twist for SMC."""
+        rows = torch.arange(len(prompts), device=response.device).repeat(len(response))
+        _, state = self.prior.start(prompts)
+        state = state.select(rows)
+        if t > 1:
+            _, state = self.prior.extend(state, response[..., : t - 1].flatten(0, 1))
+        log_psi = self.head(state.hidden[:, -1]).gather(-1, response[..., t - 1].flatten()[:, None])
+        return log_psi.view(response.shape[:2])

@@ -1,0 +1,250 @@
+"""Every registered guide against what each of them owes. An entry of the registry without a claim here fails."""
+
+import copy
+import warnings
+
+import pyro
+import pytest
+import torch
+from scipy.stats import chisquare
+from torch import nn
+
+from guides import GUIDES, OtherGuideError
+from inference import OBJECTIVES, FusedOptimizer, ResponseObjective, fit, log_guide_at
+from model import AlignmentModel, ResponseDistribution, TextEvidence, grammar_prior, vader_sentiment
+
+V, T, H = 10, 3, 32  # token ids, tokens of a response, width of the prior
+
+TRAINED = {
+    "fine-tuned": V * H + 32 * H + 2 * (12 * H * H + 13 * H) + 2 * H,
+    "lora": 8 * 2 * (4 * H + 2 * H + 5 * H + 5 * H),
+    "soft-prompt": 8 * H,
+    "twisted": (H * 64 + 64) + (64 * H + H),
+    "recurrent": V * 32 + 3 * 64 * (32 + 64 + 2) + V * 64 + V,
+    "n-gram": (V + 1) * V,
+    "mean-field": 2 * T * V,
+    "tabular": 2 * (1 + 9 + 81) * V,
+    "mixture": 2 * (V * H + 32 * H + 2 * (12 * H * H + 13 * H) + 2 * H) + 2,
+    "tempered": 0,
+    "fixed": 0,
+}
+"""How many numbers each trains, with its default options, on the prior and the two prompts of these tests."""
+
+STARTS_AT_PRIOR = {"fine-tuned", "lora", "twisted", "tabular", "fixed"}
+"""q = p0 exactly before any step."""
+
+TRAINS = sorted(name for name, number in TRAINED.items() if number)
+WITHOUT_HIDDEN = {"n-gram", "mean-field", "tabular", "mixture"}
+"""Have no hidden layer for a value function to read."""
+
+FITS_ANY_VOCABULARY = {"twisted", "lora", "soft-prompt"}
+"""Their numbers do not depend on it."""
+
+
+@pytest.fixture(scope="module")
+def trained_prior():
+    return grammar_prior(max_new_tokens=T)
+
+
+@pytest.fixture
+def prior(trained_prior):
+    """A copy for each test, which may move it."""
+    return copy.deepcopy(trained_prior)
+
+
+@pytest.fixture
+def prompts(prior):
+    """Of different lengths."""
+    return prior.encode(["the film was", "the"])
+
+
+def build(name, prior, prompts, seed=None):
+    """A guide with its default options; with a seed, away from where it starts."""
+    torch.manual_seed(0)
+    guide = GUIDES[name](prior, prompts)
+    if seed is not None:
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for parameter in guide.trained().values():
+                parameter += 0.1 * torch.randn_like(parameter)
+    return guide
+
+
+@pytest.fixture(params=GUIDES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def guide(name, prior, prompts):
+    return build(name, prior, prompts, seed=1)
+
+
+def test_every_guide_has_a_claim():
+    assert TRAINED.keys() == GUIDES.keys()
+
+
+def test_probabilities_sum_to_one(guide, prompts):
+    distribution = guide.distribution(prompts)
+    total = distribution.log_prob(distribution.enumerate_support()).exp().sum(0)
+    assert torch.allclose(total, torch.ones_like(total), atol=1e-10)
+
+
+def test_samples_match_the_density(guide, prompts):
+    """Chi-square over the responses expected at least 5 times, all others in one cell."""
+    num = 6_000
+    distribution = guide.distribution(prompts)
+    support = distribution.enumerate_support()
+    expected = distribution.log_prob(support).exp().detach() * num  # [S, N]
+    place = V ** torch.arange(T)
+    drawn = (distribution.sample((num,)) * place).sum(-1)  # [M, N]
+    for n in range(len(prompts)):
+        counts = torch.zeros(V**T).index_add_(0, drawn[:, n], torch.ones(num))[(support[:, n] * place).sum(-1)]
+        often = expected[:, n] >= 5
+        observed = torch.cat([counts[often], counts[~often].sum()[None]])
+        law = torch.cat([expected[often, n], expected[~often, n].sum()[None] + 1e-9])
+        assert observed.sum() == num
+        assert chisquare(observed.numpy(), law.numpy(), sum_check=False).pvalue > 1e-3
+
+
+def test_gradient_reaches_all_and_only_its_parameters(name, guide, prior, prompts):
+    response = guide.distribution(prompts).enumerate_support()
+    log_q = log_guide_at(guide, prompts, response)
+    if TRAINED[name]:
+        (log_q * torch.randn_like(log_q)).sum().backward()
+    for parameter_name, parameter in guide.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, parameter_name
+    for parameter_name, parameter in guide.trained().items():
+        assert parameter.grad.abs().sum() > 0, parameter_name
+    assert all(parameter.grad is None for parameter in prior.parameters())
+
+
+def test_registers_its_parameters_with_pyro_and_no_others(guide, prompts):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        guide(prompts)
+    registered = dict(pyro.get_param_store().named_parameters())
+    trained = {f"guide$$${name}": parameter for name, parameter in guide.trained().items()}
+    assert registered.keys() == trained.keys()
+    assert all(registered[name] is parameter for name, parameter in trained.items())
+
+
+def test_number_of_trained_parameters(name, guide):
+    assert guide.num_trained_parameters() == TRAINED[name]
+
+
+def test_survives_save_and_load_bit_for_bit(name, guide, prior, prompts, tmp_path):
+    guide.save_pretrained(tmp_path)
+    again = build(name, prior, prompts, seed=2)
+    response = prior(prompts).enumerate_support()[::7]
+    before = guide.distribution(prompts).log_prob(response)
+    assert not TRAINED[name] or not torch.equal(again.distribution(prompts).log_prob(response), before)
+    again.load_pretrained(tmp_path)
+    assert torch.equal(again.distribution(prompts).log_prob(response), before)
+
+
+@pytest.mark.parametrize("name", sorted(set(TRAINS) - FITS_ANY_VOCABULARY))
+def test_what_another_guide_saved_is_refused(name, prior, prompts, tmp_path):
+    """Of another size, before anything is written."""
+    larger = grammar_prior(max_new_tokens=T, steps=1)
+    larger.network.resize_token_embeddings(V + 2)
+    larger.vocab_size = V + 2
+    guide = build(name, prior, prompts)
+    before = copy.deepcopy(guide.trained())
+    build(name, larger, prompts).save_pretrained(tmp_path)
+    with pytest.raises(OtherGuideError, match="is of another guide"):
+        guide.load_pretrained(tmp_path)
+    assert all(torch.equal(before[key], value) for key, value in guide.trained().items())
+
+
+def test_prompts_of_different_lengths(guide, prompts):
+    """In one batch each prompt has the law that it has alone."""
+    response = guide.distribution(prompts).enumerate_support()[::5]
+    together = guide.distribution(prompts).log_prob(response)
+    alone = [guide.distribution(prompts[[n]]).log_prob(response[:, [n]]) for n in range(len(prompts))]
+    assert torch.allclose(together, torch.cat(alone, 1), atol=1e-9)
+
+
+def test_moves_as_a_whole(guide, prompts):
+    guide.to("meta")
+    assert all(tensor.device.type == "meta" for tensor in [*guide.parameters(), *guide.buffers()])
+    assert not list(left_behind(guide))
+
+
+def left_behind(module):
+    """Tensors that `.to` does not move: attributes of a module, or in one, that are neither parameters nor buffers."""
+    for path, part in module.named_modules():
+        for key, value in vars(part).items():
+            if not key.startswith("_") and not isinstance(value, nn.Module):
+                held = value if isinstance(value, list | tuple) else getattr(value, "__dict__", {}).values()
+                if any(isinstance(tensor, torch.Tensor) for tensor in [value, *held]):
+                    yield f"{path}.{key}"
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["on a bfloat16 prior", "moved to bfloat16"])
+def test_runs_in_bfloat16(name, prior, prompts, moved):
+    if moved:
+        guide = build(name, prior, prompts, seed=1).to(torch.bfloat16)
+    else:
+        guide = build(name, prior.to(torch.bfloat16), prompts, seed=1)
+    distribution = guide.distribution(prompts)
+    response = distribution.sample((4,))
+    log_prob = distribution.log_prob(response)
+    assert log_prob.dtype == torch.float32
+    assert log_prob.isfinite().all()
+    total = distribution.log_prob(distribution.enumerate_support()).exp().sum(0)
+    assert torch.allclose(total, torch.ones_like(total), atol=1e-3)
+    if TRAINED[name]:
+        log_prob.sum().backward()
+        assert all(parameter.grad.isfinite().all() for parameter in guide.trained().values())
+
+
+def test_starts_at_the_prior_where_it_can(name, prior, prompts):
+    support = prior(prompts).enumerate_support()
+    log_prior = prior(prompts).log_prob(support)
+    distance = (build(name, prior, prompts).distribution(prompts).log_prob(support) - log_prior).abs().max()
+    assert distance < 1e-12 if name in STARTS_AT_PRIOR else distance > 1e-2
+
+
+def test_is_never_in_training_mode(guide):
+    guide.train()
+    assert not guide.training
+    assert not any(isinstance(part, nn.Dropout) and part.training for part in guide.modules())
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("name", TRAINS)
+def test_trains_by_every_objective(name, objective, prior, prompts):
+    """Three steps: finite numbers, parameters that move, and a prior that stays what it was, bit for bit."""
+    prompts = prompts[[0]] if objective == "reweighted-wake-sleep" else prompts
+    guide = build(name, prior, prompts, seed=1)
+    model = AlignmentModel(prior, TextEvidence(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
+    response = prior(prompts).sample((5,))
+    log_prior = prior(prompts).log_prob(response)
+    before = copy.deepcopy(guide.trained())
+
+    def train():
+        return fit(
+            model,
+            guide,
+            prompts,
+            num_steps=3,
+            objective=OBJECTIVES[objective](num_particles=4),
+            optimizer=FusedOptimizer(options={"lr": 1e-2}),
+            progress=False,
+        )
+
+    refused = (objective == "reward-to-go-value" and name in WITHOUT_HIDDEN) or (
+        objective == "contrastive-twist" and name != "twisted"
+    )
+    if refused:
+        with pytest.raises(TypeError, match=r"has no `hidden`|has no twist"):
+            train()
+        return
+    result = train()
+    assert result.stopped_early is None
+    assert not isinstance(OBJECTIVES[objective](), ResponseObjective) or result.metrics[-1]["elbo"] < 0.1 / 0.3 + 3
+    assert any(not torch.equal(before[key], value) for key, value in guide.trained().items())
+    assert all(value.isfinite().all() for value in guide.trained().values())
+    assert torch.equal(prior(prompts).log_prob(response), log_prior)
+    assert isinstance(guide.distribution(prompts), ResponseDistribution)

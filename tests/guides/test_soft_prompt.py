@@ -1,0 +1,358 @@
+"""The soft prompt is the prior after its virtual tokens, learns those alone, loads in peft, and refuses what it cannot do."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.testing import assert_close
+from transformers import DynamicCache, Gemma2Config, Gemma2ForCausalLM, MistralConfig, MistralForCausalLM
+
+from guides import GUIDES, OtherGuideError, SoftPrompt
+from inference import Enumeration, FusedOptimizer, LeaveOneOut_ELBO, cosine, fit
+from model import AlignmentModel, LanguageModel, Prompts, TextEvidence, vader_sentiment
+from tests.model.tiny import NETWORKS, PROMPTS, WORDS, tiny, tiny_tokenizer
+
+KINDS = ["prompt", "prefix"]
+NUM_VIRTUAL_TOKENS = 3
+WEIGHTS = "adapter_model.safetensors"
+TOLERANCE = {"gpt2": 1e-10, "llama": 1e-5}  # Llama's norm computes in float32 whatever the dtype
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def guide(network: str, kind: str) -> SoftPrompt:
+    """Away from where it starts: no two virtual tokens are alike."""
+    return moved(tiny(network, temperature=0.7), kind)
+
+
+def moved(prior: LanguageModel, kind: str, **options: object) -> SoftPrompt:
+    guide = SoftPrompt(prior, kind=kind, **{"num_virtual_tokens": NUM_VIRTUAL_TOKENS} | options)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        guide.virtual_tokens += 0.3 * torch.randn_like(guide.virtual_tokens)
+    return guide
+
+
+def plain_logits(guide: SoftPrompt, ids: Tensor) -> Tensor:
+    """Logits after each of the tokens `[L]`, by one pass over one sequence: no padding, no selection, nothing shared."""
+    network, virtual = guide.prior.network, guide.virtual_tokens
+    if guide.kind == "prompt":
+        embeddings = torch.cat([virtual, network.get_input_embeddings()(ids)])
+        return network(inputs_embeds=embeddings[None], use_cache=False).logits[0, len(virtual) :]
+    depth, heads = {"GPT2LMHeadModel": (2, 2), "LlamaForCausalLM": (2, 1)}[type(network).__name__]
+    layers = virtual.view(len(virtual), 2 * depth, heads, 8)  # keys of layer 1, values of layer 1, keys of layer 2, ...
+    cache = DynamicCache()
+    for layer in range(depth):
+        keys, values = layers[:, 2 * layer], layers[:, 2 * layer + 1]  # [M, heads, D]
+        cache.update(keys.transpose(0, 1)[None], values.transpose(0, 1)[None], layer)
+    return network(ids[None], past_key_values=cache).logits[0]
+
+
+def plain_log_prob(guide: SoftPrompt, prompt: Tensor, response: Tensor) -> Tensor:
+    logits = plain_logits(guide, torch.cat([prompt, response]))[len(prompt) - 1 : -1]
+    per_token = (logits / guide.prior.temperature).log_softmax(-1)[torch.arange(len(response)), response]
+    ends = [t for t, token in enumerate(response.tolist()) if token in guide.prior.end_ids]
+    return per_token[: ends[0] + 1 if ends else None].sum()
+
+
+def plain_log_probs(guide: SoftPrompt, prompts: Prompts, value: Tensor) -> Tensor:
+    """`[K, N]` for responses `[K, N, T]`, one sequence at a time."""
+    alone = [ids[mask] for ids, mask in zip(prompts.ids, prompts.mask, strict=True)]
+    return torch.stack([torch.stack([plain_log_prob(guide, *pair) for pair in zip(alone, row, strict=True)]) for row in value])
+
+
+# The law
+
+
+def test_it_is_registered() -> None:
+    assert isinstance(GUIDES["soft-prompt"](tiny(), tiny().encode(["a"])), SoftPrompt)
+
+
+def test_log_prob_is_that_of_a_plain_pass_over_virtual_tokens_prompt_and_response(guide: SoftPrompt) -> None:
+    prompts = guide.prior.encode(PROMPTS)
+    distribution = guide.distribution(prompts)
+    value = distribution.enumerate_support()[::9]
+    assert_close(distribution.log_prob(value), plain_log_probs(guide, prompts, value), rtol=0, atol=1e-10)
+
+
+def test_it_samples_what_it_scores(guide: SoftPrompt) -> None:
+    """Token by token, the decode that samples finds the logits that the parallel pass finds."""
+    prompts = guide.prior.encode(PROMPTS)
+    value = guide.distribution(prompts).sample()
+    logits, state = guide.start(prompts)
+    steps = [logits]
+    for t in range(2):
+        logits, state = guide.extend(state, value[:, t : t + 1])
+        steps.append(logits[:, -1])
+    per_token = (torch.stack(steps, 1) / guide.prior.temperature).log_softmax(-1).gather(-1, value[..., None])[..., 0]
+    expected = guide.distribution(prompts).log_prob_per_token(value)
+    kept = guide.prior.space.is_token(value)
+    assert_close(per_token[kept], expected[kept], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("text", ["c a b", "c a b a a", "c a"], ids=["as long", "cut", "repeated"])
+def test_with_a_text_it_starts_as_the_prior_after_that_text(network: str, kind: str, text: str) -> None:
+    prior = tiny(network)
+    guide = SoftPrompt(prior, kind=kind, num_virtual_tokens=3, text=text)
+    read = {"c a b": "c a b", "c a b a a": "c a b", "c a": "c a c"}[text]
+    after = prior(prior.encode([f"{read} {prompt}" for prompt in ("a b c a", "b")]))
+    value = after.enumerate_support()
+    log_guide = guide.distribution(prior.encode(["a b c a", "b"])).log_prob(value)
+    assert_close(log_guide, after.log_prob(value), rtol=0, atol=TOLERANCE[network])
+
+
+@pytest.mark.parametrize(("special", "first"), [({}, "<end>"), ({"bos_token": "b"}, "b"), ({"bos_token": None}, "<end>")])
+def test_without_a_text_it_starts_from_the_token_that_begins_texts(network: str, kind: str, special: dict, first: str) -> None:
+    prior = LanguageModel(tiny(network).network, tiny_tokenizer(**special), max_new_tokens=3)
+    guide = SoftPrompt(prior, kind=kind, num_virtual_tokens=2)
+    again = SoftPrompt(prior, kind=kind, num_virtual_tokens=2, text=first)
+    assert torch.equal(guide.virtual_tokens, again.virtual_tokens)
+
+
+def test_in_a_batch_each_prompt_has_the_law_that_it_has_alone(guide: SoftPrompt) -> None:
+    prompts = guide.prior.encode(PROMPTS)
+    value = guide.distribution(prompts).enumerate_support()[::5]
+    alone = [guide.distribution(prompts[[n]]).log_prob(value[:, [n]]) for n in range(len(prompts))]
+    assert_close(guide.distribution(prompts).log_prob(value), torch.cat(alone, 1), rtol=0, atol=1e-10)
+
+
+def test_hidden_states_are_those_that_the_logits_were_made_of(guide: SoftPrompt) -> None:
+    distribution = guide.distribution(guide.prior.encode(PROMPTS))
+    value = distribution.sample((2,))
+    per_token, hidden = distribution.log_prob_and_hidden(value)
+    logits = guide.prior.network.get_output_embeddings()(hidden) / guide.prior.temperature
+    kept = guide.prior.space.is_token(value)
+    expected = logits.log_softmax(-1).gather(-1, value[..., None])[..., 0]
+    assert_close(per_token[kept], expected[kept], rtol=0, atol=1e-10)
+
+
+def test_the_virtual_tokens_are_read_once_for_all_prompts_and_particles(guide: SoftPrompt) -> None:
+    widths = []
+    hook = guide.prior.network.base_model.register_forward_hook(
+        lambda _module, _inputs, out: widths.append(tuple(out.last_hidden_state.shape[:2]))
+    )
+    prompts = guide.prior.encode(PROMPTS)
+    guide.distribution(prompts).log_prob(torch.full((4, 3, 3), WORDS.index("a")))
+    hook.remove()
+    assert widths == [(1, NUM_VIRTUAL_TOKENS)] * (guide.kind == "prompt") + [(3, 4), (12, 2)]
+
+
+def test_one_virtual_token_and_one_token_of_response(network: str, kind: str) -> None:
+    guide = moved(tiny(network, max_new_tokens=1), kind, num_virtual_tokens=1)
+    prompts = guide.prior.encode(PROMPTS)
+    value = guide.distribution(prompts).enumerate_support()
+    assert_close(guide.distribution(prompts).log_prob(value), plain_log_probs(guide, prompts, value), rtol=0, atol=1e-10)
+
+
+def test_layers_with_sliding_windows_that_hold_everything(kind: str) -> None:
+    sizes = {"vocab_size": len(WORDS), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 8}
+    config = Gemma2Config(**sizes, num_attention_heads=2, num_key_value_heads=1, eos_token_id=0, sliding_window=10)
+    torch.manual_seed(0)
+    prior = LanguageModel(Gemma2ForCausalLM(config).double(), tiny_tokenizer(), max_new_tokens=3)
+    guide = moved(prior, kind)
+    prompts = prior.encode(PROMPTS)
+    value = guide.distribution(prompts).enumerate_support()[::5]
+    alone = [guide.distribution(prompts[[n]]).log_prob(value[:, [n]]) for n in range(len(prompts))]
+    assert_close(guide.distribution(prompts).log_prob(value), torch.cat(alone, 1), rtol=0, atol=1e-5)
+
+
+# Gradients
+
+
+def test_gradients_are_those_of_a_plain_pass(guide: SoftPrompt, network: str) -> None:
+    prompts = guide.prior.encode(PROMPTS)
+    value = guide.distribution(prompts).sample((2,))
+    expected = torch.autograd.grad(plain_log_probs(guide, prompts, value).sum(), guide.virtual_tokens)
+    log_guide = guide.distribution(prompts).log_prob(value).sum()
+    assert_close(torch.autograd.grad(log_guide, guide.virtual_tokens), expected, rtol=0, atol=TOLERANCE[network])
+
+
+def test_gradients_are_those_of_finite_differences(kind: str) -> None:
+    guide = moved(tiny(), kind)
+    prompts = guide.prior.encode(PROMPTS)
+    value = guide.distribution(prompts).sample((2,))
+    guide.distribution(prompts).log_prob(value).sum().backward()
+    direction = torch.randn_like(guide.virtual_tokens)
+    ends = []
+    with torch.no_grad():
+        for step in (1e-5, -2e-5):
+            guide.virtual_tokens += step * direction
+            ends.append(guide.distribution(prompts).log_prob(value).sum())
+    assert_close((ends[0] - ends[1]) / 2e-5, (guide.virtual_tokens.grad * direction).sum(), rtol=1e-6, atol=1e-6)
+
+
+def test_one_distribution_can_be_differentiated_again_and_again(guide: SoftPrompt) -> None:
+    distribution = guide.distribution(guide.prior.encode(PROMPTS))
+    value = distribution.sample((2,))
+    distribution.log_prob(value).sum().backward()
+    once = guide.virtual_tokens.grad.clone()
+    distribution.log_prob(value).sum().backward()
+    assert_close(guide.virtual_tokens.grad, 2 * once, rtol=0, atol=1e-12)
+
+
+def test_only_the_virtual_tokens_train_and_each_of_them_does(guide: SoftPrompt) -> None:
+    distribution = guide.distribution(guide.prior.encode(PROMPTS))
+    value = distribution.sample((4,))
+    log_guide = distribution.log_prob(value)
+    assert not value.requires_grad
+    log_guide.sum().backward()
+    assert list(guide.trained()) == ["virtual_tokens"]
+    assert [name for name, parameter in guide.named_parameters() if parameter.grad is not None] == ["virtual_tokens"]
+    assert (guide.virtual_tokens.grad.abs().sum(1) > 0).all()
+
+
+def test_how_many_numbers_train(network: str) -> None:
+    assert SoftPrompt(tiny(network), num_virtual_tokens=5).num_trained_parameters() == 5 * 16
+    of_keys_and_values = 5 * 2 * 2 * {"gpt2": 16, "llama": 8}[network]  # Llama's two heads share theirs
+    assert SoftPrompt(tiny(network), kind="prefix", num_virtual_tokens=5).num_trained_parameters() == of_keys_and_values
+
+
+def test_a_short_fit_lowers_the_exact_divergence(kind: str, prior: LanguageModel, prompts: Prompts) -> None:
+    model = AlignmentModel(prior, TextEvidence(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
+    truth, guide = Enumeration(model, prompts), SoftPrompt(prior, kind=kind, num_virtual_tokens=4)
+    before, network = truth.kl_guide_posterior(guide), [parameter.clone() for parameter in prior.parameters()]
+    optimizer = FusedOptimizer(options={"lr": 0.05}, clip_norm=1.0, schedule=cosine(60))
+    fit(model, guide, prompts, num_steps=60, objective=LeaveOneOut_ELBO(num_particles=32), optimizer=optimizer, progress=False)
+    assert (truth.kl_guide_posterior(guide) < 0.3 * before).all()
+    assert all(torch.equal(*pair) for pair in zip(network, prior.parameters(), strict=True))
+
+
+# Types
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_what_trains_is_float32_or_wider_and_the_network_reads_its_own_type(kind: str, dtype: torch.dtype) -> None:
+    guide = SoftPrompt(tiny(dtype=dtype), kind=kind)
+    distribution = guide.distribution(guide.prior.encode(PROMPTS))
+    distribution.log_prob(distribution.sample((2,))).sum().backward()
+    assert guide.virtual_tokens.dtype == guide.virtual_tokens.grad.dtype == torch.promote_types(dtype, torch.float32)
+    assert {layer.keys.dtype for layer in guide.start(guide.prior.encode(["a"]))[1].cache.layers} == {dtype}
+
+
+# Saved and loaded
+
+
+def test_what_is_saved_is_loaded_bit_for_bit(guide: SoftPrompt, tmp_path: Path) -> None:
+    guide.save_pretrained(tmp_path)
+    again = SoftPrompt(guide.prior, kind=guide.kind, num_virtual_tokens=NUM_VIRTUAL_TOKENS)
+    assert not torch.equal(again.virtual_tokens, guide.virtual_tokens)
+    again.load_pretrained(tmp_path)
+    assert torch.equal(again.virtual_tokens, guide.virtual_tokens)
+    assert again.virtual_tokens.requires_grad
+    assert load_file(tmp_path / WEIGHTS)["prompt_embeddings"].dtype == torch.float64
+
+
+def test_peft_alone_loads_what_is_saved(guide: SoftPrompt, network: str, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    guide.save_pretrained(tmp_path)
+    ids = torch.tensor([2, 3, 4, 2, 3])
+    with torch.no_grad():
+        expected = plain_logits(guide, ids)
+        (ours, _) = guide.start(Prompts.from_ids([ids.tolist()], ["a b c a b"]))
+        loaded = PeftModel.from_pretrained(tiny(network).network, tmp_path).eval()
+        # all virtual tokens that are no padding are before the prompt, so that a mask of ones is what peft is to be given
+        logits = loaded(ids[None], attention_mask=torch.ones(1, len(ids), dtype=torch.long)).logits[0, -len(ids) :]
+    assert_close(logits, expected, rtol=0, atol=2e-6)  # peft holds them in float32
+    assert_close(logits[-1], ours[0], rtol=0, atol=2e-6)
+    assert not torch.allclose(logits, guide.prior.network(ids[None]).logits[0], atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("saved", "fault"),
+    [
+        ({"num_virtual_tokens": 2}, r"prompt_embeddings with shape \(2, "),
+        ({"kind": "other"}, "peft calls it PR.*_TUNING, not PR"),
+    ],
+    ids=["number", "kind"],
+)
+def test_another_soft_prompt_is_refused(guide: SoftPrompt, saved: dict, fault: str, tmp_path: Path) -> None:
+    if "kind" in saved:
+        saved = {"kind": KINDS[1 - KINDS.index(guide.kind)]}
+    SoftPrompt(guide.prior, **{"kind": guide.kind, "num_virtual_tokens": NUM_VIRTUAL_TOKENS} | saved).save_pretrained(tmp_path)
+    before = guide.virtual_tokens.clone()
+    with pytest.raises(OtherGuideError, match=fault):
+        guide.load_pretrained(tmp_path)
+    assert torch.equal(guide.virtual_tokens, before)
+
+
+def test_tensors_of_other_names_are_refused(guide: SoftPrompt, tmp_path: Path) -> None:
+    guide.save_pretrained(tmp_path)
+    save_file({"other": guide.virtual_tokens.detach()}, tmp_path / WEIGHTS)
+    with pytest.raises(OtherGuideError, match="2 parameters differ"):
+        guide.load_pretrained(tmp_path)
+
+
+def test_a_kind_is_told_by_its_configuration_where_shapes_agree(tmp_path: Path) -> None:
+    """One layer whose keys and values together are as wide as an embedding."""
+    network = MistralForCausalLM(
+        MistralConfig(
+            vocab_size=len(WORDS),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            eos_token_id=0,
+        )
+    )
+    prior = LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
+    one, other = (SoftPrompt(prior, kind=kind) for kind in KINDS)
+    assert one.virtual_tokens.shape == other.virtual_tokens.shape
+    one.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == "PROMPT_TUNING"
+    with pytest.raises(OtherGuideError, match="PROMPT_TUNING, not PREFIX_TUNING"):
+        other.load_pretrained(tmp_path)
+
+
+# Refused
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"kind": "suffix"}, "kind is 'suffix', expected one of prompt, prefix"),
+        ({"num_virtual_tokens": 0}, "num_virtual_tokens is 0"),
+        ({"text": ""}, "text is '', which has no tokens"),
+        ({"num_virtual_tokens": 13}, "13 virtual tokens, 1 of the prompt and 3 of the response are over the 16"),
+    ],
+)
+def test_options_that_make_no_guide_are_refused(options: dict, fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        SoftPrompt(tiny(), **options)
+
+
+def test_a_prompt_that_leaves_no_room_for_the_virtual_tokens_is_refused(guide: SoftPrompt) -> None:
+    longest = guide.prior.encode(["a", "a " * 10])
+    guide.distribution(longest).sample()
+    with pytest.raises(ValueError, match="3 virtual tokens, 11 of the prompt and 3 of the response are over the 16"):
+        guide.distribution(guide.prior.encode(["a", "a " * 11]))
+
+
+@pytest.mark.parametrize("name", ["sliding_window", "attention_chunk_size"])
+def test_what_is_longer_than_a_window_of_attention_is_refused(guide: SoftPrompt, name: str) -> None:
+    setattr(guide.prior.network.config, name, 9)
+    guide.distribution(guide.prior.encode(["a b c"]))
+    with pytest.raises(ValueError, match="4 of the prompt and 3 of the response are over the 9"):
+        guide.distribution(guide.prior.encode(["a b c a"]))
+
+
+def test_a_prefix_of_layers_of_different_shapes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    prior = tiny()
+    cache = prior.read(torch.zeros(8, 16, dtype=torch.float64))
+    cache.layers[1].values = cache.layers[1].values[..., :4]
+    monkeypatch.setattr(prior, "read", lambda _: cache)
+    with pytest.raises(ValueError, match=r"shapes \[\(1, 2, 8, 4\), \(1, 2, 8, 8\)\], expected one shape .* kind='prompt'"):
+        SoftPrompt(prior, kind="prefix")
