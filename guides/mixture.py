@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from guides.fine_tuned import FineTuned
 from guides.guide import Guide
+from guides.lora import LoRA
 from guides.mean_field import MeanField
 from guides.recurrent import Recurrent
 from model import LanguageModel, Prompts, ResponseDistribution
@@ -22,9 +23,10 @@ from model.token_log_prob import scaled
 
 FLOOR = -1e4  # nats; stands in for -inf, of which `logsumexp` has no gradient
 
-Component = Literal["fine-tuned", "recurrent", "mean-field"]
+Component = Literal["fine-tuned", "lora", "recurrent", "mean-field"]
 COMPONENTS: dict[Component, Callable[[LanguageModel, Prompts], Guide]] = {
     "fine-tuned": lambda prior, _: FineTuned(prior),
+    "lora": lambda prior, _: LoRA(prior),
     "recurrent": lambda prior, _: Recurrent(prior),
     "mean-field": MeanField,
 }

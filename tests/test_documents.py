@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
-import pyro
+import pytest
 import torch
 
 from guides import FineTuned
-from inference import Enumeration, FusedOptimizer, fit
+from inference import OBJECTIVES, SAMPLERS, Enumeration, FusedOptimizer, fit
 from model import AlignmentModel, TextEvidence, vader_sentiment
 
 ROOT = Path(__file__).parents[1]
@@ -25,11 +25,9 @@ def test_readme_program(capsys, monkeypatch):
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_contributed_guides(prior, prompts):
-    unigram, plain, _ = programs("CONTRIBUTING.md")
-    names = {"pyro": pyro, "prior": prior}
-    exec(unigram, names)
-    exec(plain, names)
+def test_contributed_guide(prior, prompts):
+    names = {}
+    exec(programs("CONTRIBUTING.md")[0], names)
     model = AlignmentModel(prior, TextEvidence(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
     guide = names["Unigram"](prior)
     distribution = guide.distribution(prompts)
@@ -37,7 +35,29 @@ def test_contributed_guides(prior, prompts):
     assert torch.allclose(total, torch.ones_like(total))
     result = fit(model, guide, prompts, num_steps=30, optimizer=FusedOptimizer(options={"lr": 0.1}), progress=False)
     assert result.metrics[-1]["elbo"] > result.metrics[0]["elbo"]
-    assert len(fit(model, names["guide"], prompts, num_steps=2, progress=False).metrics) == 2
+
+
+@pytest.mark.parametrize("objective", sorted(set(OBJECTIVES) - {"contrastive-twist"}))
+def test_plain_callable_trains_by_every_objective(prior, prompts, objective):
+    names = {"prior": prior}
+    exec(programs("CONTRIBUTING.md")[1], names)
+    model = AlignmentModel(prior, TextEvidence(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
+    start = {name: parameter.clone() for name, parameter in names["tuned"].network.named_parameters()}
+    made = OBJECTIVES[objective](num_particles=4)
+    some = prompts[[0]] if objective == "reweighted-wake-sleep" else prompts
+    result = fit(model, names["guide"], some, num_steps=2, objective=made, progress=False)
+    assert len(result.metrics) == 2
+    assert all(not torch.equal(start[name], parameter) for name, parameter in names["tuned"].network.named_parameters())
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_plain_callable_is_a_proposal_of_every_sampler(prior, prompts, sampler):
+    names = {"prior": prior}
+    exec(programs("CONTRIBUTING.md")[1], names)
+    model = AlignmentModel(prior, TextEvidence(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
+    options = {"log_bound": 3.4} if sampler == "rejection" else {}
+    made = SAMPLERS[sampler].sample(model, prompts, guide=names["guide"], num_samples=2048, **options)
+    assert made.response.shape[1:] == (len(prompts), prior.max_new_tokens)
 
 
 def test_contributed_objective(prior, prompts):

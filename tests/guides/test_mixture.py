@@ -1,0 +1,96 @@
+"""A mixture's density is the sum of its components', token by token and whole."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+
+from guides import FineTuned, MeanField, Mixture, Recurrent, Tempered, Twisted, mixture_of
+from inference import log_guide_at
+from tests.model.tiny import PROMPTS, tiny
+
+
+def moved(guide, seed):
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in guide.trained().values():
+            parameter += 0.5 * torch.randn_like(parameter)
+    return guide
+
+
+@pytest.fixture
+def prior():
+    return tiny(temperature=0.8)
+
+
+@pytest.fixture
+def prompts(prior):
+    return prior.encode(PROMPTS)
+
+
+@pytest.fixture
+def mixture(prior, prompts):
+    """Of different families, at different temperatures, one of them frozen."""
+    return moved(Mixture([FineTuned(prior), Recurrent(prior), MeanField(prior, prompts), Tempered(prior)]), 1)
+
+
+def test_density_is_the_weighted_sum(mixture, prior, prompts):
+    support = prior(prompts).enumerate_support()
+    parts = torch.stack([guide.distribution(prompts).log_prob(support) for guide in mixture.components])
+    expected = (mixture.logits.log_softmax(-1)[:, None, None] + parts).logsumexp(0)
+    assert torch.allclose(mixture.distribution(prompts).log_prob(support), expected, atol=1e-12)
+    assert (parts.std(0) > 0.1).any()
+
+
+def test_gradient_is_that_of_the_weighted_sum(mixture, prior, prompts):
+    support = prior(prompts).enumerate_support()
+    weight = torch.randn(support.shape[:-1], dtype=torch.float64)
+    parts = torch.stack([guide.distribution(prompts).log_prob(support) for guide in mixture.components])
+    plain = (mixture.logits.log_softmax(-1)[:, None, None] + parts).logsumexp(0)
+    parameters = list(mixture.trained().values())
+    expected = torch.autograd.grad((weight * plain).sum(), parameters)
+    found = torch.autograd.grad((weight * log_guide_at(mixture, prompts, support)).sum(), parameters)
+    assert all(torch.allclose(*pair, atol=1e-10) for pair in zip(found, expected, strict=True))
+
+
+def test_suffixes_are_drawn_from_the_components_that_the_prefix_speaks_for(prior):
+    """Given a first token that one component alone would write, the second is that component's."""
+    prompts = prior.encode(["a"])
+    guides = [MeanField(prior, prompts), MeanField(prior, prompts)]
+    with torch.no_grad():
+        for guide, word in zip(guides, (2, 3), strict=True):
+            guide.logits[..., word] = 30.0
+    distribution = Mixture(guides).distribution(prompts)
+    assert {tuple(row) for row in distribution.sample((50,))[:, 0].tolist()} == {(2, 2, 2), (3, 3, 3)}
+    value = torch.tensor([[[2, 4, 4]], [[3, 4, 4]]]).repeat(20, 1, 1)
+    drawn = distribution.sample_suffix(value, torch.ones(40, 1, dtype=torch.long))[:, 0].tolist()
+    assert Counter(map(tuple, drawn)) == {(2, 2, 2): 20, (3, 3, 3): 20}
+
+
+def test_what_no_component_can_write_has_no_probability_and_no_nan(prior, prompts):
+    mixture = Mixture([moved(Twisted(prior, top_k=2), 1), moved(Twisted(prior, top_k=3), 2)])
+    support = prior(prompts).enumerate_support()
+    log_prob = mixture.distribution(prompts).log_prob(support)
+    parts = torch.stack([guide.distribution(prompts).log_prob(support) for guide in mixture.components])
+    expected = (parts - math.log(2)).logsumexp(0)
+    assert expected.isneginf().any()
+    assert torch.allclose(log_prob, expected, atol=1e-12)
+    log_prob[~expected.isneginf()].sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in mixture.trained().values())
+
+
+@pytest.mark.parametrize("component", ["fine-tuned", "lora", "recurrent", "mean-field"])
+def test_components_of_one_family_are_set_apart(prior, prompts, component):
+    guide = mixture_of(prior, prompts, component=component, num_components=3)
+    support = prior(prompts).enumerate_support()
+    first, *others = (one.distribution(prompts).log_prob(support) for one in guide.components)
+    assert len(others) == 2
+    for other in others:
+        assert (other - first).abs().max() > 1e-3
+    assert mixture_of(prior, prompts, component=component, num_components=1).distribution(prompts)
+
+
+def test_an_empty_mixture_is_refused():
+    with pytest.raises(ValueError, match="got no guides"):
+        Mixture([])
