@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import torch
 
 import model
-from guides import GUIDES, Family
+from guides import GUIDES, Family, FineTuned, Guide, Twisted
 from inference import OBJECTIVES, SAMPLERS, Objective, Sampler
 from model import Evidence, LanguageModel, TextEvidence, vader_sentiment
 
@@ -58,6 +58,11 @@ else:
         Literal[tuple(registry)] for registry in (REWARDS, GUIDES, OBJECTIVES, SAMPLERS)
     )
     DtypeName = Literal["float32", "bfloat16", "float64"]
+
+
+def guide_for(objective: str, prior: LanguageModel) -> Guide:
+    """The guide that an objective is compared on: all weights free, but for what trains a twist."""
+    return Twisted(prior) if objective == "contrastive-twist" else FineTuned(prior)
 
 
 def described(question: str, registry: Mapping[str, Family | Objective | Sampler]) -> str:

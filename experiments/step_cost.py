@@ -21,9 +21,8 @@ from pyro.infer import SVI
 from pyro.params.param_store import StateDict
 
 from experiments.benchmark import take_turns
-from experiments.registry import check_only
+from experiments.registry import check_only, guide_for
 from experiments.worlds import WORLDS, World, WorldName
-from guides import FineTuned
 from inference import OBJECTIVES, FusedOptimizer
 
 
@@ -47,7 +46,7 @@ class Stepper:
     """Steps of one objective, in a scope of Pyro's store of its own. The rate is so low that the job stays the same."""
 
     def __init__(self, world: World, name: str) -> None:
-        guide = FineTuned(world.model.prior)
+        guide = guide_for(name, world.model.prior)
         objective = OBJECTIVES[name](num_particles=world.particles)
         self.svi = SVI(world.model, guide, FusedOptimizer(options={"lr": 1e-9}), objective)
         self.prompts = world.prompts

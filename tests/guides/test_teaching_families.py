@@ -63,6 +63,28 @@ def test_one_law_for_all_that_it_sees_the_same_and_no_other(make, sees, special)
     assert (torch.cdist(first, first) + torch.eye(len(first)) > 1e-3).all()
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_reads_one_token_at_a_time_what_it_reads_at_once(n):
+    prior = tiny(max_new_tokens=4)
+    prompts, ids = prior.encode(PROMPTS), torch.tensor([[2, 3, 4], [4, 2, 2], [3, 3, 2]])
+    for guide in (NGram(prior, n=n), MeanField(prior, prompts), Tabular(prior, prompts), Recurrent(prior, num_layers=n)):
+        moved(guide)
+        at_once, _ = guide.extend(guide.start(prompts)[1], ids)
+        state, one_by_one = guide.start(prompts)[1], []
+        for token in ids.unbind(1):
+            logits, state = guide.extend(state, token[:, None])
+            one_by_one.append(logits)
+        assert torch.allclose(torch.cat(one_by_one, 1), at_once, atol=1e-12)
+
+
+def test_tabular_starts_at_the_prior_whatever_its_temperature():
+    prior = tiny(temperature=0.6)
+    prompts = prior.encode(PROMPTS)
+    support = prior(prompts).enumerate_support()
+    log_prob = Tabular(prior, prompts).distribution(prompts).log_prob(support)
+    assert torch.allclose(log_prob, prior(prompts).log_prob(support), atol=1e-12)
+
+
 def test_tabular_contains_the_posterior(prior):
     prompts = prior.encode(["the film was", "the plot was"])
     model = AlignmentModel(prior, TextEvidence(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
