@@ -43,7 +43,10 @@ FITS_ANY_VOCABULARY = {"twisted", "lora", "soft-prompt"}
 
 @pytest.fixture(scope="module")
 def trained_prior():
-    return grammar_prior(max_new_tokens=T)
+    """At a temperature, which guide and prior must agree on."""
+    prior = grammar_prior(max_new_tokens=T)
+    prior.temperature = 0.8
+    return prior
 
 
 @pytest.fixture
@@ -163,6 +166,19 @@ def test_prompts_of_different_lengths(guide, prompts):
     together = guide.distribution(prompts).log_prob(response)
     alone = [guide.distribution(prompts[[n]]).log_prob(response[:, [n]]) for n in range(len(prompts))]
     assert torch.allclose(together, torch.cat(alone, 1), atol=1e-9)
+
+
+def test_states_are_selected_with_all_they_remember(guide, prompts):
+    """Sequences reordered and doubled half way, as resampling does, go on as they would have."""
+    distribution = guide.distribution(prompts)
+    decoder, rows = distribution.decoder, torch.tensor([1, 0, 1])
+    ids = torch.tensor([[6, 7], [8, 9]])
+    _, state = decoder.start(prompts)
+    _, state = decoder.extend(state, ids[:, :1])
+    logits, _ = decoder.extend(state.select(rows), ids[rows, 1:])
+    expected, _ = decoder.extend(decoder.start(prompts)[1], ids)
+    difference = (logits[:, -1] - expected[rows, -1]).abs().max()
+    assert difference < 1e-9
 
 
 def test_moves_as_a_whole(guide, prompts):
