@@ -31,15 +31,20 @@ PEFT_TYPES = {"prompt": "PROMPT_TUNING", "prefix": "PREFIX_TUNING"}
 class SoftPrompt(Guide):
     """The prior with learned virtual tokens before the prompt, read once and shared by all prompts.
 
-    It does not start at the prior, for a virtual token is always read; START
-    `inference.diagnose` reports the distance, KL(q || p0), and `experiments.steer` prints it before and after.
+    It cannot start at the prior, for it moves the prompt by M positions and takes some attention. By default it starts with the
+    embedding of the token that begins texts, then zeros, or the keys and values of these: the nearest start of those tried.
+    With M = 8, temperature 0.7 and 12 tokens after "The film was" or "The movie was", KL(q || p0) is 0.28 nats on the film
+    reviews and 3.9 on SmolLM2; with the first token M times 0.75 and 6.8, with the average embedding after it 0.40 and 6.5,
+    with random tokens 20 and 6.5. `inference.diagnose` reports this distance, `experiments.steer` before and after the fit.
+    Networks that normalise by the root mean square, as Llama does, have steep gradients at an embedding of zero: clip them, or
+    start from a text.
 
     Args:
         prior: the language model that reads the virtual tokens; it stays as it is.
         kind: what is learned of a virtual token: `prompt`, its input embedding; `prefix`, its keys and values at every layer,
             without the network that Li and Liang make them by.
         num_virtual_tokens: M, how many.
-        text: what the virtual tokens are at the start, repeated or cut to M; by default the beginning-of-text token M times.
+        text: what the virtual tokens are at the start, repeated or cut to M; by default what changes little, see above.
 
     Raises:
         ValueError: if the kind is unknown, M is below 1 or leaves no room, `text` has no tokens, or a prefix is asked of a
@@ -59,14 +64,13 @@ class SoftPrompt(Guide):
         self.num_virtual_tokens = num_virtual_tokens
         self._check_room(prompt_length=1)
         with torch.no_grad():
-            start = _ordinary_tokens(prior, num_virtual_tokens) if text is None else _tokens_of(prior, text, num_virtual_tokens)
+            start = _unnoticed(prior, num_virtual_tokens) if text is None else _of_text(prior, text, num_virtual_tokens)
             if kind == "prefix":
                 keys_and_values = _keys_and_values(prior.read(start))
                 self._layout = keys_and_values.shape[1:]
                 start = keys_and_values.flatten(1)
         # in bfloat16 small updates would be lost
-        wide = torch.promote_types(start.dtype, torch.float32)
-        self.virtual_tokens = nn.Parameter(start.to(wide).clone(memory_format=torch.contiguous_format))
+        self.virtual_tokens = nn.Parameter(start.to(torch.promote_types(start.dtype, torch.float32)))
 
     def distribution(self, prompts: Prompts) -> ResponseDistribution:
         """q(response | prompts).
@@ -132,22 +136,26 @@ class SoftPrompt(Guide):
         load_into({NAME: self.virtual_tokens}, load_file(Path(folder) / WEIGHTS), str(folder))
 
 
-def _tokens_of(prior: LanguageModel, text: str, num_tokens: int) -> Tensor:
+def _unnoticed(prior: LanguageModel, num_tokens: int) -> Tensor:
+    """Input embeddings that change little of what follows, `[M, H]`: a token that begins texts, then zeros.
+
+    The first one is there for the attention that has nothing to look for, which networks send to the first token.
+    """
+    bos = prior.tokenizer.bos_token_id
+    first = _embedded(prior, [prior.end_ids[0] if bos is None else bos])
+    return torch.cat([first, first.new_zeros(num_tokens - 1, first.shape[1])])
+
+
+def _of_text(prior: LanguageModel, text: str, num_tokens: int) -> Tensor:
     """Input embeddings of a text, repeated or cut, `[M, H]`."""
     ids = prior.tokenizer(text)["input_ids"]
     if not ids:
         raise ValueError(f"text is {text!r}, which has no tokens: write at least one, or leave it out")
-    ids = list(islice(cycle(ids), num_tokens))
+    return _embedded(prior, list(islice(cycle(ids), num_tokens)))
+
+
+def _embedded(prior: LanguageModel, ids: list[int]) -> Tensor:
     return prior.network.get_input_embeddings()(torch.tensor(ids, device=prior.device))
-
-
-def _ordinary_tokens(prior: LanguageModel, num_tokens: int) -> Tensor:
-    """Input embeddings of the token that begins texts, or else of the first end id, and of the average token, `[M, H]`."""
-    embed, bos = prior.network.get_input_embeddings(), prior.tokenizer.bos_token_id
-    first = embed(torch.tensor([prior.end_ids[0] if bos is None else bos], device=prior.device))
-    every = torch.arange(embed.weight.shape[0], device=prior.device)
-    total = sum(embed(ids).sum(0, dtype=torch.float64) for ids in every.split(4096))  # some networks scale as they embed
-    return torch.cat([first, (total / len(every)).to(first.dtype).expand(num_tokens - 1, -1)])
 
 
 def _keys_and_values(cache: Any) -> Tensor:

@@ -113,12 +113,17 @@ def test_with_a_text_it_starts_as_the_prior_after_that_text(network: str, kind: 
     assert_close(log_guide, after.log_prob(value), rtol=0, atol=TOLERANCE[network])
 
 
-@pytest.mark.parametrize(("special", "first"), [({}, "<end>"), ({"bos_token": "b"}, "b"), ({"bos_token": None}, "<end>")])
-def test_without_a_text_it_starts_from_the_token_that_begins_texts(network: str, kind: str, special: dict, first: str) -> None:
-    prior = LanguageModel(tiny(network).network, tiny_tokenizer(**special), max_new_tokens=3)
-    guide = SoftPrompt(prior, kind=kind, num_virtual_tokens=2)
-    again = SoftPrompt(prior, kind=kind, num_virtual_tokens=2, text=first)
-    assert torch.equal(guide.virtual_tokens, again.virtual_tokens)
+@pytest.mark.parametrize(("special", "first"), [({}, 0), ({"bos_token": "b"}, 3), ({"bos_token": None}, 0)])
+def test_without_a_text_it_starts_as_the_token_that_begins_texts_then_nothing(kind: str, special: dict, first: int) -> None:
+    prior = LanguageModel(tiny().network, tiny_tokenizer(**special), max_new_tokens=3)
+    guide = SoftPrompt(prior, kind=kind, num_virtual_tokens=3)
+    expected = torch.zeros(3, 16, dtype=torch.float64)
+    expected[0] = prior.network.get_input_embeddings().weight[first]
+    if kind == "prefix":
+        layers = prior.network(inputs_embeds=expected[None]).past_key_values.layers
+        tensors = [tensor[0].transpose(0, 1).flatten(1) for layer in layers for tensor in (layer.keys, layer.values)]
+        expected = torch.cat(tensors, 1)
+    assert_close(guide.virtual_tokens.detach(), expected, rtol=0, atol=1e-12)
 
 
 def test_in_a_batch_each_prompt_has_the_law_that_it_has_alone(guide: SoftPrompt) -> None:
@@ -221,11 +226,11 @@ def test_how_many_numbers_train(network: str) -> None:
 
 def test_a_short_fit_lowers_the_exact_divergence(kind: str, prior: LanguageModel, prompts: Prompts) -> None:
     model = AlignmentModel(prior, TextEvidence(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
-    truth, guide = Enumeration(model, prompts), SoftPrompt(prior, kind=kind, num_virtual_tokens=4)
+    truth, guide = Enumeration(model, prompts), SoftPrompt(prior, kind=kind, num_virtual_tokens=2)
     before, network = truth.kl_guide_posterior(guide), [parameter.clone() for parameter in prior.parameters()]
-    optimizer = FusedOptimizer(options={"lr": 0.05}, clip_norm=1.0, schedule=cosine(60))
-    fit(model, guide, prompts, num_steps=60, objective=LeaveOneOut_ELBO(num_particles=32), optimizer=optimizer, progress=False)
-    assert (truth.kl_guide_posterior(guide) < 0.3 * before).all()
+    optimizer = FusedOptimizer(options={"lr": 0.05}, clip_norm=1.0, schedule=cosine(40))
+    fit(model, guide, prompts, num_steps=40, objective=LeaveOneOut_ELBO(num_particles=32), optimizer=optimizer, progress=False)
+    assert (truth.kl_guide_posterior(guide) < 0.6 * before).all()
     assert all(torch.equal(*pair) for pair in zip(network, prior.parameters(), strict=True))
 
 
