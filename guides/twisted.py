@@ -85,14 +85,12 @@ class Twisted(Guide):
 
     def start(self, prompts: Prompts) -> tuple[Tensor, CachedState]:
         """See `Decoder`."""
-        with torch.no_grad():
-            logits, state = self.prior.start(prompts)
+        logits, state = self.prior.start(prompts)
         return self._twisted(logits, state.hidden[:, -1]), state
 
     def extend(self, state: CachedState, ids: Tensor) -> tuple[Tensor, CachedState]:
         """See `Decoder`."""
-        with torch.no_grad():
-            logits, state = self.prior.extend(state, ids)
+        logits, state = self.prior.extend(state, ids)
         return self._twisted(logits, state.hidden), state
 
     def _twisted(self, logits: Tensor, hidden: Tensor) -> Tensor:
@@ -106,8 +104,7 @@ class Twisted(Guide):
     def log_twist(self, prompts: Prompts, response: Tensor) -> Tensor:
         """psi(x_<=t), nats, with gradient: `[..., N, T]` for `[..., N, T]`; 0 at padding."""
         prior = self.prior(prompts)
-        with torch.no_grad():
-            _, hidden = prior.log_prob_and_hidden(response)
+        _, hidden = prior.log_prob_and_hidden(response)
         log_psi = self.head(hidden).gather(-1, response[..., None]).squeeze(-1)
         return log_psi.masked_fill(~prior.space.is_token(response), 0.0)
 

@@ -84,6 +84,12 @@ def test_a_subset_trains_and_the_rest_is_the_priors_own(network, options, named)
     assert all(torch.equal(before[name], value) for name, value in prior.state_dict().items())
 
 
+def test_the_prior_moves_with_the_weights_that_are_shared():
+    prior = tiny()
+    FineTuned(prior, subset="norms-and-biases").to("meta")
+    assert prior.space.end_ids.device.type == prior.network.device.type == "meta"
+
+
 def test_subsets_that_are_not_there():
     prior = tiny()
     with pytest.raises(ValueError, match="num_layers is 3, expected between 1 and the network's 2 blocks"):

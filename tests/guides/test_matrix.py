@@ -34,6 +34,9 @@ STARTS_AT_PRIOR = {"fine-tuned", "lora", "twisted", "tabular", "fixed"}
 """q = p0 exactly before any step."""
 
 TRAINS = sorted(name for name, number in TRAINED.items() if number)
+COPIES_THE_PRIOR = {"fine-tuned", "mixture"}
+"""Its dtype too, unless told otherwise."""
+
 WITHOUT_HIDDEN = {"n-gram", "mean-field", "tabular", "mixture"}
 """Have no hidden layer for a value function to read."""
 
@@ -203,6 +206,8 @@ def test_runs_in_bfloat16(name, prior, prompts, moved):
         guide = build(name, prior, prompts, seed=1).to(torch.bfloat16)
     else:
         guide = build(name, prior.to(torch.bfloat16), prompts, seed=1)
+    if not moved and name not in COPIES_THE_PRIOR:
+        assert all(parameter.dtype == torch.float32 for parameter in guide.trained().values())  # small updates would be lost
     distribution = guide.distribution(prompts)
     response = distribution.sample((4,))
     log_prob = distribution.log_prob(response)

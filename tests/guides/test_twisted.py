@@ -90,7 +90,7 @@ def test_twist_at_the_soft_value_function_makes_smc_exact(model, prompts, truth,
 def test_both_twists_are_the_logits_less_the_priors(prompts, small_prior):
     """`twist` at each t and `log_twist` at once, against what tells q from p0."""
     guide = moved(Twisted(small_prior))
-    response = small_prior(prompts).sample((7,))
+    response = small_prior(prompts).enumerate_support()
     log_psi = guide.log_twist(prompts, response)
     logits = [program.next_token_logits(response) for program in (guide.distribution(prompts), small_prior(prompts))]
     expected = (logits[0] - logits[1]).gather(-1, response[..., None]).squeeze(-1)

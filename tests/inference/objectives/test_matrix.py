@@ -406,6 +406,22 @@ def test_a_hard_constraint_of_small_probability_is_borne_from_the_first_step(nam
         assert (truth.log_guide(guide).exp()[possible] > start).all()
 
 
+@pytest.mark.parametrize("name", ["wake-phi", "contrastive-twist"])
+def test_a_prompt_without_a_possible_draw_tells_nothing(name):
+    """Its gradient is 0, and the other prompt's is what it is alone."""
+
+    def reward(_, response):
+        return torch.where(response[..., 0] == 2, -math.inf, 0.3 * response[..., 1].double())
+
+    model, guide = Target(reward), Table(1)
+    hopeless, other = torch.tensor([[[2, 1]], [[2, 0]]]), torch.tensor([[[1, 1]], [[1, 2]]])
+    assert gradient(OBJECTIVES[name](num_particles=2), model, guide, ONE, hopeless)[1].abs().max() == 0
+    alone = gradient(OBJECTIVES[name](num_particles=2), model, guide, TWO[[1]], other)[1]
+    both = gradient(OBJECTIVES[name](num_particles=2), model, guide, TWO, torch.cat([hopeless, other], 1))[1]
+    assert alone.abs().max() > 0
+    assert torch.allclose(both, alone, atol=1e-12)
+
+
 def test_loss_of_proximal_is_of_the_prompts_it_is_asked_for():
     def reward(prompts, response):
         return prompts.ids[:, -1].double().expand(response.shape[:-1])
