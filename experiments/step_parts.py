@@ -4,7 +4,7 @@ Question: is a step more than the network's own work, one decode and two scoring
 Claim: at most 1.25 times the sum of a raw `generate`, one forward pass of the prior, and one forward and backward pass of the
 guide. With `--prior smollm2 --dtype bfloat16` and LoRA it fits into 3 GB, loading included.
 Printed: CPU and wall seconds of the parts, their sum and the step, medians over rounds; the median of the rounds' ratios; the
-most memory the process ever had.
+most memory the process has had after loading, and after one step.
 
 All work on as many sequences and tokens. `generate` is of the guide's network, draws with a cache, and is made to go on to the
 last token; the passes of the parts are over its responses, prompt and response in one, without a cache. The step draws
@@ -21,6 +21,8 @@ from __future__ import annotations
 import resource
 import statistics
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyro
@@ -102,30 +104,32 @@ class Parts:
 
     def generate(self) -> Tensor:
         """Responses `[B, T]`, none of which ends before T."""
-        ids = self.guide.generate(
-            input_ids=self.ids,
-            attention_mask=self.mask,
-            do_sample=True,
-            top_k=0,
-            top_p=1.0,
-            temperature=1.0,
-            min_new_tokens=self.num_tokens,
-            max_new_tokens=self.num_tokens,
-            eos_token_id=self.end_ids,
-            pad_token_id=self.pad_id,
-        )
+        with contiguous_states(self.guide):
+            ids = self.guide.generate(
+                input_ids=self.ids,
+                attention_mask=self.mask,
+                do_sample=True,
+                top_k=0,
+                top_p=1.0,
+                temperature=1.0,
+                min_new_tokens=self.num_tokens,
+                max_new_tokens=self.num_tokens,
+                eos_token_id=self.end_ids,
+                pad_token_id=self.pad_id,
+            )
         return ids[:, self.ids.shape[1] :]
 
     def log_prob(self, network: PreTrainedModel) -> Tensor:
         """log p(response), nats, `[B]`."""
         mask = torch.nn.functional.pad(self.mask, (0, self.num_tokens - 1), value=1)
-        logits = network(
-            input_ids=torch.cat([self.ids, self.response[:, :-1]], 1),
-            attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-            use_cache=False,
-            logits_to_keep=self.num_tokens,
-        ).logits
+        with contiguous_states(network):
+            logits = network(
+                input_ids=torch.cat([self.ids, self.response[:, :-1]], 1),
+                attention_mask=mask,
+                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+                use_cache=False,
+                logits_to_keep=self.num_tokens,
+            ).logits
         nats = cross_entropy(logits.flatten(0, 1).float(), self.response.flatten(), reduction="none")
         return -nats.view(self.response.shape).sum(1)
 
@@ -137,6 +141,18 @@ class Parts:
         self.log_prob(self.guide).mean().backward()
         for parameter in self.trained:
             parameter.grad = None
+
+
+@contextmanager
+def contiguous_states(network: PreTrainedModel) -> Iterator[None]:
+    """Hand the output layer contiguous states. Where only the last are kept they are not, and then torch, multiplying by frozen
+    weights, copies the whole layer once for each sequence: many times the pass's own cost, in time and in memory."""
+    layer = network.get_output_embeddings()
+    hook = layer.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def network_of(guide: Guide, prompts: Prompts) -> PreTrainedModel:
@@ -167,9 +183,17 @@ def main(args: StepParts) -> dict[str, float]:
     prior = load_prior(args.prior, max_new_tokens=args.max_new_tokens, temperature=1.0, dtype=args.dtype, device="cpu")
     prompts = prior.encode(args.prompts)
     guide = GUIDES[args.guide](prior, prompts)
+    step = Step(args, prior, guide, prompts)
     loaded = peak_memory()
-    parts, step = Parts(args, prior, guide, prompts), Step(args, prior, guide, prompts)
-    turns = {GENERATE: parts.generate, PRIOR: parts.score, GUIDE: parts.score_and_go_back, STEP: step}
+    step()
+    stepped = peak_memory()  # before the parts, which take more
+    parts = Parts(args, prior, guide, prompts)
+    turns: dict[str, Callable[[], object]] = {
+        GENERATE: parts.generate,
+        PRIOR: parts.score,
+        GUIDE: parts.score_and_go_back,
+        STEP: step,
+    }
     take_turns(turns, args.warm_up)
     step.lengths.clear()
     times = with_sum(take_turns(turns, args.rounds))
@@ -181,7 +205,7 @@ def main(args: StepParts) -> dict[str, float]:
         print(f"{name:30}" + "".join(f"{statistics.median(s[i] for s in seconds):8.3f}" for i in range(2)))
     print(f"{'step / sum':30}" + "".join(f"{ratios[clock]:8.2f}" for clock in CLOCKS))
     print(f"tokens decoded: {args.max_new_tokens} by generate, {statistics.median(step.lengths):g} by the step (median)")
-    print(f"peak memory: {peak_memory():.2f} GB, of which {loaded:.2f} GB to load prior and guide")
+    print(f"peak memory: {loaded:.2f} GB when prior and guide are loaded, {stepped:.2f} GB after a step")
     return ratios
 
 

@@ -39,9 +39,9 @@ class Family(NamedTuple):
 
 GUIDES: dict[str, Family] = {
     "fine-tuned": Family(FineTuned, "a copy of the prior, all its weights free or some of them", 8e-5),
-    "lora": Family(LoRA, "low-rank adapters on the prior's own weights", 1e-3),
-    "soft-prompt": Family(SoftPrompt, "learned virtual tokens before the prompt, read by the prior's own weights", 1e-2),
-    "twisted": Family(Twisted, "value-guided decoding: the prior's next token, reweighted by a small head on its states", 1e-3),
+    "lora": Family(LoRA, "low-rank adapters on the prior's own weights", 3e-3),
+    "soft-prompt": Family(SoftPrompt, "learned virtual tokens before the prompt, read by the prior's own weights", 3e-3),
+    "twisted": Family(Twisted, "value-guided decoding: the prior's next token, reweighted by a small head on its states", 3e-3),
     "recurrent": Family(Recurrent, "a GRU from scratch", 3e-3),
     "n-gram": Family(NGram, "a table for each context of n - 1 tokens, from scratch", 0.1),
     "mean-field": Family(MeanField, "a table for each position, from scratch", 0.1, takes_prompts=True),

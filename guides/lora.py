@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -107,7 +109,8 @@ class LoRA(Guide):
                 merged.network.set_submodule(name, module.get_base_layer())
         del merged.network.peft_config
         merged.network._hf_peft_config_loaded = False
-        return merged.requires_grad_(False)
+        merged.network._weight_conversions = None  # else names on disk would be those of the prior's adapter
+        return merged
 
     def _weights(self) -> dict[str, Tensor]:
         """The adapter's tensors, by the names that `peft` gives them on disk."""
@@ -170,7 +173,7 @@ def _check_adapter(network: PreTrainedModel, layers: dict[str, nn.Module]) -> No
             )
 
 
-def _add_adapter(network: PreTrainedModel, config: object) -> str:
+def _add_adapter(network: PreTrainedModel, config: Any) -> str:
     """Add an adapter, on together with those that are on already. Returns its name, which none of them has."""
     from peft.tuners.lora import LoraLayer
 
@@ -178,7 +181,9 @@ def _add_adapter(network: PreTrainedModel, config: object) -> str:
     on = {name: [] if module.disable_adapters else list(module.active_adapters) for name, module in adapters.items()}
     taken = {adapter for module in adapters.values() for adapter in module.lora_A}
     new = next(name for name in ("guide", *(f"guide-{i}" for i in range(2, len(taken) + 3))) if name not in taken)
-    network.add_adapter(config, new)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # the prior's, as is meant
+        network.add_adapter(config, new)
     if taken:
         config.base_model_name_or_path = None  # that is the network without its first adapter
     for name, module in network.named_modules():

@@ -254,8 +254,15 @@ class LanguageModel(nn.Module):
         seen = state.seen + tokens.shape[1]
         keep = {"logits_to_keep": 1} if last_only and self._keeps_last_logits else {}
         hidden: list[Tensor] = []
+
+        def listen(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            # the last states alone are strided; torch would multiply them by frozen weights with a copy of the layer for each
+            # prompt, which takes longer than all the rest
+            hidden.append(inputs[0].clone(memory_format=torch.contiguous_format) if last_only else inputs[0])
+            return (hidden[0], *inputs[1:])
+
         # some networks scale or cap the output layer's logits, so it is listened to, and not called on its own
-        listener = self.network.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
+        listener = self.network.get_output_embeddings().register_forward_pre_hook(listen)
         try:
             out = self.network(
                 **{name: tokens},

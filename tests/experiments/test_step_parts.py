@@ -1,0 +1,82 @@
+"""A step of SVI beside the sum of its parts, as it is measured and printed."""
+
+import pyro
+import pytest
+import torch
+
+from experiments.registry import load_prior
+from experiments.step_parts import GENERATE, GUIDE, PRIOR, STEP, SUM, Parts, Step, StepParts, main, peak_memory, with_sum
+from guides import LoRA
+
+SMALL = {"prompts": ("The film was", "The"), "particles": 2, "max_new_tokens": 3, "rounds": 1, "warm_up": 0}
+
+
+@pytest.fixture(scope="module")
+def prior():
+    return load_prior("film-reviews", max_new_tokens=3, temperature=1.0, dtype="float64", device="cpu")
+
+
+@pytest.fixture
+def guide(prior):
+    guide = LoRA(prior)
+    with torch.no_grad():
+        for parameter in guide.trained().values():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return guide
+
+
+@pytest.fixture
+def parts(prior, guide):
+    return Parts(StepParts(**SMALL), prior, guide, prior.encode(SMALL["prompts"]))
+
+
+def test_parts_score_as_the_step_does(parts, prior, guide):
+    prompts = prior.encode(SMALL["prompts"])
+    response = parts.response.view(2, 2, 3)
+    assert not torch.isin(response[..., :-1], torch.tensor(prior.end_ids)).any()
+    for network, distribution in ((parts.prior, prior(prompts)), (parts.guide, guide.distribution(prompts))):
+        expected = distribution.log_prob(response)
+        assert torch.allclose(parts.log_prob(network).view(2, 2).double(), expected, atol=1e-4)
+    parts.score_and_go_back()
+    assert all(parameter.grad is None for parameter in guide.parameters())
+
+
+def test_step_steps_and_notes_how_far_it_decoded(prior, guide):
+    step = Step(StepParts(**SMALL), prior, guide, prior.encode(SMALL["prompts"]))
+    before = [parameter.clone() for parameter in guide.trained().values()]
+    step()
+    moved = [(a - b).abs().max() for a, b in zip(guide.trained().values(), before, strict=True)]
+    assert 0 < max(moved) < 1e-8
+    assert len(step.lengths) == 1
+    assert 1 <= step.lengths[0] <= 3
+    assert not list(pyro.get_param_store().keys())
+
+
+def test_sum_is_of_the_parts():
+    times = {GENERATE: [(1.0, 2.0)], PRIOR: [(3.0, 4.0)], GUIDE: [(5.0, 6.0)], STEP: [(7.0, 8.0)]}
+    assert with_sum(times)[SUM] == [(9.0, 12.0)]
+
+
+def test_table(capsys):
+    ratios = main(StepParts(**SMALL))
+    printed = capsys.readouterr().out
+    assert ratios.keys() == {"CPU", "wall"}
+    assert all(name in printed for name in (GENERATE, PRIOR, GUIDE, SUM, STEP, "tokens decoded: 3 by generate", "peak memory"))
+    assert 0.1 < peak_memory() < 100
+
+
+def test_guide_without_a_network_is_refused():
+    with pytest.raises(SystemExit, match="NGram"):
+        main(StepParts(**SMALL, guide="n-gram"))
+
+
+@pytest.mark.parametrize("num_prompts", [1, 2])
+def test_output_layer_is_given_states_without_gaps(prior, num_prompts):
+    """Else a pass over the prompts costs more than all the rest of a step: see `contiguous_states`."""
+    strides = []
+    layer = prior.network.get_output_embeddings()
+    hook = layer.register_forward_hook(lambda _, inputs, __: strides.append(inputs[0].stride()))
+    prior.start(prior.encode(SMALL["prompts"][:num_prompts]))
+    hook.remove()
+    width = layer.weight.shape[1]
+    assert strides == [(width, width, 1)]

@@ -1,0 +1,360 @@
+"""LoRA: adapters around the prior's own weights, of which the prior learns nothing."""
+
+import copy
+import json
+import warnings
+from functools import partial
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from guides import LoRA, OtherGuideError
+from inference import OBJECTIVES, FusedOptimizer, diagnose, fit, response_distribution
+from model import AlignmentModel, LanguageModel, TextEvidence
+from tests.model.tiny import NETWORKS, PROMPTS, tiny, tiny_tokenizer
+
+assert_close = partial(torch.testing.assert_close, atol=1e-5, rtol=0)  # llama norms its activations in float32
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request):
+    return request.param
+
+
+@pytest.fixture(params=["no adapter", "adapter"])
+def prior(request, network, tmp_path):
+    """In float64, without and with an adapter of its own."""
+    return tiny(network) if request.param == "no adapter" else with_adapter(tiny(network), tmp_path / "prior")
+
+
+def with_adapter(language_model, folder):
+    """As `AutoModelForCausalLM.from_pretrained` makes it of an adapter's folder."""
+    language_model.network.save_pretrained(folder / "base")
+    base = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=language_model.network.dtype)
+    names = ["c_attn"] if hasattr(base, "transformer") else ["q_proj", "o_proj"]
+    config = peft.LoraConfig(r=2, lora_alpha=6, target_modules=names, init_lora_weights=False, fan_in_fan_out="c_attn" in names)
+    wrapped = peft.get_peft_model(base, config)
+    wrapped.save_pretrained(folder / "adapter")
+    network = AutoModelForCausalLM.from_pretrained(folder / "adapter", dtype=language_model.network.dtype)
+    return LanguageModel(network, tiny_tokenizer(), max_new_tokens=language_model.max_new_tokens)
+
+
+def moved(guide):
+    """Away from the prior."""
+    with torch.no_grad():
+        for parameter in guide.trained().values():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return guide
+
+
+def sentiment(texts):
+    return [text.count("a") - text.count("b") for text in texts]
+
+
+def model_of(prior):
+    return AlignmentModel(prior, TextEvidence(sentiment, prior, upper_bound=3.0), 1.0)
+
+
+def all_paths(prior):
+    """Everything a prior computes: scores, per token and whole, logits, hidden states, draws, draws of suffixes."""
+    distribution = prior(prior.encode(PROMPTS))
+    support = distribution.enumerate_support()
+    torch.manual_seed(3)
+    response = distribution.sample((64,))
+    return [
+        distribution.log_prob(support),
+        *distribution.log_prob_and_hidden(support),
+        distribution.next_token_logits(support),
+        response,
+        distribution.sample_suffix(response, torch.zeros(64, 3, dtype=torch.long)),
+    ]
+
+
+def same(some, others):
+    return all(torch.equal(a, b) for a, b in zip(some, others, strict=True))
+
+
+def test_prior_stays_bit_for_bit_before_during_and_after_training(prior):
+    before, tensors = all_paths(prior), copy.deepcopy(prior.state_dict())
+    guide, model, prompts = LoRA(prior), model_of(prior), prior.encode(PROMPTS)
+    start = all_paths(guide.language_model)
+    assert same(all_paths(prior), before)
+    assert same(start, before)  # so does the guide, until it moves
+    steps = []
+
+    def check(_):
+        steps.append(same(all_paths(prior), before) and not same(all_paths(guide.language_model), before))
+
+    objective = OBJECTIVES["leave-one-out"](num_particles=16)
+    optimizer = FusedOptimizer(options={"lr": 0.05})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(model, guide, prompts, num_steps=5, objective=objective, optimizer=optimizer, on_step=check, progress=False)
+    assert steps == [True] * 5
+    assert same(all_paths(response_distribution(model, prompts).decoder), before)
+    assert prior.state_dict().keys() == tensors.keys()
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in prior.state_dict().items())
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in prior.parameters())
+
+
+def test_fit_approaches_the_posterior(network):
+    prior = tiny(network)
+    model, guide, prompts = model_of(prior), LoRA(prior, rank=2), prior.encode(PROMPTS)
+    before = diagnose(model, guide, prompts, num_prior_draws=1000)
+    objective = OBJECTIVES["leave-one-out"](num_particles=32)
+    fit(
+        model, guide, prompts, num_steps=25, objective=objective, optimizer=FusedOptimizer(options={"lr": 0.05}), progress=False
+    )
+    after = diagnose(model, guide, prompts, num_prior_draws=1000)
+    assert after.kl_guide_posterior.value < before.kl_guide_posterior.value / 3
+
+
+def test_diagnostics_of_the_prior_do_not_see_the_guide(prior):
+    model, prompts = model_of(prior), prior.encode(PROMPTS)
+
+    def measured():
+        torch.manual_seed(1)
+        return diagnose(model, model, prompts, num_samples=64, num_prior_draws=256)
+
+    before = measured()
+    moved(LoRA(prior))
+    assert measured() == before
+    assert before.kl_guide_prior.value == 0
+
+
+def test_one_copy_in_memory(prior):
+    guide = moved(LoRA(prior))
+    own = {id(parameter) for parameter in guide.trained().values()}
+    of_prior = {tensor.data_ptr() for tensor in [*prior.parameters(), *prior.buffers()]}
+    rest = [t for t in [*guide.language_model.parameters(), *guide.language_model.buffers()] if id(t) not in own]
+    assert {tensor.data_ptr() for tensor in rest} == of_prior
+    assert len({parameter.data_ptr() for parameter in guide.parameters()}) == len(own) + len(list(prior.parameters()))
+    assert not of_prior & {parameter.data_ptr() for parameter in guide.trained().values()}
+
+
+def test_modules_are_not_the_priors(prior):
+    guide = LoRA(prior)
+    assert not {id(module) for module in guide.language_model.modules()} & {id(module) for module in prior.modules()}
+    assert not any(module.training for module in guide.modules())
+
+
+def test_peft_alone_loads_it(prior, tmp_path):
+    guide = moved(LoRA(prior, rank=3, alpha=4.0))
+    guide.save_pretrained(tmp_path / "guide")
+    assert all(".lora_" in name for name in load_file(tmp_path / "guide" / "adapter_model.safetensors"))
+    ids = torch.tensor([[2, 3, 4], [4, 0, 3]])
+    expected = guide.language_model.network(ids).logits
+    folder = tmp_path / "prior" / "base"
+    prior_had_one = folder.is_dir()
+    if not prior_had_one:
+        prior.network.save_pretrained(folder)
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    if prior_had_one:
+        loaded = peft.PeftModel.from_pretrained(loaded, tmp_path / "prior" / "adapter", adapter_name="first")
+        loaded.load_adapter(tmp_path / "guide", "second")
+        loaded.base_model.set_adapter(["first", "second"])
+    else:
+        loaded = peft.PeftModel.from_pretrained(loaded, tmp_path / "guide")
+    assert torch.equal(loaded.eval()(ids).logits, expected)
+
+
+def test_saved_names_its_base_unless_that_is_not_all(network, tmp_path):
+    tiny(network).save_pretrained(tmp_path / "base")
+    prior = LanguageModel.from_pretrained(tmp_path / "base", max_new_tokens=3)
+    LoRA(prior).save_pretrained(tmp_path / "guide")
+    again = LanguageModel.from_pretrained(tmp_path / "guide", max_new_tokens=3)  # tokenizer and all
+    assert same(all_paths(again), all_paths(prior))
+    LoRA(again).save_pretrained(tmp_path / "second")
+    bases = [json.loads((tmp_path / name / "adapter_config.json").read_text()) for name in ("guide", "second")]
+    assert [config["base_model_name_or_path"] for config in bases] == [str(tmp_path / "base"), None]
+
+
+def test_guide_is_loaded_bit_for_bit(prior, tmp_path):
+    guide, again = moved(LoRA(prior)), moved(LoRA(prior))
+    assert not same(all_paths(again.language_model), all_paths(guide.language_model))
+    guide.save_pretrained(tmp_path)
+    again.load_pretrained(tmp_path)
+    assert same(all_paths(again.language_model), all_paths(guide.language_model))
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"rank": 4}, "shape"),
+        ({"rank": 8, "alpha": 3.0}, "lora_alpha 16, expected 3.0"),
+        ({"target_modules": "c_proj"}, "c_attn"),
+    ],
+)
+def test_other_guide_is_refused(other, message, tmp_path):
+    prior = tiny()
+    moved(LoRA(prior)).save_pretrained(tmp_path)
+    guide = moved(LoRA(prior, **{"alpha": 16} | other))
+    before = [parameter.clone() for parameter in guide.trained().values()]
+    with pytest.raises(OtherGuideError, match=message):
+        guide.load_pretrained(tmp_path)
+    assert same(guide.trained().values(), before)
+
+
+def test_merged_is_the_guide_up_to_rounding_without_peft(prior, tmp_path):
+    guide = moved(LoRA(prior))
+    of_guide, of_prior = all_paths(guide.language_model), all_paths(prior)
+    merged = guide.merged()
+    assert_close(all_paths(merged)[0], of_guide[0])
+    assert not torch.allclose(of_guide[0], of_prior[0], atol=0.1)
+    assert same(all_paths(guide.language_model), of_guide)
+    assert same(all_paths(prior), of_prior)
+    assert not {p.data_ptr() for p in merged.parameters()} & {p.data_ptr() for p in guide.parameters()}
+    assert not any(parameter.requires_grad for parameter in merged.parameters())
+    assert not any("peft" in type(module).__module__ for module in merged.modules())
+    assert not hasattr(merged.network, "peft_config")
+    merged.save_pretrained(tmp_path / "merged")
+    assert not list((tmp_path / "merged").glob("adapter*"))
+    again = LanguageModel.from_pretrained(tmp_path / "merged", max_new_tokens=3, dtype=torch.float64)
+    assert isinstance(again.network, PreTrainedModel)
+    assert same(all_paths(again), all_paths(merged))
+
+
+def test_priors_adapter_stays_on_and_is_not_trained_or_saved(network, tmp_path):
+    prior = with_adapter(tiny(network), tmp_path / "prior")
+    guide = LoRA(prior)
+    assert guide.adapter not in prior.network.peft_config
+    assert prior.network.active_adapters() == ["default"]
+    assert guide.language_model.network.active_adapters() == ["default", guide.adapter]
+    assert all(f".{guide.adapter}." in name for name in guide.trained())
+    guide.save_pretrained(tmp_path / "guide")
+    saved = load_file(tmp_path / "guide" / "adapter_model.safetensors")
+    assert sum(tensor.numel() for tensor in saved.values()) == guide.num_trained_parameters()
+
+
+def test_adapters_of_the_prior_that_are_off_stay_off(network, tmp_path):
+    prior = with_adapter(tiny(network), tmp_path)
+    on = all_paths(prior)
+    prior.network.disable_adapters()
+    off = all_paths(prior)
+    guide = LoRA(prior)
+    assert not same(off, on)
+    assert same(all_paths(guide.language_model), off)
+    moved(guide)
+    assert not same(all_paths(guide.language_model), off)
+    assert_close(all_paths(guide.merged())[0], all_paths(guide.language_model)[0])
+
+
+def test_guide_on_a_guide(network):
+    first = moved(LoRA(tiny(network)))
+    of_first = all_paths(first.language_model)
+    second = LoRA(first.language_model, rank=2)
+    assert same(all_paths(second.language_model), of_first)
+    assert first.adapter != second.adapter
+    moved(second)
+    assert same(all_paths(first.language_model), of_first)
+    assert not same(all_paths(second.language_model), of_first)
+
+
+@pytest.mark.parametrize(("dtype", "adapters"), [("bfloat16", "float32"), ("float32", "float32"), ("float64", "float64")])
+def test_dtypes(network, dtype, adapters):
+    prior = tiny(network, getattr(torch, dtype))
+    before = all_paths(prior)
+    guide = LoRA(prior)
+    assert same(all_paths(guide.language_model), before)
+    assert {parameter.dtype for parameter in guide.trained().values()} == {getattr(torch, adapters)}
+    assert {parameter.dtype for parameter in prior.parameters()} == {getattr(torch, dtype)}
+    objective = OBJECTIVES["reward-to-go"](num_particles=8)
+    result = fit(model_of(prior), guide, prior.encode(PROMPTS), num_steps=3, objective=objective, progress=False)
+    assert result.stopped_early is None
+    assert same(all_paths(prior), before)
+    assert not same(all_paths(guide.language_model), before)
+    assert guide.merged().network.dtype == getattr(torch, dtype)
+
+
+def test_value_function_reads_its_hidden_states(network):
+    prior = tiny(network)
+    guide, prompts = moved(LoRA(prior)), prior.encode(PROMPTS)
+    response = prior(prompts).sample((4,))
+    per_token, hidden = guide.distribution(prompts).log_prob_and_hidden(response)
+    per_token.sum().backward()
+    assert hidden.shape == (4, 3, 3, 16)
+    assert not torch.allclose(hidden, prior(prompts).log_prob_and_hidden(response)[1])
+    assert all(parameter.grad is not None for parameter in guide.trained().values())
+
+
+def test_no_warnings_and_the_scale_is_alpha_by_rank(prior):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        guides = [moved(LoRA(prior, rank=2, alpha=alpha, target_modules="all-linear")) for alpha in (1.0, 2.0)]
+    for guide in guides:
+        for index, parameter in enumerate(guide.trained().values()):
+            torch.manual_seed(index)
+            torch.nn.init.normal_(parameter)
+    prompts = prior.encode(PROMPTS)
+    for guide, factor in zip(guides, (1, 0.5), strict=True):
+        with torch.no_grad():
+            for name, parameter in guide.trained().items():
+                parameter *= factor if "lora_B" in name else 1
+    response = prior(prompts).enumerate_support()
+    assert_close(*(guide.distribution(prompts).log_prob(response) for guide in guides))
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "adapted"),
+    [
+        ("gpt2", "all-linear", {"c_attn", "c_proj", "c_fc"}),
+        ("llama", "all-linear", {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
+        ("llama", "q_proj, v_proj", {"q_proj", "v_proj"}),
+        ("llama", r"layers\.1\..*_proj", {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
+        ("gpt2", "h.0.attn.c_proj", {"c_proj"}),
+        ("llama", "lm_head", {"lm_head"}),
+    ],
+)
+def test_target_modules(name, wanted, adapted):
+    prior = tiny(name)
+    guide = moved(LoRA(prior, target_modules=wanted))
+    paths = {parameter.split(".lora_")[0] for parameter in guide.trained()}
+    assert {path.rsplit(".", 1)[1] for path in paths} == adapted
+    if "1" in wanted or "0" in wanted:
+        number = "1" if "1" in wanted else "0"
+        assert all(f".{number}." in path for path in paths)
+    assert_close(all_paths(guide.merged())[0], all_paths(guide.language_model)[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rank": 0}, "rank=0"),
+        ({"alpha": 0.0}, "alpha=0"),
+        ({"alpha": float("nan")}, "alpha=nan"),
+        ({"target_modules": "q_proj"}, "'q_proj', which fits no linear layer: expected some of c_attn, c_fc, c_proj"),
+        ({"target_modules": "c_attn,"}, "''"),
+        ({"target_modules": "c_attn,lm_head"}, "'lm_head'"),  # tied to the embedding
+        ({"target_modules": "wte"}, "'wte'"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        LoRA(tiny(), **options)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        peft.IA3Config(target_modules=["c_attn"], feedforward_modules=[], fan_in_fan_out=True),
+        peft.LoraConfig(target_modules=["c_attn"], modules_to_save=["ln_f"], fan_in_fan_out=True),
+        peft.LoraConfig(target_modules=["wte"]),
+    ],
+)
+def test_adapters_that_cannot_be_combined(config):
+    prior = tiny()
+    prior.network.add_adapter(config)
+    with pytest.raises(ValueError, match="cannot be combined"):
+        LoRA(prior)
+
+
+def test_merged_adapter_of_the_prior_is_refused(network, tmp_path):
+    prior = with_adapter(tiny(network), tmp_path)
+    for module in prior.network.modules():
+        if isinstance(module, peft.tuners.lora.LoraLayer):
+            module.merge()
+    with pytest.raises(ValueError, match="not merged"):
+        LoRA(prior)
