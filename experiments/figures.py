@@ -81,15 +81,22 @@ def frontier(reward: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
     return kl, (weight * reward).sum(1).mean(-1)
 
 
+def plot_frontier(axes: Axes, reward: Tensor, beta: float) -> float:
+    """The posteriors of all beta, and that of this beta, from the rewards `[M, N]` of prior draws. Returns its KL(p* || p0)."""
+    kl, best = frontier(reward, torch.logspace(1.5, -1.2, 60) * beta)
+    axes.plot(kl, best, color=POSTERIOR, label="posteriors for every beta: the frontier")
+    kl, best = frontier(reward, torch.tensor([beta]))
+    axes.plot(kl, best, "o", color=POSTERIOR, label=f"p*, beta = {beta:g}")
+    axes.set(xlabel="KL(q || p0), nats", ylabel="E[r]", title="Reward against distance from the prior")
+    return kl.item()
+
+
 def reward_kl_figure(
     metrics: Sequence[dict[str, float]], reward: Tensor, beta: float, after: tuple[Estimate, Estimate]
 ) -> Figure:
     """Reward against KL to the prior: the guide's way, below the best that any distribution can do."""
     figure, axes = new_axes()
-    kl, best = frontier(reward, torch.logspace(1.5, -1.2, 60) * beta)
-    axes.plot(kl, best, color=POSTERIOR, label="posteriors for every beta: the frontier")
-    kl, best = frontier(reward, torch.tensor([beta]))
-    axes.plot(kl, best, "o", color=POSTERIOR, label=f"p*, beta = {beta:g}")
+    kl_posterior = plot_frontier(axes, reward, beta)
     path_kl = smooth([record["kl_guide_prior"] for record in metrics])
     path_reward = smooth([record["reward"] for record in metrics])
     axes.plot(path_kl, path_reward, color=GUIDE, alpha=0.7, linewidth=1, label="guide, step by step (mean over ten)")
@@ -103,10 +110,8 @@ def reward_kl_figure(
         fmt="o",
         label="guide at the end (± 2 s.e.)",
     )
-    limit = 1.3 * max(kl.item(), kl_after.value, float(path_kl.max()))
-    axes.set(
-        xlim=(-0.05 * limit, limit), xlabel="KL(q || p0), nats", ylabel="E[r]", title="Reward against distance from the prior"
-    )
+    limit = 1.3 * max(kl_posterior, kl_after.value, float(path_kl.max()))
+    axes.set(xlim=(-0.05 * limit, limit))
     axes.legend(frameon=False, loc="lower right", fontsize=8)
     return figure
 

@@ -19,27 +19,23 @@ With its defaults it takes the better part of an hour on two cores; `--seeds 1 -
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
 import torch
 import tyro
-from tqdm import tqdm
 
 from experiments import figures
-from experiments.registry import check_only
+from experiments.registry import check_only, guide_for
 from experiments.run_folder import RunFolder
 from experiments.worlds import WORLDS, World, WorldName
-from guides import FineTuned
+from experiments.zoo import cell, mean_and_error, reference, run_and_write, text_table
+from guides import GUIDES, Guide, Twisted
 from inference import (
     OBJECTIVES,
     SAMPLERS,
@@ -129,12 +125,7 @@ def main(args: Zoo) -> list[Result]:
     folder = RunFolder.new(args.out, "zoo")
     folder.write_arguments(args)
     jobs = list_jobs(args)
-    results = []
-    with (folder.path / "results.jsonl").open("w") as file:
-        for result in tqdm(run_all(jobs, args.workers), total=len(jobs), desc="zoo", unit="run"):
-            results.append(result)
-            file.write(json.dumps(asdict(result)) + "\n")
-            file.flush()
+    results = run_and_write(run, jobs, args.workers, folder.path / "results.jsonl")
     for name in args.worlds:
         of_world = [result for result in results if result.job.world == name]
         print(f"\n{name}: {reference(WORLDS[name]())}\n{table(of_world, max(args.fractions))}")
@@ -158,20 +149,6 @@ def list_jobs(args: Zoo) -> list[Job]:
     ]
 
 
-def run_all(jobs: Sequence[Job], workers: int) -> Iterator[Result]:
-    """Results in the order of the jobs: in this process for one worker, else each worker in one of its own."""
-    if workers == 1:
-        yield from map(run, jobs)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=one_thread) as pool:  # CUDA bears no fork
-        yield from pool.map(run, jobs)
-
-
-def one_thread() -> None:
-    """Workers share the cores."""
-    torch.set_num_threads(1)
-
-
 def run(job: Job) -> Result:
     """One run of one algorithm; an algorithm that refuses says why in the note."""
     world = WORLDS[job.world]()
@@ -192,11 +169,12 @@ def run(job: Job) -> Result:
         return Result(job, budget, note=str(error))
 
 
-def train(world: World, objective: str, steps: int, seed: int) -> FineTuned:
+def train(world: World, objective: str, steps: int, seed: int) -> Guide:
     """A fit as any user would run it, on a budget of `steps` batches."""
-    guide, made = FineTuned(world.model.prior), OBJECTIVES[objective](num_particles=world.particles)
+    guide, made = guide_for(objective, world.model.prior), OBJECTIVES[objective](num_particles=world.particles)
     num_steps = steps * made.epochs if isinstance(made, Proximal_ELBO) else steps  # it takes several on each batch
-    options = {"lr": world.learning_rate}
+    rate = GUIDES["twisted"].learning_rate if isinstance(guide, Twisted) else world.learning_rate
+    options = {"lr": rate}
     optimizer = FusedOptimizer(options=options, clip_norm=world.clip_norm, schedule=cosine(num_steps))
     fit(world.model, guide, world.prompts, num_steps=num_steps, objective=made, optimizer=optimizer, seed=seed, progress=False)
     return guide
@@ -211,7 +189,7 @@ def sample(world: World, job: Job, budget: int) -> Posterior:
     return SAMPLERS[name](world.model, world.prompts, guide=guide, num_samples=budget // 2)
 
 
-def measure_guide(world: World, guide: FineTuned) -> dict[str, float]:
+def measure_guide(world: World, guide: Guide) -> dict[str, float]:
     """A guide against the posterior: exactly where that can be enumerated, else by `diagnose`."""
     beta = world.model.beta
     if world.truth is None:
@@ -276,47 +254,20 @@ def distinct(world: World, response: torch.Tensor) -> float:
     return distinct_n(response, world.model.prior.space.is_token(response), 2)
 
 
-def reference(world: World) -> str:
-    """The posterior itself, in one line."""
-    if world.truth is not None:
-        log_p = world.truth.log_posterior
-        reward = (log_p.exp() * world.truth.log_evidence).sum(0).mean().item() * world.model.beta
-        nats = entropy(log_p).mean().item()
-        return f"log Z {world.truth.log_z.mean().item():.4f}; of the posterior, E[r] {reward:.4f}, entropy {nats:.4f}"
-    assert world.prior_draws is not None
-    estimate = world.prior_draws.posterior_log_evidence().times(world.model.beta)
-    return f"log Z {world.prior_draws.log_z()}; of the posterior, E[r] {estimate}"
-
-
 def table(results: Iterable[Result], fraction: float) -> str:
     """One row for each algorithm, the closest first: means over seeds and their standard errors."""
-    rows: dict[str, list[Result]] = {}
+    runs: dict[str, list[Result]] = {}
     for result in results:
         if result.job.fraction == fraction:
-            rows.setdefault(result.job.algorithm, []).append(result)
-    if not rows:
-        return "nothing was run"
-    width = max(map(len, rows))
-    lines = [f"{'':{width}}  " + "  ".join(f"{name:>17}" for name in COLUMNS)]
-    order = sorted(rows, key=lambda name: (math.isnan(of := mean_and_error(rows[name], "kl_guide_posterior")[0]), of))
+            runs.setdefault(result.job.algorithm, []).append(result)
+    of = {name: [result.measured for result in found] for name, found in runs.items()}
+    order = sorted(of, key=lambda name: (math.isnan(kl := mean_and_error(of[name], "kl_guide_posterior")[0]), kl))
+    rows: dict[str, list[str] | str] = {}
     for name in order:
-        cells = [cell(*mean_and_error(rows[name], measure)) for measure in COLUMNS.values()]
-        note = next((result.note for result in rows[name] if result.note), "")
-        lines.append(f"{name:{width}}  " + ("  ".join(f"{text:>17}" for text in cells) if not note else f"refused: {note}"))
-    return "\n".join(lines)
-
-
-def mean_and_error(results: Sequence[Result], name: str) -> tuple[float, float]:
-    """Mean over seeds, and its standard error (NaN for one seed)."""
-    values = np.array([result.measured.get(name, math.nan) for result in results])
-    error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 and np.isfinite(values).all() else math.nan
-    return float(values.mean()), float(error)
-
-
-def cell(mean: float, error: float) -> str:
-    if math.isnan(mean):
-        return "-"
-    return f"{mean:.3g}" if math.isnan(error) else f"{mean:.3g} ± {error:.1g}"
+        note = next((result.note for result in runs[name] if result.note), "")
+        cells = [cell(*mean_and_error(of[name], measure)) for measure in COLUMNS.values()]
+        rows[name] = f"refused: {note}" if note else cells
+    return text_table(list(COLUMNS), rows)
 
 
 def curves(results: Iterable[Result]) -> dict[str, tuple[list[int], list[float], list[float]]]:
@@ -326,7 +277,8 @@ def curves(results: Iterable[Result]) -> dict[str, tuple[list[int], list[float],
         grouped.setdefault(result.job.algorithm, {}).setdefault(result.budget, []).append(result)
     found = {}
     for name, by_budget in grouped.items():
-        points = [(budget, *mean_and_error(by_budget[budget], "kl_guide_posterior")) for budget in sorted(by_budget)]
+        measured = {budget: [result.measured for result in by_budget[budget]] for budget in sorted(by_budget)}
+        points = [(budget, *mean_and_error(runs, "kl_guide_posterior")) for budget, runs in measured.items()]
         points = [point for point in points if math.isfinite(point[1]) and point[1] > 0]
         if points:
             budgets, means, errors = zip(*points, strict=True)

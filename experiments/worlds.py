@@ -1,4 +1,4 @@
-"""The posteriors that algorithms are compared on: one that can be enumerated, and one of English text."""
+"""The posteriors that algorithms and guides are compared on: two that can be enumerated, and one of English text."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from inference import Enumeration, PriorDraws, draw_from_prior, random_state
 from model import AlignmentModel, LanguageModel, Prompts, TokenEvidence
 
 END, WANTED = 0, (4, 6)
+MODES = (2, 4)
+"""Words of `two_modes`, the heavier mode's first."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +81,7 @@ def eight_tokens(seed: int = 2) -> World:
     Args:
         seed: of the weights, which are the whole prior. How far the prior is from its posterior depends on them.
     """
-    sizes = {"vocab_size": 8, "n_positions": 16, "n_embd": 64, "n_layer": 2, "n_head": 2, "initializer_range": 0.15}
-    special = {"bos_token_id": END, "eos_token_id": END, "pad_token_id": END}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = GPT2LMHeadModel(GPT2Config(**sizes, **special))
-    tokenizer = numbered_words(8, bos_token="<end>", eos_token="<end>", pad_token="<end>")
-    prior = LanguageModel(network, tokenizer, max_new_tokens=3)
+    prior = _random_prior(vocab_size=8, max_new_tokens=3, initializer_range=0.15, seed=seed)
 
     def share(response: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
         wanted = torch.isin(response, torch.tensor(WANTED, device=response.device)) & is_token
@@ -93,6 +89,34 @@ def eight_tokens(seed: int = 2) -> World:
 
     model = AlignmentModel(prior, TokenEvidence(share, prior, upper_bound=1.0), beta=0.25)
     return World(model, prior.encode([""]), particles=64, learning_rate=1e-3, clip_norm=1.0)
+
+
+@cache
+def two_modes() -> World:
+    """31 responses, two of them likely: a random GPT-2 of 6 tokens, 2 a response; r is 1 where both are w2, 0.92 where both
+    are w4, else 0; beta 0.16.
+
+    A law of independent tokens cannot have both modes without their crossings, w2 w4 and w4 w2.
+    """
+    prior = _random_prior(vocab_size=6, max_new_tokens=2, initializer_range=0.02, seed=0)
+
+    def agree(response: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
+        heavy, light = ((response == word).all(-1).double() for word in MODES)
+        return heavy + 0.92 * light
+
+    model = AlignmentModel(prior, TokenEvidence(agree, prior, upper_bound=1.0), beta=0.16)
+    return World(model, prior.encode([""]), particles=64, learning_rate=1e-3, clip_norm=1.0)
+
+
+def _random_prior(vocab_size: int, max_new_tokens: int, initializer_range: float, seed: int) -> LanguageModel:
+    """A GPT-2 that was never trained."""
+    sizes = {"vocab_size": vocab_size, "n_positions": 16, "n_embd": 64, "n_layer": 2, "n_head": 2}
+    special = {"bos_token_id": END, "eos_token_id": END, "pad_token_id": END}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = GPT2LMHeadModel(GPT2Config(**sizes, initializer_range=initializer_range, **special))
+    tokenizer = numbered_words(vocab_size, bos_token="<end>", eos_token="<end>", pad_token="<end>")
+    return LanguageModel(network, tokenizer, max_new_tokens=max_new_tokens)
 
 
 @cache
@@ -105,7 +129,7 @@ def film_reviews(num_prior_draws: int = 8192) -> World:
 
 
 WORLDS: dict[str, Callable[[], World]] = {"eight-tokens": eight_tokens, "film-reviews": film_reviews}
-"""By name."""
+"""By name, those on which algorithms are compared."""
 
 if TYPE_CHECKING:
     WorldName: TypeAlias = str

@@ -65,6 +65,19 @@ class Guide(nn.Module, ABC):
         """The parameters that train, by name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
+    @torch.no_grad()
+    def jitter(self, noise: float, generator: torch.Generator | None = None) -> None:
+        """Set the guide apart from others of its family: Gaussian noise on all that trains, in place.
+
+        Args:
+            noise: its size, as a share of each tensor's standard deviation (of 1 where that is 0).
+            generator: of the noise; default torch's own.
+        """
+        for parameter in self.trained().values():
+            scale = parameter.std().item() if parameter.numel() > 1 else 0.0
+            drawn = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype, device=parameter.device)
+            parameter.add_(drawn, alpha=noise * (scale or 1.0))
+
     def num_trained_parameters(self) -> int:
         """How many numbers the guide trains."""
         return sum(parameter.numel() for parameter in self.trained().values())

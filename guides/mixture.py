@@ -86,11 +86,11 @@ def mixture_of(
         component: their family.
         num_components: M.
         noise: on every trained weight of all components but the first, Gaussian, its size a share of the tensor's standard
-            deviation (of 1 where that is 0). Without it equal components would remain equal.
+            deviation (of 1 where that is 0). Without it equal components remain equal.
     """
     guides = [COMPONENTS[component](prior, prompts) for _ in range(num_components)]
     for guide in guides[1:]:
-        _jitter(guide, noise)
+        guide.jitter(noise)
     return Mixture(guides)
 
 
@@ -127,10 +127,3 @@ def _mixed(log_weight: Tensor, log_prob: Tensor) -> Tensor:
     """log q of every token, `[B, ..., V]`, from `[B, M, ...]` and `[B, M, ..., V]`."""
     mixed = (log_weight[..., None] + log_prob.clamp(min=FLOOR)).logsumexp(1)
     return mixed.masked_fill(log_prob.isneginf().all(1), -torch.inf)
-
-
-@torch.no_grad()
-def _jitter(guide: Guide, noise: float) -> None:
-    for parameter in guide.trained().values():
-        scale = parameter.std() if parameter.numel() > 1 else parameter.new_zeros(())
-        parameter.add_(torch.randn_like(parameter) * noise * torch.where(scale > 0, scale, 1.0))

@@ -75,5 +75,5 @@ def test_readme_swaps_algorithms(capsys):
     _, program = programs("README.md")
     assert "num_steps=100" in program
     exec(program.replace("num_steps=100", "num_steps=20, progress=False"), {})
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["LeaveOneOut_ELBO", "FDivergence", "LogVariance", "log"]
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == ["LeaveOneOut_ELBO", "FDivergence", "LogVariance", "LoRA", "Twisted", "Recurrent", "MeanField", "log"]

@@ -7,6 +7,7 @@ import torch
 from experiments.registry import load_prior
 from experiments.step_parts import GENERATE, GUIDE, PRIOR, STEP, SUM, Parts, Step, StepParts, main, peak_memory, with_sum
 from guides import LoRA
+from model import LanguageModel
 
 SMALL = {"prompts": ("The film was", "The"), "particles": 2, "max_new_tokens": 3, "rounds": 1, "warm_up": 0}
 
@@ -33,12 +34,18 @@ def parts(prior, guide):
 def test_parts_score_as_the_step_does(parts, prior, guide):
     prompts = prior.encode(SMALL["prompts"])
     response = parts.response.view(2, 2, 3)
-    assert not torch.isin(response[..., :-1], torch.tensor(prior.end_ids)).any()
     for network, distribution in ((parts.prior, prior(prompts)), (parts.guide, guide.distribution(prompts))):
         expected = distribution.log_prob(response)
         assert torch.allclose(parts.log_prob(network).view(2, 2).double(), expected, atol=1e-4)
     parts.score_and_go_back()
     assert all(parameter.grad is None for parameter in guide.parameters())
+
+
+def test_generate_goes_on_to_the_last_token(prior):
+    ends_soon = LanguageModel(prior.network, prior.tokenizer, max_new_tokens=3, end_ids=range(3000))
+    parts = Parts(StepParts(**SMALL), ends_soon, LoRA(ends_soon), ends_soon.encode(SMALL["prompts"]))
+    assert parts.response.shape == (4, 3)
+    assert bool((parts.response >= 3000).all())
 
 
 def test_step_steps_and_notes_how_far_it_decoded(prior, guide):

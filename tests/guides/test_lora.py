@@ -141,6 +141,13 @@ def test_modules_are_not_the_priors(prior):
     assert not any(module.training for module in guide.modules())
 
 
+def test_prior_moves_with_its_weights(network):
+    prior = tiny(network)
+    guide = LoRA(prior).to(torch.float32)
+    assert {tensor.dtype for tensor in [*prior.parameters(), *prior.buffers()] if tensor.is_floating_point()} == {torch.float32}
+    assert same(all_paths(prior), all_paths(guide.language_model))
+
+
 def test_peft_alone_loads_it(prior, tmp_path):
     guide = moved(LoRA(prior, rank=3, alpha=4.0))
     guide.save_pretrained(tmp_path / "guide")
@@ -224,6 +231,9 @@ def test_priors_adapter_stays_on_and_is_not_trained_or_saved(network, tmp_path):
     assert prior.network.active_adapters() == ["default"]
     assert guide.language_model.network.active_adapters() == ["default", guide.adapter]
     assert all(f".{guide.adapter}." in name for name in guide.trained())
+    assert not any("lora_" in name or "base_layer" in name for name in guide.config.target_modules)
+    with pytest.raises(ValueError, match="fits no linear layer"):
+        LoRA(prior, target_modules="base_layer")
     guide.save_pretrained(tmp_path / "guide")
     saved = load_file(tmp_path / "guide" / "adapter_model.safetensors")
     assert sum(tensor.numel() for tensor in saved.values()) == guide.num_trained_parameters()
@@ -322,7 +332,7 @@ def test_target_modules(name, wanted, adapted):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rank": 0}, "rank=0"),
+        ({"rank": 0, "alpha": 1.0}, "rank=0"),
         ({"alpha": 0.0}, "alpha=0"),
         ({"alpha": float("nan")}, "alpha=nan"),
         ({"target_modules": "q_proj"}, "'q_proj', which fits no linear layer: expected some of c_attn, c_fc, c_proj"),
