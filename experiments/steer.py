@@ -152,7 +152,8 @@ def main(args: Steer) -> RunFolder:
         run_sampler(args, model, prompts, folder)
         return folder
     options = options_of(args.guide, args.options)
-    guide = build_guide(args.guide, options, prior, prompts)
+    with random_state.isolated(args.seed):
+        guide = build_guide(args.guide, options, prior, prompts)
     print(f"guide {args.guide}, {guide.num_trained_parameters():,} trained parameters")
     try_objective(args, model, guide, prompts)
 

@@ -97,6 +97,14 @@ def test_every_guide_runs_and_is_a_proposal_after(args, guide, capsys):
     assert not torch.equal(*log_prob)
 
 
+def test_the_seed_is_also_that_of_a_guides_random_start(args):
+    """Whatever was drawn before."""
+    first = main(replace(args, guide="recurrent", steps=1)).read_metrics()
+    torch.rand(1)
+    assert main(replace(args, guide="recurrent", steps=1)).read_metrics() == first
+    assert main(replace(args, guide="recurrent", steps=1, seed=1)).read_metrics() != first
+
+
 def test_options_of_a_guide_reach_it_and_come_back_on_resume(args, capsys):
     options = GuideOptions(lora=type(GuideOptions().lora)(rank=2))
     folder = main(replace(args, guide="lora", options=options, merge=True, steps=2))
