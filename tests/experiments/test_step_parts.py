@@ -75,15 +75,3 @@ def test_table(capsys):
 def test_guide_without_a_network_is_refused():
     with pytest.raises(SystemExit, match="NGram"):
         main(StepParts(**SMALL, guide="n-gram"))
-
-
-@pytest.mark.parametrize("num_prompts", [1, 2])
-def test_output_layer_is_given_states_without_gaps(prior, num_prompts):
-    """Else a pass over the prompts costs more than all the rest of a step: see `contiguous_states`."""
-    strides = []
-    layer = prior.network.get_output_embeddings()
-    hook = layer.register_forward_hook(lambda _, inputs, __: strides.append(inputs[0].stride()))
-    prior.start(prior.encode(SMALL["prompts"][:num_prompts]))
-    hook.remove()
-    width = layer.weight.shape[1]
-    assert strides == [(width, width, 1)]

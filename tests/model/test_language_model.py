@@ -262,3 +262,15 @@ def test_nan_logits_are_an_error() -> None:
         next(language_model.network.parameters()).fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="the network's logits are NaN"):
         language_model(language_model.encode(["a b"])).sample()
+
+
+@pytest.mark.parametrize("num_prompts", [1, 2])
+def test_output_layer_is_given_states_without_gaps(num_prompts):
+    """Else a pass over the prompts costs more than all the rest of a step, for torch copies the layer once a prompt."""
+    prior, strides = tiny(), []
+    layer = prior.network.get_output_embeddings()
+    hook = layer.register_forward_hook(lambda _, inputs, __: strides.append(inputs[0].stride()))
+    prior.start(prior.encode(["a b c a", "b"][:num_prompts]))
+    hook.remove()
+    width = layer.weight.shape[1]
+    assert strides == [(width, width, 1)]
