@@ -10,18 +10,21 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
-from guides import GUIDES, Family, Guide
+from guides import GUIDES, Family, Guide, OtherGuideError
 from model import LanguageModel, Prompts
 
 FILE = "guide.json"
+RATES = {"last-layers": 3e-4, "norms-and-biases": 3e-3, "prefix": 1e-2}
+"""Learning rates that suit the embedded prior, where an option makes another one fit than that of the family."""
 PLAIN = (bool, int, float, str, NoneType)
 
 
-def _can_be_typed(hint: Any) -> bool:
-    """Whether a value of this type can be given on a command line."""
+def _typed(hint: Any) -> Any:
+    """That part of a type whose values can be given on a command line; None if there is none."""
     if get_origin(hint) in (Union, UnionType):
-        return all(map(_can_be_typed, get_args(hint)))
-    return hint in PLAIN or get_origin(hint) is Literal
+        parts = [part for part in get_args(hint) if _typed(part)]
+        return Union[tuple(parts)] if parts else None  # noqa: UP007 - made of a list
+    return hint if hint in PLAIN or get_origin(hint) is Literal else None
 
 
 def _options(name: str, family: Family) -> type:
@@ -29,9 +32,9 @@ def _options(name: str, family: Family) -> type:
     make: Callable = family.make.__init__ if inspect.isclass(family.make) else family.make
     hints = get_type_hints(make)
     typed = [
-        (parameter.name, hints[parameter.name], field(default=parameter.default))
+        (parameter.name, _typed(hints[parameter.name]), field(default=parameter.default))
         for parameter in inspect.signature(make).parameters.values()
-        if parameter.kind is parameter.KEYWORD_ONLY and _can_be_typed(hints[parameter.name])
+        if parameter.kind is parameter.KEYWORD_ONLY and _typed(hints[parameter.name])
     ]
     title = "".join(part.title() for part in name.split("-"))
     return make_dataclass(f"{title}Options", typed, frozen=True, namespace={"__doc__": inspect.getdoc(family.make)})
@@ -71,17 +74,32 @@ def options_of(name: str, options: GuideOptions) -> dict[str, Any]:
     return asdict(getattr(options, _attribute(name))) if name in _FAMILIES else {}
 
 
-def save_guide(folder: Path, guide: Guide, name: str, options: dict[str, Any]) -> None:
-    """Write the guide, in its own format, and the name and options that it was built from."""
+def learning_rate(name: str, options: dict[str, Any]) -> float:
+    """A peak of Adam's rate that suits a guide on the embedded prior; a mixture's is that of its components."""
+    family = GUIDES[options["component"]] if name == "mixture" else GUIDES[name]
+    chosen = str(options.get("subset", options.get("kind")))
+    return RATES.get(chosen, family.learning_rate)
+
+
+def save_guide(folder: Path, guide: Guide, name: str, options: dict[str, Any], prompts: Prompts) -> None:
+    """Write the guide, in its own format, and the name, options and prompts that it was built from."""
     guide.save_pretrained(folder)
-    (folder / FILE).write_text(json.dumps({"guide": name, "options": options}, indent=2) + "\n")
+    record = {"guide": name, "options": options, "prompts": prompts.texts}
+    (folder / FILE).write_text(json.dumps(record, indent=2) + "\n")
 
 
-def load_guide(folder: Path, prior: LanguageModel, prompts: Prompts) -> Guide:
-    """The guide that `save_guide` wrote, for the prior that it was built from."""
+def load_guide(folder: Path, prior: LanguageModel) -> Guide:
+    """The guide that `save_guide` wrote, for the prior that it was built from.
+
+    Raises:
+        SystemExit: if it does not fit that prior.
+    """
     saved = json.loads((folder / FILE).read_text())
-    guide = build_guide(saved["guide"], saved["options"], prior, prompts)
-    guide.load_pretrained(folder)
+    guide = build_guide(saved["guide"], saved["options"], prior, prior.encode(saved["prompts"]))
+    try:
+        guide.load_pretrained(folder)
+    except OtherGuideError as error:
+        raise SystemExit(f"{error} Name the prior of that run.") from error
     return guide
 
 
@@ -97,4 +115,4 @@ def check_options(name: str, options: GuideOptions) -> None:
 
 def restored_options(saved: dict[str, dict[str, Any]]) -> GuideOptions:
     """The options from what `dataclasses.asdict` made of them."""
-    return GuideOptions(**{_attribute(name): family(**saved[_attribute(name)]) for name, family in _FAMILIES.items()})
+    return GuideOptions(**{_attribute(name): family(**saved.get(_attribute(name), {})) for name, family in _FAMILIES.items()})

@@ -34,6 +34,7 @@ from experiments.guide_choice import (
     GuideOptions,
     build_guide,
     check_options,
+    learning_rate,
     load_guide,
     options_of,
     restored_options,
@@ -91,8 +92,8 @@ class Steer:
     budget: int = 4096
     """With `--sample`: responses drawn for each prompt."""
     proposal: Path | None = None
-    """With `--sample`: a tuned guide to draw from, such as RUN/guide, or a language model in Hugging Face format; default the
-    prior."""
+    """With `--sample`: a tuned guide to draw from, such as RUN/guide, or a language model in Hugging Face format; default
+    `--guide`, if that needs no training, else the prior."""
     prompts: tuple[str, ...] = ("The film was", "The movie was")
     """What the responses continue."""
     prompts_file: Path | None = None
@@ -136,10 +137,10 @@ class Steer:
 
 
 def main(args: Steer) -> RunFolder:
+    if args.resume is not None:
+        args = restored(args, RunFolder(args.resume).read_arguments())
     check(args)
     folder = RunFolder.new(args.out, "steer") if args.resume is None else RunFolder(args.resume)
-    if args.resume is not None:
-        args = restored(args, folder.read_arguments())
     folder.write_arguments(args)
     set_threads(args.threads)
 
@@ -154,6 +155,8 @@ def main(args: Steer) -> RunFolder:
     options = options_of(args.guide, args.options)
     with random_state.isolated(args.seed):
         guide = build_guide(args.guide, options, prior, prompts)
+    if args.guide == "fine-tuned" and next(iter(guide.trained().values())).dtype == torch.bfloat16:
+        print("training in bfloat16 loses most updates at this rate: add --fine-tuned.dtype float32, or choose --guide lora")
     print(f"guide {args.guide}, {guide.num_trained_parameters():,} trained parameters")
     try_objective(args, model, guide, prompts)
 
@@ -169,7 +172,7 @@ def main(args: Steer) -> RunFolder:
             "Before, from the prior": with_rewards(model, prompts, response_distribution(model, prompts).sample((2,))),
             "After, from the guide": with_rewards(model, prompts, response_distribution(guide, prompts).sample((2,))),
         }
-    save_guide(folder.guide, guide, args.guide, options)
+    save_guide(folder.guide, guide, args.guide, options, prompts)
     if isinstance(guide, LoRA) and args.merge:
         guide.merged().save_pretrained(folder.path / "merged")
 
@@ -193,6 +196,11 @@ def main(args: Steer) -> RunFolder:
 def check(args: Steer) -> None:
     """What could only fail after a while is refused at once."""
     check_options(args.guide, args.options)
+    trains = GUIDES[args.guide].trains
+    if args.sample is None and not trains:
+        raise SystemExit(f"--guide {args.guide} has nothing to train: add --sample, whose proposal it can be")
+    if args.sample is not None and trains and args.guide != Steer.guide:
+        raise SystemExit(f"--sample trains nothing: train --guide {args.guide} without it, then name RUN/guide as --proposal")
     if args.merge and args.guide != "lora":
         raise SystemExit(f"--merge is for --guide lora, got --guide {args.guide}")
     several = len(args.prompts) > 1 or args.prompts_file is not None
@@ -209,28 +217,30 @@ def load(args: Steer, name: str) -> LanguageModel:
     )
 
 
-def read_proposal(args: Steer, folder: Path, prior: LanguageModel, prompts: Prompts) -> Guide:
-    """A guide that an earlier run left, or any language model."""
-    if (folder / FILE).is_file():
-        return load_guide(folder, prior, prompts)
-    return Fixed(load(args, str(folder)))
+def read_proposal(args: Steer, prior: LanguageModel, prompts: Prompts) -> Guide | None:
+    """A guide that an earlier run left, or any language model, or a guide that needs no training; None for the prior."""
+    if args.proposal is None:
+        trained = GUIDES[args.guide].trains
+        return None if trained else build_guide(args.guide, options_of(args.guide, args.options), prior, prompts)
+    if (args.proposal / FILE).is_file():
+        return load_guide(args.proposal, prior)
+    return Fixed(load(args, str(args.proposal)))
 
 
 def try_objective(args: Steer, model: AlignmentModel, guide: Guide, prompts: Prompts) -> None:
-    """Exit if guide and objective do not go together: on two responses, before anything is spent."""
-    if not guide.num_trained_parameters():
-        raise SystemExit(f"--guide {args.guide} has nothing to train: it is a proposal for the samplers of `inference`")
+    """Exit if guide, prompts and objective do not go together: on two responses, before anything is spent."""
     try:
+        guide.distribution(prompts)
         with pyro.get_param_store().scope(), random_state.isolated(args.seed):
             OBJECTIVES[args.objective](num_particles=2).loss(model, guide, prompts[[0]])
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise SystemExit(f"--objective {args.objective} with --guide {args.guide}: {error}") from error
 
 
 def run_sampler(args: Steer, model: AlignmentModel, prompts: Prompts, folder: RunFolder) -> None:
     """Sample the posterior, print what came, and write `draws.jsonl`."""
     assert args.sample is not None
-    guide = None if args.proposal is None else read_proposal(args, args.proposal, model.prior, prompts)
+    guide = read_proposal(args, model.prior, prompts)
     with random_state.isolated(args.seed):
         began = time.perf_counter()
         try:
@@ -238,7 +248,7 @@ def run_sampler(args: Steer, model: AlignmentModel, prompts: Prompts, folder: Ru
         except ValueError as error:
             raise SystemExit(f"--sample {args.sample}: {error}") from error
         seconds = time.perf_counter() - began
-        proposal = "the prior" if args.proposal is None else args.proposal
+        proposal = args.proposal or ("the prior" if guide is None else args.guide)
         title = f"{args.prior} under {args.reward}, beta {args.beta:g}: {args.sample}, {args.budget} responses from {proposal}"
         before = response_distribution(model, prompts).sample(torch.Size([args.samples]))
         decoding = Decoding(title, model, prompts, posterior, before, seconds)
@@ -249,7 +259,8 @@ def run_sampler(args: Steer, model: AlignmentModel, prompts: Prompts, folder: Ru
 
 def run_svi(args: Steer, model: AlignmentModel, guide: Guide, prompts: Prompts, folder: RunFolder) -> tuple[Fit, float]:
     """Train the guide, or go on with it. Returns the fit and its wall time, seconds."""
-    rate = GUIDES[args.guide].learning_rate if args.learning_rate is None else args.learning_rate
+    suits = learning_rate(args.guide, options_of(args.guide, args.options))
+    rate = suits if args.learning_rate is None else args.learning_rate
     schedule = cosine(args.steps, warmup=args.steps // 20)
     began = time.perf_counter()
     result = fit(

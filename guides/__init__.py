@@ -24,7 +24,7 @@ class Family(NamedTuple):
     Attributes:
         make: takes the prior; the prompts if `takes_prompts`; and, by keyword, options of its own.
         summary: one line.
-        learning_rate: a peak of Adam's rate that suits the embedded prior.
+        learning_rate: a peak of Adam's rate that suits the embedded prior; 0 if nothing trains.
         takes_prompts: there is a table for each prompt.
     """
 
@@ -32,6 +32,11 @@ class Family(NamedTuple):
     summary: str
     learning_rate: float = 0.0
     takes_prompts: bool = False
+
+    @property
+    def trains(self) -> bool:
+        """Whether it has anything to train."""
+        return self.learning_rate > 0
 
     def __call__(self, prior: LanguageModel, prompts: Prompts, **options: Any) -> Guide:
         return self.make(prior, prompts, **options) if self.takes_prompts else self.make(prior, **options)

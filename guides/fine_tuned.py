@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from guides.guide import Guide, load_into
 from guides.sharing import copy_sharing
 from model import LanguageModel, Prompts, ResponseDistribution
+from model.language_model import named_dtype
 
 Subset = Literal["all", "last-layers", "norms-and-biases"]
 
@@ -24,14 +25,23 @@ class FineTuned(Guide):
         subset: which weights train: `all`; `last-layers`, the last blocks; `norms-and-biases`, all normalisations and biases
             (BitFit, Zaken et al. 2022, arXiv 2106.10199).
         num_layers: with `last-layers`, how many.
-        dtype: of the copy's weights, if other than the prior's. Training in bfloat16 loses small updates. With it
-            nothing is shared.
+        dtype: of the copy's weights, if other than the prior's, such as `float32`: training in bfloat16 loses most updates.
+            With it nothing is shared.
+
+    Raises:
+        ValueError: if there is no such subset, or the prior has an adapter of `peft`, without which its weights would be saved.
     """
 
     def __init__(
-        self, prior: LanguageModel, *, subset: Subset = "all", num_layers: int = 1, dtype: torch.dtype | None = None
+        self, prior: LanguageModel, *, subset: Subset = "all", num_layers: int = 1, dtype: torch.dtype | str | None = None
     ) -> None:
         super().__init__()
+        if getattr(prior.network, "peft_config", None):
+            raise ValueError(
+                "the prior has an adapter of `peft`, which `transformers` would save alone, without the tuned weights: merge "
+                "it into them first (`merge_and_unload`), or choose `LoRA`, which adds one beside it"
+            )
+        dtype = named_dtype(dtype) if isinstance(dtype, str) else dtype
         trained = {id(parameter) for parameter in _select(prior.network, subset, num_layers)}
         shared = [p for p in prior.network.parameters() if dtype is None and id(p) not in trained]
         self.language_model = copy_sharing(prior, shared)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pyro.distributions import TorchDistribution
+from torch import nn
 
 from guides.guide import Guide
 from guides.sharing import copy_sharing
@@ -15,13 +16,13 @@ class Fixed(Guide):
     """Another guide as it is now, or a language model.
 
     Args:
-        source: a guide, of whose trained weights a copy is taken; a `LanguageModel`; or any other function from prompts to a
-            distribution over responses, whose parameters, if it has any, Pyro is not told of.
+        source: a guide, a `LanguageModel` or any other function from prompts to a distribution over responses. Of a module's
+            weights that train a copy is taken; of other functions' Pyro is not told.
     """
 
     def __init__(self, source: Guide | LanguageModel | Callable[[Prompts], TorchDistribution]) -> None:
         super().__init__()
-        if isinstance(source, Guide):
+        if isinstance(source, nn.Module) and any(parameter.requires_grad for parameter in source.parameters()):
             frozen = [parameter for parameter in source.parameters() if not parameter.requires_grad]
             source = copy_sharing(source, frozen).requires_grad_(False)
         self.source = source

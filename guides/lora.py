@@ -146,6 +146,10 @@ def _targets(network: PreTrainedModel, layers: dict[str, nn.Module], wanted: str
         return [name for name in layers if network.get_submodule(name) is not output]
     patterns = [part.strip() for part in wanted.split(",")]
     for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"target_modules has {pattern!r}, which is no regular expression: {error}") from error
         if not any(_fits(pattern, name) for name in layers):
             names = sorted({name.rsplit(".", 1)[-1] for name in layers})
             raise ValueError(f"target_modules has {pattern!r}, which fits no linear layer: expected some of {', '.join(names)}")

@@ -7,8 +7,8 @@ Written token by token, so that it is sampled, scored and searched like any othe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,9 @@ class MixtureState(NamedTuple):
 class Mixture(Guide):
     """Guides with learned weights, and their exact density. Costs a pass of every component, in sampling too.
 
+    The weights learn at the rate of all else: at one that suits a large network they hardly move, and the components change
+    what they cover instead.
+
     Args:
         guides: the components, autoregressive; they train along. Those that start the same remain the same.
     """
@@ -60,13 +63,19 @@ class Mixture(Guide):
         super().__init__()
         if not guides:
             raise ValueError("got no guides, expected at least one component")
+        for guide in guides:
+            if not isinstance(guide, Guide):
+                raise TypeError(f"a component is a {type(guide).__name__}, expected a `Guide`: wrap it in `Fixed`")
         self.components = nn.ModuleList(guides)
         first = next(self.parameters())
         wide = torch.promote_types(first.dtype, torch.float32)
         self.logits = nn.Parameter(torch.zeros(len(guides), device=first.device, dtype=wide))
 
     def distribution(self, prompts: Prompts) -> ResponseDistribution:
-        distributions = [component.distribution(prompts) for component in self.components if isinstance(component, Guide)]
+        distributions = [component.distribution(prompts) for component in cast(Iterable[Guide], self.components)]
+        sizes = {(one.space.max_new_tokens, one.space.vocab_size) for one in distributions}
+        if len(sizes) > 1:
+            raise ValueError(f"components differ in (max_new_tokens, vocab_size): got {sorted(sizes)}, expected one of each")
         return ResponseDistribution(_MixtureDecoder(distributions, self.logits), prompts, distributions[0].space)
 
 

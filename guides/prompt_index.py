@@ -27,12 +27,12 @@ class PromptIndex:
         """The number of each prompt, `[N]`.
 
         Raises:
-            KeyError: if one is new.
+            ValueError: if one is new.
         """
         keys = _keys(prompts)
         for key, text in zip(keys, prompts.texts, strict=True):
             if key not in self.number:
-                raise KeyError(
+                raise ValueError(
                     f"the guide has no table for the prompt {text!r}: build it with all {len(self)} prompts and this one"
                 )
         return torch.tensor([self.number[key] for key in keys], device=prompts.ids.device)

@@ -45,19 +45,16 @@ class Recurrent(FromScratch):
 
     def start(self, prompts: Prompts) -> tuple[Tensor, GRUState]:
         lengths = prompts.mask.sum(1)
-        shift = (
-            torch.arange(prompts.ids.shape[1], device=lengths.device) - lengths[:, None]
-        )  # padding from the left to the right
-        packed = nn.utils.rnn.pack_padded_sequence(
-            self.embedding(prompts.ids.gather(1, shift % prompts.ids.shape[1])),
-            lengths.cpu(),
-            batch_first=True,
-            enforce_sorted=False,
-        )
-        _, memory = self.gru(packed)
+        num_columns = prompts.ids.shape[1]
+        shift = (torch.arange(num_columns, device=lengths.device) - lengths[:, None]) % num_columns  # padding to the right
+        embedded = self.embedding(prompts.ids.gather(1, shift))
+        packed = nn.utils.rnn.pack_padded_sequence(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        with torch.backends.cudnn.flags(enabled=False):  # it goes back in training mode alone, where a guide never is
+            _, memory = self.gru(packed)
         hidden = memory[-1][:, None]
         return self.head(hidden)[:, -1], GRUState(memory, hidden)
 
     def extend(self, state: GRUState, ids: Tensor) -> tuple[Tensor, GRUState]:
-        hidden, memory = self.gru(self.embedding(ids), state.memory.contiguous())
+        with torch.backends.cudnn.flags(enabled=False):
+            hidden, memory = self.gru(self.embedding(ids), state.memory.contiguous())
         return self.head(hidden), GRUState(memory, hidden)

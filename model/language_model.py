@@ -145,7 +145,7 @@ class LanguageModel(nn.Module):
         where = {key: value for key, value in where.items() if value is not None}
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = _named_dtype(dtype) if isinstance(dtype, str) else dtype
+        dtype = named_dtype(dtype) if isinstance(dtype, str) else dtype
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, **where)
         network = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype, **where)
         if gguf_file is not None:
@@ -291,7 +291,8 @@ def _rows_of(cache: Any, rows: Tensor) -> Any:
     return picked
 
 
-def _named_dtype(name: str) -> torch.dtype:
+def named_dtype(name: str) -> torch.dtype:
+    """A floating-point type by its name in torch."""
     dtype = getattr(torch, name.removeprefix("torch."), None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(f"dtype is {name!r}, expected the name of a floating-point type such as 'float32' or 'bfloat16'")

@@ -40,7 +40,8 @@ class AnalyticKL_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
         with torch.no_grad():
             log_p = autoregressive(prior).next_token_logits(response).log_softmax(-1)  # [K, N, T, V]
         log_q = autoregressive(distribution).next_token_logits(response).log_softmax(-1)
-        log_q = log_q.clamp(min=FLOOR)  # where the guide never goes, 0 times -inf
+        never = log_q <= FLOOR  # there q log q/p is 0, not 0 times infinity
+        log_q, log_p = log_q.clamp(min=FLOOR), log_p.masked_fill(never, 0.0)
         kl = (log_q.exp() * (log_q - log_p)).sum(-1)  # [K, N, T], 0 at padding, where all logits are 0
         log_guide = log_q.gather(-1, response[..., None]).squeeze(-1)
         kl_ahead = (kl.flip(-1).cumsum(-1).flip(-1) - kl).detach().double()  # at t, that of the positions after it

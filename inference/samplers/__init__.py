@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from guides import Twisted
 from inference.density import Program
 from inference.samplers.annealed_smc import annealed_smc
 from inference.samplers.best_of_n import best_of_n
@@ -18,7 +17,7 @@ from inference.samplers.rejection import rejection_sampling
 from inference.samplers.resampling import RESAMPLING
 from inference.samplers.smc import sequential_monte_carlo
 from inference.samplers.suffix_move import suffix_move
-from inference.samplers.twist import EvidenceTwist
+from inference.samplers.twist import EvidenceTwist, HasTwist
 from model import Prompts
 
 TEMPERATURES, MOVES = 8, 2
@@ -43,7 +42,7 @@ class Sampler(NamedTuple):
 
 def twisted_smc(model: Program, prompts: Prompts, *, guide: Program | None = None, num_samples: int = 1024) -> Posterior:
     """Sequential Monte Carlo with the twist of the guide, if it has one; else with the evidence of each prefix, halved."""
-    twist = guide.twist if isinstance(guide, Twisted) else EvidenceTwist(model, scale=0.5)
+    twist = guide.twist if isinstance(guide, HasTwist) else EvidenceTwist(model, scale=0.5)
     return sequential_monte_carlo(model, prompts, guide=guide, num_samples=num_samples, twist=twist)
 
 

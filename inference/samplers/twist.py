@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,6 +21,14 @@ Twist = Callable[[Prompts, Tensor, int], Tensor]
 """twist(prompts, response, t) -> log psi_t, `[K, N]`, nats, for responses `[K, N, T]` whose first t tokens are set, t from 1 to
 T - 1, and the rest the padding id. -inf says that nothing that begins so is possible; if that is wrong, Z_hat is biased low.
 A response that ended before token t keeps the twist it ended with: what is returned for it is not looked at."""
+
+
+@runtime_checkable
+class HasTwist(Protocol):
+    """A guide with a twist of its own, such as `Twisted`."""
+
+    def twist(self, prompts: Prompts, response: Tensor, t: int) -> Tensor:
+        """See `Twist`."""
 
 
 class EvidenceTwist:

@@ -9,7 +9,7 @@ import torch
 import tyro
 from transformers import AutoModelForCausalLM
 
-from experiments.guide_choice import GuideOptions, load_guide
+from experiments.guide_choice import GuideOptions, learning_rate, load_guide
 from experiments.registry import FILM_REVIEWS, load_prior
 from experiments.run_folder import RunFolder
 from experiments.steer import Steer, load, main, restored
@@ -91,7 +91,7 @@ def test_every_guide_runs_and_is_a_proposal_after(args, guide, capsys):
     prior = load(args, args.prior)
     prompts = prior.encode(args.prompts)
     saved = json.loads((folder.guide / "guide.json").read_text())
-    fresh, loaded = GUIDES[guide](prior, prompts, **saved["options"]), load_guide(folder.guide, prior, prompts)
+    fresh, loaded = GUIDES[guide](prior, prompts, **saved["options"]), load_guide(folder.guide, prior)
     response = prior(prompts).sample((4,))
     log_prob = [one.distribution(prompts).log_prob(response) for one in (fresh, loaded)]
     assert not torch.equal(*log_prob)
@@ -114,9 +114,46 @@ def test_options_of_a_guide_reach_it_and_come_back_on_resume(args, capsys):
     assert restored(Steer(resume=folder.path), folder.read_arguments()).options == options
 
 
+def test_a_table_is_found_by_its_prompt_in_another_run(args):
+    """Not by its place among that run's prompts; and a prompt that it has no table for is named."""
+    tuned = main(replace(args, guide="mean-field", steps=1)).guide
+    prior = load(args, args.prior)
+    guide, turned = load_guide(tuned, prior), prior.encode(args.prompts[::-1])
+    response = prior(turned).sample((4,))
+    there = guide.distribution(prior.encode(args.prompts)).log_prob(response.flip(1)).flip(1)
+    assert torch.equal(guide.distribution(turned).log_prob(response), there)
+    with pytest.raises(SystemExit, match="no table for the prompt 'the plot was'"):
+        main(replace(args, prompts=("the plot was",), sample="importance", budget=8, proposal=tuned))
+
+
+def test_a_guide_that_needs_no_training_is_a_proposal(args, capsys):
+    main(replace(args, guide="tempered", sample="importance", budget=64))
+    assert "64 responses from tempered" in capsys.readouterr().out
+
+
+def test_learning_rates_are_those_of_what_is_chosen():
+    assert learning_rate("mixture", {"component": "mean-field"}) == GUIDES["mean-field"].learning_rate
+    assert learning_rate("fine-tuned", {"subset": "all"}) == 8e-5
+    assert learning_rate("fine-tuned", {"subset": "norms-and-biases"}) == 3e-3
+
+
+def test_a_half_precision_copy_may_train_in_float32(args, capsys):
+    options = GuideOptions(fine_tuned=type(GuideOptions().fine_tuned)(dtype="float32"))
+    main(replace(args, dtype="bfloat16", steps=1))
+    assert "training in bfloat16 loses most updates" in capsys.readouterr().out
+    main(replace(args, dtype="bfloat16", steps=1, options=options))
+    assert "training in bfloat16" not in capsys.readouterr().out
+
+
 def test_choices_that_do_not_go_together(args):
     for choice, message in (
-        ({"guide": "fixed"}, "--guide fixed has nothing to train"),
+        ({"guide": "fixed"}, "--guide fixed has nothing to train: add --sample"),
+        ({"guide": "lora", "sample": "smc"}, "--sample trains nothing: train --guide lora without it"),
+        (
+            {"guide": "lora", "options": GuideOptions(lora=type(GuideOptions().lora)(target_modules="("))},
+            "no regular expression",
+        ),
+        ({"guide": "soft-prompt", "prompts": ("the film", "the film was " * 7)}, "virtual tokens, 22 of the prompt and"),
         ({"merge": True}, "--merge is for --guide lora, got --guide fine-tuned"),
         (
             {"options": GuideOptions(n_gram=type(GuideOptions().n_gram)(n=3))},

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from guides import FineTuned
+from guides import FineTuned, LoRA
 from inference import log_guide_at
 from model import LanguageModel
 from tests.model.tiny import PROMPTS, tiny
@@ -88,6 +88,13 @@ def test_the_prior_moves_with_the_weights_that_are_shared():
     prior = tiny()
     FineTuned(prior, subset="norms-and-biases").to("meta")
     assert prior.space.end_ids.device.type == prior.network.device.type == "meta"
+
+
+def test_prior_with_an_adapter_is_refused():
+    """Transformers would save the adapter, and not what was tuned."""
+    prior = LoRA(tiny()).language_model
+    with pytest.raises(ValueError, match="the prior has an adapter of `peft`"):
+        FineTuned(prior)
 
 
 def test_subsets_that_are_not_there():

@@ -1,5 +1,7 @@
 """Wrappers that stand still: the prior or another guide as a proposal, at its own temperature or a bolder one."""
 
+import copy
+
 import pyro
 import pytest
 import torch
@@ -45,6 +47,18 @@ def test_any_function_of_prompts_will_do(prior, prompts):
     response = prior(prompts).sample((4,))
     assert torch.equal(log_guide_at(fixed, prompts, response), prior(prompts).at_temperature(2.0).log_prob(response))
     assert fixed.num_trained_parameters() == 0
+
+
+def test_a_thawed_language_model_stands_still_too(prior, prompts):
+    thawed = copy.deepcopy(prior)
+    thawed.network.requires_grad_(True)
+    fixed, response = Fixed(thawed), prior(prompts).sample((4,))
+    before = log_guide_at(fixed, prompts, response)
+    assert fixed.num_trained_parameters() == 0
+    with torch.no_grad():
+        for parameter in thawed.parameters():
+            parameter += 1
+    assert torch.equal(log_guide_at(fixed, prompts, response), before)
 
 
 def test_tempered_divides_what_its_source_divides_already(prior, prompts):

@@ -91,6 +91,10 @@ def test_components_of_one_family_are_set_apart(prior, prompts, component):
     assert mixture_of(prior, prompts, component=component, num_components=1).distribution(prompts)
 
 
-def test_an_empty_mixture_is_refused():
+def test_what_cannot_be_mixed_is_refused(prior, prompts):
     with pytest.raises(ValueError, match="got no guides"):
         Mixture([])
+    with pytest.raises(TypeError, match="a component is a LanguageModel, expected a `Guide`: wrap it in `Fixed`"):
+        Mixture([FineTuned(prior), prior])
+    with pytest.raises(ValueError, match=r"components differ in \(max_new_tokens, vocab_size\): got \[\(2, 5\), \(3, 5\)\]"):
+        Mixture([FineTuned(prior), FineTuned(tiny(max_new_tokens=2))]).distribution(prompts)

@@ -115,7 +115,9 @@ def test_tables_are_by_prompt_whatever_the_batch(prior):
 def test_unknown_prompt_is_named(prior):
     for family in (MeanField, Tabular):
         guide = family(prior, prior.encode(["the film was"]))
-        with pytest.raises(KeyError, match="no table for the prompt 'the plot was': build it with all 1 prompts and this one"):
+        with pytest.raises(
+            ValueError, match="no table for the prompt 'the plot was': build it with all 1 prompts and this one"
+        ):
             guide.distribution(prior.encode(["the plot was"])).sample()
 
 

@@ -406,6 +406,15 @@ def test_a_hard_constraint_of_small_probability_is_borne_from_the_first_step(nam
         assert (truth.log_guide(guide).exp()[possible] > start).all()
 
 
+def test_analytic_kl_bears_tokens_that_neither_prior_nor_guide_has():
+    model, guide = Target(), Table(1)
+    with torch.no_grad():
+        model.prior.first[:, 2] = guide.first[:, 2] = -math.inf
+    loss, grad = gradient(OBJECTIVES["analytic-kl"](num_particles=4), model, guide, ONE, torch.tensor([1, 2]).expand(4, 1, 2))
+    assert math.isfinite(loss)
+    assert grad.isfinite().all()
+
+
 @pytest.mark.parametrize("name", ["wake-phi", "contrastive-twist"])
 def test_a_prompt_without_a_possible_draw_tells_nothing(name):
     """Its gradient is 0, and the other prompt's is what it is alone."""
