@@ -14,7 +14,7 @@ from guides.recurrent import Recurrent
 from guides.soft_prompt import SoftPrompt
 from guides.tabular import Tabular
 from guides.tempered import Tempered
-from guides.twisted import RevealsTwist, Twisted, TwistHead
+from guides.twisted import Twisted, TwistHead
 from model import LanguageModel, Prompts
 
 
@@ -70,7 +70,6 @@ __all__ = [
     "NGram",
     "OtherGuideError",
     "Recurrent",
-    "RevealsTwist",
     "SoftPrompt",
     "Tabular",
     "Tempered",

@@ -9,8 +9,6 @@ up to what depends on x_<t alone, which the normalisation of q takes out again.
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
-
 import torch
 from torch import Tensor, nn
 
@@ -19,14 +17,6 @@ from guides.guide import Guide
 from model import LanguageModel, Prompts, ResponseDistribution
 from model.language_model import CachedState
 from model.token_log_prob import scaled
-
-
-@runtime_checkable
-class RevealsTwist(Protocol):
-    """A decoder that is its prior, twisted: it shows psi."""
-
-    def log_twist(self, prompts: Prompts, response: Tensor) -> Tensor:
-        """psi(x_<=t), nats, with gradient: `[..., N, T]` for `[..., N, T]`; 0 at padding."""
 
 
 class TwistHead(nn.Module):

@@ -51,6 +51,14 @@ class Decoder(Protocol):
         The state passed in may be used up: only the one returned is valid afterwards."""
 
 
+@runtime_checkable
+class RevealsTwist(Protocol):
+    """A decoder that is its prior, reweighted by exp(psi) at every token: it shows psi."""
+
+    def log_twist(self, prompts: Prompts, response: Tensor) -> Tensor:
+        """psi(x_<=t), nats, with gradient: `[..., N, T]` for `[..., N, T]`; 0 at padding."""
+
+
 def sample_token(logits: Tensor, temperature: float) -> Tensor:
     """One token id for each row of logits, `[B, V]` -> `[B]`, from softmax(logits / temperature).
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from guides.twisted import RevealsTwist
 from inference.density import Program, autoregressive
 from inference.estimate import log_mean
 from inference.objectives.response_objective import Losses, ResponseObjective
 from model import Prompts, ResponseDistribution
+from model.response_distribution import RevealsTwist
 
 
 class ContrastiveTwist(ResponseObjective):
