@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from experiments.guide_choice import learning_rate
 from guides import GUIDES, Guide
 from model import LanguageModel, Prompts
 
@@ -38,18 +39,23 @@ def _mean_fields(number: int) -> dict[str, Any]:
     return {"component": "mean-field", "num_components": number, "noise": 0.5}
 
 
+def _scales(family: str, options: Mapping[str, Any], listed_rate: float | None, objective: str | None = None) -> Variant:
+    """A guide that is run on text as well, at the rate that suits it there."""
+    return Variant(family, options, listed_rate, learning_rate(family, dict(options)), objective)
+
+
 VARIANTS: dict[str, Variant] = {
     "tabular": Variant("tabular", {}, 0.1),
-    "fine-tuned": Variant("fine-tuned", {}, 5e-4, 8e-5),
-    "last-layers": Variant("fine-tuned", {"subset": "last-layers"}, 1e-3, 3e-4),
-    "norms-and-biases": Variant("fine-tuned", {"subset": "norms-and-biases"}, 1e-2, 3e-3),
+    "fine-tuned": _scales("fine-tuned", {}, 5e-4),
+    "last-layers": _scales("fine-tuned", {"subset": "last-layers"}, 1e-3),
+    "norms-and-biases": _scales("fine-tuned", {"subset": "norms-and-biases"}, 1e-2),
     "lora-1": Variant("lora", {"rank": 1}, 1e-2, 1e-2),
-    "lora-8": Variant("lora", {"rank": 8}, 3e-3, 3e-3),
-    "prompt": Variant("soft-prompt", {"kind": "prompt"}, 1e-1, 3e-3),
-    "prefix": Variant("soft-prompt", {"kind": "prefix"}, 1e-1, 1e-2),
-    "twisted": Variant("twisted", {}, 1e-2, 3e-3),
-    "contrastive-twist": Variant("twisted", {}, None, 3e-3, "contrastive-twist"),
-    "fine-tuned-2": Variant("mixture", {"component": "fine-tuned"}, None, 8e-5),
+    "lora-8": _scales("lora", {"rank": 8}, 3e-3),
+    "prompt": _scales("soft-prompt", {"kind": "prompt"}, 1e-1),
+    "prefix": _scales("soft-prompt", {"kind": "prefix"}, 1e-1),
+    "twisted": _scales("twisted", {}, 1e-2),
+    "contrastive-twist": _scales("twisted", {}, None, "contrastive-twist"),
+    "fine-tuned-2": _scales("mixture", {"component": "fine-tuned"}, None),
     "recurrent": Variant("recurrent", {}, 3e-2),
     "2-gram": Variant("n-gram", {"n": 2}, 0.1),
     "mean-fields-4": Variant("mixture", _mean_fields(4), 0.3, num_starts=3),
