@@ -5,7 +5,6 @@ Hu et al. 2021, arXiv 2106.09685. B starts at 0, so that q = p0.
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections import Counter
@@ -13,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from guides.guide import Guide, OtherGuideError, load_into
+from guides.peft_format import adapter_config, adapter_weights, save_adapter
 from guides.sharing import copy_sharing
 from model import LanguageModel, Prompts, ResponseDistribution
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # the names that `peft` looks for
 SCALE = ("lora_alpha", "use_rslora", "alpha_pattern")
 """What the scale of an adapter is made of, and the shapes of its weights do not tell."""
 
@@ -82,17 +80,14 @@ class LoRA(Guide):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the adapter, without the prior's, and the tokenizer; `peft` alone loads it onto the prior's network."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        self.config.save_pretrained(folder)
-        save_file({name: tensor.contiguous() for name, tensor in self._weights().items()}, Path(folder) / WEIGHTS)
-        self.language_model.tokenizer.save_pretrained(folder)
+        save_adapter(folder, self.config, self._weights(), self.language_model.tokenizer)
 
     def load_pretrained(self, folder: str | Path) -> None:
-        saved, own = json.loads((Path(folder) / CONFIG).read_text()), self.config.to_dict()
+        saved, own = adapter_config(folder), self.config.to_dict()
         differ = [f"{key} {saved.get(key)}, expected {own[key]}" for key in SCALE if saved.get(key) != own[key]]
         if differ:
             raise OtherGuideError(f"{folder} is of an adapter with another scale: it has {'; '.join(differ)}")
-        load_into(self._weights(), load_file(Path(folder) / WEIGHTS), str(folder))
+        load_into(self._weights(), adapter_weights(folder), str(folder))
 
     @torch.no_grad()
     def merged(self) -> LanguageModel:

@@ -8,23 +8,22 @@ q(x | prompt) = p0(x | virtual tokens, prompt): virtual tokens at positions 0 to
 
 from __future__ import annotations
 
-import json
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import DynamicCache
 
 from guides.guide import Guide, OtherGuideError, load_into
+from guides.peft_format import adapter_config, adapter_weights, save_adapter
 from model import LanguageModel, Prompts, ResponseDistribution
 from model.language_model import CachedState
 
 Kind = Literal["prompt", "prefix"]
 
-CONFIG, WEIGHTS, NAME = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"  # of peft's format
+NAME = "prompt_embeddings"  # as peft calls them
 PEFT_TYPES = {"prompt": "PROMPT_TUNING", "prefix": "PREFIX_TUNING"}
 
 
@@ -125,15 +124,13 @@ class SoftPrompt(Guide):
             num_layers, _, num_heads, width = self._layout
             sizes = {"num_layers": num_layers, "num_attention_heads": num_heads, "token_dim": num_heads * width}
             config = PrefixTuningConfig(**shared, **sizes)
-        config.save_pretrained(folder)
-        save_file({NAME: self.virtual_tokens.detach().contiguous()}, Path(folder) / WEIGHTS)
-        self.prior.tokenizer.save_pretrained(folder)
+        save_adapter(folder, config, {NAME: self.virtual_tokens}, self.prior.tokenizer)
 
     def load_pretrained(self, folder: str | Path) -> None:
-        written_by = json.loads((Path(folder) / CONFIG).read_text())["peft_type"]
+        written_by = adapter_config(folder)["peft_type"]
         if written_by != PEFT_TYPES[self.kind]:
             raise OtherGuideError(f"{folder} is of another guide: peft calls it {written_by}, not {PEFT_TYPES[self.kind]}")
-        load_into({NAME: self.virtual_tokens}, load_file(Path(folder) / WEIGHTS), str(folder))
+        load_into({NAME: self.virtual_tokens}, adapter_weights(folder), str(folder))
 
 
 def _unnoticed(prior: LanguageModel, num_tokens: int) -> Tensor:
