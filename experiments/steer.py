@@ -313,7 +313,7 @@ def read_prompts(args: Steer) -> list[str]:
 def restored(args: Steer, saved: dict[str, Any]) -> Steer:
     """The arguments of the run that `args.resume` names."""
     paths = {name: Path(saved[name]) for name in ("prompts_file", "out", "proposal") if saved[name] is not None}
-    rebuilt = {"prompts": tuple(saved["prompts"]), "options": restored_options(saved["options"]), "resume": args.resume}
+    rebuilt = {"prompts": tuple(saved["prompts"]), "options": restored_options(saved.get("options", {})), "resume": args.resume}
     return replace(args, **(saved | paths | rebuilt))
 
 

@@ -112,6 +112,8 @@ def test_options_of_a_guide_reach_it_and_come_back_on_resume(args, capsys):
     assert json.loads((folder.guide / "adapter_config.json").read_text())["r"] == 2
     assert AutoModelForCausalLM.from_pretrained(folder.path / "merged").num_parameters() > 0
     assert restored(Steer(resume=folder.path), folder.read_arguments()).options == options
+    older = {name: value for name, value in folder.read_arguments().items() if name != "options"}
+    assert restored(Steer(resume=folder.path), older).options == GuideOptions()
 
 
 def test_a_table_is_found_by_its_prompt_in_another_run(args):
