@@ -1,0 +1,26 @@
+"""A claim of the literature beside what was measured of it, and one line that says whether it held."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Finding(NamedTuple):
+    """One thing that the claim says, and whether it was found."""
+
+    statement: str
+    held: bool
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+    """One line: that the claim held, or which of its findings did not."""
+    failed = [finding.statement for finding in findings if not finding.held]
+    if failed:
+        return f"The claim did NOT hold. Not found: {'; '.join(failed)}."
+    return f"The claim held: {'; '.join(finding.statement for finding in findings)}."
+
+
+def report(claim: str, source: str, tables: Sequence[str], findings: Sequence[Finding]) -> str:
+    """What a script prints: the claim, where it comes from, the measured tables, the verdict."""
+    return "\n".join([f"Claim: {claim}", f"Source: {source}", "", "\n\n".join(tables), "", verdict(findings)])
