@@ -3,10 +3,9 @@
 from model.alignment import AlignmentModel
 from model.evidence import (
     BearsZeroEvidence,
+    Bounded,
     Evidence,
     EvidenceError,
-    TextEvidence,
-    TokenEvidence,
     ZeroEvidenceError,
 )
 from model.grammar import grammar_prior
@@ -14,19 +13,34 @@ from model.language_model import LanguageModel
 from model.prompts import Prompts
 from model.response_distribution import ResponseDistribution
 from model.response_space import NotEnumerableError, ResponseSpace
-from model.vader import vader_sentiment
+from model.rewards import (
+    Expert,
+    Length,
+    Pattern,
+    SequenceClassifier,
+    TextEvidence,
+    TextLikelihood,
+    TokenEvidence,
+    vader_sentiment,
+)
 
 __all__ = [
     "AlignmentModel",
     "BearsZeroEvidence",
+    "Bounded",
     "Evidence",
     "EvidenceError",
+    "Expert",
     "LanguageModel",
+    "Length",
     "NotEnumerableError",
+    "Pattern",
     "Prompts",
     "ResponseDistribution",
     "ResponseSpace",
+    "SequenceClassifier",
     "TextEvidence",
+    "TextLikelihood",
     "TokenEvidence",
     "ZeroEvidenceError",
     "grammar_prior",
