@@ -68,14 +68,15 @@ def test_beta_must_be_positive(prior: LanguageModel, beta: float) -> None:
     ("bounds", "expected"), [([2.0], 4.0), ([2.0, -0.5], 3.0), ([2.0, None], None), ([None], None), ([0.0], 0.0)]
 )
 def test_the_log_evidence_bound_is_known_if_every_bound_is(
-    prior: LanguageModel, bounds: list[float | None], expected: float | None
+    prior: LanguageModel, prompts: Prompts, bounds: list[float | None], expected: float | None
 ) -> None:
     evidence = {str(i): contains(GOOD, 1.0, prior, bound) for i, bound in enumerate(bounds)}
-    assert AlignmentModel(prior, evidence, beta=0.5).log_evidence_bound == expected
+    assert AlignmentModel(prior, evidence, beta=0.5).log_evidence_bound(prompts) == expected
 
 
-def test_evidence_that_is_a_plain_function_has_no_bound(prior: LanguageModel) -> None:
-    assert AlignmentModel(prior, lambda _, response: torch.zeros(response.shape[:-1]), beta=1.0).log_evidence_bound is None
+def test_evidence_that_is_a_plain_function_has_no_bound(prior: LanguageModel, prompts: Prompts) -> None:
+    model = AlignmentModel(prior, lambda _, response: torch.zeros(response.shape[:-1]), beta=1.0)
+    assert model.log_evidence_bound(prompts) is None
 
 
 @pytest.mark.parametrize("vectorize", [False, True], ids=["one by one", "vectorised"])
