@@ -20,6 +20,7 @@ from inference.estimate import Estimate
 from inference.prior_bank import PriorBank, draw_prior_bank
 from model import AlignmentModel, Evidence, LanguageModel, Prompts
 
+ROUNDING = 1e-12
 SPAN = 40.0  # log beta is looked for so far to either side of the spread of the reward
 
 
@@ -116,7 +117,7 @@ class _Law:
 
 def _root(measure: Callable[[float], float], wanted: float, law: _Law, name: str, unit: str) -> float:
     """beta at which a measure that falls as beta grows is what is wanted."""
-    if law.spread == 0:
+    if law.spread <= ROUNDING * law.values.abs().max().item():
         raise BudgetError("the reward is the same for every response at hand, and no beta changes anything. Check the evidence")
     middle = math.log(law.spread)
     low, high = middle - SPAN / 4, middle + SPAN

@@ -78,7 +78,7 @@ def check_reward(name: str, reward: object, shape: torch.Size) -> Tensor:
         where = tuple(reward.isneginf().nonzero()[0].tolist())
         raise ZeroEvidenceError(
             f"evidence {name!r} is -inf at index {where}: the guide drew a response that the posterior rules out, so "
-            "KL(q || p*) is infinite and its gradient is NaN. Use a finite penalty in place of -inf, or an algorithm that "
-            "bears it: rejection, importance sampling, or enumeration."
+            "KL(q || p*) is infinite and its gradient is NaN. Use a finite penalty in place of -inf, `inference.anneal`, or an "
+            "algorithm that bears it: forward KL, rejection, importance sampling, or enumeration."
         )
     return reward
