@@ -31,6 +31,7 @@ from model.evidence import check_reward
 
 LIMIT = 30.0  # multipliers of a target out of reach stop at so many nats by the standard deviation of their feature
 MARGIN = 1e-9  # share of the base that a target must have room for, to be inside of what can be reached
+POLISH = 3  # plain Newton steps at the end
 GRADIENT = 1e-10  # of the dual, by the standard deviation of a feature
 
 
