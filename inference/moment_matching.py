@@ -190,11 +190,14 @@ class _Dual:
         start = np.zeros(len(self.phi))
         if attainable:
             options = {"gtol": GRADIENT, "maxiter": 1000}
-            found = minimize(self.value_and_gradient, start, jac=True, hess=self.hessian, method="trust-exact", options=options)
+            by = {"jac": True, "hess": self.hessian, "method": "trust-exact", "options": options}
+            found = minimize(self.value_and_gradient, start, **by).x
+            for _ in range(POLISH):  # next to the minimum values no longer tell, but the gradient does
+                found = found - np.linalg.pinv(self.hessian(found)) @ self.value_and_gradient(found)[1]
         else:
             bounds = [(-LIMIT, LIMIT)] * len(start)
-            found = minimize(self.value_and_gradient, start, jac=True, bounds=bounds, method="L-BFGS-B")
-        return torch.from_numpy(found.x) / self.scale
+            found = minimize(self.value_and_gradient, start, jac=True, bounds=bounds, method="L-BFGS-B").x
+        return torch.from_numpy(found) / self.scale
 
     def standard_errors(self, multipliers: Tensor, exact: bool) -> list[float]:
         """By the delta method: lambda moves by minus the inverse Hessian times what each draw adds to the gradient."""
