@@ -30,7 +30,8 @@ from torch.nn.utils import get_total_norm
 from transformers import PreTrainedModel
 
 from experiments import figures
-from experiments.registry import REWARDS, load_prior, set_threads
+from experiments.evidence_choice import REWARDS
+from experiments.registry import load_prior, set_threads
 from experiments.worlds import moved_guide
 from guides import FineTuned
 from inference import Enumeration, entropy, log_guide_at, parameter_scope, random_state

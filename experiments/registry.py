@@ -1,8 +1,8 @@
-"""What the arguments of the scripts can name: priors and rewards; guides and objectives have registries of their own."""
+"""What the arguments of the scripts can name: priors; guides, objectives, samplers and rewards have registries of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -12,7 +12,7 @@ import torch
 import model
 from guides import GUIDES, Family, FineTuned, Guide, Twisted
 from inference import OBJECTIVES, SAMPLERS, Objective, Sampler
-from model import Evidence, LanguageModel, TextEvidence, vader_sentiment
+from model import LanguageModel
 
 FILM_REVIEWS = Path(model.__file__).parent / "film_reviews"
 
@@ -40,23 +40,13 @@ def _find_smollm2() -> tuple[str, str]:
     return str(files[0].parent), files[0].name
 
 
-def _vader(language_model: LanguageModel) -> Evidence:
-    return TextEvidence(vader_sentiment, language_model, upper_bound=1.0)
-
-
-REWARDS: dict[str, Callable[[LanguageModel], Evidence]] = {"vader": _vader}
-"""By name, what makes evidence from the prior's language model, which decodes the responses."""
-
 if TYPE_CHECKING:
-    RewardName: TypeAlias = str
     GuideName: TypeAlias = str
     ObjectiveName: TypeAlias = str
     SamplerName: TypeAlias = str
     DtypeName: TypeAlias = str
 else:
-    RewardName, GuideName, ObjectiveName, SamplerName = (
-        Literal[tuple(registry)] for registry in (REWARDS, GUIDES, OBJECTIVES, SAMPLERS)
-    )
+    GuideName, ObjectiveName, SamplerName = (Literal[tuple(registry)] for registry in (GUIDES, OBJECTIVES, SAMPLERS))
     DtypeName = Literal["float32", "bfloat16", "float64"]
 
 

@@ -52,10 +52,17 @@ class Report:
             ("distinct-2", f"{before.distinct_2:.3f}", f"{after.distinct_2:.3f}", ""),
             ("effective sample size", f"{before.effective_sample_size:.0f}", f"{after.effective_sample_size:.0f}", ""),
             ("Pareto k-hat", f"{before.pareto_k:.2f}", f"{after.pareto_k:.2f}", ""),
+            *([("forbidden", f"{before.forbidden:.1%}", f"{after.forbidden:.1%}", "0")] if before.forbidden else []),
         ]
 
     def conclusion(self) -> str:
         """One sentence on what is left of the gap."""
+        if self.before.forbidden:
+            before, after = (_or_unknown(found.kl_posterior_guide) for found in (self.before, self.after))
+            return (
+                f"Of the guide's draws {self.after.forbidden:.1%} are forbidden, of the prior's {self.before.forbidden:.1%}: "
+                f"KL(q || p*) is infinite; KL(p* || q) went from {before} to {after} nats in {self.seconds:.0f} s of SVI."
+            )
         start, left = self.before.kl_guide_posterior, self.after.kl_guide_posterior
         share = left.value / start.value if start.value > 0 else float("nan")
         return (

@@ -8,6 +8,8 @@ standard error; what is left of the gap. Written: a run folder with arguments, m
     python -m experiments.steer
     python -m experiments.steer --guide lora --lora.rank 4
     python -m experiments.steer --beta 0.3 --prompts "The plot" "The music" --objective trace
+    python -m experiments.steer --reward vader "0.05*length" --kl-budget 3
+    python -m experiments.steer --reward vader --constraint words:music,song --objective forward-kl
     python -m experiments.steer --prior smollm2 --prompts "My favourite film is" --learning-rate 1e-5 --steps 20
     python -m experiments.steer --sample smc --budget 4096
     python -m experiments.steer --sample importance --proposal runs/steer-20250101-120000/guide
@@ -29,6 +31,7 @@ import tyro
 
 from experiments import figures
 from experiments.decoding import Decoding, with_rewards
+from experiments.evidence_choice import HELP, budgeted_beta, read_evidence
 from experiments.guide_choice import (
     FILE,
     GuideOptions,
@@ -41,11 +44,9 @@ from experiments.guide_choice import (
     save_guide,
 )
 from experiments.registry import (
-    REWARDS,
     DtypeName,
     GuideName,
     ObjectiveName,
-    RewardName,
     SamplerName,
     described,
     load_prior,
@@ -61,12 +62,15 @@ from inference import (
     FusedOptimizer,
     Metrics,
     PriorDraws,
+    Program,
+    ResponseObjective,
     cosine,
     diagnose,
     draw_from_prior,
     fit,
     random_state,
     response_distribution,
+    soften,
 )
 from model import AlignmentModel, LanguageModel, Prompts
 
@@ -78,10 +82,18 @@ class Steer:
     prior: str = "film-reviews"
     """p0: `film-reviews` (embedded), `smollm2` (135M parameters; `make smollm2` first), a folder in Hugging Face format, or a
     name on the hub."""
-    reward: RewardName = "vader"
-    """r: `vader` is the sentiment of prompt and response together, from -1 to 1."""
+    reward: Annotated[tuple[str, ...], tyro.conf.arg(help=HELP)] = ("vader",)
+    constraint: tuple[str, ...] = ()
+    """Hard constraints, each a reward and a threshold, as in `vader>=0.5` or `words:war<=0`; without one, at least 1.
+    Objectives of KL(q || p*) refuse them: choose `--objective forward-kl`, a sampler, or a `--penalty`."""
+    penalty: float | None = None
+    """Nats that a forbidden response costs, in place of being impossible: the constraints made soft."""
     beta: float = 0.1
     """Reward per nat: how much reward is worth one nat of distance from the prior. Smaller steers harder."""
+    kl_budget: float | None = None
+    """In place of beta: so many nats that the posterior may be from the prior, KL(p* || p0), averaged over prompts."""
+    min_reward: float | None = None
+    """In place of beta: the reward that the posterior is to have, E[r], averaged over prompts."""
     guide: Annotated[GuideName, tyro.conf.arg(help=described("q, what is trained.", GUIDES))] = "fine-tuned"
     options: Annotated[GuideOptions, tyro.conf.arg(name="")] = field(default_factory=GuideOptions)
     objective: Annotated[ObjectiveName, tyro.conf.arg(help=described("What SVI descends.", OBJECTIVES))] = "leave-one-out"
@@ -145,8 +157,16 @@ def main(args: Steer) -> RunFolder:
     set_threads(args.threads)
 
     prior = load(args, args.prior)
-    model = AlignmentModel(prior, REWARDS[args.reward](prior), args.beta)
     prompts = prior.encode(read_prompts(args))
+    chosen = read_evidence(args.reward, args.constraint)
+    evidence = {name: choice.evidence(prior) for name, choice in chosen.items()}
+    if args.resume is None and not (args.kl_budget is None and args.min_reward is None):
+        budget = {"max_kl": args.kl_budget, "min_reward": args.min_reward}
+        beta = budgeted_beta(prior, evidence, prompts, **budget, num_draws=args.prior_draws, seed=args.seed)
+        args = replace(args, beta=beta)
+        folder.write_arguments(args)
+    model = AlignmentModel(prior, evidence, args.beta)
+    target = model if args.penalty is None else soften(model, args.penalty)
     size = sum(parameter.numel() for parameter in prior.parameters())
     print(f"prior {args.prior}, {size:,} parameters, on {prior.device}; run folder {folder.path}")
     if args.sample is not None:
@@ -158,14 +178,14 @@ def main(args: Steer) -> RunFolder:
     if args.guide == "fine-tuned" and next(iter(guide.trained().values())).dtype == torch.bfloat16:
         print("training in bfloat16 loses most updates at this rate: add --fine-tuned.dtype float32, or choose --guide lora")
     print(f"guide {args.guide}, {guide.num_trained_parameters():,} trained parameters")
-    try_objective(args, model, guide, prompts)
+    try_objective(args, target, guide, prompts)
 
     with random_state.isolated(args.seed + 1):
-        draws = draw_from_prior(model, prompts, args.prior_draws, log_evidence_bound=model.log_evidence_bound(prompts))
-        measure = partial(diagnose, model, prompts=prompts, num_samples=args.samples, prior_draws=draws)
+        draws = draw_from_prior(target, prompts, args.prior_draws, log_evidence_bound=model.log_evidence_bound(prompts))
+        measure = partial(diagnose, target, prompts=prompts, num_samples=args.samples, prior_draws=draws)
         before = measure(guide=guide)
 
-    result, seconds = run_svi(args, model, guide, prompts, folder)
+    result, seconds = run_svi(args, target, guide, prompts, folder)
     with random_state.isolated(args.seed + 2):
         after = measure(guide=guide)
         samples = {
@@ -177,7 +197,7 @@ def main(args: Steer) -> RunFolder:
         guide.merged().save_pretrained(folder.path / "merged")
 
     report = Report(
-        title=f"{args.prior} steered by {args.reward}, beta {args.beta:g}: {args.guide}, {args.objective}, {args.steps} steps",
+        title=f"{args.prior} steered by {told(args)}: {args.guide}, {args.objective}, {args.steps} steps",
         beta=args.beta,
         before=before,
         after=after,
@@ -195,6 +215,19 @@ def main(args: Steer) -> RunFolder:
 
 def check(args: Steer) -> None:
     """What could only fail after a while is refused at once."""
+    read_evidence(args.reward, args.constraint)
+    if args.penalty is not None and not args.constraint:
+        raise SystemExit(f"--penalty {args.penalty:g} is for what --constraint forbids, which is not given")
+    if args.penalty is not None and args.sample is not None:
+        raise SystemExit("--penalty is for SVI: samplers take hard constraints as they are")
+    if args.constraint and args.penalty is None and args.sample is None and not bears_constraints(args.objective):
+        bearing = ", ".join(name for name in OBJECTIVES if bears_constraints(name))
+        raise SystemExit(
+            f"--objective {args.objective} descends a divergence that --constraint makes infinite: choose one of {bearing}; or "
+            "add a --penalty, which makes it soft; or --sample"
+        )
+    if args.kl_budget is not None and args.min_reward is not None:
+        raise SystemExit("--kl-budget and --min-reward are both given: beta can meet one of them")
     check_options(args.guide, args.options)
     trains = GUIDES[args.guide].trains
     if args.sample is None and not trains:
@@ -210,11 +243,24 @@ def check(args: Steer) -> None:
         raise SystemExit(f"--proposal {args.proposal} is for --sample, which is not given")
 
 
+def bears_constraints(objective: str) -> bool:
+    """Whether an objective takes evidence of -inf."""
+    made = OBJECTIVES[objective](num_particles=2)
+    return isinstance(made, ResponseObjective) and made.bears_zero_evidence
+
+
 def load(args: Steer, name: str) -> LanguageModel:
     """A language model, with the responses and the precision that the arguments ask for."""
     return load_prior(
         name, max_new_tokens=args.max_new_tokens, temperature=args.temperature, dtype=args.dtype, device=args.device
     )
+
+
+def told(args: Steer) -> str:
+    """The evidence in words."""
+    penalty = "" if args.penalty is None else f" (soft, {args.penalty:g} nats)"
+    given = "".join(f" given {constraint}{penalty}" for constraint in args.constraint)
+    return f"{' + '.join(args.reward)}{given}, beta {args.beta:g}"
 
 
 def read_proposal(args: Steer, prior: LanguageModel, prompts: Prompts) -> Guide | None:
@@ -227,7 +273,7 @@ def read_proposal(args: Steer, prior: LanguageModel, prompts: Prompts) -> Guide 
     return Fixed(load(args, str(args.proposal)))
 
 
-def try_objective(args: Steer, model: AlignmentModel, guide: Guide, prompts: Prompts) -> None:
+def try_objective(args: Steer, model: Program, guide: Guide, prompts: Prompts) -> None:
     """Exit if guide, prompts and objective do not go together: on two responses, before anything is spent."""
     try:
         guide.distribution(prompts)
@@ -249,7 +295,7 @@ def run_sampler(args: Steer, model: AlignmentModel, prompts: Prompts, folder: Ru
             raise SystemExit(f"--sample {args.sample}: {error}") from error
         seconds = time.perf_counter() - began
         proposal = args.proposal or ("the prior" if guide is None else args.guide)
-        title = f"{args.prior} under {args.reward}, beta {args.beta:g}: {args.sample}, {args.budget} responses from {proposal}"
+        title = f"{args.prior} under {told(args)}: {args.sample}, {args.budget} responses from {proposal}"
         before = response_distribution(model, prompts).sample(torch.Size([args.samples]))
         decoding = Decoding(title, model, prompts, posterior, before, seconds)
         print(decoding.text())
@@ -257,7 +303,7 @@ def run_sampler(args: Steer, model: AlignmentModel, prompts: Prompts, folder: Ru
     print(f"\nDraws in {folder.path / 'draws.jsonl'}.")
 
 
-def run_svi(args: Steer, model: AlignmentModel, guide: Guide, prompts: Prompts, folder: RunFolder) -> tuple[Fit, float]:
+def run_svi(args: Steer, model: Program, guide: Guide, prompts: Prompts, folder: RunFolder) -> tuple[Fit, float]:
     """Train the guide, or go on with it. Returns the fit and its wall time, seconds."""
     suits = learning_rate(args.guide, options_of(args.guide, args.options))
     rate = suits if args.learning_rate is None else args.learning_rate
@@ -313,7 +359,16 @@ def read_prompts(args: Steer) -> list[str]:
 def restored(args: Steer, saved: dict[str, Any]) -> Steer:
     """The arguments of the run that `args.resume` names."""
     paths = {name: Path(saved[name]) for name in ("prompts_file", "out", "proposal") if saved[name] is not None}
-    rebuilt = {"prompts": tuple(saved["prompts"]), "options": restored_options(saved.get("options", {})), "resume": args.resume}
+    reward = saved["reward"]
+    named = {
+        "reward": (reward,) if isinstance(reward, str) else tuple(reward),
+        "constraint": tuple(saved.get("constraint", ())),
+    }
+    rebuilt = named | {
+        "prompts": tuple(saved["prompts"]),
+        "options": restored_options(saved.get("options", {})),
+        "resume": args.resume,
+    }
     return replace(args, **(saved | paths | rebuilt))
 
 

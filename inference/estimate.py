@@ -15,7 +15,7 @@ class Estimate(NamedTuple):
     standard_error: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} ± {self.standard_error:.3f}"
+        return f"{self.value:.3f} ± {self.standard_error:.3f}" if math.isfinite(self.value) else f"{self.value}"
 
     @classmethod
     def of_mean(cls, values: Tensor) -> Estimate:

@@ -9,6 +9,7 @@ that either fixes it: by bisection, on every response where they are few, else o
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from inference.prior_bank import PriorBank, draw_prior_bank
 from model import AlignmentModel, Evidence, LanguageModel, Prompts
 
 ROUNDING = 1e-12
+FEW = 30
 SPAN = 40.0  # log beta is looked for so far to either side of the spread of the reward
 
 
@@ -68,6 +70,9 @@ def solve_beta(
             exact. Else it is consistent as they grow, and says nothing beyond a KL of about log num_draws.
         per_prompt: a beta for each prompt, which all meet the budget on their own.
 
+    Returns:
+        The beta, and the posterior there; with a warning, if fewer than `FEW` effective draws stand for it.
+
     Raises:
         ValueError: if not one of the two budgets is given.
         BudgetError: if no beta meets it, with what can be met.
@@ -85,9 +90,17 @@ def solve_beta(
 
     if per_prompt:
         betas = [solve(_column(bank, n)) for n in range(len(prompts))]
-        return _budget(bank, dict(zip(prompts.texts, betas, strict=True)), torch.tensor(betas, dtype=torch.float64))
-    beta = solve(bank)
-    return _budget(bank, beta, torch.tensor(beta, dtype=torch.float64))
+        found = _budget(bank, dict(zip(prompts.texts, betas, strict=True)), torch.tensor(betas, dtype=torch.float64))
+    else:
+        beta = solve(bank)
+        found = _budget(bank, beta, torch.tensor(beta, dtype=torch.float64))
+    if found.effective_sample_size is not None and found.effective_sample_size < FEW:
+        warnings.warn(
+            f"{found.effective_sample_size:.0f} effective draws of {num_draws} stand for the posterior of this budget, so that "
+            "its beta is hardly known: draw more, or ask for less",
+            stacklevel=2,
+        )
+    return found
 
 
 class _Law:

@@ -9,6 +9,7 @@ import torch
 import tyro
 from transformers import AutoModelForCausalLM
 
+from experiments.evidence_choice import REWARDS
 from experiments.guide_choice import GuideOptions, learning_rate, load_guide
 from experiments.registry import FILM_REVIEWS, load_prior
 from experiments.run_folder import RunFolder
@@ -166,10 +167,54 @@ def test_choices_that_do_not_go_together(args):
             "--objective contrastive-twist with --guide fine-tuned: LanguageModel has no twist",
         ),
         ({"objective": "reward-to-go-value", "guide": "n-gram"}, "has no `hidden`"),
+        ({"reward": ("taste",)}, r"--reward 'taste': expected \[WEIGHT"),
+        ({"penalty": 3.0}, "--penalty 3 is for what --constraint forbids"),
+        ({"constraint": ("words:good",), "penalty": 3.0, "sample": "smc"}, "--penalty is for SVI"),
+        ({"kl_budget": 1.0, "min_reward": 0.5}, "--kl-budget and --min-reward are both given"),
+        ({"min_reward": 2.0}, r"--min-reward: E\[r\] is asked to be 2 of reward, and ranges from"),
+        ({"constraint": ("words:was",)}, "--objective leave-one-out descends .* choose one of wake-phi, .*--penalty"),
         ({"guide": "n-gram", "options": GuideOptions(n_gram=type(GuideOptions().n_gram)(n=0))}, "--guide n-gram: n is 0"),
     ):
         with pytest.raises(SystemExit, match=message):
             main(replace(args, **choice))
+
+
+def test_constraint_and_weighted_rewards(args, capsys):
+    rewards = {"reward": ("vader", "0.1*length"), "constraint": ("words:bad,dull<=0",)}
+    folder = main(replace(args, **rewards, objective="forward-kl", samples=200, prior_draws=400))
+    printed = capsys.readouterr().out
+    assert "steered by vader + 0.1*length given words:bad,dull<=0, beta 0.1" in printed
+    assert "are forbidden, of the prior's" in printed
+    assert "KL(p* || q) went from" in printed
+    resumed = main(replace(args, resume=folder.path))
+    assert json.loads(resumed.arguments.read_text())["arguments"]["constraint"] == ["words:bad,dull<=0"]
+
+
+def test_penalty_makes_constraints_soft(args, capsys):
+    main(replace(args, constraint=("words:bad,dull<=0",), penalty=2.0))
+    printed = capsys.readouterr().out
+    assert "given words:bad,dull<=0 (soft, 2 nats), beta 0.1" in printed
+    assert "are left" in printed
+
+
+def test_constraint_is_kept_by_samplers(args, capsys):
+    folder = main(replace(args, constraint=("words:very",), sample="importance", budget=2000))
+    lines = [json.loads(line)["text"] for line in (folder.path / "draws.jsonl").read_text().splitlines()]
+    assert lines
+    assert all("very" in text.split() for text in lines)
+
+
+def test_budget_is_spent_and_kept_for_a_resume(args, capsys):
+    args = replace(args, prior_draws=1000)  # all 820 responses are listed
+    folder = main(replace(args, kl_budget=0.5))
+    found = re.search(r"beta (\S+): KL\(p\* \|\| p0\) = 0.500 ± 0.000 nats .* exactly", capsys.readouterr().out)
+    assert found
+    saved = json.loads(folder.arguments.read_text())["arguments"]
+    assert saved["beta"] == pytest.approx(float(found[1]), rel=1e-3)
+    main(replace(args, resume=folder.path))
+    assert json.loads(folder.arguments.read_text())["arguments"]["beta"] == saved["beta"]
+    main(replace(args, min_reward=0.1))
+    assert "E[r] = 0.100 ± 0.000" in capsys.readouterr().out
 
 
 def test_prompts_from_a_file(args, tmp_path, capsys):
@@ -190,7 +235,7 @@ def test_help_names_every_choice(capsys):
     with pytest.raises(SystemExit):
         tyro.cli(Steer, args=["--help"])
     text = capsys.readouterr().out
-    for choice in (*GUIDES, *OBJECTIVES, *SAMPLERS, "film-reviews", "smollm2", "vader", "--lora.rank", "--twisted.top-k"):
+    for choice in (*GUIDES, *OBJECTIVES, *SAMPLERS, "film-reviews", "smollm2", *REWARDS, "--lora.rank", "--twisted.top-k"):
         assert choice in text
 
 

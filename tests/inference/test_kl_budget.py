@@ -118,3 +118,8 @@ def test_one_budget_and_a_reward_that_varies(small_prior, sentiment, prompts):
             solve_beta(small_prior, sentiment, prompts, **given)
     with pytest.raises(BudgetError, match="the same for every response"):
         solve_beta(small_prior, lambda _, x: torch.ones(x.shape[:-1]), prompts, max_kl=1.0)
+
+
+def test_budget_that_few_draws_stand_for_is_warned_of(prior, prompts):
+    with pytest.warns(UserWarning, match=r"effective draws of 400 stand for the posterior"):
+        solve_beta(prior, TextEvidence(vader_sentiment, prior), prompts, max_kl=2.3, num_draws=400)
