@@ -19,7 +19,7 @@ def programs(name):
 
 def test_readme_program(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    program, _ = programs("README.md")
+    program, *_ = programs("README.md")
     assert "range(100)" in program
     exec(program.replace("range(100)", "range(2)"), {})
     assert len(capsys.readouterr().out.splitlines()) == 2
@@ -72,8 +72,16 @@ def test_contributed_objective(prior, prompts):
 
 
 def test_readme_swaps_algorithms(capsys):
-    _, program = programs("README.md")
+    *_, program = programs("README.md")
     assert "num_steps=100" in program
     exec(program.replace("num_steps=100", "num_steps=20, progress=False"), {})
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert names == ["LeaveOneOut_ELBO", "FDivergence", "LogVariance", "LoRA", "Twisted", "Recurrent", "MeanField", "log"]
+
+
+def test_readme_chooses_a_posterior(capsys):
+    _, program, _ = programs("README.md")
+    exec(program, {})
+    printed = capsys.readouterr().out
+    assert "of 0.6 asked for" in printed
+    assert printed.splitlines()[-1].startswith("log Z")
