@@ -64,7 +64,7 @@ class TextLikelihood:
 
     def _score(self, texts: list[str]) -> Tensor:
         rows = [self._ids(text) for text in texts]
-        longest = max(2, *(len(row) for row in rows))
+        longest = max(1, *(len(row) for row in rows))
         device = self.network.device
         ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
         is_token = torch.arange(longest, device=device) < torch.tensor([len(row) for row in rows], device=device)[:, None]

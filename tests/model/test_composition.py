@@ -94,6 +94,7 @@ def test_what_is_contained_or_matched(prior, prompts, support):
     assert in_response == ["good" in text.split() or "very bad" in text for text in texts]
     ends = [bool(value) for value in matches("dull$", prior).holds(prompts, support)[:, 0]]
     assert ends == [text.endswith("dull") for text in texts]
+    assert not matches("Dull$", prior).holds(prompts, support).any()
     assert not contains("film", prior).holds(prompts, support[:2]).any()
     whole = contains("film", prior, whole=True).holds(prompts, support[:2])
     assert whole.tolist() == [[True, False]] * 2
@@ -194,6 +195,11 @@ def test_unbounded_reward_cannot_be_optimal_and_a_wrong_bound_is_found(prior, pr
     low = TokenEvidence(lambda response, _: response[..., 0].double().clamp(min=1), prior, upper_bound=0.5)
     with pytest.raises(EvidenceError, match=r"exceeds its `upper_bound` by .* nats"):
         OptimalityModel(AlignmentModel(prior, low, 1.0))(prompts)
+
+
+def test_reward_that_rounding_takes_over_its_bound_is_certain(prior, prompts):
+    model = AlignmentModel(prior, TokenEvidence(lambda x, _: torch.full(x.shape[:-1], 1 + 1e-9).double(), prior, 1.0), beta=1.0)
+    assert Enumeration(OptimalityModel(model), prompts).log_evidence.eq(0).all()
 
 
 def test_log_bernoulli_is_a_coin():

@@ -125,6 +125,10 @@ def test_likelihood_of_a_text_is_that_of_its_tokens_one_after_the_other(per_toke
     assert_close(found, torch.tensor(expected, dtype=torch.float64), atol=1e-5, rtol=0)
 
 
+def test_text_without_tokens_has_nothing_to_score():
+    assert TextLikelihood(llama(), tiny_tokenizer(bos_token=None))([""]).tolist() == [0.0]
+
+
 def test_likelihood_loads_from_a_folder(tmp_path):
     language_model = tiny("llama", dtype=torch.float32)
     language_model.save_pretrained(tmp_path)

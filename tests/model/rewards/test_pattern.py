@@ -19,6 +19,7 @@ TEXTS = ["Good, really good.", "goodness", "not bad", ""]
         (Pattern.of_words("good"), [1, 0, 0, 0]),
         (Pattern.of_words(["good."]), [1, 0, 0, 0]),
         (Pattern.of_words(["really good", "really"], count=True), [1, 0, 0, 0]),
+        (Pattern.of_words(["really", "good", "really good"], count=True), [2, 0, 0, 0]),
         (Pattern.of_words(["Bad"], ignore_case=False), [0, 0, 0, 0]),
     ],
 )
