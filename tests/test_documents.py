@@ -25,9 +25,15 @@ def test_readme_program(capsys, monkeypatch):
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
+def test_contributed_evidence(prior, prompts):
+    names = {"prior": prior}
+    exec(programs("CONTRIBUTING.md")[0], names)
+    assert Enumeration(names["model"], prompts).log_evidence.eq(0).all()
+
+
 def test_contributed_guide(prior, prompts):
     names = {}
-    exec(programs("CONTRIBUTING.md")[0], names)
+    exec(programs("CONTRIBUTING.md")[1], names)
     model = AlignmentModel(prior, TextEvidence(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
     guide = names["Unigram"](prior)
     distribution = guide.distribution(prompts)
@@ -40,7 +46,7 @@ def test_contributed_guide(prior, prompts):
 @pytest.mark.parametrize("objective", sorted(set(OBJECTIVES) - {"contrastive-twist"}))
 def test_plain_callable_trains_by_every_objective(prior, prompts, objective):
     names = {"prior": prior}
-    exec(programs("CONTRIBUTING.md")[1], names)
+    exec(programs("CONTRIBUTING.md")[2], names)
     model = AlignmentModel(prior, TextEvidence(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
     start = {name: parameter.clone() for name, parameter in names["tuned"].network.named_parameters()}
     made = OBJECTIVES[objective](num_particles=4)
@@ -53,7 +59,7 @@ def test_plain_callable_trains_by_every_objective(prior, prompts, objective):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_plain_callable_is_a_proposal_of_every_sampler(prior, prompts, sampler):
     names = {"prior": prior}
-    exec(programs("CONTRIBUTING.md")[1], names)
+    exec(programs("CONTRIBUTING.md")[2], names)
     model = AlignmentModel(prior, TextEvidence(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
     options = {"log_bound": 3.4} if sampler == "rejection" else {}
     made = SAMPLERS[sampler].sample(model, prompts, guide=names["guide"], num_samples=2048, **options)
@@ -62,7 +68,7 @@ def test_plain_callable_is_a_proposal_of_every_sampler(prior, prompts, sampler):
 
 def test_contributed_objective(prior, prompts):
     names: dict = {}
-    exec(programs("CONTRIBUTING.md")[2], names)
+    exec(programs("CONTRIBUTING.md")[3], names)
     model = AlignmentModel(prior, TextEvidence(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
     guide, truth = FineTuned(prior), Enumeration(model, prompts)
     start = truth.kl_guide_posterior(guide).mean()

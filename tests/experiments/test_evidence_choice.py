@@ -5,8 +5,10 @@ import torch
 
 from experiments.evidence_choice import REWARDS, read_constraint, read_evidence, read_reward
 from inference import Enumeration
-from model import AlignmentModel, Constraint, WeightedSum
-from tests.model.tiny import tiny
+from model import AlignmentModel, Bounded, Constraint, WeightedSum
+from model.evidence import check_reward
+from tests.model.rewards.test_networks import bert
+from tests.model.tiny import tiny, tiny_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -84,16 +86,42 @@ def test_evidence_is_what_was_asked_for(prior, prompts):
     assert found == pytest.approx(wanted)
 
 
-def test_networks_are_loaded_from_where_the_argument_says(tmp_path):
+# Every registered reward; one without an example here fails
+
+EXAMPLES = {
+    "vader": "",
+    "words": "a,c",
+    "regex": "b$",
+    "length": "2",
+    "classifier": "{classifier}:good",
+    "classifier-logit": "{classifier}:bad",
+    "fluency": "{causal}",
+    "expert": "{causal}",
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Local checkpoints in Hugging Face format."""
+    paths = {name: tmp_path_factory.mktemp(name) for name in ("classifier", "causal")}
+    bert().save_pretrained(paths["classifier"])
+    tiny_tokenizer(pad_token="<pad>").save_pretrained(paths["classifier"])
+    tiny("llama", dtype=torch.float32).save_pretrained(paths["causal"])
+    return paths
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_every_reward_is_evidence(name, folders):
+    assert REWARDS[name].summary
     prior = tiny(dtype=torch.float32)
-    tiny("llama", dtype=torch.float32).save_pretrained(tmp_path)
-    prompts = prior.encode(["a"])
-    response = prior(prompts).sample((4,))
-    for name in ("fluency", "expert"):
-        reward = REWARDS[name](prior, str(tmp_path))(prompts, response)
-        assert reward.shape == (4, 1)
-        assert (reward <= 0).all()
-
-
-def test_every_reward_has_a_line_of_help():
-    assert all(entry.summary for entry in REWARDS.values())
+    prompts = prior.encode(["a b", "c"])
+    text = f"{name}:{EXAMPLES[name].format(**folders)}" if EXAMPLES[name] else name
+    evidence = read_reward(text).evidence(prior)
+    response = prior(prompts).sample((6,))
+    reward = check_reward(name, evidence(prompts, response), response.shape[:-1])
+    if isinstance(evidence, Bounded) and evidence.upper_bound is not None:
+        assert (reward <= evidence.upper_bound + 1e-6).all()
+    for n in range(2):
+        alone = evidence(prompts[[n]], response[2, [n]])
+        assert alone.shape == (1,)
+        assert alone.item() == pytest.approx(reward[2, n].item(), abs=1e-4)

@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
 from inference import Enumeration, PriorBank, UnattainableMomentsError, draw_prior_bank, importance_sampling, match_moments
+from inference.moment_matching import _Dual
 from model import AlignmentModel, EvidenceError, Pattern, TextEvidence, contains
 from model.grammar import PROMPTS
 from tests.inference.objectives.table import ONE, SPACE, TWO, Table, Target
@@ -152,6 +154,16 @@ def test_errors_of_the_bank_are_the_spread_of_fresh_draws():
         assert claimed == pytest.approx(values.std().item(), rel=0.1)
         assert values.mean().item() == pytest.approx(true.value, abs=0.3 * claimed)
         assert true.standard_error == 0
+
+
+def test_gradient_and_hessian_are_those_of_the_dual():
+    torch.manual_seed(0)
+    phi, log_base = torch.randn(2, 9, 3, dtype=torch.float64), torch.randn(9, 3, dtype=torch.float64).log_softmax(0)
+    dual, at, step = _Dual(phi, log_base, torch.tensor([0.2, -0.1], dtype=torch.float64)), np.array([0.4, -0.7]), 1e-5
+    for i, e in enumerate(np.eye(2)):
+        (above, up), (below, down) = dual.value_and_gradient(at + step * e), dual.value_and_gradient(at - step * e)
+        assert dual.value_and_gradient(at)[1][i] == pytest.approx((above - below) / (2 * step), abs=1e-8)
+        assert dual.hessian(at)[i] == pytest.approx((up - down) / (2 * step), abs=1e-8)
 
 
 @pytest.mark.parametrize(("target", "reached"), [(1.0, 1.0), (1.4, 1.0), (0.0, 0.0), (-0.2, 0.0)])
