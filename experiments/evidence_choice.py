@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from experiments.registry import load_prior
@@ -66,7 +65,7 @@ def _length(prior: LanguageModel, argument: str) -> Evidence:
 
 def _classifier(prior: LanguageModel, argument: str, output: Output) -> Evidence:
     path, colon, label = argument.rpartition(":")
-    if not colon or Path(argument).exists():
+    if not colon:
         path, label = argument, ""
     found = SequenceClassifier.from_pretrained(path, label or None, output=output, device=prior.device)
     return TextEvidence(found, prior, name=f"classifier {argument}")

@@ -74,6 +74,7 @@ def test_evidence_is_what_was_asked_for(prior, prompts):
     assert isinstance(length, WeightedSum)
     assert isinstance(constraint, Constraint)
     truth = Enumeration(AlignmentModel(prior, evidence, beta=1.0), prompts)
+    assert not read_reward("regex:^Very").evidence(prior)(prompts, truth.support).any()
     texts = [row[0] for row in prior.decode(truth.support)]
     expected = [
         ("good" in text.split() or "bad" in text.split()) - 0.5 * len(text.split()) if text.startswith("very") else -torch.inf

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from inference import Enumeration, PriorBank, UnattainableMomentsError, draw_prior_bank, importance_sampling, match_moments
 from inference.moment_matching import _Dual
-from model import AlignmentModel, EvidenceError, Pattern, TextEvidence, contains
+from model import AlignmentModel, Constraint, EvidenceError, Pattern, TextEvidence, contains
 from model.grammar import PROMPTS
 from tests.inference.objectives.table import ONE, SPACE, TWO, Table, Target
 
@@ -101,10 +101,11 @@ def test_hybrid_constraints_hold_together(small_prior, features, prompts):
     )
     p = truth.log_posterior.exp()
     assert (p * feature(prompts, truth.support)).sum(0).mean().item() == pytest.approx(0.3, abs=1e-8)
-    ruled_out = contains(["not", "very"], small_prior).holds(prompts, truth.support)
-    assert p[~ruled_out].eq(0).all()
+    allowed = contains(["not", "very"], small_prior).holds(prompts, truth.support)
+    assert p[~allowed].eq(0).all()
+    assert found.moments["very"].value == pytest.approx(0.3, abs=1e-8)
     base = (truth.log_prior.exp() * feature(prompts, truth.support)).sum(0)
-    possible = (truth.log_prior.exp() * ruled_out).sum(0)
+    possible = (truth.log_prior.exp() * allowed).sum(0)
     assert found.base_moments["very"].value == pytest.approx((base / possible).mean().item(), abs=1e-10)
 
 
@@ -176,6 +177,12 @@ def test_target_out_of_reach_is_said_to_be(base, features, prompts, target, reac
     with pytest.raises(UnattainableMomentsError, match=r"use `Constraint`"):
         _ = found.evidence
     assert "no finite multipliers" in str(found)
+
+
+def test_what_the_base_rules_out_is_out_of_reach(small_prior, features, prompts):
+    without = AlignmentModel(small_prior, Constraint(features["good"], at_most=0), beta=1.0)
+    with pytest.warns(UserWarning, match="no finite multipliers"):
+        assert not match_moments(without, prompts, {"good": features["good"]}, {"good": 0.5}).attainable
 
 
 def test_each_within_reach_and_both_not(base, features, small_prior, prompts):
