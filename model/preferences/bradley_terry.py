@@ -122,8 +122,9 @@ def log_outcome(difference: Tensor, flip: float | Tensor = 0.0, tie_strength: fl
     if isinstance(flip, float) and flip == 0:
         return log_prob
     flip = torch.as_tensor(flip, dtype=difference.dtype)[..., None]
-    slipped = torch.logaddexp(log_prob + torch.log1p(-flip), log_prob[..., [SECOND, FIRST, TIE]] + flip.log())
-    return torch.cat([slipped[..., :TIE], log_prob[..., TIE:]], -1)
+    won = log_prob[..., :TIE]  # without the ties: where they are -inf, logaddexp has a gradient of NaN
+    slipped = torch.logaddexp(won + torch.log1p(-flip), won.flip(-1) + flip.log())
+    return torch.cat([slipped, log_prob[..., TIE:]], -1)
 
 
 def simulate(first: Tensor, second: Tensor, *, flip: float = 0.0, tie_strength: float = 0.0) -> Tensor:
