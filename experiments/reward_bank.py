@@ -2,8 +2,9 @@
 
     p*(x) ~ p0(x) exp(r(x)/beta);   gold = E_p*[r_gold],   proxy = E_p*[r],   KL(p* || p0) = E_p*[log p*(x)/p0(x)]
 
-Sums over all responses where they can be listed; over a bank of prior draws, self-normalised, where not. M draws cannot show what
-is further from the prior than about log M nats, and say so by their effective sample size.
+Sums over all responses where they can be listed; over a bank of prior draws, self-normalised, where not. M draws cannot show
+what is further from the prior than about log M nats. Their effective sample size says where the weights hang on few of them,
+but not what was never drawn: near its end such a curve may be too low in KL and in gold reward.
 """
 
 from __future__ import annotations
@@ -93,7 +94,10 @@ class Bank:
 
 
 class Curve(NamedTuple):
-    """Posteriors of one proxy over B values of beta, by rising KL; those that cannot be trusted are left out."""
+    """Posteriors of one proxy over B values of beta, by rising KL; those that cannot be trusted are left out.
+
+    Where all responses are known, it goes on to the limit beta -> 0, a posterior that is one response, and stays there.
+    """
 
     beta: Tensor
     kl: Tensor
@@ -101,12 +105,12 @@ class Curve(NamedTuple):
     proxy: Tensor
     effective_sample_size: Tensor
 
-    def at(self, kl: float) -> tuple[float, float]:
-        """Gold and proxy reward at a distance from the prior, interpolated; NaN outside of the curve."""
-        gold, proxy = (
-            float(np.interp(kl, self.kl.numpy(), values.numpy(), left=math.nan, right=math.nan)) for values in (self.gold, self.proxy)
-        )
-        return gold, proxy
+    def gold_at(self, kl: float) -> float:
+        """Gold reward at a distance from the prior, interpolated; beyond the limit beta -> 0 that of the limit, beyond what can
+        be trusted NaN."""
+        has_limit = bool(self.effective_sample_size.isinf().all())
+        beyond = self.gold[-1].item() if has_limit else math.nan
+        return float(np.interp(kl, self.kl.numpy(), self.gold.numpy(), left=math.nan, right=beyond))
 
     @property
     def peak(self) -> int:

@@ -1,26 +1,27 @@
 """Preferences -> reward -> posterior -> guide: RLHF as two inferences, and what happens when the first one is uncertain.
 
 Question: a reward is learned from preferences, and a language model is steered by it. How long does that do any good?
-Claim: gold reward against KL rises, peaks and falls, while the proxy goes on rising; more preferences put the peak off (Gao et al.
-2022, arXiv 2210.10760). Pessimism about an uncertain reward puts it off too (Coste et al. 2023, arXiv 2310.02743), while the
-marginal likelihood, which is what Bayes says, is optimism: a bonus var/(2 beta) for what is not known.
+Claim: gold reward against KL rises, peaks and falls, while the proxy goes on rising; more preferences put the peak off (Gao et
+al. 2022, arXiv 2210.10760). Pessimism about an uncertain reward puts it off too (Coste et al. 2023, arXiv 2310.02743), while
+the marginal likelihood, which is what Bayes says, is optimism: a bonus var/(2 beta) for what is not known.
 Printed: how well the reward is recovered (correlation, held-out accuracy, calibration), simulation-based calibration of the
-inference, gold reward at several KL for every aggregation, with standard errors over seeds; a guide tuned on the proxy; the verdict.
+inference, gold reward at several KL for every aggregation, with standard errors over seeds; a guide tuned on the proxy; the
+verdict.
 
-Every stage has a truth: the preferences are simulated from a gold reward, VADER's sentiment scaled to log-odds. The posteriors of
-the proxies need no training. There are two worlds. With responses of 12 tokens they are prior draws, weighted; these can be
-trusted to about 3 nats, and there gold reward hardly falls: a proxy that is linear in hidden states errs by about as much on all
-of the prior's draws, and errors with light tails cost gain but turn nothing around (Kwa et al. 2024, arXiv 2407.14503). With
-responses of one token all 3,072 of them are listed and every number is exact at any KL: there the proxy gets to choose words that
-the preferences never showed, and the claims are put to the test. In both, the proxy has 128 principal components of the prior's
-own hidden states to go by, and a prior wide enough to follow the data.
+Every stage has a truth: the preferences are simulated from a gold reward, VADER's sentiment scaled to log-odds. The posteriors
+of the proxies need no training. There are two worlds. With responses of 12 tokens they are prior draws, weighted; these can be
+trusted to about 2 nats, and up to there gold reward hardly falls: a proxy that is linear in mean hidden states errs by about as
+much on all of the prior's draws, and errors with light tails cost gain but turn nothing around (Kwa et al. 2024, arXiv
+2407.14503). With responses of one token all 3,072 of them are listed and every number is exact at any KL: there the proxy gets
+to choose words that the preferences never showed, and there the claims are put to the test. The prompt of that world wants an
+adjective next ("The film was very"): after "The film was" nearly all words are neutral, and preferences are coin flips.
 
     python -m experiments.rlhf
     python -m experiments.rlhf --num-preferences 100 1000 --inference ensemble --aggregation minimum
     python -m experiments.rlhf --preferences pairs.jsonl --prior smollm2 --guide lora
 
-With `--preferences` the data are yours: {"prompt": ..., "chosen": ..., "rejected": ...} a line. Gold is unknown then; what is held
-out says how good the reward is, RUN/reward keeps it, and a guide is tuned to it on the prompts of the file.
+With `--preferences` the data are yours: {"prompt": ..., "chosen": ..., "rejected": ...} a line. Gold is unknown then; what is
+held out says how good the reward is, RUN/reward keeps it, and a guide is tuned to it on the prompts of the file.
 """
 
 from __future__ import annotations
@@ -78,10 +79,10 @@ CLAIM = (
     "rising; more preferences and pessimism about the reward put the peak off; the marginal likelihood does the opposite"
 )
 SOURCE = "Gao et al. 2022 (2210.10760); Coste et al. 2023 (2310.02743); the Gaussian integral E[exp(r/beta)]"
-KLS = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
+KLS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Where curves are compared, nats."""
-FAR = 3.0
-"""Where aggregations are compared, nats: past the peak of the mean with few preferences."""
+FAR = 2.0
+"""Where aggregations are compared, nats."""
 
 
 @dataclass(frozen=True)
@@ -96,19 +97,21 @@ class RLHF:
     """Features of the reward: any encoder in Hugging Face format; default the prior's own hidden states."""
     components: int = 128
     """Principal components of the features that the reward goes by."""
-    prior_scale: float = 4.0
-    """Standard deviation of a typical response's reward before there are preferences, in log-odds."""
-    inference: Annotated[
-        InferenceName, tyro.conf.arg(help="How the reward is inferred: " + ", ".join(REWARD_INFERENCE))
-    ] = "laplace"
+    prior_scale: float = 2.0
+    """Standard deviation of a typical response's reward before there are preferences, in log-odds. Gold has 1.1 to 1.5."""
+    inference: Annotated[InferenceName, tyro.conf.arg(help="How the reward is inferred: " + ", ".join(REWARD_INFERENCE))] = (
+        "laplace"
+    )
     reward_samples: int = 64
     """S, draws of the reward."""
     aggregation: AggregationName = "lower-bound"
     """Of these draws into the evidence that the guide is tuned on."""
-    beta: float = 0.5
+    beta: float = 0.4
     """Reward (log-odds) per nat, for the guide."""
     prompt: str = "The film was"
-    """What the responses continue, where preferences are simulated."""
+    """What the responses of T tokens continue, where preferences are simulated."""
+    word_prompt: str = "The film was very"
+    """What the responses of one token continue."""
     max_new_tokens: int = 12
     """T: the most tokens a response has."""
     temperature: float = 0.7
@@ -125,7 +128,7 @@ class RLHF:
     """Prior draws of T tokens behind the posteriors, and half as many for preferences."""
     min_effective: float = 100.0
     """Effective sample size below which a posterior from these draws is not trusted."""
-    betas: int = 48
+    betas: int = 60
     """Values of beta in a sweep."""
     simulations: int = 50
     """Of simulation-based calibration; 0 for none."""
@@ -161,8 +164,8 @@ class Run:
         num_preferences: in the data set.
         seed: of it.
         measured: by name: `correlation`, `accuracy`, `ece`, `ece by chance`; and for each aggregation A and each KL:
-            `A gold KL`, `A proxy KL`; `A peak kl`, `A peak gold`, `A end kl`, `A end gold` and `A fall`, the share of the gain
-            in gold reward at the peak that is lost at the end of the curve.
+            `A gold KL`; `A peak kl`, `A gain`, what gold reward has gained there over the prior, and `A fall`, what of it is
+            lost at the end of the curve.
     """
 
     world: str
@@ -180,7 +183,9 @@ def main(args: RLHF) -> RunFolder:
     prior = load_prior(
         args.prior, max_new_tokens=args.max_new_tokens, temperature=args.temperature, dtype="float32", device=args.device
     )
-    features = PriorFeatures(prior) if args.encoder is None else EncoderFeatures.from_pretrained(args.encoder, device=args.device)
+    features = (
+        PriorFeatures(prior) if args.encoder is None else EncoderFeatures.from_pretrained(args.encoder, device=args.device)
+    )
     print(f"run folder {folder.path}")
     with random_state.isolated(args.seed):
         if args.preferences is None:
@@ -192,14 +197,12 @@ def main(args: RLHF) -> RunFolder:
 
 def simulated(args: RLHF, prior: LanguageModel, features: Features, folder: RunFolder) -> None:
     """Preferences of a known gold reward, in two worlds."""
-    next_word = load_prior(
-        args.prior, max_new_tokens=1, temperature=args.temperature, dtype="float32", device=args.device
-    )
+    next_word = load_prior(args.prior, max_new_tokens=1, temperature=args.temperature, dtype="float32", device=args.device)
 
     def gold(texts: list[str]) -> Tensor:
         return args.gold_scale * torch.tensor(vader_sentiment(texts), dtype=torch.float64)
 
-    every = Bank.of_all(next_word, args.prompt, gold)
+    every = Bank.of_all(next_word, args.word_prompt, gold)
     worlds = {
         "next word": (every, every),
         f"{args.max_new_tokens} tokens": (
@@ -233,7 +236,11 @@ def simulated(args: RLHF, prior: LanguageModel, features: Features, folder: RunF
     if args.simulations:
         tables.append(check_inference(args, posterior.features, train))
     tables.append(tune(args, prior, posterior, [args.prompt], folder, gold, bank))
-    finish(folder, claims.report(CLAIM, SOURCE, tables, findings([run for run in runs if run.world == "next word"], args)), pictures)
+    finish(
+        folder,
+        claims.report(CLAIM, SOURCE, tables, findings([run for run in runs if run.world == "next word"], args)),
+        pictures,
+    )
 
 
 def learn(
@@ -272,29 +279,27 @@ def one_data_set(
         "ece by chance": found.ece_by_chance,
     }
     prior_gold = (bank.log_prior.exp() @ bank.gold).item()
-    betas = torch.logspace(1.5, -2.0, args.betas, dtype=torch.float64) * args.prior_scale
+    betas = torch.logspace(1.5, -3.0, args.betas, dtype=torch.float64) * args.prior_scale
     curves = {}
     for name, aggregate in AGGREGATIONS.items():
         curve = curves[name] = sweep(bank, rewards, aggregate, betas, args.min_effective)
-        for kl in KLS:
-            measured[f"{name} gold {kl:g}"], measured[f"{name} proxy {kl:g}"] = curve.at(kl)
-        gain = max(curve.gold[curve.peak].item() - prior_gold, 1e-9)
+        measured |= {f"{name} gold {kl:g}": curve.gold_at(kl) for kl in KLS}
         measured |= {
             f"{name} peak kl": curve.kl[curve.peak].item(),
-            f"{name} peak gold": curve.gold[curve.peak].item(),
-            f"{name} end kl": curve.kl[-1].item(),
-            f"{name} end gold": curve.gold[-1].item(),
-            f"{name} fall": (curve.gold[curve.peak] - curve.gold[-1]).item() / gain,
+            f"{name} gain": curve.gold[curve.peak].item() - prior_gold,
+            f"{name} fall": (curve.gold[curve.peak] - curve.gold[-1]).item(),
         }
     return Run(world, count, seed, measured), curves, found, posterior, train
 
 
 def mean_curves(curves: Sequence[Mapping[str, Curve]]) -> dict[str, rlhf_figures.Line]:
     """Gold reward by KL of each aggregation over data sets, as far as all of them go."""
-    lines = {}
+    lines: dict[str, rlhf_figures.Line] = {}
     for name in curves[0]:
-        grid = torch.linspace(max(c[name].kl[0].item() for c in curves), min(c[name].kl[-1].item() for c in curves), 60).tolist()
-        rows = [[curve[name].at(kl)[0] for kl in grid] for curve in curves]
+        grid = torch.linspace(
+            max(c[name].kl[0].item() for c in curves), min(c[name].kl[-1].item() for c in curves), 60
+        ).tolist()
+        rows = [[curve[name].gold_at(kl) for kl in grid] for curve in curves]
         stats = [mean_and_error([{"gold": row[i]} for row in rows], "gold") for i in range(len(grid))]
         lines[name] = (grid, [mean for mean, _ in stats], [0.0 if math.isnan(error) else error for _, error in stats])
     return lines
@@ -304,14 +309,15 @@ def world_tables(world: str, runs: Sequence[Run], args: RLHF, bank: Bank) -> lis
     """Means over data sets, with standard errors: the reward, and gold reward by KL."""
     by_count = {count: [run.measured for run in runs if run.num_preferences == count] for count in args.num_preferences}
     names = ("correlation", "accuracy", "ece", "ece by chance")
-    recovered = {f"{count} preferences": [cell(*mean_and_error(rows, name)) for name in names] for count, rows in by_count.items()}
-    columns = [f"gold at {kl:g}" for kl in KLS] + ["at its peak", "KL there", "lost after it"]
+    recovered = {
+        f"{count} preferences": [cell(*mean_and_error(rows, name)) for name in names] for count, rows in by_count.items()
+    }
+    columns = [f"gold at {kl:g}" for kl in KLS] + ["KL at its peak", "gain there", "lost at the end"]
     gold = {}
     for count, rows in by_count.items():
         for name in AGGREGATIONS:
-            cells = [f"{name} gold {kl:g}" for kl in KLS] + [f"{name} peak gold", f"{name} peak kl"]
-            lost, error = mean_and_error(rows, f"{name} fall")
-            gold[f"{count}, {name}"] = [*(cell(*mean_and_error(rows, key)) for key in cells), f"{lost:.0%} ± {error:.0%}"]
+            keys = [*(f"{name} gold {kl:g}" for kl in KLS), f"{name} peak kl", f"{name} gain", f"{name} fall"]
+            gold[f"{count}, {name}"] = [cell(*mean_and_error(rows, key)) for key in keys]
     start = f"{(bank.log_prior.exp() @ bank.gold).item():.3f}"
     trusted = "all KL exact" if bank.exact else f"{len(bank.texts)} draws, trusted to an effective {args.min_effective:g}"
     return [
@@ -330,7 +336,12 @@ def check_inference(args: RLHF, features: Standardised, train: Sequence[Preferen
     comparisons = Comparisons(comparisons.first[:, :few], comparisons.second[:, :few])
     model = BradleyTerry(LinearHead(few), args.prior_scale, flip=args.flip)
     ranks = simulation_based_calibration(
-        model, comparisons, REWARD_INFERENCE[args.inference], num_simulations=args.simulations, num_samples=19, seed=args.seed
+        model,
+        comparisons,
+        REWARD_INFERENCE[args.inference].infer,
+        num_simulations=args.simulations,
+        num_samples=19,
+        seed=args.seed,
     )
     return (
         f"Simulation-based calibration of {args.inference}, {args.simulations} simulations of {len(comparisons.first)} "
@@ -342,31 +353,34 @@ def findings(runs: Sequence[Run], args: RLHF) -> list[Finding]:
     """What the claim says, put to the runs of the world where every number is exact. Two standard errors over seeds decide."""
     fewest, most = min(args.num_preferences), max(args.num_preferences)
 
-    def certain(values: Sequence[float], above: float = 0.0) -> bool:
-        mean, error = mean_and_error([{"value": value} for value in values], "value")
-        return mean - 2 * error > above  # not so if either is NaN
-
     def over_seeds(name: str, counts: Sequence[int]) -> list[float]:
-        chosen = [[run.measured[name] for run in runs if run.seed == seed and run.num_preferences in counts] for seed in range(args.seeds)]
-        return [sum(values) / len(values) for values in chosen]
+        by_seed = [
+            [r.measured[name] for r in runs if r.seed == seed and r.num_preferences in counts] for seed in range(args.seeds)
+        ]
+        return [sum(values) / len(values) for values in by_seed]
 
     def more(name: str, than: str) -> bool:
-        key = f"gold {FAR:g}"
-        pairs = zip(
-            over_seeds(f"{name} {key}", args.num_preferences), over_seeds(f"{than} {key}", args.num_preferences), strict=True
-        )
-        return certain([a - b for a, b in pairs])
+        of_both = (over_seeds(f"{which} gold {FAR:g}", args.num_preferences) for which in (name, than))
+        return certainly_positive([a - b for a, b in zip(*of_both, strict=True)])
 
-    later = [b - a for a, b in zip(over_seeds("mean peak kl", [fewest]), over_seeds("mean peak kl", [most]), strict=True)]
+    def ends(name: str) -> tuple[list[float], list[float]]:
+        return over_seeds(name, [fewest]), over_seeds(name, [most])
+
+    fall = [fall - 0.1 * gain for fall, gain in zip(ends("mean fall")[0], ends("mean gain")[0], strict=True)]
+    later = [b - a for a, b in zip(*ends("mean peak kl"), strict=True)]
     return [
-        Finding(f"with {fewest} preferences gold reward falls after its peak by a tenth of its gain or more", certain(over_seeds("mean fall", [fewest]), 0.1)),
-        Finding(f"{most} preferences put the peak off", certain(later)),
-        *(
-            Finding(f"{name} has more gold reward than the mean at {FAR:g} nats", more(name, "mean"))
-            for name in ("lower-bound", "minimum")
-        ),
-        Finding(f"the marginal likelihood has less, at {FAR:g} nats", more("mean", "marginal-likelihood")),
+        Finding(f"with {fewest} preferences, gold reward falls by a tenth of its gain or more", certainly_positive(fall)),
+        Finding(f"with {most} it peaks at a larger KL", certainly_positive(later)),
+        Finding(f"at {FAR:g} nats the lower bound has more gold reward than the mean", more("lower-bound", "mean")),
+        Finding("the minimum has more", more("minimum", "mean")),
+        Finding("the marginal likelihood has less", more("mean", "marginal-likelihood")),
     ]
+
+
+def certainly_positive(values: Sequence[float]) -> bool:
+    """Whether the mean is over two standard errors above 0; not so for fewer than two values."""
+    mean, error = mean_and_error([{"value": value} for value in values], "value")
+    return mean - 2 * error > 0
 
 
 def tune(
@@ -415,7 +429,9 @@ def tune(
         curve = sweep(bank, posterior(bank.texts), AGGREGATIONS[args.aggregation], torch.tensor([args.beta]), min_effective=0)
         size = curve.effective_sample_size.item()
         rows[f"posterior, from draws worth {size:.0f}"] = [
-            f"{curve.proxy.item():.3f}", f"{curve.kl.item():.3f}", f"{curve.gold.item():.3f}"
+            f"{curve.proxy.item():.3f}",
+            f"{curve.kl.item():.3f}",
+            f"{curve.gold.item():.3f}",
         ]
     title = f"A guide, {args.guide}, {args.steps} steps on the {args.aggregation} of the last reward at beta {args.beta:g}"
     return f"{title}\n" + text_table(columns, rows)
@@ -437,8 +453,8 @@ def from_file(args: RLHF, prior: LanguageModel, features: Features, folder: RunF
         for confidence, correct, count in zip(found.confidence, found.correct, found.count, strict=True)
     }
     tables = [
-        f"The reward, from {len(train)} preferences, on {len(test)} held out: accuracy {found.accuracy}, log loss {found.log_loss} "
-        f"nats, ECE {found.ece:.3f} (by chance {found.ece_by_chance:.3f})",
+        f"The reward, from {len(train)} preferences, on {len(test)} held out: accuracy {found.accuracy}, log loss "
+        f"{found.log_loss} nats, ECE {found.ece:.3f} (by chance {found.ece_by_chance:.3f})",
         text_table(["predicted right", "comparisons"], bins),
         tune(args, prior, posterior, list(dict.fromkeys(p.prompt for p in train))[: args.max_prompts], folder),
     ]
@@ -448,7 +464,9 @@ def from_file(args: RLHF, prior: LanguageModel, features: Features, folder: RunF
 def finish(folder: RunFolder, text: str, pictures: Sequence[Path]) -> None:
     """Print what was found, and leave it as text and as a page."""
     (folder.path / "report.txt").write_text(text + "\n", encoding="utf-8")
-    drawn = "".join(path.read_text(encoding="utf-8").partition("<svg")[2].join(["<figure><svg", "</figure>"]) for path in pictures)
+    drawn = "".join(
+        path.read_text(encoding="utf-8").partition("<svg")[2].join(["<figure><svg", "</figure>"]) for path in pictures
+    )
     page = f"<!doctype html><meta charset=utf-8><title>rlhf</title><pre>{html.escape(text)}</pre>{drawn}\n"
     folder.report.write_text(page, encoding="utf-8")
     print(f"{text}\n\nOpen {folder.report}; the reward is in {folder.path / 'reward'}, the guide in {folder.guide}.")

@@ -1,7 +1,7 @@
 """Is a reward right about preferences that it was not trained on, and as often as it says?
 
-    p = mean_s P(chosen beats rejected | w_s),   confidence = max(p, 1 - p),   correct if p > 1/2
-    ECE = sum over bins of share * |accuracy - confidence|     (Guo et al. 2017, arXiv 1706.04599)
+p = mean_s P(chosen beats rejected | w_s),   confidence = max(p, 1 - p),   correct if p > 1/2
+ECE = sum over bins of share * |accuracy - confidence|     (Guo et al. 2017, arXiv 1706.04599)
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     w* ~ p(w),   data ~ p(data | w*),   w_1 .. w_S ~ the inference's posterior given the data;   rank = #{s : f(w_s) < f(w*)}
 
-If the draws are of the exact posterior and independent, every rank from 0 to S is as likely as any other, for every f. Ranks that
-heap up at both ends say that the posterior is too narrow, in the middle too wide, at one end that it is biased
+If the draws are of the exact posterior and independent, every rank from 0 to S is as likely as any other, for every f. Ranks
+that heap up at both ends say that the posterior is too narrow, in the middle too wide, at one end that it is biased
 (arXiv 1804.06788).
 """
 
@@ -88,7 +88,9 @@ def simulation_based_calibration(
             truth, outcome = trace.nodes["w"]["value"], trace.nodes["outcome"]["value"]
             samples = infer(model, comparisons._replace(outcome=outcome), num_samples=num_samples, seed=seed + simulation)
             if len(samples) != num_samples:
-                raise ValueError(f"the inference returned {len(samples)} draws, expected {num_samples}: it has no ranks to give")
+                raise ValueError(
+                    f"the inference returned {len(samples)} draws, expected {num_samples}: it has no ranks to give"
+                )
             if quantities is not None:
                 truth, samples = quantities(truth), quantities(samples)
             ranks.append((samples < truth).sum(0))

@@ -1,4 +1,5 @@
-"""The posterior of a reward's weights given comparisons, one algorithm a file, and the registry that scripts and tests go by."""
+"""The posterior of a reward's weights given comparisons, one algorithm a file, and the registry that scripts and tests go
+by."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,7 +26,13 @@ class RewardInference(NamedTuple):
     summary: str
 
     def __call__(
-        self, model: Callable[..., Any], comparisons: Comparisons, *, num_samples: int = 64, seed: int = 0, progress: bool = False
+        self,
+        model: Callable[..., Any],
+        comparisons: Comparisons,
+        *,
+        num_samples: int = 64,
+        seed: int = 0,
+        progress: bool = False,
     ) -> Tensor:
         return self.infer(model, comparisons, num_samples=num_samples, seed=seed, progress=progress)
 

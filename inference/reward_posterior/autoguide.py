@@ -28,7 +28,7 @@ def autoguide(
     num_samples: int = 64,
     seed: int = 0,
     progress: bool = False,
-    num_steps: int = 800,
+    num_steps: int = 600,
     num_particles: int = 8,
     learning_rate: float = 0.05,
 ) -> Tensor:

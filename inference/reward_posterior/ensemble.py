@@ -2,9 +2,10 @@
 
     D_s  a bootstrap resample of the comparisons,   m_s ~ p(w),   w_s = argmax log p(D_s | w) + log N(w; m_s, prior_scale^2)
 
-The bootstrap alone, as in Coste et al. 2023 (arXiv 2310.02743), has no spread in directions of which the data say nothing, where
-all members would be at the prior's mean; the randomised prior gives them the prior's own spread there. For a linear model with
-Gaussian noise, and that noise redrawn in place of the bootstrap, the members are exact posterior draws. Here they are near it.
+The bootstrap alone, as in Coste et al. 2023 (arXiv 2310.02743), has no spread in directions of which the data say nothing,
+where all members would be at the prior's mean; the randomised prior gives them the prior's own spread there. For a linear model
+with Gaussian noise, and that noise redrawn in place of the bootstrap, the members are exact posterior draws. Here they are near
+it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Laplace: N(w_MAP, H^-1), H the Hessian of minus the log joint at the maximum (MacKay 1992); Pyro's AutoLaplaceApproximation.
 
-Exact in the limit of many comparisons, where the posterior becomes Gaussian; with few its tails are those of the prior's curvature.
+Exact in the limit of many comparisons, where the posterior becomes Gaussian; with few its tails are those of the prior's
+curvature.
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ from model.preferences import Comparisons
 
 
 def laplace(
-    model: Callable[[Comparisons], Any], comparisons: Comparisons, *, num_samples: int = 64, seed: int = 0, progress: bool = False
+    model: Callable[[Comparisons], Any],
+    comparisons: Comparisons,
+    *,
+    num_samples: int = 64,
+    seed: int = 0,
+    progress: bool = False,
 ) -> Tensor:
     """Draws from the Gaussian that has the posterior's mode and its curvature there.
 

@@ -3,8 +3,8 @@
 The guide is a point mass, whose ELBO is the log joint density, without noise; so L-BFGS goes all the way, where a stochastic
 optimiser would stop somewhere near. No uncertainty is left in it: S is 1.
 
-The point mass is that of Pyro's AutoLaplaceApproximation, in unconstrained space. For the weights it makes no difference; a latent
-flip probability would else have its highest density at 0, where its logarithm is not to be differentiated.
+The point mass is that of Pyro's AutoLaplaceApproximation, in unconstrained space. For the weights it makes no difference; a
+latent flip probability would else have its highest density at 0, where its logarithm is not to be differentiated.
 """
 
 from __future__ import annotations
@@ -28,7 +28,12 @@ class NotMaximisedError(ArithmeticError):
 
 
 def maximum_a_posteriori(
-    model: Callable[[Comparisons], Any], comparisons: Comparisons, *, num_samples: int = 1, seed: int = 0, progress: bool = False
+    model: Callable[[Comparisons], Any],
+    comparisons: Comparisons,
+    *,
+    num_samples: int = 1,
+    seed: int = 0,
+    progress: bool = False,
 ) -> Tensor:
     """The weights of highest posterior density (and the flip probability with them, where that is latent).
 
@@ -64,8 +69,8 @@ def maximise(model: Callable[[Comparisons], Any], guide: nn.Module, comparisons:
         parameters,
         max_iter=max_steps,
         history_size=20,
-        tolerance_grad=1e-9,
-        tolerance_change=1e-14,
+        tolerance_grad=1e-7,
+        tolerance_change=1e-12,
         line_search_fn="strong_wolfe",
     )
 

@@ -7,8 +7,8 @@
 
 For Gaussian r with mean m and variance v the marginal likelihood is exactly m + v/(2 beta): a bonus for what is not known, the
 opposite of the conservative ensembles of Coste et al. 2023 (arXiv 2310.02743). It is no mistake of the algebra: a response that
-might be excellent is likely under the posterior over both w and x. Whether that is wanted is another matter, so each is a choice.
-From S draws it is at most the largest of them, so that the bonus is too small where v/beta^2 exceeds about 2 log S.
+might be excellent is likely under the posterior over both w and x. Whether that is wanted is another matter, so each is a
+choice. From S draws it is at most the largest of them, so that the bonus is too small where v/beta^2 exceeds about 2 log S.
 """
 
 from __future__ import annotations

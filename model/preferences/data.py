@@ -1,6 +1,6 @@
 """Preferences as data: which of two responses to a prompt was preferred; read, checked, written and split.
 
-    {"prompt": "The film was", "chosen": " a joy.", "rejected": " a bore.", "tie": false}
+{"prompt": "The film was", "chosen": " a joy.", "rejected": " a bore.", "tie": false}
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def read_preferences(source: str | Path | Iterable[Mapping[str, Any]]) -> list[P
         PreferenceError: with file and line, or the number of the record, if a record is not a preference; or if there is none.
     """
     if isinstance(source, Mapping):
-        raise PreferenceError("got one mapping, expected an iterable of them: of a `DatasetDict` name a split, as in data['train']")
+        raise PreferenceError(
+            "got one mapping, expected an iterable of them: of a `DatasetDict` name a split, as in data['train']"
+        )
     is_file = isinstance(source, str | Path)
     records = _read_lines(Path(source)) if isinstance(source, str | Path) else _enumerated(source)
     preferences = [to_preference(record, where) for where, record in records]
@@ -74,8 +76,8 @@ def to_preference(record: Any, where: str) -> Preference:
     for key in KEYS:
         if isinstance(record[key], list):
             raise PreferenceError(
-                f"{where}: {key!r} is a list, expected a text. If it is a list of chat messages, make texts of them first, with "
-                "the tokenizer's `apply_chat_template(messages, tokenize=False)`."
+                f"{where}: {key!r} is a list, expected a text. If it is a list of chat messages, make texts of them first, "
+                "with the tokenizer's `apply_chat_template(messages, tokenize=False)`."
             )
         if not isinstance(record[key], str):
             raise PreferenceError(f"{where}: {key!r} is {type(record[key]).__name__}, expected a text")

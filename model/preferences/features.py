@@ -1,7 +1,7 @@
 """Features phi(x) of a text, what a reward r(x) = head(phi(x), w) is a function of.
 
-The networks are read without gradient, in batches, and a text that comes up again is not read again. Features are float64 on the
-CPU whatever the network is: a head is tiny, and its posterior wants the precision.
+The networks are read without gradient, in batches, and a text that comes up again is not read again. Features are float64 on
+the CPU whatever the network is: a head is tiny, and its posterior wants the precision.
 """
 
 from __future__ import annotations
@@ -94,7 +94,12 @@ class EncoderFeatures(NetworkFeatures):
     """
 
     def __init__(
-        self, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 32, max_length: int | None = None
+        self,
+        network: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int = 32,
+        max_length: int | None = None,
     ) -> None:
         super().__init__(batch_size)
         self.network = network.requires_grad_(False).eval()
@@ -137,12 +142,12 @@ class EncoderFeatures(NetworkFeatures):
 class Standardised:
     """Features with a centre, a scale and, if wanted, few dimensions: z = (phi - centre) @ projection.
 
-    The centre is the reference point. Comparisons identify rewards only up to a constant for each prompt, and with a linear head
-    a text at the centre has the reward 0 with certainty: what is uncertain is how far the others are from it. Another centre
-    adds the same constant to all rewards of one weight vector, but another constant for another vector. That changes nothing
-    about the mean but a constant, and it does change the spread of r_w(x), and with it every aggregation that looks at the
-    spread: the marginal likelihood's bonus, the minimum, the lower bound. With the mean of the training responses as the centre,
-    a typical response is as certain as can be, and one unlike them is not.
+    The centre is the reference point. Comparisons identify rewards only up to a constant for each prompt, and with a linear
+    head a text at the centre has the reward 0 with certainty: what is uncertain is how far the others are from it. Another
+    centre adds the same constant to all rewards of one weight vector, but another constant for another vector. That changes
+    nothing about the mean but a constant, and it does change the spread of r_w(x), and with it every aggregation that looks at
+    the spread: the marginal likelihood's bonus, the minimum, the lower bound. With the mean of the training responses as the
+    centre, a typical response is as certain as can be, and one unlike them is not.
 
     After it, the mean of |z|^2 over the texts it was fitted to is 1, so that a linear head's prior scale is the prior standard
     deviation of the reward of a typical response.

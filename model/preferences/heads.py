@@ -1,6 +1,7 @@
 """Heads: the reward as a function of features and one flat vector of weights, r_w(x) = head(phi(x), w).
 
-The weights are an argument and not parameters of a module, so that any inference may draw them: one vector or S of them at once.
+The weights are an argument and not parameters of a module, so that any inference may draw them: one vector or S of them at
+once.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class LinearHead:
 class MLPHead:
     """r = v . tanh(A phi + b) / sqrt(hidden), one hidden layer.
 
-    Its weights are not identified, as hidden units may change places: compare rewards, not weights. At w = 0 the gradient is 0 too,
-    so an optimiser has to start elsewhere.
+    Its weights are not identified, as hidden units may change places: compare rewards, not weights. At w = 0 the gradient is 0
+    too, so an optimiser has to start elsewhere.
     """
 
     num_features: int

@@ -91,8 +91,10 @@ class RewardPosterior:
         if probe.shape != saved.shape or not torch.allclose(probe, saved, rtol=0.05, atol=0.05 * saved.std().item()):
             raise OtherRewardError(
                 f"{folder} is of other features: {record['features']} of {len(saved)} dimensions there, "
-                f"{type(features).__name__} of {len(probe)} here, which differ on a text read by both. Pass the network that the "
-                "reward was trained on."
+                f"{type(features).__name__} of {len(probe)} here, which differ on a text read by both. Pass the network that "
+                "the reward was trained on."
             )
         head: Any = HEADS[record["head"]]
-        return cls(head(**record["settings"]), Standardised(features, tensors["center"], tensors["projection"]), tensors["samples"])
+        return cls(
+            head(**record["settings"]), Standardised(features, tensors["center"], tensors["projection"]), tensors["samples"]
+        )
