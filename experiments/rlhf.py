@@ -246,7 +246,7 @@ def simulated(args: RLHF, prior: LanguageModel, features: Features, folder: RunF
 def learn(
     args: RLHF, features: Features, train: Sequence[Preference], flip: float, seed: int
 ) -> tuple[BradleyTerry, RewardPosterior]:
-    """The reward's posterior from preferences: features, program, inference."""
+    """The reward's posterior from preferences: features, program, inference. Where there are ties, their strength is 1."""
     texts = [text for preference in train for text in preference.texts]
     standardised = Standardised.fit(features, texts, num_components=args.components)
     ties = 1.0 if any(preference.tie for preference in train) else 0.0
@@ -442,6 +442,8 @@ def from_file(args: RLHF, prior: LanguageModel, features: Features, folder: RunF
     assert args.preferences is not None
     try:
         train, test = split_preferences(read_preferences(args.preferences), args.held_out, args.seed)
+        texts = list(dict.fromkeys(preference.prompt for preference in train))[: args.max_prompts]
+        prior.encode(texts)  # what does not fit is refused before anything is spent
     except ValueError as error:
         raise SystemExit(f"--preferences: {error}") from error
     model, posterior = learn(args, features, train, args.flip, args.seed)
@@ -456,7 +458,7 @@ def from_file(args: RLHF, prior: LanguageModel, features: Features, folder: RunF
         f"The reward, from {len(train)} preferences, on {len(test)} held out: accuracy {found.accuracy}, log loss "
         f"{found.log_loss} nats, ECE {found.ece:.3f} (by chance {found.ece_by_chance:.3f})",
         text_table(["predicted right", "comparisons"], bins),
-        tune(args, prior, posterior, list(dict.fromkeys(p.prompt for p in train))[: args.max_prompts], folder),
+        tune(args, prior, posterior, texts, folder),
     ]
     finish(folder, "\n\n".join(tables), [picture])
 

@@ -150,5 +150,5 @@ def test_each_finding_is_decided_by_its_own_number(changed, failed):
 
 def test_what_varies_too_much_is_not_found():
     noisy = runs()
-    noisy[0].measured["mean fall"] = -5.0
+    noisy[0].measured["mean fall"] = 0.15  # of the other seed 1.01: the mean is positive, by one standard error
     assert not findings(noisy, SMALL)[0].held
