@@ -108,9 +108,13 @@ class Curve(NamedTuple):
     def gold_at(self, kl: float) -> float:
         """Gold reward at a distance from the prior, interpolated; beyond the limit beta -> 0 that of the limit, beyond what can
         be trusted NaN."""
-        has_limit = bool(self.effective_sample_size.isinf().all())
-        beyond = self.gold[-1].item() if has_limit else math.nan
+        beyond = self.gold[-1].item() if self.has_limit else math.nan
         return float(np.interp(kl, self.kl.numpy(), self.gold.numpy(), left=math.nan, right=beyond))
+
+    @property
+    def has_limit(self) -> bool:
+        """Whether it is of all responses, so that nothing is left out."""
+        return bool(self.effective_sample_size.isinf().all())
 
     @property
     def peak(self) -> int:

@@ -9,9 +9,9 @@ inference, gold reward at several KL for every aggregation, with standard errors
 verdict.
 
 Every stage has a truth: the preferences are simulated from a gold reward, VADER's sentiment scaled to log-odds. The posteriors
-of the proxies need no training. There are two worlds. With responses of 12 tokens they are prior draws, weighted; these can be
-trusted to about 2 nats, and up to there gold reward hardly falls: a proxy that is linear in mean hidden states errs by about as
-much on all of the prior's draws, and errors with light tails cost gain but turn nothing around (Kwa et al. 2024, arXiv
+of the proxies need no training, and that their own reward rises as beta falls is a theorem for a fixed proxy. There are two
+worlds. With responses of 12 tokens they are prior draws, weighted, and can be trusted to about 2 nats. Up to there gold reward
+hardly fell, as theory has it for a proxy whose errors have light tails on the prior's draws (Kwa et al. 2024, arXiv
 2407.14503). With responses of one token all 3,072 of them are listed and every number is exact at any KL: there the proxy gets
 to choose words that the preferences never showed, and there the claims are put to the test. The prompt of that world wants an
 adjective next ("The film was very"): after "The film was" nearly all words are neutral, and preferences are coin flips.
@@ -83,6 +83,8 @@ KLS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Where curves are compared, nats."""
 FAR = 2.0
 """Where aggregations are compared, nats."""
+FARTHEST = 6.0
+"""Where figures end, nats; a posterior that is one response already stays in them as it is."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ class Run:
         seed: of it.
         measured: by name: `correlation`, `accuracy`, `ece`, `ece by chance`; and for each aggregation A and each KL:
             `A gold KL`; `A peak kl`, `A gain`, what gold reward has gained there over the prior, and `A fall`, what of it is
-            lost at the end of the curve.
+            lost at the end of the curve, and `A proxy rise`, what the proxy has gained between the two.
     """
 
     world: str
@@ -288,17 +290,18 @@ def one_data_set(
             f"{name} peak kl": curve.kl[curve.peak].item(),
             f"{name} gain": curve.gold[curve.peak].item() - prior_gold,
             f"{name} fall": (curve.gold[curve.peak] - curve.gold[-1]).item(),
+            f"{name} proxy rise": (curve.proxy[-1] - curve.proxy[curve.peak]).item(),
         }
     return Run(world, count, seed, measured), curves, found, posterior, train
 
 
 def mean_curves(curves: Sequence[Mapping[str, Curve]]) -> dict[str, rlhf_figures.Line]:
-    """Gold reward by KL of each aggregation over data sets, as far as all of them go."""
+    """Gold reward by KL of each aggregation, over data sets: as far as all are trusted, or to `FARTHEST` where all is known."""
     lines: dict[str, rlhf_figures.Line] = {}
     for name in curves[0]:
-        grid = torch.linspace(
-            max(c[name].kl[0].item() for c in curves), min(c[name].kl[-1].item() for c in curves), 60
-        ).tolist()
+        start = max(curve[name].kl[0].item() for curve in curves)
+        end = FARTHEST if curves[0][name].has_limit else min(curve[name].kl[-1].item() for curve in curves)
+        grid = torch.linspace(start, end, 60).tolist()
         rows = [[curve[name].gold_at(kl) for kl in grid] for curve in curves]
         stats = [mean_and_error([{"gold": row[i]} for row in rows], "gold") for i in range(len(grid))]
         lines[name] = (grid, [mean for mean, _ in stats], [0.0 if math.isnan(error) else error for _, error in stats])
@@ -312,11 +315,12 @@ def world_tables(world: str, runs: Sequence[Run], args: RLHF, bank: Bank) -> lis
     recovered = {
         f"{count} preferences": [cell(*mean_and_error(rows, name)) for name in names] for count, rows in by_count.items()
     }
-    columns = [f"gold at {kl:g}" for kl in KLS] + ["KL at its peak", "gain there", "lost at the end"]
+    columns = [f"gold at {kl:g}" for kl in KLS] + ["KL at its peak", "gain there", "lost at the end", "proxy's rise since"]
     gold = {}
     for count, rows in by_count.items():
         for name in AGGREGATIONS:
-            keys = [*(f"{name} gold {kl:g}" for kl in KLS), f"{name} peak kl", f"{name} gain", f"{name} fall"]
+            after = ("peak kl", "gain", "fall", "proxy rise")
+            keys = [*(f"{name} gold {kl:g}" for kl in KLS), *(f"{name} {what}" for what in after)]
             gold[f"{count}, {name}"] = [cell(*mean_and_error(rows, key)) for key in keys]
     start = f"{(bank.log_prior.exp() @ bank.gold).item():.3f}"
     trusted = "all KL exact" if bank.exact else f"{len(bank.texts)} draws, trusted to an effective {args.min_effective:g}"
