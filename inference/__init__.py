@@ -5,6 +5,7 @@ from pyro.infer import ELBO, Trace_ELBO
 from inference import random_state
 from inference.acceptance import LooseBoundError
 from inference.anneal import Stage, anneal, soften
+from inference.calibration import Calibration, calibrate, predict
 from inference.checkpoint import CheckpointError, FitState, has_checkpoint
 from inference.density import Joint, Program, joint_at, log_evidence_at, log_guide_at, parameter_scope, response_distribution
 from inference.diagnostics import Diagnostics, diagnose, distinct_n, effective_sample_size, pareto_k
@@ -36,6 +37,7 @@ from inference.objectives import (
 from inference.optimizer import FusedOptimizer, NonFiniteGradientError, constant, cosine
 from inference.prior_bank import PriorBank, draw_prior_bank
 from inference.prior_draws import PriorDraws, draw_from_prior
+from inference.reward_posterior import REWARD_INFERENCE, RewardInference
 from inference.samplers import (
     RESAMPLING,
     SAMPLERS,
@@ -56,6 +58,7 @@ from inference.samplers import (
     rejection_sampling,
     sequential_monte_carlo,
 )
+from inference.simulation_based_calibration import Ranks, simulation_based_calibration
 
 __all__ = [
     "DIVERGENCES",
@@ -63,11 +66,13 @@ __all__ = [
     "KL_ESTIMATORS",
     "OBJECTIVES",
     "RESAMPLING",
+    "REWARD_INFERENCE",
     "SAMPLERS",
     "AnalyticKL_ELBO",
     "BestOfN_ELBO",
     "Budget",
     "BudgetError",
+    "Calibration",
     "CheckpointError",
     "ContrastiveTwist",
     "Diagnostics",
@@ -97,8 +102,10 @@ __all__ = [
     "PriorDraws",
     "Program",
     "Proximal_ELBO",
+    "Ranks",
     "ResponseKernel",
     "ResponseObjective",
+    "RewardInference",
     "RewardToGo_ELBO",
     "Sampler",
     "Stage",
@@ -109,6 +116,7 @@ __all__ = [
     "anneal",
     "annealed_smc",
     "best_of_n",
+    "calibrate",
     "constant",
     "cosine",
     "diagnose",
@@ -132,12 +140,14 @@ __all__ = [
     "metropolis_hastings",
     "parameter_scope",
     "pareto_k",
+    "predict",
     "quasi_rejection",
     "quasi_rejection_sampling",
     "random_state",
     "rejection_sampling",
     "response_distribution",
     "sequential_monte_carlo",
+    "simulation_based_calibration",
     "soften",
     "solve_beta",
 ]

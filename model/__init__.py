@@ -13,6 +13,16 @@ from model.evidence import (
 from model.grammar import grammar_prior
 from model.language_model import LanguageModel
 from model.optimality import OptimalityModel
+from model.preferences import (
+    AGGREGATIONS,
+    BradleyTerry,
+    Comparisons,
+    Preference,
+    PreferenceError,
+    RewardPosterior,
+    UncertainReward,
+    read_preferences,
+)
 from model.prompts import Prompts
 from model.response_distribution import ResponseDistribution
 from model.response_space import NotEnumerableError, ResponseSpace
@@ -29,9 +39,12 @@ from model.rewards import (
 from model.tilt import Tilt
 
 __all__ = [
+    "AGGREGATIONS",
     "AlignmentModel",
     "BearsZeroEvidence",
     "Bounded",
+    "BradleyTerry",
+    "Comparisons",
     "Constraint",
     "Evidence",
     "EvidenceError",
@@ -41,18 +54,23 @@ __all__ = [
     "NotEnumerableError",
     "OptimalityModel",
     "Pattern",
+    "Preference",
+    "PreferenceError",
     "Prompts",
     "ResponseDistribution",
     "ResponseSpace",
+    "RewardPosterior",
     "SequenceClassifier",
     "TextEvidence",
     "TextLikelihood",
     "Tilt",
     "TokenEvidence",
+    "UncertainReward",
     "WeightedSum",
     "ZeroEvidenceError",
     "contains",
     "grammar_prior",
     "matches",
+    "read_preferences",
     "vader_sentiment",
 ]

@@ -1,0 +1,145 @@
+"""The posteriors of a proxy reward without training: the same responses, weighted anew by exp(r/beta).
+
+    p*(x) ~ p0(x) exp(r(x)/beta);   gold = E_p*[r_gold],   proxy = E_p*[r],   KL(p* || p0) = E_p*[log p*(x)/p0(x)]
+
+Sums over all responses where they can be listed; over a bank of prior draws, self-normalised, where not. M draws cannot show
+what is further from the prior than about log M nats. Their effective sample size says where the weights hang on few of them,
+but not what was never drawn: near its end such a curve may be too low in KL and in gold reward.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model import LanguageModel
+from model.preferences import FIRST, Aggregation, Preference, simulate
+
+Gold = Callable[[list[str]], Tensor]
+"""Takes M texts, returns their true rewards `[M]`."""
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Responses to one prompt that stand for the prior.
+
+    Attributes:
+        prompt: what they continue.
+        texts: M whole texts.
+        log_prior: `[M]`, nats, sums to 1: log p0 of every response, or -log M for each of M draws.
+        gold: `[M]`, true rewards.
+        exact: every response is there.
+    """
+
+    prompt: str
+    texts: list[str]
+    log_prior: Tensor
+    gold: Tensor
+    exact: bool
+
+    @classmethod
+    def of_draws(cls, prior: LanguageModel, prompt: str, num_draws: int, gold: Gold, chunk: int = 256) -> Bank:
+        """M independent draws from the prior."""
+        prompts = prior.encode([prompt])
+        distribution = prior(prompts)
+        texts: list[str] = []
+        for start in range(0, num_draws, chunk):
+            drawn = distribution.sample(torch.Size([min(chunk, num_draws - start)]))
+            texts += [row[0] for row in prior.decode(drawn, prompts)]
+        log_prior = torch.full((num_draws,), -math.log(num_draws), dtype=torch.float64)
+        return cls(prompt, texts, log_prior, gold(texts), exact=False)
+
+    @classmethod
+    def of_all(cls, prior: LanguageModel, prompt: str, gold: Gold) -> Bank:
+        """Every response with its probability.
+
+        Raises:
+            NotEnumerableError: if there are more than a million.
+        """
+        prompts = prior.encode([prompt])
+        support = prior(prompts).enumerate_support()
+        log_prior = prior(prompts).log_prob(support)[:, 0].double().cpu()
+        texts = [row[0] for row in prior.decode(support, prompts)]
+        return cls(prompt, texts, log_prior.log_softmax(0), gold(texts), exact=True)
+
+    def preferences(self, count: int, flip: float = 0.0) -> list[Preference]:
+        """Pairs of different texts from the prior, with labels by Bradley-Terry on their gold rewards."""
+        first, second = self._pairs(count)
+        outcome = simulate(self.gold[first], self.gold[second], flip=flip)
+        chosen, rejected = torch.where(outcome == FIRST, first, second), torch.where(outcome == FIRST, second, first)
+        return [Preference(self.prompt, self._response(i), self._response(j)) for i, j in zip(chosen, rejected, strict=True)]
+
+    def _pairs(self, count: int) -> tuple[Tensor, Tensor]:
+        kept: list[tuple[int, int]] = []
+        while len(kept) < count:
+            drawn = torch.multinomial(self.log_prior.exp(), 2 * count, replacement=True).view(-1, 2).tolist()
+            kept += [(i, j) for i, j in drawn if self.texts[i] != self.texts[j]]
+        first, second = torch.tensor(kept[:count]).T
+        return first, second
+
+    def _response(self, index: Tensor) -> str:
+        return self.texts[int(index)].removeprefix(self.prompt)
+
+    def correlation(self, reward: Tensor) -> float:
+        """Of a reward `[M]` with the gold one, under the prior."""
+        weight = self.log_prior.exp()
+        reward, gold = (values - weight @ values for values in (reward, self.gold))
+        return ((weight @ (reward * gold)) / ((weight @ reward**2) * (weight @ gold**2)).sqrt()).item()
+
+
+class Curve(NamedTuple):
+    """Posteriors of one proxy over B values of beta, by rising KL; those that cannot be trusted are left out.
+
+    Where all responses are known, it goes on to the limit beta -> 0, a posterior that is one response, and stays there.
+    """
+
+    beta: Tensor
+    kl: Tensor
+    gold: Tensor
+    proxy: Tensor
+    effective_sample_size: Tensor
+
+    def gold_at(self, kl: float) -> float:
+        """Gold reward at a distance from the prior, interpolated; beyond the limit beta -> 0 that of the limit, beyond what can
+        be trusted NaN."""
+        beyond = self.gold[-1].item() if self.has_limit else math.nan
+        return float(np.interp(kl, self.kl.numpy(), self.gold.numpy(), left=math.nan, right=beyond))
+
+    @property
+    def has_limit(self) -> bool:
+        """Whether it is of all responses, so that nothing is left out."""
+        return bool(self.effective_sample_size.isinf().all())
+
+    @property
+    def peak(self) -> int:
+        """Where gold reward is highest."""
+        return int(self.gold.argmax())
+
+
+def sweep(bank: Bank, rewards: Tensor, aggregate: Aggregation, betas: Tensor, min_effective: float = 100.0) -> Curve:
+    """The posterior of a proxy for every beta.
+
+    Args:
+        bank: M responses.
+        rewards: `[S, M]`, draws of the proxy.
+        aggregate: what makes one reward of S.
+        betas: `[B]`.
+        min_effective: a bank of draws is trusted while its weights are worth so many.
+    """
+    points = []
+    for beta in betas.tolist():
+        reward = aggregate(rewards, beta)
+        log_posterior = (bank.log_prior + reward / beta).log_softmax(0)
+        weight = log_posterior.exp()
+        effective = math.inf if bank.exact else 1 / weight.square().sum().item()
+        kl = (weight * (log_posterior - bank.log_prior)).nan_to_num(0.0).sum()  # 0 log 0
+        if effective >= min_effective:
+            points.append([beta, kl.item(), (weight @ bank.gold).item(), (weight @ reward).item(), effective])
+    columns = torch.tensor(points, dtype=torch.float64)
+    return Curve(*columns[columns[:, 1].argsort()].T)

@@ -1,0 +1,80 @@
+"""From a reward that is uncertain to evidence: several ways to make one number of r_s(x), s = 1 .. S.
+
+    marginal-likelihood   beta log mean_s exp(r_s/beta)      what Bayes says: E_w[exp(r_w/beta)]; rewards uncertainty
+    mean                  mean_s r_s                         the mean of logs
+    lower-bound           mean_s r_s - k std_s r_s           penalises uncertainty
+    minimum               min_s r_s                          penalises it more, and the more the larger S
+
+For Gaussian r with mean m and variance v the marginal likelihood is exactly m + v/(2 beta): a bonus for what is not known, the
+opposite of the conservative ensembles of Coste et al. 2023 (arXiv 2310.02743). It is no mistake of the algebra: a response that
+might be excellent is likely under the posterior over both w and x. Whether that is wanted is another matter, so each is a
+choice. From S draws it is at most the largest of them, so that the bonus is too small where v/beta^2 exceeds about 2 log S.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from model.preferences.reward import RewardPosterior
+
+Aggregation = Callable[[Tensor, float], Tensor]
+"""Takes rewards `[S, M]` and beta, returns `[M]`, in units of reward."""
+
+
+def marginal_likelihood(rewards: Tensor, beta: float) -> Tensor:
+    """beta log mean_s exp(r_s/beta), `[S, M]` -> `[M]`. Depends on the reference point of the rewards, see `Standardised`."""
+    return beta * ((rewards / beta).logsumexp(0) - math.log(len(rewards)))
+
+
+def mean(rewards: Tensor, beta: float) -> Tensor:
+    """mean_s r_s, `[S, M]` -> `[M]`, whatever beta is."""
+    return rewards.mean(0)
+
+
+def minimum(rewards: Tensor, beta: float) -> Tensor:
+    """min_s r_s, `[S, M]` -> `[M]`, whatever beta is."""
+    return rewards.min(0).values
+
+
+def lower_bound(rewards: Tensor, beta: float, k: float = 1.0) -> Tensor:
+    """mean_s r_s - k std_s r_s, `[S, M]` -> `[M]`, whatever beta is; std of the S draws as they are, 0 for one."""
+    return rewards.mean(0) - k * rewards.std(0, correction=0)
+
+
+AGGREGATIONS: dict[str, Aggregation] = {
+    "marginal-likelihood": marginal_likelihood,
+    "mean": mean,
+    "lower-bound": lower_bound,
+    "minimum": minimum,
+}
+"""By name, what makes one reward of S."""
+
+
+@dataclass(frozen=True)
+class UncertainReward:
+    """A reward known by its posterior, as a function of texts: `TextEvidence(UncertainReward(posterior, "mean", beta), prior)`.
+
+    Attributes:
+        posterior: of the reward.
+        aggregation: a name in `AGGREGATIONS`, or a callable like those there.
+        beta: reward per nat, that of the `AlignmentModel` it is evidence for; only the marginal likelihood looks at it.
+    """
+
+    posterior: RewardPosterior
+    aggregation: str | Aggregation
+    beta: float
+
+    def __post_init__(self) -> None:
+        if isinstance(self.aggregation, str) and self.aggregation not in AGGREGATIONS:
+            raise ValueError(f"aggregation is {self.aggregation!r}, expected one of: {', '.join(AGGREGATIONS)}")
+        if not self.beta > 0:
+            raise ValueError(f"beta is {self.beta}, expected a positive number")
+
+    def __call__(self, texts: Sequence[str]) -> list[float]:
+        """One reward for each of M texts."""
+        aggregate = AGGREGATIONS[self.aggregation] if isinstance(self.aggregation, str) else self.aggregation
+        return aggregate(self.posterior(texts), self.beta).tolist()

@@ -1,0 +1,150 @@
+"""Preferences as data: which of two responses to a prompt was preferred; read, checked, written and split.
+
+{"prompt": "The film was", "chosen": " a joy.", "rejected": " a bore.", "tie": false}
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+KEYS = ("prompt", "chosen", "rejected")
+
+
+class PreferenceError(ValueError):
+    """A record is not a preference, or a file has none."""
+
+
+@dataclass(frozen=True)
+class Preference:
+    """One comparison. The whole texts are prompt + response as they stand: a response brings its own leading space.
+
+    Attributes:
+        prompt: what both responses continue; may be empty.
+        chosen: the response that was preferred.
+        rejected: the other one.
+        tie: neither was preferred; which is called `chosen` then means nothing.
+    """
+
+    prompt: str
+    chosen: str
+    rejected: str
+    tie: bool = False
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        """The whole texts, chosen and rejected."""
+        return self.prompt + self.chosen, self.prompt + self.rejected
+
+
+def read_preferences(source: str | Path | Iterable[Mapping[str, Any]]) -> list[Preference]:
+    """Preferences from a file in JSON lines, or from records such as those of a Hugging Face `datasets.Dataset`.
+
+    Args:
+        source: a path, or an iterable of mappings, with the keys prompt, chosen, rejected and, if there are ties, tie.
+
+    Raises:
+        PreferenceError: with file and line, or the number of the record, if a record is not a preference; or if there is none.
+    """
+    if isinstance(source, Mapping):
+        raise PreferenceError(
+            "got one mapping, expected an iterable of them: of a `DatasetDict` name a split, as in data['train']"
+        )
+    is_file = isinstance(source, str | Path)
+    records = _read_lines(Path(source)) if isinstance(source, str | Path) else _enumerated(source)
+    preferences = [to_preference(record, where) for where, record in records]
+    if not preferences:
+        raise PreferenceError(f"{source if is_file else 'the source'} has no preferences, expected at least one")
+    return preferences
+
+
+def to_preference(record: Any, where: str) -> Preference:
+    """A record as a `Preference`, if it is one; `where` it stands begins the message if it is not."""
+    if not isinstance(record, Mapping):
+        raise PreferenceError(f"{where}: got {type(record).__name__}, expected an object with the keys {', '.join(KEYS)}")
+    missing = [key for key in KEYS if key not in record]
+    if missing:
+        implicit = " If the prompt is part of both responses, write an empty one." if missing == ["prompt"] else ""
+        raise PreferenceError(
+            f"{where}: {missing[0]!r} is missing, expected the keys {', '.join(KEYS)}; the record has: "
+            f"{', '.join(map(str, record)) or 'none'}.{implicit}"
+        )
+    for key in KEYS:
+        if isinstance(record[key], list):
+            raise PreferenceError(
+                f"{where}: {key!r} is a list, expected a text. If it is a list of chat messages, make texts of them first, "
+                "with the tokenizer's `apply_chat_template(messages, tokenize=False)`."
+            )
+        if not isinstance(record[key], str):
+            raise PreferenceError(f"{where}: {key!r} is {type(record[key]).__name__}, expected a text")
+    tie = record.get("tie", False)
+    if not isinstance(tie, bool):
+        raise PreferenceError(f"{where}: 'tie' is {tie!r}, expected true or false")
+    if record["chosen"] == record["rejected"] and not tie:
+        raise PreferenceError(
+            f'{where}: chosen and rejected are the same text {record["chosen"][:40]!r}: add "tie": true, or leave the pair out'
+        )
+    return Preference(record["prompt"], record["chosen"], record["rejected"], tie)
+
+
+def write_preferences(path: str | Path, preferences: Iterable[Preference]) -> None:
+    """Write JSON lines that `read_preferences` reads."""
+    lines = [json.dumps(asdict(preference), ensure_ascii=False) + "\n" for preference in preferences]
+    Path(path).write_text("".join(lines), encoding="utf-8")
+
+
+def split_preferences(
+    preferences: Sequence[Preference], held_out: float = 0.2, seed: int = 0
+) -> tuple[list[Preference], list[Preference]]:
+    """Train and held-out preferences, at random; a pair of texts that was judged several times is on one side only.
+
+    Args:
+        preferences: at least two different pairs of texts.
+        held_out: the share of pairs to hold out; at least one pair is, and at least one is not.
+        seed: of the split.
+
+    Raises:
+        PreferenceError: if there are fewer than two different pairs.
+        ValueError: if the share is not between 0 and 1.
+    """
+    if not 0 < held_out < 1:
+        raise ValueError(f"held_out is {held_out}, expected a share between 0 and 1")
+    pairs = list(dict.fromkeys(frozenset(preference.texts) for preference in preferences))
+    if len(pairs) < 2:
+        raise PreferenceError(f"there are {len(pairs)} different pairs of texts, expected at least two to hold some out")
+    random.Random(seed).shuffle(pairs)
+    out = set(pairs[: min(len(pairs) - 1, max(1, round(held_out * len(pairs))))])
+    train = [preference for preference in preferences if frozenset(preference.texts) not in out]
+    return train, [preference for preference in preferences if frozenset(preference.texts) in out]
+
+
+def _enumerated(source: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:
+    return ((f"record {index}", record) for index, record in enumerate(source))
+
+
+def _read_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """Each line's place and what it holds; empty lines are skipped."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a line may hold other separators inside its texts
+    except OSError as error:
+        raise PreferenceError(f"{path}: {error.strerror}, expected a file of preferences in JSON lines") from error
+    except UnicodeDecodeError as error:
+        raise PreferenceError(f"{path} is not UTF-8 text, expected JSON lines: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        if line.lstrip().startswith("["):
+            raise PreferenceError(
+                f"{path}, line {number}: a JSON array, expected JSON lines, one object a line. Write it anew with "
+                "`write_preferences(path, read_preferences(json.load(file)))`."
+            )
+        try:
+            yield f"{path}, line {number}", json.loads(line)
+        except json.JSONDecodeError as error:
+            raise PreferenceError(
+                f"{path}, line {number}: not JSON ({error.msg} at column {error.colno}), expected an object on one line"
+            ) from error

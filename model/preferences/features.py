@@ -1,0 +1,213 @@
+"""Features phi(x) of a text, what a reward r(x) = head(phi(x), w) is a function of.
+
+The networks are read without gradient, in batches, and a text that comes up again is not read again. Features are float64 on
+the CPU whatever the network is: a head is tiny, and its posterior wants the precision.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from model.language_model import LanguageModel
+
+
+class Features(Protocol):
+    """What a callable must do to be features."""
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """phi of M texts, `[M, D]`, float64."""
+
+
+class NetworkFeatures(ABC):
+    """Features that a network makes of a text. Derived classes implement `encode`.
+
+    Args:
+        batch_size: texts read at a time.
+        max_cached: texts whose features are kept; the oldest go first.
+    """
+
+    def __init__(self, batch_size: int, max_cached: int = 100_000) -> None:
+        self.batch_size = batch_size
+        self.max_cached = max_cached
+        self._cache: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def encode(self, texts: list[str]) -> Tensor:
+        """phi of one batch, `[B, D]`, in any type and on any device."""
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        if isinstance(texts, str) or not len(texts):
+            raise ValueError(f"features got {texts!r}, expected a non-empty list of texts")
+        known = {text: self._cache[text] for text in texts if text in self._cache}
+        # texts of one length side by side: little padding
+        new = sorted(dict.fromkeys(text for text in texts if text not in known), key=len)
+        for start in range(0, len(new), self.batch_size):
+            batch = new[start : start + self.batch_size]
+            with torch.no_grad():
+                known |= zip(batch, self.encode(batch).double().cpu(), strict=True)
+        self._cache |= {text: known[text] for text in new}
+        for text in list(self._cache)[: max(0, len(self._cache) - self.max_cached)]:
+            del self._cache[text]
+        return torch.stack([known[text] for text in texts])
+
+
+class PriorFeatures(NetworkFeatures):
+    """The mean over tokens of the prior's own last hidden states, of the whole text: no second network is needed.
+
+    A text longer than the network's context is read from its end.
+
+    Args:
+        language_model: the prior.
+        batch_size: texts read at a time.
+    """
+
+    def __init__(self, language_model: LanguageModel, batch_size: int = 128) -> None:
+        super().__init__(batch_size)
+        self.language_model = language_model
+
+    def encode(self, texts: list[str]) -> Tensor:
+        prior = self.language_model
+        rows = prior.tokenizer(texts, return_token_type_ids=False, return_attention_mask=False)["input_ids"]
+        longest = prior.context or max(map(len, rows))
+        rows = [row[-longest:] or [prior.end_ids[0]] for row in rows]
+        ids, mask = padded(rows, prior.pad_id, prior.device)
+        # the body alone: the output layer would cost more than all the rest
+        states = prior.network.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        return mean_over_tokens(states, mask)
+
+
+class EncoderFeatures(NetworkFeatures):
+    """The mean over tokens of the last hidden states of any Hugging Face encoder, weighted by its attention mask.
+
+    Args:
+        network: what `AutoModel` loads.
+        tokenizer: its tokenizer.
+        batch_size: texts read at a time.
+        max_length: tokens read of a text; default what the tokenizer says.
+    """
+
+    def __init__(
+        self,
+        network: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int = 32,
+        max_length: int | None = None,
+    ) -> None:
+        super().__init__(batch_size)
+        self.network = network.requires_grad_(False).eval()
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+        batch_size: int = 32,
+        max_length: int | None = None,
+    ) -> Self:
+        """Load an encoder from a folder in Hugging Face format or from the hub.
+
+        Args:
+            name_or_path: a folder, or a name on the hub.
+            device: default: a GPU where there is one.
+            dtype: of the weights.
+            batch_size: see the class.
+            max_length: see the class.
+        """
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        network = AutoModel.from_pretrained(name_or_path, dtype=dtype).to(device)
+        return cls(network, AutoTokenizer.from_pretrained(name_or_path), batch_size=batch_size, max_length=max_length)
+
+    def encode(self, texts: list[str]) -> Tensor:
+        limit = self.max_length or self.tokenizer.model_max_length
+        longest = {"truncation": True, "max_length": limit} if limit < 1_000_000 else {}  # no limit is written as a huge one
+        batch = self.tokenizer(texts, padding=True, return_tensors="pt", **longest).to(self.network.device)
+        return mean_over_tokens(self.network(**batch).last_hidden_state, batch["attention_mask"])
+
+
+class Standardised:
+    """Features with a centre, a scale and, if wanted, few dimensions: z = (phi - centre) @ projection.
+
+    The centre is the reference point. Comparisons identify rewards only up to a constant for each prompt, and with a linear
+    head a text at the centre has the reward 0 with certainty: what is uncertain is how far the others are from it. Another
+    centre adds the same constant to all rewards of one weight vector, but another constant for another vector. That changes
+    nothing about the mean but a constant, and it does change the spread of r_w(x), and with it every aggregation that looks at
+    the spread: the marginal likelihood's bonus, the minimum, the lower bound. With the mean of the training responses as the
+    centre, a typical response is as certain as can be, and one unlike them is not.
+
+    After it, the mean of |z|^2 over the texts it was fitted to is 1, so that a linear head's prior scale is the prior standard
+    deviation of the reward of a typical response.
+
+    Args:
+        features: phi.
+        center: `[D]`.
+        projection: `[D, D']`.
+    """
+
+    def __init__(self, features: Features, center: Tensor, projection: Tensor) -> None:
+        self.features = features
+        self.center = center
+        self.projection = projection
+
+    @classmethod
+    def fit(cls, features: Features, texts: Sequence[str], *, num_components: int | None = None, whiten: bool = False) -> Self:
+        """Centre and scale by `texts`, usually the training responses.
+
+        Args:
+            features: phi.
+            texts: M texts, M at least 2.
+            num_components: D', principal components to keep; no more than M - 1 or D. Default: no projection, D' = D.
+            whiten: give every component the same variance; needs `num_components`.
+
+        Raises:
+            ValueError: if the texts all have the same features, or `whiten` comes without `num_components`.
+        """
+        phi = features(texts)  # [M, D]
+        center = phi.mean(0)
+        _, size, directions = torch.linalg.svd(phi - center, full_matrices=False)
+        size = size / len(phi) ** 0.5  # standard deviations along the principal directions
+        if not size[0] > 1e-9 * (1 + center.norm()):
+            raise ValueError(f"all {len(phi)} texts have the same features: there is nothing to tell a reward by")
+        if num_components is None:
+            if whiten:
+                raise ValueError("whiten=True needs num_components: directions without variance cannot be whitened")
+            return cls(features, center, torch.eye(phi.shape[1], dtype=phi.dtype) / size.norm())
+        kept = min(num_components, int((size > 1e-9 * size[0]).sum()))
+        scale = size[:kept] * kept**0.5 if whiten else size[:kept].norm().expand(kept)
+        return cls(features, center, directions[:kept].T / scale)
+
+    @property
+    def num_features(self) -> int:
+        """D', how many numbers it makes of a text."""
+        return self.projection.shape[1]
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """z of M texts, `[M, D']`."""
+        return (self.features(texts) - self.center) @ self.projection
+
+
+def padded(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids padded on the right, and their mask, `[B, L]` each."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[*row, *[pad_id] * (longest - len(row))] for row in rows], device=device)
+    return ids, torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
+
+
+def mean_over_tokens(states: Tensor, mask: Tensor) -> Tensor:
+    """The mean of `[B, L, H]` over the positions that the mask `[B, L]` keeps, in float64."""
+    kept = mask.to(torch.float64)[..., None]
+    return (states.double() * kept).sum(1) / kept.sum(1)

@@ -1,0 +1,64 @@
+"""Heads: the reward as a function of features and one flat vector of weights, r_w(x) = head(phi(x), w).
+
+The weights are an argument and not parameters of a module, so that any inference may draw them: one vector or S of them at
+once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Head(Protocol):
+    """What a head must have."""
+
+    @property
+    def num_weights(self) -> int:
+        """P."""
+
+    def __call__(self, features: Tensor, w: Tensor) -> Tensor:
+        """Rewards `[..., M]` of features `[M, D]` for weights `[..., P]`."""
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """r = w . phi. Without an intercept: comparisons cannot tell it."""
+
+    num_features: int
+
+    @property
+    def num_weights(self) -> int:
+        return self.num_features
+
+    def __call__(self, features: Tensor, w: Tensor) -> Tensor:
+        return w @ features.T
+
+
+@dataclass(frozen=True)
+class MLPHead:
+    """r = v . tanh(A phi + b) / sqrt(hidden), one hidden layer.
+
+    Its weights are not identified, as hidden units may change places: compare rewards, not weights. At w = 0 the gradient is 0
+    too, so an optimiser has to start elsewhere.
+    """
+
+    num_features: int
+    hidden: int = 8
+
+    @property
+    def num_weights(self) -> int:
+        return self.hidden * (self.num_features + 2)
+
+    def __call__(self, features: Tensor, w: Tensor) -> Tensor:
+        into, bias, out = w.split([self.hidden * self.num_features, self.hidden, self.hidden], -1)
+        into = into.unflatten(-1, (self.num_features, self.hidden))  # [..., D, H]
+        activity = (features @ into + bias[..., None, :]).tanh()  # [..., M, H]
+        return (activity @ out[..., None]).squeeze(-1) / self.hidden**0.5
+
+
+HEADS: dict[str, Callable[[int], Head]] = {"linear": LinearHead, "mlp": MLPHead}
+"""By name, what makes a head for D features."""

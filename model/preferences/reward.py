@@ -1,0 +1,100 @@
+"""A reward that is known as well as the preferences tell it: S draws from the posterior of its weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.preferences.features import Features, Standardised
+from model.preferences.heads import HEADS, Head
+
+TENSORS, SETTINGS = "reward.safetensors", "reward.json"
+PROBE = "The quick brown fox jumps over the lazy dog."
+"""A text whose features are saved too: they tell whether a reward is loaded onto the network it was trained on."""
+
+
+class OtherRewardError(ValueError):
+    """What is in a folder is no reward, or one of other features than those it is loaded onto."""
+
+
+@dataclass(frozen=True)
+class RewardPosterior:
+    """r_s(x) = head(phi(x), w_s) for S draws of the weights. A point estimate has S = 1.
+
+    Attributes:
+        head: the head.
+        features: phi, with its centre and scale.
+        samples: `[S, P]`, weights.
+    """
+
+    head: Head
+    features: Standardised
+    samples: Tensor
+
+    def __post_init__(self) -> None:
+        expected = (self.head.num_weights,)
+        if self.samples.dim() != 2 or self.samples.shape[1:] != expected or not len(self.samples):
+            raise ValueError(
+                f"samples have shape {tuple(self.samples.shape)}, expected [S, {expected[0]}]: weights of "
+                f"{type(self.head).__name__} in rows"
+            )
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """The reward of M texts under each draw, `[S, M]`."""
+        return self.head(self.features(texts), self.samples)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `reward.safetensors` and `reward.json`; the network behind the features is not copied."""
+        kind = next((name for name, make in HEADS.items() if make is type(self.head)), None)
+        if kind is None:
+            raise TypeError(f"{type(self.head).__name__} is not in HEADS, so it could not be loaded again: register it there")
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        features = self.features
+        tensors = {
+            "samples": self.samples,
+            "center": features.center,
+            "projection": features.projection,
+            "probe": features.features([PROBE])[0],
+        }
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, Path(folder) / TENSORS)
+        settings: Any = self.head
+        record = {"head": kind, "settings": asdict(settings), "features": type(features.features).__name__}
+        (Path(folder) / SETTINGS).write_text(json.dumps(record, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path, features: Features) -> Self:
+        """Take up what `save` wrote.
+
+        Args:
+            folder: where it was written.
+            features: the same network's features as then, without centre and scale, which were saved.
+
+        Raises:
+            OtherRewardError: if the folder has no reward, or the features are others.
+        """
+        folder = Path(folder)
+        missing = [name for name in (TENSORS, SETTINGS) if not (folder / name).is_file()]
+        if missing:
+            raise OtherRewardError(f"{folder} has no {missing[0]}, expected a folder that `RewardPosterior.save` wrote")
+        record, tensors = json.loads((folder / SETTINGS).read_text()), load_file(folder / TENSORS)
+        if record["head"] not in HEADS:
+            raise OtherRewardError(f"{folder} has a head {record['head']!r}, expected one of: {', '.join(HEADS)}")
+        probe, saved = features([PROBE])[0], tensors["probe"]
+        if probe.shape != saved.shape or not torch.allclose(probe, saved, rtol=0.05, atol=0.05 * saved.std().item()):
+            raise OtherRewardError(
+                f"{folder} is of other features: {record['features']} of {len(saved)} dimensions there, "
+                f"{type(features).__name__} of {len(probe)} here, which differ on a text read by both. Pass the network that "
+                "the reward was trained on."
+            )
+        head: Any = HEADS[record["head"]]
+        return cls(
+            head(**record["settings"]), Standardised(features, tensors["center"], tensors["projection"]), tensors["samples"]
+        )

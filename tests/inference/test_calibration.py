@@ -1,0 +1,128 @@
+"""Calibration of predictions, and simulation-based calibration of the inference."""
+
+import math
+
+import pytest
+import torch
+
+from inference.calibration import calibrate, predict
+from inference.reward_posterior import laplace
+from inference.simulation_based_calibration import Ranks, simulation_based_calibration
+from model.preferences import FIRST, SECOND, TIE, BradleyTerry, Comparisons, LinearHead, simulate
+
+
+def test_by_hand():
+    probability = torch.tensor([0.9, 0.9, 0.2, 0.5, 0.6]).double()
+    outcome = torch.tensor([FIRST, SECOND, SECOND, FIRST, TIE])
+    found = calibrate(probability, outcome, num_bins=5)
+    assert found.accuracy.value == pytest.approx((1 + 0 + 1 + 0.5) / 4)
+    assert found.log_loss.value == pytest.approx(-(math.log(0.9) + math.log(0.1) + math.log(0.8) + math.log(0.5)) / 4)
+    assert found.confidence.tolist() == pytest.approx([0.5, 0.8, 0.9])
+    assert found.correct.tolist() == pytest.approx([0.5, 1.0, 0.5])
+    assert found.count.tolist() == [1, 1, 2]
+    assert found.ece == pytest.approx((0 + 0.2 + 2 * 0.4) / 4)
+
+
+def test_which_response_is_called_the_first_does_not_matter():
+    probability, outcome = torch.rand(50).double(), torch.randint(2, (50,))
+    found, turned = calibrate(probability, outcome), calibrate(1 - probability, 1 - outcome)
+    assert found.ece == pytest.approx(turned.ece)
+    assert found.log_loss == pytest.approx(turned.log_loss)
+
+
+def test_the_truth_has_the_error_that_chance_alone_makes_and_overconfidence_has_more():
+    difference = 2 * torch.randn(4000).double()
+    outcome = simulate(difference, torch.zeros_like(difference))
+    true, bold = (calibrate(torch.sigmoid(scale * difference), outcome) for scale in (1.0, 3.0))
+    assert true.ece < 2 * true.ece_by_chance
+    assert bold.ece > 5 * bold.ece_by_chance
+    assert bold.log_loss.value > true.log_loss.value
+
+
+def test_only_ties_cannot_be_predicted():
+    with pytest.raises(ValueError, match="all 3 comparisons are ties"):
+        calibrate(torch.rand(3), torch.full((3,), TIE))
+
+
+def test_a_prediction_is_a_mean_over_weights():
+    model = BradleyTerry(LinearHead(1), flip=0.1)
+    comparisons = Comparisons(torch.tensor([[2.0]]).double(), torch.tensor([[0.0]]).double())
+    samples = torch.tensor([[1.0], [-0.5]]).double()
+    expected = (torch.sigmoid(torch.tensor([2.0, -1.0])).mean()).item()
+    assert predict(model, comparisons, samples).item() == pytest.approx(expected)
+    assert predict(model, comparisons, samples, slips=True).item() == pytest.approx(0.1 + 0.8 * expected)
+    with pytest.raises(ValueError, match="a latent one"):
+        predict(BradleyTerry(LinearHead(1), flip=(1.0, 9.0)), comparisons, samples, slips=True)
+
+
+def exact(narrower=1.0):
+    """Draws from the exact posterior of one weight, by inverting its distribution on a grid; or about their mean but
+    narrower."""
+
+    def infer(model, comparisons, *, num_samples, seed):
+        grid = torch.linspace(-6, 6, 2001, dtype=torch.float64) * model.prior_scale
+        sign = 1 - 2 * comparisons.outcome.double()
+        win = torch.nn.functional.logsigmoid(sign * (grid[:, None] * comparisons.difference[:, 0])).sum(-1)
+        cdf = (win - grid**2 / (2 * model.prior_scale**2)).softmax(0).cumsum(0)
+        generator = torch.Generator().manual_seed(seed)
+        drawn = grid[torch.searchsorted(cdf, torch.rand(num_samples, generator=generator, dtype=torch.float64))]
+        mean = (cdf.diff(prepend=cdf.new_zeros(1)) * grid).sum()
+        return (mean + narrower * (drawn - mean))[:, None]
+
+    return infer
+
+
+def design(count, num_features):
+    first, second = torch.randn(2, count, num_features, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return Comparisons(first, second)
+
+
+def ranks(infer, count=20, num_features=1, num_simulations=400, **options):
+    model = BradleyTerry(LinearHead(num_features), prior_scale=1.5)
+    data = design(count, num_features)
+    return simulation_based_calibration(model, data, infer, num_simulations=num_simulations, num_samples=19, seed=1, **options)
+
+
+def test_ranks_of_an_exact_posterior_are_uniform_and_of_a_narrow_one_are_not():
+    assert ranks(exact()).p_value() > 0.01
+    narrow = ranks(exact(narrower=0.5))
+    assert narrow.p_value() < 1e-6
+    histogram = narrow.histogram(10)[0]
+    assert histogram[0] + histogram[-1] > 2 * 2 * histogram[4:6].sum()
+
+
+def test_ranks_of_a_posterior_that_is_the_prior_are_uniform_and_of_shifted_draws_at_one_end():
+    """The prior passes for w itself, as it must (Talts et al. 2018, section 3), and a shift shows on its own side."""
+
+    def prior_draws(model, comparisons, *, num_samples, seed):
+        return 1.5 * torch.randn(num_samples, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+    assert ranks(prior_draws).p_value() > 0.01
+    high = ranks(lambda *a, **k: prior_draws(*a, **k) + 1.5).histogram(4)[0]
+    assert high[0] > 2 * high[-1]
+
+
+def test_laplace_is_calibrated_where_comparisons_are_many():
+    found = ranks(
+        laplace, count=60, num_features=2, num_simulations=40, quantities=lambda w: torch.cat([w, w.sum(-1, True)], -1)
+    )
+    assert found.rank.shape == (40, 3)
+    assert found.p_value(5) > 0.01
+
+
+def test_p_values_are_those_of_a_chi_square():
+    found = Ranks(torch.tensor([[0], [1], [2], [3]]).repeat(5, 1), 3)
+    assert found.p_value(4) == pytest.approx(1)
+    uneven = Ranks(torch.tensor([[0]] * 10 + [[1]] * 20 + [[2]] * 10 + [[3]] * 20), 3)
+    statistic = torch.tensor(4 * 25 / 15.0)  # sum (observed - 15)^2 / 15, on 3 degrees of freedom
+    tail = torch.erfc((statistic / 2).sqrt()) + (2 * statistic / math.pi).sqrt() * (-statistic / 2).exp()
+    assert uneven.p_value(4) == pytest.approx(tail.item(), rel=1e-5)
+    both = Ranks(torch.cat([uneven.rank, uneven.rank], 1), 3)
+    assert both.p_value(4) == pytest.approx(2 * tail.item(), rel=1e-5)
+    with pytest.raises(ValueError, match="4 ranks do not fall into 3 bins"):
+        uneven.histogram(3)
+
+
+def test_a_point_has_no_ranks():
+    with pytest.raises(ValueError, match="returned 1 draws, expected 19"):
+        ranks(lambda *a, **k: torch.zeros(1, 1))

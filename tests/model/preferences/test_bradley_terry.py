@@ -1,0 +1,152 @@
+"""The law of a comparison, and the program of which it is a part."""
+
+import math
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import Predictive
+
+from model.preferences import (
+    FIRST,
+    HEADS,
+    SECOND,
+    TIE,
+    BradleyTerry,
+    Comparisons,
+    LinearHead,
+    MLPHead,
+    Preference,
+    log_outcome,
+    simulate,
+)
+
+D = torch.tensor([-3.0, 0.0, 0.4, 2.0], dtype=torch.float64)
+
+
+def comparisons(count=5, num_features=3, outcome=None):
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randn(2, count, num_features, generator=generator, dtype=torch.float64)
+    return Comparisons(first, second, outcome)
+
+
+def test_without_ties_it_is_a_logistic_function_of_the_difference():
+    law = log_outcome(D).exp()
+    assert torch.allclose(law[:, FIRST], torch.sigmoid(D))
+    assert torch.allclose(law[:, SECOND], torch.sigmoid(-D))
+    assert torch.equal(law[:, TIE], torch.zeros_like(D))
+
+
+def test_ties_are_davidsons():
+    """P(tie) = nu sqrt(pi_i pi_j) / (pi_i + pi_j + nu sqrt(pi_i pi_j)), equation 1 of Davidson 1970, with pi = exp(r)."""
+    first, second, nu = torch.tensor(1.3).double().exp(), torch.tensor(0.2).double().exp(), 0.7
+    total = first + second + nu * (first * second).sqrt()
+    law = log_outcome((first / second).log()[None], tie_strength=nu).exp()[0]
+    assert torch.allclose(law, torch.stack([first, second, nu * (first * second).sqrt()]) / total)
+
+
+def test_a_slip_turns_preferences_around_and_leaves_ties():
+    plain, slipped = (log_outcome(D, flip, 0.5).exp() for flip in (0.0, 0.2))
+    assert torch.allclose(slipped[:, FIRST], 0.8 * plain[:, FIRST] + 0.2 * plain[:, SECOND])
+    assert torch.allclose(slipped[:, TIE], plain[:, TIE])
+    assert torch.allclose(slipped.sum(-1), torch.ones_like(D))
+
+
+@pytest.mark.parametrize("flip", [0.0, 0.1])
+@pytest.mark.parametrize("tie_strength", [0.0, 1.0])
+def test_no_difference_is_too_large(flip, tie_strength):
+    difference = torch.tensor([-1e5, 1e5], dtype=torch.float64, requires_grad=True)
+    law = log_outcome(difference, flip, tie_strength)[:, :TIE]
+    assert bool(law.isfinite().all())
+    law.sum().backward()
+    assert bool(difference.grad.isfinite().all())
+    expected = math.log(flip) if flip else -1e5
+    assert law[0, FIRST].item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_program_has_the_density_it_says():
+    data = comparisons(outcome=torch.tensor([FIRST, SECOND, TIE, FIRST, TIE]))
+    head, w = MLPHead(3, 2), torch.linspace(-1, 1, 10).double()
+    model = BradleyTerry(head, prior_scale=0.5, flip=0.1, tie_strength=0.4)
+    trace = poutine.trace(poutine.condition(model, {"w": w})).get_trace(data)
+    law = log_outcome(head(data.first, w) - head(data.second, w), 0.1, 0.4)
+    prior = -(w**2).sum() / (2 * 0.25) - 10 * math.log(0.5 * math.sqrt(2 * math.pi))
+    assert torch.allclose(trace.log_prob_sum(), prior + law[torch.arange(5), data.outcome].sum())
+
+
+def test_particles_in_parallel_have_the_densities_they_have_one_by_one():
+    data = comparisons(outcome=torch.tensor([FIRST, SECOND, SECOND, FIRST, FIRST]))
+    model = BradleyTerry(LinearHead(3), flip=(1.0, 9.0))
+    w, flip = torch.randn(4, 3).double(), torch.rand(4).double() / 2
+
+    def density(program, w, flip):
+        trace = poutine.trace(poutine.condition(program, {"w": w, "flip": flip})).get_trace(data)
+        trace.compute_log_prob()
+        return trace.nodes["outcome"]["log_prob"]
+
+    with pyro.plate("particles", 4, dim=-2):
+        together = density(model, w[:, None], flip[:, None])
+    assert together.shape == (4, 5)
+    for k in range(4):
+        assert torch.allclose(together[k], density(model, w[k], flip[k]))
+
+
+def test_outcomes_are_drawn_by_the_law():
+    """Within four standard errors, by `simulate` and by the program run forward."""
+    law = log_outcome(torch.tensor([0.8]).double(), 0.1, 0.5).exp()[0]
+    error = (law * (1 - law) / 20_000).sqrt()
+    zeros = torch.zeros(20_000).double()
+    drawn = simulate(zeros + 0.8, zeros, flip=0.1, tie_strength=0.5)
+    assert bool(((torch.bincount(drawn) / 20_000 - law).abs() < 4 * error).all())
+    model = BradleyTerry(LinearHead(1), flip=0.1, tie_strength=0.5)
+    data = Comparisons(torch.full((20_000, 1), 0.8).double(), torch.zeros(20_000, 1).double())
+    (drawn,) = Predictive(model, {"w": torch.ones(1, 1).double()})(data)["outcome"]
+    assert bool(((torch.bincount(drawn) / 20_000 - law).abs() < 4 * error).all())
+
+
+def test_comparisons_of_preferences():
+    preferences = [Preference("a", "b", "cd"), Preference("", "e", "fgh", tie=True)]
+    found = Comparisons.of(preferences, lambda texts: torch.tensor([[float(len(text))] for text in texts]))
+    assert found.first.tolist() == [[2], [1]]
+    assert found.second.tolist() == [[3], [3]]
+    assert found.outcome.tolist() == [FIRST, TIE]
+    assert found.select(torch.tensor([1, 1])).outcome.tolist() == [TIE, TIE]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prior_scale": 0}, "prior_scale is 0"),
+        ({"flip": 0.5}, "flip is 0.5"),
+        ({"flip": (0.0, 1.0)}, "two positive parameters"),
+        ({"tie_strength": -1}, "tie_strength is -1"),
+    ],
+)
+def test_what_is_no_model_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        BradleyTerry(LinearHead(3), **options)
+
+
+def test_ties_that_cannot_be_are_refused():
+    data = comparisons(outcome=torch.tensor([FIRST, TIE, TIE, FIRST, FIRST]))
+    with pytest.raises(ValueError, match="2 of 5 comparisons are ties"):
+        BradleyTerry(LinearHead(3))(data)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_gives_the_same_for_many_weights_as_for_each(name):
+    head = HEADS[name](3)
+    features, w = torch.randn(5, 3).double(), torch.randn(2, 4, head.num_weights).double()
+    rewards = head(features, w)
+    assert rewards.shape == (2, 4, 5)
+    assert torch.allclose(rewards[1, 2], head(features, w[1, 2]))
+    assert torch.allclose(rewards[1, 2, 3:4], head(features[3:4], w[1, 2]))
+
+
+def test_heads_by_hand():
+    features = torch.tensor([[1.0, 2.0]])
+    assert LinearHead(2)(features, torch.tensor([3.0, -1.0])).item() == pytest.approx(1)
+    w = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 2.0, 3.0])  # A = [[.1, .2], [.3, .4]], b = [.5, .6], v = [2, 3]
+    expected = (2 * math.tanh(0.1 + 0.6 + 0.5) + 3 * math.tanh(0.2 + 0.8 + 0.6)) / math.sqrt(2)
+    assert MLPHead(2, 2)(features, w).item() == pytest.approx(expected)

@@ -1,0 +1,87 @@
+"""Preferences from files and records: what is read, and what is refused with its place."""
+
+import json
+
+import pytest
+
+from model.preferences import Preference, PreferenceError, read_preferences, split_preferences, write_preferences
+
+GOOD = {"prompt": "The film", "chosen": " shone.", "rejected": " dragged."}
+
+
+def write(path, *records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def test_what_is_written_is_read(tmp_path):
+    preferences = [
+        Preference("Ein Film", " süß\u2028und\nlang", " fad"),
+        Preference("", "a", "a", tie=True),
+        Preference("p", " b", " c", tie=True),
+    ]
+    write_preferences(tmp_path / "pairs.jsonl", preferences)
+    assert read_preferences(tmp_path / "pairs.jsonl") == preferences
+    assert read_preferences(str(tmp_path / "pairs.jsonl")) == preferences
+
+
+def test_records_of_any_iterable_with_more_columns():
+    (found,) = read_preferences(iter([GOOD | {"score": 3}]))
+    assert found == Preference(**GOOD)
+    assert found.texts == ("The film shone.", "The film dragged.")
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"prompt": "a", "chosen": "b"}, r"'rejected' is missing.*prompt, chosen"),
+        ({"chosen": "b", "rejected": "c"}, r"'prompt' is missing.*write an empty one"),
+        (GOOD | {"chosen": [{"role": "user", "content": "x"}]}, "'chosen' is a list.*apply_chat_template"),
+        (GOOD | {"chosen": None}, "'chosen' is NoneType, expected a text"),
+        (GOOD | {"tie": 1}, "'tie' is 1, expected true or false"),
+        (GOOD | {"chosen": " dragged."}, 'the same text.*"tie": true'),
+        (3, "got int, expected an object with the keys"),
+    ],
+)
+def test_a_record_that_is_no_preference_is_refused_with_its_line(tmp_path, record, message):
+    path = write(tmp_path / "pairs.jsonl", GOOD, record)
+    with pytest.raises(PreferenceError, match=rf"pairs.jsonl, line 2: .*{message}"):
+        read_preferences(path)
+    with pytest.raises(PreferenceError, match=rf"^record 1: .*{message}"):
+        read_preferences([GOOD, record])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (json.dumps([GOOD]), "line 1: a JSON array, expected JSON lines"),
+        (json.dumps(GOOD, indent=2), "line 1: not JSON"),
+        ("\n\n", "has no preferences"),
+    ],
+)
+def test_a_file_that_is_not_json_lines_is_refused(tmp_path, text, message):
+    (tmp_path / "pairs.jsonl").write_text(text)
+    with pytest.raises(PreferenceError, match=message):
+        read_preferences(tmp_path / "pairs.jsonl")
+
+
+def test_a_file_that_is_not_there_and_a_dataset_of_splits_are_refused(tmp_path):
+    with pytest.raises(PreferenceError, match="No such file"):
+        read_preferences(tmp_path / "none.jsonl")
+    with pytest.raises(PreferenceError, match="name a split"):
+        read_preferences({"train": [GOOD]})
+
+
+def test_split_keeps_a_pair_of_texts_on_one_side():
+    pairs = [Preference("", f"a{i}", f"b{i}") for i in range(20)]
+    turned = [Preference("", pair.rejected, pair.chosen) for pair in pairs]
+    train, held_out = split_preferences([*pairs, *turned], 0.25, seed=1)
+    assert len(held_out) == 10
+    assert len(train) == 30
+    assert not {frozenset(p.texts) for p in train} & {frozenset(p.texts) for p in held_out}
+    assert split_preferences([*pairs, *turned], 0.25, seed=1)[1] == held_out
+    assert split_preferences([*pairs, *turned], 0.25, seed=2)[1] != held_out
+    with pytest.raises(PreferenceError, match="at least two"):
+        split_preferences([pairs[0], turned[0]])
+    with pytest.raises(ValueError, match="held_out is 1"):
+        split_preferences(pairs, 1)

@@ -1,0 +1,88 @@
+"""Features of texts, and their centre and scale."""
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel
+
+from model.preferences import EncoderFeatures, PriorFeatures, Standardised
+
+TEXTS = ["the film was good", "the plot was not very dull", "bad", "the film was good"]
+
+
+def test_prior_features_are_the_mean_of_the_last_states_whatever_the_batch(prior):
+    features = PriorFeatures(prior)(TEXTS)
+    assert features.dtype == torch.float64
+    for text, found in zip(TEXTS, features, strict=True):
+        ids = torch.tensor([prior.tokenizer(text)["input_ids"]])
+        states = prior.network(ids, output_hidden_states=True).hidden_states[-1]
+        assert torch.allclose(found, states[0].mean(0), atol=1e-12)
+    assert torch.allclose(PriorFeatures(prior, batch_size=1)(TEXTS), features, atol=1e-12)
+    assert not features.requires_grad
+
+
+def test_a_text_is_read_once(prior):
+    read = []
+
+    class Counted(PriorFeatures):
+        def encode(self, texts):
+            read.extend(texts)
+            return super().encode(texts)
+
+    features = Counted(prior)
+    first = features(TEXTS)
+    assert torch.equal(features(TEXTS[::-1]), first.flip(0))
+    assert sorted(read) == sorted(set(TEXTS))
+    features.max_cached = 1
+    features(["dull"])
+    assert len(features._cache) == 1
+    with pytest.raises(ValueError, match="non-empty list"):
+        features("the film")
+
+
+def test_a_text_over_the_context_is_read_from_its_end(prior):
+    long = " ".join(["bad"] * 20 + ["good"] * 32)
+    ids = torch.tensor([prior.tokenizer(long)["input_ids"][-32:]])
+    states = prior.network(ids, output_hidden_states=True).hidden_states[-1]
+    assert torch.allclose(PriorFeatures(prior)([long])[0], states[0].mean(0))
+
+
+def test_encoder_features_take_the_attention_mask(prior, tmp_path):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 10, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(**sizes)).save_pretrained(tmp_path)
+    prior.tokenizer.save_pretrained(tmp_path)
+    features = EncoderFeatures.from_pretrained(tmp_path, device="cpu", dtype=torch.float64)
+    together = features(TEXTS)
+    for text, found in zip(TEXTS, together, strict=True):
+        states = features.network(torch.tensor([prior.tokenizer(text)["input_ids"]])).last_hidden_state
+        assert torch.allclose(found, states[0].mean(0), atol=1e-10)
+
+
+def plain(texts):
+    return torch.tensor([[float(len(text)), float(text.count("o")), 1.0] for text in texts], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_components": 2}, {"num_components": 2, "whiten": True}])
+def test_standardised_texts_have_mean_zero_and_mean_square_norm_one(options):
+    texts = ["o", "good", "foolproof", "a long one", "none at all"]
+    standardised = Standardised.fit(plain, texts, **options)
+    z = standardised(texts)
+    assert z.shape == (5, standardised.num_features)
+    assert torch.allclose(z.mean(0), torch.zeros_like(z[0]), atol=1e-12)
+    assert z.square().sum(1).mean().item() == pytest.approx(1)
+    if "whiten" in options:
+        assert torch.allclose(z.square().mean(0), torch.full((2,), 0.5, dtype=torch.float64))
+
+
+def test_all_components_keep_all_distances():
+    texts = ["o", "good", "foolproof", "a long one", "none at all"]
+    whole, projected = (Standardised.fit(plain, texts, num_components=number)(texts) for number in (None, 3))
+    assert projected.shape == (5, 2)  # the third feature is the same for all
+    assert torch.allclose(torch.cdist(whole, whole), torch.cdist(projected, projected), atol=1e-10)
+
+
+def test_texts_without_differences_and_whitening_without_components_are_refused():
+    with pytest.raises(ValueError, match="all 2 texts have the same features"):
+        Standardised.fit(plain, ["on", "no"])
+    with pytest.raises(ValueError, match="num_components"):
+        Standardised.fit(plain, ["a", "good"], whiten=True)

@@ -1,0 +1,110 @@
+"""A reward's posterior on texts, on disk, and as evidence."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from inference import Enumeration
+from model import AlignmentModel, TextEvidence
+from model.preferences import (
+    AGGREGATIONS,
+    LinearHead,
+    MLPHead,
+    OtherRewardError,
+    PriorFeatures,
+    RewardPosterior,
+    Standardised,
+    UncertainReward,
+    lower_bound,
+    marginal_likelihood,
+)
+
+TEXTS = ["the film was good", "the plot was dull", "the film was bad", "the plot was very good"]
+
+
+@pytest.fixture(scope="module")
+def posterior(prior):
+    features = Standardised.fit(PriorFeatures(prior), TEXTS)
+    samples = torch.randn(7, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return RewardPosterior(LinearHead(32), features, samples)
+
+
+def test_marginal_likelihood_of_a_gaussian_reward_is_its_mean_and_a_bonus():
+    """E[exp(r/beta)] = exp(mean/beta + var/(2 beta^2)): r at the quantiles of its law, so that the mean is an integral."""
+    mean, deviation, beta = 0.7, 0.6, 0.5
+    levels = (torch.arange(200_000).double() + 0.5) / 200_000
+    rewards = mean + deviation * torch.special.ndtri(levels)[:, None]
+    found = marginal_likelihood(rewards, beta).item()
+    assert found == pytest.approx(mean + deviation**2 / (2 * beta), rel=1e-4)
+    assert math.exp(found / beta) == pytest.approx(math.exp(mean / beta + deviation**2 / (2 * beta**2)), rel=1e-3)
+
+
+def test_signs_of_uncertainty():
+    """At equal means, the marginal likelihood likes the less certain response, the mean does not care, the others shun it."""
+    rewards = torch.tensor([[0.9, 0.0], [1.1, 2.0]]).double()  # [S, M], means 1 and 1
+    difference = {name: (r[1] - r[0]).item() for name, r in ((n, a(rewards, 0.3)) for n, a in AGGREGATIONS.items())}
+    assert difference["marginal-likelihood"] > 0.1
+    assert difference["mean"] == 0
+    assert difference["lower-bound"] == pytest.approx(-(1 - 0.1))
+    assert difference["minimum"] == pytest.approx(-0.9)
+
+
+@pytest.mark.parametrize("name", AGGREGATIONS)
+def test_certain_rewards_stay_what_they_are(name):
+    one = torch.tensor([[0.3, -2.0]]).double()
+    assert torch.allclose(AGGREGATIONS[name](one, 0.1), one[0])
+    assert torch.allclose(AGGREGATIONS[name](one.expand(5, 2), 0.1), one[0])
+
+
+def test_the_marginal_likelihood_goes_from_the_mean_to_the_maximum():
+    rewards = torch.tensor([[0.0], [1.0], [5.0]]).double()
+    assert marginal_likelihood(rewards, 1e4).item() == pytest.approx(2, abs=1e-3)
+    assert marginal_likelihood(rewards, 1e-4).item() == pytest.approx(5, abs=1e-3)
+    assert lower_bound(rewards, 1.0, k=0).item() == 2
+
+
+@pytest.mark.parametrize("aggregation", [*AGGREGATIONS, lambda rewards, beta: rewards[0]])
+def test_it_is_evidence_in_the_model(prior, posterior, aggregation):
+    """The exact posterior over responses is that of the aggregated rewards."""
+    reward = UncertainReward(posterior, aggregation, beta=0.5)
+    prompts = prior.encode(["the film was"])
+    truth = Enumeration(AlignmentModel(prior, TextEvidence(reward, prior), beta=0.5), prompts)
+    texts = [row[0] for row in prior.decode(truth.support, prompts)]
+    rewards = posterior.features(texts) @ posterior.samples.T  # [M, S]
+    aggregate = AGGREGATIONS[aggregation] if isinstance(aggregation, str) else aggregation
+    assert torch.allclose(truth.log_evidence[:, 0], aggregate(rewards.T, 0.5) / 0.5)
+
+
+def test_unknown_aggregations_are_refused(posterior):
+    with pytest.raises(ValueError, match="aggregation is 'median', expected one of: marginal-likelihood"):
+        UncertainReward(posterior, "median", 1.0)
+    with pytest.raises(ValueError, match="beta is 0"):
+        UncertainReward(posterior, "mean", 0)
+
+
+@pytest.mark.parametrize("head", [LinearHead(32), MLPHead(32, 3)])
+def test_saved_and_loaded_it_is_the_same(prior, posterior, head, tmp_path):
+    samples = torch.randn(2, head.num_weights).double()
+    saved = RewardPosterior(head, posterior.features, samples)
+    saved.save(tmp_path / "reward")
+    loaded = RewardPosterior.load(tmp_path / "reward", PriorFeatures(prior))
+    assert loaded.head == head
+    assert torch.equal(loaded(["the film was dull"]), saved(["the film was dull"]))
+
+
+def test_what_does_not_fit_is_refused(prior, posterior, tmp_path):
+    with pytest.raises(OtherRewardError, match=r"has no reward\.safetensors"):
+        RewardPosterior.load(tmp_path, PriorFeatures(prior))
+    posterior.save(tmp_path)
+    with pytest.raises(OtherRewardError, match="PriorFeatures of 32 dimensions there, function of 5 here"):
+        RewardPosterior.load(tmp_path, lambda texts: torch.zeros(len(texts), 5))
+    with pytest.raises(OtherRewardError, match="differ on a text read by both"):
+        RewardPosterior.load(tmp_path, lambda texts: -PriorFeatures(prior)(texts))
+    record = json.loads((tmp_path / "reward.json").read_text())
+    (tmp_path / "reward.json").write_text(json.dumps(record | {"head": "deep"}))
+    with pytest.raises(OtherRewardError, match="a head 'deep', expected one of: linear, mlp"):
+        RewardPosterior.load(tmp_path, PriorFeatures(prior))
+    with pytest.raises(ValueError, match=r"samples have shape \(32,\), expected \[S, 32\]"):
+        RewardPosterior(LinearHead(32), posterior.features, posterior.samples[0])
