@@ -23,12 +23,15 @@ from model import (
     Length,
     Pattern,
     Prompts,
+    RewardPosterior,
     SequenceClassifier,
     TextEvidence,
     TextLikelihood,
+    UncertainReward,
     WeightedSum,
     vader_sentiment,
 )
+from model.preferences import PriorFeatures
 from model.rewards.classifier import Output
 
 
@@ -81,6 +84,14 @@ def _expert(prior: LanguageModel, argument: str) -> Evidence:
     return Expert(expert, prior)
 
 
+def _preferences(prior: LanguageModel, argument: str) -> Evidence:
+    folder, _, aggregation = argument.partition(":")
+    if aggregation == "marginal-likelihood":
+        raise ValueError("the marginal likelihood depends on beta, which is not known here: `experiments.rlhf` takes it")
+    posterior = RewardPosterior.load(folder, PriorFeatures(prior))
+    return TextEvidence(UncertainReward(posterior, aggregation or "lower-bound", beta=1.0), prior, name=f"reward {argument}")
+
+
 REWARDS: dict[str, Reward] = {
     "vader": Reward(_vader, "sentiment of prompt and response together, from -1 to 1"),
     "words": Reward(
@@ -103,6 +114,11 @@ REWARDS: dict[str, Reward] = {
         lambda prior, argument: _classifier(prior, argument, "logit"),
         "its logit; of a reward model, which has one, without the label",
         "PATH:LABEL",
+    ),
+    "preferences": Reward(
+        _preferences,
+        "a reward that `experiments.rlhf` inferred from preferences, on the prior's own states: mean, lower-bound, minimum",
+        "RUN/reward[:AGGREGATION]",
     ),
     "fluency": Reward(_fluency, "log-likelihood by the token of the text under another language model, nats", "PATH"),
     "expert": Reward(_expert, "log-likelihood of the response under one with the prior's tokens, nats", "PATH"),

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from model.language_model import LanguageModel
+from model.batches import in_batches
+from model.language_model import LanguageModel, default_device, named_dtype
 
 
 class Features(Protocol):
@@ -46,12 +47,8 @@ class NetworkFeatures(ABC):
         if isinstance(texts, str) or not len(texts):
             raise ValueError(f"features got {texts!r}, expected a non-empty list of texts")
         known = {text: self._cache[text] for text in texts if text in self._cache}
-        # texts of one length side by side: little padding
-        new = sorted(dict.fromkeys(text for text in texts if text not in known), key=len)
-        for start in range(0, len(new), self.batch_size):
-            batch = new[start : start + self.batch_size]
-            with torch.no_grad():
-                known |= zip(batch, self.encode(batch).double().cpu(), strict=True)
+        new = list(dict.fromkeys(text for text in texts if text not in known))
+        known |= zip(new, in_batches(lambda batch: self.encode(batch).double(), new, self.batch_size), strict=True)
         self._cache |= {text: known[text] for text in new}
         for text in list(self._cache)[: max(0, len(self._cache) - self.max_cached)]:
             del self._cache[text]
@@ -114,7 +111,7 @@ class EncoderFeatures(NetworkFeatures):
         name_or_path: str | Path,
         *,
         device: torch.device | str | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
         batch_size: int = 32,
         max_length: int | None = None,
     ) -> Self:
@@ -127,9 +124,8 @@ class EncoderFeatures(NetworkFeatures):
             batch_size: see the class.
             max_length: see the class.
         """
-        if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        network = AutoModel.from_pretrained(name_or_path, dtype=dtype).to(device)
+        dtype = named_dtype(dtype) if isinstance(dtype, str) else dtype
+        network = AutoModel.from_pretrained(name_or_path, dtype=dtype).to(device or default_device())
         return cls(network, AutoTokenizer.from_pretrained(name_or_path), batch_size=batch_size, max_length=max_length)
 
     def encode(self, texts: list[str]) -> Tensor:

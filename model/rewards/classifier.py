@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from model.batches import in_batches
 from model.language_model import default_device, named_dtype
-from model.rewards.batches import in_batches
 
 Output = Literal["log-prob", "logit"]
 

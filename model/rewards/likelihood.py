@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from model.batches import in_batches
 from model.language_model import default_device, named_dtype
-from model.rewards.batches import in_batches
 
 
 class TextLikelihood:

@@ -7,6 +7,7 @@ from experiments.evidence_choice import REWARDS, read_constraint, read_evidence,
 from inference import Enumeration
 from model import AlignmentModel, Bounded, Constraint, WeightedSum
 from model.evidence import check_reward
+from model.preferences import LinearHead, PriorFeatures, RewardPosterior, Standardised
 from tests.model.rewards.test_networks import bert
 from tests.model.tiny import tiny, tiny_tokenizer
 
@@ -96,6 +97,7 @@ EXAMPLES = {
     "length": "2",
     "classifier": "{classifier}:good",
     "classifier-logit": "{classifier}:bad",
+    "preferences": "{preferences}:minimum",
     "fluency": "{causal}",
     "expert": "{causal}",
 }
@@ -103,11 +105,14 @@ EXAMPLES = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Local checkpoints in Hugging Face format."""
-    paths = {name: tmp_path_factory.mktemp(name) for name in ("classifier", "causal")}
+    """Local checkpoints in Hugging Face format, and a reward inferred from preferences."""
+    paths = {name: tmp_path_factory.mktemp(name) for name in ("classifier", "causal", "preferences")}
     bert().save_pretrained(paths["classifier"])
     tiny_tokenizer(pad_token="<pad>").save_pretrained(paths["classifier"])
     tiny("llama", dtype=torch.float32).save_pretrained(paths["causal"])
+    features = Standardised.fit(PriorFeatures(tiny(dtype=torch.float32)), ["a", "b c", "c a"])
+    head = LinearHead(features.num_features)
+    RewardPosterior(head, features, torch.randn(3, head.num_weights, dtype=torch.float64)).save(paths["preferences"])
     return paths
 
 

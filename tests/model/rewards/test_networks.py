@@ -10,7 +10,7 @@ from transformers import BertConfig, BertForSequenceClassification, GPT2Config, 
 
 from inference import Enumeration
 from model import AlignmentModel, EvidenceError, Expert, Length, SequenceClassifier, TextEvidence, TextLikelihood, WeightedSum
-from model.rewards.batches import in_batches
+from model.batches import in_batches
 from tests.model.tiny import PROMPTS, WORDS, llama, tiny, tiny_tokenizer
 
 TEXTS = ["a b c a", "b", "c c", "a", "b c a b c"]
