@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments import rlhf
+from experiments.registry import load_prior
 from experiments.reward_bank import Bank, sweep
-from experiments.rlhf import RLHF, Run, findings, main
+from experiments.rlhf import RLHF, main
+from experiments.rlhf_simulated import Run, findings
 from inference import Enumeration
 from model import AlignmentModel, TextEvidence, vader_sentiment
 from model.preferences import AGGREGATIONS, PriorFeatures, RewardPosterior, read_preferences
@@ -45,6 +46,7 @@ def test_simulated_preferences_to_a_guide(tmp_path, capsys):
     assert len(read_preferences(folder.path / "preferences.jsonl")) == 60
     assert folder.report.read_text().count("<svg") == 4
     assert (folder.guide / "guide.safetensors").is_file()
+    assert json.loads((folder.guide / "guide.json").read_text())["guide"] == "twisted"
     assert (folder.path / "report.txt").read_text().strip() in printed
 
 
@@ -55,7 +57,7 @@ def test_a_file_of_preferences_to_a_guide(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "on 8 held out: accuracy" in printed
     assert "gold" not in printed
-    prior = rlhf.load_prior("film-reviews", max_new_tokens=4, temperature=0.7, dtype="float32", device="cpu")
+    prior = load_prior("film-reviews", max_new_tokens=4, temperature=0.7, dtype="float32", device="cpu")
     reward = RewardPosterior.load(folder.path / "reward", PriorFeatures(prior))
     assert reward(["The film was great"]).shape == (1, 1)
 
