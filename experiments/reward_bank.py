@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model import LanguageModel
+from inference import draw_prior_bank
+from model import AlignmentModel, LanguageModel
 from model.preferences import FIRST, Aggregation, Preference, simulate
 
 Gold = Callable[[list[str]], Tensor]
@@ -44,29 +45,18 @@ class Bank:
     exact: bool
 
     @classmethod
-    def of_draws(cls, prior: LanguageModel, prompt: str, num_draws: int, gold: Gold, chunk: int = 256) -> Bank:
-        """M independent draws from the prior."""
-        prompts = prior.encode([prompt])
-        distribution = prior(prompts)
-        texts: list[str] = []
-        for start in range(0, num_draws, chunk):
-            drawn = distribution.sample(torch.Size([min(chunk, num_draws - start)]))
-            texts += [row[0] for row in prior.decode(drawn, prompts)]
-        log_prior = torch.full((num_draws,), -math.log(num_draws), dtype=torch.float64)
-        return cls(prompt, texts, log_prior, gold(texts), exact=False)
-
-    @classmethod
-    def of_all(cls, prior: LanguageModel, prompt: str, gold: Gold) -> Bank:
-        """Every response with its probability.
+    def of(cls, prior: LanguageModel, prompt: str, gold: Gold, num_draws: int | None = None) -> Bank:
+        """So many independent draws from the prior; by default every response with its probability.
 
         Raises:
-            NotEnumerableError: if there are more than a million.
+            NotEnumerableError: if every response is wanted and there are more than a million.
         """
-        prompts = prior.encode([prompt])
-        support = prior(prompts).enumerate_support()
-        log_prior = prior(prompts).log_prob(support)[:, 0].double().cpu()
-        texts = [row[0] for row in prior.decode(support, prompts)]
-        return cls(prompt, texts, log_prior.log_softmax(0), gold(texts), exact=True)
+        if num_draws is None:
+            prior.space.check_enumerable()
+        prompts, model = prior.encode([prompt]), AlignmentModel(prior, {}, beta=1.0)
+        found = draw_prior_bank(model, prompts, prior.space.num_responses if num_draws is None else num_draws)
+        texts = [row[0] for row in prior.decode(found.response, prompts)]
+        return cls(prompt, texts, found.log_prior[:, 0].cpu().log_softmax(0), gold(texts), found.exact)
 
     def preferences(self, count: int, flip: float = 0.0) -> list[Preference]:
         """Pairs of different texts from the prior, with labels by Bradley-Terry on their gold rewards."""

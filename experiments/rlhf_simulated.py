@@ -73,12 +73,12 @@ def simulated(args: RLHF, prior: LanguageModel, features: Features, folder: RunF
     def gold(texts: list[str]) -> Tensor:
         return args.gold_scale * torch.tensor(vader_sentiment(texts), dtype=torch.float64)
 
-    every = Bank.of_all(next_word, args.word_prompt, gold)
+    every = Bank.of(next_word, args.word_prompt, gold)
     worlds = {
         "next word": (every, every),
         f"{args.max_new_tokens} tokens": (
-            Bank.of_draws(prior, args.prompt, max(2, args.draws // 2), gold),
-            Bank.of_draws(prior, args.prompt, args.draws, gold),
+            Bank.of(prior, args.prompt, gold, max(2, args.draws // 2)),
+            Bank.of(prior, args.prompt, gold, args.draws),
         ),
     }
     runs: list[Run] = []

@@ -11,7 +11,7 @@ from experiments.reward_bank import Bank, sweep
 from experiments.rlhf import RLHF, main
 from experiments.rlhf_simulated import Run, findings
 from inference import Enumeration
-from model import AlignmentModel, TextEvidence, vader_sentiment
+from model import AlignmentModel, TextEvidence, grammar_prior, vader_sentiment
 from model.preferences import AGGREGATIONS, PriorFeatures, RewardPosterior, read_preferences
 
 SMALL = RLHF(
@@ -71,7 +71,7 @@ def test_what_cannot_be_is_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def every(prior):
-    return Bank.of_all(prior, "the film was", gold)
+    return Bank.of(prior, "the film was", gold)
 
 
 def test_a_sweep_is_the_posterior_that_enumeration_has(prior, every):
@@ -87,9 +87,11 @@ def test_a_sweep_is_the_posterior_that_enumeration_has(prior, every):
         assert found.gold.item() == pytest.approx((posterior.exp() @ every.gold).item(), abs=1e-6)
 
 
-def test_a_bank_of_draws_comes_to_the_same_and_stops_where_it_cannot(prior, every):
+def test_a_bank_of_draws_comes_to_the_same_and_stops_where_it_cannot():
     """Consistent: 4,000 draws are near the exact curve, as long as it does not hang on responses that none of them is."""
-    draws = Bank.of_draws(prior, "the film was", 4000, gold)
+    prior = grammar_prior()
+    every, draws = Bank.of(prior, "the film was", gold), Bank.of(prior, "the film was", gold, 4000)
+    assert (every.exact, draws.exact) == (True, False)
     betas = torch.logspace(1, -3, 30)
     exact, found = (sweep(bank, bank.gold[None], AGGREGATIONS["mean"], betas) for bank in (every, draws))
     for beta, kl in zip(found.beta, found.kl, strict=True):
