@@ -161,7 +161,7 @@ def main(args: Steer) -> RunFolder:
     try_objective(args, model, guide, prompts)
 
     with random_state.isolated(args.seed + 1):
-        draws = draw_from_prior(model, prompts, args.prior_draws, log_evidence_bound=model.log_evidence_bound)
+        draws = draw_from_prior(model, prompts, args.prior_draws, log_evidence_bound=model.log_evidence_bound(prompts))
         measure = partial(diagnose, model, prompts=prompts, num_samples=args.samples, prior_draws=draws)
         before = measure(guide=guide)
 

@@ -53,7 +53,7 @@ class World:
         """The reference elsewhere: log Z from all draws of the prior, exact posterior samples from those accepted."""
         if not self.num_prior_draws:
             return None
-        bound = self.model.log_evidence_bound
+        bound = self.model.log_evidence_bound(self.prompts)
         with random_state.isolated(0):
             return draw_from_prior(self.model, self.prompts, self.num_prior_draws, log_evidence_bound=bound)
 

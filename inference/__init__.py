@@ -4,13 +4,16 @@ from pyro.infer import ELBO, Trace_ELBO
 
 from inference import random_state
 from inference.acceptance import LooseBoundError
+from inference.anneal import Stage, anneal, soften
 from inference.checkpoint import CheckpointError, FitState, has_checkpoint
 from inference.density import Joint, Program, joint_at, log_evidence_at, log_guide_at, parameter_scope, response_distribution
 from inference.diagnostics import Diagnostics, diagnose, distinct_n, effective_sample_size, pareto_k
 from inference.enumeration import Enumeration, entropy
 from inference.estimate import Estimate
 from inference.fit import Fit, Metrics, NonFiniteLossError, fit
+from inference.kl_budget import Budget, BudgetError, solve_beta
 from inference.kl_estimators import KL_ESTIMATORS, k1, k2, k3
+from inference.moment_matching import MomentMatch, UnattainableMomentsError, match_moments
 from inference.objectives import (
     DIVERGENCES,
     OBJECTIVES,
@@ -31,6 +34,7 @@ from inference.objectives import (
     alpha_divergence,
 )
 from inference.optimizer import FusedOptimizer, NonFiniteGradientError, constant, cosine
+from inference.prior_bank import PriorBank, draw_prior_bank
 from inference.prior_draws import PriorDraws, draw_from_prior
 from inference.samplers import (
     RESAMPLING,
@@ -62,6 +66,8 @@ __all__ = [
     "SAMPLERS",
     "AnalyticKL_ELBO",
     "BestOfN_ELBO",
+    "Budget",
+    "BudgetError",
     "CheckpointError",
     "ContrastiveTwist",
     "Diagnostics",
@@ -80,12 +86,14 @@ __all__ = [
     "LooseBoundError",
     "Losses",
     "Metrics",
+    "MomentMatch",
     "MultiSample_ELBO",
     "NoSupportError",
     "NonFiniteGradientError",
     "NonFiniteLossError",
     "Objective",
     "Posterior",
+    "PriorBank",
     "PriorDraws",
     "Program",
     "Proximal_ELBO",
@@ -93,9 +101,12 @@ __all__ = [
     "ResponseObjective",
     "RewardToGo_ELBO",
     "Sampler",
+    "Stage",
     "Trace_ELBO",
+    "UnattainableMomentsError",
     "WakePhi",
     "alpha_divergence",
+    "anneal",
     "annealed_smc",
     "best_of_n",
     "constant",
@@ -103,6 +114,7 @@ __all__ = [
     "diagnose",
     "distinct_n",
     "draw_from_prior",
+    "draw_prior_bank",
     "effective_sample_size",
     "entropy",
     "enumerate_posterior",
@@ -116,6 +128,7 @@ __all__ = [
     "log_evidence_at",
     "log_guide_at",
     "log_z_bounds",
+    "match_moments",
     "metropolis_hastings",
     "parameter_scope",
     "pareto_k",
@@ -125,4 +138,6 @@ __all__ = [
     "rejection_sampling",
     "response_distribution",
     "sequential_monte_carlo",
+    "soften",
+    "solve_beta",
 ]

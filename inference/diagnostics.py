@@ -69,7 +69,7 @@ def diagnose(
     *,
     num_samples: int = 512,
     num_prior_draws: int = 4096,
-    log_evidence_bound: float | None = None,
+    log_evidence_bound: float | Tensor | None = None,
     prior_draws: PriorDraws | None = None,
     chunk: int = 256,
 ) -> Diagnostics:
@@ -81,7 +81,8 @@ def diagnose(
         prompts: N prompts.
         num_samples: of the guide, for each prompt.
         num_prior_draws: of the prior, for each prompt.
-        log_evidence_bound: the largest possible r/beta, nats, such as `AlignmentModel.log_evidence_bound`; None if not known.
+        log_evidence_bound: the largest possible r/beta, one or `[N]`, nats, such as `AlignmentModel.log_evidence_bound`; None
+            if not known.
         prior_draws: to use again those of an earlier call for the same model and prompts.
         chunk: responses handled at a time, for each prompt.
     """

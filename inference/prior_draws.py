@@ -57,7 +57,12 @@ class PriorDraws:
 
 @torch.no_grad()
 def draw_from_prior(
-    model: Program, prompts: Prompts, num_draws: int, *, log_evidence_bound: float | None = None, chunk: int = 256
+    model: Program,
+    prompts: Prompts,
+    num_draws: int,
+    *,
+    log_evidence_bound: float | Tensor | None = None,
+    chunk: int = 256,
 ) -> PriorDraws:
     """Draw from the prior, score, and accept or reject.
 
@@ -65,7 +70,8 @@ def draw_from_prior(
         model: a Pyro program; its `response` site is the prior.
         prompts: N prompts.
         num_draws: M, for each prompt.
-        log_evidence_bound: the largest possible r/beta, nats; None if it is not known: then nothing is accepted or rejected.
+        log_evidence_bound: the largest possible r/beta, one or `[N]`, nats; None if it is not known: then nothing is accepted
+            or rejected.
         chunk: draws a time, for each prompt.
 
     Raises:

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
+from typing import NamedTuple
 
 import pyro
+import torch
 from torch import Tensor
 
-from model.evidence import Evidence, check_reward
+from model.evidence import Bounded, Evidence, check_reward
 from model.language_model import LanguageModel
 from model.prompts import Prompts
 from model.provenance import through
+
+
+class Factor(NamedTuple):
+    """What one piece of evidence says of some responses.
+
+    Attributes:
+        name: of the evidence.
+        log_evidence: r(x)/beta, `[..., N]`, nats.
+        bound: the largest it can be, one or `[N]`, nats; None if that is not known.
+    """
+
+    name: str
+    log_evidence: Tensor
+    bound: float | Tensor | None
 
 
 class AlignmentModel:
@@ -22,34 +38,74 @@ class AlignmentModel:
     Args:
         prior: p0, a language model. It is frozen.
         evidence: r, a callable of prompts and responses, or several by name, whose values add up.
-        beta: reward per nat. The smaller, the more the evidence counts; the larger, the closer to the prior.
+        beta: reward per nat. The smaller, the more the evidence counts; the larger, the closer to the prior. Or one for each
+            prompt, by its text.
 
     Raises:
-        ValueError: if beta is not positive, or evidence has a name that is taken.
+        ValueError: if a beta is not positive, or evidence has a name that is taken.
     """
 
-    def __init__(self, prior: LanguageModel, evidence: Evidence | Mapping[str, Evidence], beta: float) -> None:
-        if not beta > 0:
-            raise ValueError(f"beta is {beta}, expected a positive number: at 0 the posterior is a point mass, with no density")
+    def __init__(
+        self, prior: LanguageModel, evidence: Evidence | Mapping[str, Evidence], beta: float | Mapping[str, float]
+    ) -> None:
+        self._beta = dict(beta) if isinstance(beta, Mapping) else beta
+        for value in self._beta.values() if isinstance(self._beta, dict) else [self._beta]:
+            if not value > 0:
+                raise ValueError(
+                    f"beta is {value}, expected a positive number: at 0 the posterior is a point mass, with no density"
+                )
         self.evidence = dict(evidence) if isinstance(evidence, Mapping) else {"evidence": evidence}
         taken = {"prompts", "response"} & self.evidence.keys()
         if taken:
             raise ValueError(f"evidence is named {sorted(taken)[0]!r}, a name that the model itself uses: choose another")
         self.prior = prior
-        self.beta = beta
 
     def __call__(self, prompts: Prompts) -> Tensor:
         """Run the program. Returns the response, `[..., N, T]`."""
         with pyro.plate("prompts", len(prompts), dim=-1):
             response = pyro.sample("response", self.prior(prompts))
-            for name, evidence in self.evidence.items():
-                reward = through(partial(evidence, prompts), response)
-                pyro.factor(name, check_reward(name, reward, response.shape[:-1]) / self.beta)
+            for factor in self.factors(prompts, response):
+                pyro.factor(factor.name, factor.log_evidence)
         return response
 
+    def factors(self, prompts: Prompts, response: Tensor) -> Iterator[Factor]:
+        """Each piece of evidence on responses `[..., N, T]`, checked."""
+        beta = self.beta_at(prompts)
+        for name, evidence in self.evidence.items():
+            reward = check_reward(name, through(partial(evidence, prompts), response), response.shape[:-1])
+            bound = _upper_bound(evidence)
+            yield Factor(name, reward / beta, None if bound is None else bound / beta)
+
     @property
-    def log_evidence_bound(self) -> float | None:
-        """The largest possible r/beta, nats, if every piece of evidence has an `upper_bound`; else None."""
-        bounds = [getattr(evidence, "upper_bound", None) for evidence in self.evidence.values()]
+    def beta(self) -> float:
+        """The one beta, reward per nat.
+
+        Raises:
+            ValueError: if there is one for each prompt.
+        """
+        if isinstance(self._beta, dict):
+            raise ValueError("the model has a beta for each prompt: ask for `beta_at(prompts)`")
+        return self._beta
+
+    def beta_at(self, prompts: Prompts) -> float | Tensor:
+        """beta, one number or `[N]` for N prompts, reward per nat.
+
+        Raises:
+            ValueError: if a prompt has none.
+        """
+        if not isinstance(self._beta, dict):
+            return self._beta
+        missing = [text for text in prompts.texts if text not in self._beta]
+        if missing:
+            raise ValueError(f"beta has no entry for the prompt {missing[0]!r}, expected one for each prompt by its text")
+        return torch.tensor([self._beta[text] for text in prompts.texts], dtype=torch.float64, device=prompts.ids.device)
+
+    def log_evidence_bound(self, prompts: Prompts) -> float | Tensor | None:
+        """The largest possible r/beta, one or `[N]`, nats, if every piece of evidence has an `upper_bound`; else None."""
+        bounds = [_upper_bound(evidence) for evidence in self.evidence.values()]
         known = [bound for bound in bounds if bound is not None]
-        return sum(known) / self.beta if len(known) == len(bounds) else None
+        return sum(known) / self.beta_at(prompts) if len(known) == len(bounds) else None
+
+
+def _upper_bound(evidence: Evidence) -> float | None:
+    return evidence.upper_bound if isinstance(evidence, Bounded) else None

@@ -1,23 +1,19 @@
 """Evidence: a reward r(x), which the model turns into the likelihood factor exp(r(x)/beta).
 
 Evidence is any callable of prompts and responses, `evidence(prompts, response) -> [..., N]`, in units of reward. -inf says that
-a response is impossible. The two wrappers here make evidence of a function of texts or of token ids.
+a response is impossible. `model.rewards` has evidence to choose from, and makes it of a function of texts or of token ids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
-from model.language_model import LanguageModel
 from model.prompts import Prompts
-from model.provenance import through
 
 
 class Evidence(Protocol):
@@ -25,6 +21,17 @@ class Evidence(Protocol):
 
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
         """Reward of each response: `[..., N]` for responses `[..., N, T]`."""
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """Evidence, or a function of texts, that knows what it cannot exceed. Rejection sampling needs that.
+
+    Attributes:
+        upper_bound: the largest reward there can be; None if it is not known after all.
+    """
+
+    upper_bound: float | None
 
 
 class EvidenceError(ValueError):
@@ -71,60 +78,7 @@ def check_reward(name: str, reward: object, shape: torch.Size) -> Tensor:
         where = tuple(reward.isneginf().nonzero()[0].tolist())
         raise ZeroEvidenceError(
             f"evidence {name!r} is -inf at index {where}: the guide drew a response that the posterior rules out, so "
-            "KL(q || p*) is infinite and its gradient is NaN. Use a finite penalty in place of -inf, or an algorithm that "
-            "bears it: rejection, importance sampling, or enumeration."
+            "KL(q || p*) is infinite and its gradient is NaN. Use a finite penalty in place of -inf, `inference.anneal`, or an "
+            "algorithm that bears it: forward KL, rejection, importance sampling, or enumeration."
         )
     return reward
-
-
-@dataclass(frozen=True)
-class TextEvidence:
-    """Evidence from a function of texts.
-
-    Attributes:
-        function: takes a list of M texts, returns M numbers.
-        language_model: decodes the responses.
-        whole: score prompt and response together; else the response alone.
-        upper_bound: the largest value that `function` can return, if known. Needed for rejection sampling.
-    """
-
-    function: Callable[[list[str]], Sequence[float]]
-    language_model: LanguageModel
-    whole: bool = True
-    upper_bound: float | None = None
-
-    def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
-        return through(lambda plain: self._score(prompts, plain), response)
-
-    def _score(self, prompts: Prompts, response: Tensor) -> Tensor:
-        shape = response.shape[:-1]
-        texts = self.language_model.decode(response.reshape(-1, *response.shape[-2:]), prompts if self.whole else None)
-        flat = [text for row in texts for text in row]
-        unique = list(dict.fromkeys(flat))
-        rewards = list(self.function(unique))
-        if len(rewards) != len(unique):
-            raise EvidenceError(
-                f"the reward function returned {len(rewards)} numbers for {len(unique)} texts, expected one each"
-            )
-        reward_of = dict(zip(unique, rewards, strict=True))
-        values = [float(reward_of[text]) for text in flat]
-        return torch.tensor(values, dtype=torch.float64, device=response.device).view(shape)
-
-
-@dataclass(frozen=True)
-class TokenEvidence:
-    """Evidence from a function of token ids.
-
-    Attributes:
-        function: takes responses `[..., N, T]` and their mask of the same shape, True at tokens (the end id included), False at
-            padding; returns `[..., N]`.
-        language_model: knows where a response ends.
-        upper_bound: the largest value that `function` can return, if known. Needed for rejection sampling.
-    """
-
-    function: Callable[[Tensor, Tensor], Tensor]
-    language_model: LanguageModel
-    upper_bound: float | None = None
-
-    def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
-        return self.function(response, self.language_model.space.is_token(response))

@@ -143,15 +143,13 @@ class LanguageModel(nn.Module):
         """
         where = {"gguf_file": gguf_file, "revision": revision, "trust_remote_code": trust_remote_code}
         where = {key: value for key, value in where.items() if value is not None}
-        if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = named_dtype(dtype) if isinstance(dtype, str) else dtype
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, **where)
         network = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype, **where)
         if gguf_file is not None:
             network = _without_quantization(network)
         return cls(
-            network.to(device),
+            network.to(device or default_device()),
             tokenizer,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
@@ -289,6 +287,11 @@ def _rows_of(cache: Any, rows: Tensor) -> Any:
     picked.layers = [copy.copy(layer) for layer in cache.layers]
     picked.batch_select_indices(rows)
     return picked
+
+
+def default_device() -> str:
+    """A GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def named_dtype(name: str) -> torch.dtype:

@@ -51,7 +51,7 @@ def rejection_sampling(
         NoSupportError: if no draw was accepted for a prompt.
     """
     if log_bound is None:
-        log_bound = _known_bound(model, guide)
+        log_bound = _known_bound(model, guide, prompts)
     draws = draw_and_weigh(model, prompts, guide=guide, num_samples=num_samples, chunk=chunk)
     check_bound(draws.log_weight, log_bound, prompts.texts)
     accepted = accept(draws.log_weight, log_bound, prompts)
@@ -86,16 +86,16 @@ def accept(log_weight: Tensor, log_bound: float | Tensor, prompts: Prompts) -> T
     return accepted
 
 
-def _known_bound(model: Program, guide: Program | None) -> float:
+def _known_bound(model: Program, guide: Program | None, prompts: Prompts) -> float | Tensor:
     """The bound on r/beta that the model states: it bounds w if the prior proposes."""
     if guide is not None:
         why = "a guide proposes, and a bound on the evidence is none on p0 exp(r/beta)/q"
     elif not isinstance(model, AlignmentModel):
         why = f"the model is a {type(model).__name__}, which states none"
-    elif model.log_evidence_bound is None:
+    elif (bound := model.log_evidence_bound(prompts)) is None:
         why = "not all of the model's evidence has an `upper_bound`"
     else:
-        return model.log_evidence_bound
+        return bound
     raise ValueError(
         f"rejection sampling needs a bound on the log-weights, and {why}: pass `log_bound`, in nats, or use "
         "`quasi_rejection_sampling`, which needs none and says how far from the posterior it is"

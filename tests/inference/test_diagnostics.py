@@ -21,7 +21,9 @@ from model import AlignmentModel, TextEvidence, TokenEvidence, vader_sentiment
 
 @pytest.fixture
 def measured(model, guide, prompts):
-    return diagnose(model, guide, prompts, num_samples=1500, num_prior_draws=4000, log_evidence_bound=model.log_evidence_bound)
+    return diagnose(
+        model, guide, prompts, num_samples=1500, num_prior_draws=4000, log_evidence_bound=model.log_evidence_bound(prompts)
+    )
 
 
 def within(estimate, truth, k=4.0):
@@ -45,7 +47,9 @@ def test_standard_errors_are_the_spread_over_repetitions(model, guide, prompts):
     """Forty repetitions: the spread of each estimate is its mean standard error, to within what forty can tell."""
     names = ("elbo", "log_z", "kl_guide_posterior", "kl_posterior_guide")
     runs = [
-        diagnose(model, guide, prompts, num_samples=200, num_prior_draws=600, log_evidence_bound=model.log_evidence_bound)
+        diagnose(
+            model, guide, prompts, num_samples=200, num_prior_draws=600, log_evidence_bound=model.log_evidence_bound(prompts)
+        )
         for _ in range(40)
     ]
     for name in names:
@@ -54,7 +58,7 @@ def test_standard_errors_are_the_spread_over_repetitions(model, guide, prompts):
 
 
 def test_z_from_prior_draws_is_unbiased(model, prompts, truth):
-    draws = draw_from_prior(model, prompts, 20_000, log_evidence_bound=model.log_evidence_bound, chunk=5000)
+    draws = draw_from_prior(model, prompts, 20_000, log_evidence_bound=model.log_evidence_bound(prompts), chunk=5000)
     weight = draws.log_evidence.exp()
     error = weight.std(0) / math.sqrt(len(weight))
     assert ((weight.mean(0) - truth.log_z.exp()).abs() < 4 * error).all()
@@ -62,7 +66,7 @@ def test_z_from_prior_draws_is_unbiased(model, prompts, truth):
 
 def test_accepted_draws_are_from_the_posterior(model, prompts, truth):
     """Chi-square of the accepted responses against p*, over the responses that are expected at least five times."""
-    draws = draw_from_prior(model, prompts, 20_000, log_evidence_bound=model.log_evidence_bound, chunk=5000)
+    draws = draw_from_prior(model, prompts, 20_000, log_evidence_bound=model.log_evidence_bound(prompts), chunk=5000)
     for n in range(len(prompts)):
         accepted = draws.response[draws.accepted[:, n], n]
         counts = (accepted[:, None] == truth.support[:, n]).all(-1).sum(0).double()
@@ -89,7 +93,7 @@ def test_bound_that_is_too_low_is_an_error(model, prompts):
 def test_without_a_bound_the_forward_divergence_is_unknown(small_prior, guide, prompts):
     model = AlignmentModel(small_prior, TextEvidence(vader_sentiment, small_prior), beta=0.3)
     measured = diagnose(
-        model, guide, prompts, num_samples=100, num_prior_draws=100, log_evidence_bound=model.log_evidence_bound
+        model, guide, prompts, num_samples=100, num_prior_draws=100, log_evidence_bound=model.log_evidence_bound(prompts)
     )
     assert measured.kl_posterior_guide is None
     assert measured.acceptance is None

@@ -8,8 +8,8 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor
 from torch.testing import assert_close
 
-from guides import FineTuned
-from inference import joint_at
+from guides import FineTuned, Tabular
+from inference import Enumeration, FusedOptimizer, cosine, fit, joint_at, rejection_sampling
 from model import AlignmentModel, LanguageModel, Prompts, TokenEvidence, ZeroEvidenceError
 
 GOOD, DULL = 7, 9
@@ -68,14 +68,15 @@ def test_beta_must_be_positive(prior: LanguageModel, beta: float) -> None:
     ("bounds", "expected"), [([2.0], 4.0), ([2.0, -0.5], 3.0), ([2.0, None], None), ([None], None), ([0.0], 0.0)]
 )
 def test_the_log_evidence_bound_is_known_if_every_bound_is(
-    prior: LanguageModel, bounds: list[float | None], expected: float | None
+    prior: LanguageModel, prompts: Prompts, bounds: list[float | None], expected: float | None
 ) -> None:
     evidence = {str(i): contains(GOOD, 1.0, prior, bound) for i, bound in enumerate(bounds)}
-    assert AlignmentModel(prior, evidence, beta=0.5).log_evidence_bound == expected
+    assert AlignmentModel(prior, evidence, beta=0.5).log_evidence_bound(prompts) == expected
 
 
-def test_evidence_that_is_a_plain_function_has_no_bound(prior: LanguageModel) -> None:
-    assert AlignmentModel(prior, lambda _, response: torch.zeros(response.shape[:-1]), beta=1.0).log_evidence_bound is None
+def test_evidence_that_is_a_plain_function_has_no_bound(prior: LanguageModel, prompts: Prompts) -> None:
+    model = AlignmentModel(prior, lambda _, response: torch.zeros(response.shape[:-1]), beta=1.0)
+    assert model.log_evidence_bound(prompts) is None
 
 
 @pytest.mark.parametrize("vectorize", [False, True], ids=["one by one", "vectorised"])
@@ -95,3 +96,39 @@ def test_pyros_own_svi_stops_at_zero_evidence_and_leaves_the_guide_as_it_was(
 def test_a_name_that_the_model_uses_is_refused(prior: LanguageModel) -> None:
     with pytest.raises(ValueError, match="evidence is named 'response', a name that the model itself uses"):
         AlignmentModel(prior, {"response": lambda _, response: response[..., 0].double()}, beta=1.0)
+
+
+# A beta for each prompt
+
+
+def test_each_prompt_has_the_posterior_of_its_own_beta(prior: LanguageModel, prompts: Prompts) -> None:
+    betas = dict(zip(prompts.texts, (0.5, 2.0), strict=True))
+    evidence = contains(GOOD, 2.0, prior, upper_bound=2.0)
+    both = AlignmentModel(prior, evidence, betas)
+    truth = Enumeration(both, prompts)
+    for n, beta in enumerate(betas.values()):
+        alone = Enumeration(AlignmentModel(prior, evidence, beta), prompts[[n]])
+        assert_close(truth.log_posterior[:, [n]], alone.log_posterior, rtol=0, atol=1e-12)
+    assert both.log_evidence_bound(prompts).tolist() == [4.0, 1.0]
+    assert both.log_evidence_bound(prompts[[1]]).tolist() == [1.0]
+    draws = rejection_sampling(both, prompts, num_samples=5000)
+    assert_close(draws.diagnostics["acceptance"], (truth.log_z - torch.tensor([4.0, 1.0])).exp(), rtol=0, atol=0.03)
+
+
+def test_a_guide_learns_by_every_prompts_beta(prior: LanguageModel, prompts: Prompts) -> None:
+    model = AlignmentModel(prior, contains(GOOD, 1.0, prior), dict(zip(prompts.texts, (0.3, 3.0), strict=True)))
+    guide, truth = Tabular(prior, prompts), Enumeration(model, prompts)
+    optimizer = FusedOptimizer(options={"lr": 0.1}, schedule=cosine(80))
+    fit(model, guide, prompts, num_steps=80, optimizer=optimizer, prompts_per_step=1, progress=False)
+    assert (truth.kl_guide_posterior(guide) < 0.05).all()
+
+
+def test_what_is_wrong_with_betas_is_said(prior: LanguageModel, prompts: Prompts) -> None:
+    first, second = prompts.texts
+    with pytest.raises(ValueError, match="beta is 0, expected a positive number"):
+        AlignmentModel(prior, contains(GOOD, 1.0, prior), {first: 1.0, second: 0})
+    model = AlignmentModel(prior, contains(GOOD, 1.0, prior), {first: 1.0})
+    with pytest.raises(ValueError, match=f"beta has no entry for the prompt {second!r}"):
+        model(prompts)
+    with pytest.raises(ValueError, match="a beta for each prompt"):
+        _ = model.beta

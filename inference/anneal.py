@@ -1,0 +1,130 @@
+"""From soft to hard: SVI for a posterior with hard constraints, which no guide that can draw the forbidden could be fitted to.
+
+    p_c(x) = p0(x) exp(r(x)/beta) exp(-c [x is forbidden]) / Z_c,    c = c_1 < c_2 < ... nats
+
+For a finite penalty c the ELBO is finite; under p_c the forbidden has probability (1 - Z) exp(-c) / (Z + (1 - Z) exp(-c)) if
+nothing else is at stake. Each stage starts from the guide of the last. What the guide still draws of the forbidden in the end,
+rejection or importance sampling with it as the proposal takes out, exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from pyro.distributions import Unit
+from pyro.infer import ELBO
+
+from inference import random_state
+from inference.density import Program, log_evidence_at, response_distribution
+from inference.fit import Fit, fit
+from inference.objectives import LeaveOneOut_ELBO
+from inference.optimizer import FusedOptimizer, cosine
+from model import BearsZeroEvidence, Prompts
+
+
+class _Soften(BearsZeroEvidence):
+    """Inside this context every factor of -inf is one of minus `penalty` nats."""
+
+    def __init__(self, penalty: float) -> None:
+        super().__init__()
+        self.penalty = penalty
+
+    def _pyro_sample(self, msg: dict) -> None:
+        if isinstance(msg["fn"], Unit):
+            log_factor = msg["fn"].log_factor
+            msg["fn"] = Unit(log_factor.masked_fill(log_factor.isneginf(), -self.penalty))
+
+
+def soften(model: Program, penalty: float) -> Program:
+    """The model with every factor of -inf, of which each is a hard constraint, replaced by a penalty.
+
+    Args:
+        model: a Pyro program with factors.
+        penalty: c, nats, positive.
+
+    Raises:
+        ValueError: if the penalty is not positive and finite.
+    """
+    if not 0 < penalty < torch.inf:
+        raise ValueError(f"penalty is {penalty}, expected a positive finite number of nats")
+
+    def softened(prompts: Prompts) -> Any:
+        with _Soften(penalty):
+            return model(prompts)
+
+    return softened
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one penalty came to.
+
+    Attributes:
+        penalty: nats.
+        forbidden: the share of the guide's draws, after the stage, that the constraints forbid, averaged over prompts.
+        fit: the stage's fit; its ELBO is that of the softened model.
+    """
+
+    penalty: float
+    forbidden: float
+    fit: Fit
+
+
+def anneal(
+    model: Program,
+    guide: Program,
+    prompts: Prompts,
+    *,
+    num_steps: int,
+    penalties: Sequence[float] = (1.0, 2.0, 4.0, 8.0),
+    objective: Callable[[], ELBO] = LeaveOneOut_ELBO,
+    optimizer: Callable[[int], FusedOptimizer] = lambda steps: FusedOptimizer(clip_norm=1.0, schedule=cosine(steps)),
+    num_samples: int = 512,
+    seed: int = 0,
+    progress: bool = True,
+) -> list[Stage]:
+    """Fit a guide in stages to a model with hard constraints, softened less and less.
+
+    Args:
+        model: a Pyro program whose factors may be -inf.
+        guide: trained in place.
+        prompts: N prompts.
+        num_steps: of SVI at each stage.
+        penalties: c, nats, growing; the last decides how much of the forbidden is left.
+        objective: makes a new objective for each stage.
+        optimizer: makes a new optimiser for a stage of so many steps.
+        num_samples: draws for each prompt behind `Stage.forbidden`.
+        seed: of all stages.
+        progress: show a bar for each.
+
+    Returns:
+        A stage for each penalty; fewer if one stopped early, which its fit says why.
+
+    Raises:
+        ValueError: if the penalties do not grow.
+    """
+    if not penalties or any(later <= earlier for earlier, later in pairwise(penalties)):
+        raise ValueError(f"penalties are {list(penalties)}, expected at least one, each larger than the one before")
+    stages: list[Stage] = []
+    for i, penalty in enumerate(penalties):
+        result = fit(
+            soften(model, penalty),
+            guide,
+            prompts,
+            num_steps=num_steps,
+            objective=objective(),
+            optimizer=optimizer(num_steps),
+            seed=seed + i,
+            progress=progress,
+        )
+        with random_state.isolated(seed + i), torch.no_grad():
+            drawn = response_distribution(guide, prompts).sample(torch.Size([num_samples]))
+            forbidden = log_evidence_at(model, prompts, drawn).isneginf().double().mean().item()
+        stages.append(Stage(penalty, forbidden, result))
+        if result.stopped_early is not None:
+            break
+    return stages

@@ -1,0 +1,150 @@
+"""A budget in place of beta: the most reward within so many nats of the prior, or the fewest nats for so much reward.
+
+    max E_q[r]  subject to  KL(q || p0) <= budget     is solved by p_beta = p0 exp(r/beta) / Z(beta), at the beta that spends it
+
+beta is the multiplier of the constraint: d E[r] / d KL = beta along the posteriors. KL falls and E[r] falls as beta grows, so
+that either fixes it: by bisection, on every response where they are few, else on draws of the prior weighed by exp(r/beta).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import brentq
+from torch import Tensor
+
+from inference.estimate import Estimate
+from inference.prior_bank import PriorBank, draw_prior_bank
+from model import AlignmentModel, Evidence, LanguageModel, Prompts
+
+ROUNDING = 1e-12
+SPAN = 40.0  # log beta is looked for so far to either side of the spread of the reward
+
+
+class BudgetError(ValueError):
+    """No beta meets the budget."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The beta that a budget comes to, and the posterior there.
+
+    Attributes:
+        beta: reward per nat; one for each prompt by its text, if that was asked for. Either is what `AlignmentModel` takes.
+        kl: KL(p_beta || p0), nats, averaged over prompts.
+        reward: E[r] under p_beta.
+        effective_sample_size: of the draws of the prior as draws of p_beta, the lowest over prompts; None where every response
+            was listed, and all is exact.
+    """
+
+    beta: float | dict[str, float]
+    kl: Estimate
+    reward: Estimate
+    effective_sample_size: float | None
+
+
+def solve_beta(
+    prior: LanguageModel,
+    evidence: Evidence | Mapping[str, Evidence],
+    prompts: Prompts,
+    *,
+    max_kl: float | None = None,
+    min_reward: float | None = None,
+    num_draws: int = 4096,
+    per_prompt: bool = False,
+) -> Budget:
+    """The beta at which KL(p_beta || p0) is `max_kl`, or E[r] is `min_reward`, averaged over prompts.
+
+    Args:
+        prior: p0.
+        evidence: r, as in `AlignmentModel`; hard constraints among it cost what they cost at any beta.
+        prompts: N prompts.
+        max_kl: nats.
+        min_reward: in units of reward.
+        num_draws: responses of the prior, for each prompt; where there are no more than these all are listed, and beta is
+            exact. Else it is consistent as they grow, and says nothing beyond a KL of about log num_draws.
+        per_prompt: a beta for each prompt, which all meet the budget on their own.
+
+    Raises:
+        ValueError: if not one of the two budgets is given.
+        BudgetError: if no beta meets it, with what can be met.
+    """
+    if (max_kl is None) == (min_reward is None):
+        raise ValueError(f"got max_kl={max_kl} and min_reward={min_reward}, expected one of the two")
+    bank = draw_prior_bank(AlignmentModel(prior, evidence, beta=1.0), prompts, num_draws)
+
+    def solve(part: PriorBank) -> float:
+        law = _Law(part)
+        if max_kl is not None:
+            return _root(law.kl, max_kl, law, "KL(p || p0)", "nats")
+        assert min_reward is not None
+        return _root(law.reward, min_reward, law, "E[r]", "of reward")
+
+    if per_prompt:
+        betas = [solve(_column(bank, n)) for n in range(len(prompts))]
+        return _budget(bank, dict(zip(prompts.texts, betas, strict=True)), torch.tensor(betas, dtype=torch.float64))
+    beta = solve(bank)
+    return _budget(bank, beta, torch.tensor(beta, dtype=torch.float64))
+
+
+class _Law:
+    """KL and reward of p_beta on the responses of a bank, averaged over prompts, as functions of log beta."""
+
+    def __init__(self, bank: PriorBank) -> None:
+        self.log_prior, self.exact = bank.log_prior, bank.exact
+        possible = bank.log_evidence > -torch.inf
+        self.log_base = self.log_prior.where(possible, -torch.inf)
+        self.values = bank.log_evidence.where(possible, 0.0)
+        base = self.log_base.softmax(0)
+        mean = (base * self.values).sum(0)
+        self.spread = (base * (self.values - mean).square()).sum(0).mean().sqrt().item()
+
+    def _prob(self, log_beta: float) -> tuple[Tensor, Tensor, Tensor]:
+        log_joint = self.log_base + self.values / math.exp(log_beta)
+        log_z = log_joint.logsumexp(0)
+        return (log_joint - log_z).exp(), log_joint - log_z, log_z
+
+    def kl(self, log_beta: float) -> float:
+        prob, log_prob, _ = self._prob(log_beta)
+        return torch.where(prob > 0, prob * (log_prob - self.log_prior), 0.0).sum(0).mean().item()
+
+    def reward(self, log_beta: float) -> float:
+        return (self._prob(log_beta)[0] * self.values).sum(0).mean().item()
+
+
+def _root(measure: Callable[[float], float], wanted: float, law: _Law, name: str, unit: str) -> float:
+    """beta at which a measure that falls as beta grows is what is wanted."""
+    if law.spread <= ROUNDING * law.values.abs().max().item():
+        raise BudgetError("the reward is the same for every response at hand, and no beta changes anything. Check the evidence")
+    middle = math.log(law.spread)
+    low, high = middle - SPAN / 4, middle + SPAN
+    most, least = measure(low), measure(high)
+    if not least < wanted < most:
+        where = "exactly" if law.exact else f"on {len(law.values)} draws of the prior"
+        fix = (
+            "Every posterior is beyond it: ask for more"
+            if wanted <= least
+            else "No posterior gets there" + ("" if law.exact else "; if the prior can, draw more of it")
+        )
+        raise BudgetError(
+            f"{name} is asked to be {wanted:g} {unit}, and ranges from {least:.4g} (beta = infinity) to {most:.4g} (beta = 0), "
+            f"{where}. {fix}"
+        )
+    return math.exp(brentq(lambda log_beta: measure(log_beta) - wanted, low, high, xtol=1e-13, rtol=1e-13))
+
+
+def _column(bank: PriorBank, n: int) -> PriorBank:
+    return PriorBank(bank.response[:, [n]], bank.log_prior[:, [n]], bank.log_evidence[:, [n]], bank.exact)
+
+
+def _budget(bank: PriorBank, beta: float | dict[str, float], at: Tensor) -> Budget:
+    log_weight = bank.log_evidence / at.to(bank.log_evidence.device)
+    return Budget(
+        beta=beta,
+        kl=bank.kl(log_weight),
+        reward=bank.mean(log_weight, bank.log_evidence),
+        effective_sample_size=bank.effective_sample_size(log_weight),
+    )

@@ -1,0 +1,93 @@
+"""Responses that stand for the prior: every one of them where they are few, else draws.
+
+What asks for the posterior under evidence that is not known yet, such as one of many betas, weighs these again and again.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from inference.density import Program, log_evidence_at, response_distribution
+from inference.diagnostics import effective_sample_size
+from inference.enumeration import Enumeration
+from inference.estimate import Estimate
+from inference.samplers.posterior import check_support
+from inference.samplers.proposal import draw
+from model import Prompts, ResponseDistribution
+
+
+class PriorBank(NamedTuple):
+    """M responses to each of N prompts.
+
+    Attributes:
+        response: `[M, N, T]`, token ids.
+        log_prior: `[M, N]`, nats, float64: log p0 where all are listed, -log M where they are drawn; sums to 1 either way.
+        log_evidence: `[M, N]`, r/beta of the model, nats, float64.
+        exact: whether all are listed.
+    """
+
+    response: Tensor
+    log_prior: Tensor
+    log_evidence: Tensor
+    exact: bool
+
+    def mean(self, log_weight: Tensor, values: Tensor) -> Estimate:
+        """E_p[f] for p proportional to p0 w, averaged over prompts; its error is 0 where all responses are listed.
+
+        Args:
+            log_weight: `[M, N]`, log w, nats; -inf allowed.
+            values: `[M, N]`, f.
+        """
+        prob = (self.log_prior + log_weight).softmax(0)
+        values = torch.where(prob > 0, values, 0.0)
+        mean = (prob * values).sum(0)
+        if self.exact:
+            return Estimate(mean.mean().item(), 0.0)
+        return Estimate.of_influence(mean, len(prob) * prob * (values - mean))
+
+    def kl(self, log_weight: Tensor, log_base_weight: Tensor | None = None) -> Estimate:
+        """KL(p || base), nats, averaged over prompts, for p proportional to p0 w and base to p0 w_b.
+
+        Args:
+            log_weight: `[M, N]`, log w, nats; -inf allowed.
+            log_base_weight: `[M, N]`, log w_b, nats, above -inf wherever log w is; default 0, of the prior.
+        """
+        log_base = (self.log_prior + (0.0 if log_base_weight is None else log_base_weight)).log_softmax(0)
+        log_prob = (self.log_prior + log_weight).log_softmax(0)
+        prob = log_prob.exp()
+        log_ratio = torch.where(prob > 0, log_prob - log_base, 0.0)
+        kl = (prob * log_ratio).sum(0)
+        if self.exact:
+            return Estimate(kl.mean().item(), 0.0)
+        return Estimate.of_influence(kl, len(prob) * (prob * (log_ratio - kl) - prob + log_base.exp()))
+
+    def effective_sample_size(self, log_weight: Tensor) -> float | None:
+        """Of the draws as draws of p, proportional to p0 w, the lowest over prompts; None where all responses are listed."""
+        return None if self.exact else effective_sample_size(log_weight).min().item()
+
+
+@torch.no_grad()
+def draw_prior_bank(model: Program, prompts: Prompts, num_draws: int, *, chunk: int = 256) -> PriorBank:
+    """List every response if there are no more than `num_draws`; else draw as many from the prior, for each prompt.
+
+    Args:
+        model: a Pyro program; its `response` site is the prior.
+        prompts: N prompts.
+        num_draws: the most responses to each prompt.
+        chunk: draws at a time, for each prompt.
+
+    Raises:
+        NoSupportError: if the evidence rules out all of them, for a prompt.
+    """
+    prior = response_distribution(model, prompts)
+    if isinstance(prior, ResponseDistribution) and prior.space.num_responses <= num_draws:
+        truth = Enumeration(model, prompts)
+        return PriorBank(truth.support, truth.log_prior, truth.log_evidence, exact=True)
+    responses = list(draw(model, prompts, num_draws, chunk=chunk))
+    log_evidence = torch.cat([log_evidence_at(model, prompts, part) for part in responses]).double()
+    check_support(log_evidence, prompts.texts, "draw more, or loosen the constraint")
+    return PriorBank(torch.cat(responses), torch.full_like(log_evidence, -math.log(num_draws)), log_evidence, exact=False)

@@ -1,0 +1,46 @@
+"""Evidence made of evidence: weighted sums, and with experts in them products of language models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from model.evidence import Bounded, Evidence, check_reward
+from model.prompts import Prompts
+
+
+class WeightedSum:
+    """r(x) = sum_i w_i r_i(x).
+
+    Its upper bound is that of its parts, if each of them knows its own and no weight is negative.
+
+    Args:
+        parts: by name, a weight and its evidence. A hard constraint has any positive weight.
+
+    Raises:
+        ValueError: if there are no parts, or a weight is 0 or not finite.
+    """
+
+    def __init__(self, parts: Mapping[str, tuple[float, Evidence]]) -> None:
+        if not parts:
+            raise ValueError("got no parts, expected at least one by name, such as {'fluency': (0.5, evidence)}")
+        for name, (weight, _) in parts.items():
+            if not math.isfinite(weight) or weight == 0:
+                raise ValueError(f"the weight of {name!r} is {weight}, expected a finite number other than 0")
+        self.parts = dict(parts)
+        bounds = [
+            weight * evidence.upper_bound
+            for weight, evidence in self.parts.values()
+            if weight > 0 and isinstance(evidence, Bounded) and evidence.upper_bound is not None
+        ]
+        self.upper_bound: float | None = sum(bounds) if len(bounds) == len(self.parts) else None
+
+    def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
+        """`[..., N]` for responses `[..., N, T]`, float64."""
+        total = torch.zeros(response.shape[:-1], dtype=torch.float64, device=response.device)
+        for name, (weight, evidence) in self.parts.items():
+            total = total + weight * check_reward(name, evidence(prompts, response), response.shape[:-1])
+        return total

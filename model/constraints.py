@@ -1,0 +1,80 @@
+"""Hard constraints: evidence b(x) of 1 or 0, whose posterior is the prior given that the constraint is met.
+
+    r(x) = 0 where r'(x) is at least (or at most) a threshold, else -inf;    p*(x) = p0(x) b(x) / Z,   Z = P(b(x) = 1)
+
+A guide that can draw what is forbidden has KL(q || p*) = infinity. What an algorithm can do then:
+
+    refuses                   every objective that descends KL(q || p*) or a bound on log Z from below, by a `ZeroEvidenceError`
+    takes it as it is         rejection, importance, Metropolis-Hastings, SMC, enumeration; the objectives of KL(p* || q)
+    approaches it             annealed SMC, and SVI by `inference.anneal`, from a soft constraint that grows hard
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from model.evidence import Evidence, check_reward
+from model.language_model import LanguageModel
+from model.prompts import Prompts
+from model.rewards import Pattern, TextEvidence
+
+
+class Constraint:
+    """0 where other evidence is within a threshold, -inf where it is not. beta does not matter to it.
+
+    Args:
+        evidence: what is held against the threshold: a pattern, the log-probability of a label, any reward.
+        at_least: the lowest value that is allowed.
+        at_most: the highest value that is allowed.
+        name: what errors call it.
+
+    Raises:
+        ValueError: if no threshold is given, or the two leave nothing between them.
+    """
+
+    upper_bound = 0.0
+
+    def __init__(
+        self, evidence: Evidence, *, at_least: float | None = None, at_most: float | None = None, name: str = "constraint"
+    ) -> None:
+        if at_least is None and at_most is None:
+            raise ValueError("got no threshold, expected `at_least`, `at_most` or both")
+        self.at_least = -torch.inf if at_least is None else at_least
+        self.at_most = torch.inf if at_most is None else at_most
+        if not self.at_least <= self.at_most:
+            raise ValueError(f"at_least is {at_least} and at_most {at_most}, expected the first to be no more than the second")
+        self.evidence = evidence
+        self.name = name
+
+    def holds(self, prompts: Prompts, response: Tensor) -> Tensor:
+        """Whether responses `[..., N, T]` meet the constraint, booleans `[..., N]`."""
+        value = check_reward(self.name, self.evidence(prompts, response), response.shape[:-1])
+        return (value >= self.at_least) & (value <= self.at_most)
+
+    def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
+        """0 or -inf, `[..., N]`, float64, for responses `[..., N, T]`."""
+        held = self.holds(prompts, response)
+        return torch.zeros(held.shape, dtype=torch.float64, device=held.device).masked_fill(~held, -torch.inf)
+
+
+def contains(words: str | Iterable[str], language_model: LanguageModel, *, whole: bool = False) -> Constraint:
+    """The constraint that the response contains one of some words, as they stand and not inside longer ones.
+
+    Args:
+        words: a word or phrase, or several.
+        language_model: decodes the responses.
+        whole: look in prompt and response together.
+    """
+    return _found(Pattern.of_words([words] if isinstance(words, str) else words), language_model, whole)
+
+
+def matches(pattern: str, language_model: LanguageModel, *, whole: bool = False) -> Constraint:
+    """The constraint that a regular expression is found in the response; see `contains`."""
+    return _found(Pattern(pattern, ignore_case=False), language_model, whole)
+
+
+def _found(pattern: Pattern, language_model: LanguageModel, whole: bool) -> Constraint:
+    return Constraint(TextEvidence(pattern, language_model, whole=whole), at_least=1.0, name=pattern.__name__)

@@ -1,0 +1,85 @@
+"""Control as inference: the posterior as what is left of the prior once optimality is observed (Levine 2018, arXiv 1805.00909).
+
+    p(O = 1 | x) = exp((r(x) - r_max)/beta),   p(x | O = 1) = p0(x) exp(r(x)/beta) / Z
+
+The same posterior as that of `AlignmentModel`, with an observed variable in place of a factor; what is observed needs a
+probability, and so the reward a bound. log Z is lower by r_max/beta: it is log p(O = 1), of the probability that rejection
+sampling accepts a draw of the prior.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pyro
+import torch
+from pyro.distributions import TorchDistribution, constraints
+from torch import Tensor
+
+from model.alignment import AlignmentModel
+from model.evidence import EvidenceError
+from model.prompts import Prompts
+
+ROUNDING = 1e-6  # relative: a reward computed in float32 may exceed its bound by this much
+
+
+class OptimalityModel:
+    """The program of an `AlignmentModel` with `obs=1` for each piece of evidence where that has a factor.
+
+    Args:
+        model: prior, evidence and beta; all its evidence has an `upper_bound`.
+    """
+
+    def __init__(self, model: AlignmentModel) -> None:
+        self.model = model
+
+    def __call__(self, prompts: Prompts) -> Tensor:
+        """Run the program. Returns the response, `[..., N, T]`.
+
+        Raises:
+            ValueError: if evidence has no known bound.
+            EvidenceError: if a reward exceeds its bound.
+        """
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            response = pyro.sample("response", self.model.prior(prompts))
+            for name, log_evidence, bound in self.model.factors(prompts, response):
+                if bound is None:
+                    raise ValueError(
+                        f"evidence {name!r} has no `upper_bound`: exp((r - r_max)/beta) is a probability only of a bounded "
+                        "reward. State the bound, or use `AlignmentModel`, which needs none"
+                    )
+                log_prob = log_evidence - bound
+                if bool((log_prob > ROUNDING * (1 + abs(torch.as_tensor(bound)))).any()):
+                    raise EvidenceError(
+                        f"evidence {name!r} exceeds its `upper_bound` by {log_prob.max().item():.4g} nats: p(O = 1 | x) would "
+                        "be above 1. Correct the bound"
+                    )
+                pyro.sample(name, LogBernoulli(log_prob.clamp(max=0)), obs=torch.ones_like(log_prob))
+        return response
+
+
+class LogBernoulli(TorchDistribution):
+    """A coin by the log of its probability of 1, of which torch's own, by logits, cannot be sure of 1 nor of 0.
+
+    Args:
+        log_prob_of_one: nats, at most 0, -inf allowed; any shape, which is the batch shape.
+    """
+
+    arg_constraints: ClassVar = {"log_prob_of_one": constraints.less_than(1e-9)}
+    support = constraints.boolean
+
+    def __init__(self, log_prob_of_one: Tensor, validate_args: bool | None = None) -> None:
+        self.log_prob_of_one = log_prob_of_one
+        super().__init__(log_prob_of_one.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: torch.Size, _instance: object = None) -> LogBernoulli:
+        return LogBernoulli(self.log_prob_of_one.expand(batch_shape), validate_args=False)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - as torch has it
+        log_prob = self.log_prob_of_one.expand(self._extended_shape(sample_shape))
+        return (torch.rand_like(log_prob).log() < log_prob).to(log_prob.dtype)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        log_prob_of_zero = torch.log(-torch.expm1(self.log_prob_of_one))
+        return torch.where(value == 1, self.log_prob_of_one, log_prob_of_zero)

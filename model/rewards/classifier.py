@@ -1,0 +1,102 @@
+"""A label of any Hugging Face sequence classifier as a reward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from model.language_model import default_device, named_dtype
+from model.rewards.batches import in_batches
+
+Output = Literal["log-prob", "logit"]
+
+
+class SequenceClassifier:
+    """The logit of a label, or its log-probability, nats.
+
+    A function of texts, for `TextEvidence`. With the log-probability and beta 1 the posterior is Bayes' rule for the label:
+    p*(x) = p0(x) p(label | x) / p(label). A network with one output, as a reward model, has one label, and log sigmoid is
+    its log-probability. Texts longer than the network reads are cut at the end.
+
+    Args:
+        network: a sequence classifier.
+        tokenizer: its tokenizer.
+        label: by name or by index; not needed where there is one.
+        output: `log-prob` or `logit`.
+        batch_size: texts at a time.
+
+    Raises:
+        ValueError: if the label is not one of the network's.
+    """
+
+    def __init__(
+        self,
+        network: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        label: str | int | None = None,
+        *,
+        output: Output = "log-prob",
+        batch_size: int = 32,
+    ) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.index = _index_of(label, network)
+        self.output = output
+        self.batch_size = batch_size
+        self.upper_bound = 0.0 if output == "log-prob" else None
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        if network.config.pad_token_id is None:  # a decoder reads the last token that is not padding
+            network.config.pad_token_id = tokenizer.pad_token_id
+        limits = (tokenizer.model_max_length, getattr(network.config, "max_position_embeddings", None))
+        self.max_length = min(limit for limit in limits if limit is not None)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        label: str | int | None = None,
+        *,
+        output: Output = "log-prob",
+        batch_size: int = 32,
+        dtype: torch.dtype | str = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Self:
+        """Load a checkpoint in Hugging Face format, from a folder or from the hub; by default on a GPU where there is one."""
+        dtype = named_dtype(dtype) if isinstance(dtype, str) else dtype
+        network = AutoModelForSequenceClassification.from_pretrained(name_or_path, dtype=dtype).to(device or default_device())
+        return cls(network, AutoTokenizer.from_pretrained(name_or_path), label, output=output, batch_size=batch_size)
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """`[M]` for M texts, float64; nats, if it is the log-probability."""
+        logits = in_batches(self._logits, texts, self.batch_size).double()
+        return _label(logits, self.index, self.output, several=self.network.config.problem_type == "multi_label_classification")
+
+    def _logits(self, texts: list[str]) -> Tensor:
+        batch = self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
+        return self.network(**batch.to(self.network.device)).logits.float()
+
+
+def _label(logits: Tensor, index: int, output: Output, *, several: bool) -> Tensor:
+    """One label of logits `[M, C]`, `[M]`; labels exclude each other unless `several` may hold."""
+    if output == "logit":
+        return logits[:, index]
+    if several or logits.shape[1] == 1:
+        return logsigmoid(logits[:, index])
+    return logits.log_softmax(1)[:, index]
+
+
+def _index_of(label: str | int | None, network: PreTrainedModel) -> int:
+    names = {int(index): name for index, name in network.config.id2label.items()}
+    if label is None and len(names) == 1:
+        return next(iter(names))
+    found = [index for index, name in names.items() if label in (index, name)]
+    if not found:
+        raise ValueError(f"label is {label!r}, expected one of {type(network).__name__}'s: {list(names.values())}")
+    return found[0]

@@ -1,0 +1,55 @@
+"""Rewards by what is written in a text: a regular expression, or a list of words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+
+class Pattern:
+    """1 for a text in which a regular expression is found, else 0; or how many times it is found.
+
+    A function of texts, for `TextEvidence`.
+
+    Args:
+        pattern: a regular expression of Python's `re`, searched for anywhere in the text.
+        count: return the number of matches that do not overlap.
+        ignore_case: of letters.
+
+    Raises:
+        ValueError: if it is no regular expression.
+    """
+
+    def __init__(self, pattern: str, *, count: bool = False, ignore_case: bool = True) -> None:
+        try:
+            self.pattern = re.compile(pattern, re.IGNORECASE if ignore_case else 0)
+        except re.error as error:
+            raise ValueError(
+                f"{pattern!r} is no regular expression: {error}. To look for it as it stands, use `Pattern.of_words`"
+            ) from error
+        self.count = count
+        self.upper_bound = None if count else 1.0
+
+    @classmethod
+    def of_words(cls, words: Iterable[str], *, count: bool = False, ignore_case: bool = True) -> Pattern:
+        """Any of some words or phrases, as they stand and not inside longer words.
+
+        Raises:
+            ValueError: if there is none, or one is empty.
+        """
+        listed = [words] if isinstance(words, str) else list(words)
+        if not listed or not all(word.strip() for word in listed):
+            raise ValueError(f"got the words {listed!r}, expected at least one and none of them empty")
+        longest_first = sorted({word.strip() for word in listed}, key=lambda word: (-len(word), word))
+        either = "|".join(map(re.escape, longest_first))
+        return cls(rf"(?<!\w)(?:{either})(?!\w)", count=count, ignore_case=ignore_case)
+
+    @property
+    def __name__(self) -> str:
+        return f"pattern {self.pattern.pattern}"
+
+    def __call__(self, texts: Sequence[str]) -> list[float]:
+        """`[M]` for M texts."""
+        if self.count:
+            return [float(sum(1 for _ in self.pattern.finditer(text))) for text in texts]
+        return [float(self.pattern.search(text) is not None) for text in texts]

@@ -1,0 +1,120 @@
+"""Evidence from a function of texts: each text decoded once, scored once, and remembered."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from model.evidence import Bounded, EvidenceError
+from model.language_model import LanguageModel
+from model.prompts import Prompts
+from model.provenance import through
+
+SHOWN = 120  # characters of a text that an error quotes
+
+
+class TextEvidence:
+    """r(x) = function(text of x).
+
+    A text that came before is not scored again, so that `function` must give the same number each time; `cache_size=0` turns
+    that off for one that does not.
+
+    Args:
+        function: takes a list of M different texts, returns M numbers. -inf says that a text is impossible.
+        language_model: decodes the responses.
+        whole: score prompt and response together; else the response alone.
+        upper_bound: the largest value that `function` can return, needed for rejection sampling. Default: the function's own
+            `upper_bound`, if it has one.
+        name: what errors call it; default the function's own name.
+        cache_size: texts to remember, those not met for longest forgotten first.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[list[str]], Sequence[float] | Tensor],
+        language_model: LanguageModel,
+        *,
+        whole: bool = True,
+        upper_bound: float | None = None,
+        name: str | None = None,
+        cache_size: int = 65_536,
+    ) -> None:
+        self.function = function
+        self.language_model = language_model
+        self.whole = whole
+        self.upper_bound = function.upper_bound if upper_bound is None and isinstance(function, Bounded) else upper_bound
+        self.name = name or getattr(function, "__name__", type(function).__name__)
+        self.cache_size = cache_size
+        self._known: OrderedDict[str, float] = OrderedDict()
+
+    def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
+        """Rewards `[..., N]` of responses `[..., N, T]`, float64.
+
+        Raises:
+            EvidenceError: with the text, if the function fails on it or returns what is no reward.
+        """
+        return through(lambda plain: self._score(prompts, plain), response)
+
+    def _score(self, prompts: Prompts, response: Tensor) -> Tensor:
+        shape = response.shape[:-1]
+        texts = self.language_model.decode(response.reshape(-1, *response.shape[-2:]), prompts if self.whole else None)
+        flat = [text for row in texts for text in row]
+        reward_of = self._rewards(list(dict.fromkeys(flat)))
+        return torch.tensor([reward_of[text] for text in flat], dtype=torch.float64, device=response.device).view(shape)
+
+    def _rewards(self, texts: list[str]) -> dict[str, float]:
+        """The reward of each of M different texts."""
+        new = [text for text in texts if text not in self._known]
+        rewards = {text: self._known[text] for text in texts if text in self._known}
+        if new:
+            rewards |= zip(new, self._checked(new), strict=True)
+        for text in texts:
+            self._known[text] = rewards[text]
+            self._known.move_to_end(text)
+        while len(self._known) > self.cache_size:
+            self._known.popitem(last=False)
+        return rewards
+
+    def _checked(self, texts: list[str]) -> list[float]:
+        try:
+            returned = self.function(texts)
+        except Exception as error:
+            raise self._failure(texts, error) from error
+        values = returned.flatten().tolist() if isinstance(returned, Tensor) else list(returned)
+        if len(values) != len(texts):
+            raise EvidenceError(
+                f"the reward function {self.name!r} returned {len(values)} numbers for {len(texts)} texts, expected one each"
+            )
+        for text, value in zip(texts, values, strict=True):
+            if not _is_reward(value):
+                raise EvidenceError(
+                    f"reward {self.name!r} returned {value!r} for the text {text[:SHOWN]!r}, expected a finite number, or -inf "
+                    "for an impossible text"
+                )
+        return [float(value) for value in values]
+
+    def _failure(self, texts: list[str], error: Exception) -> EvidenceError:
+        """What to say of a function that raised `error` on M texts: which of them it fails on, tried one by one."""
+        for text in texts:
+            try:
+                self.function([text])
+            except Exception as again:
+                return EvidenceError(
+                    f"reward {self.name!r} failed on the text {text[:SHOWN]!r}: {type(again).__name__}: {again}"
+                )
+        return EvidenceError(
+            f"reward {self.name!r} failed on {len(texts)} texts together, on none of them alone (the first is "
+            f"{texts[0][:SHOWN]!r}): {type(error).__name__}: {error}. Is the batch too large?"
+        )
+
+
+def _is_reward(value: object) -> bool:
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+    return not math.isnan(number) and number < math.inf

@@ -1,0 +1,44 @@
+"""Evidence of an exponential family: what moves the mean of some features, and nothing else (Khalifa et al. 2021, 2012.11635).
+
+    p(x) = p0(x) exp(lambda . phi(x)) / Z(lambda)
+
+Of all distributions with the same means E[phi] it is the nearest to the prior in KL(p || p0) (Csiszar 1975).
+`inference.match_moments` finds the multipliers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from model.composition import WeightedSum
+from model.evidence import Evidence
+from model.prompts import Prompts
+
+
+class Tilt:
+    """r(x) = beta sum_i lambda_i phi_i(x), so that r/beta is lambda . phi, in nats, whatever beta.
+
+    Args:
+        features: phi, evidence by name.
+        multipliers: lambda, by the same names, nats per unit of the feature.
+        beta: that of the model whose evidence it is.
+
+    Raises:
+        ValueError: if the names differ.
+    """
+
+    def __init__(self, features: Mapping[str, Evidence], multipliers: Mapping[str, float], beta: float = 1.0) -> None:
+        if features.keys() != multipliers.keys():
+            raise ValueError(f"features are {sorted(features)} and multipliers {sorted(multipliers)}, expected the same names")
+        self.multipliers = dict(multipliers)
+        used = {name: (beta * multipliers[name], features[name]) for name in features if multipliers[name] != 0}
+        self._sum = WeightedSum(used) if used else None
+        self.upper_bound = 0.0 if self._sum is None else self._sum.upper_bound
+
+    def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
+        """`[..., N]` for responses `[..., N, T]`, float64."""
+        if self._sum is None:
+            return response.new_zeros(response.shape[:-1]).double()
+        return self._sum(prompts, response)

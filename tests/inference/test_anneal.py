@@ -1,0 +1,83 @@
+"""From soft constraints to hard ones."""
+
+import pyro
+import pytest
+import torch
+from torch.testing import assert_close
+
+from guides import Tabular
+from inference import Enumeration, FusedOptimizer, anneal, cosine, importance_sampling, soften
+from model import AlignmentModel, TextEvidence, ZeroEvidenceError, contains, vader_sentiment
+from model.grammar import PROMPTS
+
+
+@pytest.fixture(scope="module")
+def prompts(small_prior):
+    return small_prior.encode(PROMPTS)
+
+
+@pytest.fixture(scope="module")
+def hard(small_prior):
+    evidence = {"taste": TextEvidence(vader_sentiment, small_prior), "very": contains("very", small_prior)}
+    return AlignmentModel(small_prior, evidence, beta=0.5)
+
+
+@pytest.mark.parametrize("penalty", [0.5, 3.0])
+def test_softened_model_has_the_penalty_in_place_of_minus_infinity(hard, prompts, penalty):
+    truth, soft = Enumeration(hard, prompts), Enumeration(soften(hard, penalty), prompts)
+    forbidden = truth.log_evidence.isneginf()
+    assert_close(soft.log_evidence[~forbidden], truth.log_evidence[~forbidden], rtol=0, atol=0)
+    taste = hard.evidence["taste"](prompts, truth.support) / 0.5
+    assert_close(soft.log_evidence[forbidden], taste[forbidden] - penalty, rtol=0, atol=1e-12)
+
+
+def test_forbidden_probability_falls_as_the_docstring_says(small_prior, prompts):
+    hard = AlignmentModel(small_prior, contains("very", small_prior), 1.0)
+    truth = Enumeration(hard, prompts)
+    z, forbidden = truth.log_z.exp(), truth.log_evidence.isneginf()
+    for penalty in (1.0, 4.0):
+        soft = Enumeration(soften(hard, penalty), prompts)
+        left = (soft.log_posterior.exp() * forbidden).sum(0)
+        small = torch.exp(torch.tensor(-penalty, dtype=torch.float64))
+        assert_close(left, (1 - z) * small / (z + (1 - z) * small), rtol=0, atol=1e-12)
+
+
+def test_softening_ends_with_the_program(hard, prompts):
+    soften(hard, 1.0)(prompts)
+    with pyro.plate("particles", 64, dim=-2), pytest.raises(ZeroEvidenceError):
+        hard(prompts)
+
+
+def test_annealed_guide_avoids_what_is_forbidden_and_importance_takes_out_the_rest(hard, small_prior, prompts):
+    guide = Tabular(small_prior, prompts)
+    stages = anneal(
+        hard,
+        guide,
+        prompts,
+        num_steps=60,
+        penalties=(1.0, 3.0, 6.0),
+        optimizer=lambda steps: FusedOptimizer(options={"lr": 0.1}, schedule=cosine(steps)),
+        progress=False,
+    )
+    assert [stage.penalty for stage in stages] == [1.0, 3.0, 6.0]
+    forbidden = [stage.forbidden for stage in stages]
+    assert forbidden[0] > forbidden[1] > forbidden[2]
+    truth = Enumeration(hard, prompts)
+    exact = (truth.log_guide(guide).exp() * truth.log_evidence.isneginf()).sum(0).mean().item()
+    assert exact == pytest.approx(forbidden[-1], abs=0.02)
+    assert exact < 0.02
+    assert (Enumeration(soften(hard, 6.0), prompts).kl_guide_posterior(guide) < 0.05).all()
+    posterior = importance_sampling(hard, prompts, guide=guide, num_samples=2000)
+    assert_close(posterior.log_z, truth.log_z, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("penalties", [(), (2.0, 1.0), (1.0, 1.0)])
+def test_penalties_must_grow(hard, small_prior, prompts, penalties):
+    with pytest.raises(ValueError, match="each larger than the one before"):
+        anneal(hard, Tabular(small_prior, prompts), prompts, num_steps=1, penalties=penalties)
+
+
+@pytest.mark.parametrize("penalty", [0.0, -1.0, torch.inf, torch.nan])
+def test_penalty_is_positive_and_finite(hard, penalty):
+    with pytest.raises(ValueError, match="expected a positive finite number"):
+        soften(hard, penalty)

@@ -1,0 +1,227 @@
+"""Distributional constraints: the fitted multipliers against closed forms and enumeration."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from inference import Enumeration, PriorBank, UnattainableMomentsError, draw_prior_bank, importance_sampling, match_moments
+from model import AlignmentModel, EvidenceError, Pattern, TextEvidence, contains
+from model.grammar import PROMPTS
+from tests.inference.objectives.table import ONE, SPACE, TWO, Table, Target
+
+
+@pytest.fixture(scope="module")
+def prompts(small_prior):
+    return small_prior.encode(PROMPTS)
+
+
+def no_evidence(prompts, response):
+    return torch.zeros(response.shape[:-1], dtype=torch.float64)
+
+
+@pytest.fixture
+def base(small_prior):
+    return AlignmentModel(small_prior, no_evidence, beta=1.0)
+
+
+@pytest.fixture
+def features(small_prior):
+    return {
+        "good": TextEvidence(Pattern.of_words("good"), small_prior),
+        "adverb": TextEvidence(Pattern.of_words(["not", "very"]), small_prior),
+    }
+
+
+def coin(rate):
+    """A prior of one token that is 1 with probability `rate`, and the feature that it is."""
+    target = Target(no_evidence)
+    with torch.no_grad():
+        target.prior.first[1] = torch.tensor([-torch.inf, math.log(rate), math.log1p(-rate)], dtype=torch.float64)
+    return target, lambda prompts, response: (response[..., 0] == 1).double()
+
+
+@pytest.mark.parametrize("rate", [0.0741, 0.3, 0.9])
+def test_binary_feature_to_one_half_has_the_log_odds_as_multiplier(rate):
+    """lambda = log (1 - m)/m; 7.41% gives 2.526, as published for "female" (2012.11635)."""
+    model, feature = coin(rate)
+    found = match_moments(model, ONE, {"female": feature}, {"female": 0.5})
+    assert found.multipliers["female"] == pytest.approx(math.log((1 - rate) / rate), abs=1e-11)
+    if rate == 0.0741:
+        assert found.multipliers["female"] == pytest.approx(2.526, abs=1e-3)
+    assert found.attainable
+    assert found.effective_sample_size is None
+    assert found.standard_errors == {"female": 0.0}
+    assert found.kl.value == pytest.approx(0.5 * math.log(0.5 / rate) + 0.5 * math.log(0.5 / (1 - rate)), abs=1e-11)
+
+
+def test_tilted_model_has_the_moments_and_is_the_nearest(base, features, small_prior, prompts):
+    targets = {"good": 0.5, "adverb": 0.3}
+    found = match_moments(base, prompts, features, targets)
+    truth = Enumeration(AlignmentModel(small_prior, found.evidence, beta=1.0), prompts)
+    phi = torch.stack([features[name](prompts, truth.support) for name in targets])
+    reached = (truth.log_posterior.exp() * phi).sum(1).mean(-1)
+    assert_close(reached, torch.tensor(list(targets.values()), dtype=torch.float64), rtol=0, atol=1e-8)
+    assert_close(reached.tolist(), [found.moments[name].value for name in targets], rtol=0, atol=1e-8)
+    kl = (truth.log_posterior.exp() * (truth.log_posterior - truth.log_prior)).sum(0).mean()
+    assert found.kl.value == pytest.approx(kl.item(), abs=1e-10)
+
+    # any other law with these moments is further from the prior: move along what leaves them and the sums as they are
+    p, q = truth.log_posterior.exp(), truth.log_prior.exp()
+    torch.manual_seed(0)
+    n = p.shape[1]
+    rows = [torch.where(torch.arange(n) == i, 1.0, 0.0).double().expand_as(p).flatten() for i in range(n)]
+    held = torch.stack([*rows, *(part.flatten() for part in phi)])
+    noise = torch.randn(p.numel(), dtype=torch.float64) * p.flatten()
+    scaled = held * p.flatten()  # within the support, by its size
+    step = p.flatten() * (noise / p.flatten() - held.T @ torch.linalg.solve(scaled @ held.T, held @ noise))
+    assert (held @ step).abs().max() < 1e-9
+    other = p.flatten() + 0.5 * step * (p.flatten() / step.abs().clamp(min=1e-300)).min()
+    further = (other * (other / q.flatten()).log()).sum() / n
+    assert further > kl + 1e-6
+
+
+def test_same_tilt_beside_a_reward_of_any_beta(base, features, small_prior, prompts):
+    found = match_moments(base, prompts, {"good": features["good"]}, {"good": 0.6})
+    at_one = Enumeration(AlignmentModel(small_prior, found.evidence, 1.0), prompts)
+    at_other = Enumeration(AlignmentModel(small_prior, found.evidence_at(0.1), 0.1), prompts)
+    assert_close(at_other.log_posterior, at_one.log_posterior, rtol=0, atol=1e-10)
+
+
+def test_hybrid_constraints_hold_together(small_prior, features, prompts):
+    """Pointwise: it says "not" or "very". Distributional: in 70% of the cases not "very"."""
+    pointwise = AlignmentModel(small_prior, {"adverb": contains(["not", "very"], small_prior)}, beta=1.0)
+    feature = TextEvidence(Pattern.of_words("very"), small_prior)
+    found = match_moments(pointwise, prompts, {"very": feature}, {"very": 0.3})
+    truth = Enumeration(
+        AlignmentModel(small_prior, {"adverb": contains(["not", "very"], small_prior), "very": found.evidence}, 1.0), prompts
+    )
+    p = truth.log_posterior.exp()
+    assert (p * feature(prompts, truth.support)).sum(0).mean().item() == pytest.approx(0.3, abs=1e-8)
+    ruled_out = contains(["not", "very"], small_prior).holds(prompts, truth.support)
+    assert p[~ruled_out].eq(0).all()
+    base = (truth.log_prior.exp() * feature(prompts, truth.support)).sum(0)
+    possible = (truth.log_prior.exp() * ruled_out).sum(0)
+    assert found.base_moments["very"].value == pytest.approx((base / possible).mean().item(), abs=1e-10)
+
+
+@pytest.fixture(scope="module")
+def larger(prior):
+    """A base of 820 responses, two features of them and their targets."""
+    features = {
+        "good": TextEvidence(Pattern.of_words("good"), prior),
+        "adverb": TextEvidence(Pattern.of_words(["not", "very"]), prior),
+    }
+    return AlignmentModel(prior, no_evidence, beta=1.0), features, {"good": 0.5, "adverb": 0.7}
+
+
+def test_draws_find_the_exact_multipliers_within_their_errors(larger, prompts):
+    base, features, targets = larger
+    exact = match_moments(base, prompts, features, targets)
+    runs = [match_moments(base, prompts, features, targets, num_draws=400) for _ in range(40)]
+    assert exact.effective_sample_size is None
+    assert all(200 < run.effective_sample_size < 400 for run in runs)
+    for name in targets:
+        z = torch.tensor([(run.multipliers[name] - exact.multipliers[name]) / run.standard_errors[name] for run in runs])
+        assert z.std().item() == pytest.approx(1, abs=0.3)
+        assert abs(z.mean()) < 0.5
+        assert all(run.moments[name].value == pytest.approx(targets[name], abs=1e-6) for run in runs)
+    spread = torch.tensor([run.kl.value for run in runs]).std().item()
+    assert spread > 0
+
+
+def test_errors_of_the_bank_are_the_spread_of_fresh_draws():
+    """Of a mean under weights, and of the KL of what they make of the prior, to the prior and to another such law."""
+    torch.manual_seed(0)
+    log_p, w, b, f = (torch.randn(12, 2, dtype=torch.float64) for _ in range(4))
+    log_p = log_p.log_softmax(0)
+    b[0] = -torch.inf
+    w[:2] = -torch.inf
+    listed = PriorBank(torch.zeros(12, 2, 1), log_p, w, exact=True)
+    exact = [listed.mean(w, f), listed.kl(w), listed.kl(w, b)]
+    runs = []
+    for _ in range(600):
+        at = torch.stack([torch.multinomial(log_p[:, n].exp(), 500, replacement=True) for n in range(2)], 1)
+        drawn = PriorBank(at[..., None], torch.full((500, 2), -math.log(500.0), dtype=torch.float64), w, exact=False)
+        w_at, b_at, f_at = (values.gather(0, at) for values in (w, b, f))
+        runs.append((drawn.mean(w_at, f_at), drawn.kl(w_at), drawn.kl(w_at, b_at)))
+    for drawn, true in zip(zip(*runs, strict=True), exact, strict=True):
+        values = torch.tensor([estimate.value for estimate in drawn])
+        claimed = sum(estimate.standard_error for estimate in drawn) / len(drawn)
+        assert claimed == pytest.approx(values.std().item(), rel=0.1)
+        assert values.mean().item() == pytest.approx(true.value, abs=0.3 * claimed)
+        assert true.standard_error == 0
+
+
+@pytest.mark.parametrize(("target", "reached"), [(1.0, 1.0), (1.4, 1.0), (0.0, 0.0), (-0.2, 0.0)])
+def test_target_out_of_reach_is_said_to_be(base, features, prompts, target, reached):
+    good = {"good": features["good"]}
+    with pytest.warns(UserWarning, match="no finite multipliers give the moments good"):
+        found = match_moments(base, prompts, good, {"good": target})
+    assert not found.attainable
+    assert found.moments["good"].value == pytest.approx(reached, abs=0.01)
+    with pytest.raises(UnattainableMomentsError, match=r"use `Constraint`"):
+        _ = found.evidence
+    assert "no finite multipliers" in str(found)
+
+
+def test_each_within_reach_and_both_not(base, features, small_prior, prompts):
+    """ "good" and "bad" in 80% each cannot be while a response of two tokens seldom has both."""
+    both = {name: TextEvidence(Pattern.of_words(name), small_prior) for name in ("good", "bad")}
+    both["neither"] = lambda p, x: 1 - torch.maximum(both["good"](p, x), both["bad"](p, x))
+    with pytest.warns(UserWarning, match="no finite multipliers"):
+        found = match_moments(base, prompts, both, {"good": 0.1, "bad": 0.1, "neither": 0.7})
+    assert not found.attainable
+    assert match_moments(base, prompts, both, {"good": 0.1, "bad": 0.1, "neither": 0.85}).attainable
+
+
+def test_features_that_say_the_same_share_the_work(base, features, prompts):
+    twice = {"a": features["good"], "b": features["good"]}
+    found = match_moments(base, prompts, twice, {"a": 0.5, "b": 0.5})
+    alone = match_moments(base, prompts, {"a": features["good"]}, {"a": 0.5})
+    assert sum(found.multipliers.values()) == pytest.approx(alone.multipliers["a"], abs=1e-6)
+
+
+def test_feature_that_never_varies_gets_no_multiplier(base, prompts):
+    constant = lambda p, x: torch.ones(x.shape[:-1], dtype=torch.float64)  # noqa: E731
+    assert match_moments(base, prompts, {"one": constant}, {"one": 1.0}).multipliers == {"one": 0.0}
+    with pytest.warns(UserWarning, match="no finite multipliers"):
+        assert not match_moments(base, prompts, {"one": constant}, {"one": 0.5}).attainable
+
+
+def test_names_must_agree_and_features_be_finite(base, features, prompts):
+    with pytest.raises(ValueError, match=r"features are \['adverb', 'good'\] and targets \['good'\]"):
+        match_moments(base, prompts, features, {"good": 0.5})
+    with pytest.raises(EvidenceError, match="'odd' returned nan"):
+        match_moments(base, prompts, {"odd": lambda _, x: torch.full(x.shape[:-1], torch.nan)}, {"odd": 0.5})
+
+
+def test_bank_lists_what_is_few_and_draws_what_is_not(base, prompts):
+    listed, drawn = draw_prior_bank(base, prompts, 91), draw_prior_bank(base, prompts, 90)
+    assert (listed.exact, drawn.exact) == (True, False)
+    assert (len(listed.response), len(drawn.response)) == (91, 90)
+    for bank in (listed, drawn):
+        assert_close(bank.log_prior.logsumexp(0).exp(), torch.ones(2, dtype=torch.float64))
+
+
+def test_any_sampler_takes_the_fitted_evidence(base, features, small_prior, prompts):
+    found = match_moments(base, prompts, {"good": features["good"]}, {"good": 0.7})
+    model = AlignmentModel(small_prior, found.evidence, 1.0)
+    posterior = importance_sampling(model, prompts, num_samples=4000)
+    assert posterior.mean(features["good"](prompts, posterior.response)).mean().item() == pytest.approx(0.7, abs=0.04)
+
+
+def test_two_prompts_share_multipliers_and_mean(base, features, prompts):
+    assert SPACE.num_responses == 7
+    model = Target(no_evidence)
+    model.prior = Table(3).requires_grad_(False)
+    feature = {"one": lambda _, x: (x[..., 0] == 1).double()}
+    found = match_moments(model, TWO, feature, {"one": 0.6})
+    p = model.prior.distribution(TWO)
+    support = p.enumerate_support()
+    phi = feature["one"](TWO, support)
+    law = (p.log_prob(support) + found.multipliers["one"] * phi).softmax(0)
+    each = (law * phi).sum(0)
+    assert each.mean().item() == pytest.approx(0.6, abs=1e-8)
+    assert (each[0] - each[1]).abs() > 0.01

@@ -1,0 +1,202 @@
+"""Rewards by other networks, on local checkpoints in Hugging Face format, against plain passes of single texts."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import logsigmoid
+from torch.testing import assert_close
+from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
+
+from inference import Enumeration
+from model import AlignmentModel, EvidenceError, Expert, Length, SequenceClassifier, TextEvidence, TextLikelihood, WeightedSum
+from model.rewards.batches import in_batches
+from tests.model.tiny import PROMPTS, WORDS, llama, tiny, tiny_tokenizer
+
+TEXTS = ["a b c a", "b", "c c", "a", "b c a b c"]
+LABELS = {0: "bad", 1: "fine", 2: "good"}
+
+
+def bert(num_labels=3, **settings):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(WORDS), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    names = {"id2label": {i: LABELS[i] for i in range(num_labels)}} if num_labels == 3 else {"num_labels": num_labels}
+    more = {"num_attention_heads": 2, "max_position_embeddings": 16, "initializer_range": 0.5, "pad_token_id": 1}
+    return BertForSequenceClassification(BertConfig(**sizes, **more, **names, **settings))
+
+
+def gpt2_classifier():
+    """A decoder, which reads the last token that is not padding."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(WORDS), "n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2, "initializer_range": 0.5}
+    return GPT2ForSequenceClassification(GPT2Config(**sizes, num_labels=3, pad_token_id=None, eos_token_id=0))
+
+
+def plain_logits(network, texts):
+    """Without padding, one text at a time."""
+    tokenizer = tiny_tokenizer()
+    with torch.no_grad():
+        rows = [network.eval()(torch.tensor([tokenizer(text)["input_ids"]])).logits[0] for text in texts]
+    return torch.stack(rows)
+
+
+# Classifiers
+
+
+@pytest.mark.parametrize("make", [bert, gpt2_classifier])
+@pytest.mark.parametrize("batch_size", [2, 32])
+def test_classifier_is_that_of_single_texts(make, batch_size):
+    tokenizer = tiny_tokenizer(pad_token="<pad>")
+    logits = plain_logits(make(), TEXTS).double()
+    by_output = {
+        output: SequenceClassifier(make(), tokenizer, 2, output=output, batch_size=batch_size)
+        for output in ("logit", "log-prob")
+    }
+    assert_close(by_output["logit"](TEXTS), logits[:, 2], atol=1e-5, rtol=0)
+    assert_close(by_output["log-prob"](TEXTS), logits.log_softmax(1)[:, 2], atol=1e-5, rtol=0)
+    assert (by_output["logit"].upper_bound, by_output["log-prob"].upper_bound) == (None, 0.0)
+
+
+def test_labels_that_do_not_exclude_each_other_and_single_ones_are_sigmoids():
+    tokenizer = tiny_tokenizer(pad_token="<pad>")
+    several = bert(problem_type="multi_label_classification")
+    single = bert(num_labels=1)
+    assert_close(
+        SequenceClassifier(several, tokenizer, "fine")(TEXTS),
+        logsigmoid(plain_logits(several, TEXTS).double()[:, 1]),
+        atol=1e-5,
+        rtol=0,
+    )
+    assert_close(
+        SequenceClassifier(single, tokenizer)(TEXTS), logsigmoid(plain_logits(single, TEXTS).double()[:, 0]), atol=1e-5, rtol=0
+    )
+
+
+def test_classifier_loads_from_a_folder_in_its_own_type_and_cuts_long_texts(tmp_path):
+    tokenizer = tiny_tokenizer(pad_token="<pad>")
+    bert().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = SequenceClassifier.from_pretrained(tmp_path, "good", dtype="bfloat16", device="cpu")
+    assert loaded.network.dtype == torch.bfloat16
+    expected = SequenceClassifier(bert(), tokenizer, "good")(TEXTS)
+    assert_close(loaded(TEXTS), expected, atol=0.05, rtol=0.05)
+    long = "a " * 40
+    assert_close(loaded([long]), loaded(["a " * 16]))
+
+
+def test_label_that_is_not_there_is_named_with_those_that_are():
+    with pytest.raises(ValueError, match=r"label is 'great', expected one of .*'bad', 'fine', 'good'"):
+        SequenceClassifier(bert(), tiny_tokenizer(), "great")
+    with pytest.raises(ValueError, match="label is None"):
+        SequenceClassifier(bert(), tiny_tokenizer())
+
+
+def test_log_probability_at_beta_one_is_bayes_rule():
+    """p*(x) = p0(x) p(good | x) / p(good), and Z is p(good)."""
+    prior = tiny(max_new_tokens=2)
+    prompts = prior.encode(["a b"])
+    classifier = SequenceClassifier(bert().double(), tiny_tokenizer(pad_token="<pad>"), "good")
+    truth = Enumeration(AlignmentModel(prior, TextEvidence(classifier, prior), beta=1.0), prompts)
+    texts = [row[0] for row in prior.decode(truth.support, prompts)]
+    likelihood = plain_logits(bert().double(), texts).softmax(-1)[:, 2]
+    joint = truth.log_prior[:, 0].exp() * likelihood
+    assert_close(truth.log_posterior[:, 0].exp(), joint / joint.sum(), atol=1e-7, rtol=0)
+    assert_close(truth.log_z.exp().item(), joint.sum().item(), atol=1e-7, rtol=0)
+
+
+# Likelihoods
+
+
+@pytest.mark.parametrize("per_token", [True, False])
+@pytest.mark.parametrize("bos", ["<end>", None])
+def test_likelihood_of_a_text_is_that_of_its_tokens_one_after_the_other(per_token, bos):
+    torch.manual_seed(0)
+    network, tokenizer = llama().double(), tiny_tokenizer(bos_token=bos)
+    found = TextLikelihood(network, tokenizer, per_token=per_token, batch_size=2)([*TEXTS, ""])
+    expected = []
+    for text in [*TEXTS, ""]:
+        ids = ([0] if bos else []) + tokenizer(text)["input_ids"]
+        total, scored = 0.0, 0
+        for t in range(1, len(ids)):
+            with torch.no_grad():
+                total += network(torch.tensor([ids[:t]])).logits[0, -1].log_softmax(-1)[ids[t]].item()
+            scored += 1
+        expected.append(total / max(1, scored) if per_token else total)
+    assert_close(found, torch.tensor(expected, dtype=torch.float64), atol=1e-5, rtol=0)
+
+
+def test_likelihood_loads_from_a_folder(tmp_path):
+    language_model = tiny("llama", dtype=torch.float32)
+    language_model.save_pretrained(tmp_path)
+    loaded = TextLikelihood.from_pretrained(tmp_path, device="cpu")
+    assert_close(loaded(TEXTS), TextLikelihood(language_model.network, language_model.tokenizer)(TEXTS))
+
+
+@pytest.mark.parametrize(("weight", "beta"), [(1.0, 1.0), (2.0, 0.5), (-0.5, 1.0)])
+def test_product_of_experts_is_the_product(weight, beta):
+    prior, other = tiny(), tiny("llama")
+    prompts = prior.encode(PROMPTS)
+    experts = WeightedSum({"other": (weight, Expert(other, prior))})
+    truth = Enumeration(AlignmentModel(prior, experts, beta), prompts)
+    log_product = prior(prompts).log_prob(truth.support) + weight / beta * other(prompts).log_prob(truth.support)
+    assert_close(truth.log_posterior, log_product.log_softmax(0), atol=1e-10, rtol=0)
+    assert experts.upper_bound == (0.0 if weight > 0 else None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"max_new_tokens": 2}, "max_new_tokens: 2 where the prior has 3"),
+        ({"end_ids": [0, 1]}, r"end_ids: \(0, 1\) where the prior has \(0,\)"),
+        ({"pad_id": 1}, "pad_id"),
+    ],
+)
+def test_expert_of_other_responses_is_refused(settings, fault):
+    with pytest.raises(ValueError, match=f"differs from the prior in {fault}.*TextLikelihood"):
+        Expert(tiny(**settings), tiny())
+
+
+def test_expert_with_other_words_is_refused():
+    other = tiny()
+    other.tokenizer.add_tokens(["d"])
+    with pytest.raises(ValueError, match="differs from the prior in the tokenizer's entries"):
+        Expert(other, tiny())
+
+
+# Length, and batches
+
+
+@pytest.mark.parametrize(("target", "expected"), [(None, [1, 3, 0]), (2, [-1, -1, -2])])
+def test_length_does_not_count_the_end(target, expected):
+    language_model = tiny()
+    response = torch.tensor([[2, 0, 0], [2, 3, 4], [0, 0, 0]])
+    length = Length(language_model, target)
+    assert length(language_model.encode(PROMPTS), response).tolist() == expected
+    assert length.upper_bound == (3.0 if target is None else 0.0)
+
+
+@pytest.mark.parametrize("target", [-1, 4])
+def test_length_that_no_response_has_is_refused(target):
+    with pytest.raises(ValueError, match=f"target is {target} tokens, expected from 0 to 3"):
+        Length(tiny(), target)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
+def test_batches_come_back_in_order(batch_size):
+    sizes = []
+
+    def length(texts):
+        sizes.append(len(texts))
+        return torch.tensor([[float(len(text))] for text in texts])
+
+    assert in_batches(length, TEXTS, batch_size).flatten().tolist() == [len(text) for text in TEXTS]
+    assert max(sizes) <= batch_size
+    assert len(sizes) == math.ceil(len(TEXTS) / batch_size)
+    assert len(in_batches(length, [], batch_size)) == 0
+
+
+def test_network_that_fails_is_an_evidence_error_with_the_text():
+    language_model = tiny()
+    classifier = SequenceClassifier(bert(), tiny_tokenizer(pad_token="<pad>"), "good")
+    with pytest.raises(EvidenceError, match=r"reward 'SequenceClassifier' failed on the text ''"):
+        TextEvidence(classifier, language_model, whole=False)(language_model.encode(["a"]), torch.zeros(1, 3, dtype=torch.long))

@@ -1,0 +1,38 @@
+"""Regular expressions and word lists."""
+
+import pytest
+
+from model import Pattern
+
+TEXTS = ["Good, really good.", "goodness", "not bad", ""]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        (Pattern("good"), [1, 1, 0, 0]),
+        (Pattern("Good", ignore_case=False), [1, 0, 0, 0]),
+        (Pattern("good", count=True), [2, 1, 0, 0]),
+        (Pattern("^$"), [0, 0, 0, 1]),
+        (Pattern.of_words(["good", "bad"]), [1, 0, 1, 0]),
+        (Pattern.of_words(["good"], count=True), [2, 0, 0, 0]),
+        (Pattern.of_words("good"), [1, 0, 0, 0]),
+        (Pattern.of_words(["good."]), [1, 0, 0, 0]),
+        (Pattern.of_words(["really good", "really"], count=True), [1, 0, 0, 0]),
+        (Pattern.of_words(["Bad"], ignore_case=False), [0, 0, 0, 0]),
+    ],
+)
+def test_what_is_found(pattern, found):
+    assert pattern(TEXTS) == found
+    assert pattern.upper_bound == (None if pattern.count else 1.0)
+
+
+def test_what_is_no_expression_is_refused():
+    with pytest.raises(ValueError, match=r"'\(good' is no regular expression: .*Pattern.of_words"):
+        Pattern("(good")
+
+
+@pytest.mark.parametrize("words", [[], [""], ["good", " "], ""])
+def test_empty_words_are_refused(words):
+    with pytest.raises(ValueError, match="expected at least one and none of them empty"):
+        Pattern.of_words(words)

@@ -1,0 +1,155 @@
+"""Functions of texts and of tokens as evidence: each text scored once, and errors that quote it."""
+
+import pytest
+import torch
+
+from model import AlignmentModel, BearsZeroEvidence, EvidenceError, Pattern, TextEvidence, TokenEvidence, vader_sentiment
+from tests.model.tiny import tiny
+
+RESPONSE = torch.tensor([[[2, 0, 0], [3, 3, 0]], [[2, 0, 0], [2, 0, 0]], [[4, 4, 4], [0, 0, 0]]])  # [K, N, T] = [3, 2, 3]
+
+
+@pytest.fixture(scope="module")
+def language_model():
+    return tiny()
+
+
+@pytest.fixture(scope="module")
+def prompts(language_model):
+    return language_model.encode(["a b", "c"])
+
+
+def counted(seen):
+    """The number of words of each text; `seen` is told the texts."""
+
+    def length(texts):
+        seen.extend(texts)
+        return [len(text.split()) for text in texts]
+
+    return length
+
+
+def test_text_that_came_before_is_not_scored_again(language_model, prompts):
+    seen = []
+    evidence = TextEvidence(counted(seen), language_model)
+    first = evidence(prompts, RESPONSE)
+    assert torch.equal(evidence(prompts, RESPONSE), first)
+    assert len(seen) == 5
+    assert evidence(prompts, torch.tensor([[4, 0, 0], [3, 3, 0]])).tolist() == [3, 3]
+    assert len(seen) == 6
+
+
+def test_those_not_met_for_longest_are_forgotten(language_model, prompts):
+    seen = []
+    evidence = TextEvidence(counted(seen), language_model, cache_size=2)
+    a, b, c = (torch.tensor([[word, 0, 0]]) for word in (2, 3, 4))
+    for response in (a, b, a, c, a, b):
+        evidence(prompts[[0]], response)
+    assert seen == ["a b a", "a b b", "a b c", "a b b"]
+
+
+def test_without_a_cache_each_call_scores_anew(language_model, prompts):
+    seen = []
+    evidence = TextEvidence(counted(seen), language_model, cache_size=0)
+    for _ in range(2):
+        evidence(prompts, RESPONSE)
+    assert len(seen) == 10
+
+
+def test_failure_names_the_reward_and_shows_the_text(language_model, prompts):
+    def picky(texts):
+        if any("c c" in text for text in texts):
+            raise KeyError("no such word")
+        return [0.0] * len(texts)
+
+    with pytest.raises(EvidenceError, match="reward 'picky' failed on the text 'a b c c c': KeyError: 'no such word'"):
+        TextEvidence(picky, language_model)(prompts, RESPONSE)
+
+
+def test_failure_of_the_batch_alone_says_so(language_model, prompts):
+    def small(texts):
+        if len(texts) > 1:
+            raise MemoryError("out of memory")
+        return [0.0]
+
+    with pytest.raises(EvidenceError, match=r"'small' failed on 5 texts together, on none .*Is the batch too large"):
+        TextEvidence(small, language_model)(prompts, RESPONSE)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "good"])
+def test_what_is_no_reward_is_shown_with_its_text(language_model, prompts, value):
+    def odd(texts):
+        return [value if text == "c b b" else 0.0 for text in texts]
+
+    with pytest.raises(EvidenceError, match=f"reward 'taste' returned {value!r} for the text 'c b b'"):
+        TextEvidence(odd, language_model, name="taste")(prompts, RESPONSE)
+
+
+def test_impossible_texts_and_tensors_are_rewards(language_model, prompts):
+    evidence = TextEvidence(lambda texts: torch.full((len(texts),), -torch.inf), language_model)
+    assert evidence(prompts, RESPONSE).isneginf().all()
+    model = AlignmentModel(language_model, evidence, beta=1.0)
+    with BearsZeroEvidence():
+        model(prompts)
+
+
+def test_bound_of_the_function_is_that_of_the_evidence(language_model):
+    assert TextEvidence(Pattern("a"), language_model).upper_bound == 1.0
+    assert TextEvidence(Pattern("a"), language_model, upper_bound=3.0).upper_bound == 3.0
+    assert TextEvidence(Pattern("a", count=True), language_model).upper_bound is None
+    assert TextEvidence(vader_sentiment, language_model).upper_bound is None
+
+
+@pytest.mark.parametrize(
+    ("whole", "unique"),
+    [(True, {"a b a", "c b b", "c a", "a b c c c", "c"}), (False, {"a", "b b", "c c c", ""})],
+    ids=["prompt and response", "response alone"],
+)
+def test_text_evidence_scores_each_distinct_text_once(whole, unique):
+    seen = []
+
+    def length(texts):
+        seen.extend(texts)
+        return [len(text.split()) for text in texts]
+
+    language_model = tiny()
+    prompts = language_model.encode(["a b", "c"])
+    reward = TextEvidence(length, language_model, whole=whole)(prompts, RESPONSE)
+    words = torch.tensor([[1, 2], [1, 1], [3, 0]]) + whole * torch.tensor([2, 1])
+    assert reward.tolist() == words.tolist()
+    assert len(seen) == len(unique)
+    assert set(seen) == unique
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 2), (1, 3, 2)])
+def test_text_evidence_has_the_shape_of_the_batch(shape):
+    language_model = tiny()
+    response = RESPONSE.expand(*shape, 3) if len(shape) > 1 else RESPONSE[0]
+    reward = TextEvidence(lambda texts: [1.0] * len(texts), language_model)(language_model.encode(["a b", "c"]), response)
+    assert reward.shape == shape
+
+
+def test_text_evidence_keeps_the_precision_of_its_function():
+    language_model = tiny()
+    reward = TextEvidence(lambda texts: [1 / 3] * len(texts), language_model)(language_model.encode(["a b", "c"]), RESPONSE)
+    assert (reward == 1 / 3).all()
+    assert reward.dtype == torch.float64
+
+
+@pytest.mark.parametrize("rewards", [[], [1.0], [1.0] * 6])
+def test_text_evidence_refuses_a_wrong_number_of_rewards(rewards):
+    language_model = tiny()
+    evidence = TextEvidence(lambda _: rewards, language_model)
+    with pytest.raises(EvidenceError, match=f"'<lambda>' returned {len(rewards)} numbers for 5 texts"):
+        evidence(language_model.encode(["a b", "c"]), RESPONSE)
+
+
+def test_vader_prefers_praise():
+    bad, neutral, good = vader_sentiment(["a terrible film", "a film", "a wonderful film"])
+    assert -1 <= bad < neutral == 0 < good <= 1
+
+
+def test_token_evidence_sees_where_each_response_ends():
+    language_model = tiny()
+    evidence = TokenEvidence(lambda _, is_token: is_token.sum(-1), language_model)
+    assert evidence(language_model.encode(["a b", "c"]), RESPONSE).tolist() == [[2, 3], [2, 2], [3, 1]]
