@@ -6,14 +6,14 @@ turns it into another, p*(x) = sum_a p*(a) p*(x | a), whose weights are those of
 
     p*(a) = pi_a Z_a / Z,   Z_a = E_{p_a}[exp(r(x)/beta)],   p*(x | a) = p_a(x) exp(r(x)/beta) / Z_a
 
-so that RL with a KL penalty does not teach anyone anything: it asks more often those whom the evidence speaks for, and has each
-of them say more of what it speaks for. Evidence after evidence is the product of both.
+so that RL with a KL penalty does not teach anyone anything: it asks more often those whom the evidence speaks for, and has
+each of them say more of what it speaks for. Evidence after evidence is the product of both.
 
 The prior is a language model trained on three speakers of the grammar, with laws g_a and shares s_a. Who spoke is told from
 what was said, by rho_a(x) = s_a g_a(x) / sum_b s_b g_b(x), and what no speaker says is laid to a fourth agent, `none`, with
 rho = 1. As the rho_a sum to 1 for every response, p0(x) = sum_a p0(x) rho_a(x) splits the trained model itself, and not only
-the grammar that it was trained on, into agents: pi_a = E_p0[rho_a], p_a(x) = p0(x) rho_a(x) / pi_a. "a spoke" is then evidence
-too, of beta log rho_a(x) by the side of the reward, and log(pi_a Z_a) is log Z of the model with both.
+the grammar that it was trained on, into agents: pi_a = E_p0[rho_a], p_a(x) = p0(x) rho_a(x) / pi_a. "a spoke" is then
+evidence too, of beta log rho_a(x) by the side of the reward, and log(pi_a Z_a) is log Z of the model with both.
 
 Printed: for several beta, the weights before, those by Bayes' rule, those of the posterior itself, and those that SVI gives a
 guide, with standard errors over seeds; Bayes' rule applied twice. Written: the weights against 1/beta.
@@ -131,7 +131,7 @@ def main(args: Agents) -> list[Finding]:
 
 def train(model: AlignmentModel, prompts: Prompts, seed: int, args: Agents) -> FineTuned:
     """A guide, knowing nothing of agents."""
-    return tuned(model, prompts, LeaveOneOut_ELBO(args.particles), args.steps, rate=2e-3, seed=seed)
+    return tuned(FineTuned(model.prior), model, prompts, LeaveOneOut_ELBO(args.particles), args.steps, rate=2e-3, seed=seed)
 
 
 def who_said(text: str, speakers: Mapping[str, Speaker]) -> dict[str, float]:

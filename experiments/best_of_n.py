@@ -18,7 +18,7 @@ distillation come to, with standard errors over seeds (of the estimates on the e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,6 +51,8 @@ CLAIM = "best of n is within log n - (n-1)/n nats of the prior, wins at most n/(
 SOURCE = "Beirami et al. 2024, arXiv 2401.01879; Gui et al. 2024, arXiv 2406.00832; Amini et al. 2024, arXiv 2407.06057"
 EXACT = 1e-10
 TEXT = "on text"
+HALF = 8
+"""Blocks of half the draws, for the jackknife."""
 NEAR = 0.8
 """Of the reward that a posterior gains at the same KL: best of n with as much is near the frontier."""
 LEARNED = 0.2
@@ -173,11 +175,11 @@ def on_grammar(args: BestOfN, folder: RunFolder) -> tuple[str, list[Finding]]:
 
 
 def svi(model: AlignmentModel, prompts: Prompts, seed: int, args: BestOfN) -> FineTuned:
-    return tuned(model, prompts, LeaveOneOut_ELBO(args.particles), args.steps, rate=2e-3, seed=seed)
+    return tuned(FineTuned(model.prior), model, prompts, LeaveOneOut_ELBO(args.particles), args.steps, rate=2e-3, seed=seed)
 
 
 def distil(model: AlignmentModel, prompts: Prompts, n: int, seed: int, args: BestOfN) -> FineTuned:
-    return tuned(model, prompts, BestOfN_ELBO(args.particles, n=n), args.steps, rate=3e-3, seed=seed)
+    return tuned(FineTuned(model.prior), model, prompts, BestOfN_ELBO(args.particles, n=n), args.steps, rate=3e-3, seed=seed)
 
 
 def log_ratio(log_prior: Tensor, reward: Tensor, n: int) -> Tensor:
@@ -292,7 +294,7 @@ def on_text(args: BestOfN, folder: RunFolder) -> tuple[str, list[Finding]]:
             f"distilled, n = {n}": BestOfN_ELBO(num_particles, n=n),
         }
         for name, objective in objectives.items():
-            guide = tuned(model, prompts, objective, args.text_steps, rate=1e-4)
+            guide = tuned(FineTuned(model.prior), model, prompts, objective, args.text_steps, rate=1e-4)
             found = diagnose(model, guide, prompts, num_samples=256, prior_draws=draws)
             places[name] = Place(found.kl_guide_prior, found.log_evidence.times(args.text_beta))
     figure = plane_figure(frontier_of(uniform, rewards), best, places, "The embedded prior, measured (± 2 s.e.)")
@@ -317,42 +319,36 @@ def on_text(args: BestOfN, folder: RunFolder) -> tuple[str, list[Finding]]:
 def measured_best(exact_one: Best, rewards: Tensor, n: int) -> Best:
     """Groups of n from one half of the draws, placed by the law of the reward in the other half, then with the halves swapped.
 
-    The errors are of the groups, and of the law of the reward, by a jackknife over eighths of it.
+    The errors are by a jackknife over sixteenths of the draws, so that they know what the two have in common.
 
     Args:
         exact_one: the best of n by order statistics, from all the draws.
         rewards: `[M]`, of prior draws.
         n: in a group.
     """
-    halves = rewards.chunk(2)
-    kls, wins, means = [], [], []
-    for known, others in (halves, halves[::-1]):
-        top = others[: len(others) // n * n].view(-1, n).amax(1)  # [G]
-        kls.append(_with_error(known, top, n, lambda cdf, left: best_of_n_log_ratio(cdf, left, n)))
-        wins.append(_with_error(known, top, n, lambda cdf, left: (cdf + left) / 2))
-        means.append(Estimate.of_mean(top[:, None]))
-    kl, win_rate, mean = (_average(pair) for pair in (kls, wins, means))
+    blocks = rewards.chunk(2 * HALF)
+    found = _of_halves(blocks[:HALF], blocks[HALF:], n)
+    left_out = []
+    for i in range(2 * HALF):
+        halves = [[block for j, block in enumerate(blocks) if j != i and j // HALF == half] for half in range(2)]
+        left_out.append(_of_halves(*halves, n))
+    spread = torch.stack(left_out)
+    error = ((len(spread) - 1) / len(spread) * (spread - spread.mean(0)).square().sum(0)).sqrt()
+    kl, mean, win_rate = (Estimate(*pair) for pair in zip(found.tolist(), error.tolist(), strict=True))
     return exact_one._replace(place=Place(kl, mean), win_rate=win_rate)
 
 
-def _average(pair: Sequence[Estimate]) -> Estimate:
-    """Of two estimates, each of which has the other's draws in it, so that their errors may add up."""
-    return Estimate(*(sum(values) / 2 for values in zip(*pair, strict=True)))
-
-
-def _with_error(known: Tensor, top: Tensor, n: int, function: Callable[[Tensor, Tensor], Tensor]) -> Estimate:
-    """E[f(F, F-)] over groups, F the law of the reward in `known`, to which the response itself is counted."""
-
-    def values(law: Tensor) -> Tensor:
-        ordered = law.sort().values
-        below, upto = (torch.searchsorted(ordered, top, right=right) for right in (False, True))
-        return function((upto + 1) / (len(law) + 1), below / (len(law) + 1))
-
-    found = values(known)
-    blocks = known.chunk(8)
-    left_out = torch.stack([values(torch.cat([*blocks[:i], *blocks[i + 1 :]])).mean() for i in range(len(blocks))])
-    of_law = (len(blocks) - 1) / len(blocks) * (left_out - left_out.mean()).square().sum()
-    return Estimate(found.mean().item(), math.sqrt(found.var().item() / len(found) + of_law.item()))
+def _of_halves(first: Sequence[Tensor], second: Sequence[Tensor], n: int) -> Tensor:
+    """KL, reward and win rate of the best of n, `[3]`: the mean of one half judged by the other, both ways."""
+    found = []
+    for known, others in ((first, second), (second, first)):
+        law, rest = torch.cat(list(known)).sort().values, torch.cat(list(others))
+        top = rest[: len(rest) // n * n].view(-1, n).amax(1)  # [G]
+        below, upto = (torch.searchsorted(law, top, right=right) for right in (False, True))
+        cdf, cdf_left = (upto + 1) / (len(law) + 1), below / (len(law) + 1)  # the response itself is counted to the law
+        values = best_of_n_log_ratio(cdf, cdf_left, n), top, (cdf + cdf_left) / 2
+        found.append(torch.stack([value.double().mean() for value in values]))
+    return (found[0] + found[1]) / 2
 
 
 def plane_figure(

@@ -2,16 +2,17 @@
 
 Question: is the collapse of RL a failure of optimisation, or what was asked for?
 Claim (Korbak, Perez and Buckley 2022, sections 2 and 3): it is what was asked for. max E_q[r] is reached by a point mass,
-however good the reward and the gradient are; max E_q[r] - beta KL(q || p0) by p*(x) = p0(x) exp(r(x)/beta) / Z alone.
-If r is binary, p* has the log-odds of success shifted by exactly 1/beta, and p*(x)/p*(y) = p0(x)/p0(y) within successes and
-within failures: the evidence says nothing else, and the posterior changes nothing else.
+however good the reward and the gradient are; max E_q[r] - beta KL(q || p0) by p*(x) = p0(x) exp(r(x)/beta) / Z alone. If r is
+binary, p* has the log-odds of success shifted by exactly 1/beta, and p*(x)/p*(y) = p0(x)/p0(y) within successes and within
+failures: the evidence says nothing else, and the posterior changes nothing else.
 
 Both are shown where every response is listed, by the exact gradient, which leaves nothing to exploration or noise, and by
 leave-one-out. Pure RL by the exact gradient is ascent on sum_x q(x) r(x); sampled, it is `RewardOnly`, the leave-one-out
 gradient with log p0 - log q left out of it: `AlignmentModel` refuses a beta of 0, and in `RewardOnly` it only scales.
 
-On the embedded prior the same two are seen on the way, not at their end: the reward is all but flat where every word is praise,
-so that reward alone first gives up the language, then most of its words, and only far beyond these steps the order of the rest.
+On the embedded prior the same two are seen on the way, not at their end: the reward is all but flat where every word is
+praise, so that reward alone first gives up the language, then most of its words, and only far beyond these steps the order of
+the rest.
 
 Printed: reward, entropy, distinct-2 and KLs before and after, as means and standard errors over seeds where responses were
 drawn (over parts of the draws on the embedded prior, which is tuned once); the same for a binary reward. Written: the entropy
@@ -51,7 +52,7 @@ from inference import (
     log_guide_at,
     random_state,
 )
-from model import AlignmentModel, LanguageModel, Prompts, TextEvidence, grammar_prior
+from model import AlignmentModel, LanguageModel, Pattern, Prompts, TextEvidence, grammar_prior
 
 CLAIM = "reward alone collapses q to a point, also by the exact gradient; with the KL penalty q becomes the posterior"
 SOURCE = "Korbak, Perez and Buckley 2022, arXiv 2205.11275, sections 2 and 3"
@@ -177,7 +178,7 @@ def sampled(model: AlignmentModel, truth: Enumeration, name: str, seed: int, arg
             nats[step] = entropy(truth.log_guide(guide)).item()
 
     objective = OBJECTIVES[name](args.particles)
-    guide = tuned(model, truth.prompts, objective, args.steps, rate=RATE, seed=seed, on_step=look)
+    guide = tuned(FineTuned(model.prior), model, truth.prompts, objective, args.steps, rate=RATE, seed=seed, on_step=look)
     return Ascent(truth.log_guide(guide), nats)
 
 
@@ -230,14 +231,9 @@ def posterior_findings(means: Mapping[str, Measured]) -> list[Finding]:
     return findings
 
 
-def says_not(texts: Sequence[str]) -> list[float]:
-    """1 for a text with the word "not", else 0."""
-    return [float("not" in text.split()) for text in texts]
-
-
 def of_binary(prior: LanguageModel, args: Collapse) -> tuple[str, list[Finding]]:
     """The reward is 1 where a response has the word "not": the odds between the two classes, and the laws within them."""
-    model = AlignmentModel(prior, TextEvidence(says_not, prior, upper_bound=1.0), args.beta)
+    model = AlignmentModel(prior, TextEvidence(Pattern.of_words("not"), prior), args.beta)
     truth = Enumeration(model, prior.encode(["the film was"]))
     success = truth.log_evidence[:, 0] > 0
     laws = {
@@ -309,7 +305,9 @@ def of_text(args: Collapse) -> tuple[str, list[Finding]]:
     model, prompts = AlignmentModel(prior, REWARDS["vader"](prior), args.beta / 3), prior.encode(["The film was"])
     guides = {"prior": FineTuned(prior)}
     for name, make in OBJECTIVES.items():
-        guides[name] = tuned(model, prompts, make(args.particles // 2), args.text_steps, rate=args.text_rate)
+        guides[name] = tuned(
+            FineTuned(model.prior), model, prompts, make(args.particles // 2), args.text_steps, rate=args.text_rate
+        )
     columns = {title: key for title, key in COLUMNS.items() if key != "kl_guide_posterior"}
     rows, means = {}, {}
     for name, guide in guides.items():

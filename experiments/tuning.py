@@ -1,17 +1,21 @@
-"""A fine-tuned guide as the scripts that check a claim make theirs: SVI with Adam on a cosine, whatever the objective."""
+"""A guide as the scripts that check a claim tune theirs: SVI with Adam on a cosine, whatever the objective."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from pyro.infer import ELBO
 
-from guides import FineTuned
+from guides import Guide
 from inference import FusedOptimizer, Metrics, cosine, fit
 from model import AlignmentModel, Prompts
 
+G = TypeVar("G", bound=Guide)
+
 
 def tuned(
+    guide: G,
     model: AlignmentModel,
     prompts: Prompts,
     objective: ELBO,
@@ -19,11 +23,12 @@ def tuned(
     *,
     rate: float,
     seed: int = 0,
-    on_step: Callable[[FineTuned, Metrics], None] | None = None,
-) -> FineTuned:
-    """A guide that started at the model's prior.
+    on_step: Callable[[G, Metrics], None] | None = None,
+) -> G:
+    """The guide, trained in place.
 
     Args:
+        guide: at its start.
         model: whose posterior is approached.
         prompts: N prompts.
         objective: what is descended; a new one.
@@ -32,7 +37,6 @@ def tuned(
         seed: of the fit.
         on_step: called with the guide and the metrics after each step.
     """
-    guide = FineTuned(model.prior)
     optimizer = FusedOptimizer(options={"lr": rate}, schedule=cosine(num_steps, warmup=num_steps // 20))
 
     def look(metrics: Metrics) -> None:

@@ -56,6 +56,7 @@ from inference.samplers import (
     rejection_sampling,
     sequential_monte_carlo,
 )
+from inference.self_bleu import self_bleu
 
 __all__ = [
     "DIVERGENCES",
@@ -137,6 +138,7 @@ __all__ = [
     "random_state",
     "rejection_sampling",
     "response_distribution",
+    "self_bleu",
     "sequential_monte_carlo",
     "soften",
     "solve_beta",
