@@ -266,9 +266,9 @@ def best_findings(best: Mapping[int, Best], where: str) -> list[Finding]:
     least = min(one.share for one in best.values() if not math.isnan(one.share))
     return [
         Finding(f"no KL {where} is above log n - (n-1)/n", slack <= EXACT),
-        Finding(f"no win rate is above n/(n+1){' by 3 standard errors' if where == TEXT else ''}", wins <= EXACT),
+        Finding(f"no win rate {where} is above n/(n+1){' by 3 standard errors' if where == TEXT else ''}", wins <= EXACT),
         Finding(f"no best of n {where} is above the posteriors", over <= EXACT),
-        Finding(f"it gains {least:.0%} of their reward or more (over {NEAR:.0%})", least > NEAR),
+        Finding(f"best of n {where} gains {least:.0%} of their reward or more (over {NEAR:.0%})", least > NEAR),
     ]
 
 
@@ -330,8 +330,8 @@ def measured_best(exact_one: Best, rewards: Tensor, n: int) -> Best:
     found = _of_halves(blocks[:HALF], blocks[HALF:], n)
     left_out = []
     for i in range(2 * HALF):
-        halves = [[block for j, block in enumerate(blocks) if j != i and j // HALF == half] for half in range(2)]
-        left_out.append(_of_halves(*halves, n))
+        kept = [[block for j, block in enumerate(blocks) if j != i and j // HALF == half] for half in range(2)]
+        left_out.append(_of_halves(kept[0], kept[1], n))
     spread = torch.stack(left_out)
     error = ((len(spread) - 1) / len(spread) * (spread - spread.mean(0)).square().sum(0)).sqrt()
     kl, mean, win_rate = (Estimate(*pair) for pair in zip(found.tolist(), error.tolist(), strict=True))

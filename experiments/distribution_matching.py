@@ -272,6 +272,7 @@ def lambda_finding(moments: MomentMatch) -> Finding:
 
 def findings_of(task: Task, rows: Mapping[str, Row]) -> list[Finding]:
     """The dissociation, on one constraint."""
+    label = f"asked for {task.goal:.0%}"
     start, pure, target = rows[PRIOR], rows[PURE], rows[TARGET]
     before = start["kl_posterior_guide"]
     away = pure["kl_posterior_guide"].minus(before)
@@ -279,10 +280,10 @@ def findings_of(task: Task, rows: Mapping[str, Row]) -> list[Finding]:
     lost = f"{left:.0%} of the distinct-2 of p*, self-BLEU {pure['self_bleu'].value:.2f} for {target['self_bleu'].value:.2f}"
     findings = [
         Finding(
-            f"{task.name}: {PURE} is at {pure['met'].value:.0%}, {away.value:.3g} nats further from p* than the prior",
+            f"{label}, {PURE} is at {pure['met'].value:.0%}, {away.value:.3g} nats further from p* than the prior",
             away.value > 3 * away.standard_error and pure["met"].value > start["met"].value,
         ),
-        Finding(f"it has {lost}", left < COLLAPSED and pure["self_bleu"].value > target["self_bleu"].value),
+        Finding(f"{label}, {PURE} has {lost}", left < COLLAPSED and pure["self_bleu"].value > target["self_bleu"].value),
     ]
     for name in (GDC, PENALISED):
         row = rows[name]
@@ -291,14 +292,14 @@ def findings_of(task: Task, rows: Mapping[str, Row]) -> list[Finding]:
         error = math.hypot(row["met"].standard_error, start["met"].standard_error)
         findings += [
             Finding(
-                f"{name} goes from {start['met'].value:.0%} to {row['met'].value:.0%}, of {task.goal:.0%} asked for (3 standard errors)",
+                f"{label}, {name} goes from {start['met'].value:.0%} to {row['met'].value:.0%}, by 3 standard errors",
                 off_before - off > 3 * error,
             ),
             Finding(
-                f"it is nearer to p* than the prior by {nearer} nats (3 standard errors)",
+                f"{label}, {name} is nearer to p* than the prior by {nearer} nats",
                 nearer.value > 3 * nearer.standard_error,
             ),
-            Finding(f"it has {left:.0%} of the distinct-2 of p* (over {COLLAPSED:.0%})", left > COLLAPSED),
+            Finding(f"{label}, {name} has {left:.0%} of the distinct-2 of p* (over {COLLAPSED:.0%})", left > COLLAPSED),
         ]
     return findings
 

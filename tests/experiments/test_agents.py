@@ -63,8 +63,14 @@ def test_bayes_twice_is_bayes_once(spoken):
     assert table.count("then") == 2
 
 
+@pytest.fixture
+def _trained(spoken, monkeypatch):
+    monkeypatch.setattr(agents, "grammar_prior", lambda *_, **__: spoken)
+
+
+@pytest.mark.usefixtures("_trained")
 def test_script(tmp_path, capsys):
-    findings = main(Agents(betas=(1.0,), steps=40, seeds=2, threads=1, out=tmp_path))
+    findings = main(Agents(betas=(1.0,), steps=25, seeds=2, threads=1, out=tmp_path))
     assert [finding.held for finding in findings] == [True] * 4, findings
     printed = capsys.readouterr().out
     assert "The claim held" in printed
@@ -72,6 +78,7 @@ def test_script(tmp_path, capsys):
     assert len(list(tmp_path.rglob("agents.svg"))) == 1
 
 
+@pytest.mark.usefixtures("_trained")
 def test_a_guide_far_from_the_posterior_does_not_pass(tmp_path, monkeypatch):
     """Untrained, its agents are the prior's, and the claim fails on that alone."""
     monkeypatch.setattr(agents, "train", lambda model, *_: agents.FineTuned(model.prior))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from experiments import best_of_n
 from experiments.best_of_n import BestOfN, exact_best, log_ratio, main, measured_best, posterior_at, reward_at
 from inference.order_statistics import best_of_n_kl_bound
 
@@ -63,7 +64,8 @@ def test_groups_of_draws_agree_with_order_statistics(law, n):
     assert (spread.mean(0).abs() < 0.6).all()
 
 
-def test_script(tmp_path, capsys):
+def test_script(prior, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(best_of_n, "grammar_prior", lambda **_: prior)
     args = BestOfN(sizes=(1, 2, 8), distilled=(4,), betas=(0.6,), steps=3, seeds=2, text_steps=1, draws=320, out=tmp_path)
     findings = main(args)
     held = {finding.statement: finding.held for finding in findings}

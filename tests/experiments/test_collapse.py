@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from experiments import collapse
 from experiments.collapse import (
     PENALISED,
     PURE,
@@ -89,7 +90,7 @@ def test_reward_only_has_the_gradient_of_the_reward_alone(prior, truth):
     bias = guide.language_model.network.transformer.ln_f.bias
     exact = bias.grad.clone()
     model, found = AlignmentModel(prior, REWARDS["vader"](prior), 0.3), []
-    for _ in range(60):
+    for _ in range(40):
         guide.zero_grad()
         with parameter_scope(guide):
             loss = RewardOnly(64).loss_and_grads(model, guide, truth.prompts)
@@ -101,7 +102,8 @@ def test_reward_only_has_the_gradient_of_the_reward_alone(prior, truth):
     assert -loss == pytest.approx((truth.log_prior.exp() * truth.log_evidence).sum().item(), abs=1)
 
 
-def test_script(tmp_path, capsys):
+def test_script(prior, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(collapse, "grammar_prior", lambda **_: prior)
     findings = main(Collapse(steps=4, seeds=2, particles=8, text_steps=1, draws=64, threads=1, out=tmp_path))
     held = {finding.statement: finding.held for finding in findings}
     exact = [said for said in held if said.startswith("binary reward shifts the posterior's")]
