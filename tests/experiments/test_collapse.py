@@ -104,7 +104,7 @@ def test_reward_only_has_the_gradient_of_the_reward_alone(prior, truth):
 
 def test_script(prior, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(collapse, "grammar_prior", lambda **_: prior)
-    findings = main(Collapse(steps=4, seeds=2, particles=8, text_steps=1, text_rate=1e-6, draws=64, threads=1, out=tmp_path))
+    findings = main(Collapse(steps=4, seeds=2, particles=8, text_steps=1, draws=64, threads=1, out=tmp_path))
     held = {finding.statement: finding.held for finding in findings}
     exact = [said for said in held if said.startswith("binary reward shifts the posterior's")]
     assert held[exact[0]]
