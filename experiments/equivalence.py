@@ -1,4 +1,4 @@
-"""KL-regularised RL is variational inference: the identity, checked four ways.
+"""KL-regularised RL is variational inference: the identity, checked three ways.
 
 Claim (Korbak, Perez and Buckley 2022, section 3), for p*(x) = p0(x) exp(r(x)/beta) / Z and any q:
 
@@ -8,9 +8,9 @@ Claim (Korbak, Perez and Buckley 2022, section 3), for p*(x) = p0(x) exp(r(x)/be
 (b) The gradient that Pyro's `Trace_ELBO` computes is that of REINFORCE on the reward with a KL penalty, on the same samples,
     to 1e-6 relative. REINFORCE is written out below in torch alone.
 (c) Its mean over all responses is the exact gradient of the ELBO.
-(d) Without the penalty (beta -> 0) exact gradient ascent on the reward collapses to one response; with it, to the posterior.
 
-Printed: a table of what was compared and how far it is apart. Written: the figure of (d).
+Printed: a table of what was compared and how far it is apart. What becomes of RL without the penalty is for
+`experiments.collapse` to show.
 
     python -m experiments.equivalence
 """
@@ -18,7 +18,6 @@ Printed: a table of what was compared and how far it is apart. Written: the figu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import tyro
@@ -29,12 +28,11 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from transformers import PreTrainedModel
 
-from experiments import figures
 from experiments.evidence_choice import REWARDS
 from experiments.registry import load_prior, set_threads
 from experiments.worlds import moved_guide
 from guides import FineTuned
-from inference import Enumeration, entropy, log_guide_at, parameter_scope, random_state
+from inference import Enumeration, log_guide_at, parameter_scope, random_state
 from model import AlignmentModel, LanguageModel, Prompts, grammar_prior
 
 
@@ -46,14 +44,10 @@ class Equivalence:
     """Reward per nat."""
     samples: int = 16
     """Responses for (b)."""
-    collapse_steps: int = 150
-    """Steps of exact gradient ascent for (d)."""
     seed: int = 0
     """Of the samples, and of the noise that moves the guides away from the prior."""
     threads: int | None = None
     """CPU threads; default torch's choice."""
-    out: Path = Path("runs/equivalence")
-    """Folder of the figure."""
 
 
 @dataclass(frozen=True)
@@ -83,19 +77,7 @@ def main(args: Equivalence) -> list[Check]:
         checks.append(check_reinforce("grammar", *worlds["grammar"], args))
         checks.append(check_reinforce("film reviews", embedded_prior(max_new_tokens=16), worlds["film reviews"][1], args))
         checks.append(check_expectation("grammar", grammar_prior(max_new_tokens=2), args.beta))
-        collapse = run_collapse(worlds["grammar"][0], args)
     print("\n".join(map(str, checks)))
-    print(f"\n(d) Exact gradient ascent on the grammar, {args.collapse_steps} steps:")
-    print(f"    {'':<22}{'E[r]':>8}{'entropy, nats':>15}{'KL(q||p0)':>11}   most probable response")
-    for name, curve in collapse.items():
-        print(
-            f"    {name:<22}{curve.reward:8.3f}{curve.entropy[-1]:15.3f}{curve.kl:11.3f}   {curve.mode} ({curve.mode_prob:.0%})"
-        )
-    args.out.mkdir(parents=True, exist_ok=True)
-    path = figures.save(
-        figures.collapse_figure({name: curve.entropy for name, curve in collapse.items()}), args.out / "collapse.svg"
-    )
-    print(f"\nFigure: {path}")
     return checks
 
 
@@ -210,49 +192,6 @@ def relative_error(found: list[Tensor], expected: list[Tensor]) -> float:
     """Norm of the difference over norm of the expected, all parameters together."""
     difference = get_total_norm([a - b for a, b in zip(found, expected, strict=True)])
     return (difference / get_total_norm(expected)).item()
-
-
-@dataclass(frozen=True)
-class Collapse:
-    """Where exact gradient ascent ended, and its entropy on the way, nats."""
-
-    entropy: list[float]
-    reward: float
-    kl: float
-    mode: str
-    mode_prob: float
-
-
-def run_collapse(prior: LanguageModel, args: Equivalence) -> dict[str, Collapse]:
-    """(d) The same guide on E_q[r] alone and on the ELBO, by the exact gradient, and the posterior to compare with."""
-    prompts = prior.encode(["the film was"])
-    truth = Enumeration(AlignmentModel(prior, REWARDS["vader"](prior), args.beta), prompts)
-    reward = args.beta * truth.log_evidence
-
-    def ends_at(log_prob: Tensor, nats: list[float]) -> Collapse:
-        prob = log_prob.exp()
-        best = int(prob.argmax())
-        mode = prior.decode(truth.support[best])[0]
-        kl = (prob * (log_prob - truth.log_prior)).sum().item()
-        return Collapse(nats, (prob * reward).sum().item(), kl, mode, prob.max().item())
-
-    curves = {}
-    for name, log_joint in {"pure RL (beta -> 0)": None, "RL with the KL penalty": truth.log_joint}.items():
-        guide = FineTuned(prior)
-        optimiser = torch.optim.Adam(guide.parameters(), lr=3e-3)
-        nats = []
-        for _ in range(args.collapse_steps):
-            log_guide = log_guide_at(guide, prompts, truth.support)
-            nats.append(entropy(log_guide.detach()).item())
-            value = reward if log_joint is None else log_joint - log_guide
-            optimiser.zero_grad()
-            (-(log_guide.exp() * value).sum()).backward()
-            optimiser.step()
-        log_guide = truth.log_guide(guide)
-        curves[name] = ends_at(log_guide, [*nats, entropy(log_guide).item()])
-    level = entropy(truth.log_posterior).item()
-    curves["posterior"] = ends_at(truth.log_posterior, [level] * (args.collapse_steps + 1))
-    return curves
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -32,6 +32,11 @@ def new_axes(width: float = 6.4, height: float = 4.0) -> tuple[Figure, Axes]:
     figure, axes = plt.subplots(figsize=(width, height))
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def palette(number: int) -> np.ndarray:
+    """Colours that can be told apart, `[number, 4]`."""
+    return plt.get_cmap("turbo")(np.linspace(0.05, 0.95, max(2, number)))[:number]
 
 
 def smooth(values: Sequence[float], window: int = 10) -> np.ndarray:
@@ -116,14 +121,27 @@ def reward_kl_figure(
     return figure
 
 
-def collapse_figure(entropy: dict[str, Sequence[float]]) -> Figure:
-    """Entropy along exact gradient ascent, with and without the KL penalty, and that of the posterior."""
+def collapse_figure(ways: Mapping[str, Sequence[Mapping[int, float]]], levels: Mapping[str, float]) -> Figure:
+    """Entropy along gradient ascent with and without the KL penalty, and that of prior and posterior.
+
+    Args:
+        ways: by name, for each run the entropy by step. Those with the penalty have it in their name; those that were drawn are
+            drawn thin.
+        levels: of `prior` and `posterior`.
+    """
     figure, axes = new_axes()
-    for (name, values), color, style in zip(entropy.items(), (PRIOR, GUIDE, POSTERIOR), ("-", "-", "--"), strict=True):
-        axes.plot(values, style, color=color, label=name)
-    axes.set(xlabel="step of exact gradient ascent", ylabel="entropy of q, nats", ylim=(0, None))
+    for name, runs in ways.items():
+        color, exact = GUIDE if "penalty" in name else POSTERIOR, "exact" in name
+        for number, run in enumerate(runs):
+            label = name if number == 0 else None
+            axes.plot(
+                list(run), list(run.values()), color=color, alpha=1 if exact else 0.4, linewidth=2 if exact else 1, label=label
+            )
+    for (name, level), style in zip(levels.items(), (":", "--"), strict=True):
+        axes.axhline(level, color=PRIOR, linestyle=style, label=name)
+    axes.set(xlabel="step of gradient ascent", ylabel="entropy of q, nats", ylim=(0, None))
     axes.set_title("Reward alone collapses to a point; the ELBO ends at the posterior")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize=8)
     return figure
 
 
@@ -136,8 +154,7 @@ def error_budget_figure(curves: dict[str, tuple[list[int], list[float], list[flo
     """
     figure, axes = new_axes(9.0, 6.0)
     order = sorted(curves, key=lambda name: -curves[name][1][-1])
-    colors = plt.get_cmap("turbo")(np.linspace(0.05, 0.95, max(2, len(order))))
-    for name, color in zip(order, colors, strict=False):
+    for name, color in zip(order, palette(len(order)), strict=True):
         budget, mean, error = (np.array(values) for values in curves[name])
         below = np.minimum(error, 0.9 * mean)  # a bar that reached 0 would leave a logarithmic axis
         axes.errorbar(budget, mean, [below, error], color=color, marker="o", markersize=3, linewidth=1, label=name)

@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.figures import GUIDE, POSTERIOR, PRIOR, new_axes, plot_frontier, smooth
+from experiments.figures import GUIDE, POSTERIOR, PRIOR, new_axes, palette, plot_frontier, smooth
 from inference import Estimate
 
 
@@ -88,7 +88,7 @@ def frontier_figure(guides: Mapping[str, Tuned], reward: Tensor, beta: float) ->
     """Reward against KL to the prior: every guide's way and where it ended, below the frontier of the posteriors."""
     figure, axes = new_axes(8.0, 5.0)
     furthest = plot_frontier(axes, reward, beta)
-    for (name, guide), color in zip(guides.items(), _colors(len(guides)), strict=True):
+    for (name, guide), color in zip(guides.items(), palette(len(guides)), strict=True):
         kl, rewards = (smooth(values) for values in zip(*guide.way, strict=True))
         axes.plot(kl, rewards, color=color, alpha=0.5, linewidth=0.8)
         axes.plot([guide.kl_guide_prior], [guide.reward], "o", color=color, label=name)
@@ -101,7 +101,7 @@ def frontier_figure(guides: Mapping[str, Tuned], reward: Tensor, beta: float) ->
 def cost_figure(guides: Mapping[str, Tuned]) -> Figure:
     """Both KLs of every guide, ± 2 standard errors, against what it trains and what a step of it takes."""
     figure, every = plt.subplots(1, 2, figsize=(10.0, 4.2), sharey=True)
-    for (name, guide), color in zip(guides.items(), _colors(len(guides)), strict=True):
+    for (name, guide), color in zip(guides.items(), palette(len(guides)), strict=True):
         for axes, cost in zip(every, (guide.num_parameters, guide.seconds), strict=True):
             for kl, marker in ((guide.kl_guide_posterior, "o"), (guide.kl_posterior_guide, "^")):
                 label = name if marker == "o" else None
@@ -123,7 +123,3 @@ def cost_figure(guides: Mapping[str, Tuned]) -> Figure:
     for axes in every:
         axes.spines[["top", "right"]].set_visible(False)
     return figure
-
-
-def _colors(number: int) -> np.ndarray:
-    return plt.get_cmap("turbo")(np.linspace(0.05, 0.95, max(2, number)))[:number]

@@ -58,6 +58,7 @@ from inference.samplers import (
     rejection_sampling,
     sequential_monte_carlo,
 )
+from inference.self_bleu import self_bleu
 from inference.simulation_based_calibration import Ranks, simulation_based_calibration
 
 __all__ = [
@@ -146,6 +147,7 @@ __all__ = [
     "random_state",
     "rejection_sampling",
     "response_distribution",
+    "self_bleu",
     "sequential_monte_carlo",
     "simulation_based_calibration",
     "soften",

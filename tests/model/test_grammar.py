@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from model import LanguageModel, grammar_prior
-from model.grammar import ADJECTIVES, PROMPTS, SUBJECTS, grammar_sentences
+from model.grammar import ADJECTIVES, PROMPTS, SPEAKERS, SUBJECTS, WORDS, grammar_sentences, spoken_sentences
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +68,33 @@ def test_every_sentence_survives_the_tokenizer(prior: LanguageModel) -> None:
     prompts = prior.encode(sentences)
     ids = [row[mask] for row, mask in zip(prompts.ids, prompts.mask, strict=True)]
     assert prior.tokenizer.batch_decode(ids, skip_special_tokens=True) == sentences
+
+
+def test_the_default_prior_is_that_of_the_grammars_sentences(prior: LanguageModel) -> None:
+    given = grammar_prior(3, sentences=grammar_sentences())
+    assert_close(dict(given.network.state_dict()), dict(prior.network.state_dict()), rtol=0, atol=0)
+
+
+def test_the_default_sentences_have_their_old_probabilities_bit_for_bit() -> None:
+    assert grammar_sentences()["the film was not very bad"] == 0.6 * 0.1 * 0.3
+    assert list(grammar_sentences())[:2] == ["the film was good", "the film was bad"]
+
+
+def test_what_speakers_say_is_a_mixture_over_words_of_the_grammar() -> None:
+    said = spoken_sentences(SPEAKERS)
+    assert sum(said.values()) == pytest.approx(1, abs=1e-12)
+    assert said["the film was very good"] == pytest.approx(0.6 * (0.3 * 0.6 * 0.8 + 0.5 * 0.1 * 0.3), abs=1e-15)
+    assert {word for text in said for word in text.split()} <= set(WORDS)
+    for speaker in SPEAKERS.values():
+        assert sum(speaker.sentences().values()) == pytest.approx(1, abs=1e-12)
+
+
+def test_a_prior_of_other_sentences_says_those() -> None:
+    prior = grammar_prior(3, sentences={"the film was very dull": 1.0})
+    prompts = prior.encode(["the film was"])
+    assert prior.decode(prior(prompts).sample((1,)), prompts) == [["the film was very dull"]]
+
+
+def test_shares_that_do_not_sum_to_one_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"sum to 0\.8, expected 1"):
+        spoken_sentences({name: SPEAKERS[name] for name in ("enthusiast", "critic")})
