@@ -8,7 +8,7 @@ import torch
 
 from guides import FineTuned
 from inference import OBJECTIVES, SAMPLERS, Enumeration, FusedOptimizer, fit
-from model import AlignmentModel, TextEvidence, vader_sentiment
+from model import AGGREGATIONS, AlignmentModel, TextEvidence, vader_sentiment
 
 ROOT = Path(__file__).parents[1]
 
@@ -86,8 +86,16 @@ def test_readme_swaps_algorithms(capsys):
 
 
 def test_readme_chooses_a_posterior(capsys):
-    _, program, _ = programs("README.md")
+    _, program, *_ = programs("README.md")
     exec(program, {})
     printed = capsys.readouterr().out
     assert "of 0.6 asked for" in printed
     assert printed.splitlines()[-1].startswith("log Z")
+
+
+def test_readme_infers_a_reward_from_preferences(capsys):
+    _, _, program, _ = programs("README.md")
+    exec(program, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(AGGREGATIONS)
+    assert ["good" in line for line in lines] == [name != "marginal-likelihood" for name in AGGREGATIONS]
