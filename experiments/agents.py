@@ -70,8 +70,8 @@ class Agents:
     """Responses a step."""
     seeds: int = 3
     """Guides for each beta."""
-    threads: int | None = None
-    """CPU threads; default torch's choice."""
+    threads: int | None = 1
+    """CPU threads; None for torch's choice. More help small networks little, and do harm where cores are shared."""
     out: Path = Path("runs")
     """The run folder is made in here."""
 

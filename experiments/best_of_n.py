@@ -82,8 +82,8 @@ class BestOfN:
     """On the embedded prior; 0 trains no guides there."""
     draws: int = 4096
     """Of the embedded prior; half of them tell its law of the reward, the others make groups of n."""
-    threads: int | None = None
-    """CPU threads; default torch's choice."""
+    threads: int | None = 1
+    """CPU threads; None for torch's choice. More help small networks little, and do harm where cores are shared."""
     out: Path = Path("runs")
     """The run folder is made in here."""
 

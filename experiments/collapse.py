@@ -90,8 +90,8 @@ class Collapse:
     """Learning rate there."""
     draws: int = 256
     """Responses behind all that is estimated on the embedded prior, in four parts; distinct-2 is that of a part."""
-    threads: int | None = None
-    """CPU threads; default torch's choice."""
+    threads: int | None = 1
+    """CPU threads; None for torch's choice. More help small networks little, and do harm where cores are shared."""
     out: Path = Path("runs")
     """The run folder is made in here."""
 

@@ -8,9 +8,9 @@ works, for it is distribution matching: the other KL, to the same p* (Korbak, Pe
 
 Two constraints on the embedded prior, and a guide that reweights its tokens by a small head (`Twisted`), which of all guides
 comes furthest in few steps there. Pointwise: every response has a certain word, p* = p0 b / Z with b of 1 or 0.
-Distributional: half of all responses are negative, p* = p0 exp(lambda phi) / Z with lambda by `match_moments`; for one
+Distributional: half of all responses are positive, p* = p0 exp(lambda phi) / Z with lambda by `match_moments`; for one
 feature that is true of a share m of the prior's responses, lambda = log((1 - m)/m). RL is rewarded with 1 for the word, for
-being negative. Its KL penalty wants a beta: a small one for the word, p* being the limit of its posteriors as beta goes to 0;
+being positive. Its KL penalty wants a beta: a small one for the word, p* being the limit of its posteriors as beta goes to 0;
 and 1/lambda for the other, at which its posterior is p*. With any other beta it matches another distribution.
 
 Printed, as in those papers: how often the constraint is met, KL(p* || q), KL(q || p0), distinct-1 and -2, self-BLEU-5 and
@@ -75,14 +75,14 @@ class DistributionMatching:
     word: str = "very"
     """What the pointwise constraint asks of every response."""
     share: float = 0.5
-    """Of responses that the distributional constraint wants negative by VADER."""
+    """Of responses that the distributional constraint wants positive by VADER."""
     beta: float = 0.2
     """Reward per nat of RL with a KL penalty, where the reward is the word."""
     max_new_tokens: int = 6
     """T: the shorter the responses, the fewer steps the gradients need."""
-    steps: int = 50
+    steps: int = 80
     """Of SVI, for each method."""
-    particles: int = 64
+    particles: int = 96
     """Responses a step."""
     rate: float = 5e-3
     """Learning rate."""
@@ -90,10 +90,10 @@ class DistributionMatching:
     """Guides of each method. With several, standard errors are over them."""
     draws: int = 2048
     """Of the prior, behind lambda, KL(p* || q) and what is said of p*."""
-    samples: int = 256
+    samples: int = 512
     """Of each guide, in four parts; distinct-n and self-BLEU are those of a part."""
-    threads: int | None = None
-    """CPU threads; default torch's choice."""
+    threads: int | None = 1
+    """CPU threads; None for torch's choice. More help small networks little, and do harm where cores are shared."""
     out: Path = Path("runs")
     """The run folder is made in here."""
 
@@ -139,8 +139,8 @@ def main(args: DistributionMatching) -> list[Finding]:
         moments = match_moments(
             AlignmentModel(prior, {}, 1.0),
             prompts,
-            {"negative": negative(prior)},
-            {"negative": args.share},
+            {"positive": positive(prior)},
+            {"positive": args.share},
             num_draws=args.draws,
         )
         tasks = [pointwise(prior, args), distributional(prior, moments)]
@@ -160,13 +160,13 @@ def main(args: DistributionMatching) -> list[Finding]:
     return findings
 
 
-def is_negative(texts: Sequence[str]) -> list[float]:
-    """1 for a text of negative sentiment by VADER, else 0."""
-    return [float(score < 0) for score in vader_sentiment(texts)]
+def is_positive(texts: Sequence[str]) -> list[float]:
+    """1 for a text of positive sentiment by VADER, else 0."""
+    return [float(score > 0) for score in vader_sentiment(texts)]
 
 
-def negative(prior: LanguageModel) -> TextEvidence:
-    return TextEvidence(is_negative, prior, upper_bound=1.0)
+def positive(prior: LanguageModel) -> TextEvidence:
+    return TextEvidence(is_positive, prior, upper_bound=1.0)
 
 
 def pointwise(prior: LanguageModel, args: DistributionMatching) -> Task:
@@ -178,11 +178,11 @@ def pointwise(prior: LanguageModel, args: DistributionMatching) -> Task:
 
 
 def distributional(prior: LanguageModel, moments: MomentMatch) -> Task:
-    """A share of the responses is negative."""
-    share, multiplier = moments.targets["negative"], moments.multipliers["negative"]
-    feature, target = negative(prior), AlignmentModel(prior, moments.evidence, 1.0)
+    """A share of the responses is positive."""
+    share, multiplier = moments.targets["positive"], moments.multipliers["positive"]
+    feature, target = positive(prior), AlignmentModel(prior, moments.evidence, 1.0)
     rewarded = AlignmentModel(prior, feature, 1 / multiplier)
-    return Task(f"{share:.0%} of the responses are negative", feature, share, target, rewarded)
+    return Task(f"{share:.0%} of the responses are positive", feature, share, target, rewarded)
 
 
 def run(task: Task, prompts: Prompts, args: DistributionMatching) -> dict[str, Row]:
@@ -265,8 +265,8 @@ def over_seeds(found: Sequence[Row]) -> Row:
 
 def lambda_finding(moments: MomentMatch) -> Finding:
     """lambda against its closed form, log((1 - m)/m) + log(t/(1 - t)) for a target t."""
-    base, wanted = moments.base_moments["negative"].value, moments.targets["negative"]
-    error = abs(moments.multipliers["negative"] - math.log(wanted / (1 - wanted) * (1 - base) / base))
+    base, wanted = moments.base_moments["positive"].value, moments.targets["positive"]
+    error = abs(moments.multipliers["positive"] - math.log(wanted / (1 - wanted) * (1 - base) / base))
     return Finding(f"lambda is its closed form to {error:.0e}", error < 1e-6)
 
 

@@ -141,7 +141,7 @@ def collapse_figure(ways: Mapping[str, Sequence[Mapping[int, float]]], levels: M
         axes.axhline(level, color=PRIOR, linestyle=style, label=name)
     axes.set(xlabel="step of gradient ascent", ylabel="entropy of q, nats", ylim=(0, None))
     axes.set_title("Reward alone collapses to a point; the ELBO ends at the posterior")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 

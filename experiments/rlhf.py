@@ -123,8 +123,8 @@ class RLHF:
     """Of every random number."""
     device: str | None = None
     """`cpu` or `cuda`; default a GPU where there is one."""
-    threads: int | None = None
-    """CPU threads; default torch's choice."""
+    threads: int | None = 1
+    """CPU threads; None for torch's choice. More help small networks little, and do harm where cores are shared."""
     out: Path = Path("runs")
     """The run folder is made in here."""
 

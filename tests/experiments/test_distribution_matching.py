@@ -13,12 +13,12 @@ from experiments.distribution_matching import (
     DistributionMatching,
     distributional,
     findings_of,
-    is_negative,
+    is_positive,
     lambda_finding,
     main,
-    negative,
     objective,
     pointwise,
+    positive,
 )
 from experiments.reward_only import RewardOnly
 from inference import Enumeration, Estimate, FDivergence, LeaveOneOut_ELBO, match_moments
@@ -28,11 +28,11 @@ from model import AlignmentModel
 @pytest.fixture
 def moments(prior):
     base = AlignmentModel(prior, {}, 1.0)
-    return match_moments(base, prior.encode(["the film was"]), {"negative": negative(prior)}, {"negative": 0.7})
+    return match_moments(base, prior.encode(["the film was"]), {"positive": positive(prior)}, {"positive": 0.7})
 
 
-def test_negative_is_below_zero():
-    assert is_negative(["a bad film", "a good film", "a film"]) == [1.0, 0.0, 0.0]
+def test_positive_is_above_zero():
+    assert is_positive(["a bad film", "a good film", "a film"]) == [0.0, 1.0, 0.0]
 
 
 def test_the_distributional_target_has_its_share_and_rl_with_its_beta_has_the_same_posterior(prior, moments):
