@@ -50,8 +50,8 @@ SOURCE = "Korbak, Perez and Buckley 2022, arXiv 2205.11275, section 4"
 NONE = "none"
 """The agent of responses that no speaker says."""
 EXACT = 1e-10
-CLOSE = 0.03
-"""Of an agent's weight: a guide's mixture that is so close is the posterior's."""
+LEFT = 0.1
+"""Of the KL from the posterior's agents to the prior's: guides that leave less have followed."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,7 @@ def main(args: Agents) -> list[Finding]:
     prompts, reward = prior.encode([args.prompt]), REWARDS["vader"](prior)
     rows, weights = {}, {}
     errors: list[float] = []
-    bounds: list[tuple[float, float]] = []
-    misses: list[tuple[float, float]] = []
+    left: list[float] = []
     for beta in args.betas:
         model = AlignmentModel(prior, reward, beta)
         truth = Enumeration(model, prompts)
@@ -96,14 +95,10 @@ def main(args: Agents) -> list[Finding]:
         errors += [abs(by_bayes[name] - after[name]) for name in after]
         guides = [train(model, prompts, seed, args) for seed in range(args.seeds)]
         of_guides = [mixture(truth.log_guide(guide), rho) for guide in guides]
-        bounds += [
-            (kl(found, after), truth.kl_guide_posterior(guide).item()) for found, guide in zip(of_guides, guides, strict=True)
-        ]
+        left += [sum(kl(found, after) for found in of_guides) / args.seeds / kl(before, after)]
         weights[beta] = {name: mean_and_error(of_guides, name) for name in after}
         for name in after:
             found = weights[beta][name]
-            allowed = max(CLOSE, 3 * found[1]) if math.isfinite(found[1]) else CLOSE
-            misses.append((abs(found[0] - after[name]), allowed))
             log_z_a = log_z[name].item() - math.log(before[name])
             rows[f"beta {beta:g}, {name}"] = [
                 *(f"{value:.4f}" for value in (before[name], log_z_a, by_bayes[name], after[name])),
@@ -116,12 +111,8 @@ def main(args: Agents) -> list[Finding]:
         Finding(f"the posterior's weights are Bayes' rule's to {max(errors):.0e}", max(errors) < EXACT),
         Finding(f"Bayes' rule twice is Bayes' rule once with the product to {error_twice:.0e}", error_twice < EXACT),
         Finding(
-            f"the guides' weights are off by {max(miss for miss, _ in misses):.2g} at most ({CLOSE:g} or 3 standard errors)",
-            all(miss < allowed for miss, allowed in misses),
-        ),
-        Finding(
-            f"no guide's agents are further from the posterior's than the guide is, KL {max(a for a, _ in bounds):.1g} at most",
-            all(of_agents <= of_responses + EXACT for of_agents, of_responses in bounds),
+            f"of the KL between the agents of prior and posterior the guides leave {max(left):.1%} at most (under {LEFT:.0%})",
+            max(left) < LEFT,
         ),
     ]
     print(report(CLAIM, SOURCE, [f"{title}\n{text_table(columns, rows)}", twice], findings))

@@ -17,10 +17,11 @@ def verdict(findings: Sequence[Finding]) -> str:
     """One line: that the claim held, or which of its findings did not."""
     failed = [finding.statement for finding in findings if not finding.held]
     if failed:
-        return f"The claim did NOT hold. Not found: {'; '.join(failed)}."
-    return f"The claim held: {'; '.join(finding.statement for finding in findings)}."
+        return f"The claim did NOT hold, {len(failed)} of {len(findings)} findings failed: {'; '.join(failed)}."
+    return f"The claim held: {len(findings)} of {len(findings)} findings."
 
 
 def report(claim: str, source: str, tables: Sequence[str], findings: Sequence[Finding]) -> str:
-    """What a script prints: the claim, where it comes from, the measured tables, the verdict."""
-    return "\n".join([f"Claim: {claim}", f"Source: {source}", "", "\n\n".join(tables), "", verdict(findings)])
+    """What a script prints: the claim, where it comes from, the measured tables, each finding, the verdict."""
+    checked = "\n".join(f"{'yes' if finding.held else 'NO':>3}  {finding.statement}" for finding in findings)
+    return "\n".join([f"Claim: {claim}", f"Source: {source}", "", "\n\n".join(tables), "", checked, "", verdict(findings)])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.judge import Judged
 from inference import Diagnostics, Estimate
 
 Sample = tuple[str, float]
@@ -26,6 +28,7 @@ class Report:
         samples: texts with their rewards, by where they come from.
         seconds: wall time of the fit.
         notes: warnings that a reader should see.
+        judged: of prior, guide and posterior, where there are constraints beside the reward; else none.
     """
 
     title: str
@@ -37,13 +40,15 @@ class Report:
     samples: Mapping[str, Sequence[Sample]]
     seconds: float
     notes: Sequence[str] = ()
+    judged: Sequence[Judged] = ()
 
     def rows(self) -> list[tuple[str, ...]]:
         """The table: quantity, prior, guide, posterior."""
         before, after = self.before, self.after
         log_evidence = (before.log_evidence, after.log_evidence, self.posterior_log_evidence)
+        rewards = [judged.reward for judged in self.judged] or [estimate.times(self.beta) for estimate in log_evidence]
         return [
-            ("E[r]", *(str(estimate.times(self.beta)) for estimate in log_evidence)),
+            ("E[r]", *map(str, rewards)),
             ("KL(. || p0)", "0", str(after.kl_guide_prior), str(self.kl_posterior_prior)),
             ("ELBO", str(before.elbo), str(after.elbo), f"log Z = {before.log_z}"),
             ("KL(. || p*)", str(before.kl_guide_posterior), str(after.kl_guide_posterior), "0"),
@@ -52,7 +57,7 @@ class Report:
             ("distinct-2", f"{before.distinct_2:.3f}", f"{after.distinct_2:.3f}", ""),
             ("effective sample size", f"{before.effective_sample_size:.0f}", f"{after.effective_sample_size:.0f}", ""),
             ("Pareto k-hat", f"{before.pareto_k:.2f}", f"{after.pareto_k:.2f}", ""),
-            *([("forbidden", f"{before.forbidden:.1%}", f"{after.forbidden:.1%}", "0")] if before.forbidden else []),
+            *([("forbidden", *(f"{judged.forbidden:.1%}" for judged in self.judged))] if self.judged else []),
         ]
 
     def conclusion(self) -> str:
@@ -86,7 +91,7 @@ class Report:
         rows = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}' for cell in row)}</tr>" for row in self.rows())
         samples = "".join(
             f"<h3>{html.escape(source)}</h3><table>"
-            + "".join(f"<tr><td class=num>{reward:+.2f}<td>{html.escape(text)}</tr>" for text, reward in samples)
+            + "".join(f"<tr><td class=num>{_shown(reward)}<td>{html.escape(text)}</tr>" for text, reward in samples)
             + "</table>"
             for source, samples in self.samples.items()
         )
@@ -130,8 +135,12 @@ def samples_text(samples: Mapping[str, Sequence[Sample]]) -> list[str]:
     """Lines for a terminal: each source, its texts with their rewards, and an empty line."""
     lines = []
     for source, found in samples.items():
-        lines += [f"{source}:", *(f"  {reward:+.2f}  {text}" for text, reward in found), ""]
+        lines += [f"{source}:", *(f"  {_shown(reward)}  {text}" for text, reward in found), ""]
     return lines
+
+
+def _shown(reward: float) -> str:
+    return "forbidden" if reward == -math.inf else f"{reward:+.2f}"
 
 
 def _or_unknown(estimate: Estimate | None) -> str:

@@ -10,7 +10,7 @@ but not what was never drawn: near its end such a curve may be too low in KL and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -58,18 +58,19 @@ class Bank:
         texts = [row[0] for row in prior.decode(found.response, prompts)]
         return cls(prompt, texts, found.log_prior[:, 0].cpu().log_softmax(0), gold(texts), found.exact)
 
-    def preferences(self, count: int, flip: float = 0.0) -> list[Preference]:
-        """Pairs of different texts from the prior, with labels by Bradley-Terry on their gold rewards."""
-        first, second = self._pairs(count)
+    def preferences(self, count: int, flip: float = 0.0, without: Iterable[Preference] = ()) -> list[Preference]:
+        """Pairs of different texts from the prior, none of them judged before, with labels by Bradley-Terry on their gold."""
+        first, second = self._pairs(count, {frozenset(preference.texts) for preference in without})
         outcome = simulate(self.gold[first], self.gold[second], flip=flip)
         chosen, rejected = torch.where(outcome == FIRST, first, second), torch.where(outcome == FIRST, second, first)
         return [Preference(self.prompt, self._response(i), self._response(j)) for i, j in zip(chosen, rejected, strict=True)]
 
-    def _pairs(self, count: int) -> tuple[Tensor, Tensor]:
+    def _pairs(self, count: int, known: set[frozenset[str]]) -> tuple[Tensor, Tensor]:
         kept: list[tuple[int, int]] = []
         while len(kept) < count:
             drawn = torch.multinomial(self.log_prior.exp(), 2 * count, replacement=True).view(-1, 2).tolist()
-            kept += [(i, j) for i, j in drawn if self.texts[i] != self.texts[j]]
+            pairs = [(i, j, frozenset((self.texts[i], self.texts[j]))) for i, j in drawn]
+            kept += [(i, j) for i, j, texts in pairs if len(texts) == 2 and texts not in known]
         first, second = torch.tensor(kept[:count]).T
         return first, second
 

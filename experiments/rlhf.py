@@ -157,6 +157,10 @@ def from_file(args: RLHF, prior: LanguageModel, features: Features, folder: RunF
         train, test = split_preferences(read_preferences(args.preferences), args.held_out, args.seed)
         texts = list(dict.fromkeys(preference.prompt for preference in train))[: args.max_prompts]
         prior.encode(texts)  # what does not fit is refused before anything is spent
+        if all(preference.tie for preference in test):
+            raise ValueError(
+                f"all {len(test)} held-out preferences are ties, which test nothing: raise --held-out, or give more"
+            )
     except ValueError as error:
         raise SystemExit(f"--preferences: {error}") from error
     model, posterior = learn(args, features, train, args.flip, args.seed)

@@ -119,7 +119,8 @@ def one_data_set(
 ) -> tuple[Run, dict[str, Curve], Calibration, RewardPosterior, list[Preference]]:
     """Draw preferences, learn the reward, test it, and follow its posteriors away from the prior."""
     with random_state.isolated(args.seed + 1000 * seed + count):
-        train, test = pool.preferences(count, args.flip), bank.preferences(1000, args.flip)
+        train = pool.preferences(count, args.flip)
+        test = bank.preferences(1000, args.flip, without=train)
     model, posterior = learn(args, features, train, args.flip, args.seed + seed)
     found = held_out(model, posterior, test)
     rewards = posterior(bank.texts)  # [S, M]

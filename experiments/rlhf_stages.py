@@ -74,7 +74,7 @@ def check_inference(args: RLHF, features: Standardised, train: Sequence[Preferen
     )
     return (
         f"Simulation-based calibration of {args.inference}, {args.simulations} simulations of {len(comparisons.first)} "
-        f"comparisons, {few} weights: p = {ranks.p_value(5):.2g} that ranks are uniform"
+        f"comparisons, {few} weights: p = {ranks.p_value(5):.2g} of ranks less uniform, were they"
     )
 
 

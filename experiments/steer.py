@@ -43,6 +43,7 @@ from experiments.guide_choice import (
     restored_options,
     save_guide,
 )
+from experiments.judge import Judge
 from experiments.registry import (
     DtypeName,
     GuideName,
@@ -182,12 +183,22 @@ def main(args: Steer) -> RunFolder:
 
     with random_state.isolated(args.seed + 1):
         draws = draw_from_prior(target, prompts, args.prior_draws, log_evidence_bound=model.log_evidence_bound(prompts))
+        if bool((hopeless := draws.log_evidence.isneginf().all(0)).any()):
+            text = prompts.texts[int(hopeless.int().argmax())]
+            raise SystemExit(
+                f"--constraint: none of {args.prior_draws} draws of the prior after {text!r} meets it; add a --penalty"
+            )
         measure = partial(diagnose, target, prompts=prompts, num_samples=args.samples, prior_draws=draws)
         before = measure(guide=guide)
+        judge = Judge(model, args.reward) if args.constraint else None
+        judged = [] if judge is None else [judge.of_draws(prompts, response_distribution(guide, prompts), args.samples)]
 
     result, seconds = run_svi(args, target, guide, prompts, folder)
     with random_state.isolated(args.seed + 2):
         after = measure(guide=guide)
+        if judge is not None:
+            judged.append(judge.of_draws(prompts, response_distribution(guide, prompts), args.samples))
+            judged.append(judge.of_posterior(prompts, draws))
         samples = {
             "Before, from the prior": with_rewards(model, prompts, response_distribution(model, prompts).sample((2,))),
             "After, from the guide": with_rewards(model, prompts, response_distribution(guide, prompts).sample((2,))),
@@ -205,6 +216,7 @@ def main(args: Steer) -> RunFolder:
         kl_posterior_prior=draws.kl_posterior_prior(),
         samples=samples,
         seconds=seconds,
+        judged=judged,
         notes=[] if result.stopped_early is None else [f"Stopped early at {result.stopped_early}"],
     )
     report.write_html(folder.report, draw_figures(report, draws, folder))
@@ -226,6 +238,8 @@ def check(args: Steer) -> None:
             f"--objective {args.objective} descends a divergence that --constraint makes infinite: choose one of {bearing}; or "
             "add a --penalty, which makes it soft; or --sample"
         )
+    if args.penalty is not None and not (args.kl_budget is None and args.min_reward is None):
+        raise SystemExit("--penalty is given with a budget, which is solved for what is hard: leave one of them out")
     if args.kl_budget is not None and args.min_reward is not None:
         raise SystemExit("--kl-budget and --min-reward are both given: beta can meet one of them")
     check_options(args.guide, args.options)
@@ -327,16 +341,15 @@ def run_svi(args: Steer, model: Program, guide: Guide, prompts: Prompts, folder:
 
 
 def draw_figures(report: Report, draws: PriorDraws, folder: RunFolder) -> list[Path]:
-    """The run's two figures, written into its folder; none if it has no metrics. Steps that scored nothing are left out."""
+    """The run's figures, written into its folder; none if it has no metrics. Steps that scored nothing are left out."""
     metrics = [record for record in folder.read_metrics() if math.isfinite(record["reward"] + record["elbo"])]
     if not metrics:
         return []
     after, reward = report.after, draws.log_evidence.cpu() * report.beta
-    ends_at = (after.kl_guide_prior, after.log_evidence.times(report.beta))
-    drawn = {
-        "elbo": figures.elbo_figure(metrics, report.before.log_z, report.before.elbo, after.elbo),
-        "reward_kl": figures.reward_kl_figure(metrics, reward, report.beta, ends_at),
-    }
+    drawn = {"elbo": figures.elbo_figure(metrics, report.before.log_z, report.before.elbo, after.elbo)}
+    if not report.judged:  # else part of the evidence is no reward
+        ends_at = (after.kl_guide_prior, after.log_evidence.times(report.beta))
+        drawn["reward_kl"] = figures.reward_kl_figure(metrics, reward, report.beta, ends_at)
     return [figures.save(figure, folder.path / f"{name}.svg") for name, figure in drawn.items()]
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from pyro.distributions import Unit
 from pyro.infer import ELBO
+from torch import Tensor
 
 from inference import random_state
 from inference.density import Program, log_evidence_at, response_distribution
@@ -24,10 +25,11 @@ from inference.fit import Fit, fit
 from inference.objectives import LeaveOneOut_ELBO
 from inference.optimizer import FusedOptimizer, cosine
 from model import BearsZeroEvidence, Prompts
+from model.optimality import LogBernoulli
 
 
 class _Soften(BearsZeroEvidence):
-    """Inside this context every factor of -inf is one of minus `penalty` nats."""
+    """Inside this context a factor of -inf is one of minus `penalty` nats, and so is the log-probability of an observation."""
 
     def __init__(self, penalty: float) -> None:
         super().__init__()
@@ -35,12 +37,25 @@ class _Soften(BearsZeroEvidence):
 
     def _pyro_sample(self, msg: dict) -> None:
         if isinstance(msg["fn"], Unit):
-            log_factor = msg["fn"].log_factor
-            msg["fn"] = Unit(log_factor.masked_fill(log_factor.isneginf(), -self.penalty))
+            msg["fn"] = Unit(self._softened(msg["name"], msg["fn"].log_factor))
+        elif isinstance(msg["fn"], LogBernoulli):
+            msg["fn"] = LogBernoulli(self._softened(msg["name"], msg["fn"].log_prob_of_one))
+
+    def _softened(self, name: str, log_factor: Tensor) -> Tensor:
+        hard = log_factor.isneginf()
+        if bool(hard.any()) and bool((log_factor[~hard] != 0).any()):
+            raise ValueError(
+                f"factor {name!r} is -inf in places and other than 0 in others: a hard constraint and a reward in one, and a "
+                "penalty would take the place of both. Give the constraint a name of its own beside the reward"
+            )
+        return log_factor.masked_fill(hard, -self.penalty)
 
 
 def soften(model: Program, penalty: float) -> Program:
-    """The model with every factor of -inf, of which each is a hard constraint, replaced by a penalty.
+    """The model with every hard constraint replaced by a penalty where it is not met.
+
+    A constraint is a factor of 0 and -inf alone; where it is part of another factor, as in a weighted sum, running the program
+    raises a `ValueError`.
 
     Args:
         model: a Pyro program with factors.

@@ -36,7 +36,7 @@ class Budget:
 
     Attributes:
         beta: reward per nat; one for each prompt by its text, if that was asked for. Either is what `AlignmentModel` takes.
-        kl: KL(p_beta || p0), nats, averaged over prompts.
+        kl: KL(p_beta || p0), nats, averaged over prompts; its error, as the next, is that of other draws at the same beta.
         reward: E[r] under p_beta.
         effective_sample_size: of the draws of the prior as draws of p_beta, the lowest over prompts; None where every response
             was listed, and all is exact.
@@ -89,8 +89,9 @@ def solve_beta(
         return _root(law.reward, min_reward, law, "E[r]", "of reward")
 
     if per_prompt:
-        betas = [solve(_column(bank, n)) for n in range(len(prompts))]
-        found = _budget(bank, dict(zip(prompts.texts, betas, strict=True)), torch.tensor(betas, dtype=torch.float64))
+        first = {text: n for n, text in reversed(list(enumerate(prompts.texts)))}
+        betas = {text: solve(_column(bank, n)) for text, n in first.items()}
+        found = _budget(bank, betas, torch.tensor([betas[text] for text in prompts.texts], dtype=torch.float64))
     else:
         beta = solve(bank)
         found = _budget(bank, beta, torch.tensor(beta, dtype=torch.float64))

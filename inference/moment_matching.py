@@ -25,7 +25,7 @@ from torch import Tensor
 
 from inference.density import Program
 from inference.estimate import Estimate
-from inference.prior_bank import draw_prior_bank
+from inference.prior_bank import PriorBank, draw_prior_bank
 from model import Evidence, Prompts, Tilt
 from model.evidence import check_reward
 
@@ -47,9 +47,9 @@ class MomentMatch:
         multipliers: lambda, nats per unit of the feature.
         standard_errors: of the multipliers, from the draws; 0 where all responses were listed.
         targets: E[phi] as asked for.
-        moments: E[phi] as reached on the responses at hand.
+        moments: E[phi] as reached on the responses at hand; the errors are those of other draws at the same multipliers.
         base_moments: E[phi] of the base.
-        kl: KL(p || base), nats.
+        kl: KL(p || base), nats; its error takes in that of the multipliers.
         effective_sample_size: of the draws weighed for p, the lowest over prompts; None where all responses were listed.
         attainable: whether the targets are means of some distribution over these responses, with all of the base's support.
         features: phi.
@@ -70,7 +70,7 @@ class MomentMatch:
         """lambda . phi as evidence, for a model of beta 1, beside that of the base."""
         return self.evidence_at(1.0)
 
-    def evidence_at(self, beta: float) -> Tilt:
+    def evidence_at(self, beta: float | Mapping[str, float]) -> Tilt:
         """The same for a model of another beta: the tilt is of lambda . phi nats at any.
 
         Raises:
@@ -148,7 +148,7 @@ def match_moments(
         targets={name: float(targets[name]) for name in names},
         moments=moments,
         base_moments={name: bank.mean(bank.log_evidence, phi[f].to(log_weight.device)) for f, name in enumerate(names)},
-        kl=bank.kl(log_weight, bank.log_evidence),
+        kl=_kl(bank, log_weight, attainable),
         effective_sample_size=bank.effective_sample_size(log_weight),
         attainable=attainable,
         features=features,
@@ -240,3 +240,15 @@ def _room(phi: Tensor, log_base: Tensor, target: Tensor) -> float:
     cost[-1] = -1.0
     found = linprog(cost, A_eq=equal.numpy(), b_eq=right.numpy(), bounds=(0, None), method="highs")
     return -found.fun if found.status == 0 else -1.0
+
+
+def _kl(bank: PriorBank, log_weight: Tensor, attainable: bool) -> Estimate:
+    """KL(p || base). Where the moments are those asked for, it is the largest value of lambda . target - log Z(lambda).
+
+    So it moves with the draws as if the multipliers did not (envelope theorem): by M (base - p) at each of M.
+    """
+    found = bank.kl(log_weight, bank.log_evidence)
+    if bank.exact or not attainable:
+        return found
+    base, prob = ((bank.log_prior + weight).softmax(0) for weight in (bank.log_evidence, log_weight))
+    return Estimate.of_influence(torch.full_like(base[0], found.value), len(base) * (base - prob))

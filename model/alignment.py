@@ -7,11 +7,11 @@ from functools import partial
 from typing import NamedTuple
 
 import pyro
-import torch
 from torch import Tensor
 
 from model.evidence import Bounded, Evidence, check_reward
 from model.language_model import LanguageModel
+from model.per_prompt import beta_at
 from model.prompts import Prompts
 from model.provenance import through
 
@@ -93,12 +93,7 @@ class AlignmentModel:
         Raises:
             ValueError: if a prompt has none.
         """
-        if not isinstance(self._beta, dict):
-            return self._beta
-        missing = [text for text in prompts.texts if text not in self._beta]
-        if missing:
-            raise ValueError(f"beta has no entry for the prompt {missing[0]!r}, expected one for each prompt by its text")
-        return torch.tensor([self._beta[text] for text in prompts.texts], dtype=torch.float64, device=prompts.ids.device)
+        return beta_at(self._beta, prompts)
 
     def log_evidence_bound(self, prompts: Prompts) -> float | Tensor | None:
         """The largest possible r/beta, one or `[N]`, nats, if every piece of evidence has an `upper_bound`; else None."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model.composition import WeightedSum
 from model.evidence import Evidence
+from model.per_prompt import beta_at
 from model.prompts import Prompts
 
 
@@ -23,22 +24,26 @@ class Tilt:
     Args:
         features: phi, evidence by name.
         multipliers: lambda, by the same names, nats per unit of the feature.
-        beta: that of the model whose evidence it is.
+        beta: that of the model whose evidence it is, one or by prompt.
 
     Raises:
         ValueError: if the names differ.
     """
 
-    def __init__(self, features: Mapping[str, Evidence], multipliers: Mapping[str, float], beta: float = 1.0) -> None:
+    def __init__(
+        self, features: Mapping[str, Evidence], multipliers: Mapping[str, float], beta: float | Mapping[str, float] = 1.0
+    ) -> None:
         if features.keys() != multipliers.keys():
             raise ValueError(f"features are {sorted(features)} and multipliers {sorted(multipliers)}, expected the same names")
         self.multipliers = dict(multipliers)
-        used = {name: (beta * multipliers[name], features[name]) for name in features if multipliers[name] != 0}
+        self.beta = beta
+        used = {name: (multipliers[name], features[name]) for name in features if multipliers[name] != 0}
         self._sum = WeightedSum(used) if used else None
-        self.upper_bound = 0.0 if self._sum is None else self._sum.upper_bound
+        bound = 0.0 if self._sum is None else self._sum.upper_bound
+        self.upper_bound = None if bound is None or isinstance(beta, Mapping) else bound * beta
 
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
         """`[..., N]` for responses `[..., N, T]`, float64."""
         if self._sum is None:
             return response.new_zeros(response.shape[:-1]).double()
-        return self._sum(prompts, response)
+        return beta_at(self.beta, prompts) * self._sum(prompts, response)

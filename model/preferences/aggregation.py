@@ -71,8 +71,8 @@ class UncertainReward:
     def __post_init__(self) -> None:
         if isinstance(self.aggregation, str) and self.aggregation not in AGGREGATIONS:
             raise ValueError(f"aggregation is {self.aggregation!r}, expected one of: {', '.join(AGGREGATIONS)}")
-        if not self.beta > 0:
-            raise ValueError(f"beta is {self.beta}, expected a positive number")
+        if not isinstance(self.beta, int | float) or not self.beta > 0:
+            raise ValueError(f"beta is {self.beta}, expected one positive number")
 
     def __call__(self, texts: Sequence[str]) -> list[float]:
         """One reward for each of M texts."""

@@ -67,8 +67,7 @@ class BradleyTerry:
         head: r as a function of features and weights.
         prior_scale: standard deviation of every weight.
         flip: epsilon, from 0 to less than 1/2, known; or (a, b), those of a Beta prior under which it is a latent site `flip`.
-        The
-            posterior is blind to turning all weights and all labels around, so that such a prior should keep to the small.
+            The posterior is blind to turning all weights and all labels around, so that such a prior should keep to the small.
         tie_strength: nu. At 1 two responses of equal reward tie as often as either wins.
         prior_mean: of the weights, `[P]`; default 0.
     """

@@ -104,6 +104,7 @@ class EncoderFeatures(NetworkFeatures):
         self.max_length = max_length
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.truncation_side = "left"  # of a long text the response is what matters
 
     @classmethod
     def from_pretrained(

@@ -22,7 +22,7 @@ class SequenceClassifier:
 
     A function of texts, for `TextEvidence`. With the log-probability and beta 1 the posterior is Bayes' rule for the label:
     p*(x) = p0(x) p(label | x) / p(label). A network with one output, as a reward model, has one label, and log sigmoid is
-    its log-probability. Texts longer than the network reads are cut at the end.
+    its log-probability. Of texts longer than the network reads the end is read.
 
     Args:
         network: a sequence classifier.
@@ -52,8 +52,9 @@ class SequenceClassifier:
         self.upper_bound = 0.0 if output == "log-prob" else None
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-        if network.config.pad_token_id is None:  # a decoder reads the last token that is not padding
-            network.config.pad_token_id = tokenizer.pad_token_id
+        # a decoder reads the last token that is not padding; of a long text the response is what matters
+        network.config.pad_token_id = tokenizer.pad_token_id
+        tokenizer.padding_side, tokenizer.truncation_side = "right", "left"
         limits = (tokenizer.model_max_length, getattr(network.config, "max_position_embeddings", None))
         self.max_length = min(limit for limit in limits if limit is not None)
 

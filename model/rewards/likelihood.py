@@ -18,7 +18,7 @@ class TextLikelihood:
     """log p(text) in nats, by the token on average, or of the whole text.
 
     A function of texts, for `TextEvidence`. The first token is scored after the tokenizer's BOS if it has one, and not at all
-    otherwise; the end of the text is not scored.
+    otherwise; the end of the text is not scored. Of a text longer than the network's context, its end alone is.
 
     Args:
         network: a causal language model.
@@ -76,4 +76,6 @@ class TextLikelihood:
 
     def _ids(self, text: str) -> list[int]:
         ids, bos = self.tokenizer(text, add_special_tokens=False)["input_ids"], self.tokenizer.bos_token_id
-        return ids if bos is None else [bos, *ids]
+        context = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
+        begin = [] if bos is None else [bos]
+        return begin + (ids if context is None else ids[max(0, len(ids) + len(begin) - context) :])

@@ -70,7 +70,7 @@ def test_script(prior, tmp_path, capsys, monkeypatch):
     findings = main(args)
     held = {finding.statement: finding.held for finding in findings}
     assert [said for said, ok in held.items() if not ok] == [said for said in held if said.startswith("distillation leaves")]
-    assert len(held) == 13
+    assert len(held) == 15
     printed = capsys.readouterr().out
     assert f"{best_of_n_kl_bound(8):.4f}" in printed
     assert "did NOT hold" in printed, "3 steps do not distil"

@@ -88,3 +88,15 @@ def test_script(tmp_path, capsys):
     assert "did NOT hold" in printed
     assert math.isfinite(float(printed.split("multiplier ")[1].split()[0]))
     assert len(list(tmp_path.rglob("dissociation.svg"))) == 1
+
+
+def test_share_that_the_prior_has_already_is_refused(prior):
+    base = AlignmentModel(prior, {}, 1.0)
+    moments = match_moments(base, prior.encode(["the film was"]), {"positive": positive(prior)}, {"positive": 0.05})
+    with pytest.raises(SystemExit, match=r"--share 0.05: expected above 0\.\d+, that of the prior"):
+        distributional(prior, moments)
+
+
+def test_word_that_the_prior_hardly_says_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match="draws of the prior are draws of p"):
+        main(DistributionMatching(word="masterpiece", draws=64, steps=1, out=tmp_path))

@@ -36,6 +36,7 @@ def test_rewards_are_read(text, weight, name, argument):
         ("vader>=-0.5", "vader", -0.5, None),
         ("words:war<=0", "words", None, 0.0),
         ("0.5*length<=2", "length", None, 2.0),
+        ("regex:(?<=not )good", "regex", 1.0, None),
     ],
 )
 def test_constraints_are_read(text, name, at_least, at_most):

@@ -12,7 +12,7 @@ from experiments.rlhf import RLHF, main
 from experiments.rlhf_simulated import Run, findings
 from inference import Enumeration
 from model import AlignmentModel, TextEvidence, grammar_prior, vader_sentiment
-from model.preferences import AGGREGATIONS, PriorFeatures, RewardPosterior, read_preferences
+from model.preferences import AGGREGATIONS, Preference, PriorFeatures, RewardPosterior, read_preferences, write_preferences
 
 SMALL = RLHF(
     num_preferences=(20, 60),
@@ -65,6 +65,9 @@ def test_a_file_of_preferences_to_a_guide(tmp_path, capsys):
 def test_what_cannot_be_is_refused(tmp_path):
     with pytest.raises(SystemExit, match=r"--preferences: .*No such file"):
         main(replace(SMALL, out=tmp_path, preferences=tmp_path / "none.jsonl"))
+    write_preferences(tmp_path / "ties.jsonl", [Preference("a", f" {i}", " b", tie=True) for i in range(5)])
+    with pytest.raises(SystemExit, match="held-out preferences are ties"):
+        main(replace(SMALL, out=tmp_path, preferences=tmp_path / "ties.jsonl"))
     with pytest.raises(SystemExit, match="nothing to train"):
         main(replace(SMALL, out=tmp_path, guide="fixed"))
 
@@ -117,6 +120,13 @@ def test_preferences_of_a_bank_follow_its_gold_reward(every):
     right = (difference > 0)[difference != 0].double()
     error = (expected * (1 - expected)).sum().sqrt() / len(expected)
     assert abs(right.mean() - expected.mean()) < 4 * error
+
+
+def test_what_was_judged_before_is_left_out(every):
+    train = every.preferences(200)
+    known = {frozenset(preference.texts) for preference in train}
+    assert any(frozenset(preference.texts) in known for preference in every.preferences(200))
+    assert not any(frozenset(preference.texts) in known for preference in every.preferences(200, without=train))
 
 
 def test_correlation_is_one_with_itself_and_blind_to_a_constant(every):

@@ -170,6 +170,8 @@ def test_choices_that_do_not_go_together(args):
         ({"reward": ("taste",)}, r"--reward 'taste': expected \[WEIGHT"),
         ({"penalty": 3.0}, "--penalty 3 is for what --constraint forbids"),
         ({"constraint": ("words:good",), "penalty": 3.0, "sample": "smc"}, "--penalty is for SVI"),
+        ({"constraint": ("words:good",), "penalty": 1.0, "kl_budget": 1.0}, "--penalty is given with a budget"),
+        ({"constraint": ("words:zzz",), "objective": "forward-kl"}, "none of 40 draws of the prior after .* meets it"),
         ({"kl_budget": 1.0, "min_reward": 0.5}, "--kl-budget and --min-reward are both given"),
         ({"min_reward": 2.0}, r"--min-reward: E\[r\] is asked to be 2 of reward, and ranges from"),
         ({"constraint": ("words:was",)}, "--objective leave-one-out descends .* choose one of wake-phi, .*--penalty"),
@@ -195,6 +197,9 @@ def test_penalty_makes_constraints_soft(args, capsys):
     printed = capsys.readouterr().out
     assert "given words:bad,dull<=0 (soft, 2 nats), beta 0.1" in printed
     assert "are left" in printed
+    reward, forbidden = (line.split() for line in printed.splitlines() if line.startswith(("E[r]", "forbidden  ")))
+    assert float(reward[1]) > -1, "a penalty of 2 nats at beta 0.1 is no part of the reward"
+    assert float(forbidden[1].rstrip("%")) > 20
 
 
 def test_constraint_is_kept_by_samplers(args, capsys):

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from guides import Tabular
 from inference import Enumeration, FusedOptimizer, anneal, cosine, importance_sampling, soften
-from model import AlignmentModel, TextEvidence, ZeroEvidenceError, contains, vader_sentiment
+from model import AlignmentModel, OptimalityModel, TextEvidence, WeightedSum, ZeroEvidenceError, contains, vader_sentiment
 from model.grammar import PROMPTS
 
 
@@ -81,3 +81,21 @@ def test_penalties_must_grow(hard, small_prior, prompts, penalties):
 def test_penalty_is_positive_and_finite(hard, penalty):
     with pytest.raises(ValueError, match="expected a positive finite number"):
         soften(hard, penalty)
+
+
+def test_constraint_inside_a_sum_is_refused_with_the_way_out(small_prior, prompts):
+    """A penalty in place of the whole factor would make what is forbidden better than what is allowed."""
+    low = lambda _, x: torch.full(x.shape[:-1], -20.0)  # noqa: E731
+    model = AlignmentModel(small_prior, WeightedSum({"low": (1.0, low), "very": (1.0, contains("very", small_prior))}), 1.0)
+    with pytest.raises(ValueError, match=r"factor 'evidence' is -inf in places and other than 0.*a name of its own"):
+        Enumeration(soften(model, 8.0), prompts)
+
+
+def test_observed_optimality_softens_alike(small_prior, prompts):
+    evidence = {
+        "taste": TextEvidence(vader_sentiment, small_prior, upper_bound=1.0),
+        "very": contains("very", small_prior),
+    }
+    model = AlignmentModel(small_prior, evidence, beta=0.5)
+    plain, control = (Enumeration(soften(program, 3.0), prompts) for program in (model, OptimalityModel(model)))
+    assert_close(control.log_posterior, plain.log_posterior, rtol=0, atol=1e-12)

@@ -123,3 +123,12 @@ def test_one_budget_and_a_reward_that_varies(small_prior, sentiment, prompts):
 def test_budget_that_few_draws_stand_for_is_warned_of(prior, prompts):
     with pytest.warns(UserWarning, match=r"effective draws of 400 stand for the posterior"):
         solve_beta(prior, TextEvidence(vader_sentiment, prior), prompts, max_kl=2.3, num_draws=400)
+
+
+def test_prompt_given_twice_has_one_beta(prior):
+    twice = prior.encode(["the film was", "the plot was", "the film was"])
+    sentiment = TextEvidence(vader_sentiment, prior)
+    found = solve_beta(prior, sentiment, twice, max_kl=0.3, num_draws=400, per_prompt=True)
+    once = AlignmentModel(prior, sentiment, found.beta)
+    assert once.beta_at(twice)[0] == once.beta_at(twice)[2]
+    assert set(found.beta) == set(twice.texts)

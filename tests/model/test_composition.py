@@ -145,6 +145,15 @@ def test_tilt_is_of_as_many_nats_at_any_beta(prior, prompts, good, sentiment, be
     assert_close(truth.log_evidence, expected, rtol=0, atol=1e-12)
 
 
+def test_tilt_is_of_as_many_nats_where_each_prompt_has_its_beta(prior, prompts, good):
+    betas = dict(zip(prompts.texts, (0.2, 1.5), strict=True))
+    tilt = Tilt({"good": good}, {"good": 0.7}, betas)
+    truth = Enumeration(AlignmentModel(prior, tilt, betas), prompts)
+    assert_close(truth.log_evidence, 0.7 * good(prompts, truth.support), rtol=0, atol=1e-12)
+    assert tilt.upper_bound is None
+    assert Tilt({"good": good}, {"good": 0.7}, 0.2).upper_bound == pytest.approx(0.14)
+
+
 def test_tilt_of_nothing_is_the_prior(prompts, support, good):
     tilt = Tilt({"good": good}, {"good": 0.0})
     assert tilt(prompts, support).eq(0).all()

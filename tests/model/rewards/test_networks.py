@@ -57,6 +57,22 @@ def test_classifier_is_that_of_single_texts(make, batch_size):
     assert (by_output["logit"].upper_bound, by_output["log-prob"].upper_bound) == (None, 0.0)
 
 
+def test_decoder_reads_no_padding_whatever_its_settings_say():
+    network, tokenizer = gpt2_classifier(), tiny_tokenizer(pad_token="<pad>")
+    network.config.pad_token_id, tokenizer.padding_side = 0, "left"
+    logits = plain_logits(gpt2_classifier(), TEXTS).double()[:, 1]
+    assert_close(SequenceClassifier(network, tokenizer, 1, output="logit")(TEXTS), logits, atol=1e-5, rtol=0)
+
+
+def test_of_a_long_text_the_end_is_read():
+    classifier = SequenceClassifier(bert(), tiny_tokenizer(pad_token="<pad>"), "good")
+    start, end = "a " * 30, "b c a b c a b c a b c a b c a b"
+    assert_close(classifier([start + end]), classifier([end]))
+    assert not torch.allclose(classifier([start + end]), classifier([start + "c " + end[2:]]))
+    likelihood = TextLikelihood(llama(), tiny_tokenizer())
+    assert_close(likelihood([start + end]), likelihood([end[2:]]))  # the context is 16 and BOS one of them
+
+
 def test_labels_that_do_not_exclude_each_other_and_single_ones_are_sigmoids():
     tokenizer = tiny_tokenizer(pad_token="<pad>")
     several = bert(problem_type="multi_label_classification")
@@ -72,7 +88,7 @@ def test_labels_that_do_not_exclude_each_other_and_single_ones_are_sigmoids():
     )
 
 
-def test_classifier_loads_from_a_folder_in_its_own_type_and_cuts_long_texts(tmp_path):
+def test_classifier_loads_from_a_folder_in_its_own_type(tmp_path):
     tokenizer = tiny_tokenizer(pad_token="<pad>")
     bert().save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
@@ -80,8 +96,6 @@ def test_classifier_loads_from_a_folder_in_its_own_type_and_cuts_long_texts(tmp_
     assert loaded.network.dtype == torch.bfloat16
     expected = SequenceClassifier(bert(), tokenizer, "good")(TEXTS)
     assert_close(loaded(TEXTS), expected, atol=0.05, rtol=0.05)
-    long = "a " * 40
-    assert_close(loaded([long]), loaded(["a " * 16]))
 
 
 def test_label_that_is_not_there_is_named_with_those_that_are():

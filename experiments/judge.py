@@ -1,0 +1,57 @@
+"""Reward and constraints told apart, where evidence is both: -inf is no reward, nor is what a penalty costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
+from inference import Estimate, PriorDraws, log_evidence_at
+from model import AlignmentModel, Prompts
+
+
+class Judged(NamedTuple):
+    """What some law of responses comes to.
+
+    Attributes:
+        reward: E[r], of the rewards alone.
+        forbidden: the share of responses that the constraints rule out.
+    """
+
+    reward: Estimate
+    forbidden: float
+
+
+class Judge:
+    """Scores responses by the rewards and by the constraints of a model.
+
+    Args:
+        model: with both.
+        rewards: the names of those that are rewards.
+    """
+
+    def __init__(self, model: AlignmentModel, rewards: Iterable[str]) -> None:
+        self.rewards = AlignmentModel(model.prior, {name: model.evidence[name] for name in rewards}, beta=1.0)
+        self.model = model
+
+    def of_draws(self, prompts: Prompts, distribution: TorchDistribution, num_samples: int) -> Judged:
+        """Of fresh draws."""
+        response = distribution.sample(torch.Size([num_samples]))
+        return Judged(Estimate.of_mean(self._reward(prompts, response)), self._forbidden(prompts, response).mean().item())
+
+    def of_posterior(self, prompts: Prompts, draws: PriorDraws) -> Judged:
+        """Of the posterior that draws of the prior stand for, by their weights. Consistent."""
+        reward = self._reward(prompts, draws.response)
+        weight = draws.log_evidence.double().softmax(0)
+        mean = (weight * reward).sum(0)
+        forbidden = (weight * self._forbidden(prompts, draws.response)).sum(0).mean().item()
+        return Judged(Estimate.of_influence(mean, len(weight) * weight * (reward - mean)), forbidden)
+
+    def _reward(self, prompts: Prompts, response: Tensor) -> Tensor:
+        return log_evidence_at(self.rewards, prompts, response).double()
+
+    def _forbidden(self, prompts: Prompts, response: Tensor) -> Tensor:
+        return log_evidence_at(self.model, prompts, response).isneginf().double()
