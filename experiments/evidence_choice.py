@@ -125,8 +125,15 @@ REWARDS: dict[str, Reward] = {
 }
 """By name, what makes evidence when called with the prior's language model and the argument after the colon."""
 
+
+def _usage(name: str, argument: str) -> str:
+    """How a reward is named, with its argument."""
+    optional = argument.startswith("[")
+    return f"{name}[:{argument[1:]}" if optional else f"{name}:{argument}" if argument else name
+
+
 HELP = "r, or several that add up, each [WEIGHT*]NAME[:ARGUMENT].\n\n" + "\n\n".join(
-    f"{name}{':' if reward.argument else ''}{reward.argument}: {reward.summary}" for name, reward in REWARDS.items()
+    f"{_usage(name, reward.argument)}: {reward.summary}" for name, reward in REWARDS.items()
 )
 
 _REWARD = re.compile(r"(?:(?P<weight>[^*:]*)\*)?(?P<name>[a-z-]+)(?::(?P<argument>.*))?", re.DOTALL)
