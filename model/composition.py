@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from model.constraints import Constraint
 from model.evidence import Bounded, Evidence, check_reward
 from model.prompts import Prompts
 
@@ -21,15 +22,17 @@ class WeightedSum:
         parts: by name, a weight and its evidence. A hard constraint has any positive weight.
 
     Raises:
-        ValueError: if there are no parts, or a weight is 0 or not finite.
+        ValueError: if there are no parts, a weight is 0 or not finite, or negative for a hard constraint.
     """
 
     def __init__(self, parts: Mapping[str, tuple[float, Evidence]]) -> None:
         if not parts:
             raise ValueError("got no parts, expected at least one by name, such as {'fluency': (0.5, evidence)}")
-        for name, (weight, _) in parts.items():
+        for name, (weight, evidence) in parts.items():
             if not math.isfinite(weight) or weight == 0:
                 raise ValueError(f"the weight of {name!r} is {weight}, expected a finite number other than 0")
+            if weight < 0 and isinstance(evidence, Constraint):
+                raise ValueError(f"{name!r} is a hard constraint, with weight {weight}: state its opposite, with `at_most`")
         self.parts = dict(parts)
         bounds = [
             weight * evidence.upper_bound

@@ -75,6 +75,11 @@ def test_weight_that_weighs_nothing_is_refused(good, weight):
         WeightedSum({})
 
 
+def test_constraint_is_not_weighed_against(good):
+    with pytest.raises(ValueError, match="'good' is a hard constraint, with weight -1"):
+        WeightedSum({"good": (-1.0, Constraint(good, at_least=1))})
+
+
 # Hard constraints
 
 
