@@ -45,6 +45,7 @@ from inference.reward_posterior import REWARD_INFERENCE
 from model import LanguageModel
 from model.preferences import (
     AGGREGATIONS,
+    HEADS,
     EncoderFeatures,
     Features,
     PriorFeatures,
@@ -55,8 +56,11 @@ from model.preferences import (
 if TYPE_CHECKING:
     InferenceName: TypeAlias = str
     AggregationName: TypeAlias = str
+    HeadName: TypeAlias = str
 else:
-    InferenceName, AggregationName = Literal[tuple(REWARD_INFERENCE)], Literal[tuple(AGGREGATIONS)]
+    InferenceName, AggregationName, HeadName = (
+        Literal[tuple(registry)] for registry in (REWARD_INFERENCE, AGGREGATIONS, HEADS)
+    )
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ class RLHF:
     """Features of the reward: any encoder in Hugging Face format; default the prior's own hidden states."""
     components: int = 128
     """Principal components of the features that the reward goes by."""
+    head: HeadName = "linear"
+    """The reward as a function of the features: `linear`, or `mlp` with one hidden layer, for `map`, `ensemble` or `nuts`."""
     prior_scale: float = 2.0
     """Standard deviation of a typical response's reward before there are preferences, in log-odds. Gold has 1.1 to 1.5."""
     inference: Annotated[InferenceName, tyro.conf.arg(help="How the reward is inferred: " + ", ".join(REWARD_INFERENCE))] = (

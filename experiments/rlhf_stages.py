@@ -17,11 +17,12 @@ from experiments.zoo import text_table
 from guides import GUIDES, Guide
 from inference import Estimate, FusedOptimizer, cosine, diagnose, fit, response_distribution
 from inference.calibration import Calibration, calibrate, predict
-from inference.reward_posterior import REWARD_INFERENCE
+from inference.reward_posterior import REWARD_INFERENCE, NotMaximisedError
 from inference.simulation_based_calibration import simulation_based_calibration
 from model import AlignmentModel, LanguageModel, TextEvidence
 from model.preferences import (
     AGGREGATIONS,
+    HEADS,
     BradleyTerry,
     Comparisons,
     Features,
@@ -43,9 +44,13 @@ def learn(
     texts = [text for preference in train for text in preference.texts]
     standardised = Standardised.fit(features, texts, num_components=args.components)
     ties = 1.0 if any(preference.tie for preference in train) else 0.0
-    model = BradleyTerry(LinearHead(standardised.num_features), args.prior_scale, flip=flip, tie_strength=ties)
+    head = HEADS[args.head](standardised.num_features)
+    model = BradleyTerry(head, args.prior_scale, flip=flip, tie_strength=ties)
     infer = REWARD_INFERENCE[args.inference]
-    samples = infer(model, Comparisons.of(train, standardised), num_samples=args.reward_samples, seed=seed)
+    try:
+        samples = infer(model, Comparisons.of(train, standardised), num_samples=args.reward_samples, seed=seed)
+    except NotMaximisedError as error:
+        raise SystemExit(f"--inference {args.inference} with --head {args.head}: {error}") from error
     return model, RewardPosterior(model.head, standardised, samples)
 
 

@@ -12,7 +12,15 @@ from experiments.rlhf import RLHF, main
 from experiments.rlhf_simulated import Run, findings
 from inference import Enumeration
 from model import AlignmentModel, TextEvidence, grammar_prior, vader_sentiment
-from model.preferences import AGGREGATIONS, Preference, PriorFeatures, RewardPosterior, read_preferences, write_preferences
+from model.preferences import (
+    AGGREGATIONS,
+    MLPHead,
+    Preference,
+    PriorFeatures,
+    RewardPosterior,
+    read_preferences,
+    write_preferences,
+)
 
 SMALL = RLHF(
     num_preferences=(20, 60),
@@ -60,6 +68,15 @@ def test_a_file_of_preferences_to_a_guide(tmp_path, capsys):
     prior = load_prior("film-reviews", max_new_tokens=4, temperature=0.7, dtype="float32", device="cpu")
     reward = RewardPosterior.load(folder.path / "reward", PriorFeatures(prior))
     assert reward(["The film was great"]).shape == (1, 1)
+
+
+def test_head_with_a_hidden_layer(tmp_path, capsys):
+    args = replace(SMALL, head="mlp", inference="ensemble", reward_samples=2, num_preferences=(20,), simulations=0)
+    folder = main(replace(args, out=tmp_path, seeds=1))
+    prior = load_prior("film-reviews", max_new_tokens=4, temperature=0.7, dtype="float32", device="cpu")
+    reward = RewardPosterior.load(folder.path / "reward", PriorFeatures(prior))
+    assert isinstance(reward.head, MLPHead)
+    assert reward(["The film was great"]).shape == (2, 1)
 
 
 def test_what_cannot_be_is_refused(tmp_path):
