@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from experiments.judge import Judge
 from experiments.report import Sample, samples_text
 from inference import Posterior, log_evidence_at
 from model import AlignmentModel, Prompts
@@ -36,8 +37,9 @@ class Decoding:
 
     def text(self) -> str:
         """For a terminal: samples, then a line for each number, averaged over prompts."""
-        before = (log_evidence_at(self.model, self.prompts, self.prior_response) * self.model.beta).mean().item()
-        reward = log_evidence_at(self.model, self.prompts, self.posterior.response) * self.model.beta
+        judge = Judge(self.model)
+        before = judge.reward(self.prompts, self.prior_response).mean().item()
+        reward = judge.reward(self.prompts, self.posterior.response)
         rows = {"E[r] of the prior": before, "E[r] of the posterior": self.posterior.mean(reward).mean().item()}
         if self.posterior.log_z is not None:
             rows["log Z, nats"] = self.posterior.log_z.mean().item()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -10,7 +9,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from inference import Estimate, PriorDraws, log_evidence_at
-from model import AlignmentModel, Prompts
+from model import AlignmentModel, Constraint, Prompts
 
 
 class Judged(NamedTuple):
@@ -26,31 +25,32 @@ class Judged(NamedTuple):
 
 
 class Judge:
-    """Scores responses by the rewards and by the constraints of a model.
+    """Scores responses by the rewards of a model, and by its constraints.
 
     Args:
-        model: with both.
-        rewards: the names of those that are rewards.
+        model: with rewards, and pieces of evidence that are a `Constraint`.
     """
 
-    def __init__(self, model: AlignmentModel, rewards: Iterable[str]) -> None:
-        self.rewards = AlignmentModel(model.prior, {name: model.evidence[name] for name in rewards}, beta=1.0)
+    def __init__(self, model: AlignmentModel) -> None:
+        rewards = {name: evidence for name, evidence in model.evidence.items() if not isinstance(evidence, Constraint)}
+        self.rewards = AlignmentModel(model.prior, rewards, beta=1.0)
         self.model = model
 
     def of_draws(self, prompts: Prompts, distribution: TorchDistribution, num_samples: int) -> Judged:
         """Of fresh draws."""
         response = distribution.sample(torch.Size([num_samples]))
-        return Judged(Estimate.of_mean(self._reward(prompts, response)), self._forbidden(prompts, response).mean().item())
+        return Judged(Estimate.of_mean(self.reward(prompts, response)), self._forbidden(prompts, response).mean().item())
 
     def of_posterior(self, prompts: Prompts, draws: PriorDraws) -> Judged:
         """Of the posterior that draws of the prior stand for, by their weights. Consistent."""
-        reward = self._reward(prompts, draws.response)
+        reward = self.reward(prompts, draws.response)
         weight = draws.log_evidence.double().softmax(0)
         mean = (weight * reward).sum(0)
         forbidden = (weight * self._forbidden(prompts, draws.response)).sum(0).mean().item()
         return Judged(Estimate.of_influence(mean, len(weight) * weight * (reward - mean)), forbidden)
 
-    def _reward(self, prompts: Prompts, response: Tensor) -> Tensor:
+    def reward(self, prompts: Prompts, response: Tensor) -> Tensor:
+        """r of responses `[..., N, T]`, `[..., N]`, whether they are forbidden or not."""
         return log_evidence_at(self.rewards, prompts, response).double()
 
     def _forbidden(self, prompts: Prompts, response: Tensor) -> Tensor:

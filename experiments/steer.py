@@ -190,7 +190,7 @@ def main(args: Steer) -> RunFolder:
             )
         measure = partial(diagnose, target, prompts=prompts, num_samples=args.samples, prior_draws=draws)
         before = measure(guide=guide)
-        judge = Judge(model, args.reward) if args.constraint else None
+        judge = Judge(model) if args.constraint else None
         judged = [] if judge is None else [judge.of_draws(prompts, response_distribution(guide, prompts), args.samples)]
 
     result, seconds = run_svi(args, target, guide, prompts, folder)

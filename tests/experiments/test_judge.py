@@ -12,7 +12,7 @@ def test_judged_is_the_reward_without_what_constraints_cost(prior, prompts, pena
     evidence = {"taste": TextEvidence(vader_sentiment, prior), "very": contains("very", prior)}
     model = AlignmentModel(prior, evidence, beta=0.5)
     target = model if penalty is None else soften(model, penalty)
-    truth, judge = Enumeration(target, prompts), Judge(model, ["taste"])
+    truth, judge = Enumeration(target, prompts), Judge(model)
     reward = evidence["taste"](prompts, truth.support)
     forbidden = ~evidence["very"].holds(prompts, truth.support)
 

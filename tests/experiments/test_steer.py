@@ -204,6 +204,9 @@ def test_penalty_makes_constraints_soft(args, capsys):
 
 def test_constraint_is_kept_by_samplers(args, capsys):
     folder = main(replace(args, constraint=("words:very",), sample="importance", budget=2000))
+    printed = capsys.readouterr().out
+    assert "E[r] of the prior" in printed
+    assert "inf" not in next(line for line in printed.splitlines() if line.startswith("E[r] of the prior"))
     lines = [json.loads(line)["text"] for line in (folder.path / "draws.jsonl").read_text().splitlines()]
     assert lines
     assert all("very" in text.split() for text in lines)
