@@ -62,10 +62,11 @@ class Report:
 
     def conclusion(self) -> str:
         """One sentence on what is left of the gap."""
-        if self.before.forbidden:
+        if self.judged and math.isinf(self.before.kl_guide_posterior.value):
+            prior, guide, _ = (judged.forbidden for judged in self.judged)
             before, after = (_or_unknown(found.kl_posterior_guide) for found in (self.before, self.after))
             return (
-                f"Of the guide's draws {self.after.forbidden:.1%} are forbidden, of the prior's {self.before.forbidden:.1%}: "
+                f"Of the guide's draws {guide:.1%} are forbidden, of the prior's {prior:.1%}: "
                 f"KL(q || p*) is infinite; KL(p* || q) went from {before} to {after} nats in {self.seconds:.0f} s of SVI."
             )
         start, left = self.before.kl_guide_posterior, self.after.kl_guide_posterior

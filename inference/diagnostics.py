@@ -29,7 +29,7 @@ from model import Prompts, ResponseDistribution
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """The distance of a guide from the posterior, and what it is made of. Nats, per prompt, but for the last five.
+    """The distance of a guide from the posterior, and what it is made of. Nats, per prompt, but for the last four.
 
     Attributes:
         elbo: E_q[log p0 + r/beta - log q].
@@ -45,7 +45,6 @@ class Diagnostics:
         pareto_k: shape of the tail of w, the highest over prompts; above 0.7 importance sampling from q is not to be trusted
             (Vehtari et al. 2015, arXiv 1507.02646).
         distinct_2: different pairs of neighbouring tokens, as a share of all, within a prompt.
-        forbidden: share of the guide's samples that are impossible, their evidence -inf.
     """
 
     elbo: Estimate
@@ -60,7 +59,6 @@ class Diagnostics:
     effective_sample_size: float
     pareto_k: float
     distinct_2: float
-    forbidden: float
 
 
 @torch.no_grad()
@@ -111,7 +109,6 @@ def diagnose(
         effective_sample_size=effective_sample_size(log_weight).min().item(),
         pareto_k=pareto_k(log_weight).max().item(),
         distinct_2=distinct_n(response, _is_token(distribution, response), 2),
-        forbidden=log_evidence.isneginf().double().mean().item(),
     )
 
 

@@ -82,11 +82,10 @@ def solve_beta(
     bank = draw_prior_bank(AlignmentModel(prior, evidence, beta=1.0), prompts, num_draws)
 
     def solve(part: PriorBank) -> float:
-        law = _Law(part)
         if max_kl is not None:
-            return _root(law.kl, max_kl, law, "KL(p || p0)", "nats")
+            return _root(part.kl, max_kl, part, "KL(p || p0)", "nats")
         assert min_reward is not None
-        return _root(law.reward, min_reward, law, "E[r]", "of reward")
+        return _root(lambda log_weight: part.mean(log_weight, part.log_evidence), min_reward, part, "E[r]", "of reward")
 
     if per_prompt:
         first = {text: n for n, text in reversed(list(enumerate(prompts.texts)))}
@@ -104,50 +103,37 @@ def solve_beta(
     return found
 
 
-class _Law:
-    """KL and reward of p_beta on the responses of a bank, averaged over prompts, as functions of log beta."""
+def _root(measure: Callable[[Tensor], Estimate], wanted: float, bank: PriorBank, name: str, unit: str) -> float:
+    """beta at which a measure of p_beta, which falls as beta grows, is what is wanted; it takes r/beta, `[M, N]`."""
 
-    def __init__(self, bank: PriorBank) -> None:
-        self.log_prior, self.exact = bank.log_prior, bank.exact
-        possible = bank.log_evidence > -torch.inf
-        self.log_base = self.log_prior.where(possible, -torch.inf)
-        self.values = bank.log_evidence.where(possible, 0.0)
-        base = self.log_base.softmax(0)
-        mean = (base * self.values).sum(0)
-        self.spread = (base * (self.values - mean).square()).sum(0).mean().sqrt().item()
+    def at(log_beta: float) -> float:
+        return measure(bank.log_evidence / math.exp(log_beta)).value
 
-    def _prob(self, log_beta: float) -> tuple[Tensor, Tensor, Tensor]:
-        log_joint = self.log_base + self.values / math.exp(log_beta)
-        log_z = log_joint.logsumexp(0)
-        return (log_joint - log_z).exp(), log_joint - log_z, log_z
-
-    def kl(self, log_beta: float) -> float:
-        prob, log_prob, _ = self._prob(log_beta)
-        return torch.where(prob > 0, prob * (log_prob - self.log_prior), 0.0).sum(0).mean().item()
-
-    def reward(self, log_beta: float) -> float:
-        return (self._prob(log_beta)[0] * self.values).sum(0).mean().item()
-
-
-def _root(measure: Callable[[float], float], wanted: float, law: _Law, name: str, unit: str) -> float:
-    """beta at which a measure that falls as beta grows is what is wanted."""
-    if law.spread <= ROUNDING * law.values.abs().max().item():
+    spread = _spread(bank)
+    if spread <= ROUNDING * bank.log_evidence.nan_to_num(neginf=0.0).abs().max().item():
         raise BudgetError("the reward is the same for every response at hand, and no beta changes anything. Check the evidence")
-    middle = math.log(law.spread)
-    low, high = middle - SPAN / 4, middle + SPAN
-    most, least = measure(low), measure(high)
+    low, high = math.log(spread) - SPAN / 4, math.log(spread) + SPAN
+    most, least = at(low), at(high)
     if not least < wanted < most:
-        where = "exactly" if law.exact else f"on {len(law.values)} draws of the prior"
+        where = "exactly" if bank.exact else f"on {len(bank.log_evidence)} draws of the prior"
         fix = (
             "Every posterior is beyond it: ask for more"
             if wanted <= least
-            else "No posterior gets there" + ("" if law.exact else "; if the prior can, draw more of it")
+            else "No posterior gets there" + ("" if bank.exact else "; if the prior can, draw more of it")
         )
         raise BudgetError(
             f"{name} is asked to be {wanted:g} {unit}, and ranges from {least:.4g} (beta = infinity) to {most:.4g} (beta = 0), "
             f"{where}. {fix}"
         )
-    return math.exp(brentq(lambda log_beta: measure(log_beta) - wanted, low, high, xtol=1e-13, rtol=1e-13))
+    return math.exp(brentq(lambda log_beta: at(log_beta) - wanted, low, high, xtol=1e-13, rtol=1e-13))
+
+
+def _spread(bank: PriorBank) -> float:
+    """The standard deviation of the reward among what is possible, over prompts: the scale on which beta matters."""
+    values = bank.log_evidence.nan_to_num(neginf=0.0)
+    base = bank.log_prior.masked_fill(bank.log_evidence.isneginf(), -torch.inf).softmax(0)
+    mean = (base * values).sum(0)
+    return (base * (values - mean).square()).sum(0).mean().sqrt().item()
 
 
 def _column(bank: PriorBank, n: int) -> PriorBank:

@@ -13,10 +13,11 @@ from typing import Protocol, Self
 
 import torch
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from model.batches import in_batches
-from model.language_model import LanguageModel, default_device, named_dtype
+from model.language_model import LanguageModel
+from model.pretrained import load_pretrained
 
 
 class Features(Protocol):
@@ -125,9 +126,8 @@ class EncoderFeatures(NetworkFeatures):
             batch_size: see the class.
             max_length: see the class.
         """
-        dtype = named_dtype(dtype) if isinstance(dtype, str) else dtype
-        network = AutoModel.from_pretrained(name_or_path, dtype=dtype).to(device or default_device())
-        return cls(network, AutoTokenizer.from_pretrained(name_or_path), batch_size=batch_size, max_length=max_length)
+        network, tokenizer = load_pretrained(AutoModel, name_or_path, dtype, device)
+        return cls(network, tokenizer, batch_size=batch_size, max_length=max_length)
 
     def encode(self, texts: list[str]) -> Tensor:
         limit = self.max_length or self.tokenizer.model_max_length

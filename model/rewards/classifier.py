@@ -9,10 +9,10 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from model.batches import in_batches
-from model.language_model import default_device, named_dtype
+from model.pretrained import load_pretrained
 
 Output = Literal["log-prob", "logit"]
 
@@ -70,9 +70,8 @@ class SequenceClassifier:
         device: torch.device | str | None = None,
     ) -> Self:
         """Load a checkpoint in Hugging Face format, from a folder or from the hub; by default on a GPU where there is one."""
-        dtype = named_dtype(dtype) if isinstance(dtype, str) else dtype
-        network = AutoModelForSequenceClassification.from_pretrained(name_or_path, dtype=dtype).to(device or default_device())
-        return cls(network, AutoTokenizer.from_pretrained(name_or_path), label, output=output, batch_size=batch_size)
+        network, tokenizer = load_pretrained(AutoModelForSequenceClassification, name_or_path, dtype, device)
+        return cls(network, tokenizer, label, output=output, batch_size=batch_size)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """`[M]` for M texts, float64; nats, if it is the log-probability."""

@@ -8,10 +8,10 @@ from typing import Self
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from model.batches import in_batches
-from model.language_model import default_device, named_dtype
+from model.pretrained import load_pretrained
 
 
 class TextLikelihood:
@@ -54,9 +54,8 @@ class TextLikelihood:
         device: torch.device | str | None = None,
     ) -> Self:
         """Load a checkpoint in Hugging Face format, from a folder or from the hub; by default on a GPU where there is one."""
-        dtype = named_dtype(dtype) if isinstance(dtype, str) else dtype
-        network = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype).to(device or default_device())
-        return cls(network, AutoTokenizer.from_pretrained(name_or_path), per_token=per_token, batch_size=batch_size)
+        network, tokenizer = load_pretrained(AutoModelForCausalLM, name_or_path, dtype, device)
+        return cls(network, tokenizer, per_token=per_token, batch_size=batch_size)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """`[M]`, nats, for M texts; 0 for a text with no token to score."""
