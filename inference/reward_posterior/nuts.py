@@ -34,7 +34,7 @@ def nuts(
         comparisons: with their outcomes.
         num_samples: S.
         seed: of the chain.
-        progress: show a bar.
+        progress: show a bar; Pyro shows none where it finds itself in continuous integration.
         warmup_steps: in which step size and mass matrix are found; default 200, or S if that is more.
         thinning: steps of the chain for each draw.
 
