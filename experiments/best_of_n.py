@@ -38,7 +38,7 @@ from experiments.run_folder import RunFolder
 from experiments.tuning import tuned
 from experiments.zoo import cell, mean_and_error, text_table
 from guides import FineTuned
-from inference import BestOfN_ELBO, Enumeration, Estimate, LeaveOneOut_ELBO, diagnose, draw_from_prior, random_state
+from inference import BestOfN_ELBO, Enumeration, Estimate, LeaveOneOut_ELBO, PriorBank, diagnose, draw_from_prior, random_state
 from inference.order_statistics import (
     best_of_n_kl,
     best_of_n_kl_bound,
@@ -142,25 +142,26 @@ def on_grammar(args: BestOfN, folder: RunFolder) -> tuple[str, list[Finding]]:
     prior = grammar_prior(max_new_tokens=3)
     prompts, reward = prior.encode(["the film was"]), REWARDS["vader"](prior)
     truth = Enumeration(AlignmentModel(prior, reward, 1.0), prompts)  # at beta 1 the evidence is the reward
-    best = {n: exact_best(truth.log_prior, truth.log_evidence, n) for n in args.sizes}
+    bank = PriorBank.of_every(truth)
+    best = {n: exact_best(bank, n) for n in args.sizes}
     guides: dict[str, list[Mapping[str, float]]] = {}
     for beta in args.betas:
         model = AlignmentModel(prior, reward, beta)
         wanted = (truth.log_prior + truth.log_evidence / beta).log_softmax(0)
         name = f"SVI, beta {beta:g}"
-        guides[name] = [exact_guide(truth, svi(model, prompts, seed, args), wanted) for seed in range(args.seeds)]
+        guides[name] = [exact_guide(truth, bank, svi(model, prompts, seed, args), wanted) for seed in range(args.seeds)]
     for n in args.distilled:
         model = AlignmentModel(prior, reward, 1.0)
         wanted = truth.log_prior + log_ratio(truth.log_prior, truth.log_evidence, n)
         made = [distil(model, prompts, n, seed, args) for seed in range(args.seeds)]
-        guides[f"distilled, n = {n}"] = [exact_guide(truth, guide, wanted) for guide in made]
+        guides[f"distilled, n = {n}"] = [exact_guide(truth, bank, guide, wanted) for guide in made]
     columns = {"KL(q||p0)": "kl", "E[r]": "reward", "posterior's E[r]": "frontier", "KL(q||target)": "gap"}
     rows = {name: [cell(*mean_and_error(runs, key)) for key in columns.values()] for name, runs in guides.items()}
     places = {
         name: Place(Estimate(*mean_and_error(runs, "kl")), Estimate(*mean_and_error(runs, "reward")))
         for name, runs in guides.items()
     }
-    figure = plane_figure(frontier_of(truth.log_prior, truth.log_evidence), best, places, "The grammar, everything exact")
+    figure = plane_figure(bank, best, places, "The grammar, everything exact")
     figures.save(figure, folder.path / "grammar.svg")
     over = max(run["reward"] - run["frontier"] for runs in guides.values() for run in runs)
     findings = [
@@ -190,54 +191,41 @@ def log_ratio(log_prior: Tensor, reward: Tensor, n: int) -> Tensor:
     return best_of_n_log_ratio(*level_cdf(reward, prob), n)
 
 
-def exact_best(log_prior: Tensor, reward: Tensor, n: int) -> Best:
-    """The law of the best of n, by order statistics, for one prompt: `[S, 1]` each."""
-    prob = log_prior.softmax(0)
+def exact_best(bank: PriorBank, n: int) -> Best:
+    """The law of the best of n, by order statistics, for one prompt; at beta 1, as in all of this, evidence is reward."""
+    prob, reward = bank.log_prior.softmax(0), bank.log_evidence
     cdf, cdf_left = level_cdf(reward, prob)
     kl = best_of_n_kl(prob, cdf, cdf_left, n).item()
     mean = (prob * best_of_n_log_ratio(cdf, cdf_left, n).exp() * reward).sum().item()
     win_rate = best_of_n_win_rate(prob, cdf, cdf_left, n).item()
-    frontier, start = reward_at(log_prior, reward, kl), (prob * reward).sum().item()
+    frontier, start = reward_at(bank, kl), (prob * reward).sum().item()
     return Best(Place(exact(kl), exact(mean)), kl, mean, frontier, start, exact(win_rate))
 
 
-def exact_guide(truth: Enumeration, guide: FineTuned, wanted: Tensor) -> Mapping[str, float]:
+def exact_guide(truth: Enumeration, bank: PriorBank, guide: FineTuned, wanted: Tensor) -> Mapping[str, float]:
     """A guide's place, the posterior's reward at its KL, and KL(q || wanted)."""
     log_guide = truth.log_guide(guide)
     prob = log_guide.exp()
     kl = (prob * (log_guide - truth.log_prior)).sum().item()
     gap = (prob * (log_guide - wanted)).sum().item()
     mean = (prob * truth.log_evidence).sum().item()
-    return {"kl": kl, "reward": mean, "frontier": reward_at(truth.log_prior, truth.log_evidence, kl), "gap": gap}
+    return {"kl": kl, "reward": mean, "frontier": reward_at(bank, kl), "gap": gap}
 
 
-def posterior_at(log_prior: Tensor, reward: Tensor, inverse: float) -> tuple[float, float]:
-    """KL(p* || p0) and E_p*[r] at 1/beta = `inverse`, for one prompt."""
-    log_posterior = (log_prior + inverse * reward).log_softmax(0)
-    prob = log_posterior.exp()
-    kl = (prob * (log_posterior - log_prior.log_softmax(0))).nan_to_num().sum().item()
-    return kl, (prob * reward).sum().item()
-
-
-def reward_at(log_prior: Tensor, reward: Tensor, kl: float) -> float:
+def reward_at(bank: PriorBank, kl: float) -> float:
     """The most reward that any law has at this KL to the prior: that of the posterior which is as far, found by bisection.
 
     No posterior is further than -log P(r = max r); beyond that it is the largest reward.
     """
     low, high = 0.0, 1.0
-    while posterior_at(log_prior, reward, high)[0] < kl:
+    while bank.frontier([high])[0][0] < kl:
         low, high = high, 2 * high
         if high > 1e9:
-            return reward.max().item()
+            return bank.log_evidence.max().item()
     for _ in range(80):
         middle = (low + high) / 2
-        low, high = (middle, high) if posterior_at(log_prior, reward, middle)[0] < kl else (low, middle)
-    return posterior_at(log_prior, reward, high)[1]
-
-
-def frontier_of(log_prior: Tensor, reward: Tensor) -> list[tuple[float, float]]:
-    """KL and reward of the posteriors for a range of 1/beta."""
-    return [posterior_at(log_prior, reward, inverse) for inverse in [0.0, *torch.logspace(-1.5, 2, 80).tolist()]]
+        low, high = (middle, high) if bank.frontier([middle])[0][0] < kl else (low, middle)
+    return bank.frontier([high])[0][1]
 
 
 def best_table(best: Mapping[int, Best]) -> str:
@@ -286,8 +274,8 @@ def on_text(args: BestOfN, folder: RunFolder) -> tuple[str, list[Finding]]:
     model = AlignmentModel(prior, reward, args.text_beta)
     draws = draw_from_prior(model, prompts, args.draws)
     rewards = args.text_beta * draws.log_evidence.double()  # [M, 1]
-    uniform = torch.zeros_like(rewards)
-    best = {n: measured_best(exact_best(uniform, rewards, n), rewards[:, 0], n) for n in args.sizes}
+    bank = PriorBank.of_draws(draws.response, rewards)
+    best = {n: measured_best(exact_best(bank, n), rewards[:, 0], n) for n in args.sizes}
     places = {}
     if args.text_steps:
         n, num_particles = args.distilled[-1], args.particles // 2
@@ -299,11 +287,11 @@ def on_text(args: BestOfN, folder: RunFolder) -> tuple[str, list[Finding]]:
             guide = tuned(FineTuned(model.prior), model, prompts, objective, args.text_steps, rate=1e-4)
             found = diagnose(model, guide, prompts, num_samples=256, prior_draws=draws)
             places[name] = Place(found.kl_guide_prior, found.log_evidence.times(args.text_beta))
-    figure = plane_figure(frontier_of(uniform, rewards), best, places, "The embedded prior, measured (± 2 s.e.)")
+    figure = plane_figure(bank, best, places, "The embedded prior, measured (± 2 s.e.)")
     figures.save(figure, folder.path / "text.svg")
     rows = {}
     for name, place in places.items():
-        rows[name] = [cell(*place.kl), cell(*place.reward), f"{reward_at(uniform, rewards, place.kl.value):.4f}"]
+        rows[name] = [cell(*place.kl), cell(*place.reward), f"{reward_at(bank, place.kl.value):.4f}"]
     off = max(abs(one.place.kl.value - one.kl) / one.place.kl.standard_error for n, one in best.items() if n > 1)
     off_reward = max(abs(one.place.reward.value - one.reward) / one.place.reward.standard_error for one in best.values())
     above_bound = max(
@@ -317,7 +305,7 @@ def on_text(args: BestOfN, folder: RunFolder) -> tuple[str, list[Finding]]:
     ]
     for name, place in places.items():
         furthest = place.kl.value + 3 * place.kl.standard_error
-        above = place.reward.value - 3 * place.reward.standard_error - reward_at(uniform, rewards, furthest)
+        above = place.reward.value - 3 * place.reward.standard_error - reward_at(bank, furthest)
         findings.append(Finding(f"{name} on text is not above the posteriors by 3 standard errors", above <= 0))
     title = f"The embedded prior, {args.draws} draws"
     guides = f"\n\n{text_table(['KL(q||p0)', 'E[r]', 'posterior E[r]'], rows)}" if rows else ""
@@ -359,11 +347,10 @@ def _of_halves(first: Sequence[Tensor], second: Sequence[Tensor], n: int) -> Ten
     return (found[0] + found[1]) / 2
 
 
-def plane_figure(
-    frontier: Sequence[tuple[float, float]], best: Mapping[int, Best], places: Mapping[str, Place], title: str
-) -> Figure:
+def plane_figure(bank: PriorBank, best: Mapping[int, Best], places: Mapping[str, Place], title: str) -> Figure:
     """Reward against KL to the prior: the posteriors, the best of n as it is and by the formula, and guides."""
     figure, axes = figures.new_axes()
+    frontier = bank.frontier(torch.logspace(-3, 2, 80).tolist())
     axes.plot(*zip(*frontier, strict=True), color=figures.POSTERIOR, label="posteriors for every beta: the frontier")
     bounds = [best_of_n_kl_bound(n) for n in best]
     axes.plot(

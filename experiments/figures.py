@@ -10,12 +10,10 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from inference import Estimate
+from inference import Estimate, PriorBank
 
 PRIOR, GUIDE, POSTERIOR = "#7a7a7a", "#1f5fa8", "#c4451c"
 
@@ -67,41 +65,22 @@ def elbo_figure(metrics: Sequence[dict[str, float]], log_z: Estimate, before: Es
     return figure
 
 
-def frontier(reward: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
-    """KL(p_b || p0) and E[r] of the posteriors p_b for a range of beta, from prior draws weighted by exp(r/beta).
-
-    Nothing has more reward at the same distance from the prior.
-
-    Args:
-        reward: `[M, N]`, of M prior draws for each of N prompts.
-        betas: `[B]`.
-
-    Returns:
-        `[B]` nats and `[B]` reward, averaged over prompts.
-    """
-    log_evidence = reward.double() / betas.double()[:, None, None]  # [B, M, N]
-    log_weight = log_evidence.log_softmax(1)
-    weight = log_weight.exp()
-    kl = (weight * (log_weight + torch.tensor(float(len(reward))).log())).sum(1).mean(-1)
-    return kl, (weight * reward).sum(1).mean(-1)
-
-
-def plot_frontier(axes: Axes, reward: Tensor, beta: float) -> float:
-    """The posteriors of all beta, and that of this beta, from the rewards `[M, N]` of prior draws. Returns its KL(p* || p0)."""
-    kl, best = frontier(reward, torch.logspace(1.5, -1.2, 60) * beta)
-    axes.plot(kl, best, color=POSTERIOR, label="posteriors for every beta: the frontier")
-    kl, best = frontier(reward, torch.tensor([beta]))
-    axes.plot(kl, best, "o", color=POSTERIOR, label=f"p*, beta = {beta:g}")
+def plot_frontier(axes: Axes, bank: PriorBank, beta: float) -> float:
+    """The posteriors of all beta, and that of this beta, of which the bank has the evidence. Returns its KL(p* || p0)."""
+    kl, log_evidence = zip(*bank.frontier(np.logspace(-1.5, 1.2, 60)), strict=True)
+    axes.plot(kl, beta * np.array(log_evidence), color=POSTERIOR, label="posteriors for every beta: the frontier")
+    kl_posterior, best = bank.frontier([1.0])[0]
+    axes.plot([kl_posterior], [beta * best], "o", color=POSTERIOR, label=f"p*, beta = {beta:g}")
     axes.set(xlabel="KL(q || p0), nats", ylabel="E[r]", title="Reward against distance from the prior")
-    return kl.item()
+    return kl_posterior
 
 
 def reward_kl_figure(
-    metrics: Sequence[dict[str, float]], reward: Tensor, beta: float, after: tuple[Estimate, Estimate]
+    metrics: Sequence[dict[str, float]], bank: PriorBank, beta: float, after: tuple[Estimate, Estimate]
 ) -> Figure:
     """Reward against KL to the prior: the guide's way, below the best that any distribution can do."""
     figure, axes = new_axes()
-    kl_posterior = plot_frontier(axes, reward, beta)
+    kl_posterior = plot_frontier(axes, bank, beta)
     path_kl = smooth([record["kl_guide_prior"] for record in metrics])
     path_reward = smooth([record["reward"] for record in metrics])
     axes.plot(path_kl, path_reward, color=GUIDE, alpha=0.7, linewidth=1, label="guide, step by step (mean over ten)")

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.figures import GUIDE, POSTERIOR, PRIOR, new_axes, palette, plot_frontier, smooth
-from inference import Estimate
+from inference import Estimate, PriorBank
 
 
 class Gap(NamedTuple):
@@ -84,10 +84,10 @@ def modes_figure(laws: Mapping[str, Tensor]) -> Figure:
     return figure
 
 
-def frontier_figure(guides: Mapping[str, Tuned], reward: Tensor, beta: float) -> Figure:
+def frontier_figure(guides: Mapping[str, Tuned], bank: PriorBank, beta: float) -> Figure:
     """Reward against KL to the prior: every guide's way and where it ended, below the frontier of the posteriors."""
     figure, axes = new_axes(8.0, 5.0)
-    furthest = plot_frontier(axes, reward, beta)
+    furthest = plot_frontier(axes, bank, beta)
     for (name, guide), color in zip(guides.items(), palette(len(guides)), strict=True):
         kl, rewards = (smooth(values) for values in zip(*guide.way, strict=True))
         axes.plot(kl, rewards, color=color, alpha=0.5, linewidth=0.8)

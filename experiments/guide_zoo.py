@@ -194,9 +194,8 @@ def costs(found: Sequence[Result]) -> dict[str, Figure]:
     print(text_table(["trained", "CPU s a step", KL["reverse"], KL["forward"], "E[r]", "KL(q || p0)", "entropy"], rows))
     world = film_reviews()
     assert world.prior_draws is not None
-    reward = world.prior_draws.log_evidence * world.model.beta
     return {
-        "frontier": guide_figures.frontier_figure(guides, reward, world.model.beta),
+        "frontier": guide_figures.frontier_figure(guides, world.prior_draws.bank, world.model.beta),
         "costs": guide_figures.cost_figure(guides),
     }
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference import draw_prior_bank
+from inference import PriorBank, draw_prior_bank
 from model import AlignmentModel, LanguageModel
 from model.preferences import FIRST, Aggregation, Preference, simulate
 
@@ -33,16 +33,14 @@ class Bank:
     Attributes:
         prompt: what they continue.
         texts: M whole texts.
-        log_prior: `[M]`, nats, sums to 1: log p0 of every response, or -log M for each of M draws.
+        weighed: M responses with their weights under the prior.
         gold: `[M]`, true rewards.
-        exact: every response is there.
     """
 
     prompt: str
     texts: list[str]
-    log_prior: Tensor
+    weighed: PriorBank
     gold: Tensor
-    exact: bool
 
     @classmethod
     def of(cls, prior: LanguageModel, prompt: str, gold: Gold, num_draws: int | None = None) -> Bank:
@@ -56,7 +54,13 @@ class Bank:
         prompts, model = prior.encode([prompt]), AlignmentModel(prior, {}, beta=1.0)
         found = draw_prior_bank(model, prompts, prior.space.num_responses if num_draws is None else num_draws)
         texts = [row[0] for row in prior.decode(found.response, prompts)]
-        return cls(prompt, texts, found.log_prior[:, 0].cpu().log_softmax(0), gold(texts), found.exact)
+        weighed = found._replace(log_prior=found.log_prior.cpu(), log_evidence=found.log_evidence.cpu())
+        return cls(prompt, texts, weighed, gold(texts))
+
+    @property
+    def prob(self) -> Tensor:
+        """`[M]`, sums to 1: p0 of every response, or 1/M for each of M draws."""
+        return self.weighed.log_prior[:, 0].softmax(0)
 
     def preferences(self, count: int, flip: float = 0.0, without: Iterable[Preference] = ()) -> list[Preference]:
         """Pairs of different texts from the prior, none of them judged before, with labels by Bradley-Terry on their gold."""
@@ -68,7 +72,7 @@ class Bank:
     def _pairs(self, count: int, known: set[frozenset[str]]) -> tuple[Tensor, Tensor]:
         kept: list[tuple[int, int]] = []
         while len(kept) < count:
-            drawn = torch.multinomial(self.log_prior.exp(), 2 * count, replacement=True).view(-1, 2).tolist()
+            drawn = torch.multinomial(self.prob, 2 * count, replacement=True).view(-1, 2).tolist()
             pairs = [(i, j, frozenset((self.texts[i], self.texts[j]))) for i, j in drawn]
             kept += [(i, j) for i, j, texts in pairs if len(texts) == 2 and texts not in known]
         first, second = torch.tensor(kept[:count]).T
@@ -79,9 +83,9 @@ class Bank:
 
     def correlation(self, reward: Tensor) -> float:
         """Of a reward `[M]` with the gold one, under the prior."""
-        weight = self.log_prior.exp()
-        reward, gold = (values - weight @ values for values in (reward, self.gold))
-        return ((weight @ (reward * gold)) / ((weight @ reward**2) * (weight @ gold**2)).sqrt()).item()
+        prob = self.prob
+        reward, gold = (values - prob @ values for values in (reward, self.gold))
+        return ((prob @ (reward * gold)) / ((prob @ reward**2) * (prob @ gold**2)).sqrt()).item()
 
 
 class Curve(NamedTuple):
@@ -123,14 +127,14 @@ def sweep(bank: Bank, rewards: Tensor, aggregate: Aggregation, betas: Tensor, mi
         betas: `[B]`.
         min_effective: a bank of draws is trusted while its weights are worth so many.
     """
-    points = []
+    weighed, points = bank.weighed, []
     for beta in betas.tolist():
         reward = aggregate(rewards, beta)
-        log_posterior = (bank.log_prior + reward / beta).log_softmax(0)
-        weight = log_posterior.exp()
-        effective = math.inf if bank.exact else 1 / weight.square().sum().item()
-        kl = (weight * (log_posterior - bank.log_prior)).nan_to_num(0.0).sum()  # 0 log 0
+        log_weight = (reward / beta)[:, None]
+        size = weighed.effective_sample_size(log_weight)
+        effective = math.inf if size is None else size
         if effective >= min_effective:
-            points.append([beta, kl.item(), (weight @ bank.gold).item(), (weight @ reward).item(), effective])
+            gold, proxy = (weighed.mean(log_weight, values[:, None]).value for values in (bank.gold, reward))
+            points.append([beta, weighed.kl(log_weight).value, gold, proxy, effective])
     columns = torch.tensor(points, dtype=torch.float64)
     return Curve(*columns[columns[:, 1].argsort()].T)

@@ -345,11 +345,11 @@ def draw_figures(report: Report, draws: PriorDraws, folder: RunFolder) -> list[P
     metrics = [record for record in folder.read_metrics() if math.isfinite(record["reward"] + record["elbo"])]
     if not metrics:
         return []
-    after, reward = report.after, draws.log_evidence.cpu() * report.beta
+    after = report.after
     drawn = {"elbo": figures.elbo_figure(metrics, report.before.log_z, report.before.elbo, after.elbo)}
     if not report.judged:  # else part of the evidence is no reward
         ends_at = (after.kl_guide_prior, after.log_evidence.times(report.beta))
-        drawn["reward_kl"] = figures.reward_kl_figure(metrics, reward, report.beta, ends_at)
+        drawn["reward_kl"] = figures.reward_kl_figure(metrics, draws.bank, report.beta, ends_at)
     return [figures.save(figure, folder.path / f"{name}.svg") for name, figure in drawn.items()]
 
 

@@ -8,10 +8,11 @@ from inference.anneal import Stage, anneal, soften
 from inference.calibration import Calibration, calibrate, predict
 from inference.checkpoint import CheckpointError, FitState, has_checkpoint
 from inference.density import Joint, Program, joint_at, log_evidence_at, log_guide_at, parameter_scope, response_distribution
-from inference.diagnostics import Diagnostics, diagnose, distinct_n, effective_sample_size, pareto_k
+from inference.diagnostics import Diagnostics, diagnose, distinct_n
 from inference.enumeration import Enumeration, entropy
 from inference.estimate import Estimate
 from inference.fit import Fit, Metrics, NonFiniteLossError, fit
+from inference.importance_weights import effective_sample_size, pareto_k
 from inference.kl_budget import Budget, BudgetError, solve_beta
 from inference.kl_estimators import KL_ESTIMATORS, k1, k2, k3
 from inference.moment_matching import MomentMatch, UnattainableMomentsError, match_moments

@@ -12,17 +12,15 @@ clamped: an estimate of a divergence near 0 may be negative.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from arviz_stats.base import array_stats
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from inference.density import Program, joint_at, log_guide_at, response_distribution
 from inference.estimate import Estimate, log_mean, log_mean_exp
+from inference.importance_weights import effective_sample_size, pareto_k
 from inference.prior_draws import PriorDraws, draw_from_prior
 from model import Prompts, ResponseDistribution
 
@@ -135,32 +133,6 @@ def _is_token(distribution: TorchDistribution, response: Tensor) -> Tensor:
     if isinstance(distribution, ResponseDistribution):
         return distribution.space.is_token(response)
     return torch.ones_like(response, dtype=torch.bool)
-
-
-def effective_sample_size(log_weight: Tensor) -> Tensor:
-    """(sum w)^2 / sum w^2, `[M, N]` -> `[N]`: how many posterior samples M weighted ones are worth, roughly."""
-    return (2 * log_weight.logsumexp(0) - (2 * log_weight).logsumexp(0)).exp()
-
-
-def pareto_k(log_weight: Tensor) -> Tensor:
-    """Shape of the generalised Pareto tail of the weights, `[M, N]` -> `[N]`; 0.7 and above is bad.
-
-    -inf where the tail has no spread, as at q = p*; NaN where fewer than 25 weights, or infinite ones, cannot tell.
-    """
-    return torch.tensor([_pareto_k_of_one(column) for column in log_weight.double().cpu().T])
-
-
-def _pareto_k_of_one(log_weight: Tensor) -> float:
-    if len(log_weight) < 25 or not bool(log_weight.isfinite().all()):  # a fifth of them are the tail, at least five
-        return math.nan
-    tail = log_weight.sort().values[-max(5, len(log_weight) // 5) :]
-    if (tail[-1] - tail[0]).item() < 1e-9:
-        return -math.inf
-    try:
-        with np.errstate(all="ignore"):  # ties in the tail make it divide by their spread
-            return float(array_stats.psislw(-log_weight.numpy())[1])  # it takes log-likelihoods, which weigh inversely
-    except ValueError:
-        return -math.inf  # its own, shorter, tail has no spread
 
 
 def distinct_n(response: Tensor, is_token: Tensor, n: int) -> float:

@@ -6,15 +6,16 @@ What asks for the posterior under evidence that is not known yet, such as one of
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from inference.density import Program, log_evidence_at, response_distribution
-from inference.diagnostics import effective_sample_size
 from inference.enumeration import Enumeration
 from inference.estimate import Estimate
+from inference.importance_weights import effective_sample_size
 from inference.samplers.posterior import check_support
 from inference.samplers.proposal import draw
 from model import Prompts, ResponseDistribution
@@ -34,6 +35,17 @@ class PriorBank(NamedTuple):
     log_prior: Tensor
     log_evidence: Tensor
     exact: bool
+
+    @classmethod
+    def of_every(cls, truth: Enumeration) -> Self:
+        """All responses, with their probabilities."""
+        return cls(truth.support, truth.log_prior, truth.log_evidence, exact=True)
+
+    @classmethod
+    def of_draws(cls, response: Tensor, log_evidence: Tensor) -> Self:
+        """Independent draws from the prior `[M, N, T]`, and their evidence `[M, N]`."""
+        log_evidence = log_evidence.double()
+        return cls(response, torch.full_like(log_evidence, -math.log(len(response))), log_evidence, exact=False)
 
     def mean(self, log_weight: Tensor, values: Tensor) -> Estimate:
         """E_p[f] for p proportional to p0 w, averaged over prompts; its error is 0 where all responses are listed.
@@ -65,6 +77,17 @@ class PriorBank(NamedTuple):
             return Estimate(kl.mean().item(), 0.0)
         return Estimate.of_influence(kl, len(prob) * (prob * (log_ratio - kl) - prob + log_base.exp()))
 
+    def frontier(self, factors: Iterable[float]) -> list[tuple[float, float]]:
+        """KL(p || p0) and E_p[r]/beta, nats, averaged over prompts, of the posteriors at other betas.
+
+        Nothing has more reward at the same distance from the prior.
+
+        Args:
+            factors: that the evidence is multiplied by, above 0: that of beta/2 is 2.
+        """
+        log_weights = (self.log_evidence * factor for factor in factors)
+        return [(self.kl(weight).value, self.mean(weight, self.log_evidence).value) for weight in log_weights]
+
     def effective_sample_size(self, log_weight: Tensor) -> float | None:
         """Of the draws as draws of p, proportional to p0 w, the lowest over prompts; None where all responses are listed."""
         return None if self.exact else effective_sample_size(log_weight).min().item()
@@ -85,9 +108,8 @@ def draw_prior_bank(model: Program, prompts: Prompts, num_draws: int, *, chunk: 
     """
     prior = response_distribution(model, prompts)
     if isinstance(prior, ResponseDistribution) and prior.space.num_responses <= num_draws:
-        truth = Enumeration(model, prompts)
-        return PriorBank(truth.support, truth.log_prior, truth.log_evidence, exact=True)
+        return PriorBank.of_every(Enumeration(model, prompts))
     responses = list(draw(model, prompts, num_draws, chunk=chunk))
     log_evidence = torch.cat([log_evidence_at(model, prompts, part) for part in responses]).double()
     check_support(log_evidence, prompts.texts, "draw more, or loosen the constraint")
-    return PriorBank(torch.cat(responses), torch.full_like(log_evidence, -math.log(num_draws)), log_evidence, exact=False)
+    return PriorBank.of_draws(torch.cat(responses), log_evidence)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from inference.acceptance import accepted_at, check_bound
 from inference.density import Program, log_evidence_at, response_distribution
-from inference.estimate import Estimate, log_mean, log_mean_exp
+from inference.estimate import Estimate, log_mean_exp
+from inference.prior_bank import PriorBank
 from model import Prompts
 
 
@@ -38,21 +39,16 @@ class PriorDraws:
 
     def posterior_log_evidence(self) -> Estimate:
         """E_p*[r]/beta, nats, from all draws weighted by exp(r/beta). Self-normalised: consistent, not unbiased."""
-        mean, influence = self._posterior_mean()
-        return Estimate.of_influence(mean, influence)
+        return self.bank.mean(self.log_evidence, self.log_evidence)
 
     def kl_posterior_prior(self) -> Estimate:
         """KL(p* || p0) = E_p*[r]/beta - log Z, nats, from the same draws. Consistent."""
-        mean, influence = self._posterior_mean()
-        log_z = log_mean(self.log_evidence.double())
-        return Estimate.of_influence(mean - log_z, influence - ((self.log_evidence - log_z).exp() - 1))
+        return self.bank.kl(self.log_evidence)
 
-    def _posterior_mean(self) -> tuple[Tensor, Tensor]:
-        """E_p*[r]/beta for each prompt `[N]`, and how far each draw moves it `[M, N]`."""
-        log_evidence = self.log_evidence.double()
-        weight = log_evidence.softmax(0) * len(log_evidence)
-        mean = (weight * log_evidence.nan_to_num(neginf=0.0)).mean(0)
-        return mean, weight * (log_evidence.nan_to_num(neginf=0.0) - mean)
+    @property
+    def bank(self) -> PriorBank:
+        """The draws as what stands for the prior, to be weighed for any posterior."""
+        return PriorBank.of_draws(self.response, self.log_evidence)
 
 
 @torch.no_grad()

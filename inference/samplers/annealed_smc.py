@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from inference.density import Program, autoregressive, response_distribution
-from inference.diagnostics import effective_sample_size
 from inference.estimate import log_mean
+from inference.importance_weights import effective_sample_size
 from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.proposal import weigh
 from inference.samplers.resampling import Scheme, find_scheme, num_distinct, resample_if_degenerate

@@ -10,8 +10,8 @@ examples", chapter 9). `Posterior.resample` turns the weighted draws into unweig
 from __future__ import annotations
 
 from inference.density import Program
-from inference.diagnostics import effective_sample_size, pareto_k
 from inference.estimate import log_mean
+from inference.importance_weights import effective_sample_size, pareto_k
 from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.proposal import draw_and_weigh
 from model import Prompts

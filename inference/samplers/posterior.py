@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from inference.diagnostics import effective_sample_size
+from inference.importance_weights import effective_sample_size
 
 
 @dataclass(frozen=True)

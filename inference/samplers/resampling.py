@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from inference.diagnostics import effective_sample_size
 from inference.estimate import log_mean
+from inference.importance_weights import effective_sample_size
 
 Scheme = Callable[[Tensor], Tensor]
 """Takes probabilities `[K, N]`, returns ancestors `[K, N]`, each from 0 to K - 1."""

@@ -13,8 +13,6 @@ from inference import (
     diagnose,
     distinct_n,
     draw_from_prior,
-    effective_sample_size,
-    pareto_k,
 )
 from model import AlignmentModel, TextEvidence, TokenEvidence, vader_sentiment
 
@@ -108,24 +106,6 @@ def test_impossible_responses_are_borne(small_prior, guide, prompts):
     assert measured.elbo.value == -math.inf
     assert measured.kl_guide_posterior.value == math.inf
     assert within(measured.kl_posterior_guide, Enumeration(model, prompts).kl_posterior_guide(guide))
-
-
-def test_pareto_k_is_that_of_a_pareto_tail():
-    """Weights w = u^-k have a generalised Pareto tail of shape k."""
-    uniform = torch.rand(100_000, 1, dtype=torch.float64)
-    for k in (0.3, 0.9):
-        assert pareto_k(-k * uniform.log()).item() == pytest.approx(k, abs=0.08)
-
-
-def test_pareto_k_says_when_it_cannot_tell():
-    assert math.isnan(pareto_k(torch.randn(24, 1)).item())
-    assert math.isnan(pareto_k(torch.tensor([[-math.inf], *[[0.0]] * 50])).item())
-    assert pareto_k(torch.zeros(50, 1)).item() == -math.inf
-
-
-def test_effective_sample_size():
-    assert effective_sample_size(torch.zeros(50, 1)).item() == pytest.approx(50)
-    assert effective_sample_size(torch.tensor([[0.0], [-100.0]])).item() == pytest.approx(1)
 
 
 def test_distinct_n_counts_runs_of_tokens_and_no_padding():

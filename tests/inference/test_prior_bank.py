@@ -1,0 +1,49 @@
+"""What stands for the prior: all responses, or draws; weighed for posteriors at other betas."""
+
+import pytest
+import torch
+
+from inference import Enumeration, draw_from_prior, draw_prior_bank
+from model import AlignmentModel, TextEvidence, vader_sentiment
+from model.grammar import PROMPTS
+
+
+@pytest.fixture(scope="module")
+def reward(small_prior):
+    return TextEvidence(vader_sentiment, small_prior, upper_bound=1.0)
+
+
+@pytest.fixture(scope="module")
+def prompts(small_prior):
+    return small_prior.encode(PROMPTS)
+
+
+def test_the_frontier_is_the_posterior_of_every_beta(small_prior, prompts, reward):
+    """Against the enumeration of each model on its own."""
+    bank = draw_prior_bank(AlignmentModel(small_prior, reward, 0.5), prompts, small_prior.space.num_responses)
+    assert bank.exact
+    for factor, (kl, log_evidence) in zip([0.2, 1.0, 5.0], bank.frontier([0.2, 1.0, 5.0]), strict=True):
+        truth = Enumeration(AlignmentModel(small_prior, reward, 0.5 / factor), prompts)
+        posterior = truth.log_posterior.exp()
+        exact_kl = (posterior * (truth.log_posterior - truth.log_prior)).sum(0).mean().item()
+        exact_evidence = (posterior * truth.log_evidence).sum(0).mean().item() / factor
+        assert kl == pytest.approx(exact_kl, abs=1e-6)
+        assert log_evidence == pytest.approx(exact_evidence, abs=1e-6)
+
+
+def test_draws_tell_the_same_within_their_errors(small_prior, prompts, reward):
+    model = AlignmentModel(small_prior, reward, 0.5)
+    every = draw_prior_bank(model, prompts, small_prior.space.num_responses)
+    draws = draw_from_prior(model, prompts, 4000).bank
+    assert not draws.exact
+    for factor in (0.3, 1.0, 2.0):
+        exact, found = (
+            (bank.kl(weight), bank.mean(weight, bank.log_evidence))
+            for bank in (every, draws)
+            for weight in [bank.log_evidence * factor]
+        )
+        for truth, estimate in zip(exact, found, strict=True):
+            assert truth.standard_error == 0
+            assert 0 < estimate.standard_error < 0.1
+            assert abs(estimate.value - truth.value) < 4 * estimate.standard_error
+    assert draws.effective_sample_size(torch.zeros_like(draws.log_evidence)) == pytest.approx(4000)
