@@ -17,7 +17,7 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from model.batches import in_batches
 from model.language_model import LanguageModel
-from model.pretrained import load_pretrained
+from model.pretrained import load_pretrained, longest_read
 
 
 class Features(Protocol):
@@ -88,7 +88,7 @@ class EncoderFeatures(NetworkFeatures):
         network: what `AutoModel` loads.
         tokenizer: its tokenizer.
         batch_size: texts read at a time.
-        max_length: tokens read of a text; default what the tokenizer says.
+        max_length: tokens read of a text, of a longer one the last; default as many as network and tokenizer allow.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class EncoderFeatures(NetworkFeatures):
         super().__init__(batch_size)
         self.network = network.requires_grad_(False).eval()
         self.tokenizer = tokenizer
-        self.max_length = max_length
+        self.max_length = longest_read(network, tokenizer) if max_length is None else max_length
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         tokenizer.truncation_side = "left"  # of a long text the response is what matters
@@ -130,10 +130,10 @@ class EncoderFeatures(NetworkFeatures):
         return cls(network, tokenizer, batch_size=batch_size, max_length=max_length)
 
     def encode(self, texts: list[str]) -> Tensor:
-        limit = self.max_length or self.tokenizer.model_max_length
-        longest = {"truncation": True, "max_length": limit} if limit < 1_000_000 else {}  # no limit is written as a huge one
-        batch = self.tokenizer(texts, padding=True, return_tensors="pt", **longest).to(self.network.device)
-        return mean_over_tokens(self.network(**batch).last_hidden_state, batch["attention_mask"])
+        cut = self.max_length is not None
+        batch = self.tokenizer(texts, padding=True, truncation=cut, max_length=self.max_length, return_tensors="pt")
+        states = self.network(**batch.to(self.network.device)).last_hidden_state
+        return mean_over_tokens(states, batch["attention_mask"])
 
 
 class Standardised:

@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from model.batches import in_batches
-from model.pretrained import load_pretrained
+from model.pretrained import load_pretrained, longest_read
 
 Output = Literal["log-prob", "logit"]
 
@@ -55,8 +55,7 @@ class SequenceClassifier:
         # a decoder reads the last token that is not padding; of a long text the response is what matters
         network.config.pad_token_id = tokenizer.pad_token_id
         tokenizer.padding_side, tokenizer.truncation_side = "right", "left"
-        limits = (tokenizer.model_max_length, getattr(network.config, "max_position_embeddings", None))
-        self.max_length = min(limit for limit in limits if limit is not None)
+        self.max_length = longest_read(network, tokenizer)
 
     @classmethod
     def from_pretrained(
@@ -79,7 +78,8 @@ class SequenceClassifier:
         return _label(logits, self.index, self.output, several=self.network.config.problem_type == "multi_label_classification")
 
     def _logits(self, texts: list[str]) -> Tensor:
-        batch = self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
+        cut = self.max_length is not None
+        batch = self.tokenizer(texts, padding=True, truncation=cut, max_length=self.max_length, return_tensors="pt")
         return self.network(**batch.to(self.network.device)).logits.float()
 
 

@@ -58,6 +58,17 @@ def test_encoder_features_take_the_attention_mask(prior, tmp_path):
         assert torch.allclose(found, states[0].mean(0), atol=1e-10)
 
 
+def test_of_a_text_longer_than_an_encoder_its_end_is_read(prior):
+    """Whatever the tokenizer says: here it knows no limit."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 10, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    network = BertModel(BertConfig(**sizes, max_position_embeddings=8))
+    end = "the plot was not very dull bad good"
+    for max_length, read in ((None, end), (3, "dull bad good")):
+        features = EncoderFeatures(network, prior.tokenizer, max_length=max_length)
+        assert torch.allclose(features([f"film was {end}"]), features([read]), atol=1e-6)
+
+
 def plain(texts):
     return torch.tensor([[float(len(text)), float(text.count("o")), 1.0] for text in texts], dtype=torch.float64)
 

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 from torch.testing import assert_close
-from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from inference import Enumeration
 from model import AlignmentModel, EvidenceError, Expert, Length, SequenceClassifier, TextEvidence, TextLikelihood, WeightedSum
@@ -62,6 +69,21 @@ def test_decoder_reads_no_padding_whatever_its_settings_say():
     network.config.pad_token_id, tokenizer.padding_side = 0, "left"
     logits = plain_logits(gpt2_classifier(), TEXTS).double()[:, 1]
     assert_close(SequenceClassifier(network, tokenizer, 1, output="logit")(TEXTS), logits, atol=1e-5, rtol=0)
+
+
+def test_positions_that_begin_after_that_of_the_padding_are_not_read_beyond():
+    """Of 16 positions RoBERTa leaves the first two unused, if its padding is token 1."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(WORDS), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    more = {"num_attention_heads": 2, "max_position_embeddings": 16, "initializer_range": 0.5, "pad_token_id": 1}
+    network = RobertaForSequenceClassification(RobertaConfig(**sizes, **more, num_labels=3))
+    tokenizer = tiny_tokenizer(pad_token="<pad>")
+    assert tokenizer.pad_token_id == 1
+    end = "b c a b c a b c a b c a b c"
+    classifier = SequenceClassifier(network, tokenizer, 2)
+    logits = plain_logits(network, [end]).double()
+    assert len(tokenizer(end)["input_ids"]) == 14
+    assert_close(classifier(["a " * 30 + end]), logits.log_softmax(1)[:, 2], atol=1e-5, rtol=0)
 
 
 def test_of_a_long_text_the_end_is_read():
