@@ -154,48 +154,48 @@ def main(args: Steer) -> RunFolder:
         args = restored(args, RunFolder(args.resume).read_arguments())
     check(args)
     folder = RunFolder.new(args.out, "steer") if args.resume is None else RunFolder(args.resume)
-    folder.write_arguments(args)
     set_threads(args.threads)
 
     prior = load(args, args.prior)
     prompts = prior.encode(read_prompts(args))
-    chosen = read_evidence(args.reward, args.constraint)
-    evidence = {name: choice.evidence(prior) for name, choice in chosen.items()}
+    args, model = choose_posterior(args, prior, prompts)
+    folder.write_arguments(args)
+    size = sum(parameter.numel() for parameter in prior.parameters())
+    print(f"prior {args.prior}, {size:,} parameters, on {prior.device}; run folder {folder.path}")
+    (tune if args.sample is None else run_sampler)(args, model, prompts, folder)
+    return folder
+
+
+def choose_posterior(args: Steer, prior: LanguageModel, prompts: Prompts) -> tuple[Steer, AlignmentModel]:
+    """The model whose posterior is wanted; with a budget in the arguments, they have the beta that spends it."""
+    evidence = {name: choice.evidence(prior) for name, choice in read_evidence(args.reward, args.constraint).items()}
     if args.resume is None and not (args.kl_budget is None and args.min_reward is None):
         budget = {"max_kl": args.kl_budget, "min_reward": args.min_reward}
         beta = budgeted_beta(prior, evidence, prompts, **budget, num_draws=args.prior_draws, seed=args.seed)
         args = replace(args, beta=beta)
-        folder.write_arguments(args)
-    model = AlignmentModel(prior, evidence, args.beta)
+    return args, AlignmentModel(prior, evidence, args.beta)
+
+
+def tune(args: Steer, model: AlignmentModel, prompts: Prompts, folder: RunFolder) -> None:
+    """Train a guide, measure it before and after, print what came, and write the report."""
     target = model if args.penalty is None else soften(model, args.penalty)
-    size = sum(parameter.numel() for parameter in prior.parameters())
-    print(f"prior {args.prior}, {size:,} parameters, on {prior.device}; run folder {folder.path}")
-    if args.sample is not None:
-        run_sampler(args, model, prompts, folder)
-        return folder
-    options = options_of(args.guide, args.options)
     with random_state.isolated(args.seed):
-        guide = build_guide(args.guide, options, prior, prompts)
+        guide = build_guide(args.guide, options_of(args.guide, args.options), model.prior, prompts)
     if args.guide == "fine-tuned" and next(iter(guide.trained().values())).dtype == torch.bfloat16:
         print("training in bfloat16 loses most updates at this rate: add --fine-tuned.dtype float32, or choose --guide lora")
     print(f"guide {args.guide}, {guide.num_trained_parameters():,} trained parameters")
     try_objective(args, target, guide, prompts)
 
     with random_state.isolated(args.seed + 1):
-        draws = draw_from_prior(target, prompts, args.prior_draws, log_evidence_bound=model.log_evidence_bound(prompts))
-        if bool((hopeless := draws.log_evidence.isneginf().all(0)).any()):
-            text = prompts.texts[int(hopeless.int().argmax())]
-            raise SystemExit(
-                f"--constraint: none of {args.prior_draws} draws of the prior after {text!r} meets it; add a --penalty"
-            )
-        measure = partial(diagnose, target, prompts=prompts, num_samples=args.samples, prior_draws=draws)
-        before = measure(guide=guide)
+        draws = draw_prior(args, model, target, prompts)
+        measure = partial(diagnose, target, guide, prompts, num_samples=args.samples, prior_draws=draws)
+        before = measure()
         judge = Judge(model) if args.constraint else None
         judged = [] if judge is None else [judge.of_draws(prompts, response_distribution(guide, prompts), args.samples)]
 
     result, seconds = run_svi(args, target, guide, prompts, folder)
     with random_state.isolated(args.seed + 2):
-        after = measure(guide=guide)
+        after = measure()
         if judge is not None:
             judged.append(judge.of_draws(prompts, response_distribution(guide, prompts), args.samples))
             judged.append(judge.of_posterior(prompts, draws))
@@ -203,7 +203,7 @@ def main(args: Steer) -> RunFolder:
             "Before, from the prior": with_rewards(model, prompts, response_distribution(model, prompts).sample((2,))),
             "After, from the guide": with_rewards(model, prompts, response_distribution(guide, prompts).sample((2,))),
         }
-    save_guide(folder.guide, guide, args.guide, options, prompts)
+    save_guide(folder.guide, guide, args.guide, options_of(args.guide, args.options), prompts)
     if isinstance(guide, LoRA) and args.merge:
         guide.merged().save_pretrained(folder.path / "merged")
 
@@ -222,7 +222,17 @@ def main(args: Steer) -> RunFolder:
     report.write_html(folder.report, draw_figures(report, draws, folder))
     print(report.text())
     print(f"\nOpen {folder.report}; the guide is in {folder.guide}, which --proposal takes.")
-    return folder
+
+
+def draw_prior(args: Steer, model: AlignmentModel, target: Program, prompts: Prompts) -> PriorDraws:
+    """Draws of the prior with their evidence; exit if that rules out all of them, after some prompt."""
+    draws = draw_from_prior(target, prompts, args.prior_draws, log_evidence_bound=model.log_evidence_bound(prompts))
+    if bool((hopeless := draws.log_evidence.isneginf().all(0)).any()):
+        text = prompts.texts[int(hopeless.int().argmax())]
+        raise SystemExit(
+            f"--constraint: none of {args.prior_draws} draws of the prior after {text!r} meets it; add a --penalty"
+        )
+    return draws
 
 
 def check(args: Steer) -> None:
