@@ -5,7 +5,7 @@
 The bootstrap alone, as in Coste et al. 2023 (arXiv 2310.02743), has no spread in directions of which the data say nothing,
 where all members would be at the prior's mean; the randomised prior gives them the prior's own spread there. For a linear model
 with Gaussian noise, and that noise redrawn in place of the bootstrap, the members are exact posterior draws. Here they are near
-it.
+it, but too close together where resamples are all alike: if every comparison is a tie, say.
 """
 
 from __future__ import annotations
