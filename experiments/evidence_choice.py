@@ -3,15 +3,20 @@
 --reward vader                      a reward
 --reward vader "0.05*length"        a weighted sum
 --reward classifier:PATH:LABEL      one that takes an argument
+--reward function:my.py:kindness    a function of yours, of texts
 --constraint words:good,great       only what contains one of these words
 --constraint "vader>=0.5"           only what has so much of a reward
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
 
 from experiments.registry import load_prior
 from inference import random_state, solve_beta
@@ -27,6 +32,7 @@ from model import (
     SequenceClassifier,
     TextEvidence,
     TextLikelihood,
+    TokenEvidence,
     UncertainReward,
     WeightedSum,
     vader_sentiment,
@@ -74,6 +80,40 @@ def _classifier(prior: LanguageModel, argument: str, output: Output) -> Evidence
     return TextEvidence(found, prior, name=f"classifier {argument}")
 
 
+def _function(argument: str) -> Callable[..., Any]:
+    """A function of a file or of a module, which may have an `upper_bound`."""
+    place, _, name = argument.rpartition(":")
+    if not place:
+        raise ValueError(f"expected FILE.py:NAME or MODULE:NAME after the colon, got {argument!r}")
+    try:
+        module = _run(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    except ImportError as error:
+        raise ValueError(f"cannot import {place}: {error}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ValueError(f"expected a function {name!r} in {place}, which has {', '.join(_functions(module)) or 'none'}")
+    return function
+
+
+def _run(path: Path) -> ModuleType:
+    """A file as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None  # there is one for every name that ends with .py
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _functions(module: ModuleType) -> list[str]:
+    return [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+
+
+def _token_function(prior: LanguageModel, argument: str) -> Evidence:
+    function = _function(argument)
+    return TokenEvidence(function, prior, upper_bound=getattr(function, "upper_bound", None))
+
+
 def _fluency(prior: LanguageModel, argument: str) -> Evidence:
     return TextEvidence(TextLikelihood.from_pretrained(argument, device=prior.device), prior, name=f"fluency {argument}")
 
@@ -103,6 +143,16 @@ REWARDS: dict[str, Reward] = {
         lambda prior, argument: _pattern(prior, Pattern(argument, ignore_case=False)),
         "1 for a response in which a regular expression is found, else 0",
         "EXPRESSION",
+    ),
+    "function": Reward(
+        lambda prior, argument: TextEvidence(_function(argument), prior),
+        "a function of yours: takes a list of texts, prompt and response together, and returns as many numbers",
+        "FILE.py:NAME",
+    ),
+    "token-function": Reward(
+        _token_function,
+        "a function of yours: takes token ids [..., N, T] and where they are no padding, and returns rewards [..., N]",
+        "FILE.py:NAME",
     ),
     "length": Reward(_length, "tokens of the response; with a target, minus how far it is from that", "[TOKENS]"),
     "classifier": Reward(

@@ -44,10 +44,8 @@ class Judge:
     def of_posterior(self, prompts: Prompts, draws: PriorDraws) -> Judged:
         """Of the posterior that draws of the prior stand for, by their weights. Consistent."""
         reward = self.reward(prompts, draws.response)
-        weight = draws.log_evidence.double().softmax(0)
-        mean = (weight * reward).sum(0)
-        forbidden = (weight * self._forbidden(prompts, draws.response)).sum(0).mean().item()
-        return Judged(Estimate.of_influence(mean, len(weight) * weight * (reward - mean)), forbidden)
+        forbidden, bank = self._forbidden(prompts, draws.response), draws.bank
+        return Judged(bank.mean(bank.log_evidence, reward), bank.mean(bank.log_evidence, forbidden).value)
 
     def reward(self, prompts: Prompts, response: Tensor) -> Tensor:
         """r of responses `[..., N, T]`, `[..., N]`, whether they are forbidden or not."""

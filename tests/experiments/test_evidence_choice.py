@@ -5,7 +5,7 @@ import torch
 
 from experiments.evidence_choice import REWARDS, read_constraint, read_evidence, read_reward
 from inference import Enumeration
-from model import AlignmentModel, Bounded, Constraint, WeightedSum
+from model import AlignmentModel, Bounded, Constraint, WeightedSum, vader_sentiment
 from model.evidence import check_reward
 from model.preferences import LinearHead, PriorFeatures, RewardPosterior, Standardised
 from tests.model.rewards.test_networks import bert
@@ -63,10 +63,37 @@ def test_what_cannot_be_is_said(rewards, constraints, fault):
         read_evidence(rewards, constraints)
 
 
-@pytest.mark.parametrize(("text", "fault"), [("regex:(a", "no regular expression"), ("length:x", "number of tokens")])
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("regex:(a", "no regular expression"),
+        ("length:x", "number of tokens"),
+        ("function:shortness", "expected FILE.py:NAME or MODULE:NAME after the colon, got 'shortness'"),
+        ("function:nowhere.py:shortness", "No such file or directory: '.*nowhere.py'"),
+        ("function:no.such:shortness", "cannot import no.such: No module named 'no'"),
+        (
+            "function:model.rewards.vader:shortness",
+            "expected a function 'shortness' in model.rewards.vader, which has .*vader_",
+        ),
+    ],
+)
 def test_what_fails_when_made_is_named(prior, text, fault):
     with pytest.raises(SystemExit, match=fault):
         read_reward(text).evidence(prior)
+
+
+def test_functions_of_a_file_or_a_module_are_rewards(prior, prompts, tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    response = prior(prompts).sample((5,))
+    texts = [text for row in prior.decode(response, prompts) for text in row]
+    of_file = read_reward(f"function:{tmp_path}/mine.py:shortness").evidence(prior)
+    assert of_file(prompts, response).flatten().tolist() == pytest.approx([-len(text) / 10 for text in texts])
+    of_module = read_reward("2*function:model.rewards.vader:vader_sentiment").evidence(prior)
+    assert of_module(prompts, response).flatten().tolist() == pytest.approx([2 * score for score in vader_sentiment(texts)])
+    of_tokens = read_reward(f"token-function:{tmp_path}/mine.py:endless").evidence(prior)
+    is_token = prior.space.is_token(response)
+    assert of_tokens(prompts, response).tolist() == is_token.all(-1).double().tolist()
+    assert of_tokens.upper_bound == 1.0
 
 
 def test_evidence_is_what_was_asked_for(prior, prompts):
@@ -95,6 +122,8 @@ EXAMPLES = {
     "vader": "",
     "words": "a,c",
     "regex": "b$",
+    "function": "{functions}/mine.py:shortness",
+    "token-function": "{functions}/mine.py:endless",
     "length": "2",
     "classifier": "{classifier}:good",
     "classifier-logit": "{classifier}:bad",
@@ -104,10 +133,24 @@ EXAMPLES = {
 }
 
 
+MINE = """
+LIMIT = 0.0
+
+def shortness(texts):
+    return [min(LIMIT, -len(text) / 10) for text in texts]
+
+def endless(ids, is_token):
+    return is_token.all(-1).double()
+
+endless.upper_bound = 1.0
+"""
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Local checkpoints in Hugging Face format, and a reward inferred from preferences."""
-    paths = {name: tmp_path_factory.mktemp(name) for name in ("classifier", "causal", "preferences")}
+    paths = {name: tmp_path_factory.mktemp(name) for name in ("classifier", "causal", "preferences", "functions")}
+    (paths["functions"] / "mine.py").write_text(MINE)
     bert().save_pretrained(paths["classifier"])
     tiny_tokenizer(pad_token="<pad>").save_pretrained(paths["classifier"])
     tiny("llama", dtype=torch.float32).save_pretrained(paths["causal"])
