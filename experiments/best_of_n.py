@@ -32,8 +32,8 @@ from torch import Tensor
 
 from experiments import figures
 from experiments.claims import Finding, report
-from experiments.evidence_choice import REWARDS
 from experiments.registry import load_prior, set_threads
+from experiments.rewards import REWARDS
 from experiments.run_folder import RunFolder
 from experiments.tuning import tuned
 from experiments.zoo import cell, mean_and_error, text_table

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from experiments.judge import Judge
 from experiments.report import Sample, samples_text
-from inference import Posterior, log_evidence_at
+from inference import Posterior
 from model import AlignmentModel, Prompts
 
 
@@ -41,6 +41,11 @@ class Decoding:
         before = judge.reward(self.prompts, self.prior_response).mean().item()
         reward = judge.reward(self.prompts, self.posterior.response)
         rows = {"E[r] of the prior": before, "E[r] of the posterior": self.posterior.mean(reward).mean().item()}
+        responses = {"prior": self.prior_response, "posterior": self.posterior.response}
+        phi = {whose: judge.phi(self.prompts, response) for whose, response in responses.items()}
+        for name in judge.features:
+            rows[f"E[{name}] of the prior"] = phi["prior"][name].mean().item()
+            rows[f"E[{name}] of the posterior"] = self.posterior.mean(phi["posterior"][name]).mean().item()
         if self.posterior.log_z is not None:
             rows["log Z, nats"] = self.posterior.log_z.mean().item()
         rows |= {name: value.double().mean().item() for name, value in self.posterior.diagnostics.items()}
@@ -67,7 +72,7 @@ class Decoding:
 
 @torch.no_grad()
 def with_rewards(model: AlignmentModel, prompts: Prompts, response: Tensor) -> list[Sample]:
-    """Whole texts with their rewards, for responses `[M, N, T]`, prompt by prompt."""
-    texts = model.prior.decode(response, prompts)
-    rewards = (log_evidence_at(model, prompts, response) * model.beta).tolist()
+    """Whole texts with their rewards, -inf if forbidden, for responses `[M, N, T]`, prompt by prompt."""
+    texts, judge = model.prior.decode(response, prompts), Judge(model)
+    rewards = judge.reward(prompts, response).masked_fill(judge.forbidden(prompts, response), -torch.inf).tolist()
     return [(texts[m][n], rewards[m][n]) for n in range(len(prompts)) for m in range(len(response))]

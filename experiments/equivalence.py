@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from transformers import PreTrainedModel
 
-from experiments.evidence_choice import REWARDS
 from experiments.registry import load_prior, set_threads
+from experiments.rewards import REWARDS
 from experiments.worlds import moved_guide
 from guides import FineTuned
 from inference import Enumeration, log_guide_at, parameter_scope, random_state

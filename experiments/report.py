@@ -57,8 +57,17 @@ class Report:
             ("distinct-2", f"{before.distinct_2:.3f}", f"{after.distinct_2:.3f}", ""),
             ("effective sample size", f"{before.effective_sample_size:.0f}", f"{after.effective_sample_size:.0f}", ""),
             ("Pareto k-hat", f"{before.pareto_k:.2f}", f"{after.pareto_k:.2f}", ""),
-            *([("forbidden", *(f"{judged.forbidden:.1%}" for judged in self.judged))] if self.judged else []),
+            *self._judged_rows(),
         ]
+
+    def _judged_rows(self) -> list[tuple[str, ...]]:
+        """What constraints of either kind have come to."""
+        if not self.judged:
+            return []
+        rows = [(f"E[{name}]", *(str(judged.moments[name]) for judged in self.judged)) for name in self.judged[0].moments]
+        if any(judged.forbidden for judged in self.judged):
+            rows.append(("forbidden", *(f"{judged.forbidden:.1%}" for judged in self.judged)))
+        return rows
 
     def conclusion(self) -> str:
         """One sentence on what is left of the gap."""

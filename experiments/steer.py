@@ -10,6 +10,7 @@ standard error; what is left of the gap. Written: a run folder with arguments, m
     python -m experiments.steer --beta 0.3 --prompts "The plot" "The music" --objective trace
     python -m experiments.steer --reward vader "0.05*length" --kl-budget 3
     python -m experiments.steer --reward vader --constraint words:music,song --objective forward-kl
+    python -m experiments.steer --reward --moment words:music=0.5 --objective forward-kl
     python -m experiments.steer --prior smollm2 --prompts "My favourite film is" --learning-rate 1e-5 --steps 20
     python -m experiments.steer --sample smc --budget 4096
     python -m experiments.steer --sample importance --proposal runs/steer-20250101-120000/guide
@@ -31,7 +32,7 @@ import tyro
 
 from experiments import figures
 from experiments.decoding import Decoding, with_rewards
-from experiments.evidence_choice import HELP, budgeted_beta, read_evidence
+from experiments.evidence_choice import budgeted_beta, matched, read_evidence
 from experiments.guide_choice import (
     FILE,
     GuideOptions,
@@ -54,6 +55,7 @@ from experiments.registry import (
     set_threads,
 )
 from experiments.report import Report
+from experiments.rewards import HELP
 from experiments.run_folder import RunFolder
 from guides import GUIDES, Fixed, Guide, LoRA
 from inference import (
@@ -87,6 +89,9 @@ class Steer:
     constraint: tuple[str, ...] = ()
     """Hard constraints, each a reward and a threshold, as in `vader>=0.5` or `words:war<=0`; without one, at least 1.
     Objectives of KL(q || p*) refuse them: choose `--objective forward-kl`, a sampler, or a `--penalty`."""
+    moment: tuple[str, ...] = ()
+    """Distributional constraints, each a reward and the mean that it is to have, as in `words:music=0.5`, over prompts: of all
+    that have them the posterior is the one nearest to that of the other evidence."""
     penalty: float | None = None
     """Nats that a forbidden response costs, in place of being impossible: the constraints made soft."""
     beta: float = 0.1
@@ -168,12 +173,16 @@ def main(args: Steer) -> RunFolder:
 
 def choose_posterior(args: Steer, prior: LanguageModel, prompts: Prompts) -> tuple[Steer, AlignmentModel]:
     """The model whose posterior is wanted; with a budget in the arguments, they have the beta that spends it."""
-    evidence = {name: choice.evidence(prior) for name, choice in read_evidence(args.reward, args.constraint).items()}
+    chosen = read_evidence(args.reward, args.constraint, args.moment)
+    evidence = {choice.text: choice.evidence(prior) for choice in chosen if choice.mean is None}
     if args.resume is None and not (args.kl_budget is None and args.min_reward is None):
         budget = {"max_kl": args.kl_budget, "min_reward": args.min_reward}
         beta = budgeted_beta(prior, evidence, prompts, **budget, num_draws=args.prior_draws, seed=args.seed)
         args = replace(args, beta=beta)
-    return args, AlignmentModel(prior, evidence, args.beta)
+    model = AlignmentModel(prior, evidence, args.beta)
+    if moments := [choice for choice in chosen if choice.mean is not None]:
+        model = matched(model, moments, prompts, num_draws=args.prior_draws, seed=args.seed)
+    return args, model
 
 
 def tune(args: Steer, model: AlignmentModel, prompts: Prompts, folder: RunFolder) -> None:
@@ -190,7 +199,7 @@ def tune(args: Steer, model: AlignmentModel, prompts: Prompts, folder: RunFolder
         draws = draw_prior(args, model, target, prompts)
         measure = partial(diagnose, target, guide, prompts, num_samples=args.samples, prior_draws=draws)
         before = measure()
-        judge = Judge(model) if args.constraint else None
+        judge = Judge(model) if args.constraint or args.moment else None
         judged = [] if judge is None else [judge.of_draws(prompts, response_distribution(guide, prompts), args.samples)]
 
     result, seconds = run_svi(args, target, guide, prompts, folder)
@@ -237,7 +246,10 @@ def draw_prior(args: Steer, model: AlignmentModel, target: Program, prompts: Pro
 
 def check(args: Steer) -> None:
     """What could only fail after a while is refused at once."""
-    read_evidence(args.reward, args.constraint)
+    read_evidence(args.reward, args.constraint, args.moment)
+    budgeted = not (args.kl_budget is None and args.min_reward is None)
+    if args.moment and (args.penalty is not None or budgeted):
+        raise SystemExit("--moment moves the posterior that a budget or a --penalty would have made: leave either out")
     if args.penalty is not None and not args.constraint:
         raise SystemExit(f"--penalty {args.penalty:g} is for what --constraint forbids, which is not given")
     if args.penalty is not None and args.sample is not None:
@@ -248,7 +260,7 @@ def check(args: Steer) -> None:
             f"--objective {args.objective} descends a divergence that --constraint makes infinite: choose one of {bearing}; or "
             "add a --penalty, which makes it soft; or --sample"
         )
-    if args.penalty is not None and not (args.kl_budget is None and args.min_reward is None):
+    if args.penalty is not None and budgeted:
         raise SystemExit("--penalty is given with a budget, which is solved for what is hard: leave one of them out")
     if args.kl_budget is not None and args.min_reward is not None:
         raise SystemExit("--kl-budget and --min-reward are both given: beta can meet one of them")
@@ -284,7 +296,8 @@ def told(args: Steer) -> str:
     """The evidence in words."""
     penalty = "" if args.penalty is None else f" (soft, {args.penalty:g} nats)"
     given = "".join(f" given {constraint}{penalty}" for constraint in args.constraint)
-    return f"{' + '.join(args.reward)}{given}, beta {args.beta:g}"
+    moments = "".join(f" with mean {moment}" for moment in args.moment)
+    return f"{' + '.join(args.reward) or 'no reward'}{given}{moments}, beta {args.beta:g}"
 
 
 def read_proposal(args: Steer, prior: LanguageModel, prompts: Prompts) -> Guide | None:
@@ -386,6 +399,7 @@ def restored(args: Steer, saved: dict[str, Any]) -> Steer:
     named = {
         "reward": (reward,) if isinstance(reward, str) else tuple(reward),
         "constraint": tuple(saved.get("constraint", ())),
+        "moment": tuple(saved.get("moment", ())),
     }
     rebuilt = named | {
         "prompts": tuple(saved["prompts"]),

@@ -35,8 +35,8 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from experiments.benchmark import Seconds, ratio, take_turns
-from experiments.evidence_choice import REWARDS
 from experiments.registry import DtypeName, GuideName, load_prior
+from experiments.rewards import REWARDS
 from guides import GUIDES, Guide
 from inference import FusedOptimizer, LeaveOneOut_ELBO, response_distribution
 from model import AlignmentModel, LanguageModel, Prompts, ResponseDistribution

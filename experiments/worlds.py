@@ -13,8 +13,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from experiments.evidence_choice import REWARDS
 from experiments.registry import load_prior
+from experiments.rewards import REWARDS
 from guides import FineTuned
 from inference import Enumeration, PriorDraws, draw_from_prior, random_state
 from model import AlignmentModel, LanguageModel, Prompts, TokenEvidence

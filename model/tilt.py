@@ -35,6 +35,7 @@ class Tilt:
     ) -> None:
         if features.keys() != multipliers.keys():
             raise ValueError(f"features are {sorted(features)} and multipliers {sorted(multipliers)}, expected the same names")
+        self.features = dict(features)
         self.multipliers = dict(multipliers)
         self.beta = beta
         used = {name: (multipliers[name], features[name]) for name in features if multipliers[name] != 0}

@@ -7,8 +7,8 @@ import torch
 
 from experiments import agents
 from experiments.agents import NONE, Agents, bayes_twice, log_z_of, main, mixture, responsibilities, who_said
-from experiments.evidence_choice import REWARDS
 from experiments.family_optimum import family_optimum
+from experiments.rewards import REWARDS
 from guides import Tabular
 from inference import Enumeration
 from model import AlignmentModel, LanguageModel, grammar_prior

@@ -18,8 +18,8 @@ from experiments.collapse import (
     measure,
     posterior_findings,
 )
-from experiments.evidence_choice import REWARDS
 from experiments.reward_only import RewardOnly
+from experiments.rewards import REWARDS
 from experiments.worlds import moved_guide
 from inference import Enumeration, entropy, log_guide_at, parameter_scope
 from model import AlignmentModel, LanguageModel, Pattern, TextEvidence

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from experiments.evidence_choice import REWARDS, read_constraint, read_evidence, read_reward
+from experiments.evidence_choice import matched, read_constraint, read_evidence, read_moment, read_reward
+from experiments.rewards import REWARDS
 from inference import Enumeration
 from model import AlignmentModel, Bounded, Constraint, WeightedSum, vader_sentiment
 from model.evidence import check_reward
@@ -45,6 +46,41 @@ def test_constraints_are_read(text, name, at_least, at_most):
 
 
 @pytest.mark.parametrize(
+    ("text", "reward", "mean"), [("words:good=0.5", "words:good", 0.5), ("-1*regex:(?=g)a=-2", "-1*regex:(?=g)a", -2.0)]
+)
+def test_moments_are_read(text, reward, mean):
+    assert read_moment(text) == read_reward(reward)._replace(mean=mean)
+
+
+@pytest.mark.parametrize(
+    ("moments", "fault"),
+    [
+        (["words:good"], "--moment 'words:good': expected REWARD=MEAN, as in words:music=0.5"),
+        (["taste=1"], "--moment 'taste=1': expected .*NAME"),
+        (["vader=half"], "--moment 'vader=half': 'half' is no number"),
+        (["vader=nan"], "'nan' is no number"),
+        (["vader=0.1", "vader=0.2"], "'vader' is given twice: it has one mean"),
+    ],
+)
+def test_moments_that_cannot_be_are_said(moments, fault):
+    with pytest.raises(SystemExit, match=fault):
+        read_evidence([], [], moments)
+
+
+def test_moments_are_met_and_unattainable_ones_exit(prior, prompts, capsys):
+    base = AlignmentModel(prior, read_reward("vader").evidence(prior), beta=0.5)
+    moments = [read_moment("length=2.2"), read_moment("words:not=0.3")]
+    model = matched(base, moments, prompts, num_draws=1000, seed=0)
+    assert "length: " in capsys.readouterr().out
+    truth = Enumeration(model, prompts)
+    for moment in moments:
+        values = moment.reward(prior)(prompts, truth.support)
+        assert (truth.log_posterior.exp() * values).sum(0).mean().item() == pytest.approx(moment.mean, abs=1e-8)
+    with pytest.raises(SystemExit, match=r"--moment: no finite multipliers give the moments length 7 \(reached \d"):
+        matched(base, [read_moment("length=7")], prompts, num_draws=1000, seed=0)
+
+
+@pytest.mark.parametrize(
     ("rewards", "constraints", "fault"),
     [
         (["taste"], [], r"--reward 'taste': expected \[WEIGHT\*\]NAME\[:ARGUMENT\] with a NAME of vader, words"),
@@ -53,8 +89,10 @@ def test_constraints_are_read(text, name, at_least, at_most):
         (["words:"], [], "expected words:WORD,WORD"),
         (["x*vader"], [], "'x' is no number"),
         (["0*vader"], [], "a weight of 0 leaves nothing"),
-        ([], ["vader>=much"], "'much' is no number"),
-        ([], [], "there is no evidence"),
+        ([], ["vader>=much"], "--constraint 'vader>=much': 'much' is no number"),
+        ([], ["vader>=inf"], "'inf' is no number"),
+        ([], ["taste>=1"], "--constraint 'taste>=1': expected .*NAME"),
+        ([], [], "without evidence"),
         (["vader", "vader"], [], "'vader' is given twice"),
     ],
 )
@@ -98,7 +136,7 @@ def test_functions_of_a_file_or_a_module_are_rewards(prior, prompts, tmp_path):
 
 def test_evidence_is_what_was_asked_for(prior, prompts):
     chosen = read_evidence(["words:good,bad", "-0.5*length"], ["regex:^very"])
-    evidence = {name: choice.evidence(prior) for name, choice in chosen.items()}
+    evidence = {choice.text: choice.evidence(prior) for choice in chosen}
     _, length, constraint = evidence.values()
     assert isinstance(length, WeightedSum)
     assert isinstance(constraint, Constraint)

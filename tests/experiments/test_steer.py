@@ -9,9 +9,9 @@ import torch
 import tyro
 from transformers import AutoModelForCausalLM
 
-from experiments.evidence_choice import REWARDS
 from experiments.guide_choice import GuideOptions, learning_rate, load_guide
 from experiments.registry import FILM_REVIEWS, load_prior
+from experiments.rewards import REWARDS
 from experiments.run_folder import RunFolder
 from experiments.steer import Steer, load, main, restored
 from guides import GUIDES
@@ -171,6 +171,8 @@ def test_choices_that_do_not_go_together(args):
         ({"penalty": 3.0}, "--penalty 3 is for what --constraint forbids"),
         ({"constraint": ("words:good",), "penalty": 3.0, "sample": "smc"}, "--penalty is for SVI"),
         ({"constraint": ("words:good",), "penalty": 1.0, "kl_budget": 1.0}, "--penalty is given with a budget"),
+        ({"moment": ("words:good=0.5",), "kl_budget": 1.0}, "--moment moves the posterior"),
+        ({"moment": ("words:good=1.5",)}, "--moment: no finite multipliers give .* words:good 1.5"),
         ({"constraint": ("words:zzz",), "objective": "forward-kl"}, "none of 40 draws of the prior after .* meets it"),
         ({"kl_budget": 1.0, "min_reward": 0.5}, "--kl-budget and --min-reward are both given"),
         ({"min_reward": 2.0}, r"--min-reward: E\[r\] is asked to be 2 of reward, and ranges from"),
@@ -200,6 +202,22 @@ def test_penalty_makes_constraints_soft(args, capsys):
     reward, forbidden = (line.split() for line in printed.splitlines() if line.startswith(("E[r]", "forbidden  ")))
     assert float(reward[1]) > -1, "a penalty of 2 nats at beta 0.1 is no part of the reward"
     assert float(forbidden[1].rstrip("%")) > 20
+
+
+def test_moments_are_reported_and_kept_for_a_resume(args, capsys):
+    args = replace(args, reward=(), moment=("words:very=0.6",), samples=300, prior_draws=1000)
+    folder = main(args)
+    printed = capsys.readouterr().out
+    assert "steered by no reward with mean words:very=0.6, beta 0.1" in printed
+    posterior = next(line for line in printed.splitlines() if line.startswith("E[words:very]")).split()[-3:]
+    assert float(posterior[0]) == pytest.approx(0.6, abs=4 * float(posterior[2]))
+    assert "forbidden" not in printed
+    resumed = main(replace(args, resume=folder.path))
+    assert json.loads(resumed.arguments.read_text())["arguments"]["moment"] == ["words:very=0.6"]
+    capsys.readouterr()
+    main(replace(args, sample="importance", budget=2000))
+    reached = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("E[words:very] of the posterior"))
+    assert float(reached.split()[-1]) == pytest.approx(0.6, abs=0.06)
 
 
 def test_constraint_is_kept_by_samplers(args, capsys):

@@ -1,0 +1,174 @@
+"""The registry of rewards that scripts and tests go by: by name, with an argument where one is taken."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from experiments.registry import load_prior
+from model import (
+    Evidence,
+    Expert,
+    LanguageModel,
+    Length,
+    Pattern,
+    RewardPosterior,
+    SequenceClassifier,
+    TextEvidence,
+    TextLikelihood,
+    TokenEvidence,
+    UncertainReward,
+    vader_sentiment,
+)
+from model.preferences import PriorFeatures
+from model.rewards.classifier import Output
+
+
+class Reward(NamedTuple):
+    """An entry of the registry. Calling it makes evidence.
+
+    Attributes:
+        make: takes the prior's language model, which decodes the responses, and the argument.
+        summary: one line.
+        argument: what stands after the colon, in words; empty if nothing does, in brackets if it can be left out.
+    """
+
+    make: Callable[[LanguageModel, str], Evidence]
+    summary: str
+    argument: str = ""
+
+    def __call__(self, language_model: LanguageModel, argument: str = "") -> Evidence:
+        return self.make(language_model, argument)
+
+
+def _vader(prior: LanguageModel, _: str) -> Evidence:
+    return TextEvidence(vader_sentiment, prior, upper_bound=1.0)
+
+
+def _pattern(prior: LanguageModel, pattern: Pattern) -> Evidence:
+    return TextEvidence(pattern, prior, whole=False)
+
+
+def _length(prior: LanguageModel, argument: str) -> Evidence:
+    if argument and not argument.isdigit():
+        raise ValueError(f"expected a number of tokens after the colon, got {argument!r}")
+    return Length(prior, int(argument) if argument else None)
+
+
+def _classifier(prior: LanguageModel, argument: str, output: Output) -> Evidence:
+    path, colon, label = argument.rpartition(":")
+    if not colon:
+        path, label = argument, ""
+    found = SequenceClassifier.from_pretrained(path, label or None, output=output, device=prior.device)
+    return TextEvidence(found, prior, name=f"classifier {argument}")
+
+
+def _function(argument: str) -> Callable[..., Any]:
+    """A function of a file or of a module, which may have an `upper_bound`."""
+    place, _, name = argument.rpartition(":")
+    if not place:
+        raise ValueError(f"expected FILE.py:NAME or MODULE:NAME after the colon, got {argument!r}")
+    try:
+        module = _run(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    except ImportError as error:
+        raise ValueError(f"cannot import {place}: {error}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ValueError(f"expected a function {name!r} in {place}, which has {', '.join(_functions(module)) or 'none'}")
+    return function
+
+
+def _run(path: Path) -> ModuleType:
+    """A file as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None  # there is one for every name that ends with .py
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _functions(module: ModuleType) -> list[str]:
+    return [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+
+
+def _token_function(prior: LanguageModel, argument: str) -> Evidence:
+    function = _function(argument)
+    return TokenEvidence(function, prior, upper_bound=getattr(function, "upper_bound", None))
+
+
+def _fluency(prior: LanguageModel, argument: str) -> Evidence:
+    return TextEvidence(TextLikelihood.from_pretrained(argument, device=prior.device), prior, name=f"fluency {argument}")
+
+
+def _expert(prior: LanguageModel, argument: str) -> Evidence:
+    length, temperature, device = prior.max_new_tokens, prior.temperature, str(prior.device)
+    expert = load_prior(argument, max_new_tokens=length, temperature=temperature, dtype="float32", device=device)
+    return Expert(expert, prior)
+
+
+def _preferences(prior: LanguageModel, argument: str) -> Evidence:
+    folder, _, aggregation = argument.partition(":")
+    if aggregation == "marginal-likelihood":
+        raise ValueError("the marginal likelihood depends on beta, which is not known here: `experiments.rlhf` takes it")
+    posterior = RewardPosterior.load(folder, PriorFeatures(prior))
+    return TextEvidence(UncertainReward(posterior, aggregation or "lower-bound", beta=1.0), prior, name=f"reward {argument}")
+
+
+REWARDS: dict[str, Reward] = {
+    "vader": Reward(_vader, "sentiment of prompt and response together, from -1 to 1"),
+    "words": Reward(
+        lambda prior, argument: _pattern(prior, Pattern.of_words(argument.split(","))),
+        "1 for a response with one of some words, else 0",
+        "WORD,WORD",
+    ),
+    "regex": Reward(
+        lambda prior, argument: _pattern(prior, Pattern(argument, ignore_case=False)),
+        "1 for a response in which a regular expression is found, else 0",
+        "EXPRESSION",
+    ),
+    "function": Reward(
+        lambda prior, argument: TextEvidence(_function(argument), prior),
+        "a function of yours: takes a list of texts, prompt and response together, and returns as many numbers",
+        "FILE.py:NAME",
+    ),
+    "token-function": Reward(
+        _token_function,
+        "a function of yours: takes token ids [..., N, T] and where they are no padding, and returns rewards [..., N]",
+        "FILE.py:NAME",
+    ),
+    "length": Reward(_length, "tokens of the response; with a target, minus how far it is from that", "[TOKENS]"),
+    "classifier": Reward(
+        lambda prior, argument: _classifier(prior, argument, "log-prob"),
+        "log-probability of a label of a Hugging Face sequence classifier, nats",
+        "PATH:LABEL",
+    ),
+    "classifier-logit": Reward(
+        lambda prior, argument: _classifier(prior, argument, "logit"),
+        "its logit; of a reward model, which has one, without the label",
+        "PATH:LABEL",
+    ),
+    "preferences": Reward(
+        _preferences,
+        "a reward that `experiments.rlhf` inferred from preferences, on the prior's own states: mean, lower-bound, minimum",
+        "RUN/reward[:AGGREGATION]",
+    ),
+    "fluency": Reward(_fluency, "log-likelihood by the token of the text under another language model, nats", "PATH"),
+    "expert": Reward(_expert, "log-likelihood of the response under one with the prior's tokens, nats", "PATH"),
+}
+"""By name, what makes evidence when called with the prior's language model and the argument after the colon."""
+
+
+def _usage(name: str, argument: str) -> str:
+    """How a reward is named, with its argument."""
+    optional = argument.startswith("[")
+    return f"{name}[:{argument[1:]}" if optional else f"{name}:{argument}" if argument else name
+
+
+HELP = "r, or several that add up, each [WEIGHT*]NAME[:ARGUMENT].\n\n" + "\n\n".join(
+    f"{_usage(name, reward.argument)}: {reward.summary}" for name, reward in REWARDS.items()
+)
