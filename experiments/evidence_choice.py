@@ -6,7 +6,7 @@
 --reward function:my.py:kindness    a function of yours, of texts
 --constraint words:good,great       only what contains one of these words
 --constraint "vader>=0.5"           only what has so much of a reward
---moment words:music=0.5            half of the responses contain the word
+--moment words:film=0.5            half of the responses contain the word
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def read_moment(text: str) -> Chosen:
     """What `--moment` names: a reward and the mean that it is to have; exits if that cannot be."""
     reward, _, mean = text.rpartition("=")
     if not reward:
-        raise SystemExit(f"--moment {text!r}: expected REWARD=MEAN, as in words:music=0.5")
+        raise SystemExit(f"--moment {text!r}: expected REWARD=MEAN, as in words:film=0.5")
     return read_reward(reward, "--moment", text)._replace(text=reward, mean=_number(mean, f"--moment {text!r}"))
 
 

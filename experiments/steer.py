@@ -10,7 +10,7 @@ standard error; what is left of the gap. Written: a run folder with arguments, m
     python -m experiments.steer --beta 0.3 --prompts "The plot" "The music" --objective trace
     python -m experiments.steer --reward vader "0.05*length" --kl-budget 3
     python -m experiments.steer --reward vader --constraint words:music,song --objective forward-kl
-    python -m experiments.steer --reward --moment words:music=0.5 --objective forward-kl
+    python -m experiments.steer --reward --moment words:film=0.5 --objective forward-kl
     python -m experiments.steer --prior smollm2 --prompts "My favourite film is" --learning-rate 1e-5 --steps 20
     python -m experiments.steer --sample smc --budget 4096
     python -m experiments.steer --sample importance --proposal runs/steer-20250101-120000/guide
@@ -90,7 +90,7 @@ class Steer:
     """Hard constraints, each a reward and a threshold, as in `vader>=0.5` or `words:war<=0`; without one, at least 1.
     Objectives of KL(q || p*) refuse them: choose `--objective forward-kl`, a sampler, or a `--penalty`."""
     moment: tuple[str, ...] = ()
-    """Distributional constraints, each a reward and the mean that it is to have, as in `words:music=0.5`, over prompts: of all
+    """Distributional constraints, each a reward and the mean that it is to have, as in `words:film=0.5`, over prompts: of all
     that have them the posterior is the one nearest to that of the other evidence."""
     penalty: float | None = None
     """Nats that a forbidden response costs, in place of being impossible: the constraints made soft."""

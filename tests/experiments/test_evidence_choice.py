@@ -55,7 +55,7 @@ def test_moments_are_read(text, reward, mean):
 @pytest.mark.parametrize(
     ("moments", "fault"),
     [
-        (["words:good"], "--moment 'words:good': expected REWARD=MEAN, as in words:music=0.5"),
+        (["words:good"], "--moment 'words:good': expected REWARD=MEAN, as in words:film=0.5"),
         (["taste=1"], "--moment 'taste=1': expected .*NAME"),
         (["vader=half"], "--moment 'vader=half': 'half' is no number"),
         (["vader=nan"], "'nan' is no number"),
