@@ -13,6 +13,7 @@ means are those over all prompts.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,12 +28,14 @@ from inference.density import Program
 from inference.estimate import Estimate
 from inference.prior_bank import PriorBank, draw_prior_bank
 from model import Evidence, Prompts, Tilt
-from model.evidence import check_reward
+from model.evidence import EvidenceError, ZeroEvidenceError, check_reward
 
 LIMIT = 30.0  # multipliers of a target out of reach stop at so many nats by the standard deviation of their feature
 MARGIN = 1e-9  # share of the base that a target must have room for, to be inside of what can be reached
 POLISH = 3  # plain Newton steps at the end
 GRADIENT = 1e-10  # of the dual, by the standard deviation of a feature
+CONVERGED = 1e-6  # the same, after all: a solution has no more
+ROUNDING = 1e-12  # a feature whose standard deviation is so small a share of its size is constant
 
 
 class UnattainableMomentsError(ValueError):
@@ -122,18 +125,22 @@ def match_moments(
         The fit, also where the target is out of reach; then with a warning, as far as `LIMIT` goes.
 
     Raises:
-        ValueError: if the names differ, or there is none.
+        ValueError: if the names differ, or there is none, or a target is not finite.
         EvidenceError: if a feature is NaN or infinite.
         NoSupportError: if the base rules out all responses.
+        RuntimeError: if the multipliers of attainable targets do not converge.
     """
     if not features or features.keys() != targets.keys():
         raise ValueError(
             f"features are {sorted(features)} and targets {sorted(targets)}, expected the same names, at least one"
         )
+    for name, wanted in targets.items():
+        if not math.isfinite(wanted):
+            raise ValueError(f"the target of {name!r} is {wanted}, expected a finite mean")
     names = list(features)
     bank = draw_prior_bank(model, prompts, num_draws)
     shape = bank.response.shape[:-1]
-    phi = torch.stack([check_reward(name, features[name](prompts, bank.response), shape).double() for name in names])
+    phi = torch.stack([_checked(name, features[name](prompts, bank.response), shape) for name in names])
     log_base = (bank.log_prior + bank.log_evidence).log_softmax(0).cpu()  # [M, N]
     phi, target = phi.cpu(), torch.tensor([float(targets[name]) for name in names], dtype=torch.float64)
     attainable = _room(phi, log_base, target) > MARGIN
@@ -158,6 +165,15 @@ def match_moments(
     return found
 
 
+def _checked(name: str, values: object, shape: torch.Size) -> Tensor:
+    try:
+        return check_reward(name, values, shape).double()
+    except ZeroEvidenceError:
+        raise EvidenceError(
+            f"feature {name!r} is -inf for some response, and has no mean. Of a constraint use what it constrains, or 1 and 0"
+        ) from None
+
+
 class _Dual:
     """log Z(lambda) - lambda . target, averaged over prompts, in units in which every feature has standard deviation 1."""
 
@@ -165,8 +181,11 @@ class _Dual:
         base = log_base.exp()
         mean = (base * phi).sum(1, keepdim=True)  # [F, 1, N]
         self.scale = (base * (phi - mean).square()).sum(1).mean(1).sqrt()  # [F]
-        self.scale = torch.where(self.scale > 0, self.scale, 1.0)
+        largest = torch.where(base > 0, phi, 0.0).abs().amax((1, 2))
+        self.free = self.scale > ROUNDING * largest  # a feature that is the same everywhere has no multiplier
+        self.scale = torch.where(self.free, self.scale, 1.0)
         self.phi = (phi - target[:, None, None]) / self.scale[:, None, None]  # centred: the gradient is a mean of these
+        self.phi = torch.where(self.free[:, None, None], self.phi, 0.0)
         self.log_base = log_base
 
     def _law(self, scaled: NDArray) -> tuple[Tensor, Tensor]:
@@ -194,10 +213,15 @@ class _Dual:
             found = minimize(self.value_and_gradient, start, **by).x
             for _ in range(POLISH):  # next to the minimum values no longer tell, but the gradient does
                 found = found - np.linalg.pinv(self.hessian(found)) @ self.value_and_gradient(found)[1]
+            if np.abs(self.value_and_gradient(found)[1]).max() > CONVERGED:
+                raise RuntimeError(
+                    f"the multipliers did not converge: in standard deviations, the moments are off by up to "
+                    f"{np.abs(self.value_and_gradient(found)[1]).max():.1e}. Ask for less, or draw more"
+                )
         else:
             bounds = [(-LIMIT, LIMIT)] * len(start)
             found = minimize(self.value_and_gradient, start, jac=True, bounds=bounds, method="L-BFGS-B").x
-        return torch.from_numpy(found) / self.scale
+        return torch.where(self.free, torch.from_numpy(found) / self.scale, 0.0)
 
     def standard_errors(self, multipliers: Tensor, exact: bool) -> list[float]:
         """By the delta method: lambda moves by minus the inverse Hessian times what each draw adds to the gradient."""

@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from inference import Enumeration, PriorBank, UnattainableMomentsError, draw_prior_bank, importance_sampling, match_moments
+from inference import (
+    Enumeration,
+    PriorBank,
+    UnattainableMomentsError,
+    draw_prior_bank,
+    importance_sampling,
+    match_moments,
+    moment_matching,
+)
 from inference.moment_matching import _Dual
 from model import AlignmentModel, Constraint, EvidenceError, Pattern, TextEvidence, contains
 from model.grammar import PROMPTS
@@ -245,3 +253,48 @@ def test_two_prompts_share_multipliers_and_mean(base, features, prompts):
     each = (law * phi).sum(0)
     assert each.mean().item() == pytest.approx(0.6, abs=1e-8)
     assert (each[0] - each[1]).abs() > 0.01
+
+
+@pytest.mark.parametrize("num_draws", [4096, 500])
+@pytest.mark.parametrize("value", [1.0, 0.3])
+def test_a_feature_that_is_the_same_everywhere_changes_nothing(base, features, prompts, num_draws, value):
+    """Rounding gives it a standard deviation of 1e-16, which is no unit to measure a multiplier by."""
+    constant = {"constant": lambda prompts, response: torch.full(response.shape[:-1], value, dtype=torch.float64)}
+    torch.manual_seed(0)
+    alone = match_moments(base, prompts, features, {"good": 0.5, "adverb": 0.3}, num_draws=num_draws)
+    torch.manual_seed(0)
+    targets = {"good": 0.5, "adverb": 0.3, "constant": value}
+    beside = match_moments(base, prompts, {**features, **constant}, targets, num_draws=num_draws)
+    assert beside.attainable
+    assert beside.multipliers["constant"] == 0
+    assert beside.moments["constant"].value == pytest.approx(value)
+    for name, multiplier in alone.multipliers.items():
+        assert beside.multipliers[name] == pytest.approx(multiplier, abs=1e-9)
+        assert beside.moments[name].value == pytest.approx(targets[name], abs=1e-9)
+    with pytest.warns(UserWarning, match="no finite multipliers"):
+        other = match_moments(base, prompts, {**features, **constant}, {**targets, "constant": 0.9}, num_draws=num_draws)
+    assert not other.attainable
+    assert other.multipliers["constant"] == 0
+
+
+def test_a_feature_that_a_constraint_of_the_base_fixes_changes_nothing(features, small_prior, prompts):
+    base = AlignmentModel(small_prior, contains("not", small_prior), beta=1.0)
+    said = {"not": TextEvidence(Pattern.of_words("not"), small_prior, whole=False), "good": features["good"]}
+    found = match_moments(base, prompts, said, {"not": 1.0, "good": 0.4})
+    assert found.attainable
+    assert found.multipliers["not"] == 0
+    assert found.moments["good"].value == pytest.approx(0.4, abs=1e-9)
+
+
+def test_features_and_targets_without_a_mean_are_named(base, features, small_prior, prompts):
+    with pytest.raises(ValueError, match="the target of 'good' is nan, expected a finite mean"):
+        match_moments(base, prompts, {"good": features["good"]}, {"good": math.nan})
+    with pytest.raises(EvidenceError, match="feature 'not' is -inf for some response, and has no mean"):
+        match_moments(base, prompts, {"not": contains("not", small_prior)}, {"not": 0.0})
+
+
+def test_a_solution_that_is_none_is_not_returned(base, features, prompts, monkeypatch):
+    monkeypatch.setattr(moment_matching, "POLISH", 0)
+    monkeypatch.setattr(moment_matching, "GRADIENT", 1.0)  # content with anything
+    with pytest.raises(RuntimeError, match="did not converge: in standard deviations, the moments are off by up to"):
+        match_moments(base, prompts, features, {"good": 0.5, "adverb": 0.3})
