@@ -23,7 +23,7 @@ from model import AlignmentModel, Evidence, LanguageModel, Prompts
 
 ROUNDING = 1e-12
 FEW = 30
-SPAN = 40.0  # log beta is looked for so far to either side of the spread of the reward
+SPAN, STEP = 60.0, 2.0  # log beta is looked for up to so far to either side of that of the reward's spread, in such steps
 
 
 class BudgetError(ValueError):
@@ -112,20 +112,36 @@ def _root(measure: Callable[[Tensor], Estimate], wanted: float, bank: PriorBank,
     spread = _spread(bank)
     if spread <= ROUNDING * bank.log_evidence.nan_to_num(neginf=0.0).abs().max().item():
         raise BudgetError("the reward is the same for every response at hand, and no beta changes anything. Check the evidence")
-    low, high = math.log(spread) - SPAN / 4, math.log(spread) + SPAN
-    most, least = at(low), at(high)
-    if not least < wanted < most:
+    least, most = (measure(limit).value for limit in _limits(bank))
+    low = high = middle = math.log(spread)
+    while at(low) <= wanted < most and low > middle - SPAN:
+        low -= STEP
+    while at(high) >= wanted > least and high < middle + SPAN:
+        high += STEP
+    if not at(high) < wanted < at(low):
         where = "exactly" if bank.exact else f"on {len(bank.log_evidence)} draws of the prior"
-        fix = (
-            "Every posterior is beyond it: ask for more"
-            if wanted <= least
-            else "No posterior gets there" + ("" if bank.exact else "; if the prior can, draw more of it")
-        )
+        if wanted <= least:
+            fix = "Every posterior is beyond it: ask for more"
+        elif wanted >= most:
+            fix = "No posterior gets there" + ("" if bank.exact else "; if the prior can, draw more of it")
+        else:
+            fix = "It is too near to an end of that for a beta to be told from it"
         raise BudgetError(
             f"{name} is asked to be {wanted:g} {unit}, and ranges from {least:.4g} (beta = infinity) to {most:.4g} (beta = 0), "
             f"{where}. {fix}"
         )
     return math.exp(brentq(lambda log_beta: at(log_beta) - wanted, low, high, xtol=1e-13, rtol=1e-13))
+
+
+def _limits(bank: PriorBank) -> tuple[Tensor, Tensor]:
+    """log w, `[M, N]`, of the posteriors at beta = infinity, what is possible, and at beta = 0, the best of that."""
+    reward = bank.log_evidence.masked_fill(bank.log_prior.isneginf(), -torch.inf)
+    best = reward.amax(0)
+    flat = torch.zeros_like(reward)
+    return (
+        flat.masked_fill(reward.isneginf(), -torch.inf),
+        flat.masked_fill(reward < best - ROUNDING * best.abs(), -torch.inf),
+    )
 
 
 def _spread(bank: PriorBank) -> float:

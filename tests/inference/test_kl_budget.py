@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from inference import BudgetError, Enumeration, solve_beta
-from model import AlignmentModel, TextEvidence, contains, vader_sentiment
+from model import AlignmentModel, TextEvidence, WeightedSum, contains, vader_sentiment
 from model.grammar import PROMPTS
 
 
@@ -110,6 +110,19 @@ def test_constraint_costs_what_it_costs_at_any_beta(small_prior, sentiment, prom
 def test_budget_that_cannot_be_met_says_what_can(small_prior, sentiment, prompts, budget, fault):
     with pytest.raises(BudgetError, match=fault):
         solve_beta(small_prior, sentiment, prompts, **budget)
+
+
+@pytest.mark.parametrize("scale", [1e5, 1e-6])
+def test_rewards_of_two_scales_have_the_posteriors_of_both(small_prior, sentiment, prompts, scale):
+    """A penalty that is huge, or a second reward that is tiny, decides nothing about how far beta is looked for."""
+    rare = TextEvidence(lambda texts: [scale * (len(text) % 7) for text in texts], small_prior)
+    evidence = WeightedSum({"taste": (1.0, sentiment), "other": (-1.0, rare)})
+    furthest = exactly(small_prior, evidence, prompts, 1e-9)[0].mean().item()
+    for share in (0.3, 0.9, 0.999):
+        found = solve_beta(small_prior, evidence, prompts, max_kl=share * furthest)
+        assert exactly(small_prior, evidence, prompts, found.beta)[0].mean().item() == pytest.approx(share * furthest, rel=1e-6)
+    with pytest.raises(BudgetError, match=rf"to {furthest:.4g} \(beta = 0\), exactly. No posterior gets there"):
+        solve_beta(small_prior, evidence, prompts, max_kl=1.01 * furthest)
 
 
 def test_one_budget_and_a_reward_that_varies(small_prior, sentiment, prompts):
