@@ -123,7 +123,7 @@ def matched(base: AlignmentModel, moments: Sequence[Chosen], prompts: Prompts, *
         warnings.simplefilter("ignore", UserWarning)  # what it warns of is the error below
         found = match_moments(base, prompts, features, targets, num_draws=num_draws)
     try:
-        tilt = found.evidence_at(base.beta)
+        tilt = found.evidence
     except UnattainableMomentsError as error:
         raise SystemExit(f"--moment: {error}") from error
     print(found)

@@ -40,7 +40,7 @@ class Judge:
     def __init__(self, model: AlignmentModel) -> None:
         pieces = model.evidence.items()
         rewards = {name: piece for name, piece in pieces if not isinstance(piece, Constraint | Tilt)}
-        self.rewards = AlignmentModel(model.prior, rewards, beta=1.0)
+        self.rewards = AlignmentModel(model.prior, rewards, model.beta)
         self.features = {name: phi for _, piece in pieces if isinstance(piece, Tilt) for name, phi in piece.features.items()}
         self.model = model
 
@@ -65,7 +65,7 @@ class Judge:
 
     def reward(self, prompts: Prompts, response: Tensor) -> Tensor:
         """r of responses `[..., N, T]`, `[..., N]`, whether they are forbidden or not."""
-        return log_evidence_at(self.rewards, prompts, response).double()
+        return self.rewards.beta * log_evidence_at(self.rewards, prompts, response).double()
 
     def forbidden(self, prompts: Prompts, response: Tensor) -> Tensor:
         """Whether the constraints rule responses `[..., N, T]` out, `[..., N]`."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from inference.estimate import Estimate
 from inference.prior_bank import PriorBank, draw_prior_bank
 from model import AlignmentModel, Evidence, LanguageModel, Prompts
+from model.evidence import at_beta
 
 ROUNDING = 1e-12
 FEW = 30
@@ -74,11 +75,18 @@ def solve_beta(
         The beta, and the posterior there; with a warning, if fewer than `FEW` effective draws stand for it.
 
     Raises:
-        ValueError: if not one of the two budgets is given.
+        ValueError: if not one of the two budgets is given, or evidence depends on beta: a `Tilt`, a marginal likelihood.
         BudgetError: if no beta meets it, with what can be met.
     """
     if (max_kl is None) == (min_reward is None):
         raise ValueError(f"got max_kl={max_kl} and min_reward={min_reward}, expected one of the two")
+    pieces = evidence if isinstance(evidence, Mapping) else {"evidence": evidence}
+    for name, piece in pieces.items():
+        if at_beta(piece, 2.0) is not piece:
+            raise ValueError(
+                f"evidence {name!r} depends on beta, so that its posteriors need not come nearer to the prior as beta grows, "
+                "and a budget says nothing. Choose beta; or solve for it without this, and add it then"
+            )
     bank = draw_prior_bank(AlignmentModel(prior, evidence, beta=1.0), prompts, num_draws)
 
     def solve(part: PriorBank) -> float:

@@ -70,18 +70,14 @@ class MomentMatch:
 
     @property
     def evidence(self) -> Tilt:
-        """lambda . phi as evidence, for a model of beta 1, beside that of the base."""
-        return self.evidence_at(1.0)
-
-    def evidence_at(self, beta: float | Mapping[str, float]) -> Tilt:
-        """The same for a model of another beta: the tilt is of lambda . phi nats at any.
+        """lambda . phi as evidence beside that of the base: as many nats, whatever the beta of the model.
 
         Raises:
             UnattainableMomentsError: if there is no such tilt.
         """
         if not self.attainable:
             raise UnattainableMomentsError(self._told())
-        return Tilt(self.features, self.multipliers, beta)
+        return Tilt(self.features, self.multipliers)
 
     def _told(self) -> str:
         reached = ", ".join(

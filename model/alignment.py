@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from functools import partial
+from numbers import Real
 from typing import NamedTuple
 
 import pyro
 from torch import Tensor
 
-from model.evidence import Bounded, Evidence, check_reward
+from model.evidence import Bounded, Evidence, at_beta, check_reward
 from model.language_model import LanguageModel
 from model.per_prompt import beta_at
 from model.prompts import Prompts
@@ -37,12 +39,13 @@ class AlignmentModel:
 
     Args:
         prior: p0, a language model. It is frozen.
-        evidence: r, a callable of prompts and responses, or several by name, whose values add up.
+        evidence: r, a callable of prompts and responses, or several by name, whose values add up. What depends on beta (see
+            `DependsOnBeta`) is taken at this one.
         beta: reward per nat. The smaller, the more the evidence counts; the larger, the closer to the prior. Or one for each
             prompt, by its text.
 
     Raises:
-        ValueError: if a beta is not positive, or evidence has a name that is taken.
+        ValueError: if a beta is not positive and finite, or evidence has a name that is taken.
     """
 
     def __init__(
@@ -50,11 +53,13 @@ class AlignmentModel:
     ) -> None:
         self._beta = dict(beta) if isinstance(beta, Mapping) else beta
         for value in self._beta.values() if isinstance(self._beta, dict) else [self._beta]:
-            if not value > 0:
+            if not (isinstance(value, Real) and 0 < value < math.inf):
                 raise ValueError(
-                    f"beta is {value}, expected a positive number: at 0 the posterior is a point mass, with no density"
+                    f"beta is {value!r}, expected a positive finite number: at 0 the posterior is a point mass, with no "
+                    "density, and at infinity it is the prior"
                 )
-        self.evidence = dict(evidence) if isinstance(evidence, Mapping) else {"evidence": evidence}
+        pieces = evidence if isinstance(evidence, Mapping) else {"evidence": evidence}
+        self.evidence = {name: at_beta(piece, self._beta) for name, piece in pieces.items()}
         taken = {"prompts", "response"} & self.evidence.keys()
         if taken:
             raise ValueError(f"evidence is named {sorted(taken)[0]!r}, a name that the model itself uses: choose another")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model.constraints import Constraint
-from model.evidence import Bounded, Evidence, check_reward
+from model.evidence import Bounded, Evidence, at_beta, check_reward
 from model.prompts import Prompts
 
 
@@ -40,6 +40,12 @@ class WeightedSum:
             if weight > 0 and isinstance(evidence, Bounded) and evidence.upper_bound is not None
         ]
         self.upper_bound: float | None = sum(bounds) if len(bounds) == len(self.parts) else None
+
+    def at_beta(self, beta: float | Mapping[str, float]) -> WeightedSum:
+        """The sum of its parts at this beta; itself, if none of them depends on it."""
+        parts = {name: (weight, at_beta(evidence, beta)) for name, (weight, evidence) in self.parts.items()}
+        same = all(parts[name][1] is evidence for name, (_, evidence) in self.parts.items())
+        return self if same else WeightedSum(parts)
 
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
         """`[..., N]` for responses `[..., N, T]`, float64."""

@@ -11,12 +11,12 @@ A guide that can draw what is forbidden has KL(q || p*) = infinity. What an algo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
-from model.evidence import Evidence, check_reward
+from model.evidence import Evidence, at_beta, check_reward
 from model.language_model import LanguageModel
 from model.prompts import Prompts
 from model.rewards import Pattern, TextEvidence
@@ -48,6 +48,13 @@ class Constraint:
             raise ValueError(f"at_least is {at_least} and at_most {at_most}, expected the first to be no more than the second")
         self.evidence = evidence
         self.name = name
+
+    def at_beta(self, beta: float | Mapping[str, float]) -> Constraint:
+        """With what it constrains at this beta; itself, if that does not depend on it."""
+        found = at_beta(self.evidence, beta)
+        if found is self.evidence:
+            return self
+        return Constraint(found, at_least=self.at_least, at_most=self.at_most, name=self.name)
 
     def holds(self, prompts: Prompts, response: Tensor) -> Tensor:
         """Whether responses `[..., N, T]` meet the constraint, booleans `[..., N]`."""

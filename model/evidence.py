@@ -6,7 +6,8 @@ a response is impossible. `model.rewards` has evidence to choose from, and makes
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 from pyro.poutine.messenger import Messenger
@@ -32,6 +33,22 @@ class Bounded(Protocol):
     """
 
     upper_bound: float | None
+
+
+@runtime_checkable
+class DependsOnBeta(Protocol):
+    """Evidence, or a function of texts, whose r/beta is no reward divided by beta. A model asks for it at its own beta."""
+
+    def at_beta(self, beta: float | Mapping[str, float]) -> Self:
+        """The same for a model of this beta; itself, if beta plays no part after all."""
+
+
+Piece = TypeVar("Piece")
+
+
+def at_beta(evidence: Piece, beta: float | Mapping[str, float]) -> Piece:
+    """Evidence, or a function of texts, for a model of this beta: itself, unless it depends on it."""
+    return evidence.at_beta(beta) if isinstance(evidence, DependsOnBeta) else evidence
 
 
 class EvidenceError(ValueError):

@@ -24,7 +24,7 @@ class Tilt:
     Args:
         features: phi, evidence by name.
         multipliers: lambda, by the same names, nats per unit of the feature.
-        beta: that of the model whose evidence it is, one or by prompt.
+        beta: that of the model whose evidence it is, one or by prompt; the model sets it.
 
     Raises:
         ValueError: if the names differ.
@@ -42,6 +42,10 @@ class Tilt:
         self._sum = WeightedSum(used) if used else None
         bound = 0.0 if self._sum is None else self._sum.upper_bound
         self.upper_bound = None if bound is None or isinstance(beta, Mapping) else bound * beta
+
+    def at_beta(self, beta: float | Mapping[str, float]) -> Tilt:
+        """As evidence in a model of this beta."""
+        return Tilt(self.features, self.multipliers, beta)
 
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
         """`[..., N]` for responses `[..., N, T]`, float64."""

@@ -14,8 +14,8 @@ choice. From S draws it is at most the largest of them, so that the bonus is too
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -56,25 +56,51 @@ AGGREGATIONS: dict[str, Aggregation] = {
 
 @dataclass(frozen=True)
 class UncertainReward:
-    """A reward known by its posterior, as a function of texts: `TextEvidence(UncertainReward(posterior, "mean", beta), prior)`.
+    """A reward known by its posterior, as a function of texts: `TextEvidence(UncertainReward(posterior, "mean"), prior)`.
 
     Attributes:
         posterior: of the reward.
         aggregation: a name in `AGGREGATIONS`, or a callable like those there.
-        beta: reward per nat, that of the `AlignmentModel` it is evidence for; only the marginal likelihood looks at it.
+        beta: reward per nat, that of the `AlignmentModel` it is evidence for, which sets it. Only the marginal likelihood, and
+            callables that are not registered, look at it.
     """
 
     posterior: RewardPosterior
     aggregation: str | Aggregation
-    beta: float
+    beta: float | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.aggregation, str) and self.aggregation not in AGGREGATIONS:
             raise ValueError(f"aggregation is {self.aggregation!r}, expected one of: {', '.join(AGGREGATIONS)}")
-        if not isinstance(self.beta, int | float) or not self.beta > 0:
-            raise ValueError(f"beta is {self.beta}, expected one positive number")
+        if self.beta is not None and not 0 < self.beta < math.inf:
+            raise ValueError(f"beta is {self.beta}, expected a positive finite number")
+
+    def at_beta(self, beta: float | Mapping[str, float]) -> UncertainReward:
+        """As evidence in a model of this beta; itself, for an aggregation that does not look at it.
+
+        Raises:
+            ValueError: if it does, and there is a beta for each prompt: texts do not say to which prompt they belong.
+        """
+        if not self._looks_at_beta:
+            return self
+        if isinstance(beta, Mapping):
+            raise ValueError(
+                f"aggregation {self.aggregation!r} depends on beta, and a text does not say to which prompt it belongs: "
+                "expected one beta for all prompts"
+            )
+        return replace(self, beta=beta)
+
+    @property
+    def _looks_at_beta(self) -> bool:
+        return self.aggregation not in {"mean", "lower-bound", "minimum"}
 
     def __call__(self, texts: Sequence[str]) -> list[float]:
-        """One reward for each of M texts."""
+        """One reward for each of M texts.
+
+        Raises:
+            ValueError: if the aggregation wants a beta, and no model has set it.
+        """
+        if self._looks_at_beta and self.beta is None:
+            raise ValueError(f"aggregation {self.aggregation!r} depends on beta, which is not set: give one, or use a model")
         aggregate = AGGREGATIONS[self.aggregation] if isinstance(self.aggregation, str) else self.aggregation
-        return aggregate(self.posterior(texts), self.beta).tolist()
+        return aggregate(self.posterior(texts), 1.0 if self.beta is None else self.beta).tolist()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from model.evidence import Bounded, EvidenceError
+from model.evidence import Bounded, EvidenceError, at_beta
 from model.language_model import LanguageModel
 from model.prompts import Prompts
 from model.provenance import through
@@ -50,6 +51,15 @@ class TextEvidence:
         self.name = name or getattr(function, "__name__", type(function).__name__)
         self.cache_size = cache_size
         self._known: OrderedDict[str, float] = OrderedDict()
+
+    def at_beta(self, beta: float | Mapping[str, float]) -> TextEvidence:
+        """With the function at this beta, and nothing remembered; itself, if the function does not depend on it."""
+        function = at_beta(self.function, beta)
+        if function is self.function:
+            return self
+        found = copy.copy(self)
+        found.function, found._known = function, OrderedDict()
+        return found
 
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
         """Rewards `[..., N]` of responses `[..., N, T]`, float64.

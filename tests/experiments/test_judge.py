@@ -29,7 +29,7 @@ def test_judged_is_the_reward_without_what_constraints_cost(prior, prompts, pena
 
 
 def test_a_tilt_is_no_reward_and_its_features_are_told(prior, prompts):
-    evidence = {"taste": TextEvidence(vader_sentiment, prior), "moments": Tilt({"length": Length(prior)}, {"length": 1.5}, 0.5)}
+    evidence = {"taste": TextEvidence(vader_sentiment, prior), "moments": Tilt({"length": Length(prior)}, {"length": 1.5})}
     model = AlignmentModel(prior, evidence, beta=0.5)
     truth, judge = Enumeration(model, prompts), Judge(model)
     found = judge.of_posterior(prompts, draw_from_prior(model, prompts, 2000)), judge.of_draws(prompts, prior(prompts), 2000)

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from inference import BudgetError, Enumeration, solve_beta
-from model import AlignmentModel, TextEvidence, WeightedSum, contains, vader_sentiment
+from model import AlignmentModel, TextEvidence, Tilt, WeightedSum, contains, vader_sentiment
 from model.grammar import PROMPTS
 
 
@@ -110,6 +110,12 @@ def test_constraint_costs_what_it_costs_at_any_beta(small_prior, sentiment, prom
 def test_budget_that_cannot_be_met_says_what_can(small_prior, sentiment, prompts, budget, fault):
     with pytest.raises(BudgetError, match=fault):
         solve_beta(small_prior, sentiment, prompts, **budget)
+
+
+def test_evidence_that_depends_on_beta_has_no_budget(small_prior, sentiment, prompts):
+    evidence = {"taste": sentiment, "tilt": Tilt({"taste": sentiment}, {"taste": 1.0})}
+    with pytest.raises(ValueError, match="evidence 'tilt' depends on beta"):
+        solve_beta(small_prior, evidence, prompts, max_kl=0.5)
 
 
 @pytest.mark.parametrize("scale", [1e5, 1e-6])

@@ -95,7 +95,7 @@ def test_tilted_model_has_the_moments_and_is_the_nearest(base, features, small_p
 def test_same_tilt_beside_a_reward_of_any_beta(base, features, small_prior, prompts):
     found = match_moments(base, prompts, {"good": features["good"]}, {"good": 0.6})
     at_one = Enumeration(AlignmentModel(small_prior, found.evidence, 1.0), prompts)
-    at_other = Enumeration(AlignmentModel(small_prior, found.evidence_at(0.1), 0.1), prompts)
+    at_other = Enumeration(AlignmentModel(small_prior, found.evidence, 0.1), prompts)
     assert_close(at_other.log_posterior, at_one.log_posterior, rtol=0, atol=1e-10)
 
 

@@ -58,9 +58,9 @@ def test_the_prior_gets_no_gradient(prior: LanguageModel, prompts: Prompts, resp
     assert not joint_at(AlignmentModel(prior, contains(GOOD, 2.0, prior), beta=1.0), prompts, response).log_joint.requires_grad
 
 
-@pytest.mark.parametrize("beta", [0, -1.0, float("nan")])
+@pytest.mark.parametrize("beta", [0, -1.0, float("nan"), float("inf"), "0.3", None])
 def test_beta_must_be_positive(prior: LanguageModel, beta: float) -> None:
-    with pytest.raises(ValueError, match=r"beta is .*, expected a positive number"):
+    with pytest.raises(ValueError, match=r"beta is .*, expected a positive finite number"):
         AlignmentModel(prior, contains(GOOD, 2.0, prior), beta)
 
 
@@ -125,7 +125,7 @@ def test_a_guide_learns_by_every_prompts_beta(prior: LanguageModel, prompts: Pro
 
 def test_what_is_wrong_with_betas_is_said(prior: LanguageModel, prompts: Prompts) -> None:
     first, second = prompts.texts
-    with pytest.raises(ValueError, match="beta is 0, expected a positive number"):
+    with pytest.raises(ValueError, match="beta is 0, expected a positive finite number"):
         AlignmentModel(prior, contains(GOOD, 1.0, prior), {first: 1.0, second: 0})
     model = AlignmentModel(prior, contains(GOOD, 1.0, prior), {first: 1.0})
     with pytest.raises(ValueError, match=f"beta has no entry for the prompt {second!r}"):

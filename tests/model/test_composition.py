@@ -145,18 +145,19 @@ def test_sum_with_a_constraint_in_it_is_as_hard(prior, prompts, support, good):
 @pytest.mark.parametrize("beta", [1.0, 0.2])
 def test_tilt_is_of_as_many_nats_at_any_beta(prior, prompts, good, sentiment, beta):
     features, multipliers = {"good": good, "sentiment": sentiment}, {"good": 0.7, "sentiment": -1.2}
-    truth = Enumeration(AlignmentModel(prior, Tilt(features, multipliers, beta), beta), prompts)
+    truth = Enumeration(AlignmentModel(prior, Tilt(features, multipliers), beta), prompts)
     expected = 0.7 * good(prompts, truth.support) - 1.2 * sentiment(prompts, truth.support)
     assert_close(truth.log_evidence, expected, rtol=0, atol=1e-12)
 
 
 def test_tilt_is_of_as_many_nats_where_each_prompt_has_its_beta(prior, prompts, good):
     betas = dict(zip(prompts.texts, (0.2, 1.5), strict=True))
-    tilt = Tilt({"good": good}, {"good": 0.7}, betas)
-    truth = Enumeration(AlignmentModel(prior, tilt, betas), prompts)
+    model = AlignmentModel(prior, Tilt({"good": good}, {"good": 0.7}), betas)
+    truth = Enumeration(model, prompts)
     assert_close(truth.log_evidence, 0.7 * good(prompts, truth.support), rtol=0, atol=1e-12)
-    assert tilt.upper_bound is None
-    assert Tilt({"good": good}, {"good": 0.7}, 0.2).upper_bound == pytest.approx(0.14)
+    assert model.log_evidence_bound(prompts) is None
+    at_one = AlignmentModel(prior, Tilt({"good": good}, {"good": 0.7}), 0.2)
+    assert at_one.log_evidence_bound(prompts) == pytest.approx(0.7)
 
 
 def test_tilt_of_nothing_is_the_prior(prompts, support, good):

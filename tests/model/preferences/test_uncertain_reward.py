@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from inference import Enumeration
-from model import AlignmentModel, TextEvidence
+from inference import Enumeration, log_evidence_at
+from model import AlignmentModel, Constraint, TextEvidence, WeightedSum
 from model.preferences import (
     AGGREGATIONS,
     LinearHead,
@@ -68,13 +68,36 @@ def test_the_marginal_likelihood_goes_from_the_mean_to_the_maximum():
 @pytest.mark.parametrize("aggregation", [*AGGREGATIONS, lambda rewards, beta: rewards[0]])
 def test_it_is_evidence_in_the_model(prior, posterior, aggregation):
     """The exact posterior over responses is that of the aggregated rewards."""
-    reward = UncertainReward(posterior, aggregation, beta=0.5)
+    reward = TextEvidence(UncertainReward(posterior, aggregation), prior)
     prompts = prior.encode(["the film was"])
-    truth = Enumeration(AlignmentModel(prior, TextEvidence(reward, prior), beta=0.5), prompts)
+    Enumeration(AlignmentModel(prior, reward, beta=2.0), prompts)  # of which nothing is remembered where beta is another
+    truth = Enumeration(AlignmentModel(prior, reward, beta=0.5), prompts)
     texts = [row[0] for row in prior.decode(truth.support, prompts)]
     rewards = posterior.features(texts) @ posterior.samples.T  # [M, S]
     aggregate = AGGREGATIONS[aggregation] if isinstance(aggregation, str) else aggregation
     assert torch.allclose(truth.log_evidence[:, 0], aggregate(rewards.T, 0.5) / 0.5)
+
+
+def test_the_marginal_likelihood_is_at_the_models_beta_inside_other_evidence_too(prior, posterior):
+    prompts = prior.encode(["the film was"])
+    reward = TextEvidence(UncertainReward(posterior, "marginal-likelihood"), prior)
+    support = prior(prompts).enumerate_support()
+    texts = [row[0] for row in prior.decode(support, prompts)]
+    at_beta = marginal_likelihood(posterior(texts), 0.3)[:, None]
+    doubled = AlignmentModel(prior, WeightedSum({"twice": (2.0, reward)}), beta=0.3)
+    assert torch.allclose(log_evidence_at(doubled, prompts, support), 2 * at_beta / 0.3)
+    threshold = at_beta.median().item()
+    above = AlignmentModel(prior, Constraint(reward, at_least=threshold), beta=0.3)
+    assert torch.equal(Enumeration(above, prompts).log_evidence == 0, at_beta >= threshold)
+
+
+def test_without_a_beta_or_with_several_the_marginal_likelihood_is_none(prior, posterior):
+    uncertain = UncertainReward(posterior, "marginal-likelihood")
+    with pytest.raises(ValueError, match="'marginal-likelihood' depends on beta, which is not set"):
+        uncertain(["the film was good"])
+    with pytest.raises(ValueError, match="expected one beta for all prompts"):
+        AlignmentModel(prior, TextEvidence(uncertain, prior), {"the film was": 0.3})
+    assert UncertainReward(posterior, "mean").at_beta({"the film was": 0.3})(["the film was good"])
 
 
 def test_unknown_aggregations_are_refused(posterior):
