@@ -24,12 +24,14 @@ from model import AlignmentModel, Constraint, Evidence, LanguageModel, Prompts, 
 _REWARD = re.compile(r"(?:(?P<weight>[^*:]*)\*)?(?P<name>[a-z-]+)(?::(?P<argument>.*))?", re.DOTALL)
 _CONSTRAINT = re.compile(r"(?P<reward>.*?)(?:(?P<side>>=|<=)(?P<threshold>[^<>=()]*))?", re.DOTALL)
 
+_COMPARED = re.compile(r"[<>=]\s*[-+]?[\d.]+\s*$")
+
 
 class Chosen(NamedTuple):
     """One choice of the command line, read but not made.
 
     Attributes:
-        text: as it was written; of a moment, the reward alone.
+        text: as it was written; of a constraint with its threshold, of a moment without its mean.
         weight: of the reward.
         name: of the reward.
         argument: of the reward, empty for none.
@@ -89,8 +91,13 @@ def read_constraint(text: str) -> Chosen:
     """What `--constraint` names: a reward and a threshold, by default that it is at least 1; exits if that cannot be."""
     found = _CONSTRAINT.fullmatch(text)
     assert found is not None  # all of it is optional
+    where = f"--constraint {text!r}"
+    if found["side"] is None and "regex:" not in text and _COMPARED.search(text):
+        raise SystemExit(f"{where}: expected >= or <= before a threshold")
     reward = read_reward(found["reward"], "--constraint", text)
-    threshold = 1.0 if found["side"] is None else _number(found["threshold"], f"--constraint {text!r}")
+    if found["side"] is None:
+        return reward._replace(text=f"{text}>=1", at_least=1.0)
+    threshold = _number(found["threshold"], where)
     return reward._replace(at_most=threshold) if found["side"] == "<=" else reward._replace(at_least=threshold)
 
 
@@ -110,7 +117,8 @@ def read_evidence(rewards: Iterable[str], constraints: Iterable[str], moments: I
     for i, choice in enumerate(chosen):
         before = [other.text for other in chosen[:i] if (other.mean is None) == (choice.mean is None)]
         if choice.text in before:
-            fix = "it has one mean" if choice.mean is not None else f"use a weight, as in '2*{choice.text}'"
+            plain = choice.at_least is choice.at_most is choice.mean is None
+            fix = f"use a weight, as in '2*{choice.text}'" if plain else "leave one out"
             raise SystemExit(f"{choice.text!r} is given twice: {fix}")
     return chosen
 

@@ -31,6 +31,7 @@ import torch
 import tyro
 
 from experiments import figures
+from experiments.arguments import check_numbers
 from experiments.decoding import Decoding, with_rewards
 from experiments.evidence_choice import budgeted_beta, matched, read_evidence
 from experiments.guide_choice import (
@@ -154,6 +155,20 @@ class Steer:
     """A run folder to go on with, from its last checkpoint and with its arguments; all others given here are ignored."""
 
 
+POSITIVE = ("beta", "penalty", "kl_budget", "temperature", "learning_rate", "clip_norm")
+AT_LEAST = {
+    "max_new_tokens": 1,
+    "budget": 1,
+    "prompts_per_step": 1,
+    "steps": 1,
+    "particles": 1,
+    "samples": 2,
+    "prior_draws": 2,
+    "threads": 1,
+    "checkpoint_every": 1,
+}
+
+
 def main(args: Steer) -> RunFolder:
     if args.resume is not None:
         args = restored(args, RunFolder(args.resume).read_arguments())
@@ -246,6 +261,9 @@ def draw_prior(args: Steer, model: AlignmentModel, target: Program, prompts: Pro
 
 def check(args: Steer) -> None:
     """What could only fail after a while is refused at once."""
+    check_numbers(args, positive=POSITIVE, at_least=AT_LEAST)
+    if not args.prompts and args.prompts_file is None:
+        raise SystemExit("--prompts is empty: expected at least one text to continue")
     read_evidence(args.reward, args.constraint, args.moment)
     budgeted = not (args.kl_budget is None and args.min_reward is None)
     if args.moment and (args.penalty is not None or budgeted):
@@ -264,6 +282,11 @@ def check(args: Steer) -> None:
         raise SystemExit("--penalty is given with a budget, which is solved for what is hard: leave one of them out")
     if args.kl_budget is not None and args.min_reward is not None:
         raise SystemExit("--kl-budget and --min-reward are both given: beta can meet one of them")
+    if args.sample is None:
+        try:
+            OBJECTIVES[args.objective](num_particles=args.particles)
+        except (ValueError, AssertionError) as error:
+            raise SystemExit(f"--particles {args.particles} with --objective {args.objective}: {error}") from error
     check_options(args.guide, args.options)
     trains = GUIDES[args.guide].trains
     if args.sample is None and not trains:

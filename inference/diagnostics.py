@@ -142,7 +142,12 @@ def distinct_n(response: Tensor, is_token: Tensor, n: int) -> float:
         response: `[M, N, T]`, token ids.
         is_token: the same shape, True where a position is not padding.
         n: length of a run.
+
+    Returns:
+        The share; 0 where no response has so many tokens.
     """
+    if response.shape[-1] < n:
+        return 0.0
     shares = []
     for prompt in range(response.shape[1]):
         windows = response[:, prompt].unfold(-1, n, 1)[is_token[:, prompt].unfold(-1, n, 1).all(-1)]

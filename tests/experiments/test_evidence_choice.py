@@ -59,7 +59,7 @@ def test_moments_are_read(text, reward, mean):
         (["taste=1"], "--moment 'taste=1': expected .*NAME"),
         (["vader=half"], "--moment 'vader=half': 'half' is no number"),
         (["vader=nan"], "'nan' is no number"),
-        (["vader=0.1", "vader=0.2"], "'vader' is given twice: it has one mean"),
+        (["vader=0.1", "vader=0.2"], "'vader' is given twice: leave one out"),
     ],
 )
 def test_moments_that_cannot_be_are_said(moments, fault):
@@ -91,6 +91,10 @@ def test_moments_are_met_and_unattainable_ones_exit(prior, prompts, capsys):
         (["0*vader"], [], "a weight of 0 leaves nothing"),
         ([], ["vader>=much"], "--constraint 'vader>=much': 'much' is no number"),
         ([], ["vader>=inf"], "'inf' is no number"),
+        ([], ["words:good>3"], "--constraint 'words:good>3': expected >= or <= before a threshold"),
+        ([], ["vader==0.5"], "expected >= or <="),
+        (["nan*vader"], [], "--reward 'nan\\*vader': 'nan' is no number"),
+        ([], ["words:good", "words:good>=1"], "'words:good>=1' is given twice"),
         ([], ["taste>=1"], "--constraint 'taste>=1': expected .*NAME"),
         ([], [], "without evidence"),
         (["vader", "vader"], [], "'vader' is given twice"),
@@ -132,6 +136,11 @@ def test_functions_of_a_file_or_a_module_are_rewards(prior, prompts, tmp_path):
     is_token = prior.space.is_token(response)
     assert of_tokens(prompts, response).tolist() == is_token.all(-1).double().tolist()
     assert of_tokens.upper_bound == 1.0
+
+
+def test_a_reward_may_be_a_constraint_and_a_moment_too():
+    chosen = read_evidence(["words:good"], ["words:good", "regex:a>3"], ["words:good=0.5"])
+    assert [choice.text for choice in chosen] == ["words:good", "words:good>=1", "regex:a>3>=1", "words:good"]
 
 
 def test_evidence_is_what_was_asked_for(prior, prompts):

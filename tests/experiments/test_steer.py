@@ -1,6 +1,7 @@
 """The main job on small priors: what it writes, that it resumes, what it refuses."""
 
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -171,6 +172,12 @@ def test_choices_that_do_not_go_together(args):
         ({"penalty": 3.0}, "--penalty 3 is for what --constraint forbids"),
         ({"constraint": ("words:good",), "penalty": 3.0, "sample": "smc"}, "--penalty is for SVI"),
         ({"constraint": ("words:good",), "penalty": 1.0, "kl_budget": 1.0}, "--penalty is given with a budget"),
+        ({"beta": math.inf}, "--beta is inf, expected a positive finite number"),
+        ({"clip_norm": 0.0}, "--clip-norm is 0, expected a positive"),
+        ({"steps": -3}, "--steps is -3, expected at least 1"),
+        ({"prompts_per_step": 0}, "--prompts-per-step is 0, expected at least 1"),
+        ({"prompts": ()}, "--prompts is empty"),
+        ({"particles": 1}, "--particles 1 with --objective leave-one-out: num_particles is 1, expected at least 2"),
         ({"moment": ("words:good=0.5",), "kl_budget": 1.0}, "--moment moves the posterior"),
         ({"moment": ("words:good=1.5",)}, "--moment: no finite multipliers give .* words:good 1.5"),
         ({"constraint": ("words:zzz",), "objective": "forward-kl"}, "none of 40 draws of the prior after .* meets it"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from guides import Fixed
 from inference import (
     Diagnostics,
     Enumeration,
@@ -14,7 +15,7 @@ from inference import (
     distinct_n,
     draw_from_prior,
 )
-from model import AlignmentModel, TextEvidence, TokenEvidence, vader_sentiment
+from model import AlignmentModel, TextEvidence, TokenEvidence, grammar_prior, vader_sentiment
 
 
 @pytest.fixture
@@ -106,6 +107,14 @@ def test_impossible_responses_are_borne(small_prior, guide, prompts):
     assert measured.elbo.value == -math.inf
     assert measured.kl_guide_posterior.value == math.inf
     assert within(measured.kl_posterior_guide, Enumeration(model, prompts).kl_posterior_guide(guide))
+
+
+def test_responses_of_one_token_have_no_pairs():
+    assert distinct_n(torch.zeros(3, 1, 1), torch.ones(3, 1, 1, dtype=torch.bool), 2) == 0
+    prior = grammar_prior(max_new_tokens=1)
+    prompts = prior.encode(["the film was"])
+    found = diagnose(AlignmentModel(prior, {}, 1.0), Fixed(prior), prompts, num_samples=8, num_prior_draws=8)
+    assert found.distinct_2 == 0
 
 
 def test_distinct_n_counts_runs_of_tokens_and_no_padding():
