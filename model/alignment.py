@@ -60,9 +60,11 @@ class AlignmentModel:
                 )
         pieces = evidence if isinstance(evidence, Mapping) else {"evidence": evidence}
         self.evidence = {name: at_beta(piece, self._beta) for name, piece in pieces.items()}
-        taken = {"prompts", "response"} & self.evidence.keys()
-        if taken:
-            raise ValueError(f"evidence is named {sorted(taken)[0]!r}, a name that the model itself uses: choose another")
+        for name in pieces:
+            if not isinstance(name, str) or name in {"prompts", "response"}:
+                raise ValueError(
+                    f"evidence is named {name!r}, expected a text, and not `prompts` or `response`, the model's own"
+                )
         self.prior = prior
 
     def __call__(self, prompts: Prompts) -> Tensor:
