@@ -77,9 +77,14 @@ def check_sizes(head: Head, num_features: int, features: Tensor, w: Tensor) -> N
         ValueError: with both sizes.
     """
     if features.shape[-1] != num_features:
-        raise ValueError(f"{head} got features {tuple(features.shape)}, expected [M, {num_features}]: make the head for as many as there are")
+        raise ValueError(
+            f"{head} got features of shape {tuple(features.shape)}, expected [M, {num_features}]: make the head for as many as "
+            "there are"
+        )
     if w.shape[-1] != head.num_weights:
-        raise ValueError(f"{head} got weights {tuple(w.shape)}, expected [..., {head.num_weights}]: those of another head")
+        raise ValueError(
+            f"{head} got weights of shape {tuple(w.shape)}, expected [..., {head.num_weights}]: those are another head's"
+        )
 
 
 HEADS: dict[str, Callable[[int], Head]] = {"linear": LinearHead, "mlp": MLPHead}
