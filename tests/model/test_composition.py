@@ -212,7 +212,8 @@ def test_unbounded_reward_cannot_be_optimal_and_a_wrong_bound_is_found(prior, pr
 
 
 def test_reward_that_rounding_takes_over_its_bound_is_certain(prior, prompts):
-    model = AlignmentModel(prior, TokenEvidence(lambda x, _: torch.full(x.shape[:-1], 1 + 1e-9).double(), prior, 1.0), beta=1.0)
+    over = TokenEvidence(lambda x, _: torch.full(x.shape[:-1], 1 + 1e-7, dtype=torch.float64), prior, 1.0)
+    model = AlignmentModel(prior, over, beta=1.0)
     assert Enumeration(OptimalityModel(model), prompts).log_evidence.eq(0).all()
 
 
