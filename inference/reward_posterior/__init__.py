@@ -37,9 +37,11 @@ class RewardInference(NamedTuple):
         """Draws of the weights, `[S, P]`.
 
         Raises:
-            ValueError: if no draws are asked for, and whatever the inference raises.
+            ValueError: if no draws are asked for or the comparisons have no outcomes, and whatever the inference raises.
         """
         check_counts(num_samples=num_samples)
+        if comparisons.outcome is None:
+            raise ValueError("the comparisons have no outcomes, expected those that were observed: nothing is learned without")
         return self.infer(model, comparisons, num_samples=num_samples, seed=seed, progress=progress)
 
 
