@@ -120,14 +120,17 @@ def anneal(
         A stage for each penalty; fewer if one stopped early, which its fit says why.
 
     Raises:
-        ValueError: if the penalties do not grow.
+        ValueError: if the penalties do not grow or are not positive and finite, or no draws are asked for.
     """
     if not penalties or any(later <= earlier for earlier, later in pairwise(penalties)):
         raise ValueError(f"penalties are {list(penalties)}, expected at least one, each larger than the one before")
+    if num_samples < 1:
+        raise ValueError(f"num_samples is {num_samples}, expected at least 1: draws for each prompt behind `Stage.forbidden`")
+    programs = [soften(model, penalty) for penalty in penalties]  # all of them now: a bad one should not wait for the others
     stages: list[Stage] = []
-    for i, penalty in enumerate(penalties):
+    for i, (penalty, program) in enumerate(zip(penalties, programs, strict=True)):
         result = fit(
-            soften(model, penalty),
+            program,
             guide,
             prompts,
             num_steps=num_steps,

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from inference.estimate import Estimate
 from model.preferences import FIRST, TIE, BradleyTerry, Comparisons, log_outcome
+from model.preferences.bradley_terry import check_outcome
+
+ROUNDING = 1e-6  # a mean of probabilities computed in float32 may be off by this much
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,22 @@ def calibrate(probability: Tensor, outcome: Tensor, num_bins: int = 10) -> Calib
         num_bins: of confidence, of equal width from 1/2 to 1.
 
     Raises:
-        ValueError: if all are ties.
+        ValueError: if probabilities or outcomes cannot be that, do not pair up, or are all of ties; if there are no bins.
     """
+    if num_bins < 1:
+        raise ValueError(f"num_bins is {num_bins}, expected at least 1")
+    if probability.dim() != 1 or not len(probability):
+        raise ValueError(f"probability has shape {tuple(probability.shape)}, expected [C]: one for each of C > 0 comparisons")
+    check_outcome(outcome, len(probability))
+    odd = ~((probability >= -ROUNDING) & (probability <= 1 + ROUNDING))  # so that NaN is odd too
+    if bool(odd.any()):
+        row = int(odd.nonzero()[0])
+        raise ValueError(f"probability is {probability[row].item():.6g} in comparison {row}, expected from 0 to 1")
+    probability = probability.double().clamp(0, 1)
     kept = outcome != TIE
     if not bool(kept.any()):
         raise ValueError(f"all {len(outcome)} comparisons are ties: there is nothing to predict")
-    p = torch.where(outcome == FIRST, probability, 1 - probability)[kept].double()  # of what was preferred
+    p = torch.where(outcome == FIRST, probability, 1 - probability)[kept]  # of what was preferred
     right = (p > 0.5).double() + 0.5 * (p == 0.5)
     confidence = torch.maximum(p, 1 - p)
     index = ((confidence - 0.5) * 2 * num_bins).long().clamp(max=num_bins - 1)

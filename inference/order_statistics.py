@@ -102,7 +102,14 @@ def level_cdf(values: Tensor, prob: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         F and F-, `[L, N]` each, float64.
+
+    Raises:
+        ValueError: if a value or a probability is NaN, which has no place in the order.
     """
+    for name, given in (("values", values), ("prob", prob)):
+        if bool(given.isnan().any()):
+            where = tuple(given.isnan().nonzero()[0].tolist())
+            raise ValueError(f"{name} is NaN at index {where}, expected numbers, or -inf for an impossible response")
     values, prob = values.T.contiguous(), prob.double().T.contiguous()  # a prompt's levels in a row, for searchsorted
     ordered, order = values.sort(-1)
     below = torch.nn.functional.pad(prob.gather(-1, order).cumsum(-1), (1, 0))  # [N, L + 1]

@@ -10,7 +10,7 @@ that heap up at both ends say that the posterior is too narrow, in the middle to
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
@@ -84,9 +84,9 @@ def simulation_based_calibration(
     with random_state.isolated(seed), pyro.get_param_store().scope():
         for simulation in tqdm(range(num_simulations), desc="calibration", unit="simulation", disable=not progress):
             with torch.no_grad():
-                trace = poutine.trace(model).get_trace(comparisons._replace(outcome=None))
+                trace = poutine.trace(model).get_trace(replace(comparisons, outcome=None))
             truth, outcome = trace.nodes["w"]["value"], trace.nodes["outcome"]["value"]
-            samples = infer(model, comparisons._replace(outcome=outcome), num_samples=num_samples, seed=seed + simulation)
+            samples = infer(model, replace(comparisons, outcome=outcome), num_samples=num_samples, seed=seed + simulation)
             if len(samples) != num_samples:
                 raise ValueError(
                     f"the inference returned {len(samples)} draws, expected {num_samples}: it has no ranks to give"

@@ -9,7 +9,7 @@ from torch import Tensor
 from inference.reward_posterior.autoguide import autoguide
 from inference.reward_posterior.ensemble import ensemble
 from inference.reward_posterior.laplace import laplace
-from inference.reward_posterior.maximum import NotMaximisedError, maximum_a_posteriori
+from inference.reward_posterior.maximum import NotMaximisedError, check_counts, maximum_a_posteriori
 from inference.reward_posterior.nuts import nuts
 from model.preferences import Comparisons
 
@@ -34,6 +34,14 @@ class RewardInference(NamedTuple):
         seed: int = 0,
         progress: bool = False,
     ) -> Tensor:
+        """Draws of the weights, `[S, P]`.
+
+        Raises:
+            ValueError: if no draws are asked for or the comparisons have no outcomes, and whatever the inference raises.
+        """
+        check_counts(num_samples=num_samples)
+        if comparisons.outcome is None:
+            raise ValueError("the comparisons have no outcomes, expected those that were observed: nothing is learned without")
         return self.infer(model, comparisons, num_samples=num_samples, seed=seed, progress=progress)
 
 

@@ -6,6 +6,7 @@ prefers to be too narrow.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from inference import random_state
-from inference.reward_posterior.maximum import maximise
+from inference.reward_posterior.maximum import check_counts, maximise
 from model.preferences import Comparisons
 
 
@@ -46,7 +47,14 @@ def autoguide(
 
     Returns:
         `[S, P]`.
+
+    Raises:
+        NotMaximisedError: if the start is not found.
+        ValueError: if a number of draws, steps or particles is less than 1, or the learning rate not positive.
     """
+    check_counts(num_samples=num_samples, num_steps=num_steps, num_particles=num_particles)
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate is {learning_rate}, expected a positive finite number")
     with pyro.get_param_store().scope(), random_state.isolated(seed):
         point = AutoLaplaceApproximation(model, init_loc_fn=init_to_sample)
         maximise(model, point, comparisons)

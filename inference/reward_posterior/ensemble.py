@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from inference import random_state
-from inference.reward_posterior.maximum import maximum_a_posteriori
+from inference.reward_posterior.maximum import check_counts, maximum_a_posteriori
 from model.preferences import BradleyTerry, Comparisons
 
 
@@ -38,7 +38,9 @@ def ensemble(
 
     Raises:
         NotMaximisedError: if a member does not converge.
+        ValueError: if no draws are asked for.
     """
+    check_counts(num_samples=num_samples)
     center = comparisons.first.new_zeros(model.head.num_weights) if model.prior_mean is None else model.prior_mean
     members = []
     with random_state.isolated(seed):

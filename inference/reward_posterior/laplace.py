@@ -15,7 +15,7 @@ from pyro.infer.autoguide import AutoLaplaceApproximation, init_to_sample
 from torch import Tensor
 
 from inference import random_state
-from inference.reward_posterior.maximum import NotMaximisedError, maximise
+from inference.reward_posterior.maximum import NotMaximisedError, check_counts, maximise
 from model.preferences import Comparisons
 
 
@@ -43,7 +43,9 @@ def laplace(
 
     Raises:
         NotMaximisedError: if no maximum with curvature in all directions is found.
+        ValueError: if no draws are asked for.
     """
+    check_counts(num_samples=num_samples)
     with pyro.get_param_store().scope(), random_state.isolated(seed):
         guide = AutoLaplaceApproximation(model, init_loc_fn=init_to_sample)
         maximise(model, guide, comparisons)

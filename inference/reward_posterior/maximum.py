@@ -27,6 +27,17 @@ class NotMaximisedError(ArithmeticError):
     """The optimiser did not come to a point where the gradient vanishes."""
 
 
+def check_counts(**counts: int) -> None:
+    """Refuse numbers of draws or of steps that are less than 1.
+
+    Raises:
+        ValueError: with the first one's name.
+    """
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} is {count}, expected at least 1")
+
+
 def maximum_a_posteriori(
     model: Callable[[Comparisons], Any],
     comparisons: Comparisons,

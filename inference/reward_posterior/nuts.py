@@ -14,6 +14,7 @@ from pyro.infer.autoguide import init_to_sample
 from torch import Tensor
 
 from inference import random_state
+from inference.reward_posterior.maximum import check_counts
 from model.preferences import Comparisons
 
 
@@ -40,12 +41,17 @@ def nuts(
 
     Returns:
         `[S, P]`.
+
+    Raises:
+        ValueError: if a number of draws or steps is less than 1.
     """
+    warmup_steps = max(200, num_samples) if warmup_steps is None else warmup_steps
+    check_counts(num_samples=num_samples, warmup_steps=warmup_steps, thinning=thinning)
     with pyro.get_param_store().scope(), random_state.isolated(seed):
         chain = MCMC(
             NUTS(model, init_strategy=init_to_sample),
             num_samples=num_samples * thinning,
-            warmup_steps=max(200, num_samples) if warmup_steps is None else warmup_steps,
+            warmup_steps=warmup_steps,
             disable_progbar=not progress,
         )
         chain.run(comparisons)

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Self
+from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Self
 
 import pyro
 import pyro.distributions as dist
@@ -27,18 +28,46 @@ FIRST, SECOND, TIE = 0, 1, 2
 """Outcomes of a comparison."""
 
 
-class Comparisons(NamedTuple):
-    """C comparisons of two responses by their features.
+@dataclass(frozen=True, eq=False)
+class Comparisons:
+    """C comparisons of two responses by their features, C at least 1.
 
     Attributes:
         first: `[C, D]`.
         second: `[C, D]`.
         outcome: `[C]`, which was preferred, `FIRST`, `SECOND` or `TIE`; None if it is yet to be drawn.
+
+    Raises:
+        ValueError: if features or outcomes cannot be that.
     """
 
     first: Tensor
     second: Tensor
     outcome: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for name, features in (("first", self.first), ("second", self.second)):
+            if features.dim() != 2 or not features.is_floating_point():
+                raise ValueError(
+                    f"{name} has shape {tuple(features.shape)} and type {features.dtype}, expected features [C, D] as floats"
+                )
+        if self.first.shape != self.second.shape or self.first.dtype != self.second.dtype:
+            raise ValueError(
+                f"first has shape {tuple(self.first.shape)} and type {self.first.dtype}, second {tuple(self.second.shape)} and "
+                f"{self.second.dtype}, expected the same: row c of both is comparison c"
+            )
+        if not len(self.first):
+            raise ValueError("there are no comparisons, expected at least one")
+        for name, features in (("first", self.first), ("second", self.second)):
+            odd = ~features.isfinite().all(1)
+            if bool(odd.any()):
+                row = int(odd.nonzero()[0])
+                raise ValueError(
+                    f"{name} is not finite in {int(odd.sum())} of {len(odd)} comparisons, the first of them number {row}. "
+                    "Look at what the features make of its text"
+                )
+        if self.outcome is not None:
+            check_outcome(self.outcome, len(self.first))
 
     @classmethod
     def of(cls, preferences: Sequence[Preference], features: Features) -> Self:
@@ -49,8 +78,11 @@ class Comparisons(NamedTuple):
 
     def select(self, rows: Tensor) -> Self:
         """The comparisons at `rows`, repeats allowed."""
-        return self._replace(
-            first=self.first[rows], second=self.second[rows], outcome=None if self.outcome is None else self.outcome[rows]
+        return replace(
+            self,
+            first=self.first[rows],
+            second=self.second[rows],
+            outcome=None if self.outcome is None else self.outcome[rows],
         )
 
     @property
@@ -79,14 +111,22 @@ class BradleyTerry:
     prior_mean: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if not self.prior_scale > 0:
-            raise ValueError(f"prior_scale is {self.prior_scale}, expected a positive number")
-        if not self.tie_strength >= 0:
-            raise ValueError(f"tie_strength is {self.tie_strength}, expected 0 or more")
-        if not isinstance(self.flip, tuple) and not 0 <= self.flip < 0.5:
-            raise ValueError(f"flip is {self.flip}, expected from 0 to less than 1/2, or the two parameters of a Beta prior")
-        if isinstance(self.flip, tuple) and not min(self.flip) > 0:
-            raise ValueError(f"flip is {self.flip}, expected two positive parameters of a Beta prior")
+        if not 0 < self.prior_scale < math.inf:
+            raise ValueError(f"prior_scale is {self.prior_scale}, expected a positive finite number")
+        if not 0 <= self.tie_strength < math.inf:
+            raise ValueError(f"tie_strength is {self.tie_strength}, expected a finite number, 0 or more")
+        if isinstance(self.flip, tuple):
+            if len(self.flip) != 2 or not all(0 < parameter < math.inf for parameter in self.flip):
+                raise ValueError(f"flip is {self.flip}, expected two positive parameters of a Beta prior")
+        elif not isinstance(self.flip, Real) or not 0 <= self.flip < 0.5:
+            raise ValueError(
+                f"flip is {self.flip!r}, expected a number from 0 to less than 1/2, or a tuple of the two parameters of a Beta "
+                "prior"
+            )
+        if self.prior_mean is not None and self.prior_mean.shape != (self.head.num_weights,):
+            raise ValueError(
+                f"prior_mean has shape {tuple(self.prior_mean.shape)}, expected [{self.head.num_weights}]: one for each weight"
+            )
 
     def __call__(self, comparisons: Comparisons) -> Tensor:
         """Run the program. Returns the outcomes, `[..., C]`."""
@@ -108,14 +148,39 @@ class BradleyTerry:
             return pyro.sample("outcome", dist.Categorical(logits=log_prob), obs=comparisons.outcome)
 
 
+def check_outcome(outcome: Tensor, count: int) -> None:
+    """Refuse what cannot be the outcomes of so many comparisons.
+
+    Raises:
+        ValueError: for another shape than `[count]`, a type that is not integer, or a code that is no outcome.
+    """
+    if outcome.shape != (count,):
+        raise ValueError(f"outcome has shape {tuple(outcome.shape)}, expected [{count}]: one for each comparison")
+    if outcome.is_floating_point() or outcome.is_complex() or outcome.dtype == torch.bool:
+        raise ValueError(f"outcome has type {outcome.dtype}, expected integers: FIRST, SECOND or TIE, which are 0, 1 and 2")
+    odd = (outcome < FIRST) | (outcome > TIE)
+    if bool(odd.any()):
+        row = int(odd.nonzero()[0])
+        raise ValueError(
+            f"outcome is {int(outcome[row])} in comparison {row}, expected FIRST, SECOND or TIE, which are 0, 1 and 2"
+        )
+
+
 def log_outcome(difference: Tensor, flip: float | Tensor = 0.0, tie_strength: float = 0.0) -> Tensor:
     """log P of each outcome, `[..., C, 3]` for differences of reward `[..., C]`; -inf for ties that cannot be.
 
     Args:
         difference: d, in units of reward.
-        flip: epsilon, a number or a tensor that broadcasts with `difference`.
+        flip: epsilon, a probability, a number or a tensor that broadcasts with `difference`; a tensor is not checked.
         tie_strength: nu.
+
+    Raises:
+        ValueError: if `flip` is no probability, or `tie_strength` negative or not finite.
     """
+    if not isinstance(flip, Tensor) and not 0 <= flip <= 1:
+        raise ValueError(f"flip is {flip}, expected a probability, from 0 to 1")
+    if not 0 <= tie_strength < math.inf:
+        raise ValueError(f"tie_strength is {tie_strength}, expected a finite number, 0 or more")
     half = difference / 2
     log_tie = torch.full_like(half, math.log(tie_strength) if tie_strength > 0 else -math.inf)
     log_prob = torch.stack([half, -half, log_tie], -1).log_softmax(-1)
@@ -128,5 +193,15 @@ def log_outcome(difference: Tensor, flip: float | Tensor = 0.0, tie_strength: fl
 
 
 def simulate(first: Tensor, second: Tensor, *, flip: float = 0.0, tie_strength: float = 0.0) -> Tensor:
-    """Outcomes `[C]` of comparisons of responses whose rewards `[C]` are known, drawn by the law of the model."""
+    """Outcomes `[C]` of comparisons of responses whose rewards `[C]` are known, drawn by the law of the model.
+
+    Raises:
+        ValueError: if the rewards do not pair up or are not finite, or as `log_outcome` does.
+    """
+    if first.shape != second.shape:
+        raise ValueError(
+            f"first has shape {tuple(first.shape)}, second {tuple(second.shape)}, expected the same: rewards [C] of either side"
+        )
+    if not bool((first.isfinite() & second.isfinite()).all()):
+        raise ValueError("a reward is NaN or infinite, expected finite ones: which of two is better has no law otherwise")
     return dist.Categorical(logits=log_outcome(first - second, flip, tie_strength)).sample()

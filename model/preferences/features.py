@@ -13,11 +13,13 @@ from typing import Protocol, Self
 
 import torch
 from torch import Tensor
-from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from model.batches import in_batches
 from model.language_model import LanguageModel
 from model.pretrained import load_pretrained, longest_read
+
+SHOWN = 120  # characters of a text that an error quotes
 
 
 class Features(Protocol):
@@ -45,11 +47,23 @@ class NetworkFeatures(ABC):
         """phi of one batch, `[B, D]`, in any type and on any device."""
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
+        """phi of M texts, `[M, D]`, float64.
+
+        Raises:
+            ValueError: for no texts, or with the text whose features are not finite.
+        """
         if isinstance(texts, str) or not len(texts):
             raise ValueError(f"features got {texts!r}, expected a non-empty list of texts")
         known = {text: self._cache[text] for text in texts if text in self._cache}
         new = list(dict.fromkeys(text for text in texts if text not in known))
-        known |= zip(new, in_batches(lambda batch: self.encode(batch).double(), new, self.batch_size), strict=True)
+        encoded = in_batches(lambda batch: self.encode(batch).double(), new, self.batch_size)
+        odd = ~encoded.isfinite().all(-1)
+        if bool(odd.any()):
+            raise ValueError(
+                f"features of the text {new[int(odd.nonzero()[0])][:SHOWN]!r} are not finite: has it no tokens, or is the "
+                "network's type too narrow? Try float32"
+            )
+        known |= zip(new, encoded, strict=True)
         self._cache |= {text: known[text] for text in new}
         for text in list(self._cache)[: max(0, len(self._cache) - self.max_cached)]:
             del self._cache[text]
@@ -83,6 +97,8 @@ class PriorFeatures(NetworkFeatures):
 
 class EncoderFeatures(NetworkFeatures):
     """The mean over tokens of the last hidden states of any Hugging Face encoder, weighted by its attention mask.
+
+    A text without tokens, where the tokenizer adds none of its own, is read as one padding token.
 
     Args:
         network: what `AutoModel` loads.
@@ -130,10 +146,16 @@ class EncoderFeatures(NetworkFeatures):
         return cls(network, tokenizer, batch_size=batch_size, max_length=max_length)
 
     def encode(self, texts: list[str]) -> Tensor:
-        cut = self.max_length is not None
-        batch = self.tokenizer(texts, padding=True, truncation=cut, max_length=self.max_length, return_tensors="pt")
+        batch = self._tokens(texts)
+        if not bool((length := batch["attention_mask"].sum(1)).all()):
+            pad = str(self.tokenizer.pad_token)
+            batch = self._tokens([text if count else pad for text, count in zip(texts, length.tolist(), strict=True)])
         states = self.network(**batch.to(self.network.device)).last_hidden_state
         return mean_over_tokens(states, batch["attention_mask"])
+
+    def _tokens(self, texts: list[str]) -> BatchEncoding:
+        cut = self.max_length is not None
+        return self.tokenizer(texts, padding=True, truncation=cut, max_length=self.max_length, return_tensors="pt")
 
 
 class Standardised:
@@ -205,6 +227,6 @@ def padded(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> 
 
 
 def mean_over_tokens(states: Tensor, mask: Tensor) -> Tensor:
-    """The mean of `[B, L, H]` over the positions that the mask `[B, L]` keeps, in float64."""
+    """The mean of `[B, L, H]` over the positions that the mask `[B, L]` keeps, at least one in a row, in float64."""
     kept = mask.to(torch.float64)[..., None]
     return (states.double() * kept).sum(1) / kept.sum(1)

@@ -30,11 +30,16 @@ class LinearHead:
 
     num_features: int
 
+    def __post_init__(self) -> None:
+        if self.num_features < 1:
+            raise ValueError(f"num_features is {self.num_features}, expected at least 1")
+
     @property
     def num_weights(self) -> int:
         return self.num_features
 
     def __call__(self, features: Tensor, w: Tensor) -> Tensor:
+        check_sizes(self, self.num_features, features, w)
         return w @ features.T
 
 
@@ -49,15 +54,37 @@ class MLPHead:
     num_features: int
     hidden: int = 8
 
+    def __post_init__(self) -> None:
+        if self.num_features < 1 or self.hidden < 1:
+            raise ValueError(f"num_features is {self.num_features} and hidden {self.hidden}, expected at least 1 of each")
+
     @property
     def num_weights(self) -> int:
         return self.hidden * (self.num_features + 2)
 
     def __call__(self, features: Tensor, w: Tensor) -> Tensor:
+        check_sizes(self, self.num_features, features, w)
         into, bias, out = w.split([self.hidden * self.num_features, self.hidden, self.hidden], -1)
         into = into.unflatten(-1, (self.num_features, self.hidden))  # [..., D, H]
         activity = (features @ into + bias[..., None, :]).tanh()  # [..., M, H]
         return (activity @ out[..., None]).squeeze(-1) / self.hidden**0.5
+
+
+def check_sizes(head: Head, num_features: int, features: Tensor, w: Tensor) -> None:
+    """Refuse features and weights of another size than the head's.
+
+    Raises:
+        ValueError: with both sizes.
+    """
+    if features.shape[-1] != num_features:
+        raise ValueError(
+            f"{head} got features of shape {tuple(features.shape)}, expected [M, {num_features}]: make the head for as many as "
+            "there are"
+        )
+    if w.shape[-1] != head.num_weights:
+        raise ValueError(
+            f"{head} got weights of shape {tuple(w.shape)}, expected [..., {head.num_weights}]: those are another head's"
+        )
 
 
 HEADS: dict[str, Callable[[int], Head]] = {"linear": LinearHead, "mlp": MLPHead}

@@ -35,9 +35,13 @@ class Pattern:
         """Any of some words or phrases, as they stand and not inside longer words.
 
         Raises:
+            TypeError: if one is no text.
             ValueError: if there is none, or one is empty.
         """
         listed = [words] if isinstance(words, str) else list(words)
+        for word in listed:
+            if not isinstance(word, str):
+                raise TypeError(f"got the word {word!r} ({type(word).__name__}) among {listed!r}, expected texts: quote it")
         if not listed or not all(word.strip() for word in listed):
             raise ValueError(f"got the words {listed!r}, expected at least one and none of them empty")
         longest_first = sorted({word.strip() for word in listed}, key=lambda word: (-len(word), word))

@@ -94,7 +94,13 @@ class TextEvidence:
             returned = self.function(texts)
         except Exception as error:
             raise self._failure(texts, error) from error
-        values = returned.flatten().tolist() if isinstance(returned, Tensor) else list(returned)
+        try:
+            values = returned.flatten().tolist() if isinstance(returned, Tensor) else list(returned)
+        except TypeError as error:
+            raise EvidenceError(
+                f"the reward function {self.name!r} returned {str(returned)[:SHOWN]} ({type(returned).__name__}) for "
+                f"{len(texts)} texts, expected a list of as many numbers: it gets a list, and not one text at a time"
+            ) from error
         if len(values) != len(texts):
             raise EvidenceError(
                 f"the reward function {self.name!r} returned {len(values)} numbers for {len(texts)} texts, expected one each"

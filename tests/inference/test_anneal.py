@@ -77,6 +77,15 @@ def test_penalties_must_grow(hard, small_prior, prompts, penalties):
         anneal(hard, Tabular(small_prior, prompts), prompts, num_steps=1, penalties=penalties)
 
 
+@pytest.mark.parametrize("options", [{"penalties": (1.0, torch.inf)}, {"penalties": (0.0, 1.0)}, {"num_samples": 0}])
+def test_what_cannot_be_annealed_is_refused_before_the_guide_moves(hard, small_prior, prompts, options):
+    guide = Tabular(small_prior, prompts)
+    before = [parameter.clone() for parameter in guide.parameters()]
+    with pytest.raises(ValueError, match=r"expected a positive finite number|num_samples is 0, expected at least 1"):
+        anneal(hard, guide, prompts, num_steps=1, progress=False, **options)
+    assert all(torch.equal(*pair) for pair in zip(before, guide.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("penalty", [0.0, -1.0, torch.inf, torch.nan])
 def test_penalty_is_positive_and_finite(hard, penalty):
     with pytest.raises(ValueError, match="expected a positive finite number"):

@@ -39,6 +39,42 @@ def test_the_truth_has_the_error_that_chance_alone_makes_and_overconfidence_has_
     assert bold.log_loss.value > true.log_loss.value
 
 
+def test_the_error_by_chance_is_the_mean_error_of_a_predictor_that_is_right():
+    """Over many data sets: E|N(0, v)| = sqrt(2 v/pi) for each bin."""
+    errors, expected = [], []
+    for _ in range(600):
+        probability = torch.rand(2000).double()
+        found = calibrate(probability, (torch.rand(2000) > probability).long())
+        errors.append(found.ece)
+        expected.append(found.ece_by_chance)
+    assert sum(errors) == pytest.approx(sum(expected), rel=0.04)  # four standard errors
+
+
+@pytest.mark.parametrize(
+    ("probability", "outcome", "num_bins", "message"),
+    [
+        ([0.5, math.nan], [FIRST, SECOND], 10, "probability is nan in comparison 1, expected from 0 to 1"),
+        ([1.4, 0.5], [FIRST, SECOND], 10, "probability is 1.4 in comparison 0"),
+        ([-0.1, 0.5], [FIRST, TIE], 10, "probability is -0.1 in comparison 0"),
+        ([0.5, 0.5], [FIRST], 10, r"outcome has shape \(1,\), expected \[2\]"),
+        ([0.5, 0.5], [FIRST, 5], 10, "outcome is 5 in comparison 1"),
+        ([0.5, 0.5], [0.0, 1.0], 10, "outcome has type torch.float32"),
+        ([[0.5]], [FIRST], 10, r"probability has shape \(1, 1\), expected \[C\]"),
+        ([], [], 10, r"probability has shape \(0,\), expected \[C\]"),
+        ([0.5, 0.5], [FIRST, SECOND], 0, "num_bins is 0, expected at least 1"),
+    ],
+)
+def test_what_are_no_predictions_is_refused(probability, outcome, num_bins, message):
+    with pytest.raises(ValueError, match=message):
+        calibrate(torch.tensor(probability), torch.tensor(outcome), num_bins)
+
+
+def test_certainty_that_rounding_takes_over_one_is_certainty():
+    found = calibrate(torch.tensor([1 + 1e-7, -1e-7]).double(), torch.tensor([FIRST, SECOND]))
+    assert found.confidence.tolist() == [1]
+    assert found.log_loss.value == 0
+
+
 def test_only_ties_cannot_be_predicted():
     with pytest.raises(ValueError, match="all 3 comparisons are ties"):
         calibrate(torch.rand(3), torch.full((3,), TIE))

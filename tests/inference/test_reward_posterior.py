@@ -1,5 +1,7 @@
 """Every inference of a reward against the exact posterior on a dense grid, of one and of two weights."""
 
+import sys
+from dataclasses import replace
 from functools import partial
 
 import pyro
@@ -10,7 +12,16 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoDelta, init_to_value
 from torch.distributions import constraints
 
-from inference.reward_posterior import REWARD_INFERENCE, NotMaximisedError, ensemble, laplace, maximum_a_posteriori
+from inference import random_state
+from inference.reward_posterior import (
+    REWARD_INFERENCE,
+    NotMaximisedError,
+    autoguide,
+    ensemble,
+    laplace,
+    maximum_a_posteriori,
+    nuts,
+)
 from inference.reward_posterior.maximum import maximise
 from model.preferences import BradleyTerry, Comparisons, LinearHead, MLPHead, simulate
 
@@ -112,6 +123,55 @@ def test_an_ensemble_keeps_the_priors_spread_where_the_data_say_nothing():
     samples = ensemble(BradleyTerry(LinearHead(2), prior_scale=1.5), blind, num_samples=40)
     assert samples[:, 1].std().item() == pytest.approx(1.5, rel=0.3)
     assert samples[:, 0].std() < 0.5
+
+
+def test_members_of_an_ensemble_start_at_different_points(monkeypatch):
+    """Which maximum is found depends on the start; each is a prior draw, about its member's own centre, by its own seed."""
+    starts = []
+
+    def watched(model, comparisons, *, seed):
+        with random_state.isolated(seed):
+            starts.append(poutine.trace(replace(model, prior_mean=None)).get_trace(comparisons).nodes["w"]["value"])
+        return starts[-1][None]
+
+    monkeypatch.setattr(sys.modules["inference.reward_posterior.ensemble"], "maximum_a_posteriori", watched)
+    ensemble(BradleyTerry(MLPHead(2, 2)), data(2), num_samples=5)
+    assert torch.cdist(torch.stack(starts), torch.stack(starts)).add(torch.eye(5)).min() > 0.1
+
+
+def test_a_thinned_chain_is_every_so_manieth_draw_of_the_whole():
+    model, comparisons = BradleyTerry(LinearHead(2)), data(2)
+    whole = nuts(model, comparisons, num_samples=12, warmup_steps=20)
+    thinned = nuts(model, comparisons, num_samples=4, warmup_steps=20, thinning=3)
+    assert thinned.shape == (4, 2)
+    assert torch.equal(thinned, whole[::3])
+
+
+@pytest.mark.parametrize("name", REWARD_INFERENCE)
+def test_no_draws_and_no_outcomes_are_refused(name):
+    with pytest.raises(ValueError, match="num_samples is 0, expected at least 1"):
+        REWARD_INFERENCE[name](BradleyTerry(LinearHead(1)), data(1), num_samples=0)
+    with pytest.raises(ValueError, match="the comparisons have no outcomes"):
+        REWARD_INFERENCE[name](BradleyTerry(LinearHead(1)), replace(data(1), outcome=None))
+
+
+@pytest.mark.parametrize(
+    ("infer", "options", "message"),
+    [
+        (laplace, {"num_samples": 0}, "num_samples is 0"),
+        (ensemble, {"num_samples": 0}, "num_samples is 0"),
+        (autoguide, {"num_samples": 0}, "num_samples is 0"),
+        (autoguide, {"num_steps": 0}, "num_steps is 0"),
+        (autoguide, {"num_particles": 0}, "num_particles is 0"),
+        (autoguide, {"learning_rate": 0.0}, "learning_rate is 0.0, expected a positive"),
+        (nuts, {"num_samples": -1}, "num_samples is -1"),
+        (nuts, {"warmup_steps": 0}, "warmup_steps is 0"),
+        (nuts, {"thinning": 0}, "thinning is 0"),
+    ],
+)
+def test_counts_are_at_least_one(infer, options, message):
+    with pytest.raises(ValueError, match=message):
+        infer(BradleyTerry(LinearHead(1)), data(1), **options)
 
 
 @pytest.mark.parametrize("name", REWARD_INFERENCE)

@@ -213,8 +213,18 @@ def test_unbounded_reward_cannot_be_optimal_and_a_wrong_bound_is_found(prior, pr
 
 
 def test_reward_that_rounding_takes_over_its_bound_is_certain(prior, prompts):
-    model = AlignmentModel(prior, TokenEvidence(lambda x, _: torch.full(x.shape[:-1], 1 + 1e-9).double(), prior, 1.0), beta=1.0)
+    over = TokenEvidence(lambda x, _: torch.full(x.shape[:-1], 1 + 1e-7, dtype=torch.float64), prior, 1.0)
+    model = AlignmentModel(prior, over, beta=1.0)
     assert Enumeration(OptimalityModel(model), prompts).log_evidence.eq(0).all()
+
+
+@pytest.mark.parametrize("bound", [0.0, 1.0, -20.0])
+def test_reward_a_little_over_its_bound_is_found(prior, prompts, bound):
+    """By a thousandth, relative to the bound or to 1: far more than rounding, far less than would show in samples."""
+    over = bound + 1e-3 * (1 + abs(bound))
+    model = AlignmentModel(prior, TokenEvidence(lambda x, _: torch.full(x.shape[:-1], over).double(), prior, bound), beta=1.0)
+    with pytest.raises(EvidenceError, match=r"exceeds its `upper_bound` by .* nats"):
+        OptimalityModel(model)(prompts)
 
 
 def test_log_bernoulli_is_a_coin():

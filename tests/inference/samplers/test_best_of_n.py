@@ -111,6 +111,12 @@ def test_swapped_or_impossible_arguments_are_errors():
         best_of_n_log_ratio(high, low, 0)
 
 
+@pytest.mark.parametrize(("values", "prob"), [([0.0, math.nan], [0.5, 0.5]), ([0.0, 1.0], [0.5, math.nan])])
+def test_what_has_no_place_in_the_order_is_refused(values, prob):
+    with pytest.raises(ValueError, match=r"is NaN at index \(1, 0\), expected numbers"):
+        level_cdf(float64(values)[:, None], float64(prob)[:, None])
+
+
 @pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize("impossible", [None, 7])
 def test_sampler_has_the_exact_law(small_prior, verdicts, guide, guided, impossible):

@@ -1,6 +1,7 @@
 """The law of a comparison, and the program of which it is a part."""
 
 import math
+from dataclasses import replace
 
 import pyro
 import pytest
@@ -118,14 +119,62 @@ def test_comparisons_of_preferences():
     ("options", "message"),
     [
         ({"prior_scale": 0}, "prior_scale is 0"),
+        ({"prior_scale": math.inf}, "prior_scale is inf"),
         ({"flip": 0.5}, "flip is 0.5"),
+        ({"flip": math.nan}, "flip is nan"),
+        ({"flip": [1, 9]}, r"flip is \[1, 9\], expected a number.*or a tuple of the two parameters"),
         ({"flip": (0.0, 1.0)}, "two positive parameters"),
+        ({"flip": (1.0, math.inf)}, "two positive parameters"),
+        ({"flip": (1.0,)}, r"flip is \(1.0,\), expected two positive parameters"),
         ({"tie_strength": -1}, "tie_strength is -1"),
+        ({"tie_strength": math.inf}, "tie_strength is inf"),
+        ({"prior_mean": torch.zeros(1)}, r"prior_mean has shape \(1,\), expected \[3\]"),
     ],
 )
 def test_what_is_no_model_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         BradleyTerry(LinearHead(3), **options)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"outcome": torch.tensor([FIRST])}, r"outcome has shape \(1,\), expected \[5\]"),
+        ({"outcome": torch.zeros(5)}, "outcome has type torch.float32, expected integers"),
+        ({"outcome": torch.zeros(5).bool()}, "outcome has type torch.bool, expected integers"),
+        ({"outcome": torch.tensor([0, 1, 2, 3, 0])}, "outcome is 3 in comparison 3, expected FIRST, SECOND or TIE"),
+        ({"outcome": torch.tensor([0, -1, 2, 1, 0])}, "outcome is -1 in comparison 1"),
+        ({"first": torch.zeros(3).double()}, r"first has shape \(3,\).*expected features \[C, D\]"),
+        ({"second": torch.zeros(5, 3).long()}, "second has .* type torch.int64, expected features .* as floats"),
+        ({"second": torch.zeros(1, 3).double()}, r"first has shape \(5, 3\).*second \(1, 3\)"),
+        ({"second": torch.zeros(5, 3)}, "type torch.float64, second .* torch.float32, expected the same"),
+        ({"first": torch.zeros(0, 3), "second": torch.zeros(0, 3), "outcome": None}, "no comparisons, expected at least one"),
+    ],
+)
+def test_what_are_no_comparisons_is_refused(changed, message):
+    data = comparisons(outcome=torch.tensor([FIRST, SECOND, TIE, FIRST, TIE]))
+    with pytest.raises(ValueError, match=message):
+        replace(data, **changed)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_features_that_are_not_finite_are_refused_with_their_comparison(value):
+    data = comparisons()
+    data.second[2, 1] = value
+    with pytest.raises(ValueError, match="second is not finite in 1 of 5 comparisons, the first of them number 2"):
+        replace(data)
+
+
+def test_a_simulation_of_what_has_no_law_is_refused():
+    rewards = torch.zeros(3).double()
+    with pytest.raises(ValueError, match=r"flip is 1.5, expected a probability"):
+        simulate(rewards, rewards, flip=1.5)
+    with pytest.raises(ValueError, match="tie_strength is inf"):
+        simulate(rewards, rewards, tie_strength=math.inf)
+    with pytest.raises(ValueError, match=r"first has shape \(3,\), second \(1,\)"):
+        simulate(rewards, rewards[:1])
+    with pytest.raises(ValueError, match="a reward is NaN or infinite"):
+        simulate(rewards, rewards - math.inf)
 
 
 def test_ties_that_cannot_be_are_refused():
@@ -142,6 +191,21 @@ def test_a_head_gives_the_same_for_many_weights_as_for_each(name):
     assert rewards.shape == (2, 4, 5)
     assert torch.allclose(rewards[1, 2], head(features, w[1, 2]))
     assert torch.allclose(rewards[1, 2, 3:4], head(features[3:4], w[1, 2]))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_for_other_features_or_weights_says_so(name):
+    head = HEADS[name](4)
+    with pytest.raises(ValueError, match=rf"{type(head).__name__}.* features of shape \(5, 3\), expected \[M, 4\]"):
+        BradleyTerry(head)(comparisons())
+    with pytest.raises(ValueError, match=rf"weights of shape \(3,\), expected \[..., {head.num_weights}\]"):
+        head(torch.zeros(5, 4), torch.zeros(3))
+
+
+@pytest.mark.parametrize("make", [lambda: LinearHead(0), lambda: MLPHead(0), lambda: MLPHead(2, hidden=0)])
+def test_heads_of_nothing_are_refused(make):
+    with pytest.raises(ValueError, match=r"num_features is .*, expected at least 1"):
+        make()
 
 
 def test_heads_by_hand():

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from model.preferences import EncoderFeatures, PriorFeatures, Standardised
+from model.preferences import EncoderFeatures, NetworkFeatures, PriorFeatures, Standardised
 
 TEXTS = ["the film was good", "the plot was not very dull", "bad", "the film was good"]
 
@@ -67,6 +70,37 @@ def test_of_a_text_longer_than_an_encoder_its_end_is_read(prior):
     for max_length, read in ((None, end), (3, "dull bad good")):
         features = EncoderFeatures(network, prior.tokenizer, max_length=max_length)
         assert torch.allclose(features([f"film was {end}"]), features([read]), atol=1e-6)
+
+
+def test_a_text_without_tokens_is_read_as_padding():
+    """Alone, beside others, and where it is of spaces; the others do not change."""
+    torch.manual_seed(0)
+    words = Tokenizer(WordLevel({"[PAD]": 0, "good": 1, "film": 2}, unk_token="[PAD]"))
+    words.pre_tokenizer = WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]")
+    assert tokenizer([""])["input_ids"] == [[]]
+    sizes = {"vocab_size": 3, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    features = EncoderFeatures(BertModel(BertConfig(**sizes)), tokenizer)
+    expected = features.network(torch.tensor([[0]])).last_hidden_state[0, 0].double()
+    alone = features([""])
+    features._cache.clear()
+    beside = features(["good film", "", "  "])
+    features._cache.clear()
+    assert torch.allclose(alone[0], expected, atol=1e-6)
+    assert torch.allclose(beside[1:], expected.expand(2, -1), atol=1e-6)
+    assert torch.allclose(beside[:1], features(["good film"]), atol=1e-6)
+
+
+def test_features_that_are_not_finite_are_refused_with_their_text_and_not_kept():
+    class Narrow(NetworkFeatures):
+        def encode(self, texts):
+            return torch.tensor([[1.0, float("nan") if text == "a dull film" else 2.0] for text in texts])
+
+    features = Narrow(batch_size=2)
+    with pytest.raises(ValueError, match="features of the text 'a dull film' are not finite"):
+        features(["good", "a good film", "a dull film"])
+    assert features(["good", "good"]).tolist() == [[1, 2], [1, 2]]
+    assert "a dull film" not in features._cache
 
 
 def plain(texts):

@@ -33,6 +33,11 @@ def test_what_is_no_expression_is_refused():
         Pattern("(good")
 
 
+def test_a_word_that_is_no_text_is_refused():
+    with pytest.raises(TypeError, match=r"the word 3 \(int\) among \['good', 3\], expected texts"):
+        Pattern.of_words(["good", 3])
+
+
 @pytest.mark.parametrize("words", [[], [""], ["good", " "], ""])
 def test_empty_words_are_refused(words):
     with pytest.raises(ValueError, match="expected at least one and none of them empty"):

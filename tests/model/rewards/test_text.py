@@ -144,6 +144,16 @@ def test_text_evidence_refuses_a_wrong_number_of_rewards(rewards):
         evidence(language_model.encode(["a b", "c"]), RESPONSE)
 
 
+@pytest.mark.parametrize("returned", [0.5, None])
+def test_what_is_not_one_number_a_text_is_refused_with_the_name(language_model, prompts, returned):
+    def taste(texts):
+        return returned
+
+    message = rf"'taste' returned {returned} \({type(returned).__name__}\) for 5 texts, expected a list of as many numbers"
+    with pytest.raises(EvidenceError, match=message):
+        TextEvidence(taste, language_model)(prompts, RESPONSE)
+
+
 def test_vader_prefers_praise():
     bad, neutral, good = vader_sentiment(["a terrible film", "a film", "a wonderful film"])
     assert -1 <= bad < neutral == 0 < good <= 1
