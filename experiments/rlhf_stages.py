@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from pyro import poutine
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from experiments.guide_choice import save_guide
@@ -15,14 +19,15 @@ from experiments.reward_bank import Bank, sweep
 from experiments.run_folder import RunFolder
 from experiments.zoo import text_table
 from guides import GUIDES, Guide
-from inference import Estimate, FusedOptimizer, cosine, diagnose, fit, response_distribution
+from inference import Estimate, FusedOptimizer, LeaveOneOut_ELBO, cosine, diagnose, fit, response_distribution
 from inference.calibration import Calibration, calibrate, predict
-from inference.reward_posterior import REWARD_INFERENCE, NotMaximisedError
+from inference.reward_posterior import REWARD_INFERENCE, NotMaximisedError, maximum_a_posteriori
 from inference.simulation_based_calibration import simulation_based_calibration
 from model import AlignmentModel, LanguageModel, TextEvidence
 from model.preferences import (
     AGGREGATIONS,
     HEADS,
+    TIE,
     BradleyTerry,
     Comparisons,
     Features,
@@ -40,18 +45,48 @@ if TYPE_CHECKING:
 def learn(
     args: RLHF, features: Features, train: Sequence[Preference], flip: float, seed: int
 ) -> tuple[BradleyTerry, RewardPosterior]:
-    """The reward's posterior from preferences: features, program, inference. Where there are ties, their strength is 1."""
+    """The reward's posterior from preferences: features, program, inference."""
     texts = [text for preference in train for text in preference.texts]
     standardised = Standardised.fit(features, texts, num_components=args.components)
-    ties = 1.0 if any(preference.tie for preference in train) else 0.0
-    head = HEADS[args.head](standardised.num_features)
-    model = BradleyTerry(head, args.prior_scale, flip=flip, tie_strength=ties)
-    infer = REWARD_INFERENCE[args.inference]
+    comparisons = Comparisons.of(train, standardised)
+    model = BradleyTerry(HEADS[args.head](standardised.num_features), args.prior_scale, flip=flip)
     try:
-        samples = infer(model, Comparisons.of(train, standardised), num_samples=args.reward_samples, seed=seed)
+        ties = tie_strength(model, comparisons) if args.tie_strength is None else args.tie_strength
+        model = replace(model, tie_strength=ties)
+        samples = REWARD_INFERENCE[args.inference](model, comparisons, num_samples=args.reward_samples, seed=seed)
     except NotMaximisedError as error:
         raise SystemExit(f"--inference {args.inference} with --head {args.head}: {error}") from error
     return model, RewardPosterior(model.head, standardised, samples)
+
+
+def tie_strength(model: BradleyTerry, comparisons: Comparisons) -> float:
+    """nu = argmax p(outcomes | nu), with Laplace's approximation of that evidence, and 0 where there are no ties.
+
+    The highest joint density of nu and weights would be at too small a nu: the more weights, the closer together the rewards at
+    their maximum, and ties seem cheaper than they are. A linear reward does, whatever the head: nu is about the annotators.
+
+    Raises:
+        NotMaximisedError: if the weights of highest density are not found.
+    """
+    assert comparisons.outcome is not None
+    share = (comparisons.outcome == TIE).double().mean().item()
+    if share == 0:
+        return 0.0
+    linear = replace(model, head=LinearHead(comparisons.first.shape[1]), prior_mean=None)
+
+    def minus_log_evidence(log_nu: float) -> float:
+        program = replace(linear, tie_strength=math.exp(log_nu))
+        w = maximum_a_posteriori(program, comparisons)[0]
+
+        def minus_log_joint(w: Tensor) -> Tensor:
+            return -poutine.trace(poutine.condition(program, {"w": w})).get_trace(comparisons).log_prob_sum()
+
+        curvature = torch.autograd.functional.hessian(minus_log_joint, w)
+        return minus_log_joint(w).item() + torch.linalg.slogdet(curvature).logabsdet.item() / 2
+
+    at_equal_rewards = math.log(2 * share / (1 - share))  # where ties are most likely, so that nu is no less
+    found = minimize_scalar(minus_log_evidence, bounds=(at_equal_rewards, at_equal_rewards + 5), options={"xatol": 0.01})
+    return math.exp(found.x)
 
 
 def held_out(model: BradleyTerry, posterior: RewardPosterior, preferences: Sequence[Preference]) -> Calibration:
@@ -102,6 +137,7 @@ def tune(
         guide,
         prompts,
         num_steps=args.steps,
+        objective=LeaveOneOut_ELBO(args.particles),
         optimizer=FusedOptimizer(options={"lr": rate}, clip_norm=1.0, schedule=cosine(args.steps, warmup=args.steps // 20)),
         prompts_per_step=4,
         seed=args.seed,
