@@ -159,10 +159,11 @@ def main(args: RLHF) -> RunFolder:
 
 def load(args: RLHF) -> tuple[LanguageModel, Features]:
     """Prior and features; exits if there are none of that name, or a prompt does not fit."""
-    where = "--device"
+    unknown = "is no folder, or could not be loaded from it, nor from the hub by that name"
+    where = f"--device {args.device}"
     try:
         torch.empty(0, device=args.device)
-        where = f"--prior {args.prior}"
+        where = f"--prior {args.prior} {unknown}"
         prior = load_prior(
             args.prior, max_new_tokens=args.max_new_tokens, temperature=args.temperature, dtype="float32", device=args.device
         )
@@ -170,11 +171,11 @@ def load(args: RLHF) -> tuple[LanguageModel, Features]:
             for name in ("prompt", "word_prompt"):
                 where = option(name)
                 prior.encode([getattr(args, name)])
-        where = f"--encoder {args.encoder}"
+        where = f"--encoder {args.encoder} {unknown}"
         if args.encoder is None:
             return prior, PriorFeatures(prior)
         return prior, EncoderFeatures.from_pretrained(args.encoder, device=args.device)
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
+    except (AssertionError, OSError, RuntimeError, TypeError, ValueError) as error:  # torch asserts that it was built with CUDA
         raise SystemExit(f"{where}: {error}") from error
 
 

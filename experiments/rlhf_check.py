@@ -23,7 +23,7 @@ REGISTRIES: dict[str, Mapping[str, Any]] = {
 AT_LEAST = {
     "components": 1,
     "reward_samples": 1,
-    "max_new_tokens": 1,
+    "max_new_tokens": 2,  # responses of one token are a world of their own
     "seeds": 1,
     "draws": 2,
     "betas": 2,
@@ -32,7 +32,6 @@ AT_LEAST = {
     "steps": 1,
     "particles": 2,
     "samples": 1,
-    "seed": 0,
     "threads": 1,
 }
 """The least that an argument can be; None, where it can be that, stands for a choice of ours."""
@@ -51,6 +50,8 @@ def check(args: RLHF) -> None:
     counts = args.num_preferences
     if not counts or min(counts) < 1 or len(set(counts)) < len(counts):
         raise SystemExit(f"--num-preferences is {' '.join(map(str, counts)) or 'empty'}, expected different numbers from 1 up")
+    if not 0 <= args.seed < 2**31:
+        raise SystemExit(f"--seed is {args.seed}, expected from 0 to less than 2^31")
     if not 0 <= args.flip < 0.5:
         raise SystemExit(f"--flip is {args.flip}, expected from 0 to less than 1/2, where labels would say nothing")
     if not 0 < args.held_out < 1:

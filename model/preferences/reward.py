@@ -87,7 +87,9 @@ class RewardPosterior:
         if record["head"] not in HEADS:
             raise OtherRewardError(f"{folder} has a head {record['head']!r}, expected one of: {', '.join(HEADS)}")
         probe, saved = features([PROBE])[0], tensors["probe"]
-        if probe.shape != saved.shape or not torch.allclose(probe, saved, rtol=0.05, atol=0.05 * saved.std().item()):
+        if probe.shape != saved.shape or not torch.allclose(
+            probe, saved, rtol=0.05, atol=0.05 * saved.std(correction=0).item()
+        ):
             raise OtherRewardError(
                 f"{folder} is of other features: {record['features']['kind']} of {len(saved)} dimensions there, "
                 f"{type(features).__name__} of {len(probe)} here, which differ on a text read by both. Pass the network that "
