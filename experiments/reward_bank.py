@@ -22,6 +22,9 @@ from inference import PriorBank, draw_prior_bank
 from model import AlignmentModel, LanguageModel
 from model.preferences import FIRST, Aggregation, Preference, simulate
 
+MAX_ROUNDS = 1000
+"""In which pairs are looked for; each gives as many as are wanted, but for those that are no use."""
+
 Gold = Callable[[list[str]], Tensor]
 """Takes M texts, returns their true rewards `[M]`."""
 
@@ -63,7 +66,11 @@ class Bank:
         return self.weighed.log_prior[:, 0].softmax(0)
 
     def preferences(self, count: int, flip: float = 0.0, without: Iterable[Preference] = ()) -> list[Preference]:
-        """Pairs of different texts from the prior, none of them judged before, with labels by Bradley-Terry on their gold."""
+        """Pairs of different texts from the prior, none empty or judged before, with labels by Bradley-Terry on their gold.
+
+        Raises:
+            ValueError: if there are too few of them.
+        """
         first, second = self._pairs(count, {frozenset(preference.texts) for preference in without})
         outcome = simulate(self.gold[first], self.gold[second], flip=flip)
         chosen, rejected = torch.where(outcome == FIRST, first, second), torch.where(outcome == FIRST, second, first)
@@ -71,10 +78,17 @@ class Bank:
 
     def _pairs(self, count: int, known: set[frozenset[str]]) -> tuple[Tensor, Tensor]:
         kept: list[tuple[int, int]] = []
-        while len(kept) < count:
+        for _ in range(MAX_ROUNDS):
+            if len(kept) >= count:
+                break
             drawn = torch.multinomial(self.prob, 2 * count, replacement=True).view(-1, 2).tolist()
             pairs = [(i, j, frozenset((self.texts[i], self.texts[j]))) for i, j in drawn]
-            kept += [(i, j) for i, j, texts in pairs if len(texts) == 2 and texts not in known]
+            kept += [(i, j) for i, j, texts in pairs if len(texts) == 2 and texts not in known and "" not in texts]
+        else:
+            raise ValueError(
+                f"of {MAX_ROUNDS * count} pairs of responses after {self.prompt!r} only {len(kept)} are of different texts not "
+                f"judged before, expected {count}: raise the temperature, or draw more or longer responses"
+            )
         first, second = torch.tensor(kept[:count]).T
         return first, second
 
@@ -126,15 +140,24 @@ def sweep(bank: Bank, rewards: Tensor, aggregate: Aggregation, betas: Tensor, mi
         aggregate: what makes one reward of S.
         betas: `[B]`.
         min_effective: a bank of draws is trusted while its weights are worth so many.
+
+    Raises:
+        ValueError: if the bank can be trusted at none of the betas.
     """
-    weighed, points = bank.weighed, []
+    weighed, points, most = bank.weighed, [], 0.0
     for beta in betas.tolist():
         reward = aggregate(rewards, beta)
         log_weight = (reward / beta)[:, None]
         size = weighed.effective_sample_size(log_weight)
         effective = math.inf if size is None else size
+        most = max(most, effective)
         if effective >= min_effective:
             gold, proxy = (weighed.mean(log_weight, values[:, None]).value for values in (bank.gold, reward))
             points.append([beta, weighed.kl(log_weight).value, gold, proxy, effective])
+    if not points:
+        raise ValueError(
+            f"none of {len(betas)} betas has a posterior worth min_effective = {min_effective:g} draws, the most is {most:.1f} "
+            f"of {len(bank.texts)}: draw more, trust fewer, or sweep larger betas"
+        )
     columns = torch.tensor(points, dtype=torch.float64)
     return Curve(*columns[columns[:, 1].argsort()].T)

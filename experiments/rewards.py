@@ -24,7 +24,7 @@ from model import (
     UncertainReward,
     vader_sentiment,
 )
-from model.preferences import PriorFeatures
+from model.preferences import saved_features
 from model.rewards.classifier import Output
 
 
@@ -115,7 +115,7 @@ def _preferences(prior: LanguageModel, argument: str) -> Evidence:
     folder, _, aggregation = argument.partition(":")
     if aggregation == "marginal-likelihood":
         raise ValueError("the marginal likelihood depends on beta, which is not known here: `experiments.rlhf` takes it")
-    posterior = RewardPosterior.load(folder, PriorFeatures(prior))
+    posterior = RewardPosterior.load(folder, saved_features(folder, prior))
     return TextEvidence(UncertainReward(posterior, aggregation or "lower-bound", beta=1.0), prior, name=f"reward {argument}")
 
 
@@ -154,7 +154,7 @@ REWARDS: dict[str, Reward] = {
     ),
     "preferences": Reward(
         _preferences,
-        "a reward that `experiments.rlhf` inferred from preferences, on the prior's own states: mean, lower-bound, minimum",
+        "a reward that `experiments.rlhf` inferred from preferences, with the features it has: mean, lower-bound, minimum",
         "RUN/reward[:AGGREGATION]",
     ),
     "fluency": Reward(_fluency, "log-likelihood by the token of the text under another language model, nats", "PATH"),

@@ -26,15 +26,18 @@ held out says how good the reward is, RUN/reward keeps it, and a guide is tuned 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
+import torch
 import tyro
 
 from experiments import rlhf_figures
 from experiments.figures import save
 from experiments.registry import GuideName, described, load_prior, set_threads
+from experiments.rlhf_check import check, option
 from experiments.rlhf_simulated import simulated
 from experiments.rlhf_stages import finish, held_out, learn, tune
 from experiments.run_folder import RunFolder
@@ -48,6 +51,7 @@ from model.preferences import (
     HEADS,
     EncoderFeatures,
     Features,
+    Preference,
     PriorFeatures,
     read_preferences,
     split_preferences,
@@ -100,6 +104,8 @@ class RLHF:
     """Simulated ones; everything is done for each."""
     gold_scale: float = 4.0
     """Log-odds that a sentiment of 1 is preferred to one of 0."""
+    tie_strength: float | None = None
+    """nu, with `--preferences`: at 1 two responses of equal reward tie as often as either wins. Default: the most probable."""
     flip: float = 0.0
     """Probability that an annotator slips, of simulated ones and as the inference takes it."""
     seeds: int = 6
@@ -119,8 +125,8 @@ class RLHF:
     guide: Annotated[GuideName, tyro.conf.arg(help=described("q, what is trained.", GUIDES))] = "twisted"
     steps: int = 40
     """Steps of SVI."""
-    particles: int = 32
-    """Responses a step for each prompt."""
+    particles: int = 64
+    """K: responses drawn a step for each prompt."""
     learning_rate: float | None = None
     """Peak learning rate; default what suits the guide on the embedded prior."""
     samples: int = 512
@@ -136,39 +142,68 @@ class RLHF:
 
 
 def main(args: RLHF) -> RunFolder:
+    check(args)
     set_threads(args.threads)
-    if not GUIDES[args.guide].trains:
-        raise SystemExit(f"--guide {args.guide} has nothing to train")
+    prior, features = load(args)
+    data = None if args.preferences is None else read(args, prior)
     folder = RunFolder.new(args.out, "rlhf")
     folder.write_arguments(args)
-    prior = load_prior(
-        args.prior, max_new_tokens=args.max_new_tokens, temperature=args.temperature, dtype="float32", device=args.device
-    )
-    features = (
-        PriorFeatures(prior) if args.encoder is None else EncoderFeatures.from_pretrained(args.encoder, device=args.device)
-    )
     print(f"run folder {folder.path}")
     with random_state.isolated(args.seed):
-        if args.preferences is None:
+        if data is None:
             simulated(args, prior, features, folder)
         else:
-            from_file(args, prior, features, folder)
+            from_file(args, *data, prior, features, folder)
     return folder
 
 
-def from_file(args: RLHF, prior: LanguageModel, features: Features, folder: RunFolder) -> None:
-    """Preferences as they are: gold is unknown."""
+def load(args: RLHF) -> tuple[LanguageModel, Features]:
+    """Prior and features; exits if there are none of that name, or a prompt does not fit."""
+    unknown = "is no folder, or could not be loaded from it, nor from the hub by that name"
+    where = f"--device {args.device}"
+    try:
+        torch.empty(0, device=args.device)
+        where = f"--prior {args.prior} {unknown}"
+        prior = load_prior(
+            args.prior, max_new_tokens=args.max_new_tokens, temperature=args.temperature, dtype="float32", device=args.device
+        )
+        if args.preferences is None:
+            for name in ("prompt", "word_prompt"):
+                where = option(name)
+                prior.encode([getattr(args, name)])
+        where = f"--encoder {args.encoder} {unknown}"
+        if args.encoder is None:
+            return prior, PriorFeatures(prior)
+        return prior, EncoderFeatures.from_pretrained(args.encoder, device=args.device)
+    except (AssertionError, OSError, RuntimeError, TypeError, ValueError) as error:  # torch asserts that it was built with CUDA
+        raise SystemExit(f"{where}: {error}") from error
+
+
+def read(args: RLHF, prior: LanguageModel) -> tuple[list[Preference], list[Preference], list[str]]:
+    """Preferences to learn from and to test on, and the prompts that the guide is tuned on; exits if they are no use."""
     assert args.preferences is not None
     try:
         train, test = split_preferences(read_preferences(args.preferences), args.held_out, args.seed)
         texts = list(dict.fromkeys(preference.prompt for preference in train))[: args.max_prompts]
-        prior.encode(texts)  # what does not fit is refused before anything is spent
-        if all(preference.tie for preference in test):
-            raise ValueError(
-                f"all {len(test)} held-out preferences are ties, which test nothing: raise --held-out, or give more"
-            )
+        prior.encode(texts)
+        for name, part in {"held-out preferences": test, "preferences to learn from": train}.items():
+            if all(preference.tie for preference in part):
+                raise ValueError(f"all {len(part)} {name} are ties, which say nothing: change --held-out, or give more")
     except ValueError as error:
         raise SystemExit(f"--preferences: {error}") from error
+    return train, test, texts
+
+
+def from_file(
+    args: RLHF,
+    train: Sequence[Preference],
+    test: Sequence[Preference],
+    texts: Sequence[str],
+    prior: LanguageModel,
+    features: Features,
+    folder: RunFolder,
+) -> None:
+    """Preferences as they are: gold is unknown."""
     model, posterior = learn(args, features, train, args.flip, args.seed)
     posterior.save(folder.path / "reward")
     found = held_out(model, posterior, test)
@@ -179,7 +214,8 @@ def from_file(args: RLHF, prior: LanguageModel, features: Features, folder: RunF
     }
     tables = [
         f"The reward, from {len(train)} preferences, on {len(test)} held out: accuracy {found.accuracy}, log loss "
-        f"{found.log_loss} nats, ECE {found.ece:.3f} (by chance {found.ece_by_chance:.3f})",
+        f"{found.log_loss} nats, ECE {found.ece:.3f} (by chance {found.ece_by_chance:.3f})"
+        + (f", ties of strength {model.tie_strength:.2f}" if model.tie_strength else ""),
         text_table(["predicted right", "comparisons"], bins),
         tune(args, prior, posterior, texts, folder),
     ]

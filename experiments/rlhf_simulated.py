@@ -119,8 +119,11 @@ def one_data_set(
 ) -> tuple[Run, dict[str, Curve], Calibration, RewardPosterior, list[Preference]]:
     """Draw preferences, learn the reward, test it, and follow its posteriors away from the prior."""
     with random_state.isolated(args.seed + 1000 * seed + count):
-        train = pool.preferences(count, args.flip)
-        test = bank.preferences(1000, args.flip, without=train)
+        try:
+            train = pool.preferences(count, args.flip)
+            test = bank.preferences(1000, args.flip, without=train)
+        except ValueError as error:
+            raise SystemExit(f"--num-preferences {count}, {world}: {error}") from error
     model, posterior = learn(args, features, train, args.flip, args.seed + seed)
     found = held_out(model, posterior, test)
     rewards = posterior(bank.texts)  # [S, M]
@@ -134,7 +137,10 @@ def one_data_set(
     betas = torch.logspace(1.5, -3.0, args.betas, dtype=torch.float64) * args.prior_scale
     curves = {}
     for name, aggregate in AGGREGATIONS.items():
-        curve = curves[name] = sweep(bank, rewards, aggregate, betas, args.min_effective)
+        try:
+            curve = curves[name] = sweep(bank, rewards, aggregate, betas, args.min_effective)
+        except ValueError as error:
+            raise SystemExit(f"--draws {args.draws} with --min-effective {args.min_effective:g}: {error}") from error
         measured |= {f"{name} gold {kl:g}": curve.gold_at(kl) for kl in KLS}
         measured |= {
             f"{name} peak kl": curve.kl[curve.peak].item(),

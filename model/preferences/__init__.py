@@ -13,7 +13,7 @@ from model.preferences.bradley_terry import FIRST, SECOND, TIE, BradleyTerry, Co
 from model.preferences.data import Preference, PreferenceError, read_preferences, split_preferences, write_preferences
 from model.preferences.features import EncoderFeatures, Features, NetworkFeatures, PriorFeatures, Standardised
 from model.preferences.heads import HEADS, Head, LinearHead, MLPHead
-from model.preferences.reward import OtherRewardError, RewardPosterior
+from model.preferences.reward import OtherRewardError, RewardPosterior, saved_features
 
 __all__ = [
     "AGGREGATIONS",
@@ -43,6 +43,7 @@ __all__ = [
     "mean",
     "minimum",
     "read_preferences",
+    "saved_features",
     "simulate",
     "split_preferences",
     "write_preferences",

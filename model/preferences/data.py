@@ -81,6 +81,7 @@ def to_preference(record: Any, where: str) -> Preference:
             )
         if not isinstance(record[key], str):
             raise PreferenceError(f"{where}: {key!r} is {type(record[key]).__name__}, expected a text")
+        _check_unicode(record[key], f"{where}: {key!r}")
     tie = record.get("tie", False)
     if not isinstance(tie, bool):
         raise PreferenceError(f"{where}: 'tie' is {tie!r}, expected true or false")
@@ -88,7 +89,14 @@ def to_preference(record: Any, where: str) -> Preference:
         raise PreferenceError(
             f'{where}: chosen and rejected are the same text {record["chosen"][:40]!r}: add "tie": true, or leave the pair out'
         )
-    return Preference(record["prompt"], record["chosen"], record["rejected"], tie)
+    preference = Preference(record["prompt"], record["chosen"], record["rejected"], tie)
+    for name, text in zip(("chosen", "rejected"), preference.texts, strict=True):
+        if not text:
+            raise PreferenceError(
+                f"{where}: 'prompt' and {name!r} are both empty, expected at least a token to read: write the prompt, or leave "
+                "the pair out"
+            )
+    return preference
 
 
 def write_preferences(path: str | Path, preferences: Iterable[Preference]) -> None:
@@ -120,6 +128,17 @@ def split_preferences(
     out = set(pairs[: min(len(pairs) - 1, max(1, round(held_out * len(pairs))))])
     train = [preference for preference in preferences if frozenset(preference.texts) not in out]
     return train, [preference for preference in preferences if frozenset(preference.texts) in out]
+
+
+def _check_unicode(text: str, where: str) -> None:
+    """Refuse what JSON can write and no tokenizer reads: half of a pair of surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PreferenceError(
+            f"{where} has {text[error.start]!r} at character {error.start}, half of a surrogate pair, expected whole "
+            "characters. The text may have been cut within an emoji: leave that out."
+        ) from error
 
 
 def _enumerated(source: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:

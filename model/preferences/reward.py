@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.preferences.features import Features, Standardised
+from model.language_model import LanguageModel
+from model.preferences.features import EncoderFeatures, Features, PriorFeatures, Standardised
 from model.preferences.heads import HEADS, Head
 
 TENSORS, SETTINGS = "reward.safetensors", "reward.json"
@@ -52,7 +53,7 @@ class RewardPosterior:
         return self.head(self.features(texts), self.samples)
 
     def save(self, folder: str | Path) -> None:
-        """Write `reward.safetensors` and `reward.json`; the network behind the features is not copied."""
+        """Write `reward.safetensors` and `reward.json`; the network behind the features is not copied, but named."""
         kind = next((name for name, make in HEADS.items() if make is type(self.head)), None)
         if kind is None:
             raise TypeError(f"{type(self.head).__name__} is not in HEADS, so it could not be loaded again: register it there")
@@ -66,7 +67,7 @@ class RewardPosterior:
         }
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, Path(folder) / TENSORS)
         settings: Any = self.head
-        record = {"head": kind, "settings": asdict(settings), "features": type(features.features).__name__}
+        record = {"head": kind, "settings": asdict(settings), "features": _named(features.features)}
         (Path(folder) / SETTINGS).write_text(json.dumps(record, indent=2) + "\n")
 
     @classmethod
@@ -75,22 +76,22 @@ class RewardPosterior:
 
         Args:
             folder: where it was written.
-            features: the same network's features as then, without centre and scale, which were saved.
+            features: the same network's features as then, without centre and scale, which were saved; `saved_features` makes
+                them.
 
         Raises:
             OtherRewardError: if the folder has no reward, or the features are others.
         """
         folder = Path(folder)
-        missing = [name for name in (TENSORS, SETTINGS) if not (folder / name).is_file()]
-        if missing:
-            raise OtherRewardError(f"{folder} has no {missing[0]}, expected a folder that `RewardPosterior.save` wrote")
-        record, tensors = json.loads((folder / SETTINGS).read_text()), load_file(folder / TENSORS)
+        record, tensors = _read_settings(folder), load_file(folder / TENSORS)
         if record["head"] not in HEADS:
             raise OtherRewardError(f"{folder} has a head {record['head']!r}, expected one of: {', '.join(HEADS)}")
         probe, saved = features([PROBE])[0], tensors["probe"]
-        if probe.shape != saved.shape or not torch.allclose(probe, saved, rtol=0.05, atol=0.05 * saved.std().item()):
+        if probe.shape != saved.shape or not torch.allclose(
+            probe, saved, rtol=0.05, atol=0.05 * saved.std(correction=0).item()
+        ):
             raise OtherRewardError(
-                f"{folder} is of other features: {record['features']} of {len(saved)} dimensions there, "
+                f"{folder} is of other features: {record['features']['kind']} of {len(saved)} dimensions there, "
                 f"{type(features).__name__} of {len(probe)} here, which differ on a text read by both. Pass the network that "
                 "the reward was trained on."
             )
@@ -98,3 +99,50 @@ class RewardPosterior:
         return cls(
             head(**record["settings"]), Standardised(features, tensors["center"], tensors["projection"]), tensors["samples"]
         )
+
+
+def saved_features(folder: str | Path, prior: LanguageModel) -> Features:
+    """The features that the reward in a folder is a function of, to load it onto: the prior's own, or its encoder's.
+
+    Args:
+        folder: that `RewardPosterior.save` wrote.
+        prior: the language model whose states they are, if they are no encoder's; an encoder goes onto its device.
+
+    Raises:
+        OtherRewardError: if the folder has no reward, its encoder cannot be loaded, or its features are of one's own making.
+    """
+    named = _read_settings(Path(folder))["features"]
+    if named["kind"] == PriorFeatures.__name__:
+        return PriorFeatures(prior)
+    if named["kind"] != EncoderFeatures.__name__ or not named.get("network"):
+        raise OtherRewardError(
+            f"{folder} does not say how to make its features, {named['kind']}: make them, for `RewardPosterior.load`"
+        )
+    network = named["network"]
+    try:
+        return EncoderFeatures.from_pretrained(network, device=prior.device, max_length=named.get("max_length"))
+    except (OSError, ValueError) as error:
+        raise OtherRewardError(
+            f"{folder} is of the encoder {network}, which cannot be loaded: put it back there, or write where it is now under "
+            f'"network" in {Path(folder) / SETTINGS}. {error}'
+        ) from error
+
+
+def _named(features: Features) -> dict[str, Any]:
+    """What `saved_features` makes the same features from."""
+    kind = {"kind": type(features).__name__}
+    if not isinstance(features, EncoderFeatures):
+        return kind
+    network = features.network.name_or_path
+    if network and Path(network).is_dir():
+        network = str(Path(network).resolve())
+    return kind | {"network": network, "max_length": features.max_length}
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    missing = [name for name in (TENSORS, SETTINGS) if not (folder / name).is_file()]
+    if missing:
+        raise OtherRewardError(f"{folder} has no {missing[0]}, expected a folder that `RewardPosterior.save` wrote")
+    record = json.loads((folder / SETTINGS).read_text())
+    features = record.get("features", PriorFeatures.__name__)
+    return record | {"features": {"kind": features} if isinstance(features, str) else features}  # once a name alone

@@ -1,24 +1,36 @@
 """From preferences to a guide, small: what it finds, what it writes, and what it refuses."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+from transformers import BertConfig, BertModel
 
+import experiments.rlhf_stages
+from experiments.evidence_choice import read_reward
 from experiments.registry import load_prior
 from experiments.reward_bank import Bank, sweep
-from experiments.rlhf import RLHF, main
+from experiments.rlhf import RLHF, load, main, read
 from experiments.rlhf_simulated import Run, findings
-from inference import Enumeration
+from experiments.rlhf_stages import held_out, learn, tie_strength, tune
+from experiments.run_folder import RunFolder
+from inference import Enumeration, random_state
+from inference.calibration import calibrate, predict
 from model import AlignmentModel, TextEvidence, grammar_prior, vader_sentiment
 from model.preferences import (
     AGGREGATIONS,
+    Comparisons,
+    EncoderFeatures,
     MLPHead,
     Preference,
     PriorFeatures,
     RewardPosterior,
+    UncertainReward,
+    log_outcome,
     read_preferences,
+    simulate,
     write_preferences,
 )
 
@@ -85,8 +97,168 @@ def test_what_cannot_be_is_refused(tmp_path):
     write_preferences(tmp_path / "ties.jsonl", [Preference("a", f" {i}", " b", tie=True) for i in range(5)])
     with pytest.raises(SystemExit, match="held-out preferences are ties"):
         main(replace(SMALL, out=tmp_path, preferences=tmp_path / "ties.jsonl"))
-    with pytest.raises(SystemExit, match="nothing to train"):
-        main(replace(SMALL, out=tmp_path, guide="fixed"))
+    write_preferences(tmp_path / "two.jsonl", [Preference("a", " b", " c", tie=True), Preference("a", " b", " d")])
+    for seed, part in ((0, "held-out preferences"), (1, "preferences to learn from")):
+        with pytest.raises(SystemExit, match=f"--preferences: all 1 {part} are ties"):
+            main(replace(SMALL, out=tmp_path, preferences=tmp_path / "two.jsonl", seed=seed))
+    assert not [*tmp_path.glob("rlhf*")]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"prior": "none/of/these"}, "--prior none/of/these is no folder"),
+        ({"encoder": "none/of/these"}, "--encoder none/of/these is no folder"),
+        ({"components": 0}, "--components is 0, expected at least 1"),
+        ({"head": "deep"}, "--head is 'deep', expected one of: linear, mlp"),
+        ({"prior_scale": math.inf}, "--prior-scale is inf, expected a positive number"),
+        ({"inference": "guess"}, "--inference is 'guess', expected one of: map"),
+        ({"reward_samples": 0}, "--reward-samples is 0, expected at least 1"),
+        ({"aggregation": "median"}, "--aggregation is 'median', expected one of"),
+        ({"beta": 0.0}, r"--beta is 0\.0, expected a positive number"),
+        ({"beta": math.nan}, "--beta is nan"),
+        ({"prompt": "the " * 500}, "--prompt: prompt 0 has"),
+        ({"word_prompt": "the " * 500}, "--word-prompt: prompt 0 has"),
+        ({"max_new_tokens": 1}, "--max-new-tokens is 1, expected at least 2"),
+        ({"temperature": -1.0}, "--temperature is -1"),
+        ({"num_preferences": ()}, "--num-preferences is empty"),
+        ({"num_preferences": (20, 0)}, "--num-preferences is 20 0"),
+        ({"num_preferences": (20, 20)}, "--num-preferences is 20 20, expected different"),
+        ({"gold_scale": 0.0}, "--gold-scale is 0"),
+        ({"tie_strength": 1.0}, "--tie-strength is for --preferences"),
+        ({"tie_strength": 0.0}, "--tie-strength is 0"),
+        ({"flip": 0.5}, r"--flip is 0\.5"),
+        ({"seeds": 0}, "--seeds is 0"),
+        ({"draws": 10}, "--min-effective is 10, expected at least 1 and less than --draws, 10"),
+        ({"min_effective": math.nan}, "--min-effective is nan"),
+        ({"betas": 1}, "--betas is 1, expected at least 2"),
+        ({"simulations": -1}, "--simulations is -1"),
+        ({"held_out": 1.0}, "--held-out is 1"),
+        ({"max_prompts": 0}, "--max-prompts is 0"),
+        ({"guide": "fixed"}, "--guide fixed has nothing to train"),
+        ({"steps": 0}, "--steps is 0"),
+        ({"particles": 1}, "--particles is 1, expected at least 2"),
+        ({"learning_rate": 0.0}, "--learning-rate is 0"),
+        ({"samples": 0}, "--samples is 0"),
+        ({"seed": -1}, "--seed is -1"),
+        ({"device": "none"}, "--device none"),
+        ({"threads": 0}, "--threads is 0"),
+    ],
+)
+def test_what_could_only_fail_later_is_refused_before_there_is_a_run_folder(tmp_path, changed, message):
+    with pytest.raises(SystemExit, match=f"^{message}"):
+        main(replace(SMALL, out=tmp_path / "runs", **changed))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_file_where_runs_should_go_is_refused(tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(SystemExit, match=r"--out .*runs is a file"):
+        main(replace(SMALL, out=tmp_path / "runs"))
+
+
+def told(prior, count, ties=0):
+    """Preferences for what is longer, after three prompts, the last of them ties."""
+    texts = ["good", "bad", "very good", "not dull", "very very bad", "dull"]
+    pairs = [
+        (f"the {noun} was", f" {a}", f" {b}") for noun in ("film", "plot") for a in texts for b in texts if len(a) > len(b)
+    ]
+    return [Preference(*pair, tie=index >= count - ties) for index, pair in enumerate(pairs[:count])]
+
+
+def test_particles_and_steps_are_those_of_the_fit(prior, tmp_path, monkeypatch):
+    asked = {}
+
+    def recorded(*args, **kwargs):
+        asked.update(kwargs)
+        return fit(*args, **kwargs)
+
+    fit = experiments.rlhf_stages.fit
+    monkeypatch.setattr(experiments.rlhf_stages, "fit", recorded)
+    _, posterior = learn(SMALL, PriorFeatures(prior), told(prior, 10), 0.0, 0)
+    tune(replace(SMALL, particles=5, steps=3), prior, posterior, ["the film was"], RunFolder(tmp_path))
+    assert asked["objective"].num_particles == 5
+    assert asked["num_steps"] == len(RunFolder(tmp_path).read_metrics()) == 3
+
+
+def test_slips_count_in_what_is_held_out(prior):
+    """An annotator who slips turns labels of the test around as well."""
+    preferences = told(prior, 24)
+    model, posterior = learn(replace(SMALL, flip=0.3), PriorFeatures(prior), preferences[:12], 0.3, 0)
+    comparisons = Comparisons.of(preferences[12:], posterior.features)
+    with_slips, without = (
+        calibrate(predict(model, comparisons, posterior.samples, slips=slips), comparisons.outcome).log_loss.value
+        for slips in (True, False)
+    )
+    assert held_out(model, posterior, preferences[12:]).log_loss.value == with_slips != without
+
+
+def test_of_a_file_so_many_prompts_are_tuned_on(prior, tmp_path):
+    pairs = [Preference(f"the film was{' very' * i}", " good", " bad") for i in range(8)]
+    write_preferences(tmp_path / "pairs.jsonl", pairs)
+    args = replace(SMALL, preferences=tmp_path / "pairs.jsonl", max_prompts=3)
+    train, test, texts = read(args, prior)
+    assert (len(train), len(test), len(texts)) == (6, 2, 3)
+    assert len(read(replace(args, max_prompts=16), prior)[2]) == 6
+
+
+def compared(seed, num_weights, count, nu, flip=0.0):
+    """Comparisons of a linear reward whose weights have the prior scale 2, with ties of a known strength."""
+    with random_state.isolated(seed):
+        features = torch.randn(2, count, num_weights, dtype=torch.float64) / num_weights**0.5
+        rewards = features @ (2 * torch.randn(num_weights, dtype=torch.float64))
+        return Comparisons(*features, simulate(*rewards, flip=flip, tie_strength=nu))
+
+
+def test_the_strength_of_ties_is_the_one_they_came_from():
+    """Consistent: within three standard errors of the mean over seeds, which are small."""
+    found = [tie_strength(compared(seed, 16, 200, nu=0.7, flip=0.1), 2.0, 0.1) for seed in range(5)]
+    logs = torch.tensor(found).div(0.7).log()
+    error = logs.std() / len(logs) ** 0.5
+    assert logs.mean().abs() < 3 * error
+    assert error < 0.15
+
+
+def test_the_strength_of_ties_is_where_their_evidence_is_highest():
+    """The integral over two weights on a grid, against Laplace's approximation of it, with twenty comparisons."""
+    comparisons = compared(0, 2, 20, nu=0.7)
+    axis = torch.linspace(-12, 12, 61, dtype=torch.float64)
+    w = torch.cartesian_prod(axis, axis)  # [G, 2]
+    log_prior = -w.square().sum(1) / (2 * 2.0**2)
+
+    def log_evidence(log_nu):
+        log_prob = log_outcome(w @ comparisons.difference.T, 0.0, math.exp(log_nu))  # [G, C, 3]
+        picked = log_prob.gather(-1, comparisons.outcome.expand(len(w), -1)[..., None])
+        return (picked[..., 0].sum(1) + log_prior).logsumexp(0).item()
+
+    truth = max(torch.arange(-2, 1, 0.02).tolist(), key=log_evidence)
+    assert math.log(tie_strength(comparisons, 2.0, 0.0)) == pytest.approx(truth, abs=0.03)
+
+
+def test_the_strength_of_ties_can_be_given_and_is_0_without_ties(prior):
+    features = PriorFeatures(prior)
+    assert learn(SMALL, features, told(prior, 12), 0.0, 0)[0].tie_strength == 0
+    assert learn(replace(SMALL, tie_strength=0.3), features, told(prior, 12, ties=4), 0.0, 0)[0].tie_strength == 0.3
+    assert learn(SMALL, features, told(prior, 12, ties=4), 0.0, 0)[0].tie_strength > 1  # 2 * share / (1 - share), at least
+
+
+def test_a_reward_by_an_encoder_is_a_reward_for_steer(prior, tmp_path):
+    sizes = {"vocab_size": 10, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(**sizes)).save_pretrained(tmp_path / "encoder")
+    prior.tokenizer.save_pretrained(tmp_path / "encoder")
+    _, features = load(replace(SMALL, encoder=str(tmp_path / "encoder"), device="cpu"))
+    assert isinstance(features, EncoderFeatures)
+    _, posterior = learn(SMALL, features, told(prior, 12), 0.0, 0)
+    posterior.save(tmp_path / "reward")
+
+    prompts = prior.encode(["the film was"])
+    response = prior(prompts).sample((5,))
+    texts = [row[0] for row in prior.decode(response, prompts)]
+    found = read_reward(f"preferences:{tmp_path / 'reward'}").evidence(prior)(prompts, response)
+    assert found[:, 0].tolist() == pytest.approx(UncertainReward(posterior, "lower-bound", 1.0)(texts), abs=1e-5)
+    (tmp_path / "encoder").rename(tmp_path / "elsewhere")
+    with pytest.raises(SystemExit, match=r"of the encoder .*encoder, which cannot be loaded: put it back"):
+        read_reward(f"preferences:{tmp_path / 'reward'}").evidence(prior)
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +295,21 @@ def test_a_bank_of_draws_comes_to_the_same_and_stops_where_it_cannot():
     assert bool((tilted.effective_sample_size >= 100).all())
     assert tilted.gold_at(8.0) != tilted.gold_at(8.0)  # NaN
     assert exact.gold_at(100.0) == exact.gold[-1]
+
+
+def test_a_sweep_of_which_nothing_can_be_trusted_is_refused(prior):
+    draws = Bank.of(prior, "the film was", gold, 64)
+    with pytest.raises(ValueError, match=r"none of 2 betas .* min_effective = 100 draws, the most is 6\d\.\d of 64"):
+        sweep(draws, draws.gold[None], AGGREGATIONS["mean"], torch.tensor([1.0, 10.0]))
+    with pytest.raises(ValueError, match="none of 0 betas"):
+        sweep(draws, draws.gold[None], AGGREGATIONS["mean"], torch.tensor([]), min_effective=0)
+
+
+def test_pairs_that_do_not_exist_are_not_looked_for_forever(every):
+    with pytest.raises(ValueError, match=r"only 0 are of different texts .* expected 2: raise the temperature"):
+        replace(every, texts=["good"] * len(every.texts)).preferences(2)
+    texts = ["", *every.texts[1:]]
+    assert not any("" in preference.texts for preference in replace(every, texts=texts, prompt="").preferences(300))
 
 
 def test_preferences_of_a_bank_follow_its_gold_reward(every):

@@ -40,6 +40,9 @@ def test_records_of_any_iterable_with_more_columns():
         (GOOD | {"chosen": None}, "'chosen' is NoneType, expected a text"),
         (GOOD | {"tie": 1}, "'tie' is 1, expected true or false"),
         (GOOD | {"chosen": " dragged."}, 'the same text.*"tie": true'),
+        (GOOD | {"rejected": " a\ud83d"}, r"'rejected' has '.ud83d' at character 2, half of a surrogate pair"),
+        ({"prompt": "", "chosen": "", "rejected": "x"}, "'prompt' and 'chosen' are both empty"),
+        ({"prompt": "", "chosen": "x", "rejected": "", "tie": True}, "'prompt' and 'rejected' are both empty"),
         (3, "got int, expected an object with the keys"),
     ],
 )
@@ -63,6 +66,17 @@ def test_a_file_that_is_not_json_lines_is_refused(tmp_path, text, message):
     (tmp_path / "pairs.jsonl").write_text(text)
     with pytest.raises(PreferenceError, match=message):
         read_preferences(tmp_path / "pairs.jsonl")
+
+
+def test_a_response_may_be_empty_after_a_prompt_and_emojis_are_whole(tmp_path):
+    path = write(tmp_path / "pairs.jsonl", GOOD | {"chosen": ""}, GOOD | {"chosen": " \U0001f600"})
+    assert [preference.chosen for preference in read_preferences(path)] == ["", " \U0001f600"]
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.1, 1), (0.5, 2), (0.99, 2)])
+def test_however_small_the_share_a_pair_is_held_out_and_one_is_not(share, expected):
+    train, held_out = split_preferences([Preference("", f"a{i}", f"b{i}") for i in range(3)], share)
+    assert (len(train), len(held_out)) == (3 - expected, expected)
 
 
 def test_a_file_that_is_not_there_and_a_dataset_of_splits_are_refused(tmp_path):

@@ -5,11 +5,13 @@ import math
 
 import pytest
 import torch
+from transformers import BertConfig, BertModel
 
 from inference import Enumeration, log_evidence_at
 from model import AlignmentModel, Constraint, TextEvidence, WeightedSum
 from model.preferences import (
     AGGREGATIONS,
+    EncoderFeatures,
     LinearHead,
     MLPHead,
     OtherRewardError,
@@ -19,6 +21,7 @@ from model.preferences import (
     UncertainReward,
     lower_bound,
     marginal_likelihood,
+    saved_features,
 )
 
 TEXTS = ["the film was good", "the plot was dull", "the film was bad", "the plot was very good"]
@@ -131,3 +134,52 @@ def test_what_does_not_fit_is_refused(prior, posterior, tmp_path):
         RewardPosterior.load(tmp_path, PriorFeatures(prior))
     with pytest.raises(ValueError, match=r"samples have shape \(32,\), expected \[S, 32\]"):
         RewardPosterior(LinearHead(32), posterior.features, posterior.samples[0])
+
+
+@pytest.fixture
+def encoder(prior, tmp_path):
+    """A tiny encoder in a folder."""
+    sizes = {"vocab_size": 10, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(**sizes)).save_pretrained(tmp_path / "encoder")
+    prior.tokenizer.save_pretrained(tmp_path / "encoder")
+    return tmp_path / "encoder"
+
+
+def test_a_saved_reward_says_what_its_features_are(prior, posterior, encoder, tmp_path, monkeypatch):
+    posterior.save(tmp_path / "of-prior")
+    assert isinstance(saved_features(tmp_path / "of-prior", prior), PriorFeatures)
+
+    monkeypatch.chdir(tmp_path)
+    features = EncoderFeatures.from_pretrained("encoder", device="cpu", max_length=3)
+    saved = RewardPosterior(LinearHead(2), Standardised.fit(features, TEXTS, num_components=2), torch.ones(1, 2).double())
+    saved.save("of-encoder")
+    monkeypatch.chdir("/")  # the path is kept whole
+    folder = tmp_path / "of-encoder"
+    found = saved_features(folder, prior)
+    assert isinstance(found, EncoderFeatures)
+    assert found.max_length == 3
+    assert torch.allclose(RewardPosterior.load(folder, found)(TEXTS), saved(TEXTS))
+
+    encoder.rename(tmp_path / "elsewhere")
+    with pytest.raises(OtherRewardError, match=rf"of the encoder {encoder}, which cannot be loaded: put it back"):
+        saved_features(folder, prior)
+
+
+@pytest.mark.parametrize("name", ["PriorFeatures", None])
+def test_a_reward_saved_before_it_said_so_is_of_the_priors_features(prior, posterior, tmp_path, name):
+    posterior.save(tmp_path)
+    record = json.loads((tmp_path / "reward.json").read_text())
+    del record["features"]
+    (tmp_path / "reward.json").write_text(json.dumps(record if name is None else record | {"features": name}))
+    loaded = RewardPosterior.load(tmp_path, saved_features(tmp_path, prior))
+    assert torch.equal(loaded(TEXTS), posterior(TEXTS))
+
+
+def test_features_of_ones_own_are_not_guessed(prior, tmp_path):
+    def lengths(texts):
+        return torch.tensor([[float(len(text))] for text in texts]).double()
+
+    RewardPosterior(LinearHead(1), Standardised.fit(lengths, TEXTS), torch.ones(1, 1).double()).save(tmp_path)
+    with pytest.raises(OtherRewardError, match=r"does not say how to make its features, function: .*RewardPosterior\.load"):
+        saved_features(tmp_path, prior)
+    assert RewardPosterior.load(tmp_path, lengths)(TEXTS).shape == (1, 4)
