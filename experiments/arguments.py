@@ -18,12 +18,13 @@ def check_numbers(args: Any, *, positive: tuple[str, ...] = (), at_least: Mappin
     for field in positive:
         value = getattr(args, field)
         if value is not None and not 0 < value < math.inf:
-            raise SystemExit(f"{_option(field)} is {value:g}, expected a positive finite number")
+            raise SystemExit(f"{option(field)} is {value:g}, expected a positive finite number")
     for field, least in (at_least or {}).items():
         value = getattr(args, field)
         if value is not None and value < least:
-            raise SystemExit(f"{_option(field)} is {value}, expected at least {least}")
+            raise SystemExit(f"{option(field)} is {value}, expected at least {least}")
 
 
-def _option(field: str) -> str:
+def option(field: str) -> str:
+    """A field as the command line has it."""
     return f"--{field.replace('_', '-')}"

@@ -24,7 +24,7 @@ from model import (
     UncertainReward,
     vader_sentiment,
 )
-from model.preferences import saved_features
+from model.preferences import AGGREGATIONS, saved_features
 from model.rewards.classifier import Output
 
 
@@ -113,10 +113,8 @@ def _expert(prior: LanguageModel, argument: str) -> Evidence:
 
 def _preferences(prior: LanguageModel, argument: str) -> Evidence:
     folder, _, aggregation = argument.partition(":")
-    if aggregation == "marginal-likelihood":
-        raise ValueError("the marginal likelihood depends on beta, which is not known here: `experiments.rlhf` takes it")
     posterior = RewardPosterior.load(folder, saved_features(folder, prior))
-    return TextEvidence(UncertainReward(posterior, aggregation or "lower-bound", beta=1.0), prior, name=f"reward {argument}")
+    return TextEvidence(UncertainReward(posterior, aggregation or "lower-bound"), prior, name=f"reward {argument}")
 
 
 REWARDS: dict[str, Reward] = {
@@ -154,7 +152,7 @@ REWARDS: dict[str, Reward] = {
     ),
     "preferences": Reward(
         _preferences,
-        "a reward that `experiments.rlhf` inferred from preferences, with the features it has: mean, lower-bound, minimum",
+        f"a reward that `experiments.rlhf` inferred: {', '.join(AGGREGATIONS)} (default lower-bound)",
         "RUN/reward[:AGGREGATION]",
     ),
     "fluency": Reward(_fluency, "log-likelihood by the token of the text under another language model, nats", "PATH"),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from experiments.arguments import check_numbers, option
 from guides import GUIDES
 from inference.reward_posterior import REWARD_INFERENCE
 from model.preferences import AGGREGATIONS, HEADS
@@ -23,7 +24,7 @@ REGISTRIES: dict[str, Mapping[str, Any]] = {
 AT_LEAST = {
     "components": 1,
     "reward_samples": 1,
-    "max_new_tokens": 2,  # responses of one token are a world of their own
+    "max_new_tokens": 1,
     "seeds": 1,
     "draws": 2,
     "betas": 2,
@@ -41,12 +42,7 @@ POSITIVE = ("prior_scale", "beta", "temperature", "tie_strength", "learning_rate
 
 def check(args: RLHF) -> None:
     """What could only fail after a while is refused at once."""
-    for name, least in AT_LEAST.items():
-        if (value := getattr(args, name)) is not None and value < least:
-            raise SystemExit(f"{option(name)} is {value}, expected at least {least}")
-    for name in POSITIVE:
-        if (value := getattr(args, name)) is not None and not 0 < value < math.inf:
-            raise SystemExit(f"{option(name)} is {value}, expected a positive number")
+    check_numbers(args, positive=POSITIVE, at_least=AT_LEAST)
     counts = args.num_preferences
     if not counts or min(counts) < 1 or len(set(counts)) < len(counts):
         raise SystemExit(f"--num-preferences is {' '.join(map(str, counts)) or 'empty'}, expected different numbers from 1 up")
@@ -74,8 +70,3 @@ def check(args: RLHF) -> None:
         raise SystemExit(f"--guide {args.guide} has nothing to train")
     if args.out.exists() and not args.out.is_dir():
         raise SystemExit(f"--out {args.out} is a file, expected a folder")
-
-
-def option(name: str) -> str:
-    """An argument as the command line has it."""
-    return "--" + name.replace("_", "-")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from experiments.guide_choice import save_guide
@@ -19,13 +17,12 @@ from experiments.zoo import text_table
 from guides import GUIDES, Guide
 from inference import Estimate, FusedOptimizer, LeaveOneOut_ELBO, cosine, diagnose, fit, response_distribution
 from inference.calibration import Calibration, calibrate, predict
-from inference.reward_posterior import REWARD_INFERENCE, NotMaximisedError, maximum_a_posteriori
+from inference.reward_posterior import REWARD_INFERENCE, NotMaximisedError, tie_strength
 from inference.simulation_based_calibration import simulation_based_calibration
 from model import AlignmentModel, LanguageModel, TextEvidence
 from model.preferences import (
     AGGREGATIONS,
     HEADS,
-    TIE,
     BradleyTerry,
     Comparisons,
     Features,
@@ -34,7 +31,6 @@ from model.preferences import (
     RewardPosterior,
     Standardised,
     UncertainReward,
-    log_outcome,
 )
 
 if TYPE_CHECKING:
@@ -56,39 +52,6 @@ def learn(
     except NotMaximisedError as error:
         raise SystemExit(f"--inference {args.inference} with --head {args.head}: {error}") from error
     return model, RewardPosterior(model.head, standardised, samples)
-
-
-def tie_strength(comparisons: Comparisons, prior_scale: float, flip: float) -> float:
-    """nu = argmax p(outcomes | nu), by Laplace's approximation of that evidence; 0 where there are no ties.
-
-        log p(outcomes | nu) ~ log p(outcomes, w | nu) - 1/2 log det H,   at the w of highest density, up to a constant
-
-    Without the determinant nu comes out too small, by a fifth where weights are many. The reward is a linear one,
-    whatever the head: nu is about the annotators.
-
-    Raises:
-        NotMaximisedError: if the weights of highest density are not found.
-    """
-    assert comparisons.outcome is not None
-    outcome, z = comparisons.outcome[:, None], comparisons.difference
-    share = (outcome == TIE).double().mean().item()
-    if share == 0:
-        return 0.0
-
-    def minus_log_evidence(log_nu: float) -> float:
-        model = BradleyTerry(LinearHead(z.shape[1]), prior_scale, flip=flip, tie_strength=math.exp(log_nu))
-        w = maximum_a_posteriori(model, comparisons)[0]
-        difference = (z @ w).requires_grad_()
-        log_prob = log_outcome(difference, flip, model.tie_strength).gather(1, outcome)
-        (slope,) = torch.autograd.grad(log_prob.sum(), difference, create_graph=True)
-        (curvature,) = torch.autograd.grad(slope.sum(), difference)  # each probability has one difference of its own
-        precision = torch.eye(len(w), dtype=w.dtype) / prior_scale**2 - z.T @ (curvature[:, None] * z)
-        log_joint = log_prob.sum() - w.square().sum() / (2 * prior_scale**2)
-        return (torch.linalg.slogdet(precision).logabsdet / 2 - log_joint).item()
-
-    at_equal_rewards = math.log(2 * share / (1 - share))  # where ties are most likely, so that nu is no less
-    found = minimize_scalar(minus_log_evidence, bounds=(at_equal_rewards, at_equal_rewards + 5), options={"xatol": 0.05})
-    return math.exp(found.x)
 
 
 def held_out(model: BradleyTerry, posterior: RewardPosterior, preferences: Sequence[Preference]) -> Calibration:

@@ -11,6 +11,7 @@ from inference.reward_posterior.ensemble import ensemble
 from inference.reward_posterior.laplace import laplace
 from inference.reward_posterior.maximum import NotMaximisedError, check_counts, maximum_a_posteriori
 from inference.reward_posterior.nuts import nuts
+from inference.reward_posterior.ties import tie_strength
 from model.preferences import Comparisons
 
 
@@ -63,4 +64,5 @@ __all__ = [
     "laplace",
     "maximum_a_posteriori",
     "nuts",
+    "tie_strength",
 ]

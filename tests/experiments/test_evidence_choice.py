@@ -5,7 +5,7 @@ import torch
 
 from experiments.evidence_choice import matched, read_constraint, read_evidence, read_moment, read_reward
 from experiments.rewards import REWARDS
-from inference import Enumeration
+from inference import Enumeration, log_evidence_at
 from model import AlignmentModel, Bounded, Constraint, WeightedSum, vader_sentiment
 from model.evidence import check_reward
 from model.preferences import LinearHead, PriorFeatures, RewardPosterior, Standardised
@@ -222,3 +222,16 @@ def test_every_reward_is_evidence(name, folders):
         alone = evidence(prompts[[n]], response[2, [n]])
         assert alone.shape == (1,)
         assert alone.item() == pytest.approx(reward[2, n].item(), abs=1e-4)
+
+
+def test_the_marginal_likelihood_is_that_at_the_models_beta(folders):
+    prior = tiny(dtype=torch.float32)
+    prompts = prior.encode(["a b"])
+    text = f"preferences:{folders['preferences']}:marginal-likelihood"
+    response = prior(prompts).sample((8,))
+    draws = RewardPosterior.load(folders["preferences"], PriorFeatures(prior))
+    rewards = draws([row[0] for row in prior.decode(response, prompts)])  # [S, M]
+    for beta in (0.2, 2.0):
+        model = AlignmentModel(prior, read_reward(text).evidence(prior), beta)
+        expected = (rewards / beta).exp().mean(0).log()
+        assert torch.allclose(log_evidence_at(model, prompts, response)[:, 0].double(), expected, atol=1e-5)

@@ -14,9 +14,9 @@ from experiments.registry import load_prior
 from experiments.reward_bank import Bank, sweep
 from experiments.rlhf import RLHF, load, main, read
 from experiments.rlhf_simulated import Run, findings
-from experiments.rlhf_stages import held_out, learn, tie_strength, tune
+from experiments.rlhf_stages import held_out, learn, tune
 from experiments.run_folder import RunFolder
-from inference import Enumeration, random_state
+from inference import Enumeration
 from inference.calibration import calibrate, predict
 from model import AlignmentModel, TextEvidence, grammar_prior, vader_sentiment
 from model.preferences import (
@@ -28,9 +28,7 @@ from model.preferences import (
     PriorFeatures,
     RewardPosterior,
     UncertainReward,
-    log_outcome,
     read_preferences,
-    simulate,
     write_preferences,
 )
 
@@ -111,15 +109,15 @@ def test_what_cannot_be_is_refused(tmp_path):
         ({"encoder": "none/of/these"}, "--encoder none/of/these is no folder"),
         ({"components": 0}, "--components is 0, expected at least 1"),
         ({"head": "deep"}, "--head is 'deep', expected one of: linear, mlp"),
-        ({"prior_scale": math.inf}, "--prior-scale is inf, expected a positive number"),
+        ({"prior_scale": math.inf}, "--prior-scale is inf, expected a positive finite number"),
         ({"inference": "guess"}, "--inference is 'guess', expected one of: map"),
         ({"reward_samples": 0}, "--reward-samples is 0, expected at least 1"),
         ({"aggregation": "median"}, "--aggregation is 'median', expected one of"),
-        ({"beta": 0.0}, r"--beta is 0\.0, expected a positive number"),
+        ({"beta": 0.0}, "--beta is 0, expected a positive finite number"),
         ({"beta": math.nan}, "--beta is nan"),
         ({"prompt": "the " * 500}, "--prompt: prompt 0 has"),
         ({"word_prompt": "the " * 500}, "--word-prompt: prompt 0 has"),
-        ({"max_new_tokens": 1}, "--max-new-tokens is 1, expected at least 2"),
+        ({"max_new_tokens": 0}, "--max-new-tokens is 0, expected at least 1"),
         ({"temperature": -1.0}, "--temperature is -1"),
         ({"num_preferences": ()}, "--num-preferences is empty"),
         ({"num_preferences": (20, 0)}, "--num-preferences is 20 0"),
@@ -200,39 +198,6 @@ def test_of_a_file_so_many_prompts_are_tuned_on(prior, tmp_path):
     train, test, texts = read(args, prior)
     assert (len(train), len(test), len(texts)) == (6, 2, 3)
     assert len(read(replace(args, max_prompts=16), prior)[2]) == 6
-
-
-def compared(seed, num_weights, count, nu, flip=0.0):
-    """Comparisons of a linear reward whose weights have the prior scale 2, with ties of a known strength."""
-    with random_state.isolated(seed):
-        features = torch.randn(2, count, num_weights, dtype=torch.float64) / num_weights**0.5
-        rewards = features @ (2 * torch.randn(num_weights, dtype=torch.float64))
-        return Comparisons(*features, simulate(*rewards, flip=flip, tie_strength=nu))
-
-
-def test_the_strength_of_ties_is_the_one_they_came_from():
-    """Consistent: within three standard errors of the mean over seeds, which are small."""
-    found = [tie_strength(compared(seed, 16, 200, nu=0.7, flip=0.1), 2.0, 0.1) for seed in range(5)]
-    logs = torch.tensor(found).div(0.7).log()
-    error = logs.std() / len(logs) ** 0.5
-    assert logs.mean().abs() < 3 * error
-    assert error < 0.15
-
-
-def test_the_strength_of_ties_is_where_their_evidence_is_highest():
-    """The integral over two weights on a grid, against Laplace's approximation of it, with twenty comparisons."""
-    comparisons = compared(0, 2, 20, nu=0.7)
-    axis = torch.linspace(-12, 12, 61, dtype=torch.float64)
-    w = torch.cartesian_prod(axis, axis)  # [G, 2]
-    log_prior = -w.square().sum(1) / (2 * 2.0**2)
-
-    def log_evidence(log_nu):
-        log_prob = log_outcome(w @ comparisons.difference.T, 0.0, math.exp(log_nu))  # [G, C, 3]
-        picked = log_prob.gather(-1, comparisons.outcome.expand(len(w), -1)[..., None])
-        return (picked[..., 0].sum(1) + log_prior).logsumexp(0).item()
-
-    truth = max(torch.arange(-2, 1, 0.02).tolist(), key=log_evidence)
-    assert math.log(tie_strength(comparisons, 2.0, 0.0)) == pytest.approx(truth, abs=0.03)
 
 
 def test_the_strength_of_ties_can_be_given_and_is_0_without_ties(prior):

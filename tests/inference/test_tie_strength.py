@@ -1,0 +1,43 @@
+"""The strength of ties: found again where it is known, and the maximum of its exact evidence."""
+
+import math
+
+import pytest
+import torch
+
+from inference import random_state
+from inference.reward_posterior import tie_strength
+from model.preferences import Comparisons, log_outcome, simulate
+
+
+def compared(seed, num_weights, count, nu, flip=0.0):
+    """Comparisons of a linear reward whose weights have the prior scale 2, with ties of a known strength."""
+    with random_state.isolated(seed):
+        features = torch.randn(2, count, num_weights, dtype=torch.float64) / num_weights**0.5
+        rewards = features @ (2 * torch.randn(num_weights, dtype=torch.float64))
+        return Comparisons(*features, simulate(*rewards, flip=flip, tie_strength=nu))
+
+
+def test_the_strength_of_ties_is_the_one_they_came_from():
+    """Consistent: within three standard errors of the mean over seeds, which are small."""
+    found = [tie_strength(compared(seed, 16, 200, nu=0.7, flip=0.1), 2.0, 0.1) for seed in range(5)]
+    logs = torch.tensor(found).div(0.7).log()
+    error = logs.std() / len(logs) ** 0.5
+    assert logs.mean().abs() < 3 * error
+    assert error < 0.15
+
+
+def test_the_strength_of_ties_is_where_their_evidence_is_highest():
+    """The integral over two weights on a grid, against Laplace's approximation of it, with twenty comparisons."""
+    comparisons = compared(0, 2, 20, nu=0.7)
+    axis = torch.linspace(-12, 12, 61, dtype=torch.float64)
+    w = torch.cartesian_prod(axis, axis)  # [G, 2]
+    log_prior = -w.square().sum(1) / (2 * 2.0**2)
+
+    def log_evidence(log_nu):
+        log_prob = log_outcome(w @ comparisons.difference.T, 0.0, math.exp(log_nu))  # [G, C, 3]
+        picked = log_prob.gather(-1, comparisons.outcome.expand(len(w), -1)[..., None])
+        return (picked[..., 0].sum(1) + log_prior).logsumexp(0).item()
+
+    truth = max(torch.arange(-2, 1, 0.02).tolist(), key=log_evidence)
+    assert math.log(tie_strength(comparisons, 2.0, 0.0)) == pytest.approx(truth, abs=0.03)
