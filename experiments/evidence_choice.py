@@ -18,8 +18,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from experiments.rewards import REWARDS
-from inference import UnattainableMomentsError, match_moments, random_state, solve_beta
+from inference import match_moments, random_state, solve_beta
 from model import AlignmentModel, Constraint, Evidence, LanguageModel, Prompts, WeightedSum
+from model.evidence import at_beta
 
 _REWARD = re.compile(r"(?:(?P<weight>[^*:]*)\*)?(?P<name>[a-z-]+)(?::(?P<argument>.*))?", re.DOTALL)
 _CONSTRAINT = re.compile(r"(?P<reward>.*?)(?:(?P<side>>=|<=)(?P<threshold>[^<>=()]*))?", re.DOTALL)
@@ -125,15 +126,15 @@ def read_evidence(rewards: Iterable[str], constraints: Iterable[str], moments: I
 
 def matched(base: AlignmentModel, moments: Sequence[Chosen], prompts: Prompts, *, num_draws: int, seed: int) -> AlignmentModel:
     """The model whose posterior is the nearest to that of `base` with the moments as chosen. Exits if there is none."""
-    features = {choice.text: choice.reward(base.prior) for choice in moments}
+    features = {choice.text: at_beta(choice.reward(base.prior), base.beta) for choice in moments}
     targets = {choice.text: choice.mean for choice in moments if choice.mean is not None}
     with random_state.isolated(seed), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # what it warns of is the error below
-        found = match_moments(base, prompts, features, targets, num_draws=num_draws)
-    try:
-        tilt = found.evidence
-    except UnattainableMomentsError as error:
-        raise SystemExit(f"--moment: {error}") from error
+        warnings.simplefilter("ignore", UserWarning)  # what it warns of is printed
+        try:
+            found = match_moments(base, prompts, features, targets, num_draws=num_draws)
+            tilt = found.evidence
+        except (ValueError, RuntimeError) as error:
+            raise SystemExit(f"--moment: {error}") from error
     print(found)
     return AlignmentModel(base.prior, {**base.evidence, "moments": tilt}, base.beta)
 

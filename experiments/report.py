@@ -28,7 +28,7 @@ class Report:
         samples: texts with their rewards, by where they come from.
         seconds: wall time of the fit.
         notes: warnings that a reader should see.
-        judged: of prior, guide and posterior, where there are constraints beside the reward; else none.
+        judged: of prior, guide and posterior, where there are constraints of either kind beside the reward; else none.
     """
 
     title: str
@@ -111,6 +111,7 @@ class Report:
             title=html.escape(self.title),
             conclusion=html.escape(self.conclusion()),
             notes=notes,
+            identity="ELBO = log Z - KL(q || p*)" if self.judged else IDENTITY,
             table=f"<table>{head}{rows}</table>",
             figures=pictures,
             samples=samples,
@@ -118,6 +119,8 @@ class Report:
         path.write_text(page, encoding="utf-8")
 
 
+IDENTITY = "ELBO = E<sub>q</sub>[log p0 + r/beta - log q] = log Z - KL(q || p*) = (E<sub>q</sub>[r] - beta KL(q || p0)) / beta"
+"""Where all evidence is reward."""
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title>
@@ -131,8 +134,7 @@ figure {{ margin: 1.5rem 0; }} svg {{ max-width: 100%; height: auto; }}
 </style>
 <h1>{title}</h1>
 <p><b>{conclusion}</b></p>{notes}
-<p>ELBO = E<sub>q</sub>[log p0 + r/beta - log q] = log Z - KL(q || p*) = (E<sub>q</sub>[r] - beta KL(q || p0)) / beta.
-Each number with its standard error.</p>
+<p>{identity}. Each number with its standard error.</p>
 {table}
 {figures}
 <h2>Samples and their rewards</h2>

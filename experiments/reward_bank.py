@@ -79,11 +79,11 @@ class Bank:
     def _pairs(self, count: int, known: set[frozenset[str]]) -> tuple[Tensor, Tensor]:
         kept: list[tuple[int, int]] = []
         for _ in range(MAX_ROUNDS):
-            if len(kept) >= count:
-                break
             drawn = torch.multinomial(self.prob, 2 * count, replacement=True).view(-1, 2).tolist()
             pairs = [(i, j, frozenset((self.texts[i], self.texts[j]))) for i, j in drawn]
             kept += [(i, j) for i, j, texts in pairs if len(texts) == 2 and texts not in known and "" not in texts]
+            if len(kept) >= count:
+                break
         else:
             raise ValueError(
                 f"of {MAX_ROUNDS * count} pairs of responses after {self.prompt!r} only {len(kept)} are of different texts not "

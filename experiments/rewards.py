@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -74,8 +75,10 @@ def _function(argument: str) -> Callable[..., Any]:
         raise ValueError(f"expected FILE.py:NAME or MODULE:NAME after the colon, got {argument!r}")
     try:
         module = _run(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    except ImportError as error:
-        raise ValueError(f"cannot import {place}: {error}") from error
+    except OSError:
+        raise
+    except Exception as error:  # whatever the module does when it runs
+        raise ValueError(f"cannot import {place}: {type(error).__name__}: {error}") from error
     function = getattr(module, name, None)
     if not callable(function):
         raise ValueError(f"expected a function {name!r} in {place}, which has {', '.join(_functions(module)) or 'none'}")
@@ -83,12 +86,16 @@ def _function(argument: str) -> Callable[..., Any]:
 
 
 def _run(path: Path) -> ModuleType:
-    """A file as a module."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    """A file as a module, with what stands beside it importable."""
+    spec = importlib.util.spec_from_file_location(f"reward_of_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None  # there is one for every name that ends with .py
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
     return module
 
 

@@ -32,7 +32,7 @@ AT_LEAST = {
     "max_prompts": 1,
     "steps": 1,
     "particles": 2,
-    "samples": 1,
+    "samples": 2,
     "threads": 1,
 }
 """The least that an argument can be; None, where it can be that, stands for a choice of ours."""

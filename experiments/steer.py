@@ -173,12 +173,11 @@ def main(args: Steer) -> RunFolder:
     if args.resume is not None:
         args = restored(args, RunFolder(args.resume).read_arguments())
     check(args)
-    folder = RunFolder.new(args.out, "steer") if args.resume is None else RunFolder(args.resume)
     set_threads(args.threads)
-
     prior = load(args, args.prior)
     prompts = prior.encode(read_prompts(args))
     args, model = choose_posterior(args, prior, prompts)
+    folder = RunFolder.new(args.out, "steer") if args.resume is None else RunFolder(args.resume)
     folder.write_arguments(args)
     size = sum(parameter.numel() for parameter in prior.parameters())
     print(f"prior {args.prior}, {size:,} parameters, on {prior.device}; run folder {folder.path}")
@@ -194,7 +193,10 @@ def choose_posterior(args: Steer, prior: LanguageModel, prompts: Prompts) -> tup
         budget = {"max_kl": args.kl_budget, "min_reward": args.min_reward}
         beta = budgeted_beta(prior, evidence, prompts, **budget, num_draws=args.prior_draws, seed=args.seed)
         args = replace(args, beta=beta)
-    model = AlignmentModel(prior, evidence, args.beta)
+    try:
+        model = AlignmentModel(prior, evidence, args.beta)
+    except ValueError as error:
+        raise SystemExit(f"--reward: {error}") from error
     if moments := [choice for choice in chosen if choice.mean is not None]:
         model = matched(model, moments, prompts, num_draws=args.prior_draws, seed=args.seed)
     return args, model
@@ -319,7 +321,7 @@ def told(args: Steer) -> str:
     """The evidence in words."""
     penalty = "" if args.penalty is None else f" (soft, {args.penalty:g} nats)"
     given = "".join(f" given {constraint}{penalty}" for constraint in args.constraint)
-    moments = "".join(f" with mean {moment}" for moment in args.moment)
+    moments = f" with means {', '.join(args.moment)}" if args.moment else ""
     return f"{' + '.join(args.reward) or 'no reward'}{given}{moments}, beta {args.beta:g}"
 
 
@@ -381,14 +383,14 @@ def run_svi(args: Steer, model: Program, guide: Guide, prompts: Prompts, folder:
         checkpoint_folder=folder.checkpoints,
         checkpoint_every=args.checkpoint_every,
         resume=args.resume is not None,
-        on_step=lambda metrics: folder.append_metrics(with_reward(metrics, args.beta)),
+        on_step=lambda metrics: folder.append_metrics(with_reward(metrics, args)),
     )
     return result, time.perf_counter() - began
 
 
 def draw_figures(report: Report, draws: PriorDraws, folder: RunFolder) -> list[Path]:
     """The run's figures, written into its folder; none if it has no metrics. Steps that scored nothing are left out."""
-    metrics = [record for record in folder.read_metrics() if math.isfinite(record["reward"] + record["elbo"])]
+    metrics = [record for record in folder.read_metrics() if math.isfinite(record["log_evidence"] + record["elbo"])]
     if not metrics:
         return []
     after = report.after
@@ -432,10 +434,10 @@ def restored(args: Steer, saved: dict[str, Any]) -> Steer:
     return replace(args, **(saved | paths | rebuilt))
 
 
-def with_reward(metrics: Metrics, beta: float) -> Metrics:
-    """A step's metrics with the reward and the KL to the prior that its ELBO consists of."""
-    kl = metrics["log_evidence"] - metrics["elbo"]
-    return metrics | {"reward": beta * metrics["log_evidence"], "kl_guide_prior": kl}
+def with_reward(metrics: Metrics, args: Steer) -> Metrics:
+    """A step's metrics with the KL to the prior, and with the reward if the evidence is nothing else."""
+    found = metrics | {"kl_guide_prior": metrics["log_evidence"] - metrics["elbo"]}
+    return found if args.constraint or args.moment else found | {"reward": args.beta * metrics["log_evidence"]}
 
 
 if __name__ == "__main__":

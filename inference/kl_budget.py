@@ -18,12 +18,11 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from inference.estimate import Estimate
-from inference.prior_bank import PriorBank, draw_prior_bank
+from inference.prior_bank import FEW, PriorBank, draw_prior_bank
 from model import AlignmentModel, Evidence, LanguageModel, Prompts
 from model.evidence import at_beta
 
 ROUNDING = 1e-12
-FEW = 30
 SPAN, STEP = 60.0, 2.0  # log beta is looked for up to so far to either side of that of the reward's spread, in such steps
 
 

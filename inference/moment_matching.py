@@ -26,7 +26,7 @@ from torch import Tensor
 
 from inference.density import Program
 from inference.estimate import Estimate
-from inference.prior_bank import PriorBank, draw_prior_bank
+from inference.prior_bank import FEW, PriorBank, draw_prior_bank
 from model import Evidence, Prompts, Tilt
 from model.evidence import EvidenceError, ZeroEvidenceError, check_reward
 
@@ -34,8 +34,8 @@ LIMIT = 30.0  # multipliers of a target out of reach stop at so many nats by the
 MARGIN = 1e-9  # share of the base that a target must have room for, to be inside of what can be reached
 POLISH = 3  # plain Newton steps at the end
 GRADIENT = 1e-10  # of the dual, by the standard deviation of a feature
-CONVERGED = 1e-6  # the same, after all: a solution has no more
-ROUNDING = 1e-12  # a feature whose standard deviation is so small a share of its size is constant
+CONVERGED = 1e-6  # a solution's moments are off by no larger a share of their standard deviation
+ROUNDING = 1e-12  # a feature that varies by so small a share of its size is constant
 
 
 class UnattainableMomentsError(ValueError):
@@ -96,7 +96,22 @@ class MomentMatch:
         ]
         size = self.effective_sample_size
         lines.append(f"KL to the base {self.kl}, " + ("exact" if size is None else f"effective sample size {size:.0f}"))
-        return "\n".join([*lines, *([] if self.attainable else [self._told()])])
+        if not self.attainable:
+            lines.append(self._told())
+        elif self.few:
+            lines.append(self._told_few())
+        return "\n".join(lines)
+
+    @property
+    def few(self) -> bool:
+        """Whether the draws are too few to say what the moments are elsewhere."""
+        return self.effective_sample_size is not None and self.effective_sample_size < FEW
+
+    def _told_few(self) -> str:
+        return (
+            f"{self.effective_sample_size:.0f} effective draws stand for this, so that on others the moments may be far off: "
+            "draw more, or ask for less"
+        )
 
 
 def match_moments(
@@ -118,7 +133,8 @@ def match_moments(
             exact. Else it is consistent as they grow.
 
     Returns:
-        The fit, also where the target is out of reach; then with a warning, as far as `LIMIT` goes.
+        The fit; with a warning, if fewer than `FEW` effective draws stand for it. Also where the target is out of reach; then
+        with a warning too, as far as `LIMIT` goes.
 
     Raises:
         ValueError: if the names differ, or there is none, or a target is not finite.
@@ -158,6 +174,8 @@ def match_moments(
     )
     if not attainable:
         warnings.warn(found._told(), stacklevel=2)
+    elif found.few:
+        warnings.warn(found._told_few(), stacklevel=2)
     return found
 
 
@@ -177,8 +195,11 @@ class _Dual:
         base = log_base.exp()
         mean = (base * phi).sum(1, keepdim=True)  # [F, 1, N]
         self.scale = (base * (phi - mean).square()).sum(1).mean(1).sqrt()  # [F]
-        largest = torch.where(base > 0, phi, 0.0).abs().amax((1, 2))
-        self.free = self.scale > ROUNDING * largest  # a feature that is the same everywhere has no multiplier
+        possible = base > 0
+        extent = (phi.masked_fill(~possible, -torch.inf).amax(1) - phi.masked_fill(~possible, torch.inf).amin(1)).amax(1)
+        self.rounding = ROUNDING * phi.masked_fill(~possible, 0.0).abs().amax((1, 2))
+        self.free = extent > self.rounding  # a feature that is the same for all responses has no multiplier
+        self.scale = torch.where(self.scale > 0, self.scale, extent)
         self.scale = torch.where(self.free, self.scale, 1.0)
         self.phi = (phi - target[:, None, None]) / self.scale[:, None, None]  # centred: the gradient is a mean of these
         self.phi = torch.where(self.free[:, None, None], self.phi, 0.0)
@@ -209,15 +230,21 @@ class _Dual:
             found = minimize(self.value_and_gradient, start, **by).x
             for _ in range(POLISH):  # next to the minimum values no longer tell, but the gradient does
                 found = found - np.linalg.pinv(self.hessian(found)) @ self.value_and_gradient(found)[1]
-            if np.abs(self.value_and_gradient(found)[1]).max() > CONVERGED:
-                raise RuntimeError(
-                    f"the multipliers did not converge: in standard deviations, the moments are off by up to "
-                    f"{np.abs(self.value_and_gradient(found)[1]).max():.1e}. Ask for less, or draw more"
-                )
+            self._check(found)
         else:
             bounds = [(-LIMIT, LIMIT)] * len(start)
             found = minimize(self.value_and_gradient, start, jac=True, bounds=bounds, method="L-BFGS-B").x
         return torch.where(self.free, torch.from_numpy(found) / self.scale, 0.0)
+
+    def _check(self, scaled: NDArray) -> None:
+        """Refuse a solution whose moments are not the targets, to a share of their spread under it."""
+        scale = self.scale.numpy()
+        off = np.abs(self.value_and_gradient(scaled)[1]) * scale
+        spread = np.sqrt(np.diag(self.hessian(scaled)).clip(min=0)) * scale
+        if (off > CONVERGED * spread + self.rounding.numpy()).any():
+            raise RuntimeError(
+                f"the multipliers did not converge: the moments are off by up to {off.max():.1e}. Ask for less, or draw more"
+            )
 
     def standard_errors(self, multipliers: Tensor, exact: bool) -> list[float]:
         """By the delta method: lambda moves by minus the inverse Hessian times what each draw adds to the gradient."""

@@ -20,6 +20,9 @@ from inference.samplers.posterior import check_support
 from inference.samplers.proposal import draw
 from model import Prompts, ResponseDistribution
 
+FEW = 30
+"""Effective draws: what fewer stand for is hardly known."""
+
 
 class PriorBank(NamedTuple):
     """M responses to each of N prompts.

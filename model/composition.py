@@ -42,10 +42,20 @@ class WeightedSum:
         self.upper_bound: float | None = sum(bounds) if len(bounds) == len(self.parts) else None
 
     def at_beta(self, beta: float | Mapping[str, float]) -> WeightedSum:
-        """The sum of its parts at this beta; itself, if none of them depends on it."""
+        """The sum of its parts at this beta; itself, if none of them depends on it.
+
+        Raises:
+            ValueError: if one does whose weight is not 1.
+        """
         parts = {name: (weight, at_beta(evidence, beta)) for name, (weight, evidence) in self.parts.items()}
-        same = all(parts[name][1] is evidence for name, (_, evidence) in self.parts.items())
-        return self if same else WeightedSum(parts)
+        changed = [name for name, (_, evidence) in self.parts.items() if parts[name][1] is not evidence]
+        for name in changed:
+            if (weight := self.parts[name][0]) != 1:
+                raise ValueError(
+                    f"{name!r} depends on beta and has the weight {weight:g}, expected 1: a multiple of it is not "
+                    "what comes of a multiple of what it is made of. Weigh that, or change beta"
+                )
+        return WeightedSum(parts) if changed else self
 
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
         """`[..., N]` for responses `[..., N, T]`, float64."""

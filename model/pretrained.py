@@ -35,7 +35,7 @@ def longest_read(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     positions = getattr(network.config.get_text_config(), "max_position_embeddings", None)
     limits = [tokenizer.model_max_length if tokenizer.model_max_length < NO_LIMIT else None]
     limits.append(None if positions is None else positions - _first_position(network))
-    return min((limit for limit in limits if limit is not None), default=None)
+    return min((limit for limit in limits if limit is not None and limit > 0), default=None)  # XLNet says -1 for none
 
 
 def _first_position(network: PreTrainedModel) -> int:

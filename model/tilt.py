@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from model.composition import WeightedSum
-from model.evidence import Evidence
+from model.evidence import Evidence, at_beta
 from model.per_prompt import beta_at
 from model.prompts import Prompts
 
@@ -44,8 +44,8 @@ class Tilt:
         self.upper_bound = None if bound is None or isinstance(beta, Mapping) else bound * beta
 
     def at_beta(self, beta: float | Mapping[str, float]) -> Tilt:
-        """As evidence in a model of this beta."""
-        return Tilt(self.features, self.multipliers, beta)
+        """As evidence in a model of this beta, its features too."""
+        return Tilt({name: at_beta(feature, beta) for name, feature in self.features.items()}, self.multipliers, beta)
 
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
         """`[..., N]` for responses `[..., N, T]`, float64."""

@@ -25,9 +25,11 @@ def tie_strength(comparisons: Comparisons, prior_scale: float, flip: float = 0.0
         flip: epsilon, as there.
 
     Raises:
+        ValueError: if there are no outcomes, or ties alone.
         NotMaximisedError: if the weights of highest density are not found.
     """
-    assert comparisons.outcome is not None
+    if comparisons.outcome is None or bool((comparisons.outcome == TIE).all()):
+        raise ValueError("the comparisons have no outcomes, or ties alone: expected some in which one was preferred")
     outcome, z = comparisons.outcome[:, None], comparisons.difference
     share = (outcome == TIE).double().mean().item()
     if share == 0:
@@ -45,5 +47,9 @@ def tie_strength(comparisons: Comparisons, prior_scale: float, flip: float = 0.0
         return (torch.linalg.slogdet(precision).logabsdet / 2 - log_joint).item()
 
     at_equal_rewards = math.log(2 * share / (1 - share))  # where ties are most likely, so that nu is no less
-    found = minimize_scalar(minus_log_evidence, bounds=(at_equal_rewards, at_equal_rewards + 5), options={"xatol": 0.05})
-    return math.exp(found.x)
+    for width in (5.0, 10.0, 20.0):  # nats; the further apart rewards are, the stronger must be ties that are seen at all
+        high = at_equal_rewards + width
+        found = minimize_scalar(minus_log_evidence, bounds=(at_equal_rewards, high), options={"xatol": 0.01}).x
+        if found < high - 0.1:
+            break
+    return math.exp(found)

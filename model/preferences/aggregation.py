@@ -61,8 +61,8 @@ class UncertainReward:
     Attributes:
         posterior: of the reward.
         aggregation: a name in `AGGREGATIONS`, or a callable like those there.
-        beta: reward per nat, that of the `AlignmentModel` it is evidence for, which sets it. Only the marginal likelihood, and
-            callables that are not registered, look at it.
+        beta: reward per nat, that of the `AlignmentModel` it is evidence for, which sets it. Of those there only the
+            marginal likelihood looks at it; of other callables it is taken to be so.
     """
 
     posterior: RewardPosterior
@@ -92,7 +92,11 @@ class UncertainReward:
 
     @property
     def _looks_at_beta(self) -> bool:
-        return self.aggregation not in {"mean", "lower-bound", "minimum"}
+        return all(self._aggregate is not one for one in (mean, lower_bound, minimum))
+
+    @property
+    def _aggregate(self) -> Aggregation:
+        return AGGREGATIONS[self.aggregation] if isinstance(self.aggregation, str) else self.aggregation
 
     def __call__(self, texts: Sequence[str]) -> list[float]:
         """One reward for each of M texts.
@@ -102,5 +106,4 @@ class UncertainReward:
         """
         if self._looks_at_beta and self.beta is None:
             raise ValueError(f"aggregation {self.aggregation!r} depends on beta, which is not set: give one, or use a model")
-        aggregate = AGGREGATIONS[self.aggregation] if isinstance(self.aggregation, str) else self.aggregation
-        return aggregate(self.posterior(texts), 1.0 if self.beta is None else self.beta).tolist()
+        return self._aggregate(self.posterior(texts), 1.0 if self.beta is None else self.beta).tolist()

@@ -111,8 +111,9 @@ def test_what_cannot_be_is_said(rewards, constraints, fault):
         ("regex:(a", "no regular expression"),
         ("length:x", "number of tokens"),
         ("function:shortness", "expected FILE.py:NAME or MODULE:NAME after the colon, got 'shortness'"),
+        ("function:.x:f", "cannot import .x: TypeError"),
         ("function:nowhere.py:shortness", "No such file or directory: '.*nowhere.py'"),
-        ("function:no.such:shortness", "cannot import no.such: No module named 'no'"),
+        ("function:no.such:shortness", "cannot import no.such: ModuleNotFoundError: No module named 'no'"),
         (
             "function:model.rewards.vader:shortness",
             "expected a function 'shortness' in model.rewards.vader, which has .*vader_",
@@ -130,6 +131,14 @@ def test_functions_of_a_file_or_a_module_are_rewards(prior, prompts, tmp_path):
     texts = [text for row in prior.decode(response, prompts) for text in row]
     of_file = read_reward(f"function:{tmp_path}/mine.py:shortness").evidence(prior)
     assert of_file(prompts, response).flatten().tolist() == pytest.approx([-len(text) / 10 for text in texts])
+    (tmp_path / "beside.py").write_text("TENTH = 0.1")
+    modern = "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom beside import TENTH\n" + MINE
+    (tmp_path / "modern.py").write_text(modern + "\n@dataclass\nclass Kept:\n    number: int\n")
+    assert (
+        read_reward(f"function:{tmp_path}/modern.py:shortness")
+        .evidence(prior)(prompts, response)
+        .equal(of_file(prompts, response))
+    )
     of_module = read_reward("2*function:model.rewards.vader:vader_sentiment").evidence(prior)
     assert of_module(prompts, response).flatten().tolist() == pytest.approx([2 * score for score in vader_sentiment(texts)])
     of_tokens = read_reward(f"token-function:{tmp_path}/mine.py:endless").evidence(prior)

@@ -179,6 +179,10 @@ def test_choices_that_do_not_go_together(args):
         ({"prompts": ()}, "--prompts is empty"),
         ({"particles": 1}, "--particles 1 with --objective leave-one-out: num_particles is 1, expected at least 2"),
         ({"moment": ("words:good=0.5",), "kl_budget": 1.0}, "--moment moves the posterior"),
+        (
+            {"constraint": ("words:zzz",), "moment": ("words:good=0.5",), "objective": "forward-kl"},
+            "--moment: .*loosen the constraint",
+        ),
         ({"moment": ("words:good=1.5",)}, "--moment: no finite multipliers give .* words:good 1.5"),
         ({"constraint": ("words:zzz",), "objective": "forward-kl"}, "none of 40 draws of the prior after .* meets it"),
         ({"kl_budget": 1.0, "min_reward": 0.5}, "--kl-budget and --min-reward are both given"),
@@ -215,12 +219,14 @@ def test_moments_are_reported_and_kept_for_a_resume(args, capsys):
     args = replace(args, reward=(), moment=("words:very=0.6",), samples=300, prior_draws=1000)
     folder = main(args)
     printed = capsys.readouterr().out
-    assert "steered by no reward with mean words:very=0.6, beta 0.1" in printed
+    assert "steered by no reward with means words:very=0.6, beta 0.1" in printed
     posterior = next(line for line in printed.splitlines() if line.startswith("E[words:very]")).split()[-3:]
     assert float(posterior[0]) == pytest.approx(0.6, abs=4 * float(posterior[2]))
     assert "forbidden" not in printed
-    resumed = main(replace(args, resume=folder.path))
+    resumed = main(replace(args, moment=(), resume=folder.path))
     assert json.loads(resumed.arguments.read_text())["arguments"]["moment"] == ["words:very=0.6"]
+    assert "reward" not in json.loads((folder.path / "metrics.jsonl").read_text().splitlines()[0])
+    assert "E<sub>q</sub>[r]" not in folder.report.read_text()
     capsys.readouterr()
     main(replace(args, sample="importance", budget=2000))
     reached = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("E[words:very] of the posterior"))

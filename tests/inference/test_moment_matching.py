@@ -296,5 +296,27 @@ def test_features_and_targets_without_a_mean_are_named(base, features, small_pri
 def test_a_solution_that_is_none_is_not_returned(base, features, prompts, monkeypatch):
     monkeypatch.setattr(moment_matching, "POLISH", 0)
     monkeypatch.setattr(moment_matching, "GRADIENT", 1.0)  # content with anything
-    with pytest.raises(RuntimeError, match="did not converge: in standard deviations, the moments are off by up to"):
+    with pytest.raises(RuntimeError, match="did not converge: the moments are off by up to"):
         match_moments(base, prompts, features, {"good": 0.5, "adverb": 0.3})
+
+
+@pytest.mark.parametrize("beta", [0.03, 0.02, 0.0175])
+def test_a_feature_that_the_base_hardly_has_is_no_constant(features, small_prior, prompts, beta):
+    """Of probability 1e-15 to 1e-25 under the base: its multiplier is large, and right."""
+    bad = TextEvidence(Pattern.of_words("bad"), small_prior)
+    base = AlignmentModel(small_prior, lambda p, x: -bad(p, x), beta=beta)
+    found = match_moments(base, prompts, {"bad": bad}, {"bad": 0.5})
+    assert found.attainable
+    assert found.multipliers["bad"] > 30
+    tilted = AlignmentModel(small_prior, {"no": lambda p, x: -bad(p, x), "tilt": found.evidence}, beta)
+    truth = Enumeration(tilted, prompts)
+    assert (truth.log_posterior.exp() * bad(prompts, truth.support)).sum(0).mean().item() == pytest.approx(0.5, abs=1e-9)
+
+
+def test_few_effective_draws_are_warned_of(base, features, prompts, prior):
+    base = AlignmentModel(prior, no_evidence, beta=1.0)
+    bad = TextEvidence(Pattern.of_words("bad"), prior)
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match=r"^\d+ effective draws stand for this"):
+        found = match_moments(base, prompts, {"bad": bad}, {"bad": 0.99}, num_draws=60)
+    assert "effective draws stand for this" in str(found)

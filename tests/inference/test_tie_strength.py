@@ -1,13 +1,14 @@
 """The strength of ties: found again where it is known, and the maximum of its exact evidence."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from inference import random_state
 from inference.reward_posterior import tie_strength
-from model.preferences import Comparisons, log_outcome, simulate
+from model.preferences import TIE, Comparisons, log_outcome, simulate
 
 
 def compared(seed, num_weights, count, nu, flip=0.0):
@@ -41,3 +42,19 @@ def test_the_strength_of_ties_is_where_their_evidence_is_highest():
 
     truth = max(torch.arange(-2, 1, 0.02).tolist(), key=log_evidence)
     assert math.log(tie_strength(comparisons, 2.0, 0.0)) == pytest.approx(truth, abs=0.03)
+
+
+def test_strong_ties_between_rewards_far_apart_are_found():
+    """Far above where the shares of ties alone would put them."""
+    with random_state.isolated(0):
+        features = torch.randn(2, 400, 4, dtype=torch.float64)
+        rewards = features @ (20 * torch.randn(4, dtype=torch.float64))
+        comparisons = Comparisons(*features, simulate(*rewards, tie_strength=1e5))
+    assert math.log(tie_strength(comparisons, 20.0)) == pytest.approx(math.log(1e5), abs=1.5)
+
+
+def test_without_what_was_preferred_there_is_no_strength():
+    comparisons = compared(0, 2, 20, nu=0.7)
+    for outcome in (None, torch.full((20,), TIE)):
+        with pytest.raises(ValueError, match="no outcomes, or ties alone"):
+            tie_strength(replace(comparisons, outcome=outcome), 2.0)

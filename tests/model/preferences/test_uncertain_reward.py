@@ -87,8 +87,10 @@ def test_the_marginal_likelihood_is_at_the_models_beta_inside_other_evidence_too
     support = prior(prompts).enumerate_support()
     texts = [row[0] for row in prior.decode(support, prompts)]
     at_beta = marginal_likelihood(posterior(texts), 0.3)[:, None]
-    doubled = AlignmentModel(prior, WeightedSum({"twice": (2.0, reward)}), beta=0.3)
-    assert torch.allclose(log_evidence_at(doubled, prompts, support), 2 * at_beta / 0.3)
+    summed = AlignmentModel(prior, WeightedSum({"once": (1.0, reward)}), beta=0.3)
+    assert torch.allclose(log_evidence_at(summed, prompts, support), at_beta / 0.3)
+    with pytest.raises(ValueError, match="'twice' depends on beta and has the weight 2, expected 1"):
+        AlignmentModel(prior, WeightedSum({"twice": (2.0, reward)}), beta=0.3)
     threshold = at_beta.median().item()
     above = AlignmentModel(prior, Constraint(reward, at_least=threshold), beta=0.3)
     assert torch.equal(Enumeration(above, prompts).log_evidence == 0, at_beta >= threshold)
@@ -100,6 +102,7 @@ def test_without_a_beta_or_with_several_the_marginal_likelihood_is_none(prior, p
         uncertain(["the film was good"])
     with pytest.raises(ValueError, match="expected one beta for all prompts"):
         AlignmentModel(prior, TextEvidence(uncertain, prior), {"the film was": 0.3})
+    assert UncertainReward(posterior, lower_bound)(["the film was good"])
     assert UncertainReward(posterior, "mean").at_beta({"the film was": 0.3})(["the film was good"])
 
 

@@ -13,6 +13,8 @@ from transformers import (
     GPT2ForSequenceClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
+    XLNetConfig,
+    XLNetForSequenceClassification,
 )
 
 from inference import Enumeration
@@ -84,6 +86,11 @@ def test_positions_that_begin_after_that_of_the_padding_are_not_read_beyond():
     logits = plain_logits(network, [end]).double()
     assert len(tokenizer(end)["input_ids"]) == 14
     assert_close(classifier(["a " * 30 + end]), logits.log_softmax(1)[:, 2], atol=1e-5, rtol=0)
+
+
+def test_networks_of_any_length_are_not_cut():
+    config = XLNetConfig(vocab_size=len(WORDS), d_model=16, n_layer=1, n_head=2, d_inner=16, num_labels=3)
+    assert SequenceClassifier(XLNetForSequenceClassification(config), tiny_tokenizer(pad_token="<pad>"), 1).max_length is None
 
 
 def test_of_a_long_text_the_end_is_read():
