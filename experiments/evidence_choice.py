@@ -6,7 +6,7 @@
 --reward function:my.py:kindness    a function of yours, of texts
 --constraint words:good,great       only what contains one of these words
 --constraint "vader>=0.5"           only what has so much of a reward
---moment words:film=0.5            half of the responses contain the word
+--moment words:film=0.5             half of the responses contain the word
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from model.evidence import at_beta
 
 _REWARD = re.compile(r"(?:(?P<weight>[^*:]*)\*)?(?P<name>[a-z-]+)(?::(?P<argument>.*))?", re.DOTALL)
 _CONSTRAINT = re.compile(r"(?P<reward>.*?)(?:(?P<side>>=|<=)(?P<threshold>[^<>=()]*))?", re.DOTALL)
-
 _COMPARED = re.compile(r"[<>=]\s*[-+]?[\d.]+\s*$")
 
 
