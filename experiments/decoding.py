@@ -38,8 +38,8 @@ class Decoding:
     def text(self) -> str:
         """For a terminal: samples, then a line for each number, averaged over prompts."""
         judge = Judge(self.model)
-        before = judge.reward(self.prompts, self.prior_response).mean().item()
-        reward = judge.reward(self.prompts, self.posterior.response)
+        before = judge.scores(self.prompts, self.prior_response)[0].mean().item()
+        reward, _ = judge.scores(self.prompts, self.posterior.response)
         rows = {"E[r] of the prior": before, "E[r] of the posterior": self.posterior.mean(reward).mean().item()}
         responses = {"prior": self.prior_response, "posterior": self.posterior.response}
         phi = {whose: judge.phi(self.prompts, response) for whose, response in responses.items()}
@@ -73,6 +73,7 @@ class Decoding:
 @torch.no_grad()
 def with_rewards(model: AlignmentModel, prompts: Prompts, response: Tensor) -> list[Sample]:
     """Whole texts with their rewards, -inf if forbidden, for responses `[M, N, T]`, prompt by prompt."""
-    texts, judge = model.prior.decode(response, prompts), Judge(model)
-    rewards = judge.reward(prompts, response).masked_fill(judge.forbidden(prompts, response), -torch.inf).tolist()
+    texts = model.prior.decode(response, prompts)
+    reward, forbidden = Judge(model).scores(prompts, response)
+    rewards = reward.masked_fill(forbidden, -torch.inf).tolist()
     return [(texts[m][n], rewards[m][n]) for n in range(len(prompts)) for m in range(len(response))]

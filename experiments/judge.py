@@ -12,8 +12,8 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from inference import Estimate, PriorDraws, log_evidence_at
-from model import AlignmentModel, Constraint, Prompts, Tilt
+from inference import Estimate, PriorDraws
+from model import AlignmentModel, BearsZeroEvidence, Constraint, Prompts, Tilt
 
 
 class Judged(NamedTuple):
@@ -39,38 +39,43 @@ class Judge:
 
     def __init__(self, model: AlignmentModel) -> None:
         pieces = model.evidence.items()
-        rewards = {name: piece for name, piece in pieces if not isinstance(piece, Constraint | Tilt)}
-        self.rewards = AlignmentModel(model.prior, rewards, model.beta)
-        self.features = {name: phi for _, piece in pieces if isinstance(piece, Tilt) for name, phi in piece.features.items()}
         self.model = model
+        self.rewards = {name for name, piece in pieces if not isinstance(piece, Constraint | Tilt)}
+        self.features = {name: phi for _, piece in pieces if isinstance(piece, Tilt) for name, phi in piece.features.items()}
 
     def of_draws(self, prompts: Prompts, distribution: TorchDistribution, num_samples: int) -> Judged:
         """Of fresh draws."""
         response = distribution.sample(torch.Size([num_samples]))
+        reward, forbidden = self.scores(prompts, response)
         return Judged(
-            Estimate.of_mean(self.reward(prompts, response)),
-            self.forbidden(prompts, response).double().mean().item(),
+            Estimate.of_mean(reward),
+            forbidden.double().mean().item(),
             {name: Estimate.of_mean(values) for name, values in self.phi(prompts, response).items()},
         )
 
     def of_posterior(self, prompts: Prompts, draws: PriorDraws) -> Judged:
         """Of the posterior that draws of the prior stand for, by their weights. Consistent."""
-        reward = self.reward(prompts, draws.response)
+        reward, forbidden = self.scores(prompts, draws.response)
         bank = draws.bank
         return Judged(
             bank.mean(bank.log_evidence, reward),
-            bank.mean(bank.log_evidence, self.forbidden(prompts, draws.response).double()).value,
+            bank.mean(bank.log_evidence, forbidden.double()).value,
             {name: bank.mean(bank.log_evidence, values) for name, values in self.phi(prompts, draws.response).items()},
         )
 
-    def reward(self, prompts: Prompts, response: Tensor) -> Tensor:
-        """r of responses `[..., N, T]`, `[..., N]`, whether they are forbidden or not."""
-        return self.rewards.beta * log_evidence_at(self.rewards, prompts, response).double()
+    @torch.no_grad()
+    def scores(self, prompts: Prompts, response: Tensor) -> tuple[Tensor, Tensor]:
+        """r of responses `[..., N, T]`, of the rewards alone, and whether they are forbidden, `[..., N]` each."""
+        log_evidence = torch.zeros(response.shape[:-1], dtype=torch.float64, device=response.device)
+        forbidden = torch.zeros_like(log_evidence, dtype=torch.bool)
+        with BearsZeroEvidence():
+            for factor in self.model.factors(prompts, response):
+                forbidden = forbidden | factor.log_evidence.isneginf()
+                if factor.name in self.rewards:
+                    log_evidence = log_evidence + factor.log_evidence
+        return self.model.beta_at(prompts) * log_evidence, forbidden
 
-    def forbidden(self, prompts: Prompts, response: Tensor) -> Tensor:
-        """Whether the constraints rule responses `[..., N, T]` out, `[..., N]`."""
-        return log_evidence_at(self.model, prompts, response).isneginf()
-
+    @torch.no_grad()
     def phi(self, prompts: Prompts, response: Tensor) -> dict[str, Tensor]:
         """The features of responses `[..., N, T]`, `[..., N]` each, by name."""
         return {name: feature(prompts, response).double() for name, feature in self.features.items()}
