@@ -217,14 +217,18 @@ def reward_at(bank: PriorBank, kl: float) -> float:
 
     No posterior is further than -log P(r = max r); beyond that it is the largest reward.
     """
+
+    def nearer(inverse: float) -> bool:
+        return bank.kl(bank.log_evidence * inverse).value < kl
+
     low, high = 0.0, 1.0
-    while bank.frontier([high])[0][0] < kl:
+    while nearer(high):
         low, high = high, 2 * high
         if high > 1e9:
             return bank.log_evidence.max().item()
     for _ in range(80):
         middle = (low + high) / 2
-        low, high = (middle, high) if bank.frontier([middle])[0][0] < kl else (low, middle)
+        low, high = (middle, high) if nearer(middle) else (low, middle)
     return bank.frontier([high])[0][1]
 
 

@@ -79,14 +79,14 @@ def solve_beta(
     """
     if (max_kl is None) == (min_reward is None):
         raise ValueError(f"got max_kl={max_kl} and min_reward={min_reward}, expected one of the two")
-    pieces = evidence if isinstance(evidence, Mapping) else {"evidence": evidence}
-    for name, piece in pieces.items():
+    model = AlignmentModel(prior, evidence, beta=1.0)
+    for name, piece in model.evidence.items():
         if at_beta(piece, 2.0) is not piece:
             raise ValueError(
                 f"evidence {name!r} depends on beta, so that its posteriors need not come nearer to the prior as beta grows, "
                 "and a budget says nothing. Choose beta; or solve for it without this, and add it then"
             )
-    bank = draw_prior_bank(AlignmentModel(prior, evidence, beta=1.0), prompts, num_draws)
+    bank = draw_prior_bank(model, prompts, num_draws)
 
     def solve(part: PriorBank) -> float:
         if max_kl is not None:
