@@ -65,6 +65,11 @@ class Bank:
         """`[M]`, sums to 1: p0 of every response, or 1/M for each of M draws."""
         return self.weighed.log_prior[:, 0].softmax(0)
 
+    @property
+    def prior_gold(self) -> float:
+        """Expected gold reward under the prior."""
+        return (self.prob @ self.gold).item()
+
     def preferences(self, count: int, flip: float = 0.0, without: Iterable[Preference] = ()) -> list[Preference]:
         """Pairs of different texts from the prior, none empty or judged before, with labels by Bradley-Terry on their gold.
 

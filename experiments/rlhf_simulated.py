@@ -98,8 +98,7 @@ def simulated(args: RLHF, prior: LanguageModel, features: Features, folder: RunF
         name = world.replace(" ", "-")
         pictures.append(save(rlhf_figures.reliability_figure(reliability), folder.path / f"reliability-{name}.svg"))
         panels = {f"{count} preferences": mean_curves(found) for count, found in curves.items()}
-        prior_gold = (bank.prob @ bank.gold).item()
-        figure = rlhf_figures.over_optimisation_figure(panels, prior_gold, f"Posteriors of the learned reward, {world}")
+        figure = rlhf_figures.over_optimisation_figure(panels, bank.prior_gold, f"Posteriors of the learned reward, {world}")
         pictures.append(save(figure, folder.path / f"gold-{name}.svg"))
     (folder.path / "runs.jsonl").write_text("".join(json.dumps(asdict(run)) + "\n" for run in runs))
     write_preferences(folder.path / "preferences.jsonl", train)
@@ -133,7 +132,6 @@ def one_data_set(
         "ece": found.ece,
         "ece by chance": found.ece_by_chance,
     }
-    prior_gold = (bank.prob @ bank.gold).item()
     betas = torch.logspace(1.5, -3.0, args.betas, dtype=torch.float64) * args.prior_scale
     curves = {}
     for name, aggregate in AGGREGATIONS.items():
@@ -144,7 +142,7 @@ def one_data_set(
         measured |= {f"{name} gold {kl:g}": curve.gold_at(kl) for kl in KLS}
         measured |= {
             f"{name} peak kl": curve.kl[curve.peak].item(),
-            f"{name} gain": curve.gold[curve.peak].item() - prior_gold,
+            f"{name} gain": curve.gold[curve.peak].item() - bank.prior_gold,
             f"{name} fall": (curve.gold[curve.peak] - curve.gold[-1]).item(),
             f"{name} proxy rise": (curve.proxy[-1] - curve.proxy[curve.peak]).item(),
         }
@@ -178,13 +176,12 @@ def world_tables(world: str, runs: Sequence[Run], args: RLHF, bank: Bank) -> lis
             after = ("peak kl", "gain", "fall", "proxy rise")
             keys = [*(f"{name} gold {kl:g}" for kl in KLS), *(f"{name} {what}" for what in after)]
             gold[f"{count}, {name}"] = [cell(*mean_and_error(rows, key)) for key in keys]
-    start = f"{(bank.prob @ bank.gold).item():.3f}"
     trusted = (
         "all KL exact" if bank.weighed.exact else f"{len(bank.texts)} draws, trusted to an effective {args.min_effective:g}"
     )
     return [
         f"The reward, {world}: 1,000 held-out preferences\n" + text_table([*names], recovered),
-        f"Gold reward at KL(p* || p0), {world} ({trusted}; prior {start}), by preferences and aggregation\n"
+        f"Gold reward at KL(p* || p0), {world} ({trusted}; prior {bank.prior_gold:.3f}), by preferences and aggregation\n"
         + text_table(columns, gold),
     ]
 
