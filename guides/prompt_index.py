@@ -39,4 +39,4 @@ class PromptIndex:
 
 
 def _keys(prompts: Prompts) -> list[tuple[int, ...]]:
-    return [tuple(ids[mask].tolist()) for ids, mask in zip(prompts.ids, prompts.mask, strict=True)]
+    return [tuple(row) for row in prompts.rows()]

@@ -20,6 +20,7 @@ from guides.guide import Guide, OtherGuideError, load_into
 from guides.peft_format import adapter_config, adapter_weights, save_adapter
 from model import LanguageModel, Prompts, ResponseDistribution
 from model.language_model import CachedState
+from model.tokenization import token_rows
 
 Kind = Literal["prompt", "prefix"]
 
@@ -145,7 +146,7 @@ def _unnoticed(prior: LanguageModel, num_tokens: int) -> Tensor:
 
 def _of_text(prior: LanguageModel, text: str, num_tokens: int) -> Tensor:
     """Input embeddings of a text, repeated or cut, `[M, H]`."""
-    ids = prior.tokenizer(text)["input_ids"]
+    ids = token_rows(prior.tokenizer, [text])[0]
     if not ids:
         raise ValueError(f"text is {text!r}, which has no tokens: write at least one, or leave it out")
     return _embedded(prior, list(islice(cycle(ids), num_tokens)))

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from model.prompts import Prompts
 from model.response_distribution import ResponseDistribution
 from model.response_space import ResponseSpace
+from model.tokenization import continuations, decoded, token_rows
 
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 """Kinds of layer that keep keys and values by position, so that a state can be selected row by row."""
@@ -181,14 +182,17 @@ class LanguageModel(nn.Module):
         self.tokenizer.save_pretrained(folder)
 
     def encode(self, texts: Sequence[str]) -> Prompts:
-        """Tokenize N prompts, with the special tokens that the tokenizer itself adds; an empty one becomes its BOS.
+        """Tokenize N prompts, with the beginning that the tokenizer adds, once; an empty one becomes its BOS.
+
+        Special tokens that are written in a prompt are those tokens. An end that the tokenizer adds is left
+        out: after it, no text would go on.
 
         Raises:
             ValueError: if there is no prompt, an empty one and no BOS, or one too long for the network's context.
         """
         if isinstance(texts, str) or not texts:
             raise ValueError(f"encode got {texts!r}, expected a non-empty list of strings")
-        rows = self.tokenizer(list(texts), return_token_type_ids=False, return_attention_mask=False)["input_ids"]
+        rows = token_rows(self.tokenizer, texts)
         context = self.context
         for index, (text, row) in enumerate(zip(texts, rows, strict=True)):
             if not row and self.tokenizer.bos_token_id is None:
@@ -205,16 +209,19 @@ class LanguageModel(nn.Module):
     def decode(self, response: Tensor, prompts: Prompts | None = None) -> list:
         """Texts of responses without their end: N strings for `[N, T]`, K lists of N for `[K, N, T]`, and so on.
 
-        With `prompts`, the whole texts, prompt and response decoded together; special tokens are left out.
+        With `prompts`, the whole texts: the prompt as written, then what the response adds to it, with the
+        space of its first word. Without, the responses decoded on their own. Special tokens other than the end
+        are part of a response and of its text. Those that the tokenizer adds to a prompt are part of neither.
         """
-        if response.dim() > 2:
-            return [self.decode(part, prompts) for part in response]
-        kept = self.space.is_token(response) & ~torch.isin(response, self._end_ids)
-        rows = [row[mask].tolist() for row, mask in zip(response, kept, strict=True)]
-        if prompts is not None:
-            heads = [ids[mask].tolist() for ids, mask in zip(prompts.ids, prompts.mask, strict=True)]
-            rows = [head + row for head, row in zip(heads, rows, strict=True)]
-        return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        rows = response.reshape(-1, response.shape[-1])
+        kept = self.space.is_token(rows) & ~torch.isin(rows, self._end_ids)
+        ids = [_kept(*row) for row in zip(rows.tolist(), kept.tolist(), strict=True)]
+        if prompts is None:
+            return _nested(decoded(self.tokenizer, ids), response.shape[:-1])
+        heads = [row if text else [] for row, text in zip(prompts.rows(), prompts.texts, strict=True)]
+        added = continuations(self.tokenizer, heads, ids)
+        texts = [prompts.texts[b % len(prompts)] + text for b, text in enumerate(added)]
+        return _nested(texts, response.shape[:-1])
 
     def forward(self, prompts: Prompts) -> ResponseDistribution:
         """p(response | prompts): batch shape `[N]`, event shape `[T]`."""
@@ -287,6 +294,17 @@ def _rows_of(cache: Any, rows: Tensor) -> Any:
     picked.layers = [copy.copy(layer) for layer in cache.layers]
     picked.batch_select_indices(rows)
     return picked
+
+
+def _kept(row: list[int], kept: list[bool]) -> list[int]:
+    return [token for token, is_kept in zip(row, kept, strict=True) if is_kept]
+
+
+def _nested(texts: list[str], shape: Sequence[int]) -> list:
+    """A flat list as lists of lists of the shape `[..., N]`."""
+    for size in reversed(shape[1:]):
+        texts = [texts[start : start + size] for start in range(0, len(texts), size)]  # type: ignore[misc]
+    return texts
 
 
 def default_device() -> str:

@@ -37,6 +37,10 @@ class Prompts:
         mask = torch.tensor([[False] * (longest - len(row)) + [True] * len(row) for row in rows], device=device)
         return cls(tuple(texts), ids, mask)
 
+    def rows(self) -> list[list[int]]:
+        """The token ids of each prompt, without padding."""
+        return [ids[mask].tolist() for ids, mask in zip(self.ids.cpu(), self.mask.cpu(), strict=True)]
+
     def __len__(self) -> int:
         return len(self.texts)
 

@@ -23,6 +23,9 @@ class PreferenceError(ValueError):
 class Preference:
     """One comparison. The whole texts are prompt + response as they stand: a response brings its own leading space.
 
+    They are what the reward is inferred from, and `TextEvidence` hands it the same: the prompt as written, with the special
+    tokens of a chat template, and the response without the token that ends it.
+
     Attributes:
         prompt: what both responses continue; may be empty.
         chosen: the response that was preferred.

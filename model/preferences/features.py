@@ -18,6 +18,7 @@ from transformers import AutoModel, BatchEncoding, PreTrainedModel, PreTrainedTo
 from model.batches import in_batches
 from model.language_model import LanguageModel
 from model.pretrained import load_pretrained, longest_read
+from model.tokenization import token_rows, without_beginning
 
 SHOWN = 120  # characters of a text that an error quotes
 
@@ -73,6 +74,7 @@ class NetworkFeatures(ABC):
 class PriorFeatures(NetworkFeatures):
     """The mean over tokens of the prior's own last hidden states, of the whole text: no second network is needed.
 
+    A text is tokenized as a prompt is, so that prompt and response are read as the tokens that they were.
     A text longer than the network's context is read from its end.
 
     Args:
@@ -86,7 +88,7 @@ class PriorFeatures(NetworkFeatures):
 
     def encode(self, texts: list[str]) -> Tensor:
         prior = self.language_model
-        rows = prior.tokenizer(texts, return_token_type_ids=False, return_attention_mask=False)["input_ids"]
+        rows = token_rows(prior.tokenizer, texts)
         longest = prior.context or max(map(len, rows))
         rows = [row[-longest:] or [prior.end_ids[0]] for row in rows]
         ids, mask = padded(rows, prior.pad_id, prior.device)
@@ -155,7 +157,8 @@ class EncoderFeatures(NetworkFeatures):
 
     def _tokens(self, texts: list[str]) -> BatchEncoding:
         cut = self.max_length is not None
-        return self.tokenizer(texts, padding=True, truncation=cut, max_length=self.max_length, return_tensors="pt")
+        once = without_beginning(self.tokenizer, texts)
+        return self.tokenizer(once, padding=True, truncation=cut, max_length=self.max_length, return_tensors="pt")
 
 
 class Standardised:

@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from model.batches import in_batches
 from model.pretrained import load_pretrained, longest_read
+from model.tokenization import without_beginning
 
 Output = Literal["log-prob", "logit"]
 
@@ -79,7 +80,8 @@ class SequenceClassifier:
 
     def _logits(self, texts: list[str]) -> Tensor:
         cut = self.max_length is not None
-        batch = self.tokenizer(texts, padding=True, truncation=cut, max_length=self.max_length, return_tensors="pt")
+        once = without_beginning(self.tokenizer, texts)
+        batch = self.tokenizer(once, padding=True, truncation=cut, max_length=self.max_length, return_tensors="pt")
         return self.network(**batch.to(self.network.device)).logits.float()
 
 

@@ -76,5 +76,5 @@ class TextLikelihood:
     def _ids(self, text: str) -> list[int]:
         ids, bos = self.tokenizer(text, add_special_tokens=False)["input_ids"], self.tokenizer.bos_token_id
         context = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
-        begin = [] if bos is None else [bos]
+        begin = [] if bos is None or ids[:1] == [bos] else [bos]
         return begin + (ids if context is None else ids[max(0, len(ids) + len(begin) - context) :])

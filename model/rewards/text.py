@@ -21,13 +21,16 @@ SHOWN = 120  # characters of a text that an error quotes
 class TextEvidence:
     """r(x) = function(text of x).
 
+    The text is the prompt as written, then the response decoded, without its end. Special tokens are part of the text, those of
+    a chat template and others that a response writes: a reward is inferred from the same texts that it is applied to.
+
     A text that came before is not scored again, so that `function` must give the same number each time; `cache_size=0` turns
     that off for one that does not.
 
     Args:
         function: takes a list of M different texts, returns M numbers. -inf says that a text is impossible.
         language_model: decodes the responses.
-        whole: score prompt and response together; else the response alone.
+        whole: score prompt and response together; else the response, decoded on its own.
         upper_bound: the largest value that `function` can return, needed for rejection sampling. Default: the function's own
             `upper_bound`, if it has one.
         name: what errors call it; default the function's own name.
