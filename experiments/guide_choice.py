@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union, get_args, get_
 
 from guides import GUIDES, Family, Guide, OtherGuideError
 from model import LanguageModel, Prompts
+from model.digests import DamagedFileError, check_digests, saved_together
 
 FILE = "guide.json"
 RATES = {"last-layers": 3e-4, "norms-and-biases": 3e-3, "prefix": 1e-2}
@@ -83,24 +84,40 @@ def learning_rate(name: str, options: dict[str, Any]) -> float:
 
 def save_guide(folder: Path, guide: Guide, name: str, options: dict[str, Any], prompts: Prompts) -> None:
     """Write the guide, in its own format, and the name, options and prompts that it was built from."""
-    guide.save_pretrained(folder)
     record = {"guide": name, "options": options, "prompts": prompts.texts}
-    (folder / FILE).write_text(json.dumps(record, indent=2) + "\n")
+    with saved_together(folder) as new:
+        guide.save_pretrained(new)
+        (new / FILE).write_text(json.dumps(record, indent=2) + "\n")
 
 
 def load_guide(folder: Path, prior: LanguageModel) -> Guide:
     """The guide that `save_guide` wrote, for the prior that it was built from.
 
     Raises:
-        SystemExit: if it does not fit that prior.
+        SystemExit: if it does not fit that prior, or is not as it was saved.
     """
-    saved = json.loads((folder / FILE).read_text())
+    saved = _read(folder)
     guide = build_guide(saved["guide"], saved["options"], prior, prior.encode(saved["prompts"]))
     try:
         guide.load_pretrained(folder)
     except OtherGuideError as error:
         raise SystemExit(f"{error} Name the prior of that run.") from error
     return guide
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """What `save_guide` wrote beside the guide; exits if it is not as it was saved."""
+    try:
+        check_digests(folder)
+        saved = json.loads((folder / FILE).read_bytes())
+        whole = saved["guide"] in GUIDES and isinstance(saved["options"], dict) and isinstance(saved["prompts"], list)
+    except DamagedFileError as error:
+        raise SystemExit(str(error)) from error
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise SystemExit(f"{folder / FILE} is damaged: expected name, options and prompts of a guide as JSON")
+    return saved
 
 
 def check_options(name: str, options: GuideOptions) -> None:

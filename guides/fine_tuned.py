@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from guides.guide import Guide, load_into
 from guides.sharing import copy_sharing
 from model import LanguageModel, Prompts, ResponseDistribution
+from model.digests import check_digests
 from model.language_model import named_dtype
 
 Subset = Literal["all", "last-layers", "norms-and-biases"]
@@ -59,6 +60,7 @@ class FineTuned(Guide):
         self.language_model.save_pretrained(folder)
 
     def load_pretrained(self, folder: str | Path) -> None:
+        check_digests(folder)
         saved = dict(AutoModelForCausalLM.from_pretrained(folder, dtype="auto").named_parameters())
         load_into(dict(self.language_model.network.named_parameters()), saved, str(folder))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model import Prompts
+from model.digests import check_digests, saved_together
 
 FILE = "guide.safetensors"
 
@@ -50,15 +52,17 @@ class Guide(nn.Module, ABC):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the trained parameters to `guide.safetensors`. A family with a format of its own writes that instead."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        save_file({name: parameter.detach().contiguous() for name, parameter in self.trained().items()}, Path(folder) / FILE)
+        with saved_together(folder) as new:
+            save_file({name: parameter.detach().contiguous() for name, parameter in self.trained().items()}, new / FILE)
 
     def load_pretrained(self, folder: str | Path) -> None:
         """Take up what `save_pretrained` wrote, bit for bit, into a guide that was made with the same arguments.
 
         Raises:
             OtherGuideError: if it was not.
+            DamagedFileError: if a file is not as it was saved.
         """
+        check_digests(folder)
         load_into(self.trained(), load_file(Path(folder) / FILE), str(folder))
 
     def trained(self) -> dict[str, nn.Parameter]:
@@ -88,18 +92,31 @@ def load_into(parameters: dict[str, Any], saved: dict[str, Tensor], where: str) 
     """Copy `saved` tensors into `parameters`, by name.
 
     Raises:
-        OtherGuideError: if names or shapes differ, before anything is copied.
+        OtherGuideError: if names, shapes or types differ, before anything is copied.
     """
-    shapes = {name: tuple(tensor.shape) for name, tensor in saved.items()}
-    expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    if shapes != expected:
-        odd = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
-        raise OtherGuideError(
-            f"{where} is of another guide: {len(odd)} parameters differ, first {odd[0]} with shape {shapes.get(odd[0])} "
-            f"where {expected.get(odd[0])} was expected. Build the guide with the arguments of the run that wrote it."
-        )
+    check_like(parameters, saved, where)
     for name, parameter in parameters.items():
         parameter.copy_(saved[name])
+
+
+def check_like(parameters: Mapping[str, Tensor], saved: Mapping[str, Tensor], where: str) -> None:
+    """Refuse `saved` tensors that are not those of `parameters`: other names, shapes or types.
+
+    Raises:
+        OtherGuideError: with the first one.
+    """
+    kinds, expected = ({name: _kind(tensor) for name, tensor in tensors.items()} for tensors in (saved, parameters))
+    if kinds != expected:
+        odd = sorted(name for name in kinds.keys() | expected.keys() if kinds.get(name) != expected.get(name))
+        raise OtherGuideError(
+            f"{where} is of another guide: {len(odd)} parameters differ, first {odd[0]} with {kinds.get(odd[0], 'nothing')} "
+            f"where {expected.get(odd[0], 'nothing')} was expected. Build the guide with the arguments of the run that wrote "
+            "it."
+        )
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"shape {tuple(tensor.shape)} in {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def _check_registered(name: str, module: nn.Module) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from model.digests import check_digests, saved_together
 from model.prompts import Prompts
 from model.response_distribution import ResponseDistribution
 from model.response_space import ResponseSpace
@@ -145,6 +146,7 @@ class LanguageModel(nn.Module):
         where = {"gguf_file": gguf_file, "revision": revision, "trust_remote_code": trust_remote_code}
         where = {key: value for key, value in where.items() if value is not None}
         dtype = named_dtype(dtype) if isinstance(dtype, str) else dtype
+        check_digests(name_or_path)
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, **where)
         network = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype, **where)
         if gguf_file is not None:
@@ -178,8 +180,9 @@ class LanguageModel(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write network and tokenizer in Hugging Face format; `transformers` alone loads them again."""
-        self.network.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        with saved_together(folder) as new:
+            self.network.save_pretrained(new)
+            self.tokenizer.save_pretrained(new)
 
     def encode(self, texts: Sequence[str]) -> Prompts:
         """Tokenize N prompts, with the beginning that the tokenizer adds, once; an empty one becomes its BOS.

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from model.digests import check_digests
 from model.language_model import default_device, named_dtype
 
 NO_LIMIT = 1_000_000
@@ -26,6 +27,7 @@ def load_pretrained(
         device: default: a GPU where there is one.
     """
     dtype = named_dtype(dtype) if isinstance(dtype, str) else dtype
+    check_digests(name_or_path)
     network = auto.from_pretrained(name_or_path, dtype=dtype).to(device or default_device())
     return network, AutoTokenizer.from_pretrained(name_or_path)
 

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from model.files import write_atomically
+
 KEYS = ("prompt", "chosen", "rejected")
 
 
@@ -105,7 +107,7 @@ def to_preference(record: Any, where: str) -> Preference:
 def write_preferences(path: str | Path, preferences: Iterable[Preference]) -> None:
     """Write JSON lines that `read_preferences` reads."""
     lines = [json.dumps(asdict(preference), ensure_ascii=False) + "\n" for preference in preferences]
-    Path(path).write_text("".join(lines), encoding="utf-8")
+    write_atomically(Path(path), "".join(lines))
 
 
 def split_preferences(

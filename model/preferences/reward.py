@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from model.digests import MANIFEST, check_digests, saved_together
 from model.language_model import LanguageModel
 from model.preferences.features import EncoderFeatures, Features, PriorFeatures, Standardised
 from model.preferences.heads import HEADS, Head
@@ -57,7 +59,6 @@ class RewardPosterior:
         kind = next((name for name, make in HEADS.items() if make is type(self.head)), None)
         if kind is None:
             raise TypeError(f"{type(self.head).__name__} is not in HEADS, so it could not be loaded again: register it there")
-        Path(folder).mkdir(parents=True, exist_ok=True)
         features = self.features
         tensors = {
             "samples": self.samples,
@@ -65,10 +66,12 @@ class RewardPosterior:
             "projection": features.projection,
             "probe": features.features([PROBE])[0],
         }
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, Path(folder) / TENSORS)
         settings: Any = self.head
-        record = {"head": kind, "settings": asdict(settings), "features": _named(features.features)}
-        (Path(folder) / SETTINGS).write_text(json.dumps(record, indent=2) + "\n")
+        named = _named(features.features, Path(folder))
+        record = {"head": kind, "settings": asdict(settings), "features": named}
+        with saved_together(folder) as new:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, new / TENSORS)
+            (new / SETTINGS).write_text(json.dumps(record, indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path, features: Features) -> Self:
@@ -114,35 +117,54 @@ def saved_features(folder: str | Path, prior: LanguageModel) -> Features:
     named = _read_settings(Path(folder))["features"]
     if named["kind"] == PriorFeatures.__name__:
         return PriorFeatures(prior)
-    if named["kind"] != EncoderFeatures.__name__ or not named.get("network"):
+    network = named_encoder(folder)
+    if not network:
         raise OtherRewardError(
             f"{folder} does not say how to make its features, {named['kind']}: make them, for `RewardPosterior.load`"
         )
-    network = named["network"]
     try:
         return EncoderFeatures.from_pretrained(network, device=prior.device, max_length=named.get("max_length"))
     except (OSError, ValueError) as error:
         raise OtherRewardError(
-            f"{folder} is of the encoder {network}, which cannot be loaded: put it back there, or write where it is now under "
-            f'"network" in {Path(folder) / SETTINGS}. {error}'
+            f"{folder} is of the encoder {network}, which cannot be loaded: put it back there; or write where it is now under "
+            f'"network" in {Path(folder) / SETTINGS} in place of "folder", and delete {MANIFEST}. {error}'
         ) from error
 
 
-def _named(features: Features) -> dict[str, Any]:
-    """What `saved_features` makes the same features from."""
+def _named(features: Features, folder: Path) -> dict[str, Any]:
+    """What `saved_features` makes the same features from; a path is one from the reward's folder, and no machine's own."""
     kind = {"kind": type(features).__name__}
     if not isinstance(features, EncoderFeatures):
         return kind
     network = features.network.name_or_path
     if network and Path(network).is_dir():
-        network = str(Path(network).resolve())
+        return kind | {"folder": os.path.relpath(Path(network).resolve(), folder.resolve()), "max_length": features.max_length}
     return kind | {"network": network, "max_length": features.max_length}
+
+
+def named_encoder(folder: str | Path) -> str | None:
+    """The encoder that `saved_features` loads for the reward in a folder, by its own folder or its name on the hub, or None.
+
+    Raises:
+        OtherRewardError: if the folder has no reward.
+    """
+    named = _read_settings(Path(folder))["features"]
+    if named["kind"] != EncoderFeatures.__name__:
+        return None
+    return os.path.normpath(Path(folder) / named["folder"]) if named.get("folder") else named.get("network")
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
     missing = [name for name in (TENSORS, SETTINGS) if not (folder / name).is_file()]
     if missing:
         raise OtherRewardError(f"{folder} has no {missing[0]}, expected a folder that `RewardPosterior.save` wrote")
-    record = json.loads((folder / SETTINGS).read_text())
+    check_digests(folder)
+    try:
+        record = json.loads((folder / SETTINGS).read_bytes())
+        whole = isinstance(record["settings"], dict) and isinstance(record["head"], str)
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise OtherRewardError(f"{folder / SETTINGS} is damaged: expected the settings of a reward as JSON")
     features = record.get("features", PriorFeatures.__name__)
     return record | {"features": {"kind": features} if isinstance(features, str) else features}  # once a name alone

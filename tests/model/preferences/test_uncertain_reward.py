@@ -133,6 +133,7 @@ def test_what_does_not_fit_is_refused(prior, posterior, tmp_path):
         RewardPosterior.load(tmp_path, lambda texts: -PriorFeatures(prior)(texts))
     record = json.loads((tmp_path / "reward.json").read_text())
     (tmp_path / "reward.json").write_text(json.dumps(record | {"head": "deep"}))
+    (tmp_path / "digests.json").unlink()
     with pytest.raises(OtherRewardError, match="a head 'deep', expected one of: linear, mlp"):
         RewardPosterior.load(tmp_path, PriorFeatures(prior))
     with pytest.raises(ValueError, match=r"samples have shape \(32,\), expected \[S, 32\]"):
@@ -156,8 +157,9 @@ def test_a_saved_reward_says_what_its_features_are(prior, posterior, encoder, tm
     features = EncoderFeatures.from_pretrained("encoder", device="cpu", max_length=3)
     saved = RewardPosterior(LinearHead(2), Standardised.fit(features, TEXTS, num_components=2), torch.ones(1, 2).double())
     saved.save("of-encoder")
-    monkeypatch.chdir("/")  # the path is kept whole
     folder = tmp_path / "of-encoder"
+    assert str(tmp_path) not in (folder / "reward.json").read_text()
+    monkeypatch.chdir("/")  # the path is one from the reward's folder
     found = saved_features(folder, prior)
     assert isinstance(found, EncoderFeatures)
     assert found.max_length == 3
@@ -174,6 +176,7 @@ def test_a_reward_saved_before_it_said_so_is_of_the_priors_features(prior, poste
     record = json.loads((tmp_path / "reward.json").read_text())
     del record["features"]
     (tmp_path / "reward.json").write_text(json.dumps(record if name is None else record | {"features": name}))
+    (tmp_path / "digests.json").unlink()
     loaded = RewardPosterior.load(tmp_path, saved_features(tmp_path, prior))
     assert torch.equal(loaded(TEXTS), posterior(TEXTS))
 
