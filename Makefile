@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint bench smollm2 clean
+.PHONY: demo test fast lint bench smollm2 clean
 
 demo: .venv/core
 	$(BIN)/python -m experiments.steer
 
 test: .venv/core
 	$(BIN)/python -m pytest
+
+fast: .venv/core
+	$(BIN)/python -m pytest -m "not slow"
 
 lint: .venv/lint
 	$(BIN)/ruff check .

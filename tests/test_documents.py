@@ -77,6 +77,7 @@ def test_contributed_objective(prior, prompts):
     assert truth.kl_guide_posterior(guide).mean() < 0.7 * start
 
 
+@pytest.mark.slow
 def test_readme_swaps_algorithms(capsys):
     *_, program = programs("README.md")
     assert "num_steps=100" in program

@@ -70,6 +70,7 @@ def _trained(spoken, monkeypatch):
     monkeypatch.setattr(agents, "grammar_prior", lambda *_, **__: spoken)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_trained")
 def test_script(tmp_path, capsys, monkeypatch):
     """With the posterior itself for a guide all holds."""

@@ -60,6 +60,7 @@ def test_groups_of_draws_agree_with_order_statistics(law, n):
     assert (spread.mean(0).abs() < 0.6).all()
 
 
+@pytest.mark.slow
 def test_script(prior, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(best_of_n, "grammar_prior", lambda **_: prior)
     args = BestOfN(sizes=(1, 2, 8), distilled=(4,), betas=(0.6,), steps=3, seeds=2, text_steps=1, draws=320, out=tmp_path)

@@ -102,6 +102,7 @@ def test_reward_only_has_the_gradient_of_the_reward_alone(prior, truth):
     assert -loss == pytest.approx(truth.expected_log_evidence(guide).item(), abs=1)
 
 
+@pytest.mark.slow
 def test_script(prior, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(collapse, "grammar_prior", lambda **_: prior)
     findings = main(Collapse(steps=4, seeds=2, particles=8, text_steps=1, draws=64, threads=1, out=tmp_path))

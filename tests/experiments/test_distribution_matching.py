@@ -94,6 +94,7 @@ def test_findings_are_those_of_the_numbers(prior, moments):
     assert not any(held)
 
 
+@pytest.mark.slow
 def test_script(tmp_path, capsys):
     args = DistributionMatching(max_new_tokens=4, steps=1, particles=4, draws=512, samples=32, seeds=2, threads=1, out=tmp_path)
     findings = main(args)

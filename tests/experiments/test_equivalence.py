@@ -1,8 +1,11 @@
 """The identity, as the script shows it."""
 
+import pytest
+
 from experiments.equivalence import Equivalence, main
 
 
+@pytest.mark.slow
 def test_everything_holds(capsys):
     checks = main(Equivalence(samples=4, threads=1))
     assert len(checks) == 7

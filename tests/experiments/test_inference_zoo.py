@@ -43,6 +43,7 @@ def test_every_algorithm_runs(name):
     assert 0 < result.measured["reward"] < 1
 
 
+@pytest.mark.slow
 def test_english_world_is_measured_against_its_exact_samples(monkeypatch):
     small = WORLDS["film-reviews"](256)
     monkeypatch.setitem(WORLDS, "film-reviews", lambda: small)

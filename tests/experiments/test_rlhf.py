@@ -53,6 +53,7 @@ def gold(texts):
     return torch.tensor(vader_sentiment(texts), dtype=torch.float64)
 
 
+@pytest.mark.slow
 def test_simulated_preferences_to_a_guide(tmp_path, capsys):
     folder = main(replace(SMALL, out=tmp_path))
     printed = capsys.readouterr().out
@@ -68,6 +69,7 @@ def test_simulated_preferences_to_a_guide(tmp_path, capsys):
     assert (folder.path / "report.txt").read_text().strip() in printed
 
 
+@pytest.mark.slow
 def test_a_file_of_preferences_to_a_guide(tmp_path, capsys):
     first = main(replace(SMALL, out=tmp_path, num_preferences=(40,), seeds=1, simulations=0))
     capsys.readouterr()
@@ -80,6 +82,7 @@ def test_a_file_of_preferences_to_a_guide(tmp_path, capsys):
     assert reward(["The film was great"]).shape == (1, 1)
 
 
+@pytest.mark.slow
 def test_head_with_a_hidden_layer(tmp_path, capsys):
     args = replace(SMALL, head="mlp", inference="ensemble", reward_samples=2, num_preferences=(20,), simulations=0)
     folder = main(replace(args, out=tmp_path, seeds=1))
@@ -251,9 +254,9 @@ def test_a_bank_of_draws_comes_to_the_same_and_stops_where_it_cannot():
     assert (every.weighed.exact, draws.weighed.exact) == (True, False)
     betas = torch.logspace(1, -3, 30)
     exact, found = (sweep(bank, bank.gold[None], AGGREGATIONS["mean"], betas) for bank in (every, draws))
-    for beta, kl in zip(found.beta, found.kl, strict=True):
-        if (at := exact.kl[exact.beta == beta].item()) < 0.7:
-            assert kl.item() == pytest.approx(at, abs=0.05)
+    near = exact.kl[: len(found.kl)] < 0.7
+    assert near.sum() > 5
+    assert torch.allclose(found.kl[near], exact.kl[: len(found.kl)][near], rtol=0, atol=0.05)
     assert len(exact.beta) == 30
     tilted = sweep(draws, torch.arange(4000.0).double()[None], AGGREGATIONS["mean"], torch.logspace(4, 0, 30))
     assert 0 < len(tilted.beta) < 30

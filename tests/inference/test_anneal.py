@@ -48,6 +48,7 @@ def test_softening_ends_with_the_program(hard, prompts):
         hard(prompts)
 
 
+@pytest.mark.slow
 def test_annealed_guide_avoids_what_is_forbidden_and_importance_takes_out_the_rest(hard, small_prior, prompts):
     guide = Tabular(small_prior, prompts)
     stages = anneal(

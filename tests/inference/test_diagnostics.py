@@ -42,6 +42,7 @@ def test_estimates_are_within_their_errors(measured: Diagnostics, truth: Enumera
     assert measured.acceptance == pytest.approx((truth.log_z.exp() * math.exp(-1 / 0.3)).mean().item(), rel=0.1)
 
 
+@pytest.mark.slow
 def test_standard_errors_are_the_spread_over_repetitions(model, guide, prompts):
     """Forty repetitions: the spread of each estimate is its mean standard error, to within what forty can tell."""
     names = ("elbo", "log_z", "kl_guide_posterior", "kl_posterior_guide")

@@ -29,6 +29,7 @@ def short_fit(model, guide, prompts, num_steps=6, **options):
     return fit(model, guide, prompts, num_steps=num_steps, optimizer=optimizer, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["leave-one-out", "trace", "trajectory-balance", "forward-kl"])
 def test_closes_the_gap(objective, model, small_prior, prompts, truth):
     guide = FineTuned(small_prior)
@@ -106,6 +107,7 @@ guide.save_pretrained(sys.argv[1])
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(tmp_path):
     """SIGKILL, several times, while a checkpoint is written every step; then to the end: as one that was never killed."""
 

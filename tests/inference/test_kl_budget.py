@@ -77,6 +77,7 @@ def test_every_prompt_has_a_budget_of_its_own(small_prior, sentiment, prompts):
     assert abs(first - second) > 1e-3
 
 
+@pytest.mark.slow
 def test_draws_find_beta_within_their_errors(prior, prompts):
     sentiment = TextEvidence(vader_sentiment, prior)
     exact = solve_beta(prior, sentiment, prompts, max_kl=0.5)

@@ -127,6 +127,7 @@ def larger(prior):
     return AlignmentModel(prior, no_evidence, beta=1.0), features, {"good": 0.5, "adverb": 0.7}
 
 
+@pytest.mark.slow
 def test_draws_find_the_exact_multipliers_within_their_errors(larger, prompts):
     base, features, targets = larger
     exact = match_moments(base, prompts, features, targets)

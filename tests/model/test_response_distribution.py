@@ -296,7 +296,7 @@ def test_stories_log_probs_do_not_depend_on_the_rest_of_the_batch(stories: Langu
     prompts = stories.encode(STORY_PROMPTS)
     value = stories(prompts).sample((8,))
     together = stories(prompts).log_prob_per_token(value)
-    assert_close(together, per_token_alone(stories, prompts, value), rtol=0, atol=TOLERANCE[dtype])
+    assert_close(together, per_token_alone(stories, prompts, value), rtol=0, atol=10 * TOLERANCE[dtype])
 
 
 def test_stories_log_prob_is_that_of_a_plain_pass(stories: LanguageModel, dtype: torch.dtype) -> None:
