@@ -38,6 +38,7 @@ from inference.objectives import (
 from inference.optimizer import FusedOptimizer, NonFiniteGradientError, constant, cosine
 from inference.prior_bank import PriorBank, draw_prior_bank
 from inference.prior_draws import PriorDraws, draw_from_prior
+from inference.response_index import ResponseIndex
 from inference.reward_posterior import REWARD_INFERENCE, RewardInference
 from inference.samplers import (
     RESAMPLING,
@@ -105,6 +106,7 @@ __all__ = [
     "Program",
     "Proximal_ELBO",
     "Ranks",
+    "ResponseIndex",
     "ResponseKernel",
     "ResponseObjective",
     "RewardInference",

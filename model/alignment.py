@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pyro
 from torch import Tensor
 
-from model.evidence import Bounded, Evidence, at_beta, check_reward
+from model.evidence import Bounded, Evidence, at_beta, check_reward, for_each_prompt
 from model.language_model import LanguageModel
 from model.per_prompt import beta_at
 from model.prompts import Prompts
@@ -76,8 +76,8 @@ class AlignmentModel:
         return response
 
     def factors(self, prompts: Prompts, response: Tensor) -> Iterator[Factor]:
-        """Each piece of evidence on responses `[..., N, T]`, checked."""
-        beta = self.beta_at(prompts)
+        """Each piece of evidence on responses `[..., N, T]`, or `[..., 1, T]` for all prompts alike, checked."""
+        response, beta = for_each_prompt(prompts, response), self.beta_at(prompts)
         for name, evidence in self.evidence.items():
             reward = check_reward(name, through(partial(evidence, prompts), response), response.shape[:-1])
             bound = _upper_bound(evidence)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model.constraints import Constraint
-from model.evidence import Bounded, Evidence, at_beta, check_reward
+from model.evidence import Bounded, Evidence, at_beta, check_reward, for_each_prompt
 from model.prompts import Prompts
 
 
@@ -59,6 +59,7 @@ class WeightedSum:
 
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
         """`[..., N]` for responses `[..., N, T]`, float64."""
+        response = for_each_prompt(prompts, response)
         total = torch.zeros(response.shape[:-1], dtype=torch.float64, device=response.device)
         for name, (weight, evidence) in self.parts.items():
             total = total + weight * check_reward(name, evidence(prompts, response), response.shape[:-1])

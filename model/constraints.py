@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from model.evidence import Evidence, at_beta, check_reward
+from model.evidence import Evidence, at_beta, check_reward, for_each_prompt
 from model.language_model import LanguageModel
 from model.prompts import Prompts
 from model.rewards import Pattern, TextEvidence
@@ -58,6 +58,7 @@ class Constraint:
 
     def holds(self, prompts: Prompts, response: Tensor) -> Tensor:
         """Whether responses `[..., N, T]` meet the constraint, booleans `[..., N]`."""
+        response = for_each_prompt(prompts, response)
         value = check_reward(self.name, self.evidence(prompts, response), response.shape[:-1])
         return (value >= self.at_least) & (value <= self.at_most)
 

@@ -51,6 +51,20 @@ def at_beta(evidence: Piece, beta: float | Mapping[str, float]) -> Piece:
     return evidence.at_beta(beta) if isinstance(evidence, DependsOnBeta) else evidence
 
 
+def for_each_prompt(prompts: Prompts, response: Tensor) -> Tensor:
+    """Responses `[..., N, T]` from `[..., 1, T]`, a response to all N prompts alike, as Pyro's enumeration hands on.
+
+    Raises:
+        ValueError: for other shapes, but `[..., N, T]`, which stays as it is.
+    """
+    if response.dim() < 2 or response.shape[-2] not in (1, len(prompts)):
+        raise ValueError(
+            f"response has shape {tuple(response.shape)}, expected (..., {len(prompts)}, T): token ids of a response to each "
+            f"of {len(prompts)} prompts"
+        )
+    return response.expand(*response.shape[:-2], len(prompts), -1)
+
+
 class EvidenceError(ValueError):
     """Evidence returned something that cannot be a reward."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from model.evidence import Bounded, EvidenceError, at_beta
+from model.evidence import Bounded, EvidenceError, at_beta, for_each_prompt
 from model.language_model import LanguageModel
 from model.prompts import Prompts
 from model.provenance import through
@@ -70,7 +70,7 @@ class TextEvidence:
         Raises:
             EvidenceError: with the text, if the function fails on it or returns what is no reward.
         """
-        return through(lambda plain: self._score(prompts, plain), response)
+        return through(lambda plain: self._score(prompts, for_each_prompt(prompts, plain)), response)
 
     def _score(self, prompts: Prompts, response: Tensor) -> Tensor:
         shape = response.shape[:-1]

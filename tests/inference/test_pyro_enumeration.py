@@ -1,0 +1,172 @@
+"""Pyro's own enumeration of the site `response`, in parallel or one by one, is `Enumeration`: value and gradient."""
+
+import pyro
+import pytest
+import torch
+from pyro.infer import TraceEnum_ELBO, config_enumerate, infer_discrete
+from torch.testing import assert_close
+
+from guides import GUIDES, FineTuned
+from inference import Enumeration, ResponseIndex
+from model import (
+    AlignmentModel,
+    BearsZeroEvidence,
+    Constraint,
+    Expert,
+    Length,
+    OptimalityModel,
+    RewardPosterior,
+    TextEvidence,
+    Tilt,
+    TokenEvidence,
+    UncertainReward,
+    WeightedSum,
+)
+from model.preferences import LinearHead, PriorFeatures
+from tests.model.tiny import PROMPTS, tiny
+
+EXACT = {"rtol": 0, "atol": 1e-10}
+
+
+@pytest.fixture(scope="module")
+def prior():
+    """21 responses to a prompt."""
+    return tiny(max_new_tokens=2)
+
+
+def letters(texts):
+    """Different for each prompt and response."""
+    return [0.7 * text.count("a") - 0.4 * text.count("b") ** 2 + 0.1 * len(text) for text in texts]
+
+
+def uncertain(prior):
+    weights = torch.randn(5, 16, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    return TextEvidence(UncertainReward(RewardPosterior(LinearHead(16), PriorFeatures(prior), weights), "mean"), prior)
+
+
+EVIDENCE = {
+    "texts": lambda prior: TextEvidence(letters, prior),
+    "response alone": lambda prior: TextEvidence(letters, prior, whole=False),
+    "token ids": lambda prior: TokenEvidence(lambda ids, is_token: (ids * is_token).sum(-1).double(), prior),
+    "length": Length,
+    "expert": lambda prior: Expert(tiny("llama", max_new_tokens=2), prior),
+    "sum": lambda prior: WeightedSum({"texts": (0.5, TextEvidence(letters, prior)), "length": (-1.0, Length(prior))}),
+    "tilt": lambda prior: Tilt({"texts": TextEvidence(letters, prior)}, {"texts": 0.7}),
+    "constraint": lambda prior: Constraint(TextEvidence(letters, prior), at_least=0.3),
+    "preferences": uncertain,
+    "several": lambda prior: {"texts": TextEvidence(letters, prior), "length": Length(prior), "tilt": Tilt({}, {})},
+}
+
+
+def empty(prompts):
+    """A guide that leaves every site to the model."""
+
+
+def plain(prior, evidence, beta):
+    """The program of README, which calls the evidence itself."""
+
+    def model(prompts):
+        with pyro.plate("prompts", len(prompts)):
+            response = pyro.sample("response", prior(prompts))
+            pyro.factor("evidence", evidence(prompts, response) / beta)
+
+    return model
+
+
+def log_z(model, prompts):
+    """By Pyro alone, the sum over prompts."""
+    with BearsZeroEvidence():
+        return -TraceEnum_ELBO(max_plate_nesting=1).loss(config_enumerate(model, "parallel"), empty, prompts)
+
+
+@pytest.mark.parametrize("texts", [PROMPTS[:1], PROMPTS[:2], PROMPTS], ids=["1", "2", "3"])
+@pytest.mark.parametrize("kind", EVIDENCE)
+def test_log_z_of_the_enumerated_model(prior, kind, texts):
+    prompts, evidence = prior.encode(texts), EVIDENCE[kind](prior)
+    model = AlignmentModel(prior, evidence, beta=0.5)
+    exact = Enumeration(model, prompts).log_z
+    assert exact.unique().numel() == len(texts)
+    assert_close(log_z(model, prompts), exact.sum().item(), **EXACT)
+    if kind not in ("tilt", "several"):  # those are the model's to prepare
+        assert_close(log_z(plain(prior, evidence, 0.5), prompts), exact.sum().item(), **EXACT)
+
+
+def test_log_z_with_a_beta_for_each_prompt_and_as_optimality(prior):
+    prompts = prior.encode(PROMPTS)
+    reward = TextEvidence(letters, prior, upper_bound=5.0)
+    model = AlignmentModel(prior, reward, dict(zip(PROMPTS, (0.2, 0.5, 1.0), strict=True)))
+    assert_close(log_z(model, prompts), Enumeration(model, prompts).log_z.sum().item(), **EXACT)
+    optimality = OptimalityModel(model)
+    assert_close(log_z(optimality, prompts), Enumeration(optimality, prompts).log_z.sum().item(), **EXACT)
+
+
+PARTICLES = {"one": {}, "vectorised": {"num_particles": 3, "vectorize_particles": True}, "in turn": {"num_particles": 2}}
+
+
+def assert_elbo_and_gradient(model, guide, prompts, how="parallel", **particles):
+    truth = Enumeration(model, prompts)
+    elbo = TraceEnum_ELBO(max_plate_nesting=1, **particles)
+    loss = elbo.loss_and_grads(model, config_enumerate(guide, how), prompts)
+    assert_close(-loss, truth.elbo(guide).sum().item(), **EXACT)
+    if not guide.trained():
+        return
+    exact, parameters = truth.elbo_gradient(guide), dict(guide.named_parameters())
+    assert max(gradient.abs().max() for gradient in exact.values()) > 1e-3
+    for name, gradient in exact.items():
+        found = parameters[name].grad
+        assert_close(torch.zeros_like(gradient) if found is None else -found, gradient, **EXACT)
+
+
+@pytest.mark.parametrize("how", ["parallel", "sequential"])
+@pytest.mark.parametrize("particles", PARTICLES.values(), ids=PARTICLES)
+def test_elbo_and_gradient_of_the_enumerated_guide(prior, how, particles):
+    model = AlignmentModel(prior, {"texts": TextEvidence(letters, prior), "length": Length(prior)}, beta=0.5)
+    torch.manual_seed(1)
+    guide = FineTuned(prior)
+    guide.jitter(0.2)
+    assert_elbo_and_gradient(model, guide, prior.encode(PROMPTS), how, **particles)
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_every_guide_can_be_enumerated(small_prior, model, prompts, name):
+    torch.manual_seed(1)
+    guide = GUIDES[name](small_prior, prompts)
+    guide.jitter(0.1)
+    assert_elbo_and_gradient(model, guide, prompts)
+
+
+def test_minibatches_add_up(prior):
+    model, prompts = AlignmentModel(prior, TextEvidence(letters, prior), beta=0.5), prior.encode(PROMPTS)
+    parts = sum(log_z(model, prompts[[n]]) for n in range(len(PROMPTS)))
+    assert_close(parts, log_z(model, prompts), **EXACT)
+
+
+def test_marginals_and_the_best_response_by_index(prior):
+    model, prompts = AlignmentModel(prior, TextEvidence(letters, prior), beta=0.5), prior.encode(PROMPTS)
+    truth, indexed = Enumeration(model, prompts), config_enumerate(ResponseIndex()(model))
+    elbo = TraceEnum_ELBO(max_plate_nesting=1)
+    marginal = elbo.compute_marginals(indexed, empty, prompts)["response"]
+    assert_close(marginal.logits.log_softmax(-1).T, truth.log_posterior, **EXACT)
+    best = infer_discrete(indexed, first_available_dim=-2, temperature=0)(prompts)
+    picked = (truth.support == best).all(-1)  # [S, N]
+    assert_close(truth.log_posterior[picked], truth.log_posterior.amax(0), **EXACT)
+
+
+def test_draws_by_index_are_of_the_posterior(prior):
+    """As often as they should be, within five standard errors, and three draws for what is rare; both ways of Pyro."""
+    model, prompts = AlignmentModel(prior, TextEvidence(letters, prior), beta=0.5), prior.encode(PROMPTS[:2])
+    truth, num_draws = Enumeration(model, prompts), 4000
+    many = pyro.plate("draws", num_draws, dim=-2)(config_enumerate(ResponseIndex()(model)))
+    by_infer_discrete = infer_discrete(many, first_available_dim=-3)(prompts)
+    by_elbo = TraceEnum_ELBO(max_plate_nesting=2).sample_posterior(many, empty, prompts)
+    probability = truth.log_posterior.exp()
+    error = (probability * (1 - probability) / num_draws).sqrt()
+    for drawn in (by_infer_discrete, by_elbo):  # [D, N, T]
+        share = (drawn[:, None] == truth.support).all(-1).double().mean(0)  # [S, N]
+        assert ((share - probability).abs() <= 5 * error + 3 / num_draws).all()
+        assert ((share - truth.log_prior.exp()).abs() > 5 * error + 3 / num_draws).any()
+
+
+def test_a_response_for_another_number_of_prompts_is_refused(prior):
+    with pytest.raises(ValueError, match=r"response has shape \(4, 2, 2\), expected \(\.\.\., 3, T\)"):
+        TextEvidence(letters, prior)(prior.encode(PROMPTS), torch.zeros(4, 2, 2, dtype=torch.long))
