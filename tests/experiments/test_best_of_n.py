@@ -1,12 +1,29 @@
 """Best of n on the plane: the exact points are the law's, the frontier is one, what is measured agrees."""
 
+import math
+
 import pytest
 import torch
 
 from experiments import best_of_n
-from experiments.best_of_n import BestOfN, exact_best, log_ratio, main, measured_best, reward_at
-from inference import PriorBank
+from experiments.best_of_n import (
+    Best,
+    BestOfN,
+    Place,
+    best_findings,
+    exact_best,
+    log_ratio,
+    main,
+    measured_best,
+    reward_at,
+)
+from experiments.family_optimum import family_optimum
+from experiments.rewards import REWARDS
+from experiments.run_folder import RunFolder
+from guides import Fixed, Tabular
+from inference import Enumeration, Estimate, PriorBank
 from inference.order_statistics import best_of_n_kl_bound
+from model import AlignmentModel, LanguageModel
 
 
 @pytest.fixture
@@ -58,6 +75,124 @@ def test_groups_of_draws_agree_with_order_statistics(law, n):
     spread = torch.tensor(distances)
     assert ((spread.std(0) > 0.5) & (spread.std(0) < 1.5)).all()
     assert (spread.mean(0).abs() < 0.6).all()
+
+
+def one(kl=0.5, reward=1.85, win_rate=(0.6, 0.01)):
+    """A best of 4 that meets all of the claim, but for what is changed.
+
+    The prior has reward 1, and the posterior as far from it 2.
+    """
+    where = Place(Estimate(kl, 0.1), Estimate(reward, 0.1))
+    return Best(where, kl, reward, frontier=2.0, start=1.0, win_rate=Estimate(*win_rate))
+
+
+def test_a_share_is_of_what_the_posterior_as_far_gains_over_the_prior():
+    assert one(reward=1.25).share == pytest.approx(0.25)
+    assert math.isnan(one(kl=0.0).share)
+
+
+@pytest.mark.parametrize(
+    ("changed", "failed"),
+    [
+        ({}, set()),
+        ({"kl": best_of_n_kl_bound(4) - 1e-6}, set()),
+        ({"kl": best_of_n_kl_bound(4) + 1e-6}, {0}),
+        ({"win_rate": (0.829, 0.01)}, set()),  # the bound is 0.8
+        ({"win_rate": (0.831, 0.01)}, {1}),
+        ({"win_rate": (0.8001, math.nan)}, {1}),
+        ({"reward": 2.0 + 1e-6}, {2}),
+        ({"reward": 1.79}, {3}),
+    ],
+    ids=str,
+)
+def test_each_finding_of_the_best_of_n_is_decided_by_its_own_number(changed, failed):
+    """Of several n the worst decides, in any order; a prior draw, the best of 1, has no share."""
+    prior, good, odd = one(kl=0.0, reward=1.0), one(kl=0.1, reward=1.9), one(**changed)
+    for best in ({1: prior._replace(win_rate=Estimate(0.5, 0.0)), 4: odd, 16: good}, {2: good, 4: odd}):
+        found = best_findings(best, "here")
+        assert {index for index, finding in enumerate(found) if not finding.held} == failed
+    assert f"gains {min(odd.share, 0.9):.0%} of" in found[3].statement
+
+
+@pytest.fixture
+def grammar(prior, monkeypatch):
+    """The grammar in place of both priors, with 91 responses."""
+    prior = LanguageModel(prior.network, prior.tokenizer, max_new_tokens=2)
+    monkeypatch.setattr(best_of_n, "grammar_prior", lambda **_: prior)
+    monkeypatch.setattr(best_of_n, "load_prior", lambda *_, **__: prior)
+    return prior
+
+
+def test_what_distillation_leaves_is_a_share_of_what_the_prior_has(grammar, tmp_path, monkeypatch):
+    """KL(q || best of n) over KL(p0 || best of n), for guides that have learned some of it and none."""
+    monkeypatch.setattr(best_of_n, "svi", lambda *_: Fixed(grammar))
+    args = BestOfN(sizes=(1, 4), distilled=(4,), betas=(0.6,), seeds=2, out=tmp_path)
+    prompts = grammar.encode(["the film was"])
+    truth = Enumeration(AlignmentModel(grammar, REWARDS["vader"](grammar), 1.0), prompts)
+    best = truth.log_prior + log_ratio(truth.log_prior, truth.log_evidence, 4)
+    posterior = AlignmentModel(grammar, REWARDS["vader"](grammar), 0.35)
+    for guide, learned in ((Fixed(grammar), False), (exact_table(posterior, prompts), True)):
+        monkeypatch.setattr(best_of_n, "distil", lambda *_, guide=guide: guide)
+        text, findings = best_of_n.on_grammar(args, RunFolder(tmp_path))
+        left, start = kl_to(best, truth.log_guide(guide)), kl_to(best, truth.log_prior)
+        said = f"distillation leaves {left / start:.3g} ± 0 of KL(p0 || best of 4)"
+        assert findings[-1].statement.startswith(said)
+        assert findings[-1].held == learned == (left < 0.2 * start)
+        assert f"{left:.3g} ± 0" in text.splitlines()[-1]
+        assert all(finding.held for finding in findings[:-1])
+
+
+def exact_table(model, prompts):
+    """The posterior of a model, as a guide. The best of n is near it."""
+    truth = Enumeration(model, prompts)
+    return family_optimum(truth, lambda: Tabular(model.prior, prompts), "reverse", max_iter=40).guide
+
+
+def kl_to(log_target, log_law):
+    return (log_law.exp() * (log_law - log_target)).sum().item()
+
+
+def test_a_guide_above_the_posteriors_is_found(grammar, tmp_path, monkeypatch):
+    monkeypatch.setattr(best_of_n, "svi", lambda *_: Fixed(grammar))
+    monkeypatch.setattr(best_of_n, "distil", lambda *_: Fixed(grammar))
+    place = {"kl": 0.5, "reward": 0.7, "frontier": 0.6, "gap": 0.1}
+    monkeypatch.setattr(best_of_n, "exact_guide", lambda *_: place)
+    args = BestOfN(sizes=(1, 2), distilled=(2,), betas=(0.6,), seeds=1, out=tmp_path)
+    _, findings = best_of_n.on_grammar(args, RunFolder(tmp_path))
+    assert [finding.statement[:8] for finding in findings if not finding.held][:1] == ["no guide"]
+
+
+@pytest.mark.parametrize(
+    ("there", "failed"),
+    [
+        ({}, []),
+        ({"kl": (2.9, 0.1)}, []),
+        ({"kl": (-3.1, 0.1)}, [4]),
+        ({"reward": (2.9, 0.1)}, []),
+        ({"reward": (-3.1, 0.1)}, [5]),
+        ({"kl": (3.5, 1.0)}, [4, 6]),
+    ],
+    ids=str,
+)
+def test_each_finding_of_measurements_is_decided_by_its_own_number(grammar, tmp_path, monkeypatch, there, failed):
+    """Three standard errors, as many as `there` says to either side, of what order statistics have."""
+
+    def off(name, value, n):
+        steps, error = there.get(name, (0.0, 0.1)) if n == 2 else (0.0, 0.1)
+        return Estimate(value + steps * error, error)
+
+    def measured(exact_one, rewards, n):
+        place = Place(off("kl", exact_one.kl, n), off("reward", exact_one.reward, n))
+        return exact_one._replace(place=place)
+
+    monkeypatch.setattr(best_of_n, "measured_best", measured)
+    args = BestOfN(sizes=(1, 2, 4), text_steps=0, draws=256, out=tmp_path)
+    _, findings = best_of_n.on_text(args, RunFolder(tmp_path))
+    not_held = [index for index, finding in enumerate(findings) if not finding.held]
+    assert [index for index in not_held if index > 3] == failed
+    for index, name in ((4, "kl"), (5, "reward")):
+        steps, _ = there.get(name, (0.0, 0.1))
+        assert f"to {abs(steps):.1f} standard errors" in findings[index].statement
 
 
 @pytest.mark.slow

@@ -2,8 +2,10 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from transformers import BertConfig, BertModel
@@ -11,9 +13,18 @@ from transformers import BertConfig, BertModel
 import experiments.rlhf_stages
 from experiments.evidence_choice import read_reward
 from experiments.registry import load_prior
-from experiments.reward_bank import Bank, sweep
+from experiments.reward_bank import Bank, Curve, sweep
 from experiments.rlhf import RLHF, load, main, read
-from experiments.rlhf_simulated import Run, findings
+from experiments.rlhf_simulated import (
+    FARTHEST,
+    KLS,
+    Run,
+    certainly_positive,
+    findings,
+    mean_curves,
+    one_data_set,
+    world_tables,
+)
 from experiments.rlhf_stages import held_out, learn, tune
 from experiments.run_folder import RunFolder
 from inference import Enumeration
@@ -332,6 +343,90 @@ def runs(**changed):
 def test_each_finding_is_decided_by_its_own_number(changed, failed):
     found = findings(runs(**changed), SMALL)
     assert {index for index, finding in enumerate(found) if not finding.held} == failed
+
+
+def test_a_tenth_of_the_gain_is_what_must_be_lost():
+    """Of its own gain, with the fewest preferences alone."""
+    for fall, held in ((0.95, False), (1.05, True)):
+        few = {"mean fall": fall, "mean gain": 10.0}
+        many = {"mean fall": 1.0, "mean gain": 0.0}
+        assert findings(runs(few=few, many=many), SMALL)[0].held == held
+
+
+def test_aggregations_are_compared_over_data_sets_of_every_size():
+    """Their differences are averaged within a seed first: one size may say the opposite."""
+    for loss, held in ((0.4, True), (0.6, False)):  # the other size has a gain of 0.5
+        low, least, most = 1.0 - loss, 0.9 - loss, 1.0 + loss
+        assert findings(runs(few={"lower-bound gold 2": low}), SMALL)[2].held == held
+        assert findings(runs(many={"minimum gold 2": least}), SMALL)[3].held == held
+        assert findings(runs(many={"marginal-likelihood gold 2": most}), SMALL)[4].held == held
+
+
+def test_certain_is_what_is_two_standard_errors_above_zero():
+    for mean, held in ((1.9, False), (2.1, True), (-2.1, False)):
+        values = [mean + 3**0.5 * shift for shift in (-1.0, 0.0, 1.0)]  # a standard error of 1
+        assert certainly_positive(values) == held
+    assert not certainly_positive([5.0])
+
+
+def test_what_is_measured_of_a_data_set_is_read_off_its_curves(every, prior):
+    """Where gold reward peaks, what it gains there, what is lost of that by the end, and what the proxy gains."""
+    args = replace(SMALL, betas=30)
+    features = PriorFeatures(prior)
+    run, curves, found, posterior, train = one_data_set(args, "word", every, every, features, 20, 1)
+    assert (run.world, run.num_preferences, run.seed, len(train)) == ("word", 20, 1, 20)
+    assert curves.keys() == AGGREGATIONS.keys()
+    for name, curve in curves.items():
+        own = [key for key in run.measured if key.startswith(f"{name} ")]
+        of_it = {key.removeprefix(f"{name} "): run.measured[key] for key in own}
+        gold, kl, proxy = curve.gold.tolist(), curve.kl.tolist(), curve.proxy.tolist()
+        peak = max(range(len(gold)), key=gold.__getitem__)
+        assert of_it["peak kl"] == kl[peak]
+        assert of_it["gain"] == pytest.approx(gold[peak] - (every.prob @ every.gold).item())
+        assert of_it["fall"] == pytest.approx(gold[peak] - gold[-1])
+        assert of_it["proxy rise"] == pytest.approx(proxy[-1] - proxy[peak])
+        for at in KLS:
+            assert of_it[f"gold {at:g}"] == pytest.approx(float(np.interp(at, kl, gold)))
+    assert run.measured["accuracy"] == found.accuracy.value
+    correlation = every.correlation(posterior(every.texts).mean(0))
+    assert run.measured["correlation"] == pytest.approx(correlation)
+
+
+def test_curves_are_averaged_where_all_of_them_are_known():
+    """Of draws, from the furthest start to the nearest end; of all responses, as far as the figure goes."""
+
+    def curve(kl, gold, size):
+        columns = [1.0, 1.0], kl, gold, gold, [size, size]
+        return {"mean": Curve(*(torch.tensor(column, dtype=torch.float64) for column in columns))}
+
+    two = [curve([0.0, 2.0], [0.0, 2.0], 50.0), curve([0.5, 1.5], [1.5, 2.5], 50.0)]
+    grid, gold, error = mean_curves(two)["mean"]
+    assert (grid[0], grid[-1]) == pytest.approx((0.5, 1.5))
+    assert gold == pytest.approx([at + 0.5 for at in grid])  # one is the KL, the other 1 more
+    assert error == pytest.approx([0.5] * len(grid))
+    whole = mean_curves([curve([0.0, 2.0], [0.0, 2.0], math.inf)])["mean"]
+    assert whole[0][-1] == FARTHEST
+    assert (whole[1][-1], whole[2][-1]) == (2.0, 0.0)
+
+
+def test_tables_of_a_world_are_means_over_its_data_sets(every):
+    """Number i is i + count, plus and minus 1 in the two data sets of that size."""
+    ends = ("peak kl", "gain", "fall", "proxy rise")
+    keys = {name: [*(f"{name} gold {kl:g}" for kl in KLS), *(f"{name} {end}" for end in ends)] for name in AGGREGATIONS}
+    names = ["correlation", "accuracy", "ece", "ece by chance", *(key for own in keys.values() for key in own)]
+    made = []
+    for count in (20, 60):
+        for seed in range(2):
+            measured = {name: index + count + (-1) ** seed for index, name in enumerate(names)}
+            made.append(Run("next word", count, seed, measured))
+    reward, gold = world_tables("next word", made, SMALL, every)
+    rows = {line.split("  ")[0]: line for line in [*reward.splitlines(), *gold.splitlines()]}
+    for count in (20, 60):
+        expected = {f"{count} preferences": names[:4]} | {f"{count}, {name}": own for name, own in keys.items()}
+        for row, own in expected.items():
+            cells = re.findall(r"\d+ ± 1", rows[row])
+            assert cells == [f"{names.index(key) + count} ± 1" for key in own]
+    assert f"prior {every.prior_gold:.3f}" in gold
 
 
 def test_what_varies_too_much_is_not_found():

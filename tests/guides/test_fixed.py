@@ -9,6 +9,7 @@ from pyro.infer import SVI
 
 from guides import FineTuned, Fixed, LoRA, Tempered
 from inference import SAMPLERS, LeaveOneOut_ELBO, importance_sampling, log_evidence_at, log_guide_at
+from inference.objectives.response_objective import tempered
 from model import AlignmentModel, TextEvidence, vader_sentiment
 
 
@@ -68,6 +69,19 @@ def test_tempered_divides_what_its_source_divides_already(prior, prompts):
     expected = prior(prompts).at_temperature(0.5 * 3.0).log_prob(response)
     assert torch.allclose(log_guide_at(Tempered(warm, temperature=3.0), prompts, response), expected, atol=1e-12)
     assert not torch.allclose(expected, prior(prompts).log_prob(response))
+
+
+def test_one_more_temperature_comes_on_top_of_the_distributions_own(prior, prompts):
+    """In a guide, and in the bolder draws of an objective."""
+    response = prior(prompts).sample((4,))
+    expected = prior(prompts).at_temperature(6.0).log_prob(response)
+    warm = Fixed(lambda prompts: prior(prompts).at_temperature(2.0))
+    in_guide = log_guide_at(Tempered(warm, temperature=3.0), prompts, response)
+    in_draws = tempered(warm.distribution(prompts), 3.0).log_prob(response)
+    replaced = prior(prompts).at_temperature(3.0).log_prob(response)
+    assert torch.allclose(in_guide, expected, atol=1e-12)
+    assert torch.allclose(in_draws, expected, atol=1e-12)
+    assert not torch.allclose(expected, replaced, atol=1e-3)
 
 
 def test_what_cannot_be_tempered_says_so(prior, prompts):

@@ -159,6 +159,31 @@ def test_p_values_are_those_of_a_chi_square():
         uneven.histogram(3)
 
 
+def test_ranks_are_put_into_bins_of_one_size():
+    every = Ranks(torch.arange(20)[:, None], 19)
+    for num_bins in (1, 2, 4, 5, 10, 20):
+        assert every.histogram(num_bins).tolist() == [[20 // num_bins] * num_bins]
+    ends = Ranks(torch.tensor([[0, 4], [4, 5], [5, 9], [19, 10]]), 19)  # [R, Q]
+    assert ends.histogram(4).tolist() == [[2, 1, 0, 1], [1, 2, 1, 0]]
+
+
+def test_a_rank_is_how_many_draws_are_below_the_truth():
+    """For each quantity by itself: draws at known places about a truth from a narrow prior."""
+    steps = torch.tensor([-3.0, -2.0, -1.0, 1.0, 2.0], dtype=torch.float64)
+
+    def infer(model, comparisons, *, num_samples, seed):
+        return torch.stack([steps, -steps], -1)
+
+    def difference(w):
+        return w[..., :1] - w[..., 1:]
+
+    model, sizes = BradleyTerry(LinearHead(2), prior_scale=1e-3), {"num_simulations": 3, "num_samples": 5}
+    found = simulation_based_calibration(model, design(5, 2), infer, **sizes)
+    assert found.rank.tolist() == [[3, 2]] * 3
+    found = simulation_based_calibration(model, design(5, 2), infer, **sizes, quantities=difference)
+    assert found.rank.tolist() == [[3]] * 3
+
+
 def test_a_point_has_no_ranks():
     with pytest.raises(ValueError, match="returned 1 draws, expected 19"):
         ranks(lambda *a, **k: torch.zeros(1, 1))

@@ -1,11 +1,13 @@
 """The fit: it closes the gap, resumes bit for bit after a kill, shares nothing, and keeps the last good parameters."""
 
+import itertools
 import math
 import os
 import random
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from guides import FineTuned
+from guides import FineTuned, NGram
 from inference import OBJECTIVES, CheckpointError, FitState, FusedOptimizer, LeaveOneOut_ELBO, cosine, fit, has_checkpoint
 from model import AlignmentModel
 
@@ -88,6 +90,30 @@ def test_resumed_fit_is_the_same_bit_for_bit(model, small_prior, prompts, tmp_pa
     result = short_fit(model, other, prompts, prompts_per_step=1, checkpoint_folder=tmp_path, resume=True)
     assert [record["step"] for record in result.metrics] == [5, 6]
     assert torch.equal(parameters_of(other), parameters_of(whole))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_prompts_of_a_step_are_a_random_subset_in_their_order(small_prior, size):
+    """Every subset comes up, each as often as another to within four standard errors.
+
+    All prompts, where more are asked for.
+    """
+    texts = ["the film was", "the plot was", "the"]
+    prompts, met = small_prior.encode(texts), []
+
+    def model(prompts):
+        met.append(prompts.texts)
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            pyro.sample("response", small_prior(prompts))
+
+    guide = NGram(small_prior, n=1)
+    short_fit(model, guide, prompts, num_steps=45, prompts_per_step=size)
+    counts = Counter(met)
+    assert counts.keys() == set(itertools.combinations(texts, size))
+    assert all(abs(count - 15) < 4 * math.sqrt(45 / 3 * 2 / 3) for count in counts.values())
+    met.clear()
+    short_fit(model, NGram(small_prior, n=1), prompts, num_steps=1, prompts_per_step=4)
+    assert met == [tuple(texts)]
 
 
 KILLED = """

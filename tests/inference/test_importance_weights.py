@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from inference import effective_sample_size, pareto_k
+from inference import PriorBank, diagnose, effective_sample_size, pareto_k
 
 
 def test_pareto_k_is_that_of_a_pareto_tail():
@@ -19,6 +19,24 @@ def test_pareto_k_says_when_it_cannot_tell():
     assert math.isnan(pareto_k(torch.randn(24, 1)).item())
     assert math.isnan(pareto_k(torch.tensor([[-math.inf], *[[0.0]] * 50])).item())
     assert pareto_k(torch.zeros(50, 1)).item() == -math.inf
+
+
+@pytest.mark.parametrize("worst", [0, 1])
+def test_of_several_prompts_the_worst_is_told(model, guide, prompts, monkeypatch, worst):
+    """The smallest effective sample size and the largest Pareto k."""
+    log_weight = torch.zeros(50, 2, dtype=torch.float64)
+    log_weight[0, worst] = 2.0
+    alone = effective_sample_size(log_weight)
+    assert alone[1 - worst].item() == pytest.approx(50)
+    bank = PriorBank.of_draws(torch.zeros(50, 2, 2, dtype=torch.long), torch.zeros(50, 2))
+    assert bank.effective_sample_size(log_weight) == pytest.approx(alone[worst].item())
+
+    sizes, shapes = torch.tensor([40.0, 40.0]), torch.tensor([0.1, 0.1])
+    sizes[worst], shapes[worst] = 7.0, 0.9
+    monkeypatch.setattr("inference.diagnostics.effective_sample_size", lambda _: sizes)
+    monkeypatch.setattr("inference.diagnostics.pareto_k", lambda _: shapes)
+    found = diagnose(model, guide, prompts, num_samples=4, num_prior_draws=4)
+    assert (found.effective_sample_size, found.pareto_k) == (7.0, pytest.approx(0.9))
 
 
 def test_effective_sample_size():

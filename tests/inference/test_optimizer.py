@@ -21,10 +21,12 @@ def set_gradients(parameters, step):
 
 @pytest.mark.parametrize("schedule", [constant, cosine(5, warmup=2)])
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
-def test_same_steps_as_torch(clip_norm, schedule):
+@pytest.mark.parametrize("constructor", [torch.optim.Adam, torch.optim.SGD])
+def test_same_steps_as_torch(constructor, clip_norm, schedule):
+    """By Adam, to which the gradient's scale means little, and by SGD, whose steps are as long as the clip."""
     ours, theirs = two_parameters(), [torch.tensor([1.0, 2.0]), torch.tensor([[3.0]])]
-    optimizer = FusedOptimizer(torch.optim.Adam, {"lr": 0.1}, clip_norm=clip_norm, schedule=schedule)
-    reference = torch.optim.Adam(theirs, lr=0.1, fused=True)
+    optimizer = FusedOptimizer(constructor, {"lr": 0.1}, clip_norm=clip_norm, schedule=schedule)
+    reference = constructor(theirs, lr=0.1, fused=True)
     scheduler = torch.optim.lr_scheduler.LambdaLR(reference, schedule)
     for step in range(5):
         set_gradients(ours, step)
@@ -37,6 +39,16 @@ def test_same_steps_as_torch(clip_norm, schedule):
     for a, b in zip(ours, theirs, strict=True):
         assert torch.equal(a, b)
     assert all(parameter.grad is None for parameter in ours)
+
+
+@pytest.mark.parametrize("clip_norm", [0.5, 100.0])
+def test_a_step_is_no_longer_than_the_clip_and_a_short_one_stays_as_it_is(clip_norm):
+    parameters = two_parameters()
+    before = [parameter.clone() for parameter in parameters]
+    set_gradients(parameters, 0)  # 1, 1 and 2: a norm of sqrt(6)
+    FusedOptimizer(torch.optim.SGD, {"lr": 1.0}, clip_norm=clip_norm)(parameters)
+    moved = torch.cat([(a - b).flatten() for a, b in zip(before, parameters, strict=True)])
+    assert moved.norm().item() == pytest.approx(min(clip_norm, math.sqrt(6)), rel=1e-4)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -1,0 +1,54 @@
+"""Estimates and their standard errors, by hand."""
+
+import math
+
+import pytest
+import torch
+
+from inference import Estimate
+from inference.estimate import log_mean, log_mean_exp
+
+VALUES = torch.tensor([[1.0, 10.0], [2.0, 14.0], [6.0, 12.0]], dtype=torch.float64)
+"""Three samples for each of two prompts."""
+
+
+def test_the_standard_error_of_a_mean_is_that_of_textbooks():
+    """s / sqrt(n) with s^2 over n - 1; prompts are independent: their errors add as squares."""
+    first, second = (VALUES[:, n].std(unbiased=True).item() / math.sqrt(3) for n in range(2))
+    assert first**2 == pytest.approx((4 + 1 + 9) / 2 / 3)
+    alone = Estimate.of_mean(VALUES[:, :1])
+    assert alone == pytest.approx((3.0, first))
+    assert Estimate.of_mean(VALUES) == pytest.approx((7.5, math.hypot(first, second) / 2))
+
+
+def test_the_error_is_unbiased_from_two_samples_on():
+    """Its square is, on average over all pairs of 0 and 1, the variance of their mean: 1/4 / 2."""
+    pairs = [torch.tensor([[a], [b]], dtype=torch.float64) for a in (0.0, 1.0) for b in (0.0, 1.0)]
+    squares = [Estimate.of_mean(pair).standard_error ** 2 for pair in pairs]
+    assert sum(squares) / 4 == pytest.approx(1 / 8)
+
+
+def test_one_sample_has_no_spread_and_no_error():
+    assert Estimate.of_mean(VALUES[:1]) == pytest.approx((5.5, 0.0))
+
+
+def test_single_precision_is_widened():
+    """A mean of many numbers near each other and far from 0."""
+    values = 1e4 + torch.tensor([0.0, 1.0]).repeat(50_000)[:, None]
+    assert Estimate.of_mean(values).value == pytest.approx(1e4 + 0.5, abs=1e-6)
+
+
+def test_units_and_differences():
+    assert Estimate(2.0, 0.5).times(-3.0) == (-6.0, 1.5)
+    assert Estimate(2.0, 0.3).minus(Estimate(5.0, 0.4)) == pytest.approx((-3.0, 0.5))
+    assert str(Estimate(1.23456, 0.01)) == "1.235 ± 0.010"
+    assert str(Estimate(-math.inf, math.nan)) == "-inf"
+
+
+def test_log_of_a_mean_weight():
+    weights = torch.tensor([[1.0, 2.0], [3.0, 2.0]], dtype=torch.float64)
+    assert log_mean(weights.log()).tolist() == pytest.approx([math.log(2)] * 2)
+    found = log_mean_exp(weights.log())
+    assert found.value == pytest.approx(math.log(2))
+    of_mean = Estimate.of_mean(weights[:, :1]).standard_error
+    assert found.standard_error == pytest.approx(of_mean / 2 / 2)  # d log z = d z / 2; of two prompts
