@@ -7,13 +7,13 @@ from typing import Literal, get_args
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from guides.guide import Guide, load_into
 from guides.sharing import copy_sharing
 from model import LanguageModel, Prompts, ResponseDistribution
 from model.digests import check_digests
-from model.language_model import named_dtype
+from model.pretrained import load_network, named_dtype
 
 Subset = Literal["all", "last-layers", "norms-and-biases"]
 
@@ -42,7 +42,7 @@ class FineTuned(Guide):
                 "the prior has an adapter of `peft`, which `transformers` would save alone, without the tuned weights: merge "
                 "it into them first (`merge_and_unload`), or choose `LoRA`, which adds one beside it"
             )
-        dtype = named_dtype(dtype) if isinstance(dtype, str) else dtype
+        dtype = None if dtype is None else named_dtype(dtype)
         trained = {id(parameter) for parameter in _select(prior.network, subset, num_layers)}
         shared = [p for p in prior.network.parameters() if dtype is None and id(p) not in trained]
         self.language_model = copy_sharing(prior, shared)
@@ -61,8 +61,9 @@ class FineTuned(Guide):
 
     def load_pretrained(self, folder: str | Path) -> None:
         check_digests(folder)
-        saved = dict(AutoModelForCausalLM.from_pretrained(folder, dtype="auto").named_parameters())
-        load_into(dict(self.language_model.network.named_parameters()), saved, str(folder))
+        network = self.language_model.network
+        saved = load_network(type(network), folder, device="cpu")  # by its class: code in the folder has no say
+        load_into(dict(network.named_parameters()), dict(saved.named_parameters()), str(folder))
 
 
 def _select(network: PreTrainedModel, subset: Subset, num_layers: int) -> list[nn.Parameter]:

@@ -10,10 +10,11 @@ from typing import Any, Self
 import pyro
 import torch
 from pyro.distributions import TorchDistribution
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from model import Prompts
+from model.checkpoint_source import read_tensors
 from model.digests import check_digests, saved_together
 
 FILE = "guide.safetensors"
@@ -63,7 +64,7 @@ class Guide(nn.Module, ABC):
             DamagedFileError: if a file is not as it was saved.
         """
         check_digests(folder)
-        load_into(self.trained(), load_file(Path(folder) / FILE), str(folder))
+        load_into(self.trained(), read_tensors(Path(folder) / FILE), str(folder))
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that train, by name."""

@@ -20,9 +20,15 @@ from guides.guide import Guide, OtherGuideError, load_into
 from guides.peft_format import adapter_config, adapter_weights, save_adapter
 from guides.sharing import copy_sharing
 from model import LanguageModel, Prompts, ResponseDistribution
+from model.adapter import adapter_tensors, check_settings
 
-SCALE = ("lora_alpha", "use_rslora", "alpha_pattern")
-"""What the scale of an adapter is made of, and the shapes of its weights do not tell."""
+IRRELEVANT = {
+    *("base_model_name_or_path", "revision", "peft_version", "auto_mapping", "task_type", "inference_mode"),
+    *("r", "rank_pattern", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
+    *("bias", "lora_dropout", "init_lora_weights", "eva_config", "loftq_config", "corda_config", "lora_ga_config"),
+    *("megatron_core", "runtime_config", "qalora_group_size", "ensure_weight_tying"),
+}
+"""Settings of an adapter that names and shapes of its weights tell, or that play no part once it is trained."""
 
 
 class LoRA(Guide):
@@ -83,10 +89,13 @@ class LoRA(Guide):
         save_adapter(folder, self.config, self._weights(), self.language_model.tokenizer)
 
     def load_pretrained(self, folder: str | Path) -> None:
-        saved, own = adapter_config(folder), self.config.to_dict()
-        differ = [f"{key} {saved.get(key)}, expected {own[key]}" for key in SCALE if saved.get(key) != own[key]]
+        saved = adapter_config(folder)
+        check_settings(str(folder), saved)
+        own, saved = ({key: value for key, value in settings.items() if value} for settings in (self.config.to_dict(), saved))
+        names = sorted((own.keys() | saved.keys()) - IRRELEVANT)
+        differ = [f"{key} {saved.get(key)}, expected {own.get(key)}" for key in names if saved.get(key) != own.get(key)]
         if differ:
-            raise OtherGuideError(f"{folder} is of an adapter with another scale: it has {'; '.join(differ)}")
+            raise OtherGuideError(f"{folder} is of an adapter with other settings: it has {'; '.join(differ)}")
         load_into(self._weights(), adapter_weights(folder), str(folder))
 
     @torch.no_grad()
@@ -109,11 +118,7 @@ class LoRA(Guide):
 
     def _weights(self) -> dict[str, Tensor]:
         """The adapter's tensors, by the names that `peft` gives them on disk."""
-        from peft import get_peft_model_state_dict
-
-        # told not to look for changed embeddings, for which it would ask the hub
-        weights = get_peft_model_state_dict(self.language_model.network, adapter_name=self.adapter, save_embedding_layers=False)
-        return {f"base_model.model.{name}": tensor for name, tensor in weights.items()}
+        return adapter_tensors(self.language_model.network, self.adapter)
 
 
 def _linear_layers(network: PreTrainedModel) -> dict[str, nn.Module]:

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from model.adapter import CONFIG
+from model.checkpoint_source import PretrainedError, hub_name, read_tensors
 from model.digests import check_digests, saved_together
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # the names that `peft` looks for
+WEIGHTS = "adapter_model.safetensors"  # the name that `peft` looks for
 
 
 def save_adapter(folder: str | Path, config: Any, weights: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write an adapter; `config` is a configuration of `peft`."""
+    """Write an adapter. Of its base a name on the hub is written, and no path of this machine.
+
+    Args:
+        folder: to write into.
+        config: a configuration of `peft`.
+        weights: by the names of `peft`.
+        tokenizer: of the base.
+    """
+    config = copy.copy(config)
+    config.base_model_name_or_path = hub_name(config.base_model_name_or_path)
     with saved_together(folder) as new:
         config.save_pretrained(new)
         save_file({name: tensor.detach().contiguous() for name, tensor in weights.items()}, new / WEIGHTS)
@@ -26,9 +38,13 @@ def save_adapter(folder: str | Path, config: Any, weights: dict[str, Tensor], to
 def adapter_config(folder: str | Path) -> dict[str, Any]:
     """The configuration of the adapter in a folder, none of whose files has changed since it was saved."""
     check_digests(folder)
-    return json.loads((Path(folder) / CONFIG).read_text())
+    file = Path(folder) / CONFIG
+    try:
+        return dict(json.loads(file.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        raise PretrainedError(f"{file} is missing or damaged, expected settings of `peft`: {error}") from error
 
 
 def adapter_weights(folder: str | Path) -> dict[str, Tensor]:
     """The tensors of the adapter in a folder."""
-    return load_file(Path(folder) / WEIGHTS)
+    return read_tensors(Path(folder) / WEIGHTS)

@@ -104,6 +104,18 @@ def one_of(name: str, value: T, choices: Collection[object]) -> T:
     raise ValueError(_message(name, value, f"one of: {', '.join(map(str, choices))}", ""))
 
 
+def instance(name: str, value: object, kind: type[T], *, why: str = "") -> T:
+    """An object of a class.
+
+    Raises:
+        TypeError: if the value is none; the error says what it is instead, and not what it holds.
+    """
+    if isinstance(value, kind):
+        return value
+    told = f": {why}" if why else ""
+    raise TypeError(f"{name} is a {type(value).__name__}, expected a {kind.__name__}{told}")
+
+
 def _as_float(value: object) -> float:
     """A real number as a float; NaN for everything else, 10^400 among it."""
     try:

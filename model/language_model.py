@@ -11,9 +11,12 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from model.digests import check_digests, saved_together
+from model.adapter import unwrapped
+from model.digests import saved_together
+from model.network_checks import check_causal, check_ids, check_network, check_tokenizer
+from model.pretrained import load_pretrained
 from model.prompts import Prompts
 from model.response_distribution import ResponseDistribution
 from model.response_space import ResponseSpace
@@ -82,6 +85,9 @@ class LanguageModel(nn.Module):
             raise ValueError(f"max_new_tokens is {max_new_tokens}, expected at least 1")
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}, expected a positive number")
+        network = unwrapped(network)
+        check_network(network)
+        check_tokenizer(tokenizer)
         missing = {"position_ids", "past_key_values"} - set(inspect.signature(network.forward).parameters)
         if missing:
             raise ValueError(
@@ -94,6 +100,7 @@ class LanguageModel(nn.Module):
                 f"{type(network).__name__} has layers of kind {sorted(kinds)}, whose state is not a key-value cache: "
                 "expected a network of attention layers alone"
             )
+        check_causal(network.eval())
         self.network = network
         self.tokenizer = tokenizer
         self.max_new_tokens = max_new_tokens
@@ -126,6 +133,7 @@ class LanguageModel(nn.Module):
         gguf_file: str | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
+        base: str | Path | None = None,
         end_ids: Iterable[int] | None = None,
         pad_id: int | None = None,
     ) -> Self:
@@ -139,20 +147,23 @@ class LanguageModel(nn.Module):
             device: default: a GPU where there is one.
             gguf_file: the name of a GGUF file in the folder, for a model in that format.
             revision: branch, tag or commit on the hub.
-            trust_remote_code: run modelling code that comes with the checkpoint.
+            trust_remote_code: run modelling code that comes with the checkpoint; without it such a checkpoint is refused.
+            base: of an adapter of `peft`, the network that it is for; default the one that it names.
             end_ids: see the class.
             pad_id: see the class.
+
+        Raises:
+            PretrainedError: if network or tokenizer cannot be loaded whole: see `load_network` and `load_tokenizer`.
         """
-        where = {"gguf_file": gguf_file, "revision": revision, "trust_remote_code": trust_remote_code}
+        where: dict[str, Any] = {"gguf_file": gguf_file, "revision": revision, "base": base}
         where = {key: value for key, value in where.items() if value is not None}
-        dtype = named_dtype(dtype) if isinstance(dtype, str) else dtype
-        check_digests(name_or_path)
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **where)
-        network = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype, **where)
+        network, tokenizer = load_pretrained(
+            AutoModelForCausalLM, name_or_path, dtype, device, trust_remote_code=trust_remote_code, **where
+        )
         if gguf_file is not None:
             network = _without_quantization(network)
         return cls(
-            network.to(device or default_device()),
+            network,
             tokenizer,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
@@ -197,6 +208,7 @@ class LanguageModel(nn.Module):
             raise ValueError(f"encode got {texts!r}, expected a non-empty list of strings")
         rows = token_rows(self.tokenizer, texts)
         context = self.context
+        check_ids(rows, texts, self.network, self.tokenizer)
         for index, (text, row) in enumerate(zip(texts, rows, strict=True)):
             if not row and self.tokenizer.bos_token_id is None:
                 raise ValueError(f"prompt {index} is empty and the tokenizer has no BOS token: write at least one token")
@@ -310,19 +322,6 @@ def _nested(texts: list[str], shape: Sequence[int]) -> list:
     return texts
 
 
-def default_device() -> str:
-    """A GPU where there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def named_dtype(name: str) -> torch.dtype:
-    """A floating-point type by its name in torch."""
-    dtype = getattr(torch, name.removeprefix("torch."), None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"dtype is {name!r}, expected the name of a floating-point type such as 'float32' or 'bfloat16'")
-    return dtype
-
-
 def _default_end_ids(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     settings = network.generation_config.eos_token_id if network.generation_config is not None else None
     for found in (settings, network.config.eos_token_id, tokenizer.eos_token_id):
@@ -335,7 +334,7 @@ def _without_quantization(network: PreTrainedModel) -> PreTrainedModel:
     """A GGUF model's dequantized tensors in a fresh network: the loaded one refuses to be saved."""
     config = copy.deepcopy(network.config)
     config.__dict__.pop("quantization_config", None)
-    fresh = type(network)(config).to(network.dtype)
+    fresh = type(network)(config).to(device=network.device, dtype=network.dtype)
     fresh.load_state_dict(network.state_dict())
     fresh.generation_config = network.generation_config
     return fresh

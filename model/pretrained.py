@@ -1,35 +1,221 @@
-"""Networks that read texts, from checkpoints in Hugging Face format."""
+"""Checkpoints in Hugging Face format, loaded whole or not at all.
+
+`transformers` makes up the weights that a checkpoint lacks, drops those that it has no place for, and asks on standard input
+whether to run code that comes along. Here all of that is an error with a name. Every network and every tokenizer of the project
+comes through `load_network` and `load_tokenizer`.
+"""
 
 from __future__ import annotations
 
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from model.adapter import Adapter, find_adapter
+from model.checkpoint_source import PretrainedError, find_checkpoint, hub_options, refused_by_name
 from model.digests import check_digests
-from model.language_model import default_device, named_dtype
+from model.network_checks import check_weights
 
 NO_LIMIT = 1_000_000
 """A tokenizer that knows no limit says so by a huge one."""
 
+SHOWN = 4  # weights that an error names
 
-def load_pretrained(
-    auto: Any, name_or_path: str | Path, dtype: torch.dtype | str, device: torch.device | str | None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A network and its tokenizer, from a folder or from the hub.
+_BUFFER = re.compile(r"(inv_freq|position_ids|token_type_ids|masked_bias|(attn|attention)\.bias)$")
+"""Buffers that older versions of `transformers` wrote, and newer ones compute."""
+
+
+def load_network(
+    auto: Any,
+    name_or_path: str | Path,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    trust_remote_code: bool = False,
+    unread: tuple[str, ...] = (),
+    base: str | Path | None = None,
+    **where: Any,
+) -> PreTrainedModel:
+    """A network from a folder or from the hub, every weight of it from the checkpoint.
 
     Args:
         auto: the class of `transformers` that loads it, such as `AutoModel`.
-        name_or_path: a folder, or a name on the hub.
-        dtype: of the weights in memory; a `torch.dtype` or its name.
+        name_or_path: a folder, or a name on the hub; of a network, or of an adapter of `peft`.
+        dtype: of the weights in memory; a `torch.dtype` or its name; None for that on disk.
         device: default: a GPU where there is one.
+        trust_remote_code: run modelling code that comes with the checkpoint.
+        unread: beginnings of the names of weights that nothing is computed from, which may be missing.
+        base: of an adapter, the network that it is for; default the one that it names.
+        where: other options of `transformers`: `revision`, `gguf_file`.
+
+    Raises:
+        PretrainedError: if the checkpoint is not there, is damaged, lacks weights, has weights of other shapes or more of them
+            than the network, cannot be had in this dtype, or comes with code.
     """
-    dtype = named_dtype(dtype) if isinstance(dtype, str) else dtype
-    check_digests(name_or_path)
-    network = auto.from_pretrained(name_or_path, dtype=dtype).to(device or default_device())
-    return network, AutoTokenizer.from_pretrained(name_or_path)
+    source, dtype = find_checkpoint(name_or_path), None if dtype is None else named_dtype(dtype)
+    options = {"trust_remote_code": trust_remote_code, **hub_options(source), **where}
+    adapter = None if "gguf_file" in where else find_adapter(source, options, base)
+    if adapter is None:
+        network = _load_whole(auto, source, dtype, unread, options)
+    else:
+        network = _load_adapted(auto, adapter, dtype, unread, trust_remote_code)
+    check_weights(network, source)
+    return network.to(device or default_device())
+
+
+def load_tokenizer(
+    name_or_path: str | Path, *, trust_remote_code: bool = False, base: str | Path | None = None, **where: Any
+) -> PreTrainedTokenizerBase:
+    """A tokenizer from a folder or from the hub; of an adapter without one, that of its base.
+
+    Raises:
+        PretrainedError: if the tokenizer is not there, knows no tokens but special ones, or comes with code.
+    """
+    source = find_checkpoint(name_or_path)
+    options = {"trust_remote_code": trust_remote_code, **hub_options(source), **where}
+    adapter = None if "gguf_file" in where else find_adapter(source, options, base)
+    if adapter is not None and not adapter.has_tokenizer:
+        return load_tokenizer(adapter.base, trust_remote_code=trust_remote_code)
+    with refused_by_name(source, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+        if not set(tokenizer.get_vocab().values()) - special:
+            raise PretrainedError(
+                f"the tokenizer of {source} has no tokens but special ones, so that every text would be empty: are its files, "
+                "such as tokenizer.json, missing?"
+            )
+    return tokenizer
+
+
+def load_pretrained(
+    auto: Any,
+    name_or_path: str | Path,
+    dtype: torch.dtype | str,
+    device: torch.device | str | None,
+    *,
+    trust_remote_code: bool = False,
+    unread: tuple[str, ...] = (),
+    **where: Any,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A network and its tokenizer, by `load_network` and `load_tokenizer`, from a folder whose files are as they were saved."""
+    check_digests(find_checkpoint(name_or_path))
+    tokenizer = load_tokenizer(name_or_path, trust_remote_code=trust_remote_code, **where)
+    network = load_network(
+        auto, name_or_path, dtype=dtype, device=device, trust_remote_code=trust_remote_code, unread=unread, **where
+    )
+    return network, tokenizer
+
+
+def _load_whole(
+    auto: Any, source: str, dtype: torch.dtype | None, unread: tuple[str, ...], options: dict[str, Any]
+) -> PreTrainedModel:
+    """A network whose weights are all in one checkpoint, but for those in `unread`."""
+    with refused_by_name(source, "network"), _without_report():
+        network, info = auto.from_pretrained(
+            source, dtype=dtype or "auto", output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    kind = type(network).__name__
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith(unread))
+    if missing:
+        raise PretrainedError(
+            f"{source} lacks {len(missing)} of the weights of a {kind}, which would be made up at random: {_some(missing)}. "
+            "Expected a checkpoint of a network of this kind, complete with its head"
+        )
+    if mismatched := sorted(info["mismatched_keys"]):
+        shapes = [f"{name} of shape {tuple(found)} instead of {tuple(wanted)}" for name, found, wanted in mismatched]
+        raise PretrainedError(f"{source} has weights of other shapes than its config.json makes of a {kind}: {_some(shapes)}")
+    if dropped := _dropped(network, info["unexpected_keys"]):
+        raise PretrainedError(
+            f"{source} has {len(dropped)} weights that a {kind} of its config.json has no place for: {_some(dropped)}. Is "
+            "config.json that of another network?"
+        )
+    _check_dtype(network, dtype, source)
+    return network
+
+
+def _load_adapted(
+    auto: Any, adapter: Adapter, dtype: torch.dtype | None, unread: tuple[str, ...], trust_remote_code: bool
+) -> PreTrainedModel:
+    """The base of an adapter, whole but for what the adapter brings, and the adapter on it."""
+    source = find_checkpoint(adapter.base)
+    check_digests(source)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, **hub_options(source)}
+    with refused_by_name(source, "network"):
+        options |= adapter.labels(auto, source, options) | adapter.base_options
+    base = _load_whole(auto, source, dtype, (*unread, *adapter.replaced), options)
+    with refused_by_name(adapter.source, "adapter"):
+        adapter.add_to(base)
+    return base
+
+
+def _dropped(network: PreTrainedModel, unexpected: set[str]) -> list[str]:
+    """Weights of a checkpoint that belong to the network's body and were not taken; those of another head may be left."""
+    own = {name for name, _ in network.base_model.named_children()}
+    body = [(name, name.removeprefix(f"{network.base_model_prefix}.").split(".")[0]) for name in unexpected]
+    return sorted(name for name, first in body if first in own and not _BUFFER.search(name))
+
+
+def _check_dtype(network: PreTrainedModel, dtype: torch.dtype | None, source: str) -> None:
+    """A wider type than the one asked for is kept by some networks where they need it; a narrower one is another network."""
+    for name, parameter in network.named_parameters():
+        narrow = dtype is not None and torch.promote_types(parameter.dtype, dtype) != parameter.dtype
+        if not parameter.is_floating_point() or narrow:
+            raise PretrainedError(
+                f"{source} is quantised, or its weights cannot be had as {dtype}: {name} is {parameter.dtype}. Expected a "
+                "checkpoint of floating-point weights: dequantise it first"
+            )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Without the table of missing weights that `transformers` logs: what it would say is raised."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def no_report(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger.addFilter(no_report)
+    try:
+        yield
+    finally:
+        logger.removeFilter(no_report)
+
+
+def default_device() -> str:
+    """A GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def named_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """A floating-point type, from its name in torch or as it is."""
+    found = dtype if isinstance(dtype, torch.dtype) else getattr(torch, str(dtype).removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"dtype is {dtype!r}, expected the name of a floating-point type such as 'float32' or 'bfloat16'")
+    return found
+
+
+def pad_right(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let a tokenizer pad on the right, where positions are those of a text alone, and cut long texts on the left: of prompt
+    and response the response is what matters.
+
+    Raises:
+        ValueError: if there is no token to pad with.
+    """
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise ValueError("the tokenizer has neither a padding token nor one for the end or the unknown: set its `pad_token`")
+    tokenizer.padding_side, tokenizer.truncation_side = "right", "left"
 
 
 def longest_read(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
+from model.adapter import unwrapped
 from model.batches import in_batches
+from model.checks import MOST, instance, whole_number
 from model.language_model import LanguageModel
-from model.pretrained import load_pretrained, longest_read
+from model.network_checks import check_ids, check_network, check_tokenizer
+from model.pretrained import load_pretrained, longest_read, pad_right
 from model.tokenization import token_rows, without_beginning
 
 SHOWN = 120  # characters of a text that an error quotes
@@ -39,8 +42,8 @@ class NetworkFeatures(ABC):
     """
 
     def __init__(self, batch_size: int, max_cached: int = 100_000) -> None:
-        self.batch_size = batch_size
-        self.max_cached = max_cached
+        self.batch_size = whole_number("batch_size", batch_size)
+        self.max_cached = whole_number("max_cached", max_cached, at_least=0)
         self._cache: dict[str, Tensor] = {}
 
     @abstractmethod
@@ -84,11 +87,12 @@ class PriorFeatures(NetworkFeatures):
 
     def __init__(self, language_model: LanguageModel, batch_size: int = 128) -> None:
         super().__init__(batch_size)
-        self.language_model = language_model
+        self.language_model = instance("language_model", language_model, LanguageModel, why="the prior")
 
     def encode(self, texts: list[str]) -> Tensor:
         prior = self.language_model
         rows = token_rows(prior.tokenizer, texts)
+        check_ids(rows, texts, prior.network, prior.tokenizer)
         longest = prior.context or max(map(len, rows))
         rows = [row[-longest:] or [prior.end_ids[0]] for row in rows]
         ids, mask = padded(rows, prior.pad_id, prior.device)
@@ -107,6 +111,10 @@ class EncoderFeatures(NetworkFeatures):
         tokenizer: its tokenizer.
         batch_size: texts read at a time.
         max_length: tokens read of a text, of a longer one the last; default as many as network and tokenizer allow.
+
+    Raises:
+        TypeError: if the network is none of `transformers`.
+        ValueError: if the network has a decoder beside its encoder, or reads fewer tokens than `max_length`.
     """
 
     def __init__(
@@ -118,12 +126,21 @@ class EncoderFeatures(NetworkFeatures):
         max_length: int | None = None,
     ) -> None:
         super().__init__(batch_size)
-        self.network = network.requires_grad_(False).eval()
+        network = unwrapped(network)
+        check_network(network)
+        check_tokenizer(tokenizer)
+        if network.config.is_encoder_decoder:
+            raise ValueError(
+                f"{type(network).__name__} has an encoder and a decoder: hand over its encoder, `network.get_encoder()`"
+            )
+        self.network = network.base_model.requires_grad_(False).eval()  # without a head
         self.tokenizer = tokenizer
-        self.max_length = longest_read(network, tokenizer) if max_length is None else max_length
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        tokenizer.truncation_side = "left"  # of a long text the response is what matters
+        longest = longest_read(network, tokenizer)
+        if max_length is not None:
+            most, why = MOST if longest is None else longest, "as many as network and tokenizer allow"
+            whole_number("max_length", max_length, at_most=most, why=why)
+        self.max_length = longest if max_length is None else max_length
+        pad_right(tokenizer)
 
     @classmethod
     def from_pretrained(
@@ -134,6 +151,7 @@ class EncoderFeatures(NetworkFeatures):
         dtype: torch.dtype | str = torch.float32,
         batch_size: int = 32,
         max_length: int | None = None,
+        trust_remote_code: bool = False,
     ) -> Self:
         """Load an encoder from a folder in Hugging Face format or from the hub.
 
@@ -143,8 +161,11 @@ class EncoderFeatures(NetworkFeatures):
             dtype: of the weights.
             batch_size: see the class.
             max_length: see the class.
+            trust_remote_code: run modelling code that comes with the checkpoint; without it such a checkpoint is refused.
         """
-        network, tokenizer = load_pretrained(AutoModel, name_or_path, dtype, device)
+        network, tokenizer = load_pretrained(
+            AutoModel, name_or_path, dtype, device, trust_remote_code=trust_remote_code, unread=("pooler.",)
+        )
         return cls(network, tokenizer, batch_size=batch_size, max_length=max_length)
 
     def encode(self, texts: list[str]) -> Tensor:
@@ -152,6 +173,7 @@ class EncoderFeatures(NetworkFeatures):
         if not bool((length := batch["attention_mask"].sum(1)).all()):
             pad = str(self.tokenizer.pad_token)
             batch = self._tokens([text if count else pad for text, count in zip(texts, length.tolist(), strict=True)])
+        check_ids(batch["input_ids"].tolist(), texts, self.network, self.tokenizer)
         states = self.network(**batch.to(self.network.device)).last_hidden_state
         return mean_over_tokens(states, batch["attention_mask"])
 
@@ -198,6 +220,8 @@ class Standardised:
         Raises:
             ValueError: if the texts all have the same features, or `whiten` comes without `num_components`.
         """
+        if num_components is not None:
+            num_components = whole_number("num_components", num_components)
         phi = features(texts)  # [M, D]
         center = phi.mean(0)
         _, size, directions = torch.linalg.svd(phi - center, full_matrices=False)

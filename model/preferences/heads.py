@@ -12,6 +12,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from model.checks import whole_number
+
 
 class Head(Protocol):
     """What a head must have."""
@@ -31,8 +33,7 @@ class LinearHead:
     num_features: int
 
     def __post_init__(self) -> None:
-        if self.num_features < 1:
-            raise ValueError(f"num_features is {self.num_features}, expected at least 1")
+        whole_number("num_features", self.num_features)
 
     @property
     def num_weights(self) -> int:
@@ -55,8 +56,8 @@ class MLPHead:
     hidden: int = 8
 
     def __post_init__(self) -> None:
-        if self.num_features < 1 or self.hidden < 1:
-            raise ValueError(f"num_features is {self.num_features} and hidden {self.hidden}, expected at least 1 of each")
+        whole_number("num_features", self.num_features)
+        whole_number("hidden", self.hidden)
 
     @property
     def num_weights(self) -> int:

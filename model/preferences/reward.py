@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from model.checkpoint_source import read_tensors
+from model.checks import instance
 from model.digests import MANIFEST, check_digests, saved_together
 from model.language_model import LanguageModel
 from model.preferences.features import EncoderFeatures, Features, PriorFeatures, Standardised
@@ -42,12 +44,16 @@ class RewardPosterior:
     samples: Tensor
 
     def __post_init__(self) -> None:
+        instance("features", self.features, Standardised, why="`Standardised.fit` makes it of features and texts")
+        instance("samples", self.samples, Tensor)
         expected = (self.head.num_weights,)
         if self.samples.dim() != 2 or self.samples.shape[1:] != expected or not len(self.samples):
             raise ValueError(
                 f"samples have shape {tuple(self.samples.shape)}, expected [S, {expected[0]}]: weights of "
                 f"{type(self.head).__name__} in rows"
             )
+        if not bool(self.samples.isfinite().all()):
+            raise ValueError("samples have weights that are NaN or infinite: look at the inference that drew them")
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
@@ -86,7 +92,7 @@ class RewardPosterior:
             OtherRewardError: if the folder has no reward, or the features are others.
         """
         folder = Path(folder)
-        record, tensors = _read_settings(folder), load_file(folder / TENSORS)
+        record, tensors = _read_settings(folder), _tensors(folder)
         if record["head"] not in HEADS:
             raise OtherRewardError(f"{folder} has a head {record['head']!r}, expected one of: {', '.join(HEADS)}")
         probe, saved = features([PROBE])[0], tensors["probe"]
@@ -104,12 +110,13 @@ class RewardPosterior:
         )
 
 
-def saved_features(folder: str | Path, prior: LanguageModel) -> Features:
+def saved_features(folder: str | Path, prior: LanguageModel, *, trust_remote_code: bool = False) -> Features:
     """The features that the reward in a folder is a function of, to load it onto: the prior's own, or its encoder's.
 
     Args:
         folder: that `RewardPosterior.save` wrote.
         prior: the language model whose states they are, if they are no encoder's; an encoder goes onto its device.
+        trust_remote_code: run code that comes with the encoder; without it such an encoder is refused.
 
     Raises:
         OtherRewardError: if the folder has no reward, its encoder cannot be loaded, or its features are of one's own making.
@@ -123,7 +130,9 @@ def saved_features(folder: str | Path, prior: LanguageModel) -> Features:
             f"{folder} does not say how to make its features, {named['kind']}: make them, for `RewardPosterior.load`"
         )
     try:
-        return EncoderFeatures.from_pretrained(network, device=prior.device, max_length=named.get("max_length"))
+        return EncoderFeatures.from_pretrained(
+            network, device=prior.device, max_length=named.get("max_length"), trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError) as error:
         raise OtherRewardError(
             f"{folder} is of the encoder {network}, which cannot be loaded: put it back there; or write where it is now under "
@@ -152,6 +161,13 @@ def named_encoder(folder: str | Path) -> str | None:
     if named["kind"] != EncoderFeatures.__name__:
         return None
     return os.path.normpath(Path(folder) / named["folder"]) if named.get("folder") else named.get("network")
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    tensors = read_tensors(folder / TENSORS)
+    if missing := {"samples", "center", "projection", "probe"} - tensors.keys():
+        raise OtherRewardError(f"{folder / TENSORS} lacks {', '.join(sorted(missing))}: expected what a reward is saved as")
+    return tensors
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
+from model.adapter import unwrapped
 from model.batches import in_batches
-from model.pretrained import load_pretrained, longest_read
+from model.checks import one_of, whole_number
+from model.network_checks import check_ids, check_network, check_tokenizer
+from model.pretrained import load_pretrained, longest_read, pad_right
 from model.tokenization import without_beginning
 
 Output = Literal["log-prob", "logit"]
@@ -33,7 +36,8 @@ class SequenceClassifier:
         batch_size: texts at a time.
 
     Raises:
-        ValueError: if the label is not one of the network's.
+        TypeError: if the network is none of `transformers`.
+        ValueError: if the network is no classifier, the label is not one of its own, or the tokenizer has nothing to pad with.
     """
 
     def __init__(
@@ -45,17 +49,22 @@ class SequenceClassifier:
         output: Output = "log-prob",
         batch_size: int = 32,
     ) -> None:
+        network = unwrapped(network)
+        check_network(network)
+        check_tokenizer(tokenizer)
+        if network.get_output_embeddings() is not None:
+            raise ValueError(
+                f"{type(network).__name__} writes tokens and has no labels, expected a network as "
+                "`AutoModelForSequenceClassification` loads it"
+            )
         self.network = network.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.index = _index_of(label, network)
-        self.output = output
-        self.batch_size = batch_size
+        self.output = one_of("output", output, get_args(Output))
+        self.batch_size = whole_number("batch_size", batch_size)
         self.upper_bound = 0.0 if output == "log-prob" else None
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-        # a decoder reads the last token that is not padding; of a long text the response is what matters
-        network.config.pad_token_id = tokenizer.pad_token_id
-        tokenizer.padding_side, tokenizer.truncation_side = "right", "left"
+        pad_right(tokenizer)
+        network.config.pad_token_id = tokenizer.pad_token_id  # a decoder reads the last token that is not padding
         self.max_length = longest_read(network, tokenizer)
 
     @classmethod
@@ -68,9 +77,12 @@ class SequenceClassifier:
         batch_size: int = 32,
         dtype: torch.dtype | str = torch.float32,
         device: torch.device | str | None = None,
+        trust_remote_code: bool = False,
     ) -> Self:
         """Load a checkpoint in Hugging Face format, from a folder or from the hub; by default on a GPU where there is one."""
-        network, tokenizer = load_pretrained(AutoModelForSequenceClassification, name_or_path, dtype, device)
+        network, tokenizer = load_pretrained(
+            AutoModelForSequenceClassification, name_or_path, dtype, device, trust_remote_code=trust_remote_code
+        )
         return cls(network, tokenizer, label, output=output, batch_size=batch_size)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
@@ -82,7 +94,18 @@ class SequenceClassifier:
         cut = self.max_length is not None
         once = without_beginning(self.tokenizer, texts)
         batch = self.tokenizer(once, padding=True, truncation=cut, max_length=self.max_length, return_tensors="pt")
-        return self.network(**batch.to(self.network.device)).logits.float()
+        check_ids(batch["input_ids"].tolist(), texts, self.network, self.tokenizer)
+        empty = [text for text, length in zip(texts, batch["attention_mask"].sum(1).tolist(), strict=True) if not length]
+        if empty:
+            raise ValueError(f"the text {empty[0]!r} has no tokens, so that there is nothing to classify")
+        logits = self.network(**batch.to(self.network.device)).logits.float()
+        expected = (len(texts), len(self.network.config.id2label))
+        if tuple(logits.shape) != expected:
+            raise ValueError(
+                f"the logits of {type(self.network).__name__} have shape {tuple(logits.shape)}, expected {expected}: one for "
+                "each label of a text, as a sequence classifier has them"
+            )
+        return logits
 
 
 def _label(logits: Tensor, index: int, output: Output, *, several: bool) -> Tensor:
@@ -98,7 +121,8 @@ def _index_of(label: str | int | None, network: PreTrainedModel) -> int:
     names = {int(index): name for index, name in network.config.id2label.items()}
     if label is None and len(names) == 1:
         return next(iter(names))
-    found = [index for index, name in names.items() if label in (index, name)]
-    if not found:
-        raise ValueError(f"label is {label!r}, expected one of {type(network).__name__}'s: {list(names.values())}")
+    found = [index for index, name in names.items() if label in (index, name) and not isinstance(label, bool | float)]
+    if len(found) != 1:
+        several = " (which several have: give its index)" if found else ""
+        raise ValueError(f"label is {label!r}{several}, expected one of {type(network).__name__}'s: {list(names.values())}")
     return found[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from model.checks import instance
 from model.language_model import LanguageModel
 from model.prompts import Prompts
 
@@ -24,12 +25,15 @@ class Expert:
         prior: p0.
 
     Raises:
+        TypeError: if one is no `LanguageModel`.
         ValueError: if the two do not speak of the same responses.
     """
 
     upper_bound = 0.0
 
     def __init__(self, language_model: LanguageModel, prior: LanguageModel) -> None:
+        for name, value in {"language_model": language_model, "prior": prior}.items():
+            instance(name, value, LanguageModel, why="`LanguageModel.from_pretrained` loads one")
         ours, theirs = prior.space, language_model.space
         same = {
             "max_new_tokens": (theirs.max_new_tokens, ours.max_new_tokens),

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from model.adapter import unwrapped
 from model.batches import in_batches
+from model.checks import whole_number
+from model.network_checks import check_causal, check_ids, check_network, check_tokenizer
 from model.pretrained import load_pretrained
 
 
@@ -26,6 +29,10 @@ class TextLikelihood:
         per_token: the mean over tokens, which is fluency (minus the log of the perplexity); else the sum, which is that of an
             expert in a product of experts.
         batch_size: texts at a time.
+
+    Raises:
+        TypeError: if the network is none of `transformers`.
+        ValueError: if the network is no causal language model, or the batch size no number.
     """
 
     upper_bound = 0.0
@@ -38,10 +45,14 @@ class TextLikelihood:
         per_token: bool = True,
         batch_size: int = 32,
     ) -> None:
+        network = unwrapped(network)
+        check_network(network)
+        check_tokenizer(tokenizer)
         self.network = network.eval().requires_grad_(False)
+        check_causal(self.network)
         self.tokenizer = tokenizer
         self.per_token = per_token
-        self.batch_size = batch_size
+        self.batch_size = whole_number("batch_size", batch_size)
 
     @classmethod
     def from_pretrained(
@@ -52,9 +63,12 @@ class TextLikelihood:
         batch_size: int = 32,
         dtype: torch.dtype | str = torch.float32,
         device: torch.device | str | None = None,
+        trust_remote_code: bool = False,
     ) -> Self:
         """Load a checkpoint in Hugging Face format, from a folder or from the hub; by default on a GPU where there is one."""
-        network, tokenizer = load_pretrained(AutoModelForCausalLM, name_or_path, dtype, device)
+        network, tokenizer = load_pretrained(
+            AutoModelForCausalLM, name_or_path, dtype, device, trust_remote_code=trust_remote_code
+        )
         return cls(network, tokenizer, per_token=per_token, batch_size=batch_size)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
@@ -63,6 +77,7 @@ class TextLikelihood:
 
     def _score(self, texts: list[str]) -> Tensor:
         rows = [self._ids(text) for text in texts]
+        check_ids(rows, texts, self.network, self.tokenizer)
         longest = max(1, *(len(row) for row in rows))
         device = self.network.device
         ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)

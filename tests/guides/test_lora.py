@@ -168,15 +168,20 @@ def test_peft_alone_loads_it(prior, tmp_path):
     assert torch.equal(loaded.eval()(ids).logits, expected)
 
 
-def test_saved_names_its_base_unless_that_is_not_all(network, tmp_path):
+def test_saved_names_a_base_on_the_hub_and_no_path_of_this_machine(network, tmp_path):
     tiny(network).save_pretrained(tmp_path / "base")
     prior = LanguageModel.from_pretrained(tmp_path / "base", max_new_tokens=3)
     LoRA(prior).save_pretrained(tmp_path / "guide")
-    again = LanguageModel.from_pretrained(tmp_path / "guide", max_new_tokens=3)  # tokenizer and all
+    base = tmp_path / "base"
+    again = LanguageModel.from_pretrained(tmp_path / "guide", base=base, max_new_tokens=3)  # tokenizer and all
     assert same(all_paths(again), all_paths(prior))
     LoRA(again).save_pretrained(tmp_path / "second")
-    bases = [json.loads((tmp_path / name / "adapter_config.json").read_text()) for name in ("guide", "second")]
-    assert [config["base_model_name_or_path"] for config in bases] == [str(tmp_path / "base"), None]
+    prior.network.name_or_path = "someone/a-model"
+    LoRA(prior).save_pretrained(tmp_path / "of-hub")
+    bases = [json.loads((tmp_path / name / "adapter_config.json").read_text()) for name in ("guide", "second", "of-hub")]
+    assert [config["base_model_name_or_path"] for config in bases] == [None, None, "someone/a-model"]
+    with pytest.raises(ValueError, match=r"guide is an adapter that does not say of which network: name it \(`base=...`\)"):
+        LanguageModel.from_pretrained(tmp_path / "guide", max_new_tokens=3)
 
 
 def test_guide_is_loaded_bit_for_bit(prior, tmp_path):
