@@ -77,6 +77,8 @@ class RLHF:
     """p0: `film-reviews` (embedded), `smollm2`, a folder in Hugging Face format, or a name on the hub."""
     encoder: str | None = None
     """Features of the reward: any encoder in Hugging Face format; default the prior's own hidden states."""
+    trust_remote_code: bool = False
+    """Run the code that comes with the checkpoint of prior or encoder; without it such a checkpoint is refused."""
     components: int = 128
     """Principal components of the features that the reward goes by."""
     head: HeadName = "linear"
@@ -165,7 +167,12 @@ def load(args: RLHF) -> tuple[LanguageModel, Features]:
         torch.empty(0, device=args.device)
         where = f"--prior {args.prior} {unknown}"
         prior = load_prior(
-            args.prior, max_new_tokens=args.max_new_tokens, temperature=args.temperature, dtype="float32", device=args.device
+            args.prior,
+            max_new_tokens=args.max_new_tokens,
+            temperature=args.temperature,
+            dtype="float32",
+            device=args.device,
+            trust_remote_code=args.trust_remote_code,
         )
         if args.preferences is None:
             for name in ("prompt", "word_prompt"):
@@ -174,7 +181,9 @@ def load(args: RLHF) -> tuple[LanguageModel, Features]:
         where = f"--encoder {args.encoder} {unknown}"
         if args.encoder is None:
             return prior, PriorFeatures(prior)
-        return prior, EncoderFeatures.from_pretrained(args.encoder, device=args.device)
+        return prior, EncoderFeatures.from_pretrained(
+            args.encoder, device=args.device, trust_remote_code=args.trust_remote_code
+        )
     except (AssertionError, OSError, RuntimeError, TypeError, ValueError) as error:  # torch asserts that it was built with CUDA
         raise SystemExit(f"{where}: {error}") from error
 
