@@ -10,11 +10,12 @@ from inference.checkpoint import CheckpointError, FitState, has_checkpoint
 from inference.density import Joint, Program, joint_at, log_evidence_at, log_guide_at, parameter_scope, response_distribution
 from inference.diagnostics import Diagnostics, diagnose, distinct_n
 from inference.enumeration import Enumeration, entropy
-from inference.estimate import Estimate
+from inference.estimate import Estimate, NotANumberError, expectation
 from inference.fit import Fit, Metrics, NonFiniteLossError, fit
 from inference.importance_weights import effective_sample_size, pareto_k
 from inference.kl_budget import Budget, BudgetError, solve_beta
 from inference.kl_estimators import KL_ESTIMATORS, k1, k2, k3
+from inference.laws import NotNormalisedError
 from inference.moment_matching import MomentMatch, UnattainableMomentsError, match_moments
 from inference.objectives import (
     DIVERGENCES,
@@ -99,6 +100,8 @@ __all__ = [
     "NoSupportError",
     "NonFiniteGradientError",
     "NonFiniteLossError",
+    "NotANumberError",
+    "NotNormalisedError",
     "Objective",
     "Posterior",
     "PriorBank",
@@ -130,6 +133,7 @@ __all__ = [
     "effective_sample_size",
     "entropy",
     "enumerate_posterior",
+    "expectation",
     "fit",
     "has_checkpoint",
     "importance_sampling",

@@ -18,7 +18,8 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from model import BearsZeroEvidence, Prompts, ResponseDistribution
+from inference.laws import check_log_prob
+from model import BearsZeroEvidence, EvidenceError, Prompts, ResponseDistribution
 
 Program = Callable[[Prompts], Any]
 
@@ -61,9 +62,14 @@ def parameter_scope(program: Program) -> Iterator[None]:
 
 
 def joint_at(model: Program, prompts: Prompts, response: Tensor) -> Joint:
-    """The model's density at `response` `[..., N, T]`: the sample site, and all its factors added up."""
+    """The model's density at `response` `[..., N, T]`: the sample site, and all its factors added up.
+
+    Raises:
+        NotANumberError: if the prior's log-probability is NaN.
+        EvidenceError: if a factor is NaN or +inf.
+    """
     trace = run(model, prompts, response)
-    return Joint(_log_prob(trace.nodes["response"]), log_factors(trace))
+    return Joint(check_log_prob(_log_prob(trace.nodes["response"]), model, "model"), log_factors(trace))
 
 
 def log_evidence_at(model: Program, prompts: Prompts, response: Tensor) -> Tensor:
@@ -72,8 +78,12 @@ def log_evidence_at(model: Program, prompts: Prompts, response: Tensor) -> Tenso
 
 
 def log_guide_at(guide: Program, prompts: Prompts, response: Tensor) -> Tensor:
-    """log q(response | prompt), `[..., N]`, nats, with gradient."""
-    return _log_prob(run(guide, prompts, response).nodes["response"])
+    """log q(response | prompt), `[..., N]`, nats, with gradient.
+
+    Raises:
+        NotANumberError: with the guide's name, if one is NaN.
+    """
+    return check_log_prob(_log_prob(run(guide, prompts, response).nodes["response"]), guide, "guide")
 
 
 def response_distribution(program: Program, prompts: Prompts) -> TorchDistribution:
@@ -100,12 +110,14 @@ def _log_prob(site: dict) -> Tensor:
 
 
 def log_factors(trace: Trace) -> Tensor:
-    """All factors in a model's trace added up, `[..., N]`, as scaled and masked as the program has them.
+    """All factors in a model's trace added up, `[..., N]`, float64, as scaled and masked as the program has them.
 
     Raises:
+        EvidenceError: if a factor is NaN or +inf.
         ValueError: if the model draws something else than `response`, or has a factor outside the plate over prompts.
     """
-    total = torch.zeros(trace.nodes["response"]["value"].shape[:-1], device=trace.nodes["response"]["value"].device)
+    response = trace.nodes["response"]["value"]
+    total = torch.zeros(response.shape[:-1], dtype=torch.float64, device=response.device)
     for name, site in trace.nodes.items():
         if site["type"] != "sample" or name == "response" or site_is_subsample(site):
             continue
@@ -119,6 +131,13 @@ def log_factors(trace: Trace) -> Tensor:
             raise ValueError(
                 f"factor {name!r} has shape {tuple(factor.shape)}, expected one value for each of {total.shape[-1]} prompts "
                 "at the end: put it inside the plate over prompts"
+            )
+        odd = factor.isnan() | factor.isposinf()
+        if bool(odd.any()):
+            where = tuple(odd.nonzero()[0].tolist())
+            raise EvidenceError(
+                f"factor {name!r} is {factor[where].item()} at index {where}, expected finite numbers, or -inf for an "
+                f"impossible response. A reward in {factor.dtype} over a small beta may overflow: widen it to float64 first"
             )
         total = total + factor
     return total

@@ -22,6 +22,7 @@ from inference.order_statistics import (
 from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.proposal import draw
 from model import Prompts
+from model.checks import whole_number
 
 
 @torch.no_grad()
@@ -55,7 +56,8 @@ def best_of_n(
         ValueError: if n < 1, or the budget does not fill one group.
         NoSupportError: if all draws for a prompt are impossible.
     """
-    num_groups = num_samples // n if n > 0 else 0
+    num_samples, n = whole_number("num_samples", num_samples), whole_number("n", n)
+    num_groups = num_samples // n
     if num_groups < 1:
         raise ValueError(f"num_samples = {num_samples} and n = {n}, expected 1 <= n <= num_samples: at least one group of n")
     parts = list(draw(model if guide is None else guide, prompts, num_groups * n, chunk=chunk))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from inference.density import Program, joint_at, log_evidence_at, log_guide_at, response_distribution
 from model import Prompts
+from model.checks import whole_number
 
 
 class Weighed(NamedTuple):
@@ -42,14 +43,14 @@ def weigh(model: Program, guide: Program | None, prompts: Prompts, response: Ten
     return Weighed(response, log_weight, log_evidence)
 
 
-def draw(program: Program, prompts: Prompts, num_samples: int, *, chunk: int) -> Iterator[Tensor]:
+def draw(program: Program, prompts: Prompts, num_samples: int, *, chunk: int, name: str = "num_samples") -> Iterator[Tensor]:
     """Independent draws from a program's `response` site, `[m, N, T]` at a time, m <= chunk, `num_samples` in all.
 
     Raises:
-        ValueError: if there is nothing to draw.
+        ValueError: if there is nothing to draw, at `name`, or in a chunk.
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples = {num_samples}, expected at least 1: responses drawn for each prompt")
+    num_samples = whole_number(name, num_samples, why="responses drawn for each prompt")
+    chunk = whole_number("chunk", chunk, why="responses handled at a time")
     distribution = response_distribution(program, prompts)
     for start in range(0, num_samples, chunk):
         yield distribution.sample(torch.Size([min(chunk, num_samples - start)]))

@@ -21,6 +21,7 @@ from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.resampling import Scheme, find_scheme, num_distinct, resample_if_degenerate
 from inference.samplers.twist import Twist
 from model import Prompts, ResponseDistribution
+from model.checks import finite, whole_number
 from model.response_distribution import sample_token
 from model.token_log_prob import token_log_prob
 
@@ -59,8 +60,8 @@ def sequential_monte_carlo(
         ValueError: if there is nothing to draw, no such scheme, or the twist returns something else than a `Twist` does.
     """
     scheme = find_scheme(resampling)
-    if num_samples < 1:
-        raise ValueError(f"num_samples is {num_samples}, expected at least 1: responses to each prompt")
+    num_samples = whole_number("num_samples", num_samples, why="responses to each prompt")
+    ess_threshold = finite("ess_threshold", ess_threshold, at_least=0)
     return grow(model, prompts, guide=guide, num_samples=num_samples, twist=twist, scheme=scheme, ess_threshold=ess_threshold)
 
 
