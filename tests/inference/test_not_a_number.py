@@ -42,7 +42,7 @@ from inference.order_statistics import best_of_n_kl, best_of_n_win_rate
 from inference.samplers.resampling import RESAMPLING
 from inference.samplers.suffix_move import suffix_move
 from model import AlignmentModel, BradleyTerry, Comparisons, EvidenceError, RewardPosterior, TokenEvidence, ZeroEvidenceError
-from model.preferences import LinearHead
+from model.preferences import LinearHead, Standardised
 
 NAN, INF = math.nan, math.inf
 
@@ -315,7 +315,7 @@ def test_draws_of_nan_have_no_rank():
 
 def test_a_reward_has_finite_weights():
     with pytest.raises(ValueError, match="samples have weights that are NaN or infinite"):
-        RewardPosterior(LinearHead(2), None, float64([[1.0, 0.0], [NAN, 0.0]]))
+        RewardPosterior(LinearHead(2), object.__new__(Standardised), float64([[1.0, 0.0], [NAN, 0.0]]))
 
 
 @ODD
