@@ -40,6 +40,7 @@ from inference.optimizer import FusedOptimizer, NonFiniteGradientError, constant
 from inference.prior_bank import PriorBank, draw_prior_bank
 from inference.prior_draws import PriorDraws, draw_from_prior
 from inference.response_index import ResponseIndex
+from inference.response_site import ResponseSiteError, ScaledSiteError
 from inference.reward_posterior import REWARD_INFERENCE, RewardInference
 from inference.samplers import (
     RESAMPLING,
@@ -112,9 +113,11 @@ __all__ = [
     "ResponseIndex",
     "ResponseKernel",
     "ResponseObjective",
+    "ResponseSiteError",
     "RewardInference",
     "RewardToGo_ELBO",
     "Sampler",
+    "ScaledSiteError",
     "Stage",
     "Trace_ELBO",
     "UnattainableMomentsError",

@@ -22,6 +22,7 @@ from inference.density import Program, joint_at, log_guide_at, response_distribu
 from inference.estimate import Estimate, log_mean, log_mean_exp
 from inference.importance_weights import effective_sample_size, pareto_k
 from inference.prior_draws import PriorDraws, draw_from_prior
+from inference.response_site import SameResponses
 from model import Prompts, ResponseDistribution
 from model.checks import whole_number
 
@@ -98,12 +99,13 @@ def diagnose(
         raise ValueError(
             f"prior_draws are of {prior_draws.response.shape[1]} prompts, expected draws for the {len(prompts)} prompts here"
         )
-    distribution = response_distribution(guide, prompts)
-    response = torch.cat([distribution.sample((min(chunk, num_samples - i),)) for i in range(0, num_samples, chunk)])
-    joints = [joint_at(model, prompts, part) for part in response.split(chunk)]
+    with SameResponses():
+        distribution = response_distribution(guide, prompts)
+        response = torch.cat([distribution.sample((min(chunk, num_samples - i),)) for i in range(0, num_samples, chunk)])
+        joints = [joint_at(model, prompts, part) for part in response.split(chunk)]
+        log_guide = torch.cat([log_guide_at(guide, prompts, part) for part in response.split(chunk)]).double()
     log_prior = torch.cat([joint.log_prior for joint in joints]).double()
     log_evidence = torch.cat([joint.log_evidence for joint in joints]).double()
-    log_guide = torch.cat([log_guide_at(guide, prompts, part) for part in response.split(chunk)]).double()
     log_weight = log_prior + log_evidence - log_guide  # [M, N]
     elbo, log_z = Estimate.of_mean(log_weight), prior_draws.log_z()
     return Diagnostics(

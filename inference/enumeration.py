@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from inference.density import Program, joint_at, log_guide_at, response_distribution
 from inference.estimate import expectation
 from inference.laws import check_law, name_of
+from inference.response_site import SameResponses
 from model import Prompts, ZeroEvidenceError
 
 CHUNK = 8192  # responses scored at a time
@@ -43,8 +44,9 @@ class Enumeration:
 
     def __init__(self, model: Program, prompts: Prompts) -> None:
         self.prompts = prompts
-        self.support = response_distribution(model, prompts).enumerate_support()
-        with torch.no_grad():
+        self._same = SameResponses()
+        with self._same, torch.no_grad():
+            self.support = response_distribution(model, prompts).enumerate_support()
             joints = [joint_at(model, prompts, chunk) for chunk in self._chunks()]
         self.log_prior = check_law(torch.cat([joint.log_prior for joint in joints]), f"the prior of {name_of(model)}")
         self.log_evidence = torch.cat([joint.log_evidence for joint in joints]).double()
@@ -57,7 +59,7 @@ class Enumeration:
 
     def log_guide(self, guide: Program) -> Tensor:
         """log q of every response, `[S, N]`, nats, float64, without gradient."""
-        with torch.no_grad():
+        with self._same, torch.no_grad():
             log_guide = torch.cat([log_guide_at(guide, self.prompts, chunk) for chunk in self._chunks()])
         return check_law(log_guide, f"the guide {name_of(guide)}")
 

@@ -12,6 +12,7 @@ from typing import Any
 import pyro
 import torch
 from pyro.distributions import Unit
+from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO, SVI, RenyiELBO, ReweightedWakeSleep
 from pyro.params.param_store import StateDict
 from pyro.poutine.messenger import Messenger
@@ -22,6 +23,7 @@ from inference.checkpoint import CheckpointError, FitState, has_checkpoint
 from inference.density import Program
 from inference.objectives import LeaveOneOut_ELBO, ResponseObjective
 from inference.optimizer import FusedOptimizer, NonFiniteGradientError, cosine
+from inference.response_site import SameResponses
 from model import Prompts
 
 Metrics = dict[str, float]
@@ -132,7 +134,7 @@ def fit(
 def _step(svi: SVI, state: FitState, prompts: Prompts) -> Metrics:
     """One step of SVI, counted in `state`. Returns its metrics."""
     rate, objective = state.optimizer.learning_rate, state.objective
-    with _RecordEvidence() as evidence:
+    with SameResponses(), _RecordEvidence() as evidence:
         loss = _bound(svi.step(prompts))
     state.step += 1
     metrics = {"elbo": -loss / len(prompts), "log_evidence": evidence.mean()}
@@ -159,7 +161,8 @@ class _RecordEvidence(Messenger):
 
     def _pyro_post_sample(self, msg: dict) -> None:
         if isinstance(msg["fn"], Unit):
-            self.factors.setdefault(msg["name"], []).append(msg["fn"].log_factor.mean().item())
+            factor = scale_and_mask(msg["fn"].log_factor, msg["scale"], msg["mask"])
+            self.factors.setdefault(msg["name"], []).append(factor.mean().item())
 
     def mean(self) -> float:
         """The factors added up, each averaged over the model's runs."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from inference.density import Program, autoregressive, log_evidence_at, response_distribution
 from inference.estimate import log_mean
+from inference.response_site import SameResponses
 from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.resampling import Scheme, find_scheme, num_distinct, resample_if_degenerate
 from inference.samplers.twist import Twist
@@ -148,10 +149,12 @@ def grow(
     retained: Tensor | None = None,
 ) -> Posterior:
     """The algorithm; with `retained`, a response `[N, T]` that particle 0 must be, conditional sequential Monte Carlo."""
-    prior = autoregressive(response_distribution(model, prompts))
+    with SameResponses():
+        prior = autoregressive(response_distribution(model, prompts))
+        q = prior if guide is None else autoregressive(response_distribution(guide, prompts, role="guide"))
     particles = Particles.unwritten(prior, num_samples)
     target = Stream(prior, num_samples)
-    proposal = target if guide is None else Stream(autoregressive(response_distribution(guide, prompts)), num_samples)
+    proposal = target if guide is None else Stream(q, num_samples)
     num_tokens = prior.event_shape[0]
     for t in range(1, num_tokens + 1):
         draw_token(particles, target, proposal, t, prior, None if retained is None else retained[:, t - 1])
