@@ -12,6 +12,7 @@ from inference.diagnostics import Diagnostics, diagnose, distinct_n
 from inference.enumeration import Enumeration, entropy
 from inference.estimate import Estimate, NotANumberError, expectation
 from inference.fit import Fit, Metrics, NonFiniteLossError, fit
+from inference.folder_lock import FolderInUseError
 from inference.importance_weights import effective_sample_size, pareto_k
 from inference.kl_budget import Budget, BudgetError, solve_beta
 from inference.kl_estimators import KL_ESTIMATORS, k1, k2, k3
@@ -88,6 +89,7 @@ __all__ = [
     "FDivergence",
     "Fit",
     "FitState",
+    "FolderInUseError",
     "FusedOptimizer",
     "Joint",
     "LeaveOneOut_ELBO",
