@@ -27,17 +27,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
-import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments import figures
-from experiments.claims import Finding, report
+from experiments.arguments import DISTINCT, Arguments, Count, Out, Positive, Seeds, Threads, count
+from experiments.claims import Finding, finished, report
+from experiments.command_line import run_script
+from experiments.early_stops import early_stops
+from experiments.new_folder import new_folder
 from experiments.registry import set_threads
 from experiments.rewards import REWARDS
-from experiments.run_folder import RunFolder
 from experiments.tuning import tuned
 from experiments.zoo import cell, mean_and_error, text_table
 from guides import FineTuned
@@ -55,45 +58,50 @@ LEFT = 0.1
 
 
 @dataclass(frozen=True)
-class Agents:
+class Agents(Arguments):
     """See evidence reweight the agents of a prior."""
 
-    betas: tuple[float, ...] = (1.0, 0.5, 0.3)
+    betas: Annotated[tuple[Positive, ...], DISTINCT] = (1.0, 0.5, 0.3)
     """Reward per nat."""
-    max_new_tokens: int = 3
+    max_new_tokens: Annotated[int, count(1, 5, "all 9^T responses are listed")] = 3
     """T: at 3 there are 820 responses."""
     prompt: str = "the film was"
     """What is judged."""
-    steps: int = 120
+    steps: Count = 120
     """Of SVI."""
-    particles: int = 64
+    particles: Annotated[int, count(2)] = 64
     """Responses a step."""
-    seeds: int = 3
+    seeds: Seeds = 3
     """Guides for each beta."""
-    threads: int | None = 1
+    threads: Threads | None = 1
     """CPU threads; None for torch's choice. More help small networks little, and do harm where cores are shared."""
-    out: Path = Path("runs")
+    out: Out = Path("runs")
     """The run folder is made in here."""
 
 
 def main(args: Agents) -> list[Finding]:
     set_threads(args.threads)
-    folder = RunFolder.new(args.out, "agents")
-    folder.write_arguments(args)
     prior = grammar_prior(args.max_new_tokens, sentences=spoken_sentences(SPEAKERS))
     prompts, reward = prior.encode([args.prompt]), REWARDS["vader"](prior)
     rows, weights = {}, {}
     errors: list[float] = []
     left: list[float] = []
+    unfinished: list[Finding] = []
     for beta in args.betas:
         model = AlignmentModel(prior, reward, beta)
         truth = Enumeration(model, prompts)
         rho = responsibilities(prior, truth, SPEAKERS)
         before, after = mixture(truth.log_prior, rho), mixture(truth.log_posterior, rho)
+        if silent := [name for name, weight in before.items() if weight == 0]:
+            raise SystemExit(
+                f"--prompt {args.prompt!r}: the speaker {silent[0]} says nothing of {args.max_new_tokens} tokens after it"
+            )
         log_z = {name: log_z_of(name, prior, prompts, reward, beta) for name in after}
         by_bayes = {name: (log_z[name] - truth.log_z).exp().item() for name in after}
         errors += [abs(by_bayes[name] - after[name]) for name in after]
-        guides = [train(model, prompts, seed, args) for seed in range(args.seeds)]
+        with early_stops() as stops:
+            guides = [train(model, prompts, seed, args) for seed in range(args.seeds)]
+        unfinished += finished(stops)
         of_guides = [mixture(truth.log_guide(guide), rho) for guide in guides]
         left += [sum(kl(found, after) for found in of_guides) / args.seeds / kl(before, after)]
         weights[beta] = {name: mean_and_error(of_guides, name) for name in after}
@@ -114,10 +122,12 @@ def main(args: Agents) -> list[Finding]:
             f"of the KL between the agents of prior and posterior the guides leave {max(left):.1%} at most (under {LEFT:.0%})",
             max(left) < LEFT,
         ),
+        *unfinished,
     ]
     print(report(CLAIM, SOURCE, [f"{title}\n{text_table(columns, rows)}", twice], findings))
     figure = agents_figure(curve(prior, prompts, reward, min(args.betas)), weights)
-    print(f"Figure: {figures.save(figure, folder.path / 'agents.svg')}")
+    with new_folder(args, "agents") as folder:
+        print(f"Figure: {figures.save(figure, folder.path / 'agents.svg')}")
     return findings
 
 
@@ -239,4 +249,4 @@ def agents_figure(
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Agents))
+    run_script(main, Agents)

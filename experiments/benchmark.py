@@ -29,17 +29,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any
+from typing import Annotated, Any
 
 import pyro
 import torch
-import tyro
 from pyro.infer import SVI
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
 from transformers.utils import logging
 
+from experiments.arguments import Arguments, Count, Positive, Rate, Seed, Threads, count, multiple
+from experiments.command_line import run_script
 from experiments.worlds import numbered_words
 from guides import FineTuned
 from inference import FusedOptimizer, LeaveOneOut_ELBO
@@ -55,42 +56,41 @@ Seconds = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class Benchmark(Arguments):
     """Time a gradient step: ours, by hand, TRL's."""
 
-    rounds: int = 200
-    """Steps timed of each, at least 1."""
-    warm_up: int = 20
+    rounds: Count = 200
+    """Steps timed of each."""
+    warm_up: Annotated[int, count(0)] = 20
     """Steps of each before those."""
-    sequences: int = 64
-    """Responses a step, at least 2."""
-    tokens: int = 16
+    sequences: Annotated[int, count(2, 10_000, "the baseline of one is the mean of the others")] = 64
+    """Responses a step."""
+    tokens: Annotated[int, count(1, 10_000)] = 16
     """Tokens of a response."""
-    prompt_tokens: int = 4
+    prompt_tokens: Annotated[int, count(1, 10_000)] = 4
     """Tokens of the prompt."""
-    vocabulary: int = 128
+    vocabulary: Annotated[int, count(2, 100_000)] = 128
     """Words, the end among them."""
-    layers: int = 2
+    layers: Annotated[int, count(1, 100)] = 2
     """Transformer blocks."""
-    width: int = 64
+    width: Annotated[int, count(16, 8192), multiple(16)] = 64
     """Width of the residual stream, a multiple of 16, the width of a head."""
-    beta: float = 0.1
+    beta: Positive = 0.1
     """Reward per nat."""
-    learning_rate: float = 1e-5
+    learning_rate: Rate = 1e-5
     """Of Adam; so low that the job stays the same from step to step."""
-    threads: int = 1
+    threads: Threads = 1
     """CPU threads."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the weights and of the samples."""
 
     def __post_init__(self) -> None:
-        if self.rounds < 1 or self.sequences < 2 or self.width < 16 or self.width % 16:
-            raise ValueError(
-                f"got rounds={self.rounds}, sequences={self.sequences}, width={self.width}: expected at least 1 round, at "
-                "least 2 sequences (the baseline is the mean of the others), and a width that is a multiple of 16"
+        super().__post_init__()
+        if not self.prompt_tokens < self.vocabulary:
+            raise SystemExit(
+                f"--prompt-tokens is {self.prompt_tokens}, expected 1 to {self.vocabulary - 1} with --vocabulary "
+                f"{self.vocabulary}, one for each word"
             )
-        if not 1 <= self.prompt_tokens < self.vocabulary:
-            raise ValueError(f"got prompt_tokens={self.prompt_tokens}, expected 1 to {self.vocabulary - 1}, one for each word")
 
 
 def make_tokenizer(args: Benchmark) -> PreTrainedTokenizerFast:
@@ -388,4 +388,4 @@ def main(args: Benchmark) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Benchmark))
+    run_script(main, Benchmark)

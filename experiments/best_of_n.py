@@ -22,16 +22,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
-import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments import figures
-from experiments.claims import Finding, report
+from experiments.arguments import DISTINCT, Arguments, Count, Out, Positive, Seeds, Threads, count
+from experiments.claims import Finding, finished, report
+from experiments.command_line import run_script
+from experiments.early_stops import early_stops
+from experiments.new_folder import new_folder
 from experiments.registry import load_prior, set_threads
 from experiments.rewards import REWARDS
 from experiments.run_folder import RunFolder
@@ -62,30 +65,30 @@ LEARNED = 0.2
 
 
 @dataclass(frozen=True)
-class BestOfN:
+class BestOfN(Arguments):
     """Compare best of n, its distillation and SVI, by reward and KL to the prior."""
 
-    sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    sizes: Annotated[tuple[Annotated[int, count(1, 100_000)], ...], DISTINCT] = (1, 2, 4, 8, 16, 32, 64)
     """n."""
-    distilled: tuple[int, ...] = (4, 16)
+    distilled: Annotated[tuple[Annotated[int, count(2, 100_000)], ...], DISTINCT] = (4, 16)
     """n of the guides that learn the best of n on the grammar; the last of them on the embedded prior."""
-    betas: tuple[float, ...] = (0.6, 0.3)
+    betas: Annotated[tuple[Positive, ...], DISTINCT] = (0.6, 0.3)
     """Of the guides by SVI on the grammar."""
-    text_beta: float = 0.1
+    text_beta: Positive = 0.1
     """Of the guide by SVI on the embedded prior."""
-    steps: int = 120
+    steps: Count = 120
     """Of SVI on the grammar."""
-    particles: int = 64
+    particles: Annotated[int, count(4)] = 64
     """Responses a step there; half as many on the embedded prior."""
-    seeds: int = 3
+    seeds: Seeds = 3
     """Guides of each kind on the grammar."""
-    text_steps: int = 30
+    text_steps: Annotated[int, count(0)] = 30
     """On the embedded prior; 0 trains no guides there."""
-    draws: int = 4096
+    draws: Annotated[int, count(64)] = 4096
     """Of the embedded prior; half of them tell its law of the reward, the others make groups of n."""
-    threads: int | None = 1
+    threads: Threads | None = 1
     """CPU threads; None for torch's choice. More help small networks little, and do harm where cores are shared."""
-    out: Path = Path("runs")
+    out: Out = Path("runs")
     """The run folder is made in here."""
 
 
@@ -121,16 +124,25 @@ class Best(NamedTuple):
         return (self.reward - self.start) / (self.frontier - self.start) if self.kl > EXACT else math.nan
 
 
+def check(args: BestOfN) -> None:
+    """Exit if the draws do not suffice."""
+    largest = 7 * (args.draws // 16)  # what the jackknife leaves of half the draws
+    if max(args.sizes) > largest:
+        raise SystemExit(f"--sizes has {max(args.sizes)}, expected at most {largest} with --draws {args.draws}")
+    if max(args.sizes) == 1:
+        raise SystemExit("--sizes has no n but 1, expected one above: the best of 1 is the prior")
+
+
 def main(args: BestOfN) -> list[Finding]:
+    check(args)
     set_threads(args.threads)
-    folder = RunFolder.new(args.out, "best-of-n")
-    folder.write_arguments(args)
-    with random_state.isolated(0):
-        parts = [on_grammar(args, folder), on_text(args, folder)]
-    findings = [finding for _, found in parts for finding in found]
-    print(report(CLAIM, SOURCE, [table for table, _ in parts], findings))
-    print(f"Figures: {folder.path}")
-    return findings
+    with new_folder(args, "best-of-n") as folder:
+        with random_state.isolated(0), early_stops() as stops:
+            parts = [on_grammar(args, folder), on_text(args, folder)]
+        findings = [*(finding for _, found in parts for finding in found), *finished(stops)]
+        print(report(CLAIM, SOURCE, [table for table, _ in parts], findings))
+        print(f"Figures: {folder.path}")
+        return findings
 
 
 def exact(value: float) -> Estimate:
@@ -380,4 +392,4 @@ def _dot(axes: Axes, place: Place, color: Any, label: str | None) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(BestOfN))
+    run_script(main, BestOfN)

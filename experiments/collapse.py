@@ -27,15 +27,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
-import tyro
 from pyro.infer import ELBO
 from torch import Tensor
 
 from experiments import figures
-from experiments.claims import Finding, report
+from experiments.arguments import Arguments, Count, Out, Positive, Rate, Seeds, Threads, count, used
+from experiments.claims import Finding, finished, report
+from experiments.command_line import run_script
+from experiments.early_stops import early_stops
+from experiments.new_folder import new_folder
 from experiments.registry import load_prior, set_threads
 from experiments.reward_only import RewardOnly
 from experiments.rewards import REWARDS
@@ -49,7 +52,6 @@ from inference import (
     Metrics,
     distinct_n,
     entropy,
-    expectation,
     joint_at,
     log_guide_at,
     random_state,
@@ -77,26 +79,26 @@ Measured = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Collapse:
+class Collapse(Arguments):
     """See reward alone collapse, and the posterior not."""
 
-    beta: float = 0.3
+    beta: Positive = 0.3
     """Reward per nat, on the grammar; that of the embedded prior is a third of it."""
-    steps: int = 100
+    steps: Count = 100
     """Of gradient ascent on the grammar."""
-    particles: int = 64
+    particles: Annotated[int, count(4)] = 64
     """Responses a step where they are drawn, on the grammar; half as many on the embedded prior."""
-    seeds: int = 3
+    seeds: Seeds = 3
     """Sampled runs on the grammar."""
-    text_steps: int = 40
+    text_steps: Annotated[int, count(0)] = 40
     """Steps on the embedded prior; 0 leaves it out."""
-    text_rate: float = 1e-4
+    text_rate: Annotated[Rate, used(lambda args: args.text_steps, "with --text-steps 0")] = 1e-4
     """Learning rate there."""
-    draws: int = 256
+    draws: Annotated[int, count(8)] = 256
     """Responses behind all that is estimated on the embedded prior, in four parts; distinct-2 is that of a part."""
-    threads: int | None = 1
+    threads: Threads | None = 1
     """CPU threads; None for torch's choice. More help small networks little, and do harm where cores are shared."""
-    out: Path = Path("runs")
+    out: Out = Path("runs")
     """The run folder is made in here."""
 
 
@@ -109,14 +111,14 @@ class Ascent(NamedTuple):
 
 def main(args: Collapse) -> list[Finding]:
     set_threads(args.threads)
-    folder = RunFolder.new(args.out, "collapse")
-    folder.write_arguments(args)
-    prior = grammar_prior(max_new_tokens=3)
-    parts = [of_sentiment(prior, args, folder), of_binary(prior, args), *([of_text(args)] if args.text_steps else [])]
-    findings = [finding for _, found in parts for finding in found]
-    print(report(CLAIM, SOURCE, [table for table, _ in parts], findings))
-    print(f"Figures: {folder.path}")
-    return findings
+    with new_folder(args, "collapse") as folder:
+        prior = grammar_prior(max_new_tokens=3)
+        with early_stops() as stops:
+            parts = [of_sentiment(prior, args, folder), of_binary(prior, args), *([of_text(args)] if args.text_steps else [])]
+        findings = [*(finding for _, found in parts for finding in found), *finished(stops)]
+        print(report(CLAIM, SOURCE, [table for table, _ in parts], findings))
+        print(f"Figures: {folder.path}")
+        return findings
 
 
 def of_sentiment(prior: LanguageModel, args: Collapse, folder: RunFolder) -> tuple[str, list[Finding]]:
@@ -202,7 +204,7 @@ def measure(prior: LanguageModel, truth: Enumeration, log_prob: Tensor, args: Co
 
 
 def _mean(prob: Tensor, values: Tensor) -> float:
-    return expectation(prob, values).sum().item()
+    return torch.where(prob > 0, prob * values, 0.0).sum().item()
 
 
 def mode(prior: LanguageModel, truth: Enumeration, log_prob: Tensor) -> str:
@@ -353,4 +355,4 @@ def measure_text(model: AlignmentModel, guide: FineTuned, prompts: Prompts, num_
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Collapse))
+    run_script(main, Collapse)

@@ -25,19 +25,22 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
-import tyro
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from pyro.infer import ELBO
 from torch import Tensor
 
 from experiments import figures
-from experiments.claims import Finding, report
+from experiments.arguments import Arguments, Count, Name, Out, Positive, Rate, Seeds, Threads, count, number
+from experiments.claims import Finding, finished, report
+from experiments.command_line import run_script
+from experiments.early_stops import early_stops
+from experiments.new_folder import new_folder
 from experiments.registry import load_prior, set_threads
 from experiments.reward_only import RewardOnly
-from experiments.run_folder import RunFolder
 from experiments.tuning import tuned
 from experiments.zoo import cell, mean_and_error, text_table
 from guides import Guide, Twisted
@@ -71,32 +74,32 @@ COLLAPSED = 0.5
 
 
 @dataclass(frozen=True)
-class DistributionMatching:
+class DistributionMatching(Arguments):
     """See RL fail without distribution matching, and distribution matching work without RL."""
 
-    word: str = "very"
+    word: Name = "very"
     """What the pointwise constraint asks of every response."""
-    share: float = 0.5
+    share: Annotated[float, number(above=0, below=1)] = 0.5
     """Of responses that the distributional constraint wants positive by VADER."""
-    beta: float = 0.2
+    beta: Positive = 0.2
     """Reward per nat of RL with a KL penalty, where the reward is the word."""
-    max_new_tokens: int = 6
+    max_new_tokens: Annotated[int, count(1, 100, "the embedded prior reads 128 tokens")] = 6
     """T: the shorter the responses, the fewer steps the gradients need."""
-    steps: int = 80
+    steps: Count = 80
     """Of SVI, for each method."""
-    particles: int = 64
+    particles: Annotated[int, count(2)] = 64
     """Responses a step."""
-    rate: float = 5e-3
+    rate: Rate = 5e-3
     """Learning rate."""
-    seeds: int = 1
+    seeds: Seeds = 1
     """Guides of each method. With several, standard errors are over them."""
-    draws: int = 2048
+    draws: Annotated[int, count(8)] = 2048
     """Of the prior, behind lambda, KL(p* || q) and what is said of p*."""
-    samples: int = 512
+    samples: Annotated[int, count(8)] = 512
     """Of each guide, in four parts; distinct-n and self-BLEU are those of a part."""
-    threads: int | None = 1
+    threads: Threads | None = 1
     """CPU threads; None for torch's choice. More help small networks little, and do harm where cores are shared."""
-    out: Path = Path("runs")
+    out: Out = Path("runs")
     """The run folder is made in here."""
 
 
@@ -133,11 +136,9 @@ Row = Mapping[str, Estimate]
 
 def main(args: DistributionMatching) -> list[Finding]:
     set_threads(args.threads)
-    folder = RunFolder.new(args.out, "distribution-matching")
-    folder.write_arguments(args)
     prior = load_prior("film-reviews", max_new_tokens=args.max_new_tokens, temperature=0.7, dtype="float32", device="cpu")
     prompts = prior.encode(["The film was"])
-    with random_state.isolated(0):
+    with random_state.isolated(0), early_stops() as stops:
         moments = match_moments(
             AlignmentModel(prior, {}, 1.0),
             prompts,
@@ -150,6 +151,7 @@ def main(args: DistributionMatching) -> list[Finding]:
     findings = [lambda_finding(moments)]
     for task in tasks:
         findings += findings_of(task, rows[task.name])
+    findings += finished(stops)
     tables = [f"{moments}"]
     for task in tasks:
         cells = {
@@ -158,7 +160,8 @@ def main(args: DistributionMatching) -> list[Finding]:
         tables.append(f"{task.name}; {args.steps} steps of {args.particles}\n{text_table(list(COLUMNS), cells)}")
     print(report(CLAIM, SOURCE, tables, findings))
     figure = dissociation_figure(rows, {task.name: task.goal for task in tasks})
-    print(f"Figure: {figures.save(figure, folder.path / 'dissociation.svg')}")
+    with new_folder(args, "distribution-matching") as folder:
+        print(f"Figure: {figures.save(figure, folder.path / 'dissociation.svg')}")
     return findings
 
 
@@ -196,7 +199,8 @@ def run(task: Task, prompts: Prompts, args: DistributionMatching) -> dict[str, R
     assert draws.accepted is not None
     exact_draws = draws.response[draws.accepted[:, 0]]  # [A, N, T], draws from p*
     if len(exact_draws) < 2 * PARTS:
-        raise SystemExit(f"{task.name}: {len(exact_draws)} of {args.draws} draws of the prior are draws of p*: ask for less")
+        few = f"{len(exact_draws)} of {args.draws} draws of the prior are draws of p*"
+        raise SystemExit(f"{task.name}: {few}, expected {2 * PARTS} at least: raise --draws, or ask for less")
     size = min(args.samples, len(exact_draws)) // PARTS
     rows: dict[str, Row] = {
         PRIOR: measure(task, Twisted(task.target.prior), prompts, draws, exact_draws, size),
@@ -337,4 +341,4 @@ def dissociation_figure(rows: Mapping[str, Mapping[str, Row]], goals: Mapping[st
 
 
 if __name__ == "__main__":
-    main(tyro.cli(DistributionMatching))
+    run_script(main, DistributionMatching)

@@ -18,9 +18,9 @@ Printed: a table of what was compared and how far it is apart. What becomes of R
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
-import tyro
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from pyro.poutine.messenger import Messenger
@@ -28,6 +28,8 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from transformers import PreTrainedModel
 
+from experiments.arguments import Arguments, Positive, Seed, Threads, count
+from experiments.command_line import run_script
 from experiments.registry import load_prior, set_threads
 from experiments.rewards import REWARDS
 from experiments.worlds import moved_guide
@@ -37,16 +39,16 @@ from model import AlignmentModel, LanguageModel, Prompts, grammar_prior
 
 
 @dataclass(frozen=True)
-class Equivalence:
+class Equivalence(Arguments):
     """Check that KL-regularised RL is ELBO maximisation, exactly."""
 
-    beta: float = 0.3
+    beta: Positive = 0.3
     """Reward per nat."""
-    samples: int = 16
+    samples: Annotated[int, count(1, 10_000)] = 16
     """Responses for (b)."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the samples, and of the noise that moves the guides away from the prior."""
-    threads: int | None = None
+    threads: Threads | None = None
     """CPU threads; default torch's choice."""
 
 
@@ -59,13 +61,24 @@ class Check:
     error: float
     tolerance: float
 
+    @property
+    def held(self) -> bool:
+        return self.error <= self.tolerance
+
     def __str__(self) -> str:
-        verdict = "holds" if self.error <= self.tolerance else "FAILS"
+        verdict = "holds" if self.held else "FAILS"
         return f"{self.claim:<58} {self.world:<14} {self.error:9.1e}  <= {self.tolerance:.0e}  {verdict}"
 
 
 def main(args: Equivalence) -> list[Check]:
     set_threads(args.threads)
+    checks = check_all(args)
+    print("\n".join(map(str, checks)))
+    return checks
+
+
+def check_all(args: Equivalence) -> list[Check]:
+    """(a), (b) and (c), on the grammar and on film reviews."""
     worlds = {
         "grammar": (grammar_prior(max_new_tokens=3), ("the film was", "the plot was")),
         "film reviews": (embedded_prior(max_new_tokens=1), ("The film was", "I thought the acting was")),
@@ -77,7 +90,6 @@ def main(args: Equivalence) -> list[Check]:
         checks.append(check_reinforce("grammar", *worlds["grammar"], args))
         checks.append(check_reinforce("film reviews", embedded_prior(max_new_tokens=16), worlds["film reviews"][1], args))
         checks.append(check_expectation("grammar", grammar_prior(max_new_tokens=2), args.beta))
-    print("\n".join(map(str, checks)))
     return checks
 
 
@@ -195,4 +207,4 @@ def relative_error(found: list[Tensor], expected: list[Tensor]) -> float:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Equivalence))
+    run_script(main, Equivalence)

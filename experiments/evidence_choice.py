@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from experiments.command_line import FAULTS, blamed
 from experiments.rewards import REWARDS
 from inference import match_moments, random_state, solve_beta
 from model import AlignmentModel, Constraint, Evidence, LanguageModel, Prompts, WeightedSum
@@ -48,17 +49,22 @@ class Chosen(NamedTuple):
     at_most: float | None = None
     mean: float | None = None
 
-    def reward(self, prior: LanguageModel, *, trust_remote_code: bool = False) -> Evidence:
+    @property
+    def option(self) -> str:
+        """The option in which it stands."""
+        if self.mean is not None:
+            return "--moment"
+        return "--reward" if self.at_least is self.at_most is None else "--constraint"
+
+    def reward(self, prior: LanguageModel) -> Evidence:
         """Make the reward, weighted."""
-        try:
-            reward = REWARDS[self.name](prior, self.argument, trust_remote_code=trust_remote_code)
-        except (OSError, ValueError) as error:
-            raise SystemExit(f"{self.text!r}: {error}") from error
+        with blamed(f"{self.option} {self.text!r}", FAULTS):
+            reward = REWARDS[self.name](prior, self.argument)
         return reward if self.weight == 1 else WeightedSum({self.name: (self.weight, reward)})
 
-    def evidence(self, prior: LanguageModel, *, trust_remote_code: bool = False) -> Evidence:
+    def evidence(self, prior: LanguageModel) -> Evidence:
         """Make the reward, or the hard constraint on it."""
-        reward = self.reward(prior, trust_remote_code=trust_remote_code)
+        reward = self.reward(prior)
         if self.at_least is None and self.at_most is None:
             return reward
         return Constraint(reward, at_least=self.at_least, at_most=self.at_most, name=self.text)
@@ -92,8 +98,9 @@ def read_constraint(text: str) -> Chosen:
     found = _CONSTRAINT.fullmatch(text)
     assert found is not None  # all of it is optional
     where = f"--constraint {text!r}"
-    if found["side"] is None and "regex:" not in text and _COMPARED.search(text):
-        raise SystemExit(f"{where}: expected >= or <= before a threshold")
+    if found["side"] is None and "regex:" not in text and (compared := _COMPARED.search(text)):
+        fix = f"or, for a word that has {compared[0]!r} in it, '{text}>=1'"
+        raise SystemExit(f"{where}: expected >= or <= before a threshold; {fix}")
     reward = read_reward(found["reward"], "--constraint", text)
     if found["side"] is None:
         return reward._replace(text=f"{text}>=1", at_least=1.0)
@@ -123,18 +130,9 @@ def read_evidence(rewards: Iterable[str], constraints: Iterable[str], moments: I
     return chosen
 
 
-def matched(
-    base: AlignmentModel,
-    moments: Sequence[Chosen],
-    prompts: Prompts,
-    *,
-    num_draws: int,
-    seed: int,
-    trust_remote_code: bool = False,
-) -> AlignmentModel:
+def matched(base: AlignmentModel, moments: Sequence[Chosen], prompts: Prompts, *, num_draws: int, seed: int) -> AlignmentModel:
     """The model whose posterior is the nearest to that of `base` with the moments as chosen. Exits if there is none."""
-    made = {choice.text: choice.reward(base.prior, trust_remote_code=trust_remote_code) for choice in moments}
-    features = {text: at_beta(reward, base.beta) for text, reward in made.items()}
+    features = {choice.text: at_beta(choice.reward(base.prior), base.beta) for choice in moments}
     targets = {choice.text: choice.mean for choice in moments if choice.mean is not None}
     with random_state.isolated(seed), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # what it warns of is printed

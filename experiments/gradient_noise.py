@@ -16,12 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
-import tyro
 from pyro.infer import ELBO
 from torch import Tensor
 
+from experiments.arguments import DISTINCT, Arguments, Seed, Threads, count, number
+from experiments.command_line import run_script
 from experiments.registry import load_prior, set_threads
 from experiments.worlds import moved_guide
 from guides import FineTuned
@@ -36,20 +38,20 @@ OBJECTIVES: dict[str, Callable[[int], ELBO]] = {
 
 
 @dataclass(frozen=True)
-class GradientNoise:
+class GradientNoise(Arguments):
     """Compare the noise of three gradients of one ELBO."""
 
-    lengths: tuple[int, ...] = (4, 16)
+    lengths: Annotated[tuple[Annotated[int, count(1, 100, "the prior reads 128 tokens")], ...], DISTINCT] = (4, 16)
     """T, tokens of a response."""
-    distance: float = 0.01
+    distance: Annotated[float, number(above=0, at_most=10, why="the weights would be nothing but noise")] = 0.01
     """Standard deviation of the noise that moves the guide's weights away from the prior's."""
-    particles: int = 16
+    particles: Annotated[int, count(2)] = 16
     """K, responses behind each gradient."""
-    gradients: int = 12
+    gradients: Annotated[int, count(2)] = 12
     """Gradients behind each variance."""
-    threads: int | None = None
+    threads: Threads | None = None
     """CPU threads; default torch's choice."""
-    seed: int = 0
+    seed: Seed = 0
     """Of every random number."""
 
 
@@ -98,4 +100,4 @@ def variance(make: Callable[[int], ELBO], model: Program, guide: FineTuned, prom
 
 
 if __name__ == "__main__":
-    main(tyro.cli(GradientNoise))
+    run_script(main, GradientNoise)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
+from experiments.command_line import blamed
 from guides import GUIDES, Family, Guide, OtherGuideError
 from model import LanguageModel, Prompts
 from model.digests import DamagedFileError, check_digests, saved_together
@@ -64,10 +65,8 @@ def build_guide(name: str, options: dict[str, Any], prior: LanguageModel, prompt
     Raises:
         SystemExit: if it cannot be had.
     """
-    try:
+    with blamed(f"--guide {name}"):
         return GUIDES[name](prior, prompts, **options)
-    except ValueError as error:
-        raise SystemExit(f"--guide {name}: {error}") from error
 
 
 def options_of(name: str, options: GuideOptions) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from experiments.command_line import one_line
 from experiments.family_optimum import Direction, family_optimum
 from experiments.guide_variants import VARIANTS
 from experiments.worlds import World, eight_tokens, film_reviews, two_modes
@@ -62,7 +63,7 @@ class Result:
         error: standard errors of measured things, where they are estimates.
         way: KL(q || p0) and E[r] of each step.
         law: the probability of each response, on `two-modes`.
-        note: why a fit ended early.
+        note: why a fit ended early, or why nothing was measured.
     """
 
     job: Job
@@ -77,7 +78,12 @@ def run(job: Job) -> Result:
     """One run."""
     world = WORLDS[job.world]()
     world.truth, world.prior_draws  # noqa: B018 - made before the clock starts
-    return optimum(job, world) if job.seed is None else tuned(job, world, job.seed)
+    if job.seed is None:
+        return optimum(job, world)
+    try:
+        return tuned(job, world, job.seed)
+    except (ValueError, ArithmeticError) as error:
+        return Result(job, {}, note=f"no result: {one_line(error)}")
 
 
 def optimum(job: Job, world: World) -> Result:
@@ -127,7 +133,8 @@ def tuned(job: Job, world: World, seed: int) -> Result:
     with random_state.isolated(seed):
         measured, error = measure(world, guide)
     way = [step_on_plane(metrics, beta) for metrics in fitted.metrics] if world.truth is None else []
-    return Result(job, measured | {"seconds": seconds}, error, way, note=fitted.stopped_early or "")
+    note = "" if fitted.stopped_early is None else f"stopped early at {fitted.stopped_early}"
+    return Result(job, measured | {"seconds": seconds}, error, way, note=note)
 
 
 def step_on_plane(metrics: Metrics, beta: float) -> tuple[float, float]:

@@ -25,78 +25,82 @@ With its defaults it takes about half an hour on two cores, most of it on `eight
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
-import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments import figures, guide_figures
+from experiments.arguments import CORES, DISTINCT, Arguments, Count, Out, Seeds, Workers, count, used
+from experiments.command_line import run_script
 from experiments.family_optimum import Direction
 from experiments.guide_figures import Gap, Tuned
 from experiments.guide_runs import KL, MEASURE, OBJECTIVE, WORLDS, Job, Result, WorldName, run
 from experiments.guide_variants import VARIANTS
-from experiments.registry import check_only
-from experiments.run_folder import RunFolder
+from experiments.new_folder import new_folder
+from experiments.registry import check_only, some
 from experiments.worlds import MODES, film_reviews, two_modes
 from experiments.zoo import cell, mean_and_error, reference, run_and_write, text_table
 from inference import Estimate
 
 OTHER: dict[Direction, Direction] = {"reverse": "forward", "forward": "reverse"}
 OF_TWO_MODES = ("mean-field", "mean-fields-2")
+ON_TOKENS = used(lambda args: "eight-tokens" in args.worlds, "without the world eight-tokens")
+TRAINED = used(lambda args: set(args.worlds) != {"two-modes"}, "where nothing is trained, on two-modes")
+LISTED = used(lambda args: set(args.worlds) != {"film-reviews"}, "where there is no exact KL, on film-reviews")
+ON_TEXT = used(lambda args: "film-reviews" in args.worlds, "without the world film-reviews")
 
 
 @dataclass(frozen=True)
-class GuideZoo:
+class GuideZoo(Arguments):
     """Compare variational families: what they can reach, what they do reach, and what it costs."""
 
-    worlds: tuple[WorldName, ...] = tuple(WORLDS)
+    worlds: Annotated[tuple[WorldName, ...], DISTINCT] = tuple(WORLDS)
     """Which parts to run."""
     only: tuple[str, ...] = ()
     """Guides by name; default all."""
-    seeds: int = 3
+    seeds: Annotated[Seeds, ON_TOKENS] = 3
     """Independent fits of each guide, on `eight-tokens`."""
-    text_seeds: int = 1
+    text_seeds: Annotated[Seeds, ON_TEXT] = 1
     """The same, on `film-reviews`."""
-    steps: int = 300
+    steps: Annotated[Count, ON_TOKENS] = 300
     """Of SVI, on `eight-tokens`."""
-    text_steps: int = 40
+    text_steps: Annotated[Count, ON_TEXT] = 40
     """Of SVI, on `film-reviews`."""
-    particles: int = 64
+    particles: Annotated[int, count(2), TRAINED] = 64
     """Responses drawn a step."""
-    max_iter: int = 300
+    max_iter: Annotated[Count, LISTED] = 300
     """Of L-BFGS, on the exact KL, from each start."""
-    workers: int = os.cpu_count() or 1
+    workers: Workers = CORES
     """Processes, each with one thread."""
-    out: Path = Path("runs")
+    out: Out = Path("runs")
     """The run folder is made in here."""
 
 
 def main(args: GuideZoo) -> list[Result]:
     jobs = list_jobs(args)
-    folder = RunFolder.new(args.out, "guide-zoo")
-    folder.write_arguments(args)
-    results = run_and_write(run, jobs, args.workers, folder.path / "results.jsonl")
-    for name in args.worlds:
-        found = [result for result in results if result.job.world == name]
-        print(f"\n{name}: {reference(WORLDS[name]())}")
-        if not found:
-            print("nothing was run")
-            continue
-        for figure_name, figure in REPORTS[name](found).items():
-            print(figures.save(figure, folder.path / f"{figure_name}.svg"))
-    return results
+    with new_folder(args, "guide-zoo") as folder:
+        results = run_and_write(run, jobs, args.workers, folder.path / "results.jsonl")
+        for name in args.worlds:
+            found = [result for result in results if result.job.world == name]
+            print(f"\n{name}: {reference(WORLDS[name]())}")
+            if not found:
+                print("nothing was run")
+                continue
+            for figure_name, figure in REPORTS[name](found).items():
+                print(figures.save(figure, folder.path / f"{figure_name}.svg"))
+        return results
 
 
 def list_jobs(args: GuideZoo) -> list[Job]:
     """Every run."""
     check_only(args.only, VARIANTS)
     wanted = [name for name in VARIANTS if not args.only or name in args.only]
-    return [job for world in args.worlds for name in wanted for job in jobs_of(args, world, name)]
+    return some([job for world in args.worlds for name in wanted for job in jobs_of(args, world, name)])
 
 
 def jobs_of(args: GuideZoo, world: WorldName, name: str) -> list[Job]:
@@ -120,10 +124,11 @@ def gaps(found: Sequence[Result]) -> dict[str, Figure]:
         panel = {}
         for name in dict.fromkeys(result.job.variant for result in of_direction):
             best = next(result for result in of_direction if result.job.variant == name and result.job.seed is None).measured
-            fits = [r.measured for r in of_direction if r.job.variant == name and r.job.seed is not None]
+            tuned = [result for result in of_direction if result.job.variant == name and result.job.seed is not None]
+            fits = [result.measured for result in tuned if result.measured]
             approximation = best[MEASURE[direction]]
             total, error = mean_and_error(fits, MEASURE[direction])
-            rows[name] = [
+            rows[name + notes_of(tuned)] = [
                 f"{best['parameters']:,}",
                 cell(approximation),
                 cell(total - approximation, error),
@@ -174,14 +179,17 @@ def costs(found: Sequence[Result]) -> dict[str, Figure]:
     rows: dict[str, list[str] | str] = {}
     guides = {}
     for name in dict.fromkeys(result.job.variant for result in found):
-        runs = [result for result in found if result.job.variant == name]
+        every = [result for result in found if result.job.variant == name]
+        runs = [result for result in every if result.measured]
+        if not runs:
+            rows[name] = notes_of(every)
+            continue
         mean = {measure: _mean(runs, measure) for measure in (*runs[0].error, "seconds")}
         parameters = runs[0].measured["parameters"]
         shown = [
             mean[m] for m in ("seconds", "kl_guide_posterior", "kl_posterior_guide", "reward", "kl_guide_prior", "entropy")
         ]
-        note = next((f" ended early: {result.note}" for result in runs if result.note), "")
-        rows[name + note] = [f"{parameters:,}", *(cell(*estimate) for estimate in shown)]
+        rows[name + notes_of(every)] = [f"{parameters:,}", *(cell(*estimate) for estimate in shown)]
         guides[name] = Tuned(
             runs[0].way,
             mean["kl_guide_prior"].value,
@@ -200,6 +208,11 @@ def costs(found: Sequence[Result]) -> dict[str, Figure]:
     }
 
 
+def notes_of(runs: Sequence[Result]) -> str:
+    """What is to be said of some runs of one guide, after its name; empty if nothing is."""
+    return "".join(f", seed {result.job.seed} {result.note}" for result in runs if result.note)
+
+
 def _mean(runs: Sequence[Result], name: str) -> Estimate:
     """Over seeds; of one, with the standard error of the measurement."""
     mean, error = mean_and_error([result.measured for result in runs], name)
@@ -214,4 +227,4 @@ REPORTS: dict[WorldName, Callable[[Sequence[Result]], dict[str, Figure]]] = {
 """By world, what prints its table and draws its figures."""
 
 if __name__ == "__main__":
-    main(tyro.cli(GuideZoo))
+    run_script(main, GuideZoo)

@@ -20,19 +20,21 @@ With its defaults it takes the better part of an hour on two cores; `--seeds 1 -
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import torch
-import tyro
 
 from experiments import figures
-from experiments.registry import check_only, guide_for
-from experiments.run_folder import RunFolder
+from experiments.arguments import CORES, DISTINCT, Arguments, Count, Out, Seeds, Workers, number
+from experiments.command_line import one_line, run_script
+from experiments.early_stops import early_stops, gather
+from experiments.new_folder import new_folder
+from experiments.registry import check_only, guide_for, some
 from experiments.worlds import WORLDS, World, WorldName
 from experiments.zoo import cell, mean_and_error, reference, run_and_write, text_table
 from guides import GUIDES, Guide, Twisted
@@ -59,22 +61,22 @@ FROM_GUIDE = " from a guide"
 
 
 @dataclass(frozen=True)
-class Zoo:
+class Zoo(Arguments):
     """Compare every way to reach the posterior."""
 
-    worlds: tuple[WorldName, ...] = tuple(WORLDS)
+    worlds: Annotated[tuple[WorldName, ...], DISTINCT] = tuple(WORLDS)
     """`eight-tokens` has 400 responses, all listed; `film-reviews` is the embedded prior with a bounded reward."""
-    steps: tuple[int, ...] = (300, 30)
+    steps: tuple[Count, ...] = (300, 30)
     """Steps of SVI at the full budget, for each world; a step draws 64 responses, and samplers draw as many in all."""
-    fractions: tuple[float, ...] = (1 / 16, 1 / 4, 1.0)
+    fractions: Annotated[tuple[Annotated[float, number(above=0, at_most=1)], ...], DISTINCT] = (1 / 16, 1 / 4, 1.0)
     """Of the full budget, for the figure; the table is of the largest."""
     only: tuple[str, ...] = ()
     """Algorithms by name; default all."""
-    seeds: int = 3
+    seeds: Seeds = 3
     """Independent runs of each."""
-    workers: int = os.cpu_count() or 1
+    workers: Workers = CORES
     """Processes, each with one thread."""
-    out: Path = Path("runs")
+    out: Out = Path("runs")
     """The run folder is made in here."""
 
 
@@ -100,12 +102,14 @@ class Result:
             `entropy`, nats; `distinct_2`, different pairs of neighbouring tokens, as a share of all, among 512 draws; `seconds`
             of CPU. What is not defined or not known is not there.
         note: why there is no result.
+        stopped: why a fit ended early.
     """
 
     job: Job
     budget: int
     measured: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
+    stopped: str = ""
 
 
 COLUMNS = {
@@ -122,16 +126,15 @@ COLUMNS = {
 def main(args: Zoo) -> list[Result]:
     if len(args.steps) != len(args.worlds):
         raise SystemExit(f"--steps has {len(args.steps)} numbers for {len(args.worlds)} worlds, expected one for each")
-    folder = RunFolder.new(args.out, "zoo")
-    folder.write_arguments(args)
     jobs = list_jobs(args)
-    results = run_and_write(run, jobs, args.workers, folder.path / "results.jsonl")
-    for name in args.worlds:
-        of_world = [result for result in results if result.job.world == name]
-        print(f"\n{name}: {reference(WORLDS[name]())}\n{table(of_world, max(args.fractions))}")
-        figure = figures.error_budget_figure(curves(of_world), name)
-        print(figures.save(figure, folder.path / f"{name}.svg"))
-    return results
+    with new_folder(args, "zoo") as folder:
+        results = run_and_write(run, jobs, args.workers, folder.path / "results.jsonl")
+        for name in args.worlds:
+            of_world = [result for result in results if result.job.world == name]
+            print(f"\n{name}: {reference(WORLDS[name]())}\n{table(of_world, max(args.fractions))}")
+            figure = figures.error_budget_figure(curves(of_world), name)
+            print(figures.save(figure, folder.path / f"{name}.svg"))
+        return results
 
 
 def list_jobs(args: Zoo) -> list[Job]:
@@ -139,7 +142,7 @@ def list_jobs(args: Zoo) -> list[Job]:
     names = [*OBJECTIVES, *SAMPLERS, *(name + FROM_GUIDE for name in TUNED)]
     check_only(args.only, names)
     wanted = [name for name in names if not args.only or name in args.only]
-    return [
+    jobs = [
         Job(world, name, fraction, max(1, round(steps * fraction)), seed)
         for world, steps in zip(args.worlds, args.steps, strict=True)
         for fraction in args.fractions
@@ -147,6 +150,7 @@ def list_jobs(args: Zoo) -> list[Job]:
         for seed in range(args.seeds)
         if not (name == "enumeration" and WORLDS[world]().num_prior_draws)
     ]
+    return some(jobs)
 
 
 def run(job: Job) -> Result:
@@ -156,7 +160,7 @@ def run(job: Job) -> Result:
     budget = job.steps * world.particles
     began = time.process_time()
     try:
-        with random_state.isolated(job.seed):
+        with random_state.isolated(job.seed), early_stops() as stops:
             if job.algorithm in OBJECTIVES:
                 guide = train(world, job.algorithm, job.steps, job.seed)
                 finished = partial(measure_guide, world, guide)
@@ -164,9 +168,9 @@ def run(job: Job) -> Result:
                 posterior = sample(world, job, budget)
                 finished = partial(measure_posterior, world, posterior)
             seconds = time.process_time() - began
-            return Result(job, budget, finished() | {"seconds": seconds})
-    except ValueError as error:
-        return Result(job, budget, note=str(error))
+            return Result(job, budget, finished() | {"seconds": seconds}, stopped="; ".join(stops))
+    except (ValueError, ArithmeticError) as error:
+        return Result(job, budget, note=one_line(error))
 
 
 def train(world: World, objective: str, steps: int, seed: int) -> Guide:
@@ -176,7 +180,8 @@ def train(world: World, objective: str, steps: int, seed: int) -> Guide:
     rate = GUIDES["twisted"].learning_rate if isinstance(guide, Twisted) else world.learning_rate
     options = {"lr": rate}
     optimizer = FusedOptimizer(options=options, clip_norm=world.clip_norm, schedule=cosine(num_steps))
-    fit(world.model, guide, world.prompts, num_steps=num_steps, objective=made, optimizer=optimizer, seed=seed, progress=False)
+    settings = {"num_steps": num_steps, "objective": made, "optimizer": optimizer, "seed": seed}
+    gather(fit(world.model, guide, world.prompts, **settings, progress=False), objective)
     return guide
 
 
@@ -266,7 +271,8 @@ def table(results: Iterable[Result], fraction: float) -> str:
     for name in order:
         note = next((result.note for result in runs[name] if result.note), "")
         cells = [cell(*mean_and_error(of[name], measure)) for measure in COLUMNS.values()]
-        rows[name] = f"refused: {note}" if note else cells
+        stopped = next((f", {result.stopped}" for result in runs[name] if result.stopped), "")
+        rows[name + stopped] = f"refused: {note}" if note else cells
     return text_table(list(COLUMNS), rows)
 
 
@@ -287,4 +293,4 @@ def curves(results: Iterable[Result]) -> dict[str, tuple[list[int], list[float],
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Zoo))
+    run_script(main, Zoo)

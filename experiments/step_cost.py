@@ -13,32 +13,34 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
+from typing import Annotated
 
 import pyro
 import torch
-import tyro
 from pyro.infer import SVI
 from pyro.params.param_store import StateDict
 
+from experiments.arguments import Arguments, Count, Threads, count
 from experiments.benchmark import take_turns
+from experiments.command_line import run_script
 from experiments.registry import check_only, guide_for
 from experiments.worlds import WORLDS, World, WorldName
 from inference import OBJECTIVES, FusedOptimizer
 
 
 @dataclass(frozen=True)
-class StepCost:
+class StepCost(Arguments):
     """Time a step of every objective."""
 
     world: WorldName = "film-reviews"
     """What they step on, 64 responses at a time."""
     only: tuple[str, ...] = ()
     """Objectives by name; default all. `trace` is always there."""
-    rounds: int = 20
+    rounds: Count = 20
     """Steps timed of each; a multiple of 4 for `proximal`."""
-    warm_up: int = 4
+    warm_up: Annotated[int, count(0)] = 4
     """Steps of each before those; `proximal` draws once in 4."""
-    threads: int = 1
+    threads: Threads = 1
     """CPU threads."""
 
 
@@ -59,9 +61,9 @@ class Stepper:
 
 def main(args: StepCost) -> dict[str, float]:
     """Returns the ratios to `trace`."""
+    check_only(args.only, OBJECTIVES)
     torch.set_num_threads(args.threads)
     world = WORLDS[args.world]()
-    check_only(args.only, OBJECTIVES)
     names = ["trace", *(name for name in OBJECTIVES if name != "trace" and (not args.only or name in args.only))]
     steps = {name: Stepper(world, name) for name in names}
     take_turns(steps, args.warm_up)
@@ -74,4 +76,4 @@ def main(args: StepCost) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(StepCost))
+    run_script(main, StepCost)

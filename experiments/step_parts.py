@@ -24,17 +24,20 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Annotated
 
 import pyro
 import torch
-import tyro
 from pyro.infer import SVI
 from pyro.params.param_store import StateDict
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
+from experiments.arguments import SOME, Arguments, Count, Length, Name, Positive, Threads, count
 from experiments.benchmark import Seconds, ratio, take_turns
+from experiments.command_line import FAULTS, blamed, run_script
+from experiments.guide_choice import build_guide
 from experiments.registry import DtypeName, GuideName, load_prior
 from experiments.rewards import REWARDS
 from guides import GUIDES, Guide
@@ -46,28 +49,28 @@ CLOCKS = ("CPU", "wall")
 
 
 @dataclass(frozen=True)
-class StepParts:
+class StepParts(Arguments):
     """Time a step of SVI and its parts."""
 
-    prior: str = "film-reviews"
+    prior: Name = "film-reviews"
     """As in `experiments.steer`."""
     guide: GuideName = "lora"
     """One whose distribution is a Hugging Face network's."""
     dtype: DtypeName = "float32"
     """Of the prior's weights."""
-    prompts: tuple[str, ...] = ("The film was",)
+    prompts: Annotated[tuple[str, ...], SOME] = ("The film was",)
     """What the responses continue."""
-    particles: int = 32
+    particles: Annotated[int, count(2)] = 32
     """Responses to each prompt."""
-    max_new_tokens: int = 16
+    max_new_tokens: Length = 16
     """Tokens of a response."""
-    beta: float = 0.1
+    beta: Positive = 0.1
     """Reward per nat; the reward is the sentiment that VADER sees."""
-    rounds: int = 10
+    rounds: Count = 10
     """Steps timed, and each part as often."""
-    warm_up: int = 2
+    warm_up: Annotated[int, count(0)] = 2
     """Rounds before those."""
-    threads: int = 1
+    threads: Threads = 1
     """CPU threads."""
 
 
@@ -160,7 +163,7 @@ def network_of(guide: Guide, prompts: Prompts) -> PreTrainedModel:
     """The Hugging Face network that a guide samples from."""
     distribution = response_distribution(guide, prompts)
     if not isinstance(distribution, ResponseDistribution) or not isinstance(distribution.decoder, LanguageModel):
-        raise SystemExit(f"{type(guide).__name__} is not a Hugging Face network alone, which is what `generate` takes")
+        raise SystemExit(f"--guide: {type(guide).__name__} is not a Hugging Face network alone, which is what `generate` takes")
     return distribution.decoder.network
 
 
@@ -179,11 +182,15 @@ def with_sum(times: dict[str, list[Seconds]]) -> dict[str, list[Seconds]]:
 
 def main(args: StepParts) -> dict[str, float]:
     """Returns the step's cost as a multiple of the sum of its parts, by clock."""
+    if not GUIDES[args.guide].trains:
+        raise SystemExit(f"--guide {args.guide} has nothing to train, and a step of it nothing to time")
     torch.set_num_threads(args.threads)
     pyro.set_rng_seed(0)
-    prior = load_prior(args.prior, max_new_tokens=args.max_new_tokens, temperature=1.0, dtype=args.dtype, device="cpu")
-    prompts = prior.encode(args.prompts)
-    guide = GUIDES[args.guide](prior, prompts)
+    with blamed(f"--prior {args.prior}", FAULTS):
+        prior = load_prior(args.prior, max_new_tokens=args.max_new_tokens, temperature=1.0, dtype=args.dtype, device="cpu")
+    with blamed("--prompts"):
+        prompts = prior.encode(args.prompts)
+    guide = build_guide(args.guide, {}, prior, prompts)
     step = Step(args, prior, guide, prompts)
     loaded = peak_memory()
     step()
@@ -211,4 +218,4 @@ def main(args: StepParts) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(StepParts))
+    run_script(main, StepParts)

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from pyro.infer import ELBO
 
+from experiments.early_stops import gather
 from guides import Guide
 from inference import FusedOptimizer, Metrics, cosine, fit
 from model import AlignmentModel, Prompts
@@ -43,7 +44,7 @@ def tuned(
         if on_step is not None:
             on_step(guide, metrics)
 
-    fit(
+    result = fit(
         model,
         guide,
         prompts,
@@ -54,4 +55,5 @@ def tuned(
         on_step=look,
         progress=False,
     )
+    gather(result, f"{type(guide).__name__} by {type(objective).__name__}, seed {seed}")
     return guide

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
 from dataclasses import asdict
-from multiprocessing import get_context
+from functools import partial
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +21,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from experiments.command_line import going_on, is_refusal, one_line
 from experiments.worlds import World
 from inference import entropy
 
@@ -22,20 +29,32 @@ J = TypeVar("J")
 R = TypeVar("R")
 
 
-def run_all(run: Callable[[J], R], jobs: Sequence[J], workers: int) -> Iterator[R]:
+def run_all(run: Callable[[J], R], jobs: Sequence[J], workers: int) -> Generator[R, None, None]:
     """Results in the order of the jobs: in this process for one worker, else each worker in one of its own."""
     if workers == 1:
         yield from map(run, jobs)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=one_thread) as pool:  # CUDA bears no fork
-        yield from pool.map(run, jobs)
+    spawn = get_context("spawn")  # CUDA bears no fork
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=spawn, initializer=start_worker) as pool:
+        try:
+            with _ignored_by_children(signal.SIGINT):
+                results_of_pool = pool.map(partial(_in_worker, run), jobs)
+            yield from results_of_pool
+        except BaseException as error:  # an interrupt among them
+            for process in active_children():
+                process.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise SystemExit("a worker ended before its run did, for want of memory? Ask for fewer --workers") from error
+            raise
 
 
 def run_and_write(run: Callable[[J], R], jobs: Sequence[J], workers: int, path: Path) -> list[R]:
     """The results, dataclasses, each also a line of JSON at `path` as soon as it is there."""
-    results = []
-    with path.open("w") as file:
-        for result in tqdm(run_all(run, jobs, workers), total=len(jobs), desc="zoo", unit="run"):
+    results: list[R] = []
+    print(f"{len(jobs)} runs, {min(workers, len(jobs))} at a time; each is written to {path} as it ends")
+    there = going_on(lambda: f"The {len(results)} of {len(jobs)} runs that had ended are in {path}.")
+    with path.open("w") as file, there, closing(run_all(run, jobs, workers)) as ended:
+        for result in tqdm(ended, total=len(jobs), desc="zoo", unit="run"):
             results.append(result)
             fields: Any = result
             file.write(json.dumps(asdict(fields)) + "\n")
@@ -43,9 +62,37 @@ def run_and_write(run: Callable[[J], R], jobs: Sequence[J], workers: int, path: 
     return results
 
 
-def one_thread() -> None:
-    """Workers share the cores."""
+def start_worker() -> None:
+    """A worker has one thread, since all share the cores, and ends when its parent does, however that ends."""
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _in_worker(run: Callable[[J], R], job: J) -> R:
+    """A run; what it refuses goes to the parent as a refusal, since the place where it was raised does not."""
+    try:
+        return run(job)
+    except Exception as error:
+        if is_refusal(error):
+            raise SystemExit(f"{job}: {one_line(error)}") from error
+        raise
+
+
+@contextmanager
+def _ignored_by_children(signum: signal.Signals) -> Iterator[None]:
+    """Processes that are started inside ignore a signal: Ctrl-C reaches all, and the parent ends its children itself."""
+    before = signal.signal(signum, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signum, before)
 
 
 def mean_and_error(runs: Iterable[Mapping[str, float]], name: str) -> tuple[float, float]:

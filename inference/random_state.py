@@ -12,8 +12,6 @@ import pyro
 import torch
 from torch import Tensor
 
-from model import checks
-
 
 def capture() -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The state as tensors, and as what JSON can hold."""
@@ -39,12 +37,7 @@ def restore(tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
 
 @contextmanager
 def isolated(seed: int) -> Iterator[None]:
-    """Seed all generators for the duration of the context, and put them back as they were after it.
-
-    Raises:
-        ValueError: if the seed is none that all of them take.
-    """
-    seed = checks.seed("seed", seed)
+    """Seed all generators for the duration of the context, and put them back as they were after it."""
     before = capture()
     try:
         pyro.set_rng_seed(seed)

@@ -63,8 +63,7 @@ def finite(
         return number
     limits = [("of at least", at_least), ("above", above), ("of at most", at_most), ("below", below)]
     told = " and ".join(f"{words} {limit:g}" for words, limit in limits if math.isfinite(limit))
-    expected = "a positive finite number" if told == "above 0" else f"a finite number {told}".strip()
-    raise ValueError(_message(name, value, expected, why))
+    raise ValueError(_message(name, value, f"a finite number {told}".strip(), why))
 
 
 def positive(name: str, value: object, *, why: str = "") -> float:

@@ -69,5 +69,5 @@ def test_prints_both_tables():
 
 @pytest.mark.parametrize("wrong", [{"rounds": 0}, {"sequences": 1}, {"width": 20}, {"prompt_tokens": 0}], ids=str)
 def test_refuses_what_cannot_be_timed(wrong):
-    with pytest.raises(ValueError, match="expected"):
+    with pytest.raises(SystemExit, match="expected"):
         replace(SMALL, **wrong)

@@ -66,7 +66,7 @@ def gold(texts):
 
 @pytest.mark.slow
 def test_simulated_preferences_to_a_guide(tmp_path, capsys):
-    folder = main(replace(SMALL, out=tmp_path))
+    folder, _ = main(replace(SMALL, out=tmp_path))
     printed = capsys.readouterr().out
     for expected in ("Claim: gold", "The reward, next word", "all KL exact", "p = ", "A guide, twisted", "The claim"):
         assert expected in printed
@@ -82,9 +82,9 @@ def test_simulated_preferences_to_a_guide(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_file_of_preferences_to_a_guide(tmp_path, capsys):
-    first = main(replace(SMALL, out=tmp_path, num_preferences=(40,), seeds=1, simulations=0))
+    first, _ = main(replace(SMALL, out=tmp_path, num_preferences=(40,), seeds=1, simulations=0))
     capsys.readouterr()
-    folder = main(replace(SMALL, out=tmp_path, preferences=first.path / "preferences.jsonl", inference="map"))
+    folder, _ = main(replace(SMALL, out=tmp_path, preferences=first.path / "preferences.jsonl", inference="map"))
     printed = capsys.readouterr().out
     assert "on 8 held out: accuracy" in printed
     assert "gold" not in printed
@@ -96,7 +96,7 @@ def test_a_file_of_preferences_to_a_guide(tmp_path, capsys):
 @pytest.mark.slow
 def test_head_with_a_hidden_layer(tmp_path, capsys):
     args = replace(SMALL, head="mlp", inference="ensemble", reward_samples=2, num_preferences=(20,), simulations=0)
-    folder = main(replace(args, out=tmp_path, seeds=1))
+    folder, _ = main(replace(args, out=tmp_path, seeds=1))
     prior = load_prior("film-reviews", max_new_tokens=4, temperature=0.7, dtype="float32", device="cpu")
     reward = RewardPosterior.load(folder.path / "reward", PriorFeatures(prior))
     assert isinstance(reward.head, MLPHead)
@@ -121,35 +121,35 @@ def test_what_cannot_be_is_refused(tmp_path):
     [
         ({"prior": "none/of/these"}, "--prior none/of/these is no folder"),
         ({"encoder": "none/of/these"}, "--encoder none/of/these is no folder"),
-        ({"components": 0}, "--components is 0, expected at least 1"),
+        ({"components": 0}, "--components is 0, expected a whole number of at least 1"),
         ({"head": "deep"}, "--head is 'deep', expected one of: linear, mlp"),
-        ({"prior_scale": math.inf}, "--prior-scale is inf, expected a positive finite number"),
+        ({"prior_scale": math.inf}, "--prior-scale is inf, expected a finite number above 0"),
         ({"inference": "guess"}, "--inference is 'guess', expected one of: map"),
-        ({"reward_samples": 0}, "--reward-samples is 0, expected at least 1"),
+        ({"reward_samples": 0}, "--reward-samples is 0, expected a whole number of at least 1"),
         ({"aggregation": "median"}, "--aggregation is 'median', expected one of"),
-        ({"beta": 0.0}, "--beta is 0, expected a positive finite number"),
+        ({"beta": 0.0}, "--beta is 0.0, expected a finite number above 0"),
         ({"beta": math.nan}, "--beta is nan"),
         ({"prompt": "the " * 500}, "--prompt: prompt 0 has"),
         ({"word_prompt": "the " * 500}, "--word-prompt: prompt 0 has"),
-        ({"max_new_tokens": 0}, "--max-new-tokens is 0, expected at least 1"),
+        ({"max_new_tokens": 0}, "--max-new-tokens is 0, expected a whole number of at least 1"),
         ({"temperature": -1.0}, "--temperature is -1"),
         ({"num_preferences": ()}, "--num-preferences is empty"),
-        ({"num_preferences": (20, 0)}, "--num-preferences is 20 0"),
-        ({"num_preferences": (20, 20)}, "--num-preferences is 20 20, expected different"),
+        ({"num_preferences": (20, 0)}, "--num-preferences is 0, expected a whole number of at least 1"),
+        ({"num_preferences": (20, 20)}, "--num-preferences is 20 20, expected one or more, all different"),
         ({"gold_scale": 0.0}, "--gold-scale is 0"),
         ({"tie_strength": 1.0}, "--tie-strength is for --preferences"),
         ({"tie_strength": 0.0}, "--tie-strength is 0"),
         ({"flip": 0.5}, r"--flip is 0\.5"),
         ({"seeds": 0}, "--seeds is 0"),
-        ({"draws": 10}, "--min-effective is 10, expected at least 1 and less than --draws, 10"),
+        ({"draws": 10}, "--min-effective is 10, expected less than --draws, 10"),
         ({"min_effective": math.nan}, "--min-effective is nan"),
-        ({"betas": 1}, "--betas is 1, expected at least 2"),
+        ({"betas": 1}, "--betas is 1, expected a whole number of at least 2"),
         ({"simulations": -1}, "--simulations is -1"),
         ({"held_out": 1.0}, "--held-out is 1"),
         ({"max_prompts": 0}, "--max-prompts is 0"),
         ({"guide": "fixed"}, "--guide fixed has nothing to train"),
         ({"steps": 0}, "--steps is 0"),
-        ({"particles": 1}, "--particles is 1, expected at least 2"),
+        ({"particles": 1}, "--particles is 1, expected a whole number of at least 2"),
         ({"learning_rate": 0.0}, "--learning-rate is 0"),
         ({"samples": 0}, "--samples is 0"),
         ({"seed": -1}, "--seed is -1"),
