@@ -52,6 +52,7 @@ from inference import (
     Metrics,
     distinct_n,
     entropy,
+    expectation,
     joint_at,
     log_guide_at,
     random_state,
@@ -204,7 +205,7 @@ def measure(prior: LanguageModel, truth: Enumeration, log_prob: Tensor, args: Co
 
 
 def _mean(prob: Tensor, values: Tensor) -> float:
-    return torch.where(prob > 0, prob * values, 0.0).sum().item()
+    return expectation(prob, values).sum().item()
 
 
 def mode(prior: LanguageModel, truth: Enumeration, log_prob: Tensor) -> str:

@@ -56,15 +56,15 @@ class Chosen(NamedTuple):
             return "--moment"
         return "--reward" if self.at_least is self.at_most is None else "--constraint"
 
-    def reward(self, prior: LanguageModel) -> Evidence:
+    def reward(self, prior: LanguageModel, *, trust_remote_code: bool = False) -> Evidence:
         """Make the reward, weighted."""
         with blamed(f"{self.option} {self.text!r}", FAULTS):
-            reward = REWARDS[self.name](prior, self.argument)
+            reward = REWARDS[self.name](prior, self.argument, trust_remote_code=trust_remote_code)
         return reward if self.weight == 1 else WeightedSum({self.name: (self.weight, reward)})
 
-    def evidence(self, prior: LanguageModel) -> Evidence:
+    def evidence(self, prior: LanguageModel, *, trust_remote_code: bool = False) -> Evidence:
         """Make the reward, or the hard constraint on it."""
-        reward = self.reward(prior)
+        reward = self.reward(prior, trust_remote_code=trust_remote_code)
         if self.at_least is None and self.at_most is None:
             return reward
         return Constraint(reward, at_least=self.at_least, at_most=self.at_most, name=self.text)
@@ -130,9 +130,18 @@ def read_evidence(rewards: Iterable[str], constraints: Iterable[str], moments: I
     return chosen
 
 
-def matched(base: AlignmentModel, moments: Sequence[Chosen], prompts: Prompts, *, num_draws: int, seed: int) -> AlignmentModel:
+def matched(
+    base: AlignmentModel,
+    moments: Sequence[Chosen],
+    prompts: Prompts,
+    *,
+    num_draws: int,
+    seed: int,
+    trust_remote_code: bool = False,
+) -> AlignmentModel:
     """The model whose posterior is the nearest to that of `base` with the moments as chosen. Exits if there is none."""
-    features = {choice.text: at_beta(choice.reward(base.prior), base.beta) for choice in moments}
+    made = {choice.text: choice.reward(base.prior, trust_remote_code=trust_remote_code) for choice in moments}
+    features = {text: at_beta(reward, base.beta) for text, reward in made.items()}
     targets = {choice.text: choice.mean for choice in moments if choice.mean is not None}
     with random_state.isolated(seed), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # what it warns of is printed

@@ -18,7 +18,15 @@ T = TypeVar("T")
 FILM_REVIEWS = Path(model.__file__).parent / "film_reviews"
 
 
-def load_prior(name: str, *, max_new_tokens: int, temperature: float, dtype: str, device: str | None) -> LanguageModel:
+def load_prior(
+    name: str,
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    dtype: str,
+    device: str | None,
+    trust_remote_code: bool = False,
+) -> LanguageModel:
     """A prior by name: `film-reviews`, `smollm2`, a folder in Hugging Face format, or a name on the hub."""
     path, gguf_file = name, None
     if name == "film-reviews":
@@ -26,7 +34,13 @@ def load_prior(name: str, *, max_new_tokens: int, temperature: float, dtype: str
     elif name == "smollm2":
         path, gguf_file = _find_smollm2()
     return LanguageModel.from_pretrained(
-        path, max_new_tokens=max_new_tokens, temperature=temperature, dtype=dtype, device=device, gguf_file=gguf_file
+        path,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        dtype=dtype,
+        device=device,
+        gguf_file=gguf_file,
+        trust_remote_code=trust_remote_code,
     )
 
 

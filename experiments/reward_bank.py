@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -57,7 +57,7 @@ class Bank:
         prompts, model = prior.encode([prompt]), AlignmentModel(prior, {}, beta=1.0)
         found = draw_prior_bank(model, prompts, prior.space.num_responses if num_draws is None else num_draws)
         texts = [row[0] for row in prior.decode(found.response, prompts)]
-        weighed = found._replace(log_prior=found.log_prior.cpu(), log_evidence=found.log_evidence.cpu())
+        weighed = replace(found, log_prior=found.log_prior.cpu(), log_evidence=found.log_evidence.cpu())
         return cls(prompt, texts, weighed, gold(texts))
 
     @property

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -38,14 +38,17 @@ class Reward(NamedTuple):
         make: takes the prior's language model, which decodes the responses, and the argument.
         summary: one line.
         argument: what stands after the colon, in words; empty if nothing does, in brackets if it can be left out.
+        loads_network: `make` takes, by keyword, whether code that comes with a network may run.
     """
 
-    make: Callable[[LanguageModel, str], Evidence]
+    make: Callable[..., Evidence]
     summary: str
     argument: str = ""
+    loads_network: bool = False
 
-    def __call__(self, language_model: LanguageModel, argument: str = "") -> Evidence:
-        return self.make(language_model, argument)
+    def __call__(self, language_model: LanguageModel, argument: str = "", *, trust_remote_code: bool = False) -> Evidence:
+        options = {"trust_remote_code": trust_remote_code} if self.loads_network else {}
+        return self.make(language_model, argument, **options)
 
 
 def _vader(prior: LanguageModel, _: str) -> Evidence:
@@ -62,11 +65,13 @@ def _length(prior: LanguageModel, argument: str) -> Evidence:
     return Length(prior, int(argument) if argument else None)
 
 
-def _classifier(prior: LanguageModel, argument: str, output: Output) -> Evidence:
+def _classifier(prior: LanguageModel, argument: str, *, output: Output, trust_remote_code: bool) -> Evidence:
     path, colon, label = argument.rpartition(":")
     if not colon:
         path, label = argument, ""
-    found = SequenceClassifier.from_pretrained(path, label or None, output=output, device=prior.device)
+    found = SequenceClassifier.from_pretrained(
+        path, label or None, output=output, device=prior.device, trust_remote_code=trust_remote_code
+    )
     return TextEvidence(found, prior, name=f"classifier {argument}")
 
 
@@ -123,19 +128,26 @@ def _token_function(prior: LanguageModel, argument: str) -> Evidence:
     return TokenEvidence(function, prior, upper_bound=getattr(function, "upper_bound", None))
 
 
-def _fluency(prior: LanguageModel, argument: str) -> Evidence:
-    return TextEvidence(TextLikelihood.from_pretrained(argument, device=prior.device), prior, name=f"fluency {argument}")
+def _fluency(prior: LanguageModel, argument: str, *, trust_remote_code: bool) -> Evidence:
+    likelihood = TextLikelihood.from_pretrained(argument, device=prior.device, trust_remote_code=trust_remote_code)
+    return TextEvidence(likelihood, prior, name=f"fluency {argument}")
 
 
-def _expert(prior: LanguageModel, argument: str) -> Evidence:
-    length, temperature, device = prior.max_new_tokens, prior.temperature, str(prior.device)
-    expert = load_prior(argument, max_new_tokens=length, temperature=temperature, dtype="float32", device=device)
+def _expert(prior: LanguageModel, argument: str, *, trust_remote_code: bool) -> Evidence:
+    expert = load_prior(
+        argument,
+        max_new_tokens=prior.max_new_tokens,
+        temperature=prior.temperature,
+        dtype="float32",
+        device=str(prior.device),
+        trust_remote_code=trust_remote_code,
+    )
     return Expert(expert, prior)
 
 
-def _preferences(prior: LanguageModel, argument: str) -> Evidence:
+def _preferences(prior: LanguageModel, argument: str, *, trust_remote_code: bool) -> Evidence:
     folder, _, aggregation = argument.partition(":")
-    posterior = RewardPosterior.load(folder, saved_features(folder, prior))
+    posterior = RewardPosterior.load(folder, saved_features(folder, prior, trust_remote_code=trust_remote_code))
     return TextEvidence(UncertainReward(posterior, aggregation or "lower-bound"), prior, name=f"reward {argument}")
 
 
@@ -163,22 +175,29 @@ REWARDS: dict[str, Reward] = {
     ),
     "length": Reward(_length, "tokens of the response; with a target, minus how far it is from that", "[TOKENS]"),
     "classifier": Reward(
-        lambda prior, argument: _classifier(prior, argument, "log-prob"),
+        partial(_classifier, output="log-prob"),
         "log-probability of a label of a Hugging Face sequence classifier, nats",
         "PATH:LABEL",
+        loads_network=True,
     ),
     "classifier-logit": Reward(
-        lambda prior, argument: _classifier(prior, argument, "logit"),
+        partial(_classifier, output="logit"),
         "its logit; of a reward model, which has one, without the label",
         "PATH:LABEL",
+        loads_network=True,
     ),
     "preferences": Reward(
         _preferences,
         f"a reward that `experiments.rlhf` inferred: {', '.join(AGGREGATIONS)} (default lower-bound)",
         "RUN/reward[:AGGREGATION]",
+        loads_network=True,
     ),
-    "fluency": Reward(_fluency, "log-likelihood by the token of the text under another language model, nats", "PATH"),
-    "expert": Reward(_expert, "log-likelihood of the response under one with the prior's tokens, nats", "PATH"),
+    "fluency": Reward(
+        _fluency, "log-likelihood by the token of the text under another language model, nats", "PATH", loads_network=True
+    ),
+    "expert": Reward(
+        _expert, "log-likelihood of the response under one with the prior's tokens, nats", "PATH", loads_network=True
+    ),
 }
 """By name, what makes evidence when called with the prior's language model and the argument after the colon."""
 

@@ -101,6 +101,8 @@ class RLHF(Arguments):
     """p0: `film-reviews` (embedded), `smollm2`, a folder in Hugging Face format, or a name on the hub."""
     encoder: Name | None = None
     """Features of the reward: any encoder in Hugging Face format; default the prior's own hidden states."""
+    trust_remote_code: bool = False
+    """Run the code that comes with the checkpoint of prior or encoder; without it such a checkpoint is refused."""
     components: Annotated[int, count(1, 100_000)] = 128
     """Principal components of the features that the reward goes by."""
     head: HeadName = "linear"
@@ -190,7 +192,12 @@ def load(args: RLHF) -> tuple[LanguageModel, Features]:
     unknown = "is no folder, or could not be loaded from it, nor from the hub by that name"
     with blamed(f"--prior {args.prior} {unknown}", FAULTS):
         prior = load_prior(
-            args.prior, max_new_tokens=args.max_new_tokens, temperature=args.temperature, dtype="float32", device=args.device
+            args.prior,
+            max_new_tokens=args.max_new_tokens,
+            temperature=args.temperature,
+            dtype="float32",
+            device=args.device,
+            trust_remote_code=args.trust_remote_code,
         )
     for name in ("prompt", "word_prompt") if args.preferences is None else ():
         with blamed(option(name)):
@@ -198,7 +205,9 @@ def load(args: RLHF) -> tuple[LanguageModel, Features]:
     if args.encoder is None:
         return prior, PriorFeatures(prior)
     with blamed(f"--encoder {args.encoder} {unknown}", FAULTS):
-        return prior, EncoderFeatures.from_pretrained(args.encoder, device=args.device)
+        return prior, EncoderFeatures.from_pretrained(
+            args.encoder, device=args.device, trust_remote_code=args.trust_remote_code
+        )
 
 
 def read(args: RLHF, prior: LanguageModel) -> tuple[list[Preference], list[Preference], list[str]]:

@@ -174,6 +174,9 @@ class Steer(Arguments):
     """`cpu` or `cuda`; default a GPU where there is one."""
     dtype: DtypeName = "float32"
     """Of the weights."""
+    trust_remote_code: bool = False
+    """Run the code that comes with a checkpoint, of the prior or of a reward; without it such a checkpoint is refused. Never
+    taken from the run that `--resume` goes on with."""
     threads: Threads | None = None
     """CPU threads; default torch's choice."""
     checkpoint_every: Annotated[Count, TRAINED] = 50
@@ -215,7 +218,8 @@ def main(args: Steer) -> RunFolder:
 def choose_posterior(args: Steer, prior: LanguageModel, prompts: Prompts) -> tuple[Steer, AlignmentModel]:
     """The model whose posterior is wanted; with a budget in the arguments, they have the beta that spends it."""
     chosen = read_evidence(args.reward, args.constraint, args.moment)
-    evidence = {choice.text: choice.evidence(prior) for choice in chosen if choice.mean is None}
+    trust = args.trust_remote_code
+    evidence = {choice.text: choice.evidence(prior, trust_remote_code=trust) for choice in chosen if choice.mean is None}
     if args.resume is None and args.budgeted:
         budget = {"max_kl": args.kl_budget, "min_reward": args.min_reward}
         beta = budgeted_beta(prior, evidence, prompts, **budget, num_draws=args.prior_draws, seed=args.seed)
@@ -223,7 +227,8 @@ def choose_posterior(args: Steer, prior: LanguageModel, prompts: Prompts) -> tup
     with blamed("--reward"):
         model = AlignmentModel(prior, evidence, args.beta)
     if moments := [choice for choice in chosen if choice.mean is not None]:
-        model = matched(model, moments, prompts, num_draws=args.prior_draws, seed=args.seed)
+        counts = {"num_draws": args.prior_draws, "seed": args.seed}
+        model = matched(model, moments, prompts, **counts, trust_remote_code=trust)
     return args, model
 
 
@@ -336,7 +341,12 @@ def load(args: Steer, name: str) -> LanguageModel:
     """A language model, with the responses and the precision that the arguments ask for."""
     with blamed(f"{'--prior' if name == args.prior else '--proposal'} {name}", FAULTS):
         return load_prior(
-            name, max_new_tokens=args.max_new_tokens, temperature=args.temperature, dtype=args.dtype, device=args.device
+            name,
+            max_new_tokens=args.max_new_tokens,
+            temperature=args.temperature,
+            dtype=args.dtype,
+            device=args.device,
+            trust_remote_code=args.trust_remote_code,
         )
 
 
@@ -453,6 +463,7 @@ def restored(args: Steer, saved: dict[str, Any]) -> Steer:
         "prompts": tuple(saved["prompts"]),
         "options": restored_options(saved.get("options", {})),
         "resume": args.resume,
+        "trust_remote_code": args.trust_remote_code,
     }
     return replace(args, **(saved | paths | rebuilt))
 

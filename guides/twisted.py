@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from guides.from_scratch import like
 from guides.guide import Guide
 from model import LanguageModel, Prompts, ResponseDistribution
+from model.evaluation import evaluating
 from model.language_model import CachedState
 from model.token_log_prob import scaled
 
@@ -85,17 +86,20 @@ class Twisted(Guide):
 
     def _twisted(self, logits: Tensor, hidden: Tensor) -> Tensor:
         logits = scaled(logits, self.prior.temperature)
-        twisted = logits + self.head(hidden)
+        twisted = logits + self._psi(hidden)
         if self.top_k is None:
             return twisted
         kept = torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, logits.topk(self.top_k).indices, True)
         return twisted.masked_fill(~kept, -torch.inf)
 
+    def _psi(self, hidden: Tensor) -> Tensor:
+        return evaluating(self.head)(hidden)
+
     def log_twist(self, prompts: Prompts, response: Tensor) -> Tensor:
         """psi(x_<=t), nats, with gradient: `[..., N, T]` for `[..., N, T]`; 0 at padding."""
         prior = self.prior(prompts)
         _, hidden = prior.log_prob_and_hidden(response)
-        log_psi = self.head(hidden).gather(-1, response[..., None]).squeeze(-1)
+        log_psi = self._psi(hidden).gather(-1, response[..., None]).squeeze(-1)
         return log_psi.masked_fill(~prior.space.is_token(response), 0.0)
 
     @torch.no_grad()
@@ -106,5 +110,5 @@ class Twisted(Guide):
         state = state.select(rows)
         if t > 1:
             _, state = self.prior.extend(state, response[..., : t - 1].flatten(0, 1))
-        log_psi = self.head(state.hidden[:, -1]).gather(-1, response[..., t - 1].flatten()[:, None])
+        log_psi = self._psi(state.hidden[:, -1]).gather(-1, response[..., t - 1].flatten()[:, None])
         return log_psi.view(response.shape[:2])

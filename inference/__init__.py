@@ -10,11 +10,13 @@ from inference.checkpoint import CheckpointError, FitState, has_checkpoint
 from inference.density import Joint, Program, joint_at, log_evidence_at, log_guide_at, parameter_scope, response_distribution
 from inference.diagnostics import Diagnostics, diagnose, distinct_n
 from inference.enumeration import Enumeration, entropy
-from inference.estimate import Estimate
+from inference.estimate import Estimate, NotANumberError, expectation
 from inference.fit import Fit, Metrics, NonFiniteLossError, fit
+from inference.folder_lock import FolderInUseError
 from inference.importance_weights import effective_sample_size, pareto_k
 from inference.kl_budget import Budget, BudgetError, solve_beta
 from inference.kl_estimators import KL_ESTIMATORS, k1, k2, k3
+from inference.laws import NotNormalisedError
 from inference.moment_matching import MomentMatch, UnattainableMomentsError, match_moments
 from inference.objectives import (
     DIVERGENCES,
@@ -39,6 +41,7 @@ from inference.optimizer import FusedOptimizer, NonFiniteGradientError, constant
 from inference.prior_bank import PriorBank, draw_prior_bank
 from inference.prior_draws import PriorDraws, draw_from_prior
 from inference.response_index import ResponseIndex
+from inference.response_site import ResponseSiteError, ScaledSiteError
 from inference.reward_posterior import REWARD_INFERENCE, RewardInference
 from inference.samplers import (
     RESAMPLING,
@@ -86,6 +89,7 @@ __all__ = [
     "FDivergence",
     "Fit",
     "FitState",
+    "FolderInUseError",
     "FusedOptimizer",
     "Joint",
     "LeaveOneOut_ELBO",
@@ -99,6 +103,8 @@ __all__ = [
     "NoSupportError",
     "NonFiniteGradientError",
     "NonFiniteLossError",
+    "NotANumberError",
+    "NotNormalisedError",
     "Objective",
     "Posterior",
     "PriorBank",
@@ -109,9 +115,11 @@ __all__ = [
     "ResponseIndex",
     "ResponseKernel",
     "ResponseObjective",
+    "ResponseSiteError",
     "RewardInference",
     "RewardToGo_ELBO",
     "Sampler",
+    "ScaledSiteError",
     "Stage",
     "Trace_ELBO",
     "UnattainableMomentsError",
@@ -130,6 +138,7 @@ __all__ = [
     "effective_sample_size",
     "entropy",
     "enumerate_posterior",
+    "expectation",
     "fit",
     "has_checkpoint",
     "importance_sampling",

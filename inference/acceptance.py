@@ -7,11 +7,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from model.checks import finite
+
 ROUNDING = 1e-6  # relative: a reward computed in float32 may exceed its bound by this much
 
 
 class LooseBoundError(ValueError):
     """A response has more weight than the bound allows, so that what was accepted is not from the posterior."""
+
+
+def check_log_bound(log_bound: object) -> float | Tensor:
+    """log b, one or `[N]`, nats, if it is finite.
+
+    Raises:
+        ValueError: if it is not: NaN or +inf would accept nothing, and -inf bounds nothing.
+    """
+    if not isinstance(log_bound, Tensor):
+        return finite("the bound on the log weights", log_bound)
+    odd = ~log_bound.isfinite()
+    if bool(odd.any()):
+        raise ValueError(f"the bound on the log weights is {log_bound[odd][0].item()}, expected finite numbers")
+    return log_bound
 
 
 def accepted_at(log_weight: Tensor, log_bound: float | Tensor) -> Tensor:

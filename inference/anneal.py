@@ -25,6 +25,7 @@ from inference.fit import Fit, fit
 from inference.objectives import LeaveOneOut_ELBO
 from inference.optimizer import FusedOptimizer, cosine
 from model import BearsZeroEvidence, Prompts
+from model.checks import positive, whole_number
 from model.optimality import LogBernoulli
 
 
@@ -48,7 +49,7 @@ class _Soften(BearsZeroEvidence):
                 f"factor {name!r} is -inf in places and other than 0 in others: a hard constraint and a reward in one, and a "
                 "penalty would take the place of both. Give the constraint a name of its own beside the reward"
             )
-        return log_factor.masked_fill(hard, -self.penalty)
+        return log_factor.double().masked_fill(hard, -self.penalty)
 
 
 def soften(model: Program, penalty: float) -> Program:
@@ -64,8 +65,7 @@ def soften(model: Program, penalty: float) -> Program:
     Raises:
         ValueError: if the penalty is not positive and finite.
     """
-    if not 0 < penalty < torch.inf:
-        raise ValueError(f"penalty is {penalty}, expected a positive finite number of nats")
+    penalty = positive("penalty", penalty, why="nats")
 
     def softened(prompts: Prompts) -> Any:
         with _Soften(penalty):
@@ -122,11 +122,11 @@ def anneal(
     Raises:
         ValueError: if the penalties do not grow or are not positive and finite, or no draws are asked for.
     """
-    if not penalties or any(later <= earlier for earlier, later in pairwise(penalties)):
-        raise ValueError(f"penalties are {list(penalties)}, expected at least one, each larger than the one before")
-    if num_samples < 1:
-        raise ValueError(f"num_samples is {num_samples}, expected at least 1: draws for each prompt behind `Stage.forbidden`")
     programs = [soften(model, penalty) for penalty in penalties]  # all of them now: a bad one should not wait for the others
+    if not programs or any(later <= earlier for earlier, later in pairwise(penalties)):
+        raise ValueError(f"penalties are {list(penalties)}, expected at least one, each larger than the one before")
+    num_steps = whole_number("num_steps", num_steps, why="steps of SVI at each stage")
+    num_samples = whole_number("num_samples", num_samples, why="draws for each prompt behind `Stage.forbidden`")
     stages: list[Stage] = []
     for i, (penalty, program) in enumerate(zip(penalties, programs, strict=True)):
         result = fit(

@@ -1,38 +1,35 @@
 """Checkpoints: the whole state of a fit in one folder, written so that a kill at any moment leaves a whole one behind.
 
-    FOLDER/step-00000100/{guide,optimizer,objective,random}.safetensors, state.json
+    FOLDER/step-00000100/{guide,optimizer,objective,random}.safetensors, state.json, digests.json
 
-A checkpoint is written under another name and renamed when it is complete; the one before is deleted after that. Nothing is
-pickled, so nothing is executed on loading.
+Nothing is pickled, so nothing is executed on loading. The fingerprint of the fit is saved too, so that a checkpoint of another
+fit is refused.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyro
 import torch
 from pyro.infer import ELBO
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from guides.guide import OtherGuideError, load_into
+from guides.guide import OtherGuideError, check_like, load_into
 from inference import random_state
+from inference.checkpoint_folder import CheckpointError, checkpoints, new_checkpoint, newest_whole
 from inference.density import Program
+from inference.fingerprint import Fingerprint, differences
 from inference.objectives import ResponseObjective
 from inference.optimizer import FusedOptimizer
 from model import Prompts
 
-PREFIX = "step-"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint does not fit what it is restored into, or none is there."""
+__all__ = ["CheckpointError", "FitState", "has_checkpoint"]
 
 
 @dataclass
@@ -44,74 +41,97 @@ class FitState:
         optimizer: with its moments and its place in the schedule.
         objective: with what it remembers from step to step, if it is a `ResponseObjective`.
         step: steps done.
+        fingerprint: of all that the fit depends on; see `fingerprint_of`.
     """
 
     guide: Program
     optimizer: FusedOptimizer
     objective: ELBO
     step: int = 0
+    fingerprint: Fingerprint = field(default_factory=dict)
 
     def save(self, folder: Path) -> Path:
-        """Write a checkpoint into `folder`, then delete the older ones there. Returns its path."""
-        folder.mkdir(parents=True, exist_ok=True)
-        target = folder / f"{PREFIX}{self.step:08d}"
-        partial = folder / f".{target.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
+        """Write a checkpoint into `folder`, and delete those there that are older than the one before. Returns its path.
+
+        Raises:
+            CheckpointError: if it cannot be written.
+        """
         optimizer = self.optimizer.get_state()
         generators, plain = random_state.capture()
-        save_file({name: p.detach().contiguous() for name, p in _parameters().items()}, partial / "guide.safetensors")
-        save_file(_flatten(optimizer["parameters"]), partial / "optimizer.safetensors")
-        save_file(generators, partial / "random.safetensors")
-        remembered = self.objective.get_state() if isinstance(self.objective, ResponseObjective) else {}
-        save_file({name: tensor.contiguous() for name, tensor in remembered.items()}, partial / "objective.safetensors")
-        objective = type(self.objective).__name__
-        state = {"step": self.step, "optimizer_step": optimizer["step_count"], "objective": objective, "random": plain}
-        (partial / "state.json").write_text(json.dumps(state))
-        for path in (*partial.iterdir(), partial):
-            _flush(path)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-        _flush(folder)
-        for old in _complete(folder):
-            if old != target:
-                shutil.rmtree(old)
-        return target
+        tensors = {
+            "guide": _parameters(),
+            "optimizer": _flatten(optimizer["parameters"]),
+            "objective": self._remembered(),
+            "random": generators,
+        }
+        state = {
+            "step": self.step,
+            "optimizer_step": optimizer["step_count"],
+            "random": plain,
+            "fingerprint": self.fingerprint,
+        }
+        with new_checkpoint(folder, self.step) as new:
+            for name, part in tensors.items():
+                _write(part, new / f"{name}.safetensors")
+            (new / "state.json").write_text(json.dumps(state))
+        return folder / f"step-{self.step:08d}"
 
     def restore(self, folder: Path, prompts: Prompts) -> None:
-        """Take up the newest checkpoint in `folder`, generators included.
+        """Take up the newest whole checkpoint in `folder`, generators included.
 
         Runs the guide once on `prompts`, to meet its parameters.
 
         Raises:
-            CheckpointError: if there is none, or it belongs to another guide or objective.
+            CheckpointError: if there is none, or it belongs to another fit; nothing of the guide was changed then.
         """
-        found = _complete(folder)
-        if not found:
-            raise CheckpointError(f"no checkpoint in {folder}: expected a folder named {PREFIX}NUMBER there")
-        path = found[-1]
+        path = newest_whole(folder)
         state = json.loads((path / "state.json").read_text())
-        if state["objective"] != type(self.objective).__name__:
-            raise CheckpointError(
-                f"{path} is of a fit with {state['objective']}, got {type(self.objective).__name__}: what they remember "
-                "differs. Go on with the objective of the run that wrote it."
-            )
+        saved = {name: load_file(path / f"{name}.safetensors") for name in ("guide", "optimizer", "objective", "random")}
         self.guide(prompts)
-        if isinstance(self.objective, ResponseObjective):
-            self.objective.set_state(load_file(path / "objective.safetensors", device=_device()))
+        self._check_fingerprint(state["fingerprint"], path, guide=False)
+        self._remember(saved["objective"], path)
+        moments = _unflatten(saved["optimizer"])
         try:
-            load_into(_parameters(), load_file(path / "guide.safetensors"), str(path))
+            check_like(_parameters(), saved["guide"], str(path))
         except OtherGuideError as error:
             raise CheckpointError(str(error)) from error
-        moments = _unflatten(load_file(path / "optimizer.safetensors"))
+        self._check_fingerprint(state["fingerprint"], path, guide=True)
+        _check_moments(moments, path)
+        _check_random(saved["random"], path)
+        load_into(_parameters(), saved["guide"], str(path))
         self.optimizer.set_state({"step_count": state["optimizer_step"], "parameters": moments})
         self.step = state["step"]
-        random_state.restore(load_file(path / "random.safetensors"), state["random"])
+        random_state.restore(saved["random"], state["random"])
+
+    def _check_fingerprint(self, saved: Fingerprint, path: Path, *, guide: bool) -> None:
+        """Refuse another fit by the names of what differs, in the guide or elsewhere; a state without fingerprint fits all."""
+        parts = [
+            {name: leaf for name, leaf in one.items() if name.startswith("guide") == guide} for one in (saved, self.fingerprint)
+        ]
+        if self.fingerprint and (found := differences(*parts)):
+            raise CheckpointError(
+                f"{path} is of a fit with {found}. Go on with what that fit was made with, or name another folder"
+            )
+
+    def _remembered(self) -> dict[str, Tensor]:
+        return self.objective.get_state() if isinstance(self.objective, ResponseObjective) else {}
+
+    def _remember(self, saved: dict[str, Tensor], path: Path) -> None:
+        """Hand the objective its state, if the objective gives the same back."""
+        try:
+            if isinstance(self.objective, ResponseObjective):
+                device = _device()
+                self.objective.set_state({name: tensor.to(device) for name, tensor in saved.items()})
+            check_like(self._remembered(), saved, str(path))
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{path / 'objective.safetensors'} is no state of {type(self.objective).__name__}: {error}"
+            ) from error
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether `FitState.restore` would find a checkpoint in `folder`."""
-    return bool(_complete(folder))
+    """Whether `FitState.restore` would find a checkpoint in `folder`, whole or damaged."""
+    return bool(checkpoints(folder))
 
 
 def _parameters() -> dict[str, Tensor]:
@@ -124,16 +144,37 @@ def _device() -> str:
     return str(next(iter(_parameters().values())).device) if _parameters() else "cpu"
 
 
-def _complete(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, oldest first."""
-    return sorted(folder.glob(f"{PREFIX}[0-9]*"))
+def _write(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:
+        raise OSError(f"{path.name}: {error}") from error  # its only word for a full disk
+
+
+def _check_moments(moments: dict[str, dict[str, Tensor]], path: Path) -> None:
+    """Refuse moments of other parameters, or of another shape."""
+    parameters = _parameters()
+    for name, kept in moments.items():
+        shape = tuple(parameters[name].shape) if name in parameters else None
+        odd = [key for key, tensor in kept.items() if shape is None or (tensor.dim() and tuple(tensor.shape) != shape)]
+        if odd:
+            raise CheckpointError(
+                f"{path / 'optimizer.safetensors'} has {odd[0]} of {name} with shape {tuple(kept[odd[0]].shape)}, expected "
+                f"{'no such parameter' if shape is None else shape}"
+            )
+
+
+def _check_random(tensors: dict[str, Tensor], path: Path) -> None:
+    """Refuse what is no state of the generator of the CPU; other devices may be others here."""
+    expected = torch.get_rng_state()
+    state: Any = tensors.get("cpu")
+    if state is None or state.shape != expected.shape or state.dtype != expected.dtype:
+        raise CheckpointError(f"{path / 'random.safetensors'} has no state of the CPU's generator of this version of torch")
 
 
 def _flatten(nested: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
     """`{parameter: {key: tensor}}` as `{"parameter/key": tensor}`."""
-    return {
-        f"{name}/{key}": torch.as_tensor(value).contiguous() for name, kept in nested.items() for key, value in kept.items()
-    }
+    return {f"{name}/{key}": torch.as_tensor(value) for name, kept in nested.items() for key, value in kept.items()}
 
 
 def _unflatten(flat: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -142,12 +183,3 @@ def _unflatten(flat: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         name, key = path.rsplit("/", 1)
         nested.setdefault(name, {})[key] = tensor
     return nested
-
-
-def _flush(path: Path) -> None:
-    """Make what was written to a file or a folder survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,6 +1,7 @@
 """Densities of any model and any guide at given responses, by running their programs.
 
-A model or a guide is a callable that runs the sample site `response`; nothing else is asked of it here.
+A model or a guide is a callable that runs the sample site `response`. What such a program may be is in `response_site`; what it
+may not be is refused there, by name.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from pyro import poutine
 from pyro.distributions import TorchDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from model import BearsZeroEvidence, Prompts, ResponseDistribution
+from inference.laws import check_log_prob
+from inference.response_site import AtResponse, check_plates, check_response_site, is_sample
+from model import BearsZeroEvidence, EvidenceError, Prompts, ResponseDistribution
 
 Program = Callable[[Prompts], Any]
 
@@ -34,20 +36,26 @@ class Joint(NamedTuple):
         return self.log_prior + self.log_evidence
 
 
-def run(program: Program, prompts: Prompts, response: Tensor | None = None) -> Trace:
+def run(program: Program, prompts: Prompts, response: Tensor | None = None, *, role: str = "program") -> Trace:
     """The trace of a program, with `response` at its site if one is given. Bears evidence of -inf.
 
     A module brings its parameters along, so it runs in an empty scope of Pyro's parameter store, where it can neither meet
     another's parameters nor leave its own behind. A plain function finds its parameters in the store as it is.
+
+    Raises:
+        ResponseSiteError: if the program has no site `response` that can be drawn from and scored, or draws something else;
+            with the role "guide", if it has any other site, such as a factor.
     """
     with BearsZeroEvidence(), parameter_scope(program):
-        return trace_at(program, prompts, response)
+        return trace_at(program, prompts, response, role=role)
 
 
-def trace_at(program: Program, prompts: Prompts, response: Tensor | None = None) -> Trace:
+def trace_at(program: Program, prompts: Prompts, response: Tensor | None = None, *, role: str = "program") -> Trace:
     """As `run`, with Pyro's store as it is and evidence of -inf refused: for an objective, inside a step of SVI."""
-    conditioned = program if response is None else poutine.condition(program, data={"response": response})
-    return poutine.trace(conditioned).get_trace(prompts)
+    with AtResponse(prompts, None if response is None else lambda _: response):
+        trace = poutine.trace(program).get_trace(prompts)
+    check_response_site(trace, prompts, role)
+    return trace
 
 
 @contextmanager
@@ -61,24 +69,36 @@ def parameter_scope(program: Program) -> Iterator[None]:
 
 
 def joint_at(model: Program, prompts: Prompts, response: Tensor) -> Joint:
-    """The model's density at `response` `[..., N, T]`: the sample site, and all its factors added up."""
-    trace = run(model, prompts, response)
-    return Joint(_log_prob(trace.nodes["response"]), log_factors(trace))
+    """The model's density at `response` `[..., N, T]`: the sample site, and all its factors added up.
+
+    Raises:
+        NotANumberError: if the prior's log-probability is NaN.
+        EvidenceError: if a factor is NaN or +inf.
+        ResponseSiteError: if the program is not of one response to each prompt.
+    """
+    trace = run(model, prompts, response, role="model")
+    return Joint(check_log_prob(_log_prob(trace.nodes["response"]), model, "model"), log_factors(trace))
 
 
 def log_evidence_at(model: Program, prompts: Prompts, response: Tensor) -> Tensor:
     """All factors of a model added up, r(x)/beta, `[..., N]`, nats, without the cost of scoring `response` under the prior."""
-    return log_factors(run(model, prompts, response))
+    return log_factors(run(model, prompts, response, role="model"))
 
 
 def log_guide_at(guide: Program, prompts: Prompts, response: Tensor) -> Tensor:
-    """log q(response | prompt), `[..., N]`, nats, with gradient."""
-    return _log_prob(run(guide, prompts, response).nodes["response"])
+    """log q(response | prompt), `[..., N]`, nats, with gradient.
+
+    Raises:
+        NotANumberError: with the guide's name, if one is NaN.
+        ResponseSiteError: if the guide has another site, a factor for example, besides.
+    """
+    trace = run(guide, prompts, response, role="guide")
+    return check_log_prob(_log_prob(trace.nodes["response"]), guide, "guide")
 
 
-def response_distribution(program: Program, prompts: Prompts) -> TorchDistribution:
+def response_distribution(program: Program, prompts: Prompts, *, role: str = "program") -> TorchDistribution:
     """The distribution at the `response` site of a model or a guide, batch shape `[N]`."""
-    return run(program, prompts).nodes["response"]["fn"]
+    return run(program, prompts, role=role).nodes["response"]["fn"]
 
 
 def autoregressive(distribution: TorchDistribution) -> ResponseDistribution:
@@ -100,25 +120,36 @@ def _log_prob(site: dict) -> Tensor:
 
 
 def log_factors(trace: Trace) -> Tensor:
-    """All factors in a model's trace added up, `[..., N]`, as scaled and masked as the program has them.
+    """All factors in a model's trace added up, `[..., N]`, float64, as scaled and masked as the program has them.
 
     Raises:
-        ValueError: if the model draws something else than `response`, or has a factor outside the plate over prompts.
+        EvidenceError: if a factor is NaN or +inf.
+        ValueError: if the model has a factor that is not one value for each prompt.
     """
-    total = torch.zeros(trace.nodes["response"]["value"].shape[:-1], device=trace.nodes["response"]["value"].device)
+    response = trace.nodes["response"]["value"]
+    total = torch.zeros(response.shape[:-1], dtype=torch.float64, device=response.device)
     for name, site in trace.nodes.items():
-        if site["type"] != "sample" or name == "response" or site_is_subsample(site):
+        if name == "response" or not is_sample(site):
             continue
-        if not site["is_observed"]:
-            raise ValueError(
-                f"the model draws {name!r} besides 'response': expected one latent site. `LeaveOneOut_ELBO` and `Trace_ELBO` "
-                "take any number of them."
-            )
+        check_plates(name, site)
         factor = scale_and_mask(_log_prob(site), site["scale"], site["mask"])
-        if factor.shape[-1:] != total.shape[-1:]:
+        if factor.shape[-1:] != total.shape[-1:] or not _expands_to(factor.shape, total.shape):
             raise ValueError(
                 f"factor {name!r} has shape {tuple(factor.shape)}, expected one value for each of {total.shape[-1]} prompts "
                 "at the end: put it inside the plate over prompts"
             )
+        odd = factor.isnan() | factor.isposinf()
+        if bool(odd.any()):
+            where = tuple(odd.nonzero()[0].tolist())
+            raise EvidenceError(
+                f"factor {name!r} is {factor[where].item()} at index {where}, expected finite numbers, or -inf for an "
+                f"impossible response. A reward in {factor.dtype} over a small beta may overflow: widen it to float64 first"
+            )
         total = total + factor
     return total
+
+
+def _expands_to(shape: torch.Size, wide: torch.Size) -> bool:
+    """Whether a tensor of this shape can be added to one of the other without making it larger."""
+    sizes = zip(reversed(shape), reversed(wide), strict=False)
+    return len(shape) <= len(wide) and all(size in (1, most) for size, most in sizes)

@@ -22,7 +22,9 @@ from inference.density import Program, joint_at, log_guide_at, response_distribu
 from inference.estimate import Estimate, log_mean, log_mean_exp
 from inference.importance_weights import effective_sample_size, pareto_k
 from inference.prior_draws import PriorDraws, draw_from_prior
+from inference.response_site import SameResponses
 from model import Prompts, ResponseDistribution
+from model.checks import whole_number
 
 
 @dataclass(frozen=True)
@@ -83,15 +85,27 @@ def diagnose(
             if not known.
         prior_draws: to use again those of an earlier call for the same model and prompts.
         chunk: responses handled at a time, for each prompt.
+
+    Raises:
+        NotANumberError: if a log-probability of the guide or of the prior is NaN.
+        EvidenceError: if a factor is NaN or +inf.
+        ValueError: if a number is out of its range, or the prior's draws are of other prompts.
     """
+    num_samples = whole_number("num_samples", num_samples, why="responses of the guide for each prompt")
+    chunk = whole_number("chunk", chunk, why="responses handled at a time")
     if prior_draws is None:
         prior_draws = draw_from_prior(model, prompts, num_prior_draws, log_evidence_bound=log_evidence_bound, chunk=chunk)
-    distribution = response_distribution(guide, prompts)
-    response = torch.cat([distribution.sample((min(chunk, num_samples - i),)) for i in range(0, num_samples, chunk)])
-    joints = [joint_at(model, prompts, part) for part in response.split(chunk)]
+    elif prior_draws.response.shape[1] != len(prompts):
+        raise ValueError(
+            f"prior_draws are of {prior_draws.response.shape[1]} prompts, expected draws for the {len(prompts)} prompts here"
+        )
+    with SameResponses():
+        distribution = response_distribution(guide, prompts)
+        response = torch.cat([distribution.sample((min(chunk, num_samples - i),)) for i in range(0, num_samples, chunk)])
+        joints = [joint_at(model, prompts, part) for part in response.split(chunk)]
+        log_guide = torch.cat([log_guide_at(guide, prompts, part) for part in response.split(chunk)]).double()
     log_prior = torch.cat([joint.log_prior for joint in joints]).double()
     log_evidence = torch.cat([joint.log_evidence for joint in joints]).double()
-    log_guide = torch.cat([log_guide_at(guide, prompts, part) for part in response.split(chunk)]).double()
     log_weight = log_prior + log_evidence - log_guide  # [M, N]
     elbo, log_z = Estimate.of_mean(log_weight), prior_draws.log_z()
     return Diagnostics(
@@ -146,6 +160,12 @@ def distinct_n(response: Tensor, is_token: Tensor, n: int) -> float:
     Returns:
         The share; 0 where no response has so many tokens.
     """
+    n = whole_number("n", n, why="tokens in a run")
+    if response.dim() != 3 or response.shape != is_token.shape or not response.numel():
+        raise ValueError(
+            f"response has shape {tuple(response.shape)} and is_token {tuple(is_token.shape)}, expected [M, N, T] for both, "
+            "with at least one response and prompt"
+        )
     if response.shape[-1] < n:
         return 0.0
     shares = []

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from inference.density import Program, joint_at, log_guide_at, response_distribution
-from model import Prompts
+from inference.estimate import expectation
+from inference.laws import check_law, name_of
+from inference.response_site import SameResponses
+from model import Prompts, ZeroEvidenceError
 
 CHUNK = 8192  # responses scored at a time
 
@@ -33,15 +36,19 @@ class Enumeration:
 
     Raises:
         NotEnumerableError: with the size, if there are more than a million responses.
+        NotANumberError: if the prior's log-probabilities, or those of a guide that a method is asked about, are NaN: neither is
+            ever reported as exact.
+        NotNormalisedError: if they do not sum to 1.
         ZeroDivisionError: if the evidence rules out every response to a prompt.
     """
 
     def __init__(self, model: Program, prompts: Prompts) -> None:
         self.prompts = prompts
-        self.support = response_distribution(model, prompts).enumerate_support()
-        with torch.no_grad():
+        self._same = SameResponses()
+        with self._same, torch.no_grad():
+            self.support = response_distribution(model, prompts).enumerate_support()
             joints = [joint_at(model, prompts, chunk) for chunk in self._chunks()]
-        self.log_prior = torch.cat([joint.log_prior for joint in joints]).double()
+        self.log_prior = check_law(torch.cat([joint.log_prior for joint in joints]), f"the prior of {name_of(model)}")
         self.log_evidence = torch.cat([joint.log_evidence for joint in joints]).double()
         self.log_joint = self.log_prior + self.log_evidence
         self.log_z = self.log_joint.logsumexp(0)
@@ -52,31 +59,32 @@ class Enumeration:
 
     def log_guide(self, guide: Program) -> Tensor:
         """log q of every response, `[S, N]`, nats, float64, without gradient."""
-        with torch.no_grad():
-            return torch.cat([log_guide_at(guide, self.prompts, chunk) for chunk in self._chunks()]).double()
+        with self._same, torch.no_grad():
+            log_guide = torch.cat([log_guide_at(guide, self.prompts, chunk) for chunk in self._chunks()])
+        return check_law(log_guide, f"the guide {name_of(guide)}")
 
     def elbo(self, guide: Program) -> Tensor:
         """ELBO = sum_x q(x) (log p0(x) + r(x)/beta - log q(x)), `[N]`, nats."""
         log_guide = self.log_guide(guide)
-        return _expect(log_guide, self.log_joint - log_guide)
+        return expectation(log_guide.exp(), self.log_joint - log_guide)
 
     def kl_guide_posterior(self, guide: Program) -> Tensor:
         """KL(q || p*), `[N]`, nats; infinite if q can draw what the evidence rules out."""
         log_guide = self.log_guide(guide)
-        return _expect(log_guide, log_guide - self.log_posterior)
+        return expectation(log_guide.exp(), log_guide - self.log_posterior)
 
     def kl_posterior_guide(self, guide: Program) -> Tensor:
         """KL(p* || q), `[N]`, nats."""
-        return _expect(self.log_posterior, self.log_posterior - self.log_guide(guide))
+        return expectation(self.log_posterior.exp(), self.log_posterior - self.log_guide(guide))
 
     def kl_guide_prior(self, guide: Program) -> Tensor:
         """KL(q || p0), `[N]`, nats."""
         log_guide = self.log_guide(guide)
-        return _expect(log_guide, log_guide - self.log_prior)
+        return expectation(log_guide.exp(), log_guide - self.log_prior)
 
     def expected_log_evidence(self, guide: Program) -> Tensor:
         """E_q[r]/beta, `[N]`, nats."""
-        return _expect(self.log_guide(guide), self.log_evidence)
+        return expectation(self.log_guide(guide).exp(), self.log_evidence)
 
     def total_variation(self, guide: Program) -> Tensor:
         """1/2 sum_x |q(x) - p*(x)|, `[N]`, between 0 and 1."""
@@ -86,10 +94,22 @@ class Enumeration:
         """The exact gradient of the ELBO, summed over prompts, for each trained parameter of the guide by name.
 
         grad ELBO = sum_x q(x) (log p0(x) + r(x)/beta - log q(x)) grad log q(x).
+
+        Raises:
+            ValueError: if nothing of the guide trains.
+            ZeroEvidenceError: if the guide can draw what the evidence rules out: the ELBO is -inf, and has no gradient.
         """
         log_guide = self.log_guide(guide)
-        weight = log_guide.exp() * (self.log_joint - log_guide)
-        names, parameters = zip(*((n, p) for n, p in guide.named_parameters() if p.requires_grad), strict=True)
+        prob = log_guide.exp()
+        weight = prob * torch.where(prob == 0, 0.0, self.log_joint - log_guide)
+        if bool(weight.isneginf().any()):
+            raise ZeroEvidenceError(
+                f"the guide {name_of(guide)} can draw what the evidence rules out: the ELBO is -inf, and has no gradient"
+            )
+        trained = [(name, parameter) for name, parameter in guide.named_parameters() if parameter.requires_grad]
+        if not trained:
+            raise ValueError(f"the guide {name_of(guide)} has no parameter that trains: the ELBO has no gradient")
+        names, parameters = zip(*trained, strict=True)
         gradient = [torch.zeros_like(parameter) for parameter in parameters]
         for chunk, part in zip(self._chunks(), weight.split(self._chunk_size), strict=True):
             surrogate = (part * log_guide_at(guide, self.prompts, chunk)).sum()
@@ -106,12 +126,11 @@ class Enumeration:
         return iter(self.support.split(self._chunk_size))
 
 
-def _expect(log_prob: Tensor, values: Tensor) -> Tensor:
-    """sum_x p(x) f(x), where a term of probability 0 counts as 0. `[S, N]` -> `[N]`."""
-    prob = log_prob.exp()
-    return torch.where(prob > 0, prob * values, 0.0).sum(0)
-
-
 def entropy(log_prob: Tensor) -> Tensor:
-    """-sum_x p(x) log p(x) of a law over all responses, `[S, N]` -> `[N]`, nats."""
-    return -torch.special.xlogy(log_prob.exp(), log_prob.exp()).sum(0)
+    """-sum_x p(x) log p(x) of a law over all responses, `[S, N]` -> `[N]`, nats.
+
+    Raises:
+        NotNormalisedError: if the probabilities do not sum to 1, or are NaN.
+    """
+    log_prob = check_law(log_prob, "a law")
+    return -expectation(log_prob.exp(), log_prob)

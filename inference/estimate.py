@@ -1,15 +1,51 @@
-"""An estimate and its standard error."""
+"""Means under weights, and an estimate with its standard error. NaN never passes for a number here: it is an error."""
 
 from __future__ import annotations
 
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
+class NotANumberError(FloatingPointError):
+    """A weight, a probability or a value that should be averaged is NaN, or infinite where it may not be."""
+
+
+def check_numbers(name: str, values: Tensor, *, infinite: bool = False) -> Tensor:
+    """`values` in float64, if none of them is NaN or +inf; -inf, the log of 0, is a number here.
+
+    Args:
+        name: of the values, for the error: "log weight".
+        values: any shape.
+        infinite: +inf is allowed too, as for a divergence.
+
+    Raises:
+        NotANumberError: with the first that is none, its place and how many there are.
+    """
+    odd = values.isnan() if infinite else values.isnan() | values.isposinf()
+    if bool(odd.any()):
+        where = tuple(odd.nonzero()[0].tolist())
+        raise NotANumberError(
+            f"{name} is {values[where].item()} at index {where} and no number in {int(odd.sum())} of {odd.numel()} places, "
+            f"expected numbers{'' if infinite else ', or -inf'}. A guide with parameters of NaN, or a reward of one, makes such"
+        )
+    return values.double()
+
+
+def expectation(prob: Tensor, values: Tensor) -> Tensor:
+    """sum_x p(x) f(x) over the first dimension, `[S, ...]` -> `[...]`.
+
+    A term of probability exactly 0 counts as 0, whatever f is there, infinite or NaN. A probability of NaN makes the sum NaN.
+    """
+    return (prob * torch.where(prob == 0, 0.0, values)).sum(0)
+
+
 class Estimate(NamedTuple):
-    """A number estimated from samples, with the standard error of that estimate."""
+    """A number estimated from samples, with the standard error of that estimate; NaN if one sample, or an infinite value,
+    cannot tell it.
+    """
 
     value: float
     standard_error: float
@@ -19,8 +55,13 @@ class Estimate(NamedTuple):
 
     @classmethod
     def of_mean(cls, values: Tensor) -> Estimate:
-        """Of E[f], averaged over prompts, from independent values `[M, N]`: M samples for each of N prompts."""
-        return cls.of_influence(values.double().mean(0), values - values.mean(0))
+        """Of E[f], averaged over prompts, from independent values `[M, N]`: M samples for each of N prompts.
+
+        Raises:
+            NotANumberError: if a value is NaN.
+        """
+        values = check_numbers("a value to be averaged", values, infinite=True)
+        return cls.of_influence(values.mean(0), values - values.mean(0))
 
     @classmethod
     def of_influence(cls, value: Tensor, influence: Tensor) -> Estimate:
@@ -29,10 +70,25 @@ class Estimate(NamedTuple):
         Args:
             value: `[N]`, the estimate for each prompt.
             influence: `[M, N]`, how far each of M independent samples moves it, mean zero.
+
+        Raises:
+            NotANumberError: if a value is NaN.
         """
+        exact = cls.exact(value)
         num_samples, num_prompts = influence.shape
-        variance = influence.double().square().sum(0) / max(1, num_samples - 1) / num_samples  # [N]
-        return cls(value.mean().item(), math.sqrt(variance.sum().item()) / num_prompts)
+        if num_samples < 2:
+            return exact._replace(standard_error=math.nan)
+        variance = influence.double().square().sum(0) / (num_samples - 1) / num_samples  # [N]
+        return exact._replace(standard_error=math.sqrt(variance.sum().item()) / num_prompts)
+
+    @classmethod
+    def exact(cls, value: Tensor) -> Estimate:
+        """What is known for each prompt, `[N]`, averaged over prompts: no error.
+
+        Raises:
+            NotANumberError: if a value is NaN.
+        """
+        return cls(check_numbers("an estimate", value, infinite=True).mean().item(), 0.0)
 
     def times(self, factor: float) -> Estimate:
         """The estimate in another unit."""
@@ -44,16 +100,22 @@ class Estimate(NamedTuple):
 
 
 def log_mean(log_weight: Tensor) -> Tensor:
-    """log of the mean weight over M samples, `[M, N]` -> `[N]`, nats; its exp is unbiased, itself it is biased low (Jensen)."""
-    return log_weight.logsumexp(0) - math.log(len(log_weight))
+    """log of the mean weight over M samples, `[M, N]` -> `[N]`, nats; its exp is unbiased, itself it is biased low (Jensen).
+
+    In float64, or NaN where a weight is NaN.
+    """
+    return log_weight.double().logsumexp(0) - math.log(len(log_weight))
 
 
 def log_mean_exp(log_weight: Tensor) -> Estimate:
     """log mean exp(log_weight) over samples, averaged over prompts. Biased low (Jensen), by about half its squared error.
 
     Args:
-        log_weight: `[M, N]`, nats.
+        log_weight: `[M, N]`, nats; -inf allowed.
+
+    Raises:
+        NotANumberError: if a weight is NaN or infinite.
     """
-    log_weight = log_weight.double()
+    log_weight = check_numbers("a log weight", log_weight)
     value = log_mean(log_weight)
     return Estimate.of_influence(value, (log_weight - value).exp() - 1)

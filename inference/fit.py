@@ -12,6 +12,7 @@ from typing import Any
 import pyro
 import torch
 from pyro.distributions import Unit
+from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO, SVI, RenyiELBO, ReweightedWakeSleep
 from pyro.params.param_store import StateDict
 from pyro.poutine.messenger import Messenger
@@ -20,8 +21,11 @@ from tqdm import tqdm
 from inference import random_state
 from inference.checkpoint import CheckpointError, FitState, has_checkpoint
 from inference.density import Program
+from inference.fingerprint import fingerprint_of
+from inference.folder_lock import locked
 from inference.objectives import LeaveOneOut_ELBO, ResponseObjective
 from inference.optimizer import FusedOptimizer, NonFiniteGradientError, cosine
+from inference.response_site import SameResponses
 from model import Prompts
 
 Metrics = dict[str, float]
@@ -82,16 +86,17 @@ def fit(
         optimizer: default Adam at 1e-3, gradient norm at most 1, the rate on a cosine to 0.
         prompts_per_step: a random subset of so many prompts a step; default all.
         seed: of the generators.
-        checkpoint_folder: where checkpoints go; default none are written.
+        checkpoint_folder: where checkpoints go, of which the newest two are kept; default none are written.
         checkpoint_every: steps between them. One more is written after the last step.
-        resume: go on from the newest checkpoint in the folder; start afresh if there is none.
+        resume: go on from the newest whole checkpoint in the folder; start afresh if there is none.
         on_step: called with the metrics of each step.
         progress: show a bar.
 
     Raises:
         ValueError: if the optimiser or the objective was used before; both may remember what they saw.
-        CheckpointError: if the folder has a checkpoint already and `resume` is off, or the checkpoint is of another guide or
-            objective.
+        CheckpointError: if the folder has a checkpoint already and `resume` is off, or the checkpoint is of another fit:
+            something differs that the result depends on (`inference.fingerprint`), the number of steps aside.
+        FolderInUseError: if another fit works in the folder.
         ZeroEvidenceError: if the guide draws a response with evidence of -inf.
     """
     objective = LeaveOneOut_ELBO() if objective is None else objective
@@ -105,10 +110,20 @@ def fit(
             f"{checkpoint_folder} already has a checkpoint: pass resume=True to go on from it, or name another folder"
         )
     state = FitState(guide, optimizer, objective)
+    if checkpoint_folder is not None:
+        state.fingerprint = fingerprint_of(
+            prompts=prompts,
+            objective=objective,
+            optimizer=optimizer,
+            model=model,
+            guide=guide,
+            prompts_per_step=prompts_per_step,
+            seed=seed,
+        )
     result = Fit(state, {"params": {}, "constraints": {}})
     svi = SVI(model, guide, optimizer, objective)
     svi.loss_and_grads = _refuse_non_finite(svi.loss_and_grads)
-    with pyro.get_param_store().scope(result.parameters), random_state.isolated(seed):
+    with locked(checkpoint_folder), pyro.get_param_store().scope(result.parameters), random_state.isolated(seed):
         if checkpoint_folder is not None and restores:
             state.restore(checkpoint_folder, prompts)
         with tqdm(total=num_steps, initial=state.step, desc="fit", unit="step", disable=not progress) as bar:
@@ -132,7 +147,7 @@ def fit(
 def _step(svi: SVI, state: FitState, prompts: Prompts) -> Metrics:
     """One step of SVI, counted in `state`. Returns its metrics."""
     rate, objective = state.optimizer.learning_rate, state.objective
-    with _RecordEvidence() as evidence:
+    with SameResponses(), _RecordEvidence() as evidence:
         loss = _bound(svi.step(prompts))
     state.step += 1
     metrics = {"elbo": -loss / len(prompts), "log_evidence": evidence.mean()}
@@ -159,7 +174,8 @@ class _RecordEvidence(Messenger):
 
     def _pyro_post_sample(self, msg: dict) -> None:
         if isinstance(msg["fn"], Unit):
-            self.factors.setdefault(msg["name"], []).append(msg["fn"].log_factor.mean().item())
+            factor = scale_and_mask(msg["fn"].log_factor, msg["scale"], msg["mask"])
+            self.factors.setdefault(msg["name"], []).append(factor.mean().item())
 
     def mean(self) -> float:
         """The factors added up, each averaged over the model's runs."""

@@ -9,18 +9,31 @@ import torch
 from arviz_stats.base import array_stats
 from torch import Tensor
 
+from inference.estimate import check_numbers
+
 
 def effective_sample_size(log_weight: Tensor) -> Tensor:
-    """(sum w)^2 / sum w^2, `[M, N]` -> `[N]`: how many posterior samples M weighted ones are worth, roughly."""
+    """(sum w)^2 / sum w^2, `[M, N]` -> `[N]`: how many posterior samples M weighted ones are worth, roughly.
+
+    NaN where all weights are 0, which are worth nothing that could be told.
+
+    Raises:
+        NotANumberError: if a weight is NaN or infinite.
+    """
+    log_weight = check_numbers("a log weight", log_weight)
     return (2 * log_weight.logsumexp(0) - (2 * log_weight).logsumexp(0)).exp()
 
 
 def pareto_k(log_weight: Tensor) -> Tensor:
     """Shape of the generalised Pareto tail of the weights, `[M, N]` -> `[N]`; 0.7 and above is bad.
 
-    -inf where the tail has no spread, as at q = p*; NaN where fewer than 25 weights, or infinite ones, cannot tell.
+    -inf where the tail has no spread, as at q = p*; NaN where fewer than 25 weights, or weights of 0, cannot tell.
+
+    Raises:
+        NotANumberError: if a weight is NaN or infinite.
     """
-    return torch.tensor([_pareto_k_of_one(column) for column in log_weight.double().cpu().T])
+    log_weight = check_numbers("a log weight", log_weight)
+    return torch.tensor([_pareto_k_of_one(column) for column in log_weight.cpu().T])
 
 
 def _pareto_k_of_one(log_weight: Tensor) -> float:

@@ -20,6 +20,7 @@ from torch import Tensor
 from inference.estimate import Estimate
 from inference.prior_bank import FEW, PriorBank, draw_prior_bank
 from model import AlignmentModel, Evidence, LanguageModel, Prompts
+from model.checks import finite
 from model.evidence import at_beta
 
 ROUNDING = 1e-12
@@ -79,6 +80,9 @@ def solve_beta(
     """
     if (max_kl is None) == (min_reward is None):
         raise ValueError(f"got max_kl={max_kl} and min_reward={min_reward}, expected one of the two")
+    for name, budget in {"max_kl": max_kl, "min_reward": min_reward}.items():
+        if budget is not None:
+            finite(name, budget)
     model = AlignmentModel(prior, evidence, beta=1.0)
     for name, piece in model.evidence.items():
         if at_beta(piece, 2.0) is not piece:
@@ -117,7 +121,7 @@ def _root(measure: Callable[[Tensor], Estimate], wanted: float, bank: PriorBank,
         return measure(bank.log_evidence / math.exp(log_beta)).value
 
     spread = _spread(bank)
-    if spread <= ROUNDING * bank.log_evidence.nan_to_num(neginf=0.0).abs().max().item():
+    if spread <= ROUNDING * _possible(bank).abs().max().item():
         raise BudgetError("the reward is the same for every response at hand, and no beta changes anything. Check the evidence")
     least, most = (measure(limit).value for limit in _limits(bank))
     low = high = middle = math.log(spread)
@@ -153,10 +157,15 @@ def _limits(bank: PriorBank) -> tuple[Tensor, Tensor]:
 
 def _spread(bank: PriorBank) -> float:
     """The standard deviation of the reward among what is possible, over prompts: the scale on which beta matters."""
-    values = bank.log_evidence.nan_to_num(neginf=0.0)
+    values = _possible(bank)
     base = bank.log_prior.masked_fill(bank.log_evidence.isneginf(), -torch.inf).softmax(0)
     mean = (base * values).sum(0)
     return (base * (values - mean).square()).sum(0).mean().sqrt().item()
+
+
+def _possible(bank: PriorBank) -> Tensor:
+    """The reward, 0 where a response is impossible."""
+    return bank.log_evidence.masked_fill(bank.log_evidence.isneginf(), 0.0)
 
 
 def _column(bank: PriorBank, n: int) -> PriorBank:

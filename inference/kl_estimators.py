@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 
@@ -22,12 +23,18 @@ def k1(log_ratio: Tensor) -> Tensor:
 
 def k2(log_ratio: Tensor) -> Tensor:
     """l^2 / 2; its bias is of third order in the distance."""
-    return log_ratio.square() / 2
+    return _wide(log_ratio).square() / 2
 
 
 def k3(log_ratio: Tensor) -> Tensor:
     """exp(-l) - 1 + l."""
+    log_ratio = _wide(log_ratio)
     return (-log_ratio).expm1() + log_ratio
+
+
+def _wide(log_ratio: Tensor) -> Tensor:
+    """In float32 at least: exp(12) is more than half precision holds."""
+    return log_ratio.to(torch.promote_types(log_ratio.dtype, torch.float32))
 
 
 KL_ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = {"k1": k1, "k2": k2, "k3": k3}

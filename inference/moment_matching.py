@@ -13,7 +13,6 @@ means are those over all prompts.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from inference.density import Program
 from inference.estimate import Estimate
 from inference.prior_bank import FEW, PriorBank, draw_prior_bank
 from model import Evidence, Prompts, Tilt
+from model.checks import finite
 from model.evidence import EvidenceError, ZeroEvidenceError, check_reward
 
 LIMIT = 30.0  # multipliers of a target out of reach stop at so many nats by the standard deviation of their feature
@@ -147,8 +147,7 @@ def match_moments(
             f"features are {sorted(features)} and targets {sorted(targets)}, expected the same names, at least one"
         )
     for name, wanted in targets.items():
-        if not math.isfinite(wanted):
-            raise ValueError(f"the target of {name!r} is {wanted}, expected a finite mean")
+        finite(f"the target of {name!r}", wanted, why="it is a mean")
     names = list(features)
     bank = draw_prior_bank(model, prompts, num_draws)
     shape = bank.response.shape[:-1]
@@ -181,7 +180,7 @@ def match_moments(
 
 def _checked(name: str, values: object, shape: torch.Size) -> Tensor:
     try:
-        return check_reward(name, values, shape).double()
+        return check_reward(name, values, shape)
     except ZeroEvidenceError:
         raise EvidenceError(
             f"feature {name!r} is -inf for some response, and has no mean. Of a constraint use what it constrains, or 1 and 0"

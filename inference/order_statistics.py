@@ -16,6 +16,9 @@ import math
 import torch
 from torch import Tensor
 
+from inference.estimate import expectation
+from model.checks import whole_number
+
 ROUNDING = 1e-9  # two sums of the same probabilities may differ by this much
 
 
@@ -36,7 +39,7 @@ def best_of_n_log_ratio(cdf: Tensor, cdf_left: Tensor, n: int) -> Tensor:
     Raises:
         ValueError: if n < 1, or not 0 <= F- <= F <= 1.
     """
-    _check_group(n)
+    n = _group(n)
     cdf, cdf_left = cdf.double(), cdf_left.double()
     disordered = (cdf_left > cdf + ROUNDING) | (cdf_left < 0) | (cdf > 1 + ROUNDING) | cdf.isnan() | cdf_left.isnan()
     if bool(disordered.any()):
@@ -63,8 +66,7 @@ def best_of_n_kl(prob: Tensor, cdf: Tensor, cdf_left: Tensor, n: int) -> Tensor:
         `[N]`, nats.
     """
     log_ratio = best_of_n_log_ratio(cdf, cdf_left, n)
-    terms = prob * log_ratio.exp() * log_ratio
-    return torch.where(prob * log_ratio.exp() > 0, terms, 0.0).sum(0)
+    return expectation(_checked(prob) * log_ratio.exp(), log_ratio)
 
 
 def best_of_n_kl_bound(n: int) -> float:
@@ -72,7 +74,7 @@ def best_of_n_kl_bound(n: int) -> float:
 
     Beirami et al. 2024, arXiv 2401.01879.
     """
-    _check_group(n)
+    n = _group(n)
     return math.log(n) - (n - 1) / n
 
 
@@ -82,12 +84,12 @@ def best_of_n_win_rate(prob: Tensor, cdf: Tensor, cdf_left: Tensor, n: int) -> T
     Takes what `best_of_n_kl` takes. Returns `[N]`, a probability, at most `best_of_n_win_rate_bound`.
     """
     log_ratio = best_of_n_log_ratio(cdf, cdf_left, n)
-    return (prob * log_ratio.exp() * (cdf.double() + cdf_left.double()) / 2).sum(0)
+    return (_checked(prob) * log_ratio.exp() * (cdf.double() + cdf_left.double()) / 2).sum(0)
 
 
 def best_of_n_win_rate_bound(n: int) -> float:
     """n/(n+1), the win rate if no two responses tie: the largest of n + 1 independent draws is any of them alike."""
-    _check_group(n)
+    n = _group(n)
     return n / (n + 1)
 
 
@@ -104,13 +106,12 @@ def level_cdf(values: Tensor, prob: Tensor) -> tuple[Tensor, Tensor]:
         F and F-, `[L, N]` each, float64.
 
     Raises:
-        ValueError: if a value or a probability is NaN, which has no place in the order.
+        ValueError: if a value is NaN, which has no place in the order, or a probability no number from 0 to 1.
     """
-    for name, given in (("values", values), ("prob", prob)):
-        if bool(given.isnan().any()):
-            where = tuple(given.isnan().nonzero()[0].tolist())
-            raise ValueError(f"{name} is NaN at index {where}, expected numbers, or -inf for an impossible response")
-    values, prob = values.T.contiguous(), prob.double().T.contiguous()  # a prompt's levels in a row, for searchsorted
+    if bool(values.isnan().any()):
+        where = tuple(values.isnan().nonzero()[0].tolist())
+        raise ValueError(f"values is NaN at index {where}, expected numbers, or -inf for an impossible response")
+    values, prob = values.T.contiguous(), _checked(prob).T.contiguous()  # a prompt's levels in a row, for searchsorted
     ordered, order = values.sort(-1)
     below = torch.nn.functional.pad(prob.gather(-1, order).cumsum(-1), (1, 0))  # [N, L + 1]
     cdf = below.gather(-1, torch.searchsorted(ordered, values, right=True))
@@ -118,6 +119,14 @@ def level_cdf(values: Tensor, prob: Tensor) -> tuple[Tensor, Tensor]:
     return cdf.T.clamp(max=1), cdf_left.T.clamp(max=1)
 
 
-def _check_group(n: int) -> None:
-    if n < 1:
-        raise ValueError(f"n = {n}, expected at least 1: best of n keeps one draw of every n")
+def _group(n: int) -> int:
+    return whole_number("n", n, why="best of n keeps one draw of every n")
+
+
+def _checked(prob: Tensor) -> Tensor:
+    """Probabilities in float64, if they are from 0 to 1."""
+    odd = ~((prob >= 0) & (prob <= 1 + ROUNDING))  # so that NaN is odd too
+    if bool(odd.any()):
+        where = tuple(odd.nonzero()[0].tolist())
+        raise ValueError(f"prob is {prob[where].item():.6g} at index {where}, expected probabilities, from 0 to 1")
+    return prob.double()

@@ -7,24 +7,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple, Self
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from inference.density import Program, log_evidence_at, response_distribution
 from inference.enumeration import Enumeration
-from inference.estimate import Estimate
+from inference.estimate import Estimate, check_numbers, expectation
 from inference.importance_weights import effective_sample_size
-from inference.samplers.posterior import check_support
+from inference.samplers.posterior import NoSupportError, check_support
 from inference.samplers.proposal import draw
 from model import Prompts, ResponseDistribution
+from model.checks import positive, whole_number
 
 FEW = 30
 """Effective draws: what fewer stand for is hardly known."""
 
 
-class PriorBank(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class PriorBank:
     """M responses to each of N prompts.
 
     Attributes:
@@ -32,12 +35,20 @@ class PriorBank(NamedTuple):
         log_prior: `[M, N]`, nats, float64: log p0 where all are listed, -log M where they are drawn; sums to 1 either way.
         log_evidence: `[M, N]`, r/beta of the model, nats, float64.
         exact: whether all are listed.
+
+    Raises:
+        NotANumberError: if a log-probability or the evidence is NaN or +inf.
+        ValueError: if their shapes do not belong together.
     """
 
     response: Tensor
     log_prior: Tensor
     log_evidence: Tensor
     exact: bool
+
+    def __post_init__(self) -> None:
+        for name in ("log_prior", "log_evidence"):
+            self._checked(name, getattr(self, name))
 
     @classmethod
     def of_every(cls, truth: Enumeration) -> Self:
@@ -47,7 +58,7 @@ class PriorBank(NamedTuple):
     @classmethod
     def of_draws(cls, response: Tensor, log_evidence: Tensor) -> Self:
         """Independent draws from the prior `[M, N, T]`, and their evidence `[M, N]`."""
-        log_evidence = log_evidence.double()
+        log_evidence = log_evidence.double()  # of any type a reward has
         return cls(response, torch.full_like(log_evidence, -math.log(len(response))), log_evidence, exact=False)
 
     def mean(self, log_weight: Tensor, values: Tensor) -> Estimate:
@@ -55,14 +66,17 @@ class PriorBank(NamedTuple):
 
         Args:
             log_weight: `[M, N]`, log w, nats; -inf allowed.
-            values: `[M, N]`, f.
+            values: `[M, N]`, f; anything where w is 0.
+
+        Raises:
+            NotANumberError: if a weight is NaN or +inf, or f is NaN where w is not 0.
+            NoSupportError: if all weights of a prompt are 0.
         """
-        prob = (self.log_prior + log_weight).softmax(0)
-        values = torch.where(prob > 0, values, 0.0)
-        mean = (prob * values).sum(0)
+        prob = self._log_prob("log_weight", log_weight).exp()
+        mean = expectation(prob, _same_shape("values", values, self.log_prior.shape))
         if self.exact:
-            return Estimate(mean.mean().item(), 0.0)
-        return Estimate.of_influence(mean, len(prob) * prob * (values - mean))
+            return Estimate.exact(mean)
+        return Estimate.of_influence(mean, len(prob) * prob * torch.where(prob == 0, 0.0, values - mean))
 
     def kl(self, log_weight: Tensor, log_base_weight: Tensor | None = None) -> Estimate:
         """KL(p || base), nats, averaged over prompts, for p proportional to p0 w and base to p0 w_b.
@@ -70,14 +84,18 @@ class PriorBank(NamedTuple):
         Args:
             log_weight: `[M, N]`, log w, nats; -inf allowed.
             log_base_weight: `[M, N]`, log w_b, nats, above -inf wherever log w is; default 0, of the prior.
+
+        Raises:
+            NotANumberError: if a weight is NaN or +inf.
+            NoSupportError: if all weights of a prompt are 0.
         """
-        log_base = (self.log_prior + (0.0 if log_base_weight is None else log_base_weight)).log_softmax(0)
-        log_prob = (self.log_prior + log_weight).log_softmax(0)
+        base_weight = torch.zeros_like(self.log_prior) if log_base_weight is None else log_base_weight
+        log_base, log_prob = self._log_prob("log_base_weight", base_weight), self._log_prob("log_weight", log_weight)
         prob = log_prob.exp()
-        log_ratio = torch.where(prob > 0, log_prob - log_base, 0.0)
-        kl = (prob * log_ratio).sum(0)
+        log_ratio = torch.where(prob == 0, 0.0, log_prob - log_base)
+        kl = expectation(prob, log_ratio)
         if self.exact:
-            return Estimate(kl.mean().item(), 0.0)
+            return Estimate.exact(kl)
         return Estimate.of_influence(kl, len(prob) * (prob * (log_ratio - kl) - prob + log_base.exp()))
 
     def frontier(self, factors: Iterable[float]) -> list[tuple[float, float]]:
@@ -88,12 +106,28 @@ class PriorBank(NamedTuple):
         Args:
             factors: that the evidence is multiplied by, above 0: that of beta/2 is 2.
         """
-        log_weights = (self.log_evidence * factor for factor in factors)
+        log_weights = (self.log_evidence * positive("a factor", factor) for factor in factors)
         return [(self.kl(weight).value, self.mean(weight, self.log_evidence).value) for weight in log_weights]
 
     def effective_sample_size(self, log_weight: Tensor) -> float | None:
         """Of the draws as draws of p, proportional to p0 w, the lowest over prompts; None where all responses are listed."""
         return None if self.exact else effective_sample_size(log_weight).min().item()
+
+    def _log_prob(self, name: str, log_weight: Tensor) -> Tensor:
+        """log p of the responses, `[M, N]`, for p proportional to p0 w."""
+        log_joint = self.log_prior + self._checked(name, log_weight)
+        if bool(log_joint.isneginf().all(0).any()):
+            raise NoSupportError(f"{name} is -inf for all {len(log_joint)} responses to a prompt: nothing is left to weigh")
+        return log_joint.log_softmax(0)
+
+    def _checked(self, name: str, values: Tensor) -> Tensor:
+        return check_numbers(name, _same_shape(name, values, self.response.shape[:-1]))
+
+
+def _same_shape(name: str, values: Tensor, shape: torch.Size) -> Tensor:
+    if values.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(values.shape)}, expected {tuple(shape)}: one for each response")
+    return values
 
 
 @torch.no_grad()
@@ -109,6 +143,7 @@ def draw_prior_bank(model: Program, prompts: Prompts, num_draws: int, *, chunk: 
     Raises:
         NoSupportError: if the evidence rules out all of them, for a prompt.
     """
+    num_draws = whole_number("num_draws", num_draws)
     prior = response_distribution(model, prompts)
     if isinstance(prior, ResponseDistribution) and prior.space.num_responses <= num_draws:
         return PriorBank.of_every(Enumeration(model, prompts))

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inference.acceptance import accepted_at, check_bound
-from inference.density import Program, log_evidence_at, response_distribution
+from inference.acceptance import accepted_at, check_bound, check_log_bound
+from inference.density import Program, log_evidence_at
 from inference.estimate import Estimate, log_mean_exp
 from inference.prior_bank import PriorBank
+from inference.samplers.proposal import draw
 from model import Prompts
 
 
@@ -27,11 +28,22 @@ class PriorDraws:
         response: `[M, N, T]`, token ids.
         log_evidence: `[M, N]`, r/beta, nats.
         accepted: `[M, N]`; an accepted response is an exact draw from the posterior. None where no bound is known.
+
+    Raises:
+        NotANumberError: if the evidence is NaN or +inf.
+        ValueError: if the shapes do not belong together.
     """
 
     response: Tensor
     log_evidence: Tensor
     accepted: Tensor | None
+
+    def __post_init__(self) -> None:
+        PriorBank.of_draws(self.response, self.log_evidence)  # which looks at both
+        if self.accepted is not None and self.accepted.shape != self.log_evidence.shape:
+            raise ValueError(
+                f"accepted has shape {tuple(self.accepted.shape)}, expected {tuple(self.log_evidence.shape)}: one for each draw"
+            )
 
     def log_z(self) -> Estimate:
         """log Z = log E_p0[exp(r/beta)], nats. exp of it is unbiased for Z; itself biased low (Jensen)."""
@@ -73,12 +85,10 @@ def draw_from_prior(
     Raises:
         LooseBoundError: if a draw exceeds the bound.
     """
-    prior = response_distribution(model, prompts)
-    responses, log_evidences = [], []
-    for start in range(0, num_draws, chunk):
-        responses.append(prior.sample((min(chunk, num_draws - start),)))
-        log_evidences.append(log_evidence_at(model, prompts, responses[-1]))
-    log_evidence = torch.cat(log_evidences)
+    if log_evidence_bound is not None:
+        log_evidence_bound = check_log_bound(log_evidence_bound)
+    responses = list(draw(model, prompts, num_draws, chunk=chunk, name="num_draws"))
+    log_evidence = torch.cat([log_evidence_at(model, prompts, part) for part in responses])
     accepted = None
     if log_evidence_bound is not None:
         check_bound(log_evidence, log_evidence_bound, prompts.texts)

@@ -12,6 +12,8 @@ import pyro
 import torch
 from torch import Tensor
 
+from model import checks
+
 
 def capture() -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The state as tensors, and as what JSON can hold."""
@@ -37,7 +39,12 @@ def restore(tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
 
 @contextmanager
 def isolated(seed: int) -> Iterator[None]:
-    """Seed all generators for the duration of the context, and put them back as they were after it."""
+    """Seed all generators for the duration of the context, and put them back as they were after it.
+
+    Raises:
+        ValueError: if the seed is none that all of them take.
+    """
+    seed = checks.seed("seed", seed)
     before = capture()
     try:
         pyro.set_rng_seed(seed)

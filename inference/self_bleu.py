@@ -15,6 +15,8 @@ from collections import Counter
 
 from torch import Tensor
 
+from model.checks import whole_number
+
 SMOOTHING = 0.1
 
 Gram = tuple[int, ...]
@@ -33,8 +35,12 @@ def self_bleu(response: Tensor, is_token: Tensor, n: int = 5) -> float:
     Raises:
         ValueError: if there is one response to a prompt, or n < 1.
     """
-    if len(response) < 2 or n < 1:
-        raise ValueError(f"got {len(response)} responses and n = {n}, expected at least 2 to compare, and n at least 1")
+    n = whole_number("n", n, why="tokens in a run")
+    if response.dim() != 3 or response.shape != is_token.shape or len(response) < 2 or not response.shape[1]:
+        raise ValueError(
+            f"response has shape {tuple(response.shape)} and is_token {tuple(is_token.shape)}, expected [M, N, T] for both, "
+            "with at least 2 responses to compare"
+        )
     scores = []
     for prompt in range(response.shape[1]):
         pairs = zip(response[:, prompt], is_token[:, prompt], strict=True)

@@ -21,6 +21,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from inference import random_state
+from inference.estimate import check_numbers
+from model.checks import whole_number
 from model.preferences import Comparisons
 
 
@@ -42,6 +44,7 @@ class Ranks:
         Raises:
             ValueError: if S + 1 ranks do not make bins of one size, in which even exact draws would not be uniform.
         """
+        num_bins = whole_number("num_bins", num_bins)
         if (self.num_samples + 1) % num_bins:
             raise ValueError(f"{self.num_samples + 1} ranks do not fall into {num_bins} bins of one size: choose a divisor")
         bins = self.rank * num_bins // (self.num_samples + 1)
@@ -79,7 +82,13 @@ def simulation_based_calibration(
         quantities: f, weights `[..., P]` to `[..., Q]`; default the weights themselves.
         seed: of the simulations.
         progress: show a bar.
+
+    Raises:
+        NotANumberError: if a draw or a quantity is NaN, which has no rank.
+        ValueError: if a number is out of its range, or the inference returns another number of draws.
     """
+    num_simulations = whole_number("num_simulations", num_simulations)
+    num_samples = whole_number("num_samples", num_samples)
     ranks = []
     with random_state.isolated(seed), pyro.get_param_store().scope():
         for simulation in tqdm(range(num_simulations), desc="calibration", unit="simulation", disable=not progress):
@@ -93,5 +102,6 @@ def simulation_based_calibration(
                 )
             if quantities is not None:
                 truth, samples = quantities(truth), quantities(samples)
+            truth, samples = check_numbers("a true quantity", truth), check_numbers("a quantity of a draw", samples)
             ranks.append((samples < truth).sum(0))
     return Ranks(torch.stack(ranks), num_samples)

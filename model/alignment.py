@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from functools import partial
-from numbers import Real
 from typing import NamedTuple
 
 import pyro
 from torch import Tensor
 
-from model.evidence import Bounded, Evidence, at_beta, check_reward, for_each_prompt
+from model.checks import positive
+from model.evidence import Evidence, at_beta, check_product, check_reward, for_each_prompt, upper_bound_of
 from model.language_model import LanguageModel
 from model.per_prompt import beta_at
 from model.prompts import Prompts
@@ -23,7 +22,7 @@ class Factor(NamedTuple):
 
     Attributes:
         name: of the evidence.
-        log_evidence: r(x)/beta, `[..., N]`, nats.
+        log_evidence: r(x)/beta, `[..., N]`, nats, float64 whatever the reward's own type is.
         bound: the largest it can be, one or `[N]`, nats; None if that is not known.
     """
 
@@ -45,22 +44,20 @@ class AlignmentModel:
             prompt, by its text.
 
     Raises:
-        ValueError: if a beta is not positive and finite, or evidence has a name that is taken.
+        ValueError: if a beta or an upper bound is not as it should be, or evidence has a name that is taken.
+        TypeError: if evidence is not callable.
     """
 
     def __init__(
         self, prior: LanguageModel, evidence: Evidence | Mapping[str, Evidence], beta: float | Mapping[str, float]
     ) -> None:
-        self._beta = dict(beta) if isinstance(beta, Mapping) else beta
-        for value in self._beta.values() if isinstance(self._beta, dict) else [self._beta]:
-            if not (isinstance(value, Real) and 0 < value < math.inf):
-                raise ValueError(
-                    f"beta is {value!r}, expected a positive finite number: at 0 the posterior is a point mass, with no "
-                    "density, and at infinity it is the prior"
-                )
+        self._beta = _checked_beta(beta)
         pieces = evidence if isinstance(evidence, Mapping) else {"evidence": evidence}
         self.evidence = {name: at_beta(piece, self._beta) for name, piece in pieces.items()}
-        for name in pieces:
+        for name, piece in self.evidence.items():
+            if not callable(piece):
+                raise TypeError(f"evidence {name!r} is a {type(piece).__name__}, expected a callable of prompts and responses")
+            upper_bound_of(name, piece)
             if not isinstance(name, str) or name in {"prompts", "response"}:
                 raise ValueError(
                     f"evidence is named {name!r}, expected a text, and not `prompts` or `response`, the model's own"
@@ -80,8 +77,9 @@ class AlignmentModel:
         response, beta = for_each_prompt(prompts, response), self.beta_at(prompts)
         for name, evidence in self.evidence.items():
             reward = check_reward(name, through(partial(evidence, prompts), response), response.shape[:-1])
-            bound = _upper_bound(evidence)
-            yield Factor(name, reward / beta, None if bound is None else bound / beta)
+            log_evidence = check_product(name, reward, reward / beta, "divided by beta")
+            bound = upper_bound_of(name, evidence)
+            yield Factor(name, log_evidence, None if bound is None else bound / beta)
 
     @property
     def beta(self) -> float:
@@ -104,10 +102,13 @@ class AlignmentModel:
 
     def log_evidence_bound(self, prompts: Prompts) -> float | Tensor | None:
         """The largest possible r/beta, one or `[N]`, nats, if every piece of evidence has an `upper_bound`; else None."""
-        bounds = [_upper_bound(evidence) for evidence in self.evidence.values()]
+        bounds = [upper_bound_of(name, evidence) for name, evidence in self.evidence.items()]
         known = [bound for bound in bounds if bound is not None]
         return sum(known) / self.beta_at(prompts) if len(known) == len(bounds) else None
 
 
-def _upper_bound(evidence: Evidence) -> float | None:
-    return evidence.upper_bound if isinstance(evidence, Bounded) else None
+def _checked_beta(beta: float | Mapping[str, float]) -> float | dict[str, float]:
+    why = "at 0 the posterior is a point mass, with no density, and at infinity it is the prior"
+    if isinstance(beta, Mapping):
+        return {text: positive(f"for the prompt {text!r} beta", value, why=why) for text, value in beta.items()}
+    return positive("beta", beta, why=why)

@@ -63,7 +63,8 @@ def finite(
         return number
     limits = [("of at least", at_least), ("above", above), ("of at most", at_most), ("below", below)]
     told = " and ".join(f"{words} {limit:g}" for words, limit in limits if math.isfinite(limit))
-    raise ValueError(_message(name, value, f"a finite number {told}".strip(), why))
+    expected = "a positive finite number" if told == "above 0" else f"a finite number {told}".strip()
+    raise ValueError(_message(name, value, expected, why))
 
 
 def positive(name: str, value: object, *, why: str = "") -> float:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from model.checks import finite
 from model.constraints import Constraint
-from model.evidence import Bounded, Evidence, at_beta, check_reward, for_each_prompt
+from model.evidence import Evidence, at_beta, check_product, check_reward, for_each_prompt, upper_bound_of
 from model.prompts import Prompts
 
 
@@ -29,16 +29,13 @@ class WeightedSum:
         if not parts:
             raise ValueError("got no parts, expected at least one by name, such as {'fluency': (0.5, evidence)}")
         for name, (weight, evidence) in parts.items():
-            if not math.isfinite(weight) or weight == 0:
-                raise ValueError(f"the weight of {name!r} is {weight}, expected a finite number other than 0")
+            if finite(f"the weight of {name!r}", weight) == 0:
+                raise ValueError(f"the weight of {name!r} is 0, expected a finite number other than 0: leave the part out")
             if weight < 0 and isinstance(evidence, Constraint):
                 raise ValueError(f"{name!r} is a hard constraint, with weight {weight}: state its opposite, with `at_most`")
         self.parts = dict(parts)
-        bounds = [
-            weight * evidence.upper_bound
-            for weight, evidence in self.parts.values()
-            if weight > 0 and isinstance(evidence, Bounded) and evidence.upper_bound is not None
-        ]
+        stated = [(weight, upper_bound_of(name, evidence)) for name, (weight, evidence) in self.parts.items()]
+        bounds = [weight * bound for weight, bound in stated if weight > 0 and bound is not None]
         self.upper_bound: float | None = sum(bounds) if len(bounds) == len(self.parts) else None
 
     def at_beta(self, beta: float | Mapping[str, float]) -> WeightedSum:
@@ -62,5 +59,6 @@ class WeightedSum:
         response = for_each_prompt(prompts, response)
         total = torch.zeros(response.shape[:-1], dtype=torch.float64, device=response.device)
         for name, (weight, evidence) in self.parts.items():
-            total = total + weight * check_reward(name, evidence(prompts, response), response.shape[:-1])
+            reward = check_reward(name, evidence(prompts, response), response.shape[:-1])
+            total = total + check_product(name, reward, weight * reward, f"times its weight, {weight:g}")
         return total

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from model.checks import finite
 from model.evidence import Evidence, at_beta, check_reward, for_each_prompt
 from model.language_model import LanguageModel
 from model.prompts import Prompts
@@ -32,7 +33,7 @@ class Constraint:
         name: what errors call it.
 
     Raises:
-        ValueError: if no threshold is given, or the two leave nothing between them.
+        ValueError: if no threshold is given, one is not finite, or the two leave nothing between them.
     """
 
     upper_bound = 0.0
@@ -42,9 +43,9 @@ class Constraint:
     ) -> None:
         if at_least is None and at_most is None:
             raise ValueError("got no threshold, expected `at_least`, `at_most` or both")
-        self.at_least = -torch.inf if at_least is None else at_least
-        self.at_most = torch.inf if at_most is None else at_most
-        if not self.at_least <= self.at_most:
+        self.at_least = -torch.inf if at_least in (None, -torch.inf) else finite("at_least", at_least)
+        self.at_most = torch.inf if at_most in (None, torch.inf) else finite("at_most", at_most)
+        if self.at_least > self.at_most:
             raise ValueError(f"at_least is {at_least} and at_most {at_most}, expected the first to be no more than the second")
         self.evidence = evidence
         self.name = name
@@ -59,13 +60,21 @@ class Constraint:
     def holds(self, prompts: Prompts, response: Tensor) -> Tensor:
         """Whether responses `[..., N, T]` meet the constraint, booleans `[..., N]`."""
         response = for_each_prompt(prompts, response)
-        value = check_reward(self.name, self.evidence(prompts, response), response.shape[:-1])
-        return (value >= self.at_least) & (value <= self.at_most)
+        value = self.evidence(prompts, response)
+        reward = check_reward(self.name, value, response.shape[:-1])
+        at_least, at_most = (_rounded_as(value, limit).to(reward) for limit in (self.at_least, self.at_most))
+        return (reward >= at_least) & (reward <= at_most)
 
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
         """0 or -inf, `[..., N]`, float64, for responses `[..., N, T]`."""
         held = self.holds(prompts, response)
         return torch.zeros(held.shape, dtype=torch.float64, device=held.device).masked_fill(~held, -torch.inf)
+
+
+def _rounded_as(value: Tensor, limit: float) -> Tensor:
+    """A threshold as the type of `value` has it, so that a reward of 0.7 in float32 is at least 0.7."""
+    exact = torch.tensor(limit, dtype=torch.float64)
+    return exact.to(value.dtype) if value.is_floating_point() else exact
 
 
 def contains(words: str | Iterable[str], language_model: LanguageModel, *, whole: bool = False) -> Constraint:

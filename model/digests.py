@@ -42,10 +42,10 @@ def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def seal(folder: Path) -> None:
-    """Write the digests of all files in a folder, and make all of it durable."""
+    """Write the digests of all files in a new folder, and make all of it durable."""
     files = _files(folder)
-    write_atomically(folder / MANIFEST, _manifest({name: file_digest(path) for name, path in files.items()}))
-    for path in (*files.values(), *{path.parent for path in files.values()}, folder):
+    (folder / MANIFEST).write_text(_manifest({name: file_digest(path) for name, path in files.items()}))
+    for path in (*files.values(), folder / MANIFEST, *{path.parent for path in files.values()} - {folder}, folder):
         flush(path)
 
 

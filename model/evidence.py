@@ -14,6 +14,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
+from model.checks import finite
 from model.prompts import Prompts
 
 
@@ -83,10 +84,10 @@ class BearsZeroEvidence(Messenger):
 
 
 def check_reward(name: str, reward: object, shape: torch.Size) -> Tensor:
-    """`reward`, as the evidence called `name` returned it, if it can be one.
+    """`reward`, as the evidence called `name` returned it, if it can be one; in float64, in which all is computed with it.
 
     Raises:
-        EvidenceError: for NaN, +inf, a wrong shape or a wrong type.
+        EvidenceError: for NaN, +inf, complex numbers, a wrong shape or a wrong type.
         ZeroEvidenceError: for -inf outside `BearsZeroEvidence`.
     """
     if not isinstance(reward, Tensor):
@@ -94,6 +95,8 @@ def check_reward(name: str, reward: object, shape: torch.Size) -> Tensor:
             f"evidence {name!r} returned {type(reward).__name__}, expected a tensor of shape {tuple(shape)}. "
             "If it scores a list of texts, wrap it in `TextEvidence`."
         )
+    if reward.is_complex():
+        raise EvidenceError(f"evidence {name!r} returned {reward.dtype}, expected real numbers")
     if reward.shape != shape:
         raise EvidenceError(
             f"evidence {name!r} returned shape {tuple(reward.shape)}, expected {tuple(shape)}: one value per particle and "
@@ -112,4 +115,36 @@ def check_reward(name: str, reward: object, shape: torch.Size) -> Tensor:
             "KL(q || p*) is infinite and its gradient is NaN. Use a finite penalty in place of -inf, `inference.anneal`, or an "
             "algorithm that bears it: forward KL, rejection, importance sampling, or enumeration."
         )
-    return reward
+    return reward.double()
+
+
+def check_product(name: str, reward: Tensor, product: Tensor, of: str) -> Tensor:
+    """A reward times or divided by a number, if every finite reward is still finite.
+
+    Args:
+        name: of the evidence.
+        reward: as `check_reward` gave it.
+        product: what was made of it, the same shape.
+        of: what was done to the reward, for the error: "divided by beta".
+
+    Raises:
+        EvidenceError: if a finite reward became infinite: the number is so small, or so large, that float64 does not hold it.
+    """
+    lost = reward.isfinite() & ~product.isfinite()
+    if bool(lost.any()):
+        where = tuple(lost.nonzero()[0].tolist())
+        raise EvidenceError(
+            f"evidence {name!r} is {reward[where].item():g} at index {where} and {product[where].item()} {of}, expected a "
+            "finite number. Scale the reward"
+        )
+    return product
+
+
+def upper_bound_of(name: str, evidence: object) -> float | None:
+    """The largest reward there can be, as evidence states it; None where it states none.
+
+    Raises:
+        ValueError: if what is stated is no finite number.
+    """
+    bound = evidence.upper_bound if isinstance(evidence, Bounded) else None
+    return None if bound is None else finite(f"the `upper_bound` of evidence {name!r}", bound, why="or None if not known")

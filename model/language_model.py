@@ -15,7 +15,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from model.adapter import unwrapped
 from model.digests import saved_together
+from model.evaluation import evaluating
 from model.network_checks import check_causal, check_ids, check_network, check_tokenizer
+from model.positions import check_driven, first_position, longest_context
 from model.pretrained import load_pretrained
 from model.prompts import Prompts
 from model.response_distribution import ResponseDistribution
@@ -36,7 +38,7 @@ class CachedState:
         cache: Hugging Face's cache object.
         seen: columns in the cache.
         mask: `[B, P + T]`, 1 where a column holds a real token, or will.
-        positions: `[B, P + T]`, real tokens before each column.
+        positions: `[B, P + T]`, real tokens before each column, and the position of the first.
         hidden: `[B, L, H]`, what the output layer was given for the L tokens read last (for a prompt, the last alone where the
             network can).
     """
@@ -54,7 +56,8 @@ class CachedState:
 class LanguageModel(nn.Module):
     """Any Hugging Face causal language model with its tokenizer. Calling it on prompts gives their `ResponseDistribution`.
 
-    It is frozen and has no dropout, for good: a guide thaws its own copy. The `network` is always in evaluation mode.
+    It is frozen and has no dropout, for good: a guide thaws its own copy. The `network` is put back into evaluation mode where
+    it is found out of it.
 
     Args:
         network: a causal language model that takes `position_ids` and `past_key_values`.
@@ -66,6 +69,7 @@ class LanguageModel(nn.Module):
 
     Raises:
         ValueError: if no end id is known, an id is outside the vocabulary, or the network cannot be driven by a cache.
+        DrivenNetworkError: if the network, driven by a cache, does not read a few tokens as it reads them plainly.
     """
 
     _end_ids: Tensor
@@ -117,9 +121,11 @@ class LanguageModel(nn.Module):
                 raise ValueError(f"{name} has {token_id}, expected an id below the network's {self.vocab_size} logits")
         self.register_buffer("_end_ids", torch.tensor(self.end_ids, device=network.device), persistent=False)
         self._keeps_last_logits = "logits_to_keep" in inspect.signature(network.forward).parameters
+        self._first_position, self._context = first_position(network), longest_context(network)
         self.requires_grad_(False)
         self.zero_grad(set_to_none=True)
         self.train(False)
+        check_driven(self)
 
     @classmethod
     def from_pretrained(
@@ -187,7 +193,7 @@ class LanguageModel(nn.Module):
     @property
     def context(self) -> int | None:
         """The most tokens, of prompt and response, that the network can read; None if it names no limit."""
-        return getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
+        return self._context
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write network and tokenizer in Hugging Face format; `transformers` alone loads them again."""
@@ -252,11 +258,12 @@ class LanguageModel(nn.Module):
             prefix: what the network has read before each of them, a cache of one row and M columns at positions 0 to M - 1,
                 which is left as it was; default nothing.
         """
+        evaluating(self.network)
         num_read, cache = 0, None
         if prefix is not None:
             num_read, cache = prefix.get_seq_length(), _rows_of(prefix, prompts.ids.new_zeros(len(prompts)))
         mask = torch.nn.functional.pad(prompts.mask.long(), (num_read, self.max_new_tokens), value=1)
-        logits, state = self._run(_unread(mask, cache, num_read), prompts.ids, last_only=True)
+        logits, state = self._run(self._unread(mask, cache, num_read), prompts.ids, last_only=True)
         return logits[:, -1], state
 
     def extend(self, state: CachedState, ids: Tensor) -> tuple[Tensor, CachedState]:
@@ -265,8 +272,15 @@ class LanguageModel(nn.Module):
 
     def read(self, embeddings: Tensor) -> Any:
         """What the network makes of M input embeddings `[M, H]`, with gradient: a cache of one row, a `prefix` for `start`."""
+        evaluating(self.network)
         mask = torch.ones(1, len(embeddings), dtype=torch.long, device=embeddings.device)
-        return self._run(_unread(mask), embeddings[None], last_only=True)[1].cache
+        return self._run(self._unread(mask), embeddings[None], last_only=True)[1].cache
+
+    def _unread(self, mask: Tensor, cache: Any = None, seen: int = 0) -> CachedState:
+        """A state that has read nothing but what is in `cache`, with the mask of all columns, `[B, C]`."""
+        nothing = torch.empty(0, device=mask.device)
+        positions = (mask.cumsum(1) - 1).clamp(min=0) + self._first_position
+        return CachedState(cache, seen, mask, positions, nothing)
 
     def _run(self, state: CachedState, tokens: Tensor, *, last_only: bool = False) -> tuple[Tensor, CachedState]:
         """Read L tokens more: their ids `[B, L]`, or their input embeddings `[B, L, H]`."""
@@ -295,12 +309,6 @@ class LanguageModel(nn.Module):
         finally:
             listener.remove()
         return out.logits, CachedState(out.past_key_values, seen, state.mask, state.positions, hidden[0])
-
-
-def _unread(mask: Tensor, cache: Any = None, seen: int = 0) -> CachedState:
-    """A state that has read nothing but what is in `cache`, with the mask of all columns, `[B, C]`."""
-    nothing = torch.empty(0, device=mask.device)
-    return CachedState(cache, seen, mask, (mask.cumsum(1) - 1).clamp(min=0), nothing)
 
 
 def _rows_of(cache: Any, rows: Tensor) -> Any:

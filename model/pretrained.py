@@ -21,6 +21,7 @@ from model.adapter import Adapter, find_adapter
 from model.checkpoint_source import PretrainedError, find_checkpoint, hub_options, refused_by_name
 from model.digests import check_digests
 from model.network_checks import check_weights
+from model.positions import longest_context
 
 NO_LIMIT = 1_000_000
 """A tokenizer that knows no limit says so by a huge one."""
@@ -220,14 +221,5 @@ def pad_right(tokenizer: PreTrainedTokenizerBase) -> None:
 
 def longest_read(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The most tokens of a text that network and tokenizer allow; None where neither says."""
-    positions = getattr(network.config.get_text_config(), "max_position_embeddings", None)
-    limits = [tokenizer.model_max_length if tokenizer.model_max_length < NO_LIMIT else None]
-    limits.append(None if positions is None else positions - _first_position(network))
-    return min((limit for limit in limits if limit is not None and limit > 0), default=None)  # XLNet says -1 for none
-
-
-def _first_position(network: PreTrainedModel) -> int:
-    """0, but for networks such as RoBERTa, which count positions from the one after that of their padding."""
-    tables = (module for name, module in network.named_modules() if name.endswith("position_embeddings"))
-    paddings = [table.padding_idx for table in tables if getattr(table, "padding_idx", None) is not None]
-    return paddings[0] + 1 if paddings else 0
+    limits = [tokenizer.model_max_length if tokenizer.model_max_length < NO_LIMIT else None, longest_context(network)]
+    return min((limit for limit in limits if limit is not None), default=None)

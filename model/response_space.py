@@ -43,6 +43,14 @@ class ResponseSpace:
         """Whether all that follows the end is padding. `[..., T]` -> `[...]`."""
         return ((response == self.pad_id) | self.is_token(response)).all(-1)
 
+    def difference(self, other: ResponseSpace) -> str | None:
+        """What sets the responses of two models apart, in words; None if they are the same."""
+        for name in ("max_new_tokens", "vocab_size", "pad_id"):
+            if getattr(self, name) != getattr(other, name):
+                return f"{name} {getattr(self, name)} and {getattr(other, name)}"
+        ends = [sorted(space.end_ids.tolist()) for space in (self, other)]
+        return None if ends[0] == ends[1] else f"end_ids {ends[0]} and {ends[1]}"
+
     @property
     def num_responses(self) -> int:
         """How many responses there are: E (V - E)^t that end after t tokens, and (V - E)^T truncated ones."""

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from model.checks import finite, positive
 from model.composition import WeightedSum
-from model.evidence import Evidence, at_beta
+from model.evidence import Evidence, at_beta, check_product
 from model.per_prompt import beta_at
 from model.prompts import Prompts
 
@@ -27,7 +28,7 @@ class Tilt:
         beta: that of the model whose evidence it is, one or by prompt; the model sets it.
 
     Raises:
-        ValueError: if the names differ.
+        ValueError: if the names differ, or a multiplier or beta is not finite.
     """
 
     def __init__(
@@ -36,12 +37,12 @@ class Tilt:
         if features.keys() != multipliers.keys():
             raise ValueError(f"features are {sorted(features)} and multipliers {sorted(multipliers)}, expected the same names")
         self.features = dict(features)
-        self.multipliers = dict(multipliers)
-        self.beta = beta
-        used = {name: (multipliers[name], features[name]) for name in features if multipliers[name] != 0}
+        self.multipliers = {name: finite(f"the multiplier of {name!r}", value) for name, value in multipliers.items()}
+        self.beta = beta if isinstance(beta, Mapping) else positive("beta", beta)
+        used = {name: (self.multipliers[name], features[name]) for name in features if self.multipliers[name] != 0}
         self._sum = WeightedSum(used) if used else None
         bound = 0.0 if self._sum is None else self._sum.upper_bound
-        self.upper_bound = None if bound is None or isinstance(beta, Mapping) else bound * beta
+        self.upper_bound = None if bound is None or isinstance(self.beta, Mapping) else bound * self.beta
 
     def at_beta(self, beta: float | Mapping[str, float]) -> Tilt:
         """As evidence in a model of this beta, its features too."""
@@ -51,4 +52,5 @@ class Tilt:
         """`[..., N]` for responses `[..., N, T]`, float64."""
         if self._sum is None:
             return response.new_zeros(response.shape[:-1]).double()
-        return beta_at(self.beta, prompts) * self._sum(prompts, response)
+        reward = self._sum(prompts, response)
+        return check_product("tilt", reward, beta_at(self.beta, prompts) * reward, "times beta")

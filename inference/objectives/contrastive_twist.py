@@ -43,7 +43,7 @@ class ContrastiveTwist(ResponseObjective):
         with torch.no_grad():
             log_ratio = autoregressive(prior).log_prob_per_token(response).double() - q.log_prob_per_token(response)
         log_weight = log_evidence + log_ratio.sum(-1)  # [K, N]
-        informed = log_mean(log_weight) > -torch.inf
+        informed = ~log_mean(log_weight).isneginf()  # NaN among them, which the loss then is
         weight = log_weight.softmax(0).where(informed, 0.0)
         log_z = log_mean(log_ratio.cumsum(-1) + log_psi)  # [N, T], that of each pi_t
         loss = log_z.where(informed[:, None], 0.0).sum() - (weight[..., None] * log_psi).sum()

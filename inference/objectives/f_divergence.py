@@ -51,6 +51,10 @@ def _u_log_u(log_u: Tensor) -> Tensor:
     return torch.xlogy(log_u.exp(), log_u.exp())
 
 
+def _sign(log_u: Tensor) -> Tensor:
+    return torch.where(log_u.isnan(), log_u, log_u.sign())  # torch's own takes NaN for 0
+
+
 def _jensen_shannon(log_u: Tensor) -> Tensor:
     return (1 + log_u.exp()) * (math.log(2) - softplus(log_u)) + _u_log_u(log_u)
 
@@ -71,7 +75,7 @@ DIVERGENCES: dict[str, Divergence] = {
     "forward-kl": Divergence(lambda log_u: -log_u.exp(), _u_log_u),
     "reverse-kl": Divergence(lambda log_u: 1 - log_u, lambda log_u: -log_u, bears_zero_evidence=False),
     "jensen-shannon": Divergence(lambda log_u: math.log(2) - softplus(log_u), _jensen_shannon),
-    "total-variation": Divergence(lambda log_u: -0.5 * log_u.sign(), lambda log_u: 0.5 * log_u.expm1().abs()),
+    "total-variation": Divergence(lambda log_u: -0.5 * _sign(log_u), lambda log_u: 0.5 * log_u.expm1().abs()),
     "chi2-forward": Divergence(lambda log_u: -(2 * log_u).exp(), lambda log_u: (2 * log_u).exp() - log_u.exp()),
     "chi2-reverse": Divergence(
         lambda log_u: 2 * torch.expm1(-log_u), lambda log_u: torch.expm1(-log_u) + log_u.expm1(), bears_zero_evidence=False
@@ -124,7 +128,7 @@ class FDivergence(ResponseObjective):
         joint = self.score(model, prompts, response)
         log_weight = joint.log_joint - log_proposal
         log_z = self.log_z.update(prompts, log_mean(log_weight))
-        informed = log_z > -torch.inf  # until a possible response has been seen there is nothing to learn from
+        informed = ~log_z.isneginf()  # until a possible response has been seen there is nothing to learn from
         log_u = torch.where(informed, log_weight - log_ratio - log_z, 0.0)
         centred = self.divergence.slope(log_u) - self.divergence.slope(torch.zeros_like(log_u))
         ratio = log_ratio.exp()

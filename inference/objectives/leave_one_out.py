@@ -18,6 +18,8 @@ from pyro.infer import Trace_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
+from inference.response_site import SameResponses
+
 
 class LeaveOneOut_ELBO(Trace_ELBO):  # noqa: N801 - named as Pyro names its objectives
     """The ELBO with a leave-one-out baseline over its particles, for each prompt on its own. Unbiased, value and gradient.
@@ -48,7 +50,8 @@ class LeaveOneOut_ELBO(Trace_ELBO):  # noqa: N801 - named as Pyro names its obje
         return loss + surrogate - surrogate.detach()
 
     def _losses(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> tuple[Tensor, Tensor]:
-        [(model_trace, guide_trace)] = self._get_traces(model, guide, args, kwargs)
+        with SameResponses():
+            [(model_trace, guide_trace)] = self._get_traces(model, guide, args, kwargs)
         kept = _shared_plates(model_trace, guide_trace)
         log_joint = _total([site["log_prob"] for site in _sample_sites(model_trace)], kept)
         log_guide = _total([site["log_prob"] for site in _sample_sites(guide_trace)], kept)

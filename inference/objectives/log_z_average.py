@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from model import Prompts
+from model.checks import finite
 
 
 class LogZAverage:
@@ -19,15 +20,19 @@ class LogZAverage:
     """
 
     def __init__(self, decay: float = 0.99) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay is {decay}, expected a number from 0 to below 1")
-        self.decay = decay
+        self.decay = finite("decay", decay, at_least=0, below=1)
         self._seen: dict[str, tuple[float, int]] = {}
 
     def update(self, prompts: Prompts, log_z_hat: Tensor) -> Tensor:
-        """Add one estimate for each prompt, `[N]`, nats. Returns the averages, `[N]`."""
+        """Add one estimate for each prompt, `[N]`, nats. Returns the averages, `[N]`.
+
+        An estimate of NaN or +inf is returned as it is and not added: the average would never be a number again.
+        """
         averages = []
         for text, new in zip(prompts.texts, log_z_hat.tolist(), strict=True):
+            if not new < math.inf:
+                averages.append(new)
+                continue
             old, count = self._seen.get(text, (-math.inf, 0))
             keep = min(self.decay, count / (count + 1))
             kept = old + math.log(keep) if keep > 0 else -math.inf

@@ -84,10 +84,11 @@ class Proximal_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its 
 
     def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """The loss on a batch of its own, for the prompts that are given; the one at hand stays as it was."""
-        kept, self._batch = self._batch, None
-        loss = super().loss(model, guide, *args, **kwargs)
-        self._batch = kept
-        return loss
+        batch, self._batch = self._batch, None
+        try:
+            return super().loss(model, guide, *args, **kwargs)
+        finally:
+            self._batch = batch
 
     def _advantage(self, log_weight: Tensor, ratio: Tensor) -> Tensor:
         """log w minus its mean under q over the other particles, `[K, N]`; each ratio weighs its particle."""

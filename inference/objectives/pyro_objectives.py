@@ -7,6 +7,8 @@ from typing import Any
 
 from pyro.infer import RenyiELBO, ReweightedWakeSleep, Trace_ELBO, TraceGraph_ELBO
 
+from inference.objectives.response_objective import only_argument
+
 
 def trace(num_particles: int = 64) -> Trace_ELBO:
     """REINFORCE without a baseline. Unbiased; at q = p* its variance is (log Z)^2 tr F, F the Fisher information."""
@@ -47,10 +49,10 @@ class OnePromptRWS(ReweightedWakeSleep):
     """
 
     def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> tuple[float, float]:
-        (prompts,) = args
+        prompts = only_argument("Pyro's ReweightedWakeSleep", args, kwargs)
         if len(prompts) > 1:
             raise ValueError(
                 f"Pyro's ReweightedWakeSleep got {len(prompts)} prompts: it normalises the weights of a particle over all of "
                 "them jointly, which collapses. Use `WakePhi`, which does not, or one prompt a step (prompts_per_step=1)."
             )
-        return super().loss_and_grads(model, guide, *args, **kwargs)
+        return super().loss_and_grads(model, guide, prompts)

@@ -19,11 +19,10 @@ from pyro import poutine
 from pyro.distributions import TorchDistribution
 from pyro.infer import ELBO
 from pyro.poutine import Trace
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from inference.density import Joint, Program, autoregressive, log_factors, trace_at
+from inference.response_site import PAIRED, AtResponse, SameResponses, check_response_site, is_sample
 from model import BearsZeroEvidence, Prompts, ResponseDistribution
 
 _Draw = Callable[[TorchDistribution], Tensor]
@@ -78,8 +77,7 @@ class ResponseObjective(ELBO):
 
     def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """Adds the gradient of the loss to the parameters' `.grad`. Returns the loss, summed over prompts."""
-        (prompts,) = args
-        loss, surrogate, elbo, log_evidence = self.losses(model, guide, prompts)
+        loss, surrogate, elbo, log_evidence = self._losses(model, guide, args, kwargs)
         if surrogate.requires_grad:
             surrogate.backward(retain_graph=self.retain_graph)
         self.metrics |= {"elbo": elbo.item(), "log_evidence": log_evidence.item()}
@@ -88,18 +86,23 @@ class ResponseObjective(ELBO):
 
     def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """The loss alone; whatever the objective remembers from step to step stays as it was."""
-        (prompts,) = args
-        remembered = {name: tensor.clone() for name, tensor in self.get_state().items()}
-        with torch.no_grad():
-            loss = self.losses(model, guide, prompts).loss.item()
-        self.set_state(remembered)
-        return loss
+        state = {name: tensor.clone() for name, tensor in self.get_state().items()}
+        metrics = dict(self.metrics)
+        try:
+            with torch.no_grad():
+                return self._losses(model, guide, args, kwargs).loss.item()
+        finally:
+            self.set_state(state)
+            self.metrics = metrics
 
     def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
         """The loss, with the gradient of the surrogate."""
-        (prompts,) = args
-        loss, surrogate, *_ = self.losses(model, guide, prompts)
+        loss, surrogate, *_ = self._losses(model, guide, args, kwargs)
         return loss + surrogate - surrogate.detach()
+
+    def _losses(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Losses:
+        with SameResponses():
+            return self.losses(model, guide, only_argument(type(self).__name__, args, kwargs))
 
     def _get_trace(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> tuple[Trace, Trace]:
         raise NotImplementedError("Pyro's objectives run model and guide in pairs of traces; those over one site do not")
@@ -123,17 +126,17 @@ class ResponseObjective(ELBO):
         return self._run(guide, prompts, lambda _: response)[0]
 
     def _run(self, guide: Program, prompts: Prompts, draw: _Draw) -> tuple[TorchDistribution, Tensor]:
-        drawn = _AtSite(draw)
-        with drawn:
+        at_response = AtResponse(prompts, draw)
+        with at_response:
             trace = poutine.trace(guide).get_trace(prompts)
-        sites = [node for node in trace.nodes.values() if node["type"] == "sample" and not site_is_subsample(node)]
-        others = [site["name"] for site in sites if site["name"] != "response"]
-        if drawn.distribution is None or others:
+        others = [name for name, site in trace.nodes.items() if is_sample(site) and name != "response"]
+        if at_response.distribution is None or others:
             raise ValueError(
                 f"{type(self).__name__} needs a guide with the site 'response' and no other, got {others or 'none'}. "
-                "`LeaveOneOut_ELBO` and `Trace_ELBO` take any guide."
+                f"{PAIRED} take any guide."
             )
-        return drawn.distribution, trace.nodes["response"]["value"]
+        site = check_response_site(trace, prompts, "guide")
+        return site["fn"], site["value"]
 
     def score(self, model: Program, prompts: Prompts, response: Tensor) -> Joint:
         """log p0 and r/beta of the model at `response`, `[..., N]` each, nats, float64, without gradient."""
@@ -144,24 +147,23 @@ class ResponseObjective(ELBO):
     def read_model(self, model: Program, prompts: Prompts, response: Tensor) -> tuple[TorchDistribution, Tensor]:
         """The prior, which has scored nothing yet, and r/beta at `response`, `[..., N]`, nats, float64, without gradient."""
         with torch.no_grad(), BearsZeroEvidence() if self.bears_zero_evidence else nullcontext():
-            trace = trace_at(model, prompts, response)
+            trace = trace_at(model, prompts, response, role="model")
         return trace.nodes["response"]["fn"], log_factors(trace).double()
 
 
-class _AtSite(Messenger):
-    """Draws the responses where a guide samples one, all at once, and keeps the distribution they come from."""
+def only_argument(name: str, args: tuple, kwargs: dict) -> Prompts:
+    """The prompts, the one argument of model and guide, by position or by keyword.
 
-    def __init__(self, draw: _Draw) -> None:
-        super().__init__()
-        self.draw = draw
-        self.distribution: TorchDistribution | None = None
-
-    def _pyro_sample(self, msg: dict) -> None:
-        if msg["name"] == "response" and not msg["is_observed"]:
-            self.distribution = msg["fn"]
-            with torch.no_grad():
-                msg["value"] = self.draw(msg["fn"])
-            msg["done"] = True
+    Raises:
+        TypeError: if there are none or more arguments.
+    """
+    every = [*args, *kwargs.values()]
+    if len(every) != 1:
+        raise TypeError(
+            f"{name} got {len(args)} arguments and the keywords {sorted(kwargs)} for model and guide, expected one, the "
+            f"prompts. Bind the others beforehand, with `functools.partial`; {PAIRED} pass any on"
+        )
+    return every[0]
 
 
 def tempered(distribution: TorchDistribution, temperature: float) -> ResponseDistribution:

@@ -67,7 +67,7 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
         if hidden is None:
             return (to_go if self.baseline == "none" else leave_one_out(to_go)), none
         if self.value is None:
-            self.value = ValueFunction(hidden.shape[-1]).to(hidden.device, hidden.dtype)
+            self.value = ValueFunction(hidden.shape[-1]).to(hidden.device, torch.promote_types(hidden.dtype, torch.float32))
         pyro.module("value", self.value)
         error = (to_go - self.value(hidden.detach())).masked_fill(~is_token, 0.0)
         return error.detach(), 0.5 * error.square().sum(-1).mean(0).sum()
@@ -85,7 +85,10 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
 
 
 class ValueFunction(nn.Module):
-    """V(x_<t), a linear function of the guide's last hidden state, `[..., H]` -> `[...]`; 0 everywhere at the start."""
+    """V(x_<t), a linear function of the guide's last hidden state, `[..., H]` -> `[...]`; 0 everywhere at the start.
+
+    In float32 or wider: in half precision it would learn next to nothing, and not hold a reward of many nats.
+    """
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -94,4 +97,4 @@ class ValueFunction(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.head(hidden).squeeze(-1)
+        return self.head(hidden.to(self.head.weight.dtype)).squeeze(-1)

@@ -8,8 +8,6 @@ over all prompts at once, so that one particle index gets all the weight as prom
 
 from __future__ import annotations
 
-import torch
-
 from inference.density import Program
 from inference.estimate import log_mean
 from inference.objectives.response_objective import Losses, ResponseObjective
@@ -34,7 +32,7 @@ class WakePhi(ResponseObjective):
         joint = self.score(model, prompts, response)
         log_weight = joint.log_joint - log_guide.detach()  # [K, N]
         log_z_hat = log_mean(log_weight)
-        informed = log_z_hat > -torch.inf
+        informed = ~log_z_hat.isneginf()  # NaN among them, which the loss then is
         weight = log_weight.softmax(0).where(informed, 0.0)
         surrogate = -(weight * log_guide).sum()
         return Losses(-log_z_hat.where(informed, 0.0).sum(), surrogate, log_weight.mean(), joint.log_evidence.mean())

@@ -26,6 +26,7 @@ from inference.samplers.proposal import weigh
 from inference.samplers.resampling import Scheme, find_scheme, num_distinct, resample_if_degenerate
 from inference.samplers.suffix_move import suffix_move
 from model import Prompts, ResponseDistribution
+from model.checks import finite, whole_number
 
 BLIND_STEP = 1.0  # nats that an impossible response loses in a step, as long as none is possible
 BLIND_LIMIT = 20.0  # nats lost without having met a possible response, after which the sampler gives up
@@ -70,7 +71,12 @@ def annealed_smc(
         ValueError: if the numbers asked for make no schedule.
     """
     scheme = find_scheme(resampling)
-    _check(num_samples, num_temperatures, moves, ess_threshold)
+    num_samples = whole_number("num_samples", num_samples, why="responses to each prompt")
+    if num_temperatures is not None:
+        whole_number("num_temperatures", num_temperatures, why="or None to choose them by the weights")
+    chosen = "temperatures are chosen by it" if num_temperatures is None else ""
+    finite("ess_threshold", ess_threshold, at_least=0, below=1 if chosen else torch.inf, why=chosen)
+    whole_number("moves", moves, at_least=0)
     proposal = autoregressive(response_distribution(model if guide is None else guide, prompts))
 
     def log_ratio_at(response: Tensor) -> Tensor:
@@ -160,14 +166,3 @@ def _move(
 
     response, _, accepted = suffix_move(proposal, response, log_tempered(log_ratio, temperature), score)
     return response, torch.where(accepted, proposed_log_ratio, log_ratio), accepted
-
-
-def _check(num_samples: int, num_temperatures: int | None, moves: int, ess_threshold: float) -> None:
-    if num_samples < 1:
-        raise ValueError(f"num_samples is {num_samples}, expected at least 1: responses to each prompt")
-    if num_temperatures is not None and num_temperatures < 1:
-        raise ValueError(f"num_temperatures is {num_temperatures}, expected at least 1, or None to choose them by the weights")
-    if num_temperatures is None and not 0 <= ess_threshold < 1:
-        raise ValueError(f"ess_threshold is {ess_threshold}, expected from 0 to below 1: it is what temperatures are chosen by")
-    if moves < 0:
-        raise ValueError(f"moves is {moves}, expected at least 0")

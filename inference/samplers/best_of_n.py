@@ -19,9 +19,11 @@ from inference.order_statistics import (
     best_of_n_win_rate_bound,
     level_cdf,
 )
+from inference.response_site import SameResponses
 from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.proposal import draw
 from model import Prompts
+from model.checks import whole_number
 
 
 @torch.no_grad()
@@ -55,12 +57,15 @@ def best_of_n(
         ValueError: if n < 1, or the budget does not fill one group.
         NoSupportError: if all draws for a prompt are impossible.
     """
-    num_groups = num_samples // n if n > 0 else 0
+    num_samples, n = whole_number("num_samples", num_samples), whole_number("n", n)
+    num_groups = num_samples // n
     if num_groups < 1:
         raise ValueError(f"num_samples = {num_samples} and n = {n}, expected 1 <= n <= num_samples: at least one group of n")
-    parts = list(draw(model if guide is None else guide, prompts, num_groups * n, chunk=chunk))
+    with SameResponses():
+        role, proposal = ("model", model) if guide is None else ("guide", guide)
+        parts = list(draw(proposal, prompts, num_groups * n, chunk=chunk, role=role))
+        log_evidence = torch.cat([log_evidence_at(model, prompts, part) for part in parts]).double()
     response = torch.cat(parts)
-    log_evidence = torch.cat([log_evidence_at(model, prompts, part) for part in parts]).double()
     check_support(log_evidence, prompts.texts, "draw more, train a guide towards the evidence, or soften the evidence")
     best = _best(log_evidence.view(num_groups, n, -1))  # [G, N]
     grouped = response.view(num_groups, n, *response.shape[1:])  # [G, n, N, T]

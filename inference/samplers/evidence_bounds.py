@@ -9,7 +9,6 @@ particle, lower is the ELBO, upper its counterpart under the posterior, and the 
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -22,6 +21,7 @@ from inference.samplers.resampling import multinomial
 from inference.samplers.smc import grow
 from inference.samplers.twist import Twist
 from model import Prompts
+from model.checks import finite, whole_number
 
 
 class LogZBounds(NamedTuple):
@@ -74,6 +74,8 @@ def log_z_bounds(
             f"posterior_sample has shape {tuple(posterior_sample.shape)}, expected (R, {len(prompts)}, T): R samples of T "
             f"token ids for each of the {len(prompts)} prompts"
         )
+    num_samples = whole_number("num_samples", num_samples)
+    ess_threshold = finite("ess_threshold", ess_threshold, at_least=0)
 
     def log_z_hat(retained: Tensor | None) -> Tensor:
         posterior = grow(
@@ -93,12 +95,7 @@ def log_z_bounds(
 
     lower = torch.stack([log_z_hat(None) for _ in samples])  # [R, N]
     upper = torch.stack([log_z_hat(sample) for sample in samples])
-    return LogZBounds(_mean(lower), _mean(upper))
-
-
-def _mean(log_z: Tensor) -> Estimate:
-    estimate = Estimate.of_mean(log_z)
-    return estimate if len(log_z) > 1 else Estimate(estimate.value, math.nan)
+    return LogZBounds(Estimate.of_mean(lower), Estimate.of_mean(upper))
 
 
 def _check_possible(posterior: Posterior, prompts: Prompts) -> None:

@@ -19,6 +19,7 @@ from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.proposal import weigh
 from inference.samplers.suffix_move import suffix_move
 from model import Prompts
+from model.checks import finite, whole_number
 
 NUM_STARTS = 10  # times that an impossible start is drawn again
 
@@ -51,11 +52,9 @@ class ResponseKernel(MCMCKernel):
     save_params = ("response",)
 
     def __init__(self, model: Program, guide: Program | None = None, num_chains: int = 64, whole: bool = False) -> None:
-        if num_chains < 1:
-            raise ValueError(f"num_chains = {num_chains}, expected at least 1")
         self.model = model
         self.guide = guide
-        self.num_chains = num_chains
+        self.num_chains = whole_number("num_chains", num_chains)
         self.whole = whole
         self._start: dict[str, Tensor] | None = None
 
@@ -151,14 +150,16 @@ def metropolis_hastings(
         `acceptance`, and `r_hat` and `effective_sample_size` of r/beta (see `mixing`).
 
     Raises:
-        ValueError: if the budget leaves no step to keep.
+        ValueError: if a number is out of its range, or the budget leaves no step to keep.
         TypeError: if the proposal is not a `ResponseDistribution`.
         NoSupportError: if no start is possible for a prompt.
     """
     kernel = ResponseKernel(model, guide, num_chains, whole)
-    num_steps = num_samples // num_chains
+    num_samples, chunk = whole_number("num_samples", num_samples), whole_number("chunk", chunk)
+    warmup = finite("warmup", warmup, at_least=0, below=1, why="a share of the steps")
+    num_steps = num_samples // kernel.num_chains
     num_discarded = max(1, round(warmup * num_steps))  # the start among them
-    if not 0 <= warmup < 1 or num_discarded >= num_steps:
+    if num_discarded >= num_steps:
         raise ValueError(
             f"num_samples = {num_samples}, num_chains = {num_chains} and warmup = {warmup} make {num_steps} steps of each "
             f"chain, of which {num_discarded} are discarded: no step is left to keep. Expected 0 <= warmup < 1 and "

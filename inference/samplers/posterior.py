@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from inference.estimate import check_numbers, expectation
 from inference.importance_weights import effective_sample_size
+from model.checks import whole_number
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,10 @@ class Posterior:
             does not count.
         log_z: `[N]`, nats, the estimate of log Z; None where the sampler has none.
         diagnostics: by name, numbers for each prompt `[N]`; the sampler says which.
+
+    Raises:
+        NotANumberError: if a log weight or log_z is NaN or +inf.
+        ValueError: if the shapes do not belong together.
     """
 
     response: Tensor
@@ -31,10 +37,26 @@ class Posterior:
     log_z: Tensor | None
     diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.log_weight.shape != self.response.shape[:-1]:
+            raise ValueError(
+                f"log_weight has shape {tuple(self.log_weight.shape)} and response {tuple(self.response.shape)}, expected "
+                "[M, N] and [M, N, T]"
+            )
+        check_numbers("log_weight", self.log_weight)
+        if self.log_z is not None:
+            check_numbers("log_z", self.log_z)
+
     @property
     def probability(self) -> Tensor:
-        """The weights, normalised over the responses to each prompt, `[M, N]`."""
-        return self.log_weight.softmax(0)
+        """The weights, normalised over the responses to each prompt, `[M, N]`.
+
+        Raises:
+            NoSupportError: if all weights of a prompt are 0.
+        """
+        if bool(self.log_weight.isneginf().all(0).any()):
+            raise NoSupportError(f"all {len(self.log_weight)} responses to a prompt have weight 0: there is nothing to average")
+        return self.log_weight.double().softmax(0)
 
     @property
     def effective_sample_size(self) -> Tensor:
@@ -42,12 +64,20 @@ class Posterior:
         return effective_sample_size(self.log_weight)
 
     def mean(self, values: Tensor) -> Tensor:
-        """E_p*[f], `[N]`, for f at the responses `[M, N]`; where a response has no weight its f may be anything."""
-        weight = self.probability
-        return torch.where(weight > 0, weight * values, 0.0).sum(0)
+        """E_p*[f], `[N]`, for f at the responses `[M, N]`; where a response has no weight its f may be anything.
+
+        Raises:
+            NotANumberError: if f is NaN where there is weight.
+        """
+        if values.shape != self.log_weight.shape:
+            raise ValueError(
+                f"values have shape {tuple(values.shape)}, expected {tuple(self.log_weight.shape)}: one a response"
+            )
+        return check_numbers("the mean of values", expectation(self.probability, values), infinite=True)
 
     def resample(self, num_samples: int) -> Tensor:
         """Draw responses in proportion to their weights, with replacement, `[num_samples, N, T]`."""
+        num_samples = whole_number("num_samples", num_samples)
         picked = torch.multinomial(self.probability.T, num_samples, replacement=True).T  # [S, N]
         return self.response.gather(0, picked[..., None].expand(-1, -1, self.response.shape[-1]))
 
@@ -57,7 +87,12 @@ class NoSupportError(ValueError):
 
 
 def check_support(log_weight: Tensor, texts: tuple[str, ...], fix: str) -> None:
-    """Raise `NoSupportError` if all M weights `[M, N]` of a prompt are -inf. `fix` says what to do about it."""
+    """Raise `NoSupportError` if all M weights `[M, N]` of a prompt are -inf. `fix` says what to do about it.
+
+    Raises:
+        NotANumberError: if a weight is NaN or +inf.
+    """
+    check_numbers("log weight", log_weight)
     for text, dead in zip(texts, log_weight.isneginf().all(0).tolist(), strict=True):
         if dead:
             raise NoSupportError(f"all {len(log_weight)} responses drawn for {text!r} are impossible (weight 0): {fix}")

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from inference.density import Program, joint_at, log_evidence_at, log_guide_at, response_distribution
+from inference.response_site import SameResponses
 from model import Prompts
+from model.checks import whole_number
 
 
 class Weighed(NamedTuple):
@@ -36,21 +38,30 @@ def weigh(model: Program, guide: Program | None, prompts: Prompts, response: Ten
     if guide is None:
         log_evidence = log_evidence_at(model, prompts, response).double()
         return Weighed(response, log_evidence, log_evidence)
-    joint = joint_at(model, prompts, response)
+    with SameResponses():
+        joint, log_guide = joint_at(model, prompts, response), log_guide_at(guide, prompts, response)
     log_evidence = joint.log_evidence.double()
-    log_weight = joint.log_prior.double() + log_evidence - log_guide_at(guide, prompts, response).double()
+    log_weight = joint.log_prior.double() + log_evidence - log_guide.double()
     return Weighed(response, log_weight, log_evidence)
 
 
-def draw(program: Program, prompts: Prompts, num_samples: int, *, chunk: int) -> Iterator[Tensor]:
+def draw(
+    program: Program,
+    prompts: Prompts,
+    num_samples: int,
+    *,
+    chunk: int,
+    name: str = "num_samples",
+    role: str = "program",
+) -> Iterator[Tensor]:
     """Independent draws from a program's `response` site, `[m, N, T]` at a time, m <= chunk, `num_samples` in all.
 
     Raises:
-        ValueError: if there is nothing to draw.
+        ValueError: if there is nothing to draw, at `name`, or in a chunk.
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples = {num_samples}, expected at least 1: responses drawn for each prompt")
-    distribution = response_distribution(program, prompts)
+    num_samples = whole_number(name, num_samples, why="responses drawn for each prompt")
+    chunk = whole_number("chunk", chunk, why="responses handled at a time")
+    distribution = response_distribution(program, prompts, role=role)
     for start in range(0, num_samples, chunk):
         yield distribution.sample(torch.Size([min(chunk, num_samples - start)]))
 

@@ -14,9 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from inference.acceptance import check_log_bound
 from inference.density import Program
-from inference.estimate import log_mean
-from inference.samplers.posterior import Posterior, check_support
+from inference.estimate import check_numbers, expectation, log_mean
+from inference.samplers.posterior import NoSupportError, Posterior, check_support
 from inference.samplers.proposal import draw_and_weigh
 from inference.samplers.rejection import accept
 from model import Prompts
@@ -56,6 +57,8 @@ def quasi_rejection_sampling(
     Raises:
         NoSupportError: if no draw was accepted for a prompt.
     """
+    if log_bound is not None:
+        log_bound = check_log_bound(log_bound)
     draws = draw_and_weigh(model, prompts, guide=guide, num_samples=num_samples, chunk=chunk)
     num_pilot = 0
     if log_bound is None:
@@ -100,8 +103,16 @@ def quasi_rejection(log_target: Tensor, log_proposal: Tensor, log_bound: float |
         log_target: `[S, N]` (or `[S]`), log P, nats; not normalised, -inf where impossible.
         log_proposal: `[S, N]`, log q, nats, normalised.
         log_bound: log b, nats, a number or `[N]`.
+
+    Raises:
+        NotANumberError: if one of the three is NaN or +inf.
+        NoSupportError: if no response to a prompt is possible.
     """
+    log_target, log_proposal = check_numbers("log_target", log_target), check_numbers("log_proposal", log_proposal)
+    log_bound = check_log_bound(log_bound)
     log_z = log_target.logsumexp(0)
+    if bool(log_z.isneginf().any()):
+        raise NoSupportError("log_target is -inf for all responses: there is no posterior to be near to")
     log_least = torch.minimum(log_target, log_bound + log_proposal)  # log min(P, b q)
     log_z_b = log_least.logsumexp(0)
     log_p, log_p_b = log_target - log_z, log_least - log_z_b
@@ -110,7 +121,7 @@ def quasi_rejection(log_target: Tensor, log_proposal: Tensor, log_bound: float |
         acceptance=(log_z_b - log_bound).exp(),
         total_variation=0.5 * (p - log_p_b.exp()).abs().sum(0),
         total_variation_bound=1 - (log_z_b - log_z).exp(),
-        kl=torch.where(p > 0, p * (log_p - log_p_b), 0.0).sum(0),
+        kl=expectation(p, log_p - log_p_b),
     )
 
 

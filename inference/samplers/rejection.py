@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from inference.acceptance import accepted_at, check_bound
+from inference.acceptance import accepted_at, check_bound, check_log_bound
 from inference.density import Program
 from inference.estimate import log_mean
 from inference.samplers.posterior import NoSupportError, Posterior, check_support
@@ -52,6 +52,7 @@ def rejection_sampling(
     """
     if log_bound is None:
         log_bound = _known_bound(model, guide, prompts)
+    log_bound = check_log_bound(log_bound)
     draws = draw_and_weigh(model, prompts, guide=guide, num_samples=num_samples, chunk=chunk)
     check_bound(draws.log_weight, log_bound, prompts.texts)
     accepted = accept(draws.log_weight, log_bound, prompts)

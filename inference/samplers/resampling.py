@@ -16,6 +16,7 @@ from torch import Tensor
 
 from inference.estimate import log_mean
 from inference.importance_weights import effective_sample_size
+from model.checks import one_of
 
 Scheme = Callable[[Tensor], Tensor]
 """Takes probabilities `[K, N]`, returns ancestors `[K, N]`, each from 0 to K - 1."""
@@ -23,6 +24,7 @@ Scheme = Callable[[Tensor], Tensor]
 
 def multinomial(probability: Tensor) -> Tensor:
     """Every ancestor drawn on its own. The noisiest, and the only one here whose ancestors are independent."""
+    _check(probability)
     return torch.multinomial(probability.T, len(probability), replacement=True).T
 
 
@@ -38,6 +40,7 @@ def systematic(probability: Tensor) -> Tensor:
 
 def residual(probability: Tensor) -> Tensor:
     """K W_j rounded down for certain, and independent draws from what is left over for the other places."""
+    _check(probability)
     num_particles = len(probability)
     expected = num_particles * probability.double()
     certain = (expected + 1e-9).floor()  # K times 1/K may come out a hair below 1
@@ -52,6 +55,7 @@ def residual(probability: Tensor) -> Tensor:
 
 def _invert(probability: Tensor, uniform: Tensor) -> Tensor:
     """The particles that the points (k + u_k) / K fall on when they are laid end to end."""
+    _check(probability)
     num_particles = len(probability)
     cdf = probability.T.double().cumsum(-1)  # [N, K]
     total = cdf[:, -1:]
@@ -59,6 +63,15 @@ def _invert(probability: Tensor, uniform: Tensor) -> Tensor:
     # a point rounded up to the total would fall past the last particle that has any weight
     point = torch.minimum(point, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cdf, point.contiguous(), right=True).T
+
+
+def _check(probability: Tensor) -> None:
+    """Refuse what is no law over the particles of each prompt: searched for the points of NaN, every place is the last."""
+    if probability.dim() != 2 or not bool(((probability >= 0).all(0) & (probability.sum(0) > 0)).all()):
+        raise ValueError(
+            f"probability has shape {tuple(probability.shape)} and a column that is no law, expected [K, N], numbers of at "
+            "least 0 with a positive sum over K"
+        )
 
 
 RESAMPLING: dict[str, Scheme] = {
@@ -115,9 +128,7 @@ def find_scheme(resampling: str | Scheme) -> Scheme:
     """
     if callable(resampling):
         return resampling
-    if resampling not in RESAMPLING:
-        raise ValueError(f"resampling is {resampling!r}, expected one of {sorted(RESAMPLING)}, or a function like them")
-    return RESAMPLING[resampling]
+    return RESAMPLING[one_of("resampling", resampling, RESAMPLING)]
 
 
 def num_distinct(rows: Tensor, log_weight: Tensor) -> Tensor:

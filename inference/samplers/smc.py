@@ -17,10 +17,12 @@ from torch import Tensor
 
 from inference.density import Program, autoregressive, log_evidence_at, response_distribution
 from inference.estimate import log_mean
+from inference.response_site import SameResponses
 from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.resampling import Scheme, find_scheme, num_distinct, resample_if_degenerate
 from inference.samplers.twist import Twist
 from model import Prompts, ResponseDistribution
+from model.checks import finite, whole_number
 from model.response_distribution import sample_token
 from model.token_log_prob import token_log_prob
 
@@ -59,8 +61,8 @@ def sequential_monte_carlo(
         ValueError: if there is nothing to draw, no such scheme, or the twist returns something else than a `Twist` does.
     """
     scheme = find_scheme(resampling)
-    if num_samples < 1:
-        raise ValueError(f"num_samples is {num_samples}, expected at least 1: responses to each prompt")
+    num_samples = whole_number("num_samples", num_samples, why="responses to each prompt")
+    ess_threshold = finite("ess_threshold", ess_threshold, at_least=0)
     return grow(model, prompts, guide=guide, num_samples=num_samples, twist=twist, scheme=scheme, ess_threshold=ess_threshold)
 
 
@@ -147,10 +149,12 @@ def grow(
     retained: Tensor | None = None,
 ) -> Posterior:
     """The algorithm; with `retained`, a response `[N, T]` that particle 0 must be, conditional sequential Monte Carlo."""
-    prior = autoregressive(response_distribution(model, prompts))
+    with SameResponses():
+        prior = autoregressive(response_distribution(model, prompts))
+        q = prior if guide is None else autoregressive(response_distribution(guide, prompts, role="guide"))
     particles = Particles.unwritten(prior, num_samples)
     target = Stream(prior, num_samples)
-    proposal = target if guide is None else Stream(autoregressive(response_distribution(guide, prompts)), num_samples)
+    proposal = target if guide is None else Stream(q, num_samples)
     num_tokens = prior.event_shape[0]
     for t in range(1, num_tokens + 1):
         draw_token(particles, target, proposal, t, prior, None if retained is None else retained[:, t - 1])

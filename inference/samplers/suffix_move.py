@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from inference.estimate import check_numbers
 from model import ResponseDistribution
 
 
@@ -41,11 +42,12 @@ def suffix_move(
         The new responses `[..., N, T]`, their log_weight `[..., N]`, and which moves were accepted `[..., N]`; a chain whose
         move was not stays where it was. A redraw that gives the same response again counts as accepted.
     """
+    log_weight = check_numbers("log weight", log_weight)
     length = distribution.space.is_token(response).sum(-1)  # [..., N, T] -> [..., N], end id included
     start = torch.zeros_like(length) if whole else _uniform_below(length)
     proposed = distribution.sample_suffix(response, start)
-    proposed_log_weight = score(proposed)
-    log_ratio = (proposed_log_weight - log_weight).double()
+    proposed_log_weight = check_numbers("log weight", score(proposed))
+    log_ratio = proposed_log_weight - log_weight
     if not whole:
         log_ratio = log_ratio + length.double().log() - distribution.space.is_token(proposed).sum(-1).double().log()
     # at -inf the ratio is NaN or +inf: pi has no mass there, so that any move from it leaves pi as it was

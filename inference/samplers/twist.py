@@ -7,7 +7,6 @@ Any twist leaves the estimate of Z unbiased; a good one makes it precise (Zhao e
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from inference.density import Program, log_evidence_at, response_distribution
 from model import Prompts, ResponseSpace
+from model.checks import finite
 
 Twist = Callable[[Prompts, Tensor, int], Tensor]
 """twist(prompts, response, t) -> log psi_t, `[K, N]`, nats, for responses `[K, N, T]` whose first t tokens are set, t from 1 to
@@ -46,9 +46,8 @@ class EvidenceTwist:
     """
 
     def __init__(self, model: Program, scale: float = 1.0, *, floor: float = 3.0) -> None:
-        if not (0 <= scale < math.inf and 0 <= floor < math.inf):
-            raise ValueError(f"scale is {scale} and floor is {floor}, expected finite numbers of at least 0")
-        self.model, self.scale, self.floor = model, scale, floor
+        self.model = model
+        self.scale, self.floor = finite("scale", scale, at_least=0), finite("floor", floor, at_least=0)
         self._space: ResponseSpace | None = None
 
     def __call__(self, prompts: Prompts, response: Tensor, t: int) -> Tensor:
@@ -61,7 +60,8 @@ class EvidenceTwist:
         log_psi = self._scaled_evidence(prompts, closed)
         empty = torch.full_like(response[:1], self._space.pad_id)
         empty[..., 0] = end_ids[0]
-        lowest = self._scaled_evidence(prompts, empty).nan_to_num(neginf=0.0) - self.floor  # [1, N]
+        of_empty = self._scaled_evidence(prompts, empty)
+        lowest = torch.where(of_empty.isneginf(), 0.0, of_empty) - self.floor  # [1, N]
         return torch.where(unfinished, torch.maximum(log_psi, lowest), log_psi)
 
     def _scaled_evidence(self, prompts: Prompts, response: Tensor) -> Tensor:

@@ -19,29 +19,33 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from model.checks import positive
+from model.evidence import check_product
 from model.preferences.reward import RewardPosterior
 
 Aggregation = Callable[[Tensor, float], Tensor]
-"""Takes rewards `[S, M]` and beta, returns `[M]`, in units of reward."""
+"""Takes rewards `[S, M]` and beta, returns `[M]`, in units of reward; those here in float64, whatever the rewards are in."""
 
 
 def marginal_likelihood(rewards: Tensor, beta: float) -> Tensor:
     """beta log mean_s exp(r_s/beta), `[S, M]` -> `[M]`. Depends on the reference point of the rewards, see `Standardised`."""
-    return beta * ((rewards / beta).logsumexp(0) - math.log(len(rewards)))
+    rewards = rewards.double()
+    return beta * (check_product("rewards", rewards, rewards / beta, "divided by beta").logsumexp(0) - math.log(len(rewards)))
 
 
 def mean(rewards: Tensor, beta: float) -> Tensor:
     """mean_s r_s, `[S, M]` -> `[M]`, whatever beta is."""
-    return rewards.mean(0)
+    return rewards.double().mean(0)
 
 
 def minimum(rewards: Tensor, beta: float) -> Tensor:
     """min_s r_s, `[S, M]` -> `[M]`, whatever beta is."""
-    return rewards.min(0).values
+    return rewards.double().min(0).values
 
 
 def lower_bound(rewards: Tensor, beta: float, k: float = 1.0) -> Tensor:
     """mean_s r_s - k std_s r_s, `[S, M]` -> `[M]`, whatever beta is; std of the S draws as they are, 0 for one."""
+    rewards = rewards.double()
     return rewards.mean(0) - k * rewards.std(0, correction=0)
 
 
@@ -72,8 +76,10 @@ class UncertainReward:
     def __post_init__(self) -> None:
         if isinstance(self.aggregation, str) and self.aggregation not in AGGREGATIONS:
             raise ValueError(f"aggregation is {self.aggregation!r}, expected one of: {', '.join(AGGREGATIONS)}")
-        if self.beta is not None and not 0 < self.beta < math.inf:
-            raise ValueError(f"beta is {self.beta}, expected a positive finite number")
+        if not isinstance(self.aggregation, str) and not callable(self.aggregation):
+            raise TypeError(f"aggregation is {self.aggregation!r}, expected a name or a callable")
+        if self.beta is not None:
+            positive("beta", self.beta)
 
     def at_beta(self, beta: float | Mapping[str, float]) -> UncertainReward:
         """As evidence in a model of this beta; itself, for an aggregation that does not look at it.

@@ -18,6 +18,7 @@ from transformers import AutoModel, BatchEncoding, PreTrainedModel, PreTrainedTo
 from model.adapter import unwrapped
 from model.batches import in_batches
 from model.checks import MOST, instance, whole_number
+from model.evaluation import evaluating
 from model.language_model import LanguageModel
 from model.network_checks import check_ids, check_network, check_tokenizer
 from model.pretrained import load_pretrained, longest_read, pad_right
@@ -97,7 +98,7 @@ class PriorFeatures(NetworkFeatures):
         rows = [row[-longest:] or [prior.end_ids[0]] for row in rows]
         ids, mask = padded(rows, prior.pad_id, prior.device)
         # the body alone: the output layer would cost more than all the rest
-        states = prior.network.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        states = evaluating(prior.network).base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         return mean_over_tokens(states, mask)
 
 
@@ -174,7 +175,7 @@ class EncoderFeatures(NetworkFeatures):
             pad = str(self.tokenizer.pad_token)
             batch = self._tokens([text if count else pad for text, count in zip(texts, length.tolist(), strict=True)])
         check_ids(batch["input_ids"].tolist(), texts, self.network, self.tokenizer)
-        states = self.network(**batch.to(self.network.device)).last_hidden_state
+        states = evaluating(self.network)(**batch.to(self.network.device)).last_hidden_state
         return mean_over_tokens(states, batch["attention_mask"])
 
     def _tokens(self, texts: list[str]) -> BatchEncoding:

@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from model.adapter import unwrapped
 from model.batches import in_batches
 from model.checks import one_of, whole_number
+from model.evaluation import evaluating
 from model.network_checks import check_ids, check_network, check_tokenizer
 from model.pretrained import load_pretrained, longest_read, pad_right
 from model.tokenization import without_beginning
@@ -98,7 +99,7 @@ class SequenceClassifier:
         empty = [text for text, length in zip(texts, batch["attention_mask"].sum(1).tolist(), strict=True) if not length]
         if empty:
             raise ValueError(f"the text {empty[0]!r} has no tokens, so that there is nothing to classify")
-        logits = self.network(**batch.to(self.network.device)).logits.float()
+        logits = evaluating(self.network)(**batch.to(self.network.device)).logits.float()
         expected = (len(texts), len(self.network.config.id2label))
         if tuple(logits.shape) != expected:
             raise ValueError(

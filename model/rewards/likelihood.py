@@ -13,7 +13,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from model.adapter import unwrapped
 from model.batches import in_batches
 from model.checks import whole_number
+from model.evaluation import evaluating
 from model.network_checks import check_causal, check_ids, check_network, check_tokenizer
+from model.positions import longest_context
 from model.pretrained import load_pretrained
 
 
@@ -82,7 +84,7 @@ class TextLikelihood:
         device = self.network.device
         ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
         is_token = torch.arange(longest, device=device) < torch.tensor([len(row) for row in rows], device=device)[:, None]
-        logits = self.network(ids, attention_mask=is_token.long()).logits[:, :-1]
+        logits = evaluating(self.network)(ids, attention_mask=is_token.long()).logits[:, :-1]
         nats = -torch.nn.functional.cross_entropy(logits.float().transpose(1, 2), ids[:, 1:], reduction="none")
         scored = is_token[:, 1:]
         total = nats.where(scored, 0.0).sum(1)
@@ -90,6 +92,6 @@ class TextLikelihood:
 
     def _ids(self, text: str) -> list[int]:
         ids, bos = self.tokenizer(text, add_special_tokens=False)["input_ids"], self.tokenizer.bos_token_id
-        context = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
+        context = longest_context(self.network)
         begin = [] if bos is None or ids[:1] == [bos] else [bos]
         return begin + (ids if context is None else ids[max(0, len(ids) + len(begin) - context) :])

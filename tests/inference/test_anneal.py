@@ -82,7 +82,9 @@ def test_penalties_must_grow(hard, small_prior, prompts, penalties):
 def test_what_cannot_be_annealed_is_refused_before_the_guide_moves(hard, small_prior, prompts, options):
     guide = Tabular(small_prior, prompts)
     before = [parameter.clone() for parameter in guide.parameters()]
-    with pytest.raises(ValueError, match=r"expected a positive finite number|num_samples is 0, expected at least 1"):
+    with pytest.raises(
+        ValueError, match=r"expected a positive finite number|num_samples is 0, expected a whole number of at least 1"
+    ):
         anneal(hard, guide, prompts, num_steps=1, progress=False, **options)
     assert all(torch.equal(*pair) for pair in zip(before, guide.parameters(), strict=True))
 

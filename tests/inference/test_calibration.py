@@ -61,7 +61,7 @@ def test_the_error_by_chance_is_the_mean_error_of_a_predictor_that_is_right():
         ([0.5, 0.5], [0.0, 1.0], 10, "outcome has type torch.float32"),
         ([[0.5]], [FIRST], 10, r"probability has shape \(1, 1\), expected \[C\]"),
         ([], [], 10, r"probability has shape \(0,\), expected \[C\]"),
-        ([0.5, 0.5], [FIRST, SECOND], 0, "num_bins is 0, expected at least 1"),
+        ([0.5, 0.5], [FIRST, SECOND], 0, "num_bins is 0, expected a whole number of at least 1"),
     ],
 )
 def test_what_are_no_predictions_is_refused(probability, outcome, num_bins, message):

@@ -156,8 +156,8 @@ def test_errors_of_the_bank_are_the_spread_of_fresh_draws():
     runs = []
     for _ in range(600):
         at = torch.stack([torch.multinomial(log_p[:, n].exp(), 500, replacement=True) for n in range(2)], 1)
-        drawn = PriorBank(at[..., None], torch.full((500, 2), -math.log(500.0), dtype=torch.float64), w, exact=False)
         w_at, b_at, f_at = (values.gather(0, at) for values in (w, b, f))
+        drawn = PriorBank.of_draws(at[..., None], w_at)
         runs.append((drawn.mean(w_at, f_at), drawn.kl(w_at), drawn.kl(w_at, b_at)))
     for drawn, true in zip(zip(*runs, strict=True), exact, strict=True):
         values = torch.tensor([estimate.value for estimate in drawn])
@@ -288,7 +288,7 @@ def test_a_feature_that_a_constraint_of_the_base_fixes_changes_nothing(features,
 
 
 def test_features_and_targets_without_a_mean_are_named(base, features, small_prior, prompts):
-    with pytest.raises(ValueError, match="the target of 'good' is nan, expected a finite mean"):
+    with pytest.raises(ValueError, match="the target of 'good' is nan, expected a finite number: it is a mean"):
         match_moments(base, prompts, {"good": features["good"]}, {"good": math.nan})
     with pytest.raises(EvidenceError, match="feature 'not' is -inf for some response, and has no mean"):
         match_moments(base, prompts, {"not": contains("not", small_prior)}, {"not": 0.0})

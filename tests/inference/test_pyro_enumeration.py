@@ -22,7 +22,7 @@ from model import (
     UncertainReward,
     WeightedSum,
 )
-from model.preferences import LinearHead, PriorFeatures
+from model.preferences import LinearHead, PriorFeatures, Standardised
 from tests.model.tiny import PROMPTS, tiny
 
 EXACT = {"rtol": 0, "atol": 1e-10}
@@ -41,7 +41,8 @@ def letters(texts):
 
 def uncertain(prior):
     weights = torch.randn(5, 16, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    return TextEvidence(UncertainReward(RewardPosterior(LinearHead(16), PriorFeatures(prior), weights), "mean"), prior)
+    features = Standardised(PriorFeatures(prior), torch.zeros(16).double(), torch.eye(16).double())
+    return TextEvidence(UncertainReward(RewardPosterior(LinearHead(16), features, weights), "mean"), prior)
 
 
 EVIDENCE = {

@@ -34,7 +34,7 @@ def test_a_count_says_what_its_range_is() -> None:
 
 @pytest.mark.parametrize("value", NOT_POSITIVE, ids=lambda value: repr(value)[:20])
 def test_what_is_not_positive_is_refused_by_name(value: object) -> None:
-    with pytest.raises(ValueError, match=r"^beta is .*, expected a finite number above 0$"):
+    with pytest.raises(ValueError, match=r"^beta is .*, expected a positive finite number$"):
         positive("beta", value)
 
 

@@ -213,7 +213,7 @@ def test_no_possible_response_is_an_error(world, prior):
 def test_errors_say_what_was_expected(world):
     with pytest.raises(ValueError, match="num_temperatures is 0"):
         run(world, num_temperatures=0)
-    with pytest.raises(ValueError, match=r"ess_threshold is 1\.0, expected from 0 to below 1"):
+    with pytest.raises(ValueError, match=r"ess_threshold is 1\.0, expected a finite number of at least 0 and below 1"):
         run(world, ess_threshold=1.0)
     with pytest.raises(ValueError, match="moves is -1"):
         run(world, moves=-1)

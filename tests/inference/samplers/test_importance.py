@@ -100,7 +100,7 @@ def test_no_support_names_the_prompt(small_prior, prompts, guide):
 
 
 def test_nothing_to_draw_is_an_error(model, prompts):
-    with pytest.raises(ValueError, match="num_samples = 0, expected at least 1"):
+    with pytest.raises(ValueError, match="num_samples is 0, expected a whole number of at least 1"):
         importance_sampling(model, prompts, num_samples=0)
 
 

@@ -102,7 +102,7 @@ def test_a_kept_particle_is_its_own_ancestor():
 def test_schemes_by_name_or_by_themselves():
     assert find_scheme("residual") is RESAMPLING["residual"]
     assert find_scheme(torch.sort) is torch.sort
-    with pytest.raises(ValueError, match=r"resampling is 'sytematic', expected one of .*'systematic'"):
+    with pytest.raises(ValueError, match=r"resampling is 'sytematic', expected one of: .*systematic"):
         find_scheme("sytematic")
 
 

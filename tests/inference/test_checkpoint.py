@@ -1,0 +1,522 @@
+"""Checkpoints: of this fit or refused by name, whole or passed over, deleted only where they are the fit's own."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import inference.checkpoint
+from guides import FineTuned, LoRA, MeanField, Twisted
+from inference import CheckpointError, FDivergence, FusedOptimizer, LeaveOneOut_ELBO, LogVariance, cosine, fit, soften
+from inference.folder_lock import FolderInUseError, locked
+from model import AlignmentModel, Constraint, LanguageModel, Pattern, TextEvidence, TokenEvidence, WeightedSum
+from model.digests import seal
+from tests.model.tiny import tiny
+
+STEPS = 4
+
+
+def parameters_of(guide):
+    return torch.cat([parameter.detach().flatten() for parameter in guide.parameters() if parameter.requires_grad])
+
+
+def kindness(texts):
+    return [float("a" in text) for text in texts]
+
+
+class Case:
+    """A fit of a few parameters; each of its parts can be another."""
+
+    def __init__(self, **other):
+        self.prior = other.pop("prior", None) or tiny()
+        self.reward = other.pop("reward", kindness)
+        self.beta = other.pop("beta", 0.5)
+        self.model = other.pop("model", None)
+        self.prompts = other.pop("prompts", ["a", "b"])
+        self.guide = other.pop("guide", MeanField)
+        self.objective = other.pop("objective", lambda: LeaveOneOut_ELBO(4))
+        self.optimizer = other.pop("optimizer", lambda: FusedOptimizer(options={"lr": 0.1}))
+        self.options = other
+
+    def run(self, folder, num_steps=STEPS, *, resume=False, **options):
+        prompts = self.prior.encode(self.prompts)
+        evidence = self.reward if isinstance(self.reward, dict) else TextEvidence(self.reward, self.prior)
+        model = self.model or AlignmentModel(self.prior, evidence, self.beta)
+        guide = self.guide(self.prior, prompts)
+        options = {"checkpoint_every": 1, "progress": False} | self.options | options
+        parts = {"objective": self.objective(), "optimizer": self.optimizer()}
+        fit(model, guide, prompts, num_steps=num_steps, checkpoint_folder=folder, resume=resume, **parts, **options)
+        return parameters_of(guide)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return Case().run(tmp_path_factory.mktemp("whole"))
+
+
+# Another fit is refused by name
+
+
+def moved(prior):
+    with torch.no_grad():
+        next(prior.network.parameters())[0, 0] += 1e-6
+    return prior
+
+
+def other_kindness(texts):
+    return [float("b" in text) for text in texts]
+
+
+class Weighted:
+    def __init__(self, weight):
+        self._weight = weight
+
+    def __call__(self, texts):
+        return [self._weight * len(text) for text in texts]
+
+
+def with_default(weight):
+    def reward(texts, weight=weight):
+        return [weight * len(text) for text in texts]
+
+    return reward
+
+
+def with_closure(weight):
+    return lambda texts: [weight * len(text) for text in texts]
+
+
+def in_dict(weight):
+    weights = {"a": weight}
+    return lambda texts: [weights["a"] * len(text) for text in texts]
+
+
+class Method:
+    def score(self, texts):
+        return [1.0 for _ in texts]
+
+
+class OtherMethod(Method):
+    def score(self, texts):
+        return [2.0 for _ in texts]
+
+
+OTHERS = {
+    "prompts": ({}, {"prompts": ["a", "c"]}, "other prompts"),
+    "order of prompts": ({}, {"prompts": ["b", "a"]}, "other prompts"),
+    "beta": ({}, {"beta": 0.25}, r"0\.5, got 0\.25 \(model\.beta\)"),
+    "weights of the prior": ({}, {"prior": moved(tiny())}, r"other model\.prior\.network\.weights"),
+    "type of the prior": ({}, {"prior": tiny(dtype=torch.float32)}, r"other model\.\S*network\.weights"),
+    "length": ({}, {"prior": tiny(max_new_tokens=2)}, r"max_new_tokens"),
+    "temperature": ({}, {"prior": tiny(temperature=0.5)}, r"1\.0, got 0\.5 \(model\.prior\.temperature\)"),
+    "end ids": ({}, {"prior": tiny(end_ids=[0, 3])}, r"end_ids"),
+    "reward": ({}, {"reward": other_kindness}, r"function"),
+    "code of a reward of the same name": (
+        {"reward": with_default(1.0)},
+        {"reward": with_closure(1.0)},
+        r"function",
+    ),
+    "attribute of a reward": ({"reward": Weighted(1.0)}, {"reward": Weighted(2.0)}, r"1\.0, got 2\.0 \(model\.\S*weight\)"),
+    "default of a reward": ({"reward": with_default(1.0)}, {"reward": with_default(2.0)}, r"got .*2\.0.*defaults"),
+    "closure of a reward": (
+        {"reward": with_closure(1.0)},
+        {"reward": with_closure(2.0)},
+        r"1\.0, got 2\.0 \(model\.\S*weight\)",
+    ),
+    "dict in a closure": ({"reward": in_dict(1.0)}, {"reward": in_dict(2.0)}, r"1\.0, got 2\.0 \(model\.\S*weights\.a\)"),
+    "method": ({"reward": Method().score}, {"reward": OtherMethod().score}, r"function"),
+    "partial": (
+        {"reward": partial(with_default(1.0), weight=3)},
+        {"reward": partial(with_default(1.0), weight=4)},
+        r"3, got 4 \(model\.\S*weight\)",
+    ),
+    "pattern": ({"reward": Pattern("a")}, {"reward": Pattern("b")}, r"got re\.compile\('b', .* \(model\.\S*pattern\)"),
+    "particles": ({}, {"objective": lambda: LeaveOneOut_ELBO(8)}, r"4, got 8 \(objective\.num_particles\)"),
+    "divergence": (
+        {"objective": lambda: FDivergence("forward-kl", 4)},
+        {"objective": lambda: FDivergence("jensen-shannon", 4)},
+        r"other objective|\(objective",
+    ),
+    "objective": ({}, {"objective": lambda: LogVariance(4)}, r"LeaveOneOut_ELBO, got LogVariance \(objective\)"),
+    "learning rate": ({}, {"optimizer": lambda: FusedOptimizer(options={"lr": 0.2})}, r"0\.1, got 0\.2 \(optimizer\.\S*lr\)"),
+    "optimiser": ({}, {"optimizer": lambda: FusedOptimizer(torch.optim.AdamW, {"lr": 0.1})}, r"Adam, got AdamW \(optimizer"),
+    "clip": ({}, {"optimizer": lambda: FusedOptimizer(options={"lr": 0.1}, clip_norm=1.0)}, r"clip_norm"),
+    "schedule": ({}, {"optimizer": lambda: FusedOptimizer(options={"lr": 0.1}, schedule=cosine(4))}, r"optimizer\.schedule"),
+    "minibatch": ({}, {"prompts_per_step": 1}, r"None, got 1 \(prompts_per_step\)"),
+    "seed": ({}, {"seed": 1}, r"0, got 1 \(seed\)"),
+    "guide": ({}, {"guide": lambda prior, _: Twisted(prior)}, "is of another guide"),
+    "option of a guide": (
+        {"guide": lambda prior, _: Twisted(prior)},
+        {"guide": lambda prior, _: Twisted(prior, top_k=2)},
+        r"None, got 2 \(guide\.top_k\)",
+    ),
+    "scale of an adapter": (
+        {"guide": lambda prior, _: LoRA(prior, alpha=1)},
+        {"guide": lambda prior, _: LoRA(prior, alpha=2)},
+        r"\(guide\.\S*(alpha|scaling)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("ours", "theirs", "told"), OTHERS.values(), ids=OTHERS)
+def test_another_fit_is_refused_by_name(ours, theirs, told, tmp_path):
+    """And the same one, made anew, goes on."""
+    Case(**ours).run(tmp_path, 1)
+    with pytest.raises(CheckpointError, match=told):
+        Case(**{**ours, **theirs}).run(tmp_path, 2, resume=True)
+    Case(**ours).run(tmp_path, 2, resume=True)
+
+
+def test_composed_evidence_differs_by_its_parts(tmp_path):
+    def case(weight=1.0, threshold=0.5, penalty=None, index=3):
+        prior = tiny()
+        text = TextEvidence(kindness, prior)
+        tokens = TokenEvidence(lambda response, mask: (response == index).double().sum(-1), prior)
+        evidence = {"sum": WeightedSum({"text": (weight, text), "tokens": (1.0, tokens)})}
+        if penalty is None:
+            return Case(prior=prior, reward=evidence)
+        evidence["constraint"] = Constraint(text, at_least=threshold)
+        return Case(prior=prior, model=soften(AlignmentModel(prior, evidence, 0.5), penalty))
+
+    case().run(tmp_path / "sum", 1)
+    case().run(tmp_path / "sum", 2, resume=True)
+    for other in (case(weight=2.0), case(index=2)):
+        with pytest.raises(CheckpointError, match=r"is of a fit with .*\(model\.evidence\.sum"):
+            other.run(tmp_path / "sum", 2, resume=True)
+    case(penalty=2.0).run(tmp_path / "soft", 1)
+    case(penalty=2.0).run(tmp_path / "soft", 2, resume=True)
+    for other, told in (
+        (case(penalty=3.0), r"2\.0, got 3\.0 \(model\.penalty\)"),
+        (case(penalty=2.0, threshold=1.0), "at_least"),
+    ):
+        with pytest.raises(CheckpointError, match=told):
+            other.run(tmp_path / "soft", 2, resume=True)
+
+
+def test_frozen_weights_of_a_guide_are_part_of_the_fit(tmp_path):
+    def guide(shift):
+        def make(prior, _):
+            made = FineTuned(prior, subset="norms-and-biases", dtype="float64")
+            frozen = next(parameter for parameter in made.parameters() if not parameter.requires_grad)
+            with torch.no_grad():
+                frozen += shift
+            return made
+
+        return make
+
+    Case(guide=guide(0.0)).run(tmp_path, 1)
+    with pytest.raises(CheckpointError, match=r"other guide\.language_model\.network\.weights"):
+        Case(guide=guide(1e-6)).run(tmp_path, 2, resume=True)
+
+
+def test_what_costs_time_and_what_is_remembered_is_no_part_of_the_fit(tmp_path, whole):
+    case = Case()
+    case.reward = {"evidence": TextEvidence(kindness, case.prior)}
+    case.run(tmp_path, 2)
+    assert torch.equal(case.run(tmp_path, resume=True, checkpoint_every=3), whole)
+    other = Case()
+    other.reward = {"evidence": TextEvidence(kindness, other.prior, cache_size=0)}
+    other.run(tmp_path, 5, resume=True)
+
+
+def test_a_saved_and_loaded_prior_is_the_same_prior(tmp_path, whole):
+    tiny().save_pretrained(tmp_path / "prior")
+
+    def load():
+        return LanguageModel.from_pretrained(tmp_path / "prior", max_new_tokens=3, dtype="float64", device="cpu")
+
+    Case(prior=load()).run(tmp_path / "fit", 2)
+    (tmp_path / "prior").rename(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").rename(tmp_path / "prior")
+    assert torch.equal(Case(prior=load()).run(tmp_path / "fit", resume=True), whole)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import pyro, torch
+import pyro.distributions as dist
+from inference import FusedOptimizer, LeaveOneOut_ELBO, fit
+from tests.model.tiny import tiny
+prior, WEIGHT, NAMES = tiny(), float(sys.argv[2]), {"good", "bad", "fine", "dull"}
+def helper(response):
+    return WEIGHT * (response == 3).double().sum(-1)
+def model(prompts):
+    with pyro.plate("prompts", len(prompts), dim=-1):
+        response = pyro.sample("response", prior(prompts))
+        pyro.factor("evidence", helper(response) if "good" in NAMES else 0)
+def guide(prompts):
+    logits = pyro.param("logits", torch.zeros(3, 5, dtype=torch.float64))
+    with pyro.plate("prompts", len(prompts), dim=-1):
+        return pyro.sample("response", dist.Categorical(logits=logits).to_event(1).expand([len(prompts)]))
+fit(model, guide, prior.encode(["a"]), num_steps=int(sys.argv[3]), objective=LeaveOneOut_ELBO(4), resume=True,
+    optimizer=FusedOptimizer(), checkpoint_folder=Path(sys.argv[1]), progress=False)
+"""
+
+
+@pytest.mark.slow
+def test_plain_programs_are_the_same_in_another_process_and_differ_by_what_they_name(tmp_path, monkeypatch):
+    """A variable of the module that a function of the program names; a set's order, which is of the process, plays no part."""
+
+    def run(monkeypatch, *arguments):
+        monkeypatch.setattr(sys, "argv", ["script", str(tmp_path), *arguments])
+        exec(compile(SCRIPT, "script", "exec"), {"__name__": "__main__"})
+
+    environment = os.environ | {"PYTHONHASHSEED": "1"}
+    subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path), "0.5", "1"], cwd=Path.cwd(), env=environment, check=True)
+    run(monkeypatch, "0.5", "2")
+    with pytest.raises(CheckpointError, match=r"is of a fit with 0\.5, got 0\.75 \(model\.helper\.WEIGHT\)"):
+        run(monkeypatch, "0.75", "3")
+
+
+# Damage
+
+
+def flip(path, place=-1):
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def link(path):
+    path.rename(path.with_suffix(".real"))
+    path.symlink_to(path.with_suffix(".real"))
+
+
+FILES = [*(f"{name}.safetensors" for name in ("guide", "optimizer", "objective", "random")), "state.json", "digests.json"]
+
+
+@pytest.mark.parametrize("damage", [flip, cut, link, Path.unlink], ids=["flip", "cut", "link", "delete"])
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(name, damage, tmp_path, whole):
+    if damage is link and name == "digests.json":
+        pytest.skip("the digests themselves have no digest")
+    case = Case(objective=lambda: LogVariance(4, replay=8)) if name.startswith("objective") else Case()
+    expected = case.run(tmp_path / "whole") if name.startswith("objective") else whole
+    case.run(tmp_path / "fit", 3)
+    assert [path.name for path in sorted((tmp_path / "fit").glob("step-*"))] == ["step-00000002", "step-00000003"]
+    damage(tmp_path / "fit" / "step-00000003" / name)
+    with pytest.warns(UserWarning, match=r"checkpoint step-00000003 is damaged: .*Going on from step-00000002, the one before"):
+        assert torch.equal(case.run(tmp_path / "fit", resume=True), expected)
+    names = [path.name for path in sorted((tmp_path / "fit").glob("step-*"))]
+    assert names == ["step-00000003", "step-00000004"], "what was damaged was written again"
+
+
+def test_if_none_is_whole_that_is_said(tmp_path):
+    Case().run(tmp_path, 2)
+    for name in ("step-00000001", "step-00000002"):
+        flip(tmp_path / name / "guide.safetensors")
+    with pytest.raises(CheckpointError, match=r"step-00000002 is damaged: .*step-00000001 is damaged: .* No checkpoint in"):
+        Case().run(tmp_path, resume=True)
+
+
+def drop_one(tensors):
+    tensors.popitem()
+    return tensors
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("guide", drop_one, "is of another guide: 1 parameters differ"),
+        ("guide", lambda tensors: {key: t[:1] for key, t in tensors.items()}, "is of another guide: 1 parameters differ"),
+        (
+            "guide",
+            lambda tensors: {key: t.float() for key, t in tensors.items()},
+            "in float32 where .* in float64 was expected",
+        ),
+        ("optimizer", lambda tensors: {f"other/{key}": t for key, t in tensors.items()}, "expected no such parameter"),
+        ("optimizer", lambda tensors: {key: t.repeat(2) if not t.dim() else t[:1] for key, t in tensors.items()}, "expected"),
+        ("objective", drop_one, "is no state of Proximal_ELBO"),
+        ("random", drop_one, "has no state of the CPU's generator"),
+        ("random", lambda tensors: {key: t[:-1] for key, t in tensors.items()}, "has no state of the CPU's generator"),
+    ],
+)
+def test_states_of_other_names_shapes_or_types_are_refused(name, change, told, tmp_path):
+    """Whole files, so that no digest tells; the guide is as it was before."""
+    from inference.objectives import OBJECTIVES
+
+    case = Case(objective=lambda: OBJECTIVES["proximal"](num_particles=4))
+    case.run(tmp_path, 1)
+    checkpoint = tmp_path / "step-00000001"
+    save_file(change(dict(load_file(checkpoint / f"{name}.safetensors"))), checkpoint / f"{name}.safetensors")
+    seal(checkpoint)
+    guides = []
+    case.guide = lambda *args: guides.append(MeanField(*args)) or guides[0]
+    with pytest.raises(CheckpointError, match=told):
+        case.run(tmp_path, resume=True)
+    assert not parameters_of(guides[0]).any()
+
+
+# Links and foreign names
+
+
+def test_foreign_names_are_neither_read_nor_deleted(tmp_path, whole):
+    kept = {"step-1-backup": True, "step-00000009.bak": True, "step-notes.txt": False, "step-3": True, ".step-x.partial": True}
+    for name, folder in kept.items():
+        (tmp_path / name).mkdir() if folder else (tmp_path / name).touch()
+    (tmp_path / ".step-00000001.partial").mkdir()
+    assert torch.equal(Case().run(tmp_path), whole)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {*kept, ".lock", "step-00000003", "step-00000004"}
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_checkpoint_that_is_a_link_is_neither_followed_nor_deleted(resume, tmp_path):
+    Case().run(tmp_path / "other", 2)
+    (tmp_path / "fit").mkdir()
+    (tmp_path / "fit" / "step-00000100").symlink_to(tmp_path / "other" / "step-00000002")
+    with pytest.raises(CheckpointError, match=r"step-00000100 is a link, .*links are not followed"):
+        Case().run(tmp_path / "fit", resume=resume)
+    assert (tmp_path / "other" / "step-00000002" / "guide.safetensors").is_file()
+    (tmp_path / "fit" / "step-00000100").unlink()
+    (tmp_path / "fit" / "step-00000100").touch()
+    with pytest.raises(CheckpointError, match="step-00000100 is a file"):
+        Case().run(tmp_path / "fit", resume=resume)
+
+
+def test_leftovers_are_not_followed(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    (tmp_path / "fit").mkdir()
+    for name in (".step-00000001.partial", ".step-00000001.old"):
+        (tmp_path / "fit" / name).symlink_to(tmp_path / "mine")
+        with pytest.raises(CheckpointError, match="cannot be written"):
+            Case().run(tmp_path / "fit", 1) if "partial" in name else Case().run(tmp_path / "fit", 3)
+        (tmp_path / "fit" / name).unlink()
+        shutil.rmtree(tmp_path / "fit")
+        (tmp_path / "fit").mkdir()
+    assert (tmp_path / "mine" / "file").is_file()
+
+
+# One at a time
+
+
+def test_a_folder_in_use_is_refused_until_its_process_has_died(tmp_path):
+    code = "import fcntl, sys, time\nfile = open(sys.argv[1] + '/.lock', 'w')\nfcntl.flock(file, fcntl.LOCK_EX)\n"
+    code += "print('has it', flush=True)\ntime.sleep(60)\n"
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()
+    with pytest.raises(FolderInUseError, match="is in use by another run"):
+        Case().run(tmp_path, 1, resume=True)
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    Case().run(tmp_path, 1, resume=True)
+
+
+def test_two_fits_of_one_process_do_not_share_a_folder(tmp_path):
+    with locked(tmp_path), pytest.raises(FolderInUseError):
+        Case().run(tmp_path, 1)
+    (tmp_path / ".lock").unlink()
+    (tmp_path / ".lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError), locked(tmp_path):  # noqa: PT011 - the system's own
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+
+
+# Kills and full disks at every operation on files
+
+
+class KilledError(BaseException):
+    """Stands for what ends a process at once: nothing is done after it."""
+
+
+def no_space():
+    return OSError(28, "No space left on device")
+
+
+def fail_at(monkeypatch, nth, error, *, once):
+    """Raise at the nth operation on files, and at all after it unless `once`. Nothing waits for the disk."""
+    done = 0
+
+    def counted(operation):
+        def run(*args, **kwargs):
+            nonlocal done
+            done += 1
+            if done == nth or (done > nth and not once):
+                raise error()
+            return operation(*args, **kwargs)
+
+        return run
+
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    for name in ("fsync", "rename", "replace", "mkdir", "rmdir", "unlink", "open"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+    for place, name in ((inference.checkpoint, "save_file"), (Path, "write_text")):
+        monkeypatch.setattr(place, name, counted(getattr(place, name)))
+    return lambda: done
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("error", "once", "told"),
+    [(KilledError, False, "^$"), (no_space, True, "No space left on device"), (no_space, False, "No space left on device")],
+    ids=["kill", "full for a moment", "full"],
+)
+def test_after_a_fault_at_any_operation_a_resume_ends_the_same(error, once, told, tmp_path, monkeypatch):
+    """Two checkpoints are there, a third is written while the first is deleted. What the disk refuses has the error's name."""
+    case = Case()
+    whole = case.run(tmp_path / "start", 3)
+    shutil.rmtree(tmp_path / "start")
+    case.run(tmp_path / "start", 2)
+    messages = []
+    for nth in range(1, 200):
+        folder = _copy(tmp_path, str(nth))
+        with monkeypatch.context() as patch:
+            count = fail_at(patch, nth, error, once=once)
+            try:
+                case.run(folder, 3, resume=True)
+            except (CheckpointError, OSError, KilledError) as fault:
+                messages.append(str(fault))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", lambda _: None)
+            assert torch.equal(case.run(folder, 3, resume=True), whole), nth
+        if count() < nth:
+            break
+        shutil.rmtree(folder)
+    assert 30 < nth < 199
+    assert len(messages) > 20
+    assert all(re.search(told, message) for message in messages), messages
+
+
+def _copy(tmp_path, name):
+    shutil.copytree(tmp_path / "start", tmp_path / name)
+    return tmp_path / name
+
+
+def test_a_full_disk_ends_a_fit_by_name_with_the_last_checkpoint_whole(tmp_path, monkeypatch, whole):
+    case = Case()
+    case.run(tmp_path, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(no_space()))
+        with pytest.raises(
+            CheckpointError, match=r"of step 3 cannot be written .*No space left .*last whole one is step-00000002"
+        ):
+            case.run(tmp_path, resume=True)
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "step-00000001", "step-00000002"}, "room was made"
+    assert torch.equal(case.run(tmp_path, resume=True), whole)
+
+
+def test_the_fingerprint_can_be_read(tmp_path):
+    Case().run(tmp_path, 1)
+    found = json.loads((tmp_path / "step-00000001" / "state.json").read_text())["fingerprint"]
+    assert found["model.beta"] == "0.5"
+    assert found["objective.num_particles"] == "4"
+    assert re.fullmatch("#[0-9a-f]{32}", found["model.prior.network.weights"])
+    assert len(json.dumps(found)) < 20_000
+    assert pyro.get_param_store().keys() == set()

@@ -1,0 +1,330 @@
+"""NaN and infinity never pass for numbers: a guide of NaN is an error that names it, and so are weights, values and draws."""
+
+import math
+from dataclasses import dataclass
+
+import pyro
+import pytest
+import torch
+from torch import Tensor
+
+from guides import FineTuned, MeanField, Tabular, Twisted
+from guides.mixture import Mixture
+from inference import (
+    DIVERGENCES,
+    Enumeration,
+    Estimate,
+    NoSupportError,
+    NotANumberError,
+    NotNormalisedError,
+    Posterior,
+    PriorBank,
+    PriorDraws,
+    annealed_smc,
+    diagnose,
+    effective_sample_size,
+    entropy,
+    expectation,
+    importance_sampling,
+    joint_at,
+    log_guide_at,
+    log_z_bounds,
+    metropolis_hastings,
+    pareto_k,
+    quasi_rejection,
+    rejection_sampling,
+    sequential_monte_carlo,
+    simulation_based_calibration,
+)
+from inference.estimate import log_mean_exp
+from inference.objectives.log_z_average import LogZAverage
+from inference.order_statistics import best_of_n_kl, best_of_n_win_rate
+from inference.samplers.resampling import RESAMPLING
+from inference.samplers.suffix_move import suffix_move
+from model import AlignmentModel, BradleyTerry, Comparisons, EvidenceError, RewardPosterior, TokenEvidence, ZeroEvidenceError
+from model.preferences import LinearHead, Standardised
+
+NAN, INF = math.nan, math.inf
+
+
+def float64(values: object) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def spoilt(guide, name):
+    """The guide with one NaN among the numbers of one parameter."""
+    with torch.no_grad():
+        dict(guide.named_parameters())[name].view(-1)[0] = NAN
+    return guide
+
+
+def after_a_step_in_half_precision(prior, prompts):
+    """Adam's epsilon of 1e-8 is 0 in float16, and 0/0 what it makes of a weight without gradient."""
+    guide = FineTuned(prior, dtype="float16")
+    log_guide_at(guide, prompts, prior(prompts).enumerate_support()).sum().backward()
+    torch.optim.Adam(guide.parameters(), lr=1e-3).step()
+    return guide
+
+
+GUIDES = {
+    "Tabular": lambda prior, prompts: spoilt(Tabular(prior, prompts), "table"),
+    "MeanField": lambda prior, prompts: spoilt(MeanField(prior, prompts), "logits"),
+    "Twisted": lambda prior, prompts: spoilt(Twisted(prior), "head.write.bias"),
+    "Mixture": lambda prior, prompts: spoilt(Mixture([Tabular(prior, prompts), Twisted(prior)]), "components.0.table"),
+    "FineTuned": after_a_step_in_half_precision,
+}
+EXACT = [
+    "elbo",
+    "kl_guide_posterior",
+    "kl_posterior_guide",
+    "kl_guide_prior",
+    "expected_log_evidence",
+    "total_variation",
+    "elbo_gradient",
+]
+SAMPLERS = {
+    "importance": importance_sampling,
+    "rejection": lambda *args, **options: rejection_sampling(*args, log_bound=50.0, **options),
+    "metropolis-hastings": lambda *args, **options: metropolis_hastings(*args, num_chains=4, **options),
+    "smc": sequential_monte_carlo,
+    "annealed-smc": annealed_smc,
+}
+
+
+@pytest.fixture(scope="module", params=GUIDES)
+def of_nan(request, small_prior, prompts):
+    """A guide with NaN among its parameters, and its name."""
+    return GUIDES[request.param](small_prior, prompts), request.param
+
+
+@pytest.mark.parametrize("measure", EXACT)
+def test_a_guide_of_nan_is_never_reported_as_exact(truth, of_nan, measure):
+    guide, name = of_nan
+    with pytest.raises(NotANumberError, match=rf"the guide {name} has log-probability nan .* parameters are NaN or infinite"):
+        getattr(truth, measure)(guide)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_guide_of_nan_proposes_nothing(model, prompts, of_nan, sampler):
+    with pytest.raises(FloatingPointError, match="NaN"):
+        SAMPLERS[sampler](model, prompts, guide=of_nan[0], num_samples=32)
+
+
+def test_a_guide_of_nan_is_not_diagnosed(model, prompts, of_nan):
+    with pytest.raises(FloatingPointError, match="NaN"):
+        diagnose(model, of_nan[0], prompts, num_samples=32, num_prior_draws=32)
+
+
+def test_nan_where_the_guide_never_goes_is_met_where_the_posterior_does(model, small_prior, prompts):
+    guide = Tabular(small_prior, prompts)
+    with torch.no_grad():
+        guide.table[:, 0, 7] = -1e4  # never begins with `good`
+        guide.table[:, 1 + guide.word[7]] = NAN
+    with pytest.raises(NotANumberError, match="the guide Tabular has log-probability nan"):
+        diagnose(model, guide, prompts, num_samples=64, num_prior_draws=2000, log_evidence_bound=1 / 0.3)
+
+
+def test_a_guide_of_nan_bounds_nothing(truth, model, prompts, of_nan):
+    with pytest.raises(FloatingPointError, match="NaN"):
+        log_z_bounds(model, prompts, truth.support[truth.log_posterior[:, 0].argmax()], guide=of_nan[0], num_samples=4)
+
+
+def test_a_prior_of_nan_is_an_error(small_prior, prompts, model):
+    tuned = FineTuned(small_prior)
+    nan = AlignmentModel(spoilt(tuned, next(iter(tuned.trained()))).language_model, {}, 1.0)
+    with pytest.raises(NotANumberError, match="the model AlignmentModel has log-probability nan"):
+        joint_at(nan, prompts, small_prior(prompts).enumerate_support())
+    with pytest.raises(FloatingPointError, match="NaN"):
+        importance_sampling(nan, prompts, guide=small_prior_as_guide(small_prior), num_samples=8)
+
+
+def small_prior_as_guide(prior):
+    return AlignmentModel(prior, {}, beta=1.0)
+
+
+def test_a_guide_over_other_responses_is_no_law_over_these(truth, small_prior, prompts):
+    """A guide that ends after one token, where the truth lists two: a part of its mass is on other rows."""
+    half = lambda prompts: Halved(small_prior)(prompts)  # noqa: E731
+    with pytest.raises(NotNormalisedError, match=r"sum to 0\.5, expected 1"):
+        truth.kl_guide_posterior(half)
+
+
+@dataclass
+class Halved:
+    """A program whose log-probabilities are log 2 too low."""
+
+    prior: object
+
+    def __call__(self, prompts):
+        class Lower(type(self.prior(prompts))):
+            def log_prob(self, value):
+                return super().log_prob(value) - math.log(2)
+
+        distribution = self.prior(prompts)
+        distribution.__class__ = Lower
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            return pyro.sample("response", distribution)
+
+
+def test_a_law_with_zeros_has_a_gradient_and_one_that_draws_the_impossible_has_none(small_prior, prompts, model, truth):
+    guide = Twisted(small_prior, top_k=3)
+    gradient = truth.elbo_gradient(guide)
+    assert all(bool(part.isfinite().all()) for part in gradient.values())
+    assert max(part.abs().max().item() for part in gradient.values()) > 0
+    no_good = TokenEvidence(lambda response, _: torch.where(response[..., 0] == 7, -INF, 0.0), small_prior)
+    with pytest.raises(ZeroEvidenceError, match="the guide Tabular can draw what the evidence rules out"):
+        Enumeration(AlignmentModel(small_prior, no_good, 1.0), prompts).elbo_gradient(Tabular(small_prior, prompts))
+
+
+# probability 0 counts as 0; NaN is not probability 0
+
+
+def test_an_expectation_drops_what_has_probability_zero_and_nothing_else():
+    prob, values = float64([[0.0, 0.5], [1.0, 0.5]]), float64([[NAN, 1.0], [2.0, 3.0]])
+    assert torch.equal(expectation(prob, values), float64([2.0, 2.0]))
+    assert expectation(float64([[NAN], [1.0]]), float64([[1.0], [1.0]])).isnan().all()
+    assert expectation(float64([[0.5], [0.5]]), float64([[NAN], [1.0]])).isnan().all()
+    assert torch.equal(expectation(float64([[0.5], [0.5]]), float64([[-INF], [1.0]])), float64([-INF]))
+
+
+def test_entropy_is_of_a_law():
+    assert entropy(float64([[0.5], [0.5], [0.0]]).log()).item() == pytest.approx(math.log(2))
+    for log_prob in ([[NAN], [0.0]], [[-1.0], [-1.0]]):
+        with pytest.raises(NotNormalisedError, match="expected 1"):
+            entropy(float64(log_prob))
+
+
+# weights, values and draws
+
+ODD = pytest.mark.parametrize("odd", [NAN, INF])
+
+
+@ODD
+@pytest.mark.parametrize("of_weights", [effective_sample_size, pareto_k, log_mean_exp])
+def test_weights_that_are_no_numbers_are_refused(odd, of_weights):
+    log_weight = torch.zeros(30, 2)
+    log_weight[3, 1] = odd
+    with pytest.raises(NotANumberError, match=r"a log weight is (nan|inf) at index \(3, 1\) and no number in 1 of 60 places"):
+        of_weights(log_weight)
+
+
+@ODD
+def test_a_posterior_has_weights_and_an_estimate_that_are_numbers(odd):
+    response, weight = torch.zeros(2, 1, 3, dtype=torch.long), float64([[0.0], [0.0]])
+    with pytest.raises(NotANumberError, match="log_weight is"):
+        Posterior(response, float64([[odd], [0.0]]), None)
+    with pytest.raises(NotANumberError, match="log_z is"):
+        Posterior(response, weight, float64([odd]))
+    with pytest.raises(ValueError, match=r"log_weight has shape \(1, 2\)"):
+        Posterior(response, weight.T, None)
+
+
+def test_a_posterior_means_only_what_is_a_number():
+    posterior = Posterior(torch.zeros(2, 1, 3, dtype=torch.long), float64([[0.0], [-INF]]), None)
+    assert posterior.mean(float64([[2.0], [NAN]])).item() == 2
+    with pytest.raises(NotANumberError, match="the mean of values is nan"):
+        posterior.mean(float64([[NAN], [1.0]]))
+    with pytest.raises(ValueError, match=r"values have shape \(2,\)"):
+        posterior.mean(float64([1.0, 2.0]))
+    nothing = Posterior(posterior.response, float64([[-INF], [-INF]]), None)
+    with pytest.raises(NoSupportError, match="have weight 0"):
+        nothing.mean(float64([[1.0], [1.0]]))
+
+
+@ODD
+def test_a_bank_weighs_numbers(odd):
+    response, good = torch.zeros(3, 1, 2, dtype=torch.long), float64([[0.0], [-INF], [1.0]])
+    bad = float64([[odd], [0.0], [0.0]])
+    bank = PriorBank.of_draws(response, good)
+    for make in (lambda: PriorBank.of_draws(response, bad), lambda: PriorDraws(response, bad, None), lambda: bank.kl(bad)):
+        with pytest.raises(NotANumberError, match=r"is (nan|inf)"):
+            make()
+    with pytest.raises(NotANumberError, match="log_weight is"):
+        bank.mean(bad, good)
+    assert bank.mean(good, float64([[1.0], [odd], [1.0]])).value == pytest.approx(1)  # of weight 0, it may be anything
+    with pytest.raises(NotANumberError, match="an estimate is nan"):
+        bank.mean(good, float64([[NAN], [0.0], [0.0]]))
+    with pytest.raises(NoSupportError, match="-inf for all 3 responses"):
+        bank.mean(torch.full_like(good, -INF), good)
+
+
+def test_an_estimate_is_of_numbers_and_one_sample_tells_no_error():
+    with pytest.raises(NotANumberError, match="a value to be averaged is nan"):
+        Estimate.of_mean(float64([[1.0], [NAN]]))
+    one = Estimate.of_mean(float64([[1.0, 3.0]]))
+    assert one.value == 2
+    assert math.isnan(one.standard_error)
+    assert str(one) == "2.000 ± nan"
+
+
+@pytest.mark.parametrize("prob", [[[NAN], [0.5]], [[-0.5], [1.5]]])
+def test_the_law_of_the_best_of_n_is_of_probabilities(prob):
+    cdf, cdf_left = float64([[0.5], [1.0]]), float64([[0.0], [0.5]])
+    for figure in (best_of_n_kl, best_of_n_win_rate):
+        with pytest.raises(ValueError, match="expected probabilities"):
+            figure(float64(prob), cdf, cdf_left, 4)
+
+
+def test_quasi_rejection_is_of_numbers():
+    table = float64([[-1.0], [-2.0]])
+    for arguments in ((table * NAN, table, 0.0), (table, table * NAN, 0.0)):
+        with pytest.raises(NotANumberError, match=r"log_(target|proposal) is nan"):
+            quasi_rejection(*arguments)
+    for bound in (NAN, INF, -INF, float64([NAN])):
+        with pytest.raises(ValueError, match=r"the bound on the log weights is .*, expected .*finite number"):
+            quasi_rejection(table, table, bound)
+
+
+@pytest.mark.parametrize("scheme", RESAMPLING)
+def test_particles_are_not_resampled_by_what_is_no_law(scheme):
+    for probability in ([[NAN], [0.5]], [[0.0], [0.0]], [[-0.5], [1.5]]):
+        with pytest.raises(ValueError, match="a column that is no law"):
+            RESAMPLING[scheme](float64(probability))
+
+
+def test_a_chain_does_not_move_by_weights_of_nan(small_prior, prompts):
+    distribution = small_prior(prompts)
+    response = distribution.sample((4,))
+    with pytest.raises(NotANumberError, match="log weight is nan"):
+        suffix_move(distribution, response, torch.zeros(4, 2), lambda proposed: torch.full((4, 2), NAN))
+
+
+def test_an_average_of_log_z_returns_nan_and_does_not_keep_it(prompts):
+    average = LogZAverage()
+    average.update(prompts, float64([1.0, 1.0]))
+    assert average.update(prompts, float64([NAN, 2.0])).isnan().tolist() == [True, False]
+    assert average.update(prompts, float64([1.0, 1.0])).isfinite().all()
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_slope_and_value_of_a_divergence_are_nan_at_nan(name):
+    divergence = DIVERGENCES[name]
+    assert divergence.slope(float64([NAN])).isnan().all()
+    assert divergence.value(float64([NAN])).isnan().all()
+
+
+def test_draws_of_nan_have_no_rank():
+    comparisons = Comparisons(torch.randn(6, 2), torch.randn(6, 2))
+
+    def infer(model, comparisons, *, num_samples, seed):
+        return torch.full((num_samples, 2), NAN)
+
+    with pytest.raises(NotANumberError, match="a quantity of a draw is nan"):
+        simulation_based_calibration(BradleyTerry(LinearHead(2)), comparisons, infer, num_simulations=1, num_samples=9)
+
+
+def test_a_reward_has_finite_weights():
+    with pytest.raises(ValueError, match="samples have weights that are NaN or infinite"):
+        RewardPosterior(LinearHead(2), object.__new__(Standardised), float64([[1.0, 0.0], [NAN, 0.0]]))
+
+
+@ODD
+def test_a_factor_of_a_plain_program_is_a_number(small_prior, prompts, odd):
+    def program(prompts):
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            response = pyro.sample("response", small_prior(prompts))
+            pyro.factor("taste", torch.full(response.shape[:-1], odd))
+
+    for run in (lambda: importance_sampling(program, prompts, num_samples=4), lambda: Enumeration(program, prompts)):
+        with pyro.validation_enabled(False), pytest.raises(EvidenceError, match=r"factor 'taste' is (nan|inf) at index"):
+            run()
