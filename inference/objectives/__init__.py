@@ -18,6 +18,7 @@ from inference.objectives.pyro_objectives import OnePromptRWS, renyi, reweighted
 from inference.objectives.response_objective import Losses, ResponseObjective
 from inference.objectives.reward_to_go import RewardToGo_ELBO
 from inference.objectives.wake_phi import WakePhi
+from model.checks import whole_number
 
 
 class Objective(NamedTuple):
@@ -37,6 +38,7 @@ class Objective(NamedTuple):
 
 def replayed(num_particles: int = 64) -> LogVariance:
     """Log-variance with three replayed responses for each fresh one, and those drawn from a bolder guide."""
+    num_particles = whole_number("num_particles", num_particles)
     return LogVariance(num_particles, replay=3 * num_particles, exploration=1.5)
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 
 from inference.density import Program, autoregressive
-from inference.objectives.leave_one_out import leave_one_out
+from inference.objectives.leave_one_out import BASELINE, leave_one_out
 from inference.objectives.response_objective import Losses, ResponseObjective
 from model import Prompts
 
@@ -33,6 +33,8 @@ class AnalyticKL_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
     Args:
         num_particles: K, at least 2.
     """
+
+    min_particles, why_particles = 2, BASELINE
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
         distribution, response = self.draw(guide, prompts)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from inference.density import Program
-from inference.objectives.leave_one_out import leave_one_out
+from inference.objectives.leave_one_out import BASELINE, leave_one_out
 from inference.objectives.response_objective import Losses, ResponseObjective
 from inference.order_statistics import best_of_n_log_ratio
 from inference.prior_draws import draw_from_prior
@@ -36,6 +36,7 @@ class BestOfN_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its o
     """
 
     bears_zero_evidence = True
+    min_particles, why_particles = 2, BASELINE
 
     def __init__(self, num_particles: int = 64, *, n: int = 16, num_prior_draws: int = 1024) -> None:
         if n < 1:

@@ -27,13 +27,14 @@ class ContrastiveTwist(ResponseObjective):
     the entropy of p*(x_<=t), which does not depend on the guide.
 
     Args:
-        num_particles: K.
+        num_particles: K, at least 2.
 
     Raises:
         TypeError: if the guide has no twist.
     """
 
     bears_zero_evidence = True
+    min_particles, why_particles = 2, "of one, both means are the same, and the gradient is 0"
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
         distribution, response = self.draw(guide, prompts)

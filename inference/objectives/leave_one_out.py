@@ -19,6 +19,10 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from inference.response_site import SameResponses
+from model.checks import whole_number
+
+BASELINE = "the baseline is the mean of the others"
+"""Why one particle is too few."""
 
 
 class LeaveOneOut_ELBO(Trace_ELBO):  # noqa: N801 - named as Pyro names its objectives
@@ -33,8 +37,8 @@ class LeaveOneOut_ELBO(Trace_ELBO):  # noqa: N801 - named as Pyro names its obje
     """
 
     def __init__(self, num_particles: int = 64, max_plate_nesting: int = 1) -> None:
-        if num_particles < 2:
-            raise ValueError(f"num_particles is {num_particles}, expected at least 2: the baseline is the mean of the others")
+        num_particles = whole_number("num_particles", num_particles, at_least=2, why=BASELINE)
+        max_plate_nesting = whole_number("max_plate_nesting", max_plate_nesting, at_least=0)
         super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting, vectorize_particles=True)
 
     def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
@@ -63,8 +67,7 @@ class LeaveOneOut_ELBO(Trace_ELBO):  # noqa: N801 - named as Pyro names its obje
 
 def leave_one_out(values: Tensor) -> Tensor:
     """Each value minus the mean of the others along the first dimension, `[K, ...]`: a baseline that costs no bias."""
-    if len(values) < 2:
-        raise ValueError(f"num_particles is {len(values)}, expected at least 2: the baseline is the mean of the others")
+    whole_number("num_particles", len(values), at_least=2, why=BASELINE)
     return (values - values.mean(0)) * (len(values) / (len(values) - 1))
 
 

@@ -19,6 +19,7 @@ from inference.density import Program
 from inference.objectives.replay_buffer import ReplayBuffer
 from inference.objectives.response_objective import Losses, ResponseObjective, tempered
 from model import Prompts
+from model.checks import whole_number
 
 
 class LogVariance(ResponseObjective):
@@ -36,9 +37,9 @@ class LogVariance(ResponseObjective):
     """
 
     def __init__(self, num_particles: int = 64, *, replay: int = 0, capacity: int = 4096, exploration: float = 1.0) -> None:
-        if num_particles + replay < 2:
-            raise ValueError(f"num_particles + replay is {num_particles + replay}, expected at least 2: one has no variance")
         super().__init__(num_particles)
+        replay = whole_number("replay", replay, at_least=0)
+        whole_number("num_particles + replay", self.num_particles + replay, at_least=2, why="one has no variance")
         self.replay = replay
         self.exploration = exploration
         self.buffer = ReplayBuffer(capacity)

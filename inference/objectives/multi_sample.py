@@ -32,10 +32,7 @@ class MultiSample_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names i
         num_particles: K, at least 2.
     """
 
-    def __init__(self, num_particles: int = 64) -> None:
-        if num_particles < 2:
-            raise ValueError(f"num_particles is {num_particles}, expected at least 2: with 1 the bound is the ELBO")
-        super().__init__(num_particles)
+    min_particles, why_particles = 2, "with 1 the bound is the ELBO"
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
         distribution, response = self.draw(guide, prompts)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from inference.density import Program
+from inference.objectives.leave_one_out import BASELINE
 from inference.objectives.response_objective import Losses, ResponseObjective, part_of
 from model import Prompts
 
@@ -52,9 +53,9 @@ class Proximal_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its 
         clip: eps, how far the ratio may go from 1; None for no clip.
     """
 
+    min_particles, why_particles = 2, BASELINE
+
     def __init__(self, num_particles: int = 64, *, epochs: int = 4, clip: float | None = 0.2) -> None:
-        if num_particles < 2:
-            raise ValueError(f"num_particles is {num_particles}, expected at least 2: the baseline is the mean of the others")
         if epochs < 1:
             raise ValueError(f"epochs is {epochs}, expected at least 1")
         super().__init__(num_particles)

@@ -8,34 +8,42 @@ from typing import Any
 from pyro.infer import RenyiELBO, ReweightedWakeSleep, Trace_ELBO, TraceGraph_ELBO
 
 from inference.objectives.response_objective import only_argument
+from model.checks import whole_number
 
 
 def trace(num_particles: int = 64) -> Trace_ELBO:
     """REINFORCE without a baseline. Unbiased; at q = p* its variance is (log Z)^2 tr F, F the Fisher information."""
+    num_particles = whole_number("num_particles", num_particles)
     return Trace_ELBO(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
 
 
 def trace_graph(num_particles: int = 64) -> TraceGraph_ELBO:
     """Costs that a site did not cause are left out: with the one site `response` nothing is, and it is `Trace_ELBO`."""
-    return TraceGraph_ELBO(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
+    return TraceGraph_ELBO(
+        num_particles=whole_number("num_particles", num_particles), max_plate_nesting=1, vectorize_particles=True
+    )
 
 
 def renyi(num_particles: int = 64, alpha: float = 0.5) -> RenyiELBO:
     """The variational Renyi bound (Li and Turner 2016, arXiv 1602.02311) with Pyro's gradient.
 
     Raises:
-        ValueError: at alpha = 0, where that gradient is 0 for a discrete guide.
+        ValueError: at alpha = 0, or with one particle, where that gradient is 0 for a discrete guide.
     """
     if alpha == 0:
         raise ValueError(
             "alpha is 0: Pyro's RenyiELBO weighs the score of a discrete guide by alpha/(1 - alpha), so that its gradient is "
             "exactly 0 and nothing would be learned. `MultiSample_ELBO` is that bound, with its gradient."
         )
+    why = "with 1 the bound is the ELBO, and Pyro's gradient of it has mean 0"
+    num_particles = whole_number("num_particles", num_particles, at_least=2, why=why)
     return RenyiELBO(alpha=alpha, num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
 
 
 def reweighted_wake_sleep(num_particles: int = 64) -> ReweightedWakeSleep:
     """The wake phase alone, for a model without parameters. One prompt a step: see `OnePromptRWS`."""
+    why = "one has all the weight whatever it is"
+    num_particles = whole_number("num_particles", num_particles, at_least=2, why=why)
     return OnePromptRWS(
         num_particles=num_particles, insomnia=1.0, model_has_params=False, max_plate_nesting=1, vectorize_particles=True
     )

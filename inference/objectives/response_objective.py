@@ -24,6 +24,7 @@ from torch import Tensor
 from inference.density import Joint, Program, autoregressive, log_factors, trace_at
 from inference.response_site import PAIRED, AtResponse, SameResponses, check_response_site, is_sample
 from model import BearsZeroEvidence, Prompts, ResponseDistribution
+from model.checks import whole_number
 
 _Draw = Callable[[TorchDistribution], Tensor]
 
@@ -50,6 +51,9 @@ class ResponseObjective(ELBO):
     Args:
         num_particles: K, responses drawn a step for each prompt.
 
+    Raises:
+        ValueError: for fewer particles than `min_particles`.
+
     Attributes:
         metrics: `elbo` and `log_evidence` of the guide as the last step estimates them, nats by the prompt, whatever it is that
             the objective descends; and what else it has to say.
@@ -59,7 +63,14 @@ class ResponseObjective(ELBO):
     bears_zero_evidence: ClassVar[bool] = False
     """Whether impossible responses (evidence -inf) are borne; else the model refuses them by name."""
 
+    min_particles: int = 1
+    """Fewest particles of which the gradient says anything."""
+
+    why_particles: str = ""
+    """Why fewer are refused."""
+
     def __init__(self, num_particles: int = 64) -> None:
+        num_particles = whole_number("num_particles", num_particles, at_least=self.min_particles, why=self.why_particles)
         super().__init__(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
         self.metrics: dict[str, float] = {}
         self.step_count = 0

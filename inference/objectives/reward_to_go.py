@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from inference.density import Program, autoregressive
-from inference.objectives.leave_one_out import leave_one_out
+from inference.objectives.leave_one_out import BASELINE, leave_one_out
 from inference.objectives.response_objective import Losses, ResponseObjective
 from model import Prompts
 
@@ -32,7 +32,7 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
     """The ELBO with its gradient token by token. Unbiased, value and gradient. Refuses evidence of -inf.
 
     Args:
-        num_particles: K.
+        num_particles: K, at least 2 for the baseline `leave-one-out`.
         baseline: `leave-one-out`, the other particles' mean of G_t; `value`, a function of the guide's state before the token,
             learned alongside by least squares; `none`.
     """
@@ -40,6 +40,8 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
     def __init__(self, num_particles: int = 64, baseline: Baseline = "leave-one-out") -> None:
         if baseline not in get_args(Baseline):
             raise ValueError(f"baseline is {baseline!r}, expected one of {', '.join(get_args(Baseline))}")
+        if baseline == "leave-one-out":
+            self.min_particles, self.why_particles = 2, f"{BASELINE}; the baselines `value` and `none` take 1"
         super().__init__(num_particles)
         self.baseline = baseline
         self.value: ValueFunction | None = None

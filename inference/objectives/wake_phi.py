@@ -21,10 +21,11 @@ class WakePhi(ResponseObjective):
     nothing in that step. The loss is minus the log of the mean weight, a bound on log Z; such a prompt is left out of it.
 
     Args:
-        num_particles: K.
+        num_particles: K, at least 2.
     """
 
     bears_zero_evidence = True
+    min_particles, why_particles = 2, "one has all the weight whatever it is, and a gradient of mean 0"
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
         distribution, response = self.draw(guide, prompts)

@@ -177,7 +177,7 @@ def test_choices_that_do_not_go_together(args):
         ({"steps": -3}, "--steps is -3, expected a whole number of at least 1"),
         ({"prompts_per_step": 0}, "--prompts-per-step is 0, expected a whole number of at least 1"),
         ({"prompts": ()}, "--prompts is empty"),
-        ({"particles": 1}, "--particles 1 with --objective leave-one-out: num_particles is 1, expected at least 2"),
+        ({"particles": 1}, "--particles 1 with --objective leave-one-out: num_particles is 1, expected a whole number"),
         ({"moment": ("words:good=0.5",), "kl_budget": 1.0}, "--moment moves the posterior"),
         (
             {"constraint": ("words:zzz",), "moment": ("words:good=0.5",), "objective": "forward-kl"},

@@ -127,7 +127,7 @@ def test_plain_svi_with_pyros_own_optimiser(model, small_prior, prompts, truth):
 
 
 def test_one_particle_is_refused():
-    with pytest.raises(ValueError, match="expected at least 2"):
+    with pytest.raises(ValueError, match="expected a whole number of at least 2"):
         LeaveOneOut_ELBO(1)
 
 

@@ -1,0 +1,67 @@
+"""Numbers of particles: too few, and what is no number, are refused at once, where the objective is made."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from inference import OBJECTIVES, Enumeration, RewardToGo_ELBO, log_guide_at
+from tests.inference.objectives.table import ONE, Table, Target, autograd, gradient, mean_gradient
+
+ONE_IS_ENOUGH = {
+    "trace",
+    "trace-graph",
+    "reward-to-go-value",
+    "trajectory-balance",
+    "forward-kl",
+    "forward-kl-adaptive",
+    "reverse-kl",
+    "jensen-shannon",
+    "total-variation",
+    "chi2-forward",
+    "chi2-reverse",
+    "alpha",
+}
+"""Have a baseline of their own, or none, or remember log Z or responses of earlier steps."""
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_one_particle_is_enough_or_refused(name):
+    """Once an objective has made a step, one particle has a gradient."""
+    if name not in ONE_IS_ENOUGH:
+        with pytest.raises(ValueError, match=r"num_particles( \+ replay)? is 1, expected a whole number of at least 2: "):
+            OBJECTIVES[name](num_particles=1)
+        return
+    model, guide, objective = Target(), Table(1), OBJECTIVES[name](num_particles=1)
+    drawn = Enumeration(model, ONE).support[[1, 5, 3]]  # [3, N, T]
+    gradients = [gradient(objective, model, guide, ONE, response[None])[1] for response in drawn]
+    assert gradients[-1].isfinite().all()
+    assert gradients[-1].norm() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["trace", "trace-graph", "reward-to-go-value"])
+def test_mean_gradient_of_one_particle_is_the_elbos(name):
+    model, guide = Target(), Table(1)
+    truth = Enumeration(model, ONE)
+    log_guide = log_guide_at(guide, ONE, truth.support)
+    exact = autograd(-(log_guide.exp() * (truth.log_joint - log_guide)).sum(), guide)
+    mean = mean_gradient(lambda: OBJECTIVES[name](num_particles=1), model, guide, ONE, 1)
+    assert torch.allclose(mean, exact, rtol=1e-9, atol=1e-10)
+
+
+def test_baselines_of_reward_to_go_differ_in_what_they_need():
+    with pytest.raises(ValueError, match="the baselines `value` and `none` take 1"):
+        RewardToGo_ELBO(1)
+    assert RewardToGo_ELBO(1, "none").num_particles == 1
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_what_is_no_number_of_particles_is_refused(name):
+    for number in (0, -3, True, 2.5, 8.0, math.nan, math.inf, "8", None, 10**12):
+        with pytest.raises(ValueError, match=r"num_particles is .*expected a whole number"):
+            OBJECTIVES[name](num_particles=number)
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert OBJECTIVES["wake-phi"](num_particles=np.int64(8)).num_particles == 8
