@@ -130,7 +130,7 @@ def test_what_distillation_leaves_is_a_share_of_what_the_prior_has(grammar, tmp_
     prompts = grammar.encode(["the film was"])
     truth = Enumeration(AlignmentModel(grammar, REWARDS["vader"](grammar), 1.0), prompts)
     best = truth.log_prior + log_ratio(truth.log_prior, truth.log_evidence, 4)
-    posterior = AlignmentModel(grammar, REWARDS["vader"](grammar), 0.35)
+    posterior = AlignmentModel(grammar, REWARDS["vader"](grammar), 0.52)
     for guide, learned in ((Fixed(grammar), False), (exact_table(posterior, prompts), True)):
         monkeypatch.setattr(best_of_n, "distil", lambda *_, guide=guide: guide)
         text, findings = best_of_n.on_grammar(args, RunFolder(tmp_path))

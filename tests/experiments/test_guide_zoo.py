@@ -112,7 +112,7 @@ def test_every_variant_runs_and_the_optimum_is_below_the_fit(name):
         job = Job("eight-tokens", name, direction, 0, 5, 16)
         fit = run(job).measured
         kl = guide_runs.MEASURE[direction]
-        steps = 200 if name == "tabular" else 12
+        steps = 300 if name == "tabular" else 12  # of the tables `optimum` asks for less than `NO_GAP`
         best = run(replace(job, seed=None, steps=steps)).measured
         assert 0 <= best[kl] < fit[kl]
         assert best["parameters"] == fit["parameters"] > 0

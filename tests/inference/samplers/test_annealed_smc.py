@@ -62,7 +62,7 @@ def test_chosen_temperatures_are_consistent(hard_world, ess_threshold):
         both = torch.cat([hard_world.z_ratio(posterior)[..., None] - 1, means - exact], -1)
         errors.append(both.square().mean(0).sum(-1))
     assert (errors[1] < errors[0] / 5).all()
-    assert (errors[1].sqrt() < 0.1).all()
+    assert (errors[1].sqrt() < 0.15).all()  # about 0.09, itself known to a tenth
 
 
 def test_chosen_temperatures_hit_the_threshold():

