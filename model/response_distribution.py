@@ -155,7 +155,16 @@ class ResponseDistribution(TorchDistribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Draw responses token by token. Returns `sample_shape + batch_shape + [T]`, token ids."""
+        """Draw responses token by token. Returns `sample_shape + batch_shape + [T]`, token ids.
+
+        Raises:
+            NotImplementedError: inside `torch.jit.trace`, as of Pyro's `JitTrace_ELBO`.
+        """
+        if torch.jit.is_tracing():
+            raise NotImplementedError(
+                "a response is drawn token by token until it ends, and its reward may be of a text: a trace by `torch.jit` "
+                "would repeat the first draw's loop and reward for ever. Use `Trace_ELBO` or `LeaveOneOut_ELBO`, without `Jit`"
+            )
         rows = self._rows.expand(*sample_shape, *self._rows.shape)
         return self._decode(rows.flatten()).view(*rows.shape, -1)
 

@@ -100,3 +100,10 @@ def test_readme_infers_a_reward_from_preferences(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(AGGREGATIONS)
     assert ["good" in line for line in lines] == [name != "marginal-likelihood" for name in AGGREGATIONS]
+
+
+def test_pyro_computes_the_truth(capsys):
+    (program,) = programs("inference/README.md")
+    exec(program, {})
+    by_pyro, by_enumeration = re.findall(r"log Z by Pyro (\S+) by Enumeration (\S+)", capsys.readouterr().out)[0]
+    assert float(by_pyro) == pytest.approx(float(by_enumeration), abs=1e-10)
