@@ -73,9 +73,9 @@ class Mixture(Guide):
 
     def distribution(self, prompts: Prompts) -> ResponseDistribution:
         distributions = [component.distribution(prompts) for component in cast(Iterable[Guide], self.components)]
-        sizes = {(one.space.max_new_tokens, one.space.vocab_size) for one in distributions}
-        if len(sizes) > 1:
-            raise ValueError(f"components differ in (max_new_tokens, vocab_size): got {sorted(sizes)}, expected one of each")
+        for one in distributions:
+            if (difference := distributions[0].space.difference(one.space)) is not None:
+                raise ValueError(f"components have different responses, with {difference}: expected the same")
         return ResponseDistribution(_MixtureDecoder(distributions, self.logits), prompts, distributions[0].space)
 
 

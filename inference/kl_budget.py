@@ -90,6 +90,8 @@ def solve_beta(
                 f"evidence {name!r} depends on beta, so that its posteriors need not come nearer to the prior as beta grows, "
                 "and a budget says nothing. Choose beta; or solve for it without this, and add it then"
             )
+    if per_prompt:
+        _check_texts(prompts)
     bank = draw_prior_bank(model, prompts, num_draws)
 
     def solve(part: PriorBank) -> float:
@@ -166,6 +168,17 @@ def _spread(bank: PriorBank) -> float:
 def _possible(bank: PriorBank) -> Tensor:
     """The reward, 0 where a response is impossible."""
     return bank.log_evidence.masked_fill(bank.log_evidence.isneginf(), 0.0)
+
+
+def _check_texts(prompts: Prompts) -> None:
+    """Refuse two prompts of one text but other token ids: a beta by text would meet the budget of one of them alone."""
+    rows: dict[str, list[int]] = {}
+    for text, row in zip(prompts.texts, prompts.rows(), strict=True):
+        if rows.setdefault(text, row) != row:
+            raise ValueError(
+                f"two prompts are {text!r} with different token ids, and a beta for each prompt goes by its text: solve for "
+                "each of them alone, or give them different texts"
+            )
 
 
 def _column(bank: PriorBank, n: int) -> PriorBank:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,6 +42,19 @@ class Prompts:
     def rows(self) -> list[list[int]]:
         """The token ids of each prompt, without padding."""
         return [ids[mask].tolist() for ids, mask in zip(self.ids.cpu(), self.mask.cpu(), strict=True)]
+
+    def names(self) -> list[str]:
+        """A name of each prompt for what is remembered of it: of its text, its token ids and how often it came before here.
+
+        Texts alone may be the same for two prompts of different ids, or for two that evidence tells apart by position.
+        """
+        met: Counter[str] = Counter()
+        names = []
+        for text, row in zip(self.texts, self.rows(), strict=True):
+            digest = hashlib.sha256(repr((text, row)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+            names.append(f"{digest}.{met[digest]}")
+            met[digest] += 1
+        return names
 
     def __len__(self) -> int:
         return len(self.texts)

@@ -63,8 +63,8 @@ class BestOfN_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its o
         The response counts among the draws it is ranked with: F never is 0, nor a tie of probability 0.
         """
         ratios = []
-        for text, value in zip(prompts.texts, log_evidence.unbind(-1), strict=True):
-            known = self._evidence[text]
+        for name, value in zip(prompts.names(), log_evidence.unbind(-1), strict=True):
+            known = self._evidence[name]
             below, upto = (torch.searchsorted(known, value.contiguous(), right=right) for right in (False, True))
             total = len(known) + 1
             ratios.append(best_of_n_log_ratio((upto + 1) / total, below / total, self.n))
@@ -72,11 +72,12 @@ class BestOfN_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its o
 
     def _meet(self, model: Program, prompts: Prompts) -> None:
         """Draw from the prior for the prompts that are new."""
-        new = [i for i, text in enumerate(prompts.texts) if text not in self._evidence]
+        names = prompts.names()
+        new = [i for i, name in enumerate(names) if name not in self._evidence]
         if new:
             draws = draw_from_prior(model, prompts[new], self.num_prior_draws)
             for i, column in zip(new, draws.log_evidence.double().T, strict=True):
-                self._evidence[prompts.texts[i]] = column.sort().values
+                self._evidence[names[i]] = column.sort().values
 
     def get_state(self) -> dict[str, Tensor]:
         return dict(self._evidence)

@@ -163,7 +163,7 @@ class FDivergence(ResponseObjective):
         return self.proposal
 
     def get_state(self) -> dict[str, Tensor]:
-        state = {f"log_z/{text}": seen for text, seen in self.log_z.get_state().items()}
+        state = {f"log_z/{name}": seen for name, seen in self.log_z.get_state().items()}
         if self.proposal is not None:
             state |= {f"proposal/{name}": value for name, value in self.proposal.parameters.items()}
         return state | {"gain": torch.tensor(self._gain, dtype=torch.float64), "steps": torch.tensor(self._steps)}

@@ -29,22 +29,22 @@ class LogZAverage:
         An estimate of NaN or +inf is returned as it is and not added: the average would never be a number again.
         """
         averages = []
-        for text, new in zip(prompts.texts, log_z_hat.tolist(), strict=True):
+        for name, new in zip(prompts.names(), log_z_hat.tolist(), strict=True):
             if not new < math.inf:
                 averages.append(new)
                 continue
-            old, count = self._seen.get(text, (-math.inf, 0))
+            old, count = self._seen.get(name, (-math.inf, 0))
             keep = min(self.decay, count / (count + 1))
             kept = old + math.log(keep) if keep > 0 else -math.inf
             average = float(np.logaddexp(kept, new + math.log1p(-keep)))
-            self._seen[text] = (average, count + 1)
+            self._seen[name] = (average, count + 1)
             averages.append(average)
         return log_z_hat.new_tensor(averages)
 
     def get_state(self) -> dict[str, Tensor]:
         """By prompt: the average and how many estimates it has seen."""
-        return {text: torch.tensor(seen, dtype=torch.float64) for text, seen in self._seen.items()}
+        return {name: torch.tensor(seen, dtype=torch.float64) for name, seen in self._seen.items()}
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         """Take up what `get_state` gave."""
-        self._seen = {text: (seen[0].item(), int(seen[1].item())) for text, seen in state.items()}
+        self._seen = {name: (seen[0].item(), int(seen[1].item())) for name, seen in state.items()}

@@ -38,18 +38,18 @@ class ReplayBuffer:
 
     def add(self, prompts: Prompts, response: Tensor, log_joint: Tensor) -> None:
         """Add `response` `[K, N, T]` with `log_joint` `[K, N]`; what is in the buffer already is not added again."""
-        for n, text in enumerate(prompts.texts):
+        for n, name in enumerate(prompts.names()):
             new = Seen(response[:, n], log_joint[:, n])
-            old = self.seen.get(text)
+            old = self.seen.get(name)
             both = new if old is None else Seen(*(torch.cat(pair) for pair in zip(old, new, strict=True)))
             kept = _first_of_each(both.response)[-self.capacity :]
-            self.seen[text] = Seen(both.response[kept], both.log_joint[kept])
+            self.seen[name] = Seen(both.response[kept], both.log_joint[kept])
 
     def draw(self, prompts: Prompts, num_draws: int) -> tuple[Tensor, Tensor]:
         """Uniform draws for each prompt, without replacement while there are enough: `[R, N, T]`, and log-joint `[R, N]`."""
         drawn = []
-        for text in prompts.texts:
-            seen = self.seen[text]
+        for name in prompts.names():
+            seen = self.seen[name]
             size = len(seen.log_joint)
             order = torch.cat([torch.randperm(size) for _ in range(-(-num_draws // size))])[:num_draws]
             drawn.append(Seen(*(kept[order.to(kept.device)] for kept in seen)))
@@ -57,13 +57,13 @@ class ReplayBuffer:
 
     def get_state(self) -> dict[str, Tensor]:
         """By prompt, for checkpoints."""
-        responses = {f"response/{text}": seen.response for text, seen in self.seen.items()}
-        return responses | {f"log_joint/{text}": seen.log_joint for text, seen in self.seen.items()}
+        responses = {f"response/{name}": seen.response for name, seen in self.seen.items()}
+        return responses | {f"log_joint/{name}": seen.log_joint for name, seen in self.seen.items()}
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         """Take up what `get_state` gave."""
         log_joint = part_of(state, "log_joint/")
-        self.seen = {text: Seen(response, log_joint[text]) for text, response in part_of(state, "response/").items()}
+        self.seen = {name: Seen(response, log_joint[name]) for name, response in part_of(state, "response/").items()}
 
 
 def _first_of_each(rows: Tensor) -> Tensor:

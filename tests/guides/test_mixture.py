@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from guides import FineTuned, MeanField, Mixture, Recurrent, Tempered, Twisted, mixture_of
+from guides import FineTuned, MeanField, Mixture, NGram, Recurrent, Tempered, Twisted, mixture_of
 from inference import log_guide_at
 from tests.model.tiny import PROMPTS, tiny
 
@@ -96,5 +96,9 @@ def test_what_cannot_be_mixed_is_refused(prior, prompts):
         Mixture([])
     with pytest.raises(TypeError, match="a component is a LanguageModel, expected a `Guide`: wrap it in `Fixed`"):
         Mixture([FineTuned(prior), prior])
-    with pytest.raises(ValueError, match=r"components differ in \(max_new_tokens, vocab_size\): got \[\(2, 5\), \(3, 5\)\]"):
+    with pytest.raises(ValueError, match="different responses, with max_new_tokens 3 and 2"):
         Mixture([FineTuned(prior), FineTuned(tiny(max_new_tokens=2))]).distribution(prompts)
+    other = NGram(prior)
+    other.pad_id += 1
+    with pytest.raises(ValueError, match="different responses, with pad_id"):
+        Mixture([FineTuned(prior), other]).distribution(prompts)

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from inference import BudgetError, Enumeration, solve_beta
-from model import AlignmentModel, TextEvidence, Tilt, WeightedSum, contains, vader_sentiment
+from model import AlignmentModel, Prompts, TextEvidence, Tilt, WeightedSum, contains, vader_sentiment
 from model.grammar import PROMPTS
 
 
@@ -143,6 +143,12 @@ def test_one_budget_and_a_reward_that_varies(small_prior, sentiment, prompts):
 def test_budget_that_few_draws_stand_for_is_warned_of(prior, prompts):
     with pytest.warns(UserWarning, match=r"effective draws of 400 stand for the posterior"):
         solve_beta(prior, TextEvidence(vader_sentiment, prior), prompts, max_kl=2.3, num_draws=400)
+
+
+def test_two_prompts_of_one_text_have_no_beta_by_text(prior):
+    same = Prompts.from_ids(prior.encode(["the film was", "the plot was"]).rows(), ["the", "the"])
+    with pytest.raises(ValueError, match="two prompts are 'the' with different token ids"):
+        solve_beta(prior, TextEvidence(vader_sentiment, prior), same, max_kl=0.3, per_prompt=True)
 
 
 def test_prompt_given_twice_has_one_beta(prior):

@@ -6,12 +6,13 @@ import pyro
 import pytest
 import torch
 
-from inference import BestOfN_ELBO, Enumeration
+from inference import OBJECTIVES, BestOfN_ELBO, Enumeration, ResponseObjective
 from inference.objectives.log_z_average import LogZAverage
 from inference.objectives.replay_buffer import ReplayBuffer
 from inference.objectives.snapshot import Snapshot
 from inference.order_statistics import best_of_n_log_ratio, level_cdf
-from tests.inference.objectives.table import ONE, TWO, Table, Target
+from model import Prompts
+from tests.inference.objectives.table import ONE, TWO, Table, Target, gradient
 
 
 def test_average_of_z_is_the_mean_at_first_and_then_a_moving_one():
@@ -54,9 +55,9 @@ def test_buffer_keeps_each_response_once_with_its_own_density():
 def test_oldest_leave_a_full_buffer_first():
     buffer = ReplayBuffer(capacity=2)
     buffer.add(ONE, rows([1, 1], [1, 2], [2, 2]), torch.zeros(3, 1))
-    assert buffer.seen["one"].response.tolist() == [[1, 2], [2, 2]]
+    assert buffer.seen[ONE.names()[0]].response.tolist() == [[1, 2], [2, 2]]
     buffer.add(ONE, rows([1, 2], [2, 1]), torch.zeros(2, 1))
-    assert buffer.seen["one"].response.tolist() == [[2, 2], [2, 1]]
+    assert buffer.seen[ONE.names()[0]].response.tolist() == [[2, 2], [2, 1]]
 
 
 def test_buffers_of_prompts_are_apart_and_small_ones_are_drawn_again():
@@ -94,3 +95,37 @@ def test_law_of_the_best_of_n_from_many_prior_draws():
     unseen = objective.log_ratio(ONE, torch.tensor([[-9.0], [9.0]], dtype=torch.float64))
     assert unseen.isfinite().all()
     assert unseen[1] > math.log(3.9)  # the best there is comes up four times as often
+
+
+def gradients(name, reward, prompts, batches):
+    """Of three steps on the same draws, each on some of the prompts."""
+    pyro.set_rng_seed(3)
+    objective, model, found = OBJECTIVES[name](num_particles=4), Target(reward), []
+    for seed, batch in enumerate(batches):
+        guide, some = Table(seed), prompts[batch]
+        response = guide.distribution(some).sample((4,))
+        found.append(gradient(objective, model, guide, some, response)[1])
+    return torch.stack(found)
+
+
+OURS = sorted(name for name in OBJECTIVES if isinstance(OBJECTIVES[name](), ResponseObjective))
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_prompts_of_one_text_are_not_one_prompt(name):
+    """Told apart by their token ids, in one batch and in different ones; or by position alone, in one batch."""
+
+    def by_position(prompts, response):
+        return torch.arange(len(prompts)) * 3.0 + 0.3 * response[..., 0] * (1 - 2 * torch.arange(len(prompts)))
+
+    def by_ids(prompts, response):
+        last = prompts.ids[:, -1].double()
+        return 3 * last + response[..., 0] * (last - 1.5)
+
+    for rows, reward, batches in (
+        ([[1], [2]], by_ids, ([0, 1], [1], [0])),
+        ([[1], [1]], by_position, ([0, 1], [0, 1], [0, 1])),
+    ):
+        same, other = (gradients(name, reward, Prompts.from_ids(rows, texts), batches) for texts in (["x", "x"], ["x", "y"]))
+        assert same.abs().max() > 1e-3
+        assert torch.allclose(same, other, rtol=1e-9, atol=1e-12)
