@@ -28,8 +28,10 @@ def test_the_error_is_unbiased_from_two_samples_on():
     assert sum(squares) / 4 == pytest.approx(1 / 8)
 
 
-def test_one_sample_has_no_spread_and_no_error():
-    assert Estimate.of_mean(VALUES[:1]) == pytest.approx((5.5, 0.0))
+def test_one_sample_cannot_tell_its_error():
+    value, error = Estimate.of_mean(VALUES[:1])
+    assert value == pytest.approx(5.5)
+    assert math.isnan(error)
 
 
 def test_single_precision_is_widened():
