@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from guides.guide import Guide, load_into
+from guides.guide import Guide, check_prior, load_into
 from guides.sharing import copy_sharing
 from model import LanguageModel, Prompts, ResponseDistribution
+from model.checks import whole_number
 from model.digests import check_digests
 from model.pretrained import load_network, named_dtype
 
@@ -37,6 +38,8 @@ class FineTuned(Guide):
         self, prior: LanguageModel, *, subset: Subset = "all", num_layers: int = 1, dtype: torch.dtype | str | None = None
     ) -> None:
         super().__init__()
+        check_prior(prior)
+        whole_number("num_layers", num_layers)
         if getattr(prior.network, "peft_config", None):
             raise ValueError(
                 "the prior has an adapter of `peft`, which `transformers` would save alone, without the tuned weights: merge "

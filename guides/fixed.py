@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from pyro.distributions import TorchDistribution
 from torch import nn
+from transformers import PreTrainedModel
 
 from guides.guide import Guide
 from guides.sharing import copy_sharing
@@ -22,6 +23,11 @@ class Fixed(Guide):
 
     def __init__(self, source: Guide | LanguageModel | Callable[[Prompts], TorchDistribution]) -> None:
         super().__init__()
+        if isinstance(source, type | PreTrainedModel) or not callable(source):
+            raise TypeError(
+                f"source is {source if isinstance(source, str | type) else type(source).__name__}, expected a guide, a "
+                "`LanguageModel`, which `LanguageModel.from_pretrained` loads, or a function of prompts"
+            )
         if isinstance(source, nn.Module) and any(parameter.requires_grad for parameter in source.parameters()):
             frozen = [parameter for parameter in source.parameters() if not parameter.requires_grad]
             source = copy_sharing(source, frozen).requires_grad_(False)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guides.guide import Guide
+from guides.guide import Guide, check_prior
 from model import LanguageModel, Prompts, ResponseDistribution, ResponseSpace
 
 
@@ -28,7 +28,7 @@ class FromScratch(Guide):
 
     def __init__(self, prior: LanguageModel) -> None:
         super().__init__()
-        space = prior.space
+        space = check_prior(prior).space
         self.max_new_tokens, self.vocab_size, self.pad_id = space.max_new_tokens, space.vocab_size, space.pad_id
         self.register_buffer("end_ids", space.end_ids.clone(), persistent=False)
 

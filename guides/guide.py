@@ -13,8 +13,9 @@ from pyro.distributions import TorchDistribution
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from model import Prompts
+from model import LanguageModel, Prompts
 from model.checkpoint_source import read_tensors
+from model.checks import finite, instance
 from model.digests import check_digests, saved_together
 
 FILE = "guide.safetensors"
@@ -26,6 +27,21 @@ class GuideRegistrationError(RuntimeError):
 
 class OtherGuideError(ValueError):
     """What was saved is of another guide than the one it is loaded into."""
+
+
+def check_prior(prior: object) -> LanguageModel:
+    """The prior of a guide.
+
+    Raises:
+        TypeError: if it is no `LanguageModel`.
+    """
+    return instance(
+        "prior",
+        prior,
+        LanguageModel,
+        why="`LanguageModel.from_pretrained` loads one from a folder, and `LanguageModel(network, tokenizer, "
+        "max_new_tokens=...)` makes one of a network",
+    )
 
 
 class Guide(nn.Module, ABC):
@@ -78,6 +94,7 @@ class Guide(nn.Module, ABC):
             noise: its size, as a share of each tensor's standard deviation (of 1 where that is 0).
             generator: of the noise; default torch's own.
         """
+        noise = finite("noise", noise, at_least=0)
         for parameter in self.trained().values():
             scale = parameter.std().item() if parameter.numel() > 1 else 0.0
             drawn = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype, device=parameter.device)

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from guides.guide import Guide, OtherGuideError, load_into
+from guides.guide import Guide, OtherGuideError, check_prior, load_into
 from guides.peft_format import adapter_config, adapter_weights, save_adapter
 from guides.sharing import copy_sharing
 from model import LanguageModel, Prompts, ResponseDistribution
 from model.adapter import adapter_tensors, check_settings
+from model.checks import instance, positive, whole_number
 
 IRRELEVANT = {
     *("base_model_name_or_path", "revision", "peft_version", "auto_mapping", "task_type", "inference_mode"),
@@ -57,10 +58,12 @@ class LoRA(Guide):
         super().__init__()
         from peft import LoraConfig  # here, since only those who use it should wait for it
 
-        alpha = 2 * rank if alpha is None else alpha
-        if rank < 1 or not alpha > 0:
-            raise ValueError(f"got rank={rank}, alpha={alpha:g}: expected a rank of at least 1 and a positive alpha")
+        check_prior(prior)
+        instance("target_modules", target_modules, str, why="all-linear, or names with commas between them")
         layers = _linear_layers(prior.network)
+        widest = max(size for layer in layers.values() for size in layer.get_parameter("weight").shape)
+        rank = whole_number("rank", rank, at_most=widest, why="no layer has a higher one")
+        alpha = 2 * rank if alpha is None else positive("alpha", alpha)
         _check_adapter(prior.network, layers)
         targets = _targets(prior.network, layers, target_modules)
         shared = [*prior.parameters(), *prior.buffers()]

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from guides.fine_tuned import FineTuned
-from guides.guide import Guide
+from guides.guide import Guide, check_prior
 from guides.lora import LoRA
 from guides.mean_field import MeanField
 from guides.recurrent import Recurrent
 from model import LanguageModel, Prompts, ResponseDistribution
+from model.checks import finite, instance, one_of, whole_number
 from model.token_log_prob import scaled
 
 FLOOR = -1e4  # nats; stands in for -inf, of which `logsumexp` has no gradient
@@ -61,18 +62,23 @@ class Mixture(Guide):
 
     def __init__(self, guides: Sequence[Guide]) -> None:
         super().__init__()
+        if isinstance(guides, Guide):
+            raise TypeError(f"guides is one {type(guides).__name__}, expected a list of guides")
+        guides = list(guides)
         if not guides:
             raise ValueError("got no guides, expected at least one component")
         for guide in guides:
             if not isinstance(guide, Guide):
                 raise TypeError(f"a component is a {type(guide).__name__}, expected a `Guide`: wrap it in `Fixed`")
         self.components = nn.ModuleList(guides)
-        first = next(self.parameters())
+        first = next(self.parameters(), torch.empty(0))  # there may be none, around functions
         wide = torch.promote_types(first.dtype, torch.float32)
         self.logits = nn.Parameter(torch.zeros(len(guides), device=first.device, dtype=wide))
 
     def distribution(self, prompts: Prompts) -> ResponseDistribution:
         distributions = [component.distribution(prompts) for component in cast(Iterable[Guide], self.components)]
+        for distribution in distributions:
+            instance("the distribution of a component", distribution, ResponseDistribution, why="token by token")
         for one in distributions:
             if (difference := distributions[0].space.difference(one.space)) is not None:
                 raise ValueError(f"components have different responses, with {difference}: expected the same")
@@ -97,7 +103,11 @@ def mixture_of(
         noise: on every trained weight of all components but the first, Gaussian, its size a share of the tensor's standard
             deviation (of 1 where that is 0). Without it equal components remain equal.
     """
-    guides = [COMPONENTS[component](prior, prompts) for _ in range(num_components)]
+    check_prior(prior)
+    instance("prompts", prompts, Prompts, why="`prior.encode([...])` makes them of texts")
+    make = COMPONENTS[one_of("component", component, COMPONENTS)]
+    noise = finite("noise", noise, at_least=0)
+    guides = [make(prior, prompts) for _ in range(whole_number("num_components", num_components, at_most=1_000))]
     for guide in guides[1:]:
         guide.jitter(noise)
     return Mixture(guides)

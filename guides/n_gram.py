@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from guides.from_scratch import FromScratch, like
 from model import LanguageModel, Prompts
+from model.checks import whole_number
 
 MAX_PARAMETERS = 200_000_000
+LONGEST = 64  # tokens; the table of a longer context is too large for any vocabulary
 
 
 class Context(NamedTuple):
@@ -35,11 +37,12 @@ class NGram(FromScratch):
 
     def __init__(self, prior: LanguageModel, *, n: int = 2) -> None:
         super().__init__(prior)
-        num_contexts = (self.vocab_size + 1) ** (n - 1) if n > 0 else 0
-        if not 0 < num_contexts * self.vocab_size <= MAX_PARAMETERS:
+        n = whole_number("n", n, at_most=LONGEST)
+        num_contexts = (self.vocab_size + 1) ** (n - 1)
+        if num_contexts * self.vocab_size > MAX_PARAMETERS:
             raise ValueError(
                 f"n is {n}, with {self.vocab_size} token ids a table of {num_contexts * self.vocab_size:.3g} numbers: expected "
-                f"n from 1 on, and at most {MAX_PARAMETERS:,} numbers"
+                f"at most {MAX_PARAMETERS:,} numbers"
             )
         self.n = n
         self.table = nn.Parameter(like(prior).new_zeros(num_contexts, self.vocab_size))

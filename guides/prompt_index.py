@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from model import Prompts
+from model.checks import instance
 
 
 class PromptIndex:
@@ -16,6 +17,7 @@ class PromptIndex:
     """
 
     def __init__(self, prompts: Prompts) -> None:
+        instance("prompts", prompts, Prompts, why="`prior.encode([...])` makes them of texts")
         self.number: dict[tuple[int, ...], int] = {}
         for key in _keys(prompts):
             self.number.setdefault(key, len(self.number))

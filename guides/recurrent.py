@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from guides.from_scratch import FromScratch, like
 from model import LanguageModel, Prompts
+from model.checks import whole_number
+
+WIDEST = 65_536  # numbers; wider than any network it could be of use beside
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Recurrent(FromScratch):
 
     def __init__(self, prior: LanguageModel, *, embedding_size: int = 32, hidden_size: int = 64, num_layers: int = 1) -> None:
         super().__init__(prior)
+        sizes = {"embedding_size": embedding_size, "hidden_size": hidden_size, "num_layers": num_layers}
+        embedding_size, hidden_size, num_layers = (whole_number(name, size, at_most=WIDEST) for name, size in sizes.items())
         self.embedding = nn.Embedding(self.vocab_size, embedding_size).to(like(prior))
         self.gru = nn.GRU(embedding_size, hidden_size, num_layers, batch_first=True).to(like(prior))
         self.head = nn.Linear(hidden_size, self.vocab_size).to(like(prior))

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from guides.guide import Guide, OtherGuideError, load_into
+from guides.guide import Guide, OtherGuideError, check_prior, load_into
 from guides.peft_format import adapter_config, adapter_weights, save_adapter
 from model import LanguageModel, Prompts, ResponseDistribution
+from model.checks import instance, whole_number
 from model.language_model import CachedState
 from model.tokenization import token_rows
 
@@ -57,11 +58,11 @@ class SoftPrompt(Guide):
         super().__init__()
         if kind not in get_args(Kind):
             raise ValueError(f"kind is {kind!r}, expected one of {', '.join(get_args(Kind))}")
-        if num_virtual_tokens < 1:
-            raise ValueError(f"num_virtual_tokens is {num_virtual_tokens}, expected at least 1")
-        self.prior = prior
+        if text is not None:
+            instance("text", text, str)
+        self.prior = check_prior(prior)
         self.kind = kind
-        self.num_virtual_tokens = num_virtual_tokens
+        self.num_virtual_tokens = whole_number("num_virtual_tokens", num_virtual_tokens, at_most=65_536)
         self._check_room(prompt_length=1)
         with torch.no_grad():
             start = _unnoticed(prior, num_virtual_tokens) if text is None else _of_text(prior, text, num_virtual_tokens)

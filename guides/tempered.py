@@ -5,6 +5,7 @@ from __future__ import annotations
 from guides.fixed import Fixed
 from guides.guide import Guide
 from model import LanguageModel, Prompts, ResponseDistribution
+from model.checks import positive
 
 
 class Tempered(Guide):
@@ -17,10 +18,8 @@ class Tempered(Guide):
 
     def __init__(self, source: Guide | LanguageModel, *, temperature: float = 1.5) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature is {temperature}, expected a number above 0")
         self.source = Fixed(source)
-        self.temperature = temperature
+        self.temperature = positive("temperature", temperature)
 
     def distribution(self, prompts: Prompts) -> ResponseDistribution:
         distribution = self.source.distribution(prompts)

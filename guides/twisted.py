@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from guides.from_scratch import like
-from guides.guide import Guide
+from guides.guide import Guide, check_prior
 from model import LanguageModel, Prompts, ResponseDistribution
+from model.checks import instance, whole_number
 from model.evaluation import evaluating
 from model.language_model import CachedState
 from model.token_log_prob import scaled
@@ -33,7 +34,8 @@ class TwistHead(nn.Module):
 
     def __init__(self, prior: LanguageModel, hidden_size: int) -> None:
         super().__init__()
-        self.embeddings = prior.network.get_output_embeddings()
+        hidden_size = whole_number("hidden_size", hidden_size, at_most=65_536)
+        self.embeddings = check_prior(prior).network.get_output_embeddings()
         width = self.embeddings.weight.shape[1]
         self.read = nn.Linear(width, hidden_size).to(like(prior))
         self.write = nn.Linear(hidden_size, width).to(like(prior))
@@ -65,8 +67,11 @@ class Twisted(Guide):
         self, prior: LanguageModel, *, hidden_size: int = 64, top_k: int | None = None, head: nn.Module | None = None
     ) -> None:
         super().__init__()
-        if top_k is not None and not 1 <= top_k <= prior.vocab_size:
-            raise ValueError(f"top_k is {top_k}, expected between 1 and the {prior.vocab_size} token ids")
+        check_prior(prior)
+        if head is not None:
+            instance("head", head, nn.Module, why="it takes states [..., H] to psi [..., V], and trains")
+        if top_k is not None:
+            top_k = whole_number("top_k", top_k, at_most=prior.vocab_size, why="tokens of the vocabulary")
         self.prior = prior
         self.head = TwistHead(prior, hidden_size) if head is None else head
         self.top_k = top_k

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
-from model.checkpoint_source import PretrainedError, refused_by_name
+from model.checkpoint_source import PretrainedError, find_checkpoint, refused_by_name
 
 CONFIG, PREFIX = "adapter_config.json", "base_model.model."
 NAME = "default"  # as `transformers` calls the adapter of a checkpoint
@@ -127,6 +127,8 @@ def find_adapter(source: str, options: dict[str, Any], base: str | Path | None =
         check_settings(source, record)
         config = PeftConfig.from_pretrained(source, **hub)
         weights = load_peft_weights(source, device="cpu", **hub)
+    if base is not None:
+        find_checkpoint(base)
     embedded = os.path.isfile(os.path.join(source, "config.json"))
     named = source if embedded and base is None else base or record.get("base_model_name_or_path")
     if not named:

@@ -105,6 +105,28 @@ def one_of(name: str, value: T, choices: Collection[object]) -> T:
     raise ValueError(_message(name, value, f"one of: {', '.join(map(str, choices))}", ""))
 
 
+def boolean(name: str, value: object) -> bool:
+    """True or False; no number and no text, such as "False", that is taken for one.
+
+    Raises:
+        TypeError: if the value is neither.
+    """
+    if isinstance(value, bool):
+        return value
+    raise TypeError(f"{name} is {value!r}, expected True or False")
+
+
+def function(name: str, value: T, *, why: str = "") -> T:
+    """Something that can be called.
+
+    Raises:
+        TypeError: if the value cannot.
+    """
+    if callable(value):
+        return value
+    raise TypeError(f"{name} is a {type(value).__name__}, expected a function{': ' if why else ''}{why}")
+
+
 def instance(name: str, value: object, kind: type[T], *, why: str = "") -> T:
     """An object of a class.
 

@@ -6,6 +6,7 @@ import copy
 import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from model.adapter import unwrapped
+from model.checks import positive, whole_number
 from model.digests import saved_together
 from model.evaluation import evaluating
 from model.network_checks import check_causal, check_ids, check_network, check_tokenizer
@@ -85,10 +87,8 @@ class LanguageModel(nn.Module):
         pad_id: int | None = None,
     ) -> None:
         super().__init__()
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {max_new_tokens}, expected at least 1")
-        if not temperature > 0:
-            raise ValueError(f"temperature is {temperature}, expected a positive number")
+        max_new_tokens = whole_number("max_new_tokens", max_new_tokens)
+        temperature = positive("temperature", temperature)
         network = unwrapped(network)
         check_network(network)
         check_tokenizer(tokenizer)
@@ -108,8 +108,10 @@ class LanguageModel(nn.Module):
         self.network = network
         self.tokenizer = tokenizer
         self.max_new_tokens = max_new_tokens
-        self.temperature = float(temperature)
+        self.temperature = temperature
         self.vocab_size = network.get_output_embeddings().weight.shape[0]
+        if end_ids is not None and (isinstance(end_ids, str | bytes) or not isinstance(end_ids, Iterable)):
+            raise TypeError(f"end_ids is {end_ids!r}, expected a list of token ids")
         self.end_ids = tuple(sorted(set(_default_end_ids(network, tokenizer) if end_ids is None else end_ids)))
         if not self.end_ids:
             raise ValueError("neither the network nor its tokenizer names an end-of-sequence id: pass `end_ids=[...]`")
@@ -117,8 +119,8 @@ class LanguageModel(nn.Module):
             pad_id = tokenizer.pad_token_id
         self.pad_id = self.end_ids[0] if pad_id is None else pad_id
         for name, token_id in [*(("end_ids", i) for i in self.end_ids), ("pad_id", self.pad_id)]:
-            if not 0 <= token_id < self.vocab_size:
-                raise ValueError(f"{name} has {token_id}, expected an id below the network's {self.vocab_size} logits")
+            if isinstance(token_id, bool) or not isinstance(token_id, Integral) or not 0 <= int(token_id) < self.vocab_size:
+                raise ValueError(f"{name} has {token_id!r}, expected an id below the network's {self.vocab_size} logits")
         self.register_buffer("_end_ids", torch.tensor(self.end_ids, device=network.device), persistent=False)
         self._keeps_last_logits = "logits_to_keep" in inspect.signature(network.forward).parameters
         self._first_position, self._context = first_position(network), longest_context(network)

@@ -8,6 +8,7 @@ comes through `load_network` and `load_tokenizer`.
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from model.adapter import Adapter, find_adapter
 from model.checkpoint_source import PretrainedError, find_checkpoint, hub_options, refused_by_name
+from model.checks import boolean, instance
 from model.digests import check_digests
 from model.network_checks import check_weights
 from model.positions import longest_context
@@ -59,15 +61,20 @@ def load_network(
         PretrainedError: if the checkpoint is not there, is damaged, lacks weights, has weights of other shapes or more of them
             than the network, cannot be had in this dtype, or comes with code.
     """
-    source, dtype = find_checkpoint(name_or_path), None if dtype is None else named_dtype(dtype)
-    options = {"trust_remote_code": trust_remote_code, **hub_options(source), **where}
+    source, place = find_checkpoint(name_or_path), named_device(device)
+    dtype = None if dtype is None else named_dtype(dtype)
+    options = {"trust_remote_code": boolean("trust_remote_code", trust_remote_code), **hub_options(source), **where}
     adapter = None if "gguf_file" in where else find_adapter(source, options, base)
+    if adapter is None and base is not None:
+        raise PretrainedError(
+            f"base is {base}, which is for an adapter of `peft`: {source} is none, and needs no other network"
+        )
     if adapter is None:
         network = _load_whole(auto, source, dtype, unread, options)
     else:
         network = _load_adapted(auto, adapter, dtype, unread, trust_remote_code)
     check_weights(network, source)
-    return network.to(device or default_device())
+    return network.to(place)
 
 
 def load_tokenizer(
@@ -79,7 +86,7 @@ def load_tokenizer(
         PretrainedError: if the tokenizer is not there, knows no tokens but special ones, or comes with code.
     """
     source = find_checkpoint(name_or_path)
-    options = {"trust_remote_code": trust_remote_code, **hub_options(source), **where}
+    options = {"trust_remote_code": boolean("trust_remote_code", trust_remote_code), **hub_options(source), **where}
     adapter = None if "gguf_file" in where else find_adapter(source, options, base)
     if adapter is not None and not adapter.has_tokenizer:
         return load_tokenizer(adapter.base, trust_remote_code=trust_remote_code)
@@ -105,7 +112,15 @@ def load_pretrained(
     **where: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A network and its tokenizer, by `load_network` and `load_tokenizer`, from a folder whose files are as they were saved."""
-    check_digests(find_checkpoint(name_or_path))
+    named_device(device)
+    dtype = named_dtype(dtype)
+    for name in ("revision", "gguf_file"):
+        if name in where:
+            instance(name, where[name], str)
+    source = find_checkpoint(name_or_path)
+    if "revision" in where and os.path.isdir(source):
+        raise PretrainedError(f"revision is {where['revision']!r}, and {source} is a folder: only the hub has revisions")
+    check_digests(source)
     tokenizer = load_tokenizer(name_or_path, trust_remote_code=trust_remote_code, **where)
     network = load_network(
         auto, name_or_path, dtype=dtype, device=device, trust_remote_code=trust_remote_code, unread=unread, **where
@@ -195,6 +210,21 @@ def _without_report() -> Iterator[None]:
 def default_device() -> str:
     """A GPU where there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def named_device(device: torch.device | str | int | None) -> torch.device:
+    """A device that this machine has; None for a GPU where there is one.
+
+    Raises:
+        ValueError: if there is no such device.
+    """
+    device = default_device() if device is None else device
+    try:
+        if isinstance(device, bool) or not isinstance(device, torch.device | str | int):
+            raise TypeError("it is neither a name nor a number")
+        return torch.empty(0, device=device).device
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:  # torch asserts that it was built with CUDA
+        raise ValueError(f"device is {device!r}, expected one of this machine, such as 'cpu': {error}") from error
 
 
 def named_dtype(dtype: torch.dtype | str) -> torch.dtype:

@@ -20,6 +20,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from model.checks import finite, instance, positive
 from model.preferences.data import Preference
 from model.preferences.features import Features
 from model.preferences.heads import Head
@@ -111,18 +112,20 @@ class BradleyTerry:
     prior_mean: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.prior_scale < math.inf:
-            raise ValueError(f"prior_scale is {self.prior_scale}, expected a positive finite number")
-        if not 0 <= self.tie_strength < math.inf:
-            raise ValueError(f"tie_strength is {self.tie_strength}, expected a finite number, 0 or more")
+        if not isinstance(getattr(self.head, "num_weights", None), int):
+            raise TypeError(f"head is a {type(self.head).__name__}, expected one of `model.preferences.HEADS`, or like them")
+        positive("prior_scale", self.prior_scale)
+        finite("tie_strength", self.tie_strength, at_least=0)
         if isinstance(self.flip, tuple):
             if len(self.flip) != 2 or not all(0 < parameter < math.inf for parameter in self.flip):
                 raise ValueError(f"flip is {self.flip}, expected two positive parameters of a Beta prior")
-        elif not isinstance(self.flip, Real) or not 0 <= self.flip < 0.5:
+        elif isinstance(self.flip, bool) or not isinstance(self.flip, Real) or not 0 <= self.flip < 0.5:
             raise ValueError(
                 f"flip is {self.flip!r}, expected a number from 0 to less than 1/2, or a tuple of the two parameters of a Beta "
                 "prior"
             )
+        if self.prior_mean is not None:
+            instance("prior_mean", self.prior_mean, Tensor)
         if self.prior_mean is not None and self.prior_mean.shape != (self.head.num_weights,):
             raise ValueError(
                 f"prior_mean has shape {tuple(self.prior_mean.shape)}, expected [{self.head.num_weights}]: one for each weight"

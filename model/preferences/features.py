@@ -7,7 +7,7 @@ the CPU whatever the network is: a head is tiny, and its posterior wants the pre
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -17,7 +17,7 @@ from transformers import AutoModel, BatchEncoding, PreTrainedModel, PreTrainedTo
 
 from model.adapter import unwrapped
 from model.batches import in_batches
-from model.checks import MOST, instance, whole_number
+from model.checks import MOST, boolean, function, instance, whole_number
 from model.evaluation import evaluating
 from model.language_model import LanguageModel
 from model.network_checks import check_ids, check_network, check_tokenizer
@@ -204,6 +204,16 @@ class Standardised:
     """
 
     def __init__(self, features: Features, center: Tensor, projection: Tensor) -> None:
+        function("features", features, why="it takes a list of texts to [M, D]")
+        for name, tensor in {"center": center, "projection": projection}.items():
+            instance(name, tensor, Tensor)
+        dimensions = tuple(center.shape)
+        if len(dimensions) != 1 or projection.dim() != 2 or projection.shape[:1] != dimensions:
+            raise ValueError(
+                f"center has shape {dimensions} and projection {tuple(projection.shape)}, expected [D] and [D, D']"
+            )
+        if not bool(center.isfinite().all() & projection.isfinite().all()):
+            raise ValueError("center or projection is NaN or infinite: look at the features that they were made of")
         self.features = features
         self.center = center
         self.projection = projection
@@ -221,6 +231,10 @@ class Standardised:
         Raises:
             ValueError: if the texts all have the same features, or `whiten` comes without `num_components`.
         """
+        function("features", features, why="it takes a list of texts to [M, D]")
+        boolean("whiten", whiten)
+        if isinstance(texts, str) or not isinstance(texts, Sized) or len(texts) < 2:
+            raise ValueError(f"texts is {texts!r}, expected at least two texts: one has no spread")
         if num_components is not None:
             num_components = whole_number("num_components", num_components)
         phi = features(texts)  # [M, D]

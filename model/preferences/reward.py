@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.checkpoint_source import read_tensors
-from model.checks import instance
+from model.checks import function, instance
 from model.digests import MANIFEST, check_digests, saved_together
 from model.language_model import LanguageModel
 from model.preferences.features import EncoderFeatures, Features, PriorFeatures, Standardised
@@ -44,6 +44,8 @@ class RewardPosterior:
     samples: Tensor
 
     def __post_init__(self) -> None:
+        if not isinstance(getattr(self.head, "num_weights", None), int):
+            raise TypeError(f"head is a {type(self.head).__name__}, expected one of `model.preferences.HEADS`, or like them")
         instance("features", self.features, Standardised, why="`Standardised.fit` makes it of features and texts")
         instance("samples", self.samples, Tensor)
         expected = (self.head.num_weights,)
@@ -91,6 +93,7 @@ class RewardPosterior:
         Raises:
             OtherRewardError: if the folder has no reward, or the features are others.
         """
+        function("features", features, why="`saved_features` makes them")
         folder = Path(folder)
         record, tensors = _read_settings(folder), _tensors(folder)
         if record["head"] not in HEADS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Literal, Self, get_args
 
@@ -119,10 +120,12 @@ def _label(logits: Tensor, index: int, output: Output, *, several: bool) -> Tens
 
 
 def _index_of(label: str | int | None, network: PreTrainedModel) -> int:
+    if label is not None and not isinstance(label, str | Integral):
+        raise TypeError(f"label is a {type(label).__name__}, expected the name of a label or its index")
     names = {int(index): name for index, name in network.config.id2label.items()}
     if label is None and len(names) == 1:
         return next(iter(names))
-    found = [index for index, name in names.items() if label in (index, name) and not isinstance(label, bool | float)]
+    found = [index for index, name in names.items() if label in (index, name) and not isinstance(label, bool)]
     if len(found) != 1:
         several = " (which several have: give its index)" if found else ""
         raise ValueError(f"label is {label!r}{several}, expected one of {type(network).__name__}'s: {list(names.values())}")

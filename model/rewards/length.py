@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
+from model.checks import instance
 from model.language_model import LanguageModel
 from model.prompts import Prompts
 
@@ -23,9 +26,10 @@ class Length:
     """
 
     def __init__(self, language_model: LanguageModel, target: int | None = None) -> None:
-        longest = language_model.max_new_tokens
-        if target is not None and not 0 <= target <= longest:
-            raise ValueError(f"target is {target} tokens, expected from 0 to {longest}, the most that a response has")
+        longest = instance("language_model", language_model, LanguageModel, why="the prior").max_new_tokens
+        whole = isinstance(target, Integral) and not isinstance(target, bool)
+        if target is not None and not (whole and 0 <= target <= longest):
+            raise ValueError(f"target is {target!r} tokens, expected from 0 to {longest}, the most that a response has")
         self.language_model = language_model
         self.target = target
         self.upper_bound = float(longest) if target is None else 0.0

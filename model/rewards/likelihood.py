@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from model.adapter import unwrapped
 from model.batches import in_batches
-from model.checks import whole_number
+from model.checks import boolean, whole_number
 from model.evaluation import evaluating
 from model.network_checks import check_causal, check_ids, check_network, check_tokenizer
 from model.positions import longest_context
@@ -53,7 +53,7 @@ class TextLikelihood:
         self.network = network.eval().requires_grad_(False)
         check_causal(self.network)
         self.tokenizer = tokenizer
-        self.per_token = per_token
+        self.per_token = boolean("per_token", per_token)
         self.batch_size = whole_number("batch_size", batch_size)
 
     @classmethod

@@ -337,9 +337,9 @@ def test_target_modules(name, wanted, adapted):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rank": 0, "alpha": 1.0}, "rank=0"),
-        ({"alpha": 0.0}, "alpha=0"),
-        ({"alpha": float("nan")}, "alpha=nan"),
+        ({"rank": 0, "alpha": 1.0}, "rank is 0"),
+        ({"alpha": 0.0}, "alpha is 0"),
+        ({"alpha": float("nan")}, "alpha is nan"),
         ({"target_modules": "q_proj"}, "'q_proj', which fits no linear layer: expected some of c_attn, c_fc, c_proj"),
         ({"target_modules": "c_attn,"}, "''"),
         ({"target_modules": "c_attn,lm_head"}, "'lm_head'"),  # tied to the embedding

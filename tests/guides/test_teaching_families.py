@@ -127,7 +127,7 @@ def test_too_large_a_table_is_refused():
         Tabular(prior, prior.encode(["a"]))
     with pytest.raises(ValueError, match="n is 12, with 5 token ids a table of"):
         NGram(prior, n=12)
-    with pytest.raises(ValueError, match="expected n from 1 on"):
+    with pytest.raises(ValueError, match="n is 0, expected a whole number of at least 1"):
         NGram(prior, n=0)
 
 

@@ -152,5 +152,5 @@ def test_nothing_goes_back_through_the_network(prompts, small_prior):
 
 
 def test_bad_top_k_is_refused(small_prior):
-    with pytest.raises(ValueError, match="top_k is 11, expected between 1 and the 10 token ids"):
+    with pytest.raises(ValueError, match="top_k is 11, expected a whole number of at least 1 and at most 10"):
         Twisted(small_prior, top_k=11)

@@ -1,0 +1,136 @@
+"""What networks, features, heads and rewards cannot be made of is refused where they are made, by name."""
+
+import pytest
+import torch
+
+from model import (
+    BradleyTerry,
+    Expert,
+    LanguageModel,
+    Length,
+    RewardPosterior,
+    SequenceClassifier,
+    TextLikelihood,
+    UncertainReward,
+)
+from model.preferences import EncoderFeatures, LinearHead, PriorFeatures, Standardised
+from model.preferences.heads import MLPHead
+from tests.model.rewards.test_networks import bert
+from tests.model.tiny import llama, tiny, tiny_tokenizer
+
+NO_COUNT = [0, -1, 1.5, float("nan"), "3", True, 10**12]
+HEAD = LinearHead(2)
+CENTER, PROJECTION = torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
+STANDARDISED = Standardised(lambda texts: torch.ones(len(texts), 2), CENTER, PROJECTION)
+SAMPLES = torch.ones(3, 2, dtype=torch.float64)
+
+
+def lengths(texts):
+    return torch.tensor([[float(len(text)), 1.0] for text in texts])
+
+
+def padded():
+    return tiny_tokenizer(pad_token="<pad>")
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda value: SequenceClassifier(bert(), padded(), 0, batch_size=value), "batch_size"),
+        (lambda value: TextLikelihood(llama(), padded(), batch_size=value), "batch_size"),
+        (lambda value: EncoderFeatures(bert(), padded(), batch_size=value), "batch_size"),
+        (lambda value: EncoderFeatures(bert(), padded(), max_length=value), "max_length"),
+        (lambda value: PriorFeatures(tiny(), batch_size=value), "batch_size"),
+        (lambda value: Standardised.fit(lengths, ["a", "b b"], num_components=value), "num_components"),
+        (LinearHead, "num_features"),
+        (lambda value: MLPHead(2, value), "hidden"),
+        (lambda value: tiny(max_new_tokens=value), "max_new_tokens"),
+    ],
+)
+def test_counts_are_whole_numbers_from_one_up(make, name):
+    for value in NO_COUNT:
+        with pytest.raises(ValueError, match=rf"^{name} is .*, expected a whole number of at least 1"):
+            make(value)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "fault"),
+    [
+        (lambda: SequenceClassifier(bert(), padded(), True), ValueError, "label is True, expected one of"),
+        (lambda: SequenceClassifier(bert(), padded(), 1.0), TypeError, "label is a float"),
+        (
+            lambda: SequenceClassifier(bert(), padded(), 0, output="probability"),
+            ValueError,
+            "output is 'probability', expected",
+        ),
+        (lambda: SequenceClassifier(bert(), "bert", 0), TypeError, "tokenizer is a str"),
+        (lambda: TextLikelihood(llama(), padded(), per_token="no"), TypeError, "per_token is 'no', expected True or False"),
+        (lambda: EncoderFeatures(bert(), tiny_tokenizer(eos_token=None)), ValueError, "neither a padding token nor"),
+        (lambda: PriorFeatures(tiny().network), TypeError, "language_model is a GPT2LMHeadModel, expected a LanguageModel"),
+        (lambda: Expert(tiny().network, tiny()), TypeError, "language_model is a GPT2LMHeadModel, expected a LanguageModel"),
+        (lambda: Expert(tiny(), "film-reviews"), TypeError, "prior is a str, expected a LanguageModel"),
+        (lambda: Length(tiny(), 1.5), ValueError, "target is 1.5 tokens"),
+        (lambda: Length(tiny(), True), ValueError, "target is True tokens"),
+        (lambda: Length("film-reviews"), TypeError, "language_model is a str"),
+        (lambda: Standardised(3, CENTER, PROJECTION), TypeError, "features is a int, expected a function"),
+        (lambda: Standardised(lengths, [0, 0], PROJECTION), TypeError, "center is a list, expected a Tensor"),
+        (lambda: Standardised(lengths, CENTER, torch.eye(3)), ValueError, r"center has shape \(2,\) and projection \(3, 3\)"),
+        (lambda: Standardised(lengths, CENTER / 0, PROJECTION), ValueError, "center or projection is NaN"),
+        (lambda: Standardised.fit(lengths, "text"), ValueError, "texts is 'text', expected at least two texts"),
+        (lambda: Standardised.fit(lengths, ["a"]), ValueError, r"texts is \['a'\], expected at least two texts"),
+        (lambda: Standardised.fit(lengths, ["a", "b b"], whiten=1), TypeError, "whiten is 1, expected True or False"),
+        (lambda: RewardPosterior(lengths, STANDARDISED, SAMPLES), TypeError, "head is a function"),
+        (lambda: RewardPosterior(HEAD, lengths, SAMPLES), TypeError, "features is a function, expected a Standardised"),
+        (lambda: RewardPosterior(HEAD, STANDARDISED, [[1.0, 1.0]]), TypeError, "samples is a list, expected a Tensor"),
+        (lambda: RewardPosterior(HEAD, STANDARDISED, SAMPLES / 0), ValueError, "samples have weights that are NaN or inf"),
+        (lambda: RewardPosterior.load("none", "features"), TypeError, "features is a str"),
+        (lambda: UncertainReward("posterior", "mean"), TypeError, "posterior is a str"),
+        (lambda: UncertainReward(lengths, 3), TypeError, "aggregation is a int, expected a function: or one of"),
+        (lambda: BradleyTerry(None), TypeError, "head is a NoneType"),
+        (lambda: BradleyTerry(HEAD, prior_mean=[0, 0]), TypeError, "prior_mean is a list"),
+        (lambda: BradleyTerry(HEAD, prior_scale="1"), ValueError, "prior_scale is '1'"),
+        (lambda: BradleyTerry(HEAD, tie_strength=-1), ValueError, "tie_strength is -1"),
+        (lambda: BradleyTerry(HEAD, flip=False), ValueError, "flip is False"),
+        (lambda: tiny(temperature="1"), ValueError, "temperature is '1'"),
+        (lambda: tiny(temperature=float("inf")), ValueError, "temperature is inf"),
+        (lambda: tiny(end_ids="<end>"), TypeError, "end_ids is '<end>', expected a list of token ids"),
+        (lambda: tiny(end_ids=0), TypeError, "end_ids is 0, expected a list of token ids"),
+        (lambda: tiny(end_ids=[0.0]), ValueError, "end_ids has 0.0"),
+        (lambda: tiny(pad_id=True), ValueError, "pad_id has True"),
+    ],
+)
+def test_other_arguments_are_named(make, error, fault):
+    with pytest.raises(error, match=fault):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "fault"),
+    [
+        ({"trust_remote_code": None}, TypeError, "trust_remote_code is None, expected True or False"),
+        ({"trust_remote_code": "False"}, TypeError, "trust_remote_code is 'False', expected True or False"),
+        ({"device": "gpu"}, ValueError, "device is 'gpu', expected one of this machine"),
+        ({"device": -1}, ValueError, "device is -1, expected one of this machine"),
+        ({"device": 1.5}, ValueError, "device is 1.5, expected one of this machine"),
+        ({"dtype": "int8"}, ValueError, "dtype is 'int8'"),
+        ({"dtype": None}, ValueError, "dtype is None"),
+        ({"gguf_file": 3}, TypeError, "gguf_file is a int"),
+        ({"revision": 3}, TypeError, "revision is a int"),
+        ({"revision": "main"}, ValueError, "revision is 'main', and .* is a folder"),
+        ({"base": "model/film_reviews"}, ValueError, "base is model/film_reviews, which is for an adapter"),
+    ],
+)
+def test_options_of_loading_are_named(options, error, fault, tmp_path):
+    tiny().save_pretrained(tmp_path)
+    with pytest.raises(error, match=fault):
+        LanguageModel.from_pretrained(tmp_path, max_new_tokens=3, **options)
+
+
+def test_a_device_is_told_by_number_too(tmp_path, monkeypatch):
+    """0 is a device, and not none."""
+    monkeypatch.setattr("model.pretrained.default_device", lambda: pytest.fail("took another device"))
+    tiny().save_pretrained(tmp_path)
+    try:
+        assert LanguageModel.from_pretrained(tmp_path, max_new_tokens=3, device=0).device.index == 0
+    except ValueError as error:
+        assert "device is 0, expected one of this machine" in str(error)  # noqa: PT017 - where there is no such device
