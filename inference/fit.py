@@ -13,7 +13,7 @@ import pyro
 import torch
 from pyro.distributions import Unit
 from pyro.distributions.util import scale_and_mask
-from pyro.infer import ELBO, SVI, RenyiELBO, ReweightedWakeSleep
+from pyro.infer import ELBO, SVI, RenyiELBO, ReweightedWakeSleep, TraceTMC_ELBO
 from pyro.params.param_store import StateDict
 from pyro.poutine.messenger import Messenger
 from tqdm import tqdm
@@ -153,7 +153,7 @@ def _step(svi: SVI, state: FitState, prompts: Prompts) -> Metrics:
     metrics = {"elbo": -loss / len(prompts), "log_evidence": evidence.mean()}
     if isinstance(objective, ResponseObjective):
         metrics = objective.metrics
-    elif isinstance(objective, RenyiELBO | ReweightedWakeSleep):
+    elif isinstance(objective, RenyiELBO | ReweightedWakeSleep | TraceTMC_ELBO):
         metrics["elbo"] = math.nan  # their loss is another bound
     return {
         "step": state.step,
@@ -171,14 +171,18 @@ class _RecordEvidence(Messenger):
     def __init__(self) -> None:
         super().__init__()
         self.factors: dict[str, list[float]] = {}
+        self.enumerated = False
 
     def _pyro_post_sample(self, msg: dict) -> None:
+        self.enumerated |= not msg["infer"].keys().isdisjoint({"_enumerate_dim", "_enum_total"})
         if isinstance(msg["fn"], Unit):
             factor = scale_and_mask(msg["fn"].log_factor, msg["scale"], msg["mask"])
             self.factors.setdefault(msg["name"], []).append(factor.mean().item())
 
     def mean(self) -> float:
-        """The factors added up, each averaged over the model's runs."""
+        """The factors added up, each averaged over the model's runs; NaN over a list, whose responses do not count alike."""
+        if self.enumerated:
+            return math.nan
         return sum(sum(values) / len(values) for values in self.factors.values()) if self.factors else math.nan
 
 

@@ -63,10 +63,10 @@ class ResponseObjective(ELBO):
     bears_zero_evidence: ClassVar[bool] = False
     """Whether impossible responses (evidence -inf) are borne; else the model refuses them by name."""
 
-    min_particles: int = 1
+    min_particles: ClassVar[int] = 1
     """Fewest particles of which the gradient says anything."""
 
-    why_particles: str = ""
+    why_particles: ClassVar[str] = ""
     """Why fewer are refused."""
 
     def __init__(self, num_particles: int = 64) -> None:
@@ -88,10 +88,9 @@ class ResponseObjective(ELBO):
 
     def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """Adds the gradient of the loss to the parameters' `.grad`. Returns the loss, summed over prompts."""
-        loss, surrogate, elbo, log_evidence = self._losses(model, guide, args, kwargs)
+        loss, surrogate, *_ = self._losses(model, guide, args, kwargs)
         if surrogate.requires_grad:
             surrogate.backward(retain_graph=self.retain_graph)
-        self.metrics |= {"elbo": elbo.item(), "log_evidence": log_evidence.item()}
         self.step_count += 1
         return loss.item()
 
@@ -112,8 +111,11 @@ class ResponseObjective(ELBO):
         return loss + surrogate - surrogate.detach()
 
     def _losses(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Losses:
+        prompts = only_argument(type(self).__name__, args, kwargs)
         with SameResponses():
-            return self.losses(model, guide, only_argument(type(self).__name__, args, kwargs))
+            losses = self.losses(model, guide, prompts)
+        self.metrics |= {"elbo": losses.elbo.item(), "log_evidence": losses.log_evidence.item()}
+        return losses
 
     def _get_trace(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> tuple[Trace, Trace]:
         raise NotImplementedError("Pyro's objectives run model and guide in pairs of traces; those over one site do not")

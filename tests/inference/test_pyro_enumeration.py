@@ -1,5 +1,7 @@
 """Pyro's own enumeration of the site `response`, in parallel or one by one, is `Enumeration`: value and gradient."""
 
+import math
+
 import pyro
 import pytest
 import torch
@@ -7,7 +9,7 @@ from pyro.infer import TraceEnum_ELBO, config_enumerate, infer_discrete
 from torch.testing import assert_close
 
 from guides import GUIDES, FineTuned
-from inference import Enumeration, ResponseIndex
+from inference import Enumeration, FusedOptimizer, ResponseIndex, fit
 from model import (
     AlignmentModel,
     BearsZeroEvidence,
@@ -171,3 +173,22 @@ def test_draws_by_index_are_of_the_posterior(prior):
 def test_a_response_for_another_number_of_prompts_is_refused(prior):
     with pytest.raises(ValueError, match=r"response has shape \(4, 2, 2\), expected \(\.\.\., 3, T\)"):
         TextEvidence(letters, prior)(prior.encode(PROMPTS), torch.zeros(4, 2, 2, dtype=torch.long))
+
+
+@pytest.mark.parametrize("how", ["parallel", "sequential"])
+def test_fit_by_enumeration_says_the_exact_elbo_and_nothing_of_a_list(prior, how):
+    """The mean of a factor over a list of all responses is no mean under the guide."""
+    model, prompts = AlignmentModel(prior, TextEvidence(letters, prior), beta=0.5), prior.encode(PROMPTS[:2])
+    guide = FineTuned(prior)
+    start = Enumeration(model, prompts).elbo(guide).mean().item()
+    result = fit(
+        model,
+        config_enumerate(guide, how),
+        prompts,
+        num_steps=1,
+        objective=TraceEnum_ELBO(max_plate_nesting=1),
+        optimizer=FusedOptimizer(),
+        progress=False,
+    )
+    assert result.metrics[0]["elbo"] == pytest.approx(start, abs=1e-10)
+    assert math.isnan(result.metrics[0]["log_evidence"])

@@ -129,3 +129,25 @@ def test_prompts_of_one_text_are_not_one_prompt(name):
         same, other = (gradients(name, reward, Prompts.from_ids(rows, texts), batches) for texts in (["x", "x"], ["x", "y"]))
         assert same.abs().max() > 1e-3
         assert torch.allclose(same, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_differentiable_loss_has_the_same_value_gradient_and_metrics(name):
+    """As Pyro's loops outside of SVI use it."""
+    model, guide, made = Target(), Table(1), []
+    for differentiable in (False, True):
+        pyro.set_rng_seed(0)
+        guide.zero_grad()
+        objective = OBJECTIVES[name](num_particles=4)
+        with pyro.get_param_store().scope():
+            if differentiable:
+                loss = objective.differentiable_loss(model, guide, TWO)
+                loss.backward()
+            else:
+                loss = torch.tensor(objective.loss_and_grads(model, guide, TWO))
+        made.append((loss.detach().double(), objective.metrics, guide.first.grad.clone()))
+    (loss, metrics, grad), (other_loss, other_metrics, other_grad) = made
+    assert torch.allclose(loss, other_loss)
+    assert metrics == other_metrics
+    assert grad.abs().max() > 1e-6
+    assert torch.allclose(grad, other_grad)
