@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Self, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -51,6 +51,14 @@ class Arguments:
                 _check(option(name), hint, getattr(self, name))
         except ValueError as error:
             raise SystemExit(str(error)) from error
+
+    def completed(self, parse: Callable[[Self], Self]) -> Self:
+        """These arguments, or those of a run that they name, with what the command line says on top.
+
+        Args:
+            parse: reads the command line anew, with other defaults.
+        """
+        return self
 
 
 def check_used(args: Arguments, given: Collection[str]) -> None:

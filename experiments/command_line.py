@@ -57,6 +57,7 @@ def run_script(main: Callable[[A], object], arguments: type[A], argv: Sequence[s
             check_blank(words, arguments)
             about = f"{arguments.__doc__}\n\n--debug shows where in the program it is that something is refused."
             args = tyro.cli(arguments, args=words, description=about)
+            args = args.completed(lambda own: tyro.cli(arguments, args=words, description=about, default=own))
             check_used(args, given)
             found = main(args)
         except KeyboardInterrupt as interrupt:

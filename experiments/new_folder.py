@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from experiments.inputs import Input, digests_of
 from experiments.run_folder import RunFolder
+from inference.folder_lock import locked
 
 
 class HasOut(Protocol):
@@ -18,21 +20,22 @@ class HasOut(Protocol):
 
 
 @contextmanager
-def new_folder(args: HasOut, name: str, inputs: Mapping[str, str] | None = None) -> Iterator[RunFolder]:
-    """A new run folder with the arguments in it, and digests of the files that they name.
+def new_folder(args: HasOut, name: str, inputs: Iterable[Input] = ()) -> Iterator[RunFolder]:
+    """A new run folder with the arguments in it, and digests of the files that they name. Nobody else works in it.
 
     If what is inside fails before it has written anything, the folder is taken away again, and the folders made for it.
     """
     parents = [place for place in (args.out, *args.out.parents) if not place.exists()]
     folder = RunFolder.new(args.out, name)
-    folder.write_arguments(args, inputs)
-    written = set(folder.path.iterdir())
-    try:
-        yield folder
-    except BaseException:
-        if set(folder.path.iterdir()) == written:
-            _take_away(written, [folder.path, *parents])
-        raise
+    with locked(folder.path):
+        folder.write_arguments(args, digests_of(inputs))
+        written = set(folder.path.iterdir())
+        try:
+            yield folder
+        except BaseException:
+            if set(folder.path.iterdir()) == written:
+                _take_away(written, [folder.path, *parents])
+            raise
 
 
 def _take_away(files: set[Path], folders: list[Path]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 import torch
 
 import model
+from experiments.inputs import checkpoint_files, one_file
 from guides import GUIDES, Family, FineTuned, Guide, Twisted
 from inference import OBJECTIVES, SAMPLERS, Objective, Sampler
 from model import LanguageModel
@@ -42,6 +43,13 @@ def load_prior(
         gguf_file=gguf_file,
         trust_remote_code=trust_remote_code,
     )
+
+
+def prior_files(name: str) -> dict[str, Path]:
+    """The files of a prior, by their names; none for one on the hub."""
+    if name == "smollm2":
+        return one_file(Path(*_find_smollm2()))
+    return checkpoint_files(FILM_REVIEWS if name == "film-reviews" else Path(name))
 
 
 def _find_smollm2() -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,8 @@ class Report:
         """What constraints of either kind have come to."""
         if not self.judged:
             return []
-        rows = [(f"E[{name}]", *(str(judged.moments[name]) for judged in self.judged)) for name in self.judged[0].moments]
+        moments = {name: [str(judged.moments[name]) for judged in self.judged] for name in self.judged[0].moments}
+        rows = [(without_folders(f"E[{name}]"), *cells) for name, cells in moments.items()]
         if any(judged.forbidden for judged in self.judged):
             rows.append(("forbidden", *(f"{judged.forbidden:.1%}" for judged in self.judged)))
         return rows
@@ -141,6 +143,16 @@ figure {{ margin: 1.5rem 0; }} svg {{ max-width: 100%; height: auto; }}
 {samples}
 </html>
 """
+
+
+def without_folders(text: str) -> str:
+    """A text with the paths of this machine in it, those that begin at its root and are there, cut to their last part."""
+
+    def last(found: re.Match[str]) -> str:
+        path = Path(found[0])
+        return path.name if path.exists() else found[0]
+
+    return re.sub(r"(?<![\w./])/[^\s:,'\"]+", last, text)
 
 
 def samples_text(samples: Mapping[str, Sequence[Sample]]) -> list[str]:

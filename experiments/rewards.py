@@ -11,7 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from experiments.registry import load_prior
+from experiments.inputs import checkpoint_files, code_files
+from experiments.registry import load_prior, prior_files
 from model import (
     Evidence,
     Expert,
@@ -27,7 +28,7 @@ from model import (
     vader_sentiment,
 )
 from model.evidence import EvidenceError
-from model.preferences import AGGREGATIONS, saved_features
+from model.preferences import AGGREGATIONS, named_encoder, saved_features
 from model.rewards.classifier import Output
 
 
@@ -39,12 +40,16 @@ class Reward(NamedTuple):
         summary: one line.
         argument: what stands after the colon, in words; empty if nothing does, in brackets if it can be left out.
         loads_network: `make` takes, by keyword, whether code that comes with a network may run.
+        files: those that the argument names, by what a digest calls them; None if it names none.
+        runs: they are code.
     """
 
     make: Callable[..., Evidence]
     summary: str
     argument: str = ""
     loads_network: bool = False
+    files: Callable[[str], dict[str, Path]] | None = None
+    runs: bool = False
 
     def __call__(self, language_model: LanguageModel, argument: str = "", *, trust_remote_code: bool = False) -> Evidence:
         options = {"trust_remote_code": trust_remote_code} if self.loads_network else {}
@@ -147,8 +152,27 @@ def _expert(prior: LanguageModel, argument: str, *, trust_remote_code: bool) -> 
 
 def _preferences(prior: LanguageModel, argument: str, *, trust_remote_code: bool) -> Evidence:
     folder, _, aggregation = argument.partition(":")
+    if encoder := named_encoder(folder):
+        print(f"the reward in {folder} is of the encoder {encoder}, which is loaded")
     posterior = RewardPosterior.load(folder, saved_features(folder, prior, trust_remote_code=trust_remote_code))
     return TextEvidence(UncertainReward(posterior, aggregation or "lower-bound"), prior, name=f"reward {argument}")
+
+
+def _preference_files(argument: str) -> dict[str, Path]:
+    folder, _, _ = argument.partition(":")
+    try:
+        encoder = named_encoder(folder)
+    except ValueError:
+        encoder = None  # said when the reward is made
+    return checkpoint_files(Path(folder)) | ({} if encoder is None else checkpoint_files(Path(encoder), "encoder/"))
+
+
+def _code_files(argument: str) -> dict[str, Path]:
+    return code_files(argument.rpartition(":")[0])
+
+
+def _classifier_files(argument: str) -> dict[str, Path]:
+    return checkpoint_files(Path(argument.rpartition(":")[0] or argument))
 
 
 REWARDS: dict[str, Reward] = {
@@ -167,11 +191,15 @@ REWARDS: dict[str, Reward] = {
         lambda prior, argument: TextEvidence(_function(argument), prior),
         "a function of yours: takes a list of texts, prompt and response together, and returns as many numbers",
         "FILE.py:NAME",
+        files=_code_files,
+        runs=True,
     ),
     "token-function": Reward(
         _token_function,
         "a function of yours: takes token ids [..., N, T] and where they are no padding, and returns rewards [..., N]",
         "FILE.py:NAME",
+        files=_code_files,
+        runs=True,
     ),
     "length": Reward(_length, "tokens of the response; with a target, minus how far it is from that", "[TOKENS]"),
     "classifier": Reward(
@@ -179,24 +207,35 @@ REWARDS: dict[str, Reward] = {
         "log-probability of a label of a Hugging Face sequence classifier, nats",
         "PATH:LABEL",
         loads_network=True,
+        files=_classifier_files,
     ),
     "classifier-logit": Reward(
         partial(_classifier, output="logit"),
         "its logit; of a reward model, which has one, without the label",
         "PATH:LABEL",
         loads_network=True,
+        files=_classifier_files,
     ),
     "preferences": Reward(
         _preferences,
         f"a reward that `experiments.rlhf` inferred: {', '.join(AGGREGATIONS)} (default lower-bound)",
         "RUN/reward[:AGGREGATION]",
         loads_network=True,
+        files=_preference_files,
     ),
     "fluency": Reward(
-        _fluency, "log-likelihood by the token of the text under another language model, nats", "PATH", loads_network=True
+        _fluency,
+        "log-likelihood by the token of the text under another language model, nats",
+        "PATH",
+        loads_network=True,
+        files=lambda argument: checkpoint_files(Path(argument)),
     ),
     "expert": Reward(
-        _expert, "log-likelihood of the response under one with the prior's tokens, nats", "PATH", loads_network=True
+        _expert,
+        "log-likelihood of the response under one with the prior's tokens, nats",
+        "PATH",
+        loads_network=True,
+        files=prior_files,
     ),
 }
 """By name, what makes evidence when called with the prior's language model and the argument after the colon."""

@@ -49,7 +49,7 @@ class RunFolder:
             return cls(path)
         raise AssertionError("unreachable: the numbers do not end")
 
-    def write_arguments(self, arguments: Any, inputs: Mapping[str, str] | None = None) -> None:
+    def write_arguments(self, arguments: Any, inputs: Mapping[str, Any] | None = None) -> None:
         """The dataclass of arguments, digests of the files that they name, and the versions that the run was made with."""
         record = {
             "arguments": asdict(arguments),

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -63,6 +63,7 @@ from experiments.guide_choice import (
     restored_options,
     save_guide,
 )
+from experiments.inputs import Input, checkpoint_files, one_file
 from experiments.judge import Judge
 from experiments.new_folder import new_folder
 from experiments.registry import (
@@ -72,10 +73,12 @@ from experiments.registry import (
     SamplerName,
     described,
     load_prior,
+    prior_files,
     set_threads,
 )
-from experiments.report import Report
-from experiments.rewards import HELP
+from experiments.report import Report, without_folders
+from experiments.resuming import check_given, check_inputs, old_folder
+from experiments.rewards import HELP, REWARDS
 from experiments.run_folder import RunFolder
 from guides import GUIDES, Fixed, Guide, LoRA
 from inference import (
@@ -186,7 +189,15 @@ class Steer(Arguments):
     merge: bool = False
     """With `--guide lora`: also write prior and adapter merged into one network, RUN/merged, in Hugging Face format."""
     resume: Path | None = None
-    """A run folder to go on with, from its last checkpoint and with its arguments; all others given here are ignored."""
+    """A run folder to go on with, from its last checkpoint, with its arguments and the files that they name. Another argument
+    given here is refused, more `--steps` aside; what changed since then is too."""
+    complete: Annotated[bool, tyro.conf.Suppress] = False
+    """Whether all other fields are those of the run to go on with, or were given beside `--resume`."""
+
+    def completed(self, parse: Callable[[Steer], Steer]) -> Steer:
+        if self.resume is None:
+            return self
+        return replace(parse(restored(self, RunFolder(self.resume).read_arguments())), complete=True)
 
     @property
     def budgeted(self) -> bool:
@@ -201,18 +212,35 @@ class Steer(Arguments):
 
 def main(args: Steer) -> RunFolder:
     if args.resume is not None:
-        args = restored(args, RunFolder(args.resume).read_arguments())
+        args = own_arguments(args)
     check(args)
+    inputs = inputs_of(args)
+    if args.resume is not None:
+        check_inputs(RunFolder(args.resume), inputs)
     set_threads(args.threads)
     prior = load(args, args.prior)
     with blamed("--prompts" if args.prompts_file is None else f"--prompts-file {args.prompts_file}"):
         prompts = prior.encode(read_prompts(args))
     args, model = choose_posterior(args, prior, prompts)
     size = sum(parameter.numel() for parameter in prior.parameters())
-    with new_folder(args, "steer") if args.resume is None else nullcontext(RunFolder(args.resume)) as folder:
+    with new_folder(args, "steer", inputs) if args.resume is None else old_folder(args, args.resume, inputs) as folder:
         print(f"prior {args.prior}, {size:,} parameters, on {prior.device}; run folder {folder.path}")
         (tune if args.sample is None else run_sampler)(args, model, prompts, folder)
     return folder
+
+
+def inputs_of(args: Steer) -> list[Input]:
+    """The files that the arguments name."""
+    found = [Input(f"--prior {args.prior}", prior_files(args.prior))]
+    if args.prompts_file is not None:
+        found.append(Input(f"--prompts-file {args.prompts_file}", one_file(args.prompts_file)))
+    if args.proposal is not None:
+        found.append(Input(f"--proposal {args.proposal}", checkpoint_files(args.proposal)))
+    for choice in read_evidence(args.reward, args.constraint, args.moment):
+        reward = REWARDS[choice.name]
+        if reward.files is not None:
+            found.append(Input(f"{choice.option} {choice.text}", reward.files(choice.argument), reward.runs))
+    return found
 
 
 def choose_posterior(args: Steer, prior: LanguageModel, prompts: Prompts) -> tuple[Steer, AlignmentModel]:
@@ -265,7 +293,7 @@ def tune(args: Steer, model: AlignmentModel, prompts: Prompts, folder: RunFolder
         guide.merged().save_pretrained(folder.path / "merged")
 
     report = Report(
-        title=f"{args.prior} steered by {told(args)}: {args.guide}, {args.objective}, {args.steps} steps",
+        title=without_folders(f"{args.prior} steered by {told(args)}: {args.guide}, {args.objective}, {args.steps} steps"),
         beta=args.beta,
         before=before,
         after=after,
@@ -450,6 +478,15 @@ def read_prompts(args: Steer) -> list[str]:
     return prompts
 
 
+def own_arguments(args: Steer) -> Steer:
+    """The arguments of the run that `args.resume` names, with more steps if more were asked for."""
+    assert args.resume is not None
+    own = restored(args, RunFolder(args.resume).read_arguments())
+    check_given(args, own, None if args.complete else Steer())
+    more = args.complete or args.steps != Steer.steps
+    return replace(own, steps=args.steps) if more else own
+
+
 def restored(args: Steer, saved: dict[str, Any]) -> Steer:
     """The arguments of the run that `args.resume` names."""
     paths = {name: Path(saved[name]) for name in ("prompts_file", "out", "proposal") if saved[name] is not None}
@@ -464,6 +501,7 @@ def restored(args: Steer, saved: dict[str, Any]) -> Steer:
         "options": restored_options(saved.get("options", {})),
         "resume": args.resume,
         "trust_remote_code": args.trust_remote_code,
+        "complete": args.complete,
     }
     return replace(args, **(saved | paths | rebuilt))
 

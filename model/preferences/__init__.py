@@ -13,7 +13,7 @@ from model.preferences.bradley_terry import FIRST, SECOND, TIE, BradleyTerry, Co
 from model.preferences.data import Preference, PreferenceError, read_preferences, split_preferences, write_preferences
 from model.preferences.features import EncoderFeatures, Features, NetworkFeatures, PriorFeatures, Standardised
 from model.preferences.heads import HEADS, Head, LinearHead, MLPHead
-from model.preferences.reward import OtherRewardError, RewardPosterior, saved_features
+from model.preferences.reward import OtherRewardError, RewardPosterior, named_encoder, saved_features
 
 __all__ = [
     "AGGREGATIONS",
@@ -42,6 +42,7 @@ __all__ = [
     "marginal_likelihood",
     "mean",
     "minimum",
+    "named_encoder",
     "read_preferences",
     "saved_features",
     "simulate",

@@ -201,7 +201,7 @@ def test_constraint_and_weighted_rewards(args, capsys):
     assert "steered by vader + 0.1*length given words:bad,dull<=0, beta 0.1" in printed
     assert "are forbidden, of the prior's" in printed
     assert "KL(p* || q) went from" in printed
-    resumed = main(replace(args, resume=folder.path))
+    resumed = main(Steer(resume=folder.path))
     assert json.loads(resumed.arguments.read_text())["arguments"]["constraint"] == ["words:bad,dull<=0"]
 
 
