@@ -1,17 +1,19 @@
 """Leave-one-out: unbiased, equal to VarGrad sample by sample, and without variance at the posterior."""
 
 import itertools
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import SVI, Trace_ELBO
+from pyro import poutine
+from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, config_enumerate
 
 from guides import FineTuned
 from inference import Enumeration, LeaveOneOut_ELBO, joint_at, log_guide_at, parameter_scope
 from model import AlignmentModel, grammar_prior
-from tests.inference.objectives.table import Drawn, gradient
+from tests.inference.objectives.table import ONE, Drawn, Table, Target, _Drawn, gradient, reward
 
 
 def exact_gradient(truth, guide):
@@ -154,3 +156,55 @@ def test_trains_the_models_parameters_too():
         LeaveOneOut_ELBO(1000, max_plate_nesting=0).loss_and_grads(model, guide)
         expected = -(torch.tensor(2.0).sigmoid() - 0.5)
         assert pyro.param("prior").grad.item() == pytest.approx(expected.item(), abs=0.05)
+
+
+def _all(size):
+    return pyro.plate("prompts", size, dim=-1)
+
+
+def _some_of_four(size):
+    return pyro.plate("prompts", 4, subsample_size=size, dim=-1)
+
+
+def _program(distribution, scale, plate, factor):
+    """A program whose site `response` is scaled, in a plate of the kind."""
+
+    def run(prompts):
+        with plate(len(prompts)):
+            with poutine.scale(scale=scale):
+                response = pyro.sample("response", distribution(prompts))
+            if factor:
+                pyro.factor("reward", reward(prompts, response))
+
+    return run
+
+
+@pytest.mark.parametrize("plate", [_all, _some_of_four])
+@pytest.mark.parametrize(("of_prior", "of_guide"), [(0.25, 0.25), (0.25, 1.0), (1.0, 3.0)])
+def test_scales_and_subsampling_are_taken_as_pyro_takes_them(of_prior, of_guide, plate):
+    """The mean gradient over all pairs of draws is that of Pyro's enumeration, whose scales are Pyro's own."""
+    guide, prior = Table(1), Table(0).requires_grad_(False)
+    model = _program(prior.distribution, of_prior, plate, factor=True)
+
+    def gradient_of(objective, distribution):
+        def program(prompts):
+            pyro.module("guide", guide)
+            _program(distribution, of_guide, plate, factor=False)(prompts)
+
+        guide.zero_grad()
+        listed = isinstance(objective, TraceEnum_ELBO)
+        with pyro.get_param_store().scope():
+            objective.loss_and_grads(model, config_enumerate(program, "parallel") if listed else program, ONE)
+        return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in guide.parameters()])
+
+    exact = gradient_of(TraceEnum_ELBO(max_plate_nesting=1), guide.distribution)
+    assert exact.norm() > 0.1
+    support = Enumeration(Target(), ONE).support
+    prob = guide.distribution(ONE).log_prob(support).exp()[:, 0].detach()
+    total = torch.zeros_like(exact)
+    for pair in map(list, itertools.product(range(len(prob)), repeat=2)):
+        drawn = partial(_Drawn.of, response=support[pair])
+        total += prob[pair].prod() * gradient_of(
+            LeaveOneOut_ELBO(2), lambda prompts, drawn=drawn: drawn(guide.distribution(prompts))
+        )
+    assert torch.allclose(total, exact, rtol=1e-9, atol=1e-12)
