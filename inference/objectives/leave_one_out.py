@@ -18,7 +18,7 @@ from pyro.infer import Trace_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
-from inference.response_site import SameResponses
+from inference.response_site import ResponseSiteError, SameResponses, is_sample
 from model.checks import whole_number
 
 BASELINE = "the baseline is the mean of the others"
@@ -34,6 +34,9 @@ class LeaveOneOut_ELBO(Trace_ELBO):  # noqa: N801 - named as Pyro names its obje
     Args:
         num_particles: K, at least 2, drawn at once.
         max_plate_nesting: the number of nested plates in model and guide; 1 for the plate over prompts.
+
+    Raises:
+        ResponseSiteError: in a step, if the guide draws what the model does not.
     """
 
     def __init__(self, num_particles: int = 64, max_plate_nesting: int = 1) -> None:
@@ -56,6 +59,7 @@ class LeaveOneOut_ELBO(Trace_ELBO):  # noqa: N801 - named as Pyro names its obje
     def _losses(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> tuple[Tensor, Tensor]:
         with SameResponses():
             [(model_trace, guide_trace)] = self._get_traces(model, guide, args, kwargs)
+        _check_guide_sites(model_trace, guide_trace)
         kept = _shared_plates(model_trace, guide_trace)
         log_joint = _total([site["log_prob"] for site in _sample_sites(model_trace)], kept)
         log_guide = _total([site["log_prob"] for site in _sample_sites(guide_trace)], kept)
@@ -69,6 +73,17 @@ def leave_one_out(values: Tensor) -> Tensor:
     """Each value minus the mean of the others along the first dimension, `[K, ...]`: a baseline that costs no bias."""
     whole_number("num_particles", len(values), at_least=2, why=BASELINE)
     return (values - values.mean(0)) * (len(values) / (len(values) - 1))
+
+
+def _check_guide_sites(model_trace: Trace, guide_trace: Trace) -> None:
+    """Refuse what the guide alone draws, of which Pyro warns: log q of it would count, and nothing would stand against it."""
+    latent = {name for name, site in model_trace.nodes.items() if is_sample(site) and not site["is_observed"]}
+    for name, site in guide_trace.nodes.items():
+        if is_sample(site) and not site["is_observed"] and not site["infer"].get("is_auxiliary") and name not in latent:
+            raise ResponseSiteError(
+                f"the guide draws {name!r}, which is no latent site of the model, got {sorted(latent) or 'none'} there: "
+                "expected the same names in both. A site of the guide's own is marked by `infer={'is_auxiliary': True}`"
+            )
 
 
 def _sample_sites(trace: Trace) -> list[dict]:

@@ -214,6 +214,14 @@ def test_guide_is_refused_by_name(shape):
     assert_all_refuse(uses_of_guide(make(factor=False)), error, match)
 
 
+@pytest.mark.filterwarnings("ignore:Found")
+@pytest.mark.parametrize("shape", ["conditioned", "hidden", "named otherwise"])
+def test_leave_one_out_refuses_a_guide_whose_site_the_model_lacks(shape):
+    model = REFUSED[shape][0]()
+    with pyro.get_param_store().scope(), pytest.raises(ResponseSiteError, match="draws 'response', which is no latent site"):
+        LeaveOneOut_ELBO(4).loss_and_grads(model, Table(1), TWO)
+
+
 def scaled_factor():
     """Half of each of two equal factors."""
 
@@ -255,6 +263,7 @@ RIGHT = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:pyro.module data")
 @pytest.mark.parametrize("shape", RIGHT)
 def test_model_is_taken_as_it_is_meant(shape):
     model, expected = RIGHT[shape](), Enumeration(Target(), TWO)
