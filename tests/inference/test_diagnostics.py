@@ -15,7 +15,14 @@ from inference import (
     distinct_n,
     draw_from_prior,
 )
-from model import AlignmentModel, TextEvidence, TokenEvidence, grammar_prior, vader_sentiment
+from model import (
+    AlignmentModel,
+    ResponseDistribution,
+    TextEvidence,
+    TokenEvidence,
+    grammar_prior,
+    vader_sentiment,
+)
 
 
 @pytest.fixture
@@ -40,6 +47,20 @@ def test_estimates_are_within_their_errors(measured: Diagnostics, truth: Enumera
     assert within(measured.kl_posterior_guide, truth.kl_posterior_guide(guide))
     assert measured.elbo.value < measured.log_z_bound.value < truth.log_z.mean() + 4 * measured.log_z_bound.standard_error
     assert measured.acceptance == pytest.approx((truth.log_z.exp() * math.exp(-1 / 0.3)).mean().item(), rel=0.1)
+
+
+def test_as_many_draws_are_made_as_are_asked_for(model, guide, prompts, monkeypatch):
+    """Of guide and prior, in chunks, of which the last is smaller."""
+    sample, sizes = ResponseDistribution.sample, []
+
+    def counted(self, sample_shape=()):
+        sizes.append(tuple(sample_shape))
+        return sample(self, sample_shape)
+
+    monkeypatch.setattr(ResponseDistribution, "sample", counted)
+    diagnose(model, guide, prompts, num_samples=10, num_prior_draws=7, chunk=4)
+    drawn = [size for size in sizes if size]  # a program that is run for its distribution draws once
+    assert sorted(drawn) == sorted([(4,), (3,), (4,), (4,), (2,)])
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from inference import Enumeration, log_guide_at
+from inference import Enumeration, enumeration, log_guide_at
 from model import AlignmentModel, LanguageModel, NotEnumerableError, TokenEvidence
 
 
@@ -37,6 +37,22 @@ def test_gradient_is_that_of_the_enumerated_elbo(truth, guide, prompts):
     exact = truth.elbo_gradient(guide)
     for name, parameter in guide.named_parameters():
         assert torch.allclose(exact[name], parameter.grad, rtol=1e-9, atol=1e-12), name
+
+
+def test_chunks_and_parameters_that_play_no_part_change_nothing(model, prompts, truth, guide, monkeypatch):
+    """Seven responses at a time, the last time fewer; what q does not depend on has a gradient of 0."""
+    whole = truth.elbo_gradient(guide)
+    monkeypatch.setattr(enumeration, "CHUNK", 14)
+    apart = Enumeration(model, prompts)
+    assert torch.allclose(apart.log_joint, truth.log_joint, rtol=0, atol=1e-12)
+    guide.idle = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    gradient = apart.elbo_gradient(guide)
+    assert gradient.pop("idle").tolist() == [0.0] * 3
+    assert gradient.keys() == whole.keys()
+    for name, part in gradient.items():
+        assert torch.allclose(part, whole[name], rtol=1e-9, atol=1e-12), name
+    monkeypatch.setattr(enumeration, "CHUNK", 1)  # less than there are prompts
+    assert torch.allclose(Enumeration(model, prompts).log_z, truth.log_z, rtol=0, atol=1e-12)
 
 
 def test_impossible_responses_have_no_posterior_mass(small_prior, prompts):

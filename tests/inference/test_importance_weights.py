@@ -21,6 +21,19 @@ def test_pareto_k_says_when_it_cannot_tell():
     assert pareto_k(torch.zeros(50, 1)).item() == -math.inf
 
 
+def test_pareto_k_is_of_the_highest_fifth_and_of_25_weights_or_more():
+    """Of which at least five: a tail that is flat has no spread, however spread the rest is."""
+    spread = torch.arange(25.0, dtype=torch.float64)[:, None]
+    assert math.isfinite(pareto_k(spread).item())
+    assert math.isnan(pareto_k(spread[:24]).item())
+    for size, flat in ((25, 5), (100, 20)):
+        weights = torch.arange(float(size), dtype=torch.float64)[:, None]
+        weights[-flat:] = float(size)
+        assert pareto_k(weights).item() == -math.inf
+        weights[-1] += 5.0
+        assert pareto_k(weights).item() > -math.inf
+
+
 @pytest.mark.parametrize("worst", [0, 1])
 def test_of_several_prompts_the_worst_is_told(model, guide, prompts, monkeypatch, worst):
     """The smallest effective sample size and the largest Pareto k."""
