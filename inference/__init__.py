@@ -6,16 +6,24 @@ from inference import random_state
 from inference.acceptance import LooseBoundError
 from inference.anneal import Stage, anneal, soften
 from inference.calibration import Calibration, calibrate, predict
+from inference.checked_optimizer import (
+    NonFiniteGradientError,
+    NonFiniteParametersError,
+    NonFiniteStartError,
+    ScheduleError,
+)
 from inference.checkpoint import CheckpointError, FitState, has_checkpoint
 from inference.density import Joint, Program, joint_at, log_evidence_at, log_guide_at, parameter_scope, response_distribution
 from inference.diagnostics import Diagnostics, diagnose, distinct_n
 from inference.enumeration import Enumeration, entropy
 from inference.estimate import Estimate, NotANumberError, expectation
-from inference.fit import Fit, Metrics, NonFiniteLossError, fit
+from inference.fit import Fit, fit
+from inference.fit_checks import NothingToTrainError
 from inference.folder_lock import FolderInUseError
 from inference.importance_weights import effective_sample_size, pareto_k
 from inference.kl_budget import Budget, BudgetError, solve_beta
 from inference.kl_estimators import KL_ESTIMATORS, k1, k2, k3
+from inference.last_good import NonFiniteGuideError
 from inference.laws import NotNormalisedError
 from inference.moment_matching import MomentMatch, UnattainableMomentsError, match_moments
 from inference.objectives import (
@@ -37,7 +45,7 @@ from inference.objectives import (
     WakePhi,
     alpha_divergence,
 )
-from inference.optimizer import FusedOptimizer, NonFiniteGradientError, constant, cosine
+from inference.optimizer import FusedOptimizer, constant, cosine
 from inference.prior_bank import PriorBank, draw_prior_bank
 from inference.prior_draws import PriorDraws, draw_from_prior
 from inference.response_index import ResponseIndex
@@ -65,6 +73,7 @@ from inference.samplers import (
 )
 from inference.self_bleu import self_bleu
 from inference.simulation_based_calibration import Ranks, simulation_based_calibration
+from inference.svi_step import Metrics, NonFiniteLossError
 
 __all__ = [
     "DIVERGENCES",
@@ -102,9 +111,13 @@ __all__ = [
     "MultiSample_ELBO",
     "NoSupportError",
     "NonFiniteGradientError",
+    "NonFiniteGuideError",
     "NonFiniteLossError",
+    "NonFiniteParametersError",
+    "NonFiniteStartError",
     "NotANumberError",
     "NotNormalisedError",
+    "NothingToTrainError",
     "Objective",
     "Posterior",
     "PriorBank",
@@ -120,6 +133,7 @@ __all__ = [
     "RewardToGo_ELBO",
     "Sampler",
     "ScaledSiteError",
+    "ScheduleError",
     "Stage",
     "Trace_ELBO",
     "UnattainableMomentsError",

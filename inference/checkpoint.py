@@ -9,6 +9,7 @@ fit is refused.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,11 @@ from torch import Tensor
 
 from guides.guide import OtherGuideError, check_like, load_into
 from inference import random_state
+from inference.checked_optimizer import CheckedOptimizer
 from inference.checkpoint_folder import CheckpointError, checkpoints, new_checkpoint, newest_whole
 from inference.density import Program
 from inference.fingerprint import Fingerprint, differences
 from inference.objectives import ResponseObjective
-from inference.optimizer import FusedOptimizer
 from model import Prompts
 
 __all__ = ["CheckpointError", "FitState", "has_checkpoint"]
@@ -45,7 +46,7 @@ class FitState:
     """
 
     guide: Program
-    optimizer: FusedOptimizer
+    optimizer: CheckedOptimizer
     objective: ELBO
     step: int = 0
     fingerprint: Fingerprint = field(default_factory=dict)
@@ -66,7 +67,7 @@ class FitState:
         }
         state = {
             "step": self.step,
-            "optimizer_step": optimizer["step_count"],
+            "optimizer": {"step_count": optimizer["step_count"], "plain": optimizer["plain"]},
             "random": plain,
             "fingerprint": self.fingerprint,
         }
@@ -99,7 +100,7 @@ class FitState:
         _check_moments(moments, path)
         _check_random(saved["random"], path)
         load_into(_parameters(), saved["guide"], str(path))
-        self.optimizer.set_state({"step_count": state["optimizer_step"], "parameters": moments})
+        self.optimizer.set_state(state["optimizer"] | {"parameters": moments})
         self.step = state["step"]
         random_state.restore(saved["random"], state["random"])
 
@@ -152,16 +153,23 @@ def _write(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def _check_moments(moments: dict[str, dict[str, Tensor]], path: Path) -> None:
-    """Refuse moments of other parameters, or of another shape."""
+    """Refuse moments of other parameters, or of a shape that does not broadcast to theirs."""
     parameters = _parameters()
     for name, kept in moments.items():
         shape = tuple(parameters[name].shape) if name in parameters else None
-        odd = [key for key, tensor in kept.items() if shape is None or (tensor.dim() and tuple(tensor.shape) != shape)]
+        odd = [key for key, tensor in kept.items() if shape is None or not _broadcasts(tensor.shape, shape)]
         if odd:
             raise CheckpointError(
                 f"{path / 'optimizer.safetensors'} has {odd[0]} of {name} with shape {tuple(kept[odd[0]].shape)}, expected "
                 f"{'no such parameter' if shape is None else shape}"
             )
+
+
+def _broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
+    try:
+        return tuple(torch.broadcast_shapes(shape, to)) == tuple(to)
+    except RuntimeError:
+        return False
 
 
 def _check_random(tensors: dict[str, Tensor], path: Path) -> None:

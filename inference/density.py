@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from inference.laws import check_log_prob
 from inference.response_site import AtResponse, check_plates, check_response_site, is_sample
 from model import BearsZeroEvidence, EvidenceError, Prompts, ResponseDistribution
+from model.one_at_a_time import ALONE
 
 Program = Callable[[Prompts], Any]
 
@@ -40,13 +41,14 @@ def run(program: Program, prompts: Prompts, response: Tensor | None = None, *, r
     """The trace of a program, with `response` at its site if one is given. Bears evidence of -inf.
 
     A module brings its parameters along, so it runs in an empty scope of Pyro's parameter store, where it can neither meet
-    another's parameters nor leave its own behind. A plain function finds its parameters in the store as it is.
+    another's parameters nor leave its own behind. A plain function finds its parameters in the store as it is. While a fit runs
+    in another thread, this waits for its end.
 
     Raises:
         ResponseSiteError: if the program has no site `response` that can be drawn from and scored, or draws something else;
             with the role "guide", if it has any other site, such as a factor.
     """
-    with BearsZeroEvidence(), parameter_scope(program):
+    with ALONE, BearsZeroEvidence(), parameter_scope(program):
         return trace_at(program, prompts, response, role=role)
 
 
@@ -62,7 +64,7 @@ def trace_at(program: Program, prompts: Prompts, response: Tensor | None = None,
 def parameter_scope(program: Program) -> Iterator[None]:
     """An empty scope of Pyro's parameter store, if the program is a module; the store as it is, if it is not."""
     if isinstance(program, nn.Module):
-        with pyro.get_param_store().scope():
+        with ALONE, pyro.get_param_store().scope():
             yield
     else:
         yield

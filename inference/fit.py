@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyro
 import torch
-from pyro.distributions import Unit
-from pyro.distributions.util import scale_and_mask
-from pyro.infer import ELBO, SVI, RenyiELBO, ReweightedWakeSleep, TraceTMC_ELBO
+from pyro.infer import ELBO
+from pyro.optim import PyroOptim
 from pyro.params.param_store import StateDict
-from pyro.poutine.messenger import Messenger
 from tqdm import tqdm
 
 from inference import random_state
-from inference.checkpoint import CheckpointError, FitState, has_checkpoint
+from inference.checked_optimizer import (
+    NonFiniteGradientError,
+    NonFiniteParametersError,
+    ScheduleError,
+)
+from inference.checkpoint import CheckpointError, FitState
 from inference.density import Program
 from inference.fingerprint import fingerprint_of
+from inference.fit_checks import check_programs, new_objective, new_optimizer, restores
 from inference.folder_lock import locked
-from inference.objectives import LeaveOneOut_ELBO, ResponseObjective
-from inference.optimizer import FusedOptimizer, NonFiniteGradientError, cosine
-from inference.response_site import SameResponses
-from model import Prompts
+from inference.last_good import LastGood, NonFiniteGuideError
+from inference.objectives import LeaveOneOut_ELBO
+from inference.optimizer import FusedOptimizer, cosine
+from inference.saved_steps import SavedSteps
+from inference.svi_step import Metrics, NonFiniteLossError, checked_svi, take_step
+from model import Prompts, checks
+from model.one_at_a_time import ALONE
 
-Metrics = dict[str, float]
-
-
-class NonFiniteLossError(FloatingPointError):
-    """The loss is NaN or infinite. The parameters are as they were before the step."""
+STOPS = (
+    NonFiniteLossError,
+    NonFiniteGradientError,
+    NonFiniteParametersError,
+    NonFiniteGuideError,
+    ScheduleError,
+)
+"""Errors of a step after which a fit returns early, with its last good parameters."""
 
 
 @dataclass
@@ -63,10 +71,10 @@ def fit(
     *,
     num_steps: int,
     objective: ELBO | None = None,
-    optimizer: FusedOptimizer | None = None,
+    optimizer: PyroOptim | None = None,
     prompts_per_step: int | None = None,
     seed: int = 0,
-    checkpoint_folder: Path | None = None,
+    checkpoint_folder: str | Path | None = None,
     checkpoint_every: int = 50,
     resume: bool = False,
     on_step: Callable[[Metrics], None] | None = None,
@@ -74,8 +82,12 @@ def fit(
 ) -> Fit:
     """Train `guide` towards the posterior of `model` by stochastic variational inference.
 
-    It has a scope of Pyro's parameter store and random generators of its own, so fits in one process share nothing, and
-    leaves both as they were. On a CPU the result depends only on the arguments, also across kills and resumes.
+    A fit has a scope of Pyro's parameter store and random generators of its own, so fits in one process share nothing, and
+    leaves both as they were. Since both belong to the process, a fit in a second thread waits for the end of the first. On a
+    CPU the result depends only on the arguments, also across kills and resumes.
+
+    A step that leaves a NaN or an infinity, or a guide that gives one, is undone: the fit stops early with the last good
+    parameters. That takes the memory of the trained parameters and of their moments once more.
 
     Args:
         model: a Pyro program over prompts, such as `AlignmentModel`.
@@ -83,129 +95,95 @@ def fit(
         prompts: N prompts.
         num_steps: steps in all, those before a resume included.
         objective: any `pyro.infer` ELBO; default `LeaveOneOut_ELBO()`.
-        optimizer: default Adam at 1e-3, gradient norm at most 1, the rate on a cosine to 0.
-        prompts_per_step: a random subset of so many prompts a step; default all.
+        optimizer: a `FusedOptimizer`, or one of `pyro.optim` that is no scheduler; default Adam at 1e-3, gradient norm at most
+            1, the rate on a cosine to 0.
+        prompts_per_step: a random subset of so many prompts a step, all where there are no more;
+            default all.
         seed: of the generators.
         checkpoint_folder: where checkpoints go, of which the newest two are kept; default none are written.
-        checkpoint_every: steps between them. One more is written after the last step.
+        checkpoint_every: steps between them. One more is written after the last step, or where a step fails.
         resume: go on from the newest whole checkpoint in the folder; start afresh if there is none.
-        on_step: called with the metrics of each step.
+        on_step: called with the metrics of each step. What it draws leaves no trace on the fit.
         progress: show a bar.
 
     Raises:
-        ValueError: if the optimiser or the objective was used before; both may remember what they saw.
+        ValueError: if a number is out of its range, or the optimiser or the objective was used before; both may remember what
+            they saw.
+        TypeError: if an argument is of another kind.
         CheckpointError: if the folder has a checkpoint already and `resume` is off, or the checkpoint is of another fit:
-            something differs that the result depends on (`inference.fingerprint`), the number of steps aside.
+            something differs that the result depends on (`inference.fingerprint`), or the checkpoint is of more steps.
         FolderInUseError: if another fit works in the folder.
+        NonFiniteStartError: if a parameter is NaN or infinite at the start.
+        NothingToTrainError: if the first gradient reaches no parameter.
         ZeroEvidenceError: if the guide draws a response with evidence of -inf.
+
+    An error in the middle, a `KeyboardInterrupt` among them, goes on after a checkpoint of the last whole step was written, if
+    there is a folder for it. It says so in a note, and has what was done until then as its attribute `fit`, a `Fit`.
     """
-    objective = LeaveOneOut_ELBO() if objective is None else objective
-    optimizer = FusedOptimizer(clip_norm=1.0, schedule=cosine(num_steps)) if optimizer is None else optimizer
-    for name, used in {"optimizer": optimizer, "objective": objective}.items():
-        if isinstance(used, FusedOptimizer | ResponseObjective) and used.step_count:
-            raise ValueError(f"the {name} has done {used.step_count} steps already, expected a new one for each fit")
-    restores = checkpoint_folder is not None and has_checkpoint(checkpoint_folder)
-    if restores and not resume:
-        raise CheckpointError(
-            f"{checkpoint_folder} already has a checkpoint: pass resume=True to go on from it, or name another folder"
-        )
-    state = FitState(guide, optimizer, objective)
-    if checkpoint_folder is not None:
+    num_steps = checks.whole_number("num_steps", num_steps)
+    checkpoint_every = checks.whole_number("checkpoint_every", checkpoint_every)
+    check_programs(model, guide, prompts)
+    if prompts_per_step is not None:
+        prompts_per_step = checks.whole_number("prompts_per_step", prompts_per_step)
+    if optimizer is None:
+        optimizer = FusedOptimizer(clip_norm=1.0, schedule=cosine(num_steps))
+    objective = new_objective(LeaveOneOut_ELBO() if objective is None else objective)
+    state = FitState(guide, new_optimizer(optimizer), objective)
+    folder = None if checkpoint_folder is None else Path(checkpoint_folder)
+    if resume and folder is None:
+        raise ValueError("resume is True without a checkpoint_folder, expected the folder of the checkpoint")
+    if folder is not None:
         state.fingerprint = fingerprint_of(
             prompts=prompts,
             objective=objective,
-            optimizer=optimizer,
+            optimizer=state.optimizer,
             model=model,
             guide=guide,
             prompts_per_step=prompts_per_step,
             seed=seed,
         )
     result = Fit(state, {"params": {}, "constraints": {}})
-    svi = SVI(model, guide, optimizer, objective)
-    svi.loss_and_grads = _refuse_non_finite(svi.loss_and_grads)
-    with locked(checkpoint_folder), pyro.get_param_store().scope(result.parameters), random_state.isolated(seed):
-        if checkpoint_folder is not None and restores:
-            state.restore(checkpoint_folder, prompts)
+    seed = checks.seed("seed", seed)
+    with ALONE, locked(folder), pyro.get_param_store().scope(result.parameters), random_state.isolated(seed):
+        if folder is not None and restores(folder, resume):
+            _restore(state, folder, prompts, num_steps)
+        saved = SavedSteps(state, folder, state.step)
+        svi, last_good = checked_svi(model, state), LastGood(state, prompts)
         with tqdm(total=num_steps, initial=state.step, desc="fit", unit="step", disable=not progress) as bar:
-            while state.step < num_steps:
-                try:
-                    metrics = _step(svi, state, _minibatch(prompts, prompts_per_step))
-                except (NonFiniteLossError, NonFiniteGradientError) as error:
-                    result.stopped_early = f"step {state.step}: {error}"
-                    warnings.warn(f"fit stopped early at {result.stopped_early}", stacklevel=2)
-                    break
-                result.metrics.append(metrics)
-                if on_step is not None:
-                    on_step(metrics)
-                bar.set_postfix(elbo=f"{metrics['elbo']:.3f}", refresh=False)
-                bar.update()
-                if checkpoint_folder is not None and (state.step % checkpoint_every == 0 or state.step == num_steps):
-                    state.save(checkpoint_folder)
+            try:
+                while state.step < num_steps:
+                    with last_good.step():
+                        metrics = take_step(svi, state, _minibatch(prompts, prompts_per_step))
+                    result.metrics.append(metrics)
+                    if on_step is not None:
+                        with random_state.kept():
+                            on_step(metrics)
+                    bar.set_postfix(elbo=f"{metrics['elbo']:.3f}", refresh=False)
+                    bar.update()
+                    if state.step % checkpoint_every == 0 or state.step == num_steps:
+                        saved.save()
+            except STOPS as error:
+                result.metrics = [record for record in result.metrics if record["step"] <= state.step]
+                result.stopped_early = f"step {state.step}: {error}"
+                warnings.warn(f"fit stopped early at {result.stopped_early}", stacklevel=2)
+                saved.save()
+            except BaseException as error:
+                saved.save_after(error)
+                vars(error)["fit"] = result
+                raise
     return result
 
 
-def _step(svi: SVI, state: FitState, prompts: Prompts) -> Metrics:
-    """One step of SVI, counted in `state`. Returns its metrics."""
-    rate, objective = state.optimizer.learning_rate, state.objective
-    with SameResponses(), _RecordEvidence() as evidence:
-        loss = _bound(svi.step(prompts))
-    state.step += 1
-    metrics = {"elbo": -loss / len(prompts), "log_evidence": evidence.mean()}
-    if isinstance(objective, ResponseObjective):
-        metrics = objective.metrics
-    elif isinstance(objective, RenyiELBO | ReweightedWakeSleep | TraceTMC_ELBO):
-        metrics["elbo"] = math.nan  # their loss is another bound
-    return {
-        "step": state.step,
-        "elbo": metrics["elbo"],
-        "loss": loss,
-        "log_evidence": metrics["log_evidence"],
-        "grad_norm": state.optimizer.grad_norm,
-        "learning_rate": rate,
-    }
-
-
-class _RecordEvidence(Messenger):
-    """Keeps the mean of every factor that a model adds, r/beta, over all responses that one of Pyro's objectives runs it on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.factors: dict[str, list[float]] = {}
-        self.enumerated = False
-
-    def _pyro_post_sample(self, msg: dict) -> None:
-        self.enumerated |= not msg["infer"].keys().isdisjoint({"_enumerate_dim", "_enum_total"})
-        if isinstance(msg["fn"], Unit):
-            factor = scale_and_mask(msg["fn"].log_factor, msg["scale"], msg["mask"])
-            self.factors.setdefault(msg["name"], []).append(factor.mean().item())
-
-    def mean(self) -> float:
-        """The factors added up, each averaged over the model's runs; NaN over a list, whose responses do not count alike."""
-        if self.enumerated:
-            return math.nan
-        return sum(sum(values) / len(values) for values in self.factors.values()) if self.factors else math.nan
+def _restore(state: FitState, folder: Path, prompts: Prompts, num_steps: int) -> None:
+    state.restore(folder, prompts)
+    if state.step > num_steps:
+        raise CheckpointError(
+            f"the checkpoint in {folder} is of step {state.step}, expected at most num_steps={num_steps}: ask for more "
+            "steps, or name another folder"
+        )
 
 
 def _minibatch(prompts: Prompts, size: int | None) -> Prompts:
     if size is None or size >= len(prompts):
         return prompts
     return prompts[torch.randperm(len(prompts))[:size].sort().values.tolist()]
-
-
-def _bound(loss: float | tuple[float, ...]) -> float:
-    """The loss as one number; `ReweightedWakeSleep` returns two, of which the first is the bound."""
-    return loss[0] if isinstance(loss, tuple) else loss
-
-
-def _refuse_non_finite(loss_and_grads: Callable[..., Any]) -> Callable[..., Any]:
-    """Raise before the optimiser sees the gradient of a loss that is NaN or infinite."""
-
-    def checked(*args: Any, **kwargs: Any) -> Any:
-        loss = loss_and_grads(*args, **kwargs)
-        if not math.isfinite(_bound(loss)):
-            for _, parameter in pyro.get_param_store().named_parameters():
-                parameter.grad = None
-            raise NonFiniteLossError(f"the loss is {_bound(loss)}; the parameters were left as they were")
-        return loss
-
-    return checked

@@ -1,25 +1,29 @@
 """One torch optimiser over all parameters, behind Pyro's optimiser interface.
 
-`pyro.optim` makes an optimiser for each tensor and clips the gradient of each tensor on its own. Here one fused optimiser steps
-them all, the gradient's norm is that of all of them together, and a gradient that is not finite never reaches a parameter.
+`pyro.optim` makes an optimiser for each tensor and clips the gradient of each tensor on its own. Here
+one optimiser, fused where torch can, steps them all, and the gradient's norm is that of all of them.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import groupby
 from typing import Any
 
-import pyro
 import torch
-from pyro.optim import PyroOptim
 from torch import Tensor
 
+from inference.backup import Stepped
+from inference.checked_optimizer import (
+    CheckedOptimizer,
+    ScheduleError,
+)
+from model.checks import finite, positive, whole_number
+
 Schedule = Callable[[int], float]
-
-
-class NonFiniteGradientError(FloatingPointError):
-    """The gradient has a NaN or an infinity in it. The parameters are as they were before the step."""
 
 
 def constant(step: int) -> float:
@@ -28,7 +32,13 @@ def constant(step: int) -> float:
 
 
 def cosine(num_steps: int, *, warmup: int = 0) -> Schedule:
-    """A factor for the learning rate: up on a line for `warmup` steps, then half a cosine, down to 0 at `num_steps`."""
+    """A factor for the learning rate: up on a line for `warmup` steps, then half a cosine, down to 0 at `num_steps`.
+
+    Raises:
+        ValueError: if there is no step, or more steps of warm-up than steps.
+    """
+    num_steps = whole_number("num_steps", num_steps)
+    warmup = whole_number("warmup", warmup, at_least=0, at_most=num_steps, why="part of the steps")
 
     def factor(step: int) -> float:
         if step < warmup:
@@ -39,108 +49,133 @@ def cosine(num_steps: int, *, warmup: int = 0) -> Schedule:
     return factor
 
 
-class FusedOptimizer(PyroOptim):
+class FusedOptimizer(CheckedOptimizer):
     """A torch optimiser for all parameters at once. Goes where a `pyro.optim` optimiser goes.
 
     Args:
-        constructor: a `torch.optim` class.
-        options: its keyword arguments; `lr` is 1e-3 and `fused` is True unless they say otherwise.
+        constructor: a `torch.optim` class, or any callable that makes a torch optimiser of parameter groups.
+        options: its keyword arguments. `lr` is 1e-3 and `fused` is True, where it takes them, unless they say otherwise.
         clip_norm: the gradient is scaled down to this norm over all parameters; None leaves it as it is.
-        schedule: a factor for every learning rate, by step, from 0 on.
+        schedule: a factor for every learning rate, by step, from 0 on; at least 0.
 
-    Attributes:
-        step_count: steps taken.
-        grad_norm: norm of the last gradient, before clipping.
+    Raises:
+        TypeError: if the constructor is none, or its optimiser needs a closure in each step, as LBFGS does.
+        ValueError: if the constructor refuses the options, or the rate, the norm or the first factor is out of its range.
     """
 
     def __init__(
         self,
-        constructor: type[torch.optim.Optimizer] = torch.optim.Adam,
+        constructor: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
         options: dict[str, Any] | None = None,
         *,
         clip_norm: float | None = None,
         schedule: Schedule = constant,
     ) -> None:
-        super().__init__(constructor, {"lr": 1e-3, "fused": True} | (options or {}))
-        self.clip_norm = clip_norm
+        _check_constructor(constructor)
+        super().__init__(constructor, _with_rate(constructor, {} if options is None else options))
+        self.clip_norm = None if clip_norm is None else positive("clip_norm", clip_norm)
         self.schedule = schedule
-        self.step_count = 0
-        self.grad_norm = math.nan
         self._optimizer: torch.optim.Optimizer | None = None
-        self._parameters: dict[str, Tensor] = {}
-
-    def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
-        """Step on the gradients of `params`, then drop them.
-
-        Raises:
-            NonFiniteGradientError: before any parameter is touched.
-        """
-        self._add(params)
-        parameters = [parameter for parameter in self._parameters.values() if parameter.grad is not None]
-        if not parameters:
-            return
-        assert self._optimizer is not None
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        self.grad_norm = norm.item()
-        if not math.isfinite(self.grad_norm):
-            self._drop_gradients()
-            raise NonFiniteGradientError(
-                f"the gradient's norm is {self.grad_norm} at step {self.step_count}; the parameters were left as they were. "
-                "Look for evidence of -inf, a learning rate too high, or a half-precision guide."
-            )
-        if self.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.learning_rate
-        self._optimizer.step()
-        self._drop_gradients()
-        self.step_count += 1
+        if not callable(schedule):
+            raise TypeError(f"schedule is {schedule!r}, expected a function of the step, such as `cosine(num_steps)`")
+        finite("the schedule's factor at step 0", schedule(0), at_least=0)
+        trial = self._make([{"params": [torch.nn.Parameter(torch.zeros(1, 1))]}])
+        if schedule is not constant and "lr" not in trial.param_groups[0]:
+            raise ValueError(f"{_name(constructor)} has no learning rate `lr` that a schedule could change: leave it constant")
 
     @property
     def learning_rate(self) -> float:
-        """That of the next step."""
-        return self.pt_optim_args["lr"] * self.schedule(self.step_count)
+        """That of the next step; NaN if the optimiser has none."""
+        if self.schedule is constant and self._optimizer is not None:
+            return float(self._optimizer.param_groups[0].get("lr", math.nan))
+        return self.pt_optim_args.get("lr", math.nan) * self.schedule(self.step_count)
 
-    def get_state(self) -> dict[str, Any]:
-        """`step_count`, and for every parameter, by name, the tensors that the torch optimiser keeps for it."""
-        kept = {} if self._optimizer is None else self._optimizer.state
-        return {
-            "step_count": self.step_count,
-            "parameters": {name: dict(kept.get(parameter, {})) for name, parameter in self._parameters.items()},
-        }
+    def check_rate(self) -> None:
+        """Refuse a factor of the schedule that is no factor, before the step."""
+        factor = self.schedule(self.step_count)
+        if not (math.isfinite(factor) and factor >= 0):
+            raise ScheduleError(
+                f"the schedule's factor for the learning rate is {factor} at step {self.step_count}, expected a finite number "
+                "of at least 0; the parameters were left as they were"
+            )
 
-    def set_state(self, state_dict: dict[str, Any]) -> None:
-        """Take up a state from `get_state`. Parameters not met so far get theirs when they are."""
-        self.step_count = state_dict["step_count"]
-        self._state_waiting_to_be_consumed.update(state_dict["parameters"])
-        self._load_waiting()
-
-    def _add(self, params: Iterable[Tensor]) -> None:
-        store = pyro.get_param_store()
-        known = {id(parameter) for parameter in self._parameters.values()}
-        new = {store.param_name(parameter): parameter for parameter in params if id(parameter) not in known}
-        if not new:
-            return
-        names = sorted(new)  # SVI hands over a set, whose order differs from run to run
-        group = {"params": [new[name] for name in names]}
-        if self._optimizer is None:
-            self._optimizer = self.pt_optim_constructor([group], **self.pt_optim_args)
-        else:
-            self._optimizer.add_param_group(group)
-        self._parameters |= {name: new[name] for name in names}
-        self._load_waiting()
-
-    def _load_waiting(self) -> None:
-        """Hand the torch optimiser what `set_state` brought for the parameters met so far."""
+    def _adopt(self, new: dict[str, Tensor]) -> None:
+        fresh: tuple[dict, dict] = {}, {"group": {}}
         waiting = self._state_waiting_to_be_consumed
-        if self._optimizer is None or not waiting.keys() & self._parameters.keys():
-            return
-        state = self._optimizer.state_dict()
-        for index, name in enumerate(self._parameters):
-            if name in waiting:
-                state["state"][index] = waiting.pop(name)
-        self._optimizer.load_state_dict(state)
+        options = {name: str(waiting.get(name, fresh)[1]["group"]) for name in new}
+        for _, alike in groupby(sorted(new, key=options.__getitem__), key=options.__getitem__):
+            names = list(alike)
+            group = {"params": [new[name] for name in names]}
+            if self._optimizer is None:
+                self._optimizer = self._make([group])
+            else:
+                self._optimizer.add_param_group(group)
+            self._stepped |= {name: Stepped.of(new[name], self._optimizer) for name in names}
 
-    def _drop_gradients(self) -> None:
-        for parameter in self._parameters.values():
-            parameter.grad = None
+    def _advance(self, trained: list[Tensor], norm: Tensor) -> None:
+        assert self._optimizer is not None
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(trained, self.clip_norm, norm)
+        if self.schedule is not constant:
+            for group in self._optimizer.param_groups:
+                group["lr"] = self.learning_rate
+        self._optimizer.step()
+
+    def _make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The torch optimiser, fused if its constructor knows of that and the parameters allow it."""
+        constructor, options = self.pt_optim_constructor, self.pt_optim_args
+        settled = {"fused", "foreach", "differentiable"} & options.keys()
+        try:
+            if "fused" in _keywords(constructor) and not settled and not _misses_numbers(constructor, groups):
+                with suppress(RuntimeError):  # torch's own word for parameters that it cannot fuse
+                    return constructor(groups, **options, fused=True)
+            return constructor(groups, **options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{_name(constructor)} refuses the options {options}, or the parameters: {error}. "
+                f"Its options are {', '.join(sorted(_keywords(constructor)))}."
+            ) from error
+
+
+def _misses_numbers(constructor: Any, groups: list[dict[str, Any]]) -> bool:
+    """Torch 2.13's fused SGD on a CPU does not step the last numbers of a half-precision tensor."""
+    if not (isinstance(constructor, type) and issubclass(constructor, torch.optim.SGD)):
+        return False
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    return any(parameter.device.type == "cpu" and parameter.element_size() < 4 for parameter in parameters)
+
+
+def _check_constructor(constructor: Any) -> None:
+    if not callable(constructor):
+        raise TypeError(
+            f"constructor is a {type(constructor).__name__}, expected a class such as `torch.optim.Adam`, which is given the "
+            "guide's parameters when they are met"
+        )
+    step = getattr(constructor, "step", None)
+    closure = inspect.signature(step).parameters.get("closure") if step is not None else None
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise TypeError(
+            f"{_name(constructor)} needs a closure that computes the loss again in each step, which a "
+            "step of SVI does not have: choose an optimiser such as `torch.optim.Adam`"
+        )
+
+
+def _with_rate(constructor: Any, options: Any) -> dict[str, Any]:
+    """The options, with a checked learning rate if the constructor takes one."""
+    if not isinstance(options, dict):
+        raise TypeError(
+            f"options is a {type(options).__name__}, expected a dict of keyword arguments of {_name(constructor)}; for options "
+            "that differ from parameter to parameter, `inference.fit` takes optimisers of `pyro.optim`"
+        )
+    if "lr" not in options and "lr" not in _keywords(constructor):
+        return dict(options)
+    rate = options.get("lr", 1e-3)
+    return options | {"lr": positive("lr", rate.item() if isinstance(rate, Tensor) and rate.numel() == 1 else rate)}
+
+
+def _keywords(constructor: Any) -> set[str]:
+    return set(inspect.signature(constructor).parameters) - {"self", "params", "args", "kwargs"}
+
+
+def _name(constructor: Any) -> str:
+    return getattr(constructor, "__name__", repr(constructor))

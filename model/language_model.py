@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -290,8 +291,11 @@ class LanguageModel(nn.Module):
         seen = state.seen + tokens.shape[1]
         keep = {"logits_to_keep": 1} if last_only and self._keeps_last_logits else {}
         hidden: list[Tensor] = []
+        thread = threading.get_ident()
 
-        def listen(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        def listen(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            if threading.get_ident() != thread:
+                return None  # another thread reads with the same network, and listens for itself
             # the last states alone are strided; torch would multiply them by frozen weights with a copy of the layer for each
             # prompt, which takes longer than all the rest
             hidden.append(inputs[0].clone(memory_format=torch.contiguous_format) if last_only else inputs[0])

@@ -1,0 +1,93 @@
+"""One step of `pyro.infer.SVI` in a fit: what is checked in it, and its metrics."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pyro.distributions import Unit
+from pyro.distributions.util import scale_and_mask
+from pyro.infer import SVI, RenyiELBO, ReweightedWakeSleep, TraceTMC_ELBO
+from pyro.poutine.messenger import Messenger
+
+from inference.checkpoint import FitState
+from inference.density import Program
+from inference.fit_checks import check_trains
+from inference.objectives import ResponseObjective
+from inference.response_site import SameResponses
+from model import Prompts
+
+Metrics = dict[str, float]
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss is NaN or infinite. The parameters are as they were before the step."""
+
+
+def checked_svi(model: Program, state: FitState) -> SVI:
+    """SVI of a fit's state, whose step raises before the optimiser sees a bad gradient.
+
+    Bad is that of a loss which is NaN or infinite, and the first one if it trains nothing.
+    """
+    svi = SVI(model, state.guide, state.optimizer, state.objective)
+    loss_and_grads, trains = svi.loss_and_grads, False
+
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        nonlocal trains
+        loss = loss_and_grads(*args, **kwargs)
+        if not math.isfinite(_bound(loss)):
+            raise NonFiniteLossError(f"the loss is {_bound(loss)}; the parameters were left as they were")
+        if not trains:
+            check_trains(state.guide, state.objective)
+            trains = True
+        return loss
+
+    svi.loss_and_grads = checked
+    return svi
+
+
+def take_step(svi: SVI, state: FitState, prompts: Prompts) -> Metrics:
+    """One step of SVI, counted in `state`. Returns its metrics."""
+    rate, objective = state.optimizer.learning_rate, state.objective
+    with SameResponses(), _RecordEvidence() as evidence:
+        loss = _bound(svi.step(prompts))
+    state.step += 1
+    metrics = {"elbo": -loss / len(prompts), "log_evidence": evidence.mean()}
+    if isinstance(objective, ResponseObjective):
+        metrics = objective.metrics
+    elif isinstance(objective, RenyiELBO | ReweightedWakeSleep | TraceTMC_ELBO):
+        metrics["elbo"] = math.nan  # their loss is another bound
+    return {
+        "step": state.step,
+        "elbo": metrics["elbo"],
+        "loss": loss,
+        "log_evidence": metrics["log_evidence"],
+        "grad_norm": state.optimizer.grad_norm,
+        "learning_rate": rate,
+    }
+
+
+class _RecordEvidence(Messenger):
+    """Keeps the mean of every factor that a model adds, r/beta, over all responses that one of Pyro's objectives runs it on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factors: dict[str, list[float]] = {}
+        self.enumerated = False
+
+    def _pyro_post_sample(self, msg: dict) -> None:
+        self.enumerated |= not msg["infer"].keys().isdisjoint({"_enumerate_dim", "_enum_total"})
+        if isinstance(msg["fn"], Unit):
+            factor = scale_and_mask(msg["fn"].log_factor, msg["scale"], msg["mask"])
+            self.factors.setdefault(msg["name"], []).append(factor.mean().item())
+
+    def mean(self) -> float:
+        """The factors added up, each averaged over the model's runs; NaN over a list, whose responses do not count alike."""
+        if self.enumerated:
+            return math.nan
+        return sum(sum(values) / len(values) for values in self.factors.values()) if self.factors else math.nan
+
+
+def _bound(loss: float | tuple[float, ...]) -> float:
+    """The loss as one number; `ReweightedWakeSleep` returns two, of which the first is the bound."""
+    return loss[0] if isinstance(loss, tuple) else loss

@@ -1,0 +1,94 @@
+"""Two threads: one waits for the other, and each gets what it would get alone, bit for bit."""
+
+import threading
+
+import pyro
+import pytest
+import torch
+
+from guides import FineTuned, Tabular
+from inference import Enumeration, LeaveOneOut_ELBO, diagnose, fit, importance_sampling, joint_at, random_state
+
+
+def run_together(*functions):
+    """The results of functions that begin at once, each in a thread of its own; an error of one is raised here."""
+    barrier, results = threading.Barrier(len(functions)), {}
+
+    def run(index, function):
+        barrier.wait()
+        try:
+            results[index] = function()
+        except BaseException as error:
+            results[index] = error
+
+    threads = [threading.Thread(target=run, args=pair) for pair in enumerate(functions)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result in results.values():
+        if isinstance(result, BaseException):
+            raise result
+    return [results[index] for index in range(len(functions))]
+
+
+def trained(make, model, prior, prompts, seed):
+    def run():
+        guide = make()
+        fit(model, guide, prompts, num_steps=5, objective=LeaveOneOut_ELBO(4), seed=seed, progress=False)
+        return [parameter.detach().clone() for parameter in guide.parameters()]
+
+    return run
+
+
+def same(parameters, others):
+    return all(torch.equal(a, b) for a, b in zip(parameters, others, strict=True))
+
+
+def test_fits_in_threads_are_those_alone(model, small_prior, prompts):
+    runs = [
+        trained(lambda: FineTuned(small_prior), model, small_prior, prompts, 0),
+        trained(lambda: Tabular(small_prior, prompts), model, small_prior, prompts, 1),
+        trained(lambda: FineTuned(small_prior), model, small_prior, prompts, 2),
+    ]
+    alone = [run() for run in runs]
+    assert all(same(*pair) for pair in zip(run_together(*runs), alone, strict=True))
+    assert len(pyro.get_param_store()) == 0
+
+
+def test_measuring_and_sampling_beside_a_fit(model, small_prior, prompts):
+    other = Tabular(small_prior, prompts)
+    truth = Enumeration(model, prompts)
+    response = truth.support[:3].expand(3, len(prompts), -1)
+    fitted = trained(lambda: FineTuned(small_prior), model, small_prior, prompts, 0)
+
+    def measure():
+        for _ in range(3):
+            assert torch.equal(joint_at(model, prompts, response).log_joint, truth.log_joint[:3])
+            assert torch.equal(Enumeration(model, prompts).log_z, truth.log_z)
+        return truth.kl_guide_posterior(other)
+
+    def sample():
+        results = []
+        for seed in range(3):
+            with random_state.isolated(seed):
+                results.append(diagnose(model, other, prompts, num_samples=8).elbo.value)
+            importance_sampling(model, prompts, num_samples=8).resample(4)
+        return results
+
+    alone = fitted(), measure(), sample()
+    together = run_together(fitted, measure, sample)
+    assert same(together[0], alone[0])
+    assert torch.equal(together[1], alone[1])
+    assert together[2] == alone[2]
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_lock_is_free_after_a_fit_that_failed(step, model, small_prior, prompts):
+    def fails(metrics):
+        if metrics["step"] == step:
+            raise KeyError("no")
+
+    with pytest.raises(KeyError):
+        fit(model, FineTuned(small_prior), prompts, num_steps=4, on_step=fails, progress=False)
+    run_together(trained(lambda: FineTuned(small_prior), model, small_prior, prompts, 0))
