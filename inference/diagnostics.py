@@ -25,6 +25,7 @@ from inference.prior_draws import PriorDraws, draw_from_prior
 from inference.response_site import SameResponses
 from model import Prompts, ResponseDistribution
 from model.checks import whole_number
+from model.one_at_a_time import alone
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Diagnostics:
 
 
 @torch.no_grad()
+@alone
 def diagnose(
     model: Program,
     guide: Program,

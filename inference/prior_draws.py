@@ -18,6 +18,7 @@ from inference.estimate import Estimate, log_mean_exp
 from inference.prior_bank import PriorBank
 from inference.samplers.proposal import draw
 from model import Prompts
+from model.one_at_a_time import alone
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class PriorDraws:
 
 
 @torch.no_grad()
+@alone
 def draw_from_prior(
     model: Program,
     prompts: Prompts,

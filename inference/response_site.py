@@ -16,7 +16,7 @@ distributions, so that draws of the site, weights and log Z would be of differen
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pyro.distributions import MaskedDistribution, TorchDistribution
@@ -26,6 +26,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from model import Prompts, ResponseDistribution, ResponseSpace
+from model.one_at_a_time import ALONE
 
 PAIRED = "`LeaveOneOut_ELBO` and `Trace_ELBO`"
 
@@ -76,12 +77,22 @@ class SameResponses(Messenger):
     """Inside this context the responses of all programs are of one kind; else a `ResponseSiteError`.
 
     For what brings a guide and a model together: with other end ids or another padding, the guide's draws would be scored as
-    other responses than they are.
+    other responses than they are. One thread at a time: Pyro's handlers are those of the whole process.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.space: ResponseSpace | None = None
+
+    def __enter__(self) -> Self:
+        ALONE.acquire()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        try:
+            super().__exit__(*error)
+        finally:
+            ALONE.release()
 
     def _pyro_sample(self, msg: dict) -> None:
         if msg["name"] == "response" and isinstance(msg["fn"], ResponseDistribution):

@@ -55,11 +55,11 @@ def autoguide(
     check_counts(num_samples=num_samples, num_steps=num_steps, num_particles=num_particles)
     if not 0 < learning_rate < math.inf:
         raise ValueError(f"learning_rate is {learning_rate}, expected a positive finite number")
-    with pyro.get_param_store().scope(), random_state.isolated(seed):
+    with random_state.isolated(seed), pyro.get_param_store().scope():
         point = AutoLaplaceApproximation(model, init_loc_fn=init_to_sample)
         maximise(model, point, comparisons)
         start = {name: value.detach() for name, value in point(comparisons).items()}
-    with pyro.get_param_store().scope(), random_state.isolated(seed):
+    with random_state.isolated(seed), pyro.get_param_store().scope():
         guide = AutoMultivariateNormal(model, init_loc_fn=init_to_value(values=start), init_scale=0.3)
         optimiser = pyro.optim.ClippedAdam({"lr": learning_rate, "lrd": 0.01 ** (1 / num_steps)})
         objective = Trace_ELBO(num_particles=num_particles, vectorize_particles=True, max_plate_nesting=1)

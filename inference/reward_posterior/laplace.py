@@ -46,7 +46,7 @@ def laplace(
         ValueError: if no draws are asked for.
     """
     check_counts(num_samples=num_samples)
-    with pyro.get_param_store().scope(), random_state.isolated(seed):
+    with random_state.isolated(seed), pyro.get_param_store().scope():
         guide = AutoLaplaceApproximation(model, init_loc_fn=init_to_sample)
         maximise(model, guide, comparisons)
         try:

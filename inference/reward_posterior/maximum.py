@@ -61,7 +61,7 @@ def maximum_a_posteriori(
     Raises:
         NotMaximisedError: if L-BFGS does not converge.
     """
-    with pyro.get_param_store().scope(), random_state.isolated(seed):
+    with random_state.isolated(seed), pyro.get_param_store().scope():
         guide = AutoLaplaceApproximation(model, init_loc_fn=init_to_sample)
         maximise(model, guide, comparisons)
         return guide(comparisons)["w"].detach()[None]

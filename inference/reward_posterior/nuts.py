@@ -47,7 +47,7 @@ def nuts(
     """
     warmup_steps = max(200, num_samples) if warmup_steps is None else warmup_steps
     check_counts(num_samples=num_samples, warmup_steps=warmup_steps, thinning=thinning)
-    with pyro.get_param_store().scope(), random_state.isolated(seed):
+    with random_state.isolated(seed), pyro.get_param_store().scope():
         chain = MCMC(
             NUTS(model, init_strategy=init_to_sample),
             num_samples=num_samples * thinning,

@@ -22,6 +22,7 @@ from inference.samplers.smc import grow
 from inference.samplers.twist import Twist
 from model import Prompts
 from model.checks import finite, whole_number
+from model.one_at_a_time import alone
 
 
 class LogZBounds(NamedTuple):
@@ -37,6 +38,7 @@ class LogZBounds(NamedTuple):
 
 
 @torch.no_grad()
+@alone
 def log_z_bounds(
     model: Program,
     prompts: Prompts,

@@ -20,6 +20,7 @@ from inference.samplers.proposal import weigh
 from inference.samplers.suffix_move import suffix_move
 from model import Prompts
 from model.checks import finite, whole_number
+from model.one_at_a_time import alone
 
 NUM_STARTS = 10  # times that an impossible start is drawn again
 
@@ -120,6 +121,7 @@ class ResponseKernel(MCMCKernel):
 
 
 @torch.no_grad()
+@alone
 def metropolis_hastings(
     model: Program,
     prompts: Prompts,

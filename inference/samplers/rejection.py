@@ -17,9 +17,11 @@ from inference.estimate import log_mean
 from inference.samplers.posterior import NoSupportError, Posterior, check_support
 from inference.samplers.proposal import draw_and_weigh
 from model import AlignmentModel, Prompts
+from model.one_at_a_time import alone
 
 
 @torch.no_grad()
+@alone
 def rejection_sampling(
     model: Program,
     prompts: Prompts,

@@ -10,6 +10,8 @@ import torch
 from guides import FineTuned, LoRA, Tabular
 from inference import (
     OBJECTIVES,
+    CheckpointError,
+    FitState,
     FusedOptimizer,
     LeaveOneOut_ELBO,
     NonFiniteStartError,
@@ -245,11 +247,15 @@ def test_callback_that_raises_keeps_its_step(model, small_prior, prompts, tmp_pa
     assert [record["step"] for record in result.metrics] == [3, 4, 5, 6]
 
 
-def test_disk_that_is_full_does_not_hide_the_error(model, small_prior, prompts, tmp_path):
-    (tmp_path / "taken").write_text("a file where the folder should be")
-    with pytest.raises(FileExistsError) as raised:
-        quiet(model, FineTuned(small_prior), prompts, checkpoint_folder=tmp_path / "taken", checkpoint_every=2)
-    assert "the last could not be saved" in raised.value.__notes__[0]
+def test_disk_that_is_full_does_not_hide_the_error(small_prior, prompts, tmp_path, monkeypatch):
+    def full(state, folder):
+        raise CheckpointError("no space left")
+
+    monkeypatch.setattr(FitState, "save", full)
+    with pytest.raises(UserError) as raised:
+        quiet(failing_at(3, UserError, small_prior), FineTuned(small_prior), prompts, checkpoint_folder=tmp_path)
+    assert raised.value.__notes__[-1] == "The fit had done 2 steps; the last could not be saved: no space left"
+    assert len(raised.value.fit.metrics) == 2
 
 
 def test_memory_of_the_backup_is_one_more_copy(model, small_prior, prompts):
