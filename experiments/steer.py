@@ -100,6 +100,7 @@ from inference import (
 )
 from inference.checkpoint import has_checkpoint
 from model import AlignmentModel, LanguageModel, Prompts
+from model.texts import read_lines
 
 TRAINED = used(lambda args: args.sample is None, "with --sample, which trains nothing")
 SAMPLED = used(lambda args: args.sample is not None, "without --sample")
@@ -470,8 +471,8 @@ def read_prompts(args: Steer) -> list[str]:
     """The prompts of the arguments, from the file if one is named; its empty lines are skipped."""
     if args.prompts_file is None:
         return list(args.prompts)
-    with blamed(f"--prompts-file {args.prompts_file}", (UnicodeDecodeError,)):
-        lines = args.prompts_file.read_text(encoding="utf-8").splitlines()
+    with blamed("--prompts-file"):
+        lines = read_lines(args.prompts_file)
     prompts = [line for line in lines if line.strip()]
     if not prompts:
         raise SystemExit(f"--prompts-file {args.prompts_file} has no prompts: expected one a line")

@@ -30,12 +30,13 @@ class FromScratch(Guide):
         super().__init__()
         space = check_prior(prior).space
         self.max_new_tokens, self.vocab_size, self.pad_id = space.max_new_tokens, space.vocab_size, space.pad_id
+        self.vocabulary = space.vocabulary
         self.register_buffer("end_ids", space.end_ids.clone(), persistent=False)
 
     @property
     def space(self) -> ResponseSpace:
         """What its responses look like."""
-        return ResponseSpace(self.max_new_tokens, self.vocab_size, self.end_ids, self.pad_id)
+        return ResponseSpace(self.max_new_tokens, self.vocab_size, self.end_ids, self.pad_id, self.vocabulary)
 
     def distribution(self, prompts: Prompts) -> ResponseDistribution:
         return ResponseDistribution(self, prompts, self.space)

@@ -18,7 +18,7 @@ from guides.guide import Guide, check_prior
 from guides.lora import LoRA
 from guides.mean_field import MeanField
 from guides.recurrent import Recurrent
-from model import LanguageModel, Prompts, ResponseDistribution
+from model import LanguageModel, OtherLanguageModelError, Prompts, ResponseDistribution
 from model.checks import finite, instance, one_of, whole_number
 from model.token_log_prob import scaled
 
@@ -81,7 +81,7 @@ class Mixture(Guide):
             instance("the distribution of a component", distribution, ResponseDistribution, why="token by token")
         for one in distributions:
             if (difference := distributions[0].space.difference(one.space)) is not None:
-                raise ValueError(f"components have different responses, with {difference}: expected the same")
+                raise OtherLanguageModelError(f"components have different responses, with {difference}: expected the same")
         return ResponseDistribution(_MixtureDecoder(distributions, self.logits), prompts, distributions[0].space)
 
 

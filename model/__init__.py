@@ -25,7 +25,7 @@ from model.preferences import (
 )
 from model.prompts import Prompts
 from model.response_distribution import ResponseDistribution
-from model.response_space import NotEnumerableError, ResponseSpace
+from model.response_space import NotEnumerableError, OtherLanguageModelError, ResponseSpace
 from model.rewards import (
     Expert,
     Length,
@@ -53,6 +53,7 @@ __all__ = [
     "Length",
     "NotEnumerableError",
     "OptimalityModel",
+    "OtherLanguageModelError",
     "Pattern",
     "Preference",
     "PreferenceError",

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import pyro
 from torch import Tensor
 
-from model.checks import positive
-from model.evidence import Evidence, at_beta, check_product, check_reward, for_each_prompt, upper_bound_of
+from model.checks import instance, positive
+from model.evidence import Evidence, at_beta, check_made_for, check_product, check_reward, for_each_prompt, upper_bound_of
 from model.language_model import LanguageModel
 from model.per_prompt import beta_at
 from model.prompts import Prompts
@@ -45,12 +45,14 @@ class AlignmentModel:
 
     Raises:
         ValueError: if a beta or an upper bound is not as it should be, or evidence has a name that is taken.
-        TypeError: if evidence is not callable.
+        TypeError: if the prior is no `LanguageModel`, or evidence is not callable.
+        OtherLanguageModelError: if evidence was made for another language model than the prior.
     """
 
     def __init__(
         self, prior: LanguageModel, evidence: Evidence | Mapping[str, Evidence], beta: float | Mapping[str, float]
     ) -> None:
+        instance("prior", prior, LanguageModel, why="`LanguageModel.from_pretrained` loads one")
         self._beta = _checked_beta(beta)
         pieces = evidence if isinstance(evidence, Mapping) else {"evidence": evidence}
         self.evidence = {name: at_beta(piece, self._beta) for name, piece in pieces.items()}
@@ -62,6 +64,7 @@ class AlignmentModel:
                 raise ValueError(
                     f"evidence is named {name!r}, expected a text, and not `prompts` or `response`, the model's own"
                 )
+            check_made_for(name, piece, prior.space)
         self.prior = prior
 
     def __call__(self, prompts: Prompts) -> Tensor:

@@ -38,6 +38,10 @@ class WeightedSum:
         bounds = [weight * bound for weight, bound in stated if weight > 0 and bound is not None]
         self.upper_bound: float | None = sum(bounds) if len(bounds) == len(self.parts) else None
 
+    def components(self) -> list[Evidence]:
+        """The evidence of its parts."""
+        return [evidence for _, evidence in self.parts.values()]
+
     def at_beta(self, beta: float | Mapping[str, float]) -> WeightedSum:
         """The sum of its parts at this beta; itself, if none of them depends on it.
 

@@ -50,6 +50,10 @@ class Constraint:
         self.evidence = evidence
         self.name = name
 
+    def components(self) -> list[Evidence]:
+        """What is held against the threshold."""
+        return [self.evidence]
+
     def at_beta(self, beta: float | Mapping[str, float]) -> Constraint:
         """With what it constrains at this beta; itself, if that does not depend on it."""
         found = at_beta(self.evidence, beta)

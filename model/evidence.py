@@ -6,7 +6,7 @@ a response is impossible. `model.rewards` has evidence to choose from, and makes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol, Self, TypeVar, runtime_checkable
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from model.checks import finite
 from model.prompts import Prompts
+from model.response_space import OtherLanguageModelError, ResponseSpace
 
 
 class Evidence(Protocol):
@@ -42,6 +43,32 @@ class DependsOnBeta(Protocol):
 
     def at_beta(self, beta: float | Mapping[str, float]) -> Self:
         """The same for a model of this beta; itself, if beta plays no part after all."""
+
+
+@runtime_checkable
+class Composed(Protocol):
+    """Evidence that is made of other evidence."""
+
+    def components(self) -> Iterable[Evidence]:
+        """The evidence that it is made of."""
+
+
+def check_made_for(name: str, evidence: Evidence, space: ResponseSpace) -> None:
+    """Refuse evidence that was made for a language model with other responses than those of `space`.
+
+    Evidence with a `language_model` says by it whose responses it reads; that of a function alone says nothing.
+
+    Raises:
+        OtherLanguageModelError: with the name of the evidence, and what differs.
+    """
+    for part in evidence.components() if isinstance(evidence, Composed) else ():
+        check_made_for(name, part, space)
+    made_for = getattr(getattr(evidence, "language_model", None), "space", None)
+    if isinstance(made_for, ResponseSpace) and (difference := space.difference(made_for)) is not None:
+        raise OtherLanguageModelError(
+            f"evidence {name!r} was made for another language model than the prior: they have {difference}. Make it with the "
+            "prior of this model"
+        )
 
 
 Piece = TypeVar("Piece")

@@ -7,7 +7,6 @@ import inspect
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,14 +17,16 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from model.adapter import unwrapped
 from model.checks import positive, whole_number
 from model.digests import saved_together
+from model.end_ids import checked_ids, default_end_ids
 from model.evaluation import evaluating
 from model.network_checks import check_causal, check_ids, check_network, check_tokenizer
 from model.positions import check_driven, first_position, longest_context
 from model.pretrained import load_pretrained
 from model.prompts import Prompts
 from model.response_distribution import ResponseDistribution
-from model.response_space import ResponseSpace
-from model.tokenization import continuations, decoded, token_rows
+from model.response_space import OtherLanguageModelError, ResponseSpace
+from model.texts import listed_texts
+from model.tokenization import continuations, decoded, token_rows, vocabulary_digest
 
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 """Kinds of layer that keep keys and values by position, so that a state can be selected row by row."""
@@ -67,7 +68,8 @@ class LanguageModel(nn.Module):
         tokenizer: its tokenizer.
         max_new_tokens: T, the most tokens a response has.
         temperature: divides the logits, when sampling and when scoring.
-        end_ids: ids that end a response; by default those of the network's generation settings, else the tokenizer's.
+        end_ids: ids that end a response; by default all that the generation settings, the configuration of the network and the
+            tokenizer name, with a warning where they differ.
         pad_id: fills a response after its end; by default the tokenizer's padding id, else the first end id.
 
     Raises:
@@ -111,17 +113,14 @@ class LanguageModel(nn.Module):
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
         self.vocab_size = network.get_output_embeddings().weight.shape[0]
-        if end_ids is not None and (isinstance(end_ids, str | bytes) or not isinstance(end_ids, Iterable)):
-            raise TypeError(f"end_ids is {end_ids!r}, expected a list of token ids")
-        self.end_ids = tuple(sorted(set(_default_end_ids(network, tokenizer) if end_ids is None else end_ids)))
+        named = default_end_ids(network, tokenizer, self.vocab_size) if end_ids is None else end_ids
+        self.end_ids = checked_ids("end_ids", named, self.vocab_size)
         if not self.end_ids:
             raise ValueError("neither the network nor its tokenizer names an end-of-sequence id: pass `end_ids=[...]`")
         if pad_id is None:
             pad_id = tokenizer.pad_token_id
-        self.pad_id = self.end_ids[0] if pad_id is None else pad_id
-        for name, token_id in [*(("end_ids", i) for i in self.end_ids), ("pad_id", self.pad_id)]:
-            if isinstance(token_id, bool) or not isinstance(token_id, Integral) or not 0 <= int(token_id) < self.vocab_size:
-                raise ValueError(f"{name} has {token_id!r}, expected an id below the network's {self.vocab_size} logits")
+        (self.pad_id,) = checked_ids("pad_id", [self.end_ids[0] if pad_id is None else pad_id], self.vocab_size)
+        self.vocabulary = vocabulary_digest(tokenizer, self.vocab_size)
         self.register_buffer("_end_ids", torch.tensor(self.end_ids, device=network.device), persistent=False)
         self._keeps_last_logits = "logits_to_keep" in inspect.signature(network.forward).parameters
         self._first_position, self._context = first_position(network), longest_context(network)
@@ -191,7 +190,7 @@ class LanguageModel(nn.Module):
     @property
     def space(self) -> ResponseSpace:
         """What its responses look like."""
-        return ResponseSpace(self.max_new_tokens, self.vocab_size, self._end_ids, self.pad_id)
+        return ResponseSpace(self.max_new_tokens, self.vocab_size, self._end_ids, self.pad_id, self.vocabulary)
 
     @property
     def context(self) -> int | None:
@@ -204,17 +203,20 @@ class LanguageModel(nn.Module):
             self.network.save_pretrained(new)
             self.tokenizer.save_pretrained(new)
 
-    def encode(self, texts: Sequence[str]) -> Prompts:
+    def encode(self, texts: Iterable[str]) -> Prompts:
         """Tokenize N prompts, with the beginning that the tokenizer adds, once; an empty one becomes its BOS.
 
         Special tokens that are written in a prompt are those tokens. An end that the tokenizer adds is left
         out: after it, no text would go on.
 
+        Args:
+            texts: a list of texts, or another iterable of them: an array, a series, a generator.
+
         Raises:
+            TypeError: if that is something else, with the index of what is no text.
             ValueError: if there is no prompt, an empty one and no BOS, or one too long for the network's context.
         """
-        if isinstance(texts, str) or not texts:
-            raise ValueError(f"encode got {texts!r}, expected a non-empty list of strings")
+        texts = listed_texts("encode", texts)
         rows = token_rows(self.tokenizer, texts)
         context = self.context
         check_ids(rows, texts, self.network, self.tokenizer)
@@ -228,7 +230,7 @@ class LanguageModel(nn.Module):
                     f"prompt {index} has {len(row)} tokens ({text[:40]!r}...): with max_new_tokens={self.max_new_tokens} "
                     f"that is over the network's context of {context}. Shorten the prompt or the response."
                 )
-        return Prompts.from_ids(rows, texts, self.device)
+        return Prompts.from_ids(rows, texts, self.device, self.vocabulary)
 
     def decode(self, response: Tensor, prompts: Prompts | None = None) -> list:
         """Texts of responses without their end: N strings for `[N, T]`, K lists of N for `[K, N, T]`, and so on.
@@ -237,6 +239,7 @@ class LanguageModel(nn.Module):
         space of its first word. Without, the responses decoded on their own. Special tokens other than the end
         are part of a response and of its text. Those that the tokenizer adds to a prompt are part of neither.
         """
+        self._check_decodable(response, prompts)
         rows = response.reshape(-1, response.shape[-1])
         kept = self.space.is_token(rows) & ~torch.isin(rows, self._end_ids)
         ids = [_kept(*row) for row in zip(rows.tolist(), kept.tolist(), strict=True)]
@@ -247,11 +250,49 @@ class LanguageModel(nn.Module):
         texts = [prompts.texts[b % len(prompts)] + text for b, text in enumerate(added)]
         return _nested(texts, response.shape[:-1])
 
+    def _check_decodable(self, response: Tensor, prompts: Prompts | None) -> None:
+        """Refuse what are no responses of this language model, `[..., N, T]`, to N prompts."""
+        if response.is_floating_point() or response.dim() < 2:
+            raise ValueError(
+                f"got responses of shape {tuple(response.shape)} and type {response.dtype}, expected token ids [..., N, T]"
+            )
+        if prompts is not None:
+            self.space.check(prompts, response)
+            if response.shape[-2] != len(prompts):
+                raise ValueError(f"got responses to {response.shape[-2]} prompts and {len(prompts)} prompts")
+        if response.numel() and not 0 <= int(response.min()) <= int(response.max()) < self.vocab_size:
+            raise OtherLanguageModelError(
+                f"the responses have token ids from {int(response.min())} to {int(response.max())}, and the language model has "
+                f"{self.vocab_size}: they are another's"
+            )
+
     def forward(self, prompts: Prompts) -> ResponseDistribution:
-        """p(response | prompts): batch shape `[N]`, event shape `[T]`."""
+        """p(response | prompts): batch shape `[N]`, event shape `[T]`.
+
+        Raises:
+            TypeError: for what are no prompts.
+            OtherLanguageModelError: for prompts that another language model encoded.
+            ValueError: for prompts that leave too little of the context, or that have ids which the network does not know.
+        """
         if not isinstance(prompts, Prompts):
             raise TypeError(f"expected Prompts, got {type(prompts).__name__}: make them with `encode([...])`")
+        self._check_room(prompts)
         return ResponseDistribution(self, prompts, self.space, temperature=self.temperature)
+
+    def _check_room(self, prompts: Prompts) -> None:
+        """Refuse prompts encoded for shorter responses, or made by hand of unknown ids."""
+        context, longest = self.context, prompts.ids.shape[1]
+        if context is not None and longest + self.max_new_tokens > context:
+            longest = int(prompts.mask.sum(1).max())
+            if longest + self.max_new_tokens > context:
+                raise ValueError(
+                    f"the longest prompt has {longest} tokens: with max_new_tokens={self.max_new_tokens} that is over the "
+                    f"network's context of {context}. Shorten the prompt or the response."
+                )
+        if prompts.vocabulary is None:
+            read = prompts.ids[prompts.mask]
+            if not 0 <= int(read.min()) <= int(read.max()) < self.network.get_input_embeddings().weight.shape[0]:
+                raise ValueError(f"the prompts have token ids up to {int(read.max())}, which the network does not know")
 
     def start(self, prompts: Prompts, prefix: Any = None) -> tuple[Tensor, CachedState]:
         """See `Decoder`. One pass over the N prompts; logits for their last position only.
@@ -334,14 +375,6 @@ def _nested(texts: list[str], shape: Sequence[int]) -> list:
     for size in reversed(shape[1:]):
         texts = [texts[start : start + size] for start in range(0, len(texts), size)]  # type: ignore[misc]
     return texts
-
-
-def _default_end_ids(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    settings = network.generation_config.eos_token_id if network.generation_config is not None else None
-    for found in (settings, network.config.eos_token_id, tokenizer.eos_token_id):
-        if found is not None:
-            return [found] if isinstance(found, int) else list(found)
-    return []
 
 
 def _without_quantization(network: PreTrainedModel) -> PreTrainedModel:

@@ -17,6 +17,7 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
 from model.alignment import AlignmentModel
+from model.checks import instance
 from model.evidence import EvidenceError
 from model.prompts import Prompts
 
@@ -31,7 +32,7 @@ class OptimalityModel:
     """
 
     def __init__(self, model: AlignmentModel) -> None:
-        self.model = model
+        self.model = instance("model", model, AlignmentModel)
 
     def __call__(self, prompts: Prompts) -> Tensor:
         """Run the program. Returns the response, `[..., N, T]`.

@@ -130,6 +130,7 @@ class ResponseDistribution(TorchDistribution):
         temperature: float = 1.0,
         validate_args: bool | None = None,
     ) -> None:
+        space.check(prompts)
         self.decoder = decoder
         self.prompts = prompts
         self.space = space

@@ -11,11 +11,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.prompts import Prompts
+
 MAX_ENUMERABLE = 1_000_000
 
 
 class NotEnumerableError(ValueError):
     """The set of responses is too large to enumerate."""
+
+
+class OtherLanguageModelError(ValueError):
+    """An object made for one language model meets another: its prompts, responses, rewards or guides."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +33,14 @@ class ResponseSpace:
         vocab_size: V, number of token ids.
         end_ids: `[E]`, ids that end a response.
         pad_id: fills the positions after the end.
+        vocabulary: digest of the vocabulary that the ids are of; None if that is not known.
     """
 
     max_new_tokens: int
     vocab_size: int
     end_ids: Tensor
     pad_id: int
+    vocabulary: str | None = None
 
     def is_token(self, response: Tensor) -> Tensor:
         """True at the tokens of a response, its end id included; False after it. `[..., T]`."""
@@ -49,7 +57,26 @@ class ResponseSpace:
             if getattr(self, name) != getattr(other, name):
                 return f"{name} {getattr(self, name)} and {getattr(other, name)}"
         ends = [sorted(space.end_ids.tolist()) for space in (self, other)]
-        return None if ends[0] == ends[1] else f"end_ids {ends[0]} and {ends[1]}"
+        if ends[0] != ends[1]:
+            return f"end_ids {ends[0]} and {ends[1]}"
+        return "tokenizers of other entries" if _differ(self.vocabulary, other.vocabulary) else None
+
+    def check(self, prompts: Prompts, response: Tensor | None = None) -> None:
+        """Refuse prompts, and responses to them, that are another language model's.
+
+        Raises:
+            OtherLanguageModelError: if the prompts are of another vocabulary, or the responses of another length.
+        """
+        if _differ(self.vocabulary, prompts.vocabulary):
+            raise OtherLanguageModelError(
+                f"the prompts, of which the first is {prompts.texts[0][:40]!r}, were encoded by the tokenizer of another "
+                "language model: encode them with that of this one"
+            )
+        if response is not None and response.shape[-1] != self.max_new_tokens:
+            raise OtherLanguageModelError(
+                f"the responses have {response.shape[-1]} positions where those of the language model have "
+                f"{self.max_new_tokens}: they are of another language model, or of another max_new_tokens"
+            )
 
     @property
     def num_responses(self) -> int:
@@ -81,3 +108,7 @@ class ResponseSpace:
             finished.append(torch.nn.functional.pad(extended[ended], (0, self.max_new_tokens - t - 1), value=self.pad_id))
             alive = extended[~ended]
         return torch.cat([*finished, alive])
+
+
+def _differ(vocabulary: str | None, other: str | None) -> bool:
+    return vocabulary is not None and other is not None and vocabulary != other

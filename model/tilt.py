@@ -44,6 +44,10 @@ class Tilt:
         bound = 0.0 if self._sum is None else self._sum.upper_bound
         self.upper_bound = None if bound is None or isinstance(self.beta, Mapping) else bound * self.beta
 
+    def components(self) -> list[Evidence]:
+        """Its features."""
+        return list(self.features.values())
+
     def at_beta(self, beta: float | Mapping[str, float]) -> Tilt:
         """As evidence in a model of this beta, its features too."""
         return Tilt({name: at_beta(feature, beta) for name, feature in self.features.items()}, self.multipliers, beta)

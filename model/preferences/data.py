@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from model.files import write_atomically
+from model.texts import TextFileError, check_unicode, read_lines
 
 KEYS = ("prompt", "chosen", "rejected")
 
@@ -86,7 +87,7 @@ def to_preference(record: Any, where: str) -> Preference:
             )
         if not isinstance(record[key], str):
             raise PreferenceError(f"{where}: {key!r} is {type(record[key]).__name__}, expected a text")
-        _check_unicode(record[key], f"{where}: {key!r}")
+        check_unicode(record[key], f"{where}: {key!r}", PreferenceError)
     tie = record.get("tie", False)
     if not isinstance(tie, bool):
         raise PreferenceError(f"{where}: 'tie' is {tie!r}, expected true or false")
@@ -135,17 +136,6 @@ def split_preferences(
     return train, [preference for preference in preferences if frozenset(preference.texts) in out]
 
 
-def _check_unicode(text: str, where: str) -> None:
-    """Refuse what JSON can write and no tokenizer reads: half of a pair of surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise PreferenceError(
-            f"{where} has {text[error.start]!r} at character {error.start}, half of a surrogate pair, expected whole "
-            "characters. The text may have been cut within an emoji: leave that out."
-        ) from error
-
-
 def _enumerated(source: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:
     return ((f"record {index}", record) for index, record in enumerate(source))
 
@@ -153,11 +143,9 @@ def _enumerated(source: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Any]
 def _read_lines(path: Path) -> Iterator[tuple[str, Any]]:
     """Each line's place and what it holds; empty lines are skipped."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a line may hold other separators inside its texts
-    except OSError as error:
-        raise PreferenceError(f"{path}: {error.strerror}, expected a file of preferences in JSON lines") from error
-    except UnicodeDecodeError as error:
-        raise PreferenceError(f"{path} is not UTF-8 text, expected JSON lines: {error}") from error
+        lines = read_lines(path)
+    except TextFileError as error:
+        raise PreferenceError(f"{error}. Preferences are read from JSON lines") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

@@ -35,8 +35,13 @@ class Length:
         self.upper_bound = float(longest) if target is None else 0.0
 
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
-        """`[..., N]` for responses `[..., N, T]`, float64."""
+        """`[..., N]` for responses `[..., N, T]`, float64.
+
+        Raises:
+            OtherLanguageModelError: if prompts or responses are of another language model.
+        """
         space = self.language_model.space
+        space.check(prompts, response)
         kept = space.is_token(response) & ~torch.isin(response, space.end_ids)
         length = kept.sum(-1).double()
         return length if self.target is None else -(length - self.target).abs()

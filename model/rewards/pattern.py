@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from model.checks import instance
+
 
 class Pattern:
     """1 for a text in which a regular expression is found, else 0; or how many times it is found.
@@ -17,10 +19,12 @@ class Pattern:
         ignore_case: of letters.
 
     Raises:
+        TypeError: if the pattern is no text.
         ValueError: if it is no regular expression.
     """
 
     def __init__(self, pattern: str, *, count: bool = False, ignore_case: bool = True) -> None:
+        instance("pattern", pattern, str)
         try:
             self.pattern = re.compile(pattern, re.IGNORECASE if ignore_case else 0)
         except re.error as error:

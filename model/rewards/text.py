@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from numbers import Real
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from model.checks import finite, instance, whole_number
 from model.evidence import Bounded, EvidenceError, at_beta, for_each_prompt
 from model.language_model import LanguageModel
 from model.prompts import Prompts
@@ -35,6 +38,10 @@ class TextEvidence:
             `upper_bound`, if it has one.
         name: what errors call it; default the function's own name.
         cache_size: texts to remember, those not met for longest forgotten first.
+
+    Raises:
+        TypeError: if the function is not callable, or `language_model` no `LanguageModel`.
+        ValueError: if the bound is not finite, or the size negative.
     """
 
     def __init__(
@@ -47,12 +54,16 @@ class TextEvidence:
         name: str | None = None,
         cache_size: int = 65_536,
     ) -> None:
+        if not callable(function):
+            raise TypeError(f"function is a {type(function).__name__}, expected a callable of a list of texts")
         self.function = function
-        self.language_model = language_model
+        self.language_model = instance("language_model", language_model, LanguageModel)
         self.whole = whole
         self.upper_bound = function.upper_bound if upper_bound is None and isinstance(function, Bounded) else upper_bound
+        if self.upper_bound is not None:
+            finite("upper_bound", self.upper_bound, why="or None if not known")
         self.name = name or getattr(function, "__name__", type(function).__name__)
-        self.cache_size = cache_size
+        self.cache_size = whole_number("cache_size", cache_size, at_least=0)
         self._known: OrderedDict[str, float] = OrderedDict()
 
     def at_beta(self, beta: float | Mapping[str, float]) -> TextEvidence:
@@ -69,10 +80,12 @@ class TextEvidence:
 
         Raises:
             EvidenceError: with the text, if the function fails on it or returns what is no reward.
+            OtherLanguageModelError: if prompts or responses are of another language model.
         """
         return through(lambda plain: self._score(prompts, for_each_prompt(prompts, plain)), response)
 
     def _score(self, prompts: Prompts, response: Tensor) -> Tensor:
+        self.language_model.space.check(prompts, response)
         shape = response.shape[:-1]
         texts = self.language_model.decode(response.reshape(-1, *response.shape[-2:]), prompts if self.whole else None)
         flat = [text for row in texts for text in row]
@@ -95,15 +108,15 @@ class TextEvidence:
     def _checked(self, texts: list[str]) -> list[float]:
         try:
             returned = self.function(texts)
+            returned = list(returned) if isinstance(returned, Iterator) else returned
         except Exception as error:
             raise self._failure(texts, error) from error
-        try:
-            values = returned.flatten().tolist() if isinstance(returned, Tensor) else list(returned)
-        except TypeError as error:
+        values = _listed(returned)
+        if values is None:
             raise EvidenceError(
-                f"the reward function {self.name!r} returned {str(returned)[:SHOWN]} ({type(returned).__name__}) for "
+                f"the reward function {self.name!r} returned {_shown(returned)} ({type(returned).__name__}) for "
                 f"{len(texts)} texts, expected a list of as many numbers: it gets a list, and not one text at a time"
-            ) from error
+            )
         if len(values) != len(texts):
             raise EvidenceError(
                 f"the reward function {self.name!r} returned {len(values)} numbers for {len(texts)} texts, expected one each"
@@ -111,10 +124,10 @@ class TextEvidence:
         for text, value in zip(texts, values, strict=True):
             if not _is_reward(value):
                 raise EvidenceError(
-                    f"reward {self.name!r} returned {value!r} for the text {text[:SHOWN]!r}, expected a finite number, or -inf "
-                    "for an impossible text"
+                    f"reward {self.name!r} returned {_shown(value)} for the text {text[:SHOWN]!r}, expected a finite number, "
+                    "or -inf for an impossible text"
                 )
-        return [float(value) for value in values]
+        return [float(value) for value in values]  # type: ignore[arg-type] # `_is_reward` has looked at them
 
     def _failure(self, texts: list[str], error: Exception) -> EvidenceError:
         """What to say of a function that raised `error` on M texts: which of them it fails on, tried one by one."""
@@ -131,9 +144,31 @@ class TextEvidence:
         )
 
 
+def _listed(returned: object) -> list[object] | None:
+    """What a reward function returned as a list; None for what is no row of values, as a single one or a table is."""
+    if getattr(returned, "ndim", 1) != 1 or isinstance(returned, str | bytes | Mapping | Set):
+        return None
+    if isinstance(returned, Tensor):
+        return returned.tolist()
+    return list(returned) if isinstance(returned, Iterable) else None
+
+
 def _is_reward(value: object) -> bool:
+    """A number, one of numpy or of a tensor without dimensions too, or a truth value; not NaN and below infinity."""
+    if isinstance(value, Tensor) and value.dim() == 0:
+        value = value.item()
+    if not isinstance(value, Real | np.bool_):
+        return False
     try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        number = float(value)
+    except OverflowError:
         return False
     return not math.isnan(number) and number < math.inf
+
+
+def _shown(value: object) -> str:
+    """A value for an error; Python refuses to write integers of more than some thousand digits."""
+    try:
+        return repr(value)[:SHOWN]
+    except ValueError:
+        return f"a {type(value).__name__} too large to write"

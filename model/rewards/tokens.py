@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from model.checks import finite, instance
 from model.language_model import LanguageModel
 from model.prompts import Prompts
 
@@ -26,5 +27,19 @@ class TokenEvidence:
     language_model: LanguageModel
     upper_bound: float | None = None
 
+    def __post_init__(self) -> None:
+        instance("language_model", self.language_model, LanguageModel)
+        if not callable(self.function):
+            raise TypeError(f"function is a {type(self.function).__name__}, expected a callable of token ids and their mask")
+        if self.upper_bound is not None:
+            finite("upper_bound", self.upper_bound, why="or None if not known")
+
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
-        return self.function(response, self.language_model.space.is_token(response))
+        """`[..., N]` for responses `[..., N, T]`.
+
+        Raises:
+            OtherLanguageModelError: if prompts or responses are of another language model.
+        """
+        space = self.language_model.space
+        space.check(prompts, response)
+        return self.function(response, space.is_token(response))

@@ -69,18 +69,32 @@ def test_a_real_checkpoint_loads_and_writes_english(stories_folder: Path) -> Non
 # End and padding ids
 
 
-def test_end_ids_come_from_the_generation_settings_then_the_config_then_the_tokenizer(tmp_path: Path) -> None:
+def test_end_ids_are_all_that_settings_configuration_and_tokenizer_name(tmp_path: Path) -> None:
     saved = tiny()
     saved.network.generation_config.eos_token_id = [4, 0]
     saved.save_pretrained(tmp_path)
     loaded = LanguageModel.from_pretrained(tmp_path, max_new_tokens=3, device="cpu")
     assert loaded.end_ids == (0, 4)
-    loaded.network.generation_config.eos_token_id = None
-    loaded.network.config.eos_token_id = 3
-    assert LanguageModel(loaded.network, loaded.tokenizer, max_new_tokens=3).end_ids == (3,)
-    loaded.network.config.eos_token_id = None
-    assert LanguageModel(loaded.network, loaded.tokenizer, max_new_tokens=3).end_ids == (0,)
-    assert LanguageModel(loaded.network, loaded.tokenizer, max_new_tokens=3, end_ids=[2]).end_ids == (2,)
+    network, tokenizer = loaded.network, loaded.tokenizer
+    network.generation_config.eos_token_id = None
+    network.config.eos_token_id = 3
+    with pytest.warns(UserWarning, match=r"configuration: \[3\]; tokenizer: \[0\]\): each of \[0, 3\] does"):
+        assert LanguageModel(network, tokenizer, max_new_tokens=3).end_ids == (0, 3)
+    network.generation_config.eos_token_id = 2
+    with pytest.warns(UserWarning, match=r"generation settings: \[2\]; configuration: \[3\]; tokenizer: \[0\]"):
+        assert LanguageModel(network, tokenizer, max_new_tokens=3).end_ids == (0, 2, 3)
+    network.config.eos_token_id = network.generation_config.eos_token_id = None
+    assert LanguageModel(network, tokenizer, max_new_tokens=3).end_ids == (0,)
+    assert LanguageModel(network, tokenizer, max_new_tokens=3, end_ids=[2]).end_ids == (2,)
+
+
+@pytest.mark.filterwarnings("error")
+def test_settings_that_list_every_end_and_ids_that_cannot_be_drawn_are_not_told() -> None:
+    network = tiny().network
+    network.generation_config.eos_token_id, network.config.eos_token_id = [4, 0], 4
+    assert LanguageModel(network, tiny_tokenizer(), max_new_tokens=3).end_ids == (0, 4)
+    network.config.eos_token_id = 50256
+    assert LanguageModel(network, tiny_tokenizer(), max_new_tokens=3).end_ids == (0, 4)
 
 
 def test_the_padding_id_is_the_tokenizers_else_the_first_end_id() -> None:
@@ -198,11 +212,30 @@ def test_decode_nests_as_the_batch_does_and_puts_prompts_in_front() -> None:
         ({"end_ids": []}, "pass `end_ids"),
         ({"end_ids": [0, 5]}, "end_ids has 5"),
         ({"pad_id": -1}, "pad_id has -1"),
+        ({"pad_id": 5}, "pad_id has 5"),
+        ({"pad_id": True}, "pad_id has True"),
+        ({"pad_id": "0"}, "pad_id has '0'"),
+        ({"end_ids": [True]}, "end_ids has True"),
+        ({"end_ids": [0.0]}, r"end_ids has 0\.0"),
+        ({"max_new_tokens": True}, "max_new_tokens is True"),
+        ({"max_new_tokens": 1.5}, r"max_new_tokens is 1\.5"),
+        ({"max_new_tokens": "3"}, "max_new_tokens is '3'"),
+        ({"max_new_tokens": 10**12}, "max_new_tokens is 1000000000000"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": float("inf")}, "temperature is inf"),
+        ({"temperature": "1"}, "temperature is '1'"),
+        ({"temperature": 10**400}, "temperature is 10000"),
     ],
 )
 def test_settings_that_make_no_distribution_are_refused(settings: dict, fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
         tiny(**settings)
+
+
+@pytest.mark.parametrize("end_ids", [0, "0", b"0"])
+def test_end_ids_are_a_list(end_ids: object) -> None:
+    with pytest.raises(TypeError, match=f"end_ids is {end_ids!r}, expected a list of token ids"):
+        tiny(end_ids=end_ids)
 
 
 def test_a_network_without_any_end_id_is_refused() -> None:

@@ -95,10 +95,15 @@ def test_what_float64_does_not_hold_is_named(prior: LanguageModel, prompts: Prom
 
 @pytest.mark.parametrize("bound", [math.nan, math.inf, -math.inf, "1", True])
 def test_an_upper_bound_is_a_finite_number(prior: LanguageModel, bound: float) -> None:
-    evidence = TokenEvidence(lambda response, _: response[..., 0], prior, upper_bound=bound)
+    def evidence(_: Prompts, response: torch.Tensor) -> torch.Tensor:
+        return response[..., 0]
+
+    evidence.upper_bound = bound
     for make in (lambda: AlignmentModel(prior, {"taste": evidence}, 1.0), lambda: WeightedSum({"taste": (1.0, evidence)})):
         with pytest.raises(ValueError, match=r"the `upper_bound` of evidence 'taste' is .*, expected a finite number"):
             make()
+    with pytest.raises(ValueError, match=r"upper_bound is .*, expected a finite number"):
+        TokenEvidence(lambda response, _: response[..., 0], prior, upper_bound=bound)
 
 
 def test_a_threshold_is_rounded_as_rewards_are(prior: LanguageModel, prompts: Prompts) -> None:

@@ -1,9 +1,21 @@
 """Functions of texts and of tokens as evidence: each text scored once, and errors that quote it."""
 
+import re
+
+import numpy as np
 import pytest
 import torch
 
-from model import AlignmentModel, BearsZeroEvidence, EvidenceError, Pattern, TextEvidence, TokenEvidence, vader_sentiment
+from model import (
+    AlignmentModel,
+    BearsZeroEvidence,
+    EvidenceError,
+    Length,
+    Pattern,
+    TextEvidence,
+    TokenEvidence,
+    vader_sentiment,
+)
 from tests.model.tiny import tiny
 
 RESPONSE = torch.tensor([[[2, 0, 0], [3, 3, 0]], [[2, 0, 0], [2, 0, 0]], [[4, 4, 4], [0, 0, 0]]])  # [K, N, T] = [3, 2, 3]
@@ -76,13 +88,103 @@ def test_failure_of_the_batch_alone_says_so(language_model, prompts):
         TextEvidence(small, language_model)(prompts, RESPONSE)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "good"])
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), None, "good", "0.5", 1j, 10**400, -(10**400), [0.5], b"1", object]
+)
 def test_what_is_no_reward_is_shown_with_its_text(language_model, prompts, value):
     def odd(texts):
         return [value if text == "c b b" else 0.0 for text in texts]
 
-    with pytest.raises(EvidenceError, match=f"reward 'taste' returned {value!r} for the text 'c b b'"):
+    message = re.escape(f"reward 'taste' returned {repr(value)[:120]} for the text 'c b b'")
+    with pytest.raises(EvidenceError, match=message):
         TextEvidence(odd, language_model, name="taste")(prompts, RESPONSE)
+
+
+def test_integer_that_python_does_not_write_is_refused(language_model, prompts):
+    with pytest.raises(EvidenceError, match="'taste' returned a int too large to write for the text 'a b a'"):
+        TextEvidence(lambda texts: [10**10_000] * len(texts), language_model, name="taste")(prompts, RESPONSE)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda values: torch.tensor(values, requires_grad=True),
+        lambda values: torch.tensor(values, dtype=torch.bfloat16),
+        lambda values: [torch.tensor(value, requires_grad=True) for value in values],
+        lambda values: np.array(values, dtype=np.float32),
+        lambda values: [np.float64(value) for value in values],
+        lambda values: tuple(np.int64(value) for value in values),
+        lambda values: [bool(value) for value in values],
+        lambda values: [np.bool_(value) for value in values],
+        lambda values: (value for value in values),
+        lambda values: dict(enumerate(values)).values(),
+    ],
+)
+def test_numbers_of_any_library_are_rewards(language_model, prompts, made):
+    evidence = TextEvidence(lambda texts: made([float("c" in text) for text in texts]), language_model)
+    reward = evidence(prompts, RESPONSE)
+    assert reward.tolist() == [[0, 1], [0, 1], [1, 1]]
+    assert not reward.requires_grad
+    assert reward.dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda texts: torch.zeros(len(texts), 1),
+        lambda texts: torch.zeros(1, len(texts)),
+        lambda texts: torch.tensor(0.5),
+        lambda texts: np.zeros((len(texts), 1)),
+        lambda texts: "12345",
+        lambda texts: dict.fromkeys(range(len(texts)), 0.0),
+        lambda texts: set(range(len(texts))),
+    ],
+)
+def test_what_is_no_row_of_numbers_is_refused(language_model, prompts, made):
+    with pytest.raises(EvidenceError, match=r"(?s)'taste' returned .* for 5 texts, expected a list of as many numbers"):
+        TextEvidence(made, language_model, name="taste")(prompts, RESPONSE)
+
+
+def test_generator_that_fails_on_a_text_is_refused_with_it(language_model, prompts):
+    def lengths(texts):
+        return (1 / ("c" not in text) for text in texts)
+
+    with pytest.raises(EvidenceError, match="failed on the text 'a b c c c': ZeroDivisionError"):
+        TextEvidence(lambda texts: list(lengths(texts)), language_model)(prompts[[0]], RESPONSE[2:, :1])
+    with pytest.raises(EvidenceError, match="ZeroDivisionError"):
+        TextEvidence(lengths, language_model)(prompts, RESPONSE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"cache_size": -1}, ValueError, "cache_size is -1"),
+        ({"cache_size": 1.5}, ValueError, "cache_size is 1.5"),
+        ({"cache_size": None}, ValueError, "cache_size is None"),
+        ({"upper_bound": float("nan")}, ValueError, "upper_bound is nan"),
+        ({"upper_bound": "1"}, ValueError, "upper_bound is '1'"),
+        ({"function": 0.5}, TypeError, "function is a float, expected a callable"),
+        ({"function": "vader"}, TypeError, "function is a str"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(language_model, settings, error, message):
+    with pytest.raises(error, match=message):
+        TextEvidence(**{"function": vader_sentiment, "language_model": language_model} | settings)
+
+
+@pytest.mark.parametrize("target", [True, 1.5, "2", float("nan")])
+def test_length_that_is_no_number_of_tokens_is_refused(language_model, target):
+    with pytest.raises(ValueError, match=f"target is {target!r} tokens, expected from 0 to 3"):
+        Length(language_model, target)
+
+
+def test_pattern_and_token_evidence_are_checked(language_model):
+    with pytest.raises(TypeError, match="pattern is a bytes"):
+        Pattern(b"a")
+    with pytest.raises(TypeError, match="function is a str"):
+        TokenEvidence("length", language_model)
+    with pytest.raises(ValueError, match="upper_bound is nan"):
+        TokenEvidence(lambda response, _: response, language_model, upper_bound=float("nan"))
 
 
 def test_impossible_texts_and_tensors_are_rewards(language_model, prompts):
