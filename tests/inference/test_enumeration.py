@@ -72,10 +72,10 @@ def test_no_possible_response_is_an_error(small_prior, prompts):
         Enumeration(AlignmentModel(small_prior, nothing, beta=1.0), prompts)
 
 
-def test_large_support_is_refused_with_its_size(small_prior, model):
+def test_large_support_is_refused_with_its_size(small_prior):
     long = LanguageModel(small_prior.network, small_prior.tokenizer, max_new_tokens=12)
     with pytest.raises(NotEnumerableError, match=r"10 token ids and 12 positions make 3\.18e\+11 responses"):
-        Enumeration(AlignmentModel(long, model.evidence, beta=1.0), long.encode(["the film was"]))
+        Enumeration(AlignmentModel(long, {}, beta=1.0), long.encode(["the film was"]))
 
 
 class AlignmentModelPrior(AlignmentModel):
