@@ -14,6 +14,8 @@ from inference import (
     diagnose,
     distinct_n,
     draw_from_prior,
+    joint_at,
+    log_guide_at,
 )
 from model import (
     AlignmentModel,
@@ -47,6 +49,48 @@ def test_estimates_are_within_their_errors(measured: Diagnostics, truth: Enumera
     assert within(measured.kl_posterior_guide, truth.kl_posterior_guide(guide))
     assert measured.elbo.value < measured.log_z_bound.value < truth.log_z.mean() + 4 * measured.log_z_bound.standard_error
     assert measured.acceptance == pytest.approx((truth.log_z.exp() * math.exp(-1 / 0.3)).mean().item(), rel=0.1)
+
+
+def test_every_number_is_that_of_its_definition(model, guide, prompts, monkeypatch):
+    """On the draws that were made, to the last digits: values and standard errors, not their signs alone."""
+    sample, drawn = ResponseDistribution.sample, []
+
+    def kept(self, sample_shape=()):
+        response = sample(self, sample_shape)
+        if sample_shape:
+            drawn.append(response)
+        return response
+
+    draws = draw_from_prior(model, prompts, 50, log_evidence_bound=model.log_evidence_bound(prompts))
+    monkeypatch.setattr(ResponseDistribution, "sample", kept)
+    found = diagnose(model, guide, prompts, num_samples=40, prior_draws=draws, chunk=16)
+    response = torch.cat(drawn)
+    joint, log_guide = joint_at(model, prompts, response), log_guide_at(guide, prompts, response).detach()
+    log_weight = joint.log_prior + joint.log_evidence - log_guide
+    means = {
+        "elbo": log_weight,
+        "log_evidence": joint.log_evidence,
+        "kl_guide_prior": log_guide - joint.log_prior,
+        "entropy": -log_guide,
+    }
+    for name, values in means.items():
+        error = values.std(0).square().sum().sqrt().item() / math.sqrt(40) / 2  # of two prompts
+        assert getattr(found, name) == pytest.approx((values.mean().item(), error), rel=1e-9), name
+    bound = (log_weight.logsumexp(0) - math.log(40)).mean().item()
+    assert found.log_z_bound.value == pytest.approx(bound, rel=1e-9)
+    log_z = draws.log_evidence.exp().mean(0).log().mean().item()
+    assert found.log_z.value == pytest.approx(log_z, rel=1e-9)
+    gap = found.kl_guide_posterior
+    assert gap.value == pytest.approx(log_z - log_weight.mean().item(), rel=1e-9)
+    assert gap.standard_error == pytest.approx(math.hypot(found.log_z.standard_error, found.elbo.standard_error))
+    assert found.acceptance == draws.accepted.double().mean().item()
+    exact = []
+    for n in range(2):
+        accepted = draws.response[draws.accepted[:, n]][:, [n]]
+        joint = joint_at(model, prompts[[n]], accepted)
+        log_ratio = joint.log_joint - log_guide_at(guide, prompts[[n]], accepted).detach()
+        exact.append(log_ratio.mean().item() - draws.log_evidence[:, n].exp().mean().log().item())
+    assert found.kl_posterior_guide.value == pytest.approx(sum(exact) / 2, rel=1e-9)
 
 
 def test_as_many_draws_are_made_as_are_asked_for(model, guide, prompts, monkeypatch):
