@@ -24,6 +24,7 @@ import torch
 from model.checks import finite, positive, whole_number
 
 CORES = os.cpu_count() or 1
+_HINTS: dict[type, dict[str, Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,8 @@ class Arguments:
     """The arguments of a script, a dataclass. Exits, by the option's name, at the first value that cannot be."""
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self), include_extras=True)
         try:
-            for name, hint in hints.items():
+            for name, hint in hints_of(type(self)).items():
                 _check(option(name), hint, getattr(self, name))
         except ValueError as error:
             raise SystemExit(str(error)) from error
@@ -68,10 +68,17 @@ def check_used(args: Arguments, given: Collection[str]) -> None:
         args: what the command line came to.
         given: names of the fields that stood in it.
     """
-    for name, hint in get_type_hints(type(args), include_extras=True).items():
+    for name, hint in hints_of(type(args)).items():
         for metadata in parts(hint) if name in given else ():
             if isinstance(metadata, Used) and not metadata.when(args):
                 raise SystemExit(f"{option(name)} plays no part {metadata.unless}: leave one of them out")
+
+
+def hints_of(arguments: type) -> dict[str, Any]:
+    """The type of each field, with what stands beside it."""
+    if arguments not in _HINTS:
+        _HINTS[arguments] = get_type_hints(arguments, include_extras=True)
+    return _HINTS[arguments]
 
 
 def option(field: str) -> str:

@@ -15,14 +15,14 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, NoReturn, TypeVar, get_type_hints
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import tyro
 from safetensors import SafetensorError
 from transformers.utils import logging
 
-from experiments.arguments import Arguments, check_used, option, parts
+from experiments.arguments import Arguments, check_used, hints_of, option, parts
 
 A = TypeVar("A", bound=Arguments)
 ROOT = Path(__file__).parents[1]
@@ -51,6 +51,7 @@ def run_script(main: Callable[[A], object], arguments: type[A], argv: Sequence[s
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     logging.disable_progress_bar()  # of transformers, for each file it loads
+    logging.set_verbosity_error()
     with interrupts():
         try:
             given = given_options(words)
@@ -90,8 +91,7 @@ def given_options(words: Sequence[str]) -> set[str]:
 
 def check_blank(words: Sequence[str], arguments: type[Arguments]) -> None:
     """Exit at an empty path, which the system takes for the folder that one is in."""
-    hints = get_type_hints(arguments, include_extras=True)
-    paths = {option(name) for name, hint in hints.items() if Path in {hint, *parts(hint)}}
+    paths = {option(name) for name, hint in hints_of(arguments).items() if Path in {hint, *parts(hint)}}
     for before, word in pairwise(words):
         if before.replace("_", "-") in paths and not word.strip():
             raise SystemExit(f"{before} is empty")

@@ -181,7 +181,7 @@ def train(world: World, objective: str, steps: int, seed: int) -> Guide:
     options = {"lr": rate}
     optimizer = FusedOptimizer(options=options, clip_norm=world.clip_norm, schedule=cosine(num_steps))
     settings = {"num_steps": num_steps, "objective": made, "optimizer": optimizer, "seed": seed}
-    gather(fit(world.model, guide, world.prompts, **settings, progress=False), objective)
+    gather(fit(world.model, guide, world.prompts, **settings, progress=False), "its fit")
     return guide
 
 

@@ -12,7 +12,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import asdict
-from functools import partial
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,9 +36,10 @@ def run_all(run: Callable[[J], R], jobs: Sequence[J], workers: int) -> Generator
     spawn = get_context("spawn")  # CUDA bears no fork
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=spawn, initializer=start_worker) as pool:
         try:
-            with _ignored_by_children(signal.SIGINT):
-                results_of_pool = pool.map(partial(_in_worker, run), jobs)
-            yield from results_of_pool
+            with _kept_from_children(signal.SIGINT):
+                ended = [pool.submit(_in_worker, run, job) for job in jobs]
+            for future in ended:
+                yield future.result()
         except BaseException as error:  # an interrupt among them
             for process in active_children():
                 process.terminate()
@@ -86,13 +86,13 @@ def _in_worker(run: Callable[[J], R], job: J) -> R:
 
 
 @contextmanager
-def _ignored_by_children(signum: signal.Signals) -> Iterator[None]:
-    """Processes that are started inside ignore a signal: Ctrl-C reaches all, and the parent ends its children itself."""
-    before = signal.signal(signum, signal.SIG_IGN)
+def _kept_from_children(signum: signal.Signals) -> Iterator[None]:
+    """Processes that are started inside never get a signal: Ctrl-C reaches all, and the parent ends its children itself."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signum})  # children inherit it; here the signal waits
     try:
         yield
     finally:
-        signal.signal(signum, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def mean_and_error(runs: Iterable[Mapping[str, float]], name: str) -> tuple[float, float]:

@@ -1,0 +1,113 @@
+"""What a real process does when it is interrupted, and what becomes of its workers."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROC = Path("/proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (PROC / "self" / "stat").is_file(), reason="looks processes up in /proc"),
+]
+
+
+@pytest.fixture
+def start():
+    """Start a script in a process group of its own, as a shell would; nothing of it is left after the test."""
+    started = []
+
+    def start_it(*words):
+        command = [sys.executable, "-m", *map(str, words)]
+        process = subprocess.Popen(
+            command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        started.append(process)
+        return process
+
+    yield start_it
+    for process in started:
+        for pid in [process.pid, *group_of(process.pid)]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        process.communicate()
+
+
+def stat(pid):
+    """State, parent and group of a process, or None."""
+    try:
+        fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return fields[0], int(fields[1]), int(fields[2])
+
+
+def group_of(group):
+    """The living processes of a group."""
+    pids = [int(path.name) for path in PROC.iterdir() if path.name.isdigit()]
+    return [pid for pid in pids if (found := stat(pid)) and found[0] != "Z" and found[2] == group]
+
+
+def wait(until, seconds=300):
+    """What becomes true within so many seconds; machines are busy, and imports slow."""
+    for _ in range(seconds * 10):
+        if found := until():
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"not so after {seconds} s")
+
+
+def steps_of(folder):
+    """Number of steps that the run in a folder has taken; after the seventh the checkpoint of the fifth is whole."""
+    return sum(len(path.read_bytes().splitlines()) for path in folder.glob("runs/*/metrics.jsonl"))
+
+
+def test_sigterm_ends_a_fit_with_the_line_that_goes_on(start, tmp_path, prior):
+    prior.save_pretrained(tmp_path / "prior")
+    line = "--max-new-tokens 3 --particles 4 --samples 20 --prior-draws 40 --threads 1 --checkpoint-every 5 --steps 1000000"
+    words = ["--prior", tmp_path / "prior", "--prompts", "the film was", "--out", tmp_path / "runs"]
+    process = start("experiments.steer", *words, *line.split())
+    wait(lambda: steps_of(tmp_path) > 7 or process.poll() is not None)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    [folder] = (tmp_path / "runs").iterdir()
+    assert process.returncode == 143, err
+    assert err.rstrip().endswith(f"Ended by SIGTERM. To go on: python -m experiments.steer --resume {folder}"), err
+    assert "Traceback" not in err, err
+
+
+def zoo(start, tmp_path):
+    """Two workers, both at work for hours."""
+    line = "--worlds eight-tokens --only tabular --seeds 2 --steps 1000000 --max-iter 1000000 --workers 2"
+    process = start("experiments.guide_zoo", *line.split(), "--out", tmp_path)
+    wait(lambda: len(workers_of(process.pid)) == 2 or process.poll() is not None)
+    return process
+
+
+def workers_of(pid):
+    """The processes that multiprocessing spawned for a process, but for the one that looks after its resources."""
+    children = [child for child in group_of(pid) if (found := stat(child)) and found[1] == pid]
+    return [child for child in children if b"spawn_main" in (PROC / str(child) / "cmdline").read_bytes()]
+
+
+def test_ctrl_c_ends_a_zoo_and_its_workers_at_once(start, tmp_path):
+    process = zoo(start, tmp_path)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err, err
+    assert not group_of(process.pid)
+
+
+def test_workers_do_not_outlive_a_parent_that_was_killed(start, tmp_path):
+    process = zoo(start, tmp_path)
+    process.kill()
+    process.wait()
+    wait(lambda: not group_of(process.pid))
