@@ -52,6 +52,8 @@ class AtResponse(Messenger):
 
     def __init__(self, prompts: Prompts, value_of: Callable[[TorchDistribution], Tensor] | None = None) -> None:
         super().__init__()
+        if not isinstance(prompts, Prompts):
+            raise TypeError(f"expected Prompts, got {type(prompts).__name__}: make them with `encode([...])`")
         self.prompts = prompts
         self.value_of = value_of
         self.distribution: TorchDistribution | None = None
