@@ -16,14 +16,19 @@ class LooseBoundError(ValueError):
     """A response has more weight than the bound allows, so that what was accepted is not from the posterior."""
 
 
-def check_log_bound(log_bound: object) -> float | Tensor:
+def check_log_bound(log_bound: object, num_prompts: int) -> float | Tensor:
     """log b, one or `[N]`, nats, if it is finite.
 
     Raises:
-        ValueError: if it is not: NaN or +inf would accept nothing, and -inf bounds nothing.
+        ValueError: if it is not: NaN or +inf would accept nothing, and -inf bounds nothing; or there is another number of them.
     """
     if not isinstance(log_bound, Tensor):
         return finite("the bound on the log weights", log_bound)
+    if log_bound.shape not in ((), (num_prompts,)):
+        raise ValueError(
+            f"the bound on the log weights has shape {tuple(log_bound.shape)}, expected one, or one for each of {num_prompts} "
+            "prompts"
+        )
     odd = ~log_bound.isfinite()
     if bool(odd.any()):
         raise ValueError(f"the bound on the log weights is {log_bound[odd][0].item()}, expected finite numbers")

@@ -24,8 +24,9 @@ from inference.density import Program, log_evidence_at, response_distribution
 from inference.fit import Fit, fit
 from inference.objectives import LeaveOneOut_ELBO
 from inference.optimizer import FusedOptimizer, cosine
-from model import BearsZeroEvidence, Prompts
-from model.checks import positive, whole_number
+from inference.response_site import check_arguments
+from model import BearsZeroEvidence, Prompts, checks
+from model.checks import function, instance, positive, whole_number
 from model.optimality import LogBernoulli
 
 
@@ -65,6 +66,7 @@ def soften(model: Program, penalty: float) -> Program:
     Raises:
         ValueError: if the penalty is not positive and finite.
     """
+    function("the model", model, why="a Pyro program over prompts")
     penalty = positive("penalty", penalty, why="nats")
 
     def softened(prompts: Prompts) -> Any:
@@ -122,6 +124,14 @@ def anneal(
     Raises:
         ValueError: if the penalties do not grow or are not positive and finite, or no draws are asked for.
     """
+    check_arguments(model, prompts, "model")
+    check_arguments(guide, prompts, "guide")
+    instance("penalties", penalties, Sequence)  # type: ignore[type-abstract]
+    checks.seed("seed", seed)
+    if isinstance(objective, ELBO) or not callable(objective) or not callable(optimizer):
+        raise TypeError(
+            "objective and optimizer are made anew for each stage: expected functions that make them, not the objects"
+        )
     programs = [soften(model, penalty) for penalty in penalties]  # all of them now: a bad one should not wait for the others
     if not programs or any(later <= earlier for earlier, later in pairwise(penalties)):
         raise ValueError(f"penalties are {list(penalties)}, expected at least one, each larger than the one before")
@@ -140,7 +150,7 @@ def anneal(
             progress=progress,
         )
         with random_state.isolated(seed + i), torch.no_grad():
-            drawn = response_distribution(guide, prompts).sample(torch.Size([num_samples]))
+            drawn = response_distribution(guide, prompts, role="guide").sample(torch.Size([num_samples]))
             forbidden = log_evidence_at(model, prompts, drawn).isneginf().double().mean().item()
         stages.append(Stage(penalty, forbidden, result))
         if result.stopped_early is not None:

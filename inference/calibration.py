@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from inference.estimate import Estimate
-from model.checks import whole_number
+from model.checks import boolean, instance, whole_number
 from model.preferences import FIRST, TIE, BradleyTerry, Comparisons, log_outcome
 from model.preferences.bradley_terry import check_outcome
 
@@ -62,7 +62,10 @@ def predict(model: BradleyTerry, comparisons: Comparisons, samples: Tensor, *, s
     if slips and isinstance(model.flip, tuple):
         raise ValueError("slips=True needs a known flip probability, got a latent one: its draws are not kept")
     flip = model.flip if slips and not isinstance(model.flip, tuple) else 0.0
-    if samples.dim() != 2 or not bool(samples.isfinite().all()):
+    instance("model", model, BradleyTerry)
+    instance("comparisons", comparisons, Comparisons)
+    boolean("slips", slips)
+    if instance("samples", samples, Tensor).dim() != 2 or not len(samples) or not bool(samples.isfinite().all()):
         raise ValueError(f"samples have shape {tuple(samples.shape)}, expected [S, P], finite weights in rows")
     difference = model.head(comparisons.first, samples) - model.head(comparisons.second, samples)  # [S, C]
     return log_outcome(difference, flip)[..., FIRST].double().exp().mean(0)
@@ -80,7 +83,8 @@ def calibrate(probability: Tensor, outcome: Tensor, num_bins: int = 10) -> Calib
         ValueError: if probabilities or outcomes cannot be that, do not pair up, or are all of ties; if there are no bins.
     """
     num_bins = whole_number("num_bins", num_bins)
-    if probability.dim() != 1 or not len(probability):
+    instance("outcome", outcome, Tensor)
+    if instance("probability", probability, Tensor).dim() != 1 or not len(probability):
         raise ValueError(f"probability has shape {tuple(probability.shape)}, expected [C]: one for each of C > 0 comparisons")
     check_outcome(outcome, len(probability))
     odd = ~((probability >= -ROUNDING) & (probability <= 1 + ROUNDING))  # so that NaN is odd too

@@ -19,8 +19,9 @@ from pyro.poutine import Trace
 from torch import Tensor, nn
 
 from inference.laws import check_log_prob
-from inference.response_site import AtResponse, check_plates, check_response_site, is_sample
+from inference.response_site import AtResponse, check_arguments, check_plates, check_response_site, is_sample
 from model import BearsZeroEvidence, EvidenceError, Prompts, ResponseDistribution
+from model.checks import instance
 from model.one_at_a_time import ALONE
 
 Program = Callable[[Prompts], Any]
@@ -54,6 +55,7 @@ def run(program: Program, prompts: Prompts, response: Tensor | None = None, *, r
 
 def trace_at(program: Program, prompts: Prompts, response: Tensor | None = None, *, role: str = "program") -> Trace:
     """As `run`, with Pyro's store as it is and evidence of -inf refused: for an objective, inside a step of SVI."""
+    check_arguments(program, prompts, role)
     with AtResponse(prompts, None if response is None else lambda _: response):
         trace = poutine.trace(program).get_trace(prompts)
     check_response_site(trace, prompts, role)
@@ -78,13 +80,13 @@ def joint_at(model: Program, prompts: Prompts, response: Tensor) -> Joint:
         EvidenceError: if a factor is NaN or +inf.
         ResponseSiteError: if the program is not of one response to each prompt.
     """
-    trace = run(model, prompts, response, role="model")
+    trace = run(model, prompts, instance("response", response, Tensor), role="model")
     return Joint(check_log_prob(_log_prob(trace.nodes["response"]), model, "model"), log_factors(trace))
 
 
 def log_evidence_at(model: Program, prompts: Prompts, response: Tensor) -> Tensor:
     """All factors of a model added up, r(x)/beta, `[..., N]`, nats, without the cost of scoring `response` under the prior."""
-    return log_factors(run(model, prompts, response, role="model"))
+    return log_factors(run(model, prompts, instance("response", response, Tensor), role="model"))
 
 
 def log_guide_at(guide: Program, prompts: Prompts, response: Tensor) -> Tensor:
@@ -94,7 +96,7 @@ def log_guide_at(guide: Program, prompts: Prompts, response: Tensor) -> Tensor:
         NotANumberError: with the guide's name, if one is NaN.
         ResponseSiteError: if the guide has another site, a factor for example, besides.
     """
-    trace = run(guide, prompts, response, role="guide")
+    trace = run(guide, prompts, instance("response", response, Tensor), role="guide")
     return check_log_prob(_log_prob(trace.nodes["response"]), guide, "guide")
 
 

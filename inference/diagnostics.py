@@ -22,9 +22,9 @@ from inference.density import Program, joint_at, log_guide_at, response_distribu
 from inference.estimate import Estimate, log_mean, log_mean_exp
 from inference.importance_weights import effective_sample_size, pareto_k
 from inference.prior_draws import PriorDraws, draw_from_prior
-from inference.response_site import SameResponses
+from inference.response_site import SameResponses, check_arguments
 from model import Prompts, ResponseDistribution
-from model.checks import whole_number
+from model.checks import instance, whole_number
 from model.one_at_a_time import alone
 
 
@@ -93,16 +93,19 @@ def diagnose(
         EvidenceError: if a factor is NaN or +inf.
         ValueError: if a number is out of its range, or the prior's draws are of other prompts.
     """
+    check_arguments(model, prompts, "model")
+    check_arguments(guide, prompts, "guide")
     num_samples = whole_number("num_samples", num_samples, why="responses of the guide for each prompt")
+    num_prior_draws = whole_number("num_prior_draws", num_prior_draws, why="responses of the prior for each prompt")
     chunk = whole_number("chunk", chunk, why="responses handled at a time")
     if prior_draws is None:
         prior_draws = draw_from_prior(model, prompts, num_prior_draws, log_evidence_bound=log_evidence_bound, chunk=chunk)
-    elif prior_draws.response.shape[1] != len(prompts):
+    elif instance("prior_draws", prior_draws, PriorDraws).response.shape[1] != len(prompts):
         raise ValueError(
             f"prior_draws are of {prior_draws.response.shape[1]} prompts, expected draws for the {len(prompts)} prompts here"
         )
     with SameResponses():
-        distribution = response_distribution(guide, prompts)
+        distribution = response_distribution(guide, prompts, role="guide")
         response = torch.cat([distribution.sample((min(chunk, num_samples - i),)) for i in range(0, num_samples, chunk)])
         joints = [joint_at(model, prompts, part) for part in response.split(chunk)]
         log_guide = torch.cat([log_guide_at(guide, prompts, part) for part in response.split(chunk)]).double()
@@ -132,7 +135,7 @@ def _kl_posterior_guide(model: Program, guide: Program, prompts: Prompts, draws:
         return None
     accepted = draws.accepted.double()
     kept = draws.accepted.any(1)  # a draw is scored if any prompt accepted it
-    prior, parts = response_distribution(model, prompts), draws.response[kept].split(chunk)
+    prior, parts = response_distribution(model, prompts, role="model"), draws.response[kept].split(chunk)
     log_evidence = draws.log_evidence.double()
     log_ratio = log_evidence.clone()
     log_ratio[kept] += torch.cat([prior.log_prob(part).double() - log_guide_at(guide, prompts, part) for part in parts])
@@ -163,6 +166,8 @@ def distinct_n(response: Tensor, is_token: Tensor, n: int) -> float:
         The share; 0 where no response has so many tokens.
     """
     n = whole_number("n", n, why="tokens in a run")
+    instance("response", response, Tensor)
+    instance("is_token", is_token, Tensor)
     if response.dim() != 3 or response.shape != is_token.shape or not response.numel():
         raise ValueError(
             f"response has shape {tuple(response.shape)} and is_token {tuple(is_token.shape)}, expected [M, N, T] for both, "

@@ -15,6 +15,7 @@ from inference.estimate import expectation
 from inference.laws import check_law, name_of
 from inference.response_site import SameResponses
 from model import Prompts, ZeroEvidenceError
+from model.checks import instance
 
 CHUNK = 8192  # responses scored at a time
 
@@ -46,7 +47,7 @@ class Enumeration:
         self.prompts = prompts
         self._same = SameResponses()
         with self._same, torch.no_grad():
-            self.support = response_distribution(model, prompts).enumerate_support()
+            self.support = response_distribution(model, prompts, role="model").enumerate_support()
             joints = [joint_at(model, prompts, chunk) for chunk in self._chunks()]
         self.log_prior = check_law(torch.cat([joint.log_prior for joint in joints]), f"the prior of {name_of(model)}")
         self.log_evidence = torch.cat([joint.log_evidence for joint in joints]).double()
@@ -99,6 +100,7 @@ class Enumeration:
             ValueError: if nothing of the guide trains.
             ZeroEvidenceError: if the guide can draw what the evidence rules out: the ELBO is -inf, and has no gradient.
         """
+        instance("guide", guide, nn.Module)
         log_guide = self.log_guide(guide)
         prob = log_guide.exp()
         weight = prob * torch.where(prob == 0, 0.0, self.log_joint - log_guide)
@@ -132,5 +134,5 @@ def entropy(log_prob: Tensor) -> Tensor:
     Raises:
         NotNormalisedError: if the probabilities do not sum to 1, or are NaN.
     """
-    log_prob = check_law(log_prob, "a law")
+    log_prob = check_law(instance("log_prob", log_prob, Tensor), "log_prob")
     return -expectation(log_prob.exp(), log_prob)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from model.checks import instance
+
 
 class NotANumberError(FloatingPointError):
     """A weight, a probability or a value that should be averaged is NaN, or infinite where it may not be."""
@@ -24,6 +26,7 @@ def check_numbers(name: str, values: Tensor, *, infinite: bool = False) -> Tenso
     Raises:
         NotANumberError: with the first that is none, its place and how many there are.
     """
+    instance(name, values, Tensor)
     odd = values.isnan() if infinite else values.isnan() | values.isposinf()
     if bool(odd.any()):
         where = tuple(odd.nonzero()[0].tolist())
@@ -32,6 +35,19 @@ def check_numbers(name: str, values: Tensor, *, infinite: bool = False) -> Tenso
             f"expected numbers{'' if infinite else ', or -inf'}. A guide with parameters of NaN, or a reward of one, makes such"
         )
     return values.double()
+
+
+def check_draws(name: str, values: Tensor, *, infinite: bool = False) -> Tensor:
+    """As `check_numbers`, for M numbers to each of N prompts, `[M, N]`, at least one of them.
+
+    Raises:
+        ValueError: for another shape.
+        NotANumberError: as `check_numbers`.
+    """
+    shape = tuple(instance(name, values, Tensor).shape)
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(f"{name} has shape {shape}, expected [M, N]: M samples for each of N prompts, at least one")
+    return check_numbers(name, values, infinite=infinite)
 
 
 def expectation(prob: Tensor, values: Tensor) -> Tensor:
@@ -60,7 +76,7 @@ class Estimate(NamedTuple):
         Raises:
             NotANumberError: if a value is NaN.
         """
-        values = check_numbers("a value to be averaged", values, infinite=True)
+        values = check_draws("values", values, infinite=True)
         return cls.of_influence(values.mean(0), values - values.mean(0))
 
     @classmethod
@@ -116,6 +132,6 @@ def log_mean_exp(log_weight: Tensor) -> Estimate:
     Raises:
         NotANumberError: if a weight is NaN or infinite.
     """
-    log_weight = check_numbers("a log weight", log_weight)
+    log_weight = check_draws("log_weight", log_weight)
     value = log_mean(log_weight)
     return Estimate.of_influence(value, (log_weight - value).exp() - 1)

@@ -9,7 +9,7 @@ import torch
 from arviz_stats.base import array_stats
 from torch import Tensor
 
-from inference.estimate import check_numbers
+from inference.estimate import check_draws
 
 
 def effective_sample_size(log_weight: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def effective_sample_size(log_weight: Tensor) -> Tensor:
     Raises:
         NotANumberError: if a weight is NaN or infinite.
     """
-    log_weight = check_numbers("a log weight", log_weight)
+    log_weight = check_draws("log_weight", log_weight)
     return (2 * log_weight.logsumexp(0) - (2 * log_weight).logsumexp(0)).exp()
 
 
@@ -32,7 +32,7 @@ def pareto_k(log_weight: Tensor) -> Tensor:
     Raises:
         NotANumberError: if a weight is NaN or infinite.
     """
-    log_weight = check_numbers("a log weight", log_weight)
+    log_weight = check_draws("log_weight", log_weight)
     return torch.tensor([_pareto_k_of_one(column) for column in log_weight.cpu().T])
 
 

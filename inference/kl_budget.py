@@ -20,7 +20,7 @@ from torch import Tensor
 from inference.estimate import Estimate
 from inference.prior_bank import FEW, PriorBank, draw_prior_bank
 from model import AlignmentModel, Evidence, LanguageModel, Prompts
-from model.checks import finite
+from model.checks import boolean, finite, instance
 from model.evidence import at_beta
 
 ROUNDING = 1e-12
@@ -83,6 +83,8 @@ def solve_beta(
     for name, budget in {"max_kl": max_kl, "min_reward": min_reward}.items():
         if budget is not None:
             finite(name, budget)
+    instance("prior", prior, LanguageModel)
+    boolean("per_prompt", per_prompt)
     model = AlignmentModel(prior, evidence, beta=1.0)
     for name, piece in model.evidence.items():
         if at_beta(piece, 2.0) is not piece:

@@ -27,7 +27,7 @@ from inference.density import Program
 from inference.estimate import Estimate
 from inference.prior_bank import FEW, PriorBank, draw_prior_bank
 from model import Evidence, Prompts, Tilt
-from model.checks import finite
+from model.checks import finite, function, instance
 from model.evidence import EvidenceError, ZeroEvidenceError, check_reward
 
 LIMIT = 30.0  # multipliers of a target out of reach stop at so many nats by the standard deviation of their feature
@@ -142,11 +142,14 @@ def match_moments(
         NoSupportError: if the base rules out all responses.
         RuntimeError: if the multipliers of attainable targets do not converge.
     """
+    instance("features", features, Mapping)  # type: ignore[type-abstract]
+    instance("targets", targets, Mapping)  # type: ignore[type-abstract]
     if not features or features.keys() != targets.keys():
         raise ValueError(
             f"features are {sorted(features)} and targets {sorted(targets)}, expected the same names, at least one"
         )
     for name, wanted in targets.items():
+        function(f"the feature {name!r} of features", features[name], why="of prompts and responses")
         finite(f"the target of {name!r}", wanted, why="it is a mean")
     names = list(features)
     bank = draw_prior_bank(model, prompts, num_draws)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from inference.estimate import expectation
-from model.checks import whole_number
+from model.checks import instance, whole_number
 
 ROUNDING = 1e-9  # two sums of the same probabilities may differ by this much
 
@@ -40,6 +40,8 @@ def best_of_n_log_ratio(cdf: Tensor, cdf_left: Tensor, n: int) -> Tensor:
         ValueError: if n < 1, or not 0 <= F- <= F <= 1.
     """
     n = _group(n)
+    if instance("cdf", cdf, Tensor).shape != instance("cdf_left", cdf_left, Tensor).shape:
+        raise ValueError(f"cdf has shape {tuple(cdf.shape)} and cdf_left {tuple(cdf_left.shape)}, expected the same")
     cdf, cdf_left = cdf.double(), cdf_left.double()
     disordered = (cdf_left > cdf + ROUNDING) | (cdf_left < 0) | (cdf > 1 + ROUNDING) | cdf.isnan() | cdf_left.isnan()
     if bool(disordered.any()):
@@ -66,7 +68,7 @@ def best_of_n_kl(prob: Tensor, cdf: Tensor, cdf_left: Tensor, n: int) -> Tensor:
         `[N]`, nats.
     """
     log_ratio = best_of_n_log_ratio(cdf, cdf_left, n)
-    return expectation(_checked(prob) * log_ratio.exp(), log_ratio)
+    return expectation(_checked(prob, log_ratio.shape) * log_ratio.exp(), log_ratio)
 
 
 def best_of_n_kl_bound(n: int) -> float:
@@ -84,7 +86,7 @@ def best_of_n_win_rate(prob: Tensor, cdf: Tensor, cdf_left: Tensor, n: int) -> T
     Takes what `best_of_n_kl` takes. Returns `[N]`, a probability, at most `best_of_n_win_rate_bound`.
     """
     log_ratio = best_of_n_log_ratio(cdf, cdf_left, n)
-    return (_checked(prob) * log_ratio.exp() * (cdf.double() + cdf_left.double()) / 2).sum(0)
+    return (_checked(prob, log_ratio.shape) * log_ratio.exp() * (cdf.double() + cdf_left.double()) / 2).sum(0)
 
 
 def best_of_n_win_rate_bound(n: int) -> float:
@@ -108,10 +110,16 @@ def level_cdf(values: Tensor, prob: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: if a value is NaN, which has no place in the order, or a probability no number from 0 to 1.
     """
+    if instance("values", values, Tensor).shape != instance("prob", prob, Tensor).shape or values.dim() != 2:
+        raise ValueError(
+            f"values has shape {tuple(values.shape)} and prob {tuple(prob.shape)}, expected [L, N] for both: L levels to each "
+            "of N prompts"
+        )
     if bool(values.isnan().any()):
         where = tuple(values.isnan().nonzero()[0].tolist())
         raise ValueError(f"values is NaN at index {where}, expected numbers, or -inf for an impossible response")
-    values, prob = values.T.contiguous(), _checked(prob).T.contiguous()  # a prompt's levels in a row, for searchsorted
+    prob = _checked(prob, values.shape)
+    values, prob = values.T.contiguous(), prob.T.contiguous()  # a prompt's levels in a row, for searchsorted
     ordered, order = values.sort(-1)
     below = torch.nn.functional.pad(prob.gather(-1, order).cumsum(-1), (1, 0))  # [N, L + 1]
     cdf = below.gather(-1, torch.searchsorted(ordered, values, right=True))
@@ -123,8 +131,10 @@ def _group(n: int) -> int:
     return whole_number("n", n, why="best of n keeps one draw of every n")
 
 
-def _checked(prob: Tensor) -> Tensor:
+def _checked(prob: Tensor, shape: torch.Size) -> Tensor:
     """Probabilities in float64, if they are from 0 to 1."""
+    if instance("prob", prob, Tensor).shape != shape:
+        raise ValueError(f"prob has shape {tuple(prob.shape)}, expected {tuple(shape)}: one for each level")
     odd = ~((prob >= 0) & (prob <= 1 + ROUNDING))  # so that NaN is odd too
     if bool(odd.any()):
         where = tuple(odd.nonzero()[0].tolist())

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from inference.density import Program, log_evidence_at, response_distribution
 from inference.enumeration import Enumeration
-from inference.estimate import Estimate, check_numbers, expectation
+from inference.estimate import Estimate, check_draws, check_numbers, expectation
 from inference.importance_weights import effective_sample_size
 from inference.samplers.posterior import NoSupportError, check_support
 from inference.samplers.proposal import draw
 from model import Prompts, ResponseDistribution
-from model.checks import positive, whole_number
+from model.checks import boolean, instance, positive, whole_number
 from model.one_at_a_time import alone
 
 FEW = 30
@@ -48,6 +48,8 @@ class PriorBank:
     exact: bool
 
     def __post_init__(self) -> None:
+        instance("response", self.response, Tensor)
+        boolean("exact", self.exact)
         for name in ("log_prior", "log_evidence"):
             self._checked(name, getattr(self, name))
 
@@ -59,7 +61,8 @@ class PriorBank:
     @classmethod
     def of_draws(cls, response: Tensor, log_evidence: Tensor) -> Self:
         """Independent draws from the prior `[M, N, T]`, and their evidence `[M, N]`."""
-        log_evidence = log_evidence.double()  # of any type a reward has
+        instance("response", response, Tensor)
+        log_evidence = check_draws("log_evidence", log_evidence)
         return cls(response, torch.full_like(log_evidence, -math.log(len(response))), log_evidence, exact=False)
 
     def mean(self, log_weight: Tensor, values: Tensor) -> Estimate:
@@ -107,6 +110,7 @@ class PriorBank:
         Args:
             factors: that the evidence is multiplied by, above 0: that of beta/2 is 2.
         """
+        instance("factors", factors, Iterable)  # type: ignore[type-abstract]
         log_weights = (self.log_evidence * positive("a factor", factor) for factor in factors)
         return [(self.kl(weight).value, self.mean(weight, self.log_evidence).value) for weight in log_weights]
 
@@ -126,7 +130,7 @@ class PriorBank:
 
 
 def _same_shape(name: str, values: Tensor, shape: torch.Size) -> Tensor:
-    if values.shape != shape:
+    if instance(name, values, Tensor).shape != shape:
         raise ValueError(f"{name} has shape {tuple(values.shape)}, expected {tuple(shape)}: one for each response")
     return values
 
@@ -146,10 +150,10 @@ def draw_prior_bank(model: Program, prompts: Prompts, num_draws: int, *, chunk: 
         NoSupportError: if the evidence rules out all of them, for a prompt.
     """
     num_draws = whole_number("num_draws", num_draws)
-    prior = response_distribution(model, prompts)
+    prior = response_distribution(model, prompts, role="model")
     if isinstance(prior, ResponseDistribution) and prior.space.num_responses <= num_draws:
         return PriorBank.of_every(Enumeration(model, prompts))
-    responses = list(draw(model, prompts, num_draws, chunk=chunk))
+    responses = list(draw(model, prompts, num_draws, chunk=chunk, name="num_draws", role="model"))
     log_evidence = torch.cat([log_evidence_at(model, prompts, part) for part in responses]).double()
     check_support(log_evidence, prompts.texts, "draw more, or loosen the constraint")
     return PriorBank.of_draws(torch.cat(responses), log_evidence)

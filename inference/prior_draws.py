@@ -16,8 +16,10 @@ from inference.acceptance import accepted_at, check_bound, check_log_bound
 from inference.density import Program, log_evidence_at
 from inference.estimate import Estimate, log_mean_exp
 from inference.prior_bank import PriorBank
+from inference.response_site import check_arguments
 from inference.samplers.proposal import draw
 from model import Prompts
+from model.checks import instance
 from model.one_at_a_time import alone
 
 
@@ -41,9 +43,12 @@ class PriorDraws:
 
     def __post_init__(self) -> None:
         PriorBank.of_draws(self.response, self.log_evidence)  # which looks at both
-        if self.accepted is not None and self.accepted.shape != self.log_evidence.shape:
+        if self.accepted is None:
+            return
+        if instance("accepted", self.accepted, Tensor).dtype != torch.bool or self.accepted.shape != self.log_evidence.shape:
             raise ValueError(
-                f"accepted has shape {tuple(self.accepted.shape)}, expected {tuple(self.log_evidence.shape)}: one for each draw"
+                f"accepted has shape {tuple(self.accepted.shape)} and type {self.accepted.dtype}, expected booleans "
+                f"{tuple(self.log_evidence.shape)}: one for each draw"
             )
 
     def log_z(self) -> Estimate:
@@ -87,9 +92,10 @@ def draw_from_prior(
     Raises:
         LooseBoundError: if a draw exceeds the bound.
     """
+    check_arguments(model, prompts, "model")
     if log_evidence_bound is not None:
-        log_evidence_bound = check_log_bound(log_evidence_bound)
-    responses = list(draw(model, prompts, num_draws, chunk=chunk, name="num_draws"))
+        log_evidence_bound = check_log_bound(log_evidence_bound, len(prompts))
+    responses = list(draw(model, prompts, num_draws, chunk=chunk, name="num_draws", role="model"))
     log_evidence = torch.cat([log_evidence_at(model, prompts, part) for part in responses])
     accepted = None
     if log_evidence_bound is not None:

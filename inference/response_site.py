@@ -26,6 +26,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from model import Prompts, ResponseDistribution, ResponseSpace
+from model.checks import function, instance
 from model.one_at_a_time import ALONE
 
 PAIRED = "`LeaveOneOut_ELBO` and `Trace_ELBO`"
@@ -71,7 +72,7 @@ class AtResponse(Messenger):
         if self.value_of is not None:
             with torch.no_grad():
                 value = self.value_of(msg["fn"])
-            _check_value(msg["fn"], value)
+            check_value("response", msg["fn"], value)
             msg["value"], msg["done"] = value, True
 
 
@@ -104,6 +105,18 @@ class SameResponses(Messenger):
                     f"guide and model have different responses, with {difference}: expected the same. Build the guide from the "
                     "model's own prior"
                 )
+
+
+def check_arguments(program: object, prompts: object, role: str = "program") -> None:
+    """Refuse what cannot be run: something else than a program, or than prompts.
+
+    Raises:
+        TypeError: if the program is not callable, or the prompts are no `Prompts`.
+        ValueError: if there are no prompts.
+    """
+    function(f"the {role}", program, why="a Pyro program over prompts")
+    if not len(instance("prompts", prompts, Prompts, why="`LanguageModel.encode` makes them of texts")):
+        raise ValueError("there are no prompts, expected at least one")
 
 
 def check_response_site(trace: Trace, prompts: Prompts, role: str = "program") -> dict[str, Any]:
@@ -178,9 +191,24 @@ def _check_site(site: dict[str, Any], num_prompts: int) -> None:
         )
 
 
-def _check_value(distribution: TorchDistribution, value: Tensor) -> None:
+def check_value(name: str, distribution: TorchDistribution, value: Tensor) -> None:
+    """Refuse what cannot be scored at a site `response`.
+
+    Raises:
+        TypeError: if the value is no tensor.
+        ResponseSiteError: if it has another shape than `[..., N, T]`, or no token ids of the distribution's vocabulary.
+    """
+    instance(name, value, Tensor)
     if value.shape[-1:] != distribution.event_shape or value.dim() < 2 or value.shape[-2] not in (1, *distribution.batch_shape):
         raise ResponseSiteError(
-            f"response has shape {tuple(value.shape)}, expected "
+            f"{name} has shape {tuple(value.shape)}, expected "
             f"{('...', *distribution.batch_shape, *distribution.event_shape)}, as at the site 'response' of this program"
+        )
+    if not isinstance(distribution, ResponseDistribution):
+        return
+    size = distribution.space.vocab_size
+    if value.is_floating_point() or value.is_complex() or bool(((value < 0) | (value >= size)).any()):
+        raise ResponseSiteError(
+            f"{name} has values of type {value.dtype}, expected token ids of the program's own vocabulary, "
+            f"whole numbers from 0 to {size - 1}"
         )

@@ -15,7 +15,7 @@ from collections import Counter
 
 from torch import Tensor
 
-from model.checks import whole_number
+from model.checks import instance, whole_number
 
 SMOOTHING = 0.1
 
@@ -36,6 +36,8 @@ def self_bleu(response: Tensor, is_token: Tensor, n: int = 5) -> float:
         ValueError: if there is one response to a prompt, or n < 1.
     """
     n = whole_number("n", n, why="tokens in a run")
+    instance("response", response, Tensor)
+    instance("is_token", is_token, Tensor)
     if response.dim() != 3 or response.shape != is_token.shape or len(response) < 2 or not response.shape[1]:
         raise ValueError(
             f"response has shape {tuple(response.shape)} and is_token {tuple(is_token.shape)}, expected [M, N, T] for both, "

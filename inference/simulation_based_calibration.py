@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from inference import random_state
 from inference.estimate import check_numbers
-from model.checks import whole_number
+from model.checks import function, instance, whole_number
 from model.preferences import Comparisons
 
 
@@ -37,6 +37,13 @@ class Ranks:
 
     rank: Tensor
     num_samples: int
+
+    def __post_init__(self) -> None:
+        whole_number("num_samples", self.num_samples)
+        if instance("rank", self.rank, Tensor).dim() != 2 or not len(self.rank):
+            raise ValueError(f"rank has shape {tuple(self.rank.shape)}, expected [R, Q]: Q quantities in each of R simulations")
+        if self.rank.is_floating_point() or bool(((self.rank < 0) | (self.rank > self.num_samples)).any()):
+            raise ValueError(f"rank has values of type {self.rank.dtype}, expected whole numbers from 0 to {self.num_samples}")
 
     def histogram(self, num_bins: int) -> Tensor:
         """Simulations in each bin of ranks, `[Q, B]`.
@@ -87,6 +94,11 @@ def simulation_based_calibration(
         NotANumberError: if a draw or a quantity is NaN, which has no rank.
         ValueError: if a number is out of its range, or the inference returns another number of draws.
     """
+    function("the model", model, why="a Pyro program over comparisons")
+    function("infer", infer, why="of a model and comparisons")
+    instance("comparisons", comparisons, Comparisons)
+    if quantities is not None:
+        function("quantities", quantities, why="of weights")
     num_simulations = whole_number("num_simulations", num_simulations)
     num_samples = whole_number("num_samples", num_samples)
     ranks = []

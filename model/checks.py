@@ -117,14 +117,15 @@ def boolean(name: str, value: object) -> bool:
 
 
 def function(name: str, value: T, *, why: str = "") -> T:
-    """Something that can be called.
+    """Something that can be called, and is no class of which an object was meant.
 
     Raises:
-        TypeError: if the value cannot.
+        TypeError: if the value cannot be called, or is a class.
     """
-    if callable(value):
+    if callable(value) and not isinstance(value, type):
         return value
-    raise TypeError(f"{name} is a {type(value).__name__}, expected a function{': ' if why else ''}{why}")
+    what = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+    raise TypeError(f"{name} is {what}, expected a function{': ' if why else ''}{why}")
 
 
 def instance(name: str, value: object, kind: type[T], *, why: str = "") -> T:

@@ -21,6 +21,7 @@ from inference.objectives.response_objective import Losses, ResponseObjective
 from inference.order_statistics import best_of_n_log_ratio
 from inference.prior_draws import draw_from_prior
 from model import Prompts
+from model.checks import whole_number
 
 
 class BestOfN_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its objectives
@@ -39,11 +40,9 @@ class BestOfN_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its o
     min_particles, why_particles = 2, BASELINE
 
     def __init__(self, num_particles: int = 64, *, n: int = 16, num_prior_draws: int = 1024) -> None:
-        if n < 1:
-            raise ValueError(f"n is {n}, expected at least 1")
         super().__init__(num_particles)
-        self.n = n
-        self.num_prior_draws = num_prior_draws
+        self.n = whole_number("n", n)
+        self.num_prior_draws = whole_number("num_prior_draws", num_prior_draws)
         self._evidence: dict[str, Tensor] = {}  # of the prior's draws, sorted, by prompt
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:

@@ -31,6 +31,7 @@ from inference.objectives.log_z_average import LogZAverage
 from inference.objectives.response_objective import Losses, ResponseObjective, part_of
 from inference.objectives.snapshot import Snapshot
 from model import Prompts
+from model.checks import finite, one_of, whole_number
 
 
 class Divergence(NamedTuple):
@@ -61,6 +62,7 @@ def _jensen_shannon(log_u: Tensor) -> Tensor:
 
 def alpha_divergence(alpha: float) -> Divergence:
     """D_alpha(p* || q) = (sum p*^alpha q^(1 - alpha) - 1) / (alpha (alpha - 1)); its limits at 1 and 0 are the two KLs."""
+    alpha = finite("alpha", alpha)
     if alpha in (0.0, 1.0):
         raise ValueError(f"alpha is {alpha:g}, a limit with a name of its own: use `{'forward' if alpha else 'reverse'}-kl`")
     scale = alpha * (alpha - 1)
@@ -108,13 +110,11 @@ class FDivergence(ResponseObjective):
         decay: float = 0.99,
     ) -> None:
         super().__init__(num_particles)
-        if isinstance(divergence, str):
-            if divergence not in DIVERGENCES:
-                raise ValueError(f"divergence is {divergence!r}, expected one of {', '.join(DIVERGENCES)}, or a `Divergence`")
-            divergence = DIVERGENCES[divergence]
+        if not isinstance(divergence, Divergence):
+            divergence = DIVERGENCES[one_of("divergence", divergence, DIVERGENCES)]
         self.divergence = divergence
         self.bears_zero_evidence = divergence.bears_zero_evidence  # type: ignore[misc]
-        self.adapt_every = adapt_every
+        self.adapt_every = None if adapt_every is None else whole_number("adapt_every", adapt_every, why="steps, or None")
         self.log_z = LogZAverage(decay)
         self.proposal: Snapshot | None = None
         self._gain = 0.0  # E_a[p*/a log(q/a)], summed since the proposal was last in question

@@ -19,7 +19,7 @@ from inference.density import Program
 from inference.objectives.replay_buffer import ReplayBuffer
 from inference.objectives.response_objective import Losses, ResponseObjective, tempered
 from model import Prompts
-from model.checks import whole_number
+from model.checks import positive, whole_number
 
 
 class LogVariance(ResponseObjective):
@@ -41,7 +41,7 @@ class LogVariance(ResponseObjective):
         replay = whole_number("replay", replay, at_least=0)
         whole_number("num_particles + replay", self.num_particles + replay, at_least=2, why="one has no variance")
         self.replay = replay
-        self.exploration = exploration
+        self.exploration = positive("exploration", exploration, why="a temperature")
         self.buffer = ReplayBuffer(capacity)
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:

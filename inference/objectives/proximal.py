@@ -23,6 +23,7 @@ from inference.density import Program
 from inference.objectives.leave_one_out import BASELINE
 from inference.objectives.response_objective import Losses, ResponseObjective, part_of
 from model import Prompts
+from model.checks import positive, whole_number
 
 _SCORED = ("response", "log_prior", "log_evidence", "log_proposal")
 
@@ -56,11 +57,9 @@ class Proximal_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its 
     min_particles, why_particles = 2, BASELINE
 
     def __init__(self, num_particles: int = 64, *, epochs: int = 4, clip: float | None = 0.2) -> None:
-        if epochs < 1:
-            raise ValueError(f"epochs is {epochs}, expected at least 1")
         super().__init__(num_particles)
-        self.epochs = epochs
-        self.clip = clip
+        self.epochs = whole_number("epochs", epochs, why="steps on each batch")
+        self.clip = None if clip is None else positive("clip", clip, why="or None for no clip")
         self._batch: _Batch | None = None
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:

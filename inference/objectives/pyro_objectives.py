@@ -8,7 +8,7 @@ from typing import Any
 from pyro.infer import RenyiELBO, ReweightedWakeSleep, Trace_ELBO, TraceGraph_ELBO
 
 from inference.objectives.response_objective import only_argument
-from model.checks import whole_number
+from model.checks import finite, whole_number
 
 
 def trace(num_particles: int = 64) -> Trace_ELBO:
@@ -28,8 +28,11 @@ def renyi(num_particles: int = 64, alpha: float = 0.5) -> RenyiELBO:
     """The variational Renyi bound (Li and Turner 2016, arXiv 1602.02311) with Pyro's gradient.
 
     Raises:
-        ValueError: at alpha = 0, or with one particle, where that gradient is 0 for a discrete guide.
+        ValueError: at alpha = 0, or with one particle, where that gradient is 0 for a discrete guide; at 1, the ELBO.
     """
+    alpha = finite("alpha", alpha)
+    if alpha == 1:
+        raise ValueError("alpha is 1, where the Renyi bound is the ELBO: use `trace`, or `LeaveOneOut_ELBO`")
     if alpha == 0:
         raise ValueError(
             "alpha is 0: Pyro's RenyiELBO weighs the score of a discrete guide by alpha/(1 - alpha), so that its gradient is "

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from inference.objectives.response_objective import part_of
 from model import Prompts
+from model.checks import whole_number
 
 
 class Seen(NamedTuple):
@@ -31,9 +32,7 @@ class ReplayBuffer:
     """
 
     def __init__(self, capacity: int) -> None:
-        if capacity < 1:
-            raise ValueError(f"capacity is {capacity}, expected at least 1")
-        self.capacity = capacity
+        self.capacity = whole_number("capacity", capacity)
         self.seen: dict[str, Seen] = {}
 
     def add(self, prompts: Prompts, response: Tensor, log_joint: Tensor) -> None:
@@ -47,8 +46,11 @@ class ReplayBuffer:
 
     def draw(self, prompts: Prompts, num_draws: int) -> tuple[Tensor, Tensor]:
         """Uniform draws for each prompt, without replacement while there are enough: `[R, N, T]`, and log-joint `[R, N]`."""
+        num_draws = whole_number("num_draws", num_draws)
         drawn = []
         for name in prompts.names():
+            if name not in self.seen:
+                raise ValueError(f"the buffer has no response to {name!r}, expected a prompt that was added")
             seen = self.seen[name]
             size = len(seen.log_joint)
             order = torch.cat([torch.randperm(size) for _ in range(-(-num_draws // size))])[:num_draws]

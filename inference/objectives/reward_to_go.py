@@ -24,7 +24,7 @@ from inference.density import Program, autoregressive
 from inference.objectives.leave_one_out import BASELINE, leave_one_out
 from inference.objectives.response_objective import Losses, ResponseObjective
 from model import Prompts
-from model.checks import whole_number
+from model.checks import one_of, whole_number
 
 Baseline = Literal["leave-one-out", "value", "none"]
 
@@ -39,8 +39,7 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
     """
 
     def __init__(self, num_particles: int = 64, baseline: Baseline = "leave-one-out") -> None:
-        if baseline not in get_args(Baseline):
-            raise ValueError(f"baseline is {baseline!r}, expected one of {', '.join(get_args(Baseline))}")
+        one_of("baseline", baseline, get_args(Baseline))
         super().__init__(num_particles)
         if baseline == "leave-one-out":
             why = f"{BASELINE}; the baselines `value` and `none` take 1"

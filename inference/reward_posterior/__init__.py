@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from inference.estimate import check_numbers
 from inference.reward_posterior.autoguide import autoguide
 from inference.reward_posterior.ensemble import ensemble
 from inference.reward_posterior.laplace import laplace
-from inference.reward_posterior.maximum import NotMaximisedError, check_counts, maximum_a_posteriori
+from inference.reward_posterior.maximum import NotMaximisedError, check_counts, check_inference, maximum_a_posteriori
 from inference.reward_posterior.nuts import nuts
 from inference.reward_posterior.ties import tie_strength
 from model.preferences import Comparisons
@@ -39,11 +40,12 @@ class RewardInference(NamedTuple):
 
         Raises:
             ValueError: if no draws are asked for or the comparisons have no outcomes, and whatever the inference raises.
+            NotANumberError: if a weight that it draws is NaN.
         """
         check_counts(num_samples=num_samples)
-        if comparisons.outcome is None:
-            raise ValueError("the comparisons have no outcomes, expected those that were observed: nothing is learned without")
-        return self.infer(model, comparisons, num_samples=num_samples, seed=seed, progress=progress)
+        check_inference(model, comparisons)
+        samples = self.infer(model, comparisons, num_samples=num_samples, seed=seed, progress=progress)
+        return check_numbers("a draw of the weights", samples)
 
 
 REWARD_INFERENCE: dict[str, RewardInference] = {

@@ -6,7 +6,6 @@ prefers to be too narrow.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from inference import random_state
-from inference.reward_posterior.maximum import check_counts, maximise
+from inference.reward_posterior.maximum import check_counts, check_inference, maximise
+from model.checks import positive
 from model.preferences import Comparisons
 
 
@@ -53,8 +53,8 @@ def autoguide(
         ValueError: if a number of draws, steps or particles is less than 1, or the learning rate not positive.
     """
     check_counts(num_samples=num_samples, num_steps=num_steps, num_particles=num_particles)
-    if not 0 < learning_rate < math.inf:
-        raise ValueError(f"learning_rate is {learning_rate}, expected a positive finite number")
+    check_inference(model, comparisons)
+    learning_rate = positive("learning_rate", learning_rate)
     with random_state.isolated(seed), pyro.get_param_store().scope():
         point = AutoLaplaceApproximation(model, init_loc_fn=init_to_sample)
         maximise(model, point, comparisons)

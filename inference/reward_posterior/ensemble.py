@@ -17,7 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from inference import random_state
-from inference.reward_posterior.maximum import check_counts, maximum_a_posteriori
+from inference.reward_posterior.maximum import check_counts, check_inference, maximum_a_posteriori
+from model.checks import instance
 from model.preferences import BradleyTerry, Comparisons
 
 
@@ -41,6 +42,8 @@ def ensemble(
         ValueError: if no draws are asked for.
     """
     check_counts(num_samples=num_samples)
+    check_inference(model, comparisons)
+    instance("model", model, BradleyTerry, why="its prior is moved from member to member")
     center = comparisons.first.new_zeros(model.head.num_weights) if model.prior_mean is None else model.prior_mean
     members = []
     with random_state.isolated(seed):

@@ -15,7 +15,7 @@ from pyro.infer.autoguide import AutoLaplaceApproximation, init_to_sample
 from torch import Tensor
 
 from inference import random_state
-from inference.reward_posterior.maximum import NotMaximisedError, check_counts, maximise
+from inference.reward_posterior.maximum import NotMaximisedError, check_counts, check_inference, maximise
 from model.preferences import Comparisons
 
 
@@ -46,6 +46,7 @@ def laplace(
         ValueError: if no draws are asked for.
     """
     check_counts(num_samples=num_samples)
+    check_inference(model, comparisons)
     with random_state.isolated(seed), pyro.get_param_store().scope():
         guide = AutoLaplaceApproximation(model, init_loc_fn=init_to_sample)
         maximise(model, guide, comparisons)

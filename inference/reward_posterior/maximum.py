@@ -20,6 +20,7 @@ from pyro.infer.autoguide import AutoLaplaceApproximation, init_to_sample
 from torch import Tensor, nn
 
 from inference import random_state
+from model.checks import instance, whole_number
 from model.preferences import Comparisons
 
 
@@ -28,14 +29,26 @@ class NotMaximisedError(ArithmeticError):
 
 
 def check_counts(**counts: int) -> None:
-    """Refuse numbers of draws or of steps that are less than 1.
+    """Refuse numbers of draws or of steps that are not whole, or less than 1.
 
     Raises:
         ValueError: with the first one's name.
     """
     for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} is {count}, expected at least 1")
+        whole_number(name, count)
+
+
+def check_inference(model: object, comparisons: object) -> None:
+    """Refuse what is no program, or what are no comparisons with outcomes.
+
+    Raises:
+        TypeError: for something else than a callable and `Comparisons`.
+        ValueError: if they have no outcomes.
+    """
+    if not callable(model):
+        raise TypeError(f"model is a {type(model).__name__}, expected a Pyro program over comparisons, such as `BradleyTerry`")
+    if instance("comparisons", comparisons, Comparisons).outcome is None:
+        raise ValueError("the comparisons have no outcomes, expected those that were observed: nothing is learned without")
 
 
 def maximum_a_posteriori(
@@ -61,6 +74,7 @@ def maximum_a_posteriori(
     Raises:
         NotMaximisedError: if L-BFGS does not converge.
     """
+    check_inference(model, comparisons)
     with random_state.isolated(seed), pyro.get_param_store().scope():
         guide = AutoLaplaceApproximation(model, init_loc_fn=init_to_sample)
         maximise(model, guide, comparisons)
@@ -93,7 +107,8 @@ def maximise(model: Callable[[Comparisons], Any], guide: nn.Module, comparisons:
 
     optimiser.step(closure)
     closure()
-    slope = max(float(parameter.grad.abs().max()) for parameter in parameters if parameter.grad is not None)
+    slopes = [parameter.grad.abs().max() for parameter in parameters if parameter.grad is not None]
+    slope = torch.stack(slopes).max().item()  # NaN if one is, where Python's own maximum may drop it
     if not slope < 1e-3:
         raise NotMaximisedError(
             f"after up to {max_steps} steps of L-BFGS the gradient of the log density still has {slope:.1e}, expected 0. "

@@ -14,7 +14,8 @@ from pyro.infer.autoguide import init_to_sample
 from torch import Tensor
 
 from inference import random_state
-from inference.reward_posterior.maximum import check_counts
+from inference.reward_posterior.maximum import check_counts, check_inference
+from model.checks import whole_number
 from model.preferences import Comparisons
 
 
@@ -45,8 +46,9 @@ def nuts(
     Raises:
         ValueError: if a number of draws or steps is less than 1.
     """
-    warmup_steps = max(200, num_samples) if warmup_steps is None else warmup_steps
-    check_counts(num_samples=num_samples, warmup_steps=warmup_steps, thinning=thinning)
+    check_counts(num_samples=num_samples, thinning=thinning)
+    warmup_steps = max(200, num_samples) if warmup_steps is None else whole_number("warmup_steps", warmup_steps)
+    check_inference(model, comparisons)
     with random_state.isolated(seed), pyro.get_param_store().scope():
         chain = MCMC(
             NUTS(model, init_strategy=init_to_sample),

@@ -13,6 +13,7 @@ import torch
 from scipy.optimize import minimize_scalar
 
 from inference.reward_posterior.maximum import maximum_a_posteriori
+from model.checks import finite, instance, positive
 from model.preferences import TIE, BradleyTerry, Comparisons, LinearHead, log_outcome
 
 
@@ -25,9 +26,12 @@ def tie_strength(comparisons: Comparisons, prior_scale: float, flip: float = 0.0
         flip: epsilon, as there.
 
     Raises:
-        ValueError: if there are no outcomes, or ties alone.
+        ValueError: if there are no outcomes, or ties alone, or a number is out of its range.
         NotMaximisedError: if the weights of highest density are not found.
     """
+    instance("comparisons", comparisons, Comparisons)
+    prior_scale = positive("prior_scale", prior_scale)
+    flip = finite("flip", flip, at_least=0, below=0.5)
     if comparisons.outcome is None or bool((comparisons.outcome == TIE).all()):
         raise ValueError("the comparisons have no outcomes, or ties alone: expected some in which one was preferred")
     outcome, z = comparisons.outcome[:, None], comparisons.difference

@@ -19,6 +19,7 @@ from inference.samplers.smc import sequential_monte_carlo
 from inference.samplers.suffix_move import suffix_move
 from inference.samplers.twist import EvidenceTwist, HasTwist
 from model import Prompts
+from model.checks import whole_number
 
 TEMPERATURES, MOVES = 8, 2
 """Of annealed SMC as it is registered."""
@@ -48,7 +49,7 @@ def twisted_smc(model: Program, prompts: Prompts, *, guide: Program | None = Non
 
 def annealed(model: Program, prompts: Prompts, *, guide: Program | None = None, num_samples: int = 1024) -> Posterior:
     """Annealed SMC with as many particles as make `num_samples` responses over all temperatures and moves."""
-    particles = max(2, num_samples // (1 + TEMPERATURES * MOVES))
+    particles = max(2, whole_number("num_samples", num_samples) // (1 + TEMPERATURES * MOVES))
     return annealed_smc(model, prompts, guide=guide, num_samples=particles, num_temperatures=TEMPERATURES, moves=MOVES)
 
 

@@ -79,7 +79,8 @@ def annealed_smc(
     chosen = "temperatures are chosen by it" if num_temperatures is None else ""
     finite("ess_threshold", ess_threshold, at_least=0, below=1 if chosen else torch.inf, why=chosen)
     whole_number("moves", moves, at_least=0)
-    proposal = autoregressive(response_distribution(model if guide is None else guide, prompts))
+    program, role = (model, "model") if guide is None else (guide, "guide")
+    proposal = autoregressive(response_distribution(program, prompts, role=role))
 
     def log_ratio_at(response: Tensor) -> Tensor:
         return weigh(model, guide, prompts, response).log_weight  # [K, N]

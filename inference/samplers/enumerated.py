@@ -32,7 +32,7 @@ def enumerate_posterior(
         NotEnumerableError: if there are more than a million responses, or the distribution cannot list them.
         NoSupportError: if the evidence rules out every response to a prompt: Z = 0.
     """
-    distribution = response_distribution(model, prompts)
+    distribution = response_distribution(model, prompts, role="model")
     if not distribution.has_enumerate_support:
         raise NotEnumerableError(
             f"the `response` site is of type {type(distribution).__name__}, which cannot list its support: use "

@@ -14,14 +14,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from inference.density import Program
+from inference.density import Program, autoregressive, response_distribution
 from inference.estimate import Estimate
+from inference.response_site import check_arguments, check_value
 from inference.samplers.posterior import Posterior
 from inference.samplers.resampling import multinomial
 from inference.samplers.smc import grow
 from inference.samplers.twist import Twist
 from model import Prompts
-from model.checks import finite, whole_number
+from model.checks import finite, instance, whole_number
 from model.one_at_a_time import alone
 
 
@@ -70,12 +71,18 @@ def log_z_bounds(
         NoSupportError: if all particles of a prompt are impossible in a run for the lower bound: log Z_hat is -inf.
         ValueError: if `posterior_sample` has another shape, or holds a response that the evidence rules out.
     """
+    check_arguments(model, prompts, "model")
+    instance("posterior_sample", posterior_sample, Tensor)
     samples = posterior_sample[None] if posterior_sample.dim() == 2 else posterior_sample
     if samples.dim() != 3 or samples.shape[1] != len(prompts) or len(samples) == 0:
         raise ValueError(
             f"posterior_sample has shape {tuple(posterior_sample.shape)}, expected (R, {len(prompts)}, T): R samples of T "
             f"token ids for each of the {len(prompts)} prompts"
         )
+    prior = autoregressive(response_distribution(model, prompts, role="model"))
+    check_value("posterior_sample", prior, samples)
+    if not bool(prior.space.contains(samples).all()):
+        raise ValueError("posterior_sample has a row that is no response: what follows its end is not padding")
     num_samples = whole_number("num_samples", num_samples)
     ess_threshold = finite("ess_threshold", ess_threshold, at_least=0)
 

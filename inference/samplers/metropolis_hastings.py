@@ -15,11 +15,12 @@ from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch import Tensor
 
 from inference.density import Program, autoregressive, log_evidence_at, response_distribution
+from inference.estimate import check_numbers
 from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.proposal import weigh
 from inference.samplers.suffix_move import suffix_move
 from model import Prompts
-from model.checks import finite, whole_number
+from model.checks import boolean, finite, function, whole_number
 from model.one_at_a_time import alone
 
 NUM_STARTS = 10  # times that an impossible start is drawn again
@@ -53,17 +54,17 @@ class ResponseKernel(MCMCKernel):
     save_params = ("response",)
 
     def __init__(self, model: Program, guide: Program | None = None, num_chains: int = 64, whole: bool = False) -> None:
-        self.model = model
-        self.guide = guide
+        self.model = function("the model", model, why="a Pyro program over prompts")
+        self.guide = guide if guide is None else function("the guide", guide, why="a Pyro program over prompts")
         self.num_chains = whole_number("num_chains", num_chains)
-        self.whole = whole
+        self.whole = boolean("whole", whole)
         self._start: dict[str, Tensor] | None = None
 
     @torch.no_grad()
     def setup(self, warmup_steps: int, prompts: Prompts) -> None:
         self._prompts = prompts
-        proposal = self.model if self.guide is None else self.guide
-        self._distribution = autoregressive(response_distribution(proposal, prompts))
+        proposal, role = (self.model, "model") if self.guide is None else (self.guide, "guide")
+        self._distribution = autoregressive(response_distribution(proposal, prompts, role=role))
         start = self._draw_start() if self._start is None else self._start["response"]
         self._start = {"response": start, "log_weight": self._score(start)}
         self._steps_to_warm_up = warmup_steps
@@ -191,6 +192,10 @@ def mixing(values: Tensor) -> dict[str, Tensor]:
         `effective_sample_size` `[N]`, out of S C. Both NaN where nothing can be told: fewer than 4 steps, or values that never
         vary, as under evidence that is 0 or -inf.
     """
+    if check_numbers("values", values).dim() != 3:
+        raise ValueError(
+            f"values has shape {tuple(values.shape)}, expected [S, C, N]: S steps of C chains for each of N prompts"
+        )
     r_hat, size = values.new_full((2, values.shape[-1]), torch.nan)
     for prompt in range(values.shape[-1]):  # one at a time: the NaN of a constant would reach the others
         of_one = values[..., prompt].T  # [C, S]

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from inference.estimate import check_numbers, expectation
+from inference.estimate import check_draws, check_numbers, expectation
 from inference.importance_weights import effective_sample_size
-from model.checks import whole_number
+from model.checks import instance, whole_number
 from model.one_at_a_time import alone
 
 
@@ -39,14 +39,15 @@ class Posterior:
     diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        instance("response", self.response, Tensor)
+        check_draws("log_weight", self.log_weight)
         if self.log_weight.shape != self.response.shape[:-1]:
             raise ValueError(
                 f"log_weight has shape {tuple(self.log_weight.shape)} and response {tuple(self.response.shape)}, expected "
                 "[M, N] and [M, N, T]"
             )
-        check_numbers("log_weight", self.log_weight)
-        if self.log_z is not None:
-            check_numbers("log_z", self.log_z)
+        if self.log_z is not None and check_numbers("log_z", self.log_z).shape != self.log_weight.shape[1:]:
+            raise ValueError(f"log_z has shape {tuple(self.log_z.shape)}, expected {tuple(self.log_weight.shape[1:])}")
 
     @property
     def probability(self) -> Tensor:
@@ -70,7 +71,7 @@ class Posterior:
         Raises:
             NotANumberError: if f is NaN where there is weight.
         """
-        if values.shape != self.log_weight.shape:
+        if instance("values", values, Tensor).shape != self.log_weight.shape:
             raise ValueError(
                 f"values have shape {tuple(values.shape)}, expected {tuple(self.log_weight.shape)}: one a response"
             )

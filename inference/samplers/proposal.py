@@ -77,7 +77,8 @@ def draw_and_weigh(model: Program, prompts: Prompts, *, guide: Program | None, n
         num_samples: M, draws for each prompt.
         chunk: draws handled at a time, for each prompt.
     """
-    proposal = model if guide is None else guide
-    parts = [weigh(model, guide, prompts, part) for part in draw(proposal, prompts, num_samples, chunk=chunk)]
+    proposal, role = (model, "model") if guide is None else (guide, "guide")
+    draws = draw(proposal, prompts, num_samples, chunk=chunk, role=role)
+    parts = [weigh(model, guide, prompts, part) for part in draws]
     response, log_weight, log_evidence = zip(*parts, strict=True)
     return Weighed(torch.cat(response), torch.cat(log_weight), torch.cat(log_evidence))

@@ -17,6 +17,7 @@ from torch import Tensor
 from inference.acceptance import check_log_bound
 from inference.density import Program
 from inference.estimate import check_numbers, expectation, log_mean
+from inference.response_site import check_arguments
 from inference.samplers.posterior import NoSupportError, Posterior, check_support
 from inference.samplers.proposal import draw_and_weigh
 from inference.samplers.rejection import accept
@@ -59,8 +60,9 @@ def quasi_rejection_sampling(
     Raises:
         NoSupportError: if no draw was accepted for a prompt.
     """
+    check_arguments(model, prompts, "model")
     if log_bound is not None:
-        log_bound = check_log_bound(log_bound)
+        log_bound = check_log_bound(log_bound, len(prompts))
     draws = draw_and_weigh(model, prompts, guide=guide, num_samples=num_samples, chunk=chunk)
     num_pilot = 0
     if log_bound is None:
@@ -112,7 +114,11 @@ def quasi_rejection(log_target: Tensor, log_proposal: Tensor, log_bound: float |
         NoSupportError: if no response to a prompt is possible.
     """
     log_target, log_proposal = check_numbers("log_target", log_target), check_numbers("log_proposal", log_proposal)
-    log_bound = check_log_bound(log_bound)
+    if log_target.shape != log_proposal.shape or not log_target.numel():
+        raise ValueError(
+            f"log_target has shape {tuple(log_target.shape)} and log_proposal {tuple(log_proposal.shape)}, expected the same"
+        )
+    log_bound = check_log_bound(log_bound, log_target[0].numel())
     log_z = log_target.logsumexp(0)
     if bool(log_z.isneginf().any()):
         raise NoSupportError("log_target is -inf for all responses: there is no posterior to be near to")

@@ -14,6 +14,7 @@ from torch import Tensor
 from inference.acceptance import accepted_at, check_bound, check_log_bound
 from inference.density import Program
 from inference.estimate import log_mean
+from inference.response_site import check_arguments
 from inference.samplers.posterior import NoSupportError, Posterior, check_support
 from inference.samplers.proposal import draw_and_weigh
 from model import AlignmentModel, Prompts
@@ -52,9 +53,10 @@ def rejection_sampling(
         LooseBoundError: if a draw's weight exceeds the bound.
         NoSupportError: if no draw was accepted for a prompt.
     """
+    check_arguments(model, prompts, "model")
     if log_bound is None:
         log_bound = _known_bound(model, guide, prompts)
-    log_bound = check_log_bound(log_bound)
+    log_bound = check_log_bound(log_bound, len(prompts))
     draws = draw_and_weigh(model, prompts, guide=guide, num_samples=num_samples, chunk=chunk)
     check_bound(draws.log_weight, log_bound, prompts.texts)
     accepted = accept(draws.log_weight, log_bound, prompts)

@@ -22,7 +22,7 @@ from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.resampling import Scheme, find_scheme, num_distinct, resample_if_degenerate
 from inference.samplers.twist import Twist
 from model import Prompts, ResponseDistribution
-from model.checks import finite, whole_number
+from model.checks import finite, function, whole_number
 from model.one_at_a_time import alone
 from model.response_distribution import sample_token
 from model.token_log_prob import token_log_prob
@@ -65,6 +65,8 @@ def sequential_monte_carlo(
     scheme = find_scheme(resampling)
     num_samples = whole_number("num_samples", num_samples, why="responses to each prompt")
     ess_threshold = finite("ess_threshold", ess_threshold, at_least=0)
+    if twist is not None:
+        function("twist", twist, why="of prompts, responses and t, a `Twist`")
     return grow(model, prompts, guide=guide, num_samples=num_samples, twist=twist, scheme=scheme, ess_threshold=ess_threshold)
 
 
@@ -152,7 +154,7 @@ def grow(
 ) -> Posterior:
     """The algorithm; with `retained`, a response `[N, T]` that particle 0 must be, conditional sequential Monte Carlo."""
     with SameResponses():
-        prior = autoregressive(response_distribution(model, prompts))
+        prior = autoregressive(response_distribution(model, prompts, role="model"))
         q = prior if guide is None else autoregressive(response_distribution(guide, prompts, role="guide"))
     particles = Particles.unwritten(prior, num_samples)
     target = Stream(prior, num_samples)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from inference.density import Program, log_evidence_at, response_distribution
 from model import Prompts, ResponseSpace
-from model.checks import finite
+from model.checks import finite, function
 
 Twist = Callable[[Prompts, Tensor, int], Tensor]
 """twist(prompts, response, t) -> log psi_t, `[K, N]`, nats, for responses `[K, N, T]` whose first t tokens are set, t from 1 to
@@ -46,13 +46,13 @@ class EvidenceTwist:
     """
 
     def __init__(self, model: Program, scale: float = 1.0, *, floor: float = 3.0) -> None:
-        self.model = model
+        self.model = function("the model", model, why="a Pyro program over prompts")
         self.scale, self.floor = finite("scale", scale, at_least=0), finite("floor", floor, at_least=0)
         self._space: ResponseSpace | None = None
 
     def __call__(self, prompts: Prompts, response: Tensor, t: int) -> Tensor:
         if self._space is None:  # finding it runs the program, once
-            self._space = response_distribution(self.model, prompts).space
+            self._space = response_distribution(self.model, prompts, role="model").space
         last, end_ids = response[..., t - 1], self._space.end_ids
         unfinished = self._space.is_token(response)[..., t - 1] & ~torch.isin(last, end_ids)
         closed = response.clone()

@@ -48,9 +48,10 @@ class Comparisons:
 
     def __post_init__(self) -> None:
         for name, features in (("first", self.first), ("second", self.second)):
-            if features.dim() != 2 or not features.is_floating_point():
+            if features.dim() != 2 or features.dtype not in (torch.float32, torch.float64):
                 raise ValueError(
-                    f"{name} has shape {tuple(features.shape)} and type {features.dtype}, expected features [C, D] as floats"
+                    f"{name} has shape {tuple(features.shape)} and type {features.dtype}, expected features [C, D] as floats "
+                    "in float32 or float64: half precision would round differences of rewards away"
                 )
         if self.first.shape != self.second.shape or self.first.dtype != self.second.dtype:
             raise ValueError(
@@ -207,4 +208,4 @@ def simulate(first: Tensor, second: Tensor, *, flip: float = 0.0, tie_strength: 
         )
     if not bool((first.isfinite() & second.isfinite()).all()):
         raise ValueError("a reward is NaN or infinite, expected finite ones: which of two is better has no law otherwise")
-    return dist.Categorical(logits=log_outcome(first - second, flip, tie_strength)).sample()
+    return dist.Categorical(logits=log_outcome(first.double() - second.double(), flip, tie_strength)).sample()

@@ -237,7 +237,7 @@ class Standardised:
             raise ValueError(f"texts is {texts!r}, expected at least two texts: one has no spread")
         if num_components is not None:
             num_components = whole_number("num_components", num_components)
-        phi = features(texts)  # [M, D]
+        phi = features(texts).double()  # [M, D]
         center = phi.mean(0)
         _, size, directions = torch.linalg.svd(phi - center, full_matrices=False)
         size = size / len(phi) ** 0.5  # standard deviations along the principal directions

@@ -59,8 +59,9 @@ class RewardPosterior:
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """The reward of M texts under each draw, `[S, M]`."""
-        return self.head(self.features(texts), self.samples)
+        """The reward of M texts under each draw, `[S, M]`, in the type of the features, whatever that of the draws is."""
+        features = self.features(texts)
+        return self.head(features, self.samples.to(features))
 
     def save(self, folder: str | Path) -> None:
         """Write `reward.safetensors` and `reward.json`; the network behind the features is not copied, but named."""

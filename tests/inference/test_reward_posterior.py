@@ -149,7 +149,7 @@ def test_a_thinned_chain_is_every_so_manieth_draw_of_the_whole():
 
 @pytest.mark.parametrize("name", REWARD_INFERENCE)
 def test_no_draws_and_no_outcomes_are_refused(name):
-    with pytest.raises(ValueError, match="num_samples is 0, expected at least 1"):
+    with pytest.raises(ValueError, match="num_samples is 0, expected a whole number of at least 1"):
         REWARD_INFERENCE[name](BradleyTerry(LinearHead(1)), data(1), num_samples=0)
     with pytest.raises(ValueError, match="the comparisons have no outcomes"):
         REWARD_INFERENCE[name](BradleyTerry(LinearHead(1)), replace(data(1), outcome=None))
