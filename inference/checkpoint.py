@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from inference import random_state
 from inference.checked_optimizer import CheckedOptimizer
 from inference.checkpoint_folder import CheckpointError, checkpoints, new_checkpoint, newest_whole
 from inference.density import Program
-from inference.fingerprint import Fingerprint, differences
+from inference.fingerprint import Fingerprint
 from inference.objectives import ResponseObjective
 from model import Prompts
 
@@ -42,14 +42,14 @@ class FitState:
         optimizer: with its moments and its place in the schedule.
         objective: with what it remembers from step to step, if it is a `ResponseObjective`.
         step: steps done.
-        fingerprint: of all that the fit depends on; see `fingerprint_of`.
+        fingerprint: of all that the fit depends on; without one, every checkpoint is taken for the fit's own.
     """
 
     guide: Program
     optimizer: CheckedOptimizer
     objective: ELBO
     step: int = 0
-    fingerprint: Fingerprint = field(default_factory=dict)
+    fingerprint: Fingerprint | None = None
 
     def save(self, folder: Path) -> Path:
         """Write a checkpoint into `folder`, and delete those there that are older than the one before. Returns its path.
@@ -69,7 +69,7 @@ class FitState:
             "step": self.step,
             "optimizer": {"step_count": optimizer["step_count"], "plain": optimizer["plain"]},
             "random": plain,
-            "fingerprint": self.fingerprint,
+            "fingerprint": {} if self.fingerprint is None else self.fingerprint.to_json(),
         }
         with new_checkpoint(folder, self.step) as new:
             for name, part in tensors.items():
@@ -104,15 +104,15 @@ class FitState:
         self.step = state["step"]
         random_state.restore(saved["random"], state["random"])
 
-    def _check_fingerprint(self, saved: Fingerprint, path: Path, *, guide: bool) -> None:
-        """Refuse another fit by the names of what differs, in the guide or elsewhere; a state without fingerprint fits all."""
-        parts = [
-            {name: leaf for name, leaf in one.items() if name.startswith("guide") == guide} for one in (saved, self.fingerprint)
-        ]
-        if self.fingerprint and (found := differences(*parts)):
+    def _check_fingerprint(self, saved: dict[str, Any], path: Path, *, guide: bool) -> None:
+        """Refuse another fit by the names of what differs, in the guide or elsewhere."""
+        if self.fingerprint is None or not saved:
+            return
+        if found := self.fingerprint.differences(saved, guide=guide):
             raise CheckpointError(
                 f"{path} is of a fit with {found}. Go on with what that fit was made with, or name another folder"
             )
+        self.fingerprint.living |= set(saved["living"])
 
     def _remembered(self) -> dict[str, Tensor]:
         return self.objective.get_state() if isinstance(self.objective, ResponseObjective) else {}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
-import hashlib
 import inspect
 import json
 import re
-import sys
-import sysconfig
-from pathlib import Path, PurePath
-from types import CodeType, FunctionType, MethodType, ModuleType
+from collections.abc import Iterable
+from dataclasses import is_dataclass
+from numbers import Number
+from pathlib import PurePath
+from types import FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from inference.code_description import code_of, is_installed, is_ours, names_in
 from model.digests import tensors_digest
 
 Leaves = dict[str, str]
 
-OURS = {"model", "guides", "inference", "experiments"}
-INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+PLAIN = (type(None), Number, str, bytes, range, torch.dtype, torch.Size, PurePath, re.Pattern)
+DEPTH = 60  # of objects in objects; what is deeper is not looked into
+MANY = 200  # items that are told one by one
 STATE = {"_known", "_cache", "training"}
 """Attributes of the project's own objects that change nothing: what they remember."""
 SPEED = {"batch_size", "cache_size", "max_cached"}
@@ -32,6 +35,8 @@ UNSTABLE = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transform
 """Settings of a network that depend on where it was loaded from."""
 ELSEWHERE = {"padding", "truncation"}
 """Parts of a tokenizer that each call sets anew."""
+OF_MODULES = {*vars(nn.Module()), "__dict__", "__weakref__"}
+"""Attributes in which torch keeps what a module is made of."""
 
 
 def join(name: str, key: str) -> str:
@@ -44,40 +49,42 @@ class Description:
 
     def __init__(self) -> None:
         self._done: dict[int, tuple[Any, Leaves]] = {}
-        self._digests: dict[int, tuple[Tensor, str]] = {}
+        self._digests: dict[int, tuple[Tensor, int, str]] = {}
+        self._depth = 0
+
+    def forget(self) -> None:
+        """Look at everything again, tokenizers and tensors that were not written to aside."""
+        self._done = {key: entry for key, entry in self._done.items() if isinstance(entry[0], PreTrainedTokenizerBase)}
 
     def __call__(self, value: Any) -> Leaves:
         """Texts by the names of the parts of `value`; the empty name is that of the whole."""
-        if value is None or isinstance(
-            value, bool | int | float | complex | str | bytes | np.generic | torch.dtype | torch.Size
-        ):
+        if isinstance(value, PLAIN):
             return {"": repr(value.item() if isinstance(value, np.generic) else value)}
         if id(value) not in self._done:
             self._done[id(value)] = (value, {"": "itself"})
-            self._done[id(value)] = (value, self._describe(value))
+            self._depth += 1
+            leaves = self._describe(value) if self._depth < DEPTH else {"": type(value).__name__}
+            self._depth -= 1
+            self._done[id(value)] = (value, leaves)
         return self._done[id(value)][1]
 
     def _describe(self, value: Any) -> Leaves:
         if isinstance(value, Tensor):
             return {"": self._tensor(value)}
-        if isinstance(value, np.ndarray) and value.dtype != object:
-            return (
-                {"": self._tensor(torch.from_numpy(np.ascontiguousarray(value)))}
-                if _torch_has(value)
-                else _text(value.tolist())
-            )
-        if isinstance(value, PurePath | re.Pattern | torch.device):
-            return {"": "" if isinstance(value, torch.device) else str(value)}
-        if isinstance(value, list | tuple | np.ndarray):
-            return self._sequence(list(value))
+        if isinstance(value, np.ndarray):
+            return {"": self._tensor(torch.as_tensor(value))} if _torch_has(value) else self._sequence(value.tolist())
+        if isinstance(value, list | tuple):
+            return self._sequence(value)
         if isinstance(value, dict):
-            return self._parts({str(key): item for key, item in value.items()}, "dict")
+            return self._container({str(key): item for key, item in value.items()}, "dict")
         if isinstance(value, set | frozenset):
-            return {"": str(sorted(map(repr, value)))}
+            return {"": str(sorted(str(self(item)) for item in value))}
         if isinstance(value, ModuleType | type):
             return {"": value.__name__}
+        if isinstance(value, torch.device | torch.Generator):
+            return {"": type(value).__name__}
         if isinstance(value, PreTrainedTokenizerBase):
-            return _tokenizer(value)
+            return {"": _tokenizer(value)}
         if isinstance(value, nn.Module):
             return self._module(value)
         return self._callable(value) if callable(value) else self._object(value)
@@ -88,46 +95,51 @@ class Description:
             leaves |= {join(name, key): leaf for key, leaf in self(parts[name]).items()}
         return leaves
 
-    def _sequence(self, values: list[Any]) -> Leaves:
+    def _container(self, items: dict[str, Any], kind: str) -> Leaves:
+        leaves = self._parts(items, kind)
+        return leaves if len(leaves) <= MANY else {"": str(leaves)}
+
+    def _sequence(self, values: Any) -> Leaves:
+        """One text where all items are plain, else item by item."""
+        values = values if isinstance(values, list | tuple) else [values]
         parts = [self(value) for value in values]
         if all(set(part) == {""} for part in parts):
             return {"": f"({', '.join(part[''] for part in parts)})"}
-        return self._parts({str(n): value for n, value in enumerate(values)}, f"{len(values)} items")
+        return self._container({str(n): value for n, value in enumerate(values)}, f"{len(values)} items")
 
     def _tensor(self, tensor: Tensor) -> str:
-        if id(tensor) not in self._digests:
-            self._digests[id(tensor)] = (tensor, f"#{tensors_digest([('', tensor)])}")
-        return self._digests[id(tensor)][1]
+        version = -1 if tensor.is_inference() else tensor._version
+        if self._digests.get(id(tensor), (None, None))[1] != version:
+            self._digests[id(tensor)] = (tensor, version, f"#{tensors_digest([('', tensor)])}")
+        return self._digests[id(tensor)][2]
 
     def _module(self, module: nn.Module) -> Leaves:
         """A network of `transformers` by its settings and all its tensors, other modules part by part."""
         if isinstance(module, PreTrainedModel):
             settings = {key: value for key, value in module.config.to_dict().items() if key not in UNSTABLE}
-            tensors = module.state_dict(keep_vars=True)
             leaves = {"": type(module).__name__, "config": json.dumps(settings, sort_keys=True, default=str)}
-        else:
-            buffers = {
-                name: buffer for name, buffer in module._buffers.items() if name not in module._non_persistent_buffers_set
-            }
-            tensors = {name: tensor for name, tensor in (module._parameters | buffers).items() if tensor is not None}
-            leaves = self._object(module) | self._parts(
-                {name: part for name, part in module._modules.items() if part is not None}
-            )
-        frozen = [f"{name} {self._tensor(tensor)}" for name, tensor in tensors.items() if not tensor.requires_grad]
-        trained = [f"{name} {tuple(t.shape)} {t.dtype}" for name, t in tensors.items() if t.requires_grad]
-        return leaves | {name: "; ".join(texts) for name, texts in {"weights": frozen, "trained": trained}.items() if texts}
+            return leaves | self._tensors(module.state_dict(keep_vars=True).items())
+        unsaved = module._non_persistent_buffers_set
+        buffers = {name: buffer for name, buffer in module._buffers.items() if name not in unsaved}
+        modules = {name: part for name, part in module._modules.items() if part is not None}
+        return self._object(module) | self._parts(modules) | self._tensors((module._parameters | buffers).items())
+
+    def _tensors(self, tensors: Iterable[tuple[str, Any]]) -> Leaves:
+        """Those of a module: values of what is frozen, names, shapes and types of what trains."""
+        there = [(name, tensor) for name, tensor in tensors if isinstance(tensor, Tensor)]
+        frozen = [f"{name} {self._tensor(tensor)}" for name, tensor in there if not tensor.requires_grad]
+        trained = [f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in there if tensor.requires_grad]
+        return {name: "; ".join(texts) for name, texts in {"weights": frozen, "trained": trained}.items() if texts}
 
     def _object(self, value: Any) -> Leaves:
         """Class and attributes; of an object of an installed package only what is plain."""
         kind = type(value)
-        kept = {}
-        for name, part in _attributes(value).items():
-            plain = part is None or isinstance(part, bool | int | float | str | Tensor | np.ndarray | tuple | list | dict)
-            cache = name in STATE if _is_ours(kind) else name.startswith("_") and isinstance(part, dict | list | set)
-            if not (cache or name in SPEED or (_is_installed(kind) and not (plain and not name.startswith("_")))):
-                kept[name.lstrip("_")] = part
+        attributes = _attributes(value)
+        if not attributes and is_installed(kind) and " at 0x" not in (text := repr(value)):
+            return {"": text}
+        kept = {name.lstrip("_"): part for name, part in attributes.items() if _counts(kind, name, part)}
         methods = {}
-        if not _is_ours(kind) and not _is_installed(kind):
+        if not is_ours(kind) and not is_installed(kind):
             methods = {f"{name}()": member for name, member in vars(kind).items() if isinstance(member, FunctionType)}
         return self._parts(kept | methods, kind.__name__)
 
@@ -144,41 +156,37 @@ class Description:
         return self._object(value)
 
     def _function(self, function: FunctionType) -> Leaves:
-        names = function.__code__.co_freevars
-        parts = {name: _content(cell) for name, cell in zip(names, function.__closure__ or (), strict=True)}
-        if _is_ours(function) or _is_installed(function):
+        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+        names = names_in(function.__code__)
+        parts = {name: _as_read(_content(cell), names) for name, cell in cells}
+        if is_ours(function) or is_installed(function):
             return self._parts(parts, f"{function.__module__}.{function.__qualname__}")
         if function.__defaults__ or function.__kwdefaults__:
             parts["defaults"] = [function.__defaults__, function.__kwdefaults__]
-        for name in sorted(_names(function.__code__) & function.__globals__.keys()):
+        for name in sorted(names & function.__globals__.keys() - parts.keys()):
             part = function.__globals__[name]
-            if not (name.startswith("_") and isinstance(part, dict | list | set)) and not isinstance(part, ModuleType | type):
-                parts.setdefault(name, part)
+            if not _is_cache(name, part) and not isinstance(part, ModuleType | type):
+                parts[name] = _as_read(part, names)
         return self._parts(parts, f"{function.__name__} {code_of(function)}")
 
 
-def code_of(function: Any) -> str:
-    """A function's name and the digest of its compiled code; of a callable object the class."""
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return type(function).__name__
-    return f"{code.co_name} #{hashlib.blake2b(repr(_compiled(code)).encode(), digest_size=16).hexdigest()}"
+def _is_cache(name: str, part: Any) -> bool:
+    return name.startswith("_") and isinstance(part, dict | list | set)
 
 
-def _compiled(code: CodeType) -> tuple[Any, ...]:
-    return code.co_code, [_constant(constant) for constant in code.co_consts], code.co_names, code.co_varnames
+def _counts(kind: type, name: str, part: Any) -> bool:
+    """Whether an attribute is part of what an object of a class is."""
+    if name in SPEED or (name in STATE if is_ours(kind) else _is_cache(name, part)):
+        return False
+    plain = isinstance(part, (*PLAIN, Tensor, np.ndarray, tuple, list, dict))
+    return not is_installed(kind) or (plain and not name.startswith("_"))
 
 
-def _constant(constant: Any) -> Any:
-    if isinstance(constant, CodeType):
-        return _compiled(constant)
-    return sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant
-
-
-def _names(code: CodeType) -> set[str]:
-    """All names that are looked up in the code of a function and of those inside it."""
-    inner = (_names(constant) for constant in code.co_consts if isinstance(constant, CodeType))
-    return set(code.co_names).union(*inner)
+def _as_read(part: Any, names: set[str]) -> Any:
+    """Of a holder of settings those that a function with these names reads; all, if it reads none by name."""
+    holds = isinstance(part, argparse.Namespace | SimpleNamespace) or (is_dataclass(part) and not callable(part))
+    read = {name: value for name, value in vars(part).items() if name in names} if holds and hasattr(part, "__dict__") else {}
+    return read or part
 
 
 def _content(cell: Any) -> Any:
@@ -191,40 +199,18 @@ def _content(cell: Any) -> Any:
 def _attributes(value: Any) -> dict[str, Any]:
     """Those of an object; of a module without what torch keeps in it."""
     slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()) if isinstance(name, str)]
-    found = {name: getattr(value, name) for name in slots if hasattr(value, name) and name != "__dict__"}
-    found |= getattr(value, "__dict__", {})
-    return {name: part for name, part in found.items() if name not in _OF_MODULES}
+    found = {name: getattr(value, name) for name in slots if hasattr(value, name)} | getattr(value, "__dict__", {})
+    return {name: part for name, part in found.items() if name not in OF_MODULES}
 
 
-_OF_MODULES = {*vars(nn.Module()), "__weakref__"}
-
-
-def _is_ours(thing: Any) -> bool:
-    return thing.__module__.split(".")[0] in OURS
-
-
-def _is_installed(thing: Any) -> bool:
-    """Whether a class or function is of the standard library or of an installed package."""
-    if isinstance(thing, FunctionType):
-        return thing.__code__.co_filename.startswith(INSTALLED)
-    if thing.__module__ == "builtins" or thing.__module__ in sys.builtin_module_names:
-        return True
-    file = getattr(sys.modules.get(thing.__module__), "__file__", None)
-    return thing.__module__ != "__main__" and file is not None and str(Path(file).resolve()).startswith(INSTALLED)
-
-
-def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> Leaves:
+def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         content: Any = sorted(tokenizer.get_vocab().items())
     else:
         content = {key: part for key, part in json.loads(backend.to_str()).items() if key not in ELSEWHERE}
     whole = [content, tokenizer.special_tokens_map, getattr(tokenizer, "chat_template", None)]
-    return _text(json.dumps(whole, sort_keys=True, default=str))
-
-
-def _text(content: Any) -> Leaves:
-    return {"": str(content)}
+    return json.dumps(whole, sort_keys=True, default=str)
 
 
 def _torch_has(array: np.ndarray) -> bool:

@@ -12,7 +12,8 @@ A value that is short stands for itself, a long one for its digest after "#".
                                   another version of Python compiles to another code
 
 What is private and a list, a dict or a set, in an object or a module that is not this project's, is taken for a cache and left
-out. A schedule of the learning rate is described by its code alone: a fit of more steps has a longer one.
+out. So is what the fit itself changes, such as a count of calls. A schedule of the learning rate goes by its code alone:
+a fit of more steps has a longer one.
 """
 
 from __future__ import annotations
@@ -21,31 +22,68 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from inference.description import Description, code_of, join
+from inference.code_description import code_of
+from inference.description import Description, Leaves, join
 
-Fingerprint = dict[str, str]
 SHOWN = 4  # differences that an error names
+LIVING = ("model", "guide")
+"""Parts that are looked at again: the fit runs the user's code in them."""
+
+
+class Fingerprint:
+    """What a fit depends on, as it was at the start.
+
+    Args:
+        parts: model, guide, prompts, objective, optimizer and settings, by these names.
+
+    Attributes:
+        leaves: the description, by name.
+        living: names of what has changed since, which the fit itself does, and what is below them.
+    """
+
+    def __init__(self, parts: Mapping[str, Any]) -> None:
+        self._parts = {name: part for name, part in parts.items() if name in LIVING}
+        self._describe = Description()
+        self.leaves: Leaves = {}
+        for name, part in parts.items():
+            self.leaves |= self._leaves(name, part)
+        self.living: set[str] = set()
+
+    def to_json(self) -> dict[str, Any]:
+        """The fingerprint for a checkpoint, without what the fit has changed."""
+        self._describe.forget()
+        now: Leaves = {}
+        for name, part in self._parts.items():
+            now |= self._leaves(name, part)
+        before = {name: leaf for name, leaf in self.leaves.items() if name.split(".")[0] in self._parts}
+        self.living |= {name for name in now.keys() & before.keys() if now[name] != before[name]}
+        self.living |= {f"{name.rpartition('.')[0]}." for name in now.keys() ^ before.keys()}
+        return {"leaves": self.leaves, "living": sorted(self.living)}
+
+    def differences(self, saved: Mapping[str, Any], *, guide: bool) -> str:
+        """What is another than in the saved one, in the guide or in all else, in words; empty if nothing is."""
+        before, now = saved["leaves"], self.leaves
+        living = tuple(saved["living"])
+        names = [name for name in dict.fromkeys([*before, *now]) if name.startswith("guide") == guide]
+        odd = [name for name in names if before.get(name) != now.get(name) and not _is_below(name, living)]
+        told = [_told(name, before.get(name), now.get(name)) for name in odd[:SHOWN]]
+        return "; ".join(told) + (f"; and {len(odd) - SHOWN} more" if len(odd) > SHOWN else "")
+
+    def _leaves(self, name: str, part: Any) -> Leaves:
+        leaves = self._describe(part)
+        if getattr(part, "schedule", None) is not None:
+            leaves = {key: leaf for key, leaf in leaves.items() if key.split(".")[0] != "schedule"}
+            leaves["schedule"] = code_of(part.schedule)
+        return {join(name, key): leaf if len(leaf) <= 80 else _digest(leaf) for key, leaf in leaves.items()}
 
 
 def fingerprint_of(**parts: Any) -> Fingerprint:
-    """Describe everything that a fit depends on: model, guide, prompts, objective, optimizer and settings, by these names."""
-    describe = Description()
-    found: Fingerprint = {}
-    for name, part in parts.items():
-        leaves = describe(part)
-        schedule = getattr(part, "schedule", None)
-        if schedule is not None:
-            leaves = {key: leaf for key, leaf in leaves.items() if key.split(".")[0] != "schedule"}
-            leaves["schedule"] = code_of(schedule)
-        found |= {join(name, key): leaf for key, leaf in leaves.items()}
-    return {name: leaf if len(leaf) <= 80 else _digest(leaf) for name, leaf in found.items()}
+    """Describe everything that a fit depends on; see `Fingerprint`."""
+    return Fingerprint(parts)
 
 
-def differences(saved: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """What is another in a fit than in the saved one, in words; empty if nothing is."""
-    odd = [name for name in dict.fromkeys([*saved, *now]) if saved.get(name) != now.get(name)]
-    told = [_told(name, saved.get(name), now.get(name)) for name in odd[:SHOWN]]
-    return "; ".join(told) + (f"; and {len(odd) - SHOWN} more" if len(odd) > SHOWN else "")
+def _is_below(name: str, living: tuple[str, ...]) -> bool:
+    return any(name == one or (one.endswith(".") and name.startswith(one)) for one in living)
 
 
 def _told(name: str, saved: str | None, now: str | None) -> str:

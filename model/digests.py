@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, uint8
+from torch import Tensor, strided, uint8
 
 from model.files import flush, write_atomically
 
@@ -37,7 +37,8 @@ def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in tensors:
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(uint8).numpy().tobytes())
+        plain = tensor.detach().to_dense() if tensor.layout != strided else tensor.detach()
+        digest.update(plain.cpu().contiguous().reshape(-1).view(uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -1,14 +1,22 @@
 """Checkpoints: of this fit or refused by name, whole or passed over, deleted only where they are the fit's own."""
 
+import argparse
+import functools
 import json
+import operator
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
+from datetime import date
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -17,6 +25,7 @@ from safetensors.torch import load_file, save_file
 import inference.checkpoint
 from guides import FineTuned, LoRA, MeanField, Twisted
 from inference import CheckpointError, FDivergence, FusedOptimizer, LeaveOneOut_ELBO, LogVariance, cosine, fit, soften
+from inference.fingerprint import fingerprint_of
 from inference.folder_lock import FolderInUseError, locked
 from model import AlignmentModel, Constraint, LanguageModel, Pattern, TextEvidence, TokenEvidence, WeightedSum
 from model.digests import seal
@@ -278,6 +287,131 @@ def test_plain_programs_are_the_same_in_another_process_and_differ_by_what_they_
         run(monkeypatch, "0.75", "3")
 
 
+def counting(start):
+    calls, seen = [0] * start, {}
+    counts = Counting(start)
+
+    def reward(texts):
+        calls.append(1)
+        seen[len(seen)] = [torch.zeros(1)]
+        return counts(texts)
+
+    return reward
+
+
+class Counting:
+    def __init__(self, start, weight=1.0):
+        self.calls, self.history, self.weight = start, [torch.zeros(start + 1)], weight
+
+    def __call__(self, texts):
+        self.calls += 1
+        self.history.append(torch.ones(1))
+        return [self.weight * float("a" in text) for text in texts]
+
+
+@pytest.mark.parametrize("make", [counting, Counting])
+def test_what_the_fit_itself_changes_is_no_part_of_it(make, tmp_path, whole):
+    """A reward that counts its calls: in the process that was interrupted, as in a new one."""
+    used = make(0)
+    Case(reward=used).run(tmp_path, 2)
+    Case(reward=used).run(tmp_path, 3, resume=True)
+    assert torch.equal(Case(reward=make(7)).run(tmp_path, resume=True), whole)
+
+
+def test_what_the_fit_does_not_change_still_is(tmp_path):
+    Case(reward=Counting(0, weight=1.0)).run(tmp_path, 2)
+    with pytest.raises(CheckpointError, match=r"1\.0, got 2\.0 \(model\.\S*weight\)"):
+        Case(reward=Counting(0, weight=2.0)).run(tmp_path, resume=True)
+
+
+def test_of_settings_only_those_that_are_read_count(tmp_path):
+    def reward(args):
+        return lambda texts: [args.weight * len(text) for text in texts]
+
+    Case(reward=reward(argparse.Namespace(weight=1.0, num_steps=1))).run(tmp_path, 1)
+    Case(reward=reward(argparse.Namespace(weight=1.0, num_steps=2))).run(tmp_path, 2, resume=True)
+    with pytest.raises(CheckpointError, match=r"1\.0, got 2\.0 \(model\.\S*args\.weight\)"):
+        Case(reward=reward(argparse.Namespace(weight=2.0, num_steps=3))).run(tmp_path, 3, resume=True)
+
+
+class Odd:
+    __slots__ = ("inner", "number")
+
+    def __init__(self, number):
+        self.number, self.inner = number, self
+
+
+class Locked:
+    def __init__(self):
+        self.lock, self.file = threading.Lock(), sys.stdout
+
+
+def nested(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+ODD = [
+    Odd(1),
+    Locked(),
+    nested(500),
+    {i: f"word {i}" for i in range(1_000)},
+    np.array(["a", None], dtype=object),
+    np.array(3.5),
+    np.zeros(3, dtype=">f4"),
+    np.datetime64("2020-01-01"),
+    Decimal("0.5"),
+    date(2020, 1, 1),
+    range(3),
+    torch.eye(3).to_sparse(),
+    torch.Generator(),
+    torch.tensor(1 + 1j),
+    torch.zeros(0),
+    iter([1]),
+    (n for n in "ab"),
+    {"a", ("b", 1)},
+    functools.lru_cache(len),
+    re.compile("a"),
+    operator.itemgetter(1),
+    torch.nn.Linear(2, 2),
+    Path("a"),
+    SimpleNamespace(a=1),
+]
+
+
+@pytest.mark.parametrize("value", ODD, ids=lambda value: type(value).__name__)
+def test_anything_can_be_described_and_is_the_same_when_described_again(value):
+    one, other = fingerprint_of(model=value), fingerprint_of(model=value)
+    assert one.leaves == other.leaves
+    assert len(json.dumps(one.to_json())) < 100_000
+    assert not other.differences(one.to_json(), guide=False)
+    assert " at 0x" not in json.dumps(one.leaves)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Odd(1), Odd(2)),
+        (Decimal("0.5"), Decimal("0.25")),
+        (date(2020, 1, 1), date(2020, 1, 2)),
+        (range(3), range(4)),
+        ({i: str(i) for i in range(1_000)}, {i: str(i + (i == 999)) for i in range(1_000)}),
+        (torch.eye(3).to_sparse(), (2 * torch.eye(3)).to_sparse()),
+        (np.zeros(3), np.zeros(3, dtype=np.float32)),
+        (operator.itemgetter(1), operator.itemgetter(2)),
+        (SimpleNamespace(a=1), SimpleNamespace(a=2)),
+        ([1, [2, 3]], [1, [2, 4]]),
+        ({"a": 1.0}, {"a": 1}),
+        (np.float32(0.5), np.float32(0.25)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_differs_is_described_differently(one, other):
+    assert fingerprint_of(model=other).differences(fingerprint_of(model=one).to_json(), guide=False)
+
+
 # Damage
 
 
@@ -514,7 +648,7 @@ def test_a_full_disk_ends_a_fit_by_name_with_the_last_checkpoint_whole(tmp_path,
 
 def test_the_fingerprint_can_be_read(tmp_path):
     Case().run(tmp_path, 1)
-    found = json.loads((tmp_path / "step-00000001" / "state.json").read_text())["fingerprint"]
+    found = json.loads((tmp_path / "step-00000001" / "state.json").read_text())["fingerprint"]["leaves"]
     assert found["model.beta"] == "0.5"
     assert found["objective.num_particles"] == "4"
     assert re.fullmatch("#[0-9a-f]{32}", found["model.prior.network.weights"])
