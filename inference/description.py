@@ -178,7 +178,7 @@ def _counts(kind: type, name: str, part: Any) -> bool:
     """Whether an attribute is part of what an object of a class is."""
     if name in SPEED or (name in STATE if is_ours(kind) else _is_cache(name, part)):
         return False
-    plain = isinstance(part, (*PLAIN, Tensor, np.ndarray, tuple, list, dict))
+    plain = isinstance(part, (*PLAIN, type, Tensor, np.ndarray, tuple, list, dict))
     return not is_installed(kind) or (plain and not name.startswith("_"))
 
 

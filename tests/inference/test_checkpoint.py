@@ -158,6 +158,16 @@ OTHERS = {
     "objective": ({}, {"objective": lambda: LogVariance(4)}, r"LeaveOneOut_ELBO, got LogVariance \(objective\)"),
     "learning rate": ({}, {"optimizer": lambda: FusedOptimizer(options={"lr": 0.2})}, r"0\.1, got 0\.2 \(optimizer\.\S*lr\)"),
     "optimiser": ({}, {"optimizer": lambda: FusedOptimizer(torch.optim.AdamW, {"lr": 0.1})}, r"Adam, got AdamW \(optimizer"),
+    "optimiser of Pyro": (
+        {"optimizer": lambda: pyro.optim.Adam({"lr": 0.1})},
+        {"optimizer": lambda: pyro.optim.RMSprop({"lr": 0.1})},
+        r"Adam, got RMSprop \(optimizer",
+    ),
+    "rate of an optimiser of Pyro": (
+        {"optimizer": lambda: pyro.optim.Adam({"lr": 0.1})},
+        {"optimizer": lambda: pyro.optim.Adam({"lr": 0.2})},
+        r"0\.1, got 0\.2 \(optimizer\.\S*lr\)",
+    ),
     "clip": ({}, {"optimizer": lambda: FusedOptimizer(options={"lr": 0.1}, clip_norm=1.0)}, r"clip_norm"),
     "schedule": ({}, {"optimizer": lambda: FusedOptimizer(options={"lr": 0.1}, schedule=cosine(4))}, r"optimizer\.schedule"),
     "minibatch": ({}, {"prompts_per_step": 1}, r"None, got 1 \(prompts_per_step\)"),
