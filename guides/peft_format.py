@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from model.adapter import CONFIG
-from model.checkpoint_source import PretrainedError, hub_name, read_tensors
+from model.adapter import CONFIG, forget_base
+from model.checkpoint_source import PretrainedError, read_tensors
 from model.digests import check_digests, saved_together
 
 WEIGHTS = "adapter_model.safetensors"  # the name that `peft` looks for
@@ -27,10 +26,9 @@ def save_adapter(folder: str | Path, config: Any, weights: dict[str, Tensor], to
         weights: by the names of `peft`.
         tokenizer: of the base.
     """
-    config = copy.copy(config)
-    config.base_model_name_or_path = hub_name(config.base_model_name_or_path)
     with saved_together(folder) as new:
         config.save_pretrained(new)
+        forget_base(new)
         save_file({name: tensor.detach().contiguous() for name, tensor in weights.items()}, new / WEIGHTS)
         tokenizer.save_pretrained(new)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
-from model.checkpoint_source import PretrainedError, find_checkpoint, refused_by_name
+from model.checkpoint_source import PretrainedError, find_checkpoint, hub_name, refused_by_name
 
 CONFIG, PREFIX = "adapter_config.json", "base_model.model."
 NAME = "default"  # as `transformers` calls the adapter of a checkpoint
@@ -149,6 +149,15 @@ def adapter_tensors(network: PreTrainedModel, adapter: str) -> dict[str, Tensor]
     # told not to look for changed embeddings, for which it would ask the hub
     weights = get_peft_model_state_dict(network, adapter_name=adapter, save_embedding_layers=False)
     return {PREFIX + name: tensor for name, tensor in weights.items()}
+
+
+def forget_base(folder: Path) -> None:
+    """Leave the base of an adapter in the folder named only if it is a name on the hub, and no path of this machine."""
+    file = folder / CONFIG
+    if file.is_file():
+        record = json.loads(file.read_text(encoding="utf-8"))
+        record["base_model_name_or_path"] = hub_name(record.get("base_model_name_or_path"))
+        file.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def unwrapped(network: Any) -> Any:

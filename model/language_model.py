@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from model.adapter import unwrapped
+from model.adapter import forget_base, unwrapped
 from model.checks import positive, whole_number
 from model.digests import saved_together
 from model.end_ids import checked_ids, default_end_ids
@@ -198,9 +198,13 @@ class LanguageModel(nn.Module):
         return self._context
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write network and tokenizer in Hugging Face format; `transformers` alone loads them again."""
+        """Write network and tokenizer in Hugging Face format; `transformers` alone loads them again.
+
+        Of a network with an adapter of `peft` the adapter alone is written.
+        """
         with saved_together(folder) as new:
             self.network.save_pretrained(new)
+            forget_base(new)
             self.tokenizer.save_pretrained(new)
 
     def encode(self, texts: Iterable[str]) -> Prompts:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from model.adapter import Adapter, find_adapter
 from model.checkpoint_source import PretrainedError, find_checkpoint, hub_options, refused_by_name
@@ -133,6 +133,7 @@ def _load_whole(
 ) -> PreTrainedModel:
     """A network whose weights are all in one checkpoint, but for those in `unread`."""
     with refused_by_name(source, "network"), _without_report():
+        _check_kernels(auto, source, options)
         network, info = auto.from_pretrained(
             source, dtype=dtype or "auto", output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
@@ -153,6 +154,26 @@ def _load_whole(
         )
     _check_dtype(network, dtype, source)
     return network
+
+
+def _check_kernels(auto: Any, source: str, options: dict[str, Any]) -> None:
+    """Refuse a config.json that names kernels on the hub, which would be fetched and run."""
+    if options["trust_remote_code"] or "gguf_file" in options:
+        return
+    config = (getattr(auto, "config_class", None) or AutoConfig).from_pretrained(source, **_of_config(options))
+    parts = [config, *(getattr(config, name) for name in config.sub_configs)]
+    for name in ("_attn_implementation", "_experts_implementation"):
+        for kernel in (str(getattr(part, name, None)) for part in parts):
+            if "/" in kernel or "deepgemm" in kernel:
+                raise PretrainedError(
+                    f"config.json of {source} asks for the code {kernel!r} of the hub, which is not run. To run it, pass "
+                    "trust_remote_code=True (--trust-remote-code on the command line)"
+                )
+
+
+def _of_config(options: dict[str, Any]) -> dict[str, Any]:
+    """Options that a configuration is loaded with."""
+    return {name: value for name, value in options.items() if name != "adapter_kwargs"}
 
 
 def _load_adapted(

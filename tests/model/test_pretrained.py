@@ -376,6 +376,14 @@ def test_code_of_a_checkpoint_runs_where_that_is_allowed(tmp_path):
     assert marker.exists()
 
 
+@pytest.mark.parametrize("name", ["attn_implementation", "_attn_implementation", "experts_implementation"])
+def test_kernels_that_a_config_names_are_not_fetched(name, load, folder):
+    """They would be code of the hub, if the package that runs it is there."""
+    kernel = "deepgemm" if "experts" in name else "someone/kernel"
+    with pytest.raises(PretrainedError, match=rf"config.json of .* asks for the code '{kernel}' of the hub, which is not run"):
+        load(configured(folder, **{name: kernel}))
+
+
 def test_code_beside_a_tuned_network_has_no_say(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 100))
     guide = FineTuned(tiny(dtype=torch.float32))

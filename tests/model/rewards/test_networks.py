@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch.nn.functional import logsigmoid
 from torch.testing import assert_close
 from transformers import (
@@ -132,6 +133,39 @@ def test_label_that_is_not_there_is_named_with_those_that_are():
         SequenceClassifier(bert(), tiny_tokenizer(), "great")
     with pytest.raises(ValueError, match="label is None"):
         SequenceClassifier(bert(), tiny_tokenizer())
+
+
+@pytest.mark.parametrize("make", [bert, gpt2_classifier])
+def test_a_text_without_tokens_is_named_alone_and_in_a_batch(make):
+    classifier = SequenceClassifier(make(), tiny_tokenizer(pad_token="<pad>"), 0)
+    for texts in ([""], ["a b", "", "c"], ["a", "  "]):
+        with pytest.raises(ValueError, match=r"the text ' *' has no tokens, so that there is nothing to classify"):
+            classifier(texts)
+    begun = SequenceClassifier(make(), grammar_like_tokenizer(), 0)
+    assert_close(begun(["a b", "", "c"])[1:2], begun([""]), atol=1e-6, rtol=0)
+
+
+def grammar_like_tokenizer():
+    """Adds a token to every text, an empty one too."""
+    tokenizer = tiny_tokenizer(pad_token="<pad>")
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<end> $A", special_tokens=[("<end>", 0)])
+    return tokenizer
+
+
+def test_what_is_no_classifier_says_so_at_its_logits():
+    """Logits for each token, or for other labels than the configuration has."""
+    network = bert()
+    network.config.id2label = {0: "bad", 1: "good"}
+    with pytest.raises(ValueError, match=r"logits of BertForSequenceClassification have shape \(1, 3\), expected \(1, 2\)"):
+        SequenceClassifier(network, tiny_tokenizer(pad_token="<pad>"), "good")(["a b"])
+
+
+def test_labels_of_one_name_want_an_index():
+    network = bert()
+    network.config.id2label = {0: "bad", 1: "good", 2: "good"}
+    with pytest.raises(ValueError, match=r"label is 'good' \(which several have: give its index\)"):
+        SequenceClassifier(network, tiny_tokenizer(pad_token="<pad>"), "good")
+    assert SequenceClassifier(network, tiny_tokenizer(pad_token="<pad>"), 2).index == 2
 
 
 def test_log_probability_at_beta_one_is_bayes_rule():
