@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from guides import LoRA, OtherGuideError
+from guides import Fixed, LoRA, OtherGuideError
 from inference import OBJECTIVES, FusedOptimizer, diagnose, fit, response_distribution
 from model import AlignmentModel, LanguageModel, TextEvidence
 from tests.model.tiny import NETWORKS, PROMPTS, tiny, tiny_tokenizer
@@ -117,7 +117,7 @@ def test_diagnostics_of_the_prior_do_not_see_the_guide(prior):
 
     def measured():
         torch.manual_seed(1)
-        return diagnose(model, model, prompts, num_samples=64, num_prior_draws=256)
+        return diagnose(model, Fixed(prior), prompts, num_samples=64, num_prior_draws=256)
 
     before = measured()
     moved(LoRA(prior))
