@@ -33,6 +33,7 @@ class MeanField(FromScratch):
 
     def __init__(self, prior: LanguageModel, prompts: Prompts) -> None:
         super().__init__(prior)
+        self.space.check(prompts)
         self.index = PromptIndex(prompts)
         self.logits = nn.Parameter(like(prior).new_zeros(len(self.index), self.max_new_tokens, self.vocab_size))
 

@@ -41,6 +41,7 @@ class Tabular(FromScratch):
     def __init__(self, prior: LanguageModel, prompts: Prompts) -> None:
         super().__init__(prior)
         self.space.check_enumerable()
+        self.space.check(prompts)
         self.index = PromptIndex(prompts)
         ids = torch.arange(self.vocab_size, device=prior.device)
         is_word = ~torch.isin(ids, self.end_ids)

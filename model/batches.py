@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from model.texts import listed_texts
+
 
 @torch.no_grad()
 def in_batches(function: Callable[[list[str]], Tensor], texts: Sequence[str], batch_size: int) -> Tensor:
@@ -19,7 +21,12 @@ def in_batches(function: Callable[[list[str]], Tensor], texts: Sequence[str], ba
 
     Returns:
         `[M, ...]`, on the CPU.
+
+    Raises:
+        TypeError: if those are no texts, with the index of what is none.
+        ValueError: for a single text, or one with half of a surrogate pair.
     """
+    texts = listed_texts("a network that reads texts", texts, at_least=0)
     if not texts:
         return torch.empty(0)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))

@@ -15,22 +15,23 @@ class TextFileError(ValueError):
     """A file is not there, or is no text in UTF-8."""
 
 
-def listed_texts(name: str, texts: Any) -> list[str]:
-    """A list of M texts, M at least 1, from a list, a tuple, an array, a series or any other iterable of them.
+def listed_texts(name: str, texts: Any, *, at_least: int = 1) -> list[str]:
+    """A list of M texts, from a list, a tuple, an array, a series or any other iterable of them.
 
     Args:
         name: of what takes the texts, for the error.
         texts: the texts.
+        at_least: smallest number of texts that is allowed.
 
     Raises:
         TypeError: if that is no sequence of texts, with the index of what is none.
-        ValueError: if there are no texts, or one has half of a surrogate pair.
+        ValueError: if there are too few texts, or one has half of a surrogate pair.
     """
     if isinstance(texts, str | bytes | bytearray | Mapping | Set) or not isinstance(texts, Iterable):
         kind = ValueError if isinstance(texts, str) else TypeError
         raise kind(f"{name} got {_shown(texts)}, expected a non-empty list of strings")
     listed = list(texts)
-    if not listed:
+    if len(listed) < at_least:
         raise ValueError(f"{name} got {_shown(texts)}, expected a non-empty list of strings")
     for index, text in enumerate(listed):
         if not isinstance(text, str):

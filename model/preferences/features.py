@@ -22,6 +22,7 @@ from model.evaluation import evaluating
 from model.language_model import LanguageModel
 from model.network_checks import check_ids, check_network, check_tokenizer
 from model.pretrained import load_pretrained, longest_read, pad_right
+from model.texts import listed_texts
 from model.tokenization import token_rows, without_beginning
 
 SHOWN = 120  # characters of a text that an error quotes
@@ -55,10 +56,10 @@ class NetworkFeatures(ABC):
         """phi of M texts, `[M, D]`, float64.
 
         Raises:
+            TypeError: for what are no texts, with the index of what is none.
             ValueError: for no texts, or with the text whose features are not finite.
         """
-        if isinstance(texts, str) or not len(texts):
-            raise ValueError(f"features got {texts!r}, expected a non-empty list of texts")
+        texts = listed_texts("features", texts)
         known = {text: self._cache[text] for text in texts if text in self._cache}
         new = list(dict.fromkeys(text for text in texts if text not in known))
         encoded = in_batches(lambda batch: self.encode(batch).double(), new, self.batch_size)

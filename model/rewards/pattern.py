@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from model.checks import instance
+from model.texts import listed_texts
 
 
 class Pattern:
@@ -58,6 +59,7 @@ class Pattern:
 
     def __call__(self, texts: Sequence[str]) -> list[float]:
         """`[M]` for M texts."""
+        texts = listed_texts(self.__name__, texts, at_least=0)
         if self.count:
             return [float(sum(1 for _ in self.pattern.finditer(text))) for text in texts]
         return [float(self.pattern.search(text) is not None) for text in texts]

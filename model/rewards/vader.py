@@ -5,6 +5,8 @@ from functools import cache
 
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
+from model.texts import listed_texts
+
 
 @cache
 def _analyzer() -> SentimentIntensityAnalyzer:
@@ -13,4 +15,5 @@ def _analyzer() -> SentimentIntensityAnalyzer:
 
 def vader_sentiment(texts: Sequence[str]) -> list[float]:
     """The compound score of each text: from -1, most negative, to 1, most positive."""
-    return [_analyzer().polarity_scores(text)["compound"] for text in texts]
+    listed = listed_texts("vader_sentiment", texts, at_least=0)
+    return [_analyzer().polarity_scores(text)["compound"] for text in listed]

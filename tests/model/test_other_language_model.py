@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from guides import FineTuned, Mixture, NGram, Twisted
+from guides import FineTuned, MeanField, Mixture, NGram, Tabular, Twisted
 from model import (
     AlignmentModel,
     Constraint,
@@ -81,6 +81,7 @@ def test_prompts_of_another_tokenizer_are_refused_by_prior_guides_and_decode(wha
     prior, prompts = tiny(), OTHERS[what]().encode(PROMPTS if what == "entries" else ["a"])
     programs = [prior, *(guide.distribution for guide in (FineTuned(prior), Twisted(prior), NGram(prior)))]
     response = torch.zeros(len(prompts), 3, dtype=torch.long)
+    programs += [lambda prompts: MeanField(prior, prompts), lambda prompts: Tabular(prior, prompts)]
     for program in (*programs, lambda prompts: prior.decode(response, prompts)):
         for some in (prompts, prompts[[0]], prompts.to("cpu")):
             with pytest.raises(OtherLanguageModelError, match="were encoded by the tokenizer of another"):

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from transformers import BertConfig, BertModel, GPT2ForSequenceClassification
 
-from model import Prompts, read_preferences
-from model.preferences import PreferenceError
+from model import Pattern, Prompts, SequenceClassifier, TextLikelihood, read_preferences, vader_sentiment
+from model.preferences import EncoderFeatures, PreferenceError, PriorFeatures
 from model.texts import TextFileError, listed_texts, read_lines
-from tests.model.tiny import tiny
+from tests.model.tiny import tiny, tiny_tokenizer
 
 TEXTS = ["a b", "c"]
 LINE = '{"prompt": "a", "chosen": " b", "rejected": " \u00e9"}'
@@ -120,6 +121,33 @@ def test_preferences_are_read_from_files_of_any_system(data, tmp_path):
 def test_row_of_preferences_with_something_else_than_texts_is_refused(value):
     with pytest.raises(PreferenceError, match="record 1: 'chosen' is"):
         read_preferences([{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a", "chosen": value, "rejected": "c"}])
+
+
+def readers():
+    """By name, all that takes texts."""
+    prior = tiny()
+    sizes = {"vocab_size": 5, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    encoder = EncoderFeatures(BertModel(BertConfig(**sizes)), tiny_tokenizer())
+    classifier = GPT2ForSequenceClassification(prior.network.config)
+    return {
+        "vader": vader_sentiment,
+        "pattern": Pattern("a"),
+        "count": Pattern("a", count=True),
+        "likelihood": TextLikelihood(prior.network, prior.tokenizer),
+        "classifier": SequenceClassifier(classifier, tiny_tokenizer(), 0),
+        "prior features": PriorFeatures(prior),
+        "encoder features": encoder,
+    }
+
+
+@pytest.mark.parametrize("name", readers())
+def test_whatever_reads_texts_refuses_what_is_none(name):
+    """One text, of which each letter would be a text, among it."""
+    reader = readers()[name]
+    assert len(reader(np.array(["a b", "c"]))) == 2
+    for texts in ("a b", b"a b", ["a", None], ["a", ("a", "b")], [float("nan")], ["a\ud83d"], 3):
+        with pytest.raises((TypeError, ValueError), match=r"expected a|half of a surrogate pair"):
+            reader(texts)
 
 
 # Prompts made by hand
