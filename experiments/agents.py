@@ -35,7 +35,7 @@ from torch import Tensor
 
 from experiments import figures
 from experiments.arguments import DISTINCT, Arguments, Count, Out, Positive, Seeds, Threads, count
-from experiments.claims import Finding, finished, report
+from experiments.claims import Finding, finished, largest, report
 from experiments.command_line import run_script
 from experiments.early_stops import early_stops
 from experiments.new_folder import new_folder
@@ -115,12 +115,13 @@ def main(args: Agents) -> list[Finding]:
     columns = ["pi_a", "log Z_a", "pi_a Z_a / Z", "p*(a)", "guides by SVI"]
     twice, error_twice = bayes_twice(prior, prompts, reward, args.betas[-1])
     title = f'After "{args.prompt}", rewarded for sentiment; {args.steps} steps, {args.seeds} seeds'
+    most = largest(left)
     findings = [
-        Finding(f"the posterior's weights are Bayes' rule's to {max(errors):.0e}", max(errors) < EXACT),
+        Finding(f"the posterior's weights are Bayes' rule's to {largest(errors):.0e}", largest(errors) < EXACT),
         Finding(f"Bayes' rule twice is Bayes' rule once with the product to {error_twice:.0e}", error_twice < EXACT),
         Finding(
-            f"of the KL between the agents of prior and posterior the guides leave {max(left):.1%} at most (under {LEFT:.0%})",
-            max(left) < LEFT,
+            f"of the KL between the agents of prior and posterior the guides leave {most:.1%} at most (under {LEFT:.0%})",
+            most < LEFT,
         ),
         *unfinished,
     ]
@@ -208,7 +209,7 @@ def bayes_twice(prior: LanguageModel, prompts: Prompts, reward: Evidence, beta: 
         errors += [abs(weights[name] - once[name]) for name in once]
         errors.append((log_law.exp() - both.log_posterior.exp()).abs().max().item())
     rows["both at once"] = [f"{weight:.4f}" for weight in once.values()]
-    return f"Weights after one piece of evidence and after two, beta {beta:g}\n{text_table(list(once), rows)}", max(errors)
+    return f"Weights after one piece of evidence and after two, beta {beta:g}\n{text_table(list(once), rows)}", largest(errors)
 
 
 def updated(weights: Mapping[str, float], log_law: Tensor, rho: Mapping[str, Tensor], log_evidence: Tensor) -> dict[str, float]:

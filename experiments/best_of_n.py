@@ -31,7 +31,7 @@ from torch import Tensor
 
 from experiments import figures
 from experiments.arguments import DISTINCT, Arguments, Count, Out, Positive, Seeds, Threads, count
-from experiments.claims import Finding, finished, report
+from experiments.claims import Finding, finished, largest, report
 from experiments.command_line import run_script
 from experiments.early_stops import early_stops
 from experiments.new_folder import new_folder
@@ -175,7 +175,7 @@ def on_grammar(args: BestOfN, folder: RunFolder) -> tuple[str, list[Finding]]:
     }
     figure = plane_figure(bank, best, places, "The grammar, everything exact")
     figures.save(figure, folder.path / "grammar.svg")
-    over = max(run["reward"] - run["frontier"] for runs in guides.values() for run in runs)
+    over = largest(run["reward"] - run["frontier"] for runs in guides.values() for run in runs)
     findings = [
         *best_findings(best, "on the grammar"),
         Finding(f"no guide on the grammar is above the posteriors, {over:.1g} at most", over <= EXACT),
@@ -266,9 +266,9 @@ def best_table(best: Mapping[int, Best]) -> str:
 
 def best_findings(best: Mapping[int, Best], where: str) -> list[Finding]:
     """The two bounds, and that the best of n is below the frontier, but near it."""
-    slack = max(one.kl - best_of_n_kl_bound(n) for n, one in best.items())
-    wins = max(one.win_rate.value - best_of_n_win_rate_bound(n) - 3 * _error(one.win_rate) for n, one in best.items())
-    over = max(one.reward - one.frontier for one in best.values())
+    slack = largest(one.kl - best_of_n_kl_bound(n) for n, one in best.items())
+    wins = largest(one.win_rate.value - best_of_n_win_rate_bound(n) - 3 * _error(one.win_rate) for n, one in best.items())
+    over = largest(one.reward - one.frontier for one in best.values())
     least = min(one.share for one in best.values() if not math.isnan(one.share))
     return [
         Finding(f"no KL {where} is above log n - (n-1)/n", slack <= EXACT),
@@ -308,9 +308,9 @@ def on_text(args: BestOfN, folder: RunFolder) -> tuple[str, list[Finding]]:
     rows = {}
     for name, place in places.items():
         rows[name] = [cell(*place.kl), cell(*place.reward), f"{reward_at(bank, place.kl.value):.4f}"]
-    off = max(abs(one.place.kl.value - one.kl) / one.place.kl.standard_error for n, one in best.items() if n > 1)
-    off_reward = max(abs(one.place.reward.value - one.reward) / one.place.reward.standard_error for one in best.values())
-    above_bound = max(
+    off = largest(abs(one.place.kl.value - one.kl) / one.place.kl.standard_error for n, one in best.items() if n > 1)
+    off_reward = largest(abs(one.place.reward.value - one.reward) / one.place.reward.standard_error for one in best.values())
+    above_bound = largest(
         one.place.kl.value - 3 * one.place.kl.standard_error - best_of_n_kl_bound(n) for n, one in best.items() if n > 1
     )
     findings = [

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 
 class Finding(NamedTuple):
@@ -11,6 +13,16 @@ class Finding(NamedTuple):
 
     statement: str
     held: bool
+
+
+def largest(values: Iterable[float]) -> float:
+    """The largest of some numbers; NaN if one is, so that a finding about the largest fails: Python's own may leave NaN out."""
+    return float(np.max(list(values)))
+
+
+def smallest(values: Iterable[float]) -> float:
+    """The smallest of some numbers; NaN if one is."""
+    return float(np.min(list(values)))
 
 
 def finished(stops: Sequence[str]) -> list[Finding]:

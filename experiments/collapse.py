@@ -35,7 +35,7 @@ from torch import Tensor
 
 from experiments import figures
 from experiments.arguments import Arguments, Count, Out, Positive, Rate, Seeds, Threads, count, used
-from experiments.claims import Finding, finished, report
+from experiments.claims import Finding, finished, largest, report, smallest
 from experiments.command_line import run_script
 from experiments.early_stops import early_stops
 from experiments.new_folder import new_folder
@@ -221,9 +221,9 @@ def collapse_findings(means: Mapping[str, Measured], where: str, keys: Sequence[
             left = [run[key] / means["prior"][key] for name, run in means.items() if name.startswith(way)]
             shares = " and ".join(f"{share:.0%}" for share in left)
             if way == PURE:
-                held, limit = max(left) < COLLAPSED[key], f"under {COLLAPSED[key]:.0%}"
+                held, limit = largest(left) < COLLAPSED[key], f"under {COLLAPSED[key]:.0%}"
             else:
-                held, limit = min(left) > COLLAPSED[key], f"over {COLLAPSED[key]:.0%}"
+                held, limit = smallest(left) > COLLAPSED[key], f"over {COLLAPSED[key]:.0%}"
             findings.append(Finding(f"{way} {where} leaves {shares} of the prior's {key.replace('_', '-')} ({limit})", held))
     return findings
 
@@ -234,7 +234,9 @@ def posterior_findings(means: Mapping[str, Measured]) -> list[Finding]:
     for way in (PURE, PENALISED):
         left = [run["kl_guide_posterior"] / start for name, run in means.items() if name.startswith(way)]
         shares = " and ".join(f"{share:.2g}" for share in left)
-        held, limit = (min(left) > 1, "over 1") if way == PURE else (max(left) < AT_POSTERIOR, f"under {AT_POSTERIOR:g}")
+        held, limit = (
+            (smallest(left) > 1, "over 1") if way == PURE else (largest(left) < AT_POSTERIOR, f"under {AT_POSTERIOR:g}")
+        )
         findings.append(Finding(f"{way} leaves {shares} times the prior's KL to the posterior ({limit})", held))
     return findings
 
@@ -268,7 +270,7 @@ def of_binary(prior: LanguageModel, args: Collapse) -> tuple[str, list[Finding]]
 def binary_findings(measured: Mapping[str, Sequence[Measured]], wanted: float) -> list[Finding]:
     """That the posterior's odds are shifted by exactly `wanted` and nothing else, the tuned guides' nearly so."""
     posterior = measured["posterior"][0]
-    error = max(abs(posterior["shift"] - wanted), posterior["moved"])
+    error = largest([abs(posterior["shift"] - wanted), posterior["moved"]])
     findings = [
         Finding(f"binary reward shifts the posterior's log-odds by 1/beta and no ratio within, to {error:.0e}", error < EXACT)
     ]
@@ -303,7 +305,7 @@ def classes(log_prob: Tensor, log_prior: Tensor, success: Tensor) -> Measured:
         within = log_prob[members].log_softmax(0)
         found[name] = _mean(within.exp(), within - log_prior[members].log_softmax(0))
         moved = log_prob[members] - log_prior[members]
-        found["moved"] = max(found["moved"], (moved.max() - moved.min()).item())
+        found["moved"] = largest([found["moved"], (moved.max() - moved.min()).item()])
     return found
 
 

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from experiments.claims import largest
 from guides import Guide
 from inference import Enumeration, log_guide_at
 
@@ -100,4 +101,4 @@ def descend(truth: Enumeration, guide: Guide, direction: Direction, max_iter: in
 
 def _grad_norm(truth: Enumeration, guide: Guide, direction: Direction) -> float:
     gradients = torch.autograd.grad(exact_kl(truth, guide, direction), list(guide.trained().values()))
-    return max(gradient.abs().max().item() for gradient in gradients)
+    return largest(gradient.abs().max().item() for gradient in gradients)

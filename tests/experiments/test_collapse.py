@@ -79,6 +79,15 @@ def test_findings_fail_where_the_claim_does():
     assert not any(finding.held for finding in findings)
     runs = [{"success": 0.5, "shift": 2.0, "kl_success": 0.0, "kl_failure": 0.2, "moved": 1.0}]
     assert not any(f.held for f in binary_findings({"posterior": runs, f"{PENALISED}, sampled": runs}, 1.0))
+    good = {
+        "prior": law(1.0),
+        f"{PURE}, exact": law(1e-3) | {"kl_guide_posterior": 9.0},
+        f"{PENALISED}, exact": law(0.9) | {"kl_guide_posterior": 0.0},
+    }
+    assert all(finding.held for finding in [*collapse_findings(good, "here", ("entropy",)), *posterior_findings(good)])
+    nan = {f"{way}, sampled": law(math.nan) for way in (PURE, PENALISED)}  # beside good ones, and after them
+    findings = [*collapse_findings(good | nan, "here", ("entropy",)), *posterior_findings(good | nan)]
+    assert not any(finding.held for finding in findings)
     still = [{**runs[0], "kl_failure": 0.0}]
     assert not binary_findings({"posterior": runs, PURE: still}, 1.0)[1].held
 
