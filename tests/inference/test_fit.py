@@ -15,9 +15,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import Trace_ELBO
 
 from guides import FineTuned, NGram
 from inference import OBJECTIVES, CheckpointError, FitState, FusedOptimizer, LeaveOneOut_ELBO, cosine, fit, has_checkpoint
+from model import AlignmentModel
 
 
 def parameters_of(guide):
@@ -58,6 +60,42 @@ def test_metrics_add_up(model, small_prior, prompts):
         assert record["log_evidence"] <= 1 / model.beta
     assert result.metrics[0]["learning_rate"] == 3e-3
     assert result.stopped_early is None
+
+
+@pytest.mark.parametrize("vectorised", [False, True])
+def test_evidence_among_the_metrics_of_pyros_objectives_is_of_all_factors(small_prior, prompts, vectorised):
+    """Added up, each averaged over responses, prompts and runs of the model."""
+    first = lambda _, response: torch.tensor([1.0, 3.0]).expand(response.shape[:-1])  # noqa: E731
+    other = lambda _, response: torch.full(response.shape[:-1], 5.0)  # noqa: E731
+    model = AlignmentModel(small_prior, {"first": first, "other": other}, beta=0.5)
+    objective = Trace_ELBO(num_particles=3, vectorize_particles=vectorised, max_plate_nesting=1)
+    result = short_fit(model, FineTuned(small_prior), prompts, num_steps=1, objective=objective)
+    assert result.metrics[0]["log_evidence"] == pytest.approx((2.0 + 5.0) / 0.5)
+    assert result.metrics[0]["elbo"] == pytest.approx(14.0)  # the guide is the prior
+    assert result.metrics[0]["loss"] == pytest.approx(-28.0)
+
+
+def test_default_optimiser_and_objective(model, small_prior, prompts):
+    """Adam at 1e-3 on a cosine to 0, gradients of a norm of at most 1; leave-one-out."""
+    result = fit(model, FineTuned(small_prior), prompts, num_steps=2, progress=False)
+    optimizer, objective = result.state.optimizer, result.state.objective
+    assert (optimizer.clip_norm, optimizer.pt_optim_constructor) == (1.0, torch.optim.Adam)
+    assert [record["learning_rate"] for record in result.metrics] == pytest.approx([1e-3, 5e-4])
+    assert isinstance(objective, LeaveOneOut_ELBO)
+    assert optimizer.learning_rate == pytest.approx(0, abs=1e-12)
+
+
+def test_checkpoints_are_written_every_so_many_steps_and_at_the_end(model, small_prior, prompts, tmp_path):
+    seen = []
+
+    def look(_):
+        seen.append([int(path.name[-8:]) for path in tmp_path.glob("step-*")])
+
+    options = {"checkpoint_folder": tmp_path, "checkpoint_every": 2, "on_step": look}
+    short_fit(model, FineTuned(small_prior), prompts, num_steps=5, **options)
+    newest = [max(steps, default=0) for steps in seen]
+    assert newest == [0, 0, 2, 2, 4]  # on_step is called before the step's own is written
+    assert max(int(path.name[-8:]) for path in tmp_path.glob("step-*")) == 5
 
 
 def test_prior_is_frozen(model, small_prior, prompts):

@@ -117,6 +117,21 @@ def test_what_has_no_place_in_the_order_is_refused(values, prob):
         level_cdf(float64(values)[:, None], float64(prob)[:, None])
 
 
+@pytest.mark.parametrize("prob", [[0.3, 1.5], [-0.5, 0.5]])
+def test_what_is_no_probability_has_no_law(prob):
+    with pytest.raises(ValueError, match="expected probabilities, from 0 to 1"):
+        level_cdf(float64([0.0, 1.0])[:, None], float64(prob)[:, None])
+
+
+def test_levels_are_added_up_in_double_precision():
+    """A hundred thousand of them in float32 would be off by more."""
+    values, prob = torch.arange(100_000)[:, None], torch.full((100_000, 1), 1e-5)
+    exact = 1e-5 * (values + 1.0), 1e-5 * values
+    for cdf, expected in zip(level_cdf(values, prob), exact, strict=True):
+        assert cdf.dtype == torch.float64
+        assert torch.allclose(cdf, expected.double(), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize("impossible", [None, 7])
 def test_sampler_has_the_exact_law(small_prior, verdicts, guide, guided, impossible):

@@ -157,6 +157,8 @@ def test_a_prompt_that_does_not_degenerate_is_left_alone(world):
     assert posterior.diagnostics["num_resamplings"][1] == 0
     assert posterior.diagnostics["num_roots"][0] < 50
     assert posterior.diagnostics["num_roots"][1] == 50
+    distinct = [len(posterior.response[:, n].unique(dim=0)) for n in range(2)]
+    assert posterior.diagnostics["num_distinct"].tolist() == distinct  # no weight is 0
     assert posterior.log_z[1].abs() < 1e-12
     assert (posterior.log_weight[:, 1] == 0).all()
 

@@ -1,0 +1,148 @@
+"""The loss that each objective returns, and its other metrics; other tests look at gradients."""
+
+import pyro
+import pytest
+import torch
+
+from inference import OBJECTIVES, Enumeration, FDivergence, LogVariance, RewardToGo_ELBO
+from inference.objectives import Proximal_ELBO
+from inference.objectives.response_objective import tempered
+from tests.inference.objectives.table import ONE, TWO, Table, Target, gradient
+from tests.inference.objectives.test_matrix import exact_loss, proposal_state
+
+NUM = 2_000
+
+
+def in_proportion(log_law):
+    """The responses of a world, each as often as its probability says, `[K, 1, T]`."""
+    counts = (log_law[:, 0].exp() * NUM).round().long()
+    return Enumeration(Target(), ONE).support.repeat_interleave(counts, 0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "leave-one-out",
+        "reward-to-go",
+        "analytic-kl",
+        "proximal",
+        "wake-phi",
+        "log-variance",
+        "contrastive-twist",
+    ],
+)
+def test_a_loss_is_the_quantity_that_is_descended(name):
+    """From draws whose frequencies are q: minus the ELBO, minus log Z, half a variance, a divergence."""
+    model, guide = Target(), Table(1)
+    truth = Enumeration(model, ONE)
+    response = in_proportion(truth.log_guide(guide))
+    loss, _ = gradient(OBJECTIVES[name](num_particles=len(response)), model, guide, ONE, response)
+    log_guide = truth.log_guide(guide)
+    q, log_weight = log_guide.exp(), truth.log_joint - log_guide
+    elbo = truth.elbo(guide).item()
+    expected = {
+        "wake-phi": -truth.log_z.item(),
+        "log-variance": 0.5 * (q * (log_weight - elbo).square()).sum().item(),
+        "contrastive-twist": None,
+    }.get(name, -elbo)
+    if expected is None:
+        expected = exact_loss(name, model, guide, ONE, None).item()
+    assert loss == pytest.approx(expected, abs=5e-3)
+
+
+@pytest.mark.parametrize("name", ["multi-sample", "best-of-n-distillation"])
+def test_the_mean_loss_over_all_pairs_of_draws_is_exact(name):
+    model, guide = Target(), Table(1)
+    truth = Enumeration(model, ONE)
+    q, total = truth.log_guide(guide).exp()[:, 0], 0.0
+    for i in range(len(q)):
+        for j in range(len(q)):
+            pyro.set_rng_seed(3)  # best-of-n draws from the prior
+            pair = truth.support[[i, j]]
+            loss, _ = gradient(OBJECTIVES[name](num_particles=2), model, guide, ONE, pair)
+            total += q[i] * q[j] * loss
+    assert total.item() == pytest.approx(exact_loss(name, model, guide, ONE, 2).item(), rel=1e-9)
+
+
+def test_losses_are_summed_over_prompts_and_metrics_averaged():
+    """Draws of one prompt, then of the other, then of both."""
+    model, guide = Target(), Table(1)
+    response = guide.distribution(TWO).sample((6,))
+    for name in ("leave-one-out", "log-variance", "wake-phi", "multi-sample", "analytic-kl"):
+        found = []
+        for part in ([0], [1], [0, 1]):
+            objective = OBJECTIVES[name](num_particles=6)
+            loss, _ = gradient(objective, model, guide, TWO[part], response[:, part])
+            found.append((loss, getattr(objective, "metrics", {}).get("elbo")))
+        (one, elbo_one), (other, elbo_other), (both, elbo_both) = found
+        assert both == pytest.approx(one + other, rel=1e-9), name
+        if elbo_both is not None:
+            assert elbo_both == pytest.approx((elbo_one + elbo_other) / 2, rel=1e-9), name
+
+
+def test_bolder_draws_are_weighed_back_to_the_guide():
+    """Self-normalised, from draws in proportion to the bolder law; the ELBO of plain means is another."""
+    model, guide = Target(), Table(1)
+    truth = Enumeration(model, ONE)
+    bolder = tempered(guide.distribution(ONE), 3.0).log_prob(truth.support).detach()
+    response = in_proportion(bolder)
+    objective = LogVariance(len(response), exploration=3.0)
+    gradient(objective, model, guide, ONE, response)
+    assert objective.metrics["elbo"] == pytest.approx(truth.elbo(guide).item(), abs=1e-2)
+    evidence = truth.expected_log_evidence(guide).item()
+    assert objective.metrics["log_evidence"] == pytest.approx(evidence, abs=1e-2)
+    plain = (bolder.exp() * (truth.log_joint - truth.log_guide(guide))).sum().item()
+    assert abs(plain - truth.elbo(guide).item()) > 0.05
+
+
+def test_replayed_responses_come_with_their_own_densities():
+    """As many as are asked for, beside the fresh ones: the loss is half the variance over both."""
+    model, guide = Target(), Table(1)
+    truth = Enumeration(model, ONE)
+    fresh, old = truth.support[:2], truth.support[3:6]
+    objective = LogVariance(2, replay=3)
+    log_weight = (truth.log_joint - truth.log_guide(guide))[:, 0]
+    objective.buffer.draw = lambda prompts, num: (old[:num], truth.log_joint[3:6])
+    loss, _ = gradient(objective, model, guide, ONE, fresh)
+    both = torch.cat([log_weight[:2], log_weight[3:6]])
+    assert loss == pytest.approx(0.5 * both.var().item(), rel=1e-9)
+    assert objective.metrics["elbo"] == pytest.approx(log_weight[:2].mean().item(), rel=1e-9)
+    (seen,) = objective.buffer.seen.values()
+    assert seen.response.tolist() == fresh[:, 0].tolist()
+
+
+def test_metrics_of_steps_on_the_draws_of_another_guide_are_those_of_this_one():
+    """Of the adaptive forward KL and of the second step of `proximal`, by importance weights."""
+    model, old, new = Target(), Table(1), Table(2)
+    truth = Enumeration(model, ONE)
+    response = in_proportion(truth.log_guide(old))
+    adaptive = FDivergence("forward-kl", len(response), adapt_every=5)
+    adaptive.set_state(proposal_state(old) | {"gain": torch.tensor(0.0), "steps": torch.tensor(1)})
+    proximal = Proximal_ELBO(len(response), epochs=2)
+    gradient(proximal, model, old, ONE, response)
+    for objective in (adaptive, proximal):
+        gradient(objective, model, new, ONE, response)
+        assert objective.metrics["elbo"] == pytest.approx(truth.elbo(new).item(), abs=0.02)
+        evidence = truth.expected_log_evidence(new).item()
+        assert objective.metrics["log_evidence"] == pytest.approx(evidence, abs=0.02)
+    assert adaptive.metrics["log_z"] == pytest.approx(truth.log_z.item(), abs=5e-3)
+
+
+def test_a_value_function_descends_half_the_squared_error():
+    """Its gradient on given draws, at padding none, against autograd of the definition."""
+    model, guide = Target(), Table(1)
+    truth = Enumeration(model, ONE)
+    response = truth.support
+    objective = RewardToGo_ELBO(len(response), baseline="value")
+    gradient(objective, model, guide, ONE, response)
+    parameters = list(objective.value.parameters())
+    found = torch.cat([parameter.grad.flatten() for parameter in parameters])
+    per_token, hidden = guide.distribution(ONE).log_prob_and_hidden(response)
+    prior = model.prior.distribution(ONE).log_prob_per_token(response)
+    ratio, is_token = (prior - per_token).detach(), guide.distribution(ONE).space.is_token(response)
+    to_go = truth.log_evidence[..., None] + ratio.flip(-1).cumsum(-1).flip(-1)
+    error = (to_go - objective.value(hidden.detach())) * is_token
+    exact = torch.autograd.grad(0.5 * error.square().sum(-1).mean(0).sum(), parameters)
+    expected = torch.cat([part.flatten() for part in exact])
+    assert torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
+    assert found.norm() > 1e-3
