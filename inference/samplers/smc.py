@@ -156,24 +156,24 @@ def grow(
     with SameResponses():
         prior = autoregressive(response_distribution(model, prompts, role="model"))
         q = prior if guide is None else autoregressive(response_distribution(guide, prompts, role="guide"))
-    particles = Particles.unwritten(prior, num_samples)
-    target = Stream(prior, num_samples)
-    proposal = target if guide is None else Stream(q, num_samples)
-    num_tokens = prior.event_shape[0]
-    for t in range(1, num_tokens + 1):
-        draw_token(particles, target, proposal, t, prior, None if retained is None else retained[:, t - 1])
-        if t == num_tokens or bool(particles.ended.all()):
-            break
-        if twist is not None:
-            weigh_by_twist(particles, twist, prompts, t, prior)
-        check_support(
-            particles.log_weight, prompts.texts, f"after {t} tokens, by the twist or the prior; mend the twist or guide"
-        )
-        rows = particles.resample(scheme, ess_threshold, keep_first=retained is not None)
-        for stream in {target, proposal}:
-            stream.extend(particles.response[..., t - 1].flatten(), rows)
-    particles.weigh(log_evidence_at(model, prompts, particles.response).double() - particles.log_psi)
-    return as_posterior(particles, prompts)
+        particles = Particles.unwritten(prior, num_samples)
+        target = Stream(prior, num_samples)
+        proposal = target if guide is None else Stream(q, num_samples)
+        num_tokens = prior.event_shape[0]
+        for t in range(1, num_tokens + 1):
+            draw_token(particles, target, proposal, t, prior, None if retained is None else retained[:, t - 1])
+            if t == num_tokens or bool(particles.ended.all()):
+                break
+            if twist is not None:
+                weigh_by_twist(particles, twist, prompts, t, prior)
+            check_support(
+                particles.log_weight, prompts.texts, f"after {t} tokens, by the twist or the prior; mend the twist or guide"
+            )
+            rows = particles.resample(scheme, ess_threshold, keep_first=retained is not None)
+            for stream in {target, proposal}:
+                stream.extend(particles.response[..., t - 1].flatten(), rows)
+        particles.weigh(log_evidence_at(model, prompts, particles.response).double() - particles.log_psi)
+        return as_posterior(particles, prompts)
 
 
 def draw_token(

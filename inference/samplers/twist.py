@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from inference.density import Program, log_evidence_at, response_distribution
+from inference.density import Program, autoregressive, log_evidence_at, response_distribution
 from model import Prompts, ResponseSpace
 from model.checks import finite, function
 
@@ -52,7 +52,7 @@ class EvidenceTwist:
 
     def __call__(self, prompts: Prompts, response: Tensor, t: int) -> Tensor:
         if self._space is None:  # finding it runs the program, once
-            self._space = response_distribution(self.model, prompts, role="model").space
+            self._space = autoregressive(response_distribution(self.model, prompts, role="model")).space
         last, end_ids = response[..., t - 1], self._space.end_ids
         unfinished = self._space.is_token(response)[..., t - 1] & ~torch.isin(last, end_ids)
         closed = response.clone()

@@ -18,6 +18,7 @@ from inference import (
     OBJECTIVES,
     SAMPLERS,
     Enumeration,
+    EvidenceTwist,
     FusedOptimizer,
     LeaveOneOut_ELBO,
     ResponseObjective,
@@ -28,6 +29,7 @@ from inference import (
     fit,
     log_z_bounds,
     match_moments,
+    sequential_monte_carlo,
 )
 from model import ResponseDistribution
 from tests.inference.objectives.table import BETA, SPACE, TWO, Table, Target, gradient, reward
@@ -338,10 +340,17 @@ OTHERS = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_guide_of_other_responses_is_refused(name):
     guide = Elsewhere(**OTHERS[name])
-    assert_all_refuse(uses_of_guide(guide), ValueError, f"{name}|response has shape|tokens")
+    assert_all_refuse(uses_of_guide(guide), ValueError, f"{name}|response has shape")
     for objective in (LeaveOneOut_ELBO(4), OBJECTIVES["trace"](num_particles=4), OBJECTIVES["wake-phi"](num_particles=4)):
         with pytest.raises(ResponseSiteError, match=f"different responses, with {name}|response has shape"):
             fit(Target(), guide, TWO, num_steps=1, objective=objective, optimizer=FusedOptimizer(), progress=False)
+
+
+@pytest.mark.parametrize("name", OTHERS.keys() - {"max_new_tokens"})
+def test_a_twist_of_other_responses_is_refused(name):
+    other = program(site=Elsewhere(**OTHERS[name]).distribution)
+    with pytest.raises(ResponseSiteError, match=f"different responses, with {name}"):
+        sequential_monte_carlo(Target(), TWO, num_samples=8, twist=EvidenceTwist(other))
 
 
 @pytest.mark.parametrize("name", OURS)
