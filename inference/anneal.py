@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import pyro
 import torch
 from pyro.distributions import Unit
 from pyro.infer import ELBO
+from pyro.optim import PyroOptim
 from torch import Tensor
 
 from inference import random_state
@@ -99,7 +101,7 @@ def anneal(
     num_steps: int,
     penalties: Sequence[float] = (1.0, 2.0, 4.0, 8.0),
     objective: Callable[[], ELBO] = LeaveOneOut_ELBO,
-    optimizer: Callable[[int], FusedOptimizer] = lambda steps: FusedOptimizer(clip_norm=1.0, schedule=cosine(steps)),
+    optimizer: Callable[[int], PyroOptim] = lambda steps: FusedOptimizer(clip_norm=1.0, schedule=cosine(steps)),
     num_samples: int = 512,
     seed: int = 0,
     progress: bool = True,
@@ -108,7 +110,7 @@ def anneal(
 
     Args:
         model: a Pyro program whose factors may be -inf.
-        guide: trained in place.
+        guide: trained in place; a module, or a function of one, not of `pyro.param`.
         prompts: N prompts.
         num_steps: of SVI at each stage.
         penalties: c, nats, growing; the last decides how much of the forbidden is left.
@@ -122,7 +124,8 @@ def anneal(
         A stage for each penalty; fewer if one stopped early, which its fit says why.
 
     Raises:
-        ValueError: if the penalties do not grow or are not positive and finite, or no draws are asked for.
+        ValueError: if the penalties do not grow or are not positive and finite, no draws are asked for, or the guide has
+            parameters that end with the fit of a stage.
     """
     check_arguments(model, prompts, "model")
     check_arguments(guide, prompts, "guide")
@@ -137,6 +140,7 @@ def anneal(
         raise ValueError(f"penalties are {list(penalties)}, expected at least one, each larger than the one before")
     num_steps = whole_number("num_steps", num_steps, why="steps of SVI at each stage")
     num_samples = whole_number("num_samples", num_samples, why="draws for each prompt behind `Stage.forbidden`")
+    _check_keeps_its_parameters(guide, prompts)
     stages: list[Stage] = []
     for i, (penalty, program) in enumerate(zip(penalties, programs, strict=True)):
         result = fit(
@@ -156,3 +160,18 @@ def anneal(
         if result.stopped_early is not None:
             break
     return stages
+
+
+def _check_keeps_its_parameters(guide: Program, prompts: Prompts) -> None:
+    """Refuse `pyro.param` in a guide: each fit has a store of its own, so that each stage would start anew."""
+    runs: list[dict[str, Tensor]] = []
+    for _ in range(2):
+        with random_state.kept(), pyro.get_param_store().scope(), torch.no_grad():
+            response_distribution(guide, prompts)
+            runs.append(dict(pyro.get_param_store().named_parameters()))
+    lost = [name for name, parameter in runs[0].items() if runs[1].get(name) is not parameter]
+    if lost:
+        raise ValueError(
+            f"the guide makes its parameter {lost[0]!r} with `pyro.param`, which ends with the fit of a "
+            "stage, so that the next would start anew: expected a guide whose parameters are a module's"
+        )

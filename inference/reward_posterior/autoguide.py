@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from inference import random_state
+from inference.per_parameter import PerParameterOptimizer
 from inference.reward_posterior.maximum import check_counts, check_inference, maximise
 from model.checks import positive
 from model.preferences import Comparisons
@@ -50,6 +51,7 @@ def autoguide(
 
     Raises:
         NotMaximisedError: if the start is not found.
+        NonFiniteGradientError, NonFiniteParametersError: if a step is no number.
         ValueError: if a number of draws, steps or particles is less than 1, or the learning rate not positive.
     """
     check_counts(num_samples=num_samples, num_steps=num_steps, num_particles=num_particles)
@@ -61,7 +63,8 @@ def autoguide(
         start = {name: value.detach() for name, value in point(comparisons).items()}
     with random_state.isolated(seed), pyro.get_param_store().scope():
         guide = AutoMultivariateNormal(model, init_loc_fn=init_to_value(values=start), init_scale=0.3)
-        optimiser = pyro.optim.ClippedAdam({"lr": learning_rate, "lrd": 0.01 ** (1 / num_steps)})
+        adam = pyro.optim.ClippedAdam({"lr": learning_rate, "lrd": 0.01 ** (1 / num_steps)})
+        optimiser = PerParameterOptimizer(adam)
         objective = Trace_ELBO(num_particles=num_particles, vectorize_particles=True, max_plate_nesting=1)
         svi = SVI(model, guide, optimiser, objective)
         for _ in tqdm(range(num_steps), desc="reward posterior", unit="step", disable=not progress):

@@ -111,3 +111,25 @@ def test_observed_optimality_softens_alike(small_prior, prompts):
     model = AlignmentModel(small_prior, evidence, beta=0.5)
     plain, control = (Enumeration(soften(program, 3.0), prompts) for program in (model, OptimalityModel(model)))
     assert_close(control.log_posterior, plain.log_posterior, rtol=0, atol=1e-12)
+
+
+def test_guide_of_parameters_that_end_with_a_stage_is_refused(hard, small_prior, prompts):
+    """A function with `pyro.param` would start anew at each stage; one of a module goes on."""
+    table = Tabular(small_prior, prompts)
+
+    def forgets(prompts):
+        scale = pyro.param("scale", torch.ones(()))
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            return pyro.sample("response", small_prior(prompts).at_temperature(1.0 + 0 * scale.item()))
+
+    def keeps(prompts):
+        pyro.module("table", table)
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            return pyro.sample("response", table.distribution(prompts))
+
+    with pytest.raises(ValueError, match=r"the guide makes its parameter 'scale' with `pyro.param`"):
+        anneal(hard, forgets, prompts, num_steps=1, progress=False)
+    before = table.table.detach().clone()
+    stages = anneal(hard, keeps, prompts, num_steps=1, penalties=(1.0, 2.0), num_samples=2, progress=False)
+    assert len(stages) == 2
+    assert not torch.equal(table.table, before)

@@ -200,3 +200,22 @@ def test_what_cannot_be_maximised_says_so():
     guide = AutoDelta(endless, init_loc_fn=init_to_value(values={"w": torch.zeros(1)}))
     with pytest.raises(NotMaximisedError, match="the gradient of the log density still has 1"):
         maximise(endless, guide, data(1), max_steps=3)
+
+
+def test_slope_that_is_no_number_is_no_maximum():
+    """Also where the slope of a parameter before it is 0."""
+
+    def model(comparisons):
+        pyro.sample("w", dist.Normal(0.0, 1.0))
+        v = pyro.sample("v", dist.Normal(0.0, 1.0))
+        pyro.factor("bad", (0 * v).sqrt())  # 0, of slope 0 times infinity
+
+    guide = AutoDelta(model, init_loc_fn=init_to_value(values={"w": torch.tensor(0.0), "v": torch.tensor(0.5)}))
+    with pytest.raises(NotMaximisedError):
+        maximise(model, guide, None, max_steps=0)
+
+
+def test_autoguide_that_leaves_the_numbers_says_so():
+    comparisons = Comparisons(torch.randn(8, 2), torch.randn(8, 2), torch.zeros(8, dtype=torch.long))
+    with pytest.raises(FloatingPointError, match="step 0 was undone: value cannot be converted"):
+        autoguide(BradleyTerry(LinearHead(2)), comparisons, num_samples=2, num_steps=4, learning_rate=1e300)
