@@ -53,8 +53,7 @@ class AtResponse(Messenger):
 
     def __init__(self, prompts: Prompts, value_of: Callable[[TorchDistribution], Tensor] | None = None) -> None:
         super().__init__()
-        if not isinstance(prompts, Prompts):
-            raise TypeError(f"expected Prompts, got {type(prompts).__name__}: make them with `encode([...])`")
+        check_prompts(prompts)
         self.prompts = prompts
         self.value_of = value_of
         self.distribution: TorchDistribution | None = None
@@ -115,6 +114,11 @@ def check_arguments(program: object, prompts: object, role: str = "program") -> 
         ValueError: if there are no prompts.
     """
     function(f"the {role}", program, why="a Pyro program over prompts")
+    check_prompts(prompts)
+
+
+def check_prompts(prompts: object) -> None:
+    """Refuse what is no `Prompts`, by a `TypeError`, and no prompts at all, by a `ValueError`."""
     if not len(instance("prompts", prompts, Prompts, why="`LanguageModel.encode` makes them of texts")):
         raise ValueError("there are no prompts, expected at least one")
 

@@ -376,7 +376,7 @@ def test_what_is_no_prompts_is_refused(prompts):
         "sampler": lambda: SAMPLERS["importance"](Target(), prompts),
         "objective": lambda: OBJECTIVES["wake-phi"]().loss(Target(), Table(1), prompts),
     }
-    assert_all_refuse(uses, TypeError, f"expected Prompts, got {type(prompts).__name__}")
+    assert_all_refuse(uses, TypeError, f"prompts is a {type(prompts).__name__}, expected a Prompts")
 
 
 def test_evidence_in_the_metrics_is_as_scaled():
