@@ -61,7 +61,8 @@ def check_causal(network: PreTrainedModel) -> None:
         raise ValueError(f"{kind} can write {logits} token ids and read {rows}: expected an embedding for each of them")
     ids = torch.tensor([[0, 0], [0, min(1, rows - 1)]], device=network.device)
     try:
-        first, other = (network(row[None]).logits[0, 0].float() for row in ids)  # alone, so that they round alike
+        # alone, so that they round alike; with a mask, since an id may be that of padding
+        first, other = (network(row[None], attention_mask=torch.ones_like(row[None])).logits[0, 0].float() for row in ids)
     except Exception as error:  # whatever the network's own code raises
         raise ValueError(f"{kind} cannot read two tokens: {type(error).__name__}: {error}") from error
     if not torch.allclose(first, other, rtol=1e-3, atol=1e-3 * float(first.abs().max()), equal_nan=True):

@@ -15,6 +15,7 @@ from transformers import (
     LlamaConfig,
     OPTConfig,
     Phi3Config,
+    PreTrainedModel,
     RobertaConfig,
     XLMRobertaConfig,
 )
@@ -121,6 +122,22 @@ def test_network_that_takes_no_padding_is_refused_by_name():
 
     with pytest.raises(DrivenNetworkError, match=r"Unpadded in torch.float32 cannot .*: NotImplementedError: no padding"):
         LanguageModel(Unpadded(tiny().network.config), tiny_tokenizer(), max_new_tokens=3)
+
+
+def test_no_pass_leaves_open_whether_a_token_is_padding(monkeypatch):
+    """`transformers` would warn on every start, and some networks would take the token for padding."""
+    open_passes = []
+
+    def noticed(self, ids, mask):
+        open_passes.append(mask is None and bool((ids == self.config.pad_token_id).any()))
+
+    monkeypatch.setattr(PreTrainedModel, "warn_if_padding_and_no_attention_mask", noticed)
+    network = copy.deepcopy(tiny().network)
+    network.config.pad_token_id = 0
+    language_model = LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
+    language_model(language_model.encode([""])).sample()
+    assert open_passes
+    assert not any(open_passes)
 
 
 # Dropout
