@@ -184,6 +184,7 @@ SOME = Check(_some)
 Count: TypeAlias = Annotated[int, count()]
 Positive: TypeAlias = Annotated[float, Check(positive)]
 Rate: TypeAlias = Annotated[float, number(above=0, at_most=1e3, why="a learning rate")]
+Only: TypeAlias = Annotated[tuple[str, ...], used(lambda args: args.only, "where it names nothing")]
 Seed: TypeAlias = Annotated[int, count(0, 2**31 - 1)]
 Seeds: TypeAlias = Annotated[int, count(1, 10_000)]
 Threads: TypeAlias = Annotated[int, count(1, 64 * CORES, f"there are {CORES} cores")]

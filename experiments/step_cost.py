@@ -20,7 +20,7 @@ import torch
 from pyro.infer import SVI
 from pyro.params.param_store import StateDict
 
-from experiments.arguments import Arguments, Count, Threads, count
+from experiments.arguments import Arguments, Count, Only, Threads, count
 from experiments.benchmark import take_turns
 from experiments.command_line import run_script
 from experiments.registry import check_only, guide_for
@@ -34,7 +34,7 @@ class StepCost(Arguments):
 
     world: WorldName = "film-reviews"
     """What they step on, 64 responses at a time."""
-    only: tuple[str, ...] = ()
+    only: Only = ()
     """Objectives by name; default all. `trace` is always there."""
     rounds: Count = 20
     """Steps timed of each; a multiple of 4 for `proximal`."""

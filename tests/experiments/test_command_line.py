@@ -167,6 +167,9 @@ def test_given_options_are_the_fields_that_were_named():
         ("steer", "--sample smc --checkpoint-every 10 ", "--checkpoint-every plays no part"),
         ("steer", "--kl-budget 1 --beta 0.1", "--beta plays no part with a budget"),
         ("steer", "--prompts a --prompts-file FILE", "--prompts plays no part with --prompts-file"),
+        ("steer", "--constraint", "--constraint plays no part where it names nothing"),
+        ("steer", "--moment", "--moment plays no part where it names nothing"),
+        *((script, "--only", "--only plays no part where it names nothing") for script in ("step_cost", "guide_zoo")),
         ("rlhf", "--preferences FILE --seeds 2", "--seeds plays no part with --preferences"),
         ("rlhf", "--preferences FILE --num-preferences 30", "--num-preferences plays no part"),
         ("rlhf", "--held-out 0.5", "--held-out plays no part without --preferences"),
@@ -215,7 +218,7 @@ def test_steer_names_the_option_and_leaves_no_folder(tmp_path, capsys, prior):
     (tmp_path / "empty").mkdir()
     base = ["--prior", str(tmp_path / "prior"), "--max-new-tokens", "3", "--out", str(tmp_path / "runs"), "--threads", "1"]
     for line, message in (
-        ("--prompts-file {}/latin.txt", "--prompts-file .*latin.txt: "),
+        ("--prompts-file {}/latin.txt", "--prompts-file.*latin.txt"),
         ("--prompts " + "was_" * 40, "--prompts: prompt 0 has"),
         ("--reward function:{}/mine.py:bad", r"the function .*mine.py:bad raised ZeroDivisionError"),
         ("--reward function:{}/exits.py:f", "--reward 'function:.*exits.py:f': cannot import .*SystemExit"),
