@@ -111,6 +111,7 @@ def test_thresholds_include_their_ends(prompts, support, prior):
     assert torch.equal(Constraint(value, at_least=3).holds(prompts, support), first >= 3)
     assert torch.equal(Constraint(value, at_most=3).holds(prompts, support), first <= 3)
     assert torch.equal(Constraint(value, at_least=3, at_most=5).holds(prompts, support), (first >= 3) & (first <= 5))
+    assert torch.equal(Constraint(value, at_least=3, at_most=3).holds(prompts, support), first == 3)
     found = Constraint(value, at_least=3)(prompts, support)
     assert found[first >= 3].eq(0).all()
     assert found[first < 3].isneginf().all()
@@ -160,9 +161,18 @@ def test_tilt_is_of_as_many_nats_where_each_prompt_has_its_beta(prior, prompts, 
     assert at_one.log_evidence_bound(prompts) == pytest.approx(0.7)
 
 
+def test_a_tilt_by_itself_is_at_beta_one(prompts, support, good):
+    tilt = Tilt({"good": good}, {"good": 0.7})
+    assert_close(tilt(prompts, support), 0.7 * good(prompts, support), rtol=0, atol=1e-12)
+    assert tilt.upper_bound == pytest.approx(0.7)
+    assert tilt.at_beta(0.5).upper_bound == pytest.approx(0.35)
+
+
 def test_tilt_of_nothing_is_the_prior(prompts, support, good):
     tilt = Tilt({"good": good}, {"good": 0.0})
-    assert tilt(prompts, support).eq(0).all()
+    nothing = tilt(prompts, support)
+    assert nothing.eq(0).all()
+    assert (nothing.shape, nothing.dtype) == (support.shape[:-1], torch.float64)
     assert tilt.upper_bound == 0.0
     with pytest.raises(ValueError, match=r"features are \['good'\] and multipliers \['bad'\]"):
         Tilt({"good": good}, {"bad": 1.0})
