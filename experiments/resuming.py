@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from inference.folder_lock import locked
 
 OF_THE_LINE = {"resume", "trust_remote_code", "complete"}
 """Fields that a run does not keep."""
+MAY_BE_MISSING = OF_THE_LINE | {"options"}
 
 
 def check_given(given: Any, own: Any, default: Any | None = None) -> None:
@@ -32,6 +33,21 @@ def check_given(given: Any, own: Any, default: Any | None = None) -> None:
             f"{option(name)} is given with --resume: {_shown(ours)}, where the run has {_shown(theirs)}. A run goes on with "
             "its own arguments, and more --steps if you like: leave it out, or start another run"
         )
+
+
+def check_fields(args: Any, saved: Mapping[str, Any]) -> None:
+    """Exit if what was saved are no arguments of this script, whose values are what JSON makes of them."""
+    default = {field.name: getattr(type(args), field.name, None) for field in fields(args)}
+    where = f"--resume {args.resume}: {RunFolder(args.resume).arguments.name}"
+    if odd := sorted(saved.keys() - default.keys()):
+        raise SystemExit(f"{where} has {odd[0]!r}, expected the arguments of this script: is it the run of another?")
+    if missing := sorted(default.keys() - saved.keys() - MAY_BE_MISSING):
+        raise SystemExit(f"{where} lacks {missing[0]!r}, expected the arguments of this script: is it the run of another?")
+    for name, value in saved.items():
+        if isinstance(default[name], tuple) and not isinstance(value, list | tuple):
+            raise SystemExit(f"{where} has {name!r} {value!r}, expected a list")
+        if isinstance(default[name], Path) and not isinstance(value, str | Path):
+            raise SystemExit(f"{where} has {name!r} {value!r}, expected a path")
 
 
 def check_inputs(folder: RunFolder, inputs: Iterable[Input]) -> None:

@@ -77,7 +77,7 @@ from experiments.registry import (
     set_threads,
 )
 from experiments.report import Report, without_folders
-from experiments.resuming import check_given, check_inputs, old_folder
+from experiments.resuming import check_fields, check_given, check_inputs, old_folder
 from experiments.rewards import HELP, REWARDS
 from experiments.run_folder import RunFolder
 from guides import GUIDES, Fixed, Guide, LoRA
@@ -490,7 +490,8 @@ def own_arguments(args: Steer) -> Steer:
 
 
 def restored(args: Steer, saved: dict[str, Any]) -> Steer:
-    """The arguments of the run that `args.resume` names."""
+    """The arguments of the run that `args.resume` names. Exits if they are of another script."""
+    check_fields(args, saved)
     paths = {name: Path(saved[name]) for name in ("prompts_file", "out", "proposal") if saved[name] is not None}
     reward = saved["reward"]
     named = {

@@ -118,7 +118,8 @@ class Description:
         if isinstance(module, PreTrainedModel):
             settings = {key: value for key, value in module.config.to_dict().items() if key not in UNSTABLE}
             leaves = {"": type(module).__name__, "config": json.dumps(settings, sort_keys=True, default=str)}
-            return leaves | self._tensors(module.state_dict(keep_vars=True).items())
+            adapters = {name: _plain_config(adapter) for name, adapter in (getattr(module, "peft_config", None) or {}).items()}
+            return leaves | self._parts({"adapter": adapters}) | self._tensors(module.state_dict(keep_vars=True).items())
         unsaved = module._non_persistent_buffers_set
         buffers = {name: buffer for name, buffer in module._buffers.items() if name not in unsaved}
         modules = {name: part for name, part in module._modules.items() if part is not None}
@@ -211,6 +212,12 @@ def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
         content = {key: part for key, part in json.loads(backend.to_str()).items() if key not in ELSEWHERE}
     whole = [content, tokenizer.special_tokens_map, getattr(tokenizer, "chat_template", None)]
     return json.dumps(whole, sort_keys=True, default=str)
+
+
+def _plain_config(adapter: Any) -> Any:
+    """The settings of an adapter of `peft`, without where its network was loaded from."""
+    settings = adapter.to_dict() if hasattr(adapter, "to_dict") else adapter
+    return {key: value for key, value in settings.items() if key != "base_model_name_or_path"}
 
 
 def _torch_has(array: np.ndarray) -> bool:

@@ -3,6 +3,7 @@
 from model.alignment import AlignmentModel
 from model.composition import WeightedSum
 from model.constraints import Constraint, contains, matches
+from model.digests import DamagedFileError
 from model.evidence import (
     BearsZeroEvidence,
     Bounded,
@@ -46,6 +47,7 @@ __all__ = [
     "BradleyTerry",
     "Comparisons",
     "Constraint",
+    "DamagedFileError",
     "Evidence",
     "EvidenceError",
     "Expert",

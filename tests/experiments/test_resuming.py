@@ -151,6 +151,26 @@ def test_arguments_that_are_the_runs_own_and_more_steps_are_taken(run, capsys):
         main(Steer(resume=run.path, beta=0.3))
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"num_preferences": [3]}, "has 'num_preferences', expected the arguments of this script: is it the run of another"),
+        ({"beta": None}, "lacks 'beta', expected the arguments of this script"),
+        ({"prompts": 3}, "has 'prompts' 3, expected a list"),
+        ({"out": 3}, "has 'out' 3, expected a path"),
+        ({"steps": "many"}, "--steps is 'many'"),
+    ],
+)
+def test_arguments_of_another_script_are_refused_by_name(run, change, told):
+    record = json.loads(run.arguments.read_text())
+    record["arguments"] = {
+        key: value for key, value in (record["arguments"] | change).items() if value is not None or key not in change
+    }
+    run.arguments.write_text(json.dumps(record))
+    with pytest.raises(SystemExit, match=told):
+        main(Steer(resume=run.path))
+
+
 def test_arguments_are_written_once(run):
     before = run.arguments.stat()
     main(Steer(resume=run.path))

@@ -20,6 +20,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 import inference.checkpoint
@@ -34,6 +35,11 @@ from tests.model.tiny import tiny
 STEPS = 4
 
 
+@pytest.fixture(autouse=True)
+def _no_wait_for_the_disk(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
 def parameters_of(guide):
     return torch.cat([parameter.detach().flatten() for parameter in guide.parameters() if parameter.requires_grad])
 
@@ -46,7 +52,8 @@ class Case:
     """A fit of a few parameters; each of its parts can be another."""
 
     def __init__(self, **other):
-        self.prior = other.pop("prior", None) or tiny()
+        prior = other.pop("prior", tiny)
+        self.prior = prior() if callable(prior) and not isinstance(prior, LanguageModel) else prior
         self.reward = other.pop("reward", kindness)
         self.beta = other.pop("beta", 0.5)
         self.model = other.pop("model", None)
@@ -79,6 +86,13 @@ def moved(prior):
     with torch.no_grad():
         next(prior.network.parameters())[0, 0] += 1e-6
     return prior
+
+
+def adapted(alpha):
+    torch.manual_seed(0)
+    prior = tiny()
+    prior.network.add_adapter(LoraConfig(r=1, lora_alpha=alpha, target_modules=["c_attn"], fan_in_fan_out=True))
+    return LanguageModel(prior.network, prior.tokenizer, max_new_tokens=3)
 
 
 def other_kindness(texts):
@@ -177,6 +191,11 @@ OTHERS = {
         {"guide": lambda prior, _: Twisted(prior)},
         {"guide": lambda prior, _: Twisted(prior, top_k=2)},
         r"None, got 2 \(guide\.top_k\)",
+    ),
+    "scale of the prior's own adapter": (
+        {"prior": lambda: adapted(1)},
+        {"prior": lambda: adapted(2)},
+        r"1, got 2 \(model\.prior\.network\.adapter\.default\.lora_alpha\)",
     ),
     "scale of an adapter": (
         {"guide": lambda prior, _: LoRA(prior, alpha=1)},
