@@ -33,8 +33,8 @@ class MeanField(FromScratch):
 
     def __init__(self, prior: LanguageModel, prompts: Prompts) -> None:
         super().__init__(prior)
-        self.space.check(prompts)
         self.index = PromptIndex(prompts)
+        self.space.check(prompts)
         self.logits = nn.Parameter(like(prior).new_zeros(len(self.index), self.max_new_tokens, self.vocab_size))
 
     def start(self, prompts: Prompts) -> tuple[Tensor, Place]:

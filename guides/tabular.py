@@ -41,8 +41,8 @@ class Tabular(FromScratch):
     def __init__(self, prior: LanguageModel, prompts: Prompts) -> None:
         super().__init__(prior)
         self.space.check_enumerable()
-        self.space.check(prompts)
         self.index = PromptIndex(prompts)
+        self.space.check(prompts)
         ids = torch.arange(self.vocab_size, device=prior.device)
         is_word = ~torch.isin(ids, self.end_ids)
         self.num_words = int(is_word.sum())
