@@ -181,9 +181,7 @@ def test_a_tuned_network_is_taken_up_whole_or_not_at_all(tmp_path):
     with pytest.raises(PretrainedError, match="lacks 1 of the weights"):
         guide.load_pretrained(tmp_path)
     changed(tmp_path, lambda tensors: tensors.update({"transformer.h.1.ln_1.weight": torch.full((16,), torch.nan)}))
-    with pytest.raises(
-        PretrainedError, match=r"NaN or infinite, the first of them transformer.h.1.ln_1.weight"
-    ):
+    with pytest.raises(PretrainedError, match=r"NaN or infinite, the first of them transformer.h.1.ln_1.weight"):
         guide.load_pretrained(tmp_path)
     assert all(torch.equal(*pair) for pair in zip(before, guide.parameters(), strict=True))
 
