@@ -26,6 +26,7 @@ Leaves = dict[str, str]
 
 PLAIN = (type(None), Number, str, bytes, range, torch.dtype, torch.Size, PurePath, re.Pattern)
 DEPTH = 60  # of objects in objects; what is deeper is not looked into
+DIGITS = 9  # of a number; multipliers that are solved for differ in the last ones between processors
 MANY = 200  # items that are told one by one
 STATE = {"_known", "_cache", "training"}
 """Attributes of the project's own objects that change nothing: what they remember."""
@@ -59,7 +60,8 @@ class Description:
     def __call__(self, value: Any) -> Leaves:
         """Texts by the names of the parts of `value`; the empty name is that of the whole."""
         if isinstance(value, PLAIN):
-            return {"": repr(value.item() if isinstance(value, np.generic) else value)}
+            value = value.item() if isinstance(value, np.generic) else value
+            return {"": repr(float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value)}
         if id(value) not in self._done:
             self._done[id(value)] = (value, {"": "itself"})
             self._depth += 1

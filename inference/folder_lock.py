@@ -21,12 +21,16 @@ def locked(folder: Path | None) -> Iterator[None]:
     """Have a folder to oneself inside the context; without a folder, nothing is locked. The folder is made if it is not there.
 
     Raises:
-        FolderInUseError: if another process, or this one in another place, has it.
+        FolderInUseError: if another process, or this one in another place, has it, or the lock is a link.
     """
     if folder is None:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / FILE).is_symlink():
+        raise FolderInUseError(
+            f"{folder / FILE} is a link, which is not followed: delete it, if no other run works in the folder"
+        )
     descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         _lock(descriptor, folder)
