@@ -36,6 +36,8 @@ def test_a_response_too_short_for_a_run_counts_as_one_run_without_a_match():
 def test_the_nearest_length_is_the_reference_and_of_two_the_shorter():
     nearest = math.exp(1 - 3 / 2)  # of 3 and 5
     assert of([1, 1], [1, 1, 1], [1, 1, 1, 1, 1], n=1) == pytest.approx((nearest + 1 + 3 / 5) / 3, abs=1e-12)
+    longer = math.exp(1 - 3), math.exp(1 - 4 / 3), 3 / 4  # of 1, 3 and 4 the nearest to 3 is 4
+    assert of([1], [1] * 3, [1] * 4, n=1) == pytest.approx(sum(longer) / 3, abs=1e-12)
     assert of([1] * 3, [1] * 2, [1] * 4, n=1) == pytest.approx((1 + math.exp(1 - 3 / 2) + 3 / 4) / 3, abs=1e-12)
 
 
