@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union, get_args, get_
 from experiments.command_line import blamed
 from guides import GUIDES, Family, Guide, OtherGuideError
 from model import LanguageModel, Prompts
+from model.checkpoint_source import PretrainedError
 from model.digests import DamagedFileError, check_digests, saved_together
 
 FILE = "guide.json"
@@ -101,6 +102,8 @@ def load_guide(folder: Path, prior: LanguageModel) -> Guide:
         guide.load_pretrained(folder)
     except OtherGuideError as error:
         raise SystemExit(f"{error} Name the prior of that run.") from error
+    except PretrainedError as error:
+        raise SystemExit(str(error)) from error
     return guide
 
 

@@ -9,7 +9,7 @@ import pytest
 from experiments.guide_choice import load_guide, save_guide
 from experiments.run_folder import RunFolder
 from experiments.steer import Steer
-from guides import FineTuned
+from guides import GUIDES, FineTuned
 from tests.model.tiny import tiny
 
 RECORD = {"elbo": 0.5, "log_evidence": float("nan")}
@@ -108,6 +108,28 @@ def test_what_is_appended_after_a_torn_line_is_not_lost(tmp_path):
     folder.append_metrics({"step": 2} | RECORD)
     with pytest.warns(UserWarning, match="1 of 3 lines"):
         assert [record["step"] for record in folder.read_metrics()] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("lora", "adapter_model.safetensors"),
+        ("lora", "adapter_config.json"),
+        ("twisted", "guide.safetensors"),
+        ("fine-tuned", "model.safetensors"),
+    ],
+)
+def test_a_guide_that_is_not_whole_is_one_line(name, file, tmp_path):
+    prior = tiny()
+    prompts = prior.encode(["a"])
+    save_guide(tmp_path, GUIDES[name](prior, prompts), name, {}, prompts)
+    (tmp_path / "digests.json").unlink()
+    (tmp_path / file).write_bytes(b"none")
+    with pytest.raises(SystemExit, match=r"damaged|cannot load the network"):
+        load_guide(tmp_path, prior)
+    (tmp_path / file).unlink()
+    with pytest.raises(SystemExit, match=rf"has no {file}|{file} is missing|cannot load the network"):
+        load_guide(tmp_path, prior)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"guide": "none", "options": {}, "prompts": []}', '{"guide": 3}'])
