@@ -140,6 +140,12 @@ def _distinct(name: str, values: tuple[Any, ...]) -> None:
         raise ValueError(f"{name} is {' '.join(map(str, values)) or 'empty'}, expected one or more, all different")
 
 
+def _positive(name: str, value: float) -> None:
+    """A positive number with which something can be multiplied and divided in float32."""
+    positive(name, value)
+    finite(name, value, at_least=1e-12, at_most=1e12, why="beyond, nothing is left but rounding")
+
+
 def _some(name: str, values: tuple[Any, ...]) -> None:
     if not values:
         raise ValueError(f"{name} is empty: expected at least one")
@@ -182,7 +188,7 @@ def _device(name: str, device: str) -> None:
 DISTINCT = Check(_distinct)
 SOME = Check(_some)
 Count: TypeAlias = Annotated[int, count()]
-Positive: TypeAlias = Annotated[float, Check(positive)]
+Positive: TypeAlias = Annotated[float, Check(_positive)]
 Rate: TypeAlias = Annotated[float, number(above=0, at_most=1e3, why="a learning rate")]
 Only: TypeAlias = Annotated[tuple[str, ...], used(lambda args: args.only, "where it names nothing")]
 Seed: TypeAlias = Annotated[int, count(0, 2**31 - 1)]

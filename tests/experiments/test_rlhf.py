@@ -14,7 +14,7 @@ import experiments.rlhf_stages
 from experiments.evidence_choice import read_reward
 from experiments.registry import load_prior
 from experiments.reward_bank import Bank, Curve, sweep
-from experiments.rlhf import RLHF, load, main, read
+from experiments.rlhf import RLHF, load, main, read, to_go_on
 from experiments.rlhf_simulated import (
     FARTHEST,
     KLS,
@@ -433,3 +433,10 @@ def test_what_varies_too_much_is_not_found():
     noisy = runs()
     noisy[0].measured["mean fall"] = 0.15  # of the other seed 1.01: the mean is positive, by one standard error
     assert not findings(noisy, SMALL)[0].held
+
+
+def test_an_interrupted_run_says_what_can_be_made_of_it(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert to_go_on(folder) == "There is no reward yet to go on from."
+    (tmp_path / "reward").mkdir()
+    assert to_go_on(folder).endswith(f"steer --reward preferences:{tmp_path / 'reward'}")
