@@ -158,7 +158,7 @@ class ByHand:
         response = self.sample()
         log_guide = self.log_prob(self.guide, response)
         with torch.no_grad():
-            log_weight = self.log_prob(self.prior, response) + reward(response) / self.args.beta - log_guide
+            log_weight = self.log_prob(self.prior, response) + reward(response).double() / self.args.beta - log_guide
             others = (log_weight.sum() - log_weight) / (len(log_weight) - 1)
         loss = -((log_weight - others) * log_guide).mean()
         loss.backward()
