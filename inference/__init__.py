@@ -48,7 +48,6 @@ from inference.objectives import (
 from inference.optimizer import FusedOptimizer, constant, cosine
 from inference.prior_bank import PriorBank, draw_prior_bank
 from inference.prior_draws import PriorDraws, draw_from_prior
-from inference.response_index import ResponseIndex
 from inference.response_site import ResponseSiteError, ScaledSiteError
 from inference.reward_posterior import REWARD_INFERENCE, RewardInference
 from inference.samplers import (
@@ -125,7 +124,6 @@ __all__ = [
     "Program",
     "Proximal_ELBO",
     "Ranks",
-    "ResponseIndex",
     "ResponseKernel",
     "ResponseObjective",
     "ResponseSiteError",

@@ -26,6 +26,7 @@ from model.preferences import (
 )
 from model.prompts import Prompts
 from model.response_distribution import ResponseDistribution
+from model.response_index import ResponseIndex
 from model.response_space import NotEnumerableError, OtherLanguageModelError, ResponseSpace
 from model.rewards import (
     Expert,
@@ -61,6 +62,7 @@ __all__ = [
     "PreferenceError",
     "Prompts",
     "ResponseDistribution",
+    "ResponseIndex",
     "ResponseSpace",
     "RewardPosterior",
     "SequenceClassifier",

@@ -15,6 +15,7 @@ from model.language_model import LanguageModel
 from model.per_prompt import beta_at
 from model.prompts import Prompts
 from model.provenance import through
+from model.response_index import indexed_if_enumerated
 
 
 class Factor(NamedTuple):
@@ -69,8 +70,10 @@ class AlignmentModel:
 
     def __call__(self, prompts: Prompts) -> Tensor:
         """Run the program. Returns the response, `[..., N, T]`."""
+        prior = self.prior(prompts)
         with pyro.plate("prompts", len(prompts), dim=-1):
-            response = pyro.sample("response", self.prior(prompts))
+            with indexed_if_enumerated(prior):
+                response = pyro.sample("response", prior)
             for factor in self.factors(prompts, response):
                 pyro.factor(factor.name, factor.log_evidence)
         return response

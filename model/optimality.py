@@ -20,6 +20,7 @@ from model.alignment import AlignmentModel
 from model.checks import instance
 from model.evidence import EvidenceError
 from model.prompts import Prompts
+from model.response_index import indexed_if_enumerated
 
 ROUNDING = 1e-6  # relative: a reward computed in float32 may exceed its bound by this much
 
@@ -41,8 +42,10 @@ class OptimalityModel:
             ValueError: if evidence has no known bound.
             EvidenceError: if a reward exceeds its bound.
         """
+        prior = self.model.prior(prompts)
         with pyro.plate("prompts", len(prompts), dim=-1):
-            response = pyro.sample("response", self.model.prior(prompts))
+            with indexed_if_enumerated(prior):
+                response = pyro.sample("response", prior)
             for name, log_evidence, bound in self.model.factors(prompts, response):
                 if bound is None:
                     raise ValueError(

@@ -9,7 +9,7 @@ from pyro.infer import TraceEnum_ELBO, config_enumerate, infer_discrete
 from torch.testing import assert_close
 
 from guides import GUIDES, FineTuned
-from inference import Enumeration, FusedOptimizer, ResponseIndex, fit
+from inference import Enumeration, FusedOptimizer, fit
 from model import (
     AlignmentModel,
     BearsZeroEvidence,
@@ -17,6 +17,7 @@ from model import (
     Expert,
     Length,
     OptimalityModel,
+    ResponseIndex,
     RewardPosterior,
     TextEvidence,
     Tilt,
@@ -72,6 +73,7 @@ def plain(prior, evidence, beta):
         with pyro.plate("prompts", len(prompts)):
             response = pyro.sample("response", prior(prompts))
             pyro.factor("evidence", evidence(prompts, response) / beta)
+        return response
 
     return model
 
@@ -144,22 +146,31 @@ def test_minibatches_add_up(prior):
     assert_close(parts, log_z(model, prompts), **EXACT)
 
 
-def test_marginals_and_the_best_response_by_index(prior):
-    model, prompts = AlignmentModel(prior, TextEvidence(letters, prior), beta=0.5), prior.encode(PROMPTS)
-    truth, indexed = Enumeration(model, prompts), config_enumerate(ResponseIndex()(model))
+def programs(prior):
+    """The same posterior as a model of this project, as control as inference, by hand, and with the index asked for twice."""
+    evidence = TextEvidence(letters, prior, upper_bound=5.0)
+    model = AlignmentModel(prior, evidence, beta=0.5)
+    by_hand = {"by hand": ResponseIndex()(plain(prior, evidence, 0.5)), "twice": ResponseIndex()(model)}
+    return {"alignment": model, "optimality": OptimalityModel(model)} | by_hand
+
+
+@pytest.mark.parametrize("name", ["alignment", "optimality", "by hand", "twice"])
+def test_marginals_and_the_best_response(prior, name):
+    prompts, model = prior.encode(PROMPTS), config_enumerate(programs(prior)[name])
+    truth = Enumeration(programs(prior)["alignment"], prompts)
     elbo = TraceEnum_ELBO(max_plate_nesting=1)
-    marginal = elbo.compute_marginals(indexed, empty, prompts)["response"]
+    marginal = elbo.compute_marginals(model, empty, prompts)["response"]
     assert_close(marginal.logits.log_softmax(-1).T, truth.log_posterior, **EXACT)
-    best = infer_discrete(indexed, first_available_dim=-2, temperature=0)(prompts)
+    best = infer_discrete(model, first_available_dim=-2, temperature=0)(prompts)
     picked = (truth.support == best).all(-1)  # [S, N]
     assert_close(truth.log_posterior[picked], truth.log_posterior.amax(0), **EXACT)
 
 
-def test_draws_by_index_are_of_the_posterior(prior):
+def test_draws_are_of_the_posterior(prior):
     """As often as they should be, within five standard errors, and three draws for what is rare; both ways of Pyro."""
     model, prompts = AlignmentModel(prior, TextEvidence(letters, prior), beta=0.5), prior.encode(PROMPTS[:2])
     truth, num_draws = Enumeration(model, prompts), 4000
-    many = pyro.plate("draws", num_draws, dim=-2)(config_enumerate(ResponseIndex()(model)))
+    many = pyro.plate("draws", num_draws, dim=-2)(config_enumerate(model))
     by_infer_discrete = infer_discrete(many, first_available_dim=-3)(prompts)
     by_elbo = TraceEnum_ELBO(max_plate_nesting=2).sample_posterior(many, empty, prompts)
     probability = truth.log_posterior.exp()
