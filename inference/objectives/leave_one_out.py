@@ -36,7 +36,7 @@ class LeaveOneOut_ELBO(Trace_ELBO):  # noqa: N801 - named as Pyro names its obje
         max_plate_nesting: the number of nested plates in model and guide; 1 for the plate over prompts.
 
     Raises:
-        ResponseSiteError: in a step, if the guide draws what the model does not.
+        ResponseSiteError: in a step, if the guide draws what the model does not, or nothing at all.
     """
 
     def __init__(self, num_particles: int = 64, max_plate_nesting: int = 1) -> None:
@@ -76,8 +76,16 @@ def leave_one_out(values: Tensor) -> Tensor:
 
 
 def _check_guide_sites(model_trace: Trace, guide_trace: Trace) -> None:
-    """Refuse what the guide alone draws, of which Pyro warns: log q of it would count, and nothing would stand against it."""
+    """Refuse a guide that draws nothing, and what the guide alone draws.
+
+    Of the latter Pyro only warns: log q of it would count, and nothing would stand against it.
+    """
     latent = {name for name, site in model_trace.nodes.items() if is_sample(site) and not site["is_observed"]}
+    if not any(is_sample(site) for site in guide_trace.nodes.values()):
+        raise ResponseSiteError(
+            f"the guide draws nothing, expected the latent sites of the model, {sorted(latent)}. A `LanguageModel` only returns "
+            "a distribution: make it a guide by `FineTuned`, or by `Fixed`"
+        )
     for name, site in guide_trace.nodes.items():
         if is_sample(site) and not site["is_observed"] and not site["infer"].get("is_auxiliary") and name not in latent:
             raise ResponseSiteError(

@@ -11,7 +11,7 @@ from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, config_enumerate
 
 from guides import FineTuned
-from inference import Enumeration, LeaveOneOut_ELBO, joint_at, log_guide_at, parameter_scope
+from inference import Enumeration, LeaveOneOut_ELBO, ResponseSiteError, joint_at, log_guide_at, parameter_scope
 from model import AlignmentModel, grammar_prior
 from tests.inference.objectives.table import ONE, Drawn, Table, Target, _Drawn, gradient, reward
 
@@ -131,6 +131,13 @@ def test_plain_svi_with_pyros_own_optimiser(model, small_prior, prompts, truth):
 def test_one_particle_is_refused():
     with pytest.raises(ValueError, match="expected a whole number of at least 2"):
         LeaveOneOut_ELBO(1)
+
+
+@pytest.mark.parametrize("make", [lambda prior: prior, lambda prior: lambda prompts: None], ids=["prior", "empty"])
+@pytest.mark.filterwarnings("ignore:Found vars in model but not guide")
+def test_a_guide_that_draws_nothing_is_refused_by_name(model, small_prior, prompts, make):
+    with pytest.raises(ResponseSiteError, match="draws nothing"):
+        LeaveOneOut_ELBO(2).loss_and_grads(model, make(small_prior), prompts)
 
 
 def test_reparameterized_site_is_refused_by_name():
