@@ -11,6 +11,7 @@ Pyro enumerates their site in parallel.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import pyro.distributions as dist
 from pyro.infer.traceenum_elbo import BackwardSampleMessenger
@@ -75,7 +76,7 @@ def indexed_if_enumerated(response: ResponseDistribution) -> AbstractContextMana
 
 def _is_marked(response: ResponseDistribution) -> bool:
     """Whether `config_enumerate` around the program asks for every response at once."""
-    site = {"type": "sample", "name": "response", "fn": response, "is_observed": False, "infer": {}}
+    site: dict[str, Any] = {"type": "sample", "name": "response", "fn": response, "is_observed": False, "infer": {}}
     for handler in reversed(_PYRO_STACK):
         if isinstance(handler, InferConfigMessenger):
             site["infer"].update(handler.config_fn(site))

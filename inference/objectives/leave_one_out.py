@@ -83,8 +83,8 @@ def _check_guide_sites(model_trace: Trace, guide_trace: Trace) -> None:
     latent = {name for name, site in model_trace.nodes.items() if is_sample(site) and not site["is_observed"]}
     if not any(is_sample(site) for site in guide_trace.nodes.values()):
         raise ResponseSiteError(
-            f"the guide draws nothing, expected the latent sites of the model, {sorted(latent)}. A `LanguageModel` only returns "
-            "a distribution: make it a guide by `FineTuned`, or by `Fixed`"
+            f"the guide draws nothing, expected the latent sites of the model, {sorted(latent)}. A `LanguageModel` only "
+            "returns a distribution: make it a guide by `FineTuned`, or by `Fixed`"
         )
     for name, site in guide_trace.nodes.items():
         if is_sample(site) and not site["is_observed"] and not site["infer"].get("is_auxiliary") and name not in latent:
