@@ -241,7 +241,7 @@ def measure_posterior(world: World, posterior: Posterior) -> dict[str, float]:
     return measured | {
         "kl_guide_posterior": (torch.xlogy(q, q) - torch.xlogy(q, p)).sum().item(),
         "kl_posterior_guide": math.inf if missing else (torch.xlogy(p, p) - torch.xlogy(p, q)).sum().item(),
-        "entropy": entropy(q.log()).item(),
+        "entropy": entropy(q.log()[:, None]).item(),
     }
 
 

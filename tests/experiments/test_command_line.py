@@ -210,6 +210,7 @@ def test_what_is_refused_leaves_no_folder(tmp_path, refusal):
     assert len([*tmp_path.glob("coin*/results.jsonl")]) == 1
 
 
+@pytest.mark.slow
 def test_steer_names_the_option_and_leaves_no_folder(tmp_path, capsys, prior):
     prior.save_pretrained(tmp_path / "prior")
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
