@@ -84,6 +84,8 @@ def check_digests(folder: str | Path, *, links: bool = True) -> None:
         DamagedFileError: with the first file that is not as it was saved.
     """
     folder = Path(folder)
+    if not links and (folder / MANIFEST).is_symlink():
+        raise DamagedFileError(f"{folder / MANIFEST} is a link, and links are not followed")
     for name, digest in _read(folder).items():
         path = folder / name
         if not links and path.is_symlink():
