@@ -8,10 +8,10 @@ INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 demo: .venv/core
 	$(BIN)/python -m experiments.steer
 
-test: .venv/core
+test: .venv/test
 	$(BIN)/python -m pytest
 
-fast: .venv/core
+fast: .venv/test
 	$(BIN)/python -m pytest -m "not slow"
 
 lint: .venv/lint
@@ -31,6 +31,10 @@ smollm2: .venv/core
 .venv/core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(INSTALL) --editable .
+	touch $@
+
+.venv/test: .venv/core
+	$(INSTALL) --editable '.[render]'
 	touch $@
 
 .venv/lint: .venv/core
