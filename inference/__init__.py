@@ -23,7 +23,6 @@ from inference.folder_lock import FolderInUseError
 from inference.importance_weights import effective_sample_size, pareto_k
 from inference.kl_budget import Budget, BudgetError, solve_beta
 from inference.kl_estimators import KL_ESTIMATORS, k1, k2, k3
-from inference.last_good import NonFiniteGuideError
 from inference.laws import NotNormalisedError
 from inference.moment_matching import MomentMatch, UnattainableMomentsError, match_moments
 from inference.objectives import (
@@ -50,6 +49,7 @@ from inference.prior_bank import PriorBank, draw_prior_bank
 from inference.prior_draws import PriorDraws, draw_from_prior
 from inference.response_site import ResponseSiteError, ScaledSiteError
 from inference.reward_posterior import REWARD_INFERENCE, RewardInference
+from inference.rollback import NonFiniteGuideError
 from inference.samplers import (
     RESAMPLING,
     SAMPLERS,

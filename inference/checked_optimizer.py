@@ -12,7 +12,7 @@ import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-from inference.backup import Backup, Stepped, all_finite
+from inference.optimizer_backup import Backup, OptimizerEntry, all_finite
 
 
 class NonFiniteGradientError(FloatingPointError):
@@ -45,7 +45,7 @@ class CheckedOptimizer(PyroOptim, ABC):
         super().__init__(constructor, options, clip)
         self.step_count = 0
         self.grad_norm = math.nan
-        self._stepped: dict[str, Stepped] = {}
+        self._entries: dict[str, OptimizerEntry] = {}
         self._backup = Backup()
 
     @property
@@ -55,7 +55,7 @@ class CheckedOptimizer(PyroOptim, ABC):
 
     @abstractmethod
     def _adopt(self, new: dict[str, Tensor]) -> None:
-        """Put parameters that were not met before, by name, into `_stepped`."""
+        """Put parameters that were not met before, by name, into `_entries`."""
 
     @abstractmethod
     def _advance(self, trained: list[Tensor], norm: Tensor) -> None:
@@ -73,13 +73,13 @@ class CheckedOptimizer(PyroOptim, ABC):
             NonFiniteStartError: if a parameter that was not met before has one.
         """
         self._meet(params)
-        trained = [entry.parameter for entry in self._stepped.values() if entry.parameter.grad is not None]
+        trained = [entry.parameter for entry in self._entries.values() if entry.parameter.grad is not None]
         if not trained:
             return
         try:
             norm = self._checked_norm(trained)
             self.check_rate()
-            self._backup.keep(self._stepped)
+            self._backup.keep(self._entries)
             self._advance_or_undo(trained, norm)
         finally:
             for parameter in trained:
@@ -112,8 +112,8 @@ class CheckedOptimizer(PyroOptim, ABC):
         """
         return {
             "step_count": self.step_count,
-            "parameters": {name: _tensors(entry.moments) for name, entry in self._stepped.items()},
-            "plain": {name: _plain(entry) for name, entry in self._stepped.items()},
+            "parameters": {name: _tensors(entry.moments) for name, entry in self._entries.items()},
+            "plain": {name: _plain(entry) for name, entry in self._entries.items()},
         }
 
     def set_state(self, state_dict: dict[str, Any]) -> None:
@@ -126,7 +126,7 @@ class CheckedOptimizer(PyroOptim, ABC):
 
     def _meet(self, params: Iterable[Tensor]) -> None:
         store = pyro.get_param_store()
-        known = {id(entry.parameter) for entry in self._stepped.values()}
+        known = {id(entry.parameter) for entry in self._entries.values()}
         new = {store.param_name(parameter): parameter for parameter in params if id(parameter) not in known}
         if not new:
             return
@@ -136,8 +136,8 @@ class CheckedOptimizer(PyroOptim, ABC):
 
     def _restore_waiting(self) -> None:
         """Hand torch what `set_state` brought for the parameters met so far."""
-        for name in self._state_waiting_to_be_consumed.keys() & self._stepped.keys():
-            _restore(self._stepped[name], *self._state_waiting_to_be_consumed.pop(name))
+        for name in self._state_waiting_to_be_consumed.keys() & self._entries.keys():
+            _restore(self._entries[name], *self._state_waiting_to_be_consumed.pop(name))
 
     def _checked_norm(self, trained: list[Tensor]) -> Tensor:
         norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
@@ -153,18 +153,18 @@ class CheckedOptimizer(PyroOptim, ABC):
         """Parameters as torch has them and as Pyro's constraints make them, and the moments."""
         store = pyro.get_param_store()
         kinds: dict[str, Callable[[str], list[Tensor]]] = {
-            "parameter": lambda name: [self._stepped[name].parameter],
-            "constrained parameter": lambda name: [store[name]] if store[name] is not self._stepped[name].parameter else [],
-            "moment of": lambda name: list(_tensors(self._stepped[name].moments).values()),
+            "parameter": lambda name: [self._entries[name].parameter],
+            "constrained parameter": lambda name: [store[name]] if store[name] is not self._entries[name].parameter else [],
+            "moment of": lambda name: list(_tensors(self._entries[name].moments).values()),
         }
         with torch.no_grad():
             for kind, tensors in kinds.items():
-                if all_finite(tensor for name in self._stepped for tensor in tensors(name)):
+                if all_finite(tensor for name in self._entries for tensor in tensors(name)):
                     continue
-                names = [name for name in self._stepped if not all_finite(tensors(name))]
+                names = [name for name in self._entries if not all_finite(tensors(name))]
                 raise NonFiniteParametersError(
                     f"step {self.step_count} left a NaN or an infinity in {kind} {names[0]!r} ({len(names)} of "
-                    f"{len(self._stepped)} have one); everything was put back as it was before. Look for a learning rate too "
+                    f"{len(self._entries)} have one); everything was put back as it was before. Look for a learning rate too "
                     "high, or half-precision weights, in which squares overflow and Adam's eps is 0: train them in float32."
                 )
 
@@ -184,7 +184,7 @@ def _tensors(moments: Mapping[str, Any]) -> dict[str, Tensor]:
     return {key: value for key, value in moments.items() if isinstance(value, Tensor)}
 
 
-def _plain(entry: Stepped) -> dict[str, Any]:
+def _plain(entry: OptimizerEntry) -> dict[str, Any]:
     tensors, group = _tensors(entry.moments), entry.group
     return {
         "moments": {key: value for key, value in entry.moments.items() if key not in tensors},
@@ -198,7 +198,7 @@ def _changed(option: Any, given: Any) -> bool:
     return isinstance(option, bool | int | float | str) and option != given
 
 
-def _restore(entry: Stepped, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+def _restore(entry: OptimizerEntry, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
     """As torch's `load_state_dict`, which would round what is wider than the parameter to the parameter's own type."""
     device = entry.parameter.device
     moved = {key: value if key in plain["elsewhere"] else value.to(device) for key, value in tensors.items()}

@@ -22,7 +22,7 @@ from inference.laws import check_log_prob
 from inference.response_site import AtResponse, check_arguments, check_plates, check_response_site, is_sample
 from model import BearsZeroEvidence, EvidenceError, Prompts, ResponseDistribution
 from model.checks import instance
-from model.one_at_a_time import ALONE
+from model.thread_lock import THREAD_LOCK
 
 Program = Callable[[Prompts], Any]
 
@@ -49,7 +49,7 @@ def run(program: Program, prompts: Prompts, response: Tensor | None = None, *, r
         ResponseSiteError: if the program has no site `response` that can be drawn from and scored, or draws something else;
             with the role "guide", if it has any other site, such as a factor.
     """
-    with ALONE, BearsZeroEvidence(), parameter_scope(program):
+    with THREAD_LOCK, BearsZeroEvidence(), parameter_scope(program):
         return trace_at(program, prompts, response, role=role)
 
 
@@ -66,7 +66,7 @@ def trace_at(program: Program, prompts: Prompts, response: Tensor | None = None,
 def parameter_scope(program: Program) -> Iterator[None]:
     """An empty scope of Pyro's parameter store, if the program is a module; the store as it is, if it is not."""
     if isinstance(program, nn.Module):
-        with ALONE, pyro.get_param_store().scope():
+        with THREAD_LOCK, pyro.get_param_store().scope():
             yield
     else:
         yield

@@ -25,7 +25,7 @@ from inference.prior_draws import PriorDraws, draw_from_prior
 from inference.response_site import SameResponses, check_arguments
 from model import Prompts, ResponseDistribution
 from model.checks import instance, whole_number
-from model.one_at_a_time import alone
+from model.thread_lock import one_thread
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Diagnostics:
 
 
 @torch.no_grad()
-@alone
+@one_thread
 def diagnose(
     model: Program,
     guide: Program,

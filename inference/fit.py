@@ -21,17 +21,17 @@ from inference.checked_optimizer import (
     ScheduleError,
 )
 from inference.checkpoint import CheckpointError, FitState
+from inference.checkpoint_writer import CheckpointWriter
 from inference.density import Program
 from inference.fingerprint import fingerprint_of
 from inference.fit_checks import check_programs, new_objective, new_optimizer, restores
 from inference.folder_lock import locked
-from inference.last_good import LastGood, NonFiniteGuideError
 from inference.objectives import LeaveOneOut_ELBO
 from inference.optimizer import FusedOptimizer, cosine
-from inference.saved_steps import SavedSteps
+from inference.rollback import NonFiniteGuideError, Rollback
 from inference.svi_step import Metrics, NonFiniteLossError, checked_svi, take_step
 from model import Prompts, checks
-from model.one_at_a_time import ALONE
+from model.thread_lock import THREAD_LOCK
 
 STOPS = (
     NonFiniteLossError,
@@ -144,15 +144,15 @@ def fit(
         )
     result = Fit(state, {"params": {}, "constraints": {}})
     seed = checks.seed("seed", seed)
-    with ALONE, locked(folder), pyro.get_param_store().scope(result.parameters), random_state.isolated(seed):
+    with THREAD_LOCK, locked(folder), pyro.get_param_store().scope(result.parameters), random_state.isolated(seed):
         if folder is not None and restores(folder, resume):
             _restore(state, folder, prompts, num_steps)
-        saved = SavedSteps(state, folder, state.step)
-        svi, last_good = checked_svi(model, state), LastGood(state, prompts)
+        checkpoints = CheckpointWriter(state, folder, state.step)
+        svi, rollback = checked_svi(model, state), Rollback(state, prompts)
         with tqdm(total=num_steps, initial=state.step, desc="fit", unit="step", disable=not progress) as bar:
             try:
                 while state.step < num_steps:
-                    with last_good.step():
+                    with rollback.step():
                         metrics = take_step(svi, state, _minibatch(prompts, prompts_per_step))
                     result.metrics.append(metrics)
                     if on_step is not None:
@@ -161,14 +161,14 @@ def fit(
                     bar.set_postfix(elbo=f"{metrics['elbo']:.3f}", refresh=False)
                     bar.update()
                     if state.step % checkpoint_every == 0 or state.step == num_steps:
-                        saved.save()
+                        checkpoints.save()
             except STOPS as error:
                 result.metrics = [record for record in result.metrics if record["step"] <= state.step]
                 result.stopped_early = f"step {state.step}: {error}"
                 warnings.warn(f"fit stopped early at {result.stopped_early}", stacklevel=2)
-                saved.save()
+                checkpoints.save()
             except BaseException as error:
-                saved.save_after(error)
+                checkpoints.save_after(error)
                 vars(error)["fit"] = result
                 raise
     return result

@@ -15,7 +15,7 @@ from inference.checked_optimizer import CheckedOptimizer, check_start
 from inference.checkpoint import CheckpointError, has_checkpoint
 from inference.density import Program
 from inference.objectives import ResponseObjective
-from inference.per_parameter import PerParameterOptimizer
+from inference.per_parameter_optimizer import PerParameterOptimizer
 from model import Prompts
 
 

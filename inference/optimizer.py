@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inference.backup import Stepped
 from inference.checked_optimizer import (
     CheckedOptimizer,
     ScheduleError,
 )
+from inference.optimizer_backup import OptimizerEntry
 from model.checks import finite, positive, whole_number
 
 Schedule = Callable[[int], float]
@@ -110,7 +110,7 @@ class FusedOptimizer(CheckedOptimizer):
                 self._optimizer = self._make([group])
             else:
                 self._optimizer.add_param_group(group)
-            self._stepped |= {name: Stepped.of(new[name], self._optimizer) for name in names}
+            self._entries |= {name: OptimizerEntry.of(new[name], self._optimizer) for name in names}
 
     def _advance(self, trained: list[Tensor], norm: Tensor) -> None:
         assert self._optimizer is not None

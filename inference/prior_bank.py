@@ -21,7 +21,7 @@ from inference.samplers.posterior import NoSupportError, check_support
 from inference.samplers.proposal import draw
 from model import Prompts, ResponseDistribution
 from model.checks import boolean, instance, positive, whole_number
-from model.one_at_a_time import alone
+from model.thread_lock import one_thread
 
 FEW = 30
 """Effective draws: what fewer stand for is hardly known."""
@@ -136,7 +136,7 @@ def _same_shape(name: str, values: Tensor, shape: torch.Size) -> Tensor:
 
 
 @torch.no_grad()
-@alone
+@one_thread
 def draw_prior_bank(model: Program, prompts: Prompts, num_draws: int, *, chunk: int = 256) -> PriorBank:
     """List every response if there are no more than `num_draws`; else draw as many from the prior, for each prompt.
 

@@ -20,7 +20,7 @@ from inference.response_site import check_arguments
 from inference.samplers.proposal import draw
 from model import Prompts
 from model.checks import instance
-from model.one_at_a_time import alone
+from model.thread_lock import one_thread
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class PriorDraws:
 
 
 @torch.no_grad()
-@alone
+@one_thread
 def draw_from_prior(
     model: Program,
     prompts: Prompts,

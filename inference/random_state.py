@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from model import checks
-from model.one_at_a_time import ALONE
+from model.thread_lock import THREAD_LOCK
 
 
 def capture() -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -62,7 +62,7 @@ def isolated(seed: int) -> Iterator[None]:
 @contextmanager
 def kept() -> Iterator[None]:
     """Put all generators back as they were, whatever was drawn in the context. One thread at a time."""
-    with ALONE:
+    with THREAD_LOCK:
         before = capture()
         try:
             yield

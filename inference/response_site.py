@@ -27,7 +27,7 @@ from torch import Tensor
 
 from model import Prompts, ResponseDistribution, ResponseSpace
 from model.checks import function, instance
-from model.one_at_a_time import ALONE
+from model.thread_lock import THREAD_LOCK
 
 PAIRED = "`LeaveOneOut_ELBO` and `Trace_ELBO`"
 
@@ -87,14 +87,14 @@ class SameResponses(Messenger):
         self.space: ResponseSpace | None = None
 
     def __enter__(self) -> Self:
-        ALONE.acquire()
+        THREAD_LOCK.acquire()
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         try:
             super().__exit__(*error)
         finally:
-            ALONE.release()
+            THREAD_LOCK.release()
 
     def _pyro_sample(self, msg: dict) -> None:
         if msg["name"] == "response" and isinstance(msg["fn"], ResponseDistribution):

@@ -17,10 +17,10 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from model.one_at_a_time import alone
 from model.prompts import Prompts
 from model.provenance import through
 from model.response_space import ResponseSpace
+from model.thread_lock import one_thread
 from model.token_log_prob import scaled, token_log_prob
 
 
@@ -155,7 +155,7 @@ class ResponseDistribution(TorchDistribution):
         new._batch_shape = new._rows.shape
         return new
 
-    @alone
+    @one_thread
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw responses token by token. Returns `sample_shape + batch_shape + [T]`, token ids.
@@ -171,7 +171,7 @@ class ResponseDistribution(TorchDistribution):
         rows = self._rows.expand(*sample_shape, *self._rows.shape)
         return self._decode(rows.flatten()).view(*rows.shape, -1)
 
-    @alone
+    @one_thread
     @torch.no_grad()
     def sample_suffix(self, value: Tensor, start: Tensor) -> Tensor:
         """Draw responses that agree with `value` `[..., N, T]` before position `start` `[..., N]`. Returns `[..., N, T]`.

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from inference import random_state
-from inference.per_parameter import PerParameterOptimizer
+from inference.per_parameter_optimizer import PerParameterOptimizer
 from inference.reward_posterior.maximum import check_counts, check_inference, maximise
 from model.checks import positive
 from model.preferences import Comparisons

@@ -27,7 +27,7 @@ from inference.samplers.resampling import Scheme, find_scheme, num_distinct, res
 from inference.samplers.suffix_move import suffix_move
 from model import Prompts, ResponseDistribution
 from model.checks import finite, whole_number
-from model.one_at_a_time import alone
+from model.thread_lock import one_thread
 
 BLIND_STEP = 1.0  # nats that an impossible response loses in a step, as long as none is possible
 BLIND_LIMIT = 20.0  # nats lost without having met a possible response, after which the sampler gives up
@@ -35,7 +35,7 @@ HALVINGS = 40
 
 
 @torch.no_grad()
-@alone
+@one_thread
 def annealed_smc(
     model: Program,
     prompts: Prompts,

@@ -24,11 +24,11 @@ from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.proposal import draw
 from model import Prompts
 from model.checks import whole_number
-from model.one_at_a_time import alone
+from model.thread_lock import one_thread
 
 
 @torch.no_grad()
-@alone
+@one_thread
 def best_of_n(
     model: Program,
     prompts: Prompts,

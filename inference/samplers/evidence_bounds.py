@@ -23,7 +23,7 @@ from inference.samplers.smc import grow
 from inference.samplers.twist import Twist
 from model import Prompts
 from model.checks import finite, instance, whole_number
-from model.one_at_a_time import alone
+from model.thread_lock import one_thread
 
 
 class LogZBounds(NamedTuple):
@@ -39,7 +39,7 @@ class LogZBounds(NamedTuple):
 
 
 @torch.no_grad()
-@alone
+@one_thread
 def log_z_bounds(
     model: Program,
     prompts: Prompts,

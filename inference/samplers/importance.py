@@ -15,10 +15,10 @@ from inference.importance_weights import effective_sample_size, pareto_k
 from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.proposal import draw_and_weigh
 from model import Prompts
-from model.one_at_a_time import alone
+from model.thread_lock import one_thread
 
 
-@alone
+@one_thread
 def importance_sampling(
     model: Program, prompts: Prompts, *, guide: Program | None = None, num_samples: int = 1024, chunk: int = 256
 ) -> Posterior:

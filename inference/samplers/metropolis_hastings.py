@@ -21,7 +21,7 @@ from inference.samplers.proposal import weigh
 from inference.samplers.suffix_move import suffix_move
 from model import Prompts
 from model.checks import boolean, finite, function, whole_number
-from model.one_at_a_time import alone
+from model.thread_lock import one_thread
 
 NUM_STARTS = 10  # times that an impossible start is drawn again
 
@@ -122,7 +122,7 @@ class ResponseKernel(MCMCKernel):
 
 
 @torch.no_grad()
-@alone
+@one_thread
 def metropolis_hastings(
     model: Program,
     prompts: Prompts,

@@ -14,7 +14,7 @@ from torch import Tensor
 from inference.estimate import check_draws, check_numbers, expectation
 from inference.importance_weights import effective_sample_size
 from model.checks import instance, whole_number
-from model.one_at_a_time import alone
+from model.thread_lock import one_thread
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Posterior:
             )
         return check_numbers("the mean of values", expectation(self.probability, values), infinite=True)
 
-    @alone
+    @one_thread
     def resample(self, num_samples: int) -> Tensor:
         """Draw responses in proportion to their weights, with replacement, `[num_samples, N, T]`."""
         num_samples = whole_number("num_samples", num_samples)

@@ -22,14 +22,14 @@ from inference.samplers.posterior import NoSupportError, Posterior, check_suppor
 from inference.samplers.proposal import draw_and_weigh
 from inference.samplers.rejection import accept
 from model import Prompts
-from model.one_at_a_time import alone
+from model.thread_lock import one_thread
 
 PILOT_SHARE = 0.25
 PILOT_QUANTILE = 0.99
 
 
 @torch.no_grad()
-@alone
+@one_thread
 def quasi_rejection_sampling(
     model: Program,
     prompts: Prompts,
@@ -100,7 +100,7 @@ class QuasiRejection(NamedTuple):
     kl: Tensor
 
 
-@alone
+@one_thread
 def quasi_rejection(log_target: Tensor, log_proposal: Tensor, log_bound: float | Tensor) -> QuasiRejection:
     """Cost and distance of p_b from p*, summed over a table of responses.
 

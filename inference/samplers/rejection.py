@@ -18,11 +18,11 @@ from inference.response_site import check_arguments
 from inference.samplers.posterior import NoSupportError, Posterior, check_support
 from inference.samplers.proposal import draw_and_weigh
 from model import AlignmentModel, Prompts
-from model.one_at_a_time import alone
+from model.thread_lock import one_thread
 
 
 @torch.no_grad()
-@alone
+@one_thread
 def rejection_sampling(
     model: Program,
     prompts: Prompts,

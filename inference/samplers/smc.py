@@ -23,13 +23,13 @@ from inference.samplers.resampling import Scheme, find_scheme, num_distinct, res
 from inference.samplers.twist import Twist
 from model import Prompts, ResponseDistribution
 from model.checks import finite, function, whole_number
-from model.one_at_a_time import alone
 from model.response_distribution import sample_token
+from model.thread_lock import one_thread
 from model.token_log_prob import token_log_prob
 
 
 @torch.no_grad()
-@alone
+@one_thread
 def sequential_monte_carlo(
     model: Program,
     prompts: Prompts,

@@ -8,8 +8,8 @@ import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-from inference.backup import Stepped
 from inference.checked_optimizer import CheckedOptimizer
+from inference.optimizer_backup import OptimizerEntry
 
 
 class PerParameterOptimizer(CheckedOptimizer):
@@ -46,7 +46,7 @@ class PerParameterOptimizer(CheckedOptimizer):
         for name, parameter in new.items():
             self.optim_objs[parameter] = self._get_optim(parameter)
             self.grad_clip[parameter] = self._get_grad_clip(parameter)
-            self._stepped[name] = Stepped.of(parameter, self.optim_objs[parameter])
+            self._entries[name] = OptimizerEntry.of(parameter, self.optim_objs[parameter])
 
     def _advance(self, trained: list[Tensor], norm: torch.Tensor) -> None:
         PyroOptim.__call__(self, trained)

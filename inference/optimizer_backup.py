@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-class Stepped(NamedTuple):
+class OptimizerEntry(NamedTuple):
     """A parameter, unconstrained, the torch optimiser that steps it, and the options that it was given."""
 
     parameter: Tensor
@@ -19,7 +19,7 @@ class Stepped(NamedTuple):
     options: dict[str, Any]
 
     @classmethod
-    def of(cls, parameter: Tensor, optimizer: torch.optim.Optimizer) -> Stepped:
+    def of(cls, parameter: Tensor, optimizer: torch.optim.Optimizer) -> OptimizerEntry:
         """A parameter that the optimiser has just been given."""
         entry = cls(parameter, optimizer, {})
         return entry._replace(options=_options(entry.group))
@@ -45,32 +45,32 @@ class Backup:
         self._parameters: dict[str, Tensor] = {}
         self._moments: dict[str, dict[str, Any]] = {}
         self._options: list[tuple[dict[str, Any], dict[str, Any]]] = []
-        self._stepped: dict[str, Stepped] = {}
+        self._entries: dict[str, OptimizerEntry] = {}
 
     @torch.no_grad()
-    def keep(self, stepped: Mapping[str, Stepped]) -> None:
+    def keep(self, entries: Mapping[str, OptimizerEntry]) -> None:
         """Copy the parameters and moments as they are now, over those of the last time."""
-        self._stepped = dict(stepped)
-        for name, entry in stepped.items():
+        self._entries = dict(entries)
+        for name, entry in entries.items():
             self._parameters[name] = _copied(entry.parameter.detach(), self._parameters.get(name))
             buffers = self._moments.get(name, {})
             self._moments[name] = {key: _copied(value, buffers.get(key)) for key, value in entry.moments.items()}
-        optimizers = {id(entry.optimizer): entry.optimizer for entry in stepped.values()}
+        optimizers = {id(entry.optimizer): entry.optimizer for entry in entries.values()}
         groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
         self._options = [(group, _options(group)) for group in groups]
 
     @torch.no_grad()
     def put_back(self) -> bool:
         """Undo everything since `keep`, once. Returns whether there was something to put back."""
-        stepped, self._stepped = self._stepped, {}
-        for name, (parameter, optimizer, _) in stepped.items():
+        entries, self._entries = self._entries, {}
+        for name, (parameter, optimizer, _) in entries.items():
             parameter.copy_(self._parameters[name])
             optimizer.state.pop(parameter, None)
             if self._moments[name]:
                 optimizer.state[parameter] = {key: _copied(value, None) for key, value in self._moments[name].items()}
         for group, options in self._options:
             group.update(options)
-        return bool(stepped)
+        return bool(entries)
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:

@@ -55,7 +55,7 @@ class _Moment:
         random_state.restore(*self.generators)
 
 
-class LastGood:
+class Rollback:
     """Puts a fit's state back after a failed step.
 
     Args:

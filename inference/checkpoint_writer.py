@@ -9,7 +9,7 @@ from inference.checkpoint import CheckpointError, FitState
 
 
 @dataclass
-class SavedSteps:
+class CheckpointWriter:
     """Writes checkpoints, and remembers of which step the last is.
 
     Attributes:
