@@ -181,10 +181,10 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     check_digests(folder)
     try:
         record = json.loads((folder / SETTINGS).read_bytes())
-        whole = isinstance(record["settings"], dict) and isinstance(record["head"], str)
+        kinds = {"head": str, "settings": dict, "features": dict}
+        whole = all(isinstance(record[name], kind) for name, kind in kinds.items()) and "kind" in record["features"]
     except (ValueError, KeyError, TypeError):
         whole = False
     if not whole:
         raise OtherRewardError(f"{folder / SETTINGS} is damaged: expected the settings of a reward as JSON")
-    features = record.get("features", PriorFeatures.__name__)
-    return record | {"features": {"kind": features} if isinstance(features, str) else features}  # once a name alone
+    return record

@@ -172,15 +172,14 @@ def test_a_saved_reward_says_what_its_features_are(prior, posterior, encoder, tm
         saved_features(folder, prior)
 
 
-@pytest.mark.parametrize("name", ["PriorFeatures", None])
-def test_a_reward_saved_before_it_said_so_is_of_the_priors_features(prior, posterior, tmp_path, name):
+@pytest.mark.parametrize("features", [None, "PriorFeatures", {}])
+def test_a_reward_that_does_not_say_what_its_features_are_is_damaged(prior, posterior, tmp_path, features):
     posterior.save(tmp_path)
     record = json.loads((tmp_path / "reward.json").read_text())
-    del record["features"]
-    (tmp_path / "reward.json").write_text(json.dumps(record if name is None else record | {"features": name}))
+    (tmp_path / "reward.json").write_text(json.dumps(record | {"features": features}))
     (tmp_path / "digests.json").unlink()
-    loaded = RewardPosterior.load(tmp_path, saved_features(tmp_path, prior))
-    assert torch.equal(loaded(TEXTS), posterior(TEXTS))
+    with pytest.raises(OtherRewardError, match=r"reward\.json is damaged"):
+        saved_features(tmp_path, prior)
 
 
 def test_features_of_ones_own_are_not_guessed(prior, tmp_path):
