@@ -19,9 +19,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Self, TypeAlias, Union, get_args, get_origin, get_type_hints
 
-import torch
-
 from model.checks import finite, positive, whole_number
+from model.pretrained import named_device
 
 CORES = os.cpu_count() or 1
 _HINTS: dict[type, dict[str, Any]] = {}
@@ -178,10 +177,8 @@ def _file(name: str, path: Path) -> None:
 def _device(name: str, device: str) -> None:
     """A device that this machine has."""
     try:
-        torch.empty(0, device=device)
-        if torch.device(device).type == "meta":
-            raise ValueError("it holds no numbers")
-    except (AssertionError, RuntimeError, ValueError) as error:  # torch asserts that it was built with CUDA
+        named_device(device)
+    except ValueError as error:
         raise ValueError(f"{name} {device}: {error}") from error
 
 

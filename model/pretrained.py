@@ -243,6 +243,8 @@ def named_device(device: torch.device | str | int | None) -> torch.device:
     try:
         if isinstance(device, bool) or not isinstance(device, torch.device | str | int):
             raise TypeError("it is neither a name nor a number")
+        if torch.device(device).type == "meta":
+            raise ValueError("it holds no numbers")
         return torch.empty(0, device=device).device
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:  # torch asserts that it was built with CUDA
         raise ValueError(f"device is {device!r}, expected one of this machine, such as 'cpu': {error}") from error

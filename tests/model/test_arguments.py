@@ -111,6 +111,7 @@ def test_other_arguments_are_named(make, error, fault):
         ({"trust_remote_code": "False"}, TypeError, "trust_remote_code is 'False', expected True or False"),
         ({"device": "gpu"}, ValueError, "device is 'gpu', expected one of this machine"),
         ({"device": -1}, ValueError, "device is -1, expected one of this machine"),
+        ({"device": "meta"}, ValueError, "device is 'meta', expected .*: it holds no numbers"),
         ({"device": 1.5}, ValueError, "device is 1.5, expected one of this machine"),
         ({"dtype": "int8"}, ValueError, "dtype is 'int8'"),
         ({"dtype": None}, ValueError, "dtype is None"),
