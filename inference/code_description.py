@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import sysconfig
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
+
+from model.digests import text_digest
 
 OURS = {"model", "guides", "inference", "experiments"}
 INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
@@ -18,7 +19,7 @@ def code_of(function: Any) -> str:
     code = getattr(function, "__code__", None)
     if code is None:
         return type(function).__name__
-    return f"{code.co_name} #{hashlib.blake2b(repr(_compiled(code)).encode(), digest_size=16).hexdigest()}"
+    return f"{code.co_name} #{text_digest(repr(_compiled(code)))}"
 
 
 def names_in(code: CodeType) -> set[str]:

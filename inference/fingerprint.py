@@ -18,13 +18,14 @@ a fit of more steps has a longer one.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 from inference.code_description import code_of
 from inference.description import Description, Leaves, join
+from model.digests import text_digest
 
+LONG = 80  # characters of a value, above which it is told by its digest
 SHOWN = 4  # differences that an error names
 LIVING = ("model", "guide")
 """Parts that are looked at again: the fit runs the user's code in them."""
@@ -74,7 +75,7 @@ class Fingerprint:
         if getattr(part, "schedule", None) is not None:
             leaves = {key: leaf for key, leaf in leaves.items() if key.split(".")[0] != "schedule"}
             leaves["schedule"] = code_of(part.schedule)
-        return {join(name, key): leaf if len(leaf) <= 80 else _digest(leaf) for key, leaf in leaves.items()}
+        return {join(name, key): leaf if len(leaf) <= LONG else f"#{text_digest(leaf)}" for key, leaf in leaves.items()}
 
 
 def fingerprint_of(**parts: Any) -> Fingerprint:
@@ -94,7 +95,3 @@ def _told(name: str, saved: str | None, now: str | None) -> str:
     if saved.startswith("#") or now.startswith("#"):
         return f"other {name}"
     return f"{saved}, got {now} ({name})"
-
-
-def _digest(leaf: str) -> str:
-    return f"#{hashlib.blake2b(leaf.encode(), digest_size=16).hexdigest()}"

@@ -32,6 +32,11 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def text_digest(text: str) -> str:
+    """SHA-256 of a text, half of it in hexadecimal; halves of surrogate pairs, which some vocabularies have, included."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
 def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """SHA-256 of names, types, shapes and values, half of it in hexadecimal; the same on every device."""
     digest = hashlib.sha256()

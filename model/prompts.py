@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from model.digests import text_digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ class Prompts:
         met: Counter[str] = Counter()
         names = []
         for text, row in zip(self.texts, self.rows(), strict=True):
-            digest = hashlib.sha256(repr((text, row)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+            digest = text_digest(repr((text, row)))[:16]
             names.append(f"{digest}.{met[digest]}")
             met[digest] += 1
         return names

@@ -7,10 +7,11 @@ network has read.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
+
+from model.digests import text_digest
 
 
 def token_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
@@ -44,7 +45,7 @@ def _to_go_on_from(row: list[int], written: list[int], ends: set[int]) -> list[i
 def vocabulary_digest(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> str:
     """Digest of the tokenizer's entries below `vocab_size`: what a token id means."""
     entries = sorted((index, token) for token, index in tokenizer.get_vocab().items() if index < vocab_size)
-    return hashlib.sha256(repr(entries).encode("utf-8", "surrogatepass")).hexdigest()
+    return text_digest(repr(entries))
 
 
 def without_beginning(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[str]:
