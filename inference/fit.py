@@ -125,6 +125,7 @@ def fit(
     check_programs(model, guide, prompts)
     if prompts_per_step is not None:
         prompts_per_step = checks.whole_number("prompts_per_step", prompts_per_step)
+    seed = checks.seed("seed", seed)
     if optimizer is None:
         optimizer = FusedOptimizer(clip_norm=1.0, schedule=cosine(num_steps))
     objective = new_objective(LeaveOneOut_ELBO() if objective is None else objective)
@@ -143,7 +144,6 @@ def fit(
             seed=seed,
         )
     result = Fit(state, {"params": {}, "constraints": {}})
-    seed = checks.seed("seed", seed)
     with THREAD_LOCK, locked(folder), pyro.get_param_store().scope(result.parameters), random_state.isolated(seed):
         if folder is not None and restores(folder, resume):
             _restore(state, folder, prompts, num_steps)

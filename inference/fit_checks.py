@@ -16,6 +16,7 @@ from inference.checkpoint import CheckpointError, has_checkpoint
 from inference.density import Program
 from inference.objectives import ResponseObjective
 from inference.per_parameter_optimizer import PerParameterOptimizer
+from inference.response_site import check_arguments
 from model import Prompts
 
 
@@ -24,14 +25,11 @@ class NothingToTrainError(ValueError):
 
 
 def check_programs(model: Program, guide: Program, prompts: Prompts) -> None:
-    """Refuse what cannot be fitted at all, a guide with NaN in it among that."""
-    for name, program in {"model": model, "guide": guide}.items():
-        if not callable(program):
-            raise TypeError(f"{name} is a {type(program).__name__}, expected a Pyro program: a callable of prompts")
+    """Refuse programs that cannot be fitted at all, a guide with NaN in it among them."""
+    check_arguments(model, prompts, "model")
+    check_arguments(guide, prompts, "guide")
     if model is guide:
         raise ValueError("model and guide are the same program, expected a guide that approaches the model's posterior")
-    if not isinstance(prompts, Prompts):
-        raise TypeError(f"prompts is a {type(prompts).__name__}, expected Prompts: make them with `prior.encode([...])`")
     if isinstance(guide, nn.Module):
         check_start(dict(guide.named_parameters()))
         for parameter in guide.parameters():

@@ -75,11 +75,11 @@ def test_cosine_refuses_lengths_that_are_none(steps):
 def test_other_kinds_of_arguments_are_refused(model, small_prior, prompts):
     guide = Tabular(small_prior, prompts)
     for bad in ["the film was", None, prompts.ids]:
-        with pytest.raises(TypeError, match="expected Prompts: make them with"):
+        with pytest.raises(TypeError, match=r"expected a Prompts: `LanguageModel\.encode` makes them"):
             quiet(model, guide, bad)
-    with pytest.raises(TypeError, match="model is a float, expected a Pyro program"):
+    with pytest.raises(TypeError, match="model is a float, expected a function: a Pyro program"):
         quiet(0.3, guide, prompts)
-    with pytest.raises(TypeError, match="guide is a Parameter, expected a Pyro program"):
+    with pytest.raises(TypeError, match="guide is a Parameter, expected a function: a Pyro program"):
         quiet(model, guide.table, prompts)
     with pytest.raises(ValueError, match="model and guide are the same program"):
         quiet(model, model, prompts)
