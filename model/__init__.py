@@ -1,6 +1,7 @@
 """What we want: the prior, the evidence, and the posterior they define."""
 
 from model.alignment import AlignmentModel
+from model.checkpoint_source import PretrainedError
 from model.composition import WeightedSum
 from model.constraints import Constraint, contains, matches
 from model.digests import DamagedFileError
@@ -14,10 +15,12 @@ from model.evidence import (
 from model.grammar import grammar_prior
 from model.language_model import LanguageModel
 from model.optimality import OptimalityModel
+from model.positions import DrivenNetworkError
 from model.preferences import (
     AGGREGATIONS,
     BradleyTerry,
     Comparisons,
+    OtherRewardError,
     Preference,
     PreferenceError,
     RewardPosterior,
@@ -49,6 +52,7 @@ __all__ = [
     "Comparisons",
     "Constraint",
     "DamagedFileError",
+    "DrivenNetworkError",
     "Evidence",
     "EvidenceError",
     "Expert",
@@ -57,9 +61,11 @@ __all__ = [
     "NotEnumerableError",
     "OptimalityModel",
     "OtherLanguageModelError",
+    "OtherRewardError",
     "Pattern",
     "Preference",
     "PreferenceError",
+    "PretrainedError",
     "Prompts",
     "ResponseDistribution",
     "ResponseIndex",
