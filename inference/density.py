@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from inference.laws import check_log_prob
 from inference.response_site import AtResponse, check_arguments, check_plates, check_response_site, is_sample
 from model import BearsZeroEvidence, EvidenceError, Prompts, ResponseDistribution
-from model.checks import instance
+from model.checks import first_index, instance
 from model.thread_lock import THREAD_LOCK
 
 Program = Callable[[Prompts], Any]
@@ -142,9 +142,7 @@ def log_factors(trace: Trace) -> Tensor:
                 f"factor {name!r} has shape {tuple(factor.shape)}, expected one value for each of {total.shape[-1]} prompts "
                 "at the end: put it inside the plate over prompts"
             )
-        odd = factor.isnan() | factor.isposinf()
-        if bool(odd.any()):
-            where = tuple(odd.nonzero()[0].tolist())
+        if (where := first_index(factor.isnan() | factor.isposinf())) is not None:
             raise EvidenceError(
                 f"factor {name!r} is {factor[where].item()} at index {where}, expected finite numbers, or -inf for an "
                 f"impossible response. A reward in {factor.dtype} over a small beta may overflow: widen it to float64 first"

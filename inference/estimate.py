@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from model.checks import instance
+from model.checks import first_index, instance
 
 
 class NotANumberError(FloatingPointError):
@@ -28,8 +28,7 @@ def check_numbers(name: str, values: Tensor, *, infinite: bool = False) -> Tenso
     """
     instance(name, values, Tensor)
     odd = values.isnan() if infinite else values.isnan() | values.isposinf()
-    if bool(odd.any()):
-        where = tuple(odd.nonzero()[0].tolist())
+    if (where := first_index(odd)) is not None:
         raise NotANumberError(
             f"{name} is {values[where].item()} at index {where} and no number in {int(odd.sum())} of {odd.numel()} places, "
             f"expected numbers{'' if infinite else ', or -inf'}. A guide with parameters of NaN, or a reward of one, makes such"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from inference.estimate import NotANumberError
+from model.checks import first_index
 
 NORMALISED = 0.05
 """How far from 1 probabilities may sum: a network in bfloat16 rounds the same prefix differently in another batch."""
@@ -29,8 +30,7 @@ def check_log_prob(log_prob: Tensor, program: object, role: str) -> Tensor:
         NotANumberError: with the name of the program, and of its parameters that are NaN or infinite.
     """
     odd = log_prob.isnan() | log_prob.isposinf()
-    if bool(odd.any()):
-        where = tuple(odd.nonzero()[0].tolist())
+    if (where := first_index(odd)) is not None:
         raise NotANumberError(
             f"the {role} {name_of(program)} has log-probability {log_prob[where].item()} at index {where}, and no number at "
             f"{int(odd.sum())} of {odd.numel()} responses: {_reason(program)}"

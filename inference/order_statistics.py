@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from inference.estimate import expectation
-from model.checks import instance, whole_number
+from model.checks import first_index, instance, whole_number
 
 ROUNDING = 1e-9  # two sums of the same probabilities may differ by this much
 
@@ -44,8 +44,7 @@ def best_of_n_log_ratio(cdf: Tensor, cdf_left: Tensor, n: int) -> Tensor:
         raise ValueError(f"cdf has shape {tuple(cdf.shape)} and cdf_left {tuple(cdf_left.shape)}, expected the same")
     cdf, cdf_left = cdf.double(), cdf_left.double()
     disordered = (cdf_left > cdf + ROUNDING) | (cdf_left < 0) | (cdf > 1 + ROUNDING) | cdf.isnan() | cdf_left.isnan()
-    if bool(disordered.any()):
-        where = tuple(disordered.nonzero()[0].tolist())
+    if (where := first_index(disordered)) is not None:
         raise ValueError(
             f"cdf_left = {cdf_left[where].item():.6g}, cdf = {cdf[where].item():.6g} at index {where}, expected "
             "0 <= cdf_left <= cdf <= 1: probabilities of being below, and of being below or level. Are the two swapped?"
@@ -115,8 +114,7 @@ def level_cdf(values: Tensor, prob: Tensor) -> tuple[Tensor, Tensor]:
             f"values has shape {tuple(values.shape)} and prob {tuple(prob.shape)}, expected [L, N] for both: L levels to each "
             "of N prompts"
         )
-    if bool(values.isnan().any()):
-        where = tuple(values.isnan().nonzero()[0].tolist())
+    if (where := first_index(values.isnan())) is not None:
         raise ValueError(f"values is NaN at index {where}, expected numbers, or -inf for an impossible response")
     prob = _checked(prob, values.shape)
     values, prob = values.T.contiguous(), prob.T.contiguous()  # a prompt's levels in a row, for searchsorted
@@ -136,7 +134,6 @@ def _checked(prob: Tensor, shape: torch.Size) -> Tensor:
     if instance("prob", prob, Tensor).shape != shape:
         raise ValueError(f"prob has shape {tuple(prob.shape)}, expected {tuple(shape)}: one for each level")
     odd = ~((prob >= 0) & (prob <= 1 + ROUNDING))  # so that NaN is odd too
-    if bool(odd.any()):
-        where = tuple(odd.nonzero()[0].tolist())
+    if (where := first_index(odd)) is not None:
         raise ValueError(f"prob is {prob[where].item():.6g} at index {where}, expected probabilities, from 0 to 1")
     return prob.double()

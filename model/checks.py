@@ -13,6 +13,8 @@ from collections.abc import Collection
 from numbers import Integral, Real
 from typing import TypeVar
 
+from torch import Tensor
+
 MOST = 10**9
 """Largest count that is taken for meant. A count of 10^12 would run out of memory, or for years."""
 
@@ -138,6 +140,11 @@ def instance(name: str, value: object, kind: type[T], *, why: str = "") -> T:
         return value
     told = f": {why}" if why else ""
     raise TypeError(f"{name} is a {type(value).__name__}, expected a {kind.__name__}{told}")
+
+
+def first_index(mask: Tensor) -> tuple[int, ...] | None:
+    """Index of the first True in a mask of any shape, for an error that names a place; None if nothing is True."""
+    return tuple(mask.nonzero()[0].tolist()) if bool(mask.any()) else None
 
 
 def _as_float(value: object) -> float:

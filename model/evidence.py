@@ -14,7 +14,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
-from model.checks import finite
+from model.checks import finite, first_index
 from model.prompts import Prompts
 from model.response_space import OtherLanguageModelError, ResponseSpace
 
@@ -129,14 +129,13 @@ def check_reward(name: str, reward: object, shape: torch.Size) -> Tensor:
             f"evidence {name!r} returned shape {tuple(reward.shape)}, expected {tuple(shape)}: one value per particle and "
             "prompt. If it scores a flat list of texts, wrap it in `TextEvidence`."
         )
-    if bool(reward.isnan().any()) or bool(reward.isposinf().any()):
-        where = tuple((reward.isnan() | reward.isposinf()).nonzero()[0].tolist())
+    if (where := first_index(reward.isnan() | reward.isposinf())) is not None:
         raise EvidenceError(
             f"evidence {name!r} returned {reward[where].item()} at index {where}, expected a finite number, or -inf for an "
             "impossible response. Check the reward on the text that it got there."
         )
-    if bool(reward.isneginf().any()) and not any(isinstance(h, BearsZeroEvidence) for h in _PYRO_STACK):
-        where = tuple(reward.isneginf().nonzero()[0].tolist())
+    borne = any(isinstance(handler, BearsZeroEvidence) for handler in _PYRO_STACK)
+    if not borne and (where := first_index(reward.isneginf())) is not None:
         raise ZeroEvidenceError(
             f"evidence {name!r} is -inf at index {where}: the guide drew a response that the posterior rules out, so "
             "KL(q || p*) is infinite and its gradient is NaN. Use a finite penalty in place of -inf, `inference.anneal`, or an "
@@ -157,9 +156,7 @@ def check_product(name: str, reward: Tensor, product: Tensor, of: str) -> Tensor
     Raises:
         EvidenceError: if a finite reward became infinite: the number is so small, or so large, that float64 does not hold it.
     """
-    lost = reward.isfinite() & ~product.isfinite()
-    if bool(lost.any()):
-        where = tuple(lost.nonzero()[0].tolist())
+    if (where := first_index(reward.isfinite() & ~product.isfinite())) is not None:
         raise EvidenceError(
             f"evidence {name!r} is {reward[where].item():g} at index {where} and {product[where].item()} {of}, expected a "
             "finite number. Scale the reward"
