@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from guides.guide import Guide, check_prior, load_into
 from guides.sharing import copy_sharing
 from model import LanguageModel, Prompts, ResponseDistribution
-from model.checks import whole_number
+from model.checks import one_of, whole_number
 from model.digests import check_digests
 from model.pretrained import load_network, named_dtype
 
@@ -40,6 +40,7 @@ class FineTuned(Guide):
         super().__init__()
         check_prior(prior)
         whole_number("num_layers", num_layers)
+        one_of("subset", subset, get_args(Subset))
         if getattr(prior.network, "peft_config", None):
             raise ValueError(
                 "the prior has an adapter of `peft`, which `transformers` would save alone, without the tuned weights: merge "
@@ -78,10 +79,8 @@ def _select(network: PreTrainedModel, subset: Subset, num_layers: int) -> list[n
         if not 1 <= num_layers <= len(blocks):
             raise ValueError(f"num_layers is {num_layers}, expected between 1 and the network's {len(blocks)} blocks")
         return list(blocks[-num_layers:].parameters())
-    if subset == "norms-and-biases":
-        norms = [p for module in network.modules() if "norm" in type(module).__name__.lower() for p in module.parameters()]
-        return norms + [parameter for name, parameter in network.named_parameters() if name.endswith("bias")]
-    raise ValueError(f"subset is {subset!r}, expected one of {', '.join(get_args(Subset))}")
+    norms = [p for module in network.modules() if "norm" in type(module).__name__.lower() for p in module.parameters()]
+    return norms + [parameter for name, parameter in network.named_parameters() if name.endswith("bias")]
 
 
 def _blocks(network: PreTrainedModel) -> nn.ModuleList:

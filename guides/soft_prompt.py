@@ -19,7 +19,7 @@ from transformers import DynamicCache
 from guides.guide import Guide, OtherGuideError, check_prior, load_into
 from guides.peft_format import adapter_config, adapter_weights, save_adapter
 from model import LanguageModel, Prompts, ResponseDistribution
-from model.checks import instance, whole_number
+from model.checks import instance, one_of, whole_number
 from model.language_model import CachedState
 from model.tokenization import token_rows
 
@@ -56,12 +56,10 @@ class SoftPrompt(Guide):
         self, prior: LanguageModel, *, kind: Kind = "prompt", num_virtual_tokens: int = 8, text: str | None = None
     ) -> None:
         super().__init__()
-        if kind not in get_args(Kind):
-            raise ValueError(f"kind is {kind!r}, expected one of {', '.join(get_args(Kind))}")
         if text is not None:
             instance("text", text, str)
         self.prior = check_prior(prior)
-        self.kind = kind
+        self.kind = one_of("kind", kind, get_args(Kind))
         self.num_virtual_tokens = whole_number("num_virtual_tokens", num_virtual_tokens, at_most=65_536)
         self._check_room(prompt_length=1)
         with torch.no_grad():

@@ -21,7 +21,7 @@ from inference.checked_optimizer import (
     ScheduleError,
 )
 from inference.optimizer_backup import OptimizerEntry
-from model.checks import finite, positive, whole_number
+from model.checks import finite, function, positive, whole_number
 
 Schedule = Callable[[int], float]
 
@@ -74,10 +74,8 @@ class FusedOptimizer(CheckedOptimizer):
         _check_constructor(constructor)
         super().__init__(constructor, _with_rate(constructor, {} if options is None else options))
         self.clip_norm = None if clip_norm is None else positive("clip_norm", clip_norm)
-        self.schedule = schedule
+        self.schedule = function("schedule", schedule, why="of the step, such as `cosine(num_steps)`")
         self._optimizer: torch.optim.Optimizer | None = None
-        if not callable(schedule):
-            raise TypeError(f"schedule is {schedule!r}, expected a function of the step, such as `cosine(num_steps)`")
         finite("the schedule's factor at step 0", schedule(0), at_least=0)
         trial = self._make([{"params": [torch.nn.Parameter(torch.zeros(1, 1))]}])
         if schedule is not constant and "lr" not in trial.param_groups[0]:

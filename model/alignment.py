@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pyro
 from torch import Tensor
 
-from model.checks import instance, positive
+from model.checks import function, instance, positive
 from model.evidence import Evidence, at_beta, check_made_for, check_product, check_reward, for_each_prompt, upper_bound_of
 from model.language_model import LanguageModel
 from model.per_prompt import beta_at
@@ -58,8 +58,7 @@ class AlignmentModel:
         pieces = evidence if isinstance(evidence, Mapping) else {"evidence": evidence}
         self.evidence = {name: at_beta(piece, self._beta) for name, piece in pieces.items()}
         for name, piece in self.evidence.items():
-            if not callable(piece):
-                raise TypeError(f"evidence {name!r} is a {type(piece).__name__}, expected a callable of prompts and responses")
+            function(f"evidence {name!r}", piece, why="of prompts and responses")
             upper_bound_of(name, piece)
             if not isinstance(name, str) or name in {"prompts", "response"}:
                 raise ValueError(

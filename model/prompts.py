@@ -45,7 +45,7 @@ class Prompts:
             )
         if not self.texts or not self.ids.shape[1]:
             raise ValueError(f"got {len(self.texts)} prompts of {self.ids.shape[1]} columns, expected at least one of each")
-        if bool((self.mask[:, :-1] & ~self.mask[:, 1:]).any()) or not bool(self.mask[:, -1].all()):
+        if not bool((self.mask[:, 1:] | ~self.mask[:, :-1]).all() & self.mask[:, -1].all()):
             raise ValueError("the mask has a prompt that is empty or not padded on the left, expected its tokens at the end")
 
     @classmethod

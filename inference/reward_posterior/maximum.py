@@ -20,7 +20,7 @@ from pyro.infer.autoguide import AutoLaplaceApproximation, init_to_sample
 from torch import Tensor, nn
 
 from inference import random_state
-from model.checks import instance, whole_number
+from model.checks import function, instance, whole_number
 from model.preferences import Comparisons
 
 
@@ -45,8 +45,7 @@ def check_inference(model: object, comparisons: object) -> None:
         TypeError: for something else than a callable and `Comparisons`.
         ValueError: if they have no outcomes.
     """
-    if not callable(model):
-        raise TypeError(f"model is a {type(model).__name__}, expected a Pyro program over comparisons, such as `BradleyTerry`")
+    function("model", model, why="a Pyro program over comparisons, such as `BradleyTerry`")
     if instance("comparisons", comparisons, Comparisons).outcome is None:
         raise ValueError("the comparisons have no outcomes, expected those that were observed: nothing is learned without")
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from model.checks import function, positive
+from model.checks import function, one_of, positive
 from model.evidence import check_product
 from model.preferences.reward import RewardPosterior
 
@@ -75,12 +75,10 @@ class UncertainReward:
 
     def __post_init__(self) -> None:
         function("posterior", self.posterior, why="a `RewardPosterior`")
-        if not isinstance(self.aggregation, str):
+        if isinstance(self.aggregation, str):
+            one_of("aggregation", self.aggregation, AGGREGATIONS)
+        else:
             function("aggregation", self.aggregation, why=f"or one of {', '.join(AGGREGATIONS)}")
-        if isinstance(self.aggregation, str) and self.aggregation not in AGGREGATIONS:
-            raise ValueError(f"aggregation is {self.aggregation!r}, expected one of: {', '.join(AGGREGATIONS)}")
-        if not isinstance(self.aggregation, str) and not callable(self.aggregation):
-            raise TypeError(f"aggregation is {self.aggregation!r}, expected a name or a callable")
         if self.beta is not None:
             positive("beta", self.beta)
 

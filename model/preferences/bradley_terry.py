@@ -20,10 +20,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from model.checks import finite, instance, positive
+from model.checks import finite, instance, positive, probability
 from model.preferences.data import Preference
 from model.preferences.features import Features
-from model.preferences.heads import Head
+from model.preferences.heads import Head, check_head
 
 FIRST, SECOND, TIE = 0, 1, 2
 """Outcomes of a comparison."""
@@ -113,8 +113,7 @@ class BradleyTerry:
     prior_mean: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(getattr(self.head, "num_weights", None), int):
-            raise TypeError(f"head is a {type(self.head).__name__}, expected one of `model.preferences.HEADS`, or like them")
+        check_head(self.head)
         positive("prior_scale", self.prior_scale)
         finite("tie_strength", self.tie_strength, at_least=0)
         if isinstance(self.flip, tuple):
@@ -181,10 +180,9 @@ def log_outcome(difference: Tensor, flip: float | Tensor = 0.0, tie_strength: fl
     Raises:
         ValueError: if `flip` is no probability, or `tie_strength` negative or not finite.
     """
-    if not isinstance(flip, Tensor) and not 0 <= flip <= 1:
-        raise ValueError(f"flip is {flip}, expected a probability, from 0 to 1")
-    if not 0 <= tie_strength < math.inf:
-        raise ValueError(f"tie_strength is {tie_strength}, expected a finite number, 0 or more")
+    if not isinstance(flip, Tensor):
+        flip = probability("flip", flip)
+    tie_strength = finite("tie_strength", tie_strength, at_least=0)
     half = difference / 2
     log_tie = torch.full_like(half, math.log(tie_strength) if tie_strength > 0 else -math.inf)
     log_prob = torch.stack([half, -half, log_tie], -1).log_softmax(-1)

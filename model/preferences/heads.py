@@ -26,6 +26,12 @@ class Head(Protocol):
         """Rewards `[..., M]` of features `[M, D]` for weights `[..., P]`."""
 
 
+def check_head(head: object) -> None:
+    """Refuse an object that is no head, by a `TypeError`."""
+    if not isinstance(getattr(head, "num_weights", None), int):
+        raise TypeError(f"head is a {type(head).__name__}, expected one of `model.preferences.HEADS`, or like them")
+
+
 @dataclass(frozen=True)
 class LinearHead:
     """r = w . phi. Without an intercept: comparisons cannot tell it."""

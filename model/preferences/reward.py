@@ -18,7 +18,7 @@ from model.checks import function, instance
 from model.digests import MANIFEST, check_digests, saved_together
 from model.language_model import LanguageModel
 from model.preferences.features import EncoderFeatures, Features, PriorFeatures, Standardised
-from model.preferences.heads import HEADS, Head
+from model.preferences.heads import HEADS, Head, check_head
 
 TENSORS, SETTINGS = "reward.safetensors", "reward.json"
 PROBE = "The quick brown fox jumps over the lazy dog."
@@ -44,8 +44,7 @@ class RewardPosterior:
     samples: Tensor
 
     def __post_init__(self) -> None:
-        if not isinstance(getattr(self.head, "num_weights", None), int):
-            raise TypeError(f"head is a {type(self.head).__name__}, expected one of `model.preferences.HEADS`, or like them")
+        check_head(self.head)
         instance("features", self.features, Standardised, why="`Standardised.fit` makes it of features and texts")
         instance("samples", self.samples, Tensor)
         expected = (self.head.num_weights,)

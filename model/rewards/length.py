@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from numbers import Integral
-
 import torch
 from torch import Tensor
 
-from model.checks import instance
+from model.checks import instance, whole_number
 from model.language_model import LanguageModel
 from model.prompts import Prompts
 
@@ -27,9 +25,8 @@ class Length:
 
     def __init__(self, language_model: LanguageModel, target: int | None = None) -> None:
         longest = instance("language_model", language_model, LanguageModel, why="the prior").max_new_tokens
-        whole = isinstance(target, Integral) and not isinstance(target, bool)
-        if target is not None and not (whole and 0 <= target <= longest):
-            raise ValueError(f"target is {target!r} tokens, expected from 0 to {longest}, the most that a response has")
+        if target is not None:
+            target = whole_number("target", target, at_least=0, at_most=longest, why="tokens, of which a response has no more")
         self.language_model = language_model
         self.target = target
         self.upper_bound = float(longest) if target is None else 0.0

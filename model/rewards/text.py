@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model import checks
 from model.checks import finite, instance, whole_number
 from model.evidence import Bounded, EvidenceError, at_beta, for_each_prompt
 from model.language_model import LanguageModel
@@ -54,9 +55,7 @@ class TextEvidence:
         name: str | None = None,
         cache_size: int = 65_536,
     ) -> None:
-        if not callable(function):
-            raise TypeError(f"function is a {type(function).__name__}, expected a callable of a list of texts")
-        self.function = function
+        self.function = checks.function("function", function, why="of a list of texts")
         self.language_model = instance("language_model", language_model, LanguageModel)
         self.whole = whole
         self.upper_bound = function.upper_bound if upper_bound is None and isinstance(function, Bounded) else upper_bound

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from model.checks import finite, instance
+from model.checks import finite, function, instance
 from model.language_model import LanguageModel
 from model.prompts import Prompts
 
@@ -29,8 +29,7 @@ class TokenEvidence:
 
     def __post_init__(self) -> None:
         instance("language_model", self.language_model, LanguageModel)
-        if not callable(self.function):
-            raise TypeError(f"function is a {type(self.function).__name__}, expected a callable of token ids and their mask")
+        function("function", self.function, why="of token ids and their mask")
         if self.upper_bound is not None:
             finite("upper_bound", self.upper_bound, why="or None if not known")
 

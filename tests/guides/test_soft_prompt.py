@@ -329,7 +329,7 @@ def test_a_kind_is_told_by_its_configuration_where_shapes_agree(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
-        ({"kind": "suffix"}, "kind is 'suffix', expected one of prompt, prefix"),
+        ({"kind": "suffix"}, "kind is 'suffix', expected one of: prompt, prefix"),
         ({"num_virtual_tokens": 0}, "num_virtual_tokens is 0"),
         ({"text": ""}, "text is '', which has no tokens"),
         ({"num_virtual_tokens": 13}, "13 virtual tokens, 1 of the prompt and 3 of the response are over the 16"),

@@ -127,5 +127,5 @@ def test_rewards_are_aggregated_in_float64(name: str, dtype: torch.dtype) -> Non
 def test_evidence_of_complex_numbers_or_of_no_callable_is_refused(prior: LanguageModel, prompts: Prompts) -> None:
     with pytest.raises(EvidenceError, match=r"evidence 'taste' returned torch.complex64, expected real numbers"):
         Enumeration(AlignmentModel(prior, {"taste": Typed(1, torch.complex64)}, 1.0), prompts)
-    with pytest.raises(TypeError, match="evidence 'taste' is a float, expected a callable"):
+    with pytest.raises(TypeError, match="evidence 'taste' is a float, expected a function"):
         AlignmentModel(prior, {"taste": 0.5}, 1.0)

@@ -167,7 +167,7 @@ def test_features_that_are_not_finite_are_refused_with_their_comparison(value):
 
 def test_a_simulation_of_what_has_no_law_is_refused():
     rewards = torch.zeros(3).double()
-    with pytest.raises(ValueError, match=r"flip is 1.5, expected a probability"):
+    with pytest.raises(ValueError, match=r"flip is 1.5, expected a finite number of at least 0 and of at most 1"):
         simulate(rewards, rewards, flip=1.5)
     with pytest.raises(ValueError, match="tie_strength is inf"):
         simulate(rewards, rewards, tie_strength=math.inf)

@@ -258,7 +258,7 @@ def test_length_does_not_count_the_end(target, expected):
 
 @pytest.mark.parametrize("target", [-1, 4])
 def test_length_that_no_response_has_is_refused(target):
-    with pytest.raises(ValueError, match=f"target is {target} tokens, expected from 0 to 3"):
+    with pytest.raises(ValueError, match=f"target is {target}, expected a whole number of at least 0 and at most 3: tokens"):
         Length(tiny(), target)
 
 

@@ -163,7 +163,7 @@ def test_generator_that_fails_on_a_text_is_refused_with_it(language_model, promp
         ({"cache_size": None}, ValueError, "cache_size is None"),
         ({"upper_bound": float("nan")}, ValueError, "upper_bound is nan"),
         ({"upper_bound": "1"}, ValueError, "upper_bound is '1'"),
-        ({"function": 0.5}, TypeError, "function is a float, expected a callable"),
+        ({"function": 0.5}, TypeError, "function is a float, expected a function"),
         ({"function": "vader"}, TypeError, "function is a str"),
     ],
 )
@@ -174,7 +174,7 @@ def test_settings_that_cannot_be_are_refused(language_model, settings, error, me
 
 @pytest.mark.parametrize("target", [True, 1.5, "2", float("nan")])
 def test_length_that_is_no_number_of_tokens_is_refused(language_model, target):
-    with pytest.raises(ValueError, match=f"target is {target!r} tokens, expected from 0 to 3"):
+    with pytest.raises(ValueError, match=f"target is {target!r}, expected a whole number of at least 0 and at most 3: tokens"):
         Length(language_model, target)
 
 
