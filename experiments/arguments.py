@@ -64,7 +64,7 @@ def check_used(args: Arguments, given: Collection[str]) -> None:
     """Exit at the first option of a command line that plays no part beside the others.
 
     Args:
-        args: what the command line came to.
+        args: the arguments that the command line gives.
         given: names of the fields that stood in it.
     """
     for name, hint in hints_of(type(args)).items():
@@ -86,7 +86,7 @@ def option(field: str) -> str:
 
 
 def parts(hint: Any) -> Iterator[Any]:
-    """What a type is made of, and all that is annotated to it or to a part."""
+    """The parts of a type, and all that is annotated to the type or to a part."""
     for part in get_args(hint):
         yield part
         yield from parts(part)
@@ -130,7 +130,7 @@ def multiple(of: int) -> Check:
 
 
 def used(when: Callable[[Any], bool], unless: str) -> Used:
-    """That a field is used only then."""
+    """Mark a field that is used only then."""
     return Used(when, unless)
 
 

@@ -26,7 +26,7 @@ def smallest(values: Iterable[float]) -> float:
 
 
 def finished(stops: Sequence[str]) -> list[Finding]:
-    """What the claim needs besides: a guide each of whose steps was taken. No finding where no fit stopped early."""
+    """A further condition of every claim: each step of each guide was taken. No finding where no fit stopped early."""
     return [Finding(stop, False) for stop in stops]
 
 

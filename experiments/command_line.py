@@ -28,7 +28,7 @@ A = TypeVar("A", bound=Arguments)
 ROOT = Path(__file__).parents[1]
 OURS = tuple(f"{ROOT / package}/" for package in ("experiments", "inference", "guides", "model"))
 FAULTS = (OSError, ValueError, TypeError, ArithmeticError, RuntimeError, ImportError, SafetensorError)
-"""What the libraries underneath raise where a path, a name, a text or a number cannot be."""
+"""Errors that the libraries underneath raise where a path, a name, a text or a number cannot be."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -60,7 +60,7 @@ def run_script(main: Callable[[A], object], arguments: type[A], argv: Sequence[s
             args = tyro.cli(arguments, args=words, description=about)
             args = args.completed(lambda own: tyro.cli(arguments, args=words, description=about, default=own))
             check_used(args, given)
-            found = main(args)
+            findings = main(args)
         except KeyboardInterrupt as interrupt:
             number = getattr(interrupt, "signum", signal.SIGINT)
             notes = getattr(interrupt, "__notes__", [])
@@ -73,7 +73,7 @@ def run_script(main: Callable[[A], object], arguments: type[A], argv: Sequence[s
             if not is_refusal(error):
                 raise
             _refuse(error, debug)
-    sys.exit(int(isinstance(found, list) and not all(getattr(finding, "held", True) for finding in found)))
+    sys.exit(int(isinstance(findings, list) and not all(getattr(finding, "held", True) for finding in findings)))
 
 
 def given_options(words: Sequence[str]) -> set[str]:
@@ -134,7 +134,7 @@ def is_refusal(error: BaseException) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, or its name if it says nothing."""
+    """The message of an error, or its name if it has none."""
     said = str(error).partition("Trace Shapes:")[0]  # a table that Pyro adds
     return " ".join(said.split()) or type(error).__name__
 

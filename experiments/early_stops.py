@@ -14,16 +14,16 @@ _FOUND: ContextVar[list[str] | None] = ContextVar("early_stops", default=None)
 @contextmanager
 def early_stops() -> Iterator[list[str]]:
     """A list of the fits inside that stopped early, each with the reason."""
-    found: list[str] = []
-    token = _FOUND.set(found)
+    stops: list[str] = []
+    token = _FOUND.set(stops)
     try:
-        yield found
+        yield stops
     finally:
         _FOUND.reset(token)
 
 
 def gather(result: Fit, name: str) -> None:
     """Add a fit to the list, if it stopped early."""
-    found = _FOUND.get()
-    if result.stopped_early is not None and found is not None:
-        found.append(f"{name}: stopped early at {result.stopped_early}")
+    stops = _FOUND.get()
+    if result.stopped_early is not None and stops is not None:
+        stops.append(f"{name}: stopped early at {result.stopped_early}")

@@ -108,7 +108,7 @@ def load_guide(folder: Path, prior: LanguageModel) -> Guide:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """What `save_guide` wrote beside the guide; exits if it is not as it was saved."""
+    """The record that `save_guide` wrote beside the guide; exits if it is not as it was saved."""
     try:
         check_digests(folder)
         saved = json.loads((folder / FILE).read_bytes())

@@ -209,7 +209,7 @@ def costs(found: Sequence[Result]) -> dict[str, Figure]:
 
 
 def notes_of(runs: Sequence[Result]) -> str:
-    """What is to be said of some runs of one guide, after its name; empty if nothing is."""
+    """A remark on some runs of one guide, for after its name; empty if there is none."""
     return "".join(f", seed {result.job.seed} {result.note}" for result in runs if result.note)
 
 

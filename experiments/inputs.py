@@ -1,4 +1,4 @@
-"""What a run takes from outside its folder: the files that its arguments name. A resume says them first, and refuses others."""
+"""Inputs of a run from outside its folder: the files that its arguments name. A resume says them first, and refuses others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import model
 from model.digests import MANIFEST, file_digest
 
 HERE = Path(model.__file__).parent
-"""What is in here comes with the project."""
+"""Files in here come with the project."""
 Digests = dict[str, dict[str, str]]
 
 
@@ -69,8 +69,8 @@ def checkpoint_files(path: Path, prefix: str = "") -> dict[str, Path]:
     if not path.is_dir():
         return {}
     unread = (".md", MANIFEST)
-    found = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
-    return {prefix + file.name: file for file in found if not file.name.endswith(unread)}
+    files = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
+    return {prefix + file.name: file for file in files if not file.name.endswith(unread)}
 
 
 def code_files(place: str) -> dict[str, Path]:
@@ -78,10 +78,10 @@ def code_files(place: str) -> dict[str, Path]:
     path = Path(place) if place.endswith(".py") else _of_module(place)
     if path is None:
         return {}
-    found = {path.name: path}
+    files = {path.name: path}
     for imported in _imported(path, path.parent, set()):
-        found.setdefault(str(imported.relative_to(path.parent)), imported)
-    return found
+        files.setdefault(str(imported.relative_to(path.parent)), imported)
+    return files
 
 
 def _of_module(name: str) -> Path | None:

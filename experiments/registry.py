@@ -85,11 +85,11 @@ def described(question: str, registry: Mapping[str, Family | Objective | Sampler
 
 def check_only(only: Iterable[str], names: Iterable[str]) -> None:
     """Exit if `--only` has something that is not one of the names."""
-    wanted, known = list(only), list(names)
-    for place, name in enumerate(wanted):
+    names_given, known = list(only), list(names)
+    for place, name in enumerate(names_given):
         if name not in known:
             raise SystemExit(f"--only has {name!r}, expected one of: {', '.join(known)}")
-        if name in wanted[:place]:
+        if name in names_given[:place]:
             raise SystemExit(f"--only has {name!r} twice")
 
 

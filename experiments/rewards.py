@@ -74,10 +74,10 @@ def _classifier(prior: LanguageModel, argument: str, *, output: Output, trust_re
     path, colon, label = argument.rpartition(":")
     if not colon:
         path, label = argument, ""
-    found = SequenceClassifier.from_pretrained(
+    classifier = SequenceClassifier.from_pretrained(
         path, label or None, output=output, device=prior.device, trust_remote_code=trust_remote_code
     )
-    return TextEvidence(found, prior, name=f"classifier {argument}")
+    return TextEvidence(classifier, prior, name=f"classifier {argument}")
 
 
 def _function(argument: str) -> Callable[..., Any]:

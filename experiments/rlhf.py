@@ -50,6 +50,7 @@ from experiments.arguments import (
     Threads,
     count,
     number,
+    option,
     used,
 )
 from experiments.claims import Finding
@@ -57,7 +58,7 @@ from experiments.command_line import FAULTS, blamed, going_on, run_script
 from experiments.figures import save
 from experiments.new_folder import new_folder
 from experiments.registry import GuideName, described, load_prior, set_threads
-from experiments.rlhf_check import check, option
+from experiments.rlhf_check import check
 from experiments.rlhf_simulated import simulated
 from experiments.rlhf_stages import finish, held_out, learn, tune
 from experiments.run_folder import RunFolder
@@ -188,7 +189,7 @@ def main(args: RLHF) -> tuple[RunFolder, list[Finding]]:
 
 
 def to_go_on(folder: RunFolder) -> str:
-    """What can be made of a run that was interrupted."""
+    """A hint for a run that was interrupted."""
     reward = folder.path / "reward"
     if not reward.is_dir():
         return "There is no reward yet to go on from."

@@ -233,16 +233,16 @@ def main(args: Steer) -> RunFolder:
 
 def inputs_of(args: Steer) -> list[Input]:
     """The files that the arguments name."""
-    found = [Input(f"--prior {args.prior}", prior_files(args.prior))]
+    inputs = [Input(f"--prior {args.prior}", prior_files(args.prior))]
     if args.prompts_file is not None:
-        found.append(Input(f"--prompts-file {args.prompts_file}", one_file(args.prompts_file)))
+        inputs.append(Input(f"--prompts-file {args.prompts_file}", one_file(args.prompts_file)))
     if args.proposal is not None:
-        found.append(Input(f"--proposal {args.proposal}", checkpoint_files(args.proposal)))
+        inputs.append(Input(f"--proposal {args.proposal}", checkpoint_files(args.proposal)))
     for choice in read_evidence(args.reward, args.constraint, args.moment):
         reward = REWARDS[choice.name]
         if reward.files is not None:
-            found.append(Input(f"{choice.option} {choice.text}", reward.files(choice.argument), reward.runs))
-    return found
+            inputs.append(Input(f"{choice.option} {choice.text}", reward.files(choice.argument), reward.runs))
+    return inputs
 
 
 def choose_posterior(args: Steer, prior: LanguageModel, prompts: Prompts) -> tuple[Steer, AlignmentModel]:
@@ -450,7 +450,7 @@ def run_svi(args: Steer, model: Program, guide: Guide, prompts: Prompts, folder:
 
 
 def to_resume(folder: RunFolder) -> str:
-    """How to go on with a run that was interrupted."""
+    """The command that goes on with a run that was interrupted."""
     if not has_checkpoint(folder.checkpoints):
         return "There is no checkpoint to go on from."
     return f"To go on: python -m experiments.steer --resume {folder.path}"

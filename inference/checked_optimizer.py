@@ -51,7 +51,7 @@ class CheckedOptimizer(PyroOptim, ABC):
     @property
     @abstractmethod
     def learning_rate(self) -> float:
-        """That of the next step."""
+        """Learning rate of the next step."""
 
     @abstractmethod
     def _adopt(self, new: dict[str, Tensor]) -> None:
@@ -104,7 +104,7 @@ class CheckedOptimizer(PyroOptim, ABC):
         return True
 
     def get_state(self) -> dict[str, Any]:
-        """What a later step depends on.
+        """The state that a later step depends on.
 
         Returns:
             `step_count`; `parameters`, for every parameter, by name, the tensors that torch keeps for it; `plain`, what else it
@@ -199,7 +199,7 @@ def _changed(option: Any, given: Any) -> bool:
 
 
 def _restore(entry: OptimizerEntry, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-    """As torch's `load_state_dict`, which would round what is wider than the parameter to the parameter's own type."""
+    """Do what torch's `load_state_dict` does, which would round a wide moment to the type of a narrow parameter."""
     device = entry.parameter.device
     moved = {key: value if key in plain["elsewhere"] else value.to(device) for key, value in tensors.items()}
     if moved or plain["moments"]:

@@ -108,9 +108,9 @@ class FitState:
         """Refuse another fit by the names of what differs, in the guide or elsewhere."""
         if self.fingerprint is None or not saved:
             return
-        if found := self.fingerprint.differences(saved, guide=guide):
+        if differences := self.fingerprint.differences(saved, guide=guide):
             raise CheckpointError(
-                f"{path} is of a fit with {found}. Go on with what that fit was made with, or name another folder"
+                f"{path} is of a fit with {differences}. Go on with what that fit was made with, or name another folder"
             )
         self.fingerprint.living |= set(saved["living"])
 
@@ -155,12 +155,12 @@ def _write(tensors: dict[str, Tensor], path: Path) -> None:
 def _check_moments(moments: dict[str, dict[str, Tensor]], path: Path) -> None:
     """Refuse moments of other parameters, or of a shape that does not broadcast to theirs."""
     parameters = _parameters()
-    for name, kept in moments.items():
+    for name, tensors in moments.items():
         shape = tuple(parameters[name].shape) if name in parameters else None
-        odd = [key for key, tensor in kept.items() if shape is None or not _broadcasts(tensor.shape, shape)]
+        odd = [key for key, tensor in tensors.items() if shape is None or not _broadcasts(tensor.shape, shape)]
         if odd:
             raise CheckpointError(
-                f"{path / 'optimizer.safetensors'} has {odd[0]} of {name} with shape {tuple(kept[odd[0]].shape)}, expected "
+                f"{path / 'optimizer.safetensors'} has {odd[0]} of {name} with shape {tuple(tensors[odd[0]].shape)}, expected "
                 f"{'no such parameter' if shape is None else shape}"
             )
 
@@ -182,7 +182,7 @@ def _check_random(tensors: dict[str, Tensor], path: Path) -> None:
 
 def _flatten(nested: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
     """`{parameter: {key: tensor}}` as `{"parameter/key": tensor}`."""
-    return {f"{name}/{key}": torch.as_tensor(value) for name, kept in nested.items() for key, value in kept.items()}
+    return {f"{name}/{key}": torch.as_tensor(value) for name, tensors in nested.items() for key, value in tensors.items()}
 
 
 def _unflatten(flat: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -33,14 +33,14 @@ def checkpoints(folder: Path) -> list[Path]:
     Raises:
         CheckpointError: if something else has the name of one.
     """
-    found = [path for path in _entries(folder) if _NAME.fullmatch(path.name)]
-    for path in found:
+    paths = [path for path in _entries(folder) if _NAME.fullmatch(path.name)]
+    for path in paths:
         if path.is_symlink() or not path.is_dir():
             raise CheckpointError(
                 f"{path} is {'a link' if path.is_symlink() else 'a file'}, expected a checkpoint that a fit wrote there: "
                 "links are not followed. Move it away, or put the folder it stands for in its place"
             )
-    return sorted(found, key=_step)
+    return sorted(paths, key=_step)
 
 
 def newest_whole(folder: Path) -> Path:
@@ -89,9 +89,9 @@ def new_checkpoint(folder: Path, step: int) -> Iterator[Path]:
                 _delete(path)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        kept = f"the last whole one is {earlier[-1].name}" if (earlier := checkpoints(folder)) else "none is there yet"
+        last = f"the last whole one is {earlier[-1].name}" if (earlier := checkpoints(folder)) else "none is there yet"
         raise CheckpointError(
-            f"the checkpoint of step {step} cannot be written to {folder}: {error.strerror or error}; {kept}. Is the disk "
+            f"the checkpoint of step {step} cannot be written to {folder}: {error.strerror or error}; {last}. Is the disk "
             "full? Make room, then resume"
         ) from error
 
@@ -111,14 +111,14 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _delete_unfinished(folder: Path) -> None:
-    """What kills left in the middle of writing or deleting a checkpoint."""
+    """Delete the rest of a checkpoint that was being written or deleted when the process was killed."""
     for path in _entries(folder):
         if _UNFINISHED.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
 
 
 def _delete(path: Path) -> None:
-    """Under another name, so that a kill in between leaves no half of a checkpoint."""
+    """Delete a checkpoint under another name, so that a kill in between leaves no half of a checkpoint."""
     old = path.with_name(f".{path.name}.old")
     os.rename(path, old)
     shutil.rmtree(old)

@@ -14,8 +14,8 @@ class CheckpointWriter:
 
     Attributes:
         state: of the fit.
-        folder: where they go; None for nowhere.
-        step: that of the checkpoint in the folder, 0 for none.
+        folder: where checkpoints go; None for nowhere.
+        step: step of the last checkpoint in the folder, 0 for none.
     """
 
     state: FitState
@@ -23,13 +23,13 @@ class CheckpointWriter:
     step: int
 
     def save(self) -> None:
-        """Unless the step is in the folder already."""
+        """Save the state, unless its step is in the folder already."""
         if self.folder is not None and self.state.step != self.step:
             self.state.save(self.folder)
             self.step = self.state.step
 
     def save_after(self, error: BaseException) -> None:
-        """Save what is done, and tell `error` where."""
+        """Save the last whole step, and add to `error` where it is."""
         try:
             self.save()
         except (OSError, CheckpointError) as other:

@@ -128,7 +128,7 @@ class Description:
         return self._object(module) | self._parts(modules) | self._tensors((module._parameters | buffers).items())
 
     def _tensors(self, tensors: Iterable[tuple[str, Any]]) -> Leaves:
-        """Those of a module: values of what is frozen, names, shapes and types of what trains."""
+        """Tensors of a module: values of the frozen ones, names, shapes and types of those that train."""
         there = [(name, tensor) for name, tensor in tensors if isinstance(tensor, Tensor)]
         frozen = [f"{name} {self._tensor(tensor)}" for name, tensor in there if not tensor.requires_grad]
         trained = [f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in there if tensor.requires_grad]
@@ -140,11 +140,11 @@ class Description:
         attributes = _attributes(value)
         if not attributes and is_installed(kind) and " at 0x" not in (text := repr(value)):
             return {"": text}
-        kept = {name.lstrip("_"): part for name, part in attributes.items() if _counts(kind, name, part)}
+        parts = {name.lstrip("_"): part for name, part in attributes.items() if _counts(kind, name, part)}
         methods = {}
         if not is_ours(kind) and not is_installed(kind):
             methods = {f"{name}()": member for name, member in vars(kind).items() if isinstance(member, FunctionType)}
-        return self._parts(kept | methods, kind.__name__)
+        return self._parts(parts | methods, kind.__name__)
 
     def _callable(self, value: Any) -> Leaves:
         value = inspect.unwrap(value)
@@ -186,7 +186,7 @@ def _counts(kind: type, name: str, part: Any) -> bool:
 
 
 def _as_read(part: Any, names: set[str]) -> Any:
-    """Of a holder of settings those that a function with these names reads; all, if it reads none by name."""
+    """The settings in a holder that a function with these names reads; all, if it reads none by name."""
     holds = isinstance(part, argparse.Namespace | SimpleNamespace) or (is_dataclass(part) and not callable(part))
     read = {name: value for name, value in vars(part).items() if name in names} if holds and hasattr(part, "__dict__") else {}
     return read or part
@@ -200,10 +200,10 @@ def _content(cell: Any) -> Any:
 
 
 def _attributes(value: Any) -> dict[str, Any]:
-    """Those of an object; of a module without what torch keeps in it."""
+    """Attributes of an object; of a module without those in which torch keeps its parts."""
     slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()) if isinstance(name, str)]
-    found = {name: getattr(value, name) for name in slots if hasattr(value, name)} | getattr(value, "__dict__", {})
-    return {name: part for name, part in found.items() if name not in OF_MODULES}
+    attributes = {name: getattr(value, name) for name in slots if hasattr(value, name)} | getattr(value, "__dict__", {})
+    return {name: part for name, part in attributes.items() if name not in OF_MODULES}
 
 
 def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -37,7 +37,7 @@ def check_numbers(name: str, values: Tensor, *, infinite: bool = False) -> Tenso
 
 
 def check_draws(name: str, values: Tensor, *, infinite: bool = False) -> Tensor:
-    """As `check_numbers`, for M numbers to each of N prompts, `[M, N]`, at least one of them.
+    """`check_numbers` for M numbers to each of N prompts, `[M, N]`, at least one of them.
 
     Raises:
         ValueError: for another shape.
@@ -70,7 +70,7 @@ class Estimate(NamedTuple):
 
     @classmethod
     def of_mean(cls, values: Tensor) -> Estimate:
-        """Of E[f], averaged over prompts, from independent values `[M, N]`: M samples for each of N prompts.
+        """Estimate of E[f], averaged over prompts, from independent values `[M, N]`: M samples for each of N prompts.
 
         Raises:
             NotANumberError: if a value is NaN.
@@ -80,7 +80,7 @@ class Estimate(NamedTuple):
 
     @classmethod
     def of_influence(cls, value: Tensor, influence: Tensor) -> Estimate:
-        """Of a smooth function of means, averaged over prompts (the delta method).
+        """Estimate of a smooth function of means, averaged over prompts (the delta method).
 
         Args:
             value: `[N]`, the estimate for each prompt.
@@ -98,7 +98,7 @@ class Estimate(NamedTuple):
 
     @classmethod
     def exact(cls, value: Tensor) -> Estimate:
-        """What is known for each prompt, `[N]`, averaged over prompts: no error.
+        """A number that is known for each prompt, `[N]`, averaged over prompts: no error.
 
         Raises:
             NotANumberError: if a value is NaN.

@@ -32,7 +32,7 @@ LIVING = ("model", "guide")
 
 
 class Fingerprint:
-    """What a fit depends on, as it was at the start.
+    """Everything that a fit depends on, as it was at the start.
 
     Args:
         parts: model, guide, prompts, objective, optimizer and settings, by these names.
@@ -62,13 +62,13 @@ class Fingerprint:
         return {"leaves": self.leaves, "living": sorted(self.living)}
 
     def differences(self, saved: Mapping[str, Any], *, guide: bool) -> str:
-        """What is another than in the saved one, in the guide or in all else, in words; empty if nothing is."""
+        """Differences to the saved fingerprint, in the guide or in all else, in words; empty if there are none."""
         before, now = saved["leaves"], self.leaves
         living = tuple(saved["living"])
         names = [name for name in dict.fromkeys([*before, *now]) if name.startswith("guide") == guide]
         odd = [name for name in names if before.get(name) != now.get(name) and not _is_below(name, living)]
-        told = [_told(name, before.get(name), now.get(name)) for name in odd[:SHOWN]]
-        return "; ".join(told) + (f"; and {len(odd) - SHOWN} more" if len(odd) > SHOWN else "")
+        differences = [_told(name, before.get(name), now.get(name)) for name in odd[:SHOWN]]
+        return "; ".join(differences) + (f"; and {len(odd) - SHOWN} more" if len(odd) > SHOWN else "")
 
     def _leaves(self, name: str, part: Any) -> Leaves:
         leaves = self._describe(part)

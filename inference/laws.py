@@ -11,7 +11,7 @@ from inference.estimate import NotANumberError
 from model.checks import first_index
 
 NORMALISED = 0.05
-"""How far from 1 probabilities may sum: a network in bfloat16 rounds the same prefix differently in another batch."""
+"""Largest distance to 1 of a sum of probabilities: bfloat16 rounds the same prefix differently in another batch."""
 
 
 class NotNormalisedError(ValueError):
@@ -59,7 +59,7 @@ def check_law(log_prob: Tensor, name: str) -> Tensor:
 
 
 def name_of(program: object) -> str:
-    """What errors call a model or a guide."""
+    """Name of a model or a guide, for errors."""
     return getattr(program, "__qualname__", type(program).__name__)
 
 

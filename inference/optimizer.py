@@ -83,7 +83,7 @@ class FusedOptimizer(CheckedOptimizer):
 
     @property
     def learning_rate(self) -> float:
-        """That of the next step; NaN if the optimiser has none."""
+        """Learning rate of the next step; NaN if the optimiser has none."""
         if self.schedule is constant and self._optimizer is not None:
             return float(self._optimizer.param_groups[0].get("lr", math.nan))
         return self.pt_optim_args.get("lr", math.nan) * self.schedule(self.step_count)

@@ -26,7 +26,7 @@ class OptimizerEntry(NamedTuple):
 
     @property
     def moments(self) -> dict[str, Any]:
-        """What the optimiser keeps for the parameter; empty before the parameter's first step."""
+        """State that the optimiser keeps for the parameter; empty before the parameter's first step."""
         return self.optimizer.state.get(self.parameter, {})
 
     @property
@@ -39,7 +39,7 @@ class OptimizerEntry(NamedTuple):
 
 
 class Backup:
-    """Takes the memory of the parameters and of their moments once more, from the first `keep` on, and no more after it."""
+    """A copy of parameters and moments. Takes their memory once more from the first `keep` on, and no more after it."""
 
     def __init__(self) -> None:
         self._parameters: dict[str, Tensor] = {}

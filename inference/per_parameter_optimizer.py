@@ -36,7 +36,7 @@ class PerParameterOptimizer(CheckedOptimizer):
 
     @property
     def learning_rate(self) -> float:
-        """That of the next step; NaN before the parameters are met, or where they have several."""
+        """Learning rate of the next step; NaN before the parameters are met, or where they have several."""
         rates = {float(group.get("lr", math.nan)) for entry in self.optim_objs.values() for group in entry.param_groups}
         if not rates and isinstance(self.pt_optim_args, dict):
             return float(self.pt_optim_args.get("lr", math.nan))

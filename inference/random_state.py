@@ -79,5 +79,5 @@ def _devices() -> list[torch.device]:
 
 
 def _module(device: torch.device) -> Any:
-    """What has the functions for a kind of device, such as `torch.cuda`."""
+    """The module of torch with the functions for a kind of device, such as `torch.cuda`."""
     return torch.get_device_module(device)

@@ -32,7 +32,7 @@ class NonFiniteGuideError(FloatingPointError):
 
 @dataclass
 class _Moment:
-    """What a step changes, parameters and moments aside: their optimiser undoes its steps itself."""
+    """The part of a state that a step changes, parameters and moments aside: their optimiser undoes its steps itself."""
 
     step: int
     objective: dict[str, Tensor] | None
@@ -104,7 +104,7 @@ class Rollback:
 
 
 def drop_gradients() -> None:
-    """Of everything in Pyro's store."""
+    """Drop the gradients of everything in Pyro's store."""
     for _, parameter in pyro.get_param_store().named_parameters():
         parameter.grad = None
 

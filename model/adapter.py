@@ -92,9 +92,9 @@ class Adapter:
                 f"the adapter in {self.source} does not fit the network {self.base}: {len(odd)} tensors differ, first {odd[0]} "
                 f"with shape {shapes[1].get(odd[0])} in the folder where {shapes[0].get(odd[0])} was expected"
             )
-        given = {tensor.data_ptr() for tensor in own.values()}  # views of the network's own
+        of_adapter = {tensor.data_ptr() for tensor in own.values()}  # views of the network's own
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
-            if tensor.numel() and tensor.data_ptr() not in before | given:
+            if tensor.numel() and tensor.data_ptr() not in before | of_adapter:
                 raise PretrainedError(f"the adapter in {self.source} does not say what {name} is, which it adds to the network")
         with torch.no_grad():
             for name, tensor in own.items():

@@ -1,4 +1,4 @@
-"""Where a checkpoint is: a folder on this machine, or a name on the hub; looked for before anything is loaded."""
+"""The place of a checkpoint, a folder on this machine or a name on the hub, looked for before anything is loaded."""
 
 from __future__ import annotations
 
@@ -99,11 +99,11 @@ def refused_by_name(source: str, part: str) -> Iterator[None]:
     except PretrainedError:
         raise
     except Exception as error:
-        told = " ".join(str(error).split())
-        if "trust_remote_code" in told:
+        message = " ".join(str(error).split())
+        if "trust_remote_code" in message:
             raise PretrainedError(
                 f"{source} comes with code of its own for the {part}, which is not run. Read the code; to run it, pass "
                 "trust_remote_code=True (--trust-remote-code on the command line)"
             ) from error
         where = "" if os.path.isdir(source) else ", which is no folder here, from the hub or its cache"
-        raise PretrainedError(f"cannot load the {part} of {source}{where}: {type(error).__name__}: {told[:600]}") from error
+        raise PretrainedError(f"cannot load the {part} of {source}{where}: {type(error).__name__}: {message[:600]}") from error

@@ -40,8 +40,8 @@ def whole_number(name: str, value: object, *, at_least: int = 1, at_most: int = 
     number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
     if number is not None and at_least <= number <= at_most:
         return number
-    told = (number is not None and number > at_most) or at_most != MOST
-    upto = f" and at most {at_most:,}" if told else ""
+    shows_most = (number is not None and number > at_most) or at_most != MOST
+    upto = f" and at most {at_most:,}" if shows_most else ""
     raise ValueError(_message(name, value, f"a whole number of at least {at_least:,}{upto}", why))
 
 
@@ -64,8 +64,8 @@ def finite(
     if math.isfinite(number) and at_least <= number <= at_most and above < number < below:
         return number
     limits = [("of at least", at_least), ("above", above), ("of at most", at_most), ("below", below)]
-    told = " and ".join(f"{words} {limit:g}" for words, limit in limits if math.isfinite(limit))
-    expected = "a positive finite number" if told == "above 0" else f"a finite number {told}".strip()
+    bounds = " and ".join(f"{words} {limit:g}" for words, limit in limits if math.isfinite(limit))
+    expected = "a positive finite number" if bounds == "above 0" else f"a finite number {bounds}".strip()
     raise ValueError(_message(name, value, expected, why))
 
 
@@ -138,8 +138,8 @@ def instance(name: str, value: object, kind: type[T], *, why: str = "") -> T:
     """
     if isinstance(value, kind):
         return value
-    told = f": {why}" if why else ""
-    raise TypeError(f"{name} is a {type(value).__name__}, expected a {kind.__name__}{told}")
+    reason = f": {why}" if why else ""
+    raise TypeError(f"{name} is a {type(value).__name__}, expected a {kind.__name__}{reason}")
 
 
 def first_index(mask: Tensor) -> tuple[int, ...] | None:

@@ -51,7 +51,7 @@ class Constraint:
         self.name = name
 
     def components(self) -> list[Evidence]:
-        """What is held against the threshold."""
+        """The evidence that is held against the threshold."""
         return [self.evidence]
 
     def at_beta(self, beta: float | Mapping[str, float]) -> Constraint:

@@ -69,11 +69,11 @@ def saved_together(folder: str | Path) -> Iterator[Path]:
         yield new
         seal(new)
         files, before = _files(new), _read(folder)
-        kept = {name: digest for name, digest in before.items() if (folder / name).is_file()}
+        others = {name: digest for name, digest in before.items() if (folder / name).is_file()}
         for name, path in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, folder / name)
-        write_atomically(folder / MANIFEST, _manifest(kept | _read(new)))
+        write_atomically(folder / MANIFEST, _manifest(others | _read(new)))
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
@@ -111,8 +111,8 @@ def has_digests(folder: Path) -> bool:
 
 def _files(folder: Path) -> dict[str, Path]:
     """All files below a folder but its digests, by their names there, in order."""
-    found = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: path for name, path in found.items() if path.name != MANIFEST}
+    files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: path for name, path in files.items() if path.name != MANIFEST}
 
 
 def _manifest(digests: dict[str, str]) -> str:

@@ -22,13 +22,13 @@ def default_end_ids(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         "configuration": network.config.get_text_config().eos_token_id,
         "tokenizer": tokenizer.eos_token_id,
     }
-    found = {name: _listed(value) for name, value in named.items() if value is not None}
-    every = set().union(*found.values()) if found else set()
+    sources = {name: _listed(value) for name, value in named.items() if value is not None}
+    every = set().union(*sources.values()) if sources else set()
     possible = {i for i in every if i < vocab_size} or every
-    if found and possible - next(iter(found.values())):
-        told = "; ".join(f"{name}: {sorted(ids)}" for name, ids in found.items())
+    if sources and possible - next(iter(sources.values())):
+        listing = "; ".join(f"{name}: {sorted(ids)}" for name, ids in sources.items())
         warnings.warn(
-            f"{type(network).__name__} and its tokenizer differ in the token ids that end a response ({told}): each of "
+            f"{type(network).__name__} and its tokenizer differ in the token ids that end a response ({listing}): each of "
             f"{sorted(possible)} does. Pass `end_ids` to choose",
             stacklevel=3,
         )

@@ -245,8 +245,8 @@ class LanguageModel(nn.Module):
         """
         self._check_decodable(response, prompts)
         rows = response.reshape(-1, response.shape[-1])
-        kept = self.space.is_token(rows) & ~torch.isin(rows, self._end_ids)
-        ids = [_kept(*row) for row in zip(rows.tolist(), kept.tolist(), strict=True)]
+        mask = self.space.is_token(rows) & ~torch.isin(rows, self._end_ids)
+        ids = [_kept(*row) for row in zip(rows.tolist(), mask.tolist(), strict=True)]
         if prompts is None:
             return _nested(decoded(self.tokenizer, ids), response.shape[:-1])
         heads = [row if text else [] for row, text in zip(prompts.rows(), prompts.texts, strict=True)]
@@ -370,8 +370,8 @@ def _rows_of(cache: Any, rows: Tensor) -> Any:
     return picked
 
 
-def _kept(row: list[int], kept: list[bool]) -> list[int]:
-    return [token for token, is_kept in zip(row, kept, strict=True) if is_kept]
+def _kept(row: list[int], mask: list[bool]) -> list[int]:
+    return [token for token, is_kept in zip(row, mask, strict=True) if is_kept]
 
 
 def _nested(texts: list[str], shape: Sequence[int]) -> list:

@@ -1,4 +1,4 @@
-"""What a network has to be before anything is computed from it: whole, finite, causal where it writes."""
+"""Checks of a network before anything is computed from it: whole, finite, causal where it writes."""
 
 from __future__ import annotations
 

@@ -252,10 +252,10 @@ def named_device(device: torch.device | str | int | None) -> torch.device:
 
 def named_dtype(dtype: torch.dtype | str) -> torch.dtype:
     """A floating-point type, from its name in torch or as it is."""
-    found = dtype if isinstance(dtype, torch.dtype) else getattr(torch, str(dtype).removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    named = dtype if isinstance(dtype, torch.dtype) else getattr(torch, str(dtype).removeprefix("torch."), None)
+    if not isinstance(named, torch.dtype) or not named.is_floating_point:
         raise ValueError(f"dtype is {dtype!r}, expected the name of a floating-point type such as 'float32' or 'bfloat16'")
-    return found
+    return named
 
 
 def pad_right(tokenizer: PreTrainedTokenizerBase) -> None:

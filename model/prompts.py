@@ -75,12 +75,12 @@ class Prompts:
 
         Texts alone may be the same for two prompts of different ids, or for two that evidence tells apart by position.
         """
-        met: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         names = []
         for text, row in zip(self.texts, self.rows(), strict=True):
             digest = text_digest(repr((text, row)))[:16]
-            names.append(f"{digest}.{met[digest]}")
-            met[digest] += 1
+            names.append(f"{digest}.{counts[digest]}")
+            counts[digest] += 1
         return names
 
     def __len__(self) -> int:

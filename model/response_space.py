@@ -52,7 +52,7 @@ class ResponseSpace:
         return ((response == self.pad_id) | self.is_token(response)).all(-1)
 
     def difference(self, other: ResponseSpace) -> str | None:
-        """What sets the responses of two models apart, in words; None if they are the same."""
+        """The first difference between the responses of two models, in words; None if there is none."""
         for name in ("max_new_tokens", "vocab_size", "pad_id"):
             if getattr(self, name) != getattr(other, name):
                 return f"{name} {getattr(self, name)} and {getattr(other, name)}"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
-SHOWN = 80  # characters of a value that an error quotes
+SHOWN = 120  # characters of a value that an error quotes
 
 
 class TextFileError(ValueError):
@@ -44,11 +44,11 @@ def check_unicode(text: str, where: str, error: type[ValueError] = ValueError) -
     """Refuse half of a pair of surrogates, which JSON can write and no tokenizer reads."""
     try:
         text.encode()
-    except UnicodeEncodeError as found:
+    except UnicodeEncodeError as fault:
         raise error(
-            f"{where} has {text[found.start]!r} at character {found.start}, half of a surrogate pair, expected whole "
+            f"{where} has {text[fault.start]!r} at character {fault.start}, half of a surrogate pair, expected whole "
             "characters. The text may have been cut within an emoji: leave that out."
-        ) from found
+        ) from fault
 
 
 def read_lines(path: str | Path) -> list[str]:
@@ -77,9 +77,17 @@ def read_lines(path: str | Path) -> list[str]:
     return re.split(r"\r\n|\n|\r", text)
 
 
+def quoted(value: object) -> str:
+    """The beginning of a value, for an error; Python refuses to write integers of more than some thousand digits."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return f"a {type(value).__name__} too large to write"
+    return f"{text[:SHOWN]}{'...' if len(text) > SHOWN else ''}"
+
+
 def _shown(value: object) -> str:
-    quoted = repr(value)
-    return f"{quoted[:SHOWN]}{'...' if len(quoted) > SHOWN else ''} ({type(value).__name__})"
+    return f"{quoted(value)} ({type(value).__name__})"
 
 
 def _hint(value: object) -> str:

@@ -22,10 +22,8 @@ from model.evaluation import evaluating
 from model.language_model import LanguageModel
 from model.network_checks import check_ids, check_network, check_tokenizer
 from model.pretrained import load_pretrained, longest_read, pad_right
-from model.texts import listed_texts
+from model.texts import listed_texts, quoted
 from model.tokenization import token_rows, without_beginning
-
-SHOWN = 120  # characters of a text that an error quotes
 
 
 class Features(Protocol):
@@ -66,7 +64,7 @@ class NetworkFeatures(ABC):
         odd = ~encoded.isfinite().all(-1)
         if bool(odd.any()):
             raise ValueError(
-                f"features of the text {new[int(odd.nonzero()[0])][:SHOWN]!r} are not finite: has it no tokens, or is the "
+                f"features of the text {quoted(new[int(odd.nonzero()[0])])} are not finite: has it no tokens, or is the "
                 "network's type too narrow? Try float32"
             )
         known |= zip(new, encoded, strict=True)

@@ -144,7 +144,7 @@ def saved_features(folder: str | Path, prior: LanguageModel, *, trust_remote_cod
 
 
 def _named(features: Features, folder: Path) -> dict[str, Any]:
-    """What `saved_features` makes the same features from; a path is one from the reward's folder, and no machine's own."""
+    """The record that `saved_features` makes the same features from; its paths are relative to the reward's folder."""
     kind = {"kind": type(features).__name__}
     if not isinstance(features, EncoderFeatures):
         return kind

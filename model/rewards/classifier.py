@@ -125,8 +125,8 @@ def _index_of(label: str | int | None, network: PreTrainedModel) -> int:
     names = {int(index): name for index, name in network.config.id2label.items()}
     if label is None and len(names) == 1:
         return next(iter(names))
-    found = [index for index, name in names.items() if label in (index, name) and not isinstance(label, bool)]
-    if len(found) != 1:
-        several = " (which several have: give its index)" if found else ""
+    indices = [index for index, name in names.items() if label in (index, name) and not isinstance(label, bool)]
+    if len(indices) != 1:
+        several = " (which several have: give its index)" if indices else ""
         raise ValueError(f"label is {label!r}{several}, expected one of {type(network).__name__}'s: {list(names.values())}")
-    return found[0]
+    return indices[0]

@@ -18,8 +18,7 @@ from model.evidence import Bounded, EvidenceError, at_beta, for_each_prompt
 from model.language_model import LanguageModel
 from model.prompts import Prompts
 from model.provenance import through
-
-SHOWN = 120  # characters of a text that an error quotes
+from model.texts import quoted
 
 
 class TextEvidence:
@@ -70,9 +69,9 @@ class TextEvidence:
         function = at_beta(self.function, beta)
         if function is self.function:
             return self
-        found = copy.copy(self)
-        found.function, found._known = function, OrderedDict()
-        return found
+        new = copy.copy(self)
+        new.function, new._known = function, OrderedDict()
+        return new
 
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
         """Rewards `[..., N]` of responses `[..., N, T]`, float64.
@@ -113,7 +112,7 @@ class TextEvidence:
         values = _listed(returned)
         if values is None:
             raise EvidenceError(
-                f"the reward function {self.name!r} returned {_shown(returned)} ({type(returned).__name__}) for "
+                f"the reward function {self.name!r} returned {quoted(returned)} ({type(returned).__name__}) for "
                 f"{len(texts)} texts, expected a list of as many numbers: it gets a list, and not one text at a time"
             )
         if len(values) != len(texts):
@@ -123,7 +122,7 @@ class TextEvidence:
         for text, value in zip(texts, values, strict=True):
             if not _is_reward(value):
                 raise EvidenceError(
-                    f"reward {self.name!r} returned {_shown(value)} for the text {text[:SHOWN]!r}, expected a finite number, "
+                    f"reward {self.name!r} returned {quoted(value)} for the text {quoted(text)}, expected a finite number, "
                     "or -inf for an impossible text"
                 )
         return [float(value) for value in values]  # type: ignore[arg-type] # `_is_reward` has looked at them
@@ -134,17 +133,15 @@ class TextEvidence:
             try:
                 self.function([text])
             except Exception as again:
-                return EvidenceError(
-                    f"reward {self.name!r} failed on the text {text[:SHOWN]!r}: {type(again).__name__}: {again}"
-                )
+                return EvidenceError(f"reward {self.name!r} failed on the text {quoted(text)}: {type(again).__name__}: {again}")
         return EvidenceError(
             f"reward {self.name!r} failed on {len(texts)} texts together, on none of them alone (the first is "
-            f"{texts[0][:SHOWN]!r}): {type(error).__name__}: {error}. Is the batch too large?"
+            f"{quoted(texts[0])}): {type(error).__name__}: {error}. Is the batch too large?"
         )
 
 
 def _listed(returned: object) -> list[object] | None:
-    """What a reward function returned as a list; None for what is no row of values, as a single one or a table is."""
+    """The values that a reward function returned, as a list; None for a single value or a table."""
     if getattr(returned, "ndim", 1) != 1 or isinstance(returned, str | bytes | Mapping | Set):
         return None
     if isinstance(returned, Tensor):
@@ -163,11 +160,3 @@ def _is_reward(value: object) -> bool:
     except OverflowError:
         return False
     return not math.isnan(number) and number < math.inf
-
-
-def _shown(value: object) -> str:
-    """A value for an error; Python refuses to write integers of more than some thousand digits."""
-    try:
-        return repr(value)[:SHOWN]
-    except ValueError:
-        return f"a {type(value).__name__} too large to write"

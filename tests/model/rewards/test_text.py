@@ -95,7 +95,9 @@ def test_what_is_no_reward_is_shown_with_its_text(language_model, prompts, value
     def odd(texts):
         return [value if text == "c b b" else 0.0 for text in texts]
 
-    message = re.escape(f"reward 'taste' returned {repr(value)[:120]} for the text 'c b b'")
+    text = repr(value)
+    shown = text[:120] + ("..." if len(text) > 120 else "")
+    message = re.escape(f"reward 'taste' returned {shown} for the text 'c b b'")
     with pytest.raises(EvidenceError, match=message):
         TextEvidence(odd, language_model, name="taste")(prompts, RESPONSE)
 
