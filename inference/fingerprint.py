@@ -42,7 +42,7 @@ class Fingerprint:
         living: names of what has changed since, which the fit itself does, and what is below them.
     """
 
-    def __init__(self, parts: Mapping[str, Any]) -> None:
+    def __init__(self, **parts: Any) -> None:
         self._parts = {name: part for name, part in parts.items() if name in LIVING}
         self._describe = Description()
         self.leaves: Leaves = {}
@@ -76,11 +76,6 @@ class Fingerprint:
             leaves = {key: leaf for key, leaf in leaves.items() if key.split(".")[0] != "schedule"}
             leaves["schedule"] = code_of(part.schedule)
         return {join(name, key): leaf if len(leaf) <= LONG else f"#{text_digest(leaf)}" for key, leaf in leaves.items()}
-
-
-def fingerprint_of(**parts: Any) -> Fingerprint:
-    """Describe everything that a fit depends on; see `Fingerprint`."""
-    return Fingerprint(parts)
 
 
 def _is_below(name: str, living: tuple[str, ...]) -> bool:

@@ -23,7 +23,7 @@ from inference.checked_optimizer import (
 from inference.checkpoint import CheckpointError, FitState
 from inference.checkpoint_writer import CheckpointWriter
 from inference.density import Program
-from inference.fingerprint import fingerprint_of
+from inference.fingerprint import Fingerprint
 from inference.fit_checks import check_programs, new_objective, new_optimizer, restores
 from inference.folder_lock import locked
 from inference.objectives import LeaveOneOut_ELBO
@@ -134,7 +134,7 @@ def fit(
     if resume and folder is None:
         raise ValueError("resume is True without a checkpoint_folder, expected the folder of the checkpoint")
     if folder is not None:
-        state.fingerprint = fingerprint_of(
+        state.fingerprint = Fingerprint(
             prompts=prompts,
             objective=objective,
             optimizer=state.optimizer,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from pyro.distributions import Unit
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import SVI, RenyiELBO, ReweightedWakeSleep, TraceTMC_ELBO
 from pyro.poutine.messenger import Messenger
+from torch import Tensor
 
 from inference.checkpoint import FitState
 from inference.density import Program
@@ -18,6 +20,9 @@ from inference.response_site import SameResponses
 from model import Prompts
 
 Metrics = dict[str, float]
+
+OF_ANOTHER_BOUND = (RenyiELBO, ReweightedWakeSleep, TraceTMC_ELBO)
+"""Objectives of Pyro whose loss is not minus the ELBO."""
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -52,11 +57,11 @@ def take_step(svi: SVI, state: FitState, prompts: Prompts) -> Metrics:
     with SameResponses(), _RecordEvidence() as evidence:
         loss = _bound(svi.step(prompts))
     state.step += 1
-    metrics = {"elbo": -loss / len(prompts), "log_evidence": evidence.mean()}
     if isinstance(objective, ResponseObjective):
         metrics = objective.metrics
-    elif isinstance(objective, RenyiELBO | ReweightedWakeSleep | TraceTMC_ELBO):
-        metrics["elbo"] = math.nan  # their loss is another bound
+    else:
+        elbo = math.nan if isinstance(objective, OF_ANOTHER_BOUND) else -loss / len(prompts)
+        metrics = {"elbo": elbo, "log_evidence": evidence.mean()}
     return {
         "step": state.step,
         "elbo": metrics["elbo"],
@@ -68,24 +73,25 @@ def take_step(svi: SVI, state: FitState, prompts: Prompts) -> Metrics:
 
 
 class _RecordEvidence(Messenger):
-    """Keeps the mean of every factor that a model adds, r/beta, over all responses that one of Pyro's objectives runs it on."""
+    """A record of every factor that a model adds, r/beta: means over the responses of each run of the model."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.factors: dict[str, list[float]] = {}
+        self.factors: dict[str, list[Tensor]] = {}
         self.enumerated = False
 
     def _pyro_post_sample(self, msg: dict) -> None:
         self.enumerated |= not msg["infer"].keys().isdisjoint({"_enumerate_dim", "_enum_total"})
         if isinstance(msg["fn"], Unit):
             factor = scale_and_mask(msg["fn"].log_factor, msg["scale"], msg["mask"])
-            self.factors.setdefault(msg["name"], []).append(factor.mean().item())
+            self.factors.setdefault(msg["name"], []).append(factor.detach().mean())
 
     def mean(self) -> float:
         """The factors added up, each averaged over the model's runs; NaN over a list, whose responses do not count alike."""
         if self.enumerated:
             return math.nan
-        return sum(sum(values) / len(values) for values in self.factors.values()) if self.factors else math.nan
+        means = [torch.stack(values).mean() for values in self.factors.values()]
+        return torch.stack(means).sum().item() if means else math.nan  # the one wait for the device
 
 
 def _bound(loss: float | tuple[float, ...]) -> float:

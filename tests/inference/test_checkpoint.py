@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 import inference.checkpoint
 from guides import FineTuned, LoRA, MeanField, Twisted
 from inference import CheckpointError, FDivergence, FusedOptimizer, LeaveOneOut_ELBO, LogVariance, cosine, fit, soften
-from inference.fingerprint import fingerprint_of
+from inference.fingerprint import Fingerprint
 from inference.folder_lock import FolderInUseError, locked
 from model import AlignmentModel, Constraint, LanguageModel, Pattern, TextEvidence, TokenEvidence, WeightedSum
 from model.digests import seal
@@ -412,7 +412,7 @@ ODD = [
 
 @pytest.mark.parametrize("value", ODD, ids=lambda value: type(value).__name__)
 def test_anything_can_be_described_and_is_the_same_when_described_again(value):
-    one, other = fingerprint_of(model=value), fingerprint_of(model=value)
+    one, other = Fingerprint(model=value), Fingerprint(model=value)
     assert one.leaves == other.leaves
     assert len(json.dumps(one.to_json())) < 100_000
     assert not other.differences(one.to_json(), guide=False)
@@ -438,11 +438,11 @@ def test_anything_can_be_described_and_is_the_same_when_described_again(value):
     ids=lambda value: type(value).__name__,
 )
 def test_what_differs_is_described_differently(one, other):
-    assert fingerprint_of(model=other).differences(fingerprint_of(model=one).to_json(), guide=False)
+    assert Fingerprint(model=other).differences(Fingerprint(model=one).to_json(), guide=False)
 
 
 def test_the_last_digits_of_a_number_are_its_processors():
-    one, other, third = (fingerprint_of(model={"beta": beta}) for beta in (0.1 + 0.2, 0.3, 0.3000001))
+    one, other, third = (Fingerprint(model={"beta": beta}) for beta in (0.1 + 0.2, 0.3, 0.3000001))
     assert not one.differences(other.to_json(), guide=False)
     assert third.differences(other.to_json(), guide=False) == "0.3, got 0.3000001 (model.beta)"
 
