@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import sysconfig
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from model.digests import text_digest
@@ -28,6 +28,21 @@ def names_in(code: CodeType) -> set[str]:
     return set(code.co_names).union(*inner)
 
 
+def names_read(function: FunctionType) -> set[str]:
+    """All names that are looked up in the code of a function and of those of the user's that it calls by name."""
+    found: set[str] = set()
+    waiting, seen = [function], {function}
+    while waiting:
+        names = names_in(waiting[-1].__code__)
+        variables = waiting.pop().__globals__
+        found |= names
+        for other in (variables.get(name) for name in names):
+            if isinstance(other, FunctionType) and other not in seen and not (is_ours(other) or is_installed(other)):
+                waiting.append(other)
+                seen.add(other)
+    return found
+
+
 def is_ours(thing: Any) -> bool:
     """Whether a class or function is of this project."""
     return (thing.__module__ or "").split(".")[0] in OURS
@@ -41,6 +56,13 @@ def is_installed(thing: Any) -> bool:
         return True
     file = getattr(sys.modules.get(thing.__module__), "__file__", None)
     return thing.__module__ != "__main__" and file is not None and str(Path(file).resolve()).startswith(INSTALLED)
+
+
+def is_users_module(module: ModuleType) -> bool:
+    """Whether a module is neither of this project nor of the standard library nor of an installed package."""
+    file = getattr(module, "__file__", None)
+    ours = module.__name__.split(".")[0] in OURS
+    return file is not None and not ours and not str(Path(file).resolve()).startswith(INSTALLED)
 
 
 def _compiled(code: CodeType) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from inference.code_description import code_of, is_installed, is_ours, names_in
+from inference.code_description import code_of, is_installed, is_ours, is_users_module, names_in, names_read
 from model.digests import tensors_digest
 
 Leaves = dict[str, str]
@@ -49,6 +49,7 @@ class Description:
     """Describes objects. What was met before is not computed again, and what is inside itself is not followed."""
 
     def __init__(self) -> None:
+        self.trains = False  # whether the fit trains parameters of the described object, whose values say nothing then
         self._done: dict[int, tuple[Any, Leaves]] = {}
         self._digests: dict[int, tuple[Tensor, int, str]] = {}
         self._depth = 0
@@ -78,10 +79,12 @@ class Description:
         if isinstance(value, list | tuple):
             return self._sequence(value)
         if isinstance(value, dict):
-            return self._container({str(key): item for key, item in value.items()}, "dict")
+            return self._container({self._key(key): item for key, item in value.items()}, "dict")
         if isinstance(value, set | frozenset):
             return {"": str(sorted(str(self(item)) for item in value))}
-        if isinstance(value, ModuleType | type):
+        if isinstance(value, type):
+            return self._parts(_members(value), value.__name__)
+        if isinstance(value, ModuleType):
             return {"": value.__name__}
         if isinstance(value, torch.device | torch.Generator):
             return {"": type(value).__name__}
@@ -90,6 +93,9 @@ class Description:
         if isinstance(value, nn.Module):
             return self._module(value)
         return self._callable(value) if callable(value) else self._object(value)
+
+    def _key(self, key: Any) -> str:
+        return key if isinstance(key, str) else self(key).get("", type(key).__name__)
 
     def _parts(self, parts: dict[str, Any], kind: str = "") -> Leaves:
         leaves = {"": kind} if kind else {}
@@ -128,10 +134,11 @@ class Description:
         return self._object(module) | self._parts(modules) | self._tensors((module._parameters | buffers).items())
 
     def _tensors(self, tensors: Iterable[tuple[str, Any]]) -> Leaves:
-        """Tensors of a module: values of the frozen ones, names, shapes and types of those that train."""
+        """Tensors of a module: values, but names, shapes and types of those that the fit trains."""
         there = [(name, tensor) for name, tensor in tensors if isinstance(tensor, Tensor)]
-        frozen = [f"{name} {self._tensor(tensor)}" for name, tensor in there if not tensor.requires_grad]
-        trained = [f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in there if tensor.requires_grad]
+        trains = {name for name, tensor in there if self.trains and tensor.requires_grad}
+        frozen = [f"{name} {self._tensor(tensor)}" for name, tensor in there if name not in trains]
+        trained = [f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in there if name in trains]
         return {name: "; ".join(texts) for name, texts in {"weights": frozen, "trained": trained}.items() if texts}
 
     def _object(self, value: Any) -> Leaves:
@@ -140,56 +147,90 @@ class Description:
         attributes = _attributes(value)
         if not attributes and is_installed(kind) and " at 0x" not in (text := repr(value)):
             return {"": text}
-        parts = {name.lstrip("_"): part for name, part in attributes.items() if _counts(kind, name, part)}
-        methods = {}
-        if not is_ours(kind) and not is_installed(kind):
-            methods = {f"{name}()": member for name, member in vars(kind).items() if isinstance(member, FunctionType)}
-        return self._parts(parts | methods, kind.__name__)
+        shown = {name if _is_private(name, part) else name.lstrip("_"): name for name, part in attributes.items()}
+        kept = {new: attributes[name] for new, name in shown.items() if _counts(kind, name, attributes[name])}
+        return self._parts(_members(kind) | kept, kind.__name__)
 
     def _callable(self, value: Any) -> Leaves:
-        value = inspect.unwrap(value)
         if isinstance(value, functools.partial):
             return self._parts({"function": value.func, "arguments": value.args, "options": value.keywords}, "partial")
         if isinstance(value, MethodType):
             return self._parts({"method": value.__func__, "object": value.__self__})
         if isinstance(value, FunctionType):
             return self._function(value)
+        if hasattr(value, "__wrapped__"):  # a cache around a function, for one
+            return self._parts({"function": value.__wrapped__}, type(value).__name__)
         if inspect.isbuiltin(value) or inspect.ismethoddescriptor(value):
             return {"": value.__qualname__}
         return self._object(value)
 
     def _function(self, function: FunctionType) -> Leaves:
         cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-        names = names_in(function.__code__)
-        parts = {name: _as_read(_content(cell), names) for name, cell in cells}
+        read = names_read(function)
+        parts = {name: _as_read(_content(cell), read) for name, cell in cells}
         if is_ours(function) or is_installed(function):
             return self._parts(parts, f"{function.__module__}.{function.__qualname__}")
         if function.__defaults__ or function.__kwdefaults__:
             parts["defaults"] = [function.__defaults__, function.__kwdefaults__]
-        for name in sorted(names & function.__globals__.keys() - parts.keys()):
-            part = function.__globals__[name]
-            if not _is_cache(name, part) and not isinstance(part, ModuleType | type):
-                parts[name] = _as_read(part, names)
+        parts |= {f"{function.__name__}.{name}": part for name, part in vars(function).items() if name != "__wrapped__"}
+        variables = function.__globals__
+        for name in sorted(names_in(function.__code__) & variables.keys() - parts.keys()):
+            part = _as_read(variables[name], read)
+            if not isinstance(part, ModuleType):
+                parts[name] = part
         return self._parts(parts, f"{function.__name__} {code_of(function)}")
 
 
-def _is_cache(name: str, part: Any) -> bool:
+def _is_private(name: str, part: Any) -> bool:
+    """Whether a variable can be a cache; its name tells the fingerprint so."""
     return name.startswith("_") and isinstance(part, dict | list | set)
+
+
+def _members(kind: type) -> dict[str, Any]:
+    """Methods and attributes of a class and of those that it is made from, if they are the user's."""
+    found: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        if is_ours(base) or is_installed(base):
+            continue
+        for name, member in vars(base).items():
+            member = getattr(member, "__func__", getattr(member, "fget", getattr(member, "func", member)))
+            if isinstance(member, FunctionType):
+                found[f"{name}()"] = member
+            elif not name.startswith("__") and not inspect.isdatadescriptor(member):
+                found[name] = member
+    return found
 
 
 def _counts(kind: type, name: str, part: Any) -> bool:
     """Whether an attribute is part of what an object of a class is."""
-    if name in SPEED or (name in STATE if is_ours(kind) else _is_cache(name, part)):
+    if name in SPEED or (name in STATE and is_ours(kind)):
         return False
-    plain = isinstance(part, (*PLAIN, type, Tensor, np.ndarray, tuple, list, dict))
+    plain = isinstance(part, (*PLAIN, type, Tensor, np.ndarray, tuple, list, dict, nn.Module, PreTrainedTokenizerBase))
     return not is_installed(kind) or (plain and not name.startswith("_"))
 
 
 def _as_read(part: Any, names: set[str]) -> Any:
-    """The settings in a holder that a function with these names reads; all, if it reads none by name."""
+    """A variable as a function sees it that reads these names.
+
+    A user's module is its variables by these names. A holder of settings is too, but is all of them if none has such a name.
+    """
+    if isinstance(part, ModuleType) and is_users_module(part):
+        return _variables(part, names, set())
     holds = isinstance(part, argparse.Namespace | SimpleNamespace) or (is_dataclass(part) and not callable(part))
     read = {name: value for name, value in vars(part).items() if name in names} if holds and hasattr(part, "__dict__") else {}
     return read or part
+
+
+def _variables(module: ModuleType, names: set[str], seen: set[ModuleType]) -> dict[str, Any]:
+    """Variables of a module by these names, and of the user's modules among them."""
+    found: dict[str, Any] = {}
+    for name in vars(module).keys() & names:
+        part = vars(module)[name]
+        if not isinstance(part, ModuleType):
+            found[name] = part
+        elif is_users_module(part) and part not in seen:
+            found[name] = _variables(part, names, seen | {module})
+    return found
 
 
 def _content(cell: Any) -> Any:

@@ -135,6 +135,7 @@ def fit(
         raise ValueError("resume is True without a checkpoint_folder, expected the folder of the checkpoint")
     if folder is not None:
         state.fingerprint = Fingerprint(
+            num_steps=num_steps,
             prompts=prompts,
             objective=objective,
             optimizer=state.optimizer,

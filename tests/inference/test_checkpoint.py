@@ -14,13 +14,14 @@ from datetime import date
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pyro
 import pytest
 import torch
 from peft import LoraConfig
+from pyro import poutine
 from safetensors.torch import load_file, save_file
 
 import inference.checkpoint
@@ -123,6 +124,178 @@ def in_dict(weight):
     return lambda texts: [weights["a"] * len(text) for text in texts]
 
 
+USERS = """
+import functools
+from types import ModuleType, SimpleNamespace
+WEIGHT, args = {weight}, SimpleNamespace(weight={weight}, other=1.0)
+_WEIGHTS = {{"a": {weight}}}
+def named(text): return _WEIGHTS["a"]
+def read(args): return args.weight
+def of_settings(text): return args.other * read(args)
+class Base:
+    weight = {weight}
+    _weights = [1, {weight}]
+    def of_base(self): return {weight}
+    @staticmethod
+    def static(): return {weight}
+    @classmethod
+    def of_class(cls): return {weight}
+    @property
+    def of_property(self): return {weight}
+    @functools.cached_property
+    def cached(self): return {weight}
+class Inherits(Base):
+    def __init__(self, part): self.part = part
+    def __call__(self, texts): return [float(getattr(self, self.part, 1)) for _ in texts]
+def of_a_class(text): return Base().of_base()
+def scaled(function):
+    weight = {weight}
+    @functools.wraps(function)
+    def by_weight(text): return weight * function(text)
+    return by_weight
+@scaled
+def decorated(text): return 1.0
+def attribute(text): return attribute.weight
+attribute.weight = {weight}
+"""
+
+
+def users_module(weight):
+    """What stands in a file of the user's own."""
+    module = ModuleType("of_the_user")
+    module.__file__ = "/of_the_user.py"
+    exec(compile(USERS.format(weight=weight), module.__file__, "exec"), vars(module))
+    package = ModuleType("package")
+    package.__file__, package.inner = "/package/__init__.py", module
+    return module, package
+
+
+def through_a_module(weight):
+    module, _ = users_module(weight)
+    return lambda texts: [module.named(text) for text in texts]
+
+
+def through_a_package(weight):
+    _, package = users_module(weight)
+    return lambda texts: [package.inner.named(text) for text in texts]
+
+
+def in_a_function(name):
+    def make(weight):
+        function = getattr(users_module(weight)[0], name)
+        return lambda texts: [function(text) for text in texts]
+
+    return make
+
+
+def network(weight):
+    layer = torch.nn.Linear(1, 1)
+    torch.nn.init.constant_(layer.weight, weight)
+    torch.nn.init.zeros_(layer.bias)
+    return layer
+
+
+def by_network(weight):
+    """Whose parameters require a gradient that nobody asks for, as they do in a new network."""
+    layer = network(weight)
+    return lambda texts: [layer(torch.ones(1)).item() for _ in texts]
+
+
+class Pipeline:
+    """Stands for an object of an installed package that holds a network."""
+
+    __module__ = "transformers.pipelines.base"
+
+    def __init__(self, weight):
+        self.model = network(weight)
+
+    def __call__(self, texts):
+        return [self.model(torch.ones(1)).item() for _ in texts]
+
+
+def scaled_model(scale):
+    prior = tiny()
+    return Case(prior=prior, model=poutine.scale(AlignmentModel(prior, TextEvidence(kindness, prior), 0.5), scale=scale))
+
+
+IN_CODE = {
+    "function of a module": through_a_module,
+    "function of a package's module": through_a_package,
+    **{name: in_a_function(name) for name in ("named", "of_settings", "of_a_class", "decorated", "attribute")},
+    "class": lambda weight: users_module(weight)[0].Inherits("weight"),
+    "network": by_network,
+    "network of a pipeline": Pipeline,
+}
+
+
+@pytest.mark.parametrize("make", IN_CODE.values(), ids=IN_CODE)
+def test_a_reward_differs_by_whatever_its_code_reads(make, tmp_path):
+    """And is the same when it is made anew."""
+    one, same, other = (Fingerprint(model=make(weight)) for weight in (1.0, 1.0, 2.0))
+    assert not same.differences(one.to_json(), guide=False)
+    assert other.differences(one.to_json(), guide=False)
+
+
+@pytest.mark.parametrize(
+    "member", ["weight = 1", "_w = [1]", "def f(s): return 1", "f = staticmethod(lambda: 1)", "f = property(lambda _: 1)"]
+)
+@pytest.mark.parametrize("place", ["Base", "Inherits"])
+def test_an_object_differs_by_what_its_classes_have(member, place):
+    def make(member):
+        module, _ = users_module(1.0)
+        exec(f"class Base:\n    {member}" if place == "Base" else "class Base: pass", vars(module))
+        exec(f"class Inherits(Base):\n    {member}" if place == "Inherits" else "class Inherits(Base): pass", vars(module))
+        return Fingerprint(model=module.Inherits())
+
+    one, same, other = make(member), make(member), make(member.replace("1", "2"))
+    assert not same.differences(one.to_json(), guide=False)
+    assert other.differences(one.to_json(), guide=False)
+
+
+def test_a_scale_around_the_model_is_part_of_it(tmp_path):
+    scaled_model(0.5).run(tmp_path, 1)
+    with pytest.raises(CheckpointError, match=r"0\.5, got 0\.25 \(model\.\S*scale\)"):
+        scaled_model(0.25).run(tmp_path, 2, resume=True)
+    scaled_model(0.5).run(tmp_path, 2, resume=True)
+
+
+class Remembers:
+    """Has a cache, and an attribute that is there from the first call on."""
+
+    def __init__(self, weight):
+        self.weight, self._cache = weight, {}
+
+    def __call__(self, texts):
+        self.last = texts
+        return [self._cache.setdefault(text, self.weight * len(text)) for text in texts]
+
+
+def test_what_a_reward_remembers_does_not_hide_what_it_is(tmp_path):
+    Case(reward=Remembers(1.0)).run(tmp_path, 2)
+    with pytest.raises(CheckpointError, match=r"1\.0, got 2\.0 \(model\.\S*weight\)"):
+        Case(reward=Remembers(2.0)).run(tmp_path, 3, resume=True)
+    Case(reward=Remembers(1.0)).run(tmp_path, 3, resume=True)
+
+
+@pytest.mark.parametrize("words", [["a", "c"], {"a", "c"}, {"a": 2.0, "b": 1.0}, {"a": 1.0}], ids=str)
+def test_a_cache_may_be_empty_and_a_list_of_words_may_not_be_another(words):
+    def holder(private):
+        reward = Method()
+        reward._words = private
+        return reward
+
+    kind = type(words)
+    before = {list: ["a", "b"], set: {"a", "b"}, dict: {"a": 1.0, "b": 1.0}}[kind]
+    assert Fingerprint(model=holder(words)).differences(Fingerprint(model=holder(before)).to_json(), guide=False)
+    for one, other in ((kind(), before), (before, kind())):
+        assert not Fingerprint(model=holder(one)).differences(Fingerprint(model=holder(other)).to_json(), guide=False)
+
+
+def test_keys_are_described_as_values_are():
+    one, other = (Fingerprint(model={Method().score: 1.0, torch.float32: 2.0, 3: 4}) for _ in range(2))
+    assert not one.differences(other.to_json(), guide=False)
+
+
 class Method:
     def score(self, texts):
         return [1.0 for _ in texts]
@@ -212,6 +385,22 @@ def test_another_fit_is_refused_by_name(ours, theirs, told, tmp_path):
     with pytest.raises(CheckpointError, match=told):
         Case(**{**ours, **theirs}).run(tmp_path, 2, resume=True)
     Case(**ours).run(tmp_path, 2, resume=True)
+
+
+def test_a_schedule_may_be_longer_and_not_another(tmp_path):
+    def case(num_steps, warmup=0):
+        return Case(optimizer=lambda: FusedOptimizer(options={"lr": 0.1}, schedule=cosine(num_steps, warmup=warmup)))
+
+    def stop(metrics):
+        if metrics["step"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        case(4).run(tmp_path, 4, on_step=stop)
+    with pytest.raises(CheckpointError, match=r"is of a fit with other numbers in optimizer\.schedule"):
+        case(4, warmup=1).run(tmp_path, 4, resume=True)
+    case(4).run(tmp_path, 4, resume=True)
+    case(5).run(tmp_path, 5, resume=True)
 
 
 def test_composed_evidence_differs_by_its_parts(tmp_path):
