@@ -28,7 +28,7 @@ Program = Callable[[Prompts], Any]
 
 
 class Joint(NamedTuple):
-    """log p0(x) and r(x)/beta at some responses, `[..., N]`, nats; their sum is `log_joint`."""
+    """log p0(x) and, in float64, r(x)/beta at some responses, `[..., N]`, nats; their sum is `log_joint`."""
 
     log_prior: Tensor
     log_evidence: Tensor

@@ -110,7 +110,7 @@ def diagnose(
         joints = [joint_at(model, prompts, part) for part in response.split(chunk)]
         log_guide = torch.cat([log_guide_at(guide, prompts, part) for part in response.split(chunk)]).double()
     log_prior = torch.cat([joint.log_prior for joint in joints]).double()
-    log_evidence = torch.cat([joint.log_evidence for joint in joints]).double()
+    log_evidence = torch.cat([joint.log_evidence for joint in joints])
     log_weight = log_prior + log_evidence - log_guide  # [M, N]
     elbo, log_z = Estimate.of_mean(log_weight), prior_draws.log_z()
     return Diagnostics(

@@ -50,7 +50,7 @@ class Enumeration:
             self.support = response_distribution(model, prompts, role="model").enumerate_support()
             joints = [joint_at(model, prompts, chunk) for chunk in self._chunks()]
         self.log_prior = check_law(torch.cat([joint.log_prior for joint in joints]), f"the prior of {name_of(model)}")
-        self.log_evidence = torch.cat([joint.log_evidence for joint in joints]).double()
+        self.log_evidence = torch.cat([joint.log_evidence for joint in joints])
         self.log_joint = self.log_prior + self.log_evidence
         self.log_z = self.log_joint.logsumexp(0)
         for text, value in zip(prompts.texts, self.log_z.tolist(), strict=True):

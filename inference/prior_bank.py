@@ -154,6 +154,6 @@ def draw_prior_bank(model: Program, prompts: Prompts, num_draws: int, *, chunk: 
     if isinstance(prior, ResponseDistribution) and prior.space.num_responses <= num_draws:
         return PriorBank.of_every(Enumeration(model, prompts))
     responses = list(draw(model, prompts, num_draws, chunk=chunk, name="num_draws", role="model"))
-    log_evidence = torch.cat([log_evidence_at(model, prompts, part) for part in responses]).double()
+    log_evidence = torch.cat([log_evidence_at(model, prompts, part) for part in responses])
     check_support(log_evidence, prompts.texts, "draw more, or loosen the constraint")
     return PriorBank.of_draws(torch.cat(responses), log_evidence)

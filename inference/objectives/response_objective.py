@@ -161,7 +161,7 @@ class ResponseObjective(ELBO):
         """The prior, which has scored nothing yet, and r/beta at `response`, `[..., N]`, nats, float64, without gradient."""
         with torch.no_grad(), BearsZeroEvidence() if self.bears_zero_evidence else nullcontext():
             trace = trace_at(model, prompts, response, role="model")
-        return trace.nodes["response"]["fn"], log_factors(trace).double()
+        return trace.nodes["response"]["fn"], log_factors(trace)
 
 
 def only_argument(name: str, args: tuple, kwargs: dict) -> Prompts:

@@ -66,7 +66,7 @@ def best_of_n(
     with SameResponses():
         role, proposal = ("model", model) if guide is None else ("guide", guide)
         parts = list(draw(proposal, prompts, num_groups * n, chunk=chunk, role=role))
-        log_evidence = torch.cat([log_evidence_at(model, prompts, part) for part in parts]).double()
+        log_evidence = torch.cat([log_evidence_at(model, prompts, part) for part in parts])
     response = torch.cat(parts)
     check_support(log_evidence, prompts.texts, "draw more, train a guide towards the evidence, or soften the evidence")
     best = _best(log_evidence.view(num_groups, n, -1))  # [G, N]

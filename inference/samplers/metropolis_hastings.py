@@ -172,7 +172,7 @@ def metropolis_hastings(
     mcmc.run(prompts)
     chains = mcmc.get_samples()["response"]  # [S, C, N, T]
     response = chains.flatten(0, 1)
-    log_evidence = torch.cat([log_evidence_at(model, prompts, part) for part in response.split(chunk)]).double()
+    log_evidence = torch.cat([log_evidence_at(model, prompts, part) for part in response.split(chunk)])
     return Posterior(
         response,
         torch.zeros_like(log_evidence),

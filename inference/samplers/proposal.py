@@ -36,13 +36,12 @@ class Weighed(NamedTuple):
 def weigh(model: Program, guide: Program | None, prompts: Prompts, response: Tensor) -> Weighed:
     """Log-weights of `response` `[M, N, T]`, as drawn from the guide, or from the prior if the guide is None."""
     if guide is None:
-        log_evidence = log_evidence_at(model, prompts, response).double()
+        log_evidence = log_evidence_at(model, prompts, response)
         return Weighed(response, log_evidence, log_evidence)
     with SameResponses():
         joint, log_guide = joint_at(model, prompts, response), log_guide_at(guide, prompts, response)
-    log_evidence = joint.log_evidence.double()
-    log_weight = joint.log_prior.double() + log_evidence - log_guide.double()
-    return Weighed(response, log_weight, log_evidence)
+    log_weight = joint.log_prior.double() + joint.log_evidence - log_guide.double()
+    return Weighed(response, log_weight, joint.log_evidence)
 
 
 def draw(

@@ -172,7 +172,7 @@ def grow(
             rows = particles.resample(scheme, ess_threshold, keep_first=retained is not None)
             for stream in {target, proposal}:
                 stream.extend(particles.response[..., t - 1].flatten(), rows)
-        particles.weigh(log_evidence_at(model, prompts, particles.response).double() - particles.log_psi)
+        particles.weigh(log_evidence_at(model, prompts, particles.response) - particles.log_psi)
         return as_posterior(particles, prompts)
 
 

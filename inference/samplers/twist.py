@@ -65,5 +65,5 @@ class EvidenceTwist:
         return torch.where(unfinished, torch.maximum(log_psi, lowest), log_psi)
 
     def _scaled_evidence(self, prompts: Prompts, response: Tensor) -> Tensor:
-        log_evidence = log_evidence_at(self.model, prompts, response).double()
+        log_evidence = log_evidence_at(self.model, prompts, response)
         return torch.where(log_evidence.isneginf(), -torch.inf, self.scale * log_evidence)  # 0 times -inf is NaN
