@@ -12,6 +12,7 @@ from experiments.arguments import option
 from experiments.inputs import Input, check_unchanged, digests_of, say
 from experiments.run_folder import RunFolder
 from inference.folder_lock import locked
+from model.digests import delete_unfinished
 
 OF_THE_LINE = {"resume", "trust_remote_code", "complete"}
 """Fields that a run does not keep."""
@@ -52,7 +53,7 @@ def check_fields(args: Any, saved: Mapping[str, Any]) -> None:
 
 def check_inputs(folder: RunFolder, inputs: Iterable[Input]) -> None:
     """Say what will be run or loaded from outside the folder; exit if it is not what the run was made with, or is a link."""
-    for path in (folder.arguments, folder.metrics, folder.checkpoints, folder.guide):
+    for path in sorted(folder.path.iterdir()):
         if path.is_symlink():
             raise SystemExit(f"{path} is a link, which is not followed: put what it stands for in its place")
     say(inputs, folder.path)
@@ -64,6 +65,7 @@ def old_folder(args: Any, path: Path, inputs: Iterable[Input]) -> Iterator[RunFo
     """The folder of a run to go on with, in which nobody else works. Its arguments are written anew for more steps."""
     folder = RunFolder(path)
     with locked(path):
+        delete_unfinished(path)
         if folder.read_arguments()["steps"] != args.steps:
             folder.write_arguments(replace(args, resume=None, complete=False), digests_of(inputs))
         yield folder

@@ -15,9 +15,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from model.digests import text_digest
 from model.files import write_atomically
 
 PACKAGES = ("torch", "pyro-ppl", "transformers", "numpy", "elbo-rl")
+
+PARTS = {"arguments", "inputs", "versions"}
+DIGEST = "sha256"
+"""Name of the digest of these parts, in the same file: both are written in one rename."""
 
 
 class RunFolder:
@@ -56,7 +61,8 @@ class RunFolder:
             "inputs": dict(inputs or {}),
             "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
         }
-        write_atomically(self.arguments, json.dumps(record, indent=2, default=str) + "\n")
+        record = json.loads(json.dumps(record, default=str))
+        write_atomically(self.arguments, json.dumps({DIGEST: _digest(record)} | record, indent=2) + "\n")
 
     def read_record(self) -> dict[str, Any]:
         """`arguments`, `inputs` and `versions` as they were written; exits if they cannot be read."""
@@ -64,11 +70,17 @@ class RunFolder:
             raise SystemExit(f"{self.arguments} is missing: expected the folder of an earlier run")
         try:
             record = json.loads(self.arguments.read_bytes())
-            whole = all(isinstance(record[name], dict) for name in ("arguments", "inputs", "versions"))
-        except (ValueError, KeyError, TypeError):
+            digest = record.pop(DIGEST, None)
+            whole = record.keys() == PARTS and all(isinstance(part, dict) for part in record.values())
+        except (ValueError, TypeError, AttributeError):
             whole = False
         if not whole:
             raise SystemExit(f"{self.arguments} is damaged: expected the arguments of a run as JSON. Start the run again")
+        if digest not in (None, _digest(record)):
+            raise SystemExit(
+                f"{self.arguments} is not as it was written: its content differs from its {DIGEST!r}, damaged or changed by "
+                f"hand. Put the old content back, or delete the line {DIGEST!r} if the change is meant"
+            )
         return record
 
     def read_arguments(self) -> dict[str, Any]:
@@ -102,6 +114,11 @@ class RunFolder:
             )
         by_step = {record["step"]: record for record in records.values() if record and record.keys() == fields}
         return [by_step[step] for step in sorted(by_step)]
+
+
+def _digest(record: dict[str, Any]) -> str:
+    """Digest of what JSON holds, whatever the order and the white space."""
+    return text_digest(json.dumps(record, sort_keys=True))
 
 
 def _record(line: bytes) -> dict[str, float]:

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from torch import Tensor, strided, uint8
 from model.files import flush, write_atomically
 
 MANIFEST = "digests.json"
+SAVING = ".saving-"
+"""Start of the name of a folder in which files wait for their places."""
 
 
 class DamagedFileError(ValueError):
@@ -60,15 +62,17 @@ def saved_together(folder: str | Path) -> Iterator[Path]:
     """A new folder to write files into. On leaving the context they take their places in `folder`, then their digests do.
 
     A kill in between leaves files that their digests do not fit, which `check_digests` tells from a whole save. What else is
-    in `folder` stays there.
+    in `folder` stays there, with its digest unless `digests.json` is damaged.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
+    new = Path(tempfile.mkdtemp(prefix=SAVING, dir=folder))
     try:
         yield new
         seal(new)
-        files, before = _files(new), _read(folder)
+        files, before = _files(new), {}
+        with suppress(DamagedFileError):
+            before = _read(folder)
         others = {name: digest for name, digest in before.items() if (folder / name).is_file()}
         for name, path in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -76,6 +80,17 @@ def saved_together(folder: str | Path) -> Iterator[Path]:
         write_atomically(folder / MANIFEST, _manifest(others | _read(new)))
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def delete_unfinished(folder: Path) -> None:
+    """Delete what kills in the middle of a save left in a folder and below, which nobody else may be saving into."""
+    for path in [*folder.rglob(f"{SAVING}*"), *folder.rglob(".*.partial")]:
+        if path.is_symlink():
+            continue
+        if path.name.startswith(SAVING):
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.is_file():
+            path.unlink()
 
 
 def check_digests(folder: str | Path, *, links: bool = True) -> None:

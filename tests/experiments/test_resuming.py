@@ -16,6 +16,7 @@ from experiments.report import without_folders
 from experiments.run_folder import RunFolder
 from experiments.steer import Steer, main
 from inference.folder_lock import FolderInUseError, locked
+from model.digests import check_digests
 from tests.model.tiny import WORDS, tiny, tiny_tokenizer
 
 REWARD = """
@@ -163,12 +164,25 @@ def test_arguments_that_are_the_runs_own_and_more_steps_are_taken(run, capsys):
 )
 def test_arguments_of_another_script_are_refused_by_name(run, change, told):
     record = json.loads(run.arguments.read_text())
+    del record["sha256"]  # changed on purpose
     record["arguments"] = {
         key: value for key, value in (record["arguments"] | change).items() if value is not None or key not in change
     }
     run.arguments.write_text(json.dumps(record))
     with pytest.raises(SystemExit, match=told):
         main(Steer(resume=run.path))
+
+
+def test_a_bit_of_arguments_is_not_another_run(run):
+    """Also where it would change the report alone, or more than the fit that is done."""
+    text = run.arguments.read_text()
+    for one, other in (('"samples": 8', '"samples": 9'), ('"steps": 2', '"steps": 3'), ('"sha256"', '"sha257"')):
+        assert one in text
+        run.arguments.write_text(text.replace(one, other))
+        with pytest.raises(SystemExit, match=r"arguments\.json is (not as it was written|damaged)"):
+            main(Steer(resume=run.path))
+    run.arguments.write_text(text)
+    assert run.read_arguments()["samples"] == 8
 
 
 def test_arguments_are_written_once(run):
@@ -178,12 +192,25 @@ def test_arguments_are_written_once(run):
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
 
 
-@pytest.mark.parametrize("name", ["arguments.json", "metrics.jsonl", "checkpoints", "guide"])
+@pytest.mark.parametrize("name", ["arguments.json", "metrics.jsonl", "checkpoints", "guide", "report.html", "elbo.svg"])
 def test_a_part_of_a_run_that_is_a_link_is_not_followed(run, name):
     (run.path / name).rename(run.path / "elsewhere")
     (run.path / name).symlink_to("elsewhere")
     with pytest.raises(SystemExit, match=f"{name} is a link, which is not followed"):
         main(Steer(resume=run.path))
+
+
+def test_what_kills_left_is_cleared_away_and_damaged_digests_do_not_end_a_run(run):
+    (run.guide / ".saving-abc" / "inner").mkdir(parents=True)
+    (run.guide / ".saving-abc" / "model.safetensors").touch()
+    (run.path / ".arguments.json.0a1b2c3d.partial").touch()
+    (run.guide / ".saving-link").symlink_to(run.checkpoints)
+    (run.guide / "digests.json").write_text("{")
+    main(Steer(resume=run.path))
+    left = [str(path.relative_to(run.path)) for path in run.path.rglob(".*") if path.name != ".lock"]
+    assert left == ["guide/.saving-link"]
+    assert any(run.checkpoints.iterdir())
+    check_digests(run.guide)
 
 
 def test_a_run_in_use_is_refused(run):

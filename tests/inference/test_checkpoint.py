@@ -277,7 +277,9 @@ def test_what_a_reward_remembers_does_not_hide_what_it_is(tmp_path):
     Case(reward=Remembers(1.0)).run(tmp_path, 3, resume=True)
 
 
-@pytest.mark.parametrize("words", [["a", "c"], {"a", "c"}, {"a": 2.0, "b": 1.0}, {"a": 1.0}], ids=str)
+@pytest.mark.parametrize(
+    "words", [["a", "c"], {"a", "c"}, {"a": 2.0, "b": 1.0}, {"a": 1.0}], ids=["list", "set", "dict", "fewer"]
+)
 def test_a_cache_may_be_empty_and_a_list_of_words_may_not_be_another(words):
     def holder(private):
         reward = Method()
