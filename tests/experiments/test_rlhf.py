@@ -292,7 +292,7 @@ def test_pairs_that_do_not_exist_are_not_looked_for_forever(every):
 
 
 def test_preferences_of_a_bank_follow_its_gold_reward(every):
-    """P(chosen has more gold) as Bradley-Terry says, within four standard errors."""
+    """P(chosen has more gold) as Bradley-Terry says, within five standard errors."""
     sharp = replace(every, gold=4 * every.gold)
     preferences = sharp.preferences(3000)
     gold_of = dict(zip(every.texts, sharp.gold.tolist(), strict=True))
@@ -302,7 +302,7 @@ def test_preferences_of_a_bank_follow_its_gold_reward(every):
     expected = torch.sigmoid(difference.abs())[difference != 0]
     right = (difference > 0)[difference != 0].double()
     error = (expected * (1 - expected)).sum().sqrt() / len(expected)
-    assert abs(right.mean() - expected.mean()) < 4 * error
+    assert abs(right.mean() - expected.mean()) < 5 * error
 
 
 def test_what_was_judged_before_is_left_out(every):

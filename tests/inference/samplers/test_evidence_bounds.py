@@ -31,8 +31,8 @@ def test_bounds_bracket_log_z_and_close(world, with_guide, twisted):
     gaps = []
     for num_samples in (2, 10, 50):
         bounds = bounds_of(world, num_samples, guide=guide, twist=twist, ess_threshold=0.9)
-        assert bounds.lower.value - 4 * bounds.lower.standard_error < log_z
-        assert bounds.upper.value + 4 * bounds.upper.standard_error > log_z
+        assert bounds.lower.value - 5 * bounds.lower.standard_error < log_z
+        assert bounds.upper.value + 5 * bounds.upper.standard_error > log_z
         gaps.append(bounds.gap)
     for wide, narrow in itertools.pairwise(gaps):
         assert narrow.value < 0.5 * wide.value
@@ -48,7 +48,7 @@ def test_of_one_particle_the_gap_is_the_symmetrised_divergence(world, with_guide
     upper = (world.truth.log_z + world.truth.kl_posterior_guide(guide)).mean().item()
     for bound, exact in [(bounds.lower, elbo), (bounds.upper, upper), (bounds.gap, upper - elbo)]:
         assert bound.standard_error < 0.12
-        assert abs(bound.value - exact) < 4 * bound.standard_error
+        assert abs(bound.value - exact) < 5 * bound.standard_error
     assert upper - elbo > 0.5
 
 
@@ -89,7 +89,7 @@ def test_the_retained_response_is_particle_0(world, ess_threshold):
 def test_hard_evidence_has_an_upper_bound(hard_world):
     bounds = bounds_of(hard_world, 32, ess_threshold=0.5)
     log_z = hard_world.truth.log_z.mean().item()
-    assert bounds.lower.value - 4 * bounds.lower.standard_error < log_z < bounds.upper.value + 4 * bounds.upper.standard_error
+    assert bounds.lower.value - 5 * bounds.lower.standard_error < log_z < bounds.upper.value + 5 * bounds.upper.standard_error
     assert 0 < bounds.gap.value < 0.4
 
 

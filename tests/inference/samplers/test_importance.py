@@ -36,18 +36,17 @@ def test_weights_are_those_of_the_definition(model, prompts, guide, truth, guide
 @pytest.mark.parametrize("guided", [False, True])
 def test_means_are_consistent_and_resampling_gives_the_posterior(small_prior, guide, guided):
     model, prompts = graded_model(small_prior), small_prior.encode(["the film was", "the plot was"])
-    truth, error = Enumeration(model, prompts), {}
+    truth = Enumeration(model, prompts)
     exact = (truth.log_posterior.exp() * truth.log_evidence).sum(0)
     prior = (truth.log_prior.exp() * truth.log_evidence).sum(0)
-    for num_samples in (64, 16384):
-        posterior = importance_sampling(model, prompts, guide=guide if guided else None, num_samples=num_samples, chunk=4096)
-        value = model.evidence["evidence"](prompts, posterior.response)
-        error[num_samples] = (posterior.mean(value) - exact).abs()
-    assert (error[16384] < 0.03).all()
-    assert (error[16384].mean() < error[64].mean()).all()
-    assert ((prior - exact).abs() > 0.2).all()  # so that 0.03 says something
+    posterior = importance_sampling(model, prompts, guide=guide if guided else None, num_samples=16384, chunk=4096)
+    log_proposal = truth.log_guide(guide) if guided else truth.log_prior
+    variance = ((2 * truth.log_posterior - log_proposal).exp() * (truth.log_evidence - exact).square()).sum(0)
+    error = (variance / 16384).sqrt()  # of a mean under normalised weights, by the delta method
+    assert ((posterior.mean(model.evidence["evidence"](prompts, posterior.response)) - exact).abs() < 5 * error).all()
+    assert ((prior - exact).abs() > 10 * error).all()
     drawn = counts(posterior.resample(4000), truth.support)
-    assert (misfit(drawn, truth.log_posterior.exp()) < 4).all()
+    assert (misfit(drawn, truth.log_posterior.exp()) < 5).all()
     assert (misfit(drawn, truth.log_prior.exp()) > 10).all()
 
 
@@ -119,5 +118,5 @@ def test_any_distribution_at_the_site(prompts):
     for proposal in (None, guide):
         posterior = importance_sampling(model, prompts, guide=proposal, num_samples=20000, chunk=8192)
         assert torch.allclose(posterior.log_z, torch.tensor(-1.5 * math.log(2) - 0.75).double(), atol=0.05)
-        assert torch.allclose(posterior.mean(posterior.response[..., 0]), torch.tensor(0.5).double(), atol=0.03)
+        assert torch.allclose(posterior.mean(posterior.response[..., 0]), torch.tensor(0.5).double(), atol=0.04)
     assert log_guide_at(guide, prompts, posterior.response).shape == (20000, 2)

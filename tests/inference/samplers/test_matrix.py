@@ -41,6 +41,13 @@ def frequencies(posterior, truth):
     return (posterior.probability[:, None] * same).sum(0)
 
 
+def chance(truth, posterior):
+    """The distance in total variation that so many draws do not reach but once in 3 million times, `[N]` (McDiarmid)."""
+    size = posterior.diagnostics.get("effective_sample_size", posterior.effective_sample_size)
+    p = truth.log_posterior.exp()
+    return 0.5 * (p * (1 - p) / size).sqrt().sum(0) + (7.5 / size).sqrt()
+
+
 def bounded(prompts, response):
     """In [0, 4] after division by beta, different for each prompt."""
     return 0.5 * prompts.ids[:, -1] * response.double().mean(-1)
@@ -58,12 +65,14 @@ def test_weighted_draws_have_the_law_that_is_claimed(name, from_guide):
     posterior = sampled(name, model, TWO, guide, 20_000, truth)
     assert posterior.response.shape[1:] == (2, 2)
     distance = 0.5 * (frequencies(posterior, truth) - truth.log_posterior.exp()).abs().sum(0)
-    if LAW[name] == "posterior":
-        assert (distance < 0.05).all()
+    if name == "enumeration":
+        assert (distance < 1e-9).all()
+    elif LAW[name] == "posterior":
+        assert (distance < chance(truth, posterior)).all()
     elif LAW[name] == "best of n":
         assert (distance > 0.1).all()
     else:
-        assert (distance < posterior.diagnostics["total_variation_bound"] + 0.03).all()
+        assert (distance < posterior.diagnostics["total_variation_bound"] + chance(truth, posterior)).all()
 
 
 @pytest.mark.parametrize("from_guide", [False, True], ids=["from the prior", "from a guide"])
@@ -77,7 +86,7 @@ def test_estimate_of_z_is_unbiased_or_absent(name, from_guide):
         return
     ratio = torch.stack([(run - truth.log_z).exp() for run in runs])
     error = ratio.std(0) / 10
-    assert ((ratio.mean(0) - 1).abs() < 4 * error + 1e-9).all()
+    assert ((ratio.mean(0) - 1).abs() < 5 * error + 1e-9).all()
     assert (error < 0.2).all()
 
 

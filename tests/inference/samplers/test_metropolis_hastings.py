@@ -33,7 +33,7 @@ def test_chains_converge_to_the_posterior(small_prior, verdicts, guide, whole, g
     mcmc.run(verdicts)
     truth = Enumeration(model, verdicts)
     drawn = counts(mcmc.get_samples()["response"][0], truth.support)
-    assert (misfit(drawn, truth.log_posterior.exp()) < 4).all()
+    assert (misfit(drawn, truth.log_posterior.exp()) < 5).all()
     for wrong in (truth.log_prior, truth.log_guide(guide)):
         assert (misfit(drawn, wrong.exp()) > 10).all()
 
@@ -50,7 +50,7 @@ def test_sampler_is_consistent_and_knows_that_it_mixed(small_prior, verdicts, wh
     value = model.evidence["evidence"](verdicts, posterior.response) / 1.5
     size = posterior.diagnostics["effective_sample_size"]
     variance = (truth.log_posterior.exp() * (truth.log_evidence - exact).square()).sum(0)
-    assert ((posterior.mean(value) - exact).abs() < 4 * (variance / size).sqrt()).all()
+    assert ((posterior.mean(value) - exact).abs() < 5 * (variance / size).sqrt()).all()
     assert ((size > 500) & (size < 135 * 32)).all()
     assert ((posterior.diagnostics["r_hat"] - 1).abs() < 0.03).all()
     assert ((posterior.diagnostics["acceptance"] > 0.3) & (posterior.diagnostics["acceptance"] < 1)).all()
@@ -134,7 +134,7 @@ def test_chains_never_visit_the_impossible(small_prior, verdicts, whole):
     truth = Enumeration(model, verdicts)
     assert truth.log_prior[(truth.support == 7).any(-1)].exp().sum() > 0.3  # so the starts had to be drawn again
     assert not (posterior.response == 7).any()
-    assert (misfit(counts(posterior.response, truth.support), truth.log_posterior.exp()) < 4).all()
+    assert (misfit(counts(posterior.response, truth.support), truth.log_posterior.exp()) < 5).all()
 
 
 def test_start_that_is_hard_to_find_is_taken_from_another_chain(small_prior):

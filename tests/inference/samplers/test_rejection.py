@@ -45,11 +45,12 @@ def test_accepted_draws_are_the_posteriors(small_prior, verdicts, truth_of_verdi
         options = {"guide": guide, "log_bound": log_bound}
     posterior = rejection_sampling(graded_model(small_prior), verdicts, num_samples=16384, chunk=4096, **options)
     drawn = kept(posterior, truth.support)
-    assert (misfit(drawn, truth.log_posterior.exp()) < 4).all()
-    assert (misfit(drawn, truth.log_prior.exp()) > 10).all()
+    assert (misfit(drawn, truth.log_posterior.exp()) < 5).all()
+    proposal = truth.log_guide(guide) if guided else truth.log_prior
+    assert (misfit(drawn, proposal.exp()) > 10).all()
     exact = (truth.log_z - log_bound).exp()
     error = (exact * (1 - exact) / 16384).sqrt()
-    assert ((posterior.diagnostics["acceptance"] - exact).abs() < 4 * error).all()
+    assert ((posterior.diagnostics["acceptance"] - exact).abs() < 5 * error).all()
     assert (drawn.sum(0) / 16384 == posterior.diagnostics["acceptance"]).all()
 
 
@@ -72,7 +73,7 @@ def test_quasi_rejection_has_the_law_it_states(small_prior, verdicts, truth_of_v
         graded_model(small_prior), verdicts, guide=guide, num_samples=16384, chunk=4096, log_bound=log_bound
     )
     drawn = kept(posterior, truth.support)
-    assert (misfit(drawn, law) < 4).all()
+    assert (misfit(drawn, law) < 5).all()
     assert (misfit(drawn, truth.log_posterior.exp()) > 10).all()
     assert (exact.total_variation > 0.05).all()
     for name, value in exact._asdict().items():
@@ -143,7 +144,7 @@ def test_sampler_finds_the_published_figures(small_prior, b, guided):
     assert_mean((posterior.log_z + 1).exp(), 1.0, precision=1e-3)
     accepted = posterior.response[posterior.log_weight == 0].long().flatten()
     law = torch.minimum(log_p, math.log(b) + log_q).softmax(0)
-    assert misfit(torch.bincount(accepted, minlength=80)[:, None], law[:, None]) < 4
+    assert misfit(torch.bincount(accepted, minlength=80)[:, None], law[:, None]) < 5
     if b == 1:  # at 2 and 3 it is about as good as the target
         assert misfit(torch.bincount(accepted, minlength=80)[:, None], log_p.exp()[:, None]) > 10
 
@@ -171,7 +172,7 @@ def test_impossible_responses_are_never_accepted(small_prior, verdicts, sampler)
     drawn = kept(posterior, truth.support)
     assert drawn[(truth.support == 7).any(-1)].sum() == 0
     if sampler is rejection_sampling:
-        assert (misfit(drawn, truth.log_posterior.exp()) < 4).all()
+        assert (misfit(drawn, truth.log_posterior.exp()) < 5).all()
     assert all(value.isfinite().all() for value in posterior.diagnostics.values())
 
 

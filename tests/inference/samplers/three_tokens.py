@@ -4,6 +4,8 @@ Prior and guide are read off tables of the enumerated network, which makes thous
 repeating prompts: N = 2 R prompts are R independent runs for each of two.
 """
 
+import math
+
 import pyro
 import torch
 
@@ -94,7 +96,18 @@ def assert_unbiased(values, expected, power=0.04):
     standard_error = values.std(0) / len(values) ** 0.5
     assert (standard_error < power * abs(expected)).all(), f"no power: {standard_error / expected}"
     off = (values.mean(0) - expected) / standard_error
-    assert (off.abs() < 4).all(), f"off by {off} standard errors"
+    assert (off.abs() < 5).all(), f"off by {off} standard errors"
+
+
+def assert_falls(before, after, factor):
+    """The mean of squared errors of independent runs `[R, ...]` falls by `factor`, and their number is enough to tell.
+
+    At most five standard errors of the logarithm of its fall are missing, which are fewer than the fall.
+    """
+    fall = (before.mean(0) / after.mean(0)).log()
+    error = torch.hypot(*(squares.std(0) / squares.mean(0) / len(squares) ** 0.5 for squares in (before, after)))
+    assert (5 * error < math.log(factor)).all(), f"no power: {error}"
+    assert (fall > math.log(factor) - 5 * error).all(), f"falls by {fall.exp()}, of which the logarithm is off by {error}"
 
 
 def code_of(prefix):
