@@ -106,7 +106,7 @@ def test_a_share_is_of_what_the_posterior_as_far_gains_over_the_prior():
     ids=str,
 )
 def test_each_finding_of_the_best_of_n_is_decided_by_its_own_number(changed, failed):
-    """Of several n the worst decides, in any order; a prior draw, the best of 1, has no share."""
+    """The worst of several n decides, in any order; a prior draw, the best of 1, has no share."""
     prior, good, odd = one(kl=0.0, reward=1.0), one(kl=0.1, reward=1.9), one(**changed)
     for best in ({1: prior._replace(win_rate=Estimate(0.5, 0.0)), 4: odd, 16: good}, {2: good, 4: odd}):
         found = best_findings(best, "here")

@@ -1,4 +1,4 @@
-"""What becomes of a command line: one line and exit code 2 for what is refused, a traceback for a fault of the program."""
+"""The fate of a command line: one line and exit code 2 for what is refused, a traceback for a fault of the program."""
 
 import os
 import re
@@ -28,7 +28,7 @@ class Coin(Arguments):
     flips: Count = 3
     """Number of flips."""
     out: Out = Path("runs")
-    """Where the run folder is made."""
+    """Folder in which the run folder is made."""
 
 
 def code_of(main, *words, arguments=Coin):

@@ -45,7 +45,7 @@ def args(tmp_path):
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_optimum_of_tables_is_the_posterior(world, make, direction):
-    """As near as the descent promises, and in total variation as near as that KL allows (Pinsker)."""
+    """The optimum is as near as the descent promises, and in total variation as near as that KL allows (Pinsker)."""
     found = family_optimum(world.truth, partial(make, "tabular"), direction)
     assert abs(found.kl) < guide_runs.NO_GAP
     assert world.truth.total_variation(found.guide).mean() <= math.sqrt(abs(found.kl) / 2) + 1e-7

@@ -1,4 +1,4 @@
-"""What a real process does when it is interrupted, and what becomes of its workers."""
+"""Interrupts of a real process, and the fate of its workers."""
 
 import os
 import signal
@@ -56,7 +56,7 @@ def group_of(group):
 
 
 def wait(until, seconds=300):
-    """What becomes true within so many seconds; machines are busy, and imports slow."""
+    """Wait for what becomes true within so many seconds; machines are busy, and imports slow."""
     for _ in range(seconds * 10):
         if found := until():
             return found

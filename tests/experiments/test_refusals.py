@@ -1,4 +1,4 @@
-"""What scripts refuse beyond the ranges of single numbers, before they have spent anything."""
+"""Refusals of scripts beyond the ranges of single numbers, before they have spent anything."""
 
 import pytest
 import torch

@@ -346,7 +346,7 @@ def test_each_finding_is_decided_by_its_own_number(changed, failed):
 
 
 def test_a_tenth_of_the_gain_is_what_must_be_lost():
-    """Of its own gain, with the fewest preferences alone."""
+    """The share is one of the own gain, with the fewest preferences alone."""
     for fall, held in ((0.95, False), (1.05, True)):
         few = {"mean fall": fall, "mean gain": 10.0}
         many = {"mean fall": 1.0, "mean gain": 0.0}
@@ -370,7 +370,7 @@ def test_certain_is_what_is_two_standard_errors_above_zero():
 
 
 def test_what_is_measured_of_a_data_set_is_read_off_its_curves(every, prior):
-    """Where gold reward peaks, what it gains there, what is lost of that by the end, and what the proxy gains."""
+    """The peak of the gold reward, what it gains there, what is lost of that by the end, and what the proxy gains."""
     args = replace(SMALL, betas=30)
     features = PriorFeatures(prior)
     run, curves, found, posterior, train = one_data_set(args, "word", every, every, features, 20, 1)
@@ -393,7 +393,7 @@ def test_what_is_measured_of_a_data_set_is_read_off_its_curves(every, prior):
 
 
 def test_curves_are_averaged_where_all_of_them_are_known():
-    """Of draws, from the furthest start to the nearest end; of all responses, as far as the figure goes."""
+    """Range of the figure: for draws from the furthest start to the nearest end, for all responses the whole."""
 
     def curve(kl, gold, size):
         columns = [1.0, 1.0], kl, gold, gold, [size, size]

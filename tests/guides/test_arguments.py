@@ -1,4 +1,4 @@
-"""What cannot be a guide is refused where the guide is made, by the name of the argument."""
+"""Arguments that cannot make a guide are refused where the guide is made, by their names."""
 
 import pytest
 import torch

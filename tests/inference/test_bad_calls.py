@@ -73,7 +73,7 @@ from model.preferences import LinearHead
 
 NAN, INF = math.nan, math.inf
 COUNT = [0, -1, NAN, INF, 1e12, 10**12, 0.5, True, np.True_, "3", [3]]
-"""What is no count of at least 1."""
+"""Values that are no count of at least 1."""
 NUMBER = [NAN, INF, -INF, "3", True, [0.5], 1j]
 POSITIVE = [*NUMBER, 0, -1]
 SHARE = [*NUMBER, -0.1]
@@ -357,7 +357,7 @@ CALLS |= {
     if name != "enumeration"  # which has no budget
 }
 WORDS = {"log_bound": "bound", "log_evidence_bound": "bound", "penalties": "penalt", "targets": "target", "factors": "factor"}
-"""What an error calls an argument whose parts, or whose kind, it names."""
+"""The word of an error for an argument whose parts, or whose kind, it names."""
 
 ONE_IS_ENOUGH = {
     "trace",

@@ -161,7 +161,7 @@ attribute.weight = {weight}
 
 
 def users_module(weight):
-    """What stands in a file of the user's own."""
+    """A module as it stands in a file of the user's own."""
     module = ModuleType("of_the_user")
     module.__file__ = "/of_the_user.py"
     exec(compile(USERS.format(weight=weight), module.__file__, "exec"), vars(module))
@@ -196,7 +196,7 @@ def network(weight):
 
 
 def by_network(weight):
-    """Whose parameters require a gradient that nobody asks for, as they do in a new network."""
+    """A reward whose parameters require a gradient that nobody asks for, as they do in a new network."""
     layer = network(weight)
     return lambda texts: [layer(torch.ones(1)).item() for _ in texts]
 

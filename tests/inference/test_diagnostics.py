@@ -94,7 +94,7 @@ def test_every_number_is_that_of_its_definition(model, guide, prompts, monkeypat
 
 
 def test_as_many_draws_are_made_as_are_asked_for(model, guide, prompts, monkeypatch):
-    """Of guide and prior, in chunks, of which the last is smaller."""
+    """Draws of guide and prior come in chunks, of which the last is smaller."""
     sample, sizes = ResponseDistribution.sample, []
 
     def counted(self, sample_shape=()):

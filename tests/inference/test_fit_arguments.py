@@ -1,4 +1,4 @@
-"""What `fit` is asked for: refused by name where it makes no sense, and never fifty steps that train nothing."""
+"""Arguments of `fit`: refused by name where they make no sense, and never fifty steps that train nothing."""
 
 import math
 from pathlib import Path

@@ -259,7 +259,7 @@ def test_disk_that_is_full_does_not_hide_the_error(small_prior, prompts, tmp_pat
 
 
 def test_memory_of_the_backup_is_one_more_copy(model, small_prior, prompts):
-    """Of what trains and of its two moments; the frozen prior under an adapter is not copied."""
+    """The copy is of what trains and of its two moments; the frozen prior under an adapter is not copied."""
     guide = LoRA(small_prior, rank=2)
     optimizer = FusedOptimizer()
     quiet(model, guide, prompts, 2, optimizer=optimizer)

@@ -22,7 +22,7 @@ def test_pareto_k_says_when_it_cannot_tell():
 
 
 def test_pareto_k_is_of_the_highest_fifth_and_of_25_weights_or_more():
-    """Of which at least five: a tail that is flat has no spread, however spread the rest is."""
+    """The tail has at least five weights: one that is flat has no spread, however spread the rest is."""
     spread = torch.arange(25.0, dtype=torch.float64)[:, None]
     assert math.isfinite(pareto_k(spread).item())
     assert math.isnan(pareto_k(spread[:24]).item())

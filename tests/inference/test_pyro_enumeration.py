@@ -167,7 +167,7 @@ def test_marginals_and_the_best_response(prior, name):
 
 
 def test_draws_are_of_the_posterior(prior):
-    """As often as they should be, within five standard errors, and three draws for what is rare; both ways of Pyro."""
+    """Frequencies are right within five standard errors, and three draws for what is rare; both ways of Pyro."""
     model, prompts = AlignmentModel(prior, TextEvidence(letters, prior), beta=0.5), prior.encode(PROMPTS[:2])
     truth, num_draws = Enumeration(model, prompts), 4000
     many = pyro.plate("draws", num_draws, dim=-2)(config_enumerate(model))

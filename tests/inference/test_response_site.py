@@ -158,7 +158,7 @@ def feature(prompts, response):
 
 
 def uses_of_model(model):
-    """What every algorithm does with a model, by name."""
+    """The use that every algorithm makes of a model, by name."""
     truth, guide = Enumeration(Target(), TWO), Table(1)
     uses = {f"objective {name}": partial(svi_step, model, guide, name) for name in OURS}
     uses |= {f"sampler {name}": partial(SAMPLERS[name], model, TWO, num_samples=256) for name in set(SAMPLERS) - {"rejection"}}

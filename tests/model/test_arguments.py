@@ -1,4 +1,4 @@
-"""What networks, features, heads and rewards cannot be made of is refused where they are made, by name."""
+"""Arguments that cannot make a network, features, a head or a reward are refused by name, where it is made."""
 
 import pytest
 import torch

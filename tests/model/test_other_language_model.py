@@ -67,7 +67,7 @@ def test_evidence_for_another_language_model_is_refused_with_what_differs(kind, 
 
 @pytest.mark.parametrize("kind", ["text", "token", "length"])
 def test_evidence_refuses_prompts_and_responses_of_another_language_model(kind):
-    """Where there is no model around it, as in a Pyro program of one's own."""
+    """A reward with no model around it, as in a Pyro program of one's own."""
     for whole in (True, False):
         evidence = TextEvidence(vader_sentiment, tiny(), whole=whole) if kind == "text" else EVIDENCE[kind](tiny())
         with pytest.raises(OtherLanguageModelError, match="the first is 'a b c a', were encoded by the tokenizer of another"):

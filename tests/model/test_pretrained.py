@@ -100,7 +100,7 @@ def test_weights_of_other_shapes_are_named(load, folder):
 
 
 def test_weights_that_the_network_has_no_place_for_are_named(load, folder):
-    """As of a block more than config.json has."""
+    """Weights such as those of a block more than config.json has."""
     configured(folder, n_layer=1)
     with pytest.raises(PretrainedError, match=r"has 11 weights that a GPT2.* of its config.json has no place for: .*h\.1\."):
         load(folder)
@@ -370,7 +370,7 @@ def test_code_of_a_checkpoint_does_not_run_whatever_stands_on_standard_input(loa
 
 
 def test_code_of_a_checkpoint_runs_where_that_is_allowed(tmp_path):
-    """As the control: the code would have run."""
+    """The control: the code would have run."""
     folder, marker = saved(gpt2(), tmp_path / "checkpoint"), tmp_path / "ran"
     (folder / "custom.py").write_text(CODE.format(base="GPT2Config", marker=str(marker)))
     configured(folder, model_type="custom", auto_map={"AutoConfig": "custom.Custom"})

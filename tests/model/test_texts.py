@@ -15,7 +15,7 @@ LINE = '{"prompt": "a", "chosen": " b", "rejected": " \u00e9"}'
 
 
 class Series:
-    """As a series of pandas: iterable, with a length, and of no truth value."""
+    """A stand-in for a series of pandas: iterable, with a length, and of no truth value."""
 
     def __init__(self, values):
         self.values = values

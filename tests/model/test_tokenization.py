@@ -55,7 +55,7 @@ def test_prompt_is_as_written_where_the_tokenizer_rewrites_it():
 
 
 def test_special_tokens_are_read_and_the_end_is_not():
-    """Those of the prompt, and those that a response writes; each prompt in front of its own responses."""
+    """Special tokens of the prompt, and those that a response writes; each prompt in front of its own responses."""
     prior = language_model_of(chat("<bos> $A"), max_new_tokens=3)
     prompts = prior.encode(["<user> a b <assistant>", "<user> c"])
     response = torch.tensor([[[6, 1, 1], [3, 7, 4]], [[0, 2, 1], [1, 1, 1]]])

@@ -47,7 +47,7 @@ def byte_level() -> PreTrainedTokenizerFast:
 
 
 def word_piece() -> PreTrainedTokenizerFast:
-    """As BERT has them: [CLS] before a text, [SEP] after it, pieces inside a word."""
+    """A tokenizer like BERT's: [CLS] before a text, [SEP] after it, pieces inside a word."""
     words = ["[UNK]", "[CLS]", "[SEP]", "the", "film", "##s", "good", "."]
     tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()

@@ -96,7 +96,7 @@ def test_bolder_draws_are_weighed_back_to_the_guide():
 
 
 def test_replayed_responses_come_with_their_own_densities():
-    """As many as are asked for, beside the fresh ones: the loss is half the variance over both."""
+    """The buffer gives as many as are asked for, beside the fresh ones: the loss is half the variance over both."""
     model, guide = Target(), Table(1)
     truth = Enumeration(model, ONE)
     fresh, old = truth.support[:2], truth.support[3:6]
@@ -112,7 +112,7 @@ def test_replayed_responses_come_with_their_own_densities():
 
 
 def test_metrics_of_steps_on_the_draws_of_another_guide_are_those_of_this_one():
-    """Of the adaptive forward KL and of the second step of `proximal`, by importance weights."""
+    """ELBO of the adaptive forward KL and of the second step of `proximal`, by importance weights."""
     model, old, new = Target(), Table(1), Table(2)
     truth = Enumeration(model, ONE)
     response = in_proportion(truth.log_guide(old))

@@ -98,7 +98,7 @@ def test_law_of_the_best_of_n_from_many_prior_draws():
 
 
 def gradients(name, reward, prompts, batches):
-    """Of three steps on the same draws, each on some of the prompts."""
+    """Gradients of three steps on the same draws, each on some of the prompts."""
     pyro.set_rng_seed(3)
     objective, model, found = OBJECTIVES[name](num_particles=4), Target(reward), []
     for seed, batch in enumerate(batches):
@@ -133,7 +133,7 @@ def test_prompts_of_one_text_are_not_one_prompt(name):
 
 @pytest.mark.parametrize("name", OURS)
 def test_differentiable_loss_has_the_same_value_gradient_and_metrics(name):
-    """As Pyro's loops outside of SVI use it."""
+    """The use that Pyro's loops outside of SVI make of it."""
     model, guide, made = Target(), Table(1), []
     for differentiable in (False, True):
         pyro.set_rng_seed(0)
