@@ -22,7 +22,7 @@ def default_end_ids(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         "configuration": network.config.get_text_config().eos_token_id,
         "tokenizer": tokenizer.eos_token_id,
     }
-    sources = {name: _listed(value) for name, value in named.items() if value is not None}
+    sources = {name: _listed(name, value) for name, value in named.items() if value is not None}
     every = set().union(*sources.values()) if sources else set()
     possible = {i for i in every if i < vocab_size} or every
     if sources and possible - next(iter(sources.values())):
@@ -51,5 +51,9 @@ def checked_ids(name: str, ids: object, vocab_size: int) -> tuple[int, ...]:
     return tuple(sorted({int(token_id) for token_id in listed}))
 
 
-def _listed(value: int | Iterable[int]) -> set[int]:
-    return {value} if isinstance(value, int) else set(value)
+def _listed(name: str, value: object) -> set[int]:
+    ids = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+    for token_id in (listed := list(ids)):
+        if isinstance(token_id, bool) or not isinstance(token_id, Integral) or token_id < 0:
+            raise ValueError(f"the end of a text by the {name} is {value!r}, expected a token id or a list of them")
+    return {int(token_id) for token_id in listed}

@@ -20,7 +20,7 @@ from model.digests import saved_together
 from model.end_ids import checked_ids, default_end_ids
 from model.evaluation import evaluating
 from model.network_checks import check_causal, check_ids, check_network, check_tokenizer
-from model.positions import check_driven, first_position, longest_context
+from model.positions import check_driven, first_position, longest_context, padding_position, without_padding
 from model.pretrained import load_pretrained
 from model.prompts import Prompts
 from model.response_distribution import ResponseDistribution
@@ -123,7 +123,8 @@ class LanguageModel(nn.Module):
         self.vocabulary = vocabulary_digest(tokenizer, self.vocab_size)
         self.register_buffer("_end_ids", torch.tensor(self.end_ids, device=network.device), persistent=False)
         self._keeps_last_logits = "logits_to_keep" in inspect.signature(network.forward).parameters
-        self._first_position, self._context = first_position(network), longest_context(network)
+        self._padding, self._first_position = padding_position(network), first_position(network)
+        self._context = longest_context(network)
         self.requires_grad_(False)
         self.zero_grad(set_to_none=True)
         self.train(False)
@@ -333,7 +334,11 @@ class LanguageModel(nn.Module):
     def _run(self, state: CachedState, tokens: Tensor, *, last_only: bool = False) -> tuple[Tensor, CachedState]:
         """Read L tokens more: their ids `[B, L]`, or their input embeddings `[B, L, H]`."""
         name = "inputs_embeds" if tokens.is_floating_point() else "input_ids"
-        seen = state.seen + tokens.shape[1]
+        seen, positions = state.seen + tokens.shape[1], state.positions
+        if self._padding is not None and name == "input_ids":
+            skipped = (tokens == self._padding) & state.mask[:, state.seen : seen].bool()
+            later = without_padding(positions[:, state.seen :], skipped, self._padding)
+            positions = torch.cat([positions[:, : state.seen], later], 1)
         keep = {"logits_to_keep": 1} if last_only and self._keeps_last_logits else {}
         hidden: list[Tensor] = []
         thread = threading.get_ident()
@@ -352,14 +357,14 @@ class LanguageModel(nn.Module):
             out = self.network(
                 **{name: tokens},
                 attention_mask=state.mask[:, :seen],
-                position_ids=state.positions[:, state.seen : seen],
+                position_ids=positions[:, state.seen : seen],
                 past_key_values=state.cache,
                 use_cache=True,
                 **keep,
             )
         finally:
             listener.remove()
-        return out.logits, CachedState(out.past_key_values, seen, state.mask, state.positions, hidden[0])
+        return out.logits, CachedState(out.past_key_values, seen, state.mask, positions, hidden[0])
 
 
 def _rows_of(cache: Any, rows: Tensor) -> Any:

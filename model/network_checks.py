@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from model.checkpoint_source import PretrainedError
@@ -42,13 +45,31 @@ def check_weights(network: PreTrainedModel, where: str) -> None:
             raise PretrainedError(f"{where} has weights that are NaN or infinite, the first of them {name}")
 
 
+def check_stored(network: PreTrainedModel, source: str) -> None:
+    """Refuse weights that a folder has as whole numbers, which `transformers` would take for the weights themselves.
+
+    Raises:
+        PretrainedError: with the file and the first of them.
+    """
+    prefix = f"{network.base_model_prefix}."  # a body alone has its weights without it
+    parameters = {name.removeprefix(prefix) for name, _ in network.named_parameters()}
+    for file in sorted(Path(source).glob("*.safetensors")) if os.path.isdir(source) else []:
+        with safe_open(file, "pt") as tensors:
+            for name in (name for name in tensors.keys() if name.removeprefix(prefix) in parameters):  # noqa: SIM118 - no mapping
+                if "F" not in (kind := tensors.get_slice(name).get_dtype()):
+                    raise PretrainedError(
+                        f"{file} has {name} in the type {kind}, expected floating-point weights: if they are quantised, "
+                        "dequantise them first"
+                    )
+
+
 @torch.no_grad()
 def check_causal(network: PreTrainedModel) -> None:
     """Refuse a network that writes no text from left to right. It has to be in evaluation mode.
 
     Raises:
         ValueError: if the network has an encoder, has no output layer, has more output tokens than embeddings, or if the logits
-            after one token depend on the next.
+            after one token are NaN or depend on the next.
     """
     kind = type(network).__name__
     if network.config.is_encoder_decoder:
@@ -65,7 +86,11 @@ def check_causal(network: PreTrainedModel) -> None:
         first, other = (network(row[None], attention_mask=torch.ones_like(row[None])).logits[0, 0].float() for row in ids)
     except Exception as error:  # whatever the network's own code raises
         raise ValueError(f"{kind} cannot read two tokens: {type(error).__name__}: {error}") from error
-    if not torch.allclose(first, other, rtol=1e-3, atol=1e-3 * float(first.abs().max()), equal_nan=True):
+    if bool(first.isnan().any()):
+        raise ValueError(
+            f"the logits of {kind} in {network.dtype} are NaN: is the type too narrow, or the configuration another's?"
+        )
+    if not torch.allclose(first, other, rtol=1e-3, atol=1e-3 * float(first.abs().max())):
         raise ValueError(
             f"the logits of {kind} after a token depend on the token that follows: it reads in both directions. Expected a "
             "causal language model; an encoder that can be one is loaded with is_decoder=True in its configuration"

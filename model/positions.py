@@ -29,11 +29,26 @@ class DrivenNetworkError(ValueError):
     """A network gives other logits to a padded prompt read with a cache than to the plain sequence."""
 
 
-def first_position(network: PreTrainedModel) -> int:
-    """Position of the first token: 0, or one after the padding's for networks such as RoBERTa."""
+def padding_position(network: PreTrainedModel) -> int | None:
+    """Position, and token id, of padding in networks such as RoBERTa: they count no token of this id, wherever it stands."""
     tables = (module for name, module in network.named_modules() if name.endswith("position_embeddings"))
     paddings = [table.padding_idx for table in tables if getattr(table, "padding_idx", None) is not None]
-    return paddings[0] + 1 if paddings else 0
+    return paddings[0] if paddings else None
+
+
+def first_position(network: PreTrainedModel) -> int:
+    """Position of the first token: 0, or one after the padding's for networks such as RoBERTa."""
+    padding = padding_position(network)
+    return 0 if padding is None else padding + 1
+
+
+def without_padding(positions: Tensor, skipped: Tensor, padding: int) -> Tensor:
+    """Positions `[B, C]` of columns, once it is known which of the first are not counted, `[B, L]`: these are at `padding`."""
+    met = skipped.long().cumsum(1)
+    later = met[:, -1:].expand(-1, positions.shape[1] - skipped.shape[1])
+    positions = positions - torch.cat([met, later], 1)
+    positions[:, : skipped.shape[1]].masked_fill_(skipped, padding)
+    return positions
 
 
 def longest_context(network: PreTrainedModel) -> int | None:
@@ -67,13 +82,15 @@ def check_driven(language_model: LanguageModel) -> None:
     Raises:
         DrivenNetworkError: with the size of the difference, if they disagree by more than rounding.
     """
-    network, room = language_model.network, longest_context(language_model.network)
+    network, context = language_model.network, longest_context(language_model.network)
     steps = min(3, language_model.max_new_tokens - 1)
-    if room is not None and room < max(LENGTHS) + language_model.max_new_tokens:
-        return  # a toy: no prompt of that length is ever read
-    sequences = [row[: length + steps] for length, row in zip(LENGTHS, _some_ids(language_model), strict=True)]
-    heads = [row[:length] for length, row in zip(LENGTHS, sequences, strict=True)]
-    rest = torch.tensor([row[length:] for length, row in zip(LENGTHS, sequences, strict=True)], device=network.device)
+    room = max(LENGTHS) if context is None else context - language_model.max_new_tokens
+    if room < 1:
+        return  # no prompt is ever read
+    lengths = [min(length, room) for length in LENGTHS]
+    sequences = [row[: length + steps] for length, row in zip(lengths, _some_ids(language_model), strict=True)]
+    heads = [row[:length] for length, row in zip(lengths, sequences, strict=True)]
+    rest = torch.tensor([row[length:] for length, row in zip(lengths, sequences, strict=True)], device=network.device)
     try:
         plain = [network(torch.tensor([row], device=network.device), use_cache=False).logits[0] for row in sequences]
         driven = _driven(language_model, Prompts.from_ids(heads, ["", ""], network.device), rest)
@@ -82,7 +99,7 @@ def check_driven(language_model: LanguageModel) -> None:
             f"{type(network).__name__} in {network.dtype} cannot read a padded prompt and go on with a cache: "
             f"{type(error).__name__}: {error}"
         ) from error
-    expected = torch.stack([logits[length - 1 :] for length, logits in zip(LENGTHS, plain, strict=True)])
+    expected = torch.stack([logits[length - 1 :] for length, logits in zip(lengths, plain, strict=True)])
     spread = expected.double().std(-1).mean().item()
     difference = (driven.double().log_softmax(-1) - expected.double().log_softmax(-1)).abs().max().item()
     if difference > TOLERANCE.get(network.dtype, HALF_PRECISION_TOLERANCE) * (spread + 1e-6):

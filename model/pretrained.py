@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from model.adapter import Adapter, find_adapter
 from model.checkpoint_source import PretrainedError, find_checkpoint, hub_options, refused_by_name
 from model.checks import boolean, instance
 from model.digests import check_digests
-from model.network_checks import check_weights
+from model.network_checks import check_stored, check_weights
 from model.positions import longest_context
 
 NO_LIMIT = 1_000_000
@@ -134,6 +135,8 @@ def _load_whole(
     """A network whose weights are all in one checkpoint, but for those in `unread`."""
     with refused_by_name(source, "network"), _without_report():
         _check_kernels(auto, source, options)
+        if os.path.isfile(os.path.join(source, GENERATION_CONFIG_NAME)):
+            GenerationConfig.from_pretrained(source)  # else passed over if it is damaged, and the ends it names with it
         network, info = auto.from_pretrained(
             source, dtype=dtype or "auto", output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
@@ -153,6 +156,7 @@ def _load_whole(
             "config.json that of another network?"
         )
     _check_dtype(network, dtype, source)
+    check_stored(network, source)
     return network
 
 
@@ -192,10 +196,12 @@ def _load_adapted(
 
 
 def _dropped(network: PreTrainedModel, unexpected: set[str]) -> list[str]:
-    """Weights of a checkpoint that belong to the network's body and were not taken; those of another head may be left."""
+    """Weights of a checkpoint that belong to the network's body or head and were not taken; another head may be left."""
     own = {name for name, _ in network.base_model.named_children()}
+    modules = {name.rpartition(".")[0] for name, _ in network.named_parameters(remove_duplicate=False)} - {""}
     body = [(name, name.removeprefix(f"{network.base_model_prefix}.").split(".")[0]) for name in unexpected]
-    return sorted(name for name, first in body if first in own and not _BUFFER.search(name))
+    dropped = [name for name, first in body if first in own or name.rpartition(".")[0] in modules]
+    return sorted(name for name in dropped if not _BUFFER.search(name))
 
 
 def _check_dtype(network: PreTrainedModel, dtype: torch.dtype | None, source: str) -> None:

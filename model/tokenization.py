@@ -49,12 +49,13 @@ def vocabulary_digest(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> st
 
 
 def without_beginning(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[str]:
-    """M texts for a tokenizer that adds a BOS: one that is written at the beginning of a text is left out."""
-    bos = tokenizer.bos_token
-    if bos is None or not any(text.startswith(bos) for text in texts):
+    """M texts for a tokenizer that adds a BOS, or [CLS]: one that is written at the beginning of a text is left out."""
+    begins = [token for token in (tokenizer.bos_token, tokenizer.cls_token) if token is not None]
+    if not any(text.startswith(tuple(begins)) for text in texts):
         return list(texts)
-    adds_bos = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-    return [text.removeprefix(bos) if adds_bos else text for text in texts]
+    first = tokenizer("a")["input_ids"][:1]
+    added = next((token for token in begins if [tokenizer.convert_tokens_to_ids(token)] == first), "")
+    return [text.removeprefix(added) for text in texts]
 
 
 def decoded(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> list[str]:

@@ -72,6 +72,45 @@ def test_network_gives_a_padded_prompt_the_probabilities_of_the_plain_sequence(k
     assert_close(language_model(prompts).log_prob(response), torch.stack(expected), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta"])
+@pytest.mark.parametrize("pad_id", [0, 1, 4], ids=["end", "padding", "word"])
+def test_networks_that_count_no_padding_count_none_that_is_written_or_drawn(kind, pad_id):
+    """Within a prompt and within a response, in one pass and token by token."""
+    torch.manual_seed(0)
+    network = AutoModelForCausalLM.from_config(CONFIGS[kind](pad_token_id=pad_id)).double()
+    language_model = LanguageModel(network, tiny_tokenizer(), max_new_tokens=4, end_ids=[0])
+    prompts = language_model.encode([f"a {WORDS[pad_id]} b {WORDS[pad_id]}", "b", f"{WORDS[pad_id]} c"])
+    response = torch.tensor([[2, pad_id or 1, 3, 2], [pad_id or 1, 3, pad_id or 1, 2], [3, 2, pad_id or 1, 2]])
+    rows = [torch.tensor(row) for row in prompts.rows()]
+    expected = [plain_log_prob(language_model, *pair) for pair in zip(rows, response, strict=True)]
+    distribution = language_model(prompts)
+    assert_close(distribution.log_prob(response), torch.stack(expected), rtol=0, atol=1e-6)
+    logits, state = language_model.start(prompts)
+    for t in range(4):
+        assert_close(logits, distribution.next_token_logits(response)[:, t], rtol=0, atol=1e-6)
+        logits, state = language_model.extend(state, response[:, t : t + 1])
+        logits = logits[:, -1]
+
+
+def test_logits_that_are_no_numbers_are_refused():
+    network = copy.deepcopy(tiny().network)
+    network.transformer.ln_f.register_forward_hook(lambda module, inputs, output: output * torch.nan)
+    with pytest.raises(ValueError, match=r"logits of GPT2LMHeadModel in torch\.float64 are NaN"):
+        LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
+
+
+@pytest.mark.parametrize("max_new_tokens", [13, 14, 15])
+def test_network_with_little_room_for_prompts_is_checked_too(max_new_tokens):
+    class Counts(GPT2LMHeadModel):
+        def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, **more):
+            own = torch.arange(input_ids.shape[1])[None] + (input_ids[:, :1] > 0)
+            return super().forward(input_ids, attention_mask=attention_mask, position_ids=own, **more | {"use_cache": False})
+
+    torch.manual_seed(0)
+    with pytest.raises(DrivenNetworkError):
+        LanguageModel(Counts(tiny().network.config), tiny_tokenizer(), max_new_tokens=max_new_tokens)
+
+
 def test_context_leaves_out_positions_before_the_first():
     language_model = language_model_of("roberta")
     assert language_model.context == 14

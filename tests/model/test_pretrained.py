@@ -106,6 +106,45 @@ def test_weights_that_the_network_has_no_place_for_are_named(load, folder):
         load(folder)
 
 
+def test_a_scale_of_a_head_that_has_no_place_is_named(load, folder):
+    """As a quantised output layer has one; a head of another name may be left."""
+    head = "score" if load is LOADERS["classifier"] else "lm_head"
+    changed(folder, lambda tensors: tensors.update({f"{head}.weight_scale": torch.ones(1)}))
+    if load is LOADERS["features"]:
+        load(folder)  # which reads no head
+    else:
+        with pytest.raises(PretrainedError, match=rf"has 1 weights that .* has no place for: {head}.weight_scale"):
+            load(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.complex64])
+def test_weights_in_other_types_than_numbers_with_a_point_are_named(load, folder, dtype):
+    name = key(folder, "c_attn.weight")
+    changed(folder, lambda tensors: tensors.update({name: tensors[name].to(dtype)}))
+    with pytest.raises(PretrainedError, match=rf"{WEIGHTS} has .*c_attn.weight in the type .*, expected floating-point"):
+        load(folder)
+
+
+@pytest.mark.parametrize("data", ["", "{oops", "[]"])
+def test_settings_of_generation_that_are_damaged_are_not_passed_over(data, tmp_path):
+    """They may name an end that nothing else names."""
+    folder = saved(gpt2(), tmp_path)
+    (folder / "generation_config.json").write_text(data)
+    for name in ("prior", "likelihood"):
+        with pytest.raises(PretrainedError, match="cannot load the network"):
+            LOADERS[name](folder)
+    (folder / "generation_config.json").unlink()
+    LOADERS["prior"](folder)
+
+
+@pytest.mark.parametrize("end", ["<end>", -1, [0, -1], 0.5, [0, "<end>"], True])
+def test_end_that_is_no_token_id_is_named(end, tmp_path):
+    folder = saved(gpt2(), tmp_path)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
+    with pytest.raises(ValueError, match=r"end of a text by the generation settings is .*, expected a token id"):
+        LOADERS["prior"](folder)
+
+
 def test_weights_that_are_not_finite_are_named(load, folder):
     name = key(folder, "ln_f.bias")
     changed(folder, lambda tensors: tensors[name].fill_(torch.nan))

@@ -115,6 +115,13 @@ def test_text_of_a_template_does_not_begin_twice(template):
     assert torch.allclose(likelihood(["<bos> a b"]), likelihood(["a b"]), rtol=0, atol=1e-9)
 
 
+def test_cls_that_begins_a_text_is_no_second_one():
+    tokenizer = TOKENIZERS["word-piece"]()
+    tokenizer.bos_token = None
+    assert without_beginning(tokenizer, ["[CLS] the film", "the film"]) == [" the film", "the film"]
+    assert token_rows(tokenizer, ["[CLS] the film"]) == token_rows(tokenizer, ["the film"])
+
+
 def test_features_have_no_second_beginning_and_no_end():
     for template in ("<bos> $A", "<bos> $A <end>"):
         prior = language_model_of(chat(template))
