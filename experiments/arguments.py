@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Self, TypeAlias, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Self, TypeAlias, Union, get_args, get_origin, get_type_hints
 
-from model.checks import finite, positive, whole_number
+from model.checks import finite, one_of, positive, whole_number
 from model.pretrained import named_device
 
 CORES = os.cpu_count() or 1
@@ -93,7 +93,7 @@ def parts(hint: Any) -> Iterator[Any]:
 
 
 def _check(name: str, hint: Any, value: Any) -> None:
-    """Run the checks that stand beside a type, and those beside its parts."""
+    """Run the checks that stand beside a type, and those beside its parts; a `Literal` is a check of its own."""
     if value is None:
         return
     if get_origin(hint) is Annotated:
@@ -101,6 +101,8 @@ def _check(name: str, hint: Any, value: Any) -> None:
         for beside_it in metadata:
             if isinstance(beside_it, Check):
                 beside_it.check(name, value)
+    if get_origin(hint) is Literal:
+        one_of(name, value, get_args(hint))
     if get_origin(hint) in (Union, UnionType):
         for part in get_args(hint):
             _check(name, part, value)

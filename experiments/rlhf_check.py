@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from experiments.arguments import option
 from guides import GUIDES
-from inference.reward_posterior import REWARD_INFERENCE
-from model.preferences import AGGREGATIONS, HEADS
 
 if TYPE_CHECKING:
     from experiments.rlhf import RLHF
-
-REGISTRIES: dict[str, Mapping[str, Any]] = {
-    "head": HEADS,
-    "inference": REWARD_INFERENCE,
-    "aggregation": AGGREGATIONS,
-    "guide": GUIDES,
-}
-"""Arguments that are names."""
 
 
 def check(args: RLHF) -> None:
@@ -33,8 +21,5 @@ def check(args: RLHF) -> None:
         )
     if args.tie_strength is not None and args.preferences is None:
         raise SystemExit("--tie-strength is for --preferences: among simulated ones there are no ties")
-    for name, registry in REGISTRIES.items():
-        if getattr(args, name) not in registry:
-            raise SystemExit(f"{option(name)} is {getattr(args, name)!r}, expected one of: {', '.join(registry)}")
     if not GUIDES[args.guide].trains:
         raise SystemExit(f"--guide {args.guide} has nothing to train")

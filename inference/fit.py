@@ -97,8 +97,7 @@ def fit(
         objective: any `pyro.infer` ELBO; default `LeaveOneOut_ELBO()`.
         optimizer: a `FusedOptimizer`, or one of `pyro.optim` that is no scheduler; default Adam at 1e-3, gradient norm at most
             1, the rate on a cosine to 0.
-        prompts_per_step: a random subset of so many prompts a step, all where there are no more;
-            default all.
+        prompts_per_step: size of a random subset of the prompts for each step, all where there are no more; default all.
         seed: of the generators.
         checkpoint_folder: where checkpoints go, of which the newest two are kept; default none are written.
         checkpoint_every: steps between them. One more is written after the last step, or where a step fails.

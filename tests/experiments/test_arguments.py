@@ -60,6 +60,8 @@ def test_names_and_folders_are_checked_as_well(script, tmp_path):
     wrong = {
         "prior": {"": "is empty", " ": "is empty"},
         "encoder": {"": "is empty"},
+        "guide": {"nonsense": "is 'nonsense', expected one of: "},
+        "objective": {"nonsense": "is 'nonsense', expected one of: "},
         "device": {"gpu": "gpu: ", "meta": "no numbers", "cuda:99": "cuda:99: "},
         "out": {
             tmp_path / "file": "is a file, expected a folder",
