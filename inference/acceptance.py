@@ -29,6 +29,8 @@ def check_log_bound(log_bound: object, num_prompts: int) -> float | Tensor:
             f"the bound on the log weights has shape {tuple(log_bound.shape)}, expected one, or one for each of {num_prompts} "
             "prompts"
         )
+    if log_bound.is_complex():
+        raise ValueError(f"the bound on the log weights has type {log_bound.dtype}, expected real numbers")
     odd = ~log_bound.isfinite()
     if bool(odd.any()):
         raise ValueError(f"the bound on the log weights is {log_bound[odd][0].item()}, expected finite numbers")

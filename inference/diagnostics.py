@@ -12,6 +12,7 @@ clamped: an estimate of a divergence near 0 may be negative.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +40,8 @@ class Diagnostics:
         entropy: of q.
         log_z_bound: an importance-weighted lower bound on log Z, with all samples in one mean.
         log_z: from the prior draws.
-        kl_guide_posterior: KL(q || p*).
+        kl_guide_posterior: KL(q || p*); infinite where the guide drew the impossible, NaN where only the prior's draws did, all
+            of them for a prompt, so that log Z is not known.
         kl_posterior_guide: KL(p* || q); None where no bound on the evidence is known or nothing was accepted.
         acceptance: share of prior draws accepted as exact posterior samples; None where no bound is known.
         effective_sample_size: (sum w)^2 / sum w^2 of the guide's samples as importance samples, the lowest over prompts.
@@ -120,13 +122,20 @@ def diagnose(
         entropy=Estimate.of_mean(-log_guide),
         log_z_bound=log_mean_exp(log_weight),
         log_z=log_z,
-        kl_guide_posterior=log_z.minus(elbo),
+        kl_guide_posterior=_kl_guide_posterior(elbo, log_z),
         kl_posterior_guide=_kl_posterior_guide(model, guide, prompts, prior_draws, chunk),
         acceptance=None if prior_draws.accepted is None else prior_draws.accepted.double().mean().item(),
         effective_sample_size=effective_sample_size(log_weight).min().item(),
         pareto_k=pareto_k(log_weight).max().item(),
         distinct_2=distinct_n(response, _is_token(distribution, response), 2),
     )
+
+
+def _kl_guide_posterior(elbo: Estimate, log_z: Estimate) -> Estimate:
+    """log Z - ELBO, where either may be -inf."""
+    if math.isinf(elbo.value):
+        return Estimate(math.inf, math.nan)
+    return log_z.minus(elbo) if math.isfinite(log_z.value) else Estimate(math.nan, math.nan)
 
 
 def _kl_posterior_guide(model: Program, guide: Program, prompts: Prompts, draws: PriorDraws, chunk: int) -> Estimate | None:

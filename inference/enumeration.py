@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from inference.density import Program, joint_at, log_guide_at, response_distribution
-from inference.estimate import expectation
+from inference.estimate import check_numbers, expectation
 from inference.laws import check_law, name_of
 from inference.response_site import SameResponses
 from model import Prompts, ZeroEvidenceError
@@ -98,6 +98,7 @@ class Enumeration:
 
         Raises:
             ValueError: if nothing of the guide trains.
+            NotANumberError: if a derivative is NaN or +inf.
             ZeroEvidenceError: if the guide can draw what the evidence rules out: the ELBO is -inf, and has no gradient.
         """
         instance("guide", guide, nn.Module)
@@ -118,7 +119,10 @@ class Enumeration:
             for total, new in zip(gradient, torch.autograd.grad(surrogate, parameters, allow_unused=True), strict=True):
                 if new is not None:
                     total += new
-        return dict(zip(names, gradient, strict=True))
+        return {
+            name: check_numbers(f"the gradient of {name} of {name_of(guide)}", part).to(part)
+            for name, part in zip(names, gradient, strict=True)
+        }
 
     @property
     def _chunk_size(self) -> int:

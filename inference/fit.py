@@ -121,6 +121,8 @@ def fit(
     """
     num_steps = checks.whole_number("num_steps", num_steps)
     checkpoint_every = checks.whole_number("checkpoint_every", checkpoint_every)
+    checks.boolean("progress", progress)
+    checks.boolean("resume", resume)
     check_programs(model, guide, prompts)
     if prompts_per_step is not None:
         prompts_per_step = checks.whole_number("prompts_per_step", prompts_per_step)

@@ -21,6 +21,7 @@ from inference.checked_optimizer import (
     ScheduleError,
 )
 from inference.optimizer_backup import OptimizerEntry
+from inference.optimizer_options import try_step
 from model.checks import finite, function, positive, whole_number
 
 Schedule = Callable[[int], float]
@@ -60,7 +61,8 @@ class FusedOptimizer(CheckedOptimizer):
 
     Raises:
         TypeError: if the constructor is none, or its optimiser needs a closure in each step, as LBFGS does.
-        ValueError: if the constructor refuses the options, or the rate, the norm or the first factor is out of its range.
+        ValueError: if the constructor refuses the options, its optimiser cannot step or goes up the gradient, or the rate, the
+            norm or the first factor is out of its range.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class FusedOptimizer(CheckedOptimizer):
         trial = self._make([{"params": [torch.nn.Parameter(torch.zeros(1, 1))]}])
         if schedule is not constant and "lr" not in trial.param_groups[0]:
             raise ValueError(f"{_name(constructor)} has no learning rate `lr` that a schedule could change: leave it constant")
+        try_step(trial)
 
     @property
     def learning_rate(self) -> float:

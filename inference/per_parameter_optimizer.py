@@ -10,6 +10,7 @@ from torch import Tensor
 
 from inference.checked_optimizer import CheckedOptimizer
 from inference.optimizer_backup import OptimizerEntry
+from inference.optimizer_options import check_options, try_step
 
 
 class PerParameterOptimizer(CheckedOptimizer):
@@ -20,7 +21,7 @@ class PerParameterOptimizer(CheckedOptimizer):
 
     Raises:
         TypeError: if the optimiser does something else in a step than Pyro's own class, as a scheduler does.
-        ValueError: if the optimiser has stepped before.
+        ValueError: if the optimiser has stepped before, cannot step, or would go up the gradient.
     """
 
     def __init__(self, optimizer: PyroOptim) -> None:
@@ -31,6 +32,10 @@ class PerParameterOptimizer(CheckedOptimizer):
             )
         if optimizer.optim_objs:
             raise ValueError("the optimizer has been used already, expected a new one for each fit")
+        if isinstance(optimizer.pt_optim_args, dict):
+            try_step(optimizer.pt_optim_constructor([torch.nn.Parameter(torch.zeros(1, 1))], **optimizer.pt_optim_args))
+        if isinstance(optimizer.pt_clip_args, dict):
+            check_options(optimizer.pt_clip_args)
         super().__init__(optimizer.pt_optim_constructor, optimizer.pt_optim_args, optimizer.pt_clip_args)
         self.optim_objs, self.grad_clip = optimizer.optim_objs, optimizer.grad_clip
 
@@ -47,6 +52,7 @@ class PerParameterOptimizer(CheckedOptimizer):
             self.optim_objs[parameter] = self._get_optim(parameter)
             self.grad_clip[parameter] = self._get_grad_clip(parameter)
             self._entries[name] = OptimizerEntry.of(parameter, self.optim_objs[parameter])
+            check_options(self._entries[name].group | self._get_grad_clip_args(parameter))
 
     def _advance(self, trained: list[Tensor], norm: torch.Tensor) -> None:
         PyroOptim.__call__(self, trained)

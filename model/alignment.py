@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
 
 import pyro
 from torch import Tensor
 
-from model.checks import function, instance, positive
-from model.evidence import Evidence, at_beta, check_made_for, check_product, check_reward, for_each_prompt, upper_bound_of
+from model.checks import instance
+from model.evidence import (
+    BearsZeroEvidence,
+    Evidence,
+    at_beta,
+    check_evidence,
+    check_made_for,
+    check_product,
+    check_reward,
+    for_each_prompt,
+    upper_bound_of,
+)
 from model.language_model import LanguageModel
-from model.per_prompt import beta_at
+from model.per_prompt import beta_at, checked_beta
 from model.prompts import Prompts
 from model.provenance import through
-from model.response_index import indexed_if_enumerated
+from model.response_index import indexed_if_enumerated, is_enumerated
 
 
 class Factor(NamedTuple):
@@ -54,11 +65,11 @@ class AlignmentModel:
         self, prior: LanguageModel, evidence: Evidence | Mapping[str, Evidence], beta: float | Mapping[str, float]
     ) -> None:
         instance("prior", prior, LanguageModel, why="`LanguageModel.from_pretrained` loads one")
-        self._beta = _checked_beta(beta)
+        self._beta = checked_beta(beta)
         pieces = evidence if isinstance(evidence, Mapping) else {"evidence": evidence}
         self.evidence = {name: at_beta(piece, self._beta) for name, piece in pieces.items()}
         for name, piece in self.evidence.items():
-            function(f"evidence {name!r}", piece, why="of prompts and responses")
+            check_evidence(name, piece)
             upper_bound_of(name, piece)
             if not isinstance(name, str) or name in {"prompts", "response"}:
                 raise ValueError(
@@ -73,8 +84,9 @@ class AlignmentModel:
         with pyro.plate("prompts", len(prompts), dim=-1):
             with indexed_if_enumerated(prior):
                 response = pyro.sample("response", prior)
-            for factor in self.factors(prompts, response):
-                pyro.factor(factor.name, factor.log_evidence)
+            with BearsZeroEvidence() if is_enumerated(prior) else nullcontext():
+                for factor in self.factors(prompts, response):
+                    pyro.factor(factor.name, factor.log_evidence)
         return response
 
     def factors(self, prompts: Prompts, response: Tensor) -> Iterator[Factor]:
@@ -110,10 +122,3 @@ class AlignmentModel:
         bounds = [upper_bound_of(name, evidence) for name, evidence in self.evidence.items()]
         known = [bound for bound in bounds if bound is not None]
         return sum(known) / self.beta_at(prompts) if len(known) == len(bounds) else None
-
-
-def _checked_beta(beta: float | Mapping[str, float]) -> float | dict[str, float]:
-    why = "at 0 the posterior is a point mass, with no density, and at infinity it is the prior"
-    if isinstance(beta, Mapping):
-        return {text: positive(f"for the prompt {text!r} beta", value, why=why) for text, value in beta.items()}
-    return positive("beta", beta, why=why)

@@ -7,9 +7,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from model.checks import finite
+from model.checks import finite, instance
 from model.constraints import Constraint
-from model.evidence import Evidence, at_beta, check_product, check_reward, for_each_prompt, upper_bound_of
+from model.evidence import (
+    Evidence,
+    at_beta,
+    check_evidence,
+    check_product,
+    check_reward,
+    for_each_prompt,
+    upper_bound_of,
+)
 from model.prompts import Prompts
 
 
@@ -23,12 +31,17 @@ class WeightedSum:
 
     Raises:
         ValueError: if there are no parts, a weight is 0 or not finite, or negative for a hard constraint.
+        TypeError: if the parts are no mapping, or one is no weight and callable evidence.
     """
 
     def __init__(self, parts: Mapping[str, tuple[float, Evidence]]) -> None:
-        if not parts:
+        if not instance("parts", parts, Mapping):  # type: ignore[type-abstract]
             raise ValueError("got no parts, expected at least one by name, such as {'fluency': (0.5, evidence)}")
-        for name, (weight, evidence) in parts.items():
+        for name, part in parts.items():
+            if not isinstance(part, tuple | list) or len(part) != 2:
+                raise TypeError(f"the part {name!r} is {part!r}, expected a weight and its evidence")
+            weight, evidence = part
+            check_evidence(name, evidence)
             if finite(f"the weight of {name!r}", weight) == 0:
                 raise ValueError(f"the weight of {name!r} is 0, expected a finite number other than 0: leave the part out")
             if weight < 0 and isinstance(evidence, Constraint):

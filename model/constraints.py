@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from model.checks import finite
-from model.evidence import Evidence, at_beta, check_reward, for_each_prompt
+from model.checks import finite, instance
+from model.evidence import Evidence, at_beta, check_evidence, check_reward, for_each_prompt
 from model.language_model import LanguageModel
 from model.prompts import Prompts
 from model.rewards import Pattern, TextEvidence
@@ -43,12 +43,13 @@ class Constraint:
     ) -> None:
         if at_least is None and at_most is None:
             raise ValueError("got no threshold, expected `at_least`, `at_most` or both")
-        self.at_least = -torch.inf if at_least in (None, -torch.inf) else finite("at_least", at_least)
-        self.at_most = torch.inf if at_most in (None, torch.inf) else finite("at_most", at_most)
+        self.at_least = _threshold("at_least", at_least, -torch.inf)
+        self.at_most = _threshold("at_most", at_most, torch.inf)
         if self.at_least > self.at_most:
             raise ValueError(f"at_least is {at_least} and at_most {at_most}, expected the first to be no more than the second")
+        self.name = instance("name", name, str)
+        check_evidence(name, evidence)
         self.evidence = evidence
-        self.name = name
 
     def components(self) -> list[Evidence]:
         """The evidence that is held against the threshold."""
@@ -73,6 +74,12 @@ class Constraint:
         """0 or -inf, `[..., N]`, float64, for responses `[..., N, T]`."""
         held = self.holds(prompts, response)
         return torch.zeros(held.shape, dtype=torch.float64, device=held.device).masked_fill(~held, -torch.inf)
+
+
+def _threshold(name: str, value: float | None, none: float) -> float:
+    """A threshold, finite or the infinity that stands for none."""
+    unlimited = value is None or (isinstance(value, float) and value == none)
+    return none if unlimited else finite(name, value)
 
 
 def _rounded_as(value: Tensor, limit: float) -> Tensor:

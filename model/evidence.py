@@ -14,7 +14,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
-from model.checks import finite, first_index
+from model.checks import finite, first_index, function
 from model.prompts import Prompts
 from model.response_space import OtherLanguageModelError, ResponseSpace
 
@@ -51,6 +51,11 @@ class Composed(Protocol):
 
     def components(self) -> Iterable[Evidence]:
         """The evidence that it is made of."""
+
+
+def check_evidence(name: object, evidence: object) -> None:
+    """Refuse what cannot be called, or is a class of which an object was meant, by a `TypeError` that names it."""
+    function(f"evidence {name!r}", evidence, why="of prompts and responses")
 
 
 def check_made_for(name: str, evidence: Evidence, space: ResponseSpace) -> None:
@@ -122,8 +127,8 @@ def check_reward(name: str, reward: object, shape: torch.Size) -> Tensor:
             f"evidence {name!r} returned {type(reward).__name__}, expected a tensor of shape {tuple(shape)}. "
             "If it scores a list of texts, wrap it in `TextEvidence`."
         )
-    if reward.is_complex():
-        raise EvidenceError(f"evidence {name!r} returned {reward.dtype}, expected real numbers")
+    if reward.is_complex() or reward.layout != torch.strided:
+        raise EvidenceError(f"evidence {name!r} returned {reward.dtype}, {reward.layout}, expected real numbers, one by one")
     if reward.shape != shape:
         raise EvidenceError(
             f"evidence {name!r} returned shape {tuple(reward.shape)}, expected {tuple(shape)}: one value per particle and "

@@ -23,6 +23,8 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from model import checks
+from model.checks import instance, whole_number
 from model.language_model import LanguageModel
 
 END = "<end>"
@@ -107,6 +109,14 @@ def spoken_sentences(speakers: Mapping[str, Speaker]) -> dict[str, float]:
     return said
 
 
+def _checked_sentences(sentences: Mapping[str, float]) -> Mapping[str, float]:
+    if not instance("sentences", sentences, Mapping):  # type: ignore[type-abstract]
+        raise ValueError("sentences is empty, expected sentences with their probabilities")
+    for text, probability in sentences.items():
+        checks.probability(f"the probability of {instance('a sentence', text, str)!r}", probability)
+    return sentences
+
+
 def grammar_tokenizer() -> PreTrainedTokenizerFast:
     """One id a word. `<end>` is beginning, end and padding at once, as in GPT-2."""
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token=END))
@@ -126,9 +136,15 @@ def grammar_prior(
             default `grammar_sentences()`.
         steps: of Adam on the exact cross-entropy, the sentences weighted by their probability.
         seed: of the initial weights. Torch's own generator is left as it was.
+
+    Raises:
+        ValueError: if a number is out of its range, or there is no sentence.
+        TypeError: if the sentences are no mapping of texts.
     """
+    steps = whole_number("steps", steps, at_least=0, at_most=10**6)
+    seed = checks.seed("seed", seed)
     tokenizer = grammar_tokenizer()
-    sentences = grammar_sentences() if sentences is None else sentences
+    sentences = grammar_sentences() if sentences is None else _checked_sentences(sentences)
     rows = [[*tokenizer(text)["input_ids"], 0] for text in sentences]
     longest = max(map(len, rows))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from model.adapter import forget_base, unwrapped
-from model.checks import positive, whole_number
+from model.checks import instance, positive, whole_number
 from model.digests import saved_together
 from model.end_ids import checked_ids, default_end_ids
 from model.evaluation import evaluating
@@ -257,7 +257,10 @@ class LanguageModel(nn.Module):
 
     def _check_decodable(self, response: Tensor, prompts: Prompts | None) -> None:
         """Refuse what are no responses of this language model, `[..., N, T]`, to N prompts."""
-        if response.is_floating_point() or response.dim() < 2:
+        instance("response", response, Tensor)
+        if prompts is not None:
+            instance("prompts", prompts, Prompts, why="`encode([...])` makes them of texts")
+        if response.is_floating_point() or response.is_complex() or response.dim() < 2:
             raise ValueError(
                 f"got responses of shape {tuple(response.shape)} and type {response.dtype}, expected token ids [..., N, T]"
             )

@@ -9,6 +9,7 @@ sampling accepts a draw of the prior.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import ClassVar
 
 import pyro
@@ -16,11 +17,11 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
-from model.alignment import AlignmentModel
+from model.alignment import AlignmentModel, Factor
 from model.checks import instance
-from model.evidence import EvidenceError
+from model.evidence import BearsZeroEvidence, EvidenceError
 from model.prompts import Prompts
-from model.response_index import indexed_if_enumerated
+from model.response_index import indexed_if_enumerated, is_enumerated
 
 ROUNDING = 1e-6  # relative: a reward computed in float32 may exceed its bound by this much
 
@@ -46,20 +47,27 @@ class OptimalityModel:
         with pyro.plate("prompts", len(prompts), dim=-1):
             with indexed_if_enumerated(prior):
                 response = pyro.sample("response", prior)
-            for name, log_evidence, bound in self.model.factors(prompts, response):
-                if bound is None:
-                    raise ValueError(
-                        f"evidence {name!r} has no `upper_bound`: exp((r - r_max)/beta) is a probability only of a bounded "
-                        "reward. State the bound, or use `AlignmentModel`, which needs none"
-                    )
-                log_prob = log_evidence - bound
-                if bool((log_prob > ROUNDING * (1 + abs(torch.as_tensor(bound)))).any()):
-                    raise EvidenceError(
-                        f"evidence {name!r} exceeds its `upper_bound` by {log_prob.max().item():.4g} nats: p(O = 1 | x) would "
-                        "be above 1. Correct the bound"
-                    )
-                pyro.sample(name, LogBernoulli(log_prob.clamp(max=0)), obs=torch.ones_like(log_prob))
+            with BearsZeroEvidence() if is_enumerated(prior) else nullcontext():
+                for factor in self.model.factors(prompts, response):
+                    pyro.sample(factor.name, _observed(factor), obs=torch.ones_like(factor.log_evidence))
         return response
+
+
+def _observed(factor: Factor) -> LogBernoulli:
+    """The coin whose 1 has the probability exp((r - r_max)/beta)."""
+    name, log_evidence, bound = factor
+    if bound is None:
+        raise ValueError(
+            f"evidence {name!r} has no `upper_bound`: exp((r - r_max)/beta) is a probability only of a bounded reward. State "
+            "the bound, or use `AlignmentModel`, which needs none"
+        )
+    log_prob = log_evidence - bound
+    if bool((log_prob > ROUNDING * (1 + abs(torch.as_tensor(bound)))).any()):
+        raise EvidenceError(
+            f"evidence {name!r} exceeds its `upper_bound` by {log_prob.max().item():.4g} nats: p(O = 1 | x) would be above 1. "
+            "Correct the bound"
+        )
+    return LogBernoulli(log_prob.clamp(max=0))
 
 
 class LogBernoulli(TorchDistribution):

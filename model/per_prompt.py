@@ -7,7 +7,22 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from model.checks import positive
 from model.prompts import Prompts
+
+
+def checked_beta(beta: float | Mapping[str, float]) -> float | dict[str, float]:
+    """beta, one number or one for each prompt by its text, if all are positive and finite.
+
+    Raises:
+        ValueError: if one is not, or there are none at all.
+    """
+    why = "at 0 the posterior is a point mass, with no density, and at infinity it is the prior"
+    if not isinstance(beta, Mapping):
+        return positive("beta", beta, why=why)
+    if not beta:
+        raise ValueError("beta is {}, expected a number, or one for each prompt by its text")
+    return {text: positive(f"for the prompt {text!r} beta", value, why=why) for text, value in beta.items()}
 
 
 def beta_at(beta: float | Mapping[str, float], prompts: Prompts) -> float | Tensor:

@@ -64,14 +64,25 @@ def indexed_if_enumerated(response: ResponseDistribution) -> AbstractContextMana
     Args:
         response: distribution of the site.
     """
+    recorded = any(INDEX in site["infer"] for site in _recorded())
+    return ResponseIndex() if recorded or is_enumerated(response) else nullcontext()
+
+
+def is_enumerated(response: ResponseDistribution) -> bool:
+    """Whether Pyro enumerates the model's own site in parallel, so that every response has its exact weight, 0 among them.
+
+    Args:
+        response: distribution of the site.
+    """
+    enumerates = any(isinstance(handler, EnumMessenger) for handler in _PYRO_STACK)
+    return enumerates and not _recorded() and _is_marked(response)
+
+
+def _recorded() -> list[dict[str, Any]]:
+    """The site in each trace that the program is replayed against, such as that of its guide."""
     traces = [handler.trace for handler in _PYRO_STACK if isinstance(handler, ReplayMessenger)]
     traces += [handler.enum_trace for handler in _PYRO_STACK if isinstance(handler, BackwardSampleMessenger)]
-    recorded = [trace.nodes["response"] for trace in traces if trace is not None and "response" in trace.nodes]
-    if recorded:
-        indexed = any(INDEX in site["infer"] for site in recorded)
-    else:
-        indexed = any(isinstance(handler, EnumMessenger) for handler in _PYRO_STACK) and _is_marked(response)
-    return ResponseIndex() if indexed else nullcontext()
+    return [trace.nodes["response"] for trace in traces if trace is not None and "response" in trace.nodes]
 
 
 def _is_marked(response: ResponseDistribution) -> bool:

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from model.checks import finite, positive
+from model.checks import finite, instance
 from model.composition import WeightedSum
-from model.evidence import Evidence, at_beta, check_product
-from model.per_prompt import beta_at
+from model.evidence import Evidence, at_beta, check_evidence, check_product
+from model.per_prompt import beta_at, checked_beta
 from model.prompts import Prompts
 
 
@@ -34,11 +34,15 @@ class Tilt:
     def __init__(
         self, features: Mapping[str, Evidence], multipliers: Mapping[str, float], beta: float | Mapping[str, float] = 1.0
     ) -> None:
+        instance("features", features, Mapping)  # type: ignore[type-abstract]
+        instance("multipliers", multipliers, Mapping)  # type: ignore[type-abstract]
         if features.keys() != multipliers.keys():
             raise ValueError(f"features are {sorted(features)} and multipliers {sorted(multipliers)}, expected the same names")
+        for name, feature in features.items():
+            check_evidence(name, feature)
         self.features = dict(features)
         self.multipliers = {name: finite(f"the multiplier of {name!r}", value) for name, value in multipliers.items()}
-        self.beta = beta if isinstance(beta, Mapping) else positive("beta", beta)
+        self.beta = checked_beta(beta)
         used = {name: (self.multipliers[name], features[name]) for name in features if self.multipliers[name] != 0}
         self._sum = WeightedSum(used) if used else None
         bound = 0.0 if self._sum is None else self._sum.upper_bound

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from inference.estimate import log_mean
 from inference.importance_weights import effective_sample_size
-from model.checks import one_of
+from model.checks import function, instance, one_of
 
 Scheme = Callable[[Tensor], Tensor]
 """Takes probabilities `[K, N]`, returns ancestors `[K, N]`, each from 0 to K - 1."""
@@ -113,11 +113,23 @@ def resample_if_degenerate(log_weight: Tensor, scheme: Scheme, threshold: float,
     itself = torch.arange(num_particles, device=log_weight.device)[:, None].expand_as(log_weight)
     if not bool(done.any()):
         return Resampled(itself, log_weight, torch.zeros_like(log_weight[0]), done)
-    ancestors = torch.where(done, scheme(log_weight.softmax(0)), itself)
+    ancestors = torch.where(done, _chosen(scheme, log_weight.softmax(0)), itself)
     if keep_first:
         ancestors[0] = 0
     log_mean_weight = log_mean(log_weight)
     return Resampled(ancestors, torch.where(done, 0.0, log_weight), torch.where(done, log_mean_weight, 0.0), done)
+
+
+def _chosen(scheme: Scheme, probability: Tensor) -> Tensor:
+    """The ancestors that a scheme chose, `[K, N]`, if they are particles."""
+    chosen = instance("what the resampling scheme returned", scheme(probability), Tensor)
+    wrong = chosen.shape != probability.shape or chosen.dtype != torch.long
+    if wrong or bool(((chosen < 0) | (chosen >= len(probability))).any()):
+        raise ValueError(
+            f"the resampling scheme returned shape {tuple(chosen.shape)} and type {chosen.dtype}, expected "
+            f"{tuple(probability.shape)}, whole numbers of particles from 0 to {len(probability) - 1}"
+        )
+    return chosen
 
 
 def find_scheme(resampling: str | Scheme) -> Scheme:
@@ -127,7 +139,7 @@ def find_scheme(resampling: str | Scheme) -> Scheme:
         ValueError: if no scheme has that name.
     """
     if callable(resampling):
-        return resampling
+        return function("resampling", resampling)
     return RESAMPLING[one_of("resampling", resampling, RESAMPLING)]
 
 

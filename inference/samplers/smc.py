@@ -22,7 +22,7 @@ from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.resampling import Scheme, find_scheme, num_distinct, resample_if_degenerate
 from inference.samplers.twist import Twist
 from model import Prompts, ResponseDistribution
-from model.checks import finite, function, whole_number
+from model.checks import finite, function, instance, whole_number
 from model.response_distribution import sample_token
 from model.thread_lock import one_thread
 from model.token_log_prob import token_log_prob
@@ -192,7 +192,7 @@ def draw_token(
 
 def weigh_by_twist(particles: Particles, twist: Twist, prompts: Prompts, t: int, prior: ResponseDistribution) -> None:
     """psi_t in place of psi_{t-1}, but for responses that ended before token t, which keep the twist they ended with."""
-    log_psi = twist(prompts, particles.response, t)
+    log_psi = instance("what twist returned", twist(prompts, particles.response, t), Tensor)
     if log_psi.shape != particles.ended.shape or bool(log_psi.isnan().any()) or bool(log_psi.isposinf().any()):
         raise ValueError(
             f"twist returned shape {tuple(log_psi.shape)}, values from {log_psi.min().item()} to {log_psi.max().item()}; "

@@ -20,7 +20,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from model.checks import finite, instance, positive, probability
+from model.checks import finite, function, instance, positive, probability
 from model.preferences.data import Preference
 from model.preferences.features import Features
 from model.preferences.heads import Head, check_head
@@ -74,6 +74,9 @@ class Comparisons:
     @classmethod
     def of(cls, preferences: Sequence[Preference], features: Features) -> Self:
         """The comparisons of some preferences; what was chosen comes first."""
+        for preference in instance("preferences", preferences, Sequence):  # type: ignore[type-abstract]
+            instance("a preference", preference, Preference, why="`read_preferences` makes them")
+        function("features", features, why="of a list of texts")
         first, second = ([preference.texts[i] for preference in preferences] for i in (0, 1))
         outcome = torch.tensor([TIE if preference.tie else FIRST for preference in preferences])
         return cls(features(first), features(second), outcome)

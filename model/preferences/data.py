@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from model.checks import instance
 from model.files import write_atomically
 from model.texts import TextFileError, check_unicode, read_lines
 
@@ -61,6 +62,8 @@ def read_preferences(source: str | Path | Iterable[Mapping[str, Any]]) -> list[P
             "got one mapping, expected an iterable of them: of a `DatasetDict` name a split, as in data['train']"
         )
     is_file = isinstance(source, str | Path)
+    if not is_file:
+        instance("source", source, Iterable, why="of mappings, or a path")  # type: ignore[type-abstract]
     records = _read_lines(Path(source)) if isinstance(source, str | Path) else _enumerated(source)
     preferences = [to_preference(record, where) for where, record in records]
     if not preferences:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from model.checks import instance
+from model.checks import boolean, instance
 from model.texts import listed_texts
 
 
@@ -26,13 +26,14 @@ class Pattern:
 
     def __init__(self, pattern: str, *, count: bool = False, ignore_case: bool = True) -> None:
         instance("pattern", pattern, str)
+        boolean("ignore_case", ignore_case)
+        self.count = boolean("count", count)
         try:
             self.pattern = re.compile(pattern, re.IGNORECASE if ignore_case else 0)
         except re.error as error:
             raise ValueError(
                 f"{pattern!r} is no regular expression: {error}. To look for it as it stands, use `Pattern.of_words`"
             ) from error
-        self.count = count
         self.upper_bound = None if count else 1.0
 
     @classmethod
@@ -43,7 +44,7 @@ class Pattern:
             TypeError: if one is no text.
             ValueError: if there is none, or one is empty.
         """
-        listed = [words] if isinstance(words, str) else list(words)
+        listed = [words] if isinstance(words, str) else list(instance("words", words, Iterable))  # type: ignore[type-abstract]
         for word in listed:
             if not isinstance(word, str):
                 raise TypeError(f"got the word {word!r} ({type(word).__name__}) among {listed!r}, expected texts: quote it")

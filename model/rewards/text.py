@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from model import checks
-from model.checks import finite, instance, whole_number
+from model.checks import boolean, finite, instance, whole_number
 from model.evidence import Bounded, EvidenceError, at_beta, for_each_prompt
 from model.language_model import LanguageModel
 from model.prompts import Prompts
@@ -56,11 +56,11 @@ class TextEvidence:
     ) -> None:
         self.function = checks.function("function", function, why="of a list of texts")
         self.language_model = instance("language_model", language_model, LanguageModel)
-        self.whole = whole
+        self.whole = boolean("whole", whole)
         self.upper_bound = function.upper_bound if upper_bound is None and isinstance(function, Bounded) else upper_bound
         if self.upper_bound is not None:
             finite("upper_bound", self.upper_bound, why="or None if not known")
-        self.name = name or getattr(function, "__name__", type(function).__name__)
+        self.name = (name and instance("name", name, str)) or getattr(function, "__name__", type(function).__name__)
         self.cache_size = whole_number("cache_size", cache_size, at_least=0)
         self._known: OrderedDict[str, float] = OrderedDict()
 

@@ -104,9 +104,10 @@ HARD = AlignmentModel(PRIOR, {"not": contains("not", PRIOR)}, 0.3)
 
 SAMPLER = {"model": [*PROGRAM, None], "prompts": PROMPTS, "guide": PROGRAM, "num_samples": [*COUNT, None]}
 CHUNKS = SAMPLER | {"chunk": [*COUNT, None]}
-SMC = SAMPLER | {"resampling": [*NAME, None], "ess_threshold": SHARE}
+SCHEMES = [lambda probability: None, lambda probability: probability, lambda probability: torch.full((64, 2), 64)]
+SMC = SAMPLER | {"resampling": [*NAME, None, int, *SCHEMES], "ess_threshold": SHARE}
 SAMPLED = {"model": MODEL, "prompts": BOTH, "num_samples": 64}
-LOG_BOUND = {"log_bound": [*NUMBER, torch.zeros(5), torch.full((2,), NAN)]}
+LOG_BOUND = {"log_bound": [*NUMBER, torch.zeros(5), torch.full((2,), NAN), torch.zeros(2) * 1j]}
 SCORED = {"prompts": PROMPTS, "response": [*TENSOR, RESPONSE.double(), RESPONSE[..., :1], RESPONSE + 90, -1 - RESPONSE]}
 INFERRED = {"model": TIES, "comparisons": COMPARISONS, "num_samples": 2}
 INFERENCE = {"model": [None, 3, "x"], "comparisons": [None, 3, "x"], "num_samples": [*COUNT, None], "seed": SEED}
@@ -123,8 +124,16 @@ CALLS: dict[str, Call] = {
         SAMPLED | {"num_chains": 4},
         CHUNKS | {"num_chains": [*COUNT, None], "warmup": [*SHARE, 1.0, None], "whole": FLAG},
     ),
-    "smc": (sequential_monte_carlo, SAMPLED, SMC | {"twist": [3, "x"]}),
-    "annealed-smc": (annealed_smc, SAMPLED, SMC | {"num_temperatures": COUNT, "moves": COUNT[1:]}),
+    "smc": (
+        sequential_monte_carlo,
+        SAMPLED | {"ess_threshold": 2.0},
+        SMC | {"twist": [3, "x", lambda *_: None, lambda *_: torch.zeros(1) * NAN]},
+    ),
+    "annealed-smc": (
+        annealed_smc,
+        SAMPLED | {"num_temperatures": 2, "ess_threshold": 2.0},
+        SMC | {"num_temperatures": COUNT, "moves": COUNT[1:]},
+    ),
     "log_z_bounds": (
         log_z_bounds,
         {"model": MODEL, "prompts": BOTH, "posterior_sample": TRUTH.support[:1], "num_samples": 4},

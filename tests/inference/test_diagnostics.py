@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from guides import Fixed
+from guides import Fixed, Tabular
 from inference import (
     Diagnostics,
     Enumeration,
     LooseBoundError,
+    PriorDraws,
     diagnose,
     distinct_n,
     draw_from_prior,
@@ -173,6 +174,20 @@ def test_impossible_responses_are_borne(small_prior, guide, prompts):
     assert measured.elbo.value == -math.inf
     assert measured.kl_guide_posterior.value == math.inf
     assert within(measured.kl_posterior_guide, Enumeration(model, prompts).kl_posterior_guide(guide))
+
+
+def test_without_a_possible_draw_of_the_prior_the_reverse_divergence_is_infinite_or_unknown(small_prior, guide, prompts):
+    """Infinite where the guide draws the impossible too. Else log Z is not known: no divergence is minus infinity."""
+    reward = TokenEvidence(lambda response, _: torch.where(response[..., 0] == 7, 0.0, -math.inf), small_prior)
+    model, knowing = AlignmentModel(small_prior, reward, beta=1.0), Tabular(small_prior, prompts)
+    with torch.no_grad():
+        knowing.table[:, 0, 7] = 1e3
+    nothing = PriorDraws(torch.full((4, 2, 2), 5), torch.full((4, 2), -math.inf), None)
+    options = {"num_samples": 8, "prior_draws": nothing}
+    assert diagnose(model, guide, prompts, **options).kl_guide_posterior.value == math.inf
+    measured = diagnose(model, knowing, prompts, **options)
+    assert math.isfinite(measured.elbo.value)
+    assert math.isnan(measured.kl_guide_posterior.value)
 
 
 def test_responses_of_one_token_have_no_pairs():

@@ -77,10 +77,15 @@ def test_other_kinds_of_arguments_are_refused(model, small_prior, prompts):
     for bad in ["the film was", None, prompts.ids]:
         with pytest.raises(TypeError, match=r"expected a Prompts: `LanguageModel\.encode` makes them"):
             quiet(model, guide, bad)
-    with pytest.raises(TypeError, match="model is a float, expected a function: a Pyro program"):
+    with pytest.raises(TypeError, match="model is a float, expected a function"):
         quiet(0.3, guide, prompts)
-    with pytest.raises(TypeError, match="guide is a Parameter, expected a function: a Pyro program"):
+    with pytest.raises(TypeError, match="guide is a Parameter, expected a function"):
         quiet(model, guide.table, prompts)
+    with pytest.raises(TypeError, match="guide is the class Tabular"):
+        quiet(model, Tabular, prompts)
+    for name in ("progress", "resume"):
+        with pytest.raises(TypeError, match=f"{name} is 'False', expected True or False"):
+            fit(model, guide, prompts, num_steps=1, **{name: "False"})
     with pytest.raises(ValueError, match="model and guide are the same program"):
         quiet(model, model, prompts)
     for bad in [LeaveOneOut_ELBO, "leave-one-out"]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from guides import FineTuned, MeanField, Tabular, Twisted
+from guides import FineTuned, MeanField, Recurrent, Tabular, Twisted
 from guides.mixture import Mixture
 from inference import (
     DIVERGENCES,
@@ -102,6 +102,16 @@ def test_a_guide_of_nan_is_never_reported_as_exact(truth, of_nan, measure):
     guide, name = of_nan
     with pytest.raises(NotANumberError, match=rf"the guide {name} has log-probability nan .* parameters are NaN or infinite"):
         getattr(truth, measure)(guide)
+
+
+def test_a_gradient_of_nan_is_an_error(small_prior, truth):
+    """A recurrent guide saturates at an infinite weight: its probabilities are numbers, and their derivatives are none."""
+    guide = Recurrent(small_prior)
+    with torch.no_grad():
+        guide.embedding.weight[7, 0] = INF
+    assert truth.elbo(guide).isfinite().all()
+    with pytest.raises(NotANumberError, match=r"the gradient of .* of Recurrent is nan"):
+        truth.elbo_gradient(guide)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -142,8 +142,10 @@ def test_what_cannot_step_here_is_refused_by_name(model, small_prior, prompts):
         FusedOptimizer(torch.optim.Adam([torch.zeros(1)]))
     with pytest.raises(TypeError, match="options is a function, expected a dict"):
         FusedOptimizer(options=lambda name: {"lr": 0.1})
-    with pytest.raises(RuntimeError, match="SparseAdam does not support dense gradients"):
-        quiet(model, FineTuned(small_prior), prompts, optimizer=FusedOptimizer(torch.optim.SparseAdam))
+    with pytest.raises(ValueError, match=r"SparseAdam cannot step in a fit .* does not support dense gradients"):
+        FusedOptimizer(torch.optim.SparseAdam)
+    with pytest.raises(ValueError, match="SparseAdam cannot step in a fit"):
+        quiet(model, FineTuned(small_prior), prompts, optimizer=pyro.optim.SparseAdam({"lr": 0.1}))
     scheduler = pyro.optim.ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.01}, "gamma": 0.9})
     with pytest.raises(TypeError, match=r"is a PyroLRScheduler, expected one of `pyro.optim` that is no scheduler"):
         quiet(model, FineTuned(small_prior), prompts, optimizer=scheduler)
@@ -155,6 +157,30 @@ def test_what_cannot_step_here_is_refused_by_name(model, small_prior, prompts):
 def test_options_that_the_constructor_refuses_are_refused_at_once(options):
     with pytest.raises((TypeError, ValueError), match="Adam"):
         FusedOptimizer(options=options)
+
+
+UPHILL = {
+    "maximize": lambda: FusedOptimizer(torch.optim.SGD, {"lr": 0.1, "maximize": True}),
+    "clip_norm": lambda: FusedOptimizer(ClippedAdam, {"clip_norm": -1.0}),
+    "maximize, by Pyro": lambda: pyro.optim.Adam({"lr": 0.1, "maximize": True}),
+    "clip_norm, by Pyro": lambda: pyro.optim.Adam({"lr": 0.1}, {"clip_norm": -1.0}),
+    "clip_norm of NaN, by Pyro": lambda: pyro.optim.Adam({"lr": 0.1}, {"clip_norm": math.nan}),
+    "clip_value, by Pyro": lambda: pyro.optim.Adam({"lr": 0.1}, {"clip_value": -1.0}),
+    "clip_norm of one parameter, by Pyro": lambda: pyro.optim.Adam({"lr": 0.1}, lambda module, name: {"clip_norm": -1.0}),
+    "maximize of one parameter, by Pyro": lambda: pyro.optim.SGD(lambda name: {"lr": 0.1, "maximize": True}),
+    "clip_norm, by Pyro's ClippedAdam": lambda: pyro.optim.ClippedAdam({"lr": 0.1, "clip_norm": -1.0}),
+    "lr, by Pyro's ClippedAdam": lambda: pyro.optim.ClippedAdam({"lr": -0.1}),
+    "eta, by Pyro": lambda: pyro.optim.AdagradRMSProp({"eta": -0.1}),
+}
+
+
+@pytest.mark.parametrize("name", UPHILL)
+def test_options_that_would_climb_are_refused_before_a_step(name, model, small_prior, prompts):
+    guide, option = Tabular(small_prior, prompts), name.split(",")[0].split()[0]
+    before = guide.table.detach().clone()
+    with pytest.raises(ValueError, match=rf"^{option} is "):
+        quiet(model, guide, prompts, optimizer=UPHILL[name]())
+    assert torch.equal(guide.table, before)
 
 
 def test_schedule_needs_a_rate():

@@ -12,7 +12,6 @@ from guides import GUIDES, FineTuned
 from inference import Enumeration, FusedOptimizer, fit
 from model import (
     AlignmentModel,
-    BearsZeroEvidence,
     Constraint,
     Expert,
     Length,
@@ -24,6 +23,7 @@ from model import (
     TokenEvidence,
     UncertainReward,
     WeightedSum,
+    ZeroEvidenceError,
 )
 from model.preferences import LinearHead, PriorFeatures, Standardised
 from tests.model.tiny import PROMPTS, tiny
@@ -80,8 +80,7 @@ def plain(prior, evidence, beta):
 
 def log_z(model, prompts):
     """By Pyro alone, the sum over prompts."""
-    with BearsZeroEvidence():
-        return -TraceEnum_ELBO(max_plate_nesting=1).loss(config_enumerate(model, "parallel"), empty, prompts)
+    return -TraceEnum_ELBO(max_plate_nesting=1).loss(config_enumerate(model, "parallel"), empty, prompts)
 
 
 @pytest.mark.parametrize("texts", [PROMPTS[:1], PROMPTS[:2], PROMPTS], ids=["1", "2", "3"])
@@ -164,6 +163,26 @@ def test_marginals_and_the_best_response(prior, name):
     best = infer_discrete(model, first_available_dim=-2, temperature=0)(prompts)
     picked = (truth.support == best).all(-1)  # [S, N]
     assert_close(truth.log_posterior[picked], truth.log_posterior.amax(0), **EXACT)
+
+
+@pytest.mark.parametrize("kind", [lambda model: model, OptimalityModel], ids=["alignment", "optimality"])
+def test_the_impossible_has_probability_0(prior, kind):
+    """A hard constraint, where Pyro enumerates the model; a guide that can draw the impossible has no ELBO."""
+    prompts, soft = prior.encode(PROMPTS), TextEvidence(letters, prior, upper_bound=5.0)
+    hard = {"letters": soft, "hard": Constraint(soft, at_least=0.3)}
+    model = kind(AlignmentModel(prior, hard, beta=0.5))
+    enumerated, truth, elbo = config_enumerate(model), Enumeration(model, prompts), TraceEnum_ELBO(max_plate_nesting=1)
+    assert truth.log_evidence.isneginf().any(0).all()
+    assert_close(-elbo.loss(enumerated, empty, prompts), truth.log_z.sum().item(), **EXACT)
+    marginal = elbo.compute_marginals(enumerated, empty, prompts)["response"]
+    assert_close(marginal.probs.T, truth.log_posterior.exp(), **EXACT)
+    for temperature in (0, 1):
+        drawn = infer_discrete(enumerated, first_available_dim=-2, temperature=temperature)(prompts)
+        assert truth.log_posterior[(truth.support == drawn).all(-1)].isfinite().all()
+    guide = FineTuned(prior)
+    for how in ("parallel", "sequential"):
+        with pytest.raises(ZeroEvidenceError, match="evidence 'hard' is -inf"):
+            elbo.loss(model, config_enumerate(guide, how), prompts)
 
 
 def test_draws_are_of_the_posterior(prior):

@@ -124,8 +124,16 @@ def test_rewards_are_aggregated_in_float64(name: str, dtype: torch.dtype) -> Non
     assert torch.equal(AGGREGATIONS[name](rewards, 1e-3), AGGREGATIONS[name](rewards.double(), 1e-3))
 
 
+def test_sparse_rewards_are_refused(prior: LanguageModel, prompts: Prompts) -> None:
+    def taste(prompts: Prompts, response: torch.Tensor) -> torch.Tensor:
+        return response.sum(-1).double().to_sparse()
+
+    with pytest.raises(EvidenceError, match=r"evidence 'taste' returned torch.float64, torch.sparse_coo, expected real"):
+        Enumeration(AlignmentModel(prior, {"taste": taste}, 1.0), prompts)
+
+
 def test_evidence_of_complex_numbers_or_of_no_callable_is_refused(prior: LanguageModel, prompts: Prompts) -> None:
-    with pytest.raises(EvidenceError, match=r"evidence 'taste' returned torch.complex64, expected real numbers"):
+    with pytest.raises(EvidenceError, match=r"evidence 'taste' returned torch.complex64, .*expected real numbers"):
         Enumeration(AlignmentModel(prior, {"taste": Typed(1, torch.complex64)}, 1.0), prompts)
     with pytest.raises(TypeError, match="evidence 'taste' is a float, expected a function"):
         AlignmentModel(prior, {"taste": 0.5}, 1.0)

@@ -167,6 +167,9 @@ def test_generator_that_fails_on_a_text_is_refused_with_it(language_model, promp
         ({"upper_bound": "1"}, ValueError, "upper_bound is '1'"),
         ({"function": 0.5}, TypeError, "function is a float, expected a function"),
         ({"function": "vader"}, TypeError, "function is a str"),
+        ({"function": Pattern}, TypeError, "function is the class Pattern"),
+        ({"whole": "False"}, TypeError, "whole is 'False', expected True or False"),
+        ({"name": 3}, TypeError, "name is a int, expected a str"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(language_model, settings, error, message):
