@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog, minimize
 from torch import Tensor
 
-from inference.density import Program
+from inference.density import Program, response_distribution
 from inference.estimate import Estimate
 from inference.prior_bank import FEW, PriorBank, draw_prior_bank
-from model import Evidence, Prompts, Tilt
+from model import Evidence, Prompts, ResponseDistribution, Tilt
 from model.checks import finite, function, instance
-from model.evidence import EvidenceError, ZeroEvidenceError, check_reward
+from model.evidence import EvidenceError, ZeroEvidenceError, check_made_for, check_reward
 
 LIMIT = 30.0  # multipliers of a target out of reach stop at so many nats by the standard deviation of their feature
 MARGIN = 1e-9  # share of the base that a target must have room for, to be inside of what can be reached
@@ -139,6 +139,7 @@ def match_moments(
     Raises:
         ValueError: if the names differ, or there is none, or a target is not finite.
         EvidenceError: if a feature is NaN or infinite.
+        OtherLanguageModelError: if a feature was made for another language model than the base's prior.
         NoSupportError: if the base rules out all responses.
         RuntimeError: if the multipliers of attainable targets do not converge.
     """
@@ -152,6 +153,9 @@ def match_moments(
         function(f"the feature {name!r} of features", features[name], why="of prompts and responses")
         finite(f"the target of {name!r}", wanted, why="it is a mean")
     names = list(features)
+    prior = response_distribution(model, prompts, role="model")
+    for name in names if isinstance(prior, ResponseDistribution) else ():
+        check_made_for(name, features[name], prior.space, kind="feature")
     bank = draw_prior_bank(model, prompts, num_draws)
     shape = bank.response.shape[:-1]
     phi = torch.stack([_checked(name, features[name](prompts, bank.response), shape) for name in names])

@@ -58,7 +58,7 @@ def check_evidence(name: object, evidence: object) -> None:
     function(f"evidence {name!r}", evidence, why="of prompts and responses")
 
 
-def check_made_for(name: str, evidence: Evidence, space: ResponseSpace) -> None:
+def check_made_for(name: str, evidence: Evidence, space: ResponseSpace, *, kind: str = "evidence") -> None:
     """Refuse evidence that was made for a language model with other responses than those of `space`.
 
     Evidence with a `language_model` says by it whose responses it reads; that of a function alone says nothing.
@@ -67,11 +67,11 @@ def check_made_for(name: str, evidence: Evidence, space: ResponseSpace) -> None:
         OtherLanguageModelError: with the name of the evidence, and what differs.
     """
     for part in evidence.components() if isinstance(evidence, Composed) else ():
-        check_made_for(name, part, space)
+        check_made_for(name, part, space, kind=kind)
     made_for = getattr(getattr(evidence, "language_model", None), "space", None)
     if isinstance(made_for, ResponseSpace) and (difference := space.difference(made_for)) is not None:
         raise OtherLanguageModelError(
-            f"evidence {name!r} was made for another language model than the prior: they have {difference}. Make it with the "
+            f"{kind} {name!r} was made for another language model than the prior: they have {difference}. Make it with the "
             "prior of this model"
         )
 

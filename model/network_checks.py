@@ -30,6 +30,12 @@ def check_network(network: Any, *, hint: str = HINT) -> None:
     check_weights(network, type(network).__name__)
 
 
+def without_head(network: PreTrainedModel) -> PreTrainedModel:
+    """The body of a network, which gives the last hidden states: an output layer would cost more than all the rest."""
+    body = network.base_model
+    return body if body is not network or network.get_output_embeddings() is None else network.model  # Llama 4 names it so
+
+
 def check_tokenizer(tokenizer: Any) -> None:
     """Refuse what is no tokenizer of `transformers`."""
     if not isinstance(tokenizer, PreTrainedTokenizerBase):

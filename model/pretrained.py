@@ -7,6 +7,7 @@ comes through `load_network` and `load_tokenizer`.
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import re
@@ -264,18 +265,20 @@ def named_dtype(dtype: torch.dtype | str) -> torch.dtype:
     return named
 
 
-def pad_right(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let a tokenizer pad on the right, where positions are those of a text alone, and cut long texts on the left: of prompt
-    and response the response is what matters.
+def padding_right(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A copy that pads on the right, where positions are those of a text alone, and cuts long texts on the left: of prompt
+    and response the response is what matters. The tokenizer stays as it is, since a language model may have it too.
 
     Raises:
         ValueError: if there is no token to pad with.
     """
+    tokenizer = copy.deepcopy(tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:
         raise ValueError("the tokenizer has neither a padding token nor one for the end or the unknown: set its `pad_token`")
     tokenizer.padding_side, tokenizer.truncation_side = "right", "left"
+    return tokenizer
 
 
 def longest_read(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -20,8 +20,8 @@ from model.batches import in_batches
 from model.checks import MOST, boolean, function, instance, whole_number
 from model.evaluation import evaluating
 from model.language_model import LanguageModel
-from model.network_checks import check_ids, check_network, check_tokenizer
-from model.pretrained import load_pretrained, longest_read, pad_right
+from model.network_checks import check_ids, check_network, check_tokenizer, without_head
+from model.pretrained import load_pretrained, longest_read, padding_right
 from model.texts import listed_texts, quoted
 from model.tokenization import token_rows, without_beginning
 
@@ -96,9 +96,8 @@ class PriorFeatures(NetworkFeatures):
         longest = prior.context or max(map(len, rows))
         rows = [row[-longest:] or [prior.end_ids[0]] for row in rows]
         ids, mask = padded(rows, prior.pad_id, prior.device)
-        # the body alone: the output layer would cost more than all the rest
-        states = evaluating(prior.network).base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        return mean_over_tokens(states, mask)
+        read = without_head(evaluating(prior.network))(input_ids=ids, attention_mask=mask, use_cache=False)
+        return mean_over_tokens(read.last_hidden_state, mask)
 
 
 class EncoderFeatures(NetworkFeatures):
@@ -133,14 +132,13 @@ class EncoderFeatures(NetworkFeatures):
             raise ValueError(
                 f"{type(network).__name__} has an encoder and a decoder: hand over its encoder, `network.get_encoder()`"
             )
-        self.network = network.base_model.requires_grad_(False).eval()  # without a head
-        self.tokenizer = tokenizer
+        self.network = without_head(network).requires_grad_(False).eval()
+        self.tokenizer = padding_right(tokenizer)
         longest = longest_read(network, tokenizer)
         if max_length is not None:
             most, why = MOST if longest is None else longest, "as many as network and tokenizer allow"
             whole_number("max_length", max_length, at_most=most, why=why)
         self.max_length = longest if max_length is None else max_length
-        pad_right(tokenizer)
 
     @classmethod
     def from_pretrained(

@@ -17,7 +17,7 @@ from model.batches import in_batches
 from model.checks import one_of, whole_number
 from model.evaluation import evaluating
 from model.network_checks import check_ids, check_network, check_tokenizer
-from model.pretrained import load_pretrained, longest_read, pad_right
+from model.pretrained import load_pretrained, longest_read, padding_right
 from model.tokenization import without_beginning
 
 Output = Literal["log-prob", "logit"]
@@ -60,13 +60,12 @@ class SequenceClassifier:
                 "`AutoModelForSequenceClassification` loads it"
             )
         self.network = network.eval().requires_grad_(False)
-        self.tokenizer = tokenizer
+        self.tokenizer = padding_right(tokenizer)
         self.index = _index_of(label, network)
         self.output = one_of("output", output, get_args(Output))
         self.batch_size = whole_number("batch_size", batch_size)
         self.upper_bound = 0.0 if output == "log-prob" else None
-        pad_right(tokenizer)
-        network.config.pad_token_id = tokenizer.pad_token_id  # a decoder reads the last token that is not padding
+        network.config.pad_token_id = self.tokenizer.pad_token_id  # a decoder reads the last token that is not padding
         self.max_length = longest_read(network, tokenizer)
 
     @classmethod

@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from transformers import GPT2ForSequenceClassification
 
 from guides import FineTuned, MeanField, Mixture, NGram, Tabular, Twisted
+from inference import match_moments
 from model import (
     AlignmentModel,
     Constraint,
@@ -14,13 +16,15 @@ from model import (
     OptimalityModel,
     OtherLanguageModelError,
     Prompts,
+    SequenceClassifier,
     TextEvidence,
     Tilt,
     TokenEvidence,
     WeightedSum,
     vader_sentiment,
 )
-from tests.model.tiny import PROMPTS, tiny
+from model.preferences import EncoderFeatures
+from tests.model.tiny import PROMPTS, tiny, tiny_tokenizer
 from tests.model.tokenizers import chat, language_model_of
 
 OTHERS: dict[str, Callable[[], LanguageModel]] = {
@@ -63,6 +67,28 @@ EVIDENCE = {
 def test_evidence_for_another_language_model_is_refused_with_what_differs(kind, what):
     with pytest.raises(OtherLanguageModelError, match=rf"evidence 'good' was made for another .* they have .*{what}"):
         AlignmentModel(tiny(), {"good": EVIDENCE[kind](OTHERS[what]())}, 1.0)
+
+
+@pytest.mark.parametrize("what", ["end_ids", "pad_id"])
+def test_features_of_moments_for_another_language_model_are_refused(what):
+    prior = tiny()
+    base, features = AlignmentModel(prior, {}, 1.0), {"one": Constraint(Length(OTHERS[what]()), at_most=1)}
+    with pytest.raises(OtherLanguageModelError, match=rf"feature 'one' was made for another .* they have {what}"):
+        match_moments(base, prior.encode(PROMPTS), features, {"one": 0.5})
+
+
+@pytest.mark.parametrize("make", [SequenceClassifier, EncoderFeatures])
+def test_reward_with_the_tokenizer_of_a_language_model_leaves_it_as_it_is(make, tmp_path):
+    """Else its copy, saved and loaded, would pad by another id."""
+    prior = LanguageModel(tiny(end_ids=[0]).network, tiny_tokenizer(eos_token="c"), max_new_tokens=3)
+    before = prior.tokenizer.pad_token, prior.tokenizer.padding_side, prior.tokenizer.truncation_side
+    network = GPT2ForSequenceClassification(prior.network.config)
+    made = make(network, prior.tokenizer, 0) if make is SequenceClassifier else make(network, prior.tokenizer)
+    assert made(["a b", "c"]).isfinite().all()
+    assert (prior.tokenizer.pad_token, prior.tokenizer.padding_side, prior.tokenizer.truncation_side) == before
+    prior.save_pretrained(tmp_path)
+    loaded = LanguageModel.from_pretrained(tmp_path, max_new_tokens=3, device="cpu")
+    assert loaded.space.difference(prior.space) is None
 
 
 @pytest.mark.parametrize("kind", ["text", "token", "length"])

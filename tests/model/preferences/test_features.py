@@ -5,9 +5,11 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, Llama4ForCausalLM, Llama4TextConfig, PreTrainedTokenizerFast
 
+from model import LanguageModel
 from model.preferences import EncoderFeatures, NetworkFeatures, PriorFeatures, Standardised
+from tests.model.tiny import tiny_tokenizer
 
 TEXTS = ["the film was good", "the plot was not very dull", "bad", "the film was good"]
 
@@ -131,3 +133,15 @@ def test_texts_without_differences_and_whitening_without_components_are_refused(
         Standardised.fit(plain, ["on", "no"])
     with pytest.raises(ValueError, match="num_components"):
         Standardised.fit(plain, ["a", "good"], whiten=True)
+
+
+def test_features_are_of_the_body_whatever_the_network_calls_it():
+    """Llama 4 is its own `base_model`."""
+    sizes = {"vocab_size": 5, "hidden_size": 16, "intermediate_size": 32, "intermediate_size_mlp": 32, "head_dim": 8}
+    heads = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 2}
+    special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1, "max_position_embeddings": 16}
+    network = Llama4ForCausalLM(Llama4TextConfig(**sizes, **heads, **special)).eval()
+    prior = LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
+    expected = network.model(torch.tensor([[2, 3]])).last_hidden_state[0].mean(0).double()
+    for features in (PriorFeatures(prior), EncoderFeatures(network, tiny_tokenizer())):
+        assert torch.allclose(features(["a b"])[0], expected, rtol=0, atol=1e-5)
