@@ -50,6 +50,8 @@ class Arguments:
                 _check(option(name), hint, getattr(self, name))
         except ValueError as error:
             raise SystemExit(str(error)) from error
+        except OSError as error:  # a path that the system does not take
+            raise SystemExit(f"{option(name)} {error.filename}: {error.strerror}") from error
 
     def completed(self, parse: Callable[[Self], Self]) -> Self:
         """These arguments, or those of a run that they name, with what the command line says on top.

@@ -12,7 +12,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, TypeVar
@@ -55,7 +54,7 @@ def run_script(main: Callable[[A], object], arguments: type[A], argv: Sequence[s
     with interrupts():
         try:
             given = given_options(words)
-            check_blank(words, arguments)
+            check_words(words, arguments)
             about = f"{arguments.__doc__}\n\n--debug shows where in the program it is that something is refused."
             args = tyro.cli(arguments, args=words, description=about)
             args = args.completed(lambda own: tyro.cli(arguments, args=words, description=about, default=own))
@@ -63,8 +62,8 @@ def run_script(main: Callable[[A], object], arguments: type[A], argv: Sequence[s
             findings = main(args)
         except KeyboardInterrupt as interrupt:
             number = getattr(interrupt, "signum", signal.SIGINT)
-            notes = getattr(interrupt, "__notes__", [])
-            _say(" ".join([f"Ended by {signal.Signals(number).name}.", *notes]), 128 + number)
+            how = _notes(interrupt) or "There is nothing to go on from: start it again."
+            _say(f"Ended by {signal.Signals(number).name}. {how}", 128 + number)
         except SystemExit as refusal:
             if not isinstance(refusal.code, str):
                 raise
@@ -89,12 +88,16 @@ def given_options(words: Sequence[str]) -> set[str]:
     return given
 
 
-def check_blank(words: Sequence[str], arguments: type[Arguments]) -> None:
-    """Exit at an empty path, which the system takes for the folder that one is in."""
+def check_words(words: Sequence[str], arguments: type[Arguments]) -> None:
+    """Exit at an empty path, which the system takes for the folder that one is in, and at bytes that are no text."""
     paths = {option(name) for name, hint in hints_of(arguments).items() if Path in {hint, *parts(hint)}}
-    for before, word in pairwise(words):
-        if before.replace("_", "-") in paths and not word.strip():
-            raise SystemExit(f"{before} is empty")
+    name = "command line"
+    for word in words:
+        name, given, value = word.partition("=") if word.startswith("--") else (name, "=", word)
+        if given and name.replace("_", "-") in paths and not value.strip():
+            raise SystemExit(f"{name} is empty")
+        if any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise SystemExit(f"{name}: {value!r} is no text in UTF-8")
 
 
 @contextmanager
@@ -115,11 +118,12 @@ def blamed(where: str, also: tuple[type[Exception], ...] = ()) -> Iterator[None]
 
 @contextmanager
 def going_on(how: Callable[[], str]) -> Iterator[None]:
-    """Around what takes long: how to go on after an interrupt is said."""
+    """Around what takes long: after an interrupt or an error it is said how to go on, unless that is empty."""
     try:
         yield
-    except KeyboardInterrupt as interrupt:
-        interrupt.add_note(how())
+    except BaseException as error:
+        if said := how():
+            error.add_note(said)
         raise
 
 
@@ -152,7 +156,12 @@ def _was_raised_here(trace: TracebackType | None) -> bool:
 def _refuse(error: BaseException, debug: bool) -> NoReturn:
     if debug:
         traceback.print_exception(error)
-    _say(one_line(error), 2)
+    _say(" ".join(filter(None, [one_line(error), _notes(error)])), 2)
+
+
+def _notes(error: BaseException) -> str:
+    """How far what was interrupted had come, and how to go on; empty if nobody said."""
+    return " ".join(getattr(error, "__notes__", []))
 
 
 def _say(text: str, code: int) -> NoReturn:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from experiments.command_line import FAULTS, blamed
-from experiments.rewards import REWARDS
+from experiments.rewards import REWARDS, usage
 from inference import match_moments, random_state, solve_beta
 from model import AlignmentModel, Constraint, Evidence, LanguageModel, Prompts, WeightedSum
 from model.evidence import at_beta
@@ -82,15 +82,15 @@ def read_reward(text: str, option: str = "--reward", whole: str | None = None) -
     found = _REWARD.fullmatch(text)
     if found is None or found["name"] not in REWARDS:
         raise SystemExit(f"{where}: expected [WEIGHT*]NAME[:ARGUMENT] with a NAME of {', '.join(REWARDS)}")
-    wanted, argument = REWARDS[found["name"]].argument, found["argument"] or ""
+    wanted, argument = REWARDS[found["name"]].argument, found["argument"]
     if argument and not wanted:
         raise SystemExit(f"{where}: {found['name']} takes no argument")
-    if wanted and not wanted.startswith("[") and not argument:
-        raise SystemExit(f"{where}: expected {found['name']}:{wanted}")
+    if argument == "" or (argument is None and wanted and not wanted.startswith("[")):
+        raise SystemExit(f"{where}: expected {usage(found['name'], wanted)}")
     weight = 1.0 if found["weight"] is None else _number(found["weight"], where)
-    if weight == 0:
-        raise SystemExit(f"{where}: a weight of 0 leaves nothing of it")
-    return Chosen(whole or text, weight, found["name"], argument)
+    if abs(weight) < 1e-12:
+        raise SystemExit(f"{where}: a weight of {weight:g} leaves nothing of it")
+    return Chosen(whole or text, weight, found["name"], argument or "")
 
 
 def read_constraint(text: str) -> Chosen:
@@ -126,7 +126,7 @@ def read_evidence(rewards: Iterable[str], constraints: Iterable[str], moments: I
         if choice.text in before:
             plain = choice.at_least is choice.at_most is choice.mean is None
             fix = f"use a weight, as in '2*{choice.text}'" if plain else "leave one out"
-            raise SystemExit(f"{choice.text!r} is given twice: {fix}")
+            raise SystemExit(f"{choice.option} {choice.text!r} is given twice: {fix}")
     return chosen
 
 

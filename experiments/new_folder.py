@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from experiments.command_line import blamed
 from experiments.inputs import Input, digests_of
 from experiments.run_folder import RunFolder
 from inference.folder_lock import locked
@@ -26,7 +27,8 @@ def new_folder(args: HasOut, name: str, inputs: Iterable[Input] = ()) -> Iterato
     If what is inside fails before it has written anything, the folder is taken away again, and the folders made for it.
     """
     parents = [place for place in (args.out, *args.out.parents) if not place.exists()]
-    folder = RunFolder.new(args.out, name)
+    with blamed(f"--out {args.out}"):
+        folder = RunFolder.new(args.out, name)
     with locked(folder.path):
         folder.write_arguments(args, digests_of(inputs))
         written = set(folder.path.iterdir())

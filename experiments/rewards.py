@@ -65,7 +65,7 @@ def _pattern(prior: LanguageModel, pattern: Pattern) -> Evidence:
 
 
 def _length(prior: LanguageModel, argument: str) -> Evidence:
-    if argument and not argument.isdigit():
+    if argument and not argument.isdecimal():
         raise ValueError(f"expected a number of tokens after the colon, got {argument!r}")
     return Length(prior, int(argument) if argument else None)
 
@@ -104,7 +104,7 @@ def _saying_whose(function: Callable[..., Any], argument: str) -> Callable[..., 
     def named(*args: Any) -> Any:
         try:
             return function(*args)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # it must not end the script as if all were well
             raise EvidenceError(f"the function {argument} raised {type(error).__name__}: {error}") from error
 
     return named
@@ -241,12 +241,12 @@ REWARDS: dict[str, Reward] = {
 """By name, what makes evidence when called with the prior's language model and the argument after the colon."""
 
 
-def _usage(name: str, argument: str) -> str:
+def usage(name: str, argument: str) -> str:
     """How a reward is named, with its argument."""
     optional = argument.startswith("[")
     return f"{name}[:{argument[1:]}" if optional else f"{name}:{argument}" if argument else name
 
 
 HELP = "r, or several that add up, each [WEIGHT*]NAME[:ARGUMENT].\n\n" + "\n\n".join(
-    f"{_usage(name, reward.argument)}: {reward.summary}" for name, reward in REWARDS.items()
+    f"{usage(name, reward.argument)}: {reward.summary}" for name, reward in REWARDS.items()
 )

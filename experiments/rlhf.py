@@ -189,11 +189,9 @@ def main(args: RLHF) -> tuple[RunFolder, list[Finding]]:
 
 
 def to_go_on(folder: RunFolder) -> str:
-    """A hint for a run that was interrupted."""
+    """A hint for a run that was interrupted; empty if there is no reward yet."""
     reward = folder.path / "reward"
-    if not reward.is_dir():
-        return "There is no reward yet to go on from."
-    return f"To go on from its reward: python -m experiments.steer --reward preferences:{reward}"
+    return f"To go on from its reward: python -m experiments.steer --reward preferences:{reward}" if reward.is_dir() else ""
 
 
 def load(args: RLHF) -> tuple[LanguageModel, Features]:

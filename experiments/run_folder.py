@@ -66,8 +66,9 @@ class RunFolder:
 
     def read_record(self) -> dict[str, Any]:
         """`arguments`, `inputs` and `versions` as they were written; exits if they cannot be read."""
+        where = f"--resume {self.path}: {self.arguments.name}"
         if not self.arguments.is_file():
-            raise SystemExit(f"{self.arguments} is missing: expected the folder of an earlier run")
+            raise SystemExit(f"{where} is missing: expected the folder of an earlier run")
         try:
             record = json.loads(self.arguments.read_bytes())
             digest = record.pop(DIGEST, None)
@@ -75,10 +76,10 @@ class RunFolder:
         except (ValueError, TypeError, AttributeError):
             whole = False
         if not whole:
-            raise SystemExit(f"{self.arguments} is damaged: expected the arguments of a run as JSON. Start the run again")
+            raise SystemExit(f"{where} is damaged: expected the arguments of a run as JSON. Start the run again")
         if digest not in (None, _digest(record)):
             raise SystemExit(
-                f"{self.arguments} is not as it was written: its content differs from its {DIGEST!r}, damaged or changed by "
+                f"{where} is not as it was written: its content differs from its {DIGEST!r}, damaged or changed by "
                 f"hand. Put the old content back, or delete the line {DIGEST!r} if the change is meant"
             )
         return record

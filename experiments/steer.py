@@ -154,7 +154,7 @@ class Steer(Arguments):
     prompts_file: TextFile | None = None
     """A text file with a prompt a line, in place of `--prompts`."""
     prompts_per_step: Annotated[Count, TRAINED] | None = None
-    """A random subset of so many prompts a step; default all."""
+    """A random subset of so many prompts a step, all where there are no more; default all."""
     max_new_tokens: Length = 12
     """T: the most tokens a response has."""
     temperature: Positive = 0.7
@@ -225,7 +225,8 @@ def main(args: Steer) -> RunFolder:
         prompts = prior.encode(read_prompts(args))
     args, model = choose_posterior(args, prior, prompts)
     size = sum(parameter.numel() for parameter in prior.parameters())
-    with new_folder(args, "steer", inputs) if args.resume is None else old_folder(args, args.resume, inputs) as folder:
+    folders = new_folder(args, "steer", inputs) if args.resume is None else old_folder(args, args.resume, inputs)
+    with folders as folder, going_on(lambda: to_resume(folder)):
         print(f"prior {args.prior}, {size:,} parameters, on {prior.device}; run folder {folder.path}")
         (tune if args.sample is None else run_sampler)(args, model, prompts, folder)
     return folder
@@ -279,8 +280,7 @@ def tune(args: Steer, model: AlignmentModel, prompts: Prompts, folder: RunFolder
         judge = Judge(model) if args.constraint or args.moment else None
         judged = [] if judge is None else [judge.of_draws(prompts, response_distribution(guide, prompts), args.samples)]
 
-    with going_on(lambda: to_resume(folder)):
-        result, seconds = run_svi(args, target, guide, prompts, folder)
+    result, seconds = run_svi(args, target, guide, prompts, folder)
     with random_state.isolated(args.seed + 2):
         after = measure()
         if judge is not None:
@@ -450,10 +450,8 @@ def run_svi(args: Steer, model: Program, guide: Guide, prompts: Prompts, folder:
 
 
 def to_resume(folder: RunFolder) -> str:
-    """The command that goes on with a run that was interrupted."""
-    if not has_checkpoint(folder.checkpoints):
-        return "There is no checkpoint to go on from."
-    return f"To go on: python -m experiments.steer --resume {folder.path}"
+    """The command that goes on with a run that was interrupted; empty if it has no checkpoint."""
+    return f"To go on: python -m experiments.steer --resume {folder.path}" if has_checkpoint(folder.checkpoints) else ""
 
 
 def draw_figures(report: Report, draws: PriorDraws, folder: RunFolder) -> list[Path]:

@@ -253,8 +253,9 @@ def named_device(device: torch.device | str | int | None) -> torch.device:
         if torch.device(device).type == "meta":
             raise ValueError("it holds no numbers")
         return torch.empty(0, device=device).device
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:  # torch asserts that it was built with CUDA
-        raise ValueError(f"device is {device!r}, expected one of this machine, such as 'cpu': {error}") from error
+    except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:  # torch asserts that it has CUDA
+        said, _, _ = str(error).partition(". ")  # after that torch lists every operator
+        raise ValueError(f"device is {device!r}, expected one of this machine, such as 'cpu': {said}") from error
 
 
 def named_dtype(dtype: torch.dtype | str) -> torch.dtype:

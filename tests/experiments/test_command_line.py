@@ -54,6 +54,8 @@ def test_a_script_that_ends_well_exits_with_0(capsys):
         (["--flips", "2", "--flips", "3"], "--flips is given twice"),
         (["--flips=2", "--flips", "3"], "--flips is given twice"),
         (["--out", ""], "--out is empty"),
+        (["--out="], "--out is empty"),
+        (["--out", "\udcff"], r"--out: '\\udcff' is no text in UTF-8"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_exit_code_2(words, message, capsys):
@@ -143,6 +145,31 @@ def test_an_interrupt_says_how_to_go_on(signum, code, capsys):
     assert signal.getsignal(signum) is before
 
 
+def test_an_interrupt_that_leaves_nothing_says_so(capsys):
+    def main(_):
+        with going_on(lambda: ""):
+            raise KeyboardInterrupt
+
+    assert code_of(main) == 130
+    assert capsys.readouterr().err == "Ended by SIGINT. There is nothing to go on from: start it again.\n"
+
+
+@pytest.mark.parametrize("inside", [of_library, lambda _: blamed_library()])
+def test_what_fails_late_says_how_to_go_on_as_well(inside, capsys):
+    def main(args):
+        with going_on(lambda: "To go on: flip"):
+            inside(args)
+
+    assert code_of(main) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r".*beta is -1, expected .* To go on: flip", line)
+
+
+def blamed_library():
+    with blamed("--beta"):
+        of_library(None)
+
+
 def test_given_options_are_the_fields_that_were_named():
     assert given_options(["--kl-budget", "3", "--no-merge", "--beta=1", "--lora.rank", "3", "-1"]) == {
         "kl_budget",
@@ -210,11 +237,18 @@ def test_what_is_refused_leaves_no_folder(tmp_path, refusal):
     assert len([*tmp_path.glob("coin*/results.jsonl")]) == 1
 
 
+def test_a_folder_that_the_system_does_not_make_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: (tmp_path / "nowhere").stat())
+    with pytest.raises(SystemExit, match=r"--out .*runs: .*No such file"), new_folder(Coin(out=tmp_path / "runs"), "coin"):
+        pass
+
+
 @pytest.mark.slow
 def test_steer_names_the_option_and_leaves_no_folder(tmp_path, capsys, prior):
     prior.save_pretrained(tmp_path / "prior")
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
     (tmp_path / "mine.py").write_text("def bad(texts):\n    return 1 / 0\n\ndef good(texts):\n    return [1.0] * len(texts)\n")
+    (tmp_path / "leaves.py").write_text("def bad(texts):\n    raise SystemExit(0)\n")
     (tmp_path / "exits.py").write_text("import sys\nsys.exit(0)\n")
     (tmp_path / "empty").mkdir()
     base = ["--prior", str(tmp_path / "prior"), "--max-new-tokens", "3", "--out", str(tmp_path / "runs"), "--threads", "1"]
@@ -222,6 +256,7 @@ def test_steer_names_the_option_and_leaves_no_folder(tmp_path, capsys, prior):
         ("--prompts-file {}/latin.txt", "--prompts-file.*latin.txt"),
         ("--prompts " + "was_" * 40, "--prompts: prompt 0 has"),
         ("--reward function:{}/mine.py:bad", r"the function .*mine.py:bad raised ZeroDivisionError"),
+        ("--reward function:{}/leaves.py:bad", r"the function .*leaves.py:bad raised SystemExit: 0"),
         ("--reward function:{}/exits.py:f", "--reward 'function:.*exits.py:f': cannot import .*SystemExit"),
         ("--reward classifier:{}/empty:x", "--reward 'classifier:.*empty:x': "),
         ("--constraint fluency:{}/empty>=1 --objective forward-kl", "--constraint 'fluency:.*>=1': "),

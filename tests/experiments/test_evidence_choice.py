@@ -85,10 +85,13 @@ def test_moments_are_met_and_unattainable_ones_exit(prior, prompts, capsys):
     [
         (["taste"], [], r"--reward 'taste': expected \[WEIGHT\*\]NAME\[:ARGUMENT\] with a NAME of vader, words"),
         (["vader:1"], [], "vader takes no argument"),
+        (["vader:"], [], "expected vader$"),
+        (["length:"], [], r"expected length\[:TOKENS\]"),
         (["words"], [], "expected words:WORD,WORD"),
         (["words:"], [], "expected words:WORD,WORD"),
         (["x*vader"], [], "'x' is no number"),
         (["0*vader"], [], "a weight of 0 leaves nothing"),
+        (["-1e-320*vader"], [], "a weight of -9.99989e-321 leaves nothing"),
         ([], ["vader>=much"], "--constraint 'vader>=much': 'much' is no number"),
         ([], ["vader>=inf"], "'inf' is no number"),
         ([], ["words:good>3"], "--constraint 'words:good>3': expected >= or <= before a threshold"),
@@ -97,7 +100,7 @@ def test_moments_are_met_and_unattainable_ones_exit(prior, prompts, capsys):
         ([], ["words:good", "words:good>=1"], "'words:good>=1' is given twice"),
         ([], ["taste>=1"], "--constraint 'taste>=1': expected .*NAME"),
         ([], [], "without evidence"),
-        (["vader", "vader"], [], "'vader' is given twice"),
+        (["vader", "vader"], [], "--reward 'vader' is given twice"),
     ],
 )
 def test_what_cannot_be_is_said(rewards, constraints, fault):

@@ -35,7 +35,9 @@ def test_no_two_get_the_same_folder(tmp_path, monkeypatch):
 
 
 def test_nothing_is_made_of_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(SystemExit, match=r"arguments\.json is missing: expected the folder of an earlier run"):
+    with pytest.raises(
+        SystemExit, match=r"--resume .*nowhere: arguments\.json is missing: expected the folder of an earlier run"
+    ):
         RunFolder(tmp_path / "nowhere").read_arguments()
     assert not (tmp_path / "nowhere").exists()
 
@@ -59,7 +61,7 @@ def test_arguments_survive_a_kill_while_they_are_written(tmp_path, monkeypatch):
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"arguments": 3}', "\0\0\0", '{"arguments": {"beta": 1}'])
 def test_damaged_arguments_are_named(tmp_path, text):
     (tmp_path / "arguments.json").write_text(text)
-    with pytest.raises(SystemExit, match=r"arguments\.json is damaged"):
+    with pytest.raises(SystemExit, match=r"--resume .*: arguments\.json is damaged"):
         RunFolder(tmp_path).read_arguments()
 
 
