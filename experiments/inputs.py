@@ -13,6 +13,7 @@ from model.digests import MANIFEST, file_digest
 
 HERE = Path(model.__file__).parent
 """Files in here come with the project."""
+MISSING = "missing"
 Digests = dict[str, dict[str, str]]
 
 
@@ -33,7 +34,7 @@ class Input(NamedTuple):
 def digests_of(inputs: Iterable[Input]) -> Digests:
     """SHA-256 of every file, by option and name."""
     return {
-        entry.option: {name: file_digest(path) if path.is_file() else "missing" for name, path in entry.files.items()}
+        entry.option: {name: file_digest(path) if path.is_file() else MISSING for name, path in entry.files.items()}
         for entry in inputs
     }
 
@@ -43,6 +44,11 @@ def check_unchanged(saved: Mapping[str, Mapping[str, str]], now: Mapping[str, Ma
     for option in dict.fromkeys([*saved, *now]):
         before, after = saved.get(option, {}), now.get(option, {})
         changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+        if changed and before and all(after.get(name, MISSING) == MISSING for name in before):
+            raise SystemExit(
+                f"{option}: the files that the run was made with are missing, first {changed[0]}. A relative path is looked up "
+                f"from {Path.cwd()}: go where the run was started, or put the files back"
+            )
         if changed:
             raise SystemExit(
                 f"{option}: {', '.join(changed[:4])} changed since the run was made, and a resume would mix two problems. Put "

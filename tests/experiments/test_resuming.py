@@ -86,7 +86,7 @@ def write(name, text):
         (lambda: append("prior/config.json"), r"--prior prior: config\.json changed"),
         (lambda: write("prior/added_tokens.json", "{}"), r"--prior prior: added_tokens\.json changed"),
         (lambda: flip("classifier/model.safetensors"), r"classifier:classifier:LABEL_0: model\.safetensors changed"),
-        (lambda: Path("rewards.py").unlink(), r"function:rewards\.py:kindness: .*rewards\.py changed"),
+        (lambda: Path("kinder.py").unlink(), r"function:rewards\.py:kindness: kinder\.py, kindest\.py changed"),
     ],
 )
 def test_files_that_changed_are_refused_by_name_before_they_run(run, change, told, capsys):
@@ -94,6 +94,19 @@ def test_files_that_changed_are_refused_by_name_before_they_run(run, change, tol
     with pytest.raises(SystemExit, match=f"{told} since the run was made"):
         main(Steer(resume=run.path))
     assert "the file of the reward runs" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("gone", "told"),
+    [("rewards.py", r"--reward function:rewards\.py:kindness"), ("prior", "--prior prior"), (".", "--prior prior")],
+)
+def test_files_that_are_gone_are_not_said_to_be_changed(run, gone, told, tmp_path, monkeypatch):
+    if gone == ".":
+        monkeypatch.chdir(tmp_path)
+    else:
+        Path(gone).rename("elsewhere")
+    with pytest.raises(SystemExit, match=rf"{told}: the files that the run was made with are missing, .* from {Path.cwd()}"):
+        main(Steer(resume=run.path))
 
 
 def test_another_prompts_file_is_refused(run, start):
