@@ -32,6 +32,10 @@ from model import Prompts
 
 __all__ = ["CheckpointError", "FitState", "has_checkpoint"]
 
+STATE = {"step", "optimizer", "random", "fingerprint"}
+FINGERPRINT = {"leaves", "living", "schedule"}
+"""Parts of `state.json`, and of the fingerprint in it."""
+
 
 @dataclass
 class FitState:
@@ -51,12 +55,13 @@ class FitState:
     step: int = 0
     fingerprint: Fingerprint | None = None
 
-    def save(self, folder: Path) -> Path:
+    def save(self, folder: str | Path) -> Path:
         """Write a checkpoint into `folder`, and delete those there that are older than the one before. Returns its path.
 
         Raises:
             CheckpointError: if it cannot be written.
         """
+        folder = Path(folder)
         optimizer = self.optimizer.get_state()
         generators, plain = random_state.capture()
         tensors = {
@@ -77,7 +82,7 @@ class FitState:
             (new / "state.json").write_text(json.dumps(state))
         return folder / f"step-{self.step:08d}"
 
-    def restore(self, folder: Path, prompts: Prompts) -> None:
+    def restore(self, folder: str | Path, prompts: Prompts) -> None:
         """Take up the newest whole checkpoint in `folder`, generators included.
 
         Runs the guide once on `prompts`, to meet its parameters.
@@ -85,8 +90,8 @@ class FitState:
         Raises:
             CheckpointError: if there is none, or it belongs to another fit; nothing of the guide was changed then.
         """
-        path = newest_whole(folder)
-        state = json.loads((path / "state.json").read_text())
+        path = newest_whole(Path(folder))
+        state = _read_state(path)
         saved = {name: load_file(path / f"{name}.safetensors") for name in ("guide", "optimizer", "objective", "random")}
         self.guide(prompts)
         self._check_fingerprint(state["fingerprint"], path, guide=False)
@@ -130,9 +135,24 @@ class FitState:
             ) from error
 
 
-def has_checkpoint(folder: Path) -> bool:
+def has_checkpoint(folder: str | Path) -> bool:
     """Whether `FitState.restore` would find a checkpoint in `folder`, whole or damaged."""
-    return bool(checkpoints(folder))
+    return bool(checkpoints(Path(folder)))
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """The state that `FitState.save` wrote as JSON into a checkpoint."""
+    try:
+        state = json.loads((path / "state.json").read_text())
+        parts = state.keys(), state["fingerprint"].keys()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        parts = set(), set()
+    if parts[0] != STATE or parts[1] not in (set(), FINGERPRINT):
+        raise CheckpointError(
+            f"{path / 'state.json'} has other parts than {', '.join(sorted(STATE))}, of the fingerprint "
+            f"{', '.join(sorted(FINGERPRINT))}: another version of the project wrote it. Start again in another folder"
+        )
+    return state
 
 
 def _parameters() -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 import inference.checkpoint
 from guides import FineTuned, LoRA, MeanField, Twisted
 from inference import CheckpointError, FDivergence, FusedOptimizer, LeaveOneOut_ELBO, LogVariance, cosine, fit, soften
+from inference.checkpoint import has_checkpoint
 from inference.fingerprint import Fingerprint
 from inference.folder_lock import FolderInUseError, locked
 from model import AlignmentModel, Constraint, LanguageModel, Pattern, TextEvidence, TokenEvidence, WeightedSum
@@ -717,6 +718,38 @@ def test_states_of_other_names_shapes_or_types_are_refused(name, change, told, t
     with pytest.raises(CheckpointError, match=told):
         case.run(tmp_path, resume=True)
     assert not parameters_of(guides[0]).any()
+
+
+@pytest.mark.parametrize("part", ["step", "fingerprint", "schedule"])
+def test_a_checkpoint_of_another_version_is_refused_by_name(part, tmp_path):
+    Case().run(tmp_path, 1)
+    file = tmp_path / "step-00000001" / "state.json"
+    state = json.loads(file.read_text())
+    del (state if part in state else state["fingerprint"])[part]
+    file.write_text(json.dumps(state))
+    seal(file.parent)
+    with pytest.raises(CheckpointError, match=r"state\.json has other parts than .* another version of the project wrote it"):
+        Case().run(tmp_path, 2, resume=True)
+
+
+def test_a_state_is_saved_and_restored_by_hand(tmp_path):
+    """Into a folder that is a text, and without a fingerprint."""
+    prior = tiny()
+    prompts = prior.encode(["a"])
+    guide = MeanField(prior, prompts)
+    model = AlignmentModel(prior, TextEvidence(kindness, prior), 0.5)
+    state = fit(model, guide, prompts, num_steps=1, optimizer=FusedOptimizer(options={"lr": 0.1}), progress=False).state
+    expected = parameters_of(guide)
+    with pyro.get_param_store().scope():
+        guide(prompts)
+        state.fingerprint = None
+        state.save(str(tmp_path))
+        with torch.no_grad():
+            for parameter in guide.parameters():
+                parameter.zero_()
+        assert has_checkpoint(str(tmp_path))
+        state.restore(str(tmp_path), prompts)
+    assert torch.equal(parameters_of(guide), expected)
 
 
 # Links and foreign names
