@@ -27,7 +27,8 @@ def listed_texts(name: str, texts: Any, *, at_least: int = 1) -> list[str]:
         TypeError: if that is no sequence of texts, with the index of what is none.
         ValueError: if there are too few texts, or one has half of a surrogate pair.
     """
-    if isinstance(texts, str | bytes | bytearray | Mapping | Set) or not isinstance(texts, Iterable):
+    one = isinstance(texts, str | bytes | bytearray | Mapping | Set) or getattr(texts, "ndim", 1) == 0
+    if one or not isinstance(texts, Iterable):
         kind = ValueError if isinstance(texts, str) else TypeError
         raise kind(f"{name} got {_shown(texts)}, expected a non-empty list of strings")
     listed = list(texts)

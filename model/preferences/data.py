@@ -14,7 +14,7 @@ from typing import Any
 
 from model.checks import instance
 from model.files import write_atomically
-from model.texts import TextFileError, check_unicode, read_lines
+from model.texts import SHOWN, TextFileError, check_unicode, read_lines
 
 KEYS = ("prompt", "chosen", "rejected")
 
@@ -159,7 +159,6 @@ def _read_lines(path: Path) -> Iterator[tuple[str, Any]]:
             )
         try:
             yield f"{path}, line {number}", json.loads(line)
-        except json.JSONDecodeError as error:
-            raise PreferenceError(
-                f"{path}, line {number}: not JSON ({error.msg} at column {error.colno}), expected an object on one line"
-            ) from error
+        except (ValueError, RecursionError) as error:  # what is no JSON, a number too long for Python, brackets too deep
+            told = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)[:SHOWN]
+            raise PreferenceError(f"{path}, line {number}: not JSON ({told}), expected an object on one line") from error

@@ -88,8 +88,11 @@ class SequenceClassifier:
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """`[M]` for M texts, float64; nats, if it is the log-probability."""
-        logits = in_batches(self._logits, texts, self.batch_size).double()
-        return _label(logits, self.index, self.output, several=self.network.config.problem_type == "multi_label_classification")
+        return in_batches(self._rewards, texts, self.batch_size).double()
+
+    def _rewards(self, texts: list[str]) -> Tensor:
+        several = self.network.config.problem_type == "multi_label_classification"
+        return _label(self._logits(texts).double(), self.index, self.output, several=several)
 
     def _logits(self, texts: list[str]) -> Tensor:
         cut = self.max_length is not None

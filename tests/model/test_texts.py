@@ -47,6 +47,7 @@ def test_any_sequence_of_texts_is_encoded(texts):
         (Series([]), ValueError, "expected a non-empty list of strings"),
         (b"a b", TypeError, "bytes"),
         (3, TypeError, "encode got 3 .int."),
+        (np.array("a"), TypeError, "encode got array"),
         (None, TypeError, "encode got None"),
         ({"a": 1}, TypeError, "dict"),
         ({"a", "b"}, TypeError, "set"),
@@ -138,6 +139,21 @@ def readers():
         "prior features": PriorFeatures(prior),
         "encoder features": encoder,
     }
+
+
+@pytest.mark.parametrize(
+    "line", ['{"prompt": ' + "1" * 5000 + "}", '{"a": ' * 100_000, '{"prompt": "a"} {"prompt": "b"}', "\ufeff\ufeff{}"]
+)
+def test_line_that_cannot_be_read_as_json_is_named(line, tmp_path):
+    """Whatever it is that Python's reader cannot do."""
+    (tmp_path / "pairs.jsonl").write_text(LINE + "\n" + line, encoding="utf-8")
+    with pytest.raises(PreferenceError, match=r"pairs.jsonl, line 2: not JSON \("):
+        read_preferences(tmp_path / "pairs.jsonl")
+
+
+@pytest.mark.parametrize("name", ["vader", "pattern", "likelihood", "classifier"])
+def test_no_texts_have_no_rewards(name):
+    assert len(readers()[name]([])) == 0
 
 
 @pytest.mark.parametrize("name", readers())
