@@ -7,6 +7,7 @@ and the number of the signal after an interrupt. `--debug` shows the traceback o
 from __future__ import annotations
 
 import dis
+import os
 import signal
 import sys
 import traceback
@@ -51,7 +52,7 @@ def run_script(main: Callable[[A], object], arguments: type[A], argv: Sequence[s
     words = [word for word in words if word != "--debug"]
     logging.disable_progress_bar()  # of transformers, for each file it loads
     logging.set_verbosity_error()
-    with interrupts():
+    with until_nobody_reads(), interrupts():
         try:
             given = given_options(words)
             check_words(words, arguments)
@@ -68,6 +69,8 @@ def run_script(main: Callable[[A], object], arguments: type[A], argv: Sequence[s
             if not isinstance(refusal.code, str):
                 raise
             _refuse(refusal, debug)
+        except BrokenPipeError:
+            raise
         except Exception as error:
             if not is_refusal(error):
                 raise
@@ -168,6 +171,19 @@ def _say(text: str, code: int) -> NoReturn:
     sys.stdout.flush()
     print(text, file=sys.stderr)
     sys.exit(code)
+
+
+@contextmanager
+def until_nobody_reads() -> Iterator[None]:
+    """What is printed may be read by something like `head`: once that has seen enough, the script ends without a word."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be written
+        sys.exit(128 + signal.SIGPIPE)
 
 
 @contextmanager

@@ -111,3 +111,12 @@ def test_workers_do_not_outlive_a_parent_that_was_killed(start, tmp_path):
     process.kill()
     process.wait()
     wait(lambda: not group_of(process.pid))
+
+
+@pytest.mark.parametrize("words", [["experiments.kl_estimators"], ["experiments.steer", "--help"]])
+def test_a_script_of_which_nobody_reads_more_ends_without_a_word(start, words):
+    process = start(*words)
+    process.stdout.close()
+    process.wait(timeout=120)
+    assert process.stderr.read() == ""
+    assert process.returncode == 128 + signal.SIGPIPE
