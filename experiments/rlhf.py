@@ -56,6 +56,7 @@ from experiments.arguments import (
 from experiments.claims import Finding
 from experiments.command_line import FAULTS, blamed, going_on, run_script
 from experiments.figures import save
+from experiments.guide_choice import build_guide
 from experiments.new_folder import new_folder
 from experiments.registry import GuideName, described, load_prior, set_threads
 from experiments.rlhf_check import check
@@ -179,6 +180,8 @@ def main(args: RLHF) -> tuple[RunFolder, list[Finding]]:
     set_threads(args.threads)
     prior, features = load(args)
     data = None if args.preferences is None else read(args, prior)
+    with random_state.isolated(args.seed):  # refused here, if it is, rather than once the reward is there
+        build_guide(args.guide, {}, prior, prior.encode([args.prompt] if data is None else data[2]))
     with new_folder(args, "rlhf") as folder, going_on(lambda: to_go_on(folder)):
         print(f"run folder {folder.path}")
         with random_state.isolated(args.seed):

@@ -148,6 +148,7 @@ def test_what_cannot_be_is_refused(tmp_path):
         ({"held_out": 1.0}, "--held-out is 1"),
         ({"max_prompts": 0}, "--max-prompts is 0"),
         ({"guide": "fixed"}, "--guide fixed has nothing to train"),
+        ({"guide": "tabular"}, "--guide tabular: 3072 token ids and 4 positions"),
         ({"steps": 0}, "--steps is 0"),
         ({"particles": 1}, "--particles is 1, expected a whole number of at least 2"),
         ({"learning_rate": 0.0}, "--learning-rate is 0"),
