@@ -6,6 +6,7 @@ import argparse
 import functools
 import inspect
 import json
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import is_dataclass
@@ -86,6 +87,8 @@ class Description:
             return self._parts(_members(value), value.__name__)
         if isinstance(value, ModuleType):
             return {"": value.__name__}
+        if isinstance(value, logging.Logger):
+            return {"": value.name}
         if isinstance(value, torch.device | torch.Generator):
             return {"": type(value).__name__}
         if isinstance(value, PreTrainedTokenizerBase):

@@ -3,6 +3,7 @@
 import argparse
 import functools
 import json
+import logging
 import operator
 import os
 import re
@@ -292,6 +293,14 @@ def test_a_cache_may_be_empty_and_a_list_of_words_may_not_be_another(words):
     assert Fingerprint(model=holder(words)).differences(Fingerprint(model=holder(before)).to_json(), guide=False)
     for one, other in ((kind(), before), (before, kind())):
         assert not Fingerprint(model=holder(one)).differences(Fingerprint(model=holder(other)).to_json(), guide=False)
+
+
+def test_how_much_is_logged_is_no_part_of_the_fit():
+    logger = logging.getLogger("tests.of.a.fingerprint")
+    one = Fingerprint(model=lambda texts: logger.info(texts))
+    logger.setLevel("ERROR")
+    other = Fingerprint(model=lambda texts: logger.info(texts))
+    assert not other.differences({**one.to_json(), "living": []}, guide=False)
 
 
 def test_keys_are_described_as_values_are():
