@@ -14,7 +14,7 @@ from torch import Tensor
 
 from inference.checkpoint import FitState
 from inference.density import Program
-from inference.fit_checks import check_trains
+from inference.fit_checks import NothingToTrainError, check_trains
 from inference.objectives import ResponseObjective
 from inference.response_site import SameResponses
 from model import Prompts
@@ -52,10 +52,19 @@ def checked_svi(model: Program, state: FitState) -> SVI:
 
 
 def take_step(svi: SVI, state: FitState, prompts: Prompts) -> Metrics:
-    """One step of SVI, counted in `state`. Returns its metrics."""
-    rate, objective = state.optimizer.learning_rate, state.objective
+    """One step of SVI, counted in `state`. Returns its metrics.
+
+    Raises:
+        NothingToTrainError: if the first step hands the optimiser nothing that has a gradient.
+    """
+    rate, objective, taken = state.optimizer.learning_rate, state.objective, state.optimizer.step_count
     with SameResponses(), _RecordEvidence() as evidence:
         loss = _bound(svi.step(prompts))
+    if state.step == 0 and state.optimizer.step_count == taken:
+        raise NothingToTrainError(
+            "no gradient reaches any of the parameters that Pyro hands to the optimiser, though some in its store have one: "
+            "expected a guide whose parameters no `poutine.block` hides"
+        )
     state.step += 1
     if isinstance(objective, ResponseObjective):
         metrics = objective.metrics

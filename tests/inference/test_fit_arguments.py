@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 
 from guides import FineTuned, Tabular
 from guides.guide import GuideRegistrationError
@@ -125,6 +126,10 @@ def without_parameters(prior, prompts):
     return guide
 
 
+def hidden(prior, prompts):
+    return poutine.block(Tabular(prior, prompts), hide_types=["param"])
+
+
 def uniform_model(prior):
     """A prior over all rows, for guides that are no language models."""
 
@@ -145,7 +150,7 @@ def detached(prior, prompts):
     return guide
 
 
-@pytest.mark.parametrize("make", [frozen, frozen_by_a_wrapper, without_parameters, detached])
+@pytest.mark.parametrize("make", [frozen, frozen_by_a_wrapper, without_parameters, detached, hidden])
 @pytest.mark.parametrize("objective", ["leave-one-out", "trace", "forward-kl", "reward-to-go", "proximal"])
 def test_nothing_to_train_is_said_in_the_first_step(objective, make, model, small_prior, prompts):
     if make is detached:
