@@ -24,8 +24,8 @@ NAME = "default"  # as `transformers` calls the adapter of a checkpoint
 STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
 """Starts of LoRA that leave the network's own weights as they are."""
 
-UNSUPPORTED = ("alora_invocation_tokens", "arrow_config", "layer_replication", "megatron_config")
-"""Settings by which the adapter depends on the text, makes another network of the base, or runs modules that it names."""
+UNSUPPORTED = ("adapters", "alora_invocation_tokens", "arrow_config", "layer_replication", "megatron_config")
+"""Settings by which the adapter depends on the text, makes another network of the base, or loads or runs what it names."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,11 @@ class Adapter:
                 f"the adapter in {self.source} does not fit the network {self.base}: {len(odd)} tensors differ, first {odd[0]} "
                 f"with shape {shapes[1].get(odd[0])} in the folder where {shapes[0].get(odd[0])} was expected"
             )
+        for name, tensor in self.weights.items():
+            if own[name].is_floating_point() and not tensor.is_floating_point():
+                raise PretrainedError(
+                    f"the adapter in {self.source} has {name} in {tensor.dtype}, expected floating-point weights"
+                )
         of_adapter = {tensor.data_ptr() for tensor in own.values()}  # views of the network's own
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
             if tensor.numel() and tensor.data_ptr() not in before | of_adapter:

@@ -115,6 +115,11 @@ FIRST = "base_model.model.transformer.h.0.attn.c_attn.lora_A.weight"
     [
         (lambda folder: changed(folder, lambda tensors: tensors.pop(FIRST)), r"1 tensors differ, first .*c_attn.lora_A"),
         (lambda folder: changed(folder, lambda tensors: tensors.update(odd=torch.ones(2))), "1 tensors differ, first odd"),
+        (
+            lambda folder: changed(folder, lambda tensors: tensors.update({FIRST: tensors[FIRST].to(torch.int8)})),
+            r"lora_A.weight in torch.int8, expected floating-point",
+        ),
+        (lambda folder: configured(folder, peft_type="XLORA", adapters={"0": "elsewhere"}), "adapters={'0': 'elsewhere'}"),
         (lambda folder: configured(folder, r=3), "4 tensors differ"),
         (lambda folder: configured(folder, use_dora=True), "2 tensors differ, first .*magnitude"),
         (lambda folder: configured(folder, target_modules=["c_proj"]), "tensors differ"),
