@@ -159,7 +159,8 @@ def _was_raised_here(trace: TracebackType | None) -> bool:
 def _refuse(error: BaseException, debug: bool) -> NoReturn:
     if debug:
         traceback.print_exception(error)
-    _say(" ".join(filter(None, [one_line(error), _notes(error)])), 2)
+    said, notes = one_line(error), _notes(error)
+    _say(f"{said.removesuffix('.')}. {notes}" if notes else said, 2)
 
 
 def _notes(error: BaseException) -> str:
