@@ -1,5 +1,6 @@
 """The twisted prior: it contains the posterior, at the soft value function, and its twist leads SMC there."""
 
+import copy
 import math
 
 import pytest
@@ -137,6 +138,24 @@ def test_top_k_keeps_the_priors_likely_tokens_and_normalises_over_them(network):
     assert (distribution.log_prob(distribution.sample((50,))) > -math.inf).all()
     log_prob[allowed].sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in guide.trained().values())
+
+
+def test_starts_as_the_prior_at_its_temperature(prompts, small_prior):
+    prior = copy.deepcopy(small_prior)
+    prior.temperature = 0.5
+    support = prior(prompts).enumerate_support()
+    log_prob = Twisted(prior).distribution(prompts).log_prob(support)
+    assert torch.allclose(log_prob, prior(prompts).log_prob(support), atol=1e-12)
+
+
+def test_dropout_of_a_head_is_held_off(prompts, small_prior):
+    """Else what is sampled would not be what is scored."""
+    size, width = small_prior.network.get_output_embeddings().weight.shape
+    guide = Twisted(small_prior, head=torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(width, size).double()))
+    guide.head.train()
+    distribution = guide.distribution(prompts)
+    support = distribution.enumerate_support()
+    assert torch.equal(distribution.log_prob(support), distribution.log_prob(support))
 
 
 def test_nothing_goes_back_through_the_network(prompts, small_prior):

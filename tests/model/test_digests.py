@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from guides import GUIDES, FineTuned
 from model import LanguageModel
-from model.digests import MANIFEST, DamagedFileError, check_digests, saved_together, tensors_digest
+from model.digests import MANIFEST, DamagedFileError, check_digests, delete_unfinished, saved_together, tensors_digest
 from model.files import write_atomically
 from tests.model.tiny import tiny
 
@@ -131,11 +131,35 @@ def test_what_was_there_before_stays_with_its_digest(tmp_path):
         check_digests(tmp_path)
 
 
+def test_damaged_digests_do_not_keep_anything_from_being_saved_again(tmp_path):
+    for _ in range(2):
+        with saved_together(tmp_path) as new:
+            (new / "first.txt").write_text("first")
+        check_digests(tmp_path)
+        (tmp_path / MANIFEST).write_text("{")
+
+
+def test_what_a_killed_save_left_is_deleted_and_no_link_is(tmp_path):
+    folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+    for path in (folder / ".saving-a", folder / "inner" / ".saving-b", elsewhere):
+        path.mkdir(parents=True)
+        (path / "file").touch()
+    (folder / "inner" / ".first.txt.0a1b.partial").touch()
+    (folder / ".saving-link").symlink_to(elsewhere)
+    (folder / ".link.partial").symlink_to(elsewhere / "file")
+    (folder / "first.txt").touch()
+    delete_unfinished(folder)
+    assert sorted(path.name for path in folder.rglob("*")) == [".link.partial", ".saving-link", "first.txt", "inner"]
+    assert (elsewhere / "file").is_file()
+
+
 def test_the_digest_of_tensors_tells_name_type_shape_and_value():
     one = torch.arange(4.0)
     others = [("b", one), ("a", one.double()), ("a", one.view(2, 2)), ("a", one.clone().index_fill_(0, torch.tensor(3), 3.5))]
     digests = {tensors_digest([pair]) for pair in [("a", one), *others]}
     assert len(digests) == 5
+    zeros = (torch.zeros(4, dtype=dtype) for dtype in (torch.float32, torch.int32))  # of the same bytes
+    assert len({tensors_digest([("a", tensor)]) for tensor in zeros}) == 2
     assert tensors_digest([("a", one[::2])]) == tensors_digest([("a", torch.tensor([0.0, 2.0]))])
     assert tensors_digest([("a", torch.tensor(1.0, dtype=torch.bfloat16))])
 
