@@ -193,20 +193,21 @@ class UserError(Exception):
 
 
 class Unreliable:
-    """A reward that raises at one of its calls; which one is no part of the reward."""
+    """A reward that raises an error from where it is told of one; what it is told is no part of the reward."""
 
-    def __init__(self, call, error):
-        self._plan, self._calls = [call, error], []
+    def __init__(self):
+        self._told = []
 
     def __call__(self, prompts, response):
-        self._calls.append(1)
-        if len(self._calls) == self._plan[0]:
-            raise self._plan[1]("no")
+        if self._told:
+            raise self._told[0]("no")
         return (response == 7).double().sum(-1)
 
 
-def failing_at(call, error, prior):
-    return AlignmentModel(prior, Unreliable(call, error), beta=0.3)
+def failing_after_a_step(error, prior):
+    """A model, and the callback of a fit by which its reward is told of the error."""
+    reward = Unreliable()
+    return {"model": AlignmentModel(prior, reward, beta=0.3), "on_step": lambda metrics: reward._told.append(error)}
 
 
 @pytest.mark.parametrize("error", [UserError, KeyboardInterrupt, FloatingPointError, ValueError])
@@ -222,9 +223,9 @@ def test_error_in_the_middle_loses_nothing(objective, error, small_prior, prompt
             model, guide, prompts, 9, objective=OBJECTIVES[objective](num_particles=4), optimizer=optimizer, **kwargs, **options
         )
 
-    good = failing_at(0, error, small_prior)
+    good, bad = AlignmentModel(small_prior, Unreliable(), beta=0.3), failing_after_a_step(error, small_prior)
     with pytest.raises(error) as raised:
-        run(failing_at(2, error, small_prior), guide, optimizers[0], checkpoint_folder=tmp_path)
+        run(guide=guide, optimizer=optimizers[0], checkpoint_folder=tmp_path, **bad)
     done = raised.value.fit.state.step
     assert [record["step"] for record in raised.value.fit.metrics] == list(range(1, done + 1))
     assert done >= 1
@@ -252,10 +253,11 @@ def test_disk_that_is_full_does_not_hide_the_error(small_prior, prompts, tmp_pat
         raise CheckpointError("no space left")
 
     monkeypatch.setattr(FitState, "save", full)
+    bad = failing_after_a_step(UserError, small_prior)
     with pytest.raises(UserError) as raised:
-        quiet(failing_at(3, UserError, small_prior), FineTuned(small_prior), prompts, checkpoint_folder=tmp_path)
-    assert raised.value.__notes__[-1] == "The fit had done 2 steps; the last could not be saved: no space left"
-    assert len(raised.value.fit.metrics) == 2
+        quiet(guide=FineTuned(small_prior), prompts=prompts, checkpoint_folder=tmp_path, **bad)
+    assert raised.value.__notes__[-1] == "The fit had done 1 steps; the last could not be saved: no space left"
+    assert len(raised.value.fit.metrics) == 1
 
 
 def test_memory_of_the_backup_is_one_more_copy(model, small_prior, prompts):
