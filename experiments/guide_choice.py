@@ -83,8 +83,8 @@ def learning_rate(name: str, options: dict[str, Any]) -> float:
 
 
 def save_guide(folder: Path, guide: Guide, name: str, options: dict[str, Any], prompts: Prompts) -> None:
-    """Write the guide, in its own format, and the name, options and prompts that it was built from."""
-    record = {"guide": name, "options": options, "prompts": prompts.texts}
+    """Write the guide, in its own format, and the name, options, prompts and vocabulary that it was built from."""
+    record = {"guide": name, "options": options, "prompts": prompts.texts, "vocabulary": prompts.vocabulary}
     with saved_together(folder) as new:
         guide.save_pretrained(new)
         (new / FILE).write_text(json.dumps(record, indent=2) + "\n")
@@ -97,6 +97,11 @@ def load_guide(folder: Path, prior: LanguageModel) -> Guide:
         SystemExit: if it does not fit that prior, or is not as it was saved.
     """
     saved = _read(folder)
+    if saved.get("vocabulary") not in (None, prior.vocabulary):
+        raise SystemExit(
+            f"{folder} is of a guide whose tokenizer has other entries than the prior's: its token ids would be other words. "
+            "Name the prior of that run."
+        )
     guide = build_guide(saved["guide"], saved["options"], prior, prior.encode(saved["prompts"]))
     try:
         guide.load_pretrained(folder)

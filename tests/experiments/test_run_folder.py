@@ -9,7 +9,7 @@ import pytest
 from experiments.guide_choice import load_guide, save_guide
 from experiments.run_folder import RunFolder
 from experiments.steer import Steer
-from guides import GUIDES, FineTuned
+from guides import GUIDES, FineTuned, Twisted
 from tests.model.tiny import tiny
 
 RECORD = {"elbo": 0.5, "log_evidence": float("nan")}
@@ -147,3 +147,12 @@ def test_a_damaged_guide_json_is_named(tmp_path, text):
         load_guide(tmp_path, prior)
     (tmp_path / "guide.json").write_text(json.dumps({"guide": "fine-tuned", "options": {}, "prompts": ["a"]}))
     assert load_guide(tmp_path, prior).num_trained_parameters()
+
+
+def test_a_guide_of_other_words_of_the_same_number_is_refused(tmp_path):
+    prior, other = tiny(), tiny()
+    other.vocabulary = "of other words"
+    save_guide(tmp_path, Twisted(prior), "twisted", {}, prior.encode(["a"]))
+    assert load_guide(tmp_path, tiny()).num_trained_parameters()
+    with pytest.raises(SystemExit, match="tokenizer has other entries"):
+        load_guide(tmp_path, other)
