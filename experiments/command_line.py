@@ -164,8 +164,8 @@ def _refuse(error: BaseException, debug: bool) -> NoReturn:
 
 
 def _notes(error: BaseException) -> str:
-    """How far what was interrupted had come, and how to go on; empty if nobody said."""
-    return " ".join(getattr(error, "__notes__", []))
+    """How to go on, in the words of the outermost note, which knows the command line; empty if there is none."""
+    return "".join(getattr(error, "__notes__", [])[-1:])
 
 
 def _say(text: str, code: int) -> NoReturn:
