@@ -21,7 +21,7 @@ from inference.checked_optimizer import (
     ScheduleError,
 )
 from inference.optimizer_backup import OptimizerEntry
-from inference.optimizer_options import try_step
+from inference.optimizer_options import trial_parameter, try_step
 from model.checks import finite, function, positive, whole_number
 
 Schedule = Callable[[int], float]
@@ -79,7 +79,7 @@ class FusedOptimizer(CheckedOptimizer):
         self.schedule = function("schedule", schedule, why="of the step, such as `cosine(num_steps)`")
         self._optimizer: torch.optim.Optimizer | None = None
         finite("the schedule's factor at step 0", schedule(0), at_least=0)
-        trial = self._make([{"params": [torch.nn.Parameter(torch.zeros(1, 1))]}])
+        trial = self._make([{"params": [trial_parameter()]}])
         if schedule is not constant and "lr" not in trial.param_groups[0]:
             raise ValueError(f"{_name(constructor)} has no learning rate `lr` that a schedule could change: leave it constant")
         try_step(trial)

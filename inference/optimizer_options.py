@@ -29,8 +29,13 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise ValueError("maximize is True, expected False: what an objective returns is a loss, to be descended")
 
 
+def trial_parameter() -> torch.nn.Parameter:
+    """A parameter for `try_step`, float64: a rate that only a narrower type cannot hold is a matter of the fit's own step."""
+    return torch.nn.Parameter(torch.zeros(1, 1, dtype=torch.float64))
+
+
 def try_step(optimizer: torch.optim.Optimizer) -> None:
-    """Step an optimiser of parameters made for that, with a gradient of ones, to see whether it can step at all.
+    """Step an optimiser of trial parameters, with a gradient of ones, to see whether it can step at all.
 
     Raises:
         ValueError: if torch refuses, as it does to step on dense gradients with `SparseAdam`; or an option is out of range.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from inference.checked_optimizer import CheckedOptimizer
 from inference.optimizer_backup import OptimizerEntry
-from inference.optimizer_options import check_options, try_step
+from inference.optimizer_options import check_options, trial_parameter, try_step
 
 
 class PerParameterOptimizer(CheckedOptimizer):
@@ -33,7 +33,7 @@ class PerParameterOptimizer(CheckedOptimizer):
         if optimizer.optim_objs:
             raise ValueError("the optimizer has been used already, expected a new one for each fit")
         if isinstance(optimizer.pt_optim_args, dict):
-            try_step(optimizer.pt_optim_constructor([torch.nn.Parameter(torch.zeros(1, 1))], **optimizer.pt_optim_args))
+            try_step(optimizer.pt_optim_constructor([trial_parameter()], **optimizer.pt_optim_args))
         if isinstance(optimizer.pt_clip_args, dict):
             check_options(optimizer.pt_clip_args)
         super().__init__(optimizer.pt_optim_constructor, optimizer.pt_optim_args, optimizer.pt_clip_args)
