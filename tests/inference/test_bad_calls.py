@@ -70,6 +70,7 @@ from inference.samplers.metropolis_hastings import mixing
 from inference.samplers.suffix_move import suffix_move
 from model import AlignmentModel, BradleyTerry, Comparisons, Pattern, TextEvidence, contains, grammar_prior, vader_sentiment
 from model.preferences import LinearHead
+from tests.inference.objectives.table import ONE_IS_ENOUGH
 
 NAN, INF = math.nan, math.inf
 COUNT = [0, -1, NAN, INF, 1e12, 10**12, 0.5, True, np.True_, "3", [3]]
@@ -367,21 +368,6 @@ CALLS |= {
 }
 WORDS = {"log_bound": "bound", "log_evidence_bound": "bound", "penalties": "penalt", "targets": "target", "factors": "factor"}
 """The word of an error for an argument whose parts, or whose kind, it names."""
-
-ONE_IS_ENOUGH = {
-    "trace",
-    "trace-graph",
-    "reward-to-go-value",
-    "trajectory-balance",
-    "forward-kl",
-    "forward-kl-adaptive",
-    "reverse-kl",
-    "jensen-shannon",
-    "total-variation",
-    "chi2-forward",
-    "chi2-reverse",
-    "alpha",
-}
 
 
 @pytest.mark.parametrize("name", CALLS)

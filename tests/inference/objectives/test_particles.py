@@ -7,23 +7,7 @@ import pytest
 import torch
 
 from inference import OBJECTIVES, Enumeration, RewardToGo_ELBO, log_guide_at
-from tests.inference.objectives.table import ONE, Table, Target, autograd, gradient, mean_gradient
-
-ONE_IS_ENOUGH = {
-    "trace",
-    "trace-graph",
-    "reward-to-go-value",
-    "trajectory-balance",
-    "forward-kl",
-    "forward-kl-adaptive",
-    "reverse-kl",
-    "jensen-shannon",
-    "total-variation",
-    "chi2-forward",
-    "chi2-reverse",
-    "alpha",
-}
-"""Have a baseline of their own, or none, or remember log Z or responses of earlier steps."""
+from tests.inference.objectives.table import ONE, ONE_IS_ENOUGH, Table, Target, autograd, gradient, mean_gradient
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
