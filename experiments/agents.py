@@ -33,20 +33,29 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments import figures
-from experiments.arguments import DISTINCT, Arguments, Count, Out, Positive, Seeds, Threads, count
-from experiments.claims import Finding, finished, largest, report
-from experiments.command_line import run_script
-from experiments.early_stops import early_stops
-from experiments.new_folder import new_folder
-from experiments.registry import set_threads
-from experiments.rewards import REWARDS
-from experiments.tuning import tuned
-from experiments.zoo import cell, mean_and_error, text_table
+from experiments.shared import figures
+from experiments.shared.arguments import (
+    DISTINCT,
+    Arguments,
+    Count,
+    Out,
+    Positive,
+    Seeds,
+    Threads,
+    count,
+)
+from experiments.shared.claims import Finding, finished, largest, report
+from experiments.shared.command_line import run_script
+from experiments.shared.early_stops import early_stops
+from experiments.shared.new_folder import new_folder
+from experiments.shared.priors import set_threads
+from experiments.shared.rewards import REWARDS
+from experiments.shared.tuning import tuned
+from experiments.shared.zoo import cell, mean_and_error, text_table
 from guides import FineTuned
 from inference import Enumeration, LeaveOneOut_ELBO
-from model import AlignmentModel, Evidence, LanguageModel, Prompts, TextEvidence, grammar_prior
-from model.grammar import SPEAKERS, Speaker, spoken_sentences
+from model import AlignmentModel, LanguageModel, Prompts, Reward, TextReward, grammar_prior
+from model.prior.grammar import SPEAKERS, Speaker, spoken_sentences
 
 CLAIM = "evidence reweights the agents of a prior exactly as Bayes' rule says, p*(a) = pi_a Z_a / Z, and a tuned guide follows"
 SOURCE = "Korbak, Perez and Buckley 2022, arXiv 2205.11275, section 4"
@@ -117,8 +126,14 @@ def main(args: Agents) -> list[Finding]:
     title = f'After "{args.prompt}", rewarded for sentiment; {args.steps} steps, {args.seeds} seeds'
     most = largest(left)
     findings = [
-        Finding(f"the posterior's weights are Bayes' rule's to {largest(errors):.0e}", largest(errors) < EXACT),
-        Finding(f"Bayes' rule twice is Bayes' rule once with the product to {error_twice:.0e}", error_twice < EXACT),
+        Finding(
+            f"the posterior's weights are Bayes' rule's to {largest(errors):.0e}",
+            largest(errors) < EXACT,
+        ),
+        Finding(
+            f"Bayes' rule twice is Bayes' rule once with the product to {error_twice:.0e}",
+            error_twice < EXACT,
+        ),
         Finding(
             f"of the KL between the agents of prior and posterior the guides leave {most:.1%} at most (under {LEFT:.0%})",
             most < LEFT,
@@ -134,24 +149,42 @@ def main(args: Agents) -> list[Finding]:
 
 def train(model: AlignmentModel, prompts: Prompts, seed: int, args: Agents) -> FineTuned:
     """A guide, knowing nothing of agents."""
-    return tuned(FineTuned(model.prior), model, prompts, LeaveOneOut_ELBO(args.particles), args.steps, rate=2e-3, seed=seed)
+    return tuned(
+        FineTuned(model.prior),
+        model,
+        prompts,
+        LeaveOneOut_ELBO(args.particles),
+        args.steps,
+        rate=2e-3,
+        seed=seed,
+    )
 
 
 def who_said(text: str, speakers: Mapping[str, Speaker]) -> dict[str, float]:
     """rho_a(x) of a text, prompt included, for every speaker and `none`; they sum to 1."""
-    said = {name: speaker.share * speaker.sentences().get(text, 0.0) for name, speaker in speakers.items()}
+    said = {
+        name: speaker.share * speaker.sentences().get(text, 0.0)
+        for name, speaker in speakers.items()
+    }
     total = sum(said.values())
     if total == 0:
         return {**said, NONE: 1.0}
     return {**{name: part / total for name, part in said.items()}, NONE: 0.0}
 
 
-def responsibilities(prior: LanguageModel, truth: Enumeration, speakers: Mapping[str, Speaker]) -> dict[str, Tensor]:
+def responsibilities(
+    prior: LanguageModel, truth: Enumeration, speakers: Mapping[str, Speaker]
+) -> dict[str, Tensor]:
     """rho_a of every response, `[S, N]`, by agent."""
     texts = prior.decode(truth.support, truth.prompts)
     known = {text: who_said(text, speakers) for row in texts for text in row}
     names = [*speakers, NONE]
-    return {name: torch.tensor([[known[text][name] for text in row] for row in texts], dtype=torch.float64) for name in names}
+    return {
+        name: torch.tensor(
+            [[known[text][name] for text in row] for row in texts], dtype=torch.float64
+        )
+        for name in names
+    }
 
 
 def mixture(log_prob: Tensor, rho: Mapping[str, Tensor]) -> dict[str, float]:
@@ -161,21 +194,27 @@ def mixture(log_prob: Tensor, rho: Mapping[str, Tensor]) -> dict[str, float]:
 
 def kl(weights: Mapping[str, float], others: Mapping[str, float]) -> float:
     """KL between two laws of agents, nats."""
-    first, second = (torch.tensor(list(law.values()), dtype=torch.float64) for law in (weights, others))
+    first, second = (
+        torch.tensor(list(law.values()), dtype=torch.float64) for law in (weights, others)
+    )
     return torch.special.xlogy(first, first / second).sum().item()
 
 
-def spoken_by(name: str, prior: LanguageModel, beta: float) -> Evidence:
+def spoken_by(name: str, prior: LanguageModel, beta: float) -> Reward:
     """That an agent spoke, as evidence: beta log rho_a(x), -inf for what that agent never says."""
 
     def log_rho(texts: Sequence[str]) -> list[float]:
-        shares = torch.tensor([who_said(text, SPEAKERS)[name] for text in texts], dtype=torch.float64)
+        shares = torch.tensor(
+            [who_said(text, SPEAKERS)[name] for text in texts], dtype=torch.float64
+        )
         return (beta * shares.log()).tolist()
 
-    return TextEvidence(log_rho, prior)
+    return TextReward(log_rho, prior)
 
 
-def log_z_of(name: str, prior: LanguageModel, prompts: Prompts, reward: Evidence, beta: float) -> Tensor:
+def log_z_of(
+    name: str, prior: LanguageModel, prompts: Prompts, reward: Reward, beta: float
+) -> Tensor:
     """log(pi_a Z_a) = log sum_x p0(x) rho_a(x) exp(r(x)/beta), nats: log Z with one more piece of evidence."""
     model = AlignmentModel(prior, {"reward": reward, "speaker": spoken_by(name, prior, beta)}, beta)
     return Enumeration(model, prompts).log_z
@@ -186,14 +225,17 @@ def without_not(texts: Sequence[str]) -> list[float]:
     return [float("not" not in text.split()) for text in texts]
 
 
-def bayes_twice(prior: LanguageModel, prompts: Prompts, reward: Evidence, beta: float) -> tuple[str, float]:
+def bayes_twice(
+    prior: LanguageModel, prompts: Prompts, reward: Reward, beta: float
+) -> tuple[str, float]:
     """Sentiment and then plain words, against both at once: a table, and how far any weight or probability is apart."""
-    plain = TextEvidence(without_not, prior)
+    plain = TextReward(without_not, prior)
     both = Enumeration(AlignmentModel(prior, {"sentiment": reward, "plain": plain}, beta), prompts)
     rho = responsibilities(prior, both, SPEAKERS)
     pieces = {"sentiment": reward, "plain words": plain}
-    log_evidence = {
-        name: Enumeration(AlignmentModel(prior, piece, beta), prompts).log_evidence for name, piece in pieces.items()
+    log_likelihood = {
+        name: Enumeration(AlignmentModel(prior, piece, beta), prompts).log_likelihood
+        for name, piece in pieces.items()
     }
     once = mixture(both.log_posterior, rho)
     rows: dict[str, list[str]] = {}
@@ -202,33 +244,47 @@ def bayes_twice(prior: LanguageModel, prompts: Prompts, reward: Evidence, beta: 
         log_law, weights = both.log_prior, mixture(both.log_prior, rho)
         rows.setdefault("prior", [f"{weight:.4f}" for weight in weights.values()])
         for number, name in enumerate(order):
-            weights = updated(weights, log_law, rho, log_evidence[name])
-            log_law = (log_law + log_evidence[name]).log_softmax(0)
+            weights = updated(weights, log_law, rho, log_likelihood[name])
+            log_law = (log_law + log_likelihood[name]).log_softmax(0)
             label = f"then {name}" if number else name
             rows[label] = [f"{weight:.4f}" for weight in weights.values()]
         errors += [abs(weights[name] - once[name]) for name in once]
         errors.append((log_law.exp() - both.log_posterior.exp()).abs().max().item())
     rows["both at once"] = [f"{weight:.4f}" for weight in once.values()]
-    return f"Weights after one piece of evidence and after two, beta {beta:g}\n{text_table(list(once), rows)}", largest(errors)
+    return (
+        f"Weights after one piece of evidence and after two, beta {beta:g}\n{text_table(list(once), rows)}",
+        largest(errors),
+    )
 
 
-def updated(weights: Mapping[str, float], log_law: Tensor, rho: Mapping[str, Tensor], log_evidence: Tensor) -> dict[str, float]:
+def updated(
+    weights: Mapping[str, float], log_law: Tensor, rho: Mapping[str, Tensor], log_likelihood: Tensor
+) -> dict[str, float]:
     """Bayes' rule for agents, w_a Z_a / sum_b w_b Z_b, with Z_a = E[exp(r/beta)] under law(x) rho_a(x) / w_a, what a says."""
-    of_agent = {name: (log_law.exp() * rho[name] / weights[name] * log_evidence.exp()).sum().item() for name in weights}
+    of_agent = {
+        name: (log_law.exp() * rho[name] / weights[name] * log_likelihood.exp()).sum().item()
+        for name in weights
+    }
     total = sum(weights[name] * of_agent[name] for name in weights)
     return {name: weights[name] * of_agent[name] / total for name in weights}
 
 
-def curve(prior: LanguageModel, prompts: Prompts, reward: Evidence, beta: float) -> dict[float, dict[str, float]]:
+def curve(
+    prior: LanguageModel, prompts: Prompts, reward: Reward, beta: float
+) -> dict[float, dict[str, float]]:
     """The weights in the posterior, exactly, by 1/beta from 0 to a little beyond that of `beta`."""
     truth = Enumeration(AlignmentModel(prior, reward, 1.0), prompts)
     rho = responsibilities(prior, truth, SPEAKERS)
     inverse = torch.linspace(0, 1.2 / beta, 60).tolist()
-    return {at: mixture((truth.log_prior + at * truth.log_evidence).log_softmax(0), rho) for at in inverse}
+    return {
+        at: mixture((truth.log_prior + at * truth.log_likelihood).log_softmax(0), rho)
+        for at in inverse
+    }
 
 
 def agents_figure(
-    exact: Mapping[float, Mapping[str, float]], found: Mapping[float, Mapping[str, tuple[float, float]]]
+    exact: Mapping[float, Mapping[str, float]],
+    found: Mapping[float, Mapping[str, tuple[float, float]]],
 ) -> Figure:
     """Each agent's weight in the posterior against 1/beta, and in the guides that SVI tuned.
 
@@ -239,12 +295,19 @@ def agents_figure(
     figure, axes = figures.new_axes()
     names = list(next(iter(exact.values())))
     for name, color in zip(names, figures.palette(len(names)), strict=True):
-        axes.plot(list(exact), [weights[name] for weights in exact.values()], color=color, label=name)
+        axes.plot(
+            list(exact), [weights[name] for weights in exact.values()], color=color, label=name
+        )
         means, errors = zip(*(weights[name] for weights in found.values()), strict=True)
         at = [1 / beta for beta in found]
-        axes.errorbar(at, means, [2 * error for error in errors], color=color, fmt="o", markersize=4)
+        axes.errorbar(
+            at, means, [2 * error for error in errors], color=color, fmt="o", markersize=4
+        )
     axes.set(xlabel="1/beta, nats per unit of reward", ylabel="weight of the agent", ylim=(0, None))
-    axes.set_title("Evidence reweights agents: Bayes' rule (lines), guides by SVI (dots, ± 2 s.e.)", fontsize=10)
+    axes.set_title(
+        "Evidence reweights agents: Bayes' rule (lines), guides by SVI (dots, ± 2 s.e.)",
+        fontsize=10,
+    )
     axes.legend(frameon=False, fontsize=8)
     return figure
 

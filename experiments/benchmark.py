@@ -36,15 +36,30 @@ import torch
 from pyro.infer import SVI
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    TrainerCallback,
+)
 from transformers.utils import logging
 
-from experiments.arguments import Arguments, Count, Positive, Rate, Seed, Threads, count, multiple
-from experiments.command_line import run_script
-from experiments.worlds import numbered_words
+from experiments.shared.arguments import (
+    Arguments,
+    Count,
+    Positive,
+    Rate,
+    Seed,
+    Threads,
+    count,
+    multiple,
+)
+from experiments.shared.command_line import run_script
+from experiments.shared.worlds import numbered_words
 from guides import FineTuned
 from inference import FusedOptimizer, LeaveOneOut_ELBO
-from model import AlignmentModel, LanguageModel, ResponseDistribution, TokenEvidence
+from model import AlignmentModel, LanguageModel, ResponseDistribution, TokenReward
 
 OURS, BY_HAND, TRL = "ours, SVI.step", "by hand, torch", "TRL, RLOOTrainer"
 AT_MOST = {BY_HAND: 1.05, TRL: 0.65}
@@ -63,7 +78,9 @@ class Benchmark(Arguments):
     """Steps timed of each."""
     warm_up: Annotated[int, count(0)] = 20
     """Steps of each before those."""
-    sequences: Annotated[int, count(2, 10_000, "the baseline of one is the mean of the others")] = 64
+    sequences: Annotated[int, count(2, 10_000, "the baseline of one is the mean of the others")] = (
+        64
+    )
     """Responses a step."""
     tokens: Annotated[int, count(1, 10_000)] = 16
     """Tokens of a response."""
@@ -94,7 +111,9 @@ class Benchmark(Arguments):
 
 
 def make_tokenizer(args: Benchmark) -> PreTrainedTokenizerFast:
-    return numbered_words(args.vocabulary, eos_token="<end>", pad_token="<end>", padding_side="left")
+    return numbered_words(
+        args.vocabulary, eos_token="<end>", pad_token="<end>", padding_side="left"
+    )
 
 
 def make_network(args: Benchmark) -> GPT2LMHeadModel:
@@ -133,7 +152,9 @@ class Ours:
 
     def __init__(self, args: Benchmark) -> None:
         prior = LanguageModel(make_network(args), make_tokenizer(args), max_new_tokens=args.tokens)
-        model = AlignmentModel(prior, TokenEvidence(lambda response, _: reward(response), prior), beta=args.beta)
+        model = AlignmentModel(
+            prior, TokenReward(lambda response, _: reward(response), prior), beta=args.beta
+        )
         self.guide = FineTuned(prior)
         optimizer = FusedOptimizer(torch.optim.Adam, {"lr": args.learning_rate}, clip_norm=1.0)
         self.svi = SVI(model, self.guide, optimizer, LeaveOneOut_ELBO(num_particles=args.sequences))
@@ -149,7 +170,9 @@ class ByHand:
     def __init__(self, args: Benchmark) -> None:
         self.args = args
         self.guide, self.prior = make_network(args), make_network(args).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(self.guide.parameters(), lr=args.learning_rate, fused=True)
+        self.optimizer = torch.optim.Adam(
+            self.guide.parameters(), lr=args.learning_rate, fused=True
+        )
         ids = make_tokenizer(args)(make_prompt(args), return_tensors="pt")["input_ids"]
         self.prompt = ids.expand(args.sequences, -1)
 
@@ -158,7 +181,11 @@ class ByHand:
         response = self.sample()
         log_guide = self.log_prob(self.guide, response)
         with torch.no_grad():
-            log_weight = self.log_prob(self.prior, response) + reward(response).double() / self.args.beta - log_guide
+            log_weight = (
+                self.log_prob(self.prior, response)
+                + reward(response).double() / self.args.beta
+                - log_guide
+            )
             others = (log_weight.sum() - log_weight) / (len(log_weight) - 1)
         loss = -((log_weight - others) * log_guide).mean()
         loss.backward()
@@ -170,11 +197,17 @@ class ByHand:
         """Responses of the guide, `[K, T]`, by a decode with a cache."""
         tokens: list[Tensor] = []
         ended = torch.zeros(self.args.sequences, dtype=torch.bool)
-        out = self.guide(self.prompt[:1], use_cache=True, logits_to_keep=1)  # the prompt once, for all
+        out = self.guide(
+            self.prompt[:1], use_cache=True, logits_to_keep=1
+        )  # the prompt once, for all
         logits, cache = out.logits.expand(self.args.sequences, -1, -1), out.past_key_values
         cache.batch_repeat_interleave(self.args.sequences)
         while True:
-            token = torch.multinomial(logits[:, -1].softmax(-1), 1).squeeze(1).masked_fill(ended, END_ID)
+            token = (
+                torch.multinomial(logits[:, -1].softmax(-1), 1)
+                .squeeze(1)
+                .masked_fill(ended, END_ID)
+            )
             tokens.append(token)
             ended |= token == END_ID
             if len(tokens) == self.args.tokens or ended.all():
@@ -186,7 +219,9 @@ class ByHand:
         """log p(response), `[K, T]` -> `[K]`, nats, in one parallel pass."""
         ids = torch.cat([self.prompt, response[:, :-1]], 1)
         logits = network(ids, use_cache=False, logits_to_keep=response.shape[1]).logits
-        nats = cross_entropy(logits.flatten(0, 1), response.flatten(), reduction="none").view(response.shape)
+        nats = cross_entropy(logits.flatten(0, 1), response.flatten(), reduction="none").view(
+            response.shape
+        )
         ends = (response == END_ID).int()
         return -nats.masked_fill(ends.cumsum(1) > ends, 0.0).sum(1)
 
@@ -237,7 +272,9 @@ class Turns(TrainerCallback):
         self.began = time.process_time(), time.perf_counter()
 
 
-def take_turns_with_trl(steps: dict[str, Step], rounds: int, args: Benchmark) -> dict[str, list[Seconds]]:
+def take_turns_with_trl(
+    steps: dict[str, Step], rounds: int, args: Benchmark
+) -> dict[str, list[Seconds]]:
     """As `take_turns`, with a step of TRL's trainer in each round."""
     from datasets import Dataset
     from trl import RLOOConfig, RLOOTrainer
@@ -286,12 +323,16 @@ def take_turns_with_trl(steps: dict[str, Step], rounds: int, args: Benchmark) ->
         trainer.train()
     expected = rounds * args.sequences * (args.prompt_tokens + args.tokens)
     if trainer.state.num_input_tokens_seen != expected:
-        raise RuntimeError(f"TRL saw {trainer.state.num_input_tokens_seen} tokens, expected {expected}: it did another job")
+        raise RuntimeError(
+            f"TRL saw {trainer.state.num_input_tokens_seen} tokens, expected {expected}: it did another job"
+        )
     return turns.times
 
 
 @contextmanager
-def stopwatch(owner: Any, name: str, label: Callable[[Any], str], seconds: dict[str, float]) -> Iterator[None]:
+def stopwatch(
+    owner: Any, name: str, label: Callable[[Any], str], seconds: dict[str, float]
+) -> Iterator[None]:
     """Within it, the CPU seconds of each call of `owner.name` are added to `seconds`, under the label that its result gets."""
     original = getattr(owner, name)
 
@@ -332,8 +373,18 @@ def where_the_time_goes(steps: dict[str, Step], rounds: int) -> dict[str, dict[s
                     stack.enter_context(stopwatch(owner, method, label, seconds))
                 total, _ = timed(step)
             records[name].append(seconds | {"Pyro and all else": total - sum(seconds.values())})
-    parts = ("sampling", "scoring, guide", "scoring, prior", "backward", "optimiser", "Pyro and all else")
-    return {name: {part: statistics.median(r[part] for r in records[name]) for part in parts} for name in steps}
+    parts = (
+        "sampling",
+        "scoring, guide",
+        "scoring, prior",
+        "backward",
+        "optimiser",
+        "Pyro and all else",
+    )
+    return {
+        name: {part: statistics.median(r[part] for r in records[name]) for part in parts}
+        for name in steps
+    }
 
 
 def ratio(ours: list[Seconds], theirs: list[Seconds], clock: int) -> float:
@@ -341,7 +392,9 @@ def ratio(ours: list[Seconds], theirs: list[Seconds], clock: int) -> float:
     return statistics.median(a[clock] / b[clock] for a, b in zip(ours, theirs, strict=True))
 
 
-def report(times: dict[str, list[Seconds]], parts: dict[str, dict[str, float]], args: Benchmark) -> str:
+def report(
+    times: dict[str, list[Seconds]], parts: dict[str, dict[str, float]], args: Benchmark
+) -> str:
     """The two tables."""
     lines = [
         f"GPT-2 of {args.layers} layers, width {args.width}, {args.vocabulary} tokens; {args.sequences} sequences of "
@@ -363,7 +416,9 @@ def report(times: dict[str, list[Seconds]], parts: dict[str, dict[str, float]], 
     lines += ["", f"{'where the time goes, CPU':26}" + "".join(f"{name:>18}" for name in parts)]
     total = {name: sum(seconds.values()) for name, seconds in parts.items()}
     for part in parts[OURS]:
-        cells = (f"{parts[name][part]:10.4f}{parts[name][part] / total[name]:8.0%}" for name in parts)
+        cells = (
+            f"{parts[name][part]:10.4f}{parts[name][part] / total[name]:8.0%}" for name in parts
+        )
         lines.append(f"  {part:24}" + "".join(cells))
     return "\n".join(lines)
 

@@ -29,20 +29,38 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments import figures
-from experiments.arguments import DISTINCT, Arguments, Count, Out, Positive, Seeds, Threads, count
-from experiments.claims import Finding, finished, largest, report
-from experiments.command_line import run_script
-from experiments.early_stops import early_stops
-from experiments.new_folder import new_folder
-from experiments.registry import load_prior, set_threads
-from experiments.rewards import REWARDS
-from experiments.run_folder import RunFolder
-from experiments.tuning import tuned
-from experiments.zoo import cell, mean_and_error, text_table
+from experiments.shared import figures
+from experiments.shared.arguments import (
+    DISTINCT,
+    Arguments,
+    Count,
+    Out,
+    Positive,
+    Seeds,
+    Threads,
+    count,
+)
+from experiments.shared.claims import Finding, finished, largest, report
+from experiments.shared.command_line import run_script
+from experiments.shared.early_stops import early_stops
+from experiments.shared.new_folder import new_folder
+from experiments.shared.priors import load_prior, set_threads
+from experiments.shared.rewards import REWARDS
+from experiments.shared.run_folder import RunFolder
+from experiments.shared.tuning import tuned
+from experiments.shared.zoo import cell, mean_and_error, text_table
 from guides import FineTuned
-from inference import BestOfN_ELBO, Enumeration, Estimate, LeaveOneOut_ELBO, PriorBank, diagnose, draw_from_prior, random_state
-from inference.order_statistics import (
+from inference import (
+    BestOfN_ELBO,
+    Enumeration,
+    Estimate,
+    LeaveOneOut_ELBO,
+    PriorBank,
+    diagnose,
+    draw_from_prior,
+    random_state,
+)
+from inference.targets.order_statistics import (
     best_of_n_kl,
     best_of_n_kl_bound,
     best_of_n_log_ratio,
@@ -68,7 +86,15 @@ LEARNED = 0.2
 class BestOfN(Arguments):
     """Compare best of n, its distillation and SVI, by reward and KL to the prior."""
 
-    sizes: Annotated[tuple[Annotated[int, count(1, 100_000)], ...], DISTINCT] = (1, 2, 4, 8, 16, 32, 64)
+    sizes: Annotated[tuple[Annotated[int, count(1, 100_000)], ...], DISTINCT] = (
+        1,
+        2,
+        4,
+        8,
+        16,
+        32,
+        64,
+    )
     """n."""
     distilled: Annotated[tuple[Annotated[int, count(2, 100_000)], ...], DISTINCT] = (4, 16)
     """n of the guides that learn the best of n on the grammar; the last of them on the embedded prior."""
@@ -121,14 +147,20 @@ class Best(NamedTuple):
     @property
     def share(self) -> float:
         """Of what the posterior at the same KL gains in reward, what the best of n gains; NaN where that is nothing."""
-        return (self.reward - self.start) / (self.frontier - self.start) if self.kl > EXACT else math.nan
+        return (
+            (self.reward - self.start) / (self.frontier - self.start)
+            if self.kl > EXACT
+            else math.nan
+        )
 
 
 def check(args: BestOfN) -> None:
     """Exit if the draws do not suffice."""
     largest = 7 * (args.draws // 16)  # what the jackknife leaves of half the draws
     if max(args.sizes) > largest:
-        raise SystemExit(f"--sizes has {max(args.sizes)}, expected at most {largest} with --draws {args.draws}")
+        raise SystemExit(
+            f"--sizes has {max(args.sizes)}, expected at most {largest} with --draws {args.draws}"
+        )
     if max(args.sizes) == 1:
         raise SystemExit("--sizes has no n but 1, expected one above: the best of 1 is the prior")
 
@@ -153,24 +185,39 @@ def on_grammar(args: BestOfN, folder: RunFolder) -> tuple[str, list[Finding]]:
     """Everything by sums over every response."""
     prior = grammar_prior(max_new_tokens=3)
     prompts, reward = prior.encode(["the film was"]), REWARDS["vader"](prior)
-    truth = Enumeration(AlignmentModel(prior, reward, 1.0), prompts)  # at beta 1 the evidence is the reward
+    truth = Enumeration(
+        AlignmentModel(prior, reward, 1.0), prompts
+    )  # at beta 1 the evidence is the reward
     bank = PriorBank.of_every(truth)
     best = {n: exact_best(bank, n) for n in args.sizes}
     guides: dict[str, list[Mapping[str, float]]] = {}
     for beta in args.betas:
         model = AlignmentModel(prior, reward, beta)
-        wanted = (truth.log_prior + truth.log_evidence / beta).log_softmax(0)
+        wanted = (truth.log_prior + truth.log_likelihood / beta).log_softmax(0)
         name = f"SVI, beta {beta:g}"
-        guides[name] = [exact_guide(truth, bank, svi(model, prompts, seed, args), wanted) for seed in range(args.seeds)]
+        guides[name] = [
+            exact_guide(truth, bank, svi(model, prompts, seed, args), wanted)
+            for seed in range(args.seeds)
+        ]
     for n in args.distilled:
         model = AlignmentModel(prior, reward, 1.0)
-        wanted = truth.log_prior + log_ratio(truth.log_prior, truth.log_evidence, n)
+        wanted = truth.log_prior + log_ratio(truth.log_prior, truth.log_likelihood, n)
         made = [distil(model, prompts, n, seed, args) for seed in range(args.seeds)]
         guides[f"distilled, n = {n}"] = [exact_guide(truth, bank, guide, wanted) for guide in made]
-    columns = {"KL(q||p0)": "kl", "E[r]": "reward", "posterior's E[r]": "frontier", "KL(q||target)": "gap"}
-    rows = {name: [cell(*mean_and_error(runs, key)) for key in columns.values()] for name, runs in guides.items()}
+    columns = {
+        "KL(q||p0)": "kl",
+        "E[r]": "reward",
+        "posterior's E[r]": "frontier",
+        "KL(q||target)": "gap",
+    }
+    rows = {
+        name: [cell(*mean_and_error(runs, key)) for key in columns.values()]
+        for name, runs in guides.items()
+    }
     places = {
-        name: Place(Estimate(*mean_and_error(runs, "kl")), Estimate(*mean_and_error(runs, "reward")))
+        name: Place(
+            Estimate(*mean_and_error(runs, "kl")), Estimate(*mean_and_error(runs, "reward"))
+        )
         for name, runs in guides.items()
     }
     figure = plane_figure(bank, best, places, "The grammar, everything exact")
@@ -178,11 +225,17 @@ def on_grammar(args: BestOfN, folder: RunFolder) -> tuple[str, list[Finding]]:
     over = largest(run["reward"] - run["frontier"] for runs in guides.values() for run in runs)
     findings = [
         *best_findings(best, "on the grammar"),
-        Finding(f"no guide on the grammar is above the posteriors, {over:.1g} at most", over <= EXACT),
+        Finding(
+            f"no guide on the grammar is above the posteriors, {over:.1g} at most", over <= EXACT
+        ),
     ]
     for n in args.distilled:
         gap, error = mean_and_error(guides[f"distilled, n = {n}"], "gap")
-        start = -(truth.log_prior.exp() * log_ratio(truth.log_prior, truth.log_evidence, n)).sum().item()
+        start = (
+            -(truth.log_prior.exp() * log_ratio(truth.log_prior, truth.log_likelihood, n))
+            .sum()
+            .item()
+        )
         said = f"distillation leaves {cell(gap / start, error / start)} of KL(p0 || best of {n}) (under {LEARNED:g})"
         findings.append(Finding(said, gap < LEARNED * start))
     title = f"The grammar, exact; guides after {args.steps} steps, {args.seeds} seeds"
@@ -190,11 +243,27 @@ def on_grammar(args: BestOfN, folder: RunFolder) -> tuple[str, list[Finding]]:
 
 
 def svi(model: AlignmentModel, prompts: Prompts, seed: int, args: BestOfN) -> FineTuned:
-    return tuned(FineTuned(model.prior), model, prompts, LeaveOneOut_ELBO(args.particles), args.steps, rate=2e-3, seed=seed)
+    return tuned(
+        FineTuned(model.prior),
+        model,
+        prompts,
+        LeaveOneOut_ELBO(args.particles),
+        args.steps,
+        rate=2e-3,
+        seed=seed,
+    )
 
 
 def distil(model: AlignmentModel, prompts: Prompts, n: int, seed: int, args: BestOfN) -> FineTuned:
-    return tuned(FineTuned(model.prior), model, prompts, BestOfN_ELBO(args.particles, n=n), args.steps, rate=3e-3, seed=seed)
+    return tuned(
+        FineTuned(model.prior),
+        model,
+        prompts,
+        BestOfN_ELBO(args.particles, n=n),
+        args.steps,
+        rate=3e-3,
+        seed=seed,
+    )
 
 
 def log_ratio(log_prior: Tensor, reward: Tensor, n: int) -> Tensor:
@@ -205,7 +274,7 @@ def log_ratio(log_prior: Tensor, reward: Tensor, n: int) -> Tensor:
 
 def exact_best(bank: PriorBank, n: int) -> Best:
     """The law of the best of n, by order statistics, for one prompt; at beta 1, as in all of this, evidence is reward."""
-    prob, reward = bank.log_prior.softmax(0), bank.log_evidence
+    prob, reward = bank.log_prior.softmax(0), bank.log_likelihood
     cdf, cdf_left = level_cdf(reward, prob)
     kl = best_of_n_kl(prob, cdf, cdf_left, n).item()
     mean = (prob * best_of_n_log_ratio(cdf, cdf_left, n).exp() * reward).sum().item()
@@ -214,13 +283,15 @@ def exact_best(bank: PriorBank, n: int) -> Best:
     return Best(Place(exact(kl), exact(mean)), kl, mean, frontier, start, exact(win_rate))
 
 
-def exact_guide(truth: Enumeration, bank: PriorBank, guide: FineTuned, wanted: Tensor) -> Mapping[str, float]:
+def exact_guide(
+    truth: Enumeration, bank: PriorBank, guide: FineTuned, wanted: Tensor
+) -> Mapping[str, float]:
     """A guide's place, the posterior's reward at its KL, and KL(q || wanted)."""
     log_guide = truth.log_guide(guide)
     prob = log_guide.exp()
     kl = (prob * (log_guide - truth.log_prior)).sum().item()
     gap = (prob * (log_guide - wanted)).sum().item()
-    mean = (prob * truth.log_evidence).sum().item()
+    mean = (prob * truth.log_likelihood).sum().item()
     return {"kl": kl, "reward": mean, "frontier": reward_at(bank, kl), "gap": gap}
 
 
@@ -231,13 +302,13 @@ def reward_at(bank: PriorBank, kl: float) -> float:
     """
 
     def nearer(inverse: float) -> bool:
-        return bank.kl(bank.log_evidence * inverse).value < kl
+        return bank.kl(bank.log_likelihood * inverse).value < kl
 
     low, high = 0.0, 1.0
     while nearer(high):
         low, high = high, 2 * high
         if high > 1e9:
-            return bank.log_evidence.max().item()
+            return bank.log_likelihood.max().item()
     for _ in range(80):
         middle = (low + high) / 2
         low, high = (middle, high) if nearer(middle) else (low, middle)
@@ -267,14 +338,23 @@ def best_table(best: Mapping[int, Best]) -> str:
 def best_findings(best: Mapping[int, Best], where: str) -> list[Finding]:
     """The two bounds, and that the best of n is below the frontier, but near it."""
     slack = largest(one.kl - best_of_n_kl_bound(n) for n, one in best.items())
-    wins = largest(one.win_rate.value - best_of_n_win_rate_bound(n) - 3 * _error(one.win_rate) for n, one in best.items())
+    wins = largest(
+        one.win_rate.value - best_of_n_win_rate_bound(n) - 3 * _error(one.win_rate)
+        for n, one in best.items()
+    )
     over = largest(one.reward - one.frontier for one in best.values())
     least = min(one.share for one in best.values() if not math.isnan(one.share))
     return [
         Finding(f"no KL {where} is above log n - (n-1)/n", slack <= EXACT),
-        Finding(f"no win rate {where} is above n/(n+1){' by 3 standard errors' if where == TEXT else ''}", wins <= EXACT),
+        Finding(
+            f"no win rate {where} is above n/(n+1){' by 3 standard errors' if where == TEXT else ''}",
+            wins <= EXACT,
+        ),
         Finding(f"no best of n {where} is above the posteriors", over <= EXACT),
-        Finding(f"best of n {where} gains {least:.0%} of their reward or more (over {NEAR:.0%})", least > NEAR),
+        Finding(
+            f"best of n {where} gains {least:.0%} of their reward or more (over {NEAR:.0%})",
+            least > NEAR,
+        ),
     ]
 
 
@@ -285,11 +365,13 @@ def _error(estimate: Estimate) -> float:
 
 def on_text(args: BestOfN, folder: RunFolder) -> tuple[str, list[Finding]]:
     """The embedded prior: at most 12 tokens at temperature 0.7, sentiment."""
-    prior = load_prior("film-reviews", max_new_tokens=12, temperature=0.7, dtype="float32", device="cpu")
+    prior = load_prior(
+        "film-reviews", max_new_tokens=12, temperature=0.7, dtype="float32", device="cpu"
+    )
     prompts, reward = prior.encode(["The film was"]), REWARDS["vader"](prior)
     model = AlignmentModel(prior, reward, args.text_beta)
     draws = draw_from_prior(model, prompts, args.draws)
-    rewards = args.text_beta * draws.log_evidence.double()  # [M, 1]
+    rewards = args.text_beta * draws.log_likelihood.double()  # [M, 1]
     bank = PriorBank.of_draws(draws.response, rewards)
     best = {n: measured_best(exact_best(bank, n), rewards[:, 0], n) for n in args.sizes}
     places = {}
@@ -300,29 +382,54 @@ def on_text(args: BestOfN, folder: RunFolder) -> tuple[str, list[Finding]]:
             f"distilled, n = {n}": BestOfN_ELBO(num_particles, n=n),
         }
         for name, objective in objectives.items():
-            guide = tuned(FineTuned(model.prior), model, prompts, objective, args.text_steps, rate=1e-4)
+            guide = tuned(
+                FineTuned(model.prior), model, prompts, objective, args.text_steps, rate=1e-4
+            )
             found = diagnose(model, guide, prompts, num_samples=256, prior_draws=draws)
-            places[name] = Place(found.kl_guide_prior, found.log_evidence.times(args.text_beta))
+            places[name] = Place(found.kl_guide_prior, found.log_likelihood.times(args.text_beta))
     figure = plane_figure(bank, best, places, "The embedded prior, measured (± 2 s.e.)")
     figures.save(figure, folder.path / "text.svg")
     rows = {}
     for name, place in places.items():
-        rows[name] = [cell(*place.kl), cell(*place.reward), f"{reward_at(bank, place.kl.value):.4f}"]
-    off = largest(abs(one.place.kl.value - one.kl) / one.place.kl.standard_error for n, one in best.items() if n > 1)
-    off_reward = largest(abs(one.place.reward.value - one.reward) / one.place.reward.standard_error for one in best.values())
+        rows[name] = [
+            cell(*place.kl),
+            cell(*place.reward),
+            f"{reward_at(bank, place.kl.value):.4f}",
+        ]
+    off = largest(
+        abs(one.place.kl.value - one.kl) / one.place.kl.standard_error
+        for n, one in best.items()
+        if n > 1
+    )
+    off_reward = largest(
+        abs(one.place.reward.value - one.reward) / one.place.reward.standard_error
+        for one in best.values()
+    )
     above_bound = largest(
-        one.place.kl.value - 3 * one.place.kl.standard_error - best_of_n_kl_bound(n) for n, one in best.items() if n > 1
+        one.place.kl.value - 3 * one.place.kl.standard_error - best_of_n_kl_bound(n)
+        for n, one in best.items()
+        if n > 1
     )
     findings = [
         *best_findings(best, TEXT),
-        Finding(f"the KL measured there is that of order statistics to {off:.1f} standard errors (at most 3)", off <= 3),
-        Finding(f"the reward measured there is to {off_reward:.1f} standard errors (at most 3)", off_reward <= 3),
-        Finding("no KL measured there is above log n - (n-1)/n by 3 standard errors", above_bound <= 0),
+        Finding(
+            f"the KL measured there is that of order statistics to {off:.1f} standard errors (at most 3)",
+            off <= 3,
+        ),
+        Finding(
+            f"the reward measured there is to {off_reward:.1f} standard errors (at most 3)",
+            off_reward <= 3,
+        ),
+        Finding(
+            "no KL measured there is above log n - (n-1)/n by 3 standard errors", above_bound <= 0
+        ),
     ]
     for name, place in places.items():
         furthest = place.kl.value + 3 * place.kl.standard_error
         above = place.reward.value - 3 * place.reward.standard_error - reward_at(bank, furthest)
-        findings.append(Finding(f"{name} on text is not above the posteriors by 3 standard errors", above <= 0))
+        findings.append(
+            Finding(f"{name} on text is not above the posteriors by 3 standard errors", above <= 0)
+        )
     title = f"The embedded prior, {args.draws} draws"
     guides = f"\n\n{text_table(['KL(q||p0)', 'E[r]', 'posterior E[r]'], rows)}" if rows else ""
     return f"{title}\n{best_table(best)}{guides}", findings
@@ -342,11 +449,16 @@ def measured_best(exact_one: Best, rewards: Tensor, n: int) -> Best:
     found = _of_halves(blocks[:HALF], blocks[HALF:], n)
     left_out = []
     for i in range(2 * HALF):
-        kept = [[block for j, block in enumerate(blocks) if j != i and j // HALF == half] for half in range(2)]
+        kept = [
+            [block for j, block in enumerate(blocks) if j != i and j // HALF == half]
+            for half in range(2)
+        ]
         left_out.append(_of_halves(kept[0], kept[1], n))
     spread = torch.stack(left_out)
     error = ((len(spread) - 1) / len(spread) * (spread - spread.mean(0)).square().sum(0)).sqrt()
-    kl, mean, win_rate = (Estimate(*pair) for pair in zip(found.tolist(), error.tolist(), strict=True))
+    kl, mean, win_rate = (
+        Estimate(*pair) for pair in zip(found.tolist(), error.tolist(), strict=True)
+    )
     return exact_one._replace(place=Place(kl, mean), win_rate=win_rate)
 
 
@@ -357,29 +469,58 @@ def _of_halves(first: Sequence[Tensor], second: Sequence[Tensor], n: int) -> Ten
         law, rest = torch.cat(list(known)).sort().values, torch.cat(list(others))
         top = rest[: len(rest) // n * n].view(-1, n).amax(1)  # [G]
         below, upto = (torch.searchsorted(law, top, right=right) for right in (False, True))
-        cdf, cdf_left = (upto + 1) / (len(law) + 1), below / (len(law) + 1)  # the response itself is counted to the law
+        cdf, cdf_left = (
+            (upto + 1) / (len(law) + 1),
+            below / (len(law) + 1),
+        )  # the response itself is counted to the law
         values = best_of_n_log_ratio(cdf, cdf_left, n), top, (cdf + cdf_left) / 2
         found.append(torch.stack([value.double().mean() for value in values]))
     return (found[0] + found[1]) / 2
 
 
-def plane_figure(bank: PriorBank, best: Mapping[int, Best], places: Mapping[str, Place], title: str) -> Figure:
+def plane_figure(
+    bank: PriorBank, best: Mapping[int, Best], places: Mapping[str, Place], title: str
+) -> Figure:
     """Reward against KL to the prior: the posteriors, the best of n as it is and by the formula, and guides."""
     figure, axes = figures.new_axes()
     frontier = bank.frontier(torch.logspace(-3, 2, 80).tolist())
-    axes.plot(*zip(*frontier, strict=True), color=figures.POSTERIOR, label="posteriors for every beta: the frontier")
+    axes.plot(
+        *zip(*frontier, strict=True),
+        color=figures.POSTERIOR,
+        label="posteriors for every beta: the frontier",
+    )
     bounds = [best_of_n_kl_bound(n) for n in best]
     axes.plot(
-        [one.kl for one in best.values()], [one.reward for one in best.values()], color=figures.PRIOR, label="best of n, exact"
+        [one.kl for one in best.values()],
+        [one.reward for one in best.values()],
+        color=figures.PRIOR,
+        label="best of n, exact",
     )
-    axes.plot(bounds, [one.reward for one in best.values()], "|", color=figures.PRIOR, label="its KL by log n - (n-1)/n")
+    axes.plot(
+        bounds,
+        [one.reward for one in best.values()],
+        "|",
+        color=figures.PRIOR,
+        label="its KL by log n - (n-1)/n",
+    )
     for n, one in best.items():
         _dot(axes, one.place, figures.PRIOR, None)
-        axes.annotate(f"{n}", (one.place.kl.value, one.place.reward.value), (3, -9), textcoords="offset points", fontsize=7)
+        axes.annotate(
+            f"{n}",
+            (one.place.kl.value, one.place.reward.value),
+            (3, -9),
+            textcoords="offset points",
+            fontsize=7,
+        )
     for (name, place), color in zip(places.items(), figures.palette(len(places)), strict=True):
         _dot(axes, place, color, name)
     furthest = max([*bounds, *(place.kl.value for place in places.values())])
-    axes.set(xlim=(-0.05 * furthest, 1.1 * furthest), xlabel="KL(q || p0), nats", ylabel="E[r]", title=title)
+    axes.set(
+        xlim=(-0.05 * furthest, 1.1 * furthest),
+        xlabel="KL(q || p0), nats",
+        ylabel="E[r]",
+        title=title,
+    )
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     return figure
 
@@ -387,7 +528,14 @@ def plane_figure(bank: PriorBank, best: Mapping[int, Best], places: Mapping[str,
 def _dot(axes: Axes, place: Place, color: Any, label: str | None) -> None:
     kl, reward = place
     axes.errorbar(
-        [kl.value], [reward.value], [2 * _error(reward)], [2 * _error(kl)], color=color, fmt="o", markersize=4, label=label
+        [kl.value],
+        [reward.value],
+        [2 * _error(reward)],
+        [2 * _error(kl)],
+        color=color,
+        fmt="o",
+        markersize=4,
+        label=label,
     )
 
 

@@ -33,18 +33,28 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor
 
-from experiments import figures
-from experiments.arguments import Arguments, Count, Out, Positive, Rate, Seeds, Threads, count, used
-from experiments.claims import Finding, finished, largest, report, smallest
-from experiments.command_line import run_script
-from experiments.early_stops import early_stops
-from experiments.new_folder import new_folder
-from experiments.registry import load_prior, set_threads
-from experiments.reward_only import RewardOnly
-from experiments.rewards import REWARDS
-from experiments.run_folder import RunFolder
-from experiments.tuning import tuned
-from experiments.zoo import cell, mean_and_error, text_table
+from experiments.shared import figures
+from experiments.shared.arguments import (
+    Arguments,
+    Count,
+    Out,
+    Positive,
+    Rate,
+    Seeds,
+    Threads,
+    count,
+    used,
+)
+from experiments.shared.claims import Finding, finished, largest, report, smallest
+from experiments.shared.command_line import run_script
+from experiments.shared.early_stops import early_stops
+from experiments.shared.new_folder import new_folder
+from experiments.shared.priors import load_prior, set_threads
+from experiments.shared.reward_only import RewardOnly
+from experiments.shared.rewards import REWARDS
+from experiments.shared.run_folder import RunFolder
+from experiments.shared.tuning import tuned
+from experiments.shared.zoo import cell, mean_and_error, text_table
 from guides import FineTuned
 from inference import (
     Enumeration,
@@ -57,7 +67,7 @@ from inference import (
     log_guide_at,
     random_state,
 )
-from model import AlignmentModel, LanguageModel, Pattern, Prompts, TextEvidence, grammar_prior
+from model import AlignmentModel, LanguageModel, Pattern, Prompts, TextReward, grammar_prior
 
 CLAIM = (
     "reward alone collapses q to a point, also by the exact gradient, and with the KL penalty q becomes the posterior, where "
@@ -115,20 +125,29 @@ def main(args: Collapse) -> list[Finding]:
     with new_folder(args, "collapse") as folder:
         prior = grammar_prior(max_new_tokens=3)
         with early_stops() as stops:
-            parts = [of_sentiment(prior, args, folder), of_binary(prior, args), *([of_text(args)] if args.text_steps else [])]
+            parts = [
+                of_sentiment(prior, args, folder),
+                of_binary(prior, args),
+                *([of_text(args)] if args.text_steps else []),
+            ]
         findings = [*(finding for _, found in parts for finding in found), *finished(stops)]
         print(report(CLAIM, SOURCE, [table for table, _ in parts], findings))
         print(f"Figures: {folder.path}")
         return findings
 
 
-def of_sentiment(prior: LanguageModel, args: Collapse, folder: RunFolder) -> tuple[str, list[Finding]]:
+def of_sentiment(
+    prior: LanguageModel, args: Collapse, folder: RunFolder
+) -> tuple[str, list[Finding]]:
     """The reward is sentiment: by the exact gradient and by a sampled one, with and without the penalty."""
     model = AlignmentModel(prior, REWARDS["vader"](prior), args.beta)
     truth = Enumeration(model, prior.encode(["the film was"]))
     ways = run_collapse(model, truth, args)
     rows, means = {}, {}
-    laws = {"prior": [truth.log_prior], **{name: [run.log_guide for run in runs] for name, runs in ways.items()}}
+    laws = {
+        "prior": [truth.log_prior],
+        **{name: [run.log_guide for run in runs] for name, runs in ways.items()},
+    }
     for name, log_probs in {**laws, "posterior": [truth.log_posterior]}.items():
         measured = [measure(prior, truth, log_prob, args) for log_prob in log_probs]
         means[name] = {column: mean_and_error(measured, column)[0] for column in COLUMNS.values()}
@@ -136,11 +155,16 @@ def of_sentiment(prior: LanguageModel, args: Collapse, folder: RunFolder) -> tup
         cells = [cell(*mean_and_error(measured, column)) for column in COLUMNS.values()]
         rows[name] = [*cells, "; ".join(modes)]
     levels = {"prior": means["prior"]["entropy"], "posterior": means["posterior"]["entropy"]}
-    figure = figures.collapse_figure({name: [run.entropy for run in runs] for name, runs in ways.items()}, levels)
+    figure = figures.collapse_figure(
+        {name: [run.entropy for run in runs] for name, runs in ways.items()}, levels
+    )
     figures.save(figure, folder.path / "collapse.svg")
     title = f"Sentiment on the grammar, beta {args.beta:g}, {args.steps} steps; sampled, {args.seeds} seeds"
     table = f"{title}\n{text_table([*COLUMNS, 'most probable'], rows)}"
-    return table, [*collapse_findings(means, "on the grammar", tuple(COLLAPSED)), *posterior_findings(means)]
+    return table, [
+        *collapse_findings(means, "on the grammar", tuple(COLLAPSED)),
+        *posterior_findings(means),
+    ]
 
 
 COLUMNS = {
@@ -152,12 +176,18 @@ COLUMNS = {
 }
 
 
-def run_collapse(model: AlignmentModel, truth: Enumeration, args: Collapse) -> dict[str, list[Ascent]]:
+def run_collapse(
+    model: AlignmentModel, truth: Enumeration, args: Collapse
+) -> dict[str, list[Ascent]]:
     """The same guide on E_q[r] alone and on the ELBO: once by the exact gradient, and by leave-one-out with every seed."""
     ways = {}
     for name in OBJECTIVES:
-        ways[f"{name}, exact gradient"] = [ascend(model.prior, truth, args.steps, penalised=name == PENALISED)]
-        ways[f"{name}, sampled"] = [sampled(model, truth, name, seed, args) for seed in range(args.seeds)]
+        ways[f"{name}, exact gradient"] = [
+            ascend(model.prior, truth, args.steps, penalised=name == PENALISED)
+        ]
+        ways[f"{name}, sampled"] = [
+            sampled(model, truth, name, seed, args) for seed in range(args.seeds)
+        ]
     return ways
 
 
@@ -168,7 +198,7 @@ def ascend(prior: LanguageModel, truth: Enumeration, steps: int, *, penalised: b
     for step in range(steps):
         log_guide = log_guide_at(guide, truth.prompts, truth.support)
         nats[step] = entropy(log_guide.detach()).item()
-        value = truth.log_joint - log_guide if penalised else truth.log_evidence
+        value = truth.log_joint - log_guide if penalised else truth.log_likelihood
         optimiser.zero_grad()
         (-(log_guide.exp() * value).sum()).backward()
         optimiser.step()
@@ -176,7 +206,9 @@ def ascend(prior: LanguageModel, truth: Enumeration, steps: int, *, penalised: b
     return Ascent(log_guide, {**nats, steps: entropy(log_guide).item()})
 
 
-def sampled(model: AlignmentModel, truth: Enumeration, name: str, seed: int, args: Collapse) -> Ascent:
+def sampled(
+    model: AlignmentModel, truth: Enumeration, name: str, seed: int, args: Collapse
+) -> Ascent:
     """The same by SVI, from a few responses a step."""
     nats = {0: entropy(truth.log_prior).item()}
 
@@ -186,7 +218,16 @@ def sampled(model: AlignmentModel, truth: Enumeration, name: str, seed: int, arg
             nats[step] = entropy(truth.log_guide(guide)).item()
 
     objective = OBJECTIVES[name](args.particles)
-    guide = tuned(FineTuned(model.prior), model, truth.prompts, objective, args.steps, rate=RATE, seed=seed, on_step=look)
+    guide = tuned(
+        FineTuned(model.prior),
+        model,
+        truth.prompts,
+        objective,
+        args.steps,
+        rate=RATE,
+        seed=seed,
+        on_step=look,
+    )
     return Ascent(truth.log_guide(guide), nats)
 
 
@@ -194,9 +235,11 @@ def measure(prior: LanguageModel, truth: Enumeration, log_prob: Tensor, args: Co
     """What can be said of a law over all responses to one prompt, `[S, 1]`."""
     prob = log_prob.exp()
     with random_state.isolated(0):
-        drawn = truth.support[torch.multinomial(prob[:, 0], args.draws // 4, replacement=True)]  # [M, 1, T]
+        drawn = truth.support[
+            torch.multinomial(prob[:, 0], args.draws // 4, replacement=True)
+        ]  # [M, 1, T]
     return {
-        "reward": args.beta * _mean(prob, truth.log_evidence),
+        "reward": args.beta * _mean(prob, truth.log_likelihood),
         "entropy": entropy(log_prob).item(),
         "distinct_2": distinct_n(drawn, prior.space.is_token(drawn), 2),
         "kl_guide_prior": _mean(prob, log_prob - truth.log_prior),
@@ -213,18 +256,29 @@ def mode(prior: LanguageModel, truth: Enumeration, log_prob: Tensor) -> str:
     return f"{prior.decode(truth.support[best])[0]} ({log_prob.max().exp().item():.0%})"
 
 
-def collapse_findings(means: Mapping[str, Measured], where: str, keys: Sequence[str]) -> list[Finding]:
+def collapse_findings(
+    means: Mapping[str, Measured], where: str, keys: Sequence[str]
+) -> list[Finding]:
     """That reward alone has little left of what the prior has of `keys`, and the guide with the penalty has not."""
     findings = []
     for way in (PURE, PENALISED):
         for key in keys:
-            left = [run[key] / means["prior"][key] for name, run in means.items() if name.startswith(way)]
+            left = [
+                run[key] / means["prior"][key]
+                for name, run in means.items()
+                if name.startswith(way)
+            ]
             shares = " and ".join(f"{share:.0%}" for share in left)
             if way == PURE:
                 held, limit = largest(left) < COLLAPSED[key], f"under {COLLAPSED[key]:.0%}"
             else:
                 held, limit = smallest(left) > COLLAPSED[key], f"over {COLLAPSED[key]:.0%}"
-            findings.append(Finding(f"{way} {where} leaves {shares} of the prior's {key.replace('_', '-')} ({limit})", held))
+            findings.append(
+                Finding(
+                    f"{way} {where} leaves {shares} of the prior's {key.replace('_', '-')} ({limit})",
+                    held,
+                )
+            )
     return findings
 
 
@@ -232,25 +286,35 @@ def posterior_findings(means: Mapping[str, Measured]) -> list[Finding]:
     """That the penalised guide is at the posterior, and reward alone further from it than the prior was."""
     start, findings = means["prior"]["kl_guide_posterior"], []
     for way in (PURE, PENALISED):
-        left = [run["kl_guide_posterior"] / start for name, run in means.items() if name.startswith(way)]
+        left = [
+            run["kl_guide_posterior"] / start for name, run in means.items() if name.startswith(way)
+        ]
         shares = " and ".join(f"{share:.2g}" for share in left)
         held, limit = (
-            (smallest(left) > 1, "over 1") if way == PURE else (largest(left) < AT_POSTERIOR, f"under {AT_POSTERIOR:g}")
+            (smallest(left) > 1, "over 1")
+            if way == PURE
+            else (largest(left) < AT_POSTERIOR, f"under {AT_POSTERIOR:g}")
         )
-        findings.append(Finding(f"{way} leaves {shares} times the prior's KL to the posterior ({limit})", held))
+        findings.append(
+            Finding(f"{way} leaves {shares} times the prior's KL to the posterior ({limit})", held)
+        )
     return findings
 
 
 def of_binary(prior: LanguageModel, args: Collapse) -> tuple[str, list[Finding]]:
     """The reward is 1 where a response has the word "not": the odds between the two classes, and the laws within them."""
-    model = AlignmentModel(prior, TextEvidence(Pattern.of_words("not"), prior), args.beta)
+    model = AlignmentModel(prior, TextReward(Pattern.of_words("not"), prior), args.beta)
     truth = Enumeration(model, prior.encode(["the film was"]))
-    success = truth.log_evidence[:, 0] > 0
+    success = truth.log_likelihood[:, 0] > 0
     laws = {
         "prior": [truth.log_prior],
         f"{PURE}, exact gradient": [ascend(prior, truth, args.steps, penalised=False).log_guide],
-        f"{PENALISED}, exact gradient": [ascend(prior, truth, args.steps, penalised=True).log_guide],
-        f"{PENALISED}, sampled": [sampled(model, truth, PENALISED, seed, args).log_guide for seed in range(args.seeds)],
+        f"{PENALISED}, exact gradient": [
+            ascend(prior, truth, args.steps, penalised=True).log_guide
+        ],
+        f"{PENALISED}, sampled": [
+            sampled(model, truth, PENALISED, seed, args).log_guide for seed in range(args.seeds)
+        ],
         "posterior": [truth.log_posterior],
     }
     columns = {
@@ -259,11 +323,15 @@ def of_binary(prior: LanguageModel, args: Collapse) -> tuple[str, list[Finding]]
         "KL in successes": "kl_success",
         "KL in failures": "kl_failure",
     }
-    measured = {name: [classes(log_prob, truth.log_prior, success) for log_prob in runs] for name, runs in laws.items()}
-    rows = {name: [cell(*mean_and_error(runs, key)) for key in columns.values()] for name, runs in measured.items()}
-    title = (
-        f'Reward 1 for "not" on the grammar, 1/beta = {1 / args.beta:.4g}; the KLs are those of q(x | class) from p0(x | class)'
-    )
+    measured = {
+        name: [classes(log_prob, truth.log_prior, success) for log_prob in runs]
+        for name, runs in laws.items()
+    }
+    rows = {
+        name: [cell(*mean_and_error(runs, key)) for key in columns.values()]
+        for name, runs in measured.items()
+    }
+    title = f'Reward 1 for "not" on the grammar, 1/beta = {1 / args.beta:.4g}; the KLs are those of q(x | class) from p0(x | class)'
     return f"{title}\n{text_table(list(columns), rows)}", binary_findings(measured, 1 / args.beta)
 
 
@@ -272,16 +340,27 @@ def binary_findings(measured: Mapping[str, Sequence[Measured]], wanted: float) -
     posterior = measured["posterior"][0]
     error = largest([abs(posterior["shift"] - wanted), posterior["moved"]])
     findings = [
-        Finding(f"binary reward shifts the posterior's log-odds by 1/beta and no ratio within, to {error:.0e}", error < EXACT)
+        Finding(
+            f"binary reward shifts the posterior's log-odds by 1/beta and no ratio within, to {error:.0e}",
+            error < EXACT,
+        )
     ]
     for name, runs in measured.items():
-        within = sum(run["success"] * run["kl_success"] + (1 - run["success"]) * run["kl_failure"] for run in runs) / len(runs)
-        (shift, error), said = mean_and_error(runs, "shift"), f"moves q by {within:.2g} nats within classes"
+        within = sum(
+            run["success"] * run["kl_success"] + (1 - run["success"]) * run["kl_failure"]
+            for run in runs
+        ) / len(runs)
+        (shift, error), said = (
+            mean_and_error(runs, "shift"),
+            f"moves q by {within:.2g} nats within classes",
+        )
         if name.startswith(PENALISED):
             allowed = max(0.1, 3 * error if math.isfinite(error) else 0.0)
             held = abs(shift - wanted) <= allowed and within < FROZEN
             limits = f"to {allowed:.2g} of {wanted:.4g}; under {FROZEN:g}"
-            findings.append(Finding(f"{name} shifts them by {cell(shift, error)} and {said} ({limits})", held))
+            findings.append(
+                Finding(f"{name} shifts them by {cell(shift, error)} and {said} ({limits})", held)
+            )
         if name.startswith(PURE):
             findings.append(Finding(f"{name} {said} (over {FROZEN:g})", within > FROZEN))
     return findings
@@ -300,7 +379,11 @@ def classes(log_prob: Tensor, log_prior: Tensor, success: Tensor) -> Measured:
     def log_odds(values: Tensor) -> float:
         return (values[success].logsumexp(0) - values[~success].logsumexp(0)).item()
 
-    found = {"success": log_prob[success].exp().sum().item(), "shift": log_odds(log_prob) - log_odds(log_prior), "moved": 0.0}
+    found = {
+        "success": log_prob[success].exp().sum().item(),
+        "shift": log_odds(log_prob) - log_odds(log_prior),
+        "moved": 0.0,
+    }
     for name, members in {"kl_success": success, "kl_failure": ~success}.items():
         within = log_prob[members].log_softmax(0)
         found[name] = _mean(within.exp(), within - log_prior[members].log_softmax(0))
@@ -311,12 +394,22 @@ def classes(log_prob: Tensor, log_prior: Tensor, success: Tensor) -> Measured:
 
 def of_text(args: Collapse) -> tuple[str, list[Finding]]:
     """The embedded prior, one run with and one without the penalty: at most 12 tokens at temperature 0.7, sentiment."""
-    prior = load_prior("film-reviews", max_new_tokens=12, temperature=0.7, dtype="float32", device="cpu")
-    model, prompts = AlignmentModel(prior, REWARDS["vader"](prior), args.beta / 3), prior.encode(["The film was"])
+    prior = load_prior(
+        "film-reviews", max_new_tokens=12, temperature=0.7, dtype="float32", device="cpu"
+    )
+    model, prompts = (
+        AlignmentModel(prior, REWARDS["vader"](prior), args.beta / 3),
+        prior.encode(["The film was"]),
+    )
     guides = {"prior": FineTuned(prior)}
     for name, make in OBJECTIVES.items():
         guides[name] = tuned(
-            FineTuned(model.prior), model, prompts, make(args.particles // 2), args.text_steps, rate=args.text_rate
+            FineTuned(model.prior),
+            model,
+            prompts,
+            make(args.particles // 2),
+            args.text_steps,
+            rate=args.text_rate,
         )
     columns = {title: key for title, key in COLUMNS.items() if key != "kl_guide_posterior"}
     rows, means = {}, {}
@@ -326,7 +419,9 @@ def of_text(args: Collapse) -> tuple[str, list[Finding]]:
         rows[name] = [cell(*mean_and_error(parts, key)) for key in columns.values()]
     title = f"Sentiment on the embedded prior, beta {model.beta:g}, {args.text_steps} steps"
     return f"{title}\n{text_table(list(columns), rows)}", [
-        *collapse_findings(means, "on text", ["distinct_2"]),  # entropy is in the table: it has not fallen yet
+        *collapse_findings(
+            means, "on text", ["distinct_2"]
+        ),  # entropy is in the table: it has not fallen yet
         text_finding(means),
     ]
 
@@ -338,22 +433,30 @@ def text_finding(means: Mapping[str, Measured]) -> Finding:
     return Finding(said, penalised < 0.1 * pure)
 
 
-def measure_text(model: AlignmentModel, guide: FineTuned, prompts: Prompts, num_draws: int) -> list[Measured]:
+def measure_text(
+    model: AlignmentModel, guide: FineTuned, prompts: Prompts, num_draws: int
+) -> list[Measured]:
     """The same from responses of a guide to one prompt, once for each of four parts of them."""
     parts: list[Measured] = []
     with random_state.isolated(0), torch.no_grad():
         for _ in range(4):
             distribution = guide.distribution(prompts)
             response = distribution.sample((num_draws // 4,))
-            log_guide, joint = distribution.log_prob(response).double(), joint_at(model, prompts, response)
+            log_guide, joint = (
+                distribution.log_prob(response).double(),
+                joint_at(model, prompts, response),
+            )
             means = {
-                "reward": model.beta * joint.log_evidence,
+                "reward": model.beta * joint.log_likelihood,
                 "entropy": -log_guide,
                 "kl_guide_prior": log_guide - joint.log_prior,
             }
             is_token = model.prior.space.is_token(response)
             distinct = distinct_n(response, is_token, 2)
-            parts.append({name: values.mean().item() for name, values in means.items()} | {"distinct_2": distinct})
+            parts.append(
+                {name: values.mean().item() for name, values in means.items()}
+                | {"distinct_2": distinct}
+            )
     return parts
 
 

@@ -33,16 +33,27 @@ from matplotlib.figure import Figure
 from pyro.infer import ELBO
 from torch import Tensor
 
-from experiments import figures
-from experiments.arguments import Arguments, Count, Name, Out, Positive, Rate, Seeds, Threads, count, number
-from experiments.claims import Finding, finished, report
-from experiments.command_line import run_script
-from experiments.early_stops import early_stops
-from experiments.new_folder import new_folder
-from experiments.registry import load_prior, set_threads
-from experiments.reward_only import RewardOnly
-from experiments.tuning import tuned
-from experiments.zoo import cell, mean_and_error, text_table
+from experiments.shared import figures
+from experiments.shared.arguments import (
+    Arguments,
+    Count,
+    Name,
+    Out,
+    Positive,
+    Rate,
+    Seeds,
+    Threads,
+    count,
+    number,
+)
+from experiments.shared.claims import Finding, finished, report
+from experiments.shared.command_line import run_script
+from experiments.shared.early_stops import early_stops
+from experiments.shared.new_folder import new_folder
+from experiments.shared.priors import load_prior, set_threads
+from experiments.shared.reward_only import RewardOnly
+from experiments.shared.tuning import tuned
+from experiments.shared.zoo import cell, mean_and_error, text_table
 from guides import Guide, Twisted
 from inference import (
     OBJECTIVES,
@@ -55,13 +66,20 @@ from inference import (
     draw_from_prior,
     match_moments,
     random_state,
-    self_bleu,
 )
-from model import AlignmentModel, Constraint, Evidence, LanguageModel, Pattern, Prompts, TextEvidence, vader_sentiment
+from inference.diagnostics.self_bleu import self_bleu
+from model import (
+    AlignmentModel,
+    Constraint,
+    LanguageModel,
+    Pattern,
+    Prompts,
+    Reward,
+    TextReward,
+    vader_sentiment,
+)
 
-CLAIM = (
-    "RL without distribution matching fails, distribution matching without RL works, and RL with a KL penalty is such matching"
-)
+CLAIM = "RL without distribution matching fails, distribution matching without RL works, and RL with a KL penalty is such matching"
 SOURCE = "Korbak, Perez and Buckley 2022, arXiv 2205.11275, section 5; Khalifa et al. 2021, arXiv 2012.11635; arXiv 2206.00761"
 GDC, PURE, PENALISED = "GDC, no RL", "RL, reward alone", "RL with the KL penalty"
 PRIOR, TARGET = "prior", "p*"
@@ -116,7 +134,7 @@ class Task:
     """
 
     name: str
-    feature: Evidence
+    feature: Reward
     goal: float
     target: AlignmentModel
     rewarded: AlignmentModel
@@ -136,7 +154,13 @@ Row = Mapping[str, Estimate]
 
 def main(args: DistributionMatching) -> list[Finding]:
     set_threads(args.threads)
-    prior = load_prior("film-reviews", max_new_tokens=args.max_new_tokens, temperature=0.7, dtype="float32", device="cpu")
+    prior = load_prior(
+        "film-reviews",
+        max_new_tokens=args.max_new_tokens,
+        temperature=0.7,
+        dtype="float32",
+        device="cpu",
+    )
     prompts = prior.encode(["The film was"])
     with random_state.isolated(0), early_stops() as stops:
         moments = match_moments(
@@ -155,9 +179,12 @@ def main(args: DistributionMatching) -> list[Finding]:
     tables = [f"{moments}"]
     for task in tasks:
         cells = {
-            name: [cell(*row[key]) if key in row else "-" for key in COLUMNS.values()] for name, row in rows[task.name].items()
+            name: [cell(*row[key]) if key in row else "-" for key in COLUMNS.values()]
+            for name, row in rows[task.name].items()
         }
-        tables.append(f"{task.name}; {args.steps} steps of {args.particles}\n{text_table(list(COLUMNS), cells)}")
+        tables.append(
+            f"{task.name}; {args.steps} steps of {args.particles}\n{text_table(list(COLUMNS), cells)}"
+        )
     print(report(CLAIM, SOURCE, tables, findings))
     figure = dissociation_figure(rows, {task.name: task.goal for task in tasks})
     with new_folder(args, "distribution-matching") as folder:
@@ -170,14 +197,14 @@ def is_positive(texts: Sequence[str]) -> list[float]:
     return [float(score > 0) for score in vader_sentiment(texts)]
 
 
-def positive(prior: LanguageModel) -> TextEvidence:
-    return TextEvidence(is_positive, prior, upper_bound=1.0)
+def positive(prior: LanguageModel) -> TextReward:
+    return TextReward(is_positive, prior, upper_bound=1.0)
 
 
 def pointwise(prior: LanguageModel, args: DistributionMatching) -> Task:
     """Every response has the word."""
-    has_word = TextEvidence(Pattern.of_words([args.word]), prior, whole=False)
-    target = AlignmentModel(prior, Constraint(has_word, at_least=1.0, name="has the word"), 1.0)
+    has_word = TextReward(Pattern.of_words([args.word]), prior, whole=False)
+    target = AlignmentModel(prior, {}, 1.0, {"has the word": Constraint(has_word, at_least=1.0)})
     name = f'Every response says "{args.word}"'
     return Task(name, has_word, 1.0, target, AlignmentModel(prior, has_word, args.beta))
 
@@ -187,20 +214,29 @@ def distributional(prior: LanguageModel, moments: MomentMatch) -> Task:
     share, multiplier = moments.targets["positive"], moments.multipliers["positive"]
     if not (moments.attainable and multiplier > 0):
         base = moments.base_moments["positive"].value
-        raise SystemExit(f"--share {share:g}: expected above {base:.3f}, that of the prior, and below 1")
-    feature, target = positive(prior), AlignmentModel(prior, moments.evidence, 1.0)
+        raise SystemExit(
+            f"--share {share:g}: expected above {base:.3f}, that of the prior, and below 1"
+        )
+    feature, target = positive(prior), AlignmentModel(prior, {}, 1.0, {"moments": moments.factor})
     rewarded = AlignmentModel(prior, feature, 1 / multiplier)
     return Task(f"{share:.0%} of the responses are positive", feature, share, target, rewarded)
 
 
 def run(task: Task, prompts: Prompts, args: DistributionMatching) -> dict[str, Row]:
     """All methods, and prior and target to compare with."""
-    draws = draw_from_prior(task.target, prompts, args.draws, log_evidence_bound=task.target.log_evidence_bound(prompts))
+    draws = draw_from_prior(
+        task.target,
+        prompts,
+        args.draws,
+        log_likelihood_bound=task.target.log_likelihood_bound(prompts),
+    )
     assert draws.accepted is not None
     exact_draws = draws.response[draws.accepted[:, 0]]  # [A, N, T], draws from p*
     if len(exact_draws) < 2 * PARTS:
         few = f"{len(exact_draws)} of {args.draws} draws of the prior are draws of p*"
-        raise SystemExit(f"{task.name}: {few}, expected {2 * PARTS} at least: raise --draws, or ask for less")
+        raise SystemExit(
+            f"{task.name}: {few}, expected {2 * PARTS} at least: raise --draws, or ask for less"
+        )
     size = min(args.samples, len(exact_draws)) // PARTS
     rows: dict[str, Row] = {
         PRIOR: measure(task, Twisted(task.target.prior), prompts, draws, exact_draws, size),
@@ -211,7 +247,13 @@ def run(task: Task, prompts: Prompts, args: DistributionMatching) -> dict[str, R
         found = []
         for seed in range(args.seeds):
             guide = tuned(
-                Twisted(model.prior), model, prompts, objective(name, args.particles), args.steps, rate=args.rate, seed=seed
+                Twisted(model.prior),
+                model,
+                prompts,
+                objective(name, args.particles),
+                args.steps,
+                rate=args.rate,
+                seed=seed,
             )
             found.append(measure(task, guide, prompts, draws, exact_draws, size))
         rows[name] = found[0] if len(found) == 1 else over_seeds(found)
@@ -237,7 +279,10 @@ def measure(
     with torch.no_grad():
         distribution = guide.distribution(prompts)
         response = distribution.sample((PARTS * size,))
-        log_ratio = distribution.log_prob(exact_draws).double() - task.target.prior(prompts).log_prob(exact_draws).double()
+        log_ratio = (
+            distribution.log_prob(exact_draws).double()
+            - task.target.prior(prompts).log_prob(exact_draws).double()
+        )
     return {
         "met": Estimate.of_mean(task.feature(prompts, response)),
         "kl_posterior_guide": found.kl_posterior_guide,
@@ -248,7 +293,9 @@ def measure(
     }
 
 
-def measure_target(task: Task, prompts: Prompts, draws: PriorDraws, exact_draws: Tensor) -> dict[str, Estimate]:
+def measure_target(
+    task: Task, prompts: Prompts, draws: PriorDraws, exact_draws: Tensor
+) -> dict[str, Estimate]:
     """The row of p*, from exact draws of it."""
     kl = draws.kl_posterior_prior()
     with torch.no_grad():
@@ -285,7 +332,9 @@ def over_seeds(found: Sequence[Row]) -> Row:
 def lambda_finding(moments: MomentMatch) -> Finding:
     """lambda against its closed form, log((1 - m)/m) + log(t/(1 - t)) for a target t."""
     base, wanted = moments.base_moments["positive"].value, moments.targets["positive"]
-    error = abs(moments.multipliers["positive"] - math.log(wanted / (1 - wanted) * (1 - base) / base))
+    error = abs(
+        moments.multipliers["positive"] - math.log(wanted / (1 - wanted) * (1 - base) / base)
+    )
     return Finding(f"lambda is its closed form to {error:.0e}", error < 1e-6)
 
 
@@ -301,7 +350,10 @@ def findings_of(task: Task, rows: Mapping[str, Row]) -> list[Finding]:
             f"{label}, {PURE} is at {pure['met'].value:.0%}, {away.value:.3g} nats further from p* than the prior",
             away.value > 3 * away.standard_error and pure["met"].value > start["met"].value,
         ),
-        Finding(f"{label}, {PURE} has {lost}", left < COLLAPSED and pure["self_bleu"].value > target["self_bleu"].value),
+        Finding(
+            f"{label}, {PURE} has {lost}",
+            left < COLLAPSED and pure["self_bleu"].value > target["self_bleu"].value,
+        ),
     ]
     for name in (GDC, PENALISED):
         row = rows[name]
@@ -318,22 +370,35 @@ def findings_of(task: Task, rows: Mapping[str, Row]) -> list[Finding]:
                 f"{label}, {name} is nearer to p* than the prior by {nearer} nats",
                 nearer.value > 3 * nearer.standard_error,
             ),
-            Finding(f"{label}, {name} has {left:.0%} of the distinct-2 of p* (over {COLLAPSED:.0%})", left > COLLAPSED),
+            Finding(
+                f"{label}, {name} has {left:.0%} of the distinct-2 of p* (over {COLLAPSED:.0%})",
+                left > COLLAPSED,
+            ),
         ]
     return findings
 
 
-def dissociation_figure(rows: Mapping[str, Mapping[str, Row]], goals: Mapping[str, float]) -> Figure:
+def dissociation_figure(
+    rows: Mapping[str, Mapping[str, Row]], goals: Mapping[str, float]
+) -> Figure:
     """For each constraint, how often it is met against KL(p* || q), nats, of every method, ± 2 standard errors."""
     figure, every = plt.subplots(1, len(rows), figsize=(5.2 * len(rows), 4.0), squeeze=False)
     for axes, (title, of_task) in zip(every[0], rows.items(), strict=True):
-        axes.axhline(goals[title], color=figures.POSTERIOR, linestyle="--", linewidth=1, label="as asked for")
+        axes.axhline(
+            goals[title], color=figures.POSTERIOR, linestyle="--", linewidth=1, label="as asked for"
+        )
         shown = {name: row for name, row in of_task.items() if name != TARGET}
         for (name, row), color in zip(shown.items(), figures.palette(len(shown)), strict=True):
             kl, met = row["kl_posterior_guide"], row["met"]
             bars = {"xerr": [2 * kl.standard_error], "yerr": [2 * met.standard_error]}
             axes.errorbar([kl.value], [met.value], **bars, color=color, fmt="o", label=name)
-        axes.set(xlabel="KL(p* || q), nats", ylabel="constraint met", title=title, ylim=(-0.05, 1.08), xscale="log")
+        axes.set(
+            xlabel="KL(p* || q), nats",
+            ylabel="constraint met",
+            title=title,
+            ylim=(-0.05, 1.08),
+            xscale="log",
+        )
         axes.spines[["top", "right"]].set_visible(False)
     every[0, -1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()

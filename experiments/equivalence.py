@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from transformers import PreTrainedModel
 
-from experiments.arguments import Arguments, Positive, Seed, Threads, count
-from experiments.command_line import run_script
-from experiments.registry import load_prior, set_threads
-from experiments.rewards import REWARDS
-from experiments.worlds import moved_guide
+from experiments.shared.arguments import Arguments, Positive, Seed, Threads, count
+from experiments.shared.command_line import run_script
+from experiments.shared.priors import load_prior, set_threads
+from experiments.shared.rewards import REWARDS
+from experiments.shared.worlds import moved_guide
 from guides import FineTuned
 from inference import Enumeration, log_guide_at, parameter_scope, random_state
 from model import AlignmentModel, LanguageModel, Prompts, grammar_prior
@@ -81,21 +81,34 @@ def check_all(args: Equivalence) -> list[Check]:
     """(a), (b) and (c), on the grammar and on film reviews."""
     worlds = {
         "grammar": (grammar_prior(max_new_tokens=3), ("the film was", "the plot was")),
-        "film reviews": (embedded_prior(max_new_tokens=1), ("The film was", "I thought the acting was")),
+        "film reviews": (
+            embedded_prior(max_new_tokens=1),
+            ("The film was", "I thought the acting was"),
+        ),
     }
     checks = []
     with random_state.isolated(args.seed):
         for world, (prior, prompts) in worlds.items():
             checks += check_identity(world, prior, prior.encode(prompts), args.beta)
         checks.append(check_reinforce("grammar", *worlds["grammar"], args))
-        checks.append(check_reinforce("film reviews", embedded_prior(max_new_tokens=16), worlds["film reviews"][1], args))
+        checks.append(
+            check_reinforce(
+                "film reviews", embedded_prior(max_new_tokens=16), worlds["film reviews"][1], args
+            )
+        )
         checks.append(check_expectation("grammar", grammar_prior(max_new_tokens=2), args.beta))
     return checks
 
 
 def embedded_prior(max_new_tokens: int) -> LanguageModel:
     """The embedded prior in float64. With one new token its 3,072 responses can be listed."""
-    return load_prior("film-reviews", max_new_tokens=max_new_tokens, temperature=1.0, dtype="float64", device="cpu")
+    return load_prior(
+        "film-reviews",
+        max_new_tokens=max_new_tokens,
+        temperature=1.0,
+        dtype="float64",
+        device="cpu",
+    )
 
 
 def check_identity(world: str, prior: LanguageModel, prompts: Prompts, beta: float) -> list[Check]:
@@ -104,35 +117,54 @@ def check_identity(world: str, prior: LanguageModel, prompts: Prompts, beta: flo
     truth = Enumeration(model, prompts)
     elbo = truth.elbo(guide)
     inference = truth.log_z - truth.kl_guide_posterior(guide)
-    rl = (beta * truth.expected_log_evidence(guide) - beta * truth.kl_guide_prior(guide)) / beta
+    rl = (beta * truth.expected_log_likelihood(guide) - beta * truth.kl_guide_prior(guide)) / beta
     return [
-        Check("(a) ELBO = log Z - KL(q || p*)", world, (elbo - inference).abs().max().item(), 1e-10),
-        Check("(a) ELBO = (E_q[r] - beta KL(q || p0)) / beta", world, (elbo - rl).abs().max().item(), 1e-10),
+        Check(
+            "(a) ELBO = log Z - KL(q || p*)", world, (elbo - inference).abs().max().item(), 1e-10
+        ),
+        Check(
+            "(a) ELBO = (E_q[r] - beta KL(q || p0)) / beta",
+            world,
+            (elbo - rl).abs().max().item(),
+            1e-10,
+        ),
     ]
 
 
-def check_reinforce(world: str, prior: LanguageModel, texts: tuple[str, ...], args: Equivalence) -> Check:
+def check_reinforce(
+    world: str, prior: LanguageModel, texts: tuple[str, ...], args: Equivalence
+) -> Check:
     """(b) Trace_ELBO through Pyro against REINFORCE in torch, on the same samples."""
     prompts, guide = prior.encode(texts), moved_guide(prior)
-    evidence = REWARDS["vader"](prior)
-    pyro_gradient, response = elbo_gradient(AlignmentModel(prior, evidence, args.beta), guide, prompts, args.samples)
+    reward = REWARDS["vader"](prior)
+    pyro_gradient, response = elbo_gradient(
+        AlignmentModel(prior, reward, args.beta), guide, prompts, args.samples
+    )
 
     network, reference = guide.language_model.network, prior.network
-    reward = evidence(prompts, response)
+    rewards = reward(prompts, response)
     network.zero_grad()
     for n in range(len(prompts)):
         prompt = prompts.ids[n][prompts.mask[n]]
         for k in range(args.samples):
             tokens = response[k, n][prior.space.is_token(response)[k, n]]
-            reinforce_with_kl_penalty(network, reference, prompt, tokens, reward[k, n], args.beta)
+            reinforce_with_kl_penalty(network, reference, prompt, tokens, rewards[k, n], args.beta)
     by_hand = [gradient / args.samples for gradient in gradients(network)]
     return Check(
-        "(b) gradient of Trace_ELBO = REINFORCE with a KL penalty", world, relative_error(pyro_gradient, by_hand), 1e-6
+        "(b) gradient of Trace_ELBO = REINFORCE with a KL penalty",
+        world,
+        relative_error(pyro_gradient, by_hand),
+        1e-6,
     )
 
 
 def reinforce_with_kl_penalty(
-    policy: PreTrainedModel, reference: PreTrainedModel, prompt: Tensor, response: Tensor, reward: Tensor, beta: float
+    policy: PreTrainedModel,
+    reference: PreTrainedModel,
+    prompt: Tensor,
+    response: Tensor,
+    reward: Tensor,
+    beta: float,
 ) -> None:
     """Add to the policy's `.grad` the gradient of -(1/beta) E[R], R = r - beta (log pi - log pi_ref), from one response.
 
@@ -151,13 +183,21 @@ def reinforce_with_kl_penalty(
 
 
 def elbo_gradient(
-    model: AlignmentModel, guide: FineTuned, prompts: Prompts, num_particles: int, draw: Tensor | None = None
+    model: AlignmentModel,
+    guide: FineTuned,
+    prompts: Prompts,
+    num_particles: int,
+    draw: Tensor | None = None,
 ) -> tuple[list[Tensor], Tensor]:
     """The gradient of -ELBO that Pyro's `Trace_ELBO` computes, and the responses that it drew, or was made to draw."""
-    objective = Trace_ELBO(num_particles=num_particles, vectorize_particles=True, max_plate_nesting=1)
+    objective = Trace_ELBO(
+        num_particles=num_particles, vectorize_particles=True, max_plate_nesting=1
+    )
     guide.zero_grad()
     with parameter_scope(guide), _RecordDraw() as record:
-        objective.loss_and_grads(model, guide if draw is None else poutine.replay(guide, trace=_trace_of(draw)), prompts)
+        objective.loss_and_grads(
+            model, guide if draw is None else poutine.replay(guide, trace=_trace_of(draw)), prompts
+        )
     return gradients(guide), record.response
 
 
@@ -173,13 +213,17 @@ class _RecordDraw(Messenger):
 
 def _trace_of(response: Tensor) -> poutine.Trace:
     trace = poutine.Trace()
-    trace.add_node("response", name="response", type="sample", value=response, is_observed=False, infer={})
+    trace.add_node(
+        "response", name="response", type="sample", value=response, is_observed=False, infer={}
+    )
     return trace
 
 
 def gradients(module: nn.Module) -> list[Tensor]:
     """A copy of the gradients of all its parameters."""
-    return [parameter.grad.clone() for parameter in module.parameters() if parameter.grad is not None]
+    return [
+        parameter.grad.clone() for parameter in module.parameters() if parameter.grad is not None
+    ]
 
 
 def check_expectation(world: str, prior: LanguageModel, beta: float) -> Check:

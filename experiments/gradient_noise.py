@@ -22,13 +22,20 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor
 
-from experiments.arguments import DISTINCT, Arguments, Seed, Threads, count, number
-from experiments.command_line import run_script
-from experiments.registry import load_prior, set_threads
-from experiments.worlds import moved_guide
+from experiments.shared.arguments import DISTINCT, Arguments, Seed, Threads, count, number
+from experiments.shared.command_line import run_script
+from experiments.shared.priors import load_prior, set_threads
+from experiments.shared.worlds import moved_guide
 from guides import FineTuned
-from inference import AnalyticKL_ELBO, LeaveOneOut_ELBO, Program, RewardToGo_ELBO, parameter_scope, random_state
-from model import AlignmentModel, Evidence, LanguageModel, Prompts
+from inference import (
+    AnalyticKL_ELBO,
+    LeaveOneOut_ELBO,
+    Program,
+    RewardToGo_ELBO,
+    parameter_scope,
+    random_state,
+)
+from model import AlignmentModel, LanguageModel, Prompts, Reward
 
 OBJECTIVES: dict[str, Callable[[int], ELBO]] = {
     "leave-one-out": LeaveOneOut_ELBO,
@@ -41,9 +48,13 @@ OBJECTIVES: dict[str, Callable[[int], ELBO]] = {
 class GradientNoise(Arguments):
     """Compare the noise of three gradients of one ELBO."""
 
-    lengths: Annotated[tuple[Annotated[int, count(1, 100, "the prior reads 128 tokens")], ...], DISTINCT] = (4, 16)
+    lengths: Annotated[
+        tuple[Annotated[int, count(1, 100, "the prior reads 128 tokens")], ...], DISTINCT
+    ] = (4, 16)
     """T, tokens of a response."""
-    distance: Annotated[float, number(above=0, at_most=10, why="the weights would be nothing but noise")] = 0.01
+    distance: Annotated[
+        float, number(above=0, at_most=10, why="the weights would be nothing but noise")
+    ] = 0.01
     """Standard deviation of the noise that moves the guide's weights away from the prior's."""
     particles: Annotated[int, count(2)] = 16
     """K, responses behind each gradient."""
@@ -60,13 +71,22 @@ def main(args: GradientNoise) -> dict[str, dict[str, float]]:
     set_threads(args.threads)
     noise = {}
     for length in args.lengths:
-        prior = load_prior("film-reviews", max_new_tokens=length, temperature=1.0, dtype="float32", device="cpu")
+        prior = load_prior(
+            "film-reviews", max_new_tokens=length, temperature=1.0, dtype="float32", device="cpu"
+        )
         prompts = prior.encode(["The film was"])
         with random_state.isolated(args.seed):
             posterior, away = moved_guide(prior, args.distance), moved_guide(prior, args.distance)
             model = AlignmentModel(prior, log_ratio(posterior, prior), beta=1.0)
-            for place, guide in {"prior": moved_guide(prior, 0.0), "away": away, "posterior": posterior}.items():
-                row = {name: variance(make, model, guide, prompts, args) for name, make in OBJECTIVES.items()}
+            for place, guide in {
+                "prior": moved_guide(prior, 0.0),
+                "away": away,
+                "posterior": posterior,
+            }.items():
+                row = {
+                    name: variance(make, model, guide, prompts, args)
+                    for name, make in OBJECTIVES.items()
+                }
                 noise[f"{place}, T = {length}"] = row
     width = max(map(len, noise))
     print(f"{'sum of variances':{width}}" + "".join(f"{name:>16}" for name in OBJECTIVES))
@@ -75,17 +95,25 @@ def main(args: GradientNoise) -> dict[str, dict[str, float]]:
     return noise
 
 
-def log_ratio(posterior: FineTuned, prior: LanguageModel) -> Evidence:
+def log_ratio(posterior: FineTuned, prior: LanguageModel) -> Reward:
     """Evidence that makes `posterior` the posterior of `prior` at beta 1."""
 
     @torch.no_grad()
-    def evidence(prompts: Prompts, response: Tensor) -> Tensor:
-        return posterior.distribution(prompts).log_prob(response) - prior(prompts).log_prob(response)
+    def reward(prompts: Prompts, response: Tensor) -> Tensor:
+        return posterior.distribution(prompts).log_prob(response) - prior(prompts).log_prob(
+            response
+        )
 
-    return evidence
+    return reward
 
 
-def variance(make: Callable[[int], ELBO], model: Program, guide: FineTuned, prompts: Prompts, args: GradientNoise) -> float:
+def variance(
+    make: Callable[[int], ELBO],
+    model: Program,
+    guide: FineTuned,
+    prompts: Prompts,
+    args: GradientNoise,
+) -> float:
     """E ||g - E g||^2 over independent gradients."""
     total: Tensor = torch.zeros(())
     squares = torch.zeros(())
@@ -93,7 +121,13 @@ def variance(make: Callable[[int], ELBO], model: Program, guide: FineTuned, prom
         guide.zero_grad()
         with parameter_scope(guide):
             make(args.particles).loss_and_grads(model, guide, prompts)
-        gradient = torch.cat([parameter.grad.flatten() for parameter in guide.parameters() if parameter.grad is not None])
+        gradient = torch.cat(
+            [
+                parameter.grad.flatten()
+                for parameter in guide.parameters()
+                if parameter.grad is not None
+            ]
+        )
         total, squares = total + gradient, squares + gradient.square().sum()
     mean_square = (total / args.gradients).square().sum()
     return ((squares / args.gradients - mean_square) * args.gradients / (args.gradients - 1)).item()

@@ -29,14 +29,24 @@ from typing import Annotated
 
 import torch
 
-from experiments import figures
-from experiments.arguments import CORES, DISTINCT, Arguments, Count, Only, Out, Seeds, Workers, number
-from experiments.command_line import one_line, run_script
-from experiments.early_stops import early_stops, gather
-from experiments.new_folder import new_folder
-from experiments.registry import check_only, guide_for, some
-from experiments.worlds import WORLDS, World, WorldName
-from experiments.zoo import cell, mean_and_error, reference, run_and_write, text_table
+from experiments.shared import figures
+from experiments.shared.arguments import (
+    CORES,
+    DISTINCT,
+    Arguments,
+    Count,
+    Only,
+    Out,
+    Seeds,
+    Workers,
+    number,
+)
+from experiments.shared.command_line import one_line, run_script
+from experiments.shared.early_stops import early_stops, gather
+from experiments.shared.new_folder import new_folder
+from experiments.shared.priors import check_only, guide_for, some
+from experiments.shared.worlds import WORLDS, World, WorldName
+from experiments.shared.zoo import cell, mean_and_error, reference, run_and_write, text_table
 from guides import GUIDES, Guide, Twisted
 from inference import (
     OBJECTIVES,
@@ -50,12 +60,19 @@ from inference import (
     entropy,
     fit,
     importance_sampling,
-    log_evidence_at,
+    log_likelihood_at,
     random_state,
     response_distribution,
 )
 
-TUNED = ("importance", "quasi-rejection", "metropolis-hastings", "independence-metropolis-hastings", "smc", "annealed-smc")
+TUNED = (
+    "importance",
+    "quasi-rejection",
+    "metropolis-hastings",
+    "independence-metropolis-hastings",
+    "smc",
+    "annealed-smc",
+)
 """Samplers that are also run with a tuned guide as their proposal."""
 FROM_GUIDE = " from a guide"
 
@@ -68,7 +85,11 @@ class Zoo(Arguments):
     """`eight-tokens` has 400 responses, all listed; `film-reviews` is the embedded prior with a bounded reward."""
     steps: tuple[Count, ...] = (300, 30)
     """Steps of SVI at the full budget, for each world; a step draws 64 responses, and samplers draw as many in all."""
-    fractions: Annotated[tuple[Annotated[float, number(above=0, at_most=1)], ...], DISTINCT] = (1 / 16, 1 / 4, 1.0)
+    fractions: Annotated[tuple[Annotated[float, number(above=0, at_most=1)], ...], DISTINCT] = (
+        1 / 16,
+        1 / 4,
+        1.0,
+    )
     """Of the full budget, for the figure; the table is of the largest."""
     only: Only = ()
     """Algorithms by name; default all."""
@@ -125,7 +146,9 @@ COLUMNS = {
 
 def main(args: Zoo) -> list[Result]:
     if len(args.steps) != len(args.worlds):
-        raise SystemExit(f"--steps has {len(args.steps)} numbers for {len(args.worlds)} worlds, expected one for each")
+        raise SystemExit(
+            f"--steps has {len(args.steps)} numbers for {len(args.worlds)} worlds, expected one for each"
+        )
     jobs = list_jobs(args)
     with new_folder(args, "zoo") as folder:
         results = run_and_write(run, jobs, args.workers, folder.path / "results.jsonl")
@@ -175,11 +198,18 @@ def run(job: Job) -> Result:
 
 def train(world: World, objective: str, steps: int, seed: int) -> Guide:
     """A fit as any user would run it, on a budget of `steps` batches."""
-    guide, made = guide_for(objective, world.model.prior), OBJECTIVES[objective](num_particles=world.particles)
-    num_steps = steps * made.epochs if isinstance(made, Proximal_ELBO) else steps  # it takes several on each batch
+    guide, made = (
+        guide_for(objective, world.model.prior),
+        OBJECTIVES[objective](num_particles=world.particles),
+    )
+    num_steps = (
+        steps * made.epochs if isinstance(made, Proximal_ELBO) else steps
+    )  # it takes several on each batch
     rate = GUIDES["twisted"].learning_rate if isinstance(guide, Twisted) else world.learning_rate
     options = {"lr": rate}
-    optimizer = FusedOptimizer(options=options, clip_norm=world.clip_norm, schedule=cosine(num_steps))
+    optimizer = FusedOptimizer(
+        options=options, clip_norm=world.clip_norm, schedule=cosine(num_steps)
+    )
     settings = {"num_steps": num_steps, "objective": made, "optimizer": optimizer, "seed": seed}
     gather(fit(world.model, guide, world.prompts, **settings, progress=False), "its fit")
     return guide
@@ -198,14 +228,22 @@ def measure_guide(world: World, guide: Guide) -> dict[str, float]:
     """A guide against the posterior: exactly where that can be enumerated, else by `diagnose`."""
     beta = world.model.beta
     if world.truth is None:
-        found = diagnose(world.model, guide, world.prompts, num_samples=1024, prior_draws=world.prior_draws)
-        forward = {} if found.kl_posterior_guide is None else {"kl_posterior_guide": found.kl_posterior_guide.value}
+        found = diagnose(
+            world.model, guide, world.prompts, num_samples=1024, prior_draws=world.prior_draws
+        )
+        forward = (
+            {}
+            if found.kl_posterior_guide is None
+            else {"kl_posterior_guide": found.kl_posterior_guide.value}
+        )
         return forward | {
             "kl_guide_posterior": found.kl_guide_posterior.value,
             "log_z_error": abs(found.log_z_bound.minus(found.log_z).value),
-            "reward": found.log_evidence.value * beta,
+            "reward": found.log_likelihood.value * beta,
             "entropy": found.entropy.value,
-            "distinct_2": distinct(world, response_distribution(guide, world.prompts).sample(torch.Size([512]))),
+            "distinct_2": distinct(
+                world, response_distribution(guide, world.prompts).sample(torch.Size([512]))
+            ),
         }
     weighted = importance_sampling(world.model, world.prompts, guide=guide, num_samples=1024)
     assert weighted.log_z is not None
@@ -213,7 +251,7 @@ def measure_guide(world: World, guide: Guide) -> dict[str, float]:
         "kl_guide_posterior": world.truth.kl_guide_posterior(guide).mean().item(),
         "kl_posterior_guide": world.truth.kl_posterior_guide(guide).mean().item(),
         "log_z_error": (weighted.log_z - world.truth.log_z).abs().mean().item(),
-        "reward": world.truth.expected_log_evidence(guide).mean().item() * beta,
+        "reward": world.truth.expected_log_likelihood(guide).mean().item() * beta,
         "entropy": entropy(world.truth.log_guide(guide)).mean().item(),
         "distinct_2": distinct(world, weighted.response[:512]),
     }
@@ -221,18 +259,22 @@ def measure_guide(world: World, guide: Guide) -> dict[str, float]:
 
 def measure_posterior(world: World, posterior: Posterior) -> dict[str, float]:
     """A sampler's weighted draws against the posterior."""
-    log_evidence = log_evidence_at(world.model, world.prompts, posterior.response)
+    log_likelihood = log_likelihood_at(world.model, world.prompts, posterior.response)
     measured = {
-        "reward": posterior.mean(log_evidence).mean().item() * world.model.beta,
+        "reward": posterior.mean(log_likelihood).mean().item() * world.model.beta,
         "distinct_2": distinct(world, posterior.resample(512)),
     }
     if world.truth is None:
         assert world.prior_draws is not None
         if posterior.log_z is not None:
             gap = world.prior_draws.log_z().value - posterior.log_z.mean().item()
-            accepted_or_not = bool(((posterior.log_weight == 0) | posterior.log_weight.isneginf()).all())
+            accepted_or_not = bool(
+                ((posterior.log_weight == 0) | posterior.log_weight.isneginf()).all()
+            )
             # of accepted draws the weights of all draws tell nothing but log Z
-            measured |= {"log_z_error": abs(gap)} | ({} if accepted_or_not else {"kl_guide_posterior": gap})
+            measured |= {"log_z_error": abs(gap)} | (
+                {} if accepted_or_not else {"kl_guide_posterior": gap}
+            )
         return measured
     if posterior.log_z is not None:
         measured["log_z_error"] = (posterior.log_z - world.truth.log_z).abs().mean().item()
@@ -240,7 +282,9 @@ def measure_posterior(world: World, posterior: Posterior) -> dict[str, float]:
     missing = bool(((q == 0) & (p > 0)).any())
     return measured | {
         "kl_guide_posterior": (torch.xlogy(q, q) - torch.xlogy(q, p)).sum().item(),
-        "kl_posterior_guide": math.inf if missing else (torch.xlogy(p, p) - torch.xlogy(p, q)).sum().item(),
+        "kl_posterior_guide": math.inf
+        if missing
+        else (torch.xlogy(p, p) - torch.xlogy(p, q)).sum().item(),
         "entropy": entropy(q.log()[:, None]).item(),
     }
 
@@ -248,7 +292,10 @@ def measure_posterior(world: World, posterior: Posterior) -> dict[str, float]:
 def empirical(world: World, posterior: Posterior) -> torch.Tensor:
     """The probability that the weighted draws give to each response of the support, `[S]`, for the one prompt."""
     assert world.truth is not None
-    support, place = world.truth.support[:, 0], world.model.prior.vocab_size ** torch.arange(world.truth.support.shape[-1])
+    support, place = (
+        world.truth.support[:, 0],
+        world.model.prior.vocab_size ** torch.arange(world.truth.support.shape[-1]),
+    )
     ids, order = (support * place).sum(-1).sort()
     found = order[torch.searchsorted(ids, (posterior.response[:, 0] * place).sum(-1))]
     weight = posterior.probability[:, 0].double()
@@ -266,7 +313,10 @@ def table(results: Iterable[Result], fraction: float) -> str:
         if result.job.fraction == fraction:
             runs.setdefault(result.job.algorithm, []).append(result)
     of = {name: [result.measured for result in found] for name, found in runs.items()}
-    order = sorted(of, key=lambda name: (math.isnan(kl := mean_and_error(of[name], "kl_guide_posterior")[0]), kl))
+    order = sorted(
+        of,
+        key=lambda name: (math.isnan(kl := mean_and_error(of[name], "kl_guide_posterior")[0]), kl),
+    )
     rows: dict[str, list[str] | str] = {}
     for name in order:
         note = next((result.note for result in runs[name] if result.note), "")
@@ -283,12 +333,22 @@ def curves(results: Iterable[Result]) -> dict[str, tuple[list[int], list[float],
         grouped.setdefault(result.job.algorithm, {}).setdefault(result.budget, []).append(result)
     found = {}
     for name, by_budget in grouped.items():
-        measured = {budget: [result.measured for result in by_budget[budget]] for budget in sorted(by_budget)}
-        points = [(budget, *mean_and_error(runs, "kl_guide_posterior")) for budget, runs in measured.items()]
+        measured = {
+            budget: [result.measured for result in by_budget[budget]]
+            for budget in sorted(by_budget)
+        }
+        points = [
+            (budget, *mean_and_error(runs, "kl_guide_posterior"))
+            for budget, runs in measured.items()
+        ]
         points = [point for point in points if math.isfinite(point[1]) and point[1] > 0]
         if points:
             budgets, means, errors = zip(*points, strict=True)
-            found[name] = (list(budgets), list(means), [0.0 if math.isnan(error) else error for error in errors])
+            found[name] = (
+                list(budgets),
+                list(means),
+                [0.0 if math.isnan(error) else error for error in errors],
+            )
     return found
 
 

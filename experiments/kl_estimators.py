@@ -20,13 +20,13 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from experiments.arguments import Arguments, Seed, count, number
-from experiments.command_line import run_script
-from experiments.worlds import moved_guide
+from experiments.shared.arguments import Arguments, Seed, count, number
+from experiments.shared.command_line import run_script
+from experiments.shared.worlds import moved_guide
 from guides import FineTuned
 from inference import k1, k2, k3, random_state
 from model import Prompts, ResponseDistribution, grammar_prior
-from model.grammar import PROMPTS
+from model.prior.grammar import PROMPTS
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,9 @@ class KLEstimators(Arguments):
 
     max_new_tokens: Annotated[int, count(1, 5, "all 9^T responses are listed")] = 3
     """T: at 3 there are 820 responses to a prompt."""
-    distance: Annotated[float, number(above=0, at_most=10, why="the weights would be nothing but noise")] = 0.05
+    distance: Annotated[
+        float, number(above=0, at_most=10, why="the weights would be nothing but noise")
+    ] = 0.05
     """Standard deviation of the noise that moves the guide's weights away from the prior's."""
     seed: Seed = 0
     """Of that noise."""
@@ -43,7 +45,9 @@ class KLEstimators(Arguments):
 
 def in_reward(k: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """REINFORCE with minus k of each token as its reward, and returns-to-go."""
-    return lambda log_ratio: (k(log_ratio).flip(-1).cumsum(-1).flip(-1).detach() * log_ratio).sum(-1)
+    return lambda log_ratio: (k(log_ratio).flip(-1).cumsum(-1).flip(-1).detach() * log_ratio).sum(
+        -1
+    )
 
 
 def in_own_reward(k: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -90,14 +94,20 @@ def main(args: KLEstimators) -> dict[str, dict[str, float]]:
         guide = moved_guide(prior, args.distance)
     distances = relative_distances(prior(prompts), guide, prompts)
     width = max(map(len, IMPLEMENTATIONS))
-    print(f"{'relative distance of the mean gradient from that of':{width}}  " + "  ".join(OBJECTIVES) + "  its size")
+    print(
+        f"{'relative distance of the mean gradient from that of':{width}}  "
+        + "  ".join(OBJECTIVES)
+        + "  its size"
+    )
     for name, row in distances.items():
         cells = [f"{row[objective]:{len(objective)}.1e}" for objective in OBJECTIVES]
         print(f"{name:{width}}  " + "  ".join(cells) + f"  {row['size']:.1e}")
     return distances
 
 
-def relative_distances(prior: ResponseDistribution, guide: FineTuned, prompts: Prompts) -> dict[str, dict[str, float]]:
+def relative_distances(
+    prior: ResponseDistribution, guide: FineTuned, prompts: Prompts
+) -> dict[str, dict[str, float]]:
     """How far each implementation's mean gradient is from each objective's, relative to the objective's size."""
     q = guide.distribution(prompts)
     support = q.enumerate_support()
@@ -111,7 +121,9 @@ def relative_distances(prior: ResponseDistribution, guide: FineTuned, prompts: P
     prob = log_q.sum(-1).exp()  # [S, N]
     log_q_next = q.next_token_logits(support).log_softmax(-1)
     log_p_next = prior.next_token_logits(support).log_softmax(-1)
-    reverse = (log_q_next.exp() * (log_q_next - log_p_next)).sum(-1).sum(-1)  # sum over positions of the next token's KL
+    reverse = (
+        (log_q_next.exp() * (log_q_next - log_p_next)).sum(-1).sum(-1)
+    )  # sum over positions of the next token's KL
     forward = (log_p_next.exp() * (log_p_next - log_q_next)).sum(-1).sum(-1)
     wanted = {
         "KL(q || p0)": (prob * (log_q - log_p).sum(-1)).sum(),
@@ -123,7 +135,10 @@ def relative_distances(prior: ResponseDistribution, guide: FineTuned, prompts: P
     rows = {}
     for name, surrogate in IMPLEMENTATIONS.items():
         mean = gradient((prob.detach() * surrogate(log_q - log_p)).sum())
-        row = {objective: ((mean - target).norm() / target.norm()).item() for objective, target in targets.items()}
+        row = {
+            objective: ((mean - target).norm() / target.norm()).item()
+            for objective, target in targets.items()
+        }
         rows[name] = row | {"size": mean.norm().item()}
     return rows
 

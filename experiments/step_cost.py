@@ -20,11 +20,11 @@ import torch
 from pyro.infer import SVI
 from pyro.params.param_store import StateDict
 
-from experiments.arguments import Arguments, Count, Only, Threads, count
 from experiments.benchmark import take_turns
-from experiments.command_line import run_script
-from experiments.registry import check_only, guide_for
-from experiments.worlds import WORLDS, World, WorldName
+from experiments.shared.arguments import Arguments, Count, Only, Threads, count
+from experiments.shared.command_line import run_script
+from experiments.shared.priors import check_only, guide_for
+from experiments.shared.worlds import WORLDS, World, WorldName
 from inference import OBJECTIVES, FusedOptimizer
 
 
@@ -64,12 +64,17 @@ def main(args: StepCost) -> dict[str, float]:
     check_only(args.only, OBJECTIVES)
     torch.set_num_threads(args.threads)
     world = WORLDS[args.world]()
-    names = ["trace", *(name for name in OBJECTIVES if name != "trace" and (not args.only or name in args.only))]
+    names = [
+        "trace",
+        *(name for name in OBJECTIVES if name != "trace" and (not args.only or name in args.only)),
+    ]
     steps = {name: Stepper(world, name) for name in names}
     take_turns(steps, args.warm_up)
     times = take_turns(steps, args.rounds)
     mean = {name: statistics.fmean(cpu for cpu, _ in times[name]) for name in names}
-    print(f"{args.world}, {world.particles} responses a step, {args.threads} thread\n{'':24}{'CPU s':>8}{'ratio':>8}")
+    print(
+        f"{args.world}, {world.particles} responses a step, {args.threads} thread\n{'':24}{'CPU s':>8}{'ratio':>8}"
+    )
     for name in names:
         print(f"{name:24}{mean[name]:8.3f}{mean[name] / mean['trace']:8.2f}")
     return {name: mean[name] / mean["trace"] for name in names}

@@ -34,17 +34,32 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from experiments.arguments import SOME, Arguments, Count, Length, Name, Positive, Threads, count
 from experiments.benchmark import Seconds, ratio, take_turns
-from experiments.command_line import FAULTS, blamed, run_script
-from experiments.guide_choice import build_guide
-from experiments.registry import DtypeName, GuideName, load_prior
-from experiments.rewards import REWARDS
+from experiments.shared.arguments import (
+    SOME,
+    Arguments,
+    Count,
+    Length,
+    Name,
+    Positive,
+    Threads,
+    count,
+)
+from experiments.shared.command_line import FAULTS, blamed, run_script
+from experiments.shared.guide_options import build_guide
+from experiments.shared.priors import DtypeName, GuideName, load_prior
+from experiments.shared.rewards import REWARDS
 from guides import GUIDES, Guide
 from inference import FusedOptimizer, LeaveOneOut_ELBO, response_distribution
 from model import AlignmentModel, LanguageModel, Prompts, ResponseDistribution
 
-GENERATE, PRIOR, GUIDE, SUM, STEP = "raw generate", "prior, forward", "guide, forward and backward", "sum", "SVI.step"
+GENERATE, PRIOR, GUIDE, SUM, STEP = (
+    "raw generate",
+    "prior, forward",
+    "guide, forward and backward",
+    "sum",
+    "SVI.step",
+)
 CLOCKS = ("CPU", "wall")
 
 
@@ -77,7 +92,9 @@ class StepParts(Arguments):
 class Step:
     """A step of SVI, in a scope of Pyro's store of its own. The rate is so low that the job stays the same."""
 
-    def __init__(self, args: StepParts, prior: LanguageModel, guide: Guide, prompts: Prompts) -> None:
+    def __init__(
+        self, args: StepParts, prior: LanguageModel, guide: Guide, prompts: Prompts
+    ) -> None:
         model = AlignmentModel(prior, REWARDS["vader"](prior), args.beta)
         objective = LeaveOneOut_ELBO(num_particles=args.particles)
         self.svi = SVI(model, self.watched, FusedOptimizer(options={"lr": 1e-9}), objective)
@@ -99,11 +116,19 @@ class Step:
 class Parts:
     """What a step consists of, by hand."""
 
-    def __init__(self, args: StepParts, prior: LanguageModel, guide: Guide, prompts: Prompts) -> None:
-        self.num_tokens, self.end_ids, self.pad_id = args.max_new_tokens, list(prior.end_ids), prior.pad_id
+    def __init__(
+        self, args: StepParts, prior: LanguageModel, guide: Guide, prompts: Prompts
+    ) -> None:
+        self.num_tokens, self.end_ids, self.pad_id = (
+            args.max_new_tokens,
+            list(prior.end_ids),
+            prior.pad_id,
+        )
         self.prior, self.guide = prior.network, network_of(guide, prompts)
         self.trained = list(guide.trained().values())
-        self.ids, self.mask = (tensor.repeat(args.particles, 1) for tensor in (prompts.ids, prompts.mask.long()))
+        self.ids, self.mask = (
+            tensor.repeat(args.particles, 1) for tensor in (prompts.ids, prompts.mask.long())
+        )
         self.response = self.generate()
 
     def generate(self) -> Tensor:
@@ -134,7 +159,9 @@ class Parts:
                 use_cache=False,
                 logits_to_keep=self.num_tokens,
             ).logits
-        nats = cross_entropy(logits.flatten(0, 1).float(), self.response.flatten(), reduction="none")
+        nats = cross_entropy(
+            logits.flatten(0, 1).float(), self.response.flatten(), reduction="none"
+        )
         return -nats.view(self.response.shape).sum(1)
 
     @torch.no_grad()
@@ -162,8 +189,12 @@ def contiguous_states(network: PreTrainedModel) -> Iterator[None]:
 def network_of(guide: Guide, prompts: Prompts) -> PreTrainedModel:
     """The Hugging Face network that a guide samples from."""
     distribution = response_distribution(guide, prompts)
-    if not isinstance(distribution, ResponseDistribution) or not isinstance(distribution.decoder, LanguageModel):
-        raise SystemExit(f"--guide: {type(guide).__name__} is not a Hugging Face network alone, which is what `generate` takes")
+    if not isinstance(distribution, ResponseDistribution) or not isinstance(
+        distribution.decoder, LanguageModel
+    ):
+        raise SystemExit(
+            f"--guide: {type(guide).__name__} is not a Hugging Face network alone, which is what `generate` takes"
+        )
     return distribution.decoder.network
 
 
@@ -176,18 +207,29 @@ def peak_memory() -> float:
 def with_sum(times: dict[str, list[Seconds]]) -> dict[str, list[Seconds]]:
     """With the sum of the parts in each round, after them."""
     parts = [times[name] for name in (GENERATE, PRIOR, GUIDE)]
-    total = [(sum(cpu), sum(wall)) for cpu, wall in (zip(*of_round, strict=True) for of_round in zip(*parts, strict=True))]
+    total = [
+        (sum(cpu), sum(wall))
+        for cpu, wall in (zip(*of_round, strict=True) for of_round in zip(*parts, strict=True))
+    ]
     return {GENERATE: parts[0], PRIOR: parts[1], GUIDE: parts[2], SUM: total, STEP: times[STEP]}
 
 
 def main(args: StepParts) -> dict[str, float]:
     """Returns the step's cost as a multiple of the sum of its parts, by clock."""
     if not GUIDES[args.guide].trains:
-        raise SystemExit(f"--guide {args.guide} has nothing to train, and a step of it nothing to time")
+        raise SystemExit(
+            f"--guide {args.guide} has nothing to train, and a step of it nothing to time"
+        )
     torch.set_num_threads(args.threads)
     pyro.set_rng_seed(0)
     with blamed(f"--prior {args.prior}", FAULTS):
-        prior = load_prior(args.prior, max_new_tokens=args.max_new_tokens, temperature=1.0, dtype=args.dtype, device="cpu")
+        prior = load_prior(
+            args.prior,
+            max_new_tokens=args.max_new_tokens,
+            temperature=1.0,
+            dtype=args.dtype,
+            device="cpu",
+        )
     with blamed("--prompts"):
         prompts = prior.encode(args.prompts)
     guide = build_guide(args.guide, {}, prior, prompts)
@@ -207,13 +249,22 @@ def main(args: StepParts) -> dict[str, float]:
     times = with_sum(take_turns(turns, args.rounds))
     ratios = {clock: ratio(times[STEP], times[SUM], i) for i, clock in enumerate(CLOCKS)}
 
-    print(f"{args.guide} on {args.prior} in {args.dtype}, {args.threads} thread(s): {len(parts.ids)} responses, seconds")
+    print(
+        f"{args.guide} on {args.prior} in {args.dtype}, {args.threads} thread(s): {len(parts.ids)} responses, seconds"
+    )
     print(f"{'':30}" + "".join(f"{clock:>8}" for clock in CLOCKS))
     for name, seconds in times.items():
-        print(f"{name:30}" + "".join(f"{statistics.median(s[i] for s in seconds):8.3f}" for i in range(2)))
+        print(
+            f"{name:30}"
+            + "".join(f"{statistics.median(s[i] for s in seconds):8.3f}" for i in range(2))
+        )
     print(f"{'step / sum':30}" + "".join(f"{ratios[clock]:8.2f}" for clock in CLOCKS))
-    print(f"tokens decoded: {args.max_new_tokens} by generate, {statistics.median(step.lengths):g} by the step (median)")
-    print(f"peak memory: {loaded:.2f} GB when prior and guide are loaded, {stepped:.2f} GB after a step")
+    print(
+        f"tokens decoded: {args.max_new_tokens} by generate, {statistics.median(step.lengths):g} by the step (median)"
+    )
+    print(
+        f"peak memory: {loaded:.2f} GB when prior and guide are loaded, {stepped:.2f} GB after a step"
+    )
     return ratios
 
 

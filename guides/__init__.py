@@ -39,18 +39,36 @@ class Family(NamedTuple):
         return self.learning_rate > 0
 
     def __call__(self, prior: LanguageModel, prompts: Prompts, **options: Any) -> Guide:
-        return self.make(prior, prompts, **options) if self.takes_prompts else self.make(prior, **options)
+        return (
+            self.make(prior, prompts, **options)
+            if self.takes_prompts
+            else self.make(prior, **options)
+        )
 
 
 GUIDES: dict[str, Family] = {
-    "fine-tuned": Family(FineTuned, "a copy of the prior, all its weights free or some of them", 8e-5),
+    "fine-tuned": Family(
+        FineTuned, "a copy of the prior, all its weights free or some of them", 8e-5
+    ),
     "lora": Family(LoRA, "low-rank adapters on the prior's own weights", 3e-3),
-    "soft-prompt": Family(SoftPrompt, "learned virtual tokens before the prompt, read by the prior's own weights", 3e-3),
-    "twisted": Family(Twisted, "value-guided decoding: the prior's next token, reweighted by a small head on its states", 3e-3),
+    "soft-prompt": Family(
+        SoftPrompt,
+        "learned virtual tokens before the prompt, read by the prior's own weights",
+        3e-3,
+    ),
+    "twisted": Family(
+        Twisted,
+        "value-guided decoding: the prior's next token, reweighted by a small head on its states",
+        3e-3,
+    ),
     "recurrent": Family(Recurrent, "a GRU from scratch", 3e-3),
     "n-gram": Family(NGram, "a table for each context of n - 1 tokens, from scratch", 0.1),
-    "mean-field": Family(MeanField, "a table for each position, from scratch", 0.1, takes_prompts=True),
-    "tabular": Family(Tabular, "a table for each prefix, where responses can be listed", 0.1, takes_prompts=True),
+    "mean-field": Family(
+        MeanField, "a table for each position, from scratch", 0.1, takes_prompts=True
+    ),
+    "tabular": Family(
+        Tabular, "a table for each prefix, where responses can be listed", 0.1, takes_prompts=True
+    ),
     "mixture": Family(mixture_of, "several guides with learned weights", 8e-5, takes_prompts=True),
     "tempered": Family(Tempered, "the prior at another temperature; not trained"),
     "fixed": Family(Fixed, "the prior itself; not trained"),

@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 from guides.guide import Guide, check_prior, load_into
 from guides.sharing import copy_sharing
 from model import LanguageModel, Prompts, ResponseDistribution
-from model.checks import one_of, whole_number
-from model.digests import check_digests
-from model.pretrained import load_network, named_dtype
+from model.common.checks import one_of, whole_number
+from model.common.digests import check_digests
+from model.networks.loading import load_network, named_dtype
 
 Subset = Literal["all", "last-layers", "norms-and-biases"]
 
@@ -35,7 +35,12 @@ class FineTuned(Guide):
     """
 
     def __init__(
-        self, prior: LanguageModel, *, subset: Subset = "all", num_layers: int = 1, dtype: torch.dtype | str | None = None
+        self,
+        prior: LanguageModel,
+        *,
+        subset: Subset = "all",
+        num_layers: int = 1,
+        dtype: torch.dtype | str | None = None,
     ) -> None:
         super().__init__()
         check_prior(prior)
@@ -50,7 +55,9 @@ class FineTuned(Guide):
         trained = {id(parameter) for parameter in _select(prior.network, subset, num_layers)}
         shared = [p for p in prior.network.parameters() if dtype is None and id(p) not in trained]
         self.language_model = copy_sharing(prior, shared)
-        for original, parameter in zip(prior.network.parameters(), self.language_model.network.parameters(), strict=True):
+        for original, parameter in zip(
+            prior.network.parameters(), self.language_model.network.parameters(), strict=True
+        ):
             if id(original) in trained:
                 parameter.requires_grad_(True)
         self.language_model.to(dtype=dtype)
@@ -66,7 +73,9 @@ class FineTuned(Guide):
     def load_pretrained(self, folder: str | Path) -> None:
         check_digests(folder)
         network = self.language_model.network
-        saved = load_network(type(network), folder, device="cpu")  # by its class: code in the folder has no say
+        saved = load_network(
+            type(network), folder, device="cpu"
+        )  # by its class: code in the folder has no say
         load_into(dict(network.named_parameters()), dict(saved.named_parameters()), str(folder))
 
 
@@ -77,10 +86,19 @@ def _select(network: PreTrainedModel, subset: Subset, num_layers: int) -> list[n
     if subset == "last-layers":
         blocks = _blocks(network)
         if not 1 <= num_layers <= len(blocks):
-            raise ValueError(f"num_layers is {num_layers}, expected between 1 and the network's {len(blocks)} blocks")
+            raise ValueError(
+                f"num_layers is {num_layers}, expected between 1 and the network's {len(blocks)} blocks"
+            )
         return list(blocks[-num_layers:].parameters())
-    norms = [p for module in network.modules() if "norm" in type(module).__name__.lower() for p in module.parameters()]
-    return norms + [parameter for name, parameter in network.named_parameters() if name.endswith("bias")]
+    norms = [
+        p
+        for module in network.modules()
+        if "norm" in type(module).__name__.lower()
+        for p in module.parameters()
+    ]
+    return norms + [
+        parameter for name, parameter in network.named_parameters() if name.endswith("bias")
+    ]
 
 
 def _blocks(network: PreTrainedModel) -> nn.ModuleList:
@@ -88,5 +106,7 @@ def _blocks(network: PreTrainedModel) -> nn.ModuleList:
     depth = network.config.get_text_config().num_hidden_layers
     lists = [m for m in network.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
     if not lists:
-        raise ValueError(f"{type(network).__name__} has no list of its {depth} blocks: choose another subset")
+        raise ValueError(
+            f"{type(network).__name__} has no list of its {depth} blocks: choose another subset"
+        )
     return lists[0]

@@ -21,17 +21,25 @@ class Fixed(Guide):
             weights that train a copy is taken; of other functions' Pyro is not told.
     """
 
-    def __init__(self, source: Guide | LanguageModel | Callable[[Prompts], TorchDistribution]) -> None:
+    def __init__(
+        self, source: Guide | LanguageModel | Callable[[Prompts], TorchDistribution]
+    ) -> None:
         super().__init__()
         if isinstance(source, type | PreTrainedModel) or not callable(source):
             raise TypeError(
                 f"source is {source if isinstance(source, str | type) else type(source).__name__}, expected a guide, a "
                 "`LanguageModel`, which `LanguageModel.from_pretrained` loads, or a function of prompts"
             )
-        if isinstance(source, nn.Module) and any(parameter.requires_grad for parameter in source.parameters()):
+        if isinstance(source, nn.Module) and any(
+            parameter.requires_grad for parameter in source.parameters()
+        ):
             frozen = [parameter for parameter in source.parameters() if not parameter.requires_grad]
             source = copy_sharing(source, frozen).requires_grad_(False)
         self.source = source
 
     def distribution(self, prompts: Prompts) -> TorchDistribution:
-        return self.source.distribution(prompts) if isinstance(self.source, Guide) else self.source(prompts)
+        return (
+            self.source.distribution(prompts)
+            if isinstance(self.source, Guide)
+            else self.source(prompts)
+        )

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from model import LanguageModel, Prompts
-from model.checkpoint_source import read_tensors
-from model.checks import finite, instance
-from model.digests import check_digests, saved_together
+from model.common.checks import finite, instance
+from model.common.digests import check_digests, saved_together
+from model.networks.source import read_tensors
 
 FILE = "guide.safetensors"
 
@@ -70,7 +70,13 @@ class Guide(nn.Module, ABC):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the trained parameters to `guide.safetensors`. A family with a format of its own writes that instead."""
         with saved_together(folder) as new:
-            save_file({name: parameter.detach().contiguous() for name, parameter in self.trained().items()}, new / FILE)
+            save_file(
+                {
+                    name: parameter.detach().contiguous()
+                    for name, parameter in self.trained().items()
+                },
+                new / FILE,
+            )
 
     def load_pretrained(self, folder: str | Path) -> None:
         """Take up what `save_pretrained` wrote, bit for bit, into a guide that was made with the same arguments.
@@ -84,7 +90,11 @@ class Guide(nn.Module, ABC):
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that train, by name."""
-        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+        return {
+            name: parameter
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad
+        }
 
     @torch.no_grad()
     def jitter(self, noise: float, generator: torch.Generator | None = None) -> None:
@@ -97,7 +107,9 @@ class Guide(nn.Module, ABC):
         noise = finite("noise", noise, at_least=0)
         for parameter in self.trained().values():
             scale = parameter.std().item() if parameter.numel() > 1 else 0.0
-            drawn = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype, device=parameter.device)
+            drawn = torch.randn(
+                parameter.shape, generator=generator, dtype=parameter.dtype, device=parameter.device
+            )
             parameter.add_(drawn, alpha=noise * (scale or 1.0))
 
     def num_trained_parameters(self) -> int:
@@ -123,9 +135,13 @@ def check_like(parameters: Mapping[str, Tensor], saved: Mapping[str, Tensor], wh
     Raises:
         OtherGuideError: with the first one.
     """
-    kinds, expected = ({name: _kind(tensor) for name, tensor in tensors.items()} for tensors in (saved, parameters))
+    kinds, expected = (
+        {name: _kind(tensor) for name, tensor in tensors.items()} for tensors in (saved, parameters)
+    )
     if kinds != expected:
-        odd = sorted(name for name in kinds.keys() | expected.keys() if kinds.get(name) != expected.get(name))
+        odd = sorted(
+            name for name in kinds.keys() | expected.keys() if kinds.get(name) != expected.get(name)
+        )
         raise OtherGuideError(
             f"{where} is of another guide: {len(odd)} parameters differ, first {odd[0]} with {kinds.get(odd[0], 'nothing')} "
             f"where {expected.get(odd[0], 'nothing')} was expected. Build the guide with the arguments of the run that wrote "

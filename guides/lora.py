@@ -20,13 +20,36 @@ from guides.guide import Guide, OtherGuideError, check_prior, load_into
 from guides.peft_format import adapter_config, adapter_weights, save_adapter
 from guides.sharing import copy_sharing
 from model import LanguageModel, Prompts, ResponseDistribution
-from model.adapter import adapter_tensors, check_settings
-from model.checks import instance, positive, whole_number
+from model.common.checks import instance, positive, whole_number
+from model.networks.adapter import adapter_tensors, check_settings
 
 IRRELEVANT = {
-    *("base_model_name_or_path", "revision", "peft_version", "auto_mapping", "task_type", "inference_mode"),
-    *("r", "rank_pattern", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
-    *("bias", "lora_dropout", "init_lora_weights", "eva_config", "loftq_config", "corda_config", "lora_ga_config"),
+    *(
+        "base_model_name_or_path",
+        "revision",
+        "peft_version",
+        "auto_mapping",
+        "task_type",
+        "inference_mode",
+    ),
+    *(
+        "r",
+        "rank_pattern",
+        "target_modules",
+        "exclude_modules",
+        "layers_to_transform",
+        "layers_pattern",
+        "modules_to_save",
+    ),
+    *(
+        "bias",
+        "lora_dropout",
+        "init_lora_weights",
+        "eva_config",
+        "loftq_config",
+        "corda_config",
+        "lora_ga_config",
+    ),
     *("megatron_core", "runtime_config", "qalora_group_size", "ensure_weight_tying"),
 }
 """Settings of an adapter that names and shapes of its weights tell, or that play no part once it is trained."""
@@ -53,15 +76,27 @@ class LoRA(Guide):
     """
 
     def __init__(
-        self, prior: LanguageModel, *, rank: int = 8, alpha: float | None = None, target_modules: str = "all-linear"
+        self,
+        prior: LanguageModel,
+        *,
+        rank: int = 8,
+        alpha: float | None = None,
+        target_modules: str = "all-linear",
     ) -> None:
         super().__init__()
         from peft import LoraConfig  # here, since only those who use it should wait for it
 
         check_prior(prior)
-        instance("target_modules", target_modules, str, why="all-linear, or names with commas between them")
+        instance(
+            "target_modules",
+            target_modules,
+            str,
+            why="all-linear, or names with commas between them",
+        )
         layers = _linear_layers(prior.network)
-        widest = max(size for layer in layers.values() for size in layer.get_parameter("weight").shape)
+        widest = max(
+            size for layer in layers.values() for size in layer.get_parameter("weight").shape
+        )
         rank = whole_number("rank", rank, at_most=widest, why="no layer has a higher one")
         alpha = 2 * rank if alpha is None else positive("alpha", alpha)
         _check_adapter(prior.network, layers)
@@ -80,7 +115,9 @@ class LoRA(Guide):
         for parameter in self.language_model.parameters():
             parameter.requires_grad_(id(parameter) not in kept)
             if parameter.requires_grad:
-                parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
+                parameter.data = parameter.data.to(
+                    torch.promote_types(parameter.dtype, torch.float32)
+                )
         self.prior = prior  # moves with its weights
         self.eval()
 
@@ -94,11 +131,20 @@ class LoRA(Guide):
     def load_pretrained(self, folder: str | Path) -> None:
         saved = adapter_config(folder)
         check_settings(str(folder), saved)
-        own, saved = ({key: value for key, value in settings.items() if value} for settings in (self.config.to_dict(), saved))
+        own, saved = (
+            {key: value for key, value in settings.items() if value}
+            for settings in (self.config.to_dict(), saved)
+        )
         names = sorted((own.keys() | saved.keys()) - IRRELEVANT)
-        differ = [f"{key} {saved.get(key)}, expected {own.get(key)}" for key in names if saved.get(key) != own.get(key)]
+        differ = [
+            f"{key} {saved.get(key)}, expected {own.get(key)}"
+            for key in names
+            if saved.get(key) != own.get(key)
+        ]
         if differ:
-            raise OtherGuideError(f"{folder} is of an adapter with other settings: it has {'; '.join(differ)}")
+            raise OtherGuideError(
+                f"{folder} is of an adapter with other settings: it has {'; '.join(differ)}"
+            )
         load_into(self._weights(), adapter_weights(folder), str(folder))
 
     @torch.no_grad()
@@ -116,7 +162,9 @@ class LoRA(Guide):
                 merged.network.set_submodule(name, module.get_base_layer())
         del merged.network.peft_config
         merged.network._hf_peft_config_loaded = False
-        merged.network._weight_conversions = None  # else names on disk would be those of the prior's adapter
+        merged.network._weight_conversions = (
+            None  # else names on disk would be those of the prior's adapter
+        )
         return merged
 
     def _weights(self) -> dict[str, Tensor]:
@@ -130,15 +178,21 @@ def _linear_layers(network: PreTrainedModel) -> dict[str, nn.Module]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     modules = dict(network.named_modules())
-    adapted = tuple(f"{name}." for name, module in modules.items() if isinstance(module, BaseTunerLayer))
+    adapted = tuple(
+        f"{name}." for name, module in modules.items() if isinstance(module, BaseTunerLayer)
+    )
     layers = {
         name: module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
         for name, module in modules.items()
         if not name.startswith(adapted)
     }
-    uses = Counter(id(parameter) for _, parameter in network.named_parameters(remove_duplicate=False))
+    uses = Counter(
+        id(parameter) for _, parameter in network.named_parameters(remove_duplicate=False)
+    )
     return {
-        name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear | Conv1D) and uses[id(layer.weight)] == 1
+        name: layer
+        for name, layer in layers.items()
+        if isinstance(layer, nn.Linear | Conv1D) and uses[id(layer.weight)] == 1
     }
 
 
@@ -152,10 +206,14 @@ def _targets(network: PreTrainedModel, layers: dict[str, nn.Module], wanted: str
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(f"target_modules has {pattern!r}, which is no regular expression: {error}") from error
+            raise ValueError(
+                f"target_modules has {pattern!r}, which is no regular expression: {error}"
+            ) from error
         if not any(_fits(pattern, name) for name in layers):
             names = sorted({name.rsplit(".", 1)[-1] for name in layers})
-            raise ValueError(f"target_modules has {pattern!r}, which fits no linear layer: expected some of {', '.join(names)}")
+            raise ValueError(
+                f"target_modules has {pattern!r}, which fits no linear layer: expected some of {', '.join(names)}"
+            )
     return [name for name in layers if any(_fits(pattern, name) for pattern in patterns)]
 
 
@@ -184,12 +242,23 @@ def _add_adapter(network: PreTrainedModel, config: Any) -> str:
     """Add an adapter, on together with those that are on already. Returns its name, which none of them has."""
     from peft.tuners.lora import LoraLayer
 
-    adapters = {name: module for name, module in network.named_modules() if isinstance(module, LoraLayer)}
-    on = {name: [] if module.disable_adapters else list(module.active_adapters) for name, module in adapters.items()}
+    adapters = {
+        name: module for name, module in network.named_modules() if isinstance(module, LoraLayer)
+    }
+    on = {
+        name: [] if module.disable_adapters else list(module.active_adapters)
+        for name, module in adapters.items()
+    }
     taken = {adapter for module in adapters.values() for adapter in module.lora_A}
-    new = next(name for name in ("guide", *(f"guide-{i}" for i in range(2, len(taken) + 3))) if name not in taken)
+    new = next(
+        name
+        for name in ("guide", *(f"guide-{i}" for i in range(2, len(taken) + 3)))
+        if name not in taken
+    )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # the prior's, as is meant
+        warnings.filterwarnings(
+            "ignore", message="Already found a `peft_config`"
+        )  # the prior's, as is meant
         network.add_adapter(config, new)
     if taken:
         config.base_model_name_or_path = None  # that is the network without its first adapter

@@ -35,7 +35,9 @@ class MeanField(FromScratch):
         super().__init__(prior)
         self.index = PromptIndex(prompts)
         self.space.check(prompts)
-        self.logits = nn.Parameter(like(prior).new_zeros(len(self.index), self.max_new_tokens, self.vocab_size))
+        self.logits = nn.Parameter(
+            like(prior).new_zeros(len(self.index), self.max_new_tokens, self.vocab_size)
+        )
 
     def start(self, prompts: Prompts) -> tuple[Tensor, Place]:
         prompt = self.index(prompts)

@@ -19,8 +19,8 @@ from guides.lora import LoRA
 from guides.mean_field import MeanField
 from guides.recurrent import Recurrent
 from model import LanguageModel, OtherLanguageModelError, Prompts, ResponseDistribution
-from model.checks import finite, instance, one_of, whole_number
-from model.token_log_prob import scaled
+from model.common.checks import finite, instance, one_of, whole_number
+from model.prior.token_log_prob import scaled
 
 FLOOR = -1e4  # nats; stands in for -inf, of which `logsumexp` has no gradient
 
@@ -47,7 +47,11 @@ class MixtureState(NamedTuple):
     log_prob: Tensor
 
     def select(self, rows: Tensor) -> MixtureState:
-        return MixtureState(tuple(state.select(rows) for state in self.states), self.log_weight[rows], self.log_prob[rows])
+        return MixtureState(
+            tuple(state.select(rows) for state in self.states),
+            self.log_weight[rows],
+            self.log_prob[rows],
+        )
 
 
 class Mixture(Guide):
@@ -69,20 +73,33 @@ class Mixture(Guide):
             raise ValueError("got no guides, expected at least one component")
         for guide in guides:
             if not isinstance(guide, Guide):
-                raise TypeError(f"a component is a {type(guide).__name__}, expected a `Guide`: wrap it in `Fixed`")
+                raise TypeError(
+                    f"a component is a {type(guide).__name__}, expected a `Guide`: wrap it in `Fixed`"
+                )
         self.components = nn.ModuleList(guides)
         first = next(self.parameters(), torch.empty(0))  # there may be none, around functions
         wide = torch.promote_types(first.dtype, torch.float32)
         self.logits = nn.Parameter(torch.zeros(len(guides), device=first.device, dtype=wide))
 
     def distribution(self, prompts: Prompts) -> ResponseDistribution:
-        distributions = [component.distribution(prompts) for component in cast(Iterable[Guide], self.components)]
+        distributions = [
+            component.distribution(prompts) for component in cast(Iterable[Guide], self.components)
+        ]
         for distribution in distributions:
-            instance("the distribution of a component", distribution, ResponseDistribution, why="token by token")
+            instance(
+                "the distribution of a component",
+                distribution,
+                ResponseDistribution,
+                why="token by token",
+            )
         for one in distributions:
             if (difference := distributions[0].space.difference(one.space)) is not None:
-                raise OtherLanguageModelError(f"components have different responses, with {difference}: expected the same")
-        return ResponseDistribution(_MixtureDecoder(distributions, self.logits), prompts, distributions[0].space)
+                raise OtherLanguageModelError(
+                    f"components have different responses, with {difference}: expected the same"
+                )
+        return ResponseDistribution(
+            _MixtureDecoder(distributions, self.logits), prompts, distributions[0].space
+        )
 
 
 def mixture_of(
@@ -107,7 +124,10 @@ def mixture_of(
     instance("prompts", prompts, Prompts, why="`prior.encode([...])` makes them of texts")
     make = COMPONENTS[one_of("component", component, COMPONENTS)]
     noise = finite("noise", noise, at_least=0, at_most=1e6)
-    guides = [make(prior, prompts) for _ in range(whole_number("num_components", num_components, at_most=1_000))]
+    guides = [
+        make(prior, prompts)
+        for _ in range(whole_number("num_components", num_components, at_most=1_000))
+    ]
     for guide in guides[1:]:
         guide.jitter(noise)
     return Mixture(guides)
@@ -128,17 +148,29 @@ class _MixtureDecoder:
         return _mixed(log_weight, log_prob), MixtureState(states, log_weight, log_prob)
 
     def extend(self, state: MixtureState, ids: Tensor) -> tuple[Tensor, MixtureState]:
-        read = [decoder.extend(part, ids) for decoder, part in zip(self.decoders, state.states, strict=True)]
+        read = [
+            decoder.extend(part, ids)
+            for decoder, part in zip(self.decoders, state.states, strict=True)
+        ]
         logits, states = zip(*read, strict=True)
         log_prob = self._log_prob(logits)  # [B, M, L, V]
         before = torch.cat([state.log_prob[:, :, None], log_prob[:, :, :-1]], 2)
-        of_ids = before.gather(-1, ids[:, None, :, None].expand(-1, len(states), -1, 1)).squeeze(-1).clamp(min=FLOOR)
+        of_ids = (
+            before.gather(-1, ids[:, None, :, None].expand(-1, len(states), -1, 1))
+            .squeeze(-1)
+            .clamp(min=FLOOR)
+        )
         log_weight = (state.log_weight[..., None] + of_ids.cumsum(-1)).log_softmax(1)  # [B, M, L]
-        return _mixed(log_weight, log_prob), MixtureState(states, log_weight[..., -1], log_prob[:, :, -1])
+        return _mixed(log_weight, log_prob), MixtureState(
+            states, log_weight[..., -1], log_prob[:, :, -1]
+        )
 
     def _log_prob(self, logits: Sequence[Tensor]) -> Tensor:
         """log q_m of every token, M tensors `[B, ..., V]` -> `[B, M, ..., V]`."""
-        scaled_logits = [scaled(part, temperature) for part, temperature in zip(logits, self.temperatures, strict=True)]
+        scaled_logits = [
+            scaled(part, temperature)
+            for part, temperature in zip(logits, self.temperatures, strict=True)
+        ]
         return torch.stack([part.log_softmax(-1) for part in scaled_logits], 1)
 
 

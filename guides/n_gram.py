@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from guides.from_scratch import FromScratch, like
 from model import LanguageModel, Prompts
-from model.checks import whole_number
+from model.common.checks import whole_number
 
 MAX_PARAMETERS = 200_000_000
 LONGEST = 64  # tokens; the table of a longer context is too large for any vocabulary

@@ -10,14 +10,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from model.adapter import CONFIG, forget_base
-from model.checkpoint_source import PretrainedError, read_tensors
-from model.digests import check_digests, saved_together
+from model.common.digests import check_digests, saved_together
+from model.networks.adapter import CONFIG, forget_base
+from model.networks.source import PretrainedError, read_tensors
 
 WEIGHTS = "adapter_model.safetensors"  # the name that `peft` looks for
 
 
-def save_adapter(folder: str | Path, config: Any, weights: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase) -> None:
+def save_adapter(
+    folder: str | Path, config: Any, weights: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase
+) -> None:
     """Write an adapter. Of its base a name on the hub is written, and no path of this machine.
 
     Args:
@@ -29,7 +31,9 @@ def save_adapter(folder: str | Path, config: Any, weights: dict[str, Tensor], to
     with saved_together(folder) as new:
         config.save_pretrained(new)
         forget_base(new)
-        save_file({name: tensor.detach().contiguous() for name, tensor in weights.items()}, new / WEIGHTS)
+        save_file(
+            {name: tensor.detach().contiguous() for name, tensor in weights.items()}, new / WEIGHTS
+        )
         tokenizer.save_pretrained(new)
 
 
@@ -40,7 +44,9 @@ def adapter_config(folder: str | Path) -> dict[str, Any]:
     try:
         return dict(json.loads(file.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
-        raise PretrainedError(f"{file} is missing or damaged, expected settings of `peft`: {error}") from error
+        raise PretrainedError(
+            f"{file} is missing or damaged, expected settings of `peft`: {error}"
+        ) from error
 
 
 def adapter_weights(folder: str | Path) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from model import Prompts
-from model.checks import instance
+from model.common.checks import instance
 
 
 class PromptIndex:

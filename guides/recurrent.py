@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from guides.from_scratch import FromScratch, like
 from model import LanguageModel, Prompts
-from model.checks import whole_number
+from model.common.checks import whole_number
 
 WIDEST = 65_536  # numbers; wider than any network it could be of use beside
 
@@ -40,10 +40,23 @@ class Recurrent(FromScratch):
         num_layers: of the GRU.
     """
 
-    def __init__(self, prior: LanguageModel, *, embedding_size: int = 32, hidden_size: int = 64, num_layers: int = 1) -> None:
+    def __init__(
+        self,
+        prior: LanguageModel,
+        *,
+        embedding_size: int = 32,
+        hidden_size: int = 64,
+        num_layers: int = 1,
+    ) -> None:
         super().__init__(prior)
-        sizes = {"embedding_size": embedding_size, "hidden_size": hidden_size, "num_layers": num_layers}
-        embedding_size, hidden_size, num_layers = (whole_number(name, size, at_most=WIDEST) for name, size in sizes.items())
+        sizes = {
+            "embedding_size": embedding_size,
+            "hidden_size": hidden_size,
+            "num_layers": num_layers,
+        }
+        embedding_size, hidden_size, num_layers = (
+            whole_number(name, size, at_most=WIDEST) for name, size in sizes.items()
+        )
         self.embedding = nn.Embedding(self.vocab_size, embedding_size).to(like(prior))
         self.gru = nn.GRU(embedding_size, hidden_size, num_layers, batch_first=True).to(like(prior))
         self.head = nn.Linear(hidden_size, self.vocab_size).to(like(prior))
@@ -51,10 +64,16 @@ class Recurrent(FromScratch):
     def start(self, prompts: Prompts) -> tuple[Tensor, GRUState]:
         lengths = prompts.mask.sum(1)
         num_columns = prompts.ids.shape[1]
-        shift = (torch.arange(num_columns, device=lengths.device) - lengths[:, None]) % num_columns  # padding to the right
+        shift = (
+            torch.arange(num_columns, device=lengths.device) - lengths[:, None]
+        ) % num_columns  # padding to the right
         embedded = self.embedding(prompts.ids.gather(1, shift))
-        packed = nn.utils.rnn.pack_padded_sequence(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        with torch.backends.cudnn.flags(enabled=False):  # it goes back in training mode alone, where a guide never is
+        packed = nn.utils.rnn.pack_padded_sequence(
+            embedded, lengths.cpu(), batch_first=True, enforce_sorted=False
+        )
+        with torch.backends.cudnn.flags(
+            enabled=False
+        ):  # it goes back in training mode alone, where a guide never is
             _, memory = self.gru(packed)
         hidden = memory[-1][:, None]
         return self.head(hidden)[:, -1], GRUState(memory, hidden)

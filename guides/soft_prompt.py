@@ -19,9 +19,9 @@ from transformers import DynamicCache
 from guides.guide import Guide, OtherGuideError, check_prior, load_into
 from guides.peft_format import adapter_config, adapter_weights, save_adapter
 from model import LanguageModel, Prompts, ResponseDistribution
-from model.checks import instance, one_of, whole_number
-from model.language_model import CachedState
-from model.tokenization import token_rows
+from model.common.checks import instance, one_of, whole_number
+from model.prior.language_model import CachedState
+from model.prior.tokenization import token_rows
 
 Kind = Literal["prompt", "prefix"]
 
@@ -53,23 +53,36 @@ class SoftPrompt(Guide):
     """
 
     def __init__(
-        self, prior: LanguageModel, *, kind: Kind = "prompt", num_virtual_tokens: int = 8, text: str | None = None
+        self,
+        prior: LanguageModel,
+        *,
+        kind: Kind = "prompt",
+        num_virtual_tokens: int = 8,
+        text: str | None = None,
     ) -> None:
         super().__init__()
         if text is not None:
             instance("text", text, str)
         self.prior = check_prior(prior)
         self.kind = one_of("kind", kind, get_args(Kind))
-        self.num_virtual_tokens = whole_number("num_virtual_tokens", num_virtual_tokens, at_most=65_536)
+        self.num_virtual_tokens = whole_number(
+            "num_virtual_tokens", num_virtual_tokens, at_most=65_536
+        )
         self._check_room(prompt_length=1)
         with torch.no_grad():
-            start = _unnoticed(prior, num_virtual_tokens) if text is None else _of_text(prior, text, num_virtual_tokens)
+            start = (
+                _unnoticed(prior, num_virtual_tokens)
+                if text is None
+                else _of_text(prior, text, num_virtual_tokens)
+            )
             if kind == "prefix":
                 keys_and_values = _keys_and_values(prior.read(start))
                 self._layout = keys_and_values.shape[1:]
                 start = keys_and_values.flatten(1)
         # in bfloat16 small updates would be lost
-        self.virtual_tokens = nn.Parameter(start.to(torch.promote_types(start.dtype, torch.float32)))
+        self.virtual_tokens = nn.Parameter(
+            start.to(torch.promote_types(start.dtype, torch.float32))
+        )
 
     def distribution(self, prompts: Prompts) -> ResponseDistribution:
         """q(response | prompts).
@@ -78,7 +91,9 @@ class SoftPrompt(Guide):
             ValueError: if virtual tokens, prompt and response together are too long for the network.
         """
         self._check_room(prompts.ids.shape[1])
-        return ResponseDistribution(self, prompts, self.prior.space, temperature=self.prior.temperature)
+        return ResponseDistribution(
+            self, prompts, self.prior.space, temperature=self.prior.temperature
+        )
 
     def start(self, prompts: Prompts) -> tuple[Tensor, CachedState]:
         """See `Decoder`. The virtual tokens are read anew each time, so that each pass has a gradient of its own."""
@@ -94,11 +109,18 @@ class SoftPrompt(Guide):
         virtual = self.virtual_tokens.to(network.dtype)
         if self.kind == "prompt":
             return self.prior.read(virtual)
-        layers = virtual.unflatten(1, self._layout).permute(1, 2, 3, 0, 4)  # [M, L, 2, heads, D] -> [L, 2, heads, M, D]
-        return DynamicCache([(keys[None], values[None]) for keys, values in layers], config=network.config)
+        layers = virtual.unflatten(1, self._layout).permute(
+            1, 2, 3, 0, 4
+        )  # [M, L, 2, heads, D] -> [L, 2, heads, M, D]
+        return DynamicCache(
+            [(keys[None], values[None]) for keys, values in layers], config=network.config
+        )
 
     def _check_room(self, prompt_length: int) -> None:
-        needed, room = self.num_virtual_tokens + prompt_length + self.prior.max_new_tokens, _room(self.prior)
+        needed, room = (
+            self.num_virtual_tokens + prompt_length + self.prior.max_new_tokens,
+            _room(self.prior),
+        )
         if room is not None and needed > room:
             raise ValueError(
                 f"{self.num_virtual_tokens} virtual tokens, {prompt_length} of the prompt and "
@@ -122,14 +144,20 @@ class SoftPrompt(Guide):
             config = PromptTuningConfig(**shared, token_dim=self.virtual_tokens.shape[1])
         else:
             num_layers, _, num_heads, width = self._layout
-            sizes = {"num_layers": num_layers, "num_attention_heads": num_heads, "token_dim": num_heads * width}
+            sizes = {
+                "num_layers": num_layers,
+                "num_attention_heads": num_heads,
+                "token_dim": num_heads * width,
+            }
             config = PrefixTuningConfig(**shared, **sizes)
         save_adapter(folder, config, {NAME: self.virtual_tokens}, self.prior.tokenizer)
 
     def load_pretrained(self, folder: str | Path) -> None:
         written_by = adapter_config(folder)["peft_type"]
         if written_by != PEFT_TYPES[self.kind]:
-            raise OtherGuideError(f"{folder} is of another guide: peft calls it {written_by}, not {PEFT_TYPES[self.kind]}")
+            raise OtherGuideError(
+                f"{folder} is of another guide: peft calls it {written_by}, not {PEFT_TYPES[self.kind]}"
+            )
         load_into({NAME: self.virtual_tokens}, adapter_weights(folder), str(folder))
 
 
@@ -147,7 +175,9 @@ def _of_text(prior: LanguageModel, text: str, num_tokens: int) -> Tensor:
     """Input embeddings of a text, repeated or cut, `[M, H]`."""
     ids = token_rows(prior.tokenizer, [text])[0]
     if not ids:
-        raise ValueError(f"text is {text!r}, which has no tokens: write at least one, or leave it out")
+        raise ValueError(
+            f"text is {text!r}, which has no tokens: write at least one, or leave it out"
+        )
     return _embedded(prior, list(islice(cycle(ids), num_tokens)))
 
 
@@ -157,7 +187,12 @@ def _embedded(prior: LanguageModel, ids: list[int]) -> Tensor:
 
 def _keys_and_values(cache: Any) -> Tensor:
     """All keys and values of a cache of one row, `[M, layers, 2, heads, D]`: the order that peft has them in."""
-    shapes = {tuple(tensor.shape) for layer in cache.layers for tensor in (layer.keys, layer.values) if tensor is not None}
+    shapes = {
+        tuple(tensor.shape)
+        for layer in cache.layers
+        for tensor in (layer.keys, layer.values)
+        if tensor is not None
+    }
     if len(shapes) != 1 or any(layer.keys is None for layer in cache.layers):
         raise ValueError(
             f"the network's keys and values have shapes {sorted(shapes)}, expected one shape at all layers: choose "

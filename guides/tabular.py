@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from guides.from_scratch import FromScratch, like
 from guides.prompt_index import PromptIndex
 from model import LanguageModel, Prompts
-from model.token_log_prob import scaled
+from model.prior.token_log_prob import scaled
 
 
 class Node(NamedTuple):
@@ -46,8 +46,12 @@ class Tabular(FromScratch):
         ids = torch.arange(self.vocab_size, device=prior.device)
         is_word = ~torch.isin(ids, self.end_ids)
         self.num_words = int(is_word.sum())
-        self.register_buffer("word", is_word.cumsum(0) - 1, persistent=False)  # [V], words numbered; ends are never looked up
-        self.table = nn.Parameter(self._of_prior(prior, prompts, ids[is_word]).to(like(prior)))  # [prompts, prefixes, V]
+        self.register_buffer(
+            "word", is_word.cumsum(0) - 1, persistent=False
+        )  # [V], words numbered; ends are never looked up
+        self.table = nn.Parameter(
+            self._of_prior(prior, prompts, ids[is_word]).to(like(prior))
+        )  # [prompts, prefixes, V]
 
     @torch.no_grad()
     def _of_prior(self, prior: LanguageModel, prompts: Prompts, words: Tensor) -> Tensor:
@@ -58,7 +62,9 @@ class Tabular(FromScratch):
         levels = [logits[:, None]]
         prefixes = words.new_zeros(1, 0)
         for _ in range(self.max_new_tokens - 1):
-            prefixes = torch.cat([prefixes.repeat_interleave(len(words), 0), words.repeat(len(prefixes))[:, None]], 1)
+            prefixes = torch.cat(
+                [prefixes.repeat_interleave(len(words), 0), words.repeat(len(prefixes))[:, None]], 1
+            )
             rows = torch.arange(len(first), device=words.device).repeat_interleave(len(prefixes))
             logits, _ = prior.extend(state.select(rows), prefixes.repeat(len(first), 1))
             levels.append(logits[:, -1].view(len(first), len(prefixes), -1))
@@ -72,5 +78,9 @@ class Tabular(FromScratch):
         nodes = [state.node]
         for token in ids.unbind(1):
             child = nodes[-1] * self.num_words + self.word[token] + 1
-            nodes.append(child.clamp(max=self.table.shape[1] - 1))  # what follows an end has no place in the tree
-        return self.table[state.prompt[:, None], torch.stack(nodes[1:], 1)], Node(state.prompt, nodes[-1])
+            nodes.append(
+                child.clamp(max=self.table.shape[1] - 1)
+            )  # what follows an end has no place in the tree
+        return self.table[state.prompt[:, None], torch.stack(nodes[1:], 1)], Node(
+            state.prompt, nodes[-1]
+        )

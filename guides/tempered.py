@@ -5,7 +5,7 @@ from __future__ import annotations
 from guides.fixed import Fixed
 from guides.guide import Guide
 from model import LanguageModel, Prompts, ResponseDistribution
-from model.checks import positive
+from model.common.checks import positive
 
 
 class Tempered(Guide):
@@ -24,5 +24,7 @@ class Tempered(Guide):
     def distribution(self, prompts: Prompts) -> ResponseDistribution:
         distribution = self.source.distribution(prompts)
         if not isinstance(distribution, ResponseDistribution):
-            raise TypeError(f"`Tempered` got a guide with a {type(distribution).__name__}, expected a `ResponseDistribution`")
+            raise TypeError(
+                f"`Tempered` got a guide with a {type(distribution).__name__}, expected a `ResponseDistribution`"
+            )
         return distribution.at_temperature(distribution.temperature * self.temperature)

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from guides.from_scratch import like
 from guides.guide import Guide, check_prior
 from model import LanguageModel, Prompts, ResponseDistribution
-from model.checks import instance, whole_number
-from model.evaluation import evaluating
-from model.language_model import CachedState
-from model.token_log_prob import scaled
+from model.common.checks import instance, whole_number
+from model.networks.evaluation import evaluating
+from model.prior.language_model import CachedState
+from model.prior.token_log_prob import scaled
 
 
 class TwistHead(nn.Module):
@@ -44,7 +44,9 @@ class TwistHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         wanted = self.write(nn.functional.silu(self.read(hidden.to(self.read.weight.dtype))))
-        return nn.functional.linear(wanted.to(self.embeddings.weight.dtype), self.embeddings.weight).to(wanted.dtype)
+        return nn.functional.linear(
+            wanted.to(self.embeddings.weight.dtype), self.embeddings.weight
+        ).to(wanted.dtype)
 
 
 class Twisted(Guide):
@@ -64,14 +66,23 @@ class Twisted(Guide):
     """
 
     def __init__(
-        self, prior: LanguageModel, *, hidden_size: int = 64, top_k: int | None = None, head: nn.Module | None = None
+        self,
+        prior: LanguageModel,
+        *,
+        hidden_size: int = 64,
+        top_k: int | None = None,
+        head: nn.Module | None = None,
     ) -> None:
         super().__init__()
         check_prior(prior)
         if head is not None:
-            instance("head", head, nn.Module, why="it takes states [..., H] to psi [..., V], and trains")
+            instance(
+                "head", head, nn.Module, why="it takes states [..., H] to psi [..., V], and trains"
+            )
         if top_k is not None:
-            top_k = whole_number("top_k", top_k, at_most=prior.vocab_size, why="tokens of the vocabulary")
+            top_k = whole_number(
+                "top_k", top_k, at_most=prior.vocab_size, why="tokens of the vocabulary"
+            )
         self.prior = prior
         self.head = TwistHead(prior, hidden_size) if head is None else head
         self.top_k = top_k
@@ -94,7 +105,9 @@ class Twisted(Guide):
         twisted = logits + self._psi(hidden)
         if self.top_k is None:
             return twisted
-        kept = torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, logits.topk(self.top_k).indices, True)
+        kept = torch.zeros_like(logits, dtype=torch.bool).scatter_(
+            -1, logits.topk(self.top_k).indices, True
+        )
         return twisted.masked_fill(~kept, -torch.inf)
 
     def _psi(self, hidden: Tensor) -> Tensor:

@@ -3,28 +3,14 @@
 from pyro.infer import ELBO, Trace_ELBO
 
 from inference import random_state
-from inference.acceptance import LooseBoundError
-from inference.anneal import Stage, anneal, soften
-from inference.calibration import Calibration, calibrate, predict
-from inference.checked_optimizer import (
-    NonFiniteGradientError,
-    NonFiniteParametersError,
-    NonFiniteStartError,
-    ScheduleError,
-)
-from inference.checkpoint import CheckpointError, FitState, has_checkpoint
-from inference.density import Joint, Program, joint_at, log_evidence_at, log_guide_at, parameter_scope, response_distribution
-from inference.diagnostics import Diagnostics, diagnose, distinct_n
+from inference.diagnostics.diagnose import Diagnostics, diagnose, distinct_n
+from inference.diagnostics.kl_estimators import KL_ESTIMATORS, k1, k2, k3
+from inference.diagnostics.self_bleu import self_bleu
+from inference.diagnostics.simulation_based_calibration import Ranks, simulation_based_calibration
 from inference.enumeration import Enumeration, entropy
 from inference.estimate import Estimate, NotANumberError, expectation
-from inference.fit import Fit, fit
-from inference.fit_checks import NothingToTrainError
-from inference.folder_lock import FolderInUseError
 from inference.importance_weights import effective_sample_size, pareto_k
-from inference.kl_budget import Budget, BudgetError, solve_beta
-from inference.kl_estimators import KL_ESTIMATORS, k1, k2, k3
-from inference.laws import NotNormalisedError
-from inference.moment_matching import MomentMatch, UnattainableMomentsError, match_moments
+from inference.normalisation import NotNormalisedError
 from inference.objectives import (
     DIVERGENCES,
     OBJECTIVES,
@@ -44,16 +30,24 @@ from inference.objectives import (
     WakePhi,
     alpha_divergence,
 )
-from inference.optimizer import FusedOptimizer, constant, cosine
 from inference.prior_bank import PriorBank, draw_prior_bank
 from inference.prior_draws import PriorDraws, draw_from_prior
+from inference.programs import (
+    Joint,
+    Program,
+    joint_at,
+    log_guide_at,
+    log_likelihood_at,
+    parameter_scope,
+    response_distribution,
+)
 from inference.response_site import ResponseSiteError, ScaledSiteError
 from inference.reward_posterior import REWARD_INFERENCE, RewardInference
-from inference.rollback import NonFiniteGuideError
+from inference.reward_posterior.calibration import Calibration, calibrate, predict
 from inference.samplers import (
     RESAMPLING,
     SAMPLERS,
-    EvidenceTwist,
+    LikelihoodTwist,
     LogZBounds,
     NoSupportError,
     Posterior,
@@ -70,9 +64,23 @@ from inference.samplers import (
     rejection_sampling,
     sequential_monte_carlo,
 )
-from inference.self_bleu import self_bleu
-from inference.simulation_based_calibration import Ranks, simulation_based_calibration
-from inference.svi_step import Metrics, NonFiniteLossError
+from inference.samplers.acceptance import LooseBoundError
+from inference.svi.anneal import Stage, anneal, soften
+from inference.svi.checkpoint.checkpoint import CheckpointError, FitState, has_checkpoint
+from inference.svi.checkpoint.folder_lock import FolderInUseError
+from inference.svi.fit import Fit, fit
+from inference.svi.fit_checks import NothingToTrainError
+from inference.svi.optimizer.checked import (
+    NonFiniteGradientError,
+    NonFiniteParametersError,
+    NonFiniteStartError,
+    ScheduleError,
+)
+from inference.svi.optimizer.fused import FusedOptimizer, constant, cosine
+from inference.svi.rollback import NonFiniteGuideError
+from inference.svi.step import Metrics, NonFiniteLossError
+from inference.targets.kl_budget import Budget, BudgetError, solve_beta
+from inference.targets.moments import MomentMatch, UnattainableMomentsError, match_moments
 
 __all__ = [
     "DIVERGENCES",
@@ -93,7 +101,6 @@ __all__ = [
     "Divergence",
     "Enumeration",
     "Estimate",
-    "EvidenceTwist",
     "FDivergence",
     "Fit",
     "FitState",
@@ -101,6 +108,7 @@ __all__ = [
     "FusedOptimizer",
     "Joint",
     "LeaveOneOut_ELBO",
+    "LikelihoodTwist",
     "LogVariance",
     "LogZBounds",
     "LooseBoundError",
@@ -158,8 +166,8 @@ __all__ = [
     "k1",
     "k2",
     "k3",
-    "log_evidence_at",
     "log_guide_at",
+    "log_likelihood_at",
     "log_z_bounds",
     "match_moments",
     "metropolis_hastings",

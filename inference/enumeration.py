@@ -10,12 +10,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from inference.density import Program, joint_at, log_guide_at, response_distribution
 from inference.estimate import check_numbers, expectation
-from inference.laws import check_law, name_of
+from inference.normalisation import check_law, name_of
+from inference.programs import Program, joint_at, log_guide_at, response_distribution
 from inference.response_site import SameResponses
-from model import Prompts, ZeroEvidenceError
-from model.checks import instance
+from model import ImpossibleResponseError, Prompts
+from model.common.checks import instance
 
 CHUNK = 8192  # responses scored at a time
 
@@ -30,7 +30,7 @@ class Enumeration:
     Attributes:
         support: `[S, N, T]`, every response.
         log_prior: `[S, N]`, log p0, nats, float64, as all that follow.
-        log_evidence: `[S, N]`, r/beta; -inf where a response is impossible.
+        log_likelihood: `[S, N]`, r/beta; -inf where a response is impossible.
         log_joint: `[S, N]`, log p0 + r/beta.
         log_z: `[N]`, log Z = logsumexp of `log_joint`.
         log_posterior: `[S, N]`, log p*.
@@ -49,19 +49,25 @@ class Enumeration:
         with self._same, torch.no_grad():
             self.support = response_distribution(model, prompts, role="model").enumerate_support()
             joints = [joint_at(model, prompts, chunk) for chunk in self._chunks()]
-        self.log_prior = check_law(torch.cat([joint.log_prior for joint in joints]), f"the prior of {name_of(model)}")
-        self.log_evidence = torch.cat([joint.log_evidence for joint in joints])
-        self.log_joint = self.log_prior + self.log_evidence
+        self.log_prior = check_law(
+            torch.cat([joint.log_prior for joint in joints]), f"the prior of {name_of(model)}"
+        )
+        self.log_likelihood = torch.cat([joint.log_likelihood for joint in joints])
+        self.log_joint = self.log_prior + self.log_likelihood
         self.log_z = self.log_joint.logsumexp(0)
         for text, value in zip(prompts.texts, self.log_z.tolist(), strict=True):
             if value == -torch.inf:
-                raise ZeroDivisionError(f"the evidence rules out every response to {text!r}: Z = 0, there is no posterior")
+                raise ZeroDivisionError(
+                    f"the evidence rules out every response to {text!r}: Z = 0, there is no posterior"
+                )
         self.log_posterior = self.log_joint - self.log_z
 
     def log_guide(self, guide: Program) -> Tensor:
         """log q of every response, `[S, N]`, nats, float64, without gradient."""
         with self._same, torch.no_grad():
-            log_guide = torch.cat([log_guide_at(guide, self.prompts, chunk) for chunk in self._chunks()])
+            log_guide = torch.cat(
+                [log_guide_at(guide, self.prompts, chunk) for chunk in self._chunks()]
+            )
         return check_law(log_guide, f"the guide {name_of(guide)}")
 
     def elbo(self, guide: Program) -> Tensor:
@@ -83,9 +89,9 @@ class Enumeration:
         log_guide = self.log_guide(guide)
         return expectation(log_guide.exp(), log_guide - self.log_prior)
 
-    def expected_log_evidence(self, guide: Program) -> Tensor:
+    def expected_log_likelihood(self, guide: Program) -> Tensor:
         """E_q[r]/beta, `[N]`, nats."""
-        return expectation(self.log_guide(guide).exp(), self.log_evidence)
+        return expectation(self.log_guide(guide).exp(), self.log_likelihood)
 
     def total_variation(self, guide: Program) -> Tensor:
         """1/2 sum_x |q(x) - p*(x)|, `[N]`, between 0 and 1."""
@@ -99,24 +105,32 @@ class Enumeration:
         Raises:
             ValueError: if nothing of the guide trains.
             NotANumberError: if a derivative is NaN or +inf.
-            ZeroEvidenceError: if the guide can draw what the evidence rules out: the ELBO is -inf, and has no gradient.
+            ImpossibleResponseError: if the guide can draw what the evidence rules out: the ELBO is -inf, and has no gradient.
         """
         instance("guide", guide, nn.Module)
         log_guide = self.log_guide(guide)
         prob = log_guide.exp()
         weight = prob * torch.where(prob == 0, 0.0, self.log_joint - log_guide)
         if bool(weight.isneginf().any()):
-            raise ZeroEvidenceError(
+            raise ImpossibleResponseError(
                 f"the guide {name_of(guide)} can draw what the evidence rules out: the ELBO is -inf, and has no gradient"
             )
-        trained = [(name, parameter) for name, parameter in guide.named_parameters() if parameter.requires_grad]
+        trained = [
+            (name, parameter)
+            for name, parameter in guide.named_parameters()
+            if parameter.requires_grad
+        ]
         if not trained:
-            raise ValueError(f"the guide {name_of(guide)} has no parameter that trains: the ELBO has no gradient")
+            raise ValueError(
+                f"the guide {name_of(guide)} has no parameter that trains: the ELBO has no gradient"
+            )
         names, parameters = zip(*trained, strict=True)
         gradient = [torch.zeros_like(parameter) for parameter in parameters]
         for chunk, part in zip(self._chunks(), weight.split(self._chunk_size), strict=True):
             surrogate = (part * log_guide_at(guide, self.prompts, chunk)).sum()
-            for total, new in zip(gradient, torch.autograd.grad(surrogate, parameters, allow_unused=True), strict=True):
+            for total, new in zip(
+                gradient, torch.autograd.grad(surrogate, parameters, allow_unused=True), strict=True
+            ):
                 if new is not None:
                     total += new
         return {

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from model.checks import first_index, instance
+from model.common.checks import first_index, instance
 
 
 class NotANumberError(FloatingPointError):
@@ -45,7 +45,9 @@ def check_draws(name: str, values: Tensor, *, infinite: bool = False) -> Tensor:
     """
     shape = tuple(instance(name, values, Tensor).shape)
     if len(shape) != 2 or 0 in shape:
-        raise ValueError(f"{name} has shape {shape}, expected [M, N]: M samples for each of N prompts, at least one")
+        raise ValueError(
+            f"{name} has shape {shape}, expected [M, N]: M samples for each of N prompts, at least one"
+        )
     return check_numbers(name, values, infinite=infinite)
 
 
@@ -66,7 +68,11 @@ class Estimate(NamedTuple):
     standard_error: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} ± {self.standard_error:.3f}" if math.isfinite(self.value) else f"{self.value}"
+        return (
+            f"{self.value:.3f} ± {self.standard_error:.3f}"
+            if math.isfinite(self.value)
+            else f"{self.value}"
+        )
 
     @classmethod
     def of_mean(cls, values: Tensor) -> Estimate:
@@ -111,7 +117,9 @@ class Estimate(NamedTuple):
 
     def minus(self, other: Estimate) -> Estimate:
         """The difference of two estimates from independent samples."""
-        return Estimate(self.value - other.value, math.hypot(self.standard_error, other.standard_error))
+        return Estimate(
+            self.value - other.value, math.hypot(self.standard_error, other.standard_error)
+        )
 
 
 def log_mean(log_weight: Tensor) -> Tensor:

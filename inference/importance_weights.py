@@ -37,13 +37,17 @@ def pareto_k(log_weight: Tensor) -> Tensor:
 
 
 def _pareto_k_of_one(log_weight: Tensor) -> float:
-    if len(log_weight) < 25 or not bool(log_weight.isfinite().all()):  # a fifth of them are the tail, at least five
+    if len(log_weight) < 25 or not bool(
+        log_weight.isfinite().all()
+    ):  # a fifth of them are the tail, at least five
         return math.nan
     tail = log_weight.sort().values[-max(5, len(log_weight) // 5) :]
     if (tail[-1] - tail[0]).item() < 1e-9:
         return -math.inf
     try:
         with np.errstate(all="ignore"):  # ties in the tail make it divide by their spread
-            return float(array_stats.psislw(-log_weight.numpy())[1])  # it takes log-likelihoods, which weigh inversely
+            return float(
+                array_stats.psislw(-log_weight.numpy())[1]
+            )  # it takes log-likelihoods, which weigh inversely
     except ValueError:
         return -math.inf  # its own, shorter, tail has no spread

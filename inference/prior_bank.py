@@ -13,15 +13,15 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from inference.density import Program, log_evidence_at, response_distribution
 from inference.enumeration import Enumeration
 from inference.estimate import Estimate, check_draws, check_numbers, expectation
 from inference.importance_weights import effective_sample_size
+from inference.programs import Program, log_likelihood_at, response_distribution
 from inference.samplers.posterior import NoSupportError, check_support
 from inference.samplers.proposal import draw
 from model import Prompts, ResponseDistribution
-from model.checks import boolean, instance, positive, whole_number
-from model.thread_lock import one_thread
+from model.common.checks import boolean, instance, positive, whole_number
+from model.common.thread_lock import one_thread
 
 FEW = 30
 """Effective draws: what fewer stand for is hardly known."""
@@ -34,7 +34,7 @@ class PriorBank:
     Attributes:
         response: `[M, N, T]`, token ids.
         log_prior: `[M, N]`, nats, float64: log p0 where all are listed, -log M where they are drawn; sums to 1 either way.
-        log_evidence: `[M, N]`, r/beta of the model, nats, float64.
+        log_likelihood: `[M, N]`, r/beta of the model, nats, float64.
         exact: whether all are listed.
 
     Raises:
@@ -44,26 +44,31 @@ class PriorBank:
 
     response: Tensor
     log_prior: Tensor
-    log_evidence: Tensor
+    log_likelihood: Tensor
     exact: bool
 
     def __post_init__(self) -> None:
         instance("response", self.response, Tensor)
         boolean("exact", self.exact)
-        for name in ("log_prior", "log_evidence"):
+        for name in ("log_prior", "log_likelihood"):
             self._checked(name, getattr(self, name))
 
     @classmethod
     def of_every(cls, truth: Enumeration) -> Self:
         """All responses, with their probabilities."""
-        return cls(truth.support, truth.log_prior, truth.log_evidence, exact=True)
+        return cls(truth.support, truth.log_prior, truth.log_likelihood, exact=True)
 
     @classmethod
-    def of_draws(cls, response: Tensor, log_evidence: Tensor) -> Self:
+    def of_draws(cls, response: Tensor, log_likelihood: Tensor) -> Self:
         """Independent draws from the prior `[M, N, T]`, and their evidence `[M, N]`."""
         instance("response", response, Tensor)
-        log_evidence = check_draws("log_evidence", log_evidence)
-        return cls(response, torch.full_like(log_evidence, -math.log(len(response))), log_evidence, exact=False)
+        log_likelihood = check_draws("log_likelihood", log_likelihood)
+        return cls(
+            response,
+            torch.full_like(log_likelihood, -math.log(len(response))),
+            log_likelihood,
+            exact=False,
+        )
 
     def mean(self, log_weight: Tensor, values: Tensor) -> Estimate:
         """E_p[f] for p proportional to p0 w, averaged over prompts; its error is 0 where all responses are listed.
@@ -80,7 +85,9 @@ class PriorBank:
         mean = expectation(prob, _same_shape("values", values, self.log_prior.shape))
         if self.exact:
             return Estimate.exact(mean)
-        return Estimate.of_influence(mean, len(prob) * prob * torch.where(prob == 0, 0.0, values - mean))
+        return Estimate.of_influence(
+            mean, len(prob) * prob * torch.where(prob == 0, 0.0, values - mean)
+        )
 
     def kl(self, log_weight: Tensor, log_base_weight: Tensor | None = None) -> Estimate:
         """KL(p || base), nats, averaged over prompts, for p proportional to p0 w and base to p0 w_b.
@@ -93,14 +100,21 @@ class PriorBank:
             NotANumberError: if a weight is NaN or +inf.
             NoSupportError: if all weights of a prompt are 0.
         """
-        base_weight = torch.zeros_like(self.log_prior) if log_base_weight is None else log_base_weight
-        log_base, log_prob = self._log_prob("log_base_weight", base_weight), self._log_prob("log_weight", log_weight)
+        base_weight = (
+            torch.zeros_like(self.log_prior) if log_base_weight is None else log_base_weight
+        )
+        log_base, log_prob = (
+            self._log_prob("log_base_weight", base_weight),
+            self._log_prob("log_weight", log_weight),
+        )
         prob = log_prob.exp()
         log_ratio = torch.where(prob == 0, 0.0, log_prob - log_base)
         kl = expectation(prob, log_ratio)
         if self.exact:
             return Estimate.exact(kl)
-        return Estimate.of_influence(kl, len(prob) * (prob * (log_ratio - kl) - prob + log_base.exp()))
+        return Estimate.of_influence(
+            kl, len(prob) * (prob * (log_ratio - kl) - prob + log_base.exp())
+        )
 
     def frontier(self, factors: Iterable[float]) -> list[tuple[float, float]]:
         """KL(p || p0) and E_p[r]/beta, nats, averaged over prompts, of the posteriors at other betas.
@@ -111,8 +125,11 @@ class PriorBank:
             factors: that the evidence is multiplied by, above 0: that of beta/2 is 2.
         """
         instance("factors", factors, Iterable)  # type: ignore[type-abstract]
-        log_weights = (self.log_evidence * positive("a factor", factor) for factor in factors)
-        return [(self.kl(weight).value, self.mean(weight, self.log_evidence).value) for weight in log_weights]
+        log_weights = (self.log_likelihood * positive("a factor", factor) for factor in factors)
+        return [
+            (self.kl(weight).value, self.mean(weight, self.log_likelihood).value)
+            for weight in log_weights
+        ]
 
     def effective_sample_size(self, log_weight: Tensor) -> float | None:
         """Of the draws as draws of p, proportional to p0 w, the lowest over prompts; None where all responses are listed."""
@@ -122,7 +139,9 @@ class PriorBank:
         """log p of the responses, `[M, N]`, for p proportional to p0 w."""
         log_joint = self.log_prior + self._checked(name, log_weight)
         if bool(log_joint.isneginf().all(0).any()):
-            raise NoSupportError(f"{name} is -inf for all {len(log_joint)} responses to a prompt: nothing is left to weigh")
+            raise NoSupportError(
+                f"{name} is -inf for all {len(log_joint)} responses to a prompt: nothing is left to weigh"
+            )
         return log_joint.log_softmax(0)
 
     def _checked(self, name: str, values: Tensor) -> Tensor:
@@ -131,13 +150,17 @@ class PriorBank:
 
 def _same_shape(name: str, values: Tensor, shape: torch.Size) -> Tensor:
     if instance(name, values, Tensor).shape != shape:
-        raise ValueError(f"{name} has shape {tuple(values.shape)}, expected {tuple(shape)}: one for each response")
+        raise ValueError(
+            f"{name} has shape {tuple(values.shape)}, expected {tuple(shape)}: one for each response"
+        )
     return values
 
 
 @torch.no_grad()
 @one_thread
-def draw_prior_bank(model: Program, prompts: Prompts, num_draws: int, *, chunk: int = 256) -> PriorBank:
+def draw_prior_bank(
+    model: Program, prompts: Prompts, num_draws: int, *, chunk: int = 256
+) -> PriorBank:
     """List every response if there are no more than `num_draws`; else draw as many from the prior, for each prompt.
 
     Args:
@@ -154,6 +177,6 @@ def draw_prior_bank(model: Program, prompts: Prompts, num_draws: int, *, chunk: 
     if isinstance(prior, ResponseDistribution) and prior.space.num_responses <= num_draws:
         return PriorBank.of_every(Enumeration(model, prompts))
     responses = list(draw(model, prompts, num_draws, chunk=chunk, name="num_draws", role="model"))
-    log_evidence = torch.cat([log_evidence_at(model, prompts, part) for part in responses])
-    check_support(log_evidence, prompts.texts, "draw more, or loosen the constraint")
-    return PriorBank.of_draws(torch.cat(responses), log_evidence)
+    log_likelihood = torch.cat([log_likelihood_at(model, prompts, part) for part in responses])
+    check_support(log_likelihood, prompts.texts, "draw more, or loosen the constraint")
+    return PriorBank.of_draws(torch.cat(responses), log_likelihood)

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inference.acceptance import accepted_at, check_bound, check_log_bound
-from inference.density import Program, log_evidence_at
 from inference.estimate import Estimate, log_mean_exp
 from inference.prior_bank import PriorBank
+from inference.programs import Program, log_likelihood_at
 from inference.response_site import check_arguments
+from inference.samplers.acceptance import accepted_at, check_bound, check_log_bound
 from inference.samplers.proposal import draw
 from model import Prompts
-from model.checks import instance
-from model.thread_lock import one_thread
+from model.common.checks import instance
+from model.common.thread_lock import one_thread
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class PriorDraws:
 
     Attributes:
         response: `[M, N, T]`, token ids.
-        log_evidence: `[M, N]`, r/beta, nats.
+        log_likelihood: `[M, N]`, r/beta, nats.
         accepted: `[M, N]`; an accepted response is an exact draw from the posterior. None where no bound is known.
 
     Raises:
@@ -38,35 +38,38 @@ class PriorDraws:
     """
 
     response: Tensor
-    log_evidence: Tensor
+    log_likelihood: Tensor
     accepted: Tensor | None
 
     def __post_init__(self) -> None:
-        PriorBank.of_draws(self.response, self.log_evidence)  # which looks at both
+        PriorBank.of_draws(self.response, self.log_likelihood)  # which looks at both
         if self.accepted is None:
             return
-        if instance("accepted", self.accepted, Tensor).dtype != torch.bool or self.accepted.shape != self.log_evidence.shape:
+        if (
+            instance("accepted", self.accepted, Tensor).dtype != torch.bool
+            or self.accepted.shape != self.log_likelihood.shape
+        ):
             raise ValueError(
                 f"accepted has shape {tuple(self.accepted.shape)} and type {self.accepted.dtype}, expected booleans "
-                f"{tuple(self.log_evidence.shape)}: one for each draw"
+                f"{tuple(self.log_likelihood.shape)}: one for each draw"
             )
 
     def log_z(self) -> Estimate:
         """log Z = log E_p0[exp(r/beta)], nats. exp of it is unbiased for Z; itself biased low (Jensen)."""
-        return log_mean_exp(self.log_evidence)
+        return log_mean_exp(self.log_likelihood)
 
-    def posterior_log_evidence(self) -> Estimate:
+    def posterior_log_likelihood(self) -> Estimate:
         """E_p*[r]/beta, nats, from all draws weighted by exp(r/beta). Self-normalised: consistent, not unbiased."""
-        return self.bank.mean(self.log_evidence, self.log_evidence)
+        return self.bank.mean(self.log_likelihood, self.log_likelihood)
 
     def kl_posterior_prior(self) -> Estimate:
         """KL(p* || p0) = E_p*[r]/beta - log Z, nats, from the same draws. Consistent."""
-        return self.bank.kl(self.log_evidence)
+        return self.bank.kl(self.log_likelihood)
 
     @property
     def bank(self) -> PriorBank:
         """The draws as what stands for the prior, to be weighed for any posterior."""
-        return PriorBank.of_draws(self.response, self.log_evidence)
+        return PriorBank.of_draws(self.response, self.log_likelihood)
 
 
 @torch.no_grad()
@@ -76,7 +79,7 @@ def draw_from_prior(
     prompts: Prompts,
     num_draws: int,
     *,
-    log_evidence_bound: float | Tensor | None = None,
+    log_likelihood_bound: float | Tensor | None = None,
     chunk: int = 256,
 ) -> PriorDraws:
     """Draw from the prior, score, and accept or reject.
@@ -85,7 +88,7 @@ def draw_from_prior(
         model: a Pyro program; its `response` site is the prior.
         prompts: N prompts.
         num_draws: M, for each prompt.
-        log_evidence_bound: the largest possible r/beta, one or `[N]`, nats; None if it is not known: then nothing is accepted
+        log_likelihood_bound: the largest possible r/beta, one or `[N]`, nats; None if it is not known: then nothing is accepted
             or rejected.
         chunk: draws a time, for each prompt.
 
@@ -93,12 +96,12 @@ def draw_from_prior(
         LooseBoundError: if a draw exceeds the bound.
     """
     check_arguments(model, prompts, "model")
-    if log_evidence_bound is not None:
-        log_evidence_bound = check_log_bound(log_evidence_bound, len(prompts))
+    if log_likelihood_bound is not None:
+        log_likelihood_bound = check_log_bound(log_likelihood_bound, len(prompts))
     responses = list(draw(model, prompts, num_draws, chunk=chunk, name="num_draws", role="model"))
-    log_evidence = torch.cat([log_evidence_at(model, prompts, part) for part in responses])
+    log_likelihood = torch.cat([log_likelihood_at(model, prompts, part) for part in responses])
     accepted = None
-    if log_evidence_bound is not None:
-        check_bound(log_evidence, log_evidence_bound, prompts.texts)
-        accepted = accepted_at(log_evidence, log_evidence_bound)
-    return PriorDraws(torch.cat(responses), log_evidence, accepted)
+    if log_likelihood_bound is not None:
+        check_bound(log_likelihood, log_likelihood_bound, prompts.texts)
+        accepted = accepted_at(log_likelihood, log_likelihood_bound)
+    return PriorDraws(torch.cat(responses), log_likelihood, accepted)

@@ -13,13 +13,15 @@ import pyro
 import torch
 from torch import Tensor
 
-from model import checks
-from model.thread_lock import THREAD_LOCK
+from model.common import checks
+from model.common.thread_lock import THREAD_LOCK
 
 
 def capture() -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The state as tensors, and as what JSON can hold."""
-    tensors = {"cpu": torch.get_rng_state()} | {str(device): _module(device).get_rng_state(device) for device in _devices()}
+    tensors = {"cpu": torch.get_rng_state()} | {
+        str(device): _module(device).get_rng_state(device) for device in _devices()
+    }
     kind, keys, *rest = np.random.get_state(legacy=True)
     return tensors, {"python": random.getstate(), "numpy": [kind, np.asarray(keys).tolist(), *rest]}
 
@@ -75,7 +77,9 @@ def _devices() -> list[torch.device]:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None:
         return []
-    return [torch.device(accelerator.type, index) for index in range(torch.accelerator.device_count())]
+    return [
+        torch.device(accelerator.type, index) for index in range(torch.accelerator.device_count())
+    ]
 
 
 def _module(device: torch.device) -> Any:

@@ -26,8 +26,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from model import Prompts, ResponseDistribution, ResponseSpace
-from model.checks import function, instance
-from model.thread_lock import THREAD_LOCK
+from model.common.checks import function, instance
+from model.common.thread_lock import THREAD_LOCK
 
 PAIRED = "`LeaveOneOut_ELBO` and `Trace_ELBO`"
 
@@ -51,7 +51,9 @@ class AtResponse(Messenger):
         distribution: that of the site, once a program has come to it.
     """
 
-    def __init__(self, prompts: Prompts, value_of: Callable[[TorchDistribution], Tensor] | None = None) -> None:
+    def __init__(
+        self, prompts: Prompts, value_of: Callable[[TorchDistribution], Tensor] | None = None
+    ) -> None:
         super().__init__()
         check_prompts(prompts)
         self.prompts = prompts
@@ -119,7 +121,9 @@ def check_arguments(program: object, prompts: object, role: str = "program") -> 
 
 def check_prompts(prompts: object) -> None:
     """Refuse what is no `Prompts`, by a `TypeError`, and no prompts at all, by a `ValueError`."""
-    if not len(instance("prompts", prompts, Prompts, why="`LanguageModel.encode` makes them of texts")):
+    if not len(
+        instance("prompts", prompts, Prompts, why="`LanguageModel.encode` makes them of texts")
+    ):
         raise ValueError("there are no prompts, expected at least one")
 
 
@@ -152,7 +156,11 @@ def check_response_site(trace: Trace, prompts: Prompts, role: str = "program") -
 
 def is_sample(site: dict[str, Any]) -> bool:
     """Whether a site draws or observes something: neither a plate's indices nor `pyro.deterministic`."""
-    return site["type"] == "sample" and not site_is_subsample(site) and not site["infer"].get("_deterministic", False)
+    return (
+        site["type"] == "sample"
+        and not site_is_subsample(site)
+        and not site["infer"].get("_deterministic", False)
+    )
 
 
 def check_plates(name: str, site: dict[str, Any]) -> None:
@@ -203,7 +211,11 @@ def check_value(name: str, distribution: TorchDistribution, value: Tensor) -> No
         ResponseSiteError: if it has another shape than `[..., N, T]`, or no token ids of the distribution's vocabulary.
     """
     instance(name, value, Tensor)
-    if value.shape[-1:] != distribution.event_shape or value.dim() < 2 or value.shape[-2] not in (1, *distribution.batch_shape):
+    if (
+        value.shape[-1:] != distribution.event_shape
+        or value.dim() < 2
+        or value.shape[-2] not in (1, *distribution.batch_shape)
+    ):
         raise ResponseSiteError(
             f"{name} has shape {tuple(value.shape)}, expected "
             f"{('...', *distribution.batch_shape, *distribution.event_shape)}, as at the site 'response' of this program"
@@ -211,7 +223,11 @@ def check_value(name: str, distribution: TorchDistribution, value: Tensor) -> No
     if not isinstance(distribution, ResponseDistribution):
         return
     size = distribution.space.vocab_size
-    if value.is_floating_point() or value.is_complex() or bool(((value < 0) | (value >= size)).any()):
+    if (
+        value.is_floating_point()
+        or value.is_complex()
+        or bool(((value < 0) | (value >= size)).any())
+    ):
         raise ResponseSiteError(
             f"{name} has values of type {value.dtype}, expected token ids of the program's own vocabulary, "
             f"whole numbers from 0 to {size - 1}"

@@ -1,25 +1,25 @@
-"""What we want: the prior, the evidence, and the posterior they define."""
+"""The prior, the likelihood, and the posterior that they define."""
 
 from model.alignment import AlignmentModel
-from model.checkpoint_source import PretrainedError
-from model.composition import WeightedSum
-from model.constraints import Constraint, contains, matches
-from model.digests import DamagedFileError
-from model.evidence import (
-    BearsZeroEvidence,
+from model.common.digests import DamagedFileError
+from model.factors.constraints import Constraint, contains, matches
+from model.factors.tilt import Tilt
+from model.likelihood import (
     Bounded,
-    Evidence,
-    EvidenceError,
-    ZeroEvidenceError,
+    Factor,
+    HardConstraintSupport,
+    ImpossibleResponseError,
+    LikelihoodError,
+    OtherBetaError,
+    Reward,
 )
-from model.grammar import grammar_prior
-from model.language_model import LanguageModel
+from model.networks.source import PretrainedError
 from model.optimality import OptimalityModel
-from model.positions import DrivenNetworkError
 from model.preferences import (
     AGGREGATIONS,
     BradleyTerry,
     Comparisons,
+    MarginalLikelihood,
     OtherRewardError,
     Preference,
     PreferenceError,
@@ -27,39 +27,45 @@ from model.preferences import (
     UncertainReward,
     read_preferences,
 )
-from model.prompts import Prompts
-from model.response_distribution import ResponseDistribution
-from model.response_index import ResponseIndex
-from model.response_space import NotEnumerableError, OtherLanguageModelError, ResponseSpace
+from model.prior.grammar import grammar_prior
+from model.prior.language_model import LanguageModel
+from model.prior.positions import DrivenNetworkError
+from model.prior.prompts import Prompts
+from model.prior.response_distribution import ResponseDistribution
+from model.prior.response_index import ResponseIndex
+from model.prior.response_space import NotEnumerableError, OtherLanguageModelError, ResponseSpace
 from model.rewards import (
     Expert,
     Length,
     Pattern,
     SequenceClassifier,
-    TextEvidence,
     TextLikelihood,
-    TokenEvidence,
+    TextReward,
+    TokenReward,
     vader_sentiment,
 )
-from model.tilt import Tilt
+from model.rewards.weighted_sum import WeightedSum
 
 __all__ = [
     "AGGREGATIONS",
     "AlignmentModel",
-    "BearsZeroEvidence",
     "Bounded",
     "BradleyTerry",
     "Comparisons",
     "Constraint",
     "DamagedFileError",
     "DrivenNetworkError",
-    "Evidence",
-    "EvidenceError",
     "Expert",
+    "Factor",
+    "HardConstraintSupport",
+    "ImpossibleResponseError",
     "LanguageModel",
     "Length",
+    "LikelihoodError",
+    "MarginalLikelihood",
     "NotEnumerableError",
     "OptimalityModel",
+    "OtherBetaError",
     "OtherLanguageModelError",
     "OtherRewardError",
     "Pattern",
@@ -70,15 +76,15 @@ __all__ = [
     "ResponseDistribution",
     "ResponseIndex",
     "ResponseSpace",
+    "Reward",
     "RewardPosterior",
     "SequenceClassifier",
-    "TextEvidence",
     "TextLikelihood",
+    "TextReward",
     "Tilt",
-    "TokenEvidence",
+    "TokenReward",
     "UncertainReward",
     "WeightedSum",
-    "ZeroEvidenceError",
     "contains",
     "grammar_prior",
     "matches",

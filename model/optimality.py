@@ -9,7 +9,6 @@ sampling accepts a draw of the prior.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import ClassVar
 
 import pyro
@@ -17,20 +16,19 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
-from model.alignment import AlignmentModel, Factor
-from model.checks import instance
-from model.evidence import BearsZeroEvidence, EvidenceError
-from model.prompts import Prompts
-from model.response_index import indexed_if_enumerated, is_enumerated
+from model.alignment import AlignmentModel, Term
+from model.common.checks import instance
+from model.likelihood import LikelihoodError
+from model.prior.prompts import Prompts
 
 ROUNDING = 1e-6  # relative: a reward computed in float32 may exceed its bound by this much
 
 
 class OptimalityModel:
-    """The program of an `AlignmentModel` with `obs=1` for each piece of evidence where that has a factor.
+    """The program of an `AlignmentModel` with an observation `obs=1` in place of each `pyro.factor`.
 
     Args:
-        model: prior, evidence and beta; all its evidence has an `upper_bound`.
+        model: prior, rewards, beta and factors; every reward and factor has an `upper_bound`.
     """
 
     def __init__(self, model: AlignmentModel) -> None:
@@ -40,32 +38,28 @@ class OptimalityModel:
         """Run the program. Returns the response, `[..., N, T]`.
 
         Raises:
-            ValueError: if evidence has no known bound.
-            EvidenceError: if a reward exceeds its bound.
+            ValueError: if a reward or factor has no known bound.
+            LikelihoodError: if a reward or factor exceeds its bound.
         """
-        prior = self.model.prior(prompts)
-        with pyro.plate("prompts", len(prompts), dim=-1):
-            with indexed_if_enumerated(prior):
-                response = pyro.sample("response", prior)
-            with BearsZeroEvidence() if is_enumerated(prior) else nullcontext():
-                for factor in self.model.factors(prompts, response):
-                    pyro.sample(factor.name, _observed(factor), obs=torch.ones_like(factor.log_evidence))
+        with self.model.sampled_response(prompts) as response:
+            for term in self.model.terms(prompts, response):
+                pyro.sample(term.name, _observed(term), obs=torch.ones_like(term.log_value))
         return response
 
 
-def _observed(factor: Factor) -> LogBernoulli:
-    """The coin whose 1 has the probability exp((r - r_max)/beta)."""
-    name, log_evidence, bound = factor
+def _observed(term: Term) -> LogBernoulli:
+    """The coin that shows 1 with probability exp((r - r_max)/beta)."""
+    name, log_value, bound = term
     if bound is None:
         raise ValueError(
-            f"evidence {name!r} has no `upper_bound`: exp((r - r_max)/beta) is a probability only of a bounded reward. State "
-            "the bound, or use `AlignmentModel`, which needs none"
+            f"{name!r} has no `upper_bound`: exp((r - r_max)/beta) is a probability only of a bounded reward. State the bound, "
+            "or use `AlignmentModel`, which needs none"
         )
-    log_prob = log_evidence - bound
+    log_prob = log_value - bound
     if bool((log_prob > ROUNDING * (1 + abs(torch.as_tensor(bound)))).any()):
-        raise EvidenceError(
-            f"evidence {name!r} exceeds its `upper_bound` by {log_prob.max().item():.4g} nats: p(O = 1 | x) would be above 1. "
-            "Correct the bound"
+        raise LikelihoodError(
+            f"{name!r} exceeds its `upper_bound` by {log_prob.max().item():.4g} nats: p(O = 1 | x) would be above 1. Correct "
+            "the bound"
         )
     return LogBernoulli(log_prob.clamp(max=0))
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from model.checks import positive
-from model.prompts import Prompts
+from model.common.checks import positive
+from model.prior.prompts import Prompts
 
 
 def checked_beta(beta: float | Mapping[str, float]) -> float | dict[str, float]:
@@ -22,7 +22,10 @@ def checked_beta(beta: float | Mapping[str, float]) -> float | dict[str, float]:
         return positive("beta", beta, why=why)
     if not beta:
         raise ValueError("beta is {}, expected a number, or one for each prompt by its text")
-    return {text: positive(f"for the prompt {text!r} beta", value, why=why) for text, value in beta.items()}
+    return {
+        text: positive(f"for the prompt {text!r} beta", value, why=why)
+        for text, value in beta.items()
+    }
 
 
 def beta_at(beta: float | Mapping[str, float], prompts: Prompts) -> float | Tensor:
@@ -35,5 +38,9 @@ def beta_at(beta: float | Mapping[str, float], prompts: Prompts) -> float | Tens
         return beta
     missing = [text for text in prompts.texts if text not in beta]
     if missing:
-        raise ValueError(f"beta has no entry for the prompt {missing[0]!r}, expected one for each prompt by its text")
-    return torch.tensor([beta[text] for text in prompts.texts], dtype=torch.float64, device=prompts.ids.device)
+        raise ValueError(
+            f"beta has no entry for the prompt {missing[0]!r}, expected one for each prompt by its text"
+        )
+    return torch.tensor(
+        [beta[text] for text in prompts.texts], dtype=torch.float64, device=prompts.ids.device
+    )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from model import LanguageModel, Prompts, grammar_prior
-from model.grammar import PROMPTS
+from model.prior.grammar import PROMPTS
 
 torch.set_num_threads(1)
 

@@ -8,7 +8,7 @@ import torch
 
 from guides import FineTuned
 from inference import OBJECTIVES, SAMPLERS, Enumeration, FusedOptimizer, fit
-from model import AGGREGATIONS, AlignmentModel, TextEvidence, vader_sentiment
+from model import AGGREGATIONS, AlignmentModel, TextReward, vader_sentiment
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,21 +25,28 @@ def test_readme_program(capsys, monkeypatch):
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_contributed_evidence(prior, prompts):
+def test_contributed_reward(prior, prompts):
     names = {"prior": prior}
     exec(programs("CONTRIBUTING.md")[0], names)
-    assert Enumeration(names["model"], prompts).log_evidence.eq(0).all()
+    assert Enumeration(names["model"], prompts).log_likelihood.eq(0).all()
 
 
 def test_contributed_guide(prior, prompts):
     names = {}
     exec(programs("CONTRIBUTING.md")[1], names)
-    model = AlignmentModel(prior, TextEvidence(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
+    model = AlignmentModel(prior, TextReward(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
     guide = names["Unigram"](prior)
     distribution = guide.distribution(prompts)
     total = distribution.log_prob(distribution.enumerate_support()).exp().sum(0)
     assert torch.allclose(total, torch.ones_like(total))
-    result = fit(model, guide, prompts, num_steps=30, optimizer=FusedOptimizer(options={"lr": 0.1}), progress=False)
+    result = fit(
+        model,
+        guide,
+        prompts,
+        num_steps=30,
+        optimizer=FusedOptimizer(options={"lr": 0.1}),
+        progress=False,
+    )
     assert result.metrics[-1]["elbo"] > result.metrics[0]["elbo"]
 
 
@@ -47,33 +54,48 @@ def test_contributed_guide(prior, prompts):
 def test_plain_callable_trains_by_every_objective(prior, prompts, objective):
     names = {"prior": prior}
     exec(programs("CONTRIBUTING.md")[2], names)
-    model = AlignmentModel(prior, TextEvidence(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
-    start = {name: parameter.clone() for name, parameter in names["tuned"].network.named_parameters()}
+    model = AlignmentModel(prior, TextReward(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
+    start = {
+        name: parameter.clone() for name, parameter in names["tuned"].network.named_parameters()
+    }
     made = OBJECTIVES[objective](num_particles=4)
     some = prompts[[0]] if objective == "reweighted-wake-sleep" else prompts
     result = fit(model, names["guide"], some, num_steps=2, objective=made, progress=False)
     assert len(result.metrics) == 2
-    assert all(not torch.equal(start[name], parameter) for name, parameter in names["tuned"].network.named_parameters())
+    assert all(
+        not torch.equal(start[name], parameter)
+        for name, parameter in names["tuned"].network.named_parameters()
+    )
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_plain_callable_is_a_proposal_of_every_sampler(prior, prompts, sampler):
     names = {"prior": prior}
     exec(programs("CONTRIBUTING.md")[2], names)
-    model = AlignmentModel(prior, TextEvidence(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
+    model = AlignmentModel(prior, TextReward(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
     options = {"log_bound": 3.4} if sampler == "rejection" else {}
-    made = SAMPLERS[sampler].sample(model, prompts, guide=names["guide"], num_samples=2048, **options)
+    made = SAMPLERS[sampler].sample(
+        model, prompts, guide=names["guide"], num_samples=2048, **options
+    )
     assert made.response.shape[1:] == (len(prompts), prior.max_new_tokens)
 
 
 def test_contributed_objective(prior, prompts):
     names: dict = {}
     exec(programs("CONTRIBUTING.md")[3], names)
-    model = AlignmentModel(prior, TextEvidence(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
+    model = AlignmentModel(prior, TextReward(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
     guide, truth = FineTuned(prior), Enumeration(model, prompts)
     start = truth.kl_guide_posterior(guide).mean()
     optimizer = FusedOptimizer(options={"lr": 3e-3})
-    fit(model, guide, prompts, num_steps=60, objective=names["TrajectoryBalance"](32), optimizer=optimizer, progress=False)
+    fit(
+        model,
+        guide,
+        prompts,
+        num_steps=60,
+        objective=names["TrajectoryBalance"](32),
+        optimizer=optimizer,
+        progress=False,
+    )
     assert truth.kl_guide_posterior(guide).mean() < 0.7 * start
 
 
@@ -83,7 +105,16 @@ def test_readme_swaps_algorithms(capsys):
     assert "num_steps=100" in program
     exec(program.replace("num_steps=100", "num_steps=20, progress=False"), {})
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert names == ["LeaveOneOut_ELBO", "FDivergence", "LogVariance", "LoRA", "Twisted", "Recurrent", "MeanField", "log"]
+    assert names == [
+        "LeaveOneOut_ELBO",
+        "FDivergence",
+        "LogVariance",
+        "LoRA",
+        "Twisted",
+        "Recurrent",
+        "MeanField",
+        "log",
+    ]
 
 
 def test_readme_chooses_a_posterior(capsys):
@@ -99,11 +130,15 @@ def test_readme_infers_a_reward_from_preferences(capsys):
     exec(program, {})
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(AGGREGATIONS)
-    assert ["good" in line for line in lines] == [name != "marginal-likelihood" for name in AGGREGATIONS]
+    assert ["good" in line for line in lines] == [
+        name != "marginal-likelihood" for name in AGGREGATIONS
+    ]
 
 
 def test_pyro_computes_the_truth(capsys):
     (program,) = programs("inference/README.md")
     exec(program, {})
-    by_pyro, by_enumeration = re.findall(r"log Z by Pyro (\S+) by Enumeration (\S+)", capsys.readouterr().out)[0]
+    by_pyro, by_enumeration = re.findall(
+        r"log Z by Pyro (\S+) by Enumeration (\S+)", capsys.readouterr().out
+    )[0]
     assert float(by_pyro) == pytest.approx(float(by_enumeration), abs=1e-10)

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import torch
 
-from inference.density import Program, autoregressive
 from inference.objectives.leave_one_out import BASELINE, leave_one_out
 from inference.objectives.response_objective import Losses, ResponseObjective
+from inference.programs import Program, autoregressive
 from model import Prompts
 
 FLOOR = -1e4
@@ -38,16 +38,22 @@ class AnalyticKL_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
         distribution, response = self.draw(guide, prompts)
-        prior, log_evidence = self.read_model(model, prompts, response)
+        prior, log_likelihood = self.read_model(model, prompts, response)
         with torch.no_grad():
-            log_p = autoregressive(prior).next_token_logits(response).log_softmax(-1)  # [K, N, T, V]
+            log_p = (
+                autoregressive(prior).next_token_logits(response).log_softmax(-1)
+            )  # [K, N, T, V]
         log_q = autoregressive(distribution).next_token_logits(response).log_softmax(-1)
         never = log_q <= FLOOR  # there q log q/p is 0, not 0 times infinity
         log_q, log_p = log_q.clamp(min=FLOOR), log_p.masked_fill(never, 0.0)
-        kl = (log_q.exp() * (log_q - log_p)).sum(-1)  # [K, N, T], 0 at padding, where all logits are 0
+        kl = (log_q.exp() * (log_q - log_p)).sum(
+            -1
+        )  # [K, N, T], 0 at padding, where all logits are 0
         log_guide = log_q.gather(-1, response[..., None]).squeeze(-1)
-        kl_ahead = (kl.flip(-1).cumsum(-1).flip(-1) - kl).detach().double()  # at t, that of the positions after it
-        advantage = leave_one_out(log_evidence[..., None] - kl_ahead)
+        kl_ahead = (
+            (kl.flip(-1).cumsum(-1).flip(-1) - kl).detach().double()
+        )  # at t, that of the positions after it
+        advantage = leave_one_out(log_likelihood[..., None] - kl_ahead)
         surrogate = (kl - advantage * log_guide).sum(-1).mean(0).sum()
-        elbo = log_evidence - kl.detach().double().sum(-1)  # [K, N]
-        return Losses(-elbo.mean(0).sum(), surrogate, elbo.mean(), log_evidence.mean())
+        elbo = log_likelihood - kl.detach().double().sum(-1)  # [K, N]
+        return Losses(-elbo.mean(0).sum(), surrogate, elbo.mean(), log_likelihood.mean())

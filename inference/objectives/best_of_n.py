@@ -15,13 +15,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from inference.density import Program
 from inference.objectives.leave_one_out import BASELINE, leave_one_out
 from inference.objectives.response_objective import Losses, ResponseObjective
-from inference.order_statistics import best_of_n_log_ratio
 from inference.prior_draws import draw_from_prior
+from inference.programs import Program
+from inference.targets.order_statistics import best_of_n_log_ratio
 from model import Prompts
-from model.checks import whole_number
+from model.common.checks import whole_number
 
 
 class BestOfN_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its objectives
@@ -36,10 +36,12 @@ class BestOfN_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its o
         num_prior_draws: behind F, for each prompt, in the step that meets it first.
     """
 
-    bears_zero_evidence = True
+    supports_hard_constraints = True
     min_particles, why_particles = 2, BASELINE
 
-    def __init__(self, num_particles: int = 64, *, n: int = 16, num_prior_draws: int = 1024) -> None:
+    def __init__(
+        self, num_particles: int = 64, *, n: int = 16, num_prior_draws: int = 1024
+    ) -> None:
         super().__init__(num_particles)
         self.n = whole_number("n", n)
         self.num_prior_draws = whole_number("num_prior_draws", num_prior_draws)
@@ -50,21 +52,26 @@ class BestOfN_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its o
         distribution, response = self.draw(guide, prompts)
         log_guide = distribution.log_prob(response)
         joint = self.score(model, prompts, response)
-        log_target = joint.log_prior + self.log_ratio(prompts, joint.log_evidence)
+        log_target = joint.log_prior + self.log_ratio(prompts, joint.log_likelihood)
         log_weight = log_target - log_guide.detach()  # [K, N]
         surrogate = -(leave_one_out(log_weight) * log_guide).mean(0).sum()
-        elbo = (joint.log_joint - log_guide.detach()).mean()  # that of the model's posterior, to compare with
-        return Losses(-log_weight.mean(0).sum(), surrogate, elbo, joint.log_evidence.mean())
+        elbo = (
+            joint.log_joint - log_guide.detach()
+        ).mean()  # that of the model's posterior, to compare with
+        return Losses(-log_weight.mean(0).sum(), surrogate, elbo, joint.log_likelihood.mean())
 
-    def log_ratio(self, prompts: Prompts, log_evidence: Tensor) -> Tensor:
+    def log_ratio(self, prompts: Prompts, log_likelihood: Tensor) -> Tensor:
         """log pi_n(x)/p0(x) for responses of evidence `[..., N]`, nats.
 
         The response counts among the draws it is ranked with: F never is 0, nor a tie of probability 0.
         """
         ratios = []
-        for name, value in zip(prompts.names(), log_evidence.unbind(-1), strict=True):
+        for name, value in zip(prompts.names(), log_likelihood.unbind(-1), strict=True):
             known = self._evidence[name]
-            below, upto = (torch.searchsorted(known, value.contiguous(), right=right) for right in (False, True))
+            below, upto = (
+                torch.searchsorted(known, value.contiguous(), right=right)
+                for right in (False, True)
+            )
             total = len(known) + 1
             ratios.append(best_of_n_log_ratio((upto + 1) / total, below / total, self.n))
         return torch.stack(ratios, -1)
@@ -75,7 +82,7 @@ class BestOfN_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its o
         new = [i for i, name in enumerate(names) if name not in self._evidence]
         if new:
             draws = draw_from_prior(model, prompts[new], self.num_prior_draws)
-            for i, column in zip(new, draws.log_evidence.double().T, strict=True):
+            for i, column in zip(new, draws.log_likelihood.double().T, strict=True):
                 self._evidence[names[i]] = column.sort().values
 
     def get_state(self) -> dict[str, Tensor]:

@@ -13,11 +13,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from inference.density import Program, autoregressive
 from inference.estimate import log_mean
 from inference.objectives.response_objective import Losses, ResponseObjective
+from inference.programs import Program, autoregressive
 from model import Prompts, ResponseDistribution
-from model.response_distribution import RevealsTwist
+from model.prior.response_distribution import RevealsTwist
 
 
 class ContrastiveTwist(ResponseObjective):
@@ -33,22 +33,26 @@ class ContrastiveTwist(ResponseObjective):
         TypeError: if the guide has no twist.
     """
 
-    bears_zero_evidence = True
+    supports_hard_constraints = True
     min_particles, why_particles = 2, "of one, both means are the same, and the gradient is 0"
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
         distribution, response = self.draw(guide, prompts)
         q = autoregressive(distribution)
-        log_psi = _kept_after_the_end(_twist_of(q).log_twist(prompts, response), q.space.is_token(response))
-        prior, log_evidence = self.read_model(model, prompts, response)
+        log_psi = _kept_after_the_end(
+            _twist_of(q).log_twist(prompts, response), q.space.is_token(response)
+        )
+        prior, log_likelihood = self.read_model(model, prompts, response)
         with torch.no_grad():
-            log_ratio = autoregressive(prior).log_prob_per_token(response).double() - q.log_prob_per_token(response)
-        log_weight = log_evidence + log_ratio.sum(-1)  # [K, N]
+            log_ratio = autoregressive(prior).log_prob_per_token(
+                response
+            ).double() - q.log_prob_per_token(response)
+        log_weight = log_likelihood + log_ratio.sum(-1)  # [K, N]
         informed = ~log_mean(log_weight).isneginf()  # NaN among them, which the loss then is
         weight = log_weight.softmax(0).where(informed, 0.0)
         log_z = log_mean(log_ratio.cumsum(-1) + log_psi)  # [N, T], that of each pi_t
         loss = log_z.where(informed[:, None], 0.0).sum() - (weight[..., None] * log_psi).sum()
-        return Losses(loss.detach(), loss, log_weight.mean(), log_evidence.mean())
+        return Losses(loss.detach(), loss, log_weight.mean(), log_likelihood.mean())
 
 
 def _twist_of(distribution: ResponseDistribution) -> RevealsTwist:

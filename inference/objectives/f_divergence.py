@@ -25,13 +25,13 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from inference.density import Program
 from inference.estimate import log_mean
 from inference.objectives.log_z_average import LogZAverage
 from inference.objectives.response_objective import Losses, ResponseObjective, part_of
 from inference.objectives.snapshot import Snapshot
+from inference.programs import Program
 from model import Prompts
-from model.checks import finite, one_of, whole_number
+from model.common.checks import finite, one_of, whole_number
 
 
 class Divergence(NamedTuple):
@@ -40,12 +40,12 @@ class Divergence(NamedTuple):
     Attributes:
         slope: log u -> f'(t).
         value: log u -> u f(t), whose mean under q is D_f.
-        bears_zero_evidence: whether both are finite at u = 0.
+        supports_hard_constraints: whether both are finite at u = 0.
     """
 
     slope: Callable[[Tensor], Tensor]
     value: Callable[[Tensor], Tensor]
-    bears_zero_evidence: bool = True
+    supports_hard_constraints: bool = True
 
 
 def _u_log_u(log_u: Tensor) -> Tensor:
@@ -64,23 +64,33 @@ def alpha_divergence(alpha: float) -> Divergence:
     """D_alpha(p* || q) = (sum p*^alpha q^(1 - alpha) - 1) / (alpha (alpha - 1)); its limits at 1 and 0 are the two KLs."""
     alpha = finite("alpha", alpha)
     if alpha in (0.0, 1.0):
-        raise ValueError(f"alpha is {alpha:g}, a limit with a name of its own: use `{'forward' if alpha else 'reverse'}-kl`")
+        raise ValueError(
+            f"alpha is {alpha:g}, a limit with a name of its own: use `{'forward' if alpha else 'reverse'}-kl`"
+        )
     scale = alpha * (alpha - 1)
     return Divergence(
         slope=lambda log_u: -(alpha * log_u).exp() / alpha,
         value=lambda log_u: ((alpha * log_u).exp() - log_u.exp()) / scale,
-        bears_zero_evidence=alpha > 0,
+        supports_hard_constraints=alpha > 0,
     )
 
 
 DIVERGENCES: dict[str, Divergence] = {
     "forward-kl": Divergence(lambda log_u: -log_u.exp(), _u_log_u),
-    "reverse-kl": Divergence(lambda log_u: 1 - log_u, lambda log_u: -log_u, bears_zero_evidence=False),
+    "reverse-kl": Divergence(
+        lambda log_u: 1 - log_u, lambda log_u: -log_u, supports_hard_constraints=False
+    ),
     "jensen-shannon": Divergence(lambda log_u: math.log(2) - softplus(log_u), _jensen_shannon),
-    "total-variation": Divergence(lambda log_u: -0.5 * _sign(log_u), lambda log_u: 0.5 * log_u.expm1().abs()),
-    "chi2-forward": Divergence(lambda log_u: -(2 * log_u).exp(), lambda log_u: (2 * log_u).exp() - log_u.exp()),
+    "total-variation": Divergence(
+        lambda log_u: -0.5 * _sign(log_u), lambda log_u: 0.5 * log_u.expm1().abs()
+    ),
+    "chi2-forward": Divergence(
+        lambda log_u: -(2 * log_u).exp(), lambda log_u: (2 * log_u).exp() - log_u.exp()
+    ),
     "chi2-reverse": Divergence(
-        lambda log_u: 2 * torch.expm1(-log_u), lambda log_u: torch.expm1(-log_u) + log_u.expm1(), bears_zero_evidence=False
+        lambda log_u: 2 * torch.expm1(-log_u),
+        lambda log_u: torch.expm1(-log_u) + log_u.expm1(),
+        supports_hard_constraints=False,
     ),
     "alpha": alpha_divergence(0.5),
 }
@@ -113,8 +123,12 @@ class FDivergence(ResponseObjective):
         if not isinstance(divergence, Divergence):
             divergence = DIVERGENCES[one_of("divergence", divergence, DIVERGENCES)]
         self.divergence = divergence
-        self.bears_zero_evidence = divergence.bears_zero_evidence  # type: ignore[misc]
-        self.adapt_every = None if adapt_every is None else whole_number("adapt_every", adapt_every, why="steps, or None")
+        self.supports_hard_constraints = divergence.supports_hard_constraints  # type: ignore[misc]
+        self.adapt_every = (
+            None
+            if adapt_every is None
+            else whole_number("adapt_every", adapt_every, why="steps, or None")
+        )
         self.log_z = LogZAverage(decay)
         self.proposal: Snapshot | None = None
         self._gain = 0.0  # E_a[p*/a log(q/a)], summed since the proposal was last in question
@@ -128,19 +142,25 @@ class FDivergence(ResponseObjective):
         joint = self.score(model, prompts, response)
         log_weight = joint.log_joint - log_proposal
         log_z = self.log_z.update(prompts, log_mean(log_weight))
-        informed = ~log_z.isneginf()  # until a possible response has been seen there is nothing to learn from
+        informed = (
+            ~log_z.isneginf()
+        )  # until a possible response has been seen there is nothing to learn from
         log_u = torch.where(informed, log_weight - log_ratio - log_z, 0.0)
         centred = self.divergence.slope(log_u) - self.divergence.slope(torch.zeros_like(log_u))
         ratio = log_ratio.exp()
         surrogate = (ratio * centred * log_guide).mean(0).sum()
         loss = (ratio * self.divergence.value(log_u)).mean(0).sum()
         if self.adapt_every is not None:
-            self._gain += ((log_weight - log_z).exp() * log_ratio).where(informed, 0.0).mean().item()
+            self._gain += (
+                ((log_weight - log_z).exp() * log_ratio).where(informed, 0.0).mean().item()
+            )
         self.metrics["log_z"] = log_z.mean().item()
         elbo = (ratio * (log_weight - log_ratio)).mean()
-        return Losses(loss, surrogate, elbo, (ratio * joint.log_evidence).mean())
+        return Losses(loss, surrogate, elbo, (ratio * joint.log_likelihood).mean())
 
-    def _draw(self, guide: Program, prompts: Prompts) -> tuple[TorchDistribution, Tensor, Tensor | None]:
+    def _draw(
+        self, guide: Program, prompts: Prompts
+    ) -> tuple[TorchDistribution, Tensor, Tensor | None]:
         """The guide's distribution; `[K, N, T]` draws of the proposal; their log-density under it, None if it is the guide."""
         if self.adapt_every is None:
             return *self.draw(guide, prompts), None
@@ -166,7 +186,10 @@ class FDivergence(ResponseObjective):
         state = {f"log_z/{name}": seen for name, seen in self.log_z.get_state().items()}
         if self.proposal is not None:
             state |= {f"proposal/{name}": value for name, value in self.proposal.parameters.items()}
-        return state | {"gain": torch.tensor(self._gain, dtype=torch.float64), "steps": torch.tensor(self._steps)}
+        return state | {
+            "gain": torch.tensor(self._gain, dtype=torch.float64),
+            "steps": torch.tensor(self._steps),
+        }
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         self.log_z.set_state(part_of(state, "log_z/"))

@@ -19,7 +19,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from inference.response_site import ResponseSiteError, SameResponses, is_sample
-from model.checks import whole_number
+from model.common.checks import whole_number
 
 BASELINE = "the baseline is the mean of the others"
 """Why one particle is too few."""
@@ -42,7 +42,11 @@ class LeaveOneOut_ELBO(Trace_ELBO):  # noqa: N801 - named as Pyro names its obje
     def __init__(self, num_particles: int = 64, max_plate_nesting: int = 1) -> None:
         num_particles = whole_number("num_particles", num_particles, at_least=2, why=BASELINE)
         max_plate_nesting = whole_number("max_plate_nesting", max_plate_nesting, at_least=0)
-        super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting, vectorize_particles=True)
+        super().__init__(
+            num_particles=num_particles,
+            max_plate_nesting=max_plate_nesting,
+            vectorize_particles=True,
+        )
 
     def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """Adds the gradient of -ELBO to the parameters' `.grad`. Returns the estimate of -ELBO, summed over prompts, nats."""
@@ -51,12 +55,16 @@ class LeaveOneOut_ELBO(Trace_ELBO):  # noqa: N801 - named as Pyro names its obje
             surrogate.backward(retain_graph=self.retain_graph)
         return loss.item()
 
-    def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Callable, guide: Callable, *args: Any, **kwargs: Any
+    ) -> Tensor:
         """The estimate of -ELBO, with the leave-one-out gradient."""
         loss, surrogate = self._losses(model, guide, args, kwargs)
         return loss + surrogate - surrogate.detach()
 
-    def _losses(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> tuple[Tensor, Tensor]:
+    def _losses(
+        self, model: Callable, guide: Callable, args: tuple, kwargs: dict
+    ) -> tuple[Tensor, Tensor]:
         with SameResponses():
             [(model_trace, guide_trace)] = self._get_traces(model, guide, args, kwargs)
         _check_guide_sites(model_trace, guide_trace)
@@ -65,7 +73,9 @@ class LeaveOneOut_ELBO(Trace_ELBO):  # noqa: N801 - named as Pyro names its obje
         log_guide = _total([site["log_prob"] for site in _sample_sites(guide_trace)], kept)
         score = _total([_score(site) for site in _sample_sites(guide_trace)], kept)
         log_weight = (log_joint - log_guide).detach()  # [K, N]
-        surrogate = leave_one_out(log_weight) * score + log_joint  # the second term trains the model's parameters, if any
+        surrogate = (
+            leave_one_out(log_weight) * score + log_joint
+        )  # the second term trains the model's parameters, if any
         return -log_weight.mean(0).sum(), -surrogate.mean(0).sum()
 
 
@@ -80,14 +90,23 @@ def _check_guide_sites(model_trace: Trace, guide_trace: Trace) -> None:
 
     Of the latter Pyro only warns: log q of it would count, and nothing would stand against it.
     """
-    latent = {name for name, site in model_trace.nodes.items() if is_sample(site) and not site["is_observed"]}
+    latent = {
+        name
+        for name, site in model_trace.nodes.items()
+        if is_sample(site) and not site["is_observed"]
+    }
     if not any(is_sample(site) for site in guide_trace.nodes.values()):
         raise ResponseSiteError(
             f"the guide draws nothing, expected the latent sites of the model, {sorted(latent)}. A `LanguageModel` only "
             "returns a distribution: make it a guide by `FineTuned`, or by `Fixed`"
         )
     for name, site in guide_trace.nodes.items():
-        if is_sample(site) and not site["is_observed"] and not site["infer"].get("is_auxiliary") and name not in latent:
+        if (
+            is_sample(site)
+            and not site["is_observed"]
+            and not site["infer"].get("is_auxiliary")
+            and name not in latent
+        ):
             raise ResponseSiteError(
                 f"the guide draws {name!r}, which is no latent site of the model, got {sorted(latent) or 'none'} there: "
                 "expected the same names in both. A site of the guide's own is marked by `infer={'is_auxiliary': True}`"
@@ -101,14 +120,18 @@ def _sample_sites(trace: Trace) -> list[dict]:
 def _shared_plates(*traces: Trace) -> set[int]:
     """The dimensions, counted from the right, of the plates that every sample site of the traces is inside."""
     sites = [site for trace in traces for site in _sample_sites(trace)]
-    return set.intersection(*({frame.dim for frame in site["cond_indep_stack"] if frame.vectorized} for site in sites))
+    return set.intersection(
+        *({frame.dim for frame in site["cond_indep_stack"] if frame.vectorized} for site in sites)
+    )
 
 
 def _score(site: dict) -> Tensor:
     """log q at a guide's site, the part that the score function differentiates."""
     _, score_function, entropy_term = site["score_parts"]
     if not is_identically_zero(entropy_term):
-        raise NotImplementedError(f"site {site['name']!r} is reparameterized: use Trace_ELBO, which has its pathwise gradient")
+        raise NotImplementedError(
+            f"site {site['name']!r} is reparameterized: use Trace_ELBO, which has its pathwise gradient"
+        )
     return score_function
 
 

@@ -15,11 +15,11 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from inference.density import Program
 from inference.objectives.replay_buffer import ReplayBuffer
 from inference.objectives.response_objective import Losses, ResponseObjective, tempered
+from inference.programs import Program
 from model import Prompts
-from model.checks import positive, whole_number
+from model.common.checks import positive, whole_number
 
 
 class LogVariance(ResponseObjective):
@@ -36,10 +36,22 @@ class LogVariance(ResponseObjective):
             estimated from them with self-normalised weights.
     """
 
-    def __init__(self, num_particles: int = 64, *, replay: int = 0, capacity: int = 4096, exploration: float = 1.0) -> None:
+    def __init__(
+        self,
+        num_particles: int = 64,
+        *,
+        replay: int = 0,
+        capacity: int = 4096,
+        exploration: float = 1.0,
+    ) -> None:
         super().__init__(num_particles)
         replay = whole_number("replay", replay, at_least=0)
-        whole_number("num_particles + replay", self.num_particles + replay, at_least=2, why="one has no variance")
+        whole_number(
+            "num_particles + replay",
+            self.num_particles + replay,
+            at_least=2,
+            why="one has no variance",
+        )
         self.replay = replay
         self.exploration = positive("exploration", exploration, why="a temperature")
         self.buffer = ReplayBuffer(capacity)
@@ -56,10 +68,14 @@ class LogVariance(ResponseObjective):
         loss = 0.5 * log_weight.var(0).sum()
         fresh = log_weight[: self.num_particles].detach()
         share = self._share_of_guide(distribution, response, joint.log_joint - fresh)
-        elbo, log_evidence = ((share * values).sum(0).mean() for values in (fresh, joint.log_evidence))
-        return Losses(loss.detach(), loss, elbo, log_evidence)
+        elbo, log_likelihood = (
+            (share * values).sum(0).mean() for values in (fresh, joint.log_likelihood)
+        )
+        return Losses(loss.detach(), loss, elbo, log_likelihood)
 
-    def _share_of_guide(self, distribution: TorchDistribution, response: Tensor, log_guide: Tensor) -> Tensor:
+    def _share_of_guide(
+        self, distribution: TorchDistribution, response: Tensor, log_guide: Tensor
+    ) -> Tensor:
         """What each fresh response counts for in a mean under the guide, `[K, N]`, sum 1 over K."""
         if self.exploration == 1.0:
             return torch.full_like(log_guide, 1 / len(log_guide))

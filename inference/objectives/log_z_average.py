@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model import Prompts
-from model.checks import finite
+from model.common.checks import finite
 
 
 class LogZAverage:

@@ -17,9 +17,9 @@ import math
 
 import torch
 
-from inference.density import Program
 from inference.estimate import log_mean
 from inference.objectives.response_objective import Losses, ResponseObjective
+from inference.programs import Program
 from model import Prompts
 
 
@@ -42,6 +42,13 @@ class MultiSample_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names i
         num = len(log_weight)
         bound = log_mean(log_weight)  # [N]
         itself = torch.eye(num, dtype=torch.bool, device=log_weight.device)[..., None]
-        others = log_weight[:, None].masked_fill(itself, -torch.inf).logsumexp(0) - math.log(num - 1)  # [K, N]
+        others = log_weight[:, None].masked_fill(itself, -torch.inf).logsumexp(0) - math.log(
+            num - 1
+        )  # [K, N]
         credit = (bound - others) - log_weight.softmax(0) + 1 / num
-        return Losses(-bound.sum(), -(credit * log_guide).sum(), log_weight.mean(), joint.log_evidence.mean())
+        return Losses(
+            -bound.sum(),
+            -(credit * log_guide).sum(),
+            log_weight.mean(),
+            joint.log_likelihood.mean(),
+        )

@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inference.density import Program
 from inference.objectives.leave_one_out import BASELINE
 from inference.objectives.response_objective import Losses, ResponseObjective, part_of
+from inference.programs import Program
 from model import Prompts
-from model.checks import positive, whole_number
+from model.common.checks import positive, whole_number
 
-_SCORED = ("response", "log_prior", "log_evidence", "log_proposal")
+_SCORED = ("response", "log_prior", "log_likelihood", "log_proposal")
 
 
 @dataclass
@@ -35,7 +35,7 @@ class _Batch:
     prompts: Prompts
     response: Tensor
     log_prior: Tensor
-    log_evidence: Tensor
+    log_likelihood: Tensor
     log_proposal: Tensor
     uses: int = 0
 
@@ -56,7 +56,9 @@ class Proximal_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its 
 
     min_particles, why_particles = 2, BASELINE
 
-    def __init__(self, num_particles: int = 64, *, epochs: int = 4, clip: float | None = 0.2) -> None:
+    def __init__(
+        self, num_particles: int = 64, *, epochs: int = 4, clip: float | None = 0.2
+    ) -> None:
         super().__init__(num_particles)
         self.epochs = whole_number("epochs", epochs, why="steps on each batch")
         self.clip = None if clip is None else positive("clip", clip, why="or None for no clip")
@@ -70,17 +72,19 @@ class Proximal_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its 
             joint = self.score(model, prompts, response)
             self._batch = batch = _Batch(prompts, response, *joint, log_guide.detach().double())
         else:
-            log_guide = self.distribution(guide, batch.prompts, batch.response).log_prob(batch.response)
+            log_guide = self.distribution(guide, batch.prompts, batch.response).log_prob(
+                batch.response
+            )
         batch.uses += 1
-        log_weight = batch.log_prior + batch.log_evidence - log_guide.detach()
+        log_weight = batch.log_prior + batch.log_likelihood - log_guide.detach()
         ratio = (log_guide - batch.log_proposal).exp()  # [K, N], with gradient
         advantage = self._advantage(log_weight, ratio.detach())
         gain = ratio * advantage
         if self.clip is not None:
             gain = torch.minimum(gain, ratio.clamp(1 - self.clip, 1 + self.clip) * advantage)
         elbo = ratio.detach() * log_weight  # [K, N]
-        log_evidence = (ratio.detach() * batch.log_evidence).mean()
-        return Losses(-elbo.mean(0).sum(), -gain.mean(0).sum(), elbo.mean(), log_evidence)
+        log_likelihood = (ratio.detach() * batch.log_likelihood).mean()
+        return Losses(-elbo.mean(0).sum(), -gain.mean(0).sum(), elbo.mean(), log_likelihood)
 
     def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """The loss on a batch of its own, for the prompts that are given; the one at hand stays as it was."""
@@ -101,13 +105,19 @@ class Proximal_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its 
         if batch is None:
             return {}
         texts = {f"text/{n}/{text}": torch.zeros(0) for n, text in enumerate(batch.prompts.texts)}
-        tensors = {"ids": batch.prompts.ids, "mask": batch.prompts.mask, "uses": torch.tensor(batch.uses)}
+        tensors = {
+            "ids": batch.prompts.ids,
+            "mask": batch.prompts.mask,
+            "uses": torch.tensor(batch.uses),
+        }
         return texts | tensors | {name: getattr(batch, name) for name in _SCORED}
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         self._batch = None
         if state:
             texts = dict(name.split("/", 1) for name in part_of(state, "text/"))
-            prompts = Prompts(tuple(texts[str(n)] for n in range(len(texts))), state["ids"], state["mask"])
+            prompts = Prompts(
+                tuple(texts[str(n)] for n in range(len(texts))), state["ids"], state["mask"]
+            )
             scored = {name: state[name] for name in _SCORED}
             self._batch = _Batch(prompts, uses=int(state["uses"].item()), **scored)

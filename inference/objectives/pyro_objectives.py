@@ -8,7 +8,7 @@ from typing import Any
 from pyro.infer import RenyiELBO, ReweightedWakeSleep, Trace_ELBO, TraceGraph_ELBO
 
 from inference.objectives.response_objective import only_argument
-from model.checks import finite, whole_number
+from model.common.checks import finite, whole_number
 
 
 def trace(num_particles: int = 64) -> Trace_ELBO:
@@ -20,7 +20,9 @@ def trace(num_particles: int = 64) -> Trace_ELBO:
 def trace_graph(num_particles: int = 64) -> TraceGraph_ELBO:
     """Costs that a site did not cause are left out: with the one site `response` nothing is, and it is `Trace_ELBO`."""
     return TraceGraph_ELBO(
-        num_particles=whole_number("num_particles", num_particles), max_plate_nesting=1, vectorize_particles=True
+        num_particles=whole_number("num_particles", num_particles),
+        max_plate_nesting=1,
+        vectorize_particles=True,
     )
 
 
@@ -32,7 +34,9 @@ def renyi(num_particles: int = 64, alpha: float = 0.5) -> RenyiELBO:
     """
     alpha = finite("alpha", alpha)
     if alpha == 1:
-        raise ValueError("alpha is 1, where the Renyi bound is the ELBO: use `trace`, or `LeaveOneOut_ELBO`")
+        raise ValueError(
+            "alpha is 1, where the Renyi bound is the ELBO: use `trace`, or `LeaveOneOut_ELBO`"
+        )
     if alpha == 0:
         raise ValueError(
             "alpha is 0: Pyro's RenyiELBO weighs the score of a discrete guide by alpha/(1 - alpha), so that its gradient is "
@@ -40,7 +44,9 @@ def renyi(num_particles: int = 64, alpha: float = 0.5) -> RenyiELBO:
         )
     why = "with 1 the bound is the ELBO, and Pyro's gradient of it has mean 0"
     num_particles = whole_number("num_particles", num_particles, at_least=2, why=why)
-    return RenyiELBO(alpha=alpha, num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
+    return RenyiELBO(
+        alpha=alpha, num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True
+    )
 
 
 def reweighted_wake_sleep(num_particles: int = 64) -> ReweightedWakeSleep:
@@ -48,7 +54,11 @@ def reweighted_wake_sleep(num_particles: int = 64) -> ReweightedWakeSleep:
     why = "one has all the weight whatever it is"
     num_particles = whole_number("num_particles", num_particles, at_least=2, why=why)
     return OnePromptRWS(
-        num_particles=num_particles, insomnia=1.0, model_has_params=False, max_plate_nesting=1, vectorize_particles=True
+        num_particles=num_particles,
+        insomnia=1.0,
+        model_has_params=False,
+        max_plate_nesting=1,
+        vectorize_particles=True,
     )
 
 
@@ -59,7 +69,9 @@ class OnePromptRWS(ReweightedWakeSleep):
     than one is refused.
     """
 
-    def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> tuple[float, float]:
+    def loss_and_grads(
+        self, model: Callable, guide: Callable, *args: Any, **kwargs: Any
+    ) -> tuple[float, float]:
         prompts = only_argument("Pyro's ReweightedWakeSleep", args, kwargs)
         if len(prompts) > 1:
             raise ValueError(

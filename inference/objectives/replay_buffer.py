@@ -9,7 +9,7 @@ from torch import Tensor
 
 from inference.objectives.response_objective import part_of
 from model import Prompts
-from model.checks import whole_number
+from model.common.checks import whole_number
 
 
 class Seen(NamedTuple):
@@ -40,7 +40,11 @@ class ReplayBuffer:
         for n, name in enumerate(prompts.names()):
             new = Seen(response[:, n], log_joint[:, n])
             old = self.seen.get(name)
-            both = new if old is None else Seen(*(torch.cat(pair) for pair in zip(old, new, strict=True)))
+            both = (
+                new
+                if old is None
+                else Seen(*(torch.cat(pair) for pair in zip(old, new, strict=True)))
+            )
             kept = _first_of_each(both.response)[-self.capacity :]
             self.seen[name] = Seen(both.response[kept], both.log_joint[kept])
 
@@ -50,12 +54,18 @@ class ReplayBuffer:
         drawn = []
         for name in prompts.names():
             if name not in self.seen:
-                raise ValueError(f"the buffer has no response to {name!r}, expected a prompt that was added")
+                raise ValueError(
+                    f"the buffer has no response to {name!r}, expected a prompt that was added"
+                )
             seen = self.seen[name]
             size = len(seen.log_joint)
-            order = torch.cat([torch.randperm(size) for _ in range(-(-num_draws // size))])[:num_draws]
+            order = torch.cat([torch.randperm(size) for _ in range(-(-num_draws // size))])[
+                :num_draws
+            ]
             drawn.append(Seen(*(kept[order.to(kept.device)] for kept in seen)))
-        return torch.stack([part.response for part in drawn], 1), torch.stack([part.log_joint for part in drawn], 1)
+        return torch.stack([part.response for part in drawn], 1), torch.stack(
+            [part.log_joint for part in drawn], 1
+        )
 
     def get_state(self) -> dict[str, Tensor]:
         """By prompt, for checkpoints."""
@@ -65,7 +75,10 @@ class ReplayBuffer:
     def set_state(self, state: dict[str, Tensor]) -> None:
         """Take up what `get_state` gave."""
         log_joint = part_of(state, "log_joint/")
-        self.seen = {name: Seen(response, log_joint[name]) for name, response in part_of(state, "response/").items()}
+        self.seen = {
+            name: Seen(response, log_joint[name])
+            for name, response in part_of(state, "response/").items()
+        }
 
 
 def _first_of_each(rows: Tensor) -> Tensor:

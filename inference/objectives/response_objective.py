@@ -21,10 +21,16 @@ from pyro.infer import ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
-from inference.density import Joint, Program, autoregressive, log_factors, trace_at
-from inference.response_site import PAIRED, AtResponse, SameResponses, check_response_site, is_sample
-from model import BearsZeroEvidence, Prompts, ResponseDistribution
-from model.checks import whole_number
+from inference.programs import Joint, Program, autoregressive, log_factors, trace_at
+from inference.response_site import (
+    PAIRED,
+    AtResponse,
+    SameResponses,
+    check_response_site,
+    is_sample,
+)
+from model import HardConstraintSupport, Prompts, ResponseDistribution
+from model.common.checks import whole_number
 
 _Draw = Callable[[TorchDistribution], Tensor]
 
@@ -36,13 +42,13 @@ class Losses(NamedTuple):
         loss: scalar without gradient, summed over prompts.
         surrogate: scalar whose gradient is descended.
         elbo: scalar, an estimate of the guide's ELBO, nats by the prompt, whatever the loss is.
-        log_evidence: scalar, an estimate of E_q[r]/beta, nats by the prompt.
+        log_likelihood: scalar, an estimate of E_q[r]/beta, nats by the prompt.
     """
 
     loss: Tensor
     surrogate: Tensor
     elbo: Tensor
-    log_evidence: Tensor
+    log_likelihood: Tensor
 
 
 class ResponseObjective(ELBO):
@@ -55,12 +61,12 @@ class ResponseObjective(ELBO):
         ValueError: for fewer particles than `min_particles`.
 
     Attributes:
-        metrics: `elbo` and `log_evidence` of the guide as the last step estimates them, nats by the prompt, whatever it is that
+        metrics: `elbo` and `log_likelihood` of the guide as the last step estimates them, nats by the prompt, whatever it is that
             the objective descends; and what else it has to say.
         step_count: steps taken.
     """
 
-    bears_zero_evidence: ClassVar[bool] = False
+    supports_hard_constraints: ClassVar[bool] = False
     """Whether impossible responses (evidence -inf) are borne; else the model refuses them by name."""
 
     min_particles: ClassVar[int] = 1
@@ -70,7 +76,9 @@ class ResponseObjective(ELBO):
     """Why fewer are refused."""
 
     def __init__(self, num_particles: int = 64) -> None:
-        num_particles = whole_number("num_particles", num_particles, at_least=self.min_particles, why=self.why_particles)
+        num_particles = whole_number(
+            "num_particles", num_particles, at_least=self.min_particles, why=self.why_particles
+        )
         super().__init__(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
         self.metrics: dict[str, float] = {}
         self.step_count = 0
@@ -105,7 +113,9 @@ class ResponseObjective(ELBO):
             self.set_state(state)
             self.metrics = metrics
 
-    def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Callable, guide: Callable, *args: Any, **kwargs: Any
+    ) -> Tensor:
         """The loss, with the gradient of the surrogate."""
         loss, surrogate, *_ = self._losses(model, guide, args, kwargs)
         return loss + surrogate - surrogate.detach()
@@ -114,13 +124,19 @@ class ResponseObjective(ELBO):
         prompts = only_argument(type(self).__name__, args, kwargs)
         with SameResponses():
             losses = self.losses(model, guide, prompts)
-        self.metrics |= {"elbo": losses.elbo.item(), "log_evidence": losses.log_evidence.item()}
+        self.metrics |= {"elbo": losses.elbo.item(), "log_likelihood": losses.log_likelihood.item()}
         return losses
 
-    def _get_trace(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> tuple[Trace, Trace]:
-        raise NotImplementedError("Pyro's objectives run model and guide in pairs of traces; those over one site do not")
+    def _get_trace(
+        self, model: Callable, guide: Callable, args: tuple, kwargs: dict
+    ) -> tuple[Trace, Trace]:
+        raise NotImplementedError(
+            "Pyro's objectives run model and guide in pairs of traces; those over one site do not"
+        )
 
-    def draw(self, guide: Program, prompts: Prompts, *, temperature: float = 1.0) -> tuple[TorchDistribution, Tensor]:
+    def draw(
+        self, guide: Program, prompts: Prompts, *, temperature: float = 1.0
+    ) -> tuple[TorchDistribution, Tensor]:
         """Run the guide. Returns its distribution at the site, batch shape `[N]`, and K draws from it, `[K, N, T]`.
 
         Args:
@@ -132,17 +148,23 @@ class ResponseObjective(ELBO):
         shape = (self.num_particles,)
         if temperature == 1.0:
             return self._run(guide, prompts, lambda distribution: distribution.sample(shape))
-        return self._run(guide, prompts, lambda distribution: tempered(distribution, temperature).sample(shape))
+        return self._run(
+            guide, prompts, lambda distribution: tempered(distribution, temperature).sample(shape)
+        )
 
     def distribution(self, guide: Program, prompts: Prompts, response: Tensor) -> TorchDistribution:
         """Run the guide with `response` `[..., N, T]`, drawn elsewhere, at its site. Returns its distribution there."""
         return self._run(guide, prompts, lambda _: response)[0]
 
-    def _run(self, guide: Program, prompts: Prompts, draw: _Draw) -> tuple[TorchDistribution, Tensor]:
+    def _run(
+        self, guide: Program, prompts: Prompts, draw: _Draw
+    ) -> tuple[TorchDistribution, Tensor]:
         at_response = AtResponse(prompts, draw)
         with at_response:
             trace = poutine.trace(guide).get_trace(prompts)
-        others = [name for name, site in trace.nodes.items() if is_sample(site) and name != "response"]
+        others = [
+            name for name, site in trace.nodes.items() if is_sample(site) and name != "response"
+        ]
         if at_response.distribution is None or others:
             raise ValueError(
                 f"{type(self).__name__} needs a guide with the site 'response' and no other, got {others or 'none'}. "
@@ -153,13 +175,18 @@ class ResponseObjective(ELBO):
 
     def score(self, model: Program, prompts: Prompts, response: Tensor) -> Joint:
         """log p0 and r/beta of the model at `response`, `[..., N]` each, nats, float64, without gradient."""
-        prior, log_evidence = self.read_model(model, prompts, response)
+        prior, log_likelihood = self.read_model(model, prompts, response)
         with torch.no_grad():
-            return Joint(prior.log_prob(response).double(), log_evidence)
+            return Joint(prior.log_prob(response).double(), log_likelihood)
 
-    def read_model(self, model: Program, prompts: Prompts, response: Tensor) -> tuple[TorchDistribution, Tensor]:
+    def read_model(
+        self, model: Program, prompts: Prompts, response: Tensor
+    ) -> tuple[TorchDistribution, Tensor]:
         """The prior, which has scored nothing yet, and r/beta at `response`, `[..., N]`, nats, float64, without gradient."""
-        with torch.no_grad(), BearsZeroEvidence() if self.bears_zero_evidence else nullcontext():
+        with (
+            torch.no_grad(),
+            HardConstraintSupport() if self.supports_hard_constraints else nullcontext(),
+        ):
             trace = trace_at(model, prompts, response, role="model")
         return trace.nodes["response"]["fn"], log_factors(trace)
 
@@ -186,4 +213,6 @@ def tempered(distribution: TorchDistribution, temperature: float) -> ResponseDis
 
 def part_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The entries of a state whose names begin with `prefix`, without it."""
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
+    }

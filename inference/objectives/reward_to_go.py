@@ -20,11 +20,11 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from inference.density import Program, autoregressive
 from inference.objectives.leave_one_out import BASELINE, leave_one_out
 from inference.objectives.response_objective import Losses, ResponseObjective
+from inference.programs import Program, autoregressive
 from model import Prompts
-from model.checks import one_of, whole_number
+from model.common.checks import one_of, whole_number
 
 Baseline = Literal["leave-one-out", "value", "none"]
 
@@ -50,7 +50,7 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
         distribution, response = self.draw(guide, prompts)
         q = autoregressive(distribution)
-        prior, log_evidence = self.read_model(model, prompts, response)
+        prior, log_likelihood = self.read_model(model, prompts, response)
         with torch.no_grad():
             log_prior = autoregressive(prior).log_prob_per_token(response).double()  # [K, N, T]
         if self.baseline == "value":
@@ -58,19 +58,25 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
         else:
             log_guide, hidden = q.log_prob_per_token(response), None
         log_ratio = log_prior - log_guide.detach()
-        to_go = log_evidence[..., None] + log_ratio.flip(-1).cumsum(-1).flip(-1)
+        to_go = log_likelihood[..., None] + log_ratio.flip(-1).cumsum(-1).flip(-1)
         advantage, regression = self._advantage(to_go, hidden, q.space.is_token(response))
         surrogate = -(advantage * log_guide).sum(-1).mean(0).sum() + regression
-        log_weight = log_evidence + log_ratio.sum(-1)  # [K, N]
-        return Losses(-log_weight.mean(0).sum(), surrogate, log_weight.mean(), log_evidence.mean())
+        log_weight = log_likelihood + log_ratio.sum(-1)  # [K, N]
+        return Losses(
+            -log_weight.mean(0).sum(), surrogate, log_weight.mean(), log_likelihood.mean()
+        )
 
-    def _advantage(self, to_go: Tensor, hidden: Tensor | None, is_token: Tensor) -> tuple[Tensor, Tensor]:
+    def _advantage(
+        self, to_go: Tensor, hidden: Tensor | None, is_token: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """G - b `[K, N, T]`, and the loss that teaches b."""
         none = to_go.new_zeros(())
         if hidden is None:
             return (to_go if self.baseline == "none" else leave_one_out(to_go)), none
         if self.value is None:
-            self.value = ValueFunction(hidden.shape[-1]).to(hidden.device, torch.promote_types(hidden.dtype, torch.float32))
+            self.value = ValueFunction(hidden.shape[-1]).to(
+                hidden.device, torch.promote_types(hidden.dtype, torch.float32)
+            )
         pyro.module("value", self.value)
         error = (to_go - self.value(hidden.detach())).masked_fill(~is_token, 0.0)
         return error.detach(), 0.5 * error.square().sum(-1).mean(0).sum()

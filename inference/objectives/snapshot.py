@@ -23,7 +23,12 @@ class Snapshot:
     @classmethod
     def take(cls) -> Snapshot:
         """Copy the parameters that are in Pyro's store now."""
-        return cls({name: parameter.detach().clone() for name, parameter in pyro.get_param_store().named_parameters()})
+        return cls(
+            {
+                name: parameter.detach().clone()
+                for name, parameter in pyro.get_param_store().named_parameters()
+            }
+        )
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

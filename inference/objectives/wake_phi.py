@@ -8,9 +8,9 @@ over all prompts at once, so that one particle index gets all the weight as prom
 
 from __future__ import annotations
 
-from inference.density import Program
 from inference.estimate import log_mean
 from inference.objectives.response_objective import Losses, ResponseObjective
+from inference.programs import Program
 from model import Prompts
 
 
@@ -24,8 +24,11 @@ class WakePhi(ResponseObjective):
         num_particles: K, at least 2.
     """
 
-    bears_zero_evidence = True
-    min_particles, why_particles = 2, "one has all the weight whatever it is, and a gradient of mean 0"
+    supports_hard_constraints = True
+    min_particles, why_particles = (
+        2,
+        "one has all the weight whatever it is, and a gradient of mean 0",
+    )
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
         distribution, response = self.draw(guide, prompts)
@@ -36,4 +39,9 @@ class WakePhi(ResponseObjective):
         informed = ~log_z_hat.isneginf()  # NaN among them, which the loss then is
         weight = log_weight.softmax(0).where(informed, 0.0)
         surrogate = -(weight * log_guide).sum()
-        return Losses(-log_z_hat.where(informed, 0.0).sum(), surrogate, log_weight.mean(), joint.log_evidence.mean())
+        return Losses(
+            -log_z_hat.where(informed, 0.0).sum(),
+            surrogate,
+            log_weight.mean(),
+            joint.log_likelihood.mean(),
+        )

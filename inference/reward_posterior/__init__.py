@@ -10,7 +10,12 @@ from inference.estimate import check_numbers
 from inference.reward_posterior.autoguide import autoguide
 from inference.reward_posterior.ensemble import ensemble
 from inference.reward_posterior.laplace import laplace
-from inference.reward_posterior.maximum import NotMaximisedError, check_counts, check_inference, maximum_a_posteriori
+from inference.reward_posterior.maximum import (
+    NotMaximisedError,
+    check_counts,
+    check_inference,
+    maximum_a_posteriori,
+)
 from inference.reward_posterior.nuts import nuts
 from inference.reward_posterior.ties import tie_strength
 from model.preferences import Comparisons
@@ -44,15 +49,21 @@ class RewardInference(NamedTuple):
         """
         check_counts(num_samples=num_samples)
         check_inference(model, comparisons)
-        samples = self.infer(model, comparisons, num_samples=num_samples, seed=seed, progress=progress)
+        samples = self.infer(
+            model, comparisons, num_samples=num_samples, seed=seed, progress=progress
+        )
         return check_numbers("a draw of the weights", samples)
 
 
 REWARD_INFERENCE: dict[str, RewardInference] = {
-    "map": RewardInference(maximum_a_posteriori, "the point of highest density; one draw, no uncertainty"),
+    "map": RewardInference(
+        maximum_a_posteriori, "the point of highest density; one draw, no uncertainty"
+    ),
     "laplace": RewardInference(laplace, "a Gaussian with the mode and the curvature there"),
     "autoguide": RewardInference(autoguide, "the closest Gaussian, by SVI"),
-    "nuts": RewardInference(nuts, "Markov chain Monte Carlo: the posterior itself, and the price of it"),
+    "nuts": RewardInference(
+        nuts, "Markov chain Monte Carlo: the posterior itself, and the price of it"
+    ),
     "ensemble": RewardInference(ensemble, "maxima of bootstrap resamples with randomised priors"),
 }
 """By name, what draws weights when called with a model and comparisons."""

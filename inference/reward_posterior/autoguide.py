@@ -12,14 +12,19 @@ from typing import Any
 import pyro
 import torch
 from pyro.infer import SVI, Trace_ELBO
-from pyro.infer.autoguide import AutoLaplaceApproximation, AutoMultivariateNormal, init_to_sample, init_to_value
+from pyro.infer.autoguide import (
+    AutoLaplaceApproximation,
+    AutoMultivariateNormal,
+    init_to_sample,
+    init_to_value,
+)
 from torch import Tensor
 from tqdm import tqdm
 
 from inference import random_state
-from inference.per_parameter_optimizer import PerParameterOptimizer
 from inference.reward_posterior.maximum import check_counts, check_inference, maximise
-from model.checks import positive
+from inference.svi.optimizer.per_parameter import PerParameterOptimizer
+from model.common.checks import positive
 from model.preferences import Comparisons
 
 
@@ -62,10 +67,14 @@ def autoguide(
         maximise(model, point, comparisons)
         start = {name: value.detach() for name, value in point(comparisons).items()}
     with random_state.isolated(seed), pyro.get_param_store().scope():
-        guide = AutoMultivariateNormal(model, init_loc_fn=init_to_value(values=start), init_scale=0.3)
+        guide = AutoMultivariateNormal(
+            model, init_loc_fn=init_to_value(values=start), init_scale=0.3
+        )
         adam = pyro.optim.ClippedAdam({"lr": learning_rate, "lrd": 0.01 ** (1 / num_steps)})
         optimiser = PerParameterOptimizer(adam)
-        objective = Trace_ELBO(num_particles=num_particles, vectorize_particles=True, max_plate_nesting=1)
+        objective = Trace_ELBO(
+            num_particles=num_particles, vectorize_particles=True, max_plate_nesting=1
+        )
         svi = SVI(model, guide, optimiser, objective)
         for _ in tqdm(range(num_steps), desc="reward posterior", unit="step", disable=not progress):
             svi.step(comparisons)

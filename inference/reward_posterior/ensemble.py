@@ -18,12 +18,17 @@ from tqdm import tqdm
 
 from inference import random_state
 from inference.reward_posterior.maximum import check_counts, check_inference, maximum_a_posteriori
-from model.checks import instance
+from model.common.checks import instance
 from model.preferences import BradleyTerry, Comparisons
 
 
 def ensemble(
-    model: BradleyTerry, comparisons: Comparisons, *, num_samples: int = 64, seed: int = 0, progress: bool = False
+    model: BradleyTerry,
+    comparisons: Comparisons,
+    *,
+    num_samples: int = 64,
+    seed: int = 0,
+    progress: bool = False,
 ) -> Tensor:
     """Draws near the posterior, each by an optimisation of its own: good for a head that has many maxima.
 
@@ -44,11 +49,19 @@ def ensemble(
     check_counts(num_samples=num_samples)
     check_inference(model, comparisons)
     instance("model", model, BradleyTerry, why="its prior is moved from member to member")
-    center = comparisons.first.new_zeros(model.head.num_weights) if model.prior_mean is None else model.prior_mean
+    center = (
+        comparisons.first.new_zeros(model.head.num_weights)
+        if model.prior_mean is None
+        else model.prior_mean
+    )
     members = []
     with random_state.isolated(seed):
-        for member in tqdm(range(num_samples), desc="ensemble", unit="member", disable=not progress):
+        for member in tqdm(
+            range(num_samples), desc="ensemble", unit="member", disable=not progress
+        ):
             moved = replace(model, prior_mean=center + model.prior_scale * torch.randn_like(center))
-            resampled = comparisons.select(torch.randint(len(comparisons.first), (len(comparisons.first),)))
+            resampled = comparisons.select(
+                torch.randint(len(comparisons.first), (len(comparisons.first),))
+            )
             members.append(maximum_a_posteriori(moved, resampled, seed=seed + member)[0])
     return torch.stack(members)

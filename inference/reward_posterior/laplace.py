@@ -15,7 +15,12 @@ from pyro.infer.autoguide import AutoLaplaceApproximation, init_to_sample
 from torch import Tensor
 
 from inference import random_state
-from inference.reward_posterior.maximum import NotMaximisedError, check_counts, check_inference, maximise
+from inference.reward_posterior.maximum import (
+    NotMaximisedError,
+    check_counts,
+    check_inference,
+    maximise,
+)
 from model.preferences import Comparisons
 
 
@@ -52,7 +57,10 @@ def laplace(
         maximise(model, guide, comparisons)
         try:
             gaussian = guide.laplace_approximation(comparisons)
-        except (RuntimeError, ValueError) as error:  # a Cholesky factor, or a check of one, of a matrix that has none
+        except (
+            RuntimeError,
+            ValueError,
+        ) as error:  # a Cholesky factor, or a check of one, of a matrix that has none
             raise NotMaximisedError(
                 "the log density has no curvature in some direction at its maximum: the Laplace approximation does not exist. "
                 "Use nuts, or an ensemble."

@@ -20,7 +20,7 @@ from pyro.infer.autoguide import AutoLaplaceApproximation, init_to_sample
 from torch import Tensor, nn
 
 from inference import random_state
-from model.checks import function, instance, whole_number
+from model.common.checks import function, instance, whole_number
 from model.preferences import Comparisons
 
 
@@ -47,7 +47,9 @@ def check_inference(model: object, comparisons: object) -> None:
     """
     function("model", model, why="a Pyro program over comparisons, such as `BradleyTerry`")
     if instance("comparisons", comparisons, Comparisons).outcome is None:
-        raise ValueError("the comparisons have no outcomes, expected those that were observed: nothing is learned without")
+        raise ValueError(
+            "the comparisons have no outcomes, expected those that were observed: nothing is learned without"
+        )
 
 
 def maximum_a_posteriori(
@@ -80,7 +82,12 @@ def maximum_a_posteriori(
         return guide(comparisons)["w"].detach()[None]
 
 
-def maximise(model: Callable[[Comparisons], Any], guide: nn.Module, comparisons: Comparisons, max_steps: int = 2000) -> None:
+def maximise(
+    model: Callable[[Comparisons], Any],
+    guide: nn.Module,
+    comparisons: Comparisons,
+    max_steps: int = 2000,
+) -> None:
     """Move a guide that is a point mass to the maximum of the joint density, in place and in Pyro's current store.
 
     Raises:
@@ -107,11 +114,15 @@ def maximise(model: Callable[[Comparisons], Any], guide: nn.Module, comparisons:
     optimiser.step(closure)
     closure()
     slopes = [parameter.grad.abs().max() for parameter in parameters if parameter.grad is not None]
-    slope = torch.stack(slopes).max().item()  # NaN if one is, where Python's own maximum may drop it
+    slope = (
+        torch.stack(slopes).max().item()
+    )  # NaN if one is, where Python's own maximum may drop it
     if not slope < 1e-3:
         raise NotMaximisedError(
             f"after up to {max_steps} steps of L-BFGS the gradient of the log density still has {slope:.1e}, expected 0. "
             "Features may be on very different scales: standardise them; or the prior is too wide for so few comparisons."
         )
     if slope > 1e-5:
-        warnings.warn(f"L-BFGS stopped where the gradient of the log density has {slope:.1e}", stacklevel=2)
+        warnings.warn(
+            f"L-BFGS stopped where the gradient of the log density has {slope:.1e}", stacklevel=2
+        )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from inference import random_state
 from inference.reward_posterior.maximum import check_counts, check_inference
-from model.checks import whole_number
+from model.common.checks import whole_number
 from model.preferences import Comparisons
 
 
@@ -47,7 +47,11 @@ def nuts(
         ValueError: if a number of draws or steps is less than 1.
     """
     check_counts(num_samples=num_samples, thinning=thinning)
-    warmup_steps = max(200, num_samples) if warmup_steps is None else whole_number("warmup_steps", warmup_steps)
+    warmup_steps = (
+        max(200, num_samples)
+        if warmup_steps is None
+        else whole_number("warmup_steps", warmup_steps)
+    )
     check_inference(model, comparisons)
     with random_state.isolated(seed), pyro.get_param_store().scope():
         chain = MCMC(

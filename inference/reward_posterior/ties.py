@@ -13,7 +13,7 @@ import torch
 from scipy.optimize import minimize_scalar
 
 from inference.reward_posterior.maximum import maximum_a_posteriori
-from model.checks import finite, instance, positive
+from model.common.checks import finite, instance, positive
 from model.preferences import TIE, BradleyTerry, Comparisons, LinearHead, log_outcome
 
 
@@ -33,27 +33,43 @@ def tie_strength(comparisons: Comparisons, prior_scale: float, flip: float = 0.0
     prior_scale = positive("prior_scale", prior_scale)
     flip = finite("flip", flip, at_least=0, below=0.5)
     if comparisons.outcome is None or bool((comparisons.outcome == TIE).all()):
-        raise ValueError("the comparisons have no outcomes, or ties alone: expected some in which one was preferred")
+        raise ValueError(
+            "the comparisons have no outcomes, or ties alone: expected some in which one was preferred"
+        )
     outcome, z = comparisons.outcome[:, None], comparisons.difference
     share = (outcome == TIE).double().mean().item()
     if share == 0:
         return 0.0
 
-    def minus_log_evidence(log_nu: float) -> float:
-        model = BradleyTerry(LinearHead(z.shape[1]), prior_scale, flip=flip, tie_strength=math.exp(log_nu))
+    def minus_log_likelihood(log_nu: float) -> float:
+        model = BradleyTerry(
+            LinearHead(z.shape[1]), prior_scale, flip=flip, tie_strength=math.exp(log_nu)
+        )
         w = maximum_a_posteriori(model, comparisons)[0]
         difference = (z @ w).requires_grad_()
         log_prob = log_outcome(difference, flip, model.tie_strength).gather(1, outcome)
         (slope,) = torch.autograd.grad(log_prob.sum(), difference, create_graph=True)
-        (curvature,) = torch.autograd.grad(slope.sum(), difference)  # each probability has one difference of its own
-        precision = torch.eye(len(w), dtype=w.dtype) / prior_scale**2 - z.T @ (curvature[:, None] * z)
+        (curvature,) = torch.autograd.grad(
+            slope.sum(), difference
+        )  # each probability has one difference of its own
+        precision = torch.eye(len(w), dtype=w.dtype) / prior_scale**2 - z.T @ (
+            curvature[:, None] * z
+        )
         log_joint = log_prob.sum() - w.square().sum() / (2 * prior_scale**2)
         return (torch.linalg.slogdet(precision).logabsdet / 2 - log_joint).item()
 
-    at_equal_rewards = math.log(2 * share / (1 - share))  # where ties are most likely, so that nu is no less
-    for width in (5.0, 10.0, 20.0):  # nats; the further apart rewards are, the stronger must be ties that are seen at all
+    at_equal_rewards = math.log(
+        2 * share / (1 - share)
+    )  # where ties are most likely, so that nu is no less
+    for width in (
+        5.0,
+        10.0,
+        20.0,
+    ):  # nats; the further apart rewards are, the stronger must be ties that are seen at all
         high = at_equal_rewards + width
-        found = minimize_scalar(minus_log_evidence, bounds=(at_equal_rewards, high), options={"xatol": 0.01}).x
+        found = minimize_scalar(
+            minus_log_likelihood, bounds=(at_equal_rewards, high), options={"xatol": 0.01}
+        ).x
         if found < high - 0.1:
             break
     return math.exp(found)

@@ -18,19 +18,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from inference.density import Program, autoregressive, response_distribution
 from inference.estimate import log_mean
 from inference.importance_weights import effective_sample_size
+from inference.programs import Program, autoregressive, response_distribution
 from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.proposal import weigh
 from inference.samplers.resampling import Scheme, find_scheme, num_distinct, resample_if_degenerate
 from inference.samplers.suffix_move import suffix_move
 from model import Prompts, ResponseDistribution
-from model.checks import finite, whole_number
-from model.thread_lock import one_thread
+from model.common.checks import finite, whole_number
+from model.common.thread_lock import one_thread
 
 BLIND_STEP = 1.0  # nats that an impossible response loses in a step, as long as none is possible
-BLIND_LIMIT = 20.0  # nats lost without having met a possible response, after which the sampler gives up
+BLIND_LIMIT = (
+    20.0  # nats lost without having met a possible response, after which the sampler gives up
+)
 HALVINGS = 40
 
 
@@ -75,7 +77,9 @@ def annealed_smc(
     scheme = find_scheme(resampling)
     num_samples = whole_number("num_samples", num_samples, why="responses to each prompt")
     if num_temperatures is not None:
-        whole_number("num_temperatures", num_temperatures, why="or None to choose them by the weights")
+        whole_number(
+            "num_temperatures", num_temperatures, why="or None to choose them by the weights"
+        )
     chosen = "temperatures are chosen by it" if num_temperatures is None else ""
     finite("ess_threshold", ess_threshold, at_least=0, below=1 if chosen else torch.inf, why=chosen)
     whole_number("moves", moves, at_least=0)
@@ -88,25 +92,35 @@ def annealed_smc(
     response = proposal.sample((num_samples,))
     log_ratio = log_ratio_at(response)
     log_weight = torch.zeros_like(log_ratio)
-    log_z, temperature, num_steps, num_blind, num_accepted = (torch.zeros_like(log_ratio[0]) for _ in range(5))
+    log_z, temperature, num_steps, num_blind, num_accepted = (
+        torch.zeros_like(log_ratio[0]) for _ in range(5)
+    )
     num_moves = 0
     while bool((active := temperature < 1).any()):
         previous, num_steps = temperature, num_steps + active
         num_blind = num_blind + log_ratio.isneginf().all(0)
         if num_temperatures is None:
-            temperature = torch.where(active, choose_temperature(log_ratio, log_weight, previous, ess_threshold), previous)
+            temperature = torch.where(
+                active, choose_temperature(log_ratio, log_weight, previous, ess_threshold), previous
+            )
         else:
             temperature = num_steps / num_temperatures
         log_weight = _reweighted(log_weight, log_ratio, previous, temperature)
         check_support(
-            log_weight, prompts.texts, "draw more, or use more temperatures, more moves or a guide nearer to the posterior"
+            log_weight,
+            prompts.texts,
+            "draw more, or use more temperatures, more moves or a guide nearer to the posterior",
         )
-        ancestors, log_weight, log_taken, _ = resample_if_degenerate(log_weight, scheme, ess_threshold)
+        ancestors, log_weight, log_taken, _ = resample_if_degenerate(
+            log_weight, scheme, ess_threshold
+        )
         log_z = log_z + log_taken
         response = response.gather(0, ancestors[..., None].expand_as(response))
         log_ratio = log_ratio.gather(0, ancestors)
         for _ in range(moves):
-            response, log_ratio, accepted = _move(proposal, response, log_ratio, temperature, log_ratio_at)
+            response, log_ratio, accepted = _move(
+                proposal, response, log_ratio, temperature, log_ratio_at
+            )
             num_moves, num_accepted = num_moves + 1, num_accepted + accepted.double().mean(0)
     log_z = log_z + log_mean(log_weight)
     diagnostics = {
@@ -121,23 +135,31 @@ def annealed_smc(
 
 def log_tempered(log_ratio: Tensor, temperature: Tensor) -> Tensor:
     """log of w^lambda, `[K, N]` from log w `[K, N]` and lambda `[N]`; -lambda / (1 - lambda) where w is 0."""
-    return torch.where(log_ratio.isneginf(), -temperature / (1 - temperature), temperature * log_ratio)
+    return torch.where(
+        log_ratio.isneginf(), -temperature / (1 - temperature), temperature * log_ratio
+    )
 
 
-def choose_temperature(log_ratio: Tensor, log_weight: Tensor, temperature: Tensor, ess_threshold: float) -> Tensor:
+def choose_temperature(
+    log_ratio: Tensor, log_weight: Tensor, temperature: Tensor, ess_threshold: float
+) -> Tensor:
     """The next lambda for each prompt, `[N]`: where the effective sample size first falls below the threshold, or 1.
 
     By bisection, whose upper end is taken, so that what is found is resampled. As long as a prompt has met no possible response
     all its weights are equal and their effective sample size says nothing: then a step costs at most `BLIND_STEP` nats.
     """
     penalty = temperature / (1 - temperature)
-    cautious = (penalty + BLIND_STEP) / (penalty + BLIND_STEP + 1)  # the lambda at which the penalty is that much more
+    cautious = (penalty + BLIND_STEP) / (
+        penalty + BLIND_STEP + 1
+    )  # the lambda at which the penalty is that much more
     blind = log_ratio.isneginf().all(0) & (penalty < BLIND_LIMIT - BLIND_STEP / 2)
     low, high = temperature, torch.where(blind, cautious, 1.0)
 
     def enough(candidate: Tensor) -> Tensor:
         weight = _reweighted(log_weight, log_ratio, temperature, candidate)
-        return effective_sample_size(weight) >= ess_threshold * len(weight)  # NaN, at weights all 0, is not enough
+        return effective_sample_size(weight) >= ess_threshold * len(
+            weight
+        )  # NaN, at weights all 0, is not enough
 
     reached = enough(high)
     for _ in range(HALVINGS):
@@ -149,7 +171,9 @@ def choose_temperature(log_ratio: Tensor, log_weight: Tensor, temperature: Tenso
 
 def _reweighted(log_weight: Tensor, log_ratio: Tensor, old: Tensor, new: Tensor) -> Tensor:
     """log_weight times w^new / w^old, `[K, N]`. Where old is 1 already nothing changes: 0/0, for the impossible."""
-    return log_weight + torch.where(new == old, 0.0, log_tempered(log_ratio, new) - log_tempered(log_ratio, old))
+    return log_weight + torch.where(
+        new == old, 0.0, log_tempered(log_ratio, new) - log_tempered(log_ratio, old)
+    )
 
 
 def _move(
@@ -164,8 +188,12 @@ def _move(
 
     def score(proposed: Tensor) -> Tensor:
         nonlocal proposed_log_ratio
-        proposed_log_ratio = log_ratio_at(proposed)  # kept, since log w^lambda alone does not tell log w
+        proposed_log_ratio = log_ratio_at(
+            proposed
+        )  # kept, since log w^lambda alone does not tell log w
         return log_tempered(proposed_log_ratio, temperature)
 
-    response, _, accepted = suffix_move(proposal, response, log_tempered(log_ratio, temperature), score)
+    response, _, accepted = suffix_move(
+        proposal, response, log_tempered(log_ratio, temperature), score
+    )
     return response, torch.where(accepted, proposed_log_ratio, log_ratio), accepted

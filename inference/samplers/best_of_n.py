@@ -11,20 +11,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from inference.density import Program, log_evidence_at
-from inference.order_statistics import (
+from inference.programs import Program, log_likelihood_at
+from inference.response_site import SameResponses
+from inference.samplers.posterior import Posterior, check_support
+from inference.samplers.proposal import draw
+from inference.targets.order_statistics import (
     best_of_n_kl,
     best_of_n_kl_bound,
     best_of_n_win_rate,
     best_of_n_win_rate_bound,
     level_cdf,
 )
-from inference.response_site import SameResponses
-from inference.samplers.posterior import Posterior, check_support
-from inference.samplers.proposal import draw
 from model import Prompts
-from model.checks import whole_number
-from model.thread_lock import one_thread
+from model.common.checks import whole_number
+from model.common.thread_lock import one_thread
 
 
 @torch.no_grad()
@@ -62,33 +62,43 @@ def best_of_n(
     num_samples, n = whole_number("num_samples", num_samples), whole_number("n", n)
     num_groups = num_samples // n
     if num_groups < 1:
-        raise ValueError(f"num_samples = {num_samples} and n = {n}, expected 1 <= n <= num_samples: at least one group of n")
+        raise ValueError(
+            f"num_samples = {num_samples} and n = {n}, expected 1 <= n <= num_samples: at least one group of n"
+        )
     with SameResponses():
         role, proposal = ("model", model) if guide is None else ("guide", guide)
         parts = list(draw(proposal, prompts, num_groups * n, chunk=chunk, role=role))
-        log_evidence = torch.cat([log_evidence_at(model, prompts, part) for part in parts])
+        log_likelihood = torch.cat([log_likelihood_at(model, prompts, part) for part in parts])
     response = torch.cat(parts)
-    check_support(log_evidence, prompts.texts, "draw more, train a guide towards the evidence, or soften the evidence")
-    best = _best(log_evidence.view(num_groups, n, -1))  # [G, N]
+    check_support(
+        log_likelihood,
+        prompts.texts,
+        "draw more, train a guide towards the evidence, or soften the evidence",
+    )
+    best = _best(log_likelihood.view(num_groups, n, -1))  # [G, N]
     grouped = response.view(num_groups, n, *response.shape[1:])  # [G, n, N, T]
-    kept = grouped.gather(1, best[:, None, :, None].expand(-1, -1, -1, response.shape[-1])).squeeze(1)
-    return Posterior(kept, torch.zeros_like(best, dtype=torch.double), None, _diagnostics(log_evidence, n))
+    kept = grouped.gather(1, best[:, None, :, None].expand(-1, -1, -1, response.shape[-1])).squeeze(
+        1
+    )
+    return Posterior(
+        kept, torch.zeros_like(best, dtype=torch.double), None, _diagnostics(log_likelihood, n)
+    )
 
 
-def _best(log_evidence: Tensor) -> Tensor:
+def _best(log_likelihood: Tensor) -> Tensor:
     """Which of n draws has most evidence, ties broken uniformly: `[G, n, N]` -> `[G, N]`."""
-    is_best = log_evidence == log_evidence.amax(1, keepdim=True)
-    return torch.rand_like(log_evidence).masked_fill(~is_best, -1.0).argmax(1)
+    is_best = log_likelihood == log_likelihood.amax(1, keepdim=True)
+    return torch.rand_like(log_likelihood).masked_fill(~is_best, -1.0).argmax(1)
 
 
-def _diagnostics(log_evidence: Tensor, n: int) -> dict[str, Tensor]:
+def _diagnostics(log_likelihood: Tensor, n: int) -> dict[str, Tensor]:
     """From the evidence of all draws `[M, N]`, each of probability 1/M."""
-    prob = torch.full_like(log_evidence, 1 / len(log_evidence))
-    cdf, cdf_left = level_cdf(log_evidence, prob)
-    num_prompts = log_evidence.shape[1]
+    prob = torch.full_like(log_likelihood, 1 / len(log_likelihood))
+    cdf, cdf_left = level_cdf(log_likelihood, prob)
+    num_prompts = log_likelihood.shape[1]
     return {
         "kl": best_of_n_kl(prob, cdf, cdf_left, n),
-        "kl_bound": log_evidence.new_full((num_prompts,), best_of_n_kl_bound(n)),
+        "kl_bound": log_likelihood.new_full((num_prompts,), best_of_n_kl_bound(n)),
         "win_rate": best_of_n_win_rate(prob, cdf, cdf_left, n),
-        "win_rate_bound": log_evidence.new_full((num_prompts,), best_of_n_win_rate_bound(n)),
+        "win_rate_bound": log_likelihood.new_full((num_prompts,), best_of_n_win_rate_bound(n)),
     }

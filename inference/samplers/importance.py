@@ -9,18 +9,23 @@ examples", chapter 9). `Posterior.resample` turns the weighted draws into unweig
 
 from __future__ import annotations
 
-from inference.density import Program
 from inference.estimate import log_mean
 from inference.importance_weights import effective_sample_size, pareto_k
+from inference.programs import Program
 from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.proposal import draw_and_weigh
 from model import Prompts
-from model.thread_lock import one_thread
+from model.common.thread_lock import one_thread
 
 
 @one_thread
 def importance_sampling(
-    model: Program, prompts: Prompts, *, guide: Program | None = None, num_samples: int = 1024, chunk: int = 256
+    model: Program,
+    prompts: Prompts,
+    *,
+    guide: Program | None = None,
+    num_samples: int = 1024,
+    chunk: int = 256,
 ) -> Posterior:
     """Self-normalised importance sampling from the guide, or from the prior if there is none.
 
@@ -40,10 +45,17 @@ def importance_sampling(
         NoSupportError: if the posterior rules out every draw for a prompt.
     """
     draws = draw_and_weigh(model, prompts, guide=guide, num_samples=num_samples, chunk=chunk)
-    check_support(draws.log_weight, prompts.texts, "draw more, train a guide towards the evidence, or soften the evidence")
+    check_support(
+        draws.log_weight,
+        prompts.texts,
+        "draw more, train a guide towards the evidence, or soften the evidence",
+    )
     return Posterior(
         draws.response,
         draws.log_weight,
         log_mean(draws.log_weight),
-        {"effective_sample_size": effective_sample_size(draws.log_weight), "pareto_k": pareto_k(draws.log_weight)},
+        {
+            "effective_sample_size": effective_sample_size(draws.log_weight),
+            "pareto_k": pareto_k(draws.log_weight),
+        },
     )

@@ -14,14 +14,14 @@ from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch import Tensor
 
-from inference.density import Program, autoregressive, log_evidence_at, response_distribution
 from inference.estimate import check_numbers
+from inference.programs import Program, autoregressive, log_likelihood_at, response_distribution
 from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.proposal import weigh
 from inference.samplers.suffix_move import suffix_move
 from model import Prompts
-from model.checks import boolean, finite, function, whole_number
-from model.thread_lock import one_thread
+from model.common.checks import boolean, finite, function, whole_number
+from model.common.thread_lock import one_thread
 
 NUM_STARTS = 10  # times that an impossible start is drawn again
 
@@ -53,9 +53,19 @@ class ResponseKernel(MCMCKernel):
     transforms: dict = {}  # noqa: RUF012 - tells Pyro that the state is what it seems, with no unconstrained space behind it
     save_params = ("response",)
 
-    def __init__(self, model: Program, guide: Program | None = None, num_chains: int = 64, whole: bool = False) -> None:
+    def __init__(
+        self,
+        model: Program,
+        guide: Program | None = None,
+        num_chains: int = 64,
+        whole: bool = False,
+    ) -> None:
         self.model = function("the model", model, why="a Pyro program over prompts")
-        self.guide = guide if guide is None else function("the guide", guide, why="a Pyro program over prompts")
+        self.guide = (
+            guide
+            if guide is None
+            else function("the guide", guide, why="a Pyro program over prompts")
+        )
         self.num_chains = whole_number("num_chains", num_chains)
         self.whole = boolean("whole", whole)
         self._start: dict[str, Tensor] | None = None
@@ -68,13 +78,20 @@ class ResponseKernel(MCMCKernel):
         start = self._draw_start() if self._start is None else self._start["response"]
         self._start = {"response": start, "log_weight": self._score(start)}
         self._steps_to_warm_up = warmup_steps
-        self._num_steps, self._num_accepted = 0, torch.zeros(len(prompts), dtype=torch.double, device=start.device)
+        self._num_steps, self._num_accepted = (
+            0,
+            torch.zeros(len(prompts), dtype=torch.double, device=start.device),
+        )
 
     @torch.no_grad()
     def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
         """One move of every chain."""
         response, log_weight, accepted = suffix_move(
-            self._distribution, params["response"], params["log_weight"], self._score, whole=self.whole
+            self._distribution,
+            params["response"],
+            params["log_weight"],
+            self._score,
+            whole=self.whole,
         )
         if self._steps_to_warm_up > 0:
             self._steps_to_warm_up -= 1
@@ -111,12 +128,16 @@ class ResponseKernel(MCMCKernel):
             impossible = self._score(response).isneginf()  # [C, N]
             if not bool(impossible.any()):
                 return response
-            response = torch.where(impossible[..., None], self._distribution.sample(shape), response)
+            response = torch.where(
+                impossible[..., None], self._distribution.sample(shape), response
+            )
         log_weight = self._score(response)
         fix = f"and so were {NUM_STARTS} redraws of each. Use more chains, a guide that knows the evidence, or softer evidence"
         check_support(log_weight, self._prompts.texts, fix)
         # any possible start is a valid one; chains that share it drift apart during the warm-up
-        other = torch.multinomial(log_weight.isfinite().double().T, self.num_chains, replacement=True).T  # [C, N]
+        other = torch.multinomial(
+            log_weight.isfinite().double().T, self.num_chains, replacement=True
+        ).T  # [C, N]
         donor = response.gather(0, other[..., None].expand_as(response))
         return torch.where(log_weight.isneginf()[..., None], donor, response)
 
@@ -168,16 +189,23 @@ def metropolis_hastings(
             f"chain, of which {num_discarded} are discarded: no step is left to keep. Expected 0 <= warmup < 1 and "
             "num_samples of at least 2 num_chains / (1 - warmup)"
         )
-    mcmc = MCMC(kernel, num_samples=num_steps - num_discarded, warmup_steps=num_discarded - 1, disable_progbar=True)
+    mcmc = MCMC(
+        kernel,
+        num_samples=num_steps - num_discarded,
+        warmup_steps=num_discarded - 1,
+        disable_progbar=True,
+    )
     mcmc.run(prompts)
     chains = mcmc.get_samples()["response"]  # [S, C, N, T]
     response = chains.flatten(0, 1)
-    log_evidence = torch.cat([log_evidence_at(model, prompts, part) for part in response.split(chunk)])
+    log_likelihood = torch.cat(
+        [log_likelihood_at(model, prompts, part) for part in response.split(chunk)]
+    )
     return Posterior(
         response,
-        torch.zeros_like(log_evidence),
+        torch.zeros_like(log_likelihood),
         None,
-        {**kernel.diagnostics(), **mixing(log_evidence.view(chains.shape[:-1]))},
+        {**kernel.diagnostics(), **mixing(log_likelihood.view(chains.shape[:-1]))},
     )
 
 
@@ -197,7 +225,9 @@ def mixing(values: Tensor) -> dict[str, Tensor]:
             f"values has shape {tuple(values.shape)}, expected [S, C, N]: S steps of C chains for each of N prompts"
         )
     r_hat, size = values.new_full((2, values.shape[-1]), torch.nan)
-    for prompt in range(values.shape[-1]):  # one at a time: the NaN of a constant would reach the others
+    for prompt in range(
+        values.shape[-1]
+    ):  # one at a time: the NaN of a constant would reach the others
         of_one = values[..., prompt].T  # [C, S]
         if of_one.shape[1] >= 4:
             r_hat[prompt] = split_gelman_rubin(of_one)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from inference.estimate import check_draws, check_numbers, expectation
 from inference.importance_weights import effective_sample_size
-from model.checks import instance, whole_number
-from model.thread_lock import one_thread
+from model.common.checks import instance, whole_number
+from model.common.thread_lock import one_thread
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,13 @@ class Posterior:
                 f"log_weight has shape {tuple(self.log_weight.shape)} and response {tuple(self.response.shape)}, expected "
                 "[M, N] and [M, N, T]"
             )
-        if self.log_z is not None and check_numbers("log_z", self.log_z).shape != self.log_weight.shape[1:]:
-            raise ValueError(f"log_z has shape {tuple(self.log_z.shape)}, expected {tuple(self.log_weight.shape[1:])}")
+        if (
+            self.log_z is not None
+            and check_numbers("log_z", self.log_z).shape != self.log_weight.shape[1:]
+        ):
+            raise ValueError(
+                f"log_z has shape {tuple(self.log_z.shape)}, expected {tuple(self.log_weight.shape[1:])}"
+            )
 
     @property
     def probability(self) -> Tensor:
@@ -57,7 +62,9 @@ class Posterior:
             NoSupportError: if all weights of a prompt are 0.
         """
         if bool(self.log_weight.isneginf().all(0).any()):
-            raise NoSupportError(f"all {len(self.log_weight)} responses to a prompt have weight 0: there is nothing to average")
+            raise NoSupportError(
+                f"all {len(self.log_weight)} responses to a prompt have weight 0: there is nothing to average"
+            )
         return self.log_weight.double().softmax(0)
 
     @property
@@ -75,7 +82,9 @@ class Posterior:
             raise ValueError(
                 f"values have shape {tuple(values.shape)}, expected {tuple(self.log_weight.shape)}: one a response"
             )
-        return check_numbers("the mean of values", expectation(self.probability, values), infinite=True)
+        return check_numbers(
+            "the mean of values", expectation(self.probability, values), infinite=True
+        )
 
     @one_thread
     def resample(self, num_samples: int) -> Tensor:
@@ -98,4 +107,6 @@ def check_support(log_weight: Tensor, texts: tuple[str, ...], fix: str) -> None:
     check_numbers("log weight", log_weight)
     for text, dead in zip(texts, log_weight.isneginf().all(0).tolist(), strict=True):
         if dead:
-            raise NoSupportError(f"all {len(log_weight)} responses drawn for {text!r} are impossible (weight 0): {fix}")
+            raise NoSupportError(
+                f"all {len(log_weight)} responses drawn for {text!r} are impossible (weight 0): {fix}"
+            )

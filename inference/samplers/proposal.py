@@ -13,10 +13,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from inference.density import Program, joint_at, log_evidence_at, log_guide_at, response_distribution
+from inference.programs import (
+    Program,
+    joint_at,
+    log_guide_at,
+    log_likelihood_at,
+    response_distribution,
+)
 from inference.response_site import SameResponses
 from model import Prompts
-from model.checks import whole_number
+from model.common.checks import whole_number
 
 
 class Weighed(NamedTuple):
@@ -25,23 +31,26 @@ class Weighed(NamedTuple):
     Attributes:
         response: `[M, N, T]`.
         log_weight: `[M, N]`, log p0 + r/beta - log q, nats, float64; -inf where the posterior rules a response out.
-        log_evidence: `[M, N]`, r/beta, nats, float64.
+        log_likelihood: `[M, N]`, r/beta, nats, float64.
     """
 
     response: Tensor
     log_weight: Tensor
-    log_evidence: Tensor
+    log_likelihood: Tensor
 
 
 def weigh(model: Program, guide: Program | None, prompts: Prompts, response: Tensor) -> Weighed:
     """Log-weights of `response` `[M, N, T]`, as drawn from the guide, or from the prior if the guide is None."""
     if guide is None:
-        log_evidence = log_evidence_at(model, prompts, response)
-        return Weighed(response, log_evidence, log_evidence)
+        log_likelihood = log_likelihood_at(model, prompts, response)
+        return Weighed(response, log_likelihood, log_likelihood)
     with SameResponses():
-        joint, log_guide = joint_at(model, prompts, response), log_guide_at(guide, prompts, response)
-    log_weight = joint.log_prior.double() + joint.log_evidence - log_guide.double()
-    return Weighed(response, log_weight, joint.log_evidence)
+        joint, log_guide = (
+            joint_at(model, prompts, response),
+            log_guide_at(guide, prompts, response),
+        )
+    log_weight = joint.log_prior.double() + joint.log_likelihood - log_guide.double()
+    return Weighed(response, log_weight, joint.log_likelihood)
 
 
 def draw(
@@ -66,7 +75,9 @@ def draw(
 
 
 @torch.no_grad()
-def draw_and_weigh(model: Program, prompts: Prompts, *, guide: Program | None, num_samples: int, chunk: int = 256) -> Weighed:
+def draw_and_weigh(
+    model: Program, prompts: Prompts, *, guide: Program | None, num_samples: int, chunk: int = 256
+) -> Weighed:
     """Draw from the guide, or from the prior if the guide is None, and weigh every draw.
 
     Args:
@@ -79,5 +90,5 @@ def draw_and_weigh(model: Program, prompts: Prompts, *, guide: Program | None, n
     proposal, role = (model, "model") if guide is None else (guide, "guide")
     draws = draw(proposal, prompts, num_samples, chunk=chunk, role=role)
     parts = [weigh(model, guide, prompts, part) for part in draws]
-    response, log_weight, log_evidence = zip(*parts, strict=True)
-    return Weighed(torch.cat(response), torch.cat(log_weight), torch.cat(log_evidence))
+    response, log_weight, log_likelihood = zip(*parts, strict=True)
+    return Weighed(torch.cat(response), torch.cat(log_weight), torch.cat(log_likelihood))

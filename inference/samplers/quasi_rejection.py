@@ -14,15 +14,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from inference.acceptance import check_log_bound
-from inference.density import Program
 from inference.estimate import check_numbers, expectation, log_mean
+from inference.programs import Program
 from inference.response_site import check_arguments
+from inference.samplers.acceptance import check_log_bound
 from inference.samplers.posterior import NoSupportError, Posterior, check_support
 from inference.samplers.proposal import draw_and_weigh
 from inference.samplers.rejection import accept
 from model import Prompts
-from model.thread_lock import one_thread
+from model.common.thread_lock import one_thread
 
 PILOT_SHARE = 0.25
 PILOT_QUANTILE = 0.99
@@ -68,10 +68,14 @@ def quasi_rejection_sampling(
     if log_bound is None:
         num_pilot = math.ceil(PILOT_SHARE * num_samples)
         if num_pilot == num_samples:
-            raise ValueError(f"num_samples = {num_samples} leaves no draw after the pilot: draw more, or pass `log_bound`")
+            raise ValueError(
+                f"num_samples = {num_samples} leaves no draw after the pilot: draw more, or pass `log_bound`"
+            )
         log_bound = _bound_from_pilot(draws.log_weight[:num_pilot], prompts)
     log_weight = draws.log_weight[num_pilot:]
-    log_bound = torch.as_tensor(log_bound, dtype=log_weight.dtype, device=log_weight.device).expand(len(prompts))
+    log_bound = torch.as_tensor(log_bound, dtype=log_weight.dtype, device=log_weight.device).expand(
+        len(prompts)
+    )
     accepted = accept(log_weight, log_bound, prompts)
     # M draws are a table of M equally likely responses under q
     log_proposal = torch.full_like(log_weight, -math.log(len(log_weight)))
@@ -101,7 +105,9 @@ class QuasiRejection(NamedTuple):
 
 
 @one_thread
-def quasi_rejection(log_target: Tensor, log_proposal: Tensor, log_bound: float | Tensor) -> QuasiRejection:
+def quasi_rejection(
+    log_target: Tensor, log_proposal: Tensor, log_bound: float | Tensor
+) -> QuasiRejection:
     """Cost and distance of p_b from p*, summed over a table of responses.
 
     Args:
@@ -113,7 +119,10 @@ def quasi_rejection(log_target: Tensor, log_proposal: Tensor, log_bound: float |
         NotANumberError: if one of the three is NaN or +inf.
         NoSupportError: if no response to a prompt is possible.
     """
-    log_target, log_proposal = check_numbers("log_target", log_target), check_numbers("log_proposal", log_proposal)
+    log_target, log_proposal = (
+        check_numbers("log_target", log_target),
+        check_numbers("log_proposal", log_proposal),
+    )
     if log_target.shape != log_proposal.shape or not log_target.numel():
         raise ValueError(
             f"log_target has shape {tuple(log_target.shape)} and log_proposal {tuple(log_proposal.shape)}, expected the same"
@@ -121,7 +130,9 @@ def quasi_rejection(log_target: Tensor, log_proposal: Tensor, log_bound: float |
     log_bound = check_log_bound(log_bound, log_target[0].numel())
     log_z = log_target.logsumexp(0)
     if bool(log_z.isneginf().any()):
-        raise NoSupportError("log_target is -inf for all responses: there is no posterior to be near to")
+        raise NoSupportError(
+            "log_target is -inf for all responses: there is no posterior to be near to"
+        )
     log_least = torch.minimum(log_target, log_bound + log_proposal)  # log min(P, b q)
     log_z_b = log_least.logsumexp(0)
     log_p, log_p_b = log_target - log_z, log_least - log_z_b
@@ -136,7 +147,11 @@ def quasi_rejection(log_target: Tensor, log_proposal: Tensor, log_bound: float |
 
 def _bound_from_pilot(log_weight: Tensor, prompts: Prompts) -> Tensor:
     """The 0.99 quantile of the log-weights `[M, N]` of each prompt, `[N]`; the highest where even that is -inf."""
-    check_support(log_weight, prompts.texts, "these are the pilot's: draw more, use a guide, or pass `log_bound`")
+    check_support(
+        log_weight,
+        prompts.texts,
+        "these are the pilot's: draw more, use a guide, or pass `log_bound`",
+    )
     # an order statistic: between two of them, one of which is -inf, nothing can be interpolated
     quantile = log_weight.quantile(PILOT_QUANTILE, dim=0, interpolation="higher")
     return torch.where(quantile.isneginf(), log_weight.amax(0), quantile)

@@ -11,14 +11,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from inference.acceptance import accepted_at, check_bound, check_log_bound
-from inference.density import Program
 from inference.estimate import log_mean
+from inference.programs import Program
 from inference.response_site import check_arguments
+from inference.samplers.acceptance import accepted_at, check_bound, check_log_bound
 from inference.samplers.posterior import NoSupportError, Posterior, check_support
 from inference.samplers.proposal import draw_and_weigh
 from model import AlignmentModel, Prompts
-from model.thread_lock import one_thread
+from model.common.thread_lock import one_thread
 
 
 @torch.no_grad()
@@ -40,7 +40,7 @@ def rejection_sampling(
         guide: a Pyro program that samples the same site, the proposal q. None: the prior.
         num_samples: M, draws for each prompt; about M Z/b of them are kept.
         log_bound: log b, nats, at least every log w, for all prompts or for each `[N]`. None:
-            `AlignmentModel.log_evidence_bound`, where that is known and the prior proposes.
+            `AlignmentModel.log_likelihood_bound`, where that is known and the prior proposes.
         chunk: draws handled at a time, for each prompt.
 
     Returns:
@@ -79,9 +79,15 @@ def accept(log_weight: Tensor, log_bound: float | Tensor, prompts: Prompts) -> T
     Raises:
         NoSupportError: if no draw was accepted for a prompt: because none is possible, or because b is so far above them.
     """
-    check_support(log_weight, prompts.texts, "draw more, train a guide towards the evidence, or soften the evidence")
+    check_support(
+        log_weight,
+        prompts.texts,
+        "draw more, train a guide towards the evidence, or soften the evidence",
+    )
     accepted = accepted_at(log_weight, log_bound)
-    log_share = log_mean((log_weight - log_bound).clamp(max=0)).tolist()  # of the probability to be accepted
+    log_share = log_mean(
+        (log_weight - log_bound).clamp(max=0)
+    ).tolist()  # of the probability to be accepted
     for text, some, log_one in zip(prompts.texts, accepted.any(0).tolist(), log_share, strict=True):
         if not some:
             raise NoSupportError(
@@ -97,7 +103,7 @@ def _known_bound(model: Program, guide: Program | None, prompts: Prompts) -> flo
         why = "a guide proposes, and a bound on the evidence is none on p0 exp(r/beta)/q"
     elif not isinstance(model, AlignmentModel):
         why = f"the model is a {type(model).__name__}, which states none"
-    elif (bound := model.log_evidence_bound(prompts)) is None:
+    elif (bound := model.log_likelihood_bound(prompts)) is None:
         why = "not all of the model's evidence has an `upper_bound`"
     else:
         return bound

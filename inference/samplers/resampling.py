@@ -16,7 +16,7 @@ from torch import Tensor
 
 from inference.estimate import log_mean
 from inference.importance_weights import effective_sample_size
-from model.checks import function, instance, one_of
+from model.common.checks import function, instance, one_of
 
 Scheme = Callable[[Tensor], Tensor]
 """Takes probabilities `[K, N]`, returns ancestors `[K, N]`, each from 0 to K - 1."""
@@ -30,12 +30,17 @@ def multinomial(probability: Tensor) -> Tensor:
 
 def stratified(probability: Tensor) -> Tensor:
     """One uniform number in each of K equal strata, through the inverse of the distribution function."""
-    return _invert(probability, torch.rand(probability.shape, dtype=torch.float64, device=probability.device))
+    return _invert(
+        probability, torch.rand(probability.shape, dtype=torch.float64, device=probability.device)
+    )
 
 
 def systematic(probability: Tensor) -> Tensor:
     """As stratified, but one uniform number for all strata: counts are K W_j rounded down or up."""
-    return _invert(probability, torch.rand(probability.shape[1:], dtype=torch.float64, device=probability.device))
+    return _invert(
+        probability,
+        torch.rand(probability.shape[1:], dtype=torch.float64, device=probability.device),
+    )
 
 
 def residual(probability: Tensor) -> Tensor:
@@ -45,10 +50,16 @@ def residual(probability: Tensor) -> Tensor:
     expected = num_particles * probability.double()
     certain = (expected + 1e-9).floor()  # K times 1/K may come out a hair below 1
     left = (expected - certain).clamp(min=0.0)
-    left = left + (left.sum(0) == 0)  # nothing left over: no place left to fill either, but `multinomial` needs a sum
+    left = left + (
+        left.sum(0) == 0
+    )  # nothing left over: no place left to fill either, but `multinomial` needs a sum
     drawn = torch.multinomial(left.T, num_particles, replacement=True)  # [N, K]
     until = certain.T.contiguous().cumsum(-1)
-    place = torch.arange(num_particles, dtype=until.dtype, device=until.device).expand_as(until).contiguous()
+    place = (
+        torch.arange(num_particles, dtype=until.dtype, device=until.device)
+        .expand_as(until)
+        .contiguous()
+    )
     copied = torch.searchsorted(until, place, right=True)  # K where place is past the certain ones
     return torch.where(copied < num_particles, copied, drawn).T
 
@@ -59,7 +70,11 @@ def _invert(probability: Tensor, uniform: Tensor) -> Tensor:
     num_particles = len(probability)
     cdf = probability.T.double().cumsum(-1)  # [N, K]
     total = cdf[:, -1:]
-    point = (torch.arange(num_particles, device=cdf.device)[:, None] + uniform).T / num_particles * total
+    point = (
+        (torch.arange(num_particles, device=cdf.device)[:, None] + uniform).T
+        / num_particles
+        * total
+    )
     # a point rounded up to the total would fall past the last particle that has any weight
     point = torch.minimum(point, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cdf, point.contiguous(), right=True).T
@@ -67,7 +82,9 @@ def _invert(probability: Tensor, uniform: Tensor) -> Tensor:
 
 def _check(probability: Tensor) -> None:
     """Refuse what is no law over the particles of each prompt: searched for the points of NaN, every place is the last."""
-    if probability.dim() != 2 or not bool(((probability >= 0).all(0) & (probability.sum(0) > 0)).all()):
+    if probability.dim() != 2 or not bool(
+        ((probability >= 0).all(0) & (probability.sum(0) > 0)).all()
+    ):
         raise ValueError(
             f"probability has shape {tuple(probability.shape)} and a column that is no law, expected [K, N], numbers of at "
             "least 0 with a positive sum over K"
@@ -98,7 +115,9 @@ class Resampled(NamedTuple):
     done: Tensor
 
 
-def resample_if_degenerate(log_weight: Tensor, scheme: Scheme, threshold: float, *, keep_first: bool = False) -> Resampled:
+def resample_if_degenerate(
+    log_weight: Tensor, scheme: Scheme, threshold: float, *, keep_first: bool = False
+) -> Resampled:
     """Resample the prompts whose effective sample size is below `threshold` K, and leave the others as they are.
 
     Args:
@@ -117,7 +136,9 @@ def resample_if_degenerate(log_weight: Tensor, scheme: Scheme, threshold: float,
     if keep_first:
         ancestors[0] = 0
     log_mean_weight = log_mean(log_weight)
-    return Resampled(ancestors, torch.where(done, 0.0, log_weight), torch.where(done, log_mean_weight, 0.0), done)
+    return Resampled(
+        ancestors, torch.where(done, 0.0, log_weight), torch.where(done, log_mean_weight, 0.0), done
+    )
 
 
 def _chosen(scheme: Scheme, probability: Tensor) -> Tensor:

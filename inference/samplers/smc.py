@@ -15,17 +15,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inference.density import Program, autoregressive, log_evidence_at, response_distribution
 from inference.estimate import log_mean
+from inference.programs import Program, autoregressive, log_likelihood_at, response_distribution
 from inference.response_site import SameResponses
 from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.resampling import Scheme, find_scheme, num_distinct, resample_if_degenerate
 from inference.samplers.twist import Twist
 from model import Prompts, ResponseDistribution
-from model.checks import finite, function, instance, whole_number
-from model.response_distribution import sample_token
-from model.thread_lock import one_thread
-from model.token_log_prob import token_log_prob
+from model.common.checks import finite, function, instance, whole_number
+from model.common.thread_lock import one_thread
+from model.prior.response_distribution import sample_token
+from model.prior.token_log_prob import token_log_prob
 
 
 @torch.no_grad()
@@ -67,7 +67,15 @@ def sequential_monte_carlo(
     ess_threshold = finite("ess_threshold", ess_threshold, at_least=0)
     if twist is not None:
         function("twist", twist, why="of prompts, responses and t, a `Twist`")
-    return grow(model, prompts, guide=guide, num_samples=num_samples, twist=twist, scheme=scheme, ess_threshold=ess_threshold)
+    return grow(
+        model,
+        prompts,
+        guide=guide,
+        num_samples=num_samples,
+        twist=twist,
+        scheme=scheme,
+        ess_threshold=ess_threshold,
+    )
 
 
 @dataclass
@@ -102,7 +110,9 @@ class Particles:
 
     def weigh(self, log_increment: Tensor) -> None:
         """Multiply the weights; a weight of 0 remains 0, whatever the increment."""
-        self.log_weight = torch.where(self.log_weight.isneginf(), -torch.inf, self.log_weight + log_increment)
+        self.log_weight = torch.where(
+            self.log_weight.isneginf(), -torch.inf, self.log_weight + log_increment
+        )
 
     def resample(self, scheme: Scheme, threshold: float, *, keep_first: bool) -> Tensor | None:
         """Resample where needed. Returns the rows, of the K N sequences, that the new particles continue; None if unchanged."""
@@ -114,9 +124,13 @@ class Particles:
         self.log_z = self.log_z + log_taken
         self.num_resamplings = self.num_resamplings + done
         self.response = self.response.gather(0, ancestors[..., None].expand_as(self.response))
-        self.ended, self.log_psi, self.root = (old.gather(0, ancestors) for old in (self.ended, self.log_psi, self.root))
+        self.ended, self.log_psi, self.root = (
+            old.gather(0, ancestors) for old in (self.ended, self.log_psi, self.root)
+        )
         num_prompts = ancestors.shape[1]
-        return (ancestors * num_prompts + torch.arange(num_prompts, device=ancestors.device)).flatten()  # row of (k, n)
+        return (
+            ancestors * num_prompts + torch.arange(num_prompts, device=ancestors.device)
+        ).flatten()  # row of (k, n)
 
 
 class Stream:
@@ -124,7 +138,9 @@ class Stream:
 
     def __init__(self, distribution: ResponseDistribution, num_particles: int) -> None:
         self.decoder, self.temperature = distribution.decoder, distribution.temperature
-        rows = torch.arange(len(distribution.prompts), device=distribution.prompts.ids.device).repeat(num_particles)
+        rows = torch.arange(
+            len(distribution.prompts), device=distribution.prompts.ids.device
+        ).repeat(num_particles)
         logits, state = self.decoder.start(distribution.prompts)
         self.logits, self.state = logits[rows], state.select(rows)
 
@@ -155,29 +171,47 @@ def grow(
     """The algorithm; with `retained`, a response `[N, T]` that particle 0 must be, conditional sequential Monte Carlo."""
     with SameResponses():
         prior = autoregressive(response_distribution(model, prompts, role="model"))
-        q = prior if guide is None else autoregressive(response_distribution(guide, prompts, role="guide"))
+        q = (
+            prior
+            if guide is None
+            else autoregressive(response_distribution(guide, prompts, role="guide"))
+        )
         particles = Particles.unwritten(prior, num_samples)
         target = Stream(prior, num_samples)
         proposal = target if guide is None else Stream(q, num_samples)
         num_tokens = prior.event_shape[0]
         for t in range(1, num_tokens + 1):
-            draw_token(particles, target, proposal, t, prior, None if retained is None else retained[:, t - 1])
+            draw_token(
+                particles,
+                target,
+                proposal,
+                t,
+                prior,
+                None if retained is None else retained[:, t - 1],
+            )
             if t == num_tokens or bool(particles.ended.all()):
                 break
             if twist is not None:
                 weigh_by_twist(particles, twist, prompts, t, prior)
             check_support(
-                particles.log_weight, prompts.texts, f"after {t} tokens, by the twist or the prior; mend the twist or guide"
+                particles.log_weight,
+                prompts.texts,
+                f"after {t} tokens, by the twist or the prior; mend the twist or guide",
             )
             rows = particles.resample(scheme, ess_threshold, keep_first=retained is not None)
             for stream in {target, proposal}:
                 stream.extend(particles.response[..., t - 1].flatten(), rows)
-        particles.weigh(log_evidence_at(model, prompts, particles.response) - particles.log_psi)
+        particles.weigh(log_likelihood_at(model, prompts, particles.response) - particles.log_psi)
         return as_posterior(particles, prompts)
 
 
 def draw_token(
-    particles: Particles, target: Stream, proposal: Stream, t: int, prior: ResponseDistribution, retained: Tensor | None
+    particles: Particles,
+    target: Stream,
+    proposal: Stream,
+    t: int,
+    prior: ResponseDistribution,
+    retained: Tensor | None,
 ) -> None:
     """Token t of every response that has not ended; particle 0 gets `retained` `[N]` if there is one."""
     token = proposal.sample().view(particles.ended.shape)
@@ -190,10 +224,16 @@ def draw_token(
     particles.ended = particles.ended | torch.isin(token, prior.space.end_ids)
 
 
-def weigh_by_twist(particles: Particles, twist: Twist, prompts: Prompts, t: int, prior: ResponseDistribution) -> None:
+def weigh_by_twist(
+    particles: Particles, twist: Twist, prompts: Prompts, t: int, prior: ResponseDistribution
+) -> None:
     """psi_t in place of psi_{t-1}, but for responses that ended before token t, which keep the twist they ended with."""
     log_psi = instance("what twist returned", twist(prompts, particles.response, t), Tensor)
-    if log_psi.shape != particles.ended.shape or bool(log_psi.isnan().any()) or bool(log_psi.isposinf().any()):
+    if (
+        log_psi.shape != particles.ended.shape
+        or bool(log_psi.isnan().any())
+        or bool(log_psi.isposinf().any())
+    ):
         raise ValueError(
             f"twist returned shape {tuple(log_psi.shape)}, values from {log_psi.min().item()} to {log_psi.max().item()}; "
             f"expected {tuple(particles.ended.shape)}, one value per particle and prompt, each finite or -inf"
@@ -206,7 +246,11 @@ def weigh_by_twist(particles: Particles, twist: Twist, prompts: Prompts, t: int,
 
 def as_posterior(particles: Particles, prompts: Prompts) -> Posterior:
     log_weight = particles.log_weight
-    check_support(log_weight, prompts.texts, "draw more, use a guide or twist nearer to the posterior, or soften the evidence")
+    check_support(
+        log_weight,
+        prompts.texts,
+        "draw more, use a guide or twist nearer to the posterior, or soften the evidence",
+    )
     posterior = Posterior(particles.response, log_weight, particles.log_z + log_mean(log_weight))
     diagnostics = {
         "num_resamplings": particles.num_resamplings,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from inference.estimate import check_numbers
 from model import ResponseDistribution
-from model.checks import function, instance
+from model.common.checks import function, instance
 
 
 @torch.no_grad()
@@ -47,14 +47,24 @@ def suffix_move(
     instance("response", response, Tensor)
     log_weight = check_numbers("log_weight", log_weight)
     if log_weight.shape != response.shape[:-1]:
-        raise ValueError(f"log_weight has shape {tuple(log_weight.shape)}, expected {tuple(response.shape[:-1])}")
-    length = distribution.space.is_token(response).sum(-1)  # [..., N, T] -> [..., N], end id included
+        raise ValueError(
+            f"log_weight has shape {tuple(log_weight.shape)}, expected {tuple(response.shape[:-1])}"
+        )
+    length = distribution.space.is_token(response).sum(
+        -1
+    )  # [..., N, T] -> [..., N], end id included
     start = torch.zeros_like(length) if whole else _uniform_below(length)
     proposed = distribution.sample_suffix(response, start)
-    proposed_log_weight = check_numbers("the log weight of a score", function("score", score, why="of responses")(proposed))
+    proposed_log_weight = check_numbers(
+        "the log weight of a score", function("score", score, why="of responses")(proposed)
+    )
     log_ratio = proposed_log_weight - log_weight
     if not whole:
-        log_ratio = log_ratio + length.double().log() - distribution.space.is_token(proposed).sum(-1).double().log()
+        log_ratio = (
+            log_ratio
+            + length.double().log()
+            - distribution.space.is_token(proposed).sum(-1).double().log()
+        )
     # at -inf the ratio is NaN or +inf: pi has no mass there, so that any move from it leaves pi as it was
     accepted = (torch.rand_like(log_ratio).log() < log_ratio) | log_weight.isneginf()
     response = torch.where(accepted[..., None], proposed, response)

@@ -13,9 +13,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from inference.density import Program, autoregressive, log_evidence_at, response_distribution
+from inference.programs import Program, autoregressive, log_likelihood_at, response_distribution
 from model import Prompts, ResponseSpace
-from model.checks import finite, function
+from model.common.checks import finite, function
 
 Twist = Callable[[Prompts, Tensor, int], Tensor]
 """twist(prompts, response, t) -> log psi_t, `[K, N]`, nats, for responses `[K, N, T]` whose first t tokens are set, t from 1 to
@@ -31,7 +31,7 @@ class HasTwist(Protocol):
         """See `Twist`."""
 
 
-class EvidenceTwist:
+class LikelihoodTwist:
     """log psi_t(x_<=t) = scale r(x_<=t, end)/beta: the evidence if the response were to end here.
 
     For evidence that makes sense of half a response, as the sentiment of a text does. Costs one more evaluation a token.
@@ -47,12 +47,17 @@ class EvidenceTwist:
 
     def __init__(self, model: Program, scale: float = 1.0, *, floor: float = 3.0) -> None:
         self.model = function("the model", model, why="a Pyro program over prompts")
-        self.scale, self.floor = finite("scale", scale, at_least=0), finite("floor", floor, at_least=0)
+        self.scale, self.floor = (
+            finite("scale", scale, at_least=0),
+            finite("floor", floor, at_least=0),
+        )
         self._space: ResponseSpace | None = None
 
     def __call__(self, prompts: Prompts, response: Tensor, t: int) -> Tensor:
         if self._space is None:  # finding it runs the program, once
-            self._space = autoregressive(response_distribution(self.model, prompts, role="model")).space
+            self._space = autoregressive(
+                response_distribution(self.model, prompts, role="model")
+            ).space
         last, end_ids = response[..., t - 1], self._space.end_ids
         unfinished = self._space.is_token(response)[..., t - 1] & ~torch.isin(last, end_ids)
         closed = response.clone()
@@ -65,5 +70,7 @@ class EvidenceTwist:
         return torch.where(unfinished, torch.maximum(log_psi, lowest), log_psi)
 
     def _scaled_evidence(self, prompts: Prompts, response: Tensor) -> Tensor:
-        log_evidence = log_evidence_at(self.model, prompts, response)
-        return torch.where(log_evidence.isneginf(), -torch.inf, self.scale * log_evidence)  # 0 times -inf is NaN
+        log_likelihood = log_likelihood_at(self.model, prompts, response)
+        return torch.where(
+            log_likelihood.isneginf(), -torch.inf, self.scale * log_likelihood
+        )  # 0 times -inf is NaN

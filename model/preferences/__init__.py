@@ -1,24 +1,55 @@
-"""Preferences: the reward as a latent variable, and what is known of it as evidence."""
+"""Preferences: the reward as a latent variable, inferred from comparisons, and used as a reward or a factor."""
 
 from model.preferences.aggregation import (
     AGGREGATIONS,
+    MARGINAL,
+    REWARD_AGGREGATIONS,
     Aggregation,
+    MarginalLikelihood,
     UncertainReward,
+    log_marginal_likelihood,
     lower_bound,
-    marginal_likelihood,
     mean,
     minimum,
+    uncertain_model,
 )
-from model.preferences.bradley_terry import FIRST, SECOND, TIE, BradleyTerry, Comparisons, log_outcome, simulate
-from model.preferences.data import Preference, PreferenceError, read_preferences, split_preferences, write_preferences
-from model.preferences.features import EncoderFeatures, Features, NetworkFeatures, PriorFeatures, Standardised
+from model.preferences.bradley_terry import (
+    FIRST,
+    SECOND,
+    TIE,
+    BradleyTerry,
+    Comparisons,
+    log_outcome,
+    simulate,
+)
+from model.preferences.data import (
+    Preference,
+    PreferenceError,
+    read_preferences,
+    split_preferences,
+    write_preferences,
+)
+from model.preferences.features import (
+    EncoderFeatures,
+    Features,
+    NetworkFeatures,
+    PriorFeatures,
+    Standardised,
+)
 from model.preferences.heads import HEADS, Head, LinearHead, MLPHead
-from model.preferences.reward import OtherRewardError, RewardPosterior, named_encoder, saved_features
+from model.preferences.reward import (
+    OtherRewardError,
+    RewardPosterior,
+    named_encoder,
+    saved_features,
+)
 
 __all__ = [
     "AGGREGATIONS",
     "FIRST",
     "HEADS",
+    "MARGINAL",
+    "REWARD_AGGREGATIONS",
     "SECOND",
     "TIE",
     "Aggregation",
@@ -29,6 +60,7 @@ __all__ = [
     "Head",
     "LinearHead",
     "MLPHead",
+    "MarginalLikelihood",
     "NetworkFeatures",
     "OtherRewardError",
     "Preference",
@@ -37,9 +69,9 @@ __all__ = [
     "RewardPosterior",
     "Standardised",
     "UncertainReward",
+    "log_marginal_likelihood",
     "log_outcome",
     "lower_bound",
-    "marginal_likelihood",
     "mean",
     "minimum",
     "named_encoder",
@@ -47,5 +79,6 @@ __all__ = [
     "saved_features",
     "simulate",
     "split_preferences",
+    "uncertain_model",
     "write_preferences",
 ]

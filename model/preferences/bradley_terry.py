@@ -20,7 +20,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from model.checks import finite, function, instance, positive, probability
+from model.common.checks import finite, function, instance, positive, probability
 from model.preferences.data import Preference
 from model.preferences.features import Features
 from model.preferences.heads import Head, check_head
@@ -121,8 +121,14 @@ class BradleyTerry:
         finite("tie_strength", self.tie_strength, at_least=0)
         if isinstance(self.flip, tuple):
             if len(self.flip) != 2 or not all(0 < parameter < math.inf for parameter in self.flip):
-                raise ValueError(f"flip is {self.flip}, expected two positive parameters of a Beta prior")
-        elif isinstance(self.flip, bool) or not isinstance(self.flip, Real) or not 0 <= self.flip < 0.5:
+                raise ValueError(
+                    f"flip is {self.flip}, expected two positive parameters of a Beta prior"
+                )
+        elif (
+            isinstance(self.flip, bool)
+            or not isinstance(self.flip, Real)
+            or not 0 <= self.flip < 0.5
+        ):
             raise ValueError(
                 f"flip is {self.flip!r}, expected a number from 0 to less than 1/2, or a tuple of the two parameters of a Beta "
                 "prior"
@@ -136,7 +142,11 @@ class BradleyTerry:
 
     def __call__(self, comparisons: Comparisons) -> Tensor:
         """Run the program. Returns the outcomes, `[..., C]`."""
-        if comparisons.outcome is not None and self.tie_strength == 0 and bool((comparisons.outcome == TIE).any()):
+        if (
+            comparisons.outcome is not None
+            and self.tie_strength == 0
+            and bool((comparisons.outcome == TIE).any())
+        ):
             raise ValueError(
                 f"{int((comparisons.outcome == TIE).sum())} of {len(comparisons.outcome)} comparisons are ties, which have "
                 "probability 0 at tie_strength 0: give it a positive value, or leave the ties out"
@@ -146,12 +156,20 @@ class BradleyTerry:
         w = pyro.sample("w", dist.Normal(mean, self.prior_scale).expand(zeros.shape).to_event(1))
         flip = self.flip
         if isinstance(flip, tuple):
-            flip = pyro.sample("flip", dist.Beta(zeros.new_tensor(flip[0]), zeros.new_tensor(flip[1])))
-        weights = w.squeeze(-2) if w.dim() > 1 else w  # vectorised particles leave a place for the plate, [K, 1, P]
-        difference = self.head(comparisons.first, weights) - self.head(comparisons.second, weights)  # [..., C]
+            flip = pyro.sample(
+                "flip", dist.Beta(zeros.new_tensor(flip[0]), zeros.new_tensor(flip[1]))
+            )
+        weights = (
+            w.squeeze(-2) if w.dim() > 1 else w
+        )  # vectorised particles leave a place for the plate, [K, 1, P]
+        difference = self.head(comparisons.first, weights) - self.head(
+            comparisons.second, weights
+        )  # [..., C]
         log_prob = log_outcome(difference, flip, self.tie_strength)
         with pyro.plate("comparisons", len(comparisons.first), dim=-1):
-            return pyro.sample("outcome", dist.Categorical(logits=log_prob), obs=comparisons.outcome)
+            return pyro.sample(
+                "outcome", dist.Categorical(logits=log_prob), obs=comparisons.outcome
+            )
 
 
 def check_outcome(outcome: Tensor, count: int) -> None:
@@ -161,9 +179,13 @@ def check_outcome(outcome: Tensor, count: int) -> None:
         ValueError: for another shape than `[count]`, a type that is not integer, or a code that is no outcome.
     """
     if outcome.shape != (count,):
-        raise ValueError(f"outcome has shape {tuple(outcome.shape)}, expected [{count}]: one for each comparison")
+        raise ValueError(
+            f"outcome has shape {tuple(outcome.shape)}, expected [{count}]: one for each comparison"
+        )
     if outcome.is_floating_point() or outcome.is_complex() or outcome.dtype == torch.bool:
-        raise ValueError(f"outcome has type {outcome.dtype}, expected integers: FIRST, SECOND or TIE, which are 0, 1 and 2")
+        raise ValueError(
+            f"outcome has type {outcome.dtype}, expected integers: FIRST, SECOND or TIE, which are 0, 1 and 2"
+        )
     odd = (outcome < FIRST) | (outcome > TIE)
     if bool(odd.any()):
         row = int(odd.nonzero()[0])
@@ -172,7 +194,9 @@ def check_outcome(outcome: Tensor, count: int) -> None:
         )
 
 
-def log_outcome(difference: Tensor, flip: float | Tensor = 0.0, tie_strength: float = 0.0) -> Tensor:
+def log_outcome(
+    difference: Tensor, flip: float | Tensor = 0.0, tie_strength: float = 0.0
+) -> Tensor:
     """log P of each outcome, `[..., C, 3]` for differences of reward `[..., C]`; -inf for ties that cannot be.
 
     Args:
@@ -192,12 +216,16 @@ def log_outcome(difference: Tensor, flip: float | Tensor = 0.0, tie_strength: fl
     if isinstance(flip, float) and flip == 0:
         return log_prob
     flip = torch.as_tensor(flip, dtype=difference.dtype)[..., None]
-    won = log_prob[..., :TIE]  # without the ties: where they are -inf, logaddexp has a gradient of NaN
+    won = log_prob[
+        ..., :TIE
+    ]  # without the ties: where they are -inf, logaddexp has a gradient of NaN
     slipped = torch.logaddexp(won + torch.log1p(-flip), won.flip(-1) + flip.log())
     return torch.cat([slipped, log_prob[..., TIE:]], -1)
 
 
-def simulate(first: Tensor, second: Tensor, *, flip: float = 0.0, tie_strength: float = 0.0) -> Tensor:
+def simulate(
+    first: Tensor, second: Tensor, *, flip: float = 0.0, tie_strength: float = 0.0
+) -> Tensor:
     """Outcomes `[C]` of comparisons of responses whose rewards `[C]` are known, drawn by the law of the model.
 
     Raises:
@@ -208,5 +236,9 @@ def simulate(first: Tensor, second: Tensor, *, flip: float = 0.0, tie_strength: 
             f"first has shape {tuple(first.shape)}, second {tuple(second.shape)}, expected the same: rewards [C] of either side"
         )
     if not bool((first.isfinite() & second.isfinite()).all()):
-        raise ValueError("a reward is NaN or infinite, expected finite ones: which of two is better has no law otherwise")
-    return dist.Categorical(logits=log_outcome(first.double() - second.double(), flip, tie_strength)).sample()
+        raise ValueError(
+            "a reward is NaN or infinite, expected finite ones: which of two is better has no law otherwise"
+        )
+    return dist.Categorical(
+        logits=log_outcome(first.double() - second.double(), flip, tie_strength)
+    ).sample()

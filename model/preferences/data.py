@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from model.checks import instance
-from model.files import write_atomically
-from model.texts import SHOWN, TextFileError, check_unicode, read_lines
+from model.common.checks import instance
+from model.common.files import write_atomically
+from model.common.texts import SHOWN, TextFileError, check_unicode, read_lines
 
 KEYS = ("prompt", "chosen", "rejected")
 
@@ -27,7 +27,7 @@ class PreferenceError(ValueError):
 class Preference:
     """One comparison. The whole texts are prompt + response as they stand: a response brings its own leading space.
 
-    They are what the reward is inferred from, and `TextEvidence` hands it the same: the prompt as written, with the special
+    They are what the reward is inferred from, and `TextReward` hands it the same: the prompt as written, with the special
     tokens of a chat template, and the response without the token that ends it.
 
     Attributes:
@@ -67,17 +67,25 @@ def read_preferences(source: str | Path | Iterable[Mapping[str, Any]]) -> list[P
     records = _read_lines(Path(source)) if isinstance(source, str | Path) else _enumerated(source)
     preferences = [to_preference(record, where) for where, record in records]
     if not preferences:
-        raise PreferenceError(f"{source if is_file else 'the source'} has no preferences, expected at least one")
+        raise PreferenceError(
+            f"{source if is_file else 'the source'} has no preferences, expected at least one"
+        )
     return preferences
 
 
 def to_preference(record: Any, where: str) -> Preference:
     """A record as a `Preference`, if it is one; `where` it stands begins the message if it is not."""
     if not isinstance(record, Mapping):
-        raise PreferenceError(f"{where}: got {type(record).__name__}, expected an object with the keys {', '.join(KEYS)}")
+        raise PreferenceError(
+            f"{where}: got {type(record).__name__}, expected an object with the keys {', '.join(KEYS)}"
+        )
     missing = [key for key in KEYS if key not in record]
     if missing:
-        implicit = " If the prompt is part of both responses, write an empty one." if missing == ["prompt"] else ""
+        implicit = (
+            " If the prompt is part of both responses, write an empty one."
+            if missing == ["prompt"]
+            else ""
+        )
         raise PreferenceError(
             f"{where}: {missing[0]!r} is missing, expected the keys {', '.join(KEYS)}; the record has: "
             f"{', '.join(map(str, record)) or 'none'}.{implicit}"
@@ -89,7 +97,9 @@ def to_preference(record: Any, where: str) -> Preference:
                 "with the tokenizer's `apply_chat_template(messages, tokenize=False)`."
             )
         if not isinstance(record[key], str):
-            raise PreferenceError(f"{where}: {key!r} is {type(record[key]).__name__}, expected a text")
+            raise PreferenceError(
+                f"{where}: {key!r} is {type(record[key]).__name__}, expected a text"
+            )
         check_unicode(record[key], f"{where}: {key!r}", PreferenceError)
     tie = record.get("tie", False)
     if not isinstance(tie, bool):
@@ -110,7 +120,9 @@ def to_preference(record: Any, where: str) -> Preference:
 
 def write_preferences(path: str | Path, preferences: Iterable[Preference]) -> None:
     """Write JSON lines that `read_preferences` reads."""
-    lines = [json.dumps(asdict(preference), ensure_ascii=False) + "\n" for preference in preferences]
+    lines = [
+        json.dumps(asdict(preference), ensure_ascii=False) + "\n" for preference in preferences
+    ]
     write_atomically(Path(path), "".join(lines))
 
 
@@ -132,7 +144,9 @@ def split_preferences(
         raise ValueError(f"held_out is {held_out}, expected a share between 0 and 1")
     pairs = list(dict.fromkeys(frozenset(preference.texts) for preference in preferences))
     if len(pairs) < 2:
-        raise PreferenceError(f"there are {len(pairs)} different pairs of texts, expected at least two to hold some out")
+        raise PreferenceError(
+            f"there are {len(pairs)} different pairs of texts, expected at least two to hold some out"
+        )
     random.Random(seed).shuffle(pairs)
     out = set(pairs[: min(len(pairs) - 1, max(1, round(held_out * len(pairs))))])
     train = [preference for preference in preferences if frozenset(preference.texts) not in out]
@@ -159,6 +173,15 @@ def _read_lines(path: Path) -> Iterator[tuple[str, Any]]:
             )
         try:
             yield f"{path}, line {number}", json.loads(line)
-        except (ValueError, RecursionError) as error:  # what is no JSON, a number too long for Python, brackets too deep
-            told = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)[:SHOWN]
-            raise PreferenceError(f"{path}, line {number}: not JSON ({told}), expected an object on one line") from error
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # what is no JSON, a number too long for Python, brackets too deep
+            told = (
+                f"{error.msg} at column {error.colno}"
+                if isinstance(error, json.JSONDecodeError)
+                else str(error)[:SHOWN]
+            )
+            raise PreferenceError(
+                f"{path}, line {number}: not JSON ({told}), expected an object on one line"
+            ) from error

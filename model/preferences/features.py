@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
-from model.adapter import unwrapped
-from model.batches import in_batches
-from model.checks import MOST, boolean, function, instance, whole_number
-from model.evaluation import evaluating
-from model.language_model import LanguageModel
-from model.network_checks import check_ids, check_network, check_tokenizer, without_head
-from model.pretrained import load_pretrained, longest_read, padding_right
-from model.texts import listed_texts, quoted
-from model.tokenization import token_rows, without_beginning
+from model.common.checks import MOST, boolean, function, instance, whole_number
+from model.common.texts import listed_texts, quoted
+from model.networks.adapter import unwrapped
+from model.networks.batches import in_batches
+from model.networks.checks import check_ids, check_network, check_tokenizer, without_head
+from model.networks.evaluation import evaluating
+from model.networks.loading import load_pretrained, longest_read, padding_right
+from model.prior.language_model import LanguageModel
+from model.prior.tokenization import token_rows, without_beginning
 
 
 class Features(Protocol):
@@ -87,7 +87,9 @@ class PriorFeatures(NetworkFeatures):
 
     def __init__(self, language_model: LanguageModel, batch_size: int = 128) -> None:
         super().__init__(batch_size)
-        self.language_model = instance("language_model", language_model, LanguageModel, why="the prior")
+        self.language_model = instance(
+            "language_model", language_model, LanguageModel, why="the prior"
+        )
 
     def encode(self, texts: list[str]) -> Tensor:
         prior = self.language_model
@@ -96,7 +98,9 @@ class PriorFeatures(NetworkFeatures):
         longest = prior.context or max(map(len, rows))
         rows = [row[-longest:] or [prior.end_ids[0]] for row in rows]
         ids, mask = padded(rows, prior.pad_id, prior.device)
-        read = without_head(evaluating(prior.network))(input_ids=ids, attention_mask=mask, use_cache=False)
+        read = without_head(evaluating(prior.network))(
+            input_ids=ids, attention_mask=mask, use_cache=False
+        )
         return mean_over_tokens(read.last_hidden_state, mask)
 
 
@@ -136,7 +140,10 @@ class EncoderFeatures(NetworkFeatures):
         self.tokenizer = padding_right(tokenizer)
         longest = longest_read(network, tokenizer)
         if max_length is not None:
-            most, why = MOST if longest is None else longest, "as many as network and tokenizer allow"
+            most, why = (
+                MOST if longest is None else longest,
+                "as many as network and tokenizer allow",
+            )
             whole_number("max_length", max_length, at_most=most, why=why)
         self.max_length = longest if max_length is None else max_length
 
@@ -162,7 +169,12 @@ class EncoderFeatures(NetworkFeatures):
             trust_remote_code: run modelling code that comes with the checkpoint; without it such a checkpoint is refused.
         """
         network, tokenizer = load_pretrained(
-            AutoModel, name_or_path, dtype, device, trust_remote_code=trust_remote_code, unread=("pooler.",)
+            AutoModel,
+            name_or_path,
+            dtype,
+            device,
+            trust_remote_code=trust_remote_code,
+            unread=("pooler.",),
         )
         return cls(network, tokenizer, batch_size=batch_size, max_length=max_length)
 
@@ -170,7 +182,9 @@ class EncoderFeatures(NetworkFeatures):
         batch = self._tokens(texts)
         if not bool((length := batch["attention_mask"].sum(1)).all()):
             pad = str(self.tokenizer.pad_token)
-            batch = self._tokens([text if count else pad for text, count in zip(texts, length.tolist(), strict=True)])
+            batch = self._tokens(
+                [text if count else pad for text, count in zip(texts, length.tolist(), strict=True)]
+            )
         check_ids(batch["input_ids"].tolist(), texts, self.network, self.tokenizer)
         states = evaluating(self.network)(**batch.to(self.network.device)).last_hidden_state
         return mean_over_tokens(states, batch["attention_mask"])
@@ -178,7 +192,9 @@ class EncoderFeatures(NetworkFeatures):
     def _tokens(self, texts: list[str]) -> BatchEncoding:
         cut = self.max_length is not None
         once = without_beginning(self.tokenizer, texts)
-        return self.tokenizer(once, padding=True, truncation=cut, max_length=self.max_length, return_tensors="pt")
+        return self.tokenizer(
+            once, padding=True, truncation=cut, max_length=self.max_length, return_tensors="pt"
+        )
 
 
 class Standardised:
@@ -210,13 +226,22 @@ class Standardised:
                 f"center has shape {dimensions} and projection {tuple(projection.shape)}, expected [D] and [D, D']"
             )
         if not bool(center.isfinite().all() & projection.isfinite().all()):
-            raise ValueError("center or projection is NaN or infinite: look at the features that they were made of")
+            raise ValueError(
+                "center or projection is NaN or infinite: look at the features that they were made of"
+            )
         self.features = features
         self.center = center
         self.projection = projection
 
     @classmethod
-    def fit(cls, features: Features, texts: Sequence[str], *, num_components: int | None = None, whiten: bool = False) -> Self:
+    def fit(
+        cls,
+        features: Features,
+        texts: Sequence[str],
+        *,
+        num_components: int | None = None,
+        whiten: bool = False,
+    ) -> Self:
         """Centre and scale by `texts`, usually the training responses.
 
         Args:
@@ -239,10 +264,14 @@ class Standardised:
         _, size, directions = torch.linalg.svd(phi - center, full_matrices=False)
         size = size / len(phi) ** 0.5  # standard deviations along the principal directions
         if not size[0] > 1e-9 * (1 + center.norm()):
-            raise ValueError(f"all {len(phi)} texts have the same features: there is nothing to tell a reward by")
+            raise ValueError(
+                f"all {len(phi)} texts have the same features: there is nothing to tell a reward by"
+            )
         if num_components is None:
             if whiten:
-                raise ValueError("whiten=True needs num_components: directions without variance cannot be whitened")
+                raise ValueError(
+                    "whiten=True needs num_components: directions without variance cannot be whitened"
+                )
             return cls(features, center, torch.eye(phi.shape[1], dtype=phi.dtype) / size.norm())
         kept = min(num_components, int((size > 1e-9 * size[0]).sum()))
         scale = size[:kept] * kept**0.5 if whiten else size[:kept].norm().expand(kept)
@@ -258,11 +287,15 @@ class Standardised:
         return (self.features(texts) - self.center) @ self.projection
 
 
-def padded(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def padded(
+    rows: Sequence[Sequence[int]], pad_id: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Token ids padded on the right, and their mask, `[B, L]` each."""
     longest = max(map(len, rows))
     ids = torch.tensor([[*row, *[pad_id] * (longest - len(row))] for row in rows], device=device)
-    return ids, torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
+    return ids, torch.tensor(
+        [[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device
+    )
 
 
 def mean_over_tokens(states: Tensor, mask: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from model.checks import whole_number
+from model.common.checks import whole_number
 
 
 class Head(Protocol):
@@ -29,7 +29,9 @@ class Head(Protocol):
 def check_head(head: object) -> None:
     """Refuse an object that is no head, by a `TypeError`."""
     if not isinstance(getattr(head, "num_weights", None), int):
-        raise TypeError(f"head is a {type(head).__name__}, expected one of `model.preferences.HEADS`, or like them")
+        raise TypeError(
+            f"head is a {type(head).__name__}, expected one of `model.preferences.HEADS`, or like them"
+        )
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.checkpoint_source import read_tensors
-from model.checks import function, instance
-from model.digests import MANIFEST, check_digests, saved_together
-from model.language_model import LanguageModel
+from model.common.checks import function, instance
+from model.common.digests import MANIFEST, check_digests, saved_together
+from model.networks.source import read_tensors
 from model.preferences.features import EncoderFeatures, Features, PriorFeatures, Standardised
 from model.preferences.heads import HEADS, Head, check_head
+from model.prior.language_model import LanguageModel
 
 TENSORS, SETTINGS = "reward.safetensors", "reward.json"
 PROBE = "The quick brown fox jumps over the lazy dog."
@@ -45,7 +45,12 @@ class RewardPosterior:
 
     def __post_init__(self) -> None:
         check_head(self.head)
-        instance("features", self.features, Standardised, why="`Standardised.fit` makes it of features and texts")
+        instance(
+            "features",
+            self.features,
+            Standardised,
+            why="`Standardised.fit` makes it of features and texts",
+        )
         instance("samples", self.samples, Tensor)
         expected = (self.head.num_weights,)
         if self.samples.dim() != 2 or self.samples.shape[1:] != expected or not len(self.samples):
@@ -54,7 +59,9 @@ class RewardPosterior:
                 f"{type(self.head).__name__} in rows"
             )
         if not bool(self.samples.isfinite().all()):
-            raise ValueError("samples have weights that are NaN or infinite: look at the inference that drew them")
+            raise ValueError(
+                "samples have weights that are NaN or infinite: look at the inference that drew them"
+            )
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
@@ -66,7 +73,9 @@ class RewardPosterior:
         """Write `reward.safetensors` and `reward.json`; the network behind the features is not copied, but named."""
         kind = next((name for name, make in HEADS.items() if make is type(self.head)), None)
         if kind is None:
-            raise TypeError(f"{type(self.head).__name__} is not in HEADS, so it could not be loaded again: register it there")
+            raise TypeError(
+                f"{type(self.head).__name__} is not in HEADS, so it could not be loaded again: register it there"
+            )
         features = self.features
         tensors = {
             "samples": self.samples,
@@ -78,7 +87,10 @@ class RewardPosterior:
         named = _named(features.features, Path(folder))
         record = {"head": kind, "settings": asdict(settings), "features": named}
         with saved_together(folder) as new:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, new / TENSORS)
+            save_file(
+                {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+                new / TENSORS,
+            )
             (new / SETTINGS).write_text(json.dumps(record, indent=2) + "\n")
 
     @classmethod
@@ -97,7 +109,9 @@ class RewardPosterior:
         folder = Path(folder)
         record, tensors = _read_settings(folder), _tensors(folder)
         if record["head"] not in HEADS:
-            raise OtherRewardError(f"{folder} has a head {record['head']!r}, expected one of: {', '.join(HEADS)}")
+            raise OtherRewardError(
+                f"{folder} has a head {record['head']!r}, expected one of: {', '.join(HEADS)}"
+            )
         probe, saved = features([PROBE])[0], tensors["probe"]
         if probe.shape != saved.shape or not torch.allclose(
             probe, saved, rtol=0.05, atol=0.05 * saved.std(correction=0).item()
@@ -109,11 +123,15 @@ class RewardPosterior:
             )
         head: Any = HEADS[record["head"]]
         return cls(
-            head(**record["settings"]), Standardised(features, tensors["center"], tensors["projection"]), tensors["samples"]
+            head(**record["settings"]),
+            Standardised(features, tensors["center"], tensors["projection"]),
+            tensors["samples"],
         )
 
 
-def saved_features(folder: str | Path, prior: LanguageModel, *, trust_remote_code: bool = False) -> Features:
+def saved_features(
+    folder: str | Path, prior: LanguageModel, *, trust_remote_code: bool = False
+) -> Features:
     """The features that the reward in a folder is a function of, to load it onto: the prior's own, or its encoder's.
 
     Args:
@@ -134,7 +152,10 @@ def saved_features(folder: str | Path, prior: LanguageModel, *, trust_remote_cod
         )
     try:
         return EncoderFeatures.from_pretrained(
-            network, device=prior.device, max_length=named.get("max_length"), trust_remote_code=trust_remote_code
+            network,
+            device=prior.device,
+            max_length=named.get("max_length"),
+            trust_remote_code=trust_remote_code,
         )
     except (OSError, ValueError) as error:
         raise OtherRewardError(
@@ -150,7 +171,10 @@ def _named(features: Features, folder: Path) -> dict[str, Any]:
         return kind
     network = features.network.name_or_path
     if network and Path(network).is_dir():
-        return kind | {"folder": os.path.relpath(Path(network).resolve(), folder.resolve()), "max_length": features.max_length}
+        return kind | {
+            "folder": os.path.relpath(Path(network).resolve(), folder.resolve()),
+            "max_length": features.max_length,
+        }
     return kind | {"network": network, "max_length": features.max_length}
 
 
@@ -163,27 +187,40 @@ def named_encoder(folder: str | Path) -> str | None:
     named = _read_settings(Path(folder))["features"]
     if named["kind"] != EncoderFeatures.__name__:
         return None
-    return os.path.normpath(Path(folder) / named["folder"]) if named.get("folder") else named.get("network")
+    return (
+        os.path.normpath(Path(folder) / named["folder"])
+        if named.get("folder")
+        else named.get("network")
+    )
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
     tensors = read_tensors(folder / TENSORS)
     if missing := {"samples", "center", "projection", "probe"} - tensors.keys():
-        raise OtherRewardError(f"{folder / TENSORS} lacks {', '.join(sorted(missing))}: expected what a reward is saved as")
+        raise OtherRewardError(
+            f"{folder / TENSORS} lacks {', '.join(sorted(missing))}: expected what a reward is saved as"
+        )
     return tensors
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
     missing = [name for name in (TENSORS, SETTINGS) if not (folder / name).is_file()]
     if missing:
-        raise OtherRewardError(f"{folder} has no {missing[0]}, expected a folder that `RewardPosterior.save` wrote")
+        raise OtherRewardError(
+            f"{folder} has no {missing[0]}, expected a folder that `RewardPosterior.save` wrote"
+        )
     check_digests(folder)
     try:
         record = json.loads((folder / SETTINGS).read_bytes())
         kinds = {"head": str, "settings": dict, "features": dict}
-        whole = all(isinstance(record[name], kind) for name, kind in kinds.items()) and "kind" in record["features"]
+        whole = (
+            all(isinstance(record[name], kind) for name, kind in kinds.items())
+            and "kind" in record["features"]
+        )
     except (ValueError, KeyError, TypeError):
         whole = False
     if not whole:
-        raise OtherRewardError(f"{folder / SETTINGS} is damaged: expected the settings of a reward as JSON")
+        raise OtherRewardError(
+            f"{folder / SETTINGS} is damaged: expected the settings of a reward as JSON"
+        )
     return record

@@ -1,12 +1,12 @@
-"""Rewards: what evidence is made of, one kind a file. Evidence by themselves, or functions of texts for `TextEvidence`."""
+"""Rewards: what evidence is made of, one kind a file. Evidence by themselves, or functions of texts for `TextReward`."""
 
 from model.rewards.classifier import SequenceClassifier
 from model.rewards.expert import Expert
 from model.rewards.length import Length
-from model.rewards.likelihood import TextLikelihood
 from model.rewards.pattern import Pattern
-from model.rewards.text import TextEvidence
-from model.rewards.tokens import TokenEvidence
+from model.rewards.text import TextReward
+from model.rewards.text_likelihood import TextLikelihood
+from model.rewards.tokens import TokenReward
 from model.rewards.vader import vader_sentiment
 
 __all__ = [
@@ -14,8 +14,8 @@ __all__ = [
     "Length",
     "Pattern",
     "SequenceClassifier",
-    "TextEvidence",
     "TextLikelihood",
-    "TokenEvidence",
+    "TextReward",
+    "TokenReward",
     "vader_sentiment",
 ]

@@ -10,15 +10,19 @@ from typing import Literal, Self, get_args
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from model.adapter import unwrapped
-from model.batches import in_batches
-from model.checks import one_of, whole_number
-from model.evaluation import evaluating
-from model.network_checks import check_ids, check_network, check_tokenizer
-from model.pretrained import load_pretrained, longest_read, padding_right
-from model.tokenization import without_beginning
+from model.common.checks import one_of, whole_number
+from model.networks.adapter import unwrapped
+from model.networks.batches import in_batches
+from model.networks.checks import check_ids, check_network, check_tokenizer
+from model.networks.evaluation import evaluating
+from model.networks.loading import load_pretrained, longest_read, padding_right
+from model.prior.tokenization import without_beginning
 
 Output = Literal["log-prob", "logit"]
 
@@ -26,7 +30,7 @@ Output = Literal["log-prob", "logit"]
 class SequenceClassifier:
     """The logit of a label, or its log-probability, nats.
 
-    A function of texts, for `TextEvidence`. With the log-probability and beta 1 the posterior is Bayes' rule for the label:
+    A function of texts, for `TextReward`. With the log-probability and beta 1 the posterior is Bayes' rule for the label:
     p*(x) = p0(x) p(label | x) / p(label). A network with one output, as a reward model, has one label, and log sigmoid is
     its log-probability. Of texts longer than the network reads the end is read.
 
@@ -65,7 +69,9 @@ class SequenceClassifier:
         self.output = one_of("output", output, get_args(Output))
         self.batch_size = whole_number("batch_size", batch_size)
         self.upper_bound = 0.0 if output == "log-prob" else None
-        network.config.pad_token_id = self.tokenizer.pad_token_id  # a decoder reads the last token that is not padding
+        network.config.pad_token_id = (
+            self.tokenizer.pad_token_id
+        )  # a decoder reads the last token that is not padding
         self.max_length = longest_read(network, tokenizer)
 
     @classmethod
@@ -82,7 +88,11 @@ class SequenceClassifier:
     ) -> Self:
         """Load a checkpoint in Hugging Face format, from a folder or from the hub; by default on a GPU where there is one."""
         network, tokenizer = load_pretrained(
-            AutoModelForSequenceClassification, name_or_path, dtype, device, trust_remote_code=trust_remote_code
+            AutoModelForSequenceClassification,
+            name_or_path,
+            dtype,
+            device,
+            trust_remote_code=trust_remote_code,
         )
         return cls(network, tokenizer, label, output=output, batch_size=batch_size)
 
@@ -97,11 +107,19 @@ class SequenceClassifier:
     def _logits(self, texts: list[str]) -> Tensor:
         cut = self.max_length is not None
         once = without_beginning(self.tokenizer, texts)
-        batch = self.tokenizer(once, padding=True, truncation=cut, max_length=self.max_length, return_tensors="pt")
+        batch = self.tokenizer(
+            once, padding=True, truncation=cut, max_length=self.max_length, return_tensors="pt"
+        )
         check_ids(batch["input_ids"].tolist(), texts, self.network, self.tokenizer)
-        empty = [text for text, length in zip(texts, batch["attention_mask"].sum(1).tolist(), strict=True) if not length]
+        empty = [
+            text
+            for text, length in zip(texts, batch["attention_mask"].sum(1).tolist(), strict=True)
+            if not length
+        ]
         if empty:
-            raise ValueError(f"the text {empty[0]!r} has no tokens, so that there is nothing to classify")
+            raise ValueError(
+                f"the text {empty[0]!r} has no tokens, so that there is nothing to classify"
+            )
         logits = evaluating(self.network)(**batch.to(self.network.device)).logits.float()
         expected = (len(texts), len(self.network.config.id2label))
         if tuple(logits.shape) != expected:
@@ -123,12 +141,20 @@ def _label(logits: Tensor, index: int, output: Output, *, several: bool) -> Tens
 
 def _index_of(label: str | int | None, network: PreTrainedModel) -> int:
     if label is not None and not isinstance(label, str | Integral):
-        raise TypeError(f"label is a {type(label).__name__}, expected the name of a label or its index")
+        raise TypeError(
+            f"label is a {type(label).__name__}, expected the name of a label or its index"
+        )
     names = {int(index): name for index, name in network.config.id2label.items()}
     if label is None and len(names) == 1:
         return next(iter(names))
-    indices = [index for index, name in names.items() if label in (index, name) and not isinstance(label, bool)]
+    indices = [
+        index
+        for index, name in names.items()
+        if label in (index, name) and not isinstance(label, bool)
+    ]
     if len(indices) != 1:
         several = " (which several have: give its index)" if indices else ""
-        raise ValueError(f"label is {label!r}{several}, expected one of {type(network).__name__}'s: {list(names.values())}")
+        raise ValueError(
+            f"label is {label!r}{several}, expected one of {type(network).__name__}'s: {list(names.values())}"
+        )
     return indices[0]

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.checks import instance
-from model.language_model import LanguageModel
-from model.prompts import Prompts
+from model.common.checks import instance
+from model.prior.language_model import LanguageModel
+from model.prior.prompts import Prompts
 
 
 class Expert:
@@ -58,4 +58,8 @@ class Expert:
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
         """`[..., N]` for responses `[..., N, T]`, nats."""
         device = self.language_model.device
-        return self.language_model(prompts.to(device)).log_prob(response.to(device)).to(response.device)
+        return (
+            self.language_model(prompts.to(device))
+            .log_prob(response.to(device))
+            .to(response.device)
+        )

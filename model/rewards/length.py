@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.checks import instance, whole_number
-from model.language_model import LanguageModel
-from model.prompts import Prompts
+from model.common.checks import instance, whole_number
+from model.prior.language_model import LanguageModel
+from model.prior.prompts import Prompts
 
 
 class Length:
@@ -24,9 +24,17 @@ class Length:
     """
 
     def __init__(self, language_model: LanguageModel, target: int | None = None) -> None:
-        longest = instance("language_model", language_model, LanguageModel, why="the prior").max_new_tokens
+        longest = instance(
+            "language_model", language_model, LanguageModel, why="the prior"
+        ).max_new_tokens
         if target is not None:
-            target = whole_number("target", target, at_least=0, at_most=longest, why="tokens, of which a response has no more")
+            target = whole_number(
+                "target",
+                target,
+                at_least=0,
+                at_most=longest,
+                why="tokens, of which a response has no more",
+            )
         self.language_model = language_model
         self.target = target
         self.upper_bound = float(longest) if target is None else 0.0

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from model.checks import boolean, instance
-from model.texts import listed_texts
+from model.common.checks import boolean, instance
+from model.common.texts import listed_texts
 
 
 class Pattern:
     """1 for a text in which a regular expression is found, else 0; or how many times it is found.
 
-    A function of texts, for `TextEvidence`.
+    A function of texts, for `TextReward`.
 
     Args:
         pattern: a regular expression of Python's `re`, searched for anywhere in the text.
@@ -37,7 +37,9 @@ class Pattern:
         self.upper_bound = None if count else 1.0
 
     @classmethod
-    def of_words(cls, words: Iterable[str], *, count: bool = False, ignore_case: bool = True) -> Pattern:
+    def of_words(
+        cls, words: Iterable[str], *, count: bool = False, ignore_case: bool = True
+    ) -> Pattern:
         """Any of some words or phrases, as they stand and not inside longer words.
 
         Raises:
@@ -47,10 +49,16 @@ class Pattern:
         listed = [words] if isinstance(words, str) else list(instance("words", words, Iterable))  # type: ignore[type-abstract]
         for word in listed:
             if not isinstance(word, str):
-                raise TypeError(f"got the word {word!r} ({type(word).__name__}) among {listed!r}, expected texts: quote it")
+                raise TypeError(
+                    f"got the word {word!r} ({type(word).__name__}) among {listed!r}, expected texts: quote it"
+                )
         if not listed or not all(word.strip() for word in listed):
-            raise ValueError(f"got the words {listed!r}, expected at least one and none of them empty")
-        longest_first = sorted({word.strip() for word in listed}, key=lambda word: (-len(word), word))
+            raise ValueError(
+                f"got the words {listed!r}, expected at least one and none of them empty"
+            )
+        longest_first = sorted(
+            {word.strip() for word in listed}, key=lambda word: (-len(word), word)
+        )
         either = "|".join(map(re.escape, longest_first))
         return cls(rf"(?<!\w)(?:{either})(?!\w)", count=count, ignore_case=ignore_case)
 

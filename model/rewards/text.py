@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
@@ -12,16 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model import checks
-from model.checks import boolean, finite, instance, whole_number
-from model.evidence import Bounded, EvidenceError, at_beta, for_each_prompt
-from model.language_model import LanguageModel
-from model.prompts import Prompts
-from model.provenance import through
-from model.texts import quoted
+from model.common import checks
+from model.common.checks import boolean, finite, instance, whole_number
+from model.common.provenance import through
+from model.common.texts import quoted
+from model.likelihood import Bounded, LikelihoodError, for_each_prompt
+from model.prior.language_model import LanguageModel
+from model.prior.prompts import Prompts
 
 
-class TextEvidence:
+class TextReward:
     """r(x) = function(text of x).
 
     The text is the prompt as written, then the response decoded, without its end. Special tokens are part of the text, those of
@@ -57,38 +56,41 @@ class TextEvidence:
         self.function = checks.function("function", function, why="of a list of texts")
         self.language_model = instance("language_model", language_model, LanguageModel)
         self.whole = boolean("whole", whole)
-        self.upper_bound = function.upper_bound if upper_bound is None and isinstance(function, Bounded) else upper_bound
+        self.upper_bound = (
+            function.upper_bound
+            if upper_bound is None and isinstance(function, Bounded)
+            else upper_bound
+        )
         if self.upper_bound is not None:
             finite("upper_bound", self.upper_bound, why="or None if not known")
-        self.name = (name and instance("name", name, str)) or getattr(function, "__name__", type(function).__name__)
+        self.name = (name and instance("name", name, str)) or getattr(
+            function, "__name__", type(function).__name__
+        )
         self.cache_size = whole_number("cache_size", cache_size, at_least=0)
         self._known: OrderedDict[str, float] = OrderedDict()
-
-    def at_beta(self, beta: float | Mapping[str, float]) -> TextEvidence:
-        """With the function at this beta, and nothing remembered; itself, if the function does not depend on it."""
-        function = at_beta(self.function, beta)
-        if function is self.function:
-            return self
-        new = copy.copy(self)
-        new.function, new._known = function, OrderedDict()
-        return new
 
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
         """Rewards `[..., N]` of responses `[..., N, T]`, float64.
 
         Raises:
-            EvidenceError: with the text, if the function fails on it or returns what is no reward.
+            LikelihoodError: with the text, if the function fails on it or returns what is no reward.
             OtherLanguageModelError: if prompts or responses are of another language model.
         """
-        return through(lambda plain: self._score(prompts, for_each_prompt(prompts, plain)), response)
+        return through(
+            lambda plain: self._score(prompts, for_each_prompt(prompts, plain)), response
+        )
 
     def _score(self, prompts: Prompts, response: Tensor) -> Tensor:
         self.language_model.space.check(prompts, response)
         shape = response.shape[:-1]
-        texts = self.language_model.decode(response.reshape(-1, *response.shape[-2:]), prompts if self.whole else None)
+        texts = self.language_model.decode(
+            response.reshape(-1, *response.shape[-2:]), prompts if self.whole else None
+        )
         flat = [text for row in texts for text in row]
         reward_of = self._rewards(list(dict.fromkeys(flat)))
-        return torch.tensor([reward_of[text] for text in flat], dtype=torch.float64, device=response.device).view(shape)
+        return torch.tensor(
+            [reward_of[text] for text in flat], dtype=torch.float64, device=response.device
+        ).view(shape)
 
     def _rewards(self, texts: list[str]) -> dict[str, float]:
         """The reward of each of M different texts."""
@@ -111,30 +113,32 @@ class TextEvidence:
             raise self._failure(texts, error) from error
         values = _listed(returned)
         if values is None:
-            raise EvidenceError(
+            raise LikelihoodError(
                 f"the reward function {self.name!r} returned {quoted(returned)} ({type(returned).__name__}) for "
                 f"{len(texts)} texts, expected a list of as many numbers: it gets a list, and not one text at a time"
             )
         if len(values) != len(texts):
-            raise EvidenceError(
+            raise LikelihoodError(
                 f"the reward function {self.name!r} returned {len(values)} numbers for {len(texts)} texts, expected one each"
             )
         for text, value in zip(texts, values, strict=True):
             if not _is_reward(value):
-                raise EvidenceError(
+                raise LikelihoodError(
                     f"reward {self.name!r} returned {quoted(value)} for the text {quoted(text)}, expected a finite number, "
                     "or -inf for an impossible text"
                 )
         return [float(value) for value in values]  # type: ignore[arg-type] # `_is_reward` has looked at them
 
-    def _failure(self, texts: list[str], error: Exception) -> EvidenceError:
+    def _failure(self, texts: list[str], error: Exception) -> LikelihoodError:
         """What to say of a function that raised `error` on M texts: which of them it fails on, tried one by one."""
         for text in texts:
             try:
                 self.function([text])
             except Exception as again:
-                return EvidenceError(f"reward {self.name!r} failed on the text {quoted(text)}: {type(again).__name__}: {again}")
-        return EvidenceError(
+                return LikelihoodError(
+                    f"reward {self.name!r} failed on the text {quoted(text)}: {type(again).__name__}: {again}"
+                )
+        return LikelihoodError(
             f"reward {self.name!r} failed on {len(texts)} texts together, on none of them alone (the first is "
             f"{quoted(texts[0])}): {type(error).__name__}: {error}. Is the batch too large?"
         )

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from model.checks import finite, function, instance
-from model.language_model import LanguageModel
-from model.prompts import Prompts
+from model.common.checks import finite, function, instance
+from model.prior.language_model import LanguageModel
+from model.prior.prompts import Prompts
 
 
 @dataclass(frozen=True)
-class TokenEvidence:
+class TokenReward:
     """r(x) = function(token ids of x).
 
     Attributes:

@@ -5,7 +5,7 @@ from functools import cache
 
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-from model.texts import listed_texts
+from model.common.texts import listed_texts
 
 
 @cache

@@ -6,13 +6,22 @@ import pytest
 import torch
 
 from experiments import agents
-from experiments.agents import NONE, Agents, bayes_twice, log_z_of, main, mixture, responsibilities, who_said
-from experiments.family_optimum import family_optimum
-from experiments.rewards import REWARDS
+from experiments.agents import (
+    NONE,
+    Agents,
+    bayes_twice,
+    log_z_of,
+    main,
+    mixture,
+    responsibilities,
+    who_said,
+)
+from experiments.guide_zoo.family_optimum import family_optimum
+from experiments.shared.rewards import REWARDS
 from guides import Tabular
 from inference import Enumeration
 from model import AlignmentModel, LanguageModel, grammar_prior
-from model.grammar import SPEAKERS, spoken_sentences
+from model.prior.grammar import SPEAKERS, spoken_sentences
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +31,22 @@ def spoken() -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def truth(spoken) -> Enumeration:
-    return Enumeration(AlignmentModel(spoken, REWARDS["vader"](spoken), 0.4), spoken.encode(["the film was"]))
+    return Enumeration(
+        AlignmentModel(spoken, REWARDS["vader"](spoken), 0.4), spoken.encode(["the film was"])
+    )
 
 
 def test_who_said_what_is_bayes_rule_on_the_grammar():
     said = who_said("the film was not very good", SPEAKERS)
     critic, bore = 0.5 * 0.6 * 0.2 * 0.3, 0.2 * 0.6 * 0.1 * 0.2
-    assert said == pytest.approx({"enthusiast": 0, "critic": critic / (critic + bore), "bore": bore / (critic + bore), NONE: 0})
+    assert said == pytest.approx(
+        {
+            "enthusiast": 0,
+            "critic": critic / (critic + bore),
+            "bore": bore / (critic + bore),
+            NONE: 0,
+        }
+    )
     assert who_said("the film was film", SPEAKERS)[NONE] == 1
 
 
@@ -53,14 +71,16 @@ def test_bayes_rule_is_exact(spoken, truth):
     for name, of_agent in rho.items():
         joint = truth.log_prior.exp() * of_agent
         share = joint.sum()
-        mean = (joint / share * truth.log_evidence.exp()).sum()  # Z_a
+        mean = (joint / share * truth.log_likelihood.exp()).sum()  # Z_a
         by_program = log_z_of(name, spoken, truth.prompts, reward, 0.4)
         assert (share * mean).log().item() == pytest.approx(by_program.item(), abs=1e-10)
         assert (share * mean / truth.log_z.exp()).item() == pytest.approx(after[name], abs=1e-10)
 
 
 def test_bayes_twice_is_bayes_once(spoken):
-    table, error = bayes_twice(spoken, spoken.encode(["the plot was"]), REWARDS["vader"](spoken), 0.5)
+    table, error = bayes_twice(
+        spoken, spoken.encode(["the plot was"]), REWARDS["vader"](spoken), 0.5
+    )
     assert error < 1e-12
     assert table.count("then") == 2
 
@@ -76,7 +96,9 @@ def test_script(tmp_path, capsys, monkeypatch):
     """With the posterior itself for a guide all holds."""
 
     def best(model, prompts, *_):
-        return family_optimum(Enumeration(model, prompts), lambda: Tabular(model.prior, prompts), "reverse").guide
+        return family_optimum(
+            Enumeration(model, prompts), lambda: Tabular(model.prior, prompts), "reverse"
+        ).guide
 
     monkeypatch.setattr(agents, "train", best)
     findings = main(Agents(betas=(0.3,), seeds=1, out=tmp_path))
@@ -102,4 +124,6 @@ def test_a_guide_far_from_the_posterior_does_not_pass(tmp_path, monkeypatch):
 
 
 def test_kl_of_mixtures():
-    assert agents.kl({"a": 0.5, "b": 0.5}, {"a": 0.25, "b": 0.75}) == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
+    assert agents.kl({"a": 0.5, "b": 0.5}, {"a": 0.25, "b": 0.75}) == pytest.approx(
+        0.5 * math.log(2) + 0.5 * math.log(2 / 3)
+    )

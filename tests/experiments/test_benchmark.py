@@ -17,7 +17,9 @@ def end_early(response: torch.Tensor) -> torch.Tensor:
     return response
 
 
-@pytest.mark.parametrize("change", [lambda response: response, end_early], ids=["full length", "some end"])
+@pytest.mark.parametrize(
+    "change", [lambda response: response, end_early], ids=["full length", "some end"]
+)
 def test_ours_and_the_loop_by_hand_do_the_same_job(monkeypatch, change):
     ours, by_hand = Ours(SMALL), ByHand(SMALL)
     for module in (by_hand.guide, by_hand.prior, ours.svi.model.prior, ours.guide):
@@ -31,7 +33,9 @@ def test_ours_and_the_loop_by_hand_do_the_same_job(monkeypatch, change):
         response = change(by_hand.sample())
         assert response.shape == (SMALL.sequences, SMALL.tokens)
         with monkeypatch.context() as patched:
-            patched.setattr(ResponseDistribution, "sample", lambda *_, response=response: response[:, None])
+            patched.setattr(
+                ResponseDistribution, "sample", lambda *_, response=response: response[:, None]
+            )
             patched.setattr(by_hand, "sample", lambda response=response: response)
             patched.setattr(by_hand, "update", lambda: None)
             loss_by_hand = by_hand()
@@ -39,7 +43,9 @@ def test_ours_and_the_loop_by_hand_do_the_same_job(monkeypatch, change):
         assert loss == pytest.approx(loss_by_hand, rel=1e-10)
         for name in theirs:
             torch.testing.assert_close(mine[name].grad, theirs[name].grad, rtol=1e-9, atol=1e-10)
-        assert sum(parameter.grad.square().sum() for parameter in theirs.values()) > 1.5  # so that the norm is clipped
+        assert (
+            sum(parameter.grad.square().sum() for parameter in theirs.values()) > 1.5
+        )  # so that the norm is clipped
         update()
         ours.svi.optim(mine.values())
         for name in theirs:
@@ -67,7 +73,9 @@ def test_prints_both_tables():
         assert float(by_hand) > 0
 
 
-@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"sequences": 1}, {"width": 20}, {"prompt_tokens": 0}], ids=str)
+@pytest.mark.parametrize(
+    "wrong", [{"rounds": 0}, {"sequences": 1}, {"width": 20}, {"prompt_tokens": 0}], ids=str
+)
 def test_refuses_what_cannot_be_timed(wrong):
     with pytest.raises(SystemExit, match="expected"):
         replace(SMALL, **wrong)

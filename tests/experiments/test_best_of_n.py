@@ -17,12 +17,12 @@ from experiments.best_of_n import (
     measured_best,
     reward_at,
 )
-from experiments.family_optimum import family_optimum
-from experiments.rewards import REWARDS
-from experiments.run_folder import RunFolder
+from experiments.guide_zoo.family_optimum import family_optimum
+from experiments.shared.rewards import REWARDS
+from experiments.shared.run_folder import RunFolder
 from guides import Fixed, Tabular
 from inference import Enumeration, Estimate, PriorBank
-from inference.order_statistics import best_of_n_kl_bound
+from inference.targets.order_statistics import best_of_n_kl_bound
 from model import AlignmentModel, LanguageModel
 
 
@@ -42,8 +42,10 @@ def test_the_best_of_two_by_hand(law):
     prior = torch.tensor([0.4, 0.5, 0.1], dtype=torch.float64)
     assert best.reward == pytest.approx((1 - zero - two) + 2 * two, abs=1e-12)
     assert best.kl == pytest.approx((levels * (levels / prior).log()).sum().item(), abs=1e-12)
-    ratio = torch.stack([levels[0] / 0.4, levels[1] / 0.5, levels[1] / 0.5, levels[2] / 0.1]).log()[:, None]
-    assert torch.allclose(log_ratio(law.log_prior, law.log_evidence, 2), ratio, atol=1e-12)
+    ratio = torch.stack([levels[0] / 0.4, levels[1] / 0.5, levels[1] / 0.5, levels[2] / 0.1]).log()[
+        :, None
+    ]
+    assert torch.allclose(log_ratio(law.log_prior, law.log_likelihood, 2), ratio, atol=1e-12)
 
 
 def test_the_frontier_is_the_posterior_as_far_away(law):
@@ -55,7 +57,7 @@ def test_no_law_is_above_the_frontier(law):
     for law_of_four in torch.rand(200, 4, 1).double().log_softmax(1) * 3:
         log_prob = law_of_four.log_softmax(0)
         kl = (log_prob.exp() * (log_prob - law.log_prior)).sum().item()
-        assert (log_prob.exp() * law.log_evidence).sum().item() <= reward_at(law, kl) + 1e-9
+        assert (log_prob.exp() * law.log_likelihood).sum().item() <= reward_at(law, kl) + 1e-9
 
 
 def test_beyond_the_last_posterior_the_frontier_is_the_largest_reward(law):
@@ -68,10 +70,18 @@ def test_groups_of_draws_agree_with_order_statistics(law, n):
     truth = exact_best(law, n)
     distances = []
     for _ in range(60):
-        draws = law.log_evidence[torch.multinomial(law.log_prior.exp()[:, 0], 1024, replacement=True), 0]
+        draws = law.log_likelihood[
+            torch.multinomial(law.log_prior.exp()[:, 0], 1024, replacement=True), 0
+        ]
         found = measured_best(truth, draws, n)
-        pairs = (found.place.kl, truth.kl), (found.place.reward, truth.reward), (found.win_rate, truth.win_rate.value)
-        distances.append([(estimate.value - exact) / estimate.standard_error for estimate, exact in pairs])
+        pairs = (
+            (found.place.kl, truth.kl),
+            (found.place.reward, truth.reward),
+            (found.win_rate, truth.win_rate.value),
+        )
+        distances.append(
+            [(estimate.value - exact) / estimate.standard_error for estimate, exact in pairs]
+        )
     spread = torch.tensor(distances)
     assert ((spread.std(0) > 0.5) & (spread.std(0) < 1.5)).all()
     assert (spread.mean(0).abs() < 5 / 60**0.5).all()
@@ -108,7 +118,10 @@ def test_a_share_is_of_what_the_posterior_as_far_gains_over_the_prior():
 def test_each_finding_of_the_best_of_n_is_decided_by_its_own_number(changed, failed):
     """The worst of several n decides, in any order; a prior draw, the best of 1, has no share."""
     prior, good, odd = one(kl=0.0, reward=1.0), one(kl=0.1, reward=1.9), one(**changed)
-    for best in ({1: prior._replace(win_rate=Estimate(0.5, 0.0)), 4: odd, 16: good}, {2: good, 4: odd}):
+    for best in (
+        {1: prior._replace(win_rate=Estimate(0.5, 0.0)), 4: odd, 16: good},
+        {2: good, 4: odd},
+    ):
         found = best_findings(best, "here")
         assert {index for index, finding in enumerate(found) if not finding.held} == failed
     assert f"gains {min(odd.share, 0.9):.0%} of" in found[3].statement
@@ -129,7 +142,7 @@ def test_what_distillation_leaves_is_a_share_of_what_the_prior_has(grammar, tmp_
     args = BestOfN(sizes=(1, 4), distilled=(4,), betas=(0.6,), seeds=2, out=tmp_path)
     prompts = grammar.encode(["the film was"])
     truth = Enumeration(AlignmentModel(grammar, REWARDS["vader"](grammar), 1.0), prompts)
-    best = truth.log_prior + log_ratio(truth.log_prior, truth.log_evidence, 4)
+    best = truth.log_prior + log_ratio(truth.log_prior, truth.log_likelihood, 4)
     posterior = AlignmentModel(grammar, REWARDS["vader"](grammar), 0.52)
     for guide, learned in ((Fixed(grammar), False), (exact_table(posterior, prompts), True)):
         monkeypatch.setattr(best_of_n, "distil", lambda *_, guide=guide: guide)
@@ -145,7 +158,9 @@ def test_what_distillation_leaves_is_a_share_of_what_the_prior_has(grammar, tmp_
 def exact_table(model, prompts):
     """The posterior of a model, as a guide. The best of n is near it."""
     truth = Enumeration(model, prompts)
-    return family_optimum(truth, lambda: Tabular(model.prior, prompts), "reverse", max_iter=40).guide
+    return family_optimum(
+        truth, lambda: Tabular(model.prior, prompts), "reverse", max_iter=40
+    ).guide
 
 
 def kl_to(log_target, log_law):
@@ -174,7 +189,9 @@ def test_a_guide_above_the_posteriors_is_found(grammar, tmp_path, monkeypatch):
     ],
     ids=str,
 )
-def test_each_finding_of_measurements_is_decided_by_its_own_number(grammar, tmp_path, monkeypatch, there, failed):
+def test_each_finding_of_measurements_is_decided_by_its_own_number(
+    grammar, tmp_path, monkeypatch, there, failed
+):
     """Three standard errors, as many as `there` says to either side, of what order statistics have."""
 
     def off(name, value, n):
@@ -198,10 +215,21 @@ def test_each_finding_of_measurements_is_decided_by_its_own_number(grammar, tmp_
 @pytest.mark.slow
 def test_script(prior, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(best_of_n, "grammar_prior", lambda **_: prior)
-    args = BestOfN(sizes=(1, 2, 8), distilled=(4,), betas=(0.6,), steps=3, seeds=2, text_steps=1, draws=320, out=tmp_path)
+    args = BestOfN(
+        sizes=(1, 2, 8),
+        distilled=(4,),
+        betas=(0.6,),
+        steps=3,
+        seeds=2,
+        text_steps=1,
+        draws=320,
+        out=tmp_path,
+    )
     findings = main(args)
     held = {finding.statement: finding.held for finding in findings}
-    assert [said for said, ok in held.items() if not ok] == [said for said in held if said.startswith("distillation leaves")]
+    assert [said for said, ok in held.items() if not ok] == [
+        said for said in held if said.startswith("distillation leaves")
+    ]
     assert len(held) == 15
     printed = capsys.readouterr().out
     assert f"{best_of_n_kl_bound(8):.4f}" in printed

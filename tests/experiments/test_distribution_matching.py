@@ -21,24 +21,36 @@ from experiments.distribution_matching import (
     pointwise,
     positive,
 )
-from experiments.reward_only import RewardOnly
-from experiments.tuning import tuned
+from experiments.shared.reward_only import RewardOnly
+from experiments.shared.tuning import tuned
 from guides import FineTuned
-from inference import Enumeration, Estimate, FDivergence, LeaveOneOut_ELBO, draw_from_prior, match_moments, random_state
+from inference import (
+    Enumeration,
+    Estimate,
+    FDivergence,
+    LeaveOneOut_ELBO,
+    draw_from_prior,
+    match_moments,
+    random_state,
+)
 from model import AlignmentModel
 
 
 @pytest.fixture
 def moments(prior):
     base = AlignmentModel(prior, {}, 1.0)
-    return match_moments(base, prior.encode(["the film was"]), {"positive": positive(prior)}, {"positive": 0.7})
+    return match_moments(
+        base, prior.encode(["the film was"]), {"positive": positive(prior)}, {"positive": 0.7}
+    )
 
 
 def test_positive_is_above_zero():
     assert is_positive(["a bad film", "a good film", "a film"]) == [0.0, 1.0, 0.0]
 
 
-def test_the_distributional_target_has_its_share_and_rl_with_its_beta_has_the_same_posterior(prior, moments):
+def test_the_distributional_target_has_its_share_and_rl_with_its_beta_has_the_same_posterior(
+    prior, moments
+):
     task, prompts = distributional(prior, moments), prior.encode(["the film was"])
     target, rewarded = Enumeration(task.target, prompts), Enumeration(task.rewarded, prompts)
     met = (target.log_posterior.exp() * task.feature(prompts, target.support)).sum().item()
@@ -71,7 +83,12 @@ def test_nearer_is_how_much_of_the_forward_kl_is_gone(prior):
     task = pointwise(prior, DistributionMatching(word="not"))
     with random_state.isolated(0):
         guide = tuned(FineTuned(prior), task.rewarded, prompts, LeaveOneOut_ELBO(64), 20, rate=3e-3)
-        draws = draw_from_prior(task.target, prompts, 2000, log_evidence_bound=task.target.log_evidence_bound(prompts))
+        draws = draw_from_prior(
+            task.target,
+            prompts,
+            2000,
+            log_likelihood_bound=task.target.log_likelihood_bound(prompts),
+        )
         found = measure(task, guide, prompts, draws, draws.response[draws.accepted[:, 0]], 64)
     truth = Enumeration(task.target, prompts)
     exact = (truth.kl_posterior_guide(FineTuned(prior)) - truth.kl_posterior_guide(guide)).item()
@@ -81,22 +98,46 @@ def test_nearer_is_how_much_of_the_forward_kl_is_gone(prior):
 
 
 def row(met, kl, distinct, bleu):
-    values = {"met": met, "kl_posterior_guide": kl, "nearer": 1.0 - kl, "distinct_2": distinct, "self_bleu": bleu}
+    values = {
+        "met": met,
+        "kl_posterior_guide": kl,
+        "nearer": 1.0 - kl,
+        "distinct_2": distinct,
+        "self_bleu": bleu,
+    }
     return {name: Estimate(value, 0.01) for name, value in values.items()}
 
 
 def test_findings_are_those_of_the_numbers(prior, moments):
     task = distributional(prior, moments)
-    rows = {PRIOR: row(0.2, 1.0, 0.8, 0.1), TARGET: row(0.7, 0.0, 0.8, 0.1), PURE: row(1.0, 9.0, 0.1, 0.9)}
+    rows = {
+        PRIOR: row(0.2, 1.0, 0.8, 0.1),
+        TARGET: row(0.7, 0.0, 0.8, 0.1),
+        PURE: row(1.0, 9.0, 0.1, 0.9),
+    }
     good, bad = row(0.6, 0.4, 0.7, 0.1), row(0.22, 0.99, 0.3, 0.5)
     assert all(finding.held for finding in findings_of(task, {**rows, GDC: good, PENALISED: good}))
-    held = [finding.held for finding in findings_of(task, {**rows, PURE: row(0.6, 1.01, 0.7, 0.1), GDC: bad, PENALISED: bad})]
+    held = [
+        finding.held
+        for finding in findings_of(
+            task, {**rows, PURE: row(0.6, 1.01, 0.7, 0.1), GDC: bad, PENALISED: bad}
+        )
+    ]
     assert not any(held)
 
 
 @pytest.mark.slow
 def test_script(tmp_path, capsys):
-    args = DistributionMatching(max_new_tokens=4, steps=1, particles=4, draws=512, samples=32, seeds=2, threads=1, out=tmp_path)
+    args = DistributionMatching(
+        max_new_tokens=4,
+        steps=1,
+        particles=4,
+        draws=512,
+        samples=32,
+        seeds=2,
+        threads=1,
+        out=tmp_path,
+    )
     findings = main(args)
     assert findings[0].held
     assert findings[0].statement.startswith("lambda")
@@ -111,7 +152,9 @@ def test_script(tmp_path, capsys):
 
 def test_share_that_the_prior_has_already_is_refused(prior):
     base = AlignmentModel(prior, {}, 1.0)
-    moments = match_moments(base, prior.encode(["the film was"]), {"positive": positive(prior)}, {"positive": 0.05})
+    moments = match_moments(
+        base, prior.encode(["the film was"]), {"positive": positive(prior)}, {"positive": 0.05}
+    )
     with pytest.raises(SystemExit, match=r"--share 0.05: expected above 0\.\d+, that of the prior"):
         distributional(prior, moments)
 

@@ -7,15 +7,29 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments.inference_zoo import FROM_GUIDE, TUNED, Job, Zoo, empirical, list_jobs, main, measure_guide, run, sample, train
-from experiments.worlds import WORLDS, eight_tokens
+from experiments.inference_zoo import (
+    FROM_GUIDE,
+    TUNED,
+    Job,
+    Zoo,
+    empirical,
+    list_jobs,
+    main,
+    measure_guide,
+    run,
+    sample,
+    train,
+)
+from experiments.shared.worlds import WORLDS, eight_tokens
 from guides import FineTuned
 from inference import OBJECTIVES, SAMPLERS, enumerate_posterior, importance_sampling
 
 
 @pytest.fixture
 def args(tmp_path):
-    return Zoo(worlds=("eight-tokens",), steps=(2,), fractions=(0.5, 1.0), seeds=2, workers=1, out=tmp_path)
+    return Zoo(
+        worlds=("eight-tokens",), steps=(2,), fractions=(0.5, 1.0), seeds=2, workers=1, out=tmp_path
+    )
 
 
 def test_every_algorithm_is_in_the_zoo(args):
@@ -24,14 +38,18 @@ def test_every_algorithm_is_in_the_zoo(args):
 
 
 def test_table_figure_and_results(args, capsys):
-    results = main(replace(args, only=("leave-one-out", "importance", "importance" + FROM_GUIDE, "best-of-n")))
+    results = main(
+        replace(args, only=("leave-one-out", "importance", "importance" + FROM_GUIDE, "best-of-n"))
+    )
     assert len(results) == 4 * 2 * 2
     text = capsys.readouterr().out
     assert "KL(p* || q)" in text
     assert "±" in text
     folder = next(args.out.iterdir())
     lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
-    assert [line["job"]["algorithm"] for line in lines] == [result.job.algorithm for result in results]
+    assert [line["job"]["algorithm"] for line in lines] == [
+        result.job.algorithm for result in results
+    ]
     assert (folder / "eight-tokens.svg").is_file()
 
 
@@ -56,8 +74,12 @@ def test_english_world_is_measured_against_its_exact_samples(monkeypatch):
 
 def test_training_a_proposal_is_on_the_budget():
     world = eight_tokens()
-    drawn = sample(world, Job("eight-tokens", "importance" + FROM_GUIDE, 1.0, 4, 0), 4 * world.particles)
-    assert len(drawn.response) == 2 * world.particles  # two steps of training have drawn the other half
+    drawn = sample(
+        world, Job("eight-tokens", "importance" + FROM_GUIDE, 1.0, 4, 0), 4 * world.particles
+    )
+    assert (
+        len(drawn.response) == 2 * world.particles
+    )  # two steps of training have drawn the other half
 
 
 def test_refusals_are_results():
@@ -87,5 +109,8 @@ def test_empirical_law_of_all_responses_is_the_posterior():
 def test_more_budget_is_closer():
     world = eight_tokens()
     start = measure_guide(world, FineTuned(world.model.prior))["kl_guide_posterior"]
-    short, longer = (measure_guide(world, train(world, "trajectory-balance", n, 0))["kl_guide_posterior"] for n in (5, 25))
+    short, longer = (
+        measure_guide(world, train(world, "trajectory-balance", n, 0))["kl_guide_posterior"]
+        for n in (5, 25)
+    )
     assert longer < short < start

@@ -13,7 +13,9 @@ ROOT = Path(__file__).parents[2]
 PROC = Path("/proc")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (PROC / "self" / "stat").is_file(), reason="looks processes up in /proc"),
+    pytest.mark.skipif(
+        not (PROC / "self" / "stat").is_file(), reason="looks processes up in /proc"
+    ),
 ]
 
 
@@ -25,7 +27,12 @@ def start():
     def start_it(*words):
         command = [sys.executable, "-m", *map(str, words)]
         process = subprocess.Popen(
-            command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+            command,
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         started.append(process)
         return process
@@ -79,7 +86,9 @@ def test_sigterm_ends_a_fit_with_the_line_that_goes_on(start, tmp_path, prior):
     _, err = process.communicate(timeout=60)
     [folder] = (tmp_path / "runs").iterdir()
     assert process.returncode == 143, err
-    assert err.rstrip().endswith(f"Ended by SIGTERM. To go on: python -m experiments.steer --resume {folder}"), err
+    assert err.rstrip().endswith(
+        f"Ended by SIGTERM. To go on: python -m experiments.steer --resume {folder}"
+    ), err
     assert "Traceback" not in err, err
 
 
@@ -94,7 +103,9 @@ def zoo(start, tmp_path):
 def workers_of(pid):
     """The processes that multiprocessing spawned for a process, but for the one that looks after its resources."""
     children = [child for child in group_of(pid) if (found := stat(child)) and found[1] == pid]
-    return [child for child in children if b"spawn_main" in (PROC / str(child) / "cmdline").read_bytes()]
+    return [
+        child for child in children if b"spawn_main" in (PROC / str(child) / "cmdline").read_bytes()
+    ]
 
 
 def test_ctrl_c_ends_a_zoo_and_its_workers_at_once(start, tmp_path):

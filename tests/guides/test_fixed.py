@@ -8,23 +8,31 @@ import torch
 from pyro.infer import SVI
 
 from guides import FineTuned, Fixed, LoRA, Tempered
-from inference import SAMPLERS, LeaveOneOut_ELBO, importance_sampling, log_evidence_at, log_guide_at
+from inference import (
+    SAMPLERS,
+    LeaveOneOut_ELBO,
+    importance_sampling,
+    log_guide_at,
+    log_likelihood_at,
+)
 from inference.objectives.response_objective import tempered
-from model import AlignmentModel, TextEvidence, vader_sentiment
+from model import AlignmentModel, TextReward, vader_sentiment
 
 
 @pytest.fixture
 def model(prior):
-    return AlignmentModel(prior, TextEvidence(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
+    return AlignmentModel(prior, TextReward(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
 
 
 def test_the_prior_as_a_proposal_weighs_by_the_evidence_alone(model, prior, prompts):
     posterior = importance_sampling(model, prompts, guide=Fixed(prior), num_samples=50)
-    expected = log_evidence_at(model, prompts, posterior.response).double()
+    expected = log_likelihood_at(model, prompts, posterior.response).double()
     assert torch.allclose(posterior.log_weight, expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("wrap", [Fixed, lambda guide: Tempered(guide, temperature=1.0)], ids=["fixed", "tempered"])
+@pytest.mark.parametrize(
+    "wrap", [Fixed, lambda guide: Tempered(guide, temperature=1.0)], ids=["fixed", "tempered"]
+)
 def test_stays_as_it_was_while_its_source_trains(prior, model, prompts, wrap):
     guide = FineTuned(prior, subset="last-layers")
     fixed, response = wrap(guide), prior(prompts).sample((4,))
@@ -38,15 +46,23 @@ def test_stays_as_it_was_while_its_source_trains(prior, model, prompts, wrap):
 
 def test_copies_nothing_but_what_trains(prior):
     for guide in (FineTuned(prior, subset="norms-and-biases"), LoRA(prior)):
-        own, fixed = {p.data_ptr() for p in guide.parameters()}, {p.data_ptr() for p in Fixed(guide).parameters()}
+        own, fixed = (
+            {p.data_ptr() for p in guide.parameters()},
+            {p.data_ptr() for p in Fixed(guide).parameters()},
+        )
         assert len(own - fixed) == len(guide.trained())
-    assert {p.data_ptr() for p in Fixed(prior).parameters()} == {p.data_ptr() for p in prior.parameters()}
+    assert {p.data_ptr() for p in Fixed(prior).parameters()} == {
+        p.data_ptr() for p in prior.parameters()
+    }
 
 
 def test_any_function_of_prompts_will_do(prior, prompts):
     fixed = Fixed(lambda prompts: prior(prompts).at_temperature(2.0))
     response = prior(prompts).sample((4,))
-    assert torch.equal(log_guide_at(fixed, prompts, response), prior(prompts).at_temperature(2.0).log_prob(response))
+    assert torch.equal(
+        log_guide_at(fixed, prompts, response),
+        prior(prompts).at_temperature(2.0).log_prob(response),
+    )
     assert fixed.num_trained_parameters() == 0
 
 
@@ -67,7 +83,9 @@ def test_tempered_divides_what_its_source_divides_already(prior, prompts):
     warm.language_model.temperature = 0.5
     response = prior(prompts).sample((4,))
     expected = prior(prompts).at_temperature(0.5 * 3.0).log_prob(response)
-    assert torch.allclose(log_guide_at(Tempered(warm, temperature=3.0), prompts, response), expected, atol=1e-12)
+    assert torch.allclose(
+        log_guide_at(Tempered(warm, temperature=3.0), prompts, response), expected, atol=1e-12
+    )
     assert not torch.allclose(expected, prior(prompts).log_prob(response))
 
 
@@ -88,11 +106,15 @@ def test_what_cannot_be_tempered_says_so(prior, prompts):
     with pytest.raises(ValueError, match="temperature is 0"):
         Tempered(prior, temperature=0)
     uniform = pyro.distributions.Categorical(logits=torch.zeros(2, 3, 10)).to_event(1)
-    with pytest.raises(TypeError, match=r"got a guide with a Independent, expected a `ResponseDistribution`"):
+    with pytest.raises(
+        TypeError, match=r"got a guide with a Independent, expected a `ResponseDistribution`"
+    ):
         Tempered(Fixed(lambda _: uniform)).distribution(prompts)
 
 
 @pytest.mark.parametrize("sampler", ["importance", "smc", "independence-metropolis-hastings"])
 def test_wrappers_are_proposals_of_the_samplers(model, prior, prompts, sampler):
-    posterior = SAMPLERS[sampler](model, prompts, guide=Tempered(prior, temperature=1.3), num_samples=64)
+    posterior = SAMPLERS[sampler](
+        model, prompts, guide=Tempered(prior, temperature=1.3), num_samples=64
+    )
     assert posterior.response.shape[1:] == (2, 3)

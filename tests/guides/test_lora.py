@@ -13,10 +13,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from guides import Fixed, LoRA, OtherGuideError
 from inference import OBJECTIVES, FusedOptimizer, diagnose, fit, response_distribution
-from model import AlignmentModel, LanguageModel, TextEvidence
+from model import AlignmentModel, LanguageModel, TextReward
 from tests.model.tiny import NETWORKS, PROMPTS, tiny, tiny_tokenizer
 
-assert_close = partial(torch.testing.assert_close, atol=1e-5, rtol=0)  # llama norms its activations in float32
+assert_close = partial(
+    torch.testing.assert_close, atol=1e-5, rtol=0
+)  # llama norms its activations in float32
 
 
 @pytest.fixture(params=NETWORKS)
@@ -27,7 +29,11 @@ def network(request):
 @pytest.fixture(params=["no adapter", "adapter"])
 def prior(request, network, tmp_path):
     """In float64, without and with an adapter of its own."""
-    return tiny(network) if request.param == "no adapter" else with_adapter(tiny(network), tmp_path / "prior")
+    return (
+        tiny(network)
+        if request.param == "no adapter"
+        else with_adapter(tiny(network), tmp_path / "prior")
+    )
 
 
 def with_adapter(language_model, folder):
@@ -35,10 +41,18 @@ def with_adapter(language_model, folder):
     language_model.network.save_pretrained(folder / "base")
     base = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=language_model.network.dtype)
     names = ["c_attn"] if hasattr(base, "transformer") else ["q_proj", "o_proj"]
-    config = peft.LoraConfig(r=2, lora_alpha=6, target_modules=names, init_lora_weights=False, fan_in_fan_out="c_attn" in names)
+    config = peft.LoraConfig(
+        r=2,
+        lora_alpha=6,
+        target_modules=names,
+        init_lora_weights=False,
+        fan_in_fan_out="c_attn" in names,
+    )
     wrapped = peft.get_peft_model(base, config)
     wrapped.save_pretrained(folder / "adapter")
-    network = AutoModelForCausalLM.from_pretrained(folder / "adapter", dtype=language_model.network.dtype)
+    network = AutoModelForCausalLM.from_pretrained(
+        folder / "adapter", dtype=language_model.network.dtype
+    )
     return LanguageModel(network, tiny_tokenizer(), max_new_tokens=language_model.max_new_tokens)
 
 
@@ -55,7 +69,7 @@ def sentiment(texts):
 
 
 def model_of(prior):
-    return AlignmentModel(prior, TextEvidence(sentiment, prior, upper_bound=3.0), 1.0)
+    return AlignmentModel(prior, TextReward(sentiment, prior, upper_bound=3.0), 1.0)
 
 
 def all_paths(prior):
@@ -86,18 +100,31 @@ def test_prior_stays_bit_for_bit_before_during_and_after_training(prior):
     steps = []
 
     def check(_):
-        steps.append(same(all_paths(prior), before) and not same(all_paths(guide.language_model), before))
+        steps.append(
+            same(all_paths(prior), before) and not same(all_paths(guide.language_model), before)
+        )
 
     objective = OBJECTIVES["leave-one-out"](num_particles=16)
     optimizer = FusedOptimizer(options={"lr": 0.05})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fit(model, guide, prompts, num_steps=5, objective=objective, optimizer=optimizer, on_step=check, progress=False)
+        fit(
+            model,
+            guide,
+            prompts,
+            num_steps=5,
+            objective=objective,
+            optimizer=optimizer,
+            on_step=check,
+            progress=False,
+        )
     assert steps == [True] * 5
     assert same(all_paths(response_distribution(model, prompts).decoder), before)
     assert prior.state_dict().keys() == tensors.keys()
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in prior.state_dict().items())
-    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in prior.parameters())
+    assert not any(
+        parameter.requires_grad or parameter.grad is not None for parameter in prior.parameters()
+    )
 
 
 def test_fit_approaches_the_posterior(network):
@@ -106,7 +133,13 @@ def test_fit_approaches_the_posterior(network):
     before = diagnose(model, guide, prompts, num_prior_draws=1000)
     objective = OBJECTIVES["leave-one-out"](num_particles=32)
     fit(
-        model, guide, prompts, num_steps=25, objective=objective, optimizer=FusedOptimizer(options={"lr": 0.05}), progress=False
+        model,
+        guide,
+        prompts,
+        num_steps=25,
+        objective=objective,
+        optimizer=FusedOptimizer(options={"lr": 0.05}),
+        progress=False,
     )
     after = diagnose(model, guide, prompts, num_prior_draws=1000)
     assert after.kl_guide_posterior.value < before.kl_guide_posterior.value / 3
@@ -129,29 +162,43 @@ def test_one_copy_in_memory(prior):
     guide = moved(LoRA(prior))
     own = {id(parameter) for parameter in guide.trained().values()}
     of_prior = {tensor.data_ptr() for tensor in [*prior.parameters(), *prior.buffers()]}
-    rest = [t for t in [*guide.language_model.parameters(), *guide.language_model.buffers()] if id(t) not in own]
+    rest = [
+        t
+        for t in [*guide.language_model.parameters(), *guide.language_model.buffers()]
+        if id(t) not in own
+    ]
     assert {tensor.data_ptr() for tensor in rest} == of_prior
-    assert len({parameter.data_ptr() for parameter in guide.parameters()}) == len(own) + len(list(prior.parameters()))
+    assert len({parameter.data_ptr() for parameter in guide.parameters()}) == len(own) + len(
+        list(prior.parameters())
+    )
     assert not of_prior & {parameter.data_ptr() for parameter in guide.trained().values()}
 
 
 def test_modules_are_not_the_priors(prior):
     guide = LoRA(prior)
-    assert not {id(module) for module in guide.language_model.modules()} & {id(module) for module in prior.modules()}
+    assert not {id(module) for module in guide.language_model.modules()} & {
+        id(module) for module in prior.modules()
+    }
     assert not any(module.training for module in guide.modules())
 
 
 def test_prior_moves_with_its_weights(network):
     prior = tiny(network)
     guide = LoRA(prior).to(torch.float32)
-    assert {tensor.dtype for tensor in [*prior.parameters(), *prior.buffers()] if tensor.is_floating_point()} == {torch.float32}
+    assert {
+        tensor.dtype
+        for tensor in [*prior.parameters(), *prior.buffers()]
+        if tensor.is_floating_point()
+    } == {torch.float32}
     assert same(all_paths(prior), all_paths(guide.language_model))
 
 
 def test_peft_alone_loads_it(prior, tmp_path):
     guide = moved(LoRA(prior, rank=3, alpha=4.0))
     guide.save_pretrained(tmp_path / "guide")
-    assert all(".lora_" in name for name in load_file(tmp_path / "guide" / "adapter_model.safetensors"))
+    assert all(
+        ".lora_" in name for name in load_file(tmp_path / "guide" / "adapter_model.safetensors")
+    )
     ids = torch.tensor([[2, 3, 4], [4, 0, 3]])
     expected = guide.language_model.network(ids).logits
     folder = tmp_path / "prior" / "base"
@@ -160,7 +207,9 @@ def test_peft_alone_loads_it(prior, tmp_path):
         prior.network.save_pretrained(folder)
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     if prior_had_one:
-        loaded = peft.PeftModel.from_pretrained(loaded, tmp_path / "prior" / "adapter", adapter_name="first")
+        loaded = peft.PeftModel.from_pretrained(
+            loaded, tmp_path / "prior" / "adapter", adapter_name="first"
+        )
         loaded.load_adapter(tmp_path / "guide", "second")
         loaded.base_model.set_adapter(["first", "second"])
     else:
@@ -173,14 +222,26 @@ def test_saved_names_a_base_on_the_hub_and_no_path_of_this_machine(network, tmp_
     prior = LanguageModel.from_pretrained(tmp_path / "base", max_new_tokens=3)
     LoRA(prior).save_pretrained(tmp_path / "guide")
     base = tmp_path / "base"
-    again = LanguageModel.from_pretrained(tmp_path / "guide", base=base, max_new_tokens=3)  # tokenizer and all
+    again = LanguageModel.from_pretrained(
+        tmp_path / "guide", base=base, max_new_tokens=3
+    )  # tokenizer and all
     assert same(all_paths(again), all_paths(prior))
     LoRA(again).save_pretrained(tmp_path / "second")
     prior.network.name_or_path = "someone/a-model"
     LoRA(prior).save_pretrained(tmp_path / "of-hub")
-    bases = [json.loads((tmp_path / name / "adapter_config.json").read_text()) for name in ("guide", "second", "of-hub")]
-    assert [config["base_model_name_or_path"] for config in bases] == [None, None, "someone/a-model"]
-    with pytest.raises(ValueError, match=r"guide is an adapter that does not say of which network: name it \(`base=...`\)"):
+    bases = [
+        json.loads((tmp_path / name / "adapter_config.json").read_text())
+        for name in ("guide", "second", "of-hub")
+    ]
+    assert [config["base_model_name_or_path"] for config in bases] == [
+        None,
+        None,
+        "someone/a-model",
+    ]
+    with pytest.raises(
+        ValueError,
+        match=r"guide is an adapter that does not say of which network: name it \(`base=...`\)",
+    ):
         LanguageModel.from_pretrained(tmp_path / "guide", max_new_tokens=3)
 
 
@@ -218,13 +279,17 @@ def test_merged_is_the_guide_up_to_rounding_without_peft(prior, tmp_path):
     assert not torch.allclose(of_guide[0], of_prior[0], atol=0.1)
     assert same(all_paths(guide.language_model), of_guide)
     assert same(all_paths(prior), of_prior)
-    assert not {p.data_ptr() for p in merged.parameters()} & {p.data_ptr() for p in guide.parameters()}
+    assert not {p.data_ptr() for p in merged.parameters()} & {
+        p.data_ptr() for p in guide.parameters()
+    }
     assert not any(parameter.requires_grad for parameter in merged.parameters())
     assert not any("peft" in type(module).__module__ for module in merged.modules())
     assert not hasattr(merged.network, "peft_config")
     merged.save_pretrained(tmp_path / "merged")
     assert not list((tmp_path / "merged").glob("adapter*"))
-    again = LanguageModel.from_pretrained(tmp_path / "merged", max_new_tokens=3, dtype=torch.float64)
+    again = LanguageModel.from_pretrained(
+        tmp_path / "merged", max_new_tokens=3, dtype=torch.float64
+    )
     assert isinstance(again.network, PreTrainedModel)
     assert same(all_paths(again), all_paths(merged))
 
@@ -268,7 +333,9 @@ def test_guide_on_a_guide(network):
     assert not same(all_paths(second.language_model), of_first)
 
 
-@pytest.mark.parametrize(("dtype", "adapters"), [("bfloat16", "float32"), ("float32", "float32"), ("float64", "float64")])
+@pytest.mark.parametrize(
+    ("dtype", "adapters"), [("bfloat16", "float32"), ("float32", "float32"), ("float64", "float64")]
+)
 def test_dtypes(network, dtype, adapters):
     prior = tiny(network, getattr(torch, dtype))
     before = all_paths(prior)
@@ -277,7 +344,14 @@ def test_dtypes(network, dtype, adapters):
     assert {parameter.dtype for parameter in guide.trained().values()} == {getattr(torch, adapters)}
     assert {parameter.dtype for parameter in prior.parameters()} == {getattr(torch, dtype)}
     objective = OBJECTIVES["reward-to-go"](num_particles=8)
-    result = fit(model_of(prior), guide, prior.encode(PROMPTS), num_steps=3, objective=objective, progress=False)
+    result = fit(
+        model_of(prior),
+        guide,
+        prior.encode(PROMPTS),
+        num_steps=3,
+        objective=objective,
+        progress=False,
+    )
     assert result.stopped_early is None
     assert same(all_paths(prior), before)
     assert not same(all_paths(guide.language_model), before)
@@ -298,7 +372,10 @@ def test_value_function_reads_its_hidden_states(network):
 def test_no_warnings_and_the_scale_is_alpha_by_rank(prior):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        guides = [moved(LoRA(prior, rank=2, alpha=alpha, target_modules="all-linear")) for alpha in (1.0, 2.0)]
+        guides = [
+            moved(LoRA(prior, rank=2, alpha=alpha, target_modules="all-linear"))
+            for alpha in (1.0, 2.0)
+        ]
     for guide in guides:
         for index, parameter in enumerate(guide.trained().values()):
             torch.manual_seed(index)
@@ -316,9 +393,17 @@ def test_no_warnings_and_the_scale_is_alpha_by_rank(prior):
     ("name", "wanted", "adapted"),
     [
         ("gpt2", "all-linear", {"c_attn", "c_proj", "c_fc"}),
-        ("llama", "all-linear", {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
+        (
+            "llama",
+            "all-linear",
+            {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
+        ),
         ("llama", "q_proj, v_proj", {"q_proj", "v_proj"}),
-        ("llama", r"layers\.1\..*_proj", {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
+        (
+            "llama",
+            r"layers\.1\..*_proj",
+            {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
+        ),
         ("gpt2", "h.0.attn.c_proj", {"c_proj"}),
         ("llama", "lm_head", {"lm_head"}),
     ],
@@ -340,7 +425,10 @@ def test_target_modules(name, wanted, adapted):
         ({"rank": 0, "alpha": 1.0}, "rank is 0"),
         ({"alpha": 0.0}, "alpha is 0"),
         ({"alpha": float("nan")}, "alpha is nan"),
-        ({"target_modules": "q_proj"}, "'q_proj', which fits no linear layer: expected some of c_attn, c_fc, c_proj"),
+        (
+            {"target_modules": "q_proj"},
+            "'q_proj', which fits no linear layer: expected some of c_attn, c_fc, c_proj",
+        ),
         ({"target_modules": "c_attn,"}, "''"),
         ({"target_modules": "c_attn,lm_head"}, "'lm_head'"),  # tied to the embedding
         ({"target_modules": "wte"}, "'wte'"),

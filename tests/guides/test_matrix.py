@@ -11,7 +11,7 @@ from torch import nn
 
 from guides import GUIDES, OtherGuideError
 from inference import OBJECTIVES, FusedOptimizer, ResponseObjective, fit, log_guide_at
-from model import AlignmentModel, ResponseDistribution, TextEvidence, grammar_prior, vader_sentiment
+from model import AlignmentModel, ResponseDistribution, TextReward, grammar_prior, vader_sentiment
 
 V, T, H = 10, 3, 32  # token ids, tokens of a response, width of the prior
 
@@ -105,7 +105,9 @@ def test_samples_match_the_density(guide, prompts):
     place = V ** torch.arange(T)
     drawn = (distribution.sample((num,)) * place).sum(-1)  # [M, N]
     for n in range(len(prompts)):
-        counts = torch.zeros(V**T).index_add_(0, drawn[:, n], torch.ones(num))[(support[:, n] * place).sum(-1)]
+        counts = torch.zeros(V**T).index_add_(0, drawn[:, n], torch.ones(num))[
+            (support[:, n] * place).sum(-1)
+        ]
         often = expected[:, n] >= 5
         observed = torch.cat([counts[often], counts[~often].sum()[None]])
         law = torch.cat([expected[often, n], expected[~often, n].sum()[None] + 1e-9])
@@ -144,7 +146,9 @@ def test_survives_save_and_load_bit_for_bit(name, guide, prior, prompts, tmp_pat
     again = build(name, prior, prompts, seed=2)
     response = prior(prompts).enumerate_support()[::7]
     before = guide.distribution(prompts).log_prob(response)
-    assert not TRAINED[name] or not torch.equal(again.distribution(prompts).log_prob(response), before)
+    assert not TRAINED[name] or not torch.equal(
+        again.distribution(prompts).log_prob(response), before
+    )
     again.load_pretrained(tmp_path)
     assert torch.equal(again.distribution(prompts).log_prob(response), before)
 
@@ -167,7 +171,9 @@ def test_prompts_of_different_lengths(guide, prompts):
     """In one batch each prompt has the law that it has alone."""
     response = guide.distribution(prompts).enumerate_support()[::5]
     together = guide.distribution(prompts).log_prob(response)
-    alone = [guide.distribution(prompts[[n]]).log_prob(response[:, [n]]) for n in range(len(prompts))]
+    alone = [
+        guide.distribution(prompts[[n]]).log_prob(response[:, [n]]) for n in range(len(prompts))
+    ]
     assert torch.allclose(together, torch.cat(alone, 1), atol=1e-9)
 
 
@@ -195,7 +201,11 @@ def left_behind(module):
     for path, part in module.named_modules():
         for key, value in vars(part).items():
             if not key.startswith("_") and not isinstance(value, nn.Module):
-                held = value if isinstance(value, list | tuple) else getattr(value, "__dict__", {}).values()
+                held = (
+                    value
+                    if isinstance(value, list | tuple)
+                    else getattr(value, "__dict__", {}).values()
+                )
                 if any(isinstance(tensor, torch.Tensor) for tensor in [value, *held]):
                     yield f"{path}.{key}"
 
@@ -207,7 +217,9 @@ def test_runs_in_bfloat16(name, prior, prompts, moved):
     else:
         guide = build(name, prior.to(torch.bfloat16), prompts, seed=1)
     if not moved and name not in COPIES_THE_PRIOR:
-        assert all(parameter.dtype == torch.float32 for parameter in guide.trained().values())  # small updates would be lost
+        assert all(
+            parameter.dtype == torch.float32 for parameter in guide.trained().values()
+        )  # small updates would be lost
     distribution = guide.distribution(prompts)
     response = distribution.sample((4,))
     log_prob = distribution.log_prob(response)
@@ -223,7 +235,11 @@ def test_runs_in_bfloat16(name, prior, prompts, moved):
 def test_starts_at_the_prior_where_it_can(name, prior, prompts):
     support = prior(prompts).enumerate_support()
     log_prior = prior(prompts).log_prob(support)
-    distance = (build(name, prior, prompts).distribution(prompts).log_prob(support) - log_prior).abs().max()
+    distance = (
+        (build(name, prior, prompts).distribution(prompts).log_prob(support) - log_prior)
+        .abs()
+        .max()
+    )
     assert distance < 1e-12 if name in STARTS_AT_PRIOR else distance > 1e-2
 
 
@@ -239,7 +255,7 @@ def test_trains_by_every_objective(name, objective, prior, prompts):
     """Three steps: finite numbers, parameters that move, and a prior that stays what it was, bit for bit."""
     prompts = prompts[[0]] if objective == "reweighted-wake-sleep" else prompts
     guide = build(name, prior, prompts, seed=1)
-    model = AlignmentModel(prior, TextEvidence(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
+    model = AlignmentModel(prior, TextReward(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
     response = prior(prompts).sample((5,))
     log_prior = prior(prompts).log_prob(response)
     before = copy.deepcopy(guide.trained())
@@ -264,7 +280,10 @@ def test_trains_by_every_objective(name, objective, prior, prompts):
         return
     result = train()
     assert result.stopped_early is None
-    assert not isinstance(OBJECTIVES[objective](), ResponseObjective) or result.metrics[-1]["elbo"] < 0.1 / 0.3 + 3
+    assert (
+        not isinstance(OBJECTIVES[objective](), ResponseObjective)
+        or result.metrics[-1]["elbo"] < 0.1 / 0.3 + 3
+    )
     assert any(not torch.equal(before[key], value) for key, value in guide.trained().items())
     assert all(value.isfinite().all() for value in guide.trained().values())
     assert torch.equal(prior(prompts).log_prob(response), log_prior)

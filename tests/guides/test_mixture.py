@@ -32,12 +32,16 @@ def prompts(prior):
 @pytest.fixture
 def mixture(prior, prompts):
     """Of different families, at different temperatures, one of them frozen."""
-    return moved(Mixture([FineTuned(prior), Recurrent(prior), MeanField(prior, prompts), Tempered(prior)]), 1)
+    return moved(
+        Mixture([FineTuned(prior), Recurrent(prior), MeanField(prior, prompts), Tempered(prior)]), 1
+    )
 
 
 def test_density_is_the_weighted_sum(mixture, prior, prompts):
     support = prior(prompts).enumerate_support()
-    parts = torch.stack([guide.distribution(prompts).log_prob(support) for guide in mixture.components])
+    parts = torch.stack(
+        [guide.distribution(prompts).log_prob(support) for guide in mixture.components]
+    )
     expected = (mixture.logits.log_softmax(-1)[:, None, None] + parts).logsumexp(0)
     assert torch.allclose(mixture.distribution(prompts).log_prob(support), expected, atol=1e-12)
     assert (parts.std(0) > 0.1).any()
@@ -46,11 +50,15 @@ def test_density_is_the_weighted_sum(mixture, prior, prompts):
 def test_gradient_is_that_of_the_weighted_sum(mixture, prior, prompts):
     support = prior(prompts).enumerate_support()
     weight = torch.randn(support.shape[:-1], dtype=torch.float64)
-    parts = torch.stack([guide.distribution(prompts).log_prob(support) for guide in mixture.components])
+    parts = torch.stack(
+        [guide.distribution(prompts).log_prob(support) for guide in mixture.components]
+    )
     plain = (mixture.logits.log_softmax(-1)[:, None, None] + parts).logsumexp(0)
     parameters = list(mixture.trained().values())
     expected = torch.autograd.grad((weight * plain).sum(), parameters)
-    found = torch.autograd.grad((weight * log_guide_at(mixture, prompts, support)).sum(), parameters)
+    found = torch.autograd.grad(
+        (weight * log_guide_at(mixture, prompts, support)).sum(), parameters
+    )
     assert all(torch.allclose(*pair, atol=1e-10) for pair in zip(found, expected, strict=True))
 
 
@@ -62,7 +70,10 @@ def test_suffixes_are_drawn_from_the_components_that_the_prefix_speaks_for(prior
         for guide, word in zip(guides, (2, 3), strict=True):
             guide.logits[..., word] = 30.0
     distribution = Mixture(guides).distribution(prompts)
-    assert {tuple(row) for row in distribution.sample((50,))[:, 0].tolist()} == {(2, 2, 2), (3, 3, 3)}
+    assert {tuple(row) for row in distribution.sample((50,))[:, 0].tolist()} == {
+        (2, 2, 2),
+        (3, 3, 3),
+    }
     value = torch.tensor([[[2, 4, 4]], [[3, 4, 4]]]).repeat(20, 1, 1)
     drawn = distribution.sample_suffix(value, torch.ones(40, 1, dtype=torch.long))[:, 0].tolist()
     assert Counter(map(tuple, drawn)) == {(2, 2, 2): 20, (3, 3, 3): 20}
@@ -72,7 +83,9 @@ def test_what_no_component_can_write_has_no_probability_and_no_nan(prior, prompt
     mixture = Mixture([moved(Twisted(prior, top_k=2), 1), moved(Twisted(prior, top_k=3), 2)])
     support = prior(prompts).enumerate_support()
     log_prob = mixture.distribution(prompts).log_prob(support)
-    parts = torch.stack([guide.distribution(prompts).log_prob(support) for guide in mixture.components])
+    parts = torch.stack(
+        [guide.distribution(prompts).log_prob(support) for guide in mixture.components]
+    )
     expected = (parts - math.log(2)).logsumexp(0)
     assert expected.isneginf().any()
     assert torch.allclose(log_prob, expected, atol=1e-12)
@@ -94,7 +107,9 @@ def test_components_of_one_family_are_set_apart(prior, prompts, component):
 def test_what_cannot_be_mixed_is_refused(prior, prompts):
     with pytest.raises(ValueError, match="got no guides"):
         Mixture([])
-    with pytest.raises(TypeError, match="a component is a LanguageModel, expected a `Guide`: wrap it in `Fixed`"):
+    with pytest.raises(
+        TypeError, match="a component is a LanguageModel, expected a `Guide`: wrap it in `Fixed`"
+    ):
         Mixture([FineTuned(prior), prior])
     with pytest.raises(ValueError, match="different responses, with max_new_tokens 3 and 2"):
         Mixture([FineTuned(prior), FineTuned(tiny(max_new_tokens=2))]).distribution(prompts)

@@ -46,24 +46,35 @@ def test_a_guide_moves_to_another_machine(name: str, base: Path, tmp_path: Path)
     again = GUIDES[name](load(tmp_path / "moved"), prompts)
     again.load_pretrained(tmp_path / "too")
     value = prior(prompts).sample((4,))
-    assert torch.equal(again.distribution(prompts).log_prob(value), guide.distribution(prompts).log_prob(value))
+    assert torch.equal(
+        again.distribution(prompts).log_prob(value), guide.distribution(prompts).log_prob(value)
+    )
 
 
 def test_a_prior_with_an_adapter_moves_too(base: Path, tmp_path: Path) -> None:
     network = AutoModelForCausalLM.from_pretrained(base)
-    config = peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True, init_lora_weights=False)
+    config = peft.LoraConfig(
+        r=2, target_modules=["c_attn"], fan_in_fan_out=True, init_lora_weights=False
+    )
     peft.get_peft_model(network, config).save_pretrained(tmp_path / "adapter")
     prior = load(tmp_path / "adapter")  # whose tokenizer is the base's
     prior.save_pretrained(tmp_path / "saved")
     check_no_paths(tmp_path / "saved")
     base.rename(tmp_path / "moved")
     ids = torch.tensor([[2, 3, 4]])
-    assert torch.equal(load(tmp_path / "saved", base=tmp_path / "moved").network(ids).logits, prior.network(ids).logits)
+    assert torch.equal(
+        load(tmp_path / "saved", base=tmp_path / "moved").network(ids).logits,
+        prior.network(ids).logits,
+    )
 
 
 def test_a_reward_moves_with_its_encoder(base: Path, tmp_path: Path) -> None:
-    features = Standardised.fit(EncoderFeatures.from_pretrained(base, device="cpu"), ["a b", "c", "b b a"])
-    reward = RewardPosterior(LinearHead(features.num_features), features, torch.randn(2, features.num_features).double())
+    features = Standardised.fit(
+        EncoderFeatures.from_pretrained(base, device="cpu"), ["a b", "c", "b b a"]
+    )
+    reward = RewardPosterior(
+        LinearHead(features.num_features), features, torch.randn(2, features.num_features).double()
+    )
     (tmp_path / "here").mkdir()
     reward.save(tmp_path / "here" / "reward")
     check_no_paths(tmp_path / "here" / "reward")

@@ -8,11 +8,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
-from transformers import DynamicCache, Gemma2Config, Gemma2ForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    DynamicCache,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from guides import GUIDES, OtherGuideError, SoftPrompt
 from inference import Enumeration, FusedOptimizer, LeaveOneOut_ELBO, cosine, fit
-from model import AlignmentModel, LanguageModel, Prompts, TextEvidence, vader_sentiment
+from model import AlignmentModel, LanguageModel, Prompts, TextReward, vader_sentiment
 from tests.model.tiny import NETWORKS, PROMPTS, WORDS, tiny, tiny_tokenizer
 
 KINDS = ["prompt", "prefix"]
@@ -52,7 +58,9 @@ def plain_logits(guide: SoftPrompt, ids: Tensor) -> Tensor:
         embeddings = torch.cat([virtual, network.get_input_embeddings()(ids)])
         return network(inputs_embeds=embeddings[None], use_cache=False).logits[0, len(virtual) :]
     depth, heads = {"GPT2LMHeadModel": (2, 2), "LlamaForCausalLM": (2, 1)}[type(network).__name__]
-    layers = virtual.view(len(virtual), 2 * depth, heads, 8)  # keys of layer 1, values of layer 1, keys of layer 2, ...
+    layers = virtual.view(
+        len(virtual), 2 * depth, heads, 8
+    )  # keys of layer 1, values of layer 1, keys of layer 2, ...
     cache = DynamicCache()
     for layer in range(depth):
         keys, values = layers[:, 2 * layer], layers[:, 2 * layer + 1]  # [M, heads, D]
@@ -62,7 +70,9 @@ def plain_logits(guide: SoftPrompt, ids: Tensor) -> Tensor:
 
 def plain_log_prob(guide: SoftPrompt, prompt: Tensor, response: Tensor) -> Tensor:
     logits = plain_logits(guide, torch.cat([prompt, response]))[len(prompt) - 1 : -1]
-    per_token = (logits / guide.prior.temperature).log_softmax(-1)[torch.arange(len(response)), response]
+    per_token = (logits / guide.prior.temperature).log_softmax(-1)[
+        torch.arange(len(response)), response
+    ]
     ends = [t for t, token in enumerate(response.tolist()) if token in guide.prior.end_ids]
     return per_token[: ends[0] + 1 if ends else None].sum()
 
@@ -70,7 +80,12 @@ def plain_log_prob(guide: SoftPrompt, prompt: Tensor, response: Tensor) -> Tenso
 def plain_log_probs(guide: SoftPrompt, prompts: Prompts, value: Tensor) -> Tensor:
     """`[K, N]` for responses `[K, N, T]`, one sequence at a time."""
     alone = [ids[mask] for ids, mask in zip(prompts.ids, prompts.mask, strict=True)]
-    return torch.stack([torch.stack([plain_log_prob(guide, *pair) for pair in zip(alone, row, strict=True)]) for row in value])
+    return torch.stack(
+        [
+            torch.stack([plain_log_prob(guide, *pair) for pair in zip(alone, row, strict=True)])
+            for row in value
+        ]
+    )
 
 
 # The law
@@ -80,11 +95,15 @@ def test_it_is_registered() -> None:
     assert isinstance(GUIDES["soft-prompt"](tiny(), tiny().encode(["a"])), SoftPrompt)
 
 
-def test_log_prob_is_that_of_a_plain_pass_over_virtual_tokens_prompt_and_response(guide: SoftPrompt) -> None:
+def test_log_prob_is_that_of_a_plain_pass_over_virtual_tokens_prompt_and_response(
+    guide: SoftPrompt,
+) -> None:
     prompts = guide.prior.encode(PROMPTS)
     distribution = guide.distribution(prompts)
     value = distribution.enumerate_support()[::9]
-    assert_close(distribution.log_prob(value), plain_log_probs(guide, prompts, value), rtol=0, atol=1e-10)
+    assert_close(
+        distribution.log_prob(value), plain_log_probs(guide, prompts, value), rtol=0, atol=1e-10
+    )
 
 
 def test_it_samples_what_it_scores(guide: SoftPrompt) -> None:
@@ -96,14 +115,20 @@ def test_it_samples_what_it_scores(guide: SoftPrompt) -> None:
     for t in range(2):
         logits, state = guide.extend(state, value[:, t : t + 1])
         steps.append(logits[:, -1])
-    per_token = (torch.stack(steps, 1) / guide.prior.temperature).log_softmax(-1).gather(-1, value[..., None])[..., 0]
+    per_token = (
+        (torch.stack(steps, 1) / guide.prior.temperature)
+        .log_softmax(-1)
+        .gather(-1, value[..., None])[..., 0]
+    )
     expected = guide.distribution(prompts).log_prob_per_token(value)
     kept = guide.prior.space.is_token(value)
     assert_close(per_token[kept], expected[kept], rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("text", ["c a b", "c a b a a", "c a"], ids=["as long", "cut", "repeated"])
-def test_with_a_text_it_starts_as_the_prior_after_that_text(network: str, kind: str, text: str) -> None:
+def test_with_a_text_it_starts_as_the_prior_after_that_text(
+    network: str, kind: str, text: str
+) -> None:
     prior = tiny(network)
     guide = SoftPrompt(prior, kind=kind, num_virtual_tokens=3, text=text)
     read = {"c a b": "c a b", "c a b a a": "c a b", "c a": "c a c"}[text]
@@ -113,15 +138,23 @@ def test_with_a_text_it_starts_as_the_prior_after_that_text(network: str, kind: 
     assert_close(log_guide, after.log_prob(value), rtol=0, atol=TOLERANCE[network])
 
 
-@pytest.mark.parametrize(("special", "first"), [({}, 0), ({"bos_token": "b"}, 3), ({"bos_token": None}, 0)])
-def test_without_a_text_it_starts_as_the_token_that_begins_texts_then_nothing(kind: str, special: dict, first: int) -> None:
+@pytest.mark.parametrize(
+    ("special", "first"), [({}, 0), ({"bos_token": "b"}, 3), ({"bos_token": None}, 0)]
+)
+def test_without_a_text_it_starts_as_the_token_that_begins_texts_then_nothing(
+    kind: str, special: dict, first: int
+) -> None:
     prior = LanguageModel(tiny().network, tiny_tokenizer(**special), max_new_tokens=3)
     guide = SoftPrompt(prior, kind=kind, num_virtual_tokens=3)
     expected = torch.zeros(3, 16, dtype=torch.float64)
     expected[0] = prior.network.get_input_embeddings().weight[first]
     if kind == "prefix":
         layers = prior.network(inputs_embeds=expected[None]).past_key_values.layers
-        tensors = [tensor[0].transpose(0, 1).flatten(1) for layer in layers for tensor in (layer.keys, layer.values)]
+        tensors = [
+            tensor[0].transpose(0, 1).flatten(1)
+            for layer in layers
+            for tensor in (layer.keys, layer.values)
+        ]
         expected = torch.cat(tensors, 1)
     assert_close(guide.virtual_tokens.detach(), expected, rtol=0, atol=1e-12)
 
@@ -130,7 +163,9 @@ def test_in_a_batch_each_prompt_has_the_law_that_it_has_alone(guide: SoftPrompt)
     prompts = guide.prior.encode(PROMPTS)
     value = guide.distribution(prompts).enumerate_support()[::5]
     alone = [guide.distribution(prompts[[n]]).log_prob(value[:, [n]]) for n in range(len(prompts))]
-    assert_close(guide.distribution(prompts).log_prob(value), torch.cat(alone, 1), rtol=0, atol=1e-10)
+    assert_close(
+        guide.distribution(prompts).log_prob(value), torch.cat(alone, 1), rtol=0, atol=1e-10
+    )
 
 
 def test_hidden_states_are_those_that_the_logits_were_made_of(guide: SoftPrompt) -> None:
@@ -158,19 +193,34 @@ def test_one_virtual_token_and_one_token_of_response(network: str, kind: str) ->
     guide = moved(tiny(network, max_new_tokens=1), kind, num_virtual_tokens=1)
     prompts = guide.prior.encode(PROMPTS)
     value = guide.distribution(prompts).enumerate_support()
-    assert_close(guide.distribution(prompts).log_prob(value), plain_log_probs(guide, prompts, value), rtol=0, atol=1e-10)
+    assert_close(
+        guide.distribution(prompts).log_prob(value),
+        plain_log_probs(guide, prompts, value),
+        rtol=0,
+        atol=1e-10,
+    )
 
 
 def test_layers_with_sliding_windows_that_hold_everything(kind: str) -> None:
-    sizes = {"vocab_size": len(WORDS), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 8}
-    config = Gemma2Config(**sizes, num_attention_heads=2, num_key_value_heads=1, eos_token_id=0, sliding_window=10)
+    sizes = {
+        "vocab_size": len(WORDS),
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "head_dim": 8,
+    }
+    config = Gemma2Config(
+        **sizes, num_attention_heads=2, num_key_value_heads=1, eos_token_id=0, sliding_window=10
+    )
     torch.manual_seed(0)
     prior = LanguageModel(Gemma2ForCausalLM(config).double(), tiny_tokenizer(), max_new_tokens=3)
     guide = moved(prior, kind)
     prompts = prior.encode(PROMPTS)
     value = guide.distribution(prompts).enumerate_support()[::5]
     alone = [guide.distribution(prompts[[n]]).log_prob(value[:, [n]]) for n in range(len(prompts))]
-    assert_close(guide.distribution(prompts).log_prob(value), torch.cat(alone, 1), rtol=0, atol=1e-5)
+    assert_close(
+        guide.distribution(prompts).log_prob(value), torch.cat(alone, 1), rtol=0, atol=1e-5
+    )
 
 
 # Gradients
@@ -179,9 +229,16 @@ def test_layers_with_sliding_windows_that_hold_everything(kind: str) -> None:
 def test_gradients_are_those_of_a_plain_pass(guide: SoftPrompt, network: str) -> None:
     prompts = guide.prior.encode(PROMPTS)
     value = guide.distribution(prompts).sample((2,))
-    expected = torch.autograd.grad(plain_log_probs(guide, prompts, value).sum(), guide.virtual_tokens)
+    expected = torch.autograd.grad(
+        plain_log_probs(guide, prompts, value).sum(), guide.virtual_tokens
+    )
     log_guide = guide.distribution(prompts).log_prob(value).sum()
-    assert_close(torch.autograd.grad(log_guide, guide.virtual_tokens), expected, rtol=0, atol=TOLERANCE[network])
+    assert_close(
+        torch.autograd.grad(log_guide, guide.virtual_tokens),
+        expected,
+        rtol=0,
+        atol=TOLERANCE[network],
+    )
 
 
 def test_gradients_are_those_of_finite_differences(kind: str) -> None:
@@ -195,7 +252,12 @@ def test_gradients_are_those_of_finite_differences(kind: str) -> None:
         for step in (1e-5, -2e-5):
             guide.virtual_tokens += step * direction
             ends.append(guide.distribution(prompts).log_prob(value).sum())
-    assert_close((ends[0] - ends[1]) / 2e-5, (guide.virtual_tokens.grad * direction).sum(), rtol=1e-6, atol=1e-6)
+    assert_close(
+        (ends[0] - ends[1]) / 2e-5,
+        (guide.virtual_tokens.grad * direction).sum(),
+        rtol=1e-6,
+        atol=1e-6,
+    )
 
 
 def test_one_distribution_can_be_differentiated_again_and_again(guide: SoftPrompt) -> None:
@@ -214,22 +276,42 @@ def test_only_the_virtual_tokens_train_and_each_of_them_does(guide: SoftPrompt) 
     assert not value.requires_grad
     log_guide.sum().backward()
     assert list(guide.trained()) == ["virtual_tokens"]
-    assert [name for name, parameter in guide.named_parameters() if parameter.grad is not None] == ["virtual_tokens"]
+    assert [name for name, parameter in guide.named_parameters() if parameter.grad is not None] == [
+        "virtual_tokens"
+    ]
     assert (guide.virtual_tokens.grad.abs().sum(1) > 0).all()
 
 
 def test_how_many_numbers_train(network: str) -> None:
     assert SoftPrompt(tiny(network), num_virtual_tokens=5).num_trained_parameters() == 5 * 16
-    of_keys_and_values = 5 * 2 * 2 * {"gpt2": 16, "llama": 8}[network]  # Llama's two heads share theirs
-    assert SoftPrompt(tiny(network), kind="prefix", num_virtual_tokens=5).num_trained_parameters() == of_keys_and_values
+    of_keys_and_values = (
+        5 * 2 * 2 * {"gpt2": 16, "llama": 8}[network]
+    )  # Llama's two heads share theirs
+    assert (
+        SoftPrompt(tiny(network), kind="prefix", num_virtual_tokens=5).num_trained_parameters()
+        == of_keys_and_values
+    )
 
 
-def test_a_short_fit_lowers_the_exact_divergence(kind: str, prior: LanguageModel, prompts: Prompts) -> None:
-    model = AlignmentModel(prior, TextEvidence(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
+def test_a_short_fit_lowers_the_exact_divergence(
+    kind: str, prior: LanguageModel, prompts: Prompts
+) -> None:
+    model = AlignmentModel(prior, TextReward(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
     truth, guide = Enumeration(model, prompts), SoftPrompt(prior, kind=kind, num_virtual_tokens=2)
-    before, network = truth.kl_guide_posterior(guide), [parameter.clone() for parameter in prior.parameters()]
+    before, network = (
+        truth.kl_guide_posterior(guide),
+        [parameter.clone() for parameter in prior.parameters()],
+    )
     optimizer = FusedOptimizer(options={"lr": 0.05}, clip_norm=1.0, schedule=cosine(40))
-    fit(model, guide, prompts, num_steps=40, objective=LeaveOneOut_ELBO(num_particles=32), optimizer=optimizer, progress=False)
+    fit(
+        model,
+        guide,
+        prompts,
+        num_steps=40,
+        objective=LeaveOneOut_ELBO(num_particles=32),
+        optimizer=optimizer,
+        progress=False,
+    )
     assert (truth.kl_guide_posterior(guide) < 0.6 * before).all()
     assert all(torch.equal(*pair) for pair in zip(network, prior.parameters(), strict=True))
 
@@ -238,12 +320,20 @@ def test_a_short_fit_lowers_the_exact_divergence(kind: str, prior: LanguageModel
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-def test_what_trains_is_float32_or_wider_and_the_network_reads_its_own_type(kind: str, dtype: torch.dtype) -> None:
+def test_what_trains_is_float32_or_wider_and_the_network_reads_its_own_type(
+    kind: str, dtype: torch.dtype
+) -> None:
     guide = SoftPrompt(tiny(dtype=dtype), kind=kind)
     distribution = guide.distribution(guide.prior.encode(PROMPTS))
     distribution.log_prob(distribution.sample((2,))).sum().backward()
-    assert guide.virtual_tokens.dtype == guide.virtual_tokens.grad.dtype == torch.promote_types(dtype, torch.float32)
-    assert {layer.keys.dtype for layer in guide.start(guide.prior.encode(["a"]))[1].cache.layers} == {dtype}
+    assert (
+        guide.virtual_tokens.dtype
+        == guide.virtual_tokens.grad.dtype
+        == torch.promote_types(dtype, torch.float32)
+    )
+    assert {
+        layer.keys.dtype for layer in guide.start(guide.prior.encode(["a"]))[1].cache.layers
+    } == {dtype}
 
 
 # Saved and loaded
@@ -269,7 +359,9 @@ def test_peft_alone_loads_what_is_saved(guide: SoftPrompt, network: str, tmp_pat
         (ours, _) = guide.start(Prompts.from_ids([ids.tolist()], ["a b c a b"]))
         loaded = PeftModel.from_pretrained(tiny(network).network, tmp_path).eval()
         # all virtual tokens that are no padding are before the prompt, so that a mask of ones is what peft is to be given
-        logits = loaded(ids[None], attention_mask=torch.ones(1, len(ids), dtype=torch.long)).logits[0, -len(ids) :]
+        logits = loaded(ids[None], attention_mask=torch.ones(1, len(ids), dtype=torch.long)).logits[
+            0, -len(ids) :
+        ]
     assert_close(logits, expected, rtol=0, atol=2e-6)  # peft holds them in float32
     assert_close(logits[-1], ours[0], rtol=0, atol=2e-6)
     assert not torch.allclose(logits, guide.prior.network(ids[None]).logits[0], atol=0.1)
@@ -283,10 +375,14 @@ def test_peft_alone_loads_what_is_saved(guide: SoftPrompt, network: str, tmp_pat
     ],
     ids=["number", "kind"],
 )
-def test_another_soft_prompt_is_refused(guide: SoftPrompt, saved: dict, fault: str, tmp_path: Path) -> None:
+def test_another_soft_prompt_is_refused(
+    guide: SoftPrompt, saved: dict, fault: str, tmp_path: Path
+) -> None:
     if "kind" in saved:
         saved = {"kind": KINDS[1 - KINDS.index(guide.kind)]}
-    SoftPrompt(guide.prior, **{"kind": guide.kind, "num_virtual_tokens": NUM_VIRTUAL_TOKENS} | saved).save_pretrained(tmp_path)
+    SoftPrompt(
+        guide.prior, **{"kind": guide.kind, "num_virtual_tokens": NUM_VIRTUAL_TOKENS} | saved
+    ).save_pretrained(tmp_path)
     before = guide.virtual_tokens.clone()
     with pytest.raises(OtherGuideError, match=fault):
         guide.load_pretrained(tmp_path)
@@ -318,7 +414,9 @@ def test_a_kind_is_told_by_its_configuration_where_shapes_agree(tmp_path: Path) 
     one, other = (SoftPrompt(prior, kind=kind) for kind in KINDS)
     assert one.virtual_tokens.shape == other.virtual_tokens.shape
     one.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == "PROMPT_TUNING"
+    assert (
+        json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == "PROMPT_TUNING"
+    )
     with pytest.raises(OtherGuideError, match="PROMPT_TUNING, not PREFIX_TUNING"):
         other.load_pretrained(tmp_path)
 
@@ -332,7 +430,10 @@ def test_a_kind_is_told_by_its_configuration_where_shapes_agree(tmp_path: Path) 
         ({"kind": "suffix"}, "kind is 'suffix', expected one of: prompt, prefix"),
         ({"num_virtual_tokens": 0}, "num_virtual_tokens is 0"),
         ({"text": ""}, "text is '', which has no tokens"),
-        ({"num_virtual_tokens": 13}, "13 virtual tokens, 1 of the prompt and 3 of the response are over the 16"),
+        (
+            {"num_virtual_tokens": 13},
+            "13 virtual tokens, 1 of the prompt and 3 of the response are over the 16",
+        ),
     ],
 )
 def test_options_that_make_no_guide_are_refused(options: dict, fault: str) -> None:
@@ -343,7 +444,9 @@ def test_options_that_make_no_guide_are_refused(options: dict, fault: str) -> No
 def test_a_prompt_that_leaves_no_room_for_the_virtual_tokens_is_refused(guide: SoftPrompt) -> None:
     longest = guide.prior.encode(["a", "a " * 10])
     guide.distribution(longest).sample()
-    with pytest.raises(ValueError, match="3 virtual tokens, 11 of the prompt and 3 of the response are over the 16"):
+    with pytest.raises(
+        ValueError, match="3 virtual tokens, 11 of the prompt and 3 of the response are over the 16"
+    ):
         guide.distribution(guide.prior.encode(["a", "a " * 11]))
 
 
@@ -360,5 +463,8 @@ def test_a_prefix_of_layers_of_different_shapes_is_refused(monkeypatch: pytest.M
     cache = prior.read(torch.zeros(8, 16, dtype=torch.float64))
     cache.layers[1].values = cache.layers[1].values[..., :4]
     monkeypatch.setattr(prior, "read", lambda _: cache)
-    with pytest.raises(ValueError, match=r"shapes \[\(1, 2, 8, 4\), \(1, 2, 8, 8\)\], expected one shape .* kind='prompt'"):
+    with pytest.raises(
+        ValueError,
+        match=r"shapes \[\(1, 2, 8, 4\), \(1, 2, 8, 8\)\], expected one shape .* kind='prompt'",
+    ):
         SoftPrompt(prior, kind="prefix")

@@ -8,7 +8,7 @@ import torch
 
 from guides import MeanField, NGram, Recurrent, Tabular
 from inference import Enumeration
-from model import AlignmentModel, NotEnumerableError, TextEvidence, vader_sentiment
+from model import AlignmentModel, NotEnumerableError, TextReward, vader_sentiment
 from tests.model.tiny import PROMPTS, tiny
 
 
@@ -43,16 +43,27 @@ def window(n):
 @pytest.mark.parametrize(
     ("make", "sees"),
     [
-        (lambda prior, prompts: MeanField(prior, prompts), lambda prompt, prefix: (tuple(prompt), len(prefix))),
+        (
+            lambda prior, prompts: MeanField(prior, prompts),
+            lambda prompt, prefix: (tuple(prompt), len(prefix)),
+        ),
         (lambda prior, prompts: NGram(prior, n=1), window(1)),
         (lambda prior, prompts: NGram(prior, n=2), window(2)),
         (lambda prior, prompts: NGram(prior, n=3), window(3)),
-        (lambda prior, prompts: Recurrent(prior, num_layers=2), lambda prompt, prefix: tuple(prompt + prefix)),
-        (lambda prior, prompts: Tabular(prior, prompts), lambda prompt, prefix: (tuple(prompt), tuple(prefix))),
+        (
+            lambda prior, prompts: Recurrent(prior, num_layers=2),
+            lambda prompt, prefix: tuple(prompt + prefix),
+        ),
+        (
+            lambda prior, prompts: Tabular(prior, prompts),
+            lambda prompt, prefix: (tuple(prompt), tuple(prefix)),
+        ),
     ],
     ids=["mean-field", "1-gram", "2-gram", "3-gram", "recurrent", "tabular"],
 )
-@pytest.mark.parametrize("special", [{}, {"end_ids": [0, 3], "pad_id": 1}], ids=["", "two ends, a word as padding"])
+@pytest.mark.parametrize(
+    "special", [{}, {"end_ids": [0, 3], "pad_id": 1}], ids=["", "two ends, a word as padding"]
+)
 def test_one_law_for_all_that_it_sees_the_same_and_no_other(make, sees, special):
     prior = tiny(**special)
     prompts = prior.encode(PROMPTS)
@@ -67,7 +78,12 @@ def test_one_law_for_all_that_it_sees_the_same_and_no_other(make, sees, special)
 def test_reads_one_token_at_a_time_what_it_reads_at_once(n):
     prior = tiny(max_new_tokens=4)
     prompts, ids = prior.encode(PROMPTS), torch.tensor([[2, 3, 4], [4, 2, 2], [3, 3, 2]])
-    for guide in (NGram(prior, n=n), MeanField(prior, prompts), Tabular(prior, prompts), Recurrent(prior, num_layers=n)):
+    for guide in (
+        NGram(prior, n=n),
+        MeanField(prior, prompts),
+        Tabular(prior, prompts),
+        Recurrent(prior, num_layers=n),
+    ):
         moved(guide)
         at_once, _ = guide.extend(guide.start(prompts)[1], ids)
         state, one_by_one = guide.start(prompts)[1], []
@@ -87,15 +103,19 @@ def test_tabular_starts_at_the_prior_whatever_its_temperature():
 
 def test_tabular_contains_the_posterior(prior):
     prompts = prior.encode(["the film was", "the plot was"])
-    model = AlignmentModel(prior, TextEvidence(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
+    model = AlignmentModel(prior, TextReward(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
     truth, guide = Enumeration(model, prompts), Tabular(prior, prompts)
     words = [token for token in range(prior.vocab_size) if token not in prior.end_ids]
-    prefixes = [prefix for t in range(prior.max_new_tokens) for prefix in itertools.product(words, repeat=t)]
+    prefixes = [
+        prefix for t in range(prior.max_new_tokens) for prefix in itertools.product(words, repeat=t)
+    ]
     with torch.no_grad():
         for node, prefix in enumerate(prefixes):
             start = truth.support[:, 0, : len(prefix)]
             for token in range(prior.vocab_size):
-                begins = (start == torch.tensor(prefix, dtype=torch.long)).all(-1) & (truth.support[:, 0, len(prefix)] == token)
+                begins = (start == torch.tensor(prefix, dtype=torch.long)).all(-1) & (
+                    truth.support[:, 0, len(prefix)] == token
+                )
                 guide.table[:, node, token] = truth.log_posterior[begins].logsumexp(0)
     assert truth.kl_guide_posterior(guide).max() < 1e-12
     assert truth.kl_posterior_guide(guide).max() < 1e-12
@@ -109,14 +129,19 @@ def test_tables_are_by_prompt_whatever_the_batch(prior):
         response = prior(prompts[[0]]).sample((4,))
         all_at_once = guide.distribution(prompts).log_prob(response.expand(-1, 3, -1))
         for order in ([2, 0], [1], [1, 1]):
-            assert torch.allclose(guide.distribution(prompts[order]).log_prob(response), all_at_once[:, order], atol=1e-12)
+            assert torch.allclose(
+                guide.distribution(prompts[order]).log_prob(response),
+                all_at_once[:, order],
+                atol=1e-12,
+            )
 
 
 def test_unknown_prompt_is_named(prior):
     for family in (MeanField, Tabular):
         guide = family(prior, prior.encode(["the film was"]))
         with pytest.raises(
-            ValueError, match="no table for the prompt 'the plot was': build it with all 1 prompts and this one"
+            ValueError,
+            match="no table for the prompt 'the plot was': build it with all 1 prompts and this one",
         ):
             guide.distribution(prior.encode(["the plot was"])).sample()
 
@@ -134,5 +159,9 @@ def test_too_large_a_table_is_refused():
 def test_uniform_at_the_start(prior):
     prompts = prior.encode(["the film was"])
     for guide in (MeanField(prior, prompts), NGram(prior)):
-        first = guide.distribution(prompts).next_token_logits(prior(prompts).sample((3,)))[:, :, 0].log_softmax(-1)
+        first = (
+            guide.distribution(prompts)
+            .next_token_logits(prior(prompts).sample((3,)))[:, :, 0]
+            .log_softmax(-1)
+        )
         assert torch.allclose(first, torch.full_like(first, -math.log(prior.vocab_size)))

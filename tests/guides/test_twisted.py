@@ -17,7 +17,7 @@ from inference import (
     fit,
     sequential_monte_carlo,
 )
-from model import AlignmentModel, TextEvidence, grammar_prior, vader_sentiment
+from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 from tests.model.tiny import PROMPTS, tiny
 
 
@@ -28,7 +28,9 @@ def small_prior():
 
 @pytest.fixture(scope="module")
 def model(small_prior):
-    return AlignmentModel(small_prior, TextEvidence(vader_sentiment, small_prior, upper_bound=1.0), beta=0.3)
+    return AlignmentModel(
+        small_prior, TextReward(vader_sentiment, small_prior, upper_bound=1.0), beta=0.3
+    )
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +47,13 @@ def soft_value(truth):
     """log E_p0[exp(r/beta) | x_<=t] for each response, prompt and position, `[S, N, T]`: sums over what begins the same."""
     steps = []
     for t in range(truth.support.shape[-1]):
-        same = (truth.support[:, None, :, : t + 1] == truth.support[None, :, :, : t + 1]).all(-1)  # [S, S, N]
-        joint, prior = (torch.where(same, log_p, -math.inf).logsumexp(1) for log_p in (truth.log_joint, truth.log_prior))
+        same = (truth.support[:, None, :, : t + 1] == truth.support[None, :, :, : t + 1]).all(
+            -1
+        )  # [S, S, N]
+        joint, prior = (
+            torch.where(same, log_p, -math.inf).logsumexp(1)
+            for log_p in (truth.log_joint, truth.log_prior)
+        )
         steps.append(joint - prior)
     return torch.stack(steps, -1)
 
@@ -62,7 +69,9 @@ def optimal(small_prior, prompts, truth):
     head = nn.Linear(hidden.shape[-1], small_prior.vocab_size, bias=False, dtype=torch.float64)
     for token in range(small_prior.vocab_size):
         comes = is_token & (truth.support == token)
-        solved = torch.linalg.lstsq(hidden[comes], value[comes][:, None], rcond=1e-9, driver="gelsd")
+        solved = torch.linalg.lstsq(
+            hidden[comes], value[comes][:, None], rcond=1e-9, driver="gelsd"
+        )
         with torch.no_grad():
             head.weight[token] = solved.solution[:, 0]
     return Twisted(small_prior, head=head)
@@ -76,7 +85,9 @@ def test_contains_the_posterior_at_the_soft_value_function(optimal, truth):
 
 def test_twist_at_the_soft_value_function_makes_smc_exact(model, prompts, truth, optimal):
     """Proposal and twist are both optimal: no weight ever moves, and log Z is exact on any draw."""
-    posterior = sequential_monte_carlo(model, prompts, guide=optimal, twist=optimal.twist, num_samples=4)
+    posterior = sequential_monte_carlo(
+        model, prompts, guide=optimal, twist=optimal.twist, num_samples=4
+    )
     assert torch.allclose(posterior.log_z, truth.log_z, atol=1e-10)
     assert posterior.diagnostics["num_resamplings"].sum() == 0
     assert torch.allclose(posterior.effective_sample_size, torch.tensor(4.0, dtype=torch.float64))
@@ -87,14 +98,19 @@ def test_both_twists_are_the_logits_less_the_priors(prompts, small_prior):
     guide = moved(Twisted(small_prior))
     response = small_prior(prompts).enumerate_support()
     log_psi = guide.log_twist(prompts, response)
-    logits = [program.next_token_logits(response) for program in (guide.distribution(prompts), small_prior(prompts))]
+    logits = [
+        program.next_token_logits(response)
+        for program in (guide.distribution(prompts), small_prior(prompts))
+    ]
     expected = (logits[0] - logits[1]).gather(-1, response[..., None]).squeeze(-1)
     is_token = small_prior.space.is_token(response)
     assert expected[is_token].abs().min() > 1e-3
     assert torch.allclose(log_psi, expected * is_token, atol=1e-12)
     for t in (1, 2):
         picked = is_token[..., t - 1]
-        assert torch.allclose(guide.twist(prompts, response, t)[picked], log_psi[..., t - 1][picked], atol=1e-12)
+        assert torch.allclose(
+            guide.twist(prompts, response, t)[picked], log_psi[..., t - 1][picked], atol=1e-12
+        )
 
 
 def moved(guide, scale=0.3):
@@ -110,7 +126,15 @@ def test_contrastive_learning_finds_the_soft_value_function(model, prompts, trut
     """Up to a constant for each prompt and position; trained through q by SVI, psi need not be one."""
     guide = Twisted(small_prior)
     optimizer = FusedOptimizer(options={"lr": 1e-2}, schedule=cosine(400))
-    fit(model, guide, prompts, num_steps=400, objective=ContrastiveTwist(64), optimizer=optimizer, progress=False)
+    fit(
+        model,
+        guide,
+        prompts,
+        num_steps=400,
+        objective=ContrastiveTwist(64),
+        optimizer=optimizer,
+        progress=False,
+    )
     assert truth.kl_guide_posterior(guide).max() < 0.02
     value, log_psi = soft_value(truth), guide.log_twist(prompts, truth.support).detach()
     error = (log_psi - value)[..., 0]
@@ -151,7 +175,10 @@ def test_starts_as_the_prior_at_its_temperature(prompts, small_prior):
 def test_dropout_of_a_head_is_held_off(prompts, small_prior):
     """Else what is sampled would not be what is scored."""
     size, width = small_prior.network.get_output_embeddings().weight.shape
-    guide = Twisted(small_prior, head=torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(width, size).double()))
+    guide = Twisted(
+        small_prior,
+        head=torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(width, size).double()),
+    )
     guide.head.train()
     distribution = guide.distribution(prompts)
     support = distribution.enumerate_support()
@@ -171,5 +198,7 @@ def test_nothing_goes_back_through_the_network(prompts, small_prior):
 
 
 def test_bad_top_k_is_refused(small_prior):
-    with pytest.raises(ValueError, match="top_k is 11, expected a whole number of at least 1 and at most 10"):
+    with pytest.raises(
+        ValueError, match="top_k is 11, expected a whole number of at least 1 and at most 10"
+    ):
         Twisted(small_prior, top_k=11)

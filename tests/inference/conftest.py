@@ -3,7 +3,7 @@ import torch
 
 from guides import FineTuned
 from inference import Enumeration
-from model import AlignmentModel, TextEvidence, grammar_prior, vader_sentiment
+from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +19,9 @@ def prompts(small_prior):
 
 @pytest.fixture(scope="session")
 def model(small_prior):
-    return AlignmentModel(small_prior, TextEvidence(vader_sentiment, small_prior, upper_bound=1.0), beta=0.3)
+    return AlignmentModel(
+        small_prior, TextReward(vader_sentiment, small_prior, upper_bound=1.0), beta=0.3
+    )
 
 
 @pytest.fixture(scope="session")
@@ -39,5 +41,7 @@ def moved_guide(prior, scale):
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in guide.parameters():
-            parameter += scale * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            parameter += scale * torch.randn(
+                parameter.shape, generator=generator, dtype=parameter.dtype
+            )
     return guide

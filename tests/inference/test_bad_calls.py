@@ -18,9 +18,9 @@ from inference import (
     SAMPLERS,
     Enumeration,
     Estimate,
-    EvidenceTwist,
     FDivergence,
     LeaveOneOut_ELBO,
+    LikelihoodTwist,
     LogVariance,
     Posterior,
     PriorBank,
@@ -42,8 +42,8 @@ from inference import (
     entropy,
     importance_sampling,
     joint_at,
-    log_evidence_at,
     log_guide_at,
+    log_likelihood_at,
     log_z_bounds,
     match_moments,
     metropolis_hastings,
@@ -54,21 +54,35 @@ from inference import (
     random_state,
     rejection_sampling,
     response_distribution,
-    self_bleu,
     sequential_monte_carlo,
-    simulation_based_calibration,
     soften,
     solve_beta,
 )
+from inference.diagnostics.self_bleu import self_bleu
+from inference.diagnostics.simulation_based_calibration import simulation_based_calibration
 from inference.objectives.best_of_n import BestOfN_ELBO
 from inference.objectives.log_z_average import LogZAverage
 from inference.objectives.pyro_objectives import renyi
 from inference.objectives.replay_buffer import ReplayBuffer
-from inference.order_statistics import best_of_n_kl, best_of_n_log_ratio, best_of_n_win_rate_bound, level_cdf
 from inference.reward_posterior import autoguide, nuts, tie_strength
 from inference.samplers.metropolis_hastings import mixing
 from inference.samplers.suffix_move import suffix_move
-from model import AlignmentModel, BradleyTerry, Comparisons, Pattern, TextEvidence, contains, grammar_prior, vader_sentiment
+from inference.targets.order_statistics import (
+    best_of_n_kl,
+    best_of_n_log_ratio,
+    best_of_n_win_rate_bound,
+    level_cdf,
+)
+from model import (
+    AlignmentModel,
+    BradleyTerry,
+    Comparisons,
+    Pattern,
+    TextReward,
+    contains,
+    grammar_prior,
+    vader_sentiment,
+)
 from model.preferences import LinearHead
 from tests.inference.objectives.table import ONE_IS_ENOUGH
 
@@ -88,7 +102,7 @@ NONE = [None]
 
 PRIOR = grammar_prior(max_new_tokens=2)
 BOTH = PRIOR.encode(["the film was", "the"])
-REWARD = TextEvidence(vader_sentiment, PRIOR, upper_bound=1.0)
+REWARD = TextReward(vader_sentiment, PRIOR, upper_bound=1.0)
 MODEL = AlignmentModel(PRIOR, REWARD, 0.3)
 GUIDE = Tabular(PRIOR, BOTH)
 TRUTH = Enumeration(MODEL, BOTH)
@@ -100,18 +114,35 @@ QUARTER = torch.full((4, 2), 0.25, dtype=torch.float64)
 DESIGN = torch.arange(16, dtype=torch.float64).view(8, 2).sin()
 COMPARISONS = Comparisons(DESIGN, DESIGN.flip(0), torch.tensor([0, 1, 2, 0, 1, 0, 1, 0]))
 TIES = BradleyTerry(LinearHead(2), tie_strength=1.0)
-GOOD = {"good": TextEvidence(Pattern.of_words("good"), PRIOR)}
-HARD = AlignmentModel(PRIOR, {"not": contains("not", PRIOR)}, 0.3)
+GOOD = {"good": TextReward(Pattern.of_words("good"), PRIOR)}
+HARD = AlignmentModel(PRIOR, {}, 0.3, {"not": contains("not", PRIOR)})
 
-SAMPLER = {"model": [*PROGRAM, None], "prompts": PROMPTS, "guide": PROGRAM, "num_samples": [*COUNT, None]}
+SAMPLER = {
+    "model": [*PROGRAM, None],
+    "prompts": PROMPTS,
+    "guide": PROGRAM,
+    "num_samples": [*COUNT, None],
+}
 CHUNKS = SAMPLER | {"chunk": [*COUNT, None]}
-SCHEMES = [lambda probability: None, lambda probability: probability, lambda probability: torch.full((64, 2), 64)]
+SCHEMES = [
+    lambda probability: None,
+    lambda probability: probability,
+    lambda probability: torch.full((64, 2), 64),
+]
 SMC = SAMPLER | {"resampling": [*NAME, None, int, *SCHEMES], "ess_threshold": SHARE}
 SAMPLED = {"model": MODEL, "prompts": BOTH, "num_samples": 64}
 LOG_BOUND = {"log_bound": [*NUMBER, torch.zeros(5), torch.full((2,), NAN), torch.zeros(2) * 1j]}
-SCORED = {"prompts": PROMPTS, "response": [*TENSOR, RESPONSE.double(), RESPONSE[..., :1], RESPONSE + 90, -1 - RESPONSE]}
+SCORED = {
+    "prompts": PROMPTS,
+    "response": [*TENSOR, RESPONSE.double(), RESPONSE[..., :1], RESPONSE + 90, -1 - RESPONSE],
+}
 INFERRED = {"model": TIES, "comparisons": COMPARISONS, "num_samples": 2}
-INFERENCE = {"model": [None, 3, "x"], "comparisons": [None, 3, "x"], "num_samples": [*COUNT, None], "seed": SEED}
+INFERENCE = {
+    "model": [None, 3, "x"],
+    "comparisons": [None, 3, "x"],
+    "num_samples": [*COUNT, None],
+    "seed": SEED,
+}
 WEIGHTS = [*TENSOR, torch.zeros(4), torch.zeros(0, 2), torch.full((30, 2), NAN)]
 
 Call = tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
@@ -142,10 +173,19 @@ CALLS: dict[str, Call] = {
             "prompts": PROMPTS,
             "num_samples": [*COUNT, None],
             "ess_threshold": SHARE,
-            "posterior_sample": [*TENSOR, torch.zeros(1, 2, 5).long(), torch.full((1, 2, 2), 99), torch.full((1, 2, 2), -1)],
+            "posterior_sample": [
+                *TENSOR,
+                torch.zeros(1, 2, 5).long(),
+                torch.full((1, 2, 2), 99),
+                torch.full((1, 2, 2), -1),
+            ],
         },
     ),
-    "EvidenceTwist": (EvidenceTwist, {"model": MODEL}, {"model": PROGRAM, "scale": SHARE, "floor": SHARE}),
+    "LikelihoodTwist": (
+        LikelihoodTwist,
+        {"model": MODEL},
+        {"model": PROGRAM, "scale": SHARE, "floor": SHARE},
+    ),
     "ResponseKernel": (
         ResponseKernel,
         {"model": MODEL},
@@ -153,16 +193,38 @@ CALLS: dict[str, Call] = {
     ),
     "suffix_move": (
         suffix_move,
-        {"distribution": PRIOR(BOTH), "response": RESPONSE, "log_weight": ZERO, "score": lambda response: ZERO},
-        {"distribution": TENSOR, "response": TENSOR, "log_weight": [*TENSOR, ZERO[:3], ZERO * NAN], "score": TENSOR},
+        {
+            "distribution": PRIOR(BOTH),
+            "response": RESPONSE,
+            "log_weight": ZERO,
+            "score": lambda response: ZERO,
+        },
+        {
+            "distribution": TENSOR,
+            "response": TENSOR,
+            "log_weight": [*TENSOR, ZERO[:3], ZERO * NAN],
+            "score": TENSOR,
+        },
     ),
-    "mixing": (mixing, {"values": torch.randn(8, 4, 2)}, {"values": [*TENSOR, torch.zeros(8), torch.full((8, 4, 2), NAN)]}),
+    "mixing": (
+        mixing,
+        {"values": torch.randn(8, 4, 2)},
+        {"values": [*TENSOR, torch.zeros(8), torch.full((8, 4, 2), NAN)]},
+    ),
     "Posterior": (
         Posterior,
         {"response": RESPONSE, "log_weight": ZERO, "log_z": ZERO[0]},
-        {"response": TENSOR, "log_weight": [*TENSOR, ZERO[:3], ZERO * NAN], "log_z": [3, "x", ZERO[:, 0], ZERO[0] * NAN]},
+        {
+            "response": TENSOR,
+            "log_weight": [*TENSOR, ZERO[:3], ZERO * NAN],
+            "log_z": [3, "x", ZERO[:, 0], ZERO[0] * NAN],
+        },
     ),
-    "Posterior.mean": (Posterior(RESPONSE, ZERO, None).mean, {"values": ZERO}, {"values": [*TENSOR, ZERO[0]]}),
+    "Posterior.mean": (
+        Posterior(RESPONSE, ZERO, None).mean,
+        {"values": ZERO},
+        {"values": [*TENSOR, ZERO[0]]},
+    ),
     "Posterior.resample": (
         Posterior(RESPONSE, ZERO, None).resample,
         {"num_samples": 2},
@@ -170,29 +232,43 @@ CALLS: dict[str, Call] = {
     ),
     "PriorBank": (
         PriorBank,
-        {"response": RESPONSE, "log_prior": ZERO, "log_evidence": ZERO, "exact": False},
-        {"response": TENSOR, "log_prior": [*TENSOR, ZERO[:3]], "log_evidence": [*TENSOR, ZERO[:3]], "exact": FLAG},
+        {"response": RESPONSE, "log_prior": ZERO, "log_likelihood": ZERO, "exact": False},
+        {
+            "response": TENSOR,
+            "log_prior": [*TENSOR, ZERO[:3]],
+            "log_likelihood": [*TENSOR, ZERO[:3]],
+            "exact": FLAG,
+        },
     ),
     "PriorBank.mean": (
         BANK.mean,
-        {"log_weight": TRUTH.log_evidence, "values": TRUTH.log_evidence},
+        {"log_weight": TRUTH.log_likelihood, "values": TRUTH.log_likelihood},
         {"log_weight": [*TENSOR, ZERO], "values": [*TENSOR, ZERO]},
     ),
     "PriorBank.kl": (
         BANK.kl,
-        {"log_weight": TRUTH.log_evidence},
+        {"log_weight": TRUTH.log_likelihood},
         {"log_weight": [*TENSOR, ZERO], "log_base_weight": [3, ZERO]},
     ),
-    "PriorBank.frontier": (BANK.frontier, {"factors": [1.0]}, {"factors": [3, None, [0], [-1.0], [NAN], ["1"], [True]]}),
+    "PriorBank.frontier": (
+        BANK.frontier,
+        {"factors": [1.0]},
+        {"factors": [3, None, [0], [-1.0], [NAN], ["1"], [True]]},
+    ),
     "PriorDraws": (
         PriorDraws,
-        {"response": RESPONSE, "log_evidence": ZERO, "accepted": None},
-        {"response": TENSOR, "log_evidence": TENSOR, "accepted": [3, "x", ZERO, ZERO[:3].bool()]},
+        {"response": RESPONSE, "log_likelihood": ZERO, "accepted": None},
+        {"response": TENSOR, "log_likelihood": TENSOR, "accepted": [3, "x", ZERO, ZERO[:3].bool()]},
     ),
     "draw_prior_bank": (
         draw_prior_bank,
         {"model": MODEL, "prompts": BOTH, "num_draws": 20},
-        {"model": PROGRAM, "prompts": PROMPTS, "num_draws": [*COUNT, None], "chunk": [*COUNT, None]},
+        {
+            "model": PROGRAM,
+            "prompts": PROMPTS,
+            "num_draws": [*COUNT, None],
+            "chunk": [*COUNT, None],
+        },
     ),
     "draw_from_prior": (
         draw_from_prior,
@@ -202,7 +278,7 @@ CALLS: dict[str, Call] = {
             "prompts": PROMPTS,
             "num_draws": [*COUNT, None],
             "chunk": [*COUNT, None],
-            "log_evidence_bound": LOG_BOUND["log_bound"],
+            "log_likelihood_bound": LOG_BOUND["log_bound"],
         },
     ),
     "diagnose": (
@@ -221,20 +297,48 @@ CALLS: dict[str, Call] = {
     "distinct_n": (
         distinct_n,
         {"response": RESPONSE, "is_token": IS_TOKEN, "n": 2},
-        {"response": [*TENSOR, RESPONSE[0]], "is_token": [*TENSOR, IS_TOKEN[0]], "n": [*COUNT, None]},
+        {
+            "response": [*TENSOR, RESPONSE[0]],
+            "is_token": [*TENSOR, IS_TOKEN[0]],
+            "n": [*COUNT, None],
+        },
     ),
     "self_bleu": (
         self_bleu,
         {"response": RESPONSE, "is_token": IS_TOKEN, "n": 2},
-        {"response": [*TENSOR, RESPONSE[0], RESPONSE[:1]], "is_token": [*TENSOR, IS_TOKEN[0]], "n": [*COUNT, None]},
+        {
+            "response": [*TENSOR, RESPONSE[0], RESPONSE[:1]],
+            "is_token": [*TENSOR, IS_TOKEN[0]],
+            "n": [*COUNT, None],
+        },
     ),
-    "Enumeration": (Enumeration, {"model": MODEL, "prompts": BOTH}, {"model": PROGRAM, "prompts": PROMPTS}),
+    "Enumeration": (
+        Enumeration,
+        {"model": MODEL, "prompts": BOTH},
+        {"model": PROGRAM, "prompts": PROMPTS},
+    ),
     "Enumeration.elbo": (TRUTH.elbo, {"guide": GUIDE}, {"guide": PROGRAM}),
-    "Enumeration.elbo_gradient": (TRUTH.elbo_gradient, {"guide": GUIDE}, {"guide": [*PROGRAM, MODEL]}),
+    "Enumeration.elbo_gradient": (
+        TRUTH.elbo_gradient,
+        {"guide": GUIDE},
+        {"guide": [*PROGRAM, MODEL]},
+    ),
     "entropy": (entropy, {"log_prob": QUARTER.log()}, {"log_prob": [*TENSOR, ZERO, ZERO * NAN]}),
-    "joint_at": (joint_at, {"model": MODEL, "prompts": BOTH, "response": RESPONSE}, SCORED | {"model": PROGRAM}),
-    "log_evidence_at": (log_evidence_at, {"model": MODEL, "prompts": BOTH, "response": RESPONSE}, SCORED | {"model": PROGRAM}),
-    "log_guide_at": (log_guide_at, {"guide": GUIDE, "prompts": BOTH, "response": RESPONSE}, SCORED | {"guide": PROGRAM}),
+    "joint_at": (
+        joint_at,
+        {"model": MODEL, "prompts": BOTH, "response": RESPONSE},
+        SCORED | {"model": PROGRAM},
+    ),
+    "log_likelihood_at": (
+        log_likelihood_at,
+        {"model": MODEL, "prompts": BOTH, "response": RESPONSE},
+        SCORED | {"model": PROGRAM},
+    ),
+    "log_guide_at": (
+        log_guide_at,
+        {"guide": GUIDE, "prompts": BOTH, "response": RESPONSE},
+        SCORED | {"guide": PROGRAM},
+    ),
     "response_distribution": (
         response_distribution,
         {"program": MODEL, "prompts": BOTH},
@@ -243,7 +347,11 @@ CALLS: dict[str, Call] = {
     "effective_sample_size": (effective_sample_size, {"log_weight": ZERO}, {"log_weight": WEIGHTS}),
     "pareto_k": (pareto_k, {"log_weight": ZERO}, {"log_weight": WEIGHTS}),
     "Estimate.of_mean": (Estimate.of_mean, {"values": ZERO}, {"values": WEIGHTS}),
-    "soften": (soften, {"model": HARD, "penalty": 1.0}, {"model": PROGRAM, "penalty": [*POSITIVE, None]}),
+    "soften": (
+        soften,
+        {"model": HARD, "penalty": 1.0},
+        {"model": PROGRAM, "penalty": [*POSITIVE, None]},
+    ),
     "anneal": (
         anneal,
         {"model": HARD, "guide": GUIDE, "prompts": BOTH, "num_steps": 1, "penalties": (1.0,)},
@@ -261,10 +369,11 @@ CALLS: dict[str, Call] = {
     ),
     "solve_beta": (
         solve_beta,
-        {"prior": PRIOR, "evidence": REWARD, "prompts": BOTH, "max_kl": 0.2},
+        {"prior": PRIOR, "reward": REWARD, "prompts": BOTH, "max_kl": 0.2},
         {
             "prior": TENSOR,
-            "evidence": TENSOR[:2],
+            "reward": TENSOR[:2],
+            "factors": [3, {"a": 3}],
             "prompts": PROMPTS,
             "max_kl": NUMBER,
             "num_draws": [*COUNT, None],
@@ -285,16 +394,31 @@ CALLS: dict[str, Call] = {
     "calibrate": (
         calibrate,
         {"probability": QUARTER[:, 0], "outcome": torch.tensor([0, 1, 0, 1])},
-        {"probability": [*TENSOR, QUARTER, QUARTER[:, 0] * NAN], "outcome": [*TENSOR, ZERO], "num_bins": [*COUNT, None]},
+        {
+            "probability": [*TENSOR, QUARTER, QUARTER[:, 0] * NAN],
+            "outcome": [*TENSOR, ZERO],
+            "num_bins": [*COUNT, None],
+        },
     ),
     "predict": (
         predict,
         {"model": TIES, "comparisons": COMPARISONS, "samples": ZERO},
-        {"model": TENSOR, "comparisons": TENSOR, "samples": [*TENSOR, ZERO[0], ZERO[:0], ZERO * NAN], "slips": FLAG},
+        {
+            "model": TENSOR,
+            "comparisons": TENSOR,
+            "samples": [*TENSOR, ZERO[0], ZERO[:0], ZERO * NAN],
+            "slips": FLAG,
+        },
     ),
     "simulation_based_calibration": (
         simulation_based_calibration,
-        {"model": TIES, "comparisons": COMPARISONS, "infer": print, "num_simulations": 1, "num_samples": 3},
+        {
+            "model": TIES,
+            "comparisons": COMPARISONS,
+            "infer": print,
+            "num_simulations": 1,
+            "num_samples": 3,
+        },
         {
             "model": TENSOR,
             "comparisons": TENSOR,
@@ -308,9 +432,16 @@ CALLS: dict[str, Call] = {
     "Ranks": (
         Ranks,
         {"rank": torch.tensor([[0], [1]]), "num_samples": 3},
-        {"rank": [*TENSOR, torch.tensor([[9]]), torch.tensor([[-1]]), ZERO], "num_samples": [*COUNT, None]},
+        {
+            "rank": [*TENSOR, torch.tensor([[9]]), torch.tensor([[-1]]), ZERO],
+            "num_samples": [*COUNT, None],
+        },
     ),
-    "Ranks.histogram": (Ranks(torch.tensor([[0], [1]]), 3).histogram, {"num_bins": 2}, {"num_bins": [*COUNT, None]}),
+    "Ranks.histogram": (
+        Ranks(torch.tensor([[0], [1]]), 3).histogram,
+        {"num_bins": 2},
+        {"num_bins": [*COUNT, None]},
+    ),
     "tie_strength": (
         tie_strength,
         {"comparisons": COMPARISONS, "prior_scale": 1.0},
@@ -319,10 +450,19 @@ CALLS: dict[str, Call] = {
     "autoguide": (
         autoguide,
         INFERRED,
-        INFERENCE | {"num_steps": [*COUNT, None], "num_particles": [*COUNT, None], "learning_rate": [*POSITIVE, None]},
+        INFERENCE
+        | {
+            "num_steps": [*COUNT, None],
+            "num_particles": [*COUNT, None],
+            "learning_rate": [*POSITIVE, None],
+        },
     ),
     "nuts": (nuts, INFERRED, INFERENCE | {"warmup_steps": COUNT, "thinning": [*COUNT, None]}),
-    "isolated": (lambda **seed: random_state.isolated(**seed).__enter__(), {"seed": 0}, {"seed": SEED}),
+    "isolated": (
+        lambda **seed: random_state.isolated(**seed).__enter__(),
+        {"seed": 0},
+        {"seed": SEED},
+    ),
     "best_of_n_log_ratio": (
         best_of_n_log_ratio,
         {"cdf": QUARTER, "cdf_left": QUARTER, "n": 4},
@@ -337,7 +477,10 @@ CALLS: dict[str, Call] = {
     "level_cdf": (
         level_cdf,
         {"values": QUARTER, "prob": QUARTER},
-        {"values": [*TENSOR, QUARTER[:2], QUARTER * NAN], "prob": [*TENSOR, QUARTER[:2], QUARTER * NAN]},
+        {
+            "values": [*TENSOR, QUARTER[:2], QUARTER * NAN],
+            "prob": [*TENSOR, QUARTER[:2], QUARTER * NAN],
+        },
     ),
     "quasi_rejection": (
         quasi_rejection,
@@ -353,20 +496,40 @@ CALLS: dict[str, Call] = {
     "LogVariance": (
         LogVariance,
         {},
-        {"replay": [-1, NAN, 0.5, "3", None, True], "capacity": [*COUNT, None], "exploration": [*POSITIVE, None]},
+        {
+            "replay": [-1, NAN, 0.5, "3", None, True],
+            "capacity": [*COUNT, None],
+            "exploration": [*POSITIVE, None],
+        },
     ),
     "Proximal_ELBO": (Proximal_ELBO, {}, {"epochs": [*COUNT, None], "clip": POSITIVE}),
-    "FDivergence": (FDivergence, {}, {"divergence": [*NAME, None], "adapt_every": COUNT, "decay": [*SHARE, 1.0]}),
+    "FDivergence": (
+        FDivergence,
+        {},
+        {"divergence": [*NAME, None], "adapt_every": COUNT, "decay": [*SHARE, 1.0]},
+    ),
     "BestOfN_ELBO": (BestOfN_ELBO, {}, {"n": [*COUNT, None], "num_prior_draws": [*COUNT, None]}),
 }
-CALLS |= {f"OBJECTIVES[{name}]": (made, {}, {"num_particles": [*COUNT, None]}) for name, made in OBJECTIVES.items()}
-CALLS |= {f"REWARD_INFERENCE[{name}]": (infer, INFERRED, INFERENCE) for name, infer in REWARD_INFERENCE.items()}
+CALLS |= {
+    f"OBJECTIVES[{name}]": (made, {}, {"num_particles": [*COUNT, None]})
+    for name, made in OBJECTIVES.items()
+}
+CALLS |= {
+    f"REWARD_INFERENCE[{name}]": (infer, INFERRED, INFERENCE)
+    for name, infer in REWARD_INFERENCE.items()
+}
 CALLS |= {
     f"SAMPLERS[{name}]": (sampler, SAMPLED, {"prompts": PROMPTS, "num_samples": [*COUNT, None]})
     for name, sampler in SAMPLERS.items()
     if name != "enumeration"  # which has no budget
 }
-WORDS = {"log_bound": "bound", "log_evidence_bound": "bound", "penalties": "penalt", "targets": "target", "factors": "factor"}
+WORDS = {
+    "log_bound": "bound",
+    "log_likelihood_bound": "bound",
+    "penalties": "penalt",
+    "targets": "target",
+    "factors": "factor",
+}
 """The word of an error for an argument whose parts, or whose kind, it names."""
 
 
@@ -387,13 +550,20 @@ def test_one_particle_is_refused_by_what_needs_others(name: str) -> None:
     if name in ONE_IS_ENOUGH:
         OBJECTIVES[name](num_particles=1)
     else:
-        with pytest.raises(ValueError, match=r"num_particles.* is 1, expected a whole number of at least 2"):
+        with pytest.raises(
+            ValueError, match=r"num_particles.* is 1, expected a whole number of at least 2"
+        ):
             OBJECTIVES[name](num_particles=1)
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
     assert type(Proximal_ELBO(np.int64(4), epochs=np.int32(2), clip=np.float32(0.5)).epochs) is int
-    assert importance_sampling(MODEL, BOTH, num_samples=np.int64(3), chunk=np.uint8(2)).response.shape[0] == 3
+    assert (
+        importance_sampling(MODEL, BOTH, num_samples=np.int64(3), chunk=np.uint8(2)).response.shape[
+            0
+        ]
+        == 3
+    )
 
 
 def test_a_minimum_reward_is_a_number() -> None:

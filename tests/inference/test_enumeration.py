@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from inference import Enumeration, enumeration, log_guide_at
-from model import AlignmentModel, LanguageModel, NotEnumerableError, TokenEvidence
+from model import AlignmentModel, LanguageModel, NotEnumerableError, TokenReward
 
 
 def test_posterior_is_prior_times_evidence_normalised(truth, model, prompts, small_prior):
     prior = small_prior(prompts).log_prob(truth.support).exp()
-    reward = model.evidence["evidence"](prompts, truth.support)
+    reward = model.reward(prompts, truth.support)
     unnormalised = prior * (reward / model.beta).exp()
     assert torch.allclose(truth.log_z.exp(), unnormalised.sum(0), rtol=1e-12)
     assert torch.allclose(truth.log_posterior.exp(), unnormalised / unnormalised.sum(0), rtol=1e-10)
@@ -19,7 +19,9 @@ def test_posterior_is_prior_times_evidence_normalised(truth, model, prompts, sma
 
 def test_three_sides_of_the_identity(truth, model, guide):
     elbo = truth.elbo(guide)
-    rl = (model.beta * truth.expected_log_evidence(guide) - model.beta * truth.kl_guide_prior(guide)) / model.beta
+    rl = (
+        model.beta * truth.expected_log_likelihood(guide) - model.beta * truth.kl_guide_prior(guide)
+    ) / model.beta
     assert torch.allclose(elbo, truth.log_z - truth.kl_guide_posterior(guide), atol=1e-12, rtol=0)
     assert torch.allclose(elbo, rl, atol=1e-12, rtol=0)
     assert (truth.kl_guide_posterior(guide) > 1e-3).all()
@@ -39,7 +41,9 @@ def test_gradient_is_that_of_the_enumerated_elbo(truth, guide, prompts):
         assert torch.allclose(exact[name], parameter.grad, rtol=1e-9, atol=1e-12), name
 
 
-def test_chunks_and_parameters_that_play_no_part_change_nothing(model, prompts, truth, guide, monkeypatch):
+def test_chunks_and_parameters_that_play_no_part_change_nothing(
+    model, prompts, truth, guide, monkeypatch
+):
     """Seven responses at a time, the last time fewer; what q does not depend on has a gradient of 0."""
     whole = truth.elbo_gradient(guide)
     monkeypatch.setattr(enumeration, "CHUNK", 14)
@@ -57,9 +61,13 @@ def test_chunks_and_parameters_that_play_no_part_change_nothing(model, prompts, 
 
 def test_impossible_responses_have_no_posterior_mass(small_prior, prompts):
     """Hard evidence: log 0 wherever the first word is not `good` (7)."""
-    reward = TokenEvidence(lambda response, _: torch.where(response[..., 0] == 7, 0.0, -math.inf), small_prior)
+    reward = TokenReward(
+        lambda response, _: torch.where(response[..., 0] == 7, 0.0, -math.inf), small_prior
+    )
     truth = Enumeration(AlignmentModel(small_prior, reward, beta=1.0), prompts)
-    starts_good = small_prior(prompts).log_prob(truth.support).exp().where(truth.support[..., 0] == 7, 0.0)
+    starts_good = (
+        small_prior(prompts).log_prob(truth.support).exp().where(truth.support[..., 0] == 7, 0.0)
+    )
     assert torch.allclose(truth.log_z.exp(), starts_good.sum(0))
     assert torch.allclose(truth.log_posterior.exp().sum(0), torch.ones(2, dtype=torch.float64))
     assert torch.isinf(truth.kl_guide_posterior(AlignmentModelPrior(small_prior))).all()
@@ -67,14 +75,18 @@ def test_impossible_responses_have_no_posterior_mass(small_prior, prompts):
 
 
 def test_no_possible_response_is_an_error(small_prior, prompts):
-    nothing = TokenEvidence(lambda response, _: torch.full(response.shape[:-1], -math.inf), small_prior)
+    nothing = TokenReward(
+        lambda response, _: torch.full(response.shape[:-1], -math.inf), small_prior
+    )
     with pytest.raises(ZeroDivisionError, match="rules out every response to 'the film was'"):
         Enumeration(AlignmentModel(small_prior, nothing, beta=1.0), prompts)
 
 
 def test_large_support_is_refused_with_its_size(small_prior):
     long = LanguageModel(small_prior.network, small_prior.tokenizer, max_new_tokens=12)
-    with pytest.raises(NotEnumerableError, match=r"10 token ids and 12 positions make 3\.18e\+11 responses"):
+    with pytest.raises(
+        NotEnumerableError, match=r"10 token ids and 12 positions make 3\.18e\+11 responses"
+    ):
         Enumeration(AlignmentModel(long, {}, beta=1.0), long.encode(["the film was"]))
 
 

@@ -53,4 +53,6 @@ def test_log_of_a_mean_weight():
     found = log_mean_exp(weights.log())
     assert found.value == pytest.approx(math.log(2))
     of_mean = Estimate.of_mean(weights[:, :1]).standard_error
-    assert found.standard_error == pytest.approx(of_mean / 2 / 2)  # d log z = d z / 2; of two prompts
+    assert found.standard_error == pytest.approx(
+        of_mean / 2 / 2
+    )  # d log z = d z / 2; of two prompts

@@ -46,8 +46,8 @@ def test_of_several_prompts_the_worst_is_told(model, guide, prompts, monkeypatch
 
     sizes, shapes = torch.tensor([40.0, 40.0]), torch.tensor([0.1, 0.1])
     sizes[worst], shapes[worst] = 7.0, 0.9
-    monkeypatch.setattr("inference.diagnostics.effective_sample_size", lambda _: sizes)
-    monkeypatch.setattr("inference.diagnostics.pareto_k", lambda _: shapes)
+    monkeypatch.setattr("inference.diagnostics.diagnose.effective_sample_size", lambda _: sizes)
+    monkeypatch.setattr("inference.diagnostics.diagnose.pareto_k", lambda _: shapes)
     found = diagnose(model, guide, prompts, num_samples=4, num_prior_draws=4)
     assert (found.effective_sample_size, found.pareto_k) == (7.0, pytest.approx(0.9))
 

@@ -34,14 +34,22 @@ from inference import (
     quasi_rejection,
     rejection_sampling,
     sequential_monte_carlo,
-    simulation_based_calibration,
 )
+from inference.diagnostics.simulation_based_calibration import simulation_based_calibration
 from inference.estimate import log_mean_exp
 from inference.objectives.log_z_average import LogZAverage
-from inference.order_statistics import best_of_n_kl, best_of_n_win_rate
 from inference.samplers.resampling import RESAMPLING
 from inference.samplers.suffix_move import suffix_move
-from model import AlignmentModel, BradleyTerry, Comparisons, EvidenceError, RewardPosterior, TokenEvidence, ZeroEvidenceError
+from inference.targets.order_statistics import best_of_n_kl, best_of_n_win_rate
+from model import (
+    AlignmentModel,
+    BradleyTerry,
+    Comparisons,
+    ImpossibleResponseError,
+    LikelihoodError,
+    RewardPosterior,
+    TokenReward,
+)
 from model.preferences import LinearHead, Standardised
 
 NAN, INF = math.nan, math.inf
@@ -70,7 +78,9 @@ GUIDES = {
     "Tabular": lambda prior, prompts: spoilt(Tabular(prior, prompts), "table"),
     "MeanField": lambda prior, prompts: spoilt(MeanField(prior, prompts), "logits"),
     "Twisted": lambda prior, prompts: spoilt(Twisted(prior), "head.write.bias"),
-    "Mixture": lambda prior, prompts: spoilt(Mixture([Tabular(prior, prompts), Twisted(prior)]), "components.0.table"),
+    "Mixture": lambda prior, prompts: spoilt(
+        Mixture([Tabular(prior, prompts), Twisted(prior)]), "components.0.table"
+    ),
     "FineTuned": after_a_step_in_half_precision,
 }
 EXACT = [
@@ -78,14 +88,16 @@ EXACT = [
     "kl_guide_posterior",
     "kl_posterior_guide",
     "kl_guide_prior",
-    "expected_log_evidence",
+    "expected_log_likelihood",
     "total_variation",
     "elbo_gradient",
 ]
 SAMPLERS = {
     "importance": importance_sampling,
     "rejection": lambda *args, **options: rejection_sampling(*args, log_bound=50.0, **options),
-    "metropolis-hastings": lambda *args, **options: metropolis_hastings(*args, num_chains=4, **options),
+    "metropolis-hastings": lambda *args, **options: metropolis_hastings(
+        *args, num_chains=4, **options
+    ),
     "smc": sequential_monte_carlo,
     "annealed-smc": annealed_smc,
 }
@@ -100,7 +112,10 @@ def of_nan(request, small_prior, prompts):
 @pytest.mark.parametrize("measure", EXACT)
 def test_a_guide_of_nan_is_never_reported_as_exact(truth, of_nan, measure):
     guide, name = of_nan
-    with pytest.raises(NotANumberError, match=rf"the guide {name} has log-probability nan .* parameters are NaN or infinite"):
+    with pytest.raises(
+        NotANumberError,
+        match=rf"the guide {name} has log-probability nan .* parameters are NaN or infinite",
+    ):
         getattr(truth, measure)(guide)
 
 
@@ -125,18 +140,33 @@ def test_a_guide_of_nan_is_not_diagnosed(model, prompts, of_nan):
         diagnose(model, of_nan[0], prompts, num_samples=32, num_prior_draws=32)
 
 
-def test_nan_where_the_guide_never_goes_is_met_where_the_posterior_does(model, small_prior, prompts):
+def test_nan_where_the_guide_never_goes_is_met_where_the_posterior_does(
+    model, small_prior, prompts
+):
     guide = Tabular(small_prior, prompts)
     with torch.no_grad():
         guide.table[:, 0, 7] = -1e4  # never begins with `good`
         guide.table[:, 1 + guide.word[7]] = NAN
     with pytest.raises(NotANumberError, match="the guide Tabular has log-probability nan"):
-        diagnose(model, guide, prompts, num_samples=64, num_prior_draws=2000, log_evidence_bound=1 / 0.3)
+        diagnose(
+            model,
+            guide,
+            prompts,
+            num_samples=64,
+            num_prior_draws=2000,
+            log_likelihood_bound=1 / 0.3,
+        )
 
 
 def test_a_guide_of_nan_bounds_nothing(truth, model, prompts, of_nan):
     with pytest.raises(FloatingPointError, match="NaN"):
-        log_z_bounds(model, prompts, truth.support[truth.log_posterior[:, 0].argmax()], guide=of_nan[0], num_samples=4)
+        log_z_bounds(
+            model,
+            prompts,
+            truth.support[truth.log_posterior[:, 0].argmax()],
+            guide=of_nan[0],
+            num_samples=4,
+        )
 
 
 def test_a_prior_of_nan_is_an_error(small_prior, prompts, model):
@@ -176,14 +206,22 @@ class Halved:
             return pyro.sample("response", distribution)
 
 
-def test_a_law_with_zeros_has_a_gradient_and_one_that_draws_the_impossible_has_none(small_prior, prompts, model, truth):
+def test_a_law_with_zeros_has_a_gradient_and_one_that_draws_the_impossible_has_none(
+    small_prior, prompts, model, truth
+):
     guide = Twisted(small_prior, top_k=3)
     gradient = truth.elbo_gradient(guide)
     assert all(bool(part.isfinite().all()) for part in gradient.values())
     assert max(part.abs().max().item() for part in gradient.values()) > 0
-    no_good = TokenEvidence(lambda response, _: torch.where(response[..., 0] == 7, -INF, 0.0), small_prior)
-    with pytest.raises(ZeroEvidenceError, match="the guide Tabular can draw what the evidence rules out"):
-        Enumeration(AlignmentModel(small_prior, no_good, 1.0), prompts).elbo_gradient(Tabular(small_prior, prompts))
+    no_good = TokenReward(
+        lambda response, _: torch.where(response[..., 0] == 7, -INF, 0.0), small_prior
+    )
+    with pytest.raises(
+        ImpossibleResponseError, match="the guide Tabular can draw what the evidence rules out"
+    ):
+        Enumeration(AlignmentModel(small_prior, no_good, 1.0), prompts).elbo_gradient(
+            Tabular(small_prior, prompts)
+        )
 
 
 # probability 0 counts as 0; NaN is not probability 0
@@ -194,7 +232,9 @@ def test_an_expectation_drops_what_has_probability_zero_and_nothing_else():
     assert torch.equal(expectation(prob, values), float64([2.0, 2.0]))
     assert expectation(float64([[NAN], [1.0]]), float64([[1.0], [1.0]])).isnan().all()
     assert expectation(float64([[0.5], [0.5]]), float64([[NAN], [1.0]])).isnan().all()
-    assert torch.equal(expectation(float64([[0.5], [0.5]]), float64([[-INF], [1.0]])), float64([-INF]))
+    assert torch.equal(
+        expectation(float64([[0.5], [0.5]]), float64([[-INF], [1.0]])), float64([-INF])
+    )
 
 
 def test_entropy_is_of_a_law():
@@ -214,7 +254,10 @@ ODD = pytest.mark.parametrize("odd", [NAN, INF])
 def test_weights_that_are_no_numbers_are_refused(odd, of_weights):
     log_weight = torch.zeros(30, 2)
     log_weight[3, 1] = odd
-    with pytest.raises(NotANumberError, match=r"log_weight is (nan|inf) at index \(3, 1\) and no number in 1 of 60 places"):
+    with pytest.raises(
+        NotANumberError,
+        match=r"log_weight is (nan|inf) at index \(3, 1\) and no number in 1 of 60 places",
+    ):
         of_weights(log_weight)
 
 
@@ -246,12 +289,18 @@ def test_a_bank_weighs_numbers(odd):
     response, good = torch.zeros(3, 1, 2, dtype=torch.long), float64([[0.0], [-INF], [1.0]])
     bad = float64([[odd], [0.0], [0.0]])
     bank = PriorBank.of_draws(response, good)
-    for make in (lambda: PriorBank.of_draws(response, bad), lambda: PriorDraws(response, bad, None), lambda: bank.kl(bad)):
+    for make in (
+        lambda: PriorBank.of_draws(response, bad),
+        lambda: PriorDraws(response, bad, None),
+        lambda: bank.kl(bad),
+    ):
         with pytest.raises(NotANumberError, match=r"is (nan|inf)"):
             make()
     with pytest.raises(NotANumberError, match="log_weight is"):
         bank.mean(bad, good)
-    assert bank.mean(good, float64([[1.0], [odd], [1.0]])).value == pytest.approx(1)  # of weight 0, it may be anything
+    assert bank.mean(good, float64([[1.0], [odd], [1.0]])).value == pytest.approx(
+        1
+    )  # of weight 0, it may be anything
     with pytest.raises(NotANumberError, match="an estimate is nan"):
         bank.mean(good, float64([[NAN], [0.0], [0.0]]))
     with pytest.raises(NoSupportError, match="-inf for all 3 responses"):
@@ -281,7 +330,9 @@ def test_quasi_rejection_is_of_numbers():
         with pytest.raises(NotANumberError, match=r"log_(target|proposal) is nan"):
             quasi_rejection(*arguments)
     for bound in (NAN, INF, -INF, float64([NAN])):
-        with pytest.raises(ValueError, match=r"the bound on the log weights is .*, expected .*finite number"):
+        with pytest.raises(
+            ValueError, match=r"the bound on the log weights is .*, expected .*finite number"
+        ):
             quasi_rejection(table, table, bound)
 
 
@@ -296,7 +347,9 @@ def test_a_chain_does_not_move_by_weights_of_nan(small_prior, prompts):
     distribution = small_prior(prompts)
     response = distribution.sample((4,))
     with pytest.raises(NotANumberError, match="the log weight of a score is nan"):
-        suffix_move(distribution, response, torch.zeros(4, 2), lambda proposed: torch.full((4, 2), NAN))
+        suffix_move(
+            distribution, response, torch.zeros(4, 2), lambda proposed: torch.full((4, 2), NAN)
+        )
 
 
 def test_an_average_of_log_z_returns_nan_and_does_not_keep_it(prompts):
@@ -320,12 +373,16 @@ def test_draws_of_nan_have_no_rank():
         return torch.full((num_samples, 2), NAN)
 
     with pytest.raises(NotANumberError, match="a quantity of a draw is nan"):
-        simulation_based_calibration(BradleyTerry(LinearHead(2)), comparisons, infer, num_simulations=1, num_samples=9)
+        simulation_based_calibration(
+            BradleyTerry(LinearHead(2)), comparisons, infer, num_simulations=1, num_samples=9
+        )
 
 
 def test_a_reward_has_finite_weights():
     with pytest.raises(ValueError, match="samples have weights that are NaN or infinite"):
-        RewardPosterior(LinearHead(2), object.__new__(Standardised), float64([[1.0, 0.0], [NAN, 0.0]]))
+        RewardPosterior(
+            LinearHead(2), object.__new__(Standardised), float64([[1.0, 0.0], [NAN, 0.0]])
+        )
 
 
 @ODD
@@ -335,6 +392,12 @@ def test_a_factor_of_a_plain_program_is_a_number(small_prior, prompts, odd):
             response = pyro.sample("response", small_prior(prompts))
             pyro.factor("taste", torch.full(response.shape[:-1], odd))
 
-    for run in (lambda: importance_sampling(program, prompts, num_samples=4), lambda: Enumeration(program, prompts)):
-        with pyro.validation_enabled(False), pytest.raises(EvidenceError, match=r"factor 'taste' is (nan|inf) at index"):
+    for run in (
+        lambda: importance_sampling(program, prompts, num_samples=4),
+        lambda: Enumeration(program, prompts),
+    ):
+        with (
+            pyro.validation_enabled(False),
+            pytest.raises(LikelihoodError, match=r"factor 'taste' is (nan|inf) at index"),
+        ):
             run()

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from inference import Enumeration, draw_from_prior, draw_prior_bank
-from model import AlignmentModel, TextEvidence, vader_sentiment
-from model.grammar import PROMPTS
+from model import AlignmentModel, TextReward, vader_sentiment
+from model.prior.grammar import PROMPTS
 
 
 @pytest.fixture(scope="module")
 def reward(small_prior):
-    return TextEvidence(vader_sentiment, small_prior, upper_bound=1.0)
+    return TextReward(vader_sentiment, small_prior, upper_bound=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -20,15 +20,19 @@ def prompts(small_prior):
 
 def test_the_frontier_is_the_posterior_of_every_beta(small_prior, prompts, reward):
     """Against the enumeration of each model on its own."""
-    bank = draw_prior_bank(AlignmentModel(small_prior, reward, 0.5), prompts, small_prior.space.num_responses)
+    bank = draw_prior_bank(
+        AlignmentModel(small_prior, reward, 0.5), prompts, small_prior.space.num_responses
+    )
     assert bank.exact
-    for factor, (kl, log_evidence) in zip([0.2, 1.0, 5.0], bank.frontier([0.2, 1.0, 5.0]), strict=True):
+    for factor, (kl, log_likelihood) in zip(
+        [0.2, 1.0, 5.0], bank.frontier([0.2, 1.0, 5.0]), strict=True
+    ):
         truth = Enumeration(AlignmentModel(small_prior, reward, 0.5 / factor), prompts)
         posterior = truth.log_posterior.exp()
         exact_kl = (posterior * (truth.log_posterior - truth.log_prior)).sum(0).mean().item()
-        exact_evidence = (posterior * truth.log_evidence).sum(0).mean().item() / factor
+        exact_evidence = (posterior * truth.log_likelihood).sum(0).mean().item() / factor
         assert kl == pytest.approx(exact_kl, abs=1e-6)
-        assert log_evidence == pytest.approx(exact_evidence, abs=1e-6)
+        assert log_likelihood == pytest.approx(exact_evidence, abs=1e-6)
 
 
 def test_draws_tell_the_same_within_their_errors(small_prior, prompts, reward):
@@ -38,12 +42,14 @@ def test_draws_tell_the_same_within_their_errors(small_prior, prompts, reward):
     assert not draws.exact
     for factor in (0.3, 1.0, 2.0):
         exact, found = (
-            (bank.kl(weight), bank.mean(weight, bank.log_evidence))
+            (bank.kl(weight), bank.mean(weight, bank.log_likelihood))
             for bank in (every, draws)
-            for weight in [bank.log_evidence * factor]
+            for weight in [bank.log_likelihood * factor]
         )
         for truth, estimate in zip(exact, found, strict=True):
             assert truth.standard_error == 0
             assert 0 < estimate.standard_error < 0.1
             assert abs(estimate.value - truth.value) < 5 * estimate.standard_error
-    assert draws.effective_sample_size(torch.zeros_like(draws.log_evidence)) == pytest.approx(4000)
+    assert draws.effective_sample_size(torch.zeros_like(draws.log_likelihood)) == pytest.approx(
+        4000
+    )

@@ -39,7 +39,7 @@ from torch.testing import assert_close
 
 from guides import Tabular
 from inference import Enumeration, ResponseKernel
-from model import AlignmentModel, ResponseIndex, TextEvidence
+from model import AlignmentModel, ResponseIndex, TextReward
 from tests.model.tiny import tiny
 
 README = Path(__file__).parents[2] / "inference" / "README.md"
@@ -52,7 +52,7 @@ class World:
     def __init__(self):
         self.prior = tiny(max_new_tokens=2)
         self.prompts = self.prior.encode(["a b c a", "b"])
-        self.model = AlignmentModel(self.prior, TextEvidence(self.reward, self.prior), beta=1.0)
+        self.model = AlignmentModel(self.prior, TextReward(self.reward, self.prior), beta=1.0)
         self.guide = Tabular(self.prior, self.prompts)
         self.guide.jitter(0.3, torch.Generator().manual_seed(1))
         self.truth = Enumeration(self.model, self.prompts)
@@ -79,7 +79,9 @@ class World:
     def step(self, objective, guide=None, prompts=None):
         guide = self.guide if guide is None else guide
         before = self.guide.table.detach().clone()
-        SVI(self.model, guide, pyro.optim.Adam({"lr": 0.01}), objective).step(self.prompts if prompts is None else prompts)
+        SVI(self.model, guide, pyro.optim.Adam({"lr": 0.01}), objective).step(
+            self.prompts if prompts is None else prompts
+        )
         assert not torch.equal(before, self.guide.table)
 
 
@@ -90,24 +92,32 @@ def world():
 
 def estimates_the_elbo(make, world):
     exact = -world.truth.elbo(world.guide).sum()
-    world.near(world.losses(make(num_particles=64, vectorize_particles=True, max_plate_nesting=1)), exact)
+    world.near(
+        world.losses(make(num_particles=64, vectorize_particles=True, max_plate_nesting=1)), exact
+    )
     world.near(world.losses(make(num_particles=2), num=60), exact)
     world.step(make(num_particles=4, vectorize_particles=True, max_plate_nesting=1))
 
 
 def enumerates_the_guide(world):
     for how in ("parallel", "sequential"):
-        loss = TraceEnum_ELBO(max_plate_nesting=1).loss(world.model, config_enumerate(world.guide, how), world.prompts)
+        loss = TraceEnum_ELBO(max_plate_nesting=1).loss(
+            world.model, config_enumerate(world.guide, how), world.prompts
+        )
         assert_close(-loss, world.truth.elbo(world.guide).sum().item(), **EXACT)
 
 
 def enumerates_the_model(world):
-    loss = TraceEnum_ELBO(max_plate_nesting=1).loss(config_enumerate(world.model), world.empty, world.prompts)
+    loss = TraceEnum_ELBO(max_plate_nesting=1).loss(
+        config_enumerate(world.model), world.empty, world.prompts
+    )
     assert_close(-loss, world.truth.log_z.sum().item(), **EXACT)
 
 
 def computes_marginals(world):
-    found = TraceEnum_ELBO(max_plate_nesting=1).compute_marginals(world.enumerated, world.empty, world.prompts)
+    found = TraceEnum_ELBO(max_plate_nesting=1).compute_marginals(
+        world.enumerated, world.empty, world.prompts
+    )
     assert_close(found["response"].logits.log_softmax(-1).T, world.truth.log_posterior, **EXACT)
 
 
@@ -125,13 +135,21 @@ def infers_discrete_sites(world):
 def shares_are_of(drawn, truth):
     share = (drawn[:, None] == truth.support).all(-1).double().mean(0)
     probability = truth.log_posterior.exp()
-    assert ((share - probability).abs() < 5 * (probability * (1 - probability) / len(drawn)).sqrt() + 3 / len(drawn)).all()
+    assert (
+        (share - probability).abs()
+        < 5 * (probability * (1 - probability) / len(drawn)).sqrt() + 3 / len(drawn)
+    ).all()
 
 
 def fits_a_table(world):
     model = ResponseIndex()(world.model)
     guide = AutoDiscreteParallel(model)
-    svi = SVI(model, config_enumerate(guide), pyro.optim.Adam({"lr": 0.1}), TraceEnum_ELBO(max_plate_nesting=1))
+    svi = SVI(
+        model,
+        config_enumerate(guide),
+        pyro.optim.Adam({"lr": 0.1}),
+        TraceEnum_ELBO(max_plate_nesting=1),
+    )
     for _ in range(60):
         svi.step(world.prompts)
     gap = svi.evaluate_loss(world.prompts) + world.truth.log_z.sum().item()
@@ -150,7 +168,11 @@ def bounds_log_z_by_many_draws(world):
 def bounds_log_z(make, world):
     """Between the ELBO and log Z in the mean; and it trains, one prompt at a time."""
     first = world.prompts[[0]]
-    bound = -torch.tensor(world.losses(make(num_particles=64, vectorize_particles=True, max_plate_nesting=1), 20, first)).mean()
+    bound = -torch.tensor(
+        world.losses(
+            make(num_particles=64, vectorize_particles=True, max_plate_nesting=1), 20, first
+        )
+    ).mean()
     assert world.truth.elbo(world.guide)[0] < bound < world.truth.log_z[0] + 0.3
     world.step(make(num_particles=64, vectorize_particles=True, max_plate_nesting=1), prompts=first)
 
@@ -164,7 +186,12 @@ def weighs_draws(world):
 
 def weighs_draws_at_once(world):
     log_weights, *_ = vectorized_importance_weights(
-        world.model, world.guide, world.prompts, num_samples=2000, max_plate_nesting=1, normalized=False
+        world.model,
+        world.guide,
+        world.prompts,
+        num_samples=2000,
+        max_plate_nesting=1,
+        normalized=False,
     )
     world.near(log_weights.exp(), world.truth.log_z.sum().exp())
 
@@ -172,26 +199,33 @@ def weighs_draws_at_once(world):
 def predicts(world):
     for options in ({"guide": world.guide}, {}):
         for parallel in (False, True):
-            predict = Predictive(world.model, num_samples=5, return_sites=["response"], parallel=parallel, **options)
+            predict = Predictive(
+                world.model, num_samples=5, return_sites=["response"], parallel=parallel, **options
+            )
             assert predict(world.prompts)["response"].shape == (5, 2, 2)
 
 
 def runs_chains(world):
-    mcmc = MCMC(ResponseKernel(world.model, num_chains=8), num_samples=5, warmup_steps=1, disable_progbar=True)
+    mcmc = MCMC(
+        ResponseKernel(world.model, num_chains=8),
+        num_samples=5,
+        warmup_steps=1,
+        disable_progbar=True,
+    )
     mcmc.run(world.prompts)
     assert mcmc.get_samples()["response"].shape == (5, 8, 2, 2)
 
 
 def depends(world):
     dependencies = get_dependencies(world.model, (world.prompts,))
-    assert dependencies["prior_dependencies"]["evidence"].keys() == {"evidence", "response"}
-    assert dependencies["posterior_dependencies"]["response"].keys() == {"evidence", "response"}
+    assert dependencies["prior_dependencies"]["reward"].keys() == {"reward", "response"}
+    assert dependencies["posterior_dependencies"]["response"].keys() == {"reward", "response"}
 
 
 def draws_the_program(world):
     pytest.importorskip("graphviz", reason="the extra `render` is not installed")
     source = pyro.render_model(world.model, model_args=(world.prompts,)).source
-    assert "response -> evidence" in source
+    assert "response -> reward" in source
     assert "label=prompts" in source
 
 
@@ -205,17 +239,29 @@ def cannot_trace(make, world):
     with pytest.raises(RuntimeError, match="Tracer cannot infer type"):
         SVI(world.model, guide, pyro.optim.Adam({"lr": 0.1}), make()).step(world.prompts)
     with pytest.raises(NotImplementedError, match="drawn token by token until it ends"):
-        SVI(partial(world.model, world.prompts), partial(world.guide, world.prompts), pyro.optim.Adam({}), make()).step()
+        SVI(
+            partial(world.model, world.prompts),
+            partial(world.guide, world.prompts),
+            pyro.optim.Adam({}),
+            make(),
+        ).step()
 
 
 def finds_nothing_to_move(kernel, world):
-    mcmc = MCMC(kernel(world.model, max_plate_nesting=1), num_samples=2, warmup_steps=1, disable_progbar=True)
+    mcmc = MCMC(
+        kernel(world.model, max_plate_nesting=1),
+        num_samples=2,
+        warmup_steps=1,
+        disable_progbar=True,
+    )
     mcmc.run(world.prompts)
     assert mcmc.get_samples() == {}
 
 
 def step_of_svgd(world):
-    SVGD(world.model, RBFSteinKernel(), pyro.optim.Adam({}), num_particles=3, max_plate_nesting=1).step(world.prompts)
+    SVGD(
+        world.model, RBFSteinKernel(), pyro.optim.Adam({}), num_particles=3, max_plate_nesting=1
+    ).step(world.prompts)
 
 
 def filters(world):
@@ -224,12 +270,18 @@ def filters(world):
 
 def autoguide(make):
     return partial(
-        refuses, ValueError, "Continuous inference cannot handle discrete sample site", lambda w: make(w.model)(w.prompts)
+        refuses,
+        ValueError,
+        "Continuous inference cannot handle discrete sample site",
+        lambda w: make(w.model)(w.prompts),
     )
 
 
 def reparameterised(make):
-    step = lambda world: world.step(make(num_particles=4, vectorize_particles=True, max_plate_nesting=1))  # noqa: E731
+    def step(world):
+        elbo = make(num_particles=4, vectorize_particles=True, max_plate_nesting=1)
+        return world.step(elbo)
+
     return partial(refuses, NotImplementedError, "fully reparameterized", step)
 
 
@@ -285,7 +337,11 @@ def test_table_and_tests_are_of_the_same_algorithms():
     assert dict(table()) == {name: works for works, rows in CLAIMS.items() for name in rows}
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning", "ignore:TraceEnum_ELBO found no")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning",
+    "ignore::torch.jit.TracerWarning",
+    "ignore:TraceEnum_ELBO found no",
+)
 @pytest.mark.parametrize("name", ROWS)
 def test_row(world, name):
     ROWS[name](world)

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from guides import FineTuned, Tabular
-from inference import Enumeration, LeaveOneOut_ELBO, diagnose, fit, importance_sampling, joint_at, random_state
+from inference import (
+    Enumeration,
+    LeaveOneOut_ELBO,
+    diagnose,
+    fit,
+    importance_sampling,
+    joint_at,
+    random_state,
+)
 
 
 def run_together(*functions):
@@ -35,7 +43,15 @@ def run_together(*functions):
 def trained(make, model, prior, prompts, seed):
     def run():
         guide = make()
-        fit(model, guide, prompts, num_steps=5, objective=LeaveOneOut_ELBO(4), seed=seed, progress=False)
+        fit(
+            model,
+            guide,
+            prompts,
+            num_steps=5,
+            objective=LeaveOneOut_ELBO(4),
+            seed=seed,
+            progress=False,
+        )
         return [parameter.detach().clone() for parameter in guide.parameters()]
 
     return run

@@ -10,15 +10,19 @@ from torch.testing import assert_close
 
 from guides import FineTuned, Tabular
 from inference import Enumeration, FusedOptimizer, cosine, fit, joint_at, rejection_sampling
-from model import AlignmentModel, LanguageModel, Prompts, TokenEvidence, ZeroEvidenceError
+from model import AlignmentModel, ImpossibleResponseError, LanguageModel, Prompts, TokenReward
 
 GOOD, DULL = 7, 9
 
 
-def contains(word: int, reward: float, language_model: LanguageModel, upper_bound: float | None = None) -> TokenEvidence:
+def contains(
+    word: int, reward: float, language_model: LanguageModel, upper_bound: float | None = None
+) -> TokenReward:
     """`reward` where the response has the word, else 0."""
-    return TokenEvidence(
-        lambda response, is_token: torch.where((is_token & (response == word)).any(-1), reward, 0.0),
+    return TokenReward(
+        lambda response, is_token: torch.where(
+            (is_token & (response == word)).any(-1), reward, 0.0
+        ),
         language_model,
         upper_bound,
     )
@@ -33,29 +37,39 @@ def response(prior: LanguageModel, prompts: Prompts) -> Tensor:
 def test_pieces_of_evidence_add_up_and_are_divided_by_beta(
     prior: LanguageModel, prompts: Prompts, response: Tensor, beta: float
 ) -> None:
-    evidence = {"good": contains(GOOD, 2.0, prior), "dull": contains(DULL, -3.0, prior)}
-    joint = joint_at(AlignmentModel(prior, evidence, beta), prompts, response)
+    reward = {"good": contains(GOOD, 2.0, prior), "dull": contains(DULL, -3.0, prior)}
+    joint = joint_at(AlignmentModel(prior, reward, beta), prompts, response)
     reward = 2.0 * (response == GOOD).any(-1) - 3.0 * (response == DULL).any(-1)
     assert len(reward.unique()) >= 3
     assert_close(joint.log_prior, prior(prompts).log_prob(response), rtol=0, atol=1e-12)
-    assert_close(joint.log_evidence, reward / beta, check_dtype=False)
-    assert_close(joint.log_joint, joint.log_prior + joint.log_evidence)
+    assert_close(joint.log_likelihood, reward / beta, check_dtype=False)
+    assert_close(joint.log_joint, joint.log_prior + joint.log_likelihood)
 
 
-def test_the_program_is_one_plate_with_a_response_and_its_factors(prior: LanguageModel, prompts: Prompts) -> None:
-    model = AlignmentModel(prior, {"good": contains(GOOD, 2.0, prior), "dull": contains(DULL, -3.0, prior)}, beta=1.0)
+def test_the_program_is_one_plate_with_a_response_and_its_factors(
+    prior: LanguageModel, prompts: Prompts
+) -> None:
+    model = AlignmentModel(
+        prior, {"good": contains(GOOD, 2.0, prior), "dull": contains(DULL, -3.0, prior)}, beta=1.0
+    )
     with pyro.plate("particles", 4, dim=-2):
         trace = poutine.trace(model).get_trace(prompts)
     trace.compute_log_prob()
-    shapes = {name: tuple(trace.nodes[name]["log_prob"].shape) for name in ("response", "good", "dull")}
+    shapes = {
+        name: tuple(trace.nodes[name]["log_prob"].shape) for name in ("response", "good", "dull")
+    }
     frames = {frame.name for name in shapes for frame in trace.nodes[name]["cond_indep_stack"]}
     assert shapes == {"response": (4, 2), "good": (4, 2), "dull": (4, 2)}
     assert frames == {"particles", "prompts"}
     assert trace.nodes["_RETURN"]["value"].shape == (4, 2, 3)
 
 
-def test_the_prior_gets_no_gradient(prior: LanguageModel, prompts: Prompts, response: Tensor) -> None:
-    assert not joint_at(AlignmentModel(prior, contains(GOOD, 2.0, prior), beta=1.0), prompts, response).log_joint.requires_grad
+def test_the_prior_gets_no_gradient(
+    prior: LanguageModel, prompts: Prompts, response: Tensor
+) -> None:
+    assert not joint_at(
+        AlignmentModel(prior, contains(GOOD, 2.0, prior), beta=1.0), prompts, response
+    ).log_joint.requires_grad
 
 
 @pytest.mark.parametrize("beta", [0, -1.0, float("nan"), float("inf"), "0.3", None])
@@ -65,18 +79,21 @@ def test_beta_must_be_positive(prior: LanguageModel, beta: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bounds", "expected"), [([2.0], 4.0), ([2.0, -0.5], 3.0), ([2.0, None], None), ([None], None), ([0.0], 0.0)]
+    ("bounds", "expected"),
+    [([2.0], 4.0), ([2.0, -0.5], 3.0), ([2.0, None], None), ([None], None), ([0.0], 0.0)],
 )
-def test_the_log_evidence_bound_is_known_if_every_bound_is(
+def test_the_log_likelihood_bound_is_known_if_every_bound_is(
     prior: LanguageModel, prompts: Prompts, bounds: list[float | None], expected: float | None
 ) -> None:
-    evidence = {str(i): contains(GOOD, 1.0, prior, bound) for i, bound in enumerate(bounds)}
-    assert AlignmentModel(prior, evidence, beta=0.5).log_evidence_bound(prompts) == expected
+    reward = {str(i): contains(GOOD, 1.0, prior, bound) for i, bound in enumerate(bounds)}
+    assert AlignmentModel(prior, reward, beta=0.5).log_likelihood_bound(prompts) == expected
 
 
-def test_evidence_that_is_a_plain_function_has_no_bound(prior: LanguageModel, prompts: Prompts) -> None:
+def test_evidence_that_is_a_plain_function_has_no_bound(
+    prior: LanguageModel, prompts: Prompts
+) -> None:
     model = AlignmentModel(prior, lambda _, response: torch.zeros(response.shape[:-1]), beta=1.0)
-    assert model.log_evidence_bound(prompts) is None
+    assert model.log_likelihood_bound(prompts) is None
 
 
 @pytest.mark.parametrize("vectorize", [False, True], ids=["one by one", "vectorised"])
@@ -88,38 +105,51 @@ def test_pyros_own_svi_stops_at_zero_evidence_and_leaves_the_guide_as_it_was(
     before = {name: parameter.detach().clone() for name, parameter in guide.named_parameters()}
     objective = Trace_ELBO(num_particles=8, vectorize_particles=vectorize, max_plate_nesting=1)
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), objective)
-    with pytest.raises(ZeroEvidenceError, match="'evidence' is -inf"):
+    with pytest.raises(ImpossibleResponseError, match="'reward' is -inf"):
         svi.step(prompts)
     assert_close(dict(guide.named_parameters()), before, rtol=0, atol=0)
 
 
 def test_a_name_that_the_model_uses_is_refused(prior: LanguageModel) -> None:
-    with pytest.raises(ValueError, match=r"evidence is named 'response', expected a text, and not .prompts. or"):
+    with pytest.raises(
+        ValueError, match=r"named 'response', expected a text other than .prompts. and"
+    ):
         AlignmentModel(prior, {"response": lambda _, response: response[..., 0].double()}, beta=1.0)
 
 
 # A beta for each prompt
 
 
-def test_each_prompt_has_the_posterior_of_its_own_beta(prior: LanguageModel, prompts: Prompts) -> None:
+def test_each_prompt_has_the_posterior_of_its_own_beta(
+    prior: LanguageModel, prompts: Prompts
+) -> None:
     betas = dict(zip(prompts.texts, (0.5, 2.0), strict=True))
-    evidence = contains(GOOD, 2.0, prior, upper_bound=2.0)
-    both = AlignmentModel(prior, evidence, betas)
+    reward = contains(GOOD, 2.0, prior, upper_bound=2.0)
+    both = AlignmentModel(prior, reward, betas)
     truth = Enumeration(both, prompts)
     for n, beta in enumerate(betas.values()):
-        alone = Enumeration(AlignmentModel(prior, evidence, beta), prompts[[n]])
+        alone = Enumeration(AlignmentModel(prior, reward, beta), prompts[[n]])
         assert_close(truth.log_posterior[:, [n]], alone.log_posterior, rtol=0, atol=1e-12)
-    assert both.log_evidence_bound(prompts).tolist() == [4.0, 1.0]
-    assert both.log_evidence_bound(prompts[[1]]).tolist() == [1.0]
+    assert both.log_likelihood_bound(prompts).tolist() == [4.0, 1.0]
+    assert both.log_likelihood_bound(prompts[[1]]).tolist() == [1.0]
     draws = rejection_sampling(both, prompts, num_samples=5000)
-    assert_close(draws.diagnostics["acceptance"], (truth.log_z - torch.tensor([4.0, 1.0])).exp(), rtol=0, atol=0.03)
+    assert_close(
+        draws.diagnostics["acceptance"],
+        (truth.log_z - torch.tensor([4.0, 1.0])).exp(),
+        rtol=0,
+        atol=0.03,
+    )
 
 
 def test_a_guide_learns_by_every_prompts_beta(prior: LanguageModel, prompts: Prompts) -> None:
-    model = AlignmentModel(prior, contains(GOOD, 1.0, prior), dict(zip(prompts.texts, (0.3, 3.0), strict=True)))
+    model = AlignmentModel(
+        prior, contains(GOOD, 1.0, prior), dict(zip(prompts.texts, (0.3, 3.0), strict=True))
+    )
     guide, truth = Tabular(prior, prompts), Enumeration(model, prompts)
     optimizer = FusedOptimizer(options={"lr": 0.1}, schedule=cosine(80))
-    fit(model, guide, prompts, num_steps=80, optimizer=optimizer, prompts_per_step=1, progress=False)
+    fit(
+        model, guide, prompts, num_steps=80, optimizer=optimizer, prompts_per_step=1, progress=False
+    )
     assert (truth.kl_guide_posterior(guide) < 0.05).all()
 
 

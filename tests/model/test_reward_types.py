@@ -10,18 +10,25 @@ from inference import Enumeration, importance_sampling
 from model import (
     AlignmentModel,
     Constraint,
-    EvidenceError,
     LanguageModel,
+    LikelihoodError,
     OptimalityModel,
     Prompts,
     Tilt,
-    TokenEvidence,
+    TokenReward,
     WeightedSum,
     grammar_prior,
 )
 from model.preferences import AGGREGATIONS
 
-TYPES = {"float16": 70.0, "bfloat16": 70.5, "float32": 0.1, "int64": 2**24 + 1, "int8": 100, "bool": True}
+TYPES = {
+    "float16": 70.0,
+    "bfloat16": 70.5,
+    "float32": 0.1,
+    "int64": 2**24 + 1,
+    "int8": 100,
+    "bool": True,
+}
 """A reward in each type that arithmetic in that type, or in float32, gets wrong."""
 
 
@@ -56,11 +63,13 @@ def exact(reward: Typed) -> float:
 
 
 @pytest.mark.parametrize("beta", [1e-3, 0.3])
-def test_reward_over_beta_is_that_of_float64(prior: LanguageModel, prompts: Prompts, reward: Typed, beta: float) -> None:
+def test_reward_over_beta_is_that_of_float64(
+    prior: LanguageModel, prompts: Prompts, reward: Typed, beta: float
+) -> None:
     truth = Enumeration(AlignmentModel(prior, reward, beta), prompts)
     good = truth.support[:, 0, 0] == 7
-    assert truth.log_evidence.dtype == torch.float64
-    assert (truth.log_evidence[good] == exact(reward) / beta).all()
+    assert truth.log_likelihood.dtype == torch.float64
+    assert (truth.log_likelihood[good] == exact(reward) / beta).all()
     assert truth.log_z.isfinite().all()
     sampled = importance_sampling(AlignmentModel(prior, reward, beta), prompts, num_samples=512)
     assert sampled.mean(reward(prompts, sampled.response).double()).item() == pytest.approx(
@@ -68,7 +77,9 @@ def test_reward_over_beta_is_that_of_float64(prior: LanguageModel, prompts: Prom
     )
 
 
-def test_sums_and_tilts_are_in_float64(prior: LanguageModel, prompts: Prompts, reward: Typed) -> None:
+def test_sums_and_tilts_are_in_float64(
+    prior: LanguageModel, prompts: Prompts, reward: Typed
+) -> None:
     response = prior(prompts).enumerate_support()
     good = response[:, 0, 0] == 7
     weighted = WeightedSum({"one": (1000.1, reward), "other": (0.1, reward)})(prompts, response)
@@ -85,25 +96,38 @@ def test_optimality_is_in_float64(prior: LanguageModel, prompts: Prompts) -> Non
 
 
 @pytest.mark.parametrize(("scale", "beta"), [(1e300, 1e-10), (-1e300, 1e-10), (1e308, 0.1)])
-def test_what_float64_does_not_hold_is_named(prior: LanguageModel, prompts: Prompts, scale: float, beta: float) -> None:
+def test_what_float64_does_not_hold_is_named(
+    prior: LanguageModel, prompts: Prompts, scale: float, beta: float
+) -> None:
     huge = Typed(scale, torch.float64)
-    with pytest.raises(EvidenceError, match=r"evidence 'taste' is .* and -?inf divided by beta, expected a finite number"):
+    with pytest.raises(
+        LikelihoodError,
+        match=r"reward 'taste' is .* and -?inf divided by beta, expected a finite number",
+    ):
         Enumeration(AlignmentModel(prior, {"taste": huge}, beta), prompts)
-    with pytest.raises(EvidenceError, match=r"evidence 'taste' is .* and -?inf times its weight, 1e\+10"):
+    with pytest.raises(
+        LikelihoodError, match=r"reward 'taste' is .* and -?inf times its weight, 1e\+10"
+    ):
         WeightedSum({"taste": (1e10, huge)})(prompts, prior(prompts).enumerate_support())
 
 
 @pytest.mark.parametrize("bound", [math.nan, math.inf, -math.inf, "1", True])
 def test_an_upper_bound_is_a_finite_number(prior: LanguageModel, bound: float) -> None:
-    def evidence(_: Prompts, response: torch.Tensor) -> torch.Tensor:
+    def reward(_: Prompts, response: torch.Tensor) -> torch.Tensor:
         return response[..., 0]
 
-    evidence.upper_bound = bound
-    for make in (lambda: AlignmentModel(prior, {"taste": evidence}, 1.0), lambda: WeightedSum({"taste": (1.0, evidence)})):
-        with pytest.raises(ValueError, match=r"the `upper_bound` of evidence 'taste' is .*, expected a finite number"):
+    reward.upper_bound = bound
+    for make in (
+        lambda: AlignmentModel(prior, {"taste": reward}, 1.0),
+        lambda: WeightedSum({"taste": (1.0, reward)}),
+    ):
+        with pytest.raises(
+            ValueError,
+            match=r"the `upper_bound` of reward 'taste' is .*, expected a finite number",
+        ):
             make()
     with pytest.raises(ValueError, match=r"upper_bound is .*, expected a finite number"):
-        TokenEvidence(lambda response, _: response[..., 0], prior, upper_bound=bound)
+        TokenReward(lambda response, _: response[..., 0], prior, upper_bound=bound)
 
 
 def test_a_threshold_is_rounded_as_rewards_are(prior: LanguageModel, prompts: Prompts) -> None:
@@ -111,29 +135,47 @@ def test_a_threshold_is_rounded_as_rewards_are(prior: LanguageModel, prompts: Pr
     response = prior(prompts).enumerate_support()
     good = response[..., 0] == 7
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
-        assert torch.equal(Constraint(Typed(0.7, dtype), at_least=0.7).holds(prompts, response), good)
-        assert torch.equal(Constraint(Typed(0.7, dtype), at_most=0.7).holds(prompts, response), torch.ones_like(good))
-    assert not Constraint(Typed(7.0, torch.float16), at_least=70_000.0).holds(prompts, response).any()
-    assert torch.equal(Constraint(Typed(1, torch.int64), at_least=0.5).holds(prompts, response), good)
+        assert torch.equal(
+            Constraint(Typed(0.7, dtype), at_least=0.7).holds(prompts, response), good
+        )
+        assert torch.equal(
+            Constraint(Typed(0.7, dtype), at_most=0.7).holds(prompts, response),
+            torch.ones_like(good),
+        )
+    assert (
+        not Constraint(Typed(7.0, torch.float16), at_least=70_000.0).holds(prompts, response).any()
+    )
+    assert torch.equal(
+        Constraint(Typed(1, torch.int64), at_least=0.5).holds(prompts, response), good
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", AGGREGATIONS)
 def test_rewards_are_aggregated_in_float64(name: str, dtype: torch.dtype) -> None:
     rewards = torch.tensor([[70.0], [70.5], [3.25]], dtype=dtype)
-    assert torch.equal(AGGREGATIONS[name](rewards, 1e-3), AGGREGATIONS[name](rewards.double(), 1e-3))
+    assert torch.equal(
+        AGGREGATIONS[name](rewards, 1e-3), AGGREGATIONS[name](rewards.double(), 1e-3)
+    )
 
 
 def test_sparse_rewards_are_refused(prior: LanguageModel, prompts: Prompts) -> None:
     def taste(prompts: Prompts, response: torch.Tensor) -> torch.Tensor:
         return response.sum(-1).double().to_sparse()
 
-    with pytest.raises(EvidenceError, match=r"evidence 'taste' returned torch.float64, torch.sparse_coo, expected real"):
+    with pytest.raises(
+        LikelihoodError,
+        match=r"reward 'taste' returned torch.float64, torch.sparse_coo, expected real",
+    ):
         Enumeration(AlignmentModel(prior, {"taste": taste}, 1.0), prompts)
 
 
-def test_evidence_of_complex_numbers_or_of_no_callable_is_refused(prior: LanguageModel, prompts: Prompts) -> None:
-    with pytest.raises(EvidenceError, match=r"evidence 'taste' returned torch.complex64, .*expected real numbers"):
+def test_evidence_of_complex_numbers_or_of_no_callable_is_refused(
+    prior: LanguageModel, prompts: Prompts
+) -> None:
+    with pytest.raises(
+        LikelihoodError, match=r"reward 'taste' returned torch.complex64, .*expected real numbers"
+    ):
         Enumeration(AlignmentModel(prior, {"taste": Typed(1, torch.complex64)}, 1.0), prompts)
-    with pytest.raises(TypeError, match="evidence 'taste' is a float, expected a function"):
+    with pytest.raises(TypeError, match="reward 'taste' is a float, expected a function"):
         AlignmentModel(prior, {"taste": 0.5}, 1.0)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from guides import Guide
 from inference import Enumeration, parameter_scope
 from model import Prompts, ResponseDistribution, ResponseSpace
-from model.evidence import check_reward
+from model.likelihood import check_values
 
 BETA = 0.5
 SPACE = ResponseSpace(max_new_tokens=2, vocab_size=3, end_ids=torch.tensor([0]), pad_id=0)
@@ -53,7 +53,12 @@ class Table(Guide):
         return self.then[state.prompt[:, None], ids], Row(state.prompt, ids)
 
     def log_twist(self, prompts: Prompts, response: Tensor) -> Tensor:
-        logits = self.distribution(prompts).next_token_logits(response).gather(-1, response[..., None]).squeeze(-1)
+        logits = (
+            self.distribution(prompts)
+            .next_token_logits(response)
+            .gather(-1, response[..., None])
+            .squeeze(-1)
+        )
         prior = Table(0).distribution(prompts).log_prob_per_token(response).detach()
         return (logits - prior).masked_fill(~SPACE.is_token(response), 0.0)
 
@@ -61,7 +66,9 @@ class Table(Guide):
 def reward(prompts: Prompts, response: Tensor) -> Tensor:
     """Different for each response and each prompt."""
     scale = prompts.ids[:, -1].double()
-    return scale * (response.double() @ torch.tensor([0.7, -0.4], dtype=torch.float64)) - 0.1 * scale
+    return (
+        scale * (response.double() @ torch.tensor([0.7, -0.4], dtype=torch.float64)) - 0.1 * scale
+    )
 
 
 class Target:
@@ -74,7 +81,11 @@ class Target:
     def __call__(self, prompts: Prompts) -> Tensor:
         with pyro.plate("prompts", len(prompts), dim=-1):
             response = pyro.sample("response", self.prior.distribution(prompts))
-            pyro.factor("reward", check_reward("reward", self.reward(prompts, response), response.shape[:-1]) / BETA)
+            pyro.factor(
+                "reward",
+                check_values("'reward'", self.reward(prompts, response), response.shape[:-1])
+                / BETA,
+            )
         return response
 
 
@@ -88,7 +99,9 @@ class Drawn(nn.Module):
     def forward(self, prompts: Prompts) -> Tensor:
         pyro.module("guide", self.guide)
         with pyro.plate("prompts", len(prompts), dim=-1):
-            return pyro.sample("response", _Drawn.of(self.guide.distribution(prompts), self.response))
+            return pyro.sample(
+                "response", _Drawn.of(self.guide.distribution(prompts), self.response)
+            )
 
 
 class _Drawn(ResponseDistribution):
@@ -125,7 +138,9 @@ def mean_gradient(make, model, guide, prompts, num_particles: int, proposal=None
     total = torch.zeros(())
     for drawn in itertools.combinations_with_replacement(range(len(prob)), num_particles):
         counts = torch.tensor(drawn).bincount()
-        ways = math.factorial(num_particles) / math.prod(math.factorial(count) for count in counts.tolist())
+        ways = math.factorial(num_particles) / math.prod(
+            math.factorial(count) for count in counts.tolist()
+        )
         part = gradient(make(), model, guide, prompts, truth.support[list(drawn)])[1]
         total = total + ways * prob[list(drawn)].prod() * part
     return total
@@ -135,7 +150,12 @@ def autograd(value: Tensor, guide: Guide) -> Tensor:
     """The gradient of an enumerated quantity, in one row."""
     parameters = [parameter for parameter in guide.parameters() if parameter.requires_grad]
     found = torch.autograd.grad(value, parameters, allow_unused=True)
-    return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, found, strict=True)])
+    return torch.cat(
+        [
+            (torch.zeros_like(p) if g is None else g).flatten()
+            for p, g in zip(parameters, found, strict=True)
+        ]
+    )
 
 
 def posterior_guide(model: Target, prompts: Prompts) -> Table:

@@ -11,7 +11,14 @@ from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, config_enumerate
 
 from guides import FineTuned
-from inference import Enumeration, LeaveOneOut_ELBO, ResponseSiteError, joint_at, log_guide_at, parameter_scope
+from inference import (
+    Enumeration,
+    LeaveOneOut_ELBO,
+    ResponseSiteError,
+    joint_at,
+    log_guide_at,
+    parameter_scope,
+)
 from model import AlignmentModel, grammar_prior
 from tests.inference.objectives.table import ONE, Drawn, Table, Target, _Drawn, gradient, reward
 
@@ -44,7 +51,9 @@ def test_equals_vargrad_on_every_sample(model, guide, prompts):
     response = guide.distribution(prompts).sample((6,))
     _, leave_one_out = gradient(LeaveOneOut_ELBO(6), model, guide, prompts, response)
     guide.zero_grad()
-    log_weight = joint_at(model, prompts, response).log_joint - log_guide_at(guide, prompts, response)
+    log_weight = joint_at(model, prompts, response).log_joint - log_guide_at(
+        guide, prompts, response
+    )
     (0.5 * log_weight.var(0, unbiased=True).sum()).backward()
     vargrad = torch.cat([parameter.grad.flatten() for parameter in guide.parameters()])
     assert torch.allclose(leave_one_out, vargrad, rtol=1e-9, atol=1e-12)
@@ -60,7 +69,9 @@ def test_loss_is_that_of_trace_elbo(model, guide, prompts):
 
 def test_gradient_vanishes_at_the_posterior_where_that_of_trace_elbo_does_not(small_prior, prompts):
     """Evidence that is constant makes the prior the posterior, with log Z = 3."""
-    flat = AlignmentModel(small_prior, {"flat": lambda _, response: torch.full(response.shape[:-1], 3.0)}, beta=1.0)
+    flat = AlignmentModel(
+        small_prior, {"flat": lambda _, response: torch.full(response.shape[:-1], 3.0)}, beta=1.0
+    )
     guide = FineTuned(small_prior)
     response = guide.distribution(prompts).sample((8,))
     reference = Trace_ELBO(num_particles=8, vectorize_particles=True, max_plate_nesting=1)
@@ -71,7 +82,9 @@ def test_gradient_vanishes_at_the_posterior_where_that_of_trace_elbo_does_not(sm
 def test_baselines_are_kept_apart_by_prompt(small_prior, prompts):
     """Evidence that differs between prompts but not within one leaves nothing to learn; a pooled baseline would."""
     by_prompt = AlignmentModel(
-        small_prior, {"prompt": lambda _, response: torch.tensor([0.0, 40.0]).expand(response.shape[:-1])}, beta=1.0
+        small_prior,
+        {"prompt": lambda _, response: torch.tensor([0.0, 40.0]).expand(response.shape[:-1])},
+        beta=1.0,
     )
     guide = FineTuned(small_prior)
     response = guide.distribution(prompts).sample((8,))
@@ -101,7 +114,9 @@ def test_any_pyro_program():
             return pyro.param("logits").grad.clone()
 
     ours = mean_gradient(LeaveOneOut_ELBO(40_000))
-    theirs = mean_gradient(Trace_ELBO(num_particles=40_000, vectorize_particles=True, max_plate_nesting=1))
+    theirs = mean_gradient(
+        Trace_ELBO(num_particles=40_000, vectorize_particles=True, max_plate_nesting=1)
+    )
     assert torch.allclose(ours, theirs, atol=0.05)
 
 
@@ -133,7 +148,9 @@ def test_one_particle_is_refused():
         LeaveOneOut_ELBO(1)
 
 
-@pytest.mark.parametrize("make", [lambda prior: prior, lambda prior: lambda prompts: None], ids=["prior", "empty"])
+@pytest.mark.parametrize(
+    "make", [lambda prior: prior, lambda prior: lambda prompts: None], ids=["prior", "empty"]
+)
 @pytest.mark.filterwarnings("ignore:Found vars in model but not guide")
 def test_a_guide_that_draws_nothing_is_refused_by_name(model, small_prior, prompts, make):
     with pytest.raises(ResponseSiteError, match="draws nothing"):
@@ -147,7 +164,10 @@ def test_reparameterized_site_is_refused_by_name():
     def guide():
         pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(0.5)), 1.0))
 
-    with pyro.get_param_store().scope(), pytest.raises(NotImplementedError, match="site 'z' is reparameterized"):
+    with (
+        pyro.get_param_store().scope(),
+        pytest.raises(NotImplementedError, match="site 'z' is reparameterized"),
+    ):
         LeaveOneOut_ELBO(4, max_plate_nesting=0).loss_and_grads(model, guide)
 
 
@@ -201,8 +221,15 @@ def test_scales_and_subsampling_are_taken_as_pyro_takes_them(of_prior, of_guide,
         guide.zero_grad()
         listed = isinstance(objective, TraceEnum_ELBO)
         with pyro.get_param_store().scope():
-            objective.loss_and_grads(model, config_enumerate(program, "parallel") if listed else program, ONE)
-        return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in guide.parameters()])
+            objective.loss_and_grads(
+                model, config_enumerate(program, "parallel") if listed else program, ONE
+            )
+        return torch.cat(
+            [
+                (torch.zeros_like(p) if p.grad is None else p.grad).flatten()
+                for p in guide.parameters()
+            ]
+        )
 
     exact = gradient_of(TraceEnum_ELBO(max_plate_nesting=1), guide.distribution)
     assert exact.norm() > 0.1

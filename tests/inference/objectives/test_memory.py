@@ -10,14 +10,17 @@ from inference import OBJECTIVES, BestOfN_ELBO, Enumeration, ResponseObjective
 from inference.objectives.log_z_average import LogZAverage
 from inference.objectives.replay_buffer import ReplayBuffer
 from inference.objectives.snapshot import Snapshot
-from inference.order_statistics import best_of_n_log_ratio, level_cdf
+from inference.targets.order_statistics import best_of_n_log_ratio, level_cdf
 from model import Prompts
 from tests.inference.objectives.table import ONE, TWO, Table, Target, gradient
 
 
 def test_average_of_z_is_the_mean_at_first_and_then_a_moving_one():
     average = LogZAverage(decay=0.75)
-    seen = [average.update(ONE, torch.tensor([z]).log())[0].exp().item() for z in (1.0, 2.0, 6.0, 7.0, 4.0, 4.0)]
+    seen = [
+        average.update(ONE, torch.tensor([z]).log())[0].exp().item()
+        for z in (1.0, 2.0, 6.0, 7.0, 4.0, 4.0)
+    ]
     assert seen[:4] == pytest.approx([1.0, 1.5, 3.0, 4.0])
     assert seen[4:] == pytest.approx([4.0, 4.0])
     last = average.update(ONE, torch.tensor([12.0]).log())[0].exp().item()
@@ -48,7 +51,10 @@ def test_buffer_keeps_each_response_once_with_its_own_density():
     buffer.add(ONE, rows([2, 0], [1, 1]), torch.tensor([[0.20], [0.11]]))
     response, log_joint = buffer.draw(ONE, 3)
     assert response.shape == (3, 1, 2)
-    found = {(a, b): round(value, 2) for (a, b), value in zip(response[:, 0].tolist(), log_joint[:, 0].tolist(), strict=True)}
+    found = {
+        (a, b): round(value, 2)
+        for (a, b), value in zip(response[:, 0].tolist(), log_joint[:, 0].tolist(), strict=True)
+    }
     assert found == {(1, 2): 0.12, (1, 1): 0.11, (2, 0): 0.2}  # three draws, none twice
 
 
@@ -90,8 +96,8 @@ def test_law_of_the_best_of_n_from_many_prior_draws():
     truth = Enumeration(model, ONE)
     objective = BestOfN_ELBO(8, n=4, num_prior_draws=20_000)
     objective._meet(model, ONE)
-    exact = best_of_n_log_ratio(*level_cdf(truth.log_evidence, truth.log_prior.exp()), 4)
-    assert torch.allclose(objective.log_ratio(ONE, truth.log_evidence), exact, atol=0.05)
+    exact = best_of_n_log_ratio(*level_cdf(truth.log_likelihood, truth.log_prior.exp()), 4)
+    assert torch.allclose(objective.log_ratio(ONE, truth.log_likelihood), exact, atol=0.05)
     unseen = objective.log_ratio(ONE, torch.tensor([[-9.0], [9.0]], dtype=torch.float64))
     assert unseen.isfinite().all()
     assert unseen[1] > math.log(3.9)  # the best there is comes up four times as often
@@ -116,7 +122,9 @@ def test_prompts_of_one_text_are_not_one_prompt(name):
     """Told apart by their token ids, in one batch and in different ones; or by position alone, in one batch."""
 
     def by_position(prompts, response):
-        return torch.arange(len(prompts)) * 3.0 + 0.3 * response[..., 0] * (1 - 2 * torch.arange(len(prompts)))
+        return torch.arange(len(prompts)) * 3.0 + 0.3 * response[..., 0] * (
+            1 - 2 * torch.arange(len(prompts))
+        )
 
     def by_ids(prompts, response):
         last = prompts.ids[:, -1].double()
@@ -126,7 +134,10 @@ def test_prompts_of_one_text_are_not_one_prompt(name):
         ([[1], [2]], by_ids, ([0, 1], [1], [0])),
         ([[1], [1]], by_position, ([0, 1], [0, 1], [0, 1])),
     ):
-        same, other = (gradients(name, reward, Prompts.from_ids(rows, texts), batches) for texts in (["x", "x"], ["x", "y"]))
+        same, other = (
+            gradients(name, reward, Prompts.from_ids(rows, texts), batches)
+            for texts in (["x", "x"], ["x", "y"])
+        )
         assert same.abs().max() > 1e-3
         assert torch.allclose(same, other, rtol=1e-9, atol=1e-12)
 

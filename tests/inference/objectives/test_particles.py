@@ -7,14 +7,25 @@ import pytest
 import torch
 
 from inference import OBJECTIVES, Enumeration, RewardToGo_ELBO, log_guide_at
-from tests.inference.objectives.table import ONE, ONE_IS_ENOUGH, Table, Target, autograd, gradient, mean_gradient
+from tests.inference.objectives.table import (
+    ONE,
+    ONE_IS_ENOUGH,
+    Table,
+    Target,
+    autograd,
+    gradient,
+    mean_gradient,
+)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_one_particle_is_enough_or_refused(name):
     """Once an objective has made a step, one particle has a gradient."""
     if name not in ONE_IS_ENOUGH:
-        with pytest.raises(ValueError, match=r"num_particles( \+ replay)? is 1, expected a whole number of at least 2: "):
+        with pytest.raises(
+            ValueError,
+            match=r"num_particles( \+ replay)? is 1, expected a whole number of at least 2: ",
+        ):
             OBJECTIVES[name](num_particles=1)
         return
     model, guide, objective = Target(), Table(1), OBJECTIVES[name](num_particles=1)

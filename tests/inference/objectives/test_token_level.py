@@ -19,7 +19,7 @@ from inference import (
     log_guide_at,
     parameter_scope,
 )
-from model import AlignmentModel, TextEvidence
+from model import AlignmentModel, TextReward
 from tests.inference.objectives.table import BETA, ONE, Table, Target, gradient, posterior_guide
 
 
@@ -34,10 +34,16 @@ class TokenSites:
             pyro.module("guide", self.table)
         first = pyro.sample("token_1", dist.Categorical(logits=self.table.first[1]))
         alive = first != 0
-        logits = torch.where(alive, self.table.then[1, first], torch.tensor([0.0, -torch.inf, -torch.inf]).double())
-        second = pyro.sample("token_2", dist.Categorical(logits=logits))  # after the end, padding with probability 1
+        logits = torch.where(
+            alive, self.table.then[1, first], torch.tensor([0.0, -torch.inf, -torch.inf]).double()
+        )
+        second = pyro.sample(
+            "token_2", dist.Categorical(logits=logits)
+        )  # after the end, padding with probability 1
         if self.reward is not None:
-            pyro.factor("reward", self.reward(prompts, torch.stack([first, second])[None])[0] / BETA)
+            pyro.factor(
+                "reward", self.reward(prompts, torch.stack([first, second])[None])[0] / BETA
+            )
 
 
 @pytest.mark.parametrize("response", [(0, 0), *itertools.product((1, 2), range(3))])
@@ -50,7 +56,9 @@ def test_reward_to_go_is_tracegraph_with_a_site_per_token(response):
     tokens = {"token_1": drawn[0, 0, 0], "token_2": drawn[0, 0, 1]}
     program = Replayed(TokenSites(guide), tokens)
     with pyro.get_param_store().scope():
-        theirs = TraceGraph_ELBO().loss_and_grads(TokenSites(model.prior, model.reward), program, ONE)
+        theirs = TraceGraph_ELBO().loss_and_grads(
+            TokenSites(model.prior, model.reward), program, ONE
+        )
     assert loss == pytest.approx(theirs, rel=1e-12)
     expected = torch.cat([p.grad.flatten() for p in guide.parameters()])
     assert torch.allclose(ours, expected, rtol=1e-10, atol=1e-12)
@@ -81,7 +89,10 @@ def test_leave_one_out_wins_late():
     """At the posterior its gradient is 0 on every sample; those of the token-level ones are not."""
     model = Target()
     guide = posterior_guide(model, ONE)
-    late = {make: sum_of_variances(lambda make=make: make(2), model, guide) for make in (LeaveOneOut_ELBO, RewardToGo_ELBO)}
+    late = {
+        make: sum_of_variances(lambda make=make: make(2), model, guide)
+        for make in (LeaveOneOut_ELBO, RewardToGo_ELBO)
+    }
     assert late[LeaveOneOut_ELBO] < 1e-20
     assert late[RewardToGo_ELBO] > 1e-3
     assert sum_of_variances(lambda: AnalyticKL_ELBO(2), model, guide) > 1e-3
@@ -102,7 +113,10 @@ def test_analytic_kl_varies_less_than_the_sampled_one_and_is_never_negative():
     truth = Enumeration(model, ONE)
     prob = truth.log_guide(guide).exp()[:, 0]
     sampled = (truth.log_guide(guide) - truth.log_prior)[:, 0]
-    losses = [gradient(AnalyticKL_ELBO(2), model, guide, ONE, x.expand(2, -1, -1))[0] for x in truth.support]
+    losses = [
+        gradient(AnalyticKL_ELBO(2), model, guide, ONE, x.expand(2, -1, -1))[0]
+        for x in truth.support
+    ]
     analytic = torch.tensor(losses, dtype=torch.float64)
     mean = (prob * sampled).sum()
     assert (prob * analytic).sum() == pytest.approx(mean.item(), rel=1e-10)
@@ -134,10 +148,17 @@ def test_trace_elbo_at_the_posterior_has_the_variance_of_log_z_squared_fisher():
     guide, truth = posterior_guide(model, ONE), Enumeration(model, ONE)
     prob, total, fisher = truth.log_posterior[:, 0].exp(), 0.0, 0.0
     for p, x in zip(prob, truth.support, strict=True):
-        total += p * gradient(OBJECTIVES["trace"](num_particles=1), model, guide, ONE, x[None])[1].square().sum()
+        total += (
+            p
+            * gradient(OBJECTIVES["trace"](num_particles=1), model, guide, ONE, x[None])[1]
+            .square()
+            .sum()
+        )
         with parameter_scope(guide):
             log_guide = log_guide_at(guide, ONE, x[None]).sum()
-            score = torch.autograd.grad(log_guide, list(guide.parameters()), materialize_grads=True, allow_unused=True)
+            score = torch.autograd.grad(
+                log_guide, list(guide.parameters()), materialize_grads=True, allow_unused=True
+            )
         fisher += p * sum(part.square().sum() for part in score)
     assert truth.log_z.abs().item() > 0.1
     assert total == pytest.approx((truth.log_z.square() * fisher).item(), rel=1e-9)
@@ -145,11 +166,17 @@ def test_trace_elbo_at_the_posterior_has_the_variance_of_log_z_squared_fisher():
 
 def test_tracegraph_sees_a_reward_of_texts(small_prior, prompts, guide):
     """Through texts the response's provenance would be lost, and the reward with it; through the network the gradient would."""
-    model = AlignmentModel(small_prior, TextEvidence(lambda texts: [len(text) / 9 for text in texts], small_prior), beta=0.5)
+    model = AlignmentModel(
+        small_prior,
+        TextReward(lambda texts: [len(text) / 9 for text in texts], small_prior),
+        beta=0.5,
+    )
 
     response = guide.distribution(prompts).sample((4,))
     makes = OBJECTIVES["trace"], OBJECTIVES["trace-graph"]
-    plain, graph = (gradient(make(num_particles=4), model, guide, prompts, response)[1] for make in makes)
+    plain, graph = (
+        gradient(make(num_particles=4), model, guide, prompts, response)[1] for make in makes
+    )
     assert plain.norm() > 0.1
     assert torch.allclose(plain, graph, rtol=1e-9, atol=1e-12)
-    assert joint_at(model, prompts, response).log_evidence.std() > 0
+    assert joint_at(model, prompts, response).log_likelihood.std() > 0

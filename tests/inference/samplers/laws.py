@@ -6,13 +6,17 @@ import torch
 from scipy.stats import chi2, norm
 from torch import Tensor
 
-from model import AlignmentModel, LanguageModel, TokenEvidence
+from model import AlignmentModel, LanguageModel, TokenReward
 
 GRADE = {6: 0.5, 7: 1.0, 8: -1.0, 9: -0.5}  # very, good, bad, dull; other words count nothing
 
 
 def graded_model(
-    prior: LanguageModel, *, beta: float = 1.0, impossible: int | None = None, offset: Tensor | None = None
+    prior: LanguageModel,
+    *,
+    beta: float = 1.0,
+    impossible: int | None = None,
+    offset: Tensor | None = None,
 ) -> AlignmentModel:
     """r(x) = sum of the grades of its words, `offset` `[N]` added for each prompt; -inf where the word `impossible` occurs."""
     grades = torch.tensor([GRADE.get(word, 0.0) for word in range(10)], dtype=torch.float64)
@@ -21,9 +25,13 @@ def graded_model(
         value = (grades[response] * is_token).sum(-1)
         if offset is not None:
             value = value + offset
-        return value if impossible is None else value.masked_fill((response == impossible).any(-1), -math.inf)
+        return (
+            value
+            if impossible is None
+            else value.masked_fill((response == impossible).any(-1), -math.inf)
+        )
 
-    return AlignmentModel(prior, TokenEvidence(reward, prior, upper_bound=2.0), beta)
+    return AlignmentModel(prior, TokenReward(reward, prior, upper_bound=2.0), beta)
 
 
 def nothing_for_the_second(prior: LanguageModel) -> AlignmentModel:
@@ -50,7 +58,11 @@ def misfit(observed: Tensor, prob: Tensor) -> Tensor:
         e = torch.cat([expected[~rare], expected[rare].sum()[None]])
         o, e = o[e > 0], e[e > 0]
         chi_square, freedom = ((o - e).square() / e).sum(), len(e) - 1
-        z.append(math.inf if bool(of_one[p == 0].any()) else norm.isf(chi2.sf(chi_square.item(), freedom)))
+        z.append(
+            math.inf
+            if bool(of_one[p == 0].any())
+            else norm.isf(chi2.sf(chi_square.item(), freedom))
+        )
     return torch.tensor(z, dtype=torch.float64)
 
 
@@ -58,4 +70,6 @@ def assert_mean(values: Tensor, expected: float, *, precision: float) -> None:
     """The mean of independent `values` is within 5 standard errors of `expected`, and those are at most `precision`."""
     error = values.std().item() / math.sqrt(len(values))
     assert error <= precision, f"a standard error of {error:.3g} would let too much pass"
-    assert abs(values.mean().item() - expected) < 5 * error, f"{values.mean():.6g} ± {error:.3g}, expected {expected:.6g}"
+    assert abs(values.mean().item() - expected) < 5 * error, (
+        f"{values.mean():.6g} ± {error:.3g}, expected {expected:.6g}"
+    )

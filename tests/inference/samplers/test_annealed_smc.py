@@ -8,7 +8,7 @@ from inference import joint_at, log_guide_at
 from inference.samplers.annealed_smc import annealed_smc, choose_temperature, log_tempered
 from inference.samplers.posterior import NoSupportError
 from inference.samplers.resampling import RESAMPLING
-from model import AlignmentModel, Prompts, ResponseDistribution, ResponseSpace, TokenEvidence
+from model import AlignmentModel, Prompts, ResponseDistribution, ResponseSpace, TokenReward
 from tests.inference.samplers.three_tokens import assert_falls, assert_unbiased, graded
 
 RUNS = 1_000
@@ -29,7 +29,14 @@ def test_evidence_is_unbiased_with_every_scheme(world, resampling):
 @pytest.mark.parametrize("with_guide", [False, True])
 def test_evidence_is_unbiased_under_hard_constraints(hard_world, with_guide, ess_threshold):
     guide = hard_world.guide if with_guide else None
-    posterior = run(hard_world, guide=guide, num_temperatures=3, moves=1, ess_threshold=ess_threshold, num_samples=24)
+    posterior = run(
+        hard_world,
+        guide=guide,
+        num_temperatures=3,
+        moves=1,
+        ess_threshold=ess_threshold,
+        num_samples=24,
+    )
     assert_unbiased(hard_world.z_ratio(posterior), torch.ones(2))
     assert_unbiased(hard_world.mass(posterior), hard_world.exact_mass())
     assert (posterior.diagnostics["num_temperatures"] == 3).all()
@@ -37,16 +44,27 @@ def test_evidence_is_unbiased_under_hard_constraints(hard_world, with_guide, ess
 
 def test_one_temperature_without_moves_is_importance_sampling(world):
     model, guide, prompts = world.network_model, world.network_guide, world.prompts
-    posterior = annealed_smc(model, prompts, guide=guide, num_samples=100, num_temperatures=1, moves=0, ess_threshold=0.0)
-    expected = joint_at(model, prompts, posterior.response).log_joint - log_guide_at(guide, prompts, posterior.response)
+    posterior = annealed_smc(
+        model, prompts, guide=guide, num_samples=100, num_temperatures=1, moves=0, ess_threshold=0.0
+    )
+    expected = joint_at(model, prompts, posterior.response).log_joint - log_guide_at(
+        guide, prompts, posterior.response
+    )
     assert torch.allclose(posterior.log_weight, expected, atol=1e-9, rtol=0)
-    assert torch.allclose(posterior.log_z, expected.logsumexp(0) - torch.tensor(100.0).double().log(), atol=1e-9, rtol=0)
+    assert torch.allclose(
+        posterior.log_z,
+        expected.logsumexp(0) - torch.tensor(100.0).double().log(),
+        atol=1e-9,
+        rtol=0,
+    )
 
 
 @pytest.mark.parametrize("num_temperatures", [None, 4])
 def test_a_proposal_that_is_the_posterior_is_exact(world, num_temperatures):
     posterior = run(world, runs=10, guide=world.posterior, num_temperatures=num_temperatures)
-    assert torch.allclose(posterior.log_z.view(-1, 2), world.truth.log_z.expand(10, 2), atol=1e-9, rtol=0)
+    assert torch.allclose(
+        posterior.log_z.view(-1, 2), world.truth.log_z.expand(10, 2), atol=1e-9, rtol=0
+    )
     acceptance = posterior.diagnostics["acceptance"]
     assert ((acceptance > 0.8) & (acceptance <= 1)).all()  # not 1: the lengths play a part
     assert (posterior.diagnostics["num_temperatures"] == (num_temperatures or 1)).all()
@@ -71,7 +89,9 @@ def test_chosen_temperatures_hit_the_threshold():
     generator = torch.Generator().manual_seed(0)
     spread = torch.tensor([0.1, 3.0, 30.0, 300.0])
     log_ratio = spread * torch.randn(200, 4, generator=generator, dtype=torch.float64)
-    temperature = choose_temperature(log_ratio, torch.zeros_like(log_ratio), torch.zeros(4).double(), 0.5)
+    temperature = choose_temperature(
+        log_ratio, torch.zeros_like(log_ratio), torch.zeros(4).double(), 0.5
+    )
     weight = (temperature * log_ratio).softmax(0)
     ess = 1 / weight.square().sum(0)
     assert temperature[0] == 1.0
@@ -96,8 +116,13 @@ def test_temperatures_are_chosen_with_care_where_nothing_possible_was_met():
     temperature, steps = torch.zeros(2, dtype=torch.float64), 0
     while bool((temperature < 1).any()):
         penalty = temperature / (1 - temperature)
-        temperature, steps = choose_temperature(log_ratio, torch.zeros_like(log_ratio), temperature, 0.5), steps + 1
-        assert (temperature == 1).all() or torch.allclose(temperature / (1 - temperature), penalty + 1)
+        temperature, steps = (
+            choose_temperature(log_ratio, torch.zeros_like(log_ratio), temperature, 0.5),
+            steps + 1,
+        )
+        assert (temperature == 1).all() or torch.allclose(
+            temperature / (1 - temperature), penalty + 1
+        )
     assert steps == 21
 
 
@@ -116,21 +141,25 @@ class Coin:
         return self.log_prob.expand(*ids.shape, -1), self
 
 
-def coins(num_tosses, log_evidence_of):
+def coins(num_tosses, log_likelihood_of):
     """The model of that many coins, whose log evidence is a function of the number of heads, and its log Z."""
     space = ResponseSpace(num_tosses, 3, torch.tensor([0]), 0)
 
     def model(prompts):
         with pyro.plate("prompts", len(prompts), dim=-1):
             response = pyro.sample("response", ResponseDistribution(Coin(), prompts, space))
-            pyro.factor("evidence", log_evidence_of((response == 1).sum(-1).double()))
+            pyro.factor("reward", log_likelihood_of((response == 1).sum(-1).double()))
 
     tosses = torch.arange(num_tosses + 1).double()[:, None]
     heads = torch.arange(num_tosses + 1).double()
-    log_choose = torch.lgamma(tosses + 1) - torch.lgamma(heads + 1) - torch.lgamma((tosses - heads).clamp(min=0) + 1)
+    log_choose = (
+        torch.lgamma(tosses + 1)
+        - torch.lgamma(heads + 1)
+        - torch.lgamma((tosses - heads).clamp(min=0) + 1)
+    )
     end = torch.where(tosses < num_tosses, Coin.log_prob[0], 0.0)
     log_prior = log_choose + heads * Coin.log_prob[1] + (tosses - heads) * Coin.log_prob[2] + end
-    log_joint = (log_prior + log_evidence_of(heads)).where(heads <= tosses, -torch.inf)
+    log_joint = (log_prior + log_likelihood_of(heads)).where(heads <= tosses, -torch.inf)
     return model, log_joint.logsumexp((0, 1))
 
 
@@ -140,9 +169,14 @@ def test_moves_mend_what_resampling_has_made_alike():
     prompts = Prompts.from_ids([[1]] * 100, ["toss"] * 100)
     moved = annealed_smc(model, prompts, num_samples=64, num_temperatures=20, moves=4)
     resampled = annealed_smc(model, prompts, num_samples=64, num_temperatures=20, moves=0)
-    error, error_without = ((result.log_z - log_z).square().mean().sqrt() for result in (moved, resampled))
+    error, error_without = (
+        (result.log_z - log_z).square().mean().sqrt() for result in (moved, resampled)
+    )
     assert error < 0.5 * error_without, (error, error_without)
-    assert moved.diagnostics["num_distinct"].double().mean() > 1.5 * resampled.diagnostics["num_distinct"].double().mean()
+    assert (
+        moved.diagnostics["num_distinct"].double().mean()
+        > 1.5 * resampled.diagnostics["num_distinct"].double().mean()
+    )
 
 
 def test_finds_the_rare_responses_that_are_possible():
@@ -183,18 +217,20 @@ def test_prompts_do_not_disturb_each_other(world, prior):
     results = []
     for function in (graded, offset):
         pyro.set_rng_seed(0)
-        model = world.program(world.log_prior, TokenEvidence(function, prior))
+        model = world.program(world.log_prior, TokenReward(function, prior))
         results.append(annealed_smc(model, world.prompts, num_samples=64, ess_threshold=0.7))
     plain, moved = results
     assert torch.equal(plain.response, moved.response)
-    assert torch.allclose(moved.log_z - plain.log_z, torch.tensor([40.0, -40.0]).double(), atol=1e-6, rtol=0)
+    assert torch.allclose(
+        moved.log_z - plain.log_z, torch.tensor([40.0, -40.0]).double(), atol=1e-6, rtol=0
+    )
     assert torch.allclose(plain.probability, moved.probability, atol=1e-6)
 
 
 def test_diagnostics_are_per_prompt(prior, world):
     """No evidence at the first prompt, much at the second: one temperature and every move accepted, several and fewer."""
     second = torch.tensor([0.0, 4.0], dtype=torch.float64)
-    model = world.program(world.log_prior, TokenEvidence(lambda x, m: second * graded(x, m), prior))
+    model = world.program(world.log_prior, TokenReward(lambda x, m: second * graded(x, m), prior))
     posterior = annealed_smc(model, world.prompts, num_samples=200)
     assert posterior.diagnostics["num_temperatures"][0] == 1
     assert posterior.diagnostics["num_temperatures"][1] >= 2
@@ -204,17 +240,24 @@ def test_diagnostics_are_per_prompt(prior, world):
 
 
 def test_no_possible_response_is_an_error(world, prior):
-    nothing = TokenEvidence(lambda response, _: torch.full(response.shape[:-1], -torch.inf), prior)
+    nothing = TokenReward(lambda response, _: torch.full(response.shape[:-1], -torch.inf), prior)
     model = AlignmentModel(prior, nothing, beta=1.0)
     for num_temperatures in (None, 3):
-        with pytest.raises(NoSupportError, match="all 5 responses drawn for 'the film was' are impossible"):
-            annealed_smc(model, world.prompts, num_samples=5, num_temperatures=num_temperatures, moves=1)
+        with pytest.raises(
+            NoSupportError, match="all 5 responses drawn for 'the film was' are impossible"
+        ):
+            annealed_smc(
+                model, world.prompts, num_samples=5, num_temperatures=num_temperatures, moves=1
+            )
 
 
 def test_errors_say_what_was_expected(world):
     with pytest.raises(ValueError, match="num_temperatures is 0"):
         run(world, num_temperatures=0)
-    with pytest.raises(ValueError, match=r"ess_threshold is 1\.0, expected a finite number of at least 0 and below 1"):
+    with pytest.raises(
+        ValueError,
+        match=r"ess_threshold is 1\.0, expected a finite number of at least 0 and below 1",
+    ):
         run(world, ess_threshold=1.0)
     with pytest.raises(ValueError, match="moves is -1"):
         run(world, moves=-1)

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from inference import Enumeration
-from inference.order_statistics import (
+from inference.samplers.best_of_n import best_of_n
+from inference.samplers.posterior import NoSupportError
+from inference.targets.order_statistics import (
     best_of_n_kl,
     best_of_n_kl_bound,
     best_of_n_log_ratio,
@@ -17,8 +19,6 @@ from inference.order_statistics import (
     best_of_n_win_rate_bound,
     level_cdf,
 )
-from inference.samplers.best_of_n import best_of_n
-from inference.samplers.posterior import NoSupportError
 from tests.inference.samplers.laws import counts, graded_model, misfit, nothing_for_the_second
 
 
@@ -47,12 +47,16 @@ def test_law_is_that_of_every_group_enumerated(n):
             best = max(values[i, prompt].item() for i in group)
             winners = [i for i in group if values[i, prompt].item() == best]
             for i in winners:
-                by_hand[i, prompt] += math.prod(prob[j, prompt].item() for j in group) / len(winners)
+                by_hand[i, prompt] += math.prod(prob[j, prompt].item() for j in group) / len(
+                    winners
+                )
     assert torch.allclose(law(values, prob, n), by_hand, rtol=1e-12, atol=1e-15)
     cdf, cdf_left = level_cdf(values, prob)
     kl = (by_hand * (by_hand / prob).log()).sum(0)
     assert torch.allclose(best_of_n_kl(prob, cdf, cdf_left, n), kl, rtol=1e-10, atol=1e-14)
-    beats = (values[:, None] > values[None]).double() + 0.5 * (values[:, None] == values[None]).double()  # [x, y, N]
+    beats = (values[:, None] > values[None]).double() + 0.5 * (
+        values[:, None] == values[None]
+    ).double()  # [x, y, N]
     win_rate = torch.einsum("xn,yn,xyn->n", by_hand, prob, beats)
     assert torch.allclose(best_of_n_win_rate(prob, cdf, cdf_left, n), win_rate, rtol=1e-12)
 
@@ -82,7 +86,12 @@ def test_ratio_is_stable():
         (0.5, 0.0, 8, math.log(8 * 0.5**7)),  # the limit
         (0.5, 2.0**-50, 8, math.log(8 * 0.5**7)),  # next to it
         (0.7, 1e-15, 8, math.log(8 * 0.7**7)),  # where 1 - d rounds
-        (1.0, 1e-9, 1000, math.log(-math.expm1(1000 * math.log1p(-1e-9)) / 1e-9)),  # where the limit is not good enough
+        (
+            1.0,
+            1e-9,
+            1000,
+            math.log(-math.expm1(1000 * math.log1p(-1e-9)) / 1e-9),
+        ),  # where the limit is not good enough
         (1e-30, 1e-30, 3, 2 * math.log(1e-30)),  # F- = 0
         (1.0, 1.0, 64, 0.0),  # one level: nothing to choose
         (0.3, 0.2, 1, 0.0),  # one draw: the prior
@@ -91,7 +100,9 @@ def test_ratio_is_stable():
         (0.9, 0.3, 5, math.log((0.9**5 - 0.6**5) / 0.3)),
     ):
         cdf = float64([f])
-        assert best_of_n_log_ratio(cdf, cdf - step, n).item() == pytest.approx(expected, rel=1e-12), (f, step, n)
+        assert best_of_n_log_ratio(cdf, cdf - step, n).item() == pytest.approx(
+            expected, rel=1e-12
+        ), (f, step, n)
 
 
 def test_levels_that_are_never_drawn_count_nothing():
@@ -111,9 +122,13 @@ def test_swapped_or_impossible_arguments_are_errors():
         best_of_n_log_ratio(high, low, 0)
 
 
-@pytest.mark.parametrize(("values", "prob"), [([0.0, math.nan], [0.5, 0.5]), ([0.0, 1.0], [0.5, math.nan])])
+@pytest.mark.parametrize(
+    ("values", "prob"), [([0.0, math.nan], [0.5, 0.5]), ([0.0, 1.0], [0.5, math.nan])]
+)
 def test_what_has_no_place_in_the_order_is_refused(values, prob):
-    with pytest.raises(ValueError, match=r"is (NaN|nan) at index \(1, 0\), expected (numbers|probabilities)"):
+    with pytest.raises(
+        ValueError, match=r"is (NaN|nan) at index \(1, 0\), expected (numbers|probabilities)"
+    ):
         level_cdf(float64(values)[:, None], float64(prob)[:, None])
 
 
@@ -137,18 +152,26 @@ def test_levels_are_added_up_in_double_precision():
 def test_sampler_has_the_exact_law(small_prior, verdicts, guide, guided, impossible):
     """And its diagnostics, from the draws alone, are those of the exact law."""
     model, n = graded_model(small_prior, impossible=impossible), 3
-    posterior = best_of_n(model, verdicts, guide=guide if guided else None, num_samples=12000, n=n, chunk=4096)
+    posterior = best_of_n(
+        model, verdicts, guide=guide if guided else None, num_samples=12000, n=n, chunk=4096
+    )
     assert posterior.response.shape == (4000, 2, 2)
     assert (posterior.log_weight == 0).all()
     assert posterior.log_z is None
     truth = Enumeration(model, verdicts)
     prob = (truth.log_guide(guide) if guided else truth.log_prior).exp()
-    assert (misfit(counts(posterior.response, truth.support), law(truth.log_evidence, prob, n)) < 5).all()
-    for wrong in (prob, law(truth.log_evidence, prob, n + 1)):
+    assert (
+        misfit(counts(posterior.response, truth.support), law(truth.log_likelihood, prob, n)) < 5
+    ).all()
+    for wrong in (prob, law(truth.log_likelihood, prob, n + 1)):
         assert (misfit(counts(posterior.response, truth.support), wrong) > 10).all()
-    cdf, cdf_left = level_cdf(truth.log_evidence, prob)
-    assert torch.allclose(posterior.diagnostics["kl"], best_of_n_kl(prob, cdf, cdf_left, n), rtol=0.05)
-    assert torch.allclose(posterior.diagnostics["win_rate"], best_of_n_win_rate(prob, cdf, cdf_left, n), rtol=0.01)
+    cdf, cdf_left = level_cdf(truth.log_likelihood, prob)
+    assert torch.allclose(
+        posterior.diagnostics["kl"], best_of_n_kl(prob, cdf, cdf_left, n), rtol=0.05
+    )
+    assert torch.allclose(
+        posterior.diagnostics["win_rate"], best_of_n_win_rate(prob, cdf, cdf_left, n), rtol=0.01
+    )
     assert torch.allclose(posterior.diagnostics["kl_bound"], float64(math.log(3) - 2 / 3))
     assert torch.allclose(posterior.diagnostics["win_rate_bound"], float64(0.75))
 
@@ -158,7 +181,10 @@ def test_ties_are_broken_uniformly(small_prior, verdicts):
     flat = lambda prompts: pyro.sample("response", small_prior(prompts))  # noqa: E731
     posterior = best_of_n(flat, verdicts, num_samples=16000, n=4, chunk=4096)
     support = small_prior(verdicts).enumerate_support()
-    assert (misfit(counts(posterior.response, support), small_prior(verdicts).log_prob(support).exp()) < 5).all()
+    assert (
+        misfit(counts(posterior.response, support), small_prior(verdicts).log_prob(support).exp())
+        < 5
+    ).all()
     assert torch.allclose(posterior.diagnostics["kl"], torch.zeros(2).double(), atol=1e-9)
     assert torch.allclose(posterior.diagnostics["win_rate"], torch.full((2,), 0.5).double())
 
@@ -167,7 +193,9 @@ def test_prompts_of_very_different_evidence_do_not_disturb_each_other(small_prio
     runs = []
     for offset in (None, float64([40.0, -40.0])):
         pyro.set_rng_seed(1)
-        runs.append(best_of_n(graded_model(small_prior, offset=offset), verdicts, num_samples=320, n=4))
+        runs.append(
+            best_of_n(graded_model(small_prior, offset=offset), verdicts, num_samples=320, n=4)
+        )
     assert torch.equal(runs[0].response, runs[1].response)
     assert torch.allclose(runs[0].diagnostics["kl"], runs[1].diagnostics["kl"])
 
@@ -176,11 +204,15 @@ def test_any_distribution_at_the_site(prompts):
     """The best of n uniform numbers is Beta(n, 1), of mean n/(n+1)."""
 
     def model(prompts):
-        x = pyro.sample("response", dist.Uniform(torch.zeros(len(prompts), 1).double(), 1.0).to_event(1))
-        pyro.factor("evidence", 7 * x.squeeze(-1))
+        x = pyro.sample(
+            "response", dist.Uniform(torch.zeros(len(prompts), 1).double(), 1.0).to_event(1)
+        )
+        pyro.factor("reward", 7 * x.squeeze(-1))
 
     posterior = best_of_n(model, prompts, num_samples=16000, n=4, chunk=5000)
-    assert torch.allclose(posterior.response.mean(0), float64(0.8), atol=0.013)  # five standard errors
+    assert torch.allclose(
+        posterior.response.mean(0), float64(0.8), atol=0.013
+    )  # five standard errors
     assert torch.allclose(posterior.diagnostics["kl"], posterior.diagnostics["kl_bound"], rtol=1e-3)
 
 
@@ -194,7 +226,9 @@ def test_no_support_names_the_prompt(small_prior, prompts, guide):
 
 
 def test_no_group_is_an_error(model, prompts):
-    with pytest.raises(ValueError, match="num_samples = 8 and n = 16, expected 1 <= n <= num_samples"):
+    with pytest.raises(
+        ValueError, match="num_samples = 8 and n = 16, expected 1 <= n <= num_samples"
+    ):
         best_of_n(model, prompts, num_samples=8, n=16)
     for name in ("num_samples", "n"):
         with pytest.raises(ValueError, match=f"{name} is 0, expected a whole number of at least 1"):

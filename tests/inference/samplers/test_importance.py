@@ -10,7 +10,13 @@ import torch
 from inference import Enumeration, log_guide_at
 from inference.samplers.importance import importance_sampling
 from inference.samplers.posterior import NoSupportError
-from tests.inference.samplers.laws import assert_mean, counts, graded_model, misfit, nothing_for_the_second
+from tests.inference.samplers.laws import (
+    assert_mean,
+    counts,
+    graded_model,
+    misfit,
+    nothing_for_the_second,
+)
 
 
 @pytest.mark.parametrize("guided", [False, True])
@@ -29,7 +35,9 @@ def test_weights_are_those_of_the_definition(model, prompts, guide, truth, guide
     posterior = importance_sampling(model, prompts, guide=guide, num_samples=300, chunk=128)
     proposal = truth.log_prior if guide is None else truth.log_guide(guide)
     row = (posterior.response[None] == truth.support[:, None]).all(-1).int().argmax(0)  # [M, N]
-    assert torch.allclose(posterior.log_weight, (truth.log_joint - proposal).gather(0, row), atol=1e-9)
+    assert torch.allclose(
+        posterior.log_weight, (truth.log_joint - proposal).gather(0, row), atol=1e-9
+    )
     assert posterior.log_weight.dtype == torch.float64
 
 
@@ -37,13 +45,19 @@ def test_weights_are_those_of_the_definition(model, prompts, guide, truth, guide
 def test_means_are_consistent_and_resampling_gives_the_posterior(small_prior, guide, guided):
     model, prompts = graded_model(small_prior), small_prior.encode(["the film was", "the plot was"])
     truth = Enumeration(model, prompts)
-    exact = (truth.log_posterior.exp() * truth.log_evidence).sum(0)
-    prior = (truth.log_prior.exp() * truth.log_evidence).sum(0)
-    posterior = importance_sampling(model, prompts, guide=guide if guided else None, num_samples=16384, chunk=4096)
+    exact = (truth.log_posterior.exp() * truth.log_likelihood).sum(0)
+    prior = (truth.log_prior.exp() * truth.log_likelihood).sum(0)
+    posterior = importance_sampling(
+        model, prompts, guide=guide if guided else None, num_samples=16384, chunk=4096
+    )
     log_proposal = truth.log_guide(guide) if guided else truth.log_prior
-    variance = ((2 * truth.log_posterior - log_proposal).exp() * (truth.log_evidence - exact).square()).sum(0)
+    variance = (
+        (2 * truth.log_posterior - log_proposal).exp() * (truth.log_likelihood - exact).square()
+    ).sum(0)
     error = (variance / 16384).sqrt()  # of a mean under normalised weights, by the delta method
-    assert ((posterior.mean(model.evidence["evidence"](prompts, posterior.response)) - exact).abs() < 5 * error).all()
+    assert (
+        (posterior.mean(model.reward(prompts, posterior.response)) - exact).abs() < 5 * error
+    ).all()
     assert ((prior - exact).abs() > 10 * error).all()
     drawn = counts(posterior.resample(4000), truth.support)
     assert (misfit(drawn, truth.log_posterior.exp()) < 5).all()
@@ -60,7 +74,7 @@ def test_diagnostics(small_prior, prompts, guide):
 
 
 def test_prior_is_not_scored_when_it_proposes(small_prior, prompts, monkeypatch):
-    monkeypatch.setattr("model.response_distribution.ResponseDistribution.log_prob", _refuse)
+    monkeypatch.setattr("model.prior.response_distribution.ResponseDistribution.log_prob", _refuse)
     importance_sampling(graded_model(small_prior), prompts, num_samples=4)
 
 
@@ -71,7 +85,13 @@ def _refuse(*_):
 def test_prompts_of_very_different_evidence_do_not_disturb_each_other(small_prior, prompts, guide):
     offset = torch.tensor([40.0, -40.0], dtype=torch.float64)
     plain, shifted = [
-        _seeded(importance_sampling, graded_model(small_prior, offset=shift), prompts, guide=guide, num_samples=200)
+        _seeded(
+            importance_sampling,
+            graded_model(small_prior, offset=shift),
+            prompts,
+            guide=guide,
+            num_samples=200,
+        )
         for shift in (None, offset)
     ]
     assert torch.equal(plain.response, shifted.response)
@@ -85,7 +105,9 @@ def _seeded(sampler, *args, **kwargs):
 
 
 def test_impossible_responses(small_prior, prompts):
-    posterior = importance_sampling(graded_model(small_prior, impossible=8), prompts, num_samples=2000)
+    posterior = importance_sampling(
+        graded_model(small_prior, impossible=8), prompts, num_samples=2000
+    )
     is_bad = (posterior.response == 8).any(-1)
     assert is_bad[:, 0].any()
     assert (posterior.log_weight[is_bad] == -math.inf).all()
@@ -95,7 +117,9 @@ def test_impossible_responses(small_prior, prompts):
 def test_no_support_names_the_prompt(small_prior, prompts, guide):
     for proposal in (None, guide):
         with pytest.raises(NoSupportError, match="all 8 responses drawn for 'the' are impossible"):
-            importance_sampling(nothing_for_the_second(small_prior), prompts, guide=proposal, num_samples=8)
+            importance_sampling(
+                nothing_for_the_second(small_prior), prompts, guide=proposal, num_samples=8
+            )
 
 
 def test_nothing_to_draw_is_an_error(model, prompts):
@@ -108,15 +132,26 @@ def test_any_distribution_at_the_site(prompts):
 
     def model(prompts):
         with pyro.plate("prompts", len(prompts), dim=-1):
-            x = pyro.sample("response", dist.Normal(torch.zeros(len(prompts), 3).double(), 1.0).to_event(1))
-            pyro.factor("evidence", -0.5 * (x - 1).square().sum(-1))
+            x = pyro.sample(
+                "response", dist.Normal(torch.zeros(len(prompts), 3).double(), 1.0).to_event(1)
+            )
+            pyro.factor("reward", -0.5 * (x - 1).square().sum(-1))
 
     def guide(prompts):
         with pyro.plate("prompts", len(prompts), dim=-1):
-            return pyro.sample("response", dist.StudentT(5.0, torch.full((len(prompts), 3), 0.5).double()).to_event(1))
+            return pyro.sample(
+                "response",
+                dist.StudentT(5.0, torch.full((len(prompts), 3), 0.5).double()).to_event(1),
+            )
 
     for proposal in (None, guide):
-        posterior = importance_sampling(model, prompts, guide=proposal, num_samples=20000, chunk=8192)
-        assert torch.allclose(posterior.log_z, torch.tensor(-1.5 * math.log(2) - 0.75).double(), atol=0.05)
-        assert torch.allclose(posterior.mean(posterior.response[..., 0]), torch.tensor(0.5).double(), atol=0.04)
+        posterior = importance_sampling(
+            model, prompts, guide=proposal, num_samples=20000, chunk=8192
+        )
+        assert torch.allclose(
+            posterior.log_z, torch.tensor(-1.5 * math.log(2) - 0.75).double(), atol=0.05
+        )
+        assert torch.allclose(
+            posterior.mean(posterior.response[..., 0]), torch.tensor(0.5).double(), atol=0.04
+        )
     assert log_guide_at(guide, prompts, posterior.response).shape == (20000, 2)

@@ -23,7 +23,15 @@ LAW = {
 }
 """What the weighted draws converge to."""
 
-UNBIASED_Z = {"enumeration", "importance", "rejection", "quasi-rejection", "smc", "twisted-smc", "annealed-smc"}
+UNBIASED_Z = {
+    "enumeration",
+    "importance",
+    "rejection",
+    "quasi-rejection",
+    "smc",
+    "twisted-smc",
+    "annealed-smc",
+}
 """exp(log_z) is unbiased; the others have none."""
 
 
@@ -32,7 +40,9 @@ def sampled(name, model, prompts, guide=None, num_samples=1024, truth=None):
     if name != "rejection":
         return SAMPLERS[name](model, prompts, guide=guide, num_samples=num_samples)
     log_weight = truth.log_joint - (truth.log_prior if guide is None else truth.log_guide(guide))
-    return SAMPLERS[name].sample(model, prompts, guide=guide, num_samples=num_samples, log_bound=log_weight.amax(0))
+    return SAMPLERS[name].sample(
+        model, prompts, guide=guide, num_samples=num_samples, log_bound=log_weight.amax(0)
+    )
 
 
 def frequencies(posterior, truth):
@@ -72,7 +82,9 @@ def test_weighted_draws_have_the_law_that_is_claimed(name, from_guide):
     elif LAW[name] == "best of n":
         assert (distance > 0.1).all()
     else:
-        assert (distance < posterior.diagnostics["total_variation_bound"] + chance(truth, posterior)).all()
+        assert (
+            distance < posterior.diagnostics["total_variation_bound"] + chance(truth, posterior)
+        ).all()
 
 
 @pytest.mark.parametrize("from_guide", [False, True], ids=["from the prior", "from a guide"])
@@ -106,10 +118,16 @@ def test_impossible_responses_get_no_weight(name):
     assert (weight.sum(0) - 1).abs().max() < 1e-9
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS.keys() - {"enumeration", "best-of-n", "rejection"}))
+@pytest.mark.parametrize(
+    "name", sorted(SAMPLERS.keys() - {"enumeration", "best-of-n", "rejection"})
+)
 def test_no_possible_draw_is_an_error_that_names_the_prompt(name):
     def reward(prompts, response):
-        return torch.where(prompts.ids[:, -1] == 2, -math.inf, 0.0).double().expand(response.shape[:-1])
+        return (
+            torch.where(prompts.ids[:, -1] == 2, -math.inf, 0.0)
+            .double()
+            .expand(response.shape[:-1])
+        )
 
     with pytest.raises(NoSupportError, match="'two'"):
         sampled(name, Target(reward), TWO, num_samples=256)
@@ -125,5 +143,7 @@ def test_prompts_of_very_different_evidence_do_not_disturb_each_other(name):
     pyro.set_rng_seed(0)
     weight = frequencies(sampled(name, Target(reward), TWO, num_samples=20_000, truth=far), far)
     pyro.set_rng_seed(0)
-    expected = frequencies(sampled(name, Target(bounded), TWO, num_samples=20_000, truth=near), near)
+    expected = frequencies(
+        sampled(name, Target(bounded), TWO, num_samples=20_000, truth=near), near
+    )
     assert torch.allclose(weight, expected, atol=1e-6)

@@ -14,7 +14,9 @@ from inference.samplers.metropolis_hastings import ResponseKernel, metropolis_ha
 from inference.samplers.posterior import NoSupportError
 from tests.inference.samplers.laws import counts, graded_model, misfit, nothing_for_the_second
 
-module = importlib.import_module("inference.samplers.metropolis_hastings")  # the function goes by the same name
+module = importlib.import_module(
+    "inference.samplers.metropolis_hastings"
+)  # the function goes by the same name
 _move = module.suffix_move
 
 
@@ -41,21 +43,27 @@ def test_chains_converge_to_the_posterior(small_prior, verdicts, guide, whole, g
 @pytest.mark.parametrize("whole", [False, True])
 def test_sampler_is_consistent_and_knows_that_it_mixed(small_prior, verdicts, whole):
     model = graded_model(small_prior, beta=1.5)
-    posterior = metropolis_hastings(model, verdicts, num_samples=4800, num_chains=32, warmup=0.1, whole=whole)
+    posterior = metropolis_hastings(
+        model, verdicts, num_samples=4800, num_chains=32, warmup=0.1, whole=whole
+    )
     assert posterior.response.shape == (135 * 32, 2, 2)
     assert (posterior.log_weight == 0).all()
     assert posterior.log_z is None
     truth = Enumeration(model, verdicts)
-    exact = (truth.log_posterior.exp() * truth.log_evidence).sum(0)
-    value = model.evidence["evidence"](verdicts, posterior.response) / 1.5
+    exact = (truth.log_posterior.exp() * truth.log_likelihood).sum(0)
+    value = model.reward(verdicts, posterior.response) / 1.5
     size = posterior.diagnostics["effective_sample_size"]
-    variance = (truth.log_posterior.exp() * (truth.log_evidence - exact).square()).sum(0)
+    variance = (truth.log_posterior.exp() * (truth.log_likelihood - exact).square()).sum(0)
     assert ((posterior.mean(value) - exact).abs() < 5 * (variance / size).sqrt()).all()
     assert ((size > 500) & (size < 135 * 32)).all()
-    halves = 2 * 32  # of chains: their means differ as those of size / halves independent draws do, to five errors of that
+    halves = (
+        2 * 32
+    )  # of chains: their means differ as those of size / halves independent draws do, to five errors of that
     difference = halves / size * (1 + 5 * (2 / (halves - 1)) ** 0.5)
     assert ((posterior.diagnostics["r_hat"].square() - 1).abs() < difference).all()
-    assert ((posterior.diagnostics["acceptance"] > 0.3) & (posterior.diagnostics["acceptance"] < 1)).all()
+    assert (
+        (posterior.diagnostics["acceptance"] > 0.3) & (posterior.diagnostics["acceptance"] < 1)
+    ).all()
 
 
 def test_acceptance_of_whole_moves_is_exact(small_prior, prompts):
@@ -63,14 +71,18 @@ def test_acceptance_of_whole_moves_is_exact(small_prior, prompts):
     model = graded_model(small_prior)
     truth = Enumeration(model, prompts)
     posterior = metropolis_hastings(model, prompts, num_samples=20000, num_chains=1000, whole=True)
-    ratio = (truth.log_evidence[None] - truth.log_evidence[:, None]).clamp(max=0).exp()  # [x, x', N]
+    ratio = (
+        (truth.log_likelihood[None] - truth.log_likelihood[:, None]).clamp(max=0).exp()
+    )  # [x, x', N]
     exact = torch.einsum("xn,yn,xyn->n", truth.log_posterior.exp(), truth.log_prior.exp(), ratio)
     assert torch.allclose(posterior.diagnostics["acceptance"], exact, atol=0.02)
 
 
 def test_budget_is_chains_times_steps(model, prompts, monkeypatch):
     moves = []
-    monkeypatch.setattr(module, "suffix_move", lambda *args, **kwargs: moves.append(args) or _move(*args, **kwargs))
+    monkeypatch.setattr(
+        module, "suffix_move", lambda *args, **kwargs: moves.append(args) or _move(*args, **kwargs)
+    )
     posterior = metropolis_hastings(model, prompts, num_samples=100, num_chains=8, warmup=0.25)
     assert len(moves) == 11  # 12 steps of 8 chains, of which the start is one
     assert posterior.response.shape == (9 * 8, 2, 2)  # a quarter thrown away
@@ -96,10 +108,16 @@ def test_kernel_starts_where_it_is_told(model, prompts):
     def steep(prompts):
         with pyro.plate("prompts", len(prompts), dim=-1):
             x = pyro.sample("response", model.prior(prompts))
-            pyro.factor("evidence", 1000.0 * (x == start[0]).all(-1))
+            pyro.factor("reward", 1000.0 * (x == start[0]).all(-1))
 
     kernel = ResponseKernel(steep, num_chains=4, whole=True)
-    mcmc = MCMC(kernel, num_samples=3, warmup_steps=0, initial_params={"response": start}, disable_progbar=True)
+    mcmc = MCMC(
+        kernel,
+        num_samples=3,
+        warmup_steps=0,
+        initial_params={"response": start},
+        disable_progbar=True,
+    )
     mcmc.run(prompts)
     assert (mcmc.get_samples()["response"] == start).all()
 
@@ -132,9 +150,13 @@ def test_prompts_of_very_different_evidence_do_not_disturb_each_other(small_prio
 @pytest.mark.parametrize("whole", [False, True])
 def test_chains_never_visit_the_impossible(small_prior, verdicts, whole):
     model = graded_model(small_prior, beta=1.5, impossible=7)
-    posterior = metropolis_hastings(model, verdicts, num_samples=800 * 13, num_chains=800, warmup=0.92, whole=whole)
+    posterior = metropolis_hastings(
+        model, verdicts, num_samples=800 * 13, num_chains=800, warmup=0.92, whole=whole
+    )
     truth = Enumeration(model, verdicts)
-    assert truth.log_prior[(truth.support == 7).any(-1)].exp().sum() > 0.3  # so the starts had to be drawn again
+    assert (
+        truth.log_prior[(truth.support == 7).any(-1)].exp().sum() > 0.3
+    )  # so the starts had to be drawn again
     assert not (posterior.response == 7).any()
     assert (misfit(counts(posterior.response, truth.support), truth.log_posterior.exp()) < 5).all()
 
@@ -148,16 +170,20 @@ def test_start_that_is_hard_to_find_is_taken_from_another_chain(small_prior):
     def model(prompts):
         with pyro.plate("prompts", len(prompts), dim=-1):
             x = pyro.sample("response", small_prior(prompts))
-            pyro.factor("evidence", torch.where((x == rare).all(-1), 0.0, -math.inf).double())
+            pyro.factor("reward", torch.where((x == rare).all(-1), 0.0, -math.inf).double())
 
     posterior = metropolis_hastings(model, alone, num_samples=32 * 4)
     assert (posterior.response == rare).all()
-    assert posterior.diagnostics["r_hat"].isnan().all()  # the evidence never varies: nothing can be told
+    assert (
+        posterior.diagnostics["r_hat"].isnan().all()
+    )  # the evidence never varies: nothing can be told
 
 
 def test_no_support_names_the_prompt(small_prior, prompts, guide):
     for proposal in (None, guide):
-        with pytest.raises(NoSupportError, match=r"all 32 responses drawn for 'the' are impossible .* 10 redraws"):
+        with pytest.raises(
+            NoSupportError, match=r"all 32 responses drawn for 'the' are impossible .* 10 redraws"
+        ):
             metropolis_hastings(nothing_for_the_second(small_prior), prompts, guide=proposal)
 
 
@@ -170,10 +196,15 @@ def test_a_proposal_without_suffixes_is_refused(prompts):
 
 
 def test_no_step_to_keep_is_an_error(model, prompts):
-    with pytest.raises(ValueError, match=r"num_samples = 32, .* warmup = 0\.5 .* no step is left to keep"):
+    with pytest.raises(
+        ValueError, match=r"num_samples = 32, .* warmup = 0\.5 .* no step is left to keep"
+    ):
         metropolis_hastings(model, prompts, num_samples=32)
     for warmup in (1.0, -0.1):
-        with pytest.raises(ValueError, match=f"warmup is {warmup}, expected a finite number of at least 0 and below 1"):
+        with pytest.raises(
+            ValueError,
+            match=f"warmup is {warmup}, expected a finite number of at least 0 and below 1",
+        ):
             metropolis_hastings(model, prompts, warmup=warmup)
     with pytest.raises(ValueError, match="num_chains is 0, expected a whole number of at least 1"):
         metropolis_hastings(model, prompts, num_chains=0)

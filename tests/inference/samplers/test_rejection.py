@@ -13,7 +13,13 @@ from inference.samplers.posterior import NoSupportError
 from inference.samplers.quasi_rejection import quasi_rejection, quasi_rejection_sampling
 from inference.samplers.rejection import rejection_sampling
 from model import AlignmentModel
-from tests.inference.samplers.laws import assert_mean, counts, graded_model, misfit, nothing_for_the_second
+from tests.inference.samplers.laws import (
+    assert_mean,
+    counts,
+    graded_model,
+    misfit,
+    nothing_for_the_second,
+)
 
 SAMPLERS = [rejection_sampling, quasi_rejection_sampling]
 
@@ -32,7 +38,10 @@ def kept(posterior, support):
     """Counts of the accepted responses, `[S, N]`."""
     accepted = posterior.log_weight == 0
     assert (accepted | posterior.log_weight.isneginf()).all()
-    of = [counts(posterior.response[accepted[:, i], i : i + 1], support[:, i : i + 1]) for i in range(support.shape[1])]
+    of = [
+        counts(posterior.response[accepted[:, i], i : i + 1], support[:, i : i + 1])
+        for i in range(support.shape[1])
+    ]
     return torch.cat(of, 1)
 
 
@@ -43,7 +52,9 @@ def test_accepted_draws_are_the_posteriors(small_prior, verdicts, truth_of_verdi
     if guided:
         log_bound = (truth.log_joint - truth.log_guide(guide)).amax(0)
         options = {"guide": guide, "log_bound": log_bound}
-    posterior = rejection_sampling(graded_model(small_prior), verdicts, num_samples=16384, chunk=4096, **options)
+    posterior = rejection_sampling(
+        graded_model(small_prior), verdicts, num_samples=16384, chunk=4096, **options
+    )
     drawn = kept(posterior, truth.support)
     assert (misfit(drawn, truth.log_posterior.exp()) < 5).all()
     proposal = truth.log_guide(guide) if guided else truth.log_prior
@@ -66,11 +77,18 @@ def test_z_hat_is_unbiased(small_prior, sampler):
 def test_quasi_rejection_has_the_law_it_states(small_prior, verdicts, truth_of_verdicts, guide):
     truth = truth_of_verdicts
     log_guide = truth.log_guide(guide)
-    log_bound = truth.log_z + torch.tensor([0.0, -0.3]).double()  # far too low, another for each prompt
+    log_bound = (
+        truth.log_z + torch.tensor([0.0, -0.3]).double()
+    )  # far too low, another for each prompt
     exact = quasi_rejection(truth.log_joint, log_guide, log_bound)
     law = torch.minimum(truth.log_joint, log_bound + log_guide).softmax(0)
     posterior = quasi_rejection_sampling(
-        graded_model(small_prior), verdicts, guide=guide, num_samples=16384, chunk=4096, log_bound=log_bound
+        graded_model(small_prior),
+        verdicts,
+        guide=guide,
+        num_samples=16384,
+        chunk=4096,
+        log_bound=log_bound,
     )
     drawn = kept(posterior, truth.support)
     assert (misfit(drawn, law) < 5).all()
@@ -83,14 +101,20 @@ def test_quasi_rejection_has_the_law_it_states(small_prior, verdicts, truth_of_v
 def test_quasi_rejection_sets_its_bound_by_a_pilot(small_prior, verdicts, truth_of_verdicts):
     """The 0.99 quantile of a law with levels is one of its levels, which can be worked out."""
     pyro.set_rng_seed(0)
-    posterior = quasi_rejection_sampling(graded_model(small_prior), verdicts, num_samples=8000, chunk=4000)
+    posterior = quasi_rejection_sampling(
+        graded_model(small_prior), verdicts, num_samples=8000, chunk=4000
+    )
     assert posterior.response.shape == (6000, 2, 2)
-    order = truth_of_verdicts.log_evidence.argsort(0)
+    order = truth_of_verdicts.log_likelihood.argsort(0)
     cdf = truth_of_verdicts.log_prior.exp().gather(0, order).cumsum(0)
-    level = truth_of_verdicts.log_evidence.gather(0, order).gather(0, (cdf < 0.99).sum(0, keepdim=True))[0]
+    level = truth_of_verdicts.log_likelihood.gather(0, order).gather(
+        0, (cdf < 0.99).sum(0, keepdim=True)
+    )[0]
     assert torch.equal(posterior.diagnostics["log_bound"], level)
     pyro.set_rng_seed(0)
-    everything = importance_sampling(graded_model(small_prior), verdicts, num_samples=8000, chunk=4000)
+    everything = importance_sampling(
+        graded_model(small_prior), verdicts, num_samples=8000, chunk=4000
+    )
     assert torch.equal(posterior.log_z, everything.log_z)  # the pilot's draws count here
 
 
@@ -98,10 +122,16 @@ def test_published_figures():
     """Target Poisson(11), proposal Poisson(10). The published KL is KL(p || p_b); the other way gives .0177 at b = 1."""
     log_p, log_q = poisson_table(11), poisson_table(10)
     assert 0.5 * (log_p.exp() - log_q.exp()).abs().sum().item() == pytest.approx(0.1232, abs=5e-5)
-    published = {1: (0.8769, 0.0749, 0.01989), 2: (0.4982, 0.00353, 4.87e-4), 3: (0.3333, 1.55e-4, 1.8e-5)}
+    published = {
+        1: (0.8769, 0.0749, 0.01989),
+        2: (0.4982, 0.00353, 4.87e-4),
+        3: (0.3333, 1.55e-4, 1.8e-5),
+    }
     for b, (acceptance, total_variation, kl) in published.items():
         figures = quasi_rejection(log_p, log_q, math.log(b))
-        assert figures.acceptance.item() == pytest.approx(acceptance, abs=6e-5)  # .87685, rounded twice
+        assert figures.acceptance.item() == pytest.approx(
+            acceptance, abs=6e-5
+        )  # .87685, rounded twice
         assert figures.total_variation.item() == pytest.approx(total_variation, rel=2e-3)
         assert figures.kl.item() == pytest.approx(kl, rel=0.02)
         assert figures.total_variation <= figures.total_variation_bound
@@ -110,7 +140,9 @@ def test_published_figures():
 
 
 def poisson_table(rate, size=80):
-    return dist.Poisson(torch.tensor(float(rate), dtype=torch.float64)).log_prob(torch.arange(size).double())
+    return dist.Poisson(torch.tensor(float(rate), dtype=torch.float64)).log_prob(
+        torch.arange(size).double()
+    )
 
 
 def poisson_model(rate):
@@ -119,7 +151,10 @@ def poisson_model(rate):
     def model(prompts):
         with pyro.plate("prompts", len(prompts), dim=-1):
             x = pyro.sample("response", poisson(rate, prompts))
-            pyro.factor("evidence", (poisson(11, prompts).log_prob(x) - poisson(rate, prompts).log_prob(x)) - 1)
+            pyro.factor(
+                "reward",
+                (poisson(11, prompts).log_prob(x) - poisson(rate, prompts).log_prob(x)) - 1,
+            )
 
     return model
 
@@ -135,7 +170,12 @@ def test_sampler_finds_the_published_figures(small_prior, b, guided):
     copies = small_prior.encode(["the"] * 40)
     guide = (lambda prompts: pyro.sample("response", poisson(10, prompts))) if guided else None
     posterior = quasi_rejection_sampling(
-        poisson_model(8 if guided else 10), copies, guide=guide, num_samples=6000, log_bound=math.log(b) - 1, chunk=6000
+        poisson_model(8 if guided else 10),
+        copies,
+        guide=guide,
+        num_samples=6000,
+        log_bound=math.log(b) - 1,
+        chunk=6000,
     )
     log_p, log_q = poisson_table(11), poisson_table(10)
     exact = quasi_rejection(log_p, log_q, math.log(b))
@@ -151,12 +191,22 @@ def test_sampler_finds_the_published_figures(small_prior, b, guided):
 
 def test_prompts_of_very_different_evidence_do_not_disturb_each_other(small_prior, verdicts):
     offset = torch.tensor([40.0, -40.0], dtype=torch.float64)
-    for sampler, bound in ((rejection_sampling, torch.tensor([2.0, 2.0])), (quasi_rejection_sampling, None)):
+    for sampler, bound in (
+        (rejection_sampling, torch.tensor([2.0, 2.0])),
+        (quasi_rejection_sampling, None),
+    ):
         runs = []
         for shift in (torch.zeros(2).double(), offset):
             pyro.set_rng_seed(1)
             log_bound = None if bound is None else bound + shift
-            runs.append(sampler(graded_model(small_prior, offset=shift), verdicts, num_samples=400, log_bound=log_bound))
+            runs.append(
+                sampler(
+                    graded_model(small_prior, offset=shift),
+                    verdicts,
+                    num_samples=400,
+                    log_bound=log_bound,
+                )
+            )
         assert torch.equal(runs[0].response, runs[1].response)
         assert torch.equal(runs[0].log_weight, runs[1].log_weight)
         assert torch.allclose(runs[1].log_z - runs[0].log_z, offset, atol=1e-9)
@@ -185,7 +235,7 @@ def test_pilot_in_which_nearly_nothing_is_possible(small_prior, prompts):
     def model(prompts):
         with pyro.plate("prompts", len(prompts), dim=-1):
             x = pyro.sample("response", small_prior(prompts))
-            pyro.factor("evidence", torch.where((x == rare).all(-1), 0.7, -math.inf).double())
+            pyro.factor("reward", torch.where((x == rare).all(-1), 0.7, -math.inf).double())
 
     posterior = quasi_rejection_sampling(model, alone, num_samples=16384, chunk=4096)
     assert posterior.diagnostics["log_bound"].item() == pytest.approx(0.7)
@@ -196,17 +246,24 @@ def test_pilot_in_which_nearly_nothing_is_possible(small_prior, prompts):
 def test_no_support_names_the_prompt(small_prior, prompts, sampler):
     for log_bound in (None, 2.0):
         with pytest.raises(NoSupportError, match="responses drawn for 'the' are impossible"):
-            sampler(nothing_for_the_second(small_prior), prompts, num_samples=16, log_bound=log_bound)
+            sampler(
+                nothing_for_the_second(small_prior), prompts, num_samples=16, log_bound=log_bound
+            )
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_nothing_accepted_says_how_rare_it_is(small_prior, prompts, sampler):
-    with pytest.raises(NoSupportError, match=r"none of 16 draws for 'the film was' was accepted: .* one in exp\((99|100|101)"):
+    with pytest.raises(
+        NoSupportError,
+        match=r"none of 16 draws for 'the film was' was accepted: .* one in exp\((99|100|101)",
+    ):
         sampler(graded_model(small_prior), prompts, num_samples=16, log_bound=100.0)
 
 
 def test_a_missing_bound_says_why(small_prior, model, prompts, guide):
-    unbounded = AlignmentModel(small_prior, lambda prompts, response: torch.zeros(response.shape[:-1]), beta=1.0)
+    unbounded = AlignmentModel(
+        small_prior, lambda prompts, response: torch.zeros(response.shape[:-1]), beta=1.0
+    )
     for program, proposal, why in (
         (model, guide, "a guide proposes"),
         (lambda prompts: model(prompts), None, "the model is a function"),
@@ -217,8 +274,12 @@ def test_a_missing_bound_says_why(small_prior, model, prompts, guide):
 
 
 def test_a_loose_bound_is_an_error(small_prior, verdicts):
-    with pytest.raises(LooseBoundError, match=r"'the film was' has log weight 1.*above the bound of 0\.9"):
-        rejection_sampling(graded_model(small_prior), verdicts, num_samples=500, log_bound=torch.tensor([0.9, 2.0]))
+    with pytest.raises(
+        LooseBoundError, match=r"'the film was' has log weight 1.*above the bound of 0\.9"
+    ):
+        rejection_sampling(
+            graded_model(small_prior), verdicts, num_samples=500, log_bound=torch.tensor([0.9, 2.0])
+        )
     quasi_rejection_sampling(graded_model(small_prior), verdicts, num_samples=500, log_bound=0.9)
 
 

@@ -5,11 +5,21 @@ import math
 import pytest
 import torch
 
-from inference.samplers.resampling import RESAMPLING, find_scheme, num_distinct, resample_if_degenerate
+from inference.samplers.resampling import (
+    RESAMPLING,
+    find_scheme,
+    num_distinct,
+    resample_if_degenerate,
+)
 
 RUNS = 20_000
 PROBABILITY = torch.tensor(  # [K, N], four prompts
-    [[0.5, 0.2, 0.15, 0.1, 0.05, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0, 1.0], [1 / 6] * 6, [0.0, 0.9, 0.0, 0.05, 0.05, 0.0]],
+    [
+        [0.5, 0.2, 0.15, 0.1, 0.05, 0.0],
+        [0.0, 0.0, 0.0, 0.0, 0.0, 1.0],
+        [1 / 6] * 6,
+        [0.0, 0.9, 0.0, 0.05, 0.05, 0.0],
+    ],
     dtype=torch.float64,
 ).T
 
@@ -54,7 +64,9 @@ def test_how_far_counts_stray():
     assert ((counts["stratified"] - expected).abs() < 2).all()
     variance = {name: c.var(1).sum(0) for name, c in counts.items()}
     assert (variance["multinomial"][[0, 2]] > 1.2 * variance["residual"][[0, 2]]).all()
-    assert torch.allclose(variance["multinomial"], (expected * (1 - PROBABILITY[:, None])).sum((0, 1)), rtol=0.05)
+    assert torch.allclose(
+        variance["multinomial"], (expected * (1 - PROBABILITY[:, None])).sum((0, 1)), rtol=0.05
+    )
 
 
 def test_equal_weights_lose_nobody():
@@ -66,7 +78,9 @@ def test_equal_weights_lose_nobody():
 
 def test_a_point_at_the_very_end_does_not_fall_on_a_dead_particle(monkeypatch):
     """A uniform number a hair below 1 comes out as 1 when added to K - 1."""
-    monkeypatch.setattr(torch, "rand", lambda shape, **kwargs: torch.full(tuple(shape), 1 - 2.0**-53, **kwargs))
+    monkeypatch.setattr(
+        torch, "rand", lambda shape, **kwargs: torch.full(tuple(shape), 1 - 2.0**-53, **kwargs)
+    )
     for name in ("systematic", "stratified"):
         assert (RESAMPLING[name](PROBABILITY)[:, 0] < 5).all(), name
 
@@ -89,20 +103,31 @@ def test_only_degenerate_prompts_are_resampled(name):
 @pytest.mark.parametrize("threshold", [0.0, 1.5])
 def test_never_and_always(threshold, name):
     log_weight = torch.zeros(10, 2, dtype=torch.float64)
-    assert (resample_if_degenerate(log_weight, RESAMPLING[name], threshold).done == (threshold > 1)).all()
+    assert (
+        resample_if_degenerate(log_weight, RESAMPLING[name], threshold).done == (threshold > 1)
+    ).all()
 
 
 def test_a_kept_particle_is_its_own_ancestor():
     log_weight = torch.zeros(8, 500, dtype=torch.float64)
     log_weight[0] = -30.0
-    assert (resample_if_degenerate(log_weight, RESAMPLING["multinomial"], 2.0, keep_first=True).ancestors[0] == 0).all()
-    assert (resample_if_degenerate(log_weight, RESAMPLING["multinomial"], 2.0).ancestors[0] != 0).any()
+    assert (
+        resample_if_degenerate(
+            log_weight, RESAMPLING["multinomial"], 2.0, keep_first=True
+        ).ancestors[0]
+        == 0
+    ).all()
+    assert (
+        resample_if_degenerate(log_weight, RESAMPLING["multinomial"], 2.0).ancestors[0] != 0
+    ).any()
 
 
 def test_schemes_by_name_or_by_themselves():
     assert find_scheme("residual") is RESAMPLING["residual"]
     assert find_scheme(torch.sort) is torch.sort
-    with pytest.raises(ValueError, match=r"resampling is 'sytematic', expected one of: .*systematic"):
+    with pytest.raises(
+        ValueError, match=r"resampling is 'sytematic', expected one of: .*systematic"
+    ):
         find_scheme("sytematic")
 
 

@@ -12,9 +12,9 @@ from inference import joint_at, log_guide_at
 from inference.samplers.posterior import NoSupportError
 from inference.samplers.resampling import RESAMPLING
 from inference.samplers.smc import sequential_monte_carlo
-from inference.samplers.twist import EvidenceTwist
-from model import AlignmentModel, TokenEvidence
-from model.language_model import CachedState
+from inference.samplers.twist import LikelihoodTwist
+from model import AlignmentModel, TokenReward
+from model.prior.language_model import CachedState
 from tests.inference.samplers.three_tokens import assert_falls, assert_unbiased, graded
 
 RUNS = 1_000
@@ -26,26 +26,38 @@ def rough_twist(prompts, response, t):
 
 
 def run(world, *, runs=RUNS, num_samples=16, **kwargs):
-    return sequential_monte_carlo(world.model, world.repeated(runs), num_samples=num_samples, **kwargs)
+    return sequential_monte_carlo(
+        world.model, world.repeated(runs), num_samples=num_samples, **kwargs
+    )
 
 
 @pytest.mark.parametrize("ess_threshold", [0.6, 2.0])
 @pytest.mark.parametrize("resampling", sorted(RESAMPLING))
 def test_evidence_is_unbiased_with_every_scheme(world, resampling, ess_threshold):
     """Z_hat and Z_hat times a weighted mean, with guide and twist."""
-    twist = EvidenceTwist(world.model, 0.7)
-    posterior = run(world, guide=world.guide, twist=twist, resampling=resampling, ess_threshold=ess_threshold)
+    twist = LikelihoodTwist(world.model, 0.7)
+    posterior = run(
+        world, guide=world.guide, twist=twist, resampling=resampling, ess_threshold=ess_threshold
+    )
     assert_unbiased(world.z_ratio(posterior), torch.ones(2))
     assert_unbiased(world.mass(posterior), world.exact_mass())
     resamplings = posterior.diagnostics["num_resamplings"]
-    assert (resamplings == 2).all() if ess_threshold > 1 else (resamplings.unique().tolist() == [0, 1, 2])
+    assert (
+        (resamplings == 2).all()
+        if ess_threshold > 1
+        else (resamplings.unique().tolist() == [0, 1, 2])
+    )
 
 
-@pytest.mark.parametrize("twist", [None, rough_twist, "evidence", "optimal"])
+@pytest.mark.parametrize("twist", [None, rough_twist, "reward", "optimal"])
 @pytest.mark.parametrize("proposal", ["prior", "guide"])
 def test_evidence_is_unbiased_with_every_proposal_and_twist(world, proposal, twist):
-    twist = {"evidence": EvidenceTwist(world.model), "optimal": world.optimal_twist}.get(twist, twist)
-    posterior = run(world, guide=world.guide if proposal == "guide" else None, twist=twist, ess_threshold=0.8)
+    twist = {"reward": LikelihoodTwist(world.model), "optimal": world.optimal_twist}.get(
+        twist, twist
+    )
+    posterior = run(
+        world, guide=world.guide if proposal == "guide" else None, twist=twist, ess_threshold=0.8
+    )
     assert_unbiased(world.z_ratio(posterior), torch.ones(2))
     assert_unbiased(world.mass(posterior), world.exact_mass())
     if twist is not None:
@@ -54,7 +66,7 @@ def test_evidence_is_unbiased_with_every_proposal_and_twist(world, proposal, twi
 
 @pytest.mark.parametrize("scale", [0.0, 0.3])
 def test_evidence_is_unbiased_where_most_beginnings_are_impossible(hard_world, scale):
-    twist = EvidenceTwist(hard_world.model, scale)
+    twist = LikelihoodTwist(hard_world.model, scale)
     posterior = run(hard_world, twist=twist, num_samples=32, ess_threshold=0.9)
     assert (posterior.diagnostics["num_resamplings"] > 0).double().mean() > 0.4
     assert_unbiased(hard_world.z_ratio(posterior), torch.ones(2))
@@ -65,8 +77,12 @@ def test_evidence_is_unbiased_where_most_beginnings_are_impossible(hard_world, s
 def test_without_resampling_weights_are_those_of_importance_sampling(world, twist):
     """The twist cancels, of responses that end early too; and what is sampled is what is scored."""
     model, guide, prompts = world.network_model, world.network_guide, world.prompts
-    posterior = sequential_monte_carlo(model, prompts, guide=guide, num_samples=500, twist=twist, ess_threshold=0.0)
-    expected = joint_at(model, prompts, posterior.response).log_joint - log_guide_at(guide, prompts, posterior.response)
+    posterior = sequential_monte_carlo(
+        model, prompts, guide=guide, num_samples=500, twist=twist, ess_threshold=0.0
+    )
+    expected = joint_at(model, prompts, posterior.response).log_joint - log_guide_at(
+        guide, prompts, posterior.response
+    )
     assert torch.allclose(posterior.log_weight, expected, atol=1e-9, rtol=0)
     assert torch.allclose(posterior.log_z, expected.logsumexp(0) - math.log(500), atol=1e-9, rtol=0)
     assert posterior.log_weight.dtype == torch.float64
@@ -90,7 +106,12 @@ def test_a_real_cache_is_reordered(world, with_guide):
     guide = world.network_guide if with_guide else None
     prompts = world.repeated(300)
     posterior = sequential_monte_carlo(
-        world.network_model, prompts, guide=guide, num_samples=16, twist=EvidenceTwist(world.network_model), ess_threshold=2.0
+        world.network_model,
+        prompts,
+        guide=guide,
+        num_samples=16,
+        twist=LikelihoodTwist(world.network_model),
+        ess_threshold=2.0,
     )
     assert_unbiased(world.z_ratio(posterior), torch.ones(2), power=0.05)
     assert_unbiased(world.mass(posterior), world.exact_mass(), power=0.1)
@@ -108,7 +129,9 @@ def test_optimal_twist_and_proposal_are_exact_in_every_run(world, resampling, es
         ess_threshold=ess_threshold,
         num_samples=3,
     )
-    assert torch.allclose(posterior.log_z.view(-1, 2), world.truth.log_z.expand(20, 2), atol=1e-9, rtol=0)
+    assert torch.allclose(
+        posterior.log_z.view(-1, 2), world.truth.log_z.expand(20, 2), atol=1e-9, rtol=0
+    )
     assert torch.allclose(posterior.effective_sample_size, torch.full((40,), 3.0).double())
 
 
@@ -117,7 +140,13 @@ def test_means_approach_those_of_the_posterior(world):
     exact = world.exact_mass() / world.truth.log_z.exp()[:, None]
     errors = []
     for num_samples in (25, 200):
-        posterior = run(world, runs=300, num_samples=num_samples, guide=world.guide, twist=EvidenceTwist(world.model))
+        posterior = run(
+            world,
+            runs=300,
+            num_samples=num_samples,
+            guide=world.guide,
+            twist=LikelihoodTwist(world.model),
+        )
         estimate = world.mass(posterior) / posterior.log_z.exp().view(-1, 2, 1)
         errors.append((estimate - exact).square())
     assert_falls(*errors, factor=8)
@@ -133,12 +162,18 @@ def test_prompts_do_not_disturb_each_other(world, prior):
     results = []
     for function in (graded, offset):
         pyro.set_rng_seed(0)
-        model = world.program(world.log_prior, TokenEvidence(function, prior))
-        twist = EvidenceTwist(model, floor=1000.0)
-        results.append(sequential_monte_carlo(model, world.prompts, num_samples=64, twist=twist, ess_threshold=0.9))
+        model = world.program(world.log_prior, TokenReward(function, prior))
+        twist = LikelihoodTwist(model, floor=1000.0)
+        results.append(
+            sequential_monte_carlo(
+                model, world.prompts, num_samples=64, twist=twist, ess_threshold=0.9
+            )
+        )
     plain, moved = results
     assert torch.equal(plain.response, moved.response)
-    assert torch.allclose(moved.log_z - plain.log_z, torch.tensor([40.0, -40.0]).double(), atol=1e-9, rtol=0)
+    assert torch.allclose(
+        moved.log_z - plain.log_z, torch.tensor([40.0, -40.0]).double(), atol=1e-9, rtol=0
+    )
     assert torch.allclose(plain.probability, moved.probability, atol=1e-9)
     assert (plain.diagnostics["num_resamplings"] > 0).any()
     for name, value in plain.diagnostics.items():
@@ -171,13 +206,20 @@ def test_decoding_is_not_done_for_nothing(world, monkeypatch):
         lambda module, args, kwargs: calls.append(kwargs["input_ids"].shape), with_kwargs=True
     )
     select = CachedState.select
-    monkeypatch.setattr(CachedState, "select", lambda self, rows: selected.append(len(rows)) or select(self, rows))
+    monkeypatch.setattr(
+        CachedState, "select", lambda self, rows: selected.append(len(rows)) or select(self, rows)
+    )
     try:
         sequential_monte_carlo(world.network_model, world.prompts, num_samples=10)
-        program = 3, 1  # running the model to find its distribution samples from it: passes, selections
+        program = (
+            3,
+            1,
+        )  # running the model to find its distribution samples from it: passes, selections
         assert (len(calls), len(selected)) == (program[0] + 3, program[1] + 1)
         calls.clear()
-        posterior = sequential_monte_carlo(world.network_model, world.prompts, guide=only_end(world), num_samples=10)
+        posterior = sequential_monte_carlo(
+            world.network_model, world.prompts, guide=only_end(world), num_samples=10
+        )
         assert (posterior.response == 0).all()
         assert len(calls) == program[0] + 1
     finally:
@@ -193,24 +235,42 @@ def only_end(world):
 
 def test_evidence_twist_is_that_of_the_closed_beginning(hard_world):
     """Closed by the end id, scaled; floored where it may still become possible, and not where the response has ended."""
-    twist = EvidenceTwist(hard_world.network_model, 0.5, floor=2.0)
+    twist = LikelihoodTwist(hard_world.network_model, 0.5, floor=2.0)
     good, bad = 7, 8
-    response = torch.tensor([[good, 0, 0], [bad, 0, 0], [bad, good, 0], [0, 0, 0]])[:, None].expand(-1, 2, -1)
+    response = torch.tensor([[good, 0, 0], [bad, 0, 0], [bad, good, 0], [0, 0, 0]])[:, None].expand(
+        -1, 2, -1
+    )
     after_one = twist(hard_world.prompts, response, 1)
-    values = 0.5 * graded(torch.tensor([[good, 0, 0], [bad, good, 0]]), torch.tensor([[True, True, False], [True, True, True]]))
+    values = 0.5 * graded(
+        torch.tensor([[good, 0, 0], [bad, good, 0]]),
+        torch.tensor([[True, True, False], [True, True, True]]),
+    )
     two = torch.ones(2, dtype=torch.float64)  # prompts
-    assert torch.allclose(after_one, torch.tensor([values[0], -2.0, -2.0, -torch.inf]).double()[:, None] * two)
+    assert torch.allclose(
+        after_one, torch.tensor([values[0], -2.0, -2.0, -torch.inf]).double()[:, None] * two
+    )
     after_two = twist(hard_world.prompts, response, 2)
-    assert torch.allclose(after_two, torch.tensor([values[0], -torch.inf, values[1], -torch.inf]).double()[:, None] * two)
+    assert torch.allclose(
+        after_two,
+        torch.tensor([values[0], -torch.inf, values[1], -torch.inf]).double()[:, None] * two,
+    )
 
 
 def test_no_possible_response_is_an_error(world, prior):
-    nothing = TokenEvidence(lambda response, _: torch.full(response.shape[:-1], -torch.inf), prior)
-    with pytest.raises(NoSupportError, match=r"all 5 responses drawn for 'the film was' are impossible .* draw more"):
-        sequential_monte_carlo(AlignmentModel(prior, nothing, beta=1.0), world.prompts, num_samples=5)
+    nothing = TokenReward(lambda response, _: torch.full(response.shape[:-1], -torch.inf), prior)
+    with pytest.raises(
+        NoSupportError,
+        match=r"all 5 responses drawn for 'the film was' are impossible .* draw more",
+    ):
+        sequential_monte_carlo(
+            AlignmentModel(prior, nothing, beta=1.0), world.prompts, num_samples=5
+        )
     with pytest.raises(NoSupportError, match="after 1 tokens"):
         sequential_monte_carlo(
-            world.network_model, world.prompts, num_samples=5, twist=lambda p, x, t: torch.full(x.shape[:-1], -torch.inf)
+            world.network_model,
+            world.prompts,
+            num_samples=5,
+            twist=lambda p, x, t: torch.full(x.shape[:-1], -torch.inf),
         )
 
 
@@ -224,7 +284,10 @@ def test_a_twist_of_zero_is_final(world):
     assert not posterior.log_weight.isnan().any()
     assert torch.equal(posterior.log_weight.isneginf(), posterior.response[..., 0] == 6)
     joint = world.truth.log_joint.exp()
-    assert_unbiased(world.z_ratio(posterior), 1 - (joint * (world.truth.support[..., 0] == 6)).sum(0) / joint.sum(0))
+    assert_unbiased(
+        world.z_ratio(posterior),
+        1 - (joint * (world.truth.support[..., 0] == 6)).sum(0) / joint.sum(0),
+    )
 
 
 def test_a_response_that_ended_keeps_the_twist_it_ended_with(world):
@@ -234,7 +297,9 @@ def test_a_response_that_ended_keeps_the_twist_it_ended_with(world):
     guide = world.program(tables)
 
     def forgetful(prompts, response, t):
-        return torch.where((response[..., 0] == 0) & (t > 1), -torch.inf, rough_twist(prompts, response, t))
+        return torch.where(
+            (response[..., 0] == 0) & (t > 1), -torch.inf, rough_twist(prompts, response, t)
+        )
 
     posterior = sequential_monte_carlo(
         world.model, world.prompts, guide=guide, num_samples=100, twist=forgetful, ess_threshold=0.0
@@ -248,17 +313,27 @@ def test_a_response_that_ended_keeps_the_twist_it_ended_with(world):
 def test_errors_say_what_was_expected(world):
     def of_one_size(prompts):
         with pyro.plate("prompts", len(prompts), dim=-1):
-            pyro.sample("response", dist.Categorical(torch.ones(10)).expand([3]).to_event(1).expand([len(prompts)]))
+            pyro.sample(
+                "response",
+                dist.Categorical(torch.ones(10)).expand([3]).to_event(1).expand([len(prompts)]),
+            )
 
     with pytest.raises(TypeError, match="expected a `ResponseDistribution`"):
         sequential_monte_carlo(world.model, world.prompts, guide=of_one_size)
     with pytest.raises(ValueError, match="resampling is 'best'"):
         sequential_monte_carlo(world.model, world.prompts, resampling="best")
     with pytest.raises(ValueError, match=r"twist returned shape \(4,\).*expected \(4, 2\)"):
-        sequential_monte_carlo(world.model, world.prompts, num_samples=4, twist=lambda p, x, t: torch.zeros(4))
+        sequential_monte_carlo(
+            world.model, world.prompts, num_samples=4, twist=lambda p, x, t: torch.zeros(4)
+        )
     with pytest.raises(ValueError, match="finite or -inf"):
-        sequential_monte_carlo(world.model, world.prompts, num_samples=4, twist=lambda p, x, t: torch.full((4, 2), torch.nan))
+        sequential_monte_carlo(
+            world.model,
+            world.prompts,
+            num_samples=4,
+            twist=lambda p, x, t: torch.full((4, 2), torch.nan),
+        )
     with pytest.raises(ValueError, match="num_samples is 0"):
         sequential_monte_carlo(world.model, world.prompts, num_samples=0)
     with pytest.raises(ValueError, match="floor is inf"):
-        EvidenceTwist(world.model, floor=torch.inf)
+        LikelihoodTwist(world.model, floor=torch.inf)

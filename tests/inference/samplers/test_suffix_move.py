@@ -25,7 +25,9 @@ def log_weight_table(world, program):
 def frequencies(world, response):
     """Share of each response of the support, `[S, 2]`."""
     codes, support = code_of(response), code_of(world.truth.support)
-    counts = torch.stack([torch.bincount(codes[:, n], minlength=1000)[support[:, n]] for n in range(2)], 1)
+    counts = torch.stack(
+        [torch.bincount(codes[:, n], minlength=1000)[support[:, n]] for n in range(2)], 1
+    )
     return counts.double() / len(response)
 
 
@@ -53,7 +55,9 @@ def test_posterior_is_invariant(world, proposal, whole):
     assert (response != start).any(-1).double().mean() > 0.3
     exact = world.truth.log_posterior.exp()
     common = (exact > 0.01).all(1) | (exact.max(1).values > 0.03)
-    off = (frequencies(world, response) - exact)[common] / (exact * (1 - exact) / CHAINS).sqrt().clamp(min=1e-4)[common]
+    off = (frequencies(world, response) - exact)[common] / (
+        exact * (1 - exact) / CHAINS
+    ).sqrt().clamp(min=1e-4)[common]
     assert common.sum() >= 8
     assert (off.abs() < 5).all(), off
     length = distribution.space.is_token(response).sum(-1).double()
@@ -66,11 +70,17 @@ def test_chains_reach_the_posterior_from_anywhere(world, whole):
     """From one and the same response the law becomes the posterior."""
     distribution = response_distribution(world.program(world.log_prior), world.prompts)
     table = log_weight_table(world, world.program(world.log_prior))
-    start = world.truth.support[world.truth.log_prior.argmax(0), torch.arange(2)].expand(5_000, -1, -1)
-    response = run_moves(world, distribution, lambda r: table[torch.arange(2), code_of(r)], start, 60, whole=whole)
+    start = world.truth.support[world.truth.log_prior.argmax(0), torch.arange(2)].expand(
+        5_000, -1, -1
+    )
+    response = run_moves(
+        world, distribution, lambda r: table[torch.arange(2), code_of(r)], start, 60, whole=whole
+    )
     distance = 0.5 * (frequencies(world, response) - world.truth.log_posterior.exp()).abs().sum(0)
     assert (distance < 0.06).all()
-    assert (0.5 * (frequencies(world, start) - world.truth.log_posterior.exp()).abs().sum(0) > 0.4).all()
+    assert (
+        0.5 * (frequencies(world, start) - world.truth.log_posterior.exp()).abs().sum(0) > 0.4
+    ).all()
 
 
 def test_impossible_is_left_at_once_and_never_entered(world):
@@ -94,7 +104,9 @@ def test_what_is_rejected_stays(world):
     distribution = response_distribution(world.guide, world.prompts)
     response = distribution.sample((50,))
     log_weight = torch.zeros(50, 2, dtype=torch.float64)
-    stayed, kept, accepted = suffix_move(distribution, response, log_weight, lambda r: torch.full(r.shape[:-1], -1e9).double())
+    stayed, kept, accepted = suffix_move(
+        distribution, response, log_weight, lambda r: torch.full(r.shape[:-1], -1e9).double()
+    )
     assert not accepted.any()
     assert torch.equal(stayed, response)
     assert torch.equal(kept, log_weight)
@@ -104,10 +116,14 @@ def test_redraws_keep_a_uniform_prefix(prior, prompts):
     """Where the target is the proposal and lengths agree, a truncated response keeps 0, 1 or 2 tokens alike."""
     distribution = prior(prompts)
     support = distribution.enumerate_support()
-    long = support[support[:, 0, :2].ne(0).all(-1)][-1].expand(3_000, 2, 3)  # rare, so that a redraw shows
+    long = support[support[:, 0, :2].ne(0).all(-1)][-1].expand(
+        3_000, 2, 3
+    )  # rare, so that a redraw shows
     starts = []
     distribution.sample_suffix = lambda value, start: starts.append(start) or value
-    _, _, accepted = suffix_move(distribution, long, torch.zeros(3_000, 2), lambda r: torch.zeros(r.shape[:-1]))
+    _, _, accepted = suffix_move(
+        distribution, long, torch.zeros(3_000, 2), lambda r: torch.zeros(r.shape[:-1])
+    )
     assert accepted.all()
     shares = torch.bincount(starts[0].flatten(), minlength=4) / starts[0].numel()
     assert torch.allclose(shares, torch.tensor([1 / 3, 1 / 3, 1 / 3, 0.0]), atol=0.03)

@@ -10,10 +10,12 @@ import pyro
 import torch
 
 from inference import Enumeration
-from model import AlignmentModel, ResponseDistribution, TokenEvidence
+from model import AlignmentModel, ResponseDistribution, TokenReward
 from tests.inference.conftest import moved_guide
 
-VALUES = torch.tensor([0.3, -0.5, 0.8, -1.0, 0.1, 1.2, -0.7, 1.0, -1.5, 0.6], dtype=torch.float64)  # by word
+VALUES = torch.tensor(
+    [0.3, -0.5, 0.8, -1.0, 0.1, 1.2, -0.7, 1.0, -1.5, 0.6], dtype=torch.float64
+)  # by word
 NUM_WORDS = len(VALUES)
 
 
@@ -40,22 +42,24 @@ class World:
 
     def __init__(self, prior, prompts, function=graded):
         self.prompts, self.space = prompts, prior.space
-        self.evidence = TokenEvidence(function, prior)
-        self.network_model = AlignmentModel(prior, self.evidence, beta=1.0)
+        self.reward = TokenReward(function, prior)
+        self.network_model = AlignmentModel(prior, self.reward, beta=1.0)
         self.network_guide = moved_guide(prior, 0.01)
         self.truth = Enumeration(self.network_model, prompts)
         self.log_prior = self._tables(self.truth.log_prior)
         self.log_joint = self._tables(self.truth.log_joint)
         self.guide = self.program(self._tables(self.truth.log_guide(self.network_guide)))
         self.posterior = self.program(self.log_joint)
-        self.model = self.program(self.log_prior, self.evidence)
+        self.model = self.program(self.log_prior, self.reward)
 
-    def program(self, log_tables, evidence=None):
+    def program(self, log_tables, reward=None):
         def program(prompts):
             with pyro.plate("prompts", len(prompts), dim=-1):
-                response = pyro.sample("response", ResponseDistribution(TableDecoder(log_tables), prompts, self.space))
-                if evidence is not None:
-                    pyro.factor("evidence", evidence(prompts, response))
+                response = pyro.sample(
+                    "response", ResponseDistribution(TableDecoder(log_tables), prompts, self.space)
+                )
+                if reward is not None:
+                    pyro.factor("reward", reward(prompts, response))
 
         return program
 
@@ -77,18 +81,25 @@ class World:
         return (posterior.log_z[:, None].exp() * means).view(-1, 2, 2)
 
     def exact_mass(self):
-        return torch.stack([(self.truth.log_joint.exp() * f).sum(0) for f in _functions(self.truth.support)], -1)
+        return torch.stack(
+            [(self.truth.log_joint.exp() * f).sum(0) for f in _functions(self.truth.support)], -1
+        )
 
     def exact_samples(self, num_samples):
         """From the posterior, `[num_samples, 2, T]`."""
-        picked = torch.multinomial(self.truth.log_posterior.exp().T, num_samples, replacement=True).T
+        picked = torch.multinomial(
+            self.truth.log_posterior.exp().T, num_samples, replacement=True
+        ).T
         return self.truth.support.gather(0, picked[..., None].expand(-1, -1, 3))
 
     def _tables(self, log_mass):
         """log of the sums over all responses that begin with the same t tokens, `[2, NUM_WORDS^t]`, for t from 0 to 3."""
         codes = [code_of(self.truth.support[..., :t]).T for t in range(4)]
         zeros = (torch.zeros(2, NUM_WORDS**t, dtype=torch.float64) for t in range(4))
-        return [zero.scatter_add(1, code, log_mass.exp().T).log() for zero, code in zip(zeros, codes, strict=True)]
+        return [
+            zero.scatter_add(1, code, log_mass.exp().T).log()
+            for zero, code in zip(zeros, codes, strict=True)
+        ]
 
 
 def assert_unbiased(values, expected, power=0.04):
@@ -105,9 +116,13 @@ def assert_falls(before, after, factor):
     At most five standard errors of the logarithm of its fall are missing, which are fewer than the fall.
     """
     fall = (before.mean(0) / after.mean(0)).log()
-    error = torch.hypot(*(squares.std(0) / squares.mean(0) / len(squares) ** 0.5 for squares in (before, after)))
+    error = torch.hypot(
+        *(squares.std(0) / squares.mean(0) / len(squares) ** 0.5 for squares in (before, after))
+    )
     assert (5 * error < math.log(factor)).all(), f"no power: {error}"
-    assert (fall > math.log(factor) - 5 * error).all(), f"falls by {fall.exp()}, of which the logarithm is off by {error}"
+    assert (fall > math.log(factor) - 5 * error).all(), (
+        f"falls by {fall.exp()}, of which the logarithm is off by {error}"
+    )
 
 
 def code_of(prefix):

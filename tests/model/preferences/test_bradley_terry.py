@@ -108,7 +108,9 @@ def test_outcomes_are_drawn_by_the_law():
 
 def test_comparisons_of_preferences():
     preferences = [Preference("a", "b", "cd"), Preference("", "e", "fgh", tie=True)]
-    found = Comparisons.of(preferences, lambda texts: torch.tensor([[float(len(text))] for text in texts]))
+    found = Comparisons.of(
+        preferences, lambda texts: torch.tensor([[float(len(text))] for text in texts])
+    )
     assert found.first.tolist() == [[2], [1]]
     assert found.second.tolist() == [[3], [3]]
     assert found.outcome.tolist() == [FIRST, TIE]
@@ -122,7 +124,10 @@ def test_comparisons_of_preferences():
         ({"prior_scale": math.inf}, "prior_scale is inf"),
         ({"flip": 0.5}, "flip is 0.5"),
         ({"flip": math.nan}, "flip is nan"),
-        ({"flip": [1, 9]}, r"flip is \[1, 9\], expected a number.*or a tuple of the two parameters"),
+        (
+            {"flip": [1, 9]},
+            r"flip is \[1, 9\], expected a number.*or a tuple of the two parameters",
+        ),
         ({"flip": (0.0, 1.0)}, "two positive parameters"),
         ({"flip": (1.0, math.inf)}, "two positive parameters"),
         ({"flip": (1.0,)}, r"flip is \(1.0,\), expected two positive parameters"),
@@ -142,13 +147,25 @@ def test_what_is_no_model_is_refused(options, message):
         ({"outcome": torch.tensor([FIRST])}, r"outcome has shape \(1,\), expected \[5\]"),
         ({"outcome": torch.zeros(5)}, "outcome has type torch.float32, expected integers"),
         ({"outcome": torch.zeros(5).bool()}, "outcome has type torch.bool, expected integers"),
-        ({"outcome": torch.tensor([0, 1, 2, 3, 0])}, "outcome is 3 in comparison 3, expected FIRST, SECOND or TIE"),
+        (
+            {"outcome": torch.tensor([0, 1, 2, 3, 0])},
+            "outcome is 3 in comparison 3, expected FIRST, SECOND or TIE",
+        ),
         ({"outcome": torch.tensor([0, -1, 2, 1, 0])}, "outcome is -1 in comparison 1"),
         ({"first": torch.zeros(3).double()}, r"first has shape \(3,\).*expected features \[C, D\]"),
-        ({"second": torch.zeros(5, 3).long()}, "second has .* type torch.int64, expected features .* as floats"),
+        (
+            {"second": torch.zeros(5, 3).long()},
+            "second has .* type torch.int64, expected features .* as floats",
+        ),
         ({"second": torch.zeros(1, 3).double()}, r"first has shape \(5, 3\).*second \(1, 3\)"),
-        ({"second": torch.zeros(5, 3)}, "type torch.float64, second .* torch.float32, expected the same"),
-        ({"first": torch.zeros(0, 3), "second": torch.zeros(0, 3), "outcome": None}, "no comparisons, expected at least one"),
+        (
+            {"second": torch.zeros(5, 3)},
+            "type torch.float64, second .* torch.float32, expected the same",
+        ),
+        (
+            {"first": torch.zeros(0, 3), "second": torch.zeros(0, 3), "outcome": None},
+            "no comparisons, expected at least one",
+        ),
     ],
 )
 def test_what_are_no_comparisons_is_refused(changed, message):
@@ -161,13 +178,17 @@ def test_what_are_no_comparisons_is_refused(changed, message):
 def test_features_that_are_not_finite_are_refused_with_their_comparison(value):
     data = comparisons()
     data.second[2, 1] = value
-    with pytest.raises(ValueError, match="second is not finite in 1 of 5 comparisons, the first of them number 2"):
+    with pytest.raises(
+        ValueError, match="second is not finite in 1 of 5 comparisons, the first of them number 2"
+    ):
         replace(data)
 
 
 def test_a_simulation_of_what_has_no_law_is_refused():
     rewards = torch.zeros(3).double()
-    with pytest.raises(ValueError, match=r"flip is 1.5, expected a finite number of at least 0 and of at most 1"):
+    with pytest.raises(
+        ValueError, match=r"flip is 1.5, expected a finite number of at least 0 and of at most 1"
+    ):
         simulate(rewards, rewards, flip=1.5)
     with pytest.raises(ValueError, match="tie_strength is inf"):
         simulate(rewards, rewards, tie_strength=math.inf)
@@ -196,21 +217,31 @@ def test_a_head_gives_the_same_for_many_weights_as_for_each(name):
 @pytest.mark.parametrize("name", HEADS)
 def test_a_head_for_other_features_or_weights_says_so(name):
     head = HEADS[name](4)
-    with pytest.raises(ValueError, match=rf"{type(head).__name__}.* features of shape \(5, 3\), expected \[M, 4\]"):
+    with pytest.raises(
+        ValueError, match=rf"{type(head).__name__}.* features of shape \(5, 3\), expected \[M, 4\]"
+    ):
         BradleyTerry(head)(comparisons())
-    with pytest.raises(ValueError, match=rf"weights of shape \(3,\), expected \[..., {head.num_weights}\]"):
+    with pytest.raises(
+        ValueError, match=rf"weights of shape \(3,\), expected \[..., {head.num_weights}\]"
+    ):
         head(torch.zeros(5, 4), torch.zeros(3))
 
 
-@pytest.mark.parametrize("make", [lambda: LinearHead(0), lambda: MLPHead(0), lambda: MLPHead(2, hidden=0)])
+@pytest.mark.parametrize(
+    "make", [lambda: LinearHead(0), lambda: MLPHead(0), lambda: MLPHead(2, hidden=0)]
+)
 def test_heads_of_nothing_are_refused(make):
-    with pytest.raises(ValueError, match=r"(num_features|hidden) is (0|-1), expected a whole number of at least 1"):
+    with pytest.raises(
+        ValueError, match=r"(num_features|hidden) is (0|-1), expected a whole number of at least 1"
+    ):
         make()
 
 
 def test_heads_by_hand():
     features = torch.tensor([[1.0, 2.0]])
     assert LinearHead(2)(features, torch.tensor([3.0, -1.0])).item() == pytest.approx(1)
-    w = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 2.0, 3.0])  # A = [[.1, .2], [.3, .4]], b = [.5, .6], v = [2, 3]
+    w = torch.tensor(
+        [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 2.0, 3.0]
+    )  # A = [[.1, .2], [.3, .4]], b = [.5, .6], v = [2, 3]
     expected = (2 * math.tanh(0.1 + 0.6 + 0.5) + 3 * math.tanh(0.2 + 0.8 + 0.6)) / math.sqrt(2)
     assert MLPHead(2, 2)(features, w).item() == pytest.approx(expected)

@@ -4,7 +4,13 @@ import json
 
 import pytest
 
-from model.preferences import Preference, PreferenceError, read_preferences, split_preferences, write_preferences
+from model.preferences import (
+    Preference,
+    PreferenceError,
+    read_preferences,
+    split_preferences,
+    write_preferences,
+)
 
 GOOD = {"prompt": "The film", "chosen": " shone.", "rejected": " dragged."}
 
@@ -36,13 +42,22 @@ def test_records_of_any_iterable_with_more_columns():
     [
         ({"prompt": "a", "chosen": "b"}, r"'rejected' is missing.*prompt, chosen"),
         ({"chosen": "b", "rejected": "c"}, r"'prompt' is missing.*write an empty one"),
-        (GOOD | {"chosen": [{"role": "user", "content": "x"}]}, "'chosen' is a list.*apply_chat_template"),
+        (
+            GOOD | {"chosen": [{"role": "user", "content": "x"}]},
+            "'chosen' is a list.*apply_chat_template",
+        ),
         (GOOD | {"chosen": None}, "'chosen' is NoneType, expected a text"),
         (GOOD | {"tie": 1}, "'tie' is 1, expected true or false"),
         (GOOD | {"chosen": " dragged."}, 'the same text.*"tie": true'),
-        (GOOD | {"rejected": " a\ud83d"}, r"'rejected' has '.ud83d' at character 2, half of a surrogate pair"),
+        (
+            GOOD | {"rejected": " a\ud83d"},
+            r"'rejected' has '.ud83d' at character 2, half of a surrogate pair",
+        ),
         ({"prompt": "", "chosen": "", "rejected": "x"}, "'prompt' and 'chosen' are both empty"),
-        ({"prompt": "", "chosen": "x", "rejected": "", "tie": True}, "'prompt' and 'rejected' are both empty"),
+        (
+            {"prompt": "", "chosen": "x", "rejected": "", "tie": True},
+            "'prompt' and 'rejected' are both empty",
+        ),
         (3, "got int, expected an object with the keys"),
     ],
 )

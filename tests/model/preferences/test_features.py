@@ -5,7 +5,13 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import BertConfig, BertModel, Llama4ForCausalLM, Llama4TextConfig, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
+    PreTrainedTokenizerFast,
+)
 
 from model import LanguageModel
 from model.preferences import EncoderFeatures, NetworkFeatures, PriorFeatures, Standardised
@@ -53,20 +59,34 @@ def test_a_text_over_the_context_is_read_from_its_end(prior):
 
 def test_encoder_features_take_the_attention_mask(prior, tmp_path):
     torch.manual_seed(0)
-    sizes = {"vocab_size": 10, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes = {
+        "vocab_size": 10,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     BertModel(BertConfig(**sizes)).save_pretrained(tmp_path)
     prior.tokenizer.save_pretrained(tmp_path)
     features = EncoderFeatures.from_pretrained(tmp_path, device="cpu", dtype=torch.float64)
     together = features(TEXTS)
     for text, found in zip(TEXTS, together, strict=True):
-        states = features.network(torch.tensor([prior.tokenizer(text)["input_ids"]])).last_hidden_state
+        states = features.network(
+            torch.tensor([prior.tokenizer(text)["input_ids"]])
+        ).last_hidden_state
         assert torch.allclose(found, states[0].mean(0), atol=1e-10)
 
 
 def test_of_a_text_longer_than_an_encoder_its_end_is_read(prior):
     """Whatever the tokenizer says: here it knows no limit."""
     torch.manual_seed(0)
-    sizes = {"vocab_size": 10, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes = {
+        "vocab_size": 10,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     network = BertModel(BertConfig(**sizes, max_position_embeddings=8))
     end = "the plot was not very dull bad good"
     for max_length, read in ((None, end), (3, "dull bad good")):
@@ -81,7 +101,13 @@ def test_a_text_without_tokens_is_read_as_padding():
     words.pre_tokenizer = WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]")
     assert tokenizer([""])["input_ids"] == [[]]
-    sizes = {"vocab_size": 3, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes = {
+        "vocab_size": 3,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     features = EncoderFeatures(BertModel(BertConfig(**sizes)), tokenizer)
     expected = features.network(torch.tensor([[0]])).last_hidden_state[0, 0].double()
     alone = features([""])
@@ -96,7 +122,9 @@ def test_a_text_without_tokens_is_read_as_padding():
 def test_features_that_are_not_finite_are_refused_with_their_text_and_not_kept():
     class Narrow(NetworkFeatures):
         def encode(self, texts):
-            return torch.tensor([[1.0, float("nan") if text == "a dull film" else 2.0] for text in texts])
+            return torch.tensor(
+                [[1.0, float("nan") if text == "a dull film" else 2.0] for text in texts]
+            )
 
     features = Narrow(batch_size=2)
     with pytest.raises(ValueError, match="features of the text 'a dull film' are not finite"):
@@ -106,10 +134,14 @@ def test_features_that_are_not_finite_are_refused_with_their_text_and_not_kept()
 
 
 def plain(texts):
-    return torch.tensor([[float(len(text)), float(text.count("o")), 1.0] for text in texts], dtype=torch.float64)
+    return torch.tensor(
+        [[float(len(text)), float(text.count("o")), 1.0] for text in texts], dtype=torch.float64
+    )
 
 
-@pytest.mark.parametrize("options", [{}, {"num_components": 2}, {"num_components": 2, "whiten": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"num_components": 2}, {"num_components": 2, "whiten": True}]
+)
 def test_standardised_texts_have_mean_zero_and_mean_square_norm_one(options):
     texts = ["o", "good", "foolproof", "a long one", "none at all"]
     standardised = Standardised.fit(plain, texts, **options)
@@ -123,7 +155,9 @@ def test_standardised_texts_have_mean_zero_and_mean_square_norm_one(options):
 
 def test_all_components_keep_all_distances():
     texts = ["o", "good", "foolproof", "a long one", "none at all"]
-    whole, projected = (Standardised.fit(plain, texts, num_components=number)(texts) for number in (None, 3))
+    whole, projected = (
+        Standardised.fit(plain, texts, num_components=number)(texts) for number in (None, 3)
+    )
     assert projected.shape == (5, 2)  # the third feature is the same for all
     assert torch.allclose(torch.cdist(whole, whole), torch.cdist(projected, projected), atol=1e-10)
 
@@ -137,9 +171,25 @@ def test_texts_without_differences_and_whitening_without_components_are_refused(
 
 def test_features_are_of_the_body_whatever_the_network_calls_it():
     """Llama 4 is its own `base_model`."""
-    sizes = {"vocab_size": 5, "hidden_size": 16, "intermediate_size": 32, "intermediate_size_mlp": 32, "head_dim": 8}
-    heads = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 2}
-    special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1, "max_position_embeddings": 16}
+    sizes = {
+        "vocab_size": 5,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "intermediate_size_mlp": 32,
+        "head_dim": 8,
+    }
+    heads = {
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "num_local_experts": 2,
+    }
+    special = {
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": 1,
+        "max_position_embeddings": 16,
+    }
     network = Llama4ForCausalLM(Llama4TextConfig(**sizes, **heads, **special)).eval()
     prior = LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
     expected = network.model(torch.tensor([[2, 3]])).last_hidden_state[0].mean(0).double()

@@ -7,21 +7,24 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from inference import Enumeration, log_evidence_at
-from model import AlignmentModel, Constraint, TextEvidence, WeightedSum
+from inference import Enumeration, log_likelihood_at
+from model import AlignmentModel, Constraint, Length, OtherBetaError, TextReward, Tilt, WeightedSum
 from model.preferences import (
     AGGREGATIONS,
+    MARGINAL,
     EncoderFeatures,
     LinearHead,
+    MarginalLikelihood,
     MLPHead,
     OtherRewardError,
     PriorFeatures,
     RewardPosterior,
     Standardised,
     UncertainReward,
+    log_marginal_likelihood,
     lower_bound,
-    marginal_likelihood,
     saved_features,
+    uncertain_model,
 )
 
 TEXTS = ["the film was good", "the plot was dull", "the film was bad", "the plot was very good"]
@@ -39,15 +42,20 @@ def test_marginal_likelihood_of_a_gaussian_reward_is_its_mean_and_a_bonus():
     mean, deviation, beta = 0.7, 0.6, 0.5
     levels = (torch.arange(200_000).double() + 0.5) / 200_000
     rewards = mean + deviation * torch.special.ndtri(levels)[:, None]
-    found = marginal_likelihood(rewards, beta).item()
+    found = beta * log_marginal_likelihood(rewards, beta).item()
     assert found == pytest.approx(mean + deviation**2 / (2 * beta), rel=1e-4)
-    assert math.exp(found / beta) == pytest.approx(math.exp(mean / beta + deviation**2 / (2 * beta**2)), rel=1e-3)
+    assert math.exp(found / beta) == pytest.approx(
+        math.exp(mean / beta + deviation**2 / (2 * beta**2)), rel=1e-3
+    )
 
 
 def test_signs_of_uncertainty():
     """At equal means, the marginal likelihood likes the less certain response, the mean does not care, the others shun it."""
     rewards = torch.tensor([[0.9, 0.0], [1.1, 2.0]]).double()  # [S, M], means 1 and 1
-    difference = {name: (r[1] - r[0]).item() for name, r in ((n, a(rewards, 0.3)) for n, a in AGGREGATIONS.items())}
+    difference = {
+        name: 0.3 * (r[1] - r[0]).item()
+        for name, r in ((n, a(rewards, 0.3)) for n, a in AGGREGATIONS.items())
+    }
     assert difference["marginal-likelihood"] > 0.1
     assert difference["mean"] == 0
     assert difference["lower-bound"] == pytest.approx(-(1 - 0.1))
@@ -57,62 +65,78 @@ def test_signs_of_uncertainty():
 @pytest.mark.parametrize("name", AGGREGATIONS)
 def test_certain_rewards_stay_what_they_are(name):
     one = torch.tensor([[0.3, -2.0]]).double()
-    assert torch.allclose(AGGREGATIONS[name](one, 0.1), one[0])
-    assert torch.allclose(AGGREGATIONS[name](one.expand(5, 2), 0.1), one[0])
+    assert torch.allclose(0.1 * AGGREGATIONS[name](one, 0.1), one[0])
+    assert torch.allclose(0.1 * AGGREGATIONS[name](one.expand(5, 2), 0.1), one[0])
 
 
 def test_the_marginal_likelihood_goes_from_the_mean_to_the_maximum():
     rewards = torch.tensor([[0.0], [1.0], [5.0]]).double()
-    assert marginal_likelihood(rewards, 1e4).item() == pytest.approx(2, abs=1e-3)
-    assert marginal_likelihood(rewards, 1e-4).item() == pytest.approx(5, abs=1e-3)
-    assert lower_bound(rewards, 1.0, k=0).item() == 2
+    assert 1e4 * log_marginal_likelihood(rewards, 1e4).item() == pytest.approx(2, abs=1e-3)
+    assert 1e-4 * log_marginal_likelihood(rewards, 1e-4).item() == pytest.approx(5, abs=1e-3)
+    assert lower_bound(rewards, k=0).item() == 2
 
 
-@pytest.mark.parametrize("aggregation", [*AGGREGATIONS, lambda rewards, beta: rewards[0]])
-def test_it_is_evidence_in_the_model(prior, posterior, aggregation):
-    """The exact posterior over responses is that of the aggregated rewards."""
-    reward = TextEvidence(UncertainReward(posterior, aggregation), prior)
+@pytest.mark.parametrize("name", AGGREGATIONS)
+def test_the_posterior_is_that_of_the_aggregated_rewards(prior, posterior, name):
     prompts = prior.encode(["the film was"])
-    Enumeration(AlignmentModel(prior, reward, beta=2.0), prompts)  # of which nothing is remembered where beta is another
-    truth = Enumeration(AlignmentModel(prior, reward, beta=0.5), prompts)
+    truth = Enumeration(uncertain_model(prior, posterior, name, 0.5), prompts)
     texts = [row[0] for row in prior.decode(truth.support, prompts)]
     rewards = posterior.features(texts) @ posterior.samples.T  # [M, S]
-    aggregate = AGGREGATIONS[aggregation] if isinstance(aggregation, str) else aggregation
-    assert torch.allclose(truth.log_evidence[:, 0], aggregate(rewards.T, 0.5) / 0.5)
+    assert torch.allclose(truth.log_likelihood[:, 0], AGGREGATIONS[name](rewards.T, 0.5))
 
 
-def test_the_marginal_likelihood_is_at_the_models_beta_inside_other_evidence_too(prior, posterior):
+def test_an_aggregation_of_ones_own_is_a_reward(prior, posterior):
     prompts = prior.encode(["the film was"])
-    reward = TextEvidence(UncertainReward(posterior, "marginal-likelihood"), prior)
+    reward = TextReward(UncertainReward(posterior, lambda rewards: rewards[0]), prior)
+    truth = Enumeration(AlignmentModel(prior, reward, beta=0.5), prompts)
+    texts = [row[0] for row in prior.decode(truth.support, prompts)]
+    assert torch.allclose(truth.log_likelihood[:, 0], posterior(texts)[0] / 0.5)
+
+
+def test_the_marginal_likelihood_is_a_factor_of_one_beta(prior, posterior):
+    prompts = prior.encode(["the film was"])
+    factor = MarginalLikelihood(posterior, prior, 0.3)
     support = prior(prompts).enumerate_support()
     texts = [row[0] for row in prior.decode(support, prompts)]
-    at_beta = marginal_likelihood(posterior(texts), 0.3)[:, None]
-    summed = AlignmentModel(prior, WeightedSum({"once": (1.0, reward)}), beta=0.3)
-    assert torch.allclose(log_evidence_at(summed, prompts, support), at_beta / 0.3)
-    with pytest.raises(ValueError, match="'twice' depends on beta and has the weight 2, expected 1"):
-        AlignmentModel(prior, WeightedSum({"twice": (2.0, reward)}), beta=0.3)
-    levels = at_beta[:, 0].sort().values
-    gap = (levels.diff()[100:-100].argmax() + 100).item()  # a threshold that is no reward: none is rounded across it
+    expected = log_marginal_likelihood(posterior(texts), 0.3)[:, None]
+    length = Length(prior)
+    model = AlignmentModel(prior, length, 0.3, {"uncertain": factor})
+    assert torch.allclose(
+        log_likelihood_at(model, prompts, support), length(prompts, support) / 0.3 + expected
+    )
+    levels = expected[:, 0].sort().values
+    gap = (levels.diff()[100:-100].argmax() + 100).item()  # none is rounded across this threshold
     threshold = levels[gap : gap + 2].mean().item()
-    above = AlignmentModel(prior, Constraint(reward, at_least=threshold), beta=0.3)
-    assert torch.equal(Enumeration(above, prompts).log_evidence == 0, at_beta >= threshold)
+    above = AlignmentModel(prior, {}, 0.3, {"above": Constraint(factor, at_least=threshold)})
+    assert torch.equal(Enumeration(above, prompts).log_likelihood == 0, expected >= threshold)
 
 
-def test_without_a_beta_or_with_several_the_marginal_likelihood_is_none(prior, posterior):
-    uncertain = UncertainReward(posterior, "marginal-likelihood")
-    with pytest.raises(ValueError, match="'marginal-likelihood' depends on beta, which is not set"):
-        uncertain(["the film was good"])
-    with pytest.raises(ValueError, match="expected one beta for all prompts"):
-        AlignmentModel(prior, TextEvidence(uncertain, prior), {"the film was": 0.3})
-    assert UncertainReward(posterior, lower_bound)(["the film was good"])
-    assert UncertainReward(posterior, "mean").at_beta({"the film was": 0.3})(["the film was good"])
+def test_a_factor_of_one_beta_is_refused_at_another_and_as_a_reward(prior, posterior):
+    factor = MarginalLikelihood(posterior, prior, 0.3)
+    above = Constraint(factor, at_least=0.0)
+    for beta in (0.2, {"the film was": 0.3, "the plot was": 0.2}):
+        for name, piece in {"uncertain": factor, "above": above}.items():
+            with pytest.raises(
+                OtherBetaError, match=rf"factor '{name}' was made for beta 0\.3, .* beta .*0\.2"
+            ):
+                AlignmentModel(prior, {}, beta, {name: piece})
+    AlignmentModel(prior, {}, {"the film was": 0.3}, {"uncertain": factor})
+    for piece in (factor, above, Tilt({"length": Length(prior)}, {"length": 1.0})):
+        with pytest.raises(ValueError, match=r"reward 'it' is or contains a .*factor in nats"):
+            AlignmentModel(prior, {"it": piece}, 0.3)
+        with pytest.raises(ValueError, match=r"reward 'it' is or contains a .*factor in nats"):
+            WeightedSum({"it": (1.0, piece)})
 
 
-def test_unknown_aggregations_are_refused(posterior):
-    with pytest.raises(ValueError, match="aggregation is 'median', expected one of: marginal-likelihood"):
-        UncertainReward(posterior, "median", 1.0)
+def test_unknown_aggregations_are_refused(prior, posterior):
+    with pytest.raises(ValueError, match="aggregation is 'median', expected one of: mean"):
+        UncertainReward(posterior, "median")
+    with pytest.raises(ValueError, match="the marginal likelihood is a factor"):
+        UncertainReward(posterior, MARGINAL)
+    with pytest.raises(ValueError, match="aggregation is 'median', expected one of: marginal"):
+        uncertain_model(prior, posterior, "median", 1.0)
     with pytest.raises(ValueError, match="beta is 0"):
-        UncertainReward(posterior, "mean", 0)
+        MarginalLikelihood(posterior, prior, 0)
 
 
 @pytest.mark.parametrize("head", [LinearHead(32), MLPHead(32, 3)])
@@ -129,7 +153,9 @@ def test_what_does_not_fit_is_refused(prior, posterior, tmp_path):
     with pytest.raises(OtherRewardError, match=r"has no reward\.safetensors"):
         RewardPosterior.load(tmp_path, PriorFeatures(prior))
     posterior.save(tmp_path)
-    with pytest.raises(OtherRewardError, match="PriorFeatures of 32 dimensions there, function of 5 here"):
+    with pytest.raises(
+        OtherRewardError, match="PriorFeatures of 32 dimensions there, function of 5 here"
+    ):
         RewardPosterior.load(tmp_path, lambda texts: torch.zeros(len(texts), 5))
     with pytest.raises(OtherRewardError, match="differ on a text read by both"):
         RewardPosterior.load(tmp_path, lambda texts: -PriorFeatures(prior)(texts))
@@ -145,19 +171,31 @@ def test_what_does_not_fit_is_refused(prior, posterior, tmp_path):
 @pytest.fixture
 def encoder(prior, tmp_path):
     """A tiny encoder in a folder."""
-    sizes = {"vocab_size": 10, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes = {
+        "vocab_size": 10,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     BertModel(BertConfig(**sizes)).save_pretrained(tmp_path / "encoder")
     prior.tokenizer.save_pretrained(tmp_path / "encoder")
     return tmp_path / "encoder"
 
 
-def test_a_saved_reward_says_what_its_features_are(prior, posterior, encoder, tmp_path, monkeypatch):
+def test_a_saved_reward_says_what_its_features_are(
+    prior, posterior, encoder, tmp_path, monkeypatch
+):
     posterior.save(tmp_path / "of-prior")
     assert isinstance(saved_features(tmp_path / "of-prior", prior), PriorFeatures)
 
     monkeypatch.chdir(tmp_path)
     features = EncoderFeatures.from_pretrained("encoder", device="cpu", max_length=3)
-    saved = RewardPosterior(LinearHead(2), Standardised.fit(features, TEXTS, num_components=2), torch.ones(1, 2).double())
+    saved = RewardPosterior(
+        LinearHead(2),
+        Standardised.fit(features, TEXTS, num_components=2),
+        torch.ones(1, 2).double(),
+    )
     saved.save("of-encoder")
     folder = tmp_path / "of-encoder"
     assert str(tmp_path) not in (folder / "reward.json").read_text()
@@ -168,12 +206,16 @@ def test_a_saved_reward_says_what_its_features_are(prior, posterior, encoder, tm
     assert torch.allclose(RewardPosterior.load(folder, found)(TEXTS), saved(TEXTS))
 
     encoder.rename(tmp_path / "elsewhere")
-    with pytest.raises(OtherRewardError, match=rf"of the encoder {encoder}, which cannot be loaded: put it back"):
+    with pytest.raises(
+        OtherRewardError, match=rf"of the encoder {encoder}, which cannot be loaded: put it back"
+    ):
         saved_features(folder, prior)
 
 
 @pytest.mark.parametrize("features", [None, "PriorFeatures", {}])
-def test_a_reward_that_does_not_say_what_its_features_are_is_damaged(prior, posterior, tmp_path, features):
+def test_a_reward_that_does_not_say_what_its_features_are_is_damaged(
+    prior, posterior, tmp_path, features
+):
     posterior.save(tmp_path)
     record = json.loads((tmp_path / "reward.json").read_text())
     (tmp_path / "reward.json").write_text(json.dumps(record | {"features": features}))
@@ -186,7 +228,12 @@ def test_features_of_ones_own_are_not_guessed(prior, tmp_path):
     def lengths(texts):
         return torch.tensor([[float(len(text))] for text in texts]).double()
 
-    RewardPosterior(LinearHead(1), Standardised.fit(lengths, TEXTS), torch.ones(1, 1).double()).save(tmp_path)
-    with pytest.raises(OtherRewardError, match=r"does not say how to make its features, function: .*RewardPosterior\.load"):
+    RewardPosterior(
+        LinearHead(1), Standardised.fit(lengths, TEXTS), torch.ones(1, 1).double()
+    ).save(tmp_path)
+    with pytest.raises(
+        OtherRewardError,
+        match=r"does not say how to make its features, function: .*RewardPosterior\.load",
+    ):
         saved_features(tmp_path, prior)
     assert RewardPosterior.load(tmp_path, lengths)(TEXTS).shape == (1, 4)

@@ -19,8 +19,17 @@ from transformers import (
 )
 
 from inference import Enumeration
-from model import AlignmentModel, EvidenceError, Expert, Length, SequenceClassifier, TextEvidence, TextLikelihood, WeightedSum
-from model.batches import in_batches
+from model import (
+    AlignmentModel,
+    Expert,
+    Length,
+    LikelihoodError,
+    SequenceClassifier,
+    TextLikelihood,
+    TextReward,
+    WeightedSum,
+)
+from model.networks.batches import in_batches
 from tests.model.tiny import PROMPTS, WORDS, llama, tiny, tiny_tokenizer
 
 TEXTS = ["a b c a", "b", "c c", "a", "b c a b c"]
@@ -29,24 +38,49 @@ LABELS = {0: "bad", 1: "fine", 2: "good"}
 
 def bert(num_labels=3, **settings):
     torch.manual_seed(0)
-    sizes = {"vocab_size": len(WORDS), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
-    names = {"id2label": {i: LABELS[i] for i in range(num_labels)}} if num_labels == 3 else {"num_labels": num_labels}
-    more = {"num_attention_heads": 2, "max_position_embeddings": 16, "initializer_range": 0.5, "pad_token_id": 1}
+    sizes = {
+        "vocab_size": len(WORDS),
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+    }
+    names = (
+        {"id2label": {i: LABELS[i] for i in range(num_labels)}}
+        if num_labels == 3
+        else {"num_labels": num_labels}
+    )
+    more = {
+        "num_attention_heads": 2,
+        "max_position_embeddings": 16,
+        "initializer_range": 0.5,
+        "pad_token_id": 1,
+    }
     return BertForSequenceClassification(BertConfig(**sizes, **more, **names, **settings))
 
 
 def gpt2_classifier():
     """A decoder, which reads the last token that is not padding."""
     torch.manual_seed(0)
-    sizes = {"vocab_size": len(WORDS), "n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2, "initializer_range": 0.5}
-    return GPT2ForSequenceClassification(GPT2Config(**sizes, num_labels=3, pad_token_id=None, eos_token_id=0))
+    sizes = {
+        "vocab_size": len(WORDS),
+        "n_positions": 16,
+        "n_embd": 16,
+        "n_layer": 1,
+        "n_head": 2,
+        "initializer_range": 0.5,
+    }
+    return GPT2ForSequenceClassification(
+        GPT2Config(**sizes, num_labels=3, pad_token_id=None, eos_token_id=0)
+    )
 
 
 def plain_logits(network, texts):
     """Without padding, one text at a time."""
     tokenizer = tiny_tokenizer()
     with torch.no_grad():
-        rows = [network.eval()(torch.tensor([tokenizer(text)["input_ids"]])).logits[0] for text in texts]
+        rows = [
+            network.eval()(torch.tensor([tokenizer(text)["input_ids"]])).logits[0] for text in texts
+        ]
     return torch.stack(rows)
 
 
@@ -71,14 +105,26 @@ def test_decoder_reads_no_padding_whatever_its_settings_say():
     network, tokenizer = gpt2_classifier(), tiny_tokenizer(pad_token="<pad>")
     network.config.pad_token_id, tokenizer.padding_side = 0, "left"
     logits = plain_logits(gpt2_classifier(), TEXTS).double()[:, 1]
-    assert_close(SequenceClassifier(network, tokenizer, 1, output="logit")(TEXTS), logits, atol=1e-5, rtol=0)
+    assert_close(
+        SequenceClassifier(network, tokenizer, 1, output="logit")(TEXTS), logits, atol=1e-5, rtol=0
+    )
 
 
 def test_positions_that_begin_after_that_of_the_padding_are_not_read_beyond():
     """Of 16 positions RoBERTa leaves the first two unused, if its padding is token 1."""
     torch.manual_seed(0)
-    sizes = {"vocab_size": len(WORDS), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
-    more = {"num_attention_heads": 2, "max_position_embeddings": 16, "initializer_range": 0.5, "pad_token_id": 1}
+    sizes = {
+        "vocab_size": len(WORDS),
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+    }
+    more = {
+        "num_attention_heads": 2,
+        "max_position_embeddings": 16,
+        "initializer_range": 0.5,
+        "pad_token_id": 1,
+    }
     network = RobertaForSequenceClassification(RobertaConfig(**sizes, **more, num_labels=3))
     tokenizer = tiny_tokenizer(pad_token="<pad>")
     assert tokenizer.pad_token_id == 1
@@ -90,8 +136,15 @@ def test_positions_that_begin_after_that_of_the_padding_are_not_read_beyond():
 
 
 def test_networks_of_any_length_are_not_cut():
-    config = XLNetConfig(vocab_size=len(WORDS), d_model=16, n_layer=1, n_head=2, d_inner=16, num_labels=3)
-    assert SequenceClassifier(XLNetForSequenceClassification(config), tiny_tokenizer(pad_token="<pad>"), 1).max_length is None
+    config = XLNetConfig(
+        vocab_size=len(WORDS), d_model=16, n_layer=1, n_head=2, d_inner=16, num_labels=3
+    )
+    assert (
+        SequenceClassifier(
+            XLNetForSequenceClassification(config), tiny_tokenizer(pad_token="<pad>"), 1
+        ).max_length
+        is None
+    )
 
 
 def test_of_a_long_text_the_end_is_read():
@@ -100,7 +153,9 @@ def test_of_a_long_text_the_end_is_read():
     assert_close(classifier([start + end]), classifier([end]))
     assert not torch.allclose(classifier([start + end]), classifier([start + "c " + end[2:]]))
     likelihood = TextLikelihood(llama(), tiny_tokenizer())
-    assert_close(likelihood([start + end]), likelihood([end[2:]]))  # the context is 16 and BOS one of them
+    assert_close(
+        likelihood([start + end]), likelihood([end[2:]])
+    )  # the context is 16 and BOS one of them
 
 
 def test_labels_that_do_not_exclude_each_other_and_single_ones_are_sigmoids():
@@ -114,7 +169,10 @@ def test_labels_that_do_not_exclude_each_other_and_single_ones_are_sigmoids():
         rtol=0,
     )
     assert_close(
-        SequenceClassifier(single, tokenizer)(TEXTS), logsigmoid(plain_logits(single, TEXTS).double()[:, 0]), atol=1e-5, rtol=0
+        SequenceClassifier(single, tokenizer)(TEXTS),
+        logsigmoid(plain_logits(single, TEXTS).double()[:, 0]),
+        atol=1e-5,
+        rtol=0,
     )
 
 
@@ -129,7 +187,9 @@ def test_classifier_loads_from_a_folder_in_its_own_type(tmp_path):
 
 
 def test_label_that_is_not_there_is_named_with_those_that_are():
-    with pytest.raises(ValueError, match=r"label is 'great', expected one of .*'bad', 'fine', 'good'"):
+    with pytest.raises(
+        ValueError, match=r"label is 'great', expected one of .*'bad', 'fine', 'good'"
+    ):
         SequenceClassifier(bert(), tiny_tokenizer(), "great")
     with pytest.raises(ValueError, match="label is None"):
         SequenceClassifier(bert(), tiny_tokenizer())
@@ -139,7 +199,9 @@ def test_label_that_is_not_there_is_named_with_those_that_are():
 def test_a_text_without_tokens_is_named_alone_and_in_a_batch(make):
     classifier = SequenceClassifier(make(), tiny_tokenizer(pad_token="<pad>"), 0)
     for texts in ([""], ["a b", "", "c"], ["a", "  "]):
-        with pytest.raises(ValueError, match=r"the text ' *' has no tokens, so that there is nothing to classify"):
+        with pytest.raises(
+            ValueError, match=r"the text ' *' has no tokens, so that there is nothing to classify"
+        ):
             classifier(texts)
     begun = SequenceClassifier(make(), grammar_like_tokenizer(), 0)
     assert_close(begun(["a b", "", "c"])[1:2], begun([""]), atol=1e-5, rtol=0)
@@ -148,7 +210,9 @@ def test_a_text_without_tokens_is_named_alone_and_in_a_batch(make):
 def grammar_like_tokenizer():
     """Adds a token to every text, an empty one too."""
     tokenizer = tiny_tokenizer(pad_token="<pad>")
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<end> $A", special_tokens=[("<end>", 0)])
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<end> $A", special_tokens=[("<end>", 0)]
+    )
     return tokenizer
 
 
@@ -156,7 +220,10 @@ def test_what_is_no_classifier_says_so_at_its_logits():
     """Logits for each token, or for other labels than the configuration has."""
     network = bert()
     network.config.id2label = {0: "bad", 1: "good"}
-    with pytest.raises(ValueError, match=r"logits of BertForSequenceClassification have shape \(1, 3\), expected \(1, 2\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"logits of BertForSequenceClassification have shape \(1, 3\), expected \(1, 2\)",
+    ):
         SequenceClassifier(network, tiny_tokenizer(pad_token="<pad>"), "good")(["a b"])
 
 
@@ -173,7 +240,7 @@ def test_log_probability_at_beta_one_is_bayes_rule():
     prior = tiny(max_new_tokens=2)
     prompts = prior.encode(["a b"])
     classifier = SequenceClassifier(bert().double(), tiny_tokenizer(pad_token="<pad>"), "good")
-    truth = Enumeration(AlignmentModel(prior, TextEvidence(classifier, prior), beta=1.0), prompts)
+    truth = Enumeration(AlignmentModel(prior, TextReward(classifier, prior), beta=1.0), prompts)
     texts = [row[0] for row in prior.decode(truth.support, prompts)]
     likelihood = plain_logits(bert().double(), texts).softmax(-1)[:, 2]
     joint = truth.log_prior[:, 0].exp() * likelihood
@@ -196,7 +263,9 @@ def test_likelihood_of_a_text_is_that_of_its_tokens_one_after_the_other(per_toke
         total, scored = 0.0, 0
         for t in range(1, len(ids)):
             with torch.no_grad():
-                total += network(torch.tensor([ids[:t]])).logits[0, -1].log_softmax(-1)[ids[t]].item()
+                total += (
+                    network(torch.tensor([ids[:t]])).logits[0, -1].log_softmax(-1)[ids[t]].item()
+                )
             scored += 1
         expected.append(total / max(1, scored) if per_token else total)
     assert_close(found, torch.tensor(expected, dtype=torch.float64), atol=1e-5, rtol=0)
@@ -210,7 +279,9 @@ def test_likelihood_loads_from_a_folder(tmp_path):
     language_model = tiny("llama", dtype=torch.float32)
     language_model.save_pretrained(tmp_path)
     loaded = TextLikelihood.from_pretrained(tmp_path, device="cpu")
-    assert_close(loaded(TEXTS), TextLikelihood(language_model.network, language_model.tokenizer)(TEXTS))
+    assert_close(
+        loaded(TEXTS), TextLikelihood(language_model.network, language_model.tokenizer)(TEXTS)
+    )
 
 
 @pytest.mark.parametrize(("weight", "beta"), [(1.0, 1.0), (2.0, 0.5), (-0.5, 1.0)])
@@ -219,7 +290,9 @@ def test_product_of_experts_is_the_product(weight, beta):
     prompts = prior.encode(PROMPTS)
     experts = WeightedSum({"other": (weight, Expert(other, prior))})
     truth = Enumeration(AlignmentModel(prior, experts, beta), prompts)
-    log_product = prior(prompts).log_prob(truth.support) + weight / beta * other(prompts).log_prob(truth.support)
+    log_product = prior(prompts).log_prob(truth.support) + weight / beta * other(prompts).log_prob(
+        truth.support
+    )
     assert_close(truth.log_posterior, log_product.log_softmax(0), atol=1e-10, rtol=0)
     assert experts.upper_bound == (0.0 if weight > 0 else None)
 
@@ -258,7 +331,10 @@ def test_length_does_not_count_the_end(target, expected):
 
 @pytest.mark.parametrize("target", [-1, 4])
 def test_length_that_no_response_has_is_refused(target):
-    with pytest.raises(ValueError, match=f"target is {target}, expected a whole number of at least 0 and at most 3: tokens"):
+    with pytest.raises(
+        ValueError,
+        match=f"target is {target}, expected a whole number of at least 0 and at most 3: tokens",
+    ):
         Length(tiny(), target)
 
 
@@ -279,5 +355,7 @@ def test_batches_come_back_in_order(batch_size):
 def test_network_that_fails_is_an_evidence_error_with_the_text():
     language_model = tiny()
     classifier = SequenceClassifier(bert(), tiny_tokenizer(pad_token="<pad>"), "good")
-    with pytest.raises(EvidenceError, match=r"reward 'SequenceClassifier' failed on the text ''"):
-        TextEvidence(classifier, language_model, whole=False)(language_model.encode(["a"]), torch.zeros(1, 3, dtype=torch.long))
+    with pytest.raises(LikelihoodError, match=r"reward 'SequenceClassifier' failed on the text ''"):
+        TextReward(classifier, language_model, whole=False)(
+            language_model.encode(["a"]), torch.zeros(1, 3, dtype=torch.long)
+        )

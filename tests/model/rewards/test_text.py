@@ -8,17 +8,19 @@ import torch
 
 from model import (
     AlignmentModel,
-    BearsZeroEvidence,
-    EvidenceError,
+    HardConstraintSupport,
     Length,
+    LikelihoodError,
     Pattern,
-    TextEvidence,
-    TokenEvidence,
+    TextReward,
+    TokenReward,
     vader_sentiment,
 )
 from tests.model.tiny import tiny
 
-RESPONSE = torch.tensor([[[2, 0, 0], [3, 3, 0]], [[2, 0, 0], [2, 0, 0]], [[4, 4, 4], [0, 0, 0]]])  # [K, N, T] = [3, 2, 3]
+RESPONSE = torch.tensor(
+    [[[2, 0, 0], [3, 3, 0]], [[2, 0, 0], [2, 0, 0]], [[4, 4, 4], [0, 0, 0]]]
+)  # [K, N, T] = [3, 2, 3]
 
 
 @pytest.fixture(scope="module")
@@ -43,28 +45,28 @@ def counted(seen):
 
 def test_text_that_came_before_is_not_scored_again(language_model, prompts):
     seen = []
-    evidence = TextEvidence(counted(seen), language_model)
-    first = evidence(prompts, RESPONSE)
-    assert torch.equal(evidence(prompts, RESPONSE), first)
+    reward = TextReward(counted(seen), language_model)
+    first = reward(prompts, RESPONSE)
+    assert torch.equal(reward(prompts, RESPONSE), first)
     assert len(seen) == 5
-    assert evidence(prompts, torch.tensor([[4, 0, 0], [3, 3, 0]])).tolist() == [3, 3]
+    assert reward(prompts, torch.tensor([[4, 0, 0], [3, 3, 0]])).tolist() == [3, 3]
     assert len(seen) == 6
 
 
 def test_those_not_met_for_longest_are_forgotten(language_model, prompts):
     seen = []
-    evidence = TextEvidence(counted(seen), language_model, cache_size=2)
+    reward = TextReward(counted(seen), language_model, cache_size=2)
     a, b, c = (torch.tensor([[word, 0, 0]]) for word in (2, 3, 4))
     for response in (a, b, a, c, a, b):
-        evidence(prompts[[0]], response)
+        reward(prompts[[0]], response)
     assert seen == ["a b a", "a b b", "a b c", "a b b"]
 
 
 def test_without_a_cache_each_call_scores_anew(language_model, prompts):
     seen = []
-    evidence = TextEvidence(counted(seen), language_model, cache_size=0)
+    reward = TextReward(counted(seen), language_model, cache_size=0)
     for _ in range(2):
-        evidence(prompts, RESPONSE)
+        reward(prompts, RESPONSE)
     assert len(seen) == 10
 
 
@@ -74,8 +76,11 @@ def test_failure_names_the_reward_and_shows_the_text(language_model, prompts):
             raise KeyError("no such word")
         return [0.0] * len(texts)
 
-    with pytest.raises(EvidenceError, match="reward 'picky' failed on the text 'a b c c c': KeyError: 'no such word'"):
-        TextEvidence(picky, language_model)(prompts, RESPONSE)
+    with pytest.raises(
+        LikelihoodError,
+        match="reward 'picky' failed on the text 'a b c c c': KeyError: 'no such word'",
+    ):
+        TextReward(picky, language_model)(prompts, RESPONSE)
 
 
 def test_failure_of_the_batch_alone_says_so(language_model, prompts):
@@ -84,12 +89,16 @@ def test_failure_of_the_batch_alone_says_so(language_model, prompts):
             raise MemoryError("out of memory")
         return [0.0]
 
-    with pytest.raises(EvidenceError, match=r"'small' failed on 5 texts together, on none .*Is the batch too large"):
-        TextEvidence(small, language_model)(prompts, RESPONSE)
+    with pytest.raises(
+        LikelihoodError,
+        match=r"'small' failed on 5 texts together, on none .*Is the batch too large",
+    ):
+        TextReward(small, language_model)(prompts, RESPONSE)
 
 
 @pytest.mark.parametrize(
-    "value", [float("nan"), float("inf"), None, "good", "0.5", 1j, 10**400, -(10**400), [0.5], b"1", object]
+    "value",
+    [float("nan"), float("inf"), None, "good", "0.5", 1j, 10**400, -(10**400), [0.5], b"1", object],
 )
 def test_what_is_no_reward_is_shown_with_its_text(language_model, prompts, value):
     def odd(texts):
@@ -98,13 +107,17 @@ def test_what_is_no_reward_is_shown_with_its_text(language_model, prompts, value
     text = repr(value)
     shown = text[:120] + ("..." if len(text) > 120 else "")
     message = re.escape(f"reward 'taste' returned {shown} for the text 'c b b'")
-    with pytest.raises(EvidenceError, match=message):
-        TextEvidence(odd, language_model, name="taste")(prompts, RESPONSE)
+    with pytest.raises(LikelihoodError, match=message):
+        TextReward(odd, language_model, name="taste")(prompts, RESPONSE)
 
 
 def test_integer_that_python_does_not_write_is_refused(language_model, prompts):
-    with pytest.raises(EvidenceError, match="'taste' returned a int too large to write for the text 'a b a'"):
-        TextEvidence(lambda texts: [10**10_000] * len(texts), language_model, name="taste")(prompts, RESPONSE)
+    with pytest.raises(
+        LikelihoodError, match="'taste' returned a int too large to write for the text 'a b a'"
+    ):
+        TextReward(lambda texts: [10**10_000] * len(texts), language_model, name="taste")(
+            prompts, RESPONSE
+        )
 
 
 @pytest.mark.parametrize(
@@ -123,8 +136,8 @@ def test_integer_that_python_does_not_write_is_refused(language_model, prompts):
     ],
 )
 def test_numbers_of_any_library_are_rewards(language_model, prompts, made):
-    evidence = TextEvidence(lambda texts: made([float("c" in text) for text in texts]), language_model)
-    reward = evidence(prompts, RESPONSE)
+    reward = TextReward(lambda texts: made([float("c" in text) for text in texts]), language_model)
+    reward = reward(prompts, RESPONSE)
     assert reward.tolist() == [[0, 1], [0, 1], [1, 1]]
     assert not reward.requires_grad
     assert reward.dtype == torch.float64
@@ -143,18 +156,23 @@ def test_numbers_of_any_library_are_rewards(language_model, prompts, made):
     ],
 )
 def test_what_is_no_row_of_numbers_is_refused(language_model, prompts, made):
-    with pytest.raises(EvidenceError, match=r"(?s)'taste' returned .* for 5 texts, expected a list of as many numbers"):
-        TextEvidence(made, language_model, name="taste")(prompts, RESPONSE)
+    with pytest.raises(
+        LikelihoodError,
+        match=r"(?s)'taste' returned .* for 5 texts, expected a list of as many numbers",
+    ):
+        TextReward(made, language_model, name="taste")(prompts, RESPONSE)
 
 
 def test_generator_that_fails_on_a_text_is_refused_with_it(language_model, prompts):
     def lengths(texts):
         return (1 / ("c" not in text) for text in texts)
 
-    with pytest.raises(EvidenceError, match="failed on the text 'a b c c c': ZeroDivisionError"):
-        TextEvidence(lambda texts: list(lengths(texts)), language_model)(prompts[[0]], RESPONSE[2:, :1])
-    with pytest.raises(EvidenceError, match="ZeroDivisionError"):
-        TextEvidence(lengths, language_model)(prompts, RESPONSE)
+    with pytest.raises(LikelihoodError, match="failed on the text 'a b c c c': ZeroDivisionError"):
+        TextReward(lambda texts: list(lengths(texts)), language_model)(
+            prompts[[0]], RESPONSE[2:, :1]
+        )
+    with pytest.raises(LikelihoodError, match="ZeroDivisionError"):
+        TextReward(lengths, language_model)(prompts, RESPONSE)
 
 
 @pytest.mark.parametrize(
@@ -174,12 +192,15 @@ def test_generator_that_fails_on_a_text_is_refused_with_it(language_model, promp
 )
 def test_settings_that_cannot_be_are_refused(language_model, settings, error, message):
     with pytest.raises(error, match=message):
-        TextEvidence(**{"function": vader_sentiment, "language_model": language_model} | settings)
+        TextReward(**{"function": vader_sentiment, "language_model": language_model} | settings)
 
 
 @pytest.mark.parametrize("target", [True, 1.5, "2", float("nan")])
 def test_length_that_is_no_number_of_tokens_is_refused(language_model, target):
-    with pytest.raises(ValueError, match=f"target is {target!r}, expected a whole number of at least 0 and at most 3: tokens"):
+    with pytest.raises(
+        ValueError,
+        match=f"target is {target!r}, expected a whole number of at least 0 and at most 3: tokens",
+    ):
         Length(language_model, target)
 
 
@@ -187,24 +208,24 @@ def test_pattern_and_token_evidence_are_checked(language_model):
     with pytest.raises(TypeError, match="pattern is a bytes"):
         Pattern(b"a")
     with pytest.raises(TypeError, match="function is a str"):
-        TokenEvidence("length", language_model)
+        TokenReward("length", language_model)
     with pytest.raises(ValueError, match="upper_bound is nan"):
-        TokenEvidence(lambda response, _: response, language_model, upper_bound=float("nan"))
+        TokenReward(lambda response, _: response, language_model, upper_bound=float("nan"))
 
 
 def test_impossible_texts_and_tensors_are_rewards(language_model, prompts):
-    evidence = TextEvidence(lambda texts: torch.full((len(texts),), -torch.inf), language_model)
-    assert evidence(prompts, RESPONSE).isneginf().all()
-    model = AlignmentModel(language_model, evidence, beta=1.0)
-    with BearsZeroEvidence():
+    reward = TextReward(lambda texts: torch.full((len(texts),), -torch.inf), language_model)
+    assert reward(prompts, RESPONSE).isneginf().all()
+    model = AlignmentModel(language_model, reward, beta=1.0)
+    with HardConstraintSupport():
         model(prompts)
 
 
 def test_bound_of_the_function_is_that_of_the_evidence(language_model):
-    assert TextEvidence(Pattern("a"), language_model).upper_bound == 1.0
-    assert TextEvidence(Pattern("a"), language_model, upper_bound=3.0).upper_bound == 3.0
-    assert TextEvidence(Pattern("a", count=True), language_model).upper_bound is None
-    assert TextEvidence(vader_sentiment, language_model).upper_bound is None
+    assert TextReward(Pattern("a"), language_model).upper_bound == 1.0
+    assert TextReward(Pattern("a"), language_model, upper_bound=3.0).upper_bound == 3.0
+    assert TextReward(Pattern("a", count=True), language_model).upper_bound is None
+    assert TextReward(vader_sentiment, language_model).upper_bound is None
 
 
 @pytest.mark.parametrize(
@@ -212,7 +233,7 @@ def test_bound_of_the_function_is_that_of_the_evidence(language_model):
     [(True, {"a b a", "c b b", "c a", "a b c c c", "c"}), (False, {"a", "b b", "c c c", ""})],
     ids=["prompt and response", "response alone"],
 )
-def test_text_evidence_scores_each_distinct_text_once(whole, unique):
+def test_text_reward_scores_each_distinct_text_once(whole, unique):
     seen = []
 
     def length(texts):
@@ -221,7 +242,7 @@ def test_text_evidence_scores_each_distinct_text_once(whole, unique):
 
     language_model = tiny()
     prompts = language_model.encode(["a b", "c"])
-    reward = TextEvidence(length, language_model, whole=whole)(prompts, RESPONSE)
+    reward = TextReward(length, language_model, whole=whole)(prompts, RESPONSE)
     words = torch.tensor([[1, 2], [1, 1], [3, 0]]) + whole * torch.tensor([2, 1])
     assert reward.tolist() == words.tolist()
     assert len(seen) == len(unique)
@@ -229,26 +250,32 @@ def test_text_evidence_scores_each_distinct_text_once(whole, unique):
 
 
 @pytest.mark.parametrize("shape", [(2,), (3, 2), (1, 3, 2)])
-def test_text_evidence_has_the_shape_of_the_batch(shape):
+def test_text_reward_has_the_shape_of_the_batch(shape):
     language_model = tiny()
     response = RESPONSE.expand(*shape, 3) if len(shape) > 1 else RESPONSE[0]
-    reward = TextEvidence(lambda texts: [1.0] * len(texts), language_model)(language_model.encode(["a b", "c"]), response)
+    reward = TextReward(lambda texts: [1.0] * len(texts), language_model)(
+        language_model.encode(["a b", "c"]), response
+    )
     assert reward.shape == shape
 
 
-def test_text_evidence_keeps_the_precision_of_its_function():
+def test_text_reward_keeps_the_precision_of_its_function():
     language_model = tiny()
-    reward = TextEvidence(lambda texts: [1 / 3] * len(texts), language_model)(language_model.encode(["a b", "c"]), RESPONSE)
+    reward = TextReward(lambda texts: [1 / 3] * len(texts), language_model)(
+        language_model.encode(["a b", "c"]), RESPONSE
+    )
     assert (reward == 1 / 3).all()
     assert reward.dtype == torch.float64
 
 
 @pytest.mark.parametrize("rewards", [[], [1.0], [1.0] * 6])
-def test_text_evidence_refuses_a_wrong_number_of_rewards(rewards):
+def test_text_reward_refuses_a_wrong_number_of_rewards(rewards):
     language_model = tiny()
-    evidence = TextEvidence(lambda _: rewards, language_model)
-    with pytest.raises(EvidenceError, match=f"'<lambda>' returned {len(rewards)} numbers for 5 texts"):
-        evidence(language_model.encode(["a b", "c"]), RESPONSE)
+    reward = TextReward(lambda _: rewards, language_model)
+    with pytest.raises(
+        LikelihoodError, match=f"'<lambda>' returned {len(rewards)} numbers for 5 texts"
+    ):
+        reward(language_model.encode(["a b", "c"]), RESPONSE)
 
 
 @pytest.mark.parametrize("returned", [0.5, None])
@@ -257,8 +284,8 @@ def test_what_is_not_one_number_a_text_is_refused_with_the_name(language_model, 
         return returned
 
     message = rf"'taste' returned {returned} \({type(returned).__name__}\) for 5 texts, expected a list of as many numbers"
-    with pytest.raises(EvidenceError, match=message):
-        TextEvidence(taste, language_model)(prompts, RESPONSE)
+    with pytest.raises(LikelihoodError, match=message):
+        TextReward(taste, language_model)(prompts, RESPONSE)
 
 
 def test_vader_prefers_praise():
@@ -268,5 +295,9 @@ def test_vader_prefers_praise():
 
 def test_token_evidence_sees_where_each_response_ends():
     language_model = tiny()
-    evidence = TokenEvidence(lambda _, is_token: is_token.sum(-1), language_model)
-    assert evidence(language_model.encode(["a b", "c"]), RESPONSE).tolist() == [[2, 3], [2, 2], [3, 1]]
+    reward = TokenReward(lambda _, is_token: is_token.sum(-1), language_model)
+    assert reward(language_model.encode(["a b", "c"]), RESPONSE).tolist() == [
+        [2, 3],
+        [2, 2],
+        [3, 1],
+    ]

@@ -1,0 +1,205 @@
+"""Figures of a run, and of the identity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from inference import Estimate, PriorBank
+
+PRIOR, GUIDE, POSTERIOR = "#7a7a7a", "#1f5fa8", "#c4451c"
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as SVG and close it."""
+    figure.savefig(path, bbox_inches="tight")
+    plt.close(figure)
+    return path
+
+
+def new_axes(width: float = 6.4, height: float = 4.0) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes in the style of all of them."""
+    figure, axes = plt.subplots(figsize=(width, height))
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def palette(number: int) -> np.ndarray:
+    """Colours that can be told apart, `[number, 4]`."""
+    return plt.get_cmap("turbo")(np.linspace(0.05, 0.95, max(2, number)))[:number]
+
+
+def smooth(values: Sequence[float], window: int = 10) -> np.ndarray:
+    """The mean of each value and up to `window - 1` before it."""
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, ends - window)
+    return (total[ends] - total[starts]) / (ends - starts)
+
+
+def elbo_figure(
+    metrics: Sequence[dict[str, float]], log_z: Estimate, before: Estimate, after: Estimate
+) -> Figure:
+    """The ELBO of every step, climbing to log Z; what is left between them is KL(q || p*)."""
+    figure, axes = new_axes()
+    steps = [record["step"] for record in metrics]
+    elbo = [record["elbo"] for record in metrics]
+    axes.plot(steps, elbo, color=GUIDE, alpha=0.25, linewidth=0.8)
+    axes.plot(steps, smooth(elbo), color=GUIDE, label="ELBO of the step, and its mean over ten")
+    axes.errorbar(
+        [0],
+        [before.value],
+        [2 * before.standard_error],
+        color=PRIOR,
+        fmt="o",
+        label="ELBO of the prior (± 2 s.e.)",
+    )
+    axes.errorbar(
+        [steps[-1]],
+        [after.value],
+        [2 * after.standard_error],
+        color=GUIDE,
+        fmt="o",
+        label="ELBO of the guide (± 2 s.e.)",
+    )
+    axes.axhline(log_z.value, color=POSTERIOR, label="log Z (± 2 s.e.)")
+    axes.axhspan(
+        log_z.value - 2 * log_z.standard_error,
+        log_z.value + 2 * log_z.standard_error,
+        color=POSTERIOR,
+        alpha=0.15,
+        linewidth=0,
+    )
+    axes.set(
+        xlabel="step of SVI",
+        ylabel="nats",
+        title="The ELBO climbs to log Z; the gap is KL(q || p*)",
+    )
+    axes.legend(frameon=False, loc="lower right", fontsize=8)
+    return figure
+
+
+def plot_frontier(axes: Axes, bank: PriorBank, beta: float) -> float:
+    """The posteriors of all beta, and that of this beta, of which the bank has the evidence. Returns its KL(p* || p0)."""
+    kl, log_likelihood = zip(*bank.frontier(np.logspace(-1.5, 1.2, 60)), strict=True)
+    axes.plot(
+        kl,
+        beta * np.array(log_likelihood),
+        color=POSTERIOR,
+        label="posteriors for every beta: the frontier",
+    )
+    kl_posterior, best = bank.frontier([1.0])[0]
+    axes.plot([kl_posterior], [beta * best], "o", color=POSTERIOR, label=f"p*, beta = {beta:g}")
+    axes.set(
+        xlabel="KL(q || p0), nats", ylabel="E[r]", title="Reward against distance from the prior"
+    )
+    return kl_posterior
+
+
+def reward_kl_figure(
+    metrics: Sequence[dict[str, float]],
+    bank: PriorBank,
+    beta: float,
+    after: tuple[Estimate, Estimate],
+) -> Figure:
+    """Reward against KL to the prior: the guide's way, below the best that any distribution can do."""
+    figure, axes = new_axes()
+    kl_posterior = plot_frontier(axes, bank, beta)
+    path_kl = smooth([record["kl_guide_prior"] for record in metrics])
+    path_reward = smooth([record["reward"] for record in metrics])
+    axes.plot(
+        path_kl,
+        path_reward,
+        color=GUIDE,
+        alpha=0.7,
+        linewidth=1,
+        label="guide, step by step (mean over ten)",
+    )
+    kl_after, reward_after = after
+    axes.errorbar(
+        [kl_after.value],
+        [reward_after.value],
+        [2 * reward_after.standard_error],
+        [2 * kl_after.standard_error],
+        color=GUIDE,
+        fmt="o",
+        label="guide at the end (± 2 s.e.)",
+    )
+    limit = 1.3 * max(kl_posterior, kl_after.value, float(path_kl.max()))
+    axes.set(xlim=(-0.05 * limit, limit))
+    axes.legend(frameon=False, loc="lower right", fontsize=8)
+    return figure
+
+
+def collapse_figure(
+    ways: Mapping[str, Sequence[Mapping[int, float]]], levels: Mapping[str, float]
+) -> Figure:
+    """Entropy along gradient ascent with and without the KL penalty, and that of prior and posterior.
+
+    Args:
+        ways: by name, for each run the entropy by step. Those with the penalty have it in their name; those that were drawn are
+            drawn thin.
+        levels: of `prior` and `posterior`.
+    """
+    figure, axes = new_axes()
+    for name, runs in ways.items():
+        color, exact = GUIDE if "penalty" in name else POSTERIOR, "exact" in name
+        for number, run in enumerate(runs):
+            label = name if number == 0 else None
+            axes.plot(
+                list(run),
+                list(run.values()),
+                color=color,
+                alpha=1 if exact else 0.4,
+                linewidth=2 if exact else 1,
+                label=label,
+            )
+    for (name, level), style in zip(levels.items(), (":", "--"), strict=True):
+        axes.axhline(level, color=PRIOR, linestyle=style, label=name)
+    axes.set(xlabel="step of gradient ascent", ylabel="entropy of q, nats", ylim=(0, None))
+    axes.set_title("Reward alone collapses to a point; the ELBO ends at the posterior")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def error_budget_figure(
+    curves: dict[str, tuple[list[int], list[float], list[float]]], title: str
+) -> Figure:
+    """KL(q || p*) of every algorithm against the responses it drew, with standard errors; both axes logarithmic.
+
+    Args:
+        curves: by algorithm, budgets, means and standard errors.
+        title: the name of the world.
+    """
+    figure, axes = new_axes(9.0, 6.0)
+    order = sorted(curves, key=lambda name: -curves[name][1][-1])
+    for name, color in zip(order, palette(len(order)), strict=True):
+        budget, mean, error = (np.array(values) for values in curves[name])
+        below = np.minimum(error, 0.9 * mean)  # a bar that reached 0 would leave a logarithmic axis
+        axes.errorbar(
+            budget,
+            mean,
+            [below, error],
+            color=color,
+            marker="o",
+            markersize=3,
+            linewidth=1,
+            label=name,
+        )
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="responses drawn",
+        ylabel="KL(q || p*), nats",
+        title=title,
+    )
+    axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure

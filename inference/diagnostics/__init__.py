@@ -1,0 +1,1 @@
+"""Measures of a guide or a sampler."""

@@ -1,0 +1,121 @@
+"""Bounds on log Z from both sides, by sequential Monte Carlo (Zhao et al. 2024, arXiv 2404.17546, section 5).
+
+    E[log Z_hat]  <=  log Z  <=  E[log Z_hat | one particle is an exact posterior sample]
+
+The second is conditional sequential Monte Carlo (Andrieu, Doucet and Holenstein 2010), under whose law E[1 / Z_hat] = 1/Z. With
+q the law of a response drawn from the weighted particles of a run, upper - lower >= KL(q || p*) + KL(p* || q). With one
+particle, lower is the ELBO, upper its counterpart under the posterior, and the gap is exactly that sum.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from inference.estimate import Estimate
+from inference.programs import Program, autoregressive, response_distribution
+from inference.response_site import check_arguments, check_value
+from inference.samplers.posterior import Posterior
+from inference.samplers.resampling import multinomial
+from inference.samplers.smc import grow
+from inference.samplers.twist import Twist
+from model import Prompts
+from model.common.checks import finite, instance, whole_number
+from model.common.thread_lock import one_thread
+
+
+class LogZBounds(NamedTuple):
+    """Estimates of a lower and an upper bound on log Z, averaged over prompts, nats; each unbiased for its bound."""
+
+    lower: Estimate
+    upper: Estimate
+
+    @property
+    def gap(self) -> Estimate:
+        """upper - lower, an upper bound on KL(q || p*) + KL(p* || q) for the law q of a response from the sampler."""
+        return self.upper.minus(self.lower)
+
+
+@torch.no_grad()
+@one_thread
+def log_z_bounds(
+    model: Program,
+    prompts: Prompts,
+    posterior_sample: Tensor,
+    *,
+    guide: Program | None = None,
+    num_samples: int = 256,
+    twist: Twist | None = None,
+    ess_threshold: float = 0.5,
+) -> LogZBounds:
+    """Both bounds from R runs each.
+
+    Resampling is multinomial: of the schemes here it alone has a simple law given that particle 0 stays.
+
+    Args:
+        model: a Pyro program.
+        prompts: N prompts.
+        posterior_sample: `[R, N, T]`, independent exact samples from the posterior, as by rejection or enumeration; `[N, T]`
+            for R = 1. From approximate ones the upper bound is none.
+        guide: the proposal; None for the prior.
+        num_samples: K, particles of a run, for each prompt. Both bounds tighten as K grows.
+        twist: as for `sequential_monte_carlo`.
+        ess_threshold: likewise; 0 gives the bounds of importance sampling.
+
+    Returns:
+        The bounds, with standard errors that need R of at least 2, and are NaN for 1.
+
+    Raises:
+        NoSupportError: if all particles of a prompt are impossible in a run for the lower bound: log Z_hat is -inf.
+        ValueError: if `posterior_sample` has another shape, or holds a response that the evidence rules out.
+    """
+    check_arguments(model, prompts, "model")
+    instance("posterior_sample", posterior_sample, Tensor)
+    samples = posterior_sample[None] if posterior_sample.dim() == 2 else posterior_sample
+    if samples.dim() != 3 or samples.shape[1] != len(prompts) or len(samples) == 0:
+        raise ValueError(
+            f"posterior_sample has shape {tuple(posterior_sample.shape)}, expected (R, {len(prompts)}, T): R samples of T "
+            f"token ids for each of the {len(prompts)} prompts"
+        )
+    prior = autoregressive(response_distribution(model, prompts, role="model"))
+    check_value("posterior_sample", prior, samples)
+    if not bool(prior.space.contains(samples).all()):
+        raise ValueError(
+            "posterior_sample has a row that is no response: what follows its end is not padding"
+        )
+    num_samples = whole_number("num_samples", num_samples)
+    ess_threshold = finite("ess_threshold", ess_threshold, at_least=0)
+
+    def log_z_hat(retained: Tensor | None) -> Tensor:
+        posterior = grow(
+            model,
+            prompts,
+            guide=guide,
+            num_samples=num_samples,
+            twist=twist,
+            scheme=multinomial,
+            ess_threshold=ess_threshold,
+            retained=retained,
+        )
+        if retained is not None:
+            _check_possible(posterior, prompts)
+        assert posterior.log_z is not None  # sequential Monte Carlo always has one
+        return posterior.log_z
+
+    lower = torch.stack([log_z_hat(None) for _ in samples])  # [R, N]
+    upper = torch.stack([log_z_hat(sample) for sample in samples])
+    return LogZBounds(Estimate.of_mean(lower), Estimate.of_mean(upper))
+
+
+def _check_possible(posterior: Posterior, prompts: Prompts) -> None:
+    """The retained response is particle 0: a posterior sample cannot have weight 0."""
+    for text, impossible in zip(
+        prompts.texts, posterior.log_weight[0].isneginf().tolist(), strict=True
+    ):
+        if impossible:
+            raise ValueError(
+                f"posterior_sample has a response to {text!r} that the model, the twist or the prior gives weight 0: it is no "
+                "sample of this posterior"
+            )

@@ -1,0 +1,196 @@
+"""One torch optimiser over all parameters, behind Pyro's optimiser interface.
+
+`pyro.optim` makes an optimiser for each tensor and clips the gradient of each tensor on its own. Here
+one optimiser, fused where torch can, steps them all, and the gradient's norm is that of all of them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inference.svi.optimizer.backup import OptimizerEntry
+from inference.svi.optimizer.checked import (
+    CheckedOptimizer,
+    ScheduleError,
+)
+from inference.svi.optimizer.options import trial_parameter, try_step
+from model.common.checks import finite, function, positive, whole_number
+
+Schedule = Callable[[int], float]
+
+
+def constant(step: int) -> float:
+    """The learning rate stays as it is."""
+    return 1.0
+
+
+def cosine(num_steps: int, *, warmup: int = 0) -> Schedule:
+    """A factor for the learning rate: up on a line for `warmup` steps, then half a cosine, down to 0 at `num_steps`.
+
+    Raises:
+        ValueError: if there is no step, or more steps of warm-up than steps.
+    """
+    num_steps = whole_number("num_steps", num_steps)
+    warmup = whole_number("warmup", warmup, at_least=0, at_most=num_steps, why="part of the steps")
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = min(1.0, (step - warmup) / max(1, num_steps - warmup))
+        return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+    return factor
+
+
+class FusedOptimizer(CheckedOptimizer):
+    """A torch optimiser for all parameters at once. Goes where a `pyro.optim` optimiser goes.
+
+    Args:
+        constructor: a `torch.optim` class, or any callable that makes a torch optimiser of parameter groups.
+        options: its keyword arguments. `lr` is 1e-3 and `fused` is True, where it takes them, unless they say otherwise.
+        clip_norm: the gradient is scaled down to this norm over all parameters; None leaves it as it is.
+        schedule: a factor for every learning rate, by step, from 0 on; at least 0.
+
+    Raises:
+        TypeError: if the constructor is none, or its optimiser needs a closure in each step, as LBFGS does.
+        ValueError: if the constructor refuses the options, its optimiser cannot step or goes up the gradient, or the rate, the
+            norm or the first factor is out of its range.
+    """
+
+    def __init__(
+        self,
+        constructor: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+        options: dict[str, Any] | None = None,
+        *,
+        clip_norm: float | None = None,
+        schedule: Schedule = constant,
+    ) -> None:
+        _check_constructor(constructor)
+        super().__init__(constructor, _with_rate(constructor, {} if options is None else options))
+        self.clip_norm = None if clip_norm is None else positive("clip_norm", clip_norm)
+        self.schedule = function(
+            "schedule", schedule, why="of the step, such as `cosine(num_steps)`"
+        )
+        self._optimizer: torch.optim.Optimizer | None = None
+        finite("the schedule's factor at step 0", schedule(0), at_least=0)
+        trial = self._make([{"params": [trial_parameter()]}])
+        if schedule is not constant and "lr" not in trial.param_groups[0]:
+            raise ValueError(
+                f"{_name(constructor)} has no learning rate `lr` that a schedule could change: leave it constant"
+            )
+        try_step(trial)
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the next step; NaN if the optimiser has none."""
+        if self.schedule is constant and self._optimizer is not None:
+            return float(self._optimizer.param_groups[0].get("lr", math.nan))
+        return self.pt_optim_args.get("lr", math.nan) * self.schedule(self.step_count)
+
+    def check_rate(self) -> None:
+        """Refuse a factor of the schedule that is no factor, before the step."""
+        factor = self.schedule(self.step_count)
+        if not (math.isfinite(factor) and factor >= 0):
+            raise ScheduleError(
+                f"the schedule's factor for the learning rate is {factor} at step {self.step_count}, expected a finite number "
+                "of at least 0; the parameters were left as they were"
+            )
+
+    def _adopt(self, new: dict[str, Tensor]) -> None:
+        fresh: tuple[dict, dict] = {}, {"group": {}}
+        waiting = self._state_waiting_to_be_consumed
+        options = {name: str(waiting.get(name, fresh)[1]["group"]) for name in new}
+        for _, alike in groupby(sorted(new, key=options.__getitem__), key=options.__getitem__):
+            names = list(alike)
+            group = {"params": [new[name] for name in names]}
+            if self._optimizer is None:
+                self._optimizer = self._make([group])
+            else:
+                self._optimizer.add_param_group(group)
+            self._entries |= {name: OptimizerEntry.of(new[name], self._optimizer) for name in names}
+
+    def _advance(self, trained: list[Tensor], norm: Tensor) -> None:
+        assert self._optimizer is not None
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(trained, self.clip_norm, norm)
+        if self.schedule is not constant:
+            for group in self._optimizer.param_groups:
+                group["lr"] = self.learning_rate
+        self._optimizer.step()
+
+    def _make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The torch optimiser, fused if its constructor knows of that and the parameters allow it."""
+        constructor, options = self.pt_optim_constructor, self.pt_optim_args
+        settled = {"fused", "foreach", "differentiable"} & options.keys()
+        try:
+            if (
+                "fused" in _keywords(constructor)
+                and not settled
+                and not _misses_numbers(constructor, groups)
+            ):
+                with suppress(RuntimeError):  # torch's own word for parameters that it cannot fuse
+                    return constructor(groups, **options, fused=True)
+            return constructor(groups, **options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{_name(constructor)} refuses the options {options}, or the parameters: {error}. "
+                f"Its options are {', '.join(sorted(_keywords(constructor)))}."
+            ) from error
+
+
+def _misses_numbers(constructor: Any, groups: list[dict[str, Any]]) -> bool:
+    """Torch 2.13's fused SGD on a CPU does not step the last numbers of a half-precision tensor."""
+    if not (isinstance(constructor, type) and issubclass(constructor, torch.optim.SGD)):
+        return False
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    return any(
+        parameter.device.type == "cpu" and parameter.element_size() < 4 for parameter in parameters
+    )
+
+
+def _check_constructor(constructor: Any) -> None:
+    if not callable(constructor):
+        raise TypeError(
+            f"constructor is a {type(constructor).__name__}, expected a class such as `torch.optim.Adam`, which is given the "
+            "guide's parameters when they are met"
+        )
+    step = getattr(constructor, "step", None)
+    closure = inspect.signature(step).parameters.get("closure") if step is not None else None
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise TypeError(
+            f"{_name(constructor)} needs a closure that computes the loss again in each step, which a "
+            "step of SVI does not have: choose an optimiser such as `torch.optim.Adam`"
+        )
+
+
+def _with_rate(constructor: Any, options: Any) -> dict[str, Any]:
+    """The options, with a checked learning rate if the constructor takes one."""
+    if not isinstance(options, dict):
+        raise TypeError(
+            f"options is a {type(options).__name__}, expected a dict of keyword arguments of {_name(constructor)}; for options "
+            "that differ from parameter to parameter, `inference.fit` takes optimisers of `pyro.optim`"
+        )
+    if "lr" not in options and "lr" not in _keywords(constructor):
+        return dict(options)
+    rate = options.get("lr", 1e-3)
+    return options | {
+        "lr": positive(
+            "lr", rate.item() if isinstance(rate, Tensor) and rate.numel() == 1 else rate
+        )
+    }
+
+
+def _keywords(constructor: Any) -> set[str]:
+    return set(inspect.signature(constructor).parameters) - {"self", "params", "args", "kwargs"}
+
+
+def _name(constructor: Any) -> str:
+    return getattr(constructor, "__name__", repr(constructor))

@@ -1,0 +1,1 @@
+"""Helpers without a theory: argument checks, files, digests, texts, threads."""

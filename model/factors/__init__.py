@@ -1,0 +1,1 @@
+"""Factors of the likelihood, in nats, one a file."""

@@ -1,0 +1,121 @@
+"""Hard constraints: factors b(x) of 1 or 0, whose posterior is the prior given that the constraint holds.
+
+    log f(x) = 0 where r(x) is at least (or at most) a threshold, else -inf;    p*(x) = p0(x) b(x) / Z,   Z = P(b(x) = 1)
+
+A guide that can draw a forbidden response has KL(q || p*) = infinity. Algorithms differ in their answer:
+
+    refuse              objectives of KL(q || p*) or of a lower bound on log Z, by an `ImpossibleResponseError`
+    support             rejection, importance, Metropolis-Hastings, SMC, enumeration; objectives of KL(p* || q)
+    approach in stages  annealed SMC, and SVI by `inference.anneal`, from a soft constraint that grows hard
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from model.common.checks import finite, instance
+from model.likelihood import Reward, check_callable, check_values, for_each_prompt
+from model.prior.language_model import LanguageModel
+from model.prior.prompts import Prompts
+from model.rewards.pattern import Pattern
+from model.rewards.text import TextReward
+
+
+class Constraint:
+    """log f(x) = 0 where a reward is within a threshold, -inf elsewhere.
+
+    Args:
+        reward: the reward under the threshold: a pattern, the log-probability of a label, any other.
+        at_least: lowest allowed value.
+        at_most: highest allowed value.
+        name: name in error messages.
+
+    Raises:
+        ValueError: if no threshold is given, a threshold is not finite, or no value lies between the two.
+    """
+
+    unit: ClassVar = "nat"
+    upper_bound = 0.0
+
+    def __init__(
+        self,
+        reward: Reward,
+        *,
+        at_least: float | None = None,
+        at_most: float | None = None,
+        name: str = "constraint",
+    ) -> None:
+        if at_least is None and at_most is None:
+            raise ValueError("got no threshold, expected `at_least`, `at_most` or both")
+        self.at_least = _threshold("at_least", at_least, -torch.inf)
+        self.at_most = _threshold("at_most", at_most, torch.inf)
+        if self.at_least > self.at_most:
+            raise ValueError(
+                f"at_least is {at_least} and at_most {at_most}, expected the first to be no more than the second"
+            )
+        self.name = instance("name", name, str)
+        check_callable(f"the reward of constraint {name!r}", reward)
+        self.reward = reward
+
+    def components(self) -> list[Reward]:
+        """The reward under the threshold."""
+        return [self.reward]
+
+    def holds(self, prompts: Prompts, response: Tensor) -> Tensor:
+        """Whether responses `[..., N, T]` meet the constraint, booleans `[..., N]`."""
+        response = for_each_prompt(prompts, response)
+        value = self.reward(prompts, response)
+        reward = check_values(f"the reward of constraint {self.name!r}", value, response.shape[:-1])
+        at_least, at_most = (
+            _rounded_as(value, limit).to(reward) for limit in (self.at_least, self.at_most)
+        )
+        return (reward >= at_least) & (reward <= at_most)
+
+    def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
+        """0 or -inf, `[..., N]`, float64, for responses `[..., N, T]`."""
+        held = self.holds(prompts, response)
+        return torch.zeros(held.shape, dtype=torch.float64, device=held.device).masked_fill(
+            ~held, -torch.inf
+        )
+
+
+def _threshold(name: str, value: float | None, none: float) -> float:
+    """A threshold, finite or the infinity that stands for none."""
+    unlimited = value is None or (isinstance(value, float) and value == none)
+    return none if unlimited else finite(name, value)
+
+
+def _rounded_as(value: Tensor, limit: float) -> Tensor:
+    """A threshold as the type of `value` has it, so that a reward of 0.7 in float32 is at least 0.7."""
+    exact = torch.tensor(limit, dtype=torch.float64)
+    return exact.to(value.dtype) if value.is_floating_point() else exact
+
+
+def contains(
+    words: str | Iterable[str], language_model: LanguageModel, *, whole: bool = False
+) -> Constraint:
+    """The constraint that the response contains one of some words, as they stand and not inside longer ones.
+
+    Args:
+        words: a word or phrase, or several.
+        language_model: decodes the responses.
+        whole: look in prompt and response together.
+    """
+    return _found(
+        Pattern.of_words([words] if isinstance(words, str) else words), language_model, whole
+    )
+
+
+def matches(pattern: str, language_model: LanguageModel, *, whole: bool = False) -> Constraint:
+    """The constraint that a regular expression is found in the response; see `contains`."""
+    return _found(Pattern(pattern, ignore_case=False), language_model, whole)
+
+
+def _found(pattern: Pattern, language_model: LanguageModel, whole: bool) -> Constraint:
+    return Constraint(
+        TextReward(pattern, language_model, whole=whole), at_least=1.0, name=pattern.__name__
+    )

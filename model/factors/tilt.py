@@ -1,0 +1,65 @@
+"""Exponential tilt: moves the means of some features, and nothing else (Khalifa et al. 2021, arXiv 2012.11635).
+
+    p(x) = p0(x) exp(lambda . phi(x)) / Z(lambda)
+
+Of all distributions with the same means E[phi], p is the nearest to the prior in KL(p || p0) (Csiszar 1975).
+`inference.match_moments` finds the multipliers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor
+
+from model.common.checks import finite, instance
+from model.likelihood import Reward, check_callable
+from model.prior.prompts import Prompts
+from model.rewards.weighted_sum import WeightedSum
+
+
+class Tilt:
+    """log f(x) = lambda . phi(x) = sum_i lambda_i phi_i(x), nats.
+
+    Args:
+        features: phi, rewards by name.
+        multipliers: lambda, by the same names, nats per unit of the feature.
+
+    Raises:
+        ValueError: if the names differ, or a multiplier is not finite.
+    """
+
+    unit: ClassVar = "nat"
+
+    def __init__(self, features: Mapping[str, Reward], multipliers: Mapping[str, float]) -> None:
+        instance("features", features, Mapping)  # type: ignore[type-abstract]
+        instance("multipliers", multipliers, Mapping)  # type: ignore[type-abstract]
+        if features.keys() != multipliers.keys():
+            raise ValueError(
+                f"features are {sorted(features)} and multipliers {sorted(multipliers)}, expected the same names"
+            )
+        for name, feature in features.items():
+            check_callable(f"feature {name!r}", feature)
+        self.features = dict(features)
+        self.multipliers = {
+            name: finite(f"the multiplier of {name!r}", value)
+            for name, value in multipliers.items()
+        }
+        used = {
+            name: (multiplier, features[name])
+            for name, multiplier in self.multipliers.items()
+            if multiplier != 0
+        }
+        self._sum = WeightedSum(used) if used else None
+        self.upper_bound = 0.0 if self._sum is None else self._sum.upper_bound
+
+    def components(self) -> list[Reward]:
+        """The features."""
+        return list(self.features.values())
+
+    def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
+        """`[..., N]` for responses `[..., N, T]`, nats, float64."""
+        if self._sum is None:
+            return response.new_zeros(response.shape[:-1]).double()
+        return self._sum(prompts, response)

@@ -1,0 +1,1 @@
+"""Hugging Face networks: loading, adapters, checks, and batches of texts."""

@@ -1,0 +1,121 @@
+"""The place of a checkpoint, a folder on this machine or a name on the hub, looked for before anything is loaded."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+PATIENCE = 5.0  # seconds that the hub has to answer anything at all; its client would try for most of a minute
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+class PretrainedError(OSError, ValueError):
+    """A checkpoint that cannot be loaded as it was meant: absent, damaged, incomplete, or of another kind."""
+
+
+def find_checkpoint(name_or_path: str | os.PathLike[str]) -> str:
+    """The folder of a checkpoint, or its name on the hub.
+
+    A `~` is the user's home. Everything that can only be a path has to be a folder that exists.
+
+    Raises:
+        TypeError: if it is neither a text nor a path.
+        PretrainedError: if there is no such folder, and no name on the hub is written like that.
+    """
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise TypeError(
+            f"name_or_path is a {type(name_or_path).__name__}, expected the path of a folder or a name on the hub"
+        )
+    text = str(os.fspath(name_or_path))
+    path = os.path.expanduser(text)
+    if text and os.path.isdir(path):
+        return path
+    if os.path.exists(path):
+        raise PretrainedError(
+            f"{text} is a file, expected the folder that the file is in, in Hugging Face format"
+        )
+    if isinstance(name_or_path, os.PathLike) or _is_path(text):
+        raise PretrainedError(f"there is no folder {text!r}: is the path right?")
+    return text
+
+
+def hub_name(name_or_path: str | None) -> str | None:
+    """A name that means the same on every machine; None for a path of this one."""
+    if (
+        not name_or_path
+        or os.path.exists(os.path.expanduser(name_or_path))
+        or _is_path(name_or_path)
+    ):
+        return None
+    return name_or_path
+
+
+def hub_options(source: str) -> dict[str, Any]:
+    """Options of `transformers` for a source that `find_checkpoint` found: where the hub is silent, its cache alone."""
+    return {} if os.path.isdir(source) or _hub_answers() else {"local_files_only": True}
+
+
+def _is_path(text: str) -> bool:
+    """Whether a text that names nothing on this machine can be meant as a path alone."""
+    parent = os.path.dirname(text)
+    return not _HUB_NAME.fullmatch(text) or (parent != "" and os.path.isdir(parent))
+
+
+def _hub_answers() -> bool:
+    from huggingface_hub import constants, get_session, is_offline_mode
+
+    if is_offline_mode():
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=PATIENCE)
+    except Exception:  # whatever the client raises of names, proxies and connections
+        return False
+    return True
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        PretrainedError: if the file is not there, or is no such file.
+    """
+    if not file.is_file():
+        raise PretrainedError(f"{file.parent} has no {file.name}: is it the folder that was saved?")
+    try:
+        return load_file(file)
+    except Exception as error:  # the library has its own kinds of errors
+        raise PretrainedError(f"{file} is damaged: {error}") from error
+
+
+@contextmanager
+def refused_by_name(source: str, part: str) -> Iterator[None]:
+    """Whatever the libraries underneath raise of a checkpoint, as one `PretrainedError` that names it.
+
+    Args:
+        source: folder or name on the hub.
+        part: what is loaded from there.
+    """
+    try:
+        yield
+    except PretrainedError:
+        raise
+    except Exception as error:
+        message = " ".join(str(error).split())
+        if "trust_remote_code" in message:
+            raise PretrainedError(
+                f"{source} comes with code of its own for the {part}, which is not run. Read the code; to run it, pass "
+                "trust_remote_code=True (--trust-remote-code on the command line)"
+            ) from error
+        where = (
+            "" if os.path.isdir(source) else ", which is no folder here, from the hub or its cache"
+        )
+        raise PretrainedError(
+            f"cannot load the {part} of {source}{where}: {type(error).__name__}: {message[:600]}"
+        ) from error

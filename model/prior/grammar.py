@@ -1,0 +1,189 @@
+"""The enumerable world: a grammar of short verdicts, and a small causal language model trained on it in seconds.
+
+    the (film | plot) was [not] [very] (good | bad | dull)
+
+It may have several speakers, each with a law of verdicts of their own; what they say together is then the grammar's law.
+
+After "the film was" every response of at most four tokens can be listed, so that the posterior, log Z and every
+divergence are exact sums, and the posterior is a table that can be read. Nothing here is special to a small world: the
+prior is a GPT-2 behind `LanguageModel`, like any other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from model.common import checks
+from model.common.checks import instance, whole_number
+from model.prior.language_model import LanguageModel
+
+END = "<end>"
+WORDS = (END, "the", "film", "plot", "was", "not", "very", "good", "bad", "dull")
+SUBJECTS = {"film": 0.6, "plot": 0.4}
+ADVERBS = {"": 0.5, "very": 0.25, "not": 0.15, "not very": 0.1}
+ADJECTIVES = {
+    "film": {"good": 0.5, "bad": 0.3, "dull": 0.2},
+    "plot": {"good": 0.2, "bad": 0.3, "dull": 0.5},
+}
+PROMPTS = ("the film was", "the plot was")
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """Someone who speaks the grammar: g(x), a law of verdicts.
+
+    Attributes:
+        share: of all sentences, those that this one says.
+        adverbs: their probabilities, "" for none; one that is not here is never said.
+        adjectives: for each subject, their probabilities.
+    """
+
+    share: float
+    adverbs: Mapping[str, float]
+    adjectives: Mapping[str, Mapping[str, float]]
+
+    def sentences(self) -> dict[str, float]:
+        """Every sentence that may be said, with its probability."""
+        said = {}
+        for (subject, p_subject), (adverb, p_adverb) in itertools.product(
+            SUBJECTS.items(), self.adverbs.items()
+        ):
+            for adjective, p_adjective in self.adjectives[subject].items():
+                words = f"the {subject} was {adverb} {adjective}".split()
+                said[" ".join(words)] = p_subject * p_adverb * p_adjective
+        return said
+
+
+SPEAKERS = {
+    "enthusiast": Speaker(
+        share=0.3,
+        adverbs={"very": 0.6, "": 0.3, "not": 0.1},
+        adjectives={
+            "film": {"good": 0.8, "bad": 0.1, "dull": 0.1},
+            "plot": {"good": 0.7, "bad": 0.1, "dull": 0.2},
+        },
+    ),
+    "critic": Speaker(
+        share=0.5,
+        adverbs={"": 0.4, "not": 0.3, "not very": 0.2, "very": 0.1},
+        adjectives={
+            "film": {"good": 0.3, "bad": 0.5, "dull": 0.2},
+            "plot": {"good": 0.3, "bad": 0.4, "dull": 0.3},
+        },
+    ),
+    "bore": Speaker(
+        share=0.2,
+        adverbs={"": 0.9, "not very": 0.1},
+        adjectives={
+            "film": {"good": 0.2, "bad": 0.1, "dull": 0.7},
+            "plot": {"good": 0.1, "bad": 0.1, "dull": 0.8},
+        },
+    ),
+}
+"""Three who judge differently, for a prior that is a mixture of them. Most sentences might be said by more than one."""
+
+
+def grammar_sentences() -> dict[str, float]:
+    """Every sentence of the grammar with its probability; 24 sentences."""
+    return Speaker(1.0, ADVERBS, ADJECTIVES).sentences()
+
+
+def spoken_sentences(speakers: Mapping[str, Speaker]) -> dict[str, float]:
+    """Every sentence that anyone says: sum_a share_a g_a(x).
+
+    Raises:
+        ValueError: if the shares do not sum to 1.
+    """
+    total = sum(speaker.share for speaker in speakers.values())
+    if not math.isclose(total, 1.0, abs_tol=1e-9):
+        raise ValueError(
+            f"the speakers' shares sum to {total:g}, expected 1: they are shares of all sentences"
+        )
+    said: dict[str, float] = {}
+    for speaker in speakers.values():
+        for text, probability in speaker.sentences().items():
+            said[text] = said.get(text, 0.0) + speaker.share * probability
+    return said
+
+
+def _checked_sentences(sentences: Mapping[str, float]) -> Mapping[str, float]:
+    if not instance("sentences", sentences, Mapping):  # type: ignore[type-abstract]
+        raise ValueError("sentences is empty, expected sentences with their probabilities")
+    for text, probability in sentences.items():
+        checks.probability(f"the probability of {instance('a sentence', text, str)!r}", probability)
+    return sentences
+
+
+def grammar_tokenizer() -> PreTrainedTokenizerFast:
+    """One id a word. `<end>` is beginning, end and padding at once, as in GPT-2."""
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token=END))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.post_processor = TemplateProcessing(single=f"{END} $A", special_tokens=[(END, 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END
+    )
+
+
+def grammar_prior(
+    max_new_tokens: int = 4,
+    *,
+    sentences: Mapping[str, float] | None = None,
+    steps: int = 100,
+    seed: int = 0,
+) -> LanguageModel:
+    """Train the prior of the enumerable world: GPT-2, 2 layers, width 32, float64.
+
+    Args:
+        max_new_tokens: T; at 4 there are 7,381 responses to a prompt.
+        sentences: what to train it on, sentences of `WORDS` with their probabilities, such as `spoken_sentences(SPEAKERS)`;
+            default `grammar_sentences()`.
+        steps: of Adam on the exact cross-entropy, the sentences weighted by their probability.
+        seed: of the initial weights. Torch's own generator is left as it was.
+
+    Raises:
+        ValueError: if a number is out of its range, or there is no sentence.
+        TypeError: if the sentences are no mapping of texts.
+    """
+    steps = whole_number("steps", steps, at_least=0, at_most=10**6)
+    seed = checks.seed("seed", seed)
+    tokenizer = grammar_tokenizer()
+    sentences = grammar_sentences() if sentences is None else _checked_sentences(sentences)
+    rows = [[*tokenizer(text)["input_ids"], 0] for text in sentences]
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    is_target = torch.arange(longest) < torch.tensor([len(row) for row in rows])[:, None]
+    weight = torch.tensor(list(sentences.values()), dtype=torch.float64)[:, None] * is_target[:, 1:]
+    sizes = {
+        "vocab_size": len(WORDS),
+        "n_positions": 32,
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 2,
+        "initializer_range": 0.2,
+    }
+    no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    with torch.random.fork_rng(), torch.enable_grad():
+        torch.manual_seed(seed)
+        network = GPT2LMHeadModel(
+            GPT2Config(**sizes, **no_dropout, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        ).double()
+        optimiser = torch.optim.Adam(network.parameters(), lr=5e-3)
+        for _ in range(steps):
+            logits = network(ids[:, :-1], attention_mask=torch.ones_like(ids[:, :-1])).logits
+            nats = torch.nn.functional.cross_entropy(
+                logits.transpose(1, 2), ids[:, 1:], reduction="none"
+            )
+            optimiser.zero_grad()
+            (nats * weight).sum().backward()
+            optimiser.step()
+    return LanguageModel(network, tokenizer, max_new_tokens=max_new_tokens)

@@ -1,0 +1,297 @@
+"""The distribution of a response given its prompt, for any autoregressive model.
+
+    p(x | prompt) = prod_t p(x_t | prompt, x_<t),   t = 1 .. min(T, first end)
+
+A truncated response has the probability of its prefix, and a row that is no response has none (see `ResponseSpace`), so the
+probabilities of all rows sum to 1.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+from model.common.provenance import through
+from model.common.thread_lock import one_thread
+from model.prior.prompts import Prompts
+from model.prior.response_space import ResponseSpace
+from model.prior.token_log_prob import scaled, token_log_prob
+
+
+class DecoderState(Protocol):
+    """What an autoregressive model remembers of B sequences."""
+
+    def select(self, rows: Tensor) -> Self:
+        """The state of the sequences at `rows` `[B']`, repeats allowed; the original stays as it was."""
+
+
+@runtime_checkable
+class RevealsHidden(Protocol):
+    """A state that shows what the network's last layer made of the tokens it has just read: `[B, L, H]`."""
+
+    hidden: Tensor
+
+
+class Decoder(Protocol):
+    """An autoregressive model: next-token logits, and a state to go on from."""
+
+    @abstractmethod
+    def start(self, prompts: Prompts) -> tuple[Tensor, Any]:
+        """Read N prompts. Returns the logits `[N, V]` of the first response token, and the state of N sequences."""
+
+    @abstractmethod
+    def extend(self, state: Any, ids: Tensor) -> tuple[Tensor, Any]:
+        """Append `ids` `[B, L]`. Returns the logits `[B, L, V]` of the token after each, and the new state.
+
+        The state passed in may be used up: only the one returned is valid afterwards."""
+
+
+@runtime_checkable
+class RevealsTwist(Protocol):
+    """A decoder that is its prior, reweighted by exp(psi) at every token: it shows psi."""
+
+    def log_twist(self, prompts: Prompts, response: Tensor) -> Tensor:
+        """psi(x_<=t), nats, with gradient: `[..., N, T]` for `[..., N, T]`; 0 at padding."""
+
+
+def sample_token(logits: Tensor, temperature: float) -> Tensor:
+    """One token id for each row of logits, `[B, V]` -> `[B]`, from softmax(logits / temperature).
+
+    By inverting the distribution function: one uniform number a row, where `torch.multinomial` draws V of them and is slower
+    than the network's own step for a small model. The sum runs in float64, so that rare tokens keep their probability.
+    """
+    cdf = scaled(logits, temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
+    total = cdf[:, -1:]
+    if bool(total.isnan().any()):
+        raise FloatingPointError(
+            "the network's logits are NaN. Its weights may be; or a half-precision type overflows; or, with padded prompts "
+            'in float64, its attention is "eager", which cannot mask a whole row in that type.'
+        )
+    threshold = torch.rand(len(cdf), 1, dtype=cdf.dtype, device=cdf.device).mul_(total)
+    return torch.searchsorted(cdf, threshold, right=True).squeeze(1).clamp_(max=cdf.shape[-1] - 1)
+
+
+def _fill(values: Tensor, kept: Tensor) -> Tensor:
+    """`values` `[B, L, ...]` widened to T positions, 0 wherever `kept` `[B, T]` is False."""
+    missing = kept.shape[1] - values.shape[1]
+    if missing:
+        values = torch.cat([values, values.new_zeros(len(values), missing, *values.shape[2:])], 1)
+    return values.masked_fill(~kept.view(kept.shape + (1,) * (values.dim() - 2)), 0.0)
+
+
+class _Reading(NamedTuple):
+    """Logits of the first token of each prompt, `[N, V]`, and of the others of each response, `[B, L - 1, V]` (None where L is
+    1), with the states they came with."""
+
+    first: Tensor
+    first_state: Any
+    rest: Tensor | None
+    rest_state: Any
+
+
+def _hidden(state: Any) -> Tensor:
+    if not isinstance(state, RevealsHidden):
+        raise TypeError(
+            f"{type(state).__name__} has no `hidden`: expected the state of a decoder that reveals its hidden layer, as that "
+            "of `LanguageModel` does. Choose an objective without a head on the guide's states."
+        )
+    return state.hidden
+
+
+class ResponseDistribution(TorchDistribution):
+    """p(response | prompts): batch shape `[N]` or wider, event shape `[T]`, values are token ids.
+
+    `sample` decodes with a cache and without gradient; `log_prob` is one parallel pass over the response, with gradient.
+    Both read each prompt once and share it among all its particles. What is sampled is what is scored.
+
+    Args:
+        decoder: the autoregressive model.
+        prompts: N prompts.
+        space: what responses look like.
+        temperature: divides the logits, in `sample` and in `log_prob` alike.
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 - Pyro's own name and type
+    has_rsample = False
+    has_enumerate_support = True
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        prompts: Prompts,
+        space: ResponseSpace,
+        *,
+        temperature: float = 1.0,
+        validate_args: bool | None = None,
+    ) -> None:
+        space.check(prompts)
+        self.decoder = decoder
+        self.prompts = prompts
+        self.space = space
+        self.temperature = temperature
+        self._rows = torch.arange(
+            len(prompts), device=prompts.ids.device
+        )  # which prompt, for each place of the batch
+        super().__init__(
+            self._rows.shape, torch.Size([space.max_new_tokens]), validate_args=validate_args
+        )
+
+    @constraints.dependent_property(is_discrete=True, event_dim=1)
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(
+            constraints.integer_interval(0, self.space.vocab_size - 1), 1
+        )
+
+    def at_temperature(self, temperature: float) -> ResponseDistribution:
+        """The same autoregressive model with its logits divided by another number."""
+        new = self.expand(self.batch_shape)
+        new.temperature = temperature
+        return new
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> ResponseDistribution:
+        new = self._get_checked_instance(ResponseDistribution, _instance)
+        new.__dict__.update(self.__dict__)
+        new._rows = self._rows.expand(torch.Size(batch_shape))
+        new._batch_shape = new._rows.shape
+        return new
+
+    @one_thread
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draw responses token by token. Returns `sample_shape + batch_shape + [T]`, token ids.
+
+        Raises:
+            NotImplementedError: inside `torch.jit.trace`, as of Pyro's `JitTrace_ELBO`.
+        """
+        if torch.jit.is_tracing():
+            raise NotImplementedError(
+                "a response is drawn token by token until it ends, and its reward may be of a text: a trace by `torch.jit` "
+                "would repeat the first draw's loop and reward for ever. Use `Trace_ELBO` or `LeaveOneOut_ELBO`, without `Jit`"
+            )
+        rows = self._rows.expand(*sample_shape, *self._rows.shape)
+        return self._decode(rows.flatten()).view(*rows.shape, -1)
+
+    @one_thread
+    @torch.no_grad()
+    def sample_suffix(self, value: Tensor, start: Tensor) -> Tensor:
+        """Draw responses that agree with `value` `[..., N, T]` before position `start` `[..., N]`. Returns `[..., N, T]`.
+
+        Given x_<start, the rest is drawn from p(x_start, ... | prompt, x_<start). `start` must be a token's position.
+        """
+        value, _, rows, shape = self._in_a_row(value, value)
+        return self._decode(rows, value, start.expand(shape[:-1]).reshape(-1)).view(shape)
+
+    def _decode(
+        self, rows: Tensor, value: Tensor | None = None, start: Tensor | None = None
+    ) -> Tensor:
+        """Responses `[B, T]` to the prompts at `rows` `[B]`; before position `start` `[B]` they are `value` `[B, T]`."""
+        logits, state = self.decoder.start(self.prompts)
+        logits, state = logits[rows], state.select(rows)
+        num_tokens = self.event_shape[0]
+        response = torch.full((len(rows), num_tokens), self.space.pad_id, device=rows.device)
+        ended = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+        for t in range(num_tokens):
+            token = sample_token(logits, self.temperature)
+            if value is not None and start is not None:
+                token = torch.where(t < start, value[:, t], token)
+            response[:, t] = token.masked_fill(ended, self.space.pad_id)
+            ended |= torch.isin(token, self.space.end_ids)
+            if t + 1 == num_tokens or bool(ended.all()):
+                break
+            logits, state = self.decoder.extend(state, response[:, t : t + 1])
+            logits = logits[:, -1]
+        return response
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log p(response), nats: `[..., N]` for `[..., N, T]`. -inf where what follows the end is not padding."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return through(self._log_prob, value)
+
+    def _log_prob(self, value: Tensor) -> Tensor:
+        log_prob = self.log_prob_per_token(value).sum(-1)  # [..., N, T] -> [..., N]
+        return log_prob.masked_fill(~self.space.contains(value), -torch.inf)
+
+    def log_prob_per_token(self, value: Tensor) -> Tensor:
+        """log p(x_t | prompt, x_<t), nats: `[..., N, T]`, 0 at padding. Its sum over T is `log_prob`."""
+        value, kept, rows, shape = self._in_a_row(value, self.space.is_token(value))
+        return self._log_prob_of(value, kept, rows, self._read(value, kept, rows)).view(shape)
+
+    def log_prob_and_hidden(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """`log_prob_per_token`, and the hidden states that the logits were made of, `[..., N, T, H]`; both 0 at padding.
+
+        The state at t has read the prompt and x_<t. For heads on a guide's states, such as a value function.
+
+        Raises:
+            TypeError: if the decoder's state does not reveal its hidden layer.
+        """
+        value, kept, rows, shape = self._in_a_row(value, self.space.is_token(value))
+        reading = self._read(value, kept, rows)
+        hidden = [_hidden(reading.first_state)[rows, -1:]]
+        if reading.rest_state is not None:
+            hidden.append(_hidden(reading.rest_state))
+        per_token = self._log_prob_of(value, kept, rows, reading).view(shape)
+        return per_token, _fill(torch.cat(hidden, 1), kept).view(*shape, -1)
+
+    def next_token_logits(self, value: Tensor) -> Tensor:
+        """Logits of p(. | prompt, x_<t), temperature applied, `[..., N, T, V]`; all 0 at padding.
+
+        For objectives that sum over the vocabulary; `log_prob` never holds this much.
+        """
+        value, kept, rows, shape = self._in_a_row(value, self.space.is_token(value))
+        first, _, rest, _ = self._read(value, kept, rows)
+        logits = first[rows, None] if rest is None else torch.cat([first[rows, None], rest], 1)
+        return _fill(scaled(logits, self.temperature), kept).view(*shape, self.space.vocab_size)
+
+    def _in_a_row(self, value: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor, torch.Size]:
+        """B responses and which positions are tokens, `[B, T]`, the prompt of each, `[B]`, and the shape to give back."""
+        batch_shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        shape = batch_shape + self.event_shape
+        rows = self._rows.expand(batch_shape).reshape(-1)
+        return (
+            value.expand(shape).reshape(-1, shape[-1]),
+            kept.expand(shape).reshape(-1, shape[-1]),
+            rows,
+            shape,
+        )
+
+    def _read(self, value: Tensor, kept: Tensor, rows: Tensor) -> _Reading:
+        """One parallel pass over the responses, up to the last position that any of them uses."""
+        longest = int(kept.any(0).sum())
+        first, first_state = self.decoder.start(self.prompts)
+        if longest == 1:
+            return _Reading(first, first_state, None, None)
+        return _Reading(
+            first,
+            first_state,
+            *self.decoder.extend(first_state.select(rows), value[:, : longest - 1]),
+        )
+
+    def _log_prob_of(self, value: Tensor, kept: Tensor, rows: Tensor, reading: _Reading) -> Tensor:
+        """log p of every token of B responses, `[B, T]`."""
+        log_first = scaled(reading.first, self.temperature).log_softmax(
+            -1
+        )  # [N, V], before its particles share it
+        per_token = log_first[rows, value[:, 0]][:, None]
+        if reading.rest is not None:
+            of_rest = token_log_prob(
+                reading.rest, value[:, 1 : 1 + reading.rest.shape[1]], self.temperature
+            )
+            per_token = torch.cat([per_token, of_rest], 1)
+        return _fill(per_token, kept)
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """Every response once, `[S] + batch_shape + [T]` (with `expand=False`, ones for the batch shape).
+
+        Raises:
+            NotEnumerableError: if there are more than a million.
+        """
+        support = self.space.enumerate()
+        support = support.view(len(support), *(1,) * len(self.batch_shape), *self.event_shape)
+        return support.expand(-1, *self.batch_shape, -1) if expand else support

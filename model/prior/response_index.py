@@ -1,0 +1,110 @@
+"""The site `response` as a categorical variable, for Pyro's algorithms on discrete sites.
+
+    x = support[i],   i ~ Categorical(p(support[0]), ..., p(support[S - 1]))
+
+Pyro's `infer_discrete`, `TraceEnum_ELBO.compute_marginals` and `AutoDiscreteParallel` know variables that are one number, and
+not rows of T token ids. Under this handler the site is the number of a response in the list of all of them, and the program
+still gets the row: the distribution over responses is the same. The models of this project enter the handler themselves where
+Pyro enumerates their site in parallel.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pyro.distributions as dist
+from pyro.infer.traceenum_elbo import BackwardSampleMessenger
+from pyro.poutine.enum_messenger import EnumMessenger
+from pyro.poutine.infer_config_messenger import InferConfigMessenger
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.replay_messenger import ReplayMessenger
+from pyro.poutine.runtime import _PYRO_STACK
+from torch import Tensor
+
+from model.prior.response_distribution import ResponseDistribution
+
+INDEX = "response_index"
+"""Entry of a site's `infer` that tells a recorded number of a response from a recorded row of token ids."""
+
+
+class ResponseIndex(Messenger):
+    """A handler that makes the site `response` a `Categorical` over the list of all responses.
+
+        model = config_enumerate(ResponseIndex()(model))  # any Pyro program with the site
+        elbo = TraceEnum_ELBO(max_plate_nesting=1)
+        marginals = elbo.compute_marginals(model, lambda prompts: None, prompts)
+        marginals["response"].probs  # [N, S], the posterior, in the order of Enumeration(model, prompts).support
+        infer_discrete(model, first_available_dim=-2)(prompts)  # [N, T], a draw from the posterior
+
+    Raises:
+        NotEnumerableError: when the program runs, if there are more than a million responses.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._support: Tensor | None = None
+
+    def _pyro_sample(self, msg: dict) -> None:
+        if msg["name"] == "response" and INDEX not in msg["infer"]:
+            every = msg["fn"].enumerate_support(expand=False)  # [S, 1, ..., 1, T]
+            self._support = every.view(len(every), -1)
+            msg["fn"] = dist.Categorical(
+                logits=msg["fn"].log_prob(every).movedim(0, -1)
+            )  # [..., N, S]
+            msg["infer"][INDEX] = True
+
+    def _pyro_post_sample(self, msg: dict) -> None:
+        """The program gets the row of token ids; handlers outside of this one have seen the number."""
+        if msg["name"] == "response" and self._support is not None:
+            msg["value"] = self._support[msg["value"]]
+
+
+def indexed_if_enumerated(response: ResponseDistribution) -> AbstractContextManager:
+    """`ResponseIndex` where Pyro enumerates the site in parallel, or goes by a trace in which it did; else nothing.
+
+    Args:
+        response: distribution of the site.
+    """
+    recorded = any(INDEX in site["infer"] for site in _recorded())
+    return ResponseIndex() if recorded or is_enumerated(response) else nullcontext()
+
+
+def is_enumerated(response: ResponseDistribution) -> bool:
+    """Whether Pyro enumerates the model's own site in parallel, so that every response has its exact weight, 0 among them.
+
+    Args:
+        response: distribution of the site.
+    """
+    enumerates = any(isinstance(handler, EnumMessenger) for handler in _PYRO_STACK)
+    return enumerates and not _recorded() and _is_marked(response)
+
+
+def _recorded() -> list[dict[str, Any]]:
+    """The site in each trace that the program is replayed against, such as that of its guide."""
+    traces = [handler.trace for handler in _PYRO_STACK if isinstance(handler, ReplayMessenger)]
+    traces += [
+        handler.enum_trace
+        for handler in _PYRO_STACK
+        if isinstance(handler, BackwardSampleMessenger)
+    ]
+    return [
+        trace.nodes["response"]
+        for trace in traces
+        if trace is not None and "response" in trace.nodes
+    ]
+
+
+def _is_marked(response: ResponseDistribution) -> bool:
+    """Whether `config_enumerate` around the program asks for every response at once."""
+    site: dict[str, Any] = {
+        "type": "sample",
+        "name": "response",
+        "fn": response,
+        "is_observed": False,
+        "infer": {},
+    }
+    for handler in reversed(_PYRO_STACK):
+        if isinstance(handler, InferConfigMessenger):
+            site["infer"].update(handler.config_fn(site))
+    return site["infer"].get("enumerate") == "parallel" and site["infer"].get("num_samples") is None

@@ -1,0 +1,62 @@
+"""log p(token) from logits, without a second copy of the logits."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK = 1 << 22  # logits widened at a time: 16 MiB in float32
+
+
+class _TokenLogProb(torch.autograd.Function):
+    """Saves the logits and one log-normaliser a position. `log_softmax` would save a second `[..., V]` tensor in the forward
+    pass, and `gather` a third in the backward pass; here the gradient is the only other one."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
+        flat, picked = logits.reshape(-1, logits.shape[-1]), ids.reshape(-1, 1)
+        log_prob = [
+            scaled(flat[rows], temperature).log_softmax(-1).gather(-1, picked[rows])
+            for rows in _chunks(flat)
+        ]
+        ctx.save_for_backward(flat, picked)
+        ctx.temperature, ctx.shape = temperature, logits.shape
+        return torch.cat(log_prob).view(ids.shape)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        flat, picked = ctx.saved_tensors
+        scale = grad.reshape(-1, 1) / ctx.temperature
+        grad_logits = torch.empty_like(flat)
+        for rows in _chunks(flat):
+            prob = scaled(flat[rows], ctx.temperature).softmax(-1)
+            grad_logits[rows] = (
+                prob.mul_(-scale[rows]).scatter_add_(-1, picked[rows], scale[rows]).to(flat.dtype)
+            )
+        return grad_logits.view(ctx.shape), None, None
+
+
+def scaled(logits: Tensor, temperature: float) -> Tensor:
+    """logits / temperature, in float32 or wider."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return wide if temperature == 1.0 else wide / temperature
+
+
+def _chunks(flat: Tensor) -> list[slice]:
+    size = max(1, CHUNK // flat.shape[-1])
+    return [slice(start, start + size) for start in range(0, len(flat), size)]
+
+
+def token_log_prob(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:
+    """log softmax(logits / temperature)[ids], once differentiable.
+
+    Args:
+        logits: `[..., V]`, any floating dtype.
+        ids: `[...]`, token ids.
+        temperature: divides the logits.
+
+    Returns:
+        `[...]`, nats, in float32 or wider: a sum of log-probabilities in bfloat16 would be worthless.
+    """
+    return _TokenLogProb.apply(logits, ids, temperature)

@@ -1,0 +1,347 @@
+"""The fate of a command line: one line and exit code 2 for what is refused, a traceback for a fault of the program."""
+
+import os
+import re
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments import equivalence
+from experiments.equivalence import Check
+from experiments.shared.arguments import Arguments, Count, Out
+from experiments.shared.claims import Finding
+from experiments.shared.command_line import blamed, given_options, going_on, run_script
+from experiments.shared.new_folder import new_folder
+from experiments.shared.priors import check_only
+from experiments.steer import __main__ as steer
+from experiments.steer.posterior_options import read_constraint, read_moment
+from model.common.checks import positive
+from tests.experiments.scripts import NAMES, arguments_of
+
+
+@dataclass(frozen=True)
+class Coin(Arguments):
+    """Flip a coin."""
+
+    flips: Count = 3
+    """Number of flips."""
+    out: Out = Path("runs")
+    """Folder in which the run folder is made."""
+
+
+def code_of(main, *words, arguments=Coin):
+    with pytest.raises(SystemExit) as exit_:
+        run_script(main, arguments, words)
+    return exit_.value.code
+
+
+def never(args):
+    raise AssertionError(f"ran with {args}")
+
+
+def test_a_script_that_ends_well_exits_with_0(capsys):
+    assert code_of(lambda args: print(args.flips), "--flips", "5") == 0
+    assert capsys.readouterr().out == "5\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--flips", "0"], "--flips is 0, expected a whole number of at least 1"),
+        (
+            ["--flips", "1000000000000"],
+            "--flips is 1000000000000, expected .* at most 1,000,000: more would take days",
+        ),
+        (["--flips", "2", "--flips", "3"], "--flips is given twice"),
+        (["--flips=2", "--flips", "3"], "--flips is given twice"),
+        (["--out", ""], "--out is empty"),
+        (["--out="], "--out is empty"),
+        (["--out", "\udcff"], r"--out: '\\udcff' is no text in UTF-8"),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_exit_code_2(words, message, capsys):
+    assert code_of(never, *words) == 2
+    printed = capsys.readouterr()
+    assert not printed.out
+    [line] = printed.err.splitlines()
+    assert re.match(message, line)
+
+
+def test_debug_shows_where_it_is_refused(capsys):
+    assert code_of(never, "--debug", "--flips", "0") == 2
+    assert "Traceback" in (printed := capsys.readouterr().err)
+    assert printed.splitlines()[-1].startswith("--flips is 0")
+
+
+def of_library(_):
+    positive("beta", -1)
+
+
+def of_a_path(_):
+    Path("nowhere").read_text()
+
+
+def of_memory(_):
+    torch.empty(10**15)
+
+
+@pytest.mark.parametrize(
+    ("main", "message"),
+    [
+        (of_library, "beta is -1"),
+        (of_a_path, "No such file or directory: 'nowhere'"),
+        (of_memory, "can't allocate memory"),
+    ],
+)
+def test_what_the_library_refuses_is_a_line_as_well(main, message, capsys):
+    assert code_of(main) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def fault_of_a_line(_):
+    check_only(None, [])  # a TypeError that a line of the project runs into
+
+
+@pytest.mark.parametrize(
+    ("main", "error"),
+    [
+        (fault_of_a_line, TypeError),
+        (never, AssertionError),
+        (lambda _: {}["x"], KeyError),
+        (lambda _: int("x"), ValueError),
+    ],
+)
+def test_a_fault_of_the_program_keeps_its_traceback(main, error):
+    with pytest.raises(error):
+        run_script(main, Coin, [])
+
+
+def test_an_option_is_blamed_for_what_is_refused_inside():
+    with pytest.raises(SystemExit, match="--beta: beta is -1"), blamed("--beta"):
+        of_library(None)
+    with pytest.raises(ValueError, match="invalid literal"), blamed("--beta"):
+        int("x")
+    with (
+        pytest.raises(SystemExit, match="--beta: invalid literal"),
+        blamed("--beta", (ValueError,)),
+    ):
+        int("x")
+
+
+def test_a_claim_that_did_not_hold_is_exit_code_1():
+    assert code_of(lambda _: [Finding("yes", True), Finding("no", False)]) == 1
+    assert code_of(lambda _: [Finding("yes", True)]) == 0
+    assert code_of(lambda _: [Check("claim", "world", 1.0, 0.5)]) == 1
+    assert code_of(lambda _: [Check("claim", "world", float("nan"), 0.5)]) == 1
+    assert code_of(lambda _: [Check("claim", "world", 0.1, 0.5)]) == 0
+
+
+def test_the_identity_exits_with_1_if_it_fails(monkeypatch, capsys):
+    failed = Check("claim", "grammar", 1.0, 1e-10)
+    monkeypatch.setattr(equivalence, "check_all", lambda _: [failed])
+    assert code_of(equivalence.main, arguments=equivalence.Equivalence) == 1
+    assert "FAILS" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_an_interrupt_says_how_to_go_on(signum, code, capsys):
+    def main(_):
+        with going_on(lambda: "To go on: flip"):
+            os.kill(os.getpid(), signum)
+            for _ in range(10**6):
+                pass
+
+    before = signal.getsignal(signum)
+    assert code_of(main) == code
+    assert capsys.readouterr().err == f"Ended by {signal.Signals(signum).name}. To go on: flip\n"
+    assert signal.getsignal(signum) is before
+
+
+def test_an_interrupt_that_leaves_nothing_says_so(capsys):
+    def main(_):
+        with going_on(lambda: ""):
+            raise KeyboardInterrupt
+
+    assert code_of(main) == 130
+    assert (
+        capsys.readouterr().err
+        == "Ended by SIGINT. There is nothing to go on from: start it again.\n"
+    )
+
+
+@pytest.mark.parametrize("inside", [of_library, lambda _: blamed_library()])
+def test_what_fails_late_says_how_to_go_on_as_well(inside, capsys):
+    def main(args):
+        with going_on(lambda: "To go on: flip"):
+            inside(args)
+
+    assert code_of(main) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r".*beta is -1, expected [^.]*\. To go on: flip", line)
+
+
+def blamed_library():
+    with blamed("--beta"):
+        of_library(None)
+
+
+def test_given_options_are_the_fields_that_were_named():
+    assert given_options(
+        ["--kl-budget", "3", "--no-merge", "--beta=1", "--lora.rank", "3", "-1"]
+    ) == {
+        "kl_budget",
+        "merge",
+        "beta",
+        "lora.rank",
+    }
+    for twice in (["--kl-budget", "1", "--kl_budget", "1"], ["--merge", "--no-merge"]):
+        with pytest.raises(SystemExit, match="is given twice"):
+            given_options(twice)
+
+
+@pytest.mark.parametrize(
+    ("script", "line", "message"),
+    [
+        ("steer", "--budget 10", "--budget plays no part without --sample"),
+        *(
+            ("steer", f"--sample smc {line}", f"{line.split()[0]} plays no part with --sample")
+            for line in (
+                "--steps 3",
+                "--particles 3",
+                "--clip-norm 1",
+                "--learning-rate 1",
+                "--objective trace",
+            )
+        ),
+        ("steer", "--sample smc --prior-draws 10", "--prior-draws plays no part with --sample"),
+        ("steer", "--sample smc --checkpoint-every 10 ", "--checkpoint-every plays no part"),
+        ("steer", "--kl-budget 1 --beta 0.1", "--beta plays no part with a budget"),
+        ("steer", "--prompts a --prompts-file FILE", "--prompts plays no part with --prompts-file"),
+        ("steer", "--constraint", "--constraint plays no part where it names nothing"),
+        ("steer", "--moment", "--moment plays no part where it names nothing"),
+        *(
+            (script, "--only", "--only plays no part where it names nothing")
+            for script in ("step_cost", "guide_zoo")
+        ),
+        ("rlhf", "--preferences FILE --seeds 2", "--seeds plays no part with --preferences"),
+        ("rlhf", "--preferences FILE --num-preferences 30", "--num-preferences plays no part"),
+        ("rlhf", "--held-out 0.5", "--held-out plays no part without --preferences"),
+        ("collapse", "--text-steps 0 --text-rate 1e-3", "--text-rate plays no part"),
+        (
+            "guide_zoo",
+            "--worlds two-modes --steps 3",
+            "--steps plays no part without the world eight-tokens",
+        ),
+        ("guide_zoo", "--worlds film-reviews --max-iter 3", "--max-iter plays no part"),
+        ("guide_zoo", "--worlds two-modes --particles 3", "--particles plays no part"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(script, line, message, tmp_path, capsys):
+    (tmp_path / "file").write_text("the film was")
+    words = line.replace("FILE", str(tmp_path / "file")).split()
+    assert code_of(never, *words, arguments=arguments_of(script)) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", NAMES)
+def test_an_unknown_option_is_refused(script, capsys):
+    for words in (["--nonsense"], ["--seedx", "1"], ["positional"]):
+        assert code_of(never, *words, arguments=arguments_of(script)) == 2
+    assert "nonsense" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "refusal", [SystemExit("refused"), ValueError("refused"), KeyboardInterrupt()]
+)
+def test_what_is_refused_leaves_no_folder(tmp_path, refusal):
+    def main(out, text):
+        with new_folder(Coin(out=out), "coin") as folder:
+            assert folder.arguments.is_file()
+            if text:
+                (folder.path / "results.jsonl").write_text(text)
+            raise refusal
+
+    with pytest.raises(type(refusal)):
+        main(tmp_path / "a" / "b", "")
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(type(refusal)):
+        main(tmp_path, "{}")
+    assert len([*tmp_path.glob("coin*/results.jsonl")]) == 1
+
+
+def test_a_folder_that_the_system_does_not_make_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: (tmp_path / "nowhere").stat())
+    with (
+        pytest.raises(SystemExit, match=r"--out .*runs: .*No such file"),
+        new_folder(Coin(out=tmp_path / "runs"), "coin"),
+    ):
+        pass
+
+
+@pytest.mark.slow
+def test_steer_names_the_option_and_leaves_no_folder(tmp_path, capsys, prior):
+    prior.save_pretrained(tmp_path / "prior")
+    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
+    (tmp_path / "mine.py").write_text(
+        "def bad(texts):\n    return 1 / 0\n\ndef good(texts):\n    return [1.0] * len(texts)\n"
+    )
+    (tmp_path / "leaves.py").write_text("def bad(texts):\n    raise SystemExit(0)\n")
+    (tmp_path / "exits.py").write_text("import sys\nsys.exit(0)\n")
+    (tmp_path / "empty").mkdir()
+    base = [
+        "--prior",
+        str(tmp_path / "prior"),
+        "--max-new-tokens",
+        "3",
+        "--out",
+        str(tmp_path / "runs"),
+        "--threads",
+        "1",
+    ]
+    for line, message in (
+        ("--prompts-file {}/latin.txt", "--prompts-file.*latin.txt"),
+        ("--prompts " + "was_" * 40, "--prompts: prompt 0 has"),
+        (
+            "--reward function:{}/mine.py:bad",
+            r"the function .*mine.py:bad raised ZeroDivisionError",
+        ),
+        (
+            "--reward function:{}/leaves.py:bad",
+            r"the function .*leaves.py:bad raised SystemExit: 0",
+        ),
+        (
+            "--reward function:{}/exits.py:f",
+            "--reward 'function:.*exits.py:f': cannot import .*SystemExit",
+        ),
+        ("--reward classifier:{}/empty:x", "--reward 'classifier:.*empty:x': "),
+        (
+            "--constraint fluency:{}/empty>=1 --objective forward-kl",
+            "--constraint 'fluency:.*>=1': ",
+        ),
+        ("--moment preferences:{}/empty=1", "--moment 'preferences:.*empty': "),
+        ("--sample smc --proposal {}/empty", "--proposal .*empty: "),
+        ("--guide n-gram --n-gram.n 0", "--guide n-gram: n is 0"),
+        ("--reward 1e308*vader", "reward '1e308.vader' is .*Scale the reward$"),
+        ("--sample rejection --reward function:{}/mine.py:good", "--sample rejection: "),
+    ):
+        words = [
+            word.replace("_", " ") if "was_" in word else word
+            for word in line.format(tmp_path).split()
+        ]
+        prompts = [] if "--prompts" in line else ["--prompts", "the film was"]
+        assert code_of(steer.main, *base, *prompts, *words, arguments=steer.Steer) == 2, line
+        assert re.search(message, capsys.readouterr().err), line
+        assert not (tmp_path / "runs").exists(), line
+
+
+def test_a_word_with_a_sign_of_comparison_can_be_asked_for():
+    with pytest.raises(SystemExit, match="or, for a word that has '=5' in it, 'words:x=5>=1'"):
+        read_constraint("words:x=5")
+    assert read_constraint("words:x=5>=1")[2:6] == ("words", "x=5", 1.0, None)
+    assert read_moment("words:x=5=0.3")[3] == "x=5"

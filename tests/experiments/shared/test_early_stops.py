@@ -1,0 +1,197 @@
+"""A fit that stopped early reaches the reader of every script that runs one, and a claim does not hold on it."""
+
+from dataclasses import replace
+
+import pytest
+from pyro.infer import Trace_ELBO
+
+from experiments import agents, best_of_n, collapse, distribution_matching, inference_zoo
+from experiments.guide_zoo import __main__ as guide_zoo
+from experiments.guide_zoo import runs as guide_runs
+from experiments.inference_zoo import Job
+from experiments.rlhf import stages as rlhf_stages
+from experiments.shared import figures
+from experiments.shared.claims import Finding, finished, verdict
+from experiments.shared.early_stops import early_stops
+from experiments.shared.run_folder import RunFolder
+from experiments.shared.tuning import tuned
+from experiments.shared.worlds import film_reviews
+from experiments.steer.__main__ import Steer, main
+from guides import FineTuned
+from inference import OBJECTIVES
+from model import AlignmentModel, Pattern, TextReward
+from model.preferences import PriorFeatures
+from tests.experiments.rlhf.test_main import SMALL, told
+
+pytestmark = pytest.mark.filterwarnings("ignore:fit stopped early")
+
+
+class Diverges(Trace_ELBO):
+    """An objective whose loss is NaN."""
+
+    summary = "none"
+
+    def __init__(self, num_particles=2, **_):
+        super().__init__(num_particles=num_particles)
+
+    def loss_and_grads(self, *_):
+        return float("nan")
+
+    def loss(self, *_):
+        return float("nan")
+
+
+@pytest.fixture
+def model(prior):
+    return AlignmentModel(prior, TextReward(Pattern.of_words("not"), prior), beta=0.5)
+
+
+def test_tuned_guides_tell_that_they_are_not(model, prompts):
+    with early_stops() as stops:
+        tuned(FineTuned(model.prior), model, prompts, Diverges(), 3, rate=1e-3, seed=7)
+    assert len(stops) == 1
+    assert stops[0].startswith(
+        "FineTuned by Diverges, seed 7: stopped early at step 0: the loss is nan"
+    )
+    with early_stops() as none:
+        tuned(
+            FineTuned(model.prior),
+            model,
+            prompts,
+            OBJECTIVES["trace"](num_particles=2),
+            1,
+            rate=1e-3,
+        )
+    assert none == []
+
+
+def test_no_claim_holds_on_a_guide_that_was_not_trained():
+    assert finished([]) == []
+    findings = [Finding("it is so", True), *finished(["FineTuned: stopped early at step 3"])]
+    assert verdict(findings).startswith(
+        "The claim did NOT hold, 1 of 2 findings failed: FineTuned: stopped early at step 3"
+    )
+
+
+@pytest.fixture
+def stopped(model, prompts):
+    """A part of a script, whose fit stops early."""
+
+    def part(*_, **__):
+        tuned(FineTuned(model.prior), model, prompts, Diverges(), 1, rate=1e-3)
+        return "a table", []
+
+    return part
+
+
+def check_report(findings, printed):
+    assert not all(finding.held for finding in findings)
+    assert "NO  FineTuned by Diverges, seed 0: stopped early at step 0" in printed
+
+
+def test_agents_report_it(monkeypatch, tmp_path, capsys, prior):
+    monkeypatch.setattr(agents, "LeaveOneOut_ELBO", Diverges)
+    monkeypatch.setattr(agents, "grammar_prior", lambda *_, **__: prior)
+    check_report(
+        agents.main(agents.Agents(betas=(0.5,), seeds=1, out=tmp_path)), capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "parts"),
+    [
+        (collapse, collapse.Collapse, ("of_sentiment", "of_binary", "of_text")),
+        (best_of_n, best_of_n.BestOfN, ("on_grammar", "on_text")),
+    ],
+)
+def test_scripts_of_several_parts_report_it(
+    script, arguments, parts, monkeypatch, tmp_path, capsys, stopped
+):
+    for part in parts:
+        monkeypatch.setattr(script, part, stopped)
+    monkeypatch.setattr(script, "grammar_prior", lambda *_, **__: None)  # which takes seconds
+    check_report(script.main(arguments(out=tmp_path)), capsys.readouterr().out)
+
+
+def test_distribution_matching_reports_it(monkeypatch, tmp_path, capsys, stopped):
+    script = distribution_matching
+    monkeypatch.setattr(script, "run", lambda *_: stopped() and {})
+    monkeypatch.setattr(script, "findings_of", lambda *_: [])
+    monkeypatch.setattr(script, "dissociation_figure", lambda *_: figures.new_axes()[0])
+    arguments = script.DistributionMatching(draws=128, max_new_tokens=3, share=0.7, out=tmp_path)
+    check_report(script.main(arguments), capsys.readouterr().out)
+
+
+def test_rows_of_the_zoo_of_algorithms_say_it(monkeypatch):
+    monkeypatch.setitem(OBJECTIVES, "leave-one-out", Diverges)
+    result = inference_zoo.run(Job("eight-tokens", "leave-one-out", 1.0, 1, 0))
+    assert result.measured
+    assert result.stopped.startswith("its fit: stopped early at step 0: the loss is nan")
+    assert "leave-one-out, its fit: stopped early at step 0" in inference_zoo.table([result], 1.0)
+
+
+def test_rows_of_the_zoo_of_guides_say_it(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(OBJECTIVES, "leave-one-out", Diverges)
+    small = {
+        "worlds": ("eight-tokens",),
+        "only": ("1-gram",),
+        "seeds": 1,
+        "max_iter": 5,
+        "steps": 1,
+        "workers": 1,
+    }
+    guide_zoo.main(guide_zoo.GuideZoo(**small, out=tmp_path))
+    assert "1-gram, seed 0 stopped early at step 0: the loss is nan" in capsys.readouterr().out
+
+    def nothing(*_):
+        raise ValueError("the guide is NaN")
+
+    monkeypatch.setattr(guide_runs, "tuned", nothing)
+    guide_zoo.main(guide_zoo.GuideZoo(**small, out=tmp_path))
+    assert "1-gram, seed 0 no result: the guide is NaN" in capsys.readouterr().out
+
+
+def test_a_guide_of_the_text_world_that_has_no_result_has_a_row(monkeypatch, tmp_path, capsys):
+    def nothing(*_):
+        raise ValueError("the guide is NaN")
+
+    small = film_reviews(64)
+    monkeypatch.setitem(guide_runs.WORLDS, "film-reviews", lambda: small)
+    monkeypatch.setattr(guide_zoo, "film_reviews", lambda: small)
+    monkeypatch.setattr(guide_runs, "tuned", nothing)
+    guide_zoo.main(
+        guide_zoo.GuideZoo(worlds=("film-reviews",), only=("lora-1",), workers=1, out=tmp_path)
+    )
+    assert "seed 0 no result: the guide is NaN" in capsys.readouterr().out
+
+
+def test_rlhf_says_it(monkeypatch, tmp_path, prior):
+    monkeypatch.setattr(rlhf_stages, "LeaveOneOut_ELBO", Diverges)
+    args = replace(SMALL, samples=4, steps=1)
+    _, posterior = rlhf_stages.learn(args, PriorFeatures(prior), told(prior, 12), 0.0, 0)
+    table = rlhf_stages.tune(args, prior, posterior, ["the film was"], RunFolder(tmp_path))
+    assert "The fit stopped early at step 0: the loss is nan" in table
+
+
+def test_steer_says_it(monkeypatch, tmp_path, prior, capsys):
+    monkeypatch.setitem(OBJECTIVES, "trace", Diverges)
+    prior.save_pretrained(tmp_path / "prior")
+    small = {
+        "steps": 4,
+        "particles": 4,
+        "samples": 20,
+        "prior_draws": 40,
+        "threads": 1,
+        "max_new_tokens": 3,
+    }
+    args = Steer(
+        prior=str(tmp_path / "prior"),
+        prompts=("the film was",),
+        objective="trace",
+        out=tmp_path,
+        **small,
+    )
+    folder = main(args)
+    said = "Stopped early at step 0: the loss is nan"
+    assert said in capsys.readouterr().out
+    assert said in folder.report.read_text()

@@ -1,0 +1,420 @@
+"""The main job on small priors: what it writes, that it resumes, what it refuses."""
+
+import json
+import math
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+import tyro
+from transformers import AutoModelForCausalLM
+
+from experiments.shared.guide_options import GuideOptions, learning_rate, load_guide
+from experiments.shared.priors import FILM_REVIEWS, load_prior
+from experiments.shared.rewards import REWARDS
+from experiments.shared.run_folder import RunFolder
+from experiments.steer.__main__ import Steer, load, main, restored
+from guides import GUIDES
+from inference import OBJECTIVES, SAMPLERS
+
+SHORT = Steer(
+    steps=4,
+    particles=4,
+    samples=20,
+    prior_draws=40,
+    threads=1,
+    checkpoint_every=2,
+    max_new_tokens=3,
+)
+
+
+@pytest.fixture(scope="module")
+def grammar_folder(prior, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("grammar")
+    prior.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def args(grammar_folder, tmp_path):
+    return replace(SHORT, prior=str(grammar_folder), prompts=("the film was", "the"), out=tmp_path)
+
+
+def test_run_folder_and_report(args, capsys):
+    folder = main(args)
+    printed = capsys.readouterr().out
+    for expected in (
+        "Before, from the prior",
+        "log Z =",
+        "KL(. || p*)",
+        "KL(p* || .)",
+        "are left",
+        "E[r]",
+    ):
+        assert expected in printed
+    saved = json.loads(folder.arguments.read_text())
+    assert saved["arguments"]["beta"] == args.beta
+    assert saved["versions"]["torch"] == torch.__version__
+    steps = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    assert [record["step"] for record in steps] == [1, 2, 3, 4]
+    for record in steps:
+        assert record["elbo"] == pytest.approx(
+            record["reward"] / args.beta - record["kl_guide_prior"]
+        )
+    assert AutoModelForCausalLM.from_pretrained(folder.guide).num_parameters() > 0
+    page = folder.report.read_text()
+    assert page.count("<svg") == 2
+    assert not re.search(r'(src|href)="?(?!#)', page.split("<svg")[0]), (
+        "the page loads something from elsewhere"
+    )
+
+
+def test_resume_ends_where_an_unbroken_run_ends(args, monkeypatch):
+    class KilledError(Exception):
+        pass
+
+    append = RunFolder.append_metrics
+    folders = []
+
+    def append_and_die_at_step_3(folder, record):
+        folders.append(folder)
+        append(folder, record)
+        if record["step"] == 3:
+            raise KilledError
+
+    whole = main(args)
+    monkeypatch.setattr(RunFolder, "append_metrics", append_and_die_at_step_3)
+    with pytest.raises(KilledError):
+        main(args)
+    monkeypatch.setattr(RunFolder, "append_metrics", append)
+    resumed = main(Steer(resume=folders[0].path))
+    ours, theirs = (
+        AutoModelForCausalLM.from_pretrained(folder.guide).state_dict()
+        for folder in (resumed, whole)
+    )
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+    assert resumed.read_metrics() == whole.read_metrics()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_runs(args, objective):
+    guide = "twisted" if objective == "contrastive-twist" else "fine-tuned"
+    one = 1 if objective == "reweighted-wake-sleep" else None
+    assert main(
+        replace(args, guide=guide, objective=objective, steps=1, prompts_per_step=one)
+    ).report.is_file()
+
+
+@pytest.mark.parametrize("guide", sorted(set(GUIDES) - {"fixed", "tempered"}))
+def test_every_guide_runs_and_is_a_proposal_after(args, guide, capsys):
+    """What it was is found again from its folder: the ELBO of both is the same."""
+    folder = main(replace(args, guide=guide, steps=1))
+    assert folder.report.is_file()
+    assert "trained parameters" in capsys.readouterr().out
+    main(replace(args, sample="importance", budget=64, proposal=folder.guide))
+    assert f"64 responses from {folder.guide}" in capsys.readouterr().out
+    prior = load(args, args.prior)
+    prompts = prior.encode(args.prompts)
+    saved = json.loads((folder.guide / "guide.json").read_text())
+    fresh, loaded = (
+        GUIDES[guide](prior, prompts, **saved["options"]),
+        load_guide(folder.guide, prior),
+    )
+    response = prior(prompts).sample((4,))
+    log_prob = [one.distribution(prompts).log_prob(response) for one in (fresh, loaded)]
+    assert not torch.equal(*log_prob)
+
+
+def test_the_seed_is_also_that_of_a_guides_random_start(args):
+    """Whatever was drawn before."""
+    first = main(replace(args, guide="recurrent", steps=1)).read_metrics()
+    torch.rand(1)
+    assert main(replace(args, guide="recurrent", steps=1)).read_metrics() == first
+    assert main(replace(args, guide="recurrent", steps=1, seed=1)).read_metrics() != first
+
+
+def test_options_of_a_guide_reach_it_and_come_back_on_resume(args, capsys):
+    options = GuideOptions(lora=type(GuideOptions().lora)(rank=2))
+    folder = main(replace(args, guide="lora", options=options, merge=True, steps=2))
+    assert (
+        f"guide lora, {2 * 32 * (4 + 2 + 5 + 5) * 2:,} trained parameters"
+        in capsys.readouterr().out
+    )
+    assert json.loads((folder.guide / "adapter_config.json").read_text())["r"] == 2
+    assert AutoModelForCausalLM.from_pretrained(folder.path / "merged").num_parameters() > 0
+    assert restored(Steer(resume=folder.path), folder.read_arguments()).options == options
+    older = {name: value for name, value in folder.read_arguments().items() if name != "options"}
+    assert restored(Steer(resume=folder.path), older).options == GuideOptions()
+
+
+def test_a_table_is_found_by_its_prompt_in_another_run(args):
+    """Not by its place among that run's prompts; and a prompt that it has no table for is named."""
+    tuned = main(replace(args, guide="mean-field", steps=1)).guide
+    prior = load(args, args.prior)
+    guide, turned = load_guide(tuned, prior), prior.encode(args.prompts[::-1])
+    response = prior(turned).sample((4,))
+    there = guide.distribution(prior.encode(args.prompts)).log_prob(response.flip(1)).flip(1)
+    assert torch.allclose(guide.distribution(turned).log_prob(response), there, rtol=0, atol=1e-5)
+    with pytest.raises(SystemExit, match="no table for the prompt 'the plot was'"):
+        main(
+            replace(args, prompts=("the plot was",), sample="importance", budget=8, proposal=tuned)
+        )
+
+
+def test_a_guide_that_needs_no_training_is_a_proposal(args, capsys):
+    main(replace(args, guide="tempered", sample="importance", budget=64))
+    assert "64 responses from tempered" in capsys.readouterr().out
+
+
+def test_learning_rates_are_those_of_what_is_chosen():
+    assert (
+        learning_rate("mixture", {"component": "mean-field"}) == GUIDES["mean-field"].learning_rate
+    )
+    assert learning_rate("fine-tuned", {"subset": "all"}) == 8e-5
+    assert learning_rate("fine-tuned", {"subset": "norms-and-biases"}) == 3e-3
+
+
+def test_a_half_precision_copy_may_train_in_float32(args, capsys):
+    options = GuideOptions(fine_tuned=type(GuideOptions().fine_tuned)(dtype="float32"))
+    main(replace(args, dtype="bfloat16", steps=1))
+    assert "training in bfloat16 loses most updates" in capsys.readouterr().out
+    main(replace(args, dtype="bfloat16", steps=1, options=options))
+    assert "training in bfloat16" not in capsys.readouterr().out
+
+
+def test_choices_that_do_not_go_together(args):
+    for choice, message in (
+        ({"guide": "fixed"}, "--guide fixed has nothing to train: add --sample"),
+        (
+            {"guide": "lora", "sample": "smc"},
+            "--sample trains nothing: train --guide lora without it",
+        ),
+        (
+            {
+                "guide": "lora",
+                "options": GuideOptions(lora=type(GuideOptions().lora)(target_modules="(")),
+            },
+            "no regular expression",
+        ),
+        (
+            {"guide": "soft-prompt", "prompts": ("the film", "the film was " * 7)},
+            "virtual tokens, 22 of the prompt and",
+        ),
+        ({"merge": True}, "--merge is for --guide lora, got --guide fine-tuned"),
+        (
+            {"options": GuideOptions(n_gram=type(GuideOptions().n_gram)(n=3))},
+            "--n-gram.n is for --guide n-gram, got --guide fine",
+        ),
+        (
+            {"objective": "contrastive-twist"},
+            "--objective contrastive-twist with --guide fine-tuned: LanguageModel has no twist",
+        ),
+        ({"objective": "reward-to-go-value", "guide": "n-gram"}, "has no `hidden`"),
+        ({"reward": ("taste",)}, r"--reward 'taste': expected \[WEIGHT"),
+        ({"penalty": 3.0}, "--penalty 3 is for what --constraint forbids"),
+        ({"constraint": ("words:good",), "penalty": 3.0, "sample": "smc"}, "--penalty is for SVI"),
+        (
+            {"constraint": ("words:good",), "penalty": 1.0, "kl_budget": 1.0},
+            "--penalty is given with a budget",
+        ),
+        ({"beta": math.inf}, "--beta is inf, expected a positive finite number"),
+        ({"clip_norm": 0.0}, "--clip-norm is 0.0, expected a positive"),
+        ({"steps": -3}, "--steps is -3, expected a whole number of at least 1"),
+        ({"prompts_per_step": 0}, "--prompts-per-step is 0, expected a whole number of at least 1"),
+        ({"prompts": ()}, "--prompts is empty"),
+        (
+            {"particles": 1},
+            "--particles 1 with --objective leave-one-out: num_particles is 1, expected a whole number",
+        ),
+        ({"moment": ("words:good=0.5",), "kl_budget": 1.0}, "--moment moves the posterior"),
+        (
+            {
+                "constraint": ("words:zzz",),
+                "moment": ("words:good=0.5",),
+                "objective": "forward-kl",
+            },
+            "--moment: .*loosen the constraint",
+        ),
+        ({"moment": ("words:good=1.5",)}, "--moment: no finite multipliers give .* words:good 1.5"),
+        (
+            {"constraint": ("words:zzz",), "objective": "forward-kl"},
+            "none of 40 draws of the prior after .* meets it",
+        ),
+        ({"kl_budget": 1.0, "min_reward": 0.5}, "--kl-budget and --min-reward are both given"),
+        ({"min_reward": 2.0}, r"--min-reward: E\[r\] is asked to be 2 of reward, and ranges from"),
+        (
+            {"constraint": ("words:was",)},
+            "--objective leave-one-out descends .* choose one of wake-phi, .*--penalty",
+        ),
+        (
+            {"guide": "n-gram", "options": GuideOptions(n_gram=type(GuideOptions().n_gram)(n=0))},
+            "--guide n-gram: n is 0",
+        ),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            main(replace(args, **choice))
+
+
+def test_constraint_and_weighted_rewards(args, capsys):
+    rewards = {"reward": ("vader", "0.1*length"), "constraint": ("words:bad,dull<=0",)}
+    folder = main(replace(args, **rewards, objective="forward-kl", samples=200, prior_draws=400))
+    printed = capsys.readouterr().out
+    assert "steered by vader + 0.1*length given words:bad,dull<=0, beta 0.1" in printed
+    assert "are forbidden, of the prior's" in printed
+    assert "KL(p* || q) went from" in printed
+    resumed = main(Steer(resume=folder.path))
+    assert json.loads(resumed.arguments.read_text())["arguments"]["constraint"] == [
+        "words:bad,dull<=0"
+    ]
+
+
+def test_penalty_makes_constraints_soft(args, capsys):
+    main(replace(args, constraint=("words:bad,dull<=0",), penalty=2.0))
+    printed = capsys.readouterr().out
+    assert "given words:bad,dull<=0 (soft, 2 nats), beta 0.1" in printed
+    assert "are left" in printed
+    reward, forbidden = (
+        line.split() for line in printed.splitlines() if line.startswith(("E[r]", "forbidden  "))
+    )
+    assert float(reward[1]) > -1, "a penalty of 2 nats at beta 0.1 is no part of the reward"
+    assert float(forbidden[1].rstrip("%")) > 20
+
+
+def test_moments_are_reported_and_kept_for_a_resume(args, capsys):
+    args = replace(args, reward=(), moment=("words:very=0.6",), samples=300, prior_draws=1000)
+    folder = main(args)
+    printed = capsys.readouterr().out
+    assert "steered by no reward with means words:very=0.6, beta 0.1" in printed
+    posterior = next(
+        line for line in printed.splitlines() if line.startswith("E[words:very]")
+    ).split()[-3:]
+    assert float(posterior[0]) == pytest.approx(0.6, abs=4 * float(posterior[2]))
+    assert "forbidden" not in printed
+    resumed = main(replace(args, moment=(), resume=folder.path))
+    assert json.loads(resumed.arguments.read_text())["arguments"]["moment"] == ["words:very=0.6"]
+    assert "reward" not in json.loads((folder.path / "metrics.jsonl").read_text().splitlines()[0])
+    assert "E<sub>q</sub>[r]" not in folder.report.read_text()
+    capsys.readouterr()
+    main(replace(args, sample="importance", budget=2000))
+    reached = next(
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("E[words:very] of the posterior")
+    )
+    assert float(reached.split()[-1]) == pytest.approx(0.6, abs=0.06)
+
+
+def test_constraint_is_kept_by_samplers(args, capsys):
+    folder = main(replace(args, constraint=("words:very",), sample="importance", budget=2000))
+    printed = capsys.readouterr().out
+    assert "E[r] of the prior" in printed
+    assert "inf" not in next(
+        line for line in printed.splitlines() if line.startswith("E[r] of the prior")
+    )
+    lines = [
+        json.loads(line)["text"] for line in (folder.path / "draws.jsonl").read_text().splitlines()
+    ]
+    assert lines
+    assert all("very" in text.split() for text in lines)
+
+
+def test_budget_is_spent_and_kept_for_a_resume(args, capsys):
+    args = replace(args, prior_draws=1000)  # all 820 responses are listed
+    folder = main(replace(args, kl_budget=0.5))
+    found = re.search(
+        r"beta (\S+): KL\(p\* \|\| p0\) = 0.500 ± 0.000 nats .* exactly", capsys.readouterr().out
+    )
+    assert found
+    saved = json.loads(folder.arguments.read_text())["arguments"]
+    assert saved["beta"] == pytest.approx(float(found[1]), rel=1e-3)
+    main(replace(args, resume=folder.path))
+    assert json.loads(folder.arguments.read_text())["arguments"]["beta"] == saved["beta"]
+    main(replace(args, min_reward=0.1))
+    assert "E[r] = 0.100 ± 0.000" in capsys.readouterr().out
+
+
+def test_prompts_from_a_file(args, tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text("the film\n\nthe plot was\n")
+    main(replace(args, prompts_file=tmp_path / "prompts.txt", steps=1))
+    assert "the plot was" in capsys.readouterr().out
+
+
+def test_missing_prompt_file_is_named(args, tmp_path):
+    with pytest.raises(
+        SystemExit, match=r"nowhere\.txt: No such file or directory, expected a text file"
+    ):
+        main(replace(args, prompts_file=tmp_path / "nowhere.txt"))
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(SystemExit, match="has no prompts"):
+        main(replace(args, prompts_file=tmp_path / "empty.txt"))
+
+
+def test_help_names_every_choice(capsys):
+    with pytest.raises(SystemExit):
+        tyro.cli(Steer, args=["--help"])
+    text = capsys.readouterr().out
+    for choice in (
+        *GUIDES,
+        *OBJECTIVES,
+        *SAMPLERS,
+        "film-reviews",
+        "smollm2",
+        *REWARDS,
+        "--lora.rank",
+        "--twisted.top-k",
+    ):
+        assert choice in text
+
+
+def test_foreign_checkpoint(stories_folder, tmp_path):
+    args = replace(
+        SHORT,
+        prior=str(stories_folder),
+        prompts=("Once upon a time", "Lily"),
+        out=tmp_path,
+        max_new_tokens=8,
+    )
+    assert main(args).report.is_file()
+
+
+def test_embedded_prior_is_small_and_writes_english():
+    assert sum(path.stat().st_size for path in FILM_REVIEWS.iterdir()) < 8_000_000
+    prior = load_prior(
+        "film-reviews", max_new_tokens=24, temperature=1.0, dtype="float32", device="cpu"
+    )
+    distribution = prior(prior.encode(["The film was"]))
+    likely = prior.tokenizer(" a very good movie.", add_special_tokens=False)["input_ids"]
+    unlikely = prior.tokenizer(" movie very. a good", add_special_tokens=False)["input_ids"]
+    log_prob = [
+        distribution.log_prob_per_token(_padded(prior, ids))[0, : len(ids)].sum().item()
+        for ids in (likely, unlikely)
+    ]
+    assert log_prob[0] > log_prob[1] + 5
+
+
+def _padded(prior, ids):
+    return torch.tensor([[*ids, *[prior.pad_id] * (prior.max_new_tokens - len(ids))]])
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_steers_without_training(args, sampler, capsys):
+    folder = main(replace(args, sample=sampler, budget=4096 if sampler == "rejection" else 1024))
+    lines = [json.loads(line) for line in (folder.path / "draws.jsonl").read_text().splitlines()]
+    assert len(lines) == 256 * len(args.prompts)
+    assert lines[0]["text"].startswith(lines[0]["prompt"])
+    text = capsys.readouterr().out
+    assert "E[r] of the posterior" in text
+    assert "nothing was trained" in text
+
+
+def test_tuned_guide_is_a_proposal(args, capsys):
+    tuned = main(replace(args, steps=1)).guide
+    main(replace(args, sample="importance", budget=64, proposal=tuned))
+    assert f"64 responses from {tuned}" in capsys.readouterr().out
+
+
+def test_sampler_that_cannot_says_why(args):
+    tuned = main(replace(args, steps=1)).guide
+    with pytest.raises(SystemExit, match=r"--sample rejection: .*log_bound"):
+        main(replace(args, sample="rejection", budget=64, proposal=tuned))

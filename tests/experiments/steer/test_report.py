@@ -1,0 +1,95 @@
+"""The report of a run says what was measured, each number in its place."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from experiments.steer.judge import Judged
+from experiments.steer.report import Report
+from inference import Diagnostics, Estimate
+
+NAMES = [
+    "elbo",
+    "log_likelihood",
+    "kl_guide_prior",
+    "entropy",
+    "log_z_bound",
+    "log_z",
+    "kl_guide_posterior",
+    "kl_posterior_guide",
+]
+
+
+def diagnostics(first):
+    """Numbers that are all different: `first`, `first` + 1, and so on."""
+    estimates = {name: Estimate(first + i, 0.5) for i, name in enumerate(NAMES)}
+    return Diagnostics(
+        **estimates,
+        acceptance=None,
+        effective_sample_size=first + 8,
+        pareto_k=first + 9,
+        distinct_2=first + 10,
+    )
+
+
+@pytest.fixture
+def report():
+    return Report(
+        title="A run",
+        beta=0.5,
+        before=diagnostics(20.0),
+        after=diagnostics(0.0),
+        posterior_log_likelihood=Estimate(40.0, 0.5),
+        kl_posterior_prior=Estimate(41.0, 0.5),
+        samples={"prior": [("a text", 0.25)]},
+        seconds=12.0,
+    )
+
+
+def test_every_number_is_in_its_place(report):
+    rows = {name: cells for name, *cells in report.rows()}
+    expected = {
+        "E[r]": [(10.5, 0.25), (0.5, 0.25), (20.0, 0.25)],  # r/beta times beta
+        "ELBO": [(20.0, 0.5), (0.0, 0.5)],
+        "KL(. || p0)": ["0", (2.0, 0.5), (41.0, 0.5)],
+        "KL(. || p*)": [(26.0, 0.5), (6.0, 0.5), "0"],
+        "KL(p* || .)": [(27.0, 0.5), (7.0, 0.5), "0"],
+        "entropy": [(23.0, 0.5), (3.0, 0.5), ""],
+    }
+    for name, cells in expected.items():
+        told = [cell if isinstance(cell, str) else str(Estimate(*cell)) for cell in cells]
+        assert rows[name][: len(told)] == told, name
+    assert rows["ELBO"][2] == f"log Z = {Estimate(25.0, 0.5)}"
+    assert rows["distinct-2"] == ["30.000", "10.000", ""]
+    assert rows["effective sample size"] == ["28", "8", ""]
+    assert rows["Pareto k-hat"] == ["29.00", "9.00", ""]
+
+
+@pytest.mark.parametrize(
+    ("start", "left", "share"), [(8.0, 2.0, "25%"), (8.0, -0.4, "-5%"), (-0.1, 0.2, "nan%")]
+)
+def test_what_is_left_is_a_share_of_what_there_was(report, start, left, share):
+    before = replace(report.before, kl_guide_posterior=Estimate(start, 0.1))
+    after = replace(report.after, kl_guide_posterior=Estimate(left, 0.2))
+    told = replace(report, before=before, after=after).conclusion()
+    assert (
+        f"Of the {start:.3f} nats between prior and posterior, {Estimate(left, 0.2)} are left ({share})"
+        in told
+    )
+    assert "after 12 s" in told
+
+
+def test_of_constraints_the_shares_of_what_they_forbid_are_told(report):
+    judged = [
+        Judged(Estimate(value, 0.1), share, {})
+        for value, share in ((1.0, 0.75), (2.0, 0.25), (3.0, 0.0))
+    ]
+    infinite = replace(report.before, kl_guide_posterior=Estimate(math.inf, math.nan))
+    constrained = replace(report, before=infinite, judged=judged)
+    rows = {name: cells for name, *cells in constrained.rows()}
+    assert rows["E[r]"] == [str(one.reward) for one in judged]
+    assert rows["forbidden"] == ["75.0%", "25.0%", "0.0%"]
+    told = constrained.conclusion()
+    assert "Of the guide's draws 25.0% are forbidden, of the prior's 75.0%" in told
+    assert f"KL(p* || q) went from {Estimate(27.0, 0.5)} to {Estimate(7.0, 0.5)} nats" in told

@@ -1,0 +1,348 @@
+"""Going on with a run: with its own arguments and its own files, others refused by name, and what runs is said first."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+from experiments.shared.command_line import run_script
+from experiments.shared.inputs import code_files
+from experiments.shared.run_folder import RunFolder
+from experiments.steer.__main__ import Steer, main
+from experiments.steer.report import without_folders
+from inference.svi.checkpoint.folder_lock import FolderInUseError, locked
+from model.common.digests import check_digests
+from tests.model.tiny import WORDS, tiny, tiny_tokenizer
+
+REWARD = """
+from kinder import weight
+print("the file of the reward runs")
+def kindness(texts):
+    return [weight * text.count("a") for text in texts]
+"""
+SHORT = Steer(
+    steps=2, particles=4, samples=8, prior_draws=40, threads=1, checkpoint_every=1, max_new_tokens=3
+)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """A run that was made in a folder of its own, with a prior, prompts and rewards in files."""
+    place = tmp_path_factory.mktemp("start")
+    tiny(dtype=torch.float32).save_pretrained(place / "prior")
+    (place / "prompts.txt").write_text("a b\nb\n")
+    (place / "rewards.py").write_text(REWARD)
+    (place / "kinder.py").write_text("from kindest import base\nweight = base + 0.25\n")
+    (place / "kindest.py").write_text("base = 0.25\n")
+    sizes = {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "intermediate_size": 8,
+    }
+    BertForSequenceClassification(BertConfig(vocab_size=len(WORDS), **sizes)).save_pretrained(
+        place / "classifier"
+    )
+    tiny_tokenizer(pad_token="<pad>").save_pretrained(place / "classifier")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        args = replace(
+            SHORT,
+            prior="prior",
+            prompts_file=place / "prompts.txt",
+            guide="n-gram",
+            out=place / "runs",
+        )
+        args = replace(
+            args, reward=("function:rewards.py:kindness", "0.1*classifier:classifier:LABEL_0")
+        )
+        main(args)
+    return place
+
+
+@pytest.fixture
+def run(start, tmp_path, monkeypatch):
+    """A copy of it, from where it was started, with its prompts named by the path that was typed."""
+    shutil.copytree(start, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    (folder,) = (tmp_path / "copy" / "runs").iterdir()
+    record = json.loads((folder / "arguments.json").read_text())
+    assert str(start) not in json.dumps(record["inputs"]).replace(f"--prompts-file {start}/", "")
+    return RunFolder(folder)
+
+
+def flip(name):
+    data = bytearray(Path(name).read_bytes())
+    data[-1] ^= 1
+    Path(name).write_bytes(data)
+
+
+def append(name):
+    write(name, Path(name).read_text() + " ")
+
+
+def write(name, text):
+    Path(name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda: append("rewards.py"),
+            r"--reward function:rewards\.py:kindness: rewards\.py changed",
+        ),
+        (
+            lambda: write("kinder.py", "weight = 1"),
+            r"function:rewards\.py:kindness: kinder\.py, kindest\.py changed",
+        ),
+        (
+            lambda: write("kindest.py", "base = 1"),
+            r"function:rewards\.py:kindness: kindest\.py changed",
+        ),
+        (lambda: flip("prior/model.safetensors"), r"--prior prior: model\.safetensors changed"),
+        (lambda: append("prior/config.json"), r"--prior prior: config\.json changed"),
+        (
+            lambda: write("prior/added_tokens.json", "{}"),
+            r"--prior prior: added_tokens\.json changed",
+        ),
+        (
+            lambda: flip("classifier/model.safetensors"),
+            r"classifier:classifier:LABEL_0: model\.safetensors changed",
+        ),
+        (
+            lambda: Path("kinder.py").unlink(),
+            r"function:rewards\.py:kindness: kinder\.py, kindest\.py changed",
+        ),
+    ],
+)
+def test_files_that_changed_are_refused_by_name_before_they_run(run, change, told, capsys):
+    change()
+    with pytest.raises(SystemExit, match=f"{told} since the run was made"):
+        main(Steer(resume=run.path))
+    assert "the file of the reward runs" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("gone", "told"),
+    [
+        ("rewards.py", r"--reward function:rewards\.py:kindness"),
+        ("prior", "--prior prior"),
+        (".", "--prior prior"),
+    ],
+)
+def test_files_that_are_gone_are_not_said_to_be_changed(run, gone, told, tmp_path, monkeypatch):
+    if gone == ".":
+        monkeypatch.chdir(tmp_path)
+    else:
+        Path(gone).rename("elsewhere")
+    with pytest.raises(
+        SystemExit,
+        match=rf"{told}: the files that the run was made with are missing, .* from {Path.cwd()}",
+    ):
+        main(Steer(resume=run.path))
+
+
+def test_another_prompts_file_is_refused(run, start):
+    before = (start / "prompts.txt").read_text()
+    try:
+        (start / "prompts.txt").write_text("a b\nc\n")
+        with pytest.raises(
+            SystemExit, match=r"--prompts-file .*prompts\.txt: prompts\.txt changed since"
+        ):
+            main(Steer(resume=run.path))
+    finally:
+        (start / "prompts.txt").write_text(before)
+
+
+def test_what_will_run_is_said_before_it_runs(run, capsys):
+    main(Steer(resume=run.path))
+    lines = capsys.readouterr().out.splitlines()
+    ran = lines.index("the file of the reward runs")
+    said = [
+        n
+        for n, line in enumerate(lines)
+        if line.endswith("kindness: runs kinder.py, kindest.py, rewards.py")
+    ]
+    assert said
+    assert said[0] < ran
+    assert any(line.endswith("names --prior prior: loads prior") for line in lines[:ran])
+    assert any(
+        line.endswith("names --reward 0.1*classifier:classifier:LABEL_0: loads classifier")
+        for line in lines[:ran]
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--beta", "0.2"], r"--beta is given with --resume: 0\.2, where the run has 0\.1"),
+        (["--steps", "1"], r"--steps is given with --resume: 1, where the run has 2"),
+        (["--particles", "32"], r"--particles is given with --resume: 32, where the run has 4"),
+        (
+            ["--prior", "film-reviews"],
+            "--prior is given with --resume: film-reviews, where the run has prior",
+        ),
+        (["--n-gram.n", "4"], r"--n-gram\.n is given with --resume: 4, where the run has"),
+        (
+            ["--guide", "fine-tuned"],
+            "--guide is given with --resume: fine-tuned, where the run has n-gram",
+        ),
+        (["--threads", "2"], "--threads is given with --resume: 2, where the run has 1"),
+        (["--seed", "1"], "--seed is given with --resume: 1, where the run has 0"),
+    ],
+)
+def test_other_arguments_beside_resume_are_refused(run, words, told, capsys):
+    """Also those that are the default, where the run's own is not."""
+    with pytest.raises(SystemExit) as refused:
+        run_script(main, Steer, ["--resume", str(run.path), *words])
+    assert refused.value.code == 2
+    assert re.search(told, capsys.readouterr().err)
+
+
+def test_arguments_that_are_the_runs_own_and_more_steps_are_taken(run, capsys):
+    words = ["--resume", str(run.path), "--beta", "0.1", "--particles", "4", "--steps", "3"]
+    with pytest.raises(SystemExit) as end:
+        run_script(main, Steer, words)
+    assert end.value.code == 0, capsys.readouterr().err
+    assert [record["step"] for record in run.read_metrics()] == [1, 2, 3]
+    assert run.read_arguments()["steps"] == 3
+    assert run.read_arguments()["resume"] is None
+    main(Steer(resume=run.path))
+    assert run.read_arguments()["steps"] == 3
+    with pytest.raises(SystemExit, match=r"--beta is given with --resume: 0\.3"):
+        main(Steer(resume=run.path, beta=0.3))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            {"num_preferences": [3]},
+            "has 'num_preferences', expected the arguments of this script: is it the run of another",
+        ),
+        ({"beta": None}, "lacks 'beta', expected the arguments of this script"),
+        ({"prompts": 3}, "has 'prompts' 3, expected a list"),
+        ({"out": 3}, "has 'out' 3, expected a path"),
+        ({"steps": "many"}, "--steps is 'many'"),
+    ],
+)
+def test_arguments_of_another_script_are_refused_by_name(run, change, told):
+    record = json.loads(run.arguments.read_text())
+    del record["sha256"]  # changed on purpose
+    record["arguments"] = {
+        key: value
+        for key, value in (record["arguments"] | change).items()
+        if value is not None or key not in change
+    }
+    run.arguments.write_text(json.dumps(record))
+    with pytest.raises(SystemExit, match=told):
+        main(Steer(resume=run.path))
+
+
+def test_a_bit_of_arguments_is_not_another_run(run):
+    """Also where it would change the report alone, or more than the fit that is done."""
+    text = run.arguments.read_text()
+    for one, other in (
+        ('"samples": 8', '"samples": 9'),
+        ('"steps": 2', '"steps": 3'),
+        ('"sha256"', '"sha257"'),
+    ):
+        assert one in text
+        run.arguments.write_text(text.replace(one, other))
+        with pytest.raises(SystemExit, match=r"arguments\.json is (not as it was written|damaged)"):
+            main(Steer(resume=run.path))
+    run.arguments.write_text(text)
+    assert run.read_arguments()["samples"] == 8
+
+
+def test_arguments_are_written_once(run):
+    before = run.arguments.stat()
+    main(Steer(resume=run.path))
+    after = run.arguments.stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+@pytest.mark.parametrize(
+    "name", ["arguments.json", "metrics.jsonl", "checkpoints", "guide", "report.html", "elbo.svg"]
+)
+def test_a_part_of_a_run_that_is_a_link_is_not_followed(run, name):
+    (run.path / name).rename(run.path / "elsewhere")
+    (run.path / name).symlink_to("elsewhere")
+    with pytest.raises(SystemExit, match=f"{name} is a link, which is not followed"):
+        main(Steer(resume=run.path))
+
+
+def test_what_kills_left_is_cleared_away_and_damaged_digests_do_not_end_a_run(run):
+    (run.guide / ".saving-abc" / "inner").mkdir(parents=True)
+    (run.guide / ".saving-abc" / "model.safetensors").touch()
+    (run.path / ".arguments.json.0a1b2c3d.partial").touch()
+    (run.guide / ".saving-link").symlink_to(run.checkpoints)
+    (run.guide / "digests.json").write_text("{")
+    main(Steer(resume=run.path))
+    left = [
+        str(path.relative_to(run.path)) for path in run.path.rglob(".*") if path.name != ".lock"
+    ]
+    assert left == ["guide/.saving-link"]
+    assert any(run.checkpoints.iterdir())
+    check_digests(run.guide)
+
+
+def test_a_run_in_use_is_refused(run):
+    with locked(run.path), pytest.raises(FolderInUseError, match="is in use by another run"):
+        main(Steer(resume=run.path))
+
+
+def test_another_runs_checkpoint_is_refused(run, tmp_path):
+    other = main(
+        replace(
+            SHORT, prior="prior", prompts=("a b",), guide="n-gram", beta=0.2, out=tmp_path / "other"
+        )
+    )
+    shutil.rmtree(run.checkpoints)
+    shutil.copytree(other.checkpoints, run.checkpoints)
+    with pytest.raises(ValueError, match=r"is of a fit with other prompts"):
+        main(Steer(resume=run.path))
+
+
+def test_files_of_code_are_those_beside_it_that_are_imported(tmp_path):
+    (tmp_path / "reward.py").write_text(
+        "import os, one\nfrom two.inner import x\nfrom .three import y\n"
+    )
+    (tmp_path / "one.py").write_text("import reward\ndef f(: pass\n")
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "inner.py").write_text("x = 1\n")
+    (tmp_path / "three.py").write_text("y = 1\n")
+    assert sorted(code_files(str(tmp_path / "reward.py"))) == [
+        "one.py",
+        "reward.py",
+        "two/inner.py",
+    ]
+    assert sorted(code_files("experiments.shared.claims"))[:1] == ["claims.py"]
+    assert code_files("no.such.module") == {}
+
+
+def test_reports_have_no_paths_of_this_machine(run, start, tmp_path):
+    assert (
+        without_folders(f"{tmp_path} by {start}/prior:x, '{start}'")
+        == f"{tmp_path.name} by prior:x, '{start.name}'"
+    )
+    assert without_folders("a/b 1/2 regex:/no/such/place/") == "a/b 1/2 regex:/no/such/place/"
+    args = replace(
+        SHORT,
+        prior=str(start / "prior"),
+        prompts=("a",),
+        guide="n-gram",
+        out=tmp_path / "runs",
+        steps=1,
+    )
+    moment = f"function:{start / 'rewards.py'}:kindness=0.8"
+    folder = main(replace(args, objective="forward-kl", reward=(), moment=(moment,)))
+    assert str(start) not in folder.report.read_text()
+    for path in folder.guide.iterdir():
+        assert str(start) not in path.read_bytes().decode(errors="replace"), path

@@ -1,0 +1,256 @@
+"""Estimates against the truth: within five standard errors, and those errors right on repetition."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from guides import Fixed, Tabular
+from inference import (
+    Diagnostics,
+    Enumeration,
+    LooseBoundError,
+    PriorDraws,
+    diagnose,
+    distinct_n,
+    draw_from_prior,
+    joint_at,
+    log_guide_at,
+)
+from model import (
+    AlignmentModel,
+    ResponseDistribution,
+    TextReward,
+    TokenReward,
+    grammar_prior,
+    vader_sentiment,
+)
+
+
+@pytest.fixture
+def measured(model, guide, prompts):
+    return diagnose(
+        model,
+        guide,
+        prompts,
+        num_samples=1500,
+        num_prior_draws=4000,
+        log_likelihood_bound=model.log_likelihood_bound(prompts),
+    )
+
+
+def within(estimate, truth, k=5.0):
+    return abs(estimate.value - truth.mean().item()) < k * estimate.standard_error
+
+
+def test_estimates_are_within_their_errors(measured: Diagnostics, truth: Enumeration, guide):
+    log_guide = truth.log_guide(guide)
+    assert within(measured.elbo, truth.elbo(guide))
+    assert within(measured.log_likelihood, truth.expected_log_likelihood(guide))
+    assert within(measured.kl_guide_prior, truth.kl_guide_prior(guide))
+    assert within(measured.entropy, -(log_guide.exp() * log_guide).sum(0))
+    assert within(measured.log_z, truth.log_z)
+    assert within(measured.kl_guide_posterior, truth.kl_guide_posterior(guide))
+    assert within(measured.kl_posterior_guide, truth.kl_posterior_guide(guide))
+    assert (
+        measured.elbo.value
+        < measured.log_z_bound.value
+        < truth.log_z.mean() + 5 * measured.log_z_bound.standard_error
+    )
+    assert measured.acceptance == pytest.approx(
+        (truth.log_z.exp() * math.exp(-1 / 0.3)).mean().item(), rel=0.1
+    )
+
+
+def test_every_number_is_that_of_its_definition(model, guide, prompts, monkeypatch):
+    """On the draws that were made, to the last digits: values and standard errors, not their signs alone."""
+    sample, drawn = ResponseDistribution.sample, []
+
+    def kept(self, sample_shape=()):
+        response = sample(self, sample_shape)
+        if sample_shape:
+            drawn.append(response)
+        return response
+
+    draws = draw_from_prior(
+        model, prompts, 50, log_likelihood_bound=model.log_likelihood_bound(prompts)
+    )
+    monkeypatch.setattr(ResponseDistribution, "sample", kept)
+    found = diagnose(model, guide, prompts, num_samples=40, prior_draws=draws, chunk=16)
+    response = torch.cat(drawn)
+    joint, log_guide = (
+        joint_at(model, prompts, response),
+        log_guide_at(guide, prompts, response).detach(),
+    )
+    log_weight = joint.log_prior + joint.log_likelihood - log_guide
+    means = {
+        "elbo": log_weight,
+        "log_likelihood": joint.log_likelihood,
+        "kl_guide_prior": log_guide - joint.log_prior,
+        "entropy": -log_guide,
+    }
+    for name, values in means.items():
+        error = values.std(0).square().sum().sqrt().item() / math.sqrt(40) / 2  # of two prompts
+        assert getattr(found, name) == pytest.approx((values.mean().item(), error), rel=1e-9), name
+    bound = (log_weight.logsumexp(0) - math.log(40)).mean().item()
+    assert found.log_z_bound.value == pytest.approx(bound, rel=1e-9)
+    log_z = draws.log_likelihood.exp().mean(0).log().mean().item()
+    assert found.log_z.value == pytest.approx(log_z, rel=1e-9)
+    gap = found.kl_guide_posterior
+    assert gap.value == pytest.approx(log_z - log_weight.mean().item(), rel=1e-9)
+    assert gap.standard_error == pytest.approx(
+        math.hypot(found.log_z.standard_error, found.elbo.standard_error)
+    )
+    assert found.acceptance == draws.accepted.double().mean().item()
+    exact = []
+    for n in range(2):
+        accepted = draws.response[draws.accepted[:, n]][:, [n]]
+        joint = joint_at(model, prompts[[n]], accepted)
+        log_ratio = joint.log_joint - log_guide_at(guide, prompts[[n]], accepted).detach()
+        exact.append(log_ratio.mean().item() - draws.log_likelihood[:, n].exp().mean().log().item())
+    assert found.kl_posterior_guide.value == pytest.approx(sum(exact) / 2, rel=1e-9)
+
+
+def test_as_many_draws_are_made_as_are_asked_for(model, guide, prompts, monkeypatch):
+    """Draws of guide and prior come in chunks, of which the last is smaller."""
+    sample, sizes = ResponseDistribution.sample, []
+
+    def counted(self, sample_shape=()):
+        sizes.append(tuple(sample_shape))
+        return sample(self, sample_shape)
+
+    monkeypatch.setattr(ResponseDistribution, "sample", counted)
+    diagnose(model, guide, prompts, num_samples=10, num_prior_draws=7, chunk=4)
+    drawn = [
+        size for size in sizes if size
+    ]  # a program that is run for its distribution draws once
+    assert sorted(drawn) == sorted([(4,), (3,), (4,), (4,), (2,)])
+
+
+@pytest.mark.slow
+def test_standard_errors_are_the_spread_over_repetitions(model, guide, prompts):
+    """Forty repetitions: the spread of each estimate is its mean standard error, to within what forty can tell."""
+    names = ("elbo", "log_z", "kl_guide_posterior", "kl_posterior_guide")
+    runs = [
+        diagnose(
+            model,
+            guide,
+            prompts,
+            num_samples=200,
+            num_prior_draws=600,
+            log_likelihood_bound=model.log_likelihood_bound(prompts),
+        )
+        for _ in range(40)
+    ]
+    for name in names:
+        values, errors = zip(*(getattr(run, name) for run in runs), strict=True)
+        assert np.std(values, ddof=1) == pytest.approx(np.mean(errors), rel=5 * (2 * 40) ** -0.5), (
+            name
+        )
+
+
+def test_z_from_prior_draws_is_unbiased(model, prompts, truth):
+    draws = draw_from_prior(
+        model, prompts, 20_000, log_likelihood_bound=model.log_likelihood_bound(prompts), chunk=5000
+    )
+    weight = draws.log_likelihood.exp()
+    error = weight.std(0) / math.sqrt(len(weight))
+    assert ((weight.mean(0) - truth.log_z.exp()).abs() < 5 * error).all()
+
+
+def test_accepted_draws_are_from_the_posterior(model, prompts, truth):
+    """Chi-square of the accepted responses against p*, over the responses that are expected at least five times."""
+    draws = draw_from_prior(
+        model, prompts, 20_000, log_likelihood_bound=model.log_likelihood_bound(prompts), chunk=5000
+    )
+    for n in range(len(prompts)):
+        accepted = draws.response[draws.accepted[:, n], n]
+        counts = (accepted[:, None] == truth.support[:, n]).all(-1).sum(0).double()
+        expected = truth.log_posterior[:, n].exp() * len(accepted)
+        common = expected >= 5
+        statistic = ((counts - expected)[common].square() / expected[common]).sum()
+        freedom = int(common.sum())
+        assert abs(statistic - freedom) < 5 * math.sqrt(2 * freedom)
+
+
+def test_posterior_from_prior_draws(model, prompts, truth):
+    draws = draw_from_prior(model, prompts, 20_000, chunk=5000)
+    posterior = truth.log_posterior.exp()
+    assert within(draws.log_z(), truth.log_z)
+    assert within(draws.posterior_log_likelihood(), (posterior * truth.log_likelihood).sum(0))
+    assert within(
+        draws.kl_posterior_prior(), (posterior * (truth.log_posterior - truth.log_prior)).sum(0)
+    )
+
+
+def test_bound_that_is_too_low_is_an_error(model, prompts):
+    with pytest.raises(LooseBoundError, match=r"above the bound of 0\.1"):
+        draw_from_prior(model, prompts, 500, log_likelihood_bound=0.1)
+
+
+def test_without_a_bound_the_forward_divergence_is_unknown(small_prior, guide, prompts):
+    model = AlignmentModel(small_prior, TextReward(vader_sentiment, small_prior), beta=0.3)
+    measured = diagnose(
+        model,
+        guide,
+        prompts,
+        num_samples=100,
+        num_prior_draws=100,
+        log_likelihood_bound=model.log_likelihood_bound(prompts),
+    )
+    assert measured.kl_posterior_guide is None
+    assert measured.acceptance is None
+    assert math.isfinite(measured.kl_guide_posterior.value)
+
+
+def test_impossible_responses_are_borne(small_prior, guide, prompts):
+    reward = TokenReward(
+        lambda response, _: torch.where(response[..., 0] == 7, 0.0, -math.inf),
+        small_prior,
+        upper_bound=0.0,
+    )
+    model, prompts = AlignmentModel(small_prior, reward, beta=1.0), prompts[:1]
+    measured = diagnose(
+        model, guide, prompts, num_samples=200, num_prior_draws=4000, log_likelihood_bound=0.0
+    )
+    assert within(measured.log_z, Enumeration(model, prompts).log_z)
+    assert measured.elbo.value == -math.inf
+    assert measured.kl_guide_posterior.value == math.inf
+    assert within(
+        measured.kl_posterior_guide, Enumeration(model, prompts).kl_posterior_guide(guide)
+    )
+
+
+def test_without_a_possible_draw_of_the_prior_the_reverse_divergence_is_infinite_or_unknown(
+    small_prior, guide, prompts
+):
+    """Infinite where the guide draws the impossible too. Else log Z is not known: no divergence is minus infinity."""
+    reward = TokenReward(
+        lambda response, _: torch.where(response[..., 0] == 7, 0.0, -math.inf), small_prior
+    )
+    model, knowing = AlignmentModel(small_prior, reward, beta=1.0), Tabular(small_prior, prompts)
+    with torch.no_grad():
+        knowing.table[:, 0, 7] = 1e3
+    nothing = PriorDraws(torch.full((4, 2, 2), 5), torch.full((4, 2), -math.inf), None)
+    options = {"num_samples": 8, "prior_draws": nothing}
+    assert diagnose(model, guide, prompts, **options).kl_guide_posterior.value == math.inf
+    measured = diagnose(model, knowing, prompts, **options)
+    assert math.isfinite(measured.elbo.value)
+    assert math.isnan(measured.kl_guide_posterior.value)
+
+
+def test_responses_of_one_token_have_no_pairs():
+    assert distinct_n(torch.zeros(3, 1, 1), torch.ones(3, 1, 1, dtype=torch.bool), 2) == 0
+    prior = grammar_prior(max_new_tokens=1)
+    prompts = prior.encode(["the film was"])
+    found = diagnose(
+        AlignmentModel(prior, {}, 1.0), Fixed(prior), prompts, num_samples=8, num_prior_draws=8
+    )
+    assert found.distinct_2 == 0
+
+
+def test_distinct_n_counts_runs_of_tokens_and_no_padding():
+    response = torch.tensor([[[1, 2, 3, 0]], [[1, 2, 0, 0]]])
+    is_token = torch.tensor([[[True, True, True, True]], [[True, True, True, False]]])
+    assert distinct_n(response, is_token, 2) == pytest.approx(4 / 5)  # 12 23 30 | 12 20

@@ -1,0 +1,222 @@
+"""Calibration of predictions, and simulation-based calibration of the inference."""
+
+import math
+
+import pytest
+import torch
+
+from inference.diagnostics.simulation_based_calibration import Ranks, simulation_based_calibration
+from inference.reward_posterior import laplace
+from inference.reward_posterior.calibration import calibrate, predict
+from model.preferences import FIRST, SECOND, TIE, BradleyTerry, Comparisons, LinearHead, simulate
+
+
+def test_by_hand():
+    probability = torch.tensor([0.9, 0.9, 0.2, 0.5, 0.6]).double()
+    outcome = torch.tensor([FIRST, SECOND, SECOND, FIRST, TIE])
+    found = calibrate(probability, outcome, num_bins=5)
+    assert found.accuracy.value == pytest.approx((1 + 0 + 1 + 0.5) / 4)
+    assert found.log_loss.value == pytest.approx(
+        -(math.log(0.9) + math.log(0.1) + math.log(0.8) + math.log(0.5)) / 4
+    )
+    assert found.confidence.tolist() == pytest.approx([0.5, 0.8, 0.9])
+    assert found.correct.tolist() == pytest.approx([0.5, 1.0, 0.5])
+    assert found.count.tolist() == [1, 1, 2]
+    assert found.ece == pytest.approx((0 + 0.2 + 2 * 0.4) / 4)
+
+
+def test_which_response_is_called_the_first_does_not_matter():
+    probability, outcome = torch.rand(50).double(), torch.randint(2, (50,))
+    found, turned = calibrate(probability, outcome), calibrate(1 - probability, 1 - outcome)
+    assert found.ece == pytest.approx(turned.ece)
+    assert found.log_loss == pytest.approx(turned.log_loss)
+
+
+def test_the_truth_has_the_error_that_chance_alone_makes_and_overconfidence_has_more():
+    difference = 2 * torch.randn(4000).double()
+    outcome = simulate(difference, torch.zeros_like(difference))
+    true, bold = (calibrate(torch.sigmoid(scale * difference), outcome) for scale in (1.0, 3.0))
+    assert (
+        true.ece < 2.5 * true.ece_by_chance
+    )  # ten bins of about one error: its spread is a quarter
+    assert bold.ece > 5 * bold.ece_by_chance
+    assert bold.log_loss.value > true.log_loss.value
+
+
+def test_the_error_by_chance_is_the_mean_error_of_a_predictor_that_is_right():
+    """Over many data sets: E|N(0, v)| = sqrt(2 v/pi) for each bin."""
+    errors, expected = [], []
+    for _ in range(600):
+        probability = torch.rand(2000).double()
+        found = calibrate(probability, (torch.rand(2000) > probability).long())
+        errors.append(found.ece)
+        expected.append(found.ece_by_chance)
+    assert sum(errors) == pytest.approx(sum(expected), rel=0.05)  # five standard errors
+
+
+@pytest.mark.parametrize(
+    ("probability", "outcome", "num_bins", "message"),
+    [
+        (
+            [0.5, math.nan],
+            [FIRST, SECOND],
+            10,
+            "probability is nan in comparison 1, expected from 0 to 1",
+        ),
+        ([1.4, 0.5], [FIRST, SECOND], 10, "probability is 1.4 in comparison 0"),
+        ([-0.1, 0.5], [FIRST, TIE], 10, "probability is -0.1 in comparison 0"),
+        ([0.5, 0.5], [FIRST], 10, r"outcome has shape \(1,\), expected \[2\]"),
+        ([0.5, 0.5], [FIRST, 5], 10, "outcome is 5 in comparison 1"),
+        ([0.5, 0.5], [0.0, 1.0], 10, "outcome has type torch.float32"),
+        ([[0.5]], [FIRST], 10, r"probability has shape \(1, 1\), expected \[C\]"),
+        ([], [], 10, r"probability has shape \(0,\), expected \[C\]"),
+        ([0.5, 0.5], [FIRST, SECOND], 0, "num_bins is 0, expected a whole number of at least 1"),
+    ],
+)
+def test_what_are_no_predictions_is_refused(probability, outcome, num_bins, message):
+    with pytest.raises(ValueError, match=message):
+        calibrate(torch.tensor(probability), torch.tensor(outcome), num_bins)
+
+
+def test_certainty_that_rounding_takes_over_one_is_certainty():
+    found = calibrate(torch.tensor([1 + 1e-7, -1e-7]).double(), torch.tensor([FIRST, SECOND]))
+    assert found.confidence.tolist() == [1]
+    assert found.log_loss.value == 0
+
+
+def test_only_ties_cannot_be_predicted():
+    with pytest.raises(ValueError, match="all 3 comparisons are ties"):
+        calibrate(torch.rand(3), torch.full((3,), TIE))
+
+
+def test_a_prediction_is_a_mean_over_weights():
+    model = BradleyTerry(LinearHead(1), flip=0.1)
+    comparisons = Comparisons(torch.tensor([[2.0]]).double(), torch.tensor([[0.0]]).double())
+    samples = torch.tensor([[1.0], [-0.5]]).double()
+    expected = (torch.sigmoid(torch.tensor([2.0, -1.0])).mean()).item()
+    assert predict(model, comparisons, samples).item() == pytest.approx(expected)
+    assert predict(model, comparisons, samples, slips=True).item() == pytest.approx(
+        0.1 + 0.8 * expected
+    )
+    with pytest.raises(ValueError, match="a latent one"):
+        predict(BradleyTerry(LinearHead(1), flip=(1.0, 9.0)), comparisons, samples, slips=True)
+
+
+def exact(narrower=1.0):
+    """Draws from the exact posterior of one weight, by inverting its distribution on a grid; or about their mean but
+    narrower."""
+
+    def infer(model, comparisons, *, num_samples, seed):
+        grid = torch.linspace(-6, 6, 2001, dtype=torch.float64) * model.prior_scale
+        sign = 1 - 2 * comparisons.outcome.double()
+        win = torch.nn.functional.logsigmoid(
+            sign * (grid[:, None] * comparisons.difference[:, 0])
+        ).sum(-1)
+        cdf = (win - grid**2 / (2 * model.prior_scale**2)).softmax(0).cumsum(0)
+        generator = torch.Generator().manual_seed(seed)
+        drawn = grid[
+            torch.searchsorted(
+                cdf, torch.rand(num_samples, generator=generator, dtype=torch.float64)
+            )
+        ]
+        mean = (cdf.diff(prepend=cdf.new_zeros(1)) * grid).sum()
+        return (mean + narrower * (drawn - mean))[:, None]
+
+    return infer
+
+
+def design(count, num_features):
+    first, second = torch.randn(
+        2, count, num_features, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    return Comparisons(first, second)
+
+
+def ranks(infer, count=20, num_features=1, num_simulations=400, **options):
+    model = BradleyTerry(LinearHead(num_features), prior_scale=1.5)
+    data = design(count, num_features)
+    return simulation_based_calibration(
+        model, data, infer, num_simulations=num_simulations, num_samples=19, seed=1, **options
+    )
+
+
+def test_ranks_of_an_exact_posterior_are_uniform_and_of_a_narrow_one_are_not():
+    assert ranks(exact()).p_value() > 1e-6
+    narrow = ranks(exact(narrower=0.5))
+    assert narrow.p_value() < 1e-12
+    histogram = narrow.histogram(10)[0]
+    assert histogram[0] + histogram[-1] > 2 * 2 * histogram[4:6].sum()
+
+
+def test_ranks_of_a_posterior_that_is_the_prior_are_uniform_and_of_shifted_draws_at_one_end():
+    """The prior passes for w itself, as it must (Talts et al. 2018, section 3), and a shift shows on its own side."""
+
+    def prior_draws(model, comparisons, *, num_samples, seed):
+        return 1.5 * torch.randn(
+            num_samples, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+        )
+
+    assert ranks(prior_draws).p_value() > 1e-6
+    high = ranks(lambda *a, **k: prior_draws(*a, **k) + 1.5).histogram(4)[0]
+    assert high[0] > 2 * high[-1]
+
+
+def test_laplace_is_calibrated_where_comparisons_are_many():
+    found = ranks(
+        laplace,
+        count=60,
+        num_features=2,
+        num_simulations=40,
+        quantities=lambda w: torch.cat([w, w.sum(-1, True)], -1),
+    )
+    assert found.rank.shape == (40, 3)
+    assert found.p_value(5) > 1e-6
+
+
+def test_p_values_are_those_of_a_chi_square():
+    found = Ranks(torch.tensor([[0], [1], [2], [3]]).repeat(5, 1), 3)
+    assert found.p_value(4) == pytest.approx(1)
+    uneven = Ranks(torch.tensor([[0]] * 10 + [[1]] * 20 + [[2]] * 10 + [[3]] * 20), 3)
+    statistic = torch.tensor(4 * 25 / 15.0)  # sum (observed - 15)^2 / 15, on 3 degrees of freedom
+    tail = (
+        torch.erfc((statistic / 2).sqrt())
+        + (2 * statistic / math.pi).sqrt() * (-statistic / 2).exp()
+    )
+    assert uneven.p_value(4) == pytest.approx(tail.item(), rel=1e-5)
+    both = Ranks(torch.cat([uneven.rank, uneven.rank], 1), 3)
+    assert both.p_value(4) == pytest.approx(2 * tail.item(), rel=1e-5)
+    with pytest.raises(ValueError, match="4 ranks do not fall into 3 bins"):
+        uneven.histogram(3)
+
+
+def test_ranks_are_put_into_bins_of_one_size():
+    every = Ranks(torch.arange(20)[:, None], 19)
+    for num_bins in (1, 2, 4, 5, 10, 20):
+        assert every.histogram(num_bins).tolist() == [[20 // num_bins] * num_bins]
+    ends = Ranks(torch.tensor([[0, 4], [4, 5], [5, 9], [19, 10]]), 19)  # [R, Q]
+    assert ends.histogram(4).tolist() == [[2, 1, 0, 1], [1, 2, 1, 0]]
+
+
+def test_a_rank_is_how_many_draws_are_below_the_truth():
+    """For each quantity by itself: draws at known places about a truth from a narrow prior."""
+    steps = torch.tensor([-3.0, -2.0, -1.0, 1.0, 2.0], dtype=torch.float64)
+
+    def infer(model, comparisons, *, num_samples, seed):
+        return torch.stack([steps, -steps], -1)
+
+    def difference(w):
+        return w[..., :1] - w[..., 1:]
+
+    model, sizes = (
+        BradleyTerry(LinearHead(2), prior_scale=1e-3),
+        {"num_simulations": 3, "num_samples": 5},
+    )
+    found = simulation_based_calibration(model, design(5, 2), infer, **sizes)
+    assert found.rank.tolist() == [[3, 2]] * 3
+    found = simulation_based_calibration(model, design(5, 2), infer, **sizes, quantities=difference)
+    assert found.rank.tolist() == [[3]] * 3
+
+
+def test_a_point_has_no_ranks():
+    with pytest.raises(ValueError, match="returned 1 draws, expected 19"):
+        ranks(lambda *a, **k: torch.zeros(1, 1))

@@ -1,0 +1,264 @@
+"""Every inference of a reward against the exact posterior on a dense grid, of one and of two weights."""
+
+import sys
+from dataclasses import replace
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoDelta, init_to_value
+from torch.distributions import constraints
+
+from inference import random_state
+from inference.reward_posterior import (
+    REWARD_INFERENCE,
+    NotMaximisedError,
+    autoguide,
+    ensemble,
+    laplace,
+    maximum_a_posteriori,
+    nuts,
+)
+from inference.reward_posterior.maximum import maximise
+from model.preferences import BradleyTerry, Comparisons, LinearHead, MLPHead, simulate
+
+COUNT = 200
+SHORT = {"autoguide": {"num_steps": 20}, "nuts": {"warmup_steps": 20}}
+"""Options that make an inference quick where its result does not matter."""
+
+
+def data(num_features, flip=0.0):
+    generator = torch.Generator().manual_seed(3)
+    first, second = torch.randn(2, COUNT, num_features, generator=generator, dtype=torch.float64)
+    w = torch.tensor([0.8, -0.4], dtype=torch.float64)[:num_features]
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return Comparisons(first, second, simulate(first @ w, second @ w, flip=flip))
+
+
+def log_joint(model, comparisons, w, **sites):
+    return (
+        poutine.trace(poutine.condition(model, {"w": w, **sites}))
+        .get_trace(comparisons)
+        .log_prob_sum()
+    )
+
+
+def exact_moments(model, comparisons, num_features):
+    """Mean and covariance by a sum over a grid fine and wide enough that neither matters."""
+    axis = torch.linspace(-5, 5, 161, dtype=torch.float64)
+    grid = torch.cartesian_prod(*[axis] * num_features).view(-1, num_features)
+    difference = model.head(comparisons.first, grid) - model.head(comparisons.second, grid)
+    sign = 1 - 2 * comparisons.outcome.double()
+    win = model.flip + (1 - 2 * model.flip) * torch.sigmoid(sign * difference)
+    log_density = win.log().sum(-1) - grid.square().sum(-1) / (2 * model.prior_scale**2)
+    weight = log_density.softmax(0)
+    mean = weight @ grid
+    centred = grid - mean
+    return mean, (weight[:, None] * centred).T @ centred
+
+
+@pytest.mark.parametrize("name", sorted(set(REWARD_INFERENCE) - {"map"}))
+def test_moments_are_those_of_the_exact_posterior(name):
+    """To five standard errors of a mean, a deviation and a correlation of so many independent draws.
+
+    NUTS has a third as many as it makes. The Gaussians leave out the skew, and the ensemble's members are maxima: a bias.
+    """
+    model, comparisons = BradleyTerry(LinearHead(2), prior_scale=2.0, flip=0.05), data(2, 0.05)
+    mean, covariance = exact_moments(model, comparisons, 2)
+    deviation = covariance.diagonal().sqrt()
+    size = {"nuts": 300, "ensemble": 100}.get(name, 6000)
+    samples = REWARD_INFERENCE[name](model, comparisons, num_samples=size)
+    assert samples.shape == (size, 2)
+    error, bias = ((size / 3) ** -0.5, 0.0) if name == "nuts" else (size**-0.5, 0.25)
+    assert bool(((samples.mean(0) - mean).abs() < (5 * error + bias) * deviation).all())
+    assert torch.allclose(samples.std(0), deviation, rtol=5 * error / 2**0.5 + bias / 4)
+    assert (
+        abs(samples.T.corrcoef()[0, 1] - covariance[0, 1] / deviation.prod()) < 5 * error + bias / 8
+    )
+
+
+def test_laplace_comes_nearer_to_the_exact_posterior_with_more_comparisons():
+    """Of one weight, in its mean: the skew falls with the number of comparisons."""
+    model, whole = BradleyTerry(LinearHead(1), prior_scale=2.0), data(1)
+    errors = []
+    for count in (10, COUNT):
+        part = whole.select(torch.arange(count))
+        mean, covariance = exact_moments(model, part, 1)
+        found = maximum_a_posteriori(model, part)[
+            0
+        ]  # the mean of Laplace's Gaussian, without the noise of draws
+        errors.append(((found - mean).abs() / covariance[0].sqrt()).item())
+    assert errors[1] < 0.6 * errors[0]
+    assert errors[1] < 0.1
+
+
+@pytest.mark.parametrize("flip", [0.0, 0.1, (1.0, 9.0)])
+@pytest.mark.parametrize("head", [LinearHead(2), MLPHead(2, 2)])
+def test_the_gradient_vanishes_at_the_maximum(head, flip):
+    model, comparisons = BradleyTerry(head, flip=flip), data(2, 0.1)
+    w = maximum_a_posteriori(model, comparisons)
+    assert w.shape == (1, head.num_weights)
+    if isinstance(flip, tuple):
+        return  # its flip probability is not kept: that it is found is the next test's
+    at = w[0].clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(log_joint(model, comparisons, at), at)
+    assert (
+        gradient.abs().max() < 1e-3
+    )  # where L-BFGS stops is its own affair; a steeper point is refused
+
+
+def test_a_latent_flip_probability_makes_the_reward_larger():
+    """Slips explain contradictions that otherwise shrink the reward."""
+    comparisons = data(1, 0.15)
+    plain, slipping = (
+        maximum_a_posteriori(BradleyTerry(LinearHead(1), 3.0, flip=f), comparisons)
+        for f in (0.0, (1.0, 4.0))
+    )
+    assert slipping.item() > 1.1 * plain.item() > 0
+
+
+def test_laplace_has_the_inverse_hessian():
+    """Identity: for a linear head H = 1/scale^2 + sum p (1 - p) d d'; the draws within their error of it."""
+    model, comparisons = BradleyTerry(LinearHead(2), prior_scale=2.0), data(2)
+    w = maximum_a_posteriori(model, comparisons)[0]
+    p = torch.sigmoid(comparisons.difference @ w)
+    hessian = torch.eye(2) / 4 + (comparisons.difference.T * (p * (1 - p))) @ comparisons.difference
+    samples, exact = laplace(model, comparisons, num_samples=8000), hessian.inverse()
+    variance = exact.diagonal()
+    error = (
+        (exact.square() + variance[:, None] * variance) / 8000
+    ).sqrt()  # of a covariance of normal draws
+    assert ((samples.T.cov() - exact).abs() < 5 * error).all()
+
+
+def test_an_ensemble_keeps_the_priors_spread_where_the_data_say_nothing():
+    comparisons = data(2)
+    blind = Comparisons(
+        comparisons.first * torch.tensor([1.0, 0.0]),
+        comparisons.second * torch.tensor([1.0, 0.0]),
+        comparisons.outcome,
+    )
+    samples = ensemble(BradleyTerry(LinearHead(2), prior_scale=1.5), blind, num_samples=60)
+    assert samples[:, 1].std().item() == pytest.approx(1.5, rel=5 * (2 * 60) ** -0.5)
+    assert samples[:, 0].std() < 0.5
+
+
+def test_members_of_an_ensemble_start_at_different_points(monkeypatch):
+    """Which maximum is found depends on the start; each is a prior draw, about its member's own centre, by its own seed."""
+    starts = []
+
+    def watched(model, comparisons, *, seed):
+        with random_state.isolated(seed):
+            starts.append(
+                poutine.trace(replace(model, prior_mean=None))
+                .get_trace(comparisons)
+                .nodes["w"]["value"]
+            )
+        return starts[-1][None]
+
+    monkeypatch.setattr(
+        sys.modules["inference.reward_posterior.ensemble"], "maximum_a_posteriori", watched
+    )
+    ensemble(BradleyTerry(MLPHead(2, 2)), data(2), num_samples=5)
+    assert torch.cdist(torch.stack(starts), torch.stack(starts)).add(torch.eye(5)).min() > 0.1
+
+
+def test_a_thinned_chain_is_every_so_manieth_draw_of_the_whole():
+    model, comparisons = BradleyTerry(LinearHead(2)), data(2)
+    whole = nuts(model, comparisons, num_samples=12, warmup_steps=20)
+    thinned = nuts(model, comparisons, num_samples=4, warmup_steps=20, thinning=3)
+    assert thinned.shape == (4, 2)
+    assert torch.equal(thinned, whole[::3])
+
+
+@pytest.mark.parametrize("name", REWARD_INFERENCE)
+def test_no_draws_and_no_outcomes_are_refused(name):
+    with pytest.raises(ValueError, match="num_samples is 0, expected a whole number of at least 1"):
+        REWARD_INFERENCE[name](BradleyTerry(LinearHead(1)), data(1), num_samples=0)
+    with pytest.raises(ValueError, match="the comparisons have no outcomes"):
+        REWARD_INFERENCE[name](BradleyTerry(LinearHead(1)), replace(data(1), outcome=None))
+
+
+@pytest.mark.parametrize(
+    ("infer", "options", "message"),
+    [
+        (laplace, {"num_samples": 0}, "num_samples is 0"),
+        (ensemble, {"num_samples": 0}, "num_samples is 0"),
+        (autoguide, {"num_samples": 0}, "num_samples is 0"),
+        (autoguide, {"num_steps": 0}, "num_steps is 0"),
+        (autoguide, {"num_particles": 0}, "num_particles is 0"),
+        (autoguide, {"learning_rate": 0.0}, "learning_rate is 0.0, expected a positive"),
+        (nuts, {"num_samples": -1}, "num_samples is -1"),
+        (nuts, {"warmup_steps": 0}, "warmup_steps is 0"),
+        (nuts, {"thinning": 0}, "thinning is 0"),
+    ],
+)
+def test_counts_are_at_least_one(infer, options, message):
+    with pytest.raises(ValueError, match=message):
+        infer(BradleyTerry(LinearHead(1)), data(1), **options)
+
+
+@pytest.mark.parametrize("name", REWARD_INFERENCE)
+def test_a_seed_decides_nothing_is_left_behind_and_no_bar_is_drawn(name, capfd, monkeypatch):
+    for variable in (
+        "CI",
+        "PYTEST_XDIST_WORKER",
+    ):  # where either is set Pyro's chain draws no bar, whatever is asked
+        monkeypatch.delenv(variable, raising=False)
+    model, comparisons = BradleyTerry(LinearHead(1)), data(1)
+    infer = partial(
+        REWARD_INFERENCE[name].infer, model, comparisons, num_samples=3, **SHORT.get(name, {})
+    )
+    pyro.param("mine", torch.ones(1))
+    state = torch.get_rng_state()
+    first = infer()
+    assert torch.equal(infer(), first)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert list(pyro.get_param_store()) == ["mine"]
+    assert capfd.readouterr() == ("", "")
+    assert torch.allclose(infer(seed=1), first) == (name == "map")
+    infer(progress=True)
+    assert bool(capfd.readouterr().err) == (name in ("autoguide", "nuts", "ensemble"))
+
+
+def test_what_cannot_be_maximised_says_so():
+    def endless(comparisons):
+        w = pyro.sample("w", dist.ImproperUniform(constraints.real_vector, (), (1,)))
+        pyro.factor("outcome", w.sum())
+
+    guide = AutoDelta(endless, init_loc_fn=init_to_value(values={"w": torch.zeros(1)}))
+    with pytest.raises(NotMaximisedError, match="the gradient of the log density still has 1"):
+        maximise(endless, guide, data(1), max_steps=3)
+
+
+def test_slope_that_is_no_number_is_no_maximum():
+    """Also where the slope of a parameter before it is 0."""
+
+    def model(comparisons):
+        pyro.sample("w", dist.Normal(0.0, 1.0))
+        v = pyro.sample("v", dist.Normal(0.0, 1.0))
+        pyro.factor("bad", (0 * v).sqrt())  # 0, of slope 0 times infinity
+
+    guide = AutoDelta(
+        model, init_loc_fn=init_to_value(values={"w": torch.tensor(0.0), "v": torch.tensor(0.5)})
+    )
+    with pytest.raises(NotMaximisedError):
+        maximise(model, guide, None, max_steps=0)
+
+
+def test_autoguide_that_leaves_the_numbers_says_so():
+    comparisons = Comparisons(
+        torch.randn(8, 2), torch.randn(8, 2), torch.zeros(8, dtype=torch.long)
+    )
+    with pytest.raises(FloatingPointError, match="step 0 was undone: value cannot be converted"):
+        autoguide(
+            BradleyTerry(LinearHead(2)),
+            comparisons,
+            num_samples=2,
+            num_steps=4,
+            learning_rate=1e300,
+        )

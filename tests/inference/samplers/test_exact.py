@@ -1,0 +1,58 @@
+"""Enumeration as a sampler: the truth in the shape that every sampler returns."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from inference.samplers.exact import enumerate_posterior
+from inference.samplers.posterior import NoSupportError
+from model import LanguageModel, NotEnumerableError
+from tests.inference.samplers.laws import counts, graded_model, misfit, nothing_for_the_second
+
+
+def test_is_the_truth(model, prompts, truth):
+    posterior = enumerate_posterior(model, prompts)
+    assert torch.equal(posterior.response, truth.support)
+    assert torch.equal(posterior.log_weight, truth.log_joint)
+    assert torch.equal(posterior.log_z, truth.log_z)
+    assert torch.allclose(posterior.probability, truth.log_posterior.exp(), rtol=1e-12, atol=0)
+    exact = (truth.log_posterior.exp() * truth.log_likelihood).sum(0)
+    assert torch.allclose(posterior.mean(truth.log_likelihood), exact, rtol=1e-12, atol=0)
+
+
+def test_takes_what_every_sampler_takes(model, prompts, truth, guide):
+    posterior = enumerate_posterior(model, prompts, guide=guide, num_samples=3)
+    assert torch.equal(posterior.log_weight, truth.log_joint)
+
+
+def test_can_be_resampled(model, prompts, truth):
+    response = enumerate_posterior(model, prompts).resample(4000)
+    assert (misfit(counts(response, truth.support), truth.log_posterior.exp()) < 5).all()
+    assert misfit(counts(response, truth.support), truth.log_prior.exp())[0] > 10
+
+
+def test_impossible_responses_have_no_weight(small_prior, prompts):
+    posterior = enumerate_posterior(graded_model(small_prior, impossible=8), prompts)
+    is_bad = (posterior.response == 8).any(-1)
+    assert (posterior.probability[is_bad] == 0).all()
+    assert (posterior.probability[~is_bad] > 0).all()
+
+
+def test_no_support_names_the_prompt(small_prior, prompts):
+    with pytest.raises(NoSupportError, match=r"rules out every response to 'the': .* Soften"):
+        enumerate_posterior(nothing_for_the_second(small_prior), prompts)
+
+
+def test_what_cannot_be_listed_is_refused(small_prior, model, prompts):
+    def counting(prompts):
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            return pyro.sample("response", dist.Poisson(torch.ones(len(prompts), 1)).to_event(1))
+
+    with pytest.raises(
+        NotEnumerableError, match=r"of type Independent, which cannot list .*`importance_sampling`"
+    ):
+        enumerate_posterior(counting, prompts)
+    long = LanguageModel(small_prior.network, small_prior.tokenizer, max_new_tokens=12)
+    with pytest.raises(NotEnumerableError, match="too many to enumerate"):
+        enumerate_posterior(graded_model(long), long.encode(["the film was"]))

@@ -1,0 +1,1129 @@
+"""Checkpoints: of this fit or refused by name, whole or passed over, deleted only where they are the fit's own."""
+
+import argparse
+import functools
+import json
+import logging
+import operator
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from datetime import date
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from peft import LoraConfig
+from pyro import poutine
+from safetensors.torch import load_file, save_file
+
+import inference.svi.checkpoint.checkpoint
+from guides import FineTuned, LoRA, MeanField, Twisted
+from inference import (
+    CheckpointError,
+    FDivergence,
+    FusedOptimizer,
+    LeaveOneOut_ELBO,
+    LogVariance,
+    cosine,
+    fit,
+    soften,
+)
+from inference.svi.checkpoint.checkpoint import has_checkpoint
+from inference.svi.checkpoint.fingerprint import Fingerprint
+from inference.svi.checkpoint.folder_lock import FolderInUseError, locked
+from model import (
+    AlignmentModel,
+    Constraint,
+    LanguageModel,
+    Pattern,
+    TextReward,
+    TokenReward,
+    WeightedSum,
+)
+from model.common.digests import seal
+from tests.model.tiny import tiny
+
+STEPS = 4
+
+
+@pytest.fixture(autouse=True)
+def _no_wait_for_the_disk(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+def parameters_of(guide):
+    return torch.cat(
+        [
+            parameter.detach().flatten()
+            for parameter in guide.parameters()
+            if parameter.requires_grad
+        ]
+    )
+
+
+def kindness(texts):
+    return [float("a" in text) for text in texts]
+
+
+class Case:
+    """A fit of a few parameters; each of its parts can be another."""
+
+    def __init__(self, **other):
+        prior = other.pop("prior", tiny)
+        self.prior = prior() if callable(prior) and not isinstance(prior, LanguageModel) else prior
+        self.reward = other.pop("reward", kindness)
+        self.beta = other.pop("beta", 0.5)
+        self.model = other.pop("model", None)
+        self.prompts = other.pop("prompts", ["a", "b"])
+        self.guide = other.pop("guide", MeanField)
+        self.objective = other.pop("objective", lambda: LeaveOneOut_ELBO(4))
+        self.optimizer = other.pop("optimizer", lambda: FusedOptimizer(options={"lr": 0.1}))
+        self.options = other
+
+    def run(self, folder, num_steps=STEPS, *, resume=False, **options):
+        prompts = self.prior.encode(self.prompts)
+        reward = (
+            self.reward if isinstance(self.reward, dict) else TextReward(self.reward, self.prior)
+        )
+        model = self.model or AlignmentModel(self.prior, reward, self.beta)
+        guide = self.guide(self.prior, prompts)
+        options = {"checkpoint_every": 1, "progress": False} | self.options | options
+        parts = {"objective": self.objective(), "optimizer": self.optimizer()}
+        fit(
+            model,
+            guide,
+            prompts,
+            num_steps=num_steps,
+            checkpoint_folder=folder,
+            resume=resume,
+            **parts,
+            **options,
+        )
+        return parameters_of(guide)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return Case().run(tmp_path_factory.mktemp("whole"))
+
+
+# Another fit is refused by name
+
+
+def moved(prior):
+    with torch.no_grad():
+        next(prior.network.parameters())[0, 0] += 1e-6
+    return prior
+
+
+def adapted(alpha):
+    torch.manual_seed(0)
+    prior = tiny()
+    prior.network.add_adapter(
+        LoraConfig(r=1, lora_alpha=alpha, target_modules=["c_attn"], fan_in_fan_out=True)
+    )
+    return LanguageModel(prior.network, prior.tokenizer, max_new_tokens=3)
+
+
+def other_kindness(texts):
+    return [float("b" in text) for text in texts]
+
+
+class Weighted:
+    def __init__(self, weight):
+        self._weight = weight
+
+    def __call__(self, texts):
+        return [self._weight * len(text) for text in texts]
+
+
+def with_default(weight):
+    def reward(texts, weight=weight):
+        return [weight * len(text) for text in texts]
+
+    return reward
+
+
+def with_closure(weight):
+    return lambda texts: [weight * len(text) for text in texts]
+
+
+def in_dict(weight):
+    weights = {"a": weight}
+    return lambda texts: [weights["a"] * len(text) for text in texts]
+
+
+USERS = """
+import functools
+from types import ModuleType, SimpleNamespace
+WEIGHT, args = {weight}, SimpleNamespace(weight={weight}, other=1.0)
+_WEIGHTS = {{"a": {weight}}}
+def named(text): return _WEIGHTS["a"]
+def read(args): return args.weight
+def of_settings(text): return args.other * read(args)
+class Base:
+    weight = {weight}
+    _weights = [1, {weight}]
+    def of_base(self): return {weight}
+    @staticmethod
+    def static(): return {weight}
+    @classmethod
+    def of_class(cls): return {weight}
+    @property
+    def of_property(self): return {weight}
+    @functools.cached_property
+    def cached(self): return {weight}
+class Inherits(Base):
+    def __init__(self, part): self.part = part
+    def __call__(self, texts): return [float(getattr(self, self.part, 1)) for _ in texts]
+def of_a_class(text): return Base().of_base()
+def scaled(function):
+    weight = {weight}
+    @functools.wraps(function)
+    def by_weight(text): return weight * function(text)
+    return by_weight
+@scaled
+def decorated(text): return 1.0
+def attribute(text): return attribute.weight
+attribute.weight = {weight}
+"""
+
+
+def users_module(weight):
+    """A module as it stands in a file of the user's own."""
+    module = ModuleType("of_the_user")
+    module.__file__ = "/of_the_user.py"
+    exec(compile(USERS.format(weight=weight), module.__file__, "exec"), vars(module))
+    package = ModuleType("package")
+    package.__file__, package.inner = "/package/__init__.py", module
+    return module, package
+
+
+def through_a_module(weight):
+    module, _ = users_module(weight)
+    return lambda texts: [module.named(text) for text in texts]
+
+
+def through_a_package(weight):
+    _, package = users_module(weight)
+    return lambda texts: [package.inner.named(text) for text in texts]
+
+
+def in_a_function(name):
+    def make(weight):
+        function = getattr(users_module(weight)[0], name)
+        return lambda texts: [function(text) for text in texts]
+
+    return make
+
+
+def network(weight):
+    layer = torch.nn.Linear(1, 1)
+    torch.nn.init.constant_(layer.weight, weight)
+    torch.nn.init.zeros_(layer.bias)
+    return layer
+
+
+def by_network(weight):
+    """A reward whose parameters require a gradient that nobody asks for, as they do in a new network."""
+    layer = network(weight)
+    return lambda texts: [layer(torch.ones(1)).item() for _ in texts]
+
+
+class Pipeline:
+    """Stands for an object of an installed package that holds a network."""
+
+    __module__ = "transformers.pipelines.base"
+
+    def __init__(self, weight):
+        self.model = network(weight)
+
+    def __call__(self, texts):
+        return [self.model(torch.ones(1)).item() for _ in texts]
+
+
+def scaled_model(scale):
+    prior = tiny()
+    return Case(
+        prior=prior,
+        model=poutine.scale(AlignmentModel(prior, TextReward(kindness, prior), 0.5), scale=scale),
+    )
+
+
+IN_CODE = {
+    "function of a module": through_a_module,
+    "function of a package's module": through_a_package,
+    **{
+        name: in_a_function(name)
+        for name in ("named", "of_settings", "of_a_class", "decorated", "attribute")
+    },
+    "class": lambda weight: users_module(weight)[0].Inherits("weight"),
+    "network": by_network,
+    "network of a pipeline": Pipeline,
+}
+
+
+@pytest.mark.parametrize("make", IN_CODE.values(), ids=IN_CODE)
+def test_a_reward_differs_by_whatever_its_code_reads(make, tmp_path):
+    """And is the same when it is made anew."""
+    one, same, other = (Fingerprint(model=make(weight)) for weight in (1.0, 1.0, 2.0))
+    assert not same.differences(one.to_json(), guide=False)
+    assert other.differences(one.to_json(), guide=False)
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        "weight = 1",
+        "_w = [1]",
+        "def f(s): return 1",
+        "f = staticmethod(lambda: 1)",
+        "f = property(lambda _: 1)",
+    ],
+)
+@pytest.mark.parametrize("place", ["Base", "Inherits"])
+def test_an_object_differs_by_what_its_classes_have(member, place):
+    def make(member):
+        module, _ = users_module(1.0)
+        exec(f"class Base:\n    {member}" if place == "Base" else "class Base: pass", vars(module))
+        exec(
+            f"class Inherits(Base):\n    {member}"
+            if place == "Inherits"
+            else "class Inherits(Base): pass",
+            vars(module),
+        )
+        return Fingerprint(model=module.Inherits())
+
+    one, same, other = make(member), make(member), make(member.replace("1", "2"))
+    assert not same.differences(one.to_json(), guide=False)
+    assert other.differences(one.to_json(), guide=False)
+
+
+def test_a_scale_around_the_model_is_part_of_it(tmp_path):
+    scaled_model(0.5).run(tmp_path, 1)
+    with pytest.raises(CheckpointError, match=r"0\.5, got 0\.25 \(model\.\S*scale\)"):
+        scaled_model(0.25).run(tmp_path, 2, resume=True)
+    scaled_model(0.5).run(tmp_path, 2, resume=True)
+
+
+class Remembers:
+    """Has a cache, and an attribute that is there from the first call on."""
+
+    def __init__(self, weight):
+        self.weight, self._cache = weight, {}
+
+    def __call__(self, texts):
+        self.last = texts
+        return [self._cache.setdefault(text, self.weight * len(text)) for text in texts]
+
+
+def test_what_a_reward_remembers_does_not_hide_what_it_is(tmp_path):
+    Case(reward=Remembers(1.0)).run(tmp_path, 2)
+    with pytest.raises(CheckpointError, match=r"1\.0, got 2\.0 \(model\.\S*weight\)"):
+        Case(reward=Remembers(2.0)).run(tmp_path, 3, resume=True)
+    Case(reward=Remembers(1.0)).run(tmp_path, 3, resume=True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["a", "c"], {"a", "c"}, {"a": 2.0, "b": 1.0}, {"a": 1.0}],
+    ids=["list", "set", "dict", "fewer"],
+)
+def test_a_cache_may_be_empty_and_a_list_of_words_may_not_be_another(words):
+    def holder(private):
+        reward = Method()
+        reward._words = private
+        return reward
+
+    kind = type(words)
+    before = {list: ["a", "b"], set: {"a", "b"}, dict: {"a": 1.0, "b": 1.0}}[kind]
+    assert Fingerprint(model=holder(words)).differences(
+        Fingerprint(model=holder(before)).to_json(), guide=False
+    )
+    for one, other in ((kind(), before), (before, kind())):
+        assert not Fingerprint(model=holder(one)).differences(
+            Fingerprint(model=holder(other)).to_json(), guide=False
+        )
+
+
+def test_how_much_is_logged_is_no_part_of_the_fit():
+    logger = logging.getLogger("tests.of.a.fingerprint")
+    one = Fingerprint(model=lambda texts: logger.info(texts))
+    logger.setLevel("ERROR")
+    other = Fingerprint(model=lambda texts: logger.info(texts))
+    assert not other.differences({**one.to_json(), "living": []}, guide=False)
+
+
+def test_keys_are_described_as_values_are():
+    one, other = (
+        Fingerprint(model={Method().score: 1.0, torch.float32: 2.0, 3: 4}) for _ in range(2)
+    )
+    assert not one.differences(other.to_json(), guide=False)
+
+
+class Method:
+    def score(self, texts):
+        return [1.0 for _ in texts]
+
+
+class OtherMethod(Method):
+    def score(self, texts):
+        return [2.0 for _ in texts]
+
+
+OTHERS = {
+    "prompts": ({}, {"prompts": ["a", "c"]}, "other prompts"),
+    "order of prompts": ({}, {"prompts": ["b", "a"]}, "other prompts"),
+    "beta": ({}, {"beta": 0.25}, r"0\.5, got 0\.25 \(model\.beta\)"),
+    "weights of the prior": ({}, {"prior": moved(tiny())}, r"other model\.prior\.network\.weights"),
+    "type of the prior": (
+        {},
+        {"prior": tiny(dtype=torch.float32)},
+        r"other model\.\S*network\.weights",
+    ),
+    "length": ({}, {"prior": tiny(max_new_tokens=2)}, r"max_new_tokens"),
+    "temperature": (
+        {},
+        {"prior": tiny(temperature=0.5)},
+        r"1\.0, got 0\.5 \(model\.prior\.temperature\)",
+    ),
+    "end ids": ({}, {"prior": tiny(end_ids=[0, 3])}, r"end_ids"),
+    "reward": ({}, {"reward": other_kindness}, r"function"),
+    "code of a reward of the same name": (
+        {"reward": with_default(1.0)},
+        {"reward": with_closure(1.0)},
+        r"function",
+    ),
+    "attribute of a reward": (
+        {"reward": Weighted(1.0)},
+        {"reward": Weighted(2.0)},
+        r"1\.0, got 2\.0 \(model\.\S*weight\)",
+    ),
+    "default of a reward": (
+        {"reward": with_default(1.0)},
+        {"reward": with_default(2.0)},
+        r"got .*2\.0.*defaults",
+    ),
+    "closure of a reward": (
+        {"reward": with_closure(1.0)},
+        {"reward": with_closure(2.0)},
+        r"1\.0, got 2\.0 \(model\.\S*weight\)",
+    ),
+    "dict in a closure": (
+        {"reward": in_dict(1.0)},
+        {"reward": in_dict(2.0)},
+        r"1\.0, got 2\.0 \(model\.\S*weights\.a\)",
+    ),
+    "method": ({"reward": Method().score}, {"reward": OtherMethod().score}, r"function"),
+    "partial": (
+        {"reward": partial(with_default(1.0), weight=3)},
+        {"reward": partial(with_default(1.0), weight=4)},
+        r"3, got 4 \(model\.\S*weight\)",
+    ),
+    "pattern": (
+        {"reward": Pattern("a")},
+        {"reward": Pattern("b")},
+        r"got re\.compile\('b', .* \(model\.\S*pattern\)",
+    ),
+    "particles": (
+        {},
+        {"objective": lambda: LeaveOneOut_ELBO(8)},
+        r"4, got 8 \(objective\.num_particles\)",
+    ),
+    "divergence": (
+        {"objective": lambda: FDivergence("forward-kl", 4)},
+        {"objective": lambda: FDivergence("jensen-shannon", 4)},
+        r"other objective|\(objective",
+    ),
+    "objective": (
+        {},
+        {"objective": lambda: LogVariance(4)},
+        r"LeaveOneOut_ELBO, got LogVariance \(objective\)",
+    ),
+    "learning rate": (
+        {},
+        {"optimizer": lambda: FusedOptimizer(options={"lr": 0.2})},
+        r"0\.1, got 0\.2 \(optimizer\.\S*lr\)",
+    ),
+    "optimiser": (
+        {},
+        {"optimizer": lambda: FusedOptimizer(torch.optim.AdamW, {"lr": 0.1})},
+        r"Adam, got AdamW \(optimizer",
+    ),
+    "optimiser of Pyro": (
+        {"optimizer": lambda: pyro.optim.Adam({"lr": 0.1})},
+        {"optimizer": lambda: pyro.optim.RMSprop({"lr": 0.1})},
+        r"Adam, got RMSprop \(optimizer",
+    ),
+    "rate of an optimiser of Pyro": (
+        {"optimizer": lambda: pyro.optim.Adam({"lr": 0.1})},
+        {"optimizer": lambda: pyro.optim.Adam({"lr": 0.2})},
+        r"0\.1, got 0\.2 \(optimizer\.\S*lr\)",
+    ),
+    "clip": (
+        {},
+        {"optimizer": lambda: FusedOptimizer(options={"lr": 0.1}, clip_norm=1.0)},
+        r"clip_norm",
+    ),
+    "schedule": (
+        {},
+        {"optimizer": lambda: FusedOptimizer(options={"lr": 0.1}, schedule=cosine(4))},
+        r"optimizer\.schedule",
+    ),
+    "minibatch": ({}, {"prompts_per_step": 1}, r"None, got 1 \(prompts_per_step\)"),
+    "seed": ({}, {"seed": 1}, r"0, got 1 \(seed\)"),
+    "guide": ({}, {"guide": lambda prior, _: Twisted(prior)}, "is of another guide"),
+    "option of a guide": (
+        {"guide": lambda prior, _: Twisted(prior)},
+        {"guide": lambda prior, _: Twisted(prior, top_k=2)},
+        r"None, got 2 \(guide\.top_k\)",
+    ),
+    "scale of the prior's own adapter": (
+        {"prior": lambda: adapted(1)},
+        {"prior": lambda: adapted(2)},
+        r"1, got 2 \(model\.prior\.network\.adapter\.default\.lora_alpha\)",
+    ),
+    "scale of an adapter": (
+        {"guide": lambda prior, _: LoRA(prior, alpha=1)},
+        {"guide": lambda prior, _: LoRA(prior, alpha=2)},
+        r"\(guide\.\S*(alpha|scaling)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("ours", "theirs", "told"), OTHERS.values(), ids=OTHERS)
+def test_another_fit_is_refused_by_name(ours, theirs, told, tmp_path):
+    """And the same one, made anew, goes on."""
+    Case(**ours).run(tmp_path, 1)
+    with pytest.raises(CheckpointError, match=told):
+        Case(**{**ours, **theirs}).run(tmp_path, 2, resume=True)
+    Case(**ours).run(tmp_path, 2, resume=True)
+
+
+def test_a_schedule_may_be_longer_and_not_another(tmp_path):
+    def case(num_steps, warmup=0):
+        return Case(
+            optimizer=lambda: FusedOptimizer(
+                options={"lr": 0.1}, schedule=cosine(num_steps, warmup=warmup)
+            )
+        )
+
+    def stop(metrics):
+        if metrics["step"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        case(4).run(tmp_path, 4, on_step=stop)
+    with pytest.raises(
+        CheckpointError, match=r"is of a fit with other numbers in optimizer\.schedule"
+    ):
+        case(4, warmup=1).run(tmp_path, 4, resume=True)
+    case(4).run(tmp_path, 4, resume=True)
+    case(5).run(tmp_path, 5, resume=True)
+
+
+def test_composed_evidence_differs_by_its_parts(tmp_path):
+    def case(weight=1.0, threshold=0.5, penalty=None, index=3):
+        prior = tiny()
+        text = TextReward(kindness, prior)
+        tokens = TokenReward(lambda response, mask: (response == index).double().sum(-1), prior)
+        reward = {"sum": WeightedSum({"text": (weight, text), "tokens": (1.0, tokens)})}
+        if penalty is None:
+            return Case(prior=prior, reward=reward)
+        factors = {"constraint": Constraint(text, at_least=threshold)}
+        return Case(prior=prior, model=soften(AlignmentModel(prior, reward, 0.5, factors), penalty))
+
+    case().run(tmp_path / "sum", 1)
+    case().run(tmp_path / "sum", 2, resume=True)
+    for other in (case(weight=2.0), case(index=2)):
+        with pytest.raises(CheckpointError, match=r"is of a fit with .*\(model\.rewards\.sum"):
+            other.run(tmp_path / "sum", 2, resume=True)
+    case(penalty=2.0).run(tmp_path / "soft", 1)
+    case(penalty=2.0).run(tmp_path / "soft", 2, resume=True)
+    for other, told in (
+        (case(penalty=3.0), r"2\.0, got 3\.0 \(model\.penalty\)"),
+        (case(penalty=2.0, threshold=1.0), "at_least"),
+    ):
+        with pytest.raises(CheckpointError, match=told):
+            other.run(tmp_path / "soft", 2, resume=True)
+
+
+def test_frozen_weights_of_a_guide_are_part_of_the_fit(tmp_path):
+    def guide(shift):
+        def make(prior, _):
+            made = FineTuned(prior, subset="norms-and-biases", dtype="float64")
+            frozen = next(
+                parameter for parameter in made.parameters() if not parameter.requires_grad
+            )
+            with torch.no_grad():
+                frozen += shift
+            return made
+
+        return make
+
+    Case(guide=guide(0.0)).run(tmp_path, 1)
+    with pytest.raises(CheckpointError, match=r"other guide\.language_model\.network\.weights"):
+        Case(guide=guide(1e-6)).run(tmp_path, 2, resume=True)
+
+
+def test_what_costs_time_and_what_is_remembered_is_no_part_of_the_fit(tmp_path, whole):
+    case = Case()
+    case.reward = {"reward": TextReward(kindness, case.prior)}
+    case.run(tmp_path, 2)
+    assert torch.equal(case.run(tmp_path, resume=True, checkpoint_every=3), whole)
+    other = Case()
+    other.reward = {"reward": TextReward(kindness, other.prior, cache_size=0)}
+    other.run(tmp_path, 5, resume=True)
+
+
+def test_a_saved_and_loaded_prior_is_the_same_prior(tmp_path, whole):
+    tiny().save_pretrained(tmp_path / "prior")
+
+    def load():
+        return LanguageModel.from_pretrained(
+            tmp_path / "prior", max_new_tokens=3, dtype="float64", device="cpu"
+        )
+
+    Case(prior=load()).run(tmp_path / "fit", 2)
+    (tmp_path / "prior").rename(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").rename(tmp_path / "prior")
+    assert torch.equal(Case(prior=load()).run(tmp_path / "fit", resume=True), whole)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import pyro, torch
+import pyro.distributions as dist
+from inference import FusedOptimizer, LeaveOneOut_ELBO, fit
+from tests.model.tiny import tiny
+prior, WEIGHT, NAMES = tiny(), float(sys.argv[2]), {"good", "bad", "fine", "dull"}
+def helper(response):
+    return WEIGHT * (response == 3).double().sum(-1)
+def model(prompts):
+    with pyro.plate("prompts", len(prompts), dim=-1):
+        response = pyro.sample("response", prior(prompts))
+        pyro.factor("reward", helper(response) if "good" in NAMES else 0)
+def guide(prompts):
+    logits = pyro.param("logits", torch.zeros(3, 5, dtype=torch.float64))
+    with pyro.plate("prompts", len(prompts), dim=-1):
+        return pyro.sample("response", dist.Categorical(logits=logits).to_event(1).expand([len(prompts)]))
+fit(model, guide, prior.encode(["a"]), num_steps=int(sys.argv[3]), objective=LeaveOneOut_ELBO(4), resume=True,
+    optimizer=FusedOptimizer(), checkpoint_folder=Path(sys.argv[1]), progress=False)
+"""
+
+
+@pytest.mark.slow
+def test_plain_programs_are_the_same_in_another_process_and_differ_by_what_they_name(
+    tmp_path, monkeypatch
+):
+    """A variable of the module that a function of the program names; a set's order, which is of the process, plays no part."""
+
+    def run(monkeypatch, *arguments):
+        monkeypatch.setattr(sys, "argv", ["script", str(tmp_path), *arguments])
+        exec(compile(SCRIPT, "script", "exec"), {"__name__": "__main__"})
+
+    environment = os.environ | {"PYTHONHASHSEED": "1"}
+    subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path), "0.5", "1"],
+        cwd=Path.cwd(),
+        env=environment,
+        check=True,
+    )
+    run(monkeypatch, "0.5", "2")
+    with pytest.raises(
+        CheckpointError, match=r"is of a fit with 0\.5, got 0\.75 \(model\.helper\.WEIGHT\)"
+    ):
+        run(monkeypatch, "0.75", "3")
+
+
+def counting(start):
+    calls, seen = [0] * start, {}
+    counts = Counting(start)
+
+    def reward(texts):
+        calls.append(1)
+        seen[len(seen)] = [torch.zeros(1)]
+        return counts(texts)
+
+    return reward
+
+
+class Counting:
+    def __init__(self, start, weight=1.0):
+        self.calls, self.history, self.weight = start, [torch.zeros(start + 1)], weight
+
+    def __call__(self, texts):
+        self.calls += 1
+        self.history.append(torch.ones(1))
+        return [self.weight * float("a" in text) for text in texts]
+
+
+@pytest.mark.parametrize("make", [counting, Counting])
+def test_what_the_fit_itself_changes_is_no_part_of_it(make, tmp_path, whole):
+    """A reward that counts its calls: in the process that was interrupted, as in a new one."""
+    used = make(0)
+    Case(reward=used).run(tmp_path, 2)
+    Case(reward=used).run(tmp_path, 3, resume=True)
+    assert torch.equal(Case(reward=make(7)).run(tmp_path, resume=True), whole)
+
+
+def test_what_the_fit_does_not_change_still_is(tmp_path):
+    Case(reward=Counting(0, weight=1.0)).run(tmp_path, 2)
+    with pytest.raises(CheckpointError, match=r"1\.0, got 2\.0 \(model\.\S*weight\)"):
+        Case(reward=Counting(0, weight=2.0)).run(tmp_path, resume=True)
+
+
+def test_of_settings_only_those_that_are_read_count(tmp_path):
+    def reward(args):
+        return lambda texts: [args.weight * len(text) for text in texts]
+
+    Case(reward=reward(argparse.Namespace(weight=1.0, num_steps=1))).run(tmp_path, 1)
+    Case(reward=reward(argparse.Namespace(weight=1.0, num_steps=2))).run(tmp_path, 2, resume=True)
+    with pytest.raises(CheckpointError, match=r"1\.0, got 2\.0 \(model\.\S*args\.weight\)"):
+        Case(reward=reward(argparse.Namespace(weight=2.0, num_steps=3))).run(
+            tmp_path, 3, resume=True
+        )
+
+
+class Odd:
+    __slots__ = ("inner", "number")
+
+    def __init__(self, number):
+        self.number, self.inner = number, self
+
+
+class Locked:
+    def __init__(self):
+        self.lock, self.file = threading.Lock(), sys.stdout
+
+
+def nested(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+ODD = [
+    Odd(1),
+    Locked(),
+    nested(500),
+    {i: f"word {i}" for i in range(1_000)},
+    np.array(["a", None], dtype=object),
+    np.array(3.5),
+    np.zeros(3, dtype=">f4"),
+    np.datetime64("2020-01-01"),
+    Decimal("0.5"),
+    date(2020, 1, 1),
+    range(3),
+    torch.eye(3).to_sparse(),
+    torch.Generator(),
+    torch.tensor(1 + 1j),
+    torch.zeros(0),
+    iter([1]),
+    (n for n in "ab"),
+    {"a", ("b", 1)},
+    functools.lru_cache(len),
+    re.compile("a"),
+    operator.itemgetter(1),
+    torch.nn.Linear(2, 2),
+    Path("a"),
+    SimpleNamespace(a=1),
+]
+
+
+@pytest.mark.parametrize("value", ODD, ids=lambda value: type(value).__name__)
+def test_anything_can_be_described_and_is_the_same_when_described_again(value):
+    one, other = Fingerprint(model=value), Fingerprint(model=value)
+    assert one.leaves == other.leaves
+    assert len(json.dumps(one.to_json())) < 100_000
+    assert not other.differences(one.to_json(), guide=False)
+    assert " at 0x" not in json.dumps(one.leaves)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Odd(1), Odd(2)),
+        (Decimal("0.5"), Decimal("0.25")),
+        (date(2020, 1, 1), date(2020, 1, 2)),
+        (range(3), range(4)),
+        ({i: str(i) for i in range(1_000)}, {i: str(i + (i == 999)) for i in range(1_000)}),
+        (torch.eye(3).to_sparse(), (2 * torch.eye(3)).to_sparse()),
+        (np.zeros(3), np.zeros(3, dtype=np.float32)),
+        (operator.itemgetter(1), operator.itemgetter(2)),
+        (SimpleNamespace(a=1), SimpleNamespace(a=2)),
+        ([1, [2, 3]], [1, [2, 4]]),
+        ({"a": 1.0}, {"a": 1}),
+        (np.float32(0.5), np.float32(0.25)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_differs_is_described_differently(one, other):
+    assert Fingerprint(model=other).differences(Fingerprint(model=one).to_json(), guide=False)
+
+
+def test_the_last_digits_of_a_number_are_its_processors():
+    one, other, third = (Fingerprint(model={"beta": beta}) for beta in (0.1 + 0.2, 0.3, 0.3000001))
+    assert not one.differences(other.to_json(), guide=False)
+    assert third.differences(other.to_json(), guide=False) == "0.3, got 0.3000001 (model.beta)"
+
+
+# Damage
+
+
+def flip(path, place=-1):
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def link(path):
+    path.rename(path.with_suffix(".real"))
+    path.symlink_to(path.with_suffix(".real"))
+
+
+FILES = [
+    *(f"{name}.safetensors" for name in ("guide", "optimizer", "objective", "random")),
+    "state.json",
+    "digests.json",
+]
+
+
+@pytest.mark.parametrize(
+    "damage", [flip, cut, link, Path.unlink], ids=["flip", "cut", "link", "delete"]
+)
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(
+    name, damage, tmp_path, whole
+):
+    case = (
+        Case(objective=lambda: LogVariance(4, replay=8)) if name.startswith("objective") else Case()
+    )
+    expected = case.run(tmp_path / "whole") if name.startswith("objective") else whole
+    case.run(tmp_path / "fit", 3)
+    assert [path.name for path in sorted((tmp_path / "fit").glob("step-*"))] == [
+        "step-00000002",
+        "step-00000003",
+    ]
+    damage(tmp_path / "fit" / "step-00000003" / name)
+    with pytest.warns(
+        UserWarning,
+        match=r"checkpoint step-00000003 is damaged: .*Going on from step-00000002, the one before",
+    ):
+        assert torch.equal(case.run(tmp_path / "fit", resume=True), expected)
+    names = [path.name for path in sorted((tmp_path / "fit").glob("step-*"))]
+    assert names == ["step-00000003", "step-00000004"], "what was damaged was written again"
+
+
+def test_if_none_is_whole_that_is_said(tmp_path):
+    Case().run(tmp_path, 2)
+    for name in ("step-00000001", "step-00000002"):
+        flip(tmp_path / name / "guide.safetensors")
+    with pytest.raises(
+        CheckpointError,
+        match=r"step-00000002 is damaged: .*step-00000001 is damaged: .* No checkpoint in",
+    ):
+        Case().run(tmp_path, resume=True)
+
+
+def drop_one(tensors):
+    tensors.popitem()
+    return tensors
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("guide", drop_one, "is of another guide: 1 parameters differ"),
+        (
+            "guide",
+            lambda tensors: {key: t[:1] for key, t in tensors.items()},
+            "is of another guide: 1 parameters differ",
+        ),
+        (
+            "guide",
+            lambda tensors: {key: t.float() for key, t in tensors.items()},
+            "in float32 where .* in float64 was expected",
+        ),
+        (
+            "optimizer",
+            lambda tensors: {f"other/{key}": t for key, t in tensors.items()},
+            "expected no such parameter",
+        ),
+        (
+            "optimizer",
+            lambda tensors: {
+                key: t.repeat(2) if not t.dim() else t[:1] for key, t in tensors.items()
+            },
+            "expected",
+        ),
+        ("objective", drop_one, "is no state of Proximal_ELBO"),
+        ("random", drop_one, "has no state of the CPU's generator"),
+        (
+            "random",
+            lambda tensors: {key: t[:-1] for key, t in tensors.items()},
+            "has no state of the CPU's generator",
+        ),
+    ],
+)
+def test_states_of_other_names_shapes_or_types_are_refused(name, change, told, tmp_path):
+    """Whole files, so that no digest tells; the guide is as it was before."""
+    from inference.objectives import OBJECTIVES
+
+    case = Case(objective=lambda: OBJECTIVES["proximal"](num_particles=4))
+    case.run(tmp_path, 1)
+    checkpoint = tmp_path / "step-00000001"
+    save_file(
+        change(dict(load_file(checkpoint / f"{name}.safetensors"))),
+        checkpoint / f"{name}.safetensors",
+    )
+    seal(checkpoint)
+    guides = []
+    case.guide = lambda *args: guides.append(MeanField(*args)) or guides[0]
+    with pytest.raises(CheckpointError, match=told):
+        case.run(tmp_path, resume=True)
+    assert not parameters_of(guides[0]).any()
+
+
+@pytest.mark.parametrize("part", ["step", "fingerprint", "schedule"])
+def test_a_checkpoint_of_another_version_is_refused_by_name(part, tmp_path):
+    Case().run(tmp_path, 1)
+    file = tmp_path / "step-00000001" / "state.json"
+    state = json.loads(file.read_text())
+    del (state if part in state else state["fingerprint"])[part]
+    file.write_text(json.dumps(state))
+    seal(file.parent)
+    with pytest.raises(
+        CheckpointError,
+        match=r"state\.json has other parts than .* another version of the project wrote it",
+    ):
+        Case().run(tmp_path, 2, resume=True)
+
+
+def test_a_state_is_saved_and_restored_by_hand(tmp_path):
+    """Into a folder that is a text, and without a fingerprint."""
+    prior = tiny()
+    prompts = prior.encode(["a"])
+    guide = MeanField(prior, prompts)
+    model = AlignmentModel(prior, TextReward(kindness, prior), 0.5)
+    state = fit(
+        model,
+        guide,
+        prompts,
+        num_steps=1,
+        optimizer=FusedOptimizer(options={"lr": 0.1}),
+        progress=False,
+    ).state
+    expected = parameters_of(guide)
+    with pyro.get_param_store().scope():
+        guide(prompts)
+        state.fingerprint = None
+        state.save(str(tmp_path))
+        with torch.no_grad():
+            for parameter in guide.parameters():
+                parameter.zero_()
+        assert has_checkpoint(str(tmp_path))
+        state.restore(str(tmp_path), prompts)
+    assert torch.equal(parameters_of(guide), expected)
+
+
+# Links and foreign names
+
+
+def test_foreign_names_are_neither_read_nor_deleted(tmp_path, whole):
+    kept = {
+        "step-1-backup": True,
+        "step-00000009.bak": True,
+        "step-notes.txt": False,
+        "step-3": True,
+        ".step-x.partial": True,
+    }
+    for name, folder in kept.items():
+        (tmp_path / name).mkdir() if folder else (tmp_path / name).touch()
+    (tmp_path / ".step-00000001.partial").mkdir()
+    assert torch.equal(Case().run(tmp_path), whole)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {*kept, ".lock", "step-00000003", "step-00000004"}
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_checkpoint_that_is_a_link_is_neither_followed_nor_deleted(resume, tmp_path):
+    Case().run(tmp_path / "other", 2)
+    (tmp_path / "fit").mkdir()
+    (tmp_path / "fit" / "step-00000100").symlink_to(tmp_path / "other" / "step-00000002")
+    with pytest.raises(CheckpointError, match=r"step-00000100 is a link, .*links are not followed"):
+        Case().run(tmp_path / "fit", resume=resume)
+    assert (tmp_path / "other" / "step-00000002" / "guide.safetensors").is_file()
+    (tmp_path / "fit" / "step-00000100").unlink()
+    (tmp_path / "fit" / "step-00000100").touch()
+    with pytest.raises(CheckpointError, match="step-00000100 is a file"):
+        Case().run(tmp_path / "fit", resume=resume)
+
+
+def test_leftovers_are_not_followed(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    (tmp_path / "fit").mkdir()
+    for name in (".step-00000001.partial", ".step-00000001.old"):
+        (tmp_path / "fit" / name).symlink_to(tmp_path / "mine")
+        with pytest.raises(CheckpointError, match="cannot be written"):
+            Case().run(tmp_path / "fit", 1) if "partial" in name else Case().run(
+                tmp_path / "fit", 3
+            )
+        (tmp_path / "fit" / name).unlink()
+        shutil.rmtree(tmp_path / "fit")
+        (tmp_path / "fit").mkdir()
+    assert (tmp_path / "mine" / "file").is_file()
+
+
+# One at a time
+
+
+def test_a_folder_in_use_is_refused_until_its_process_has_died(tmp_path):
+    code = "import fcntl, sys, time\nfile = open(sys.argv[1] + '/.lock', 'w')\nfcntl.flock(file, fcntl.LOCK_EX)\n"
+    code += "print('has it', flush=True)\ntime.sleep(60)\n"
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()
+    with pytest.raises(FolderInUseError, match="is in use by another run"):
+        Case().run(tmp_path, 1, resume=True)
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    Case().run(tmp_path, 1, resume=True)
+
+
+def test_two_fits_of_one_process_do_not_share_a_folder(tmp_path):
+    with locked(tmp_path), pytest.raises(FolderInUseError):
+        Case().run(tmp_path, 1)
+    (tmp_path / ".lock").unlink()
+    (tmp_path / ".lock").symlink_to(tmp_path / "elsewhere")
+    with (
+        pytest.raises(FolderInUseError, match="is a link, which is not followed"),
+        locked(tmp_path),
+    ):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+
+
+# Kills and full disks at every operation on files
+
+
+class KilledError(BaseException):
+    """Stands for what ends a process at once: nothing is done after it."""
+
+
+def no_space():
+    return OSError(28, "No space left on device")
+
+
+def fail_at(monkeypatch, nth, error, *, once):
+    """Raise at the nth operation on files, and at all after it unless `once`. Nothing waits for the disk."""
+    done = 0
+
+    def counted(operation):
+        def run(*args, **kwargs):
+            nonlocal done
+            done += 1
+            if done == nth or (done > nth and not once):
+                raise error()
+            return operation(*args, **kwargs)
+
+        return run
+
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    for name in ("fsync", "rename", "replace", "mkdir", "rmdir", "unlink", "open"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+    for place, name in ((inference.checkpoint, "save_file"), (Path, "write_text")):
+        monkeypatch.setattr(place, name, counted(getattr(place, name)))
+    return lambda: done
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("error", "once", "told"),
+    [
+        (KilledError, False, "^$"),
+        (no_space, True, "No space left on device"),
+        (no_space, False, "No space left on device"),
+    ],
+    ids=["kill", "full for a moment", "full"],
+)
+def test_after_a_fault_at_any_operation_a_resume_ends_the_same(
+    error, once, told, tmp_path, monkeypatch
+):
+    """Two checkpoints are there, a third is written while the first is deleted. What the disk refuses has the error's name."""
+    case = Case()
+    whole = case.run(tmp_path / "start", 3)
+    shutil.rmtree(tmp_path / "start")
+    case.run(tmp_path / "start", 2)
+    messages = []
+    for nth in range(1, 200):
+        folder = _copy(tmp_path, str(nth))
+        with monkeypatch.context() as patch:
+            count = fail_at(patch, nth, error, once=once)
+            try:
+                case.run(folder, 3, resume=True)
+            except (CheckpointError, OSError, KilledError) as fault:
+                messages.append(str(fault))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", lambda _: None)
+            assert torch.equal(case.run(folder, 3, resume=True), whole), nth
+        if count() < nth:
+            break
+        shutil.rmtree(folder)
+    assert 30 < nth < 199
+    assert len(messages) > 20
+    assert all(re.search(told, message) for message in messages), messages
+
+
+def _copy(tmp_path, name):
+    shutil.copytree(tmp_path / "start", tmp_path / name)
+    return tmp_path / name
+
+
+def test_a_full_disk_ends_a_fit_by_name_with_the_last_checkpoint_whole(
+    tmp_path, monkeypatch, whole
+):
+    case = Case()
+    case.run(tmp_path, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(no_space()))
+        with pytest.raises(
+            CheckpointError,
+            match=r"of step 3 cannot be written .*No space left .*last whole one is step-00000002",
+        ):
+            case.run(tmp_path, resume=True)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        ".lock",
+        "step-00000001",
+        "step-00000002",
+    }, "room was made"
+    assert torch.equal(case.run(tmp_path, resume=True), whole)
+
+
+def test_the_fingerprint_can_be_read(tmp_path):
+    Case().run(tmp_path, 1)
+    found = json.loads((tmp_path / "step-00000001" / "state.json").read_text())["fingerprint"][
+        "leaves"
+    ]
+    assert found["model.beta"] == "0.5"
+    assert found["objective.num_particles"] == "4"
+    assert re.fullmatch("#[0-9a-f]{32}", found["model.prior.network.weights"])
+    assert len(json.dumps(found)) < 20_000
+    assert pyro.get_param_store().keys() == set()

@@ -1,0 +1,334 @@
+"""The fit: it closes the gap, resumes bit for bit after a kill, shares nothing, and keeps the last good parameters."""
+
+import itertools
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+
+from guides import FineTuned, NGram
+from inference import (
+    OBJECTIVES,
+    CheckpointError,
+    FitState,
+    FusedOptimizer,
+    LeaveOneOut_ELBO,
+    cosine,
+    fit,
+    has_checkpoint,
+)
+from model import AlignmentModel
+
+
+def parameters_of(guide):
+    return torch.cat([parameter.detach().flatten() for parameter in guide.parameters()])
+
+
+def short_fit(model, guide, prompts, num_steps=6, **options):
+    optimizer = FusedOptimizer(options={"lr": 3e-3}, clip_norm=1.0, schedule=cosine(6))
+    options = {
+        "objective": OBJECTIVES["leave-one-out"](num_particles=8),
+        "progress": False,
+    } | options
+    return fit(model, guide, prompts, num_steps=num_steps, optimizer=optimizer, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "objective", ["leave-one-out", "trace", "trajectory-balance", "forward-kl"]
+)
+def test_closes_the_gap(objective, model, small_prior, prompts, truth):
+    guide = FineTuned(small_prior)
+    start = truth.kl_guide_posterior(guide).mean()
+    optimizer = FusedOptimizer(options={"lr": 3e-3}, clip_norm=1.0, schedule=cosine(150))
+    result = fit(
+        model,
+        guide,
+        prompts,
+        num_steps=150,
+        objective=OBJECTIVES[objective](num_particles=32),
+        optimizer=optimizer,
+        progress=False,
+    )
+    assert truth.kl_guide_posterior(guide).mean() < 0.1 * start
+    elbo = np.mean([record["elbo"] for record in result.metrics[-30:]])
+    assert elbo == pytest.approx(truth.elbo(guide).mean().item(), abs=0.1)
+
+
+def test_metrics_add_up(model, small_prior, prompts):
+    result = short_fit(model, FineTuned(small_prior), prompts)
+    assert [record["step"] for record in result.metrics] == [1, 2, 3, 4, 5, 6]
+    for record in result.metrics:
+        assert record["elbo"] == pytest.approx(-record["loss"] / len(prompts))
+        assert record["log_likelihood"] <= 1 / model.beta
+    assert result.metrics[0]["learning_rate"] == 3e-3
+    assert result.stopped_early is None
+
+
+@pytest.mark.parametrize("vectorised", [False, True])
+def test_evidence_among_the_metrics_of_pyros_objectives_is_of_all_factors(
+    small_prior, prompts, vectorised
+):
+    """Added up, each averaged over responses, prompts and runs of the model."""
+    first = lambda _, response: torch.tensor([1.0, 3.0]).expand(response.shape[:-1])  # noqa: E731
+    other = lambda _, response: torch.full(response.shape[:-1], 5.0)  # noqa: E731
+    model = AlignmentModel(small_prior, {"first": first, "other": other}, beta=0.5)
+    objective = Trace_ELBO(num_particles=3, vectorize_particles=vectorised, max_plate_nesting=1)
+    result = short_fit(model, FineTuned(small_prior), prompts, num_steps=1, objective=objective)
+    assert result.metrics[0]["log_likelihood"] == pytest.approx((2.0 + 5.0) / 0.5)
+    assert result.metrics[0]["elbo"] == pytest.approx(14.0)  # the guide is the prior
+    assert result.metrics[0]["loss"] == pytest.approx(-28.0)
+
+
+def test_default_optimiser_and_objective(model, small_prior, prompts):
+    """Adam at 1e-3 on a cosine to 0, gradients of a norm of at most 1; leave-one-out."""
+    result = fit(model, FineTuned(small_prior), prompts, num_steps=2, progress=False)
+    optimizer, objective = result.state.optimizer, result.state.objective
+    assert (optimizer.clip_norm, optimizer.pt_optim_constructor) == (1.0, torch.optim.Adam)
+    assert [record["learning_rate"] for record in result.metrics] == pytest.approx([1e-3, 5e-4])
+    assert isinstance(objective, LeaveOneOut_ELBO)
+    assert optimizer.learning_rate == pytest.approx(0, abs=1e-12)
+
+
+def test_checkpoints_are_written_every_so_many_steps_and_at_the_end(
+    model, small_prior, prompts, tmp_path
+):
+    seen = []
+
+    def look(_):
+        seen.append([int(path.name[-8:]) for path in tmp_path.glob("step-*")])
+
+    options = {"checkpoint_folder": tmp_path, "checkpoint_every": 2, "on_step": look}
+    short_fit(model, FineTuned(small_prior), prompts, num_steps=5, **options)
+    newest = [max(steps, default=0) for steps in seen]
+    assert newest == [0, 0, 2, 2, 4]  # on_step is called before the step's own is written
+    assert max(int(path.name[-8:]) for path in tmp_path.glob("step-*")) == 5
+
+
+def test_prior_is_frozen(model, small_prior, prompts):
+    before = parameters_of(small_prior)
+    short_fit(model, FineTuned(small_prior), prompts)
+    assert torch.equal(parameters_of(small_prior), before)
+
+
+def test_fits_share_nothing(model, small_prior, prompts):
+    """A second guide in the same process ends as it would alone, and the process's generators and store are left alone."""
+    alone, first, second = (FineTuned(small_prior) for _ in range(3))
+    short_fit(model, alone, prompts)
+    pyro.set_rng_seed(11)
+    expected = (torch.rand(2).tolist(), random.random(), np.random.rand())
+    pyro.set_rng_seed(11)
+    short_fit(model, first, prompts, seed=5)
+    short_fit(model, second, prompts)
+    assert (torch.rand(2).tolist(), random.random(), np.random.rand()) == expected
+    assert torch.equal(parameters_of(second), parameters_of(alone))
+    assert not torch.equal(parameters_of(first), parameters_of(alone))
+    assert len(pyro.get_param_store()) == 0
+
+
+def test_resumed_fit_is_the_same_bit_for_bit(model, small_prior, prompts, tmp_path):
+    whole, split = FineTuned(small_prior), FineTuned(small_prior)
+    short_fit(model, whole, prompts, prompts_per_step=1)
+    short_fit(
+        model, split, prompts, 4, prompts_per_step=1, checkpoint_folder=tmp_path, checkpoint_every=2
+    )
+    other = FineTuned(small_prior)
+    result = short_fit(
+        model, other, prompts, prompts_per_step=1, checkpoint_folder=tmp_path, resume=True
+    )
+    assert [record["step"] for record in result.metrics] == [5, 6]
+    assert torch.equal(parameters_of(other), parameters_of(whole))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_prompts_of_a_step_are_a_random_subset_in_their_order(small_prior, size):
+    """Every subset comes up, each as often as another to within five standard errors.
+
+    All prompts, where more are asked for.
+    """
+    texts = ["the film was", "the plot was", "the"]
+    prompts, met = small_prior.encode(texts), []
+
+    def model(prompts):
+        met.append(prompts.texts)
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            pyro.sample("response", small_prior(prompts))
+
+    guide = NGram(small_prior, n=1)
+    short_fit(model, guide, prompts, num_steps=45, prompts_per_step=size)
+    counts = Counter(met)
+    assert counts.keys() == set(itertools.combinations(texts, size))
+    assert all(abs(count - 15) < 5 * math.sqrt(45 / 3 * 2 / 3) for count in counts.values())
+    met.clear()
+    short_fit(model, NGram(small_prior, n=1), prompts, num_steps=1, prompts_per_step=4)
+    assert met == [tuple(texts)]
+
+
+KILLED = """
+import sys, pathlib, torch
+torch.set_num_threads(1)
+from guides import FineTuned
+from inference import FusedOptimizer, LeaveOneOut_ELBO, cosine, fit
+from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
+prior = grammar_prior(max_new_tokens=2)
+guide = FineTuned(prior)
+print("ready", flush=True)
+model = AlignmentModel(prior, TextReward(vader_sentiment, prior), 0.3)
+fit(model, guide, prior.encode(["the film was"]), num_steps=int(sys.argv[2]), objective=LeaveOneOut_ELBO(8),
+    optimizer=FusedOptimizer(schedule=cosine(40)), checkpoint_folder=pathlib.Path(sys.argv[1]), checkpoint_every=1,
+    resume=True, progress=False)
+guide.save_pretrained(sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment(tmp_path):
+    """SIGKILL, several times, while a checkpoint is written every step; then to the end: as one that was never killed."""
+
+    def run(folder, kill_after):
+        child = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(folder), "40"],
+            stdout=subprocess.PIPE,
+            cwd=Path.cwd(),
+        )
+        assert child.stdout is not None
+        child.stdout.readline()
+        try:
+            child.wait(kill_after)
+        except subprocess.TimeoutExpired:
+            os.kill(child.pid, signal.SIGKILL)
+            child.wait()
+        child.stdout.close()
+
+    for moment in (0.3, 0.45):
+        run(tmp_path / "killed", moment)
+    run(tmp_path / "killed", None)
+    run(tmp_path / "whole", None)
+    killed, whole = (
+        (tmp_path / name / "model.safetensors").read_bytes() for name in ("killed", "whole")
+    )
+    assert killed == whole
+
+
+def test_unfinished_checkpoint_is_not_one(model, small_prior, prompts, tmp_path):
+    (tmp_path / ".step-00000004.partial").mkdir()
+    assert not has_checkpoint(tmp_path)
+    short_fit(model, FineTuned(small_prior), prompts, checkpoint_folder=tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("step")] == [
+        "step-00000006"
+    ]
+
+
+def test_used_optimiser_is_refused(model, small_prior, prompts):
+    optimizer = FusedOptimizer()
+    fit(model, FineTuned(small_prior), prompts, num_steps=1, optimizer=optimizer, progress=False)
+    with pytest.raises(ValueError, match="has done 1 steps already"):
+        fit(
+            model, FineTuned(small_prior), prompts, num_steps=1, optimizer=optimizer, progress=False
+        )
+
+
+def test_existing_checkpoint_is_not_overwritten(model, small_prior, prompts, tmp_path):
+    short_fit(model, FineTuned(small_prior), prompts, checkpoint_folder=tmp_path)
+    with pytest.raises(CheckpointError, match="pass resume=True to go on from it"):
+        short_fit(model, FineTuned(small_prior), prompts, checkpoint_folder=tmp_path)
+
+
+def test_checkpoint_of_another_guide_is_refused(model, small_prior, prompts, prior, tmp_path):
+    short_fit(model, FineTuned(small_prior), prompts, checkpoint_folder=tmp_path)
+
+    class Widened(FineTuned):
+        def __init__(self, prior):
+            super().__init__(prior)
+            self.extra = torch.nn.Parameter(torch.zeros(3))
+
+    with pytest.raises(
+        CheckpointError, match=r"is of another guide: 1 parameters differ, first guide\$\$\$extra"
+    ):
+        short_fit(model, Widened(small_prior), prompts, checkpoint_folder=tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match="no checkpoint in"):
+        FitState(FineTuned(prior), FusedOptimizer(), LeaveOneOut_ELBO()).restore(
+            tmp_path / "nowhere", prompts
+        )
+
+
+@pytest.mark.parametrize(
+    "objective", ["leave-one-out", "trace", "forward-kl", "trajectory-balance"]
+)
+def test_non_finite_loss_keeps_the_last_good_parameters(objective, model, small_prior, prompts):
+    """The loss, whose gradient is there all the same, is no number at the fourth step."""
+
+    def bad_at(step):
+        made, losses = OBJECTIVES[objective](num_particles=8), []
+        original = made.loss_and_grads
+
+        def loss_and_grads(*args):
+            losses.append(original(*args))
+            return math.nan if len(losses) == step else losses[-1]
+
+        made.loss_and_grads = loss_and_grads
+        return made
+
+    guide, alone = FineTuned(small_prior), FineTuned(small_prior)
+    with pytest.warns(UserWarning, match="fit stopped early at step 3: the loss is"):
+        result = short_fit(model, guide, prompts, objective=bad_at(4))
+    assert result.stopped_early is not None
+    assert all(parameter.grad is None for parameter in guide.parameters())
+    short_fit(model, alone, prompts, 3, objective=bad_at(0))
+    assert torch.equal(parameters_of(guide), parameters_of(alone))
+
+
+def test_a_plain_function_is_a_guide(model, small_prior, prompts, truth, tmp_path):
+    """Independent positions, unregistered: trained, resumed, and found again in the scope that the fit returns."""
+    size = small_prior.vocab_size
+
+    def guide(prompts):
+        logits = pyro.param("logits", torch.zeros(2, size, dtype=torch.float64))
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            return pyro.sample(
+                "response", dist.Categorical(logits=logits).to_event(1).expand([len(prompts)])
+            )
+
+    def small(prompts):
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            response = pyro.sample(
+                "response", dist.Categorical(torch.ones(2, size)).to_event(1).expand([len(prompts)])
+            )
+            pyro.factor("reward", (response == 7).double().sum(-1))
+
+    optimizer = FusedOptimizer(options={"lr": 0.1})
+    fit(
+        small,
+        guide,
+        prompts,
+        num_steps=30,
+        optimizer=optimizer,
+        checkpoint_folder=tmp_path,
+        progress=False,
+    )
+    optimizer = FusedOptimizer(options={"lr": 0.1})
+    result = fit(
+        small,
+        guide,
+        prompts,
+        num_steps=60,
+        optimizer=optimizer,
+        checkpoint_folder=tmp_path,
+        resume=True,
+        progress=False,
+    )
+    with pyro.get_param_store().scope(result.parameters):
+        prob = pyro.param("logits").softmax(-1)
+    exact = math.e / (math.e + size - 1)
+    assert torch.allclose(prob[:, 7], torch.tensor(exact, dtype=torch.float64), atol=0.03)

@@ -1,0 +1,289 @@
+"""Arguments of `fit`: refused by name where they make no sense, and never fifty steps that train nothing."""
+
+import math
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+
+from guides import FineTuned, Tabular
+from guides.guide import GuideRegistrationError
+from inference import (
+    OBJECTIVES,
+    CheckpointError,
+    FusedOptimizer,
+    LeaveOneOut_ELBO,
+    NothingToTrainError,
+    cosine,
+    diagnose,
+    fit,
+    random_state,
+)
+from model import LanguageModel
+
+
+def quiet(model, guide, prompts, num_steps=1, **options):
+    options = {"objective": LeaveOneOut_ELBO(4), "progress": False} | options
+    return fit(model, guide, prompts, num_steps=num_steps, **options)
+
+
+BAD_COUNTS = [0, -1, 1.0, 1.5, True, "3", math.nan, 10**12]
+ARGUMENTS = [
+    *(
+        (name, value)
+        for name in ("num_steps", "checkpoint_every", "prompts_per_step")
+        for value in BAD_COUNTS
+    ),
+    ("num_steps", None),
+    *(("seed", value) for value in (-1, 2**32, 2**64, 1.0, None, True, "0")),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), ARGUMENTS)
+def test_number_out_of_its_range_is_refused_by_name(name, value, model, small_prior, prompts):
+    with pytest.raises(ValueError, match=f"^{name} is "):
+        quiet(model, Tabular(small_prior, prompts), prompts, **({"num_steps": 1} | {name: value}))
+
+
+@pytest.mark.parametrize("value", [0, 0.0, -1.0, math.nan, math.inf])
+def test_optimiser_refuses_a_norm_or_a_rate_out_of_its_range(value):
+    with pytest.raises(ValueError, match=r"^clip_norm is "):
+        FusedOptimizer(clip_norm=value)
+    with pytest.raises(ValueError, match=r"^lr is "):
+        FusedOptimizer(options={"lr": value})
+    with pytest.raises(ValueError, match=r"^lr is "):
+        FusedOptimizer(options={"lr": torch.tensor(float(value))})
+    for kind in (True, "1", [0.1]):
+        with pytest.raises(ValueError, match=r"^lr is "):
+            FusedOptimizer(options={"lr": kind})
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf, "1", None])
+def test_schedule_that_begins_out_of_range_is_refused(value):
+    with pytest.raises(ValueError, match="the schedule's factor at step 0 is"):
+        FusedOptimizer(schedule=lambda step: value)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.0, True])
+def test_cosine_refuses_lengths_that_are_none(steps):
+    with pytest.raises(ValueError, match=r"^num_steps is "):
+        cosine(steps)
+    with pytest.raises(ValueError, match=r"^warmup is "):
+        cosine(10, warmup=-1)
+    with pytest.raises(
+        ValueError, match=r"^warmup is 11, expected a whole number of at least 0 and at most 10"
+    ):
+        cosine(10, warmup=11)
+
+
+def test_other_kinds_of_arguments_are_refused(model, small_prior, prompts):
+    guide = Tabular(small_prior, prompts)
+    for bad in ["the film was", None, prompts.ids]:
+        with pytest.raises(
+            TypeError, match=r"expected a Prompts: `LanguageModel\.encode` makes them"
+        ):
+            quiet(model, guide, bad)
+    with pytest.raises(TypeError, match="model is a float, expected a function"):
+        quiet(0.3, guide, prompts)
+    with pytest.raises(TypeError, match="guide is a Parameter, expected a function"):
+        quiet(model, guide.table, prompts)
+    with pytest.raises(TypeError, match="guide is the class Tabular"):
+        quiet(model, Tabular, prompts)
+    for name in ("progress", "resume"):
+        with pytest.raises(TypeError, match=f"{name} is 'False', expected True or False"):
+            fit(model, guide, prompts, num_steps=1, **{name: "False"})
+    with pytest.raises(ValueError, match="model and guide are the same program"):
+        quiet(model, model, prompts)
+    for bad in [LeaveOneOut_ELBO, "leave-one-out"]:
+        with pytest.raises(TypeError, match=r"expected an object of a `pyro.infer.ELBO`"):
+            quiet(model, guide, prompts, objective=bad)
+    for bad in [torch.optim.Adam, torch.optim.Adam(guide.parameters()), "adam"]:
+        with pytest.raises(TypeError, match="expected a `FusedOptimizer`"):
+            quiet(model, guide, prompts, optimizer=bad)
+
+
+def test_folder_may_be_a_text_and_resume_needs_one(model, small_prior, prompts, tmp_path):
+    with pytest.raises(ValueError, match="resume is True without a checkpoint_folder"):
+        quiet(model, Tabular(small_prior, prompts), prompts, resume=True)
+    quiet(model, Tabular(small_prior, prompts), prompts, 3, checkpoint_folder=str(tmp_path))
+    resumed = quiet(
+        model,
+        Tabular(small_prior, prompts),
+        prompts,
+        4,
+        checkpoint_folder=str(tmp_path),
+        resume=True,
+    )
+    assert [record["step"] for record in resumed.metrics] == [4]
+    with pytest.raises(
+        CheckpointError, match="is of step 4, expected at most num_steps=2: ask for more steps"
+    ):
+        quiet(
+            model,
+            Tabular(small_prior, prompts),
+            prompts,
+            2,
+            checkpoint_folder=Path(tmp_path),
+            resume=True,
+        )
+
+
+def frozen(prior, prompts):
+    return FineTuned(prior).requires_grad_(False)
+
+
+def frozen_by_a_wrapper(prior, prompts):
+    guide = FineTuned(prior)
+    wrapped = guide.language_model
+    LanguageModel(wrapped.network, wrapped.tokenizer, max_new_tokens=2)
+    return guide
+
+
+def without_parameters(prior, prompts):
+    def guide(prompts):
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            return pyro.sample("response", prior(prompts))
+
+    return guide
+
+
+def hidden(prior, prompts):
+    return poutine.block(Tabular(prior, prompts), hide_types=["param"])
+
+
+def uniform_model(prior):
+    """A prior over all rows, for guides that are no language models."""
+
+    def model(prompts):
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            rows = (
+                dist.Categorical(torch.ones(2, prior.vocab_size)).to_event(1).expand([len(prompts)])
+            )
+            pyro.factor("reward", (pyro.sample("response", rows) == 7).float().sum(-1))
+
+    return model
+
+
+def detached(prior, prompts):
+    def guide(prompts):
+        logits = pyro.param("logits", torch.zeros(2, prior.vocab_size))
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            return pyro.sample(
+                "response",
+                dist.Categorical(logits=logits.detach()).to_event(1).expand([len(prompts)]),
+            )
+
+    return guide
+
+
+@pytest.mark.parametrize(
+    "make", [frozen, frozen_by_a_wrapper, without_parameters, detached, hidden]
+)
+@pytest.mark.parametrize(
+    "objective", ["leave-one-out", "trace", "forward-kl", "reward-to-go", "proximal"]
+)
+def test_nothing_to_train_is_said_in_the_first_step(objective, make, model, small_prior, prompts):
+    if make is detached:
+        model, objective = (
+            uniform_model(small_prior),
+            "trace" if objective == "reward-to-go" else objective,
+        )
+    with pytest.raises(NothingToTrainError, match="no gradient reaches any of the") as raised:
+        quiet(
+            model,
+            make(small_prior, prompts),
+            prompts,
+            5,
+            objective=OBJECTIVES[objective](num_particles=4),
+        )
+    assert raised.value.fit.state.step == 0
+
+
+def test_head_of_the_objective_is_not_the_guide(model, small_prior, prompts):
+    """The value function would train on its own."""
+    with pytest.raises(NothingToTrainError):
+        quiet(
+            model,
+            frozen(small_prior, prompts),
+            prompts,
+            objective=OBJECTIVES["reward-to-go-value"](num_particles=4),
+        )
+
+
+class Unregistered(torch.nn.Module):
+    """A guide that forgot `pyro.module`, or half of it."""
+
+    def __init__(self, prior, half):
+        super().__init__()
+        self.table = torch.nn.Parameter(torch.zeros(2, prior.vocab_size))
+        self.bias = torch.nn.Linear(1, prior.vocab_size)
+        self.half = half
+
+    def forward(self, prompts):
+        if self.half:
+            pyro.module("bias", self.bias)
+        logits = self.table + self.bias.bias
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            return pyro.sample(
+                "response", dist.Categorical(logits=logits).to_event(1).expand([len(prompts)])
+            )
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_forgotten_registration_is_noticed(half, small_prior, prompts):
+    with pytest.raises(
+        GuideRegistrationError,
+        match=r"first 'table', so that they would not train: call `pyro.module",
+    ):
+        quiet(uniform_model(small_prior), Unregistered(small_prior, half), prompts)
+
+
+def test_guide_of_which_a_part_trains_is_fine(model, small_prior, prompts):
+    guide = FineTuned(small_prior)
+    parameters = list(guide.parameters())
+    for parameter in parameters[:-1]:
+        parameter.requires_grad_(False)
+    before = [parameter.detach().clone() for parameter in parameters]
+    quiet(model, guide, prompts)
+    assert [torch.equal(a, b) for a, b in zip(parameters, before, strict=True)] == [True] * (
+        len(parameters) - 1
+    ) + [False]
+
+
+def test_gradient_of_another_loss_is_not_in_the_first_step(model, small_prior, prompts):
+    guide, alone = FineTuned(small_prior), FineTuned(small_prior)
+    for parameter in guide.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    quiet(model, guide, prompts)
+    quiet(model, alone, prompts)
+    assert all(
+        torch.equal(a, b) for a, b in zip(guide.parameters(), alone.parameters(), strict=True)
+    )
+
+
+def test_callback_may_measure_and_fit(model, small_prior, prompts):
+    """In the same thread, and what they draw leaves no trace on the fit that called them."""
+    guide, alone = FineTuned(small_prior), FineTuned(small_prior)
+
+    def look(metrics):
+        diagnose(model, guide, prompts, num_samples=4)
+        quiet(model, Tabular(small_prior, prompts), prompts, seed=9)
+
+    result = quiet(model, guide, prompts, 3, on_step=look)
+    quiet(model, alone, prompts, 3)
+    assert result.stopped_early is None
+    assert all(
+        torch.equal(a, b) for a, b in zip(guide.parameters(), alone.parameters(), strict=True)
+    )
+
+
+def test_generators_of_devices_that_are_gone_are_told():
+    tensors, plain = random_state.capture()
+    expected = torch.rand(2)
+    tensors |= {"cuda:7": torch.zeros(16, dtype=torch.uint8)}
+    with pytest.warns(UserWarning, match="the generators of cuda:7 were not restored"):
+        random_state.restore(tensors, plain)
+    assert torch.equal(torch.rand(2), expected)

@@ -1,0 +1,339 @@
+"""Steps that fail: the fit goes back to the last good parameters, or goes on with the error after it has saved what is done."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from guides import FineTuned, LoRA, Tabular
+from inference import (
+    OBJECTIVES,
+    CheckpointError,
+    FitState,
+    FusedOptimizer,
+    LeaveOneOut_ELBO,
+    NonFiniteStartError,
+    Trace_ELBO,
+    cosine,
+    fit,
+    has_checkpoint,
+)
+from model import AlignmentModel
+
+LARGEST = torch.finfo(torch.float32).max
+
+
+def quiet(model, guide, prompts, num_steps=6, **options):
+    options = {"objective": LeaveOneOut_ELBO(4), "progress": False} | options
+    return fit(model, guide, prompts, num_steps=num_steps, **options)
+
+
+def copy_of(guide):
+    return {name: parameter.detach().clone() for name, parameter in guide.named_parameters()}
+
+
+def assert_same(guide, parameters):
+    for name, parameter in guide.named_parameters():
+        assert torch.equal(parameter, parameters[name]), name
+
+
+class Breaks(torch.optim.SGD):
+    """Writes one bad number into a parameter, or into its own moments, at one of its steps."""
+
+    def __init__(self, params, lr=0.01, bad=math.nan, where="parameter", at=4):
+        super().__init__(params, lr=lr, momentum=0.9)
+        self.bad, self.where, self.at, self.count = bad, where, at, 0
+
+    def step(self, closure=None):
+        super().step(closure)
+        self.count += 1
+        if self.count == self.at:
+            parameter = self.param_groups[0]["params"][0]
+            broken = (
+                parameter.data
+                if self.where == "parameter"
+                else self.state[parameter]["momentum_buffer"]
+            )
+            broken.view(-1)[0] = self.bad
+
+
+def breaking(bad=math.nan, where="parameter", at=4):
+    return FusedOptimizer(Breaks, {"lr": 0.01, "bad": bad, "where": where, "at": at})
+
+
+@pytest.mark.parametrize("where", ["parameter", "moment"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    "objective", ["leave-one-out", "trace", "forward-kl", "proximal", "reward-to-go-value"]
+)
+def test_bad_step_is_undone_and_the_checkpoint_is_good(
+    objective, bad, where, model, small_prior, prompts, tmp_path
+):
+    """Early stop at step 3; parameters, checkpoint and what comes after a resume are those of a fit that never broke."""
+    guide, resumed, whole = (FineTuned(small_prior) for _ in range(3))
+
+    def run(guide, num_steps, optimizer, **options):
+        return quiet(
+            model,
+            guide,
+            prompts,
+            num_steps,
+            objective=OBJECTIVES[objective](num_particles=4),
+            optimizer=optimizer,
+            **options,
+        )
+
+    with pytest.warns(UserWarning, match="fit stopped early at step 3"):
+        result = run(guide, 6, breaking(bad, where), checkpoint_folder=tmp_path)
+    assert "step 3 left a NaN or an infinity in" in result.stopped_early
+    assert [record["step"] for record in result.metrics] == [1, 2, 3]
+    run(whole, 3, breaking())
+    assert_same(guide, copy_of(whole))
+    run(resumed, 5, breaking(bad, where), checkpoint_folder=tmp_path, resume=True)
+    unbroken = FineTuned(small_prior)
+    run(unbroken, 5, breaking(at=100))
+    assert_same(resumed, copy_of(unbroken))
+
+
+@pytest.mark.parametrize(
+    ("constructor", "options"),
+    [
+        (torch.optim.Adam, {"lr": 1e39}),
+        (torch.optim.SGD, {"lr": LARGEST, "momentum": 0.9}),
+        (torch.optim.RMSprop, {"lr": 1e39}),
+    ],
+)
+def test_rate_that_overflows_leaves_the_start(constructor, options, model, small_prior, prompts):
+    """In float32, where the product is infinite."""
+    guide = FineTuned(small_prior, dtype="float32")
+    start = copy_of(guide)
+    with pytest.warns(UserWarning, match="stopped early at step 0"):
+        result = quiet(model, guide, prompts, optimizer=FusedOptimizer(constructor, options))
+    assert result.stopped_early is not None
+    assert_same(guide, start)
+
+
+@pytest.mark.parametrize("objective", ["leave-one-out", "trace", "trajectory-balance"])
+@pytest.mark.parametrize("optimizer", ["fused", "pyro"])
+def test_finite_parameters_that_give_no_numbers_are_undone_too(
+    optimizer, objective, model, small_prior, prompts, tmp_path
+):
+    """A huge rate leaves finite parameters whose network overflows: that shows in the next step, and both are undone."""
+    guide = FineTuned(small_prior, dtype="float32")
+    start = copy_of(guide)
+    made = {
+        "fused": lambda: FusedOptimizer(options={"lr": 1e30}),
+        "pyro": lambda: pyro.optim.Adam({"lr": 1e30}),
+    }[optimizer]()
+    with pytest.warns(
+        UserWarning,
+        match="stopped early at step 0: the guide has no numbers at the parameters of step 1",
+    ):
+        result = quiet(
+            model,
+            guide,
+            prompts,
+            objective=OBJECTIVES[objective](num_particles=4),
+            optimizer=made,
+            checkpoint_folder=tmp_path,
+        )
+    assert result.state.step == result.state.optimizer.step_count == 0
+    assert result.metrics == []
+    assert_same(guide, start)
+    assert not has_checkpoint(tmp_path)
+
+
+def test_half_precision_stops_with_what_it_had(model, small_prior, prompts):
+    """Adam's eps is 0 in float16, and 0/0 is NaN: once passed for a guide equal to the posterior."""
+    guide = FineTuned(small_prior, dtype="float16")
+    start = copy_of(guide)
+    with pytest.warns(UserWarning, match="train them in float32"):
+        result = quiet(model, guide, prompts, optimizer=FusedOptimizer(options={"fused": False}))
+    assert result.stopped_early is not None
+    assert_same(guide, start)
+
+
+@pytest.mark.parametrize("factor", [math.nan, math.inf, -1.0])
+def test_bad_factor_of_a_schedule_stops_before_its_step(factor, model, small_prior, prompts):
+    guide, alone = FineTuned(small_prior), FineTuned(small_prior)
+    optimizer = FusedOptimizer(schedule=lambda step: factor if step == 2 else 1.0)
+    with pytest.warns(UserWarning, match="the schedule's factor for the learning rate is"):
+        result = quiet(model, guide, prompts, optimizer=optimizer)
+    assert result.state.step == 2
+    quiet(model, alone, prompts, 2, optimizer=FusedOptimizer())
+    assert_same(guide, copy_of(alone))
+
+
+def function_guide(size, constraint, start):
+    def guide(prompts):
+        scale = pyro.param("scale", torch.full((2, size), start), constraint=constraint)
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            return pyro.sample(
+                "response", dist.Categorical(scale / scale.sum()).to_event(1).expand([len(prompts)])
+            )
+
+    return guide
+
+
+def plain_model(size):
+    def model(prompts):
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            response = pyro.sample(
+                "response", dist.Categorical(torch.ones(2, size)).to_event(1).expand([len(prompts)])
+            )
+            pyro.factor("reward", (response == 7).float().sum(-1))
+
+    return model
+
+
+@pytest.mark.parametrize("objective", [LeaveOneOut_ELBO, Trace_ELBO])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: FusedOptimizer(torch.optim.SGD, {"lr": 1e4}), lambda: pyro.optim.SGD({"lr": 1e4})],
+)
+def test_constrained_value_that_overflows_is_undone(make, objective, small_prior, prompts):
+    """exp of a finite number is infinite: unconstrained, nothing is wrong."""
+    size = small_prior.vocab_size
+    elbo = objective(
+        num_particles=8, **({"max_plate_nesting": 1} if objective is Trace_ELBO else {})
+    )
+    guide = function_guide(size, dist.constraints.positive, 1.0)
+    with pytest.warns(UserWarning, match="in constrained parameter 'scale'"):
+        result = quiet(plain_model(size), guide, prompts, objective=elbo, optimizer=make())
+    assert torch.equal(result.parameters["params"]["scale"], torch.zeros(2, size))
+    assert result.state.step == 0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_bad_start_is_refused_by_name(bad, model, small_prior, prompts):
+    guide = Tabular(small_prior, prompts)
+    with torch.no_grad():
+        guide.table[0, 0, 3] = bad
+    with pytest.raises(
+        NonFiniteStartError,
+        match=r"'table' has a NaN or an infinity before the first step \(1 of 1 do\)",
+    ):
+        quiet(model, guide, prompts)
+    size = small_prior.vocab_size
+    plain = function_guide(size, dist.constraints.real, bad)
+    with pytest.raises(NonFiniteStartError, match="'scale' has a NaN"):
+        quiet(plain_model(size), plain, prompts)
+
+
+class UserError(Exception):
+    """An error of a user's own code."""
+
+
+class Unreliable:
+    """A reward that raises an error from where it is told of one; what it is told is no part of the reward."""
+
+    def __init__(self):
+        self._told = []
+
+    def __call__(self, prompts, response):
+        if self._told:
+            raise self._told[0]("no")
+        return (response == 7).double().sum(-1)
+
+
+def failing_after_a_step(error, prior):
+    """A model, and the callback of a fit by which its reward is told of the error."""
+    reward = Unreliable()
+    return {
+        "model": AlignmentModel(prior, reward, beta=0.3),
+        "on_step": lambda metrics: reward._told.append(error),
+    }
+
+
+@pytest.mark.parametrize("error", [UserError, KeyboardInterrupt, FloatingPointError, ValueError])
+@pytest.mark.parametrize("objective", ["trace", "trajectory-balance", "proximal"])
+def test_error_in_the_middle_loses_nothing(objective, error, small_prior, prompts, tmp_path):
+    """The error goes on, and tells where to go on from; the resumed fit ends as one that never failed."""
+    guide, resumed, whole = (FineTuned(small_prior) for _ in range(3))
+    optimizers = [FusedOptimizer(schedule=cosine(9)) for _ in range(3)]
+    kwargs = {"prompts_per_step": 1, "checkpoint_every": 100}
+
+    def run(model, guide, optimizer, **options):
+        return quiet(
+            model,
+            guide,
+            prompts,
+            9,
+            objective=OBJECTIVES[objective](num_particles=4),
+            optimizer=optimizer,
+            **kwargs,
+            **options,
+        )
+
+    good, bad = (
+        AlignmentModel(small_prior, Unreliable(), beta=0.3),
+        failing_after_a_step(error, small_prior),
+    )
+    with pytest.raises(error) as raised:
+        run(guide=guide, optimizer=optimizers[0], checkpoint_folder=tmp_path, **bad)
+    done = raised.value.fit.state.step
+    assert [record["step"] for record in raised.value.fit.metrics] == list(range(1, done + 1))
+    assert done >= 1
+    assert (
+        f"The fit had done {done} steps; the last is in {tmp_path}: go on with resume=True."
+        in raised.value.__notes__
+    )
+    assert all(parameter.grad is None for parameter in guide.parameters())
+    run(good, resumed, optimizers[1], checkpoint_folder=tmp_path, resume=True)
+    run(good, whole, optimizers[2])
+    assert_same(resumed, copy_of(whole))
+
+
+def test_callback_that_raises_keeps_its_step(model, small_prior, prompts, tmp_path):
+    def look(metrics):
+        if metrics["step"] == 2:
+            raise UserError("enough")
+
+    with pytest.raises(UserError) as raised:
+        quiet(model, FineTuned(small_prior), prompts, on_step=look, checkpoint_folder=tmp_path)
+    assert raised.value.fit.state.step == 2
+    result = quiet(model, FineTuned(small_prior), prompts, checkpoint_folder=tmp_path, resume=True)
+    assert [record["step"] for record in result.metrics] == [3, 4, 5, 6]
+
+
+def test_disk_that_is_full_does_not_hide_the_error(small_prior, prompts, tmp_path, monkeypatch):
+    def full(state, folder):
+        raise CheckpointError("no space left")
+
+    monkeypatch.setattr(FitState, "save", full)
+    bad = failing_after_a_step(UserError, small_prior)
+    with pytest.raises(UserError) as raised:
+        quiet(guide=FineTuned(small_prior), prompts=prompts, checkpoint_folder=tmp_path, **bad)
+    assert (
+        raised.value.__notes__[-1]
+        == "The fit had done 1 steps; the last could not be saved: no space left"
+    )
+    assert len(raised.value.fit.metrics) == 1
+
+
+def test_memory_of_the_backup_is_one_more_copy(model, small_prior, prompts):
+    """The copy is of what trains and of its two moments; the frozen prior under an adapter is not copied."""
+    guide = LoRA(small_prior, rank=2)
+    optimizer = FusedOptimizer()
+    quiet(model, guide, prompts, 2, optimizer=optimizer)
+    backup = optimizer._backup
+    moments = [value for kept in backup._moments.values() for value in kept.values() if value.dim()]
+    assert (
+        sum(value.numel() for value in backup._parameters.values())
+        == guide.num_trained_parameters()
+    )
+    assert sum(value.numel() for value in moments) == 2 * guide.num_trained_parameters()
+    before = [value.data_ptr() for value in moments]
+    with pyro.get_param_store().scope():
+        guide(prompts)
+        for parameter in guide.trained().values():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer([])
+    assert [
+        value.data_ptr()
+        for kept in backup._moments.values()
+        for value in kept.values()
+        if value.dim()
+    ] == before

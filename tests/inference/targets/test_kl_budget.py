@@ -1,0 +1,195 @@
+"""A KL budget, or a reward to reach, solved for beta."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from inference import BudgetError, Enumeration, solve_beta
+from model import (
+    AlignmentModel,
+    Pattern,
+    Prompts,
+    TextReward,
+    Tilt,
+    WeightedSum,
+    contains,
+    vader_sentiment,
+)
+from model.prior.grammar import PROMPTS
+
+
+@pytest.fixture(scope="module")
+def prompts(small_prior):
+    return small_prior.encode(PROMPTS)
+
+
+@pytest.fixture(scope="module")
+def sentiment(small_prior):
+    return TextReward(vader_sentiment, small_prior, upper_bound=1.0)
+
+
+def exactly(prior, reward, prompts, beta, factors=None):
+    """KL(p* || p0) and E_p*[r], averaged over prompts, by enumeration."""
+    model = AlignmentModel(prior, reward, beta, factors)
+    truth = Enumeration(model, prompts)
+    p = truth.log_posterior.exp()
+    kl = torch.where(p > 0, p * (truth.log_posterior - truth.log_prior), 0.0).sum(0)
+    reward = model.reward(prompts, truth.support).nan_to_num(neginf=0.0)
+    return kl, (p * reward).sum(0)
+
+
+@pytest.mark.parametrize("budget", [0.01, 0.5, 1.5])
+def test_beta_spends_the_budget_exactly(small_prior, sentiment, prompts, budget):
+    found = solve_beta(small_prior, sentiment, prompts, max_kl=budget)
+    kl, reward = exactly(small_prior, sentiment, prompts, found.beta)
+    assert kl.mean().item() == pytest.approx(budget, abs=1e-9)
+    assert found.kl.value == pytest.approx(budget, abs=1e-9)
+    assert found.reward.value == pytest.approx(reward.mean().item(), abs=1e-9)
+    assert found.effective_sample_size is None
+    assert found.kl.standard_error == found.reward.standard_error == 0
+
+
+@pytest.mark.parametrize("wanted", [0.0, 0.3])
+def test_beta_reaches_the_reward_exactly(small_prior, sentiment, prompts, wanted):
+    found = solve_beta(small_prior, sentiment, prompts, min_reward=wanted)
+    assert exactly(small_prior, sentiment, prompts, found.beta)[1].mean().item() == pytest.approx(
+        wanted, abs=1e-9
+    )
+
+
+def test_beta_is_the_price_of_a_nat(small_prior, sentiment, prompts):
+    """d E[r] / d KL = beta: the multiplier of the constraint."""
+    step = 1e-4
+    low, at, high = (
+        solve_beta(small_prior, sentiment, prompts, max_kl=0.5 + shift)
+        for shift in (-step, 0, step)
+    )
+    assert (high.reward.value - low.reward.value) / (2 * step) == pytest.approx(at.beta, rel=1e-5)
+
+
+def test_no_posterior_within_the_budget_has_more_reward(small_prior, sentiment, prompts):
+    """Against tilts by another function of the reward, at the same KL."""
+    best = solve_beta(small_prior, sentiment, prompts, max_kl=0.5).reward.value
+
+    def bent(p, x):
+        return sentiment(p, x) ** 3
+
+    found = solve_beta(small_prior, bent, prompts, max_kl=0.5)
+    truth = Enumeration(AlignmentModel(small_prior, bent, found.beta), prompts)
+    reward = (truth.log_posterior.exp() * sentiment(prompts, truth.support)).sum(0).mean().item()
+    assert reward < best - 1e-4
+
+
+def test_every_prompt_has_a_budget_of_its_own(small_prior, sentiment, prompts):
+    found = solve_beta(small_prior, sentiment, prompts, max_kl=0.5, per_prompt=True)
+    kl, _ = exactly(small_prior, sentiment, prompts, found.beta)
+    assert_close(kl, torch.full_like(kl, 0.5), rtol=0, atol=1e-9)
+    first, second = found.beta.values()
+    assert abs(first - second) > 1e-3
+
+
+@pytest.mark.slow
+def test_draws_find_beta_within_their_errors(prior, prompts):
+    sentiment = TextReward(vader_sentiment, prior)
+    exact = solve_beta(prior, sentiment, prompts, max_kl=0.5)
+    runs = [solve_beta(prior, sentiment, prompts, max_kl=0.5, num_draws=400) for _ in range(30)]
+    assert all(50 < run.effective_sample_size < 400 for run in runs)
+    true_kl = torch.tensor(
+        [exactly(prior, sentiment, prompts, run.beta)[0].mean().item() for run in runs]
+    )
+    claimed = sum(run.kl.standard_error for run in runs) / len(runs)
+    assert true_kl.std().item() == pytest.approx(claimed, rel=5 * (2 * 30) ** -0.5)
+    beta = torch.tensor([run.beta for run in runs])
+    assert beta.mean().item() == pytest.approx(exact.beta, abs=5 * beta.std().item() / 30**0.5)
+    assert beta.std() < 0.2 * exact.beta
+
+
+def test_constraint_costs_what_it_costs_at_any_beta(small_prior, sentiment, prompts):
+    good = {"good": contains("good", small_prior)}
+    prior_given_good = AlignmentModel(small_prior, {}, 1.0, good)
+    alone = -Enumeration(prior_given_good, prompts).log_z.mean().item()
+    found = solve_beta(small_prior, sentiment, prompts, factors=good, max_kl=alone + 0.2)
+    kl, _ = exactly(small_prior, sentiment, prompts, found.beta, good)
+    assert kl.mean().item() == pytest.approx(alone + 0.2, abs=1e-9)
+    with pytest.raises(
+        BudgetError, match=rf"ranges from {alone:.4g} .*Every posterior is beyond it"
+    ):
+        solve_beta(small_prior, sentiment, prompts, factors=good, max_kl=alone - 0.1)
+
+
+@pytest.mark.parametrize(
+    ("budget", "fault"),
+    [
+        ({"max_kl": 100.0}, r"KL\(p \|\| p0\) is asked to be 100 nats.*No posterior gets there$"),
+        ({"max_kl": 0.0}, "Every posterior is beyond it"),
+        (
+            {"min_reward": 2.0},
+            r"E\[r\] is asked to be 2 of reward.*exactly. No posterior gets there$",
+        ),
+        ({"min_reward": -0.9}, "Every posterior is beyond it"),
+        (
+            {"max_kl": 5.0, "num_draws": 50},
+            "on 50 draws of the prior. No posterior gets there; if the prior can, draw more",
+        ),
+    ],
+)
+def test_budget_that_cannot_be_met_says_what_can(small_prior, sentiment, prompts, budget, fault):
+    with pytest.raises(BudgetError, match=fault):
+        solve_beta(small_prior, sentiment, prompts, **budget)
+
+
+@pytest.mark.parametrize("budget", [{"max_kl": 1.0}, {"min_reward": 0.3}])
+def test_a_tilt_is_as_it_is_at_every_beta(small_prior, sentiment, prompts, budget):
+    very = TextReward(Pattern.of_words("very"), small_prior)
+    factors = {"tilt": Tilt({"very": very}, {"very": 0.8})}
+    found = solve_beta(small_prior, sentiment, prompts, factors=factors, **budget)
+    kl, reward = exactly(small_prior, sentiment, prompts, found.beta, factors)
+    reached = kl if "max_kl" in budget else reward
+    assert reached.mean().item() == pytest.approx(*budget.values(), abs=1e-9)
+    assert found.kl.value == pytest.approx(kl.mean().item(), abs=1e-9)
+    assert found.reward.value == pytest.approx(reward.mean().item(), abs=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e5, 1e-6])
+def test_rewards_of_two_scales_have_the_posteriors_of_both(small_prior, sentiment, prompts, scale):
+    """A penalty that is huge, or a second reward that is tiny, decides nothing about how far beta is looked for."""
+    rare = TextReward(lambda texts: [scale * (len(text) % 7) for text in texts], small_prior)
+    reward = WeightedSum({"taste": (1.0, sentiment), "other": (-1.0, rare)})
+    furthest = exactly(small_prior, reward, prompts, 1e-9)[0].mean().item()
+    for share in (0.3, 0.9, 0.999):
+        found = solve_beta(small_prior, reward, prompts, max_kl=share * furthest)
+        assert exactly(small_prior, reward, prompts, found.beta)[0].mean().item() == pytest.approx(
+            share * furthest, rel=1e-6
+        )
+    with pytest.raises(
+        BudgetError, match=rf"to {furthest:.4g} \(beta = 0\), exactly. No posterior gets there"
+    ):
+        solve_beta(small_prior, reward, prompts, max_kl=1.01 * furthest)
+
+
+def test_one_budget_and_a_reward_that_varies(small_prior, sentiment, prompts):
+    for given in ({}, {"max_kl": 1.0, "min_reward": 0.5}):
+        with pytest.raises(ValueError, match="expected one of the two"):
+            solve_beta(small_prior, sentiment, prompts, **given)
+    with pytest.raises(BudgetError, match="the same for every response"):
+        solve_beta(small_prior, lambda _, x: torch.ones(x.shape[:-1]), prompts, max_kl=1.0)
+
+
+def test_budget_that_few_draws_stand_for_is_warned_of(prior, prompts):
+    with pytest.warns(UserWarning, match=r"effective draws of 400 represent the posterior"):
+        solve_beta(prior, TextReward(vader_sentiment, prior), prompts, max_kl=2.3, num_draws=400)
+
+
+def test_two_prompts_of_one_text_have_no_beta_by_text(prior):
+    same = Prompts.from_ids(prior.encode(["the film was", "the plot was"]).rows(), ["the", "the"])
+    with pytest.raises(ValueError, match="two prompts are 'the' with different token ids"):
+        solve_beta(prior, TextReward(vader_sentiment, prior), same, max_kl=0.3, per_prompt=True)
+
+
+def test_prompt_given_twice_has_one_beta(prior):
+    twice = prior.encode(["the film was", "the plot was", "the film was"])
+    sentiment = TextReward(vader_sentiment, prior)
+    found = solve_beta(prior, sentiment, twice, max_kl=0.3, num_draws=400, per_prompt=True)
+    once = AlignmentModel(prior, sentiment, found.beta)
+    assert once.beta_at(twice)[0] == once.beta_at(twice)[2]
+    assert set(found.beta) == set(twice.texts)

@@ -1,0 +1,90 @@
+"""Checks of arguments: which numbers are taken, and what the errors say."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from model.common.checks import MOST, finite, one_of, positive, probability, seed, whole_number
+
+NOT_COUNTS = [
+    0,
+    -1,
+    0.5,
+    3.0,
+    1e12,
+    10**12,
+    math.nan,
+    math.inf,
+    True,
+    np.True_,
+    "3",
+    None,
+    [3],
+    np.float64(3),
+    1j,
+]
+NOT_POSITIVE = [10**400, 0, -1.0, math.nan, math.inf, True, "0.5", None, [0.5], np.float32(-1), 1j]
+
+
+@pytest.mark.parametrize("value", NOT_COUNTS, ids=lambda value: repr(value)[:20])
+def test_what_is_no_count_is_refused_by_name(value: object) -> None:
+    with pytest.raises(ValueError, match=r"^draws is .*, expected a whole number of at least 1"):
+        whole_number("draws", value)
+
+
+@pytest.mark.parametrize("value", [1, np.int64(1), np.uint8(1)], ids=lambda value: repr(value)[:20])
+def test_counts_come_back_as_plain_ints(value: object) -> None:
+    assert type(whole_number("draws", value)) is int
+
+
+def test_a_count_says_what_its_range_is() -> None:
+    with pytest.raises(
+        ValueError, match=r"^chunk is -1, expected a whole number of at least 0: 0 is none$"
+    ):
+        whole_number("chunk", -1, at_least=0, why="0 is none")
+    with pytest.raises(ValueError, match=r"at least 1 and at most 1,000,000,000$"):
+        whole_number("chunk", MOST + 1)
+    with pytest.raises(ValueError, match=r"at least 1 and at most 7$"):
+        whole_number("chunk", 8, at_most=7)
+
+
+@pytest.mark.parametrize("value", NOT_POSITIVE, ids=lambda value: repr(value)[:20])
+def test_what_is_not_positive_is_refused_by_name(value: object) -> None:
+    with pytest.raises(ValueError, match=r"^beta is .*, expected a positive finite number$"):
+        positive("beta", value)
+
+
+@pytest.mark.parametrize(
+    "value", [0.5, 1, np.float16(0.5), Fraction(1, 2)], ids=lambda value: repr(value)[:20]
+)
+def test_numbers_come_back_as_plain_floats(value: object) -> None:
+    assert type(positive("beta", value)) is float
+
+
+def test_bounds_that_are_allowed_and_bounds_that_are_not() -> None:
+    assert probability("share", 0) == 0
+    assert probability("share", 1) == 1
+    with pytest.raises(
+        ValueError, match=r"^share is 1.5, expected a finite number of at least 0 and of at most 1$"
+    ):
+        probability("share", 1.5)
+    with pytest.raises(
+        ValueError, match=r"^share is 1, expected a finite number above -1 and below 1: no room$"
+    ):
+        finite("share", 1, above=-1, below=1, why="no room")
+
+
+def test_seeds_are_those_of_numpy() -> None:
+    assert seed("seed", 2**32 - 1) == 2**32 - 1
+    for value in (-1, 2**32, None, 0.5):
+        with pytest.raises(ValueError, match=r"^seed is "):
+            seed("seed", value)
+
+
+def test_a_name_is_one_of_some() -> None:
+    assert one_of("kind", "map", {"map": 1, "nuts": 2}) == "map"
+    for value in ("mab", None, ["map"]):
+        with pytest.raises(ValueError, match=r"^kind is .*, expected one of: map, nuts$"):
+            one_of("kind", value, {"map": 1, "nuts": 2})

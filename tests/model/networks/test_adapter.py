@@ -1,0 +1,367 @@
+"""Adapters of `peft` under a network: what `peft` itself makes of them, or a refusal by name."""
+
+import json
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+)
+
+from guides import LoRA, OtherGuideError, SoftPrompt
+from model import LanguageModel, SequenceClassifier
+from model.common.digests import MANIFEST
+from model.networks.source import PretrainedError
+from tests.model.tiny import NETWORKS, WORDS, tiny, tiny_tokenizer
+
+IDS = torch.tensor([[2, 3, 4], [4, 0, 3]])
+WEIGHTS = "adapter_model.safetensors"
+NAMES = {"gpt2": ["c_attn"], "llama": ["q_proj", "down_proj"]}
+
+
+def base_of(network, folder):
+    """A base in its folder, as `transformers` loads it."""
+    torch.manual_seed(0)
+    NETWORKS[network]().save_pretrained(folder)
+    tiny_tokenizer(pad_token="<pad>").save_pretrained(folder)
+    return AutoModelForCausalLM.from_pretrained(folder)
+
+
+def scattered(wrapped):
+    """All that an adapter trains, away from where it starts."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter += 0.3 * torch.randn_like(parameter)
+    return wrapped.eval()
+
+
+def lora(network, **options):
+    return peft.LoraConfig(
+        r=2,
+        lora_alpha=6,
+        target_modules=NAMES[network],
+        fan_in_fan_out=network == "gpt2",
+        **options,
+    )
+
+
+KINDS = {
+    "plain": {},
+    "rank-stabilised": {"use_rslora": True},
+    "dora": {"use_dora": True},
+    "one layer": {"layers_to_transform": [1]},
+    "ranks": {
+        "rank_pattern": {"c_attn": 3, "q_proj": 3},
+        "alpha_pattern": {"c_attn": 1, "q_proj": 1},
+    },
+    "biases": {"bias": "lora_only"},
+    "all biases": {"bias": "all"},
+    "with bias": {"lora_bias": True},
+    "output layer": {"modules_to_save": ["lm_head"]},
+    "norm": {"modules_to_save": ["ln_f", "norm"]},
+    "gaussian": {"init_lora_weights": "gaussian"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_an_adapter_under_the_prior_is_the_one_that_peft_trained(network, kind, tmp_path):
+    wrapped = scattered(
+        peft.get_peft_model(base_of(network, tmp_path / "base"), lora(network, **KINDS[kind]))
+    )
+    wrapped.save_pretrained(tmp_path / "adapter")
+    expected = wrapped(IDS).logits
+    assert not torch.allclose(
+        expected, AutoModelForCausalLM.from_pretrained(tmp_path / "base")(IDS).logits, atol=0.01
+    )
+    loaded = LanguageModel.from_pretrained(tmp_path / "adapter", max_new_tokens=3, device="cpu")
+    torch.testing.assert_close(loaded.network(IDS).logits, expected, atol=1e-5, rtol=0)
+    (tmp_path / "base").rename(tmp_path / "moved")
+    with pytest.raises(PretrainedError, match=r"there is no folder '.*base'"):
+        LanguageModel.from_pretrained(tmp_path / "adapter", max_new_tokens=3)
+    moved = LanguageModel.from_pretrained(
+        tmp_path / "adapter", base=tmp_path / "moved", max_new_tokens=3, device="cpu"
+    )
+    torch.testing.assert_close(moved.network(IDS).logits, expected, atol=1e-5, rtol=0)
+
+
+def test_an_adapter_on_embeddings_and_output_layer_is_the_one_that_peft_trained(tmp_path):
+    config = peft.LoraConfig(r=2, target_modules=["embed_tokens", "lm_head"])
+    wrapped = scattered(peft.get_peft_model(base_of("llama", tmp_path / "base"), config))
+    wrapped.save_pretrained(tmp_path / "adapter")
+    assert any("base_layer" in name for name in load_file(tmp_path / "adapter" / WEIGHTS))
+    loaded = LanguageModel.from_pretrained(tmp_path / "adapter", max_new_tokens=3, device="cpu")
+    torch.testing.assert_close(loaded.network(IDS).logits, wrapped(IDS).logits, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_other_kinds_are_the_ones_that_peft_trained(network, tmp_path):
+    config = peft.IA3Config(
+        target_modules=NAMES[network], feedforward_modules=[], fan_in_fan_out=network == "gpt2"
+    )
+    wrapped = scattered(peft.get_peft_model(base_of(network, tmp_path / "base"), config))
+    wrapped.save_pretrained(tmp_path / "adapter")
+    loaded = LanguageModel.from_pretrained(tmp_path / "adapter", max_new_tokens=3, device="cpu")
+    torch.testing.assert_close(loaded.network(IDS).logits, wrapped(IDS).logits, atol=1e-5, rtol=0)
+
+
+def adapter(tmp_path, **options):
+    wrapped = scattered(
+        peft.get_peft_model(base_of("gpt2", tmp_path / "base"), lora("gpt2", **options))
+    )
+    wrapped.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def changed(folder, change):
+    tensors = load_file(folder / WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / WEIGHTS)
+
+
+def configured(folder, **settings):
+    record = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(record | settings))
+
+
+FIRST = "base_model.model.transformer.h.0.attn.c_attn.lora_A.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (
+            lambda folder: changed(folder, lambda tensors: tensors.pop(FIRST)),
+            r"1 tensors differ, first .*c_attn.lora_A",
+        ),
+        (
+            lambda folder: changed(folder, lambda tensors: tensors.update(odd=torch.ones(2))),
+            "1 tensors differ, first odd",
+        ),
+        (
+            lambda folder: changed(
+                folder, lambda tensors: tensors.update({FIRST: tensors[FIRST].to(torch.int8)})
+            ),
+            r"lora_A.weight in torch.int8, expected floating-point",
+        ),
+        (
+            lambda folder: configured(folder, peft_type="XLORA", adapters={"0": "elsewhere"}),
+            "adapters={'0': 'elsewhere'}",
+        ),
+        (lambda folder: configured(folder, r=3), "4 tensors differ"),
+        (lambda folder: configured(folder, use_dora=True), "2 tensors differ, first .*magnitude"),
+        (lambda folder: configured(folder, target_modules=["c_proj"]), "tensors differ"),
+        (
+            lambda folder: configured(folder, init_lora_weights="pissa"),
+            "init_lora_weights='pissa', which changes",
+        ),
+        (
+            lambda folder: configured(folder, layer_replication=[[0, 2], [1, 2]]),
+            "layer_replication",
+        ),
+        (lambda folder: configured(folder, alora_invocation_tokens=[2]), "alora_invocation_tokens"),
+        (
+            lambda folder: configured(folder, megatron_config={"a": 1}, megatron_core="os"),
+            "megatron_config",
+        ),
+        (lambda folder: configured(folder, peft_type="NONE_SUCH"), "cannot load the adapter"),
+        (
+            lambda folder: configured(folder, base_model_name_or_path=None),
+            r"does not say of which network.*base=\.\.\.",
+        ),
+        (lambda folder: (folder / WEIGHTS).unlink(), "cannot load the adapter"),
+        (lambda folder: (folder / WEIGHTS).write_bytes(b"none"), "cannot load the adapter"),
+        (
+            lambda folder: (folder / "adapter_config.json").write_text("{"),
+            "cannot load the adapter",
+        ),
+    ],
+)
+def test_an_adapter_that_is_not_whole_is_refused_by_name(change, fault, tmp_path):
+    folder = adapter(tmp_path)
+    change(folder)
+    with pytest.raises(PretrainedError, match=fault):
+        LanguageModel.from_pretrained(folder, max_new_tokens=3, device="cpu")
+
+
+def test_a_base_that_is_not_whole_is_refused_under_an_adapter_too(tmp_path):
+    folder = adapter(tmp_path)
+    tensors = load_file(tmp_path / "base" / "model.safetensors")
+    tensors.pop("transformer.h.1.ln_1.weight")
+    save_file(tensors, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(PretrainedError, match=r"base lacks 1 of the weights .*ln_1"):
+        LanguageModel.from_pretrained(folder, max_new_tokens=3, device="cpu")
+
+
+@pytest.mark.parametrize("kind", [peft.VeraConfig, peft.RandLoraConfig])
+def test_an_adapter_that_draws_part_of_itself_is_refused(kind, tmp_path):
+    """Projections that come from a seed if they are not saved."""
+    config = kind(target_modules=["c_attn"], r=2, save_projection=False, fan_in_fan_out=True)
+    scattered(peft.get_peft_model(base_of("gpt2", tmp_path / "base"), config)).save_pretrained(
+        tmp_path / "adapter"
+    )
+    with pytest.raises(
+        PretrainedError, match=r"(VERA because it uses shared state|does not say what .*randlora_A)"
+    ):
+        LanguageModel.from_pretrained(tmp_path / "adapter", max_new_tokens=3, device="cpu")
+
+
+@pytest.mark.parametrize("config", [peft.PromptTuningConfig, peft.PrefixTuningConfig])
+def test_virtual_tokens_are_a_guide_and_no_prior(config, tmp_path):
+    wrapped = peft.get_peft_model(
+        base_of("gpt2", tmp_path / "base"), config(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    )
+    wrapped.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(
+        PretrainedError, match=r"virtual tokens, not weights\. Make the guide `SoftPrompt`"
+    ):
+        LanguageModel.from_pretrained(tmp_path / "adapter", max_new_tokens=3)
+    with pytest.raises(ValueError, match="PeftModelForCausalLM with virtual tokens"):
+        LanguageModel(wrapped, tiny_tokenizer(), max_new_tokens=3)
+
+
+def test_a_network_in_the_wrapper_of_peft_is_taken_out_of_it(tmp_path):
+    wrapped = scattered(
+        peft.get_peft_model(base_of("gpt2", tmp_path / "base"), lora("gpt2", use_dora=True))
+    )
+    expected = wrapped(IDS).logits
+    prior = LanguageModel(wrapped, tiny_tokenizer(), max_new_tokens=3)
+    assert torch.equal(prior.network(IDS).logits, expected)
+    prior.save_pretrained(tmp_path / "again")
+    again = LanguageModel.from_pretrained(
+        tmp_path / "again", base=tmp_path / "base", max_new_tokens=3, device="cpu"
+    )
+    torch.testing.assert_close(again.network(IDS).logits, expected, atol=1e-5, rtol=0)
+
+
+# As a guide
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"use_dora": True},
+        {"use_rslora": True},
+        {"bias": "all"},
+        {"modules_to_save": ["ln_f"]},
+        {"layers_to_transform": [1]},
+        {"lora_bias": True},
+        {"alpha_pattern": {"c_attn": 1}},
+        {"init_lora_weights": "olora"},
+        {"r": 3},
+    ],
+)
+def test_adapters_of_other_kinds_are_refused_as_a_guide(options, tmp_path):
+    base = base_of("gpt2", tmp_path / "base")
+    guide = LoRA(
+        LanguageModel(base, tiny_tokenizer(), max_new_tokens=3),
+        rank=2,
+        alpha=6,
+        target_modules="c_attn",
+    )
+    other = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    config = peft.LoraConfig(
+        **{"r": 2, "lora_alpha": 6, "target_modules": ["c_attn"], "fan_in_fan_out": True} | options
+    )
+    scattered(peft.get_peft_model(other, config)).save_pretrained(tmp_path / "adapter")
+    before = [parameter.clone() for parameter in guide.trained().values()]
+    with pytest.raises((OtherGuideError, PretrainedError)):
+        guide.load_pretrained(tmp_path / "adapter")
+    assert all(torch.equal(*pair) for pair in zip(before, guide.trained().values(), strict=True))
+
+
+def test_an_adapter_of_peft_is_taken_up_as_a_guide(tmp_path):
+    """One of the guide's own kind, whoever wrote it; without its magnitudes one that claims them is refused."""
+    base = base_of("gpt2", tmp_path / "base")
+    guide = LoRA(
+        LanguageModel(base, tiny_tokenizer(), max_new_tokens=3),
+        rank=2,
+        alpha=6,
+        target_modules="c_attn",
+    )
+    other = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    wrapped = scattered(peft.get_peft_model(other, lora("gpt2", lora_dropout=0.1)))
+    wrapped.save_pretrained(tmp_path / "adapter")
+    guide.load_pretrained(tmp_path / "adapter")
+    torch.testing.assert_close(
+        guide.language_model.network(IDS).logits, wrapped(IDS).logits, atol=1e-5, rtol=0
+    )
+    configured(tmp_path / "adapter", use_dora=True)
+    with pytest.raises(OtherGuideError, match="use_dora True, expected None"):
+        guide.load_pretrained(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("make", [LoRA, SoftPrompt])
+def test_what_is_no_adapter_is_refused_as_a_guide(make, tmp_path):
+    guide = make(tiny())
+    with pytest.raises(PretrainedError, match=r"adapter_config.json is missing or damaged"):
+        guide.load_pretrained(tmp_path)
+    guide.save_pretrained(tmp_path)
+    (tmp_path / MANIFEST).unlink()
+    (tmp_path / WEIGHTS).write_bytes(b"none")
+    with pytest.raises(PretrainedError, match=r"adapter_model.safetensors is damaged"):
+        guide.load_pretrained(tmp_path)
+    (tmp_path / WEIGHTS).unlink()
+    with pytest.raises(PretrainedError, match=r"has no adapter_model.safetensors"):
+        guide.load_pretrained(tmp_path)
+
+
+# Reward models
+
+
+@pytest.mark.parametrize("num_labels", [1, 3])
+@pytest.mark.parametrize("of_language_model", [True, False])
+def test_an_adapter_with_a_head_of_its_own_is_the_classifier_that_peft_trained(
+    num_labels, of_language_model, tmp_path
+):
+    """On a language model, which has no head, and on a network with a head for another number of labels."""
+    base_of("gpt2", tmp_path / "base")
+    if not of_language_model:
+        sizes = {
+            "vocab_size": len(WORDS),
+            "n_positions": 16,
+            "n_embd": 16,
+            "n_layer": 2,
+            "n_head": 2,
+        }
+        GPT2ForSequenceClassification(GPT2Config(**sizes, num_labels=num_labels)).save_pretrained(
+            tmp_path / "base"
+        )
+    network = AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "base", num_labels=num_labels, pad_token_id=1
+    )
+    wrapped = scattered(peft.get_peft_model(network, lora("gpt2", task_type="SEQ_CLS")))
+    wrapped.save_pretrained(tmp_path / "adapter")
+    tokenizer = tiny_tokenizer(pad_token="<pad>")
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    texts = ["a b c", "b", "c a"]
+    with torch.no_grad():
+        expected = torch.cat(
+            [wrapped(torch.tensor([tokenizer(text)["input_ids"]])).logits[:, -1] for text in texts]
+        )
+    label = None if num_labels == 1 else 2
+    for classifier in (
+        SequenceClassifier.from_pretrained(
+            tmp_path / "adapter", label, output="logit", device="cpu"
+        ),
+        SequenceClassifier(wrapped, tokenizer, label, output="logit"),
+    ):
+        torch.testing.assert_close(classifier(texts), expected.double(), atol=1e-5, rtol=0)
+
+
+def test_an_adapter_without_the_head_of_its_base_is_refused(tmp_path):
+    base_of("gpt2", tmp_path / "base")
+    network = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=1)
+    peft.get_peft_model(network, lora("gpt2")).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(
+        PretrainedError,
+        match=r"base lacks 1 of the weights of a GPT2ForSequenceClassification.*score",
+    ):
+        SequenceClassifier.from_pretrained(tmp_path / "adapter", device="cpu")

@@ -1,0 +1,311 @@
+"""Networks that count positions otherwise are read right or refused, and dropout stays off whoever turns it on."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertModel,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    OPTConfig,
+    Phi3Config,
+    PreTrainedModel,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
+
+from guides import FineTuned, LoRA, Mixture, SoftPrompt, Twisted
+from model import Expert, LanguageModel, SequenceClassifier, TextLikelihood
+from model.preferences import EncoderFeatures, NetworkFeatures, PriorFeatures
+from model.prior.positions import DrivenNetworkError
+from tests.model.tiny import PROMPTS, WORDS, plain_log_prob, tiny, tiny_tokenizer
+
+SIZES = {
+    "vocab_size": len(WORDS),
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+SPECIAL = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1, "initializer_range": 0.5}
+DECODER = {"max_position_embeddings": 16, "intermediate_size": 32, "is_decoder": True}
+LONG = {
+    "rope_type": "longrope",
+    "short_factor": [1.0] * 4,
+    "long_factor": [9.0] * 4,
+    "rope_theta": 10000.0,
+}
+
+CONFIGS = {
+    "roberta": lambda **more: RobertaConfig(**SIZES | DECODER | SPECIAL | more),
+    "xlm-roberta": lambda **more: XLMRobertaConfig(**SIZES | DECODER | SPECIAL | more),
+    "bert": lambda **more: BertConfig(**SIZES | DECODER | SPECIAL | more),
+    "opt": lambda **more: OPTConfig(
+        **SIZES
+        | SPECIAL
+        | {"max_position_embeddings": 16, "ffn_dim": 32, "word_embed_proj_dim": 16, "init_std": 0.5}
+        | more
+    ),
+    "phi3": lambda **more: Phi3Config(
+        **SIZES
+        | SPECIAL
+        | {"max_position_embeddings": 32, "original_max_position_embeddings": 8}
+        | more,
+        num_key_value_heads=1,
+        intermediate_size=32,
+        rope_parameters=LONG | {"original_max_position_embeddings": 8},
+    ),
+    "dynamic": lambda **more: LlamaConfig(
+        **SIZES | SPECIAL | {"max_position_embeddings": 8} | more,
+        num_key_value_heads=1,
+        intermediate_size=32,
+        rope_parameters={"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0},
+    ),
+}
+
+
+def language_model_of(kind: str, max_new_tokens: int = 3, **more: object) -> LanguageModel:
+    torch.manual_seed(0)
+    network = AutoModelForCausalLM.from_config(CONFIGS[kind](**more)).double()
+    return LanguageModel(network, tiny_tokenizer(), max_new_tokens=max_new_tokens)
+
+
+# Positions
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_network_gives_a_padded_prompt_the_probabilities_of_the_plain_sequence(kind):
+    """For prompts of different lengths."""
+    language_model = language_model_of(kind)
+    prompts, response = (
+        language_model.encode(PROMPTS),
+        torch.tensor([[2, 3, 4], [4, 4, 0], [4, 3, 3]]),
+    )
+    rows = [torch.tensor(row) for row in prompts.rows()]
+    expected = [plain_log_prob(language_model, *pair) for pair in zip(rows, response, strict=True)]
+    assert_close(
+        language_model(prompts).log_prob(response), torch.stack(expected), rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta"])
+@pytest.mark.parametrize("pad_id", [0, 1, 4], ids=["end", "padding", "word"])
+def test_networks_that_count_no_padding_count_none_that_is_written_or_drawn(kind, pad_id):
+    """Within a prompt and within a response, in one pass and token by token."""
+    torch.manual_seed(0)
+    network = AutoModelForCausalLM.from_config(CONFIGS[kind](pad_token_id=pad_id)).double()
+    language_model = LanguageModel(network, tiny_tokenizer(), max_new_tokens=4, end_ids=[0])
+    prompts = language_model.encode(
+        [f"a {WORDS[pad_id]} b {WORDS[pad_id]}", "b", f"{WORDS[pad_id]} c"]
+    )
+    response = torch.tensor(
+        [[2, pad_id or 1, 3, 2], [pad_id or 1, 3, pad_id or 1, 2], [3, 2, pad_id or 1, 2]]
+    )
+    rows = [torch.tensor(row) for row in prompts.rows()]
+    expected = [plain_log_prob(language_model, *pair) for pair in zip(rows, response, strict=True)]
+    distribution = language_model(prompts)
+    assert_close(distribution.log_prob(response), torch.stack(expected), rtol=0, atol=1e-6)
+    logits, state = language_model.start(prompts)
+    for t in range(4):
+        assert_close(logits, distribution.next_token_logits(response)[:, t], rtol=0, atol=1e-6)
+        logits, state = language_model.extend(state, response[:, t : t + 1])
+        logits = logits[:, -1]
+
+
+def test_logits_that_are_no_numbers_are_refused():
+    network = copy.deepcopy(tiny().network)
+    network.transformer.ln_f.register_forward_hook(
+        lambda module, inputs, output: output * torch.nan
+    )
+    with pytest.raises(ValueError, match=r"logits of GPT2LMHeadModel in torch\.float64 are NaN"):
+        LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
+
+
+@pytest.mark.parametrize("max_new_tokens", [13, 14, 15])
+def test_network_with_little_room_for_prompts_is_checked_too(max_new_tokens):
+    class Counts(GPT2LMHeadModel):
+        def forward(
+            self,
+            input_ids=None,
+            attention_mask=None,
+            position_ids=None,
+            past_key_values=None,
+            **more,
+        ):
+            own = torch.arange(input_ids.shape[1])[None] + (input_ids[:, :1] > 0)
+            return super().forward(
+                input_ids,
+                attention_mask=attention_mask,
+                position_ids=own,
+                **more | {"use_cache": False},
+            )
+
+    torch.manual_seed(0)
+    with pytest.raises(DrivenNetworkError):
+        LanguageModel(
+            Counts(tiny().network.config), tiny_tokenizer(), max_new_tokens=max_new_tokens
+        )
+
+
+def test_context_leaves_out_positions_before_the_first():
+    language_model = language_model_of("roberta")
+    assert language_model.context == 14
+    language_model(language_model.encode(["a " * 11])).sample()
+    with pytest.raises(ValueError, match="over the network's context of 14"):
+        language_model.encode(["a " * 12])
+
+
+@pytest.mark.parametrize("kind", ["phi3", "dynamic"])
+def test_prompt_does_not_cross_the_length_at_which_the_rotary_table_changes(kind):
+    language_model = language_model_of(kind)
+    prompts = language_model.encode(["a b c a b"])
+    response = torch.tensor([[2, 3, 4]])
+    expected = plain_log_prob(language_model, prompts.ids[0], response[0])
+    assert_close(language_model(prompts).log_prob(response)[0], expected, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="over the network's context of 8"):
+        language_model.encode(["a b c a b c"])
+
+
+def test_network_that_looks_ahead_is_refused():
+    with pytest.raises(
+        ValueError, match="BertLMHeadModel after a token depend on the token that follows"
+    ):
+        language_model_of("bert", is_decoder=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_network_that_counts_positions_by_itself_is_refused_and_rounding_is_not(dtype):
+    class Counts(GPT2LMHeadModel):
+        def forward(
+            self,
+            input_ids=None,
+            attention_mask=None,
+            position_ids=None,
+            past_key_values=None,
+            **more,
+        ):
+            return super().forward(
+                input_ids, attention_mask=attention_mask, past_key_values=past_key_values, **more
+            )
+
+    config = tiny().network.config
+    for kind in (GPT2LMHeadModel, Counts):
+        torch.manual_seed(0)
+        network = kind(config).to(dtype)
+        if kind is Counts:
+            with pytest.raises(
+                DrivenNetworkError, match="Counts gives a token other log-probabilities"
+            ):
+                LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
+        else:
+            LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
+
+
+def test_network_that_takes_no_padding_is_refused_by_name():
+    class Unpadded(GPT2LMHeadModel):
+        def forward(
+            self,
+            input_ids=None,
+            attention_mask=None,
+            position_ids=None,
+            past_key_values=None,
+            **more,
+        ):
+            if attention_mask is not None and not attention_mask.all():
+                raise NotImplementedError("no padding")
+            return super().forward(
+                input_ids, position_ids=position_ids, past_key_values=past_key_values, **more
+            )
+
+    with pytest.raises(
+        DrivenNetworkError,
+        match=r"Unpadded in torch.float32 cannot .*: NotImplementedError: no padding",
+    ):
+        LanguageModel(Unpadded(tiny().network.config), tiny_tokenizer(), max_new_tokens=3)
+
+
+def test_no_pass_leaves_open_whether_a_token_is_padding(monkeypatch):
+    """`transformers` would warn on every start, and some networks would take the token for padding."""
+    open_passes = []
+
+    def noticed(self, ids, mask):
+        open_passes.append(
+            mask is None and ids is not None and self.config.pad_token_id in ids.tolist()[0]
+        )
+
+    monkeypatch.setattr(PreTrainedModel, "warn_if_padding_and_no_attention_mask", noticed)
+    network = copy.deepcopy(tiny().network)
+    network.config.pad_token_id = 0
+    language_model = LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
+    language_model(language_model.encode([""])).sample()
+    assert open_passes
+    assert not any(open_passes)
+
+
+# Dropout
+
+
+def part_of(network: nn.Module) -> nn.Module:
+    """A part of a network with dropout in it; the network itself stays in evaluation mode."""
+    return next(
+        module for module in network.modules() if isinstance(module, nn.Dropout) and module.p > 0
+    )
+
+
+def holders() -> dict[str, tuple]:
+    """By name: a network that has dropout, and a number that is made with it."""
+    prior = tiny()
+    prompts = prior.encode(PROMPTS)
+    response = torch.tensor([[2, 3, 4]] * 3)
+    sizes = {**SIZES, "intermediate_size": 32, "hidden_dropout_prob": 0.5}
+    classifier = GPT2ForSequenceClassification(copy.deepcopy(prior.network.config))
+    encoder = BertModel(BertConfig(**sizes))
+    expert, likelihood = Expert(prior, prior), TextLikelihood(prior.network, prior.tokenizer)
+    classified, encoded = (
+        SequenceClassifier(classifier, tiny_tokenizer(), 0),
+        EncoderFeatures(encoder, tiny_tokenizer()),
+    )
+    found = {
+        "prior": (prior.network, lambda: prior(prompts).log_prob(response)),
+        "expert": (prior.network, lambda: expert(prompts, response)),
+        "prior features": (prior.network, lambda: PriorFeatures(prior)(["a b"])),
+        "likelihood": (prior.network, lambda: likelihood(["a b c"])),
+        "classifier": (classifier, lambda: classified(["a b"])),
+        "encoder": (encoder, lambda: _uncached(encoded)(["a b"])),
+    }
+    tuned = FineTuned(prior)
+    guides = {
+        "fine-tuned": tuned,
+        "lora": LoRA(prior),
+        "soft-prompt": SoftPrompt(prior),
+        "mixture": Mixture([tuned]),
+    }
+    networks = {"soft-prompt": prior.network, "lora": guides["lora"].language_model.network}
+    for name, guide in guides.items():
+        network = networks.get(name, tuned.language_model.network)
+        found[name] = (network, lambda guide=guide: guide.distribution(prompts).log_prob(response))
+    head = nn.Sequential(nn.Dropout(0.5), nn.Linear(16, len(WORDS)).double())
+    twisted = Twisted(prior, head=head)
+    found["twist"] = (head, lambda: twisted.twist(prompts, response[None], 2))
+    found["twisted"] = (head, lambda: twisted.distribution(prompts).log_prob(response))
+    return found
+
+
+def _uncached(features: NetworkFeatures) -> NetworkFeatures:
+    features._cache.clear()
+    return features
+
+
+@pytest.mark.parametrize("name", holders())
+def test_dropout_that_is_turned_on_from_outside_is_turned_off(name):
+    network, number = holders()[name]
+    expected = number()
+    for train in (network.train, lambda: part_of(network).train()):
+        train()
+        assert torch.equal(number(), expected)
+        assert not any(module.training for module in network.modules())

@@ -1,0 +1,80 @@
+"""`token_log_prob` is `log_softmax` and `gather`, in value and in gradient."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from model.prior.token_log_prob import token_log_prob
+
+
+def plain(logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
+    return (logits / temperature).log_softmax(-1).gather(-1, ids[..., None])[..., 0]
+
+
+@pytest.fixture(params=[1.0, 0.3, 2.0])
+def temperature(request: pytest.FixtureRequest) -> float:
+    return request.param
+
+
+@pytest.fixture(params=[1, 20, 1 << 22], ids=["row by row", "two rows at a time", "at once"])
+def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.prior.token_log_prob.CHUNK", request.param)
+
+
+@pytest.mark.usefixtures("chunk")
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3)])
+def test_value_and_gradient_are_those_of_log_softmax(
+    shape: tuple[int, ...], temperature: float
+) -> None:
+    logits = (5 * torch.randn(*shape, 10, dtype=torch.float64)).requires_grad_()
+    ids, weight = torch.randint(10, shape), torch.randn(shape, dtype=torch.float64)
+    value, expected = token_log_prob(logits, ids, temperature), plain(logits, ids, temperature)
+    assert_close(value, expected, rtol=0, atol=1e-12)
+    gradient, expected = (
+        torch.autograd.grad((weight * x).sum(), logits)[0] for x in (value, expected)
+    )
+    assert_close(gradient, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.usefixtures("chunk")
+def test_gradient_is_that_of_finite_differences(temperature: float) -> None:
+    logits, ids = (
+        torch.randn(2, 3, 10, dtype=torch.float64, requires_grad=True),
+        torch.randint(10, (2, 3)),
+    )
+    assert torch.autograd.gradcheck(lambda logits: token_log_prob(logits, ids, temperature), logits)
+
+
+def test_logits_may_be_a_view_that_is_not_contiguous() -> None:
+    logits = torch.randn(3, 10, 2, dtype=torch.float64, requires_grad=True)
+    ids = torch.randint(10, (2, 3)).t()
+    value, expected = (
+        token_log_prob(logits.transpose(1, 2), ids),
+        plain(logits.transpose(1, 2), ids, 1.0),
+    )
+    assert_close(value, expected)
+    assert_close(
+        torch.autograd.grad(value.sum(), logits), torch.autograd.grad(expected.sum(), logits)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_widened_to_float32(dtype: torch.dtype, temperature: float) -> None:
+    logits, ids = torch.randn(4, 10).to(dtype).requires_grad_(), torch.randint(10, (4,))
+    value, expected = (
+        token_log_prob(logits, ids, temperature),
+        plain(logits.float(), ids, temperature),
+    )
+    assert value.dtype == torch.float32
+    assert_close(value, expected)
+    gradient, expected = (torch.autograd.grad(x.sum(), logits)[0] for x in (value, expected))
+    assert gradient.dtype == dtype
+    assert_close(gradient, expected)
+
+
+def test_the_logits_are_left_as_they_were() -> None:
+    logits = torch.randn(4, 10, requires_grad=True)
+    before = logits.detach().clone()
+    token_log_prob(logits, torch.randint(10, (4,)), 0.5).sum().backward()
+    assert torch.equal(logits, before)
