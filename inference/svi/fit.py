@@ -27,7 +27,6 @@ from inference.svi.optimizer.checked import (
     NonFiniteParametersError,
     ScheduleError,
 )
-from inference.svi.optimizer.fused import FusedOptimizer, cosine
 from inference.svi.rollback import NonFiniteGuideError, Rollback
 from inference.svi.step import Metrics, NonFiniteLossError, checked_svi, take_step
 from model import Prompts
@@ -73,6 +72,8 @@ def fit(
     num_steps: int,
     objective: ELBO | None = None,
     optimizer: PyroOptim | None = None,
+    learning_rate: float | None = None,
+    clip_norm: float | None = None,
     prompts_per_step: int | None = None,
     seed: int = 0,
     checkpoint_folder: str | Path | None = None,
@@ -96,8 +97,10 @@ def fit(
         prompts: N prompts.
         num_steps: steps in all, those before a resume included.
         objective: any `pyro.infer` ELBO; default `LeaveOneOut_ELBO()`.
-        optimizer: a `FusedOptimizer`, or one of `pyro.optim` that is no scheduler; default Adam at 1e-3, gradient norm at most
-            1, the rate on a cosine to 0.
+        optimizer: a `FusedOptimizer`, or one of `pyro.optim` that is no scheduler. Default: Adam, with a warm-up over a
+            twentieth of the steps, then a cosine to 0.
+        learning_rate: peak of the learning rate of the default optimiser; default 1e-3.
+        clip_norm: upper limit of the gradient's norm over all parameters, for the default optimiser; default no limit.
         prompts_per_step: size of a random subset of the prompts for each step, all where there are no more; default all.
         seed: of the generators.
         checkpoint_folder: where checkpoints go, of which the newest two are kept; default none are written.
@@ -107,8 +110,8 @@ def fit(
         progress: show a bar.
 
     Raises:
-        ValueError: if a number is out of its range, or the optimiser or the objective was used before; both may remember what
-            they saw.
+        ValueError: if a number is out of its range, if the optimiser or the objective was used before (both may remember
+            earlier steps), or if `learning_rate` or `clip_norm` is passed next to an optimiser.
         TypeError: if an argument is of another kind.
         CheckpointError: if the folder has a checkpoint already and `resume` is off, or the checkpoint is of another fit:
             something differs that the result depends on (`inference.fingerprint`), or the checkpoint is of more steps.
@@ -128,10 +131,11 @@ def fit(
     if prompts_per_step is not None:
         prompts_per_step = checks.whole_number("prompts_per_step", prompts_per_step)
     seed = checks.seed("seed", seed)
-    if optimizer is None:
-        optimizer = FusedOptimizer(clip_norm=1.0, schedule=cosine(num_steps))
+    optimizer = new_optimizer(
+        optimizer, num_steps, learning_rate=learning_rate, clip_norm=clip_norm
+    )
     objective = new_objective(LeaveOneOut_ELBO() if objective is None else objective)
-    state = FitState(guide, new_optimizer(optimizer), objective)
+    state = FitState(guide, optimizer, objective)
     folder = None if checkpoint_folder is None else Path(checkpoint_folder)
     if resume and folder is None:
         raise ValueError(
@@ -142,7 +146,7 @@ def fit(
             num_steps=num_steps,
             prompts=prompts,
             objective=objective,
-            optimizer=state.optimizer,
+            optimizer=optimizer,
             model=model,
             guide=guide,
             prompts_per_step=prompts_per_step,

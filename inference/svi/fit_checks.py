@@ -16,6 +16,7 @@ from inference.programs import Program
 from inference.response_site import check_arguments
 from inference.svi.checkpoint.checkpoint import CheckpointError, has_checkpoint
 from inference.svi.optimizer.checked import CheckedOptimizer, check_start
+from inference.svi.optimizer.fused import adam_on_cosine
 from inference.svi.optimizer.per_parameter import PerParameterOptimizer
 from model import Prompts
 
@@ -49,8 +50,24 @@ def new_objective(objective: ELBO) -> ELBO:
     return objective
 
 
-def new_optimizer(optimizer: PyroOptim) -> CheckedOptimizer:
-    """The optimiser, checked in every step, if it is one that remembers nothing yet."""
+def new_optimizer(
+    optimizer: PyroOptim | None, num_steps: int, **numbers: float | None
+) -> CheckedOptimizer:
+    """The optimiser of a fit, checked in every step.
+
+    Args:
+        optimizer: a new optimiser, or None for Adam on a cosine.
+        num_steps: number of steps of the fit.
+        numbers: `learning_rate` and `clip_norm` of Adam on a cosine; None for its defaults.
+    """
+    given = {name: number for name, number in numbers.items() if number is not None}
+    if optimizer is None:
+        return adam_on_cosine(num_steps, **given)
+    if given:
+        raise ValueError(
+            f"both optimizer and {' and '.join(given)} are given, expected one of them: "
+            "pass the numbers to the optimizer, or leave the optimizer out"
+        )
     if isinstance(optimizer, CheckedOptimizer):
         _check_unused("optimizer", optimizer.step_count)
         return optimizer

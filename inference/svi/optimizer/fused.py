@@ -50,6 +50,24 @@ def cosine(num_steps: int, *, warmup: int = 0) -> Schedule:
     return factor
 
 
+def adam_on_cosine(
+    num_steps: int, learning_rate: float = 1e-3, clip_norm: float | None = None
+) -> FusedOptimizer:
+    """Adam, up to its peak rate for a twentieth of the steps, then on a cosine down to 0.
+
+    Args:
+        num_steps: number of steps of the fit.
+        learning_rate: peak of the learning rate.
+        clip_norm: upper limit of the gradient's norm; None for no limit.
+
+    Raises:
+        ValueError: if a number is out of its range.
+    """
+    rate = positive("learning_rate", learning_rate)
+    schedule = cosine(num_steps, warmup=num_steps // 20)
+    return FusedOptimizer(options={"lr": rate}, clip_norm=clip_norm, schedule=schedule)
+
+
 class FusedOptimizer(CheckedOptimizer):
     """A torch optimiser for all parameters at once. Goes where a `pyro.optim` optimiser goes.
 

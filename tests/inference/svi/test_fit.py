@@ -91,12 +91,21 @@ def test_evidence_among_the_metrics_of_pyros_objectives_is_of_all_factors(
     assert result.metrics[0]["loss"] == pytest.approx(-28.0)
 
 
-def test_default_optimiser_and_objective(model, small_prior, prompts):
-    """Adam at 1e-3 on a cosine to 0, gradients of a norm of at most 1; leave-one-out."""
-    result = fit(model, FineTuned(small_prior), prompts, num_steps=2, progress=False)
+@pytest.mark.parametrize(
+    ("options", "rate", "clip_norm"),
+    [({}, 1e-3, None), ({"learning_rate": 0.02, "clip_norm": 1.0}, 0.02, 1.0)],
+)
+def test_default_is_adam_on_a_cosine_and_leave_one_out(
+    options, rate, clip_norm, model, small_prior, prompts
+):
+    """Warm-up over a twentieth of 40 steps, then half a cosine to 0, at the rate and clip passed."""
+    guide = NGram(small_prior, n=1)
+    result = fit(model, guide, prompts, num_steps=40, progress=False, **options)
     optimizer, objective = result.state.optimizer, result.state.objective
-    assert (optimizer.clip_norm, optimizer.pt_optim_constructor) == (1.0, torch.optim.Adam)
-    assert [record["learning_rate"] for record in result.metrics] == pytest.approx([1e-3, 5e-4])
+    assert (optimizer.clip_norm, optimizer.pt_optim_constructor) == (clip_norm, torch.optim.Adam)
+    rates = [record["learning_rate"] for record in result.metrics]
+    assert rates[:3] == pytest.approx([0.5 * rate, rate, rate])
+    assert rates[21] == pytest.approx(rate * 0.5 * (1 + math.cos(math.pi * 19 / 38)))
     assert isinstance(objective, LeaveOneOut_ELBO)
     assert optimizer.learning_rate == pytest.approx(0, abs=1e-12)
 

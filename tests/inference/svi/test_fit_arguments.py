@@ -105,6 +105,18 @@ def test_other_kinds_of_arguments_are_refused(model, small_prior, prompts):
             quiet(model, guide, prompts, optimizer=bad)
 
 
+@pytest.mark.parametrize("name", ["learning_rate", "clip_norm"])
+def test_number_of_the_default_optimiser_is_refused_next_to_an_optimiser(
+    name, model, small_prior, prompts
+):
+    guide = Tabular(small_prior, prompts)
+    with pytest.raises(ValueError, match=f"^both optimizer and {name} are given"):
+        quiet(model, guide, prompts, optimizer=FusedOptimizer(), **{name: 1e-3})
+    for value in (0, -1.0, math.nan, "1"):
+        with pytest.raises(ValueError, match=f"^{name} is "):
+            quiet(model, guide, prompts, **{name: value})
+
+
 def test_folder_may_be_a_text_and_resume_needs_one(model, small_prior, prompts, tmp_path):
     with pytest.raises(ValueError, match="resume is True without a checkpoint_folder"):
         quiet(model, Tabular(small_prior, prompts), prompts, resume=True)
