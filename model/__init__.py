@@ -27,9 +27,9 @@ from model.preferences import (
     UncertainReward,
     read_preferences,
 )
+from model.prior.cached_reading import CachedReadingError
 from model.prior.grammar import grammar_prior
 from model.prior.language_model import LanguageModel
-from model.prior.positions import DrivenNetworkError
 from model.prior.prompts import Prompts
 from model.prior.response_distribution import ResponseDistribution
 from model.prior.response_index import ResponseIndex
@@ -51,10 +51,10 @@ __all__ = [
     "AlignmentModel",
     "Bounded",
     "BradleyTerry",
+    "CachedReadingError",
     "Comparisons",
     "Constraint",
     "DamagedFileError",
-    "DrivenNetworkError",
     "Expert",
     "Factor",
     "HardConstraintSupport",

@@ -30,8 +30,8 @@ from model.common.checks import boolean, instance
 from model.common.digests import check_digests
 from model.networks.adapter import Adapter, find_adapter
 from model.networks.checks import check_stored, check_weights
+from model.networks.positions import longest_context
 from model.networks.source import PretrainedError, find_checkpoint, hub_options, refused_by_name
-from model.prior.positions import longest_context
 
 NO_LIMIT = 1_000_000
 """A tokenizer that knows no limit says so by a huge one."""

@@ -21,14 +21,14 @@ from model.networks.adapter import forget_base, unwrapped
 from model.networks.checks import check_causal, check_ids, check_network, check_tokenizer
 from model.networks.evaluation import evaluating
 from model.networks.loading import load_pretrained
-from model.prior.end_ids import checked_ids, default_end_ids
-from model.prior.positions import (
-    check_driven,
+from model.networks.positions import (
     first_position,
     longest_context,
     padding_position,
     without_padding,
 )
+from model.prior.cached_reading import check_cached_reading
+from model.prior.end_ids import checked_ids, default_end_ids
 from model.prior.prompts import Prompts
 from model.prior.response_distribution import ResponseDistribution
 from model.prior.response_space import OtherLanguageModelError, ResponseSpace
@@ -86,7 +86,7 @@ class LanguageModel(nn.Module):
 
     Raises:
         ValueError: if no end id is known, an id is outside the vocabulary, or the network cannot be driven by a cache.
-        DrivenNetworkError: if the network, driven by a cache, does not read a few tokens as it reads them plainly.
+        CachedReadingError: if the network reads a few tokens otherwise with a cache than without.
     """
 
     _end_ids: Tensor
@@ -150,7 +150,13 @@ class LanguageModel(nn.Module):
         self.requires_grad_(False)
         self.zero_grad(set_to_none=True)
         self.train(False)
-        check_driven(self)
+        check_cached_reading(self, network, self._words(), max_new_tokens)
+
+    def _words(self) -> list[int]:
+        """Ordinary token ids, at least one."""
+        padding = getattr(self.network.config.get_text_config(), "pad_token_id", None)
+        special = {*self.tokenizer.all_special_ids, *self.end_ids, self.pad_id, padding}
+        return [i for i in range(self.vocab_size) if i not in special] or [0]
 
     @classmethod
     def from_pretrained(

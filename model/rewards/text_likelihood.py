@@ -16,7 +16,7 @@ from model.networks.batches import in_batches
 from model.networks.checks import check_causal, check_ids, check_network, check_tokenizer
 from model.networks.evaluation import evaluating
 from model.networks.loading import load_pretrained
-from model.prior.positions import longest_context
+from model.networks.positions import longest_context
 
 
 class TextLikelihood:

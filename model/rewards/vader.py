@@ -17,3 +17,6 @@ def vader_sentiment(texts: Sequence[str]) -> list[float]:
     """The compound score of each text: from -1, most negative, to 1, most positive."""
     listed = listed_texts("vader_sentiment", texts, at_least=0)
     return [_analyzer().polarity_scores(text)["compound"] for text in listed]
+
+
+vader_sentiment.upper_bound = 1.0  # type: ignore[attr-defined]

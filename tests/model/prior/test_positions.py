@@ -23,7 +23,7 @@ from transformers import (
 from guides import FineTuned, LoRA, Mixture, SoftPrompt, Twisted
 from model import Expert, LanguageModel, SequenceClassifier, TextLikelihood
 from model.preferences import EncoderFeatures, NetworkFeatures, PriorFeatures
-from model.prior.positions import DrivenNetworkError
+from model.prior.cached_reading import CachedReadingError
 from tests.model.tiny import PROMPTS, WORDS, plain_log_prob, tiny, tiny_tokenizer
 
 SIZES = {
@@ -146,7 +146,7 @@ def test_network_with_little_room_for_prompts_is_checked_too(max_new_tokens):
             )
 
     torch.manual_seed(0)
-    with pytest.raises(DrivenNetworkError):
+    with pytest.raises(CachedReadingError):
         LanguageModel(
             Counts(tiny().network.config), tiny_tokenizer(), max_new_tokens=max_new_tokens
         )
@@ -199,7 +199,7 @@ def test_network_that_counts_positions_by_itself_is_refused_and_rounding_is_not(
         network = kind(config).to(dtype)
         if kind is Counts:
             with pytest.raises(
-                DrivenNetworkError, match="Counts gives a token other log-probabilities"
+                CachedReadingError, match="Counts gives a token other log-probabilities"
             ):
                 LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
         else:
@@ -223,7 +223,7 @@ def test_network_that_takes_no_padding_is_refused_by_name():
             )
 
     with pytest.raises(
-        DrivenNetworkError,
+        CachedReadingError,
         match=r"Unpadded in torch.float32 cannot .*: NotImplementedError: no padding",
     ):
         LanguageModel(Unpadded(tiny().network.config), tiny_tokenizer(), max_new_tokens=3)

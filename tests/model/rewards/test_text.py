@@ -225,7 +225,8 @@ def test_bound_of_the_function_is_that_of_the_evidence(language_model):
     assert TextReward(Pattern("a"), language_model).upper_bound == 1.0
     assert TextReward(Pattern("a"), language_model, upper_bound=3.0).upper_bound == 3.0
     assert TextReward(Pattern("a", count=True), language_model).upper_bound is None
-    assert TextReward(vader_sentiment, language_model).upper_bound is None
+    assert TextReward(vader_sentiment, language_model).upper_bound == 1.0
+    assert TextReward(lambda texts: [0.0] * len(texts), language_model).upper_bound is None
 
 
 @pytest.mark.parametrize(

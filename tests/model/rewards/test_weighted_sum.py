@@ -230,8 +230,9 @@ def test_same_guide_gradient_with_and_without_the_observation(prior, prompts, se
 
 
 def test_unbounded_reward_cannot_be_optimal_and_a_wrong_bound_is_found(prior, prompts):
+    unbounded = AlignmentModel(prior, TextReward(lambda texts: [0.0] * len(texts), prior), 1.0)
     with pytest.raises(ValueError, match=r"'reward' has no `upper_bound`.*AlignmentModel"):
-        OptimalityModel(AlignmentModel(prior, TextReward(vader_sentiment, prior), 1.0))(prompts)
+        OptimalityModel(unbounded)(prompts)
     low = TokenReward(
         lambda response, _: response[..., 0].double().clamp(min=1), prior, upper_bound=0.5
     )

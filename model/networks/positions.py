@@ -1,0 +1,69 @@
+"""Positions of tokens as networks count them, and the longest context that a network reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+
+def padding_position(network: PreTrainedModel) -> int | None:
+    """Position, and token id, of padding in networks such as RoBERTa; None for other networks.
+
+    These networks count no token of this id, wherever the token stands.
+    """
+    for name, module in network.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if name.endswith("position_embeddings") and padding is not None:
+            return padding
+    return None
+
+
+def first_position(network: PreTrainedModel) -> int:
+    """Position of the first token: 0, or one after the padding's for networks such as RoBERTa."""
+    padding = padding_position(network)
+    return 0 if padding is None else padding + 1
+
+
+def without_padding(positions: Tensor, skipped: Tensor, padding: int) -> Tensor:
+    """Positions that do not count the skipped tokens, which are at position `padding`.
+
+    Args:
+        positions: `[B, C]`, counted as if no token were skipped.
+        skipped: `[B, L]`, True where one of the first L tokens is skipped.
+        padding: as `padding_position` returns it.
+    """
+    num_skipped = skipped.long().cumsum(1)
+    later = num_skipped[:, -1:].expand(-1, positions.shape[1] - skipped.shape[1])
+    positions = positions - torch.cat([num_skipped, later], 1)
+    positions[:, : skipped.shape[1]].masked_fill_(skipped, padding)
+    return positions
+
+
+def longest_context(network: PreTrainedModel) -> int | None:
+    """Largest number of tokens that the network reads by one rule; None if the network has no limit.
+
+    A network whose rotary table changes with the length of the text (`longrope`) gives a sampled
+    token another probability than the same token of the finished response. The context of such a
+    network ends before the change.
+    """
+    config = network.config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)
+    limits = [] if positions is None else [positions - first_position(network)]
+    for rope in _rotary_settings(config):
+        if rope.get("rope_type", rope.get("type")) == "longrope":
+            original = getattr(config, "original_max_position_embeddings", None)
+            limits.append(rope.get("original_max_position_embeddings") or original or positions)
+    # XLNet writes -1 for no limit
+    return min((limit for limit in limits if limit is not None and limit > 0), default=None)
+
+
+def _rotary_settings(config: Any) -> Iterator[dict[str, Any]]:
+    """Settings of each kind of rotary table: one for all layers, or one for each kind of layer."""
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    for settings in [rope, *rope.values()]:
+        if isinstance(settings, dict):
+            yield settings

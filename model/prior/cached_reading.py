@@ -1,0 +1,91 @@
+"""Check that a network reads the same text in the same way with a cache and without one.
+
+A response is sampled token by token with a cache, and scored in one pass after a prompt that is
+padded on the left. Both must give the logits that the network gives to the plain sequence.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from model.networks.positions import longest_context
+from model.prior.prompts import Prompts
+from model.prior.response_distribution import Decoder
+
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2}
+"""Largest difference that is rounding, in standard deviations of the logits."""
+HALF_PRECISION_TOLERANCE = 1.0
+LENGTHS = (3, 1)
+"""Number of tokens of each prompt that the check reads."""
+
+
+class CachedReadingError(ValueError):
+    """A network gives other logits to a padded prompt read with a cache than to the sequence."""
+
+
+@torch.no_grad()
+def check_cached_reading(
+    decoder: Decoder, network: PreTrainedModel, words: list[int], max_new_tokens: int
+) -> None:
+    """Compare the passes of a decoder with plain passes of its network, on a few tokens.
+
+    Args:
+        decoder: reads prompts and responses with a cache.
+        network: the network of the decoder.
+        words: ordinary token ids, at least one.
+        max_new_tokens: T, the most tokens of a response.
+
+    Raises:
+        CachedReadingError: if the log-probabilities differ by more than rounding.
+    """
+    context = longest_context(network)
+    room = max(LENGTHS) if context is None else context - max_new_tokens
+    if room < 1:
+        return  # no prompt is ever read
+    lengths, num_steps = [min(length, room) for length in LENGTHS], min(3, max_new_tokens - 1)
+    spread_ids = [words[(7 * i + 1) * len(words) // 97 % len(words)] for i in range(12)]
+    prompts = [spread_ids[6 * n :][:length] for n, length in enumerate(lengths)]
+    responses = [spread_ids[6 * n + length :][:num_steps] for n, length in enumerate(lengths)]
+    device = network.device
+    try:
+        expected = torch.stack(
+            [
+                network(torch.tensor([prompt + rest], device=device), use_cache=False).logits[
+                    0, len(prompt) - 1 :
+                ]
+                for prompt, rest in zip(prompts, responses, strict=True)
+            ]
+        )
+        encoded = Prompts.from_ids(prompts, ["", ""], device)
+        cached = _cached_logits(decoder, encoded, torch.tensor(responses, device=device))
+    except Exception as error:
+        raise CachedReadingError(
+            f"{type(network).__name__} in {network.dtype} cannot read a padded prompt and go on "
+            f"with a cache: {type(error).__name__}: {error}"
+        ) from error
+    spread = expected.double().std(-1).mean().item()
+    log_ratio = cached.double().log_softmax(-1) - expected.double().log_softmax(-1)
+    difference = log_ratio.abs().max().item()
+    if difference > TOLERANCE.get(network.dtype, HALF_PRECISION_TOLERANCE) * (spread + 1e-6):
+        raise CachedReadingError(
+            f"{type(network).__name__} gives a token other log-probabilities, by up to "
+            f"{difference:.2g} nats, when a padded prompt is read with a cache than when the plain "
+            "sequence is read: sampled responses would be scored wrongly. Expected a causal "
+            "network whose positions follow `position_ids` and whose state is a key-value cache"
+        )
+
+
+def _cached_logits(decoder: Decoder, prompts: Prompts, response: Tensor) -> Tensor:
+    """Logits after each prompt and each token of the response, `[N, L + 1, V]`.
+
+    The first token is read alone, then all others at once.
+    """
+    first, state = decoder.start(prompts)
+    logits = [first[:, None]]
+    for ids in (response[:, :1], response[:, 1:]):
+        if ids.shape[1]:
+            after, state = decoder.extend(state, ids)
+            logits.append(after)
+    return torch.cat(logits, 1)
