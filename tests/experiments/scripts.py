@@ -9,7 +9,8 @@ from experiments.shared.arguments import Arguments
 FOLDER = Path(experiments.__file__).parent
 FILES = {path.stem: path for path in FOLDER.glob("*.py") if path.stem != "__init__"}
 FILES |= {path.parent.name: path for path in FOLDER.glob("*/__main__.py")}
-NAMES = sorted(FILES)
+NAMES = sorted(FILES.keys() - {"minimal"})
+"""Scripts with arguments; `minimal` takes none."""
 
 
 def arguments_of(name: str) -> type[Arguments]:
