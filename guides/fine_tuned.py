@@ -14,7 +14,8 @@ from guides.sharing import copy_sharing
 from model import LanguageModel, Prompts, ResponseDistribution
 from model.common.checks import one_of, whole_number
 from model.common.digests import check_digests
-from model.networks.loading import load_network, named_dtype
+from model.networks.loading import load_network
+from model.networks.placement import named_dtype
 
 Subset = Literal["all", "last-layers", "norms-and-biases"]
 

@@ -20,7 +20,7 @@ from guides.mean_field import MeanField
 from guides.recurrent import Recurrent
 from model import LanguageModel, OtherLanguageModelError, Prompts, ResponseDistribution
 from model.common.checks import finite, instance, one_of, whole_number
-from model.prior.token_log_prob import scaled
+from model.prior.logits import scaled
 
 FLOOR = -1e4  # nats; stands in for -inf, of which `logsumexp` has no gradient
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from guides.from_scratch import FromScratch, like
 from guides.prompt_index import PromptIndex
 from model import LanguageModel, Prompts
-from model.prior.token_log_prob import scaled
+from model.prior.logits import scaled
 
 
 class Node(NamedTuple):

@@ -18,7 +18,7 @@ from model import LanguageModel, Prompts, ResponseDistribution
 from model.common.checks import instance, whole_number
 from model.networks.evaluation import evaluating
 from model.prior.language_model import CachedState
-from model.prior.token_log_prob import scaled
+from model.prior.logits import scaled
 
 
 class TwistHead(nn.Module):

@@ -30,7 +30,7 @@ from typing import (
 )
 
 from model.common.checks import finite, one_of, positive, whole_number
-from model.networks.loading import named_device
+from model.networks.placement import named_device
 
 CORES = os.cpu_count() or 1
 _HINTS: dict[type, dict[str, Any]] = {}

@@ -24,8 +24,7 @@ from inference.samplers.twist import Twist
 from model import Prompts, ResponseDistribution
 from model.common.checks import finite, function, instance, whole_number
 from model.common.thread_lock import one_thread
-from model.prior.response_distribution import sample_token
-from model.prior.token_log_prob import token_log_prob
+from model.prior.logits import sample_token, token_log_prob
 
 
 @torch.no_grad()

@@ -30,6 +30,7 @@ from model.common.checks import boolean, instance
 from model.common.digests import check_digests
 from model.networks.adapter import Adapter, find_adapter
 from model.networks.checks import check_stored, check_weights
+from model.networks.placement import named_device, named_dtype
 from model.networks.positions import longest_context
 from model.networks.source import PretrainedError, find_checkpoint, hub_options, refused_by_name
 
@@ -287,51 +288,6 @@ def _without_report() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(no_report)
-
-
-def default_device() -> str:
-    """A GPU where there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def named_device(device: torch.device | str | int | None) -> torch.device:
-    """A device that this machine has; None for a GPU where there is one.
-
-    Raises:
-        ValueError: if there is no such device.
-    """
-    device = default_device() if device is None else device
-    try:
-        if isinstance(device, bool) or not isinstance(device, torch.device | str | int):
-            raise TypeError("it is neither a name nor a number")
-        if torch.device(device).type == "meta":
-            raise ValueError("it holds no numbers")
-        return torch.empty(0, device=device).device
-    except (
-        AssertionError,
-        ImportError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:  # torch asserts that it has CUDA
-        said, _, _ = str(error).partition(". ")  # after that torch lists every operator
-        raise ValueError(
-            f"device is {device!r}, expected one of this machine, such as 'cpu': {said}"
-        ) from error
-
-
-def named_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """A floating-point type, from its name in torch or as it is."""
-    named = (
-        dtype
-        if isinstance(dtype, torch.dtype)
-        else getattr(torch, str(dtype).removeprefix("torch."), None)
-    )
-    if not isinstance(named, torch.dtype) or not named.is_floating_point:
-        raise ValueError(
-            f"dtype is {dtype!r}, expected the name of a floating-point type such as 'float32' or 'bfloat16'"
-        )
-    return named
 
 
 def padding_right(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

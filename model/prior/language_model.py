@@ -28,9 +28,9 @@ from model.networks.positions import (
     without_padding,
 )
 from model.prior.cached_reading import check_cached_reading
-from model.prior.end_ids import checked_ids, default_end_ids
 from model.prior.prompts import Prompts
 from model.prior.response_distribution import ResponseDistribution
+from model.prior.response_end import checked_ids, default_end_ids
 from model.prior.response_space import OtherLanguageModelError, ResponseSpace
 from model.prior.tokenization import continuations, decoded, token_rows, vocabulary_digest
 

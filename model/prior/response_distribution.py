@@ -19,9 +19,9 @@ from torch.distributions import constraints
 
 from model.common.provenance import through
 from model.common.thread_lock import one_thread
+from model.prior.logits import sample_token, scaled, token_log_prob
 from model.prior.prompts import Prompts
 from model.prior.response_space import ResponseSpace
-from model.prior.token_log_prob import scaled, token_log_prob
 
 
 class DecoderState(Protocol):
@@ -58,23 +58,6 @@ class RevealsTwist(Protocol):
 
     def log_twist(self, prompts: Prompts, response: Tensor) -> Tensor:
         """psi(x_<=t), nats, with gradient: `[..., N, T]` for `[..., N, T]`; 0 at padding."""
-
-
-def sample_token(logits: Tensor, temperature: float) -> Tensor:
-    """One token id for each row of logits, `[B, V]` -> `[B]`, from softmax(logits / temperature).
-
-    By inverting the distribution function: one uniform number a row, where `torch.multinomial` draws V of them and is slower
-    than the network's own step for a small model. The sum runs in float64, so that rare tokens keep their probability.
-    """
-    cdf = scaled(logits, temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
-    total = cdf[:, -1:]
-    if bool(total.isnan().any()):
-        raise FloatingPointError(
-            "the network's logits are NaN. Its weights may be; or a half-precision type overflows; or, with padded prompts "
-            'in float64, its attention is "eager", which cannot mask a whole row in that type.'
-        )
-    threshold = torch.rand(len(cdf), 1, dtype=cdf.dtype, device=cdf.device).mul_(total)
-    return torch.searchsorted(cdf, threshold, right=True).squeeze(1).clamp_(max=cdf.shape[-1] - 1)
 
 
 def _fill(values: Tensor, kept: Tensor) -> Tensor:

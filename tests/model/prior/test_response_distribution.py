@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from model import LanguageModel, Prompts, ResponseDistribution
-from model.prior.response_distribution import sample_token
+from model.prior.logits import sample_token
 from tests.model.tiny import NETWORKS, PROMPTS, plain_log_prob, tiny
 
 CASES = {

@@ -1,4 +1,4 @@
-"""log p(token) from logits, without a second copy of the logits."""
+"""Logits of the next token: draw a token, or score one."""
 
 from typing import Any
 
@@ -60,3 +60,20 @@ def token_log_prob(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Ten
         `[...]`, nats, in float32 or wider: a sum of log-probabilities in bfloat16 would be worthless.
     """
     return _TokenLogProb.apply(logits, ids, temperature)
+
+
+def sample_token(logits: Tensor, temperature: float) -> Tensor:
+    """One token id for each row of logits, `[B, V]` -> `[B]`, from softmax(logits / temperature).
+
+    By inverting the distribution function: one uniform number a row, where `torch.multinomial` draws V of them and is slower
+    than the network's own step for a small model. The sum runs in float64, so that rare tokens keep their probability.
+    """
+    cdf = scaled(logits, temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
+    total = cdf[:, -1:]
+    if bool(total.isnan().any()):
+        raise FloatingPointError(
+            "the network's logits are NaN. Its weights may be; or a half-precision type overflows; or, with padded prompts "
+            'in float64, its attention is "eager", which cannot mask a whole row in that type.'
+        )
+    threshold = torch.rand(len(cdf), 1, dtype=cdf.dtype, device=cdf.device).mul_(total)
+    return torch.searchsorted(cdf, threshold, right=True).squeeze(1).clamp_(max=cdf.shape[-1] - 1)

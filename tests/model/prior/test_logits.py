@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from model.prior.token_log_prob import token_log_prob
+from model.prior.logits import token_log_prob
 
 
 def plain(logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
@@ -19,7 +19,7 @@ def temperature(request: pytest.FixtureRequest) -> float:
 
 @pytest.fixture(params=[1, 20, 1 << 22], ids=["row by row", "two rows at a time", "at once"])
 def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.prior.token_log_prob.CHUNK", request.param)
+    monkeypatch.setattr("model.prior.logits.CHUNK", request.param)
 
 
 @pytest.mark.usefixtures("chunk")

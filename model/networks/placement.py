@@ -1,0 +1,42 @@
+"""The device and the floating-point type of a network's weights."""
+
+from __future__ import annotations
+
+import torch
+
+
+def named_device(device: torch.device | str | int | None) -> torch.device:
+    """A device of this machine, by its name or number; None for a GPU if there is one.
+
+    Raises:
+        ValueError: if there is no such device.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        if isinstance(device, bool) or not isinstance(device, torch.device | str | int):
+            raise TypeError("it is neither a name nor a number")
+        if torch.device(device).type == "meta":
+            raise ValueError("it holds no numbers")
+        return torch.empty(0, device=device).device
+    # torch asserts that it was built with CUDA
+    except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
+        # after its first sentence torch lists every operator
+        reason, _, _ = str(error).partition(". ")
+        raise ValueError(
+            f"device is {device!r}, expected one of this machine, such as 'cpu': {reason}"
+        ) from error
+
+
+def named_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """A floating-point type of torch, by its name or as it is.
+
+    Raises:
+        ValueError: if there is no such type.
+    """
+    named = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(named, torch.dtype) or not named.is_floating_point:
+        raise ValueError(
+            f"dtype is {dtype!r}, expected the name of a floating-point type such as 'bfloat16'"
+        )
+    return named
