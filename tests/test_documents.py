@@ -1,4 +1,4 @@
-"""The programs in README and CONTRIBUTING run as they stand there."""
+"""Run the programs of the READMEs and of CONTRIBUTING."""
 
 import re
 from pathlib import Path
@@ -11,6 +11,13 @@ from inference import OBJECTIVES, SAMPLERS, Enumeration, FusedOptimizer, fit
 from model import AGGREGATIONS, AlignmentModel, TextReward, vader_sentiment
 
 ROOT = Path(__file__).parents[1]
+READMES = [
+    "README.md",
+    "model/README.md",
+    "guides/README.md",
+    "inference/README.md",
+    "experiments/README.md",
+]
 
 
 def programs(name):
@@ -19,7 +26,7 @@ def programs(name):
 
 def test_readme_program(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    program, *_ = programs("README.md")
+    program, _ = programs("README.md")
     assert "range(100)" in program
     exec(program.replace("range(100)", "range(2)"), {})
     assert len(capsys.readouterr().out.splitlines()) == 2
@@ -100,33 +107,24 @@ def test_contributed_objective(prior, prompts):
 
 
 @pytest.mark.slow
-def test_readme_swaps_algorithms(capsys):
-    *_, program = programs("README.md")
+def test_readme_swaps_objectives_and_guides(capsys):
+    _, program = programs("README.md")
     assert "num_steps=100" in program
     exec(program.replace("num_steps=100", "num_steps=20, progress=False"), {})
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert names == [
-        "LeaveOneOut_ELBO",
-        "FDivergence",
-        "LogVariance",
-        "LoRA",
-        "Twisted",
-        "Recurrent",
-        "MeanField",
-        "log",
-    ]
+    assert names == ["LeaveOneOut_ELBO", "FDivergence", "LoRA", "MeanField", "log"]
 
 
-def test_readme_chooses_a_posterior(capsys):
-    _, program, *_ = programs("README.md")
+def test_readme_of_the_model_chooses_a_posterior(capsys):
+    program, _ = programs("model/README.md")
     exec(program, {})
     printed = capsys.readouterr().out
     assert "of 0.6 asked for" in printed
     assert printed.splitlines()[-1].startswith("log Z")
 
 
-def test_readme_infers_a_reward_from_preferences(capsys):
-    _, _, program, _ = programs("README.md")
+def test_readme_of_the_model_infers_a_reward_from_preferences(capsys):
+    _, program = programs("model/README.md")
     exec(program, {})
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(AGGREGATIONS)
@@ -142,3 +140,15 @@ def test_pyro_computes_the_truth(capsys):
         r"log Z by Pyro (\S+) by Enumeration (\S+)", capsys.readouterr().out
     )[0]
     assert float(by_pyro) == pytest.approx(float(by_enumeration), abs=1e-10)
+
+
+def test_every_program_of_a_readme_is_run_here():
+    """Programs by README: a new program needs a test above."""
+    counts = {path: len(programs(path)) for path in READMES}
+    assert counts == {
+        "README.md": 2,
+        "model/README.md": 2,
+        "guides/README.md": 0,
+        "inference/README.md": 1,
+        "experiments/README.md": 0,
+    }

@@ -1,0 +1,140 @@
+"""The mechanical part of the house style, over all code, tests and documents.
+
+`UNFINISHED` lists files that do not yet follow a rule. The list only shrinks.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import inference
+from experiments.shared.rewards import REWARDS
+from guides import GUIDES
+from inference import DIVERGENCES, KL_ESTIMATORS, OBJECTIVES, RESAMPLING, REWARD_INFERENCE, SAMPLERS
+from model import AGGREGATIONS
+from tests.experiments.scripts import NAMES
+
+ROOT = Path(__file__).parents[1]
+CODE = [
+    path
+    for folder in ("model", "guides", "inference", "experiments", "tests")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
+READMES = [
+    ROOT / folder / "README.md" for folder in ("", "model", "guides", "inference", "experiments")
+]
+DOCUMENTS = [*READMES, ROOT / "CONTRIBUTING.md", ROOT / "model" / "film_reviews" / "README.md"]
+
+UNFINISHED: dict[str, set[str]] = {}
+"""Files that do not yet follow a rule, by rule."""
+
+FORBIDDEN = re.compile(r"\W*(What|Of|That|As|How|Where|Whether)\b", re.IGNORECASE)
+ENTRY = re.compile(r"^ {4}(?:[*`\w]+(?:, )?)+: (.*)", re.MULTILINE)
+Z = re.compile(r"(log[ -]|model )evidence|evidence lower bound|evidence \(E\)", re.IGNORECASE)
+
+
+def faults(rule: str, found: Iterator[tuple[Path, int, str]]) -> list[str]:
+    unfinished = UNFINISHED.get(rule, set())
+    places = ((path.relative_to(ROOT).as_posix(), line, text) for path, line, text in found)
+    return [f"{path}:{line}: {text}" for path, line, text in places if path not in unfinished]
+
+
+def docstrings(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and text of each string that stands alone: docstrings, and those below attributes."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            if isinstance(node.value.value, str):
+                yield node.lineno, node.value.value
+
+
+def first_words() -> Iterator[tuple[Path, int, str]]:
+    """First line of each docstring, and the description of each argument and attribute."""
+    for path in CODE:
+        for line, text in docstrings(path):
+            sections = re.split(r"^ *(?:Args|Attributes):\n", text, flags=re.MULTILINE)
+            entries = [entry for section in sections[1:] for entry in described(section)]
+            for first in [text.strip().split("\n")[0], *entries]:
+                if FORBIDDEN.match(first):
+                    yield path, line, first
+
+
+def described(section: str) -> list[str]:
+    """Descriptions `name: description` of a section, up to the blank line that ends the section."""
+    block = section.split("\n\n")[0]
+    indent = len(block) - len(block.lstrip(" "))
+    return re.findall(rf"^ {{{indent}}}[*`\w, ]+: (.*)", block, re.MULTILINE)
+
+
+def long_lines() -> Iterator[tuple[Path, int, str]]:
+    """Lines of prose in documents above 100 characters; a table, a picture or a link may be longer."""
+    for path in DOCUMENTS:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if len(line) > 100 and not line.startswith(("|", "!")) and " " in line:
+                yield path, number, line
+
+
+def evidence() -> Iterator[tuple[Path, int, str]]:
+    """Uses of the word evidence for anything but Z."""
+    for path in {*CODE, *DOCUMENTS} - {Path(__file__)}:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if "evidence" in Z.sub("", line).lower():
+                yield path, number, line
+
+
+def test_first_words_are_nouns_or_imperatives():
+    assert not faults("first words", first_words())
+
+
+def test_documents_have_lines_of_at_most_100_characters():
+    assert not faults("long lines", long_lines())
+
+
+def test_evidence_means_the_normalising_constant():
+    assert not faults("evidence", evidence())
+
+
+def test_first_words_are_read_in_every_place(tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text('"""A."""\nx = 1\n"""B."""\ndef f():\n    """C.\n\n    Args:\n        a: D."""\n')
+    texts = [text for _, text in docstrings(path)]
+    assert sorted(text[0] for text in texts) == ["A", "B", "C"]
+    assert described(texts[-1].partition("Args:\n")[2]) == ["D."]
+
+
+@pytest.mark.parametrize(
+    ("folder", "names"),
+    [
+        ("guides", GUIDES),
+        ("inference", OBJECTIVES),
+        ("inference", SAMPLERS),
+        ("inference", REWARD_INFERENCE),
+        ("inference", KL_ESTIMATORS),
+        ("inference", DIVERGENCES),
+        ("inference", RESAMPLING),
+        ("model", AGGREGATIONS),
+        ("experiments", REWARDS),
+        ("experiments", NAMES),
+    ],
+)
+def test_every_registered_name_stands_in_the_readme_of_its_folder(folder, names):
+    text = (ROOT / folder / "README.md").read_text(encoding="utf-8")
+    assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def test_readme_is_short():
+    assert (ROOT / "README.md").stat().st_size <= 9_000
+
+
+def test_face_of_inference_is_small():
+    assert len(inference.__all__) <= 35
+
+
+def test_shared_code_of_the_scripts_is_small():
+    files = [path for path in CODE if path.parent.parent.name == "experiments" and path.parent.name == "shared"]
+    files = [path for path in (ROOT / "experiments" / "shared").rglob("*.py") if path.name != "__init__.py"]
+    lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files)
+    assert len(files) <= 13
+    assert lines <= 1_100
