@@ -112,7 +112,16 @@ def test_readme_swaps_objectives_and_guides(capsys):
     assert "num_steps=100" in program
     exec(program.replace("num_steps=100", "num_steps=20, progress=False"), {})
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert names == ["LeaveOneOut_ELBO", "FDivergence", "LoRA", "MeanField", "log"]
+    assert names == [
+        "LeaveOneOut_ELBO",
+        "FDivergence",
+        "LogVariance",
+        "LoRA",
+        "Twisted",
+        "Recurrent",
+        "MeanField",
+        "log",
+    ]
 
 
 def test_readme_of_the_model_chooses_a_posterior(capsys):
