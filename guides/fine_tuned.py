@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -18,6 +19,22 @@ from model.networks.loading import load_network
 from model.networks.placement import named_dtype
 
 Subset = Literal["all", "last-layers", "norms-and-biases"]
+
+
+@dataclass(frozen=True)
+class FineTunedOptions:
+    """Options of `FineTuned`."""
+
+    subset: Subset = "all"
+    """Weights that train. `all`; `last-layers`, the last blocks of the network; `norms-and-biases`,
+    all normalisations and biases (BitFit, Zaken et al. 2022, arXiv 2106.10199)."""
+
+    num_layers: int = 1
+    """Number of blocks that train with the subset `last-layers`."""
+
+    dtype: str | None = None
+    """Data type of the copy's weights, such as `float32`; default, the prior's data type. Training
+    in bfloat16 loses most updates. The copy shares no weights with a prior of another type."""
 
 
 class FineTuned(Guide):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,23 @@ IRRELEVANT = {
     *("megatron_core", "runtime_config", "qalora_group_size", "ensure_weight_tying"),
 }
 """Settings of an adapter that names and shapes of its weights tell, or that play no part once it is trained."""
+
+
+@dataclass(frozen=True)
+class LoRAOptions:
+    """Options of `LoRA`."""
+
+    rank: int = 8
+    """Rank of the matrix B A that is added to each layer."""
+
+    alpha: float | None = None
+    """Scale of the added matrix, which is B A alpha / rank; default, twice the rank. A larger alpha
+    acts like a larger learning rate."""
+
+    target_modules: str = "all-linear"
+    """Layers to adapt. `all-linear`, all linear layers but the output layer; or names separated by
+    commas, such as `q_proj,v_proj`. Each name is a regular expression for the name of a layer or for
+    the end of the name. Embeddings, and an output layer tied to them, cannot be adapted."""
 
 
 class LoRA(Guide):

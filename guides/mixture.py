@@ -8,6 +8,7 @@ Written token by token, so that it is sampled, scored and searched like any othe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -31,6 +32,22 @@ COMPONENTS: dict[Component, Callable[[LanguageModel, Prompts], Guide]] = {
     "recurrent": lambda prior, _: Recurrent(prior),
     "mean-field": MeanField,
 }
+
+
+@dataclass(frozen=True)
+class MixtureOptions:
+    """Options of `mixture_of`."""
+
+    component: Component = "fine-tuned"
+    """Family of the components."""
+
+    num_components: int = 2
+    """Number M of components."""
+
+    noise: float = 0.05
+    """Standard deviation of the Gaussian noise added to each trained tensor of all components but
+    the first, as a share of the tensor's own standard deviation (of 1 where that is 0). Without
+    noise, equal components remain equal."""
 
 
 class MixtureState(NamedTuple):

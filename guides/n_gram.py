@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,14 @@ class Context(NamedTuple):
 
     def select(self, rows: Tensor) -> Context:
         return Context(self.ids[rows])
+
+
+@dataclass(frozen=True)
+class NGramOptions:
+    """Options of `NGram`."""
+
+    n: int = 2
+    """Length n of the n-grams: 1, one distribution for all tokens; 2, one for each token before."""
 
 
 class NGram(FromScratch):

@@ -30,6 +30,20 @@ class GRUState:
         return GRUState(self.memory[:, rows], self.hidden[rows])
 
 
+@dataclass(frozen=True)
+class RecurrentOptions:
+    """Options of `Recurrent`."""
+
+    embedding_size: int = 32
+    """Width of the embedding of a token."""
+
+    hidden_size: int = 64
+    """Width H of the GRU's hidden state."""
+
+    num_layers: int = 1
+    """Number of GRU layers."""
+
+
 class Recurrent(FromScratch):
     """A GRU that reads prompt and response, its weights random at the start: it knows nothing of the prior.
 

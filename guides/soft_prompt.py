@@ -8,6 +8,7 @@ q(x | prompt) = p0(x | virtual tokens, prompt): virtual tokens at positions 0 to
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -27,6 +28,22 @@ Kind = Literal["prompt", "prefix"]
 
 NAME = "prompt_embeddings"  # as peft calls them
 PEFT_TYPES = {"prompt": "PROMPT_TUNING", "prefix": "PREFIX_TUNING"}
+
+
+@dataclass(frozen=True)
+class SoftPromptOptions:
+    """Options of `SoftPrompt`."""
+
+    kind: Kind = "prompt"
+    """Parameters of a virtual token. `prompt`, the input embedding of the token; `prefix`, the keys
+    and values of the token at every layer, without the network of Li and Liang that produces them."""
+
+    num_virtual_tokens: int = 8
+    """Number of virtual tokens before the prompt."""
+
+    text: str | None = None
+    """Text whose tokens, repeated or cut, are the virtual tokens at the start of training; default,
+    the token that begins texts and then zeros, a start close to the prior."""
 
 
 class SoftPrompt(Guide):

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from guides.fixed import Fixed
 from guides.guide import Guide
 from model import LanguageModel, Prompts, ResponseDistribution
 from model.common.checks import positive
+
+
+@dataclass(frozen=True)
+class TemperedOptions:
+    """Options of `Tempered`."""
+
+    temperature: float = 1.5
+    """Number that divides the logits: above 1 the guide is more spread out than its source, below 1
+    more concentrated."""
 
 
 class Tempered(Guide):

@@ -9,6 +9,8 @@ up to what depends on x_<t alone, which the normalisation of q takes out again.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -47,6 +49,20 @@ class TwistHead(nn.Module):
         return nn.functional.linear(
             wanted.to(self.embeddings.weight.dtype), self.embeddings.weight
         ).to(wanted.dtype)
+
+
+@dataclass(frozen=True)
+class TwistedOptions:
+    """Options of `Twisted`."""
+
+    hidden_size: int = 64
+    """Width of the one hidden layer of the head."""
+
+    top_k: int | None = None
+    """Number of tokens at each position, the most likely under the prior, to which the guide is
+    restricted; default, all tokens. A restricted guide avoids tokens that the head has never seen,
+    but cannot sample the responses behind them: KL(p* || q) is infinite and an importance estimate
+    of Z is biased low."""
 
 
 class Twisted(Guide):

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.shared.guide_options import learning_rate
 from guides import GUIDES, Guide
 from model import LanguageModel, Prompts
 
@@ -43,7 +42,7 @@ def _scales(
     family: str, options: Mapping[str, Any], listed_rate: float | None, objective: str | None = None
 ) -> Variant:
     """A guide that is run on text as well, at the rate that suits it there."""
-    return Variant(family, options, listed_rate, learning_rate(family, dict(options)), objective)
+    return Variant(family, options, listed_rate, GUIDES[family].rate(dict(options)), objective)
 
 
 VARIANTS: dict[str, Variant] = {

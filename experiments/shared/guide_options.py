@@ -2,65 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Callable
 from dataclasses import asdict, field, fields, make_dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Literal,
-    TypeAlias,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from experiments.shared.command_line import blamed
-from guides import GUIDES, Family, Guide, OtherGuideError
+from guides import GUIDES, Guide, OtherGuideError
 from model import LanguageModel, Prompts
 from model.common.digests import DamagedFileError, check_digests, saved_together
 from model.networks.source import PretrainedError
 
 FILE = "guide.json"
-RATES = {"last-layers": 3e-4, "norms-and-biases": 3e-3, "prefix": 1e-2}
-"""Learning rates that suit the embedded prior, where an option makes another one fit than that of the family."""
-PLAIN = (bool, int, float, str, NoneType)
-
-
-def _typed(hint: Any) -> Any:
-    """That part of a type whose values can be given on a command line; None if there is none."""
-    if get_origin(hint) in (Union, UnionType):
-        parts = [part for part in get_args(hint) if _typed(part)]
-        return Union[tuple(parts)] if parts else None  # noqa: UP007 - made of a list
-    return hint if hint in PLAIN or get_origin(hint) is Literal else None
-
-
-def _options(name: str, family: Family) -> type:
-    """A dataclass of the keyword-only arguments of a family that can be typed; the family's docstring has their help."""
-    make: Callable = family.make.__init__ if inspect.isclass(family.make) else family.make
-    hints = get_type_hints(make)
-    typed = [
-        (parameter.name, _typed(hints[parameter.name]), field(default=parameter.default))
-        for parameter in inspect.signature(make).parameters.values()
-        if parameter.kind is parameter.KEYWORD_ONLY and _typed(hints[parameter.name])
-    ]
-    title = "".join(part.title() for part in name.split("-"))
-    return make_dataclass(
-        f"{title}Options", typed, frozen=True, namespace={"__doc__": inspect.getdoc(family.make)}
-    )
 
 
 def _attribute(name: str) -> str:
     return name.replace("-", "_")
 
 
-_FAMILIES = {
-    name: options for name, family in GUIDES.items() if fields(options := _options(name, family))
-}
+_FAMILIES = {name: family.options for name, family in GUIDES.items() if family.options}
 
 if TYPE_CHECKING:
     GuideOptions: TypeAlias = Any
@@ -91,13 +51,6 @@ def build_guide(
 def options_of(name: str, options: GuideOptions) -> dict[str, Any]:
     """The options of one guide, by their names."""
     return asdict(getattr(options, _attribute(name))) if name in _FAMILIES else {}
-
-
-def learning_rate(name: str, options: dict[str, Any]) -> float:
-    """A peak of Adam's rate that suits a guide on the embedded prior; a mixture's is that of its components."""
-    family = GUIDES[options["component"]] if name == "mixture" else GUIDES[name]
-    chosen = str(options.get("subset", options.get("kind")))
-    return RATES.get(chosen, family.learning_rate)
 
 
 def save_guide(

@@ -11,7 +11,7 @@ import torch
 
 import model
 from experiments.shared.inputs import checkpoint_files, one_file
-from guides import GUIDES, Family, FineTuned, Guide, Twisted
+from guides import GUIDES, Family, Guide
 from inference import OBJECTIVES, SAMPLERS, Objective, Sampler
 from model import LanguageModel
 
@@ -80,8 +80,8 @@ else:
 
 
 def guide_for(objective: str, prior: LanguageModel) -> Guide:
-    """The guide that an objective is compared on: all weights free, but for what trains a twist."""
-    return Twisted(prior) if objective == "contrastive-twist" else FineTuned(prior)
+    """Guide on which comparisons run the objective."""
+    return GUIDES[OBJECTIVES[objective].guide].make(prior)
 
 
 def described(question: str, registry: Mapping[str, Family | Objective | Sampler]) -> str:

@@ -55,7 +55,6 @@ from experiments.shared.guide_options import (
     GuideOptions,
     build_guide,
     check_options,
-    learning_rate,
     load_guide,
     options_of,
     restored_options,
@@ -89,7 +88,6 @@ from inference import (
     Metrics,
     PriorDraws,
     Program,
-    ResponseObjective,
     cosine,
     diagnose,
     draw_from_prior,
@@ -391,11 +389,11 @@ def check(args: Steer) -> None:
         args.constraint
         and args.penalty is None
         and args.sample is None
-        and not bears_constraints(args.objective)
+        and not OBJECTIVES[args.objective].supports_hard_constraints
     ):
-        bearing = ", ".join(name for name in OBJECTIVES if bears_constraints(name))
+        supporting = ", ".join(n for n, o in OBJECTIVES.items() if o.supports_hard_constraints)
         raise SystemExit(
-            f"--objective {args.objective} descends a divergence that --constraint makes infinite: choose one of {bearing}; or "
+            f"--objective {args.objective} descends a divergence that --constraint makes infinite: choose one of {supporting}; or "
             "add a --penalty, which makes it soft; or --sample"
         )
     if args.penalty is not None and args.budgeted:
@@ -421,26 +419,20 @@ def check(args: Steer) -> None:
         raise SystemExit(
             f"--sample trains nothing: train --guide {args.guide} without it, then name RUN/guide as --proposal"
         )
-    if args.merge and args.guide != "lora":
+    if args.merge and not GUIDES[args.guide].can_merge:
         raise SystemExit(f"--merge is for --guide lora, got --guide {args.guide}")
     several = len(args.prompts) > 1 or args.prompts_file is not None
     if (
         args.sample is None
-        and args.objective == "reweighted-wake-sleep"
+        and OBJECTIVES[args.objective].max_prompts == 1
         and several
         and args.prompts_per_step != 1
     ):
         raise SystemExit(
-            "--objective reweighted-wake-sleep takes one prompt a step: add --prompts-per-step 1, or use wake-phi"
+            f"--objective {args.objective} takes one prompt a step: add --prompts-per-step 1, or use wake-phi"
         )
     if args.proposal is not None and args.sample is None:
         raise SystemExit(f"--proposal {args.proposal} is for --sample, which is not given")
-
-
-def bears_constraints(objective: str) -> bool:
-    """Whether an objective takes evidence of -inf."""
-    made = OBJECTIVES[objective](num_particles=2)
-    return isinstance(made, ResponseObjective) and made.supports_hard_constraints
 
 
 def load(args: Steer, name: str) -> LanguageModel:
@@ -509,7 +501,7 @@ def run_svi(
     args: Steer, model: Program, guide: Guide, prompts: Prompts, folder: RunFolder
 ) -> tuple[Fit, float]:
     """Train the guide, or go on with it. Returns the fit and its wall time, seconds."""
-    suits = learning_rate(args.guide, options_of(args.guide, args.options))
+    suits = GUIDES[args.guide].rate(options_of(args.guide, args.options))
     rate = suits if args.learning_rate is None else args.learning_rate
     schedule = cosine(args.steps, warmup=args.steps // 20)
     began = time.perf_counter()

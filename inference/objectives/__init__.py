@@ -1,11 +1,13 @@
-"""Objectives for `pyro.infer.SVI`, one a file, and the registry that scripts and tests go by."""
+"""Objectives for `pyro.infer.SVI`, one a file, and their registry."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from pyro.infer import ELBO
 
+from guides import Family
 from inference.objectives.analytic_kl import AnalyticKL_ELBO
 from inference.objectives.best_of_n import BestOfN_ELBO
 from inference.objectives.contrastive_twist import ContrastiveTwist
@@ -27,42 +29,85 @@ from inference.objectives.wake_phi import WakePhi
 from model.common.checks import whole_number
 
 
-class Objective(NamedTuple):
-    """An entry of the registry. Calling it makes the objective.
-
-    Attributes:
-        make: takes `num_particles`, and options of its own.
-        summary: one line.
-    """
+@dataclass(frozen=True)
+class Objective:
+    """Entry of the registry of objectives. Calling the entry builds the objective."""
 
     make: Callable[..., ELBO]
+    """Builds the objective from `num_particles` and options, by keyword."""
+
     summary: str
+    """Description in one line."""
+
+    supports_hard_constraints: bool = False
+    """True if the objective learns from impossible responses (log-likelihood -inf); the others
+    refuse them."""
+
+    min_particles: int = 2
+    """Fewest particles per prompt that give a gradient."""
+
+    max_prompts: int | None = None
+    """Largest number of prompts in a step; None for any number."""
+
+    needs_hidden: bool = False
+    """True if the guide must reveal hidden states."""
+
+    needs_twist: bool = False
+    """True if the guide must reveal a twist."""
+
+    guide: str = "fine-tuned"
+    """Family in `GUIDES` on which comparisons run the objective."""
+
+    target: str = "posterior"
+    """Distribution at which the objective has its minimum: `posterior` or `best of n`."""
 
     def __call__(self, **options: Any) -> ELBO:
         return self.make(**options)
 
+    def trains(self, family: Family) -> bool:
+        """True if the objective can train a guide of this family."""
+        has_states = family.has_hidden or not self.needs_hidden
+        return family.trains and has_states and (family.has_twist or not self.needs_twist)
+
 
 def replayed(num_particles: int = 64) -> LogVariance:
-    """Log-variance with three replayed responses for each fresh one, and those drawn from a bolder guide."""
+    """Log-variance with three replayed responses for each fresh one, drawn at temperature 1.5."""
     num_particles = whole_number("num_particles", num_particles)
     return LogVariance(num_particles, replay=3 * num_particles, exploration=1.5)
+
+
+def f_divergence(divergence: str, summary: str, **options: Any) -> Objective:
+    """Entry for the divergence of that name in `DIVERGENCES`."""
+    return Objective(
+        partial(FDivergence, divergence, **options),
+        summary,
+        supports_hard_constraints=DIVERGENCES[divergence].supports_hard_constraints,
+        min_particles=1,
+    )
 
 
 OBJECTIVES: dict[str, Objective] = {
     "leave-one-out": Objective(
         LeaveOneOut_ELBO, "RLOO: the ELBO, its baseline the mean of the other particles"
     ),
-    "trace": Objective(trace, "Pyro's Trace_ELBO: the ELBO by plain REINFORCE"),
+    "trace": Objective(trace, "Pyro's Trace_ELBO: the ELBO by plain REINFORCE", min_particles=1),
     "trace-graph": Objective(
-        trace_graph, "Pyro's TraceGraph_ELBO: with one site the same as `trace`"
+        trace_graph,
+        "Pyro's TraceGraph_ELBO: with a single site identical to `trace`",
+        min_particles=1,
     ),
     "renyi": Objective(renyi, "Pyro's RenyiELBO at alpha 1/2"),
-    "reweighted-wake-sleep": Objective(reweighted_wake_sleep, "Pyro's wake-phi; one prompt a step"),
+    "reweighted-wake-sleep": Objective(
+        reweighted_wake_sleep, "Pyro's wake-phi; one prompt a step", max_prompts=1
+    ),
     "reward-to-go": Objective(
-        RewardToGo_ELBO, "the ELBO token by token: each is credited with what comes after it"
+        RewardToGo_ELBO, "the ELBO token by token: each token is credited with what comes after it"
     ),
     "reward-to-go-value": Objective(
-        partial(RewardToGo_ELBO, baseline="value"), "the same with a learned value function"
+        partial(RewardToGo_ELBO, baseline="value"),
+        "reward-to-go with a learned value function as the baseline",
+        min_particles=1,
+        needs_hidden=True,
     ),
     "analytic-kl": Objective(AnalyticKL_ELBO, "the ELBO with its KL summed over the vocabulary"),
     "log-variance": Objective(
@@ -70,46 +115,46 @@ OBJECTIVES: dict[str, Objective] = {
         "VarGrad: half the variance of the log-weights; the gradient of `leave-one-out`",
     ),
     "trajectory-balance": Objective(
-        replayed, "log-variance off-policy: replay buffer and bolder draws (GFlowNet fine-tuning)"
+        replayed,
+        "log-variance off-policy: replay buffer and bolder draws (GFlowNet fine-tuning)",
+        min_particles=1,
     ),
     "proximal": Objective(Proximal_ELBO, "PPO: the ELBO in several clipped steps on each batch"),
     "wake-phi": Objective(
-        WakePhi, "forward KL by self-normalised importance sampling, for each prompt"
+        WakePhi,
+        "forward KL by self-normalised importance sampling, for each prompt",
+        supports_hard_constraints=True,
     ),
     "multi-sample": Objective(
         MultiSample_ELBO, "VIMCO: the importance-weighted bound, for each prompt"
     ),
     "contrastive-twist": Objective(
-        ContrastiveTwist, "contrastive twist learning, for a guide that has a twist (`twisted`)"
+        ContrastiveTwist,
+        "contrastive twist learning, for a guide that has a twist (`twisted`)",
+        supports_hard_constraints=True,
+        needs_twist=True,
+        guide="twisted",
     ),
-    "forward-kl": Objective(
-        partial(FDivergence, "forward-kl"), "GDC++: KL(p* || q) with its control variate"
+    "forward-kl": f_divergence("forward-kl", "GDC++: KL(p* || q) with its control variate"),
+    "forward-kl-adaptive": f_divergence(
+        "forward-kl",
+        "KL-adaptive DPG: forward-kl off-policy, from the best guide so far",
+        adapt_every=20,
     ),
-    "forward-kl-adaptive": Objective(
-        partial(FDivergence, "forward-kl", adapt_every=20),
-        "the same off-policy, from the best guide so far (KL-adaptive DPG)",
-    ),
-    "reverse-kl": Objective(
-        partial(FDivergence, "reverse-kl"), "f-DPG: KL(q || p*) with log Z as the baseline"
-    ),
-    "jensen-shannon": Objective(
-        partial(FDivergence, "jensen-shannon"), "f-DPG: Jensen-Shannon divergence"
-    ),
-    "total-variation": Objective(partial(FDivergence, "total-variation"), "f-DPG: total variation"),
-    "chi2-forward": Objective(
-        partial(FDivergence, "chi2-forward"), "f-DPG: chi-square of p* from q"
-    ),
-    "chi2-reverse": Objective(
-        partial(FDivergence, "chi2-reverse"), "f-DPG: chi-square of q from p*"
-    ),
-    "alpha": Objective(
-        partial(FDivergence, "alpha"), "f-DPG: alpha divergence, half way between the two KLs"
-    ),
+    "reverse-kl": f_divergence("reverse-kl", "f-DPG: KL(q || p*) with log Z as the baseline"),
+    "jensen-shannon": f_divergence("jensen-shannon", "f-DPG: Jensen-Shannon divergence"),
+    "total-variation": f_divergence("total-variation", "f-DPG: total variation"),
+    "chi2-forward": f_divergence("chi2-forward", "f-DPG: chi-square of p* from q"),
+    "chi2-reverse": f_divergence("chi2-reverse", "f-DPG: chi-square of q from p*"),
+    "alpha": f_divergence("alpha", "f-DPG: alpha divergence, half way between the two KLs"),
     "best-of-n-distillation": Objective(
-        BestOfN_ELBO, "distillation of best-of-16: another target, not the posterior of beta"
+        BestOfN_ELBO,
+        "distillation of best-of-16: another target, not the posterior of beta",
+        supports_hard_constraints=True,
+        target="best of n",
     ),
 }
-"""By name, what makes an objective when called with `num_particles`."""
+"""Objectives by name. Calling an entry with `num_particles` builds the objective."""
 
 __all__ = [
     "DIVERGENCES",

@@ -1,8 +1,8 @@
-"""Samplers: algorithms that return a `Posterior`, one a file, and the registry that scripts and tests go by."""
+"""Samplers: algorithms that return a `Posterior`, one a file, and their registry."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 from inference.programs import Program
 from inference.samplers.annealed_smc import annealed_smc
@@ -22,20 +22,29 @@ from model import Prompts
 from model.common.checks import whole_number
 
 TEMPERATURES, MOVES = 8, 2
-"""Of annealed SMC as it is registered."""
+"""Number of temperatures, and of moves at each temperature, of the entry `annealed-smc`."""
 
 
-class Sampler(NamedTuple):
-    """An entry of the registry. Calling it samples.
-
-    Attributes:
-        sample: takes a model, prompts, `guide` (the proposal; None for the prior) and `num_samples`, the budget: responses
-            drawn for each prompt.
-        summary: one line.
-    """
+@dataclass(frozen=True)
+class Sampler:
+    """Entry of the registry of samplers. Calling the entry samples."""
 
     sample: Callable[..., Posterior]
+    """Takes a model and prompts, `guide` (the proposal; None for the prior) and `num_samples`, the
+    number of responses drawn for each prompt."""
+
     summary: str
+    """Description in one line."""
+
+    target: str = "posterior"
+    """Distribution to which the weighted responses converge: `posterior`, `near the posterior` or
+    `best of n`."""
+
+    lists_all: bool = False
+    """True if the sampler lists all responses and ignores `num_samples`."""
+
+    needs_bound: bool = False
+    """True if `sample` needs `log_bound` where the model states no bound or a guide proposes."""
 
     def __call__(
         self,
@@ -51,7 +60,7 @@ class Sampler(NamedTuple):
 def twisted_smc(
     model: Program, prompts: Prompts, *, guide: Program | None = None, num_samples: int = 1024
 ) -> Posterior:
-    """Sequential Monte Carlo with the twist of the guide, if it has one; else with the evidence of each prefix, halved."""
+    """Sequential Monte Carlo with the guide's twist, or else with half the prefix's log-likelihood."""
     twist = guide.twist if isinstance(guide, HasTwist) else LikelihoodTwist(model, scale=0.5)
     return sequential_monte_carlo(model, prompts, guide=guide, num_samples=num_samples, twist=twist)
 
@@ -59,7 +68,7 @@ def twisted_smc(
 def annealed(
     model: Program, prompts: Prompts, *, guide: Program | None = None, num_samples: int = 1024
 ) -> Posterior:
-    """Annealed SMC with as many particles as make `num_samples` responses over all temperatures and moves."""
+    """Annealed SMC that draws `num_samples` responses over all temperatures and moves together."""
     particles = max(2, whole_number("num_samples", num_samples) // (1 + TEMPERATURES * MOVES))
     return annealed_smc(
         model,
@@ -73,15 +82,25 @@ def annealed(
 
 SAMPLERS: dict[str, Sampler] = {
     "enumeration": Sampler(
-        enumerate_posterior, "every response with its exact weight, where they can be listed"
+        enumerate_posterior,
+        "every response with its exact weight, where responses can be listed",
+        lists_all=True,
     ),
     "importance": Sampler(importance_sampling, "draws weighted by p0 exp(r/beta) / q"),
-    "rejection": Sampler(rejection_sampling, "exact draws, where the evidence has a known bound"),
+    "rejection": Sampler(
+        rejection_sampling,
+        "exact draws, where the likelihood has a known bound",
+        needs_bound=True,
+    ),
     "quasi-rejection": Sampler(
-        quasi_rejection_sampling, "rejection with a bound that need not hold, and what that costs"
+        quasi_rejection_sampling,
+        "rejection with a bound that may be exceeded, and the error that this causes",
+        target="near the posterior",
     ),
     "best-of-n": Sampler(
-        best_of_n, "the best of every 16 draws: another target, not the posterior of beta"
+        best_of_n,
+        "the best of every 16 draws: another target, not the posterior of beta",
+        target="best of n",
     ),
     "metropolis-hastings": Sampler(
         metropolis_hastings, "Markov chains that redraw the end of a response"
@@ -91,14 +110,15 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "smc": Sampler(sequential_monte_carlo, "sequential Monte Carlo over tokens"),
     "twisted-smc": Sampler(
-        twisted_smc, "the same, led by the guide's twist, or by the evidence of the response so far"
+        twisted_smc,
+        "sequential Monte Carlo led by the guide's twist, or by the likelihood of the prefix",
     ),
     "annealed-smc": Sampler(
         annealed,
-        "whole responses from prior to posterior over 8 temperatures, for hard evidence too",
+        "whole responses from prior to posterior over 8 temperatures; supports hard constraints",
     ),
 }
-"""By name, what samples when called with a model and prompts."""
+"""Samplers by name. Calling an entry with a model and prompts samples."""
 
 __all__ = [
     "RESAMPLING",

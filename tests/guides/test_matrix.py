@@ -1,7 +1,9 @@
 """Every registered guide against what each of them owes. An entry of the registry without a claim here fails."""
 
 import copy
+import inspect
 import warnings
+from dataclasses import asdict
 
 import pyro
 import pytest
@@ -36,9 +38,6 @@ STARTS_AT_PRIOR = {"fine-tuned", "lora", "twisted", "tabular", "fixed"}
 TRAINS = sorted(name for name, number in TRAINED.items() if number)
 COPIES_THE_PRIOR = {"fine-tuned", "mixture"}
 """Its dtype too, unless told otherwise."""
-
-WITHOUT_HIDDEN = {"n-gram", "mean-field", "tabular", "mixture"}
-"""Have no hidden layer for a value function to read."""
 
 FITS_ANY_VOCABULARY = {"twisted", "lora", "soft-prompt"}
 """Their numbers do not depend on it."""
@@ -88,6 +87,34 @@ def guide(name, prior, prompts):
 
 def test_every_guide_has_a_claim():
     assert TRAINED.keys() == GUIDES.keys()
+    assert sorted(name for name, family in GUIDES.items() if family.trains) == TRAINS
+
+
+def test_options_of_a_family_are_keyword_arguments_with_the_same_defaults(name):
+    """A family without options has no keyword argument that a command line could set."""
+    parameters = inspect.signature(GUIDES[name].make).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    options = {} if GUIDES[name].options is None else asdict(GUIDES[name].options())
+    assert options == {key: defaults[key] for key in options}
+    assert defaults.keys() - options.keys() <= {"head"}, "a module is no option of a command line"
+
+
+def test_only_guides_that_can_merge_have_a_merged_language_model(name, prior, prompts):
+    assert GUIDES[name].can_merge == hasattr(build(name, prior, prompts), "merged")
+
+
+@pytest.mark.parametrize(
+    ("options", "rate"),
+    [
+        ({}, 8e-5),
+        ({"component": "fine-tuned", "num_components": 3}, 8e-5),
+        ({"component": "lora"}, GUIDES["lora"].learning_rate),
+        ({"component": "recurrent"}, GUIDES["recurrent"].learning_rate),
+        ({"component": "mean-field"}, GUIDES["mean-field"].learning_rate),
+    ],
+)
+def test_a_mixture_has_the_learning_rate_of_its_components(options, rate):
+    assert GUIDES["mixture"].rate(options) == rate
 
 
 def test_probabilities_sum_to_one(guide, prompts):
@@ -253,7 +280,7 @@ def test_is_never_in_training_mode(guide):
 @pytest.mark.parametrize("name", TRAINS)
 def test_trains_by_every_objective(name, objective, prior, prompts):
     """Three steps: finite numbers, parameters that move, and a prior that stays what it was, bit for bit."""
-    prompts = prompts[[0]] if objective == "reweighted-wake-sleep" else prompts
+    prompts = prompts[: OBJECTIVES[objective].max_prompts]
     guide = build(name, prior, prompts, seed=1)
     model = AlignmentModel(prior, TextReward(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
     response = prior(prompts).sample((5,))
@@ -271,10 +298,7 @@ def test_trains_by_every_objective(name, objective, prior, prompts):
             progress=False,
         )
 
-    refused = (objective == "reward-to-go-value" and name in WITHOUT_HIDDEN) or (
-        objective == "contrastive-twist" and name != "twisted"
-    )
-    if refused:
+    if not OBJECTIVES[objective].trains(GUIDES[name]):
         with pytest.raises(TypeError, match=r"has no `hidden`|has no twist"):
             train()
         return

@@ -10,7 +10,7 @@ import torch
 import tyro
 from transformers import AutoModelForCausalLM
 
-from experiments.shared.guide_options import GuideOptions, learning_rate, load_guide
+from experiments.shared.guide_options import GuideOptions, load_guide
 from experiments.shared.priors import FILM_REVIEWS, load_prior
 from experiments.shared.rewards import REWARDS
 from experiments.shared.run_folder import RunFolder
@@ -99,8 +99,7 @@ def test_resume_ends_where_an_unbroken_run_ends(args, monkeypatch):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_runs(args, objective):
-    guide = "twisted" if objective == "contrastive-twist" else "fine-tuned"
-    one = 1 if objective == "reweighted-wake-sleep" else None
+    guide, one = OBJECTIVES[objective].guide, OBJECTIVES[objective].max_prompts
     assert main(
         replace(args, guide=guide, objective=objective, steps=1, prompts_per_step=one)
     ).report.is_file()
@@ -168,11 +167,10 @@ def test_a_guide_that_needs_no_training_is_a_proposal(args, capsys):
 
 
 def test_learning_rates_are_those_of_what_is_chosen():
-    assert (
-        learning_rate("mixture", {"component": "mean-field"}) == GUIDES["mean-field"].learning_rate
-    )
-    assert learning_rate("fine-tuned", {"subset": "all"}) == 8e-5
-    assert learning_rate("fine-tuned", {"subset": "norms-and-biases"}) == 3e-3
+    mean_field = GUIDES["mean-field"].learning_rate
+    assert GUIDES["mixture"].rate({"component": "mean-field"}) == mean_field
+    assert GUIDES["fine-tuned"].rate({"subset": "all"}) == 8e-5
+    assert GUIDES["fine-tuned"].rate({"subset": "norms-and-biases"}) == 3e-3
 
 
 def test_a_half_precision_copy_may_train_in_float32(args, capsys):

@@ -171,20 +171,3 @@ def posterior_guide(model: Target, prompts: Prompts) -> Table:
                 order = truth.support[starts, n, 1]
                 guide.then[last, word, order] = prob[starts].log()
     return guide
-
-
-ONE_IS_ENOUGH = {
-    "trace",
-    "trace-graph",
-    "reward-to-go-value",
-    "trajectory-balance",
-    "forward-kl",
-    "forward-kl-adaptive",
-    "reverse-kl",
-    "jensen-shannon",
-    "total-variation",
-    "chi2-forward",
-    "chi2-reverse",
-    "alpha",
-}
-"""Objectives that take one particle: with a baseline of their own, or none, or a memory of earlier steps."""

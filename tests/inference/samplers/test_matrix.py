@@ -9,7 +9,7 @@ import torch
 from inference import SAMPLERS, Enumeration, NoSupportError
 from tests.inference.objectives.table import ONE, TWO, Table, Target
 
-LAW = {
+TARGETS = {
     "enumeration": "posterior",
     "importance": "posterior",
     "rejection": "posterior",
@@ -21,7 +21,7 @@ LAW = {
     "twisted-smc": "posterior",
     "annealed-smc": "posterior",
 }
-"""What the weighted draws converge to."""
+"""Distributions to which the weighted draws converge."""
 
 UNBIASED_Z = {
     "enumeration",
@@ -37,7 +37,7 @@ UNBIASED_Z = {
 
 def sampled(name, model, prompts, guide=None, num_samples=1024, truth=None):
     """By the registry; rejection is told the bound, which it cannot know of a model that is a plain function."""
-    if name != "rejection":
+    if not SAMPLERS[name].needs_bound:
         return SAMPLERS[name](model, prompts, guide=guide, num_samples=num_samples)
     log_weight = truth.log_joint - (truth.log_prior if guide is None else truth.log_guide(guide))
     return SAMPLERS[name].sample(
@@ -64,7 +64,7 @@ def bounded(prompts, response):
 
 
 def test_every_sampler_has_a_claim():
-    assert LAW.keys() == SAMPLERS.keys()
+    assert {name: entry.target for name, entry in SAMPLERS.items()} == TARGETS
 
 
 @pytest.mark.parametrize("from_guide", [False, True], ids=["from the prior", "from a guide"])
@@ -75,11 +75,11 @@ def test_weighted_draws_have_the_law_that_is_claimed(name, from_guide):
     posterior = sampled(name, model, TWO, guide, 20_000, truth)
     assert posterior.response.shape[1:] == (2, 2)
     distance = 0.5 * (frequencies(posterior, truth) - truth.log_posterior.exp()).abs().sum(0)
-    if name == "enumeration":
+    if SAMPLERS[name].lists_all:
         assert (distance < 1e-9).all()
-    elif LAW[name] == "posterior":
+    elif SAMPLERS[name].target == "posterior":
         assert (distance < chance(truth, posterior)).all()
-    elif LAW[name] == "best of n":
+    elif SAMPLERS[name].target == "best of n":
         assert (distance > 0.1).all()
     else:
         assert (
@@ -114,7 +114,7 @@ def test_impossible_responses_get_no_weight(name):
     weight = frequencies(sampled(name, model, TWO, num_samples=20_000, truth=truth), truth)
     impossible = truth.log_posterior.isneginf()
     assert impossible.any()
-    assert (weight[impossible] < (0.02 if name == "best-of-n" else 1e-12)).all()
+    assert (weight[impossible] < (0.02 if SAMPLERS[name].target == "best of n" else 1e-12)).all()
     assert (weight.sum(0) - 1).abs().max() < 1e-9
 
 
