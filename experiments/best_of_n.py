@@ -55,10 +55,10 @@ from inference import (
     Enumeration,
     Estimate,
     LeaveOneOut_ELBO,
-    PriorBank,
+    PriorSample,
     diagnose,
-    draw_from_prior,
     random_state,
+    sample_prior,
 )
 from inference.targets.order_statistics import (
     best_of_n_kl,
@@ -188,7 +188,7 @@ def on_grammar(args: BestOfN, folder: RunFolder) -> tuple[str, list[Finding]]:
     truth = Enumeration(
         AlignmentModel(prior, reward, 1.0), prompts
     )  # at beta 1 the evidence is the reward
-    bank = PriorBank.of_every(truth)
+    bank = PriorSample.of_enumeration(truth)
     best = {n: exact_best(bank, n) for n in args.sizes}
     guides: dict[str, list[Mapping[str, float]]] = {}
     for beta in args.betas:
@@ -272,9 +272,9 @@ def log_ratio(log_prior: Tensor, reward: Tensor, n: int) -> Tensor:
     return best_of_n_log_ratio(*level_cdf(reward, prob), n)
 
 
-def exact_best(bank: PriorBank, n: int) -> Best:
+def exact_best(bank: PriorSample, n: int) -> Best:
     """The law of the best of n, by order statistics, for one prompt; at beta 1, as in all of this, evidence is reward."""
-    prob, reward = bank.log_prior.softmax(0), bank.log_likelihood
+    prob, reward = bank.log_prior_weight.softmax(0), bank.log_likelihood
     cdf, cdf_left = level_cdf(reward, prob)
     kl = best_of_n_kl(prob, cdf, cdf_left, n).item()
     mean = (prob * best_of_n_log_ratio(cdf, cdf_left, n).exp() * reward).sum().item()
@@ -284,7 +284,7 @@ def exact_best(bank: PriorBank, n: int) -> Best:
 
 
 def exact_guide(
-    truth: Enumeration, bank: PriorBank, guide: FineTuned, wanted: Tensor
+    truth: Enumeration, bank: PriorSample, guide: FineTuned, wanted: Tensor
 ) -> Mapping[str, float]:
     """A guide's place, the posterior's reward at its KL, and KL(q || wanted)."""
     log_guide = truth.log_guide(guide)
@@ -295,7 +295,7 @@ def exact_guide(
     return {"kl": kl, "reward": mean, "frontier": reward_at(bank, kl), "gap": gap}
 
 
-def reward_at(bank: PriorBank, kl: float) -> float:
+def reward_at(bank: PriorSample, kl: float) -> float:
     """The most reward that any law has at this KL to the prior: that of the posterior which is as far, found by bisection.
 
     No posterior is further than -log P(r = max r); beyond that it is the largest reward.
@@ -370,9 +370,9 @@ def on_text(args: BestOfN, folder: RunFolder) -> tuple[str, list[Finding]]:
     )
     prompts, reward = prior.encode(["The film was"]), REWARDS["vader"](prior)
     model = AlignmentModel(prior, reward, args.text_beta)
-    draws = draw_from_prior(model, prompts, args.draws)
+    draws = sample_prior(model, prompts, args.draws, independent=True)
     rewards = args.text_beta * draws.log_likelihood.double()  # [M, 1]
-    bank = PriorBank.of_draws(draws.response, rewards)
+    bank = PriorSample.of_draws(draws.response, rewards)
     best = {n: measured_best(exact_best(bank, n), rewards[:, 0], n) for n in args.sizes}
     places = {}
     if args.text_steps:
@@ -385,7 +385,7 @@ def on_text(args: BestOfN, folder: RunFolder) -> tuple[str, list[Finding]]:
             guide = tuned(
                 FineTuned(model.prior), model, prompts, objective, args.text_steps, rate=1e-4
             )
-            found = diagnose(model, guide, prompts, num_samples=256, prior_draws=draws)
+            found = diagnose(model, guide, prompts, num_samples=256, prior_sample=draws)
             places[name] = Place(found.kl_guide_prior, found.log_likelihood.times(args.text_beta))
     figure = plane_figure(bank, best, places, "The embedded prior, measured (± 2 s.e.)")
     figures.save(figure, folder.path / "text.svg")
@@ -479,7 +479,7 @@ def _of_halves(first: Sequence[Tensor], second: Sequence[Tensor], n: int) -> Ten
 
 
 def plane_figure(
-    bank: PriorBank, best: Mapping[int, Best], places: Mapping[str, Place], title: str
+    bank: PriorSample, best: Mapping[int, Best], places: Mapping[str, Place], title: str
 ) -> Figure:
     """Reward against KL to the prior: the posteriors, the best of n as it is and by the formula, and guides."""
     figure, axes = figures.new_axes()

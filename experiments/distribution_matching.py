@@ -60,12 +60,12 @@ from inference import (
     Estimate,
     LeaveOneOut_ELBO,
     MomentMatch,
-    PriorDraws,
+    PriorSample,
     diagnose,
     distinct_n,
-    draw_from_prior,
     match_moments,
     random_state,
+    sample_prior,
 )
 from inference.diagnostics.self_bleu import self_bleu
 from model import (
@@ -224,7 +224,7 @@ def distributional(prior: LanguageModel, moments: MomentMatch) -> Task:
 
 def run(task: Task, prompts: Prompts, args: DistributionMatching) -> dict[str, Row]:
     """All methods, and prior and target to compare with."""
-    draws = draw_from_prior(
+    draws = sample_prior(
         task.target,
         prompts,
         args.draws,
@@ -268,13 +268,13 @@ def objective(name: str, num_particles: int) -> ELBO:
 
 
 def measure(
-    task: Task, guide: Guide, prompts: Prompts, draws: PriorDraws, exact_draws: Tensor, size: int
+    task: Task, guide: Guide, prompts: Prompts, draws: PriorSample, exact_draws: Tensor, size: int
 ) -> dict[str, Estimate]:
     """A guide's row, from PARTS times `size` of its responses, and from the draws for what is under p*.
 
     `nearer` is KL(p* || p0) - KL(p* || q) = E_p*[log q/p0], in which log Z and the entropy of p* cancel.
     """
-    found = diagnose(task.target, guide, prompts, num_samples=PARTS * size, prior_draws=draws)
+    found = diagnose(task.target, guide, prompts, num_samples=PARTS * size, prior_sample=draws)
     assert found.kl_posterior_guide is not None
     with torch.no_grad():
         distribution = guide.distribution(prompts)
@@ -294,10 +294,10 @@ def measure(
 
 
 def measure_target(
-    task: Task, prompts: Prompts, draws: PriorDraws, exact_draws: Tensor
+    task: Task, prompts: Prompts, draws: PriorSample, exact_draws: Tensor
 ) -> dict[str, Estimate]:
     """The row of p*, from exact draws of it."""
-    kl = draws.kl_posterior_prior()
+    kl = draws.kl(draws.log_likelihood)
     with torch.no_grad():
         log_prior = task.target.prior(prompts).log_prob(exact_draws)
     return {

@@ -179,7 +179,7 @@ def list_jobs(args: Zoo) -> list[Job]:
 def run(job: Job) -> Result:
     """One run of one algorithm; an algorithm that refuses says why in the note."""
     world = WORLDS[job.world]()
-    world.truth, world.prior_draws  # noqa: B018 - made before the clock starts
+    world.truth, world.prior_sample  # noqa: B018 - made before the clock starts
     budget = job.steps * world.particles
     began = time.process_time()
     try:
@@ -229,7 +229,7 @@ def measure_guide(world: World, guide: Guide) -> dict[str, float]:
     beta = world.model.beta
     if world.truth is None:
         found = diagnose(
-            world.model, guide, world.prompts, num_samples=1024, prior_draws=world.prior_draws
+            world.model, guide, world.prompts, num_samples=1024, prior_sample=world.prior_sample
         )
         forward = (
             {}
@@ -265,9 +265,9 @@ def measure_posterior(world: World, posterior: Posterior) -> dict[str, float]:
         "distinct_2": distinct(world, posterior.resample(512)),
     }
     if world.truth is None:
-        assert world.prior_draws is not None
+        assert world.prior_sample is not None
         if posterior.log_z is not None:
-            gap = world.prior_draws.log_z().value - posterior.log_z.mean().item()
+            gap = world.prior_sample.log_z().value - posterior.log_z.mean().item()
             accepted_or_not = bool(
                 ((posterior.log_weight == 0) | posterior.log_weight.isneginf()).all()
             )

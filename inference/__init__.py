@@ -30,8 +30,7 @@ from inference.objectives import (
     WakePhi,
     alpha_divergence,
 )
-from inference.prior_bank import PriorBank, draw_prior_bank
-from inference.prior_draws import PriorDraws, draw_from_prior
+from inference.prior_sample import PriorSample, sample_prior
 from inference.programs import (
     Joint,
     Program,
@@ -127,8 +126,7 @@ __all__ = [
     "NothingToTrainError",
     "Objective",
     "Posterior",
-    "PriorBank",
-    "PriorDraws",
+    "PriorSample",
     "Program",
     "Proximal_ELBO",
     "Ranks",
@@ -153,8 +151,6 @@ __all__ = [
     "cosine",
     "diagnose",
     "distinct_n",
-    "draw_from_prior",
-    "draw_prior_bank",
     "effective_sample_size",
     "entropy",
     "enumerate_posterior",
@@ -179,6 +175,7 @@ __all__ = [
     "random_state",
     "rejection_sampling",
     "response_distribution",
+    "sample_prior",
     "self_bleu",
     "sequential_monte_carlo",
     "simulation_based_calibration",

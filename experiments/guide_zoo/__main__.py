@@ -278,9 +278,9 @@ def costs(found: Sequence[Result]) -> dict[str, Figure]:
         )
     )
     world = film_reviews()
-    assert world.prior_draws is not None
+    assert world.prior_sample is not None
     return {
-        "frontier": guide_figures.frontier_figure(guides, world.prior_draws.bank, world.model.beta),
+        "frontier": guide_figures.frontier_figure(guides, world.prior_sample, world.model.beta),
         "costs": guide_figures.cost_figure(guides),
     }
 

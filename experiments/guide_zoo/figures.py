@@ -19,7 +19,7 @@ from experiments.shared.figures import (
     plot_frontier,
     smooth,
 )
-from inference import Estimate, PriorBank
+from inference import Estimate, PriorSample
 
 
 class Gap(NamedTuple):
@@ -123,7 +123,7 @@ def modes_figure(laws: Mapping[str, Tensor]) -> Figure:
     return figure
 
 
-def frontier_figure(guides: Mapping[str, Tuned], bank: PriorBank, beta: float) -> Figure:
+def frontier_figure(guides: Mapping[str, Tuned], bank: PriorSample, beta: float) -> Figure:
     """Reward against KL to the prior: every guide's way and where it ended, below the frontier of the posteriors."""
     figure, axes = new_axes(8.0, 5.0)
     furthest = plot_frontier(axes, bank, beta)

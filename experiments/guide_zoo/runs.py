@@ -88,7 +88,7 @@ class Result:
 def run(job: Job) -> Result:
     """One run."""
     world = WORLDS[job.world]()
-    world.truth, world.prior_draws  # noqa: B018 - made before the clock starts
+    world.truth, world.prior_sample  # noqa: B018 - made before the clock starts
     if job.seed is None:
         return optimum(job, world)
     try:
@@ -175,7 +175,7 @@ def measure(world: World, guide: Guide) -> tuple[dict[str, float], dict[str, flo
     if world.truth is not None:
         return exactly(world.truth, guide, world.model.beta), {}
     found = diagnose(
-        world.model, guide, world.prompts, num_samples=DRAWS, prior_draws=world.prior_draws
+        world.model, guide, world.prompts, num_samples=DRAWS, prior_sample=world.prior_sample
     )
     estimates = {
         "kl_guide_posterior": found.kl_guide_posterior,

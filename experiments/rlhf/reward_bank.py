@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference import PriorBank, draw_prior_bank
+from inference import PriorSample, sample_prior
 from model import AlignmentModel, LanguageModel
 from model.preferences import FIRST, Preference, simulate
 
@@ -42,7 +42,7 @@ class Bank:
 
     prompt: str
     texts: list[str]
-    weighed: PriorBank
+    weighed: PriorSample
     gold: Tensor
 
     @classmethod
@@ -57,19 +57,21 @@ class Bank:
         if num_draws is None:
             prior.space.check_enumerable()
         prompts, model = prior.encode([prompt]), AlignmentModel(prior, {}, beta=1.0)
-        found = draw_prior_bank(
+        found = sample_prior(
             model, prompts, prior.space.num_responses if num_draws is None else num_draws
         )
         texts = [row[0] for row in prior.decode(found.response, prompts)]
         weighed = replace(
-            found, log_prior=found.log_prior.cpu(), log_likelihood=found.log_likelihood.cpu()
+            found,
+            log_prior_weight=found.log_prior_weight.cpu(),
+            log_likelihood=found.log_likelihood.cpu(),
         )
         return cls(prompt, texts, weighed, gold(texts))
 
     @property
     def prob(self) -> Tensor:
         """`[M]`, sums to 1: p0 of every response, or 1/M for each of M draws."""
-        return self.weighed.log_prior[:, 0].softmax(0)
+        return self.weighed.log_prior_weight[:, 0].softmax(0)
 
     @property
     def prior_gold(self) -> float:

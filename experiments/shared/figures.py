@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from inference import Estimate, PriorBank
+from inference import Estimate, PriorSample
 
 PRIOR, GUIDE, POSTERIOR = "#7a7a7a", "#1f5fa8", "#c4451c"
 
@@ -87,7 +87,7 @@ def elbo_figure(
     return figure
 
 
-def plot_frontier(axes: Axes, bank: PriorBank, beta: float) -> float:
+def plot_frontier(axes: Axes, bank: PriorSample, beta: float) -> float:
     """The posteriors of all beta, and that of this beta, of which the bank has the evidence. Returns its KL(p* || p0)."""
     kl, log_likelihood = zip(*bank.frontier(np.logspace(-1.5, 1.2, 60)), strict=True)
     axes.plot(
@@ -106,7 +106,7 @@ def plot_frontier(axes: Axes, bank: PriorBank, beta: float) -> float:
 
 def reward_kl_figure(
     metrics: Sequence[dict[str, float]],
-    bank: PriorBank,
+    bank: PriorSample,
     beta: float,
     after: tuple[Estimate, Estimate],
 ) -> Figure:

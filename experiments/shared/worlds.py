@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from experiments.shared.priors import load_prior
 from experiments.shared.rewards import REWARDS
 from guides import FineTuned
-from inference import Enumeration, PriorDraws, draw_from_prior, random_state
+from inference import Enumeration, PriorSample, random_state, sample_prior
 from model import AlignmentModel, LanguageModel, Prompts, TokenReward
 
 END, WANTED = 0, (4, 6)
@@ -50,13 +50,13 @@ class World:
         return None if self.num_prior_draws else Enumeration(self.model, self.prompts)
 
     @cached_property
-    def prior_draws(self) -> PriorDraws | None:
+    def prior_sample(self) -> PriorSample | None:
         """The reference elsewhere: log Z from all draws of the prior, exact posterior samples from those accepted."""
         if not self.num_prior_draws:
             return None
         bound = self.model.log_likelihood_bound(self.prompts)
         with random_state.isolated(0):
-            return draw_from_prior(
+            return sample_prior(
                 self.model, self.prompts, self.num_prior_draws, log_likelihood_bound=bound
             )
 

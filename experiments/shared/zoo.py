@@ -151,6 +151,7 @@ def reference(world: World) -> str:
         reward = (log_p.exp() * world.truth.log_likelihood).sum(0).mean().item() * world.model.beta
         nats = entropy(log_p).mean().item()
         return f"log Z {world.truth.log_z.mean().item():.4f}; of the posterior, E[r] {reward:.4f}, entropy {nats:.4f}"
-    assert world.prior_draws is not None
-    estimate = world.prior_draws.posterior_log_likelihood().times(world.model.beta)
-    return f"log Z {world.prior_draws.log_z()}; of the posterior, E[r] {estimate}"
+    assert world.prior_sample is not None
+    sample = world.prior_sample
+    estimate = sample.mean(sample.log_likelihood, sample.log_likelihood).times(world.model.beta)
+    return f"log Z {world.prior_sample.log_z()}; of the posterior, E[r] {estimate}"

@@ -86,14 +86,14 @@ from inference import (
     Fit,
     FusedOptimizer,
     Metrics,
-    PriorDraws,
+    PriorSample,
     Program,
     cosine,
     diagnose,
-    draw_from_prior,
     fit,
     random_state,
     response_distribution,
+    sample_prior,
     soften,
 )
 from inference.svi.checkpoint.checkpoint import has_checkpoint
@@ -306,7 +306,7 @@ def tune(args: Steer, model: AlignmentModel, prompts: Prompts, folder: RunFolder
     with random_state.isolated(args.seed + 1):
         draws = draw_prior(args, model, target, prompts)
         measure = partial(
-            diagnose, target, guide, prompts, num_samples=args.samples, prior_draws=draws
+            diagnose, target, guide, prompts, num_samples=args.samples, prior_sample=draws
         )
         before = measure()
         judge = Judge(model) if args.constraint or args.moment else None
@@ -343,8 +343,8 @@ def tune(args: Steer, model: AlignmentModel, prompts: Prompts, folder: RunFolder
         beta=args.beta,
         before=before,
         after=after,
-        posterior_log_likelihood=draws.posterior_log_likelihood(),
-        kl_posterior_prior=draws.kl_posterior_prior(),
+        posterior_log_likelihood=draws.mean(draws.log_likelihood, draws.log_likelihood),
+        kl_posterior_prior=draws.kl(draws.log_likelihood),
         samples=samples,
         seconds=seconds,
         judged=judged,
@@ -355,13 +355,16 @@ def tune(args: Steer, model: AlignmentModel, prompts: Prompts, folder: RunFolder
     print(f"\nOpen {folder.report}; the guide is in {folder.guide}, which --proposal takes.")
 
 
-def draw_prior(args: Steer, model: AlignmentModel, target: Program, prompts: Prompts) -> PriorDraws:
+def draw_prior(
+    args: Steer, model: AlignmentModel, target: Program, prompts: Prompts
+) -> PriorSample:
     """Draws of the prior with their evidence; exit if that rules out all of them, after some prompt."""
     with blamed("--reward"):
-        draws = draw_from_prior(
+        draws = sample_prior(
             target,
             prompts,
             args.prior_draws,
+            independent=True,
             log_likelihood_bound=model.log_likelihood_bound(prompts),
         )
     if bool((hopeless := draws.log_likelihood.isneginf().all(0)).any()):
@@ -531,7 +534,7 @@ def to_resume(folder: RunFolder) -> str:
     )
 
 
-def draw_figures(report: Report, draws: PriorDraws, folder: RunFolder) -> list[Path]:
+def draw_figures(report: Report, draws: PriorSample, folder: RunFolder) -> list[Path]:
     """The run's figures, written into its folder; none if it has no metrics. Steps that scored nothing are left out."""
     metrics = [
         record
@@ -546,7 +549,7 @@ def draw_figures(report: Report, draws: PriorDraws, folder: RunFolder) -> list[P
     }
     if not report.judged:  # else part of the evidence is no reward
         ends_at = (after.kl_guide_prior, after.log_likelihood.times(report.beta))
-        drawn["reward_kl"] = figures.reward_kl_figure(metrics, draws.bank, report.beta, ends_at)
+        drawn["reward_kl"] = figures.reward_kl_figure(metrics, draws, report.beta, ends_at)
     return [figures.save(figure, folder.path / f"{name}.svg") for name, figure in drawn.items()]
 
 

@@ -12,7 +12,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from inference import Estimate, PriorDraws
+from inference import Estimate, PriorSample
 from model import AlignmentModel, HardConstraintSupport, Prompts, Tilt
 
 
@@ -61,15 +61,14 @@ class Judge:
             },
         )
 
-    def of_posterior(self, prompts: Prompts, draws: PriorDraws) -> Judged:
+    def of_posterior(self, prompts: Prompts, draws: PriorSample) -> Judged:
         """Of the posterior that draws of the prior stand for, by their weights. Consistent."""
         reward, forbidden = self.scores(prompts, draws.response)
-        bank = draws.bank
         return Judged(
-            bank.mean(bank.log_likelihood, reward),
-            bank.mean(bank.log_likelihood, forbidden.double()).value,
+            draws.mean(draws.log_likelihood, reward),
+            draws.mean(draws.log_likelihood, forbidden.double()).value,
             {
-                name: bank.mean(bank.log_likelihood, values)
+                name: draws.mean(draws.log_likelihood, values)
                 for name, values in self.phi(prompts, draws.response).items()
             },
         )

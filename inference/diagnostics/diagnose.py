@@ -21,7 +21,7 @@ from torch import Tensor
 
 from inference.estimate import Estimate, log_mean, log_mean_exp
 from inference.importance_weights import effective_sample_size, pareto_k
-from inference.prior_draws import PriorDraws, draw_from_prior
+from inference.prior_sample import PriorSample, sample_prior
 from inference.programs import Program, joint_at, log_guide_at, response_distribution
 from inference.response_site import SameResponses, check_arguments
 from model import Prompts, ResponseDistribution
@@ -74,7 +74,7 @@ def diagnose(
     num_samples: int = 512,
     num_prior_draws: int = 4096,
     log_likelihood_bound: float | Tensor | None = None,
-    prior_draws: PriorDraws | None = None,
+    prior_sample: PriorSample | None = None,
     chunk: int = 256,
 ) -> Diagnostics:
     """Measure a guide against the posterior of a model.
@@ -87,7 +87,7 @@ def diagnose(
         num_prior_draws: of the prior, for each prompt.
         log_likelihood_bound: the largest possible r/beta, one or `[N]`, nats, such as `AlignmentModel.log_likelihood_bound`; None
             if not known.
-        prior_draws: to use again those of an earlier call for the same model and prompts.
+        prior_sample: independent draws from the prior, of an earlier call with the same model and prompts.
         chunk: responses handled at a time, for each prompt.
 
     Raises:
@@ -104,13 +104,18 @@ def diagnose(
         "num_prior_draws", num_prior_draws, why="responses of the prior for each prompt"
     )
     chunk = whole_number("chunk", chunk, why="responses handled at a time")
-    if prior_draws is None:
-        prior_draws = draw_from_prior(
-            model, prompts, num_prior_draws, log_likelihood_bound=log_likelihood_bound, chunk=chunk
+    if prior_sample is None:
+        prior_sample = sample_prior(
+            model,
+            prompts,
+            num_prior_draws,
+            independent=True,
+            log_likelihood_bound=log_likelihood_bound,
+            chunk=chunk,
         )
-    elif instance("prior_draws", prior_draws, PriorDraws).response.shape[1] != len(prompts):
+    elif instance("prior_sample", prior_sample, PriorSample).response.shape[1] != len(prompts):
         raise ValueError(
-            f"prior_draws are of {prior_draws.response.shape[1]} prompts, expected draws for the {len(prompts)} prompts here"
+            f"prior_sample is of {prior_sample.response.shape[1]} prompts, expected the {len(prompts)} prompts of this call"
         )
     with SameResponses():
         distribution = response_distribution(guide, prompts, role="guide")
@@ -127,7 +132,7 @@ def diagnose(
     log_prior = torch.cat([joint.log_prior for joint in joints]).double()
     log_likelihood = torch.cat([joint.log_likelihood for joint in joints])
     log_weight = log_prior + log_likelihood - log_guide  # [M, N]
-    elbo, log_z = Estimate.of_mean(log_weight), prior_draws.log_z()
+    elbo, log_z = Estimate.of_mean(log_weight), prior_sample.log_z()
     return Diagnostics(
         elbo=elbo,
         log_likelihood=Estimate.of_mean(log_likelihood),
@@ -136,10 +141,10 @@ def diagnose(
         log_z_bound=log_mean_exp(log_weight),
         log_z=log_z,
         kl_guide_posterior=_kl_guide_posterior(elbo, log_z),
-        kl_posterior_guide=_kl_posterior_guide(model, guide, prompts, prior_draws, chunk),
+        kl_posterior_guide=_kl_posterior_guide(model, guide, prompts, prior_sample, chunk),
         acceptance=None
-        if prior_draws.accepted is None
-        else prior_draws.accepted.double().mean().item(),
+        if prior_sample.accepted is None
+        else prior_sample.accepted.double().mean().item(),
         effective_sample_size=effective_sample_size(log_weight).min().item(),
         pareto_k=pareto_k(log_weight).max().item(),
         distinct_2=distinct_n(response, _is_token(distribution, response), 2),
@@ -154,7 +159,7 @@ def _kl_guide_posterior(elbo: Estimate, log_z: Estimate) -> Estimate:
 
 
 def _kl_posterior_guide(
-    model: Program, guide: Program, prompts: Prompts, draws: PriorDraws, chunk: int
+    model: Program, guide: Program, prompts: Prompts, draws: PriorSample, chunk: int
 ) -> Estimate | None:
     """KL(p* || q) from the accepted draws and log Z from all of them; the error takes in that both are of the same draws."""
     if draws.accepted is None or not bool(draws.accepted.any(0).all()):

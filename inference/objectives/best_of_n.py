@@ -17,7 +17,7 @@ from torch import Tensor
 
 from inference.objectives.leave_one_out import BASELINE, leave_one_out
 from inference.objectives.response_objective import Losses, ResponseObjective
-from inference.prior_draws import draw_from_prior
+from inference.prior_sample import sample_prior
 from inference.programs import Program
 from inference.targets.order_statistics import best_of_n_log_ratio
 from model import Prompts
@@ -81,7 +81,7 @@ class BestOfN_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its o
         names = prompts.names()
         new = [i for i, name in enumerate(names) if name not in self._evidence]
         if new:
-            draws = draw_from_prior(model, prompts[new], self.num_prior_draws)
+            draws = sample_prior(model, prompts[new], self.num_prior_draws, independent=True)
             for i, column in zip(new, draws.log_likelihood.double().T, strict=True):
                 self._evidence[names[i]] = column.sort().values
 

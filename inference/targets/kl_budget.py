@@ -20,7 +20,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from inference.estimate import Estimate
-from inference.prior_bank import FEW, PriorBank, draw_prior_bank
+from inference.prior_sample import FEW, PriorSample, sample_prior
 from inference.samplers.posterior import check_support
 from model import AlignmentModel, Factor, LanguageModel, Prompts, Reward
 from model.common.checks import boolean, finite, instance
@@ -128,28 +128,26 @@ class _Path:
         reward: r, `[M, N]`; 0 where the response is impossible.
     """
 
-    bank: PriorBank
+    bank: PriorSample
     reward: Tensor
 
     @classmethod
     def of(cls, model: AlignmentModel, prompts: Prompts, num_draws: int) -> Self:
         """The path of a model, whatever its beta."""
-        base = draw_prior_bank(
-            AlignmentModel(model.prior, {}, 1.0, model.factors), prompts, num_draws
-        )
+        base = sample_prior(AlignmentModel(model.prior, {}, 1.0, model.factors), prompts, num_draws)
         reward = model.reward(prompts, base.response)
         log_factors = base.log_likelihood.masked_fill(reward.isneginf(), -torch.inf)
         check_support(log_factors, prompts.texts, "draw more, or loosen the constraint")
-        bank = PriorBank(base.response, base.log_prior, log_factors, base.exact)
+        bank = PriorSample(base.response, base.log_prior_weight, log_factors, base.exact)
         return cls(bank, reward.masked_fill(log_factors.isneginf(), 0.0))
 
     def at_prompt(self, n: int) -> Self:
         """The path of one prompt alone."""
         response, log_prior, log_factors = (
             column[:, [n]]
-            for column in (self.bank.response, self.bank.log_prior, self.bank.log_likelihood)
+            for column in (self.bank.response, self.bank.log_prior_weight, self.bank.log_likelihood)
         )
-        bank = PriorBank(response, log_prior, log_factors, self.bank.exact)
+        bank = PriorSample(response, log_prior, log_factors, self.bank.exact)
         return replace(self, bank=bank, reward=self.reward[:, [n]])
 
     def log_weight(self, beta: float | Tensor) -> Tensor:
@@ -167,13 +165,13 @@ class _Path:
     def spread(self) -> float:
         """Standard deviation of the reward over possible responses, averaged over prompts: the scale on which beta matters."""
         possible = self.bank.log_likelihood.isneginf()
-        base = self.bank.log_prior.masked_fill(possible, -torch.inf).softmax(0)
+        base = self.bank.log_prior_weight.masked_fill(possible, -torch.inf).softmax(0)
         mean = (base * self.reward).sum(0)
         return (base * (self.reward - mean).square()).sum(0).mean().sqrt().item()
 
     def limits(self) -> tuple[Tensor, Tensor]:
         """log weights, `[M, N]`, of the posteriors at beta = infinity, and at beta = 0: the best of the possible responses."""
-        possible = ~self.bank.log_likelihood.isneginf() & ~self.bank.log_prior.isneginf()
+        possible = ~self.bank.log_likelihood.isneginf() & ~self.bank.log_prior_weight.isneginf()
         best = self.reward.masked_fill(~possible, -torch.inf).amax(0)
         is_best = possible & (self.reward >= best - ROUNDING * best.abs())
         log_factors = self.bank.log_likelihood
@@ -201,7 +199,7 @@ def _root(
         high += STEP
     if not at(high) < target < at(low):
         bank = path.bank
-        where = "exactly" if bank.exact else f"on {len(bank.log_prior)} draws of the prior"
+        where = "exactly" if bank.exact else f"on {len(bank.log_prior_weight)} draws of the prior"
         if target <= least:
             fix = "Every posterior is beyond it: ask for more"
         elif target >= most:

@@ -24,8 +24,9 @@ from scipy.optimize import linprog, minimize
 from torch import Tensor
 
 from inference.estimate import Estimate
-from inference.prior_bank import FEW, PriorBank, draw_prior_bank
+from inference.prior_sample import FEW, PriorSample, sample_prior
 from inference.programs import Program, response_distribution
+from inference.samplers.posterior import check_support
 from model import Prompts, ResponseDistribution, Reward, Tilt
 from model.common.checks import finite, function, instance
 from model.likelihood import ImpossibleResponseError, LikelihoodError, check_made_for, check_values
@@ -164,12 +165,13 @@ def match_moments(
     prior = response_distribution(model, prompts, role="model")
     for name in names if isinstance(prior, ResponseDistribution) else ():
         check_made_for(f"feature {name!r}", features[name], prior.space)
-    bank = draw_prior_bank(model, prompts, num_draws)
+    bank = sample_prior(model, prompts, num_draws)
+    check_support(bank.log_likelihood, prompts.texts, "draw more, or loosen the constraint")
     shape = bank.response.shape[:-1]
     phi = torch.stack(
         [_checked(name, features[name](prompts, bank.response), shape) for name in names]
     )
-    log_base = (bank.log_prior + bank.log_likelihood).log_softmax(0).cpu()  # [M, N]
+    log_base = (bank.log_prior_weight + bank.log_likelihood).log_softmax(0).cpu()  # [M, N]
     phi, target = (
         phi.cpu(),
         torch.tensor([float(targets[name]) for name in names], dtype=torch.float64),
@@ -330,7 +332,7 @@ def _room(phi: Tensor, log_base: Tensor, target: Tensor) -> float:
     return -found.fun if found.status == 0 else -1.0
 
 
-def _kl(bank: PriorBank, log_weight: Tensor, attainable: bool) -> Estimate:
+def _kl(bank: PriorSample, log_weight: Tensor, attainable: bool) -> Estimate:
     """KL(p || base). Where the moments are those asked for, it is the largest value of lambda . target - log Z(lambda).
 
     So it moves with the draws as if the multipliers did not (envelope theorem): by M (base - p) at each of M.
@@ -339,6 +341,6 @@ def _kl(bank: PriorBank, log_weight: Tensor, attainable: bool) -> Estimate:
     if bank.exact or not attainable:
         return found
     base, prob = (
-        (bank.log_prior + weight).softmax(0) for weight in (bank.log_likelihood, log_weight)
+        (bank.log_prior_weight + weight).softmax(0) for weight in (bank.log_likelihood, log_weight)
     )
     return Estimate.of_influence(torch.full_like(base[0], found.value), len(base) * (base - prob))

@@ -21,7 +21,7 @@ from experiments.guide_zoo.family_optimum import family_optimum
 from experiments.shared.rewards import REWARDS
 from experiments.shared.run_folder import RunFolder
 from guides import Fixed, Tabular
-from inference import Enumeration, Estimate, PriorBank
+from inference import Enumeration, Estimate, PriorSample
 from inference.targets.order_statistics import best_of_n_kl_bound
 from model import AlignmentModel, LanguageModel
 
@@ -31,7 +31,7 @@ def law():
     """Four responses, two of them with the same reward."""
     prob = torch.tensor([[0.4], [0.3], [0.2], [0.1]], dtype=torch.float64)
     reward = torch.tensor([[0.0], [1.0], [1.0], [2.0]], dtype=torch.float64)
-    return PriorBank(torch.arange(4).view(4, 1, 1), prob.log(), reward, exact=True)
+    return PriorSample(torch.arange(4).view(4, 1, 1), prob.log(), reward, exact=True)
 
 
 def test_the_best_of_two_by_hand(law):
@@ -45,7 +45,7 @@ def test_the_best_of_two_by_hand(law):
     ratio = torch.stack([levels[0] / 0.4, levels[1] / 0.5, levels[1] / 0.5, levels[2] / 0.1]).log()[
         :, None
     ]
-    assert torch.allclose(log_ratio(law.log_prior, law.log_likelihood, 2), ratio, atol=1e-12)
+    assert torch.allclose(log_ratio(law.log_prior_weight, law.log_likelihood, 2), ratio, atol=1e-12)
 
 
 def test_the_frontier_is_the_posterior_as_far_away(law):
@@ -56,7 +56,7 @@ def test_the_frontier_is_the_posterior_as_far_away(law):
 def test_no_law_is_above_the_frontier(law):
     for law_of_four in torch.rand(200, 4, 1).double().log_softmax(1) * 3:
         log_prob = law_of_four.log_softmax(0)
-        kl = (log_prob.exp() * (log_prob - law.log_prior)).sum().item()
+        kl = (log_prob.exp() * (log_prob - law.log_prior_weight)).sum().item()
         assert (log_prob.exp() * law.log_likelihood).sum().item() <= reward_at(law, kl) + 1e-9
 
 
@@ -71,7 +71,7 @@ def test_groups_of_draws_agree_with_order_statistics(law, n):
     distances = []
     for _ in range(60):
         draws = law.log_likelihood[
-            torch.multinomial(law.log_prior.exp()[:, 0], 1024, replacement=True), 0
+            torch.multinomial(law.log_prior_weight.exp()[:, 0], 1024, replacement=True), 0
         ]
         found = measured_best(truth, draws, n)
         pairs = (

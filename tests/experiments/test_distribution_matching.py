@@ -29,9 +29,9 @@ from inference import (
     Estimate,
     FDivergence,
     LeaveOneOut_ELBO,
-    draw_from_prior,
     match_moments,
     random_state,
+    sample_prior,
 )
 from model import AlignmentModel
 
@@ -83,7 +83,7 @@ def test_nearer_is_how_much_of_the_forward_kl_is_gone(prior):
     task = pointwise(prior, DistributionMatching(word="not"))
     with random_state.isolated(0):
         guide = tuned(FineTuned(prior), task.rewarded, prompts, LeaveOneOut_ELBO(64), 20, rate=3e-3)
-        draws = draw_from_prior(
+        draws = sample_prior(
             task.target,
             prompts,
             2000,

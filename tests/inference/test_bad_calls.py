@@ -23,8 +23,7 @@ from inference import (
     LikelihoodTwist,
     LogVariance,
     Posterior,
-    PriorBank,
-    PriorDraws,
+    PriorSample,
     Proximal_ELBO,
     Ranks,
     ResponseKernel,
@@ -36,8 +35,6 @@ from inference import (
     calibrate,
     diagnose,
     distinct_n,
-    draw_from_prior,
-    draw_prior_bank,
     effective_sample_size,
     entropy,
     importance_sampling,
@@ -54,6 +51,7 @@ from inference import (
     random_state,
     rejection_sampling,
     response_distribution,
+    sample_prior,
     sequential_monte_carlo,
     soften,
     solve_beta,
@@ -105,7 +103,7 @@ REWARD = TextReward(vader_sentiment, PRIOR, upper_bound=1.0)
 MODEL = AlignmentModel(PRIOR, REWARD, 0.3)
 GUIDE = Tabular(PRIOR, BOTH)
 TRUTH = Enumeration(MODEL, BOTH)
-BANK = PriorBank.of_every(TRUTH)
+BANK = PriorSample.of_enumeration(TRUTH)
 RESPONSE = TRUTH.support[:8].contiguous()
 IS_TOKEN = PRIOR.space.is_token(RESPONSE)
 ZERO = torch.zeros(8, 2, dtype=torch.float64)
@@ -229,54 +227,46 @@ CALLS: dict[str, Call] = {
         {"num_samples": 2},
         {"num_samples": [*COUNT, None]},
     ),
-    "PriorBank": (
-        PriorBank,
-        {"response": RESPONSE, "log_prior": ZERO, "log_likelihood": ZERO, "exact": False},
+    "PriorSample": (
+        PriorSample,
+        {"response": RESPONSE, "log_prior_weight": ZERO, "log_likelihood": ZERO, "exact": False},
         {
             "response": TENSOR,
-            "log_prior": [*TENSOR, ZERO[:3]],
+            "log_prior_weight": [*TENSOR, ZERO[:3]],
             "log_likelihood": [*TENSOR, ZERO[:3]],
             "exact": FLAG,
+            "accepted": [3, "x", ZERO, ZERO[:3].bool()],
         },
     ),
-    "PriorBank.mean": (
+    "PriorSample.mean": (
         BANK.mean,
         {"log_weight": TRUTH.log_likelihood, "values": TRUTH.log_likelihood},
         {"log_weight": [*TENSOR, ZERO], "values": [*TENSOR, ZERO]},
     ),
-    "PriorBank.kl": (
+    "PriorSample.kl": (
         BANK.kl,
         {"log_weight": TRUTH.log_likelihood},
         {"log_weight": [*TENSOR, ZERO], "log_base_weight": [3, ZERO]},
     ),
-    "PriorBank.frontier": (
+    "PriorSample.frontier": (
         BANK.frontier,
         {"factors": [1.0]},
         {"factors": [3, None, [0], [-1.0], [NAN], ["1"], [True]]},
     ),
-    "PriorDraws": (
-        PriorDraws,
-        {"response": RESPONSE, "log_likelihood": ZERO, "accepted": None},
+    "PriorSample.of_draws": (
+        PriorSample.of_draws,
+        {"response": RESPONSE, "log_likelihood": ZERO},
         {"response": TENSOR, "log_likelihood": TENSOR, "accepted": [3, "x", ZERO, ZERO[:3].bool()]},
     ),
-    "draw_prior_bank": (
-        draw_prior_bank,
+    "sample_prior": (
+        sample_prior,
         {"model": MODEL, "prompts": BOTH, "num_draws": 20},
         {
             "model": PROGRAM,
             "prompts": PROMPTS,
             "num_draws": [*COUNT, None],
             "chunk": [*COUNT, None],
-        },
-    ),
-    "draw_from_prior": (
-        draw_from_prior,
-        {"model": MODEL, "prompts": BOTH, "num_draws": 20},
-        {
-            "model": PROGRAM,
-            "prompts": PROMPTS,
-            "num_draws": [*COUNT, None],
-            "chunk": [*COUNT, None],
+            "independent": FLAG,
             "log_likelihood_bound": LOG_BOUND["log_bound"],
         },
     ),
@@ -290,7 +280,7 @@ CALLS: dict[str, Call] = {
             "num_samples": [*COUNT, None],
             "num_prior_draws": [*COUNT, None],
             "chunk": [*COUNT, None],
-            "prior_draws": [3, "x", PriorDraws(RESPONSE[:, :1], ZERO[:, :1], None)],
+            "prior_sample": [3, "x", PriorSample.of_draws(RESPONSE[:, :1], ZERO[:, :1])],
         },
     ),
     "distinct_n": (

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from inference import PriorBank, diagnose, effective_sample_size, pareto_k
+from inference import PriorSample, diagnose, effective_sample_size, pareto_k
 
 
 def test_pareto_k_is_that_of_a_pareto_tail():
@@ -41,7 +41,7 @@ def test_of_several_prompts_the_worst_is_told(model, guide, prompts, monkeypatch
     log_weight[0, worst] = 2.0
     alone = effective_sample_size(log_weight)
     assert alone[1 - worst].item() == pytest.approx(50)
-    bank = PriorBank.of_draws(torch.zeros(50, 2, 2, dtype=torch.long), torch.zeros(50, 2))
+    bank = PriorSample.of_draws(torch.zeros(50, 2, 2, dtype=torch.long), torch.zeros(50, 2))
     assert bank.effective_sample_size(log_weight) == pytest.approx(alone[worst].item())
 
     sizes, shapes = torch.tensor([40.0, 40.0]), torch.tensor([0.1, 0.1])

@@ -18,8 +18,7 @@ from inference import (
     NotANumberError,
     NotNormalisedError,
     Posterior,
-    PriorBank,
-    PriorDraws,
+    PriorSample,
     annealed_smc,
     diagnose,
     effective_sample_size,
@@ -288,10 +287,10 @@ def test_a_posterior_means_only_what_is_a_number():
 def test_a_bank_weighs_numbers(odd):
     response, good = torch.zeros(3, 1, 2, dtype=torch.long), float64([[0.0], [-INF], [1.0]])
     bad = float64([[odd], [0.0], [0.0]])
-    bank = PriorBank.of_draws(response, good)
+    bank = PriorSample.of_draws(response, good)
     for make in (
-        lambda: PriorBank.of_draws(response, bad),
-        lambda: PriorDraws(response, bad, None),
+        lambda: PriorSample.of_draws(response, bad),
+        lambda: PriorSample(response, good, bad, exact=True),
         lambda: bank.kl(bad),
     ):
         with pytest.raises(NotANumberError, match=r"is (nan|inf)"):

@@ -25,10 +25,10 @@ from inference import (
     ResponseSiteError,
     ScaledSiteError,
     diagnose,
-    draw_from_prior,
     fit,
     log_z_bounds,
     match_moments,
+    sample_prior,
     sequential_monte_carlo,
 )
 from model import ResponseDistribution
@@ -229,7 +229,7 @@ def uses_of_model(model):
     return uses | {
         "enumeration": partial(Enumeration, model, TWO),
         "diagnostics": partial(diagnose, model, guide, TWO, num_samples=8, num_prior_draws=8),
-        "prior draws": partial(draw_from_prior, model, TWO, 8),
+        "prior draws": partial(sample_prior, model, TWO, 8, independent=True),
         "moments": partial(match_moments, model, TWO, {"f": feature}, {"f": 0.4}),
         "bounds": partial(log_z_bounds, model, TWO, truth.support[:2], num_samples=4),
     }

@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.steer.judge import Judge
-from inference import Enumeration, draw_from_prior, soften
+from inference import Enumeration, sample_prior, soften
 from model import AlignmentModel, Length, TextReward, Tilt, contains, vader_sentiment
 
 
@@ -23,7 +23,9 @@ def test_judged_is_the_reward_without_what_constraints_cost(prior, prompts, pena
 
     assert judge.features == {}
     of_prior = judge.of_draws(prompts, prior(prompts), 2000)
-    of_posterior = judge.of_posterior(prompts, draw_from_prior(target, prompts, 2000))
+    of_posterior = judge.of_posterior(
+        prompts, sample_prior(target, prompts, 2000, independent=True)
+    )
     for found, (wanted, share) in (
         (of_prior, exactly(truth.log_prior)),
         (of_posterior, exactly(truth.log_posterior)),
@@ -41,7 +43,7 @@ def test_a_tilt_is_no_reward_and_its_features_are_told(prior, prompts):
     model = AlignmentModel(prior, taste, 0.5, {"moments": moments})
     truth, judge = Enumeration(model, prompts), Judge(model)
     found = (
-        judge.of_posterior(prompts, draw_from_prior(model, prompts, 2000)),
+        judge.of_posterior(prompts, sample_prior(model, prompts, 2000, independent=True)),
         judge.of_draws(prompts, prior(prompts), 2000),
     )
     for judged, law in zip(found, (truth.log_posterior, truth.log_prior), strict=True):

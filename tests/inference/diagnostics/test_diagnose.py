@@ -11,12 +11,12 @@ from inference import (
     Diagnostics,
     Enumeration,
     LooseBoundError,
-    PriorDraws,
+    PriorSample,
     diagnose,
     distinct_n,
-    draw_from_prior,
     joint_at,
     log_guide_at,
+    sample_prior,
 )
 from model import (
     AlignmentModel,
@@ -73,11 +73,11 @@ def test_every_number_is_that_of_its_definition(model, guide, prompts, monkeypat
             drawn.append(response)
         return response
 
-    draws = draw_from_prior(
+    draws = sample_prior(
         model, prompts, 50, log_likelihood_bound=model.log_likelihood_bound(prompts)
     )
     monkeypatch.setattr(ResponseDistribution, "sample", kept)
-    found = diagnose(model, guide, prompts, num_samples=40, prior_draws=draws, chunk=16)
+    found = diagnose(model, guide, prompts, num_samples=40, prior_sample=draws, chunk=16)
     response = torch.cat(drawn)
     joint, log_guide = (
         joint_at(model, prompts, response),
@@ -151,7 +151,7 @@ def test_standard_errors_are_the_spread_over_repetitions(model, guide, prompts):
 
 
 def test_z_from_prior_draws_is_unbiased(model, prompts, truth):
-    draws = draw_from_prior(
+    draws = sample_prior(
         model, prompts, 20_000, log_likelihood_bound=model.log_likelihood_bound(prompts), chunk=5000
     )
     weight = draws.log_likelihood.exp()
@@ -161,7 +161,7 @@ def test_z_from_prior_draws_is_unbiased(model, prompts, truth):
 
 def test_accepted_draws_are_from_the_posterior(model, prompts, truth):
     """Chi-square of the accepted responses against p*, over the responses that are expected at least five times."""
-    draws = draw_from_prior(
+    draws = sample_prior(
         model, prompts, 20_000, log_likelihood_bound=model.log_likelihood_bound(prompts), chunk=5000
     )
     for n in range(len(prompts)):
@@ -175,22 +175,26 @@ def test_accepted_draws_are_from_the_posterior(model, prompts, truth):
 
 
 def test_posterior_from_prior_draws(model, prompts, truth):
-    draws = draw_from_prior(model, prompts, 20_000, chunk=5000)
+    draws = sample_prior(model, prompts, 20_000, independent=True, chunk=5000)
     posterior = truth.log_posterior.exp()
     assert within(draws.log_z(), truth.log_z)
-    assert within(draws.posterior_log_likelihood(), (posterior * truth.log_likelihood).sum(0))
     assert within(
-        draws.kl_posterior_prior(), (posterior * (truth.log_posterior - truth.log_prior)).sum(0)
+        draws.mean(draws.log_likelihood, draws.log_likelihood),
+        (posterior * truth.log_likelihood).sum(0),
+    )
+    assert within(
+        draws.kl(draws.log_likelihood), (posterior * (truth.log_posterior - truth.log_prior)).sum(0)
     )
 
 
 def test_bound_that_is_too_low_is_an_error(model, prompts):
     with pytest.raises(LooseBoundError, match=r"above the bound of 0\.1"):
-        draw_from_prior(model, prompts, 500, log_likelihood_bound=0.1)
+        sample_prior(model, prompts, 500, log_likelihood_bound=0.1)
 
 
 def test_without_a_bound_the_forward_divergence_is_unknown(small_prior, guide, prompts):
-    model = AlignmentModel(small_prior, TextReward(vader_sentiment, small_prior), beta=0.3)
+    unbounded = TextReward(lambda texts: vader_sentiment(texts), small_prior)
+    model = AlignmentModel(small_prior, unbounded, beta=0.3)
     measured = diagnose(
         model,
         guide,
@@ -232,8 +236,8 @@ def test_without_a_possible_draw_of_the_prior_the_reverse_divergence_is_infinite
     model, knowing = AlignmentModel(small_prior, reward, beta=1.0), Tabular(small_prior, prompts)
     with torch.no_grad():
         knowing.table[:, 0, 7] = 1e3
-    nothing = PriorDraws(torch.full((4, 2, 2), 5), torch.full((4, 2), -math.inf), None)
-    options = {"num_samples": 8, "prior_draws": nothing}
+    nothing = PriorSample.of_draws(torch.full((4, 2, 2), 5), torch.full((4, 2), -math.inf))
+    options = {"num_samples": 8, "prior_sample": nothing}
     assert diagnose(model, guide, prompts, **options).kl_guide_posterior.value == math.inf
     measured = diagnose(model, knowing, prompts, **options)
     assert math.isfinite(measured.elbo.value)

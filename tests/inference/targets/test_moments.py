@@ -9,11 +9,11 @@ from torch.testing import assert_close
 
 from inference import (
     Enumeration,
-    PriorBank,
+    PriorSample,
     UnattainableMomentsError,
-    draw_prior_bank,
     importance_sampling,
     match_moments,
+    sample_prior,
 )
 from inference.targets import moments as moment_matching
 from inference.targets.moments import _Dual
@@ -180,7 +180,7 @@ def test_errors_of_the_bank_are_the_spread_of_fresh_draws():
     log_p = log_p.log_softmax(0)
     b[0] = -torch.inf
     w[:2] = -torch.inf
-    listed = PriorBank(torch.zeros(12, 2, 1), log_p, w, exact=True)
+    listed = PriorSample(torch.zeros(12, 2, 1), log_p, w, exact=True)
     exact = [listed.mean(w, f), listed.kl(w), listed.kl(w, b)]
     runs = []
     for _ in range(600):
@@ -188,7 +188,7 @@ def test_errors_of_the_bank_are_the_spread_of_fresh_draws():
             [torch.multinomial(log_p[:, n].exp(), 500, replacement=True) for n in range(2)], 1
         )
         w_at, b_at, f_at = (values.gather(0, at) for values in (w, b, f))
-        drawn = PriorBank.of_draws(at[..., None], w_at)
+        drawn = PriorSample.of_draws(at[..., None], w_at)
         runs.append((drawn.mean(w_at, f_at), drawn.kl(w_at), drawn.kl(w_at, b_at)))
     for drawn, true in zip(zip(*runs, strict=True), exact, strict=True):
         values = torch.tensor([estimate.value for estimate in drawn])
@@ -276,11 +276,11 @@ def test_names_must_agree_and_features_be_finite(base, features, prompts):
 
 
 def test_bank_lists_what_is_few_and_draws_what_is_not(base, prompts):
-    listed, drawn = draw_prior_bank(base, prompts, 91), draw_prior_bank(base, prompts, 90)
+    listed, drawn = sample_prior(base, prompts, 91), sample_prior(base, prompts, 90)
     assert (listed.exact, drawn.exact) == (True, False)
     assert (len(listed.response), len(drawn.response)) == (91, 90)
     for bank in (listed, drawn):
-        assert_close(bank.log_prior.logsumexp(0).exp(), torch.ones(2, dtype=torch.float64))
+        assert_close(bank.log_prior_weight.logsumexp(0).exp(), torch.ones(2, dtype=torch.float64))
 
 
 def test_any_sampler_takes_the_fitted_evidence(base, features, small_prior, prompts):

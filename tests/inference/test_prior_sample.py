@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from inference import Enumeration, draw_from_prior, draw_prior_bank
+from inference import Enumeration, sample_prior
 from model import AlignmentModel, TextReward, vader_sentiment
 from model.prior.grammar import PROMPTS
 
@@ -20,7 +20,7 @@ def prompts(small_prior):
 
 def test_the_frontier_is_the_posterior_of_every_beta(small_prior, prompts, reward):
     """Against the enumeration of each model on its own."""
-    bank = draw_prior_bank(
+    bank = sample_prior(
         AlignmentModel(small_prior, reward, 0.5), prompts, small_prior.space.num_responses
     )
     assert bank.exact
@@ -37,8 +37,8 @@ def test_the_frontier_is_the_posterior_of_every_beta(small_prior, prompts, rewar
 
 def test_draws_tell_the_same_within_their_errors(small_prior, prompts, reward):
     model = AlignmentModel(small_prior, reward, 0.5)
-    every = draw_prior_bank(model, prompts, small_prior.space.num_responses)
-    draws = draw_from_prior(model, prompts, 4000).bank
+    every = sample_prior(model, prompts, small_prior.space.num_responses)
+    draws = sample_prior(model, prompts, 4000, independent=True)
     assert not draws.exact
     for factor in (0.3, 1.0, 2.0):
         exact, found = (

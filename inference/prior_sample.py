@@ -1,0 +1,224 @@
+"""A weighted sample of the prior: all responses if they can be enumerated, otherwise independent draws.
+
+    E_p[f] = sum_m W_m f(x_m),   W = softmax(log_prior_weight + log w),   p(x) proportional to p0(x) w(x)
+
+One sample serves every posterior of the same prior, such as those of many betas. Where a bound on the
+likelihood is known, rejection gives exact posterior samples:
+
+    x ~ p0,   accepted with probability exp(log_likelihood - bound);   P(accept) = Z exp(-bound)
+
+Rejected draws still count towards the estimate of Z.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from inference.enumeration import Enumeration
+from inference.estimate import Estimate, check_draws, check_numbers, expectation, log_mean_exp
+from inference.importance_weights import effective_sample_size
+from inference.programs import Program, log_likelihood_at, response_distribution
+from inference.response_site import check_arguments
+from inference.samplers.acceptance import accepted_at, check_bound, check_log_bound
+from inference.samplers.posterior import NoSupportError
+from inference.samplers.proposal import draw
+from model import Prompts, ResponseDistribution
+from model.common.checks import boolean, instance, positive, whole_number
+from model.common.thread_lock import one_thread
+
+FEW = 30
+"""Number of effective draws below which an estimate is unreliable."""
+
+
+@dataclass(frozen=True, eq=False)
+class PriorSample:
+    """M weighted responses of the prior to each of N prompts.
+
+    Example:
+        sample = sample_prior(model, prompts, num_draws=4096)
+        print(sample.log_z())
+        for factor in (0.5, 1.0, 2.0):  # the posteriors at 2 beta, beta, beta / 2
+            log_weight = factor * sample.log_likelihood
+            print(sample.kl(log_weight), sample.mean(log_weight, sample.log_likelihood))
+
+    Attributes:
+        response: `[M, N, T]`, token ids.
+        log_prior_weight: `[M, N]`, nats, float64: log p0 of all responses, or -log M of M draws. The weights sum to 1.
+        log_likelihood: `[M, N]`, log likelihood of the model, nats.
+        exact: True if all responses are enumerated.
+        accepted: `[M, N]`, True for the draws that are exact posterior samples; None if no bound is known.
+
+    Raises:
+        NotANumberError: if a log probability or a log likelihood is NaN or +inf.
+        ValueError: if the shapes differ.
+    """
+
+    response: Tensor
+    log_prior_weight: Tensor
+    log_likelihood: Tensor
+    exact: bool
+    accepted: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        instance("response", self.response, Tensor)
+        boolean("exact", self.exact)
+        for name in ("log_prior_weight", "log_likelihood"):
+            self._check(name, getattr(self, name))
+        if self.accepted is not None:
+            self._same_shape("accepted", self.accepted)
+            if self.accepted.dtype != torch.bool:
+                raise ValueError(f"accepted has type {self.accepted.dtype}, expected torch.bool")
+
+    @classmethod
+    def of_enumeration(cls, truth: Enumeration) -> Self:
+        """All responses, with their probabilities."""
+        return cls(truth.support, truth.log_prior, truth.log_likelihood, exact=True)
+
+    @classmethod
+    def of_draws(
+        cls, response: Tensor, log_likelihood: Tensor, accepted: Tensor | None = None
+    ) -> Self:
+        """Independent draws from the prior `[M, N, T]`, and their log likelihood `[M, N]`."""
+        instance("response", response, Tensor)
+        log_likelihood = check_draws("log_likelihood", log_likelihood)
+        log_weight = torch.full_like(log_likelihood, -math.log(len(response)))
+        return cls(response, log_weight, log_likelihood, False, accepted)
+
+    def log_z(self) -> Estimate:
+        """log Z, nats. exp of the estimate is unbiased for Z; the estimate itself is biased low (Jensen)."""
+        if self.exact:
+            return Estimate.exact((self.log_prior_weight + self.log_likelihood).logsumexp(0))
+        return log_mean_exp(self.log_likelihood)
+
+    def mean(self, log_weight: Tensor, values: Tensor) -> Estimate:
+        """E_p[f] for p proportional to p0 w, averaged over prompts. Consistent; exact on an enumeration.
+
+        Args:
+            log_weight: `[M, N]`, log w, nats; -inf allowed. `log_likelihood` gives the posterior.
+            values: `[M, N]`, f; any value where w is 0.
+
+        Raises:
+            NotANumberError: if a weight is NaN or +inf, or f is NaN where w is not 0.
+            NoSupportError: if all weights of a prompt are 0.
+        """
+        prob = self._log_prob("log_weight", log_weight).exp()
+        mean = expectation(prob, self._same_shape("values", values))
+        if self.exact:
+            return Estimate.exact(mean)
+        deviation = torch.where(prob == 0, 0.0, values - mean)
+        return Estimate.of_influence(mean, len(prob) * prob * deviation)
+
+    def kl(self, log_weight: Tensor, log_base_weight: Tensor | None = None) -> Estimate:
+        """KL(p || base), nats, averaged over prompts. Consistent; exact on an enumeration.
+
+        Args:
+            log_weight: `[M, N]`, log w of p proportional to p0 w, nats; -inf allowed.
+            log_base_weight: `[M, N]`, log w of the base, nats, above -inf wherever `log_weight` is. Default: the prior.
+
+        Raises:
+            NotANumberError: if a weight is NaN or +inf.
+            NoSupportError: if all weights of a prompt are 0.
+        """
+        if log_base_weight is None:
+            log_base_weight = torch.zeros_like(self.log_prior_weight)
+        log_base = self._log_prob("log_base_weight", log_base_weight)
+        log_prob = self._log_prob("log_weight", log_weight)
+        prob = log_prob.exp()
+        log_ratio = torch.where(prob == 0, 0.0, log_prob - log_base)
+        kl = expectation(prob, log_ratio)
+        if self.exact:
+            return Estimate.exact(kl)
+        influence = prob * (log_ratio - kl) - prob + log_base.exp()
+        return Estimate.of_influence(kl, len(prob) * influence)
+
+    def frontier(self, factors: Iterable[float]) -> list[tuple[float, float]]:
+        """KL(p || p0) and E_p[log likelihood], nats, averaged over prompts, of the posteriors at other betas.
+
+        No distribution has more reward at the same KL to the prior.
+
+        Args:
+            factors: positive factors of the log likelihood; the factor of beta / 2 is 2.
+        """
+        instance("factors", factors, Iterable)  # type: ignore[type-abstract]
+        points = []
+        for factor in factors:
+            log_weight = self.log_likelihood * positive("a factor", factor)
+            mean = self.mean(log_weight, self.log_likelihood)
+            points.append((self.kl(log_weight).value, mean.value))
+        return points
+
+    def effective_sample_size(self, log_weight: Tensor) -> float | None:
+        """Lowest effective sample size over prompts, for p proportional to p0 w; None on an enumeration."""
+        return None if self.exact else effective_sample_size(log_weight).min().item()
+
+    def _log_prob(self, name: str, log_weight: Tensor) -> Tensor:
+        """log p of the responses, `[M, N]`, for p proportional to p0 w."""
+        log_joint = self.log_prior_weight + self._check(name, log_weight)
+        if bool(log_joint.isneginf().all(0).any()):
+            raise NoSupportError(
+                f"{name} is -inf for all {len(log_joint)} responses to a prompt, expected a finite number for one of them"
+            )
+        return log_joint.log_softmax(0)
+
+    def _check(self, name: str, values: Tensor) -> Tensor:
+        return check_numbers(name, self._same_shape(name, values))
+
+    def _same_shape(self, name: str, values: Tensor) -> Tensor:
+        shape = self.response.shape[:-1]
+        if instance(name, values, Tensor).shape != shape:
+            raise ValueError(
+                f"{name} has shape {tuple(values.shape)}, expected {tuple(shape)}: one for each response"
+            )
+        return values
+
+
+@torch.no_grad()
+@one_thread
+def sample_prior(
+    model: Program,
+    prompts: Prompts,
+    num_draws: int,
+    *,
+    independent: bool = False,
+    log_likelihood_bound: float | Tensor | None = None,
+    chunk: int = 256,
+) -> PriorSample:
+    """Enumerate the responses if there are at most `num_draws`; otherwise draw from the prior.
+
+    Args:
+        model: a Pyro program; its `response` site is the prior.
+        prompts: N prompts.
+        num_draws: M, the largest number of responses to each prompt.
+        independent: True to draw even if the responses can be enumerated.
+        log_likelihood_bound: largest possible log likelihood, nats, a number or `[N]`. Independent responses
+            are drawn, and accepted or rejected.
+        chunk: number of draws at a time, for each prompt.
+
+    Raises:
+        LooseBoundError: if the log likelihood of a draw exceeds the bound.
+    """
+    check_arguments(model, prompts, "model")
+    num_draws = whole_number("num_draws", num_draws)
+    boolean("independent", independent)
+    if log_likelihood_bound is not None:
+        log_likelihood_bound = check_log_bound(log_likelihood_bound, len(prompts))
+    elif not independent and _can_enumerate(model, prompts, num_draws):
+        return PriorSample.of_enumeration(Enumeration(model, prompts))
+    responses = list(draw(model, prompts, num_draws, chunk=chunk, name="num_draws", role="model"))
+    log_likelihood = torch.cat([log_likelihood_at(model, prompts, part) for part in responses])
+    accepted = None
+    if log_likelihood_bound is not None:
+        check_bound(log_likelihood, log_likelihood_bound, prompts.texts)
+        accepted = accepted_at(log_likelihood, log_likelihood_bound)
+    return PriorSample.of_draws(torch.cat(responses), log_likelihood, accepted)
+
+
+def _can_enumerate(model: Program, prompts: Prompts, num_draws: int) -> bool:
+    prior = response_distribution(model, prompts, role="model")
+    return isinstance(prior, ResponseDistribution) and prior.space.num_responses <= num_draws
