@@ -56,17 +56,10 @@ from experiments.shared.run_folder import RunFolder
 from experiments.shared.tuning import tuned
 from experiments.shared.zoo import cell, mean_and_error, text_table
 from guides import FineTuned
-from inference import (
-    Enumeration,
-    LeaveOneOut_ELBO,
-    Metrics,
-    distinct_n,
-    entropy,
-    expectation,
-    joint_at,
-    log_guide_at,
-    random_state,
-)
+from inference import Enumeration, LeaveOneOut_ELBO, entropy, joint_at, log_guide_at, random_state
+from inference.diagnostics.diagnose import distinct_n
+from inference.estimate import expectation
+from inference.svi.step import Metrics
 from model import AlignmentModel, LanguageModel, Pattern, Prompts, TextReward, grammar_prior
 
 CLAIM = (

@@ -59,15 +59,15 @@ from inference import (
     OBJECTIVES,
     Estimate,
     LeaveOneOut_ELBO,
-    MomentMatch,
     PriorSample,
     diagnose,
-    distinct_n,
     match_moments,
     random_state,
     sample_prior,
 )
+from inference.diagnostics.diagnose import distinct_n
 from inference.diagnostics.self_bleu import self_bleu
+from inference.targets.moments import MomentMatch
 from model import (
     AlignmentModel,
     Constraint,

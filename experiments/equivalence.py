@@ -34,7 +34,8 @@ from experiments.shared.priors import load_prior, set_threads
 from experiments.shared.rewards import REWARDS
 from experiments.shared.worlds import moved_guide
 from guides import FineTuned
-from inference import Enumeration, log_guide_at, parameter_scope, random_state
+from inference import Enumeration, log_guide_at, random_state
+from inference.programs import parameter_scope
 from model import AlignmentModel, LanguageModel, Prompts, grammar_prior
 
 

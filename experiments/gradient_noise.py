@@ -27,14 +27,9 @@ from experiments.shared.command_line import run_script
 from experiments.shared.priors import load_prior, set_threads
 from experiments.shared.worlds import moved_guide
 from guides import FineTuned
-from inference import (
-    AnalyticKL_ELBO,
-    LeaveOneOut_ELBO,
-    Program,
-    RewardToGo_ELBO,
-    parameter_scope,
-    random_state,
-)
+from inference import LeaveOneOut_ELBO, Program, RewardToGo_ELBO, random_state
+from inference.objectives import AnalyticKL_ELBO
+from inference.programs import parameter_scope
 from model import AlignmentModel, LanguageModel, Prompts, Reward
 
 OBJECTIVES: dict[str, Callable[[int], ELBO]] = {

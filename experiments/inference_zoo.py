@@ -53,10 +53,8 @@ from inference import (
     SAMPLERS,
     FusedOptimizer,
     Posterior,
-    Proximal_ELBO,
     cosine,
     diagnose,
-    distinct_n,
     entropy,
     fit,
     importance_sampling,
@@ -64,6 +62,8 @@ from inference import (
     random_state,
     response_distribution,
 )
+from inference.diagnostics.diagnose import distinct_n
+from inference.objectives import Proximal_ELBO
 
 TUNED = (
     "importance",

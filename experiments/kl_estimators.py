@@ -24,7 +24,8 @@ from experiments.shared.arguments import Arguments, Seed, count, number
 from experiments.shared.command_line import run_script
 from experiments.shared.worlds import moved_guide
 from guides import FineTuned
-from inference import k1, k2, k3, random_state
+from inference import random_state
+from inference.diagnostics.kl_estimators import k1, k2, k3
 from model import Prompts, ResponseDistribution, grammar_prior
 from model.prior.grammar import PROMPTS
 

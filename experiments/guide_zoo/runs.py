@@ -19,13 +19,13 @@ from inference import (
     Enumeration,
     Estimate,
     FusedOptimizer,
-    Metrics,
     cosine,
     diagnose,
     entropy,
     fit,
     random_state,
 )
+from inference.svi.step import Metrics
 
 WorldName = Literal["eight-tokens", "two-modes", "film-reviews"]
 WORLDS: dict[WorldName, Callable[[], World]] = {

@@ -12,7 +12,9 @@ import torch
 import model
 from experiments.shared.inputs import checkpoint_files, one_file
 from guides import GUIDES, Family, Guide
-from inference import OBJECTIVES, SAMPLERS, Objective, Sampler
+from inference import OBJECTIVES, SAMPLERS
+from inference.objectives import Objective
+from inference.samplers import Sampler
 from model import LanguageModel
 
 T = TypeVar("T")

@@ -9,7 +9,8 @@ from pyro.infer import ELBO
 
 from experiments.shared.early_stops import gather
 from guides import Guide
-from inference import FusedOptimizer, Metrics, cosine, fit
+from inference import FusedOptimizer, cosine, fit
+from inference.svi.step import Metrics
 from model import AlignmentModel, Prompts
 
 G = TypeVar("G", bound=Guide)

@@ -85,7 +85,6 @@ from inference import (
     SAMPLERS,
     Fit,
     FusedOptimizer,
-    Metrics,
     PriorSample,
     Program,
     cosine,
@@ -94,9 +93,10 @@ from inference import (
     random_state,
     response_distribution,
     sample_prior,
-    soften,
 )
+from inference.svi.anneal import soften
 from inference.svi.checkpoint.checkpoint import has_checkpoint
+from inference.svi.step import Metrics
 from model import AlignmentModel, LanguageModel, Prompts
 from model.common.texts import read_lines
 

@@ -21,7 +21,8 @@ from experiments.collapse import (
 from experiments.shared.reward_only import RewardOnly
 from experiments.shared.rewards import REWARDS
 from experiments.shared.worlds import moved_guide
-from inference import Enumeration, entropy, log_guide_at, parameter_scope
+from inference import Enumeration, entropy, log_guide_at
+from inference.programs import parameter_scope
 from model import AlignmentModel, LanguageModel, Pattern, TextReward
 
 

@@ -22,7 +22,8 @@ from experiments.inference_zoo import (
 )
 from experiments.shared.worlds import WORLDS, eight_tokens
 from guides import FineTuned
-from inference import OBJECTIVES, SAMPLERS, enumerate_posterior, importance_sampling
+from inference import OBJECTIVES, SAMPLERS, importance_sampling
+from inference.samplers import enumerate_posterior
 
 
 @pytest.fixture

@@ -8,15 +8,8 @@ import torch
 from torch import nn
 
 from guides import FineTuned, Twisted
-from inference import (
-    SAMPLERS,
-    ContrastiveTwist,
-    Enumeration,
-    FusedOptimizer,
-    cosine,
-    fit,
-    sequential_monte_carlo,
-)
+from inference import SAMPLERS, Enumeration, FusedOptimizer, cosine, fit, sequential_monte_carlo
+from inference.objectives import ContrastiveTwist
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 from tests.model.tiny import PROMPTS, tiny
 

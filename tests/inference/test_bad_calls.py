@@ -20,51 +20,49 @@ from inference import (
     Estimate,
     FDivergence,
     LeaveOneOut_ELBO,
-    LikelihoodTwist,
     LogVariance,
     Posterior,
     PriorSample,
-    Proximal_ELBO,
-    Ranks,
-    ResponseKernel,
     RewardToGo_ELBO,
-    alpha_divergence,
     anneal,
-    annealed_smc,
-    best_of_n,
-    calibrate,
     diagnose,
-    distinct_n,
-    effective_sample_size,
     entropy,
     importance_sampling,
     joint_at,
     log_guide_at,
     log_likelihood_at,
-    log_z_bounds,
     match_moments,
     metropolis_hastings,
-    pareto_k,
-    predict,
-    quasi_rejection,
-    quasi_rejection_sampling,
     random_state,
     rejection_sampling,
     response_distribution,
     sample_prior,
     sequential_monte_carlo,
-    soften,
     solve_beta,
 )
+from inference.diagnostics.diagnose import distinct_n
 from inference.diagnostics.self_bleu import self_bleu
-from inference.diagnostics.simulation_based_calibration import simulation_based_calibration
+from inference.diagnostics.simulation_based_calibration import Ranks, simulation_based_calibration
+from inference.importance_weights import effective_sample_size, pareto_k
+from inference.objectives import Proximal_ELBO, alpha_divergence
 from inference.objectives.best_of_n import BestOfN_ELBO
 from inference.objectives.log_z_average import LogZAverage
 from inference.objectives.pyro_objectives import renyi
 from inference.objectives.replay_buffer import ReplayBuffer
 from inference.reward_posterior import autoguide, nuts, tie_strength
+from inference.reward_posterior.calibration import calibrate, predict
+from inference.samplers import (
+    LikelihoodTwist,
+    ResponseKernel,
+    annealed_smc,
+    best_of_n,
+    log_z_bounds,
+    quasi_rejection,
+    quasi_rejection_sampling,
+)
 from inference.samplers.metropolis_hastings import mixing
 from inference.samplers.suffix_move import suffix_move
+from inference.svi.anneal import soften
 from inference.targets.order_statistics import (
     best_of_n_kl,
     best_of_n_log_ratio,

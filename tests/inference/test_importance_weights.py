@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from inference import PriorSample, diagnose, effective_sample_size, pareto_k
+from inference import PriorSample, diagnose
+from inference.importance_weights import effective_sample_size, pareto_k
 
 
 def test_pareto_k_is_that_of_a_pareto_tail():

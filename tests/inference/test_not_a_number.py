@@ -14,29 +14,23 @@ from inference import (
     DIVERGENCES,
     Enumeration,
     Estimate,
-    NoSupportError,
-    NotANumberError,
-    NotNormalisedError,
     Posterior,
     PriorSample,
-    annealed_smc,
     diagnose,
-    effective_sample_size,
     entropy,
-    expectation,
     importance_sampling,
     joint_at,
     log_guide_at,
-    log_z_bounds,
     metropolis_hastings,
-    pareto_k,
-    quasi_rejection,
     rejection_sampling,
     sequential_monte_carlo,
 )
 from inference.diagnostics.simulation_based_calibration import simulation_based_calibration
-from inference.estimate import log_mean_exp
+from inference.estimate import NotANumberError, expectation, log_mean_exp
+from inference.importance_weights import effective_sample_size, pareto_k
+from inference.normalisation import NotNormalisedError
 from inference.objectives.log_z_average import LogZAverage
+from inference.samplers import NoSupportError, annealed_smc, log_z_bounds, quasi_rejection
 from inference.samplers.resampling import RESAMPLING
 from inference.samplers.suffix_move import suffix_move
 from inference.targets.order_statistics import best_of_n_kl, best_of_n_win_rate

@@ -38,7 +38,8 @@ from pyro.infer.inspect import get_dependencies
 from torch.testing import assert_close
 
 from guides import Tabular
-from inference import Enumeration, ResponseKernel
+from inference import Enumeration
+from inference.samplers import ResponseKernel
 from model import AlignmentModel, ResponseIndex, TextReward
 from tests.model.tiny import tiny
 

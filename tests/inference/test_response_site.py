@@ -20,17 +20,15 @@ from inference import (
     Enumeration,
     FusedOptimizer,
     LeaveOneOut_ELBO,
-    LikelihoodTwist,
     ResponseObjective,
-    ResponseSiteError,
-    ScaledSiteError,
     diagnose,
     fit,
-    log_z_bounds,
     match_moments,
     sample_prior,
     sequential_monte_carlo,
 )
+from inference.response_site import ResponseSiteError, ScaledSiteError
+from inference.samplers import LikelihoodTwist, log_z_bounds
 from model import ResponseDistribution
 from tests.inference.objectives.table import BETA, SPACE, TWO, Table, Target, gradient, reward
 

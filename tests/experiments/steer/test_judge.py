@@ -3,7 +3,8 @@
 import pytest
 
 from experiments.steer.judge import Judge
-from inference import Enumeration, sample_prior, soften
+from inference import Enumeration, sample_prior
+from inference.svi.anneal import soften
 from model import AlignmentModel, Length, TextReward, Tilt, contains, vader_sentiment
 
 

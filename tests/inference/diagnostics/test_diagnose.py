@@ -10,14 +10,14 @@ from guides import Fixed, Tabular
 from inference import (
     Diagnostics,
     Enumeration,
-    LooseBoundError,
     PriorSample,
     diagnose,
-    distinct_n,
     joint_at,
     log_guide_at,
     sample_prior,
 )
+from inference.diagnostics.diagnose import distinct_n
+from inference.samplers.acceptance import LooseBoundError
 from model import (
     AlignmentModel,
     ResponseDistribution,

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from guides import Guide
-from inference import Enumeration, parameter_scope
+from inference import Enumeration
+from inference.programs import parameter_scope
 from model import Prompts, ResponseDistribution, ResponseSpace
 from model.likelihood import check_values
 

@@ -11,14 +11,9 @@ from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, config_enumerate
 
 from guides import FineTuned
-from inference import (
-    Enumeration,
-    LeaveOneOut_ELBO,
-    ResponseSiteError,
-    joint_at,
-    log_guide_at,
-    parameter_scope,
-)
+from inference import Enumeration, LeaveOneOut_ELBO, joint_at, log_guide_at
+from inference.programs import parameter_scope
+from inference.response_site import ResponseSiteError
 from model import AlignmentModel, grammar_prior
 from tests.inference.objectives.table import ONE, Drawn, Table, Target, _Drawn, gradient, reward
 

@@ -13,7 +13,6 @@ from inference import (
     DIVERGENCES,
     OBJECTIVES,
     BestOfN_ELBO,
-    CheckpointError,
     Enumeration,
     FDivergence,
     FusedOptimizer,
@@ -23,6 +22,7 @@ from inference import (
     log_guide_at,
 )
 from inference.objectives import Proximal_ELBO
+from inference.svi.checkpoint.checkpoint import CheckpointError
 from model import ImpossibleResponseError
 from tests.inference.objectives.table import (
     ONE,

@@ -11,14 +11,14 @@ from pyro.infer import TraceGraph_ELBO
 
 from inference import (
     OBJECTIVES,
-    AnalyticKL_ELBO,
     Enumeration,
     LeaveOneOut_ELBO,
     RewardToGo_ELBO,
     joint_at,
     log_guide_at,
-    parameter_scope,
 )
+from inference.objectives import AnalyticKL_ELBO
+from inference.programs import parameter_scope
 from model import AlignmentModel, TextReward
 from tests.inference.objectives.table import BETA, ONE, Table, Target, gradient, posterior_guide
 

@@ -6,7 +6,8 @@ import pyro
 import pytest
 import torch
 
-from inference import SAMPLERS, Enumeration, NoSupportError
+from inference import SAMPLERS, Enumeration
+from inference.samplers import NoSupportError
 from tests.inference.objectives.table import ONE, TWO, Table, Target
 
 TARGETS = {

@@ -7,7 +7,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from inference import Enumeration, LooseBoundError
+from inference import Enumeration
+from inference.samplers.acceptance import LooseBoundError
 from inference.samplers.importance import importance_sampling
 from inference.samplers.posterior import NoSupportError
 from inference.samplers.quasi_rejection import quasi_rejection, quasi_rejection_sampling

@@ -6,7 +6,8 @@ import torch
 from torch.testing import assert_close
 
 from guides import Tabular
-from inference import Enumeration, FusedOptimizer, anneal, cosine, importance_sampling, soften
+from inference import Enumeration, FusedOptimizer, anneal, cosine, importance_sampling
+from inference.svi.anneal import soften
 from model import (
     AlignmentModel,
     ImpossibleResponseError,

@@ -18,16 +18,8 @@ import torch
 from pyro.infer import Trace_ELBO
 
 from guides import FineTuned, NGram
-from inference import (
-    OBJECTIVES,
-    CheckpointError,
-    FitState,
-    FusedOptimizer,
-    LeaveOneOut_ELBO,
-    cosine,
-    fit,
-    has_checkpoint,
-)
+from inference import OBJECTIVES, FusedOptimizer, LeaveOneOut_ELBO, cosine, fit
+from inference.svi.checkpoint.checkpoint import CheckpointError, FitState, has_checkpoint
 from model import AlignmentModel
 
 

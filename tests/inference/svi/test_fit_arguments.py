@@ -13,15 +13,15 @@ from guides import FineTuned, Tabular
 from guides.guide import GuideRegistrationError
 from inference import (
     OBJECTIVES,
-    CheckpointError,
     FusedOptimizer,
     LeaveOneOut_ELBO,
-    NothingToTrainError,
     cosine,
     diagnose,
     fit,
     random_state,
 )
+from inference.svi.checkpoint.checkpoint import CheckpointError
+from inference.svi.fit_checks import NothingToTrainError
 from model import LanguageModel
 
 

@@ -6,20 +6,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import Trace_ELBO
 
 from guides import FineTuned, LoRA, Tabular
-from inference import (
-    OBJECTIVES,
-    CheckpointError,
-    FitState,
-    FusedOptimizer,
-    LeaveOneOut_ELBO,
-    NonFiniteStartError,
-    Trace_ELBO,
-    cosine,
-    fit,
-    has_checkpoint,
-)
+from inference import OBJECTIVES, FusedOptimizer, LeaveOneOut_ELBO, cosine, fit
+from inference.svi.checkpoint.checkpoint import CheckpointError, FitState, has_checkpoint
+from inference.svi.optimizer.checked import NonFiniteStartError
 from model import AlignmentModel
 
 LARGEST = torch.finfo(torch.float32).max

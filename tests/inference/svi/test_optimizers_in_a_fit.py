@@ -10,7 +10,8 @@ from pyro.infer import SVI
 from pyro.optim.clipped_adam import ClippedAdam
 
 from guides import FineTuned, Tabular
-from inference import FusedOptimizer, LeaveOneOut_ELBO, constant, fit
+from inference import FusedOptimizer, LeaveOneOut_ELBO, fit
+from inference.svi.optimizer.fused import constant
 
 
 def quiet(model, guide, prompts, num_steps=6, **options):

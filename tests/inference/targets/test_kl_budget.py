@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from inference import BudgetError, Enumeration, solve_beta
+from inference import Enumeration, solve_beta
+from inference.targets.kl_budget import BudgetError
 from model import (
     AlignmentModel,
     Pattern,

@@ -7,16 +7,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from inference import (
-    Enumeration,
-    PriorSample,
-    UnattainableMomentsError,
-    importance_sampling,
-    match_moments,
-    sample_prior,
-)
+from inference import Enumeration, PriorSample, importance_sampling, match_moments, sample_prior
 from inference.targets import moments as moment_matching
-from inference.targets.moments import _Dual
+from inference.targets.moments import UnattainableMomentsError, _Dual
 from model import AlignmentModel, Constraint, LikelihoodError, Pattern, TextReward, contains
 from model.prior.grammar import PROMPTS
 from tests.inference.objectives.table import ONE, SPACE, TWO, Table, Target

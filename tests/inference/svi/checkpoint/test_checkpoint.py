@@ -27,17 +27,9 @@ from safetensors.torch import load_file, save_file
 
 import inference.svi.checkpoint.checkpoint
 from guides import FineTuned, LoRA, MeanField, Twisted
-from inference import (
-    CheckpointError,
-    FDivergence,
-    FusedOptimizer,
-    LeaveOneOut_ELBO,
-    LogVariance,
-    cosine,
-    fit,
-    soften,
-)
-from inference.svi.checkpoint.checkpoint import has_checkpoint
+from inference import FDivergence, FusedOptimizer, LeaveOneOut_ELBO, LogVariance, cosine, fit
+from inference.svi.anneal import soften
+from inference.svi.checkpoint.checkpoint import CheckpointError, has_checkpoint
 from inference.svi.checkpoint.fingerprint import Fingerprint
 from inference.svi.checkpoint.folder_lock import FolderInUseError, locked
 from model import (

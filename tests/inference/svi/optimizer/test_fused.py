@@ -6,7 +6,9 @@ import pyro
 import pytest
 import torch
 
-from inference import FusedOptimizer, NonFiniteGradientError, constant, cosine
+from inference import FusedOptimizer, cosine
+from inference.svi.optimizer.checked import NonFiniteGradientError
+from inference.svi.optimizer.fused import constant
 
 
 def two_parameters():
