@@ -2,8 +2,7 @@
 
 from model.alignment import AlignmentModel
 from model.common.digests import DamagedFileError
-from model.factors.constraints import Constraint, contains, matches
-from model.factors.tilt import Tilt
+from model.factors import Constraint, MarginalLikelihood, Tilt, contains, matches
 from model.likelihood import (
     Bounded,
     Factor,
@@ -19,7 +18,6 @@ from model.preferences import (
     AGGREGATIONS,
     BradleyTerry,
     Comparisons,
-    MarginalLikelihood,
     OtherRewardError,
     Preference,
     PreferenceError,
@@ -42,9 +40,9 @@ from model.rewards import (
     TextLikelihood,
     TextReward,
     TokenReward,
+    WeightedSum,
     vader_sentiment,
 )
-from model.rewards.weighted_sum import WeightedSum
 
 __all__ = [
     "AGGREGATIONS",

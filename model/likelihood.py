@@ -1,15 +1,16 @@
 """Rewards and factors, the two parts of the likelihood exp(r(x)/beta) prod_j f_j(x).
 
-A reward and a factor are callables of prompts and responses, `(prompts, response) -> [..., N]`. A reward returns r(x) in units
-of reward; the model divides r(x) by beta. A factor returns log f_j(x) in nats; the model leaves log f_j(x) as it is. A value of
--inf rules the response out. `model.rewards` and `model.factors` hold rewards and factors to choose from.
+A reward and a factor are callables of prompts and responses, `(prompts, response) -> [..., N]`.
+A reward returns r(x) in units of reward; the model divides r(x) by beta. A factor returns
+log f_j(x) in nats, and is not divided. A value of -inf rules the response out.
+`model.rewards` and `model.factors` hold rewards and factors to choose from.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from pyro.poutine.messenger import Messenger
@@ -22,25 +23,25 @@ from model.prior.response_space import OtherLanguageModelError, ResponseSpace
 
 
 class Reward(Protocol):
-    """Any callable with this signature is a reward."""
+    """A reward r: any callable with this signature."""
 
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
-        """Reward r of each response: `[..., N]` for responses `[..., N, T]`."""
+        """Reward of each response, `[..., N]` for responses `[..., N, T]`."""
 
 
 class Factor(Protocol):
-    """Any callable with this signature is a factor."""
+    """A factor f of the likelihood: any callable with this signature."""
 
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
-        """log f of each response, nats: `[..., N]` for responses `[..., N, T]`."""
+        """log f of each response, nats, `[..., N]` for responses `[..., N, T]`."""
 
 
 @runtime_checkable
 class Bounded(Protocol):
-    """A reward, a factor or a function of texts with a known bound, which rejection sampling needs.
+    """A reward, a factor or a function of texts with a known bound, as rejection sampling needs.
 
     Attributes:
-        upper_bound: largest possible value; None if the bound is unknown after all.
+        upper_bound: largest possible value; None if the bound is unknown.
     """
 
     upper_bound: float | None
@@ -63,15 +64,15 @@ class OtherBetaError(ValueError):
 
 
 class ImpossibleResponseError(ValueError):
-    """A response is impossible (log likelihood -inf), and the algorithm that drew it has no finite answer to that."""
+    """An algorithm drew a response of log likelihood -inf, and has no finite answer."""
 
 
 class HardConstraintSupport(Messenger):
-    """Inside this context a model may meet a log likelihood of -inf; outside, -inf is an `ImpossibleResponseError`.
+    """Context in which a log likelihood may be -inf; outside, -inf is an error.
 
-    For algorithms that only weigh responses, such as importance sampling or rejection sampling. An algorithm that
-    differentiates a mean of log-weights, as every reverse-KL objective does, must not use this context: Pyro's own objectives
-    would write NaN into the parameters.
+    For algorithms that only weigh responses, such as importance sampling or rejection sampling.
+    An algorithm that differentiates a mean of log-weights, such as an objective of KL(q || p*),
+    must not use this context: Pyro's own objectives would write NaN into the parameters.
     """
 
 
@@ -83,86 +84,81 @@ def parts_of(piece: object) -> Iterator[object]:
 
 
 def check_callable(label: str, piece: object) -> None:
-    """Refuse an object that cannot be called, or a class in place of its instance, by a `TypeError` with the label."""
+    """Refuse an object that cannot be called, or a class in place of its instance."""
     function(label, piece, why="of prompts and responses")
 
 
-def check_unit(label: str, reward: object) -> None:
-    """Refuse a factor, in nats, where a reward is expected: the model would divide the factor by beta.
+def check_reward(label: str, reward: object) -> None:
+    """Refuse an object that cannot be called, and a factor, which must not be divided by beta.
 
     Raises:
+        TypeError: if the reward cannot be called.
         ValueError: if the reward, or a part of the reward, has the unit "nat".
     """
+    check_callable(label, reward)
     for part in parts_of(reward):
         if getattr(part, "unit", None) == "nat":
             raise ValueError(
-                f"{label} is or contains a {type(part).__name__}, a factor in nats, which beta does not divide: pass it in "
-                "`factors={...}`"
+                f"{label} is or contains a {type(part).__name__}, a factor in nats, which beta "
+                "does not divide: pass it in `factors={...}`"
             )
 
 
 def check_made_for(label: str, piece: object, space: ResponseSpace) -> None:
-    """Refuse a reward or a factor that was made for a language model with other responses than those of `space`.
+    """Refuse a reward or a factor that reads the responses of another language model.
 
-    An object with a `language_model` reads the responses of that model. A plain function says nothing, and passes.
+    An object with a `language_model` reads the responses of that model. A plain function passes.
 
     Raises:
-        OtherLanguageModelError: with the label and the difference.
+        OtherLanguageModelError: with the label and the difference to `space`.
     """
     for part in parts_of(piece):
-        made_for = getattr(getattr(part, "language_model", None), "space", None)
-        difference = space.difference(made_for) if isinstance(made_for, ResponseSpace) else None
+        other = getattr(getattr(part, "language_model", None), "space", None)
+        difference = space.difference(other) if isinstance(other, ResponseSpace) else None
         if difference is not None:
             raise OtherLanguageModelError(
-                f"{label} was made for another language model than the prior: they have {difference}. Make it with the "
-                "prior of this model"
+                f"{label} was made for another language model than the prior: they have "
+                f"{difference}. Make it with the prior of this model"
             )
 
 
-def check_made_for_beta(label: str, piece: object, beta: float | Mapping[str, float]) -> None:
-    """Refuse a factor that was made for another beta: a part of the factor has an attribute `beta` that differs.
-
-    Args:
-        label: of the factor, for the error.
-        piece: a factor or a reward.
-        beta: beta of the model, one or one for each prompt.
+def check_made_for_beta(label: str, factor: object, beta: float | Mapping[str, float]) -> None:
+    """Refuse a factor with a part whose attribute `beta` is not the beta of the model.
 
     Raises:
         OtherBetaError: with both betas.
     """
     betas = list(beta.values()) if isinstance(beta, Mapping) else [beta]
-    for part in parts_of(piece):
-        made_for = getattr(part, "beta", None)
-        if isinstance(made_for, int | float) and any(
-            not math.isclose(made_for, each, rel_tol=1e-9) for each in betas
-        ):
+    for part in parts_of(factor):
+        other = getattr(part, "beta", None)
+        if isinstance(other, int | float) and not all(math.isclose(other, each) for each in betas):
             raise OtherBetaError(
-                f"{label} was made for beta {made_for:g}, and the model has beta "
+                f"{label} was made for beta {other:g}, and the model has beta "
                 f"{', '.join(f'{each:g}' for each in betas)}: make it for the beta of the model"
             )
 
 
 def for_each_prompt(prompts: Prompts, response: Tensor) -> Tensor:
-    """Responses `[..., N, T]` from `[..., 1, T]`, a response to all N prompts alike, as Pyro's enumeration has them.
+    """Responses `[..., N, T]`, expanded from `[..., 1, T]` if all prompts share a response.
 
     Raises:
-        ValueError: for another shape than `[..., 1, T]` or `[..., N, T]`; the latter is returned as it is.
+        ValueError: for another shape.
     """
     if response.dim() < 2 or response.shape[-2] not in (1, len(prompts)):
         raise ValueError(
-            f"response has shape {tuple(response.shape)}, expected (..., {len(prompts)}, T): token ids of a response to each "
-            f"of {len(prompts)} prompts"
+            f"response has shape {tuple(response.shape)}, expected (..., {len(prompts)}, T): "
+            f"token ids of a response to each of {len(prompts)} prompts"
         )
     return response.expand(*response.shape[:-2], len(prompts), -1)
 
 
-def check_values(label: str, value: Any, shape: torch.Size) -> Tensor:
+def check_values(label: str, value: object, shape: torch.Size) -> Tensor:
     """The values that a reward or a factor returned, checked, in float64.
 
     Args:
-        label: of the reward or factor, for the error: "reward 'vader'".
+        label: name for the error, such as "reward 'vader'".
         value: returned by the reward or factor.
-        shape: expected.
+        shape: expected shape.
 
     Raises:
         LikelihoodError: for NaN, +inf, complex numbers, a wrong shape or a wrong type.
@@ -170,8 +166,8 @@ def check_values(label: str, value: Any, shape: torch.Size) -> Tensor:
     """
     if not isinstance(value, Tensor):
         raise LikelihoodError(
-            f"{label} returned {type(value).__name__}, expected a tensor of shape {tuple(shape)}. If it scores a list of "
-            "texts, wrap it in `TextReward`."
+            f"{label} returned {type(value).__name__}, expected a tensor of shape {tuple(shape)}. "
+            "If it scores a list of texts, wrap it in `TextReward`."
         )
     if value.is_complex() or value.layout != torch.strided:
         raise LikelihoodError(
@@ -179,20 +175,21 @@ def check_values(label: str, value: Any, shape: torch.Size) -> Tensor:
         )
     if value.shape != shape:
         raise LikelihoodError(
-            f"{label} returned shape {tuple(value.shape)}, expected {tuple(shape)}: one value per particle and prompt. If it "
-            "scores a flat list of texts, wrap it in `TextReward`."
+            f"{label} returned shape {tuple(value.shape)}, expected {tuple(shape)}: one value per "
+            "particle and prompt. If it scores a flat list of texts, wrap it in `TextReward`."
         )
     if (where := first_index(value.isnan() | value.isposinf())) is not None:
         raise LikelihoodError(
-            f"{label} returned {value[where].item()} at index {where}, expected a finite number, or -inf for an impossible "
-            "response. Check it on the text of that response."
+            f"{label} returned {value[where].item()} at index {where}, expected a finite number, "
+            "or -inf for an impossible response. Check it on the text of that response."
         )
     supported = any(isinstance(handler, HardConstraintSupport) for handler in _PYRO_STACK)
     if not supported and (where := first_index(value.isneginf())) is not None:
         raise ImpossibleResponseError(
-            f"{label} is -inf at index {where}: the guide drew a response that the posterior rules out, so KL(q || p*) is "
-            "infinite and its gradient is NaN. Use a finite penalty in place of -inf, `inference.anneal`, or an algorithm that "
-            "supports hard constraints: forward KL, rejection, importance sampling, or enumeration."
+            f"{label} is -inf at index {where}: the guide drew a response that the posterior rules "
+            "out, so KL(q || p*) is infinite and its gradient is NaN. Use a finite penalty in "
+            "place of -inf, `inference.anneal`, or an algorithm that supports hard constraints: "
+            "forward KL, rejection, importance sampling, or enumeration."
         )
     return value.double()
 
@@ -201,31 +198,29 @@ def check_product(label: str, value: Tensor, product: Tensor, operation: str) ->
     """A value times or divided by a number, if every finite value is still finite.
 
     Args:
-        label: of the reward or factor.
+        label: name of the reward or factor.
         value: as `check_values` returned it.
         product: the result, of the same shape.
-        operation: for the error: "divided by beta".
+        operation: for the error, such as "divided by beta".
 
     Raises:
         LikelihoodError: if a finite value became infinite in float64.
     """
     if (where := first_index(value.isfinite() & ~product.isfinite())) is not None:
         raise LikelihoodError(
-            f"{label} is {value[where].item():g} at index {where} and {product[where].item()} {operation}, expected a finite "
-            "number. Scale the reward"
+            f"{label} is {value[where].item():g} at index {where} and {product[where].item()} "
+            f"{operation}, expected a finite number. Scale the reward"
         )
     return product
 
 
 def upper_bound_of(label: str, piece: object) -> float | None:
-    """The bound that a reward or a factor states; None without one.
+    """The stated bound of a reward or a factor; None without one.
 
     Raises:
         ValueError: if the stated bound is not a finite number.
     """
     bound = piece.upper_bound if isinstance(piece, Bounded) else None
-    return (
-        None
-        if bound is None
-        else finite(f"the `upper_bound` of {label}", bound, why="or None if unknown")
-    )
+    if bound is None:
+        return None
+    return finite(f"the `upper_bound` of {label}", bound, why="or None if unknown")

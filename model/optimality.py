@@ -1,10 +1,11 @@
-"""Control as inference: the posterior as what is left of the prior once optimality is observed (Levine 2018, arXiv 1805.00909).
+"""Control as inference: the prior given that optimality O = 1 is observed (Levine 2018).
 
     p(O = 1 | x) = exp((r(x) - r_max)/beta),   p(x | O = 1) = p0(x) exp(r(x)/beta) / Z
 
-The same posterior as that of `AlignmentModel`, with an observed variable in place of a factor; what is observed needs a
-probability, and so the reward a bound. log Z is lower by r_max/beta: it is log p(O = 1), of the probability that rejection
-sampling accepts a draw of the prior.
+The same posterior as that of `AlignmentModel`, with an observed variable in place of a factor
+(arXiv 1805.00909). The observation needs a probability, and so the reward needs a bound r_max.
+log Z is lower by r_max/beta: here log Z is log p(O = 1), and p(O = 1) is the probability that
+rejection sampling accepts a draw of the prior.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from model.common.checks import instance
 from model.likelihood import LikelihoodError
 from model.prior.prompts import Prompts
 
-ROUNDING = 1e-6  # relative: a reward computed in float32 may exceed its bound by this much
+ROUNDING = 1e-6
+"""Relative excess of a reward over its bound that is rounding, as in float32."""
 
 
 class OptimalityModel:
-    """The program of an `AlignmentModel` with an observation `obs=1` in place of each `pyro.factor`.
+    """The program of an `AlignmentModel` with an observation in place of each `pyro.factor`.
 
     Args:
         model: prior, rewards, beta and factors; every reward and factor has an `upper_bound`.
@@ -43,32 +45,34 @@ class OptimalityModel:
         """
         with self.model.sampled_response(prompts) as response:
             for term in self.model.terms(prompts, response):
-                pyro.sample(term.name, _observed(term), obs=torch.ones_like(term.log_value))
+                pyro.sample(term.name, _optimality(term), obs=torch.ones_like(term.log_value))
         return response
 
 
-def _observed(term: Term) -> LogBernoulli:
-    """The coin that shows 1 with probability exp((r - r_max)/beta)."""
+def _optimality(term: Term) -> LogBernoulli:
+    """Distribution of O: 1 with probability exp((r - r_max)/beta), or f / f_max."""
     name, log_value, bound = term
     if bound is None:
         raise ValueError(
-            f"{name!r} has no `upper_bound`: exp((r - r_max)/beta) is a probability only of a bounded reward. State the bound, "
-            "or use `AlignmentModel`, which needs none"
+            f"{name!r} has no `upper_bound`: exp((r - r_max)/beta) is a probability only of a "
+            "bounded reward. State the bound, or use `AlignmentModel`, which needs none"
         )
     log_prob = log_value - bound
     if bool((log_prob > ROUNDING * (1 + abs(torch.as_tensor(bound)))).any()):
         raise LikelihoodError(
-            f"{name!r} exceeds its `upper_bound` by {log_prob.max().item():.4g} nats: p(O = 1 | x) would be above 1. Correct "
-            "the bound"
+            f"{name!r} exceeds its `upper_bound` by {log_prob.max().item():.4g} nats: p(O = 1 | x) "
+            "would be above 1. Correct the bound"
         )
     return LogBernoulli(log_prob.clamp(max=0))
 
 
 class LogBernoulli(TorchDistribution):
-    """A coin by the log of its probability of 1, of which torch's own, by logits, cannot be sure of 1 nor of 0.
+    """A Bernoulli variable by its log probability of 1, which may be exactly 0 or -inf.
+
+    Torch's own Bernoulli takes logits, and so is never certain.
 
     Args:
-        log_prob_of_one: nats, at most 0, -inf allowed; any shape, which is the batch shape.
+        log_prob_of_one: nats, at most 0; any shape, which is the batch shape.
     """
 
     arg_constraints: ClassVar = {"log_prob_of_one": constraints.less_than(1e-9)}
@@ -82,7 +86,7 @@ class LogBernoulli(TorchDistribution):
         return LogBernoulli(self.log_prob_of_one.expand(batch_shape), validate_args=False)
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - as torch has it
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - as torch
         log_prob = self.log_prob_of_one.expand(self._extended_shape(sample_shape))
         return (torch.rand_like(log_prob).log() < log_prob).to(log_prob.dtype)
 

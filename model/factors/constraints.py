@@ -1,12 +1,14 @@
-"""Hard constraints: factors b(x) of 1 or 0, whose posterior is the prior given that the constraint holds.
+"""Hard constraints: factors b(x) of 1 or 0, whose posterior is the prior given b(x) = 1.
 
-    log f(x) = 0 where r(x) is at least (or at most) a threshold, else -inf;    p*(x) = p0(x) b(x) / Z,   Z = P(b(x) = 1)
+    log f(x) = 0 where r(x) is at least (or at most) a threshold, else -inf
+    p*(x) = p0(x) b(x) / Z,   Z = P(b(x) = 1)
 
-A guide that can draw a forbidden response has KL(q || p*) = infinity. Algorithms differ in their answer:
+A guide that can draw a forbidden response has KL(q || p*) = infinity. Algorithms differ in their
+answer:
 
-    refuse              objectives of KL(q || p*) or of a lower bound on log Z, by an `ImpossibleResponseError`
-    support             rejection, importance, Metropolis-Hastings, SMC, enumeration; objectives of KL(p* || q)
-    approach in stages  annealed SMC, and SVI by `inference.anneal`, from a soft constraint that grows hard
+    refuse              objectives of KL(q || p*) or of a lower bound on log Z
+    support             rejection, importance, Metropolis-Hastings, SMC, enumeration, KL(p* || q)
+    approach in stages  annealed SMC, and SVI by `inference.anneal`, from a soft constraint
 """
 
 from __future__ import annotations
@@ -26,16 +28,19 @@ from model.rewards.text import TextReward
 
 
 class Constraint:
-    """log f(x) = 0 where a reward is within a threshold, -inf elsewhere.
+    """log f(x) = 0 where a reward is within two thresholds, -inf elsewhere.
+
+        positive = Constraint(TextReward(vader_sentiment, prior), at_least=0.5)
+        model = AlignmentModel(prior, {}, 1.0, factors={"positive": positive})
 
     Args:
-        reward: the reward under the threshold: a pattern, the log-probability of a label, any other.
+        reward: the reward under the threshold, such as a pattern or the log-probability of a label.
         at_least: lowest allowed value.
         at_most: highest allowed value.
         name: name in error messages.
 
     Raises:
-        ValueError: if no threshold is given, a threshold is not finite, or no value lies between the two.
+        ValueError: if no threshold is given, a threshold is not finite, or no value is allowed.
     """
 
     unit: ClassVar = "nat"
@@ -55,7 +60,8 @@ class Constraint:
         self.at_most = _threshold("at_most", at_most, torch.inf)
         if self.at_least > self.at_most:
             raise ValueError(
-                f"at_least is {at_least} and at_most {at_most}, expected the first to be no more than the second"
+                f"at_least is {at_least} and at_most {at_most}, expected at_least to be no more "
+                "than at_most"
             )
         self.name = instance("name", name, str)
         check_callable(f"the reward of constraint {name!r}", reward)
@@ -66,31 +72,28 @@ class Constraint:
         return [self.reward]
 
     def holds(self, prompts: Prompts, response: Tensor) -> Tensor:
-        """Whether responses `[..., N, T]` meet the constraint, booleans `[..., N]`."""
+        """True for the responses `[..., N, T]` that meet the constraint, `[..., N]`."""
         response = for_each_prompt(prompts, response)
         value = self.reward(prompts, response)
         reward = check_values(f"the reward of constraint {self.name!r}", value, response.shape[:-1])
-        at_least, at_most = (
-            _rounded_as(value, limit).to(reward) for limit in (self.at_least, self.at_most)
-        )
-        return (reward >= at_least) & (reward <= at_most)
+        low, high = (_rounded_as(value, limit) for limit in (self.at_least, self.at_most))
+        return (reward >= low.to(reward)) & (reward <= high.to(reward))
 
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
         """0 or -inf, `[..., N]`, float64, for responses `[..., N, T]`."""
-        held = self.holds(prompts, response)
-        return torch.zeros(held.shape, dtype=torch.float64, device=held.device).masked_fill(
-            ~held, -torch.inf
-        )
+        forbidden = ~self.holds(prompts, response)
+        return torch.zeros_like(forbidden, dtype=torch.float64).masked_fill(forbidden, -torch.inf)
 
 
-def _threshold(name: str, value: float | None, none: float) -> float:
-    """A threshold, finite or the infinity that stands for none."""
-    unlimited = value is None or (isinstance(value, float) and value == none)
-    return none if unlimited else finite(name, value)
+def _threshold(name: str, value: float | None, unlimited: float) -> float:
+    """A finite threshold, or the infinity that represents none."""
+    if value is None or (isinstance(value, float) and value == unlimited):
+        return unlimited
+    return finite(name, value)
 
 
 def _rounded_as(value: Tensor, limit: float) -> Tensor:
-    """A threshold as the type of `value` has it, so that a reward of 0.7 in float32 is at least 0.7."""
+    """A threshold in the type of `value`, so that a reward of 0.7 in float32 is at least 0.7."""
     exact = torch.tensor(limit, dtype=torch.float64)
     return exact.to(value.dtype) if value.is_floating_point() else exact
 
@@ -98,24 +101,22 @@ def _rounded_as(value: Tensor, limit: float) -> Tensor:
 def contains(
     words: str | Iterable[str], language_model: LanguageModel, *, whole: bool = False
 ) -> Constraint:
-    """The constraint that the response contains one of some words, as they stand and not inside longer ones.
+    """Constraint: the response contains one of some words, as a whole word or phrase.
 
     Args:
         words: a word or phrase, or several.
         language_model: decodes the responses.
-        whole: look in prompt and response together.
+        whole: search prompt and response together.
     """
-    return _found(
-        Pattern.of_words([words] if isinstance(words, str) else words), language_model, whole
-    )
+    pattern = Pattern.of_words([words] if isinstance(words, str) else words)
+    return _pattern_constraint(pattern, language_model, whole)
 
 
 def matches(pattern: str, language_model: LanguageModel, *, whole: bool = False) -> Constraint:
-    """The constraint that a regular expression is found in the response; see `contains`."""
-    return _found(Pattern(pattern, ignore_case=False), language_model, whole)
+    """Constraint: a regular expression matches somewhere in the response; see `contains`."""
+    return _pattern_constraint(Pattern(pattern, ignore_case=False), language_model, whole)
 
 
-def _found(pattern: Pattern, language_model: LanguageModel, whole: bool) -> Constraint:
-    return Constraint(
-        TextReward(pattern, language_model, whole=whole), at_least=1.0, name=pattern.__name__
-    )
+def _pattern_constraint(pattern: Pattern, language_model: LanguageModel, whole: bool) -> Constraint:
+    reward = TextReward(pattern, language_model, whole=whole)
+    return Constraint(reward, at_least=1.0, name=pattern.__name__)

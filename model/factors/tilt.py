@@ -1,9 +1,9 @@
-"""Exponential tilt: moves the means of some features, and nothing else (Khalifa et al. 2021, arXiv 2012.11635).
+"""Exponential tilt, which moves the means of some features (Khalifa et al. 2021, arXiv 2012.11635).
 
     p(x) = p0(x) exp(lambda . phi(x)) / Z(lambda)
 
-Of all distributions with the same means E[phi], p is the nearest to the prior in KL(p || p0) (Csiszar 1975).
-`inference.match_moments` finds the multipliers.
+Of all distributions with the same means E[phi], p is the nearest to the prior in KL(p || p0)
+(Csiszar 1975). `inference.match_moments` computes the multipliers for given means.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from model.common.checks import finite, instance
-from model.likelihood import Reward, check_callable
+from model.likelihood import Reward, check_reward
 from model.prior.prompts import Prompts
 from model.rewards.weighted_sum import WeightedSum
 
@@ -27,7 +28,7 @@ class Tilt:
         multipliers: lambda, by the same names, nats per unit of the feature.
 
     Raises:
-        ValueError: if the names differ, or a multiplier is not finite.
+        ValueError: if the names differ, a multiplier is not finite, or a feature is a factor.
     """
 
     unit: ClassVar = "nat"
@@ -37,10 +38,11 @@ class Tilt:
         instance("multipliers", multipliers, Mapping)  # type: ignore[type-abstract]
         if features.keys() != multipliers.keys():
             raise ValueError(
-                f"features are {sorted(features)} and multipliers {sorted(multipliers)}, expected the same names"
+                f"features are {sorted(features)} and multipliers {sorted(multipliers)}, expected "
+                "the same names"
             )
         for name, feature in features.items():
-            check_callable(f"feature {name!r}", feature)
+            check_reward(f"feature {name!r}", feature)
         self.features = dict(features)
         self.multipliers = {
             name: finite(f"the multiplier of {name!r}", value)
@@ -59,7 +61,7 @@ class Tilt:
         return list(self.features.values())
 
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
-        """`[..., N]` for responses `[..., N, T]`, nats, float64."""
+        """log f of responses `[..., N, T]`, `[..., N]`, nats, float64."""
         if self._sum is None:
-            return response.new_zeros(response.shape[:-1]).double()
+            return response.new_zeros(response.shape[:-1], dtype=torch.float64)
         return self._sum(prompts, response)

@@ -1,4 +1,4 @@
-"""Rewards: what evidence is made of, one kind a file. Evidence by themselves, or functions of texts for `TextReward`."""
+"""Rewards, one kind a file: callables of prompts and responses, or functions of texts for `TextReward`."""
 
 from model.rewards.classifier import SequenceClassifier
 from model.rewards.expert import Expert
@@ -8,6 +8,7 @@ from model.rewards.text import TextReward
 from model.rewards.text_likelihood import TextLikelihood
 from model.rewards.tokens import TokenReward
 from model.rewards.vader import vader_sentiment
+from model.rewards.weighted_sum import WeightedSum
 
 __all__ = [
     "Expert",
@@ -17,5 +18,6 @@ __all__ = [
     "TextLikelihood",
     "TextReward",
     "TokenReward",
+    "WeightedSum",
     "vader_sentiment",
 ]

@@ -1,4 +1,4 @@
-"""The model is prior times evidence, p0(x) exp(r(x)/beta), as a Pyro program."""
+"""The model is p0(x) exp(r(x)/beta) prod_j f_j(x), as a Pyro program."""
 
 import pyro
 import pytest
@@ -10,7 +10,14 @@ from torch.testing import assert_close
 
 from guides import FineTuned, Tabular
 from inference import Enumeration, FusedOptimizer, cosine, fit, joint_at, rejection_sampling
-from model import AlignmentModel, ImpossibleResponseError, LanguageModel, Prompts, TokenReward
+from model import (
+    AlignmentModel,
+    ImpossibleResponseError,
+    LanguageModel,
+    OtherBetaError,
+    Prompts,
+    TokenReward,
+)
 
 GOOD, DULL = 7, 9
 
@@ -34,7 +41,7 @@ def response(prior: LanguageModel, prompts: Prompts) -> Tensor:
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.1, 5.0])
-def test_pieces_of_evidence_add_up_and_are_divided_by_beta(
+def test_rewards_add_up_and_are_divided_by_beta(
     prior: LanguageModel, prompts: Prompts, response: Tensor, beta: float
 ) -> None:
     reward = {"good": contains(GOOD, 2.0, prior), "dull": contains(DULL, -3.0, prior)}
@@ -44,6 +51,71 @@ def test_pieces_of_evidence_add_up_and_are_divided_by_beta(
     assert_close(joint.log_prior, prior(prompts).log_prob(response), rtol=0, atol=1e-12)
     assert_close(joint.log_likelihood, reward / beta, check_dtype=False)
     assert_close(joint.log_joint, joint.log_prior + joint.log_likelihood)
+
+
+@pytest.mark.parametrize("per_prompt", [False, True], ids=["one beta", "a beta for each prompt"])
+def test_a_factor_is_not_divided_by_beta(
+    prior: LanguageModel, prompts: Prompts, response: Tensor, per_prompt: bool
+) -> None:
+    betas = (0.2, 3.0) if per_prompt else (0.2, 0.2)
+    model = AlignmentModel(
+        prior,
+        contains(GOOD, 2.0, prior),
+        dict(zip(prompts.texts, betas, strict=True)) if per_prompt else betas[0],
+        {"dull": contains(DULL, -0.7, prior)},
+    )
+    good, dull = ((response == word).any(-1).double() for word in (GOOD, DULL))
+    expected = 2.0 * good / torch.tensor(betas).double() - 0.7 * dull
+    assert (good * dull).any() or (good.any() and dull.any())
+    assert_close(joint_at(model, prompts, response).log_likelihood, expected)
+
+
+def test_the_reward_of_a_model_is_the_sum_of_its_rewards_without_its_factors(
+    prior: LanguageModel, prompts: Prompts, response: Tensor
+) -> None:
+    rewards = {"good": contains(GOOD, 2.0, prior), "dull": contains(DULL, -3.0, prior)}
+    model = AlignmentModel(prior, rewards, 0.1, {"never": contains(GOOD, -torch.inf, prior)})
+    expected = sum(reward(prompts, response) for reward in rewards.values())
+    assert_close(model.reward(prompts, response), expected, check_dtype=False)
+    assert AlignmentModel(prior, {}, 0.1).reward(prompts, response).eq(0).all()
+
+
+def test_the_reward_of_an_impossible_response_is_minus_infinity(
+    prior: LanguageModel, prompts: Prompts, response: Tensor
+) -> None:
+    rewards = {"good": contains(GOOD, -torch.inf, prior), "dull": contains(DULL, -3.0, prior)}
+    reward = AlignmentModel(prior, rewards, 0.1).reward(prompts, response)
+    is_impossible = (response == GOOD).any(-1)
+    assert is_impossible.any()
+    assert torch.equal(reward.isneginf(), is_impossible)
+    shared = AlignmentModel(prior, rewards, 0.1).reward(prompts, response[:, :1])
+    assert torch.equal(shared[:, 0], shared[:, 1])
+
+
+def test_one_factor_serves_two_betas_unless_it_was_made_for_one(
+    prior: LanguageModel, prompts: Prompts, response: Tensor
+) -> None:
+    factor = contains(GOOD, 1.0, prior)
+    log_likelihood = [
+        joint_at(AlignmentModel(prior, {}, beta, {"good": factor}), prompts, response)
+        for beta in (0.1, 2.0)
+    ]
+    assert torch.equal(log_likelihood[0].log_likelihood, log_likelihood[1].log_likelihood)
+
+    class MadeForBeta:
+        beta = 0.1
+
+        def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
+            return factor(prompts, response)
+
+    AlignmentModel(prior, {}, 0.1, {"good": MadeForBeta()})
+    with pytest.raises(OtherBetaError, match=r"'good' was made for beta 0\.1, .* has beta 0\.2"):
+        AlignmentModel(prior, {}, 0.2, {"good": MadeForBeta()})
+    betas = dict(zip(prompts.texts, (0.1, 0.2), strict=True))
+    with pytest.raises(OtherBetaError, match=r"has beta 0\.1, 0\.2"):
+        AlignmentModel(prior, {}, betas, {"good": MadeForBeta()})
+    # the `beta` of a reward is the reward's own affair
+    AlignmentModel(prior, MadeForBeta(), 0.2)
 
 
 def test_the_program_is_one_plate_with_a_response_and_its_factors(
@@ -89,7 +161,20 @@ def test_the_log_likelihood_bound_is_known_if_every_bound_is(
     assert AlignmentModel(prior, reward, beta=0.5).log_likelihood_bound(prompts) == expected
 
 
-def test_evidence_that_is_a_plain_function_has_no_bound(
+def test_the_log_likelihood_bound_divides_rewards_by_the_beta_of_each_prompt_and_no_factor(
+    prior: LanguageModel, prompts: Prompts
+) -> None:
+    betas = dict(zip(prompts.texts, (0.5, 2.0), strict=True))
+    factors = {"dull": contains(DULL, -0.7, prior, upper_bound=0.25)}
+    reward = contains(GOOD, 2.0, prior, upper_bound=2.0)
+    model = AlignmentModel(prior, reward, betas, factors)
+    assert model.log_likelihood_bound(prompts).tolist() == [4.25, 1.25]
+    assert AlignmentModel(prior, reward, 0.5, factors).log_likelihood_bound(prompts) == 4.25
+    unbounded = {"dull": contains(DULL, -0.7, prior)}
+    assert AlignmentModel(prior, reward, 0.5, unbounded).log_likelihood_bound(prompts) is None
+
+
+def test_a_reward_that_is_a_plain_function_has_no_bound(
     prior: LanguageModel, prompts: Prompts
 ) -> None:
     model = AlignmentModel(prior, lambda _, response: torch.zeros(response.shape[:-1]), beta=1.0)
@@ -97,7 +182,7 @@ def test_evidence_that_is_a_plain_function_has_no_bound(
 
 
 @pytest.mark.parametrize("vectorize", [False, True], ids=["one by one", "vectorised"])
-def test_pyros_own_svi_stops_at_zero_evidence_and_leaves_the_guide_as_it_was(
+def test_pyros_own_svi_stops_at_an_impossible_response_and_leaves_the_guide_as_it_was(
     prior: LanguageModel, prompts: Prompts, vectorize: bool
 ) -> None:
     model = AlignmentModel(prior, contains(GOOD, -torch.inf, prior), beta=1.0)
@@ -153,7 +238,7 @@ def test_a_guide_learns_by_every_prompts_beta(prior: LanguageModel, prompts: Pro
     assert (truth.kl_guide_posterior(guide) < 0.05).all()
 
 
-def test_what_is_wrong_with_betas_is_said(prior: LanguageModel, prompts: Prompts) -> None:
+def test_a_wrong_or_missing_beta_is_refused(prior: LanguageModel, prompts: Prompts) -> None:
     first, second = prompts.texts
     with pytest.raises(ValueError, match="beta is 0, expected a positive finite number"):
         AlignmentModel(prior, contains(GOOD, 1.0, prior), {first: 1.0, second: 0})

@@ -1,4 +1,4 @@
-"""Evidence is checked where it enters the model."""
+"""Values of rewards and factors are checked where they enter the model."""
 
 import pytest
 import torch
@@ -8,19 +8,20 @@ from model import AlignmentModel, HardConstraintSupport, ImpossibleResponseError
 from tests.model.tiny import tiny
 
 
-def run(reward: object) -> Tensor:
-    """Run a model of two prompts whose evidence, called `taste`, returns `reward`."""
-    language_model = tiny()
-    return AlignmentModel(language_model, {"taste": lambda *_: reward}, beta=1.0)(
-        language_model.encode(["a", "b"])
+def run(value: object, kind: str = "reward") -> Tensor:
+    """Run a model of two prompts with a reward or a factor, called `taste`, of a given value."""
+    language_model, pieces = tiny(), {"taste": lambda *_: value}
+    model = (
+        AlignmentModel(language_model, pieces, beta=1.0)
+        if kind == "reward"
+        else AlignmentModel(language_model, {}, 1.0, pieces)
     )
+    return model(language_model.encode(["a", "b"]))
 
 
-# What evidence may return
-
-
+@pytest.mark.parametrize("kind", ["reward", "factor"])
 @pytest.mark.parametrize(
-    ("reward", "fault"),
+    ("value", "fault"),
     [
         (torch.tensor([0.0, torch.nan]), r"'taste' returned nan at index \(1,\)"),
         (torch.tensor([torch.inf, 0.0]), r"'taste' returned inf at index \(0,\)"),
@@ -31,22 +32,26 @@ def run(reward: object) -> Tensor:
     ],
     ids=["nan", "+inf", "wrong shape", "a scalar", "a list", "nothing"],
 )
-def test_what_cannot_be_a_reward_is_refused_by_name(reward: object, fault: str) -> None:
-    with pytest.raises(LikelihoodError, match=fault):
-        run(reward)
+def test_a_value_that_is_no_log_likelihood_is_refused_by_name(
+    value: object, fault: str, kind: str
+) -> None:
+    with pytest.raises(LikelihoodError, match=f"{kind} {fault}"):
+        run(value, kind)
     with pytest.raises(LikelihoodError, match=fault), HardConstraintSupport():
-        run(reward)
+        run(value, kind)
 
 
-def test_zero_evidence_is_refused_unless_the_algorithm_bears_it() -> None:
+@pytest.mark.parametrize("kind", ["reward", "factor"])
+def test_minus_infinity_is_refused_unless_the_algorithm_supports_it(kind: str) -> None:
+    value = torch.tensor([0.0, -torch.inf])
     with HardConstraintSupport():
-        assert run(torch.tensor([0.0, -torch.inf])).shape == (2, 3)
+        assert run(value, kind).shape == (2, 3)
     with pytest.raises(
-        ImpossibleResponseError, match=r"'taste' is -inf at index \(1,\).*finite penalty"
+        ImpossibleResponseError, match=rf"{kind} 'taste' is -inf at index \(1,\).*finite penalty"
     ):
-        run(torch.tensor([0.0, -torch.inf]))
+        run(value, kind)
 
 
-def test_any_finite_reward_passes() -> None:
+def test_any_finite_value_passes() -> None:
     assert run(torch.tensor([-1e30, 1e30])).shape == (2, 3)
     assert run(torch.tensor([1, 0])).shape == (2, 3)

@@ -9,19 +9,21 @@ from transformers import BertConfig, BertModel
 
 from inference import Enumeration, log_likelihood_at
 from model import AlignmentModel, Constraint, Length, OtherBetaError, TextReward, Tilt, WeightedSum
+from model.factors.marginal_likelihood import (
+    MARGINAL,
+    MarginalLikelihood,
+    log_marginal_likelihood,
+)
 from model.preferences import (
     AGGREGATIONS,
-    MARGINAL,
     EncoderFeatures,
     LinearHead,
-    MarginalLikelihood,
     MLPHead,
     OtherRewardError,
     PriorFeatures,
     RewardPosterior,
     Standardised,
     UncertainReward,
-    log_marginal_likelihood,
     lower_bound,
     saved_features,
     uncertain_model,

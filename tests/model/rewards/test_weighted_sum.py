@@ -178,6 +178,11 @@ def test_a_tilt_is_in_nats(prompts, support, good):
     assert tilt.upper_bound == pytest.approx(0.7)
 
 
+def test_a_factor_is_no_feature(good):
+    with pytest.raises(ValueError, match="feature 'good' is or contains a Constraint, a factor"):
+        Tilt({"good": Constraint(good, at_least=1)}, {"good": 0.0})
+
+
 def test_tilt_of_nothing_is_the_prior(prompts, support, good):
     tilt = Tilt({"good": good}, {"good": 0.0})
     nothing = tilt(prompts, support)
@@ -203,6 +208,17 @@ def test_observed_optimality_gives_the_same_posterior(prior, prompts, good, sent
     assert_close(
         control.log_z, truth.log_z - 2 / 0.3, rtol=0, atol=1e-12
     )  # the bounds are 1, 1 and 0
+
+
+def test_optimality_divides_the_bound_of_a_reward_and_not_of_a_factor(prior, prompts, good):
+    """log Z is lower by the bounds, 1/beta for the reward and 0.7 nats for the tilt."""
+    betas = dict(zip(prompts.texts, (0.3, 2.0), strict=True))
+    tilt = Tilt({"good": good}, {"good": 0.7})
+    for beta, expected in ((0.3, [1 / 0.3 + 0.7] * 2), (betas, [1 / 0.3 + 0.7, 0.5 + 0.7])):
+        model = AlignmentModel(prior, {"reward": good}, beta, {"tilt": tilt})
+        truth, control = (Enumeration(each, prompts) for each in (model, OptimalityModel(model)))
+        assert_close(control.log_posterior, truth.log_posterior, rtol=0, atol=1e-12)
+        assert_close(truth.log_z - control.log_z, torch.tensor(expected).double())
 
 
 def test_optimality_is_an_observed_site_in_the_plate(prior, prompts, sentiment):
