@@ -22,8 +22,9 @@ from torch import Tensor
 from inference.estimate import Estimate
 from inference.prior_sample import FEW, PriorSample, sample_prior
 from inference.samplers.posterior import check_support
-from model import AlignmentModel, Factor, LanguageModel, Prompts, Reward
+from model import AlignmentModel, Factor, LanguageModel, OtherBetaError, Prompts, Reward
 from model.common.checks import boolean, finite, instance
+from model.likelihood import parts_of
 
 ROUNDING = 1e-12
 SPAN, STEP = 60.0, 2.0  # log beta is bracketed within SPAN of the log spread of the reward
@@ -81,6 +82,7 @@ def solve_beta(
 
     Raises:
         ValueError: unless exactly one of the two budgets is given.
+        OtherBetaError: if a factor was made for one beta, such as a `MarginalLikelihood`.
         BudgetError: if no beta meets the budget, with the range that can be met.
     """
     if (max_kl is None) == (min_reward is None):
@@ -94,6 +96,12 @@ def solve_beta(
     boolean("per_prompt", per_prompt)
     if per_prompt:
         _check_texts(prompts)
+    for name, factor in (factors or {}).items():
+        if any(isinstance(getattr(part, "beta", None), int | float) for part in parts_of(factor)):
+            raise OtherBetaError(
+                f"factor {name!r} was made for one beta, and beta is solved for: leave the factor "
+                "out"
+            )
     path = _Path.of(AlignmentModel(prior, reward, 1.0, factors), prompts, num_draws)
 
     def solve(path: _Path) -> float:
@@ -164,8 +172,8 @@ class _Path:
 
     def spread(self) -> float:
         """Standard deviation of the reward over possible responses, averaged over prompts: the scale on which beta matters."""
-        possible = self.bank.log_likelihood.isneginf()
-        base = self.bank.log_prior_weight.masked_fill(possible, -torch.inf).softmax(0)
+        impossible = self.bank.log_likelihood.isneginf()
+        base = self.bank.log_prior_weight.masked_fill(impossible, -torch.inf).softmax(0)
         mean = (base * self.reward).sum(0)
         return (base * (self.reward - mean).square()).sum(0).mean().sqrt().item()
 

@@ -324,9 +324,7 @@ def test_options_of_loading_are_named(options, error, fault, tmp_path):
 
 def test_a_device_is_told_by_number_too(tmp_path, monkeypatch):
     """0 is a device, and not none."""
-    monkeypatch.setattr(
-        "torch.cuda.is_available", lambda: pytest.fail("took another device")
-    )
+    monkeypatch.setattr("torch.cuda.is_available", lambda: pytest.fail("took another device"))
     tiny().save_pretrained(tmp_path)
     try:
         assert LanguageModel.from_pretrained(tmp_path, max_new_tokens=3, device=0).device.index == 0

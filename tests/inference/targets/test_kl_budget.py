@@ -8,6 +8,8 @@ from inference import Enumeration, solve_beta
 from inference.targets.kl_budget import BudgetError
 from model import (
     AlignmentModel,
+    MarginalLikelihood,
+    OtherBetaError,
     Pattern,
     Prompts,
     TextReward,
@@ -174,6 +176,14 @@ def test_one_budget_and_a_reward_that_varies(small_prior, sentiment, prompts):
             solve_beta(small_prior, sentiment, prompts, **given)
     with pytest.raises(BudgetError, match="the same for every response"):
         solve_beta(small_prior, lambda _, x: torch.ones(x.shape[:-1]), prompts, max_kl=1.0)
+
+
+def test_a_factor_made_for_one_beta_is_refused_even_at_beta_one(small_prior, sentiment, prompts):
+    factor = MarginalLikelihood(lambda texts: torch.zeros(3, len(texts)), small_prior, beta=1.0)
+    with pytest.raises(
+        OtherBetaError, match="factor 'w' was made for one beta, and beta is solved"
+    ):
+        solve_beta(small_prior, sentiment, prompts, factors={"w": factor}, max_kl=0.3)
 
 
 def test_budget_that_few_draws_stand_for_is_warned_of(prior, prompts):
