@@ -77,7 +77,6 @@ UNFINISHED: dict[str, set[str]] = {
         "guides/peft_format.py",
         "guides/recurrent.py",
         "guides/soft_prompt.py",
-        "inference/__init__.py",
         "inference/diagnostics/diagnose.py",
         "inference/diagnostics/self_bleu.py",
         "inference/diagnostics/simulation_based_calibration.py",
