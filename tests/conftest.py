@@ -1,4 +1,7 @@
-"""What all tests share: one thread, a seed and an empty parameter store for each test, and the enumerable world."""
+"""Fixtures of all tests: one thread, a seed and an empty parameter store, the enumerable world.
+
+The fixed world of the tests is `prior` and `prompts`: the grammar of `model.prior.grammar`.
+"""
 
 import os
 from collections.abc import Iterator
@@ -22,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def _alone() -> Iterator[None]:
-    """Each test starts from the same seed, and neither finds nor leaves Pyro parameters."""
+    """Start each test from the same seed, with an empty parameter store, and clear the store after."""
     pyro.set_rng_seed(0)
     pyro.clear_param_store()
     yield
@@ -31,7 +34,10 @@ def _alone() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def prior() -> LanguageModel:
-    """The prior of the enumerable world, 820 responses to a prompt, float64. Shared by all tests: copy it to change it."""
+    """Prior of the enumerable world: 820 responses to a prompt, float64.
+
+    All tests share the prior. A test that changes the prior copies it.
+    """
     return grammar_prior(max_new_tokens=3)
 
 
@@ -43,7 +49,7 @@ def prompts(prior: LanguageModel) -> Prompts:
 
 @pytest.fixture(scope="session")
 def stories_folder() -> Path:
-    """A real checkpoint that this project did not train; its padding id is its end id."""
+    """Checkpoint of another project, whose padding id is the end id."""
     if not STORIES.is_dir():
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{STORIES} is absent")
     return STORIES

@@ -46,14 +46,8 @@ def test_contributed_guide(prior, prompts):
     distribution = guide.distribution(prompts)
     total = distribution.log_prob(distribution.enumerate_support()).exp().sum(0)
     assert torch.allclose(total, torch.ones_like(total))
-    result = fit(
-        model,
-        guide,
-        prompts,
-        num_steps=30,
-        optimizer=FusedOptimizer(options={"lr": 0.1}),
-        progress=False,
-    )
+    optimizer = FusedOptimizer(options={"lr": 0.1})
+    result = fit(model, guide, prompts, num_steps=30, optimizer=optimizer, progress=False)
     assert result.metrics[-1]["elbo"] > result.metrics[0]["elbo"]
 
 
@@ -67,9 +61,15 @@ def test_plain_callable_trains_by_every_objective(prior, prompts, objective):
     start = {
         name: parameter.clone() for name, parameter in names["tuned"].network.named_parameters()
     }
-    made = OBJECTIVES[objective](num_particles=4)
-    some = prompts[: OBJECTIVES[objective].max_prompts]
-    result = fit(model, names["guide"], some, num_steps=2, objective=made, progress=False)
+    entry = OBJECTIVES[objective]
+    result = fit(
+        model,
+        names["guide"],
+        prompts[: entry.max_prompts],
+        num_steps=2,
+        objective=entry(num_particles=4),
+        progress=False,
+    )
     assert len(result.metrics) == 2
     assert all(
         not torch.equal(start[name], parameter)
@@ -83,10 +83,10 @@ def test_plain_callable_is_a_proposal_of_every_sampler(prior, prompts, sampler):
     exec(programs("CONTRIBUTING.md")[2], names)
     model = AlignmentModel(prior, TextReward(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
     options = {"log_bound": 3.4} if SAMPLERS[sampler].needs_bound else {}
-    made = SAMPLERS[sampler].sample(
+    posterior = SAMPLERS[sampler].sample(
         model, prompts, guide=names["guide"], num_samples=2048, **options
     )
-    assert made.response.shape[1:] == (len(prompts), prior.max_new_tokens)
+    assert posterior.response.shape[1:] == (len(prompts), prior.max_new_tokens)
 
 
 def test_contributed_objective(prior, prompts):
