@@ -1,20 +1,24 @@
-"""When do token-level gradients win, and when does leave-one-out?
+"""When do token-level gradients have less noise than leave-one-out?
 
-Question: reward-to-go and the analytic KL leave out of each token's credit what it cannot have caused. Is less noise left?
-Claim: it depends on where the guide is. At the posterior what they leave out is what makes log w the same for every response:
-the leave-one-out gradient is 0 on every sample there, and theirs are not. Away from it theirs can have less noise.
-Printed: the noise of each gradient, the sum of variances over all parameters, at several lengths of responses and three places:
-with the guide at the prior, at the posterior, and moved away from both.
+Reward-to-go and the analytic KL leave out of each token's credit the terms that the token cannot
+have caused.
 
-The posterior is known exactly, on a real language model: evidence is log p*(x) - log p0(x) for a p* that is the prior with
-noise on its weights, so that log Z = 0.
+Claim: the noise depends on the guide. At the posterior the terms left out are those that make
+log w equal for all responses: the leave-one-out gradient is 0 on every sample, the token-level
+gradients are not. Away from the posterior, the token-level gradients can have less noise.
+Source: derived and measured here.
+Printed: the noise of each gradient, a sum of variances over all parameters, for several lengths
+of the responses, with the guide at the prior, away from prior and posterior, and at the posterior.
+
+The posterior is known exactly on a real language model: the reward is log p*(x) - log p0(x), for a
+p* that is the prior with noise on its weights, so log Z = 0.
 
     python -m experiments.gradient_noise
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -26,8 +30,9 @@ from experiments.shared.arguments import DISTINCT, Arguments, Seed, Threads, cou
 from experiments.shared.command_line import run_script
 from experiments.shared.priors import load_prior, set_threads
 from experiments.shared.worlds import moved_guide
+from experiments.shared.zoo import text_table
 from guides import FineTuned
-from inference import LeaveOneOut_ELBO, Program, RewardToGo_ELBO, random_state
+from inference import LeaveOneOut_ELBO, RewardToGo_ELBO, random_state
 from inference.objectives import AnalyticKL_ELBO
 from inference.programs import parameter_scope
 from model import AlignmentModel, LanguageModel, Prompts, Reward
@@ -46,25 +51,25 @@ class GradientNoise(Arguments):
     lengths: Annotated[
         tuple[Annotated[int, count(1, 100, "the prior reads 128 tokens")], ...], DISTINCT
     ] = (4, 16)
-    """T, tokens of a response."""
+    """Largest numbers of tokens in a response, T."""
     distance: Annotated[
         float, number(above=0, at_most=10, why="the weights would be nothing but noise")
     ] = 0.01
     """Standard deviation of the noise that moves the guide's weights away from the prior's."""
     particles: Annotated[int, count(2)] = 16
-    """K, responses behind each gradient."""
+    """Number of responses in each gradient, K."""
     gradients: Annotated[int, count(2)] = 12
-    """Gradients behind each variance."""
+    """Number of gradients in each variance."""
     threads: Threads | None = None
-    """CPU threads; default torch's choice."""
+    """Number of CPU threads; default: torch's choice."""
     seed: Seed = 0
-    """Of every random number."""
+    """Random seed."""
 
 
 def main(args: GradientNoise) -> dict[str, dict[str, float]]:
-    """Returns by place, and by objective there, the sum of variances."""
+    """Print the sums of variances, and return them by place of the guide and by objective."""
     set_threads(args.threads)
-    noise = {}
+    noise: dict[str, dict[str, float]] = {}
     for length in args.lengths:
         prior = load_prior(
             "film-reviews", max_new_tokens=length, temperature=1.0, dtype="float32", device="cpu"
@@ -73,59 +78,48 @@ def main(args: GradientNoise) -> dict[str, dict[str, float]]:
         with random_state.isolated(args.seed):
             posterior, away = moved_guide(prior, args.distance), moved_guide(prior, args.distance)
             model = AlignmentModel(prior, log_ratio(posterior, prior), beta=1.0)
-            for place, guide in {
-                "prior": moved_guide(prior, 0.0),
-                "away": away,
-                "posterior": posterior,
-            }.items():
-                row = {
-                    name: variance(make, model, guide, prompts, args)
-                    for name, make in OBJECTIVES.items()
-                }
-                noise[f"{place}, T = {length}"] = row
-    width = max(map(len, noise))
-    print(f"{'sum of variances':{width}}" + "".join(f"{name:>16}" for name in OBJECTIVES))
-    for place, row in noise.items():
-        print(f"{place:{width}}" + "".join(f"{value:16.3g}" for value in row.values()))
+            guides = {"prior": moved_guide(prior, 0.0), "away": away, "posterior": posterior}
+            for place, guide in guides.items():
+                row = noise[f"{place}, T = {length}"] = {}
+                for name, objective in OBJECTIVES.items():
+                    gradients = (
+                        elbo_gradient(objective(args.particles), model, guide, prompts)
+                        for _ in range(args.gradients)
+                    )
+                    row[name] = sum_of_variances(gradients)
+    cells = {place: [f"{value:.3g}" for value in row.values()] for place, row in noise.items()}
+    print(f"Noise of the gradient, sum of variances\n{text_table(list(OBJECTIVES), cells)}")
     return noise
 
 
 def log_ratio(posterior: FineTuned, prior: LanguageModel) -> Reward:
-    """Evidence that makes `posterior` the posterior of `prior` at beta 1."""
+    """The reward log p*(x) - log p0(x), whose posterior at beta 1 is `posterior`."""
 
     @torch.no_grad()
     def reward(prompts: Prompts, response: Tensor) -> Tensor:
-        return posterior.distribution(prompts).log_prob(response) - prior(prompts).log_prob(
-            response
-        )
+        log_posterior = posterior.distribution(prompts).log_prob(response)
+        return log_posterior - prior(prompts).log_prob(response)
 
     return reward
 
 
-def variance(
-    make: Callable[[int], ELBO],
-    model: Program,
-    guide: FineTuned,
-    prompts: Prompts,
-    args: GradientNoise,
-) -> float:
-    """E ||g - E g||^2 over independent gradients."""
-    total: Tensor = torch.zeros(())
-    squares = torch.zeros(())
-    for _ in range(args.gradients):
-        guide.zero_grad()
-        with parameter_scope(guide):
-            make(args.particles).loss_and_grads(model, guide, prompts)
-        gradient = torch.cat(
-            [
-                parameter.grad.flatten()
-                for parameter in guide.parameters()
-                if parameter.grad is not None
-            ]
-        )
-        total, squares = total + gradient, squares + gradient.square().sum()
-    mean_square = (total / args.gradients).square().sum()
-    return ((squares / args.gradients - mean_square) * args.gradients / (args.gradients - 1)).item()
+def elbo_gradient(
+    objective: ELBO, model: AlignmentModel, guide: FineTuned, prompts: Prompts
+) -> Tensor:
+    """One estimate of the gradient of -ELBO, all parameters in a row."""
+    guide.zero_grad()
+    with parameter_scope(guide):
+        objective.loss_and_grads(model, guide, prompts)
+    parts = [parameter.grad for parameter in guide.parameters() if parameter.grad is not None]
+    return torch.cat([part.flatten() for part in parts])
+
+
+def sum_of_variances(gradients: Iterable[Tensor]) -> float:
+    """Unbiased estimate of E ||g - E g||^2 from independent gradients."""
+    number, squares, total = 0, torch.zeros(()), torch.zeros(())
+    for gradient in gradients:
+        number, squares, total = number + 1, squares + gradient.square().sum(), total + gradient
+    return ((squares - total.square().sum() / number) / (number - 1)).item()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,115 @@
+"""KL-regularised RL is variational inference: the identity, checked in three ways.
+
+Claim, for p*(x) = p0(x) exp(r(x)/beta) / Z and any q:
+
+    ELBO = E_q[log p0 + r/beta - log q] = log Z - KL(q || p*) = (E_q[r] - beta KL(q || p0)) / beta
+
+Source: Korbak, Perez and Buckley 2022, arXiv 2205.11275, section 3.
+Printed: the error of each check.
+
+(a) The three sides, each a sum over all responses in float64, are equal.
+(b) The gradient of Pyro's `Trace_ELBO` equals REINFORCE on the reward with a KL penalty, on the
+    same responses. `gradient.reinforce_with_kl_penalty` is REINFORCE in torch alone.
+(c) The mean of this gradient over all responses is the exact gradient of the ELBO.
+
+    python -m experiments.equivalence
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from experiments.equivalence.gradient import expectation_error, reinforce_error
+from experiments.shared.arguments import Arguments, Positive, Seed, Threads, count
+from experiments.shared.claims import Finding, report
+from experiments.shared.command_line import run_script
+from experiments.shared.priors import load_prior, set_threads
+from experiments.shared.worlds import moved_guide
+from inference import Enumeration, random_state
+from inference.estimate import expectation
+from model import AlignmentModel, LanguageModel, TextReward, grammar_prior, vader_sentiment
+
+CLAIM = "KL-regularised RL is ELBO maximisation, in value and in gradient"
+SOURCE = "Korbak, Perez and Buckley 2022, arXiv 2205.11275, section 3"
+TOLERANCE = {"a": 1e-10, "b": 1e-6, "c": 1e-10}
+"""Largest error of each check: nats for (a), relative to the norm of the gradient for (b), (c)."""
+
+
+@dataclass(frozen=True)
+class Equivalence(Arguments):
+    """Check that KL-regularised RL is ELBO maximisation, exactly."""
+
+    beta: Positive = 0.3
+    """Reward per nat."""
+    samples: Annotated[int, count(1, 10_000)] = 16
+    """Number of responses to each prompt in (b)."""
+    seed: Seed = 0
+    """Random seed of the responses, and of the noise on the guides' weights."""
+    threads: Threads | None = None
+    """Number of CPU threads; default: torch's choice."""
+
+
+def main(args: Equivalence) -> list[Finding]:
+    set_threads(args.threads)
+    findings = []
+
+    def add(check: str, equation: str, world: str, error: float) -> None:
+        statement = (
+            f"({check}) {equation}, {world}: error {error:.1e} (at most {TOLERANCE[check]:.0e})"
+        )
+        findings.append(Finding(statement, error <= TOLERANCE[check]))
+
+    texts = {
+        "grammar": ("the film was", "the plot was"),
+        "film reviews": ("The film was", "I thought the acting was"),
+    }
+    short = {"grammar": grammar_prior(max_new_tokens=3), "film reviews": film_reviews(1)}
+    long = {"grammar": short["grammar"], "film reviews": film_reviews(16)}
+    with random_state.isolated(args.seed):
+        for world, prior in short.items():
+            to_inference, to_rl = identity_errors(sentiment(prior, args.beta), texts[world])
+            add("a", "ELBO = log Z - KL(q || p*)", world, to_inference)
+            add("a", "ELBO = (E_q[r] - beta KL(q || p0)) / beta", world, to_rl)
+        for world, prior in long.items():
+            model = sentiment(prior, args.beta)
+            error = reinforce_error(model, prior.encode(texts[world]), args.samples)
+            add("b", "gradient of Trace_ELBO = REINFORCE with a KL penalty", world, error)
+        model = sentiment(grammar_prior(max_new_tokens=2), args.beta)
+        error = expectation_error(model, model.prior.encode(["the film was"]))
+        add("c", "mean of this gradient = exact gradient of -ELBO", "grammar", error)
+    title = f"beta {args.beta:g}, {args.samples} responses to each prompt in (b)"
+    print(report(CLAIM, SOURCE, [title], findings))
+    return findings
+
+
+def film_reviews(max_new_tokens: int) -> LanguageModel:
+    """The embedded prior in float64. With one new token, all 3,072 responses can be listed."""
+    return load_prior(
+        "film-reviews",
+        max_new_tokens=max_new_tokens,
+        temperature=1.0,
+        dtype="float64",
+        device="cpu",
+    )
+
+
+def sentiment(prior: LanguageModel, beta: float) -> AlignmentModel:
+    """The posterior of a prior under the reward VADER sentiment."""
+    return AlignmentModel(prior, TextReward(vader_sentiment, prior), beta)
+
+
+def identity_errors(model: AlignmentModel, texts: Sequence[str]) -> tuple[float, float]:
+    """Distances of the ELBO from the other two sides, for a guide away from prior and posterior."""
+    prompts, guide = model.prior.encode(texts), moved_guide(model.prior)
+    truth = Enumeration(model, prompts)
+    elbo = truth.elbo(guide)
+    inference = truth.log_z - truth.kl_guide_posterior(guide)
+    prob, reward = truth.log_guide(guide).exp(), model.reward(prompts, truth.support)
+    rl = (expectation(prob, reward) - model.beta * truth.kl_guide_prior(guide)) / model.beta
+    return (elbo - inference).abs().max().item(), (elbo - rl).abs().max().item()
+
+
+if __name__ == "__main__":
+    run_script(main, Equivalence)
