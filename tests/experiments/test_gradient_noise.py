@@ -1,4 +1,4 @@
-"""Token-level gradients against leave-one-out, on the embedded prior."""
+"""Token-level gradients against leave-one-out on the embedded prior."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What each implementation of the KL penalty optimises, by enumeration."""
+"""Objective of each implementation of the KL penalty, by enumeration."""
 
 from experiments.kl_estimators import IMPLEMENTATIONS, KLEstimators, main
 
@@ -14,7 +14,7 @@ MATCHES = {
 }
 
 
-def test_each_implementation_has_the_gradient_it_is_said_to_have(capsys):
+def test_each_implementation_has_the_gradient_of_its_objective(capsys):
     distances = main(KLEstimators())
     assert MATCHES.keys() == IMPLEMENTATIONS.keys() == distances.keys()
     for name, row in distances.items():
