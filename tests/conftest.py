@@ -25,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def _alone() -> Iterator[None]:
-    """Start each test from the same seed, with an empty parameter store, and clear the store after."""
+    """Start each test from the same seed with an empty parameter store."""
     pyro.set_rng_seed(0)
     pyro.clear_param_store()
     yield

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """Module and name of each import, `from MODULE import NAME`; the name is empty for `import MODULE`."""
+    """Module and name of each import; the name is empty for `import MODULE`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, "") for alias in node.names)
@@ -22,7 +22,7 @@ def imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
 
 
 def is_face(module: str, name: str) -> bool:
-    """True if the import runs `__init__.py` for a name that is not a file or folder of the package."""
+    """True if the name is not a file or folder of the package, but defined in `__init__.py`."""
     folder = ROOT / module.replace(".", "/")
     return folder.is_dir() and not (folder / name).is_dir() and not (folder / f"{name}.py").exists()
 
