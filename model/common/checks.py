@@ -1,9 +1,10 @@
-"""Checks of arguments: a number out of its range is refused by name, where it is handed over and before anything is spent.
+"""Checks of arguments: a value out of range is refused by name, before anything is computed.
 
     self.num_particles = whole_number("num_particles", num_particles, at_least=2)
     self.beta = positive("beta", beta)
 
-Each check returns the value as a plain `int` or `float`. Numbers of numpy are numbers; a bool is none, and neither is a text.
+Each check returns the value, numbers as a plain `int` or `float`. Numbers of numpy are numbers.
+A bool and a text are no numbers. `why` is the end of the error: the reason, or the likely fix.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TypeVar
 from torch import Tensor
 
 MOST = 10**9
-"""Largest count that is taken for meant. A count of 10^12 would run out of memory, or for years."""
+"""Largest count by default. A count of 10^12 would run out of memory, or for years."""
 
 MOST_SEED = 2**32 - 1
 """Largest seed of numpy, which Pyro seeds together with torch."""
@@ -27,14 +28,7 @@ T = TypeVar("T")
 def whole_number(
     name: str, value: object, *, at_least: int = 1, at_most: int = MOST, why: str = ""
 ) -> int:
-    """A count: a whole number from `at_least` to `at_most`.
-
-    Args:
-        name: of the argument, for the error.
-        value: of the argument.
-        at_least: lowest value allowed.
-        at_most: highest value allowed.
-        why: what the error says after the range: the reason, or the likely fix.
+    """A whole number from `at_least` to `at_most`.
 
     Raises:
         ValueError: if the value is no whole number, or out of the range.
@@ -57,7 +51,7 @@ def finite(
     below: float = math.inf,
     why: str = "",
 ) -> float:
-    """A finite number within bounds, of which `at_least` and `at_most` are allowed values, `above` and `below` are not.
+    """A finite number. `at_least` and `at_most` are allowed values, `above` and `below` are not.
 
     Raises:
         ValueError: if the value is no number, not finite or out of the bounds.
@@ -65,86 +59,53 @@ def finite(
     number = _as_float(value)
     if math.isfinite(number) and at_least <= number <= at_most and above < number < below:
         return number
-    limits = [
-        ("of at least", at_least),
-        ("above", above),
-        ("of at most", at_most),
-        ("below", below),
-    ]
-    bounds = " and ".join(f"{words} {limit:g}" for words, limit in limits if math.isfinite(limit))
-    expected = (
-        "a positive finite number" if bounds == "above 0" else f"a finite number {bounds}".strip()
+    limits = {"of at least": at_least, "above": above, "of at most": at_most, "below": below}
+    bounds = " and ".join(
+        f"{word} {limit:g}" for word, limit in limits.items() if abs(limit) < math.inf
     )
-    raise ValueError(_message(name, value, expected, why))
+    expected = "a positive finite number" if bounds == "above 0" else f"a finite number {bounds}"
+    raise ValueError(_message(name, value, expected.strip(), why))
 
 
 def positive(name: str, value: object, *, why: str = "") -> float:
-    """A finite number above 0.
-
-    Raises:
-        ValueError: if the value is none.
-    """
+    """A finite number above 0; a `ValueError` otherwise."""
     return finite(name, value, above=0, why=why)
 
 
 def probability(name: str, value: object, *, why: str = "") -> float:
-    """A number from 0 to 1.
-
-    Raises:
-        ValueError: if the value is none.
-    """
+    """A number from 0 to 1; a `ValueError` otherwise."""
     return finite(name, value, at_least=0, at_most=1, why=why)
 
 
 def seed(name: str, value: object) -> int:
-    """A random seed that torch, numpy and Pyro take: a whole number from 0 to 2^32 - 1.
-
-    Raises:
-        ValueError: if the value is none.
-    """
+    """A random seed of torch, numpy and Pyro, from 0 to 2^32 - 1; a `ValueError` otherwise."""
     return whole_number(name, value, at_least=0, at_most=MOST_SEED)
 
 
 def one_of(name: str, value: T, choices: Collection[object]) -> T:
-    """One of some names.
-
-    Raises:
-        ValueError: if the value is no text among `choices`; the error lists them.
-    """
+    """A text among `choices`; a `ValueError` with the choices otherwise."""
     if isinstance(value, str) and value in choices:
         return value
     raise ValueError(_message(name, value, f"one of: {', '.join(map(str, choices))}", ""))
 
 
 def boolean(name: str, value: object) -> bool:
-    """True or False; no number and no text, such as "False", that is taken for one.
-
-    Raises:
-        TypeError: if the value is neither.
-    """
+    """True or False; a `TypeError` otherwise, for the text "False" too."""
     if isinstance(value, bool):
         return value
     raise TypeError(f"{name} is {value!r}, expected True or False")
 
 
 def function(name: str, value: T, *, why: str = "") -> T:
-    """Something that can be called, and is no class of which an object was meant.
-
-    Raises:
-        TypeError: if the value cannot be called, or is a class.
-    """
+    """A callable object; a `TypeError` otherwise, and for a class in place of its instance."""
     if callable(value) and not isinstance(value, type):
         return value
-    what = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
-    raise TypeError(f"{name} is {what}, expected a function{': ' if why else ''}{why}")
+    kind = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+    raise TypeError(f"{name} is {kind}, expected a function{': ' if why else ''}{why}")
 
 
 def instance(name: str, value: object, kind: type[T], *, why: str = "") -> T:
-    """An object of a class.
-
-    Raises:
-        TypeError: if the value is none; the error says what it is instead, and not what it holds.
-    """
+    """An object of the class `kind`; a `TypeError` with the class of the value otherwise."""
     if isinstance(value, kind):
         return value
     reason = f": {why}" if why else ""
@@ -152,12 +113,12 @@ def instance(name: str, value: object, kind: type[T], *, why: str = "") -> T:
 
 
 def first_index(mask: Tensor) -> tuple[int, ...] | None:
-    """Index of the first True in a mask of any shape, for an error that names a place; None if nothing is True."""
+    """Index of the first True in a mask of any shape; None if nothing is True."""
     return tuple(mask.nonzero()[0].tolist()) if bool(mask.any()) else None
 
 
 def _as_float(value: object) -> float:
-    """A real number as a float; NaN for everything else, 10^400 among it."""
+    """A real number as a float; NaN for everything else, 10^400 included."""
     try:
         return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
     except OverflowError:

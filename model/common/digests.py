@@ -1,6 +1,6 @@
-"""Digests: SHA-256 of every file that is saved into a folder, in `digests.json` beside the files, and checked on loading.
+"""Digests: SHA-256 of every saved file of a folder, in `digests.json`, checked on loading.
 
-A folder without `digests.json`, such as one that another program wrote, has nothing to be held against and is taken as it is.
+A folder without `digests.json`, such as one that another program wrote, is taken as it is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, strided, uint8
 
@@ -21,11 +20,11 @@ from model.common.files import flush, write_atomically
 
 MANIFEST = "digests.json"
 SAVING = ".saving-"
-"""Start of the name of a folder in which files wait for their places."""
+"""Start of the name of a folder whose files wait for their places."""
 
 
 class DamagedFileError(ValueError):
-    """A file is not what was saved: it was changed, cut off, replaced or deleted."""
+    """A file is not as it was saved: changed, cut off, replaced or deleted."""
 
 
 def file_digest(path: Path) -> str:
@@ -35,12 +34,12 @@ def file_digest(path: Path) -> str:
 
 
 def text_digest(text: str) -> str:
-    """SHA-256 of a text, half of it in hexadecimal; halves of surrogate pairs, which some vocabularies have, included."""
+    """First half of the SHA-256 of a text, hexadecimal. Half of a surrogate pair is allowed."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 of names, types, shapes and values, half of it in hexadecimal; the same on every device."""
+    """First half of the SHA-256 of names, types, shapes and values; the same on every device."""
     digest = hashlib.sha256()
     for name, tensor in tensors:
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
@@ -50,26 +49,22 @@ def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def seal(folder: Path) -> None:
-    """Write the digests of all files in a new folder, and make all of it durable."""
+    """Write the digests of all files in a new folder, and flush all files to the disk."""
     files = _files(folder)
-    (folder / MANIFEST).write_text(
-        _manifest({name: file_digest(path) for name, path in files.items()})
-    )
-    for path in (
-        *files.values(),
-        folder / MANIFEST,
-        *{path.parent for path in files.values()} - {folder},
-        folder,
-    ):
+    digests = {name: file_digest(path) for name, path in files.items()}
+    (folder / MANIFEST).write_text(_manifest(digests))
+    folders = {path.parent for path in files.values()} - {folder}
+    for path in (*files.values(), folder / MANIFEST, *folders, folder):
         flush(path)
 
 
 @contextmanager
 def saved_together(folder: str | Path) -> Iterator[Path]:
-    """A new folder to write files into. On leaving the context they take their places in `folder`, then their digests do.
+    """A new folder for files, which are moved into `folder` when the context is left.
 
-    A kill in between leaves files that their digests do not fit, which `check_digests` tells from a whole save. What else is
-    in `folder` stays there, with its digest unless `digests.json` is damaged.
+    Their digests follow last: a kill in between leaves files that do not fit their digests, which
+    `check_digests` refuses. All other files in `folder` stay there, with their digests unless
+    `digests.json` is damaged.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +85,7 @@ def saved_together(folder: str | Path) -> Iterator[Path]:
 
 
 def delete_unfinished(folder: Path) -> None:
-    """Delete what kills in the middle of a save left in a folder and below, which nobody else may be saving into."""
+    """Delete the remains of killed saves in a folder and below. Nobody may be saving there."""
     for path in [*folder.rglob(f"{SAVING}*"), *folder.rglob(".*.partial")]:
         if path.is_symlink():
             continue
@@ -101,11 +96,11 @@ def delete_unfinished(folder: Path) -> None:
 
 
 def check_digests(folder: str | Path, *, links: bool = True) -> None:
-    """Hold the files of a folder against the digests that they were saved with, if there are any.
+    """Compare the files of a folder with their digests, if there are any.
 
     Args:
-        folder: what `seal` or `saved_together` wrote; anything else passes.
-        links: whether a file may be a link to one elsewhere, whose content is then checked.
+        folder: written by `seal` or `saved_together`; any other folder passes.
+        links: allow a file to be a link, whose target is then checked.
 
     Raises:
         DamagedFileError: with the first file that is not as it was saved.
@@ -125,22 +120,21 @@ def check_digests(folder: str | Path, *, links: bool = True) -> None:
             )
         if file_digest(path) != digest:
             raise DamagedFileError(
-                f"{path} is not as it was saved: it differs from its digest in {MANIFEST}, damaged or only half written. Save "
-                f"it again; or, if it was changed on purpose, delete {MANIFEST}"
+                f"{path} is not as it was saved: it differs from its digest in {MANIFEST}, damaged "
+                "or only half written. Save it again; or, if it was changed on purpose, delete "
+                f"{MANIFEST}"
             )
 
 
 def has_digests(folder: Path) -> bool:
-    """Whether the files of a folder can be checked."""
+    """True if the files of a folder can be checked."""
     return (folder / MANIFEST).is_file()
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """All files below a folder but its digests, by their names there, in order."""
-    files = {
-        str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()
-    }
-    return {name: path for name, path in files.items() if path.name != MANIFEST}
+    """All files below a folder by relative name, in order, without the digests."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST]
+    return {str(path.relative_to(folder)): path for path in paths}
 
 
 def _manifest(digests: dict[str, str]) -> str:
@@ -148,17 +142,20 @@ def _manifest(digests: dict[str, str]) -> str:
 
 
 def _read(folder: Path) -> dict[str, str]:
-    """The digests of a folder by file name, none if it has none."""
+    """The digests of a folder by file name; none without `digests.json`."""
     path = folder / MANIFEST
     if not path.is_file():
         return {}
     try:
-        digests: Any = json.loads(path.read_bytes())["sha256"]
-        texts = all(isinstance(part, str) for pair in digests.items() for part in pair)
+        digests = json.loads(path.read_bytes())["sha256"]
+        is_valid = all(isinstance(part, str) for pair in digests.items() for part in pair)
     except (ValueError, KeyError, TypeError, AttributeError):
-        texts = False
-    if not texts or any(Path(name).is_absolute() or ".." in Path(name).parts for name in digests):
+        is_valid = False
+    if not is_valid or any(
+        Path(name).is_absolute() or ".." in Path(name).parts for name in digests
+    ):
         raise DamagedFileError(
-            f'{path} is damaged: expected {{"sha256": {{FILE: DIGEST}}}}, files of this folder. Save the folder again'
+            f'{path} is damaged: expected {{"sha256": {{FILE: DIGEST}}}}, files of this folder. '
+            "Save the folder again"
         )
     return digests

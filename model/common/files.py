@@ -1,6 +1,6 @@
-"""Files that a later start reads: written under another name, made durable, renamed into place.
+"""Durable files: written under another name, flushed to the disk, then renamed into place.
 
-A kill or a full disk at any moment leaves a file as it was or as it should be, and nothing in between.
+A kill or a full disk at any moment leaves the old file or the new file, and nothing in between.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: str) -> None:
-    """Write a text, UTF-8, in place of what is there. A link of that name is replaced and not followed."""
+    """Write a text in UTF-8 in place of the file. A link of that name is replaced."""
     partial = path.parent / f".{path.name}.{secrets.token_hex(4)}.partial"
     try:
         with partial.open("x", encoding="utf-8", newline="") as file:
@@ -27,7 +27,7 @@ def write_atomically(path: Path, content: str) -> None:
 
 
 def flush(path: Path) -> None:
-    """Make what was written to a file or a folder survive a power cut."""
+    """Flush a file or a folder to the disk, so that it survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,8 +1,9 @@
-"""Pyro's record of what depends on which site, kept across code that would lose it.
+"""Pyro's record of the sites that a tensor depends on, kept across code that would lose it.
 
-`TraceGraph_ELBO` follows dependencies with a subclass of `Tensor`. It is lost where a reward goes through texts or Python
-numbers, so that the reward would seem not to depend on the response and drop out of the gradient; and an autograd function that
-is handed one returns a tensor without gradient. Both in silence.
+`TraceGraph_ELBO` follows dependencies with a subclass of `Tensor`. A reward that goes through texts
+or Python numbers loses the subclass: the reward would seem independent of the response, and drop
+out of the gradient. An autograd function returns a tensor without gradient for such an argument.
+Neither raises an error.
 """
 
 from __future__ import annotations
@@ -14,5 +15,5 @@ from torch import Tensor
 
 
 def through(function: Callable[[Tensor], Tensor], response: Tensor) -> Tensor:
-    """function(response), computed on a plain tensor; what comes back is known to depend on what `response` depends on."""
+    """function(response), computed on a plain tensor, with the dependencies of `response`."""
     return track_provenance(function(detach_provenance(response)), get_provenance(response))

@@ -1,4 +1,4 @@
-"""Texts as they come in: a list of strings, or the lines of a file, refused by name if they are something else."""
+"""Texts as arguments: a list of strings, or the lines of a file; refused by name otherwise."""
 
 from __future__ import annotations
 
@@ -6,31 +6,29 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
-from typing import Any
 
-SHOWN = 120  # characters of a value that an error quotes
+SHOWN = 120
+"""Number of characters of a value that an error quotes."""
 
 
 class TextFileError(ValueError):
-    """A file is not there, or is no text in UTF-8."""
+    """A file does not exist, or is no text in UTF-8."""
 
 
-def listed_texts(name: str, texts: Any, *, at_least: int = 1) -> list[str]:
-    """A list of M texts, from a list, a tuple, an array, a series or any other iterable of them.
+def listed_texts(name: str, texts: object, *, at_least: int = 1) -> list[str]:
+    """A list of M texts from a list, a tuple, an array, a series or any other iterable of texts.
 
     Args:
-        name: of what takes the texts, for the error.
+        name: the callable that takes the texts, for the error.
         texts: the texts.
         at_least: smallest number of texts that is allowed.
 
     Raises:
-        TypeError: if that is no sequence of texts, with the index of what is none.
+        TypeError: with the index, if an element is no text; or if `texts` is no sequence.
         ValueError: if there are too few texts, or one has half of a surrogate pair.
     """
-    one = (
-        isinstance(texts, str | bytes | bytearray | Mapping | Set) or getattr(texts, "ndim", 1) == 0
-    )
-    if one or not isinstance(texts, Iterable):
+    is_one = isinstance(texts, str | bytes | bytearray | Mapping | Set)
+    if is_one or getattr(texts, "ndim", 1) == 0 or not isinstance(texts, Iterable):
         kind = ValueError if isinstance(texts, str) else TypeError
         raise kind(f"{name} got {_shown(texts)}, expected a non-empty list of strings")
     listed = list(texts)
@@ -46,21 +44,23 @@ def listed_texts(name: str, texts: Any, *, at_least: int = 1) -> list[str]:
 
 
 def check_unicode(text: str, where: str, error: type[ValueError] = ValueError) -> None:
-    """Refuse half of a pair of surrogates, which JSON can write and no tokenizer reads."""
+    """Refuse half of a surrogate pair, which JSON can write and no tokenizer reads."""
     try:
         text.encode()
     except UnicodeEncodeError as fault:
         raise error(
-            f"{where} has {text[fault.start]!r} at character {fault.start}, half of a surrogate pair, expected whole "
-            "characters. The text may have been cut within an emoji: leave that out."
+            f"{where} has {text[fault.start]!r} at character {fault.start}, half of a surrogate "
+            "pair, expected whole characters. The text may have been cut within an emoji: leave "
+            "that out."
         ) from fault
 
 
 def read_lines(path: str | Path) -> list[str]:
-    """The lines of a text file in UTF-8, with or without a byte order mark, whatever system ended them.
+    """The lines of a text file in UTF-8, with or without a byte order mark, of any system.
 
     Raises:
-        TextFileError: with file, line and byte, if the file cannot be read or is in another encoding.
+        TextFileError: with file, line and byte, if the file cannot be read or is in another
+            encoding.
     """
     try:
         data = Path(path).read_bytes()
@@ -73,22 +73,23 @@ def read_lines(path: str | Path) -> list[str]:
         column = error.start - (data.rfind(b"\n", 0, error.start) + 1)
         kind = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "Latin-1 or Windows-1252"
         raise TextFileError(
-            f"{path}, line {line} is not UTF-8 text: byte {column + 1} of the line is 0x{data[error.start]:02x}. "
-            f"Is the file in {kind}? Save it as UTF-8"
+            f"{path}, line {line} is not UTF-8 text: byte {column + 1} of the line is "
+            f"0x{data[error.start]:02x}. Is the file in {kind}? Save it as UTF-8"
         ) from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise TextFileError(
-            f"{path}, line {line} has a zero byte, expected UTF-8 text. Is the file in UTF-16, or no text?"
+            f"{path}, line {line} has a zero byte, expected UTF-8 text. Is the file in UTF-16, or "
+            "no text?"
         )
     return re.split(r"\r\n|\n|\r", text)
 
 
 def quoted(value: object) -> str:
-    """The beginning of a value, for an error; Python refuses to write integers of more than some thousand digits."""
+    """The beginning of a value, for an error."""
     try:
         text = repr(value)
-    except ValueError:
+    except ValueError:  # Python refuses to write integers of some thousand digits
         return f"a {type(value).__name__} too large to write"
     return f"{text[:SHOWN]}{'...' if len(text) > SHOWN else ''}"
 
@@ -104,5 +105,8 @@ def _hint(value: object) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ": a missing value? Leave it out, or write an empty text"
     if isinstance(value, list) and value and isinstance(value[0], Mapping):
-        return ": make texts of chat messages first, with the tokenizer's `apply_chat_template(messages, tokenize=False)`"
+        return (
+            ": make texts of chat messages first, with the tokenizer's "
+            "`apply_chat_template(messages, tokenize=False)`"
+        )
     return ", and no pair or list of them" if isinstance(value, tuple | list) else ""

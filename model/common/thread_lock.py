@@ -1,7 +1,8 @@
-"""A lock on Pyro's parameter store and handlers and on torch's generators, which belong to the whole process.
+"""A lock on the state of the whole process: Pyro's parameter store and torch's generators.
 
-Two fits in two threads would read each other's parameters and draw each other's random numbers. Whatever runs programs or
-draws holds this lock meanwhile, and a second thread waits for the first: a fit gives what it would give on its own.
+Two fits in two threads would read each other's parameters and draw each other's random numbers.
+Every run of a program and every draw holds this lock, so that each fit gives the same result as
+alone.
 """
 
 import threading
@@ -10,7 +11,7 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 THREAD_LOCK = threading.RLock()
-"""Re-entrant: a callback of a fit may measure its guide, or run another fit, in the same thread."""
+"""Re-entrant: a callback of a fit may run another fit in the same thread."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
