@@ -34,28 +34,18 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.shared import figures
-from experiments.shared.arguments import (
-    DISTINCT,
-    Arguments,
-    Count,
-    Out,
-    Positive,
-    Seeds,
-    Threads,
-    count,
-)
+from experiments.shared.argument_types import DISTINCT, Count, Out, Positive, Seeds, Threads, count
 from experiments.shared.claims import Finding, finished, largest, report
-from experiments.shared.command_line import run_script
-from experiments.shared.early_stops import early_stops
-from experiments.shared.new_folder import new_folder
-from experiments.shared.priors import set_threads
-from experiments.shared.rewards import REWARDS
-from experiments.shared.tuning import tuned
-from experiments.shared.zoo import cell, mean_and_error, text_table
+from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.run_folder import new_folder
+from experiments.shared.tables import cell, mean_and_error, text_table
+from experiments.shared.training import early_stops, train
+from experiments.shared.workers import set_threads
 from guides import FineTuned
 from inference import Enumeration, LeaveOneOut_ELBO
 from model import AlignmentModel, LanguageModel, Prompts, Reward, TextReward, grammar_prior
 from model.prior.grammar import SPEAKERS, Speaker, spoken_sentences
+from model.registry import REWARDS
 
 CLAIM = "evidence reweights the agents of a prior exactly as Bayes' rule says, p*(a) = pi_a Z_a / Z, and a tuned guide follows"
 SOURCE = "Korbak, Perez and Buckley 2022, arXiv 2205.11275, section 4"
@@ -109,7 +99,7 @@ def main(args: Agents) -> list[Finding]:
         by_bayes = {name: (log_z[name] - truth.log_z).exp().item() for name in after}
         errors += [abs(by_bayes[name] - after[name]) for name in after]
         with early_stops() as stops:
-            guides = [train(model, prompts, seed, args) for seed in range(args.seeds)]
+            guides = [train_guide(model, prompts, seed, args) for seed in range(args.seeds)]
         unfinished += finished(stops)
         of_guides = [mixture(truth.log_guide(guide), rho) for guide in guides]
         left += [sum(kl(found, after) for found in of_guides) / args.seeds / kl(before, after)]
@@ -147,15 +137,15 @@ def main(args: Agents) -> list[Finding]:
     return findings
 
 
-def train(model: AlignmentModel, prompts: Prompts, seed: int, args: Agents) -> FineTuned:
+def train_guide(model: AlignmentModel, prompts: Prompts, seed: int, args: Agents) -> FineTuned:
     """A guide, knowing nothing of agents."""
-    return tuned(
+    return train(
         FineTuned(model.prior),
         model,
         prompts,
         LeaveOneOut_ELBO(args.particles),
         args.steps,
-        rate=2e-3,
+        learning_rate=2e-3,
         seed=seed,
     )
 

@@ -45,17 +45,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from experiments.shared.arguments import (
-    Arguments,
-    Count,
-    Positive,
-    Rate,
-    Seed,
-    Threads,
-    count,
-    multiple,
-)
-from experiments.shared.command_line import run_script
+from experiments.shared.argument_types import Count, Positive, Rate, Seed, Threads, count, multiple
+from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.worlds import numbered_words
 from guides import FineTuned
 from inference import FusedOptimizer, LeaveOneOut_ELBO

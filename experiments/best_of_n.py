@@ -30,25 +30,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.shared import figures
-from experiments.shared.arguments import (
-    DISTINCT,
-    Arguments,
-    Count,
-    Out,
-    Positive,
-    Seeds,
-    Threads,
-    count,
-)
+from experiments.shared.argument_types import DISTINCT, Count, Out, Positive, Seeds, Threads, count
 from experiments.shared.claims import Finding, finished, largest, report
-from experiments.shared.command_line import run_script
-from experiments.shared.early_stops import early_stops
-from experiments.shared.new_folder import new_folder
-from experiments.shared.priors import load_prior, set_threads
-from experiments.shared.rewards import REWARDS
-from experiments.shared.run_folder import RunFolder
-from experiments.shared.tuning import tuned
-from experiments.shared.zoo import cell, mean_and_error, text_table
+from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.run_folder import RunFolder, new_folder
+from experiments.shared.tables import cell, mean_and_error, text_table
+from experiments.shared.training import early_stops, train
+from experiments.shared.workers import set_threads
 from guides import FineTuned
 from inference import (
     BestOfN_ELBO,
@@ -69,6 +57,8 @@ from inference.targets.order_statistics import (
     level_cdf,
 )
 from model import AlignmentModel, Prompts, grammar_prior
+from model.prior.named_priors import load_prior
+from model.registry import REWARDS
 
 CLAIM = "best of n is within log n - (n-1)/n nats of the prior, wins at most n/(n+1), and lies a little below the posteriors"
 SOURCE = "Beirami et al. 2024, arXiv 2401.01879; Gui et al. 2024, arXiv 2406.00832; Amini et al. 2024, arXiv 2407.06057"
@@ -243,25 +233,25 @@ def on_grammar(args: BestOfN, folder: RunFolder) -> tuple[str, list[Finding]]:
 
 
 def svi(model: AlignmentModel, prompts: Prompts, seed: int, args: BestOfN) -> FineTuned:
-    return tuned(
+    return train(
         FineTuned(model.prior),
         model,
         prompts,
         LeaveOneOut_ELBO(args.particles),
         args.steps,
-        rate=2e-3,
+        learning_rate=2e-3,
         seed=seed,
     )
 
 
 def distil(model: AlignmentModel, prompts: Prompts, n: int, seed: int, args: BestOfN) -> FineTuned:
-    return tuned(
+    return train(
         FineTuned(model.prior),
         model,
         prompts,
         BestOfN_ELBO(args.particles, n=n),
         args.steps,
-        rate=3e-3,
+        learning_rate=3e-3,
         seed=seed,
     )
 
@@ -382,8 +372,13 @@ def on_text(args: BestOfN, folder: RunFolder) -> tuple[str, list[Finding]]:
             f"distilled, n = {n}": BestOfN_ELBO(num_particles, n=n),
         }
         for name, objective in objectives.items():
-            guide = tuned(
-                FineTuned(model.prior), model, prompts, objective, args.text_steps, rate=1e-4
+            guide = train(
+                FineTuned(model.prior),
+                model,
+                prompts,
+                objective,
+                args.text_steps,
+                learning_rate=1e-4,
             )
             found = diagnose(model, guide, prompts, num_samples=256, prior_sample=draws)
             places[name] = Place(found.kl_guide_prior, found.log_likelihood.times(args.text_beta))

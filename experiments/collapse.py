@@ -34,8 +34,7 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from experiments.shared import figures
-from experiments.shared.arguments import (
-    Arguments,
+from experiments.shared.argument_types import (
     Count,
     Out,
     Positive,
@@ -46,21 +45,19 @@ from experiments.shared.arguments import (
     used,
 )
 from experiments.shared.claims import Finding, finished, largest, report, smallest
-from experiments.shared.command_line import run_script
-from experiments.shared.early_stops import early_stops
-from experiments.shared.new_folder import new_folder
-from experiments.shared.priors import load_prior, set_threads
-from experiments.shared.reward_only import RewardOnly
-from experiments.shared.rewards import REWARDS
-from experiments.shared.run_folder import RunFolder
-from experiments.shared.tuning import tuned
-from experiments.shared.zoo import cell, mean_and_error, text_table
+from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.run_folder import RunFolder, new_folder
+from experiments.shared.tables import cell, mean_and_error, text_table
+from experiments.shared.training import RewardOnly, early_stops, train
+from experiments.shared.workers import set_threads
 from guides import FineTuned
 from inference import Enumeration, LeaveOneOut_ELBO, entropy, joint_at, log_guide_at, random_state
 from inference.diagnostics.diagnose import distinct_n
 from inference.estimate import expectation
 from inference.svi.step import Metrics
 from model import AlignmentModel, LanguageModel, Pattern, Prompts, TextReward, grammar_prior
+from model.prior.named_priors import load_prior
+from model.registry import REWARDS
 
 CLAIM = (
     "reward alone collapses q to a point, also by the exact gradient, and with the KL penalty q becomes the posterior, where "
@@ -211,13 +208,13 @@ def sampled(
             nats[step] = entropy(truth.log_guide(guide)).item()
 
     objective = OBJECTIVES[name](args.particles)
-    guide = tuned(
+    guide = train(
         FineTuned(model.prior),
         model,
         truth.prompts,
         objective,
         args.steps,
-        rate=RATE,
+        learning_rate=RATE,
         seed=seed,
         on_step=look,
     )
@@ -396,13 +393,13 @@ def of_text(args: Collapse) -> tuple[str, list[Finding]]:
     )
     guides = {"prior": FineTuned(prior)}
     for name, make in OBJECTIVES.items():
-        guides[name] = tuned(
+        guides[name] = train(
             FineTuned(model.prior),
             model,
             prompts,
             make(args.particles // 2),
             args.text_steps,
-            rate=args.text_rate,
+            learning_rate=args.text_rate,
         )
     columns = {title: key for title, key in COLUMNS.items() if key != "kl_guide_posterior"}
     rows, means = {}, {}

@@ -34,8 +34,7 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from experiments.shared import figures
-from experiments.shared.arguments import (
-    Arguments,
+from experiments.shared.argument_types import (
     Count,
     Name,
     Out,
@@ -47,13 +46,11 @@ from experiments.shared.arguments import (
     number,
 )
 from experiments.shared.claims import Finding, finished, report
-from experiments.shared.command_line import run_script
-from experiments.shared.early_stops import early_stops
-from experiments.shared.new_folder import new_folder
-from experiments.shared.priors import load_prior, set_threads
-from experiments.shared.reward_only import RewardOnly
-from experiments.shared.tuning import tuned
-from experiments.shared.zoo import cell, mean_and_error, text_table
+from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.run_folder import new_folder
+from experiments.shared.tables import cell, mean_and_error, text_table
+from experiments.shared.training import RewardOnly, early_stops, train
+from experiments.shared.workers import set_threads
 from guides import Guide, Twisted
 from inference import (
     OBJECTIVES,
@@ -78,6 +75,7 @@ from model import (
     TextReward,
     vader_sentiment,
 )
+from model.prior.named_priors import load_prior
 
 CLAIM = "RL without distribution matching fails, distribution matching without RL works, and RL with a KL penalty is such matching"
 SOURCE = "Korbak, Perez and Buckley 2022, arXiv 2205.11275, section 5; Khalifa et al. 2021, arXiv 2012.11635; arXiv 2206.00761"
@@ -246,13 +244,13 @@ def run(task: Task, prompts: Prompts, args: DistributionMatching) -> dict[str, R
         model = task.target if name == GDC else task.rewarded
         found = []
         for seed in range(args.seeds):
-            guide = tuned(
+            guide = train(
                 Twisted(model.prior),
                 model,
                 prompts,
                 objective(name, args.particles),
                 args.steps,
-                rate=args.rate,
+                learning_rate=args.rate,
                 seed=seed,
             )
             found.append(measure(task, guide, prompts, draws, exact_draws, size))

@@ -26,16 +26,17 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor
 
-from experiments.shared.arguments import DISTINCT, Arguments, Seed, Threads, count, number
-from experiments.shared.command_line import run_script
-from experiments.shared.priors import load_prior, set_threads
+from experiments.shared.argument_types import DISTINCT, Seed, Threads, count, number
+from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.tables import text_table
+from experiments.shared.workers import set_threads
 from experiments.shared.worlds import moved_guide
-from experiments.shared.zoo import text_table
 from guides import FineTuned
 from inference import LeaveOneOut_ELBO, RewardToGo_ELBO, random_state
 from inference.objectives import AnalyticKL_ELBO
 from inference.programs import parameter_scope
 from model import AlignmentModel, LanguageModel, Prompts, Reward
+from model.prior.named_priors import load_prior
 
 OBJECTIVES: dict[str, Callable[[int], ELBO]] = {
     "leave-one-out": LeaveOneOut_ELBO,

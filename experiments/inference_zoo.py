@@ -30,23 +30,24 @@ from typing import Annotated
 import torch
 
 from experiments.shared import figures
-from experiments.shared.arguments import (
+from experiments.shared.argument_types import (
     CORES,
     DISTINCT,
-    Arguments,
     Count,
     Only,
     Out,
     Seeds,
     Workers,
+    check_only,
     number,
 )
-from experiments.shared.command_line import one_line, run_script
-from experiments.shared.early_stops import early_stops, gather
-from experiments.shared.new_folder import new_folder
-from experiments.shared.priors import check_only, guide_for, some
-from experiments.shared.worlds import WORLDS, World, WorldName
-from experiments.shared.zoo import cell, mean_and_error, reference, run_and_write, text_table
+from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.refusals import one_line
+from experiments.shared.run_folder import new_folder
+from experiments.shared.tables import cell, mean_and_error, text_table
+from experiments.shared.training import early_stops, record_early_stop
+from experiments.shared.workers import run_and_write, some_jobs
+from experiments.shared.worlds import WORLDS, World, WorldName, guide_for, reference
 from guides import GUIDES, Guide, Twisted
 from inference import (
     OBJECTIVES,
@@ -173,7 +174,7 @@ def list_jobs(args: Zoo) -> list[Job]:
         for seed in range(args.seeds)
         if not (name == "enumeration" and WORLDS[world]().num_prior_draws)
     ]
-    return some(jobs)
+    return some_jobs(jobs)
 
 
 def run(job: Job) -> Result:
@@ -211,7 +212,7 @@ def train(world: World, objective: str, steps: int, seed: int) -> Guide:
         options=options, clip_norm=world.clip_norm, schedule=cosine(num_steps)
     )
     settings = {"num_steps": num_steps, "objective": made, "optimizer": optimizer, "seed": seed}
-    gather(fit(world.model, guide, world.prompts, **settings, progress=False), "its fit")
+    record_early_stop(fit(world.model, guide, world.prompts, **settings, progress=False), "its fit")
     return guide
 
 

@@ -22,10 +22,10 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from experiments.shared.arguments import Arguments, Seed, count, number
-from experiments.shared.command_line import run_script
+from experiments.shared.argument_types import Seed, count, number
+from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.tables import text_table
 from experiments.shared.worlds import moved_guide
-from experiments.shared.zoo import text_table
 from guides import FineTuned
 from inference import random_state
 from inference.diagnostics.kl_estimators import k1, k2, k3

@@ -33,8 +33,9 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from experiments.shared.arguments import Arguments, Count, Out, Rate, Seed, Threads, count, multiple
-from experiments.shared.command_line import FAULTS, blamed, going_on, run_script
+from experiments.shared.argument_types import Count, Out, Rate, Seed, Threads, count, multiple
+from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.refusals import FAULTS, blamed, resume_hint
 
 END = "<|endoftext|>"
 OPENINGS = ("The film was", "I thought this movie", "The acting is", "If you like")
@@ -299,7 +300,7 @@ def main(args: Pretrain) -> None:
         copy.deepcopy(model).half().save_pretrained(args.out)
         tokenizer.save_pretrained(args.out)
 
-    with going_on(
+    with resume_hint(
         lambda: f"The weights of the last 500 steps, if there were so many, are in {args.out}."
     ):
         train(model, stream, args, save)

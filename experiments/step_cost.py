@@ -21,10 +21,9 @@ from pyro.infer import SVI
 from pyro.params.param_store import StateDict
 
 from experiments.benchmark import take_turns
-from experiments.shared.arguments import Arguments, Count, Only, Threads, count
-from experiments.shared.command_line import run_script
-from experiments.shared.priors import check_only, guide_for
-from experiments.shared.worlds import WORLDS, World, WorldName
+from experiments.shared.argument_types import Count, Only, Threads, check_only, count
+from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.worlds import WORLDS, World, WorldName, guide_for
 from inference import OBJECTIVES, FusedOptimizer
 
 

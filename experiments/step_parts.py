@@ -35,23 +35,25 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from experiments.benchmark import Seconds, ratio, take_turns
-from experiments.shared.arguments import (
+from experiments.shared.argument_types import (
     SOME,
-    Arguments,
     Count,
+    DtypeName,
+    GuideName,
     Length,
     Name,
     Positive,
     Threads,
     count,
 )
-from experiments.shared.command_line import FAULTS, blamed, run_script
+from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.guide_options import build_guide
-from experiments.shared.priors import DtypeName, GuideName, load_prior
-from experiments.shared.rewards import REWARDS
+from experiments.shared.refusals import FAULTS, blamed
 from guides import GUIDES, Guide
 from inference import FusedOptimizer, LeaveOneOut_ELBO, response_distribution
 from model import AlignmentModel, LanguageModel, Prompts, ResponseDistribution
+from model.prior.named_priors import load_prior
+from model.registry import REWARDS
 
 GENERATE, PRIOR, GUIDE, SUM, STEP = (
     "raw generate",

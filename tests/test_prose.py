@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 import inference
-from experiments.shared.rewards import REWARDS
 from guides import GUIDES
 from inference import DIVERGENCES, OBJECTIVES, REWARD_INFERENCE, SAMPLERS
 from inference.diagnostics.kl_estimators import KL_ESTIMATORS
 from inference.samplers import RESAMPLING
 from model import AGGREGATIONS
+from model.registry import REWARDS
 from tests.experiments.scripts import NAMES
 
 ROOT = Path(__file__).parents[1]
@@ -49,15 +49,7 @@ UNFINISHED: dict[str, set[str]] = {
         "experiments/rlhf/reward_bank.py",
         "experiments/rlhf/simulated.py",
         "experiments/rlhf/stages.py",
-        "experiments/shared/claims.py",
-        "experiments/shared/command_line.py",
         "experiments/shared/figures.py",
-        "experiments/shared/inputs.py",
-        "experiments/shared/priors.py",
-        "experiments/shared/rewards.py",
-        "experiments/shared/tuning.py",
-        "experiments/shared/worlds.py",
-        "experiments/shared/zoo.py",
         "experiments/steer/__main__.py",
         "experiments/steer/decoding.py",
         "experiments/steer/judge.py",
@@ -162,8 +154,6 @@ UNFINISHED: dict[str, set[str]] = {
         "experiments/collapse.py",
         "experiments/rlhf/__main__.py",
         "experiments/shared/figures.py",
-        "experiments/shared/rewards.py",
-        "experiments/shared/worlds.py",
         "experiments/steer/__main__.py",
         "experiments/steer/decoding.py",
         "experiments/steer/judge.py",

@@ -22,14 +22,15 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from experiments.equivalence.gradient import expectation_error, reinforce_error
-from experiments.shared.arguments import Arguments, Positive, Seed, Threads, count
+from experiments.shared.argument_types import Positive, Seed, Threads, count
 from experiments.shared.claims import Finding, report
-from experiments.shared.command_line import run_script
-from experiments.shared.priors import load_prior, set_threads
+from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.workers import set_threads
 from experiments.shared.worlds import moved_guide
 from inference import Enumeration, random_state
 from inference.estimate import expectation
 from model import AlignmentModel, LanguageModel, TextReward, grammar_prior, vader_sentiment
+from model.prior.named_priors import load_prior
 
 CLAIM = "KL-regularised RL is ELBO maximisation, in value and in gradient"
 SOURCE = "Korbak, Perez and Buckley 2022, arXiv 2205.11275, section 3"

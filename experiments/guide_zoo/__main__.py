@@ -40,23 +40,23 @@ from experiments.guide_zoo.figures import Gap, Tuned
 from experiments.guide_zoo.runs import KL, MEASURE, OBJECTIVE, WORLDS, Job, Result, WorldName, run
 from experiments.guide_zoo.variants import VARIANTS
 from experiments.shared import figures
-from experiments.shared.arguments import (
+from experiments.shared.argument_types import (
     CORES,
     DISTINCT,
-    Arguments,
     Count,
     Only,
     Out,
     Seeds,
     Workers,
+    check_only,
     count,
     used,
 )
-from experiments.shared.command_line import run_script
-from experiments.shared.new_folder import new_folder
-from experiments.shared.priors import check_only, some
-from experiments.shared.worlds import MODES, film_reviews, two_modes
-from experiments.shared.zoo import cell, mean_and_error, reference, run_and_write, text_table
+from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.run_folder import new_folder
+from experiments.shared.tables import cell, mean_and_error, text_table
+from experiments.shared.workers import run_and_write, some_jobs
+from experiments.shared.worlds import MODES, film_reviews, reference, two_modes
 from inference import Estimate
 
 OTHER: dict[Direction, Direction] = {"reverse": "forward", "forward": "reverse"}
@@ -116,7 +116,7 @@ def list_jobs(args: GuideZoo) -> list[Job]:
     """Every run."""
     check_only(args.only, VARIANTS)
     wanted = [name for name in VARIANTS if not args.only or name in args.only]
-    return some(
+    return some_jobs(
         [job for world in args.worlds for name in wanted for job in jobs_of(args, world, name)]
     )
 

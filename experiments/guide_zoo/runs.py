@@ -11,7 +11,7 @@ from typing import Literal
 
 from experiments.guide_zoo.family_optimum import Direction, family_optimum
 from experiments.guide_zoo.variants import VARIANTS
-from experiments.shared.command_line import one_line
+from experiments.shared.refusals import one_line
 from experiments.shared.worlds import World, eight_tokens, film_reviews, two_modes
 from guides import Guide
 from inference import (

@@ -37,11 +37,11 @@ from experiments.rlhf import figures as rlhf_figures
 from experiments.rlhf.check import check
 from experiments.rlhf.simulated import simulated
 from experiments.rlhf.stages import finish, held_out, learn, tune
-from experiments.shared.arguments import (
+from experiments.shared.argument_types import (
     DISTINCT,
-    Arguments,
     Count,
     Device,
+    GuideName,
     Length,
     Name,
     Out,
@@ -52,18 +52,18 @@ from experiments.shared.arguments import (
     TextFile,
     Threads,
     count,
+    described,
     number,
-    option,
     used,
 )
 from experiments.shared.claims import Finding
-from experiments.shared.command_line import FAULTS, blamed, going_on, run_script
+from experiments.shared.command_line import Arguments, option, run_script
 from experiments.shared.figures import save
 from experiments.shared.guide_options import build_guide
-from experiments.shared.new_folder import new_folder
-from experiments.shared.priors import GuideName, described, load_prior, set_threads
-from experiments.shared.run_folder import RunFolder
-from experiments.shared.zoo import text_table
+from experiments.shared.refusals import FAULTS, blamed, resume_hint
+from experiments.shared.run_folder import RunFolder, new_folder
+from experiments.shared.tables import text_table
+from experiments.shared.workers import set_threads
 from guides import GUIDES
 from inference import random_state
 from inference.reward_posterior import REWARD_INFERENCE
@@ -78,6 +78,7 @@ from model.preferences import (
     read_preferences,
     split_preferences,
 )
+from model.prior.named_priors import load_prior
 
 if TYPE_CHECKING:
     InferenceName: TypeAlias = str
@@ -193,7 +194,7 @@ def main(args: RLHF) -> tuple[RunFolder, list[Finding]]:
         args.seed
     ):  # refused here, if it is, rather than once the reward is there
         build_guide(args.guide, {}, prior, prior.encode([args.prompt] if data is None else data[2]))
-    with new_folder(args, "rlhf") as folder, going_on(lambda: to_go_on(folder)):
+    with new_folder(args, "rlhf") as folder, resume_hint(lambda: to_go_on(folder)):
         print(f"run folder {folder.path}")
         with random_state.isolated(args.seed):
             if data is None:

@@ -18,9 +18,8 @@ from experiments.rlhf.stages import check_inference, finish, held_out, learn, tu
 from experiments.shared import claims
 from experiments.shared.claims import Finding
 from experiments.shared.figures import save
-from experiments.shared.priors import load_prior
 from experiments.shared.run_folder import RunFolder
-from experiments.shared.zoo import cell, mean_and_error, text_table
+from experiments.shared.tables import cell, mean_and_error, text_table
 from inference import random_state
 from inference.reward_posterior.calibration import Calibration
 from model import LanguageModel, vader_sentiment
@@ -31,6 +30,7 @@ from model.preferences import (
     RewardPosterior,
     write_preferences,
 )
+from model.prior.named_priors import load_prior
 
 if TYPE_CHECKING:
     from experiments.rlhf.__main__ import RLHF

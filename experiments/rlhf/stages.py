@@ -13,7 +13,7 @@ from torch import Tensor
 from experiments.rlhf.reward_bank import Bank, sweep
 from experiments.shared.guide_options import save_guide
 from experiments.shared.run_folder import RunFolder
-from experiments.shared.zoo import text_table
+from experiments.shared.tables import text_table
 from guides import GUIDES, Guide
 from inference import (
     Estimate,

@@ -1,102 +1,134 @@
-"""The command line of every script: `run_script(main, Arguments)`, and one line on stderr for what cannot be.
+"""Command line of every script: `Arguments` declares the options, `run_script` parses them.
 
-Exit codes: 0; 1 where a claim did not hold, or after a traceback, which is a fault of the program; 2 for what is refused; 128
-and the number of the signal after an interrupt. `--debug` shows the traceback of what is refused.
+    @dataclass(frozen=True)
+    class Coin(Arguments):
+        flips: Count = 100
+        bias: Annotated[float, number(above=0, below=1)] = 0.5
+
+    run_script(main, Coin)
+
+Exit codes: 0 for success; 1 for a claim that did not hold, or a traceback; 2 for a refusal, which
+is one line on stderr; 128 plus the number of the signal after an interrupt.
 """
 
 from __future__ import annotations
 
-import dis
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, NoReturn, TypeVar
+from types import FrameType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NoReturn,
+    Self,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-import torch
 import tyro
-from safetensors import SafetensorError
 from transformers.utils import logging
 
-from experiments.shared.arguments import Arguments, check_used, hints_of, option, parts
+from experiments.shared.argument_types import Check, Used
+from experiments.shared.refusals import is_refusal, one_line
+from model.common.checks import one_of
 
-A = TypeVar("A", bound=Arguments)
-ROOT = Path(__file__).parents[2]
-OURS = tuple(f"{ROOT / package}/" for package in ("experiments", "inference", "guides", "model"))
-FAULTS = (
-    OSError,
-    ValueError,
-    TypeError,
-    ArithmeticError,
-    RuntimeError,
-    ImportError,
-    SafetensorError,
-)
-"""Errors that the libraries underneath raise where a path, a name, a text or a number cannot be."""
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
+class Arguments:
+    """Base of the dataclass of a script's arguments. Exits at the first value out of range.
+
+    A field's type holds its range, see `argument_types`. None passes: the script has a default.
+    """
+
+    def __post_init__(self) -> None:
+        try:
+            for name, hint in hints_of(type(self)).items():
+                _check(option(name), hint, getattr(self, name))
+        except ValueError as error:
+            raise SystemExit(str(error)) from error
+        except OSError as error:  # a path that the system rejects
+            raise SystemExit(f"{option(name)} {error.filename}: {error.strerror}") from error
+
+    def completed(self, parse: Callable[[Self], Self]) -> Self:
+        """Return these arguments, or those of an earlier run that they name.
+
+        Args:
+            parse: parses the command line again, with other defaults.
+        """
+        return self
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGTERM or SIGHUP came, which ends a script as Ctrl-C does."""
+    """Interrupt by SIGTERM or SIGHUP, which ends a script as Ctrl-C does."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
         self.signum = signum
 
 
+A = TypeVar("A", bound=Arguments)
+
+
 def run_script(
     main: Callable[[A], object], arguments: type[A], argv: Sequence[str] | None = None
 ) -> NoReturn:
-    """Read the command line, run the script, and exit.
+    """Parse the command line, run the script, and exit.
 
     Args:
-        main: the script. Findings in the list that it returns, if it does, decide the exit code.
-        arguments: its arguments.
-        argv: the command line; default that of the process.
+        main: the script. If `main` returns a list of findings, they decide the exit code.
+        arguments: dataclass of the arguments.
+        argv: words of the command line; default those of the process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    logging.disable_progress_bar()  # of transformers, for each file it loads
+    logging.disable_progress_bar()  # of transformers, one for each file
     logging.set_verbosity_error()
-    with until_nobody_reads(), interrupts():
+    with _until_nobody_reads(), interrupts():
         try:
-            given = given_options(words)
-            check_words(words, arguments)
-            about = f"{arguments.__doc__}\n\n--debug shows where in the program it is that something is refused."
-            args = tyro.cli(arguments, args=words, description=about)
-            args = args.completed(
-                lambda own: tyro.cli(arguments, args=words, description=about, default=own)
-            )
-            check_used(args, given)
-            findings = main(args)
+            findings = main(_parse(words, arguments))
         except KeyboardInterrupt as interrupt:
             number = getattr(interrupt, "signum", signal.SIGINT)
-            how = _notes(interrupt) or "There is nothing to go on from: start it again."
-            _say(f"Ended by {signal.Signals(number).name}. {how}", 128 + number)
-        except SystemExit as refusal:
-            if not isinstance(refusal.code, str):
-                raise
-            _refuse(refusal, debug)
+            hint = _note(interrupt) or "There is nothing to resume from: start it again."
+            _exit(f"Ended by {signal.Signals(number).name}. {hint}", 128 + number)
         except BrokenPipeError:
             raise
-        except Exception as error:
-            if not is_refusal(error):
+        except (Exception, SystemExit) as error:
+            if not (isinstance(getattr(error, "code", None), str) or is_refusal(error)):
                 raise
-            _refuse(error, debug)
-    sys.exit(
-        int(
-            isinstance(findings, list)
-            and not all(getattr(finding, "held", True) for finding in findings)
-        )
+            if debug:
+                traceback.print_exception(error)
+            message, note = one_line(error), _note(error)
+            _exit(f"{message.removesuffix('.')}. {note}" if note else message, 2)
+    checked = findings if isinstance(findings, list) else []
+    sys.exit(int(not all(getattr(finding, "held", True) for finding in checked)))
+
+
+def _parse(words: list[str], arguments: type[A]) -> A:
+    """Arguments that the words of a command line give."""
+    given = given_options(words)
+    _check_words(words, arguments)
+    about = f"{arguments.__doc__}\n\n--debug prints the traceback of a refusal."
+    args = tyro.cli(arguments, args=words, description=about)
+    args = args.completed(
+        lambda default: tyro.cli(arguments, args=words, description=about, default=default)
     )
+    _check_used(args, given)
+    return args
 
 
 def given_options(words: Sequence[str]) -> set[str]:
-    """The fields that a command line names; exits if it names one twice, of which the first would be ignored."""
+    """Names of the fields on a command line. Exits if an option is given twice."""
     given: set[str] = set()
     for word in words:
         if not word.startswith("--") or len(word) < 3:
@@ -108,11 +140,10 @@ def given_options(words: Sequence[str]) -> set[str]:
     return given
 
 
-def check_words(words: Sequence[str], arguments: type[Arguments]) -> None:
-    """Exit at an empty path, which the system takes for the folder that one is in, and at bytes that are no text."""
-    paths = {
-        option(name) for name, hint in hints_of(arguments).items() if Path in {hint, *parts(hint)}
-    }
+def _check_words(words: Sequence[str], arguments: type[Arguments]) -> None:
+    """Exit at an empty path, which would mean the current folder, and at invalid UTF-8."""
+    hints = hints_of(arguments).items()
+    paths = {option(name) for name, hint in hints if Path in {hint, *_parts(hint)}}
     name = "command line"
     for word in words:
         name, given, value = word.partition("=") if word.startswith("--") else (name, "=", word)
@@ -122,108 +153,90 @@ def check_words(words: Sequence[str], arguments: type[Arguments]) -> None:
             raise SystemExit(f"{name}: {value!r} is no text in UTF-8")
 
 
-@contextmanager
-def blamed(where: str, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Around what is made of an option: exit with its name if that is refused.
-
-    Args:
-        where: the option, as it was given.
-        also: errors that are no fault of the program in here; `FAULTS` where files are loaded and libraries read them.
-    """
-    try:
-        yield
-    except Exception as error:
-        if not (is_refusal(error) or isinstance(error, also)):
-            raise
-        raise SystemExit(f"{where}: {one_line(error)}") from error
+def _check_used(args: Arguments, given: Collection[str]) -> None:
+    """Exit at the first given option that has no effect beside the others."""
+    for name, hint in hints_of(type(args)).items():
+        for annotation in _parts(hint) if name in given else ():
+            if isinstance(annotation, Used) and not annotation.when(args):
+                raise SystemExit(
+                    f"{option(name)} has no effect {annotation.unless}: leave one of them out"
+                )
 
 
-@contextmanager
-def going_on(how: Callable[[], str]) -> Iterator[None]:
-    """Around what takes long: after an interrupt or an error it is said how to go on, unless that is empty."""
-    try:
-        yield
-    except BaseException as error:
-        if said := how():
-            error.add_note(said)
-        raise
+def hints_of(arguments: type) -> dict[str, Any]:
+    """Type of each field, with its annotations."""
+    if arguments not in _HINTS:
+        _HINTS[arguments] = get_type_hints(arguments, include_extras=True)
+    return _HINTS[arguments]
 
 
-def is_refusal(error: BaseException) -> bool:
-    """Whether an error says what cannot be: of a file, of memory, or raised by a statement of this project.
-
-    An error that a line of ours runs into, of whatever type, is a fault of the program.
-    """
-    if isinstance(
-        error, OSError | MemoryError | torch.OutOfMemoryError
-    ) or "can't allocate memory" in str(error):
-        return True
-    return isinstance(error, FAULTS) and _was_raised_here(error.__traceback__)
+def option(field: str) -> str:
+    """Name of a field on the command line."""
+    return f"--{field.replace('_', '-')}"
 
 
-def one_line(error: BaseException) -> str:
-    """The message of an error, or its name if it has none."""
-    said = str(error).partition("Trace Shapes:")[0]  # a table that Pyro adds
-    return " ".join(said.split()) or type(error).__name__
+def _parts(hint: Any) -> Iterator[Any]:
+    """Parts of a type, and the annotations of the type and of its parts."""
+    for part in get_args(hint):
+        yield part
+        yield from _parts(part)
 
 
-def _was_raised_here(trace: TracebackType | None) -> bool:
-    """Whether the innermost frame is one of this project, and stands at a `raise`."""
-    if trace is None:
-        return False
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    code = trace.tb_frame.f_code
-    return (
-        code.co_filename.startswith(OURS)
-        and code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
-    )
+def _check(name: str, hint: Any, value: Any) -> None:
+    """Run the checks annotated to a type and to its parts; a `Literal` lists its values."""
+    if value is None:
+        return
+    if get_origin(hint) is Annotated:
+        hint, *annotations = get_args(hint)
+        for annotation in annotations:
+            if isinstance(annotation, Check):
+                annotation.check(name, value)
+    if get_origin(hint) is Literal:
+        one_of(name, value, get_args(hint))
+    if get_origin(hint) in (Union, UnionType):
+        for part in get_args(hint):
+            _check(name, part, value)
+    if get_origin(hint) is tuple:
+        for item in value:
+            _check(name, get_args(hint)[0], item)
 
 
-def _refuse(error: BaseException, debug: bool) -> NoReturn:
-    if debug:
-        traceback.print_exception(error)
-    said, notes = one_line(error), _notes(error)
-    _say(f"{said.removesuffix('.')}. {notes}" if notes else said, 2)
-
-
-def _notes(error: BaseException) -> str:
-    """How to go on, in the words of the outermost note, which knows the command line; empty if there is none."""
+def _note(error: BaseException) -> str:
+    """Hint on how to resume, from the outermost frame, which knows the command line."""
     return "".join(getattr(error, "__notes__", [])[-1:])
 
 
-def _say(text: str, code: int) -> NoReturn:
+def _exit(text: str, code: int) -> NoReturn:
     sys.stdout.flush()
     print(text, file=sys.stderr)
     sys.exit(code)
 
 
 @contextmanager
-def until_nobody_reads() -> Iterator[None]:
-    """What is printed may be read by something like `head`: once that has seen enough, the script ends without a word."""
+def _until_nobody_reads() -> Iterator[None]:
+    """End the script silently once the reader of stdout, such as `head`, has closed the pipe."""
     try:
         try:
             yield
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # for what is still to be written
+        # What is still in the buffer goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
 
 
 @contextmanager
 def interrupts() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP all raise a KeyboardInterrupt in here."""
+    """Turn SIGINT, SIGTERM and SIGHUP into a KeyboardInterrupt."""
 
-    def raise_it(signum: int, _: FrameType | None) -> NoReturn:
+    def raise_interrupt(signum: int, _: FrameType | None) -> NoReturn:
         raise Interrupted(signum)
 
     handlers: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}
-    handlers |= {
-        getattr(signal, name): raise_it for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
-    }
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            handlers[getattr(signal, name)] = raise_interrupt
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield

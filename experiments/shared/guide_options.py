@@ -7,7 +7,7 @@ from dataclasses import asdict, field, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from experiments.shared.command_line import blamed
+from experiments.shared.refusals import blamed
 from guides import GUIDES, Guide, OtherGuideError
 from model import LanguageModel, Prompts
 from model.common.digests import DamagedFileError, check_digests, saved_together

@@ -8,13 +8,16 @@ import platform
 import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from experiments.shared.refusals import blamed
+from inference.svi.checkpoint.folder_lock import locked
 from model.common.digests import text_digest
 from model.common.files import write_atomically
 
@@ -147,3 +150,42 @@ def _record(line: bytes) -> dict[str, float]:
     if not numbers or not (type(record.get("step")) is int and record["step"] >= 1):
         return {}
     return record
+
+
+class HasOut(Protocol):
+    """Arguments that say where run folders are made."""
+
+    @property
+    def out(self) -> Path: ...
+
+
+@contextmanager
+def new_folder(
+    args: HasOut, name: str, digests: Mapping[str, Any] | None = None
+) -> Iterator[RunFolder]:
+    """A new run folder with the arguments in it, and digests of the files that they name. Nobody else works in it.
+
+    If what is inside fails before it has written anything, the folder is taken away again, and the folders made for it.
+    """
+    parents = [place for place in (args.out, *args.out.parents) if not place.exists()]
+    with blamed(f"--out {args.out}"):
+        folder = RunFolder.new(args.out, name)
+    with locked(folder.path):
+        folder.write_arguments(args, digests)
+        written = set(folder.path.iterdir())
+        try:
+            yield folder
+        except BaseException:
+            if set(folder.path.iterdir()) == written:
+                _take_away(written, [folder.path, *parents])
+            raise
+
+
+def _take_away(files: set[Path], folders: list[Path]) -> None:
+    """Remove files, and folders from the inside out while they are empty."""
+    for file in files:
+        file.unlink()
+    for folder in folders:
+        if any(folder.iterdir()):
+            return
+        folder.rmdir()

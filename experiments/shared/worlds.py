@@ -1,4 +1,7 @@
-"""The posteriors that algorithms and guides are compared on: two that can be enumerated, and one of English text."""
+"""Worlds: the posteriors of English text and of untrained networks that scripts compare on.
+
+The context-free grammar of the tests and of the claim scripts is `model.prior.grammar`.
+"""
 
 from __future__ import annotations
 
@@ -13,28 +16,30 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from experiments.shared.priors import load_prior
-from experiments.shared.rewards import REWARDS
-from guides import FineTuned
-from inference import Enumeration, PriorSample, random_state, sample_prior
+from guides import GUIDES, FineTuned, Guide
+from inference import OBJECTIVES, Enumeration, PriorSample, entropy, random_state, sample_prior
 from model import AlignmentModel, LanguageModel, Prompts, TokenReward
+from model.prior.named_priors import load_prior
+from model.registry import REWARDS
 
-END, WANTED = 0, (4, 6)
+END = 0
+REWARDED_TOKENS = (4, 6)
+"""Tokens that the reward of `eight_tokens` counts."""
 MODES = (2, 4)
-"""Words of `two_modes`, the heavier mode's first."""
+"""Words of the modes of `two_modes`, the heavier mode first."""
 
 
 @dataclass(frozen=True)
 class World:
-    """A posterior, and the settings of a fit that suit it.
+    """A posterior, and settings of a fit that suit the posterior.
 
     Attributes:
-        model: prior and evidence.
+        model: prior and reward.
         prompts: one prompt.
-        particles: K, responses a step.
+        particles: K, number of responses for each step.
         learning_rate: peak of Adam's cosine.
-        clip_norm: of the gradient.
-        num_prior_draws: behind the reference, where responses cannot be listed.
+        clip_norm: norm that the gradient is scaled down to.
+        num_prior_draws: number of prior draws behind the reference; 0 if all responses are listed.
     """
 
     model: AlignmentModel
@@ -46,12 +51,12 @@ class World:
 
     @cached_property
     def truth(self) -> Enumeration | None:
-        """The exact posterior, where responses can be listed."""
+        """The exact posterior if responses can be listed."""
         return None if self.num_prior_draws else Enumeration(self.model, self.prompts)
 
     @cached_property
     def prior_sample(self) -> PriorSample | None:
-        """The reference elsewhere: log Z from all draws of the prior, exact posterior samples from those accepted."""
+        """Draws of the prior if responses cannot be listed: log Z, exact posterior samples."""
         if not self.num_prior_draws:
             return None
         bound = self.model.log_likelihood_bound(self.prompts)
@@ -61,8 +66,27 @@ class World:
             )
 
 
+def reference(world: World) -> str:
+    """One line on the posterior of a world."""
+    if world.truth is not None:
+        log_p = world.truth.log_posterior
+        reward = (log_p.exp() * world.truth.log_likelihood).sum(0).mean().item() * world.model.beta
+        nats = entropy(log_p).mean().item()
+        log_z = world.truth.log_z.mean().item()
+        return f"log Z {log_z:.4f}; of the posterior, E[r] {reward:.4f}, entropy {nats:.4f}"
+    assert world.prior_sample is not None
+    sample = world.prior_sample
+    estimate = sample.mean(sample.log_likelihood, sample.log_likelihood).times(world.model.beta)
+    return f"log Z {sample.log_z()}; of the posterior, E[r] {estimate}"
+
+
+def guide_for(objective: str, prior: LanguageModel) -> Guide:
+    """Guide on which comparisons run the objective."""
+    return GUIDES[OBJECTIVES[objective].guide].make(prior)
+
+
 def moved_guide(prior: LanguageModel, scale: float = 0.02) -> FineTuned:
-    """A guide away from the prior: its weights with Gaussian noise on them."""
+    """Guide away from the prior: a copy of the prior with Gaussian noise on its weights."""
     guide = FineTuned(prior)
     with torch.no_grad():
         for parameter in guide.parameters():
@@ -71,7 +95,12 @@ def moved_guide(prior: LanguageModel, scale: float = 0.02) -> FineTuned:
 
 
 def numbered_words(size: int, **settings: str) -> PreTrainedTokenizerFast:
-    """One id a word: `<end>` is 0, the words are w1, w2, ...; `settings` are the tokenizer's."""
+    """Tokenizer of the words `<end>` (token id 0), w1, w2, ...
+
+    Args:
+        size: number of words.
+        settings: settings of the tokenizer.
+    """
     tokenizer = Tokenizer(
         WordLevel({"<end>": END} | {f"w{i}": i for i in range(1, size)}, unk_token="<end>")
     )
@@ -81,16 +110,18 @@ def numbered_words(size: int, **settings: str) -> PreTrainedTokenizerFast:
 
 @cache
 def eight_tokens(seed: int = 2) -> World:
-    """400 responses: a random GPT-2 of 8 tokens, at most 3 a response; r is the share of positions with 4 or 6, beta 0.25.
+    """A random GPT-2 of 8 tokens, 400 responses of at most 3 tokens; beta is 0.25.
+
+    The reward is the share of positions with token 4 or 6.
 
     Args:
-        seed: of the weights, which are the whole prior. How far the prior is from its posterior depends on them.
+        seed: random seed of the weights. The distance from prior to posterior depends on the seed.
     """
     prior = _random_prior(vocab_size=8, max_new_tokens=3, initializer_range=0.15, seed=seed)
 
     def share(response: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
-        wanted = torch.isin(response, torch.tensor(WANTED, device=response.device)) & is_token
-        return wanted.double().mean(-1)
+        tokens = torch.tensor(REWARDED_TOKENS, device=response.device)
+        return (torch.isin(response, tokens) & is_token).double().mean(-1)
 
     model = AlignmentModel(prior, TokenReward(share, prior, upper_bound=1.0), beta=0.25)
     return World(model, prior.encode([""]), particles=64, learning_rate=1e-3, clip_norm=1.0)
@@ -98,10 +129,10 @@ def eight_tokens(seed: int = 2) -> World:
 
 @cache
 def two_modes() -> World:
-    """31 responses, two of them likely: a random GPT-2 of 6 tokens, 2 a response; r is 1 where both are w2, 0.92 where both
-    are w4, else 0; beta 0.16.
+    """A random GPT-2 of 6 tokens, 31 responses of at most 2 tokens, two likely; beta is 0.16.
 
-    A law of independent tokens cannot have both modes without their crossings, w2 w4 and w4 w2.
+    The reward is 1 for w2 w2, 0.92 for w4 w4, else 0. A distribution of independent tokens with
+    both modes also has their crossings, w2 w4 and w4 w2.
     """
     prior = _random_prior(vocab_size=6, max_new_tokens=2, initializer_range=0.02, seed=0)
 
@@ -116,7 +147,7 @@ def two_modes() -> World:
 def _random_prior(
     vocab_size: int, max_new_tokens: int, initializer_range: float, seed: int
 ) -> LanguageModel:
-    """A GPT-2 that was never trained."""
+    """An untrained GPT-2."""
     sizes = {"vocab_size": vocab_size, "n_positions": 16, "n_embd": 64, "n_layer": 2, "n_head": 2}
     special = {"bos_token_id": END, "eos_token_id": END, "pad_token_id": END}
     with torch.random.fork_rng(devices=[]):
@@ -130,15 +161,16 @@ def _random_prior(
 
 @cache
 def film_reviews(num_prior_draws: int = 8192) -> World:
-    """The embedded prior after "The film was", rewarded for VADER sentiment, beta 0.1, 12 tokens at temperature 0.7."""
+    """The embedded prior after "The film was": 12 tokens, temperature 0.7.
+
+    The reward is VADER sentiment; beta is 0.1.
+    """
     prior = load_prior(
         "film-reviews", max_new_tokens=12, temperature=0.7, dtype="float32", device="cpu"
     )
-    model = AlignmentModel(prior, REWARDS["vader"](prior), beta=0.1)
-    prompts = prior.encode(["The film was"])
     return World(
-        model,
-        prompts,
+        AlignmentModel(prior, REWARDS["vader"](prior), beta=0.1),
+        prior.encode(["The film was"]),
         particles=64,
         learning_rate=8e-5,
         clip_norm=None,
@@ -150,7 +182,7 @@ WORLDS: dict[str, Callable[[], World]] = {
     "eight-tokens": eight_tokens,
     "film-reviews": film_reviews,
 }
-"""By name, those on which algorithms are compared."""
+"""Worlds by name, for the comparison of algorithms."""
 
 if TYPE_CHECKING:
     WorldName: TypeAlias = str

@@ -31,25 +31,29 @@ import pyro
 import torch
 import tyro
 
-from experiments.shared import figures
-from experiments.shared.arguments import (
+from experiments.shared.argument_types import (
     SOME,
-    Arguments,
     Count,
     Device,
+    DtypeName,
+    GuideName,
     Length,
     Name,
+    ObjectiveName,
     Out,
     Positive,
     Rate,
+    SamplerName,
     Seed,
     TextFile,
     Threads,
     count,
+    described,
     number,
     used,
 )
-from experiments.shared.command_line import FAULTS, blamed, going_on, run_script
+from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.figures import save
 from experiments.shared.guide_options import (
     FILE,
     GuideOptions,
@@ -60,23 +64,14 @@ from experiments.shared.guide_options import (
     restored_options,
     save_guide,
 )
-from experiments.shared.inputs import Input, checkpoint_files, one_file
-from experiments.shared.new_folder import new_folder
-from experiments.shared.priors import (
-    DtypeName,
-    GuideName,
-    ObjectiveName,
-    SamplerName,
-    described,
-    load_prior,
-    prior_files,
-    set_threads,
-)
-from experiments.shared.rewards import HELP, REWARDS
-from experiments.shared.run_folder import RunFolder
+from experiments.shared.refusals import FAULTS, blamed, resume_hint
+from experiments.shared.run_folder import RunFolder, new_folder
+from experiments.shared.workers import set_threads
 from experiments.steer.decoding import Decoding, with_rewards
+from experiments.steer.figures import elbo_figure, reward_kl_figure
+from experiments.steer.inputs import Input, digests_of
 from experiments.steer.judge import Judge
-from experiments.steer.posterior_options import budgeted_beta, matched, read_choices
+from experiments.steer.posterior_options import HELP, budgeted_beta, matched, read_choices
 from experiments.steer.report import Report, without_folders
 from experiments.steer.resuming import check_fields, check_given, check_inputs, old_folder
 from guides import GUIDES, Fixed, Guide, LoRA
@@ -98,7 +93,10 @@ from inference.svi.anneal import soften
 from inference.svi.checkpoint.checkpoint import has_checkpoint
 from inference.svi.step import Metrics
 from model import AlignmentModel, LanguageModel, Prompts
+from model.common.input_files import checkpoint_files, one_file
 from model.common.texts import read_lines
+from model.prior.named_priors import load_prior, prior_files
+from model.registry import REWARDS
 
 TRAINED = used(lambda args: args.sample is None, "with --sample, which trains nothing")
 SAMPLED = used(lambda args: args.sample is not None, "without --sample")
@@ -238,11 +236,11 @@ def main(args: Steer) -> RunFolder:
     args, model = choose_posterior(args, prior, prompts)
     size = sum(parameter.numel() for parameter in prior.parameters())
     folders = (
-        new_folder(args, "steer", inputs)
+        new_folder(args, "steer", digests_of(inputs))
         if args.resume is None
         else old_folder(args, args.resume, inputs)
     )
-    with folders as folder, going_on(lambda: to_resume(folder)):
+    with folders as folder, resume_hint(lambda: to_resume(folder)):
         print(
             f"prior {args.prior}, {size:,} parameters, on {prior.device}; run folder {folder.path}"
         )
@@ -544,13 +542,11 @@ def draw_figures(report: Report, draws: PriorSample, folder: RunFolder) -> list[
     if not metrics:
         return []
     after = report.after
-    drawn = {
-        "elbo": figures.elbo_figure(metrics, report.before.log_z, report.before.elbo, after.elbo)
-    }
+    drawn = {"elbo": elbo_figure(metrics, report.before.log_z, report.before.elbo, after.elbo)}
     if not report.judged:  # else part of the evidence is no reward
         ends_at = (after.kl_guide_prior, after.log_likelihood.times(report.beta))
-        drawn["reward_kl"] = figures.reward_kl_figure(metrics, draws, report.beta, ends_at)
-    return [figures.save(figure, folder.path / f"{name}.svg") for name, figure in drawn.items()]
+        drawn["reward_kl"] = reward_kl_figure(metrics, draws, report.beta, ends_at)
+    return [save(figure, folder.path / f"{name}.svg") for name, figure in drawn.items()]
 
 
 def read_prompts(args: Steer) -> list[str]:

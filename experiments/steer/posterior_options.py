@@ -17,14 +17,17 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from experiments.shared.command_line import FAULTS, blamed
-from experiments.shared.rewards import REWARDS, usage
+from experiments.shared.refusals import FAULTS, blamed
 from inference import match_moments, random_state, solve_beta
 from model import AlignmentModel, Constraint, Factor, LanguageModel, Prompts, Reward, WeightedSum
+from model.registry import REWARDS, usage
 
 _REWARD = re.compile(r"(?:(?P<weight>[^*:]*)\*)?(?P<name>[a-z-]+)(?::(?P<argument>.*))?", re.DOTALL)
 _CONSTRAINT = re.compile(r"(?P<reward>.*?)(?:(?P<side>>=|<=)(?P<threshold>[^<>=()]*))?", re.DOTALL)
 _COMPARED = re.compile(r"[<>=]\s*[-+]?[\d.]+\s*$")
+HELP = "r, or several rewards that add up, each [WEIGHT*]NAME[:ARGUMENT].\n\n" + "\n\n".join(
+    f"{usage(name, reward.argument)}: {reward.summary}" for name, reward in REWARDS.items()
+)
 
 
 class Chosen(NamedTuple):

@@ -8,9 +8,9 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.shared.arguments import option
-from experiments.shared.inputs import Input, check_unchanged, digests_of, say
+from experiments.shared.command_line import option
 from experiments.shared.run_folder import RunFolder
+from experiments.steer.inputs import Input, check_unchanged, digests_of, print_inputs
 from inference.svi.checkpoint.folder_lock import locked
 from model.common.digests import delete_unfinished
 
@@ -66,7 +66,7 @@ def check_inputs(folder: RunFolder, inputs: Iterable[Input]) -> None:
             raise SystemExit(
                 f"{path} is a link, which is not followed: put what it stands for in its place"
             )
-    say(inputs, folder.path)
+    print_inputs(inputs, folder.path)
     check_unchanged(folder.read_record()["inputs"], digests_of(inputs))
 
 

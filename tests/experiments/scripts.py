@@ -4,7 +4,7 @@ from importlib import import_module
 from pathlib import Path
 
 import experiments
-from experiments.shared.arguments import Arguments
+from experiments.shared.command_line import Arguments
 
 FOLDER = Path(experiments.__file__).parent
 FILES = {path.stem: path for path in FOLDER.glob("*.py") if path.stem != "__init__"}

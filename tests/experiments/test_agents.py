@@ -17,11 +17,11 @@ from experiments.agents import (
     who_said,
 )
 from experiments.guide_zoo.family_optimum import family_optimum
-from experiments.shared.rewards import REWARDS
 from guides import Tabular
 from inference import Enumeration
 from model import AlignmentModel, LanguageModel, grammar_prior
 from model.prior.grammar import SPEAKERS, spoken_sentences
+from model.registry import REWARDS
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_script(tmp_path, capsys, monkeypatch):
             Enumeration(model, prompts), lambda: Tabular(model.prior, prompts), "reverse"
         ).guide
 
-    monkeypatch.setattr(agents, "train", best)
+    monkeypatch.setattr(agents, "train_guide", best)
     findings = main(Agents(betas=(0.3,), seeds=1, out=tmp_path))
     assert [finding.held for finding in findings] == [True] * 3, findings
     printed = capsys.readouterr().out
@@ -118,7 +118,7 @@ def test_script_trains_its_own_guides(tmp_path):
 @pytest.mark.usefixtures("_trained")
 def test_a_guide_far_from_the_posterior_does_not_pass(tmp_path, monkeypatch):
     """Untrained, its agents are the prior's, and the claim fails on that alone."""
-    monkeypatch.setattr(agents, "train", lambda model, *_: agents.FineTuned(model.prior))
+    monkeypatch.setattr(agents, "train_guide", lambda model, *_: agents.FineTuned(model.prior))
     findings = main(Agents(betas=(0.3,), seeds=2, out=tmp_path))
     assert [finding.held for finding in findings] == [True, True, False]
 

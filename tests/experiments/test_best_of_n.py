@@ -18,12 +18,12 @@ from experiments.best_of_n import (
     reward_at,
 )
 from experiments.guide_zoo.family_optimum import family_optimum
-from experiments.shared.rewards import REWARDS
 from experiments.shared.run_folder import RunFolder
 from guides import Fixed, Tabular
 from inference import Enumeration, Estimate, PriorSample
 from inference.targets.order_statistics import best_of_n_kl_bound
 from model import AlignmentModel, LanguageModel
+from model.registry import REWARDS
 
 
 @pytest.fixture

@@ -18,12 +18,12 @@ from experiments.collapse import (
     measure,
     posterior_findings,
 )
-from experiments.shared.reward_only import RewardOnly
-from experiments.shared.rewards import REWARDS
+from experiments.shared.training import RewardOnly
 from experiments.shared.worlds import moved_guide
 from inference import Enumeration, entropy, log_guide_at
 from inference.programs import parameter_scope
 from model import AlignmentModel, LanguageModel, Pattern, TextReward
+from model.registry import REWARDS
 
 
 @pytest.fixture

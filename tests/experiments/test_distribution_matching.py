@@ -21,8 +21,7 @@ from experiments.distribution_matching import (
     pointwise,
     positive,
 )
-from experiments.shared.reward_only import RewardOnly
-from experiments.shared.tuning import tuned
+from experiments.shared.training import RewardOnly, train
 from guides import FineTuned
 from inference import (
     Enumeration,
@@ -82,7 +81,9 @@ def test_nearer_is_how_much_of_the_forward_kl_is_gone(prior):
     prompts = prior.encode(["the film was"])
     task = pointwise(prior, DistributionMatching(word="not"))
     with random_state.isolated(0):
-        guide = tuned(FineTuned(prior), task.rewarded, prompts, LeaveOneOut_ELBO(64), 20, rate=3e-3)
+        guide = train(
+            FineTuned(prior), task.rewarded, prompts, LeaveOneOut_ELBO(64), 20, learning_rate=3e-3
+        )
         draws = sample_prior(
             task.target,
             prompts,

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from experiments import agents, best_of_n, pretrain, step_parts
+from experiments.shared.argument_types import check_only
 from experiments.shared.guide_options import build_guide
-from experiments.shared.priors import check_only, some
-from experiments.shared.zoo import _in_worker
+from experiments.shared.workers import _run_in_worker, some_jobs
 from model.common.checks import positive
 
 
@@ -14,9 +14,9 @@ def test_only_takes_each_name_once_and_leaves_something_to_run():
     check_only(("a", "b"), ("a", "b", "c"))
     with pytest.raises(SystemExit, match="--only has 'a' twice"):
         check_only(("a", "b", "a"), ("a", "b"))
-    assert some([1]) == [1]
+    assert some_jobs([1]) == [1]
     with pytest.raises(SystemExit, match="--only and --worlds leave nothing to run"):
-        some([])
+        some_jobs([])
 
 
 @pytest.mark.parametrize(
@@ -65,9 +65,9 @@ def test_pretraining_that_diverges_stops(monkeypatch):
 
 def test_what_a_worker_refuses_is_a_refusal_of_the_script_and_its_faults_are_faults():
     with pytest.raises(SystemExit, match="-1: seconds is -1, expected a positive"):
-        _in_worker(lambda job: positive("seconds", job), -1)
+        _run_in_worker(lambda job: positive("seconds", job), -1)
     with pytest.raises(KeyError):
-        _in_worker({}.__getitem__, "job")
+        _run_in_worker({}.__getitem__, "job")
 
 
 def test_pretraining_names_the_package_that_it_lacks(monkeypatch):

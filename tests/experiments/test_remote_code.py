@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from experiments.rlhf import __main__ as rlhf
-from experiments.shared.rewards import REWARDS
 from experiments.steer import __main__ as steer
 from experiments.steer.posterior_options import read_reward
 from model.preferences import EncoderFeatures, LinearHead, RewardPosterior, Standardised
+from model.registry import REWARDS
 from tests.model.networks.test_loading import CODE, configured, saved
 from tests.model.tiny import gpt2, tiny
 

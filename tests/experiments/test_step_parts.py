@@ -4,7 +4,6 @@ import pyro
 import pytest
 import torch
 
-from experiments.shared.priors import load_prior
 from experiments.step_parts import (
     GENERATE,
     GUIDE,
@@ -20,6 +19,7 @@ from experiments.step_parts import (
 )
 from guides import LoRA
 from model import LanguageModel
+from model.prior.named_priors import load_prior
 
 SMALL = {
     "prompts": ("The film was", "The"),

@@ -1,4 +1,4 @@
-"""What stands for the prior: all responses, or draws; weighed for posteriors at other betas."""
+"""A weighted sample of the prior: all responses, or draws; weighed for posteriors at other betas."""
 
 import pytest
 import torch
@@ -30,9 +30,9 @@ def test_the_frontier_is_the_posterior_of_every_beta(small_prior, prompts, rewar
         truth = Enumeration(AlignmentModel(small_prior, reward, 0.5 / factor), prompts)
         posterior = truth.log_posterior.exp()
         exact_kl = (posterior * (truth.log_posterior - truth.log_prior)).sum(0).mean().item()
-        exact_evidence = (posterior * truth.log_likelihood).sum(0).mean().item() / factor
+        exact_log_likelihood = (posterior * truth.log_likelihood).sum(0).mean().item() / factor
         assert kl == pytest.approx(exact_kl, abs=1e-6)
-        assert log_likelihood == pytest.approx(exact_evidence, abs=1e-6)
+        assert log_likelihood == pytest.approx(exact_log_likelihood, abs=1e-6)
 
 
 def test_draws_tell_the_same_within_their_errors(small_prior, prompts, reward):

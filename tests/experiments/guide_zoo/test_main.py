@@ -14,8 +14,8 @@ from experiments.guide_zoo.__main__ import OF_TWO_MODES, GuideZoo, list_jobs, ma
 from experiments.guide_zoo.family_optimum import descend, exact_kl, family_optimum
 from experiments.guide_zoo.runs import Job, exactly, run
 from experiments.guide_zoo.variants import VARIANTS
+from experiments.shared.tables import cell, mean_and_error
 from experiments.shared.worlds import MODES, film_reviews, two_modes
-from experiments.shared.zoo import cell, mean_and_error
 from guides import GUIDES
 
 DIRECTIONS = ("reverse", "forward")

@@ -24,7 +24,6 @@ from experiments.rlhf.simulated import (
     world_tables,
 )
 from experiments.rlhf.stages import held_out, learn, tune
-from experiments.shared.priors import load_prior
 from experiments.shared.run_folder import RunFolder
 from experiments.steer.posterior_options import read_reward
 from inference import Enumeration
@@ -42,6 +41,7 @@ from model.preferences import (
     read_preferences,
     write_preferences,
 )
+from model.prior.named_priors import load_prior
 
 SMALL = RLHF(
     num_preferences=(20, 60),

@@ -1,5 +1,6 @@
 """The fate of a command line: one line and exit code 2 for what is refused, a traceback for a fault of the program."""
 
+import math
 import os
 import re
 import signal
@@ -9,13 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import equivalence
-from experiments.equivalence import Check
-from experiments.shared.arguments import Arguments, Count, Out
+from experiments.equivalence import __main__ as equivalence
+from experiments.shared.argument_types import Count, Out, check_only
 from experiments.shared.claims import Finding
-from experiments.shared.command_line import blamed, given_options, going_on, run_script
-from experiments.shared.new_folder import new_folder
-from experiments.shared.priors import check_only
+from experiments.shared.command_line import Arguments, given_options, run_script
+from experiments.shared.refusals import blamed, resume_hint
+from experiments.shared.run_folder import new_folder
 from experiments.steer import __main__ as steer
 from experiments.steer.posterior_options import read_constraint, read_moment
 from model.common.checks import positive
@@ -135,16 +135,17 @@ def test_an_option_is_blamed_for_what_is_refused_inside():
 def test_a_claim_that_did_not_hold_is_exit_code_1():
     assert code_of(lambda _: [Finding("yes", True), Finding("no", False)]) == 1
     assert code_of(lambda _: [Finding("yes", True)]) == 0
-    assert code_of(lambda _: [Check("claim", "world", 1.0, 0.5)]) == 1
-    assert code_of(lambda _: [Check("claim", "world", float("nan"), 0.5)]) == 1
-    assert code_of(lambda _: [Check("claim", "world", 0.1, 0.5)]) == 0
 
 
-def test_the_identity_exits_with_1_if_it_fails(monkeypatch, capsys):
-    failed = Check("claim", "grammar", 1.0, 1e-10)
-    monkeypatch.setattr(equivalence, "check_all", lambda _: [failed])
-    assert code_of(equivalence.main, arguments=equivalence.Equivalence) == 1
-    assert "FAILS" in capsys.readouterr().out
+@pytest.mark.parametrize(("errors", "code"), [((0.0, 0.0), 0), ((0.0, 0.1), 1), ((math.nan, 0), 1)])
+def test_the_identity_exits_with_1_if_it_fails(errors, code, prior, monkeypatch, capsys):
+    monkeypatch.setattr(equivalence, "grammar_prior", lambda **_: prior)
+    monkeypatch.setattr(equivalence, "film_reviews", lambda _: prior)
+    monkeypatch.setattr(equivalence, "identity_errors", lambda *_: errors)
+    monkeypatch.setattr(equivalence, "reinforce_error", lambda *_: 0.0)
+    monkeypatch.setattr(equivalence, "expectation_error", lambda *_: 0.0)
+    assert code_of(equivalence.main, arguments=equivalence.Equivalence) == code
+    assert ("did NOT hold" in capsys.readouterr().out) == (code == 1)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def test_the_identity_exits_with_1_if_it_fails(monkeypatch, capsys):
 )
 def test_an_interrupt_says_how_to_go_on(signum, code, capsys):
     def main(_):
-        with going_on(lambda: "To go on: flip"):
+        with resume_hint(lambda: "To go on: flip"):
             os.kill(os.getpid(), signum)
             for _ in range(10**6):
                 pass
@@ -165,20 +166,20 @@ def test_an_interrupt_says_how_to_go_on(signum, code, capsys):
 
 def test_an_interrupt_that_leaves_nothing_says_so(capsys):
     def main(_):
-        with going_on(lambda: ""):
+        with resume_hint(lambda: ""):
             raise KeyboardInterrupt
 
     assert code_of(main) == 130
     assert (
         capsys.readouterr().err
-        == "Ended by SIGINT. There is nothing to go on from: start it again.\n"
+        == "Ended by SIGINT. There is nothing to resume from: start it again.\n"
     )
 
 
 @pytest.mark.parametrize("inside", [of_library, lambda _: blamed_library()])
 def test_what_fails_late_says_how_to_go_on_as_well(inside, capsys):
     def main(args):
-        with going_on(lambda: "To go on: flip"):
+        with resume_hint(lambda: "To go on: flip"):
             inside(args)
 
     assert code_of(main) == 2
@@ -208,9 +209,9 @@ def test_given_options_are_the_fields_that_were_named():
 @pytest.mark.parametrize(
     ("script", "line", "message"),
     [
-        ("steer", "--budget 10", "--budget plays no part without --sample"),
+        ("steer", "--budget 10", "--budget has no effect without --sample"),
         *(
-            ("steer", f"--sample smc {line}", f"{line.split()[0]} plays no part with --sample")
+            ("steer", f"--sample smc {line}", f"{line.split()[0]} has no effect with --sample")
             for line in (
                 "--steps 3",
                 "--particles 3",
@@ -219,27 +220,27 @@ def test_given_options_are_the_fields_that_were_named():
                 "--objective trace",
             )
         ),
-        ("steer", "--sample smc --prior-draws 10", "--prior-draws plays no part with --sample"),
-        ("steer", "--sample smc --checkpoint-every 10 ", "--checkpoint-every plays no part"),
-        ("steer", "--kl-budget 1 --beta 0.1", "--beta plays no part with a budget"),
-        ("steer", "--prompts a --prompts-file FILE", "--prompts plays no part with --prompts-file"),
-        ("steer", "--constraint", "--constraint plays no part where it names nothing"),
-        ("steer", "--moment", "--moment plays no part where it names nothing"),
+        ("steer", "--sample smc --prior-draws 10", "--prior-draws has no effect with --sample"),
+        ("steer", "--sample smc --checkpoint-every 10 ", "--checkpoint-every has no effect"),
+        ("steer", "--kl-budget 1 --beta 0.1", "--beta has no effect with a budget"),
+        ("steer", "--prompts a --prompts-file FILE", "--prompts has no effect with --prompts-file"),
+        ("steer", "--constraint", "--constraint has no effect where it names nothing"),
+        ("steer", "--moment", "--moment has no effect where it names nothing"),
         *(
-            (script, "--only", "--only plays no part where it names nothing")
+            (script, "--only", "--only has no effect where it names nothing")
             for script in ("step_cost", "guide_zoo")
         ),
-        ("rlhf", "--preferences FILE --seeds 2", "--seeds plays no part with --preferences"),
-        ("rlhf", "--preferences FILE --num-preferences 30", "--num-preferences plays no part"),
-        ("rlhf", "--held-out 0.5", "--held-out plays no part without --preferences"),
-        ("collapse", "--text-steps 0 --text-rate 1e-3", "--text-rate plays no part"),
+        ("rlhf", "--preferences FILE --seeds 2", "--seeds has no effect with --preferences"),
+        ("rlhf", "--preferences FILE --num-preferences 30", "--num-preferences has no effect"),
+        ("rlhf", "--held-out 0.5", "--held-out has no effect without --preferences"),
+        ("collapse", "--text-steps 0 --text-rate 1e-3", "--text-rate has no effect"),
         (
             "guide_zoo",
             "--worlds two-modes --steps 3",
-            "--steps plays no part without the world eight-tokens",
+            "--steps has no effect without the world eight-tokens",
         ),
-        ("guide_zoo", "--worlds film-reviews --max-iter 3", "--max-iter plays no part"),
-        ("guide_zoo", "--worlds two-modes --particles 3", "--particles plays no part"),
+        ("guide_zoo", "--worlds film-reviews --max-iter 3", "--max-iter has no effect"),
+        ("guide_zoo", "--worlds two-modes --particles 3", "--particles has no effect"),
     ],
 )
 def test_what_would_be_ignored_is_refused(script, line, message, tmp_path, capsys):

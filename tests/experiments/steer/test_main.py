@@ -11,12 +11,12 @@ import tyro
 from transformers import AutoModelForCausalLM
 
 from experiments.shared.guide_options import GuideOptions, load_guide
-from experiments.shared.priors import FILM_REVIEWS, load_prior
-from experiments.shared.rewards import REWARDS
 from experiments.shared.run_folder import RunFolder
 from experiments.steer.__main__ import Steer, load, main, restored
 from guides import GUIDES
 from inference import OBJECTIVES, SAMPLERS
+from model.prior.named_priors import FILM_REVIEWS, load_prior
+from model.registry import REWARDS
 
 SHORT = Steer(
     steps=4,

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from experiments.shared.rewards import REWARDS
 from experiments.steer.posterior_options import (
     matched,
     read_choices,
@@ -15,6 +14,7 @@ from inference import Enumeration
 from model import AlignmentModel, Bounded, Constraint, WeightedSum, vader_sentiment
 from model.likelihood import check_values
 from model.preferences import LinearHead, PriorFeatures, RewardPosterior, Standardised
+from model.registry import REWARDS
 from tests.model.rewards.test_networks import bert
 from tests.model.tiny import tiny, tiny_tokenizer
 

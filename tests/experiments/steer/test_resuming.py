@@ -11,12 +11,12 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from experiments.shared.command_line import run_script
-from experiments.shared.inputs import code_files
 from experiments.shared.run_folder import RunFolder
 from experiments.steer.__main__ import Steer, main
 from experiments.steer.report import without_folders
 from inference.svi.checkpoint.folder_lock import FolderInUseError, locked
 from model.common.digests import check_digests
+from model.common.input_files import code_files
 from tests.model.tiny import WORDS, tiny, tiny_tokenizer
 
 REWARD = """

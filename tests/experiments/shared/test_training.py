@@ -12,13 +12,13 @@ from experiments.inference_zoo import Job
 from experiments.rlhf import stages as rlhf_stages
 from experiments.shared import figures
 from experiments.shared.claims import Finding, finished, verdict
-from experiments.shared.early_stops import early_stops
 from experiments.shared.run_folder import RunFolder
-from experiments.shared.tuning import tuned
+from experiments.shared.training import early_stops, train
 from experiments.shared.worlds import film_reviews
 from experiments.steer.__main__ import Steer, main
 from guides import FineTuned
 from inference import OBJECTIVES
+from inference.objectives import Objective
 from model import AlignmentModel, Pattern, TextReward
 from model.preferences import PriorFeatures
 from tests.experiments.rlhf.test_main import SMALL, told
@@ -48,19 +48,19 @@ def model(prior):
 
 def test_tuned_guides_tell_that_they_are_not(model, prompts):
     with early_stops() as stops:
-        tuned(FineTuned(model.prior), model, prompts, Diverges(), 3, rate=1e-3, seed=7)
+        train(FineTuned(model.prior), model, prompts, Diverges(), 3, learning_rate=1e-3, seed=7)
     assert len(stops) == 1
     assert stops[0].startswith(
         "FineTuned by Diverges, seed 7: stopped early at step 0: the loss is nan"
     )
     with early_stops() as none:
-        tuned(
+        train(
             FineTuned(model.prior),
             model,
             prompts,
             OBJECTIVES["trace"](num_particles=2),
             1,
-            rate=1e-3,
+            learning_rate=1e-3,
         )
     assert none == []
 
@@ -78,7 +78,7 @@ def stopped(model, prompts):
     """A part of a script, whose fit stops early."""
 
     def part(*_, **__):
-        tuned(FineTuned(model.prior), model, prompts, Diverges(), 1, rate=1e-3)
+        train(FineTuned(model.prior), model, prompts, Diverges(), 1, learning_rate=1e-3)
         return "a table", []
 
     return part
@@ -123,7 +123,9 @@ def test_distribution_matching_reports_it(monkeypatch, tmp_path, capsys, stopped
 
 
 def test_rows_of_the_zoo_of_algorithms_say_it(monkeypatch):
-    monkeypatch.setitem(OBJECTIVES, "leave-one-out", Diverges)
+    monkeypatch.setitem(
+        OBJECTIVES, "leave-one-out", Objective(Diverges, "an objective that diverges")
+    )
     result = inference_zoo.run(Job("eight-tokens", "leave-one-out", 1.0, 1, 0))
     assert result.measured
     assert result.stopped.startswith("its fit: stopped early at step 0: the loss is nan")
@@ -131,7 +133,9 @@ def test_rows_of_the_zoo_of_algorithms_say_it(monkeypatch):
 
 
 def test_rows_of_the_zoo_of_guides_say_it(monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(OBJECTIVES, "leave-one-out", Diverges)
+    monkeypatch.setitem(
+        OBJECTIVES, "leave-one-out", Objective(Diverges, "an objective that diverges")
+    )
     small = {
         "worlds": ("eight-tokens",),
         "only": ("1-gram",),
@@ -174,7 +178,7 @@ def test_rlhf_says_it(monkeypatch, tmp_path, prior):
 
 
 def test_steer_says_it(monkeypatch, tmp_path, prior, capsys):
-    monkeypatch.setitem(OBJECTIVES, "trace", Diverges)
+    monkeypatch.setitem(OBJECTIVES, "trace", Objective(Diverges, "an objective that diverges"))
     prior.save_pretrained(tmp_path / "prior")
     small = {
         "steps": 4,

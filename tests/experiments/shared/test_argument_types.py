@@ -6,7 +6,8 @@ from typing import Annotated, get_args, get_origin, get_type_hints
 
 import pytest
 
-from experiments.shared.arguments import Check, option
+from experiments.shared.argument_types import Check
+from experiments.shared.command_line import option
 from experiments.step_parts import StepParts
 from tests.experiments.scripts import NAMES, arguments_of
 

@@ -1,0 +1,162 @@
+"""Types of the options of scripts: each holds the range of its values.
+
+flips: Count = 100
+bias: Annotated[float, number(above=0, below=1)] = 0.5
+budget: Annotated[int, count(), used(lambda args: args.sample is not None, "without --sample")]
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from guides import GUIDES, Family
+from inference import OBJECTIVES, SAMPLERS
+from inference.objectives import Objective
+from inference.samplers import Sampler
+from model.common.checks import finite, positive, whole_number
+from model.networks.placement import named_device
+
+CORES = os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Check:
+    """Annotation of a type: a function of option name and value that raises ValueError."""
+
+    check: Callable[[str, Any], object]
+
+
+@dataclass(frozen=True)
+class Used:
+    """Annotation of a type: when the option has an effect.
+
+    Attributes:
+        when: function of the arguments; False if the option has no effect.
+        unless: the reason in words, as in "without --sample".
+    """
+
+    when: Callable[[Any], bool]
+    unless: str
+
+
+used = Used
+
+
+def count(at_least: int = 1, at_most: int = 10**6, why: str = "more would take days") -> Check:
+    """A whole number."""
+    return Check(partial(whole_number, at_least=at_least, at_most=at_most, why=why))
+
+
+def number(**bounds: Any) -> Check:
+    """A finite number within the bounds of `model.common.checks.finite`."""
+    return Check(partial(finite, **bounds))
+
+
+def multiple(of: int) -> Check:
+    """A multiple of a whole number."""
+
+    def check(name: str, value: int) -> None:
+        if value % of:
+            raise ValueError(f"{name} is {value}, expected a multiple of {of}")
+
+    return Check(check)
+
+
+def _distinct(name: str, values: tuple[Any, ...]) -> None:
+    if not values or len(set(values)) < len(values):
+        shown = " ".join(map(str, values)) or "empty"
+        raise ValueError(f"{name} is {shown}, expected one or more, all different")
+
+
+def _positive(name: str, value: float) -> None:
+    """Check a positive number that float32 can multiply and divide by."""
+    positive(name, value)
+    finite(name, value, at_least=1e-12, at_most=1e12, why="beyond, nothing is left but rounding")
+
+
+def _some(name: str, values: tuple[Any, ...]) -> None:
+    if not values:
+        raise ValueError(f"{name} is empty: expected at least one")
+
+
+def _filled(name: str, value: str) -> None:
+    if not str(value).strip():
+        raise ValueError(f"{name} is empty")
+
+
+def _folder(name: str, path: Path) -> None:
+    """Check a folder that exists or can be made."""
+    places = (path, *path.absolute().parents)
+    existing = next(place for place in places if place.exists() or place.is_symlink())
+    if not existing.exists():
+        raise ValueError(f"{name} {path}: {existing} is a link to what is not there")
+    if not existing.is_dir():
+        raise ValueError(f"{name} {path}: {existing} is a file, expected a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"{name} {path}: {existing} cannot be written to")
+
+
+def _file(name: str, path: Path) -> None:
+    """Check a file that can be read."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ValueError(f"{name}: {path}: {error.strerror}, expected a text file") from error
+
+
+def _device(name: str, device: str) -> None:
+    """Check a device of this machine."""
+    try:
+        named_device(device)
+    except ValueError as error:
+        raise ValueError(f"{name} {device}: {error}") from error
+
+
+DISTINCT = Check(_distinct)
+SOME = Check(_some)
+Count: TypeAlias = Annotated[int, count()]
+Positive: TypeAlias = Annotated[float, Check(_positive)]
+Rate: TypeAlias = Annotated[float, number(above=0, at_most=1e3, why="a learning rate")]
+Only: TypeAlias = Annotated[tuple[str, ...], used(lambda args: args.only, "where it names nothing")]
+Seed: TypeAlias = Annotated[int, count(0, 2**31 - 1)]
+Seeds: TypeAlias = Annotated[int, count(1, 10_000)]
+Threads: TypeAlias = Annotated[int, count(1, 64 * CORES, f"there are {CORES} cores")]
+Workers: TypeAlias = Annotated[
+    int, count(1, 4 * CORES, f"there are {CORES} cores, and each worker takes half a gigabyte")
+]
+Length: TypeAlias = Annotated[int, count(1, 100_000, "tokens")]
+Name: TypeAlias = Annotated[str, Check(_filled)]
+Device: TypeAlias = Annotated[str, Check(_device)]
+Out: TypeAlias = Annotated[Path, Check(_folder)]
+TextFile: TypeAlias = Annotated[Path, Check(_file)]
+
+if TYPE_CHECKING:
+    GuideName: TypeAlias = str
+    ObjectiveName: TypeAlias = str
+    SamplerName: TypeAlias = str
+else:
+    GuideName = Literal[tuple(GUIDES)]
+    ObjectiveName = Literal[tuple(OBJECTIVES)]
+    SamplerName = Literal[tuple(SAMPLERS)]
+DtypeName: TypeAlias = Literal["float32", "bfloat16", "float64"]
+
+
+def described(question: str, registry: Mapping[str, Family | Objective | Sampler]) -> str:
+    """Help text of an option: a phrase, and a line for each entry of a registry."""
+    lines = [f"{name}: {entry.summary}" for name, entry in registry.items()]
+    return "\n\n".join([question, *lines])
+
+
+def check_only(only: Iterable[str], names: Iterable[str]) -> None:
+    """Exit if `--only` repeats a name or has a name that is not in the list."""
+    given, known = list(only), list(names)
+    for place, name in enumerate(given):
+        if name not in known:
+            raise SystemExit(f"--only has {name!r}, expected one of: {', '.join(known)}")
+        if name in given[:place]:
+            raise SystemExit(f"--only has {name!r} twice")

@@ -1,0 +1,56 @@
+"""Text tables of scripts: means over seeds with their standard errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+
+def mean_and_error(runs: Iterable[Mapping[str, float]], name: str) -> tuple[float, float]:
+    """Mean of a metric over runs and its standard error.
+
+    Args:
+        runs: metrics of each run, by name.
+        name: name of the metric.
+
+    Returns:
+        Mean, NaN if a run lacks the metric or there is no run; standard error, NaN for fewer than
+        two runs.
+    """
+    values = np.array([metrics.get(name, math.nan) for metrics in runs])
+    if not len(values):
+        return math.nan, math.nan
+    has_error = len(values) > 1 and np.isfinite(values).all()
+    error = values.std(ddof=1) / math.sqrt(len(values)) if has_error else math.nan
+    return float(values.mean()), float(error)
+
+
+def cell(mean: float, error: float = math.nan) -> str:
+    """A number with its standard error in a table; a dash for NaN."""
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:.3g}" if math.isnan(error) else f"{mean:.3g} ± {error:.1g}"
+
+
+def text_table(columns: Sequence[str], rows: Mapping[str, Sequence[str] | str]) -> str:
+    """Table with a header and one line for each row.
+
+    Args:
+        columns: headings.
+        rows: by name, cells of the columns, or a text in their place.
+    """
+    if not rows:
+        return "nothing was run"
+    name_width = max(map(len, rows))
+    cells = [row for row in rows.values() if not isinstance(row, str)]
+    widths = [max(map(len, texts)) for texts in zip(columns, *cells, strict=True)]
+    lines = []
+    for name, row in {"": columns, **rows}.items():
+        text = row
+        if not isinstance(row, str):
+            padded = zip(row, widths, strict=True)
+            text = "  ".join(f"{text:>{width}}" for text, width in padded)
+        lines.append(f"{name:{name_width}}  {text}")
+    return "\n".join(lines)

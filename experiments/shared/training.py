@@ -1,0 +1,97 @@
+"""Training of a guide in a claim script: SVI with Adam on a cosine, and the fits that stop early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
+
+from pyro.infer import ELBO
+
+from guides import Guide
+from inference import Fit, Losses, Program, ResponseObjective, fit
+from inference.objectives.leave_one_out import leave_one_out
+from inference.svi.step import Metrics
+from model import AlignmentModel, Prompts
+
+G = TypeVar("G", bound=Guide)
+_EARLY_STOPS: ContextVar[list[str] | None] = ContextVar("early_stops", default=None)
+
+
+def train(
+    guide: G,
+    model: AlignmentModel,
+    prompts: Prompts,
+    objective: ELBO,
+    num_steps: int,
+    *,
+    learning_rate: float,
+    seed: int = 0,
+    on_step: Callable[[G, Metrics], None] | None = None,
+) -> G:
+    """Train a guide in place, and return the guide.
+
+    Args:
+        guide: initial guide.
+        model: its posterior is the target.
+        prompts: N prompts.
+        objective: a new objective.
+        num_steps: number of SVI steps.
+        learning_rate: Adam's peak, after a warm-up over a twentieth of the steps and before a
+            cosine to 0.
+        seed: random seed of the fit.
+        on_step: called with the guide and the metrics after each step.
+    """
+    result = fit(
+        model,
+        guide,
+        prompts,
+        num_steps=num_steps,
+        objective=objective,
+        learning_rate=learning_rate,
+        seed=seed,
+        on_step=None if on_step is None else lambda metrics: on_step(guide, metrics),
+        progress=False,
+    )
+    record_early_stop(result, f"{type(guide).__name__} by {type(objective).__name__}, seed {seed}")
+    return guide
+
+
+@contextmanager
+def early_stops() -> Iterator[list[str]]:
+    """List of the fits inside that stop before their last step, each with the reason."""
+    stops: list[str] = []
+    token = _EARLY_STOPS.set(stops)
+    try:
+        yield stops
+    finally:
+        _EARLY_STOPS.reset(token)
+
+
+def record_early_stop(result: Fit, name: str) -> None:
+    """Add a fit to the list of `early_stops` if the fit stopped early."""
+    stops = _EARLY_STOPS.get()
+    if result.stopped_early is not None and stops is not None:
+        stops.append(f"{name}: stopped early at {result.stopped_early}")
+
+
+class RewardOnly(ResponseObjective):
+    """RL without KL penalty: -E_q[r]/beta by REINFORCE with a leave-one-out baseline.
+
+        grad E_q[r/beta]_hat = 1/K sum_k (r_k - 1/(K-1) sum_{j != k} r_j)/beta grad log q(x_k)
+
+    The limit of `LeaveOneOut_ELBO` as beta -> 0: log p0 - log q is left out of the log-weights.
+    beta only scales the gradient. The optimum is a point and no posterior, so `OBJECTIVES` does
+    not list this class. Value and gradient are unbiased. The metrics have the ELBO.
+    """
+
+    def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
+        distribution, response = self.draw(guide, prompts)
+        log_guide = distribution.log_prob(response)  # [K, N]
+        joint = self.score(model, prompts, response)
+        surrogate = -(leave_one_out(joint.log_likelihood) * log_guide).mean(0).sum()
+        elbo = (joint.log_joint - log_guide.detach()).mean()
+        return Losses(
+            -joint.log_likelihood.mean(0).sum(), surrogate, elbo, joint.log_likelihood.mean()
+        )

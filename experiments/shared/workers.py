@@ -1,0 +1,118 @@
+"""Worker processes: many runs at once, each result written to disk as soon as the run ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from multiprocessing import active_children, get_context, parent_process
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from tqdm import tqdm
+
+from experiments.shared.refusals import is_refusal, one_line, resume_hint
+
+J = TypeVar("J")
+R = TypeVar("R")
+
+
+def set_threads(threads: int | None) -> None:
+    """Set the number of CPU threads of torch; None leaves the number to torch."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def some_jobs(jobs: list[J]) -> list[J]:
+    """Return the jobs; exit if there are none."""
+    if not jobs:
+        raise SystemExit(
+            "--only and --worlds leave nothing to run: no name in --only is compared on any of "
+            "those worlds"
+        )
+    return jobs
+
+
+def run_all(run: Callable[[J], R], jobs: Sequence[J], workers: int) -> Generator[R, None, None]:
+    """Yield results in the order of the jobs.
+
+    Args:
+        run: function of a job.
+        jobs: one for each run.
+        workers: number of processes. One worker runs in this process.
+    """
+    if workers == 1:
+        yield from map(run, jobs)
+        return
+    spawn = get_context("spawn")  # CUDA does not survive a fork
+    size = min(workers, len(jobs))
+    with ProcessPoolExecutor(size, mp_context=spawn, initializer=start_worker) as pool:
+        try:
+            with _blocked_in_children(signal.SIGINT):
+                futures = [pool.submit(_run_in_worker, run, job) for job in jobs]
+            for future in futures:
+                yield future.result()
+        except BaseException as error:  # interrupts too
+            for process in active_children():
+                process.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise SystemExit(
+                    "a worker ended before its run did, for want of memory? Ask for fewer --workers"
+                ) from error
+            raise
+
+
+def run_and_write(run: Callable[[J], R], jobs: Sequence[J], workers: int, path: Path) -> list[R]:
+    """Results of all jobs, dataclasses, each written to `path` as a line of JSON when it ends."""
+    results: list[R] = []
+    size = min(workers, len(jobs))
+    print(f"{len(jobs)} runs, {size} at a time; each is written to {path} as it ends")
+    hint = resume_hint(lambda: f"The {len(results)} of {len(jobs)} runs that ended are in {path}.")
+    with path.open("w") as file, hint, closing(run_all(run, jobs, workers)) as finished:
+        for result in tqdm(finished, total=len(jobs), desc="zoo", unit="run"):
+            results.append(result)
+            fields: Any = result
+            file.write(json.dumps(asdict(fields)) + "\n")
+            file.flush()
+    return results
+
+
+def start_worker() -> None:
+    """Give a worker one thread, and end the worker when its parent ends."""
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _run_in_worker(run: Callable[[J], R], job: J) -> R:
+    """Run a job; a refusal becomes SystemExit, since its traceback is lost on the way back."""
+    try:
+        return run(job)
+    except Exception as error:
+        if is_refusal(error):
+            raise SystemExit(f"{job}: {one_line(error)}") from error
+        raise
+
+
+@contextmanager
+def _blocked_in_children(signum: signal.Signals) -> Iterator[None]:
+    """Block a signal in the processes that start inside: the parent ends its children itself."""
+    # Children inherit the mask; in this process the signal waits.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signum})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

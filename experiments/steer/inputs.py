@@ -1,0 +1,72 @@
+"""Inputs of a run: the files that its arguments name. A resume lists them, and refuses changed ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import model
+from model.common.digests import file_digest
+
+HERE = Path(model.__file__).parent
+"""Folder of the files that come with the project."""
+MISSING = "missing"
+Digests = dict[str, dict[str, str]]
+
+
+class Input(NamedTuple):
+    """Files that an argument names.
+
+    Attributes:
+        option: the argument, as on the command line.
+        files: by a name that holds on every machine.
+        runs: True for code, False for data.
+    """
+
+    option: str
+    files: dict[str, Path]
+    runs: bool = False
+
+
+def digests_of(inputs: Iterable[Input]) -> Digests:
+    """SHA-256 of every file, by option and name."""
+    return {
+        entry.option: {
+            name: file_digest(path) if path.is_file() else MISSING
+            for name, path in entry.files.items()
+        }
+        for entry in inputs
+    }
+
+
+def check_unchanged(
+    saved: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]
+) -> None:
+    """Exit with the first option whose files differ from those of the run."""
+    for option in dict.fromkeys([*saved, *now]):
+        before, after = saved.get(option, {}), now.get(option, {})
+        names = sorted(before.keys() | after.keys())
+        changed = [name for name in names if before.get(name) != after.get(name)]
+        if changed and before and all(after.get(name, MISSING) == MISSING for name in before):
+            raise SystemExit(
+                f"{option}: the files that the run was made with are missing, first {changed[0]}. "
+                f"A relative path is looked up from {Path.cwd()}: go where the run was started, or "
+                "put the files back"
+            )
+        if changed:
+            raise SystemExit(
+                f"{option}: {', '.join(changed[:4])} changed since the run was made, and a resume "
+                "would mix two problems. Put back what was there, or start another run"
+            )
+
+
+def print_inputs(inputs: Iterable[Input], folder: Path) -> None:
+    """Print the code that will run, and the data that will be loaded, from outside a run folder."""
+    for entry in inputs:
+        outside = [path for path in entry.files.values() if HERE not in path.parents]
+        places = {str(path if entry.runs else path.parent) for path in outside}
+        if places or not entry.files:
+            verb = "runs" if entry.runs else "loads"
+            where = ", ".join(sorted(places)) or "what is not in a folder"
+            print(f"{folder} names {entry.option}: {verb} {where}")

@@ -1,0 +1,249 @@
+"""Registry of rewards and factors for the command line: by name, with an argument after a colon.
+
+REWARDS["words"](prior, "good,great")
+FACTORS["marginal-likelihood"](prior, "RUN/reward", beta=0.1)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from model.common.input_files import checkpoint_files
+from model.likelihood import Factor, Reward
+from model.preferences.aggregation import (
+    REWARD_AGGREGATIONS,
+    MarginalLikelihood,
+    UncertainReward,
+)
+from model.preferences.reward import RewardPosterior, named_encoder, saved_features
+from model.prior.language_model import LanguageModel
+from model.prior.named_priors import load_prior, prior_files
+from model.rewards.classifier import Output, SequenceClassifier
+from model.rewards.expert import Expert
+from model.rewards.length import Length
+from model.rewards.pattern import Pattern
+from model.rewards.text import TextReward
+from model.rewards.text_likelihood import TextLikelihood
+from model.rewards.tokens import TokenReward
+from model.rewards.user_function import user_function, user_function_files
+from model.rewards.vader import vader_sentiment
+
+
+class RegistryEntry(NamedTuple):
+    """An entry of `REWARDS` or of `FACTORS`. A call makes the reward or the factor.
+
+    Attributes:
+        make: takes the prior and the argument; the options below by keyword.
+        summary: one line.
+        argument: name of the argument; empty for no argument, in brackets if optional.
+        loads_network: `make` takes `trust_remote_code`, permission to run a network's own code.
+        files: function of the argument, the files that the argument names; None if it names none.
+        runs: True if the files are code.
+    """
+
+    make: Callable[..., Any]
+    summary: str
+    argument: str = ""
+    loads_network: bool = False
+    files: Callable[[str], dict[str, Path]] | None = None
+    runs: bool = False
+
+    def __call__(
+        self,
+        prior: LanguageModel,
+        argument: str = "",
+        *,
+        trust_remote_code: bool = False,
+        **options: Any,
+    ) -> Any:
+        if self.loads_network:
+            options["trust_remote_code"] = trust_remote_code
+        return self.make(prior, argument, **options)
+
+
+def usage(name: str, argument: str) -> str:
+    """Name of a reward or factor with its argument, as on the command line."""
+    if not argument:
+        return name
+    return f"{name}[:{argument[1:]}" if argument.startswith("[") else f"{name}:{argument}"
+
+
+def _vader(prior: LanguageModel, _: str) -> Reward:
+    return TextReward(vader_sentiment, prior, upper_bound=1.0)
+
+
+def _words(prior: LanguageModel, argument: str) -> Reward:
+    return TextReward(Pattern.of_words(argument.split(",")), prior, whole=False)
+
+
+def _regex(prior: LanguageModel, argument: str) -> Reward:
+    return TextReward(Pattern(argument, ignore_case=False), prior, whole=False)
+
+
+def _length(prior: LanguageModel, argument: str) -> Reward:
+    if argument and not argument.isdecimal():
+        raise ValueError(f"expected a number of tokens after the colon, got {argument!r}")
+    return Length(prior, int(argument) if argument else None)
+
+
+def _text_function(prior: LanguageModel, argument: str) -> Reward:
+    return TextReward(user_function(argument), prior)
+
+
+def _token_function(prior: LanguageModel, argument: str) -> Reward:
+    function = user_function(argument)
+    return TokenReward(function, prior, upper_bound=getattr(function, "upper_bound", None))
+
+
+def _classifier(
+    prior: LanguageModel, argument: str, *, output: Output, trust_remote_code: bool
+) -> Reward:
+    path, colon, label = argument.rpartition(":")
+    if not colon:
+        path, label = argument, ""
+    classifier = SequenceClassifier.from_pretrained(
+        path, label or None, output=output, device=prior.device, trust_remote_code=trust_remote_code
+    )
+    return TextReward(classifier, prior, name=f"classifier {argument}")
+
+
+def _classifier_files(argument: str) -> dict[str, Path]:
+    return checkpoint_files(Path(argument.rpartition(":")[0] or argument))
+
+
+def _fluency(prior: LanguageModel, argument: str, *, trust_remote_code: bool) -> Reward:
+    likelihood = TextLikelihood.from_pretrained(
+        argument, device=prior.device, trust_remote_code=trust_remote_code
+    )
+    return TextReward(likelihood, prior, name=f"fluency {argument}")
+
+
+def _fluency_files(argument: str) -> dict[str, Path]:
+    return checkpoint_files(Path(argument))
+
+
+def _expert(prior: LanguageModel, argument: str, *, trust_remote_code: bool) -> Reward:
+    expert = load_prior(
+        argument,
+        max_new_tokens=prior.max_new_tokens,
+        temperature=prior.temperature,
+        dtype="float32",
+        device=str(prior.device),
+        trust_remote_code=trust_remote_code,
+    )
+    return Expert(expert, prior)
+
+
+def _preferences(prior: LanguageModel, argument: str, *, trust_remote_code: bool) -> Reward:
+    folder, _, aggregation = argument.partition(":")
+    posterior = _reward_posterior(folder, prior, trust_remote_code)
+    reward = UncertainReward(posterior, aggregation or "lower-bound")
+    return TextReward(reward, prior, name=f"reward {argument}")
+
+
+def _marginal_likelihood(
+    prior: LanguageModel, folder: str, *, beta: float, trust_remote_code: bool
+) -> Factor:
+    return MarginalLikelihood(_reward_posterior(folder, prior, trust_remote_code), prior, beta)
+
+
+def _reward_posterior(
+    folder: str, prior: LanguageModel, trust_remote_code: bool
+) -> RewardPosterior:
+    if encoder := named_encoder(folder):
+        print(f"the reward in {folder} is of the encoder {encoder}, which is loaded")
+    features = saved_features(folder, prior, trust_remote_code=trust_remote_code)
+    return RewardPosterior.load(folder, features)
+
+
+def _preference_files(argument: str) -> dict[str, Path]:
+    folder, _, _ = argument.partition(":")
+    try:
+        encoder = named_encoder(folder)
+    except ValueError:  # raised again when the reward is made
+        encoder = None
+    files = checkpoint_files(Path(folder))
+    return files if encoder is None else files | checkpoint_files(Path(encoder), "encoder/")
+
+
+REWARDS: dict[str, RegistryEntry] = {
+    "vader": RegistryEntry(_vader, "sentiment of prompt and response together, from -1 to 1"),
+    "words": RegistryEntry(
+        _words, "1 for a response with one of the listed words, else 0", "WORD,WORD"
+    ),
+    "regex": RegistryEntry(
+        _regex, "1 for a response that matches a regular expression, else 0", "EXPRESSION"
+    ),
+    "function": RegistryEntry(
+        _text_function,
+        "your own function: takes a list of texts, prompt and response together, and returns a "
+        "number for each text",
+        "FILE.py:NAME",
+        files=user_function_files,
+        runs=True,
+    ),
+    "token-function": RegistryEntry(
+        _token_function,
+        "your own function: takes token ids [..., N, T] and a mask of the tokens before the "
+        "padding, and returns rewards [..., N]",
+        "FILE.py:NAME",
+        files=user_function_files,
+        runs=True,
+    ),
+    "length": RegistryEntry(
+        _length,
+        "number of tokens of the response; with a target, minus the distance to the target",
+        "[TOKENS]",
+    ),
+    "classifier": RegistryEntry(
+        partial(_classifier, output="log-prob"),
+        "log-probability of a label under a Hugging Face sequence classifier, nats",
+        "PATH:LABEL",
+        loads_network=True,
+        files=_classifier_files,
+    ),
+    "classifier-logit": RegistryEntry(
+        partial(_classifier, output="logit"),
+        "logit of a label under a Hugging Face sequence classifier; a reward model has no label",
+        "PATH:LABEL",
+        loads_network=True,
+        files=_classifier_files,
+    ),
+    "preferences": RegistryEntry(
+        _preferences,
+        f"reward inferred by `experiments.rlhf`: {', '.join(REWARD_AGGREGATIONS)} "
+        "(default lower-bound)",
+        "RUN/reward[:AGGREGATION]",
+        loads_network=True,
+        files=_preference_files,
+    ),
+    "fluency": RegistryEntry(
+        _fluency,
+        "log-likelihood per token of the text under another language model, nats",
+        "PATH",
+        loads_network=True,
+        files=_fluency_files,
+    ),
+    "expert": RegistryEntry(
+        _expert,
+        "log-likelihood of the response under a language model with the prior's tokens, nats",
+        "PATH",
+        loads_network=True,
+        files=prior_files,
+    ),
+}
+"""Rewards by name: a call takes the prior and the argument after the colon."""
+
+FACTORS: dict[str, RegistryEntry] = {
+    "marginal-likelihood": RegistryEntry(
+        _marginal_likelihood,
+        "log mean_s exp(r_s/beta) over the draws r_s of a reward inferred by `experiments.rlhf`",
+        "RUN/reward",
+        loads_network=True,
+        files=_preference_files,
+    ),
+}
+"""Factors in nats by name: a call takes the prior, the argument and the model's beta."""
