@@ -48,7 +48,7 @@ from inference import (
     random_state,
     sample_prior,
 )
-from inference.targets.order_statistics import (
+from inference.order_statistics import (
     best_of_n_kl,
     best_of_n_kl_bound,
     best_of_n_log_ratio,

@@ -1,4 +1,4 @@
-"""Means under weights, and an estimate with its standard error. NaN never passes for a number here: it is an error."""
+"""Means under weights, and estimates with a standard error. NaN is an error, never a number."""
 
 from __future__ import annotations
 
@@ -12,41 +12,43 @@ from model.common.checks import first_index, instance
 
 
 class NotANumberError(FloatingPointError):
-    """A weight, a probability or a value that should be averaged is NaN, or infinite where it may not be."""
+    """A weight, a probability or a value to average is NaN, or infinite where it may not be."""
 
 
 def check_numbers(name: str, values: Tensor, *, infinite: bool = False) -> Tensor:
-    """`values` in float64, if none of them is NaN or +inf; -inf, the log of 0, is a number here.
+    """The values in float64. -inf, the log of 0, is allowed.
 
     Args:
-        name: of the values, for the error: "log weight".
+        name: name of the values, for the error: "log weight".
         values: any shape.
-        infinite: +inf is allowed too, as for a divergence.
+        infinite: True to allow +inf too, as for a divergence.
 
     Raises:
-        NotANumberError: with the first that is none, its place and how many there are.
+        NotANumberError: if a value is NaN or +inf, with its place and the number of such values.
     """
     instance(name, values, Tensor)
-    odd = values.isnan() if infinite else values.isnan() | values.isposinf()
-    if (where := first_index(odd)) is not None:
+    bad = values.isnan() if infinite else values.isnan() | values.isposinf()
+    if (where := first_index(bad)) is not None:
         raise NotANumberError(
-            f"{name} is {values[where].item()} at index {where} and no number in {int(odd.sum())} of {odd.numel()} places, "
-            f"expected numbers{'' if infinite else ', or -inf'}. A guide with parameters of NaN, or a reward of one, makes such"
+            f"{name} is {values[where].item()} at index {where} and no number in {int(bad.sum())} "
+            f"of {bad.numel()} places, expected numbers{'' if infinite else ', or -inf'}. Look for "
+            "NaN in the guide's parameters or in the reward"
         )
     return values.double()
 
 
 def check_draws(name: str, values: Tensor, *, infinite: bool = False) -> Tensor:
-    """`check_numbers` for M numbers to each of N prompts, `[M, N]`, at least one of them.
+    """`check_numbers` for M numbers to each of N prompts, `[M, N]`.
 
     Raises:
-        ValueError: for another shape.
+        ValueError: if the shape is another, or empty.
         NotANumberError: as `check_numbers`.
     """
     shape = tuple(instance(name, values, Tensor).shape)
     if len(shape) != 2 or 0 in shape:
         raise ValueError(
-            f"{name} has shape {shape}, expected [M, N]: M samples for each of N prompts, at least one"
+            f"{name} has shape {shape}, expected [M, N]: M samples for each of N prompts, at least "
+            "one"
         )
     return check_numbers(name, values, infinite=infinite)
 
@@ -54,29 +56,29 @@ def check_draws(name: str, values: Tensor, *, infinite: bool = False) -> Tensor:
 def expectation(prob: Tensor, values: Tensor) -> Tensor:
     """sum_x p(x) f(x) over the first dimension, `[S, ...]` -> `[...]`.
 
-    A term of probability exactly 0 counts as 0, whatever f is there, infinite or NaN. A probability of NaN makes the sum NaN.
+    A term of probability exactly 0 counts as 0, even if f is infinite or NaN. A probability of NaN
+    makes the sum NaN.
     """
     return (prob * torch.where(prob == 0, 0.0, values)).sum(0)
 
 
 class Estimate(NamedTuple):
-    """A number estimated from samples, with the standard error of that estimate; NaN if one sample, or an infinite value,
-    cannot tell it.
+    """A number estimated from samples, and the standard error of the estimate.
+
+    The standard error is NaN for a single sample and for an infinite value.
     """
 
     value: float
     standard_error: float
 
     def __str__(self) -> str:
-        return (
-            f"{self.value:.3f} ± {self.standard_error:.3f}"
-            if math.isfinite(self.value)
-            else f"{self.value}"
-        )
+        if not math.isfinite(self.value):
+            return f"{self.value}"
+        return f"{self.value:.3f} ± {self.standard_error:.3f}"
 
     @classmethod
     def of_mean(cls, values: Tensor) -> Estimate:
-        """Estimate of E[f], averaged over prompts, from independent values `[M, N]`: M samples for each of N prompts.
+        """Estimate of E[f], averaged over prompts, from independent values `[M, N]`.
 
         Raises:
             NotANumberError: if a value is NaN.
@@ -86,11 +88,11 @@ class Estimate(NamedTuple):
 
     @classmethod
     def of_influence(cls, value: Tensor, influence: Tensor) -> Estimate:
-        """Estimate of a smooth function of means, averaged over prompts (the delta method).
+        """Estimate of a smooth function of means, averaged over prompts (delta method).
 
         Args:
             value: `[N]`, the estimate for each prompt.
-            influence: `[M, N]`, how far each of M independent samples moves it, mean zero.
+            influence: `[M, N]`, change of the estimate by each of M independent samples, mean zero.
 
         Raises:
             NotANumberError: if a value is NaN.
@@ -104,7 +106,7 @@ class Estimate(NamedTuple):
 
     @classmethod
     def exact(cls, value: Tensor) -> Estimate:
-        """A number that is known for each prompt, `[N]`, averaged over prompts: no error.
+        """A number known for each prompt, `[N]`, averaged over prompts, without error.
 
         Raises:
             NotANumberError: if a value is NaN.
@@ -116,28 +118,29 @@ class Estimate(NamedTuple):
         return Estimate(self.value * factor, self.standard_error * abs(factor))
 
     def minus(self, other: Estimate) -> Estimate:
-        """The difference of two estimates from independent samples."""
-        return Estimate(
-            self.value - other.value, math.hypot(self.standard_error, other.standard_error)
-        )
+        """Difference of two estimates from independent samples."""
+        error = math.hypot(self.standard_error, other.standard_error)
+        return Estimate(self.value - other.value, error)
 
 
 def log_mean(log_weight: Tensor) -> Tensor:
-    """log of the mean weight over M samples, `[M, N]` -> `[N]`, nats; its exp is unbiased, itself it is biased low (Jensen).
+    """Log of the mean weight over M samples, `[M, N]` -> `[N]`, nats, float64.
 
-    In float64, or NaN where a weight is NaN.
+    exp of the result is unbiased; the result itself is biased low (Jensen). NaN if a weight is NaN.
     """
     return log_weight.double().logsumexp(0) - math.log(len(log_weight))
 
 
 def log_mean_exp(log_weight: Tensor) -> Estimate:
-    """log mean exp(log_weight) over samples, averaged over prompts. Biased low (Jensen), by about half its squared error.
+    """log mean exp(log_weight) over samples, averaged over prompts.
+
+    Biased low (Jensen), by about half the squared standard error.
 
     Args:
         log_weight: `[M, N]`, nats; -inf allowed.
 
     Raises:
-        NotANumberError: if a weight is NaN or infinite.
+        NotANumberError: if a weight is NaN or +inf.
     """
     log_weight = check_draws("log_weight", log_weight)
     value = log_mean(log_weight)

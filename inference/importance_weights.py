@@ -1,4 +1,4 @@
-"""What the weights of importance sampling say of it: how many draws they are worth, and whether to trust them at all."""
+"""Quality of importance weights: effective sample size, and the shape of the tail."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from torch import Tensor
 
 from inference.estimate import check_draws
 
+MIN_WEIGHTS = 25
+"""Fewest weights with a tail of five, which is a fifth of the weights."""
+
 
 def effective_sample_size(log_weight: Tensor) -> Tensor:
-    """(sum w)^2 / sum w^2, `[M, N]` -> `[N]`: how many posterior samples M weighted ones are worth, roughly.
-
-    NaN where all weights are 0, which are worth nothing that could be told.
+    """(sum w)^2 / sum w^2, `[M, N]` -> `[N]`, a number of samples. NaN if all weights are 0.
 
     Raises:
-        NotANumberError: if a weight is NaN or infinite.
+        NotANumberError: if a weight is NaN or +inf.
     """
     log_weight = check_draws("log_weight", log_weight)
     return (2 * log_weight.logsumexp(0) - (2 * log_weight).logsumexp(0)).exp()
@@ -27,27 +28,25 @@ def effective_sample_size(log_weight: Tensor) -> Tensor:
 def pareto_k(log_weight: Tensor) -> Tensor:
     """Shape of the generalised Pareto tail of the weights, `[M, N]` -> `[N]`; 0.7 and above is bad.
 
-    -inf where the tail has no spread, as at q = p*; NaN where fewer than 25 weights, or weights of 0, cannot tell.
+    Vehtari et al. 2015, arXiv 1507.02646. -inf if the tail has no spread, as at q = p*. NaN for
+    fewer than 25 weights, or if a weight is 0.
 
     Raises:
-        NotANumberError: if a weight is NaN or infinite.
+        NotANumberError: if a weight is NaN or +inf.
     """
     log_weight = check_draws("log_weight", log_weight)
-    return torch.tensor([_pareto_k_of_one(column) for column in log_weight.cpu().T])
+    return torch.tensor([_pareto_k_of_prompt(column) for column in log_weight.cpu().T])
 
 
-def _pareto_k_of_one(log_weight: Tensor) -> float:
-    if len(log_weight) < 25 or not bool(
-        log_weight.isfinite().all()
-    ):  # a fifth of them are the tail, at least five
+def _pareto_k_of_prompt(log_weight: Tensor) -> float:
+    if len(log_weight) < MIN_WEIGHTS or not bool(log_weight.isfinite().all()):
         return math.nan
     tail = log_weight.sort().values[-max(5, len(log_weight) // 5) :]
     if (tail[-1] - tail[0]).item() < 1e-9:
         return -math.inf
     try:
-        with np.errstate(all="ignore"):  # ties in the tail make it divide by their spread
-            return float(
-                array_stats.psislw(-log_weight.numpy())[1]
-            )  # it takes log-likelihoods, which weigh inversely
-    except ValueError:
-        return -math.inf  # its own, shorter, tail has no spread
+        with np.errstate(all="ignore"):  # psislw divides by the spread of the tail, 0 for ties
+            # psislw takes log likelihoods, which weigh inversely
+            return float(array_stats.psislw(-log_weight.numpy())[1])
+    except ValueError:  # the shorter tail that psislw takes has no spread
+        return -math.inf

@@ -1,7 +1,4 @@
-"""Laws that are none: log-probabilities of NaN, or of a table of all responses that does not sum to 1.
-
-A guide whose parameters became NaN is an error that says so, and never a number.
-"""
+"""Refusal of log probabilities that are NaN, or that do not sum to 1 over all responses."""
 
 from __future__ import annotations
 
@@ -10,50 +7,54 @@ from torch import Tensor, nn
 from inference.estimate import NotANumberError
 from model.common.checks import first_index
 
-NORMALISED = 0.05
-"""Largest distance to 1 of a sum of probabilities: bfloat16 rounds the same prefix differently in another batch."""
+TOLERANCE = 0.05
+"""Largest distance of a sum of probabilities to 1. bfloat16 rounds a prefix differently in another
+batch."""
 
 
 class NotNormalisedError(ValueError):
-    """The probabilities of all responses do not sum to 1: what they are taken for a law of, or over, is another."""
+    """The probabilities of all responses do not sum to 1."""
 
 
 def check_log_prob(log_prob: Tensor, program: object, role: str) -> Tensor:
-    """A program's log-probabilities of responses, if none of them is NaN or +inf.
+    """Log probabilities of responses under a program, unchanged.
 
     Args:
         log_prob: any shape, nats.
-        program: whose they are.
-        role: what the program is, for the error: "guide".
+        program: the model or the guide that gave them.
+        role: role of the program, for the error: "guide".
 
     Raises:
-        NotANumberError: with the name of the program, and of its parameters that are NaN or infinite.
+        NotANumberError: if one is NaN or +inf, with the name of the program and of its parameters
+            that are NaN or infinite.
     """
-    odd = log_prob.isnan() | log_prob.isposinf()
-    if (where := first_index(odd)) is not None:
+    bad = log_prob.isnan() | log_prob.isposinf()
+    if (where := first_index(bad)) is not None:
         raise NotANumberError(
-            f"the {role} {name_of(program)} has log-probability {log_prob[where].item()} at index {where}, and no number at "
-            f"{int(odd.sum())} of {odd.numel()} responses: {_reason(program)}"
+            f"the {role} {name_of(program)} has log-probability {log_prob[where].item()} at index "
+            f"{where}, and no number at {int(bad.sum())} of {bad.numel()} responses: "
+            f"{_reason(program)}"
         )
     return log_prob
 
 
-def check_law(log_prob: Tensor, name: str) -> Tensor:
-    """log-probabilities of all responses `[S, N]` in float64, if those of each prompt sum to 1.
+def check_normalised(log_prob: Tensor, name: str) -> Tensor:
+    """Log probabilities of all responses, in float64.
 
     Args:
         log_prob: `[S, N]`, nats.
-        name: of the law, for the error.
+        name: name of the distribution, for the error.
 
     Raises:
-        NotNormalisedError: if they sum to another number; with NaN among them they sum to NaN.
+        NotNormalisedError: if the probabilities of a prompt do not sum to 1, or are NaN.
     """
     log_prob = log_prob.double()
     for prompt, total in enumerate(log_prob.exp().sum(0).tolist()):
-        if not abs(total - 1) <= NORMALISED:
+        if not abs(total - 1) <= TOLERANCE:
             raise NotNormalisedError(
-                f"the probabilities of {name} over all {len(log_prob)} responses to prompt {prompt} sum to {total:.6g}, "
-                "expected 1: they are NaN, or of another set of responses (vocabulary, end ids, length), or of no law"
+                f"the probabilities of {name} over all {len(log_prob)} responses to prompt "
+                f"{prompt} sum to {total:.6g}, expected 1: they are NaN, or of another set of "
+                "responses (vocabulary, end ids, length), or of no distribution"
             )
     return log_prob
 
@@ -65,7 +66,10 @@ def name_of(program: object) -> str:
 
 def _reason(program: object) -> str:
     parameters = program.named_parameters() if isinstance(program, nn.Module) else ()
-    odd = [name for name, parameter in parameters if not bool(parameter.isfinite().all())]
-    if odd:
-        return f"{len(odd)} of its parameters are NaN or infinite, the first of them {odd[0]}. Go back to the last good ones"
+    bad = [name for name, parameter in parameters if not bool(parameter.isfinite().all())]
+    if bad:
+        return (
+            f"{len(bad)} of its parameters are NaN or infinite, the first of them {bad[0]}. "
+            "Go back to the last good ones"
+        )
     return "its parameters are NaN, or its network overflows in a half-precision type: try float32"

@@ -1,9 +1,9 @@
-"""A weighted sample of the prior: all responses if they can be enumerated, otherwise independent draws.
+"""A weighted sample of the prior: all responses if enumerable, otherwise independent draws.
 
-    E_p[f] = sum_m W_m f(x_m),   W = softmax(log_prior_weight + log w),   p(x) proportional to p0(x) w(x)
+    p(x) ~ p0(x) w(x),   E_p[f] = sum_m W_m f(x_m),   W = softmax(log_prior_weight + log w)
 
-One sample serves every posterior of the same prior, such as those of many betas. Where a bound on the
-likelihood is known, rejection gives exact posterior samples:
+One sample serves every posterior of the same prior, such as the posteriors at many betas. If the
+likelihood has a known bound, rejection gives exact posterior samples:
 
     x ~ p0,   accepted with probability exp(log_likelihood - bound);   P(accept) = Z exp(-bound)
 
@@ -49,10 +49,12 @@ class PriorSample:
 
     Attributes:
         response: `[M, N, T]`, token ids.
-        log_prior_weight: `[M, N]`, nats, float64: log p0 of all responses, or -log M of M draws. The weights sum to 1.
+        log_prior_weight: `[M, N]`, nats, float64: log p0 of all responses, or -log M of M draws.
+            The weights sum to 1.
         log_likelihood: `[M, N]`, log likelihood of the model, nats.
         exact: True if all responses are enumerated.
-        accepted: `[M, N]`, True for the draws that are exact posterior samples; None if no bound is known.
+        accepted: `[M, N]`, True for draws that are exact posterior samples; None without a
+            bound.
 
     Raises:
         NotANumberError: if a log probability or a log likelihood is NaN or +inf.
@@ -91,13 +93,13 @@ class PriorSample:
         return cls(response, log_weight, log_likelihood, False, accepted)
 
     def log_z(self) -> Estimate:
-        """log Z, nats. exp of the estimate is unbiased for Z; the estimate itself is biased low (Jensen)."""
+        """log Z, nats. exp of the estimate is unbiased for Z; log Z is biased low (Jensen)."""
         if self.exact:
             return Estimate.exact((self.log_prior_weight + self.log_likelihood).logsumexp(0))
         return log_mean_exp(self.log_likelihood)
 
     def mean(self, log_weight: Tensor, values: Tensor) -> Estimate:
-        """E_p[f] for p proportional to p0 w, averaged over prompts. Consistent; exact on an enumeration.
+        """E_p[f] for p ~ p0 w, averaged over prompts. Consistent; exact on an enumeration.
 
         Args:
             log_weight: `[M, N]`, log w, nats; -inf allowed. `log_likelihood` gives the posterior.
@@ -118,8 +120,9 @@ class PriorSample:
         """KL(p || base), nats, averaged over prompts. Consistent; exact on an enumeration.
 
         Args:
-            log_weight: `[M, N]`, log w of p proportional to p0 w, nats; -inf allowed.
-            log_base_weight: `[M, N]`, log w of the base, nats, above -inf wherever `log_weight` is. Default: the prior.
+            log_weight: `[M, N]`, log w of p ~ p0 w, nats; -inf allowed.
+            log_base_weight: `[M, N]`, log w of the base, nats, above -inf wherever
+                `log_weight` is. Default: the prior.
 
         Raises:
             NotANumberError: if a weight is NaN or +inf.
@@ -138,9 +141,9 @@ class PriorSample:
         return Estimate.of_influence(kl, len(prob) * influence)
 
     def frontier(self, factors: Iterable[float]) -> list[tuple[float, float]]:
-        """KL(p || p0) and E_p[log likelihood], nats, averaged over prompts, of the posteriors at other betas.
+        """KL(p || p0) and E_p[log likelihood], nats, of the posteriors at other betas.
 
-        No distribution has more reward at the same KL to the prior.
+        Averaged over prompts. No distribution has more reward at the same KL to the prior.
 
         Args:
             factors: positive factors of the log likelihood; the factor of beta / 2 is 2.
@@ -154,15 +157,16 @@ class PriorSample:
         return points
 
     def effective_sample_size(self, log_weight: Tensor) -> float | None:
-        """Lowest effective sample size over prompts, for p proportional to p0 w; None on an enumeration."""
+        """Lowest effective sample size over prompts, for p ~ p0 w; None on an enumeration."""
         return None if self.exact else effective_sample_size(log_weight).min().item()
 
     def _log_prob(self, name: str, log_weight: Tensor) -> Tensor:
-        """log p of the responses, `[M, N]`, for p proportional to p0 w."""
+        """log p of the responses, `[M, N]`, for p ~ p0 w."""
         log_joint = self.log_prior_weight + self._check(name, log_weight)
         if bool(log_joint.isneginf().all(0).any()):
             raise NoSupportError(
-                f"{name} is -inf for all {len(log_joint)} responses to a prompt, expected a finite number for one of them"
+                f"{name} is -inf for all {len(log_joint)} responses to a prompt, expected a finite "
+                "number for one of them"
             )
         return log_joint.log_softmax(0)
 
@@ -173,7 +177,8 @@ class PriorSample:
         shape = self.response.shape[:-1]
         if instance(name, values, Tensor).shape != shape:
             raise ValueError(
-                f"{name} has shape {tuple(values.shape)}, expected {tuple(shape)}: one for each response"
+                f"{name} has shape {tuple(values.shape)}, expected {tuple(shape)}: one for each "
+                "response"
             )
         return values
 
@@ -196,8 +201,8 @@ def sample_prior(
         prompts: N prompts.
         num_draws: M, the largest number of responses to each prompt.
         independent: True to draw even if the responses can be enumerated.
-        log_likelihood_bound: largest possible log likelihood, nats, a number or `[N]`. Independent responses
-            are drawn, and accepted or rejected.
+        log_likelihood_bound: largest possible log likelihood, nats, a number or `[N]`. Responses
+            are drawn independently, and accepted or rejected.
         chunk: number of draws at a time, for each prompt.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Densities of any model and any guide at given responses, by running their programs.
+"""Densities of a model or a guide at given responses, by running the program.
 
-A model or a guide is a callable that runs the sample site `response`. What such a program may be is in `response_site`; what it
-may not be is refused there, by name.
+A model or a guide is a callable of prompts with a sample site `response`, which `response_site`
+checks.
 """
 
 from __future__ import annotations
@@ -31,31 +31,33 @@ from model.common.checks import first_index, instance
 from model.common.thread_lock import THREAD_LOCK
 
 Program = Callable[[Prompts], Any]
+"""A Pyro program over prompts: a model or a guide."""
 
 
 class Joint(NamedTuple):
-    """log p0(x) and, in float64, r(x)/beta at some responses, `[..., N]`, nats; their sum is `log_joint`."""
+    """log p0(x) and the log likelihood of responses, `[..., N]`, nats, the latter in float64."""
 
     log_prior: Tensor
     log_likelihood: Tensor
 
     @property
     def log_joint(self) -> Tensor:
+        """log p0(x) + log likelihood, `[..., N]`, nats."""
         return self.log_prior + self.log_likelihood
 
 
 def run(
     program: Program, prompts: Prompts, response: Tensor | None = None, *, role: str = "program"
 ) -> Trace:
-    """The trace of a program, with `response` at its site if one is given. Bears evidence of -inf.
+    """Trace of a program, with `response` at its site if a response is passed.
 
-    A module brings its parameters along, so it runs in an empty scope of Pyro's parameter store, where it can neither meet
-    another's parameters nor leave its own behind. A plain function finds its parameters in the store as it is. While a fit runs
-    in another thread, this waits for its end.
+    Supports hard constraints (factors of -inf). A module runs in an empty scope of Pyro's parameter
+    store, because modules hold their own parameters; a plain function finds its parameters in the
+    store. Waits for the end of a fit in another thread.
 
     Raises:
-        ResponseSiteError: if the program has no site `response` that can be drawn from and scored, or draws something else;
-            with the role "guide", if it has any other site, such as a factor.
+        ResponseSiteError: if the program has no site `response` to draw from and score, or has
+            another latent site. A guide may have no other site at all.
     """
     with THREAD_LOCK, HardConstraintSupport(), parameter_scope(program):
         return trace_at(program, prompts, response, role=role)
@@ -64,7 +66,7 @@ def run(
 def trace_at(
     program: Program, prompts: Prompts, response: Tensor | None = None, *, role: str = "program"
 ) -> Trace:
-    """As `run`, with Pyro's store as it is and evidence of -inf refused: for an objective, inside a step of SVI."""
+    """Trace of a program inside a step of SVI: in the current store, hard constraints refused."""
     check_arguments(program, prompts, role)
     with AtResponse(prompts, None if response is None else lambda _: response):
         trace = poutine.trace(program).get_trace(prompts)
@@ -74,7 +76,7 @@ def trace_at(
 
 @contextmanager
 def parameter_scope(program: Program) -> Iterator[None]:
-    """An empty scope of Pyro's parameter store, if the program is a module; the store as it is, if it is not."""
+    """Enter an empty scope of Pyro's parameter store if the program is a module."""
     if isinstance(program, nn.Module):
         with THREAD_LOCK, pyro.get_param_store().scope():
             yield
@@ -83,30 +85,29 @@ def parameter_scope(program: Program) -> Iterator[None]:
 
 
 def joint_at(model: Program, prompts: Prompts, response: Tensor) -> Joint:
-    """The model's density at `response` `[..., N, T]`: the sample site, and all its factors added up.
+    """log p0 and the log likelihood of a model at `response` `[..., N, T]`.
 
     Raises:
-        NotANumberError: if the prior's log-probability is NaN.
+        NotANumberError: if the prior's log probability is NaN.
         LikelihoodError: if a factor is NaN or +inf.
-        ResponseSiteError: if the program is not of one response to each prompt.
+        ResponseSiteError: if the program has no site `response` to score.
     """
     trace = run(model, prompts, instance("response", response, Tensor), role="model")
-    return Joint(
-        check_log_prob(_log_prob(trace.nodes["response"]), model, "model"), log_factors(trace)
-    )
+    log_prior = check_log_prob(_log_prob(trace.nodes["response"]), model, "model")
+    return Joint(log_prior, log_factors(trace))
 
 
 def log_likelihood_at(model: Program, prompts: Prompts, response: Tensor) -> Tensor:
-    """All factors of a model added up, r(x)/beta, `[..., N]`, nats, without the cost of scoring `response` under the prior."""
+    """Log likelihood of `response` `[..., N, T]`, `[..., N]`, nats; the prior is not scored."""
     return log_factors(run(model, prompts, instance("response", response, Tensor), role="model"))
 
 
 def log_guide_at(guide: Program, prompts: Prompts, response: Tensor) -> Tensor:
-    """log q(response | prompt), `[..., N]`, nats, with gradient.
+    """log q of `response` `[..., N, T]` under a guide, `[..., N]`, nats, with gradient.
 
     Raises:
-        NotANumberError: with the guide's name, if one is NaN.
-        ResponseSiteError: if the guide has another site, a factor for example, besides.
+        NotANumberError: if a log probability is NaN, with the guide's name.
+        ResponseSiteError: if the guide has another site, such as a factor.
     """
     trace = run(guide, prompts, instance("response", response, Tensor), role="guide")
     return check_log_prob(_log_prob(trace.nodes["response"]), guide, "guide")
@@ -115,20 +116,21 @@ def log_guide_at(guide: Program, prompts: Prompts, response: Tensor) -> Tensor:
 def response_distribution(
     program: Program, prompts: Prompts, *, role: str = "program"
 ) -> TorchDistribution:
-    """The distribution at the `response` site of a model or a guide, batch shape `[N]`."""
+    """Distribution at the site `response` of a model or a guide, batch shape `[N]`."""
     return run(program, prompts, role=role).nodes["response"]["fn"]
 
 
 def autoregressive(distribution: TorchDistribution) -> ResponseDistribution:
-    """The distribution, if it is one that goes token by token.
+    """Check that a distribution is autoregressive.
 
     Raises:
-        TypeError: if it is not a `ResponseDistribution`.
+        TypeError: if the distribution is no `ResponseDistribution`.
     """
     if not isinstance(distribution, ResponseDistribution):
         raise TypeError(
-            f"the site 'response' has a {type(distribution).__name__}, expected a `ResponseDistribution`: this algorithm goes "
-            "token by token. `LeaveOneOut_ELBO`, importance and rejection sampling take any distribution."
+            f"the site 'response' has a {type(distribution).__name__}, expected a "
+            "`ResponseDistribution`: this algorithm goes token by token. `LeaveOneOut_ELBO`, "
+            "importance and rejection sampling take any distribution."
         )
     return distribution
 
@@ -138,11 +140,11 @@ def _log_prob(site: dict) -> Tensor:
 
 
 def log_factors(trace: Trace) -> Tensor:
-    """All factors in a model's trace added up, `[..., N]`, float64, as scaled and masked as the program has them.
+    """Sum of all factors in a model's trace, with their scales and masks, `[..., N]`, float64.
 
     Raises:
         LikelihoodError: if a factor is NaN or +inf.
-        ValueError: if the model has a factor that is not one value for each prompt.
+        ValueError: if a factor does not have one value for each prompt.
     """
     response = trace.nodes["response"]["value"]
     total = torch.zeros(response.shape[:-1], dtype=torch.float64, device=response.device)
@@ -153,19 +155,20 @@ def log_factors(trace: Trace) -> Tensor:
         factor = scale_and_mask(_log_prob(site), site["scale"], site["mask"])
         if factor.shape[-1:] != total.shape[-1:] or not _expands_to(factor.shape, total.shape):
             raise ValueError(
-                f"factor {name!r} has shape {tuple(factor.shape)}, expected one value for each of {total.shape[-1]} prompts "
-                "at the end: put it inside the plate over prompts"
+                f"factor {name!r} has shape {tuple(factor.shape)}, expected one value for each of "
+                f"{total.shape[-1]} prompts at the end: put it inside the plate over prompts"
             )
         if (where := first_index(factor.isnan() | factor.isposinf())) is not None:
             raise LikelihoodError(
-                f"factor {name!r} is {factor[where].item()} at index {where}, expected finite numbers, or -inf for an "
-                f"impossible response. A reward in {factor.dtype} over a small beta may overflow: widen it to float64 first"
+                f"factor {name!r} is {factor[where].item()} at index {where}, expected finite "
+                "numbers, or -inf for an impossible response. A reward in "
+                f"{factor.dtype} over a small beta may overflow: widen it to float64 first"
             )
         total = total + factor
     return total
 
 
 def _expands_to(shape: torch.Size, wide: torch.Size) -> bool:
-    """Whether a tensor of this shape can be added to one of the other without making it larger."""
+    """True if a tensor of the first shape broadcasts to the second."""
     sizes = zip(reversed(shape), reversed(wide), strict=False)
     return len(shape) <= len(wide) and all(size in (1, most) for size, most in sizes)

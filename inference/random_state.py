@@ -1,4 +1,4 @@
-"""The state of every random generator that a fit draws from: torch's on each device, Python's and NumPy's."""
+"""State of the random generators: torch's on each device, Python's and NumPy's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from model.common.thread_lock import THREAD_LOCK
 
 
 def capture() -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state as tensors, and as what JSON can hold."""
+    """The state: tensors, and values that JSON can hold."""
     tensors = {"cpu": torch.get_rng_state()} | {
         str(device): _module(device).get_rng_state(device) for device in _devices()
     }
@@ -27,14 +27,14 @@ def capture() -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def restore(tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-    """Undo everything drawn since `capture`; generators of devices that this machine lacks are left out, with a warning."""
+    """Put back a state from `capture`. Warns of devices that this machine lacks."""
     torch.set_rng_state(tensors["cpu"].cpu())
     devices = {str(device): device for device in _devices()}
     missing = sorted(tensors.keys() - devices.keys() - {"cpu"})
     if missing:
         warnings.warn(
             f"the generators of {', '.join(missing)} were not restored: this machine has "
-            f"{', '.join(devices) or 'the CPU alone'}. What is drawn differs from what would have been",
+            f"{', '.join(devices) or 'the CPU alone'}. Draws will differ",
             stacklevel=2,
         )
     for name, device in devices.items():
@@ -48,22 +48,22 @@ def restore(tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
 
 @contextmanager
 def isolated(seed: int) -> Iterator[None]:
-    """Seed all generators for the duration of the context, and put them back as they were after it.
+    """Seed all generators inside the context, and restore them after it.
 
-    One thread at a time: a second waits, since the generators are those of the whole process.
+    Generators belong to the process: a second thread waits for the end of the context.
 
     Raises:
-        ValueError: if the seed is none that all of them take.
+        ValueError: if a generator does not take the seed.
     """
     seed = checks.seed("seed", seed)
-    with kept():
+    with preserved():
         pyro.set_rng_seed(seed)
         yield
 
 
 @contextmanager
-def kept() -> Iterator[None]:
-    """Put all generators back as they were, whatever was drawn in the context. One thread at a time."""
+def preserved() -> Iterator[None]:
+    """Restore all generators after the context. A second thread waits for its end."""
     with THREAD_LOCK:
         before = capture()
         try:
@@ -73,7 +73,7 @@ def kept() -> Iterator[None]:
 
 
 def _devices() -> list[torch.device]:
-    """The accelerators of this machine, a GPU for example."""
+    """Accelerators of this machine, such as a GPU."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None:
         return []
@@ -83,5 +83,5 @@ def _devices() -> list[torch.device]:
 
 
 def _module(device: torch.device) -> Any:
-    """The module of torch with the functions for a kind of device, such as `torch.cuda`."""
+    """Module of torch for a kind of device, such as `torch.cuda`."""
     return torch.get_device_module(device)

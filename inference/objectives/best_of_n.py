@@ -17,9 +17,9 @@ from torch import Tensor
 
 from inference.objectives.leave_one_out import BASELINE, leave_one_out
 from inference.objectives.response_objective import Losses, ResponseObjective
+from inference.order_statistics import best_of_n_log_ratio
 from inference.prior_sample import sample_prior
 from inference.programs import Program
-from inference.targets.order_statistics import best_of_n_log_ratio
 from model import Prompts
 from model.common.checks import whole_number
 

@@ -11,17 +11,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from inference.programs import Program, log_likelihood_at
-from inference.response_site import SameResponses
-from inference.samplers.posterior import Posterior, check_support
-from inference.samplers.proposal import draw
-from inference.targets.order_statistics import (
+from inference.order_statistics import (
     best_of_n_kl,
     best_of_n_kl_bound,
     best_of_n_win_rate,
     best_of_n_win_rate_bound,
     level_cdf,
 )
+from inference.programs import Program, log_likelihood_at
+from inference.response_site import SameResponses
+from inference.samplers.posterior import Posterior, check_support
+from inference.samplers.proposal import draw
 from model import Prompts
 from model.common.checks import whole_number
 from model.common.thread_lock import one_thread

@@ -177,7 +177,7 @@ def _check_keeps_its_parameters(guide: Program, prompts: Prompts) -> None:
     """Refuse `pyro.param` in a guide: each fit has a store of its own, so that each stage would start anew."""
     runs: list[dict[str, Tensor]] = []
     for _ in range(2):
-        with random_state.kept(), pyro.get_param_store().scope(), torch.no_grad():
+        with random_state.preserved(), pyro.get_param_store().scope(), torch.no_grad():
             response_distribution(guide, prompts)
             runs.append(dict(pyro.get_param_store().named_parameters()))
     lost = [name for name, parameter in runs[0].items() if runs[1].get(name) is not parameter]

@@ -172,7 +172,7 @@ def fit(
                         metrics = take_step(svi, state, _minibatch(prompts, prompts_per_step))
                     result.metrics.append(metrics)
                     if on_step is not None:
-                        with random_state.kept():
+                        with random_state.preserved():
                             on_step(metrics)
                     bar.set_postfix(elbo=f"{metrics['elbo']:.3f}", refresh=False)
                     bar.update()

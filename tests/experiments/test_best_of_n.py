@@ -21,7 +21,7 @@ from experiments.guide_zoo.family_optimum import family_optimum
 from experiments.shared.run_folder import RunFolder
 from guides import Fixed, Tabular
 from inference import Enumeration, Estimate, PriorSample
-from inference.targets.order_statistics import best_of_n_kl_bound
+from inference.order_statistics import best_of_n_kl_bound
 from model import AlignmentModel, LanguageModel
 from model.registry import REWARDS
 

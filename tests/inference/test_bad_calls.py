@@ -49,6 +49,12 @@ from inference.objectives.best_of_n import BestOfN_ELBO
 from inference.objectives.log_z_average import LogZAverage
 from inference.objectives.pyro_objectives import renyi
 from inference.objectives.replay_buffer import ReplayBuffer
+from inference.order_statistics import (
+    best_of_n_kl,
+    best_of_n_log_ratio,
+    best_of_n_win_rate_bound,
+    level_cdf,
+)
 from inference.reward_posterior import autoguide, nuts, tie_strength
 from inference.reward_posterior.calibration import calibrate, predict
 from inference.samplers import (
@@ -63,12 +69,6 @@ from inference.samplers import (
 from inference.samplers.metropolis_hastings import mixing
 from inference.samplers.suffix_move import suffix_move
 from inference.svi.anneal import soften
-from inference.targets.order_statistics import (
-    best_of_n_kl,
-    best_of_n_log_ratio,
-    best_of_n_win_rate_bound,
-    level_cdf,
-)
 from model import (
     AlignmentModel,
     BradleyTerry,

@@ -30,10 +30,10 @@ from inference.estimate import NotANumberError, expectation, log_mean_exp
 from inference.importance_weights import effective_sample_size, pareto_k
 from inference.normalisation import NotNormalisedError
 from inference.objectives.log_z_average import LogZAverage
+from inference.order_statistics import best_of_n_kl, best_of_n_win_rate
 from inference.samplers import NoSupportError, annealed_smc, log_z_bounds, quasi_rejection
 from inference.samplers.resampling import RESAMPLING
 from inference.samplers.suffix_move import suffix_move
-from inference.targets.order_statistics import best_of_n_kl, best_of_n_win_rate
 from model import (
     AlignmentModel,
     BradleyTerry,
@@ -210,7 +210,7 @@ def test_a_law_with_zeros_has_a_gradient_and_one_that_draws_the_impossible_has_n
         lambda response, _: torch.where(response[..., 0] == 7, -INF, 0.0), small_prior
     )
     with pytest.raises(
-        ImpossibleResponseError, match="the guide Tabular can draw what the evidence rules out"
+        ImpossibleResponseError, match="the guide Tabular can draw an impossible response"
     ):
         Enumeration(AlignmentModel(small_prior, no_good, 1.0), prompts).elbo_gradient(
             Tabular(small_prior, prompts)

@@ -1,4 +1,4 @@
-"""A weighted sample of the prior: all responses, or draws; weighed for posteriors at other betas."""
+"""Weighted samples of the prior, all responses or draws, at other betas."""
 
 import pytest
 import torch
@@ -20,33 +20,33 @@ def prompts(small_prior):
 
 def test_the_frontier_is_the_posterior_of_every_beta(small_prior, prompts, reward):
     """Against the enumeration of each model on its own."""
-    bank = sample_prior(
+    sample = sample_prior(
         AlignmentModel(small_prior, reward, 0.5), prompts, small_prior.space.num_responses
     )
-    assert bank.exact
+    assert sample.exact
     for factor, (kl, log_likelihood) in zip(
-        [0.2, 1.0, 5.0], bank.frontier([0.2, 1.0, 5.0]), strict=True
+        [0.2, 1.0, 5.0], sample.frontier([0.2, 1.0, 5.0]), strict=True
     ):
         truth = Enumeration(AlignmentModel(small_prior, reward, 0.5 / factor), prompts)
         posterior = truth.log_posterior.exp()
         exact_kl = (posterior * (truth.log_posterior - truth.log_prior)).sum(0).mean().item()
-        exact_log_likelihood = (posterior * truth.log_likelihood).sum(0).mean().item() / factor
+        exact_mean = (posterior * truth.log_likelihood).sum(0).mean().item() / factor
         assert kl == pytest.approx(exact_kl, abs=1e-6)
-        assert log_likelihood == pytest.approx(exact_log_likelihood, abs=1e-6)
+        assert log_likelihood == pytest.approx(exact_mean, abs=1e-6)
 
 
-def test_draws_tell_the_same_within_their_errors(small_prior, prompts, reward):
+def test_draws_agree_with_the_enumeration_within_standard_errors(small_prior, prompts, reward):
     model = AlignmentModel(small_prior, reward, 0.5)
     every = sample_prior(model, prompts, small_prior.space.num_responses)
     draws = sample_prior(model, prompts, 4000, independent=True)
     assert not draws.exact
     for factor in (0.3, 1.0, 2.0):
-        exact, found = (
-            (bank.kl(weight), bank.mean(weight, bank.log_likelihood))
-            for bank in (every, draws)
-            for weight in [bank.log_likelihood * factor]
+        exact, estimates = (
+            (sample.kl(weight), sample.mean(weight, sample.log_likelihood))
+            for sample in (every, draws)
+            for weight in [sample.log_likelihood * factor]
         )
-        for truth, estimate in zip(exact, found, strict=True):
+        for truth, estimate in zip(exact, estimates, strict=True):
             assert truth.standard_error == 0
             assert 0 < estimate.standard_error < 0.1
             assert abs(estimate.value - truth.value) < 5 * estimate.standard_error

@@ -10,7 +10,7 @@ from inference import OBJECTIVES, BestOfN_ELBO, Enumeration, ResponseObjective
 from inference.objectives.log_z_average import LogZAverage
 from inference.objectives.replay_buffer import ReplayBuffer
 from inference.objectives.snapshot import Snapshot
-from inference.targets.order_statistics import best_of_n_log_ratio, level_cdf
+from inference.order_statistics import best_of_n_log_ratio, level_cdf
 from model import Prompts
 from tests.inference.objectives.table import ONE, TWO, Table, Target, gradient
 

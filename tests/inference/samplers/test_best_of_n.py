@@ -9,9 +9,7 @@ import pytest
 import torch
 
 from inference import Enumeration
-from inference.samplers.best_of_n import best_of_n
-from inference.samplers.posterior import NoSupportError
-from inference.targets.order_statistics import (
+from inference.order_statistics import (
     best_of_n_kl,
     best_of_n_kl_bound,
     best_of_n_log_ratio,
@@ -19,6 +17,8 @@ from inference.targets.order_statistics import (
     best_of_n_win_rate_bound,
     level_cdf,
 )
+from inference.samplers.best_of_n import best_of_n
+from inference.samplers.posterior import NoSupportError
 from tests.inference.samplers.laws import counts, graded_model, misfit, nothing_for_the_second
 
 
