@@ -33,7 +33,7 @@ class Family:
     """Peak learning rate of Adam that suits the embedded prior; 0 if nothing trains."""
 
     learning_rates: Mapping[tuple[str, str], float] = field(default_factory=dict)
-    """Learning rates that replace `learning_rate` where an option has a value, by (option, value)."""
+    """Learning rates that replace `learning_rate`, by the option and the value that need them."""
 
     options: type | None = None
     """Dataclass of the options that a command line can set, each with its help; None if none."""

@@ -1,4 +1,4 @@
-"""Fine-tuning: q_phi(x) is the prior with all its weights free, or some of them; phi starts at the prior's weights."""
+"""Fine-tuning: q_phi(x) is the prior with all or some weights free; phi starts at the prior's."""
 
 from __future__ import annotations
 
@@ -34,22 +34,25 @@ class FineTunedOptions:
 
     dtype: str | None = None
     """Data type of the copy's weights, such as `float32`; default, the prior's data type. Training
-    in bfloat16 loses most updates. The copy shares no weights with a prior of another type."""
+    in bfloat16 loses most updates. The copy shares no weights with the prior if a type is named."""
 
 
 class FineTuned(Guide):
-    """A copy of the prior that trains; q = p0 exactly at the start. Weights that do not train are the prior's own.
+    """A copy of the prior that trains; q = p0 exactly at the start.
+
+    Weights that do not train are shared with the prior.
+
+        guide = FineTuned(prior, subset="last-layers", num_layers=2)
+        fit(model, guide, prompts, num_steps=500)
+        guide.save_pretrained("tuned")  # a Hugging Face checkpoint
 
     Args:
-        prior: the language model to start from; it stays as it is.
-        subset: which weights train: `all`; `last-layers`, the last blocks; `norms-and-biases`, all normalisations and biases
-            (BitFit, Zaken et al. 2022, arXiv 2106.10199).
-        num_layers: with `last-layers`, how many.
-        dtype: of the copy's weights, if other than the prior's, such as `float32`: training in bfloat16 loses most updates.
-            With it nothing is shared.
+        prior: Language model to start from; not changed.
+        subset, num_layers, dtype: See `FineTunedOptions`.
 
     Raises:
-        ValueError: if there is no such subset, or the prior has an adapter of `peft`, without which its weights would be saved.
+        ValueError: If the subset is unknown, or the prior has an adapter of `peft`, without which
+            the weights would be saved.
     """
 
     def __init__(
@@ -61,66 +64,61 @@ class FineTuned(Guide):
         dtype: torch.dtype | str | None = None,
     ) -> None:
         super().__init__()
-        check_prior(prior)
+        network = check_prior(prior).network
         whole_number("num_layers", num_layers)
         one_of("subset", subset, get_args(Subset))
-        if getattr(prior.network, "peft_config", None):
+        if getattr(network, "peft_config", None):
             raise ValueError(
-                "the prior has an adapter of `peft`, which `transformers` would save alone, without the tuned weights: merge "
-                "it into them first (`merge_and_unload`), or choose `LoRA`, which adds one beside it"
+                "the prior has an adapter of `peft`, and `transformers` would save the adapter "
+                "alone, without the tuned weights: merge the adapter first (`merge_and_unload`), "
+                "or choose `LoRA`, which adds a second adapter"
             )
         dtype = None if dtype is None else named_dtype(dtype)
-        trained = {id(parameter) for parameter in _select(prior.network, subset, num_layers)}
-        shared = [p for p in prior.network.parameters() if dtype is None and id(p) not in trained]
+        trained = {id(parameter) for parameter in _select(network, subset, num_layers)}
+        shared = [p for p in network.parameters() if dtype is None and id(p) not in trained]
         self.language_model = copy_sharing(prior, shared)
-        for original, parameter in zip(
-            prior.network.parameters(), self.language_model.network.parameters(), strict=True
-        ):
+        copies = self.language_model.network.parameters()
+        for original, parameter in zip(network.parameters(), copies, strict=True):
             if id(original) in trained:
                 parameter.requires_grad_(True)
         self.language_model.to(dtype=dtype)
-        self.prior = prior if shared else None  # moves with its weights
+        # a submodule, so that shared weights move to another device together
+        self.prior = prior if shared else None
 
     def distribution(self, prompts: Prompts) -> ResponseDistribution:
         return self.language_model(prompts)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the tuned network and its tokenizer in Hugging Face format; `transformers` alone loads them again."""
+        """Write the network and its tokenizer in Hugging Face format, for `transformers` alone."""
         self.language_model.save_pretrained(folder)
 
     def load_pretrained(self, folder: str | Path) -> None:
         check_digests(folder)
         network = self.language_model.network
-        saved = load_network(
-            type(network), folder, device="cpu"
-        )  # by its class: code in the folder has no say
+        # by the class of the network, so that no code in the folder runs
+        saved = load_network(type(network), folder, device="cpu")
         load_into(dict(network.named_parameters()), dict(saved.named_parameters()), str(folder))
 
 
 def _select(network: PreTrainedModel, subset: Subset, num_layers: int) -> list[nn.Parameter]:
-    """The parameters of a network that train."""
+    """Parameters of a network that train."""
     if subset == "all":
         return list(network.parameters())
     if subset == "last-layers":
         blocks = _blocks(network)
         if not 1 <= num_layers <= len(blocks):
             raise ValueError(
-                f"num_layers is {num_layers}, expected between 1 and the network's {len(blocks)} blocks"
+                f"num_layers is {num_layers}, expected between 1 and the network's {len(blocks)} "
+                "blocks"
             )
         return list(blocks[-num_layers:].parameters())
-    norms = [
-        p
-        for module in network.modules()
-        if "norm" in type(module).__name__.lower()
-        for p in module.parameters()
-    ]
-    return norms + [
-        parameter for name, parameter in network.named_parameters() if name.endswith("bias")
-    ]
+    norms = [m for m in network.modules() if "norm" in type(m).__name__.lower()]
+    biases = [p for name, p in network.named_parameters() if name.endswith("bias")]
+    return [parameter for norm in norms for parameter in norm.parameters()] + biases
 
 
 def _blocks(network: PreTrainedModel) -> nn.ModuleList:
-    """The network's blocks, one after the other."""
+    """Blocks of a network, from first to last."""
     depth = network.config.get_text_config().num_hidden_layers
     lists = [m for m in network.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
     if not lists:

@@ -1,4 +1,4 @@
-"""Fixed: q is any other distribution over responses, not trained; the prior itself, say, as a proposal."""
+"""Fixed: q is another distribution over responses, such as the prior; a proposal, not trained."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from model import LanguageModel, Prompts
 
 
 class Fixed(Guide):
-    """Another guide as it is now, or a language model.
+    """A guide as it is now, a language model, or a function, without parameters that train.
 
     Args:
-        source: a guide, a `LanguageModel` or any other function from prompts to a distribution over responses. Of a module's
-            weights that train a copy is taken; of other functions' Pyro is not told.
+        source: A guide, a `LanguageModel` or another function from prompts to a distribution over
+            responses. Trained weights of a module are copied; weights of a function are not
+            registered with Pyro.
     """
 
     def __init__(
@@ -27,19 +28,16 @@ class Fixed(Guide):
         super().__init__()
         if isinstance(source, type | PreTrainedModel) or not callable(source):
             raise TypeError(
-                f"source is {source if isinstance(source, str | type) else type(source).__name__}, expected a guide, a "
-                "`LanguageModel`, which `LanguageModel.from_pretrained` loads, or a function of prompts"
+                f"source is {source if isinstance(source, str | type) else type(source).__name__}, "
+                "expected a guide, a `LanguageModel` (see `LanguageModel.from_pretrained`), or a "
+                "function of prompts"
             )
-        if isinstance(source, nn.Module) and any(
-            parameter.requires_grad for parameter in source.parameters()
-        ):
+        if isinstance(source, nn.Module) and any(p.requires_grad for p in source.parameters()):
             frozen = [parameter for parameter in source.parameters() if not parameter.requires_grad]
             source = copy_sharing(source, frozen).requires_grad_(False)
         self.source = source
 
     def distribution(self, prompts: Prompts) -> TorchDistribution:
-        return (
-            self.source.distribution(prompts)
-            if isinstance(self.source, Guide)
-            else self.source(prompts)
-        )
+        if isinstance(self.source, Guide):
+            return self.source.distribution(prompts)
+        return self.source(prompts)

@@ -1,4 +1,4 @@
-"""Guides with parameters of their own, which take from the prior what responses look like and nothing else."""
+"""Guides with parameters of their own, which share only the response space with the prior."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from model import LanguageModel, Prompts, ResponseDistribution, ResponseSpace
 
 
 def like(prior: LanguageModel) -> Tensor:
-    """An empty tensor like a guide's parameters: on the prior's device, in its dtype but in no less than float32."""
-    return torch.empty(
-        0, device=prior.device, dtype=torch.promote_types(prior.network.dtype, torch.float32)
-    )
+    """Empty tensor on the prior's device, in the prior's data type or float32 if that is wider."""
+    dtype = torch.promote_types(prior.network.dtype, torch.float32)
+    return torch.empty(0, device=prior.device, dtype=dtype)
 
 
 class FromScratch(Guide):
-    """An autoregressive guide that is its own decoder. A new one implements `start` and `extend`, as `Decoder` has them.
+    """Abstract autoregressive guide that is its own `Decoder`; subclasses add `start` and `extend`.
 
     Args:
-        prior: gives the vocabulary, the end ids and the length.
+        prior: Source of the vocabulary, the end ids and the longest response.
     """
 
     end_ids: Tensor
@@ -31,17 +30,13 @@ class FromScratch(Guide):
     def __init__(self, prior: LanguageModel) -> None:
         super().__init__()
         space = check_prior(prior).space
-        self.max_new_tokens, self.vocab_size, self.pad_id = (
-            space.max_new_tokens,
-            space.vocab_size,
-            space.pad_id,
-        )
-        self.vocabulary = space.vocabulary
+        self.max_new_tokens, self.vocab_size = space.max_new_tokens, space.vocab_size
+        self.pad_id, self.vocabulary = space.pad_id, space.vocabulary
         self.register_buffer("end_ids", space.end_ids.clone(), persistent=False)
 
     @property
     def space(self) -> ResponseSpace:
-        """What its responses look like."""
+        """Response space of the guide, on the guide's device."""
         return ResponseSpace(
             self.max_new_tokens, self.vocab_size, self.end_ids, self.pad_id, self.vocabulary
         )

@@ -1,6 +1,7 @@
-"""LoRA: q_phi(x) is the prior with a matrix of low rank added to each linear layer, W + alpha/rank B A; phi is every A and B.
+"""LoRA: q_phi(x) is the prior with W + alpha/rank B A in place of each linear layer's weight W.
 
-Hu et al. 2021, arXiv 2106.09685. B starts at 0, so that q = p0.
+phi is every A and B, matrices of low rank (Hu et al. 2021, arXiv 2106.09685). B starts at 0, so
+that q = p0 at the start.
 """
 
 from __future__ import annotations
@@ -24,36 +25,13 @@ from model import LanguageModel, Prompts, ResponseDistribution
 from model.common.checks import instance, positive, whole_number
 from model.networks.adapter import adapter_tensors, check_settings
 
-IRRELEVANT = {
-    *(
-        "base_model_name_or_path",
-        "revision",
-        "peft_version",
-        "auto_mapping",
-        "task_type",
-        "inference_mode",
-    ),
-    *(
-        "r",
-        "rank_pattern",
-        "target_modules",
-        "exclude_modules",
-        "layers_to_transform",
-        "layers_pattern",
-        "modules_to_save",
-    ),
-    *(
-        "bias",
-        "lora_dropout",
-        "init_lora_weights",
-        "eva_config",
-        "loftq_config",
-        "corda_config",
-        "lora_ga_config",
-    ),
-    *("megatron_core", "runtime_config", "qalora_group_size", "ensure_weight_tying"),
-}
-"""Settings of an adapter that names and shapes of its weights tell, or that play no part once it is trained."""
+IRRELEVANT = re.compile(
+    "base_model_name_or_path|revision|peft_version|auto_mapping|task_type|inference_mode|r|bias|"
+    "rank_pattern|target_modules|exclude_modules|layers_to_transform|layers_pattern|lora_dropout|"
+    "modules_to_save|init_lora_weights|eva_config|loftq_config|corda_config|lora_ga_config|"
+    "megatron_core|runtime_config|qalora_group_size|ensure_weight_tying"
+)
+"""Settings of an adapter that follow from its weights, or that play no part after training."""
 
 
 @dataclass(frozen=True)
@@ -69,28 +47,24 @@ class LoRAOptions:
 
     target_modules: str = "all-linear"
     """Layers to adapt. `all-linear`, all linear layers but the output layer; or names separated by
-    commas, such as `q_proj,v_proj`. Each name is a regular expression for the name of a layer or for
+    commas, such as `q_proj,v_proj`. Each name is a regular expression for a layer's name or for
     the end of the name. Embeddings, and an output layer tied to them, cannot be adapted."""
 
 
 class LoRA(Guide):
-    """Adapters of `peft` around the prior's own weights, of which there is one copy in memory; q = p0 exactly at the start.
+    """Adapters of `peft` around the prior's weights, which are in memory once; starts at p0.
 
-    The guide has modules of its own, which share their tensors with the prior's, and the adapters are in those: nothing is
-    switched on or off in the prior. If the prior has an adapter already, the guide has both. In half precision the weights stay
-    as they are, and the adapters are float32: training them in bfloat16 would lose small updates.
+    The guide has modules of its own that share tensors with the prior's modules, so that the prior
+    stays unchanged. If the prior has an adapter, the guide has both. Adapters are float32 also on a
+    prior in half precision, where bfloat16 would lose small updates.
 
     Args:
-        prior: the language model to start from; it stays as it is.
-        rank: of the matrix added to a layer.
-        alpha: the matrix is B A times alpha / rank; default twice the rank. A larger one acts as a larger learning rate.
-        target_modules: which layers: `all-linear`, all linear layers but the output layer; or names such as `q_proj,v_proj`,
-            with a comma between them, each a regular expression for the name of a layer or for the end of it. Embeddings,
-            and an output layer that is tied to one, cannot be adapted.
+        prior: Language model to start from; not changed.
+        rank, alpha, target_modules: See `LoRAOptions`.
 
     Raises:
-        ValueError: if the rank or alpha is not positive, a name fits no layer, or the prior's own adapter is of a kind that
-            cannot be combined with another.
+        ValueError: If the rank or alpha is not positive, a name fits no layer, or the prior's own
+            adapter cannot be combined with a second adapter.
     """
 
     def __init__(
@@ -102,23 +76,17 @@ class LoRA(Guide):
         target_modules: str = "all-linear",
     ) -> None:
         super().__init__()
-        from peft import LoraConfig  # here, since only those who use it should wait for it
+        from peft import LoraConfig  # takes seconds to import
 
-        check_prior(prior)
-        instance(
-            "target_modules",
-            target_modules,
-            str,
-            why="all-linear, or names with commas between them",
-        )
-        layers = _linear_layers(prior.network)
-        widest = max(
-            size for layer in layers.values() for size in layer.get_parameter("weight").shape
-        )
+        network = check_prior(prior).network
+        why = "all-linear, or names with commas between them"
+        instance("target_modules", target_modules, str, why=why)
+        layers = _linear_layers(network)
+        widest = max(max(layer.get_parameter("weight").shape) for layer in layers.values())
         rank = whole_number("rank", rank, at_most=widest, why="no layer has a higher one")
         alpha = 2 * rank if alpha is None else positive("alpha", alpha)
-        _check_adapter(prior.network, layers)
-        targets = _targets(prior.network, layers, target_modules)
+        _check_adapter(network, layers)
+        targets = _targets(network, layers, target_modules)
         shared = [*prior.parameters(), *prior.buffers()]
         self.language_model = copy_sharing(prior, shared)
         self.config = LoraConfig(
@@ -129,108 +97,99 @@ class LoRA(Guide):
             task_type="CAUSAL_LM",
         )
         self.adapter = _add_adapter(self.language_model.network, self.config)
-        kept = {id(tensor) for tensor in shared}
+        frozen = {id(tensor) for tensor in shared}
         for parameter in self.language_model.parameters():
-            parameter.requires_grad_(id(parameter) not in kept)
+            parameter.requires_grad_(id(parameter) not in frozen)
             if parameter.requires_grad:
-                parameter.data = parameter.data.to(
-                    torch.promote_types(parameter.dtype, torch.float32)
-                )
-        self.prior = prior  # moves with its weights
+                wide = torch.promote_types(parameter.dtype, torch.float32)
+                parameter.data = parameter.data.to(wide)
+        self.prior = prior  # a submodule, so that shared weights move to another device together
         self.eval()
 
     def distribution(self, prompts: Prompts) -> ResponseDistribution:
         return self.language_model(prompts)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the adapter, without the prior's, and the tokenizer; `peft` alone loads it onto the prior's network."""
+        """Write the guide's adapter and the tokenizer; `peft` alone loads the adapter."""
         save_adapter(folder, self.config, self._weights(), self.language_model.tokenizer)
 
     def load_pretrained(self, folder: str | Path) -> None:
-        saved = adapter_config(folder)
+        saved, own = adapter_config(folder), self.config.to_dict()
         check_settings(str(folder), saved)
-        own, saved = (
-            {key: value for key, value in settings.items() if value}
-            for settings in (self.config.to_dict(), saved)
-        )
-        names = sorted((own.keys() | saved.keys()) - IRRELEVANT)
-        differ = [
-            f"{key} {saved.get(key)}, expected {own.get(key)}"
-            for key in names
-            if saved.get(key) != own.get(key)
-        ]
-        if differ:
+        # an empty value and an absent key mean the same
+        got, expected = ({key: v for key, v in part.items() if v} for part in (saved, own))
+        keys = sorted(got.keys() | expected.keys())
+        relevant = [key for key in keys if not IRRELEVANT.fullmatch(key)]
+        if differing := [key for key in relevant if got.get(key) != expected.get(key)]:
+            faults = [f"{key} {got.get(key)}, expected {expected.get(key)}" for key in differing]
             raise OtherGuideError(
-                f"{folder} is of an adapter with other settings: it has {'; '.join(differ)}"
+                f"{folder} is of an adapter with other settings: it has {'; '.join(faults)}"
             )
         load_into(self._weights(), adapter_weights(folder), str(folder))
 
     @torch.no_grad()
     def merged(self) -> LanguageModel:
-        """A language model of its own, with the adapters, the prior's included, added to a copy of the weights.
+        """Add all adapters, the prior's own included, to a copy of the weights.
 
-        The guide's distribution up to rounding, without `peft`: `transformers` alone loads what it saves.
+        Returns:
+            The same distribution, up to rounding, as a language model without `peft`, whose
+            checkpoint `transformers` alone loads.
         """
         from peft.tuners.lora import LoraLayer
 
         merged = copy_sharing(self.language_model, [])
-        for name, module in list(merged.network.named_modules()):
+        network = merged.network
+        for name, module in list(network.named_modules()):
             if isinstance(module, LoraLayer):
                 module.merge()
-                merged.network.set_submodule(name, module.get_base_layer())
-        del merged.network.peft_config
-        merged.network._hf_peft_config_loaded = False
-        merged.network._weight_conversions = (
-            None  # else names on disk would be those of the prior's adapter
-        )
+                network.set_submodule(name, module.get_base_layer())
+        del network.peft_config
+        network._hf_peft_config_loaded = False
+        # otherwise the checkpoint has the names of the prior's adapter
+        network._weight_conversions = None
         return merged
 
     def _weights(self) -> dict[str, Tensor]:
-        """The adapter's tensors, by the names that `peft` gives them on disk."""
+        """Tensors of the adapter, by `peft`'s names on disk."""
         return adapter_tensors(self.language_model.network, self.adapter)
 
 
 def _linear_layers(network: PreTrainedModel) -> dict[str, nn.Module]:
-    """Linear layers by name, those inside an adapter's layer left out, and those whose weight is another module's too:
-    what is added to it on merging would be added in both places."""
+    """Linear layers by name, without those inside an adapter's layer and those with a tied weight.
+
+    Merging into a tied weight would change both modules.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     modules = dict(network.named_modules())
-    adapted = tuple(
-        f"{name}." for name, module in modules.items() if isinstance(module, BaseTunerLayer)
-    )
-    layers = {
-        name: module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-        for name, module in modules.items()
-        if not name.startswith(adapted)
-    }
-    uses = Counter(
-        id(parameter) for _, parameter in network.named_parameters(remove_duplicate=False)
-    )
-    return {
-        name: layer
-        for name, layer in layers.items()
-        if isinstance(layer, nn.Linear | Conv1D) and uses[id(layer.weight)] == 1
-    }
+    inside = tuple(f"{name}." for name, m in modules.items() if isinstance(m, BaseTunerLayer))
+    uses = Counter(id(p) for _, p in network.named_parameters(remove_duplicate=False))
+    layers = {}
+    for name, module in modules.items():
+        layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        is_linear = isinstance(layer, nn.Linear | Conv1D) and uses[id(layer.weight)] == 1
+        if is_linear and not name.startswith(inside):
+            layers[name] = layer
+    return layers
 
 
-def _targets(network: PreTrainedModel, layers: dict[str, nn.Module], wanted: str) -> list[str]:
-    """The names of the layers to adapt."""
-    if wanted == "all-linear":
+def _targets(network: PreTrainedModel, layers: dict[str, nn.Module], modules: str) -> list[str]:
+    """Names of the layers to adapt."""
+    if modules == "all-linear":
         output = network.get_output_embeddings()
         return [name for name in layers if network.get_submodule(name) is not output]
-    patterns = [part.strip() for part in wanted.split(",")]
+    patterns = [part.strip() for part in modules.split(",")]
     for pattern in patterns:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(
-                f"target_modules has {pattern!r}, which is no regular expression: {error}"
-            ) from error
+            fault = f"target_modules has {pattern!r}, which is no regular expression: {error}"
+            raise ValueError(fault) from error
         if not any(_fits(pattern, name) for name in layers):
             names = sorted({name.rsplit(".", 1)[-1] for name in layers})
             raise ValueError(
-                f"target_modules has {pattern!r}, which fits no linear layer: expected some of {', '.join(names)}"
+                f"target_modules has {pattern!r}, which fits no linear layer: expected some of "
+                f"{', '.join(names)}"
             )
     return [name for name in layers if any(_fits(pattern, name) for pattern in patterns)]
 
@@ -240,7 +199,7 @@ def _fits(pattern: str, name: str) -> bool:
 
 
 def _check_adapter(network: PreTrainedModel, layers: dict[str, nn.Module]) -> None:
-    """Refuse a network with an adapter beside which another could not act, be saved or be merged."""
+    """Refuse a network whose adapter excludes a second adapter, saving or merging."""
     from peft.tuners.lora import Linear
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import AuxiliaryTrainingWrapper
@@ -251,37 +210,32 @@ def _check_adapter(network: PreTrainedModel, layers: dict[str, nn.Module]) -> No
         ):
             kind = f"{type(module).__module__}.{type(module).__name__}"
             raise ValueError(
-                f"the prior has an adapter, {kind} at {name}, that cannot be combined with another: expected LoRA on linear "
-                "layers, not merged. Merge it for good with `merge_and_unload` of `peft`, and make a prior of the result."
+                f"the prior has an adapter, {kind} at {name}, that cannot be combined with "
+                "another: expected LoRA on linear layers, not merged. Merge the adapter for good "
+                "with `merge_and_unload` of `peft`, and wrap the result as the prior."
             )
 
 
 def _add_adapter(network: PreTrainedModel, config: Any) -> str:
-    """Add an adapter, on together with those that are on already. Returns its name, which none of them has."""
+    """Add an adapter and activate it beside the active ones; return its name, which is new."""
     from peft.tuners.lora import LoraLayer
 
-    adapters = {
-        name: module for name, module in network.named_modules() if isinstance(module, LoraLayer)
-    }
-    on = {
+    adapters = {name: m for name, m in network.named_modules() if isinstance(m, LoraLayer)}
+    active = {
         name: [] if module.disable_adapters else list(module.active_adapters)
         for name, module in adapters.items()
     }
     taken = {adapter for module in adapters.values() for adapter in module.lora_A}
-    new = next(
-        name
-        for name in ("guide", *(f"guide-{i}" for i in range(2, len(taken) + 3)))
-        if name not in taken
-    )
+    names = ["guide", *(f"guide-{i}" for i in range(2, len(taken) + 3))]
+    new = next(name for name in names if name not in taken)
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="Already found a `peft_config`"
-        )  # the prior's, as is meant
+        # the prior's own configuration is expected
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
         network.add_adapter(config, new)
     if taken:
-        config.base_model_name_or_path = None  # that is the network without its first adapter
+        config.base_model_name_or_path = None  # the path names the network without its adapter
     for name, module in network.named_modules():
         if isinstance(module, LoraLayer):
             module.enable_adapters(True)
-            module.set_adapter([*on.get(name, []), new])
+            module.set_adapter([*active.get(name, []), new])
     return new

@@ -12,37 +12,37 @@ from model import LanguageModel, Prompts
 
 
 class Place(NamedTuple):
-    """The prompt of each of B sequences, `[B]`, and how many tokens have been read."""
+    """State of B sequences: numbers of their prompts, `[B]`, and the number of tokens read."""
 
     prompt: Tensor
-    seen: int
+    num_read: int
 
     def select(self, rows: Tensor) -> Place:
-        return Place(self.prompt[rows], self.seen)
+        return Place(self.prompt[rows], self.num_read)
 
 
 class MeanField(FromScratch):
-    """A free categorical law for each position of each prompt's response; uniform at the start.
+    """A categorical distribution for each position of each prompt's response; starts uniform.
 
-    The end is a token like others: a response is cut at the first.
+    End ids are tokens like all others: a response is cut at the first of them.
 
     Args:
-        prior: gives the vocabulary and the length.
-        prompts: all that the guide will be asked about.
+        prior: Source of the vocabulary and the longest response.
+        prompts: All prompts that the guide will be called with.
     """
 
     def __init__(self, prior: LanguageModel, prompts: Prompts) -> None:
         super().__init__(prior)
         self.index = PromptIndex(prompts)
         self.space.check(prompts)
-        self.logits = nn.Parameter(
-            like(prior).new_zeros(len(self.index), self.max_new_tokens, self.vocab_size)
-        )
+        shape = (len(self.index), self.max_new_tokens, self.vocab_size)
+        self.logits = nn.Parameter(like(prior).new_zeros(shape))
 
     def start(self, prompts: Prompts) -> tuple[Tensor, Place]:
         prompt = self.index(prompts)
         return self.logits[prompt, 0], Place(prompt, 0)
 
     def extend(self, state: Place, ids: Tensor) -> tuple[Tensor, Place]:
-        seen = state.seen + ids.shape[1]
-        return self.logits[state.prompt, state.seen + 1 : seen + 1], Place(state.prompt, seen)
+        num_read = state.num_read + ids.shape[1]
+        logits = self.logits[state.prompt, state.num_read + 1 : num_read + 1]
+        return logits, Place(state.prompt, num_read)

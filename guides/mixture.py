@@ -1,8 +1,8 @@
-"""Mixture: q(x) = sum_m pi_m q_m(x), guides and the weights between them learned together; for posteriors of several modes.
+"""Mixture: q(x) = sum_m pi_m q_m(x), guides and their weights learned together; for several modes.
 
-Written token by token, so that it is sampled, scored and searched like any other guide:
+Written token by token, so that a mixture is sampled, scored and searched like all other guides:
 
-    q(x_t | x_<t) = sum_m w_m(x_<t) q_m(x_t | x_<t),   w_m(x_<t) = pi_m q_m(x_<t) / sum_l pi_l q_l(x_<t)
+    q(x_t | x_<t) = sum_m w_m(x_<t) q_m(x_t | x_<t),   w_m(x_<t) proportional to pi_m q_m(x_<t)
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from model import LanguageModel, OtherLanguageModelError, Prompts, ResponseDistr
 from model.common.checks import finite, instance, one_of, whole_number
 from model.prior.logits import scaled
 
-FLOOR = -1e4  # nats; stands in for -inf, of which `logsumexp` has no gradient
+FLOOR = -1e4  # nats; replaces -inf, at which `logsumexp` has no gradient
 
 Component = Literal["fine-tuned", "lora", "recurrent", "mean-field"]
 COMPONENTS: dict[Component, Callable[[LanguageModel, Prompts], Guide]] = {
@@ -50,73 +50,42 @@ class MixtureOptions:
     noise, equal components remain equal."""
 
 
-class MixtureState(NamedTuple):
-    """What M components remember of B sequences.
-
-    Attributes:
-        states: one for each component.
-        log_weight: `[B, M]`, log w_m of what has been read.
-        log_prob: `[B, M, V]`, log q_m of the token to come.
-    """
-
-    states: tuple[Any, ...]
-    log_weight: Tensor
-    log_prob: Tensor
-
-    def select(self, rows: Tensor) -> MixtureState:
-        return MixtureState(
-            tuple(state.select(rows) for state in self.states),
-            self.log_weight[rows],
-            self.log_prob[rows],
-        )
-
-
 class Mixture(Guide):
-    """Guides with learned weights, and their exact density. Costs a pass of every component, in sampling too.
+    """Guides with learned weights and an exact density; a step costs a pass of every component.
 
-    The weights learn at the rate of all else: at one that suits a large network they hardly move, and the components change
-    what they cover instead.
+    The weights share the learning rate of the components. At a rate that suits a large network the
+    weights hardly move, and the components move instead.
 
     Args:
-        guides: the components, autoregressive; they train along. Those that start the same remain the same.
+        guides: Autoregressive components, which train too. Equal components remain equal.
     """
 
     def __init__(self, guides: Sequence[Guide]) -> None:
         super().__init__()
         if isinstance(guides, Guide):
             raise TypeError(f"guides is one {type(guides).__name__}, expected a list of guides")
-        guides = list(guides)
-        if not guides:
+        if not (guides := list(guides)):
             raise ValueError("got no guides, expected at least one component")
         for guide in guides:
             if not isinstance(guide, Guide):
-                raise TypeError(
-                    f"a component is a {type(guide).__name__}, expected a `Guide`: wrap it in `Fixed`"
-                )
+                kind = type(guide).__name__
+                raise TypeError(f"a component is a {kind}, expected a `Guide`: wrap it in `Fixed`")
         self.components = nn.ModuleList(guides)
-        first = next(self.parameters(), torch.empty(0))  # there may be none, around functions
+        first = next(self.parameters(), torch.empty(0))  # functions have no parameters
         wide = torch.promote_types(first.dtype, torch.float32)
         self.logits = nn.Parameter(torch.zeros(len(guides), device=first.device, dtype=wide))
 
     def distribution(self, prompts: Prompts) -> ResponseDistribution:
-        distributions = [
-            component.distribution(prompts) for component in cast(Iterable[Guide], self.components)
-        ]
-        for distribution in distributions:
-            instance(
-                "the distribution of a component",
-                distribution,
-                ResponseDistribution,
-                why="token by token",
-            )
-        for one in distributions:
-            if (difference := distributions[0].space.difference(one.space)) is not None:
+        parts = [part.distribution(prompts) for part in cast(Iterable[Guide], self.components)]
+        for part in parts:
+            name, why = "the distribution of a component", "token by token"
+            instance(name, part, ResponseDistribution, why=why)
+            if (difference := parts[0].space.difference(part.space)) is not None:
                 raise OtherLanguageModelError(
                     f"components have different responses, with {difference}: expected the same"
                 )
-        return ResponseDistribution(
-            _MixtureDecoder(distributions, self.logits), prompts, distributions[0].space
-        )
+        decoder = _MixtureDecoder(parts, self.logits)
+        return ResponseDistribution(decoder, prompts, parts[0].space)
 
 
 def mixture_of(
@@ -127,27 +96,40 @@ def mixture_of(
     num_components: int = 2,
     noise: float = 0.05,
 ) -> Mixture:
-    """Components of one family, set apart.
+    """Build a mixture of components of one family, told apart by noise.
 
     Args:
-        prior: what they start from.
-        prompts: all that the guide will be asked about.
-        component: their family.
-        num_components: M.
-        noise: on every trained weight of all components but the first, Gaussian, its size a share of the tensor's standard
-            deviation (of 1 where that is 0). Without it equal components remain equal.
+        prior: Language model to start from.
+        prompts: All prompts that the guide will be called with.
+        component, num_components, noise: See `MixtureOptions`.
     """
     check_prior(prior)
     instance("prompts", prompts, Prompts, why="`prior.encode([...])` makes them of texts")
     make = COMPONENTS[one_of("component", component, COMPONENTS)]
     noise = finite("noise", noise, at_least=0, at_most=1e6)
-    guides = [
-        make(prior, prompts)
-        for _ in range(whole_number("num_components", num_components, at_most=1_000))
-    ]
+    number = whole_number("num_components", num_components, at_most=1_000)
+    guides = [make(prior, prompts) for _ in range(number)]
     for guide in guides[1:]:
         guide.jitter(noise)
     return Mixture(guides)
+
+
+class MixtureState(NamedTuple):
+    """State of B sequences in M components.
+
+    Attributes:
+        states: State of each component.
+        log_weight: `[B, M]`, log w_m of the tokens read so far, nats.
+        log_prob: `[B, M, V]`, log q_m of the next token, nats.
+    """
+
+    states: tuple[Any, ...]
+    log_weight: Tensor
+    log_prob: Tensor
+
+    def select(self, rows: Tensor) -> MixtureState:
+        states = tuple(state.select(rows) for state in self.states)
+        return MixtureState(states, self.log_weight[rows], self.log_prob[rows])
 
 
 class _MixtureDecoder:
@@ -165,30 +147,20 @@ class _MixtureDecoder:
         return _mixed(log_weight, log_prob), MixtureState(states, log_weight, log_prob)
 
     def extend(self, state: MixtureState, ids: Tensor) -> tuple[Tensor, MixtureState]:
-        read = [
-            decoder.extend(part, ids)
-            for decoder, part in zip(self.decoders, state.states, strict=True)
-        ]
-        logits, states = zip(*read, strict=True)
+        pairs = zip(self.decoders, state.states, strict=True)
+        logits, states = zip(*(decoder.extend(part, ids) for decoder, part in pairs), strict=True)
         log_prob = self._log_prob(logits)  # [B, M, L, V]
         before = torch.cat([state.log_prob[:, :, None], log_prob[:, :, :-1]], 2)
-        of_ids = (
-            before.gather(-1, ids[:, None, :, None].expand(-1, len(states), -1, 1))
-            .squeeze(-1)
-            .clamp(min=FLOOR)
-        )
-        log_weight = (state.log_weight[..., None] + of_ids.cumsum(-1)).log_softmax(1)  # [B, M, L]
-        return _mixed(log_weight, log_prob), MixtureState(
-            states, log_weight[..., -1], log_prob[:, :, -1]
-        )
+        index = ids[:, None, :, None].expand(-1, len(states), -1, 1)
+        log_prob_ids = before.gather(-1, index).squeeze(-1).clamp(min=FLOOR)  # [B, M, L]
+        log_weight = (state.log_weight[..., None] + log_prob_ids.cumsum(-1)).log_softmax(1)
+        new = MixtureState(states, log_weight[..., -1], log_prob[:, :, -1])
+        return _mixed(log_weight, log_prob), new
 
     def _log_prob(self, logits: Sequence[Tensor]) -> Tensor:
-        """log q_m of every token, M tensors `[B, ..., V]` -> `[B, M, ..., V]`."""
-        scaled_logits = [
-            scaled(part, temperature)
-            for part, temperature in zip(logits, self.temperatures, strict=True)
-        ]
-        return torch.stack([part.log_softmax(-1) for part in scaled_logits], 1)
+        """log q_m of every token, from M tensors `[B, ..., V]`: `[B, M, ..., V]`."""
+        pairs = zip(logits, self.temperatures, strict=True)
+        return torch.stack([scaled(*pair).log_softmax(-1) for pair in pairs], 1)
 
 
 def _mixed(log_weight: Tensor, log_prob: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""n-gram: q(x) = prod_t softmax(table[x_{t-n+1}, ..., x_{t-1}])[x_t], the last n - 1 tokens and no more."""
+"""n-gram: q(x) = prod_t softmax(table[x_{t-n+1}, ..., x_{t-1}])[x_t], by the last n - 1 tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONGEST = 64  # tokens; the table of a longer context is too large for any vocab
 
 
 class Context(NamedTuple):
-    """The last n - 1 tokens of B sequences, `[B, n - 1]`; the number after the last token id where there is none."""
+    """Last n - 1 token ids of B sequences, `[B, n - 1]`; `vocab_size` where there is no token."""
 
     ids: Tensor
 
@@ -34,26 +34,26 @@ class NGramOptions:
 
 
 class NGram(FromScratch):
-    """A free categorical law for every context of n - 1 tokens, those of the prompt included; uniform at the start.
+    """A categorical distribution for each context of n - 1 tokens, prompt included; starts uniform.
 
     Args:
-        prior: gives the vocabulary and the length.
-        n: 1 is one law for every token; 2 depends on the token before.
+        prior: Source of the vocabulary and the longest response.
+        n: See `NGramOptions`.
 
     Raises:
-        ValueError: if there is no context so long, or its table would be too large.
+        ValueError: If n is too long, or the table would be too large.
     """
 
     def __init__(self, prior: LanguageModel, *, n: int = 2) -> None:
         super().__init__(prior)
-        n = whole_number("n", n, at_most=LONGEST)
-        num_contexts = (self.vocab_size + 1) ** (n - 1)
-        if num_contexts * self.vocab_size > MAX_PARAMETERS:
+        self.n = whole_number("n", n, at_most=LONGEST)
+        num_contexts = (self.vocab_size + 1) ** (self.n - 1)
+        size = num_contexts * self.vocab_size
+        if size > MAX_PARAMETERS:
             raise ValueError(
-                f"n is {n}, with {self.vocab_size} token ids a table of {num_contexts * self.vocab_size:.3g} numbers: expected "
-                f"at most {MAX_PARAMETERS:,} numbers"
+                f"n is {n}, with {self.vocab_size} token ids a table of {size:.3g} numbers: "
+                f"expected at most {MAX_PARAMETERS:,} numbers"
             )
-        self.n = n
         self.table = nn.Parameter(like(prior).new_zeros(num_contexts, self.vocab_size))
 
     def start(self, prompts: Prompts) -> tuple[Tensor, Context]:
@@ -67,8 +67,8 @@ class NGram(FromScratch):
         return self._logits(sequence)[:, 1:], Context(sequence[:, ids.shape[1] :])
 
     def _logits(self, sequence: Tensor) -> Tensor:
-        """The law after each window of n - 1 tokens, `[B, n - 1 + L]` -> `[B, L + 1, V]`."""
-        place = (self.vocab_size + 1) ** torch.arange(self.n - 1, device=sequence.device)
+        """Logits after each window of n - 1 tokens, `[B, n - 1 + L]` -> `[B, L + 1, V]`."""
         if self.n == 1:
             return self.table[0].expand(len(sequence), sequence.shape[1] + 1, -1)
+        place = (self.vocab_size + 1) ** torch.arange(self.n - 1, device=sequence.device)
         return self.table[(sequence.unfold(1, self.n - 1, 1) * place).sum(-1)]

@@ -1,4 +1,4 @@
-"""The folder of an adapter in `peft`'s format: its configuration, its tensors by the names of `peft`, the tokenizer."""
+"""The folder of an adapter in `peft`'s format: settings, tensors by `peft`'s names, tokenizer."""
 
 from __future__ import annotations
 
@@ -20,35 +20,29 @@ WEIGHTS = "adapter_model.safetensors"  # the name that `peft` looks for
 def save_adapter(
     folder: str | Path, config: Any, weights: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Write an adapter. Of its base a name on the hub is written, and no path of this machine.
+    """Write an adapter: a configuration of `peft`, tensors by `peft`'s names, the base's tokenizer.
 
-    Args:
-        folder: to write into.
-        config: a configuration of `peft`.
-        weights: by the names of `peft`.
-        tokenizer: of the base.
+    The base is named only if it is on the hub: a path of this machine is left out.
     """
+    tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
     with saved_together(folder) as new:
         config.save_pretrained(new)
         forget_base(new)
-        save_file(
-            {name: tensor.detach().contiguous() for name, tensor in weights.items()}, new / WEIGHTS
-        )
+        save_file(tensors, new / WEIGHTS)
         tokenizer.save_pretrained(new)
 
 
 def adapter_config(folder: str | Path) -> dict[str, Any]:
-    """The configuration of the adapter in a folder, none of whose files has changed since it was saved."""
+    """Settings of the adapter in a folder whose files have not changed since they were saved."""
     check_digests(folder)
     file = Path(folder) / CONFIG
     try:
         return dict(json.loads(file.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
-        raise PretrainedError(
-            f"{file} is missing or damaged, expected settings of `peft`: {error}"
-        ) from error
+        fault = f"{file} is missing or damaged, expected settings of `peft`: {error}"
+        raise PretrainedError(fault) from error
 
 
 def adapter_weights(folder: str | Path) -> dict[str, Tensor]:
-    """The tensors of the adapter in a folder."""
+    """Tensors of the adapter in a folder, by `peft`'s names."""
     return read_tensors(Path(folder) / WEIGHTS)

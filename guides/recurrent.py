@@ -1,4 +1,7 @@
-"""Recurrent: q(x) = prod_t softmax(W h_t)[x_t], h_t = GRU(h_{t-1}, x_{t-1}) (Cho et al. 2014, arXiv 1406.1078)."""
+"""Recurrent: q(x) = prod_t softmax(W h_t)[x_t], h_t = GRU(h_{t-1}, x_{t-1}).
+
+Cho et al. 2014, arXiv 1406.1078.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,16 @@ from guides.from_scratch import FromScratch, like
 from model import LanguageModel, Prompts
 from model.common.checks import whole_number
 
-WIDEST = 65_536  # numbers; wider than any network it could be of use beside
+WIDEST = 65_536  # wider than any network beside which the guide could be of use
 
 
 @dataclass(frozen=True)
 class GRUState:
-    """What the GRU remembers of B sequences.
+    """State of B sequences.
 
     Attributes:
         memory: `[layers, B, H]`.
-        hidden: `[B, L, H]`, the last layer's outputs for the L tokens read last.
+        hidden: `[B, L, H]`, outputs of the last layer for the L tokens read last.
     """
 
     memory: Tensor
@@ -45,13 +48,11 @@ class RecurrentOptions:
 
 
 class Recurrent(FromScratch):
-    """A GRU that reads prompt and response, its weights random at the start: it knows nothing of the prior.
+    """A GRU that reads prompt and response; starts at random weights, independent of the prior.
 
     Args:
-        prior: gives the vocabulary and the length.
-        embedding_size: numbers by which a token is read.
-        hidden_size: H.
-        num_layers: of the GRU.
+        prior: Source of the vocabulary and the longest response.
+        embedding_size, hidden_size, num_layers: See `RecurrentOptions`.
     """
 
     def __init__(
@@ -63,31 +64,23 @@ class Recurrent(FromScratch):
         num_layers: int = 1,
     ) -> None:
         super().__init__(prior)
-        sizes = {
-            "embedding_size": embedding_size,
-            "hidden_size": hidden_size,
-            "num_layers": num_layers,
-        }
-        embedding_size, hidden_size, num_layers = (
-            whole_number(name, size, at_most=WIDEST) for name, size in sizes.items()
-        )
+        embedding_size = whole_number("embedding_size", embedding_size, at_most=WIDEST)
+        hidden_size = whole_number("hidden_size", hidden_size, at_most=WIDEST)
+        num_layers = whole_number("num_layers", num_layers, at_most=WIDEST)
         self.embedding = nn.Embedding(self.vocab_size, embedding_size).to(like(prior))
         self.gru = nn.GRU(embedding_size, hidden_size, num_layers, batch_first=True).to(like(prior))
         self.head = nn.Linear(hidden_size, self.vocab_size).to(like(prior))
 
     def start(self, prompts: Prompts) -> tuple[Tensor, GRUState]:
-        lengths = prompts.mask.sum(1)
-        num_columns = prompts.ids.shape[1]
-        shift = (
-            torch.arange(num_columns, device=lengths.device) - lengths[:, None]
-        ) % num_columns  # padding to the right
-        embedded = self.embedding(prompts.ids.gather(1, shift))
+        lengths, num_columns = prompts.mask.sum(1), prompts.ids.shape[1]
+        # padding goes from the left to the right
+        shift = torch.arange(num_columns, device=lengths.device) - lengths[:, None]
+        embedded = self.embedding(prompts.ids.gather(1, shift % num_columns))
         packed = nn.utils.rnn.pack_padded_sequence(
             embedded, lengths.cpu(), batch_first=True, enforce_sorted=False
         )
-        with torch.backends.cudnn.flags(
-            enabled=False
-        ):  # it goes back in training mode alone, where a guide never is
+        # cudnn differentiates in training mode alone, and a guide is always in evaluation mode
+        with torch.backends.cudnn.flags(enabled=False):
             _, memory = self.gru(packed)
         hidden = memory[-1][:, None]
         return self.head(hidden)[:, -1], GRUState(memory, hidden)

@@ -1,4 +1,4 @@
-"""Copies that share tensors with the original, so that a guide on the prior's weights takes no second copy of them."""
+"""Copies that share tensors with the original, so that the prior's weights are in memory once."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def copy_sharing(module: M, shared: Iterable[Tensor]) -> M:
-    """A copy with submodules of its own, whose tensors among `shared` are the very ones of the original.
+    """Copy a module with all its submodules, but share the tensors in `shared` with the original.
 
-    What is done to the copy's modules, such as inserting adapters, leaves the original as it is. Moving shared parameters to
-    another device or type moves them in both.
+    Changes to the copy's modules, such as inserted adapters, leave the original unchanged. Moving
+    a shared parameter to another device or type moves the parameter in both modules.
     """
-    memo: dict[int, object] = {id(tensor): tensor for tensor in shared}
-    tokenizers = [part.tokenizer for part in module.modules() if isinstance(part, LanguageModel)]
-    return copy.deepcopy(module, memo | {id(tokenizer): tokenizer for tokenizer in tokenizers})
+    parts = [part.tokenizer for part in module.modules() if isinstance(part, LanguageModel)]
+    return copy.deepcopy(module, {id(part): part for part in [*shared, *parts]})

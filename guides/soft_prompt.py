@@ -1,9 +1,10 @@
-"""Soft prompts: q_phi(x) is the prior after M virtual tokens that are learned; the network's weights are the prior's own.
+"""Soft prompts: q_phi(x | prompt) = p0(x | virtual tokens, prompt), with M learned virtual tokens.
 
-    prompt: phi is `[M, H]`, input embeddings                           Lester et al. 2021, arXiv 2104.08691
-    prefix: phi is `[M, layers, 2, heads, D]`, keys and values          Li and Liang 2021, arXiv 2101.00190
+    prompt: phi is `[M, H]`, input embeddings (Lester et al. 2021, arXiv 2104.08691)
+    prefix: phi is `[M, layers, 2, heads, D]`, keys and values (Li and Liang 2021, arXiv 2101.00190)
 
-q(x | prompt) = p0(x | virtual tokens, prompt): virtual tokens at positions 0 to M - 1, then the prompt, then the response.
+The network's weights are the prior's own. Virtual tokens have positions 0 to M - 1, then come the
+prompt and the response.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from model.prior.tokenization import token_rows
 
 Kind = Literal["prompt", "prefix"]
 
-NAME = "prompt_embeddings"  # as peft calls them
+NAME = "prompt_embeddings"  # the name that `peft` gives the tensor
 PEFT_TYPES = {"prompt": "PROMPT_TUNING", "prefix": "PREFIX_TUNING"}
 
 
@@ -36,10 +37,10 @@ class SoftPromptOptions:
 
     kind: Kind = "prompt"
     """Parameters of a virtual token. `prompt`, the input embedding of the token; `prefix`, the keys
-    and values of the token at every layer, without the network of Li and Liang that produces them."""
+    and values of the token at every layer, without the network of Li and Liang behind them."""
 
     num_virtual_tokens: int = 8
-    """Number of virtual tokens before the prompt."""
+    """Number M of virtual tokens before the prompt."""
 
     text: str | None = None
     """Text whose tokens, repeated or cut, are the virtual tokens at the start of training; default,
@@ -47,26 +48,29 @@ class SoftPromptOptions:
 
 
 class SoftPrompt(Guide):
-    """The prior with learned virtual tokens before the prompt, read once and shared by all prompts.
+    """The prior after learned virtual tokens, which are computed once and shared by all prompts.
 
-    It cannot start at the prior, for it moves the prompt by M positions and takes some attention. By default it starts with the
-    embedding of the token that begins texts, then zeros, or the keys and values of these: the nearest start of those tried.
-    With M = 8, temperature 0.7 and 12 tokens after "The film was" or "The movie was", KL(q || p0) is 0.28 nats on the film
-    reviews and 3.9 on SmolLM2; with the first token M times 0.75 and 6.8, with the average embedding after it 0.40 and 6.5,
-    with random tokens 20 and 6.5. `inference.diagnose` reports this distance, `experiments.steer` before and after the fit.
-    Networks that normalise by the root mean square, as Llama does, have steep gradients at an embedding of zero: clip them, or
-    start from a text.
+    q cannot start at p0: the virtual tokens move the prompt by M positions and take attention. The
+    default start, the embedding of the token that begins texts and then zeros, was the nearest of
+    four. With M = 8, temperature 0.7 and 12 tokens after "The film was" or "The movie was",
+    KL(q || p0) in nats is
+
+        start                          film reviews   SmolLM2
+        first token, then zeros        0.28           3.9
+        first token M times            0.75           6.8
+        first token, then the average  0.40           6.5
+        random tokens                  20             6.5
+
+    Networks with root-mean-square normalisation, such as Llama, have steep gradients at an
+    embedding of zero: clip the gradients, or start from a text.
 
     Args:
-        prior: the language model that reads the virtual tokens; it stays as it is.
-        kind: what is learned of a virtual token: `prompt`, its input embedding; `prefix`, its keys and values at every layer,
-            without the network that Li and Liang make them by.
-        num_virtual_tokens: M, how many.
-        text: what the virtual tokens are at the start, repeated or cut to M; by default what changes little, see above.
+        prior: Language model that reads the virtual tokens; not changed.
+        kind, num_virtual_tokens, text: See `SoftPromptOptions`.
 
     Raises:
-        ValueError: if the kind is unknown, M is below 1 or leaves no room, `text` has no tokens, or a prefix is asked of a
-            network whose layers differ in the shape of their keys and values.
+        ValueError: If the kind is unknown, M is below 1 or leaves no room, `text` has no tokens, or
+            a prefix would need keys and values of one shape at all layers.
     """
 
     def __init__(
@@ -82,38 +86,31 @@ class SoftPrompt(Guide):
             instance("text", text, str)
         self.prior = check_prior(prior)
         self.kind = one_of("kind", kind, get_args(Kind))
-        self.num_virtual_tokens = whole_number(
-            "num_virtual_tokens", num_virtual_tokens, at_most=65_536
-        )
+        number = whole_number("num_virtual_tokens", num_virtual_tokens, at_most=65_536)
+        self.num_virtual_tokens = number
         self._check_room(prompt_length=1)
         with torch.no_grad():
-            start = (
-                _unnoticed(prior, num_virtual_tokens)
-                if text is None
-                else _of_text(prior, text, num_virtual_tokens)
-            )
+            start = _unnoticed(prior, number) if text is None else _of_text(prior, text, number)
             if kind == "prefix":
                 keys_and_values = _keys_and_values(prior.read(start))
                 self._layout = keys_and_values.shape[1:]
                 start = keys_and_values.flatten(1)
-        # in bfloat16 small updates would be lost
-        self.virtual_tokens = nn.Parameter(
-            start.to(torch.promote_types(start.dtype, torch.float32))
-        )
+        # bfloat16 would lose small updates
+        wide = torch.promote_types(start.dtype, torch.float32)
+        self.virtual_tokens = nn.Parameter(start.to(wide))
 
     def distribution(self, prompts: Prompts) -> ResponseDistribution:
         """q(response | prompts).
 
         Raises:
-            ValueError: if virtual tokens, prompt and response together are too long for the network.
+            ValueError: If virtual tokens, prompt and response are too long for the network.
         """
         self._check_room(prompts.ids.shape[1])
-        return ResponseDistribution(
-            self, prompts, self.prior.space, temperature=self.prior.temperature
-        )
+        space, temperature = self.prior.space, self.prior.temperature
+        return ResponseDistribution(self, prompts, space, temperature=temperature)
 
     def start(self, prompts: Prompts) -> tuple[Tensor, CachedState]:
-        """See `Decoder`. The virtual tokens are read anew each time, so that each pass has a gradient of its own."""
+        """See `Decoder`. Reads the virtual tokens anew, so that each pass has its own gradient."""
         return self.prior.start(prompts, self._read())
 
     def extend(self, state: CachedState, ids: Tensor) -> tuple[Tensor, CachedState]:
@@ -121,38 +118,32 @@ class SoftPrompt(Guide):
         return self.prior.extend(state, ids)
 
     def _read(self) -> Any:
-        """The virtual tokens as a cache of one row, in the network's type."""
+        """Cache of the virtual tokens, with one row, in the network's data type."""
         network = self.prior.network
         virtual = self.virtual_tokens.to(network.dtype)
         if self.kind == "prompt":
             return self.prior.read(virtual)
-        layers = virtual.unflatten(1, self._layout).permute(
-            1, 2, 3, 0, 4
-        )  # [M, L, 2, heads, D] -> [L, 2, heads, M, D]
-        return DynamicCache(
-            [(keys[None], values[None]) for keys, values in layers], config=network.config
-        )
+        # [M, L, 2, heads, D] -> [L, 2, heads, M, D]
+        layers = virtual.unflatten(1, self._layout).permute(1, 2, 3, 0, 4)
+        pairs = [(keys[None], values[None]) for keys, values in layers]
+        return DynamicCache(pairs, config=network.config)
 
     def _check_room(self, prompt_length: int) -> None:
-        needed, room = (
-            self.num_virtual_tokens + prompt_length + self.prior.max_new_tokens,
-            _room(self.prior),
-        )
-        if room is not None and needed > room:
+        num_tokens, room = self.prior.max_new_tokens, _room(self.prior)
+        if room is not None and self.num_virtual_tokens + prompt_length + num_tokens > room:
             raise ValueError(
                 f"{self.num_virtual_tokens} virtual tokens, {prompt_length} of the prompt and "
-                f"{self.prior.max_new_tokens} of the response are over the {room} that the network sees at once: lower "
-                "num_virtual_tokens, or shorten the prompt or the response"
+                f"{num_tokens} of the response are over the {room} that the network sees at once: "
+                "lower num_virtual_tokens, or shorten the prompt or the response"
             )
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the virtual tokens and the tokenizer; `peft` alone loads them onto the prior's network."""
+        """Write the virtual tokens and the tokenizer; `peft` alone loads the virtual tokens."""
         from peft import PrefixTuningConfig, PromptTuningConfig  # takes seconds to import
 
-        network = self.prior.network
         shared = {
             "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": network.name_or_path,
+            "base_model_name_or_path": self.prior.network.name_or_path,
             "num_virtual_tokens": self.num_virtual_tokens,
             "num_transformer_submodules": 1,
             "inference_mode": True,
@@ -161,27 +152,23 @@ class SoftPrompt(Guide):
             config = PromptTuningConfig(**shared, token_dim=self.virtual_tokens.shape[1])
         else:
             num_layers, _, num_heads, width = self._layout
-            sizes = {
-                "num_layers": num_layers,
-                "num_attention_heads": num_heads,
-                "token_dim": num_heads * width,
-            }
-            config = PrefixTuningConfig(**shared, **sizes)
+            sizes = {"num_layers": num_layers, "num_attention_heads": num_heads}
+            config = PrefixTuningConfig(**shared, **sizes, token_dim=num_heads * width)
         save_adapter(folder, config, {NAME: self.virtual_tokens}, self.prior.tokenizer)
 
     def load_pretrained(self, folder: str | Path) -> None:
-        written_by = adapter_config(folder)["peft_type"]
-        if written_by != PEFT_TYPES[self.kind]:
+        kind, expected = adapter_config(folder)["peft_type"], PEFT_TYPES[self.kind]
+        if kind != expected:
             raise OtherGuideError(
-                f"{folder} is of another guide: peft calls it {written_by}, not {PEFT_TYPES[self.kind]}"
+                f"{folder} is of another guide: peft calls it {kind}, not {expected}"
             )
         load_into({NAME: self.virtual_tokens}, adapter_weights(folder), str(folder))
 
 
 def _unnoticed(prior: LanguageModel, num_tokens: int) -> Tensor:
-    """Input embeddings that change little of what follows, `[M, H]`: a token that begins texts, then zeros.
+    """Input embeddings close to no tokens at all, `[M, H]`: a token that begins texts, then zeros.
 
-    The first one is there for the attention that has nothing to look for, which networks send to the first token.
+    The first token takes the attention that networks send to the first token by default.
     """
     bos = prior.tokenizer.bos_token_id
     first = _embedded(prior, [prior.end_ids[0] if bos is None else bos])
@@ -203,27 +190,23 @@ def _embedded(prior: LanguageModel, ids: list[int]) -> Tensor:
 
 
 def _keys_and_values(cache: Any) -> Tensor:
-    """All keys and values of a cache of one row, `[M, layers, 2, heads, D]`: the order that peft has them in."""
-    shapes = {
-        tuple(tensor.shape)
-        for layer in cache.layers
-        for tensor in (layer.keys, layer.values)
-        if tensor is not None
-    }
-    if len(shapes) != 1 or any(layer.keys is None for layer in cache.layers):
+    """Keys and values of a cache with one row, in `peft`'s order: `[M, layers, 2, heads, D]`."""
+    pairs = [(layer.keys, layer.values) for layer in cache.layers]
+    shapes = {tuple(part.shape) for pair in pairs for part in pair if part is not None}
+    if len(shapes) != 1 or any(keys is None for keys, _ in pairs):
         raise ValueError(
-            f"the network's keys and values have shapes {sorted(shapes)}, expected one shape at all layers: choose "
-            "kind='prompt'"
+            f"the network's keys and values have shapes {sorted(shapes)}, expected one shape at "
+            "all layers: choose kind='prompt'"
         )
-    layers = torch.stack([torch.stack([layer.keys[0], layer.values[0]]) for layer in cache.layers])
+    layers = torch.stack([torch.stack([keys[0], values[0]]) for keys, values in pairs])
     return layers.permute(3, 0, 1, 2, 4)
 
 
 def _room(prior: LanguageModel) -> int | None:
-    """The most tokens that the network reads with each in sight of all before it.
+    """Largest number of tokens such that each token attends to all tokens before it.
 
-    Sliding windows count columns, so that with padding between the virtual tokens and a short prompt, the window would depend
-    on the other prompts of the batch.
+    Sliding windows count columns. Padding between the virtual tokens and a short prompt would let
+    the window depend on the other prompts of the batch.
     """
     config = prior.network.config.get_text_config()
     windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]

@@ -1,4 +1,4 @@
-"""Tabular: q(x) = prod_t softmax(table[x_<t])[x_t], a free categorical law for every prefix."""
+"""Tabular: q(x) = prod_t softmax(table[x_<t])[x_t], a free distribution for every prefix."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from model.prior.logits import scaled
 
 
 class Node(NamedTuple):
-    """The prompt of each of B sequences and its place in the tree of prefixes, `[B]` each."""
+    """State of B sequences, `[B]` each: the number of the prompt and the node in the tree."""
 
     prompt: Tensor
     node: Tensor
@@ -24,16 +24,17 @@ class Node(NamedTuple):
 
 
 class Tabular(FromScratch):
-    """Any law over the responses of an enumerable world, the posterior among them; the prior's own at the start.
+    """Any distribution over an enumerable response space, such as the posterior; q = p0 at first.
 
-    The prefixes are a tree: with W words that do not end a response, the children of node i are W i + 1, ..., W i + W.
+    The prefixes form a tree. With W words (tokens that do not end a response), the children of node
+    i are W i + 1, ..., W i + W.
 
     Args:
-        prior: the law to start from.
-        prompts: all that the guide will be asked about.
+        prior: Distribution to start from.
+        prompts: All prompts that the guide will be called with.
 
     Raises:
-        NotEnumerableError: if there are more than a million responses.
+        NotEnumerableError: If there are more than a million responses.
     """
 
     word: Tensor
@@ -46,28 +47,25 @@ class Tabular(FromScratch):
         ids = torch.arange(self.vocab_size, device=prior.device)
         is_word = ~torch.isin(ids, self.end_ids)
         self.num_words = int(is_word.sum())
-        self.register_buffer(
-            "word", is_word.cumsum(0) - 1, persistent=False
-        )  # [V], words numbered; ends are never looked up
-        self.table = nn.Parameter(
-            self._of_prior(prior, prompts, ids[is_word]).to(like(prior))
-        )  # [prompts, prefixes, V]
+        # [V], words numbered from 0; ends are never looked up
+        self.register_buffer("word", is_word.cumsum(0) - 1, persistent=False)
+        self.table = nn.Parameter(self._prior_logits(prior, prompts, ids[is_word]).to(like(prior)))
 
     @torch.no_grad()
-    def _of_prior(self, prior: LanguageModel, prompts: Prompts, words: Tensor) -> Tensor:
-        """The prior's logits after every prefix, in the order of the tree, `[prompts, prefixes, V]`."""
+    def _prior_logits(self, prior: LanguageModel, prompts: Prompts, words: Tensor) -> Tensor:
+        """Prior logits after every prefix, in the order of the tree: `[prompts, prefixes, V]`."""
         numbers = self.index(prompts).tolist()
-        first = prompts[[numbers.index(number) for number in range(len(self.index))]]
-        logits, state = prior.start(first)
+        distinct = prompts[[numbers.index(number) for number in range(len(self.index))]]
+        num_prompts = len(distinct)
+        logits, state = prior.start(distinct)
         levels = [logits[:, None]]
         prefixes = words.new_zeros(1, 0)
         for _ in range(self.max_new_tokens - 1):
-            prefixes = torch.cat(
-                [prefixes.repeat_interleave(len(words), 0), words.repeat(len(prefixes))[:, None]], 1
-            )
-            rows = torch.arange(len(first), device=words.device).repeat_interleave(len(prefixes))
-            logits, _ = prior.extend(state.select(rows), prefixes.repeat(len(first), 1))
-            levels.append(logits[:, -1].view(len(first), len(prefixes), -1))
+            last = words.repeat(len(prefixes))[:, None]
+            prefixes = torch.cat([prefixes.repeat_interleave(len(words), 0), last], 1)
+            rows = torch.arange(num_prompts, device=words.device).repeat_interleave(len(prefixes))
+            logits, _ = prior.extend(state.select(rows), prefixes.repeat(num_prompts, 1))
+            levels.append(logits[:, -1].view(num_prompts, len(prefixes), -1))
         return scaled(torch.cat(levels, 1), prior.temperature)
 
     def start(self, prompts: Prompts) -> tuple[Tensor, Node]:
@@ -78,9 +76,7 @@ class Tabular(FromScratch):
         nodes = [state.node]
         for token in ids.unbind(1):
             child = nodes[-1] * self.num_words + self.word[token] + 1
-            nodes.append(
-                child.clamp(max=self.table.shape[1] - 1)
-            )  # what follows an end has no place in the tree
-        return self.table[state.prompt[:, None], torch.stack(nodes[1:], 1)], Node(
-            state.prompt, nodes[-1]
-        )
+            # tokens after the end have no place in the tree
+            nodes.append(child.clamp(max=self.table.shape[1] - 1))
+        logits = self.table[state.prompt[:, None], torch.stack(nodes[1:], 1)]
+        return logits, Node(state.prompt, nodes[-1])

@@ -1,4 +1,4 @@
-"""Tempered: the tokens of another guide, from q(x_t | x_<t)^(1/temperature), normalised; not trained."""
+"""Tempered: q(x_t | x_<t)^(1/temperature) of another guide, normalised; not trained."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class TemperedOptions:
 
 
 class Tempered(Guide):
-    """Another guide as it is now, or a language model, with its logits divided by one more number: a bolder proposal.
+    """An autoregressive guide or language model with its logits divided by one more number.
 
     Args:
-        source: a guide, of whose trained weights a copy is taken, or a `LanguageModel`; autoregressive.
-        temperature: above 1 bolder, below 1 more careful.
+        source: A `LanguageModel`, or a guide, whose trained weights are copied.
+        temperature: See `TemperedOptions`.
     """
 
     def __init__(self, source: Guide | LanguageModel, *, temperature: float = 1.5) -> None:
@@ -36,6 +36,7 @@ class Tempered(Guide):
         distribution = self.source.distribution(prompts)
         if not isinstance(distribution, ResponseDistribution):
             raise TypeError(
-                f"`Tempered` got a guide with a {type(distribution).__name__}, expected a `ResponseDistribution`"
+                f"`Tempered` got a guide with a {type(distribution).__name__}, expected a "
+                "`ResponseDistribution`"
             )
         return distribution.at_temperature(distribution.temperature * self.temperature)

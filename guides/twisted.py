@@ -1,10 +1,11 @@
-"""Twisted: q(x_t | x_<t) proportional to p0(x_t | x_<t) exp(psi(x_<=t)), value-guided decoding with a learned twist psi.
+"""Twisted: q(x_t | x_<t) proportional to p0(x_t | x_<t) exp(psi(x_<=t)), value-guided decoding.
 
-The posterior is of this form, exactly, at the soft value function (Zhao et al. 2024, arXiv 2404.17546, section 3)
+The posterior has this form exactly, at the soft value function (Zhao et al. 2024, arXiv 2404.17546,
+section 3)
 
-    psi*(x_<=t) = log E_p0[exp(r(x)/beta) | x_<=t]
+    psi*(x_<=t) = log E_p0[likelihood(x) | x_<=t]
 
-up to what depends on x_<t alone, which the normalisation of q takes out again.
+up to a function of x_<t, which the normalisation of q cancels.
 """
 
 from __future__ import annotations
@@ -24,14 +25,13 @@ from model.prior.logits import scaled
 
 
 class TwistHead(nn.Module):
-    """psi of every token that may come next, from the state before it: `[..., H]` -> `[..., V]`; 0 everywhere at the start.
+    """psi of every next token, from the state before it: `[..., H]` -> `[..., V]`; 0 at the start.
 
-    The tokens are read by the prior's own output embeddings E, so that what is learned of one goes for those like it:
-    psi = E B silu(A h).
+    psi = E B silu(A h), with the prior's output embeddings E, so that similar tokens share psi.
 
     Args:
-        prior: has the embeddings, `[V, H]`.
-        hidden_size: numbers between A and B.
+        prior: Source of the embeddings, `[V, H]`.
+        hidden_size: Width between A and B.
     """
 
     def __init__(self, prior: LanguageModel, hidden_size: int) -> None:
@@ -45,10 +45,9 @@ class TwistHead(nn.Module):
         nn.init.zeros_(self.write.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        wanted = self.write(nn.functional.silu(self.read(hidden.to(self.read.weight.dtype))))
-        return nn.functional.linear(
-            wanted.to(self.embeddings.weight.dtype), self.embeddings.weight
-        ).to(wanted.dtype)
+        query = self.write(nn.functional.silu(self.read(hidden.to(self.read.weight.dtype))))
+        embeddings = self.embeddings.weight
+        return nn.functional.linear(query.to(embeddings.dtype), embeddings).to(query.dtype)
 
 
 @dataclass(frozen=True)
@@ -66,19 +65,17 @@ class TwistedOptions:
 
 
 class Twisted(Guide):
-    """The prior with its next-token law reweighted by a small head on its states; q = p0 exactly at the start.
+    """The prior's next token reweighted by a small head on the prior's states; starts at q = p0.
 
-    Nothing goes back through the network, so that a step costs little more than sampling. The best twist is unique only up to
-    what depends on x_<t alone, which q does not see: trained through q, by SVI, `twist` proposes well but need not foretell the
-    evidence; `ContrastiveTwist` trains it to.
+    No gradient goes through the network, so that a step costs little more than sampling. Trained by
+    SVI through q, which ignores the function of x_<t in psi, `twist` is a good proposal but need
+    not predict the likelihood; trained by `ContrastiveTwist` it does.
 
     Args:
-        prior: the language model; shared, not copied, and left as it is.
-        hidden_size: numbers in the head's one hidden layer.
-        top_k: the guide has only the prior's k most likely tokens, and is normalised over them; default all. Fewer keep out
-            tokens of which the head has seen nothing, but what they lead to can no longer be sampled: KL(p* || q) is infinite,
-            and an importance estimate of Z is biased low.
-        head: another module from the prior's hidden states `[..., H]` to psi `[..., V]`.
+        prior: Language model; shared, not copied or changed.
+        hidden_size, top_k: See `TwistedOptions`.
+        head: Module from the prior's hidden states `[..., H]` to psi `[..., V]`; default, a
+            `TwistHead`.
     """
 
     def __init__(
@@ -90,16 +87,13 @@ class Twisted(Guide):
         head: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        check_prior(prior)
+        self.prior = check_prior(prior)
         if head is not None:
-            instance(
-                "head", head, nn.Module, why="it takes states [..., H] to psi [..., V], and trains"
-            )
+            why = "it takes states [..., H] to psi [..., V], and trains"
+            instance("head", head, nn.Module, why=why)
         if top_k is not None:
-            top_k = whole_number(
-                "top_k", top_k, at_most=prior.vocab_size, why="tokens of the vocabulary"
-            )
-        self.prior = prior
+            why = "tokens of the vocabulary"
+            top_k = whole_number("top_k", top_k, at_most=prior.vocab_size, why=why)
         self.head = TwistHead(prior, hidden_size) if head is None else head
         self.top_k = top_k
 
@@ -121,10 +115,9 @@ class Twisted(Guide):
         twisted = logits + self._psi(hidden)
         if self.top_k is None:
             return twisted
-        kept = torch.zeros_like(logits, dtype=torch.bool).scatter_(
-            -1, logits.topk(self.top_k).indices, True
-        )
-        return twisted.masked_fill(~kept, -torch.inf)
+        excluded = torch.ones_like(logits, dtype=torch.bool)
+        excluded.scatter_(-1, logits.topk(self.top_k).indices, False)
+        return twisted.masked_fill(excluded, -torch.inf)
 
     def _psi(self, hidden: Tensor) -> Tensor:
         return evaluating(self.head)(hidden)
@@ -138,7 +131,7 @@ class Twisted(Guide):
 
     @torch.no_grad()
     def twist(self, prompts: Prompts, response: Tensor, t: int) -> Tensor:
-        """psi(x_<=t), `[K, N]`, nats, for responses `[K, N, T]` of which t tokens are set: a twist for SMC."""
+        """A `Twist` for sequential Monte Carlo: psi(x_<=t), `[K, N]`, nats, of `[K, N, T]`."""
         rows = torch.arange(len(prompts), device=response.device).repeat(len(response))
         _, state = self.prior.start(prompts)
         state = state.select(rows)

@@ -88,9 +88,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "importance": Sampler(importance_sampling, "draws weighted by p0 exp(r/beta) / q"),
     "rejection": Sampler(
-        rejection_sampling,
-        "exact draws, where the likelihood has a known bound",
-        needs_bound=True,
+        rejection_sampling, "exact draws, where the likelihood has a known bound", needs_bound=True
     ),
     "quasi-rejection": Sampler(
         quasi_rejection_sampling,

@@ -141,7 +141,7 @@ def test_unknown_prompt_is_named(prior):
         guide = family(prior, prior.encode(["the film was"]))
         with pytest.raises(
             ValueError,
-            match="no table for the prompt 'the plot was': build it with all 1 prompts and this one",
+            match="no table for the prompt 'the plot was': build the guide with all 1 prompts and this one",
         ):
             guide.distribution(prior.encode(["the plot was"])).sample()
 

@@ -7,14 +7,7 @@ import pytest
 import torch
 
 from inference import OBJECTIVES, Enumeration, RewardToGo_ELBO, log_guide_at
-from tests.inference.objectives.table import (
-    ONE,
-    Table,
-    Target,
-    autograd,
-    gradient,
-    mean_gradient,
-)
+from tests.inference.objectives.table import ONE, Table, Target, autograd, gradient, mean_gradient
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
