@@ -1,8 +1,9 @@
-"""Figures of `experiments.rlhf`: gold reward against KL for each aggregation, and the reliability of a reward."""
+"""Figures of `experiments.rlhf`: gold reward against KL, and the reliability of a reward."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,7 +26,7 @@ Line = tuple[Sequence[float], Sequence[float], Sequence[float]]
 def over_optimisation_figure(
     panels: Mapping[str, Mapping[str, Line]], prior_gold: float, title: str
 ) -> Figure:
-    """Gold reward against KL(p* || p0), a panel for each number of preferences, a line for each aggregation, +- 1 s.e."""
+    """Gold reward against KL(p* || p0), +- 1 s.e.: a line for each aggregation in each panel."""
     figure, row = plt.subplots(
         1, len(panels), figsize=(3.2 * len(panels), 3.4), sharey=True, squeeze=False
     )
@@ -35,14 +36,8 @@ def over_optimisation_figure(
         for aggregation, (kl, mean, error) in lines.items():
             color = COLORS.get(aggregation)
             axes.plot(kl, mean, color=color, label=aggregation)
-            axes.fill_between(
-                kl,
-                np.subtract(mean, error),
-                np.add(mean, error),
-                color=color,
-                alpha=0.15,
-                linewidth=0,
-            )
+            low, high = np.subtract(mean, error), np.add(mean, error)
+            axes.fill_between(kl, low, high, color=color, alpha=0.15, linewidth=0)
         axes.set(xlabel="KL(p* || p0), nats", title=name)
     row[0][0].set_ylabel("E[gold reward]")
     row[0][-1].legend(frameon=False, fontsize=7)
@@ -52,24 +47,17 @@ def over_optimisation_figure(
 
 
 def reliability_figure(calibrations: Mapping[str, Calibration]) -> Figure:
-    """How often predictions of each confidence are right; on the diagonal if the reward says how sure it may be."""
+    """Share of right predictions by confidence; a calibrated reward is on the diagonal."""
     figure, axes = new_axes(4.6, 4.2)
     axes.plot([0.5, 1], [0.5, 1], color=PRIOR, linewidth=0.8, linestyle="--", label="calibrated")
-    colors = plt.get_cmap("viridis")(np.linspace(0.1, 0.8, max(2, len(calibrations))))
-    for (name, found), color in zip(
-        calibrations.items(), colors if len(calibrations) > 1 else [GUIDE], strict=False
-    ):
-        error = (found.correct * (1 - found.correct) / found.count).sqrt()
-        axes.errorbar(
-            found.confidence,
-            found.correct,
-            error,
-            color=color,
-            marker="o",
-            markersize=3,
-            linewidth=1,
-            label=name,
-        )
+    colors = plt.get_cmap("viridis")(np.linspace(0.1, 0.8, len(calibrations)))
+    style: dict[str, Any] = {"marker": "o", "markersize": 3, "linewidth": 1}
+    for (name, calibration), color in zip(calibrations.items(), colors, strict=True):
+        correct = calibration.correct
+        error = (correct * (1 - correct) / calibration.count).sqrt()
+        if len(calibrations) == 1:
+            color = GUIDE
+        axes.errorbar(calibration.confidence, correct, error, color=color, label=name, **style)
     axes.set(xlabel="confidence", ylabel="share predicted right", title="Held-out preferences")
     axes.legend(frameon=False, fontsize=8)
     return figure

@@ -22,5 +22,6 @@ def arguments_of(name: str) -> type[Arguments]:
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Arguments)
     ]
-    [found] = [cls for cls in classes if cls.__module__ == module.__name__]
+    script = f"experiments.{name}"
+    [found] = [cls for cls in classes if cls.__module__.startswith(script)]
     return found

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from experiments.rlhf import __main__ as rlhf
+from experiments.rlhf.options import RLHF
 from experiments.steer import __main__ as steer
 from experiments.steer.posterior_options import read_reward
 from model.preferences import EncoderFeatures, LinearHead, RewardPosterior, Standardised
@@ -69,7 +69,7 @@ def test_code_of_a_prior_or_an_encoder_runs_where_it_is_allowed_and_nowhere_else
         if script == "steer":
             return steer.load(steer.Steer(trust_remote_code=trust), str(folder))
         place = {"encoder": str(folder)} if "encoder" in script else {"prior": str(folder)}
-        return rlhf.load(rlhf.RLHF(**place, trust_remote_code=trust))
+        return RLHF(**place, trust_remote_code=trust).load()
 
     with pytest.raises((SystemExit, ValueError), match="--trust-remote-code"):
         load(False)

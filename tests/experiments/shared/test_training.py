@@ -9,7 +9,8 @@ from experiments import agents, best_of_n, collapse, distribution_matching, infe
 from experiments.guide_zoo import __main__ as guide_zoo
 from experiments.guide_zoo import runs as guide_runs
 from experiments.inference_zoo import Job
-from experiments.rlhf import stages as rlhf_stages
+from experiments.rlhf import __main__ as rlhf
+from experiments.rlhf.learning import Study
 from experiments.shared import figures
 from experiments.shared.claims import Finding, finished, verdict
 from experiments.shared.run_folder import RunFolder
@@ -21,7 +22,7 @@ from inference import OBJECTIVES
 from inference.objectives import Objective
 from model import AlignmentModel, Pattern, TextReward
 from model.preferences import PriorFeatures
-from tests.experiments.rlhf.test_main import SMALL, told
+from tests.experiments.rlhf.small import SMALL, prefer_longer
 
 pytestmark = pytest.mark.filterwarnings("ignore:fit stopped early")
 
@@ -170,10 +171,11 @@ def test_a_guide_of_the_text_world_that_has_no_result_has_a_row(monkeypatch, tmp
 
 
 def test_rlhf_says_it(monkeypatch, tmp_path, prior):
-    monkeypatch.setattr(rlhf_stages, "LeaveOneOut_ELBO", Diverges)
-    args = replace(SMALL, samples=4, steps=1)
-    _, posterior = rlhf_stages.learn(args, PriorFeatures(prior), told(prior, 12), 0.0, 0)
-    table = rlhf_stages.tune(args, prior, posterior, ["the film was"], RunFolder(tmp_path))
+    monkeypatch.setattr(rlhf, "LeaveOneOut_ELBO", Diverges)
+    args, prompts = replace(SMALL, samples=4, steps=1), prior.encode(["the film was"])
+    _, posterior = args.learner(PriorFeatures(prior)).learn(prefer_longer(12), seed=0)
+    study = Study(posterior, [], [])
+    table = rlhf.tune_guide(args, prior, prompts, study, RunFolder(tmp_path))
     assert "The fit stopped early at step 0: the loss is nan" in table
 
 

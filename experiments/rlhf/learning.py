@@ -1,0 +1,109 @@
+"""A reward from preferences: inference, test on other preferences, check of the inference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.rlhf.text_sample import Gold, TextSample
+from experiments.shared.claims import Finding
+from experiments.shared.refusals import blamed
+from inference.diagnostics.simulation_based_calibration import simulation_based_calibration
+from inference.reward_posterior import REWARD_INFERENCE, tie_strength
+from inference.reward_posterior.calibration import Calibration, calibrate, predict
+from model.preferences import (
+    HEADS,
+    BradleyTerry,
+    Comparisons,
+    Features,
+    LinearHead,
+    Preference,
+    RewardPosterior,
+    Standardised,
+)
+
+
+class Study(NamedTuple):
+    """A learned reward with its report; and, if gold rewards are known, findings and a sample."""
+
+    posterior: RewardPosterior
+    tables: list[str]
+    pictures: list[Path]
+    findings: Sequence[Finding] = ()
+    gold: Gold | None = None
+    sample: TextSample | None = None
+
+
+@dataclass(frozen=True)
+class RewardLearner:
+    """The same way from preferences to a reward for every data set.
+
+    Attributes:
+        features: phi(x), what the reward is a function of.
+        inference: a name in `REWARD_INFERENCE`.
+        head: a name in `HEADS`.
+        num_components: number of principal components of the features.
+        prior_scale: prior standard deviation of a typical response's reward, log-odds.
+        num_samples: S, number of draws of the reward.
+        flip: probability that an annotator turns a label around.
+        tie_strength: nu of the ties; None for the most probable value.
+    """
+
+    features: Features
+    inference: str
+    head: str
+    num_components: int
+    prior_scale: float
+    num_samples: int
+    flip: float
+    tie_strength: float | None
+
+    def learn(self, train: Sequence[Preference], seed: int) -> tuple[BradleyTerry, RewardPosterior]:
+        """Infer the posterior of the reward: features, Pyro program, inference."""
+        texts = [text for preference in train for text in preference.texts]
+        features = Standardised.fit(self.features, texts, num_components=self.num_components)
+        comparisons = Comparisons.of(train, features)
+        with blamed(f"--inference {self.inference} with --head {self.head}"):
+            nu = self.tie_strength
+            if nu is None:
+                nu = tie_strength(comparisons, self.prior_scale, self.flip)
+            head = HEADS[self.head](features.num_features)
+            model = BradleyTerry(head, self.prior_scale, flip=self.flip, tie_strength=nu)
+            infer = REWARD_INFERENCE[self.inference]
+            samples = infer(model, comparisons, num_samples=self.num_samples, seed=seed)
+        return model, RewardPosterior(model.head, features, samples)
+
+    def check_inference(
+        self, features: Standardised, train: Sequence[Preference], num_simulations: int, seed: int
+    ) -> str:
+        """Run simulation-based calibration on four components and fifty comparisons: one line."""
+        if self.inference == "map":
+            return "Simulation-based calibration: none, a point has no ranks"
+        comparisons = Comparisons.of(train[:50], features)
+        few = min(4, features.num_features)
+        comparisons = Comparisons(comparisons.first[:, :few], comparisons.second[:, :few])
+        ranks = simulation_based_calibration(
+            BradleyTerry(LinearHead(few), self.prior_scale, flip=self.flip),
+            comparisons,
+            REWARD_INFERENCE[self.inference].infer,
+            num_simulations=num_simulations,
+            num_samples=19,
+            seed=seed,
+        )
+        return (
+            f"Simulation-based calibration of {self.inference}, {num_simulations} simulations of "
+            f"{len(comparisons.first)} comparisons, {few} weights: p = {ranks.p_value(5):.2g} "
+            "for uniform ranks"
+        )
+
+
+def held_out(
+    model: BradleyTerry, posterior: RewardPosterior, preferences: Sequence[Preference]
+) -> Calibration:
+    """Test a reward on preferences that it was not learned from."""
+    comparisons = Comparisons.of(preferences, posterior.features)
+    assert comparisons.outcome is not None
+    prediction = predict(model, comparisons, posterior.samples, slips=True)
+    return calibrate(prediction, comparisons.outcome)

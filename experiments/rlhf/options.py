@@ -1,0 +1,189 @@
+"""Arguments of `experiments.rlhf`, and the models that they name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+import tyro
+
+from experiments.rlhf.learning import RewardLearner
+from experiments.shared.argument_types import (
+    DISTINCT,
+    Count,
+    Device,
+    GuideName,
+    Length,
+    Name,
+    Out,
+    Positive,
+    Rate,
+    Seed,
+    Seeds,
+    TextFile,
+    Threads,
+    count,
+    described,
+    number,
+    used,
+)
+from experiments.shared.command_line import Arguments
+from experiments.shared.refusals import FAULTS, blamed
+from guides import GUIDES
+from inference.reward_posterior import REWARD_INFERENCE
+from model import LanguageModel
+from model.preferences import AGGREGATIONS, HEADS, EncoderFeatures, Features, PriorFeatures
+from model.prior.named_priors import load_prior
+
+if TYPE_CHECKING:
+    InferenceName: TypeAlias = str
+    AggregationName: TypeAlias = str
+    HeadName: TypeAlias = str
+else:
+    InferenceName, AggregationName, HeadName = (
+        Literal[tuple(registry)] for registry in (REWARD_INFERENCE, AGGREGATIONS, HEADS)
+    )
+
+
+SIMULATED = used(
+    lambda args: args.preferences is None, "with --preferences, where nothing is simulated"
+)
+FROM_FILE = used(lambda args: args.preferences is not None, "without --preferences")
+
+
+@dataclass(frozen=True)
+class RLHF(Arguments):
+    """Learn a reward from preferences, with its uncertainty, and steer a language model by it."""
+
+    preferences: TextFile | None = None
+    """File of preferences in JSON lines. Default: simulate preferences from a known reward."""
+    prior: Name = "film-reviews"
+    """The prior p0: `film-reviews` (embedded), `smollm2`, a folder in Hugging Face format, or a
+    name on the hub."""
+    encoder: Name | None = None
+    """Network for the features of the reward: any encoder in Hugging Face format. Default: the
+    hidden states of the prior."""
+    trust_remote_code: bool = False
+    """Run the code that comes with the checkpoint of prior or encoder. Without this option such a
+    checkpoint is refused."""
+    components: Annotated[int, count(1, 100_000)] = 128
+    """Number of principal components of the features of the reward."""
+    head: HeadName = "linear"
+    """The reward as a function of the features: `linear`, or `mlp` with one hidden layer. Use
+    `mlp` with the inferences `map`, `ensemble` and `nuts`."""
+    prior_scale: Positive = 2.0
+    """Prior standard deviation of a typical response's reward, in log-odds. The gold reward has a
+    standard deviation of 1.1 to 1.5."""
+    inference: Annotated[
+        InferenceName,
+        tyro.conf.arg(help="Inference of the reward: " + ", ".join(REWARD_INFERENCE)),
+    ] = "laplace"
+    reward_samples: Annotated[int, count(1, 100_000)] = 64
+    """Number of draws S of the reward."""
+    aggregation: AggregationName = "lower-bound"
+    """Aggregation of the S draws into the likelihood that the guide is tuned on."""
+    beta: Positive = 0.4
+    """Reward (log-odds) per nat, for the guide."""
+    prompt: Annotated[str, SIMULATED] = "The film was"
+    """Prompt of the simulated responses of T tokens."""
+    word_prompt: Annotated[str, SIMULATED] = "The film was very"
+    """Prompt of the simulated responses of one token."""
+    max_new_tokens: Length = 12
+    """Largest number of tokens T in a response."""
+    temperature: Positive = 0.7
+    """Temperature that divides the logits of prior and guide."""
+    num_preferences: Annotated[
+        tuple[Annotated[int, count(1, 100_000)], ...], DISTINCT, SIMULATED
+    ] = (30, 100, 300, 1000)
+    """Numbers of simulated preferences. Each number has data sets of its own."""
+    gold_scale: Annotated[float, number(at_least=-1e6, at_most=1e6), SIMULATED] = 4.0
+    """Log-odds that a sentiment of 1 is preferred to a sentiment of 0."""
+    tie_strength: Positive | None = None
+    """Strength nu of ties, with --preferences. At 1 two responses of equal reward tie as often as
+    either wins. Default: the most probable strength."""
+    flip: Annotated[float, number(at_least=0, below=0.5, why="at 1/2 labels would say nothing")] = (
+        0.0
+    )
+    """Probability that an annotator turns a label around, in simulation and inference."""
+    seeds: Annotated[Seeds, SIMULATED] = 6
+    """Number of data sets for each number of preferences, behind the standard errors."""
+    draws: Annotated[int, count(2), SIMULATED] = 4096
+    """Number of prior draws of T tokens behind the posteriors. Preferences use half as many."""
+    min_effective: Annotated[float, number(at_least=1), SIMULATED] = 100.0
+    """Smallest effective sample size of the draws at which a posterior is trusted."""
+    betas: Annotated[int, count(2, 10_000), SIMULATED] = 60
+    """Number of betas in a sweep."""
+    simulations: Annotated[int, count(0, 100_000), SIMULATED] = 50
+    """Number of simulations of simulation-based calibration; 0 for no calibration."""
+    held_out: Annotated[float, number(above=0, below=1), FROM_FILE] = 0.2
+    """Share of the file's preferences that the reward is tested on."""
+    max_prompts: Annotated[Count, FROM_FILE] = 16
+    """Largest number of the file's prompts that the guide is tuned on."""
+    guide: Annotated[GuideName, tyro.conf.arg(help=described("The trained guide q.", GUIDES))] = (
+        "twisted"
+    )
+    steps: Count = 40
+    """Number of SVI steps."""
+    particles: Annotated[int, count(2)] = 64
+    """Number K of responses drawn a step for each prompt."""
+    learning_rate: Rate | None = None
+    """Peak learning rate. Default: the rate that suits the guide on the embedded prior."""
+    samples: Annotated[int, count(2)] = 512
+    """Number of guide responses for each prompt in the final measurement."""
+    seed: Seed = 0
+    """Random seed."""
+    device: Device | None = None
+    """Device, `cpu` or `cuda`. Default: a GPU if there is one."""
+    threads: Threads | None = 1
+    """Number of CPU threads; None for torch's choice. More threads slow small networks down."""
+    out: Out = Path("runs")
+    """Folder in which the run folder is made."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gold_scale == 0:
+            raise SystemExit("--gold-scale is 0, which prefers nothing: expected another number")
+        if not self.min_effective < self.draws:
+            raise SystemExit(
+                f"--min-effective is {self.min_effective:g}, expected less than --draws, "
+                f"{self.draws}: weighted draws are worth fewer"
+            )
+        if self.tie_strength is not None and self.preferences is None:
+            raise SystemExit(
+                "--tie-strength is for --preferences: simulated preferences have no ties"
+            )
+        if not GUIDES[self.guide].trains:
+            raise SystemExit(f"--guide {self.guide} has nothing to train")
+
+    def load(self) -> tuple[LanguageModel, Features]:
+        """Load the prior, and the features of the reward; exit if either cannot be loaded."""
+        unknown = "is no folder, or could not be loaded from it, nor from the hub by that name"
+        with blamed(f"--prior {self.prior} {unknown}", FAULTS):
+            prior = load_prior(
+                self.prior,
+                max_new_tokens=self.max_new_tokens,
+                temperature=self.temperature,
+                dtype="float32",
+                device=self.device,
+                trust_remote_code=self.trust_remote_code,
+            )
+        if self.encoder is None:
+            return prior, PriorFeatures(prior)
+        with blamed(f"--encoder {self.encoder} {unknown}", FAULTS):
+            return prior, EncoderFeatures.from_pretrained(
+                self.encoder, device=self.device, trust_remote_code=self.trust_remote_code
+            )
+
+    def learner(self, features: Features) -> RewardLearner:
+        """The way from preferences to a reward that the arguments describe."""
+        return RewardLearner(
+            features,
+            self.inference,
+            self.head,
+            self.components,
+            self.prior_scale,
+            self.reward_samples,
+            self.flip,
+            self.tie_strength,
+        )

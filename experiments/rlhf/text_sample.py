@@ -1,0 +1,117 @@
+"""Texts of the prior with their gold rewards, and preferences that are simulated from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from inference import PriorSample, sample_prior
+from model import AlignmentModel, LanguageModel
+from model.preferences import FIRST, Preference, simulate
+
+MAX_ROUNDS = 1000
+"""Rounds in which pairs are drawn. Each round draws as many pairs as are requested."""
+
+Gold = Callable[[list[str]], Tensor]
+"""Takes M texts, returns their gold rewards `[M]`."""
+
+
+@dataclass(frozen=True)
+class TextSample:
+    """A weighted sample of the prior for one prompt, as texts with their gold rewards.
+
+    Attributes:
+        prompt: beginning of every text.
+        texts: M texts, each a prompt and a response.
+        responses: the same M responses with their weights under the prior.
+        gold: `[M]`, gold rewards.
+    """
+
+    prompt: str
+    texts: list[str]
+    responses: PriorSample
+    gold: Tensor
+
+    @classmethod
+    def of(
+        cls, prior: LanguageModel, prompt: str, gold: Gold, num_draws: int | None = None
+    ) -> TextSample:
+        """Independent draws from the prior; by default every response with its probability.
+
+        Raises:
+            NotEnumerableError: if every response is requested and there are more than a million.
+        """
+        if num_draws is None:
+            prior.space.check_enumerable()
+            num_draws = prior.space.num_responses
+        prompts = prior.encode([prompt])
+        sample = sample_prior(AlignmentModel(prior, {}, beta=1.0), prompts, num_draws)
+        texts = [row[0] for row in prior.decode(sample.response, prompts)]
+        log_prior_weight, log_likelihood = (
+            sample.log_prior_weight.cpu(),
+            sample.log_likelihood.cpu(),
+        )
+        responses = replace(
+            sample, log_prior_weight=log_prior_weight, log_likelihood=log_likelihood
+        )
+        return cls(prompt, texts, responses, gold(texts))
+
+    @property
+    def prob(self) -> Tensor:
+        """`[M]`, sums to 1: p0 of every response, or 1/M for each of M draws."""
+        return self.responses.log_prior_weight[:, 0].softmax(0)
+
+    @property
+    def prior_gold(self) -> float:
+        """Expected gold reward under the prior."""
+        return (self.prob @ self.gold).item()
+
+    def correlation(self, reward: Tensor) -> float:
+        """Correlation of a reward `[M]` with the gold reward, under the prior."""
+        prob = self.prob
+        reward, gold = (values - prob @ values for values in (reward, self.gold))
+        return ((prob @ (reward * gold)) / ((prob @ reward**2) * (prob @ gold**2)).sqrt()).item()
+
+    def preferences(
+        self, num_pairs: int, flip: float = 0.0, without: Iterable[Preference] = ()
+    ) -> list[Preference]:
+        """Pairs of different texts from the prior, with Bradley-Terry labels on their gold rewards.
+
+        Args:
+            num_pairs: number of preferences.
+            flip: probability that a label is turned around.
+            without: preferences whose pairs of texts are not drawn again.
+
+        Raises:
+            ValueError: if too few pairs are different, new and without an empty text.
+        """
+        judged = {frozenset(preference.texts) for preference in without}
+        first, second = self._pairs(num_pairs, judged)
+        is_first = simulate(self.gold[first], self.gold[second], flip=flip) == FIRST
+        chosen = torch.where(is_first, first, second).tolist()
+        rejected = torch.where(is_first, second, first).tolist()
+        responses = [text.removeprefix(self.prompt) for text in self.texts]
+        return [
+            Preference(self.prompt, responses[i], responses[j])
+            for i, j in zip(chosen, rejected, strict=True)
+        ]
+
+    def _pairs(self, num_pairs: int, judged: set[frozenset[str]]) -> tuple[Tensor, Tensor]:
+        pairs: list[list[int]] = []
+        for _ in range(MAX_ROUNDS):
+            drawn = torch.multinomial(self.prob, 2 * num_pairs, replacement=True).view(-1, 2)
+            for pair in drawn.tolist():
+                texts = frozenset(self.texts[index] for index in pair)
+                if len(texts) == 2 and texts not in judged and "" not in texts:
+                    pairs.append(pair)
+            if len(pairs) >= num_pairs:
+                first, second = torch.tensor(pairs[:num_pairs]).T
+                return first, second
+        raise ValueError(
+            f"of {MAX_ROUNDS * num_pairs} pairs of responses after {self.prompt!r} only "
+            f"{len(pairs)} are of different texts not judged before, expected {num_pairs}: "
+            "raise the temperature, or draw more or longer responses"
+        )

@@ -1,0 +1,32 @@
+"""Measurements of one simulated data set."""
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.rlhf.data_set import KLS, TextWorld, data_set
+from model.preferences import AGGREGATIONS, PriorFeatures
+from tests.experiments.rlhf.small import SMALL
+
+
+def test_measurements_of_a_data_set_are_those_of_its_curves(every, prior):
+    """Peak of the gold reward, gain there, fall to the end, and meanwhile the proxy's rise."""
+    world, learner = TextWorld("word", every, every), SMALL.learner(PriorFeatures(prior))
+    betas = 2 * torch.logspace(1.5, -3.0, 30, dtype=torch.float64)
+    run, curves, test, posterior, train = data_set(world, learner, 20, 1, betas, 10, seed=0)
+    assert (run.world, run.num_preferences, run.seed, len(train)) == ("word", 20, 1, 20)
+    assert curves.keys() == AGGREGATIONS.keys()
+    for name, curve in curves.items():
+        own = [key for key in run.measured if key.startswith(f"{name} ")]
+        of_it = {key.removeprefix(f"{name} "): run.measured[key] for key in own}
+        gold, kl, proxy = curve.gold.tolist(), curve.kl.tolist(), curve.proxy.tolist()
+        peak = max(range(len(gold)), key=gold.__getitem__)
+        assert of_it["peak kl"] == kl[peak]
+        assert of_it["gain"] == pytest.approx(gold[peak] - (every.prob @ every.gold).item())
+        assert of_it["fall"] == pytest.approx(gold[peak] - gold[-1])
+        assert of_it["proxy rise"] == pytest.approx(proxy[-1] - proxy[peak])
+        for at in KLS:
+            assert of_it[f"gold {at:g}"] == pytest.approx(float(np.interp(at, kl, gold)))
+    assert run.measured["accuracy"] == test.accuracy.value
+    correlation = every.correlation(posterior(every.texts).mean(0))
+    assert run.measured["correlation"] == pytest.approx(correlation)

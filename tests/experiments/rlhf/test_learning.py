@@ -1,0 +1,69 @@
+"""The reward from preferences: label noise, ties and encoders."""
+
+from dataclasses import replace
+
+import pytest
+from transformers import BertConfig, BertModel
+
+from experiments.rlhf.learning import held_out
+from experiments.steer.posterior_options import read_reward
+from inference.reward_posterior.calibration import calibrate, predict
+from model.preferences import Comparisons, EncoderFeatures, PriorFeatures, UncertainReward
+from tests.experiments.rlhf.small import SMALL, prefer_longer
+
+
+def test_label_noise_counts_on_held_out_preferences(prior):
+    """Label noise turns labels of the test around as well."""
+    preferences = prefer_longer(24)
+    learner = replace(SMALL, flip=0.3).learner(PriorFeatures(prior))
+    model, posterior = learner.learn(preferences[:12], seed=0)
+    comparisons = Comparisons.of(preferences[12:], posterior.features)
+    with_noise, without = (
+        calibrate(
+            predict(model, comparisons, posterior.samples, slips=slips), comparisons.outcome
+        ).log_loss.value
+        for slips in (True, False)
+    )
+    assert held_out(model, posterior, preferences[12:]).log_loss.value == with_noise != without
+
+
+def test_the_strength_of_ties_can_be_given_and_is_0_without_ties(prior):
+    features = PriorFeatures(prior)
+
+    def strength(learner, preferences):
+        model, _ = learner.learn(preferences, seed=0)
+        return model.tie_strength
+
+    learner, ties = SMALL.learner(features), prefer_longer(12, ties=4)
+    assert strength(learner, prefer_longer(12)) == 0
+    assert strength(replace(learner, tie_strength=0.3), ties) == 0.3
+    assert strength(learner, ties) > 1  # at least 2 * share / (1 - share)
+
+
+def test_a_reward_by_an_encoder_is_a_reward_for_steer(prior, tmp_path):
+    sizes = {
+        "vocab_size": 10,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
+    BertModel(BertConfig(**sizes)).save_pretrained(tmp_path / "encoder")
+    prior.tokenizer.save_pretrained(tmp_path / "encoder")
+    _, features = replace(SMALL, encoder=str(tmp_path / "encoder"), device="cpu").load()
+    assert isinstance(features, EncoderFeatures)
+    _, posterior = SMALL.learner(features).learn(prefer_longer(12), seed=0)
+    posterior.save(tmp_path / "reward")
+
+    prompts = prior.encode(["the film was"])
+    response = prior(prompts).sample((5,))
+    texts = [row[0] for row in prior.decode(response, prompts)]
+    reward = read_reward(f"preferences:{tmp_path / 'reward'}").reward(prior)(prompts, response)
+    assert reward[:, 0].tolist() == pytest.approx(
+        UncertainReward(posterior, "lower-bound")(texts), abs=1e-5
+    )
+    (tmp_path / "encoder").rename(tmp_path / "elsewhere")
+    with pytest.raises(
+        SystemExit, match=r"of the encoder .*encoder, which cannot be loaded: put it back"
+    ):
+        read_reward(f"preferences:{tmp_path / 'reward'}").reward(prior)
