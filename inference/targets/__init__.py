@@ -1,1 +1,1 @@
-"""Posteriors chosen by their properties: a KL budget, given moments, best-of-n."""
+"""Posteriors chosen by their properties: a KL budget or given moments."""
