@@ -1,1 +1,1 @@
-"""Hugging Face networks: loading, adapters, checks, and batches of texts."""
+"""Hugging Face networks: loading, adapters, checks, and reading texts."""

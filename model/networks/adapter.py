@@ -1,6 +1,7 @@
-"""Adapters of `peft`: every number of one from its folder, on a network as the adapter was trained, or not at all.
+"""Adapters of `peft`: all weights of an adapter on its network, or an error.
 
-`peft` and `transformers` pass over tensors that they have no place for, and leave those that are missing as they happen to be.
+`peft` and `transformers` ignore tensors that they have no place for, and leave missing tensors at
+their initial values.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from transformers import AutoConfig, PreTrainedModel
 from model.networks.source import PretrainedError, find_checkpoint, hub_name, refused_by_name
 
 CONFIG, PREFIX = "adapter_config.json", "base_model.model."
-NAME = "default"  # as `transformers` calls the adapter of a checkpoint
+NAME = "default"
+"""Name that `transformers` gives to the adapter of a checkpoint."""
 
 STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
-"""Starts of LoRA that leave the network's own weights as they are."""
+"""Initialisations of LoRA that leave the network's own weights as they are."""
 
 UNSUPPORTED = (
     "adapters",
@@ -31,7 +33,7 @@ UNSUPPORTED = (
     "layer_replication",
     "megatron_config",
 )
-"""Settings by which the adapter depends on the text, makes another network of the base, or loads or runs what it names."""
+"""Settings of adapters that depend on the text, change the base, or run other code."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,10 @@ class Adapter:
     Attributes:
         source: folder, or name on the hub.
         config: settings, of `peft`.
-        base: the network that the adapter is for, a folder or a name on the hub.
+        base: the network of the adapter, a folder or a name on the hub.
         weights: tensors by the names that `peft` gives them on disk.
-        has_tokenizer: whether a tokenizer lies beside it.
-        base_options: of `transformers`, to load the base and nothing else.
+        has_tokenizer: True if a tokenizer is in the folder.
+        base_options: options of `transformers` that load the base alone.
     """
 
     source: str
@@ -56,15 +58,16 @@ class Adapter:
 
     @property
     def replaced(self) -> tuple[str, ...]:
-        """Weights of the base that the adapter brings whole, such as a head: `modules_to_save`."""
+        """Weights of the base that the adapter replaces, such as a head: `modules_to_save`."""
         return tuple(name.removeprefix(PREFIX) for name in self.weights)
 
     def labels(self, auto: Any, source: str, options: dict[str, Any]) -> dict[str, Any]:
-        """Options of `transformers` for a base whose head the adapter replaces by one for another number of labels."""
-        shapes = {
-            name.removeprefix(PREFIX): tuple(tensor.shape) for name, tensor in self.weights.items()
+        """Options for a base whose head the adapter replaces by one of another number of labels."""
+        heads = {
+            name.removeprefix(PREFIX): shape
+            for name, shape in _shapes(self.weights).items()
+            if shape and ".lora_" not in name
         }
-        heads = {name: shape for name, shape in shapes.items() if shape and ".lora_" not in name}
         if "SequenceClassification" not in auto.__name__ or not heads:
             return {}
         config = AutoConfig.from_pretrained(source, **options)
@@ -73,7 +76,7 @@ class Adapter:
             sized.num_labels = count
             with torch.device("meta"):
                 network = auto.from_config(sized, trust_remote_code=options["trust_remote_code"])
-            shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+            shapes = _shapes(network.state_dict())
             if all(shapes.get(name, shape) == shape for name, shape in heads.items()):
                 return {} if count == config.num_labels else {"num_labels": count}
         return {}
@@ -82,7 +85,7 @@ class Adapter:
         """Put the adapter on its base, in place.
 
         Raises:
-            PretrainedError: if the tensors of the folder are not exactly those that the adapter adds.
+            PretrainedError: if the tensors of the folder are not those that the adapter adds.
         """
         from peft import inject_adapter_in_model
 
@@ -90,40 +93,44 @@ class Adapter:
         inject_adapter_in_model(self.config, network, NAME)
         network._hf_peft_config_loaded = True
         own, state = adapter_tensors(network, NAME), network.state_dict()
-        for name in (
-            self.weights.keys() - own.keys()
-        ):  # of adapted embeddings `peft` writes the network's own tensor too
+        for name in self.weights.keys() - own.keys():
+            # for adapted embeddings `peft` writes the network's own tensor too
             if name.endswith(".base_layer.weight") and name.removeprefix(PREFIX) in state:
                 own[name] = state[name.removeprefix(PREFIX)]
-        shapes = [
-            {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-            for tensors in (own, self.weights)
-        ]
-        if shapes[0] != shapes[1]:
-            odd = sorted(
-                name
-                for name in own.keys() | self.weights.keys()
-                if shapes[0].get(name) != shapes[1].get(name)
-            )
-            raise PretrainedError(
-                f"the adapter in {self.source} does not fit the network {self.base}: {len(odd)} tensors differ, first {odd[0]} "
-                f"with shape {shapes[1].get(odd[0])} in the folder where {shapes[0].get(odd[0])} was expected"
-            )
-        for name, tensor in self.weights.items():
-            if own[name].is_floating_point() and not tensor.is_floating_point():
-                raise PretrainedError(
-                    f"the adapter in {self.source} has {name} in {tensor.dtype}, expected floating-point weights"
-                )
-        of_adapter = {tensor.data_ptr() for tensor in own.values()}  # views of the network's own
+        self._check_tensors(own)
+        # the adapter's tensors may be views of the network's own
+        known = before | {tensor.data_ptr() for tensor in own.values()}
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
-            if tensor.numel() and tensor.data_ptr() not in before | of_adapter:
+            if tensor.numel() and tensor.data_ptr() not in known:
                 raise PretrainedError(
-                    f"the adapter in {self.source} does not say what {name} is, which it adds to the network"
+                    f"the adapter in {self.source} does not say what {name} is, which it adds to "
+                    "the network"
                 )
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(self.weights[name])
         network.eval()
+
+    def _check_tensors(self, own: dict[str, Tensor]) -> None:
+        """Refuse tensors of other names, shapes or types than the adapter's own."""
+        expected, shapes = _shapes(own), _shapes(self.weights)
+        names = sorted(own.keys() | self.weights.keys())
+        if odd := [name for name in names if shapes.get(name) != expected.get(name)]:
+            raise PretrainedError(
+                f"the adapter in {self.source} does not fit the network {self.base}: {len(odd)} "
+                f"tensors differ, first {odd[0]} with shape {shapes.get(odd[0])} in the folder "
+                f"where {expected.get(odd[0])} was expected"
+            )
+        for name, tensor in self.weights.items():
+            if own[name].is_floating_point() and not tensor.is_floating_point():
+                raise PretrainedError(
+                    f"the adapter in {self.source} has {name} in {tensor.dtype}, expected "
+                    "floating-point weights"
+                )
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def find_adapter(
@@ -132,12 +139,13 @@ def find_adapter(
     """The adapter in a folder or on the hub; None if there is none.
 
     Args:
-        source: that `find_checkpoint` found.
-        options: of `transformers`: `local_files_only`, `revision`.
-        base: the network that the adapter is for; default the one in the folder itself, else the one that it names.
+        source: as `find_checkpoint` returned it.
+        options: options of `transformers`: `local_files_only`, `revision`.
+        base: network of the adapter; by default the network in the folder, else the network that
+            the adapter names.
 
     Raises:
-        PretrainedError: if the adapter's kind cannot be put on a network, or no base is known.
+        PretrainedError: if the adapter's kind is not supported, or no base is known.
     """
     from transformers.utils import find_adapter_config_file
 
@@ -159,8 +167,9 @@ def find_adapter(
     named = source if embedded and base is None else base or record.get("base_model_name_or_path")
     if not named:
         raise PretrainedError(
-            f"{source} is an adapter that does not say of which network: name it (`base=...`); or load that network, make "
-            "the guide on it that wrote the adapter, and take the folder up with its `load_pretrained`"
+            f"{source} is an adapter that does not say of which network: name it (`base=...`); or "
+            "load that network, make the guide on it that wrote the adapter, and take the folder "
+            "up with its `load_pretrained`"
         )
     files = [Path(file).parent / name for name in ("tokenizer.json", "tokenizer_config.json")]
     has_tokenizer = not os.path.isdir(source) or any(path.is_file() for path in files)
@@ -168,57 +177,41 @@ def find_adapter(
     return Adapter(source, config, str(named), weights, has_tokenizer, alone)
 
 
+def check_settings(source: str, record: dict[str, Any]) -> None:
+    """Refuse an adapter that is more than layers on an unchanged network."""
+    kind, start = record.get("peft_type"), record.get("init_lora_weights", True)
+    if kind in ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING"):
+        raise PretrainedError(
+            f"{source} is an adapter of kind {kind}: virtual tokens, not weights. Make the guide "
+            "`SoftPrompt` on its network, and take them up with its `load_pretrained`"
+        )
+    if start not in STARTS:
+        raise PretrainedError(
+            f"{source} is an adapter that began with init_lora_weights={start!r}, which changes "
+            "the network's own weights too: convert it to plain LoRA with `peft` "
+            "(`path_initial_model_for_weight_conversion`)"
+        )
+    for name in UNSUPPORTED:
+        if record.get(name):
+            raise PretrainedError(
+                f"{source} is an adapter with {name}={record[name]!r}, expected one without: merge "
+                "it with `peft`"
+            )
+
+
 def adapter_tensors(network: PreTrainedModel, adapter: str) -> dict[str, Tensor]:
-    """The tensors of an adapter on a network, not copied, by the names that `peft` gives them on disk."""
+    """The tensors of an adapter on a network, not copied, by their names on disk."""
     from peft import get_peft_model_state_dict
 
-    # told not to look for changed embeddings, for which it would ask the hub
+    # to look for changed embeddings, `peft` would ask the hub
     weights = get_peft_model_state_dict(network, adapter_name=adapter, save_embedding_layers=False)
     return {PREFIX + name: tensor for name, tensor in weights.items()}
 
 
 def forget_base(folder: Path) -> None:
-    """Leave the base of an adapter in the folder named only if it is a name on the hub, and no path of this machine."""
+    """Delete the base's name from an adapter's folder if the name is a path of this machine."""
     file = folder / CONFIG
     if file.is_file():
         record = json.loads(file.read_text(encoding="utf-8"))
         record["base_model_name_or_path"] = hub_name(record.get("base_model_name_or_path"))
         file.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def unwrapped(network: Any) -> Any:
-    """The network inside `peft`'s wrapper, with the adapter on it; any other network as it is.
-
-    Raises:
-        ValueError: if the wrapper does more than its adapter's layers do.
-    """
-    if not any(kind.__module__ == "peft.peft_model" for kind in type(network).__mro__):
-        return network
-    if network.active_peft_config.is_prompt_learning:
-        raise ValueError(
-            f"the network is in a {type(network).__name__} with virtual tokens, which only the wrapper reads: expected the "
-            "network itself. Virtual tokens are the guide `SoftPrompt`, whose `load_pretrained` takes their folder"
-        )
-    inner = network.get_base_model()
-    inner._hf_peft_config_loaded = True
-    return inner
-
-
-def check_settings(source: str, record: dict[str, Any]) -> None:
-    """Refuse an adapter whose layers alone are not what was trained."""
-    kind, start = record.get("peft_type"), record.get("init_lora_weights", True)
-    if kind in ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING"):
-        raise PretrainedError(
-            f"{source} is an adapter of kind {kind}: virtual tokens, not weights. Make the guide `SoftPrompt` on its "
-            "network, and take them up with its `load_pretrained`"
-        )
-    if start not in STARTS:
-        raise PretrainedError(
-            f"{source} is an adapter that began with init_lora_weights={start!r}, which changes the network's own weights too: "
-            "convert it to plain LoRA with `peft` (`path_initial_model_for_weight_conversion`)"
-        )
-    for name in UNSUPPORTED:
-        if record.get(name):
-            raise PretrainedError(
-                f"{source} is an adapter with {name}={record[name]!r}, expected one without: merge it with `peft`"
-            )

@@ -1,57 +1,85 @@
-"""Checks of a network before anything is computed from it: whole, finite, causal where it writes."""
+"""Checks of a network before use: whole, finite, causal if it writes, in evaluation mode."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from model.networks.source import PretrainedError
 
+M = TypeVar("M", bound=nn.Module)
 HINT = "load one with `from_pretrained`"
 
 
-def check_network(network: Any, *, hint: str = HINT) -> None:
-    """Refuse what is no network of `transformers`, or one without its weights.
+def evaluating(module: M) -> M:
+    """The module in evaluation mode, whoever called `module.train()`. Every pass goes through here.
 
-    Raises:
-        TypeError: if it is none.
-        ValueError: if its weights are not there, or not finite.
+    With dropout, sampled responses would not be scored by the distribution that drew them.
     """
-    if not isinstance(network, PreTrainedModel):
-        raise TypeError(
-            f"network is a {type(network).__name__}, expected a `PreTrainedModel` of transformers: {hint}"
-        )
-    if any(parameter.is_meta for parameter in network.parameters()):
-        raise ValueError(
-            f"the weights of {type(network).__name__} are on the meta device, where there are none: {hint}"
-        )
-    check_weights(network, type(network).__name__)
+    if any(part.training for part in module.modules()):
+        module.eval()
+    return module
 
 
 def without_head(network: PreTrainedModel) -> PreTrainedModel:
-    """The body of a network, which gives the last hidden states: an output layer would cost more than all the rest."""
+    """The body of a network, which returns the last hidden states.
+
+    An output layer would cost more than all other layers.
+    """
     body = network.base_model
-    return (
-        body if body is not network or network.get_output_embeddings() is None else network.model
-    )  # Llama 4 names it so
+    if body is network and network.get_output_embeddings() is not None:
+        return network.model  # the name in Llama 4
+    return body
+
+
+def checked_network(network: Any) -> PreTrainedModel:
+    """A network of `transformers` with its weights, taken out of `peft`'s wrapper if it is in one.
+
+    Raises:
+        TypeError: if the object is no network.
+        ValueError: if the weights are missing or not finite, or the wrapper reads virtual tokens.
+    """
+    kind = type(network).__name__
+    if any(base.__module__ == "peft.peft_model" for base in type(network).__mro__):
+        if network.active_peft_config.is_prompt_learning:
+            raise ValueError(
+                f"the network is in a {kind} with virtual tokens, which only the wrapper reads: "
+                "expected the network itself. Virtual tokens are the guide `SoftPrompt`, whose "
+                "`load_pretrained` takes their folder"
+            )
+        network = network.get_base_model()
+        network._hf_peft_config_loaded = True
+        kind = type(network).__name__
+    if not isinstance(network, PreTrainedModel):
+        raise TypeError(
+            f"network is a {kind}, expected a `PreTrainedModel` of transformers: {HINT}"
+        )
+    if any(parameter.is_meta for parameter in network.parameters()):
+        raise ValueError(
+            f"the weights of {kind} are on the meta device, where there are none: {HINT}"
+        )
+    check_weights(network, kind)
+    return network
 
 
 def check_tokenizer(tokenizer: Any) -> None:
-    """Refuse what is no tokenizer of `transformers`."""
+    """Refuse an object that is no tokenizer of `transformers`, by a `TypeError`."""
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise TypeError(
-            f"tokenizer is a {type(tokenizer).__name__}, expected a tokenizer of transformers, as `AutoTokenizer` loads it"
+            f"tokenizer is a {type(tokenizer).__name__}, expected a tokenizer of transformers, as "
+            "`AutoTokenizer` loads it"
         )
 
 
 def check_weights(network: PreTrainedModel, where: str) -> None:
-    """Refuse weights that are NaN or infinite."""
+    """Refuse weights that are NaN or infinite, by a `PretrainedError`."""
     for name, parameter in network.named_parameters():
         if not bool(parameter.detach().isfinite().all()):
             raise PretrainedError(
@@ -60,68 +88,72 @@ def check_weights(network: PreTrainedModel, where: str) -> None:
 
 
 def check_stored(network: PreTrainedModel, source: str) -> None:
-    """Refuse weights that a folder has as whole numbers, which `transformers` would take for the weights themselves.
+    """Refuse weights that are whole numbers on disk, which `transformers` would load as weights.
 
     Raises:
         PretrainedError: with the file and the first of them.
     """
-    prefix = f"{network.base_model_prefix}."  # a body alone has its weights without it
+    prefix = f"{network.base_model_prefix}."  # a body alone has its weights without the prefix
     parameters = {name.removeprefix(prefix) for name, _ in network.named_parameters()}
     for file in sorted(Path(source).glob("*.safetensors")) if os.path.isdir(source) else []:
         with safe_open(file, "pt") as tensors:
             for name in sorted(tensors.keys()):
-                if name.removeprefix(prefix) not in parameters:
-                    continue
-                if "F" not in (kind := tensors.get_slice(name).get_dtype()):
+                kind = tensors.get_slice(name).get_dtype()
+                if name.removeprefix(prefix) in parameters and "F" not in kind:
                     raise PretrainedError(
-                        f"{file} has {name} in the type {kind}, expected floating-point weights: if they are quantised, "
-                        "dequantise them first"
+                        f"{file} has {name} in the type {kind}, expected floating-point weights: "
+                        "if they are quantised, dequantise them first"
                     )
 
 
 @torch.no_grad()
 def check_causal(network: PreTrainedModel) -> None:
-    """Refuse a network that writes no text from left to right. It has to be in evaluation mode.
+    """Refuse a network, in evaluation mode, that does not write text from left to right.
 
     Raises:
-        ValueError: if the network has an encoder, has no output layer, has more output tokens than embeddings, or if the logits
-            after one token are NaN or depend on the next.
+        ValueError: if the network has an encoder, has no output layer, has more output tokens than
+            embeddings, or if the logits after one token are NaN or depend on the next.
     """
-    kind = type(network).__name__
+    kind, loader = type(network).__name__, "as `AutoModelForCausalLM` loads it"
     if network.config.is_encoder_decoder:
-        raise ValueError(
-            f"{kind} has an encoder and a decoder, expected a decoder alone, as `AutoModelForCausalLM` loads it"
-        )
+        raise ValueError(f"{kind} has an encoder and a decoder, expected a decoder alone, {loader}")
     inputs, outputs = network.get_input_embeddings(), network.get_output_embeddings()
     if outputs is None:
-        raise ValueError(
-            f"{kind} has no output layer, expected a causal language model, as `AutoModelForCausalLM` loads it"
-        )
+        raise ValueError(f"{kind} has no output layer, expected a causal language model, {loader}")
     rows, logits = inputs.weight.shape[0], outputs.weight.shape[0]
     if logits > rows:
         raise ValueError(
-            f"{kind} can write {logits} token ids and read {rows}: expected an embedding for each of them"
+            f"{kind} can write {logits} token ids and read {rows}: expected an embedding for each "
+            "token id"
         )
-    ids = torch.tensor([[0, 0], [0, min(1, rows - 1)]], device=network.device)
-    try:
-        # alone, so that they round alike; with a mask, since an id may be that of padding
-        first, other = (
-            network(row[None], attention_mask=torch.ones_like(row[None])).logits[0, 0].float()
-            for row in ids
-        )
-    except Exception as error:  # whatever the network's own code raises
-        raise ValueError(
-            f"{kind} cannot read two tokens: {type(error).__name__}: {error}"
-        ) from error
+    first, other = _first_logits(network, [[0, 0], [0, min(1, rows - 1)]])
     if bool(first.isnan().any()):
         raise ValueError(
-            f"the logits of {kind} in {network.dtype} are NaN: is the type too narrow, or the configuration another's?"
+            f"the logits of {kind} in {network.dtype} are NaN: is the type too narrow, or the "
+            "configuration another's?"
         )
     if not torch.allclose(first, other, rtol=1e-3, atol=1e-3 * float(first.abs().max())):
         raise ValueError(
-            f"the logits of {kind} after a token depend on the token that follows: it reads in both directions. Expected a "
-            "causal language model; an encoder that can be one is loaded with is_decoder=True in its configuration"
+            f"the logits of {kind} after a token depend on the token that follows: it reads in "
+            "both directions. Expected a causal language model; an encoder that can be one is "
+            "loaded with is_decoder=True in its configuration"
         )
+
+
+def _first_logits(network: PreTrainedModel, rows: list[list[int]]) -> list[Tensor]:
+    """Logits after the first token of each row.
+
+    Each row is read alone, so that all round alike, and with a mask, since an id may be padding.
+    """
+    try:
+        ids = [torch.tensor([row], device=network.device) for row in rows]
+        return [
+            network(row, attention_mask=torch.ones_like(row)).logits[0, 0].float() for row in ids
+        ]
+    except Exception as error:  # any error of the network's own code
+        raise ValueError(
+            f"{type(network).__name__} cannot read two tokens: {type(error).__name__}: {error}"
+        ) from error
 
 
 def check_ids(
@@ -130,13 +162,13 @@ def check_ids(
     network: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    """Refuse token ids that the network has no embedding for: tokens added to its tokenizer alone.
+    """Refuse token ids without an embedding: tokens that were added to the tokenizer alone.
 
     Args:
         rows: token ids of each text.
-        texts: as they were written, for the error.
-        network: that reads the ids.
-        tokenizer: that made them.
+        texts: the texts, for the error.
+        network: reads the ids.
+        tokenizer: made the ids.
 
     Raises:
         ValueError: with the text and the token.
@@ -146,7 +178,7 @@ def check_ids(
         if row and max(row) >= size:
             token = tokenizer.convert_ids_to_tokens(max(row))
             raise ValueError(
-                f"the text {text[:80]!r} has the token {token!r}, id {max(row)}, and the network has embeddings of {size} "
-                "ids: was the token added to the tokenizer alone? `network.resize_token_embeddings` makes room, and the new "
-                "row has to be trained"
+                f"the text {text[:80]!r} has the token {token!r}, id {max(row)}, and the network "
+                f"has embeddings of {size} ids: was the token added to the tokenizer alone? "
+                "`network.resize_token_embeddings` makes room, and the new row has to be trained"
             )

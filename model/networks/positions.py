@@ -44,7 +44,7 @@ def without_padding(positions: Tensor, skipped: Tensor, padding: int) -> Tensor:
 
 
 def longest_context(network: PreTrainedModel) -> int | None:
-    """Largest number of tokens that the network reads by one rule; None if the network has no limit.
+    """Largest number of tokens that the network reads by one rule; None without a limit.
 
     A network whose rotary table changes with the length of the text (`longrope`) gives a sampled
     token another probability than the same token of the finished response. The context of such a

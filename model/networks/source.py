@@ -1,4 +1,4 @@
-"""The place of a checkpoint, a folder on this machine or a name on the hub, looked for before anything is loaded."""
+"""The place of a checkpoint: a folder on this machine, or a name on the hub."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-PATIENCE = 5.0  # seconds that the hub has to answer anything at all; its client would try for most of a minute
+PATIENCE = 5.0
+"""Seconds that the hub has to answer; the hub's own client would try for most of a minute."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 class PretrainedError(OSError, ValueError):
-    """A checkpoint that cannot be loaded as it was meant: absent, damaged, incomplete, or of another kind."""
+    """A checkpoint cannot be loaded whole: absent, damaged, incomplete, or of another kind."""
 
 
 def find_checkpoint(name_or_path: str | os.PathLike[str]) -> str:
-    """The folder of a checkpoint, or its name on the hub.
-
-    A `~` is the user's home. Everything that can only be a path has to be a folder that exists.
+    """The folder of a checkpoint, or its name on the hub. A `~` is the user's home.
 
     Raises:
         TypeError: if it is neither a text nor a path.
-        PretrainedError: if there is no such folder, and no name on the hub is written like that.
+        PretrainedError: if the folder does not exist, and the text is no name on the hub.
     """
     if not isinstance(name_or_path, str | os.PathLike):
         raise TypeError(
-            f"name_or_path is a {type(name_or_path).__name__}, expected the path of a folder or a name on the hub"
+            f"name_or_path is a {type(name_or_path).__name__}, expected the path of a folder or a "
+            "name on the hub"
         )
     text = str(os.fspath(name_or_path))
     path = os.path.expanduser(text)
@@ -47,23 +47,19 @@ def find_checkpoint(name_or_path: str | os.PathLike[str]) -> str:
 
 
 def hub_name(name_or_path: str | None) -> str | None:
-    """A name that means the same on every machine; None for a path of this one."""
-    if (
-        not name_or_path
-        or os.path.exists(os.path.expanduser(name_or_path))
-        or _is_path(name_or_path)
-    ):
-        return None
-    return name_or_path
+    """A name that means the same on every machine; None for a path of this machine."""
+    path = os.path.expanduser(name_or_path or "")
+    is_local = not name_or_path or os.path.exists(path) or _is_path(name_or_path)
+    return None if is_local else name_or_path
 
 
 def hub_options(source: str) -> dict[str, Any]:
-    """Options of `transformers` for a source that `find_checkpoint` found: where the hub is silent, its cache alone."""
+    """Options of `transformers` for a source: the hub's cache alone if the hub is silent."""
     return {} if os.path.isdir(source) or _hub_answers() else {"local_files_only": True}
 
 
 def _is_path(text: str) -> bool:
-    """Whether a text that names nothing on this machine can be meant as a path alone."""
+    """True if a text that names nothing on this machine can only be a path."""
     parent = os.path.dirname(text)
     return not _HUB_NAME.fullmatch(text) or (parent != "" and os.path.isdir(parent))
 
@@ -75,7 +71,7 @@ def _hub_answers() -> bool:
         return False
     try:
         get_session().head(constants.ENDPOINT, timeout=PATIENCE)
-    except Exception:  # whatever the client raises of names, proxies and connections
+    except Exception:  # any error of names, proxies and connections
         return False
     return True
 
@@ -84,7 +80,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file.
 
     Raises:
-        PretrainedError: if the file is not there, or is no such file.
+        PretrainedError: if the file does not exist, or is damaged.
     """
     if not file.is_file():
         raise PretrainedError(f"{file.parent} has no {file.name}: is it the folder that was saved?")
@@ -96,11 +92,11 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 @contextmanager
 def refused_by_name(source: str, part: str) -> Iterator[None]:
-    """Whatever the libraries underneath raise of a checkpoint, as one `PretrainedError` that names it.
+    """Context that turns any error of the libraries underneath into a `PretrainedError`.
 
     Args:
-        source: folder or name on the hub.
-        part: what is loaded from there.
+        source: folder or name on the hub, for the error.
+        part: loaded part, for the error, such as "tokenizer".
     """
     try:
         yield
@@ -110,12 +106,12 @@ def refused_by_name(source: str, part: str) -> Iterator[None]:
         message = " ".join(str(error).split())
         if "trust_remote_code" in message:
             raise PretrainedError(
-                f"{source} comes with code of its own for the {part}, which is not run. Read the code; to run it, pass "
-                "trust_remote_code=True (--trust-remote-code on the command line)"
+                f"{source} comes with code of its own for the {part}, which is not run. Read the "
+                "code; to run it, pass trust_remote_code=True (--trust-remote-code on the command "
+                "line)"
             ) from error
-        where = (
-            "" if os.path.isdir(source) else ", which is no folder here, from the hub or its cache"
-        )
+        is_folder = os.path.isdir(source)
+        where = "" if is_folder else ", which is no folder here, from the hub or its cache"
         raise PretrainedError(
             f"cannot load the {part} of {source}{where}: {type(error).__name__}: {message[:600]}"
         ) from error

@@ -31,7 +31,6 @@ from model.preferences.features import (
     Features,
     NetworkFeatures,
     PriorFeatures,
-    Standardised,
 )
 from model.preferences.heads import HEADS, Head, LinearHead, MLPHead
 from model.preferences.reward import (
@@ -40,6 +39,7 @@ from model.preferences.reward import (
     named_encoder,
     saved_features,
 )
+from model.preferences.standardised import Standardised
 
 __all__ = [
     "AGGREGATIONS",

@@ -16,8 +16,9 @@ from torch import Tensor
 from model.common.checks import function, instance
 from model.common.digests import MANIFEST, check_digests, saved_together
 from model.networks.source import read_tensors
-from model.preferences.features import EncoderFeatures, Features, PriorFeatures, Standardised
+from model.preferences.features import EncoderFeatures, Features, PriorFeatures
 from model.preferences.heads import HEADS, Head, check_head
+from model.preferences.standardised import Standardised
 from model.prior.language_model import LanguageModel
 
 TENSORS, SETTINGS = "reward.safetensors", "reward.json"

@@ -17,9 +17,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from model.common.checks import instance, positive, whole_number
 from model.common.digests import saved_together
 from model.common.texts import listed_texts
-from model.networks.adapter import forget_base, unwrapped
-from model.networks.checks import check_causal, check_ids, check_network, check_tokenizer
-from model.networks.evaluation import evaluating
+from model.networks.adapter import forget_base
+from model.networks.checks import (
+    check_causal,
+    check_ids,
+    check_tokenizer,
+    checked_network,
+    evaluating,
+)
 from model.networks.loading import load_pretrained
 from model.networks.positions import (
     first_position,
@@ -104,8 +109,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         max_new_tokens = whole_number("max_new_tokens", max_new_tokens)
         temperature = positive("temperature", temperature)
-        network = unwrapped(network)
-        check_network(network)
+        network = checked_network(network)
         check_tokenizer(tokenizer)
         missing = {"position_ids", "past_key_values"} - set(
             inspect.signature(network.forward).parameters

@@ -55,18 +55,6 @@ def vocabulary_digest(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> st
     return text_digest(repr(entries))
 
 
-def without_beginning(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[str]:
-    """M texts for a tokenizer that adds a BOS, or [CLS]: one that is written at the beginning of a text is left out."""
-    begins = [token for token in (tokenizer.bos_token, tokenizer.cls_token) if token is not None]
-    if not any(text.startswith(tuple(begins)) for text in texts):
-        return list(texts)
-    first = tokenizer("a")["input_ids"][:1]
-    added = next(
-        (token for token in begins if [tokenizer.convert_tokens_to_ids(token)] == first), ""
-    )
-    return [text.removeprefix(added) for text in texts]
-
-
 def decoded(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> list[str]:
     """Texts of rows of token ids as they stand: special tokens are part of them, and spaces are left alone."""
     return tokenizer.batch_decode(

@@ -1,13 +1,11 @@
-"""A label of any Hugging Face sequence classifier as a reward."""
+"""Label of any Hugging Face sequence classifier as a reward."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral
-from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import ClassVar, Literal, get_args
 
-import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import (
@@ -17,34 +15,34 @@ from transformers import (
 )
 
 from model.common.checks import one_of, whole_number
-from model.networks.adapter import unwrapped
-from model.networks.batches import in_batches
-from model.networks.checks import check_ids, check_network, check_tokenizer
-from model.networks.evaluation import evaluating
-from model.networks.loading import load_pretrained, longest_read, padding_right
-from model.prior.tokenization import without_beginning
+from model.networks.text_network import TextNetwork, in_batches, padding_right
 
 Output = Literal["log-prob", "logit"]
 
 
-class SequenceClassifier:
-    """The logit of a label, or its log-probability, nats.
+class SequenceClassifier(TextNetwork):
+    """The logit of a label, or the log-probability of the label in nats; for `TextReward`.
 
-    A function of texts, for `TextReward`. With the log-probability and beta 1 the posterior is Bayes' rule for the label:
-    p*(x) = p0(x) p(label | x) / p(label). A network with one output, as a reward model, has one label, and log sigmoid is
-    its log-probability. Of texts longer than the network reads the end is read.
+        positive = SequenceClassifier.from_pretrained("sentiment/", "positive")
+        model = AlignmentModel(prior, TextReward(positive, prior), beta=1.0)
+
+    With the log-probability and beta 1 the posterior is Bayes' rule for the label:
+    p*(x) = p0(x) p(label | x) / p(label). A network with one output, such as a reward model, has
+    one label, of log-probability log sigmoid(logit). The end of a long text is read.
 
     Args:
         network: a sequence classifier.
-        tokenizer: its tokenizer.
-        label: by name or by index; not needed where there is one.
+        tokenizer: the tokenizer of the network.
+        label: name or index of the label; not needed if there is one label.
         output: `log-prob` or `logit`.
-        batch_size: texts at a time.
+        batch_size: number of texts read at a time.
 
     Raises:
         TypeError: if the network is none of `transformers`.
-        ValueError: if the network is no classifier, the label is not one of its own, or the tokenizer has nothing to pad with.
+        ValueError: if the network is no classifier, has no such label, or cannot be padded.
     """
+
+    auto: ClassVar = AutoModelForSequenceClassification
 
     def __init__(
         self,
@@ -55,88 +53,50 @@ class SequenceClassifier:
         output: Output = "log-prob",
         batch_size: int = 32,
     ) -> None:
-        network = unwrapped(network)
-        check_network(network)
-        check_tokenizer(tokenizer)
-        if network.get_output_embeddings() is not None:
+        super().__init__(network, tokenizer)
+        if self.network.get_output_embeddings() is not None:
             raise ValueError(
-                f"{type(network).__name__} writes tokens and has no labels, expected a network as "
-                "`AutoModelForSequenceClassification` loads it"
+                f"{type(self.network).__name__} writes tokens and has no labels, expected a "
+                "network as `AutoModelForSequenceClassification` loads it"
             )
-        self.network = network.eval().requires_grad_(False)
         self.tokenizer = padding_right(tokenizer)
-        self.index = _index_of(label, network)
+        self.index = _index_of(label, self.network)
         self.output = one_of("output", output, get_args(Output))
         self.batch_size = whole_number("batch_size", batch_size)
         self.upper_bound = 0.0 if output == "log-prob" else None
-        network.config.pad_token_id = (
-            self.tokenizer.pad_token_id
-        )  # a decoder reads the last token that is not padding
-        self.max_length = longest_read(network, tokenizer)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path,
-        label: str | int | None = None,
-        *,
-        output: Output = "log-prob",
-        batch_size: int = 32,
-        dtype: torch.dtype | str = torch.float32,
-        device: torch.device | str | None = None,
-        trust_remote_code: bool = False,
-    ) -> Self:
-        """Load a checkpoint in Hugging Face format, from a folder or from the hub; by default on a GPU where there is one."""
-        network, tokenizer = load_pretrained(
-            AutoModelForSequenceClassification,
-            name_or_path,
-            dtype,
-            device,
-            trust_remote_code=trust_remote_code,
-        )
-        return cls(network, tokenizer, label, output=output, batch_size=batch_size)
+        # a decoder reads the last token that is not padding
+        self.network.config.pad_token_id = self.tokenizer.pad_token_id
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """`[M]` for M texts, float64; nats, if it is the log-probability."""
+        """Logit or log-probability of the label for M texts, `[M]`, float64."""
         return in_batches(self._rewards, texts, self.batch_size).double()
 
     def _rewards(self, texts: list[str]) -> Tensor:
+        logits = self._logits(texts).double()
+        if self.output == "logit":
+            return logits[:, self.index]
         several = self.network.config.problem_type == "multi_label_classification"
-        return _label(self._logits(texts).double(), self.index, self.output, several=several)
+        if several or logits.shape[1] == 1:  # labels that do not exclude each other
+            return logsigmoid(logits[:, self.index])
+        return logits.log_softmax(1)[:, self.index]
 
     def _logits(self, texts: list[str]) -> Tensor:
-        cut = self.max_length is not None
-        once = without_beginning(self.tokenizer, texts)
-        batch = self.tokenizer(
-            once, padding=True, truncation=cut, max_length=self.max_length, return_tensors="pt"
-        )
-        check_ids(batch["input_ids"].tolist(), texts, self.network, self.tokenizer)
-        empty = [
-            text
-            for text, length in zip(texts, batch["attention_mask"].sum(1).tolist(), strict=True)
-            if not length
-        ]
-        if empty:
-            raise ValueError(
-                f"the text {empty[0]!r} has no tokens, so that there is nothing to classify"
-            )
-        logits = evaluating(self.network)(**batch.to(self.network.device)).logits.float()
+        """Logits of all labels for B texts, `[B, C]`."""
+        batch = self.tokens(texts)
+        for text, length in zip(texts, batch["attention_mask"].sum(1).tolist(), strict=True):
+            if not length:
+                raise ValueError(
+                    f"the text {text!r} has no tokens, so that there is nothing to classify"
+                )
+        logits = self.read(**batch).logits.float()
         expected = (len(texts), len(self.network.config.id2label))
         if tuple(logits.shape) != expected:
             raise ValueError(
-                f"the logits of {type(self.network).__name__} have shape {tuple(logits.shape)}, expected {expected}: one for "
-                "each label of a text, as a sequence classifier has them"
+                f"the logits of {type(self.network).__name__} have shape {tuple(logits.shape)}, "
+                f"expected {expected}: one for each label of a text, as a sequence classifier has "
+                "them"
             )
         return logits
-
-
-def _label(logits: Tensor, index: int, output: Output, *, several: bool) -> Tensor:
-    """One label of logits `[M, C]`, `[M]`; labels exclude each other unless `several` may hold."""
-    if output == "logit":
-        return logits[:, index]
-    if several or logits.shape[1] == 1:
-        return logsigmoid(logits[:, index])
-    return logits.log_softmax(1)[:, index]
 
 
 def _index_of(label: str | int | None, network: PreTrainedModel) -> int:
@@ -147,14 +107,12 @@ def _index_of(label: str | int | None, network: PreTrainedModel) -> int:
     names = {int(index): name for index, name in network.config.id2label.items()}
     if label is None and len(names) == 1:
         return next(iter(names))
-    indices = [
-        index
-        for index, name in names.items()
-        if label in (index, name) and not isinstance(label, bool)
-    ]
+    is_name = not isinstance(label, bool)
+    indices = [index for index, name in names.items() if is_name and label in (index, name)]
     if len(indices) != 1:
         several = " (which several have: give its index)" if indices else ""
         raise ValueError(
-            f"label is {label!r}{several}, expected one of {type(network).__name__}'s: {list(names.values())}"
+            f"label is {label!r}{several}, expected one of {type(network).__name__}'s: "
+            f"{list(names.values())}"
         )
     return indices[0]

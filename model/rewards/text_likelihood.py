@@ -1,42 +1,38 @@
-"""The likelihood of a text under any causal language model: fluency, or an expert with tokens of its own."""
+"""Likelihood of a text under any causal language model: fluency, or an expert of other tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Self
+from typing import ClassVar
 
-import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from model.common.checks import boolean, whole_number
-from model.networks.adapter import unwrapped
-from model.networks.batches import in_batches
-from model.networks.checks import check_causal, check_ids, check_network, check_tokenizer
-from model.networks.evaluation import evaluating
-from model.networks.loading import load_pretrained
-from model.networks.positions import longest_context
+from model.networks.checks import check_causal, check_ids
+from model.networks.text_network import TextNetwork, in_batches, padded
 
 
-class TextLikelihood:
-    """log p(text) in nats, by the token on average, or of the whole text.
+class TextLikelihood(TextNetwork):
+    """log p(text) in nats, the mean over tokens or the sum; a function of texts for `TextReward`.
 
-    A function of texts, for `TextReward`. The first token is scored after the tokenizer's BOS if it has one, and not at all
-    otherwise; the end of the text is not scored. Of a text longer than the network's context, its end alone is.
+    The first token is scored after the tokenizer's BOS if there is one, and not at all otherwise.
+    The end of the text is not scored. The end of a long text is read.
 
     Args:
         network: a causal language model.
-        tokenizer: its tokenizer.
-        per_token: the mean over tokens, which is fluency (minus the log of the perplexity); else the sum, which is that of an
-            expert in a product of experts.
-        batch_size: texts at a time.
+        tokenizer: the tokenizer of the network.
+        per_token: take the mean over tokens, minus the log of the perplexity, which measures
+            fluency; else the sum, as of an expert in a product of experts.
+        batch_size: number of texts read at a time.
 
     Raises:
         TypeError: if the network is none of `transformers`.
         ValueError: if the network is no causal language model, or the batch size no number.
     """
 
+    auto: ClassVar = AutoModelForCausalLM
     upper_bound = 0.0
 
     def __init__(
@@ -47,59 +43,30 @@ class TextLikelihood:
         per_token: bool = True,
         batch_size: int = 32,
     ) -> None:
-        network = unwrapped(network)
-        check_network(network)
-        check_tokenizer(tokenizer)
-        self.network = network.eval().requires_grad_(False)
+        super().__init__(network, tokenizer)
         check_causal(self.network)
-        self.tokenizer = tokenizer
         self.per_token = boolean("per_token", per_token)
         self.batch_size = whole_number("batch_size", batch_size)
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path,
-        *,
-        per_token: bool = True,
-        batch_size: int = 32,
-        dtype: torch.dtype | str = torch.float32,
-        device: torch.device | str | None = None,
-        trust_remote_code: bool = False,
-    ) -> Self:
-        """Load a checkpoint in Hugging Face format, from a folder or from the hub; by default on a GPU where there is one."""
-        network, tokenizer = load_pretrained(
-            AutoModelForCausalLM, name_or_path, dtype, device, trust_remote_code=trust_remote_code
-        )
-        return cls(network, tokenizer, per_token=per_token, batch_size=batch_size)
-
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """`[M]`, nats, for M texts; 0 for a text with no token to score."""
+        """Log-likelihood of M texts, `[M]`, nats, float64; 0 for a text with no token to score."""
         return in_batches(self._score, texts, self.batch_size).double()
 
     def _score(self, texts: list[str]) -> Tensor:
         rows = [self._ids(text) for text in texts]
         check_ids(rows, texts, self.network, self.tokenizer)
-        longest = max(1, *(len(row) for row in rows))
-        device = self.network.device
-        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
-        is_token = (
-            torch.arange(longest, device=device)
-            < torch.tensor([len(row) for row in rows], device=device)[:, None]
-        )
-        logits = evaluating(self.network)(ids, attention_mask=is_token.long()).logits[:, :-1]
-        nats = -torch.nn.functional.cross_entropy(
-            logits.float().transpose(1, 2), ids[:, 1:], reduction="none"
-        )
-        scored = is_token[:, 1:]
+        ids, mask = padded(rows, pad_id=0)
+        ids, mask = ids.to(self.network.device), mask.to(self.network.device)
+        logits = self.read(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
+        nats = -cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+        scored = mask[:, 1:].bool()
         total = nats.where(scored, 0.0).sum(1)
         return total / scored.sum(1).clamp(min=1) if self.per_token else total
 
     def _ids(self, text: str) -> list[int]:
-        ids, bos = (
-            self.tokenizer(text, add_special_tokens=False)["input_ids"],
-            self.tokenizer.bos_token_id,
-        )
-        context = longest_context(self.network)
+        """Token ids of a text, with a BOS, cut on the left to the network's context."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        bos = self.tokenizer.bos_token_id
         begin = [] if bos is None or ids[:1] == [bos] else [bos]
-        return begin + (ids if context is None else ids[max(0, len(ids) + len(begin) - context) :])
+        longest = len(ids) if self.max_length is None else self.max_length - len(begin)
+        return begin + ids[max(0, len(ids) - longest) :]

@@ -5,6 +5,7 @@ import torch
 from tokenizers import normalizers
 
 from model import AlignmentModel, TextLikelihood, TextReward, read_preferences
+from model.networks.text_network import without_beginning
 from model.preferences import (
     LinearHead,
     PriorFeatures,
@@ -12,7 +13,7 @@ from model.preferences import (
     Standardised,
     UncertainReward,
 )
-from model.prior.tokenization import token_rows, without_beginning
+from model.prior.tokenization import token_rows
 from tests.model.tokenizers import CHAT, TOKENIZERS, chat, language_model_of, metaspace, word_piece
 
 PAIRS = [

@@ -29,7 +29,7 @@ from model import (
     TextReward,
     WeightedSum,
 )
-from model.networks.batches import in_batches
+from model.networks.text_network import in_batches
 from tests.model.tiny import PROMPTS, WORDS, llama, tiny, tiny_tokenizer
 
 TEXTS = ["a b c a", "b", "c c", "a", "b c a b c"]

@@ -1,0 +1,169 @@
+"""Networks that read texts: loaded whole, frozen, and given texts a batch at a time."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+
+from model.common.texts import listed_texts
+from model.networks.checks import check_ids, check_tokenizer, checked_network, evaluating
+from model.networks.loading import load_pretrained
+from model.networks.positions import longest_context
+
+NO_LIMIT = 1_000_000
+"""Smallest `model_max_length` of a tokenizer that means no limit."""
+
+
+class TextNetwork:
+    """A frozen network with its tokenizer. Base of classifiers, likelihoods and features of texts.
+
+    Args:
+        network: a network of `transformers`.
+        tokenizer: the tokenizer of the network.
+
+    Attributes:
+        auto: class of `transformers` that loads the network.
+        unread: beginnings of the names of weights that nothing is computed from.
+        max_length: most tokens that are read of a text; None without a limit.
+
+    Raises:
+        TypeError: if network or tokenizer is none of `transformers`.
+    """
+
+    auto: ClassVar[Any]
+    unread: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        network = checked_network(network)
+        check_tokenizer(tokenizer)
+        self.network = network.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        limit = tokenizer.model_max_length if tokenizer.model_max_length < NO_LIMIT else None
+        limits = [limit, longest_context(network)]
+        self.max_length = min((limit for limit in limits if limit is not None), default=None)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *args: Any,
+        dtype: torch.dtype | str = torch.float32,
+        device: torch.device | str | None = None,
+        trust_remote_code: bool = False,
+        **options: Any,
+    ) -> Self:
+        """Load a checkpoint in Hugging Face format, from a folder or from the hub.
+
+        Args:
+            name_or_path: folder, or name on the hub.
+            args: arguments of the class after network and tokenizer.
+            dtype: floating-point type of the weights in memory.
+            device: device of the weights; by default a GPU if there is one.
+            trust_remote_code: run modelling code that comes with the checkpoint.
+            options: keyword arguments of the class.
+
+        Raises:
+            PretrainedError: if network or tokenizer cannot be loaded whole.
+        """
+        network, tokenizer = load_pretrained(
+            cls.auto,
+            name_or_path,
+            dtype,
+            device,
+            trust_remote_code=trust_remote_code,
+            unread=cls.unread,
+        )
+        return cls(network, tokenizer, *args, **options)
+
+    def tokens(self, texts: list[str]) -> BatchEncoding:
+        """Token ids and mask of B texts, padded on the right, cut to `max_length` on the left."""
+        batch = self.tokenizer(
+            without_beginning(self.tokenizer, texts),
+            padding=True,
+            truncation=self.max_length is not None,
+            max_length=self.max_length,
+            return_tensors="pt",
+        )
+        check_ids(batch["input_ids"].tolist(), texts, self.network, self.tokenizer)
+        return batch
+
+    def read(self, **batch: Tensor) -> Any:
+        """Output of the network, in evaluation mode, on its own device."""
+        on_device = {name: tensor.to(self.network.device) for name, tensor in batch.items()}
+        return evaluating(self.network)(**on_device)
+
+
+@torch.no_grad()
+def in_batches(
+    function: Callable[[list[str]], Tensor], texts: Sequence[str], batch_size: int
+) -> Tensor:
+    """function(texts), computed on at most `batch_size` texts at a time, in the order of the texts.
+
+    Texts of similar length are read together.
+
+    Args:
+        function: takes a list of B texts, returns `[B, ...]`.
+        texts: M texts.
+        batch_size: most texts at a time.
+
+    Returns:
+        `[M, ...]`, on the CPU.
+
+    Raises:
+        TypeError: with the index, if an element is no text.
+        ValueError: for a single text, or half of a surrogate pair.
+    """
+    texts = listed_texts("a network that reads texts", texts, at_least=0)
+    if not texts:
+        return torch.empty(0)
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    parts = [
+        function([texts[i] for i in order[start : start + batch_size]]).cpu()
+        for start in range(0, len(order), batch_size)
+    ]
+    return torch.cat(parts)[torch.tensor(order).argsort()]
+
+
+def padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Token ids padded on the right, and their mask of 1 and 0, `[B, L]` each, L at least 1."""
+    longest = max(1, *map(len, rows))
+    ids = [[*row, *[pad_id] * (longest - len(row))] for row in rows]
+    mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
+    return torch.tensor(ids), torch.tensor(mask)
+
+
+def padding_right(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A copy that pads on the right, where positions are the text's own, and cuts on the left.
+
+    The end of a long text is read, since the response is at the end. The original stays as it was,
+    since a language model may use the same tokenizer.
+
+    Raises:
+        ValueError: if there is no token to pad with.
+    """
+    tokenizer = copy.deepcopy(tokenizer)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise ValueError(
+            "the tokenizer has neither a padding token nor one for the end or the unknown: set its "
+            "`pad_token`"
+        )
+    tokenizer.padding_side, tokenizer.truncation_side = "right", "left"
+    return tokenizer
+
+
+def without_beginning(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[str]:
+    """M texts without a written BOS, or [CLS], if the tokenizer adds the same token."""
+    begins = [token for token in (tokenizer.bos_token, tokenizer.cls_token) if token is not None]
+    if not any(text.startswith(tuple(begins)) for text in texts):
+        return list(texts)
+    first = tokenizer("a")["input_ids"][:1]
+    added = [token for token in begins if [tokenizer.convert_tokens_to_ids(token)] == first]
+    return [text.removeprefix(added[0]) if added else text for text in texts]
