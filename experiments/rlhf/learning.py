@@ -21,7 +21,7 @@ from model.preferences import (
     LinearHead,
     Preference,
     RewardPosterior,
-    Standardised,
+    StandardisedFeatures,
 )
 
 
@@ -63,7 +63,9 @@ class RewardLearner:
     def learn(self, train: Sequence[Preference], seed: int) -> tuple[BradleyTerry, RewardPosterior]:
         """Infer the posterior of the reward: features, Pyro program, inference."""
         texts = [text for preference in train for text in preference.texts]
-        features = Standardised.fit(self.features, texts, num_components=self.num_components)
+        features = StandardisedFeatures.fit(
+            self.features, texts, num_components=self.num_components
+        )
         comparisons = Comparisons.of(train, features)
         with blamed(f"--inference {self.inference} with --head {self.head}"):
             nu = self.tie_strength
@@ -76,7 +78,11 @@ class RewardLearner:
         return model, RewardPosterior(model.head, features, samples)
 
     def check_inference(
-        self, features: Standardised, train: Sequence[Preference], num_simulations: int, seed: int
+        self,
+        features: StandardisedFeatures,
+        train: Sequence[Preference],
+        num_simulations: int,
+        seed: int,
     ) -> str:
         """Run simulation-based calibration on four components and fifty comparisons: one line."""
         if self.inference == "map":

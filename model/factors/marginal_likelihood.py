@@ -29,7 +29,7 @@ MARGINAL = "marginal-likelihood"
 def log_marginal_likelihood(rewards: Tensor, beta: float) -> Tensor:
     """log mean_s exp(r_s/beta), `[S, M]` -> `[M]`, nats.
 
-    Depends on the reference point of the rewards, see `model.preferences.Standardised`.
+    Depends on the reference point of the rewards, see `model.preferences.StandardisedFeatures`.
     """
     rewards = rewards.double()
     scaled = check_product("rewards", rewards, rewards / beta, "divided by beta")

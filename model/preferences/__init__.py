@@ -39,7 +39,7 @@ from model.preferences.reward import (
     named_encoder,
     saved_features,
 )
-from model.preferences.standardised import Standardised
+from model.preferences.standardised_features import StandardisedFeatures
 
 __all__ = [
     "AGGREGATIONS",
@@ -62,7 +62,7 @@ __all__ = [
     "PreferenceError",
     "PriorFeatures",
     "RewardPosterior",
-    "Standardised",
+    "StandardisedFeatures",
     "UncertainReward",
     "log_outcome",
     "lower_bound",

@@ -18,7 +18,7 @@ from model.common.digests import MANIFEST, check_digests, saved_together
 from model.networks.source import read_tensors
 from model.preferences.features import EncoderFeatures, Features, PriorFeatures
 from model.preferences.heads import HEADS, Head, check_head
-from model.preferences.standardised import Standardised
+from model.preferences.standardised_features import StandardisedFeatures
 from model.prior.language_model import LanguageModel
 
 TENSORS, SETTINGS = "reward.safetensors", "reward.json"
@@ -41,7 +41,7 @@ class RewardPosterior:
     """
 
     head: Head
-    features: Standardised
+    features: StandardisedFeatures
     samples: Tensor
 
     def __post_init__(self) -> None:
@@ -49,8 +49,8 @@ class RewardPosterior:
         instance(
             "features",
             self.features,
-            Standardised,
-            why="`Standardised.fit` makes it of features and texts",
+            StandardisedFeatures,
+            why="`StandardisedFeatures.fit` makes it of features and texts",
         )
         instance("samples", self.samples, Tensor)
         expected = (self.head.num_weights,)
@@ -125,7 +125,7 @@ class RewardPosterior:
         head: Any = HEADS[record["head"]]
         return cls(
             head(**record["settings"]),
-            Standardised(features, tensors["center"], tensors["projection"]),
+            StandardisedFeatures(features, tensors["center"], tensors["projection"]),
             tensors["samples"],
         )
 

@@ -10,7 +10,7 @@ import torch
 from experiments.rlhf.options import RLHF
 from experiments.steer import __main__ as steer
 from experiments.steer.posterior_options import read_reward
-from model.preferences import EncoderFeatures, LinearHead, RewardPosterior, Standardised
+from model.preferences import EncoderFeatures, LinearHead, RewardPosterior, StandardisedFeatures
 from model.registry import REWARDS
 from tests.model.networks.test_loading import CODE, configured, saved
 from tests.model.tiny import gpt2, tiny
@@ -38,7 +38,7 @@ def reward(tmp_path, marker, monkeypatch):
     """A reward that was learned on an encoder, which has got code since."""
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 100))
     encoder = saved(gpt2(), tmp_path / "encoder")
-    features = Standardised.fit(
+    features = StandardisedFeatures.fit(
         EncoderFeatures.from_pretrained(encoder, device="cpu"), ["a b", "c", "b b a"]
     )
     RewardPosterior(

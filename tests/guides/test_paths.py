@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from guides import GUIDES
 from model import LanguageModel, RewardPosterior
-from model.preferences import EncoderFeatures, LinearHead, Standardised, saved_features
+from model.preferences import EncoderFeatures, LinearHead, StandardisedFeatures, saved_features
 from tests.model.tiny import tiny
 
 
@@ -69,7 +69,7 @@ def test_a_prior_with_an_adapter_moves_too(base: Path, tmp_path: Path) -> None:
 
 
 def test_a_reward_moves_with_its_encoder(base: Path, tmp_path: Path) -> None:
-    features = Standardised.fit(
+    features = StandardisedFeatures.fit(
         EncoderFeatures.from_pretrained(base, device="cpu"), ["a b", "c", "b b a"]
     )
     reward = RewardPosterior(

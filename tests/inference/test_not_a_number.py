@@ -43,7 +43,7 @@ from model import (
     RewardPosterior,
     TokenReward,
 )
-from model.preferences import LinearHead, Standardised
+from model.preferences import LinearHead, StandardisedFeatures
 
 NAN, INF = math.nan, math.inf
 
@@ -374,7 +374,7 @@ def test_draws_of_nan_have_no_rank():
 def test_a_reward_has_finite_weights():
     with pytest.raises(ValueError, match="samples have weights that are NaN or infinite"):
         RewardPosterior(
-            LinearHead(2), object.__new__(Standardised), float64([[1.0, 0.0], [NAN, 0.0]])
+            LinearHead(2), object.__new__(StandardisedFeatures), float64([[1.0, 0.0], [NAN, 0.0]])
         )
 
 

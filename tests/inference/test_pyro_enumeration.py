@@ -25,7 +25,7 @@ from model import (
     UncertainReward,
     WeightedSum,
 )
-from model.preferences import LinearHead, PriorFeatures, Standardised
+from model.preferences import LinearHead, PriorFeatures, StandardisedFeatures
 from tests.model.tiny import PROMPTS, tiny
 
 EXACT = {"rtol": 0, "atol": 1e-10}
@@ -44,7 +44,9 @@ def letters(texts):
 
 def uncertain(prior):
     weights = torch.randn(5, 16, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    features = Standardised(PriorFeatures(prior), torch.zeros(16).double(), torch.eye(16).double())
+    features = StandardisedFeatures(
+        PriorFeatures(prior), torch.zeros(16).double(), torch.eye(16).double()
+    )
     return TextReward(
         UncertainReward(RewardPosterior(LinearHead(16), features, weights), "mean"), prior
     )

@@ -25,7 +25,7 @@ from model import (
     matches,
     read_preferences,
 )
-from model.preferences import EncoderFeatures, LinearHead, PriorFeatures, Standardised
+from model.preferences import EncoderFeatures, LinearHead, PriorFeatures, StandardisedFeatures
 from model.preferences.heads import MLPHead
 from tests.model.rewards.test_networks import bert
 from tests.model.tiny import llama, tiny, tiny_tokenizer
@@ -33,7 +33,7 @@ from tests.model.tiny import llama, tiny, tiny_tokenizer
 NO_COUNT = [0, -1, 1.5, float("nan"), "3", True, 10**12]
 HEAD = LinearHead(2)
 CENTER, PROJECTION = torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
-STANDARDISED = Standardised(lambda texts: torch.ones(len(texts), 2), CENTER, PROJECTION)
+STANDARDISED = StandardisedFeatures(lambda texts: torch.ones(len(texts), 2), CENTER, PROJECTION)
 SAMPLES = torch.ones(3, 2, dtype=torch.float64)
 
 
@@ -54,7 +54,7 @@ def padded():
         (lambda value: EncoderFeatures(bert(), padded(), max_length=value), "max_length"),
         (lambda value: PriorFeatures(tiny(), batch_size=value), "batch_size"),
         (
-            lambda value: Standardised.fit(lengths, ["a", "b b"], num_components=value),
+            lambda value: StandardisedFeatures.fit(lengths, ["a", "b b"], num_components=value),
             "num_components",
         ),
         (LinearHead, "num_features"),
@@ -208,37 +208,37 @@ def test_counts_are_whole_numbers_from_one_up(make, name):
         (lambda: Length(tiny(), True), ValueError, "target is True, expected"),
         (lambda: Length("film-reviews"), TypeError, "language_model is a str"),
         (
-            lambda: Standardised(3, CENTER, PROJECTION),
+            lambda: StandardisedFeatures(3, CENTER, PROJECTION),
             TypeError,
             "features is a int, expected a function",
         ),
         (
-            lambda: Standardised(lengths, [0, 0], PROJECTION),
+            lambda: StandardisedFeatures(lengths, [0, 0], PROJECTION),
             TypeError,
             "center is a list, expected a Tensor",
         ),
         (
-            lambda: Standardised(lengths, CENTER, torch.eye(3)),
+            lambda: StandardisedFeatures(lengths, CENTER, torch.eye(3)),
             ValueError,
             r"center has shape \(2,\) and projection \(3, 3\)",
         ),
         (
-            lambda: Standardised(lengths, CENTER / 0, PROJECTION),
+            lambda: StandardisedFeatures(lengths, CENTER / 0, PROJECTION),
             ValueError,
             "center or projection is NaN",
         ),
         (
-            lambda: Standardised.fit(lengths, "text"),
+            lambda: StandardisedFeatures.fit(lengths, "text"),
             ValueError,
             "texts is 'text', expected at least two texts",
         ),
         (
-            lambda: Standardised.fit(lengths, ["a"]),
+            lambda: StandardisedFeatures.fit(lengths, ["a"]),
             ValueError,
             r"texts is \['a'\], expected at least two texts",
         ),
         (
-            lambda: Standardised.fit(lengths, ["a", "b b"], whiten=1),
+            lambda: StandardisedFeatures.fit(lengths, ["a", "b b"], whiten=1),
             TypeError,
             "whiten is 1, expected True or False",
         ),
@@ -246,7 +246,7 @@ def test_counts_are_whole_numbers_from_one_up(make, name):
         (
             lambda: RewardPosterior(HEAD, lengths, SAMPLES),
             TypeError,
-            "features is a function, expected a Standardised",
+            "features is a function, expected a StandardisedFeatures",
         ),
         (
             lambda: RewardPosterior(HEAD, STANDARDISED, [[1.0, 1.0]]),

@@ -13,7 +13,7 @@ from experiments.steer.posterior_options import (
 from inference import Enumeration
 from model import AlignmentModel, Bounded, Constraint, WeightedSum, vader_sentiment
 from model.likelihood import check_values
-from model.preferences import LinearHead, PriorFeatures, RewardPosterior, Standardised
+from model.preferences import LinearHead, PriorFeatures, RewardPosterior, StandardisedFeatures
 from model.registry import REWARDS
 from tests.model.rewards.test_networks import bert
 from tests.model.tiny import tiny, tiny_tokenizer
@@ -257,7 +257,9 @@ def folders(tmp_path_factory):
     bert().save_pretrained(paths["classifier"])
     tiny_tokenizer(pad_token="<pad>").save_pretrained(paths["classifier"])
     tiny("llama", dtype=torch.float32).save_pretrained(paths["causal"])
-    features = Standardised.fit(PriorFeatures(tiny(dtype=torch.float32)), ["a", "b c", "c a"])
+    features = StandardisedFeatures.fit(
+        PriorFeatures(tiny(dtype=torch.float32)), ["a", "b c", "c a"]
+    )
     head = LinearHead(features.num_features)
     RewardPosterior(head, features, torch.randn(3, head.num_weights, dtype=torch.float64)).save(
         paths["preferences"]

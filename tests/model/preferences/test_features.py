@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from model import LanguageModel
-from model.preferences import EncoderFeatures, NetworkFeatures, PriorFeatures, Standardised
+from model.preferences import EncoderFeatures, NetworkFeatures, PriorFeatures, StandardisedFeatures
 from tests.model.tiny import tiny_tokenizer
 
 TEXTS = ["the film was good", "the plot was not very dull", "bad", "the film was good"]
@@ -144,7 +144,7 @@ def plain(texts):
 )
 def test_standardised_texts_have_mean_zero_and_mean_square_norm_one(options):
     texts = ["o", "good", "foolproof", "a long one", "none at all"]
-    standardised = Standardised.fit(plain, texts, **options)
+    standardised = StandardisedFeatures.fit(plain, texts, **options)
     z = standardised(texts)
     assert z.shape == (5, standardised.num_features)
     assert torch.allclose(z.mean(0), torch.zeros_like(z[0]), atol=1e-12)
@@ -156,7 +156,7 @@ def test_standardised_texts_have_mean_zero_and_mean_square_norm_one(options):
 def test_all_components_keep_all_distances():
     texts = ["o", "good", "foolproof", "a long one", "none at all"]
     whole, projected = (
-        Standardised.fit(plain, texts, num_components=number)(texts) for number in (None, 3)
+        StandardisedFeatures.fit(plain, texts, num_components=number)(texts) for number in (None, 3)
     )
     assert projected.shape == (5, 2)  # the third feature is the same for all
     assert torch.allclose(torch.cdist(whole, whole), torch.cdist(projected, projected), atol=1e-10)
@@ -164,9 +164,9 @@ def test_all_components_keep_all_distances():
 
 def test_texts_without_differences_and_whitening_without_components_are_refused():
     with pytest.raises(ValueError, match="all 2 texts have the same features"):
-        Standardised.fit(plain, ["on", "no"])
+        StandardisedFeatures.fit(plain, ["on", "no"])
     with pytest.raises(ValueError, match="num_components"):
-        Standardised.fit(plain, ["a", "good"], whiten=True)
+        StandardisedFeatures.fit(plain, ["a", "good"], whiten=True)
 
 
 def test_features_are_of_the_body_whatever_the_network_calls_it():

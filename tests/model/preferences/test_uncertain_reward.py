@@ -22,7 +22,7 @@ from model.preferences import (
     OtherRewardError,
     PriorFeatures,
     RewardPosterior,
-    Standardised,
+    StandardisedFeatures,
     UncertainReward,
     lower_bound,
     saved_features,
@@ -34,7 +34,7 @@ TEXTS = ["the film was good", "the plot was dull", "the film was bad", "the plot
 
 @pytest.fixture(scope="module")
 def posterior(prior):
-    features = Standardised.fit(PriorFeatures(prior), TEXTS)
+    features = StandardisedFeatures.fit(PriorFeatures(prior), TEXTS)
     samples = torch.randn(7, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return RewardPosterior(LinearHead(32), features, samples)
 
@@ -195,7 +195,7 @@ def test_a_saved_reward_says_what_its_features_are(
     features = EncoderFeatures.from_pretrained("encoder", device="cpu", max_length=3)
     saved = RewardPosterior(
         LinearHead(2),
-        Standardised.fit(features, TEXTS, num_components=2),
+        StandardisedFeatures.fit(features, TEXTS, num_components=2),
         torch.ones(1, 2).double(),
     )
     saved.save("of-encoder")
@@ -231,7 +231,7 @@ def test_features_of_ones_own_are_not_guessed(prior, tmp_path):
         return torch.tensor([[float(len(text))] for text in texts]).double()
 
     RewardPosterior(
-        LinearHead(1), Standardised.fit(lengths, TEXTS), torch.ones(1, 1).double()
+        LinearHead(1), StandardisedFeatures.fit(lengths, TEXTS), torch.ones(1, 1).double()
     ).save(tmp_path)
     with pytest.raises(
         OtherRewardError,

@@ -10,7 +10,7 @@ from model.preferences import (
     LinearHead,
     PriorFeatures,
     RewardPosterior,
-    Standardised,
+    StandardisedFeatures,
     UncertainReward,
 )
 from model.prior.tokenization import token_rows
@@ -95,7 +95,7 @@ def test_reward_learned_on_a_conversation_is_the_reward_that_steers():
     ]
     preferences = read_preferences(rows)
     texts = [text for preference in preferences for text in preference.texts]
-    features = Standardised.fit(PriorFeatures(prior), texts)
+    features = StandardisedFeatures.fit(PriorFeatures(prior), texts)
     reward = RewardPosterior(
         LinearHead(features.num_features), features, torch.randn(3, features.num_features).double()
     )

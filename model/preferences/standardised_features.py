@@ -12,7 +12,7 @@ from model.common.checks import boolean, function, instance, whole_number
 from model.preferences.features import Features
 
 
-class Standardised:
+class StandardisedFeatures:
     """Features with a centre, a scale and optionally fewer dimensions.
 
     The centre is the reference point of the rewards. Comparisons determine rewards only up to a
