@@ -5,11 +5,11 @@ from tests.inference.samplers.three_tokens import World, hard
 
 @pytest.fixture(scope="module")
 def world(prior, prompts):
-    """Graded evidence."""
+    """Graded reward."""
     return World(prior, prompts)
 
 
 @pytest.fixture(scope="module")
 def hard_world(prior, prompts):
-    """Evidence that rules most responses out."""
+    """Hard constraint that most responses violate."""
     return World(prior, prompts, hard)

@@ -1,4 +1,7 @@
-"""A small model whose evidence has levels, ties and impossible responses, and how a law or a mean is told from another."""
+"""Small model whose reward has levels, ties and impossible responses, and statistical tests.
+
+The tests compare frequencies with a distribution, and means with an expectation.
+"""
 
 import math
 
@@ -18,7 +21,7 @@ def graded_model(
     impossible: int | None = None,
     offset: Tensor | None = None,
 ) -> AlignmentModel:
-    """r(x) = sum of the grades of its words, `offset` `[N]` added for each prompt; -inf where the word `impossible` occurs."""
+    """r(x) = sum of the grades of the words of x, plus `offset` `[N]`; -inf with `impossible`."""
     grades = torch.tensor([GRADE.get(word, 0.0) for word in range(10)], dtype=torch.float64)
 
     def reward(response: Tensor, is_token: Tensor) -> Tensor:
@@ -40,15 +43,15 @@ def nothing_for_the_second(prior: LanguageModel) -> AlignmentModel:
 
 
 def counts(response: Tensor, support: Tensor) -> Tensor:
-    """How often each of S responses `[S, N, T]` occurs among M `[M, N, T]`: `[S, N]`."""
+    """Number of times that each of S responses `[S, N, T]` occurs among M `[M, N, T]`: `[S, N]`."""
     return torch.stack([(response == row).all(-1).sum(0) for row in support])
 
 
 def misfit(observed: Tensor, prob: Tensor) -> Tensor:
-    """The normal deviate that is as improbable as chi-square, `[N]`, for counts and probabilities `[S, N]`.
+    """Normal deviate as improbable as chi-square, `[N]`, for counts and probabilities `[S, N]`.
 
-    Below 5 if `prob` is the law, whatever the degrees of freedom; infinite if something impossible was observed. Cells of
-    expectation below 5 count as one.
+    Below 5 if `prob` is the distribution, for any degrees of freedom; infinite if an impossible
+    response was observed. Cells with an expectation below 5 count as one cell.
     """
     z = []
     for of_one, p in zip(observed.double().T, prob.double().T, strict=True):
@@ -67,7 +70,10 @@ def misfit(observed: Tensor, prob: Tensor) -> Tensor:
 
 
 def assert_mean(values: Tensor, expected: float, *, precision: float) -> None:
-    """The mean of independent `values` is within 5 standard errors of `expected`, and those are at most `precision`."""
+    """Check that the mean of independent `values` is within 5 standard errors of `expected`.
+
+    The standard errors are at most `precision`.
+    """
     error = values.std().item() / math.sqrt(len(values))
     assert error <= precision, f"a standard error of {error:.3g} would let too much pass"
     assert abs(values.mean().item() - expected) < 5 * error, (

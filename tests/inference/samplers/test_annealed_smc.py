@@ -1,4 +1,7 @@
-"""Annealed sequential Monte Carlo: unbiased on a fixed schedule, consistent on a chosen one, and it bears hard constraints."""
+"""Annealed sequential Monte Carlo: unbiased on a fixed schedule, consistent on an adaptive one.
+
+Hard constraints are supported.
+"""
 
 import pyro
 import pytest
@@ -19,7 +22,7 @@ def run(world, *, runs=RUNS, num_samples=16, **kwargs):
 
 
 @pytest.mark.parametrize("resampling", sorted(RESAMPLING))
-def test_evidence_is_unbiased_with_every_scheme(world, resampling):
+def test_z_is_unbiased_with_every_scheme(world, resampling):
     posterior = run(world, num_temperatures=3, moves=1, resampling=resampling, ess_threshold=0.8)
     assert_unbiased(world.z_ratio(posterior), torch.ones(2))
     assert_unbiased(world.mass(posterior), world.exact_mass())
@@ -27,7 +30,7 @@ def test_evidence_is_unbiased_with_every_scheme(world, resampling):
 
 @pytest.mark.parametrize("ess_threshold", [0.0, 0.5, 2.0])
 @pytest.mark.parametrize("with_guide", [False, True])
-def test_evidence_is_unbiased_under_hard_constraints(hard_world, with_guide, ess_threshold):
+def test_z_is_unbiased_under_hard_constraints(hard_world, with_guide, ess_threshold):
     guide = hard_world.guide if with_guide else None
     posterior = run(
         hard_world,
@@ -85,7 +88,7 @@ def test_chosen_temperatures_are_consistent(hard_world, ess_threshold):
 
 
 def test_chosen_temperatures_hit_the_threshold():
-    """Each prompt its own: the effective sample size falls to just below the threshold, or the temperature is 1."""
+    """For each prompt, the effective sample size falls just below the threshold, or lambda is 1."""
     generator = torch.Generator().manual_seed(0)
     spread = torch.tensor([0.1, 3.0, 30.0, 300.0])
     log_ratio = spread * torch.randn(200, 4, generator=generator, dtype=torch.float64)
@@ -102,7 +105,7 @@ def test_chosen_temperatures_hit_the_threshold():
 
 
 def test_impossible_responses_are_tempered():
-    """w^lambda of what is impossible: 1 at 0, 0 at 1, exp(-1) half-way; of what is possible, lambda log w."""
+    """w^lambda of an impossible response: 1 at 0, 0 at 1, exp(-1) at 1/2; else lambda log w."""
     log_ratio = torch.tensor([-torch.inf, 3.0, -2.0], dtype=torch.float64)[:, None].expand(3, 3)
     tempered = log_tempered(log_ratio, torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64))
     assert tempered[0].tolist() == [0.0, -1.0, -torch.inf]
@@ -111,7 +114,7 @@ def test_impossible_responses_are_tempered():
 
 
 def test_temperatures_are_chosen_with_care_where_nothing_possible_was_met():
-    """All particles impossible: equal weights, from which nothing can be learnt. One nat a step, up to 20, and then the end."""
+    """All particles impossible: equal weights. One nat a step up to 20 nats, then the last step."""
     log_ratio = torch.full((10, 2), -torch.inf, dtype=torch.float64)
     temperature, steps = torch.zeros(2, dtype=torch.float64), 0
     while bool((temperature < 1).any()):
@@ -127,7 +130,7 @@ def test_temperatures_are_chosen_with_care_where_nothing_possible_was_met():
 
 
 class Coin:
-    """A decoder without memory: heads (1) with probability 0.3, else tails (2), and seldom the end (0)."""
+    """Decoder without memory: heads (1) with probability 0.3, else tails (2), rarely the end."""
 
     log_prob = torch.tensor([0.001, 0.3, 0.699], dtype=torch.float64).log()
 
@@ -142,7 +145,7 @@ class Coin:
 
 
 def coins(num_tosses, log_likelihood_of):
-    """The model of that many coins, whose log evidence is a function of the number of heads, and its log Z."""
+    """Model of `num_coins` coins and log Z; the reward is a function of the number of heads."""
     space = ResponseSpace(num_tosses, 3, torch.tensor([0]), 0)
 
     def model(prompts):
@@ -163,8 +166,8 @@ def coins(num_tosses, log_likelihood_of):
     return model, log_joint.logsumexp((0, 1))
 
 
-def test_moves_mend_what_resampling_has_made_alike():
-    """Ten coins, 3 nats a head: moves more than halve the error of log Z, for the same number of particles."""
+def test_moves_separate_particles_that_resampling_made_equal():
+    """Ten coins, 3 nats a head: at equal particles, moves more than halve the error of log Z."""
     model, log_z = coins(10, lambda heads: 3.0 * heads)
     prompts = Prompts.from_ids([[1]] * 100, ["toss"] * 100)
     moved = annealed_smc(model, prompts, num_samples=64, num_temperatures=20, moves=4)
@@ -180,9 +183,9 @@ def test_moves_mend_what_resampling_has_made_alike():
 
 
 def test_finds_the_rare_responses_that_are_possible():
-    """At least 8 heads of 10, prior probability 1.5e-3: 64 draws hardly ever have one, but moves come upon them.
+    """At least 8 heads of 10, prior probability 1.5e-3: 64 draws hardly ever have one, moves do.
 
-    Found so, they are a sample, while log Z_hat is not to be trusted, which `num_blind` says.
+    The responses found by moves are a sample. log Z_hat is unreliable, and `num_blind` says so.
     """
     model, log_z = coins(10, lambda heads: torch.where(heads >= 8, 0.0, -torch.inf).double())
     assert 0.001 < log_z.exp() < 0.002
@@ -200,7 +203,7 @@ def test_finds_the_rare_responses_that_are_possible():
 
 
 def test_a_constraint_met_by_a_few_draws_is_weighed_right():
-    """At least 7 heads of 10, prior probability 0.01: five of 500 draws are possible, and Z_hat is unbiased."""
+    """At least 7 heads of 10: five of 500 draws are possible, and Z_hat is unbiased."""
     model, log_z = coins(10, lambda heads: torch.where(heads >= 7, 0.0, -torch.inf).double())
     prompts = Prompts.from_ids([[1]] * 150, ["toss"] * 150)
     posterior = annealed_smc(model, prompts, num_samples=500, num_temperatures=4, moves=1)
@@ -209,7 +212,7 @@ def test_a_constraint_met_by_a_few_draws_is_weighed_right():
 
 
 def test_prompts_do_not_disturb_each_other(world, prior):
-    """Evidence of one prompt 40 nats up, of the other 40 down: on a fixed schedule nothing else changes."""
+    """Add 40 nats at one prompt, -40 at the other: on a fixed schedule nothing else changes."""
 
     def offset(response, is_token):
         return graded(response, is_token) + torch.tensor([40.0, -40.0], dtype=torch.float64)
@@ -228,7 +231,7 @@ def test_prompts_do_not_disturb_each_other(world, prior):
 
 
 def test_diagnostics_are_per_prompt(prior, world):
-    """No evidence at the first prompt, much at the second: one temperature and every move accepted, several and fewer."""
+    """No reward at the first prompt: one temperature, every move accepted. Much at the second."""
     second = torch.tensor([0.0, 4.0], dtype=torch.float64)
     model = world.program(world.log_prior, TokenReward(lambda x, m: second * graded(x, m), prior))
     posterior = annealed_smc(model, world.prompts, num_samples=200)

@@ -1,4 +1,4 @@
-"""Best of n: order statistics against enumeration of every group, and the sampler against order statistics."""
+"""Best of n: order statistics against enumerated groups, the sampler against order statistics."""
 
 import itertools
 import math
@@ -37,8 +37,8 @@ def law(values, prob, n):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
-def test_law_is_that_of_every_group_enumerated(n):
-    """Two prompts, six responses with ties, one of them impossible: all 6^n groups, the best with ties shared."""
+def test_distribution_equals_enumeration_of_every_group(n):
+    """Two prompts, six responses with ties, one impossible: all 6^n groups, ties shared."""
     values = float64([[0.0, 1.0, 1.0, -math.inf, 2.0, 0.0], [3.0, 3.0, 3.0, -1.0, -2.0, 0.5]]).T
     prob = float64([[0.1, 0.2, 0.05, 0.3, 0.15, 0.2], [0.01, 0.01, 0.5, 0.08, 0.1, 0.3]]).T
     by_hand = torch.zeros_like(prob)
@@ -84,7 +84,7 @@ def test_bounds_are_reached_without_ties():
 def test_ratio_is_stable():
     for f, step, n, expected in (
         (0.5, 0.0, 8, math.log(8 * 0.5**7)),  # the limit
-        (0.5, 2.0**-50, 8, math.log(8 * 0.5**7)),  # next to it
+        (0.5, 2.0**-50, 8, math.log(8 * 0.5**7)),  # nearly p = 1/2
         (0.7, 1e-15, 8, math.log(8 * 0.7**7)),  # where 1 - d rounds
         (
             1.0,
@@ -125,7 +125,7 @@ def test_swapped_or_impossible_arguments_are_errors():
 @pytest.mark.parametrize(
     ("values", "prob"), [([0.0, math.nan], [0.5, 0.5]), ([0.0, 1.0], [0.5, math.nan])]
 )
-def test_what_has_no_place_in_the_order_is_refused(values, prob):
+def test_values_without_an_order_are_refused(values, prob):
     with pytest.raises(
         ValueError, match=r"is (NaN|nan) at index \(1, 0\), expected (numbers|probabilities)"
     ):
@@ -133,7 +133,7 @@ def test_what_has_no_place_in_the_order_is_refused(values, prob):
 
 
 @pytest.mark.parametrize("prob", [[0.3, 1.5], [-0.5, 0.5]])
-def test_what_is_no_probability_has_no_law(prob):
+def test_numbers_that_are_no_probability_are_refused(prob):
     with pytest.raises(ValueError, match="expected probabilities, from 0 to 1"):
         level_cdf(float64([0.0, 1.0])[:, None], float64(prob)[:, None])
 
@@ -149,8 +149,8 @@ def test_levels_are_added_up_in_double_precision():
 
 @pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize("impossible", [None, 7])
-def test_sampler_has_the_exact_law(small_prior, verdicts, guide, guided, impossible):
-    """And its diagnostics, from the draws alone, are those of the exact law."""
+def test_sampler_has_the_exact_distribution(small_prior, verdicts, guide, guided, impossible):
+    """The diagnostics, from the draws alone, agree with the exact distribution."""
     model, n = graded_model(small_prior, impossible=impossible), 3
     posterior = best_of_n(
         model, verdicts, guide=guide if guided else None, num_samples=12000, n=n, chunk=4096
@@ -177,7 +177,7 @@ def test_sampler_has_the_exact_law(small_prior, verdicts, guide, guided, impossi
 
 
 def test_ties_are_broken_uniformly(small_prior, verdicts):
-    """All responses tie, so that best of n is the proposal; to keep the first, or the commonest, would be another law."""
+    """All responses tie: best of n is the proposal. The first or the commonest would not be."""
     flat = lambda prompts: pyro.sample("response", small_prior(prompts))  # noqa: E731
     posterior = best_of_n(flat, verdicts, num_samples=16000, n=4, chunk=4096)
     support = small_prior(verdicts).enumerate_support()
@@ -189,7 +189,7 @@ def test_ties_are_broken_uniformly(small_prior, verdicts):
     assert torch.allclose(posterior.diagnostics["win_rate"], torch.full((2,), 0.5).double())
 
 
-def test_prompts_of_very_different_evidence_do_not_disturb_each_other(small_prior, verdicts):
+def test_prompts_of_very_different_rewards_do_not_disturb_each_other(small_prior, verdicts):
     runs = []
     for offset in (None, float64([40.0, -40.0])):
         pyro.set_rng_seed(1)
@@ -216,7 +216,7 @@ def test_any_distribution_at_the_site(prompts):
     assert torch.allclose(posterior.diagnostics["kl"], posterior.diagnostics["kl_bound"], rtol=1e-3)
 
 
-def test_what_does_not_fill_a_group_is_not_drawn(model, prompts):
+def test_draws_that_do_not_fill_a_group_are_not_drawn(model, prompts):
     assert best_of_n(model, prompts, num_samples=50, n=16).response.shape == (3, 2, 2)
 
 

@@ -21,7 +21,7 @@ def test_is_the_truth(model, prompts, truth):
     assert torch.allclose(posterior.mean(truth.log_likelihood), exact, rtol=1e-12, atol=0)
 
 
-def test_takes_what_every_sampler_takes(model, prompts, truth, guide):
+def test_takes_the_arguments_of_every_sampler(model, prompts, truth, guide):
     posterior = enumerate_posterior(model, prompts, guide=guide, num_samples=3)
     assert torch.equal(posterior.log_weight, truth.log_joint)
 
@@ -44,7 +44,7 @@ def test_no_support_names_the_prompt(small_prior, prompts):
         enumerate_posterior(nothing_for_the_second(small_prior), prompts)
 
 
-def test_what_cannot_be_listed_is_refused(small_prior, model, prompts):
+def test_responses_that_cannot_be_listed_are_refused(small_prior, model, prompts):
     def counting(prompts):
         with pyro.plate("prompts", len(prompts), dim=-1):
             return pyro.sample("response", dist.Poisson(torch.ones(len(prompts), 1)).to_event(1))

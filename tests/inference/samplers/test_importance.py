@@ -73,7 +73,7 @@ def test_diagnostics(small_prior, prompts, guide):
     assert posterior.diagnostics["pareto_k"].shape == (2,)
 
 
-def test_prior_is_not_scored_when_it_proposes(small_prior, prompts, monkeypatch):
+def test_a_prior_that_proposes_is_not_scored(small_prior, prompts, monkeypatch):
     monkeypatch.setattr("model.prior.response_distribution.ResponseDistribution.log_prob", _refuse)
     importance_sampling(graded_model(small_prior), prompts, num_samples=4)
 
@@ -82,7 +82,7 @@ def _refuse(*_):
     raise AssertionError("scored")
 
 
-def test_prompts_of_very_different_evidence_do_not_disturb_each_other(small_prior, prompts, guide):
+def test_prompts_of_very_different_rewards_do_not_disturb_each_other(small_prior, prompts, guide):
     offset = torch.tensor([40.0, -40.0], dtype=torch.float64)
     plain, shifted = [
         _seeded(
@@ -128,7 +128,7 @@ def test_nothing_to_draw_is_an_error(model, prompts):
 
 
 def test_any_distribution_at_the_site(prompts):
-    """Normal prior and Gaussian evidence, whose posterior and Z are known; the guide is a Student."""
+    """Normal prior, Gaussian likelihood, known posterior and Z; the guide is a Student."""
 
     def model(prompts):
         with pyro.plate("prompts", len(prompts), dim=-1):

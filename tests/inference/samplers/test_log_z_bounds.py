@@ -1,4 +1,7 @@
-"""Bounds on log Z from both sides: they bracket it, close as particles are added, and at one particle are the divergences."""
+"""Bounds on log Z from both sides: the gap closes as particles are added.
+
+At one particle the gaps are the divergences.
+"""
 
 import importlib
 import itertools
@@ -17,7 +20,7 @@ RUNS = 300
 
 
 def bounds_of(world, num_samples, **kwargs):
-    """From RUNS runs for each prompt, as 2 samples for RUNS / 2 repeats of it."""
+    """Bounds from RUNS runs for each prompt, as 2 samples for RUNS / 2 repeats of the prompt."""
     samples = world.exact_samples(RUNS).view(
         2, RUNS, 3
     )  # repeats alternate between the prompts, as `repeated` does
@@ -59,7 +62,7 @@ def test_of_one_particle_the_gap_is_the_symmetrised_divergence(world, with_guide
 @pytest.mark.parametrize("ess_threshold", [0.0, 0.7, 2.0])
 @pytest.mark.parametrize("with_guide", [False, True])
 def test_given_an_exact_sample_the_inverse_is_unbiased(world, with_guide, ess_threshold):
-    """E[Z / Z_hat] = 1: an identity that any slip in keeping the particle, its ancestors or its weight would break."""
+    """E[Z / Z_hat] = 1: an error in the kept particle, its ancestors or its weight breaks this."""
     runs = 3_000
     posterior = grow(
         world.model,
@@ -90,7 +93,7 @@ def test_the_retained_response_is_particle_0(world, ess_threshold):
     assert torch.equal(posterior.response[0], samples)
 
 
-def test_hard_evidence_has_an_upper_bound(hard_world):
+def test_hard_constraint_has_an_upper_bound(hard_world):
     bounds = bounds_of(hard_world, 32, ess_threshold=0.5)
     log_z = hard_world.truth.log_z.mean().item()
     assert (
@@ -101,7 +104,7 @@ def test_hard_evidence_has_an_upper_bound(hard_world):
     assert 0 < bounds.gap.value < 0.4
 
 
-def test_resampling_is_the_scheme_whose_conditional_law_is_known(world, monkeypatch):
+def test_resampling_is_the_scheme_with_a_known_conditional_distribution(world, monkeypatch):
     schemes = []
     monkeypatch.setattr(
         importlib.import_module("inference.samplers.log_z_bounds"),
@@ -119,7 +122,7 @@ def test_one_sample_has_no_standard_error(world):
     assert math.isfinite(bounds.gap.value)
 
 
-def test_what_is_no_posterior_sample_is_refused(world, hard_world):
+def test_response_that_is_no_posterior_sample_is_refused(world, hard_world):
     with pytest.raises(
         ValueError, match=r"posterior_sample has shape \(3, 3\), expected \(R, 2, T\)"
     ):

@@ -1,4 +1,4 @@
-"""Every registered sampler against what theory promises of it. An entry of the registry without a claim here fails."""
+"""Every registered sampler against theory. An entry of the registry without a claim here fails."""
 
 import math
 
@@ -37,7 +37,7 @@ UNBIASED_Z = {
 
 
 def sampled(name, model, prompts, guide=None, num_samples=1024, truth=None):
-    """By the registry; rejection is told the bound, which it cannot know of a model that is a plain function."""
+    """Sample by the registry, with the bound for rejection, unknown for a plain function."""
     if not SAMPLERS[name].needs_bound:
         return SAMPLERS[name](model, prompts, guide=guide, num_samples=num_samples)
     log_weight = truth.log_joint - (truth.log_prior if guide is None else truth.log_guide(guide))
@@ -53,7 +53,7 @@ def frequencies(posterior, truth):
 
 
 def chance(truth, posterior):
-    """The distance in total variation that so many draws do not reach but once in 3 million times, `[N]` (McDiarmid)."""
+    """Total variation that as many draws exceed once in 3 million times, `[N]` (McDiarmid)."""
     size = posterior.diagnostics.get("effective_sample_size", posterior.effective_sample_size)
     p = truth.log_posterior.exp()
     return 0.5 * (p * (1 - p) / size).sqrt().sum(0) + (7.5 / size).sqrt()
@@ -70,7 +70,7 @@ def test_every_sampler_has_a_claim():
 
 @pytest.mark.parametrize("from_guide", [False, True], ids=["from the prior", "from a guide"])
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_weighted_draws_have_the_law_that_is_claimed(name, from_guide):
+def test_weighted_draws_have_the_claimed_distribution(name, from_guide):
     model, guide = Target(bounded), Table(1) if from_guide else None
     truth = Enumeration(model, TWO)
     posterior = sampled(name, model, TWO, guide, 20_000, truth)
@@ -105,7 +105,7 @@ def test_estimate_of_z_is_unbiased_or_absent(name, from_guide):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_impossible_responses_get_no_weight(name):
-    """Hard evidence: half of the words are impossible."""
+    """Hard constraint: half of the words are impossible."""
 
     def reward(_, response):
         return torch.where(response[..., 0] == 2, -math.inf, 0.3 * response[..., 1].double())
@@ -135,7 +135,7 @@ def test_no_possible_draw_is_an_error_that_names_the_prompt(name):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_prompts_of_very_different_evidence_do_not_disturb_each_other(name):
+def test_prompts_of_very_different_rewards_do_not_disturb_each_other(name):
     def reward(prompts, response):
         return bounded(prompts, response) + 20.0 * (prompts.ids[:, -1] - 1.5)
 

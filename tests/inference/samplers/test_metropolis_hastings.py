@@ -1,4 +1,4 @@
-"""Metropolis-Hastings: thousands of chains side by side, whose last states are independent, against the posterior."""
+"""Metropolis-Hastings: the independent last states of thousands of chains, and the posterior."""
 
 import importlib
 import math
@@ -41,7 +41,7 @@ def test_chains_converge_to_the_posterior(small_prior, verdicts, guide, whole, g
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_sampler_is_consistent_and_knows_that_it_mixed(small_prior, verdicts, whole):
+def test_sampler_is_consistent_and_diagnoses_mixing(small_prior, verdicts, whole):
     model = graded_model(small_prior, beta=1.5)
     posterior = metropolis_hastings(
         model, verdicts, num_samples=4800, num_chains=32, warmup=0.1, whole=whole
@@ -56,9 +56,8 @@ def test_sampler_is_consistent_and_knows_that_it_mixed(small_prior, verdicts, wh
     variance = (truth.log_posterior.exp() * (truth.log_likelihood - exact).square()).sum(0)
     assert ((posterior.mean(value) - exact).abs() < 5 * (variance / size).sqrt()).all()
     assert ((size > 500) & (size < 135 * 32)).all()
-    halves = (
-        2 * 32
-    )  # of chains: their means differ as those of size / halves independent draws do, to five errors of that
+    # means of half chains differ like means of size / halves independent draws, to five errors
+    halves = 2 * 32
     difference = halves / size * (1 + 5 * (2 / (halves - 1)) ** 0.5)
     assert ((posterior.diagnostics["r_hat"].square() - 1).abs() < difference).all()
     assert (
@@ -67,7 +66,10 @@ def test_sampler_is_consistent_and_knows_that_it_mixed(small_prior, verdicts, wh
 
 
 def test_acceptance_of_whole_moves_is_exact(small_prior, prompts):
-    """At stationarity E min(1, w(x')/w(x)) over x ~ p*, x' ~ p0, which is a double sum; near 1 for the second prompt."""
+    """At stationarity, E min(1, w(x')/w(x)) over x ~ p*, x' ~ p0 is a double sum.
+
+    Near 1 for the second prompt.
+    """
     model = graded_model(small_prior)
     truth = Enumeration(model, prompts)
     posterior = metropolis_hastings(model, prompts, num_samples=20000, num_chains=1000, whole=True)
@@ -101,8 +103,8 @@ def test_kernel_is_one_of_pyros(small_prior, model, prompts, guide):
     assert mcmc.get_samples()["response"].shape == (7, 5, 1, 2)
 
 
-def test_kernel_starts_where_it_is_told(model, prompts):
-    """A start that every move is refused from: evidence far above all other."""
+def test_kernel_starts_at_the_initial_parameters(model, prompts):
+    """Start at a response with a reward far above all others: every move is refused."""
     start = torch.tensor([7, 0]).expand(4, 2, 2)
 
     def steep(prompts):
@@ -136,7 +138,7 @@ def test_acceptance_counts_the_kept_moves_only(model, prompts, monkeypatch):
     assert (kernel.diagnostics()["acceptance"] == 0).all()
 
 
-def test_prompts_of_very_different_evidence_do_not_disturb_each_other(small_prior, verdicts, guide):
+def test_prompts_of_very_different_rewards_do_not_disturb_each_other(small_prior, verdicts, guide):
     runs = []
     for offset in (None, torch.tensor([40.0, -40.0]).double()):
         pyro.set_rng_seed(1)
@@ -162,7 +164,7 @@ def test_chains_never_visit_the_impossible(small_prior, verdicts, whole):
 
 
 def test_start_that_is_hard_to_find_is_taken_from_another_chain(small_prior):
-    """About one draw in 50 is possible: of 32 chains some find one in 11 draws, and the others join them."""
+    """About one draw in 50 is possible: some of 32 chains find one, and the others join them."""
     alone = small_prior.encode(["the film was"])
     truth = Enumeration(graded_model(small_prior), alone)
     rare = truth.support[(truth.log_prior[:, 0] - math.log(0.02)).abs().argmin(), 0]
@@ -176,7 +178,7 @@ def test_start_that_is_hard_to_find_is_taken_from_another_chain(small_prior):
     assert (posterior.response == rare).all()
     assert (
         posterior.diagnostics["r_hat"].isnan().all()
-    )  # the evidence never varies: nothing can be told
+    )  # the log likelihood never varies: no diagnosis is possible
 
 
 def test_no_support_names_the_prompt(small_prior, prompts, guide):

@@ -68,14 +68,16 @@ def test_accepted_draws_are_the_posteriors(small_prior, verdicts, truth_of_verdi
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_z_hat_is_unbiased(small_prior, sampler):
-    """1000 copies of a prompt are 1000 runs of 64 draws; short runs whose acceptance decided would be biased."""
+    """1000 copies of a prompt are 1000 runs of 64 draws; stopping on acceptance would be biased."""
     model = graded_model(small_prior)
     log_z = Enumeration(model, small_prior.encode(["the film was"])).log_z.item()
     posterior = sampler(model, small_prior.encode(["the film was"] * 1000), num_samples=64)
     assert_mean((posterior.log_z - log_z).exp(), 1.0, precision=0.007)
 
 
-def test_quasi_rejection_has_the_law_it_states(small_prior, verdicts, truth_of_verdicts, guide):
+def test_quasi_rejection_has_the_stated_distribution(
+    small_prior, verdicts, truth_of_verdicts, guide
+):
     truth = truth_of_verdicts
     log_guide = truth.log_guide(guide)
     log_bound = (
@@ -100,7 +102,7 @@ def test_quasi_rejection_has_the_law_it_states(small_prior, verdicts, truth_of_v
 
 
 def test_quasi_rejection_sets_its_bound_by_a_pilot(small_prior, verdicts, truth_of_verdicts):
-    """The 0.99 quantile of a law with levels is one of its levels, which can be worked out."""
+    """The 0.99 quantile of a distribution with levels is a known level."""
     pyro.set_rng_seed(0)
     posterior = quasi_rejection_sampling(
         graded_model(small_prior), verdicts, num_samples=8000, chunk=4000
@@ -120,7 +122,10 @@ def test_quasi_rejection_sets_its_bound_by_a_pilot(small_prior, verdicts, truth_
 
 
 def test_published_figures():
-    """Target Poisson(11), proposal Poisson(10). The published KL is KL(p || p_b); the other way gives .0177 at b = 1."""
+    """Target Poisson(11), proposal Poisson(10). The published KL is KL(p || p_b).
+
+    KL(p_b || p) is .0177 at b = 1.
+    """
     log_p, log_q = poisson_table(11), poisson_table(10)
     assert 0.5 * (log_p.exp() - log_q.exp()).abs().sum().item() == pytest.approx(0.1232, abs=5e-5)
     published = {
@@ -147,7 +152,7 @@ def poisson_table(rate, size=80):
 
 
 def poisson_model(rate):
-    """p* = Poisson(11) and Z = exp(-1), from any prior Poisson(rate): not a language model, and not ours."""
+    """p* = Poisson(11) and Z = exp(-1), from any prior Poisson(rate); not a language model."""
 
     def model(prompts):
         with pyro.plate("prompts", len(prompts), dim=-1):
@@ -167,7 +172,7 @@ def poisson(rate, prompts):
 @pytest.mark.parametrize("b", [1, 2, 3])
 @pytest.mark.parametrize("guided", [False, True])
 def test_sampler_finds_the_published_figures(small_prior, b, guided):
-    """40 copies of a prompt are 40 runs. With a guide the prior is Poisson(8) and the guide Poisson(10)."""
+    """40 copies of a prompt are 40 runs. With a guide: prior Poisson(8), guide Poisson(10)."""
     copies = small_prior.encode(["the"] * 40)
     guide = (lambda prompts: pyro.sample("response", poisson(10, prompts))) if guided else None
     posterior = quasi_rejection_sampling(
@@ -186,11 +191,11 @@ def test_sampler_finds_the_published_figures(small_prior, b, guided):
     accepted = posterior.response[posterior.log_weight == 0].long().flatten()
     law = torch.minimum(log_p, math.log(b) + log_q).softmax(0)
     assert misfit(torch.bincount(accepted, minlength=80)[:, None], law[:, None]) < 5
-    if b == 1:  # at 2 and 3 it is about as good as the target
+    if b == 1:  # at b of 2 and 3 the draws are about as good as the target
         assert misfit(torch.bincount(accepted, minlength=80)[:, None], log_p.exp()[:, None]) > 10
 
 
-def test_prompts_of_very_different_evidence_do_not_disturb_each_other(small_prior, verdicts):
+def test_prompts_of_very_different_rewards_do_not_disturb_each_other(small_prior, verdicts):
     offset = torch.tensor([40.0, -40.0], dtype=torch.float64)
     for sampler, bound in (
         (rejection_sampling, torch.tensor([2.0, 2.0])),
@@ -253,7 +258,7 @@ def test_no_support_names_the_prompt(small_prior, prompts, sampler):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_nothing_accepted_says_how_rare_it_is(small_prior, prompts, sampler):
+def test_error_without_acceptance_names_the_rate(small_prior, prompts, sampler):
     with pytest.raises(
         NoSupportError,
         match=r"none of 16 draws for 'the film was' was accepted: .* one in exp\((99|100|101)",

@@ -1,4 +1,4 @@
-"""Resampling: counts of ancestors are K W_j on average, and no further off than the scheme allows."""
+"""Resampling: counts of ancestors are K W_j on average, with the error that a scheme allows."""
 
 import math
 
@@ -30,12 +30,12 @@ def name(request):
 
 
 def counts_of(ancestors):
-    """How often each particle is an ancestor, `[K, N]`."""
+    """Number of times that each particle is an ancestor, `[K, N]`."""
     return torch.nn.functional.one_hot(ancestors, len(ancestors)).sum(0).T
 
 
 def repeated_counts(scheme):
-    """Counts of independent runs, `[K, R, 4]`: prompts are repeated, which are resampled each by itself."""
+    """Counts of independent runs, `[K, R, 4]`: repeated prompts are resampled independently."""
     return counts_of(scheme(PROBABILITY.repeat(1, RUNS))).view(len(PROBABILITY), RUNS, 4)
 
 
@@ -55,7 +55,10 @@ def test_every_place_is_filled_by_a_particle_with_weight(name):
 
 
 def test_how_far_counts_stray():
-    """Systematic: K W_j rounded down or up. Residual: at least rounded down. Stratified: less than 2 off. Variance in order."""
+    """Systematic: K W_j rounded down or up. Residual: at least rounded down. Stratified: error < 2.
+
+    The variances are in this order.
+    """
     expected = (len(PROBABILITY) * PROBABILITY)[:, None]
     counts = {name: repeated_counts(scheme).double() for name, scheme in RESAMPLING.items()}
     assert (counts["systematic"] >= (expected - 1e-9).floor()).all()
@@ -86,7 +89,7 @@ def test_a_point_at_the_very_end_does_not_fall_on_a_dead_particle(monkeypatch):
 
 
 def test_only_degenerate_prompts_are_resampled(name):
-    """Ten equal weights at the first prompt; all the weight on one at the second: the first is left as it is."""
+    """Ten equal weights at the first prompt, one weight at the second: the first is unchanged."""
     log_weight = torch.zeros(10, 2, dtype=torch.float64)
     log_weight[:, 0] += 5.0
     log_weight[3, 1] = 40.0

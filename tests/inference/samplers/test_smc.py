@@ -1,4 +1,7 @@
-"""Sequential Monte Carlo: unbiased whatever is proposed, twisted or resampled, and exact where the twist is."""
+"""Sequential Monte Carlo: unbiased for every proposal, twist and resampling scheme.
+
+With the exact twist the estimate is exact.
+"""
 
 import copy
 import math
@@ -21,7 +24,7 @@ RUNS = 1_000
 
 
 def rough_twist(prompts, response, t):
-    """Any function of the first t tokens will do; what follows them must not matter, so it is looked at not."""
+    """Twist that is an arbitrary function of the first t tokens and ignores the tokens after."""
     return torch.sin(3.0 * response[..., :t].sum(-1) + t).double()
 
 
@@ -33,7 +36,7 @@ def run(world, *, runs=RUNS, num_samples=16, **kwargs):
 
 @pytest.mark.parametrize("ess_threshold", [0.6, 2.0])
 @pytest.mark.parametrize("resampling", sorted(RESAMPLING))
-def test_evidence_is_unbiased_with_every_scheme(world, resampling, ess_threshold):
+def test_z_is_unbiased_with_every_scheme(world, resampling, ess_threshold):
     """Z_hat and Z_hat times a weighted mean, with guide and twist."""
     twist = LikelihoodTwist(world.model, 0.7)
     posterior = run(
@@ -51,7 +54,7 @@ def test_evidence_is_unbiased_with_every_scheme(world, resampling, ess_threshold
 
 @pytest.mark.parametrize("twist", [None, rough_twist, "reward", "optimal"])
 @pytest.mark.parametrize("proposal", ["prior", "guide"])
-def test_evidence_is_unbiased_with_every_proposal_and_twist(world, proposal, twist):
+def test_z_is_unbiased_with_every_proposal_and_twist(world, proposal, twist):
     twist = {"reward": LikelihoodTwist(world.model), "optimal": world.optimal_twist}.get(
         twist, twist
     )
@@ -65,7 +68,7 @@ def test_evidence_is_unbiased_with_every_proposal_and_twist(world, proposal, twi
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.3])
-def test_evidence_is_unbiased_where_most_beginnings_are_impossible(hard_world, scale):
+def test_z_is_unbiased_if_most_prefixes_are_impossible(hard_world, scale):
     twist = LikelihoodTwist(hard_world.model, scale)
     posterior = run(hard_world, twist=twist, num_samples=32, ess_threshold=0.9)
     assert (posterior.diagnostics["num_resamplings"] > 0).double().mean() > 0.4
@@ -75,7 +78,7 @@ def test_evidence_is_unbiased_where_most_beginnings_are_impossible(hard_world, s
 
 @pytest.mark.parametrize("twist", [None, rough_twist])
 def test_without_resampling_weights_are_those_of_importance_sampling(world, twist):
-    """The twist cancels, of responses that end early too; and what is sampled is what is scored."""
+    """The twist cancels, also in responses that end early; samples are scored as sampled."""
     model, guide, prompts = world.network_model, world.network_guide, world.prompts
     posterior = sequential_monte_carlo(
         model, prompts, guide=guide, num_samples=500, twist=twist, ess_threshold=0.0
@@ -102,7 +105,7 @@ def test_temperature_of_prior_and_guide_is_in_the_weights(world):
 
 @pytest.mark.parametrize("with_guide", [False, True])
 def test_a_real_cache_is_reordered(world, with_guide):
-    """Networks in place of tables: a particle must go on from the keys and values of its ancestor."""
+    """Networks, not tables: a particle continues from the keys and values of its ancestor."""
     guide = world.network_guide if with_guide else None
     prompts = world.repeated(300)
     posterior = sequential_monte_carlo(
@@ -154,7 +157,7 @@ def test_means_approach_those_of_the_posterior(world):
 
 
 def test_prompts_do_not_disturb_each_other(world, prior):
-    """Evidence of one prompt 40 nats up, of the other 40 down: the same responses, weights and resamplings as without."""
+    """Add 40 nats at one prompt, -40 at the other: same responses, weights and resamplings."""
 
     def offset(response, is_token):
         return graded(response, is_token) + torch.tensor([40.0, -40.0], dtype=torch.float64)
@@ -181,12 +184,12 @@ def test_prompts_do_not_disturb_each_other(world, prior):
 
 
 def test_a_prompt_that_does_not_degenerate_is_left_alone(world):
-    """A twist for one prompt only: the other is never resampled, and keeps all its roots and equal weights."""
+    """Twist for one prompt: the other is never resampled, with all roots and equal weights."""
 
     def lopsided(prompts, response, t):
         return rough_twist(prompts, response, t) * torch.tensor([5.0, 0.0])
 
-    free = world.program(world.log_prior)  # no evidence: Z = 1
+    free = world.program(world.log_prior)  # no reward: Z = 1
     posterior = sequential_monte_carlo(free, world.prompts, num_samples=50, twist=lopsided)
     assert posterior.diagnostics["num_resamplings"][0] > 0
     assert posterior.diagnostics["num_resamplings"][1] == 0
@@ -199,7 +202,7 @@ def test_a_prompt_that_does_not_degenerate_is_left_alone(world):
 
 
 def test_decoding_is_not_done_for_nothing(world, monkeypatch):
-    """The prior is run once if it is the proposal, states are selected only to resample, and decoding stops when all ended."""
+    """Run the prior once as the proposal, select states only to resample, stop when all ended."""
     network, selected = world.network_model.prior.network, []
     calls = []
     hook = network.register_forward_pre_hook(
@@ -214,7 +217,7 @@ def test_decoding_is_not_done_for_nothing(world, monkeypatch):
         program = (
             3,
             1,
-        )  # running the model to find its distribution samples from it: passes, selections
+        )  # running the model for its distribution samples a response: passes, selections
         assert (len(calls), len(selected)) == (program[0] + 3, program[1] + 1)
         calls.clear()
         posterior = sequential_monte_carlo(
@@ -233,8 +236,8 @@ def only_end(world):
     return world.program(tables)
 
 
-def test_evidence_twist_is_that_of_the_closed_beginning(hard_world):
-    """Closed by the end id, scaled; floored where it may still become possible, and not where the response has ended."""
+def test_likelihood_twist_scores_the_closed_prefix(hard_world):
+    """The prefix is closed by the end id and scaled; floored unless the response has ended."""
     twist = LikelihoodTwist(hard_world.network_model, 0.5, floor=2.0)
     good, bad = 7, 8
     response = torch.tensor([[good, 0, 0], [bad, 0, 0], [bad, good, 0], [0, 0, 0]])[:, None].expand(
@@ -275,7 +278,7 @@ def test_no_possible_response_is_an_error(world, prior):
 
 
 def test_a_twist_of_zero_is_final(world):
-    """-inf for all that begin with `very`: their weights are 0, none NaN, and the rest estimates its own share of Z."""
+    """-inf for prefixes with `very`: weights 0, none NaN; the rest estimates its share of Z."""
 
     def forbid(prompts, response, t):
         return torch.where(response[..., 0] == 6, -torch.inf, 0.0)
@@ -291,7 +294,7 @@ def test_a_twist_of_zero_is_final(world):
 
 
 def test_a_response_that_ended_keeps_the_twist_it_ended_with(world):
-    """Half of the responses end at once; what the twist says of them one token later does not matter, not even -inf."""
+    """Half of the responses end at once; later twists of these do not matter, not even -inf."""
     tables = [table.clone() for table in world.log_prior]
     tables[1][:, 0] = 0.0
     guide = world.program(tables)

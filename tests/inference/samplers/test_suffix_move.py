@@ -1,4 +1,4 @@
-"""The suffix move: it leaves its target as it is, for any target and any proposal."""
+"""The suffix move leaves the target invariant, for any target and any proposal."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def run_moves(world, distribution, score, response, num_moves, **kwargs):
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("proposal", ["prior", "guide"])
 def test_posterior_is_invariant(world, proposal, whole):
-    """Chains that start from exact posterior samples stay so: lengths, first tokens and each of the common responses."""
+    """Chains from exact posterior samples stay exact: lengths, first tokens, common responses."""
     program = world.program(world.log_prior) if proposal == "prior" else world.guide
     distribution = response_distribution(program, world.prompts)
     table = log_weight_table(world, program)
@@ -67,7 +67,7 @@ def test_posterior_is_invariant(world, proposal, whole):
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_chains_reach_the_posterior_from_anywhere(world, whole):
-    """From one and the same response the law becomes the posterior."""
+    """The distribution of chains from a single response converges to the posterior."""
     distribution = response_distribution(world.program(world.log_prior), world.prompts)
     table = log_weight_table(world, world.program(world.log_prior))
     start = world.truth.support[world.truth.log_prior.argmax(0), torch.arange(2)].expand(
@@ -84,7 +84,7 @@ def test_chains_reach_the_posterior_from_anywhere(world, whole):
 
 
 def test_impossible_is_left_at_once_and_never_entered(world):
-    """Zero weight everywhere but at responses that begin with `very` (6): a chain outside accepts anything."""
+    """Weight only for responses that begin with `very` (6): a chain outside accepts any move."""
     distribution = response_distribution(world.program(world.log_prior), world.prompts[[0, 0]])
 
     def score(response):
@@ -100,7 +100,7 @@ def test_impossible_is_left_at_once_and_never_entered(world):
     assert (moved[~inside][:, 0] == 6).any()
 
 
-def test_what_is_rejected_stays(world):
+def test_a_rejected_move_leaves_the_response(world):
     distribution = response_distribution(world.guide, world.prompts)
     response = distribution.sample((50,))
     log_weight = torch.zeros(50, 2, dtype=torch.float64)
@@ -113,7 +113,7 @@ def test_what_is_rejected_stays(world):
 
 
 def test_redraws_keep_a_uniform_prefix(prior, prompts):
-    """Where the target is the proposal and lengths agree, a truncated response keeps 0, 1 or 2 tokens alike."""
+    """If the target is the proposal, a truncated response keeps 0, 1 or 2 tokens equally often."""
     distribution = prior(prompts)
     support = distribution.enumerate_support()
     long = support[support[:, 0, :2].ne(0).all(-1)][-1].expand(

@@ -1,7 +1,7 @@
-"""A world of three tokens a response for the samplers: evidence that comes token by token, and tables of what is exact.
+"""World of three tokens a response for the samplers: token-wise rewards and exact tables.
 
-Prior and guide are read off tables of the enumerated network, which makes thousands of runs cheap. Runs are repeated by
-repeating prompts: N = 2 R prompts are R independent runs for each of two.
+Prior and guide are tables of the enumerated network, and thousands of runs are cheap. Repeated
+prompts are repeated runs: N = 2 R prompts are R independent runs for each of two prompts.
 """
 
 import math
@@ -26,7 +26,7 @@ def graded(response, is_token):
 
 
 def hard(response, is_token):
-    """Says good (7) or dull (9): the beginning of a response that will is impossible as long as it has not."""
+    """Constraint: the response says good (7) or dull (9). A prefix without is impossible so far."""
     return graded(response, is_token).where(((response == 7) | (response == 9)).any(-1), -torch.inf)
 
 
@@ -76,7 +76,7 @@ class World:
         return (posterior.log_z.view(-1, 2) - self.truth.log_z).exp()
 
     def mass(self, posterior):
-        """Z_hat times the weighted mean of two functions, `[R, 2, 2]`, unbiased for `exact_mass`."""
+        """Z_hat times the weighted means of two functions, `[R, 2, 2]`: unbiased estimates."""
         means = torch.stack([posterior.mean(f) for f in _functions(posterior.response)], -1)
         return (posterior.log_z[:, None].exp() * means).view(-1, 2, 2)
 
@@ -93,7 +93,7 @@ class World:
         return self.truth.support.gather(0, picked[..., None].expand(-1, -1, 3))
 
     def _tables(self, log_mass):
-        """log of the sums over all responses that begin with the same t tokens, `[2, NUM_WORDS^t]`, for t from 0 to 3."""
+        """Log sums over responses with the same t first tokens, `[2, NUM_WORDS^t]`, t = 0 to 3."""
         codes = [code_of(self.truth.support[..., :t]).T for t in range(4)]
         zeros = (torch.zeros(2, NUM_WORDS**t, dtype=torch.float64) for t in range(4))
         return [
@@ -103,7 +103,7 @@ class World:
 
 
 def assert_unbiased(values, expected, power=0.04):
-    """The mean of independent `values` `[R, ...]` is `expected`, and their number is enough to tell."""
+    """Check that the mean of independent `values` `[R, ...]` is `expected`, with enough runs."""
     standard_error = values.std(0) / len(values) ** 0.5
     assert (standard_error < power * abs(expected)).all(), f"no power: {standard_error / expected}"
     off = (values.mean(0) - expected) / standard_error
@@ -111,9 +111,9 @@ def assert_unbiased(values, expected, power=0.04):
 
 
 def assert_falls(before, after, factor):
-    """The mean of squared errors of independent runs `[R, ...]` falls by `factor`, and their number is enough to tell.
+    """Check that the mean of squared errors `[R, ...]` of independent runs falls by `factor`.
 
-    At most five standard errors of the logarithm of its fall are missing, which are fewer than the fall.
+    At most five standard errors of the logarithm of the fall may be missing, fewer than the fall.
     """
     fall = (before.mean(0) / after.mean(0)).log()
     error = torch.hypot(
@@ -126,7 +126,7 @@ def assert_falls(before, after, factor):
 
 
 def code_of(prefix):
-    """One number for each sequence of tokens, `[..., t]` -> `[...]`."""
+    """Number of each sequence of tokens, `[..., t]` -> `[...]`."""
     code = torch.zeros(prefix.shape[:-1], dtype=torch.long)
     for t in range(prefix.shape[-1]):
         code = code * NUM_WORDS + prefix[..., t]
@@ -142,7 +142,7 @@ class TableState:
 
 
 class TableDecoder:
-    """p(x_t | x_<t) read off tables of log p(x_<=t) up to a constant; prompts alternate between the two of the tables."""
+    """p(x_t | x_<t) from tables of log p(x_<=t) up to a constant, for two alternating prompts."""
 
     def __init__(self, log_tables):
         self.log_tables = log_tables
@@ -165,7 +165,7 @@ class TableDecoder:
 
 
 def _functions(response):
-    """Two functions of a response: is the third token `good` or the end; does it begin with `not` or `film`."""
+    """Two indicators: the third token is `good` or the end; the first is `not` or `film`."""
     return torch.isin(response[..., 2], torch.tensor([7, 0])).double(), torch.isin(
         response[..., 0], torch.tensor([5, 2])
     ).double()
