@@ -1,4 +1,4 @@
-"""When do token-level gradients have less noise than leave-one-out?
+"""Noise of token-level gradients against leave-one-out.
 
 Reward-to-go and the analytic KL leave out of each token's credit the terms that the token cannot
 have caused.

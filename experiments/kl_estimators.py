@@ -1,4 +1,4 @@
-"""Which KL do the popular implementations of the KL penalty optimise?
+"""The KL that each popular implementation of the KL penalty optimises.
 
 k1, k2 and k3 (Schulman 2020) estimate KL(q || p0) from samples. An implementation puts one of them
 into the reward, or differentiates it as a loss, token by token or for the whole response.

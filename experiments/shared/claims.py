@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,31 @@ class Finding(NamedTuple):
 
     statement: str
     held: bool
+
+    @classmethod
+    def of_limits(
+        cls,
+        subject: str,
+        values: Iterable[float],
+        *,
+        above: float = -math.inf,
+        below: float = math.inf,
+    ) -> Finding:
+        """All values lie strictly between two limits. NaN does not.
+
+        Args:
+            subject: name of the values in the statement, to which values and limits are added.
+            values: one or more.
+            above: lower limit.
+            below: upper limit.
+        """
+        values = list(values)
+        numbers = " and ".join(f"{value:.2g}" for value in values)
+        limits = {"above": above, "below": below}
+        text = ", ".join(
+            f"{name} {limit:.3g}" for name, limit in limits.items() if math.isfinite(limit)
+        )
+        return cls(f"{subject}: {numbers} ({text})", all(above < value < below for value in values))
 
 
 def largest(values: Iterable[float]) -> float:

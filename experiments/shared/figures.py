@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -60,37 +60,6 @@ def plot_frontier(axes: Axes, bank: PriorSample, beta: float) -> float:
         xlabel="KL(q || p0), nats", ylabel="E[r]", title="Reward against distance from the prior"
     )
     return kl_posterior
-
-
-def collapse_figure(
-    ways: Mapping[str, Sequence[Mapping[int, float]]], levels: Mapping[str, float]
-) -> Figure:
-    """Entropy along gradient ascent with and without the KL penalty, and that of prior and posterior.
-
-    Args:
-        ways: by name, for each run the entropy by step. Those with the penalty have it in their name; those that were drawn are
-            drawn thin.
-        levels: of `prior` and `posterior`.
-    """
-    figure, axes = new_axes()
-    for name, runs in ways.items():
-        color, exact = GUIDE if "penalty" in name else POSTERIOR, "exact" in name
-        for number, run in enumerate(runs):
-            label = name if number == 0 else None
-            axes.plot(
-                list(run),
-                list(run.values()),
-                color=color,
-                alpha=1 if exact else 0.4,
-                linewidth=2 if exact else 1,
-                label=label,
-            )
-    for (name, level), style in zip(levels.items(), (":", "--"), strict=True):
-        axes.axhline(level, color=PRIOR, linestyle=style, label=name)
-    axes.set(xlabel="step of gradient ascent", ylabel="entropy of q, nats", ylim=(0, None))
-    axes.set_title("Reward alone collapses to a point; the ELBO ends at the posterior")
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure
 
 
 def error_budget_figure(

@@ -34,6 +34,11 @@ def cell(mean: float, error: float = math.nan) -> str:
     return f"{mean:.3g}" if math.isnan(error) else f"{mean:.3g} ± {error:.1g}"
 
 
+def cells(runs: Sequence[Mapping[str, float]]) -> list[str]:
+    """A cell for each metric of some runs."""
+    return [cell(*mean_and_error(runs, name)) for name in runs[0]]
+
+
 def text_table(columns: Sequence[str], rows: Mapping[str, Sequence[str] | str]) -> str:
     """Table with a header and one line for each row.
 

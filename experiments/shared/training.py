@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
+import torch
 from pyro.infer import ELBO
 
 from guides import Guide
-from inference import Fit, Losses, Program, ResponseObjective, fit
+from inference import Enumeration, Fit, Losses, Program, ResponseObjective, fit, log_guide_at
 from inference.objectives.leave_one_out import leave_one_out
 from inference.svi.step import Metrics
 from model import AlignmentModel, Prompts
@@ -55,6 +56,37 @@ def train(
         progress=False,
     )
     record_early_stop(result, f"{type(guide).__name__} by {type(objective).__name__}, seed {seed}")
+    return guide
+
+
+def ascend(
+    guide: G,
+    truth: Enumeration,
+    num_steps: int,
+    *,
+    learning_rate: float,
+    kl_penalty: bool,
+    on_step: Callable[[G, Metrics], None] | None = None,
+) -> G:
+    """Train a guide by the exact gradient of the ELBO, or of E_q[log likelihood] alone, with Adam.
+
+    Args:
+        guide: initial guide, a module.
+        truth: the enumerated model.
+        num_steps: number of gradient steps.
+        learning_rate: Adam's, constant.
+        kl_penalty: True for the ELBO.
+        on_step: called with the guide and the number of the step, as by `train`.
+    """
+    optimiser = torch.optim.Adam(guide.parameters(), lr=learning_rate)
+    for step in range(1, num_steps + 1):
+        log_guide = log_guide_at(guide, truth.prompts, truth.support)
+        value = truth.log_joint - log_guide if kl_penalty else truth.log_likelihood
+        optimiser.zero_grad()
+        (-(log_guide.exp() * value).sum()).backward()
+        optimiser.step()
+        if on_step is not None:
+            on_step(guide, {"step": step})
     return guide
 
 

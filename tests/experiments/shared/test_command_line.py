@@ -233,7 +233,6 @@ def test_given_options_are_the_fields_that_were_named():
         ("rlhf", "--preferences FILE --seeds 2", "--seeds has no effect with --preferences"),
         ("rlhf", "--preferences FILE --num-preferences 30", "--num-preferences has no effect"),
         ("rlhf", "--held-out 0.5", "--held-out has no effect without --preferences"),
-        ("collapse", "--text-steps 0 --text-rate 1e-3", "--text-rate has no effect"),
         (
             "guide_zoo",
             "--worlds two-modes --steps 3",

@@ -1,11 +1,21 @@
 """A fit that stopped early reaches the reader of every script that runs one, and a claim does not hold on it."""
 
+import math
 from dataclasses import replace
 
 import pytest
+import torch
 from pyro.infer import Trace_ELBO
 
-from experiments import agents, best_of_n, collapse, distribution_matching, inference_zoo
+from experiments import (
+    agents,
+    best_of_n,
+    binary_reward,
+    collapse_text,
+    distribution_matching,
+    inference_zoo,
+)
+from experiments.collapse import __main__ as collapse
 from experiments.guide_zoo import __main__ as guide_zoo
 from experiments.guide_zoo import runs as guide_runs
 from experiments.inference_zoo import Job
@@ -14,13 +24,14 @@ from experiments.rlhf.learning import Study
 from experiments.shared import figures
 from experiments.shared.claims import Finding, finished, verdict
 from experiments.shared.run_folder import RunFolder
-from experiments.shared.training import early_stops, train
-from experiments.shared.worlds import film_reviews
+from experiments.shared.training import RewardOnly, early_stops, train
+from experiments.shared.worlds import film_reviews, moved_guide
 from experiments.steer.__main__ import Steer, main
 from guides import FineTuned
-from inference import OBJECTIVES
+from inference import OBJECTIVES, Enumeration, log_guide_at
 from inference.objectives import Objective
-from model import AlignmentModel, Pattern, TextReward
+from inference.programs import parameter_scope
+from model import AlignmentModel, Pattern, TextReward, vader_sentiment
 from model.preferences import PriorFeatures
 from tests.experiments.rlhf.small import SMALL, prefer_longer
 
@@ -98,20 +109,31 @@ def test_agents_report_it(monkeypatch, tmp_path, capsys, prior):
     )
 
 
+def test_binary_reward_reports_it(monkeypatch, capsys, prior):
+    monkeypatch.setattr(binary_reward, "LeaveOneOut_ELBO", Diverges)
+    monkeypatch.setattr(binary_reward, "grammar_prior", lambda **_: prior)
+    arguments = binary_reward.BinaryReward(steps=1, seeds=1)
+    check_report(binary_reward.main(arguments), capsys.readouterr().out)
+
+
 @pytest.mark.parametrize(
-    ("script", "arguments", "parts"),
-    [
-        (collapse, collapse.Collapse, ("of_sentiment", "of_binary", "of_text")),
-        (best_of_n, best_of_n.BestOfN, ("on_grammar", "on_text")),
-    ],
+    ("script", "arguments"),
+    [(collapse, collapse.Collapse), (collapse_text, collapse_text.CollapseText)],
 )
-def test_scripts_of_several_parts_report_it(
-    script, arguments, parts, monkeypatch, tmp_path, capsys, stopped
-):
-    for part in parts:
-        monkeypatch.setattr(script, part, stopped)
-    monkeypatch.setattr(script, "grammar_prior", lambda *_, **__: None)  # which takes seconds
-    check_report(script.main(arguments(out=tmp_path)), capsys.readouterr().out)
+def test_collapse_reports_it(script, arguments, monkeypatch, tmp_path, capsys, prior):
+    objectives = dict.fromkeys(script.OBJECTIVES, Diverges)
+    monkeypatch.setattr(script, "OBJECTIVES", objectives)
+    for name in {"grammar_prior", "load_prior"} & vars(script).keys():
+        monkeypatch.setattr(script, name, lambda *_, **__: prior)
+    monkeypatch.chdir(tmp_path)
+    check_report(script.main(arguments(steps=1, draws=16)), capsys.readouterr().out)
+
+
+def test_best_of_n_reports_it(monkeypatch, tmp_path, capsys, stopped):
+    for part in ("on_grammar", "on_text"):
+        monkeypatch.setattr(best_of_n, part, stopped)
+    monkeypatch.setattr(best_of_n, "grammar_prior", lambda **_: None)
+    check_report(best_of_n.main(best_of_n.BestOfN(out=tmp_path)), capsys.readouterr().out)
 
 
 def test_distribution_matching_reports_it(monkeypatch, tmp_path, capsys, stopped):
@@ -201,3 +223,24 @@ def test_steer_says_it(monkeypatch, tmp_path, prior, capsys):
     said = "Stopped early at step 0: the loss is nan"
     assert said in capsys.readouterr().out
     assert said in folder.report.read_text()
+
+
+def test_reward_only_has_the_gradient_of_the_reward_alone(prior):
+    """The mean over many draws, against the sum over all responses, for a guide off the prior."""
+    model = AlignmentModel(prior, TextReward(vader_sentiment, prior), 0.3)
+    truth = Enumeration(model, prior.encode(["the film was"]))
+    guide = moved_guide(prior, 0.05)
+    log_guide = log_guide_at(guide, truth.prompts, truth.support)
+    (-(log_guide.exp() * truth.log_likelihood).sum()).backward()
+    bias = guide.language_model.network.transformer.ln_f.bias
+    exact, gradients = bias.grad.clone(), []
+    for _ in range(40):
+        guide.zero_grad()
+        with parameter_scope(guide):
+            loss = RewardOnly(64).loss_and_grads(model, guide, truth.prompts)
+        gradients.append(bias.grad.clone())
+    mean = torch.stack(gradients).mean(0)
+    error = torch.stack(gradients).std(0) / math.sqrt(len(gradients))
+    assert ((mean - exact).abs() < 5 * error).all()
+    assert (exact.abs() > 10 * error).any()
+    assert -loss == pytest.approx(truth.expected_log_likelihood(guide).item(), abs=1)

@@ -1,0 +1,150 @@
+"""Binary reward: the log-odds of success shift by 1/beta, the ratios within the classes stay.
+
+Claim: for a reward of 0 or 1, the posterior has the log-odds of success shifted by exactly 1/beta,
+and p*(x)/p*(y) = p0(x)/p0(y) within successes and within failures. A guide trained with the KL
+penalty comes near the posterior; reward alone also moves the ratios within the classes.
+Source: Korbak, Perez and Buckley 2022, arXiv 2205.11275, sections 2 and 3.
+Printed: P(success), the shift of the log-odds, and the KLs of q(x | class) from p0(x | class), with
+standard errors over seeds where responses are drawn.
+
+The reward is 1 for responses with the word "not". All responses are listed.
+
+    python -m experiments.binary_reward
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
+
+from torch import Tensor
+
+from experiments.shared.argument_types import Count, Positive, Seeds, Threads, count
+from experiments.shared.claims import Finding, finished, largest, report
+from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.tables import cell, cells, mean_and_error, text_table
+from experiments.shared.training import ascend, early_stops, train
+from experiments.shared.workers import set_threads
+from guides import FineTuned
+from inference import Enumeration, LeaveOneOut_ELBO
+from inference.estimate import expectation
+from model import AlignmentModel, Pattern, TextReward, grammar_prior
+
+CLAIM = "a binary reward shifts the log-odds of success by 1/beta, and no ratio within a class"
+SOURCE = "Korbak, Perez and Buckley 2022, arXiv 2205.11275, sections 2 and 3"
+PURE, PENALISED = "reward alone", "with the KL penalty"
+EXACT = 1e-10
+FROZEN = 0.05
+"""KL from q to p0 within the classes, nats, below which the ratios are preserved."""
+LEARNING_RATE = 3e-3
+COLUMNS = ("P(success)", "log-odds shift", "KL in successes", "KL in failures")
+
+
+@dataclass(frozen=True)
+class BinaryReward(Arguments):
+    """Measure the odds between the classes of a binary reward, and the ratios within."""
+
+    beta: Positive = 0.3
+    """Reward per nat."""
+    steps: Count = 100
+    """Number of gradient steps."""
+    particles: Annotated[int, count(4)] = 64
+    """Number of responses in each step of SVI."""
+    seeds: Seeds = 3
+    """Number of SVI runs."""
+    threads: Threads | None = 1
+    """Number of CPU threads; None for torch's choice."""
+
+
+def main(args: BinaryReward) -> list[Finding]:
+    set_threads(args.threads)
+    prior = grammar_prior(max_new_tokens=3)
+    model = AlignmentModel(prior, TextReward(Pattern.of_words("not"), prior), args.beta)
+    truth = Enumeration(model, prior.encode(["the film was"]))
+    success = truth.log_likelihood[:, 0] > 0
+    exact = partial(ascend, truth=truth, num_steps=args.steps, learning_rate=LEARNING_RATE)
+    guides = {
+        f"{PURE}, exact gradient": [exact(FineTuned(prior), kl_penalty=False)],
+        f"{PENALISED}, exact gradient": [exact(FineTuned(prior), kl_penalty=True)],
+    }
+    with early_stops() as stops:
+        guides[f"{PENALISED}, sampled"] = [
+            train(
+                FineTuned(prior),
+                model,
+                truth.prompts,
+                LeaveOneOut_ELBO(args.particles),
+                args.steps,
+                learning_rate=LEARNING_RATE,
+                seed=seed,
+            )
+            for seed in range(args.seeds)
+        ]
+    log_probs = {
+        name: [truth.log_guide(guide) for guide in of_name] for name, of_name in guides.items()
+    }
+    log_probs = {"prior": [truth.log_prior], **log_probs, "posterior": [truth.log_posterior]}
+    metrics = {
+        name: [measure(log_prob, truth.log_prior, success) for log_prob in of_name]
+        for name, of_name in log_probs.items()
+    }
+    findings = [*findings_of(metrics, 1 / args.beta), *finished(stops)]
+    rows = {name: cells(of_name)[: len(COLUMNS)] for name, of_name in metrics.items()}
+    title = f'Reward 1 for "not" on the grammar, 1/beta = {1 / args.beta:.4g}'
+    print(report(CLAIM, SOURCE, [f"{title}\n{text_table(COLUMNS, rows)}"], findings))
+    return findings
+
+
+def measure(log_prob: Tensor, log_prior: Tensor, success: Tensor) -> dict[str, float]:
+    """Odds of success, and the distance from the prior within successes and within failures.
+
+    Args:
+        log_prob: `[S, 1]`, log q.
+        log_prior: `[S, 1]`, log p0.
+        success: `[S]`, True for a success.
+
+    Returns:
+        The columns of the table; `KL within`, the mean of both KLs under q, nats; `ratio`, the
+        largest change of a log-ratio within a class, nats.
+    """
+    log_prob, log_prior = log_prob[:, 0], log_prior[:, 0]
+    shift, kls, ratios = 0.0, [], []
+    for sign, members in ((1, success), (-1, ~success)):
+        log_q, log_p = log_prob[members], log_prior[members]
+        shift += sign * (log_q.logsumexp(0) - log_p.logsumexp(0)).item()
+        within = log_q.log_softmax(0)
+        kls.append(expectation(within.exp(), within - log_p.log_softmax(0)).item())
+        ratios.append((log_q - log_p).max().item() - (log_q - log_p).min().item())
+    prob = log_prob[success].exp().sum().item()
+    metrics = dict(zip(COLUMNS, (prob, shift, *kls), strict=True))
+    return metrics | {"KL within": prob * kls[0] + (1 - prob) * kls[1], "ratio": largest(ratios)}
+
+
+def findings_of(
+    metrics: Mapping[str, Sequence[Mapping[str, float]]], expected_shift: float
+) -> list[Finding]:
+    """The posterior's odds are shifted exactly; the penalised guides' nearly so."""
+    [posterior] = metrics["posterior"]
+    errors = [abs(posterior["log-odds shift"] - expected_shift), posterior["ratio"]]
+    subject = "error of the posterior's log-odds shift, change of a log-ratio within a class"
+    findings = [Finding.of_limits(subject, errors, below=EXACT)]
+    for name, runs in metrics.items():
+        within = mean_and_error(runs, "KL within")[0]
+        shift, error = mean_and_error(runs, "log-odds shift")
+        if name.startswith(PURE):
+            findings.append(Finding.of_limits(f"{name}, KL within classes", [within], above=FROZEN))
+        if name.startswith(PENALISED):
+            limit = max(0.1, 3 * error if math.isfinite(error) else 0.0)
+            subject = f"{name}, error of the log-odds shift {cell(shift, error)}"
+            findings += [
+                Finding.of_limits(subject, [abs(shift - expected_shift)], below=limit),
+                Finding.of_limits(f"{name}, KL within classes", [within], below=FROZEN),
+            ]
+    return findings
+
+
+if __name__ == "__main__":
+    run_script(main, BinaryReward)

@@ -1,0 +1,93 @@
+"""Metrics, findings and figure of the collapse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from experiments.shared.claims import Finding
+from experiments.shared.figures import GUIDE, POSTERIOR, PRIOR, new_axes
+from experiments.shared.tables import mean_and_error
+from inference import Enumeration, entropy, random_state
+from inference.diagnostics.diagnose import distinct_n
+from inference.estimate import expectation
+from model import AlignmentModel
+
+COLLAPSED = {"entropy": 0.2, "distinct-2": 0.5}
+"""Shares of the prior's metrics. A collapsed guide has less."""
+
+
+def measure(
+    model: AlignmentModel, truth: Enumeration, log_prob: Tensor, num_draws: int
+) -> dict[str, float]:
+    """Metrics of a distribution over all responses to one prompt, `[S, 1]`."""
+    prob = log_prob.exp()
+    with random_state.isolated(0):
+        index = torch.multinomial(prob[:, 0], num_draws, replacement=True)
+    response = truth.support[index]  # [M, 1, T]
+    return {
+        "E[r]": model.beta * expectation(prob, truth.log_likelihood).item(),
+        "entropy": entropy(log_prob).item(),
+        "distinct-2": distinct_n(response, model.prior.space.is_token(response), 2),
+        "KL(q||p0)": expectation(prob, log_prob - truth.log_prior).item(),
+        "KL(q||p*)": expectation(prob, log_prob - truth.log_posterior).item(),
+    }
+
+
+def mode(model: AlignmentModel, truth: Enumeration, log_prob: Tensor) -> str:
+    """The most probable response, and its probability."""
+    text = model.prior.decode(truth.support[int(log_prob.argmax())])[0]
+    return f"{text} ({log_prob.max().exp().item():.0%})"
+
+
+def findings_of(
+    metrics: Mapping[str, Sequence[Mapping[str, float]]], pure: str, penalised: str
+) -> list[Finding]:
+    """Limits of each objective's metrics, as shares of the prior's."""
+
+    def share(objective: str, metric: str, **limits: float) -> Finding:
+        runs = [of_name for name, of_name in metrics.items() if name.startswith(objective)]
+        means = [mean_and_error(of_name, metric)[0] for of_name in runs]
+        shares = [mean / metrics["prior"][0][metric] for mean in means]
+        return Finding.of_limits(f"{objective}, share of the prior's {metric}", shares, **limits)
+
+    findings = []
+    for metric, limit in COLLAPSED.items():
+        findings += [share(pure, metric, below=limit), share(penalised, metric, above=limit)]
+    findings.append(share(pure, "KL(q||p*)", above=1))
+    return [*findings, share(penalised, "KL(q||p*)", below=0.1)]
+
+
+def entropy_figure(
+    entropies: Mapping[str, Sequence[Mapping[int, float]]], levels: Mapping[str, float]
+) -> Figure:
+    """Entropy by step with and without the KL penalty, and the entropies of prior and posterior.
+
+    Args:
+        entropies: by name, the entropy by step of each run. Names of runs with the penalty contain
+            `penalty`; sampled runs, without `exact` in the name, are thin.
+        levels: entropies of `prior` and `posterior`, nats.
+    """
+    figure, axes = new_axes()
+    for name, runs in entropies.items():
+        color = GUIDE if "penalty" in name else POSTERIOR
+        alpha, width = (1.0, 2) if "exact" in name else (0.4, 1)
+        for number, run in enumerate(runs):
+            label = name if number == 0 else None
+            options: dict[str, Any] = {
+                "color": color,
+                "alpha": alpha,
+                "linewidth": width,
+                "label": label,
+            }
+            axes.plot(list(run), list(run.values()), **options)
+    for (name, level), style in zip(levels.items(), (":", "--"), strict=True):
+        axes.axhline(level, color=PRIOR, linestyle=style, label=name)
+    axes.set(xlabel="gradient step", ylabel="entropy of q, nats", ylim=(0, None))
+    axes.set_title("Reward alone collapses to a point; the ELBO ends at the posterior")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure

@@ -1,0 +1,136 @@
+"""Reward alone on English: the language is lost long before the collapse to a point.
+
+Claim: reward alone leaves the language and its variety of words; with the KL penalty the guide
+stays near the prior. The collapse to a point, see `collapse`, lies far beyond these steps: the
+reward is nearly flat where every word is praise. Reward alone first gives up the language, then
+most of the words, and last the order of the rest.
+Source: Korbak, Perez and Buckley 2022, arXiv 2205.11275, sections 2 and 3.
+Printed: reward, entropy, distinct-2 and KL to the prior, with standard errors over four parts of
+the responses of one guide of each objective.
+
+The embedded prior writes at most 12 tokens at temperature 0.7, rewarded for VADER sentiment.
+
+    python -m experiments.collapse_text
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pyro.infer import ELBO
+
+from experiments.shared.argument_types import Count, Positive, Rate, Threads, count
+from experiments.shared.claims import Finding, finished, report
+from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.tables import cells, mean_and_error, text_table
+from experiments.shared.training import RewardOnly, early_stops, train
+from experiments.shared.workers import set_threads
+from guides import FineTuned
+from inference import LeaveOneOut_ELBO, joint_at, random_state
+from inference.diagnostics.diagnose import distinct_n
+from model import AlignmentModel, Prompts, TextReward, vader_sentiment
+from model.prior.named_priors import load_prior
+
+CLAIM = "reward alone leaves the language and its variety of words; with the KL penalty q does not"
+SOURCE = "Korbak, Perez and Buckley 2022, arXiv 2205.11275, sections 2 and 3"
+PURE, PENALISED = "reward alone", "with the KL penalty"
+OBJECTIVES: dict[str, Callable[[int], ELBO]] = {PURE: RewardOnly, PENALISED: LeaveOneOut_ELBO}
+PARTS = 4
+"""Number of parts of the responses, for standard errors."""
+
+
+@dataclass(frozen=True)
+class CollapseText(Arguments):
+    """Train a language model of English on the reward with and without the KL penalty."""
+
+    beta: Positive = 0.1
+    """Reward per nat."""
+    steps: Count = 40
+    """Number of SVI steps."""
+    learning_rate: Rate = 1e-4
+    """Peak of Adam's learning rate."""
+    particles: Annotated[int, count(2)] = 32
+    """Number of responses in each step."""
+    draws: Annotated[int, count(8)] = 256
+    """Number of responses behind the metrics of a guide."""
+    threads: Threads | None = 1
+    """Number of CPU threads; None for torch's choice."""
+
+
+def main(args: CollapseText) -> list[Finding]:
+    set_threads(args.threads)
+    prior = load_prior(
+        "film-reviews", max_new_tokens=12, temperature=0.7, dtype="float32", device="cpu"
+    )
+    model = AlignmentModel(prior, TextReward(vader_sentiment, prior), args.beta)
+    prompts = prior.encode(["The film was"])
+    guides = {"prior": FineTuned(prior)}
+    with early_stops() as stops:
+        for name, objective in OBJECTIVES.items():
+            guides[name] = train(
+                FineTuned(prior),
+                model,
+                prompts,
+                objective(args.particles),
+                args.steps,
+                learning_rate=args.learning_rate,
+            )
+    metrics = {
+        name: measure(model, guide, prompts, args.draws // PARTS) for name, guide in guides.items()
+    }
+    rows = {name: cells(parts) for name, parts in metrics.items()}
+    table = text_table(list(metrics["prior"][0]), rows)
+    title = f"Sentiment on the embedded prior, beta {args.beta:g}, {args.steps} steps"
+    findings = [*findings_of(metrics), *finished(stops)]
+    print(report(CLAIM, SOURCE, [f"{title}\n{table}"], findings))
+    return findings
+
+
+@torch.no_grad()
+def measure(
+    model: AlignmentModel, guide: FineTuned, prompts: Prompts, num_draws: int
+) -> list[dict[str, float]]:
+    """Metrics of a guide's responses to one prompt, for each of the parts."""
+    parts = []
+    with random_state.isolated(0):
+        for _ in range(PARTS):
+            distribution = guide.distribution(prompts)
+            response = distribution.sample((num_draws,))
+            log_guide = distribution.log_prob(response).double()
+            joint = joint_at(model, prompts, response)
+            is_token = model.prior.space.is_token(response)
+            parts.append(
+                {
+                    "E[r]": model.beta * joint.log_likelihood.mean().item(),
+                    "entropy": -log_guide.mean().item(),
+                    "distinct-2": distinct_n(response, is_token, 2),
+                    "KL(q||p0)": (log_guide - joint.log_prior).mean().item(),
+                }
+            )
+    return parts
+
+
+def findings_of(metrics: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Finding]:
+    """Reward alone loses half of the distinct-2, the penalised guide does not and stays near.
+
+    The entropy is in the table alone: in these steps it does not fall.
+    """
+    means = {
+        metric: {name: mean_and_error(parts, metric)[0] for name, parts in metrics.items()}
+        for metric in ("distinct-2", "KL(q||p0)")
+    }
+    left, kl = means["distinct-2"], means["KL(q||p0)"]
+    share = "share of the prior's distinct-2"
+    near = f"{PENALISED} {kl[PENALISED]:.2g} nats from the prior, {PURE} {kl[PURE]:.3g}"
+    return [
+        Finding.of_limits(f"{PURE}, {share}", [left[PURE] / left["prior"]], below=0.5),
+        Finding.of_limits(f"{PENALISED}, {share}", [left[PENALISED] / left["prior"]], above=0.5),
+        Finding(f"{near} (a tenth at most)", kl[PENALISED] < 0.1 * kl[PURE]),
+    ]
+
+
+if __name__ == "__main__":
+    run_script(main, CollapseText)
