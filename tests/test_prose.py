@@ -41,7 +41,6 @@ UNFINISHED: dict[str, set[str]] = {
         "experiments/guide_zoo/figures.py",
         "experiments/guide_zoo/runs.py",
         "experiments/guide_zoo/variants.py",
-        "experiments/inference_zoo.py",
         "experiments/shared/figures.py",
         "experiments/steer/__main__.py",
         "experiments/steer/decoding.py",

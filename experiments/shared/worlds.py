@@ -5,8 +5,8 @@ The context-free grammar of the tests and of the claim scripts is `model.prior.g
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -37,16 +37,16 @@ class World:
         model: prior and reward.
         prompts: one prompt.
         particles: K, number of responses for each step.
-        learning_rate: peak of Adam's cosine.
         clip_norm: norm that the gradient is scaled down to.
+        learning_rates: peak learning rates by family of guides, in place of those in `GUIDES`.
         num_prior_draws: number of prior draws behind the reference; 0 if all responses are listed.
     """
 
     model: AlignmentModel
     prompts: Prompts
     particles: int
-    learning_rate: float
     clip_norm: float | None
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
     num_prior_draws: int = 0
 
     @cached_property
@@ -124,7 +124,7 @@ def eight_tokens(seed: int = 2) -> World:
         return (torch.isin(response, tokens) & is_token).double().mean(-1)
 
     model = AlignmentModel(prior, TokenReward(share, prior, upper_bound=1.0), beta=0.25)
-    return World(model, prior.encode([""]), particles=64, learning_rate=1e-3, clip_norm=1.0)
+    return World(model, prior.encode([""]), 64, clip_norm=1.0, learning_rates={"fine-tuned": 1e-3})
 
 
 @cache
@@ -141,7 +141,7 @@ def two_modes() -> World:
         return heavy + 0.92 * light
 
     model = AlignmentModel(prior, TokenReward(agree, prior, upper_bound=1.0), beta=0.16)
-    return World(model, prior.encode([""]), particles=64, learning_rate=1e-3, clip_norm=1.0)
+    return World(model, prior.encode([""]), 64, clip_norm=1.0, learning_rates={"fine-tuned": 1e-3})
 
 
 def _random_prior(
@@ -172,7 +172,6 @@ def film_reviews(num_prior_draws: int = 8192) -> World:
         AlignmentModel(prior, REWARDS["vader"](prior), beta=0.1),
         prior.encode(["The film was"]),
         particles=64,
-        learning_rate=8e-5,
         clip_norm=None,
         num_prior_draws=num_prior_draws,
     )
@@ -180,9 +179,10 @@ def film_reviews(num_prior_draws: int = 8192) -> World:
 
 WORLDS: dict[str, Callable[[], World]] = {
     "eight-tokens": eight_tokens,
+    "two-modes": two_modes,
     "film-reviews": film_reviews,
 }
-"""Worlds by name, for the comparison of algorithms."""
+"""Worlds by name, for the comparison of algorithms and of guides."""
 
 if TYPE_CHECKING:
     WorldName: TypeAlias = str

@@ -13,12 +13,12 @@ from experiments import (
     binary_reward,
     collapse_text,
     distribution_matching,
-    inference_zoo,
 )
 from experiments.collapse import __main__ as collapse
 from experiments.guide_zoo import __main__ as guide_zoo
 from experiments.guide_zoo import runs as guide_runs
-from experiments.inference_zoo import Job
+from experiments.inference_zoo.report import table
+from experiments.inference_zoo.runs import run
 from experiments.rlhf import __main__ as rlhf
 from experiments.rlhf.learning import Study
 from experiments.shared import figures
@@ -26,6 +26,7 @@ from experiments.shared.claims import Finding, finished, verdict
 from experiments.shared.run_folder import RunFolder
 from experiments.shared.training import RewardOnly, early_stops, train
 from experiments.shared.worlds import film_reviews, moved_guide
+from experiments.shared.zoo import Job
 from experiments.steer.__main__ import Steer, main
 from guides import FineTuned
 from inference import OBJECTIVES, Enumeration, log_guide_at
@@ -149,10 +150,10 @@ def test_rows_of_the_zoo_of_algorithms_say_it(monkeypatch):
     monkeypatch.setitem(
         OBJECTIVES, "leave-one-out", Objective(Diverges, "an objective that diverges")
     )
-    result = inference_zoo.run(Job("eight-tokens", "leave-one-out", 1.0, 1, 0))
+    result = run(Job("eight-tokens", "leave-one-out", 1, 64, 0))
     assert result.measured
-    assert result.stopped.startswith("its fit: stopped early at step 0: the loss is nan")
-    assert "leave-one-out, its fit: stopped early at step 0" in inference_zoo.table([result], 1.0)
+    assert result.note.startswith("its fit: stopped early at step 0: the loss is nan")
+    assert "leave-one-out, its fit: stopped early at step 0" in table([result])
 
 
 def test_rows_of_the_zoo_of_guides_say_it(monkeypatch, tmp_path, capsys):

@@ -1,0 +1,127 @@
+"""Every objective and every sampler on the same posterior, with the same number of responses.
+
+Question: how close does each inference algorithm come to the posterior of RL with a KL penalty?
+Claim (Korbak, Perez and Buckley 2022): RL is one inference algorithm among many for the posterior.
+Printed: for each world and algorithm both KL, the error of log Z, reward, entropy, distinct-2 and
+CPU seconds, as means over seeds with standard errors. Written: `results.jsonl`, a line for each run
+as it ends, and a figure of KL against budget for each world.
+
+The measurements of samplers and guides differ:
+
+- If responses can be listed, the KL of a guide is exact. The KL of a sampler is that of its
+  weighted responses, taken as a distribution, and includes their finite number: M exact draws from
+  a posterior over S responses have about S/2M.
+- Otherwise the KL of a guide is estimated by `inference.diagnose`. The KL of a sampler is
+  log Z - log Z_hat, whose mean bounds the KL of one of its draws.
+
+The defaults take almost an hour on two cores; `--seeds 1 --fractions 1` takes a fifth of that.
+
+    python -m experiments.inference_zoo
+    python -m experiments.inference_zoo --worlds eight-tokens --only leave-one-out --seeds 5
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from experiments.inference_zoo.report import budget_curves, table
+from experiments.inference_zoo.runs import FROM_GUIDE, run
+from experiments.shared import figures
+from experiments.shared.argument_types import (
+    CORES,
+    DISTINCT,
+    Count,
+    Only,
+    Out,
+    Seeds,
+    Workers,
+    check_only,
+    number,
+)
+from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.run_folder import new_folder
+from experiments.shared.workers import run_and_write, some_jobs
+from experiments.shared.worlds import WORLDS, WorldName, reference
+from experiments.shared.zoo import Job, Result
+from inference import OBJECTIVES, SAMPLERS
+
+WITH_GUIDE = (
+    "importance",
+    "quasi-rejection",
+    "metropolis-hastings",
+    "independence-metropolis-hastings",
+    "smc",
+    "annealed-smc",
+)
+"""Samplers that also run with a trained guide as their proposal."""
+
+
+@dataclass(frozen=True)
+class InferenceZoo(Arguments):
+    """Compare every way to reach the posterior."""
+
+    worlds: Annotated[tuple[WorldName, ...], DISTINCT] = ("eight-tokens", "film-reviews")
+    """Worlds: `eight-tokens` has 400 responses, all listed; `two-modes` has 31; `film-reviews` is
+    the embedded prior with a bounded reward."""
+    steps: tuple[Count, ...] = (300, 30)
+    """Number of SVI steps at the full budget, for each world. A step draws 64 responses. Samplers
+    draw as many in all."""
+    fractions: Annotated[tuple[Annotated[float, number(above=0, at_most=1)], ...], DISTINCT] = (
+        1 / 16,
+        1 / 4,
+        1.0,
+    )
+    """Fractions of the full budget in the figure. The table shows the largest fraction."""
+    only: Only = ()
+    """Algorithms by name. Default: all."""
+    seeds: Seeds = 3
+    """Number of independent runs of each algorithm."""
+    workers: Workers = CORES
+    """Number of processes, each with one thread."""
+    out: Out = Path("runs")
+    """Folder in which the run folder is made."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.steps) != len(self.worlds):
+            raise SystemExit(
+                f"--steps has {len(self.steps)} numbers for {len(self.worlds)} worlds, expected "
+                "one for each"
+            )
+
+
+def main(args: InferenceZoo) -> list[Result]:
+    """Results of all runs."""
+    jobs = list_jobs(args)
+    with new_folder(args, "inference-zoo") as folder:
+        results = run_and_write(run, jobs, args.workers, folder.path / "results.jsonl")
+        for name in args.worlds:
+            of_world = [result for result in results if result.job.world == name]
+            print(f"\n{name}: {reference(WORLDS[name]())}\n{table(of_world)}")
+            figure = figures.error_budget_figure(budget_curves(of_world), name)
+            print(figures.save(figure, folder.path / f"{name}.svg"))
+        return results
+
+
+def list_jobs(args: InferenceZoo) -> list[Job]:
+    """All runs; within a world the long runs come last."""
+    names = [*OBJECTIVES, *SAMPLERS, *(name + FROM_GUIDE for name in WITH_GUIDE)]
+    check_only(args.only, names)
+    names = [name for name in names if not args.only or name in args.only]
+    jobs = []
+    for world_name, steps in zip(args.worlds, args.steps, strict=True):
+        world = WORLDS[world_name]()
+        for num_steps in dict.fromkeys(max(1, round(steps * part)) for part in args.fractions):
+            for name in names:
+                lists_all = name in SAMPLERS and SAMPLERS[name].lists_all
+                if lists_all and world.truth is None:
+                    continue
+                for seed in range(args.seeds):
+                    jobs.append(Job(world_name, name, num_steps, world.particles, seed))
+    return some_jobs(jobs)
+
+
+if __name__ == "__main__":
+    run_script(main, InferenceZoo)

@@ -1,0 +1,58 @@
+"""Table and curves of the inference zoo."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from experiments.shared.tables import cell, mean_and_error, text_table
+from experiments.shared.zoo import Result
+
+COLUMNS = {
+    "KL(q || p*)": "kl_guide_posterior",
+    "KL(p* || q)": "kl_posterior_guide",
+    "log Z error": "log_z_error",
+    "E[r]": "reward",
+    "entropy": "entropy",
+    "distinct-2": "distinct_2",
+    "CPU s": "seconds",
+}
+"""Names of measurements, by the heading of their column."""
+
+
+def table(results: Sequence[Result]) -> str:
+    """Table at the largest budget: means over seeds, in the order of KL(q || p*)."""
+    budget = max((result.job.budget for result in results), default=0)
+    runs: dict[str, list[Result]] = {}
+    for result in results:
+        if result.job.budget == budget:
+            runs.setdefault(result.job.name, []).append(result)
+    rows: dict[str, tuple[float, list[str] | str]] = {}
+    for name, of_name in runs.items():
+        measured = [result.measured for result in of_name]
+        kl, _ = mean_and_error(measured, "kl_guide_posterior")
+        refused = [result.note for result in of_name if not result.measured]
+        stopped = [result.note for result in of_name if result.measured and result.note]
+        cells = [cell(*mean_and_error(measured, column)) for column in COLUMNS.values()]
+        rows[", ".join([name, *stopped[:1]])] = kl, f"refused: {refused[0]}" if refused else cells
+    order = sorted(rows, key=lambda name: (math.isnan(rows[name][0]), rows[name][0]))
+    return text_table(list(COLUMNS), {name: rows[name][1] for name in order})
+
+
+def budget_curves(
+    results: Iterable[Result],
+) -> dict[str, tuple[list[int], list[float], list[float]]]:
+    """Budgets, mean KL(q || p*) and its standard error for each algorithm that has a KL."""
+    runs: dict[tuple[str, int], list[Result]] = {}
+    for result in results:
+        runs.setdefault((result.job.name, result.job.budget), []).append(result)
+    curves: dict[str, tuple[list[int], list[float], list[float]]] = {}
+    for name, budget in sorted(runs, key=lambda key: key[1]):
+        measured = [result.measured for result in runs[name, budget]]
+        mean, error = mean_and_error(measured, "kl_guide_posterior")
+        if math.isfinite(mean) and mean > 0:
+            budgets, means, errors = curves.setdefault(name, ([], [], []))
+            budgets.append(budget)
+            means.append(mean)
+            errors.append(0.0 if math.isnan(error) else error)
+    return curves

@@ -1,0 +1,125 @@
+"""Zoos: many algorithms or guides on one world, and their distances from its posterior."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pyro.infer import ELBO
+
+from experiments.shared.worlds import World
+from guides import Guide
+from inference import Estimate, Fit, FusedOptimizer, cosine, diagnose, entropy, fit
+
+NUM_SAMPLES = 1024
+"""Number of guide responses behind an estimate."""
+Direction = Literal["reverse", "forward"]
+"""KL(q || p*) or KL(p* || q)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a zoo.
+
+    Attributes:
+        world: a name in `WORLDS`.
+        name: name of the algorithm or guide.
+        num_steps: number of steps of SVI, or of the search for the optimum of a family.
+        num_particles: number of responses for each step. A sampler draws as many in all.
+        seed: random seed; None for the optimum of a family.
+        direction: KL that the guide of a family minimises.
+    """
+
+    world: str
+    name: str
+    num_steps: int
+    num_particles: int
+    seed: int | None
+    direction: Direction = "reverse"
+
+    @property
+    def budget(self) -> int:
+        """Number of responses drawn."""
+        return self.num_steps * self.num_particles
+
+
+@dataclass(frozen=True)
+class Result:
+    """Measurements of one run.
+
+    Attributes:
+        job: the run.
+        measured: by name; without quantities that are undefined or unknown, and empty if the
+            algorithm refuses the world: `kl_guide_posterior`, `kl_posterior_guide`,
+            `kl_guide_prior`, `log_z_error` (|log Z_hat - log Z|) and `entropy`, nats; `reward`,
+            E[r]; `distinct_2`, share of different pairs of neighbouring tokens among 512
+            responses; `parameters`, number of trained parameters; `seconds`, CPU seconds, of a run
+            or of each step of a guide's fit; `grad_norm` and `worst_start`, KL in nats, of an
+            optimum.
+        error: standard errors of estimates in `measured`.
+        note: why there is no result, or why a fit stopped early; empty otherwise.
+        trajectory: KL(q || p0) and E[r] after each step.
+        probabilities: probability of each response.
+    """
+
+    job: Job
+    measured: Mapping[str, float] = field(default_factory=dict)
+    error: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+    trajectory: Sequence[Sequence[float]] = ()
+    probabilities: Sequence[float] = ()
+
+
+def fit_guide(
+    world: World, guide: Guide, objective: ELBO, num_steps: int, learning_rate: float, seed: int
+) -> Fit:
+    """Fit a guide by SVI, with Adam on a cosine without warm-up."""
+    optimizer = FusedOptimizer(
+        options={"lr": learning_rate}, clip_norm=world.clip_norm, schedule=cosine(num_steps)
+    )
+    return fit(
+        world.model,
+        guide,
+        world.prompts,
+        num_steps=num_steps,
+        objective=objective,
+        optimizer=optimizer,
+        seed=seed,
+        progress=False,
+    )
+
+
+def measure_guide(world: World, guide: Guide) -> dict[str, Estimate]:
+    """Measure a guide against the posterior: exactly if responses can be listed.
+
+    Returns:
+        Estimates by the names of `Result.measured`. Without a list of responses `log_z_error` is
+        among them.
+    """
+    beta, truth = world.model.beta, world.truth
+    if truth is not None:
+        return {
+            "kl_guide_posterior": Estimate.exact(truth.kl_guide_posterior(guide)),
+            "kl_posterior_guide": Estimate.exact(truth.kl_posterior_guide(guide)),
+            "kl_guide_prior": Estimate.exact(truth.kl_guide_prior(guide)),
+            "entropy": Estimate.exact(entropy(truth.log_guide(guide))),
+            "reward": Estimate.exact(truth.expected_log_likelihood(guide)).times(beta),
+        }
+    diagnostics = diagnose(
+        world.model,
+        guide,
+        world.prompts,
+        num_samples=NUM_SAMPLES,
+        prior_sample=world.prior_sample,
+    )
+    log_z_error = diagnostics.log_z_bound.minus(diagnostics.log_z)
+    return {
+        "kl_guide_posterior": diagnostics.kl_guide_posterior,
+        "kl_posterior_guide": diagnostics.kl_posterior_guide or Estimate(math.nan, math.nan),
+        "kl_guide_prior": diagnostics.kl_guide_prior,
+        "entropy": diagnostics.entropy,
+        "reward": diagnostics.log_likelihood.times(beta),
+        "log_z_error": log_z_error._replace(value=abs(log_z_error.value)),
+    }

@@ -1,0 +1,76 @@
+"""Runs of the inference zoo: every algorithm, measurements and refusals."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from experiments.inference_zoo.__main__ import WITH_GUIDE
+from experiments.inference_zoo.runs import (
+    FROM_GUIDE,
+    empirical,
+    measure_trained,
+    run,
+    sample,
+    train,
+)
+from experiments.shared.worlds import WORLDS, eight_tokens
+from experiments.shared.zoo import Job
+from guides import FineTuned
+from inference import OBJECTIVES, SAMPLERS, importance_sampling
+from inference.samplers import enumerate_posterior
+
+
+@pytest.mark.parametrize(
+    "name", [*OBJECTIVES, *SAMPLERS, *(name + FROM_GUIDE for name in WITH_GUIDE)]
+)
+def test_every_algorithm_runs(name):
+    result = run(Job("eight-tokens", name, 4, 64, 0))
+    assert not result.note, result.note
+    assert math.isfinite(result.measured["kl_guide_posterior"])
+    assert 0 < result.measured["reward"] < 1
+
+
+@pytest.mark.slow
+def test_english_world_is_measured_against_its_exact_samples(monkeypatch):
+    small = WORLDS["film-reviews"](256)
+    monkeypatch.setitem(WORLDS, "film-reviews", lambda: small)
+    guide = run(Job("film-reviews", "leave-one-out", 1, 64, 0)).measured
+    assert guide["kl_guide_posterior"] > 1
+    draws = run(Job("film-reviews", "importance", 16, 64, 0)).measured
+    assert draws["log_z_error"] < 1
+    assert draws["reward"] > guide["reward"]
+
+
+def test_training_a_proposal_is_on_the_budget():
+    world = eight_tokens()
+    posterior = sample(world, Job("eight-tokens", "importance" + FROM_GUIDE, 4, 64, 0))
+    assert len(posterior.response) == 2 * 64  # two steps of training drew the other half
+
+
+def test_refusals_are_results():
+    result = run(Job("eight-tokens", "best-of-n", 1, 64, 0))
+    assert not result.note
+    world = eight_tokens()
+    broken = replace(Job("eight-tokens", "metropolis-hastings", 1, 64, 0), num_steps=0)
+    assert "num_samples" in run(broken).note
+    assert world.truth is not None
+
+
+def test_all_weighted_responses_have_the_probabilities_of_the_posterior():
+    world = eight_tokens()
+    exact = empirical(world, enumerate_posterior(world.model, world.prompts))
+    assert torch.allclose(exact, world.truth.log_posterior[:, 0].exp())
+    posterior = importance_sampling(world.model, world.prompts, num_samples=50_000)
+    assert (empirical(world, posterior) - exact).abs().sum() < 0.1
+
+
+def test_more_budget_is_closer():
+    world = eight_tokens()
+    start = measure_trained(world, FineTuned(world.model.prior))["kl_guide_posterior"]
+    short, longer = (
+        measure_trained(world, train(world, "trajectory-balance", n, 0))["kl_guide_posterior"]
+        for n in (5, 25)
+    )
+    assert longer < short < start
