@@ -32,7 +32,6 @@ DOCUMENTS = [*READMES, ROOT / "CONTRIBUTING.md"]
 
 UNFINISHED: dict[str, set[str]] = {
     "first words": {
-        "experiments/agents.py",
         "experiments/benchmark.py",
         "experiments/best_of_n.py",
         "experiments/distribution_matching.py",
@@ -121,7 +120,6 @@ UNFINISHED: dict[str, set[str]] = {
     },
     "evidence": {
         "CONTRIBUTING.md",
-        "experiments/agents.py",
         "experiments/best_of_n.py",
         "experiments/shared/figures.py",
         "experiments/steer/__main__.py",

@@ -8,12 +8,12 @@ import torch
 from pyro.infer import Trace_ELBO
 
 from experiments import (
-    agents,
     best_of_n,
     binary_reward,
     collapse_text,
     distribution_matching,
 )
+from experiments.agents import __main__ as agents
 from experiments.collapse import __main__ as collapse
 from experiments.guide_zoo import __main__ as guide_zoo
 from experiments.guide_zoo import runs as guide_runs

@@ -1,0 +1,110 @@
+"""Agents of a prior, p0(x) = sum_a p0(x) rho_a(x), and Bayes' rule for their weights.
+
+    rho_a(x) = s_a g_a(x) / sum_b s_b g_b(x)
+
+g_a is the distribution of speaker a over sentences, s_a the speaker's share. An agent `none` has
+rho = 1 for a sentence that no speaker says. As the rho_a sum to 1 for every response, they split
+any distribution: pi_a = E_p0[rho_a], p_a(x) = p0(x) rho_a(x) / pi_a. "a spoke" is a factor of the
+model, log rho_a(x), and log(pi_a Z_a) is log Z of the model with this factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from experiments.shared.claims import largest
+from experiments.shared.tables import text_table
+from inference import Enumeration
+from model import AlignmentModel, LanguageModel, Prompts, Reward, TextReward
+from model.prior.grammar import SPEAKERS
+
+AGENTS = (*SPEAKERS, "none")
+
+
+def speaker_probs(text: str) -> list[float]:
+    """rho_a of a text, prompt included, for each of `AGENTS`; they sum to 1."""
+    joint = [speaker.share * speaker.sentences().get(text, 0.0) for speaker in SPEAKERS.values()]
+    total = sum(joint)
+    return [*(part / total for part in joint), 0.0] if total else [*joint, 1.0]
+
+
+def responsibilities(prior: LanguageModel, truth: Enumeration) -> Tensor:
+    """rho_a of every response to one prompt, `[A, S]`, float64."""
+    texts = prior.decode(truth.support, truth.prompts)
+    return torch.tensor([speaker_probs(text) for [text] in texts], dtype=torch.float64).T
+
+
+def agent_weights(log_prob: Tensor, rho: Tensor) -> Tensor:
+    """sum_x q(x) rho_a(x), the weights of the agents in q, `[A]`, for log q `[S, 1]`."""
+    return rho @ log_prob[:, 0].exp()
+
+
+def kl(weights: Tensor, others: Tensor) -> float:
+    """KL between two distributions over agents, nats."""
+    return torch.special.xlogy(weights, weights / others).sum().item()
+
+
+def log_agent_z(name: str, model: AlignmentModel, prompts: Prompts) -> Tensor:
+    """log(pi_a Z_a) for one prompt, nats: log Z of the model with the factor "a spoke"."""
+    agent = AGENTS.index(name)
+
+    def log_rho(texts: Sequence[str]) -> list[float]:
+        rho = torch.tensor([speaker_probs(text)[agent] for text in texts], dtype=torch.float64)
+        return rho.log().tolist()
+
+    factors = {"speaker": TextReward(log_rho, model.prior)}
+    spoken = AlignmentModel(model.prior, model.rewards, model.beta, factors)
+    return Enumeration(spoken, prompts).log_z[0]
+
+
+def without_not(texts: Sequence[str]) -> list[float]:
+    """1 for a text without the word "not", else 0."""
+    return [float("not" not in text.split()) for text in texts]
+
+
+def bayes_twice(
+    prior: LanguageModel, prompts: Prompts, reward: Reward, beta: float
+) -> tuple[str, float]:
+    """Apply Bayes' rule to sentiment and to plain words, in both orders.
+
+    Returns:
+        A table of the weights; the largest error of a weight or of a response's probability,
+        against the posterior of both rewards.
+    """
+    rewards = {"sentiment": reward, "plain words": TextReward(without_not, prior)}
+    both = Enumeration(AlignmentModel(prior, rewards, beta), prompts)
+    log_likelihood = {
+        name: Enumeration(AlignmentModel(prior, one, beta), prompts).log_likelihood
+        for name, one in rewards.items()
+    }
+    rho = responsibilities(prior, both)
+    at_once = agent_weights(both.log_posterior, rho)
+    table, errors = {"prior": agent_weights(both.log_prior, rho)}, []
+    for first, second in (("sentiment", "plain words"), ("plain words", "sentiment")):
+        weights, log_prob = table["prior"], both.log_prior
+        for label, name in ((first, first), (f"then {second}", second)):
+            table[label] = weights = updated(weights, log_prob, rho, log_likelihood[name])
+            log_prob = (log_prob + log_likelihood[name]).log_softmax(0)
+        errors.append((weights - at_once).abs().max().item())
+        errors.append((log_prob.exp() - both.log_posterior.exp()).abs().max().item())
+    table["both at once"] = at_once
+    rows = {name: [f"{weight:.4f}" for weight in weights] for name, weights in table.items()}
+    title = f"Weights after one reward and after two, beta {beta:g}"
+    return f"{title}\n{text_table(AGENTS, rows)}", largest(errors)
+
+
+def updated(weights: Tensor, log_prob: Tensor, rho: Tensor, log_likelihood: Tensor) -> Tensor:
+    """Bayes' rule, w_a Z_a / sum_b w_b Z_b, with Z_a = E[exp(r/beta)] under q(x) rho_a(x) / w_a.
+
+    Args:
+        weights: `[A]`, w_a.
+        log_prob: `[S, 1]`, log q.
+        rho: `[A, S]`, responsibilities.
+        log_likelihood: `[S, 1]`, r/beta, nats.
+    """
+    of_agent = rho / weights[:, None] * log_prob[:, 0].exp()  # [A, S], what each agent says
+    joint = weights * (of_agent @ log_likelihood[:, 0].exp())
+    return joint / joint.sum()
