@@ -168,7 +168,7 @@ def test_other_arguments_are_named(make, error, fault, prior) -> None:
 
 
 def test_components_of_other_ends_are_refused(prior) -> None:
-    """They would give one row of tokens two meanings."""
+    """A guide for other end ids would give one row of tokens two meanings."""
     other = Recurrent(tiny(end_ids=[0, 4]))
     prompts = prior.encode(["a"])
     with pytest.raises(ValueError, match="components have different responses, with end_ids"):

@@ -32,7 +32,7 @@ def test_fine_tuned_leaves_the_prior_alone(prior):
     assert not any(parameter.requires_grad for parameter in prior.parameters())
 
 
-def test_fine_tuned_has_no_dropout_even_when_told_to_train(prior, prompts):
+def test_fine_tuned_has_no_dropout_even_in_training_mode(prior, prompts):
     guide = FineTuned(prior).train()
     response = prior(prompts).sample((3,))
     assert not guide.language_model.network.training
@@ -99,7 +99,7 @@ def test_the_prior_moves_with_the_weights_that_are_shared():
 
 
 def test_prior_with_an_adapter_is_refused():
-    """Transformers would save the adapter, and not what was tuned."""
+    """Transformers would save the adapter instead of the trained weights."""
     prior = LoRA(tiny()).language_model
     with pytest.raises(ValueError, match="the prior has an adapter of `peft`"):
         FineTuned(prior)

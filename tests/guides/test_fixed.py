@@ -1,4 +1,4 @@
-"""Wrappers that stand still: the prior or another guide as a proposal, at its own temperature or a bolder one."""
+"""Guides without training: the prior or another guide as a proposal, at any temperature."""
 
 import copy
 
@@ -24,7 +24,7 @@ def model(prior):
     return AlignmentModel(prior, TextReward(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
 
 
-def test_the_prior_as_a_proposal_weighs_by_the_evidence_alone(model, prior, prompts):
+def test_the_prior_as_a_proposal_weighs_by_the_likelihood_alone(model, prior, prompts):
     posterior = importance_sampling(model, prompts, guide=Fixed(prior), num_samples=50)
     expected = log_likelihood_at(model, prompts, posterior.response).double()
     assert torch.allclose(posterior.log_weight, expected, atol=1e-12)
@@ -33,7 +33,7 @@ def test_the_prior_as_a_proposal_weighs_by_the_evidence_alone(model, prior, prom
 @pytest.mark.parametrize(
     "wrap", [Fixed, lambda guide: Tempered(guide, temperature=1.0)], ids=["fixed", "tempered"]
 )
-def test_stays_as_it_was_while_its_source_trains(prior, model, prompts, wrap):
+def test_is_constant_while_the_source_trains(prior, model, prompts, wrap):
     guide = FineTuned(prior, subset="last-layers")
     fixed, response = wrap(guide), prior(prompts).sample((4,))
     before = log_guide_at(fixed, prompts, response)
@@ -44,7 +44,7 @@ def test_stays_as_it_was_while_its_source_trains(prior, model, prompts, wrap):
     assert not before.requires_grad
 
 
-def test_copies_nothing_but_what_trains(prior):
+def test_copies_only_trained_parameters(prior):
     for guide in (FineTuned(prior, subset="norms-and-biases"), LoRA(prior)):
         own, fixed = (
             {p.data_ptr() for p in guide.parameters()},
@@ -78,7 +78,7 @@ def test_a_thawed_language_model_stands_still_too(prior, prompts):
     assert torch.equal(log_guide_at(fixed, prompts, response), before)
 
 
-def test_tempered_divides_what_its_source_divides_already(prior, prompts):
+def test_tempered_divides_logits_at_the_temperature_of_the_source(prior, prompts):
     warm = FineTuned(prior)
     warm.language_model.temperature = 0.5
     response = prior(prompts).sample((4,))
@@ -102,7 +102,7 @@ def test_one_more_temperature_comes_on_top_of_the_distributions_own(prior, promp
     assert not torch.allclose(expected, replaced, atol=1e-3)
 
 
-def test_what_cannot_be_tempered_says_so(prior, prompts):
+def test_guide_that_cannot_be_tempered_is_refused(prior, prompts):
     with pytest.raises(ValueError, match="temperature is 0"):
         Tempered(prior, temperature=0)
     uniform = pyro.distributions.Categorical(logits=torch.zeros(2, 3, 10)).to_event(1)

@@ -28,7 +28,7 @@ def network(request):
 
 @pytest.fixture(params=["no adapter", "adapter"])
 def prior(request, network, tmp_path):
-    """In float64, without and with an adapter of its own."""
+    """Prior in float64, without and with an adapter on its network."""
     return (
         tiny(network)
         if request.param == "no adapter"
@@ -37,7 +37,7 @@ def prior(request, network, tmp_path):
 
 
 def with_adapter(language_model, folder):
-    """As `AutoModelForCausalLM.from_pretrained` makes it of an adapter's folder."""
+    """Load a folder of an adapter like `AutoModelForCausalLM.from_pretrained`."""
     language_model.network.save_pretrained(folder / "base")
     base = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=language_model.network.dtype)
     names = ["c_attn"] if hasattr(base, "transformer") else ["q_proj", "o_proj"]
@@ -73,7 +73,7 @@ def model_of(prior):
 
 
 def all_paths(prior):
-    """Everything a prior computes: scores, per token and whole, logits, hidden states, draws, draws of suffixes."""
+    """All outputs of a prior: scores by token and response, logits, hidden states, draws."""
     distribution = prior(prior.encode(PROMPTS))
     support = distribution.enumerate_support()
     torch.manual_seed(3)

@@ -1,4 +1,4 @@
-"""Every registered guide against what each of them owes. An entry of the registry without a claim here fails."""
+"""Contract of every registered guide. An entry of the registry without a claim here fails."""
 
 import copy
 import inspect
@@ -30,17 +30,17 @@ TRAINED = {
     "tempered": 0,
     "fixed": 0,
 }
-"""How many numbers each trains, with its default options, on the prior and the two prompts of these tests."""
+"""Number of trained parameters by guide: default options, prior and prompts of the tests."""
 
 STARTS_AT_PRIOR = {"fine-tuned", "lora", "twisted", "tabular", "fixed"}
 """q = p0 exactly before any step."""
 
 TRAINS = sorted(name for name, number in TRAINED.items() if number)
 COPIES_THE_PRIOR = {"fine-tuned", "mixture"}
-"""Its dtype too, unless told otherwise."""
+"""The dtype follows the prior unless an option sets a dtype."""
 
 FITS_ANY_VOCABULARY = {"twisted", "lora", "soft-prompt"}
-"""Their numbers do not depend on it."""
+"""Guides whose numbers do not depend on the dtype."""
 
 
 @pytest.fixture(scope="module")
@@ -53,18 +53,18 @@ def trained_prior():
 
 @pytest.fixture
 def prior(trained_prior):
-    """A copy for each test, which may move it."""
+    """Copy of the prior for each test, which may change the copy."""
     return copy.deepcopy(trained_prior)
 
 
 @pytest.fixture
 def prompts(prior):
-    """Of different lengths."""
+    """Two prompts of different lengths."""
     return prior.encode(["the film was", "the"])
 
 
 def build(name, prior, prompts, seed=None):
-    """A guide with its default options; with a seed, away from where it starts."""
+    """Guide with default options; with a seed, away from the start."""
     torch.manual_seed(0)
     guide = GUIDES[name](prior, prompts)
     if seed is not None:
@@ -181,8 +181,8 @@ def test_survives_save_and_load_bit_for_bit(name, guide, prior, prompts, tmp_pat
 
 
 @pytest.mark.parametrize("name", sorted(set(TRAINS) - FITS_ANY_VOCABULARY))
-def test_what_another_guide_saved_is_refused(name, prior, prompts, tmp_path):
-    """Of another size, before anything is written."""
+def test_files_of_another_guide_are_refused(name, prior, prompts, tmp_path):
+    """A guide of another size is refused before anything is written."""
     larger = grammar_prior(max_new_tokens=T, steps=1)
     larger.network.resize_token_embeddings(V + 2)
     larger.vocab_size = V + 2
@@ -195,7 +195,7 @@ def test_what_another_guide_saved_is_refused(name, prior, prompts, tmp_path):
 
 
 def test_prompts_of_different_lengths(guide, prompts):
-    """In one batch each prompt has the law that it has alone."""
+    """In one batch each prompt has the same distribution as alone."""
     response = guide.distribution(prompts).enumerate_support()[::5]
     together = guide.distribution(prompts).log_prob(response)
     alone = [
@@ -224,7 +224,7 @@ def test_moves_as_a_whole(guide, prompts):
 
 
 def left_behind(module):
-    """Tensors that `.to` does not move: attributes of a module, or in one, that are neither parameters nor buffers."""
+    """Tensors that `.to` does not move: attributes of modules, neither parameters nor buffers."""
     for path, part in module.named_modules():
         for key, value in vars(part).items():
             if not key.startswith("_") and not isinstance(value, nn.Module):
@@ -279,7 +279,7 @@ def test_is_never_in_training_mode(guide):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("name", TRAINS)
 def test_trains_by_every_objective(name, objective, prior, prompts):
-    """Three steps: finite numbers, parameters that move, and a prior that stays what it was, bit for bit."""
+    """Three steps: finite numbers, parameters that change, a prior constant bit for bit."""
     prompts = prompts[: OBJECTIVES[objective].max_prompts]
     guide = build(name, prior, prompts, seed=1)
     model = AlignmentModel(prior, TextReward(vader_sentiment, prior, upper_bound=1.0), beta=0.3)

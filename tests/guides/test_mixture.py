@@ -1,4 +1,4 @@
-"""A mixture's density is the sum of its components', token by token and whole."""
+"""The density of a mixture is the weighted sum over the components, by token and response."""
 
 import math
 from collections import Counter
@@ -31,7 +31,7 @@ def prompts(prior):
 
 @pytest.fixture
 def mixture(prior, prompts):
-    """Of different families, at different temperatures, one of them frozen."""
+    """Components of different families, at different temperatures, one frozen."""
     return moved(
         Mixture([FineTuned(prior), Recurrent(prior), MeanField(prior, prompts), Tempered(prior)]), 1
     )
@@ -63,7 +63,7 @@ def test_gradient_is_that_of_the_weighted_sum(mixture, prior, prompts):
 
 
 def test_suffixes_are_drawn_from_the_components_that_the_prefix_speaks_for(prior):
-    """Given a first token that one component alone would write, the second is that component's."""
+    """After a first token of a single component, the second token is of the same component."""
     prompts = prior.encode(["a"])
     guides = [MeanField(prior, prompts), MeanField(prior, prompts)]
     with torch.no_grad():
@@ -79,7 +79,7 @@ def test_suffixes_are_drawn_from_the_components_that_the_prefix_speaks_for(prior
     assert Counter(map(tuple, drawn)) == {(2, 2, 2): 20, (3, 3, 3): 20}
 
 
-def test_what_no_component_can_write_has_no_probability_and_no_nan(prior, prompts):
+def test_response_outside_all_components_has_probability_0_and_no_nan(prior, prompts):
     mixture = Mixture([moved(Twisted(prior, top_k=2), 1), moved(Twisted(prior, top_k=3), 2)])
     support = prior(prompts).enumerate_support()
     log_prob = mixture.distribution(prompts).log_prob(support)
@@ -104,7 +104,7 @@ def test_components_of_one_family_are_set_apart(prior, prompts, component):
     assert mixture_of(prior, prompts, component=component, num_components=1).distribution(prompts)
 
 
-def test_what_cannot_be_mixed_is_refused(prior, prompts):
+def test_guides_that_cannot_be_mixed_are_refused(prior, prompts):
     with pytest.raises(ValueError, match="got no guides"):
         Mixture([])
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Nothing that is saved names a path of this machine, and nothing that is loaded needs one."""
+"""No saved file names a path of this machine, and no loader needs such a path."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The soft prompt is the prior after its virtual tokens, learns those alone, loads in peft, and refuses what it cannot do."""
+"""The soft prompt is the prior after virtual tokens, trains these alone, and loads in peft."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def guide(network: str, kind: str) -> SoftPrompt:
-    """Away from where it starts: no two virtual tokens are alike."""
+    """Soft prompt away from the start: no two virtual tokens are alike."""
     return moved(tiny(network, temperature=0.7), kind)
 
 
@@ -52,7 +52,7 @@ def moved(prior: LanguageModel, kind: str, **options: object) -> SoftPrompt:
 
 
 def plain_logits(guide: SoftPrompt, ids: Tensor) -> Tensor:
-    """Logits after each of the tokens `[L]`, by one pass over one sequence: no padding, no selection, nothing shared."""
+    """Logits after each of the tokens `[L]`, by one pass over one sequence without padding."""
     network, virtual = guide.prior.network, guide.virtual_tokens
     if guide.kind == "prompt":
         embeddings = torch.cat([virtual, network.get_input_embeddings()(ids)])
@@ -78,7 +78,7 @@ def plain_log_prob(guide: SoftPrompt, prompt: Tensor, response: Tensor) -> Tenso
 
 
 def plain_log_probs(guide: SoftPrompt, prompts: Prompts, value: Tensor) -> Tensor:
-    """`[K, N]` for responses `[K, N, T]`, one sequence at a time."""
+    """Log-probabilities `[K, N]` of responses `[K, N, T]`, one sequence at a time."""
     alone = [ids[mask] for ids, mask in zip(prompts.ids, prompts.mask, strict=True)]
     return torch.stack(
         [
@@ -88,7 +88,7 @@ def plain_log_probs(guide: SoftPrompt, prompts: Prompts, value: Tensor) -> Tenso
     )
 
 
-# The law
+# The distribution
 
 
 def test_it_is_registered() -> None:
@@ -106,7 +106,7 @@ def test_log_prob_is_that_of_a_plain_pass_over_virtual_tokens_prompt_and_respons
     )
 
 
-def test_it_samples_what_it_scores(guide: SoftPrompt) -> None:
+def test_samples_have_the_scored_distribution(guide: SoftPrompt) -> None:
     """Token by token, the decode that samples finds the logits that the parallel pass finds."""
     prompts = guide.prior.encode(PROMPTS)
     value = guide.distribution(prompts).sample()
@@ -126,7 +126,7 @@ def test_it_samples_what_it_scores(guide: SoftPrompt) -> None:
 
 
 @pytest.mark.parametrize("text", ["c a b", "c a b a a", "c a"], ids=["as long", "cut", "repeated"])
-def test_with_a_text_it_starts_as_the_prior_after_that_text(
+def test_with_a_text_the_start_is_the_prior_after_the_text(
     network: str, kind: str, text: str
 ) -> None:
     prior = tiny(network)
@@ -141,7 +141,7 @@ def test_with_a_text_it_starts_as_the_prior_after_that_text(
 @pytest.mark.parametrize(
     ("special", "first"), [({}, 0), ({"bos_token": "b"}, 3), ({"bos_token": None}, 0)]
 )
-def test_without_a_text_it_starts_as_the_token_that_begins_texts_then_nothing(
+def test_without_a_text_the_start_is_the_beginning_token_then_zeros(
     kind: str, special: dict, first: int
 ) -> None:
     prior = LanguageModel(tiny().network, tiny_tokenizer(**special), max_new_tokens=3)
@@ -159,7 +159,7 @@ def test_without_a_text_it_starts_as_the_token_that_begins_texts_then_nothing(
     assert_close(guide.virtual_tokens.detach(), expected, rtol=0, atol=1e-12)
 
 
-def test_in_a_batch_each_prompt_has_the_law_that_it_has_alone(guide: SoftPrompt) -> None:
+def test_in_a_batch_each_prompt_has_the_same_distribution_as_alone(guide: SoftPrompt) -> None:
     prompts = guide.prior.encode(PROMPTS)
     value = guide.distribution(prompts).enumerate_support()[::5]
     alone = [guide.distribution(prompts[[n]]).log_prob(value[:, [n]]) for n in range(len(prompts))]
@@ -320,7 +320,7 @@ def test_a_short_fit_lowers_the_exact_divergence(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-def test_what_trains_is_float32_or_wider_and_the_network_reads_its_own_type(
+def test_trained_tensors_are_float32_or_wider_and_the_network_reads_its_own_type(
     kind: str, dtype: torch.dtype
 ) -> None:
     guide = SoftPrompt(tiny(dtype=dtype), kind=kind)
@@ -339,7 +339,7 @@ def test_what_trains_is_float32_or_wider_and_the_network_reads_its_own_type(
 # Saved and loaded
 
 
-def test_what_is_saved_is_loaded_bit_for_bit(guide: SoftPrompt, tmp_path: Path) -> None:
+def test_saved_guide_is_loaded_bit_for_bit(guide: SoftPrompt, tmp_path: Path) -> None:
     guide.save_pretrained(tmp_path)
     again = SoftPrompt(guide.prior, kind=guide.kind, num_virtual_tokens=NUM_VIRTUAL_TOKENS)
     assert not torch.equal(again.virtual_tokens, guide.virtual_tokens)
@@ -349,7 +349,7 @@ def test_what_is_saved_is_loaded_bit_for_bit(guide: SoftPrompt, tmp_path: Path) 
     assert load_file(tmp_path / WEIGHTS)["prompt_embeddings"].dtype == torch.float64
 
 
-def test_peft_alone_loads_what_is_saved(guide: SoftPrompt, network: str, tmp_path: Path) -> None:
+def test_peft_alone_loads_the_saved_folder(guide: SoftPrompt, network: str, tmp_path: Path) -> None:
     from peft import PeftModel
 
     guide.save_pretrained(tmp_path)
@@ -358,7 +358,7 @@ def test_peft_alone_loads_what_is_saved(guide: SoftPrompt, network: str, tmp_pat
         expected = plain_logits(guide, ids)
         (ours, _) = guide.start(Prompts.from_ids([ids.tolist()], ["a b c a b"]))
         loaded = PeftModel.from_pretrained(tiny(network).network, tmp_path).eval()
-        # all virtual tokens that are no padding are before the prompt, so that a mask of ones is what peft is to be given
+        # all virtual tokens without padding are before the prompt: peft takes a mask of ones
         logits = loaded(ids[None], attention_mask=torch.ones(1, len(ids), dtype=torch.long)).logits[
             0, -len(ids) :
         ]
@@ -397,8 +397,8 @@ def test_tensors_of_other_names_are_refused(guide: SoftPrompt, tmp_path: Path) -
         guide.load_pretrained(tmp_path)
 
 
-def test_a_kind_is_told_by_its_configuration_where_shapes_agree(tmp_path: Path) -> None:
-    """One layer whose keys and values together are as wide as an embedding."""
+def test_kind_follows_from_the_configuration_if_shapes_agree(tmp_path: Path) -> None:
+    """One layer with keys and values together as wide as an embedding."""
     network = MistralForCausalLM(
         MistralConfig(
             vocab_size=len(WORDS),
@@ -451,7 +451,7 @@ def test_a_prompt_that_leaves_no_room_for_the_virtual_tokens_is_refused(guide: S
 
 
 @pytest.mark.parametrize("name", ["sliding_window", "attention_chunk_size"])
-def test_what_is_longer_than_a_window_of_attention_is_refused(guide: SoftPrompt, name: str) -> None:
+def test_prompt_longer_than_a_window_of_attention_is_refused(guide: SoftPrompt, name: str) -> None:
     setattr(guide.prior.network.config, name, 9)
     guide.distribution(guide.prior.encode(["a b c"]))
     with pytest.raises(ValueError, match="4 of the prompt and 3 of the response are over the 9"):

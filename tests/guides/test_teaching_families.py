@@ -1,4 +1,4 @@
-"""What each of the small families can see, and what it cannot."""
+"""Small families: the part of the prefix that each family can see."""
 
 import itertools
 import math
@@ -21,7 +21,7 @@ def moved(guide):
 
 
 def groups(guide, prompts, key):
-    """The next-token laws that a guide has, `{key(prompt, prefix): [laws]}`, over all prefixes of all prompts."""
+    """Next-token distributions by `key(prompt, prefix)`, over all prompts and prefixes."""
     distribution = guide.distribution(prompts)
     support = distribution.enumerate_support()
     laws = distribution.next_token_logits(support).log_softmax(-1)
@@ -64,7 +64,7 @@ def window(n):
 @pytest.mark.parametrize(
     "special", [{}, {"end_ids": [0, 3], "pad_id": 1}], ids=["", "two ends, a word as padding"]
 )
-def test_one_law_for_all_that_it_sees_the_same_and_no_other(make, sees, special):
+def test_one_distribution_for_prefixes_that_look_the_same(make, sees, special):
     prior = tiny(**special)
     prompts = prior.encode(PROMPTS)
     found = groups(moved(make(prior, prompts)), prompts, sees)
@@ -75,7 +75,7 @@ def test_one_law_for_all_that_it_sees_the_same_and_no_other(make, sees, special)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
-def test_reads_one_token_at_a_time_what_it_reads_at_once(n):
+def test_token_by_token_and_parallel_reading_agree(n):
     prior = tiny(max_new_tokens=4)
     prompts, ids = prior.encode(PROMPTS), torch.tensor([[2, 3, 4], [4, 2, 2], [3, 3, 2]])
     for guide in (
@@ -141,7 +141,8 @@ def test_unknown_prompt_is_named(prior):
         guide = family(prior, prior.encode(["the film was"]))
         with pytest.raises(
             ValueError,
-            match="no table for the prompt 'the plot was': build the guide with all 1 prompts and this one",
+            match="no table for the prompt 'the plot was': "
+            "build the guide with all 1 prompts and this one",
         ):
             guide.distribution(prior.encode(["the plot was"])).sample()
 

@@ -1,4 +1,4 @@
-"""The twisted prior: it contains the posterior, at the soft value function, and its twist leads SMC there."""
+"""Twisted prior: contains the posterior at the soft value function; the twist leads SMC there."""
 
 import copy
 import math
@@ -37,7 +37,7 @@ def truth(model, prompts):
 
 
 def soft_value(truth):
-    """log E_p0[exp(r/beta) | x_<=t] for each response, prompt and position, `[S, N, T]`: sums over what begins the same."""
+    """log E_p0[exp(r/beta) | x_<=t], `[S, N, T]`: sums over responses with the same prefix."""
     steps = []
     for t in range(truth.support.shape[-1]):
         same = (truth.support[:, None, :, : t + 1] == truth.support[None, :, :, : t + 1]).all(
@@ -53,9 +53,9 @@ def soft_value(truth):
 
 @pytest.fixture(scope="module")
 def optimal(small_prior, prompts, truth):
-    """The guide whose head is the soft value function: linear, for its 20 states of 32 dimensions are independent.
+    """Guide with the soft value function as the head: linear, since 20 states are independent.
 
-    A state is nowhere looked up among others: in another batch shape it is rounded to other digits.
+    No state is looked up among others: another batch shape rounds a state to other digits.
     """
     _, hidden = small_prior(prompts).log_prob_and_hidden(truth.support)  # [S, N, T, H]
     value, is_token = soft_value(truth), small_prior.space.is_token(truth.support)
@@ -87,7 +87,7 @@ def test_twist_at_the_soft_value_function_makes_smc_exact(model, prompts, truth,
 
 
 def test_both_twists_are_the_logits_less_the_priors(prompts, small_prior):
-    """`twist` at each t and `log_twist` at once, against what tells q from p0."""
+    """`twist` at each t and `log_twist` at once, against log q - log p0."""
     guide = moved(Twisted(small_prior))
     response = small_prior(prompts).enumerate_support()
     log_psi = guide.log_twist(prompts, response)
@@ -116,7 +116,7 @@ def moved(guide, scale=0.3):
 
 @pytest.mark.slow
 def test_contrastive_learning_finds_the_soft_value_function(model, prompts, truth, small_prior):
-    """Up to a constant for each prompt and position; trained through q by SVI, psi need not be one."""
+    """psi is log p*/p0 of the prefix up to a constant for each prompt and position."""
     guide = Twisted(small_prior)
     optimizer = FusedOptimizer(options={"lr": 1e-2}, schedule=cosine(400))
     fit(
@@ -166,7 +166,7 @@ def test_starts_as_the_prior_at_its_temperature(prompts, small_prior):
 
 
 def test_dropout_of_a_head_is_held_off(prompts, small_prior):
-    """Else what is sampled would not be what is scored."""
+    """Dropout would make samples differ from scores."""
     size, width = small_prior.network.get_output_embeddings().weight.shape
     guide = Twisted(
         small_prior,

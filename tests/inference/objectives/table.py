@@ -1,7 +1,8 @@
-"""A world small enough to run an objective on every pair of draws: two words and an end, two tokens, seven responses.
+"""World small enough for an objective on every pair of draws: two words, two tokens, 7 responses.
 
-Prior and guide are tables of next-token logits, one row for the first token and one for each word before; the guide's family
-contains the posterior. Guides can be made to draw given responses, so that means over draws are finite sums.
+Prior and guide are tables of next-token logits: one row for the first token and one row for each
+word before. The guide's family contains the posterior. A guide can be made to draw given responses,
+and means over draws are finite sums.
 """
 
 import itertools
@@ -24,7 +25,7 @@ TWO = Prompts.from_ids([[1], [2]], ["one", "two"])
 
 
 class Row:
-    """The state: which prompt each sequence has, and its last token as a hidden layer, one-hot."""
+    """State: the prompt of each sequence, and the last token as a hidden layer, one-hot."""
 
     def __init__(self, prompt: Tensor, last: Tensor) -> None:
         self.prompt, self.last = prompt, last
@@ -35,7 +36,10 @@ class Row:
 
 
 class Table(Guide):
-    """q(x | prompt) = softmax(first[prompt])[x_1] softmax(then[prompt, x_1])[x_2]; its twist is that from the first table."""
+    """q(x | prompt) = softmax(first[prompt])[x_1] softmax(then[prompt, x_1])[x_2].
+
+    The twist is log q - log p0 of the prior `Table(0)`.
+    """
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -133,7 +137,10 @@ def gradient(objective, model, guide, prompts, response) -> tuple[float, Tensor]
 
 
 def mean_gradient(make, model, guide, prompts, num_particles: int, proposal=None) -> Tensor:
-    """E[gradient] over all draws of `num_particles` responses to one prompt, from the guide or a proposal: a finite sum."""
+    """E[gradient] over all draws of `num_particles` responses to one prompt: a finite sum.
+
+    The draws are from the guide or a proposal.
+    """
     truth = Enumeration(model, prompts)
     prob = truth.log_guide(guide if proposal is None else proposal).exp()[:, 0]
     total = torch.zeros(())

@@ -1,4 +1,4 @@
-"""Leave-one-out: unbiased, equal to VarGrad sample by sample, and without variance at the posterior."""
+"""Leave-one-out: unbiased, equal to VarGrad on every sample, no variance at the posterior."""
 
 import itertools
 from functools import partial
@@ -24,7 +24,7 @@ def exact_gradient(truth, guide):
 
 @pytest.fixture(scope="module")
 def one_token():
-    """Ten responses: a hundred pairs of them, all of which an objective with two particles can be run on."""
+    """World of ten responses: an objective with two particles runs on all hundred pairs."""
     prior = grammar_prior(max_new_tokens=1)
     return prior, prior.encode(["the film was"])
 
@@ -42,7 +42,7 @@ def test_mean_over_all_pairs_is_the_exact_gradient(one_token):
 
 
 def test_equals_vargrad_on_every_sample(model, guide, prompts):
-    """Half the gradient of the variance of the log-weights over particles, samples detached (arXiv 2010.10436)."""
+    """Half the gradient of the variance of the log-weights, samples detached (arXiv 2010.10436)."""
     response = guide.distribution(prompts).sample((6,))
     _, leave_one_out = gradient(LeaveOneOut_ELBO(6), model, guide, prompts, response)
     guide.zero_grad()
@@ -63,7 +63,7 @@ def test_loss_is_that_of_trace_elbo(model, guide, prompts):
 
 
 def test_gradient_vanishes_at_the_posterior_where_that_of_trace_elbo_does_not(small_prior, prompts):
-    """Evidence that is constant makes the prior the posterior, with log Z = 3."""
+    """A constant reward makes the prior the posterior, with log Z = 3."""
     flat = AlignmentModel(
         small_prior, {"flat": lambda _, response: torch.full(response.shape[:-1], 3.0)}, beta=1.0
     )
@@ -75,7 +75,7 @@ def test_gradient_vanishes_at_the_posterior_where_that_of_trace_elbo_does_not(sm
 
 
 def test_baselines_are_kept_apart_by_prompt(small_prior, prompts):
-    """Evidence that differs between prompts but not within one leaves nothing to learn; a pooled baseline would."""
+    """Rewards constant within each prompt: zero gradient, unlike with a pooled baseline."""
     by_prompt = AlignmentModel(
         small_prior,
         {"prompt": lambda _, response: torch.tensor([0.0, 40.0]).expand(response.shape[:-1])},
@@ -87,7 +87,7 @@ def test_baselines_are_kept_apart_by_prompt(small_prior, prompts):
 
 
 def test_any_pyro_program():
-    """Several sites, some outside the plate: the mean gradient is that of Trace_ELBO, here both by many samples."""
+    """Several sites, some outside the plate: the mean gradient equals Trace_ELBO's, by sampling."""
     data = torch.tensor([0.0, 1.0, 1.0])
 
     def model():
@@ -204,7 +204,7 @@ def _program(distribution, scale, plate, factor):
 @pytest.mark.parametrize("plate", [_all, _some_of_four])
 @pytest.mark.parametrize(("of_prior", "of_guide"), [(0.25, 0.25), (0.25, 1.0), (1.0, 3.0)])
 def test_scales_and_subsampling_are_taken_as_pyro_takes_them(of_prior, of_guide, plate):
-    """The mean gradient over all pairs of draws is that of Pyro's enumeration, whose scales are Pyro's own."""
+    """The mean gradient over all pairs of draws equals Pyro's enumeration, scales included."""
     guide, prior = Table(1), Table(0).requires_grad_(False)
     model = _program(prior.distribution, of_prior, plate, factor=True)
 

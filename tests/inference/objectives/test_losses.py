@@ -14,7 +14,7 @@ NUM = 2_000
 
 
 def in_proportion(log_law):
-    """The responses of a world, each as often as its probability says, `[K, 1, T]`."""
+    """Responses of a world with frequencies equal to the probabilities, `[K, 1, T]`."""
     counts = (log_law[:, 0].exp() * NUM).round().long()
     return Enumeration(Target(), ONE).support.repeat_interleave(counts, 0)
 
@@ -32,7 +32,7 @@ def in_proportion(log_law):
     ],
 )
 def test_a_loss_is_the_quantity_that_is_descended(name):
-    """From draws whose frequencies are q: minus the ELBO, minus log Z, half a variance, a divergence."""
+    """Draws with frequencies q: minus the ELBO, minus log Z, half a variance, a divergence."""
     model, guide = Target(), Table(1)
     truth = Enumeration(model, ONE)
     response = in_proportion(truth.log_guide(guide))
@@ -65,7 +65,7 @@ def test_the_mean_loss_over_all_pairs_of_draws_is_exact(name):
 
 
 def test_losses_are_summed_over_prompts_and_metrics_averaged():
-    """Draws of one prompt, then of the other, then of both."""
+    """Draws for one prompt, then for the other, then for both."""
     model, guide = Target(), Table(1)
     response = guide.distribution(TWO).sample((6,))
     for name in ("leave-one-out", "log-variance", "wake-phi", "multi-sample", "analytic-kl"):
@@ -81,7 +81,7 @@ def test_losses_are_summed_over_prompts_and_metrics_averaged():
 
 
 def test_bolder_draws_are_weighed_back_to_the_guide():
-    """Self-normalised, from draws in proportion to the bolder law; the ELBO of plain means is another."""
+    """Self-normalised ELBO from draws of the bolder distribution; plain means differ."""
     model, guide = Target(), Table(1)
     truth = Enumeration(model, ONE)
     bolder = tempered(guide.distribution(ONE), 3.0).log_prob(truth.support).detach()
@@ -96,7 +96,7 @@ def test_bolder_draws_are_weighed_back_to_the_guide():
 
 
 def test_replayed_responses_come_with_their_own_densities():
-    """The buffer gives as many as are asked for, beside the fresh ones: the loss is half the variance over both."""
+    """The loss is half the variance over fresh and replayed responses together."""
     model, guide = Target(), Table(1)
     truth = Enumeration(model, ONE)
     fresh, old = truth.support[:2], truth.support[3:6]
@@ -112,7 +112,7 @@ def test_replayed_responses_come_with_their_own_densities():
 
 
 def test_metrics_of_steps_on_the_draws_of_another_guide_are_those_of_this_one():
-    """ELBO of the adaptive forward KL and of the second step of `proximal`, by importance weights."""
+    """ELBO by importance weights: the adaptive forward KL, the second step of `proximal`."""
     model, old, new = Target(), Table(1), Table(2)
     truth = Enumeration(model, ONE)
     response = in_proportion(truth.log_guide(old))
@@ -129,7 +129,7 @@ def test_metrics_of_steps_on_the_draws_of_another_guide_are_those_of_this_one():
 
 
 def test_a_value_function_descends_half_the_squared_error():
-    """Its gradient on given draws, at padding none, against autograd of the definition."""
+    """Gradient on given draws without padding, against autograd of the definition."""
     model, guide = Target(), Table(1)
     truth = Enumeration(model, ONE)
     response = truth.support

@@ -1,4 +1,4 @@
-"""Every registered objective against what theory promises of it. An entry of the registry without a claim here fails."""
+"""Every registered objective against theory. An entry without a claim here fails."""
 
 import itertools
 import math
@@ -61,7 +61,7 @@ DESCENDS = {
     "best-of-n-distillation": "best-of-n",
     "contrastive-twist": "contrastive",
 }
-"""What each objective descends."""
+"""Quantity that each objective descends."""
 
 UNBIASED = {
     name for name, what in DESCENDS.items() if what in ("reverse-kl", "multi-sample", "best-of-n")
@@ -107,7 +107,7 @@ SUPPORTS_HARD_CONSTRAINTS = {
 """Objectives that learn from a log-likelihood of -inf; all others refuse -inf."""
 
 OPTIONS = {"best-of-n-distillation": {"n": 3}}
-"""Options with which an objective reaches its optimum in the steps of these tests."""
+"""Options with which an objective reaches the optimum in the steps of these tests."""
 
 OURS = [name for name in OBJECTIVES if isinstance(OBJECTIVES[name](), ResponseObjective)]
 
@@ -117,7 +117,7 @@ def prompts_of(name):
 
 
 def knowing_log_z(name, num_particles, truth):
-    """The objective, with log Z given to it where it has an average of it."""
+    """Objective with the exact log Z instead of a moving average."""
     objective = OBJECTIVES[name](num_particles=num_particles)
     if isinstance(objective, FDivergence):
         objective.log_z.update = lambda prompts, log_z_hat: truth.log_z
@@ -222,7 +222,7 @@ def test_gradient_at_the_posterior(name):
     "name", [n for n, entry in OBJECTIVES.items() if entry.max_prompts is None]
 )
 def test_prompts_are_kept_apart(name):
-    """The gradient on two prompts of very different evidence is the sum of those on each alone."""
+    """The gradient on two prompts of very different rewards is the sum of two gradients."""
 
     def reward(prompts, response):
         return 20.0 * (prompts.ids[:, -1] - 1.5) + (response[..., 0] * 0.3 - response[..., 1] * 0.2)
@@ -245,7 +245,7 @@ def test_prompts_are_kept_apart(name):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_impossible_responses_are_borne_or_refused(name):
-    """A third of what the guide draws is impossible. What bears that learns to avoid it; what does not says so."""
+    """A third of the draws is impossible: the objective learns to avoid these or refuses."""
 
     def reward(_, response):
         return torch.where(response[..., 0] == 2, -math.inf, 0.3 * response[..., 1].double())
@@ -306,7 +306,7 @@ def test_reaches_the_posterior_through_plain_svi(name):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_killed_fit_goes_on_as_if_nothing_had_happened(name, tmp_path):
-    """Bit for bit, with what the objective remembers: replay, averages, proposals, batches."""
+    """Resume bit for bit, with the state of the objective: replay, averages, proposals, batches."""
     model, prompts = Target(), prompts_of(name)
 
     def train(steps, folder=None, resume=False):
@@ -338,7 +338,7 @@ def test_a_killed_fit_goes_on_as_if_nothing_had_happened(name, tmp_path):
 
 @pytest.mark.parametrize("name", OURS)
 def test_elbo_among_the_metrics_is_the_guides(name):
-    """Whatever is descended; from draws in proportion to what draws them it is exact."""
+    """Metrics are exact for draws in proportion to their distribution, for every objective."""
     model, guide = Target(), Table(1)
     truth = Enumeration(model, ONE)
     temperature = getattr(OBJECTIVES[name](), "exploration", 1.0)
@@ -357,7 +357,7 @@ def test_elbo_among_the_metrics_is_the_guides(name):
 
 
 def test_off_policy_steps_of_proximal_are_unbiased_without_the_clip():
-    """Its second step on a batch drawn from another guide has the ELBO's gradient at this one, in the mean."""
+    """The second step on a batch of another guide has the ELBO's gradient in the mean."""
     model, old, new = Target(), Table(1), Table(2)
     truth = Enumeration(model, ONE)
     prob = truth.log_guide(old).exp()[:, 0]
@@ -371,7 +371,7 @@ def test_off_policy_steps_of_proximal_are_unbiased_without_the_clip():
         weight = prob[list(drawn)].prod()
         total = total + weight * part
     exact = autograd(exact_loss("leave-one-out", model, new, ONE, 2), new)
-    # the baseline is normalised by the others' ratios, so that the advantage is centred but the mean is exact all the same
+    # the ratios of the other particles normalise the baseline: the mean remains exact
     assert torch.allclose(total, exact, rtol=1e-9, atol=1e-10)
 
 
@@ -393,7 +393,7 @@ def test_off_policy_forward_kl_is_unbiased_given_log_z():
 
 
 def test_adaptive_proposal_is_replaced_only_by_a_better_one():
-    """From the prior towards the posterior it moves; a guide made worse is not taken."""
+    """The proposal moves from the prior to the posterior; a worse guide does not replace it."""
     model, near, far = Target(), posterior_guide(Target(), ONE), Table(5)
     for proposal, guide, replaced in ((far, near, True), (near, far, False)):
         objective = FDivergence("forward-kl", 256, adapt_every=2)
@@ -480,7 +480,7 @@ def test_mean_loss_of_a_divergence_is_the_divergence(name):
 
 @pytest.mark.parametrize("name", sorted(SUPPORTS_HARD_CONSTRAINTS))
 def test_a_hard_constraint_of_small_probability_is_borne_from_the_first_step(name):
-    """With two responses a step most batches hold no possible one."""
+    """With two responses a step, most batches hold no possible response."""
 
     def reward(_, response):
         return torch.where(
@@ -507,7 +507,7 @@ def test_a_hard_constraint_of_small_probability_is_borne_from_the_first_step(nam
         assert (truth.log_guide(guide).exp()[possible] > start).all()
 
 
-def test_analytic_kl_bears_tokens_that_neither_prior_nor_guide_has():
+def test_analytic_kl_is_finite_for_tokens_that_neither_prior_nor_guide_has():
     model, guide = Target(), Table(1)
     with torch.no_grad():
         model.prior.first[:, 2] = guide.first[:, 2] = -math.inf
@@ -524,7 +524,7 @@ def test_analytic_kl_bears_tokens_that_neither_prior_nor_guide_has():
 
 @pytest.mark.parametrize("name", ["wake-phi", "contrastive-twist"])
 def test_a_prompt_without_a_possible_draw_tells_nothing(name):
-    """Its gradient is 0, and the other prompt's is what it is alone."""
+    """The impossible prompt has gradient 0; the other prompt has the same gradient as alone."""
 
     def reward(_, response):
         return torch.where(response[..., 0] == 2, -math.inf, 0.3 * response[..., 1].double())
@@ -542,7 +542,7 @@ def test_a_prompt_without_a_possible_draw_tells_nothing(name):
     assert torch.allclose(both, alone, atol=1e-12)
 
 
-def test_loss_of_proximal_is_of_the_prompts_it_is_asked_for():
+def test_loss_of_proximal_is_of_the_given_prompts():
     def reward(prompts, response):
         return prompts.ids[:, -1].double().expand(response.shape[:-1])
 

@@ -1,4 +1,4 @@
-"""What objectives remember from step to step: averages of Z, replayed responses, snapshots, and the law of the best of n."""
+"""State of objectives over steps: averages of Z, replayed responses, snapshots, best of n."""
 
 import math
 
@@ -86,8 +86,8 @@ def test_snapshot_is_in_place_for_a_while():
         assert torch.equal(guide.first, before + 1.0)
 
 
-def test_law_of_the_best_of_n_from_many_prior_draws():
-    """Consistent, ties included; and finite for evidence that no draw has shown."""
+def test_distribution_of_the_best_of_n_from_many_prior_draws():
+    """Consistent, ties included; finite for a reward that no draw has."""
 
     def coarse(prompts, response):
         return response[..., 0].double().clamp(max=1)  # two levels
@@ -119,7 +119,7 @@ OURS = sorted(name for name in OBJECTIVES if isinstance(OBJECTIVES[name](), Resp
 
 @pytest.mark.parametrize("name", OURS)
 def test_prompts_of_one_text_are_not_one_prompt(name):
-    """Told apart by their token ids, in one batch and in different ones; or by position alone, in one batch."""
+    """Prompts differ by token ids, in one batch or several, or by position in one batch."""
 
     def by_position(prompts, response):
         return torch.arange(len(prompts)) * 3.0 + 0.3 * response[..., 0] * (
@@ -144,7 +144,7 @@ def test_prompts_of_one_text_are_not_one_prompt(name):
 
 @pytest.mark.parametrize("name", OURS)
 def test_differentiable_loss_has_the_same_value_gradient_and_metrics(name):
-    """The use that Pyro's loops outside of SVI make of it."""
+    """Use by Pyro's loops other than SVI."""
     model, guide, made = Target(), Table(1), []
     for differentiable in (False, True):
         pyro.set_rng_seed(0)

@@ -1,4 +1,4 @@
-"""Numbers of particles: too few, and what is no number, are refused at once, where the objective is made."""
+"""Numbers of particles: too few, or no number, are refused when the objective is built."""
 
 import math
 
@@ -44,7 +44,7 @@ def test_baselines_of_reward_to_go_differ_in_what_they_need():
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_what_is_no_number_of_particles_is_refused(name):
+def test_invalid_number_of_particles_is_refused(name):
     for number in (0, -3, True, 2.5, 8.0, math.nan, math.inf, "8", None, 10**12):
         with pytest.raises(ValueError, match=r"num_particles is .*expected a whole number"):
             OBJECTIVES[name](num_particles=number)

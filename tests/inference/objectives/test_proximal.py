@@ -1,4 +1,4 @@
-"""PPO's clipped surrogate, particle by particle: which of them it leaves a gradient, and how large."""
+"""PPO's clipped surrogate: the gradient of each particle, and the particles without gradient."""
 
 import pytest
 import torch
@@ -11,9 +11,9 @@ CLIP = 0.3
 
 
 def by_hand(ratio, log_weight, clip):
-    """d surrogate / d log q(x_k), for one prompt: rho_k A_k, and 0 where the clip takes it.
+    """d surrogate / d log q(x_k), for one prompt: rho_k A_k, and 0 where the clip is active.
 
-    And which of the clip's corners are met.
+    Also returns the corners of the clip that the particles reach.
     """
     slopes, corners = [], set()
     for k, rho in enumerate(ratio):
@@ -29,8 +29,11 @@ def by_hand(ratio, log_weight, clip):
 
 
 @pytest.mark.parametrize("clip", [CLIP, None])
-def test_the_clip_takes_the_gradient_of_what_has_gone_far_enough_and_of_nothing_else(clip):
-    """On both sides, for either sign of the advantage, whose baseline weighs the others by their ratios."""
+def test_the_clip_removes_the_gradient_of_far_particles_only(clip):
+    """Both sides of the clip and both signs of the advantage.
+
+    The baseline weighs the other particles by their ratios.
+    """
     model, old, new = Target(), Table(1), Table(2)
     truth = Enumeration(model, TWO)
     objective = Proximal_ELBO(len(truth.support), clip=clip, epochs=2)
@@ -62,7 +65,7 @@ def test_the_first_step_on_a_batch_knows_no_clip():
 
 
 def test_a_batch_serves_so_many_steps_and_no_more():
-    """The loss of a step that draws is that of the responses drawn; later steps do not look at others."""
+    """Loss of a step that draws: the loss of the drawn responses, also in later steps."""
     model, guide = Target(), Table(1)
     first, second = torch.tensor([[[1, 1]], [[2, 0]]]), torch.tensor([[[0, 0]], [[2, 2]]])
     objective = Proximal_ELBO(2, epochs=3)

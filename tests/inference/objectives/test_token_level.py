@@ -1,4 +1,4 @@
-"""Reward-to-go and analytic KL: against one Pyro site per token, and what they save."""
+"""Reward-to-go and analytic KL against one Pyro site per token, and their variance."""
 
 import itertools
 
@@ -24,7 +24,7 @@ from tests.inference.objectives.table import BETA, ONE, Table, Target, gradient,
 
 
 class TokenSites:
-    """The same program with one site per token, as TraceGraph_ELBO wants it; for the one prompt of the world."""
+    """The same program with one site per token for TraceGraph_ELBO, on one prompt."""
 
     def __init__(self, table: Table, reward=None) -> None:
         self.table, self.reward = table, reward
@@ -86,7 +86,7 @@ def sum_of_variances(make, model, guide, num=200):
 
 
 def test_leave_one_out_wins_late():
-    """At the posterior its gradient is 0 on every sample; those of the token-level ones are not."""
+    """At the posterior, leave-one-out has gradient 0 on every sample; token-level gradients not."""
     model = Target()
     guide = posterior_guide(model, ONE)
     late = {
@@ -99,7 +99,7 @@ def test_leave_one_out_wins_late():
 
 
 def test_token_level_wins_far_from_the_posterior():
-    """Where rewards say little and the guide is far from the prior, most of the sum is noise about other tokens."""
+    """Small rewards and a guide far from the prior: most of the sum is noise of other tokens."""
     model, guide = Target(lambda _, response: torch.zeros(response.shape[:-1]).double()), Table(7)
     with torch.no_grad():
         guide.then *= 3
@@ -126,7 +126,7 @@ def test_analytic_kl_varies_less_than_the_sampled_one_and_is_never_negative():
 
 
 def test_value_baseline_is_learned():
-    """Its error falls to what is left of the return given the prefix; the guide's own gradient stays out of it."""
+    """The error falls to the variance of the return given the prefix; the guide is not affected."""
     model, guide = Target(), Table(1).requires_grad_(False)
     truth = Enumeration(model, ONE)
     objective = RewardToGo_ELBO(64, baseline="value")
@@ -165,7 +165,7 @@ def test_trace_elbo_at_the_posterior_has_the_variance_of_log_z_squared_fisher():
 
 
 def test_tracegraph_sees_a_reward_of_texts(small_prior, prompts, guide):
-    """Through texts the response's provenance would be lost, and the reward with it; through the network the gradient would."""
+    """Texts would lose the provenance of the response, and the network the gradient."""
     model = AlignmentModel(
         small_prior,
         TextReward(lambda texts: [len(text) / 9 for text in texts], small_prior),

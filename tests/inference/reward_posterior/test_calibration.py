@@ -73,7 +73,7 @@ def test_the_error_by_chance_is_the_mean_error_of_a_predictor_that_is_right():
         ([0.5, 0.5], [FIRST, SECOND], 0, "num_bins is 0, expected a whole number of at least 1"),
     ],
 )
-def test_what_are_no_predictions_is_refused(probability, outcome, num_bins, message):
+def test_invalid_predictions_are_refused(probability, outcome, num_bins, message):
     with pytest.raises(ValueError, match=message):
         calibrate(torch.tensor(probability), torch.tensor(outcome), num_bins)
 
@@ -103,8 +103,7 @@ def test_a_prediction_is_a_mean_over_weights():
 
 
 def exact(narrower=1.0):
-    """Draws from the exact posterior of one weight, by inverting its distribution on a grid; or about their mean but
-    narrower."""
+    """Exact posterior draws of one weight by inversion on a grid, or narrower about the mean."""
 
     def infer(model, comparisons, *, num_samples, seed):
         grid = torch.linspace(-6, 6, 2001, dtype=torch.float64) * model.prior_scale
@@ -149,7 +148,7 @@ def test_ranks_of_an_exact_posterior_are_uniform_and_of_a_narrow_one_are_not():
 
 
 def test_ranks_of_a_posterior_that_is_the_prior_are_uniform_and_of_shifted_draws_at_one_end():
-    """The prior passes for w itself, as it must (Talts et al. 2018, section 3), and a shift shows on its own side."""
+    """Prior draws pass (Talts et al. 2018, section 3), and a shift shows on one side."""
 
     def prior_draws(model, comparisons, *, num_samples, seed):
         return 1.5 * torch.randn(

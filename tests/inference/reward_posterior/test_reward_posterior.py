@@ -1,4 +1,4 @@
-"""Every inference of a reward against the exact posterior on a dense grid, of one and of two weights."""
+"""Every inference of a reward against the posterior of one and two weights on a dense grid."""
 
 import sys
 from dataclasses import replace
@@ -27,7 +27,7 @@ from model.preferences import BradleyTerry, Comparisons, LinearHead, MLPHead, si
 
 COUNT = 200
 SHORT = {"autoguide": {"num_steps": 20}, "nuts": {"warmup_steps": 20}}
-"""Options that make an inference quick where its result does not matter."""
+"""Options of a quick inference for tests that ignore the result."""
 
 
 def data(num_features, flip=0.0):
@@ -63,9 +63,10 @@ def exact_moments(model, comparisons, num_features):
 
 @pytest.mark.parametrize("name", sorted(set(REWARD_INFERENCE) - {"map"}))
 def test_moments_are_those_of_the_exact_posterior(name):
-    """To five standard errors of a mean, a deviation and a correlation of so many independent draws.
+    """Mean, deviation and correlation to five standard errors of as many independent draws.
 
-    NUTS has a third as many as it makes. The Gaussians leave out the skew, and the ensemble's members are maxima: a bias.
+    NUTS counts a third of the draws. The Gaussians leave out the skew, and the members of the
+    ensemble are maxima: a bias.
     """
     model, comparisons = BradleyTerry(LinearHead(2), prior_scale=2.0, flip=0.05), data(2, 0.05)
     mean, covariance = exact_moments(model, comparisons, 2)
@@ -82,7 +83,7 @@ def test_moments_are_those_of_the_exact_posterior(name):
 
 
 def test_laplace_comes_nearer_to_the_exact_posterior_with_more_comparisons():
-    """Of one weight, in its mean: the skew falls with the number of comparisons."""
+    """Mean of one weight: the skew falls with the number of comparisons."""
     model, whole = BradleyTerry(LinearHead(1), prior_scale=2.0), data(1)
     errors = []
     for count in (10, COUNT):
@@ -103,26 +104,25 @@ def test_the_gradient_vanishes_at_the_maximum(head, flip):
     w = maximum_a_posteriori(model, comparisons)
     assert w.shape == (1, head.num_weights)
     if isinstance(flip, tuple):
-        return  # its flip probability is not kept: that it is found is the next test's
+        return  # the flip probability is not kept: the next test covers the flip probability
     at = w[0].clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(log_joint(model, comparisons, at), at)
-    assert (
-        gradient.abs().max() < 1e-3
-    )  # where L-BFGS stops is its own affair; a steeper point is refused
+    # the end of L-BFGS is not tested; a steeper point is refused
+    assert gradient.abs().max() < 1e-3
 
 
 def test_a_latent_flip_probability_makes_the_reward_larger():
-    """Slips explain contradictions that otherwise shrink the reward."""
+    """Label noise explains contradictions that otherwise shrink the reward."""
     comparisons = data(1, 0.15)
-    plain, slipping = (
+    plain, noisy = (
         maximum_a_posteriori(BradleyTerry(LinearHead(1), 3.0, flip=f), comparisons)
         for f in (0.0, (1.0, 4.0))
     )
-    assert slipping.item() > 1.1 * plain.item() > 0
+    assert noisy.item() > 1.1 * plain.item() > 0
 
 
 def test_laplace_has_the_inverse_hessian():
-    """Identity: for a linear head H = 1/scale^2 + sum p (1 - p) d d'; the draws within their error of it."""
+    """Identity for a linear head: H = 1/scale^2 + sum p (1 - p) d d'; draws within error."""
     model, comparisons = BradleyTerry(LinearHead(2), prior_scale=2.0), data(2)
     w = maximum_a_posteriori(model, comparisons)[0]
     p = torch.sigmoid(comparisons.difference @ w)
@@ -148,7 +148,7 @@ def test_an_ensemble_keeps_the_priors_spread_where_the_data_say_nothing():
 
 
 def test_members_of_an_ensemble_start_at_different_points(monkeypatch):
-    """Which maximum is found depends on the start; each is a prior draw, about its member's own centre, by its own seed."""
+    """The maximum depends on the start: a prior draw about the member's centre, by its seed."""
     starts = []
 
     def watched(model, comparisons, *, seed):
@@ -207,7 +207,7 @@ def test_a_seed_decides_nothing_is_left_behind_and_no_bar_is_drawn(name, capfd, 
     for variable in (
         "CI",
         "PYTEST_XDIST_WORKER",
-    ):  # where either is set Pyro's chain draws no bar, whatever is asked
+    ):  # either variable removes the progress bar of Pyro's chain
         monkeypatch.delenv(variable, raising=False)
     model, comparisons = BradleyTerry(LinearHead(1)), data(1)
     infer = partial(
@@ -225,7 +225,7 @@ def test_a_seed_decides_nothing_is_left_behind_and_no_bar_is_drawn(name, capfd, 
     assert bool(capfd.readouterr().err) == (name in ("autoguide", "nuts", "ensemble"))
 
 
-def test_what_cannot_be_maximised_says_so():
+def test_model_that_cannot_be_maximised_is_refused():
     def endless(comparisons):
         w = pyro.sample("w", dist.ImproperUniform(constraints.real_vector, (), (1,)))
         pyro.factor("outcome", w.sum())
@@ -236,7 +236,7 @@ def test_what_cannot_be_maximised_says_so():
 
 
 def test_slope_that_is_no_number_is_no_maximum():
-    """Also where the slope of a parameter before it is 0."""
+    """NaN is refused also after a parameter with slope 0."""
 
     def model(comparisons):
         pyro.sample("w", dist.Normal(0.0, 1.0))

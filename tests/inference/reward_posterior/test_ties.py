@@ -1,4 +1,4 @@
-"""The strength of ties: found again where it is known, and the maximum of its exact evidence."""
+"""The strength of ties: recovered from simulated data, at the maximum of the exact likelihood."""
 
 import math
 from dataclasses import replace
@@ -12,7 +12,7 @@ from model.preferences import TIE, Comparisons, log_outcome, simulate
 
 
 def compared(seed, num_weights, count, nu, flip=0.0):
-    """Comparisons of a linear reward whose weights have the prior scale 2, with ties of a known strength."""
+    """Comparisons of a linear reward, weights with prior scale 2, ties of a known strength."""
     with random_state.isolated(seed):
         features = torch.randn(2, count, num_weights, dtype=torch.float64) / num_weights**0.5
         rewards = features @ (2 * torch.randn(num_weights, dtype=torch.float64))
@@ -20,7 +20,10 @@ def compared(seed, num_weights, count, nu, flip=0.0):
 
 
 def test_the_strength_of_ties_is_the_one_they_came_from():
-    """Consistent: the logarithm is within five standard errors, of ten seeds and the spread of one, 0.28 over many."""
+    """Consistent: the log strength is within five standard errors over ten seeds.
+
+    The standard deviation of one seed is 0.28.
+    """
     found = [
         tie_strength(compared(seed, 16, 200, nu=0.7, flip=0.1), 2.0, 0.1) for seed in range(10)
     ]
@@ -29,8 +32,8 @@ def test_the_strength_of_ties_is_the_one_they_came_from():
     assert logs.std() < 0.28 * (1 + 5 / (2 * len(logs)) ** 0.5)
 
 
-def test_the_strength_of_ties_is_where_their_evidence_is_highest():
-    """The integral over two weights on a grid, against Laplace's approximation of it, with twenty comparisons."""
+def test_strength_of_ties_maximises_log_z():
+    """Integral over two weights on a grid against Laplace's approximation, twenty comparisons."""
     comparisons = compared(0, 2, 20, nu=0.7)
     axis = torch.linspace(-12, 12, 61, dtype=torch.float64)
     w = torch.cartesian_prod(axis, axis)  # [G, 2]
@@ -54,7 +57,7 @@ def test_strong_ties_between_rewards_far_apart_are_found():
     assert math.log(tie_strength(comparisons, 20.0)) == pytest.approx(math.log(1e5), abs=1.5)
 
 
-def test_without_what_was_preferred_there_is_no_strength():
+def test_ties_alone_have_no_strength():
     comparisons = compared(0, 2, 20, nu=0.7)
     for outcome in (None, torch.full((20,), TIE)):
         with pytest.raises(ValueError, match="no outcomes, or ties alone"):
