@@ -9,6 +9,7 @@ import torch
 from guides import FineTuned
 from inference import OBJECTIVES, SAMPLERS, Enumeration, FusedOptimizer, fit
 from model import AGGREGATIONS, AlignmentModel, TextReward, vader_sentiment
+from tests.guides.test_examples import assert_trains
 
 ROOT = Path(__file__).parents[1]
 READMES = [
@@ -144,6 +145,13 @@ def test_readme_of_the_model_infers_a_reward_from_preferences(capsys):
     ]
 
 
+def test_guide_of_the_readme_trains(prior, prompts):
+    (program,) = programs("guides/README.md")
+    names = {}
+    exec(program, names)
+    assert_trains(names["Tuned"](prior), prior, prompts)
+
+
 def test_pyro_computes_the_truth(capsys):
     (program,) = programs("inference/README.md")
     exec(program, {})
@@ -159,7 +167,7 @@ def test_every_program_of_a_readme_is_run_here():
     assert counts == {
         "README.md": 2,
         "model/README.md": 2,
-        "guides/README.md": 0,
+        "guides/README.md": 1,
         "inference/README.md": 1,
         "experiments/README.md": 0,
     }

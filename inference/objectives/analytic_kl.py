@@ -1,17 +1,19 @@
-"""Analytic KL: the divergence from the prior summed over the vocabulary at each position, and not sampled.
+"""Analytic KL: the divergence from the prior summed over the vocabulary at each position.
 
     KL(q || p0) = E_q[sum_t KL_t],   KL_t = sum_v q(v | x_<t) log q(v | x_<t) / p0(v | x_<t)
-    ELBO_hat    = 1/K sum_k r(x_k)/beta - sum_t KL_kt
+    ELBO_hat    = 1/K sum_k l(x_k) - sum_t KL_kt,   l = log likelihood = r/beta + sum_j log f_j
 
-    grad ELBO_hat = 1/K sum_k sum_t (r(x_k)/beta - sum_{s > t} KL_ks - b_t) grad log q(x_kt | x_k<t) - sum_t grad KL_kt
+    grad ELBO_hat = 1/K sum_k sum_t A_kt grad log q(x_kt | x_k<t) - grad KL_kt
+    A_kt          = l(x_k) - sum_{s > t} KL_ks - b_t
 
-It is the idea of Pyro's `TraceMeanField_ELBO`, which knows it for independent sites; for tokens the second term of the gradient
-alone would be wrong, as a token also decides which prefixes come after it. The estimate of the KL never has more variance than
-the sampled one, and is never negative (Amini et al. 2025, arXiv 2504.10637).
+Pyro's `TraceMeanField_ELBO` does the same for independent sites. For tokens, the gradient of KL_kt
+alone would be wrong, as a token also decides which prefixes come after the token. The estimate of
+the KL has no more variance than the sampled estimate, and is never negative (Amini et al. 2025,
+arXiv 2504.10637).
 
-Which to choose. It is as with reward-to-go: less noise where the guide is far from the posterior or responses are long, more
-than `LeaveOneOut_ELBO` close to the posterior, where the sampled terms cancel against the reward on every sample and the
-expected ones do not. It holds logits of guide and prior for every token, `[K, N, T, V]`.
+Use analytic KL far from the posterior or for long responses; use `LeaveOneOut_ELBO` close to the
+posterior, where sampled terms cancel against the reward on every sample and expected terms do not.
+The objective holds logits of guide and prior for every token, `[K, N, T, V]`.
 """
 
 from __future__ import annotations
@@ -24,11 +26,11 @@ from inference.programs import Program, autoregressive
 from model import Prompts
 
 FLOOR = -1e4
-"""Nats; a probability that is 0 in any floating type."""
+"""Log-probability, nats, that is 0 as a probability in every floating type."""
 
 
 class AnalyticKL_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its objectives
-    """The ELBO with its KL summed in closed form. Unbiased, value and gradient. Refuses evidence of -inf.
+    """The ELBO with a closed-form KL. Unbiased, value and gradient. Refuses hard constraints.
 
     Args:
         num_particles: K, at least 2.
@@ -39,20 +41,15 @@ class AnalyticKL_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
         distribution, response = self.draw(guide, prompts)
         prior, log_likelihood = self.read_model(model, prompts, response)
-        with torch.no_grad():
-            log_p = (
-                autoregressive(prior).next_token_logits(response).log_softmax(-1)
-            )  # [K, N, T, V]
+        with torch.no_grad():  # [K, N, T, V]
+            log_p = autoregressive(prior).next_token_logits(response).log_softmax(-1)
         log_q = autoregressive(distribution).next_token_logits(response).log_softmax(-1)
         never = log_q <= FLOOR  # there q log q/p is 0, not 0 times infinity
         log_q, log_p = log_q.clamp(min=FLOOR), log_p.masked_fill(never, 0.0)
-        kl = (log_q.exp() * (log_q - log_p)).sum(
-            -1
-        )  # [K, N, T], 0 at padding, where all logits are 0
+        # [K, N, T], 0 at padding, where all logits are 0
+        kl = (log_q.exp() * (log_q - log_p)).sum(-1)
         log_guide = log_q.gather(-1, response[..., None]).squeeze(-1)
-        kl_ahead = (
-            (kl.flip(-1).cumsum(-1).flip(-1) - kl).detach().double()
-        )  # at t, that of the positions after it
+        kl_ahead = (kl.flip(-1).cumsum(-1).flip(-1) - kl).detach().double()  # sum over s > t
         advantage = leave_one_out(log_likelihood[..., None] - kl_ahead)
         surrogate = (kl - advantage * log_guide).sum(-1).mean(0).sum()
         elbo = log_likelihood - kl.detach().double().sum(-1)  # [K, N]

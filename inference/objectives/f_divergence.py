@@ -1,17 +1,19 @@
-"""f-divergences: distributional policy gradient for any D_f between guide and posterior (Go et al. 2023, arXiv 2302.08215).
+"""f-divergences: distributional policy gradient for any D_f between guide and posterior.
 
-    D_f(q || p*)   = E_p*[f(t)],   t = q / p*
-    grad D_f       = E_q[f'(t) grad log q]
+    D_f(q || p*) = E_p*[f(t)],   grad D_f = E_q[f'(t) grad log q],   t = q / p*
 
-    grad D_f_hat   = 1/K sum_k q(x_k)/a(x_k) (f'(t_k) - f'(1)) grad log q(x_k),   x ~ a,   t = q Z_hat / (p0 exp(r/beta))
+    grad D_f_hat = 1/K sum_k q(x_k)/a(x_k) (f'(t_k) - f'(1)) grad log q(x_k),   x ~ a
+    t_k          = q(x_k) Z_hat / (p0(x_k) likelihood(x_k))
 
-f'(1) is a control variate: E_a[(q/a) grad log q] = 0. With it all weights are 0 where q = p* and Z_hat = Z, on every sample;
-for the forward KL it makes DPG (Parshakova et al. 2019) into GDC++ (Korbak et al. 2022, arXiv 2206.00761), the weight being 1 -
-p*/q.
+Go et al. 2023, arXiv 2302.08215. f'(1) is a control variate, as E_a[(q/a) grad log q] = 0. At
+q = p* and Z_hat = Z all weights are 0, on every sample. For the forward KL, the control variate
+turns DPG (Parshakova et al. 2019) into GDC++ (Korbak et al. 2022, arXiv 2206.00761), with weight
+1 - p*/q.
 
-Z_hat is a moving average of importance estimates. On-policy a = q. Off-policy a is an earlier state of the guide, replaced by
-the guide of the day whenever that is closer to the posterior: KL(p* || q) < KL(p* || a) if E_a[p*/a log(q/a)] > 0 (KL-adaptive
-DPG, Khalifa et al. 2021, arXiv 2012.11635).
+Z_hat is a moving average of importance estimates. On-policy, a = q. Off-policy, a is an earlier
+state of the guide, replaced by the current guide whenever that is closer to the posterior:
+KL(p* || q) < KL(p* || a) if E_a[p*/a log(q/a)] > 0 (KL-adaptive DPG, Khalifa et al. 2021, arXiv
+2012.11635).
 """
 
 from __future__ import annotations
@@ -35,12 +37,12 @@ from model.common.checks import finite, one_of, whole_number
 
 
 class Divergence(NamedTuple):
-    """One f, as functions of log u = log p*/q = -log t, which is -inf where a response is impossible.
+    """An f, as functions of log u = log p*/q = -log t, which is -inf at impossible responses.
 
     Attributes:
         slope: log u -> f'(t).
         value: log u -> u f(t), whose mean under q is D_f.
-        supports_hard_constraints: whether both are finite at u = 0.
+        supports_hard_constraints: True if both functions are finite at u = 0.
     """
 
     slope: Callable[[Tensor], Tensor]
@@ -53,7 +55,7 @@ def _u_log_u(log_u: Tensor) -> Tensor:
 
 
 def _sign(log_u: Tensor) -> Tensor:
-    return torch.where(log_u.isnan(), log_u, log_u.sign())  # torch's own takes NaN for 0
+    return torch.where(log_u.isnan(), log_u, log_u.sign())  # torch's sign of NaN is 0
 
 
 def _jensen_shannon(log_u: Tensor) -> Tensor:
@@ -61,12 +63,14 @@ def _jensen_shannon(log_u: Tensor) -> Tensor:
 
 
 def alpha_divergence(alpha: float) -> Divergence:
-    """D_alpha(p* || q) = (sum p*^alpha q^(1 - alpha) - 1) / (alpha (alpha - 1)); its limits at 1 and 0 are the two KLs."""
+    """D_alpha(p* || q) = (sum p*^alpha q^(1 - alpha) - 1) / (alpha (alpha - 1)).
+
+    The limits at alpha 1 and 0 are the forward and the reverse KL.
+    """
     alpha = finite("alpha", alpha)
     if alpha in (0.0, 1.0):
-        raise ValueError(
-            f"alpha is {alpha:g}, a limit with a name of its own: use `{'forward' if alpha else 'reverse'}-kl`"
-        )
+        name = "forward-kl" if alpha else "reverse-kl"
+        raise ValueError(f"alpha is {alpha:g}, a limit with a name of its own: use `{name}`")
     scale = alpha * (alpha - 1)
     return Divergence(
         slope=lambda log_u: -(alpha * log_u).exp() / alpha,
@@ -77,9 +81,7 @@ def alpha_divergence(alpha: float) -> Divergence:
 
 DIVERGENCES: dict[str, Divergence] = {
     "forward-kl": Divergence(lambda log_u: -log_u.exp(), _u_log_u),
-    "reverse-kl": Divergence(
-        lambda log_u: 1 - log_u, lambda log_u: -log_u, supports_hard_constraints=False
-    ),
+    "reverse-kl": Divergence(lambda log_u: 1 - log_u, lambda log_u: -log_u, False),
     "jensen-shannon": Divergence(lambda log_u: math.log(2) - softplus(log_u), _jensen_shannon),
     "total-variation": Divergence(
         lambda log_u: -0.5 * _sign(log_u), lambda log_u: 0.5 * log_u.expm1().abs()
@@ -94,21 +96,23 @@ DIVERGENCES: dict[str, Divergence] = {
     ),
     "alpha": alpha_divergence(0.5),
 }
-"""By name. `forward-kl` is KL(p* || q), `chi2-forward` E_q[(p*/q)^2] - 1, `jensen-shannon` twice the usual one."""
+"""Divergences by name. `forward-kl` is KL(p* || q), `chi2-forward` is E_q[(p*/q)^2] - 1, and
+`jensen-shannon` is twice the usual Jensen-Shannon divergence."""
 
 
 class FDivergence(ResponseObjective):
     """D_f(q || p*). Value and gradient are consistent: unbiased given Z, which is a moving average.
 
-    Bears evidence of -inf where f does, as the forward KL; reverse KL and chi2-reverse are infinite then and refuse. A prompt
-    whose responses have all been impossible so far is left out.
+    Supports hard constraints where f does; `reverse-kl` and `chi2-reverse` are infinite there and
+    refuse. A prompt all of whose responses so far were impossible is left out.
 
     Args:
-        divergence: a name in `DIVERGENCES`, or one of your own.
+        divergence: Name in `DIVERGENCES`, or a `Divergence`.
         num_particles: K.
-        adapt_every: None draws from the guide. A number draws from an earlier state of it, and asks every so many steps whether
-            to replace that; it takes the memory of the trained parameters twice more.
-        decay: of the average of Z.
+        adapt_every: None to draw from the guide. A number to draw from an earlier state of the
+            guide, and to decide after every so many steps whether to replace that state; costs
+            twice the memory of the trained parameters.
+        decay: Decay of the moving average of Z.
     """
 
     def __init__(
@@ -122,16 +126,14 @@ class FDivergence(ResponseObjective):
         super().__init__(num_particles)
         if not isinstance(divergence, Divergence):
             divergence = DIVERGENCES[one_of("divergence", divergence, DIVERGENCES)]
+        if adapt_every is not None:
+            adapt_every = whole_number("adapt_every", adapt_every, why="steps, or None")
         self.divergence = divergence
         self.supports_hard_constraints = divergence.supports_hard_constraints  # type: ignore[misc]
-        self.adapt_every = (
-            None
-            if adapt_every is None
-            else whole_number("adapt_every", adapt_every, why="steps, or None")
-        )
+        self.adapt_every = adapt_every
         self.log_z = LogZAverage(decay)
         self.proposal: Snapshot | None = None
-        self._gain = 0.0  # E_a[p*/a log(q/a)], summed since the proposal was last in question
+        self._gain = 0.0  # E_a[p*/a log(q/a)], summed since the last decision
         self._steps = 0
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
@@ -142,18 +144,15 @@ class FDivergence(ResponseObjective):
         joint = self.score(model, prompts, response)
         log_weight = joint.log_joint - log_proposal
         log_z = self.log_z.update(prompts, log_mean(log_weight))
-        informed = (
-            ~log_z.isneginf()
-        )  # until a possible response has been seen there is nothing to learn from
+        informed = ~log_z.isneginf()  # a possible response has been drawn
         log_u = torch.where(informed, log_weight - log_ratio - log_z, 0.0)
         centred = self.divergence.slope(log_u) - self.divergence.slope(torch.zeros_like(log_u))
         ratio = log_ratio.exp()
         surrogate = (ratio * centred * log_guide).mean(0).sum()
         loss = (ratio * self.divergence.value(log_u)).mean(0).sum()
         if self.adapt_every is not None:
-            self._gain += (
-                ((log_weight - log_z).exp() * log_ratio).where(informed, 0.0).mean().item()
-            )
+            gain = (log_weight - log_z).exp() * log_ratio
+            self._gain += gain.where(informed, 0.0).mean().item()
         self.metrics["log_z"] = log_z.mean().item()
         elbo = (ratio * (log_weight - log_ratio)).mean()
         return Losses(loss, surrogate, elbo, (ratio * joint.log_likelihood).mean())
@@ -161,7 +160,7 @@ class FDivergence(ResponseObjective):
     def _draw(
         self, guide: Program, prompts: Prompts
     ) -> tuple[TorchDistribution, Tensor, Tensor | None]:
-        """The guide's distribution; `[K, N, T]` draws of the proposal; their log-density under it, None if it is the guide."""
+        """The guide's distribution, draws from the proposal, and their log a (None if a = q)."""
         if self.adapt_every is None:
             return *self.draw(guide, prompts), None
         proposal_parameters = self._adapt(guide, prompts, self.adapt_every)
@@ -171,9 +170,9 @@ class FDivergence(ResponseObjective):
         return self.distribution(guide, prompts, response), response, log_proposal
 
     def _adapt(self, guide: Program, prompts: Prompts, every: int) -> Snapshot:
-        """The proposal: that of the last step, or the guide as it is now, if it is time to ask and that is closer."""
+        """Return the proposal; replace it first if a decision is due and the guide is closer."""
         if self.proposal is None:
-            self.draw(guide, prompts)  # brings its parameters into the store
+            self.draw(guide, prompts)  # puts the guide's parameters into Pyro's store
             self.proposal = Snapshot.take()
         elif self._steps % every == 0:
             if self._gain > 0:
@@ -183,13 +182,11 @@ class FDivergence(ResponseObjective):
         return self.proposal
 
     def get_state(self) -> dict[str, Tensor]:
-        state = {f"log_z/{name}": seen for name, seen in self.log_z.get_state().items()}
+        state = {f"log_z/{name}": value for name, value in self.log_z.get_state().items()}
         if self.proposal is not None:
             state |= {f"proposal/{name}": value for name, value in self.proposal.parameters.items()}
-        return state | {
-            "gain": torch.tensor(self._gain, dtype=torch.float64),
-            "steps": torch.tensor(self._steps),
-        }
+        gain, steps = torch.tensor(self._gain, dtype=torch.float64), torch.tensor(self._steps)
+        return state | {"gain": gain, "steps": steps}
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         self.log_z.set_state(part_of(state, "log_z/"))

@@ -1,10 +1,12 @@
 """Leave-one-out: REINFORCE whose baseline is the mean of the other particles.
 
-    grad ELBO_hat = 1/K sum_k (log w_k - 1/(K-1) sum_{j != k} log w_j) grad log q(x_k),     w = p0(x) exp(r(x)/beta) / q(x)
+    grad ELBO_hat = 1/K sum_k (log w_k - 1/(K-1) sum_{j != k} log w_j) grad log q(x_k)
+    w             = p0(x) likelihood(x) / q(x)
 
-It is RLOO (Ahmadian et al. 2024, arXiv 2402.14740) with the KL penalty in the reward and, sample by sample, the gradient of
-half the variance of the log-weights, VarGrad (Richter et al. 2020, arXiv 2010.10436). Where q = p* the log-weights are all
-equal to log Z and the gradient is 0 on every sample; that of `Trace_ELBO` is not.
+RLOO (Ahmadian et al. 2024, arXiv 2402.14740) with the KL penalty in the reward. Also, sample by
+sample, the gradient of half the variance of the log-weights, VarGrad (Richter et al. 2020, arXiv
+2010.10436). At q = p* all log-weights are log Z and the gradient is 0 on every sample; the gradient
+of `Trace_ELBO` is not.
 """
 
 from __future__ import annotations
@@ -22,21 +24,24 @@ from inference.response_site import ResponseSiteError, SameResponses, is_sample
 from model.common.checks import whole_number
 
 BASELINE = "the baseline is the mean of the others"
-"""Why one particle is too few."""
+"""Reason why one particle is too few."""
 
 
 class LeaveOneOut_ELBO(Trace_ELBO):  # noqa: N801 - named as Pyro names its objectives
-    """The ELBO with a leave-one-out baseline over its particles, for each prompt on its own. Unbiased, value and gradient.
+    """The ELBO with a leave-one-out baseline for each prompt. Unbiased, value and gradient.
 
-    Goes where `Trace_ELBO` goes. A plate that encloses every site of model and guide keeps its baselines apart; other
-    dimensions are summed. Works for any model and any guide without reparameterized sites.
+    Replaces `Trace_ELBO` for any model and any guide without reparameterized sites. Each member of
+    a plate around all sites of model and guide has its own baseline; other dimensions are summed.
+
+        svi = pyro.infer.SVI(model, guide, optimizer, LeaveOneOut_ELBO(num_particles=64))
+        loss = svi.step(prompts)
 
     Args:
         num_particles: K, at least 2, drawn at once.
-        max_plate_nesting: the number of nested plates in model and guide; 1 for the plate over prompts.
+        max_plate_nesting: Number of nested plates in model and guide; 1 for the plate of prompts.
 
     Raises:
-        ResponseSiteError: in a step, if the guide draws what the model does not, or nothing at all.
+        ResponseSiteError: In a step, if the guide draws nothing, or a site that the model lacks.
     """
 
     def __init__(self, num_particles: int = 64, max_plate_nesting: int = 1) -> None:
@@ -49,7 +54,7 @@ class LeaveOneOut_ELBO(Trace_ELBO):  # noqa: N801 - named as Pyro names its obje
         )
 
     def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
-        """Adds the gradient of -ELBO to the parameters' `.grad`. Returns the estimate of -ELBO, summed over prompts, nats."""
+        """Add the gradient of -ELBO to `.grad`; return the estimate of -ELBO, summed, nats."""
         loss, surrogate = self._losses(model, guide, args, kwargs)
         if surrogate.requires_grad:
             surrogate.backward(retain_graph=self.retain_graph)
@@ -58,7 +63,7 @@ class LeaveOneOut_ELBO(Trace_ELBO):  # noqa: N801 - named as Pyro names its obje
     def differentiable_loss(
         self, model: Callable, guide: Callable, *args: Any, **kwargs: Any
     ) -> Tensor:
-        """The estimate of -ELBO, with the leave-one-out gradient."""
+        """Estimate of -ELBO, with the leave-one-out gradient."""
         loss, surrogate = self._losses(model, guide, args, kwargs)
         return loss + surrogate - surrogate.detach()
 
@@ -68,49 +73,45 @@ class LeaveOneOut_ELBO(Trace_ELBO):  # noqa: N801 - named as Pyro names its obje
         with SameResponses():
             [(model_trace, guide_trace)] = self._get_traces(model, guide, args, kwargs)
         _check_guide_sites(model_trace, guide_trace)
-        kept = _shared_plates(model_trace, guide_trace)
-        log_joint = _total([site["log_prob"] for site in _sample_sites(model_trace)], kept)
-        log_guide = _total([site["log_prob"] for site in _sample_sites(guide_trace)], kept)
-        score = _total([_score(site) for site in _sample_sites(guide_trace)], kept)
+        shared = _shared_plates(model_trace, guide_trace)
+        log_joint = _total([site["log_prob"] for site in _sample_sites(model_trace)], shared)
+        log_guide = _total([site["log_prob"] for site in _sample_sites(guide_trace)], shared)
+        score = _total([_score(site) for site in _sample_sites(guide_trace)], shared)
         log_weight = (log_joint - log_guide).detach()  # [K, N]
-        surrogate = (
-            leave_one_out(log_weight) * score + log_joint
-        )  # the second term trains the model's parameters, if any
+        # the second term trains the model's parameters, if there are any
+        surrogate = leave_one_out(log_weight) * score + log_joint
         return -log_weight.mean(0).sum(), -surrogate.mean(0).sum()
 
 
 def leave_one_out(values: Tensor) -> Tensor:
-    """Each value minus the mean of the others along the first dimension, `[K, ...]`: a baseline that costs no bias."""
+    """Each value minus the mean of the others along dimension 0, `[K, ...]`. No bias."""
     whole_number("num_particles", len(values), at_least=2, why=BASELINE)
     return (values - values.mean(0)) * (len(values) / (len(values) - 1))
 
 
 def _check_guide_sites(model_trace: Trace, guide_trace: Trace) -> None:
-    """Refuse a guide that draws nothing, and what the guide alone draws.
+    """Refuse a guide without sites, or with a latent site that the model lacks.
 
-    Of the latter Pyro only warns: log q of it would count, and nothing would stand against it.
+    Pyro only warns of the second, and log q of that site would count against nothing.
     """
-    latent = {
-        name
-        for name, site in model_trace.nodes.items()
-        if is_sample(site) and not site["is_observed"]
-    }
+    latent = {name for name, site in model_trace.nodes.items() if _is_latent(site)}
     if not any(is_sample(site) for site in guide_trace.nodes.values()):
         raise ResponseSiteError(
-            f"the guide draws nothing, expected the latent sites of the model, {sorted(latent)}. A `LanguageModel` only "
-            "returns a distribution: make it a guide by `FineTuned`, or by `Fixed`"
+            f"the guide draws nothing, expected the latent sites of the model, {sorted(latent)}. "
+            "A `LanguageModel` only returns a distribution: make it a guide by `FineTuned`, or by "
+            "`Fixed`"
         )
     for name, site in guide_trace.nodes.items():
-        if (
-            is_sample(site)
-            and not site["is_observed"]
-            and not site["infer"].get("is_auxiliary")
-            and name not in latent
-        ):
+        if _is_latent(site) and not site["infer"].get("is_auxiliary") and name not in latent:
             raise ResponseSiteError(
-                f"the guide draws {name!r}, which is no latent site of the model, got {sorted(latent) or 'none'} there: "
-                "expected the same names in both. A site of the guide's own is marked by `infer={'is_auxiliary': True}`"
+                f"the guide draws {name!r}, which is no latent site of the model, got "
+                f"{sorted(latent) or 'none'} there: expected the same names in both. A site of the "
+                "guide's own is marked by `infer={'is_auxiliary': True}`"
             )
+
+
+def _is_latent(site: dict) -> bool:
+    return is_sample(site) and not site["is_observed"]
 
 
 def _sample_sites(trace: Trace) -> list[dict]:
@@ -118,25 +119,27 @@ def _sample_sites(trace: Trace) -> list[dict]:
 
 
 def _shared_plates(*traces: Trace) -> set[int]:
-    """The dimensions, counted from the right, of the plates that every sample site of the traces is inside."""
+    """Dimensions, counted from the right, of the plates around every sample site of the traces."""
     sites = [site for trace in traces for site in _sample_sites(trace)]
-    return set.intersection(
-        *({frame.dim for frame in site["cond_indep_stack"] if frame.vectorized} for site in sites)
-    )
+    plates = [
+        {frame.dim for frame in site["cond_indep_stack"] if frame.vectorized} for site in sites
+    ]
+    return set.intersection(*plates)
 
 
 def _score(site: dict) -> Tensor:
-    """log q at a guide's site, the part that the score function differentiates."""
+    """log q at a guide's site, as the score function differentiates log q."""
     _, score_function, entropy_term = site["score_parts"]
     if not is_identically_zero(entropy_term):
         raise NotImplementedError(
-            f"site {site['name']!r} is reparameterized: use Trace_ELBO, which has its pathwise gradient"
+            f"site {site['name']!r} is reparameterized: use Trace_ELBO, which has its pathwise "
+            "gradient"
         )
     return score_function
 
 
 def _total(values: list[Tensor], kept: set[int]) -> Tensor:
-    """The sum of `values`, each first summed over every dimension but those in `kept`, which stay where they are."""
+    """Sum of `values`, each first summed over every dimension that is not in `kept`."""
     reduced = []
     for value in values:
         dims = [dim for dim in range(-value.dim(), 0) if dim not in kept]

@@ -1,12 +1,12 @@
-"""Log-variance: the posterior is where log w is the same for every response, so descend its variance (trajectory balance).
+"""Log-variance: log w is equal for all responses only at the posterior, so descend its variance.
 
-    L(q) = 1/2 Var_a[log w],   w = p0(x) exp(r(x)/beta) / q(x),   x ~ a, any distribution, not differentiated
+    L(q) = 1/2 Var_a[log w],   w = p0(x) likelihood(x) / q(x),   x ~ a, not differentiated
 
-L is 0 exactly where q is proportional to p* on the support of a, so that the responses need not be the guide's own: it learns
-from what was drawn before, and from a guide made bolder. Drawn from the guide itself it is VarGrad (Richter et al. 2020, arXiv
-2010.10436), whose gradient is `LeaveOneOut_ELBO`'s on every sample. With log Z in place of the batch's mean it is the
-trajectory balance of GFlowNets (Malkin et al. 2022, arXiv 2201.13259), fine-tuning language models in Hu et al. 2023, arXiv
-2310.04363.
+L is 0 exactly where q is proportional to p* on the support of a, for any distribution a: earlier
+draws and draws from a bolder guide serve as well as the guide's own. With a = q, L is VarGrad
+(Richter et al. 2020, arXiv 2010.10436), whose gradient is that of `LeaveOneOut_ELBO` on every
+sample. With log Z in place of the batch's mean, L is the trajectory balance of GFlowNets (Malkin et
+al. 2022, arXiv 2201.13259; for language models Hu et al. 2023, arXiv 2310.04363).
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from model.common.checks import positive, whole_number
 
 
 class LogVariance(ResponseObjective):
-    """Half the variance of the log-weights, over fresh and replayed responses together, for each prompt on its own.
+    """Half the variance of the log-weights over fresh and replayed responses, for each prompt.
 
-    It is the variance over the batch at hand; which responses are in it decides what is learned first, not what is learned.
-    Refuses evidence of -inf: log w is infinite there.
+    The choice of responses decides what is learned first, not where the optimum is. Refuses hard
+    constraints, where log w is infinite.
 
     Args:
-        num_particles: K, fresh responses a step for each prompt.
-        replay: R, responses a step for each prompt from all that were drawn so far, the fresh ones included; 0 keeps none.
-        capacity: of the buffer, different responses for each prompt.
-        exploration: draw the fresh ones with the guide's logits divided by this temperature as well. The guide's ELBO is then
-            estimated from them with self-normalised weights.
+        num_particles: K, number of fresh responses to each prompt in a step.
+        replay: R, number of responses to each prompt in a step from the buffer, which holds the
+            fresh responses too; 0 for no buffer.
+        capacity: Largest number of different responses to a prompt in the buffer.
+        exploration: Temperature that divides the guide's logits in drawing, besides the guide's
+            own. At other values than 1, the metrics of the guide are self-normalised estimates.
     """
 
     def __init__(
@@ -45,14 +46,9 @@ class LogVariance(ResponseObjective):
         exploration: float = 1.0,
     ) -> None:
         super().__init__(num_particles)
-        replay = whole_number("replay", replay, at_least=0)
-        whole_number(
-            "num_particles + replay",
-            self.num_particles + replay,
-            at_least=2,
-            why="one has no variance",
-        )
-        self.replay = replay
+        self.replay = whole_number("replay", replay, at_least=0)
+        total, why = self.num_particles + self.replay, "one has no variance"
+        whole_number("num_particles + replay", total, at_least=2, why=why)
         self.exploration = positive("exploration", exploration, why="a temperature")
         self.buffer = ReplayBuffer(capacity)
 
@@ -68,20 +64,18 @@ class LogVariance(ResponseObjective):
         loss = 0.5 * log_weight.var(0).sum()
         fresh = log_weight[: self.num_particles].detach()
         share = self._share_of_guide(distribution, response, joint.log_joint - fresh)
-        elbo, log_likelihood = (
-            (share * values).sum(0).mean() for values in (fresh, joint.log_likelihood)
-        )
-        return Losses(loss.detach(), loss, elbo, log_likelihood)
+        elbo = (share * fresh).sum(0).mean()
+        return Losses(loss.detach(), loss, elbo, (share * joint.log_likelihood).sum(0).mean())
 
     def _share_of_guide(
         self, distribution: TorchDistribution, response: Tensor, log_guide: Tensor
     ) -> Tensor:
-        """What each fresh response counts for in a mean under the guide, `[K, N]`, sum 1 over K."""
+        """Weight of each fresh response in a mean under the guide, `[K, N]`, with sum 1 over K."""
         if self.exploration == 1.0:
             return torch.full_like(log_guide, 1 / len(log_guide))
         with torch.no_grad():
-            log_drawn = tempered(distribution, self.exploration).log_prob(response)
-        return (log_guide - log_drawn).softmax(0)
+            log_proposal = tempered(distribution, self.exploration).log_prob(response)
+        return (log_guide - log_proposal).softmax(0)
 
     def get_state(self) -> dict[str, Tensor]:
         return self.buffer.get_state()

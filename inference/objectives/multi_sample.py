@@ -1,14 +1,16 @@
-"""The importance-weighted bound for discrete guides (VIMCO), each prompt on its own.
+"""The importance-weighted bound for discrete guides (VIMCO), for each prompt.
 
-    L_K = E[log 1/K sum_k w_k] <= log Z,   w = p0(x) exp(r(x)/beta) / q(x)          (Burda et al. 2016, arXiv 1509.00519)
+    L_K           = E[log 1/K sum_k w_k] <= log Z,   w = p0(x) likelihood(x) / q(x)
+    grad L_K_hat  = sum_k (credit_k - W_k + 1/K) grad log q(x_k),   W = softmax(log w)
+    credit_k      = log 1/K sum_j w_j - log 1/(K-1) sum_{j != k} w_j
 
-    grad L_K_hat = sum_k (log 1/K sum_j w_j - log 1/(K-1) sum_{j != k} w_j - W_k + 1/K) grad log q(x_k),   W = softmax(log w)
+Burda et al. 2016, arXiv 1509.00519. credit_k is the contribution of x_k to the bound (Mnih and
+Rezende 2016, arXiv 1602.06725, here with the arithmetic mean of the others as the baseline). -W_k
+is the dependence of the bound on q through the weights. 1/K has mean 0 and makes the gradient
+vanish on every sample at q = p*.
 
-The first difference credits x_k with what it adds to the bound (Mnih and Rezende 2016, arXiv 1602.06725, here with the others'
-arithmetic mean as the baseline). -W_k is how the bound depends on q through the weights themselves, and the 1/K, whose mean is
-0, makes the whole vanish on every sample where q = p*.
-
-At K = 1 the bound is the ELBO; as K grows it tightens whatever q is, so that q is asked for less: to cover, not to match.
+At K = 1 the bound is the ELBO. As K grows the bound tightens for every q, so that the guide learns
+to cover the posterior rather than to match the posterior.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ from model import Prompts
 
 
 class MultiSample_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its objectives
-    """The importance-weighted bound on log Z. Unbiased, value and gradient, for the bound of K particles.
+    """The bound L_K on log Z. Unbiased for L_K, value and gradient.
 
-    Refuses evidence of -inf: with some probability all K responses are impossible, and the bound is -inf.
+    Refuses hard constraints: with some probability all K responses are impossible and L_K is -inf.
 
     Args:
         num_particles: K, at least 2.
@@ -42,13 +44,7 @@ class MultiSample_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names i
         num = len(log_weight)
         bound = log_mean(log_weight)  # [N]
         itself = torch.eye(num, dtype=torch.bool, device=log_weight.device)[..., None]
-        others = log_weight[:, None].masked_fill(itself, -torch.inf).logsumexp(0) - math.log(
-            num - 1
-        )  # [K, N]
-        credit = (bound - others) - log_weight.softmax(0) + 1 / num
-        return Losses(
-            -bound.sum(),
-            -(credit * log_guide).sum(),
-            log_weight.mean(),
-            joint.log_likelihood.mean(),
-        )
+        others = log_weight[:, None].masked_fill(itself, -torch.inf).logsumexp(0)  # [K, N]
+        credit = bound - (others - math.log(num - 1))
+        surrogate = -((credit - log_weight.softmax(0) + 1 / num) * log_guide).sum()
+        return Losses(-bound.sum(), surrogate, log_weight.mean(), joint.log_likelihood.mean())

@@ -1,13 +1,16 @@
-"""Proximal: several steps on one batch of responses, inside a trust region around the guide that drew them (PPO).
+"""Proximal: several steps on one batch, in a trust region around the guide that drew it (PPO).
 
-    minimise  - 1/K sum_k min(rho_k A_k, clip(rho_k, 1 - eps, 1 + eps) A_k),    rho = q(x) / a(x),   x ~ a
+    minimise  - 1/K sum_k min(rho_k A_k, clip(rho_k, 1 - eps, 1 + eps) A_k)
+    rho       = q(x) / a(x),   x ~ a
 
-a is the guide as it was when it drew the batch; A is log w minus a baseline, w = p0(x) exp(r(x)/beta) / q(x). The clip takes
-the gradient from responses whose ratio has gone as far as it may (Schulman et al. 2017, arXiv 1707.06347, equation 7).
+a is the guide as it drew the batch. A is log w minus a baseline, w = p0(x) likelihood(x) / q(x).
+The clip removes the gradient of responses whose ratio has reached the limit (Schulman et al. 2017,
+arXiv 1707.06347, equation 7).
 
-Two things differ from PPO as it is run on language models. The ratio is that of the whole response, an importance weight; that
-of a token alone is not. And the entropy in log w is that of q as it is now, where PPO leaves in the reward the log-ratio of the
-guide that drew: unclipped, the gradient is an unbiased estimate of the ELBO's at any q that does not depend on the batch.
+There are two differences from PPO for language models. The ratio is of the whole response, an
+importance weight; the ratio of a token is none. The entropy in log w is of the current q, where PPO
+leaves the log-ratio of a in the reward: without the clip, the gradient is an unbiased estimate of
+the gradient of the ELBO at any q that does not depend on the batch.
 """
 
 from __future__ import annotations
@@ -25,33 +28,33 @@ from inference.programs import Program
 from model import Prompts
 from model.common.checks import positive, whole_number
 
-_SCORED = ("response", "log_prior", "log_likelihood", "log_proposal")
+_TENSORS = ("response", "log_prior", "log_likelihood", "log_proposal")
 
 
 @dataclass
 class _Batch:
-    """Responses `[K, N, T]` to some prompts; log p0, r/beta and log a `[K, N]`; and the steps they were used in."""
+    """Responses `[K, N, T]`, three log densities `[K, N]`, nats, and the number of steps taken."""
 
     prompts: Prompts
     response: Tensor
     log_prior: Tensor
     log_likelihood: Tensor
     log_proposal: Tensor
-    uses: int = 0
+    num_steps: int = 0
 
 
 class Proximal_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its objectives
-    """The ELBO by PPO's clipped surrogate. Refuses evidence of -inf.
+    """The ELBO by PPO's clipped surrogate. Refuses hard constraints.
 
-    Unbiased in the first step on a batch; after that biased by the clip, and by q having been fitted to the batch.
-
-    Every call is one step on the batch at hand, which it draws anew every `epochs` calls; in between it goes on with the
-    prompts of the batch, whatever prompts it is given. The loss is that of the batch under the guide as it is now.
+    Unbiased in the first step on a batch; later biased by the clip, and as q is fitted to the
+    batch. Each call is one step. A call draws a new batch after `epochs` steps, and otherwise
+    continues with the prompts of the batch, whatever prompts it gets. The loss is of the batch
+    under the current guide.
 
     Args:
-        num_particles: K, at least 2, responses a batch for each prompt.
-        epochs: steps on each batch.
-        clip: eps, how far the ratio may go from 1; None for no clip.
+        num_particles: K, at least 2, number of responses to each prompt in a batch.
+        epochs: Number of steps on each batch.
+        clip: eps, largest distance of the ratio from 1; None for no clip.
     """
 
     min_particles, why_particles = 2, BASELINE
@@ -66,16 +69,15 @@ class Proximal_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its 
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
         batch = self._batch
-        if batch is None or batch.uses == self.epochs:
+        if batch is None or batch.num_steps == self.epochs:
             distribution, response = self.draw(guide, prompts)
             log_guide = distribution.log_prob(response)
             joint = self.score(model, prompts, response)
             self._batch = batch = _Batch(prompts, response, *joint, log_guide.detach().double())
         else:
-            log_guide = self.distribution(guide, batch.prompts, batch.response).log_prob(
-                batch.response
-            )
-        batch.uses += 1
+            distribution = self.distribution(guide, batch.prompts, batch.response)
+            log_guide = distribution.log_prob(batch.response)
+        batch.num_steps += 1
         log_weight = batch.log_prior + batch.log_likelihood - log_guide.detach()
         ratio = (log_guide - batch.log_proposal).exp()  # [K, N], with gradient
         advantage = self._advantage(log_weight, ratio.detach())
@@ -87,7 +89,7 @@ class Proximal_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its 
         return Losses(-elbo.mean(0).sum(), -gain.mean(0).sum(), elbo.mean(), log_likelihood)
 
     def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
-        """The loss on a batch of its own, for the prompts that are given; the one at hand stays as it was."""
+        """Loss on a new batch for the given prompts; the current batch stays as it is."""
         batch, self._batch = self._batch, None
         try:
             return super().loss(model, guide, *args, **kwargs)
@@ -95,7 +97,7 @@ class Proximal_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its 
             self._batch = batch
 
     def _advantage(self, log_weight: Tensor, ratio: Tensor) -> Tensor:
-        """log w minus its mean under q over the other particles, `[K, N]`; each ratio weighs its particle."""
+        """log w minus the others' mean under q, weighted by their ratios, `[K, N]`."""
         itself = torch.eye(len(ratio), dtype=torch.bool, device=ratio.device)[..., None]
         others = ratio.expand(len(ratio), *ratio.shape).masked_fill(itself, 0.0)  # [K, K, N]
         return log_weight - (others * log_weight).sum(1) / others.sum(1)
@@ -105,19 +107,15 @@ class Proximal_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its 
         if batch is None:
             return {}
         texts = {f"text/{n}/{text}": torch.zeros(0) for n, text in enumerate(batch.prompts.texts)}
-        tensors = {
-            "ids": batch.prompts.ids,
-            "mask": batch.prompts.mask,
-            "uses": torch.tensor(batch.uses),
-        }
-        return texts | tensors | {name: getattr(batch, name) for name in _SCORED}
+        prompts = {"ids": batch.prompts.ids, "mask": batch.prompts.mask}
+        tensors = {name: getattr(batch, name) for name in _TENSORS}
+        return texts | prompts | {"uses": torch.tensor(batch.num_steps)} | tensors
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         self._batch = None
         if state:
             texts = dict(name.split("/", 1) for name in part_of(state, "text/"))
-            prompts = Prompts(
-                tuple(texts[str(n)] for n in range(len(texts))), state["ids"], state["mask"]
-            )
-            scored = {name: state[name] for name in _SCORED}
-            self._batch = _Batch(prompts, uses=int(state["uses"].item()), **scored)
+            ordered = tuple(texts[str(n)] for n in range(len(texts)))
+            prompts = Prompts(ordered, state["ids"], state["mask"])
+            tensors = {name: state[name] for name in _TENSORS}
+            self._batch = _Batch(prompts, num_steps=int(state["uses"].item()), **tensors)

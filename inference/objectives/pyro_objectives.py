@@ -1,4 +1,4 @@
-"""Pyro's own objectives, set up for one plate of prompts, and refused where their answer would be wrong."""
+"""Pyro's own objectives for one plate of prompts, refused where their result would be wrong."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from pyro.infer import RenyiELBO, ReweightedWakeSleep, Trace_ELBO, TraceGraph_EL
 from inference.objectives.response_objective import only_argument
 from model.common.checks import finite, whole_number
 
+ONE_PLATE: dict[str, Any] = {"max_plate_nesting": 1, "vectorize_particles": True}
+
 
 def trace(num_particles: int = 64) -> Trace_ELBO:
-    """REINFORCE without a baseline. Unbiased; at q = p* its variance is (log Z)^2 tr F, F the Fisher information."""
-    num_particles = whole_number("num_particles", num_particles)
-    return Trace_ELBO(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
+    """REINFORCE without a baseline. Unbiased, value and gradient.
+
+    At q = p* the variance is (log Z)^2 tr F, with the Fisher information F.
+    """
+    return Trace_ELBO(num_particles=whole_number("num_particles", num_particles), **ONE_PLATE)
 
 
 def trace_graph(num_particles: int = 64) -> TraceGraph_ELBO:
-    """Costs that a site did not cause are left out: with the one site `response` nothing is, and it is `Trace_ELBO`."""
-    return TraceGraph_ELBO(
-        num_particles=whole_number("num_particles", num_particles),
-        max_plate_nesting=1,
-        vectorize_particles=True,
-    )
+    """`TraceGraph_ELBO`, which with the one site `response` is the same as `Trace_ELBO`."""
+    return TraceGraph_ELBO(num_particles=whole_number("num_particles", num_particles), **ONE_PLATE)
 
 
 def renyi(num_particles: int = 64, alpha: float = 0.5) -> RenyiELBO:
-    """The variational Renyi bound (Li and Turner 2016, arXiv 1602.02311) with Pyro's gradient.
+    """Variational Renyi bound (Li and Turner 2016, arXiv 1602.02311) with Pyro's gradient.
 
     Raises:
-        ValueError: at alpha = 0, or with one particle, where that gradient is 0 for a discrete guide; at 1, the ELBO.
+        ValueError: At alpha = 0, or with one particle, where that gradient is 0 for a discrete
+            guide; at alpha = 1, which is the ELBO.
     """
     alpha = finite("alpha", alpha)
     if alpha == 1:
@@ -39,34 +40,29 @@ def renyi(num_particles: int = 64, alpha: float = 0.5) -> RenyiELBO:
         )
     if alpha == 0:
         raise ValueError(
-            "alpha is 0: Pyro's RenyiELBO weighs the score of a discrete guide by alpha/(1 - alpha), so that its gradient is "
-            "exactly 0 and nothing would be learned. `MultiSample_ELBO` is that bound, with its gradient."
+            "alpha is 0: Pyro's RenyiELBO multiplies the score of a discrete guide by "
+            "alpha/(1 - alpha), so that its gradient is exactly 0 and nothing would be learned. "
+            "`MultiSample_ELBO` is that bound, with its gradient."
         )
     why = "with 1 the bound is the ELBO, and Pyro's gradient of it has mean 0"
     num_particles = whole_number("num_particles", num_particles, at_least=2, why=why)
-    return RenyiELBO(
-        alpha=alpha, num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True
-    )
+    return RenyiELBO(alpha=alpha, num_particles=num_particles, **ONE_PLATE)
 
 
 def reweighted_wake_sleep(num_particles: int = 64) -> ReweightedWakeSleep:
-    """The wake phase alone, for a model without parameters. One prompt a step: see `OnePromptRWS`."""
+    """The wake-phi phase alone, for a model without parameters; see `OnePromptRWS`."""
     why = "one has all the weight whatever it is"
     num_particles = whole_number("num_particles", num_particles, at_least=2, why=why)
     return OnePromptRWS(
-        num_particles=num_particles,
-        insomnia=1.0,
-        model_has_params=False,
-        max_plate_nesting=1,
-        vectorize_particles=True,
+        num_particles=num_particles, insomnia=1.0, model_has_params=False, **ONE_PLATE
     )
 
 
 class OnePromptRWS(ReweightedWakeSleep):
-    """`ReweightedWakeSleep`, which multiplies a particle's weights over all prompts before it normalises them.
+    """`ReweightedWakeSleep` for one prompt a step.
 
-    With N prompts the log-weights' spread grows with N, until one particle has all the weight for every prompt at once; so more
-    than one is refused.
+    Pyro multiplies a particle's weights over all prompts before the normalisation. With more
+    prompts, one particle soon has all the weight for all prompts.
     """
 
     def loss_and_grads(
@@ -75,7 +71,8 @@ class OnePromptRWS(ReweightedWakeSleep):
         prompts = only_argument("Pyro's ReweightedWakeSleep", args, kwargs)
         if len(prompts) > 1:
             raise ValueError(
-                f"Pyro's ReweightedWakeSleep got {len(prompts)} prompts: it normalises the weights of a particle over all of "
-                "them jointly, which collapses. Use `WakePhi`, which does not, or one prompt a step (prompts_per_step=1)."
+                f"Pyro's ReweightedWakeSleep got {len(prompts)} prompts: it normalises the weights "
+                "of a particle over all of them jointly, which collapses. Use `WakePhi`, which "
+                "does not, or one prompt a step (prompts_per_step=1)."
             )
         return super().loss_and_grads(model, guide, prompts)

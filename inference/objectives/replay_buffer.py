@@ -1,4 +1,4 @@
-"""A replay buffer: responses seen before, each once, with their log-joint, for each prompt on its own."""
+"""A replay buffer: different earlier responses with their log-joint, for each prompt."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from model import Prompts
 from model.common.checks import whole_number
 
 
-class Seen(NamedTuple):
+class Memory(NamedTuple):
     """B different responses to one prompt, the oldest first.
 
     Attributes:
         response: `[B, T]`, token ids.
-        log_joint: `[B]`, log p0(x) + r(x)/beta, nats; it never has to be computed again.
+        log_joint: `[B]`, log p0 + log likelihood, nats, computed once.
     """
 
     response: Tensor
@@ -25,64 +25,60 @@ class Seen(NamedTuple):
 
 
 class ReplayBuffer:
-    """Keeps what was drawn, so that off-policy objectives can learn from it again.
+    """Responses drawn so far, for off-policy objectives.
 
     Args:
-        capacity: most responses kept for a prompt; the oldest leave first.
+        capacity: Largest number of responses to a prompt; the oldest leave first.
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = whole_number("capacity", capacity)
-        self.seen: dict[str, Seen] = {}
+        self.memory: dict[str, Memory] = {}
 
     def add(self, prompts: Prompts, response: Tensor, log_joint: Tensor) -> None:
-        """Add `response` `[K, N, T]` with `log_joint` `[K, N]`; what is in the buffer already is not added again."""
+        """Add the new ones among responses `[K, N, T]` with `log_joint` `[K, N]`."""
         for n, name in enumerate(prompts.names()):
-            new = Seen(response[:, n], log_joint[:, n])
-            old = self.seen.get(name)
-            both = (
-                new
-                if old is None
-                else Seen(*(torch.cat(pair) for pair in zip(old, new, strict=True)))
-            )
-            kept = _first_of_each(both.response)[-self.capacity :]
-            self.seen[name] = Seen(both.response[kept], both.log_joint[kept])
+            rows, values = response[:, n], log_joint[:, n]
+            if name in self.memory:
+                old = self.memory[name]
+                rows, values = torch.cat([old.response, rows]), torch.cat([old.log_joint, values])
+            first = _first_of_each(rows)[-self.capacity :]
+            self.memory[name] = Memory(rows[first], values[first])
 
     def draw(self, prompts: Prompts, num_draws: int) -> tuple[Tensor, Tensor]:
-        """Uniform draws for each prompt, without replacement while there are enough: `[R, N, T]`, and log-joint `[R, N]`."""
+        """Draw responses uniformly, without replacement as long as possible.
+
+        Returns:
+            Responses `[R, N, T]` and their log-joint `[R, N]`, nats.
+        """
         num_draws = whole_number("num_draws", num_draws)
-        drawn = []
+        draws = []
         for name in prompts.names():
-            if name not in self.seen:
+            if name not in self.memory:
                 raise ValueError(
                     f"the buffer has no response to {name!r}, expected a prompt that was added"
                 )
-            seen = self.seen[name]
-            size = len(seen.log_joint)
-            order = torch.cat([torch.randperm(size) for _ in range(-(-num_draws // size))])[
-                :num_draws
-            ]
-            drawn.append(Seen(*(kept[order.to(kept.device)] for kept in seen)))
-        return torch.stack([part.response for part in drawn], 1), torch.stack(
-            [part.log_joint for part in drawn], 1
-        )
+            memory = self.memory[name]
+            size = len(memory.log_joint)
+            orders = [torch.randperm(size) for _ in range(-(-num_draws // size))]
+            index = torch.cat(orders)[:num_draws].to(memory.response.device)
+            draws.append(Memory(memory.response[index], memory.log_joint[index]))
+        response, log_joint = zip(*draws, strict=True)
+        return torch.stack(response, 1), torch.stack(log_joint, 1)
 
     def get_state(self) -> dict[str, Tensor]:
-        """By prompt, for checkpoints."""
-        responses = {f"response/{name}": seen.response for name, seen in self.seen.items()}
-        return responses | {f"log_joint/{name}": seen.log_joint for name, seen in self.seen.items()}
+        """Responses and log-joints of each prompt, for checkpoints."""
+        responses = {f"response/{name}": part.response for name, part in self.memory.items()}
+        return responses | {f"log_joint/{name}": m.log_joint for name, m in self.memory.items()}
 
     def set_state(self, state: dict[str, Tensor]) -> None:
-        """Take up what `get_state` gave."""
-        log_joint = part_of(state, "log_joint/")
-        self.seen = {
-            name: Seen(response, log_joint[name])
-            for name, response in part_of(state, "response/").items()
-        }
+        """Restore the result of `get_state`."""
+        responses, log_joint = part_of(state, "response/"), part_of(state, "log_joint/")
+        self.memory = {name: Memory(rows, log_joint[name]) for name, rows in responses.items()}
 
 
 def _first_of_each(rows: Tensor) -> Tensor:
-    """Where each different row `[B, T]` comes up first, in that order."""
+    """Index of the first occurrence of each different row of `[B, T]`, in that order."""
     _, group = rows.unique(dim=0, return_inverse=True)
     first = torch.full((int(group.max()) + 1,), len(rows), device=rows.device)
     first.scatter_reduce_(0, group, torch.arange(len(rows), device=rows.device), "amin")

@@ -1,10 +1,9 @@
-"""What the objectives for one site have in common: draw responses, score them under both programs, step on a surrogate.
+"""The base of all objectives over the one site `response`: draw, score, descend a surrogate.
 
-    the objective says        a loss, and a surrogate whose gradient is the estimate
-    this file does the rest   so that it is a `pyro.infer` ELBO, for `pyro.infer.SVI` as for `inference.fit`
-
-They see more of the site `response` than Pyro's own objectives do, such as its tokens, and in turn ask for a model and a guide
-that have no other site. They train the guide alone: the model's parameters are taken as they are.
+A subclass computes a loss and a surrogate whose gradient is the estimate; this file makes the
+subclass a `pyro.infer` ELBO, for `pyro.infer.SVI` and `inference.fit`. The objectives see the
+tokens of a response, which Pyro's own do not, and need a model and a guide without other sites.
+They train the guide alone: the model's parameters are constants.
 """
 
 from __future__ import annotations
@@ -32,17 +31,15 @@ from inference.response_site import (
 from model import HardConstraintSupport, Prompts, ResponseDistribution
 from model.common.checks import whole_number
 
-_Draw = Callable[[TorchDistribution], Tensor]
-
 
 class Losses(NamedTuple):
-    """What an objective makes of one batch of responses.
+    """Result of an objective on one batch of responses.
 
     Attributes:
-        loss: scalar without gradient, summed over prompts.
-        surrogate: scalar whose gradient is descended.
-        elbo: scalar, an estimate of the guide's ELBO, nats by the prompt, whatever the loss is.
-        log_likelihood: scalar, an estimate of E_q[r]/beta, nats by the prompt.
+        loss: Scalar without gradient, summed over prompts.
+        surrogate: Scalar whose gradient is descended.
+        elbo: Scalar, estimate of the guide's ELBO, mean over prompts, nats.
+        log_likelihood: Scalar, estimate of E_q[log likelihood], mean over prompts, nats.
     """
 
     loss: Tensor
@@ -52,28 +49,39 @@ class Losses(NamedTuple):
 
 
 class ResponseObjective(ELBO):
-    """An objective over the one site `response`. A new one implements `losses`.
+    """An objective over the one site `response`. A new objective implements `losses`.
+
+        class ForwardKL(ResponseObjective):
+            def losses(self, model, guide, prompts):
+                distribution, response = self.draw(guide, prompts)  # [K, N, T]
+                log_guide = distribution.log_prob(response)  # [K, N], with gradient
+                joint = self.score(model, prompts, response)
+                weight = (joint.log_joint - log_guide.detach()).softmax(0)
+                loss = -(weight * log_guide).sum()
+                elbo = (joint.log_joint - log_guide).mean()
+                return Losses(loss.detach(), loss, elbo, joint.log_likelihood.mean())
 
     Args:
-        num_particles: K, responses drawn a step for each prompt.
+        num_particles: K, number of responses drawn for each prompt in a step.
 
     Raises:
-        ValueError: for fewer particles than `min_particles`.
+        ValueError: If K is below `min_particles`.
 
     Attributes:
-        metrics: `elbo` and `log_likelihood` of the guide as the last step estimates them, nats by the prompt, whatever it is that
-            the objective descends; and what else it has to say.
-        step_count: steps taken.
+        metrics: `elbo` and `log_likelihood` of the guide, mean over prompts, nats, estimated in the
+            last step; and numbers of the objective's own.
+        step_count: Number of steps taken.
     """
 
     supports_hard_constraints: ClassVar[bool] = False
-    """Whether impossible responses (evidence -inf) are borne; else the model refuses them by name."""
+    """True if the objective learns from impossible responses (log-likelihood -inf), which the model
+    otherwise refuses by name."""
 
     min_particles: ClassVar[int] = 1
-    """Fewest particles of which the gradient says anything."""
+    """Fewest particles that give a gradient."""
 
     why_particles: ClassVar[str] = ""
-    """Why fewer are refused."""
+    """Reason to refuse fewer particles, for the error."""
 
     def __init__(self, num_particles: int = 64) -> None:
         num_particles = whole_number(
@@ -85,17 +93,17 @@ class ResponseObjective(ELBO):
 
     @abstractmethod
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
-        """One batch: draw, score, and say what to descend."""
+        """Draw and score one batch, and return the loss and the surrogate."""
 
     def get_state(self) -> dict[str, Tensor]:
-        """What a later step depends on, by name, for checkpoints; Pyro's parameters aside."""
+        """Tensors by name that later steps depend on, for checkpoints; not the parameters."""
         return {}
 
     def set_state(self, state: dict[str, Tensor]) -> None:
-        """Take up what `get_state` gave."""
+        """Restore the result of `get_state`."""
 
     def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
-        """Adds the gradient of the loss to the parameters' `.grad`. Returns the loss, summed over prompts."""
+        """Add the gradient of the loss to `.grad`; return the loss, summed over prompts."""
         loss, surrogate, *_ = self._losses(model, guide, args, kwargs)
         if surrogate.requires_grad:
             surrogate.backward(retain_graph=self.retain_graph)
@@ -103,7 +111,7 @@ class ResponseObjective(ELBO):
         return loss.item()
 
     def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
-        """The loss alone; whatever the objective remembers from step to step stays as it was."""
+        """Loss alone; state and metrics of the objective stay as they are."""
         state = {name: tensor.clone() for name, tensor in self.get_state().items()}
         metrics = dict(self.metrics)
         try:
@@ -116,7 +124,7 @@ class ResponseObjective(ELBO):
     def differentiable_loss(
         self, model: Callable, guide: Callable, *args: Any, **kwargs: Any
     ) -> Tensor:
-        """The loss, with the gradient of the surrogate."""
+        """Loss with the gradient of the surrogate."""
         loss, surrogate, *_ = self._losses(model, guide, args, kwargs)
         return loss + surrogate - surrogate.detach()
 
@@ -130,51 +138,50 @@ class ResponseObjective(ELBO):
     def _get_trace(
         self, model: Callable, guide: Callable, args: tuple, kwargs: dict
     ) -> tuple[Trace, Trace]:
-        raise NotImplementedError(
-            "Pyro's objectives run model and guide in pairs of traces; those over one site do not"
-        )
+        raise NotImplementedError("objectives over one site do not run model and guide in pairs")
 
     def draw(
         self, guide: Program, prompts: Prompts, *, temperature: float = 1.0
     ) -> tuple[TorchDistribution, Tensor]:
-        """Run the guide. Returns its distribution at the site, batch shape `[N]`, and K draws from it, `[K, N, T]`.
+        """Run the guide and draw K responses.
 
         Args:
-            guide: a Pyro program with the site `response` and no other.
+            guide: Pyro program with the site `response` and no other.
             prompts: N prompts.
-            temperature: draw from the guide with its logits divided by this number as well; the distribution returned is the
-                guide's own all the same.
+            temperature: Number that divides the guide's logits in drawing, besides the guide's own.
+
+        Returns:
+            The guide's own distribution, batch shape `[N]`, and the responses `[K, N, T]`.
         """
-        shape = (self.num_particles,)
-        if temperature == 1.0:
-            return self._run(guide, prompts, lambda distribution: distribution.sample(shape))
-        return self._run(
-            guide, prompts, lambda distribution: tempered(distribution, temperature).sample(shape)
-        )
+
+        def sample(distribution: TorchDistribution) -> Tensor:
+            source = distribution if temperature == 1.0 else tempered(distribution, temperature)
+            return source.sample((self.num_particles,))
+
+        return self._run(guide, prompts, sample)
 
     def distribution(self, guide: Program, prompts: Prompts, response: Tensor) -> TorchDistribution:
-        """Run the guide with `response` `[..., N, T]`, drawn elsewhere, at its site. Returns its distribution there."""
+        """Run the guide with given responses `[..., N, T]` at its site; return its distribution."""
         return self._run(guide, prompts, lambda _: response)[0]
 
     def _run(
-        self, guide: Program, prompts: Prompts, draw: _Draw
+        self, guide: Program, prompts: Prompts, draw: Callable[[TorchDistribution], Tensor]
     ) -> tuple[TorchDistribution, Tensor]:
         at_response = AtResponse(prompts, draw)
         with at_response:
             trace = poutine.trace(guide).get_trace(prompts)
-        others = [
-            name for name, site in trace.nodes.items() if is_sample(site) and name != "response"
-        ]
+        sites = [name for name, site in trace.nodes.items() if is_sample(site)]
+        others = [name for name in sites if name != "response"]
         if at_response.distribution is None or others:
             raise ValueError(
-                f"{type(self).__name__} needs a guide with the site 'response' and no other, got {others or 'none'}. "
-                f"{PAIRED} take any guide."
+                f"{type(self).__name__} needs a guide with the site 'response' and no other, got "
+                f"{others or 'none'}. {PAIRED} take any guide."
             )
         site = check_response_site(trace, prompts, "guide")
         return site["fn"], site["value"]
 
     def score(self, model: Program, prompts: Prompts, response: Tensor) -> Joint:
-        """log p0 and r/beta of the model at `response`, `[..., N]` each, nats, float64, without gradient."""
+        """log p0 and log likelihood of responses, `[..., N]` each, nats, float64, no gradient."""
         prior, log_likelihood = self.read_model(model, prompts, response)
         with torch.no_grad():
             return Joint(prior.log_prob(response).double(), log_likelihood)
@@ -182,28 +189,23 @@ class ResponseObjective(ELBO):
     def read_model(
         self, model: Program, prompts: Prompts, response: Tensor
     ) -> tuple[TorchDistribution, Tensor]:
-        """The prior, which has scored nothing yet, and r/beta at `response`, `[..., N]`, nats, float64, without gradient."""
-        with (
-            torch.no_grad(),
-            HardConstraintSupport() if self.supports_hard_constraints else nullcontext(),
-        ):
+        """Prior, without scoring, and log likelihood `[..., N]`, nats, float64, no gradient."""
+        support = HardConstraintSupport() if self.supports_hard_constraints else nullcontext()
+        with torch.no_grad(), support:
             trace = trace_at(model, prompts, response, role="model")
         return trace.nodes["response"]["fn"], log_factors(trace)
 
 
 def only_argument(name: str, args: tuple, kwargs: dict) -> Prompts:
-    """The prompts, the one argument of model and guide, by position or by keyword.
-
-    Raises:
-        TypeError: if there are none or more arguments.
-    """
-    every = [*args, *kwargs.values()]
-    if len(every) != 1:
+    """Return the one argument of model and guide, positional or keyword, or raise `TypeError`."""
+    values = [*args, *kwargs.values()]
+    if len(values) != 1:
         raise TypeError(
-            f"{name} got {len(args)} arguments and the keywords {sorted(kwargs)} for model and guide, expected one, the "
-            f"prompts. Bind the others beforehand, with `functools.partial`; {PAIRED} pass any on"
+            f"{name} got {len(args)} arguments and the keywords {sorted(kwargs)} for model and "
+            "guide, expected one, the prompts. Bind the others beforehand, with "
+            f"`functools.partial`; {PAIRED} pass any on"
         )
-    return every[0]
+    return values[0]
 
 
 def tempered(distribution: TorchDistribution, temperature: float) -> ResponseDistribution:
@@ -212,7 +214,6 @@ def tempered(distribution: TorchDistribution, temperature: float) -> ResponseDis
 
 
 def part_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The entries of a state whose names begin with `prefix`, without it."""
-    return {
-        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
-    }
+    """Entries of a state whose names start with `prefix`, by the rest of the name."""
+    names = [name for name in state if name.startswith(prefix)]
+    return {name.removeprefix(prefix): state[name] for name in names}

@@ -1,15 +1,15 @@
-"""Reward-to-go: each token is credited with what comes after it, and not with what it cannot have caused.
+"""Reward-to-go: credit each token with the terms after it, which alone the token can have caused.
 
     grad ELBO_hat = 1/K sum_k sum_t (G_kt - b_t) grad log q(x_kt | x_k<t)
-    G_t           = r(x)/beta + sum_{s >= t} log p0(x_s | x_<s) - log q(x_s | x_<s)
+    G_t           = log likelihood(x) + sum_{s >= t} log p0(x_s | x_<s) - log q(x_s | x_<s)
 
-The terms before t have mean zero given x_<t, so that leaving them out is Rao-Blackwellisation (Schulman et al. 2015, arXiv
-1506.05254). It is what `TraceGraph_ELBO` does with a program of one site per token, here for all tokens at once.
+Given x_<t the terms before t have mean zero, so that leaving the terms out is Rao-Blackwellisation
+(Schulman et al. 2015, arXiv 1506.05254). `TraceGraph_ELBO` does the same for a program with one
+site for each token; here all tokens are one site.
 
-Which to choose. What is left out is noise where the guide is far from the posterior, and more of it the longer the responses.
-Close to the posterior it is what makes the whole sum constant: log w = log Z for every response there, and the leave-one-out
-gradient vanishes on each sample, while this one does not. Early or long: this one. Late: `LeaveOneOut_ELBO`.
-`experiments.gradient_noise` measures both.
+Use reward-to-go early in training or for long responses, where the omitted terms are noise; use
+`LeaveOneOut_ELBO` close to the posterior, where those terms make log w = log Z for every response
+and its gradient vanishes on every sample. `experiments.gradient_noise` measures both.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ Baseline = Literal["leave-one-out", "value", "none"]
 
 
 class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its objectives
-    """The ELBO with its gradient token by token. Unbiased, value and gradient. Refuses evidence of -inf.
+    """The ELBO with token-wise credit. Unbiased, value and gradient. Refuses hard constraints.
 
     Args:
         num_particles: K, at least 2 for the baseline `leave-one-out`.
-        baseline: `leave-one-out`, the other particles' mean of G_t; `value`, a function of the guide's state before the token,
-            learned alongside by least squares; `none`.
+        baseline: `leave-one-out`, the mean of G_t of the other particles; `value`, a function of
+            the guide's state before the token, learned by least squares; or `none`.
     """
 
     def __init__(self, num_particles: int = 64, baseline: Baseline = "leave-one-out") -> None:
@@ -61,22 +61,19 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
         to_go = log_likelihood[..., None] + log_ratio.flip(-1).cumsum(-1).flip(-1)
         advantage, regression = self._advantage(to_go, hidden, q.space.is_token(response))
         surrogate = -(advantage * log_guide).sum(-1).mean(0).sum() + regression
-        log_weight = log_likelihood + log_ratio.sum(-1)  # [K, N]
-        return Losses(
-            -log_weight.mean(0).sum(), surrogate, log_weight.mean(), log_likelihood.mean()
-        )
+        elbo = log_likelihood + log_ratio.sum(-1)  # [K, N]
+        return Losses(-elbo.mean(0).sum(), surrogate, elbo.mean(), log_likelihood.mean())
 
     def _advantage(
         self, to_go: Tensor, hidden: Tensor | None, is_token: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """G - b `[K, N, T]`, and the loss that teaches b."""
-        none = to_go.new_zeros(())
+        """G - b `[K, N, T]`, and the loss that trains b."""
         if hidden is None:
-            return (to_go if self.baseline == "none" else leave_one_out(to_go)), none
+            advantage = to_go if self.baseline == "none" else leave_one_out(to_go)
+            return advantage, to_go.new_zeros(())
         if self.value is None:
-            self.value = ValueFunction(hidden.shape[-1]).to(
-                hidden.device, torch.promote_types(hidden.dtype, torch.float32)
-            )
+            wide = torch.promote_types(hidden.dtype, torch.float32)
+            self.value = ValueFunction(hidden.shape[-1]).to(hidden.device, wide)
         pyro.module("value", self.value)
         error = (to_go - self.value(hidden.detach())).masked_fill(~is_token, 0.0)
         return error.detach(), 0.5 * error.square().sum(-1).mean(0).sum()
@@ -90,13 +87,13 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
             if self.value is None:
                 self.value = ValueFunction(weight.shape[-1]).to(weight.device, weight.dtype)
             self.value.load_state_dict(state)
-            pyro.module("value", self.value)  # into Pyro's store, where its optimiser finds it
+            pyro.module("value", self.value)  # into Pyro's store, which the optimiser reads
 
 
 class ValueFunction(nn.Module):
-    """V(x_<t), a linear function of the guide's last hidden state, `[..., H]` -> `[...]`; 0 everywhere at the start.
+    """V(x_<t), linear in the guide's last hidden state, `[..., H]` -> `[...]`; 0 at the start.
 
-    In float32 or wider: in half precision it would learn next to nothing, and not hold a reward of many nats.
+    In float32 or wider: half precision loses small updates and cannot hold a reward of many nats.
     """
 
     def __init__(self, size: int) -> None:

@@ -1,4 +1,4 @@
-"""A guide as it was: a copy of the parameters in Pyro's store, which can be put in their place for a while."""
+"""An earlier state of the guide: a copy of the parameters in Pyro's store, to use for a while."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from torch import Tensor
 
 
 class Snapshot:
-    """The trained parameters at some step. Takes their memory once more; frozen ones, such as a prior's, are not copied.
-
-    Args:
-        parameters: by the name that Pyro's store has for them.
-    """
+    """Trained parameters at some step, by their names in Pyro's store, in memory once more."""
 
     def __init__(self, parameters: dict[str, Tensor]) -> None:
         self.parameters = parameters
@@ -23,26 +19,22 @@ class Snapshot:
     @classmethod
     def take(cls) -> Snapshot:
         """Copy the parameters that are in Pyro's store now."""
-        return cls(
-            {
-                name: parameter.detach().clone()
-                for name, parameter in pyro.get_param_store().named_parameters()
-            }
-        )
+        parameters = pyro.get_param_store().named_parameters()
+        return cls({name: parameter.detach().clone() for name, parameter in parameters})
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The store's parameters have the snapshot's values inside the context, and their own again after it."""
-        current = dict(pyro.get_param_store().named_parameters())
-        kept = {name: current[name].detach().clone() for name in self.parameters}
-        self._write(current, self.parameters)
+        """Give the store's parameters the values of the snapshot inside the context."""
+        store = dict(pyro.get_param_store().named_parameters())
+        current = {name: store[name].detach().clone() for name in self.parameters}
+        _write(store, self.parameters)
         try:
             yield
         finally:
-            self._write(current, kept)
+            _write(store, current)
 
-    @staticmethod
-    @torch.no_grad()
-    def _write(current: dict[str, Tensor], values: dict[str, Tensor]) -> None:
-        for name, value in values.items():
-            current[name].copy_(value)
+
+@torch.no_grad()
+def _write(parameters: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    for name, value in values.items():
+        parameters[name].copy_(value)

@@ -1,10 +1,9 @@
-"""The examples of the README and of the docstrings run."""
+"""The examples in the docstrings of the guides run."""
 
 import copy
 import inspect
 import re
 from functools import partial
-from pathlib import Path
 from textwrap import dedent
 
 import torch
@@ -12,8 +11,6 @@ import torch
 from guides import FineTuned, Guide
 from inference import Enumeration, fit
 from model import AlignmentModel, LanguageModel
-
-README = Path(__file__).parents[2] / "guides" / "README.md"
 
 
 def example(documented):
@@ -29,13 +26,6 @@ def assert_trains(guide, prior, prompts):
     assert truth.kl_guide_prior(guide).max() < 1e-12
     fit(model, guide, prompts, num_steps=1, progress=False)
     assert truth.kl_guide_prior(guide).min() > 0
-
-
-def test_guide_of_the_readme_trains(prior, prompts):
-    (program,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    names: dict = {}
-    exec(program, names)
-    assert_trains(names["Tuned"](prior), prior, prompts)
 
 
 def test_guide_of_the_base_class_trains(prior, prompts):

@@ -107,8 +107,8 @@ def test_replayed_responses_come_with_their_own_densities():
     both = torch.cat([log_weight[:2], log_weight[3:6]])
     assert loss == pytest.approx(0.5 * both.var().item(), rel=1e-9)
     assert objective.metrics["elbo"] == pytest.approx(log_weight[:2].mean().item(), rel=1e-9)
-    (seen,) = objective.buffer.seen.values()
-    assert seen.response.tolist() == fresh[:, 0].tolist()
+    (memory,) = objective.buffer.memory.values()
+    assert memory.response.tolist() == fresh[:, 0].tolist()
 
 
 def test_metrics_of_steps_on_the_draws_of_another_guide_are_those_of_this_one():

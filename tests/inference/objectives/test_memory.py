@@ -61,9 +61,9 @@ def test_buffer_keeps_each_response_once_with_its_own_density():
 def test_oldest_leave_a_full_buffer_first():
     buffer = ReplayBuffer(capacity=2)
     buffer.add(ONE, rows([1, 1], [1, 2], [2, 2]), torch.zeros(3, 1))
-    assert buffer.seen[ONE.names()[0]].response.tolist() == [[1, 2], [2, 2]]
+    assert buffer.memory[ONE.names()[0]].response.tolist() == [[1, 2], [2, 2]]
     buffer.add(ONE, rows([1, 2], [2, 1]), torch.zeros(2, 1))
-    assert buffer.seen[ONE.names()[0]].response.tolist() == [[2, 2], [2, 1]]
+    assert buffer.memory[ONE.names()[0]].response.tolist() == [[2, 2], [2, 1]]
 
 
 def test_buffers_of_prompts_are_apart_and_small_ones_are_drawn_again():
