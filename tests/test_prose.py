@@ -251,11 +251,10 @@ def test_table_of_objectives_agrees_with_the_registry():
     assert {name: word == "supports" for name, word in rows if name in supports} == supports
 
 
-@pytest.mark.parametrize("folder", ["model", "guides", "inference", "experiments"])
-def test_files_named_in_a_readme_exist(folder):
-    text = (ROOT / folder / "README.md").read_text(encoding="utf-8")
-    files = set(re.findall(r"`([\w/]+\.py)`", text))
-    missing = [file for file in files if not list((ROOT / folder).rglob(file))]
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_files_named_in_a_document_exist(path):
+    files = set(re.findall(r"`([\w/]+\.py)`", path.read_text(encoding="utf-8")))
+    missing = [file for file in files if not list(path.parent.rglob(file))]
     assert [file for file in missing if not (ROOT / file).exists()] == []
 
 
