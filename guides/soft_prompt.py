@@ -22,7 +22,7 @@ from guides.guide import Guide, OtherGuideError, check_prior, load_into
 from guides.peft_format import adapter_config, adapter_weights, save_adapter
 from model import LanguageModel, Prompts, ResponseDistribution
 from model.common.checks import instance, one_of, whole_number
-from model.prior.language_model import CachedState
+from model.prior.cached_decoder import CachedState
 from model.prior.tokenization import token_rows
 
 Kind = Literal["prompt", "prefix"]

@@ -20,7 +20,7 @@ from guides.guide import Guide, check_prior
 from model import LanguageModel, Prompts, ResponseDistribution
 from model.common.checks import instance, whole_number
 from model.networks.checks import evaluating
-from model.prior.language_model import CachedState
+from model.prior.cached_decoder import CachedState
 from model.prior.logits import scaled
 
 

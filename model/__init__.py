@@ -25,7 +25,7 @@ from model.preferences import (
     UncertainReward,
     read_preferences,
 )
-from model.prior.cached_reading import CachedReadingError
+from model.prior.decoder_check import CachedReadingError
 from model.prior.grammar import grammar_prior
 from model.prior.language_model import LanguageModel
 from model.prior.prompts import Prompts

@@ -1,1 +1,1 @@
-"""The prior: prompts, responses, and the language model that gives a distribution over responses to prompts."""
+"""The prior: prompts, responses, and the distribution of responses given prompts."""

@@ -1,12 +1,10 @@
-"""The enumerable world: a grammar of short verdicts, and a small causal language model trained on it in seconds.
+"""The enumerable world: a grammar of short verdicts, and a small language model trained on it.
 
     the (film | plot) was [not] [very] (good | bad | dull)
 
-It may have several speakers, each with a law of verdicts of their own; what they say together is then the grammar's law.
-
-After "the film was" every response of at most four tokens can be listed, so that the posterior, log Z and every
-divergence are exact sums, and the posterior is a table that can be read. Nothing here is special to a small world: the
-prior is a GPT-2 behind `LanguageModel`, like any other.
+The grammar may be a mixture of several speakers, each with a distribution of verdicts. After "the
+film was" every response of at most four tokens can be listed: the posterior, log Z and every
+divergence are exact sums. The prior is a GPT-2 behind `LanguageModel`, like any other prior.
 """
 
 from __future__ import annotations
@@ -21,6 +19,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
+from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from model.common import checks
@@ -36,16 +35,31 @@ ADJECTIVES = {
     "plot": {"good": 0.2, "bad": 0.3, "dull": 0.5},
 }
 PROMPTS = ("the film was", "the plot was")
+SIZES = {
+    "vocab_size": len(WORDS),
+    "n_positions": 32,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 2,
+    "initializer_range": 0.2,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+"""Settings of the GPT-2."""
 
 
 @dataclass(frozen=True)
 class Speaker:
-    """Someone who speaks the grammar: g(x), a law of verdicts.
+    """A speaker of the grammar: g(x), a distribution of sentences.
 
     Attributes:
-        share: of all sentences, those that this one says.
-        adverbs: their probabilities, "" for none; one that is not here is never said.
-        adjectives: for each subject, their probabilities.
+        share: share of all sentences that this speaker says.
+        adverbs: probability of each adverb, "" for none; other adverbs have probability 0.
+        adjectives: probability of each adjective, by subject.
     """
 
     share: float
@@ -53,15 +67,13 @@ class Speaker:
     adjectives: Mapping[str, Mapping[str, float]]
 
     def sentences(self) -> dict[str, float]:
-        """Every sentence that may be said, with its probability."""
-        said = {}
-        for (subject, p_subject), (adverb, p_adverb) in itertools.product(
-            SUBJECTS.items(), self.adverbs.items()
-        ):
+        """Every sentence of positive probability, with its probability."""
+        probabilities = {}
+        for subject, adverb in itertools.product(SUBJECTS, self.adverbs):
             for adjective, p_adjective in self.adjectives[subject].items():
-                words = f"the {subject} was {adverb} {adjective}".split()
-                said[" ".join(words)] = p_subject * p_adverb * p_adjective
-        return said
+                text = " ".join(f"the {subject} was {adverb} {adjective}".split())
+                probabilities[text] = SUBJECTS[subject] * self.adverbs[adverb] * p_adjective
+        return probabilities
 
 
 SPEAKERS = {
@@ -90,7 +102,7 @@ SPEAKERS = {
         },
     ),
 }
-"""Three who judge differently, for a prior that is a mixture of them. Most sentences might be said by more than one."""
+"""Three speakers who judge differently. Most sentences have several possible speakers."""
 
 
 def grammar_sentences() -> dict[str, float]:
@@ -99,7 +111,7 @@ def grammar_sentences() -> dict[str, float]:
 
 
 def spoken_sentences(speakers: Mapping[str, Speaker]) -> dict[str, float]:
-    """Every sentence that anyone says: sum_a share_a g_a(x).
+    """Every sentence of a mixture of speakers with its probability: sum_a share_a g_a(x).
 
     Raises:
         ValueError: if the shares do not sum to 1.
@@ -109,23 +121,16 @@ def spoken_sentences(speakers: Mapping[str, Speaker]) -> dict[str, float]:
         raise ValueError(
             f"the speakers' shares sum to {total:g}, expected 1: they are shares of all sentences"
         )
-    said: dict[str, float] = {}
+    probabilities: dict[str, float] = {}
     for speaker in speakers.values():
         for text, probability in speaker.sentences().items():
-            said[text] = said.get(text, 0.0) + speaker.share * probability
-    return said
-
-
-def _checked_sentences(sentences: Mapping[str, float]) -> Mapping[str, float]:
-    if not instance("sentences", sentences, Mapping):  # type: ignore[type-abstract]
-        raise ValueError("sentences is empty, expected sentences with their probabilities")
-    for text, probability in sentences.items():
-        checks.probability(f"the probability of {instance('a sentence', text, str)!r}", probability)
-    return sentences
+            mixed = probabilities.get(text, 0.0) + speaker.share * probability
+            probabilities[text] = mixed
+    return probabilities
 
 
 def grammar_tokenizer() -> PreTrainedTokenizerFast:
-    """One id a word. `<end>` is beginning, end and padding at once, as in GPT-2."""
+    """A tokenizer with one id a word. `<end>` is beginning, end and padding, as in GPT-2."""
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token=END))
     tokenizer.pre_tokenizer = WhitespaceSplit()
     tokenizer.post_processor = TemplateProcessing(single=f"{END} $A", special_tokens=[(END, 0)])
@@ -144,11 +149,11 @@ def grammar_prior(
     """Train the prior of the enumerable world: GPT-2, 2 layers, width 32, float64.
 
     Args:
-        max_new_tokens: T; at 4 there are 7,381 responses to a prompt.
-        sentences: what to train it on, sentences of `WORDS` with their probabilities, such as `spoken_sentences(SPEAKERS)`;
-            default `grammar_sentences()`.
-        steps: of Adam on the exact cross-entropy, the sentences weighted by their probability.
-        seed: of the initial weights. Torch's own generator is left as it was.
+        max_new_tokens: T, the most tokens of a response; at 4 a prompt has 7,381 responses.
+        sentences: training sentences of `WORDS` with their probabilities, such as
+            `spoken_sentences(SPEAKERS)`; default `grammar_sentences()`.
+        steps: number of Adam steps on the exact cross-entropy.
+        seed: random seed of the initial weights. Torch's own generator stays as it was.
 
     Raises:
         ValueError: if a number is out of its range, or there is no sentence.
@@ -156,33 +161,24 @@ def grammar_prior(
     """
     steps = whole_number("steps", steps, at_least=0, at_most=10**6)
     seed = checks.seed("seed", seed)
+    sentences = grammar_sentences() if sentences is None else sentences
+    if not instance("sentences", sentences, Mapping):  # type: ignore[type-abstract]
+        raise ValueError("sentences is empty, expected sentences with their probabilities")
+    for text, probability in sentences.items():
+        checks.probability(f"the probability of {instance('a sentence', text, str)!r}", probability)
     tokenizer = grammar_tokenizer()
-    sentences = grammar_sentences() if sentences is None else _checked_sentences(sentences)
     rows = [[*tokenizer(text)["input_ids"], 0] for text in sentences]
     longest = max(map(len, rows))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
     is_target = torch.arange(longest) < torch.tensor([len(row) for row in rows])[:, None]
     weight = torch.tensor(list(sentences.values()), dtype=torch.float64)[:, None] * is_target[:, 1:]
-    sizes = {
-        "vocab_size": len(WORDS),
-        "n_positions": 32,
-        "n_embd": 32,
-        "n_layer": 2,
-        "n_head": 2,
-        "initializer_range": 0.2,
-    }
-    no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)
-        network = GPT2LMHeadModel(
-            GPT2Config(**sizes, **no_dropout, bos_token_id=0, eos_token_id=0, pad_token_id=0)
-        ).double()
+        network = GPT2LMHeadModel(GPT2Config(**SIZES)).double()
         optimiser = torch.optim.Adam(network.parameters(), lr=5e-3)
         for _ in range(steps):
             logits = network(ids[:, :-1], attention_mask=torch.ones_like(ids[:, :-1])).logits
-            nats = torch.nn.functional.cross_entropy(
-                logits.transpose(1, 2), ids[:, 1:], reduction="none"
-            )
+            nats = cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
             optimiser.zero_grad()
             (nats * weight).sum().backward()
             optimiser.step()

@@ -1,40 +1,12 @@
-"""Logits of the next token: draw a token, or score one."""
+"""Logits of the next token: draw a token, or score a token."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 22  # logits widened at a time: 16 MiB in float32
-
-
-class _TokenLogProb(torch.autograd.Function):
-    """Saves the logits and one log-normaliser a position. `log_softmax` would save a second `[..., V]` tensor in the forward
-    pass, and `gather` a third in the backward pass; here the gradient is the only other one."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
-        flat, picked = logits.reshape(-1, logits.shape[-1]), ids.reshape(-1, 1)
-        log_prob = [
-            scaled(flat[rows], temperature).log_softmax(-1).gather(-1, picked[rows])
-            for rows in _chunks(flat)
-        ]
-        ctx.save_for_backward(flat, picked)
-        ctx.temperature, ctx.shape = temperature, logits.shape
-        return torch.cat(log_prob).view(ids.shape)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        flat, picked = ctx.saved_tensors
-        scale = grad.reshape(-1, 1) / ctx.temperature
-        grad_logits = torch.empty_like(flat)
-        for rows in _chunks(flat):
-            prob = scaled(flat[rows], ctx.temperature).softmax(-1)
-            grad_logits[rows] = (
-                prob.mul_(-scale[rows]).scatter_add_(-1, picked[rows], scale[rows]).to(flat.dtype)
-            )
-        return grad_logits.view(ctx.shape), None, None
+CHUNK = 1 << 22
+"""Number of logits widened at a time: 16 MiB in float32."""
 
 
 def scaled(logits: Tensor, temperature: float) -> Tensor:
@@ -43,9 +15,26 @@ def scaled(logits: Tensor, temperature: float) -> Tensor:
     return wide if temperature == 1.0 else wide / temperature
 
 
-def _chunks(flat: Tensor) -> list[slice]:
-    size = max(1, CHUNK // flat.shape[-1])
-    return [slice(start, start + size) for start in range(0, len(flat), size)]
+def sample_token(logits: Tensor, temperature: float) -> Tensor:
+    """One token id for each row of logits, `[B, V]` -> `[B]`, from softmax(logits / temperature).
+
+    By inversion of the distribution function, with one uniform number a row. `torch.multinomial`
+    draws V numbers and is slower than a small network's own step. The sum runs in float64, so that
+    rare tokens keep their probability.
+
+    Raises:
+        FloatingPointError: if a logit is NaN.
+    """
+    cdf = scaled(logits, temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
+    total = cdf[:, -1:]
+    if bool(total.isnan().any()):
+        raise FloatingPointError(
+            "the network's logits are NaN. Its weights may be; or a half-precision type overflows; "
+            'or, with padded prompts in float64, its attention is "eager", which cannot mask a '
+            "whole row in that type."
+        )
+    threshold = torch.rand(len(cdf), 1, dtype=cdf.dtype, device=cdf.device).mul_(total)
+    return torch.searchsorted(cdf, threshold, right=True).squeeze(1).clamp_(max=cdf.shape[-1] - 1)
 
 
 def token_log_prob(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:
@@ -57,23 +46,42 @@ def token_log_prob(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Ten
         temperature: divides the logits.
 
     Returns:
-        `[...]`, nats, in float32 or wider: a sum of log-probabilities in bfloat16 would be worthless.
+        `[...]`, nats, in float32 or wider: a sum of log-probabilities in bfloat16 is worthless.
     """
     return _TokenLogProb.apply(logits, ids, temperature)
 
 
-def sample_token(logits: Tensor, temperature: float) -> Tensor:
-    """One token id for each row of logits, `[B, V]` -> `[B]`, from softmax(logits / temperature).
+class _TokenLogProb(torch.autograd.Function):
+    """`token_log_prob` without a second copy of the logits.
 
-    By inverting the distribution function: one uniform number a row, where `torch.multinomial` draws V of them and is slower
-    than the network's own step for a small model. The sum runs in float64, so that rare tokens keep their probability.
+    `log_softmax` would save a second `[..., V]` tensor in the forward pass, and `gather` a third in
+    the backward pass; here the gradient is the only other tensor of that size.
     """
-    cdf = scaled(logits, temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
-    total = cdf[:, -1:]
-    if bool(total.isnan().any()):
-        raise FloatingPointError(
-            "the network's logits are NaN. Its weights may be; or a half-precision type overflows; or, with padded prompts "
-            'in float64, its attention is "eager", which cannot mask a whole row in that type.'
-        )
-    threshold = torch.rand(len(cdf), 1, dtype=cdf.dtype, device=cdf.device).mul_(total)
-    return torch.searchsorted(cdf, threshold, right=True).squeeze(1).clamp_(max=cdf.shape[-1] - 1)
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
+        flat, flat_ids = logits.reshape(-1, logits.shape[-1]), ids.reshape(-1, 1)
+        log_prob = [
+            scaled(flat[rows], temperature).log_softmax(-1).gather(-1, flat_ids[rows])
+            for rows in _chunks(flat)
+        ]
+        ctx.save_for_backward(flat, flat_ids)
+        ctx.temperature, ctx.shape = temperature, logits.shape
+        return torch.cat(log_prob).view(ids.shape)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        flat, flat_ids = ctx.saved_tensors
+        scale = grad.reshape(-1, 1) / ctx.temperature
+        grad_logits = torch.empty_like(flat)
+        for rows in _chunks(flat):
+            grad_rows = scaled(flat[rows], ctx.temperature).softmax(-1).mul_(-scale[rows])
+            grad_rows.scatter_add_(-1, flat_ids[rows], scale[rows])
+            grad_logits[rows] = grad_rows.to(flat.dtype)
+        return grad_logits.view(ctx.shape), None, None
+
+
+def _chunks(flat: Tensor) -> list[slice]:
+    size = max(1, CHUNK // flat.shape[-1])
+    return [slice(start, start + size) for start in range(0, len(flat), size)]

@@ -14,18 +14,21 @@ from model.common.digests import text_digest
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """What a language model is conditioned on: N prompts, padded on the left so that all end at the same column.
+    """N prompts, padded on the left so that all end at the same column.
 
-    Made by `LanguageModel.encode`. The mask, not the padding id, says what is padding.
+    Made by `LanguageModel.encode`. Padding is defined by the mask, not by the padding id.
+
+        prompts = prior.encode(["The film was", "The acting is"])
+        first = prompts[[0]]
 
     Attributes:
         texts: the N prompts as written.
         ids: `[N, P]`, token ids.
         mask: `[N, P]`, True where `ids` belongs to the prompt.
-        vocabulary: digest of the vocabulary that the ids are of; None for prompts that no language model encoded.
+        vocabulary: digest of the vocabulary; None for prompts that no language model encoded.
 
     Raises:
-        ValueError: if texts, ids and mask are not of N prompts padded on the left, none of them empty.
+        ValueError: if texts, ids and mask are not N prompts padded on the left, none of them empty.
     """
 
     texts: tuple[str, ...]
@@ -35,31 +38,29 @@ class Prompts:
 
     def __post_init__(self) -> None:
         for name, tensor in (("ids", self.ids), ("mask", self.mask)):
-            if (
-                not isinstance(tensor, Tensor)
-                or tensor.dim() != 2
-                or len(tensor) != len(self.texts)
-            ):
-                shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+            shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+            if not isinstance(shape, tuple) or len(shape) != 2 or shape[0] != len(self.texts):
                 raise ValueError(
-                    f"{name} is {shape}, expected a tensor [{len(self.texts)}, P]: a row for each text"
+                    f"{name} is {shape}, expected a tensor [{len(self.texts)}, P]: a row for each "
+                    "text"
                 )
-        if (
-            self.ids.shape != self.mask.shape
-            or self.mask.dtype != torch.bool
-            or not _is_integer(self.ids)
-        ):
+        is_bool = [tensor.dtype == torch.bool for tensor in (self.ids, self.mask)]
+        is_integer = not (self.ids.is_floating_point() or self.ids.is_complex() or is_bool[0])
+        if self.ids.shape != self.mask.shape or not is_integer or not is_bool[1]:
             raise ValueError(
-                f"ids have shape {tuple(self.ids.shape)} and type {self.ids.dtype}, the mask {tuple(self.mask.shape)} and "
-                f"{self.mask.dtype}, expected one shape, integers and booleans"
+                f"ids have shape {tuple(self.ids.shape)} and type {self.ids.dtype}, the mask "
+                f"{tuple(self.mask.shape)} and {self.mask.dtype}, expected one shape, integers and "
+                "booleans"
             )
         if not self.texts or not self.ids.shape[1]:
             raise ValueError(
-                f"got {len(self.texts)} prompts of {self.ids.shape[1]} columns, expected at least one of each"
+                f"got {len(self.texts)} prompts of {self.ids.shape[1]} columns, expected at least "
+                "one of each"
             )
         if not bool((self.mask[:, 1:] | ~self.mask[:, :-1]).all() & self.mask[:, -1].all()):
             raise ValueError(
-                "the mask has a prompt that is empty or not padded on the left, expected its tokens at the end"
+                "the mask has a prompt that is empty or not padded on the left, expected its "
+                "tokens at the end"
             )
 
     @classmethod
@@ -70,28 +71,28 @@ class Prompts:
         device: torch.device | None = None,
         vocabulary: str | None = None,
     ) -> Prompts:
-        """Pad `rows` of token ids, none empty, on the left to the length of the longest."""
+        """Prompts of N rows of token ids, none empty."""
         if len(rows) != len(texts) or not all(rows):
             raise ValueError(
-                f"got {len(rows)} rows of token ids for {len(texts)} texts, expected one each and none of them empty"
+                f"got {len(rows)} rows of token ids for {len(texts)} texts, expected one each and "
+                "none of them empty"
             )
         longest = max(len(row) for row in rows)
         ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=device)
-        mask = torch.tensor(
-            [[False] * (longest - len(row)) + [True] * len(row) for row in rows], device=device
-        )
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        mask = torch.arange(longest, device=device) >= longest - lengths[:, None]
         return cls(tuple(texts), ids, mask, vocabulary)
 
     def rows(self) -> list[list[int]]:
         """The token ids of each prompt, without padding."""
-        return [
-            ids[mask].tolist() for ids, mask in zip(self.ids.cpu(), self.mask.cpu(), strict=True)
-        ]
+        ids, mask = self.ids.cpu(), self.mask.cpu()
+        return [ids[n, mask[n]].tolist() for n in range(len(self))]
 
     def names(self) -> list[str]:
-        """A name of each prompt for what is remembered of it: of its text, its token ids and how often it came before here.
+        """A name of each prompt, under which baselines and averages are kept.
 
-        Texts alone may be the same for two prompts of different ids, or for two that evidence tells apart by position.
+        Made of the prompt's text, its token ids, and the number of equal prompts before it: two
+        prompts may have the same text, and a reward may tell them apart by position.
         """
         counts: Counter[str] = Counter()
         names = []
@@ -105,17 +106,13 @@ class Prompts:
         return len(self.texts)
 
     def __getitem__(self, indices: Sequence[int] | slice) -> Prompts:
-        """The prompts at `indices` (a slice or a list), for minibatches; columns that are padding for all are dropped."""
-        picked = list(range(len(self))[indices]) if isinstance(indices, slice) else list(indices)
-        mask = self.mask[picked]
+        """The prompts at `indices`, a slice or a list. Columns of padding alone are dropped."""
+        rows = list(range(len(self))[indices]) if isinstance(indices, slice) else list(indices)
+        mask = self.mask[rows]
         columns = slice(int(mask.any(0).int().argmax()), None)
-        texts = tuple(self.texts[i] for i in picked)
-        return Prompts(texts, self.ids[picked][:, columns], mask[:, columns], self.vocabulary)
+        texts = tuple(self.texts[row] for row in rows)
+        return Prompts(texts, self.ids[rows][:, columns], mask[:, columns], self.vocabulary)
 
     def to(self, device: torch.device | str) -> Prompts:
         """The same prompts on another device."""
         return Prompts(self.texts, self.ids.to(device), self.mask.to(device), self.vocabulary)
-
-
-def _is_integer(tensor: Tensor) -> bool:
-    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)

@@ -2,8 +2,8 @@
 
     p(x | prompt) = prod_t p(x_t | prompt, x_<t),   t = 1 .. min(T, first end)
 
-A truncated response has the probability of its prefix, and a row that is no response has none (see `ResponseSpace`), so the
-probabilities of all rows sum to 1.
+A truncated response has the probability of its prefix, and a row that is no response has
+probability 0 (see `ResponseSpace`), so that the probabilities of all rows sum to 1.
 """
 
 from __future__ import annotations
@@ -25,52 +25,56 @@ from model.prior.response_space import ResponseSpace
 
 
 class DecoderState(Protocol):
-    """What an autoregressive model remembers of B sequences."""
+    """Memory of an autoregressive model for B sequences."""
 
     def select(self, rows: Tensor) -> Self:
-        """The state of the sequences at `rows` `[B']`, repeats allowed; the original stays as it was."""
+        """The state of the sequences at `rows` `[B']`, repeats allowed. Leaves the original."""
 
 
 @runtime_checkable
 class RevealsHidden(Protocol):
-    """A state that shows what the network's last layer made of the tokens it has just read: `[B, L, H]`."""
+    """A state with the last hidden layer of the L tokens read last, `[B, L, H]`."""
 
     hidden: Tensor
 
 
 class Decoder(Protocol):
-    """An autoregressive model: next-token logits, and a state to go on from."""
+    """An autoregressive model: next-token logits, and a state to continue from."""
 
     @abstractmethod
     def start(self, prompts: Prompts) -> tuple[Tensor, Any]:
-        """Read N prompts. Returns the logits `[N, V]` of the first response token, and the state of N sequences."""
+        """Read N prompts.
+
+        Returns:
+            Logits `[N, V]` of the first response token, and the state of N sequences.
+        """
 
     @abstractmethod
     def extend(self, state: Any, ids: Tensor) -> tuple[Tensor, Any]:
-        """Append `ids` `[B, L]`. Returns the logits `[B, L, V]` of the token after each, and the new state.
+        """Append `ids` `[B, L]`. The state passed in may be used up.
 
-        The state passed in may be used up: only the one returned is valid afterwards."""
+        Returns:
+            Logits `[B, L, V]` of the token after each, and the new state.
+        """
 
 
 @runtime_checkable
 class RevealsTwist(Protocol):
-    """A decoder that is its prior, reweighted by exp(psi) at every token: it shows psi."""
+    """A decoder whose distribution is the prior reweighted by exp(psi) at every token."""
 
     def log_twist(self, prompts: Prompts, response: Tensor) -> Tensor:
         """psi(x_<=t), nats, with gradient: `[..., N, T]` for `[..., N, T]`; 0 at padding."""
 
 
-def _fill(values: Tensor, kept: Tensor) -> Tensor:
-    """`values` `[B, L, ...]` widened to T positions, 0 wherever `kept` `[B, T]` is False."""
-    missing = kept.shape[1] - values.shape[1]
-    if missing:
-        values = torch.cat([values, values.new_zeros(len(values), missing, *values.shape[2:])], 1)
-    return values.masked_fill(~kept.view(kept.shape + (1,) * (values.dim() - 2)), 0.0)
+class _Pass(NamedTuple):
+    """Logits of one parallel pass, with the states behind them.
 
-
-class _Reading(NamedTuple):
-    """Logits of the first token of each prompt, `[N, V]`, and of the others of each response, `[B, L - 1, V]` (None where L is
-    1), with the states they came with."""
+    Attributes:
+        first: logits of the first token of each prompt, `[N, V]`.
+        first_state: state of N sequences.
+        rest: logits of the later tokens of each response, `[B, L - 1, V]`; None if L is 1.
+        rest_state: state of B sequences.
+    """
 
     first: Tensor
     first_state: Any
@@ -78,29 +82,24 @@ class _Reading(NamedTuple):
     rest_state: Any
 
 
-def _hidden(state: Any) -> Tensor:
-    if not isinstance(state, RevealsHidden):
-        raise TypeError(
-            f"{type(state).__name__} has no `hidden`: expected the state of a decoder that reveals its hidden layer, as that "
-            "of `LanguageModel` does. Choose an objective without a head on the guide's states."
-        )
-    return state.hidden
-
-
 class ResponseDistribution(TorchDistribution):
     """p(response | prompts): batch shape `[N]` or wider, event shape `[T]`, values are token ids.
 
-    `sample` decodes with a cache and without gradient; `log_prob` is one parallel pass over the response, with gradient.
-    Both read each prompt once and share it among all its particles. What is sampled is what is scored.
+    `sample` decodes with a cache and without gradient; `log_prob` is one parallel pass over the
+    response, with gradient. Both read each prompt once and share it among all its particles.
+
+        distribution = prior(prompts)
+        response = distribution.sample((8,))  # [8, N, T]
+        distribution.log_prob(response)  # [8, N], nats
 
     Args:
         decoder: the autoregressive model.
         prompts: N prompts.
-        space: what responses look like.
-        temperature: divides the logits, in `sample` and in `log_prob` alike.
+        space: the set of responses.
+        temperature: divides the logits, in `sample` and in `log_prob`.
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 - Pyro's own name and type
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 - Pyro's name and type
     has_rsample = False
     has_enumerate_support = True
 
@@ -118,21 +117,18 @@ class ResponseDistribution(TorchDistribution):
         self.prompts = prompts
         self.space = space
         self.temperature = temperature
-        self._rows = torch.arange(
-            len(prompts), device=prompts.ids.device
-        )  # which prompt, for each place of the batch
-        super().__init__(
-            self._rows.shape, torch.Size([space.max_new_tokens]), validate_args=validate_args
-        )
+        # the prompt of each place of the batch
+        self._rows = torch.arange(len(prompts), device=prompts.ids.device)
+        event_shape = torch.Size([space.max_new_tokens])
+        super().__init__(self._rows.shape, event_shape, validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=True, event_dim=1)
     def support(self) -> constraints.Constraint:
-        return constraints.independent(
-            constraints.integer_interval(0, self.space.vocab_size - 1), 1
-        )
+        ids = constraints.integer_interval(0, self.space.vocab_size - 1)
+        return constraints.independent(ids, 1)
 
     def at_temperature(self, temperature: float) -> ResponseDistribution:
-        """The same autoregressive model with its logits divided by another number."""
+        """The same autoregressive model at another temperature."""
         new = self.expand(self.batch_shape)
         new.temperature = temperature
         return new
@@ -150,12 +146,13 @@ class ResponseDistribution(TorchDistribution):
         """Draw responses token by token. Returns `sample_shape + batch_shape + [T]`, token ids.
 
         Raises:
-            NotImplementedError: inside `torch.jit.trace`, as of Pyro's `JitTrace_ELBO`.
+            NotImplementedError: inside `torch.jit.trace`, as in Pyro's `JitTrace_ELBO`.
         """
         if torch.jit.is_tracing():
             raise NotImplementedError(
-                "a response is drawn token by token until it ends, and its reward may be of a text: a trace by `torch.jit` "
-                "would repeat the first draw's loop and reward for ever. Use `Trace_ELBO` or `LeaveOneOut_ELBO`, without `Jit`"
+                "a response is drawn token by token until it ends, and its reward may be of a "
+                "text: a trace by `torch.jit` would repeat the first draw's loop and reward for "
+                "ever. Use `Trace_ELBO` or `LeaveOneOut_ELBO`, without `Jit`"
             )
         rows = self._rows.expand(*sample_shape, *self._rows.shape)
         return self._decode(rows.flatten()).view(*rows.shape, -1)
@@ -163,17 +160,22 @@ class ResponseDistribution(TorchDistribution):
     @one_thread
     @torch.no_grad()
     def sample_suffix(self, value: Tensor, start: Tensor) -> Tensor:
-        """Draw responses that agree with `value` `[..., N, T]` before position `start` `[..., N]`. Returns `[..., N, T]`.
+        """Draw the suffix of responses from p(x_start, ... | prompt, x_<start).
 
-        Given x_<start, the rest is drawn from p(x_start, ... | prompt, x_<start). `start` must be a token's position.
+        Args:
+            value: `[..., N, T]`, responses with the prefix x_<start.
+            start: `[..., N]`, position of a token.
+
+        Returns:
+            `[..., N, T]`, token ids.
         """
-        value, _, rows, shape = self._in_a_row(value, value)
+        value, _, rows, shape = self._flat(value, value)
         return self._decode(rows, value, start.expand(shape[:-1]).reshape(-1)).view(shape)
 
     def _decode(
         self, rows: Tensor, value: Tensor | None = None, start: Tensor | None = None
     ) -> Tensor:
-        """Responses `[B, T]` to the prompts at `rows` `[B]`; before position `start` `[B]` they are `value` `[B, T]`."""
+        """Responses `[B, T]` to the prompts at `rows` `[B]`, with the prefix `value[:, :start]`."""
         logits, state = self.decoder.start(self.prompts)
         logits, state = logits[rows], state.select(rows)
         num_tokens = self.event_shape[0]
@@ -192,7 +194,7 @@ class ResponseDistribution(TorchDistribution):
         return response
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """log p(response), nats: `[..., N]` for `[..., N, T]`. -inf where what follows the end is not padding."""
+        """log p(response), nats, `[..., N]` for `[..., N, T]`; -inf if a row is no response."""
         if self._validate_args:
             self._validate_sample(value)
         return through(self._log_prob, value)
@@ -202,75 +204,71 @@ class ResponseDistribution(TorchDistribution):
         return log_prob.masked_fill(~self.space.contains(value), -torch.inf)
 
     def log_prob_per_token(self, value: Tensor) -> Tensor:
-        """log p(x_t | prompt, x_<t), nats: `[..., N, T]`, 0 at padding. Its sum over T is `log_prob`."""
-        value, kept, rows, shape = self._in_a_row(value, self.space.is_token(value))
-        return self._log_prob_of(value, kept, rows, self._read(value, kept, rows)).view(shape)
+        """log p(x_t | prompt, x_<t), nats: `[..., N, T]`, 0 at padding; `log_prob` is the sum."""
+        value, is_token, rows, shape = self._flat(value, self.space.is_token(value))
+        one_pass = self._read(value, is_token, rows)
+        return self._log_prob_of(value, is_token, rows, one_pass).view(shape)
 
     def log_prob_and_hidden(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """`log_prob_per_token`, and the hidden states that the logits were made of, `[..., N, T, H]`; both 0 at padding.
+        """`log_prob_per_token`, and the hidden states below the logits, `[..., N, T, H]`.
 
-        The state at t has read the prompt and x_<t. For heads on a guide's states, such as a value function.
+        The state at t has read the prompt and x_<t. Both are 0 at padding. For heads on a guide's
+        states, such as a value function.
 
         Raises:
             TypeError: if the decoder's state does not reveal its hidden layer.
         """
-        value, kept, rows, shape = self._in_a_row(value, self.space.is_token(value))
-        reading = self._read(value, kept, rows)
-        hidden = [_hidden(reading.first_state)[rows, -1:]]
-        if reading.rest_state is not None:
-            hidden.append(_hidden(reading.rest_state))
-        per_token = self._log_prob_of(value, kept, rows, reading).view(shape)
-        return per_token, _fill(torch.cat(hidden, 1), kept).view(*shape, -1)
+        value, is_token, rows, shape = self._flat(value, self.space.is_token(value))
+        one_pass = self._read(value, is_token, rows)
+        hidden = [_hidden(one_pass.first_state)[rows, -1:]]
+        if one_pass.rest_state is not None:
+            hidden.append(_hidden(one_pass.rest_state))
+        per_token = self._log_prob_of(value, is_token, rows, one_pass).view(shape)
+        return per_token, _fill(torch.cat(hidden, 1), is_token).view(*shape, -1)
 
     def next_token_logits(self, value: Tensor) -> Tensor:
         """Logits of p(. | prompt, x_<t), temperature applied, `[..., N, T, V]`; all 0 at padding.
 
         For objectives that sum over the vocabulary; `log_prob` never holds this much.
         """
-        value, kept, rows, shape = self._in_a_row(value, self.space.is_token(value))
-        first, _, rest, _ = self._read(value, kept, rows)
+        value, is_token, rows, shape = self._flat(value, self.space.is_token(value))
+        first, _, rest, _ = self._read(value, is_token, rows)
         logits = first[rows, None] if rest is None else torch.cat([first[rows, None], rest], 1)
-        return _fill(scaled(logits, self.temperature), kept).view(*shape, self.space.vocab_size)
+        return _fill(scaled(logits, self.temperature), is_token).view(*shape, -1)
 
-    def _in_a_row(self, value: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor, torch.Size]:
-        """B responses and which positions are tokens, `[B, T]`, the prompt of each, `[B]`, and the shape to give back."""
+    def _flat(self, value: Tensor, is_token: Tensor) -> tuple[Tensor, Tensor, Tensor, torch.Size]:
+        """B responses and their mask, `[B, T]`, the prompt of each, `[B]`, and the full shape."""
         batch_shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
         shape = batch_shape + self.event_shape
         rows = self._rows.expand(batch_shape).reshape(-1)
-        return (
-            value.expand(shape).reshape(-1, shape[-1]),
-            kept.expand(shape).reshape(-1, shape[-1]),
-            rows,
-            shape,
-        )
+        flat = [each.expand(shape).reshape(-1, shape[-1]) for each in (value, is_token)]
+        return flat[0], flat[1], rows, shape
 
-    def _read(self, value: Tensor, kept: Tensor, rows: Tensor) -> _Reading:
-        """One parallel pass over the responses, up to the last position that any of them uses."""
-        longest = int(kept.any(0).sum())
-        first, first_state = self.decoder.start(self.prompts)
+    def _read(self, value: Tensor, is_token: Tensor, rows: Tensor) -> _Pass:
+        """One parallel pass over the responses, up to the last position of any token."""
+        longest = int(is_token.any(0).sum())
+        first, state = self.decoder.start(self.prompts)
         if longest == 1:
-            return _Reading(first, first_state, None, None)
-        return _Reading(
-            first,
-            first_state,
-            *self.decoder.extend(first_state.select(rows), value[:, : longest - 1]),
+            return _Pass(first, state, None, None)
+        return _Pass(
+            first, state, *self.decoder.extend(state.select(rows), value[:, : longest - 1])
         )
 
-    def _log_prob_of(self, value: Tensor, kept: Tensor, rows: Tensor, reading: _Reading) -> Tensor:
-        """log p of every token of B responses, `[B, T]`."""
-        log_first = scaled(reading.first, self.temperature).log_softmax(
-            -1
-        )  # [N, V], before its particles share it
+    def _log_prob_of(
+        self, value: Tensor, is_token: Tensor, rows: Tensor, one_pass: _Pass
+    ) -> Tensor:
+        """log p of every token of B responses, `[B, T]`, nats."""
+        # [N, V], before the particles of a prompt share it
+        log_first = scaled(one_pass.first, self.temperature).log_softmax(-1)
         per_token = log_first[rows, value[:, 0]][:, None]
-        if reading.rest is not None:
-            of_rest = token_log_prob(
-                reading.rest, value[:, 1 : 1 + reading.rest.shape[1]], self.temperature
-            )
-            per_token = torch.cat([per_token, of_rest], 1)
-        return _fill(per_token, kept)
+        if one_pass.rest is not None:
+            ids = value[:, 1 : 1 + one_pass.rest.shape[1]]
+            later = token_log_prob(one_pass.rest, ids, self.temperature)
+            per_token = torch.cat([per_token, later], 1)
+        return _fill(per_token, is_token)
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
-        """Every response once, `[S] + batch_shape + [T]` (with `expand=False`, ones for the batch shape).
+        """Every response once, `[S] + batch_shape + [T]`; ones for the batch without `expand`.
 
         Raises:
             NotEnumerableError: if there are more than a million.
@@ -278,3 +276,23 @@ class ResponseDistribution(TorchDistribution):
         support = self.space.enumerate()
         support = support.view(len(support), *(1,) * len(self.batch_shape), *self.event_shape)
         return support.expand(-1, *self.batch_shape, -1) if expand else support
+
+
+def _fill(values: Tensor, is_token: Tensor) -> Tensor:
+    """`values` `[B, L, ...]` widened to T positions, 0 wherever `is_token` `[B, T]` is False."""
+    num_missing = is_token.shape[1] - values.shape[1]
+    if num_missing:
+        zeros = values.new_zeros(len(values), num_missing, *values.shape[2:])
+        values = torch.cat([values, zeros], 1)
+    mask = is_token.view(is_token.shape + (1,) * (values.dim() - 2))
+    return values.masked_fill(~mask, 0.0)
+
+
+def _hidden(state: Any) -> Tensor:
+    if not isinstance(state, RevealsHidden):
+        raise TypeError(
+            f"{type(state).__name__} has no `hidden`: expected the state of a decoder that reveals "
+            "its hidden layer, as that of `LanguageModel` does. Choose an objective without a head "
+            "on the guide's states."
+        )
+    return state.hidden

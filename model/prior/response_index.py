@@ -2,10 +2,10 @@
 
     x = support[i],   i ~ Categorical(p(support[0]), ..., p(support[S - 1]))
 
-Pyro's `infer_discrete`, `TraceEnum_ELBO.compute_marginals` and `AutoDiscreteParallel` know variables that are one number, and
-not rows of T token ids. Under this handler the site is the number of a response in the list of all of them, and the program
-still gets the row: the distribution over responses is the same. The models of this project enter the handler themselves where
-Pyro enumerates their site in parallel.
+Pyro's `infer_discrete`, `TraceEnum_ELBO.compute_marginals` and `AutoDiscreteParallel` need
+variables that are one number, not rows of T token ids. Under this handler the site is the number of
+a response in the list of all responses, and the program still gets the row: the distribution over
+responses is the same. `AlignmentModel` enters the handler itself where Pyro enumerates its site.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 from model.prior.response_distribution import ResponseDistribution
 
 INDEX = "response_index"
-"""Entry of a site's `infer` that tells a recorded number of a response from a recorded row of token ids."""
+"""Entry of a site's `infer` that marks a number of a response, not a row of token ids."""
 
 
 class ResponseIndex(Messenger):
@@ -34,8 +34,8 @@ class ResponseIndex(Messenger):
         model = config_enumerate(ResponseIndex()(model))  # any Pyro program with the site
         elbo = TraceEnum_ELBO(max_plate_nesting=1)
         marginals = elbo.compute_marginals(model, lambda prompts: None, prompts)
-        marginals["response"].probs  # [N, S], the posterior, in the order of Enumeration(model, prompts).support
-        infer_discrete(model, first_available_dim=-2)(prompts)  # [N, T], a draw from the posterior
+        marginals["response"].probs  # [N, S], posterior, in the order of Enumeration.support
+        infer_discrete(model, first_available_dim=-2)(prompts)  # [N, T], a posterior draw
 
     Raises:
         NotEnumerableError: when the program runs, if there are more than a million responses.
@@ -49,45 +49,41 @@ class ResponseIndex(Messenger):
         if msg["name"] == "response" and INDEX not in msg["infer"]:
             every = msg["fn"].enumerate_support(expand=False)  # [S, 1, ..., 1, T]
             self._support = every.view(len(every), -1)
-            msg["fn"] = dist.Categorical(
-                logits=msg["fn"].log_prob(every).movedim(0, -1)
-            )  # [..., N, S]
+            log_prob = msg["fn"].log_prob(every).movedim(0, -1)  # [..., N, S]
+            msg["fn"] = dist.Categorical(logits=log_prob)
             msg["infer"][INDEX] = True
 
     def _pyro_post_sample(self, msg: dict) -> None:
-        """The program gets the row of token ids; handlers outside of this one have seen the number."""
+        """Give the program the row of token ids. Handlers outside of this one see the number."""
         if msg["name"] == "response" and self._support is not None:
             msg["value"] = self._support[msg["value"]]
 
 
 def indexed_if_enumerated(response: ResponseDistribution) -> AbstractContextManager:
-    """`ResponseIndex` where Pyro enumerates the site in parallel, or goes by a trace in which it did; else nothing.
+    """`ResponseIndex` where Pyro enumerates the site, or replays a trace in which it did.
 
     Args:
         response: distribution of the site.
     """
-    recorded = any(INDEX in site["infer"] for site in _recorded())
-    return ResponseIndex() if recorded or is_enumerated(response) else nullcontext()
+    is_recorded = any(INDEX in site["infer"] for site in _recorded_sites())
+    return ResponseIndex() if is_recorded or is_enumerated(response) else nullcontext()
 
 
 def is_enumerated(response: ResponseDistribution) -> bool:
-    """Whether Pyro enumerates the model's own site in parallel, so that every response has its exact weight, 0 among them.
+    """True if Pyro enumerates the model's own site in parallel, with exact weights, 0 included.
 
     Args:
         response: distribution of the site.
     """
     enumerates = any(isinstance(handler, EnumMessenger) for handler in _PYRO_STACK)
-    return enumerates and not _recorded() and _is_marked(response)
+    return enumerates and not _recorded_sites() and _is_marked(response)
 
 
-def _recorded() -> list[dict[str, Any]]:
-    """The site in each trace that the program is replayed against, such as that of its guide."""
+def _recorded_sites() -> list[dict[str, Any]]:
+    """The site in each trace that the program is replayed against, such as the guide's trace."""
     traces = [handler.trace for handler in _PYRO_STACK if isinstance(handler, ReplayMessenger)]
-    traces += [
-        handler.enum_trace
-        for handler in _PYRO_STACK
-        if isinstance(handler, BackwardSampleMessenger)
-    ]
+    backward = (each for each in _PYRO_STACK if isinstance(each, BackwardSampleMessenger))
+    traces += [handler.enum_trace for handler in backward]
     return [
         trace.nodes["response"]
         for trace in traces
@@ -96,7 +92,7 @@ def _recorded() -> list[dict[str, Any]]:
 
 
 def _is_marked(response: ResponseDistribution) -> bool:
-    """Whether `config_enumerate` around the program asks for every response at once."""
+    """True if `config_enumerate` around the program marks the site for parallel enumeration."""
     site: dict[str, Any] = {
         "type": "sample",
         "name": "response",

@@ -1,8 +1,7 @@
-"""Texts and token ids: the tokens of a text to go on from, and the text that a response adds to one.
+"""Texts and token ids: the tokens of a text to continue, and the text that a response adds.
 
-A reward reads the prompt as written and the response decoded, special tokens included. It reads neither the
-end of the response nor a beginning that the tokenizer adds. The same text, tokenized, gives the ids that the
-network has read.
+A reward reads the prompt as written and the response decoded, special tokens included. It reads
+neither the end of the response nor a beginning that the tokenizer adds.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from model.common.digests import text_digest
 
 
 def token_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of M texts to go on from: with the beginning that the tokenizer adds, and without its end.
+    """Token ids of M texts to continue: with the beginning that the tokenizer adds, not its end.
 
-    Special tokens that are written in a text are those tokens. A text that begins with the tokenizer's own
-    beginning, as one of a chat template may, does not get a second one.
+    Special tokens in a text are tokenized as such. A text that starts with the tokenizer's own
+    beginning, as a chat template may, gets no second one.
     """
     settings = {
         "return_token_type_ids": False,
@@ -29,16 +28,16 @@ def token_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list
     rows = tokenizer(list(texts), **settings)["input_ids"]
     written = tokenizer(list(texts), **settings, add_special_tokens=False)["input_ids"]
     ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
-    return [_to_go_on_from(*pair, ends) for pair in zip(rows, written, strict=True)]
+    return [_without_end(*pair, ends) for pair in zip(rows, written, strict=True)]
 
 
-def _to_go_on_from(row: list[int], written: list[int], ends: set[int]) -> list[int]:
-    """`row`, of which `written` are the tokens of the text, up to the last of these."""
+def _without_end(row: list[int], written: list[int], ends: set[int]) -> list[int]:
+    """`row` up to the last of `written`, the tokens of the text; without added ends if no text."""
     if not written:
         while row and row[-1] in ends:
             row = row[:-1]
         return row
-    # the first place where the text stands: a text with a beginning of its own stands where the added one does
+    # a text that starts with a beginning of its own is first found where the added one is
     places = range(len(row) - len(written) + 1)
     start = next((i for i in places if row[i : i + len(written)] == written), None)
     if start is None:
@@ -48,7 +47,7 @@ def _to_go_on_from(row: list[int], written: list[int], ends: set[int]) -> list[i
 
 
 def vocabulary_digest(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> str:
-    """Digest of the tokenizer's entries below `vocab_size`: what a token id means."""
+    """Digest of the tokenizer's entries below `vocab_size`: the meaning of a token id."""
     entries = sorted(
         (index, token) for token, index in tokenizer.get_vocab().items() if index < vocab_size
     )
@@ -56,7 +55,9 @@ def vocabulary_digest(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> st
 
 
 def decoded(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> list[str]:
-    """Texts of rows of token ids as they stand: special tokens are part of them, and spaces are left alone."""
+    """Texts of rows of token ids, with special tokens and with all spaces."""
+    if not rows:
+        return []
     return tokenizer.batch_decode(
         [list(row) for row in rows], skip_special_tokens=False, clean_up_tokenization_spaces=False
     )
@@ -67,22 +68,23 @@ def continuations(
     heads: Sequence[Sequence[int]],
     rows: Sequence[Sequence[int]],
 ) -> list[str]:
-    """The text that each of B rows of token ids adds to what its head reads as.
+    """The text that each of B rows of token ids adds to the text of its head.
 
-    Decoded together with the head, since many tokenizers drop the space of a first word.
+    A row is decoded together with its head, since many tokenizers drop the space of a first word.
+    If the text of both does not start with the text of the head, the row is decoded alone.
 
     Args:
-        tokenizer: of the ids.
-        heads: N rows, each what comes before; row b continues head b mod N. An empty one is the beginning of a text.
+        tokenizer: decodes the ids.
+        heads: N rows, the tokens before; row b continues head b mod N. An empty head is the
+            beginning of a text.
         rows: B rows.
     """
-    before = decoded(tokenizer, heads) if len(heads) else []
-    num_heads = len(heads)
+    before, num_heads = decoded(tokenizer, heads), len(heads)
     together = decoded(tokenizer, [[*heads[b % num_heads], *row] for b, row in enumerate(rows)])
-    alone = [b for b, text in enumerate(together) if not text.startswith(before[b % num_heads])]
-    texts = [text[len(before[b % num_heads]) :] for b, text in enumerate(together)]
-    for b, text in zip(
-        alone, decoded(tokenizer, [rows[b] for b in alone]) if alone else [], strict=True
-    ):
-        texts[b] = text
-    return texts
+    starts = [before[b % num_heads] for b in range(len(rows))]
+    texts = [
+        text[len(start) :] if text.startswith(start) else None
+        for text, start in zip(together, starts, strict=True)
+    ]
+    alone = iter(decoded(tokenizer, [row for b, row in enumerate(rows) if texts[b] is None]))
+    return [next(alone) if text is None else text for text in texts]

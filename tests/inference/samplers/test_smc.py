@@ -17,7 +17,7 @@ from inference.samplers.resampling import RESAMPLING
 from inference.samplers.smc import sequential_monte_carlo
 from inference.samplers.twist import LikelihoodTwist
 from model import AlignmentModel, TokenReward
-from model.prior.language_model import CachedState
+from model.prior.cached_decoder import CachedState
 from tests.inference.samplers.three_tokens import assert_falls, assert_unbiased, graded
 
 RUNS = 1_000

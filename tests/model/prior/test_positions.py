@@ -23,7 +23,7 @@ from transformers import (
 from guides import FineTuned, LoRA, Mixture, SoftPrompt, Twisted
 from model import Expert, LanguageModel, SequenceClassifier, TextLikelihood
 from model.preferences import EncoderFeatures, NetworkFeatures, PriorFeatures
-from model.prior.cached_reading import CachedReadingError
+from model.prior.decoder_check import CachedReadingError
 from tests.model.tiny import PROMPTS, WORDS, plain_log_prob, tiny, tiny_tokenizer
 
 SIZES = {

@@ -1,0 +1,178 @@
+"""A causal network read with a key-value cache: once over the prompts, then token by token."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from transformers import PreTrainedModel
+
+from model.networks.checks import check_causal, checked_network, evaluating
+from model.networks.positions import (
+    first_position,
+    longest_context,
+    padding_position,
+    without_padding,
+)
+from model.prior.prompts import Prompts
+
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+"""Kinds of layer with keys and values by position, whose state can be selected row by row."""
+
+
+@dataclass(frozen=True)
+class CachedState:
+    """The keys and values of B sequences, with the mask of their real tokens.
+
+    Mask and positions also cover the columns to come: a step of the decode takes a view of them.
+
+    Attributes:
+        cache: cache object of Hugging Face.
+        num_read: number of columns in the cache.
+        mask: `[B, P + T]`, 1 where a column holds a real token, or will.
+        positions: `[B, P + T]`, position of each column.
+        hidden: `[B, L, H]`, input of the output layer for the L tokens read last; for a prompt the
+            last token alone, if the network can.
+    """
+
+    cache: Any
+    num_read: int
+    mask: Tensor
+    positions: Tensor
+    hidden: Tensor
+
+    def select(self, rows: Tensor) -> CachedState:
+        cache, mask, positions = _rows_of(self.cache, rows), self.mask[rows], self.positions[rows]
+        return CachedState(cache, self.num_read, mask, positions, self.hidden[rows])
+
+
+class CachedDecoder(nn.Module):
+    """The `Decoder` of a causal network with a key-value cache.
+
+    Args:
+        network: takes `position_ids` and `past_key_values`. Frozen, in evaluation mode for good.
+        max_new_tokens: T, the most tokens of a response.
+
+    Raises:
+        ValueError: if the network is not causal or cannot be read with a cache.
+    """
+
+    def __init__(self, network: PreTrainedModel, max_new_tokens: int) -> None:
+        super().__init__()
+        network = checked_network(network)
+        kind, arguments = type(network).__name__, inspect.signature(network.forward).parameters
+        if missing := {"position_ids", "past_key_values"} - set(arguments):
+            raise ValueError(
+                f"{kind}.forward does not take {sorted(missing)}: expected a causal language model "
+                "with a key-value cache, as `AutoModelForCausalLM` loads it"
+            )
+        layers = getattr(network.config.get_text_config(), "layer_types", None) or ()
+        if others := set(layers) - ATTENTION:
+            raise ValueError(
+                f"{kind} has layers of kind {sorted(others)}, whose state is not a key-value "
+                "cache: expected a network of attention layers alone"
+            )
+        check_causal(network.eval())
+        self.network = network
+        self.max_new_tokens = max_new_tokens
+        self._keeps_last_logits = "logits_to_keep" in arguments
+        self._padding, self._first_position = padding_position(network), first_position(network)
+        self._context = longest_context(network)
+        self.requires_grad_(False)
+        self.zero_grad(set_to_none=True)
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens, of prompt and response, that the network reads; None without a limit."""
+        return self._context
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.device
+
+    def start(self, prompts: Prompts, prefix: Any = None) -> tuple[Tensor, CachedState]:
+        """See `Decoder`. One pass over the N prompts, with logits for their last position only.
+
+        Args:
+            prompts: N prompts.
+            prefix: cache of one row and M columns at positions 0 to M - 1, which the network reads
+                before each prompt and which stays as it was; default nothing.
+        """
+        evaluating(self.network)
+        num_read, cache = 0, None
+        if prefix is not None:
+            num_read = prefix.get_seq_length()
+            cache = _rows_of(prefix, prompts.ids.new_zeros(len(prompts)))
+        mask = pad(prompts.mask.long(), (num_read, self.max_new_tokens), value=1)
+        state = self._unread(mask, cache, num_read)
+        logits, state = self._run(state, prompts.ids, last_only=True)
+        return logits[:, -1], state
+
+    def extend(self, state: CachedState, ids: Tensor) -> tuple[Tensor, CachedState]:
+        """See `Decoder`."""
+        return self._run(state, ids)
+
+    def read(self, embeddings: Tensor) -> Any:
+        """Read M input embeddings `[M, H]`. Returns a cache of one row, a `prefix` for `start`."""
+        evaluating(self.network)
+        mask = torch.ones(1, len(embeddings), dtype=torch.long, device=embeddings.device)
+        return self._run(self._unread(mask), embeddings[None], last_only=True)[1].cache
+
+    def _unread(self, mask: Tensor, cache: Any = None, num_read: int = 0) -> CachedState:
+        """The state before a pass, with the mask of all columns, `[B, C]`."""
+        positions = (mask.cumsum(1) - 1).clamp(min=0) + self._first_position
+        return CachedState(cache, num_read, mask, positions, torch.empty(0, device=mask.device))
+
+    def _run(
+        self, state: CachedState, tokens: Tensor, *, last_only: bool = False
+    ) -> tuple[Tensor, CachedState]:
+        """Read L more tokens: their ids `[B, L]`, or their input embeddings `[B, L, H]`."""
+        name = "inputs_embeds" if tokens.is_floating_point() else "input_ids"
+        start, end, positions = state.num_read, state.num_read + tokens.shape[1], state.positions
+        if self._padding is not None and name == "input_ids":
+            skipped = (tokens == self._padding) & state.mask[:, start:end].bool()
+            later = without_padding(positions[:, start:], skipped, self._padding)
+            positions = torch.cat([positions[:, :start], later], 1)
+        keep = {"logits_to_keep": 1} if last_only and self._keeps_last_logits else {}
+        hidden: list[Tensor] = []
+        thread = threading.get_ident()
+
+        def record(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            if threading.get_ident() != thread:
+                return None  # a pass of another thread with the same network
+            # the states of the last positions are strided, and torch would copy the frozen output
+            # layer once for each prompt
+            states = inputs[0]
+            hidden.append(
+                states.clone(memory_format=torch.contiguous_format) if last_only else states
+            )
+            return (hidden[0], *inputs[1:])
+
+        # a hook, since some networks scale or cap the logits of the output layer
+        hook = self.network.get_output_embeddings().register_forward_pre_hook(record)
+        try:
+            out = self.network(
+                **{name: tokens},
+                attention_mask=state.mask[:, :end],
+                position_ids=positions[:, start:end],
+                past_key_values=state.cache,
+                use_cache=True,
+                **keep,
+            )
+        finally:
+            hook.remove()
+        return out.logits, CachedState(out.past_key_values, end, state.mask, positions, hidden[0])
+
+
+def _rows_of(cache: Any, rows: Tensor) -> Any:
+    """The sequences at `rows` of a cache, repeats allowed; the original stays as it was."""
+    selected = copy.copy(cache)
+    selected.layers = [copy.copy(layer) for layer in cache.layers]
+    selected.batch_select_indices(rows)
+    return selected
