@@ -8,7 +8,7 @@ from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 
 @pytest.fixture(scope="session")
 def small_prior():
-    """Two tokens a response: 91 responses a prompt, few enough to run an objective on every one or every pair."""
+    """Prior of two tokens a response: 91 responses a prompt, few enough for sums over all pairs."""
     return grammar_prior(max_new_tokens=2)
 
 
@@ -31,12 +31,12 @@ def truth(model, prompts):
 
 @pytest.fixture
 def guide(small_prior):
-    """Neither prior nor posterior."""
+    """Guide away from prior and posterior."""
     return moved_guide(small_prior, 0.02)
 
 
 def moved_guide(prior, scale):
-    """A copy of the prior with noise on its weights, the same at every call."""
+    """Copy of the prior with noise on the weights, the same noise at every call."""
     guide = FineTuned(prior)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -1,6 +1,6 @@
-"""Numbers and objects that cannot be meant are refused by the name of their argument, before anything is spent.
+"""Impossible numbers and objects are refused by the name of their argument, before any work.
 
-A table: what is called, with arguments that work, and for each argument what is no such thing.
+A table: a callable, arguments that work, and for each argument values that are refused.
 """
 
 import math
@@ -517,11 +517,11 @@ WORDS = {
     "targets": "target",
     "factors": "factor",
 }
-"""The word of an error for an argument whose parts, or whose kind, it names."""
+"""Word in the error for an argument that the error names by part or kind."""
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_what_cannot_be_meant_is_refused_by_name(name: str) -> None:
+def test_impossible_value_is_refused_by_name(name: str) -> None:
     call, arguments, bad = CALLS[name]
     for argument, values in bad.items():
         for value in values:
@@ -533,7 +533,7 @@ def test_what_cannot_be_meant_is_refused_by_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_one_particle_is_refused_by_what_needs_others(name: str) -> None:
+def test_one_particle_is_refused_by_objectives_that_need_more(name: str) -> None:
     if OBJECTIVES[name].min_particles == 1:
         OBJECTIVES[name](num_particles=1)
     else:

@@ -9,7 +9,7 @@ from inference import Enumeration, enumeration, log_guide_at
 from model import AlignmentModel, LanguageModel, NotEnumerableError, TokenReward
 
 
-def test_posterior_is_prior_times_evidence_normalised(truth, model, prompts, small_prior):
+def test_posterior_is_prior_times_likelihood_normalised(truth, model, prompts, small_prior):
     prior = small_prior(prompts).log_prob(truth.support).exp()
     reward = model.reward(prompts, truth.support)
     unnormalised = prior * (reward / model.beta).exp()
@@ -44,7 +44,7 @@ def test_gradient_is_that_of_the_enumerated_elbo(truth, guide, prompts):
 def test_chunks_and_parameters_that_play_no_part_change_nothing(
     model, prompts, truth, guide, monkeypatch
 ):
-    """Seven responses at a time, the last time fewer; what q does not depend on has a gradient of 0."""
+    """Seven responses at a time, the last time fewer; terms without q have gradient 0."""
     whole = truth.elbo_gradient(guide)
     monkeypatch.setattr(enumeration, "CHUNK", 14)
     apart = Enumeration(model, prompts)
@@ -60,7 +60,7 @@ def test_chunks_and_parameters_that_play_no_part_change_nothing(
 
 
 def test_impossible_responses_have_no_posterior_mass(small_prior, prompts):
-    """Hard evidence: log 0 wherever the first word is not `good` (7)."""
+    """Hard constraint: log 0 unless the first word is `good` (7)."""
     reward = TokenReward(
         lambda response, _: torch.where(response[..., 0] == 7, 0.0, -math.inf), small_prior
     )
@@ -82,7 +82,7 @@ def test_no_possible_response_is_an_error(small_prior, prompts):
         Enumeration(AlignmentModel(small_prior, nothing, beta=1.0), prompts)
 
 
-def test_large_support_is_refused_with_its_size(small_prior):
+def test_large_support_is_refused_with_the_size(small_prior):
     long = LanguageModel(small_prior.network, small_prior.tokenizer, max_new_tokens=12)
     with pytest.raises(
         NotEnumerableError, match=r"10 token ids and 12 positions make 3\.18e\+11 responses"

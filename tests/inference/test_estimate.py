@@ -22,13 +22,13 @@ def test_the_standard_error_of_a_mean_is_that_of_textbooks():
 
 
 def test_the_error_is_unbiased_from_two_samples_on():
-    """Its square is, on average over all pairs of 0 and 1, the variance of their mean: 1/4 / 2."""
+    """The mean squared error over all pairs of 0 and 1 is the variance of the mean, 1/4 / 2."""
     pairs = [torch.tensor([[a], [b]], dtype=torch.float64) for a in (0.0, 1.0) for b in (0.0, 1.0)]
     squares = [Estimate.of_mean(pair).standard_error ** 2 for pair in pairs]
     assert sum(squares) / 4 == pytest.approx(1 / 8)
 
 
-def test_one_sample_cannot_tell_its_error():
+def test_one_sample_has_no_standard_error():
     value, error = Estimate.of_mean(VALUES[:1])
     assert value == pytest.approx(5.5)
     assert math.isnan(error)

@@ -1,4 +1,4 @@
-"""What weights say of themselves."""
+"""Quality of importance weights: effective sample size and the Pareto tail."""
 
 import math
 
@@ -10,20 +10,20 @@ from inference.importance_weights import effective_sample_size, pareto_k
 
 
 def test_pareto_k_is_that_of_a_pareto_tail():
-    """Weights w = u^-k have a generalised Pareto tail of shape k; here u is at its quantiles."""
+    """Weights w = u^-k, at quantiles of u, have a generalised Pareto tail of shape k."""
     uniform = ((torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000)[:, None]
     for k in (0.3, 0.9):
         assert pareto_k(-k * uniform.log()).item() == pytest.approx(k, abs=0.03)
 
 
-def test_pareto_k_says_when_it_cannot_tell():
+def test_pareto_k_is_nan_without_a_tail():
     assert math.isnan(pareto_k(torch.randn(24, 1)).item())
     assert math.isnan(pareto_k(torch.tensor([[-math.inf], *[[0.0]] * 50])).item())
     assert pareto_k(torch.zeros(50, 1)).item() == -math.inf
 
 
 def test_pareto_k_is_of_the_highest_fifth_and_of_25_weights_or_more():
-    """The tail has at least five weights: one that is flat has no spread, however spread the rest is."""
+    """The tail has at least five weights; a flat tail has no spread, whatever the other weights."""
     spread = torch.arange(25.0, dtype=torch.float64)[:, None]
     assert math.isfinite(pareto_k(spread).item())
     assert math.isnan(pareto_k(spread[:24]).item())
@@ -36,7 +36,7 @@ def test_pareto_k_is_of_the_highest_fifth_and_of_25_weights_or_more():
 
 
 @pytest.mark.parametrize("worst", [0, 1])
-def test_of_several_prompts_the_worst_is_told(model, guide, prompts, monkeypatch, worst):
+def test_diagnosis_reports_the_worst_prompt(model, guide, prompts, monkeypatch, worst):
     """The smallest effective sample size and the largest Pareto k."""
     log_weight = torch.zeros(50, 2, dtype=torch.float64)
     log_weight[0, worst] = 2.0

@@ -1,4 +1,4 @@
-"""NaN and infinity never pass for numbers: a guide of NaN is an error that names it, and so are weights, values and draws."""
+"""NaN and infinity never pass for numbers: guides, weights, values, draws are refused by name."""
 
 import math
 from dataclasses import dataclass
@@ -53,14 +53,14 @@ def float64(values: object) -> Tensor:
 
 
 def spoilt(guide, name):
-    """The guide with one NaN among the numbers of one parameter."""
+    """Guide with one NaN among the numbers of one parameter."""
     with torch.no_grad():
         dict(guide.named_parameters())[name].view(-1)[0] = NAN
     return guide
 
 
 def after_a_step_in_half_precision(prior, prompts):
-    """Adam's epsilon of 1e-8 is 0 in float16, and 0/0 what it makes of a weight without gradient."""
+    """Adam's epsilon of 1e-8 is 0 in float16: a weight without gradient becomes 0/0."""
     guide = FineTuned(prior, dtype="float16")
     log_guide_at(guide, prompts, prior(prompts).enumerate_support()).sum().backward()
     torch.optim.Adam(guide.parameters(), lr=1e-3).step()
@@ -98,7 +98,7 @@ SAMPLERS = {
 
 @pytest.fixture(scope="module", params=GUIDES)
 def of_nan(request, small_prior, prompts):
-    """A guide with NaN among its parameters, and its name."""
+    """Guide with NaN among the parameters, and the name of the guide."""
     return GUIDES[request.param](small_prior, prompts), request.param
 
 
@@ -113,7 +113,7 @@ def test_a_guide_of_nan_is_never_reported_as_exact(truth, of_nan, measure):
 
 
 def test_a_gradient_of_nan_is_an_error(small_prior, truth):
-    """A recurrent guide saturates at an infinite weight: its probabilities are numbers, and their derivatives are none."""
+    """Recurrent guide saturated by an infinite weight: finite probabilities, NaN derivatives."""
     guide = Recurrent(small_prior)
     with torch.no_grad():
         guide.embedding.weight[7, 0] = INF
@@ -175,8 +175,8 @@ def small_prior_as_guide(prior):
     return AlignmentModel(prior, {}, beta=1.0)
 
 
-def test_a_guide_over_other_responses_is_no_law_over_these(truth, small_prior, prompts):
-    """A guide that ends after one token, where the truth lists two: a part of its mass is on other rows."""
+def test_a_guide_over_other_responses_is_not_normalised_here(truth, small_prior, prompts):
+    """Guide that ends after one token, but the truth lists two: some mass is on other rows."""
     half = lambda prompts: Halved(small_prior)(prompts)  # noqa: E731
     with pytest.raises(NotNormalisedError, match=r"sum to 0\.5, expected 1"):
         truth.kl_guide_posterior(half)
@@ -199,7 +199,7 @@ class Halved:
             return pyro.sample("response", distribution)
 
 
-def test_a_law_with_zeros_has_a_gradient_and_one_that_draws_the_impossible_has_none(
+def test_zeros_of_a_guide_have_a_gradient_and_impossible_draws_have_none(
     small_prior, prompts, model, truth
 ):
     guide = Twisted(small_prior, top_k=3)
@@ -220,7 +220,7 @@ def test_a_law_with_zeros_has_a_gradient_and_one_that_draws_the_impossible_has_n
 # probability 0 counts as 0; NaN is not probability 0
 
 
-def test_an_expectation_drops_what_has_probability_zero_and_nothing_else():
+def test_an_expectation_drops_only_values_of_probability_zero():
     prob, values = float64([[0.0, 0.5], [1.0, 0.5]]), float64([[NAN, 1.0], [2.0, 3.0]])
     assert torch.equal(expectation(prob, values), float64([2.0, 2.0]))
     assert expectation(float64([[NAN], [1.0]]), float64([[1.0], [1.0]])).isnan().all()
@@ -230,7 +230,7 @@ def test_an_expectation_drops_what_has_probability_zero_and_nothing_else():
     )
 
 
-def test_entropy_is_of_a_law():
+def test_entropy_refuses_numbers_that_are_no_distribution():
     assert entropy(float64([[0.5], [0.5], [0.0]]).log()).item() == pytest.approx(math.log(2))
     for log_prob in ([[NAN], [0.0]], [[-1.0], [-1.0]]):
         with pytest.raises(NotNormalisedError, match="expected 1"):
@@ -265,7 +265,7 @@ def test_a_posterior_has_weights_and_an_estimate_that_are_numbers(odd):
         Posterior(response, weight.T, None)
 
 
-def test_a_posterior_means_only_what_is_a_number():
+def test_a_posterior_mean_refuses_nan():
     posterior = Posterior(torch.zeros(2, 1, 3, dtype=torch.long), float64([[0.0], [-INF]]), None)
     assert posterior.mean(float64([[2.0], [NAN]])).item() == 2
     with pytest.raises(NotANumberError, match="the mean of values is nan"):
@@ -293,7 +293,7 @@ def test_a_bank_weighs_numbers(odd):
         bank.mean(bad, good)
     assert bank.mean(good, float64([[1.0], [odd], [1.0]])).value == pytest.approx(
         1
-    )  # of weight 0, it may be anything
+    )  # a value of weight 0 may be NaN
     with pytest.raises(NotANumberError, match="an estimate is nan"):
         bank.mean(good, float64([[NAN], [0.0], [0.0]]))
     with pytest.raises(NoSupportError, match="-inf for all 3 responses"):
@@ -310,7 +310,7 @@ def test_an_estimate_is_of_numbers_and_one_sample_tells_no_error():
 
 
 @pytest.mark.parametrize("prob", [[[NAN], [0.5]], [[-0.5], [1.5]]])
-def test_the_law_of_the_best_of_n_is_of_probabilities(prob):
+def test_the_distribution_of_the_best_of_n_needs_probabilities(prob):
     cdf, cdf_left = float64([[0.5], [1.0]]), float64([[0.0], [0.5]])
     for figure in (best_of_n_kl, best_of_n_win_rate):
         with pytest.raises(ValueError, match="expected probabilities"):
@@ -330,7 +330,7 @@ def test_quasi_rejection_is_of_numbers():
 
 
 @pytest.mark.parametrize("scheme", RESAMPLING)
-def test_particles_are_not_resampled_by_what_is_no_law(scheme):
+def test_particles_are_not_resampled_by_invalid_probabilities(scheme):
     for probability in ([[NAN], [0.5]], [[0.0], [0.0]], [[-0.5], [1.5]]):
         with pytest.raises(ValueError, match="a column that is no law"):
             RESAMPLING[scheme](float64(probability))

@@ -19,7 +19,7 @@ def prompts(small_prior):
 
 
 def test_the_frontier_is_the_posterior_of_every_beta(small_prior, prompts, reward):
-    """Against the enumeration of each model on its own."""
+    """Compare with the enumeration of each model."""
     sample = sample_prior(
         AlignmentModel(small_prior, reward, 0.5), prompts, small_prior.space.num_responses
     )

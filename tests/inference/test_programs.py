@@ -1,4 +1,4 @@
-"""Densities by running programs: those of the parts, and nothing left behind in Pyro's store."""
+"""Densities by running programs: sums of the parts, and an unchanged parameter store."""
 
 import pyro
 import pytest
@@ -8,7 +8,7 @@ from guides import FineTuned, GuideRegistrationError
 from inference import joint_at, log_guide_at, log_likelihood_at, response_distribution
 
 
-def test_joint_is_prior_plus_evidence(model, small_prior, prompts):
+def test_joint_is_prior_plus_likelihood(model, small_prior, prompts):
     response = small_prior(prompts).sample((3,))
     joint = joint_at(model, prompts, response)
     reward = model.reward(prompts, response)

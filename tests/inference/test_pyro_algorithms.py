@@ -1,4 +1,4 @@
-"""The table of Pyro's algorithms in inference/README.md: every row is run, and does what the row says."""
+"""Rows of the table of Pyro's algorithms in inference/README.md, each run and checked."""
 
 import re
 from functools import partial
@@ -68,7 +68,7 @@ class World:
         """A guide that leaves the site to the model."""
 
     def near(self, estimates, exact):
-        """The mean of independent estimates, within five of its standard errors."""
+        """Check the mean of independent estimates within five standard errors."""
         estimates = torch.as_tensor(estimates, dtype=torch.float64)
         assert (estimates.mean() - exact).abs() < 5 * estimates.std() / len(estimates) ** 0.5
 
@@ -167,7 +167,7 @@ def bounds_log_z_by_many_draws(world):
 
 
 def bounds_log_z(make, world):
-    """Between the ELBO and log Z in the mean; and it trains, one prompt at a time."""
+    """Between the ELBO and log Z in the mean; trains, one prompt at a time."""
     first = world.prompts[[0]]
     bound = -torch.tensor(
         world.losses(
@@ -325,7 +325,7 @@ ROWS = {name: row for rows in CLAIMS.values() for name, row in rows.items()}
 
 
 def table():
-    """The name of every algorithm in the table, and what the table says of it."""
+    """Name of every algorithm in the table, and the entry of the column `works`."""
     lines = README.read_text(encoding="utf-8").split("| Pyro | works |")[1].splitlines()[2:]
     for names, works in (line.split("|")[1:3] for line in lines if line.startswith("|")):
         words = names.replace("`", "").strip()

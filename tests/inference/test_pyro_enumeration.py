@@ -1,4 +1,4 @@
-"""Pyro's own enumeration of the site `response`, in parallel or one by one, is `Enumeration`: value and gradient."""
+"""Pyro's enumeration of the site `response`, parallel or sequential, equals `Enumeration`."""
 
 import math
 
@@ -180,7 +180,7 @@ def test_minibatches_add_up(prior):
 
 
 def programs(prior):
-    """The same posterior as a model of this project, as control as inference, by hand, and with the index asked for twice."""
+    """Same posterior by `AlignmentModel`, `OptimalityModel`, by hand, and indexed twice."""
     reward = TextReward(letters, prior, upper_bound=5.0)
     model = AlignmentModel(prior, reward, beta=0.5)
     by_hand = {
@@ -206,7 +206,7 @@ def test_marginals_and_the_best_response(prior, name):
     "kind", [lambda model: model, OptimalityModel], ids=["alignment", "optimality"]
 )
 def test_the_impossible_has_probability_0(prior, kind):
-    """A hard constraint, where Pyro enumerates the model; a guide that can draw the impossible has no ELBO."""
+    """Hard constraint in an enumerated model; a guide with impossible draws has no ELBO."""
     prompts, soft = prior.encode(PROMPTS), TextReward(letters, prior, upper_bound=5.0)
     hard = {"hard": Constraint(soft, at_least=0.3)}
     model = kind(AlignmentModel(prior, {"letters": soft}, 0.5, hard))
@@ -229,7 +229,7 @@ def test_the_impossible_has_probability_0(prior, kind):
 
 
 def test_draws_are_of_the_posterior(prior):
-    """Frequencies are right within five standard errors, and three draws for what is rare; both ways of Pyro."""
+    """Frequencies within five standard errors, or three draws for rare responses; both methods."""
     model, prompts = (
         AlignmentModel(prior, TextReward(letters, prior), beta=0.5),
         prior.encode(PROMPTS[:2]),

@@ -1,4 +1,4 @@
-"""Every program shape is either right or refused by name, by every algorithm that goes by the site `response`."""
+"""Every program shape is supported or refused by name, by every algorithm on `response`."""
 
 import contextlib
 import re
@@ -49,7 +49,7 @@ def program(
     before=None,
     after=None,
 ):
-    """A model like `Target`, with one thing about it that is different; without the factor, a guide."""
+    """Model like `Target` with one change; without the factor, a guide."""
 
     def run(prompts):
         if before is not None:
@@ -67,7 +67,7 @@ def program(
 
 
 def wrapped(handler):
-    """The program inside a handler, which may need a trace of it."""
+    """Program inside a handler that may need a trace of the program."""
     return lambda **options: lambda prompts: handler(program(**options), prompts)(prompts)
 
 
@@ -76,7 +76,7 @@ def subsampled(prompts):
 
 
 def alone(run, prompts):
-    """A trace that nothing around it sees."""
+    """Trace hidden from the handlers around."""
     with poutine.block():
         return poutine.trace(run).get_trace(prompts)
 
@@ -331,7 +331,7 @@ RIGHT = {
 
 @pytest.mark.filterwarnings("ignore:pyro.module data")
 @pytest.mark.parametrize("shape", RIGHT)
-def test_model_is_taken_as_it_is_meant(shape):
+def test_supported_model_has_the_exact_posterior(shape):
     model, expected = RIGHT[shape](), Enumeration(Target(), TWO)
     truth = Enumeration(model, TWO)
     assert torch.allclose(truth.log_joint, expected.log_joint, rtol=1e-12)
@@ -347,13 +347,13 @@ def test_model_is_taken_as_it_is_meant(shape):
 
 
 @pytest.mark.parametrize("shape", ["deterministic", "scaled factors"])
-def test_every_algorithm_takes_what_is_meant(shape):
+def test_every_algorithm_takes_supported_programs(shape):
     for use in uses_of_model(RIGHT[shape]()).values():
         use()
 
 
 def test_an_intervention_leaves_the_prior():
-    """Under `do` the factor is of the value that was set, the same for every response: the posterior is the prior."""
+    """Under `do` the factor is constant over responses: the posterior is the prior."""
     truth = Enumeration(
         poutine.do(program(), data={"response": torch.ones(2, 2, dtype=torch.long)}), TWO
     )
@@ -373,7 +373,7 @@ def annealed(distribution, scale, factor):
 
 
 def test_kl_annealing_is_a_smaller_beta():
-    """The advice that the error gives: s on the site in model and guide is s times the ELBO at beta times s."""
+    """Advice of the error: scale s on model and guide is s times the ELBO at beta times s."""
     scale, guide = 0.25, Table(1)
     elbo = -TraceEnum_ELBO(max_plate_nesting=1).loss(
         annealed(prior_of, scale, factor=True),
@@ -455,7 +455,7 @@ def test_prompts_go_by_keyword_and_nothing_else_does(name):
 
 
 @pytest.mark.parametrize("prompts", [None, 3, ["one", "two"]])
-def test_what_is_no_prompts_is_refused(prompts):
+def test_object_that_is_no_prompts_is_refused(prompts):
     uses = {
         "enumeration": lambda: Enumeration(Target(), prompts),
         "sampler": lambda: SAMPLERS["importance"](Target(), prompts),
@@ -464,7 +464,7 @@ def test_what_is_no_prompts_is_refused(prompts):
     assert_all_refuse(uses, TypeError, f"prompts is a {type(prompts).__name__}, expected a Prompts")
 
 
-def test_evidence_in_the_metrics_is_as_scaled():
+def test_likelihood_in_the_metrics_is_scaled():
     """`fit` with an objective of Pyro's records the factors as the model scales them."""
 
     def model(prompts):

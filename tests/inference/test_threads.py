@@ -1,4 +1,4 @@
-"""Two threads: one waits for the other, and each gets what it would get alone, bit for bit."""
+"""Two threads: one waits for the other, and each result is the same as alone, bit for bit."""
 
 import threading
 
@@ -19,7 +19,7 @@ from inference import (
 
 
 def run_together(*functions):
-    """The results of functions that begin at once, each in a thread of its own; an error of one is raised here."""
+    """Results of functions in simultaneous threads; the error of a thread is raised here."""
     barrier, results = threading.Barrier(len(functions)), {}
 
     def run(index, function):

@@ -1,4 +1,4 @@
-"""Estimates against the truth: within five standard errors, and those errors right on repetition."""
+"""Estimates within five standard errors of the truth, and standard errors checked by repetition."""
 
 import math
 
@@ -63,8 +63,8 @@ def test_estimates_are_within_their_errors(measured: Diagnostics, truth: Enumera
     )
 
 
-def test_every_number_is_that_of_its_definition(model, guide, prompts, monkeypatch):
-    """On the draws that were made, to the last digits: values and standard errors, not their signs alone."""
+def test_every_number_follows_the_definition(model, guide, prompts, monkeypatch):
+    """Values and standard errors on the same draws, to the last digits."""
     sample, drawn = ResponseDistribution.sample, []
 
     def kept(self, sample_shape=()):
@@ -112,7 +112,7 @@ def test_every_number_is_that_of_its_definition(model, guide, prompts, monkeypat
     assert found.kl_posterior_guide.value == pytest.approx(sum(exact) / 2, rel=1e-9)
 
 
-def test_as_many_draws_are_made_as_are_asked_for(model, guide, prompts, monkeypatch):
+def test_number_of_draws_is_the_argument(model, guide, prompts, monkeypatch):
     """Draws of guide and prior come in chunks, of which the last is smaller."""
     sample, sizes = ResponseDistribution.sample, []
 
@@ -130,7 +130,7 @@ def test_as_many_draws_are_made_as_are_asked_for(model, guide, prompts, monkeypa
 
 @pytest.mark.slow
 def test_standard_errors_are_the_spread_over_repetitions(model, guide, prompts):
-    """Forty repetitions: the spread of each estimate is its mean standard error, to within what forty can tell."""
+    """Forty repetitions: the deviation of each estimate equals the mean standard error."""
     names = ("elbo", "log_z", "kl_guide_posterior", "kl_posterior_guide")
     runs = [
         diagnose(
@@ -160,7 +160,7 @@ def test_z_from_prior_draws_is_unbiased(model, prompts, truth):
 
 
 def test_accepted_draws_are_from_the_posterior(model, prompts, truth):
-    """Chi-square of the accepted responses against p*, over the responses that are expected at least five times."""
+    """Chi-square of accepted responses against p*, over responses expected at least 5 times."""
     draws = sample_prior(
         model, prompts, 20_000, log_likelihood_bound=model.log_likelihood_bound(prompts), chunk=5000
     )
@@ -229,7 +229,7 @@ def test_impossible_responses_are_borne(small_prior, guide, prompts):
 def test_without_a_possible_draw_of_the_prior_the_reverse_divergence_is_infinite_or_unknown(
     small_prior, guide, prompts
 ):
-    """Infinite where the guide draws the impossible too. Else log Z is not known: no divergence is minus infinity."""
+    """Infinite if the guide draws impossible responses. Without log Z, no divergence is -inf."""
     reward = TokenReward(
         lambda response, _: torch.where(response[..., 0] == 7, 0.0, -math.inf), small_prior
     )

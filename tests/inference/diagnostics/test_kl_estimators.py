@@ -1,4 +1,4 @@
-"""Bias and spread of k1, k2, k3 between two normal distributions, where both are known (Schulman 2020)."""
+"""Bias and deviation of k1, k2, k3 between two normal distributions (Schulman 2020)."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Self-BLEU against a sum by hand, and at its ends."""
+"""Self-BLEU against a sum by hand, and at 0 and 1."""
 
 import math
 

@@ -83,7 +83,7 @@ def test_no_posterior_within_the_budget_has_more_reward(small_prior, sentiment, 
     assert reward < best - 1e-4
 
 
-def test_every_prompt_has_a_budget_of_its_own(small_prior, sentiment, prompts):
+def test_every_prompt_meets_the_budget_alone(small_prior, sentiment, prompts):
     found = solve_beta(small_prior, sentiment, prompts, max_kl=0.5, per_prompt=True)
     kl, _ = exactly(small_prior, sentiment, prompts, found.beta)
     assert_close(kl, torch.full_like(kl, 0.5), rtol=0, atol=1e-9)
@@ -107,7 +107,7 @@ def test_draws_find_beta_within_their_errors(prior, prompts):
     assert beta.std() < 0.2 * exact.beta
 
 
-def test_constraint_costs_what_it_costs_at_any_beta(small_prior, sentiment, prompts):
+def test_a_constraint_costs_the_same_kl_at_any_beta(small_prior, sentiment, prompts):
     good = {"good": contains("good", small_prior)}
     prior_given_good = AlignmentModel(small_prior, {}, 1.0, good)
     alone = -Enumeration(prior_given_good, prompts).log_z.mean().item()
@@ -136,13 +136,15 @@ def test_constraint_costs_what_it_costs_at_any_beta(small_prior, sentiment, prom
         ),
     ],
 )
-def test_budget_that_cannot_be_met_says_what_can(small_prior, sentiment, prompts, budget, fault):
+def test_error_for_an_impossible_budget_names_the_range(
+    small_prior, sentiment, prompts, budget, fault
+):
     with pytest.raises(BudgetError, match=fault):
         solve_beta(small_prior, sentiment, prompts, **budget)
 
 
 @pytest.mark.parametrize("budget", [{"max_kl": 1.0}, {"min_reward": 0.3}])
-def test_a_tilt_is_as_it_is_at_every_beta(small_prior, sentiment, prompts, budget):
+def test_a_tilt_is_the_same_at_every_beta(small_prior, sentiment, prompts, budget):
     very = TextReward(Pattern.of_words("very"), small_prior)
     factors = {"tilt": Tilt({"very": very}, {"very": 0.8})}
     found = solve_beta(small_prior, sentiment, prompts, factors=factors, **budget)
@@ -155,7 +157,7 @@ def test_a_tilt_is_as_it_is_at_every_beta(small_prior, sentiment, prompts, budge
 
 @pytest.mark.parametrize("scale", [1e5, 1e-6])
 def test_rewards_of_two_scales_have_the_posteriors_of_both(small_prior, sentiment, prompts, scale):
-    """A penalty that is huge, or a second reward that is tiny, decides nothing about how far beta is looked for."""
+    """A huge penalty or a tiny second reward does not change the range of beta."""
     rare = TextReward(lambda texts: [scale * (len(text) % 7) for text in texts], small_prior)
     reward = WeightedSum({"taste": (1.0, sentiment), "other": (-1.0, rare)})
     furthest = exactly(small_prior, reward, prompts, 1e-9)[0].mean().item()

@@ -38,7 +38,7 @@ def features(small_prior):
 
 
 def coin(rate):
-    """A prior of one token that is 1 with probability `rate`, and the feature that it is."""
+    """Prior of one token, 1 with probability `rate`, and the indicator of 1 as a feature."""
     target = Target(no_reward)
     with torch.no_grad():
         target.prior.first[1] = torch.tensor(
@@ -78,7 +78,7 @@ def test_tilted_model_has_the_moments_and_is_the_nearest(base, features, small_p
     kl = (truth.log_posterior.exp() * (truth.log_posterior - truth.log_prior)).sum(0).mean()
     assert found.kl.value == pytest.approx(kl.item(), abs=1e-10)
 
-    # any other law with these moments is further from the prior: move along what leaves them and the sums as they are
+    # other distributions with these moments are further from the prior: move, moments held
     p, q = truth.log_posterior.exp(), truth.log_prior.exp()
     torch.manual_seed(0)
     n = p.shape[1]
@@ -88,7 +88,7 @@ def test_tilted_model_has_the_moments_and_is_the_nearest(base, features, small_p
     ]
     held = torch.stack([*rows, *(part.flatten() for part in phi)])
     noise = torch.randn(p.numel(), dtype=torch.float64) * p.flatten()
-    scaled = held * p.flatten()  # within the support, by its size
+    scaled = held * p.flatten()  # within the support, scaled by p
     step = p.flatten() * (
         noise / p.flatten() - held.T @ torch.linalg.solve(scaled @ held.T, held @ noise)
     )
@@ -106,7 +106,7 @@ def test_same_tilt_beside_a_reward_of_any_beta(base, features, small_prior, prom
 
 
 def test_hybrid_constraints_hold_together(small_prior, features, prompts):
-    """Pointwise: it says "not" or "very". Distributional: in 70% of the cases not "very"."""
+    """Pointwise: "not" or "very" occurs. Distributional: no "very" in 70% of responses."""
     adverb = {"adverb": contains(["not", "very"], small_prior)}
     pointwise = AlignmentModel(small_prior, {}, 1.0, adverb)
     feature = TextReward(Pattern.of_words("very"), small_prior)
@@ -139,7 +139,10 @@ def larger(prior):
 
 
 FIVE_ERRORS = 5 * 40**-0.5
-"""Five standard errors of the mean of forty numbers of deviation 1; of their deviation, over the root of two."""
+"""Five standard errors of the mean of forty numbers of deviation 1.
+
+For the deviation, divide by the root of two.
+"""
 
 
 @pytest.mark.slow
@@ -167,7 +170,7 @@ def test_draws_find_the_exact_multipliers_within_their_errors(larger, prompts):
 
 
 def test_errors_of_the_bank_are_the_spread_of_fresh_draws():
-    """Of a mean under weights, and of the KL of what they make of the prior, to the prior and to another such law."""
+    """Standard errors of a weighted mean and of the KL of the weighted prior to two others."""
     torch.manual_seed(0)
     log_p, w, b, f = (torch.randn(12, 2, dtype=torch.float64) for _ in range(4))
     log_p = log_p.log_softmax(0)
@@ -225,7 +228,7 @@ def test_target_out_of_reach_is_said_to_be(base, features, prompts, target, reac
     assert "no finite multipliers" in str(found)
 
 
-def test_what_the_base_rules_out_is_out_of_reach(small_prior, features, prompts):
+def test_responses_that_the_base_excludes_are_unattainable(small_prior, features, prompts):
     without = AlignmentModel(small_prior, {}, 1.0, {"bad": Constraint(features["good"], at_most=0)})
     with pytest.warns(UserWarning, match="no finite multipliers"):
         assert not match_moments(
@@ -268,7 +271,7 @@ def test_names_must_agree_and_features_be_finite(base, features, prompts):
         )
 
 
-def test_bank_lists_what_is_few_and_draws_what_is_not(base, prompts):
+def test_prior_sample_lists_few_responses_and_draws_from_many(base, prompts):
     listed, drawn = sample_prior(base, prompts, 91), sample_prior(base, prompts, 90)
     assert (listed.exact, drawn.exact) == (True, False)
     assert (len(listed.response), len(drawn.response)) == (91, 90)
@@ -276,7 +279,7 @@ def test_bank_lists_what_is_few_and_draws_what_is_not(base, prompts):
         assert_close(bank.log_prior_weight.logsumexp(0).exp(), torch.ones(2, dtype=torch.float64))
 
 
-def test_any_sampler_takes_the_fitted_evidence(base, features, small_prior, prompts):
+def test_any_sampler_takes_the_fitted_factor(base, features, small_prior, prompts):
     found = match_moments(base, prompts, {"good": features["good"]}, {"good": 0.7})
     model = AlignmentModel(small_prior, {}, 1.0, {"moments": found.factor})
     posterior = importance_sampling(model, prompts, num_samples=4000)
@@ -305,7 +308,7 @@ def test_two_prompts_share_multipliers_and_mean(base, features, prompts):
 def test_a_feature_that_is_the_same_everywhere_changes_nothing(
     base, features, prompts, num_draws, value
 ):
-    """Rounding gives it a standard deviation of 1e-16, which is no unit to measure a multiplier by."""
+    """Rounding gives the feature a standard deviation of 1e-16, no unit for a multiplier."""
     constant = {
         "constant": lambda prompts, response: torch.full(
             response.shape[:-1], value, dtype=torch.float64
@@ -370,7 +373,7 @@ def test_a_solution_that_is_none_is_not_returned(base, features, prompts, monkey
 
 @pytest.mark.parametrize("beta", [0.03, 0.02, 0.0175])
 def test_a_feature_that_the_base_hardly_has_is_no_constant(features, small_prior, prompts, beta):
-    """Of probability 1e-15 to 1e-25 under the base: its multiplier is large, and right."""
+    """Feature of probability 1e-15 to 1e-25 under the base: the multiplier is large and right."""
     bad = TextReward(Pattern.of_words("bad"), small_prior)
     base = AlignmentModel(small_prior, lambda p, x: -bad(p, x), beta=beta)
     found = match_moments(base, prompts, {"bad": bad}, {"bad": 0.5})
