@@ -1,34 +1,33 @@
-"""The best guide of a family, where every response can be listed: descent on the exact KL, without a single sample.
+"""The best guide of a family if every response can be listed: descent on the exact KL.
 
     reverse   KL(q || p*) = sum_x q(x) (log q(x) - log p*(x))
     forward   KL(p* || q) = sum_x p*(x) (log p*(x) - log q(x))
 
-What is left at the minimum is the family's approximation gap (Cremer et al. 2018, arXiv 1801.03558).
+The minimum is the family's approximation gap (Cremer et al. 2018, arXiv 1801.03558).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from experiments.shared.claims import largest
+from experiments.shared.zoo import Direction
 from guides import Guide
 from inference import Enumeration, log_guide_at
 
-Direction = Literal["reverse", "forward"]
-
 
 class Optimum(NamedTuple):
-    """Where the descent ended.
+    """End of the descent.
 
     Attributes:
-        guide: the best of all starts.
-        kl: what it leaves, nats, averaged over prompts.
-        grad_norm: the largest component of the gradient there, nats by unit of a parameter.
-        kl_of_starts: what each start came to. Where they differ there are local optima.
+        guide: the best guide of all starts.
+        kl: KL that the guide leaves, nats, averaged over prompts.
+        grad_norm: largest component of the gradient at the guide, nats per unit of a parameter.
+        kl_of_starts: KL from each start, nats. They differ if there are local optima.
     """
 
     guide: Guide
@@ -40,10 +39,9 @@ class Optimum(NamedTuple):
 def exact_kl(truth: Enumeration, guide: Guide, direction: Direction) -> Tensor:
     """KL between guide and posterior, averaged over prompts, nats, with gradient."""
     log_q, log_p = log_guide_at(guide, truth.prompts, truth.support).double(), truth.log_posterior
-    terms = (
-        log_q.exp() * (log_q - log_p) if direction == "reverse" else log_p.exp() * (log_p - log_q)
-    )
-    return terms.sum(0).mean()  # [S, N] -> []
+    if direction == "forward":
+        log_q, log_p = log_p, log_q
+    return (log_q.exp() * (log_q - log_p)).sum(0).mean()  # [S, N] -> []
 
 
 def family_optimum(
@@ -55,35 +53,37 @@ def family_optimum(
     noise: float = 1.0,
     max_iter: int = 1000,
 ) -> Optimum:
-    """Minimise the exact KL over a guide's parameters by L-BFGS, from its own start and from jittered ones.
+    """Minimise the exact KL over a guide's parameters by L-BFGS, from several starts.
 
-    A local method: of a family whose KL is not convex in its parameters, what it finds bounds the optimum from above.
+    L-BFGS is a local method. If the KL is not convex in the parameters, the result is an upper
+    bound on the minimum.
 
     Args:
-        truth: the exact posterior, none of whose responses is impossible.
-        make: the guide at its own start, in float64: the last digits of a KL near 0 are beyond float32.
-        direction: which KL.
-        num_starts: in all.
-        noise: of the jitter on all starts but the first.
-        max_iter: of L-BFGS, for each start.
+        truth: the exact posterior, without impossible responses.
+        make: builds the guide at its first start, in float64. float32 has too few digits for a KL
+            near 0.
+        direction: KL that is minimised.
+        num_starts: number of starts.
+        noise: standard deviation of the jitter on all starts but the first.
+        max_iter: number of L-BFGS iterations from each start.
     """
-    found = []
+    ends = []
     for number in range(num_starts):
         guide = make()
         if number:
             guide.jitter(noise, torch.Generator().manual_seed(number))
-        found.append((descend(truth, guide, direction, max_iter), guide))
-    kl, guide = min(found, key=lambda pair: pair[0])
-    return Optimum(
-        guide, kl, _grad_norm(truth, guide, direction), tuple(value for value, _ in found)
-    )
+        ends.append((descend(truth, guide, direction, max_iter), guide))
+    kl, guide = min(ends, key=lambda end: end[0])
+    parameters = list(guide.trained().values())
+    gradients = torch.autograd.grad(exact_kl(truth, guide, direction), parameters)
+    grad_norm = largest(gradient.abs().max().item() for gradient in gradients)
+    return Optimum(guide, kl, grad_norm, tuple(kl for kl, _ in ends))
 
 
 def descend(truth: Enumeration, guide: Guide, direction: Direction, max_iter: int) -> float:
-    """Train a guide in place, on the exact KL. Returns what is left, nats."""
-    parameters = list(guide.trained().values())
+    """Train a guide in place on the exact KL. Returns the KL that is left, nats."""
     optimiser = torch.optim.LBFGS(
-        parameters,
+        list(guide.trained().values()),
         max_iter=max_iter,
         tolerance_grad=1e-9,
         tolerance_change=1e-10,
@@ -101,10 +101,3 @@ def descend(truth: Enumeration, guide: Guide, direction: Direction, max_iter: in
     optimiser.zero_grad()
     with torch.no_grad():
         return exact_kl(truth, guide, direction).item()
-
-
-def _grad_norm(truth: Enumeration, guide: Guide, direction: Direction) -> float:
-    gradients = torch.autograd.grad(
-        exact_kl(truth, guide, direction), list(guide.trained().values())
-    )
-    return largest(gradient.abs().max().item() for gradient in gradients)

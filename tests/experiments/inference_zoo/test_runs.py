@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from experiments.inference_zoo.__main__ import WITH_GUIDE
+from experiments.inference_zoo.report import table
 from experiments.inference_zoo.runs import (
     FROM_GUIDE,
     empirical,
@@ -20,6 +21,7 @@ from experiments.shared.zoo import Job
 from guides import FineTuned
 from inference import OBJECTIVES, SAMPLERS, importance_sampling
 from inference.samplers import enumerate_posterior
+from tests.experiments.diverges import DIVERGES
 
 
 @pytest.mark.parametrize(
@@ -74,3 +76,12 @@ def test_more_budget_is_closer():
         for n in (5, 25)
     )
     assert longer < short < start
+
+
+@pytest.mark.filterwarnings("ignore:fit stopped early")
+def test_rows_of_the_zoo_of_algorithms_say_it(monkeypatch):
+    monkeypatch.setitem(OBJECTIVES, "leave-one-out", DIVERGES)
+    result = run(Job("eight-tokens", "leave-one-out", 1, 64, 0))
+    assert result.measured
+    assert result.note.startswith("its fit: stopped early at step 0: the loss is nan")
+    assert "leave-one-out, its fit: stopped early at step 0" in table([result])

@@ -21,6 +21,7 @@ from model.preferences import (
     write_preferences,
 )
 from model.prior.named_priors import load_prior
+from tests.experiments.diverges import Diverges
 from tests.experiments.rlhf.small import SMALL, prefer_longer
 
 
@@ -198,3 +199,13 @@ def test_an_interrupted_run_says_what_can_be_made_of_it(tmp_path):
     assert not to_go_on(folder)
     (tmp_path / "reward").mkdir()
     assert to_go_on(folder).endswith(f"steer --reward preferences:{tmp_path / 'reward'}")
+
+
+@pytest.mark.filterwarnings("ignore:fit stopped early")
+def test_a_stopped_fit_is_part_of_the_table(monkeypatch, tmp_path, prior):
+    monkeypatch.setattr(rlhf, "LeaveOneOut_ELBO", Diverges)
+    args, prompts = replace(SMALL, samples=4, steps=1), prior.encode(["the film was"])
+    _, posterior = args.learner(PriorFeatures(prior)).learn(prefer_longer(12), seed=0)
+    study = Study(posterior, [], [])
+    table = tune_guide(args, prior, prompts, study, RunFolder(tmp_path))
+    assert "The fit stopped early at step 0: the loss is nan" in table

@@ -33,7 +33,7 @@ def test_a_sweep_is_the_posterior_that_enumeration_has(prior, every):
 
 
 def test_a_sweep_of_draws_is_near_the_exact_sweep_and_ends_where_draws_are_few():
-    """Consistent: 4,000 draws are near the exact curve at betas that do not need unseen responses."""
+    """Consistent: 4,000 draws are near the exact curve if no unseen response matters."""
     prior = grammar_prior()
     every, draws = (
         TextSample.of(prior, "the film was", gold),

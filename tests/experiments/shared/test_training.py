@@ -1,11 +1,9 @@
 """A fit that stopped early reaches the reader of every script that runs one, and a claim does not hold on it."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
-from pyro.infer import Trace_ELBO
 
 from experiments import (
     best_of_n,
@@ -15,43 +13,18 @@ from experiments import (
 )
 from experiments.agents import __main__ as agents
 from experiments.collapse import __main__ as collapse
-from experiments.guide_zoo import __main__ as guide_zoo
-from experiments.guide_zoo import runs as guide_runs
-from experiments.inference_zoo.report import table
-from experiments.inference_zoo.runs import run
-from experiments.rlhf import __main__ as rlhf
-from experiments.rlhf.learning import Study
 from experiments.shared import figures
 from experiments.shared.claims import Finding, finished, verdict
-from experiments.shared.run_folder import RunFolder
 from experiments.shared.training import RewardOnly, early_stops, train
-from experiments.shared.worlds import film_reviews, moved_guide
-from experiments.shared.zoo import Job
+from experiments.shared.worlds import moved_guide
 from experiments.steer.__main__ import Steer, main
 from guides import FineTuned
 from inference import OBJECTIVES, Enumeration, log_guide_at
-from inference.objectives import Objective
 from inference.programs import parameter_scope
 from model import AlignmentModel, Pattern, TextReward, vader_sentiment
-from model.preferences import PriorFeatures
-from tests.experiments.rlhf.small import SMALL, prefer_longer
+from tests.experiments.diverges import DIVERGES, Diverges
 
 pytestmark = pytest.mark.filterwarnings("ignore:fit stopped early")
-
-
-class Diverges(Trace_ELBO):
-    """An objective whose loss is NaN."""
-
-    summary = "none"
-
-    def __init__(self, num_particles=2, **_):
-        super().__init__(num_particles=num_particles)
-
-    def loss_and_grads(self, *_):
-        return float("nan")
-
-    def loss(self, *_):
-        return float("nan")
 
 
 @pytest.fixture
@@ -146,64 +119,8 @@ def test_distribution_matching_reports_it(monkeypatch, tmp_path, capsys, stopped
     check_report(script.main(arguments), capsys.readouterr().out)
 
 
-def test_rows_of_the_zoo_of_algorithms_say_it(monkeypatch):
-    monkeypatch.setitem(
-        OBJECTIVES, "leave-one-out", Objective(Diverges, "an objective that diverges")
-    )
-    result = run(Job("eight-tokens", "leave-one-out", 1, 64, 0))
-    assert result.measured
-    assert result.note.startswith("its fit: stopped early at step 0: the loss is nan")
-    assert "leave-one-out, its fit: stopped early at step 0" in table([result])
-
-
-def test_rows_of_the_zoo_of_guides_say_it(monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(
-        OBJECTIVES, "leave-one-out", Objective(Diverges, "an objective that diverges")
-    )
-    small = {
-        "worlds": ("eight-tokens",),
-        "only": ("1-gram",),
-        "seeds": 1,
-        "max_iter": 5,
-        "steps": 1,
-        "workers": 1,
-    }
-    guide_zoo.main(guide_zoo.GuideZoo(**small, out=tmp_path))
-    assert "1-gram, seed 0 stopped early at step 0: the loss is nan" in capsys.readouterr().out
-
-    def nothing(*_):
-        raise ValueError("the guide is NaN")
-
-    monkeypatch.setattr(guide_runs, "tuned", nothing)
-    guide_zoo.main(guide_zoo.GuideZoo(**small, out=tmp_path))
-    assert "1-gram, seed 0 no result: the guide is NaN" in capsys.readouterr().out
-
-
-def test_a_guide_of_the_text_world_that_has_no_result_has_a_row(monkeypatch, tmp_path, capsys):
-    def nothing(*_):
-        raise ValueError("the guide is NaN")
-
-    small = film_reviews(64)
-    monkeypatch.setitem(guide_runs.WORLDS, "film-reviews", lambda: small)
-    monkeypatch.setattr(guide_zoo, "film_reviews", lambda: small)
-    monkeypatch.setattr(guide_runs, "tuned", nothing)
-    guide_zoo.main(
-        guide_zoo.GuideZoo(worlds=("film-reviews",), only=("lora-1",), workers=1, out=tmp_path)
-    )
-    assert "seed 0 no result: the guide is NaN" in capsys.readouterr().out
-
-
-def test_rlhf_says_it(monkeypatch, tmp_path, prior):
-    monkeypatch.setattr(rlhf, "LeaveOneOut_ELBO", Diverges)
-    args, prompts = replace(SMALL, samples=4, steps=1), prior.encode(["the film was"])
-    _, posterior = args.learner(PriorFeatures(prior)).learn(prefer_longer(12), seed=0)
-    study = Study(posterior, [], [])
-    table = rlhf.tune_guide(args, prior, prompts, study, RunFolder(tmp_path))
-    assert "The fit stopped early at step 0: the loss is nan" in table
-
-
 def test_steer_says_it(monkeypatch, tmp_path, prior, capsys):
-    monkeypatch.setitem(OBJECTIVES, "trace", Objective(Diverges, "an objective that diverges"))
+    monkeypatch.setitem(OBJECTIVES, "trace", DIVERGES)
     prior.save_pretrained(tmp_path / "prior")
     small = {
         "steps": 4,

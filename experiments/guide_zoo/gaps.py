@@ -1,0 +1,111 @@
+"""Approximation gap and inference gap of each guide, on the world `eight-tokens`.
+
+KL left by a trained guide = approximation gap + inference gap
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from experiments.guide_zoo.runs import KL, MEASURE, OBJECTIVE, OTHER, notes
+from experiments.guide_zoo.variants import VARIANTS
+from experiments.shared.figures import GUIDE, POSTERIOR, PRIOR
+from experiments.shared.tables import cell, mean_and_error, text_table
+from experiments.shared.zoo import Direction, Job, Result
+
+WORLD = "eight-tokens"
+
+
+class Gap(NamedTuple):
+    """KL that a guide leaves, nats: at the optimum of its family, and in addition after SVI."""
+
+    approximation: float
+    inference: float
+    standard_error: float
+
+
+def list_jobs(
+    names: Sequence[str], num_seeds: int, num_steps: int, num_particles: int, max_iter: int
+) -> list[Job]:
+    """The optimum of each guide under both KL, and fits by SVI."""
+    names = [name for name in names if VARIANTS[name].listed_rate is not None]
+    jobs = []
+    for name in names:
+        jobs += [Job(WORLD, name, max_iter, 0, None, direction) for direction in OTHER]
+        for direction in OTHER:
+            for seed in range(num_seeds):
+                jobs.append(Job(WORLD, name, num_steps, num_particles, seed, direction))
+    return jobs
+
+
+def report(results: Sequence[Result]) -> dict[str, Figure]:
+    """Print a table for each KL. Returns the figure by name."""
+    panels = {}
+    for direction in OTHER:
+        title = f"{KL[direction]}, SVI by {OBJECTIVE[direction]}"
+        of_direction = [result for result in results if result.job.direction == direction]
+        rows, panels[title] = table_rows(of_direction, direction)
+        columns = ["trained", "approximation gap", "inference gap", KL[direction]]
+        columns += [f"{KL[OTHER[direction]]} at optimum", "entropy at optimum", "entropy by SVI"]
+        columns += ["E[r] at optimum", "CPU s a step"]
+        print(f"\n{title}\n{text_table(columns, rows)}")
+    return {"gaps": gaps_figure(panels)}
+
+
+def table_rows(
+    results: Sequence[Result], direction: Direction
+) -> tuple[dict[str, list[str]], dict[str, Gap]]:
+    """Table rows and gaps of each guide, from results that minimise one KL."""
+    rows, gaps = {}, {}
+    measure, other = MEASURE[direction], MEASURE[OTHER[direction]]
+    for name in dict.fromkeys(result.job.name for result in results):
+        of_name = [result for result in results if result.job.name == name]
+        [best] = [result.measured for result in of_name if result.job.seed is None]
+        fits = [result for result in of_name if result.job.seed is not None]
+        trained = [result.measured for result in fits if result.measured]
+        total, error = mean_and_error(trained, measure)
+        gap = total - best[measure]
+        rows[name + notes(fits)] = [
+            f"{best['parameters']:,.0f}",
+            cell(best[measure]),
+            cell(gap, error),
+            cell(total, error),
+            cell(best[other]),
+            cell(best["entropy"]),
+            cell(*mean_and_error(trained, "entropy")),
+            cell(best["reward"]),
+            cell(*mean_and_error(trained, "seconds")),
+        ]
+        gaps[name] = Gap(best[measure], gap, 0.0 if math.isnan(error) else error)
+    return rows, gaps
+
+
+def gaps_figure(panels: Mapping[str, Mapping[str, Gap]]) -> Figure:
+    """KL at each family's optimum and after SVI; the line between them is the inference gap."""
+    rows = max(len(gaps) for gaps in panels.values())
+    figure, grid = plt.subplots(
+        1, len(panels), figsize=(5.2 * len(panels), 1.4 + 0.28 * rows), squeeze=False, sharex=True
+    )
+    for axes, (title, gaps) in zip(grid[0], panels.items(), strict=True):
+        names = list(gaps)
+        family, inference, error = np.array(list(gaps.values())).T
+        total, error = family + inference, 2 * error
+        # a bar that reached 0 would leave a logarithmic axis
+        bars = [np.minimum(error, 0.9 * total), error]
+        axes.hlines(names, family, total, color=PRIOR, linewidth=1)
+        label = "the family's optimum: approximation gap"
+        axes.plot(family, names, "o", color=POSTERIOR, label=label)
+        style = {"fmt": "o", "color": GUIDE, "label": "after SVI (± 2 s.e.)"}
+        axes.errorbar(total, names, xerr=bars, **style)
+        axes.invert_yaxis()
+        axes.set(xscale="log", xlabel="nats", title=title)
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[0, 0].legend(frameon=False, loc="lower left", fontsize=8)
+    figure.tight_layout()
+    return figure
