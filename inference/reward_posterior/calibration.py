@@ -15,7 +15,7 @@ from torch import Tensor
 from inference.estimate import Estimate
 from model.common.checks import boolean, instance, whole_number
 from model.preferences import FIRST, TIE, BradleyTerry, Comparisons, log_outcome
-from model.preferences.bradley_terry import check_outcome
+from model.preferences.comparisons import check_outcome
 
 ROUNDING = 1e-6  # a mean of probabilities computed in float32 may be off by this much
 

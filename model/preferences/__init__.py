@@ -1,4 +1,4 @@
-"""Preferences: the reward as a latent variable, inferred from comparisons, and used as a reward or a factor."""
+"""Preferences: the reward as a latent variable, inferred from comparisons."""
 
 from model.preferences.aggregation import (
     AGGREGATIONS,
@@ -10,15 +10,8 @@ from model.preferences.aggregation import (
     minimum,
     uncertain_model,
 )
-from model.preferences.bradley_terry import (
-    FIRST,
-    SECOND,
-    TIE,
-    BradleyTerry,
-    Comparisons,
-    log_outcome,
-    simulate,
-)
+from model.preferences.bradley_terry import BradleyTerry, log_outcome, simulate
+from model.preferences.comparisons import FIRST, SECOND, TIE, Comparisons
 from model.preferences.data import (
     Preference,
     PreferenceError,

@@ -1,4 +1,4 @@
-"""Preferences as data: which of two responses to a prompt was preferred; read, checked, written and split.
+"""Preferences as data: one of two responses to a prompt was preferred. Read, checked, written.
 
 {"prompt": "The film was", "chosen": " a joy.", "rejected": " a bore.", "tie": false}
 """
@@ -25,16 +25,16 @@ class PreferenceError(ValueError):
 
 @dataclass(frozen=True)
 class Preference:
-    """One comparison. The whole texts are prompt + response as they stand: a response brings its own leading space.
+    """One comparison of two responses to a prompt.
 
-    They are what the reward is inferred from, and `TextReward` hands it the same: the prompt as written, with the special
-    tokens of a chat template, and the response without the token that ends it.
+    The whole texts are prompt + response as written: a response has its own leading space. The
+    reward is inferred from the whole texts, and `TextReward` passes it the same texts.
 
     Attributes:
-        prompt: what both responses continue; may be empty.
-        chosen: the response that was preferred.
-        rejected: the other one.
-        tie: neither was preferred; which is called `chosen` then means nothing.
+        prompt: text that both responses continue; may be empty.
+        chosen: preferred response.
+        rejected: other response.
+        tie: True if neither was preferred; the names `chosen` and `rejected` then mean nothing.
     """
 
     prompt: str
@@ -49,52 +49,57 @@ class Preference:
 
 
 def read_preferences(source: str | Path | Iterable[Mapping[str, Any]]) -> list[Preference]:
-    """Preferences from a file in JSON lines, or from records such as those of a Hugging Face `datasets.Dataset`.
+    """Preferences from a file in JSON lines, or from records, as of a `datasets.Dataset`.
 
     Args:
-        source: a path, or an iterable of mappings, with the keys prompt, chosen, rejected and, if there are ties, tie.
+        source: a path, or an iterable of mappings, with the keys prompt, chosen, rejected and, if
+            there are ties, tie.
 
     Raises:
-        PreferenceError: with file and line, or the number of the record, if a record is not a preference; or if there is none.
+        PreferenceError: with file and line, or the number of the record, if a record is not a
+            preference; or if there is none.
     """
     if isinstance(source, Mapping):
         raise PreferenceError(
-            "got one mapping, expected an iterable of them: of a `DatasetDict` name a split, as in data['train']"
+            "got one mapping, expected an iterable of them: of a `DatasetDict` name a split, as in "
+            "data['train']"
         )
-    is_file = isinstance(source, str | Path)
-    if not is_file:
+    records: Iterable[tuple[str, Any]]
+    if isinstance(source, str | Path):
+        name, records = str(source), _lines(Path(source))
+    else:
         instance("source", source, Iterable, why="of mappings, or a path")  # type: ignore[type-abstract]
-    records = _read_lines(Path(source)) if isinstance(source, str | Path) else _enumerated(source)
+        name = "the source"
+        records = ((f"record {index}", record) for index, record in enumerate(source))
     preferences = [to_preference(record, where) for where, record in records]
     if not preferences:
-        raise PreferenceError(
-            f"{source if is_file else 'the source'} has no preferences, expected at least one"
-        )
+        raise PreferenceError(f"{name} has no preferences, expected at least one")
     return preferences
 
 
 def to_preference(record: Any, where: str) -> Preference:
-    """A record as a `Preference`, if it is one; `where` it stands begins the message if it is not."""
+    """A record as a `Preference`. `where` is the record's place, for the error.
+
+    Raises:
+        PreferenceError: if the record is no preference.
+    """
     if not isinstance(record, Mapping):
         raise PreferenceError(
-            f"{where}: got {type(record).__name__}, expected an object with the keys {', '.join(KEYS)}"
+            f"{where}: got {type(record).__name__}, expected an object with the keys "
+            f"{', '.join(KEYS)}"
         )
-    missing = [key for key in KEYS if key not in record]
-    if missing:
-        implicit = (
-            " If the prompt is part of both responses, write an empty one."
-            if missing == ["prompt"]
-            else ""
-        )
+    if missing := [key for key in KEYS if key not in record]:
+        fix = " If the prompt is part of both responses, write an empty one."
         raise PreferenceError(
-            f"{where}: {missing[0]!r} is missing, expected the keys {', '.join(KEYS)}; the record has: "
-            f"{', '.join(map(str, record)) or 'none'}.{implicit}"
+            f"{where}: {missing[0]!r} is missing, expected the keys {', '.join(KEYS)}; the record "
+            f"has: {', '.join(map(str, record)) or 'none'}.{fix if missing == ['prompt'] else ''}"
         )
     for key in KEYS:
         if isinstance(record[key], list):
             raise PreferenceError(
-                f"{where}: {key!r} is a list, expected a text. If it is a list of chat messages, make texts of them first, "
-                "with the tokenizer's `apply_chat_template(messages, tokenize=False)`."
+                f"{where}: {key!r} is a list, expected a text. If it is a list of chat messages, "
+                "make texts of them first, with the tokenizer's `apply_chat_template(messages, "
+                "tokenize=False)`."
             )
         if not isinstance(record[key], str):
             raise PreferenceError(
@@ -106,35 +111,34 @@ def to_preference(record: Any, where: str) -> Preference:
         raise PreferenceError(f"{where}: 'tie' is {tie!r}, expected true or false")
     if record["chosen"] == record["rejected"] and not tie:
         raise PreferenceError(
-            f'{where}: chosen and rejected are the same text {record["chosen"][:40]!r}: add "tie": true, or leave the pair out'
+            f"{where}: chosen and rejected are the same text {record['chosen'][:40]!r}: add "
+            '"tie": true, or leave the pair out'
         )
     preference = Preference(record["prompt"], record["chosen"], record["rejected"], tie)
     for name, text in zip(("chosen", "rejected"), preference.texts, strict=True):
         if not text:
             raise PreferenceError(
-                f"{where}: 'prompt' and {name!r} are both empty, expected at least a token to read: write the prompt, or leave "
-                "the pair out"
+                f"{where}: 'prompt' and {name!r} are both empty, expected at least a token to "
+                "read: write the prompt, or leave the pair out"
             )
     return preference
 
 
 def write_preferences(path: str | Path, preferences: Iterable[Preference]) -> None:
     """Write JSON lines that `read_preferences` reads."""
-    lines = [
-        json.dumps(asdict(preference), ensure_ascii=False) + "\n" for preference in preferences
-    ]
-    write_atomically(Path(path), "".join(lines))
+    lines = [json.dumps(asdict(preference), ensure_ascii=False) for preference in preferences]
+    write_atomically(Path(path), "".join(f"{line}\n" for line in lines))
 
 
 def split_preferences(
     preferences: Sequence[Preference], held_out: float = 0.2, seed: int = 0
 ) -> tuple[list[Preference], list[Preference]]:
-    """Train and held-out preferences, at random; a pair of texts that was judged several times is on one side only.
+    """Training and held-out preferences, at random. Equal pairs of texts are on one side.
 
     Args:
         preferences: at least two different pairs of texts.
-        held_out: the share of pairs to hold out; at least one pair is, and at least one is not.
-        seed: of the split.
+        held_out: share of pairs to hold out; at least one pair is, and at least one is not.
+        seed: random seed of the split.
 
     Raises:
         PreferenceError: if there are fewer than two different pairs.
@@ -145,7 +149,8 @@ def split_preferences(
     pairs = list(dict.fromkeys(frozenset(preference.texts) for preference in preferences))
     if len(pairs) < 2:
         raise PreferenceError(
-            f"there are {len(pairs)} different pairs of texts, expected at least two to hold some out"
+            f"there are {len(pairs)} different pairs of texts, expected at least two to hold some "
+            "out"
         )
     random.Random(seed).shuffle(pairs)
     out = set(pairs[: min(len(pairs) - 1, max(1, round(held_out * len(pairs))))])
@@ -153,35 +158,28 @@ def split_preferences(
     return train, [preference for preference in preferences if frozenset(preference.texts) in out]
 
 
-def _enumerated(source: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:
-    return ((f"record {index}", record) for index, record in enumerate(source))
-
-
-def _read_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """Each line's place and what it holds; empty lines are skipped."""
+def _lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """The place and the record of each line; empty lines are skipped."""
     try:
         lines = read_lines(path)
     except TextFileError as error:
         raise PreferenceError(f"{error}. Preferences are read from JSON lines") from error
     for number, line in enumerate(lines, 1):
+        where = f"{path}, line {number}"
         if not line.strip():
             continue
         if line.lstrip().startswith("["):
             raise PreferenceError(
-                f"{path}, line {number}: a JSON array, expected JSON lines, one object a line. Write it anew with "
-                "`write_preferences(path, read_preferences(json.load(file)))`."
+                f"{where}: a JSON array, expected JSON lines, one object a line. Write it anew "
+                "with `write_preferences(path, read_preferences(json.load(file)))`."
             )
         try:
-            yield f"{path}, line {number}", json.loads(line)
-        except (
-            ValueError,
-            RecursionError,
-        ) as error:  # what is no JSON, a number too long for Python, brackets too deep
-            told = (
-                f"{error.msg} at column {error.colno}"
-                if isinstance(error, json.JSONDecodeError)
-                else str(error)[:SHOWN]
-            )
+            yield where, json.loads(line)
+        # no JSON, a number too long for Python, brackets too deep
+        except (ValueError, RecursionError) as error:
+            reason = str(error)[:SHOWN]
+            if isinstance(error, json.JSONDecodeError):
+                reason = f"{error.msg} at column {error.colno}"
             raise PreferenceError(
-                f"{path}, line {number}: not JSON ({told}), expected an object on one line"
+                f"{where}: not JSON ({reason}), expected an object on one line"
             ) from error

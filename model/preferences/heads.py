@@ -1,7 +1,7 @@
-"""Heads: the reward as a function of features and one flat vector of weights, r_w(x) = head(phi(x), w).
+"""Heads: the reward as a function of features and one vector of weights, r_w(x) = head(phi(x), w).
 
-The weights are an argument and not parameters of a module, so that any inference may draw them: one vector or S of them at
-once.
+The weights are an argument, not parameters of a module, so that any inference can draw them: one
+vector, or S vectors at once.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from model.common.checks import whole_number
 
 
 class Head(Protocol):
-    """What a head must have."""
+    """A function of features and weights, with the number of its weights."""
 
     @property
     def num_weights(self) -> int:
-        """P."""
+        """P, number of weights."""
 
     def __call__(self, features: Tensor, w: Tensor) -> Tensor:
         """Rewards `[..., M]` of features `[M, D]` for weights `[..., P]`."""
@@ -30,13 +30,18 @@ def check_head(head: object) -> None:
     """Refuse an object that is no head, by a `TypeError`."""
     if not isinstance(getattr(head, "num_weights", None), int):
         raise TypeError(
-            f"head is a {type(head).__name__}, expected one of `model.preferences.HEADS`, or like them"
+            f"head is a {type(head).__name__}, expected one of `model.preferences.HEADS`, or like "
+            "them"
         )
 
 
 @dataclass(frozen=True)
 class LinearHead:
-    """r = w . phi. Without an intercept: comparisons cannot tell it."""
+    """r = w . phi, without an intercept, which comparisons cannot determine.
+
+    Attributes:
+        num_features: D, number of features.
+    """
 
     num_features: int
 
@@ -56,8 +61,12 @@ class LinearHead:
 class MLPHead:
     """r = v . tanh(A phi + b) / sqrt(hidden), one hidden layer.
 
-    Its weights are not identified, as hidden units may change places: compare rewards, not weights. At w = 0 the gradient is 0
-    too, so an optimiser has to start elsewhere.
+    Hidden units may change places without changing the reward: compare rewards, not weights. At
+    w = 0 the gradient is 0, so that an optimiser must start elsewhere.
+
+    Attributes:
+        num_features: D, number of features.
+        hidden: number of hidden units.
     """
 
     num_features: int
@@ -80,21 +89,18 @@ class MLPHead:
 
 
 def check_sizes(head: Head, num_features: int, features: Tensor, w: Tensor) -> None:
-    """Refuse features and weights of another size than the head's.
-
-    Raises:
-        ValueError: with both sizes.
-    """
+    """Refuse features and weights of other sizes than the head's, by a `ValueError`."""
     if features.shape[-1] != num_features:
         raise ValueError(
-            f"{head} got features of shape {tuple(features.shape)}, expected [M, {num_features}]: make the head for as many as "
-            "there are"
+            f"{head} got features of shape {tuple(features.shape)}, expected [M, {num_features}]: "
+            "make the head for as many as there are"
         )
     if w.shape[-1] != head.num_weights:
         raise ValueError(
-            f"{head} got weights of shape {tuple(w.shape)}, expected [..., {head.num_weights}]: those are another head's"
+            f"{head} got weights of shape {tuple(w.shape)}, expected [..., {head.num_weights}]: "
+            "those are another head's"
         )
 
 
 HEADS: dict[str, Callable[[int], Head]] = {"linear": LinearHead, "mlp": MLPHead}
-"""By name, what makes a head for D features."""
+"""Heads by name: classes of one argument, the number of features."""

@@ -1,4 +1,4 @@
-"""A reward that is known as well as the preferences tell it: S draws from the posterior of its weights."""
+"""Posterior of a reward given preferences: S draws of its weights, on disk and in memory."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from model.prior.language_model import LanguageModel
 
 TENSORS, SETTINGS = "reward.safetensors", "reward.json"
 PROBE = "The quick brown fox jumps over the lazy dog."
-"""A text whose features are saved too: they tell whether a reward is loaded onto the network it was trained on."""
+"""Text whose features are saved too, to recognise the network that the reward was trained on."""
 
 
 class OtherRewardError(ValueError):
-    """What is in a folder is no reward, or one of other features than those it is loaded onto."""
+    """A folder has no reward, or a reward of other features."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class RewardPosterior:
     """r_s(x) = head(phi(x), w_s) for S draws of the weights. A point estimate has S = 1.
 
     Attributes:
-        head: the head.
+        head: r as a function of features and weights.
         features: phi, with its centre and scale.
         samples: `[S, P]`, weights.
     """
@@ -46,36 +46,34 @@ class RewardPosterior:
 
     def __post_init__(self) -> None:
         check_head(self.head)
-        instance(
-            "features",
-            self.features,
-            StandardisedFeatures,
-            why="`StandardisedFeatures.fit` makes it of features and texts",
-        )
+        why = "`StandardisedFeatures.fit` makes it of features and texts"
+        instance("features", self.features, StandardisedFeatures, why=why)
         instance("samples", self.samples, Tensor)
-        expected = (self.head.num_weights,)
-        if self.samples.dim() != 2 or self.samples.shape[1:] != expected or not len(self.samples):
+        shape, num_weights = tuple(self.samples.shape), self.head.num_weights
+        if len(shape) != 2 or shape[1] != num_weights or not shape[0]:
             raise ValueError(
-                f"samples have shape {tuple(self.samples.shape)}, expected [S, {expected[0]}]: weights of "
+                f"samples have shape {shape}, expected [S, {num_weights}]: weights of "
                 f"{type(self.head).__name__} in rows"
             )
         if not bool(self.samples.isfinite().all()):
             raise ValueError(
-                "samples have weights that are NaN or infinite: look at the inference that drew them"
+                "samples have weights that are NaN or infinite: look at the inference that drew "
+                "them"
             )
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """The reward of M texts under each draw, `[S, M]`, in the type of the features, whatever that of the draws is."""
+        """The reward of M texts under each draw, `[S, M]`, in the type of the features."""
         features = self.features(texts)
         return self.head(features, self.samples.to(features))
 
     def save(self, folder: str | Path) -> None:
-        """Write `reward.safetensors` and `reward.json`; the network behind the features is not copied, but named."""
+        """Write `reward.safetensors` and `reward.json`. A network behind the features is named."""
         kind = next((name for name, make in HEADS.items() if make is type(self.head)), None)
         if kind is None:
             raise TypeError(
-                f"{type(self.head).__name__} is not in HEADS, so it could not be loaded again: register it there"
+                f"{type(self.head).__name__} is not in HEADS, so it could not be loaded again: "
+                "register it there"
             )
         features = self.features
         tensors = {
@@ -84,64 +82,67 @@ class RewardPosterior:
             "projection": features.projection,
             "probe": features.features([PROBE])[0],
         }
-        settings: Any = self.head
-        named = _named(features.features, Path(folder))
-        record = {"head": kind, "settings": asdict(settings), "features": named}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        head: Any = self.head
+        record = {
+            "head": kind,
+            "settings": asdict(head),
+            "features": _named(features.features, Path(folder)),
+        }
         with saved_together(folder) as new:
-            save_file(
-                {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-                new / TENSORS,
-            )
+            save_file(tensors, new / TENSORS)
             (new / SETTINGS).write_text(json.dumps(record, indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path, features: Features) -> Self:
-        """Take up what `save` wrote.
+        """Load the files that `save` wrote.
 
         Args:
-            folder: where it was written.
-            features: the same network's features as then, without centre and scale, which were saved; `saved_features` makes
-                them.
+            folder: folder of the reward.
+            features: the same features as then, without centre and scale, which are loaded;
+                `saved_features` makes them.
 
         Raises:
             OtherRewardError: if the folder has no reward, or the features are others.
         """
         function("features", features, why="`saved_features` makes them")
         folder = Path(folder)
-        record, tensors = _read_settings(folder), _tensors(folder)
+        record, tensors = _read_settings(folder), read_tensors(folder / TENSORS)
+        if missing := {"samples", "center", "projection", "probe"} - tensors.keys():
+            raise OtherRewardError(
+                f"{folder / TENSORS} lacks {', '.join(sorted(missing))}: expected the tensors of a "
+                "reward"
+            )
         if record["head"] not in HEADS:
             raise OtherRewardError(
                 f"{folder} has a head {record['head']!r}, expected one of: {', '.join(HEADS)}"
             )
         probe, saved = features([PROBE])[0], tensors["probe"]
-        if probe.shape != saved.shape or not torch.allclose(
-            probe, saved, rtol=0.05, atol=0.05 * saved.std(correction=0).item()
-        ):
+        atol = 0.05 * saved.std(correction=0).item()
+        if probe.shape != saved.shape or not torch.allclose(probe, saved, rtol=0.05, atol=atol):
             raise OtherRewardError(
-                f"{folder} is of other features: {record['features']['kind']} of {len(saved)} dimensions there, "
-                f"{type(features).__name__} of {len(probe)} here, which differ on a text read by both. Pass the network that "
-                "the reward was trained on."
+                f"{folder} is of other features: {record['features']['kind']} of {len(saved)} "
+                f"dimensions there, {type(features).__name__} of {len(probe)} here, which differ "
+                "on a text read by both. Pass the network that the reward was trained on."
             )
         head: Any = HEADS[record["head"]]
-        return cls(
-            head(**record["settings"]),
-            StandardisedFeatures(features, tensors["center"], tensors["projection"]),
-            tensors["samples"],
-        )
+        standardised = StandardisedFeatures(features, tensors["center"], tensors["projection"])
+        return cls(head(**record["settings"]), standardised, tensors["samples"])
 
 
 def saved_features(
     folder: str | Path, prior: LanguageModel, *, trust_remote_code: bool = False
 ) -> Features:
-    """The features that the reward in a folder is a function of, to load it onto: the prior's own, or its encoder's.
+    """The features of the reward in a folder: states of the prior, or of its encoder.
 
     Args:
-        folder: that `RewardPosterior.save` wrote.
-        prior: the language model whose states they are, if they are no encoder's; an encoder goes onto its device.
-        trust_remote_code: run code that comes with the encoder; without it such an encoder is refused.
+        folder: written by `RewardPosterior.save`.
+        prior: the language model whose states are the features; an encoder goes onto its device.
+        trust_remote_code: run code that comes with the encoder.
 
     Raises:
-        OtherRewardError: if the folder has no reward, its encoder cannot be loaded, or its features are of one's own making.
+        OtherRewardError: if the folder has no reward, the encoder cannot be loaded, or the features
+            are of the user's own class.
     """
     named = _read_settings(Path(folder))["features"]
     if named["kind"] == PriorFeatures.__name__:
@@ -149,7 +150,8 @@ def saved_features(
     network = named_encoder(folder)
     if not network:
         raise OtherRewardError(
-            f"{folder} does not say how to make its features, {named['kind']}: make them, for `RewardPosterior.load`"
+            f"{folder} does not say how to make its features, {named['kind']}: make them, for "
+            "`RewardPosterior.load`"
         )
     try:
         return EncoderFeatures.from_pretrained(
@@ -160,27 +162,30 @@ def saved_features(
         )
     except (OSError, ValueError) as error:
         raise OtherRewardError(
-            f"{folder} is of the encoder {network}, which cannot be loaded: put it back there; or write where it is now under "
-            f'"network" in {Path(folder) / SETTINGS} in place of "folder", and delete {MANIFEST}. {error}'
+            f"{folder} is of the encoder {network}, which cannot be loaded: put it back there; or "
+            f'write where it is now under "network" in {Path(folder) / SETTINGS} in place of '
+            f'"folder", and delete {MANIFEST}. {error}'
         ) from error
 
 
 def _named(features: Features, folder: Path) -> dict[str, Any]:
-    """The record that `saved_features` makes the same features from; its paths are relative to the reward's folder."""
-    kind = {"kind": type(features).__name__}
+    """The record from which `saved_features` makes the same features.
+
+    Paths in the record are relative to the reward's folder.
+    """
+    record: dict[str, Any] = {"kind": type(features).__name__}
     if not isinstance(features, EncoderFeatures):
-        return kind
+        return record
     network = features.network.name_or_path
     if network and Path(network).is_dir():
-        return kind | {
-            "folder": os.path.relpath(Path(network).resolve(), folder.resolve()),
-            "max_length": features.max_length,
-        }
-    return kind | {"network": network, "max_length": features.max_length}
+        record["folder"] = os.path.relpath(Path(network).resolve(), folder.resolve())
+    else:
+        record["network"] = network
+    return record | {"max_length": features.max_length}
 
 
 def named_encoder(folder: str | Path) -> str | None:
-    """The encoder that `saved_features` loads for the reward in a folder, by its own folder or its name on the hub, or None.
+    """The encoder of the reward in a folder, by folder or name on the hub; None without one.
 
     Raises:
         OtherRewardError: if the folder has no reward.
@@ -188,39 +193,26 @@ def named_encoder(folder: str | Path) -> str | None:
     named = _read_settings(Path(folder))["features"]
     if named["kind"] != EncoderFeatures.__name__:
         return None
-    return (
-        os.path.normpath(Path(folder) / named["folder"])
-        if named.get("folder")
-        else named.get("network")
-    )
-
-
-def _tensors(folder: Path) -> dict[str, Tensor]:
-    tensors = read_tensors(folder / TENSORS)
-    if missing := {"samples", "center", "projection", "probe"} - tensors.keys():
-        raise OtherRewardError(
-            f"{folder / TENSORS} lacks {', '.join(sorted(missing))}: expected what a reward is saved as"
-        )
-    return tensors
+    if named.get("folder"):
+        return os.path.normpath(Path(folder) / named["folder"])
+    return named.get("network")
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
-    missing = [name for name in (TENSORS, SETTINGS) if not (folder / name).is_file()]
-    if missing:
-        raise OtherRewardError(
-            f"{folder} has no {missing[0]}, expected a folder that `RewardPosterior.save` wrote"
-        )
+    for name in (TENSORS, SETTINGS):
+        if not (folder / name).is_file():
+            raise OtherRewardError(
+                f"{folder} has no {name}, expected a folder that `RewardPosterior.save` wrote"
+            )
     check_digests(folder)
+    kinds = {"head": str, "settings": dict, "features": dict}
     try:
         record = json.loads((folder / SETTINGS).read_bytes())
-        kinds = {"head": str, "settings": dict, "features": dict}
-        whole = (
-            all(isinstance(record[name], kind) for name, kind in kinds.items())
-            and "kind" in record["features"]
-        )
+        is_whole = all(isinstance(record[name], kind) for name, kind in kinds.items())
+        is_whole = is_whole and "kind" in record["features"]
     except (ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
+        is_whole = False
+    if not is_whole:
         raise OtherRewardError(
             f"{folder / SETTINGS} is damaged: expected the settings of a reward as JSON"
         )

@@ -1,4 +1,4 @@
-"""Rewards, one kind a file: callables of prompts and responses, or functions of texts for `TextReward`."""
+"""Rewards, one kind a file: callables of prompts and responses, or functions of texts."""
 
 from model.rewards.classifier import SequenceClassifier
 from model.rewards.expert import Expert

@@ -1,8 +1,7 @@
-"""The length of a response as a reward."""
+"""Length of a response as a reward."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from model.common.checks import instance, whole_number
@@ -11,42 +10,34 @@ from model.prior.prompts import Prompts
 
 
 class Length:
-    """r(x) = number of tokens of x, its end not counted; or minus how far that is from a target.
+    """r(x) = number of tokens of x without its end, or minus the distance to a target length.
 
-    Evidence by itself, with no text decoded. A negative reward for length is this one with a negative weight.
+    For shorter responses, give it a negative weight in a `WeightedSum`.
 
     Args:
         language_model: knows where a response ends.
-        target: tokens; default none, so that longer is better.
+        target: number of tokens; default none, so that longer responses have more reward.
 
     Raises:
         ValueError: if no response can have the target length.
     """
 
     def __init__(self, language_model: LanguageModel, target: int | None = None) -> None:
-        longest = instance(
-            "language_model", language_model, LanguageModel, why="the prior"
-        ).max_new_tokens
+        instance("language_model", language_model, LanguageModel, why="the prior")
+        longest = language_model.max_new_tokens
         if target is not None:
-            target = whole_number(
-                "target",
-                target,
-                at_least=0,
-                at_most=longest,
-                why="tokens, of which a response has no more",
-            )
+            why = "tokens, of which a response has no more"
+            target = whole_number("target", target, at_least=0, at_most=longest, why=why)
         self.language_model = language_model
         self.target = target
         self.upper_bound = float(longest) if target is None else 0.0
 
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
-        """`[..., N]` for responses `[..., N, T]`, float64.
+        """Reward of responses `[..., N, T]`, `[..., N]`, float64.
 
         Raises:
             OtherLanguageModelError: if prompts or responses are of another language model.
         """
-        space = self.language_model.space
-        space.check(prompts, response)
-        kept = space.is_token(response) & ~torch.isin(response, space.end_ids)
-        length = kept.sum(-1).double()
+        self.language_model.space.check(prompts, response)
+        length = self.language_model.space.is_word(response).sum(-1).double()
         return length if self.target is None else -(length - self.target).abs()

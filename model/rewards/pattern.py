@@ -1,4 +1,4 @@
-"""Rewards by what is written in a text: a regular expression, or a list of words."""
+"""Rewards for what a text contains: a regular expression, or a list of words."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from model.common.texts import listed_texts
 
 
 class Pattern:
-    """1 for a text in which a regular expression is found, else 0; or how many times it is found.
+    """1 for a text that contains a regular expression, else 0; or the number of matches.
 
     A function of texts, for `TextReward`.
 
     Args:
         pattern: a regular expression of Python's `re`, searched for anywhere in the text.
         count: return the number of matches that do not overlap.
-        ignore_case: of letters.
+        ignore_case: ignore the case of letters.
 
     Raises:
         TypeError: if the pattern is no text.
-        ValueError: if it is no regular expression.
+        ValueError: if the pattern is no regular expression.
     """
 
     def __init__(self, pattern: str, *, count: bool = False, ignore_case: bool = True) -> None:
@@ -32,7 +32,8 @@ class Pattern:
             self.pattern = re.compile(pattern, re.IGNORECASE if ignore_case else 0)
         except re.error as error:
             raise ValueError(
-                f"{pattern!r} is no regular expression: {error}. To look for it as it stands, use `Pattern.of_words`"
+                f"{pattern!r} is no regular expression: {error}. To look for it as it stands, use "
+                "`Pattern.of_words`"
             ) from error
         self.upper_bound = None if count else 1.0
 
@@ -40,25 +41,25 @@ class Pattern:
     def of_words(
         cls, words: Iterable[str], *, count: bool = False, ignore_case: bool = True
     ) -> Pattern:
-        """Any of some words or phrases, as they stand and not inside longer words.
+        """Any of some words or phrases, not inside longer words.
 
         Raises:
-            TypeError: if one is no text.
-            ValueError: if there is none, or one is empty.
+            TypeError: if a word is no text.
+            ValueError: if there is no word, or one is empty.
         """
         listed = [words] if isinstance(words, str) else list(instance("words", words, Iterable))  # type: ignore[type-abstract]
         for word in listed:
             if not isinstance(word, str):
                 raise TypeError(
-                    f"got the word {word!r} ({type(word).__name__}) among {listed!r}, expected texts: quote it"
+                    f"got the word {word!r} ({type(word).__name__}) among {listed!r}, expected "
+                    "texts: quote it"
                 )
-        if not listed or not all(word.strip() for word in listed):
+        stripped = {word.strip() for word in listed}
+        if not stripped or "" in stripped:
             raise ValueError(
                 f"got the words {listed!r}, expected at least one and none of them empty"
             )
-        longest_first = sorted(
-            {word.strip() for word in listed}, key=lambda word: (-len(word), word)
-        )
+        longest_first = sorted(stripped, key=lambda word: (-len(word), word))
         either = "|".join(map(re.escape, longest_first))
         return cls(rf"(?<!\w)(?:{either})(?!\w)", count=count, ignore_case=ignore_case)
 
@@ -67,7 +68,7 @@ class Pattern:
         return f"pattern {self.pattern.pattern}"
 
     def __call__(self, texts: Sequence[str]) -> list[float]:
-        """`[M]` for M texts."""
+        """1 or 0, or the number of matches, for each of M texts."""
         texts = listed_texts(self.__name__, texts, at_least=0)
         if self.count:
             return [float(sum(1 for _ in self.pattern.finditer(text))) for text in texts]

@@ -1,4 +1,4 @@
-"""Evidence from a function of texts: each text decoded once, scored once, and remembered."""
+"""Reward from a function of texts: each text is decoded, scored once, and remembered."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from model.common import checks
-from model.common.checks import boolean, finite, instance, whole_number
+from model.common.checks import boolean, instance, whole_number
 from model.common.provenance import through
 from model.common.texts import quoted
-from model.likelihood import Bounded, LikelihoodError, for_each_prompt
+from model.likelihood import LikelihoodError, for_each_prompt, upper_bound_of
 from model.prior.language_model import LanguageModel
 from model.prior.prompts import Prompts
 
@@ -23,20 +23,21 @@ from model.prior.prompts import Prompts
 class TextReward:
     """r(x) = function(text of x).
 
-    The text is the prompt as written, then the response decoded, without its end. Special tokens are part of the text, those of
-    a chat template and others that a response writes: a reward is inferred from the same texts that it is applied to.
+        reward = TextReward(vader_sentiment, prior)
+        reward(prompts, prior(prompts).sample((8,)))  # [8, N]
 
-    A text that came before is not scored again, so that `function` must give the same number each time; `cache_size=0` turns
-    that off for one that does not.
+    The text is the prompt as written, then the response decoded, without its end. Special tokens
+    are part of the text. A reward that is inferred from preferences reads the same texts.
 
     Args:
-        function: takes a list of M different texts, returns M numbers. -inf says that a text is impossible.
+        function: takes a list of M different texts, returns M numbers. -inf rules a text out.
         language_model: decodes the responses.
         whole: score prompt and response together; else the response, decoded on its own.
-        upper_bound: the largest value that `function` can return, needed for rejection sampling. Default: the function's own
-            `upper_bound`, if it has one.
-        name: what errors call it; default the function's own name.
-        cache_size: texts to remember, those not met for longest forgotten first.
+        upper_bound: largest possible value of the function, as rejection sampling needs. By default
+            the function's own `upper_bound`, if there is one.
+        name: name in errors; by default the function's own name.
+        cache_size: number of texts whose reward is remembered; the least recent are dropped. Pass 0
+            if the function does not give a text the same number each time.
 
     Raises:
         TypeError: if the function is not callable, or `language_model` no `LanguageModel`.
@@ -56,24 +57,21 @@ class TextReward:
         self.function = checks.function("function", function, why="of a list of texts")
         self.language_model = instance("language_model", language_model, LanguageModel)
         self.whole = boolean("whole", whole)
-        self.upper_bound = (
-            function.upper_bound
-            if upper_bound is None and isinstance(function, Bounded)
-            else upper_bound
-        )
-        if self.upper_bound is not None:
-            finite("upper_bound", self.upper_bound, why="or None if not known")
-        self.name = (name and instance("name", name, str)) or getattr(
-            function, "__name__", type(function).__name__
-        )
+        default_name = getattr(function, "__name__", type(function).__name__)
+        self.name = instance("name", name or default_name, str)
+        if upper_bound is None:
+            upper_bound = upper_bound_of(self.name, function)
+        else:
+            checks.finite("upper_bound", upper_bound, why="or None if not known")
+        self.upper_bound = upper_bound
         self.cache_size = whole_number("cache_size", cache_size, at_least=0)
         self._known: OrderedDict[str, float] = OrderedDict()
 
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
-        """Rewards `[..., N]` of responses `[..., N, T]`, float64.
+        """Reward of responses `[..., N, T]`, `[..., N]`, float64.
 
         Raises:
-            LikelihoodError: with the text, if the function fails on it or returns what is no reward.
+            LikelihoodError: with the text, if the function fails or returns anything but a reward.
             OtherLanguageModelError: if prompts or responses are of another language model.
         """
         return through(
@@ -82,22 +80,19 @@ class TextReward:
 
     def _score(self, prompts: Prompts, response: Tensor) -> Tensor:
         self.language_model.space.check(prompts, response)
-        shape = response.shape[:-1]
-        texts = self.language_model.decode(
-            response.reshape(-1, *response.shape[-2:]), prompts if self.whole else None
-        )
-        flat = [text for row in texts for text in row]
-        reward_of = self._rewards(list(dict.fromkeys(flat)))
-        return torch.tensor(
-            [reward_of[text] for text in flat], dtype=torch.float64, device=response.device
-        ).view(shape)
+        rows = response.reshape(-1, *response.shape[-2:])
+        nested = self.language_model.decode(rows, prompts if self.whole else None)
+        texts = [text for row in nested for text in row]
+        reward_of = self._rewards(list(dict.fromkeys(texts)))
+        rewards = torch.tensor([reward_of[text] for text in texts], dtype=torch.float64)
+        return rewards.to(response.device).view(response.shape[:-1])
 
     def _rewards(self, texts: list[str]) -> dict[str, float]:
         """The reward of each of M different texts."""
         new = [text for text in texts if text not in self._known]
         rewards = {text: self._known[text] for text in texts if text in self._known}
         if new:
-            rewards |= zip(new, self._checked(new), strict=True)
+            rewards |= zip(new, self._new_rewards(new), strict=True)
         for text in texts:
             self._known[text] = rewards[text]
             self._known.move_to_end(text)
@@ -105,7 +100,8 @@ class TextReward:
             self._known.popitem(last=False)
         return rewards
 
-    def _checked(self, texts: list[str]) -> list[float]:
+    def _new_rewards(self, texts: list[str]) -> list[float]:
+        """The numbers that the function returns for M texts, checked."""
         try:
             returned = self.function(texts)
             returned = list(returned) if isinstance(returned, Iterator) else returned
@@ -114,38 +110,43 @@ class TextReward:
         values = _listed(returned)
         if values is None:
             raise LikelihoodError(
-                f"the reward function {self.name!r} returned {quoted(returned)} ({type(returned).__name__}) for "
-                f"{len(texts)} texts, expected a list of as many numbers: it gets a list, and not one text at a time"
+                f"the reward function {self.name!r} returned {quoted(returned)} "
+                f"({type(returned).__name__}) for {len(texts)} texts, expected a list of as many "
+                "numbers: it gets a list, and not one text at a time"
             )
         if len(values) != len(texts):
             raise LikelihoodError(
-                f"the reward function {self.name!r} returned {len(values)} numbers for {len(texts)} texts, expected one each"
+                f"the reward function {self.name!r} returned {len(values)} numbers for "
+                f"{len(texts)} texts, expected one each"
             )
-        for text, value in zip(texts, values, strict=True):
-            if not _is_reward(value):
+        numbers = [_number(value) for value in values]
+        for text, value, number in zip(texts, values, numbers, strict=True):
+            if math.isnan(number) or number == math.inf:
                 raise LikelihoodError(
-                    f"reward {self.name!r} returned {quoted(value)} for the text {quoted(text)}, expected a finite number, "
-                    "or -inf for an impossible text"
+                    f"reward {self.name!r} returned {quoted(value)} for the text {quoted(text)}, "
+                    "expected a finite number, or -inf for an impossible text"
                 )
-        return [float(value) for value in values]  # type: ignore[arg-type] # `_is_reward` has looked at them
+        return numbers
 
     def _failure(self, texts: list[str], error: Exception) -> LikelihoodError:
-        """What to say of a function that raised `error` on M texts: which of them it fails on, tried one by one."""
+        """The error for a function that failed on M texts, with a text that fails alone."""
         for text in texts:
             try:
                 self.function([text])
             except Exception as again:
                 return LikelihoodError(
-                    f"reward {self.name!r} failed on the text {quoted(text)}: {type(again).__name__}: {again}"
+                    f"reward {self.name!r} failed on the text {quoted(text)}: "
+                    f"{type(again).__name__}: {again}"
                 )
         return LikelihoodError(
-            f"reward {self.name!r} failed on {len(texts)} texts together, on none of them alone (the first is "
-            f"{quoted(texts[0])}): {type(error).__name__}: {error}. Is the batch too large?"
+            f"reward {self.name!r} failed on {len(texts)} texts together, on none of them alone "
+            f"(the first is {quoted(texts[0])}): {type(error).__name__}: {error}. Is the batch too "
+            "large?"
         )
 
 
 def _listed(returned: object) -> list[object] | None:
-    """The values that a reward function returned, as a list; None for a single value or a table."""
+    """The values that a reward function returned, as a list; None for one value or a table."""
     if getattr(returned, "ndim", 1) != 1 or isinstance(returned, str | bytes | Mapping | Set):
         return None
     if isinstance(returned, Tensor):
@@ -153,14 +154,11 @@ def _listed(returned: object) -> list[object] | None:
     return list(returned) if isinstance(returned, Iterable) else None
 
 
-def _is_reward(value: object) -> bool:
-    """A number, one of numpy or of a tensor without dimensions too, or a truth value; not NaN and below infinity."""
+def _number(value: object) -> float:
+    """A number or truth value of Python, numpy or torch as a float; NaN for anything else."""
     if isinstance(value, Tensor) and value.dim() == 0:
         value = value.item()
-    if not isinstance(value, Real | np.bool_):
-        return False
     try:
-        number = float(value)
+        return float(value) if isinstance(value, Real | np.bool_) else math.nan
     except OverflowError:
-        return False
-    return not math.isnan(number) and number < math.inf
+        return math.nan

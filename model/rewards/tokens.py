@@ -1,4 +1,4 @@
-"""Evidence from a function of token ids."""
+"""Reward from a function of token ids."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class TokenReward:
     """r(x) = function(token ids of x).
 
     Attributes:
-        function: takes responses `[..., N, T]` and their mask of the same shape, True at tokens (the end id included), False at
-            padding; returns `[..., N]`.
+        function: takes responses `[..., N, T]` and their mask of the same shape, True at tokens
+            (the end id included), False at padding; returns `[..., N]`.
         language_model: knows where a response ends.
-        upper_bound: the largest value that `function` can return, if known. Needed for rejection sampling.
+        upper_bound: largest possible value, as rejection sampling needs; None if unknown.
     """
 
     function: Callable[[Tensor, Tensor], Tensor]
@@ -34,7 +34,7 @@ class TokenReward:
             finite("upper_bound", self.upper_bound, why="or None if not known")
 
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
-        """`[..., N]` for responses `[..., N, T]`.
+        """Reward of responses `[..., N, T]`, `[..., N]`.
 
         Raises:
             OtherLanguageModelError: if prompts or responses are of another language model.

@@ -1,4 +1,4 @@
-"""VADER: the sentiment of an English text by word list and rules (Hutto and Gilbert 2014)."""
+"""VADER: sentiment of an English text by word list and rules (Hutto and Gilbert 2014)."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -14,7 +14,7 @@ def _analyzer() -> SentimentIntensityAnalyzer:
 
 
 def vader_sentiment(texts: Sequence[str]) -> list[float]:
-    """The compound score of each text: from -1, most negative, to 1, most positive."""
+    """Compound score of each text, from -1, most negative, to 1, most positive."""
     listed = listed_texts("vader_sentiment", texts, at_least=0)
     return [_analyzer().polarity_scores(text)["compound"] for text in listed]
 
