@@ -90,7 +90,7 @@ from inference import (
     sample_prior,
 )
 from inference.svi.anneal import soften
-from inference.svi.checkpoint.checkpoint import has_checkpoint
+from inference.svi.checkpoint.folder import has_checkpoint
 from inference.svi.step import Metrics
 from model import AlignmentModel, LanguageModel, Prompts
 from model.common.input_files import checkpoint_files, one_file

@@ -1,10 +1,11 @@
-"""From soft to hard: SVI for a posterior with hard constraints, which no guide that can draw the forbidden could be fitted to.
+"""Annealing of hard constraints: SVI for a posterior that most objectives refuse.
 
-    p_c(x) = p0(x) exp(r(x)/beta) exp(-c [x is forbidden]) / Z_c,    c = c_1 < c_2 < ... nats
+    p_c(x) = p0(x) likelihood(x) exp(-c [x is forbidden]) / Z_c,    c = c_1 < c_2 < ... nats
 
-For a finite penalty c the ELBO is finite; under p_c the forbidden has probability (1 - Z) exp(-c) / (Z + (1 - Z) exp(-c)) if
-nothing else is at stake. Each stage starts from the guide of the last. What the guide still draws of the forbidden in the end,
-rejection or importance sampling with it as the proposal takes out, exactly.
+For a finite penalty c the ELBO is finite. If constraints are the only factors, p_c gives the
+forbidden responses probability (1 - Z) exp(-c) / (Z + (1 - Z) exp(-c)). Each stage starts from the
+guide of the stage before. Rejection or importance sampling with the final guide as the proposal
+removes the remaining forbidden responses exactly.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 
 from inference import random_state
-from inference.objectives import LeaveOneOut_ELBO
+from inference.objectives.leave_one_out import LeaveOneOut_ELBO
 from inference.programs import Program, log_likelihood_at, response_distribution
 from inference.response_site import check_arguments
 from inference.svi.fit import Fit, fit
-from inference.svi.optimizer.fused import FusedOptimizer, cosine
+from inference.svi.optimizer.fused import adam_on_cosine
 from model import HardConstraintSupport, Prompts
-from model.common import checks
 from model.common.checks import function, instance, positive, whole_number
+from model.common.checks import seed as check_seed
 from model.optimality import LogBernoulli
 
 
 class _Soften(HardConstraintSupport):
-    """Inside this context a factor of -inf is one of minus `penalty` nats, and so is the log-probability of an observation."""
+    """Replaces -inf by minus `penalty` nats, in factors and in observed log probabilities."""
 
     def __init__(self, penalty: float) -> None:
         super().__init__()
@@ -50,17 +51,18 @@ class _Soften(HardConstraintSupport):
         hard = log_factor.isneginf()
         if bool(hard.any()) and bool((log_factor[~hard] != 0).any()):
             raise ValueError(
-                f"factor {name!r} is -inf in places and other than 0 in others: a hard constraint and a reward in one, and a "
-                "penalty would take the place of both. Give the constraint a name of its own beside the reward"
+                f"factor {name!r} is -inf in places and other than 0 in others: a penalty would "
+                "replace a hard constraint and a reward together. Give the constraint a name of "
+                "its own beside the reward"
             )
         return log_factor.double().masked_fill(hard, -self.penalty)
 
 
 def soften(model: Program, penalty: float) -> Program:
-    """The model with every hard constraint replaced by a penalty where it is not met.
+    """The model with a penalty in place of every hard constraint.
 
-    A constraint is a factor of 0 and -inf alone; where it is part of another factor, as in a weighted sum, running the program
-    raises a `ValueError`.
+    A hard constraint is a factor of 0 and -inf alone. If a constraint is part of another factor, as
+    in a weighted sum, running the program raises a `ValueError`.
 
     Args:
         model: a Pyro program with factors.
@@ -81,12 +83,13 @@ def soften(model: Program, penalty: float) -> Program:
 
 @dataclass(frozen=True)
 class Stage:
-    """What one penalty came to.
+    """Result of the fit at one penalty.
 
     Attributes:
-        penalty: nats.
-        forbidden: the share of the guide's draws, after the stage, that the constraints forbid, averaged over prompts.
-        fit: the stage's fit; its ELBO is that of the softened model.
+        penalty: c, nats.
+        forbidden: share of forbidden responses among the guide's draws after the stage, averaged
+            over prompts.
+        fit: result of the stage; its ELBO is the ELBO of the softened model.
     """
 
     penalty: float
@@ -102,53 +105,50 @@ def anneal(
     num_steps: int,
     penalties: Sequence[float] = (1.0, 2.0, 4.0, 8.0),
     objective: Callable[[], ELBO] = LeaveOneOut_ELBO,
-    optimizer: Callable[[int], PyroOptim] = lambda steps: FusedOptimizer(
-        clip_norm=1.0, schedule=cosine(steps)
-    ),
+    optimizer: Callable[[int], PyroOptim] = adam_on_cosine,
     num_samples: int = 512,
     seed: int = 0,
     progress: bool = True,
 ) -> list[Stage]:
-    """Fit a guide in stages to a model with hard constraints, softened less and less.
+    """Fit a guide in stages to a model with hard constraints and growing penalties.
 
     Args:
         model: a Pyro program whose factors may be -inf.
-        guide: trained in place; a module, or a function of one, not of `pyro.param`.
+        guide: trained in place; a module, or a function of a module, without `pyro.param`.
         prompts: N prompts.
-        num_steps: of SVI at each stage.
-        penalties: c, nats, growing; the last decides how much of the forbidden is left.
-        objective: makes a new objective for each stage.
-        optimizer: makes a new optimiser for a stage of so many steps.
-        num_samples: draws for each prompt behind `Stage.forbidden`.
-        seed: of all stages.
-        progress: show a bar for each.
+        num_steps: number of SVI steps at each stage.
+        penalties: c, nats, growing. The last penalty decides how many forbidden responses remain.
+        objective: function that makes a new objective for each stage.
+        optimizer: function of the number of steps that makes a new optimiser for each stage;
+            default as in `fit`.
+        num_samples: number of draws for each prompt behind `Stage.forbidden`.
+        seed: random seed.
+        progress: True to show a progress bar for each stage.
 
     Returns:
-        A stage for each penalty; fewer if one stopped early, which its fit says why.
+        A stage for each penalty; fewer if a fit stopped early.
 
     Raises:
-        ValueError: if the penalties do not grow or are not positive and finite, no draws are asked for, or the guide has
-            parameters that end with the fit of a stage.
+        ValueError: if the penalties do not grow or are not positive and finite, if a number is out
+            of its range, or if the guide has parameters that end with the fit of a stage.
     """
     check_arguments(model, prompts, "model")
     check_arguments(guide, prompts, "guide")
     instance("penalties", penalties, Sequence)  # type: ignore[type-abstract]
-    checks.seed("seed", seed)
+    seed = check_seed("seed", seed)
     if isinstance(objective, ELBO) or not callable(objective) or not callable(optimizer):
         raise TypeError(
-            "objective and optimizer are made anew for each stage: expected functions that make them, not the objects"
+            "objective and optimizer are made anew for each stage: expected functions that make "
+            "them, not the objects"
         )
-    programs = [
-        soften(model, penalty) for penalty in penalties
-    ]  # all of them now: a bad one should not wait for the others
+    programs = [soften(model, penalty) for penalty in penalties]  # checks all penalties first
     if not programs or any(later <= earlier for earlier, later in pairwise(penalties)):
         raise ValueError(
-            f"penalties are {list(penalties)}, expected at least one, each larger than the one before"
+            f"penalties are {list(penalties)}, expected at least one, each larger than the one "
+            "before"
         )
     num_steps = whole_number("num_steps", num_steps, why="steps of SVI at each stage")
-    num_samples = whole_number(
-        "num_samples", num_samples, why="draws for each prompt behind `Stage.forbidden`"
-    )
+    num_samples = whole_number("num_samples", num_samples, why="draws for each prompt")
     _check_keeps_its_parameters(guide, prompts)
     stages: list[Stage] = []
     for i, (penalty, program) in enumerate(zip(penalties, programs, strict=True)):
@@ -163,18 +163,17 @@ def anneal(
             progress=progress,
         )
         with random_state.isolated(seed + i), torch.no_grad():
-            drawn = response_distribution(guide, prompts, role="guide").sample(
-                torch.Size([num_samples])
-            )
-            forbidden = log_likelihood_at(model, prompts, drawn).isneginf().double().mean().item()
-        stages.append(Stage(penalty, forbidden, result))
+            distribution = response_distribution(guide, prompts, role="guide")
+            response = distribution.sample(torch.Size([num_samples]))
+            forbidden = log_likelihood_at(model, prompts, response).isneginf()
+        stages.append(Stage(penalty, forbidden.double().mean().item(), result))
         if result.stopped_early is not None:
             break
     return stages
 
 
 def _check_keeps_its_parameters(guide: Program, prompts: Prompts) -> None:
-    """Refuse `pyro.param` in a guide: each fit has a store of its own, so that each stage would start anew."""
+    """Refuse `pyro.param` in a guide: each stage has its own store, so would start anew."""
     runs: list[dict[str, Tensor]] = []
     for _ in range(2):
         with random_state.preserved(), pyro.get_param_store().scope(), torch.no_grad():
@@ -183,6 +182,6 @@ def _check_keeps_its_parameters(guide: Program, prompts: Prompts) -> None:
     lost = [name for name, parameter in runs[0].items() if runs[1].get(name) is not parameter]
     if lost:
         raise ValueError(
-            f"the guide makes its parameter {lost[0]!r} with `pyro.param`, which ends with the fit of a "
-            "stage, so that the next would start anew: expected a guide whose parameters are a module's"
+            f"the guide makes its parameter {lost[0]!r} with `pyro.param`, which ends with the fit "
+            "of a stage: expected a guide whose parameters are a module's"
         )

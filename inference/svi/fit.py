@@ -1,4 +1,4 @@
-"""The fit: a loop around `pyro.infer.SVI.step`, with progress, metrics, checkpoints and a clean stop."""
+"""`fit`: a loop around `pyro.infer.SVI.step` with progress, metrics, checkpoints and resume."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ from pyro.params.param_store import StateDict
 from tqdm import tqdm
 
 from inference import random_state
-from inference.objectives import LeaveOneOut_ELBO
 from inference.programs import Program
-from inference.svi.checkpoint.checkpoint import CheckpointError, FitState
 from inference.svi.checkpoint.fingerprint import Fingerprint
+from inference.svi.checkpoint.folder import CheckpointError
 from inference.svi.checkpoint.folder_lock import locked
-from inference.svi.checkpoint.writer import CheckpointWriter
-from inference.svi.fit_checks import check_programs, new_objective, new_optimizer, restores
+from inference.svi.checkpoint.resume import resume as resume_from
+from inference.svi.checkpoint.state import CheckpointWriter, FitState
+from inference.svi.fit_checks import (
+    check_programs,
+    checkpoint_path,
+    new_objective,
+    new_optimizer,
+    resumes,
+)
 from inference.svi.optimizer.checked import (
     NonFiniteGradientError,
     NonFiniteParametersError,
@@ -40,22 +46,22 @@ STOPS = (
     NonFiniteGuideError,
     ScheduleError,
 )
-"""Errors of a step after which a fit returns early, with its last good parameters."""
+"""Errors of a step after which a fit returns early, with the last good parameters."""
 
 
 @dataclass
 class Fit:
-    """What `fit` returns.
+    """Result of `fit`.
 
     Attributes:
-        state: guide, optimiser and step; `state.guide` is the guide that was passed in, trained.
-        parameters: the scope of Pyro's parameter store that the fit worked in. A module has its parameters in itself; to run a
-            guide that is a plain function, enter `pyro.get_param_store().scope(parameters)`.
-        metrics: one record a step of this call: `step`; `loss`, as the objective returned it, a sum over prompts; `elbo` and
-            `log_likelihood`, E_q[r]/beta, nats by the prompt, as a `ResponseObjective` estimates them, and from minus the loss
-            and the responses drawn for any other (NaN for Pyro's RenyiELBO and ReweightedWakeSleep, whose loss is another
-            bound); `grad_norm`; `learning_rate`.
-        stopped_early: why the fit ended before its last step; None if it did not.
+        state: guide, optimiser and step; `state.guide` is the trained guide that was passed in.
+        parameters: the fit's scope of Pyro's parameter store. A guide that is a plain function runs
+            inside `pyro.get_param_store().scope(parameters)`; a module holds its own parameters.
+        metrics: one record for each step of this call: `step`; `loss`, the sum over prompts that
+            the objective returned; `elbo` and `log_likelihood`, nats, averaged over prompts;
+            `grad_norm`; `learning_rate`. `elbo` is minus the loss for objectives of Pyro, and NaN
+            for `RenyiELBO` and `ReweightedWakeSleep`, whose losses are other bounds.
+        stopped_early: reason for an end before the last step; None after the last step.
     """
 
     state: FitState
@@ -82,46 +88,52 @@ def fit(
     on_step: Callable[[Metrics], None] | None = None,
     progress: bool = True,
 ) -> Fit:
-    """Train `guide` towards the posterior of `model` by stochastic variational inference.
+    """Train a guide towards the posterior of a model by stochastic variational inference.
 
-    A fit has a scope of Pyro's parameter store and random generators of its own, so fits in one process share nothing, and
-    leaves both as they were. Since both belong to the process, a fit in a second thread waits for the end of the first. On a
-    CPU the result depends only on the arguments, also across kills and resumes.
+    Example:
+        result = fit(model, guide, prompts, num_steps=100, learning_rate=1e-3)
+        print(result.metrics[-1]["elbo"])
 
-    A step that leaves a NaN or an infinity, or a guide that gives one, is undone: the fit stops early with the last good
-    parameters. That takes the memory of the trained parameters and of their moments once more.
+    A fit has its own scope of Pyro's parameter store and its own random state, and restores both.
+    On a CPU the result depends on the arguments alone, also after a kill and a resume. Store and
+    random state belong to the process: a fit in a second thread waits for the end of the first.
+
+    A step that leaves a NaN or an infinity is undone, and the fit stops early with the last good
+    parameters. The undo takes the memory of parameters and moments once more.
 
     Args:
         model: a Pyro program over prompts, such as `AlignmentModel`.
-        guide: a Pyro program over prompts, such as those in `guides`. A module is trained in place.
+        guide: a Pyro program over prompts, such as a class of `guides`; modules train in place.
         prompts: N prompts.
-        num_steps: steps in all, those before a resume included.
+        num_steps: number of steps, those before a resume included.
         objective: any `pyro.infer` ELBO; default `LeaveOneOut_ELBO()`.
-        optimizer: a `FusedOptimizer`, or one of `pyro.optim` that is no scheduler. Default: Adam, with a warm-up over a
-            twentieth of the steps, then a cosine to 0.
-        learning_rate: peak of the learning rate of the default optimiser; default 1e-3.
-        clip_norm: upper limit of the gradient's norm over all parameters, for the default optimiser; default no limit.
-        prompts_per_step: size of a random subset of the prompts for each step, all where there are no more; default all.
-        seed: of the generators.
-        checkpoint_folder: where checkpoints go, of which the newest two are kept; default none are written.
-        checkpoint_every: steps between them. One more is written after the last step, or where a step fails.
-        resume: go on from the newest whole checkpoint in the folder; start afresh if there is none.
-        on_step: called with the metrics of each step. What it draws leaves no trace on the fit.
-        progress: show a bar.
+        optimizer: a `FusedOptimizer`, or an optimiser of `pyro.optim` that is no scheduler.
+            Default: Adam, with a warm-up over a twentieth of the steps, then a cosine to 0.
+        learning_rate: peak learning rate of the default optimiser; default 1e-3.
+        clip_norm: upper limit of the gradient's norm over all parameters, for the default
+            optimiser; default no limit.
+        prompts_per_step: size of the random subset of prompts in each step; default all prompts.
+        seed: random seed.
+        checkpoint_folder: folder for checkpoints, which keeps the newest two; default none.
+        checkpoint_every: number of steps between checkpoints. Another checkpoint is written after
+            the last step, and after a failed step.
+        resume: True to continue from the newest whole checkpoint, if there is one.
+        on_step: function of the metrics of each step. Its random draws do not affect the fit.
+        progress: True to show a progress bar.
 
     Raises:
-        ValueError: if a number is out of its range, if the optimiser or the objective was used before (both may remember
-            earlier steps), or if `learning_rate` or `clip_norm` is passed next to an optimiser.
-        TypeError: if an argument is of another kind.
-        CheckpointError: if the folder has a checkpoint already and `resume` is off, or the checkpoint is of another fit:
-            something differs that the result depends on (`inference.fingerprint`), or the checkpoint is of more steps.
+        ValueError: if a number is out of its range, if the optimiser or the objective has been
+            used, or if `learning_rate` or `clip_norm` is passed next to an optimiser.
+        TypeError: if an argument has the wrong type.
+        CheckpointError: if the folder has a checkpoint and `resume` is False, or if the checkpoint
+            is of another fit (see `svi/checkpoint/fingerprint.py`) or of more steps.
         FolderInUseError: if another fit works in the folder.
         NonFiniteStartError: if a parameter is NaN or infinite at the start.
         NothingToTrainError: if the first gradient reaches no parameter.
-        ImpossibleResponseError: if the guide draws a response with evidence of -inf.
+        ImpossibleResponseError: if the guide draws a response with log likelihood -inf.
 
-    An error in the middle, a `KeyboardInterrupt` among them, goes on after a checkpoint of the last whole step was written, if
-    there is a folder for it. It says so in a note, and has what was done until then as its attribute `fit`, a `Fit`.
+    Any error of a step, also a `KeyboardInterrupt`, is raised after a checkpoint of the last whole
+    step. The error has a note about the checkpoint, and the `Fit` so far as attribute `fit`.
     """
     num_steps = checks.whole_number("num_steps", num_steps)
     checkpoint_every = checks.whole_number("checkpoint_every", checkpoint_every)
@@ -134,18 +146,13 @@ def fit(
     optimizer = new_optimizer(
         optimizer, num_steps, learning_rate=learning_rate, clip_norm=clip_norm
     )
-    objective = new_objective(LeaveOneOut_ELBO() if objective is None else objective)
-    state = FitState(guide, optimizer, objective)
-    folder = None if checkpoint_folder is None else Path(checkpoint_folder)
-    if resume and folder is None:
-        raise ValueError(
-            "resume is True without a checkpoint_folder, expected the folder of the checkpoint"
-        )
+    state = FitState(guide, optimizer, new_objective(objective))
+    folder = checkpoint_path(checkpoint_folder, resume)
     if folder is not None:
         state.fingerprint = Fingerprint(
             num_steps=num_steps,
             prompts=prompts,
-            objective=objective,
+            objective=state.objective,
             optimizer=optimizer,
             model=model,
             guide=guide,
@@ -153,55 +160,70 @@ def fit(
             seed=seed,
         )
     result = Fit(state, {"params": {}, "constraints": {}})
-    with (
-        THREAD_LOCK,
-        locked(folder),
-        pyro.get_param_store().scope(result.parameters),
-        random_state.isolated(seed),
-    ):
-        if folder is not None and restores(folder, resume):
-            _restore(state, folder, prompts, num_steps)
-        checkpoints = CheckpointWriter(state, folder, state.step)
-        svi, rollback = checked_svi(model, state), Rollback(state, prompts)
-        with tqdm(
-            total=num_steps, initial=state.step, desc="fit", unit="step", disable=not progress
-        ) as bar:
-            try:
-                while state.step < num_steps:
-                    with rollback.step():
-                        metrics = take_step(svi, state, _minibatch(prompts, prompts_per_step))
-                    result.metrics.append(metrics)
-                    if on_step is not None:
-                        with random_state.preserved():
-                            on_step(metrics)
-                    bar.set_postfix(elbo=f"{metrics['elbo']:.3f}", refresh=False)
-                    bar.update()
-                    if state.step % checkpoint_every == 0 or state.step == num_steps:
-                        checkpoints.save()
-            except STOPS as error:
-                result.metrics = [
-                    record for record in result.metrics if record["step"] <= state.step
-                ]
-                result.stopped_early = f"step {state.step}: {error}"
-                warnings.warn(f"fit stopped early at {result.stopped_early}", stacklevel=2)
-                checkpoints.save()
-            except BaseException as error:
-                checkpoints.save_after(error)
-                vars(error)["fit"] = result
-                raise
+    scope = pyro.get_param_store().scope(result.parameters)
+    with THREAD_LOCK, locked(folder), scope, random_state.isolated(seed):
+        if folder is not None and resumes(folder, resume):
+            _resume(state, folder, prompts, num_steps)
+        loop = _Loop(model, prompts, result, prompts_per_step, on_step)
+        loop.run(num_steps, CheckpointWriter(state, folder, state.step), checkpoint_every, progress)
     return result
 
 
-def _restore(state: FitState, folder: Path, prompts: Prompts, num_steps: int) -> None:
-    state.restore(folder, prompts)
+@dataclass
+class _Loop:
+    """The steps of a fit, from the step of its state to the last."""
+
+    model: Program
+    prompts: Prompts
+    result: Fit
+    prompts_per_step: int | None
+    on_step: Callable[[Metrics], None] | None
+
+    def run(
+        self, num_steps: int, checkpoints: CheckpointWriter, every: int, progress: bool
+    ) -> None:
+        result, state = self.result, self.result.state
+        svi, rollback = checked_svi(self.model, state), Rollback(state, self.prompts)
+        bar = tqdm(
+            total=num_steps, initial=state.step, desc="fit", unit="step", disable=not progress
+        )
+        try:
+            with bar:
+                while state.step < num_steps:
+                    with rollback.step():
+                        metrics = take_step(svi, state, self._minibatch())
+                    self._report(metrics)
+                    bar.set_postfix(elbo=f"{metrics['elbo']:.3f}", refresh=False)
+                    bar.update()
+                    if state.step % every == 0 or state.step == num_steps:
+                        checkpoints.save()
+        except STOPS as error:
+            result.metrics = [record for record in result.metrics if record["step"] <= state.step]
+            result.stopped_early = f"step {state.step}: {error}"
+            warnings.warn(f"fit stopped early at {result.stopped_early}", stacklevel=3)
+            checkpoints.save()
+        except BaseException as error:
+            checkpoints.save_after(error)
+            vars(error)["fit"] = result
+            raise
+
+    def _minibatch(self) -> Prompts:
+        num_prompts, size = len(self.prompts), self.prompts_per_step
+        if size is None or size >= num_prompts:
+            return self.prompts
+        return self.prompts[torch.randperm(num_prompts)[:size].sort().values.tolist()]
+
+    def _report(self, metrics: Metrics) -> None:
+        self.result.metrics.append(metrics)
+        if self.on_step is not None:
+            with random_state.preserved():
+                self.on_step(metrics)
+
+
+def _resume(state: FitState, folder: Path, prompts: Prompts, num_steps: int) -> None:
+    resume_from(state, folder, prompts)
     if state.step > num_steps:
         raise CheckpointError(
-            f"the checkpoint in {folder} is of step {state.step}, expected at most num_steps={num_steps}: ask for more "
-            "steps, or name another folder"
+            f"the checkpoint in {folder} is of step {state.step}, expected at most "
+            f"num_steps={num_steps}: ask for more steps, or name another folder"
         )
-
-
-def _minibatch(prompts: Prompts, size: int | None) -> Prompts:
-    if size is None or size >= len(prompts):
-        return prompts
-    return prompts[torch.randperm(len(prompts))[:size].sort().values.tolist()]

@@ -1,7 +1,7 @@
-"""The state that a fit goes back to when a step fails.
+"""The state to which a fit returns after a failed step.
 
-As a rule it is the state before the step. But parameters can be finite and yet too large for their
-network, whose logits are NaN then. That shows in the step after, so the step before can be undone too.
+Usually the state before the step. But parameters can be finite and yet too large for their network,
+whose logits are then NaN. That shows in the next step, so the step before can be undone too.
 """
 
 from __future__ import annotations
@@ -19,48 +19,47 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from inference import random_state
-from inference.objectives import ResponseObjective
+from inference.objectives.response_objective import ResponseObjective
 from inference.programs import Program
-from inference.svi.checkpoint.checkpoint import FitState
+from inference.svi.checkpoint.state import FitState
 from inference.svi.optimizer.checked import NonFiniteParametersError, check_start
 from model import Prompts
 
 
 class NonFiniteGuideError(FloatingPointError):
-    """The guide has no numbers at the parameters that the last step left. The step was undone."""
+    """The guide gives NaN at the parameters that the last step left. The step is undone."""
 
 
 @dataclass
 class _Moment:
-    """The part of a state that a step changes, parameters and moments aside: their optimiser undoes its steps itself."""
+    """The part of a state that a step changes, besides parameters and moments."""
 
     step: int
-    objective: dict[str, Tensor] | None
+    objective: dict[str, Tensor]
     objective_steps: int
     generators: tuple[dict[str, Tensor], dict[str, Any]]
 
     @classmethod
     def of(cls, state: FitState) -> _Moment:
-        generators = random_state.capture()
-        if not isinstance(state.objective, ResponseObjective):
-            return cls(state.step, None, 0, generators)
-        remembered = {name: tensor.clone() for name, tensor in state.objective.get_state().items()}
-        return cls(state.step, remembered, state.objective.step_count, generators)
+        tensors = {name: tensor.clone() for name, tensor in state.objective_state().items()}
+        objective = state.objective
+        steps = objective.step_count if isinstance(objective, ResponseObjective) else 0
+        return cls(state.step, tensors, steps, random_state.capture())
 
-    def put_back(self, state: FitState) -> None:
+    def restore(self, state: FitState) -> None:
         state.step = self.step
-        if isinstance(state.objective, ResponseObjective) and self.objective is not None:
+        if isinstance(state.objective, ResponseObjective):
             state.objective.set_state(self.objective)
             state.objective.step_count = self.objective_steps
         random_state.restore(*self.generators)
 
 
 class Rollback:
-    """Puts a fit's state back after a failed step.
+    """Restores a fit's state after a failed step.
 
     Args:
-        state: of the fit.
-        prompts: all of them, on which the guide is tried where a step fails.
+        state: state of the fit.
+        prompts: all prompts, on which the guide is tried after a failed step.
     """
 
     def __init__(self, state: FitState, prompts: Prompts) -> None:
@@ -70,22 +69,22 @@ class Rollback:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """One step of the fit. If it fails, the state is as before it.
+        """Run one step of the fit. After a failure the state is as before the step.
 
         Raises:
-            NonFiniteGuideError: if it failed because the step before left a guide without numbers;
-                both were undone.
-            NonFiniteStartError: if the first step failed because a parameter was no number.
+            NonFiniteGuideError: if the step before left a guide that gives NaN; both are undone.
+            NonFiniteStartError: if the first step failed because of a NaN parameter.
         """
         now = _Moment.of(self._state)
         try:
             yield
         except BaseException as error:
-            now.put_back(self._state)
-            drop_gradients()
+            now.restore(self._state)
+            for _, parameter in pyro.get_param_store().named_parameters():
+                parameter.grad = None
             if isinstance(error, Exception) and not isinstance(error, NonFiniteParametersError):
                 self._undo_last_if_to_blame(error)
-                now.put_back(self._state)  # the trial drew random numbers
+                now.restore(self._state)  # the trial of the guide drew random numbers
             raise
         self._before_last = now
 
@@ -93,35 +92,29 @@ class Rollback:
         before = self._before_last
         if before is None:
             check_start(dict(pyro.get_param_store().named_parameters()))
-        if before is None or has_numbers(self._state.guide, self._prompts):
             return
-        if self._state.optimizer.undo():
-            before.put_back(self._state)
-            raise NonFiniteGuideError(
-                f"the guide has no numbers at the parameters of step {before.step + 1}, which was "
-                f"undone ({error}). Look for a learning rate too high, or a half-precision guide."
-            ) from error
+        if gives_numbers(self._state.guide, self._prompts) or not self._state.optimizer.undo():
+            return
+        before.restore(self._state)
+        raise NonFiniteGuideError(
+            f"the guide has no numbers at the parameters of step {before.step + 1}, which was "
+            f"undone ({error}). Look for a learning rate too high, or a half-precision guide."
+        ) from error
 
 
-def drop_gradients() -> None:
-    """Drop the gradients of everything in Pyro's store."""
-    for _, parameter in pyro.get_param_store().named_parameters():
-        parameter.grad = None
-
-
-def has_numbers(guide: Program, prompts: Prompts) -> bool:
-    """Whether the guide can be sampled and scored at its parameters. An error of its own code is not taken for a bad number."""
-    tried = _TrySites()
+def gives_numbers(guide: Program, prompts: Prompts) -> bool:
+    """True unless the guide gives NaN at its parameters; other errors of its code do not count."""
+    trial = _TrySites()
     try:
-        with torch.no_grad(), pyro.validation_enabled(False), tried:
+        with torch.no_grad(), pyro.validation_enabled(False), trial:
             poutine.trace(guide).get_trace(prompts)
-    except Exception:  # of the guide's own code: the error of the step tells it
+    except Exception:  # an error of the guide's own code is the error of the step
         pass
-    return tried.sound
+    return trial.sound
 
 
 class _TrySites(Messenger):
-    """Draws at each sample site and scores the draw; notes where that gives no number."""
+    """Draws and scores at each sample site; `sound` is False after a NaN or a failed draw."""
 
     def __init__(self) -> None:
         super().__init__()

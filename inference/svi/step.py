@@ -1,38 +1,44 @@
-"""One step of `pyro.infer.SVI` in a fit: what is checked in it, and its metrics."""
+"""One step of `pyro.infer.SVI` in a fit: the gradient by the objective, checks, metrics."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import pyro
 import torch
 from pyro.distributions import Unit
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import SVI, RenyiELBO, ReweightedWakeSleep, TraceTMC_ELBO
 from pyro.poutine.messenger import Messenger
-from torch import Tensor
+from torch import Tensor, nn
 
-from inference.objectives import ResponseObjective
+from guides.guide import GuideRegistrationError
+from inference.objectives.response_objective import ResponseObjective
 from inference.programs import Program
 from inference.response_site import SameResponses
-from inference.svi.checkpoint.checkpoint import FitState
-from inference.svi.fit_checks import NothingToTrainError, check_trains
+from inference.svi.checkpoint.state import FitState
 from model import Prompts
 
 Metrics = dict[str, float]
+"""Numbers of one step, by name."""
 
-OF_ANOTHER_BOUND = (RenyiELBO, ReweightedWakeSleep, TraceTMC_ELBO)
+OTHER_BOUNDS = (RenyiELBO, ReweightedWakeSleep, TraceTMC_ELBO)
 """Objectives of Pyro whose loss is not minus the ELBO."""
 
 
 class NonFiniteLossError(FloatingPointError):
-    """The loss is NaN or infinite. The parameters are as they were before the step."""
+    """The loss is NaN or infinite. The parameters are as before the step."""
+
+
+class NothingToTrainError(ValueError):
+    """No gradient reaches any parameter."""
 
 
 def checked_svi(model: Program, state: FitState) -> SVI:
-    """SVI of a fit's state, whose step raises before the optimiser sees a bad gradient.
+    """SVI of a fit's state that raises before the optimiser sees a bad gradient.
 
-    Bad is that of a loss which is NaN or infinite, and the first one if it trains nothing.
+    Bad are the gradient of a NaN or infinite loss, and a first gradient that trains nothing.
     """
     svi = SVI(model, state.guide, state.optimizer, state.objective)
     loss_and_grads, trains = svi.loss_and_grads, False
@@ -54,41 +60,70 @@ def checked_svi(model: Program, state: FitState) -> SVI:
 
 
 def take_step(svi: SVI, state: FitState, prompts: Prompts) -> Metrics:
-    """One step of SVI, counted in `state`. Returns its metrics.
+    """Take one step of SVI, count the step in `state`, and return the metrics.
 
     Raises:
-        NothingToTrainError: if the first step hands the optimiser nothing that has a gradient.
+        NothingToTrainError: if the first step gives the optimiser no parameter with a gradient.
     """
-    rate, objective, taken = (
-        state.optimizer.learning_rate,
-        state.objective,
-        state.optimizer.step_count,
-    )
-    with SameResponses(), _RecordEvidence() as reward:
+    optimizer, objective = state.optimizer, state.objective
+    rate, step_count = optimizer.learning_rate, optimizer.step_count
+    with SameResponses(), _RecordLikelihood() as likelihood:
         loss = _bound(svi.step(prompts))
-    if state.step == 0 and state.optimizer.step_count == taken:
+    if state.step == 0 and optimizer.step_count == step_count:
         raise NothingToTrainError(
-            "no gradient reaches any of the parameters that Pyro hands to the optimiser, though some in its store have one: "
-            "expected a guide whose parameters no `poutine.block` hides"
+            "no gradient reaches any of the parameters that Pyro hands to the optimiser, though "
+            "some in its store have one: expected a guide whose parameters no `poutine.block` hides"
         )
     state.step += 1
     if isinstance(objective, ResponseObjective):
         metrics = objective.metrics
     else:
-        elbo = math.nan if isinstance(objective, OF_ANOTHER_BOUND) else -loss / len(prompts)
-        metrics = {"elbo": elbo, "log_likelihood": reward.mean()}
+        elbo = math.nan if isinstance(objective, OTHER_BOUNDS) else -loss / len(prompts)
+        metrics = {"elbo": elbo, "log_likelihood": likelihood.mean()}
     return {
         "step": state.step,
         "elbo": metrics["elbo"],
         "loss": loss,
         "log_likelihood": metrics["log_likelihood"],
-        "grad_norm": state.optimizer.grad_norm,
+        "grad_norm": optimizer.grad_norm,
         "learning_rate": rate,
     }
 
 
-class _RecordEvidence(Messenger):
-    """A record of every factor that a model adds, r/beta: means over the responses of each run of the model."""
+def check_trains(guide: Program, objective: Any) -> None:
+    """Check after the first gradient that the gradient reaches the guide through Pyro's store.
+
+    Raises:
+        NothingToTrainError: if no parameter has a gradient, apart from the objective's own heads.
+        GuideRegistrationError: if a parameter of the guide outside Pyro's store has a gradient.
+    """
+    registered: dict[str, Tensor] = dict(pyro.get_param_store().named_parameters())
+    known = {id(parameter) for parameter in registered.values()}
+    own = dict(guide.named_parameters()) if isinstance(guide, nn.Module) else {}
+    stray = [name for name, p in own.items() if p.grad is not None and id(p) not in known]
+    if stray:
+        raise GuideRegistrationError(
+            f"Pyro does not know {len(stray)} parameters of the guide that have a gradient, first "
+            f"{stray[0]!r}, so that they would not train: call `pyro.module(NAME, guide)` where "
+            "the guide runs, or freeze them with `requires_grad_(False)`"
+        )
+    heads = [head for head in vars(objective).values() if isinstance(head, nn.Module)]
+    of_heads = {id(parameter) for head in heads for parameter in head.parameters()}
+    if any(p.grad is not None and id(p) not in of_heads for p in registered.values()):
+        return
+    trainable = any(parameter.requires_grad for parameter in own.values())
+    frozen = f" All {len(own)} parameters of the guide are frozen." if own and not trainable else ""
+    raise NothingToTrainError(
+        f"no gradient reaches any of the {len(registered)} parameters in Pyro's store, so nothing "
+        f"would be trained.{frozen} Expected a guide with `pyro.param` or `pyro.module`, and "
+        "parameters that require a gradient. A `LanguageModel` freezes the network that it is made "
+        "of, a guide's too (`requires_grad_(True)` thaws it); `detach` and `no_grad` cut the "
+        "gradient"
+    )
+
+
+class _RecordLikelihood(Messenger):
+    """Record of all factors of a model: means over the responses of each run of the model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,13 +137,13 @@ class _RecordEvidence(Messenger):
             self.factors.setdefault(msg["name"], []).append(factor.detach().mean())
 
     def mean(self) -> float:
-        """The factors added up, each averaged over the model's runs; NaN over a list, whose responses do not count alike."""
-        if self.enumerated:
+        """Sum of the factors' means over runs; NaN if Pyro enumerated, which needs weights."""
+        if self.enumerated or not self.factors:
             return math.nan
         means = [torch.stack(values).mean() for values in self.factors.values()]
-        return torch.stack(means).sum().item() if means else math.nan  # the one wait for the device
+        return torch.stack(means).sum().item()  # the only wait for the device
 
 
 def _bound(loss: float | tuple[float, ...]) -> float:
-    """The loss as one number; `ReweightedWakeSleep` returns two, of which the first is the bound."""
+    """The loss as one number; of the two losses of `ReweightedWakeSleep` the bound."""
     return loss[0] if isinstance(loss, tuple) else loss

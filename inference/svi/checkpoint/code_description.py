@@ -1,4 +1,4 @@
-"""Code in texts that are the same in every process of one version of Python."""
+"""Descriptions of code that are the same in every process of one version of Python."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from model.common.digests import text_digest
 
 OURS = {"model", "guides", "inference", "experiments"}
-INSTALLED = tuple(
-    {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-)
+_SCHEMES = ("stdlib", "platstdlib", "purelib", "platlib")
+INSTALLED = tuple({sysconfig.get_path(name) for name in _SCHEMES})
+"""Folders of the standard library and of installed packages."""
 
 
 def code_of(function: Any) -> str:
-    """A function's name and the digest of its compiled code; of a callable object the class."""
+    """Name of a function and digest of its compiled code; class of a callable object."""
     code = getattr(function, "__code__", None)
     if code is None:
         return type(function).__name__
@@ -25,63 +25,58 @@ def code_of(function: Any) -> str:
 
 
 def names_in(code: CodeType) -> set[str]:
-    """All names that are looked up in the code of a function and of those inside it: variables and attributes."""
+    """Names of variables and attributes in a function's code, inner functions included."""
     inner = (names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType))
     return set(code.co_names).union(*inner)
 
 
 def names_read(function: FunctionType) -> set[str]:
-    """All names that are looked up in the code of a function and of those of the user's that it calls by name."""
-    found: set[str] = set()
+    """Names in a function's code, and in the user's functions that it calls by name."""
+    names: set[str] = set()
     waiting, seen = [function], {function}
     while waiting:
-        names = names_in(waiting[-1].__code__)
-        variables = waiting.pop().__globals__
-        found |= names
-        for other in (variables.get(name) for name in names):
-            if (
-                isinstance(other, FunctionType)
-                and other not in seen
-                and not (is_ours(other) or is_installed(other))
-            ):
+        caller = waiting.pop()
+        for name in names_in(caller.__code__):
+            names.add(name)
+            other = caller.__globals__.get(name)
+            if not isinstance(other, FunctionType) or other in seen:
+                continue
+            if not (is_ours(other) or is_installed(other)):
                 waiting.append(other)
                 seen.add(other)
-    return found
+    return names
 
 
 def is_ours(thing: Any) -> bool:
-    """Whether a class or function is of this project."""
+    """True for a class or function of this project."""
     return (thing.__module__ or "").split(".")[0] in OURS
 
 
 def is_installed(thing: Any) -> bool:
-    """Whether a class or function is of the standard library or of an installed package."""
+    """True for a class or function of the standard library or of an installed package."""
     if isinstance(thing, FunctionType):
         return thing.__code__.co_filename.startswith(INSTALLED)
-    if thing.__module__ == "builtins" or thing.__module__ in sys.builtin_module_names:
+    name = thing.__module__
+    if name == "builtins" or name in sys.builtin_module_names:
         return True
-    file = getattr(sys.modules.get(thing.__module__), "__file__", None)
-    return (
-        thing.__module__ != "__main__"
-        and file is not None
-        and str(Path(file).resolve()).startswith(INSTALLED)
-    )
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return name != "__main__" and file is not None and _is_below_installed(file)
 
 
 def is_users_module(module: ModuleType) -> bool:
-    """Whether a module is neither of this project nor of the standard library nor of an installed package."""
+    """True for a module outside this project, the standard library and installed packages."""
     file = getattr(module, "__file__", None)
     ours = module.__name__.split(".")[0] in OURS
-    return file is not None and not ours and not str(Path(file).resolve()).startswith(INSTALLED)
+    return file is not None and not ours and not _is_below_installed(file)
+
+
+def _is_below_installed(file: str) -> bool:
+    return str(Path(file).resolve()).startswith(INSTALLED)
 
 
 def _compiled(code: CodeType) -> tuple[Any, ...]:
-    return (
-        code.co_code,
-        [_constant(constant) for constant in code.co_consts],
-        code.co_names,
-        code.co_varnames,
-    )
+    constants = [_constant(constant) for constant in code.co_consts]
+    return (code.co_code, constants, code.co_names, code.co_varnames)
 
 
 def _constant(constant: Any) -> Any:

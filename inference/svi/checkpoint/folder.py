@@ -1,9 +1,9 @@
-"""The folder of a fit's checkpoints: the newest and the one before it, each whole or not there.
+"""The folder of a fit's checkpoints: the newest two, each whole or absent.
 
     FOLDER/step-00000050, FOLDER/step-00000100
 
-A checkpoint is written under another name, with a digest of every file, and renamed when all of it is durable. Older ones are
-deleted after that: folders of such a name alone, and never through a link.
+A checkpoint is written under another name, with a digest of every file, and renamed once all files
+are durable. Older checkpoints are deleted after that. Links are never followed.
 """
 
 from __future__ import annotations
@@ -24,56 +24,67 @@ _UNFINISHED = re.compile(r"\.step-\d{8,}\.(partial|old)")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint does not fit what it is restored into, is damaged, cannot be written, or none is there."""
+    """A checkpoint is missing, damaged, of another fit, or cannot be written."""
+
+
+def has_checkpoint(folder: str | Path) -> bool:
+    """True if the folder has a checkpoint, whole or damaged."""
+    return bool(checkpoints(Path(folder)))
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, oldest first.
+    """Checkpoints in a folder, oldest first.
 
     Raises:
-        CheckpointError: if something else has the name of one.
+        CheckpointError: if a file or a link has the name of a checkpoint.
     """
     paths = [path for path in _entries(folder) if _NAME.fullmatch(path.name)]
     for path in paths:
         if path.is_symlink() or not path.is_dir():
             raise CheckpointError(
-                f"{path} is {'a link' if path.is_symlink() else 'a file'}, expected a checkpoint that a fit wrote there: "
-                "links are not followed. Move it away, or put the folder it stands for in its place"
+                f"{path} is {'a link' if path.is_symlink() else 'a file'}, expected a checkpoint "
+                "that a fit wrote there: links are not followed. Move it away, or put the folder "
+                "in its place"
             )
     return sorted(paths, key=_step)
 
 
 def newest_whole(folder: Path) -> Path:
-    """The newest checkpoint whose files are as they were saved; warns of those that are not.
+    """The newest checkpoint whose files match their digests. Warns of newer, damaged checkpoints.
 
     Raises:
-        CheckpointError: if there is none.
+        CheckpointError: if no checkpoint is whole.
     """
     faults: list[str] = []
     for path in reversed(checkpoints(folder)):
         try:
-            _check(path)
+            if not has_digests(path):
+                raise DamagedFileError(f"{path / MANIFEST} is missing")
+            check_digests(path, links=False)
         except (DamagedFileError, OSError) as error:
             faults.append(f"the checkpoint {path.name} is damaged: {error}")
             continue
         if faults:
-            warnings.warn(
-                f"{'; '.join(faults)}. Going on from {path.name}, the one before", stacklevel=2
-            )
+            fallback = f"Going on from {path.name}, the one before"
+            warnings.warn(f"{'; '.join(faults)}. {fallback}", stacklevel=2)
         return path
     if faults:
         raise CheckpointError(
-            f"{'; '.join(faults)}. No checkpoint in {folder} is whole: start again in another folder"
+            f"{'; '.join(faults)}. No checkpoint in {folder} is whole: start again in another "
+            "folder"
         )
     raise CheckpointError(f"no checkpoint in {folder}: expected a folder named step-NUMBER there")
 
 
 @contextmanager
 def new_checkpoint(folder: Path, step: int) -> Iterator[Path]:
-    """A new folder to write a checkpoint into, which takes its place on leaving the context. The one before it is kept.
+    """A new folder for the files of a checkpoint, put in place when the context is left.
+
+    Keeps the checkpoint before, deletes older checkpoints.
 
     Raises:
-        CheckpointError: if it cannot be written, as on a full disk; those that are there stay.
+        CheckpointError: if the checkpoint cannot be written, as on a full disk. Existing
+            checkpoints stay.
     """
     target = folder / f"step-{step:08d}"
     partial = folder / f".{target.name}.partial"
@@ -93,21 +104,12 @@ def new_checkpoint(folder: Path, step: int) -> Iterator[Path]:
                 _delete(path)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        last = (
-            f"the last whole one is {earlier[-1].name}"
-            if (earlier := checkpoints(folder))
-            else "none is there yet"
-        )
+        earlier = checkpoints(folder)
+        last = f"the last whole one is {earlier[-1].name}" if earlier else "none is there yet"
         raise CheckpointError(
-            f"the checkpoint of step {step} cannot be written to {folder}: {error.strerror or error}; {last}. Is the disk "
-            "full? Make room, then resume"
+            f"the checkpoint of step {step} cannot be written to {folder}: "
+            f"{error.strerror or error}; {last}. Is the disk full? Make room, then resume"
         ) from error
-
-
-def _check(path: Path) -> None:
-    if not has_digests(path):
-        raise DamagedFileError(f"{path / MANIFEST} is missing")
-    check_digests(path, links=False)
 
 
 def _step(path: Path) -> int:
@@ -119,14 +121,14 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _delete_unfinished(folder: Path) -> None:
-    """Delete the rest of a checkpoint that was being written or deleted when the process was killed."""
+    """Delete the remains of a checkpoint that a killed process was writing or deleting."""
     for path in _entries(folder):
         if _UNFINISHED.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
 
 
 def _delete(path: Path) -> None:
-    """Delete a checkpoint under another name, so that a kill in between leaves no half of a checkpoint."""
+    """Rename a checkpoint, then delete it: a kill in between leaves no half of a checkpoint."""
     old = path.with_name(f".{path.name}.old")
     os.rename(path, old)
     shutil.rmtree(old)

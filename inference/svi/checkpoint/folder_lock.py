@@ -1,4 +1,4 @@
-"""A lock on a folder: one process, and one fit in it, at a time. The kernel releases the lock of a process that dies."""
+"""A lock on a folder, for one fit in one process. The kernel releases the lock at process death."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class FolderInUseError(ValueError):
 
 @contextmanager
 def locked(folder: Path | None) -> Iterator[None]:
-    """Have a folder to oneself inside the context; without a folder, nothing is locked. The folder is made if it is not there.
+    """Lock a folder inside the context; None locks nothing. Creates the folder if necessary.
 
     Raises:
-        FolderInUseError: if another process, or this one in another place, has it, or the lock is a link.
+        FolderInUseError: if the folder is locked already, or the lock is a link.
     """
     if folder is None:
         yield
@@ -29,7 +29,8 @@ def locked(folder: Path | None) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / FILE).is_symlink():
         raise FolderInUseError(
-            f"{folder / FILE} is a link, which is not followed: delete it, if no other run works in the folder"
+            f"{folder / FILE} is a link, which is not followed: delete it, if no other run works "
+            "in the folder"
         )
     descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
@@ -44,11 +45,12 @@ def _lock(descriptor: int, folder: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise FolderInUseError(
-            f"{folder} is in use by another run: wait for its end, or name another folder. Two in one folder would write over "
-            "each other"
+            f"{folder} is in use by another run: wait for its end, or name another folder. Two "
+            "runs in one folder would overwrite each other"
         ) from error
     except OSError as error:
         warnings.warn(
-            f"{folder} cannot be locked ({error.strerror}): make sure yourself that no other run works in it",
+            f"{folder} cannot be locked ({error.strerror}): make sure that no other run works in "
+            "it",
             stacklevel=4,
         )

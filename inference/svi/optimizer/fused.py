@@ -1,7 +1,7 @@
 """One torch optimiser over all parameters, behind Pyro's optimiser interface.
 
-`pyro.optim` makes an optimiser for each tensor and clips the gradient of each tensor on its own. Here
-one optimiser, fused where torch can, steps them all, and the gradient's norm is that of all of them.
+`pyro.optim` makes one optimiser for each tensor and clips the gradient of each tensor alone. Here
+one optimiser, fused where torch can, steps all tensors, and clipping takes the norm over all.
 """
 
 from __future__ import annotations
@@ -17,26 +17,24 @@ import torch
 from torch import Tensor
 
 from inference.svi.optimizer.backup import OptimizerEntry
-from inference.svi.optimizer.checked import (
-    CheckedOptimizer,
-    ScheduleError,
-)
+from inference.svi.optimizer.checked import CheckedOptimizer, ScheduleError
 from inference.svi.optimizer.options import trial_parameter, try_step
 from model.common.checks import finite, function, positive, whole_number
 
 Schedule = Callable[[int], float]
+"""Factor of the learning rate by step, from step 0."""
 
 
 def constant(step: int) -> float:
-    """The learning rate stays as it is."""
+    """Factor 1 of the learning rate."""
     return 1.0
 
 
 def cosine(num_steps: int, *, warmup: int = 0) -> Schedule:
-    """A factor for the learning rate: up on a line for `warmup` steps, then half a cosine, down to 0 at `num_steps`.
+    """Factor of the learning rate: linear up over `warmup` steps, half a cosine to 0 at the end.
 
     Raises:
-        ValueError: if there is no step, or more steps of warm-up than steps.
+        ValueError: if `num_steps` is less than 1, or less than `warmup`.
     """
     num_steps = whole_number("num_steps", num_steps)
     warmup = whole_number("warmup", warmup, at_least=0, at_most=num_steps, why="part of the steps")
@@ -53,7 +51,7 @@ def cosine(num_steps: int, *, warmup: int = 0) -> Schedule:
 def adam_on_cosine(
     num_steps: int, learning_rate: float = 1e-3, clip_norm: float | None = None
 ) -> FusedOptimizer:
-    """Adam, up to its peak rate for a twentieth of the steps, then on a cosine down to 0.
+    """Adam with a warm-up over a twentieth of the steps, then a cosine to 0.
 
     Args:
         num_steps: number of steps of the fit.
@@ -69,18 +67,26 @@ def adam_on_cosine(
 
 
 class FusedOptimizer(CheckedOptimizer):
-    """A torch optimiser for all parameters at once. Goes where a `pyro.optim` optimiser goes.
+    """A torch optimiser for all parameters at once, in place of a `pyro.optim` optimiser.
+
+    Example:
+        options = {"lr": 1e-4, "weight_decay": 0.1}
+        optimizer = FusedOptimizer(torch.optim.AdamW, options, schedule=cosine(1000))
+        fit(model, guide, prompts, num_steps=1000, optimizer=optimizer)
 
     Args:
-        constructor: a `torch.optim` class, or any callable that makes a torch optimiser of parameter groups.
-        options: its keyword arguments. `lr` is 1e-3 and `fused` is True, where it takes them, unless they say otherwise.
-        clip_norm: the gradient is scaled down to this norm over all parameters; None leaves it as it is.
-        schedule: a factor for every learning rate, by step, from 0 on; at least 0.
+        constructor: a `torch.optim` class, or a function of parameter groups that returns a torch
+            optimiser.
+        options: keyword arguments of the constructor. Defaults: `lr` 1e-3, `fused` True where the
+            constructor takes them.
+        clip_norm: upper limit of the gradient's norm over all parameters; None for no limit.
+        schedule: factor of every learning rate by step, from step 0, at least 0.
 
     Raises:
-        TypeError: if the constructor is none, or its optimiser needs a closure in each step, as LBFGS does.
-        ValueError: if the constructor refuses the options, its optimiser cannot step or goes up the gradient, or the rate, the
-            norm or the first factor is out of its range.
+        TypeError: if the constructor is not callable, or its optimiser needs a closure in each
+            step, as LBFGS does.
+        ValueError: if the constructor refuses the options, if its optimiser cannot step or would
+            ascend the gradient, or if the rate, the norm or the first factor is out of range.
     """
 
     def __init__(
@@ -94,15 +100,15 @@ class FusedOptimizer(CheckedOptimizer):
         _check_constructor(constructor)
         super().__init__(constructor, _with_rate(constructor, {} if options is None else options))
         self.clip_norm = None if clip_norm is None else positive("clip_norm", clip_norm)
-        self.schedule = function(
-            "schedule", schedule, why="of the step, such as `cosine(num_steps)`"
-        )
+        why = "of the step, such as `cosine(num_steps)`"
+        self.schedule = function("schedule", schedule, why=why)
         self._optimizer: torch.optim.Optimizer | None = None
         finite("the schedule's factor at step 0", schedule(0), at_least=0)
         trial = self._make([{"params": [trial_parameter()]}])
         if schedule is not constant and "lr" not in trial.param_groups[0]:
             raise ValueError(
-                f"{_name(constructor)} has no learning rate `lr` that a schedule could change: leave it constant"
+                f"{_name(constructor)} has no learning rate `lr` that a schedule could change: "
+                "leave the schedule constant"
             )
         try_step(trial)
 
@@ -114,26 +120,31 @@ class FusedOptimizer(CheckedOptimizer):
         return self.pt_optim_args.get("lr", math.nan) * self.schedule(self.step_count)
 
     def check_rate(self) -> None:
-        """Refuse a factor of the schedule that is no factor, before the step."""
+        """Raise a `ScheduleError` if the factor of the next step is negative or not finite."""
         factor = self.schedule(self.step_count)
         if not (math.isfinite(factor) and factor >= 0):
             raise ScheduleError(
-                f"the schedule's factor for the learning rate is {factor} at step {self.step_count}, expected a finite number "
-                "of at least 0; the parameters were left as they were"
+                f"the schedule's factor for the learning rate is {factor} at step "
+                f"{self.step_count}, expected a finite number of at least 0; the parameters were "
+                "left as they were"
             )
 
     def _adopt(self, new: dict[str, Tensor]) -> None:
-        fresh: tuple[dict, dict] = {}, {"group": {}}
+        """Add parameters, in one group where a resume brings equal options."""
         waiting = self._state_waiting_to_be_consumed
-        options = {name: str(waiting.get(name, fresh)[1]["group"]) for name in new}
-        for _, alike in groupby(sorted(new, key=options.__getitem__), key=options.__getitem__):
-            names = list(alike)
-            group = {"params": [new[name] for name in names]}
+
+        def options(name: str) -> str:
+            return str(waiting[name][1]["group"]) if name in waiting else "{}"
+
+        for _, names in groupby(sorted(new, key=options), key=options):
+            part = {name: new[name] for name in names}
+            group = {"params": list(part.values())}
             if self._optimizer is None:
                 self._optimizer = self._make([group])
             else:
                 self._optimizer.add_param_group(group)
-            self._entries |= {name: OptimizerEntry.of(new[name], self._optimizer) for name in names}
+            for name, parameter in part.items():
+                self._entries[name] = OptimizerEntry.of(parameter, self._optimizer)
 
     def _advance(self, trained: list[Tensor], norm: Tensor) -> None:
         assert self._optimizer is not None
@@ -145,16 +156,13 @@ class FusedOptimizer(CheckedOptimizer):
         self._optimizer.step()
 
     def _make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """The torch optimiser, fused if its constructor knows of that and the parameters allow it."""
+        """The torch optimiser, fused if constructor, options and parameters allow that."""
         constructor, options = self.pt_optim_constructor, self.pt_optim_args
-        settled = {"fused", "foreach", "differentiable"} & options.keys()
+        fused = "fused" in _keywords(constructor)
+        fused &= not {"fused", "foreach", "differentiable"} & options.keys()
         try:
-            if (
-                "fused" in _keywords(constructor)
-                and not settled
-                and not _misses_numbers(constructor, groups)
-            ):
-                with suppress(RuntimeError):  # torch's own word for parameters that it cannot fuse
+            if fused and not _fused_skips_numbers(constructor, groups):
+                with suppress(RuntimeError):  # torch's error for parameters that it cannot fuse
                     return constructor(groups, **options, fused=True)
             return constructor(groups, **options)
         except (TypeError, ValueError) as error:
@@ -164,28 +172,26 @@ class FusedOptimizer(CheckedOptimizer):
             ) from error
 
 
-def _misses_numbers(constructor: Any, groups: list[dict[str, Any]]) -> bool:
-    """Torch 2.13's fused SGD on a CPU does not step the last numbers of a half-precision tensor."""
+def _fused_skips_numbers(constructor: Any, groups: list[dict[str, Any]]) -> bool:
+    """True for a bug of torch 2.13: fused SGD on a CPU skips the last numbers in half precision."""
     if not (isinstance(constructor, type) and issubclass(constructor, torch.optim.SGD)):
         return False
     parameters = [parameter for group in groups for parameter in group["params"]]
-    return any(
-        parameter.device.type == "cpu" and parameter.element_size() < 4 for parameter in parameters
-    )
+    return any(p.device.type == "cpu" and p.element_size() < 4 for p in parameters)
 
 
 def _check_constructor(constructor: Any) -> None:
     if not callable(constructor):
         raise TypeError(
-            f"constructor is a {type(constructor).__name__}, expected a class such as `torch.optim.Adam`, which is given the "
-            "guide's parameters when they are met"
+            f"constructor is a {type(constructor).__name__}, expected a class such as "
+            "`torch.optim.Adam`, which receives the guide's parameters in the first step"
         )
     step = getattr(constructor, "step", None)
     closure = inspect.signature(step).parameters.get("closure") if step is not None else None
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise TypeError(
-            f"{_name(constructor)} needs a closure that computes the loss again in each step, which a "
-            "step of SVI does not have: choose an optimiser such as `torch.optim.Adam`"
+            f"{_name(constructor)} needs a closure that computes the loss again in each step, "
+            "which a step of SVI does not have: choose an optimiser such as `torch.optim.Adam`"
         )
 
 
@@ -193,17 +199,15 @@ def _with_rate(constructor: Any, options: Any) -> dict[str, Any]:
     """The options, with a checked learning rate if the constructor takes one."""
     if not isinstance(options, dict):
         raise TypeError(
-            f"options is a {type(options).__name__}, expected a dict of keyword arguments of {_name(constructor)}; for options "
-            "that differ from parameter to parameter, `inference.fit` takes optimisers of `pyro.optim`"
+            f"options is a {type(options).__name__}, expected a dict of keyword arguments of "
+            f"{_name(constructor)}; for options that differ from parameter to parameter, "
+            "`inference.fit` takes optimisers of `pyro.optim`"
         )
     if "lr" not in options and "lr" not in _keywords(constructor):
         return dict(options)
     rate = options.get("lr", 1e-3)
-    return options | {
-        "lr": positive(
-            "lr", rate.item() if isinstance(rate, Tensor) and rate.numel() == 1 else rate
-        )
-    }
+    number = rate.item() if isinstance(rate, Tensor) and rate.numel() == 1 else rate
+    return options | {"lr": positive("lr", number)}
 
 
 def _keywords(constructor: Any) -> set[str]:

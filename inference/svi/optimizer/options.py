@@ -1,4 +1,4 @@
-"""What an optimiser may be told: options with which it goes down the gradient that SVI gives it, and not up."""
+"""Checks of an optimiser's options: the optimiser must step, and must descend."""
 
 from __future__ import annotations
 
@@ -16,31 +16,30 @@ ABOVE_ZERO = ("clip_norm", "clip_value")
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Refuse options, of an optimiser or of Pyro's clipping, that turn the descent around.
+    """Check the options of an optimiser, or of Pyro's clipping, for a descent.
 
     Raises:
-        ValueError: with the name of the option.
+        ValueError: if an option would ascend the gradient, with its name.
     """
     for name in (*AT_LEAST_ZERO, *ABOVE_ZERO):
         if (value := options.get(name)) is not None:
             number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
             finite(name, number, at_least=0, above=0 if name in ABOVE_ZERO else -math.inf)
     if options.get("maximize"):
-        raise ValueError(
-            "maximize is True, expected False: what an objective returns is a loss, to be descended"
-        )
+        raise ValueError("maximize is True, expected False: an objective returns a loss to descend")
 
 
 def trial_parameter() -> torch.nn.Parameter:
-    """A parameter for `try_step`, float64: a rate that only a narrower type cannot hold is a matter of the fit's own step."""
+    """A parameter for `try_step`, in float64: overflow in a narrower type shows in the fit."""
     return torch.nn.Parameter(torch.zeros(1, 1, dtype=torch.float64))
 
 
 def try_step(optimizer: torch.optim.Optimizer) -> None:
-    """Step an optimiser of trial parameters, with a gradient of ones, to see whether it can step at all.
+    """Step an optimiser of trial parameters, with a gradient of ones.
 
     Raises:
-        ValueError: if torch refuses, as it does to step on dense gradients with `SparseAdam`; or an option is out of range.
+        ValueError: if an option is out of range, or torch refuses, as `SparseAdam` does for dense
+            gradients.
     """
     for group in optimizer.param_groups:
         check_options(group)
@@ -50,6 +49,6 @@ def try_step(optimizer: torch.optim.Optimizer) -> None:
         optimizer.step()
     except RuntimeError as error:
         raise ValueError(
-            f"{type(optimizer).__name__} cannot step in a fit with these options: {error}. Choose an optimiser such as "
-            "`torch.optim.Adam`"
+            f"{type(optimizer).__name__} cannot step in a fit with these options: {error}. Choose "
+            "an optimiser such as `torch.optim.Adam`"
         ) from error

@@ -22,7 +22,7 @@ from inference import (
     log_guide_at,
 )
 from inference.objectives import Proximal_ELBO
-from inference.svi.checkpoint.checkpoint import CheckpointError
+from inference.svi.checkpoint.folder import CheckpointError
 from model import ImpossibleResponseError
 from tests.inference.objectives.table import (
     ONE,

@@ -19,7 +19,9 @@ from pyro.infer import Trace_ELBO
 
 from guides import FineTuned, NGram
 from inference import OBJECTIVES, FusedOptimizer, LeaveOneOut_ELBO, cosine, fit
-from inference.svi.checkpoint.checkpoint import CheckpointError, FitState, has_checkpoint
+from inference.svi.checkpoint.folder import CheckpointError, has_checkpoint
+from inference.svi.checkpoint.resume import resume
+from inference.svi.checkpoint.state import FitState
 from model import AlignmentModel
 
 
@@ -258,10 +260,9 @@ def test_checkpoint_of_another_guide_is_refused(model, small_prior, prompts, pri
         CheckpointError, match=r"is of another guide: 1 parameters differ, first guide\$\$\$extra"
     ):
         short_fit(model, Widened(small_prior), prompts, checkpoint_folder=tmp_path, resume=True)
+    state = FitState(FineTuned(prior), FusedOptimizer(), LeaveOneOut_ELBO())
     with pytest.raises(CheckpointError, match="no checkpoint in"):
-        FitState(FineTuned(prior), FusedOptimizer(), LeaveOneOut_ELBO()).restore(
-            tmp_path / "nowhere", prompts
-        )
+        resume(state, tmp_path / "nowhere", prompts)
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from inference import (
     fit,
     random_state,
 )
-from inference.svi.checkpoint.checkpoint import CheckpointError
-from inference.svi.fit_checks import NothingToTrainError
+from inference.svi.checkpoint.folder import CheckpointError
+from inference.svi.step import NothingToTrainError
 from model import LanguageModel
 
 

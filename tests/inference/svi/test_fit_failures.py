@@ -10,7 +10,8 @@ from pyro.infer import Trace_ELBO
 
 from guides import FineTuned, LoRA, Tabular
 from inference import OBJECTIVES, FusedOptimizer, LeaveOneOut_ELBO, cosine, fit
-from inference.svi.checkpoint.checkpoint import CheckpointError, FitState, has_checkpoint
+from inference.svi.checkpoint.folder import CheckpointError, has_checkpoint
+from inference.svi.checkpoint.state import FitState
 from inference.svi.optimizer.checked import NonFiniteStartError
 from model import AlignmentModel
 

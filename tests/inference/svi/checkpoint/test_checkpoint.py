@@ -25,13 +25,14 @@ from peft import LoraConfig
 from pyro import poutine
 from safetensors.torch import load_file, save_file
 
-import inference.svi.checkpoint.checkpoint
+import inference.svi.checkpoint.state
 from guides import FineTuned, LoRA, MeanField, Twisted
 from inference import FDivergence, FusedOptimizer, LeaveOneOut_ELBO, LogVariance, cosine, fit
 from inference.svi.anneal import soften
-from inference.svi.checkpoint.checkpoint import CheckpointError, has_checkpoint
 from inference.svi.checkpoint.fingerprint import Fingerprint
+from inference.svi.checkpoint.folder import CheckpointError, has_checkpoint
 from inference.svi.checkpoint.folder_lock import FolderInUseError, locked
+from inference.svi.checkpoint.resume import resume
 from model import (
     AlignmentModel,
     Constraint,
@@ -352,7 +353,7 @@ def test_how_much_is_logged_is_no_part_of_the_fit():
     one = Fingerprint(model=lambda texts: logger.info(texts))
     logger.setLevel("ERROR")
     other = Fingerprint(model=lambda texts: logger.info(texts))
-    assert not other.differences({**one.to_json(), "living": []}, guide=False)
+    assert not other.differences({**one.to_json(), "changed": []}, guide=False)
 
 
 def test_keys_are_described_as_values_are():
@@ -930,7 +931,7 @@ def test_a_state_is_saved_and_restored_by_hand(tmp_path):
             for parameter in guide.parameters():
                 parameter.zero_()
         assert has_checkpoint(str(tmp_path))
-        state.restore(str(tmp_path), prompts)
+        resume(state, str(tmp_path), prompts)
     assert torch.equal(parameters_of(guide), expected)
 
 
@@ -1041,7 +1042,7 @@ def fail_at(monkeypatch, nth, error, *, once):
     monkeypatch.setattr(os, "fsync", lambda _: None)
     for name in ("fsync", "rename", "replace", "mkdir", "rmdir", "unlink", "open"):
         monkeypatch.setattr(os, name, counted(getattr(os, name)))
-    for place, name in ((inference.checkpoint, "save_file"), (Path, "write_text")):
+    for place, name in ((inference.svi.checkpoint.state, "save_file"), (Path, "write_text")):
         monkeypatch.setattr(place, name, counted(getattr(place, name)))
     return lambda: done
 

@@ -1,0 +1,136 @@
+"""Resume of a fit from the newest whole checkpoint, which must be of the same fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from guides.guide import OtherGuideError, check_like, load_into
+from inference import random_state
+from inference.objectives.response_objective import ResponseObjective
+from inference.svi.checkpoint.folder import CheckpointError, newest_whole
+from inference.svi.checkpoint.state import FitState, parameters
+from model import Prompts
+
+STATE = {"step", "optimizer", "random", "fingerprint"}
+"""Parts of `state.json`."""
+FINGERPRINT = {"leaves", "changed", "schedule"}
+"""Parts of the fingerprint in `state.json`."""
+
+
+def resume(state: FitState, folder: str | Path, prompts: Prompts) -> None:
+    """Restore a fit's state from the newest whole checkpoint in `folder`, with the generators.
+
+    Runs the guide once on `prompts` to create its parameters.
+
+    Raises:
+        CheckpointError: if there is no checkpoint, or it is of another fit. The guide is unchanged.
+    """
+    path = newest_whole(Path(folder))
+    plain = _read_state(path)
+    names = ("guide", "optimizer", "objective", "random")
+    saved = {name: load_file(path / f"{name}.safetensors") for name in names}
+    state.guide(prompts)
+    _check_fingerprint(state, plain["fingerprint"], path, guide=False)
+    _restore_objective(state, saved["objective"], path)
+    moments = _unflatten(saved["optimizer"])
+    try:
+        check_like(parameters(), saved["guide"], str(path))
+    except OtherGuideError as error:
+        raise CheckpointError(str(error)) from error
+    _check_fingerprint(state, plain["fingerprint"], path, guide=True)
+    _check_moments(moments, path)
+    _check_random(saved["random"], path)
+    load_into(parameters(), saved["guide"], str(path))
+    state.optimizer.set_state(plain["optimizer"] | {"parameters": moments})
+    state.step = plain["step"]
+    random_state.restore(saved["random"], plain["random"])
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """The content of `state.json`."""
+    try:
+        state = json.loads((path / "state.json").read_text())
+        parts, fingerprint = state.keys(), state["fingerprint"].keys()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        parts, fingerprint = set(), set()
+    if parts != STATE or fingerprint not in (set(), FINGERPRINT):
+        raise CheckpointError(
+            f"{path / 'state.json'} has other parts than {', '.join(sorted(STATE))}, of the "
+            f"fingerprint {', '.join(sorted(FINGERPRINT))}: another version of the project wrote "
+            "it. Start again in another folder"
+        )
+    return state
+
+
+def _check_fingerprint(state: FitState, saved: dict[str, Any], path: Path, *, guide: bool) -> None:
+    """Refuse the checkpoint of another fit, by the names of the differences."""
+    if state.fingerprint is None or not saved:
+        return
+    if differences := state.fingerprint.differences(saved, guide=guide):
+        raise CheckpointError(
+            f"{path} is of a fit with {differences}. Resume with the arguments of that fit, or "
+            "name another folder"
+        )
+    state.fingerprint.changed |= set(saved["changed"])
+
+
+def _restore_objective(state: FitState, saved: dict[str, Tensor], path: Path) -> None:
+    """Restore the objective's state, if the objective returns the same state afterwards."""
+    objective = state.objective
+    try:
+        if isinstance(objective, ResponseObjective):
+            device = next((str(parameter.device) for parameter in parameters().values()), "cpu")
+            objective.set_state({name: tensor.to(device) for name, tensor in saved.items()})
+        check_like(state.objective_state(), saved, str(path))
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path / 'objective.safetensors'} is no state of {type(objective).__name__}: {error}"
+        ) from error
+
+
+def _check_moments(moments: dict[str, dict[str, Tensor]], path: Path) -> None:
+    """Refuse moments of unknown parameters, or of a shape that does not broadcast to theirs."""
+    known = parameters()
+    for name, tensors in moments.items():
+        shape = tuple(known[name].shape) if name in known else None
+        for key, tensor in tensors.items():
+            if shape is None or not _broadcasts(tensor.shape, shape):
+                raise CheckpointError(
+                    f"{path / 'optimizer.safetensors'} has {key} of {name} with shape "
+                    f"{tuple(tensor.shape)}, expected "
+                    f"{'no such parameter' if shape is None else shape}"
+                )
+
+
+def _broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
+    try:
+        return tuple(torch.broadcast_shapes(shape, to)) == tuple(to)
+    except RuntimeError:
+        return False
+
+
+def _check_random(tensors: dict[str, Tensor], path: Path) -> None:
+    """Refuse a state that is none of the CPU's generator. Other devices may differ."""
+    expected = torch.get_rng_state()
+    state: Any = tensors.get("cpu")
+    if state is None or state.shape != expected.shape or state.dtype != expected.dtype:
+        raise CheckpointError(
+            f"{path / 'random.safetensors'} has no state of the CPU's generator of this version of "
+            "torch"
+        )
+
+
+def _unflatten(flat: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """`{"parameter/key": tensor}` as `{parameter: {key: tensor}}`."""
+    nested: dict[str, dict[str, Tensor]] = {}
+    for path, tensor in flat.items():
+        name, key = path.rsplit("/", 1)
+        nested.setdefault(name, {})[key] = tensor
+    return nested

@@ -1,0 +1,131 @@
+"""State of a fit, and its checkpoint: the whole state in one folder.
+
+    FOLDER/step-00000100/{guide,optimizer,objective,random}.safetensors, state.json, digests.json
+
+No pickle: loading executes nothing. A kill at any moment leaves a whole checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import ELBO
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from inference import random_state
+from inference.objectives.response_objective import ResponseObjective
+from inference.programs import Program
+from inference.svi.checkpoint.fingerprint import Fingerprint
+from inference.svi.checkpoint.folder import CheckpointError, new_checkpoint
+from inference.svi.optimizer.checked import CheckedOptimizer
+
+
+@dataclass
+class FitState:
+    """The state of a fit between two steps. The parameters are in Pyro's store during the fit.
+
+    Attributes:
+        guide: a Pyro program over prompts, which puts its parameters into Pyro's store.
+        optimizer: the optimiser, with its moments and its step count.
+        objective: the objective; a `ResponseObjective` may have a state.
+        step: number of steps done.
+        fingerprint: description of the fit's arguments. None accepts every checkpoint.
+    """
+
+    guide: Program
+    optimizer: CheckedOptimizer
+    objective: ELBO
+    step: int = 0
+    fingerprint: Fingerprint | None = None
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a checkpoint into `folder`, keep the one before, and return the path.
+
+        Raises:
+            CheckpointError: if the checkpoint cannot be written.
+        """
+        folder = Path(folder)
+        optimizer = self.optimizer.get_state()
+        generators, plain = random_state.capture()
+        tensors = {
+            "guide": parameters(),
+            "optimizer": _flatten(optimizer["parameters"]),
+            "objective": self.objective_state(),
+            "random": generators,
+        }
+        state = {
+            "step": self.step,
+            "optimizer": {"step_count": optimizer["step_count"], "plain": optimizer["plain"]},
+            "random": plain,
+            "fingerprint": {} if self.fingerprint is None else self.fingerprint.to_json(),
+        }
+        with new_checkpoint(folder, self.step) as path:
+            for name, part in tensors.items():
+                _write(part, path / f"{name}.safetensors")
+            (path / "state.json").write_text(json.dumps(state))
+        return folder / f"step-{self.step:08d}"
+
+    def objective_state(self) -> dict[str, Tensor]:
+        """State of the objective; empty for objectives of Pyro."""
+        return self.objective.get_state() if isinstance(self.objective, ResponseObjective) else {}
+
+
+@dataclass
+class CheckpointWriter:
+    """Writer of a fit's checkpoints, at most one for each step.
+
+    Attributes:
+        state: state of the fit.
+        folder: folder of the checkpoints; None writes nothing.
+        step: step of the last checkpoint in the folder; 0 without a checkpoint.
+    """
+
+    state: FitState
+    folder: Path | None
+    step: int
+
+    def save(self) -> None:
+        """Save the state, unless the folder has a checkpoint of the same step."""
+        if self.folder is not None and self.state.step != self.step:
+            self.state.save(self.folder)
+            self.step = self.state.step
+
+    def save_after(self, error: BaseException) -> None:
+        """Save the state of the last whole step, and add the place to the error as a note."""
+        done = f"The fit had done {self.state.step} steps"
+        try:
+            self.save()
+        except (OSError, CheckpointError) as other:
+            error.add_note(f"{done}; the last could not be saved: {other}")
+            return
+        if self.folder is not None and self.step:
+            done += f"; the last is in {self.folder}: go on with resume=True"
+        error.add_note(f"{done}.")
+
+
+def parameters() -> dict[str, Tensor]:
+    """All unconstrained parameters in Pyro's store, by name."""
+    return dict(pyro.get_param_store().named_parameters())
+
+
+def _write(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:  # the library's only error for a full disk
+        raise OSError(f"{path.name}: {error}") from error
+
+
+def _flatten(nested: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
+    """`{parameter: {key: tensor}}` as `{"parameter/key": tensor}`."""
+    flat = {}
+    for name, tensors in nested.items():
+        for key, value in tensors.items():
+            flat[f"{name}/{key}"] = torch.as_tensor(value)
+    return flat
