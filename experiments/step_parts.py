@@ -47,8 +47,8 @@ from experiments.shared.argument_types import (
     count,
 )
 from experiments.shared.command_line import Arguments, run_script
-from experiments.shared.guide_options import build_guide
 from experiments.shared.refusals import FAULTS, blamed
+from experiments.shared.saved_guide import build_guide
 from guides import GUIDES, Guide
 from inference import FusedOptimizer, LeaveOneOut_ELBO, response_distribution
 from model import AlignmentModel, LanguageModel, Prompts, ResponseDistribution

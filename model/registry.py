@@ -12,12 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from model.common.input_files import checkpoint_files
+from model.factors.marginal_likelihood import MARGINAL, MarginalLikelihood
 from model.likelihood import Factor, Reward
-from model.preferences.aggregation import (
-    REWARD_AGGREGATIONS,
-    MarginalLikelihood,
-    UncertainReward,
-)
+from model.preferences.aggregation import REWARD_AGGREGATIONS, UncertainReward
 from model.preferences.reward import RewardPosterior, named_encoder, saved_features
 from model.prior.language_model import LanguageModel
 from model.prior.named_priors import load_prior, prior_files
@@ -40,6 +37,7 @@ class RegistryEntry(NamedTuple):
         summary: one line.
         argument: name of the argument; empty for no argument, in brackets if optional.
         loads_network: `make` takes `trust_remote_code`, permission to run a network's own code.
+        takes_beta: `make` takes the model's `beta`.
         files: function of the argument, the files that the argument names; None if it names none.
         runs: True if the files are code.
     """
@@ -48,6 +46,7 @@ class RegistryEntry(NamedTuple):
     summary: str
     argument: str = ""
     loads_network: bool = False
+    takes_beta: bool = False
     files: Callable[[str], dict[str, Path]] | None = None
     runs: bool = False
 
@@ -56,9 +55,10 @@ class RegistryEntry(NamedTuple):
         prior: LanguageModel,
         argument: str = "",
         *,
+        beta: float | None = None,
         trust_remote_code: bool = False,
-        **options: Any,
     ) -> Any:
+        options: dict[str, Any] = {"beta": beta} if self.takes_beta else {}
         if self.loads_network:
             options["trust_remote_code"] = trust_remote_code
         return self.make(prior, argument, **options)
@@ -139,6 +139,11 @@ def _expert(prior: LanguageModel, argument: str, *, trust_remote_code: bool) -> 
 
 def _preferences(prior: LanguageModel, argument: str, *, trust_remote_code: bool) -> Reward:
     folder, _, aggregation = argument.partition(":")
+    if aggregation == MARGINAL:
+        raise ValueError(
+            f"the marginal likelihood is a factor, which beta does not divide: expected "
+            f"--factor {MARGINAL}:{folder}"
+        )
     posterior = _reward_posterior(folder, prior, trust_remote_code)
     reward = UncertainReward(posterior, aggregation or "lower-bound")
     return TextReward(reward, prior, name=f"reward {argument}")
@@ -238,11 +243,12 @@ REWARDS: dict[str, RegistryEntry] = {
 """Rewards by name: a call takes the prior and the argument after the colon."""
 
 FACTORS: dict[str, RegistryEntry] = {
-    "marginal-likelihood": RegistryEntry(
+    MARGINAL: RegistryEntry(
         _marginal_likelihood,
         "log mean_s exp(r_s/beta) over the draws r_s of a reward inferred by `experiments.rlhf`",
         "RUN/reward",
         loads_network=True,
+        takes_beta=True,
         files=_preference_files,
     ),
 }

@@ -1,4 +1,4 @@
-"""Figures of a run, and of the identity."""
+"""Parts of figures that scripts share: colours, axes, the frontier of the posteriors."""
 
 from __future__ import annotations
 
@@ -19,46 +19,50 @@ PRIOR, GUIDE, POSTERIOR = "#7a7a7a", "#1f5fa8", "#c4451c"
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as SVG and close it."""
+    """Write a figure as SVG, close it, and return the path."""
     figure.savefig(path, bbox_inches="tight")
     plt.close(figure)
     return path
 
 
 def new_axes(width: float = 6.4, height: float = 4.0) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes in the style of all of them."""
+    """A figure with one pair of axes, in the style of all figures."""
     figure, axes = plt.subplots(figsize=(width, height))
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
 def palette(number: int) -> np.ndarray:
-    """Colours that can be told apart, `[number, 4]`."""
+    """Colours that differ, `[number, 4]`."""
     return plt.get_cmap("turbo")(np.linspace(0.05, 0.95, max(2, number)))[:number]
 
 
 def smooth(values: Sequence[float], window: int = 10) -> np.ndarray:
-    """The mean of each value and up to `window - 1` before it."""
+    """Mean of each value and up to `window - 1` values before it."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(0, ends - window)
     return (total[ends] - total[starts]) / (ends - starts)
 
 
-def plot_frontier(axes: Axes, bank: PriorSample, beta: float) -> float:
-    """The posteriors of all beta, and that of this beta, of which the bank has the evidence. Returns its KL(p* || p0)."""
-    kl, log_likelihood = zip(*bank.frontier(np.logspace(-1.5, 1.2, 60)), strict=True)
-    axes.plot(
-        kl,
-        beta * np.array(log_likelihood),
-        color=POSTERIOR,
-        label="posteriors for every beta: the frontier",
-    )
-    kl_posterior, best = bank.frontier([1.0])[0]
+def plot_frontier(axes: Axes, prior_sample: PriorSample, beta: float) -> float:
+    """Plot reward against KL(p* || p0) for the posteriors of all beta, and of one beta.
+
+    Args:
+        axes: axes of KL, nats, and reward.
+        prior_sample: sample of the prior with the log likelihood r/beta.
+        beta: reward per nat.
+
+    Returns:
+        KL(p* || p0) at this beta, nats.
+    """
+    kl, log_likelihood = zip(*prior_sample.frontier(np.logspace(-1.5, 1.2, 60)), strict=True)
+    label = "posteriors for every beta: the frontier"
+    axes.plot(kl, beta * np.array(log_likelihood), color=POSTERIOR, label=label)
+    kl_posterior, best = prior_sample.frontier([1.0])[0]
     axes.plot([kl_posterior], [beta * best], "o", color=POSTERIOR, label=f"p*, beta = {beta:g}")
-    axes.set(
-        xlabel="KL(q || p0), nats", ylabel="E[r]", title="Reward against distance from the prior"
-    )
+    title = "Reward against distance from the prior"
+    axes.set(xlabel="KL(q || p0), nats", ylabel="E[r]", title=title)
     return kl_posterior
 
 

@@ -1,30 +1,36 @@
-"""Inference at decoding time: a sampler in place of a fit, its draws and what it says of them."""
+"""Inference at decoding time, `--sample`: a sampler instead of a fit."""
 
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from experiments.steer.judge import Judge
-from experiments.steer.report import Sample, samples_text
-from inference import Posterior
-from model import AlignmentModel, Prompts
+from experiments.shared.refusals import FAULTS, blamed
+from experiments.shared.saved_guide import FILE, build_guide, load_guide
+from experiments.steer.expectations import observe
+from experiments.steer.report import samples_text, scored_texts
+from guides import GUIDES, Fixed, Guide
+from inference import SAMPLERS, Posterior, response_distribution
+from model import AlignmentModel, LanguageModel, Prompts
+from model.prior.named_priors import load_prior
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """What a sampler returned.
+    """Result of a sampler.
 
     Attributes:
-        title: one line that says what was done.
-        model: prior and evidence.
+        title: one line.
+        model: prior and likelihood.
         prompts: N prompts.
-        posterior: the weighted draws.
-        prior_response: `[M, N, T]`, draws of the prior, to compare with.
+        posterior: the weighted responses.
+        prior_response: `[M, N, T]`, draws of the prior for comparison.
         seconds: wall time of the sampler.
     """
 
@@ -35,62 +41,102 @@ class Decoding:
     prior_response: Tensor
     seconds: float
 
-    def text(self) -> str:
-        """For a terminal: samples, then a line for each number, averaged over prompts."""
-        judge = Judge(self.model)
-        before = judge.scores(self.prompts, self.prior_response)[0].mean().item()
-        reward, _ = judge.scores(self.prompts, self.posterior.response)
-        rows = {
-            "E[r] of the prior": before,
-            "E[r] of the posterior": self.posterior.mean(reward).mean().item(),
-        }
-        responses = {"prior": self.prior_response, "posterior": self.posterior.response}
-        phi = {whose: judge.phi(self.prompts, response) for whose, response in responses.items()}
-        for name in judge.features:
-            rows[f"E[{name}] of the prior"] = phi["prior"][name].mean().item()
-            rows[f"E[{name}] of the posterior"] = (
-                self.posterior.mean(phi["posterior"][name]).mean().item()
-            )
+    def numbers(self) -> dict[str, float]:
+        """Expectations, log Z in nats and diagnostics, averaged over prompts."""
+        prior = observe(self.model, self.prompts, self.prior_response)
+        posterior = observe(self.model, self.prompts, self.posterior.response)
+        pairs = {"r": (prior.reward, posterior.reward)}
+        for name, phi in prior.features.items():
+            pairs[name] = (phi, posterior.features[name])
+        numbers = {}
+        for name, (of_prior, of_posterior) in pairs.items():
+            mean = self.posterior.mean(of_posterior).mean()
+            numbers[f"E[{name}] of the prior"] = of_prior.mean().item()
+            numbers[f"E[{name}] of the posterior"] = mean.item()
         if self.posterior.log_z is not None:
-            rows["log Z, nats"] = self.posterior.log_z.mean().item()
-        rows |= {
-            name: value.double().mean().item() for name, value in self.posterior.diagnostics.items()
-        }
-        width = max(map(len, rows))
+            numbers["log Z, nats"] = self.posterior.log_z.mean().item()
+        for name, value in self.posterior.diagnostics.items():
+            numbers[name.replace("_", " ")] = value.double().mean().item()
+        return numbers
+
+    def text(self) -> str:
+        """Report for the terminal: samples, then the numbers."""
+        prior, posterior = self.prior_response[:2], self.posterior.resample(4)
         samples = {
-            "From the prior": with_rewards(self.model, self.prompts, self.prior_response[:2]),
-            "From the posterior": with_rewards(
-                self.model, self.prompts, self.posterior.resample(4)
-            ),
+            "From the prior": scored_texts(self.model, self.prompts, prior),
+            "From the posterior": scored_texts(self.model, self.prompts, posterior),
         }
-        table = [f"{name.replace('_', ' '):{width}}  {value:.4g}" for name, value in rows.items()]
-        return "\n".join(
-            [
-                "",
-                self.title,
-                "",
-                *samples_text(samples),
-                *table,
-                "",
-                f"{self.seconds:.1f} s, nothing was trained.",
-            ]
-        )
+        numbers = self.numbers()
+        width = max(map(len, numbers))
+        lines = [f"{name:{width}}  {value:.4g}" for name, value in numbers.items()]
+        end = f"{self.seconds:.1f} s, nothing was trained."
+        return "\n".join(["", self.title, "", *samples_text(samples), *lines, "", end])
 
     def write(self, path: Path, num_draws: int = 256) -> None:
-        """JSON lines of prompt, text and reward, `num_draws` for each prompt, drawn in proportion to their weights."""
-        drawn = with_rewards(self.model, self.prompts, self.posterior.resample(num_draws))
+        """Write JSON lines of prompt, text and reward.
+
+        Args:
+            path: file.
+            num_draws: number of lines for each prompt, drawn in proportion to the weights.
+        """
+        drawn = scored_texts(self.model, self.prompts, self.posterior.resample(num_draws))
         prompts = [text for text in self.prompts.texts for _ in range(num_draws)]
-        lines = [
-            json.dumps({"prompt": prompt, "text": text, "reward": reward})
-            for prompt, (text, reward) in zip(prompts, drawn, strict=True)
-        ]
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        with path.open("w", encoding="utf-8") as file:
+            for prompt, (text, reward) in zip(prompts, drawn, strict=True):
+                record = {"prompt": prompt, "text": text, "reward": reward}
+                file.write(json.dumps(record) + "\n")
 
 
-@torch.no_grad()
-def with_rewards(model: AlignmentModel, prompts: Prompts, response: Tensor) -> list[Sample]:
-    """Whole texts with their rewards, -inf if forbidden, for responses `[M, N, T]`, prompt by prompt."""
-    texts = model.prior.decode(response, prompts)
-    reward, forbidden = Judge(model).scores(prompts, response)
-    rewards = reward.masked_fill(forbidden, -torch.inf).tolist()
-    return [(texts[m][n], rewards[m][n]) for n in range(len(prompts)) for m in range(len(response))]
+def decode(
+    title: str,
+    sampler: str,
+    model: AlignmentModel,
+    prompts: Prompts,
+    proposal: Guide | None,
+    *,
+    num_responses: int,
+    num_prior_draws: int,
+) -> Decoding:
+    """Run a sampler.
+
+    Args:
+        title: title of the report.
+        sampler: a name in `SAMPLERS`.
+        model: prior and likelihood.
+        prompts: N prompts.
+        proposal: guide to draw from; None for the prior.
+        num_responses: number of responses for each prompt.
+        num_prior_draws: M, number of prior draws for each prompt, for comparison.
+    """
+    start = time.perf_counter()
+    with blamed(f"--sample {sampler}"):
+        posterior = SAMPLERS[sampler](model, prompts, guide=proposal, num_samples=num_responses)
+    seconds = time.perf_counter() - start
+    prior_response = response_distribution(model, prompts).sample(torch.Size([num_prior_draws]))
+    return Decoding(title, model, prompts, posterior, prior_response, seconds)
+
+
+def read_proposal(
+    proposal: Path | None,
+    guide: str,
+    options: dict[str, Any],
+    prior: LanguageModel,
+    prompts: Prompts,
+    loading: dict[str, Any],
+) -> Guide | None:
+    """Proposal of a sampler; None for the prior.
+
+    Args:
+        proposal: folder of a trained guide or of a language model; None for the guide by name.
+        guide: name of a guide, which is the proposal if the guide needs no training.
+        options: options of the guide.
+        prior: p0.
+        prompts: N prompts.
+        loading: settings of `load_prior`.
+    """
+    if proposal is None:
+        return None if GUIDES[guide].trains else build_guide(guide, options, prior, prompts)
+    with blamed(f"--proposal {proposal}", FAULTS):
+        if (proposal / FILE).is_file():
+            return load_guide(proposal, prior)
+        return Fixed(load_prior(str(proposal), **loading))

@@ -2,86 +2,103 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.shared.figures import GUIDE, POSTERIOR, PRIOR, new_axes, plot_frontier, smooth
+from experiments.shared.figures import (
+    GUIDE,
+    POSTERIOR,
+    PRIOR,
+    new_axes,
+    plot_frontier,
+    save,
+    smooth,
+)
+from experiments.shared.run_folder import RunFolder
+from experiments.steer.report import Report
 from inference import Estimate, PriorSample
 
+Metrics = Sequence[dict[str, float]]
 
-def elbo_figure(
-    metrics: Sequence[dict[str, float]], log_z: Estimate, before: Estimate, after: Estimate
-) -> Figure:
-    """The ELBO of every step, climbing to log Z; what is left between them is KL(q || p*)."""
+
+def write_figures(folder: RunFolder, report: Report, prior_sample: PriorSample) -> list[Path]:
+    """Draw the figures of a run into a folder.
+
+    Args:
+        folder: run folder with the metrics. Steps without a finite ELBO are left out.
+        report: numbers before and after the fit.
+        prior_sample: sample of the prior, with log likelihoods.
+
+    Returns:
+        SVG files; none if there are no metrics.
+    """
+    metrics = [
+        record
+        for record in folder.read_metrics()
+        if math.isfinite(record["log_likelihood"] + record["elbo"])
+    ]
+    if not metrics:
+        return []
+    before, after = report.before.diagnostics, report.after.diagnostics
+    figures = {"elbo": elbo_figure(metrics, before.log_z, before.elbo, after.elbo)}
+    if not report.expectations:  # with factors the log likelihood is not r/beta
+        end = (after.kl_guide_prior, after.log_likelihood.times(report.beta))
+        figures["reward_kl"] = reward_kl_figure(metrics, prior_sample, report.beta, end)
+    return [save(figure, folder.path / f"{name}.svg") for name, figure in figures.items()]
+
+
+def elbo_figure(metrics: Metrics, log_z: Estimate, before: Estimate, after: Estimate) -> Figure:
+    """ELBO of every step and log Z; the difference is KL(q || p*)."""
     figure, axes = new_axes()
     steps = [record["step"] for record in metrics]
     elbo = [record["elbo"] for record in metrics]
     axes.plot(steps, elbo, color=GUIDE, alpha=0.25, linewidth=0.8)
     axes.plot(steps, smooth(elbo), color=GUIDE, label="ELBO of the step, and its mean over ten")
-    axes.errorbar(
-        [0],
-        [before.value],
-        [2 * before.standard_error],
-        color=PRIOR,
-        fmt="o",
-        label="ELBO of the prior (± 2 s.e.)",
-    )
-    axes.errorbar(
-        [steps[-1]],
-        [after.value],
-        [2 * after.standard_error],
-        color=GUIDE,
-        fmt="o",
-        label="ELBO of the guide (± 2 s.e.)",
-    )
+    _point(axes, 0, before, PRIOR, "ELBO of the prior (± 2 s.e.)")
+    _point(axes, steps[-1], after, GUIDE, "ELBO of the guide (± 2 s.e.)")
     axes.axhline(log_z.value, color=POSTERIOR, label="log Z (± 2 s.e.)")
-    axes.axhspan(
-        log_z.value - 2 * log_z.standard_error,
-        log_z.value + 2 * log_z.standard_error,
-        color=POSTERIOR,
-        alpha=0.15,
-        linewidth=0,
-    )
-    axes.set(
-        xlabel="step of SVI",
-        ylabel="nats",
-        title="The ELBO climbs to log Z; the gap is KL(q || p*)",
-    )
+    band = (log_z.value - 2 * log_z.standard_error, log_z.value + 2 * log_z.standard_error)
+    axes.axhspan(*band, color=POSTERIOR, alpha=0.15, linewidth=0)
+    title = "The ELBO climbs to log Z; the gap is KL(q || p*)"
+    axes.set(xlabel="SVI step", ylabel="nats", title=title)
     axes.legend(frameon=False, loc="lower right", fontsize=8)
     return figure
 
 
 def reward_kl_figure(
-    metrics: Sequence[dict[str, float]],
-    bank: PriorSample,
-    beta: float,
-    after: tuple[Estimate, Estimate],
+    metrics: Metrics, prior_sample: PriorSample, beta: float, end: tuple[Estimate, Estimate]
 ) -> Figure:
-    """Reward against KL to the prior: the guide's way, below the best that any distribution can do."""
+    """Reward against KL to the prior: trajectory of the guide, below the posteriors of all beta.
+
+    Args:
+        metrics: records of the steps.
+        prior_sample: sample of the prior, with log likelihoods.
+        beta: reward per nat.
+        end: KL to the prior and reward of the trained guide.
+    """
     figure, axes = new_axes()
-    kl_posterior = plot_frontier(axes, bank, beta)
-    path_kl = smooth([record["kl_guide_prior"] for record in metrics])
-    path_reward = smooth([record["reward"] for record in metrics])
-    axes.plot(
-        path_kl,
-        path_reward,
-        color=GUIDE,
-        alpha=0.7,
-        linewidth=1,
-        label="guide, step by step (mean over ten)",
-    )
-    kl_after, reward_after = after
-    axes.errorbar(
-        [kl_after.value],
-        [reward_after.value],
-        [2 * reward_after.standard_error],
-        [2 * kl_after.standard_error],
-        color=GUIDE,
-        fmt="o",
-        label="guide at the end (± 2 s.e.)",
-    )
-    limit = 1.3 * max(kl_posterior, kl_after.value, float(path_kl.max()))
+    kl_posterior = plot_frontier(axes, prior_sample, beta)
+    kl = smooth([record["kl_guide_prior"] for record in metrics])
+    reward = smooth([record["reward"] for record in metrics])
+    label = "guide, step by step (mean over ten)"
+    axes.plot(kl, reward, color=GUIDE, alpha=0.7, linewidth=1, label=label)
+    kl_end, reward_end = end
+    label = "guide at the end (± 2 s.e.)"
+    _point(axes, kl_end.value, reward_end, GUIDE, label, 2 * kl_end.standard_error)
+    limit = 1.3 * max(kl_posterior, kl_end.value, float(kl.max()))
     axes.set(xlim=(-0.05 * limit, limit))
     axes.legend(frameon=False, loc="lower right", fontsize=8)
     return figure
+
+
+def _point(
+    axes: Axes, x: float, y: Estimate, color: str, label: str, x_error: float | None = None
+) -> None:
+    """Point with error bars of two standard errors."""
+    axes.errorbar(
+        [x], [y.value], [2 * y.standard_error], x_error, color=color, fmt="o", label=label
+    )

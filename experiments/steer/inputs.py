@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import model
+from experiments.shared.refusals import blamed
+from experiments.steer.choices import Choice
 from model.common.digests import file_digest
+from model.common.input_files import checkpoint_files, one_file
+from model.prior.named_priors import prior_files
 
 HERE = Path(model.__file__).parent
 """Folder of the files that come with the project."""
@@ -27,6 +31,24 @@ class Input(NamedTuple):
     option: str
     files: dict[str, Path]
     runs: bool = False
+
+
+def inputs_of(
+    prior: str, prompts_file: Path | None, proposal: Path | None, choices: Iterable[Choice]
+) -> list[Input]:
+    """Files that the arguments name."""
+    with blamed(f"--prior {prior}"):
+        inputs = [Input(f"--prior {prior}", prior_files(prior))]
+    if prompts_file is not None:
+        inputs.append(Input(f"--prompts-file {prompts_file}", one_file(prompts_file)))
+    if proposal is not None:
+        inputs.append(Input(f"--proposal {proposal}", checkpoint_files(proposal)))
+    for choice in choices:
+        entry = choice.entry
+        if entry.files is not None:
+            files = entry.files(choice.argument)
+            inputs.append(Input(f"{choice.option} {choice.text}", files, entry.runs))
+    return inputs
 
 
 def digests_of(inputs: Iterable[Input]) -> Digests:

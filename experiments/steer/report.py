@@ -1,195 +1,181 @@
-"""The report of a `steer` run: the same content as text for the terminal and as one self-contained HTML page."""
+"""Report of a `steer` run: the same content as text for the terminal and as one HTML page."""
 
 from __future__ import annotations
 
-import html
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.steer.judge import Judged
-from inference import Diagnostics, Estimate
+import torch
+from torch import Tensor
+
+from experiments.shared import page
+from experiments.steer.expectations import (
+    Expectations,
+    Measurement,
+    PosteriorMeasurement,
+    observe,
+)
+from inference import Estimate
+from model import AlignmentModel, Prompts
 
 Sample = tuple[str, float]
+"""Whole text, and its reward; -inf if the text is forbidden."""
+
+IDENTITY = (
+    "ELBO = E_q[log p0 + r/beta - log q] = log Z - KL(q || p*) = (E_q[r] - beta KL(q || p0)) / beta"
+)
+"""The identity without factors."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a run found.
+    """Result of a run.
 
     Attributes:
-        title: one line that says what was done.
+        title: one line.
         beta: reward per nat.
-        before: diagnostics of q = p0.
-        after: diagnostics of the trained guide.
-        posterior_log_likelihood: E_p*[r]/beta.
-        kl_posterior_prior: KL(p* || p0).
-        samples: texts with their rewards, by where they come from.
+        before: measurement of the prior as guide.
+        after: measurement of the trained guide.
+        posterior: measurement of the posterior.
+        samples: texts with their rewards, by origin.
         seconds: wall time of the fit.
-        notes: warnings that a reader should see.
-        judged: of prior, guide and posterior, where there are constraints of either kind beside the reward; else none.
+        stopped_early: reason why the fit stopped before its last step.
     """
 
     title: str
     beta: float
-    before: Diagnostics
-    after: Diagnostics
-    posterior_log_likelihood: Estimate
-    kl_posterior_prior: Estimate
+    before: Measurement
+    after: Measurement
+    posterior: PosteriorMeasurement
     samples: Mapping[str, Sequence[Sample]]
     seconds: float
-    notes: Sequence[str] = ()
-    judged: Sequence[Judged] = ()
+    stopped_early: str | None = None
+
+    @property
+    def expectations(self) -> list[Expectations]:
+        """Expectations under prior, guide and posterior; empty for a model without factors."""
+        each = (self.before.expectations, self.after.expectations, self.posterior.expectations)
+        return [entry for entry in each if entry is not None]
 
     def rows(self) -> list[tuple[str, ...]]:
-        """The table: quantity, prior, guide, posterior."""
-        before, after = self.before, self.after
-        log_likelihood = (
-            before.log_likelihood,
-            after.log_likelihood,
-            self.posterior_log_likelihood,
-        )
-        rewards = [judged.reward for judged in self.judged] or [
-            estimate.times(self.beta) for estimate in log_likelihood
-        ]
+        """Rows of the table: quantity, prior, guide, posterior."""
+        before, after = self.before.diagnostics, self.after.diagnostics
+        kl_prior = (str(after.kl_guide_prior), str(self.posterior.kl_posterior_prior))
+        forward = map(_or_unknown, (before.kl_posterior_guide, after.kl_posterior_guide))
+        sizes = (f"{each.effective_sample_size:.0f}" for each in (before, after))
         return [
-            ("E[r]", *map(str, rewards)),
-            ("KL(. || p0)", "0", str(after.kl_guide_prior), str(self.kl_posterior_prior)),
+            *self._likelihood_rows(),
+            ("KL(. || p0)", "0", *kl_prior),
             ("ELBO", str(before.elbo), str(after.elbo), f"log Z = {before.log_z}"),
             ("KL(. || p*)", str(before.kl_guide_posterior), str(after.kl_guide_posterior), "0"),
-            (
-                "KL(p* || .)",
-                _or_unknown(before.kl_posterior_guide),
-                _or_unknown(after.kl_posterior_guide),
-                "0",
-            ),
+            ("KL(p* || .)", *forward, "0"),
             ("entropy", str(before.entropy), str(after.entropy), ""),
             ("distinct-2", f"{before.distinct_2:.3f}", f"{after.distinct_2:.3f}", ""),
-            (
-                "effective sample size",
-                f"{before.effective_sample_size:.0f}",
-                f"{after.effective_sample_size:.0f}",
-                "",
-            ),
+            ("effective sample size", *sizes, ""),
             ("Pareto k-hat", f"{before.pareto_k:.2f}", f"{after.pareto_k:.2f}", ""),
-            *self._judged_rows(),
+            *self._factor_rows(),
         ]
 
-    def _judged_rows(self) -> list[tuple[str, ...]]:
-        """What constraints of either kind have come to."""
-        if not self.judged:
-            return []
-        moments = {
-            name: [str(judged.moments[name]) for judged in self.judged]
-            for name in self.judged[0].moments
-        }
-        rows = [(without_folders(f"E[{name}]"), *cells) for name, cells in moments.items()]
-        if any(judged.forbidden for judged in self.judged):
-            rows.append(("forbidden", *(f"{judged.forbidden:.1%}" for judged in self.judged)))
+    def _likelihood_rows(self) -> list[tuple[str, ...]]:
+        """E[r]; with factors also E[log likelihood] if it is finite."""
+        measured = (self.before.diagnostics, self.after.diagnostics, self.posterior)
+        likelihood = [each.log_likelihood for each in measured]
+        if not self.expectations:
+            return [("E[r]", *(str(estimate.times(self.beta)) for estimate in likelihood))]
+        rows = [("E[r]", *(str(each.reward) for each in self.expectations))]
+        if all(math.isfinite(estimate.value) for estimate in likelihood):
+            rows.append(("E[log likelihood]", *map(str, likelihood)))
+        return rows
+
+    def _factor_rows(self) -> list[tuple[str, ...]]:
+        """Means of features, and the share of forbidden responses."""
+        rows = []
+        for name in self.expectations[0].moments if self.expectations else ():
+            cells = [str(each.moments[name]) for each in self.expectations]
+            rows.append((without_folders(f"E[{name}]"), *cells))
+        if any(each.forbidden for each in self.expectations):
+            rows.append(("forbidden", *(f"{each.forbidden:.1%}" for each in self.expectations)))
         return rows
 
     def conclusion(self) -> str:
-        """One sentence on what is left of the gap."""
-        if self.judged and math.isinf(self.before.kl_guide_posterior.value):
-            prior, guide, _ = (judged.forbidden for judged in self.judged)
-            before, after = (
-                _or_unknown(found.kl_posterior_guide) for found in (self.before, self.after)
-            )
+        """One sentence on the remaining gap."""
+        before, after = self.before.diagnostics, self.after.diagnostics
+        start, left = before.kl_guide_posterior, after.kl_guide_posterior
+        if self.expectations and math.isinf(start.value):
+            prior, guide, _ = (each.forbidden for each in self.expectations)
+            old, new = map(_or_unknown, (before.kl_posterior_guide, after.kl_posterior_guide))
             return (
                 f"Of the guide's draws {guide:.1%} are forbidden, of the prior's {prior:.1%}: "
-                f"KL(q || p*) is infinite; KL(p* || q) went from {before} to {after} nats in {self.seconds:.0f} s of SVI."
+                f"KL(q || p*) is infinite; KL(p* || q) went from {old} to {new} nats in "
+                f"{self.seconds:.0f} s of SVI."
             )
-        start, left = self.before.kl_guide_posterior, self.after.kl_guide_posterior
         share = left.value / start.value if start.value > 0 else float("nan")
         return (
-            f"Of the {start.value:.3f} nats between prior and posterior, {left} are left ({share:.0%}) "
-            f"after {self.seconds:.0f} s of SVI."
+            f"Of the {start.value:.3f} nats between prior and posterior, {left} are left "
+            f"({share:.0%}) after {self.seconds:.0f} s of SVI."
         )
+
+    def notes(self) -> list[str]:
+        """Warnings."""
+        return [f"Stopped early at {self.stopped_early}"] if self.stopped_early else []
 
     def text(self) -> str:
-        """For a terminal."""
-        head = ("nats per response", "prior", "guide", "posterior")
-        table = [head, *self.rows()]
-        widths = [max(len(row[i]) for row in table) for i in range(len(head))]
-        lines = ["", self.title, ""]
-        lines += samples_text(self.samples)
-        lines += [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in table
-        ]
-        return "\n".join([*lines, "", self.conclusion(), *self.notes])
+        """Report for the terminal."""
+        table = [HEAD, *self.rows()]
+        widths = [max(len(row[i]) for row in table) for i in range(len(HEAD))]
+        lines = []
+        for row in table:
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+            lines.append("  ".join(cells).rstrip())
+        samples = samples_text(self.samples)
+        return "\n".join(
+            ["", self.title, "", *samples, *lines, "", self.conclusion(), *self.notes()]
+        )
 
     def write_html(self, path: Path, figures: Sequence[Path]) -> None:
-        """One page with the figures in it: nothing else is needed to read it."""
-        head = "<tr><th>nats per response<th>prior<th>guide<th>posterior</tr>"
-        rows = "".join(
-            f"<tr>{''.join(f'<td>{html.escape(cell)}' for cell in row)}</tr>" for row in self.rows()
-        )
-        samples = "".join(
-            f"<h3>{html.escape(source)}</h3><table>"
-            + "".join(
-                f"<tr><td class=num>{_shown(reward)}<td>{html.escape(text)}</tr>"
-                for text, reward in samples
-            )
-            + "</table>"
-            for source, samples in self.samples.items()
-        )
-        pictures = "".join(f"<figure>{_svg(figure)}</figure>" for figure in figures)
-        notes = "".join(f"<p class=note>{html.escape(note)}</p>" for note in self.notes)
-        page = PAGE.format(
-            title=html.escape(self.title),
-            conclusion=html.escape(self.conclusion()),
-            notes=notes,
-            identity="ELBO = log Z - KL(q || p*)" if self.judged else IDENTITY,
-            table=f"<table>{head}{rows}</table>",
-            figures=pictures,
-            samples=samples,
-        )
-        path.write_text(page, encoding="utf-8")
+        """Report as a page that holds its figures."""
+        identity = "ELBO = log Z - KL(q || p*)" if self.expectations else IDENTITY
+        parts = [page.paragraph(self.conclusion(), "conclusion")]
+        parts += [page.paragraph(note, "note") for note in self.notes()]
+        parts += [page.paragraph(f"{identity}. Each number has its standard error.")]
+        parts += [page.table(self.rows(), HEAD), *map(page.figure, figures)]
+        parts += [page.heading("Samples and their rewards")]
+        for origin, samples in self.samples.items():
+            rows = [(_shown(reward), text) for text, reward in samples]
+            parts += [page.heading(origin, 3), page.table(rows, number=True)]
+        page.write_page(path, self.title, parts)
 
 
-IDENTITY = "ELBO = E<sub>q</sub>[log p0 + r/beta - log q] = log Z - KL(q || p*) = (E<sub>q</sub>[r] - beta KL(q || p0)) / beta"
-"""Where all evidence is reward."""
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
-table {{ border-collapse: collapse; width: 100%; }}
-th, td {{ text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #ddd; vertical-align: top; }}
-.num {{ font-variant-numeric: tabular-nums; width: 4rem; }}
-.note {{ color: #a33; }}
-figure {{ margin: 1.5rem 0; }} svg {{ max-width: 100%; height: auto; }}
-</style>
-<h1>{title}</h1>
-<p><b>{conclusion}</b></p>{notes}
-<p>{identity}. Each number with its standard error.</p>
-{table}
-{figures}
-<h2>Samples and their rewards</h2>
-{samples}
-</html>
-"""
+HEAD = ("nats per response", "prior", "guide", "posterior")
 
 
-def without_folders(text: str) -> str:
-    """A text with the paths of this machine in it, those that begin at its root and are there, cut to their last part."""
-
-    def last(found: re.Match[str]) -> str:
-        path = Path(found[0])
-        return path.name if path.exists() else found[0]
-
-    return re.sub(r"(?<![\w./])/[^\s:,'\"]+", last, text)
+def scored_texts(model: AlignmentModel, prompts: Prompts, response: Tensor) -> list[Sample]:
+    """Whole texts with their rewards, prompt by prompt, for responses `[M, N, T]`."""
+    texts = model.prior.decode(response, prompts)
+    reward, is_forbidden, _ = observe(model, prompts, response)
+    rewards = reward.masked_fill(is_forbidden, -torch.inf).tolist()
+    return [(texts[m][n], rewards[m][n]) for n in range(len(prompts)) for m in range(len(response))]
 
 
 def samples_text(samples: Mapping[str, Sequence[Sample]]) -> list[str]:
-    """Lines for a terminal: each source, its texts with their rewards, and an empty line."""
+    """Lines for a terminal: each origin, its texts with their rewards, an empty line."""
     lines = []
-    for source, found in samples.items():
-        lines += [f"{source}:", *(f"  {_shown(reward)}  {text}" for text, reward in found), ""]
+    for origin, texts in samples.items():
+        lines += [f"{origin}:", *(f"  {_shown(reward)}  {text}" for text, reward in texts), ""]
     return lines
+
+
+def without_folders(text: str) -> str:
+    """The text with each absolute path that exists on this machine cut to its last part."""
+
+    def last_part(match: re.Match[str]) -> str:
+        path = Path(match[0])
+        return path.name if path.exists() else match[0]
+
+    return re.sub(r"(?<![\w./])/[^\s:,'\"]+", last_part, text)
 
 
 def _shown(reward: float) -> str:
@@ -198,9 +184,3 @@ def _shown(reward: float) -> str:
 
 def _or_unknown(estimate: Estimate | None) -> str:
     return "unknown" if estimate is None else str(estimate)
-
-
-def _svg(path: Path) -> str:
-    """The picture without the XML header, to stand inside a page."""
-    text = path.read_text(encoding="utf-8")
-    return text[text.index("<svg") :]

@@ -2,6 +2,7 @@
 
 from importlib import import_module
 from pathlib import Path
+from typing import get_type_hints
 
 import experiments
 from experiments.shared.command_line import Arguments
@@ -17,11 +18,4 @@ def arguments_of(name: str) -> type[Arguments]:
     """The dataclass of a script's arguments."""
     main = ".__main__" if FILES[name].stem == "__main__" else ""
     module = import_module(f"experiments.{name}{main}")
-    classes = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Arguments)
-    ]
-    script = f"experiments.{name}"
-    [found] = [cls for cls in classes if cls.__module__.startswith(script)]
-    return found
+    return get_type_hints(module.main)["args"]

@@ -9,7 +9,9 @@ import torch
 
 from experiments.rlhf.options import RLHF
 from experiments.steer import __main__ as steer
-from experiments.steer.posterior_options import read_reward
+from experiments.steer.arguments import Steer
+from experiments.steer.choices import read_reward
+from experiments.steer.resuming import restored
 from model.preferences import EncoderFeatures, LinearHead, RewardPosterior, StandardisedFeatures
 from model.registry import REWARDS
 from tests.model.networks.test_loading import CODE, configured, saved
@@ -67,7 +69,7 @@ def test_code_of_a_prior_or_an_encoder_runs_where_it_is_allowed_and_nowhere_else
 ):
     def load(trust):
         if script == "steer":
-            return steer.load(steer.Steer(trust_remote_code=trust), str(folder))
+            return steer.load(Steer(prior=str(folder), trust_remote_code=trust))
         place = {"encoder": str(folder)} if "encoder" in script else {"prior": str(folder)}
         return RLHF(**place, trust_remote_code=trust).load()
 
@@ -80,9 +82,7 @@ def test_code_of_a_prior_or_an_encoder_runs_where_it_is_allowed_and_nowhere_else
 
 
 def test_a_run_folder_does_not_say_that_code_may_run(tmp_path):
-    record = json.loads(json.dumps(asdict(steer.Steer(trust_remote_code=True)), default=str))
+    record = json.loads(json.dumps(asdict(Steer(trust_remote_code=True)), default=str))
     assert record["trust_remote_code"]
-    assert not steer.restored(steer.Steer(resume=tmp_path), record).trust_remote_code
-    assert steer.restored(
-        steer.Steer(resume=tmp_path, trust_remote_code=True), record
-    ).trust_remote_code
+    assert not restored(Steer(resume=tmp_path), record).trust_remote_code
+    assert restored(Steer(resume=tmp_path, trust_remote_code=True), record).trust_remote_code

@@ -6,7 +6,7 @@ import pytest
 from transformers import BertConfig, BertModel
 
 from experiments.rlhf.learning import held_out
-from experiments.steer.posterior_options import read_reward
+from experiments.steer.choices import read_reward
 from inference.reward_posterior.calibration import calibrate, predict
 from model.preferences import Comparisons, EncoderFeatures, PriorFeatures, UncertainReward
 from tests.experiments.rlhf.small import SMALL, prefer_longer

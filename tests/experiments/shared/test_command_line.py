@@ -17,7 +17,8 @@ from experiments.shared.command_line import Arguments, given_options, run_script
 from experiments.shared.refusals import blamed, resume_hint
 from experiments.shared.run_folder import new_folder
 from experiments.steer import __main__ as steer
-from experiments.steer.posterior_options import read_constraint, read_moment
+from experiments.steer.arguments import Steer
+from experiments.steer.choices import read_constraint, read_moment
 from model.common.checks import positive
 from tests.experiments.scripts import NAMES, arguments_of
 
@@ -335,7 +336,7 @@ def test_steer_names_the_option_and_leaves_no_folder(tmp_path, capsys, prior):
             for word in line.format(tmp_path).split()
         ]
         prompts = [] if "--prompts" in line else ["--prompts", "the film was"]
-        assert code_of(steer.main, *base, *prompts, *words, arguments=steer.Steer) == 2, line
+        assert code_of(steer.main, *base, *prompts, *words, arguments=Steer) == 2, line
         assert re.search(message, capsys.readouterr().err), line
         assert not (tmp_path / "runs").exists(), line
 
@@ -343,5 +344,7 @@ def test_steer_names_the_option_and_leaves_no_folder(tmp_path, capsys, prior):
 def test_a_word_with_a_sign_of_comparison_can_be_asked_for():
     with pytest.raises(SystemExit, match="or, for a word that has '=5' in it, 'words:x=5>=1'"):
         read_constraint("words:x=5")
-    assert read_constraint("words:x=5>=1")[2:6] == ("words", "x=5", 1.0, None)
+    choice = read_constraint("words:x=5>=1")
+    assert (choice.name, choice.argument) == ("words", "x=5")
+    assert (choice.at_least, choice.at_most) == (1.0, None)
     assert read_moment("words:x=5=0.3")[3] == "x=5"

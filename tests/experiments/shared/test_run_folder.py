@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from experiments.shared.guide_options import load_guide, save_guide
 from experiments.shared.run_folder import RunFolder
-from experiments.steer.__main__ import Steer
+from experiments.shared.saved_guide import load_guide, save_guide
+from experiments.steer.arguments import Steer
 from guides import GUIDES, FineTuned, Twisted
 from tests.model.tiny import tiny
 

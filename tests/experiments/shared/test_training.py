@@ -17,7 +17,8 @@ from experiments.shared import figures
 from experiments.shared.claims import Finding, finished, verdict
 from experiments.shared.training import RewardOnly, early_stops, train
 from experiments.shared.worlds import moved_guide
-from experiments.steer.__main__ import Steer, main
+from experiments.steer.__main__ import main
+from experiments.steer.arguments import Steer
 from guides import FineTuned
 from inference import OBJECTIVES, Enumeration, log_guide_at
 from inference.programs import parameter_scope

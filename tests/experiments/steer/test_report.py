@@ -5,7 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.steer.judge import Judged
+from experiments.steer.expectations import (
+    Expectations,
+    Measurement,
+    PosteriorMeasurement,
+)
 from experiments.steer.report import Report
 from inference import Diagnostics, Estimate
 
@@ -21,16 +25,21 @@ NAMES = [
 ]
 
 
-def diagnostics(first):
+def measurement(first):
     """Numbers that are all different: `first`, `first` + 1, and so on."""
     estimates = {name: Estimate(first + i, 0.5) for i, name in enumerate(NAMES)}
-    return Diagnostics(
+    diagnostics = Diagnostics(
         **estimates,
         acceptance=None,
         effective_sample_size=first + 8,
         pareto_k=first + 9,
         distinct_2=first + 10,
     )
+    return Measurement(diagnostics, None)
+
+
+def changed(measurement, **estimates):
+    return measurement._replace(diagnostics=replace(measurement.diagnostics, **estimates))
 
 
 @pytest.fixture
@@ -38,10 +47,9 @@ def report():
     return Report(
         title="A run",
         beta=0.5,
-        before=diagnostics(20.0),
-        after=diagnostics(0.0),
-        posterior_log_likelihood=Estimate(40.0, 0.5),
-        kl_posterior_prior=Estimate(41.0, 0.5),
+        before=measurement(20.0),
+        after=measurement(0.0),
+        posterior=PosteriorMeasurement(Estimate(40.0, 0.5), Estimate(41.0, 0.5), None),
         samples={"prior": [("a text", 0.25)]},
         seconds=12.0,
     )
@@ -70,8 +78,8 @@ def test_every_number_is_in_its_place(report):
     ("start", "left", "share"), [(8.0, 2.0, "25%"), (8.0, -0.4, "-5%"), (-0.1, 0.2, "nan%")]
 )
 def test_what_is_left_is_a_share_of_what_there_was(report, start, left, share):
-    before = replace(report.before, kl_guide_posterior=Estimate(start, 0.1))
-    after = replace(report.after, kl_guide_posterior=Estimate(left, 0.2))
+    before = changed(report.before, kl_guide_posterior=Estimate(start, 0.1))
+    after = changed(report.after, kl_guide_posterior=Estimate(left, 0.2))
     told = replace(report, before=before, after=after).conclusion()
     assert (
         f"Of the {start:.3f} nats between prior and posterior, {Estimate(left, 0.2)} are left ({share})"
@@ -81,14 +89,16 @@ def test_what_is_left_is_a_share_of_what_there_was(report, start, left, share):
 
 
 def test_of_constraints_the_shares_of_what_they_forbid_are_told(report):
-    judged = [
-        Judged(Estimate(value, 0.1), share, {})
+    expectations = [
+        Expectations(Estimate(value, 0.1), share, {})
         for value, share in ((1.0, 0.75), (2.0, 0.25), (3.0, 0.0))
     ]
-    infinite = replace(report.before, kl_guide_posterior=Estimate(math.inf, math.nan))
-    constrained = replace(report, before=infinite, judged=judged)
+    infinite = changed(report.before, kl_guide_posterior=Estimate(math.inf, math.nan))
+    measured = zip((infinite, report.after, report.posterior), expectations, strict=True)
+    before, after, posterior = (each._replace(expectations=mean) for each, mean in measured)
+    constrained = replace(report, before=before, after=after, posterior=posterior)
     rows = {name: cells for name, *cells in constrained.rows()}
-    assert rows["E[r]"] == [str(one.reward) for one in judged]
+    assert rows["E[r]"] == [str(each.reward) for each in expectations]
     assert rows["forbidden"] == ["75.0%", "25.0%", "0.0%"]
     told = constrained.conclusion()
     assert "Of the guide's draws 25.0% are forbidden, of the prior's 75.0%" in told

@@ -12,7 +12,8 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from experiments.shared.command_line import run_script
 from experiments.shared.run_folder import RunFolder
-from experiments.steer.__main__ import Steer, main
+from experiments.steer.__main__ import main
+from experiments.steer.arguments import Steer
 from experiments.steer.report import without_folders
 from inference.svi.checkpoint.folder_lock import FolderInUseError, locked
 from model.common.digests import check_digests

@@ -1,22 +1,9 @@
-"""What `--reward` and `--constraint` may say, and what is made of it."""
+"""Names of rewards, constraints, factors and moments on the command line, and their errors."""
 
 import pytest
-import torch
 
-from experiments.steer.posterior_options import (
-    matched,
-    read_choices,
-    read_constraint,
-    read_moment,
-    read_reward,
-)
-from inference import Enumeration
-from model import AlignmentModel, Bounded, Constraint, WeightedSum, vader_sentiment
-from model.likelihood import check_values
-from model.preferences import LinearHead, PriorFeatures, RewardPosterior, StandardisedFeatures
-from model.registry import REWARDS
-from tests.model.rewards.test_networks import bert
-from tests.model.tiny import tiny, tiny_tokenizer
+from experiments.steer.choices import read_choices, read_constraint, read_moment, read_reward
+from model import vader_sentiment
 
 
 @pytest.mark.parametrize(
@@ -32,7 +19,8 @@ from tests.model.tiny import tiny, tiny_tokenizer
     ],
 )
 def test_rewards_are_read(text, weight, name, argument):
-    assert read_reward(text)[1:4] == (weight, name, argument)
+    choice = read_reward(text)
+    assert (choice.weight, choice.name, choice.argument) == (weight, name, argument)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +44,7 @@ def test_constraints_are_read(text, name, at_least, at_most):
     [("words:good=0.5", "words:good", 0.5), ("-1*regex:(?=g)a=-2", "-1*regex:(?=g)a", -2.0)],
 )
 def test_moments_are_read(text, reward, mean):
-    assert read_moment(text) == read_reward(reward)._replace(mean=mean)
+    assert read_moment(text) == read_reward(reward)._replace(option="--moment", mean=mean)
 
 
 @pytest.mark.parametrize(
@@ -71,24 +59,7 @@ def test_moments_are_read(text, reward, mean):
 )
 def test_moments_that_cannot_be_are_said(moments, fault):
     with pytest.raises(SystemExit, match=fault):
-        read_choices([], [], moments)
-
-
-def test_moments_are_met_and_unattainable_ones_exit(prior, prompts, capsys):
-    base = AlignmentModel(prior, read_reward("vader").reward(prior), beta=0.5)
-    moments = [read_moment("length=2.2"), read_moment("words:not=0.3")]
-    model = matched(base, moments, prompts, num_draws=1000, seed=0)
-    assert "length: " in capsys.readouterr().out
-    truth = Enumeration(model, prompts)
-    for moment in moments:
-        values = moment.reward(prior)(prompts, truth.support)
-        assert (truth.log_posterior.exp() * values).sum(0).mean().item() == pytest.approx(
-            moment.mean, abs=1e-8
-        )
-    with pytest.raises(
-        SystemExit, match=r"--moment: no finite multipliers give the moments length 7 \(reached \d"
-    ):
-        matched(base, [read_moment("length=7")], prompts, num_draws=1000, seed=0)
+        read_choices([], [], [], moments)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +85,7 @@ def test_moments_are_met_and_unattainable_ones_exit(prior, prompts, capsys):
         (["nan*vader"], [], "--reward 'nan\\*vader': 'nan' is no number"),
         ([], ["words:good", "words:good>=1"], "'words:good>=1' is given twice"),
         ([], ["taste>=1"], "--constraint 'taste>=1': expected .*NAME"),
-        ([], [], "without evidence"),
+        ([], [], "without a likelihood"),
         (["vader", "vader"], [], "--reward 'vader' is given twice"),
     ],
 )
@@ -178,59 +149,33 @@ def test_functions_of_a_file_or_a_module_are_rewards(prior, prompts, tmp_path):
     assert of_tokens.upper_bound == 1.0
 
 
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (
+            "taste:x",
+            "--factor 'taste:x': expected NAME:ARGUMENT with a NAME of marginal-likelihood",
+        ),
+        ("marginal-likelihood", "expected marginal-likelihood:RUN/reward"),
+        ("marginal-likelihood:", "expected marginal-likelihood:RUN/reward"),
+        ("2*marginal-likelihood:x", "expected NAME:ARGUMENT"),
+    ],
+)
+def test_factors_that_cannot_be_are_said(text, fault):
+    with pytest.raises(SystemExit, match=fault):
+        read_choices([], [], [text])
+    choice = read_choices([], [], ["marginal-likelihood:RUN/reward"])[0]
+    assert (choice.name, choice.argument) == ("marginal-likelihood", "RUN/reward")
+
+
 def test_a_reward_may_be_a_constraint_and_a_moment_too():
-    chosen = read_choices(["words:good"], ["words:good", "regex:a>3"], ["words:good=0.5"])
+    chosen = read_choices(["words:good"], ["words:good", "regex:a>3"], [], ["words:good=0.5"])
     assert [choice.text for choice in chosen] == [
         "words:good",
         "words:good>=1",
         "regex:a>3>=1",
         "words:good",
     ]
-
-
-def test_evidence_is_what_was_asked_for(prior, prompts):
-    chosen = read_choices(["words:good,bad", "-0.5*length"], ["regex:^very"])
-    pieces = {choice.text: choice.piece(prior) for choice in chosen}
-    *rewards, _ = pieces.items()
-    length, constraint = pieces["-0.5*length"], pieces["regex:^very>=1"]
-    assert isinstance(length, WeightedSum)
-    assert isinstance(constraint, Constraint)
-    model = AlignmentModel(prior, dict(rewards), 1.0, {"very": constraint})
-    truth = Enumeration(model, prompts)
-    assert not read_reward("regex:^Very").reward(prior)(prompts, truth.support).any()
-    texts = [row[0] for row in prior.decode(truth.support)]
-    expected = [
-        ("good" in text.split() or "bad" in text.split()) - 0.5 * len(text.split())
-        if text.startswith("very")
-        else -torch.inf
-        for text in texts
-    ]
-    possible = truth.log_likelihood > -torch.inf
-    assert possible[:, 0].tolist() == [value > -torch.inf for value in expected]
-    found = [
-        value
-        for value, text in zip(truth.log_likelihood[:, 0].tolist(), texts, strict=True)
-        if "<end>" not in text
-    ]
-    wanted = [value for value, text in zip(expected, texts, strict=True) if "<end>" not in text]
-    assert found == pytest.approx(wanted)
-
-
-# Every registered reward; one without an example here fails
-
-EXAMPLES = {
-    "vader": "",
-    "words": "a,c",
-    "regex": "b$",
-    "function": "{functions}/mine.py:shortness",
-    "token-function": "{functions}/mine.py:endless",
-    "length": "2",
-    "classifier": "{classifier}:good",
-    "classifier-logit": "{classifier}:bad",
-    "preferences": "{preferences}:minimum",
-    "fluency": "{causal}",
-    "expert": "{causal}",
-}
 
 
 MINE = """
@@ -244,41 +189,3 @@ def endless(ids, is_token):
 
 endless.upper_bound = 1.0
 """
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """Local checkpoints in Hugging Face format, and a reward inferred from preferences."""
-    paths = {
-        name: tmp_path_factory.mktemp(name)
-        for name in ("classifier", "causal", "preferences", "functions")
-    }
-    (paths["functions"] / "mine.py").write_text(MINE)
-    bert().save_pretrained(paths["classifier"])
-    tiny_tokenizer(pad_token="<pad>").save_pretrained(paths["classifier"])
-    tiny("llama", dtype=torch.float32).save_pretrained(paths["causal"])
-    features = StandardisedFeatures.fit(
-        PriorFeatures(tiny(dtype=torch.float32)), ["a", "b c", "c a"]
-    )
-    head = LinearHead(features.num_features)
-    RewardPosterior(head, features, torch.randn(3, head.num_weights, dtype=torch.float64)).save(
-        paths["preferences"]
-    )
-    return paths
-
-
-@pytest.mark.parametrize("name", REWARDS)
-def test_every_reward_is_evidence(name, folders):
-    assert REWARDS[name].summary
-    prior = tiny(dtype=torch.float32)
-    prompts = prior.encode(["a b", "c"])
-    text = f"{name}:{EXAMPLES[name].format(**folders)}" if EXAMPLES[name] else name
-    reward = read_reward(text).reward(prior)
-    response = prior(prompts).sample((6,))
-    values = check_values(name, reward(prompts, response), response.shape[:-1])
-    if isinstance(reward, Bounded) and reward.upper_bound is not None:
-        assert (values <= reward.upper_bound + 1e-6).all()
-    for n in range(2):
-        alone = reward(prompts[[n]], response[2, [n]])
-        assert alone.shape == (1,)
-        assert alone.item() == pytest.approx(values[2, n].item(), abs=1e-4)

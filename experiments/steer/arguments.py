@@ -1,0 +1,194 @@
+"""Arguments of `steer`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from experiments.shared.argument_types import (
+    SOME,
+    Count,
+    Device,
+    DtypeName,
+    GuideName,
+    Length,
+    Name,
+    ObjectiveName,
+    Out,
+    Positive,
+    Rate,
+    SamplerName,
+    Seed,
+    TextFile,
+    Threads,
+    count,
+    described,
+    number,
+    used,
+)
+from experiments.shared.command_line import Arguments
+from experiments.shared.run_folder import RunFolder
+from experiments.steer.choices import FACTOR_HELP, REWARD_HELP, Choice, read_choices
+from experiments.steer.guide_options import GuideOptions, options_of
+from experiments.steer.report import without_folders
+from experiments.steer.resuming import restored
+from guides import GUIDES
+from inference import OBJECTIVES, SAMPLERS
+
+GUIDE_HELP = described("q, the guide.", GUIDES)
+OBJECTIVE_HELP = described("Objective of SVI.", OBJECTIVES)
+SAMPLE_HELP = described("Sample the posterior without training a guide, by:", SAMPLERS)
+
+TRAINED = used(lambda args: args.sample is None, "with --sample, which trains nothing")
+SAMPLED = used(lambda args: args.sample is not None, "without --sample")
+NO_FILE = used(lambda args: args.prompts_file is None, "with --prompts-file")
+NO_BUDGET = used(lambda args: not args.has_budget, "with a budget, which is solved for beta")
+FROM_PRIOR = used(lambda args: args.draws_prior, "with --sample, but for budgets and moments")
+CONSTRAINED = used(lambda args: args.constraint, "where it names nothing")
+WITH_FACTOR = used(lambda args: args.factor, "where it names nothing")
+WITH_MOMENT = used(lambda args: args.moment, "where it names nothing")
+
+
+@dataclass(frozen=True)
+class Steer(Arguments):
+    """Turn a language model into an approximation of its posterior under a reward, by Pyro's SVI."""
+
+    prior: Name = "film-reviews"
+    """p0: `film-reviews` (embedded), `smollm2` (135M parameters; `make smollm2` first), a folder in
+    Hugging Face format, or a name on the hub."""
+    reward: Annotated[tuple[str, ...], tyro.conf.arg(help=REWARD_HELP)] = ("vader",)
+    constraint: Annotated[tuple[str, ...], CONSTRAINED] = ()
+    """Hard constraints, each a reward and a threshold, as in `vader>=0.5` or `words:war<=0`. The
+    default threshold is >=1. A word that ends like a threshold needs a threshold: `words:x=5>=1`.
+    Objectives of KL(q || p*) refuse constraints: choose `--objective forward-kl`, a sampler, or a
+    `--penalty`."""
+    factor: Annotated[tuple[str, ...], WITH_FACTOR, tyro.conf.arg(help=FACTOR_HELP)] = ()
+    moment: Annotated[tuple[str, ...], WITH_MOMENT] = ()
+    """Distributional constraints, each a reward and its mean over prompts, as in `words:film=0.5`.
+    The posterior is the distribution with these means that is closest to the posterior without."""
+    penalty: Positive | None = None
+    """Soften the constraints: a forbidden response costs this many nats."""
+    beta: Annotated[Positive, NO_BUDGET] = 0.1
+    """Reward per nat: the reward that is worth one nat of distance from the prior. A smaller beta
+    steers harder."""
+    kl_budget: Positive | None = None
+    """Choose beta such that KL(p* || p0), averaged over prompts, equals this many nats. Replaces
+    `--beta`."""
+    min_reward: Annotated[float, number()] | None = None
+    """Choose beta such that the posterior's E[r], averaged over prompts, equals this reward.
+    Replaces `--beta`."""
+    guide: Annotated[GuideName, tyro.conf.arg(help=GUIDE_HELP)] = "fine-tuned"
+    options: Annotated[GuideOptions, tyro.conf.arg(name="")] = field(default_factory=GuideOptions)
+    objective: Annotated[ObjectiveName, TRAINED, tyro.conf.arg(help=OBJECTIVE_HELP)] = (
+        "leave-one-out"
+    )
+    sample: Annotated[SamplerName | None, tyro.conf.arg(help=SAMPLE_HELP)] = None
+    budget: Annotated[Count, SAMPLED] = 4096
+    """Number of responses that `--sample` draws for each prompt."""
+    proposal: Path | None = None
+    """Proposal of `--sample`: a trained guide such as RUN/guide, or a language model in Hugging
+    Face format. Default: `--guide` if the guide needs no training, else the prior."""
+    prompts: Annotated[tuple[str, ...], SOME, NO_FILE] = ("The film was", "The movie was")
+    """Prompts, which the responses continue."""
+    prompts_file: TextFile | None = None
+    """Text file with a prompt on each line. Replaces `--prompts`."""
+    prompts_per_step: Annotated[Count, TRAINED] | None = None
+    """Number of prompts in a step, a random subset. Default: all prompts."""
+    max_new_tokens: Length = 12
+    """T, the largest number of tokens of a response."""
+    temperature: Positive = 0.7
+    """Temperature that divides the logits of prior and guide. Below 1 the prior writes with more
+    care, and there is less to learn."""
+    steps: Annotated[Count, TRAINED] = 150
+    """Number of SVI steps."""
+    particles: Annotated[Count, TRAINED] = 32
+    """K, the number of responses for each prompt in a step."""
+    learning_rate: Annotated[Rate, TRAINED] | None = None
+    """Peak learning rate of Adam, after a warm-up over a twentieth of the steps and before a cosine
+    to 0. Default: a rate that suits the guide on the embedded prior, 8e-5 for `fine-tuned`; larger
+    networks need a smaller rate."""
+    clip_norm: Annotated[Positive, TRAINED] | None = None
+    """Norm that larger gradients are scaled down to. With leave-one-out the gradient shrinks as the
+    gap closes, and a clip that always acts would keep the noise of the steps."""
+    samples: Annotated[int, count(2)] = 512
+    """Number of guide responses for each prompt in the final measurement."""
+    prior_draws: Annotated[int, count(2), FROM_PRIOR] = 2048
+    """Number of prior responses for each prompt, which estimate log Z and give exact posterior
+    samples."""
+    seed: Seed = 0
+    """Random seed."""
+    device: Device | None = None
+    """Device, `cpu` or `cuda`. Default: a GPU if there is one."""
+    dtype: DtypeName = "float32"
+    """Dtype of the weights."""
+    trust_remote_code: bool = False
+    """Run the code that comes with a checkpoint of a prior or a reward, which is refused otherwise.
+    `--resume` never takes this permission from the earlier run."""
+    threads: Threads | None = None
+    """Number of CPU threads. Default: torch's choice."""
+    checkpoint_every: Annotated[Count, TRAINED] = 50
+    """Number of steps between checkpoints."""
+    out: Out = Path("runs")
+    """Folder in which the run folder is made."""
+    merge: bool = False
+    """Also write RUN/merged, prior and adapter of `--guide lora` as one network in Hugging Face
+    format."""
+    resume: Path | None = None
+    """Run folder to resume from its last checkpoint, with the run's own arguments and files. Other
+    arguments are refused, except for more `--steps`. Changed files are refused."""
+    complete: Annotated[bool, tyro.conf.Suppress] = False
+    """True if all fields are those of the run to resume, or stand beside `--resume`."""
+
+    def completed(self, parse: Callable[[Steer], Steer]) -> Steer:
+        if self.resume is None:
+            return self
+        own = restored(self, RunFolder(self.resume).read_arguments())
+        return replace(parse(own), complete=True)
+
+    @property
+    def has_budget(self) -> bool:
+        """True if a budget is solved for beta."""
+        return not (self.kl_budget is None and self.min_reward is None)
+
+    @property
+    def draws_prior(self) -> bool:
+        """True if draws of the prior estimate something."""
+        return self.sample is None or self.has_budget or bool(self.moment)
+
+    @property
+    def choices(self) -> list[Choice]:
+        """Rewards, constraints, factors and moments, as read."""
+        return read_choices(self.reward, self.constraint, self.factor, self.moment)
+
+    @property
+    def guide_options(self) -> dict[str, Any]:
+        """Options of the chosen guide."""
+        return options_of(self.guide, self.options)
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """Settings with which the prior, or a language model as proposal, is loaded."""
+        names = ("max_new_tokens", "temperature", "dtype", "device", "trust_remote_code")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def target_name(self) -> str:
+        """The posterior in words."""
+        penalty = "" if self.penalty is None else f" (soft, {self.penalty:g} nats)"
+        parts = [" + ".join(self.reward) or "no reward"]
+        parts += [f"given {constraint}{penalty}" for constraint in self.constraint]
+        parts += [f"times {factor}" for factor in self.factor]
+        parts += [f"with means {', '.join(self.moment)}"] if self.moment else []
+        return f"{' '.join(parts)}, beta {self.beta:g}"
+
+    @property
+    def title(self) -> str:
+        """Title of the report."""
+        return without_folders(
+            f"{self.prior} steered by {self.target_name}: {self.guide}, {self.objective}, "
+            f"{self.steps} steps"
+        )

@@ -1,0 +1,82 @@
+"""Refusals of arguments that do not go together, before anything is loaded."""
+
+from __future__ import annotations
+
+from experiments.steer.arguments import Steer
+from experiments.steer.guide_options import check_options
+from guides import GUIDES
+from inference import OBJECTIVES
+
+
+def check(args: Steer) -> None:
+    """Exit at the first pair of arguments that do not go together."""
+    check_likelihood(args)
+    if args.sample is None:
+        check_training(args)
+    else:
+        check_sampling(args)
+    check_options(args.guide, args.options)
+    if args.merge and not GUIDES[args.guide].can_merge:
+        raise SystemExit(f"--merge is for --guide lora, got --guide {args.guide}")
+
+
+def check_likelihood(args: Steer) -> None:
+    """Check rewards, constraints, factors, moments, penalty and budgets."""
+    choices = args.choices
+    if args.moment and (args.penalty is not None or args.has_budget):
+        raise SystemExit(
+            "--moment moves the posterior away from a budget or a --penalty: leave one of them out"
+        )
+    if args.penalty is not None and not args.constraint:
+        raise SystemExit(f"--penalty {args.penalty:g} softens --constraint, which is not given")
+    if args.penalty is not None and args.sample is not None:
+        raise SystemExit("--penalty is for SVI: samplers take hard constraints as they are")
+    if args.penalty is not None and args.has_budget:
+        raise SystemExit(
+            "--penalty is given with a budget, which is solved for hard constraints: leave one out"
+        )
+    if args.kl_budget is not None and args.min_reward is not None:
+        raise SystemExit("--kl-budget and --min-reward are both given: beta can meet one of them")
+    if args.has_budget and (factor := next((c for c in choices if c.entry.takes_beta), None)):
+        raise SystemExit(
+            f"--factor {factor.text} depends on beta, which a budget solves for: give --beta"
+        )
+
+
+def check_training(args: Steer) -> None:
+    """Check objective and guide of a fit."""
+    objective = OBJECTIVES[args.objective]
+    is_hard = args.constraint and args.penalty is None
+    if is_hard and not objective.supports_hard_constraints:
+        names = [name for name, entry in OBJECTIVES.items() if entry.supports_hard_constraints]
+        raise SystemExit(
+            f"--objective {args.objective} descends a divergence that --constraint makes infinite: "
+            f"choose one of {', '.join(names)}; or add a --penalty, which softens the constraint; "
+            "or --sample"
+        )
+    try:
+        objective(num_particles=args.particles)
+    except (ValueError, AssertionError) as error:
+        message = f"--particles {args.particles} with --objective {args.objective}: {error}"
+        raise SystemExit(message) from error
+    if not GUIDES[args.guide].trains:
+        raise SystemExit(
+            f"--guide {args.guide} has nothing to train: add --sample, whose proposal it can be"
+        )
+    has_several = len(args.prompts) > 1 or args.prompts_file is not None
+    if objective.max_prompts == 1 and has_several and args.prompts_per_step != 1:
+        raise SystemExit(
+            f"--objective {args.objective} takes one prompt a step: add --prompts-per-step 1, or "
+            "use wake-phi"
+        )
+    if args.proposal is not None:
+        raise SystemExit(f"--proposal {args.proposal} is for --sample, which is not given")
+
+
+def check_sampling(args: Steer) -> None:
+    """Check the guide beside a sampler."""
+    if GUIDES[args.guide].trains and args.guide != Steer.guide:
+        raise SystemExit(
+            f"--sample trains nothing: train --guide {args.guide} without it, then name RUN/guide "
+            "as --proposal"
+        )

@@ -1,0 +1,191 @@
+"""Choices of the command line: rewards, constraints, factors and moments, by name.
+
+--reward vader                            a reward
+--reward vader "0.05*length"              a weighted sum
+--reward classifier:PATH:LABEL            a reward with an argument
+--reward function:my.py:kindness          your own function of texts
+--constraint words:good,great             only responses with one of the words
+--constraint "vader>=0.5"                 only responses with a reward of at least 0.5
+--factor marginal-likelihood:RUN/reward   a factor in nats
+--moment words:film=0.5                   half of the responses contain the word
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from experiments.shared.refusals import FAULTS, blamed
+from model import Constraint, Factor, LanguageModel, Reward, WeightedSum
+from model.registry import FACTORS, REWARDS, RegistryEntry, usage
+
+_REWARD = re.compile(r"(?:(?P<weight>[^*:]*)\*)?(?P<name>[a-z-]+)(?::(?P<argument>.*))?", re.DOTALL)
+_CONSTRAINT = re.compile(r"(?P<reward>.*?)(?:(?P<side>>=|<=)(?P<threshold>[^<>=()]*))?", re.DOTALL)
+_COMPARED = re.compile(r"[<>=]\s*[-+]?[\d.]+\s*$")
+
+
+def _lines(registry: Mapping[str, RegistryEntry]) -> str:
+    entries = registry.items()
+    return "\n\n".join(f"{usage(name, entry.argument)}: {entry.summary}" for name, entry in entries)
+
+
+REWARD_HELP = (
+    f"r: one reward, or several that add up, each [WEIGHT*]NAME[:ARGUMENT].\n\n{_lines(REWARDS)}"
+)
+FACTOR_HELP = f"Factors in nats, which beta does not divide: NAME:ARGUMENT.\n\n{_lines(FACTORS)}"
+
+
+class Choice(NamedTuple):
+    """A reward, constraint, factor or moment as the command line names it.
+
+    Attributes:
+        option: name of the option.
+        text: the words on the command line; with the threshold, without the mean of a moment.
+        name: name of the reward or factor in its registry.
+        argument: argument of the reward or factor; empty for none.
+        weight: weight of the reward.
+        at_least: lower threshold of a constraint.
+        at_most: upper threshold of a constraint.
+        mean: target of a moment.
+    """
+
+    option: str
+    text: str
+    name: str
+    argument: str = ""
+    weight: float = 1.0
+    at_least: float | None = None
+    at_most: float | None = None
+    mean: float | None = None
+
+    @property
+    def entry(self) -> RegistryEntry:
+        """Entry of the registry."""
+        return (FACTORS if self.option == "--factor" else REWARDS)[self.name]
+
+    def reward(self, prior: LanguageModel, *, trust_remote_code: bool = False) -> Reward:
+        """Build the weighted reward."""
+        with blamed(f"{self.option} {self.text!r}", FAULTS):
+            reward = self.entry(prior, self.argument, trust_remote_code=trust_remote_code)
+        return reward if self.weight == 1 else WeightedSum({self.name: (self.weight, reward)})
+
+    def constraint(self, prior: LanguageModel, *, trust_remote_code: bool = False) -> Constraint:
+        """Build the hard constraint on the reward."""
+        reward = self.reward(prior, trust_remote_code=trust_remote_code)
+        return Constraint(reward, at_least=self.at_least, at_most=self.at_most, name=self.text)
+
+    def factor(
+        self, prior: LanguageModel, beta: float, *, trust_remote_code: bool = False
+    ) -> Factor:
+        """Build the factor for a beta."""
+        with blamed(f"{self.option} {self.text!r}", FAULTS):
+            return self.entry(prior, self.argument, trust_remote_code=trust_remote_code, beta=beta)
+
+
+def read_reward(text: str, option: str = "--reward", whole: str | None = None) -> Choice:
+    """Read a reward; exit if the text names none.
+
+    Args:
+        text: [WEIGHT*]NAME[:ARGUMENT].
+        option: option that names the reward.
+        whole: value of the option, if the reward is a part.
+    """
+    where = f"{option} {text if whole is None else whole!r}"
+    match = _REWARD.fullmatch(text)
+    if match is None or match["name"] not in REWARDS:
+        names = ", ".join(REWARDS)
+        raise SystemExit(f"{where}: expected [WEIGHT*]NAME[:ARGUMENT] with a NAME of {names}")
+    argument = _argument(match["name"], match["argument"], REWARDS, where)
+    weight = 1.0 if match["weight"] is None else _number(match["weight"], where)
+    if abs(weight) < 1e-12:
+        raise SystemExit(f"{where}: a weight of {weight:g} leaves nothing of the reward")
+    return Choice(option, whole or text, match["name"], argument, weight)
+
+
+def read_factor(text: str) -> Choice:
+    """Read a factor, NAME:ARGUMENT; exit if the text names none."""
+    where = f"--factor {text!r}"
+    name, colon, argument = text.partition(":")
+    if name not in FACTORS:
+        raise SystemExit(f"{where}: expected NAME:ARGUMENT with a NAME of {', '.join(FACTORS)}")
+    argument = _argument(name, argument if colon else None, FACTORS, where)
+    return Choice("--factor", text, name, argument)
+
+
+def read_constraint(text: str) -> Choice:
+    """Read a reward with a threshold, by default >=1; exit if the text names none."""
+    match = _CONSTRAINT.fullmatch(text)
+    assert match is not None  # each part is optional
+    where = f"--constraint {text!r}"
+    if match["side"] is None and "regex:" not in text and (compared := _COMPARED.search(text)):
+        fix = f"or, for a word that has {compared[0]!r} in it, '{text}>=1'"
+        raise SystemExit(f"{where}: expected >= or <= before a threshold; {fix}")
+    choice = read_reward(match["reward"], "--constraint", text)
+    if match["side"] is None:
+        return choice._replace(text=f"{text}>=1", at_least=1.0)
+    threshold = _number(match["threshold"], where)
+    if match["side"] == "<=":
+        return choice._replace(at_most=threshold)
+    return choice._replace(at_least=threshold)
+
+
+def read_moment(text: str) -> Choice:
+    """Read a reward with a mean, as in `words:film=0.5`; exit if the text names none."""
+    reward, _, mean = text.rpartition("=")
+    if not reward:
+        raise SystemExit(f"--moment {text!r}: expected REWARD=MEAN, as in words:film=0.5")
+    choice = read_reward(reward, "--moment", text)
+    return choice._replace(text=reward, mean=_number(mean, f"--moment {text!r}"))
+
+
+def read_choices(
+    rewards: Sequence[str],
+    constraints: Sequence[str] = (),
+    factors: Sequence[str] = (),
+    moments: Sequence[str] = (),
+) -> list[Choice]:
+    """Read all choices; exit at the first that is invalid or repeated."""
+    choices = [
+        *map(read_reward, rewards),
+        *map(read_constraint, constraints),
+        *map(read_factor, factors),
+        *map(read_moment, moments),
+    ]
+    if not choices:
+        raise SystemExit(
+            "--reward, --constraint, --factor and --moment name nothing: without a likelihood the "
+            "posterior is the prior"
+        )
+    seen = set()
+    for option, text, *_ in choices:
+        if (option, text) in seen:
+            weight = f"use a weight, as in '2*{text}'"
+            fix = weight if option == "--reward" else "leave one out"
+            raise SystemExit(f"{option} {text!r} is given twice: {fix}")
+        seen.add((option, text))
+    return choices
+
+
+def _argument(
+    name: str, argument: str | None, registry: Mapping[str, RegistryEntry], where: str
+) -> str:
+    """Argument of an entry; exits if the argument is missing or superfluous."""
+    expected = registry[name].argument
+    if argument and not expected:
+        raise SystemExit(f"{where}: {name} takes no argument")
+    is_missing = argument is None and expected and not expected.startswith("[")
+    if argument == "" or is_missing:
+        raise SystemExit(f"{where}: expected {usage(name, expected)}")
+    return argument or ""
+
+
+def _number(text: str, where: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise SystemExit(f"{where}: {text!r} is no number")
+    return number
