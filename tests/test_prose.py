@@ -34,7 +34,6 @@ UNFINISHED: dict[str, set[str]] = {
     "first words": {
         "experiments/benchmark.py",
         "experiments/best_of_n.py",
-        "experiments/distribution_matching.py",
         "experiments/step_cost.py",
         "experiments/step_parts.py",
         "inference/diagnostics/diagnose.py",

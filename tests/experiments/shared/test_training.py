@@ -9,11 +9,11 @@ from experiments import (
     best_of_n,
     binary_reward,
     collapse_text,
-    distribution_matching,
 )
 from experiments.agents import __main__ as agents
 from experiments.collapse import __main__ as collapse
-from experiments.shared import figures
+from experiments.distribution_matching import __main__ as distribution_matching
+from experiments.distribution_matching.tasks import PURE
 from experiments.shared.claims import Finding, finished, verdict
 from experiments.shared.training import RewardOnly, early_stops, train
 from experiments.shared.worlds import moved_guide
@@ -71,9 +71,9 @@ def stopped(model, prompts):
     return part
 
 
-def check_report(findings, printed):
+def check_report(findings, printed, guide="FineTuned"):
     assert not all(finding.held for finding in findings)
-    assert "NO  FineTuned by Diverges, seed 0: stopped early at step 0" in printed
+    assert f"NO  {guide} by Diverges, seed 0: stopped early at step 0" in printed
 
 
 def test_agents_report_it(monkeypatch, tmp_path, capsys, prior):
@@ -111,13 +111,12 @@ def test_best_of_n_reports_it(monkeypatch, tmp_path, capsys, stopped):
     check_report(best_of_n.main(best_of_n.BestOfN(out=tmp_path)), capsys.readouterr().out)
 
 
-def test_distribution_matching_reports_it(monkeypatch, tmp_path, capsys, stopped):
-    script = distribution_matching
-    monkeypatch.setattr(script, "run", lambda *_: stopped() and {})
-    monkeypatch.setattr(script, "findings_of", lambda *_: [])
-    monkeypatch.setattr(script, "dissociation_figure", lambda *_: figures.new_axes()[0])
-    arguments = script.DistributionMatching(draws=128, max_new_tokens=3, share=0.7, out=tmp_path)
-    check_report(script.main(arguments), capsys.readouterr().out)
+@pytest.mark.slow
+def test_distribution_matching_reports_it(monkeypatch, tmp_path, capsys):
+    script, small = distribution_matching, {"max_new_tokens": 3, "particles": 4, "steps": 1}
+    monkeypatch.setattr(script, "METHODS", {**script.METHODS, PURE: Diverges})
+    args = script.DistributionMatching(**small, draws=512, samples=32, out=tmp_path)
+    check_report(script.main(args), capsys.readouterr().out, guide="Twisted")
 
 
 def test_steer_says_it(monkeypatch, tmp_path, prior, capsys):

@@ -1,0 +1,148 @@
+"""Distribution matching, and not RL, is the reason why RL with a KL penalty works.
+
+Question: what makes a language model meet a constraint and remain a language model?
+Claim: a double dissociation. RL without distribution matching fails: reward alone meets the
+constraint, or overshoots it, and loses the language. Distribution matching without RL works: GDC
+descends KL(p* || q), an expectation under p* and of no reward. RL with a KL penalty works, because
+it is distribution matching: it descends KL(q || p*), to the same p*.
+Source: Korbak, Perez and Buckley 2022, arXiv 2205.11275, section 5; GDC: Khalifa et al. 2021,
+arXiv 2012.11635, with the baseline of Korbak et al. 2022, arXiv 2206.00761.
+Printed, as in these papers: how often the constraint is met, KL(p* || q), KL(q || p0), distinct-n,
+self-BLEU-5 and entropy, with standard errors. Written: constraint and KL of every method.
+
+The guide is `Twisted`, which moves furthest in few steps. `tasks` has the two constraints.
+
+    python -m experiments.distribution_matching
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from experiments.distribution_matching.metrics import Row, measure, over_seeds, sample_target
+from experiments.distribution_matching.report import (
+    PRIOR,
+    TARGET,
+    dissociation_figure,
+    findings_of,
+    lambda_finding,
+    table_of,
+)
+from experiments.distribution_matching.tasks import (
+    GDC,
+    METHODS,
+    Task,
+    distributional,
+    pointwise,
+    positive,
+)
+from experiments.shared.argument_types import (
+    Count,
+    Name,
+    Out,
+    Positive,
+    Rate,
+    Seeds,
+    Threads,
+    count,
+    number,
+)
+from experiments.shared.claims import Finding, finished, report
+from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.figures import save
+from experiments.shared.run_folder import new_folder
+from experiments.shared.training import early_stops, train
+from experiments.shared.workers import set_threads
+from guides import Twisted
+from inference import match_moments, random_state
+from model import AlignmentModel
+from model.prior.named_priors import load_prior
+
+CLAIM = (
+    "RL without distribution matching fails, matching without RL works, RL with a KL penalty is it"
+)
+SOURCE = "Korbak, Perez and Buckley 2022, arXiv 2205.11275, section 5; arXiv 2012.11635, 2206.00761"
+
+
+@dataclass(frozen=True)
+class DistributionMatching(Arguments):
+    """Compare RL without distribution matching, matching without RL, and RL with a KL penalty."""
+
+    word: Name = "very"
+    """Word of the pointwise constraint: every response has it."""
+    share: Annotated[float, number(above=0, below=1)] = 0.5
+    """Share of positive responses, by VADER, of the distributional constraint."""
+    beta: Positive = 0.2
+    """Reward per nat of RL with a KL penalty, for the pointwise constraint."""
+    max_new_tokens: Annotated[int, count(1, 100, "the embedded prior reads 128 tokens")] = 6
+    """Largest number of tokens in a response. Gradients of shorter responses need fewer steps."""
+    steps: Count = 80
+    """Number of SVI steps of each method."""
+    particles: Annotated[int, count(2)] = 64
+    """Number of responses in each step."""
+    rate: Rate = 5e-3
+    """Peak of Adam's learning rate."""
+    seeds: Seeds = 1
+    """Number of guides of each method. With several, standard errors are over seeds."""
+    draws: Annotated[int, count(8)] = 2048
+    """Number of prior draws behind lambda, KL(p* || q) and the metrics of p*."""
+    samples: Annotated[int, count(8)] = 512
+    """Number of responses of each guide, in four parts for distinct-n and self-BLEU."""
+    threads: Threads | None = 1
+    """Number of CPU threads; None for torch's choice."""
+    out: Out = Path("runs")
+    """Parent folder of the run folder."""
+
+
+def main(args: DistributionMatching) -> list[Finding]:
+    set_threads(args.threads)
+    prior = load_prior(
+        "film-reviews",
+        max_new_tokens=args.max_new_tokens,
+        temperature=0.7,
+        dtype="float32",
+        device="cpu",
+    )
+    prompts = prior.encode(["The film was"])
+    rows: dict[Task, dict[str, Row]] = {}
+    with random_state.isolated(0), early_stops() as stops:
+        features, targets = {"positive": positive(prior)}, {"positive": args.share}
+        base = AlignmentModel(prior, {}, 1.0)
+        moments = match_moments(base, prompts, features, targets, num_draws=args.draws)
+        for task in (pointwise(prior, args.word, args.beta), distributional(prior, moments)):
+            sample = sample_target(task, prompts, args.draws)
+            measured = partial(measure, task, prompts, sample, args.samples)
+            rows[task] = {PRIOR: measured(Twisted(prior)), TARGET: measured(None)}
+            for name, objective in METHODS.items():
+                model = task.target if name == GDC else task.rewarded
+                of_seeds = []
+                for seed in range(args.seeds):
+                    guide = train(
+                        Twisted(prior),
+                        model,
+                        prompts,
+                        objective(args.particles),
+                        args.steps,
+                        learning_rate=args.rate,
+                        seed=seed,
+                    )
+                    of_seeds.append(measured(guide))
+                rows[task][name] = over_seeds(of_seeds)
+    tables, findings = [str(moments)], [lambda_finding(moments)]
+    for task, of_task in rows.items():
+        title = f"{task.name}; {args.steps} steps of {args.particles}"
+        tables.append(f"{title}\n{table_of(of_task)}")
+        findings += findings_of(task.goal, of_task)
+    findings += finished(stops)
+    print(report(CLAIM, SOURCE, tables, findings))
+    with new_folder(args, "distribution-matching") as folder:
+        path = save(dissociation_figure(rows), folder.path / "dissociation.svg")
+    print(f"Figure: {path}")
+    return findings
+
+
+if __name__ == "__main__":
+    run_script(main, DistributionMatching)
