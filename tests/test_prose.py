@@ -58,12 +58,8 @@ UNFINISHED: dict[str, set[str]] = {
         "model/preferences/features.py",
         "tests/experiments/steer/test_main.py",
         "tests/experiments/test_best_of_n.py",
-        "tests/model/networks/test_loading.py",
-        "tests/model/prior/test_grammar.py",
-        "tests/model/rewards/test_networks.py",
     },
     "evidence": {
-        "CONTRIBUTING.md",
         "experiments/best_of_n.py",
         "inference/diagnostics/diagnose.py",
         "inference/samplers/acceptance.py",
@@ -78,18 +74,15 @@ UNFINISHED: dict[str, set[str]] = {
         "inference/samplers/twist.py",
         "tests/inference/svi/checkpoint/test_checkpoint.py",
         "tests/inference/svi/test_fit.py",
-        "tests/model/preferences/test_uncertain_reward.py",
-        "tests/model/prior/test_other_language_model.py",
-        "tests/model/rewards/test_networks.py",
-        "tests/model/rewards/test_text.py",
-        "tests/model/rewards/test_weighted_sum.py",
-        "tests/model/test_reward_types.py",
     },
 }
 """Files that do not yet follow a rule, by rule."""
 
 FORBIDDEN = re.compile(r"\W*(What|Of|That|As|How|Where|Whether)\b", re.IGNORECASE)
-Z = re.compile(r"(log[ -]|model )evidence|evidence lower bound|evidence \(E\)", re.IGNORECASE)
+Z = re.compile(
+    r"(log[ -]|model )evidence|evidence lower bound|evidence \(E\)|\*evidence\* means Z",
+    re.IGNORECASE,
+)
 
 
 def faults(rule: str, found: Iterator[tuple[Path, int, str]]) -> list[str]:

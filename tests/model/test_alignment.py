@@ -92,7 +92,7 @@ def test_the_reward_of_an_impossible_response_is_minus_infinity(
     assert torch.equal(shared[:, 0], shared[:, 1])
 
 
-def test_one_factor_serves_two_betas_unless_it_was_made_for_one(
+def test_one_factor_serves_two_betas_unless_made_for_one_beta(
     prior: LanguageModel, prompts: Prompts, response: Tensor
 ) -> None:
     factor = contains(GOOD, 1.0, prior)

@@ -1,4 +1,4 @@
-"""Arguments that cannot make a network, features, a head or a reward are refused by name, where it is made."""
+"""Impossible arguments of networks, features, heads and rewards are refused by name."""
 
 import pytest
 import torch
@@ -322,11 +322,12 @@ def test_options_of_loading_are_named(options, error, fault, tmp_path):
         LanguageModel.from_pretrained(tmp_path, max_new_tokens=3, **options)
 
 
-def test_a_device_is_told_by_number_too(tmp_path, monkeypatch):
+def test_a_device_can_be_a_number(tmp_path, monkeypatch):
     """0 is a device, and not none."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: pytest.fail("took another device"))
     tiny().save_pretrained(tmp_path)
     try:
         assert LanguageModel.from_pretrained(tmp_path, max_new_tokens=3, device=0).device.index == 0
     except ValueError as error:
-        assert "device is 0, expected one of this machine" in str(error)  # noqa: PT017 - where there is no such device
+        # a machine without such a device
+        assert "device is 0, expected one of this machine" in str(error)  # noqa: PT017

@@ -1,4 +1,4 @@
-"""A reward is computed with in float64, whatever type it comes in: r/beta, sums with weights, tilts and aggregations."""
+"""Rewards of any type become float64: r/beta, weighted sums, tilts and aggregations."""
 
 import math
 
@@ -33,7 +33,7 @@ TYPES = {
 
 
 class Typed:
-    """A reward of one value for responses that begin with `good` (7), 0 for the others."""
+    """Reward of one value for responses that begin with `good` (7), 0 for the others."""
 
     def __init__(self, value: float, dtype: torch.dtype, upper_bound: float | None = None) -> None:
         self.value, self.dtype, self.upper_bound = value, dtype, upper_bound
@@ -96,7 +96,7 @@ def test_optimality_is_in_float64(prior: LanguageModel, prompts: Prompts) -> Non
 
 
 @pytest.mark.parametrize(("scale", "beta"), [(1e300, 1e-10), (-1e300, 1e-10), (1e308, 0.1)])
-def test_what_float64_does_not_hold_is_named(
+def test_value_that_float64_does_not_hold_is_named(
     prior: LanguageModel, prompts: Prompts, scale: float, beta: float
 ) -> None:
     huge = Typed(scale, torch.float64)
@@ -131,7 +131,7 @@ def test_an_upper_bound_is_a_finite_number(prior: LanguageModel, bound: float) -
 
 
 def test_a_threshold_is_rounded_as_rewards_are(prior: LanguageModel, prompts: Prompts) -> None:
-    """0.7 in float32, and in float16, is less than 0.7; a threshold that float16 does not hold is above all of it."""
+    """0.7 in float32 or float16 is less than 0.7; some thresholds exceed the range of float16."""
     response = prior(prompts).enumerate_support()
     good = response[..., 0] == 7
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
@@ -170,7 +170,7 @@ def test_sparse_rewards_are_refused(prior: LanguageModel, prompts: Prompts) -> N
         Enumeration(AlignmentModel(prior, {"taste": taste}, 1.0), prompts)
 
 
-def test_evidence_of_complex_numbers_or_of_no_callable_is_refused(
+def test_reward_of_complex_numbers_or_of_no_callable_is_refused(
     prior: LanguageModel, prompts: Prompts
 ) -> None:
     with pytest.raises(

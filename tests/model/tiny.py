@@ -1,6 +1,6 @@
-"""Tiny language models with random weights, far from uniform, all of whose responses can be listed.
+"""Tiny language models with random weights, far from uniform; all responses can be listed.
 
-Their configurations ask for dropout: where it is left on, no two passes agree.
+The configurations include dropout: with dropout on, no two passes agree.
 """
 
 from collections.abc import Callable
@@ -58,7 +58,7 @@ NETWORKS: dict[str, Callable[[], PreTrainedModel]] = {"gpt2": gpt2, "llama": lla
 
 
 def tiny_tokenizer(**special: str | None) -> PreTrainedTokenizerFast:
-    """One id a word, nothing added to a text. As in GPT-2, `<end>` begins and ends texts unless told otherwise."""
+    """Tokenizer of one id a word, nothing added to a text; `<end>` begins and ends, as in GPT-2."""
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="c"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
     return PreTrainedTokenizerFast(
@@ -69,7 +69,7 @@ def tiny_tokenizer(**special: str | None) -> PreTrainedTokenizerFast:
 def tiny(
     network: str = "gpt2", dtype: torch.dtype = torch.float64, **settings: object
 ) -> LanguageModel:
-    """A language model of three tokens a response, unless `settings` of `LanguageModel` say otherwise."""
+    """Language model of three tokens a response by default; `settings` are of `LanguageModel`."""
     torch.manual_seed(0)
     return LanguageModel(
         NETWORKS[network]().to(dtype), tiny_tokenizer(), **{"max_new_tokens": 3} | settings
@@ -77,7 +77,7 @@ def tiny(
 
 
 def plain_log_prob(language_model: LanguageModel, prompt: Tensor, response: Tensor) -> Tensor:
-    """log p(response | prompt) the plain way: one sequence, no padding, no cache, `log_softmax`, up to the first end."""
+    """log p(response | prompt) by `log_softmax` on one sequence, no padding, no cache."""
     ids = torch.cat([prompt, response])[None]
     logits = language_model.network(ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
     per_token = (logits / language_model.temperature).log_softmax(-1)[

@@ -18,7 +18,7 @@ CHAT = ("<bos>", "<end>", "<user>", "<assistant>", "a", "b", "c", "d")
 
 
 def chat(template: str | None = None, **special: str) -> PreTrainedTokenizerFast:
-    """One id a word, and the turns of a conversation as special tokens; `template` is what is put around a text."""
+    """Tokenizer of one id a word, turns as special tokens; `template` surrounds a text."""
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(CHAT)}, unk_token="d"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     if template is not None:
@@ -35,7 +35,7 @@ def chat(template: str | None = None, **special: str) -> PreTrainedTokenizerFast
 
 
 def metaspace(normalizer: normalizers.Normalizer | None = None) -> PreTrainedTokenizerFast:
-    """Pieces that carry the space before a word, as SentencePiece has them; the first space of a text is dropped."""
+    """Tokenizer like SentencePiece: pieces with the space before a word, no first space."""
     words = [
         "<unk>",
         "<s>",
@@ -81,7 +81,7 @@ def byte_level() -> PreTrainedTokenizerFast:
 
 
 def word_piece() -> PreTrainedTokenizerFast:
-    """A tokenizer like BERT's: [CLS] before a text, [SEP] after it, pieces inside a word."""
+    """Tokenizer like BERT: [CLS] before a text, [SEP] after the text, pieces inside a word."""
     words = ["[UNK]", "[CLS]", "[SEP]", "the", "film", "##s", "good", "."]
     tokenizer = Tokenizer(
         models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
@@ -107,12 +107,12 @@ TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
     "metaspace": metaspace,
     "byte-level": byte_level,
     "word-piece": word_piece,
-    "python": ByT5Tokenizer,  # no library behind it; it ends every text
+    "python": ByT5Tokenizer,  # in plain Python; ends every text
 }
 
 
 def language_model_of(tokenizer: PreTrainedTokenizerBase, **settings: object) -> LanguageModel:
-    """A GPT-2 with random weights, far from uniform, float64, and as many logits as the tokenizer has ids."""
+    """GPT-2 with random weights, far from uniform, float64, one logit for each token id."""
     torch.manual_seed(0)
     sizes = {
         "vocab_size": len(tokenizer),

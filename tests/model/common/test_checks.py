@@ -1,4 +1,4 @@
-"""Checks of arguments: which numbers are taken, and what the errors say."""
+"""Checks of arguments: the accepted numbers, and the text of the errors."""
 
 import math
 from fractions import Fraction
@@ -29,7 +29,7 @@ NOT_POSITIVE = [10**400, 0, -1.0, math.nan, math.inf, True, "0.5", None, [0.5], 
 
 
 @pytest.mark.parametrize("value", NOT_COUNTS, ids=lambda value: repr(value)[:20])
-def test_what_is_no_count_is_refused_by_name(value: object) -> None:
+def test_value_that_is_no_count_is_refused_by_name(value: object) -> None:
     with pytest.raises(ValueError, match=r"^draws is .*, expected a whole number of at least 1"):
         whole_number("draws", value)
 
@@ -39,7 +39,7 @@ def test_counts_come_back_as_plain_ints(value: object) -> None:
     assert type(whole_number("draws", value)) is int
 
 
-def test_a_count_says_what_its_range_is() -> None:
+def test_error_of_a_count_names_the_range() -> None:
     with pytest.raises(
         ValueError, match=r"^chunk is -1, expected a whole number of at least 0: 0 is none$"
     ):
@@ -51,7 +51,7 @@ def test_a_count_says_what_its_range_is() -> None:
 
 
 @pytest.mark.parametrize("value", NOT_POSITIVE, ids=lambda value: repr(value)[:20])
-def test_what_is_not_positive_is_refused_by_name(value: object) -> None:
+def test_number_that_is_not_positive_is_refused_by_name(value: object) -> None:
     with pytest.raises(ValueError, match=r"^beta is .*, expected a positive finite number$"):
         positive("beta", value)
 

@@ -22,7 +22,10 @@ from tests.model.tiny import tiny
 
 
 def operations_that_fail(monkeypatch, attempt):
-    """Run `attempt` again and again, each time failing at another operation on files and at all after it, until none fails."""
+    """Run `attempt` until no operation on files fails.
+
+    Each run fails at one operation, a later one in each run, and at all operations after.
+    """
     names = ("fsync", "replace", "rename", "open", "mkdir", "unlink", "rmdir")
     whole = {name: getattr(os, name) for name in names}
     for nth in range(1000):
@@ -52,7 +55,7 @@ def operations_that_fail(monkeypatch, attempt):
             return
 
 
-def test_a_file_is_as_it_was_or_as_it_should_be(tmp_path, monkeypatch):
+def test_a_file_has_the_old_or_the_new_content(tmp_path, monkeypatch):
     path = tmp_path / "arguments.json"
     path.write_text("old")
     seen = []
@@ -73,7 +76,7 @@ def test_a_link_is_replaced_and_not_written_through(tmp_path):
 
 
 def test_a_save_that_failed_is_not_loaded_as_a_mixture(tmp_path, monkeypatch):
-    """Whatever operation fails: the folder is as it was, as it should be, or refused by name."""
+    """After any failed operation the folder has the old content, the new one, or is refused."""
 
     def write(text):
         with saved_together(tmp_path) as new:
@@ -133,7 +136,7 @@ def test_links_are_followed_only_where_that_is_meant(tmp_path):
         check_digests(tmp_path, links=False)
 
 
-def test_what_was_there_before_stays_with_its_digest(tmp_path):
+def test_earlier_files_stay_with_their_digests(tmp_path):
     for name in ("first.txt", "second.txt"):
         with saved_together(tmp_path) as new:
             (new / name).write_text(name)
@@ -151,7 +154,7 @@ def test_damaged_digests_do_not_keep_anything_from_being_saved_again(tmp_path):
         (tmp_path / MANIFEST).write_text("{")
 
 
-def test_what_a_killed_save_left_is_deleted_and_no_link_is(tmp_path):
+def test_files_of_a_killed_save_are_deleted_and_links_are_not(tmp_path):
     folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
     for path in (folder / ".saving-a", folder / "inner" / ".saving-b", elsewhere):
         path.mkdir(parents=True)

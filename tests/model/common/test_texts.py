@@ -1,4 +1,4 @@
-"""Texts come in as lists, arrays and files of any system; what is no text is refused with its place."""
+"""Texts from lists, arrays and files of any system; other values are refused with their place."""
 
 import numpy as np
 import pytest
@@ -84,7 +84,7 @@ def test_any_sequence_of_texts_is_encoded(texts):
         ),
     ],
 )
-def test_what_is_no_text_is_refused_with_its_index(texts, error, message):
+def test_value_that_is_no_text_is_refused_with_its_index(texts, error, message):
     with pytest.raises(error, match=message):
         tiny().encode(texts)
     with pytest.raises(error):
@@ -194,7 +194,7 @@ def readers():
     ],
 )
 def test_line_that_cannot_be_read_as_json_is_named(line, tmp_path):
-    """Whatever it is that Python's reader cannot do."""
+    """Every failure of Python's reader is a refusal."""
     (tmp_path / "pairs.jsonl").write_text(LINE + "\n" + line, encoding="utf-8")
     with pytest.raises(PreferenceError, match=r"pairs.jsonl, line 2: not JSON \("):
         read_preferences(tmp_path / "pairs.jsonl")
@@ -206,8 +206,8 @@ def test_no_texts_have_no_rewards(name):
 
 
 @pytest.mark.parametrize("name", readers())
-def test_whatever_reads_texts_refuses_what_is_none(name):
-    """One text, of which each letter would be a text, among it."""
+def test_every_reader_of_texts_refuses_other_values(name):
+    """Refused values include a single string, of which each letter would be a text."""
     reader = readers()[name]
     assert len(reader(np.array(["a b", "c"]))) == 2
     for texts in ("a b", b"a b", ["a", None], ["a", ("a", "b")], [float("nan")], ["a\ud83d"], 3):

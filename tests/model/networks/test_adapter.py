@@ -1,4 +1,4 @@
-"""Adapters of `peft` under a network: what `peft` itself makes of them, or a refusal by name."""
+"""Adapters of `peft` on a network: the same result as `peft`, or a refusal by name."""
 
 import json
 
@@ -25,7 +25,7 @@ NAMES = {"gpt2": ["c_attn"], "llama": ["q_proj", "down_proj"]}
 
 
 def base_of(network, folder):
-    """A base in its folder, as `transformers` loads it."""
+    """Base network in a folder, loaded like `transformers`."""
     torch.manual_seed(0)
     NETWORKS[network]().save_pretrained(folder)
     tiny_tokenizer(pad_token="<pad>").save_pretrained(folder)
@@ -33,7 +33,7 @@ def base_of(network, folder):
 
 
 def scattered(wrapped):
-    """All that an adapter trains, away from where it starts."""
+    """All trained tensors of an adapter, away from the start."""
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in wrapped.parameters():
@@ -278,7 +278,7 @@ def test_adapters_of_other_kinds_are_refused_as_a_guide(options, tmp_path):
 
 
 def test_an_adapter_of_peft_is_taken_up_as_a_guide(tmp_path):
-    """One of the guide's own kind, whoever wrote it; without its magnitudes one that claims them is refused."""
+    """DoRA of any origin loads; without magnitudes an adapter that claims DoRA is refused."""
     base = base_of("gpt2", tmp_path / "base")
     guide = LoRA(
         LanguageModel(base, tiny_tokenizer(), max_new_tokens=3),
@@ -299,7 +299,7 @@ def test_an_adapter_of_peft_is_taken_up_as_a_guide(tmp_path):
 
 
 @pytest.mark.parametrize("make", [LoRA, SoftPrompt])
-def test_what_is_no_adapter_is_refused_as_a_guide(make, tmp_path):
+def test_folder_without_an_adapter_is_refused_as_a_guide(make, tmp_path):
     guide = make(tiny())
     with pytest.raises(PretrainedError, match=r"adapter_config.json is missing or damaged"):
         guide.load_pretrained(tmp_path)
@@ -318,10 +318,10 @@ def test_what_is_no_adapter_is_refused_as_a_guide(make, tmp_path):
 
 @pytest.mark.parametrize("num_labels", [1, 3])
 @pytest.mark.parametrize("of_language_model", [True, False])
-def test_an_adapter_with_a_head_of_its_own_is_the_classifier_that_peft_trained(
+def test_an_adapter_with_a_head_is_the_classifier_that_peft_trained(
     num_labels, of_language_model, tmp_path
 ):
-    """On a language model, which has no head, and on a network with a head for another number of labels."""
+    """Base without a head, and base with a head for another number of labels."""
     base_of("gpt2", tmp_path / "base")
     if not of_language_model:
         sizes = {

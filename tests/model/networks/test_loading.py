@@ -74,7 +74,7 @@ def folder(tmp_path, load):
 
 
 def saved(network, folder, tokenizer=None):
-    """A folder as others write it, without digests."""
+    """Folder of another program, without digests."""
     network.save_pretrained(folder)
     (tokenizer or tiny_tokenizer()).save_pretrained(folder)
     return folder
@@ -101,7 +101,7 @@ def key(folder, end):
 # Weights
 
 
-def test_what_is_whole_loads(load, folder):
+def test_whole_checkpoint_loads(load, folder):
     load(folder)
 
 
@@ -123,7 +123,7 @@ def test_weights_of_other_shapes_are_named(load, folder):
 
 
 def test_weights_that_the_network_has_no_place_for_are_named(load, folder):
-    """Weights such as those of a block more than config.json has."""
+    """Weights of one block more than config.json has."""
     configured(folder, n_layer=1)
     with pytest.raises(
         PretrainedError,
@@ -133,7 +133,7 @@ def test_weights_that_the_network_has_no_place_for_are_named(load, folder):
 
 
 def test_a_scale_of_a_head_that_has_no_place_is_named(load, folder):
-    """As a quantised output layer has one; a head of another name may be left."""
+    """Extra tensor like in a quantised output layer; a head of another name may be left over."""
     head = "score" if load is LOADERS["classifier"] else "lm_head"
     changed(folder, lambda tensors: tensors.update({f"{head}.weight_scale": torch.ones(1)}))
     if load is LOADERS["features"]:
@@ -202,7 +202,7 @@ def test_a_language_model_is_no_classifier_and_a_classifier_no_language_model(tm
 
 
 def test_tied_weights_and_weights_of_another_head_are_no_fault(tmp_path):
-    """Tied ones are saved once, buffers of older versions are computed, and an encoder's features need no head."""
+    """Tied weights are saved once, old buffers are computed, features need no head."""
     folder = saved(gpt2(), tmp_path / "checkpoint")
     assert not any("lm_head" in name for name in load_file(folder / WEIGHTS))
     old = {"score.weight": torch.ones(2, 16), "transformer.h.0.attn.bias": torch.ones(1, 1, 16, 16)}
@@ -213,7 +213,7 @@ def test_tied_weights_and_weights_of_another_head_are_no_fault(tmp_path):
 
 
 def test_an_encoder_needs_no_pooler(tmp_path):
-    """Which its features do not read, and which checkpoints of masked language models lack."""
+    """Pooler: not read by features, absent from checkpoints of masked language models."""
     network = BertForMaskedLM(BertConfig(**SIZES, pad_token_id=1)).eval()
     assert not any("pooler" in name for name in network.state_dict())
     features = LOADERS["features"](saved(network, tmp_path, tiny_tokenizer(pad_token="<pad>")))
@@ -329,7 +329,7 @@ def test_a_plain_state_dict_in_a_pickle_is_read(tmp_path):
     assert torch.equal(LOADERS["prior"](folder).network(ids).logits, network(ids).logits)
 
 
-def test_weights_that_cannot_be_had_in_the_type_asked_for_are_refused(tmp_path, monkeypatch):
+def test_weights_that_load_in_another_type_are_refused(tmp_path, monkeypatch):
     folder = saved(gpt2(), tmp_path)
     real = AutoModelForCausalLM.from_pretrained
 
@@ -351,7 +351,7 @@ def test_weights_that_cannot_be_had_in_the_type_asked_for_are_refused(tmp_path, 
 
 @pytest.mark.parametrize("keep", [False, True], ids=["no file", "its settings alone"])
 def test_a_folder_without_its_tokenizer_is_refused(load, folder, keep):
-    """`transformers` makes one that turns every text into nothing."""
+    """`transformers` would build a tokenizer that turns every text into nothing."""
     (folder / "tokenizer.json").unlink()
     if not keep:
         (folder / "tokenizer_config.json").unlink()
@@ -406,7 +406,7 @@ def test_a_mistyped_path_is_refused_at_once(path, load, monkeypatch, tmp_path):
     assert time.perf_counter() - began < 5  # and not a minute
 
 
-def test_what_lies_in_a_folder_that_exists_is_a_path(tmp_path, monkeypatch):
+def test_name_inside_an_existing_folder_is_a_path(tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     (tmp_path / "notes.txt").write_text("")
     monkeypatch.chdir(tmp_path)
@@ -429,7 +429,7 @@ def test_what_lies_in_a_folder_that_exists_is_a_path(tmp_path, monkeypatch):
 
 
 def test_a_silent_hub_is_not_waited_for(load, monkeypatch, tmp_path):
-    """Its cache alone is looked into, and the error says so."""
+    """With a silent hub, only the cache is searched, and the error says so."""
     from huggingface_hub import constants
 
     asked = []
@@ -489,9 +489,7 @@ def test_code_of_a_checkpoint_does_not_run_whatever_stands_on_standard_input(
             CODE.format(base=base, marker=str(marker))
         )
     if part in ("tokenizer", "generate"):
-        load(
-            folder
-        )  # `transformers` has a class of its own for this one, and nobody asks for the other
+        load(folder)  # `transformers` has a class for this model and ignores the other class
         assert not marker.exists()
         return
     with pytest.raises(
@@ -518,7 +516,7 @@ def test_code_of_a_checkpoint_runs_where_that_is_allowed(tmp_path):
     "name", ["attn_implementation", "_attn_implementation", "experts_implementation"]
 )
 def test_kernels_that_a_config_names_are_not_fetched(name, load, folder):
-    """They would be code of the hub, if the package that runs it is there."""
+    """Kernels would be code of the hub, if the package `kernels` is installed."""
     kernel = "deepgemm" if "experts" in name else "someone/kernel"
     with pytest.raises(
         PretrainedError,
@@ -601,6 +599,6 @@ def test_dropout_that_is_on_is_turned_off():
     assert likelihood(["a b c"]).item() == likelihood(["a b c"]).item()
 
 
-def test_without_a_type_it_is_the_one_on_disk(tmp_path):
+def test_default_type_is_the_type_on_disk(tmp_path):
     saved(gpt2().half(), tmp_path)
     assert load_network(AutoModelForCausalLM, tmp_path, device="cpu").dtype == torch.float16

@@ -1,4 +1,4 @@
-"""The law of a comparison, and the program of which it is a part."""
+"""The distribution of a comparison, and the Pyro program of comparisons."""
 
 import math
 from dataclasses import replace
@@ -32,7 +32,7 @@ def comparisons(count=5, num_features=3, outcome=None):
     return Comparisons(first, second, outcome)
 
 
-def test_without_ties_it_is_a_logistic_function_of_the_difference():
+def test_without_ties_the_probability_is_logistic_in_the_difference():
     law = log_outcome(D).exp()
     assert torch.allclose(law[:, FIRST], torch.sigmoid(D))
     assert torch.allclose(law[:, SECOND], torch.sigmoid(-D))
@@ -40,7 +40,10 @@ def test_without_ties_it_is_a_logistic_function_of_the_difference():
 
 
 def test_ties_are_davidsons():
-    """P(tie) = nu sqrt(pi_i pi_j) / (pi_i + pi_j + nu sqrt(pi_i pi_j)), equation 1 of Davidson 1970, with pi = exp(r)."""
+    """P(tie) = nu sqrt(pi_i pi_j) / (pi_i + pi_j + nu sqrt(pi_i pi_j)), with pi = exp(r).
+
+    Equation 1 of Davidson 1970.
+    """
     first, second, nu = torch.tensor(1.3).double().exp(), torch.tensor(0.2).double().exp(), 0.7
     total = first + second + nu * (first * second).sqrt()
     law = log_outcome((first / second).log()[None], tie_strength=nu).exp()[0]
@@ -66,7 +69,7 @@ def test_no_difference_is_too_large(flip, tie_strength):
     assert law[0, FIRST].item() == pytest.approx(expected, rel=1e-3)
 
 
-def test_the_program_has_the_density_it_says():
+def test_the_program_has_the_stated_density():
     data = comparisons(outcome=torch.tensor([FIRST, SECOND, TIE, FIRST, TIE]))
     head, w = MLPHead(3, 2), torch.linspace(-1, 1, 10).double()
     model = BradleyTerry(head, prior_scale=0.5, flip=0.1, tie_strength=0.4)
@@ -93,7 +96,7 @@ def test_particles_in_parallel_have_the_densities_they_have_one_by_one():
         assert torch.allclose(together[k], density(model, w[k], flip[k]))
 
 
-def test_outcomes_are_drawn_by_the_law():
+def test_outcomes_have_the_stated_distribution():
     """Within five standard errors, by `simulate` and by the program run forward."""
     law = log_outcome(torch.tensor([0.8]).double(), 0.1, 0.5).exp()[0]
     error = (law * (1 - law) / 20_000).sqrt()
@@ -136,7 +139,7 @@ def test_comparisons_of_preferences():
         ({"prior_mean": torch.zeros(1)}, r"prior_mean has shape \(1,\), expected \[3\]"),
     ],
 )
-def test_what_is_no_model_is_refused(options, message):
+def test_impossible_options_of_a_model_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         BradleyTerry(LinearHead(3), **options)
 
@@ -168,7 +171,7 @@ def test_what_is_no_model_is_refused(options, message):
         ),
     ],
 )
-def test_what_are_no_comparisons_is_refused(changed, message):
+def test_impossible_comparisons_are_refused(changed, message):
     data = comparisons(outcome=torch.tensor([FIRST, SECOND, TIE, FIRST, TIE]))
     with pytest.raises(ValueError, match=message):
         replace(data, **changed)
@@ -184,7 +187,7 @@ def test_features_that_are_not_finite_are_refused_with_their_comparison(value):
         replace(data)
 
 
-def test_a_simulation_of_what_has_no_law_is_refused():
+def test_a_simulation_without_a_distribution_is_refused():
     rewards = torch.zeros(3).double()
     with pytest.raises(
         ValueError, match=r"flip is 1.5, expected a finite number of at least 0 and of at most 1"

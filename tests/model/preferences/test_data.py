@@ -1,4 +1,4 @@
-"""Preferences from files and records: what is read, and what is refused with its place."""
+"""Preferences from files and records: read, or refused with their place."""
 
 import json
 
@@ -20,7 +20,7 @@ def write(path, *records):
     return path
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_written_preferences_are_read(tmp_path):
     preferences = [
         Preference("Ein Film", " süß\u2028und\nlang", " fad"),
         Preference("", "a", "a", tie=True),

@@ -77,8 +77,8 @@ def test_encoder_features_take_the_attention_mask(prior, tmp_path):
         assert torch.allclose(found, states[0].mean(0), atol=1e-10)
 
 
-def test_of_a_text_longer_than_an_encoder_its_end_is_read(prior):
-    """Whatever the tokenizer says: here it knows no limit."""
+def test_encoder_reads_the_end_of_a_long_text(prior):
+    """The limit is the network's, also if the tokenizer states no limit."""
     torch.manual_seed(0)
     sizes = {
         "vocab_size": 10,
@@ -95,7 +95,7 @@ def test_of_a_text_longer_than_an_encoder_its_end_is_read(prior):
 
 
 def test_a_text_without_tokens_is_read_as_padding():
-    """Alone, beside others, and where it is of spaces; the others do not change."""
+    """Empty text alone, beside others, and of spaces; the features of others do not change."""
     torch.manual_seed(0)
     words = Tokenizer(WordLevel({"[PAD]": 0, "good": 1, "film": 2}, unk_token="[PAD]"))
     words.pre_tokenizer = WhitespaceSplit()
@@ -170,7 +170,7 @@ def test_texts_without_differences_and_whitening_without_components_are_refused(
 
 
 def test_features_are_of_the_body_whatever_the_network_calls_it():
-    """Llama 4 is its own `base_model`."""
+    """Llama 4 is the `base_model` of itself."""
     sizes = {
         "vocab_size": 5,
         "hidden_size": 16,

@@ -1,4 +1,4 @@
-"""A reward's posterior on texts, on disk, and as evidence."""
+"""The posterior of a reward on texts, on disk, and in an `AlignmentModel`."""
 
 import json
 import math
@@ -40,7 +40,7 @@ def posterior(prior):
 
 
 def test_marginal_likelihood_of_a_gaussian_reward_is_its_mean_and_a_bonus():
-    """E[exp(r/beta)] = exp(mean/beta + var/(2 beta^2)): r at the quantiles of its law, so that the mean is an integral."""
+    """E[exp(r/beta)] = exp(mean/beta + var/(2 beta^2)), with r at the quantiles of a Gaussian."""
     mean, deviation, beta = 0.7, 0.6, 0.5
     levels = (torch.arange(200_000).double() + 0.5) / 200_000
     rewards = mean + deviation * torch.special.ndtri(levels)[:, None]
@@ -52,7 +52,10 @@ def test_marginal_likelihood_of_a_gaussian_reward_is_its_mean_and_a_bonus():
 
 
 def test_signs_of_uncertainty():
-    """At equal means, the marginal likelihood likes the less certain response, the mean does not care, the others shun it."""
+    """Equal means: marginal likelihood favours the less certain response.
+
+    The mean is indifferent, and the other aggregations avoid the response.
+    """
     rewards = torch.tensor([[0.9, 0.0], [1.1, 2.0]]).double()  # [S, M], means 1 and 1
     difference = {
         name: 0.3 * (r[1] - r[0]).item()
@@ -65,7 +68,7 @@ def test_signs_of_uncertainty():
 
 
 @pytest.mark.parametrize("name", AGGREGATIONS)
-def test_certain_rewards_stay_what_they_are(name):
+def test_certain_rewards_are_unchanged(name):
     one = torch.tensor([[0.3, -2.0]]).double()
     assert torch.allclose(0.1 * AGGREGATIONS[name](one, 0.1), one[0])
     assert torch.allclose(0.1 * AGGREGATIONS[name](one.expand(5, 2), 0.1), one[0])
@@ -142,7 +145,7 @@ def test_unknown_aggregations_are_refused(prior, posterior):
 
 
 @pytest.mark.parametrize("head", [LinearHead(32), MLPHead(32, 3)])
-def test_saved_and_loaded_it_is_the_same(prior, posterior, head, tmp_path):
+def test_saved_and_loaded_posterior_is_the_same(prior, posterior, head, tmp_path):
     samples = torch.randn(2, head.num_weights).double()
     saved = RewardPosterior(head, posterior.features, samples)
     saved.save(tmp_path / "reward")
@@ -151,7 +154,7 @@ def test_saved_and_loaded_it_is_the_same(prior, posterior, head, tmp_path):
     assert torch.equal(loaded(["the film was dull"]), saved(["the film was dull"]))
 
 
-def test_what_does_not_fit_is_refused(prior, posterior, tmp_path):
+def test_parts_that_do_not_fit_are_refused(prior, posterior, tmp_path):
     with pytest.raises(OtherRewardError, match=r"has no reward\.safetensors"):
         RewardPosterior.load(tmp_path, PriorFeatures(prior))
     posterior.save(tmp_path)
@@ -185,9 +188,7 @@ def encoder(prior, tmp_path):
     return tmp_path / "encoder"
 
 
-def test_a_saved_reward_says_what_its_features_are(
-    prior, posterior, encoder, tmp_path, monkeypatch
-):
+def test_a_saved_reward_names_its_features(prior, posterior, encoder, tmp_path, monkeypatch):
     posterior.save(tmp_path / "of-prior")
     assert isinstance(saved_features(tmp_path / "of-prior", prior), PriorFeatures)
 
@@ -215,7 +216,7 @@ def test_a_saved_reward_says_what_its_features_are(
 
 
 @pytest.mark.parametrize("features", [None, "PriorFeatures", {}])
-def test_a_reward_that_does_not_say_what_its_features_are_is_damaged(
+def test_a_saved_reward_without_the_name_of_features_is_damaged(
     prior, posterior, tmp_path, features
 ):
     posterior.save(tmp_path)

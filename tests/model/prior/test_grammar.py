@@ -18,7 +18,7 @@ from model.prior.grammar import (
 
 @pytest.fixture(scope="module")
 def whole_prior() -> LanguageModel:
-    """Room for four tokens, the longest completion and its end."""
+    """Prior of four tokens: the longest completion and the end."""
     return grammar_prior()
 
 
@@ -65,10 +65,10 @@ def test_the_prior_speaks_the_grammar(density: list[dict[str, float]]) -> None:
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
-def test_the_prior_knows_what_its_prompt_is_about(
+def test_the_prior_depends_on_the_subject_of_the_prompt(
     density: list[dict[str, float]], subject: str
 ) -> None:
-    """Of a film "good" is likely, of a plot "dull"."""
+    """After a film "good" is likely, after a plot "dull"."""
     completions = density[PROMPTS.index(f"the {subject} was")]
     last = {
         adjective: sum(p for text, p in completions.items() if text.endswith(adjective))
@@ -94,7 +94,7 @@ def test_the_default_sentences_have_their_old_probabilities_bit_for_bit() -> Non
     assert list(grammar_sentences())[:2] == ["the film was good", "the film was bad"]
 
 
-def test_what_speakers_say_is_a_mixture_over_words_of_the_grammar() -> None:
+def test_speakers_are_a_mixture_over_words_of_the_grammar() -> None:
     said = spoken_sentences(SPEAKERS)
     assert sum(said.values()) == pytest.approx(1, abs=1e-12)
     assert said["the film was very good"] == pytest.approx(

@@ -1,4 +1,4 @@
-"""`LanguageModel` loads, saves, encodes and decodes, is frozen, and refuses what it cannot do."""
+"""`LanguageModel`: loads, saves, encodes, decodes, is frozen; refuses impossible arguments."""
 
 import copy
 from pathlib import Path
@@ -21,7 +21,7 @@ def network(request: pytest.FixtureRequest) -> str:
 # Saved and loaded
 
 
-def test_what_is_saved_is_what_is_loaded(network: str, tmp_path: Path) -> None:
+def test_loaded_model_equals_the_saved_model(network: str, tmp_path: Path) -> None:
     saved = tiny(network, temperature=0.7, pad_id=3)
     saved.save_pretrained(tmp_path)
     settings = {"max_new_tokens": 3, "temperature": 0.7, "pad_id": 3, "device": "cpu"}
@@ -35,7 +35,7 @@ def test_what_is_saved_is_what_is_loaded(network: str, tmp_path: Path) -> None:
     assert not any(module.training for module in loaded.modules())
 
 
-def test_transformers_alone_loads_what_is_saved(network: str, tmp_path: Path) -> None:
+def test_transformers_alone_loads_the_saved_folder(network: str, tmp_path: Path) -> None:
     saved = tiny(network)
     saved.save_pretrained(tmp_path)
     state = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64).state_dict()
@@ -56,7 +56,7 @@ def test_transformers_alone_loads_what_is_saved(network: str, tmp_path: Path) ->
     ],
     ids=["default", "dtype", "name", "half"],
 )
-def test_the_dtype_is_the_one_asked_for_whatever_is_on_disk(
+def test_dtype_is_the_argument_for_any_type_on_disk(
     setting: dict, expected: torch.dtype, tmp_path: Path
 ) -> None:
     tiny(dtype=torch.float16).save_pretrained(tmp_path)
@@ -103,7 +103,7 @@ def test_end_ids_are_all_that_settings_configuration_and_tokenizer_name(tmp_path
 
 
 @pytest.mark.filterwarnings("error")
-def test_settings_that_list_every_end_and_ids_that_cannot_be_drawn_are_not_told() -> None:
+def test_complete_settings_and_ids_that_cannot_be_drawn_give_no_warning() -> None:
     network = tiny().network
     network.generation_config.eos_token_id, network.config.eos_token_id = [4, 0], 4
     assert LanguageModel(network, tiny_tokenizer(), max_new_tokens=3).end_ids == (0, 4)
@@ -144,7 +144,7 @@ def test_running_a_model_registers_no_parameter_with_pyro(prior: LanguageModel) 
 # The state that decoding goes on from
 
 
-def test_selecting_sequences_leaves_the_state_as_it_was(network: str) -> None:
+def test_selecting_sequences_does_not_change_the_state(network: str) -> None:
     language_model = tiny(network)
     first, state = language_model.start(language_model.encode(PROMPTS))
     twice = torch.tensor([2, 0, 0])
@@ -157,7 +157,7 @@ def test_selecting_sequences_leaves_the_state_as_it_was(network: str) -> None:
 # What is read before the prompts
 
 
-def test_prompts_can_follow_on_what_was_read_once(network: str) -> None:
+def test_prompts_can_follow_a_common_prefix_read_once(network: str) -> None:
     """Three words read once, before prompts of different lengths, or as part of each of them."""
     language_model, value = tiny(network), torch.tensor([[2, 3], [3, 3], [4, 2]])
     prefix = language_model.read(
@@ -182,7 +182,7 @@ def test_prompts_can_follow_on_what_was_read_once(network: str) -> None:
     )
 
 
-def test_what_is_read_from_embeddings_has_their_gradient(network: str) -> None:
+def test_logits_from_embeddings_have_a_gradient_to_the_embeddings(network: str) -> None:
     language_model = tiny(network)
     embeddings = torch.randn(2, 16, dtype=torch.float64, requires_grad=True)
     logits, _ = language_model.start(
@@ -199,7 +199,7 @@ def test_what_is_read_from_embeddings_has_their_gradient(network: str) -> None:
 # Texts
 
 
-def test_encode_turns_an_empty_prompt_into_its_bos() -> None:
+def test_encode_turns_an_empty_prompt_into_the_beginning_token() -> None:
     prompts = tiny().encode(["a b", ""])
     assert prompts.texts == ("a b", "")
     assert [ids[mask].tolist() for ids, mask in zip(prompts.ids, prompts.mask, strict=True)] == [
@@ -299,7 +299,7 @@ def test_a_network_that_takes_no_positions_is_refused() -> None:
 
 
 @pytest.mark.parametrize("texts", ["a b", []], ids=["a bare string", "no prompt"])
-def test_encode_refuses_what_is_not_a_list_of_prompts(texts: str | list[str]) -> None:
+def test_encode_refuses_values_that_are_no_list_of_prompts(texts: str | list[str]) -> None:
     with pytest.raises(ValueError, match="expected a non-empty list of strings"):
         tiny().encode(texts)
 
@@ -350,7 +350,7 @@ def test_nan_logits_are_an_error() -> None:
 
 @pytest.mark.parametrize("num_prompts", [1, 2])
 def test_output_layer_is_given_states_without_gaps(num_prompts):
-    """Else a pass over the prompts costs more than all the rest of a step, for torch copies the layer once a prompt."""
+    """A strided state would make torch copy the output layer for each prompt, most of a step."""
     prior, strides = tiny(), []
     layer = prior.network.get_output_embeddings()
     hook = layer.register_forward_hook(lambda _, inputs, __: strides.append(inputs[0].stride()))

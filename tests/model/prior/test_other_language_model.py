@@ -1,4 +1,4 @@
-"""Objects made for one language model that meet another are refused by name; those of a copy are not."""
+"""Objects of another language model are refused by name, objects of a copy are not."""
 
 from collections.abc import Callable
 
@@ -68,7 +68,7 @@ PIECES = {
 
 @pytest.mark.parametrize("kind", PIECES)
 @pytest.mark.parametrize("what", OTHERS)
-def test_rewards_and_factors_for_another_language_model_is_refused_with_what_differs(kind, what):
+def test_rewards_and_factors_for_another_language_model_are_refused_with_the_difference(kind, what):
     with pytest.raises(
         OtherLanguageModelError,
         match=rf"factor 'good' was made for another .* they have .*{what}",
@@ -87,8 +87,8 @@ def test_features_of_moments_for_another_language_model_are_refused(what):
 
 
 @pytest.mark.parametrize("make", [SequenceClassifier, EncoderFeatures])
-def test_reward_with_the_tokenizer_of_a_language_model_leaves_it_as_it_is(make, tmp_path):
-    """Else its copy, saved and loaded, would pad by another id."""
+def test_reward_does_not_change_the_tokenizer_of_a_language_model(make, tmp_path):
+    """A changed tokenizer would pad by another id after saving and loading."""
     prior = LanguageModel(
         tiny(end_ids=[0]).network, tiny_tokenizer(eos_token="c"), max_new_tokens=3
     )
@@ -115,8 +115,8 @@ def test_reward_with_the_tokenizer_of_a_language_model_leaves_it_as_it_is(make, 
 
 
 @pytest.mark.parametrize("kind", ["text", "token", "length"])
-def test_evidence_refuses_prompts_and_responses_of_another_language_model(kind):
-    """A reward with no model around it, as in a Pyro program of one's own."""
+def test_reward_refuses_prompts_and_responses_of_another_language_model(kind):
+    """A reward without a model, as in a plain Pyro program."""
     for whole in (True, False):
         reward = (
             TextReward(vader_sentiment, tiny(), whole=whole)
@@ -192,7 +192,7 @@ def test_components_of_a_mixture_have_one_prior():
 
 
 def test_copies_of_a_language_model_are_the_same(tmp_path):
-    """One that was saved and loaded, one that is tuned, and one of other weights and settings that responses do not show."""
+    """Copies: saved and loaded, trained, and with other weights and settings of the network."""
     prior = tiny()
     prior.save_pretrained(tmp_path)
     loaded = LanguageModel.from_pretrained(tmp_path, max_new_tokens=3, device="cpu")
@@ -205,7 +205,7 @@ def test_copies_of_a_language_model_are_the_same(tmp_path):
         assert other.decode(response, prompts) == prior.decode(response, prompts)
 
 
-def test_what_is_no_language_model_or_model_is_refused():
+def test_object_that_is_no_language_model_or_model_is_refused():
     with pytest.raises(TypeError, match="prior is a GPT2LMHeadModel, expected a LanguageModel"):
         AlignmentModel(tiny().network, {}, 1.0)
     with pytest.raises(TypeError, match="model is a LanguageModel, expected a AlignmentModel"):

@@ -1,4 +1,4 @@
-"""Networks that count positions otherwise are read right or refused, and dropout stays off whoever turns it on."""
+"""Networks with other positions are read correctly or refused; dropout stays off."""
 
 import copy
 
@@ -96,7 +96,7 @@ def test_network_gives_a_padded_prompt_the_probabilities_of_the_plain_sequence(k
 @pytest.mark.parametrize("kind", ["roberta", "xlm-roberta"])
 @pytest.mark.parametrize("pad_id", [0, 1, 4], ids=["end", "padding", "word"])
 def test_networks_that_count_no_padding_count_none_that_is_written_or_drawn(kind, pad_id):
-    """Within a prompt and within a response, in one pass and token by token."""
+    """Positions within a prompt and a response, in one pass and token by token."""
     torch.manual_seed(0)
     network = AutoModelForCausalLM.from_config(CONFIGS[kind](pad_token_id=pad_id)).double()
     language_model = LanguageModel(network, tiny_tokenizer(), max_new_tokens=4, end_ids=[0])
@@ -230,7 +230,7 @@ def test_network_that_takes_no_padding_is_refused_by_name():
 
 
 def test_no_pass_leaves_open_whether_a_token_is_padding(monkeypatch):
-    """`transformers` would warn on every start, and some networks would take the token for padding."""
+    """`transformers` would warn, and some networks would read the token as padding."""
     open_passes = []
 
     def noticed(self, ids, mask):
@@ -251,14 +251,14 @@ def test_no_pass_leaves_open_whether_a_token_is_padding(monkeypatch):
 
 
 def part_of(network: nn.Module) -> nn.Module:
-    """A part of a network with dropout in it; the network itself stays in evaluation mode."""
+    """Part of a network with dropout; the network stays in evaluation mode."""
     return next(
         module for module in network.modules() if isinstance(module, nn.Dropout) and module.p > 0
     )
 
 
 def holders() -> dict[str, tuple]:
-    """By name: a network that has dropout, and a number that is made with it."""
+    """Networks with dropout and a number computed by each, by name."""
     prior = tiny()
     prompts = prior.encode(PROMPTS)
     response = torch.tensor([[2, 3, 4]] * 3)

@@ -1,4 +1,4 @@
-"""The response distribution is normalised, blind to batch and padding, and samples what it scores."""
+"""The response distribution: normalised, independent of batch and padding, sampled as scored."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -179,7 +179,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
 def per_token_alone(language_model: LanguageModel, prompts: Prompts, value: Tensor) -> Tensor:
-    """`[K, N, T]`, each prompt in a batch of its own, which has no padding."""
+    """Samples `[K, N, T]`, each prompt in a separate batch without padding."""
     parts = [
         language_model(prompts[[n]]).log_prob_per_token(value[:, [n]]) for n in range(len(prompts))
     ]
@@ -218,7 +218,7 @@ def test_log_prob_does_not_depend_on_the_amount_or_the_ids_of_padding(
 def logits_while_sampling(
     language_model: LanguageModel, prompts: Prompts, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Tensor, Tensor]:
-    """Four samples for each prompt, `[4, N, T]`, and the logits that they were drawn from, `[4, N, L, V]` with L <= T."""
+    """Four samples for each prompt, `[4, N, T]`, and their logits, `[4, N, L, V]` with L <= T."""
     seen, start, extend = [], language_model.start, language_model.extend
 
     def recorded(out: tuple) -> tuple:
@@ -248,7 +248,10 @@ def test_sampling_sees_the_logits_that_scoring_sees(
 
 
 def excess(counts: Counter, prob: dict[Any, float]) -> float:
-    """Pearson's chi-square of `counts`, in standard deviations above its mean; cells expected less than 5 times are one."""
+    """Pearson's chi-square of `counts`, in standard deviations above the mean.
+
+    Cells expected less than 5 times count as one cell.
+    """
     total = counts.total()
     common = {cell: p for cell, p in prob.items() if p * total >= 5}
     cells = [(counts[cell], p * total) for cell, p in common.items()]
@@ -388,7 +391,7 @@ def test_stories_sampling_sees_the_logits_that_scoring_sees(
 
 
 def test_suffixes_are_drawn_from_the_conditional(prior, prompts):
-    """Given the first token, the rest has the law p(x) / p(x_1); the prefix itself stays."""
+    """Given the first token, the rest has the distribution p(x) / p(x_1); the prefix stays."""
     distribution = prior(prompts)
     value = distribution.sample((1,)).expand(20_000, -1, -1)
     start = torch.ones(2, dtype=torch.long)
@@ -429,7 +432,7 @@ def test_another_temperature_leaves_the_original_alone(prior, prompts):
 
 
 def test_hidden_states_make_the_logits(prior, prompts):
-    """The output layer on the state at t gives the logits of token t; the log-probabilities are the usual ones."""
+    """The output layer on the state at t gives the logits of token t."""
     distribution = prior(prompts)
     value = distribution.sample((4,))
     per_token, hidden = distribution.log_prob_and_hidden(value)

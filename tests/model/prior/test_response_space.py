@@ -1,4 +1,4 @@
-"""The response space: what counts as a response, and how many there are."""
+"""The response space: rows that are responses, and the number of responses."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""The text that a reward reads: the prompt as written and the response decoded, whatever the tokenizer."""
+"""The text of a reward: prompt as written, response decoded, for every tokenizer."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ PAIRS = [
 
 
 def ids_of(prior, prompt, response):
-    """The response as the tokens that it has after the prompt, ended: `[1, T]`."""
+    """Tokens of the response after the prompt, with the end: `[1, T]`."""
     head, whole = token_rows(prior.tokenizer, [prompt, prompt + response])
     rest = whole[len(head) :]
     return torch.tensor([(rest + [prior.end_ids[0]] * 16)[: prior.max_new_tokens]])
@@ -38,9 +38,9 @@ def ids_of(prior, prompt, response):
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @pytest.mark.parametrize(("prompt", "response"), PAIRS)
 def test_prompt_and_response_read_as_they_were_written(kind, prompt, response):
-    """With the space of the response's first word, no space inside a word, and characters of several tokens."""
+    """First word with a space, no space inside a word, characters of several tokens."""
     if kind == "word-piece" and "\u00fc" in response:
-        response = " good"  # it knows few words
+        response = " good"  # a tokenizer of few words
     prior = language_model_of(TOKENIZERS[kind](), max_new_tokens=16)
     if not prompt and prior.tokenizer.bos_token is None:
         prompt = "a"
@@ -68,7 +68,7 @@ def test_prompt_is_as_written_where_the_tokenizer_rewrites_it():
 
 
 def test_special_tokens_are_read_and_the_end_is_not():
-    """Special tokens of the prompt, and those that a response writes; each prompt in front of its own responses."""
+    """Special tokens of prompt and response; each prompt in front of its responses."""
     prior = language_model_of(chat("<bos> $A"), max_new_tokens=3)
     prompts = prior.encode(["<user> a b <assistant>", "<user> c"])
     response = torch.tensor([[[6, 1, 1], [3, 7, 4]], [[0, 2, 1], [1, 1, 1]]])
@@ -79,7 +79,7 @@ def test_special_tokens_are_read_and_the_end_is_not():
     assert prior.decode(response[0]) == ["c", "<assistant> d a"]
 
 
-def test_text_of_a_response_is_tokenized_to_what_the_network_has_read():
+def test_text_of_a_response_is_tokenized_to_the_ids_that_the_network_read():
     prior = language_model_of(chat("<bos> $A"), max_new_tokens=2)
     prompts, support = prior.encode(["<user> a <assistant>"]), prior.space.enumerate()
     texts = [text for (text,) in prior.decode(support[:, None], prompts)]

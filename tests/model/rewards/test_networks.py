@@ -1,4 +1,4 @@
-"""Rewards by other networks, on local checkpoints in Hugging Face format, against plain passes of single texts."""
+"""Rewards by other networks against plain passes over single texts."""
 
 import math
 
@@ -75,7 +75,7 @@ def gpt2_classifier():
 
 
 def plain_logits(network, texts):
-    """Without padding, one text at a time."""
+    """Logits of texts, one text at a time without padding."""
     tokenizer = tiny_tokenizer()
     with torch.no_grad():
         rows = [
@@ -101,7 +101,7 @@ def test_classifier_is_that_of_single_texts(make, batch_size):
     assert (by_output["logit"].upper_bound, by_output["log-prob"].upper_bound) == (None, 0.0)
 
 
-def test_decoder_reads_no_padding_whatever_its_settings_say():
+def test_decoder_reads_no_padding_for_any_settings():
     network, tokenizer = gpt2_classifier(), tiny_tokenizer(pad_token="<pad>")
     network.config.pad_token_id, tokenizer.padding_side = 0, "left"
     logits = plain_logits(gpt2_classifier(), TEXTS).double()[:, 1]
@@ -111,7 +111,7 @@ def test_decoder_reads_no_padding_whatever_its_settings_say():
 
 
 def test_positions_that_begin_after_that_of_the_padding_are_not_read_beyond():
-    """Of 16 positions RoBERTa leaves the first two unused, if its padding is token 1."""
+    """RoBERTa with padding token 1 leaves the first two of 16 positions unused."""
     torch.manual_seed(0)
     sizes = {
         "vocab_size": len(WORDS),
@@ -176,7 +176,7 @@ def test_labels_that_do_not_exclude_each_other_and_single_ones_are_sigmoids():
     )
 
 
-def test_classifier_loads_from_a_folder_in_its_own_type(tmp_path):
+def test_classifier_loads_from_a_folder_in_the_type_on_disk(tmp_path):
     tokenizer = tiny_tokenizer(pad_token="<pad>")
     bert().save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
@@ -208,7 +208,7 @@ def test_a_text_without_tokens_is_named_alone_and_in_a_batch(make):
 
 
 def grammar_like_tokenizer():
-    """Adds a token to every text, an empty one too."""
+    """Tokenizer that adds a token to every text, also to an empty text."""
     tokenizer = tiny_tokenizer(pad_token="<pad>")
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<end> $A", special_tokens=[("<end>", 0)]
@@ -216,7 +216,7 @@ def grammar_like_tokenizer():
     return tokenizer
 
 
-def test_what_is_no_classifier_says_so_at_its_logits():
+def test_network_without_logits_of_labels_is_no_classifier():
     """Logits for each token, or for other labels than the configuration has."""
     network = bert()
     network.config.id2label = {0: "bad", 1: "good"}
@@ -253,7 +253,7 @@ def test_log_probability_at_beta_one_is_bayes_rule():
 
 @pytest.mark.parametrize("per_token", [True, False])
 @pytest.mark.parametrize("bos", ["<end>", None])
-def test_likelihood_of_a_text_is_that_of_its_tokens_one_after_the_other(per_token, bos):
+def test_likelihood_of_a_text_is_the_product_over_tokens(per_token, bos):
     torch.manual_seed(0)
     network, tokenizer = llama().double(), tiny_tokenizer(bos_token=bos)
     found = TextLikelihood(network, tokenizer, per_token=per_token, batch_size=2)([*TEXTS, ""])
@@ -352,7 +352,7 @@ def test_batches_come_back_in_order(batch_size):
     assert len(in_batches(length, [], batch_size)) == 0
 
 
-def test_network_that_fails_is_an_evidence_error_with_the_text():
+def test_network_that_fails_is_a_likelihood_error_with_the_text():
     language_model = tiny()
     classifier = SequenceClassifier(bert(), tiny_tokenizer(pad_token="<pad>"), "good")
     with pytest.raises(LikelihoodError, match=r"reward 'SequenceClassifier' failed on the text ''"):

@@ -23,12 +23,12 @@ TEXTS = ["Good, really good.", "goodness", "not bad", ""]
         (Pattern.of_words(["Bad"], ignore_case=False), [0, 0, 0, 0]),
     ],
 )
-def test_what_is_found(pattern, found):
+def test_matching_texts_have_reward_1(pattern, found):
     assert pattern(TEXTS) == found
     assert pattern.upper_bound == (None if pattern.count else 1.0)
 
 
-def test_what_is_no_expression_is_refused():
+def test_invalid_expression_is_refused():
     with pytest.raises(ValueError, match=r"'\(good' is no regular expression: .*Pattern.of_words"):
         Pattern("(good")
 

@@ -1,4 +1,4 @@
-"""Functions of texts and of tokens as evidence: each text scored once, and errors that quote it."""
+"""Functions of texts and of tokens as rewards: each text scored once, errors with the text."""
 
 import re
 
@@ -34,7 +34,7 @@ def prompts(language_model):
 
 
 def counted(seen):
-    """The number of words of each text; `seen` is told the texts."""
+    """Number of words of each text; the texts are appended to `seen`."""
 
     def length(texts):
         seen.extend(texts)
@@ -100,7 +100,7 @@ def test_failure_of_the_batch_alone_says_so(language_model, prompts):
     "value",
     [float("nan"), float("inf"), None, "good", "0.5", 1j, 10**400, -(10**400), [0.5], b"1", object],
 )
-def test_what_is_no_reward_is_shown_with_its_text(language_model, prompts, value):
+def test_value_that_is_no_reward_is_shown_with_its_text(language_model, prompts, value):
     def odd(texts):
         return [value if text == "c b b" else 0.0 for text in texts]
 
@@ -155,7 +155,7 @@ def test_numbers_of_any_library_are_rewards(language_model, prompts, made):
         lambda texts: set(range(len(texts))),
     ],
 )
-def test_what_is_no_row_of_numbers_is_refused(language_model, prompts, made):
+def test_value_that_is_no_row_of_numbers_is_refused(language_model, prompts, made):
     with pytest.raises(
         LikelihoodError,
         match=r"(?s)'taste' returned .* for 5 texts, expected a list of as many numbers",
@@ -204,7 +204,7 @@ def test_length_that_is_no_number_of_tokens_is_refused(language_model, target):
         Length(language_model, target)
 
 
-def test_pattern_and_token_evidence_are_checked(language_model):
+def test_pattern_and_token_rewards_are_checked(language_model):
     with pytest.raises(TypeError, match="pattern is a bytes"):
         Pattern(b"a")
     with pytest.raises(TypeError, match="function is a str"):
@@ -221,7 +221,7 @@ def test_impossible_texts_and_tensors_are_rewards(language_model, prompts):
         model(prompts)
 
 
-def test_bound_of_the_function_is_that_of_the_evidence(language_model):
+def test_bound_of_the_function_is_the_bound_of_the_reward(language_model):
     assert TextReward(Pattern("a"), language_model).upper_bound == 1.0
     assert TextReward(Pattern("a"), language_model, upper_bound=3.0).upper_bound == 3.0
     assert TextReward(Pattern("a", count=True), language_model).upper_bound is None
@@ -260,7 +260,7 @@ def test_text_reward_has_the_shape_of_the_batch(shape):
     assert reward.shape == shape
 
 
-def test_text_reward_keeps_the_precision_of_its_function():
+def test_text_reward_keeps_the_precision_of_the_function():
     language_model = tiny()
     reward = TextReward(lambda texts: [1 / 3] * len(texts), language_model)(
         language_model.encode(["a b", "c"]), RESPONSE
@@ -280,11 +280,16 @@ def test_text_reward_refuses_a_wrong_number_of_rewards(rewards):
 
 
 @pytest.mark.parametrize("returned", [0.5, None])
-def test_what_is_not_one_number_a_text_is_refused_with_the_name(language_model, prompts, returned):
+def test_result_without_one_number_a_text_is_refused_with_the_name(
+    language_model, prompts, returned
+):
     def taste(texts):
         return returned
 
-    message = rf"'taste' returned {returned} \({type(returned).__name__}\) for 5 texts, expected a list of as many numbers"
+    message = (
+        rf"'taste' returned {returned} \({type(returned).__name__}\) for 5 texts, "
+        "expected a list of as many numbers"
+    )
     with pytest.raises(LikelihoodError, match=message):
         TextReward(taste, language_model)(prompts, RESPONSE)
 
@@ -294,7 +299,7 @@ def test_vader_prefers_praise():
     assert -1 <= bad < neutral == 0 < good <= 1
 
 
-def test_token_evidence_sees_where_each_response_ends():
+def test_token_reward_sees_the_end_of_each_response():
     language_model = tiny()
     reward = TokenReward(lambda _, is_token: is_token.sum(-1), language_model)
     assert reward(language_model.encode(["a b", "c"]), RESPONSE).tolist() == [

@@ -1,4 +1,4 @@
-"""Evidence made of evidence: sums, constraints, tilts, and the same posterior with optimality observed."""
+"""Rewards and factors of rewards: sums, constraints, tilts; the same posterior by optimality."""
 
 import math
 
@@ -57,7 +57,7 @@ def test_weighted_sum_is_the_sum_with_weights(prior, prompts, support, good, sen
     )
 
 
-def test_bound_of_a_sum_is_known_if_those_of_its_parts_are_and_count_for_it(good, sentiment):
+def test_bound_of_a_sum_is_known_if_the_bounds_of_the_parts_are(good, sentiment):
     assert WeightedSum({"a": (0.5, good), "b": (2.0, sentiment)}).upper_bound == 2.5
     assert WeightedSum({"a": (-0.5, good), "b": (2.0, sentiment)}).upper_bound is None
     assert WeightedSum({"a": (1.0, lambda *_: torch.zeros(2))}).upper_bound is None
@@ -97,7 +97,7 @@ def test_posterior_of_a_constraint_is_the_prior_given_it(prior, prompts, support
     assert_close(truth.log_z, prob.sum(0).log(), rtol=0, atol=1e-12)
 
 
-def test_what_is_contained_or_matched(prior, prompts, support):
+def test_texts_that_contain_or_match(prior, prompts, support):
     texts = texts_of(prior, support)
     in_response = [
         bool(value) for value in contains(["good", "very bad"], prior).holds(prompts, support)[:, 0]
@@ -164,7 +164,7 @@ def test_tilt_is_of_as_many_nats_at_any_beta(prior, prompts, good, sentiment, be
     assert_close(truth.log_likelihood, expected, rtol=0, atol=1e-12)
 
 
-def test_tilt_is_of_as_many_nats_where_each_prompt_has_its_beta(prior, prompts, good):
+def test_tilt_has_the_same_nats_if_each_prompt_has_a_beta(prior, prompts, good):
     betas = dict(zip(prompts.texts, (0.2, 1.5), strict=True))
     model = AlignmentModel(prior, {}, betas, {"tilt": Tilt({"good": good}, {"good": 0.7})})
     truth = Enumeration(model, prompts)
@@ -256,7 +256,7 @@ def test_unbounded_reward_cannot_be_optimal_and_a_wrong_bound_is_found(prior, pr
         OptimalityModel(AlignmentModel(prior, low, 1.0))(prompts)
 
 
-def test_reward_that_rounding_takes_over_its_bound_is_certain(prior, prompts):
+def test_reward_above_the_bound_by_rounding_is_certain(prior, prompts):
     over = TokenReward(
         lambda x, _: torch.full(x.shape[:-1], 1 + 1e-7, dtype=torch.float64), prior, 1.0
     )
@@ -265,8 +265,8 @@ def test_reward_that_rounding_takes_over_its_bound_is_certain(prior, prompts):
 
 
 @pytest.mark.parametrize("bound", [0.0, 1.0, -20.0])
-def test_reward_a_little_over_its_bound_is_found(prior, prompts, bound):
-    """By a thousandth, relative to the bound or to 1: far more than rounding, far less than would show in samples."""
+def test_reward_slightly_above_the_bound_is_refused(prior, prompts, bound):
+    """Excess of a thousandth, relative to the bound or 1: above rounding, invisible in samples."""
     over = bound + 1e-3 * (1 + abs(bound))
     model = AlignmentModel(
         prior,
