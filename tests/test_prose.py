@@ -32,10 +32,7 @@ DOCUMENTS = [*READMES, ROOT / "CONTRIBUTING.md"]
 
 UNFINISHED: dict[str, set[str]] = {
     "first words": {
-        "experiments/benchmark.py",
         "experiments/best_of_n.py",
-        "experiments/step_cost.py",
-        "experiments/step_parts.py",
         "inference/diagnostics/diagnose.py",
         "inference/diagnostics/self_bleu.py",
         "inference/diagnostics/simulation_based_calibration.py",

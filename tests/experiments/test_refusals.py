@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from experiments import best_of_n, pretrain, step_parts
+from experiments import best_of_n, pretrain
 from experiments.agents import __main__ as agents
 from experiments.shared.argument_types import check_only
 from experiments.shared.saved_guide import build_guide
@@ -32,11 +32,6 @@ def test_best_of_n_needs_groups_that_the_draws_can_make(sizes, draws, message, t
         best_of_n.main(best_of_n.BestOfN(sizes=sizes, draws=draws, out=tmp_path / "runs"))
     best_of_n.check(best_of_n.BestOfN(sizes=(2, 28), draws=64))
     assert not (tmp_path / "runs").exists()
-
-
-def test_step_parts_needs_something_to_train():
-    with pytest.raises(SystemExit, match="--guide fixed has nothing to train"):
-        step_parts.main(step_parts.StepParts(guide="fixed"))
 
 
 def test_agents_need_a_prompt_after_which_each_speaks(monkeypatch, prior, tmp_path):

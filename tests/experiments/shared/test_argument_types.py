@@ -8,7 +8,7 @@ import pytest
 
 from experiments.shared.argument_types import Check
 from experiments.shared.command_line import option
-from experiments.step_parts import StepParts
+from experiments.step_parts.__main__ import StepParts
 from tests.experiments.scripts import NAMES, arguments_of
 
 OUT_OF_RANGE = {

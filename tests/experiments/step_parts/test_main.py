@@ -4,19 +4,19 @@ import pyro
 import pytest
 import torch
 
-from experiments.step_parts import (
+from experiments.step_parts.__main__ import (
     GENERATE,
     GUIDE,
     PRIOR,
     STEP,
     SUM,
-    Parts,
-    Step,
     StepParts,
     main,
+    new_step,
     peak_memory,
     with_sum,
 )
+from experiments.step_parts.parts import Parts
 from guides import LoRA
 from model import LanguageModel
 from model.prior.named_priors import load_prior
@@ -48,7 +48,7 @@ def guide(prior):
 
 @pytest.fixture
 def parts(prior, guide):
-    return Parts(StepParts(**SMALL), prior, guide, prior.encode(SMALL["prompts"]))
+    return Parts(prior, guide, prior.encode(SMALL["prompts"]), num_particles=2)
 
 
 def test_parts_score_as_the_step_does(parts, prior, guide):
@@ -66,25 +66,24 @@ def test_parts_score_as_the_step_does(parts, prior, guide):
 
 def test_generate_goes_on_to_the_last_token(prior):
     ends_soon = LanguageModel(prior.network, prior.tokenizer, max_new_tokens=3, end_ids=range(3000))
-    parts = Parts(
-        StepParts(**SMALL), ends_soon, LoRA(ends_soon), ends_soon.encode(SMALL["prompts"])
-    )
+    parts = Parts(ends_soon, LoRA(ends_soon), ends_soon.encode(SMALL["prompts"]), num_particles=2)
     assert parts.response.shape == (4, 3)
     assert bool((parts.response >= 3000).all())
 
 
-def test_step_steps_and_notes_how_far_it_decoded(prior, guide):
-    step = Step(StepParts(**SMALL), prior, guide, prior.encode(SMALL["prompts"]))
+def test_a_step_moves_the_guide_and_records_its_longest_response(prior, guide):
+    prompts = prior.encode(SMALL["prompts"])
+    step, lengths = new_step(prior, guide, prompts, beta=0.1, num_particles=2)
     before = [parameter.clone() for parameter in guide.trained().values()]
     step()
     moved = [(a - b).abs().max() for a, b in zip(guide.trained().values(), before, strict=True)]
     assert 0 < max(moved) < 1e-8
-    assert len(step.lengths) == 1
-    assert 1 <= step.lengths[0] <= 3
+    assert len(lengths) == 1
+    assert 1 <= lengths[0] <= 3
     assert not list(pyro.get_param_store().keys())
 
 
-def test_sum_is_of_the_parts():
+def test_the_sum_is_over_the_parts():
     times = {GENERATE: [(1.0, 2.0)], PRIOR: [(3.0, 4.0)], GUIDE: [(5.0, 6.0)], STEP: [(7.0, 8.0)]}
     assert with_sum(times)[SUM] == [(9.0, 12.0)]
 
@@ -111,3 +110,8 @@ def test_table(capsys):
 def test_guide_without_a_network_is_refused():
     with pytest.raises(SystemExit, match="NGram"):
         main(StepParts(**SMALL, guide="n-gram"))
+
+
+def test_step_parts_needs_something_to_train():
+    with pytest.raises(SystemExit, match="--guide fixed has nothing to train"):
+        main(StepParts(guide="fixed"))

@@ -1,0 +1,114 @@
+"""Tables of the benchmark: time of a step, and time of its parts."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from experiments.benchmark.job import Benchmark
+from experiments.benchmark.steps import ByHand
+from experiments.benchmark.trl_trainer import TRL
+from experiments.shared.timing import Seconds, Step, ratio
+from inference import FusedOptimizer
+from model import ResponseDistribution
+
+OURS, BY_HAND = "ours, SVI.step", "by hand, torch"
+AT_MOST = {BY_HAND: 1.05, TRL: 0.65}
+"""Claimed upper limits of our time as a fraction of the other's."""
+REST = "Pyro and all else"
+
+
+def scoring(log_prob: Tensor) -> str:
+    """Name of the part that computed a log probability."""
+    return "scoring, guide" if log_prob.requires_grad else "scoring, prior"
+
+
+CALLS: list[tuple[Any, str, Callable[[Any], str]]] = [
+    (ResponseDistribution, "sample", lambda _: "sampling"),
+    (ByHand, "sample", lambda _: "sampling"),
+    (ResponseDistribution, "log_prob", scoring),
+    (ByHand, "log_prob", scoring),
+    (Tensor, "backward", lambda _: "backward"),
+    (FusedOptimizer, "__call__", lambda _: "optimiser"),
+    (ByHand, "update", lambda _: "optimiser"),
+]
+"""Methods that are timed, each with a function from its result to the name of the part."""
+
+
+@contextmanager
+def stopwatch(
+    owner: Any, name: str, label: Callable[[Any], str], seconds: dict[str, float]
+) -> Iterator[None]:
+    """Within the context, add the CPU seconds of each call of `owner.name` to its part."""
+    original = getattr(owner, name)
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        began = time.process_time()
+        result = original(*args, **kwargs)
+        seconds[label(result)] = seconds.get(label(result), 0.0) + time.process_time() - began
+        return result
+
+    setattr(owner, name, watched)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def time_parts(steps: Mapping[str, Step], rounds: int) -> dict[str, dict[str, float]]:
+    """CPU seconds of the parts of each step, medians over rounds of their own."""
+    records: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            seconds: dict[str, float] = {}
+            with ExitStack() as stack:
+                for owner, method, label in CALLS:
+                    stack.enter_context(stopwatch(owner, method, label, seconds))
+                began = time.process_time()
+                step()
+                total = time.process_time() - began
+            records[name].append(seconds | {REST: total - sum(seconds.values())})
+    parts = ("sampling", "scoring, guide", "scoring, prior", "backward", "optimiser", REST)
+    return {
+        name: {part: statistics.median(record[part] for record in of_step) for part in parts}
+        for name, of_step in records.items()
+    }
+
+
+def report(
+    times: Mapping[str, Sequence[Seconds]],
+    parts: Mapping[str, Mapping[str, float]],
+    args: Benchmark,
+) -> str:
+    """Both tables as a text."""
+    lines = [
+        f"GPT-2 of {args.layers} layers, width {args.width}, {args.vocabulary} tokens; "
+        f"{args.sequences} sequences of {args.tokens} tokens",
+        f"after a prompt of {args.prompt_tokens}; one gradient step; threads: "
+        f"{torch.get_num_threads()}.",
+        f"Seconds a step, medians of {args.rounds} rounds.",
+        "",
+        f"{'':18}{'CPU':>9}{'wall':>9}   ours as a fraction of it: {'CPU':>6}{'wall':>8}"
+        f"{'claimed':>10}",
+    ]
+    for name, seconds in times.items():
+        cpu, wall = (statistics.median(clock) for clock in zip(*seconds, strict=True))
+        line = f"{name:18}{cpu:9.4f}{wall:9.4f}"
+        if name in AT_MOST:
+            cpu, wall = (ratio(times[OURS], seconds, clock) for clock in (0, 1))
+            line += f"{'':29}{cpu:6.2f}{wall:8.2f}{f'<= {AT_MOST[name]:.2f}':>10}"
+        lines.append(line)
+    if TRL not in times:
+        lines.append(f"{TRL:18} is not installed: `make bench` installs it and runs this again")
+    lines += ["", f"{'where the time goes, CPU':26}" + "".join(f"{name:>18}" for name in parts)]
+    total = {name: sum(seconds.values()) for name, seconds in parts.items()}
+    for part in parts[OURS]:
+        cells = [f"{own[part]:10.4f}{own[part] / total[name]:8.0%}" for name, own in parts.items()]
+        lines.append(f"  {part:24}" + "".join(cells))
+    return "\n".join(lines)

@@ -1,0 +1,94 @@
+"""Steps of TRL's `RLOOTrainer`, with the turns of the other steps in between."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, TrainerCallback
+
+from experiments.benchmark.job import Benchmark, reward
+from experiments.shared.timing import Seconds, Step, now, since, take_turns
+
+TRL = "TRL, RLOOTrainer"
+
+
+@dataclass
+class Turns(TrainerCallback):
+    """Timer of the trainer's steps, each from one `on_step_end` to the next."""
+
+    steps: dict[str, Step]
+    times: dict[str, list[Seconds]] = field(default_factory=dict)
+    start: Seconds = (0.0, 0.0)
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.times = {name: [] for name in (*self.steps, TRL)}
+        self.start = now()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.times[TRL].append(since(self.start))
+        for name, seconds in take_turns(self.steps, 1).items():
+            self.times[name] += seconds
+        self.steps = dict(reversed(self.steps.items()))
+        self.start = now()
+
+
+def take_turns_with_trl(
+    steps: dict[str, Step], rounds: int, args: Benchmark
+) -> dict[str, list[Seconds]]:
+    """Time each step, and a step of TRL's trainer, in each round."""
+    from datasets import Dataset
+    from trl import RLOOConfig, RLOOTrainer
+
+    def trl_reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
+        return reward(torch.tensor(completion_ids)).tolist()
+
+    turns = Turns(steps)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # TRL's use of transformers
+        args.network().save_pretrained(folder)
+        trainer = RLOOTrainer(
+            model=folder,
+            reward_funcs=trl_reward,
+            args=RLOOConfig(output_dir=folder, max_steps=rounds, **settings(args)),
+            train_dataset=Dataset.from_dict({"prompt": [args.prompt] * rounds}),
+            processing_class=args.tokenizer(),
+            callbacks=[turns],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    num_tokens = trainer.state.num_input_tokens_seen
+    expected = rounds * args.sequences * (args.prompt_tokens + args.tokens)
+    if num_tokens != expected:
+        raise RuntimeError(f"TRL saw {num_tokens} tokens, expected {expected}: it did another job")
+    return turns.times
+
+
+def settings(args: Benchmark) -> dict[str, Any]:
+    """Settings of TRL's trainer that make its step the same job."""
+    return {
+        "per_device_train_batch_size": args.sequences,
+        "num_generations": args.sequences,
+        "max_completion_length": args.tokens,
+        "num_iterations": 1,
+        "gradient_accumulation_steps": 1,
+        "activation_checkpointing": False,
+        "beta": args.beta,
+        "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "learning_rate": args.learning_rate,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 1.0,
+        "optim": "adamw_torch_fused",
+        "bf16": False,
+        "use_cpu": True,
+        "logging_strategy": "no",
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": args.seed,
+    }

@@ -1,0 +1,64 @@
+"""Timing of steps that take turns, so that other load on the machine falls on all of them alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pyro
+from pyro.infer import ELBO, SVI
+from pyro.params.param_store import StateDict
+
+from inference import FusedOptimizer, Program
+from model import Prompts
+
+Step = Callable[[], Any]
+Seconds = tuple[float, float]
+"""Seconds of CPU time and of wall time."""
+
+
+class SVIStep:
+    """A step of SVI in its own scope of Pyro's parameter store.
+
+    The learning rate is so low that the job stays the same from step to step.
+    """
+
+    def __init__(self, model: Program, guide: Program, objective: ELBO, prompts: Prompts) -> None:
+        self.svi = SVI(model, guide, FusedOptimizer(options={"lr": 1e-9}), objective)
+        self.prompts = prompts
+        self.scope: StateDict = {"params": {}, "constraints": {}}
+
+    def __call__(self) -> None:
+        with pyro.get_param_store().scope(self.scope):
+            self.svi.step(self.prompts)
+
+
+def now() -> Seconds:
+    """Read both clocks."""
+    return time.process_time(), time.perf_counter()
+
+
+def since(start: Seconds) -> Seconds:
+    """Time since both clocks were read."""
+    cpu, wall = now()
+    return cpu - start[0], wall - start[1]
+
+
+def take_turns(steps: Mapping[str, Step], rounds: int) -> dict[str, list[Seconds]]:
+    """Time each step once in each round. The first step of a round alternates."""
+    times: dict[str, list[Seconds]] = {name: [] for name in steps}
+    turns = list(steps.items())
+    for _ in range(rounds):
+        for name, step in turns:
+            start = now()
+            step()
+            times[name].append(since(start))
+        turns.reverse()
+    return times
+
+
+def ratio(ours: Sequence[Seconds], theirs: Sequence[Seconds], clock: int) -> float:
+    """Median over rounds of our time divided by theirs; clock 0 is CPU, clock 1 is wall."""
+    return statistics.median(a[clock] / b[clock] for a, b in zip(ours, theirs, strict=True))

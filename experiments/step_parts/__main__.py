@@ -1,0 +1,182 @@
+"""Cost of a step of SVI beside the sum of its parts, written by hand, in the same run.
+
+Question: does a step cost more than the network's own work, one decode and two scorings?
+Claim: at most 1.25 times the sum of a raw `generate`, one forward pass of the prior, and one
+forward and backward pass of the guide. With `--prior smollm2 --dtype bfloat16` and LoRA a step fits
+into 3 GB, loading included.
+Printed: CPU and wall seconds of the parts, their sum and the step, medians over rounds; the median
+of the rounds' ratios; the peak memory of the process after loading, and after one step.
+
+All work on the same numbers of sequences and tokens. `generate` runs the guide's network with a
+cache to the last token. The passes of the parts read its responses, prompt and response in one,
+without a cache. The step draws its own responses, stops when all have ended (their length is
+printed), reads each prompt once for all its responses, and also runs the reward, the objective, the
+optimiser and Pyro. A round is one of each, so that other load on the machine falls on all alike.
+
+    python -m experiments.step_parts
+    python -m experiments.step_parts --prior smollm2 --dtype bfloat16 --threads 2
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+import pyro
+import torch
+from torch import Tensor
+
+from experiments.shared.argument_types import (
+    SOME,
+    Count,
+    DtypeName,
+    GuideName,
+    Length,
+    Name,
+    Positive,
+    Threads,
+    count,
+)
+from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.refusals import FAULTS, blamed
+from experiments.shared.saved_guide import build_guide
+from experiments.shared.timing import Seconds, SVIStep, ratio, take_turns
+from experiments.step_parts.parts import Parts
+from guides import GUIDES, Guide
+from inference import LeaveOneOut_ELBO
+from model import AlignmentModel, LanguageModel, Prompts
+from model.prior.named_priors import load_prior
+from model.registry import REWARDS
+
+GENERATE, PRIOR, GUIDE = "raw generate", "prior, forward", "guide, forward and backward"
+SUM, STEP = "sum", "SVI.step"
+CLOCKS = ("CPU", "wall")
+
+
+@dataclass(frozen=True)
+class StepParts(Arguments):
+    """Time a step of SVI and its parts."""
+
+    prior: Name = "film-reviews"
+    """The prior, as in `experiments.steer`."""
+    guide: GuideName = "lora"
+    """A guide whose distribution is a Hugging Face network's."""
+    dtype: DtypeName = "float32"
+    """Type of the prior's weights."""
+    prompts: Annotated[tuple[str, ...], SOME] = ("The film was",)
+    """Prompts of the responses."""
+    particles: Annotated[int, count(2)] = 32
+    """Number of responses to each prompt."""
+    max_new_tokens: Length = 16
+    """Number of tokens in a response."""
+    beta: Positive = 0.1
+    """Reward per nat; the reward is VADER's sentiment."""
+    rounds: Count = 10
+    """Number of timed steps, and of timed runs of each part."""
+    warm_up: Annotated[int, count(0)] = 2
+    """Number of rounds before the timed rounds."""
+    threads: Threads = 1
+    """Number of CPU threads."""
+
+
+def main(args: StepParts) -> dict[str, float]:
+    """Cost of the step as a multiple of the sum of its parts, by clock."""
+    if not GUIDES[args.guide].trains:
+        raise SystemExit(
+            f"--guide {args.guide} has nothing to train, and a step of it nothing to time"
+        )
+    torch.set_num_threads(args.threads)
+    pyro.set_rng_seed(0)
+    with blamed(f"--prior {args.prior}", FAULTS):
+        prior = load_prior(
+            args.prior,
+            max_new_tokens=args.max_new_tokens,
+            temperature=1.0,
+            dtype=args.dtype,
+            device="cpu",
+        )
+    with blamed("--prompts"):
+        prompts = prior.encode(args.prompts)
+    guide = build_guide(args.guide, {}, prior, prompts)
+    step, lengths = new_step(prior, guide, prompts, args.beta, args.particles)
+    loaded = peak_memory()
+    step()
+    stepped = peak_memory()  # before the parts, which take more
+    times, num_decoded = time_parts(
+        step, lengths, Parts(prior, guide, prompts, args.particles), args.warm_up, args.rounds
+    )
+    ratios = {clock: ratio(times[STEP], times[SUM], i) for i, clock in enumerate(CLOCKS)}
+    num_responses = len(prompts) * args.particles
+    print(
+        f"{args.guide} on {args.prior} in {args.dtype}, {args.threads} thread(s): "
+        f"{num_responses} responses, seconds\n{table(times, ratios)}\n"
+        f"tokens decoded: {args.max_new_tokens} by generate, {num_decoded:g} by the step (median)\n"
+        f"peak memory: {loaded:.2f} GB when prior and guide are loaded, {stepped:.2f} GB after a "
+        "step"
+    )
+    return ratios
+
+
+def new_step(
+    prior: LanguageModel, guide: Guide, prompts: Prompts, beta: float, num_particles: int
+) -> tuple[SVIStep, list[int]]:
+    """A step of SVI, and the list of the longest response of each step, in tokens."""
+    lengths: list[int] = []
+
+    def watched(prompts: Prompts) -> Tensor:
+        response = guide(prompts)
+        lengths.append(int(prior.space.is_token(response).sum(-1).max()))
+        return response
+
+    model = AlignmentModel(prior, REWARDS["vader"](prior), beta)
+    objective = LeaveOneOut_ELBO(num_particles=num_particles)
+    return SVIStep(model, watched, objective, prompts), lengths
+
+
+def time_parts(
+    step: SVIStep, lengths: list[int], parts: Parts, warm_up: int, rounds: int
+) -> tuple[dict[str, list[Seconds]], float]:
+    """Time the step and its parts. Returns also the median length of the step's responses."""
+    turns: dict[str, Callable[[], object]] = {
+        GENERATE: parts.generate,
+        PRIOR: parts.score,
+        GUIDE: parts.score_and_go_back,
+        STEP: step,
+    }
+    take_turns(turns, warm_up)
+    lengths.clear()
+    return with_sum(take_turns(turns, rounds)), statistics.median(lengths)
+
+
+def with_sum(times: dict[str, list[Seconds]]) -> dict[str, list[Seconds]]:
+    """Add the sum of the parts in each round, before the step."""
+    parts = {name: times[name] for name in (GENERATE, PRIOR, GUIDE)}
+    total = []
+    for of_round in zip(*parts.values(), strict=True):
+        cpu, wall = zip(*of_round, strict=True)
+        total.append((sum(cpu), sum(wall)))
+    return parts | {SUM: total, STEP: times[STEP]}
+
+
+def table(times: dict[str, list[Seconds]], ratios: dict[str, float]) -> str:
+    """Table of medians by clock, with the ratios in the last row."""
+    lines = [f"{'':30}" + "".join(f"{clock:>8}" for clock in CLOCKS)]
+    for name, seconds in times.items():
+        medians = [statistics.median(clock) for clock in zip(*seconds, strict=True)]
+        lines.append(f"{name:30}" + "".join(f"{median:8.3f}" for median in medians))
+    lines.append(f"{'step / sum':30}" + "".join(f"{ratios[clock]:8.2f}" for clock in CLOCKS))
+    return "\n".join(lines)
+
+
+def peak_memory() -> float:
+    """Peak memory of this process so far, GB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+if __name__ == "__main__":
+    run_script(main, StepParts)

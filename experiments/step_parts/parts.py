@@ -1,0 +1,106 @@
+"""Parts of a step of SVI, written by hand with torch and transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from guides import Guide
+from inference import response_distribution
+from model import LanguageModel, Prompts, ResponseDistribution
+
+
+class Parts:
+    """One decode, and two scorings of its responses.
+
+    Args:
+        prior: p0.
+        guide: a guide whose distribution is a Hugging Face network's.
+        prompts: N prompts.
+        num_particles: number of responses to each prompt.
+    """
+
+    def __init__(
+        self, prior: LanguageModel, guide: Guide, prompts: Prompts, num_particles: int
+    ) -> None:
+        self.num_tokens, self.pad_id = prior.max_new_tokens, prior.pad_id
+        self.end_ids = list(prior.end_ids)
+        self.prior, self.guide = prior.network, network_of(guide, prompts)
+        self.trained = list(guide.trained().values())
+        self.ids = prompts.ids.repeat(num_particles, 1)
+        self.mask = prompts.mask.long().repeat(num_particles, 1)
+        self.response = self.generate()
+
+    def generate(self) -> Tensor:
+        """Responses `[B, T]`, none with an end before T."""
+        with contiguous_states(self.guide):
+            ids = self.guide.generate(
+                input_ids=self.ids,
+                attention_mask=self.mask,
+                do_sample=True,
+                top_k=0,
+                top_p=1.0,
+                temperature=1.0,
+                min_new_tokens=self.num_tokens,
+                max_new_tokens=self.num_tokens,
+                eos_token_id=self.end_ids,
+                pad_token_id=self.pad_id,
+            )
+        return ids[:, self.ids.shape[1] :]
+
+    def log_prob(self, network: PreTrainedModel) -> Tensor:
+        """log p(response), nats, `[B]`."""
+        mask = torch.nn.functional.pad(self.mask, (0, self.num_tokens - 1), value=1)
+        with contiguous_states(network):
+            logits = network(
+                input_ids=torch.cat([self.ids, self.response[:, :-1]], 1),
+                attention_mask=mask,
+                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+                use_cache=False,
+                logits_to_keep=self.num_tokens,
+            ).logits.float()
+        nats = cross_entropy(logits.flatten(0, 1), self.response.flatten(), reduction="none")
+        return -nats.view(self.response.shape).sum(1)
+
+    @torch.no_grad()
+    def score(self) -> None:
+        """Score under the prior."""
+        self.log_prob(self.prior)
+
+    def score_and_go_back(self) -> None:
+        """Score under the guide, and compute the gradient."""
+        self.log_prob(self.guide).mean().backward()
+        for parameter in self.trained:
+            parameter.grad = None
+
+
+@contextmanager
+def contiguous_states(network: PreTrainedModel) -> Iterator[None]:
+    """Hand the output layer contiguous states.
+
+    States are strided if only the last are kept. torch then copies the frozen weights of the whole
+    layer once for each sequence, at many times the time and memory of the pass.
+    """
+    layer = network.get_output_embeddings()
+    hook = layer.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def network_of(guide: Guide, prompts: Prompts) -> PreTrainedModel:
+    """The Hugging Face network of a guide; exit if the guide is anything else."""
+    distribution = response_distribution(guide, prompts)
+    decoder = distribution.decoder if isinstance(distribution, ResponseDistribution) else None
+    if not isinstance(decoder, LanguageModel):
+        raise SystemExit(
+            f"--guide: {type(guide).__name__} is not a Hugging Face network alone, as `generate` "
+            "needs"
+        )
+    return decoder.network
