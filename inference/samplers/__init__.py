@@ -60,7 +60,7 @@ class Sampler:
 def twisted_smc(
     model: Program, prompts: Prompts, *, guide: Program | None = None, num_samples: int = 1024
 ) -> Posterior:
-    """Sequential Monte Carlo with the guide's twist, or else with half the prefix's log-likelihood."""
+    """Sequential Monte Carlo with the guide's twist, or with half the prefix's log likelihood."""
     twist = guide.twist if isinstance(guide, HasTwist) else LikelihoodTwist(model, scale=0.5)
     return sequential_monte_carlo(model, prompts, guide=guide, num_samples=num_samples, twist=twist)
 

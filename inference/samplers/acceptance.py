@@ -1,4 +1,4 @@
-"""Acceptance with probability w/b, and what is wrong with a bound that is exceeded."""
+"""Acceptance with probability w/b, for rejection sampling, and checks of the bound b."""
 
 from __future__ import annotations
 
@@ -7,53 +7,99 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from inference.estimate import log_mean
+from inference.samplers.posterior import NoSupportError, Posterior, check_support
+from inference.samplers.proposal import WeightedDraws
+from model import Prompts
 from model.common.checks import finite
 
 ROUNDING = 1e-6  # relative: a reward computed in float32 may exceed its bound by this much
 
 
 class LooseBoundError(ValueError):
-    """A response has more weight than the bound allows, so that what was accepted is not from the posterior."""
+    """A log weight exceeds the bound, so that accepted responses are not from the posterior."""
 
 
 def check_log_bound(log_bound: object, num_prompts: int) -> float | Tensor:
-    """log b, one or `[N]`, nats, if it is finite.
+    """Return log b, a number or `[N]`, nats, or raise `ValueError` if it is not finite.
 
-    Raises:
-        ValueError: if it is not: NaN or +inf would accept nothing, and -inf bounds nothing; or there is another number of them.
+    NaN or +inf would accept nothing, and -inf bounds nothing.
     """
+    name = "the bound on the log weights"
     if not isinstance(log_bound, Tensor):
-        return finite("the bound on the log weights", log_bound)
+        return finite(name, log_bound)
     if log_bound.shape not in ((), (num_prompts,)):
         raise ValueError(
-            f"the bound on the log weights has shape {tuple(log_bound.shape)}, expected one, or one for each of {num_prompts} "
-            "prompts"
+            f"{name} has shape {tuple(log_bound.shape)}, expected one number, or one for each of "
+            f"{num_prompts} prompts"
         )
     if log_bound.is_complex():
-        raise ValueError(
-            f"the bound on the log weights has type {log_bound.dtype}, expected real numbers"
-        )
-    odd = ~log_bound.isfinite()
-    if bool(odd.any()):
-        raise ValueError(
-            f"the bound on the log weights is {log_bound[odd][0].item()}, expected finite numbers"
-        )
+        raise ValueError(f"{name} has type {log_bound.dtype}, expected real numbers")
+    if bool((infinite := ~log_bound.isfinite()).any()):
+        raise ValueError(f"{name} is {log_bound[infinite][0].item()}, expected finite numbers")
     return log_bound
 
 
 def accepted_at(log_weight: Tensor, log_bound: float | Tensor) -> Tensor:
-    """Each of M draws with probability min(1, w/b). Booleans `[M, N]`, for log w `[M, N]` and log b, one or `[N]`, nats."""
+    """Accept each of M draws with probability min(1, w/b).
+
+    Args:
+        log_weight: `[M, N]`, log w, nats.
+        log_bound: log b, a number or `[N]`, nats.
+
+    Returns:
+        Booleans `[M, N]`.
+    """
     uniform = torch.rand(log_weight.shape, dtype=torch.float64, device=log_weight.device)
     return uniform.log() < log_weight - torch.as_tensor(log_bound, device=log_weight.device)
 
 
 def check_bound(log_weight: Tensor, log_bound: float | Tensor, texts: Sequence[str]) -> None:
-    """Raise `LooseBoundError` if a log weight `[M, N]` is above log b, one or `[N]`; `texts` are the N prompts."""
+    """Raise `LooseBoundError` if a log weight `[M, N]` of the N prompts `texts` is above log b."""
     bounds = torch.as_tensor(log_bound, dtype=torch.double).expand(len(texts)).tolist()
     for text, highest, bound in zip(texts, log_weight.amax(0).tolist(), bounds, strict=True):
         if highest > bound + ROUNDING * max(1.0, abs(bound)):
             raise LooseBoundError(
-                f"a response to {text!r} has log weight {highest:.6g}, above the bound of {bound:.6g}, so that what is "
-                "accepted would not be from the posterior: pass a larger `log_bound`, correct the evidence's `upper_bound`, "
-                "or use `quasi_rejection_sampling`, which bears it"
+                f"a response to {text!r} has log weight {highest:.6g}, above the bound of "
+                f"{bound:.6g}, so that accepted responses would not be from the posterior: pass a "
+                "larger `log_bound`, correct the reward's `upper_bound`, or use "
+                "`quasi_rejection_sampling`, which allows a bound that is exceeded"
             )
+
+
+def accept(
+    draws: WeightedDraws, log_bound: float | Tensor, prompts: Prompts, num_skipped: int = 0
+) -> Posterior:
+    """Accept draws with probability min(1, w/b).
+
+    Args:
+        draws: Draws for each of N prompts.
+        log_bound: log b, a number or `[N]`, nats.
+        prompts: N prompts, for the errors.
+        num_skipped: Number of first draws that count towards log Z alone.
+
+    Returns:
+        All draws after the skipped ones, with weight 1 if accepted and 0 if not, and `acceptance`
+        among the diagnostics. log Z is from the weights of all draws.
+
+    Raises:
+        NoSupportError: If no draw for a prompt is possible, or none was accepted.
+    """
+    log_weight = draws.log_weight[num_skipped:]
+    check_support(log_weight, prompts.texts)
+    accepted = accepted_at(log_weight, log_bound)
+    log_chance = log_mean((log_weight - log_bound).clamp(max=0)).tolist()
+    outcomes = zip(prompts.texts, accepted.any(0).tolist(), log_chance, strict=True)
+    for text, any_accepted, log_probability in outcomes:
+        if not any_accepted:
+            raise NoSupportError(
+                f"none of {len(accepted)} draws for {text!r} was accepted: at this bound about one "
+                f"in exp({-log_probability:.1f}) is. Draw more, lower `log_bound` if it is not "
+                "tight, or use a guide nearer to the posterior"
+            )
+    return Posterior(
+        draws.response[num_skipped:],
+        torch.where(accepted, 0.0, -torch.inf).double(),
+        log_mean(draws.log_weight),
+        {"acceptance": accepted.double().mean(0)},
+    )

@@ -1,14 +1,16 @@
-"""Annealed sequential Monte Carlo: whole responses, led from the proposal to the posterior (Del Moral, Doucet and Jasra 2006).
+"""Annealed sequential Monte Carlo: whole responses, moved from the proposal to the posterior.
 
-    pi_lambda = q^(1 - lambda) (p0 exp(r/beta))^lambda = q w^lambda,   w = p0 exp(r/beta) / q,   lambda from 0 to 1
-    for each next lambda':   weigh by w^(lambda' - lambda),   resample,   move by kernels that leave pi_lambda' invariant
+    pi_lambda = q^(1 - lambda) (p0 likelihood)^lambda = q w^lambda,   w = p0 likelihood / q
+    for lambda' after lambda, from 0 to 1:
+        weigh by w^(lambda' - lambda),   resample,   move by kernels that leave pi_lambda' invariant
 
-The kernel is `suffix_move`. What resampling has made alike, it makes different again; but what it redraws comes from q, so that
-a move costs as much as a fresh draw, and seldom mends the beginning of a response. Whether temperatures and moves are worth
-more than as many more draws for importance sampling depends on the evidence; for a constraint that is met or not, they are not.
+Del Moral, Doucet and Jasra 2006. The kernel is `suffix_move`, which makes resampled copies
+different again. New tokens come from q, so that a move costs as much as a fresh draw and seldom
+changes the beginning of a response. Whether temperatures and moves are worth as many more draws for
+importance sampling depends on the likelihood; for a single constraint, they are not.
 
-An impossible response (w = 0) counts at lambda as if log w^lambda were -lambda / (1 - lambda) nats, which is -inf at 1 and not
-before: particles that are impossible to begin with have time to come upon what is possible.
+An impossible response (w = 0) has log w^lambda = -lambda / (1 - lambda) nats, which is -inf only at
+lambda = 1: particles that start impossible have time to become possible.
 """
 
 from __future__ import annotations
@@ -20,19 +22,17 @@ from torch import Tensor
 
 from inference.estimate import log_mean
 from inference.importance_weights import effective_sample_size
-from inference.programs import Program, autoregressive, response_distribution
+from inference.programs import Program, autoregressive
 from inference.samplers.posterior import Posterior, check_support
-from inference.samplers.proposal import weigh
+from inference.samplers.proposal import proposal_distribution, weigh
 from inference.samplers.resampling import Scheme, find_scheme, num_distinct, resample_if_degenerate
 from inference.samplers.suffix_move import suffix_move
 from model import Prompts, ResponseDistribution
 from model.common.checks import finite, whole_number
 from model.common.thread_lock import one_thread
 
-BLIND_STEP = 1.0  # nats that an impossible response loses in a step, as long as none is possible
-BLIND_LIMIT = (
-    20.0  # nats lost without having met a possible response, after which the sampler gives up
-)
+BLIND_STEP = 1.0  # nats that an impossible response loses in a step while none is possible
+BLIND_LIMIT = 20.0  # nats lost without a possible response, after which the sampler gives up
 HALVINGS = 40
 
 
@@ -49,42 +49,46 @@ def annealed_smc(
     resampling: str | Scheme = "systematic",
     ess_threshold: float = 0.5,
 ) -> Posterior:
-    """K whole responses to each prompt, through tempered targets.
+    """Draw K whole responses to each prompt, through tempered targets.
 
     Args:
-        model: a Pyro program; without a guide its `response` site is a `ResponseDistribution`.
+        model: Pyro program; without a guide its `response` site is a `ResponseDistribution`.
         prompts: N prompts, in one batch; each has its own weights, resampling and temperatures.
-        guide: the proposal q, whose `response` site is a `ResponseDistribution`; None for the prior.
+        guide: Pyro program with a `ResponseDistribution` at the site `response`, the proposal q;
+            None for the prior.
         num_samples: K, for each prompt.
-        num_temperatures: steps from 0 to 1, evenly spaced. None to choose each so that the effective sample size falls to
-            `ess_threshold` K: as many steps as it takes.
-        moves: Metropolis moves of every response after each step, the last included.
-        resampling: a name in `RESAMPLING`, or a function like them.
-        ess_threshold: resample when the effective sample size is below this share of K; below 1 if temperatures are chosen.
+        num_temperatures: Number of evenly spaced steps from 0 to 1. None to choose each step such
+            that the effective sample size falls to `ess_threshold` K.
+        moves: Number of Metropolis moves of every response after each step.
+        resampling: Name in `RESAMPLING`, or a function like those.
+        ess_threshold: Resample if the effective sample size is below this share of K; below 1 if
+            temperatures are chosen.
 
     Returns:
-        Responses `[K, N, T]` and log weights. exp(log_z) is unbiased for Z with evenly spaced temperatures; with chosen ones,
-        which look at the particles they then weigh, it is consistent as K grows. log_z itself is biased low (Jensen), and means
-        are consistent. Diagnostics: `num_temperatures`; `num_blind`, how many of them were gone to with nothing but impossible
-        responses; `acceptance`, the share of moves; `effective_sample_size`; and `num_distinct` responses. Where `num_blind` is
-        not 0 the moves may have come upon the posterior, but log_z can be off by many nats: draw more.
+        `response` `[K, N, T]`, `log_weight` `[K, N]`, nats; `log_z` `[N]`, nats. exp(log_z) is
+        unbiased for Z with evenly spaced temperatures, and consistent in K with chosen ones, which
+        depend on the particles. log_z is biased low (Jensen); means are consistent. Diagnostics,
+        `[N]` each: `num_temperatures`; `num_blind`, the number of steps at which all responses were
+        impossible; `acceptance`, the share of accepted moves; `effective_sample_size`;
+        `num_distinct`, the number of different responses. If `num_blind` is not 0, moves may have
+        found the posterior, but the error of log_z may be many nats: draw more.
 
     Raises:
-        NoSupportError: if all responses to a prompt are impossible at the last step; for the mean of exp(log_z) it counts as 0.
-        TypeError: if the proposal is not a `ResponseDistribution`.
-        ValueError: if the numbers asked for make no schedule.
+        NoSupportError: If all responses to a prompt are impossible at the last step; counts as 0 in
+            the mean of exp(log_z).
+        TypeError: If the proposal is not a `ResponseDistribution`.
+        ValueError: If a number is out of its range.
     """
     scheme = find_scheme(resampling)
     num_samples = whole_number("num_samples", num_samples, why="responses to each prompt")
+    chosen = num_temperatures is None
     if num_temperatures is not None:
-        whole_number(
-            "num_temperatures", num_temperatures, why="or None to choose them by the weights"
-        )
-    chosen = "temperatures are chosen by it" if num_temperatures is None else ""
-    finite("ess_threshold", ess_threshold, at_least=0, below=1 if chosen else torch.inf, why=chosen)
+        why = "or None to choose them by the weights"
+        whole_number("num_temperatures", num_temperatures, why=why)
+    below, why = (1.0, "temperatures are chosen by it") if chosen else (torch.inf, "")
+    finite("ess_threshold", ess_threshold, at_least=0, below=below, why=why)
     whole_number("moves", moves, at_least=0)
-    program, role = (model, "model") if guide is None else (guide, "guide")
-    proposal = autoregressive(response_distribution(program, prompts, role=role))
+    proposal = autoregressive(proposal_distribution(model, guide, prompts))
 
     def log_ratio_at(response: Tensor) -> Tensor:
         return weigh(model, guide, prompts, response).log_weight  # [K, N]
@@ -92,37 +96,28 @@ def annealed_smc(
     response = proposal.sample((num_samples,))
     log_ratio = log_ratio_at(response)
     log_weight = torch.zeros_like(log_ratio)
-    log_z, temperature, num_steps, num_blind, num_accepted = (
-        torch.zeros_like(log_ratio[0]) for _ in range(5)
-    )
+    log_z, temperature, num_steps, num_blind, num_accepted = log_ratio.new_zeros(5, len(prompts))
     num_moves = 0
     while bool((active := temperature < 1).any()):
         previous, num_steps = temperature, num_steps + active
         num_blind = num_blind + log_ratio.isneginf().all(0)
         if num_temperatures is None:
-            temperature = torch.where(
-                active, choose_temperature(log_ratio, log_weight, previous, ess_threshold), previous
-            )
+            following = choose_temperature(log_ratio, log_weight, previous, ess_threshold)
+            temperature = torch.where(active, following, previous)
         else:
             temperature = num_steps / num_temperatures
         log_weight = _reweighted(log_weight, log_ratio, previous, temperature)
-        check_support(
-            log_weight,
-            prompts.texts,
-            "draw more, or use more temperatures, more moves or a guide nearer to the posterior",
-        )
-        ancestors, log_weight, log_taken, _ = resample_if_degenerate(
-            log_weight, scheme, ess_threshold
-        )
-        log_z = log_z + log_taken
-        response = response.gather(0, ancestors[..., None].expand_as(response))
-        log_ratio = log_ratio.gather(0, ancestors)
+        fix = "draw more, or use more temperatures, more moves or a guide nearer to the posterior"
+        check_support(log_weight, prompts.texts, fix)
+        step = resample_if_degenerate(log_weight, scheme, ess_threshold)
+        log_weight, log_z = step.log_weight, log_z + step.log_mean
+        response = response.gather(0, step.ancestors[..., None].expand_as(response))
+        log_ratio = log_ratio.gather(0, step.ancestors)
         for _ in range(moves):
             response, log_ratio, accepted = _move(
                 proposal, response, log_ratio, temperature, log_ratio_at
             )
             num_moves, num_accepted = num_moves + 1, num_accepted + accepted.double().mean(0)
-    log_z = log_z + log_mean(log_weight)
     diagnostics = {
         "num_temperatures": num_steps.long(),
         "num_blind": num_blind.long(),
@@ -130,36 +125,34 @@ def annealed_smc(
         "effective_sample_size": effective_sample_size(log_weight),
         "num_distinct": num_distinct(response, log_weight),
     }
-    return Posterior(response, log_weight, log_z, diagnostics)
+    return Posterior(response, log_weight, log_z + log_mean(log_weight), diagnostics)
 
 
 def log_tempered(log_ratio: Tensor, temperature: Tensor) -> Tensor:
-    """log of w^lambda, `[K, N]` from log w `[K, N]` and lambda `[N]`; -lambda / (1 - lambda) where w is 0."""
-    return torch.where(
-        log_ratio.isneginf(), -temperature / (1 - temperature), temperature * log_ratio
-    )
+    """log w^lambda, `[K, N]`, from log w `[K, N]` and lambda `[N]`; finite for lambda < 1."""
+    impossible = -temperature / (1 - temperature)
+    return torch.where(log_ratio.isneginf(), impossible, temperature * log_ratio)
 
 
 def choose_temperature(
     log_ratio: Tensor, log_weight: Tensor, temperature: Tensor, ess_threshold: float
 ) -> Tensor:
-    """The next lambda for each prompt, `[N]`: where the effective sample size first falls below the threshold, or 1.
+    """Next lambda of each prompt, `[N]`: where the effective sample size falls below the threshold.
 
-    By bisection, whose upper end is taken, so that what is found is resampled. As long as a prompt has met no possible response
-    all its weights are equal and their effective sample size says nothing: then a step costs at most `BLIND_STEP` nats.
+    Bisection returns its upper end, so that the particles are resampled; 1 if the size never falls
+    below. While all responses to a prompt are impossible, their weights are equal and say nothing:
+    then a step costs at most `BLIND_STEP` nats.
     """
     penalty = temperature / (1 - temperature)
-    cautious = (penalty + BLIND_STEP) / (
-        penalty + BLIND_STEP + 1
-    )  # the lambda at which the penalty is that much more
+    # the lambda at which the penalty is larger by the step
+    cautious = (penalty + BLIND_STEP) / (penalty + BLIND_STEP + 1)
     blind = log_ratio.isneginf().all(0) & (penalty < BLIND_LIMIT - BLIND_STEP / 2)
     low, high = temperature, torch.where(blind, cautious, 1.0)
 
     def enough(candidate: Tensor) -> Tensor:
         weight = _reweighted(log_weight, log_ratio, temperature, candidate)
-        return effective_sample_size(weight) >= ess_threshold * len(
-            weight
-        )  # NaN, at weights all 0, is not enough
+        # NaN, if all weights are 0, is not enough
+        return effective_sample_size(weight) >= ess_threshold * len(weight)
 
     reached = enough(high)
     for _ in range(HALVINGS):
@@ -170,10 +163,9 @@ def choose_temperature(
 
 
 def _reweighted(log_weight: Tensor, log_ratio: Tensor, old: Tensor, new: Tensor) -> Tensor:
-    """log_weight times w^new / w^old, `[K, N]`. Where old is 1 already nothing changes: 0/0, for the impossible."""
-    return log_weight + torch.where(
-        new == old, 0.0, log_tempered(log_ratio, new) - log_tempered(log_ratio, old)
-    )
+    """log_weight plus log(w^new / w^old), `[K, N]`; unchanged at new = old, also if w = 0."""
+    change = log_tempered(log_ratio, new) - log_tempered(log_ratio, old)
+    return log_weight + torch.where(new == old, 0.0, change)
 
 
 def _move(
@@ -183,17 +175,14 @@ def _move(
     temperature: Tensor,
     log_ratio_at: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A suffix move that leaves pi_lambda invariant. Returns responses, their log w and which were accepted."""
-    proposed_log_ratio = log_ratio
+    """Suffix move that leaves pi_lambda invariant: new responses, their log w, accepted moves."""
+    proposed = log_ratio
 
-    def score(proposed: Tensor) -> Tensor:
-        nonlocal proposed_log_ratio
-        proposed_log_ratio = log_ratio_at(
-            proposed
-        )  # kept, since log w^lambda alone does not tell log w
-        return log_tempered(proposed_log_ratio, temperature)
+    def score(new: Tensor) -> Tensor:
+        nonlocal proposed
+        proposed = log_ratio_at(new)  # log w, which log w^lambda does not determine
+        return log_tempered(proposed, temperature)
 
-    response, _, accepted = suffix_move(
-        proposal, response, log_tempered(log_ratio, temperature), score
-    )
-    return response, torch.where(accepted, proposed_log_ratio, log_ratio), accepted
+    log_weight = log_tempered(log_ratio, temperature)
+    response, _, accepted = suffix_move(proposal, response, log_weight, score)
+    return response, torch.where(accepted, proposed, log_ratio), accepted

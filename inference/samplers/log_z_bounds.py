@@ -1,10 +1,12 @@
-"""Bounds on log Z from both sides, by sequential Monte Carlo (Zhao et al. 2024, arXiv 2404.17546, section 5).
+"""Bounds on log Z from both sides, by sequential Monte Carlo.
 
     E[log Z_hat]  <=  log Z  <=  E[log Z_hat | one particle is an exact posterior sample]
 
-The second is conditional sequential Monte Carlo (Andrieu, Doucet and Holenstein 2010), under whose law E[1 / Z_hat] = 1/Z. With
-q the law of a response drawn from the weighted particles of a run, upper - lower >= KL(q || p*) + KL(p* || q). With one
-particle, lower is the ELBO, upper its counterpart under the posterior, and the gap is exactly that sum.
+Zhao et al. 2024, arXiv 2404.17546, section 5. The upper bound is conditional sequential Monte Carlo
+(Andrieu, Doucet and Holenstein 2010), in which E[1 / Z_hat] = 1/Z. Let q be the distribution of a
+response drawn from the weighted particles of a run. Then upper - lower is at least
+KL(q || p*) + KL(p* || q). With one particle, lower is the ELBO, upper is its counterpart under the
+posterior, and the gap is exactly that sum.
 """
 
 from __future__ import annotations
@@ -27,14 +29,14 @@ from model.common.thread_lock import one_thread
 
 
 class LogZBounds(NamedTuple):
-    """Estimates of a lower and an upper bound on log Z, averaged over prompts, nats; each unbiased for its bound."""
+    """Unbiased estimates of a lower and an upper bound on log Z, averaged over prompts, nats."""
 
     lower: Estimate
     upper: Estimate
 
     @property
     def gap(self) -> Estimate:
-        """upper - lower, an upper bound on KL(q || p*) + KL(p* || q) for the law q of a response from the sampler."""
+        """upper - lower, a bound from above on KL(q || p*) + KL(p* || q) of the sampler's q."""
         return self.upper.minus(self.lower)
 
 
@@ -50,34 +52,34 @@ def log_z_bounds(
     twist: Twist | None = None,
     ess_threshold: float = 0.5,
 ) -> LogZBounds:
-    """Both bounds from R runs each.
+    """Estimate both bounds from R runs each, with multinomial resampling.
 
-    Resampling is multinomial: of the schemes here it alone has a simple law given that particle 0 stays.
+    Of all schemes here, multinomial resampling alone has a simple distribution given particle 0.
 
     Args:
-        model: a Pyro program.
+        model: Pyro program.
         prompts: N prompts.
-        posterior_sample: `[R, N, T]`, independent exact samples from the posterior, as by rejection or enumeration; `[N, T]`
-            for R = 1. From approximate ones the upper bound is none.
-        guide: the proposal; None for the prior.
-        num_samples: K, particles of a run, for each prompt. Both bounds tighten as K grows.
-        twist: as for `sequential_monte_carlo`.
-        ess_threshold: likewise; 0 gives the bounds of importance sampling.
+        posterior_sample: `[R, N, T]`, independent exact samples from the posterior, by rejection or
+            enumeration; `[N, T]` for R = 1. With approximate samples there is no upper bound.
+        guide: Pyro program, the proposal; None for the prior.
+        num_samples: K, number of particles in a run, for each prompt. Both bounds tighten with K.
+        twist: See `sequential_monte_carlo`.
+        ess_threshold: See `sequential_monte_carlo`; 0 for the bounds of importance sampling.
 
     Returns:
-        The bounds, with standard errors that need R of at least 2, and are NaN for 1.
+        The bounds; their standard errors need R of at least 2, and are NaN for 1.
 
     Raises:
-        NoSupportError: if all particles of a prompt are impossible in a run for the lower bound: log Z_hat is -inf.
-        ValueError: if `posterior_sample` has another shape, or holds a response that the evidence rules out.
+        NoSupportError: If all particles of a prompt are impossible in a run for the lower bound.
+        ValueError: If `posterior_sample` has another shape or an impossible response.
     """
     check_arguments(model, prompts, "model")
     instance("posterior_sample", posterior_sample, Tensor)
     samples = posterior_sample[None] if posterior_sample.dim() == 2 else posterior_sample
     if samples.dim() != 3 or samples.shape[1] != len(prompts) or len(samples) == 0:
         raise ValueError(
-            f"posterior_sample has shape {tuple(posterior_sample.shape)}, expected (R, {len(prompts)}, T): R samples of T "
-            f"token ids for each of the {len(prompts)} prompts"
+            f"posterior_sample has shape {tuple(posterior_sample.shape)}, expected (R, "
+            f"{len(prompts)}, T): R samples of T token ids for each of the {len(prompts)} prompts"
         )
     prior = autoregressive(response_distribution(model, prompts, role="model"))
     check_value("posterior_sample", prior, samples)
@@ -101,7 +103,7 @@ def log_z_bounds(
         )
         if retained is not None:
             _check_possible(posterior, prompts)
-        assert posterior.log_z is not None  # sequential Monte Carlo always has one
+        assert posterior.log_z is not None  # sequential Monte Carlo always has an estimate
         return posterior.log_z
 
     lower = torch.stack([log_z_hat(None) for _ in samples])  # [R, N]
@@ -110,12 +112,11 @@ def log_z_bounds(
 
 
 def _check_possible(posterior: Posterior, prompts: Prompts) -> None:
-    """The retained response is particle 0: a posterior sample cannot have weight 0."""
-    for text, impossible in zip(
-        prompts.texts, posterior.log_weight[0].isneginf().tolist(), strict=True
-    ):
-        if impossible:
+    """Raise if particle 0, the retained posterior sample, has weight 0."""
+    impossible = posterior.log_weight[0].isneginf().tolist()
+    for text, is_impossible in zip(prompts.texts, impossible, strict=True):
+        if is_impossible:
             raise ValueError(
-                f"posterior_sample has a response to {text!r} that the model, the twist or the prior gives weight 0: it is no "
-                "sample of this posterior"
+                f"posterior_sample has a response to {text!r} that the model, the twist or the "
+                "prior gives weight 0: it is no sample of this posterior"
             )

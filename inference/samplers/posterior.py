@@ -1,6 +1,6 @@
-"""What a sampler returns: weighted responses that stand for the posterior.
+"""The result of a sampler: weighted responses that represent the posterior.
 
-E_p*[f(x)] is estimated by sum_m W_m f(x_m),   W = softmax(log_weight) over the M responses to each prompt
+E_p*[f(x)] ~ sum_m W_m f(x_m),   W = softmax(log_weight) over the M responses to each prompt
 """
 
 from __future__ import annotations
@@ -16,21 +16,30 @@ from inference.importance_weights import effective_sample_size
 from model.common.checks import instance, whole_number
 from model.common.thread_lock import one_thread
 
+FIX = "draw more, use a guide nearer to the posterior, or loosen the constraint"
+
+
+class NoSupportError(ValueError):
+    """All responses that a sampler drew are impossible."""
+
 
 @dataclass(frozen=True)
 class Posterior:
-    """M weighted responses to each of N prompts, and what the sampler can say of them.
+    """M weighted responses to each of N prompts, with diagnostics.
+
+        posterior = importance_sampling(model, prompts, num_samples=256)
+        expected = posterior.mean(reward(prompts, posterior.response))  # [N]
+        responses = posterior.resample(8)  # [8, N, T], of equal weight
 
     Attributes:
         response: `[M, N, T]`, token ids.
-        log_weight: `[M, N]`, nats, up to a constant for each prompt; all 0 where responses count alike, -inf where one
-            does not count.
-        log_z: `[N]`, nats, the estimate of log Z; None where the sampler has none.
-        diagnostics: by name, numbers for each prompt `[N]`; the sampler says which.
+        log_weight: `[M, N]`, nats, up to a constant for each prompt; -inf for weight 0.
+        log_z: `[N]`, nats, the estimate of log Z; None if the sampler has none.
+        diagnostics: Numbers for each prompt, `[N]`, by name; the sampler documents the names.
 
     Raises:
-        NotANumberError: if a log weight or log_z is NaN or +inf.
-        ValueError: if the shapes do not belong together.
+        NotANumberError: If a log weight or log_z is NaN or +inf.
+        ValueError: If the shapes do not fit together.
     """
 
     response: Tensor
@@ -39,31 +48,25 @@ class Posterior:
     diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        instance("response", self.response, Tensor)
+        shape = tuple(instance("response", self.response, Tensor).shape)
         check_draws("log_weight", self.log_weight)
-        if self.log_weight.shape != self.response.shape[:-1]:
+        if tuple(self.log_weight.shape) != shape[:-1]:
             raise ValueError(
-                f"log_weight has shape {tuple(self.log_weight.shape)} and response {tuple(self.response.shape)}, expected "
-                "[M, N] and [M, N, T]"
+                f"log_weight has shape {tuple(self.log_weight.shape)} and response {shape}, "
+                "expected [M, N] and [M, N, T]"
             )
-        if (
-            self.log_z is not None
-            and check_numbers("log_z", self.log_z).shape != self.log_weight.shape[1:]
-        ):
-            raise ValueError(
-                f"log_z has shape {tuple(self.log_z.shape)}, expected {tuple(self.log_weight.shape[1:])}"
-            )
+        if self.log_z is not None:
+            log_z = check_numbers("log_z", self.log_z)
+            if tuple(log_z.shape) != shape[1:-1]:
+                raise ValueError(f"log_z has shape {tuple(log_z.shape)}, expected {shape[1:-1]}")
 
     @property
     def probability(self) -> Tensor:
-        """The weights, normalised over the responses to each prompt, `[M, N]`.
-
-        Raises:
-            NoSupportError: if all weights of a prompt are 0.
-        """
+        """Normalised weights, `[M, N]`; `NoSupportError` if all weights of a prompt are 0."""
         if bool(self.log_weight.isneginf().all(0).any()):
             raise NoSupportError(
-                f"all {len(self.log_weight)} responses to a prompt have weight 0: there is nothing to average"
+                f"all {len(self.log_weight)} responses to a prompt have weight 0: there is nothing "
+                "to average"
             )
         return self.log_weight.double().softmax(0)
 
@@ -73,40 +76,37 @@ class Posterior:
         return effective_sample_size(self.log_weight)
 
     def mean(self, values: Tensor) -> Tensor:
-        """E_p*[f], `[N]`, for f at the responses `[M, N]`; where a response has no weight its f may be anything.
+        """E_p*[f], `[N]`, from f at the responses, `[M, N]`; f is ignored where the weight is 0.
 
         Raises:
-            NotANumberError: if f is NaN where there is weight.
+            NotANumberError: If f is NaN where the weight is not 0.
         """
         if instance("values", values, Tensor).shape != self.log_weight.shape:
             raise ValueError(
-                f"values have shape {tuple(values.shape)}, expected {tuple(self.log_weight.shape)}: one a response"
+                f"values have shape {tuple(values.shape)}, expected "
+                f"{tuple(self.log_weight.shape)}: one a response"
             )
-        return check_numbers(
-            "the mean of values", expectation(self.probability, values), infinite=True
-        )
+        mean = expectation(self.probability, values)
+        return check_numbers("the mean of values", mean, infinite=True)
 
     @one_thread
     def resample(self, num_samples: int) -> Tensor:
-        """Draw responses in proportion to their weights, with replacement, `[num_samples, N, T]`."""
+        """Draw responses by their weights, with replacement: `[num_samples, N, T]`."""
         num_samples = whole_number("num_samples", num_samples)
-        picked = torch.multinomial(self.probability.T, num_samples, replacement=True).T  # [S, N]
-        return self.response.gather(0, picked[..., None].expand(-1, -1, self.response.shape[-1]))
+        index = torch.multinomial(self.probability.T, num_samples, replacement=True).T  # [S, N]
+        return self.response.gather(0, index[..., None].expand(-1, -1, self.response.shape[-1]))
 
 
-class NoSupportError(ValueError):
-    """Every response that a sampler drew is impossible, so that it has nothing to return."""
-
-
-def check_support(log_weight: Tensor, texts: tuple[str, ...], fix: str) -> None:
-    """Raise `NoSupportError` if all M weights `[M, N]` of a prompt are -inf. `fix` says what to do about it.
+def check_support(log_weight: Tensor, texts: tuple[str, ...], fix: str = FIX) -> None:
+    """Raise `NoSupportError`, with a `fix`, if all M log weights `[M, N]` of a prompt are -inf.
 
     Raises:
-        NotANumberError: if a weight is NaN or +inf.
+        NotANumberError: If a log weight is NaN or +inf.
     """
     check_numbers("log weight", log_weight)
-    for text, dead in zip(texts, log_weight.isneginf().all(0).tolist(), strict=True):
-        if dead:
+    for text, impossible in zip(texts, log_weight.isneginf().all(0).tolist(), strict=True):
+        if impossible:
             raise NoSupportError(
-                f"all {len(log_weight)} responses drawn for {text!r} are impossible (weight 0): {fix}"
+                f"all {len(log_weight)} responses drawn for {text!r} are impossible (weight 0): "
+                f"{fix}"
             )

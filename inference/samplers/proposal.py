@@ -1,8 +1,9 @@
-"""Draws from a proposal, weighed against the posterior: what importance, rejection and Metropolis-Hastings sampling share.
+"""Draws from a proposal and their weights against the posterior, shared by most samplers.
 
-    log w(x) = log p0(x) + r(x)/beta - log q(x)
+    log w(x) = log p0(x) + log likelihood(x) - log q(x)
 
-q is the guide. Without a guide the prior proposes, and as q = p0 cancels, log w(x) = r(x)/beta: the prior is never scored.
+q is the guide. Without a guide the prior proposes and log w(x) = log likelihood(x), without scoring
+the prior.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from inference.programs import (
@@ -25,13 +27,13 @@ from model import Prompts
 from model.common.checks import whole_number
 
 
-class Weighed(NamedTuple):
-    """M responses to each of N prompts and their weights.
+class WeightedDraws(NamedTuple):
+    """M responses to each of N prompts, with their weights.
 
     Attributes:
-        response: `[M, N, T]`.
-        log_weight: `[M, N]`, log p0 + r/beta - log q, nats, float64; -inf where the posterior rules a response out.
-        log_likelihood: `[M, N]`, r/beta, nats, float64.
+        response: `[M, N, T]`, token ids.
+        log_weight: `[M, N]`, log w, nats, float64; -inf where the posterior has no mass.
+        log_likelihood: `[M, N]`, nats, float64.
     """
 
     response: Tensor
@@ -39,18 +41,27 @@ class Weighed(NamedTuple):
     log_likelihood: Tensor
 
 
-def weigh(model: Program, guide: Program | None, prompts: Prompts, response: Tensor) -> Weighed:
-    """Log-weights of `response` `[M, N, T]`, as drawn from the guide, or from the prior if the guide is None."""
+def proposal_distribution(
+    model: Program, guide: Program | None, prompts: Prompts
+) -> TorchDistribution:
+    """Distribution at the site `response` of the guide, or of the model without a guide."""
+    if guide is None:
+        return response_distribution(model, prompts, role="model")
+    return response_distribution(guide, prompts, role="guide")
+
+
+def weigh(
+    model: Program, guide: Program | None, prompts: Prompts, response: Tensor
+) -> WeightedDraws:
+    """Weigh responses `[M, N, T]`, drawn from the guide, or from the prior if the guide is None."""
     if guide is None:
         log_likelihood = log_likelihood_at(model, prompts, response)
-        return Weighed(response, log_likelihood, log_likelihood)
+        return WeightedDraws(response, log_likelihood, log_likelihood)
     with SameResponses():
-        joint, log_guide = (
-            joint_at(model, prompts, response),
-            log_guide_at(guide, prompts, response),
-        )
+        joint = joint_at(model, prompts, response)
+        log_guide = log_guide_at(guide, prompts, response)
     log_weight = joint.log_prior.double() + joint.log_likelihood - log_guide.double()
-    return Weighed(response, log_weight, joint.log_likelihood)
+    return WeightedDraws(response, log_weight, joint.log_likelihood)
 
 
 def draw(
@@ -62,10 +73,13 @@ def draw(
     name: str = "num_samples",
     role: str = "program",
 ) -> Iterator[Tensor]:
-    """Independent draws from a program's `response` site, `[m, N, T]` at a time, m <= chunk, `num_samples` in all.
+    """Draw from a program's `response` site, `num_samples` times, `chunk` draws at a time.
+
+    Yields:
+        Independent draws `[m, N, T]`, m <= chunk.
 
     Raises:
-        ValueError: if there is nothing to draw, at `name`, or in a chunk.
+        ValueError: If `num_samples`, which the error calls `name`, or `chunk` is below 1.
     """
     num_samples = whole_number(name, num_samples, why="responses drawn for each prompt")
     chunk = whole_number("chunk", chunk, why="responses handled at a time")
@@ -77,18 +91,9 @@ def draw(
 @torch.no_grad()
 def draw_and_weigh(
     model: Program, prompts: Prompts, *, guide: Program | None, num_samples: int, chunk: int = 256
-) -> Weighed:
-    """Draw from the guide, or from the prior if the guide is None, and weigh every draw.
-
-    Args:
-        model: a Pyro program with a site `response` and factors.
-        prompts: N prompts.
-        guide: a Pyro program that samples the same site; None for the prior.
-        num_samples: M, draws for each prompt.
-        chunk: draws handled at a time, for each prompt.
-    """
+) -> WeightedDraws:
+    """Draw `num_samples` times from the guide, or from the prior if it is None, and weigh."""
     proposal, role = (model, "model") if guide is None else (guide, "guide")
     draws = draw(proposal, prompts, num_samples, chunk=chunk, role=role)
     parts = [weigh(model, guide, prompts, part) for part in draws]
-    response, log_weight, log_likelihood = zip(*parts, strict=True)
-    return Weighed(torch.cat(response), torch.cat(log_weight), torch.cat(log_likelihood))
+    return WeightedDraws(*(torch.cat(column) for column in zip(*parts, strict=True)))

@@ -1,26 +1,28 @@
-"""Quasi-rejection sampling: rejection where no bound is known, and how far that is from exact.
+"""Quasi-rejection sampling: rejection with a bound that weights may exceed, and its error.
 
-    p_b(x) = min(P(x), b q(x)) / Z_b,   P(x) = p0(x) exp(r(x)/beta);   P(accept) = Z_b/b;   TV(p*, p_b) <= 1 - Z_b/Z
+    p_b(x)    = min(P(x), b q(x)) / Z_b,   P = p0 likelihood
+    P(accept) = Z_b/b,   TV(p*, p_b) <= 1 - Z_b/Z
 
-(Eikema, Kruszewski, Dance, Elsahar and Dymetman 2022, arXiv 2112.05702.) A draw from q is accepted with probability
-min(1, w/b): where w > b the response is drawn too seldom. A larger b is nearer to p* and costs more draws.
+Eikema, Kruszewski, Dance, Elsahar and Dymetman 2022, arXiv 2112.05702. A draw from q is accepted
+with probability min(1, w/b), so that responses with w > b are too rare. A larger b is nearer to p*
+and costs more draws.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from inference.estimate import check_numbers, expectation, log_mean
+from inference.estimate import check_numbers, expectation
 from inference.programs import Program
 from inference.response_site import check_arguments
-from inference.samplers.acceptance import check_log_bound
+from inference.samplers.acceptance import accept, check_log_bound
 from inference.samplers.posterior import NoSupportError, Posterior, check_support
 from inference.samplers.proposal import draw_and_weigh
-from inference.samplers.rejection import accept
 from model import Prompts
 from model.common.thread_lock import one_thread
 
@@ -39,26 +41,27 @@ def quasi_rejection_sampling(
     log_bound: float | Tensor | None = None,
     chunk: int = 256,
 ) -> Posterior:
-    """Draw from the guide, or from the prior if there is none, and keep each draw with probability min(1, w/b).
+    """Draw from the guide or the prior, and accept each draw with probability min(1, w/b).
 
     Args:
-        model: a Pyro program with a site `response` and factors.
+        model: Pyro program with the site `response` and factors.
         prompts: N prompts.
-        guide: a Pyro program that samples the same site, the proposal q. None: the prior.
-        num_samples: the budget, draws for each prompt.
-        log_bound: log b, nats, for all prompts or for each `[N]`. None: a pilot, the first quarter of the budget, sets it for
-            each prompt to the 0.99 quantile of the pilot's log-weights; its draws are not returned, as a bound that
-            depended on the draws it judges would bias them.
-        chunk: draws handled at a time, for each prompt.
+        guide: Pyro program with the site `response`, the proposal q; None for the prior.
+        num_samples: Number of draws for each prompt.
+        log_bound: log b, nats, a number or `[N]`. None for the 0.99 quantile of the log weights of
+            a pilot, the first quarter of the draws, for each prompt. The pilot is not returned: a
+            bound that depended on the draws it judges would bias them.
+        chunk: Largest number of draws computed at a time, for each prompt.
 
     Returns:
-        `response` `[M, N, T]`, all draws after the pilot; `log_weight` `[M, N]`, 0 for the accepted, which are independent
-        draws from p_b given b, and -inf for the rejected; `log_z` `[N]`, nats, from the weights of all draws, the pilot's
-        too, whose exp is unbiased for Z. Diagnostics, `[N]` each: `log_bound`, and the fields of `QuasiRejection`,
-        estimated from the M weights: consistent, and blind to weights that no draw has shown.
+        `response` `[M, N, T]`, all draws after the pilot. `log_weight` `[M, N]`, 0 if accepted,
+        -inf if rejected; accepted draws are independent draws from p_b given b. `log_z` `[N]`,
+        nats, from all draws; its exp is unbiased for Z. Diagnostics, `[N]` each: `log_bound`, and
+        the fields of `QuasiRejection`, estimated from the M weights: consistent, and blind to
+        weights that no draw has.
 
     Raises:
-        NoSupportError: if no draw was accepted for a prompt.
+        NoSupportError: If no draw for a prompt was accepted.
     """
     check_arguments(model, prompts, "model")
     if log_bound is not None:
@@ -69,32 +72,27 @@ def quasi_rejection_sampling(
         num_pilot = math.ceil(PILOT_SHARE * num_samples)
         if num_pilot == num_samples:
             raise ValueError(
-                f"num_samples = {num_samples} leaves no draw after the pilot: draw more, or pass `log_bound`"
+                f"num_samples = {num_samples} leaves no draw after the pilot: draw more, or pass "
+                "`log_bound`"
             )
         log_bound = _bound_from_pilot(draws.log_weight[:num_pilot], prompts)
     log_weight = draws.log_weight[num_pilot:]
-    log_bound = torch.as_tensor(log_bound, dtype=log_weight.dtype, device=log_weight.device).expand(
-        len(prompts)
-    )
-    accepted = accept(log_weight, log_bound, prompts)
+    log_bound = torch.as_tensor(log_bound, dtype=log_weight.dtype, device=log_weight.device)
+    log_bound = log_bound.expand(len(prompts))
+    posterior = accept(draws, log_bound, prompts, num_skipped=num_pilot)
     # M draws are a table of M equally likely responses under q
     log_proposal = torch.full_like(log_weight, -math.log(len(log_weight)))
-    figures = quasi_rejection(log_weight + log_proposal, log_proposal, log_bound)
-    return Posterior(
-        draws.response[num_pilot:],
-        torch.where(accepted, 0.0, -torch.inf).double(),
-        log_mean(draws.log_weight),
-        {"log_bound": log_bound, **figures._asdict()},
-    )
+    errors = quasi_rejection(log_weight + log_proposal, log_proposal, log_bound)
+    return replace(posterior, diagnostics={"log_bound": log_bound, **errors._asdict()})
 
 
 class QuasiRejection(NamedTuple):
-    """What a bound b costs and what it buys. All `[N]`.
+    """Cost and error of a bound b, `[N]` each.
 
     Attributes:
-        acceptance: Z_b/b, the share of proposals that are accepted.
+        acceptance: Z_b/b, the probability to accept a draw.
         total_variation: TV(p*, p_b), between 0 and 1.
-        total_variation_bound: 1 - Z_b/Z, never below it.
+        total_variation_bound: 1 - Z_b/Z, an upper bound on `total_variation`.
         kl: KL(p* || p_b), nats.
     """
 
@@ -108,7 +106,7 @@ class QuasiRejection(NamedTuple):
 def quasi_rejection(
     log_target: Tensor, log_proposal: Tensor, log_bound: float | Tensor
 ) -> QuasiRejection:
-    """Cost and distance of p_b from p*, summed over a table of responses.
+    """Cost of p_b and its distance from p*, summed over a table of responses.
 
     Args:
         log_target: `[S, N]` (or `[S]`), log P, nats; not normalised, -inf where impossible.
@@ -116,23 +114,20 @@ def quasi_rejection(
         log_bound: log b, nats, a number or `[N]`.
 
     Raises:
-        NotANumberError: if one of the three is NaN or +inf.
-        NoSupportError: if no response to a prompt is possible.
+        NotANumberError: If an argument is NaN or +inf.
+        NoSupportError: If no response to a prompt is possible.
     """
-    log_target, log_proposal = (
-        check_numbers("log_target", log_target),
-        check_numbers("log_proposal", log_proposal),
-    )
+    log_target = check_numbers("log_target", log_target)
+    log_proposal = check_numbers("log_proposal", log_proposal)
     if log_target.shape != log_proposal.shape or not log_target.numel():
         raise ValueError(
-            f"log_target has shape {tuple(log_target.shape)} and log_proposal {tuple(log_proposal.shape)}, expected the same"
+            f"log_target has shape {tuple(log_target.shape)} and log_proposal "
+            f"{tuple(log_proposal.shape)}, expected the same"
         )
     log_bound = check_log_bound(log_bound, log_target[0].numel())
     log_z = log_target.logsumexp(0)
     if bool(log_z.isneginf().any()):
-        raise NoSupportError(
-            "log_target is -inf for all responses: there is no posterior to be near to"
-        )
+        raise NoSupportError("log_target is -inf for all responses: there is no posterior")
     log_least = torch.minimum(log_target, log_bound + log_proposal)  # log min(P, b q)
     log_z_b = log_least.logsumexp(0)
     log_p, log_p_b = log_target - log_z, log_least - log_z_b
@@ -146,12 +141,9 @@ def quasi_rejection(
 
 
 def _bound_from_pilot(log_weight: Tensor, prompts: Prompts) -> Tensor:
-    """The 0.99 quantile of the log-weights `[M, N]` of each prompt, `[N]`; the highest where even that is -inf."""
-    check_support(
-        log_weight,
-        prompts.texts,
-        "these are the pilot's: draw more, use a guide, or pass `log_bound`",
-    )
-    # an order statistic: between two of them, one of which is -inf, nothing can be interpolated
+    """The 0.99 quantile of the log weights `[M, N]`, `[N]`; the largest where that is -inf."""
+    fix = "these are the pilot's: draw more, use a guide, or pass `log_bound`"
+    check_support(log_weight, prompts.texts, fix)
+    # an order statistic, as interpolation towards -inf has no result
     quantile = log_weight.quantile(PILOT_QUANTILE, dim=0, interpolation="higher")
     return torch.where(quantile.isneginf(), log_weight.amax(0), quantile)

@@ -1,11 +1,12 @@
-"""Sequential Monte Carlo over the tokens of a response, with an optional twist (Zhao et al. 2024, arXiv 2404.17546).
+"""Sequential Monte Carlo over the tokens of a response, with an optional twist.
 
-    x_t ~ q(. | x_<t),   w_t = p0(x_t | x_<t) / q(x_t | x_<t) * psi_t(x_<=t) / psi_{t-1}(x_<t),   psi_0 = 1
-    at the end           w   = exp(r(x)/beta) / psi(x)
-    log Z_hat = log of the product of the mean weights between one resampling and the next
+    x_t ~ q(. | x_<t),   w_t = p0(x_t | x_<t) / q(x_t | x_<t) * psi_t(x_<=t) / psi_{t-1}(x_<t)
+    at the end           w   = likelihood(x) / psi(x),   psi_0 = 1
+    Z_hat = product over resamplings of the mean weight since the resampling before
 
-The twist psi_t foretells what evidence a prefix will come to; the best is E_p0[exp(r/beta) | x_<=t]. It cancels: without
-resampling, a particle's weight is p0(x) exp(r(x)/beta) / q(x) whatever the twist.
+Zhao et al. 2024, arXiv 2404.17546. The twist psi_t predicts the likelihood after a prefix; the best
+is E_p0[likelihood(x) | x_<=t]. The twist cancels: without resampling the weight of a particle is
+p0(x) likelihood(x) / q(x), whatever the twist.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import torch
 from torch import Tensor
 
 from inference.estimate import log_mean
+from inference.importance_weights import effective_sample_size
 from inference.programs import Program, autoregressive, log_likelihood_at, response_distribution
 from inference.response_site import SameResponses
 from inference.samplers.posterior import Posterior, check_support
+from inference.samplers.proposal import proposal_distribution
 from inference.samplers.resampling import Scheme, find_scheme, num_distinct, resample_if_degenerate
 from inference.samplers.twist import Twist
 from model import Prompts, ResponseDistribution
@@ -39,27 +42,33 @@ def sequential_monte_carlo(
     resampling: str | Scheme = "systematic",
     ess_threshold: float = 0.5,
 ) -> Posterior:
-    """K particles grow token by token; a prompt's are resampled whenever they degenerate.
+    """Grow K particles token by token, and resample the particles of a prompt that degenerate.
 
     Args:
-        model: a Pyro program; its `response` site is a `ResponseDistribution`.
-        prompts: N prompts, in one batch; each has its own weights and is resampled by itself.
-        guide: the proposal q, a Pyro program whose `response` site is a `ResponseDistribution`; None for the prior.
+        model: Pyro program with a `ResponseDistribution` at the site `response`.
+        prompts: N prompts, in one batch; each has its own weights and resampling.
+        guide: Pyro program with a `ResponseDistribution` at the site `response`, the proposal q;
+            None for the prior.
         num_samples: K, for each prompt.
-        twist: see `Twist`; None for psi = 1. Without twist and guide no weight moves before the end, and this is importance
-            sampling from the prior.
-        resampling: a name in `RESAMPLING`, or a function like them.
-        ess_threshold: resample when the effective sample size is below this share of K; 0 never, above 1 at every token.
+        twist: See `Twist`; None for psi = 1. Without twist and guide, this is importance sampling
+            from the prior.
+        resampling: Name in `RESAMPLING`, or a function like those.
+        ess_threshold: Resample if the effective sample size is below this share of K; 0 never,
+            above 1 at every token.
 
     Returns:
-        Responses `[K, N, T]` and log weights. exp(log_z) is unbiased for Z; log_z itself is biased low (Jensen), and means
-        under the weights are consistent. Diagnostics: `num_resamplings`, `effective_sample_size`, `num_distinct` responses, and
-        `num_roots`, the first tokens drawn from which the particles with any weight descend: 1 tells of too much resampling.
+        `response` `[K, N, T]`, `log_weight` `[K, N]`, nats; `log_z` `[N]`, nats. exp(log_z) is
+        unbiased for Z; log_z is biased low (Jensen); means are consistent. Diagnostics, `[N]` each:
+        `num_resamplings`; `effective_sample_size`; `num_distinct`, the number of different
+        responses; `num_roots`, the number of first tokens with descendants of positive weight: 1
+        suggests too much resampling.
 
     Raises:
-        NoSupportError: if all particles of a prompt have weight 0; for the mean of exp(log_z) it counts as 0.
-        TypeError: if a `response` site is not a `ResponseDistribution`.
-        ValueError: if there is nothing to draw, no such scheme, or the twist returns something else than a `Twist` does.
+        NoSupportError: If all particles of a prompt have weight 0; counts as 0 in the mean of
+            exp(log_z).
+        TypeError: If a `response` site is not a `ResponseDistribution`.
+        ValueError: If a number is out of its range, or the twist does not return a `Twist`'s
+            result.
     """
     scheme = find_scheme(resampling)
     num_samples = whole_number("num_samples", num_samples, why="responses to each prompt")
@@ -79,15 +88,15 @@ def sequential_monte_carlo(
 
 @dataclass
 class Particles:
-    """K unfinished responses to each of N prompts. All are `[K, N]` but for those that say otherwise.
+    """K unfinished responses to each of N prompts. Tensors are `[K, N]` unless noted.
 
     Attributes:
-        response: `[K, N, T]`, the padding id where no token is set yet.
-        ended: the end id is among its tokens.
-        log_weight: since the prompt was last resampled, nats.
-        log_psi: the twist that is in `log_weight`.
-        root: which of the K first tokens it descends from.
-        log_z: `[N]`, log of the mean weights that resampling has taken out of `log_weight`.
+        response: `[K, N, T]`, the padding id at tokens that are not set yet.
+        ended: True if a token is an end id.
+        log_weight: Weight since the last resampling of the prompt, nats.
+        log_psi: Twist contained in `log_weight`, nats.
+        root: Number from 0 to K - 1 of the first token's particle.
+        log_z: `[N]`, log of the mean weights removed by resampling, nats.
         num_resamplings: `[N]`.
     """
 
@@ -108,39 +117,35 @@ class Particles:
         return cls(response, zero.bool(), zero, zero, root, zero[0], zero[0].long())
 
     def weigh(self, log_increment: Tensor) -> None:
-        """Multiply the weights; a weight of 0 remains 0, whatever the increment."""
-        self.log_weight = torch.where(
-            self.log_weight.isneginf(), -torch.inf, self.log_weight + log_increment
-        )
+        """Multiply the weights; a weight of 0 remains 0 for every increment."""
+        log_weight = self.log_weight + log_increment
+        self.log_weight = torch.where(self.log_weight.isneginf(), -torch.inf, log_weight)
 
     def resample(self, scheme: Scheme, threshold: float, *, keep_first: bool) -> Tensor | None:
-        """Resample where needed. Returns the rows, of the K N sequences, that the new particles continue; None if unchanged."""
-        ancestors, self.log_weight, log_taken, done = resample_if_degenerate(
-            self.log_weight, scheme, threshold, keep_first=keep_first
-        )
-        if not bool(done.any()):
+        """Resample degenerate prompts; return the parents' rows among K N, None if unchanged."""
+        step = resample_if_degenerate(self.log_weight, scheme, threshold, keep_first=keep_first)
+        if not bool(step.resampled.any()):
             return None
-        self.log_z = self.log_z + log_taken
-        self.num_resamplings = self.num_resamplings + done
+        ancestors, self.log_weight = step.ancestors, step.log_weight
+        self.log_z = self.log_z + step.log_mean
+        self.num_resamplings = self.num_resamplings + step.resampled
         self.response = self.response.gather(0, ancestors[..., None].expand_as(self.response))
-        self.ended, self.log_psi, self.root = (
-            old.gather(0, ancestors) for old in (self.ended, self.log_psi, self.root)
-        )
+        self.ended = self.ended.gather(0, ancestors)
+        self.log_psi = self.log_psi.gather(0, ancestors)
+        self.root = self.root.gather(0, ancestors)
         num_prompts = ancestors.shape[1]
-        return (
-            ancestors * num_prompts + torch.arange(num_prompts, device=ancestors.device)
-        ).flatten()  # row of (k, n)
+        column = torch.arange(num_prompts, device=ancestors.device)
+        return (ancestors * num_prompts + column).flatten()  # row of (k, n)
 
 
 class Stream:
-    """A language model in the midst of K N responses: the logits of the next token `[K N, V]`, and the state to go on from."""
+    """A language model inside K N responses: next logits `[K N, V]`, and its state."""
 
     def __init__(self, distribution: ResponseDistribution, num_particles: int) -> None:
         self.decoder, self.temperature = distribution.decoder, distribution.temperature
-        rows = torch.arange(
-            len(distribution.prompts), device=distribution.prompts.ids.device
-        ).repeat(num_particles)
-        logits, state = self.decoder.start(distribution.prompts)
+        prompts = distribution.prompts
+        rows = torch.arange(len(prompts), device=prompts.ids.device).repeat(num_particles)
+        logits, state = self.decoder.start(prompts)
         self.logits, self.state = logits[rows], state.select(rows)
 
     def sample(self) -> Tensor:
@@ -150,7 +155,7 @@ class Stream:
         return token_log_prob(self.logits, token, self.temperature).double()
 
     def extend(self, token: Tensor, rows: Tensor | None) -> None:
-        """Append `token` `[K N]` to the sequences at `rows`; None for all as they are."""
+        """Append `token` `[K N]` to the sequences at `rows`, or to all if None."""
         state = self.state if rows is None else self.state.select(rows)
         logits, self.state = self.decoder.extend(state, token[:, None])
         self.logits = logits[:, -1]
@@ -167,36 +172,27 @@ def grow(
     ess_threshold: float,
     retained: Tensor | None = None,
 ) -> Posterior:
-    """The algorithm; with `retained`, a response `[N, T]` that particle 0 must be, conditional sequential Monte Carlo."""
+    """Run the algorithm; if `retained` `[N, T]` is given, particle 0 is that response.
+
+    With `retained`, this is conditional sequential Monte Carlo.
+    """
     with SameResponses():
         prior = autoregressive(response_distribution(model, prompts, role="model"))
-        q = (
-            prior
-            if guide is None
-            else autoregressive(response_distribution(guide, prompts, role="guide"))
-        )
         particles = Particles.unwritten(prior, num_samples)
-        target = Stream(prior, num_samples)
-        proposal = target if guide is None else Stream(q, num_samples)
+        proposal = target = Stream(prior, num_samples)
+        if guide is not None:
+            q = autoregressive(proposal_distribution(model, guide, prompts))
+            proposal = Stream(q, num_samples)
         num_tokens = prior.event_shape[0]
         for t in range(1, num_tokens + 1):
-            draw_token(
-                particles,
-                target,
-                proposal,
-                t,
-                prior,
-                None if retained is None else retained[:, t - 1],
-            )
+            given = None if retained is None else retained[:, t - 1]
+            draw_token(particles, target, proposal, t, prior, given)
             if t == num_tokens or bool(particles.ended.all()):
                 break
             if twist is not None:
                 weigh_by_twist(particles, twist, prompts, t, prior)
-            check_support(
-                particles.log_weight,
-                prompts.texts,
-                f"after {t} tokens, by the twist or the prior; mend the twist or guide",
-            )
+            fix = f"after {t} tokens, by the twist or the prior; correct the twist or the guide"
+            check_support(particles.log_weight, prompts.texts, fix)
             rows = particles.resample(scheme, ess_threshold, keep_first=retained is not None)
             for stream in {target, proposal}:
                 stream.extend(particles.response[..., t - 1].flatten(), rows)
@@ -212,7 +208,7 @@ def draw_token(
     prior: ResponseDistribution,
     retained: Tensor | None,
 ) -> None:
-    """Token t of every response that has not ended; particle 0 gets `retained` `[N]` if there is one."""
+    """Draw token t of all unfinished responses; particle 0 gets `retained` `[N]` if given."""
     token = proposal.sample().view(particles.ended.shape)
     if retained is not None:
         token[0] = torch.where(particles.ended[0], token[0], retained)
@@ -226,16 +222,14 @@ def draw_token(
 def weigh_by_twist(
     particles: Particles, twist: Twist, prompts: Prompts, t: int, prior: ResponseDistribution
 ) -> None:
-    """psi_t in place of psi_{t-1}, but for responses that ended before token t, which keep the twist they ended with."""
+    """Replace psi_{t-1} by psi_t, except in responses that ended before token t."""
     log_psi = instance("what twist returned", twist(prompts, particles.response, t), Tensor)
-    if (
-        log_psi.shape != particles.ended.shape
-        or bool(log_psi.isnan().any())
-        or bool(log_psi.isposinf().any())
-    ):
+    shape = tuple(particles.ended.shape)
+    if tuple(log_psi.shape) != shape or bool((log_psi.isnan() | log_psi.isposinf()).any()):
         raise ValueError(
-            f"twist returned shape {tuple(log_psi.shape)}, values from {log_psi.min().item()} to {log_psi.max().item()}; "
-            f"expected {tuple(particles.ended.shape)}, one value per particle and prompt, each finite or -inf"
+            f"twist returned shape {tuple(log_psi.shape)}, values from {log_psi.min().item()} to "
+            f"{log_psi.max().item()}; expected {shape}, one value per particle and prompt, each "
+            "finite or -inf"
         )
     ended_before = prior.space.is_token(particles.response)[..., t - 1].logical_not()
     log_psi = torch.where(ended_before, particles.log_psi, log_psi.double())
@@ -244,17 +238,14 @@ def weigh_by_twist(
 
 
 def as_posterior(particles: Particles, prompts: Prompts) -> Posterior:
-    log_weight = particles.log_weight
-    check_support(
-        log_weight,
-        prompts.texts,
-        "draw more, use a guide or twist nearer to the posterior, or soften the evidence",
-    )
-    posterior = Posterior(particles.response, log_weight, particles.log_z + log_mean(log_weight))
+    """Return the finished particles with their diagnostics, if a weight is positive."""
+    response, log_weight = particles.response, particles.log_weight
+    fix = "draw more, use a guide or twist nearer to the posterior, or loosen the constraint"
+    check_support(log_weight, prompts.texts, fix)
     diagnostics = {
         "num_resamplings": particles.num_resamplings,
-        "effective_sample_size": posterior.effective_sample_size,
-        "num_distinct": num_distinct(particles.response, log_weight),
+        "effective_sample_size": effective_sample_size(log_weight),
+        "num_distinct": num_distinct(response, log_weight),
         "num_roots": num_distinct(particles.root[..., None], log_weight),
     }
-    return Posterior(posterior.response, log_weight, posterior.log_z, diagnostics)
+    return Posterior(response, log_weight, particles.log_z + log_mean(log_weight), diagnostics)

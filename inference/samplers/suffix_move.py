@@ -1,11 +1,12 @@
-"""Redraw the end of a response: a Metropolis-Hastings move that an autoregressive model makes cheap.
+"""Suffix move: a Metropolis-Hastings move that redraws the end of a response.
 
-    s ~ uniform over the tokens of x,   x' ~ q(. | x_<s),   accepted with probability
-    min(1, w(x') |x| / (w(x) |x'|)),   w = pi / q
+    s ~ uniform over the tokens of x,   x' ~ q(. | x_<s)
+    accepted with probability min(1, w(x') |x| / (w(x) |x'|)),   w = pi / q
 
-The move leaves pi invariant, whatever q. Of the proposal's probabilities all cancels but that of s, which is 1/|x| one way and
-1/|x'| the other: without the lengths, long responses would come out too often, in proportion to |x|. With s = 0 always, it is
-independence Metropolis-Hastings (Tierney 1994, section 2.3.3), and the lengths play no part.
+The move leaves pi invariant, whatever q. All probabilities of the proposal cancel but that of s,
+1/|x| and 1/|x'|: without the lengths, responses would be too frequent in proportion to |x|. With
+s = 0 always, the move is independence Metropolis-Hastings (Tierney 1994, section 2.3.3), without
+lengths.
 """
 
 from __future__ import annotations
@@ -29,19 +30,19 @@ def suffix_move(
     *,
     whole: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One move of every chain, each on its own.
+    """Move every chain once, each on its own.
 
     Args:
-        distribution: q, from which what is redrawn is drawn.
-        response: `[..., N, T]`, where the chains are.
-        log_weight: `[..., N]`, log pi(x)/q(x) there, nats, up to a constant for each prompt. A chain at -inf, where pi has no
-            mass, goes wherever q sends it.
-        score: the same at new responses, `[..., N, T]` -> `[..., N]`.
-        whole: redraw the whole response, s = 0.
+        distribution: q, the source of new tokens.
+        response: `[..., N, T]`, states of the chains.
+        log_weight: `[..., N]`, log pi(x)/q(x) of the states, nats, up to a constant for each
+            prompt. A chain at -inf, where pi has no mass, accepts every move.
+        score: log pi(x)/q(x) of new responses, `[..., N, T]` -> `[..., N]`, nats.
+        whole: True to redraw the whole response, s = 0.
 
     Returns:
-        The new responses `[..., N, T]`, their log_weight `[..., N]`, and which moves were accepted `[..., N]`; a chain whose
-        move was not stays where it was. A redraw that gives the same response again counts as accepted.
+        New states `[..., N, T]`, their log weights `[..., N]`, and the accepted moves, booleans
+        `[..., N]`. A rejected move keeps the old state. An equal redraw counts as accepted.
     """
     instance("distribution", distribution, ResponseDistribution)
     instance("response", response, Tensor)
@@ -50,28 +51,22 @@ def suffix_move(
         raise ValueError(
             f"log_weight has shape {tuple(log_weight.shape)}, expected {tuple(response.shape[:-1])}"
         )
-    length = distribution.space.is_token(response).sum(
-        -1
-    )  # [..., N, T] -> [..., N], end id included
+    length = distribution.space.is_token(response).sum(-1)  # [..., N], end id included
     start = torch.zeros_like(length) if whole else _uniform_below(length)
     proposed = distribution.sample_suffix(response, start)
-    proposed_log_weight = check_numbers(
-        "the log weight of a score", function("score", score, why="of responses")(proposed)
-    )
+    proposed_log_weight = function("score", score, why="of responses")(proposed)
+    proposed_log_weight = check_numbers("the log weight of a score", proposed_log_weight)
     log_ratio = proposed_log_weight - log_weight
     if not whole:
-        log_ratio = (
-            log_ratio
-            + length.double().log()
-            - distribution.space.is_token(proposed).sum(-1).double().log()
-        )
-    # at -inf the ratio is NaN or +inf: pi has no mass there, so that any move from it leaves pi as it was
+        new_length = distribution.space.is_token(proposed).sum(-1)
+        log_ratio = log_ratio + length.double().log() - new_length.double().log()
+    # at -inf the ratio is NaN or +inf; pi has no mass there, so that all moves leave pi invariant
     accepted = (torch.rand_like(log_ratio).log() < log_ratio) | log_weight.isneginf()
     response = torch.where(accepted[..., None], proposed, response)
     return response, torch.where(accepted, proposed_log_weight, log_weight), accepted
 
 
 def _uniform_below(length: Tensor) -> Tensor:
-    """A whole number from 0 to length - 1, for each of `length`."""
+    """Uniform whole number from 0 to length - 1, for each element of `length`."""
     uniform = torch.rand(length.shape, dtype=torch.float64, device=length.device)
     return (uniform * length).long().clamp_(max=length - 1)

@@ -15,7 +15,7 @@ from model import AlignmentModel, LanguageModel
 
 def example(documented):
     """Indented lines of a docstring before its sections."""
-    text = inspect.getdoc(documented).split("\nArgs:")[0]
+    text = re.split(r"\n(?:Args|Attributes):", inspect.getdoc(documented))[0]
     return dedent("\n".join(re.findall(r"^(?: {4}.*)?$", text, re.MULTILINE)))
 
 

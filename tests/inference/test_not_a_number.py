@@ -332,7 +332,7 @@ def test_quasi_rejection_is_of_numbers():
 @pytest.mark.parametrize("scheme", RESAMPLING)
 def test_particles_are_not_resampled_by_invalid_probabilities(scheme):
     for probability in ([[NAN], [0.5]], [[0.0], [0.0]], [[-0.5], [1.5]]):
-        with pytest.raises(ValueError, match="a column that is no law"):
+        with pytest.raises(ValueError, match="a column that is no distribution"):
             RESAMPLING[scheme](float64(probability))
 
 

@@ -94,7 +94,7 @@ def test_only_degenerate_prompts_are_resampled(name):
     log_weight[:, 0] += 5.0
     log_weight[3, 1] = 40.0
     resampled = resample_if_degenerate(log_weight, RESAMPLING[name], 0.5)
-    assert resampled.done.tolist() == [False, True]
+    assert resampled.resampled.tolist() == [False, True]
     assert torch.equal(resampled.ancestors[:, 0], torch.arange(10))
     assert (resampled.ancestors[:, 1] == 3).all()
     assert (resampled.log_weight[:, 0] == 5.0).all()
@@ -107,7 +107,7 @@ def test_only_degenerate_prompts_are_resampled(name):
 def test_never_and_always(threshold, name):
     log_weight = torch.zeros(10, 2, dtype=torch.float64)
     assert (
-        resample_if_degenerate(log_weight, RESAMPLING[name], threshold).done == (threshold > 1)
+        resample_if_degenerate(log_weight, RESAMPLING[name], threshold).resampled == (threshold > 1)
     ).all()
 
 
