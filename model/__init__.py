@@ -4,7 +4,6 @@ from model.alignment import AlignmentModel
 from model.common.digests import DamagedFileError
 from model.factors import Constraint, MarginalLikelihood, Tilt, contains, matches
 from model.likelihood import (
-    Bounded,
     Factor,
     HardConstraintSupport,
     ImpossibleResponseError,
@@ -47,7 +46,6 @@ from model.rewards import (
 __all__ = [
     "AGGREGATIONS",
     "AlignmentModel",
-    "Bounded",
     "BradleyTerry",
     "CachedReadingError",
     "Comparisons",

@@ -178,21 +178,13 @@ class AlignmentModel:
 
     @property
     def beta(self) -> float:
-        """The one beta of all prompts, reward per nat.
-
-        Raises:
-            ValueError: if the model has one for each prompt.
-        """
+        """The one beta of all prompts, reward per nat; a `ValueError` if prompts have their own."""
         if isinstance(self._beta, dict):
             raise ValueError("the model has a beta for each prompt: ask for `beta_at(prompts)`")
         return self._beta
 
     def beta_at(self, prompts: Prompts) -> float | Tensor:
-        """beta, one number or `[N]` for N prompts, reward per nat.
-
-        Raises:
-            ValueError: if a prompt has none.
-        """
+        """beta, one number or `[N]`, reward per nat; a `ValueError` if a prompt has none."""
         if not isinstance(self._beta, dict):
             return self._beta
         for text in prompts.texts:

@@ -9,8 +9,8 @@ log f_j(x) in nats, and is not divided. A value of -inf rules the response out.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 import torch
 from pyro.poutine.messenger import Messenger
@@ -36,25 +36,6 @@ class Factor(Protocol):
         """log f of each response, nats, `[..., N]` for responses `[..., N, T]`."""
 
 
-@runtime_checkable
-class Bounded(Protocol):
-    """A reward, a factor or a function of texts with a known bound, as rejection sampling needs.
-
-    Attributes:
-        upper_bound: largest possible value; None if the bound is unknown.
-    """
-
-    upper_bound: float | None
-
-
-@runtime_checkable
-class Composed(Protocol):
-    """A reward or a factor that is made of others."""
-
-    def components(self) -> Iterable[Reward | Factor]:
-        """The rewards and factors inside."""
-
-
 class LikelihoodError(ValueError):
     """A reward or a factor returned a value that cannot enter the log likelihood."""
 
@@ -77,9 +58,9 @@ class HardConstraintSupport(Messenger):
 
 
 def parts_of(piece: object) -> Iterator[object]:
-    """A reward or a factor, and everything that it is made of."""
+    """A reward or a factor, and all rewards and factors inside, by its `components()` if any."""
     yield piece
-    for part in piece.components() if isinstance(piece, Composed) else ():
+    for part in getattr(piece, "components", tuple)():
         yield from parts_of(part)
 
 
@@ -89,12 +70,7 @@ def check_callable(label: str, piece: object) -> None:
 
 
 def check_reward(label: str, reward: object) -> None:
-    """Refuse an object that cannot be called, and a factor, which must not be divided by beta.
-
-    Raises:
-        TypeError: if the reward cannot be called.
-        ValueError: if the reward, or a part of the reward, has the unit "nat".
-    """
+    """Refuse a class, and a factor, which beta must not divide, alone or inside a reward."""
     check_callable(label, reward)
     for part in parts_of(reward):
         if getattr(part, "unit", None) == "nat":
@@ -105,12 +81,9 @@ def check_reward(label: str, reward: object) -> None:
 
 
 def check_made_for(label: str, piece: object, space: ResponseSpace) -> None:
-    """Refuse a reward or a factor that reads the responses of another language model.
+    """Refuse a reward or a factor of another language model, by an `OtherLanguageModelError`.
 
     An object with a `language_model` reads the responses of that model. A plain function passes.
-
-    Raises:
-        OtherLanguageModelError: with the label and the difference to `space`.
     """
     for part in parts_of(piece):
         other = getattr(getattr(part, "language_model", None), "space", None)
@@ -123,11 +96,7 @@ def check_made_for(label: str, piece: object, space: ResponseSpace) -> None:
 
 
 def check_made_for_beta(label: str, factor: object, beta: float | Mapping[str, float]) -> None:
-    """Refuse a factor with a part whose attribute `beta` is not the beta of the model.
-
-    Raises:
-        OtherBetaError: with both betas.
-    """
+    """Refuse a factor with a part of another `beta` than the model, by an `OtherBetaError`."""
     betas = list(beta.values()) if isinstance(beta, Mapping) else [beta]
     for part in parts_of(factor):
         other = getattr(part, "beta", None)
@@ -139,11 +108,7 @@ def check_made_for_beta(label: str, factor: object, beta: float | Mapping[str, f
 
 
 def for_each_prompt(prompts: Prompts, response: Tensor) -> Tensor:
-    """Responses `[..., N, T]`, expanded from `[..., 1, T]` if all prompts share a response.
-
-    Raises:
-        ValueError: for another shape.
-    """
+    """Responses `[..., N, T]`, expanded from `[..., 1, T]`; a `ValueError` for other shapes."""
     if response.dim() < 2 or response.shape[-2] not in (1, len(prompts)):
         raise ValueError(
             f"response has shape {tuple(response.shape)}, expected (..., {len(prompts)}, T): "
@@ -195,16 +160,13 @@ def check_values(label: str, value: object, shape: torch.Size) -> Tensor:
 
 
 def check_product(label: str, value: Tensor, product: Tensor, operation: str) -> Tensor:
-    """A value times or divided by a number, if every finite value is still finite.
+    """A value times or divided by a number; a `LikelihoodError` if the product overflows.
 
     Args:
         label: name of the reward or factor.
         value: as `check_values` returned it.
         product: the result, of the same shape.
         operation: for the error, such as "divided by beta".
-
-    Raises:
-        LikelihoodError: if a finite value became infinite in float64.
     """
     if (where := first_index(value.isfinite() & ~product.isfinite())) is not None:
         raise LikelihoodError(
@@ -215,12 +177,8 @@ def check_product(label: str, value: Tensor, product: Tensor, operation: str) ->
 
 
 def upper_bound_of(label: str, piece: object) -> float | None:
-    """The stated bound of a reward or a factor; None without one.
-
-    Raises:
-        ValueError: if the stated bound is not a finite number.
-    """
-    bound = piece.upper_bound if isinstance(piece, Bounded) else None
+    """The stated bound of a reward or a factor; None without one. Refuses infinite bounds."""
+    bound = getattr(piece, "upper_bound", None)
     if bound is None:
         return None
     return finite(f"the `upper_bound` of {label}", bound, why="or None if unknown")

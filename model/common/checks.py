@@ -28,11 +28,7 @@ T = TypeVar("T")
 def whole_number(
     name: str, value: object, *, at_least: int = 1, at_most: int = MOST, why: str = ""
 ) -> int:
-    """A whole number from `at_least` to `at_most`.
-
-    Raises:
-        ValueError: if the value is no whole number, or out of the range.
-    """
+    """A whole number from `at_least` to `at_most`; a `ValueError` otherwise."""
     number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
     if number is not None and at_least <= number <= at_most:
         return number
@@ -51,11 +47,7 @@ def finite(
     below: float = math.inf,
     why: str = "",
 ) -> float:
-    """A finite number. `at_least` and `at_most` are allowed values, `above` and `below` are not.
-
-    Raises:
-        ValueError: if the value is no number, not finite or out of the bounds.
-    """
+    """A finite number in bounds, `above` and `below` excluded; a `ValueError` otherwise."""
     number = _as_float(value)
     if math.isfinite(number) and at_least <= number <= at_most and above < number < below:
         return number

@@ -120,9 +120,8 @@ def check_digests(folder: str | Path, *, links: bool = True) -> None:
             )
         if file_digest(path) != digest:
             raise DamagedFileError(
-                f"{path} is not as it was saved: it differs from its digest in {MANIFEST}, damaged "
-                "or only half written. Save it again; or, if it was changed on purpose, delete "
-                f"{MANIFEST}"
+                f"{path} is not as it was saved: it differs from its digest in {MANIFEST}. Save it "
+                f"again; or, if it was changed on purpose, delete {MANIFEST}"
             )
 
 

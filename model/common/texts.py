@@ -50,17 +50,14 @@ def check_unicode(text: str, where: str, error: type[ValueError] = ValueError) -
     except UnicodeEncodeError as fault:
         raise error(
             f"{where} has {text[fault.start]!r} at character {fault.start}, half of a surrogate "
-            "pair, expected whole characters. The text may have been cut within an emoji: leave "
-            "that out."
+            "pair, expected whole characters. Was the text cut within an emoji?"
         ) from fault
 
 
 def read_lines(path: str | Path) -> list[str]:
-    """The lines of a text file in UTF-8, with or without a byte order mark, of any system.
+    """The lines of a text file in UTF-8; a `TextFileError` with line and byte otherwise.
 
-    Raises:
-        TextFileError: with file, line and byte, if the file cannot be read or is in another
-            encoding.
+    A byte order mark and the line ends of any system are allowed.
     """
     try:
         data = Path(path).read_bytes()

@@ -26,13 +26,13 @@ NAME = "default"
 STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
 """Initialisations of LoRA that leave the network's own weights as they are."""
 
-UNSUPPORTED = (
+UNSUPPORTED = [
     "adapters",
     "alora_invocation_tokens",
     "arrow_config",
     "layer_replication",
     "megatron_config",
-)
+]
 """Settings of adapters that depend on the text, change the base, or run other code."""
 
 
@@ -82,11 +82,7 @@ class Adapter:
         return {}
 
     def add_to(self, network: PreTrainedModel) -> None:
-        """Put the adapter on its base, in place.
-
-        Raises:
-            PretrainedError: if the tensors of the folder are not those that the adapter adds.
-        """
+        """Put the adapter on its base, in place; a `PretrainedError` if tensors do not fit."""
         from peft import inject_adapter_in_model
 
         before = {tensor.data_ptr() for tensor in [*network.parameters(), *network.buffers()]}
@@ -143,9 +139,6 @@ def find_adapter(
         options: options of `transformers`: `local_files_only`, `revision`.
         base: network of the adapter; by default the network in the folder, else the network that
             the adapter names.
-
-    Raises:
-        PretrainedError: if the adapter's kind is not supported, or no base is known.
     """
     from transformers.utils import find_adapter_config_file
 
@@ -168,8 +161,7 @@ def find_adapter(
     if not named:
         raise PretrainedError(
             f"{source} is an adapter that does not say of which network: name it (`base=...`); or "
-            "load that network, make the guide on it that wrote the adapter, and take the folder "
-            "up with its `load_pretrained`"
+            "make the guide that wrote it on that network, and use its `load_pretrained`"
         )
     files = [Path(file).parent / name for name in ("tokenizer.json", "tokenizer_config.json")]
     has_tokenizer = not os.path.isdir(source) or any(path.is_file() for path in files)
@@ -188,8 +180,7 @@ def check_settings(source: str, record: dict[str, Any]) -> None:
     if start not in STARTS:
         raise PretrainedError(
             f"{source} is an adapter that began with init_lora_weights={start!r}, which changes "
-            "the network's own weights too: convert it to plain LoRA with `peft` "
-            "(`path_initial_model_for_weight_conversion`)"
+            "the network's own weights too: convert it to plain LoRA with `peft`"
         )
     for name in UNSUPPORTED:
         if record.get(name):

@@ -51,8 +51,7 @@ def checked_network(network: Any) -> PreTrainedModel:
         if network.active_peft_config.is_prompt_learning:
             raise ValueError(
                 f"the network is in a {kind} with virtual tokens, which only the wrapper reads: "
-                "expected the network itself. Virtual tokens are the guide `SoftPrompt`, whose "
-                "`load_pretrained` takes their folder"
+                "expected the network itself. The guide `SoftPrompt` loads virtual tokens"
             )
         network = network.get_base_model()
         network._hf_peft_config_loaded = True
@@ -88,11 +87,7 @@ def check_weights(network: PreTrainedModel, where: str) -> None:
 
 
 def check_stored(network: PreTrainedModel, source: str) -> None:
-    """Refuse weights that are whole numbers on disk, which `transformers` would load as weights.
-
-    Raises:
-        PretrainedError: with the file and the first of them.
-    """
+    """Refuse weights stored as whole numbers, which `transformers` would load as weights."""
     prefix = f"{network.base_model_prefix}."  # a body alone has its weights without the prefix
     parameters = {name.removeprefix(prefix) for name, _ in network.named_parameters()}
     for file in sorted(Path(source).glob("*.safetensors")) if os.path.isdir(source) else []:
@@ -108,11 +103,10 @@ def check_stored(network: PreTrainedModel, source: str) -> None:
 
 @torch.no_grad()
 def check_causal(network: PreTrainedModel) -> None:
-    """Refuse a network, in evaluation mode, that does not write text from left to right.
+    """Refuse a network that does not write from left to right, by a `ValueError`.
 
-    Raises:
-        ValueError: if the network has an encoder, has no output layer, has more output tokens than
-            embeddings, or if the logits after one token are NaN or depend on the next.
+    The network, in evaluation mode, has an encoder, no output layer, more output tokens than
+    embeddings, or logits after one token that are NaN or depend on the next.
     """
     kind, loader = type(network).__name__, "as `AutoModelForCausalLM` loads it"
     if network.config.is_encoder_decoder:
@@ -135,8 +129,8 @@ def check_causal(network: PreTrainedModel) -> None:
     if not torch.allclose(first, other, rtol=1e-3, atol=1e-3 * float(first.abs().max())):
         raise ValueError(
             f"the logits of {kind} after a token depend on the token that follows: it reads in "
-            "both directions. Expected a causal language model; an encoder that can be one is "
-            "loaded with is_decoder=True in its configuration"
+            "both directions. Expected a causal language model, such as an encoder with "
+            "is_decoder=True"
         )
 
 
@@ -169,9 +163,6 @@ def check_ids(
         texts: the texts, for the error.
         network: reads the ids.
         tokenizer: made the ids.
-
-    Raises:
-        ValueError: with the text and the token.
     """
     size = network.get_input_embeddings().weight.shape[0]
     for text, row in zip(texts, rows, strict=True):

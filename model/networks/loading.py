@@ -75,9 +75,7 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """A tokenizer from a folder or from the hub; for an adapter without one, the base's tokenizer.
 
-    Raises:
-        PretrainedError: if the tokenizer does not exist, knows special tokens alone, or comes with
-            code.
+    A `PretrainedError` if the tokenizer is missing, knows special tokens alone, or comes with code.
     """
     source, options, adapter = _find(name_or_path, trust_remote_code, base, where)
     if adapter is not None and not adapter.has_tokenizer:
@@ -110,15 +108,7 @@ def load_pretrained(
     device: torch.device | str | None,
     **options: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A network and its tokenizer, from files that fit their digests.
-
-    Args:
-        auto: see `load_network`, like all other arguments.
-        name_or_path: folder, or name on the hub.
-        dtype: floating-point type of the weights.
-        device: device of the weights.
-        options: further options of `load_network`.
-    """
+    """A network and its tokenizer, from files that fit their digests; see `load_network`."""
     named_device(device)
     named_dtype(dtype)
     for name in {"revision", "gguf_file"} & options.keys():

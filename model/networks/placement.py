@@ -6,11 +6,7 @@ import torch
 
 
 def named_device(device: torch.device | str | int | None) -> torch.device:
-    """A device of this machine, by its name or number; None for a GPU if there is one.
-
-    Raises:
-        ValueError: if there is no such device.
-    """
+    """A device of this machine by name or number, or a `ValueError`; None for a GPU if any."""
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -29,11 +25,7 @@ def named_device(device: torch.device | str | int | None) -> torch.device:
 
 
 def named_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """A floating-point type of torch, by its name or as it is.
-
-    Raises:
-        ValueError: if there is no such type.
-    """
+    """A floating-point type of torch, by its name or as it is; a `ValueError` otherwise."""
     named = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if not isinstance(named, torch.dtype) or not named.is_floating_point:
         raise ValueError(

@@ -24,9 +24,7 @@ class PretrainedError(OSError, ValueError):
 def find_checkpoint(name_or_path: str | os.PathLike[str]) -> str:
     """The folder of a checkpoint, or its name on the hub. A `~` is the user's home.
 
-    Raises:
-        TypeError: if it is neither a text nor a path.
-        PretrainedError: if the folder does not exist, and the text is no name on the hub.
+    A `PretrainedError` if the folder does not exist, and the text is no name on the hub.
     """
     if not isinstance(name_or_path, str | os.PathLike):
         raise TypeError(
@@ -77,11 +75,7 @@ def _hub_answers() -> bool:
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
-
-    Raises:
-        PretrainedError: if the file does not exist, or is damaged.
-    """
+    """The tensors of a safetensors file; a `PretrainedError` if it is missing or damaged."""
     if not file.is_file():
         raise PretrainedError(f"{file.parent} has no {file.name}: is it the folder that was saved?")
     try:
@@ -106,9 +100,8 @@ def refused_by_name(source: str, part: str) -> Iterator[None]:
         message = " ".join(str(error).split())
         if "trust_remote_code" in message:
             raise PretrainedError(
-                f"{source} comes with code of its own for the {part}, which is not run. Read the "
-                "code; to run it, pass trust_remote_code=True (--trust-remote-code on the command "
-                "line)"
+                f"{source} comes with code of its own for the {part}, which is not run. To run "
+                "it, pass trust_remote_code=True (--trust-remote-code on the command line)"
             ) from error
         is_folder = os.path.isdir(source)
         where = "" if is_folder else ", which is no folder here, from the hub or its cache"

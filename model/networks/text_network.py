@@ -105,19 +105,13 @@ def in_batches(
 ) -> Tensor:
     """function(texts), computed on at most `batch_size` texts at a time, in the order of the texts.
 
-    Texts of similar length are read together.
-
     Args:
-        function: takes a list of B texts, returns `[B, ...]`.
+        function: takes a list of B texts, of similar length, returns `[B, ...]`.
         texts: M texts.
         batch_size: most texts at a time.
 
     Returns:
         `[M, ...]`, on the CPU.
-
-    Raises:
-        TypeError: with the index, if an element is no text.
-        ValueError: for a single text, or half of a surrogate pair.
     """
     texts = listed_texts("a network that reads texts", texts, at_least=0)
     if not texts:
@@ -143,9 +137,6 @@ def padding_right(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase
 
     The end of a long text is read, since the response is at the end. The original stays as it was,
     since a language model may use the same tokenizer.
-
-    Raises:
-        ValueError: if there is no token to pad with.
     """
     tokenizer = copy.deepcopy(tokenizer)
     if tokenizer.pad_token is None:

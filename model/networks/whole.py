@@ -47,8 +47,7 @@ def load_whole(
     if missing := sorted(name for name in info["missing_keys"] if not name.startswith(unread)):
         raise PretrainedError(
             f"{source} lacks {len(missing)} of the weights of a {kind}, which would be made up at "
-            f"random: {_some(missing)}. Expected a checkpoint of a network of this kind, complete "
-            "with its head"
+            f"random: {_some(missing)}. Expected a checkpoint of this kind, with its head"
         )
     if mismatched := sorted(info["mismatched_keys"]):
         shapes = [f"{name} of shape {tuple(a)} instead of {tuple(b)}" for name, a, b in mismatched]
@@ -108,8 +107,7 @@ def _check_dtype(network: PreTrainedModel, dtype: torch.dtype | None, source: st
         if not parameter.is_floating_point() or not wide:
             raise PretrainedError(
                 f"{source} is quantised, or its weights cannot be had as {dtype}: {name} is "
-                f"{parameter.dtype}. Expected a checkpoint of floating-point weights: dequantise "
-                "it first"
+                f"{parameter.dtype}. Expected floating-point weights: dequantise them first"
             )
 
 

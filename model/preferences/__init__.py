@@ -19,12 +19,7 @@ from model.preferences.data import (
     split_preferences,
     write_preferences,
 )
-from model.preferences.features import (
-    EncoderFeatures,
-    Features,
-    NetworkFeatures,
-    PriorFeatures,
-)
+from model.preferences.features import EncoderFeatures, Features, NetworkFeatures, PriorFeatures
 from model.preferences.heads import HEADS, Head, LinearHead, MLPHead
 from model.preferences.reward import (
     OtherRewardError,

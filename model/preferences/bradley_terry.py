@@ -72,11 +72,7 @@ class BradleyTerry:
                 )
 
     def __call__(self, comparisons: Comparisons) -> Tensor:
-        """Run the program. Returns the outcomes, `[..., C]`.
-
-        Raises:
-            ValueError: if there are ties, and `tie_strength` is 0.
-        """
+        """Run the program. Returns the outcomes, `[..., C]`. Refuses ties at `tie_strength` 0."""
         outcome = comparisons.outcome
         if outcome is not None and self.tie_strength == 0 and bool((outcome == TIE).any()):
             raise ValueError(
@@ -130,11 +126,7 @@ def log_outcome(
 def simulate(
     first: Tensor, second: Tensor, *, flip: float = 0.0, tie_strength: float = 0.0
 ) -> Tensor:
-    """Draw outcomes `[C]` of comparisons of responses whose rewards `[C]` are known.
-
-    Raises:
-        ValueError: if the rewards do not pair up or are not finite, or as `log_outcome` does.
-    """
+    """Draw outcomes `[C]` of comparisons of responses whose rewards `[C]` are known."""
     if first.shape != second.shape:
         raise ValueError(
             f"first has shape {tuple(first.shape)}, second {tuple(second.shape)}, expected the "

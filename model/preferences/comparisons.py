@@ -46,8 +46,7 @@ class Comparisons:
         if self.first.shape != self.second.shape or self.first.dtype != self.second.dtype:
             raise ValueError(
                 f"first has shape {tuple(self.first.shape)} and type {self.first.dtype}, second "
-                f"{tuple(self.second.shape)} and {self.second.dtype}, expected the same: row c of "
-                "both is comparison c"
+                f"{tuple(self.second.shape)} and {self.second.dtype}, expected the same"
             )
         if not len(self.first):
             raise ValueError("there are no comparisons, expected at least one")
@@ -83,12 +82,7 @@ class Comparisons:
 
 
 def check_outcome(outcome: Tensor, count: int) -> None:
-    """Refuse anything but outcomes of `count` comparisons.
-
-    Raises:
-        ValueError: for another shape than `[count]`, a type that is not integer, or a code that is
-            no outcome.
-    """
+    """Refuse anything but outcomes of `count` comparisons, integers `[count]`."""
     if outcome.shape != (count,):
         raise ValueError(
             f"outcome has shape {tuple(outcome.shape)}, expected [{count}]: one for each comparison"

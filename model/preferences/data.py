@@ -78,11 +78,7 @@ def read_preferences(source: str | Path | Iterable[Mapping[str, Any]]) -> list[P
 
 
 def to_preference(record: Any, where: str) -> Preference:
-    """A record as a `Preference`. `where` is the record's place, for the error.
-
-    Raises:
-        PreferenceError: if the record is no preference.
-    """
+    """A record as a `Preference`; a `PreferenceError` with the record's place otherwise."""
     if not isinstance(record, Mapping):
         raise PreferenceError(
             f"{where}: got {type(record).__name__}, expected an object with the keys "
@@ -98,8 +94,7 @@ def to_preference(record: Any, where: str) -> Preference:
         if isinstance(record[key], list):
             raise PreferenceError(
                 f"{where}: {key!r} is a list, expected a text. If it is a list of chat messages, "
-                "make texts of them first, with the tokenizer's `apply_chat_template(messages, "
-                "tokenize=False)`."
+                "make texts of them first: `apply_chat_template(messages, tokenize=False)`."
             )
         if not isinstance(record[key], str):
             raise PreferenceError(

@@ -47,12 +47,7 @@ class NetworkFeatures(ABC):
         """phi of one batch, `[B, D]`, in any type and on any device."""
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """phi of M texts, `[M, D]`, float64.
-
-        Raises:
-            TypeError: with the index, if an element is no text.
-            ValueError: for no texts, or with the text whose features are not finite.
-        """
+        """phi of M texts, `[M, D]`, float64; refuses features that are not finite."""
         texts = listed_texts("features", texts)
         known = {text: self._cache[text] for text in texts if text in self._cache}
         new = list(dict.fromkeys(text for text in texts if text not in known))

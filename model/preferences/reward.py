@@ -185,11 +185,7 @@ def _named(features: Features, folder: Path) -> dict[str, Any]:
 
 
 def named_encoder(folder: str | Path) -> str | None:
-    """The encoder of the reward in a folder, by folder or name on the hub; None without one.
-
-    Raises:
-        OtherRewardError: if the folder has no reward.
-    """
+    """The encoder of the reward in a folder, by folder or name on the hub; None without one."""
     named = _read_settings(Path(folder))["features"]
     if named["kind"] != EncoderFeatures.__name__:
         return None

@@ -111,11 +111,7 @@ def grammar_sentences() -> dict[str, float]:
 
 
 def spoken_sentences(speakers: Mapping[str, Speaker]) -> dict[str, float]:
-    """Every sentence of a mixture of speakers with its probability: sum_a share_a g_a(x).
-
-    Raises:
-        ValueError: if the shares do not sum to 1.
-    """
+    """Every sentence of a mixture of speakers with its probability: sum_a share_a g_a(x)."""
     total = sum(speaker.share for speaker in speakers.values())
     if not math.isclose(total, 1.0, abs_tol=1e-9):
         raise ValueError(

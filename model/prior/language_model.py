@@ -111,16 +111,16 @@ class LanguageModel(CachedDecoder):
 
         Args:
             name_or_path: folder, or name on the hub.
-            max_new_tokens: T, the most tokens of a response.
+            max_new_tokens: see the class, as for temperature, end_ids and pad_id.
             temperature: divides the logits.
-            dtype: floating-point type of the weights in memory; a `torch.dtype` or its name.
+            dtype: see `load_network`, as for device, trust_remote_code and base.
             device: device of the weights; by default a GPU if there is one.
             gguf_file: name of a GGUF file in the folder, for a model in that format.
             revision: branch, tag or commit on the hub.
             trust_remote_code: run modelling code that comes with the checkpoint.
             base: network of an adapter of `peft`; by default the network that the adapter names.
-            end_ids: see the class.
-            pad_id: see the class.
+            end_ids: ids that end a response.
+            pad_id: fills a response after its end.
 
         Raises:
             PretrainedError: if network or tokenizer cannot be loaded whole.

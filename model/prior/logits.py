@@ -21,17 +21,13 @@ def sample_token(logits: Tensor, temperature: float) -> Tensor:
     By inversion of the distribution function, with one uniform number a row. `torch.multinomial`
     draws V numbers and is slower than a small network's own step. The sum runs in float64, so that
     rare tokens keep their probability.
-
-    Raises:
-        FloatingPointError: if a logit is NaN.
     """
     cdf = scaled(logits, temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
     total = cdf[:, -1:]
     if bool(total.isnan().any()):
         raise FloatingPointError(
-            "the network's logits are NaN. Its weights may be; or a half-precision type overflows; "
-            'or, with padded prompts in float64, its attention is "eager", which cannot mask a '
-            "whole row in that type."
+            "the network's logits are NaN: its weights are; or a half-precision type overflows; or "
+            '"eager" attention in float64 masks a whole row of a padded prompt.'
         )
     threshold = torch.rand(len(cdf), 1, dtype=cdf.dtype, device=cdf.device).mul_(total)
     return torch.searchsorted(cdf, threshold, right=True).squeeze(1).clamp_(max=cdf.shape[-1] - 1)

@@ -43,18 +43,13 @@ class Decoder(Protocol):
 
     @abstractmethod
     def start(self, prompts: Prompts) -> tuple[Tensor, Any]:
-        """Read N prompts.
-
-        Returns:
-            Logits `[N, V]` of the first response token, and the state of N sequences.
-        """
+        """Read N prompts: logits `[N, V]` of the first token, and the state of N sequences."""
 
     @abstractmethod
     def extend(self, state: Any, ids: Tensor) -> tuple[Tensor, Any]:
-        """Append `ids` `[B, L]`. The state passed in may be used up.
+        """Append `ids` `[B, L]`: logits `[B, L, V]` of the token after each, and the new state.
 
-        Returns:
-            Logits `[B, L, V]` of the token after each, and the new state.
+        The state passed in may be used up.
         """
 
 
@@ -143,11 +138,7 @@ class ResponseDistribution(TorchDistribution):
     @one_thread
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Draw responses token by token. Returns `sample_shape + batch_shape + [T]`, token ids.
-
-        Raises:
-            NotImplementedError: inside `torch.jit.trace`, as in Pyro's `JitTrace_ELBO`.
-        """
+        """Draw responses token by token. Returns `sample_shape + batch_shape + [T]`, token ids."""
         if torch.jit.is_tracing():
             raise NotImplementedError(
                 "a response is drawn token by token until it ends, and its reward may be of a "
@@ -268,11 +259,7 @@ class ResponseDistribution(TorchDistribution):
         return _fill(per_token, is_token)
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
-        """Every response once, `[S] + batch_shape + [T]`; ones for the batch without `expand`.
-
-        Raises:
-            NotEnumerableError: if there are more than a million.
-        """
+        """Every response once, `[S] + batch_shape + [T]`; ones for the batch without `expand`."""
         support = self.space.enumerate()
         support = support.view(len(support), *(1,) * len(self.batch_shape), *self.event_shape)
         return support.expand(-1, *self.batch_shape, -1) if expand else support

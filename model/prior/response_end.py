@@ -51,12 +51,7 @@ def default_end_ids(
 
 
 def checked_ids(name: str, ids: object, vocab_size: int) -> tuple[int, ...]:
-    """Token ids in order, each once.
-
-    Raises:
-        TypeError: if the ids are no list or other iterable.
-        ValueError: if one is no whole number, or the network has no logit for it.
-    """
+    """Token ids in order, each once, below `vocab_size`; refuses all else by name."""
     if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
         raise TypeError(f"{name} is {ids!r}, expected a list of token ids")
     listed = list(ids)

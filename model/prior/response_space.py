@@ -68,12 +68,7 @@ class ResponseSpace:
         return "tokenizers of other entries" if _differ(self.vocabulary, other.vocabulary) else None
 
     def check(self, prompts: Prompts, response: Tensor | None = None) -> None:
-        """Refuse prompts, and responses to them, of another language model.
-
-        Raises:
-            OtherLanguageModelError: if the prompts are of another vocabulary, or the responses of
-                another length.
-        """
+        """Refuse prompts and responses of another model, by an `OtherLanguageModelError`."""
         if _differ(self.vocabulary, prompts.vocabulary):
             raise OtherLanguageModelError(
                 f"the prompts, of which the first is {prompts.texts[0][:40]!r}, were encoded by "
@@ -82,8 +77,7 @@ class ResponseSpace:
         if response is not None and response.shape[-1] != self.max_new_tokens:
             raise OtherLanguageModelError(
                 f"the responses have {response.shape[-1]} positions where those of the language "
-                f"model have {self.max_new_tokens}: they are of another language model, or of "
-                "another max_new_tokens"
+                f"model have {self.max_new_tokens}: they are of another language model"
             )
 
     @property
@@ -105,11 +99,7 @@ class ResponseSpace:
             )
 
     def enumerate(self) -> Tensor:
-        """Every response once, `[S, T]`.
-
-        Raises:
-            NotEnumerableError: if there are more than a million.
-        """
+        """Every response once, `[S, T]`; a `NotEnumerableError` above a million."""
         self.check_enumerable()
         ids = torch.arange(self.vocab_size, device=self.end_ids.device)[:, None]
         alive, ended = ids.new_zeros(1, 0), []

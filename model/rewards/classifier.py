@@ -93,8 +93,7 @@ class SequenceClassifier(TextNetwork):
         if tuple(logits.shape) != expected:
             raise ValueError(
                 f"the logits of {type(self.network).__name__} have shape {tuple(logits.shape)}, "
-                f"expected {expected}: one for each label of a text, as a sequence classifier has "
-                "them"
+                f"expected {expected}: one for each label of a text"
             )
         return logits
 

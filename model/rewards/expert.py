@@ -44,8 +44,7 @@ class Expert:
                 values = f": {settings[name]} where the prior has {expected}" if is_short else ""
                 raise ValueError(
                     f"the expert differs from the prior in {name}{values}. An expert shares the "
-                    "prior's tokens; for a model that does not, use `TextLikelihood`, which reads "
-                    "texts"
+                    "prior's tokens; for other tokens there is `TextLikelihood`, which reads texts"
                 )
         self.language_model = language_model
 

@@ -33,11 +33,7 @@ class Length:
         self.upper_bound = float(longest) if target is None else 0.0
 
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
-        """Reward of responses `[..., N, T]`, `[..., N]`, float64.
-
-        Raises:
-            OtherLanguageModelError: if prompts or responses are of another language model.
-        """
+        """Reward of responses `[..., N, T]`, `[..., N]`, float64."""
         self.language_model.space.check(prompts, response)
         length = self.language_model.space.is_word(response).sum(-1).double()
         return length if self.target is None else -(length - self.target).abs()

@@ -41,12 +41,7 @@ class Pattern:
     def of_words(
         cls, words: Iterable[str], *, count: bool = False, ignore_case: bool = True
     ) -> Pattern:
-        """Any of some words or phrases, not inside longer words.
-
-        Raises:
-            TypeError: if a word is no text.
-            ValueError: if there is no word, or one is empty.
-        """
+        """Any of some words or phrases, none empty, not inside longer words."""
         listed = [words] if isinstance(words, str) else list(instance("words", words, Iterable))  # type: ignore[type-abstract]
         for word in listed:
             if not isinstance(word, str):

@@ -72,7 +72,6 @@ class TextReward:
 
         Raises:
             LikelihoodError: with the text, if the function fails or returns anything but a reward.
-            OtherLanguageModelError: if prompts or responses are of another language model.
         """
         return through(
             lambda plain: self._score(prompts, for_each_prompt(prompts, plain)), response
@@ -112,7 +111,7 @@ class TextReward:
             raise LikelihoodError(
                 f"the reward function {self.name!r} returned {quoted(returned)} "
                 f"({type(returned).__name__}) for {len(texts)} texts, expected a list of as many "
-                "numbers: it gets a list, and not one text at a time"
+                "numbers"
             )
         if len(values) != len(texts):
             raise LikelihoodError(

@@ -34,11 +34,7 @@ class TokenReward:
             finite("upper_bound", self.upper_bound, why="or None if not known")
 
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
-        """Reward of responses `[..., N, T]`, `[..., N]`.
-
-        Raises:
-            OtherLanguageModelError: if prompts or responses are of another language model.
-        """
+        """Reward of responses `[..., N, T]`, `[..., N]`."""
         space = self.language_model.space
         space.check(prompts, response)
         return self.function(response, space.is_token(response))
