@@ -1,13 +1,13 @@
-"""How far a guide is from the posterior, on a model too large to enumerate.
+"""Distance of a guide from the posterior, on a model too large to enumerate.
 
-    ELBO         = E_q[log w],  w = p0(x) exp(r(x)/beta) / q(x)                     unbiased
-    bound        = E[log mean_K w] <= log Z                                          Burda et al. 2015, arXiv 1509.00519
-    Z            = E_p0[exp(r/beta)]                                                 unbiased; its log is biased low
+    ELBO         = E_q[log w],  w = p0(x) likelihood(x) / q(x)       unbiased
+    bound        = E[log mean_K w] <= log Z                          Burda et al. 2015, 1509.00519
+    Z            = E_p0[likelihood]                                  unbiased; log Z biased low
     KL(q || p*)  = log Z - ELBO
-    KL(p* || q)  = E_p*[log p0 + r/beta - log q] - log Z                             p* by rejection from the prior
+    KL(p* || q)  = E_p*[log p0 + log likelihood - log q] - log Z     p* by rejection from the prior
 
-All are of whole responses, in nats, averaged over prompts, with standard errors that take the prompts as given. None is
-clamped: an estimate of a divergence near 0 may be negative.
+All numbers are of whole responses, in nats, averaged over prompts, with standard errors for fixed
+prompts. An estimate of a divergence near 0 may be negative, and is not clamped.
 """
 
 from __future__ import annotations
@@ -31,23 +31,25 @@ from model.common.thread_lock import one_thread
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """The distance of a guide from the posterior, and what it is made of. Nats, per prompt, but for the last four.
+    """Distance of a guide from the posterior, and its parts; estimates in nats, over prompts.
 
     Attributes:
-        elbo: E_q[log p0 + r/beta - log q].
-        log_likelihood: E_q[r]/beta; times beta it is the expected reward.
+        elbo: E_q[log p0 + log likelihood - log q].
+        log_likelihood: E_q[log likelihood]; with a reward alone E_q[r]/beta.
         kl_guide_prior: KL(q || p0).
-        entropy: of q.
-        log_z_bound: an importance-weighted lower bound on log Z, with all samples in one mean.
-        log_z: from the prior draws.
-        kl_guide_posterior: KL(q || p*); infinite where the guide drew the impossible, NaN where only the prior's draws did, all
-            of them for a prompt, so that log Z is not known.
-        kl_posterior_guide: KL(p* || q); None where no bound on the evidence is known or nothing was accepted.
-        acceptance: share of prior draws accepted as exact posterior samples; None where no bound is known.
-        effective_sample_size: (sum w)^2 / sum w^2 of the guide's samples as importance samples, the lowest over prompts.
-        pareto_k: shape of the tail of w, the highest over prompts; above 0.7 importance sampling from q is not to be trusted
-            (Vehtari et al. 2015, arXiv 1507.02646).
-        distinct_2: different pairs of neighbouring tokens, as a share of all, within a prompt.
+        entropy: entropy of q.
+        log_z_bound: importance-weighted lower bound on log Z, with all samples in one mean.
+        log_z: log Z from the prior sample.
+        kl_guide_posterior: KL(q || p*). Infinite if the guide drew an impossible response. NaN if
+            only the prior did, for all draws of a prompt, so that log Z is unknown.
+        kl_posterior_guide: KL(p* || q); None without a bound on the likelihood, or if no draw was
+            accepted.
+        acceptance: share of prior draws accepted as exact posterior samples; None without a bound.
+        effective_sample_size: (sum w)^2 / sum w^2 of the guide's samples as importance samples, the
+            lowest over prompts.
+        pareto_k: shape of the tail of w, the highest over prompts; above 0.7 importance sampling
+            from q is unreliable (Vehtari et al. 2015, arXiv 1507.02646).
+        distinct_2: number of different pairs of neighbouring tokens, as a share of all pairs.
     """
 
     elbo: Estimate
@@ -79,30 +81,31 @@ def diagnose(
 ) -> Diagnostics:
     """Measure a guide against the posterior of a model.
 
+    Example:
+        bound = model.log_likelihood_bound(prompts)
+        print(diagnose(model, guide, prompts, log_likelihood_bound=bound).kl_guide_posterior)
+
     Args:
         model: a Pyro program over prompts.
         guide: a Pyro program over prompts.
         prompts: N prompts.
-        num_samples: of the guide, for each prompt.
-        num_prior_draws: of the prior, for each prompt.
-        log_likelihood_bound: the largest possible r/beta, one or `[N]`, nats, such as `AlignmentModel.log_likelihood_bound`; None
-            if not known.
-        prior_sample: independent draws from the prior, of an earlier call with the same model and prompts.
-        chunk: responses handled at a time, for each prompt.
+        num_samples: number of samples of the guide, for each prompt.
+        num_prior_draws: number of draws from the prior, for each prompt.
+        log_likelihood_bound: largest possible log likelihood, nats, a number or `[N]`, such as
+            `AlignmentModel.log_likelihood_bound`; None if unknown.
+        prior_sample: independent draws from the prior, of an earlier call with the same model and
+            prompts.
+        chunk: number of responses handled at a time, for each prompt.
 
     Raises:
-        NotANumberError: if a log-probability of the guide or of the prior is NaN.
+        NotANumberError: if a log probability of the guide or of the prior is NaN.
         LikelihoodError: if a factor is NaN or +inf.
-        ValueError: if a number is out of its range, or the prior's draws are of other prompts.
+        ValueError: if a number is out of its range, or `prior_sample` is of other prompts.
     """
     check_arguments(model, prompts, "model")
     check_arguments(guide, prompts, "guide")
-    num_samples = whole_number(
-        "num_samples", num_samples, why="responses of the guide for each prompt"
-    )
-    num_prior_draws = whole_number(
-        "num_prior_draws", num_prior_draws, why="responses of the prior for each prompt"
-    )
+    num_samples = whole_number("num_samples", num_samples, why="responses of the guide")
+    num_prior_draws = whole_number("num_prior_draws", num_prior_draws, why="draws from the prior")
     chunk = whole_number("chunk", chunk, why="responses handled at a time")
     if prior_sample is None:
         prior_sample = sample_prior(
@@ -115,24 +118,21 @@ def diagnose(
         )
     elif instance("prior_sample", prior_sample, PriorSample).response.shape[1] != len(prompts):
         raise ValueError(
-            f"prior_sample is of {prior_sample.response.shape[1]} prompts, expected the {len(prompts)} prompts of this call"
+            f"prior_sample is of {prior_sample.response.shape[1]} prompts, expected the "
+            f"{len(prompts)} prompts of this call"
         )
     with SameResponses():
         distribution = response_distribution(guide, prompts, role="guide")
-        response = torch.cat(
-            [
-                distribution.sample((min(chunk, num_samples - i),))
-                for i in range(0, num_samples, chunk)
-            ]
-        )
-        joints = [joint_at(model, prompts, part) for part in response.split(chunk)]
-        log_guide = torch.cat(
-            [log_guide_at(guide, prompts, part) for part in response.split(chunk)]
-        ).double()
+        sizes = [min(chunk, num_samples - start) for start in range(0, num_samples, chunk)]
+        response = torch.cat([distribution.sample(torch.Size([size])) for size in sizes])
+        parts = response.split(chunk)
+        joints = [joint_at(model, prompts, part) for part in parts]
+        log_guide = torch.cat([log_guide_at(guide, prompts, part) for part in parts]).double()
     log_prior = torch.cat([joint.log_prior for joint in joints]).double()
     log_likelihood = torch.cat([joint.log_likelihood for joint in joints])
     log_weight = log_prior + log_likelihood - log_guide  # [M, N]
     elbo, log_z = Estimate.of_mean(log_weight), prior_sample.log_z()
+    accepted = prior_sample.accepted
     return Diagnostics(
         elbo=elbo,
         log_likelihood=Estimate.of_mean(log_likelihood),
@@ -142,9 +142,7 @@ def diagnose(
         log_z=log_z,
         kl_guide_posterior=_kl_guide_posterior(elbo, log_z),
         kl_posterior_guide=_kl_posterior_guide(model, guide, prompts, prior_sample, chunk),
-        acceptance=None
-        if prior_sample.accepted is None
-        else prior_sample.accepted.double().mean().item(),
+        acceptance=None if accepted is None else accepted.double().mean().item(),
         effective_sample_size=effective_sample_size(log_weight).min().item(),
         pareto_k=pareto_k(log_weight).max().item(),
         distinct_2=distinct_n(response, _is_token(distribution, response), 2),
@@ -159,60 +157,59 @@ def _kl_guide_posterior(elbo: Estimate, log_z: Estimate) -> Estimate:
 
 
 def _kl_posterior_guide(
-    model: Program, guide: Program, prompts: Prompts, draws: PriorSample, chunk: int
+    model: Program, guide: Program, prompts: Prompts, sample: PriorSample, chunk: int
 ) -> Estimate | None:
-    """KL(p* || q) from the accepted draws and log Z from all of them; the error takes in that both are of the same draws."""
-    if draws.accepted is None or not bool(draws.accepted.any(0).all()):
+    """KL(p* || q) from accepted draws and log Z from all draws, with their common error."""
+    if sample.accepted is None or not bool(sample.accepted.any(0).all()):
         return None
-    accepted = draws.accepted.double()
-    kept = draws.accepted.any(1)  # a draw is scored if any prompt accepted it
-    prior, parts = (
-        response_distribution(model, prompts, role="model"),
-        draws.response[kept].split(chunk),
-    )
-    log_likelihood = draws.log_likelihood.double()
+    accepted = sample.accepted.double()
+    any_prompt = sample.accepted.any(1)  # score a draw that any prompt accepted
+    prior = response_distribution(model, prompts, role="model")
+    log_prior_guide = [
+        prior.log_prob(part).double() - log_guide_at(guide, prompts, part)
+        for part in sample.response[any_prompt].split(chunk)
+    ]
+    log_likelihood = sample.log_likelihood.double()
     log_ratio = log_likelihood.clone()
-    log_ratio[kept] += torch.cat(
-        [prior.log_prob(part).double() - log_guide_at(guide, prompts, part) for part in parts]
-    )
-    log_ratio = torch.where(draws.accepted, log_ratio, 0.0)
+    log_ratio[any_prompt] += torch.cat(log_prior_guide)
+    log_ratio = torch.where(sample.accepted, log_ratio, 0.0)
     mean = log_ratio.sum(0) / accepted.sum(0)
     log_z = log_mean(log_likelihood)
-    moves_mean = accepted * (log_ratio - mean) / accepted.mean(0)
-    moves_log_z = (log_likelihood - log_z).exp() - 1
-    return Estimate.of_influence(mean - log_z, moves_mean - moves_log_z)
+    influence_on_mean = accepted * (log_ratio - mean) / accepted.mean(0)
+    influence_on_log_z = (log_likelihood - log_z).exp() - 1
+    return Estimate.of_influence(mean - log_z, influence_on_mean - influence_on_log_z)
 
 
 def _is_token(distribution: TorchDistribution, response: Tensor) -> Tensor:
-    """Where responses are not padding; a distribution that is not of ours is taken to have none."""
+    """Mask of positions that are not padding; only a `ResponseDistribution` has padding."""
     if isinstance(distribution, ResponseDistribution):
         return distribution.space.is_token(response)
     return torch.ones_like(response, dtype=torch.bool)
 
 
 def distinct_n(response: Tensor, is_token: Tensor, n: int) -> float:
-    """Different runs of n tokens, as a share of all, within each prompt's responses and averaged over prompts (Li et al. 2016).
+    """Number of different runs of n tokens, as a share of all runs (Li et al. 2016).
+
+    Within each prompt's responses, averaged over prompts; 0 if no response has n tokens.
 
     Args:
         response: `[M, N, T]`, token ids.
-        is_token: the same shape, True where a position is not padding.
-        n: length of a run.
-
-    Returns:
-        The share; 0 where no response has so many tokens.
+        is_token: `[M, N, T]`, True where a position is not padding.
+        n: number of tokens in a run.
     """
     n = whole_number("n", n, why="tokens in a run")
     instance("response", response, Tensor)
     instance("is_token", is_token, Tensor)
     if response.dim() != 3 or response.shape != is_token.shape or not response.numel():
         raise ValueError(
-            f"response has shape {tuple(response.shape)} and is_token {tuple(is_token.shape)}, expected [M, N, T] for both, "
-            "with at least one response and prompt"
+            f"response has shape {tuple(response.shape)} and is_token {tuple(is_token.shape)}, "
+            "expected [M, N, T] for both, with at least one response and prompt"
         )
     if response.shape[-1] < n:
         return 0.0
     shares = []
     for prompt in range(response.shape[1]):
-        windows = response[:, prompt].unfold(-1, n, 1)[is_token[:, prompt].unfold(-1, n, 1).all(-1)]
-        shares.append(len(windows.unique(dim=0)) / max(1, len(windows)))
+        whole = is_token[:, prompt].unfold(-1, n, 1).all(-1)
+        runs = response[:, prompt].unfold(-1, n, 1)[whole]
+        shares.append(len(runs.unique(dim=0)) / max(1, len(runs)))
     return sum(shares) / len(shares)

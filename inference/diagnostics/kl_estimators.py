@@ -1,11 +1,11 @@
-"""Three estimators of KL(q || p) from one sample of q (Schulman 2020, "Approximating KL divergence").
+"""Estimators of KL(q || p) from one sample of q (Schulman 2020, "Approximating KL divergence").
 
-    k1 = l               unbiased; negative on half the samples near q = p
-    k2 = l^2 / 2         biased, never negative
-    k3 = exp(-l) - 1 + l unbiased and never negative: k1 with the control variate exp(-l) - 1
+    k1 = l                 unbiased; negative on half the samples near q = p
+    k2 = l^2 / 2           biased, never negative
+    k3 = exp(-l) - 1 + l   unbiased and never negative: k1 with the control variate exp(-l) - 1
 
-l = log q(x) - log p(x), nats. What they estimate is one thing; what is optimised when they are put into a reward or
-differentiated as a loss is another, and depends on where they are put: `experiments.kl_estimators` enumerates it.
+l = log q(x) - log p(x), nats. In a reward or as a loss, the gradient of each estimator is that of
+another objective, depending on the place: `experiments.kl_estimators` enumerates the objectives.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def k1(log_ratio: Tensor) -> Tensor:
 
 
 def k2(log_ratio: Tensor) -> Tensor:
-    """l^2 / 2; its bias is of third order in the distance."""
+    """l^2 / 2, with a bias of third order in the distance."""
     return _wide(log_ratio).square() / 2
 
 
@@ -33,7 +33,7 @@ def k3(log_ratio: Tensor) -> Tensor:
 
 
 def _wide(log_ratio: Tensor) -> Tensor:
-    """In float32 at least: exp(12) is more than half precision holds."""
+    """The log ratio in float32 at least: half precision does not hold exp(12)."""
     return log_ratio.to(torch.promote_types(log_ratio.dtype, torch.float32))
 
 

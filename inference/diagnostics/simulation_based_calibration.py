@@ -1,10 +1,11 @@
-"""Simulation-based calibration: does an inference find what it should, on data made by the model itself (Talts et al. 2018)?
+"""Simulation-based calibration of an inference, on data simulated from the model.
 
-    w* ~ p(w),   data ~ p(data | w*),   w_1 .. w_S ~ the inference's posterior given the data;   rank = #{s : f(w_s) < f(w*)}
+    w* ~ p(w),   data ~ p(data | w*),   w_1 .. w_S ~ inference given the data
+    rank = #{s : f(w_s) < f(w*)}
 
-If the draws are of the exact posterior and independent, every rank from 0 to S is as likely as any other, for every f. Ranks
-that heap up at both ends say that the posterior is too narrow, in the middle too wide, at one end that it is biased
-(arXiv 1804.06788).
+Talts et al. 2018, arXiv 1804.06788. For independent draws of the exact posterior, every rank from
+0 to S is equally likely, for every f. Ranks at both ends show a posterior too narrow, ranks in
+the middle one too wide, ranks at one end a bias.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from model.preferences import Comparisons
 
 @dataclass(frozen=True)
 class Ranks:
-    """What came of the simulations.
+    """Ranks of the true quantities among the draws.
 
     Attributes:
-        rank: `[R, Q]`, from 0 to S: of each quantity in each simulation.
-        num_samples: S.
+        rank: `[R, Q]`, from 0 to S, for Q quantities in each of R simulations.
+        num_samples: S, number of draws in a simulation.
     """
 
     rank: Tensor
@@ -40,39 +41,40 @@ class Ranks:
 
     def __post_init__(self) -> None:
         whole_number("num_samples", self.num_samples)
-        if instance("rank", self.rank, Tensor).dim() != 2 or not len(self.rank):
+        rank = instance("rank", self.rank, Tensor)
+        if rank.dim() != 2 or not len(rank):
             raise ValueError(
-                f"rank has shape {tuple(self.rank.shape)}, expected [R, Q]: Q quantities in each of R simulations"
+                f"rank has shape {tuple(rank.shape)}, expected [R, Q]: Q quantities in each of R "
+                "simulations"
             )
-        if self.rank.is_floating_point() or bool(
-            ((self.rank < 0) | (self.rank > self.num_samples)).any()
-        ):
+        if rank.is_floating_point() or bool(((rank < 0) | (rank > self.num_samples)).any()):
             raise ValueError(
-                f"rank has values of type {self.rank.dtype}, expected whole numbers from 0 to {self.num_samples}"
+                f"rank has values of type {rank.dtype}, expected whole numbers from 0 to "
+                f"{self.num_samples}"
             )
 
     def histogram(self, num_bins: int) -> Tensor:
-        """Simulations in each bin of ranks, `[Q, B]`.
+        """Number of simulations in each bin of ranks, `[Q, B]`.
 
         Raises:
-            ValueError: if S + 1 ranks do not make bins of one size, in which even exact draws would not be uniform.
+            ValueError: if S + 1 ranks do not make bins of one size.
         """
         num_bins = whole_number("num_bins", num_bins)
         if (self.num_samples + 1) % num_bins:
             raise ValueError(
-                f"{self.num_samples + 1} ranks do not fall into {num_bins} bins of one size: choose a divisor"
+                f"{self.num_samples + 1} ranks do not fall into {num_bins} bins of one size: "
+                "choose a divisor"
             )
         bins = self.rank * num_bins // (self.num_samples + 1)
         return torch.stack([torch.bincount(column, minlength=num_bins) for column in bins.T])
 
     def p_values(self, num_bins: int = 10) -> Tensor:
-        """Of the chi-square test that ranks are uniform, `[Q]`. It wants five simulations a bin or more."""
-        return torch.tensor(
-            [float(stats.chisquare(row.numpy()).pvalue) for row in self.histogram(num_bins)]
-        )
+        """p-value of the chi-square test of uniform ranks, `[Q]`; needs five simulations a bin."""
+        rows = self.histogram(num_bins)
+        return torch.tensor([float(stats.chisquare(row.numpy()).pvalue) for row in rows])
 
     def p_value(self, num_bins: int = 10) -> float:
-        """Of all quantities together: the smallest, times how many there are (Bonferroni), so that it is never too small."""
+        """p-value over all quantities (Bonferroni): never too small."""
         p_values = self.p_values(num_bins)
         return min(1.0, p_values.min().item() * len(p_values))
 
@@ -88,21 +90,24 @@ def simulation_based_calibration(
     seed: int = 0,
     progress: bool = False,
 ) -> Ranks:
-    """Ranks of what is true among the draws of an inference.
+    """Ranks of the true quantities among the draws of an inference.
 
     Args:
-        model: a Pyro program over comparisons with a latent site `w`, which draws the outcomes where there are none.
-        comparisons: the design; outcomes are drawn anew in each simulation.
-        infer: as those in `REWARD_INFERENCE`. A point estimate has no ranks; a Markov chain should be thinned.
+        model: a Pyro program over comparisons with a latent site `w`, which draws the outcomes of
+            comparisons without outcomes.
+        comparisons: the design; each simulation draws new outcomes.
+        infer: a function as in `REWARD_INFERENCE`. A point estimate has no ranks; a Markov chain
+            needs thinning.
         num_simulations: R.
-        num_samples: S; S + 1 with small divisors is convenient, such as 99.
-        quantities: f, weights `[..., P]` to `[..., Q]`; default the weights themselves.
-        seed: of the simulations.
-        progress: show a bar.
+        num_samples: S, conveniently with small divisors of S + 1, such as 99.
+        quantities: f, from weights `[..., P]` to `[..., Q]`; default the weights themselves.
+        seed: random seed.
+        progress: True to show a progress bar.
 
     Raises:
-        NotANumberError: if a draw or a quantity is NaN, which has no rank.
-        ValueError: if a number is out of its range, or the inference returns another number of draws.
+        NotANumberError: if a draw or a quantity is NaN.
+        ValueError: if a number is out of its range, or the inference returns another number of
+            draws.
     """
     function("the model", model, why="a Pyro program over comparisons")
     function("infer", infer, why="of a model and comparisons")
@@ -111,29 +116,22 @@ def simulation_based_calibration(
         function("quantities", quantities, why="of weights")
     num_simulations = whole_number("num_simulations", num_simulations)
     num_samples = whole_number("num_samples", num_samples)
+    bar = tqdm(range(num_simulations), "calibration", unit="simulation", disable=not progress)
     ranks = []
     with random_state.isolated(seed), pyro.get_param_store().scope():
-        for simulation in tqdm(
-            range(num_simulations), desc="calibration", unit="simulation", disable=not progress
-        ):
+        for simulation in bar:
             with torch.no_grad():
                 trace = poutine.trace(model).get_trace(replace(comparisons, outcome=None))
             truth, outcome = trace.nodes["w"]["value"], trace.nodes["outcome"]["value"]
-            samples = infer(
-                model,
-                replace(comparisons, outcome=outcome),
-                num_samples=num_samples,
-                seed=seed + simulation,
-            )
+            data = replace(comparisons, outcome=outcome)
+            samples = infer(model, data, num_samples=num_samples, seed=seed + simulation)
             if len(samples) != num_samples:
                 raise ValueError(
-                    f"the inference returned {len(samples)} draws, expected {num_samples}: it has no ranks to give"
+                    f"the inference returned {len(samples)} draws, expected {num_samples}"
                 )
             if quantities is not None:
                 truth, samples = quantities(truth), quantities(samples)
-            truth, samples = (
-                check_numbers("a true quantity", truth),
-                check_numbers("a quantity of a draw", samples),
-            )
+            truth = check_numbers("a true quantity", truth)
+            samples = check_numbers("a quantity of a draw", samples)
             ranks.append((samples < truth).sum(0))
     return Ranks(torch.stack(ranks), num_samples)

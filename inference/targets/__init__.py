@@ -1,1 +1,1 @@
-"""Posteriors chosen by their properties: a KL budget or given moments."""
+"""Posteriors chosen by a property: a KL budget, given moments."""

@@ -132,7 +132,7 @@ def test_a_constraint_costs_the_same_kl_at_any_beta(small_prior, sentiment, prom
         ({"min_reward": -0.9}, "Every posterior is beyond it"),
         (
             {"max_kl": 5.0, "num_draws": 50},
-            "on 50 draws of the prior. No posterior gets there; if the prior can, draw more",
+            "on 50 draws of the prior. No posterior gets there; draw more of the prior",
         ),
     ],
 )

@@ -390,6 +390,6 @@ def test_few_effective_draws_are_warned_of(base, features, prompts, prior):
     base = AlignmentModel(prior, no_reward, beta=1.0)
     bad = TextReward(Pattern.of_words("bad"), prior)
     torch.manual_seed(0)
-    with pytest.warns(UserWarning, match=r"^\d+ effective draws stand for this"):
+    with pytest.warns(UserWarning, match=r"^\d+ effective draws represent the distribution"):
         found = match_moments(base, prompts, {"bad": bad}, {"bad": 0.99}, num_draws=60)
-    assert "effective draws stand for this" in str(found)
+    assert "effective draws represent the distribution" in str(found)
