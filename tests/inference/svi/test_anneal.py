@@ -57,7 +57,7 @@ def test_softening_ends_with_the_program(hard, prompts):
 
 
 @pytest.mark.slow
-def test_annealed_guide_avoids_what_is_forbidden_and_importance_takes_out_the_rest(
+def test_annealed_guide_avoids_forbidden_responses_and_importance_removes_the_rest(
     hard, small_prior, prompts
 ):
     guide = Tabular(small_prior, prompts)
@@ -91,14 +91,15 @@ def test_penalties_must_grow(hard, small_prior, prompts, penalties):
 @pytest.mark.parametrize(
     "options", [{"penalties": (1.0, torch.inf)}, {"penalties": (0.0, 1.0)}, {"num_samples": 0}]
 )
-def test_what_cannot_be_annealed_is_refused_before_the_guide_moves(
+def test_impossible_annealing_is_refused_before_the_guide_changes(
     hard, small_prior, prompts, options
 ):
     guide = Tabular(small_prior, prompts)
     before = [parameter.clone() for parameter in guide.parameters()]
     with pytest.raises(
         ValueError,
-        match=r"expected a positive finite number|num_samples is 0, expected a whole number of at least 1",
+        match="expected a positive finite number|"
+        "num_samples is 0, expected a whole number of at least 1",
     ):
         anneal(hard, guide, prompts, num_steps=1, progress=False, **options)
     assert all(torch.equal(*pair) for pair in zip(before, guide.parameters(), strict=True))
@@ -111,7 +112,7 @@ def test_penalty_is_positive_and_finite(hard, penalty):
 
 
 def test_constraint_inside_a_reward_is_refused_with_the_way_out(small_prior, prompts):
-    """A penalty in place of the whole factor would make what is forbidden better than what is allowed."""
+    """A penalty instead of the whole factor would prefer forbidden responses."""
     very = contains("very", small_prior)
     model = AlignmentModel(small_prior, lambda prompts, x: very(prompts, x) - 20.0, 1.0)
     with pytest.raises(
@@ -130,7 +131,7 @@ def test_observed_optimality_softens_alike(small_prior, prompts):
 
 
 def test_guide_of_parameters_that_end_with_a_stage_is_refused(hard, small_prior, prompts):
-    """A function with `pyro.param` would start anew at each stage; one of a module goes on."""
+    """A function with `pyro.param` would start again at each stage; a module continues."""
     table = Tabular(small_prior, prompts)
 
     def forgets(prompts):

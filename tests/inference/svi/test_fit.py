@@ -1,4 +1,4 @@
-"""The fit: it closes the gap, resumes bit for bit after a kill, shares nothing, and keeps the last good parameters."""
+"""The fit: closes the gap, resumes bit for bit, shares nothing, keeps the last good parameters."""
 
 import itertools
 import math
@@ -71,7 +71,7 @@ def test_metrics_add_up(model, small_prior, prompts):
 
 
 @pytest.mark.parametrize("vectorised", [False, True])
-def test_evidence_among_the_metrics_of_pyros_objectives_is_of_all_factors(
+def test_likelihood_in_the_metrics_of_pyros_objectives_has_all_factors(
     small_prior, prompts, vectorised
 ):
     """Added up, each averaged over responses, prompts and runs of the model."""
@@ -92,7 +92,7 @@ def test_evidence_among_the_metrics_of_pyros_objectives_is_of_all_factors(
 def test_default_is_adam_on_a_cosine_and_leave_one_out(
     options, rate, clip_norm, model, small_prior, prompts
 ):
-    """Warm-up over a twentieth of 40 steps, then half a cosine to 0, at the rate and clip passed."""
+    """Warm-up over a twentieth of 40 steps, then half a cosine to 0, at the given rate and clip."""
     guide = NGram(small_prior, n=1)
     result = fit(model, guide, prompts, num_steps=40, progress=False, **options)
     optimizer, objective = result.state.optimizer, result.state.objective
@@ -126,7 +126,7 @@ def test_prior_is_frozen(model, small_prior, prompts):
 
 
 def test_fits_share_nothing(model, small_prior, prompts):
-    """A second guide in the same process ends as it would alone, and the process's generators and store are left alone."""
+    """A second guide ends as alone; generators and store of the process do not change."""
     alone, first, second = (FineTuned(small_prior) for _ in range(3))
     short_fit(model, alone, prompts)
     pyro.set_rng_seed(11)
@@ -156,10 +156,7 @@ def test_resumed_fit_is_the_same_bit_for_bit(model, small_prior, prompts, tmp_pa
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_prompts_of_a_step_are_a_random_subset_in_their_order(small_prior, size):
-    """Every subset comes up, each as often as another to within five standard errors.
-
-    All prompts, where more are asked for.
-    """
+    """All subsets are equally frequent within five standard errors; all prompts if too few."""
     texts = ["the film was", "the plot was", "the"]
     prompts, met = small_prior.encode(texts), []
 
@@ -188,8 +185,9 @@ prior = grammar_prior(max_new_tokens=2)
 guide = FineTuned(prior)
 print("ready", flush=True)
 model = AlignmentModel(prior, TextReward(vader_sentiment, prior), 0.3)
-fit(model, guide, prior.encode(["the film was"]), num_steps=int(sys.argv[2]), objective=LeaveOneOut_ELBO(8),
-    optimizer=FusedOptimizer(schedule=cosine(40)), checkpoint_folder=pathlib.Path(sys.argv[1]), checkpoint_every=1,
+fit(model, guide, prior.encode(["the film was"]), num_steps=int(sys.argv[2]),
+    objective=LeaveOneOut_ELBO(8), optimizer=FusedOptimizer(schedule=cosine(40)),
+    checkpoint_folder=pathlib.Path(sys.argv[1]), checkpoint_every=1,
     resume=True, progress=False)
 guide.save_pretrained(sys.argv[1])
 """
@@ -197,7 +195,7 @@ guide.save_pretrained(sys.argv[1])
 
 @pytest.mark.slow
 def test_killed_at_any_moment(tmp_path):
-    """SIGKILL, several times, while a checkpoint is written every step; then to the end: as one that was never killed."""
+    """A fit killed several times while checkpoints are written ends like an unkilled fit."""
 
     def run(folder, kill_after):
         child = subprocess.Popen(
@@ -292,7 +290,7 @@ def test_non_finite_loss_keeps_the_last_good_parameters(objective, model, small_
 
 
 def test_a_plain_function_is_a_guide(model, small_prior, prompts, truth, tmp_path):
-    """Independent positions, unregistered: trained, resumed, and found again in the scope that the fit returns."""
+    """Unregistered guide of independent positions: trained, resumed, found in the fit's scope."""
     size = small_prior.vocab_size
 
     def guide(prompts):

@@ -1,4 +1,4 @@
-"""Arguments of `fit`: refused by name where they make no sense, and never fifty steps that train nothing."""
+"""Arguments of `fit`: refused by name if impossible, and no steps that train nothing."""
 
 import math
 from pathlib import Path
@@ -43,13 +43,13 @@ ARGUMENTS = [
 
 
 @pytest.mark.parametrize(("name", "value"), ARGUMENTS)
-def test_number_out_of_its_range_is_refused_by_name(name, value, model, small_prior, prompts):
+def test_number_out_of_range_is_refused_by_name(name, value, model, small_prior, prompts):
     with pytest.raises(ValueError, match=f"^{name} is "):
         quiet(model, Tabular(small_prior, prompts), prompts, **({"num_steps": 1} | {name: value}))
 
 
 @pytest.mark.parametrize("value", [0, 0.0, -1.0, math.nan, math.inf])
-def test_optimiser_refuses_a_norm_or_a_rate_out_of_its_range(value):
+def test_optimiser_refuses_a_norm_or_a_rate_out_of_range(value):
     with pytest.raises(ValueError, match=r"^clip_norm is "):
         FusedOptimizer(clip_norm=value)
     with pytest.raises(ValueError, match=r"^lr is "):
@@ -215,7 +215,7 @@ def test_nothing_to_train_is_said_in_the_first_step(objective, make, model, smal
 
 
 def test_head_of_the_objective_is_not_the_guide(model, small_prior, prompts):
-    """The value function would train on its own."""
+    """A frozen guide is refused: the value function alone would train."""
     with pytest.raises(NothingToTrainError):
         quiet(
             model,
@@ -226,7 +226,7 @@ def test_head_of_the_objective_is_not_the_guide(model, small_prior, prompts):
 
 
 class Unregistered(torch.nn.Module):
-    """A guide that forgot `pyro.module`, or half of it."""
+    """Guide without `pyro.module` for all or half of the parameters."""
 
     def __init__(self, prior, half):
         super().__init__()
@@ -277,7 +277,7 @@ def test_gradient_of_another_loss_is_not_in_the_first_step(model, small_prior, p
 
 
 def test_callback_may_measure_and_fit(model, small_prior, prompts):
-    """In the same thread, and what they draw leaves no trace on the fit that called them."""
+    """A fit inside a fit, in one thread, does not change the draws of the outer fit."""
     guide, alone = FineTuned(small_prior), FineTuned(small_prior)
 
     def look(metrics):
@@ -292,7 +292,7 @@ def test_callback_may_measure_and_fit(model, small_prior, prompts):
     )
 
 
-def test_generators_of_devices_that_are_gone_are_told():
+def test_warns_of_generators_of_absent_devices():
     tensors, plain = random_state.capture()
     expected = torch.rand(2)
     tensors |= {"cuda:7": torch.zeros(16, dtype=torch.uint8)}

@@ -1,4 +1,4 @@
-"""Steps that fail: the fit goes back to the last good parameters, or goes on with the error after it has saved what is done."""
+"""Failed steps: the fit returns to the last good parameters, or saves and raises the error."""
 
 import math
 
@@ -33,7 +33,7 @@ def assert_same(guide, parameters):
 
 
 class Breaks(torch.optim.SGD):
-    """Writes one bad number into a parameter, or into its own moments, at one of its steps."""
+    """Optimiser that writes one bad number into a parameter or a moment, at one step."""
 
     def __init__(self, params, lr=0.01, bad=math.nan, where="parameter", at=4):
         super().__init__(params, lr=lr, momentum=0.9)
@@ -64,7 +64,7 @@ def breaking(bad=math.nan, where="parameter", at=4):
 def test_bad_step_is_undone_and_the_checkpoint_is_good(
     objective, bad, where, model, small_prior, prompts, tmp_path
 ):
-    """Early stop at step 3; parameters, checkpoint and what comes after a resume are those of a fit that never broke."""
+    """Early stop at step 3; parameters, checkpoint and resume equal a fit without failure."""
     guide, resumed, whole = (FineTuned(small_prior) for _ in range(3))
 
     def run(guide, num_steps, optimizer, **options):
@@ -113,7 +113,7 @@ def test_rate_that_overflows_leaves_the_start(constructor, options, model, small
 def test_finite_parameters_that_give_no_numbers_are_undone_too(
     optimizer, objective, model, small_prior, prompts, tmp_path
 ):
-    """A huge rate leaves finite parameters whose network overflows: that shows in the next step, and both are undone."""
+    """A huge rate gives finite parameters and an overflow in the next step: both are undone."""
     guide = FineTuned(small_prior, dtype="float32")
     start = copy_of(guide)
     made = {
@@ -138,8 +138,8 @@ def test_finite_parameters_that_give_no_numbers_are_undone_too(
     assert not has_checkpoint(tmp_path)
 
 
-def test_half_precision_stops_with_what_it_had(model, small_prior, prompts):
-    """Adam's eps is 0 in float16, and 0/0 is NaN: once passed for a guide equal to the posterior."""
+def test_half_precision_stops_with_the_last_good_parameters(model, small_prior, prompts):
+    """Adam's eps is 0 in float16, and 0/0 is NaN, not a guide equal to the posterior."""
     guide = FineTuned(small_prior, dtype="float16")
     start = copy_of(guide)
     with pytest.warns(UserWarning, match="train them in float32"):
@@ -149,7 +149,7 @@ def test_half_precision_stops_with_what_it_had(model, small_prior, prompts):
 
 
 @pytest.mark.parametrize("factor", [math.nan, math.inf, -1.0])
-def test_bad_factor_of_a_schedule_stops_before_its_step(factor, model, small_prior, prompts):
+def test_bad_factor_of_a_schedule_stops_before_the_step(factor, model, small_prior, prompts):
     guide, alone = FineTuned(small_prior), FineTuned(small_prior)
     optimizer = FusedOptimizer(schedule=lambda step: factor if step == 2 else 1.0)
     with pytest.warns(UserWarning, match="the schedule's factor for the learning rate is"):
@@ -220,7 +220,7 @@ class UserError(Exception):
 
 
 class Unreliable:
-    """A reward that raises an error from where it is told of one; what it is told is no part of the reward."""
+    """Reward that raises a given error; the given error is no part of the reward."""
 
     def __init__(self):
         self._told = []
@@ -232,7 +232,7 @@ class Unreliable:
 
 
 def failing_after_a_step(error, prior):
-    """A model, and the callback of a fit by which its reward is told of the error."""
+    """Model, and the callback of a fit that gives an error to the reward."""
     reward = Unreliable()
     return {
         "model": AlignmentModel(prior, reward, beta=0.3),
@@ -243,7 +243,7 @@ def failing_after_a_step(error, prior):
 @pytest.mark.parametrize("error", [UserError, KeyboardInterrupt, FloatingPointError, ValueError])
 @pytest.mark.parametrize("objective", ["trace", "trajectory-balance", "proximal"])
 def test_error_in_the_middle_loses_nothing(objective, error, small_prior, prompts, tmp_path):
-    """The error goes on, and tells where to go on from; the resumed fit ends as one that never failed."""
+    """The error is raised with a note on the resume; the resumed fit equals one without failure."""
     guide, resumed, whole = (FineTuned(small_prior) for _ in range(3))
     optimizers = [FusedOptimizer(schedule=cosine(9)) for _ in range(3)]
     kwargs = {"prompts_per_step": 1, "checkpoint_every": 100}
@@ -279,7 +279,7 @@ def test_error_in_the_middle_loses_nothing(objective, error, small_prior, prompt
     assert_same(resumed, copy_of(whole))
 
 
-def test_callback_that_raises_keeps_its_step(model, small_prior, prompts, tmp_path):
+def test_callback_that_raises_keeps_the_step(model, small_prior, prompts, tmp_path):
     def look(metrics):
         if metrics["step"] == 2:
             raise UserError("enough")
@@ -307,7 +307,7 @@ def test_disk_that_is_full_does_not_hide_the_error(small_prior, prompts, tmp_pat
 
 
 def test_memory_of_the_backup_is_one_more_copy(model, small_prior, prompts):
-    """The copy is of what trains and of its two moments; the frozen prior under an adapter is not copied."""
+    """The copy holds trained parameters and two moments, not the frozen prior of an adapter."""
     guide = LoRA(small_prior, rank=2)
     optimizer = FusedOptimizer()
     quiet(model, guide, prompts, 2, optimizer=optimizer)

@@ -1,4 +1,4 @@
-"""Every optimiser of torch and of Pyro: it works in a fit and resumes bit for bit, or is refused by name."""
+"""Optimisers of torch and Pyro: run in a fit and resume bit for bit, or refused by name."""
 
 import math
 
@@ -27,7 +27,7 @@ def quiet(model, guide, prompts, num_steps=6, **options):
 
 
 class OtherNames(torch.optim.Optimizer):
-    """Somebody's: no `lr`, counters that are plain numbers, and an option that changes as it goes."""
+    """Unusual optimiser: no `lr`, plain numbers as counters, an option that changes."""
 
     def __init__(self, params, rate=0.01, drift=1.0):
         super().__init__(params, {"rate": rate, "drift": drift})
@@ -79,7 +79,7 @@ PYRO = {
 
 
 def resumes(make, model, new_guide, prompts, folder):
-    """The parameters of a fit in one go, and of one that was cut at step 3, each of a new optimiser."""
+    """Parameters of an uninterrupted fit and of a fit resumed at step 3, new optimisers."""
     whole, cut, resumed = (new_guide() for _ in range(3))
     start = [parameter.detach().clone() for parameter in whole.parameters()]
     assert quiet(model, whole, prompts, optimizer=make()).stopped_early is None
@@ -117,7 +117,7 @@ def test_optimiser_of_pyro_resumes_bit_for_bit(name, model, small_prior, prompts
 )
 @pytest.mark.parametrize("size", [1, 20, 33])
 def test_every_number_of_a_tensor_is_stepped(size, constructor, dtype):
-    """By the same step, where the gradients are the same: a fused kernel may forget the end of a tensor."""
+    """Equal gradients, equal steps: a fused kernel may omit the end of a tensor."""
     parameter = pyro.param("a", torch.ones(size, dtype=dtype)).unconstrained()
     parameter.grad = torch.ones_like(parameter)
     FusedOptimizer(constructor, {"lr": 0.5})([parameter])
@@ -162,7 +162,7 @@ def test_muon_takes_matrices_and_says_so_of_others(model, small_prior, prompts, 
     )
 
 
-def test_what_cannot_step_here_is_refused_by_name(model, small_prior, prompts):
+def test_optimiser_that_cannot_step_in_a_fit_is_refused_by_name(model, small_prior, prompts):
     with pytest.raises(TypeError, match="LBFGS needs a closure"):
         FusedOptimizer(torch.optim.LBFGS)
     with pytest.raises(TypeError, match="constructor is a Adam, expected a class"):

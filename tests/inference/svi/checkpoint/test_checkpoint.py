@@ -1,4 +1,4 @@
-"""Checkpoints: of this fit or refused by name, whole or passed over, deleted only where they are the fit's own."""
+"""Checkpoints: of the same fit or refused, whole or skipped, deleted only by their own fit."""
 
 import argparse
 import functools
@@ -68,7 +68,7 @@ def kindness(texts):
 
 
 class Case:
-    """A fit of a few parameters; each of its parts can be another."""
+    """Fit of a few parameters; each argument replaces one part."""
 
     def __init__(self, **other):
         prior = other.pop("prior", tiny)
@@ -192,7 +192,7 @@ attribute.weight = {weight}
 
 
 def users_module(weight):
-    """A module as it stands in a file of the user's own."""
+    """Module from a file of a user."""
     module = ModuleType("of_the_user")
     module.__file__ = "/of_the_user.py"
     exec(compile(USERS.format(weight=weight), module.__file__, "exec"), vars(module))
@@ -227,7 +227,7 @@ def network(weight):
 
 
 def by_network(weight):
-    """A reward whose parameters require a gradient that nobody asks for, as they do in a new network."""
+    """Reward with parameters that require an unused gradient, as in a new network."""
     layer = network(weight)
     return lambda texts: [layer(torch.ones(1)).item() for _ in texts]
 
@@ -266,8 +266,8 @@ IN_CODE = {
 
 
 @pytest.mark.parametrize("make", IN_CODE.values(), ids=IN_CODE)
-def test_a_reward_differs_by_whatever_its_code_reads(make, tmp_path):
-    """And is the same when it is made anew."""
+def test_rewards_differ_by_every_value_that_their_code_reads(make, tmp_path):
+    """A reward that is built again is the same."""
     one, same, other = (Fingerprint(model=make(weight)) for weight in (1.0, 1.0, 2.0))
     assert not same.differences(one.to_json(), guide=False)
     assert other.differences(one.to_json(), guide=False)
@@ -284,7 +284,7 @@ def test_a_reward_differs_by_whatever_its_code_reads(make, tmp_path):
     ],
 )
 @pytest.mark.parametrize("place", ["Base", "Inherits"])
-def test_an_object_differs_by_what_its_classes_have(member, place):
+def test_objects_differ_by_the_members_of_their_classes(member, place):
     def make(member):
         module, _ = users_module(1.0)
         exec(f"class Base:\n    {member}" if place == "Base" else "class Base: pass", vars(module))
@@ -319,7 +319,7 @@ class Remembers:
         return [self._cache.setdefault(text, self.weight * len(text)) for text in texts]
 
 
-def test_what_a_reward_remembers_does_not_hide_what_it_is(tmp_path):
+def test_the_cache_of_a_reward_does_not_hide_the_reward(tmp_path):
     Case(reward=Remembers(1.0)).run(tmp_path, 2)
     with pytest.raises(CheckpointError, match=r"1\.0, got 2\.0 \(model\.\S*weight\)"):
         Case(reward=Remembers(2.0)).run(tmp_path, 3, resume=True)
@@ -495,7 +495,7 @@ OTHERS = {
 
 @pytest.mark.parametrize(("ours", "theirs", "told"), OTHERS.values(), ids=OTHERS)
 def test_another_fit_is_refused_by_name(ours, theirs, told, tmp_path):
-    """And the same one, made anew, goes on."""
+    """The same model, built again, resumes."""
     Case(**ours).run(tmp_path, 1)
     with pytest.raises(CheckpointError, match=told):
         Case(**{**ours, **theirs}).run(tmp_path, 2, resume=True)
@@ -524,7 +524,7 @@ def test_a_schedule_may_be_longer_and_not_another(tmp_path):
     case(5).run(tmp_path, 5, resume=True)
 
 
-def test_composed_evidence_differs_by_its_parts(tmp_path):
+def test_composed_rewards_differ_by_their_parts(tmp_path):
     def case(weight=1.0, threshold=0.5, penalty=None, index=3):
         prior = tiny()
         text = TextReward(kindness, prior)
@@ -568,7 +568,7 @@ def test_frozen_weights_of_a_guide_are_part_of_the_fit(tmp_path):
         Case(guide=guide(1e-6)).run(tmp_path, 2, resume=True)
 
 
-def test_what_costs_time_and_what_is_remembered_is_no_part_of_the_fit(tmp_path, whole):
+def test_speed_and_caches_are_no_part_of_the_fit(tmp_path, whole):
     case = Case()
     case.reward = {"reward": TextReward(kindness, case.prior)}
     case.run(tmp_path, 2)
@@ -609,17 +609,19 @@ def model(prompts):
 def guide(prompts):
     logits = pyro.param("logits", torch.zeros(3, 5, dtype=torch.float64))
     with pyro.plate("prompts", len(prompts), dim=-1):
-        return pyro.sample("response", dist.Categorical(logits=logits).to_event(1).expand([len(prompts)]))
-fit(model, guide, prior.encode(["a"]), num_steps=int(sys.argv[3]), objective=LeaveOneOut_ELBO(4), resume=True,
+        rows = dist.Categorical(logits=logits).to_event(1).expand([len(prompts)])
+        return pyro.sample("response", rows)
+fit(model, guide, prior.encode(["a"]), num_steps=int(sys.argv[3]), resume=True,
+    objective=LeaveOneOut_ELBO(4),
     optimizer=FusedOptimizer(), checkpoint_folder=Path(sys.argv[1]), progress=False)
 """
 
 
 @pytest.mark.slow
-def test_plain_programs_are_the_same_in_another_process_and_differ_by_what_they_name(
+def test_plain_programs_agree_between_processes_and_differ_by_the_names_they_use(
     tmp_path, monkeypatch
 ):
-    """A variable of the module that a function of the program names; a set's order, which is of the process, plays no part."""
+    """Programs differ by module variables in use, not by the order of a set."""
 
     def run(monkeypatch, *arguments):
         monkeypatch.setattr(sys, "argv", ["script", str(tmp_path), *arguments])
@@ -662,15 +664,15 @@ class Counting:
 
 
 @pytest.mark.parametrize("make", [counting, Counting])
-def test_what_the_fit_itself_changes_is_no_part_of_it(make, tmp_path, whole):
-    """A reward that counts its calls: in the process that was interrupted, as in a new one."""
+def test_values_that_the_fit_changes_are_no_part_of_the_fit(make, tmp_path, whole):
+    """Reward that counts calls, in the interrupted process and in a new process."""
     used = make(0)
     Case(reward=used).run(tmp_path, 2)
     Case(reward=used).run(tmp_path, 3, resume=True)
     assert torch.equal(Case(reward=make(7)).run(tmp_path, resume=True), whole)
 
 
-def test_what_the_fit_does_not_change_still_is(tmp_path):
+def test_values_that_the_fit_does_not_change_are_part_of_the_fit(tmp_path):
     Case(reward=Counting(0, weight=1.0)).run(tmp_path, 2)
     with pytest.raises(CheckpointError, match=r"1\.0, got 2\.0 \(model\.\S*weight\)"):
         Case(reward=Counting(0, weight=2.0)).run(tmp_path, resume=True)
@@ -762,11 +764,11 @@ def test_anything_can_be_described_and_is_the_same_when_described_again(value):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_differs_is_described_differently(one, other):
+def test_different_objects_have_different_descriptions(one, other):
     assert Fingerprint(model=other).differences(Fingerprint(model=one).to_json(), guide=False)
 
 
-def test_the_last_digits_of_a_number_are_its_processors():
+def test_descriptions_ignore_the_last_digits_of_a_number():
     one, other, third = (Fingerprint(model={"beta": beta}) for beta in (0.1 + 0.2, 0.3, 0.3000001))
     assert not one.differences(other.to_json(), guide=False)
     assert third.differences(other.to_json(), guide=False) == "0.3, got 0.3000001 (model.beta)"
@@ -875,7 +877,7 @@ def drop_one(tensors):
     ],
 )
 def test_states_of_other_names_shapes_or_types_are_refused(name, change, told, tmp_path):
-    """Whole files, so that no digest tells; the guide is as it was before."""
+    """Whole files with correct digests; the guide does not change."""
     from inference.objectives import OBJECTIVES
 
     case = Case(objective=lambda: OBJECTIVES["proximal"](num_particles=4))
@@ -987,8 +989,11 @@ def test_leftovers_are_not_followed(tmp_path):
 # One at a time
 
 
-def test_a_folder_in_use_is_refused_until_its_process_has_died(tmp_path):
-    code = "import fcntl, sys, time\nfile = open(sys.argv[1] + '/.lock', 'w')\nfcntl.flock(file, fcntl.LOCK_EX)\n"
+def test_a_folder_in_use_is_refused_until_the_process_has_died(tmp_path):
+    code = (
+        "import fcntl, sys, time\nfile = open(sys.argv[1] + '/.lock', 'w')\n"
+        "fcntl.flock(file, fcntl.LOCK_EX)\n"
+    )
     code += "print('has it', flush=True)\ntime.sleep(60)\n"
     child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     assert child.stdout is not None
@@ -1018,7 +1023,7 @@ def test_two_fits_of_one_process_do_not_share_a_folder(tmp_path):
 
 
 class KilledError(BaseException):
-    """Stands for what ends a process at once: nothing is done after it."""
+    """Exception that represents the sudden death of a process."""
 
 
 def no_space():
@@ -1026,7 +1031,7 @@ def no_space():
 
 
 def fail_at(monkeypatch, nth, error, *, once):
-    """Raise at the nth operation on files, and at all after it unless `once`. Nothing waits for the disk."""
+    """Raise at the nth operation on files, and at all later ones unless `once`; no fsync."""
     done = 0
 
     def counted(operation):
@@ -1060,7 +1065,7 @@ def fail_at(monkeypatch, nth, error, *, once):
 def test_after_a_fault_at_any_operation_a_resume_ends_the_same(
     error, once, told, tmp_path, monkeypatch
 ):
-    """Two checkpoints are there, a third is written while the first is deleted. What the disk refuses has the error's name."""
+    """Two checkpoints exist, a third is written, the first is deleted; the error is the disk's."""
     case = Case()
     whole = case.run(tmp_path / "start", 3)
     shutil.rmtree(tmp_path / "start")

@@ -1,4 +1,4 @@
-"""The fused optimiser: the same steps as torch's own, one norm over all parameters, nothing done on a bad gradient."""
+"""The fused optimiser: torch's steps, one norm over all parameters, no step on a bad gradient."""
 
 import math
 
@@ -28,7 +28,7 @@ def set_gradients(parameters, step):
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
 @pytest.mark.parametrize("constructor", [torch.optim.Adam, torch.optim.SGD])
 def test_same_steps_as_torch(constructor, clip_norm, schedule):
-    """By Adam, to which the gradient's scale means little, and by SGD, whose steps are as long as the clip."""
+    """Adam, which ignores the scale of a gradient, and SGD, with steps as long as the clip."""
     ours, theirs = two_parameters(), [torch.tensor([1.0, 2.0]), torch.tensor([[3.0]])]
     optimizer = FusedOptimizer(constructor, {"lr": 0.1}, clip_norm=clip_norm, schedule=schedule)
     reference = constructor(theirs, lr=0.1, fused=True)
@@ -47,7 +47,7 @@ def test_same_steps_as_torch(constructor, clip_norm, schedule):
 
 
 @pytest.mark.parametrize("clip_norm", [0.5, 100.0])
-def test_a_step_is_no_longer_than_the_clip_and_a_short_one_stays_as_it_is(clip_norm):
+def test_a_step_is_no_longer_than_the_clip_and_a_short_step_is_unchanged(clip_norm):
     parameters = two_parameters()
     before = [parameter.clone() for parameter in parameters]
     set_gradients(parameters, 0)  # 1, 1 and 2: a norm of sqrt(6)
@@ -72,7 +72,7 @@ def test_bad_gradient_leaves_parameters_alone(bad):
 
 
 def test_state_goes_over_to_another_optimiser():
-    """Three steps, state handed over, two more: as five steps in one go. Names decide, not the order of the parameters."""
+    """Three steps, state by name to a new optimiser, two more: equal to five steps."""
     whole, split = two_parameters(), None
     optimizer = FusedOptimizer(options={"lr": 0.1}, schedule=cosine(5))
     for step in range(5):
