@@ -98,8 +98,8 @@ def test_impossible_annealing_is_refused_before_the_guide_changes(
     before = [parameter.clone() for parameter in guide.parameters()]
     with pytest.raises(
         ValueError,
-        match="expected a positive finite number|"
-        "num_samples is 0, expected a whole number of at least 1",
+        match=r"expected a positive finite number|"
+        r"num_samples is 0, expected a whole number of at least 1",
     ):
         anneal(hard, guide, prompts, num_steps=1, progress=False, **options)
     assert all(torch.equal(*pair) for pair in zip(before, guide.parameters(), strict=True))
