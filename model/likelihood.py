@@ -164,7 +164,7 @@ def check_product(label: str, value: Tensor, product: Tensor, operation: str) ->
 
     Args:
         label: name of the reward or factor.
-        value: as `check_values` returned it.
+        value: the factor or reward, from `check_values`.
         product: the result, of the same shape.
         operation: for the error, such as "divided by beta".
     """

@@ -135,7 +135,7 @@ def find_adapter(
     """The adapter in a folder or on the hub; None if there is none.
 
     Args:
-        source: as `find_checkpoint` returned it.
+        source: result of `find_checkpoint`.
         options: options of `transformers`: `local_files_only`, `revision`.
         base: network of the adapter; by default the network in the folder, else the network that
             the adapter names.

@@ -34,7 +34,7 @@ def without_padding(positions: Tensor, skipped: Tensor, padding: int) -> Tensor:
     Args:
         positions: `[B, C]`, counted as if no token were skipped.
         skipped: `[B, L]`, True where one of the first L tokens is skipped.
-        padding: as `padding_position` returns it.
+        padding: result of `padding_position`.
     """
     num_skipped = skipped.long().cumsum(1)
     later = num_skipped[:, -1:].expand(-1, positions.shape[1] - skipped.shape[1])

@@ -111,13 +111,13 @@ def test_outcomes_have_the_stated_distribution():
 
 def test_comparisons_of_preferences():
     preferences = [Preference("a", "b", "cd"), Preference("", "e", "fgh", tie=True)]
-    found = Comparisons.of(
+    comparisons = Comparisons.of(
         preferences, lambda texts: torch.tensor([[float(len(text))] for text in texts])
     )
-    assert found.first.tolist() == [[2], [1]]
-    assert found.second.tolist() == [[3], [3]]
-    assert found.outcome.tolist() == [FIRST, TIE]
-    assert found.select(torch.tensor([1, 1])).outcome.tolist() == [TIE, TIE]
+    assert comparisons.first.tolist() == [[2], [1]]
+    assert comparisons.second.tolist() == [[3], [3]]
+    assert comparisons.outcome.tolist() == [FIRST, TIE]
+    assert comparisons.select(torch.tensor([1, 1])).outcome.tolist() == [TIE, TIE]
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,9 @@ def test_written_preferences_are_read(tmp_path):
 
 
 def test_records_of_any_iterable_with_more_columns():
-    (found,) = read_preferences(iter([GOOD | {"score": 3}]))
-    assert found == Preference(**GOOD)
-    assert found.texts == ("The film shone.", "The film dragged.")
+    (preference,) = read_preferences(iter([GOOD | {"score": 3}]))
+    assert preference == Preference(**GOOD)
+    assert preference.texts == ("The film shone.", "The film dragged.")
 
 
 @pytest.mark.parametrize(

@@ -44,9 +44,9 @@ def test_marginal_likelihood_of_a_gaussian_reward_is_its_mean_and_a_bonus():
     mean, deviation, beta = 0.7, 0.6, 0.5
     levels = (torch.arange(200_000).double() + 0.5) / 200_000
     rewards = mean + deviation * torch.special.ndtri(levels)[:, None]
-    found = beta * log_marginal_likelihood(rewards, beta).item()
-    assert found == pytest.approx(mean + deviation**2 / (2 * beta), rel=1e-4)
-    assert math.exp(found / beta) == pytest.approx(
+    actual = beta * log_marginal_likelihood(rewards, beta).item()
+    assert actual == pytest.approx(mean + deviation**2 / (2 * beta), rel=1e-4)
+    assert math.exp(actual / beta) == pytest.approx(
         math.exp(mean / beta + deviation**2 / (2 * beta**2)), rel=1e-3
     )
 
@@ -203,10 +203,10 @@ def test_a_saved_reward_names_its_features(prior, posterior, encoder, tmp_path, 
     folder = tmp_path / "of-encoder"
     assert str(tmp_path) not in (folder / "reward.json").read_text()
     monkeypatch.chdir("/")  # the path is one from the reward's folder
-    found = saved_features(folder, prior)
-    assert isinstance(found, EncoderFeatures)
-    assert found.max_length == 3
-    assert torch.allclose(RewardPosterior.load(folder, found)(TEXTS), saved(TEXTS))
+    actual = saved_features(folder, prior)
+    assert isinstance(actual, EncoderFeatures)
+    assert actual.max_length == 3
+    assert torch.allclose(RewardPosterior.load(folder, actual)(TEXTS), saved(TEXTS))
 
     encoder.rename(tmp_path / "elsewhere")
     with pytest.raises(

@@ -95,12 +95,12 @@ def test_the_default_sentences_have_their_old_probabilities_bit_for_bit() -> Non
 
 
 def test_speakers_are_a_mixture_over_words_of_the_grammar() -> None:
-    said = spoken_sentences(SPEAKERS)
-    assert sum(said.values()) == pytest.approx(1, abs=1e-12)
-    assert said["the film was very good"] == pytest.approx(
+    sentences = spoken_sentences(SPEAKERS)
+    assert sum(sentences.values()) == pytest.approx(1, abs=1e-12)
+    assert sentences["the film was very good"] == pytest.approx(
         0.6 * (0.3 * 0.6 * 0.8 + 0.5 * 0.1 * 0.3), abs=1e-15
     )
-    assert {word for text in said for word in text.split()} <= set(WORDS)
+    assert {word for text in sentences for word in text.split()} <= set(WORDS)
     for speaker in SPEAKERS.values():
         assert sum(speaker.sentences().values()) == pytest.approx(1, abs=1e-12)
 

@@ -163,7 +163,7 @@ def test_prompts_can_follow_a_common_prefix_read_once(network: str) -> None:
     prefix = language_model.read(
         language_model.network.get_input_embeddings()(torch.tensor([4, 2, 3]))
     )
-    kept = [layer.keys.clone() for layer in prefix.layers]
+    keys = [layer.keys.clone() for layer in prefix.layers]
     prompts = ["a b c a", "", "b"]
     after, state = language_model.start(language_model.encode(prompts), prefix)
     joined, joined_state = language_model.start(
@@ -178,7 +178,7 @@ def test_prompts_can_follow_a_common_prefix_read_once(network: str) -> None:
     assert_close(*extended, rtol=0, atol=1e-5)
     assert all(
         torch.equal(*pair)
-        for pair in zip(kept, (layer.keys for layer in prefix.layers), strict=True)
+        for pair in zip(keys, (layer.keys for layer in prefix.layers), strict=True)
     )
 
 

@@ -98,12 +98,12 @@ def test_reward_does_not_change_the_tokenizer_of_a_language_model(make, tmp_path
         prior.tokenizer.truncation_side,
     )
     network = GPT2ForSequenceClassification(prior.network.config)
-    made = (
+    reward = (
         make(network, prior.tokenizer, 0)
         if make is SequenceClassifier
         else make(network, prior.tokenizer)
     )
-    assert made(["a b", "c"]).isfinite().all()
+    assert reward(["a b", "c"]).isfinite().all()
     assert (
         prior.tokenizer.pad_token,
         prior.tokenizer.padding_side,

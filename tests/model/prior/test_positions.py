@@ -270,7 +270,7 @@ def holders() -> dict[str, tuple]:
         SequenceClassifier(classifier, tiny_tokenizer(), 0),
         EncoderFeatures(encoder, tiny_tokenizer()),
     )
-    found = {
+    values = {
         "prior": (prior.network, lambda: prior(prompts).log_prob(response)),
         "expert": (prior.network, lambda: expert(prompts, response)),
         "prior features": (prior.network, lambda: PriorFeatures(prior)(["a b"])),
@@ -288,12 +288,12 @@ def holders() -> dict[str, tuple]:
     networks = {"soft-prompt": prior.network, "lora": guides["lora"].language_model.network}
     for name, guide in guides.items():
         network = networks.get(name, tuned.language_model.network)
-        found[name] = (network, lambda guide=guide: guide.distribution(prompts).log_prob(response))
+        values[name] = (network, lambda guide=guide: guide.distribution(prompts).log_prob(response))
     head = nn.Sequential(nn.Dropout(0.5), nn.Linear(16, len(WORDS)).double())
     twisted = Twisted(prior, head=head)
-    found["twist"] = (head, lambda: twisted.twist(prompts, response[None], 2))
-    found["twisted"] = (head, lambda: twisted.distribution(prompts).log_prob(response))
-    return found
+    values["twist"] = (head, lambda: twisted.twist(prompts, response[None], 2))
+    values["twisted"] = (head, lambda: twisted.distribution(prompts).log_prob(response))
+    return values
 
 
 def _uncached(features: NetworkFeatures) -> NetworkFeatures:

@@ -126,11 +126,13 @@ def test_next_token_logits_give_the_per_token_values_and_are_zero_at_padding(
     distribution: ResponseDistribution,
 ) -> None:
     value = distribution.enumerate_support()
-    logits, kept = distribution.next_token_logits(value), distribution.space.is_token(value)
+    logits, is_token = distribution.next_token_logits(value), distribution.space.is_token(value)
     picked = logits.log_softmax(-1).gather(-1, value[..., None])[..., 0]
     assert logits.shape == (*value.shape, 5)
-    assert_close(picked[kept], distribution.log_prob_per_token(value)[kept], rtol=0, atol=1e-12)
-    assert (logits[~kept] == 0).all()
+    assert_close(
+        picked[is_token], distribution.log_prob_per_token(value)[is_token], rtol=0, atol=1e-12
+    )
+    assert (logits[~is_token] == 0).all()
 
 
 @pytest.mark.parametrize(
@@ -167,9 +169,9 @@ def test_gradients_of_log_prob_are_those_of_a_plain_pass(network: str, temperatu
     per_token = (
         distribution.next_token_logits(value).log_softmax(-1).gather(-1, value[..., None])[..., 0]
     )
-    kept = language_model.space.is_token(value)
+    is_token = language_model.space.is_token(value)
     assert_close(
-        torch.autograd.grad(per_token[kept].sum(), parameters), expected, rtol=0, atol=tolerance
+        torch.autograd.grad(per_token[is_token].sum(), parameters), expected, rtol=0, atol=tolerance
     )
 
 
@@ -243,8 +245,8 @@ def test_sampling_sees_the_logits_that_scoring_sees(
         language_model(prompts).next_token_logits(value)[:, :, : drawn_from.shape[2]]
         * language_model.temperature
     )
-    kept = language_model.space.is_token(value)[:, :, : drawn_from.shape[2]]
-    assert_close(drawn_from[kept], scored[kept], rtol=0, atol=1e-10)
+    is_token = language_model.space.is_token(value)[:, :, : drawn_from.shape[2]]
+    assert_close(drawn_from[is_token], scored[is_token], rtol=0, atol=1e-10)
 
 
 def excess(counts: Counter, prob: dict[Any, float]) -> float:
@@ -385,9 +387,9 @@ def test_stories_sampling_sees_the_logits_that_scoring_sees(
 ) -> None:
     prompts = stories.encode(STORY_PROMPTS)
     value, drawn_from = logits_while_sampling(stories, prompts, monkeypatch)
-    kept = stories.space.is_token(value)
+    is_token = stories.space.is_token(value)
     scored = stories(prompts).next_token_logits(value)
-    assert_close(drawn_from[kept], scored[kept], rtol=0, atol=10 * TOLERANCE[dtype])
+    assert_close(drawn_from[is_token], scored[is_token], rtol=0, atol=10 * TOLERANCE[dtype])
 
 
 def test_suffixes_are_drawn_from_the_conditional(prior, prompts):

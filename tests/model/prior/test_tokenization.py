@@ -120,12 +120,12 @@ def test_reward_learned_on_a_conversation_is_the_reward_that_steers():
 )
 def test_beginning_is_added_and_no_end(template, text, words):
     begin = template.partition("$A")[0].split()
-    found = token_rows(chat(template), [text, "b"])
-    assert found == [
+    rows = token_rows(chat(template), [text, "b"])
+    assert rows == [
         [CHAT.index(word) for word in [*begin, *written]] for written in (words.split(), ["b"])
     ]
     prompts = language_model_of(chat(template)).encode([text, "b"])
-    assert prompts.rows() == [row or [0] for row in found]
+    assert prompts.rows() == [row or [0] for row in rows]
 
 
 @pytest.mark.parametrize("template", ["$A", "<bos> $A", "<bos> $A <end>"])

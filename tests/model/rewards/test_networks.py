@@ -256,7 +256,7 @@ def test_log_probability_at_beta_one_is_bayes_rule():
 def test_likelihood_of_a_text_is_the_product_over_tokens(per_token, bos):
     torch.manual_seed(0)
     network, tokenizer = llama().double(), tiny_tokenizer(bos_token=bos)
-    found = TextLikelihood(network, tokenizer, per_token=per_token, batch_size=2)([*TEXTS, ""])
+    actual = TextLikelihood(network, tokenizer, per_token=per_token, batch_size=2)([*TEXTS, ""])
     expected = []
     for text in [*TEXTS, ""]:
         ids = ([0] if bos else []) + tokenizer(text)["input_ids"]
@@ -268,7 +268,7 @@ def test_likelihood_of_a_text_is_the_product_over_tokens(per_token, bos):
                 )
             scored += 1
         expected.append(total / max(1, scored) if per_token else total)
-    assert_close(found, torch.tensor(expected, dtype=torch.float64), atol=1e-5, rtol=0)
+    assert_close(actual, torch.tensor(expected, dtype=torch.float64), atol=1e-5, rtol=0)
 
 
 def test_text_without_tokens_has_nothing_to_score():

@@ -8,7 +8,7 @@ TEXTS = ["Good, really good.", "goodness", "not bad", ""]
 
 
 @pytest.mark.parametrize(
-    ("pattern", "found"),
+    ("pattern", "reward"),
     [
         (Pattern("good"), [1, 1, 0, 0]),
         (Pattern("Good", ignore_case=False), [1, 0, 0, 0]),
@@ -23,8 +23,8 @@ TEXTS = ["Good, really good.", "goodness", "not bad", ""]
         (Pattern.of_words(["Bad"], ignore_case=False), [0, 0, 0, 0]),
     ],
 )
-def test_matching_texts_have_reward_1(pattern, found):
-    assert pattern(TEXTS) == found
+def test_matching_texts_have_reward_1(pattern, reward):
+    assert pattern(TEXTS) == reward
     assert pattern.upper_bound == (None if pattern.count else 1.0)
 
 

@@ -121,7 +121,7 @@ def test_integer_that_python_does_not_write_is_refused(language_model, prompts):
 
 
 @pytest.mark.parametrize(
-    "made",
+    "returned",
     [
         lambda values: torch.tensor(values, requires_grad=True),
         lambda values: torch.tensor(values, dtype=torch.bfloat16),
@@ -135,8 +135,10 @@ def test_integer_that_python_does_not_write_is_refused(language_model, prompts):
         lambda values: dict(enumerate(values)).values(),
     ],
 )
-def test_numbers_of_any_library_are_rewards(language_model, prompts, made):
-    reward = TextReward(lambda texts: made([float("c" in text) for text in texts]), language_model)
+def test_numbers_of_any_library_are_rewards(language_model, prompts, returned):
+    reward = TextReward(
+        lambda texts: returned([float("c" in text) for text in texts]), language_model
+    )
     reward = reward(prompts, RESPONSE)
     assert reward.tolist() == [[0, 1], [0, 1], [1, 1]]
     assert not reward.requires_grad
@@ -144,7 +146,7 @@ def test_numbers_of_any_library_are_rewards(language_model, prompts, made):
 
 
 @pytest.mark.parametrize(
-    "made",
+    "returned",
     [
         lambda texts: torch.zeros(len(texts), 1),
         lambda texts: torch.zeros(1, len(texts)),
@@ -155,12 +157,12 @@ def test_numbers_of_any_library_are_rewards(language_model, prompts, made):
         lambda texts: set(range(len(texts))),
     ],
 )
-def test_value_that_is_no_row_of_numbers_is_refused(language_model, prompts, made):
+def test_value_that_is_no_row_of_numbers_is_refused(language_model, prompts, returned):
     with pytest.raises(
         LikelihoodError,
         match=r"(?s)'taste' returned .* for 5 texts, expected a list of as many numbers",
     ):
-        TextReward(made, language_model, name="taste")(prompts, RESPONSE)
+        TextReward(returned, language_model, name="taste")(prompts, RESPONSE)
 
 
 def test_generator_that_fails_on_a_text_is_refused_with_it(language_model, prompts):

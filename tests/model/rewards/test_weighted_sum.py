@@ -51,9 +51,9 @@ def texts_of(prior, support):
 
 
 def test_weighted_sum_is_the_sum_with_weights(prior, prompts, support, good, sentiment):
-    found = WeightedSum({"good": (0.5, good), "sentiment": (-2.0, sentiment)})(prompts, support)
+    actual = WeightedSum({"good": (0.5, good), "sentiment": (-2.0, sentiment)})(prompts, support)
     assert_close(
-        found, 0.5 * good(prompts, support) - 2 * sentiment(prompts, support), rtol=0, atol=1e-12
+        actual, 0.5 * good(prompts, support) - 2 * sentiment(prompts, support), rtol=0, atol=1e-12
     )
 
 
@@ -121,9 +121,9 @@ def test_thresholds_include_their_ends(prompts, support, prior):
         (first >= 3) & (first <= 5),
     )
     assert torch.equal(Constraint(value, at_least=3, at_most=3).holds(prompts, support), first == 3)
-    found = Constraint(value, at_least=3)(prompts, support)
-    assert found[first >= 3].eq(0).all()
-    assert found[first < 3].isneginf().all()
+    actual = Constraint(value, at_least=3)(prompts, support)
+    assert actual[first >= 3].eq(0).all()
+    assert actual[first < 3].isneginf().all()
 
 
 def test_threshold_that_leaves_nothing_is_refused(good):
