@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from experiments.shared.argument_types import Count, Positive, Rate, Seed, Threads, count, multiple
 from experiments.shared.command_line import Arguments
-from experiments.shared.worlds import numbered_words
+from model.prior.untrained import numbered_words
 
 END_ID = 0
 

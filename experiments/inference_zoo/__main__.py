@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from experiments.inference_zoo.report import budget_curves, table
+from experiments.inference_zoo.report import budget_curves, error_budget_figure, table
 from experiments.inference_zoo.runs import FROM_GUIDE, run
 from experiments.shared import figures
 from experiments.shared.argument_types import (
@@ -100,7 +100,7 @@ def main(args: InferenceZoo) -> list[Result]:
         for name in args.worlds:
             of_world = [result for result in results if result.job.world == name]
             print(f"\n{name}: {reference(WORLDS[name]())}\n{table(of_world)}")
-            figure = figures.error_budget_figure(budget_curves(of_world), name)
+            figure = error_budget_figure(budget_curves(of_world), name)
             print(figures.save(figure, folder.path / f"{name}.svg"))
         return results
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.shared.figures import new_axes, palette
 from experiments.shared.tables import cell, mean_and_error, text_table
 from experiments.shared.zoo import Result
 
@@ -56,3 +61,25 @@ def budget_curves(
             means.append(mean)
             errors.append(0.0 if math.isnan(error) else error)
     return curves
+
+
+def error_budget_figure(
+    curves: dict[str, tuple[list[int], list[float], list[float]]], title: str
+) -> Figure:
+    """KL(q || p*) of every algorithm against the number of responses, both axes logarithmic.
+
+    Args:
+        curves: by algorithm: budgets, means and standard errors.
+        title: name of the world.
+    """
+    figure, axes = new_axes(9.0, 6.0)
+    order = sorted(curves, key=lambda name: -curves[name][1][-1])
+    for name, color in zip(order, palette(len(order)), strict=True):
+        budget, mean, error = (np.array(values) for values in curves[name])
+        below = np.minimum(error, 0.9 * mean)  # a bar down to 0 would leave the logarithmic axis
+        style: dict[str, Any] = {"marker": "o", "markersize": 3, "linewidth": 1}
+        axes.errorbar(budget, mean, [below, error], color=color, label=name, **style)
+    axes.set(xscale="log", yscale="log", title=title)
+    axes.set(xlabel="responses drawn", ylabel="KL(q || p*), nats")
+    axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure

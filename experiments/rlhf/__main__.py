@@ -43,7 +43,7 @@ from experiments.shared.claims import Finding
 from experiments.shared.command_line import run_script
 from experiments.shared.refusals import blamed, resume_hint
 from experiments.shared.run_folder import RunFolder, new_folder
-from experiments.shared.saved_guide import build_guide, save_guide
+from experiments.shared.training import build_guide, save_guide
 from experiments.shared.workers import set_threads
 from guides import GUIDES
 from inference import LeaveOneOut_ELBO, fit, random_state

@@ -64,38 +64,3 @@ def plot_frontier(axes: Axes, prior_sample: PriorSample, beta: float) -> float:
     title = "Reward against distance from the prior"
     axes.set(xlabel="KL(q || p0), nats", ylabel="E[r]", title=title)
     return kl_posterior
-
-
-def error_budget_figure(
-    curves: dict[str, tuple[list[int], list[float], list[float]]], title: str
-) -> Figure:
-    """KL(q || p*) of every algorithm against the responses it drew, with standard errors; both axes logarithmic.
-
-    Args:
-        curves: by algorithm, budgets, means and standard errors.
-        title: the name of the world.
-    """
-    figure, axes = new_axes(9.0, 6.0)
-    order = sorted(curves, key=lambda name: -curves[name][1][-1])
-    for name, color in zip(order, palette(len(order)), strict=True):
-        budget, mean, error = (np.array(values) for values in curves[name])
-        below = np.minimum(error, 0.9 * mean)  # a bar that reached 0 would leave a logarithmic axis
-        axes.errorbar(
-            budget,
-            mean,
-            [below, error],
-            color=color,
-            marker="o",
-            markersize=3,
-            linewidth=1,
-            label=name,
-        )
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlabel="responses drawn",
-        ylabel="KL(q || p*), nats",
-        title=title,
-    )
-    axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure

@@ -1,4 +1,4 @@
-"""The folder that a run leaves behind: arguments, versions, metrics, checkpoints, guide, figures, report."""
+"""Run folder: arguments, versions, metrics, checkpoints, guide, figures and report of a run."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import json
 import os
 import platform
 import time
-import warnings
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from experiments.shared.refusals import blamed
 from inference.svi.checkpoint.folder_lock import locked
@@ -22,17 +20,15 @@ from model.common.digests import text_digest
 from model.common.files import write_atomically
 
 PACKAGES = ("torch", "pyro-ppl", "transformers", "numpy", "elbo-rl")
-
-PARTS = {"arguments", "inputs", "versions"}
 DIGEST = "sha256"
-"""Name of the digest of these parts, in the same file: both are written in one rename."""
+"""Key of the digest of a record. Record and digest are in one file, written in one rename."""
 
 
 class RunFolder:
-    """Paths of a run, and how they are written.
+    """Paths of a run.
 
     Args:
-        path: a folder that is there; `new` makes one.
+        path: an existing folder; `new` makes a folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,7 +41,7 @@ class RunFolder:
 
     @classmethod
     def new(cls, parent: Path, name: str) -> RunFolder:
-        """Make a folder that did not exist before: `PARENT/NAME-DATE-TIME`, with a number after it if that is taken."""
+        """Make the folder `PARENT/NAME-DATE-TIME`, with a number at the end if that name is taken."""
         stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
         parent.mkdir(parents=True, exist_ok=True)
         for number in count():
@@ -58,48 +54,24 @@ class RunFolder:
         raise AssertionError("unreachable: the numbers do not end")
 
     def write_arguments(self, arguments: Any, inputs: Mapping[str, Any] | None = None) -> None:
-        """The dataclass of arguments, digests of the files that they name, and the versions that the run was made with."""
+        """Write the arguments, a dataclass, and the versions of packages.
+
+        Args:
+            arguments: arguments of the run.
+            inputs: digests of the files that the arguments name.
+        """
+        versions = {name: version(name) for name in PACKAGES}
         record = {
             "arguments": asdict(arguments),
             "inputs": dict(inputs or {}),
-            "versions": {name: version(name) for name in PACKAGES}
-            | {"python": platform.python_version()},
+            "versions": versions | {"python": platform.python_version()},
         }
         record = json.loads(json.dumps(record, default=str))
-        write_atomically(
-            self.arguments, json.dumps({DIGEST: _digest(record)} | record, indent=2) + "\n"
-        )
-
-    def read_record(self) -> dict[str, Any]:
-        """`arguments`, `inputs` and `versions` as they were written; exits if they cannot be read."""
-        where = f"--resume {self.path}: {self.arguments.name}"
-        if not self.arguments.is_file():
-            raise SystemExit(f"{where} is missing: expected the folder of an earlier run")
-        try:
-            record = json.loads(self.arguments.read_bytes())
-            digest = record.pop(DIGEST, None)
-            whole = record.keys() == PARTS and all(
-                isinstance(part, dict) for part in record.values()
-            )
-        except (ValueError, TypeError, AttributeError):
-            whole = False
-        if not whole:
-            raise SystemExit(
-                f"{where} is damaged: expected the arguments of a run as JSON. Start the run again"
-            )
-        if digest not in (None, _digest(record)):
-            raise SystemExit(
-                f"{where} is not as it was written: its content differs from its {DIGEST!r}, damaged or changed by "
-                f"hand. Put the old content back, or delete the line {DIGEST!r} if the change is meant"
-            )
-        return record
-
-    def read_arguments(self) -> dict[str, Any]:
-        """The arguments as they were written."""
-        return self.read_record()["arguments"]
+        record = {DIGEST: digest_of(record)} | record
+        write_atomically(self.arguments, json.dumps(record, indent=2) + "\n")
 
     def append_metrics(self, record: Mapping[str, float]) -> None:
-        """One more line of metrics, on a line of its own also after one that was cut off."""
+        """Append a line of metrics, after a line break if the last line was cut off."""
         with self.metrics.open("a+b") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
@@ -107,84 +79,44 @@ class RunFolder:
                     file.write(b"\n")
             file.write(json.dumps(record).encode() + b"\n")
 
-    def read_metrics(self) -> list[dict[str, float]]:
-        """All lines of metrics, by step; of a step that was run twice, around a kill and a resume, the later one.
 
-        A line that a full disk or a power cut left torn, blank or garbled is left out, with a warning.
-        """
-        lines = self.metrics.read_bytes().splitlines() if self.metrics.is_file() else []
-        records = {number: _record(line) for number, line in enumerate(lines, 1)}
-        counts = Counter(frozenset(record) for record in records.values() if record)
-        fields = max(counts, key=counts.__getitem__, default=frozenset())
-        bad = [
-            number for number, record in records.items() if not record or record.keys() != fields
-        ]
-        if bad:
-            warnings.warn(
-                f"{self.metrics}: {len(bad)} of {len(lines)} lines are no record of a step and were left out, the first is "
-                f"line {bad[0]}; the disk may have been full, or the power cut",
-                stacklevel=2,
-            )
-        by_step = {
-            record["step"]: record
-            for record in records.values()
-            if record and record.keys() == fields
-        }
-        return [by_step[step] for step in sorted(by_step)]
-
-
-def _digest(record: dict[str, Any]) -> str:
-    """Digest of what JSON holds, whatever the order and the white space."""
+def digest_of(record: dict[str, Any]) -> str:
+    """Digest of a record, independent of order and white space."""
     return text_digest(json.dumps(record, sort_keys=True))
-
-
-def _record(line: bytes) -> dict[str, float]:
-    """A line as the record of a step: numbers by name, the step a whole one from 1 on. Empty if it is none."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    numbers = isinstance(record, dict) and all(
-        type(value) in (int, float) for value in record.values()
-    )
-    if not numbers or not (type(record.get("step")) is int and record["step"] >= 1):
-        return {}
-    return record
-
-
-class HasOut(Protocol):
-    """Arguments that say where run folders are made."""
-
-    @property
-    def out(self) -> Path: ...
 
 
 @contextmanager
 def new_folder(
-    args: HasOut, name: str, digests: Mapping[str, Any] | None = None
+    args: Any, name: str, inputs: Mapping[str, Any] | None = None
 ) -> Iterator[RunFolder]:
-    """A new run folder with the arguments in it, and digests of the files that they name. Nobody else works in it.
+    """Make and lock a run folder with the arguments in it.
 
-    If what is inside fails before it has written anything, the folder is taken away again, and the folders made for it.
+    The folder is removed, with the parents made for it, if the code inside fails before it has
+    written a file.
+
+    Args:
+        args: arguments of the run; their `out` is the parent of the run folder.
+        name: first part of the folder's name.
+        inputs: digests of the files that the arguments name.
     """
     parents = [place for place in (args.out, *args.out.parents) if not place.exists()]
     with blamed(f"--out {args.out}"):
         folder = RunFolder.new(args.out, name)
     with locked(folder.path):
-        folder.write_arguments(args, digests)
+        folder.write_arguments(args, inputs)
         written = set(folder.path.iterdir())
         try:
             yield folder
         except BaseException:
             if set(folder.path.iterdir()) == written:
-                _take_away(written, [folder.path, *parents])
+                for file in written:
+                    file.unlink()
+                _remove_empty([folder.path, *parents])
             raise
 
 
-def _take_away(files: set[Path], folders: list[Path]) -> None:
-    """Remove files, and folders from the inside out while they are empty."""
-    for file in files:
-        file.unlink()
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove folders, from the inside out, up to the first that holds something."""
     for folder in folders:
         if any(folder.iterdir()):
             return

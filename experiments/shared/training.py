@@ -1,23 +1,37 @@
-"""Training of a guide in a claim script: SVI with Adam on a cosine, and the fits that stop early."""
+"""Guides of scripts: built by name, trained, saved; and the fits that stop early."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from pyro.infer import ELBO
 
-from guides import Guide
+from experiments.shared.refusals import blamed
+from guides import GUIDES, Guide
 from inference import Enumeration, Fit, Losses, Program, ResponseObjective, fit, log_guide_at
 from inference.objectives.leave_one_out import leave_one_out
 from inference.svi.step import Metrics
-from model import AlignmentModel, Prompts
+from model import AlignmentModel, LanguageModel, Prompts
+from model.common.digests import saved_together
 
 G = TypeVar("G", bound=Guide)
+GUIDE_FILE = "guide.json"
+"""Name of the record beside a saved guide."""
 _EARLY_STOPS: ContextVar[list[str] | None] = ContextVar("early_stops", default=None)
+
+
+def build_guide(
+    name: str, options: dict[str, Any], prior: LanguageModel, prompts: Prompts
+) -> Guide:
+    """Build a guide by name; exit if an option or the prior does not suit the guide."""
+    with blamed(f"--guide {name}"):
+        return GUIDES[name](prior, prompts, **options)
 
 
 def train(
@@ -127,3 +141,18 @@ class RewardOnly(ResponseObjective):
         return Losses(
             -joint.log_likelihood.mean(0).sum(), surrogate, elbo, joint.log_likelihood.mean()
         )
+
+
+def save_guide(
+    folder: Path, guide: Guide, name: str, options: dict[str, Any], prompts: Prompts
+) -> None:
+    """Save a guide in its own format, with the name, options, prompts and vocabulary behind it."""
+    record = {
+        "guide": name,
+        "options": options,
+        "prompts": prompts.texts,
+        "vocabulary": prompts.vocabulary,
+    }
+    with saved_together(folder) as new:
+        guide.save_pretrained(new)
+        (new / GUIDE_FILE).write_text(json.dumps(record, indent=2) + "\n")

@@ -11,18 +11,14 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from guides import GUIDES, FineTuned, Guide
 from inference import OBJECTIVES, Enumeration, PriorSample, entropy, random_state, sample_prior
 from model import AlignmentModel, LanguageModel, Prompts, TokenReward
 from model.prior.named_priors import load_prior
+from model.prior.untrained import untrained_prior
 from model.registry import REWARDS
 
-END = 0
 REWARDED_TOKENS = (4, 6)
 """Tokens that the reward of `eight_tokens` counts."""
 MODES = (2, 4)
@@ -94,20 +90,6 @@ def moved_guide(prior: LanguageModel, scale: float = 0.02) -> FineTuned:
     return guide
 
 
-def numbered_words(size: int, **settings: str) -> PreTrainedTokenizerFast:
-    """Tokenizer of the words `<end>` (token id 0), w1, w2, ...
-
-    Args:
-        size: number of words.
-        settings: settings of the tokenizer.
-    """
-    tokenizer = Tokenizer(
-        WordLevel({"<end>": END} | {f"w{i}": i for i in range(1, size)}, unk_token="<end>")
-    )
-    tokenizer.pre_tokenizer = WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **settings)
-
-
 @cache
 def eight_tokens(seed: int = 2) -> World:
     """A random GPT-2 of 8 tokens, 400 responses of at most 3 tokens; beta is 0.25.
@@ -117,7 +99,7 @@ def eight_tokens(seed: int = 2) -> World:
     Args:
         seed: random seed of the weights. The distance from prior to posterior depends on the seed.
     """
-    prior = _random_prior(vocab_size=8, max_new_tokens=3, initializer_range=0.15, seed=seed)
+    prior = untrained_prior(8, max_new_tokens=3, initializer_range=0.15, seed=seed)
 
     def share(response: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
         tokens = torch.tensor(REWARDED_TOKENS, device=response.device)
@@ -134,7 +116,7 @@ def two_modes() -> World:
     The reward is 1 for w2 w2, 0.92 for w4 w4, else 0. A distribution of independent tokens with
     both modes also has their crossings, w2 w4 and w4 w2.
     """
-    prior = _random_prior(vocab_size=6, max_new_tokens=2, initializer_range=0.02, seed=0)
+    prior = untrained_prior(6, max_new_tokens=2, initializer_range=0.02, seed=0)
 
     def agree(response: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
         heavy, light = ((response == word).all(-1).double() for word in MODES)
@@ -142,21 +124,6 @@ def two_modes() -> World:
 
     model = AlignmentModel(prior, TokenReward(agree, prior, upper_bound=1.0), beta=0.16)
     return World(model, prior.encode([""]), 64, clip_norm=1.0, learning_rates={"fine-tuned": 1e-3})
-
-
-def _random_prior(
-    vocab_size: int, max_new_tokens: int, initializer_range: float, seed: int
-) -> LanguageModel:
-    """An untrained GPT-2."""
-    sizes = {"vocab_size": vocab_size, "n_positions": 16, "n_embd": 64, "n_layer": 2, "n_head": 2}
-    special = {"bos_token_id": END, "eos_token_id": END, "pad_token_id": END}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = GPT2LMHeadModel(
-            GPT2Config(**sizes, initializer_range=initializer_range, **special)
-        )
-    tokenizer = numbered_words(vocab_size, bos_token="<end>", eos_token="<end>", pad_token="<end>")
-    return LanguageModel(network, tokenizer, max_new_tokens=max_new_tokens)
 
 
 @cache

@@ -33,15 +33,16 @@ import torch
 from experiments.shared.command_line import run_script
 from experiments.shared.refusals import FAULTS, blamed, resume_hint
 from experiments.shared.run_folder import RunFolder, new_folder
-from experiments.shared.saved_guide import build_guide, save_guide
+from experiments.shared.training import build_guide, save_guide
 from experiments.shared.workers import set_threads
 from experiments.steer.arguments import Steer
 from experiments.steer.checks import check
-from experiments.steer.decoding import decode, read_proposal
+from experiments.steer.decoding import decode
 from experiments.steer.expectations import measure, measure_posterior
 from experiments.steer.figures import write_figures
 from experiments.steer.inputs import Input, digests_of, inputs_of
 from experiments.steer.posterior import build_model, draw_prior
+from experiments.steer.proposal import read_proposal
 from experiments.steer.report import Report, Sample, scored_texts
 from experiments.steer.resuming import check_inputs, old_folder, own_arguments, resume_command
 from guides import GUIDES, FineTuned, Guide, LoRA

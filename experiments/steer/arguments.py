@@ -31,11 +31,10 @@ from experiments.shared.argument_types import (
     used,
 )
 from experiments.shared.command_line import Arguments
-from experiments.shared.run_folder import RunFolder
 from experiments.steer.choices import FACTOR_HELP, REWARD_HELP, Choice, read_choices
 from experiments.steer.guide_options import GuideOptions, options_of
 from experiments.steer.report import without_folders
-from experiments.steer.resuming import restored
+from experiments.steer.resuming import read_record, restored
 from guides import GUIDES
 from inference import OBJECTIVES, SAMPLERS
 
@@ -146,7 +145,7 @@ class Steer(Arguments):
     def completed(self, parse: Callable[[Steer], Steer]) -> Steer:
         if self.resume is None:
             return self
-        own = restored(self, RunFolder(self.resume).read_arguments())
+        own = restored(self, read_record(self.resume)["arguments"])
         return replace(parse(own), complete=True)
 
     @property

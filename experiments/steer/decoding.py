@@ -6,19 +6,16 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from experiments.shared.refusals import FAULTS, blamed
-from experiments.shared.saved_guide import FILE, build_guide, load_guide
+from experiments.shared.refusals import blamed
 from experiments.steer.expectations import observe
 from experiments.steer.report import samples_text, scored_texts
-from guides import GUIDES, Fixed, Guide
+from guides import Guide
 from inference import SAMPLERS, Posterior, response_distribution
-from model import AlignmentModel, LanguageModel, Prompts
-from model.prior.named_priors import load_prior
+from model import AlignmentModel, Prompts
 
 
 @dataclass(frozen=True)
@@ -114,29 +111,3 @@ def decode(
     seconds = time.perf_counter() - start
     prior_response = response_distribution(model, prompts).sample(torch.Size([num_prior_draws]))
     return Decoding(title, model, prompts, posterior, prior_response, seconds)
-
-
-def read_proposal(
-    proposal: Path | None,
-    guide: str,
-    options: dict[str, Any],
-    prior: LanguageModel,
-    prompts: Prompts,
-    loading: dict[str, Any],
-) -> Guide | None:
-    """Proposal of a sampler; None for the prior.
-
-    Args:
-        proposal: folder of a trained guide or of a language model; None for the guide by name.
-        guide: name of a guide, which is the proposal if the guide needs no training.
-        options: options of the guide.
-        prior: p0.
-        prompts: N prompts.
-        loading: settings of `load_prior`.
-    """
-    if proposal is None:
-        return None if GUIDES[guide].trains else build_guide(guide, options, prior, prompts)
-    with blamed(f"--proposal {proposal}", FAULTS):
-        if (proposal / FILE).is_file():
-            return load_guide(proposal, prior)
-        return Fixed(load_prior(str(proposal), **loading))

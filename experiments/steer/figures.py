@@ -19,6 +19,7 @@ from experiments.shared.figures import (
     smooth,
 )
 from experiments.shared.run_folder import RunFolder
+from experiments.steer.metrics import read_metrics
 from experiments.steer.report import Report
 from inference import Estimate, PriorSample
 
@@ -38,7 +39,7 @@ def write_figures(folder: RunFolder, report: Report, prior_sample: PriorSample) 
     """
     metrics = [
         record
-        for record in folder.read_metrics()
+        for record in read_metrics(folder.metrics)
         if math.isfinite(record["log_likelihood"] + record["elbo"])
     ]
     if not metrics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
@@ -9,24 +10,49 @@ from pathlib import Path
 from typing import Any
 
 from experiments.shared.command_line import option
-from experiments.shared.run_folder import RunFolder
+from experiments.shared.run_folder import DIGEST, RunFolder, digest_of
 from experiments.steer.guide_options import restored_options
 from experiments.steer.inputs import Input, check_unchanged, digests_of, print_inputs
 from inference.svi.checkpoint.folder import has_checkpoint
 from inference.svi.checkpoint.folder_lock import locked
 from model.common.digests import delete_unfinished
 
+PARTS = {"arguments", "inputs", "versions"}
 UNSAVED = {"resume", "trust_remote_code", "complete"}
 """Fields that come from the command line alone."""
 
 
 def own_arguments(args: Any) -> Any:
     """Arguments of the run that `args.resume` names, with more steps if more are given."""
-    own = restored(args, RunFolder(args.resume).read_arguments())
+    own = restored(args, read_record(args.resume)["arguments"])
     default = type(args)()
     check_given(args, own, None if args.complete else default)
     has_steps = args.complete or args.steps != default.steps
     return replace(own, steps=args.steps) if has_steps else own
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read `arguments`, `inputs` and `versions` of a run folder; exit if they are damaged."""
+    file = RunFolder(path).arguments
+    where = f"--resume {path}: {file.name}"
+    if not file.is_file():
+        raise SystemExit(f"{where} is missing: expected the folder of an earlier run")
+    try:
+        record = json.loads(file.read_bytes())
+        digest = record.pop(DIGEST, None)
+        is_whole = record.keys() == PARTS and all(isinstance(record[name], dict) for name in PARTS)
+    except (ValueError, TypeError, AttributeError):
+        is_whole = False
+    if not is_whole:
+        expected = "expected the arguments of a run as JSON. Start the run again"
+        raise SystemExit(f"{where} is damaged: {expected}")
+    if digest not in (None, digest_of(record)):
+        raise SystemExit(
+            f"{where} is not as it was written: its content differs from its {DIGEST!r}, damaged or "
+            f"changed by hand. Put the old content back, or delete the line {DIGEST!r} if the "
+            "change is meant"
+        )
+    return record
 
 
 def restored(args: Any, saved: dict[str, Any]) -> Any:
@@ -85,7 +111,7 @@ def check_inputs(folder: RunFolder, inputs: Iterable[Input]) -> None:
                 f"{path} is a link, which is not followed: put the target in its place"
             )
     print_inputs(inputs, folder.path)
-    check_unchanged(folder.read_record()["inputs"], digests_of(inputs))
+    check_unchanged(read_record(folder.path)["inputs"], digests_of(inputs))
 
 
 @contextmanager
@@ -94,7 +120,7 @@ def old_folder(args: Any, inputs: Iterable[Input]) -> Iterator[RunFolder]:
     folder = RunFolder(args.resume)
     with locked(folder.path):
         delete_unfinished(folder.path)
-        if folder.read_arguments()["steps"] != args.steps:
+        if read_record(folder.path)["arguments"]["steps"] != args.steps:
             folder.write_arguments(replace(args, resume=None, complete=False), digests_of(inputs))
         yield folder
 

@@ -43,8 +43,8 @@ from experiments.shared.argument_types import (
 )
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.refusals import FAULTS, blamed
-from experiments.shared.saved_guide import build_guide
 from experiments.shared.timing import Seconds, SVIStep, ratio, take_turns
+from experiments.shared.training import build_guide
 from experiments.step_parts.parts import Parts
 from guides import GUIDES, Guide
 from inference import LeaveOneOut_ELBO

@@ -5,7 +5,7 @@ import pytest
 from experiments import best_of_n
 from experiments.agents import __main__ as agents
 from experiments.shared.argument_types import check_only
-from experiments.shared.saved_guide import build_guide
+from experiments.shared.training import build_guide
 from experiments.shared.workers import _run_in_worker, some_jobs
 from model.common.checks import positive
 

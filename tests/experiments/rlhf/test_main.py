@@ -181,7 +181,7 @@ def test_particles_and_steps_reach_the_fit(prior, tmp_path, monkeypatch):
     args, prompts = replace(SMALL, particles=5, steps=3), prior.encode(["the film was"])
     tune_guide(args, prior, prompts, Study(posterior, [], []), RunFolder(tmp_path))
     assert arguments["objective"].num_particles == 5
-    assert arguments["num_steps"] == len(RunFolder(tmp_path).read_metrics()) == 3
+    assert arguments["num_steps"] == len(RunFolder(tmp_path).metrics.read_text().splitlines()) == 3
 
 
 def test_max_prompts_limits_the_prompts_of_a_file(prior, tmp_path):

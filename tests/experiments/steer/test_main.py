@@ -11,11 +11,12 @@ import tyro
 from transformers import AutoModelForCausalLM
 
 from experiments.shared.run_folder import RunFolder
-from experiments.shared.saved_guide import load_guide
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
 from experiments.steer.guide_options import GuideOptions
-from experiments.steer.resuming import restored
+from experiments.steer.metrics import read_metrics
+from experiments.steer.proposal import load_guide
+from experiments.steer.resuming import read_record, restored
 from guides import GUIDES
 from inference import OBJECTIVES, SAMPLERS
 from model.prior.named_priors import FILM_REVIEWS, load_prior
@@ -97,7 +98,7 @@ def test_resume_ends_where_an_unbroken_run_ends(args, monkeypatch):
         for folder in (resumed, whole)
     )
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
-    assert resumed.read_metrics() == whole.read_metrics()
+    assert read_metrics(resumed.metrics) == read_metrics(whole.metrics)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -130,10 +131,10 @@ def test_every_guide_runs_and_is_a_proposal_after(args, guide, capsys):
 
 def test_the_seed_is_also_that_of_a_guides_random_start(args):
     """Whatever was drawn before."""
-    first = main(replace(args, guide="recurrent", steps=1)).read_metrics()
+    first = read_metrics(main(replace(args, guide="recurrent", steps=1)).metrics)
     torch.rand(1)
-    assert main(replace(args, guide="recurrent", steps=1)).read_metrics() == first
-    assert main(replace(args, guide="recurrent", steps=1, seed=1)).read_metrics() != first
+    assert read_metrics(main(replace(args, guide="recurrent", steps=1)).metrics) == first
+    assert read_metrics(main(replace(args, guide="recurrent", steps=1, seed=1)).metrics) != first
 
 
 def test_options_of_a_guide_reach_it_and_come_back_on_resume(args, capsys):
@@ -145,8 +146,15 @@ def test_options_of_a_guide_reach_it_and_come_back_on_resume(args, capsys):
     )
     assert json.loads((folder.guide / "adapter_config.json").read_text())["r"] == 2
     assert AutoModelForCausalLM.from_pretrained(folder.path / "merged").num_parameters() > 0
-    assert restored(Steer(resume=folder.path), folder.read_arguments()).options == options
-    older = {name: value for name, value in folder.read_arguments().items() if name != "options"}
+    assert (
+        restored(Steer(resume=folder.path), read_record(folder.path)["arguments"]).options
+        == options
+    )
+    older = {
+        name: value
+        for name, value in read_record(folder.path)["arguments"].items()
+        if name != "options"
+    }
     with pytest.raises(SystemExit, match="lacks 'options'"):
         restored(Steer(resume=folder.path), older)
 

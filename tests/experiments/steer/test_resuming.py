@@ -14,7 +14,9 @@ from experiments.shared.command_line import run_script
 from experiments.shared.run_folder import RunFolder
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
+from experiments.steer.metrics import read_metrics
 from experiments.steer.report import without_folders
+from experiments.steer.resuming import read_record
 from inference.svi.checkpoint.folder_lock import FolderInUseError, locked
 from model.common.digests import check_digests
 from model.common.input_files import code_files
@@ -211,11 +213,11 @@ def test_arguments_that_are_the_runs_own_and_more_steps_are_taken(run, capsys):
     with pytest.raises(SystemExit) as end:
         run_script(main, Steer, words)
     assert end.value.code == 0, capsys.readouterr().err
-    assert [record["step"] for record in run.read_metrics()] == [1, 2, 3]
-    assert run.read_arguments()["steps"] == 3
-    assert run.read_arguments()["resume"] is None
+    assert [record["step"] for record in read_metrics(run.metrics)] == [1, 2, 3]
+    assert read_record(run.path)["arguments"]["steps"] == 3
+    assert read_record(run.path)["arguments"]["resume"] is None
     main(Steer(resume=run.path))
-    assert run.read_arguments()["steps"] == 3
+    assert read_record(run.path)["arguments"]["steps"] == 3
     with pytest.raises(SystemExit, match=r"--beta is given with --resume: 0\.3"):
         main(Steer(resume=run.path, beta=0.3))
 
@@ -259,7 +261,7 @@ def test_a_bit_of_arguments_is_not_another_run(run):
         with pytest.raises(SystemExit, match=r"arguments\.json is (not as it was written|damaged)"):
             main(Steer(resume=run.path))
     run.arguments.write_text(text)
-    assert run.read_arguments()["samples"] == 8
+    assert read_record(run.path)["arguments"]["samples"] == 8
 
 
 def test_arguments_are_written_once(run):

@@ -1,4 +1,4 @@
-"""Guides by name: build a guide with its options, save it, and load it again for its prior."""
+"""Proposal of `--sample`: a saved guide, a language model, or a guide that needs no training."""
 
 from __future__ import annotations
 
@@ -6,41 +6,44 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments.shared.refusals import blamed
-from guides import GUIDES, Guide, OtherGuideError
+from experiments.shared.refusals import FAULTS, blamed
+from experiments.shared.training import GUIDE_FILE, build_guide
+from guides import GUIDES, Fixed, Guide, OtherGuideError
 from model import LanguageModel, Prompts
-from model.common.digests import DamagedFileError, check_digests, saved_together
+from model.common.digests import DamagedFileError, check_digests
 from model.networks.source import PretrainedError
-
-FILE = "guide.json"
-
-
-def build_guide(
-    name: str, options: dict[str, Any], prior: LanguageModel, prompts: Prompts
-) -> Guide:
-    """Build a guide by name; exit if an option or the prior does not suit the guide."""
-    with blamed(f"--guide {name}"):
-        return GUIDES[name](prior, prompts, **options)
+from model.prior.named_priors import load_prior
 
 
-def save_guide(
-    folder: Path, guide: Guide, name: str, options: dict[str, Any], prompts: Prompts
-) -> None:
-    """Save a guide in its own format, with the name, options, prompts and vocabulary behind it."""
-    record = {
-        "guide": name,
-        "options": options,
-        "prompts": prompts.texts,
-        "vocabulary": prompts.vocabulary,
-    }
-    with saved_together(folder) as new:
-        guide.save_pretrained(new)
-        (new / FILE).write_text(json.dumps(record, indent=2) + "\n")
+def read_proposal(
+    proposal: Path | None,
+    guide: str,
+    options: dict[str, Any],
+    prior: LanguageModel,
+    prompts: Prompts,
+    loading: dict[str, Any],
+) -> Guide | None:
+    """Read the proposal of a sampler; None for the prior.
+
+    Args:
+        proposal: folder of a trained guide or of a language model; None for the guide by name.
+        guide: name of a guide, which is the proposal if the guide needs no training.
+        options: options of the guide.
+        prior: p0.
+        prompts: N prompts.
+        loading: settings of `load_prior`.
+    """
+    if proposal is None:
+        return None if GUIDES[guide].trains else build_guide(guide, options, prior, prompts)
+    with blamed(f"--proposal {proposal}", FAULTS):
+        if (proposal / GUIDE_FILE).is_file():
+            return load_guide(proposal, prior)
+        return Fixed(load_prior(str(proposal), **loading))
 
 
 def load_guide(folder: Path, prior: LanguageModel) -> Guide:
     """Load a guide that `save_guide` wrote; exit if it is damaged or of another prior."""
-    record = _read(folder)
+    record = _read_record(folder)
     if record.get("vocabulary") not in (None, prior.vocabulary):
         raise SystemExit(
             f"{folder} is of a guide whose tokenizer has other entries than the prior's: its token "
@@ -56,11 +59,11 @@ def load_guide(folder: Path, prior: LanguageModel) -> Guide:
     return guide
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read_record(folder: Path) -> dict[str, Any]:
     """Record beside a saved guide; exits if the record is damaged."""
     try:
         check_digests(folder)
-        record = json.loads((folder / FILE).read_bytes())
+        record = json.loads((folder / GUIDE_FILE).read_bytes())
         types = {"options": dict, "prompts": list}
         is_whole = all(isinstance(record[name], kind) for name, kind in types.items())
         is_whole = is_whole and record["guide"] in GUIDES
@@ -70,5 +73,5 @@ def _read(folder: Path) -> dict[str, Any]:
         is_whole = False
     if not is_whole:
         expected = "expected name, options and prompts of a guide as JSON"
-        raise SystemExit(f"{folder / FILE} is damaged: {expected}")
+        raise SystemExit(f"{folder / GUIDE_FILE} is damaged: {expected}")
     return record

@@ -1,0 +1,48 @@
+"""Untrained priors: a small GPT-2 with random weights, over numbered words."""
+
+from __future__ import annotations
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from model.prior.language_model import LanguageModel
+
+END = 0
+"""Token id of the end of a response."""
+
+
+def numbered_words(size: int, **settings: str) -> PreTrainedTokenizerFast:
+    """Tokenizer of the words `<end>` (token id 0), w1, w2, ...
+
+    Args:
+        size: number of words.
+        settings: settings of the tokenizer.
+    """
+    words = {"<end>": END} | {f"w{i}": i for i in range(1, size)}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="<end>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **settings)
+
+
+def untrained_prior(
+    vocab_size: int, max_new_tokens: int, *, initializer_range: float, seed: int
+) -> LanguageModel:
+    """A GPT-2 with two layers and random weights.
+
+    Args:
+        vocab_size: number of words, the end of a response included.
+        max_new_tokens: T, the largest number of tokens of a response.
+        initializer_range: standard deviation of the weights.
+        seed: random seed of the weights.
+    """
+    sizes = {"vocab_size": vocab_size, "n_positions": 16, "n_embd": 64, "n_layer": 2, "n_head": 2}
+    special = {"bos_token_id": END, "eos_token_id": END, "pad_token_id": END}
+    config = GPT2Config(**sizes, initializer_range=initializer_range, **special)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = GPT2LMHeadModel(config)
+    tokenizer = numbered_words(vocab_size, bos_token="<end>", eos_token="<end>", pad_token="<end>")
+    return LanguageModel(network, tokenizer, max_new_tokens=max_new_tokens)

@@ -1,0 +1,62 @@
+"""A saved guide is loaded whole and for its own prior, or refused."""
+
+import json
+
+import pytest
+
+from experiments.shared.training import save_guide
+from experiments.steer.proposal import load_guide
+from guides import GUIDES, FineTuned, Twisted
+from tests.model.tiny import tiny
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("lora", "adapter_model.safetensors"),
+        ("lora", "adapter_config.json"),
+        ("twisted", "guide.safetensors"),
+        ("fine-tuned", "model.safetensors"),
+    ],
+)
+def test_a_guide_that_is_not_whole_is_one_line(name, file, tmp_path):
+    prior = tiny()
+    prompts = prior.encode(["a"])
+    save_guide(tmp_path, GUIDES[name](prior, prompts), name, {}, prompts)
+    (tmp_path / "digests.json").unlink()
+    (tmp_path / file).write_bytes(b"none")
+    with pytest.raises(SystemExit, match=r"damaged|cannot load the network"):
+        load_guide(tmp_path, prior)
+    (tmp_path / file).unlink()
+    with pytest.raises(
+        SystemExit, match=rf"has no {file}|{file} is missing|cannot load the network"
+    ):
+        load_guide(tmp_path, prior)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"guide": "none", "options": {}, "prompts": []}', '{"guide": 3}']
+)
+def test_a_damaged_guide_json_is_named(tmp_path, text):
+    prior = tiny()
+    save_guide(tmp_path, FineTuned(prior), "fine-tuned", {}, prior.encode(["a"]))
+    assert load_guide(tmp_path, prior).num_trained_parameters()
+    (tmp_path / "guide.json").write_text(text)
+    with pytest.raises(SystemExit, match=r"guide\.json is not as it was saved"):
+        load_guide(tmp_path, prior)
+    (tmp_path / "digests.json").unlink()
+    with pytest.raises(SystemExit, match=r"guide\.json is damaged"):
+        load_guide(tmp_path, prior)
+    (tmp_path / "guide.json").write_text(
+        json.dumps({"guide": "fine-tuned", "options": {}, "prompts": ["a"]})
+    )
+    assert load_guide(tmp_path, prior).num_trained_parameters()
+
+
+def test_a_guide_of_other_words_of_the_same_number_is_refused(tmp_path):
+    prior, other = tiny(), tiny()
+    other.vocabulary = "of other words"
+    save_guide(tmp_path, Twisted(prior), "twisted", {}, prior.encode(["a"]))
+    assert load_guide(tmp_path, tiny()).num_trained_parameters()
+    with pytest.raises(SystemExit, match="tokenizer has other entries"):
+        load_guide(tmp_path, other)
