@@ -33,13 +33,6 @@ DOCUMENTS = [*READMES, ROOT / "CONTRIBUTING.md"]
 UNFINISHED: dict[str, set[str]] = {
     "first words": {
         "experiments/best_of_n.py",
-        "inference/reward_posterior/autoguide.py",
-        "inference/reward_posterior/calibration.py",
-        "inference/reward_posterior/ensemble.py",
-        "inference/reward_posterior/laplace.py",
-        "inference/reward_posterior/maximum.py",
-        "inference/reward_posterior/nuts.py",
-        "inference/reward_posterior/ties.py",
         "tests/experiments/steer/test_main.py",
         "tests/experiments/test_best_of_n.py",
     },

@@ -85,7 +85,7 @@ class RewardLearner:
         seed: int,
     ) -> str:
         """Run simulation-based calibration on four components and fifty comparisons: one line."""
-        if self.inference == "map":
+        if REWARD_INFERENCE[self.inference].is_point:
             return "Simulation-based calibration: none, a point has no ranks"
         comparisons = Comparisons.of(train[:50], features)
         few = min(4, features.num_features)
@@ -111,5 +111,5 @@ def held_out(
     """Test a reward on preferences that it was not learned from."""
     comparisons = Comparisons.of(preferences, posterior.features)
     assert comparisons.outcome is not None
-    prediction = predict(model, comparisons, posterior.samples, slips=True)
+    prediction = predict(model, comparisons, posterior.samples, label_noise=True)
     return calibrate(prediction, comparisons.outcome)

@@ -1,8 +1,8 @@
-"""The posterior of a reward's weights given comparisons, one algorithm a file, and the registry that scripts and tests go
-by."""
+"""Posteriors of a reward's weights given comparisons, one algorithm a file, and their registry."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -12,7 +12,6 @@ from inference.reward_posterior.ensemble import ensemble
 from inference.reward_posterior.laplace import laplace
 from inference.reward_posterior.maximum import (
     NotMaximisedError,
-    check_counts,
     check_inference,
     maximum_a_posteriori,
 )
@@ -21,16 +20,18 @@ from inference.reward_posterior.ties import tie_strength
 from model.preferences import Comparisons
 
 
-class RewardInference(NamedTuple):
-    """An entry of the registry. Calling it infers.
-
-    Attributes:
-        infer: takes a model and comparisons and, by keyword, `num_samples`, `seed` and `progress`; returns weights `[S, P]`.
-        summary: one line.
-    """
+@dataclass(frozen=True)
+class RewardInference:
+    """Entry of the registry. Calling the entry draws weights."""
 
     infer: Callable[..., Tensor]
+    """Takes a model, comparisons, `num_samples`, `seed`, `progress`; returns weights `[S, P]`."""
+
     summary: str
+    """Description in one line."""
+
+    is_point: bool = False
+    """True if the result is one point, without uncertainty: S is 1."""
 
     def __call__(
         self,
@@ -41,32 +42,27 @@ class RewardInference(NamedTuple):
         seed: int = 0,
         progress: bool = False,
     ) -> Tensor:
-        """Draws of the weights, `[S, P]`.
+        """Draw weights, `[S, P]`.
 
         Raises:
-            ValueError: if no draws are asked for or the comparisons have no outcomes, and whatever the inference raises.
-            NotANumberError: if a weight that it draws is NaN.
+            ValueError: If `num_samples` is below 1 or the comparisons have no outcomes.
+            NotANumberError: If a weight is NaN.
         """
-        check_counts(num_samples=num_samples)
-        check_inference(model, comparisons)
-        samples = self.infer(
-            model, comparisons, num_samples=num_samples, seed=seed, progress=progress
-        )
-        return check_numbers("a draw of the weights", samples)
+        check_inference(model, comparisons, num_samples=num_samples)
+        options = {"num_samples": num_samples, "seed": seed, "progress": progress}
+        return check_numbers("a draw of the weights", self.infer(model, comparisons, **options))
 
 
 REWARD_INFERENCE: dict[str, RewardInference] = {
     "map": RewardInference(
-        maximum_a_posteriori, "the point of highest density; one draw, no uncertainty"
+        maximum_a_posteriori, "the point of highest density, without uncertainty", is_point=True
     ),
     "laplace": RewardInference(laplace, "a Gaussian with the mode and the curvature there"),
     "autoguide": RewardInference(autoguide, "the closest Gaussian, by SVI"),
-    "nuts": RewardInference(
-        nuts, "Markov chain Monte Carlo: the posterior itself, and the price of it"
-    ),
+    "nuts": RewardInference(nuts, "Markov chain Monte Carlo: the posterior itself, at its cost"),
     "ensemble": RewardInference(ensemble, "maxima of bootstrap resamples with randomised priors"),
 }
-"""By name, what draws weights when called with a model and comparisons."""
+"""Inferences by name. Calling an entry with a model and comparisons draws weights."""
 
 __all__ = [
     "REWARD_INFERENCE",

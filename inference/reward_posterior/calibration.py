@@ -1,6 +1,6 @@
-"""Is a reward right about preferences that it was not trained on, and as often as it says?
+"""Calibration of a reward on held-out preferences.
 
-p = mean_s P(chosen beats rejected | w_s),   confidence = max(p, 1 - p),   correct if p > 1/2
+p   = mean_s P(chosen beats rejected | w_s),   confidence = max(p, 1 - p),   right if p > 1/2
 ECE = sum over bins of share * |accuracy - confidence|     (Guo et al. 2017, arXiv 1706.04599)
 """
 
@@ -17,21 +17,21 @@ from model.common.checks import boolean, instance, whole_number
 from model.preferences import FIRST, TIE, BradleyTerry, Comparisons, log_outcome
 from model.preferences.comparisons import check_outcome
 
-ROUNDING = 1e-6  # a mean of probabilities computed in float32 may be off by this much
+ROUNDING = 1e-6  # a mean of probabilities computed in float32 may leave [0, 1] by this much
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How a predictor of preferences did, over C comparisons that were no ties.
+    """Accuracy and calibration of predictions of C comparisons that were no ties.
 
     Attributes:
-        accuracy: the share predicted right; a probability of exactly 1/2 is half right.
-        log_loss: mean of -log p(what was preferred), nats.
-        ece: expected calibration error. Biased upward: also a calibrated predictor has `ece_by_chance`.
-        ece_by_chance: about what it would be if every confidence were right, from as many comparisons.
-        confidence: `[B]`, the mean of each bin that is not empty.
-        correct: `[B]`, the share that was right there.
-        count: `[B]`, comparisons in it.
+        accuracy: Share of right predictions; a probability of exactly 1/2 is half right.
+        log_loss: Mean of -log p(the preferred response), nats.
+        ece: Expected calibration error, biased upward: a calibrated predictor has `ece_by_chance`.
+        ece_by_chance: Approximate `ece` of a calibrated predictor on as many comparisons.
+        confidence: `[B]`, mean confidence in each bin that is not empty.
+        correct: `[B]`, share of right predictions in the bin.
+        count: `[B]`, number of comparisons in the bin.
     """
 
     accuracy: Estimate
@@ -45,93 +45,94 @@ class Calibration:
 
 @torch.no_grad()
 def predict(
-    model: BradleyTerry, comparisons: Comparisons, samples: Tensor, *, slips: bool = False
+    model: BradleyTerry, comparisons: Comparisons, samples: Tensor, *, label_noise: bool = False
 ) -> Tensor:
-    """P(first is preferred to second, given that there is no tie), averaged over weights.
+    """Predict P(first is preferred to second | no tie), averaged over weights.
 
     Args:
-        model: the program.
-        comparisons: C of them; their outcomes are not looked at.
+        model: The program.
+        comparisons: C comparisons; outcomes are not used.
         samples: `[S, P]`, weights.
-        slips: count in a known probability that the label is turned around; one that is latent cannot be.
+        label_noise: True to include a known flip probability; a latent one is not known.
 
     Returns:
         `[C]`, float64.
 
     Raises:
-        ValueError: if weights are no rows of finite numbers, or slips are latent.
+        ValueError: If `samples` are no rows of finite weights, or the flip probability is latent.
     """
-    if slips and isinstance(model.flip, tuple):
-        raise ValueError(
-            "slips=True needs a known flip probability, got a latent one: its draws are not kept"
-        )
-    flip = model.flip if slips and not isinstance(model.flip, tuple) else 0.0
     instance("model", model, BradleyTerry)
     instance("comparisons", comparisons, Comparisons)
-    boolean("slips", slips)
-    if (
-        instance("samples", samples, Tensor).dim() != 2
-        or not len(samples)
-        or not bool(samples.isfinite().all())
-    ):
+    flip = model.flip if boolean("label_noise", label_noise) else 0.0
+    if isinstance(flip, tuple):
+        raise ValueError(
+            "label_noise=True needs a known flip probability, got a latent one, whose draws are "
+            "not returned"
+        )
+    is_rows = instance("samples", samples, Tensor).dim() == 2 and len(samples) > 0
+    if not is_rows or not bool(samples.isfinite().all()):
         raise ValueError(
             f"samples have shape {tuple(samples.shape)}, expected [S, P], finite weights in rows"
         )
-    difference = model.head(comparisons.first, samples) - model.head(
-        comparisons.second, samples
-    )  # [S, C]
-    return log_outcome(difference, flip)[..., FIRST].double().exp().mean(0)
+    first, second = (model.head(f, samples) for f in (comparisons.first, comparisons.second))
+    return log_outcome(first - second, flip)[..., FIRST].double().exp().mean(0)  # [S, C] -> [C]
 
 
 def calibrate(probability: Tensor, outcome: Tensor, num_bins: int = 10) -> Calibration:
-    """Compare predictions with what was preferred; ties are left out. It does not matter which response is called the first.
+    """Compare predictions with outcomes, without ties and in either order of the two responses.
 
     Args:
-        probability: `[C]`, that the first is preferred.
+        probability: `[C]`, probabilities that the first response is preferred.
         outcome: `[C]`, `FIRST`, `SECOND` or `TIE`.
-        num_bins: of confidence, of equal width from 1/2 to 1.
+        num_bins: Number of bins of confidence, of equal width from 1/2 to 1.
 
     Raises:
-        ValueError: if probabilities or outcomes cannot be that, do not pair up, or are all of ties; if there are no bins.
+        ValueError: If probabilities or outcomes have other values, their numbers differ, all
+            outcomes are ties, or there are no bins.
     """
     num_bins = whole_number("num_bins", num_bins)
     instance("outcome", outcome, Tensor)
     if instance("probability", probability, Tensor).dim() != 1 or not len(probability):
         raise ValueError(
-            f"probability has shape {tuple(probability.shape)}, expected [C]: one for each of C > 0 comparisons"
+            f"probability has shape {tuple(probability.shape)}, expected [C]: one for each of "
+            "C > 0 comparisons"
         )
     check_outcome(outcome, len(probability))
-    odd = ~((probability >= -ROUNDING) & (probability <= 1 + ROUNDING))  # so that NaN is odd too
-    if bool(odd.any()):
-        row = int(odd.nonzero()[0])
+    # also if NaN
+    invalid = ~((probability >= -ROUNDING) & (probability <= 1 + ROUNDING))
+    if bool(invalid.any()):
+        row = int(invalid.nonzero()[0])
         raise ValueError(
-            f"probability is {probability[row].item():.6g} in comparison {row}, expected from 0 to 1"
+            f"probability is {probability[row].item():.6g} in comparison {row}, expected from 0 to "
+            "1"
         )
-    probability = probability.double().clamp(0, 1)
-    kept = outcome != TIE
-    if not bool(kept.any()):
+    is_decided = outcome != TIE
+    if not bool(is_decided.any()):
         raise ValueError(f"all {len(outcome)} comparisons are ties: there is nothing to predict")
-    p = torch.where(outcome == FIRST, probability, 1 - probability)[kept]  # of what was preferred
+    probability = probability.double().clamp(0, 1)
+    p = torch.where(outcome == FIRST, probability, 1 - probability)[is_decided]
     right = (p > 0.5).double() + 0.5 * (p == 0.5)
     confidence = torch.maximum(p, 1 - p)
     index = ((confidence - 0.5) * 2 * num_bins).long().clamp(max=num_bins - 1)
     count = torch.bincount(index, minlength=num_bins).double()
-    seen = count > 0
+    occupied = count > 0
+    count = count[occupied]
 
     def total(values: Tensor) -> Tensor:
-        return torch.zeros(num_bins, dtype=torch.float64).index_add_(0, index, values)[seen]
+        sums = torch.zeros(num_bins, dtype=torch.float64).index_add_(0, index, values)
+        return sums[occupied]
 
-    mean_confidence, mean_right = total(confidence) / count[seen], total(right) / count[seen]
-    variance = (
-        total(confidence * (1 - confidence)) / count[seen].square()
-    )  # of the share right, if calibrated
-    share = count[seen] / count.sum()
+    mean_confidence, mean_right = total(confidence) / count, total(right) / count
+    # variance of the share of right predictions, if calibrated
+    variance = total(confidence * (1 - confidence)) / count.square()
+    share = count / count.sum()
+    tiny = torch.finfo(torch.float64).tiny
     return Calibration(
         Estimate.of_mean(right[:, None]),
-        Estimate.of_mean(-p.clamp(min=torch.finfo(torch.float64).tiny).log()[:, None]),
+        Estimate.of_mean(-p.clamp(min=tiny).log()[:, None]),
         (share * (mean_right - mean_confidence).abs()).sum().item(),
         (share * (variance * 2 / math.pi).sqrt()).sum().item(),
         mean_confidence,
         mean_right,
-        count[seen],
+        count,
     )

@@ -1,11 +1,13 @@
-"""An ensemble: S maxima a posteriori, each of other data and around another prior draw (Osband et al. 2018, arXiv 1806.03335).
+"""An ensemble: S maxima a posteriori, each of resampled data and around another prior draw.
 
-    D_s  a bootstrap resample of the comparisons,   m_s ~ p(w),   w_s = argmax log p(D_s | w) + log N(w; m_s, prior_scale^2)
+    D_s  a bootstrap resample of the comparisons,   m_s ~ p(w)
+    w_s = argmax log p(D_s | w) + log N(w; m_s, prior_scale^2)
 
-The bootstrap alone, as in Coste et al. 2023 (arXiv 2310.02743), has no spread in directions of which the data say nothing,
-where all members would be at the prior's mean; the randomised prior gives them the prior's own spread there. For a linear model
-with Gaussian noise, and that noise redrawn in place of the bootstrap, the members are exact posterior draws. Here they are near
-it, but too close together where resamples are all alike: if every comparison is a tie, say.
+Osband et al. 2018, arXiv 1806.03335. The bootstrap alone (Coste et al. 2023, arXiv 2310.02743) has
+no spread in directions without data, where all members have the prior's mean; the randomised prior
+has the prior's own spread there. For a linear model whose Gaussian noise is redrawn in place of the
+bootstrap, the members are exact posterior draws. Here they are approximate, and too close together
+where all resamples are alike, such as with ties alone.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from inference import random_state
-from inference.reward_posterior.maximum import check_counts, check_inference, maximum_a_posteriori
+from inference.reward_posterior.maximum import check_inference, maximum_a_posteriori
 from model.common.checks import instance
 from model.preferences import BradleyTerry, Comparisons
 
@@ -30,38 +32,32 @@ def ensemble(
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """Draws near the posterior, each by an optimisation of its own: good for a head that has many maxima.
+    """Draw near the posterior, one optimisation each: for a head with many maxima.
 
     Args:
-        model: a `BradleyTerry`, whose prior can be moved.
-        comparisons: with their outcomes.
+        model: A `BradleyTerry`, whose prior can be moved.
+        comparisons: Comparisons with outcomes.
         num_samples: S.
-        seed: of resamples, prior draws and starting points.
-        progress: show a bar.
+        seed: Seed of resamples, prior draws and starts.
+        progress: True to show a progress bar.
 
     Returns:
         `[S, P]`.
 
     Raises:
-        NotMaximisedError: if a member does not converge.
-        ValueError: if no draws are asked for.
+        NotMaximisedError: If a member does not converge.
+        ValueError: If `num_samples` is below 1.
     """
-    check_counts(num_samples=num_samples)
-    check_inference(model, comparisons)
+    check_inference(model, comparisons, num_samples=num_samples)
     instance("model", model, BradleyTerry, why="its prior is moved from member to member")
-    center = (
-        comparisons.first.new_zeros(model.head.num_weights)
-        if model.prior_mean is None
-        else model.prior_mean
-    )
-    members = []
+    center = model.prior_mean
+    if center is None:
+        center = comparisons.first.new_zeros(model.head.num_weights)
+    count, members = len(comparisons.first), []
+    bar = tqdm(range(num_samples), desc="ensemble", unit="member", disable=not progress)
     with random_state.isolated(seed):
-        for member in tqdm(
-            range(num_samples), desc="ensemble", unit="member", disable=not progress
-        ):
+        for member in bar:
             moved = replace(model, prior_mean=center + model.prior_scale * torch.randn_like(center))
-            resampled = comparisons.select(
-                torch.randint(len(comparisons.first), (len(comparisons.first),))
-            )
+            resampled = comparisons.select(torch.randint(count, (count,)))
             members.append(maximum_a_posteriori(moved, resampled, seed=seed + member)[0])
     return torch.stack(members)

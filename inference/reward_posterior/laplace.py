@@ -1,7 +1,7 @@
-"""Laplace: N(w_MAP, H^-1), H the Hessian of minus the log joint at the maximum (MacKay 1992); Pyro's AutoLaplaceApproximation.
+"""Laplace: N(w_MAP, H^-1), H the Hessian of minus the log joint at the maximum (MacKay 1992).
 
-Exact in the limit of many comparisons, where the posterior becomes Gaussian; with few its tails are those of the prior's
-curvature.
+Exact in the limit of many comparisons, where the posterior is Gaussian. Pyro's
+AutoLaplaceApproximation.
 """
 
 from __future__ import annotations
@@ -11,16 +11,10 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.infer.autoguide import AutoLaplaceApproximation, init_to_sample
 from torch import Tensor
 
 from inference import random_state
-from inference.reward_posterior.maximum import (
-    NotMaximisedError,
-    check_counts,
-    check_inference,
-    maximise,
-)
+from inference.reward_posterior.maximum import NotMaximisedError, check_inference, point_mass
 from model.preferences import Comparisons
 
 
@@ -32,38 +26,33 @@ def laplace(
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """Draws from the Gaussian that has the posterior's mode and its curvature there.
+    """Draw from the Gaussian with the posterior's mode and its curvature there.
 
-    A latent flip probability is part of it, in unconstrained space, and left out of what is returned.
+    A latent flip probability is part of the Gaussian, in unconstrained space, and not returned.
 
     Args:
-        model: a Pyro program over comparisons with a latent site `w`.
-        comparisons: with their outcomes.
+        model: Pyro program over comparisons with a latent site `w`.
+        comparisons: Comparisons with outcomes.
         num_samples: S.
-        seed: of the starting point and of the draws.
-        progress: plays no part.
+        seed: Seed of the start and of the draws.
+        progress: Not used.
 
     Returns:
         `[S, P]`.
 
     Raises:
-        NotMaximisedError: if no maximum with curvature in all directions is found.
-        ValueError: if no draws are asked for.
+        NotMaximisedError: If there is no maximum with curvature in all directions.
+        ValueError: If `num_samples` is below 1.
     """
-    check_counts(num_samples=num_samples)
-    check_inference(model, comparisons)
+    check_inference(model, comparisons, num_samples=num_samples)
     with random_state.isolated(seed), pyro.get_param_store().scope():
-        guide = AutoLaplaceApproximation(model, init_loc_fn=init_to_sample)
-        maximise(model, guide, comparisons)
+        guide = point_mass(model, comparisons)
         try:
             gaussian = guide.laplace_approximation(comparisons)
-        except (
-            RuntimeError,
-            ValueError,
-        ) as error:  # a Cholesky factor, or a check of one, of a matrix that has none
+        except (RuntimeError, ValueError) as error:  # the Hessian has no Cholesky factor
             raise NotMaximisedError(
-                "the log density has no curvature in some direction at its maximum: the Laplace approximation does not exist. "
-                "Use nuts, or an ensemble."
+                "the log density has no curvature in some direction at its maximum: the Laplace "
+                "approximation does not exist. Use nuts, or an ensemble."
             ) from error
         with torch.no_grad():
             return torch.stack([gaussian(comparisons)["w"] for _ in range(num_samples)])

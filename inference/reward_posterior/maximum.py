@@ -1,10 +1,11 @@
-"""Maximum a posteriori: w = argmax log p(outcomes | w) + log p(w), the usual reward model with weight decay.
+"""Maximum a posteriori: w = argmax log p(outcomes | w) + log p(w), a reward with weight decay.
 
-The guide is a point mass, whose ELBO is the log joint density, without noise; so L-BFGS goes all the way, where a stochastic
-optimiser would stop somewhere near. No uncertainty is left in it: S is 1.
+The guide is a point mass, whose ELBO is the log joint density without noise, so that L-BFGS
+converges fully. The result is one point without uncertainty, S = 1.
 
-The point mass is that of Pyro's AutoLaplaceApproximation, in unconstrained space. For the weights it makes no difference; a
-latent flip probability would else have its highest density at 0, where its logarithm is not to be differentiated.
+The point mass is that of Pyro's AutoLaplaceApproximation, in unconstrained space. The weights do
+not depend on the space. A latent flip probability would otherwise have its highest density at 0,
+where the logarithm has no derivative.
 """
 
 from __future__ import annotations
@@ -25,30 +26,23 @@ from model.preferences import Comparisons
 
 
 class NotMaximisedError(ArithmeticError):
-    """The optimiser did not come to a point where the gradient vanishes."""
+    """The optimiser did not reach a point at which the gradient vanishes."""
 
 
-def check_counts(**counts: int) -> None:
-    """Refuse numbers of draws or of steps that are not whole, or less than 1.
+def check_inference(model: object, comparisons: object, **counts: int) -> None:
+    """Refuse counts below 1, a model that is no program, and comparisons without outcomes.
 
     Raises:
-        ValueError: with the first one's name.
+        TypeError: If the model cannot be called, or the comparisons are no `Comparisons`.
+        ValueError: If a count is no whole number of at least 1, or there are no outcomes.
     """
     for name, count in counts.items():
         whole_number(name, count)
-
-
-def check_inference(model: object, comparisons: object) -> None:
-    """Refuse what is no program, or what are no comparisons with outcomes.
-
-    Raises:
-        TypeError: for something else than a callable and `Comparisons`.
-        ValueError: if they have no outcomes.
-    """
     function("model", model, why="a Pyro program over comparisons, such as `BradleyTerry`")
     if instance("comparisons", comparisons, Comparisons).outcome is None:
         raise ValueError(
-            "the comparisons have no outcomes, expected those that were observed: nothing is learned without"
+            "the comparisons have no outcomes, expected those that were observed: nothing is "
+            "learned without"
         )
 
 
@@ -60,26 +54,33 @@ def maximum_a_posteriori(
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """The weights of highest posterior density (and the flip probability with them, where that is latent).
+    """Return the weights of highest posterior density, jointly with a latent flip probability.
 
     Args:
-        model: a Pyro program over comparisons with a latent site `w`.
-        comparisons: with their outcomes.
-        num_samples: plays no part: there is one point.
-        seed: of the starting point, a draw from the prior. It matters where there are several maxima, as with `MLPHead`.
-        progress: plays no part.
+        model: Pyro program over comparisons with a latent site `w`.
+        comparisons: Comparisons with outcomes.
+        num_samples: Not used: there is one point.
+        seed: Seed of the start, a prior draw; matters if there are several maxima (`MLPHead`).
+        progress: Not used.
 
     Returns:
         `[1, P]`.
 
     Raises:
-        NotMaximisedError: if L-BFGS does not converge.
+        NotMaximisedError: If L-BFGS does not converge.
     """
     check_inference(model, comparisons)
     with random_state.isolated(seed), pyro.get_param_store().scope():
-        guide = AutoLaplaceApproximation(model, init_loc_fn=init_to_sample)
-        maximise(model, guide, comparisons)
-        return guide(comparisons)["w"].detach()[None]
+        return point_mass(model, comparisons)(comparisons)["w"].detach()[None]
+
+
+def point_mass(
+    model: Callable[[Comparisons], Any], comparisons: Comparisons
+) -> AutoLaplaceApproximation:
+    """Point mass at the maximum of the joint density, from a prior draw as the start."""
+    guide = AutoLaplaceApproximation(model, init_loc_fn=init_to_sample)
+    maximise(model, guide, comparisons)
+    return guide
 
 
 def maximise(
@@ -88,13 +89,13 @@ def maximise(
     comparisons: Comparisons,
     max_steps: int = 2000,
 ) -> None:
-    """Move a guide that is a point mass to the maximum of the joint density, in place and in Pyro's current store.
+    """Move a point mass to the maximum of the joint density, in place and in Pyro's store.
 
     Raises:
-        NotMaximisedError: if the gradient does not vanish.
+        NotMaximisedError: If the gradient does not vanish.
     """
     elbo = Trace_ELBO()
-    elbo.differentiable_loss(model, guide, comparisons)  # the guide meets its parameters
+    elbo.differentiable_loss(model, guide, comparisons)  # makes the guide's parameters
     parameters = list(guide.parameters())
     optimiser = torch.optim.LBFGS(
         parameters,
@@ -114,15 +115,13 @@ def maximise(
     optimiser.step(closure)
     closure()
     slopes = [parameter.grad.abs().max() for parameter in parameters if parameter.grad is not None]
-    slope = (
-        torch.stack(slopes).max().item()
-    )  # NaN if one is, where Python's own maximum may drop it
+    slope = torch.stack(slopes).max().item()  # NaN if one is, unlike Python's own maximum
     if not slope < 1e-3:
         raise NotMaximisedError(
-            f"after up to {max_steps} steps of L-BFGS the gradient of the log density still has {slope:.1e}, expected 0. "
-            "Features may be on very different scales: standardise them; or the prior is too wide for so few comparisons."
+            f"after up to {max_steps} steps of L-BFGS the gradient of the log density still has "
+            f"{slope:.1e}, expected 0. Features may be on very different scales: standardise them; "
+            "or the prior is too wide for so few comparisons."
         )
     if slope > 1e-5:
-        warnings.warn(
-            f"L-BFGS stopped where the gradient of the log density has {slope:.1e}", stacklevel=2
-        )
+        message = f"L-BFGS stopped where the gradient of the log density has {slope:.1e}"
+        warnings.warn(message, stacklevel=2)

@@ -1,6 +1,6 @@
-"""The No-U-Turn sampler: draws from the posterior itself (Hoffman and Gelman 2014); Pyro's MCMC(NUTS).
+"""The No-U-Turn sampler: draws from the posterior itself (Hoffman and Gelman 2014).
 
-The reference for the others, at their hundredfold cost.
+The reference for the other inferences, at a hundred times their cost. Pyro's MCMC(NUTS).
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from pyro.infer.autoguide import init_to_sample
 from torch import Tensor
 
 from inference import random_state
-from inference.reward_posterior.maximum import check_counts, check_inference
-from model.common.checks import whole_number
+from inference.reward_posterior.maximum import check_inference
 from model.preferences import Comparisons
 
 
@@ -29,35 +28,33 @@ def nuts(
     warmup_steps: int | None = None,
     thinning: int = 1,
 ) -> Tensor:
-    """Draws from one chain, correlated unless thinned.
+    """Draw from one chain; draws are correlated unless thinned.
 
     Args:
-        model: a Pyro program over comparisons with a latent site `w`.
-        comparisons: with their outcomes.
+        model: Pyro program over comparisons with a latent site `w`.
+        comparisons: Comparisons with outcomes.
         num_samples: S.
-        seed: of the chain.
-        progress: show a bar; Pyro shows none where it finds itself in continuous integration.
-        warmup_steps: in which step size and mass matrix are found; default 200, or S if that is more.
-        thinning: steps of the chain for each draw.
+        seed: Seed of the chain.
+        progress: True to show a progress bar, which Pyro hides in continuous integration.
+        warmup_steps: Number of steps that adapt step size and mass matrix; default, 200 or S if
+            that is more.
+        thinning: Number of steps of the chain for each draw.
 
     Returns:
         `[S, P]`.
 
     Raises:
-        ValueError: if a number of draws or steps is less than 1.
+        ValueError: If a number of draws or steps is below 1.
     """
-    check_counts(num_samples=num_samples, thinning=thinning)
-    warmup_steps = (
-        max(200, num_samples)
-        if warmup_steps is None
-        else whole_number("warmup_steps", warmup_steps)
-    )
-    check_inference(model, comparisons)
+    counts = {"num_samples": num_samples, "thinning": thinning}
+    if warmup_steps is not None:
+        counts["warmup_steps"] = warmup_steps
+    check_inference(model, comparisons, **counts)
     with random_state.isolated(seed), pyro.get_param_store().scope():
         chain = MCMC(
             NUTS(model, init_strategy=init_to_sample),
             num_samples=num_samples * thinning,
-            warmup_steps=warmup_steps,
+            warmup_steps=max(200, num_samples) if warmup_steps is None else warmup_steps,
             disable_progbar=not progress,
         )
         chain.run(comparisons)

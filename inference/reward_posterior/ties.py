@@ -1,8 +1,9 @@
-"""How strong ties are, from the data: the nu of `BradleyTerry` that makes the outcomes most probable (empirical Bayes).
+"""Strength of ties from the data: the nu of `BradleyTerry` with the most probable outcomes.
 
-    log p(outcomes | nu) ~ log p(outcomes, w | nu) - 1/2 log det H,   at the w of highest density, up to a constant (Laplace)
+    log p(outcomes | nu) ~ log p(outcomes, w | nu) - 1/2 log det H   (Laplace, up to a constant)
 
-H is minus the Hessian there. Without the determinant nu comes out too small, by a fifth where weights are many.
+w is the point of highest density and H is minus the Hessian there. Without the determinant, nu is
+too small, by a fifth for many weights.
 """
 
 from __future__ import annotations
@@ -18,23 +19,24 @@ from model.preferences import TIE, BradleyTerry, Comparisons, LinearHead, log_ou
 
 
 def tie_strength(comparisons: Comparisons, prior_scale: float, flip: float = 0.0) -> float:
-    """The most probable nu; 0 where there are no ties. Of a linear reward, whatever the head: nu is about the annotators.
+    """Return the most probable nu of a linear reward; 0 if there are no ties.
 
     Args:
-        comparisons: with their outcomes.
-        prior_scale: of the weights, as in `BradleyTerry`.
-        flip: epsilon, as there.
+        comparisons: Comparisons with outcomes.
+        prior_scale: Prior standard deviation of the weights, as in `BradleyTerry`.
+        flip: Flip probability epsilon, as in `BradleyTerry`.
 
     Raises:
-        ValueError: if there are no outcomes, or ties alone, or a number is out of its range.
-        NotMaximisedError: if the weights of highest density are not found.
+        ValueError: If there are no outcomes, or ties alone, or a number is out of its range.
+        NotMaximisedError: If the weights of highest density are not found.
     """
     instance("comparisons", comparisons, Comparisons)
     prior_scale = positive("prior_scale", prior_scale)
     flip = finite("flip", flip, at_least=0, below=0.5)
     if comparisons.outcome is None or bool((comparisons.outcome == TIE).all()):
         raise ValueError(
-            "the comparisons have no outcomes, or ties alone: expected some in which one was preferred"
+            "the comparisons have no outcomes, or ties alone: expected some in which one was "
+            "preferred"
         )
     outcome, z = comparisons.outcome[:, None], comparisons.difference
     share = (outcome == TIE).double().mean().item()
@@ -42,34 +44,25 @@ def tie_strength(comparisons: Comparisons, prior_scale: float, flip: float = 0.0
         return 0.0
 
     def minus_log_likelihood(log_nu: float) -> float:
-        model = BradleyTerry(
-            LinearHead(z.shape[1]), prior_scale, flip=flip, tie_strength=math.exp(log_nu)
-        )
+        head, nu = LinearHead(z.shape[1]), math.exp(log_nu)
+        model = BradleyTerry(head, prior_scale, flip=flip, tie_strength=nu)
         w = maximum_a_posteriori(model, comparisons)[0]
         difference = (z @ w).requires_grad_()
         log_prob = log_outcome(difference, flip, model.tie_strength).gather(1, outcome)
+        # each probability depends on one difference, so that the sum has all derivatives
         (slope,) = torch.autograd.grad(log_prob.sum(), difference, create_graph=True)
-        (curvature,) = torch.autograd.grad(
-            slope.sum(), difference
-        )  # each probability has one difference of its own
-        precision = torch.eye(len(w), dtype=w.dtype) / prior_scale**2 - z.T @ (
-            curvature[:, None] * z
-        )
+        (curvature,) = torch.autograd.grad(slope.sum(), difference)
+        identity = torch.eye(len(w), dtype=w.dtype)
+        precision = identity / prior_scale**2 - z.T @ (curvature[:, None] * z)
         log_joint = log_prob.sum() - w.square().sum() / (2 * prior_scale**2)
         return (torch.linalg.slogdet(precision).logabsdet / 2 - log_joint).item()
 
-    at_equal_rewards = math.log(
-        2 * share / (1 - share)
-    )  # where ties are most likely, so that nu is no less
-    for width in (
-        5.0,
-        10.0,
-        20.0,
-    ):  # nats; the further apart rewards are, the stronger must be ties that are seen at all
-        high = at_equal_rewards + width
-        found = minimize_scalar(
-            minus_log_likelihood, bounds=(at_equal_rewards, high), options={"xatol": 0.01}
-        ).x
-        if found < high - 0.1:
+    # at equal rewards ties are most likely, so that nu is no less
+    low = math.log(2 * share / (1 - share))
+    # nats above: the further apart rewards are, the stronger ties must be to occur at all
+    for width in (5.0, 10.0, 20.0):
+        bounds = (low, low + width)
+        log_nu = minimize_scalar(minus_log_likelihood, bounds=bounds, options={"xatol": 0.01}).x
+        if log_nu < low + width - 0.1:
             break
-    return math.exp(found)
+    return math.exp(log_nu)

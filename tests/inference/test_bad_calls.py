@@ -394,7 +394,7 @@ CALLS: dict[str, Call] = {
             "model": TENSOR,
             "comparisons": TENSOR,
             "samples": [*TENSOR, ZERO[0], ZERO[:0], ZERO * NAN],
-            "slips": FLAG,
+            "label_noise": FLAG,
         },
     ),
     "simulation_based_calibration": (

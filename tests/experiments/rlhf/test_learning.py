@@ -20,9 +20,10 @@ def test_label_noise_counts_on_held_out_preferences(prior):
     comparisons = Comparisons.of(preferences[12:], posterior.features)
     with_noise, without = (
         calibrate(
-            predict(model, comparisons, posterior.samples, slips=slips), comparisons.outcome
+            predict(model, comparisons, posterior.samples, label_noise=label_noise),
+            comparisons.outcome,
         ).log_loss.value
-        for slips in (True, False)
+        for label_noise in (True, False)
     )
     assert held_out(model, posterior, preferences[12:]).log_loss.value == with_noise != without
 

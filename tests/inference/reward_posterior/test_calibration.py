@@ -95,11 +95,13 @@ def test_a_prediction_is_a_mean_over_weights():
     samples = torch.tensor([[1.0], [-0.5]]).double()
     expected = (torch.sigmoid(torch.tensor([2.0, -1.0])).mean()).item()
     assert predict(model, comparisons, samples).item() == pytest.approx(expected)
-    assert predict(model, comparisons, samples, slips=True).item() == pytest.approx(
+    assert predict(model, comparisons, samples, label_noise=True).item() == pytest.approx(
         0.1 + 0.8 * expected
     )
     with pytest.raises(ValueError, match="a latent one"):
-        predict(BradleyTerry(LinearHead(1), flip=(1.0, 9.0)), comparisons, samples, slips=True)
+        predict(
+            BradleyTerry(LinearHead(1), flip=(1.0, 9.0)), comparisons, samples, label_noise=True
+        )
 
 
 def exact(narrower=1.0):

@@ -29,6 +29,15 @@ COUNT = 200
 SHORT = {"autoguide": {"num_steps": 20}, "nuts": {"warmup_steps": 20}}
 """Options of a quick inference for tests that ignore the result."""
 
+SIZE = {"nuts": 300, "ensemble": 100}
+"""Number of draws of the slow inferences."""
+
+INDEPENDENT = {"laplace", "autoguide", "ensemble"}
+"""Inferences with independent draws of an approximation."""
+
+SHOWS_PROGRESS = {"autoguide", "nuts", "ensemble"}
+DISTRIBUTIONS = sorted(name for name, entry in REWARD_INFERENCE.items() if not entry.is_point)
+
 
 def data(num_features, flip=0.0):
     generator = torch.Generator().manual_seed(3)
@@ -61,7 +70,7 @@ def exact_moments(model, comparisons, num_features):
     return mean, (weight[:, None] * centred).T @ centred
 
 
-@pytest.mark.parametrize("name", sorted(set(REWARD_INFERENCE) - {"map"}))
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_moments_are_those_of_the_exact_posterior(name):
     """Mean, deviation and correlation to five standard errors of as many independent draws.
 
@@ -71,10 +80,10 @@ def test_moments_are_those_of_the_exact_posterior(name):
     model, comparisons = BradleyTerry(LinearHead(2), prior_scale=2.0, flip=0.05), data(2, 0.05)
     mean, covariance = exact_moments(model, comparisons, 2)
     deviation = covariance.diagonal().sqrt()
-    size = {"nuts": 300, "ensemble": 100}.get(name, 6000)
+    size = SIZE.get(name, 6000)
     samples = REWARD_INFERENCE[name](model, comparisons, num_samples=size)
     assert samples.shape == (size, 2)
-    error, bias = ((size / 3) ** -0.5, 0.0) if name == "nuts" else (size**-0.5, 0.25)
+    error, bias = (size**-0.5, 0.25) if name in INDEPENDENT else ((size / 3) ** -0.5, 0.0)
     assert bool(((samples.mean(0) - mean).abs() < (5 * error + bias) * deviation).all())
     assert torch.allclose(samples.std(0), deviation, rtol=5 * error / 2**0.5 + bias / 4)
     assert (
@@ -220,9 +229,9 @@ def test_a_seed_decides_nothing_is_left_behind_and_no_bar_is_drawn(name, capfd, 
     assert torch.equal(torch.get_rng_state(), state)
     assert list(pyro.get_param_store()) == ["mine"]
     assert capfd.readouterr() == ("", "")
-    assert torch.allclose(infer(seed=1), first) == (name == "map")
+    assert torch.allclose(infer(seed=1), first) == REWARD_INFERENCE[name].is_point
     infer(progress=True)
-    assert bool(capfd.readouterr().err) == (name in ("autoguide", "nuts", "ensemble"))
+    assert bool(capfd.readouterr().err) == (name in SHOWS_PROGRESS)
 
 
 def test_model_that_cannot_be_maximised_is_refused():
