@@ -33,7 +33,6 @@ DOCUMENTS = [*READMES, ROOT / "CONTRIBUTING.md"]
 UNFINISHED: dict[str, set[str]] = {
     "first words": {
         "experiments/best_of_n.py",
-        "tests/experiments/steer/test_main.py",
         "tests/experiments/test_best_of_n.py",
     },
     "evidence": {

@@ -21,7 +21,7 @@ pytestmark = [
 
 @pytest.fixture
 def start():
-    """Start a script in a process group of its own, as a shell would; nothing of it is left after the test."""
+    """Start a script in a new process group, like a shell; the test ends all of the group."""
     started = []
 
     def start_it(*words):
@@ -63,7 +63,7 @@ def group_of(group):
 
 
 def wait(until, seconds=300):
-    """Wait for what becomes true within so many seconds; machines are busy, and imports slow."""
+    """Wait until a condition holds; machines are busy, and imports slow."""
     for _ in range(seconds * 10):
         if found := until():
             return found
@@ -72,13 +72,16 @@ def wait(until, seconds=300):
 
 
 def steps_of(folder):
-    """Number of steps that the run in a folder has taken; after the seventh the checkpoint of the fifth is whole."""
+    """Number of steps of the run in a folder; after step 7 the checkpoint of step 5 is whole."""
     return sum(len(path.read_bytes().splitlines()) for path in folder.glob("runs/*/metrics.jsonl"))
 
 
 def test_sigterm_ends_a_fit_with_the_line_that_goes_on(start, tmp_path, prior):
     prior.save_pretrained(tmp_path / "prior")
-    line = "--max-new-tokens 3 --particles 4 --samples 20 --prior-draws 40 --threads 1 --checkpoint-every 5 --steps 1000000"
+    line = (
+        "--max-new-tokens 3 --particles 4 --samples 20 --prior-draws 40 --threads 1 "
+        "--checkpoint-every 5 --steps 1000000"
+    )
     words = ["--prior", tmp_path / "prior", "--prompts", "the film was", "--out", tmp_path / "runs"]
     process = start("experiments.steer", *words, *line.split())
     wait(lambda: steps_of(tmp_path) > 7 or process.poll() is not None)
@@ -93,15 +96,18 @@ def test_sigterm_ends_a_fit_with_the_line_that_goes_on(start, tmp_path, prior):
 
 
 def zoo(start, tmp_path):
-    """Two workers, both at work for hours."""
-    line = "--worlds eight-tokens --only tabular --seeds 2 --steps 1000000 --max-iter 1000000 --workers 2"
+    """Guide zoo with two workers that would run for hours."""
+    line = (
+        "--worlds eight-tokens --only tabular --seeds 2 --steps 1000000 --max-iter 1000000 "
+        "--workers 2"
+    )
     process = start("experiments.guide_zoo", *line.split(), "--out", tmp_path)
     wait(lambda: len(workers_of(process.pid)) == 2 or process.poll() is not None)
     return process
 
 
 def workers_of(pid):
-    """The processes that multiprocessing spawned for a process, but for the one that looks after its resources."""
+    """Processes that multiprocessing spawned for a process, without the resource tracker."""
     children = [child for child in group_of(pid) if (found := stat(child)) and found[1] == pid]
     return [
         child for child in children if b"spawn_main" in (PROC / str(child) / "cmdline").read_bytes()

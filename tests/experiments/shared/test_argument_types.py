@@ -1,4 +1,4 @@
-"""Every number of every script has a range beside it, and what is out of its range is refused by name."""
+"""Every number of every script has a range; a number out of range is refused by name."""
 
 import dataclasses
 import re
@@ -18,7 +18,7 @@ OUT_OF_RANGE = {
 
 
 def numbers(hint, checked=False):
-    """The numeric types within a type, each with whether a check stands beside it."""
+    """Numeric types within a type, each with True if a check stands beside the type."""
     if get_origin(hint) is Annotated:
         checked |= any(isinstance(metadata, Check) for metadata in get_args(hint)[1:])
         yield from numbers(get_args(hint)[0], checked)
@@ -44,7 +44,7 @@ def test_every_number_has_a_range(script):
 
 
 @pytest.mark.parametrize("script", NAMES)
-def test_a_number_out_of_its_range_is_refused_by_name(script):
+def test_a_number_out_of_range_is_refused_by_name(script):
     found = arguments_of(script)
     hints, defaults = get_type_hints(found, include_extras=True), found()
     for field in dataclasses.fields(found):
@@ -97,7 +97,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("value", [1e-300, 1e300])
-def test_what_float32_cannot_divide_by_is_refused(value):
+def test_number_too_small_for_a_division_in_float32_is_refused(value):
     fields = (
         ("steer", "beta"),
         ("steer", "clip_norm"),
@@ -106,7 +106,8 @@ def test_what_float32_cannot_divide_by_is_refused(value):
         ("rlhf", "prior_scale"),
     )
     for script, name in fields:
-        message = f"{option(name)} is {re.escape(repr(value))}, expected .*beyond, nothing is left but rounding"
+        given = f"{option(name)} is {re.escape(repr(value))}"
+        message = f"{given}, expected .*beyond, nothing is left but rounding"
         with pytest.raises(SystemExit, match=message):
             arguments_of(script)(**{name: (value,) if name == "betas" else value})
 

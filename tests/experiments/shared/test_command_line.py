@@ -1,4 +1,4 @@
-"""The fate of a command line: one line and exit code 2 for what is refused, a traceback for a fault of the program."""
+"""Command lines: a refusal is one line and exit code 2, a fault of the program a traceback."""
 
 import math
 import os
@@ -63,7 +63,7 @@ def test_a_script_that_ends_well_exits_with_0(capsys):
         (["--out", "\udcff"], r"--out: '\\udcff' is no text in UTF-8"),
     ],
 )
-def test_what_cannot_be_is_one_line_and_exit_code_2(words, message, capsys):
+def test_impossible_command_line_is_one_line_and_exit_code_2(words, message, capsys):
     assert code_of(never, *words) == 2
     printed = capsys.readouterr()
     assert not printed.out
@@ -97,7 +97,7 @@ def of_memory(_):
         (of_memory, "can't allocate memory"),
     ],
 )
-def test_what_the_library_refuses_is_a_line_as_well(main, message, capsys):
+def test_refusal_of_the_library_is_one_line(main, message, capsys):
     assert code_of(main) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert message in line
@@ -121,7 +121,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(main, error):
         run_script(main, Coin, [])
 
 
-def test_an_option_is_blamed_for_what_is_refused_inside():
+def test_an_option_is_blamed_for_a_refusal_inside():
     with pytest.raises(SystemExit, match="--beta: beta is -1"), blamed("--beta"):
         of_library(None)
     with pytest.raises(ValueError, match="invalid literal"), blamed("--beta"):
@@ -178,7 +178,7 @@ def test_an_interrupt_that_leaves_nothing_says_so(capsys):
 
 
 @pytest.mark.parametrize("inside", [of_library, lambda _: blamed_library()])
-def test_what_fails_late_says_how_to_go_on_as_well(inside, capsys):
+def test_late_failure_says_how_to_continue(inside, capsys):
     def main(args):
         with resume_hint(lambda: "To go on: flip"):
             inside(args)
@@ -243,7 +243,7 @@ def test_given_options_are_the_fields_that_were_named():
         ("guide_zoo", "--worlds two-modes --particles 3", "--particles has no effect"),
     ],
 )
-def test_what_would_be_ignored_is_refused(script, line, message, tmp_path, capsys):
+def test_option_without_effect_is_refused(script, line, message, tmp_path, capsys):
     (tmp_path / "file").write_text("the film was")
     words = line.replace("FILE", str(tmp_path / "file")).split()
     assert code_of(never, *words, arguments=arguments_of(script)) == 2
@@ -260,7 +260,7 @@ def test_an_unknown_option_is_refused(script, capsys):
 @pytest.mark.parametrize(
     "refusal", [SystemExit("refused"), ValueError("refused"), KeyboardInterrupt()]
 )
-def test_what_is_refused_leaves_no_folder(tmp_path, refusal):
+def test_refusal_leaves_no_folder(tmp_path, refusal):
     def main(out, text):
         with new_folder(Coin(out=out), "coin") as folder:
             assert folder.arguments.is_file()
@@ -341,7 +341,7 @@ def test_steer_names_the_option_and_leaves_no_folder(tmp_path, capsys, prior):
         assert not (tmp_path / "runs").exists(), line
 
 
-def test_a_word_with_a_sign_of_comparison_can_be_asked_for():
+def test_a_word_with_a_sign_of_comparison_is_accepted():
     with pytest.raises(SystemExit, match="or, for a word that has '=5' in it, 'words:x=5>=1'"):
         read_constraint("words:x=5")
     choice = read_constraint("words:x=5>=1")

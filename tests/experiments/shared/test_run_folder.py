@@ -15,7 +15,7 @@ def _make(parent, queue):
 
 
 def test_no_two_get_the_same_folder(tmp_path, monkeypatch):
-    """Also where each sees the folders of the others only after it has chosen a name."""
+    """Simultaneous runs get different folders, also if each sees the others late."""
     monkeypatch.setattr("time.strftime", lambda *_: "20250101-120000")
     monkeypatch.setattr(type(tmp_path), "glob", lambda *_: iter(()))
     context = multiprocessing.get_context("fork")
@@ -32,7 +32,8 @@ def test_no_two_get_the_same_folder(tmp_path, monkeypatch):
 def test_nothing_is_made_of_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(
         SystemExit,
-        match=r"--resume .*nowhere: arguments\.json is missing: expected the folder of an earlier run",
+        match=r"--resume .*nowhere: arguments\.json is missing: "
+        r"expected the folder of an earlier run",
     ):
         read_record(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()

@@ -1,4 +1,4 @@
-"""A fit that stopped early reaches the reader of every script that runs one, and a claim does not hold on it."""
+"""Early stops of a fit are printed by every script, and a claim does not hold after one."""
 
 import math
 

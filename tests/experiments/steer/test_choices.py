@@ -89,7 +89,7 @@ def test_moments_that_cannot_be_are_said(moments, fault):
         (["vader", "vader"], [], "--reward 'vader' is given twice"),
     ],
 )
-def test_what_cannot_be_is_said(rewards, constraints, fault):
+def test_impossible_choice_is_refused(rewards, constraints, fault):
     with pytest.raises(SystemExit, match=fault):
         read_choices(rewards, constraints)
 
@@ -115,7 +115,7 @@ def test_what_cannot_be_is_said(rewards, constraints, fault):
         ),
     ],
 )
-def test_what_fails_when_made_is_named(prior, text, fault):
+def test_reward_that_cannot_be_built_is_named(prior, text, fault):
     with pytest.raises(SystemExit, match=fault):
         read_reward(text).reward(prior)
 
@@ -130,8 +130,8 @@ def test_functions_of_a_file_or_a_module_are_rewards(prior, prompts, tmp_path):
     )
     (tmp_path / "beside.py").write_text("TENTH = 0.1")
     modern = (
-        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom beside import TENTH\n"
-        + MINE
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "from beside import TENTH\n" + MINE
     )
     (tmp_path / "modern.py").write_text(modern + "\n@dataclass\nclass Kept:\n    number: int\n")
     assert (

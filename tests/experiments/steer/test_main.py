@@ -1,4 +1,4 @@
-"""The main job on small priors: what it writes, that it resumes, what it refuses."""
+"""The script `steer` on small priors: files, resume, refusals."""
 
 import json
 import math
@@ -111,7 +111,7 @@ def test_every_objective_runs(args, objective):
 
 @pytest.mark.parametrize("guide", sorted(set(GUIDES) - {"fixed", "tempered"}))
 def test_every_guide_runs_and_is_a_proposal_after(args, guide, capsys):
-    """What it was is found again from its folder: the ELBO of both is the same."""
+    """A saved guide loads from the folder with the same ELBO."""
     folder = main(replace(args, guide=guide, steps=1))
     assert folder.report.is_file()
     assert "trained parameters" in capsys.readouterr().out
@@ -137,7 +137,7 @@ def test_the_seed_is_also_that_of_a_guides_random_start(args):
     assert read_metrics(main(replace(args, guide="recurrent", steps=1, seed=1)).metrics) != first
 
 
-def test_options_of_a_guide_reach_it_and_come_back_on_resume(args, capsys):
+def test_options_of_a_guide_are_used_and_restored_on_resume(args, capsys):
     options = GuideOptions(lora=type(GuideOptions().lora)(rank=2))
     folder = main(replace(args, guide="lora", options=options, merge=True, steps=2))
     assert (
@@ -159,8 +159,8 @@ def test_options_of_a_guide_reach_it_and_come_back_on_resume(args, capsys):
         restored(Steer(resume=folder.path), older)
 
 
-def test_a_table_is_found_by_its_prompt_in_another_run(args):
-    """Not by its place among that run's prompts; and a prompt that it has no table for is named."""
+def test_another_run_selects_the_table_by_prompt(args):
+    """The prompt decides, not the position; a prompt without a table is named."""
     tuned = main(replace(args, guide="mean-field", steps=1)).guide
     prior = load_prior(args.prior, **args.loading)
     guide, turned = load_guide(tuned, prior), prior.encode(args.prompts[::-1])
@@ -178,7 +178,7 @@ def test_a_guide_that_needs_no_training_is_a_proposal(args, capsys):
     assert "64 responses from tempered" in capsys.readouterr().out
 
 
-def test_learning_rates_are_those_of_what_is_chosen():
+def test_learning_rates_follow_the_choice():
     mean_field = GUIDES["mean-field"].learning_rate
     assert GUIDES["mixture"].rate({"component": "mean-field"}) == mean_field
     assert GUIDES["fine-tuned"].rate({"subset": "all"}) == 8e-5
@@ -235,7 +235,8 @@ def test_choices_that_do_not_go_together(args):
         ({"prompts": ()}, "--prompts is empty"),
         (
             {"particles": 1},
-            "--particles 1 with --objective leave-one-out: num_particles is 1, expected a whole number",
+            "--particles 1 with --objective leave-one-out: num_particles is 1, "
+            "expected a whole number",
         ),
         ({"moment": ("words:good=0.5",), "kl_budget": 1.0}, "--moment moves the posterior"),
         (

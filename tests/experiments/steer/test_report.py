@@ -1,4 +1,4 @@
-"""The report of a run says what was measured, each number in its place."""
+"""The report of a run: every measured number in the right place."""
 
 import math
 from dataclasses import replace
@@ -55,7 +55,7 @@ def report():
     )
 
 
-def test_every_number_is_in_its_place(report):
+def test_every_number_is_in_the_right_place(report):
     rows = {name: cells for name, *cells in report.rows()}
     expected = {
         "E[r]": [(10.5, 0.25), (0.5, 0.25), (20.0, 0.25)],  # r/beta times beta
@@ -77,18 +77,18 @@ def test_every_number_is_in_its_place(report):
 @pytest.mark.parametrize(
     ("start", "left", "share"), [(8.0, 2.0, "25%"), (8.0, -0.4, "-5%"), (-0.1, 0.2, "nan%")]
 )
-def test_what_is_left_is_a_share_of_what_there_was(report, start, left, share):
+def test_remaining_gap_is_a_share_of_the_first_gap(report, start, left, share):
     before = changed(report.before, kl_guide_posterior=Estimate(start, 0.1))
     after = changed(report.after, kl_guide_posterior=Estimate(left, 0.2))
-    told = replace(report, before=before, after=after).conclusion()
+    conclusion = replace(report, before=before, after=after).conclusion()
     assert (
-        f"Of the {start:.3f} nats between prior and posterior, {Estimate(left, 0.2)} are left ({share})"
-        in told
-    )
-    assert "after 12 s" in told
+        f"Of the {start:.3f} nats between prior and posterior, "
+        f"{Estimate(left, 0.2)} are left ({share})"
+    ) in conclusion
+    assert "after 12 s" in conclusion
 
 
-def test_of_constraints_the_shares_of_what_they_forbid_are_told(report):
+def test_constraints_are_reported_with_the_forbidden_shares(report):
     expectations = [
         Expectations(Estimate(value, 0.1), share, {})
         for value, share in ((1.0, 0.75), (2.0, 0.25), (3.0, 0.0))

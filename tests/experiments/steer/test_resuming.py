@@ -1,4 +1,4 @@
-"""Going on with a run: with its own arguments and its own files, others refused by name, and what runs is said first."""
+"""Resume of a run: same arguments and files, others refused by name, code named before it runs."""
 
 import json
 import re
@@ -35,7 +35,7 @@ SHORT = Steer(
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """A run that was made in a folder of its own, with a prior, prompts and rewards in files."""
+    """Run in a separate folder, with a prior, prompts and rewards in files."""
     place = tmp_path_factory.mktemp("start")
     tiny(dtype=torch.float32).save_pretrained(place / "prior")
     (place / "prompts.txt").write_text("a b\nb\n")
@@ -70,7 +70,7 @@ def start(tmp_path_factory):
 
 @pytest.fixture
 def run(start, tmp_path, monkeypatch):
-    """A copy of it, from where it was started, with its prompts named by the path that was typed."""
+    """Copy of the run at the place of its start; the prompts have the typed path."""
     shutil.copytree(start, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
     (folder,) = (tmp_path / "copy" / "runs").iterdir()
@@ -163,7 +163,7 @@ def test_another_prompts_file_is_refused(run, start):
         (start / "prompts.txt").write_text(before)
 
 
-def test_what_will_run_is_said_before_it_runs(run, capsys):
+def test_code_is_named_before_it_runs(run, capsys):
     main(Steer(resume=run.path))
     lines = capsys.readouterr().out.splitlines()
     ran = lines.index("the file of the reward runs")
@@ -201,7 +201,7 @@ def test_what_will_run_is_said_before_it_runs(run, capsys):
     ],
 )
 def test_other_arguments_beside_resume_are_refused(run, words, told, capsys):
-    """Also those that are the default, where the run's own is not."""
+    """A default value is refused too, if the run has another value."""
     with pytest.raises(SystemExit) as refused:
         run_script(main, Steer, ["--resume", str(run.path), *words])
     assert refused.value.code == 2
@@ -227,7 +227,8 @@ def test_arguments_that_are_the_runs_own_and_more_steps_are_taken(run, capsys):
     [
         (
             {"num_preferences": [3]},
-            "has 'num_preferences', expected the arguments of this script: is it the run of another",
+            "has 'num_preferences', expected the arguments of this script: "
+            "is it the run of another",
         ),
         ({"beta": None}, "lacks 'beta', expected the arguments of this script"),
         ({"prompts": 3}, "has 'prompts' 3, expected a list"),
@@ -249,7 +250,7 @@ def test_arguments_of_another_script_are_refused_by_name(run, change, told):
 
 
 def test_a_bit_of_arguments_is_not_another_run(run):
-    """Also where it would change the report alone, or more than the fit that is done."""
+    """Refused also if only the report would change, or if the fit has ended."""
     text = run.arguments.read_text()
     for one, other in (
         ('"samples": 8', '"samples": 9'),
@@ -281,7 +282,7 @@ def test_a_part_of_a_run_that_is_a_link_is_not_followed(run, name):
         main(Steer(resume=run.path))
 
 
-def test_what_kills_left_is_cleared_away_and_damaged_digests_do_not_end_a_run(run):
+def test_files_of_a_kill_are_removed_and_damaged_digests_do_not_end_a_run(run):
     (run.guide / ".saving-abc" / "inner").mkdir(parents=True)
     (run.guide / ".saving-abc" / "model.safetensors").touch()
     (run.path / ".arguments.json.0a1b2c3d.partial").touch()
@@ -313,7 +314,7 @@ def test_another_runs_checkpoint_is_refused(run, tmp_path):
         main(Steer(resume=run.path))
 
 
-def test_files_of_code_are_those_beside_it_that_are_imported(tmp_path):
+def test_files_of_code_include_imported_neighbours(tmp_path):
     (tmp_path / "reward.py").write_text(
         "import os, one\nfrom two.inner import x\nfrom .three import y\n"
     )
