@@ -96,19 +96,22 @@ class AlignmentModel:
         if both := self.rewards.keys() & self.factors.keys():
             raise ValueError(f"a reward and a factor are both named {min(both)!r}: rename one")
         for name, reward in self.rewards.items():
-            check_reward(self._label(name), reward)
+            check_reward(f"reward {name!r}", reward)
         for name, factor in self.factors.items():
-            check_callable(self._label(name), factor)
-            check_made_for_beta(self._label(name), factor, self._beta)
-        for name, piece in self._pieces():
-            check_made_for(self._label(name), piece, prior.space)
-            upper_bound_of(self._label(name), piece)
+            check_callable(f"factor {name!r}", factor)
+            check_made_for_beta(f"factor {name!r}", factor, self._beta)
+        for _, label, piece, _ in self._pieces():
+            check_made_for(label, piece, prior.space)
+            upper_bound_of(label, piece)
 
-    def _pieces(self) -> list[tuple[str, Reward | Factor]]:
-        return [*self.rewards.items(), *self.factors.items()]
-
-    def _label(self, name: str) -> str:
-        return f"{'reward' if name in self.rewards else 'factor'} {name!r}"
+    def _pieces(
+        self, beta: float | Tensor = 1.0
+    ) -> Iterator[tuple[str, str, Reward | Factor, float | Tensor]]:
+        """Name, label, reward or factor, and divisor: beta for a reward, 1 for a factor."""
+        for name, reward in self.rewards.items():
+            yield name, f"reward {name!r}", reward, beta
+        for name, factor in self.factors.items():
+            yield name, f"factor {name!r}", factor, 1.0
 
     def __call__(self, prompts: Prompts) -> Tensor:
         """Run the program. Returns the response, `[..., N, T]`."""
@@ -134,24 +137,12 @@ class AlignmentModel:
             prompts: N prompts.
             response: `[..., N, T]`, or `[..., 1, T]` for all prompts alike.
         """
-        response, beta = for_each_prompt(prompts, response), self.beta_at(prompts)
-        for name, piece in self._pieces():
-            label, value = self._label(name), self._values(name, piece, prompts, response)
-            if name in self.rewards:
-                value = check_product(label, value, value / beta, "divided by beta")
-            yield Term(name, value, self._bound(name, piece, beta))
-
-    def _values(
-        self, name: str, piece: Reward | Factor, prompts: Prompts, response: Tensor
-    ) -> Tensor:
-        values = through(partial(piece, prompts), response)
-        return check_values(self._label(name), values, response.shape[:-1])
-
-    def _bound(
-        self, name: str, piece: Reward | Factor, beta: float | Tensor
-    ) -> float | Tensor | None:
-        bound = upper_bound_of(self._label(name), piece)
-        return bound / beta if bound is not None and name in self.rewards else bound
+        response = for_each_prompt(prompts, response)
+        for name, label, piece, divisor in self._pieces(self.beta_at(prompts)):
+            value = _values(label, piece, prompts, response)
+            log_value = check_product(label, value, value / divisor, "divided by beta")
+            bound = upper_bound_of(label, piece)
+            yield Term(name, log_value, None if bound is None else bound / divisor)
 
     def log_likelihood_bound(self, prompts: Prompts) -> float | Tensor | None:
         """Largest possible log likelihood, nats; None unless every reward and factor has a bound.
@@ -159,9 +150,13 @@ class AlignmentModel:
         One number, or `[N]` if each prompt has its own beta.
         """
         beta = self.beta_at(prompts)
-        bounds = [self._bound(name, piece, beta) for name, piece in self._pieces()]
-        known = [bound for bound in bounds if bound is not None]
-        return sum(known, 0.0 / beta) if len(known) == len(bounds) else None
+        total = 0.0 / beta
+        for _, label, piece, divisor in self._pieces(beta):
+            bound = upper_bound_of(label, piece)
+            if bound is None:
+                return None
+            total = total + bound / divisor
+        return total
 
     @torch.no_grad()
     def reward(self, prompts: Prompts, response: Tensor) -> Tensor:
@@ -173,7 +168,7 @@ class AlignmentModel:
         total = torch.zeros(response.shape[:-1], dtype=torch.float64, device=response.device)
         with HardConstraintSupport():
             for name, reward in self.rewards.items():
-                total = total + self._values(name, reward, prompts, response)
+                total = total + _values(f"reward {name!r}", reward, prompts, response)
         return total
 
     @property
@@ -195,6 +190,10 @@ class AlignmentModel:
                 )
         betas = [self._beta[text] for text in prompts.texts]
         return torch.tensor(betas, dtype=torch.float64, device=prompts.ids.device)
+
+
+def _values(label: str, piece: Reward | Factor, prompts: Prompts, response: Tensor) -> Tensor:
+    return check_values(label, through(partial(piece, prompts), response), response.shape[:-1])
 
 
 def _checked_beta(beta: float | Mapping[str, float]) -> float | dict[str, float]:
