@@ -27,18 +27,16 @@ Held-out preferences test the reward, RUN/reward keeps the reward, and a guide i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from experiments.rlhf.learning import Study
-from experiments.rlhf.measure import Proxy, measure
+from experiments.rlhf.measure import measure
 from experiments.rlhf.options import RLHF
 from experiments.rlhf.own_data import Split, read_split, study_data
-from experiments.rlhf.report import CLAIM, SOURCE
+from experiments.rlhf.report import write_report
 from experiments.rlhf.simulated import gold_reward, simulate, two_worlds
-from experiments.shared import claims, page
 from experiments.shared.claims import Finding
 from experiments.shared.command_line import run_script
 from experiments.shared.refusals import blamed, resume_hint
@@ -48,7 +46,7 @@ from experiments.shared.workers import set_threads
 from guides import GUIDES
 from inference import LeaveOneOut_ELBO, fit, random_state
 from model import LanguageModel, Prompts
-from model.preferences import Features
+from model.preferences import Features, uncertain_model
 
 
 def main(args: RLHF) -> list[Finding]:
@@ -64,11 +62,7 @@ def main(args: RLHF) -> list[Finding]:
         with random_state.isolated(args.seed):
             study = learn_reward(args, prior, features, split, folder.path)
             guide_table = tune_guide(args, prior, prompts, study, folder)
-        tables = [*study.tables, guide_table]
-        text = "\n\n".join(tables)
-        if study.findings:
-            text = claims.report(CLAIM, SOURCE, tables, study.findings)
-        finish(folder, text, study.pictures)
+        write_report(folder, [*study.tables, guide_table], study.findings, study.pictures)
         return [*study.findings]
 
 
@@ -113,17 +107,16 @@ def tune_guide(
     args: RLHF, prior: LanguageModel, prompts: Prompts, study: Study, folder: RunFolder
 ) -> str:
     """Tune a guide on the learned reward and save it. Returns the table of its measurement."""
-    proxy = Proxy(study.posterior, args.aggregation, args.beta)
-    model, family = proxy.model(prior), GUIDES[args.guide]
+    model = uncertain_model(prior, study.posterior, args.aggregation, args.beta)
+    family = GUIDES[args.guide]
     guide = family(prior, prompts)
-    rate = family.learning_rate if args.learning_rate is None else args.learning_rate
     fitted = fit(
         model,
         guide,
         prompts,
         num_steps=args.steps,
         objective=LeaveOneOut_ELBO(args.particles),
-        learning_rate=rate,
+        learning_rate=args.learning_rate or family.learning_rate,
         clip_norm=1.0,
         prompts_per_step=4,
         seed=args.seed,
@@ -137,7 +130,7 @@ def tune_guide(
     )
     if fitted.stopped_early is not None:
         title += f"\nThe fit stopped early at {fitted.stopped_early}"
-    table = measure(proxy, prior, prompts, guide, args.samples, study.gold, study.sample)
+    table = measure(model, guide, prompts, args.samples, study.gold, study.sample)
     return f"{title}\n{table}"
 
 
@@ -147,17 +140,6 @@ def to_go_on(folder: RunFolder) -> str:
     if not reward.is_dir():
         return ""
     return f"To go on from its reward: python -m experiments.steer --reward preferences:{reward}"
-
-
-def finish(folder: RunFolder, text: str, pictures: Sequence[Path]) -> None:
-    """Print the report, and write it as text and as a page with the figures."""
-    (folder.path / "report.txt").write_text(text + "\n", encoding="utf-8")
-    parts = [page.preformatted(text), *(page.figure(path) for path in pictures)]
-    page.write_page(folder.report, "rlhf", parts)
-    reward = folder.path / "reward"
-    print(
-        f"{text}\n\nOpen {folder.report}; the reward is in {reward}, the guide in {folder.guide}."
-    )
 
 
 if __name__ == "__main__":

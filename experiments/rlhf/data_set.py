@@ -30,16 +30,11 @@ class TextWorld(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """Measurements of one data set.
+    """Measurements of one data set, by name.
 
-    Attributes:
-        world: name of the world.
-        num_preferences: number of preferences in the data set.
-        seed: number of the data set among those of its size.
-        measured: by name: `correlation`, `accuracy`, `ece`, `ece by chance`; and for each
-            aggregation A: `A gold KL`, gold reward at that KL; `A peak kl`, KL of the highest gold
-            reward; `A gain`, gold reward there minus that of the prior; `A fall`, gold reward lost
-            from there to the end of the curve; `A proxy rise`, proxy reward gained meanwhile.
+    For each aggregation A: `A gold KL`, gold reward at that KL; `A peak kl`, KL of the highest gold
+    reward; `A gain`, gold reward there minus that of the prior; `A fall`, gold reward lost from
+    there to the end of the curve; `A proxy rise`, proxy reward gained meanwhile.
     """
 
     world: str

@@ -38,34 +38,21 @@ class Study(NamedTuple):
 
 @dataclass(frozen=True)
 class RewardLearner:
-    """The same way from preferences to a reward for every data set.
-
-    Attributes:
-        features: phi(x), what the reward is a function of.
-        inference: a name in `REWARD_INFERENCE`.
-        head: a name in `HEADS`.
-        num_components: number of principal components of the features.
-        prior_scale: prior standard deviation of a typical response's reward, log-odds.
-        num_samples: S, number of draws of the reward.
-        flip: probability that an annotator turns a label around.
-        tie_strength: nu of the ties; None for the most probable value.
-    """
+    """One way from preferences to a reward, with options of `RLHF` of the same names."""
 
     features: Features
     inference: str
     head: str
-    num_components: int
+    components: int
     prior_scale: float
-    num_samples: int
+    reward_samples: int
     flip: float
     tie_strength: float | None
 
     def learn(self, train: Sequence[Preference], seed: int) -> tuple[BradleyTerry, RewardPosterior]:
-        """Infer the posterior of the reward: features, Pyro program, inference."""
+        """Infer the posterior of the reward."""
         texts = [text for preference in train for text in preference.texts]
-        features = StandardisedFeatures.fit(
-            self.features, texts, num_components=self.num_components
-        )
+        features = StandardisedFeatures.fit(self.features, texts, num_components=self.components)
         comparisons = Comparisons.of(train, features)
         with blamed(f"--inference {self.inference} with --head {self.head}"):
             nu = self.tie_strength
@@ -74,7 +61,7 @@ class RewardLearner:
             head = HEADS[self.head](features.num_features)
             model = BradleyTerry(head, self.prior_scale, flip=self.flip, tie_strength=nu)
             infer = REWARD_INFERENCE[self.inference]
-            samples = infer(model, comparisons, num_samples=self.num_samples, seed=seed)
+            samples = infer(model, comparisons, num_samples=self.reward_samples, seed=seed)
         return model, RewardPosterior(model.head, features, samples)
 
     def check_inference(

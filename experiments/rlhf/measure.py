@@ -2,83 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from experiments.rlhf.sweep import sweep
 from experiments.rlhf.text_sample import Gold, TextSample
 from experiments.shared.tables import text_table
 from guides import Guide
-from inference import (
-    Estimate,
-    diagnose,
-    response_distribution,
-)
-from model import AlignmentModel, LanguageModel, Prompts
-from model.preferences import AGGREGATIONS, RewardPosterior, uncertain_model
-
-
-@dataclass(frozen=True)
-class Proxy:
-    """An uncertain reward with the way to use it.
-
-    Attributes:
-        posterior: posterior of the reward.
-        aggregation: a name in `AGGREGATIONS`.
-        beta: reward per nat.
-    """
-
-    posterior: RewardPosterior
-    aggregation: str
-    beta: float
-
-    def model(self, prior: LanguageModel) -> AlignmentModel:
-        """The model whose likelihood is this reward."""
-        return uncertain_model(prior, self.posterior, self.aggregation, self.beta)
-
-    def __call__(self, texts: list[str]) -> Tensor:
-        """Rewards `[M]` of M texts: beta times the log likelihood."""
-        aggregate = AGGREGATIONS[self.aggregation]
-        return self.beta * aggregate(self.posterior(texts).cpu(), self.beta)
+from inference import Estimate, diagnose, log_likelihood_at, response_distribution
+from model import AlignmentModel, Prompts
 
 
 def measure(
-    proxy: Proxy,
-    prior: LanguageModel,
-    prompts: Prompts,
+    model: AlignmentModel,
     guide: Guide,
+    prompts: Prompts,
     num_samples: int,
     gold: Gold | None = None,
     sample: TextSample | None = None,
 ) -> str:
     """Table of rewards and KL: prior, guide, and the posterior if there is a sample for it."""
+    prior, size = model.prior, torch.Size([num_samples])
 
-    def rewards(distribution: TorchDistribution) -> list[str]:
-        response = distribution.sample(torch.Size([num_samples]))
-        texts = [text for row in prior.decode(response, prompts) for text in row]
-        scores = [score(texts) for score in (proxy, gold) if score is not None]
-        return [str(Estimate.of_mean(score.view(num_samples, -1))) for score in scores]
+    def rewards(response: Tensor) -> list[str]:
+        values = [model.beta * log_likelihood_at(model, prompts, response).cpu()]
+        if gold is not None:
+            texts = [text for row in prior.decode(response, prompts) for text in row]
+            values.append(gold(texts).view(num_samples, -1))
+        return [str(Estimate.of_mean(value)) for value in values]
 
-    proxy_reward, *gold_reward = rewards(prior(prompts))
-    rows = {"prior": [proxy_reward, "0", *gold_reward]}
-    proxy_reward, *gold_reward = rewards(response_distribution(guide, prompts))
+    proxy, *others = rewards(prior(prompts).sample(size))
+    rows = {"prior": [proxy, "0", *others]}
+    proxy, *others = rewards(response_distribution(guide, prompts).sample(size))
     diagnostics = diagnose(
-        proxy.model(prior), guide, prompts, num_samples=num_samples, num_prior_draws=num_samples
+        model, guide, prompts, num_samples=num_samples, num_prior_draws=num_samples
     )
-    rows["guide"] = [proxy_reward, str(diagnostics.kl_guide_prior), *gold_reward]
+    rows["guide"] = [proxy, str(diagnostics.kl_guide_prior), *others]
     if sample is not None:
-        rows |= posterior_row(proxy, sample)
-    return text_table(
-        ["proxy reward", "KL to the prior", *["gold reward"] * (gold is not None)], rows
-    )
-
-
-def posterior_row(proxy: Proxy, sample: TextSample) -> dict[str, list[str]]:
-    """Table row of the posterior itself, from a weighted sample of the prior."""
-    rewards, betas = proxy.posterior(sample.texts), torch.tensor([proxy.beta])
-    curve = sweep(sample, rewards, AGGREGATIONS[proxy.aggregation], betas, min_effective=0)
-    values = [f"{value.item():.3f}" for value in (curve.proxy, curve.kl, curve.gold)]
-    return {f"posterior, from draws worth {curve.effective_sample_size.item():.0f}": values}
+        responses = sample.responses
+        log_weight = log_likelihood_at(model, prompts, responses.response).cpu()
+        draws = responses.effective_sample_size(log_weight)
+        source = "all responses" if draws is None else f"draws worth {draws:.0f}"
+        estimates = [
+            responses.mean(log_weight, model.beta * log_weight),
+            responses.kl(log_weight),
+            responses.mean(log_weight, sample.gold[:, None]),
+        ]
+        rows[f"posterior, from {source}"] = [f"{estimate.value:.3f}" for estimate in estimates]
+    columns = ["proxy reward", "KL to the prior", *["gold reward"] * (gold is not None)]
+    return text_table(columns, rows)

@@ -59,26 +59,19 @@ class RLHF(Arguments):
     preferences: TextFile | None = None
     """File of preferences in JSON lines. Default: simulate preferences from a known reward."""
     prior: Name = "film-reviews"
-    """The prior p0: `film-reviews` (embedded), `smollm2`, a folder in Hugging Face format, or a
-    name on the hub."""
+    """Prior: `film-reviews`, `smollm2`, a folder in Hugging Face format, or a name on the hub."""
     encoder: Name | None = None
-    """Network for the features of the reward: any encoder in Hugging Face format. Default: the
-    hidden states of the prior."""
+    """Encoder for the features of the reward. Default: the hidden states of the prior."""
     trust_remote_code: bool = False
-    """Run the code that comes with the checkpoint of prior or encoder. Without this option such a
-    checkpoint is refused."""
+    """Run the code that comes with a checkpoint; such a checkpoint is refused otherwise."""
     components: Annotated[int, count(1, 100_000)] = 128
     """Number of principal components of the features of the reward."""
     head: HeadName = "linear"
-    """The reward as a function of the features: `linear`, or `mlp` with one hidden layer. Use
-    `mlp` with the inferences `map`, `ensemble` and `nuts`."""
+    """Reward of the features: `linear`, or `mlp` (for the inferences `map`, `ensemble`, `nuts`)."""
     prior_scale: Positive = 2.0
-    """Prior standard deviation of a typical response's reward, in log-odds. The gold reward has a
-    standard deviation of 1.1 to 1.5."""
-    inference: Annotated[
-        InferenceName,
-        tyro.conf.arg(help="Inference of the reward: " + ", ".join(REWARD_INFERENCE)),
-    ] = "laplace"
+    """Prior standard deviation of a typical response's reward, log-odds; gold has 1.1 to 1.5."""
+    inference: InferenceName = "laplace"
+    """Inference of the reward."""
     reward_samples: Annotated[int, count(1, 100_000)] = 64
     """Number of draws S of the reward."""
     aggregation: AggregationName = "lower-bound"
@@ -100,8 +93,7 @@ class RLHF(Arguments):
     gold_scale: Annotated[float, number(at_least=-1e6, at_most=1e6), SIMULATED] = 4.0
     """Log-odds that a sentiment of 1 is preferred to a sentiment of 0."""
     tie_strength: Positive | None = None
-    """Strength nu of ties, with --preferences. At 1 two responses of equal reward tie as often as
-    either wins. Default: the most probable strength."""
+    """Strength of ties; at 1, equal rewards tie as often as either wins. Default: most probable."""
     flip: Annotated[float, number(at_least=0, below=0.5, why="at 1/2 labels would say nothing")] = (
         0.0
     )

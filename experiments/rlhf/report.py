@@ -1,16 +1,19 @@
-"""Tables, mean curves and findings over the simulated data sets."""
+"""Report: tables, mean curves and findings over the simulated data sets."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from experiments.rlhf.data_set import KLS, Run
 from experiments.rlhf.sweep import Curve
+from experiments.shared import claims, page
 from experiments.shared.claims import Finding
+from experiments.shared.run_folder import RunFolder
 from experiments.shared.tables import cell, mean_and_error, text_table
 from model.preferences import AGGREGATIONS
 
@@ -121,3 +124,17 @@ def certainly_positive(values: Iterable[float]) -> bool:
     """True if the mean is over two standard errors above 0; False for fewer than two values."""
     mean, error = mean_and_error([{"value": value} for value in values], "value")
     return mean - 2 * error > 0
+
+
+def write_report(
+    folder: RunFolder, tables: Sequence[str], findings: Sequence[Finding], pictures: Sequence[Path]
+) -> None:
+    """Print the report, and write it as text and as a page with the figures."""
+    text = claims.report(CLAIM, SOURCE, tables, findings) if findings else "\n\n".join(tables)
+    (folder.path / "report.txt").write_text(text + "\n", encoding="utf-8")
+    parts = [page.preformatted(text), *(page.figure(path) for path in pictures)]
+    page.write_page(folder.report, "rlhf", parts)
+    reward = folder.path / "reward"
+    print(
+        f"{text}\n\nOpen {folder.report}; the reward is in {reward}, the guide in {folder.guide}."
+    )

@@ -23,16 +23,10 @@ from experiments.rlhf.text_sample import TextSample
 
 
 class Curve(NamedTuple):
-    """Posteriors of one proxy over B values of beta, by rising KL, without those of few draws.
+    """Posteriors of one proxy by rising KL, each field `[B]`; KL in nats, sample size in draws.
 
-    With all responses listed, the curve reaches the limit beta -> 0, where p* is one response.
-
-    Attributes:
-        beta: `[B]`, reward per nat.
-        kl: `[B]`, KL(p* || p0), nats.
-        gold: `[B]`, expected gold reward.
-        proxy: `[B]`, expected proxy reward.
-        effective_sample_size: `[B]`, draws; infinite with all responses listed.
+    With all responses listed, the effective sample size is infinite, and the curve reaches the
+    limit beta -> 0, where p* is one response.
     """
 
     beta: Tensor
@@ -42,10 +36,7 @@ class Curve(NamedTuple):
     effective_sample_size: Tensor
 
     def gold_at(self, kl: float) -> float:
-        """Gold reward at a KL in nats, interpolated.
-
-        Beyond the end of the curve: the gold reward of the limit if there is one, otherwise NaN.
-        """
+        """Gold reward at a KL in nats, interpolated; NaN beyond a curve without limit."""
         beyond = self.gold[-1].item() if self.has_limit else math.nan
         return float(np.interp(kl, self.kl.numpy(), self.gold.numpy(), left=math.nan, right=beyond))
 

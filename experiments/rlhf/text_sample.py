@@ -21,14 +21,7 @@ Gold = Callable[[list[str]], Tensor]
 
 @dataclass(frozen=True)
 class TextSample:
-    """A weighted sample of the prior for one prompt, as texts with their gold rewards.
-
-    Attributes:
-        prompt: beginning of every text.
-        texts: M texts, each a prompt and a response.
-        responses: the same M responses with their weights under the prior.
-        gold: `[M]`, gold rewards.
-    """
+    """A weighted sample of the prior for one prompt: M texts, responses, and gold rewards `[M]`."""
 
     prompt: str
     texts: list[str]
@@ -50,14 +43,10 @@ class TextSample:
         prompts = prior.encode([prompt])
         sample = sample_prior(AlignmentModel(prior, {}, beta=1.0), prompts, num_draws)
         texts = [row[0] for row in prior.decode(sample.response, prompts)]
-        log_prior_weight, log_likelihood = (
-            sample.log_prior_weight.cpu(),
-            sample.log_likelihood.cpu(),
-        )
-        responses = replace(
-            sample, log_prior_weight=log_prior_weight, log_likelihood=log_likelihood
-        )
-        return cls(prompt, texts, responses, gold(texts))
+        weights = {
+            name: getattr(sample, name).cpu() for name in ("log_prior_weight", "log_likelihood")
+        }
+        return cls(prompt, texts, replace(sample, **weights), gold(texts))
 
     @property
     def prob(self) -> Tensor:
@@ -78,15 +67,13 @@ class TextSample:
     def preferences(
         self, num_pairs: int, flip: float = 0.0, without: Iterable[Preference] = ()
     ) -> list[Preference]:
-        """Pairs of different texts from the prior, with Bradley-Terry labels on their gold rewards.
+        """Pairs of texts from the prior, with Bradley-Terry labels on their gold rewards.
 
-        Args:
-            num_pairs: number of preferences.
-            flip: probability that a label is turned around.
-            without: preferences whose pairs of texts are not drawn again.
+        The texts of a pair differ, and are not empty. No pair is in `without`. A label is turned
+        around with probability `flip`.
 
         Raises:
-            ValueError: if too few pairs are different, new and without an empty text.
+            ValueError: if too few such pairs are drawn.
         """
         judged = {frozenset(preference.texts) for preference in without}
         first, second = self._pairs(num_pairs, judged)
