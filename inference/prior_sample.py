@@ -29,7 +29,7 @@ from inference.samplers.acceptance import accepted_at, check_bound, check_log_bo
 from inference.samplers.posterior import NoSupportError
 from inference.samplers.proposal import draw
 from model import Prompts, ResponseDistribution
-from model.common.checks import boolean, instance, positive, whole_number
+from model.common.checks import boolean, finite, instance, positive, whole_number
 from model.common.thread_lock import one_thread
 
 FEW = 30
@@ -155,6 +155,30 @@ class PriorSample:
             mean = self.mean(log_weight, self.log_likelihood)
             points.append((self.kl(log_weight).value, mean.value))
         return points
+
+    def frontier_at(self, kl: float) -> float:
+        """Largest E_p[log likelihood] of all p with this KL(p || p0), nats, averaged over prompts.
+
+        The posterior of another beta has it. Beyond the KL of all those posteriors, it is the
+        largest log likelihood.
+
+        Args:
+            kl: KL(p || p0), nats.
+        """
+        kl = finite("kl", kl)
+
+        def is_nearer(factor: float) -> bool:
+            return self.kl(self.log_likelihood * factor).value < kl
+
+        low, high = 0.0, 1.0
+        while is_nearer(high):
+            low, high = high, 2 * high
+            if high > 1e9:
+                return self.log_likelihood.amax(0).mean().item()
+        for _ in range(80):
+            middle = (low + high) / 2
+            low, high = (middle, high) if is_nearer(middle) else (low, middle)
+        return self.frontier([high])[0][1]
 
     def effective_sample_size(self, log_weight: Tensor) -> float | None:
         """Lowest effective sample size over prompts, for p ~ p0 w; None on an enumeration."""

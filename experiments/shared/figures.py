@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from inference import PriorSample
+from inference import Estimate, PriorSample
 
 PRIOR, GUIDE, POSTERIOR = "#7a7a7a", "#1f5fa8", "#c4451c"
 
@@ -64,3 +64,28 @@ def plot_frontier(axes: Axes, prior_sample: PriorSample, beta: float) -> float:
     title = "Reward against distance from the prior"
     axes.set(xlabel="KL(q || p0), nats", ylabel="E[r]", title=title)
     return kl_posterior
+
+
+def plane_figure(
+    sample: PriorSample, places: Mapping[str, tuple[Estimate, Estimate]], title: str
+) -> tuple[Figure, Axes]:
+    """Reward against KL to the prior: the posteriors of all beta, and distributions ± 2 errors.
+
+    Args:
+        sample: sample of the prior with the reward as the log likelihood.
+        places: KL(q || p0), nats, and E[r] by name.
+        title: title.
+    """
+    figure, axes = new_axes()
+    label = "posteriors for every beta: the frontier"
+    frontier = sample.frontier(np.logspace(-3, 2, 80))
+    axes.plot(*zip(*frontier, strict=True), color=POSTERIOR, label=label)
+    for (name, (kl, reward)), color in zip(places.items(), palette(len(places)), strict=True):
+        error, kl_error = 2 * np.nan_to_num([reward.standard_error, kl.standard_error])
+        place = [kl.value], [reward.value], [error], [kl_error]
+        axes.errorbar(*place, color=color, fmt="o", markersize=4, label=name)
+    furthest = max((kl.value for kl, _ in places.values()), default=0.0) or 1.0
+    axes.set(xlim=(-0.05 * furthest, 1.1 * furthest), title=title)
+    axes.set(xlabel="KL(q || p0), nats", ylabel="E[r]")
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    return figure, axes

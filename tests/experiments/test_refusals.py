@@ -2,8 +2,8 @@
 
 import pytest
 
-from experiments import best_of_n
 from experiments.agents import __main__ as agents
+from experiments.best_of_n import __main__ as best_of_n
 from experiments.shared.argument_types import check_only
 from experiments.shared.training import build_guide
 from experiments.shared.workers import _run_in_worker, some_jobs
@@ -22,14 +22,14 @@ def test_only_takes_each_name_once_and_leaves_something_to_run():
 @pytest.mark.parametrize(
     ("sizes", "draws", "message"),
     [
-        ((1,), 4096, "--sizes has no n but 1"),
+        ((1,), 4096, "--sizes has only 1"),
         ((2, 29), 64, "--sizes has 29, expected at most 28 with --draws 64"),
     ],
 )
 def test_best_of_n_needs_groups_that_the_draws_can_make(sizes, draws, message, tmp_path):
     with pytest.raises(SystemExit, match=message):
         best_of_n.main(best_of_n.BestOfN(sizes=sizes, draws=draws, out=tmp_path / "runs"))
-    best_of_n.check(best_of_n.BestOfN(sizes=(2, 28), draws=64))
+    best_of_n.check((2, 28), 64)
     assert not (tmp_path / "runs").exists()
 
 

@@ -251,6 +251,7 @@ CALLS: dict[str, Call] = {
         {"factors": [1.0]},
         {"factors": [3, None, [0], [-1.0], [NAN], ["1"], [True]]},
     ),
+    "PriorSample.frontier_at": (BANK.frontier_at, {"kl": 0.1}, {"kl": [*NUMBER, None]}),
     "PriorSample.of_draws": (
         PriorSample.of_draws,
         {"response": RESPONSE, "log_likelihood": ZERO},

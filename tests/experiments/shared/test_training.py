@@ -1,14 +1,16 @@
 """Early stops of a fit are printed by every script, and a claim does not hold after one."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from experiments import (
-    best_of_n,
     binary_reward,
     collapse_text,
+    distillation,
+    distillation_text,
 )
 from experiments.agents import __main__ as agents
 from experiments.collapse import __main__ as collapse
@@ -33,7 +35,7 @@ def model(prior):
     return AlignmentModel(prior, TextReward(Pattern.of_words("not"), prior), beta=0.5)
 
 
-def test_tuned_guides_tell_that_they_are_not(model, prompts):
+def test_a_fit_that_stops_early_is_in_the_list(model, prompts):
     with early_stops() as stops:
         train(FineTuned(model.prior), model, prompts, Diverges(), 3, learning_rate=1e-3, seed=7)
     assert len(stops) == 1
@@ -58,17 +60,6 @@ def test_no_claim_holds_on_a_guide_that_was_not_trained():
     assert verdict(findings).startswith(
         "The claim did NOT hold, 1 of 2 findings failed: FineTuned: stopped early at step 3"
     )
-
-
-@pytest.fixture
-def stopped(model, prompts):
-    """A part of a script, whose fit stops early."""
-
-    def part(*_, **__):
-        train(FineTuned(model.prior), model, prompts, Diverges(), 1, learning_rate=1e-3)
-        return "a table", []
-
-    return part
 
 
 def check_report(findings, printed, guide="FineTuned"):
@@ -104,11 +95,18 @@ def test_collapse_reports_it(script, arguments, monkeypatch, tmp_path, capsys, p
     check_report(script.main(arguments(steps=1, draws=16)), capsys.readouterr().out)
 
 
-def test_best_of_n_reports_it(monkeypatch, tmp_path, capsys, stopped):
-    for part in ("on_grammar", "on_text"):
-        monkeypatch.setattr(best_of_n, part, stopped)
-    monkeypatch.setattr(best_of_n, "grammar_prior", lambda **_: None)
-    check_report(best_of_n.main(best_of_n.BestOfN(out=tmp_path)), capsys.readouterr().out)
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        (distillation, partial(distillation.Distillation, seeds=1)),
+        (distillation_text, distillation_text.DistillationText),
+    ],
+)
+def test_distillation_reports_it(script, arguments, monkeypatch, tmp_path, capsys, prior):
+    monkeypatch.setattr(script, "LeaveOneOut_ELBO", Diverges)
+    for name in {"grammar_prior", "load_prior"} & vars(script).keys():
+        monkeypatch.setattr(script, name, lambda *_, **__: prior)
+    check_report(script.main(arguments(steps=1, out=tmp_path)), capsys.readouterr().out)
 
 
 @pytest.mark.slow

@@ -1,0 +1,86 @@
+"""Distillation of best of n: shares of the distance, and findings that fail with the claim."""
+
+import pytest
+import torch
+
+from experiments import distillation, distillation_text
+from experiments.distillation import Distillation, log_ratio, main
+from experiments.guide_zoo.family_optimum import family_optimum
+from guides import Fixed, Tabular
+from inference import Enumeration
+from model import AlignmentModel, LanguageModel, TextReward, vader_sentiment
+
+
+@pytest.fixture
+def grammar(prior, monkeypatch):
+    """The grammar with 91 responses."""
+    prior = LanguageModel(prior.network, prior.tokenizer, max_new_tokens=2)
+    monkeypatch.setattr(distillation, "grammar_prior", lambda **_: prior)
+    return prior
+
+
+def kl(log_prob, log_target):
+    return (log_prob.exp() * (log_prob - log_target)).sum().item()
+
+
+def test_log_ratio_by_hand():
+    """Best of two of four responses, two of them with the same reward."""
+    truth = Enumeration.__new__(Enumeration)
+    prob = torch.tensor([[0.4], [0.3], [0.2], [0.1]], dtype=torch.float64)
+    truth.log_prior = prob.log()
+    truth.log_likelihood = torch.tensor([[0.0], [1.0], [1.0], [2.0]], dtype=torch.float64)
+    zero, two = 0.4**2, 1 - 0.9**2
+    one = 1 - zero - two
+    ratio = torch.tensor([[zero / 0.4], [one / 0.5], [one / 0.5], [two / 0.1]]).double()
+    assert torch.allclose(log_ratio(truth, 2), ratio.log(), atol=1e-12)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_distillation_leaves_a_share_of_the_prior_s_kl(
+    learned, grammar, tmp_path, capsys, monkeypatch
+):
+    """KL(q || best of n) over KL(p0 || best of n), of guides that have learned some of it or none."""
+    reward, prompts = TextReward(vader_sentiment, grammar), grammar.encode(["the film was"])
+    truth = Enumeration(AlignmentModel(grammar, reward, 1.0), prompts)
+    guide = Fixed(grammar)
+    if learned:  # the best of 4 is near this posterior
+        posterior = Enumeration(AlignmentModel(grammar, reward, 0.52), prompts)
+        guide = family_optimum(
+            posterior, lambda: Tabular(grammar, prompts), "reverse", max_iter=40
+        ).guide
+    monkeypatch.setattr(distillation, "train", lambda *_, **__: guide)
+    findings = main(Distillation(sizes=(4,), betas=(0.6,), seeds=2, out=tmp_path))
+    best = truth.log_prior + log_ratio(truth, 4)
+    left, start = kl(truth.log_guide(guide), best), kl(truth.log_prior, best)
+    statement = f"distillation leaves {left / start:.3g} ± 0 of KL(p0 || best of 4)"
+    assert findings[-1].statement.startswith(statement)
+    assert findings[-1].held == learned == (left < 0.2 * start)
+    [row] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("distilled")]
+    assert f"{left:.3g} ± 0" in row
+    assert all(finding.held for finding in findings[:-1])
+
+
+def test_a_guide_above_the_posteriors_is_a_failed_finding(grammar, tmp_path, monkeypatch):
+    monkeypatch.setattr(distillation, "train", lambda *_, **__: Fixed(grammar))
+    place = {"KL(q||p0)": 0.5, "E[r]": 0.7, "posterior's E[r]": 0.6, "KL(q||target)": 0.1}
+    monkeypatch.setattr(distillation, "measure", lambda *_: place)
+    findings = main(Distillation(sizes=(2,), betas=(0.6,), seeds=1, out=tmp_path))
+    assert not findings[0].held
+    assert findings[0].statement.startswith("no guide is above the posteriors")
+
+
+@pytest.mark.slow
+def test_script(prior, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(distillation, "grammar_prior", lambda **_: prior)
+    args = Distillation(sizes=(4,), betas=(0.6,), steps=3, seeds=2, out=tmp_path)
+    assert [finding.held for finding in main(args)] == [True, False], "3 steps do not distil"
+    assert "did NOT hold" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.rglob("*.svg")} == {"grammar.svg"}
+
+
+@pytest.mark.slow
+def test_script_on_text(tmp_path, capsys):
+    args = distillation_text.DistillationText(steps=1, draws=320, out=tmp_path)
+    assert [finding.held for finding in distillation_text.main(args)] == [True, True]
+    assert "posterior's E[r]" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.rglob("*.svg")} == {"text.svg"}
