@@ -21,34 +21,29 @@ from model import LanguageModel, Prompts
 
 @dataclass(frozen=True)
 class Family:
-    """Entry of the registry of guides. Calling the entry builds a guide."""
+    """Entry of the registry of guides. Calling the entry builds a guide.
+
+    Attributes:
+        make: Builds a guide from the prior, the prompts if `takes_prompts`, and options.
+        summary: Description in one line.
+        learning_rate: Peak rate of Adam that suits the embedded prior; 0 if nothing trains.
+        learning_rates: Rates that replace `learning_rate`, by the option and its value.
+        options: Dataclass of the options of a command line, each with its help; None if none.
+        takes_prompts: True if the guide is built for a fixed set of prompts.
+        has_hidden: True if the guide reveals hidden states, which a value function reads.
+        has_twist: True if the guide reveals a twist, which contrastive twist learning trains.
+        can_merge: True if `merged` turns the guide into a language model of its own.
+    """
 
     make: Callable[..., Guide]
-    """Builds a guide from the prior, the prompts if `takes_prompts`, and the options by keyword."""
-
     summary: str
-    """Description in one line."""
-
     learning_rate: float = 0.0
-    """Peak learning rate of Adam that suits the embedded prior; 0 if nothing trains."""
-
     learning_rates: Mapping[tuple[str, str], float] = field(default_factory=dict)
-    """Learning rates that replace `learning_rate`, by the option and the value that need them."""
-
     options: type | None = None
-    """Dataclass of the options that a command line can set, each with its help; None if none."""
-
     takes_prompts: bool = False
-    """True if the guide is built for a fixed set of prompts."""
-
     has_hidden: bool = False
-    """True if the guide reveals hidden states, which a value function reads."""
-
     has_twist: bool = False
-    """True if the guide reveals a twist, which contrastive twist learning trains."""
-
     can_merge: bool = False
-    """True if `merged` turns the guide into a language model of its own."""
 
     @property
     def trains(self) -> bool:

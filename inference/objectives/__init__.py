@@ -31,35 +31,30 @@ from model.common.checks import whole_number
 
 @dataclass(frozen=True)
 class Objective:
-    """Entry of the registry of objectives. Calling the entry builds the objective."""
+    """Entry of the registry of objectives. Calling the entry builds the objective.
+
+    Attributes:
+        make: Builds the objective from `num_particles` and options, by keyword.
+        summary: Description in one line.
+        supports_hard_constraints: True if the objective learns from impossible responses, of log
+            likelihood -inf; the others refuse them.
+        min_particles: Fewest particles per prompt that give a gradient.
+        max_prompts: Largest number of prompts in a step; None for any number.
+        needs_hidden: True if the guide must reveal hidden states.
+        needs_twist: True if the guide must reveal a twist.
+        guide: Family in `GUIDES` on which comparisons run the objective.
+        target: Distribution at which the objective has its minimum: `posterior` or `best of n`.
+    """
 
     make: Callable[..., ELBO]
-    """Builds the objective from `num_particles` and options, by keyword."""
-
     summary: str
-    """Description in one line."""
-
     supports_hard_constraints: bool = False
-    """True if the objective learns from impossible responses (log-likelihood -inf); the others
-    refuse them."""
-
     min_particles: int = 2
-    """Fewest particles per prompt that give a gradient."""
-
     max_prompts: int | None = None
-    """Largest number of prompts in a step; None for any number."""
-
     needs_hidden: bool = False
-    """True if the guide must reveal hidden states."""
-
     needs_twist: bool = False
-    """True if the guide must reveal a twist."""
-
     guide: str = "fine-tuned"
-    """Family in `GUIDES` on which comparisons run the objective."""
-
     target: str = "posterior"
-    """Distribution at which the objective has its minimum: `posterior` or `best of n`."""
 
     def __call__(self, **options: Any) -> ELBO:
         return self.make(**options)

@@ -22,16 +22,17 @@ from model.preferences import Comparisons
 
 @dataclass(frozen=True)
 class RewardInference:
-    """Entry of the registry. Calling the entry draws weights."""
+    """Entry of the registry. Calling the entry draws weights.
+
+    Attributes:
+        infer: Function of a model and comparisons that returns weights `[S, P]`.
+        summary: Description in one line.
+        is_point: True if the result is one point, without uncertainty: S is 1.
+    """
 
     infer: Callable[..., Tensor]
-    """Takes a model, comparisons, `num_samples`, `seed`, `progress`; returns weights `[S, P]`."""
-
     summary: str
-    """Description in one line."""
-
     is_point: bool = False
-    """True if the result is one point, without uncertainty: S is 1."""
 
     def __call__(
         self,

@@ -31,8 +31,7 @@ def laplace(
     A latent flip probability is part of the Gaussian, in unconstrained space, and not returned.
 
     Args:
-        model: Pyro program over comparisons with a latent site `w`.
-        comparisons: Comparisons with outcomes.
+        model, comparisons: See `maximum_a_posteriori`.
         num_samples: S.
         seed: Seed of the start and of the draws.
         progress: Not used.

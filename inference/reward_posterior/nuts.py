@@ -31,8 +31,7 @@ def nuts(
     """Draw from one chain; draws are correlated unless thinned.
 
     Args:
-        model: Pyro program over comparisons with a latent site `w`.
-        comparisons: Comparisons with outcomes.
+        model, comparisons: See `maximum_a_posteriori`.
         num_samples: S.
         seed: Seed of the chain.
         progress: True to show a progress bar, which Pyro hides in continuous integration.

@@ -27,24 +27,24 @@ TEMPERATURES, MOVES = 8, 2
 
 @dataclass(frozen=True)
 class Sampler:
-    """Entry of the registry of samplers. Calling the entry samples."""
+    """Entry of the registry of samplers. Calling the entry samples.
+
+    Attributes:
+        sample: Takes a model and prompts, `guide` (the proposal; None for the prior) and
+            `num_samples`, the number of responses drawn for each prompt.
+        summary: Description in one line.
+        target: Distribution to which the weighted responses converge: `posterior`, `near the
+            posterior` or `best of n`.
+        lists_all: True if the sampler lists all responses and ignores `num_samples`.
+        needs_bound: True if `sample` needs `log_bound` where the model states no bound or a guide
+            proposes.
+    """
 
     sample: Callable[..., Posterior]
-    """Takes a model and prompts, `guide` (the proposal; None for the prior) and `num_samples`, the
-    number of responses drawn for each prompt."""
-
     summary: str
-    """Description in one line."""
-
     target: str = "posterior"
-    """Distribution to which the weighted responses converge: `posterior`, `near the posterior` or
-    `best of n`."""
-
     lists_all: bool = False
-    """True if the sampler lists all responses and ignores `num_samples`."""
-
     needs_bound: bool = False
-    """True if `sample` needs `log_bound` where the model states no bound or a guide proposes."""
 
     def __call__(
         self,

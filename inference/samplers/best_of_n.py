@@ -42,11 +42,9 @@ def best_of_n(
 
     Args:
         model: Pyro program with the site `response` and factors, whose sum ranks the draws.
-        prompts: N prompts.
-        guide: Pyro program with the site `response`, the proposal; None for the prior.
+        prompts, guide, chunk: See `importance_sampling`.
         num_samples: Number of draws for each prompt; a last group that is not full is not drawn.
         n: Number of draws in a group. Ties are broken uniformly at random.
-        chunk: Largest number of draws computed at a time, for each prompt.
 
     Returns:
         `response` `[num_samples // n, N, T]`, independent draws from pi_n; `log_weight` 0; `log_z`

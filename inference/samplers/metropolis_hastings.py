@@ -151,9 +151,7 @@ def metropolis_hastings(
     """Run `num_chains` chains for each prompt through `pyro.infer.MCMC`.
 
     Args:
-        model: Pyro program with the site `response` and factors.
-        prompts: N prompts.
-        guide: Pyro program with the site `response`, the proposal q; None for the prior.
+        model, prompts, guide: See `importance_sampling`.
         num_samples: Number of responses drawn for each prompt: chains times steps, of which the
             first is the start. Redraws of impossible starts come on top.
         num_chains: C, for each prompt. Few long chains forget their start; many short ones are

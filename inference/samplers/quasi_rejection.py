@@ -44,14 +44,11 @@ def quasi_rejection_sampling(
     """Draw from the guide or the prior, and accept each draw with probability min(1, w/b).
 
     Args:
-        model: Pyro program with the site `response` and factors.
-        prompts: N prompts.
-        guide: Pyro program with the site `response`, the proposal q; None for the prior.
+        model, prompts, guide, chunk: See `importance_sampling`.
         num_samples: Number of draws for each prompt.
         log_bound: log b, nats, a number or `[N]`. None for the 0.99 quantile of the log weights of
             a pilot, the first quarter of the draws, for each prompt. The pilot is not returned: a
             bound that depended on the draws it judges would bias them.
-        chunk: Largest number of draws computed at a time, for each prompt.
 
     Returns:
         `response` `[M, N, T]`, all draws after the pilot. `log_weight` `[M, N]`, 0 if accepted,

@@ -35,13 +35,10 @@ def rejection_sampling(
     """Draw from the guide or the prior, and accept each draw with probability w/b.
 
     Args:
-        model: Pyro program with the site `response` and factors.
-        prompts: N prompts.
-        guide: Pyro program with the site `response`, the proposal q; None for the prior.
+        model, prompts, guide, chunk: See `importance_sampling`.
         num_samples: M, number of draws for each prompt; about M Z/b of them are accepted.
         log_bound: log b, nats, above all log w, a number or `[N]`. None for
             `AlignmentModel.log_likelihood_bound`, if that is known and the prior proposes.
-        chunk: Largest number of draws computed at a time, for each prompt.
 
     Returns:
         `response` `[M, N, T]`, all draws. `log_weight` `[M, N]`, 0 if accepted, -inf if rejected;

@@ -16,9 +16,8 @@ from inference import OBJECTIVES, FusedOptimizer, diagnose, fit, response_distri
 from model import AlignmentModel, LanguageModel, TextReward
 from tests.model.tiny import NETWORKS, PROMPTS, tiny, tiny_tokenizer
 
-assert_close = partial(
-    torch.testing.assert_close, atol=1e-5, rtol=0
-)  # llama norms its activations in float32
+# llama norms its activations in float32
+assert_close = partial(torch.testing.assert_close, atol=1e-5, rtol=0)
 
 
 @pytest.fixture(params=NETWORKS)
@@ -222,9 +221,8 @@ def test_saved_names_a_base_on_the_hub_and_no_path_of_this_machine(network, tmp_
     prior = LanguageModel.from_pretrained(tmp_path / "base", max_new_tokens=3)
     LoRA(prior).save_pretrained(tmp_path / "guide")
     base = tmp_path / "base"
-    again = LanguageModel.from_pretrained(
-        tmp_path / "guide", base=base, max_new_tokens=3
-    )  # tokenizer and all
+    # tokenizer and all
+    again = LanguageModel.from_pretrained(tmp_path / "guide", base=base, max_new_tokens=3)
     assert same(all_paths(again), all_paths(prior))
     LoRA(again).save_pretrained(tmp_path / "second")
     prior.network.name_or_path = "someone/a-model"

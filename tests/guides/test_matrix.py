@@ -244,9 +244,8 @@ def test_runs_in_bfloat16(name, prior, prompts, moved):
     else:
         guide = build(name, prior.to(torch.bfloat16), prompts, seed=1)
     if not moved and name not in COPIES_THE_PRIOR:
-        assert all(
-            parameter.dtype == torch.float32 for parameter in guide.trained().values()
-        )  # small updates would be lost
+        # small updates would be lost
+        assert all(parameter.dtype == torch.float32 for parameter in guide.trained().values())
     distribution = guide.distribution(prompts)
     response = distribution.sample((4,))
     log_prob = distribution.log_prob(response)

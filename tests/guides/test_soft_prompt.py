@@ -58,9 +58,8 @@ def plain_logits(guide: SoftPrompt, ids: Tensor) -> Tensor:
         embeddings = torch.cat([virtual, network.get_input_embeddings()(ids)])
         return network(inputs_embeds=embeddings[None], use_cache=False).logits[0, len(virtual) :]
     depth, heads = {"GPT2LMHeadModel": (2, 2), "LlamaForCausalLM": (2, 1)}[type(network).__name__]
-    layers = virtual.view(
-        len(virtual), 2 * depth, heads, 8
-    )  # keys of layer 1, values of layer 1, keys of layer 2, ...
+    # keys of layer 1, values of layer 1, keys of layer 2, ...
+    layers = virtual.view(len(virtual), 2 * depth, heads, 8)
     cache = DynamicCache()
     for layer in range(depth):
         keys, values = layers[:, 2 * layer], layers[:, 2 * layer + 1]  # [M, heads, D]
@@ -284,9 +283,8 @@ def test_only_the_virtual_tokens_train_and_each_of_them_does(guide: SoftPrompt) 
 
 def test_how_many_numbers_train(network: str) -> None:
     assert SoftPrompt(tiny(network), num_virtual_tokens=5).num_trained_parameters() == 5 * 16
-    of_keys_and_values = (
-        5 * 2 * 2 * {"gpt2": 16, "llama": 8}[network]
-    )  # Llama's two heads share theirs
+    # Llama's two heads share theirs
+    of_keys_and_values = 5 * 2 * 2 * {"gpt2": 16, "llama": 8}[network]
     assert (
         SoftPrompt(tiny(network), kind="prefix", num_virtual_tokens=5).num_trained_parameters()
         == of_keys_and_values

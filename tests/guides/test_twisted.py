@@ -40,9 +40,8 @@ def soft_value(truth):
     """log E_p0[exp(r/beta) | x_<=t], `[S, N, T]`: sums over responses with the same prefix."""
     steps = []
     for t in range(truth.support.shape[-1]):
-        same = (truth.support[:, None, :, : t + 1] == truth.support[None, :, :, : t + 1]).all(
-            -1
-        )  # [S, S, N]
+        # [S, S, N]
+        same = (truth.support[:, None, :, : t + 1] == truth.support[None, :, :, : t + 1]).all(-1)
         joint, prior = (
             torch.where(same, log_p, -math.inf).logsumexp(1)
             for log_p in (truth.log_joint, truth.log_prior)

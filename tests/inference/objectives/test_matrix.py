@@ -330,9 +330,8 @@ def test_a_killed_fit_goes_on_as_if_nothing_had_happened(name, tmp_path):
         return torch.cat([parameter.flatten() for parameter in guide.parameters()])
 
     whole = train(45)
-    train(
-        32, tmp_path
-    )  # between two questions of the adaptive proposal, and in the midst of a batch of `proximal`
+    # between two questions of the adaptive proposal, and in the midst of a batch of `proximal`
+    train(32, tmp_path)
     assert torch.equal(train(45, tmp_path, resume=True), whole)
 
 
@@ -365,9 +364,8 @@ def test_off_policy_steps_of_proximal_are_unbiased_without_the_clip():
     for drawn in chosen:
         objective = Proximal_ELBO(2, clip=None, epochs=2)
         gradient(objective, model, old, ONE, truth.support[list(drawn)])
-        part = gradient(objective, model, new, ONE, truth.support[:2])[
-            1
-        ]  # the draws given here are not looked at
+        # the draws given here are not looked at
+        part = gradient(objective, model, new, ONE, truth.support[:2])[1]
         weight = prob[list(drawn)].prod()
         total = total + weight * part
     exact = autograd(exact_loss("leave-one-out", model, new, ONE, 2), new)

@@ -37,9 +37,8 @@ class TokenSites:
         logits = torch.where(
             alive, self.table.then[1, first], torch.tensor([0.0, -torch.inf, -torch.inf]).double()
         )
-        second = pyro.sample(
-            "token_2", dist.Categorical(logits=logits)
-        )  # after the end, padding with probability 1
+        # after the end, padding with probability 1
+        second = pyro.sample("token_2", dist.Categorical(logits=logits))
         if self.reward is not None:
             pyro.factor(
                 "reward", self.reward(prompts, torch.stack([first, second])[None])[0] / BETA

@@ -36,9 +36,8 @@ def test_the_truth_has_the_error_that_chance_alone_makes_and_overconfidence_has_
     difference = 2 * torch.randn(4000).double()
     outcome = simulate(difference, torch.zeros_like(difference))
     true, bold = (calibrate(torch.sigmoid(scale * difference), outcome) for scale in (1.0, 3.0))
-    assert (
-        true.ece < 2.5 * true.ece_by_chance
-    )  # ten bins of about one error: its spread is a quarter
+    # ten bins of about one error: its spread is a quarter
+    assert true.ece < 2.5 * true.ece_by_chance
     assert bold.ece > 5 * bold.ece_by_chance
     assert bold.log_loss.value > true.log_loss.value
 

@@ -98,9 +98,8 @@ def test_laplace_comes_nearer_to_the_exact_posterior_with_more_comparisons():
     for count in (10, COUNT):
         part = whole.select(torch.arange(count))
         mean, covariance = exact_moments(model, part, 1)
-        found = maximum_a_posteriori(model, part)[
-            0
-        ]  # the mean of Laplace's Gaussian, without the noise of draws
+        # the mean of Laplace's Gaussian, without the noise of draws
+        found = maximum_a_posteriori(model, part)[0]
         errors.append(((found - mean).abs() / covariance[0].sqrt()).item())
     assert errors[1] < 0.6 * errors[0]
     assert errors[1] < 0.1
@@ -138,9 +137,8 @@ def test_laplace_has_the_inverse_hessian():
     hessian = torch.eye(2) / 4 + (comparisons.difference.T * (p * (1 - p))) @ comparisons.difference
     samples, exact = laplace(model, comparisons, num_samples=8000), hessian.inverse()
     variance = exact.diagonal()
-    error = (
-        (exact.square() + variance[:, None] * variance) / 8000
-    ).sqrt()  # of a covariance of normal draws
+    # of a covariance of normal draws
+    error = ((exact.square() + variance[:, None] * variance) / 8000).sqrt()
     assert ((samples.T.cov() - exact).abs() < 5 * error).all()
 
 
@@ -213,10 +211,8 @@ def test_counts_are_at_least_one(infer, options, message):
 
 @pytest.mark.parametrize("name", REWARD_INFERENCE)
 def test_a_seed_decides_nothing_is_left_behind_and_no_bar_is_drawn(name, capfd, monkeypatch):
-    for variable in (
-        "CI",
-        "PYTEST_XDIST_WORKER",
-    ):  # either variable removes the progress bar of Pyro's chain
+    # either variable removes the progress bar of Pyro's chain
+    for variable in ("CI", "PYTEST_XDIST_WORKER"):
         monkeypatch.delenv(variable, raising=False)
     model, comparisons = BradleyTerry(LinearHead(1)), data(1)
     infer = partial(

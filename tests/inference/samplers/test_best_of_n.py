@@ -54,9 +54,10 @@ def test_distribution_equals_enumeration_of_every_group(n):
     cdf, cdf_left = level_cdf(values, prob)
     kl = (by_hand * (by_hand / prob).log()).sum(0)
     assert torch.allclose(best_of_n_kl(prob, cdf, cdf_left, n), kl, rtol=1e-10, atol=1e-14)
+    # [x, y, N]
     beats = (values[:, None] > values[None]).double() + 0.5 * (
         values[:, None] == values[None]
-    ).double()  # [x, y, N]
+    ).double()
     win_rate = torch.einsum("xn,yn,xyn->n", by_hand, prob, beats)
     assert torch.allclose(best_of_n_win_rate(prob, cdf, cdf_left, n), win_rate, rtol=1e-12)
 
@@ -210,9 +211,8 @@ def test_any_distribution_at_the_site(prompts):
         pyro.factor("reward", 7 * x.squeeze(-1))
 
     posterior = best_of_n(model, prompts, num_samples=16000, n=4, chunk=5000)
-    assert torch.allclose(
-        posterior.response.mean(0), float64(0.8), atol=0.013
-    )  # five standard errors
+    # five standard errors
+    assert torch.allclose(posterior.response.mean(0), float64(0.8), atol=0.013)
     assert torch.allclose(posterior.diagnostics["kl"], posterior.diagnostics["kl_bound"], rtol=1e-3)
 
 

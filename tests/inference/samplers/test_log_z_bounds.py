@@ -21,9 +21,8 @@ RUNS = 300
 
 def bounds_of(world, num_samples, **kwargs):
     """Bounds from RUNS runs for each prompt, as 2 samples for RUNS / 2 repeats of the prompt."""
-    samples = world.exact_samples(RUNS).view(
-        2, RUNS, 3
-    )  # repeats alternate between the prompts, as `repeated` does
+    # repeats alternate between the prompts, as `repeated` does
+    samples = world.exact_samples(RUNS).view(2, RUNS, 3)
     return log_z_bounds(
         world.model, world.repeated(RUNS // 2), samples, num_samples=num_samples, **kwargs
     )

@@ -14,9 +14,8 @@ from inference.samplers.metropolis_hastings import ResponseKernel, metropolis_ha
 from inference.samplers.posterior import NoSupportError
 from tests.inference.samplers.laws import counts, graded_model, misfit, nothing_for_the_second
 
-module = importlib.import_module(
-    "inference.samplers.metropolis_hastings"
-)  # the function goes by the same name
+# the function goes by the same name
+module = importlib.import_module("inference.samplers.metropolis_hastings")
 _move = module.suffix_move
 
 
@@ -73,9 +72,8 @@ def test_acceptance_of_whole_moves_is_exact(small_prior, prompts):
     model = graded_model(small_prior)
     truth = Enumeration(model, prompts)
     posterior = metropolis_hastings(model, prompts, num_samples=20000, num_chains=1000, whole=True)
-    ratio = (
-        (truth.log_likelihood[None] - truth.log_likelihood[:, None]).clamp(max=0).exp()
-    )  # [x, x', N]
+    # [x, x', N]
+    ratio = (truth.log_likelihood[None] - truth.log_likelihood[:, None]).clamp(max=0).exp()
     exact = torch.einsum("xn,yn,xyn->n", truth.log_posterior.exp(), truth.log_prior.exp(), ratio)
     assert torch.allclose(posterior.diagnostics["acceptance"], exact, atol=0.02)
 
@@ -156,9 +154,8 @@ def test_chains_never_visit_the_impossible(small_prior, verdicts, whole):
         model, verdicts, num_samples=800 * 13, num_chains=800, warmup=0.92, whole=whole
     )
     truth = Enumeration(model, verdicts)
-    assert (
-        truth.log_prior[(truth.support == 7).any(-1)].exp().sum() > 0.3
-    )  # so the starts had to be drawn again
+    # so the starts had to be drawn again
+    assert truth.log_prior[(truth.support == 7).any(-1)].exp().sum() > 0.3
     assert not (posterior.response == 7).any()
     assert (misfit(counts(posterior.response, truth.support), truth.log_posterior.exp()) < 5).all()
 
@@ -176,9 +173,8 @@ def test_start_that_is_hard_to_find_is_taken_from_another_chain(small_prior):
 
     posterior = metropolis_hastings(model, alone, num_samples=32 * 4)
     assert (posterior.response == rare).all()
-    assert (
-        posterior.diagnostics["r_hat"].isnan().all()
-    )  # the log likelihood never varies: no diagnosis is possible
+    # the log likelihood never varies: no diagnosis is possible
+    assert posterior.diagnostics["r_hat"].isnan().all()
 
 
 def test_no_support_names_the_prompt(small_prior, prompts, guide):

@@ -80,9 +80,8 @@ def test_quasi_rejection_has_the_stated_distribution(
 ):
     truth = truth_of_verdicts
     log_guide = truth.log_guide(guide)
-    log_bound = (
-        truth.log_z + torch.tensor([0.0, -0.3]).double()
-    )  # far too low, another for each prompt
+    # far too low, another for each prompt
+    log_bound = truth.log_z + torch.tensor([0.0, -0.3]).double()
     exact = quasi_rejection(truth.log_joint, log_guide, log_bound)
     law = torch.minimum(truth.log_joint, log_bound + log_guide).softmax(0)
     posterior = quasi_rejection_sampling(
@@ -135,9 +134,8 @@ def test_published_figures():
     }
     for b, (acceptance, total_variation, kl) in published.items():
         figures = quasi_rejection(log_p, log_q, math.log(b))
-        assert figures.acceptance.item() == pytest.approx(
-            acceptance, abs=6e-5
-        )  # .87685, rounded twice
+        # .87685, rounded twice
+        assert figures.acceptance.item() == pytest.approx(acceptance, abs=6e-5)
         assert figures.total_variation.item() == pytest.approx(total_variation, rel=2e-3)
         assert figures.kl.item() == pytest.approx(kl, rel=0.02)
         assert figures.total_variation <= figures.total_variation_bound

@@ -214,10 +214,8 @@ def test_decoding_is_not_done_for_nothing(world, monkeypatch):
     )
     try:
         sequential_monte_carlo(world.network_model, world.prompts, num_samples=10)
-        program = (
-            3,
-            1,
-        )  # running the model for its distribution samples a response: passes, selections
+        # running the model for its distribution samples a response: passes, selections
+        program = (3, 1)
         assert (len(calls), len(selected)) == (program[0] + 3, program[1] + 1)
         calls.clear()
         posterior = sequential_monte_carlo(

@@ -116,9 +116,8 @@ def test_redraws_keep_a_uniform_prefix(prior, prompts):
     """If the target is the proposal, a truncated response keeps 0, 1 or 2 tokens equally often."""
     distribution = prior(prompts)
     support = distribution.enumerate_support()
-    long = support[support[:, 0, :2].ne(0).all(-1)][-1].expand(
-        3_000, 2, 3
-    )  # rare, so that a redraw shows
+    # rare, so that a redraw shows
+    long = support[support[:, 0, :2].ne(0).all(-1)][-1].expand(3_000, 2, 3)
     starts = []
     distribution.sample_suffix = lambda value, start: starts.append(start) or value
     _, _, accepted = suffix_move(

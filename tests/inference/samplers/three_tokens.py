@@ -13,9 +13,8 @@ from inference import Enumeration
 from model import AlignmentModel, ResponseDistribution, TokenReward
 from tests.inference.conftest import moved_guide
 
-VALUES = torch.tensor(
-    [0.3, -0.5, 0.8, -1.0, 0.1, 1.2, -0.7, 1.0, -1.5, 0.6], dtype=torch.float64
-)  # by word
+# by word
+VALUES = torch.tensor([0.3, -0.5, 0.8, -1.0, 0.1, 1.2, -0.7, 1.0, -1.5, 0.6], dtype=torch.float64)
 NUM_WORDS = len(VALUES)
 
 
