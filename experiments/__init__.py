@@ -3,7 +3,6 @@
 import signal
 import sys
 
-if (
-    sys.argv[0] == "-m"
-):  # `python -m experiments.NAME` looks for its script: until that is there, Ctrl-C has nothing to save
+# `python -m experiments.NAME` is looking for the script: Ctrl-C has nothing to save yet
+if sys.argv[0] == "-m":
     signal.signal(signal.SIGINT, signal.SIG_DFL)

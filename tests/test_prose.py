@@ -104,6 +104,17 @@ def test_evidence_means_the_normalising_constant():
     assert not faults("evidence", evidence())
 
 
+@pytest.mark.parametrize("folder", ["model", "guides", "inference", "experiments", "tests"])
+def test_nouns_are_repeated(folder):
+    """In docstrings, `what` at most once in 1,000 words, `it` and `its` at most ten times."""
+    texts = [
+        text for path in CODE if path.is_relative_to(ROOT / folder) for _, text in docstrings(path)
+    ]
+    words = re.findall(r"[a-z']+", " ".join(texts).lower())
+    assert words.count("what") <= len(words) / 1_000
+    assert words.count("it") + words.count("its") <= len(words) / 100
+
+
 def test_first_words_are_read_in_every_place(tmp_path):
     path = tmp_path / "module.py"
     path.write_text(

@@ -94,7 +94,7 @@ def findings_of(goal: float, rows: Mapping[str, Row]) -> list[Finding]:
 
 
 def dissociation_figure(rows: Mapping[Task, Mapping[str, Row]]) -> Figure:
-    """Share of responses that meet each constraint against KL(p* || q), of every method, ± 2 errors."""
+    """Share of responses that meet each constraint against KL(p* || q), by method, ± 2 errors."""
     figure, every = plt.subplots(1, len(rows), figsize=(5.2 * len(rows), 4.0), squeeze=False)
     for axes, (task, of_task) in zip(every[0], rows.items(), strict=True):
         axes.axhline(task.goal, color=POSTERIOR, linestyle="--", linewidth=1, label="goal")

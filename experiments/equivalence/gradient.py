@@ -1,4 +1,4 @@
-"""The gradient of Pyro's `Trace_ELBO` against REINFORCE, and its mean against the exact gradient."""
+"""Gradient of Pyro's `Trace_ELBO` against REINFORCE, the mean against the exact gradient."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def reinforce_with_kl_penalty(
 
 
 def expectation_error(model: AlignmentModel, prompts: Prompts) -> float:
-    """Relative error of the mean gradient over all responses, against autograd on the exact ELBO."""
+    """Relative error of the mean gradient over responses, against autograd on the exact ELBO."""
     guide, truth = moved_guide(model.prior), Enumeration(model, prompts)
     prob = truth.log_guide(guide).exp()[:, 0]
     means = [torch.zeros_like(parameter) for parameter in guide.parameters()]

@@ -41,7 +41,7 @@ class RunFolder:
 
     @classmethod
     def new(cls, parent: Path, name: str) -> RunFolder:
-        """Make the folder `PARENT/NAME-DATE-TIME`, with a number at the end if that name is taken."""
+        """Make the folder `PARENT/NAME-DATE-TIME`, with a number at the end if the name exists."""
         stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
         parent.mkdir(parents=True, exist_ok=True)
         for number in count():

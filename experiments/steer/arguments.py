@@ -54,7 +54,7 @@ WITH_MOMENT = used(lambda args: args.moment, "where it names nothing")
 
 @dataclass(frozen=True)
 class Steer(Arguments):
-    """Turn a language model into an approximation of its posterior under a reward, by Pyro's SVI."""
+    """Bring a language model close to the posterior under a reward, by Pyro's SVI."""
 
     prior: Name = "film-reviews"
     """p0: `film-reviews` (embedded), `smollm2` (135M parameters; `make smollm2` first), a folder in

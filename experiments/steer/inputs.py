@@ -1,4 +1,4 @@
-"""Inputs of a run: the files that its arguments name. A resume lists them, and refuses changed ones."""
+"""Inputs of a run: files named by arguments. A resume lists the files and refuses changed files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Posterior of a run: rewards, beta and factors, of which a budget solves beta and moments a tilt."""
+"""Posterior of a run: rewards, factors, beta by a budget, and a tilt by moments."""
 
 from __future__ import annotations
 

@@ -48,8 +48,8 @@ def read_record(path: Path) -> dict[str, Any]:
         raise SystemExit(f"{where} is damaged: {expected}")
     if digest not in (None, digest_of(record)):
         raise SystemExit(
-            f"{where} is not as it was written: its content differs from its {DIGEST!r}, damaged or "
-            f"changed by hand. Put the old content back, or delete the line {DIGEST!r} if the "
+            f"{where} is not as it was written: its content differs from its {DIGEST!r}, damaged "
+            f"or changed by hand. Put the old content back, or delete the line {DIGEST!r} if the "
             "change is meant"
         )
     return record
