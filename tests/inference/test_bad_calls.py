@@ -499,8 +499,8 @@ CALLS: dict[str, Call] = {
     "BestOfN_ELBO": (BestOfN_ELBO, {}, {"n": [*COUNT, None], "num_prior_draws": [*COUNT, None]}),
 }
 CALLS |= {
-    f"OBJECTIVES[{name}]": (made, {}, {"num_particles": [*COUNT, None]})
-    for name, made in OBJECTIVES.items()
+    f"OBJECTIVES[{name}]": (entry, {}, {"num_particles": [*COUNT, None]})
+    for name, entry in OBJECTIVES.items()
 }
 CALLS |= {
     f"REWARD_INFERENCE[{name}]": (infer, INFERRED, INFERENCE)
@@ -528,9 +528,9 @@ def test_impossible_value_is_refused_by_name(name: str) -> None:
         for value in values:
             with pytest.raises((ValueError, TypeError, FloatingPointError)) as error:
                 call(**arguments | {argument: value})
-            told = str(error.value)
-            assert WORDS.get(argument, argument) in told, f"{argument}={value!r}: {told}"
-            assert "unexpected keyword" not in told
+            message = str(error.value)
+            assert WORDS.get(argument, argument) in message, f"{argument}={value!r}: {message}"
+            assert "unexpected keyword" not in message
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -50,9 +50,9 @@ def test_units_and_differences():
 def test_log_of_a_mean_weight():
     weights = torch.tensor([[1.0, 2.0], [3.0, 2.0]], dtype=torch.float64)
     assert log_mean(weights.log()).tolist() == pytest.approx([math.log(2)] * 2)
-    found = log_mean_exp(weights.log())
-    assert found.value == pytest.approx(math.log(2))
+    estimate = log_mean_exp(weights.log())
+    assert estimate.value == pytest.approx(math.log(2))
     of_mean = Estimate.of_mean(weights[:, :1]).standard_error
-    assert found.standard_error == pytest.approx(
+    assert estimate.standard_error == pytest.approx(
         of_mean / 2 / 2
     )  # d log z = d z / 2; of two prompts

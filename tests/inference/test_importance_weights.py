@@ -49,8 +49,8 @@ def test_diagnosis_reports_the_worst_prompt(model, guide, prompts, monkeypatch, 
     sizes[worst], shapes[worst] = 7.0, 0.9
     monkeypatch.setattr("inference.diagnostics.diagnose.effective_sample_size", lambda _: sizes)
     monkeypatch.setattr("inference.diagnostics.diagnose.pareto_k", lambda _: shapes)
-    found = diagnose(model, guide, prompts, num_samples=4, num_prior_draws=4)
-    assert (found.effective_sample_size, found.pareto_k) == (7.0, pytest.approx(0.9))
+    diagnostics = diagnose(model, guide, prompts, num_samples=4, num_prior_draws=4)
+    assert (diagnostics.effective_sample_size, diagnostics.pareto_k) == (7.0, pytest.approx(0.9))
 
 
 def test_effective_sample_size():

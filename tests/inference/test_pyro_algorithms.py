@@ -74,8 +74,8 @@ class World:
 
     def losses(self, objective, num=20, prompts=None):
         prompts = self.prompts if prompts is None else prompts
-        found = [objective.loss(self.model, self.guide, prompts) for _ in range(num)]
-        return [loss[0] if isinstance(loss, tuple) else loss for loss in found]
+        losses = [objective.loss(self.model, self.guide, prompts) for _ in range(num)]
+        return [loss[0] if isinstance(loss, tuple) else loss for loss in losses]
 
     def step(self, objective, guide=None, prompts=None):
         guide = self.guide if guide is None else guide
@@ -116,10 +116,10 @@ def enumerates_the_model(world):
 
 
 def computes_marginals(world):
-    found = TraceEnum_ELBO(max_plate_nesting=1).compute_marginals(
+    marginals = TraceEnum_ELBO(max_plate_nesting=1).compute_marginals(
         world.enumerated, world.empty, world.prompts
     )
-    assert_close(found["response"].logits.log_softmax(-1).T, world.truth.log_posterior, **EXACT)
+    assert_close(marginals["response"].logits.log_softmax(-1).T, world.truth.log_posterior, **EXACT)
 
 
 def samples_the_posterior(world):

@@ -146,8 +146,8 @@ def assert_elbo_and_gradient(model, guide, prompts, how="parallel", **particles)
     exact, parameters = truth.elbo_gradient(guide), dict(guide.named_parameters())
     assert max(gradient.abs().max() for gradient in exact.values()) > 1e-3
     for name, gradient in exact.items():
-        found = parameters[name].grad
-        assert_close(torch.zeros_like(gradient) if found is None else -found, gradient, **EXACT)
+        grad = parameters[name].grad
+        assert_close(torch.zeros_like(gradient) if grad is None else -grad, gradient, **EXACT)
 
 
 @pytest.mark.parametrize("how", ["parallel", "sequential"])

@@ -260,7 +260,9 @@ def assert_all_refuse(uses, error, match):
         except error as refusal:
             refusals[name] = str(refusal)
     assert refusals.keys() == uses.keys()
-    assert {name: told for name, told in refusals.items() if not re.search(match, told)} == {}
+    assert {
+        name: message for name, message in refusals.items() if not re.search(match, message)
+    } == {}
 
 
 @pytest.mark.parametrize("shape", REFUSED | ONLY_MODELS)

@@ -67,7 +67,7 @@ def test_every_number_follows_the_definition(model, guide, prompts, monkeypatch)
     """Values and standard errors on the same draws, to the last digits."""
     sample, drawn = ResponseDistribution.sample, []
 
-    def kept(self, sample_shape=()):
+    def recorded(self, sample_shape=()):
         response = sample(self, sample_shape)
         if sample_shape:
             drawn.append(response)
@@ -76,8 +76,8 @@ def test_every_number_follows_the_definition(model, guide, prompts, monkeypatch)
     draws = sample_prior(
         model, prompts, 50, log_likelihood_bound=model.log_likelihood_bound(prompts)
     )
-    monkeypatch.setattr(ResponseDistribution, "sample", kept)
-    found = diagnose(model, guide, prompts, num_samples=40, prior_sample=draws, chunk=16)
+    monkeypatch.setattr(ResponseDistribution, "sample", recorded)
+    measured = diagnose(model, guide, prompts, num_samples=40, prior_sample=draws, chunk=16)
     response = torch.cat(drawn)
     joint, log_guide = (
         joint_at(model, prompts, response),
@@ -92,24 +92,26 @@ def test_every_number_follows_the_definition(model, guide, prompts, monkeypatch)
     }
     for name, values in means.items():
         error = values.std(0).square().sum().sqrt().item() / math.sqrt(40) / 2  # of two prompts
-        assert getattr(found, name) == pytest.approx((values.mean().item(), error), rel=1e-9), name
+        assert getattr(measured, name) == pytest.approx((values.mean().item(), error), rel=1e-9), (
+            name
+        )
     bound = (log_weight.logsumexp(0) - math.log(40)).mean().item()
-    assert found.log_z_bound.value == pytest.approx(bound, rel=1e-9)
+    assert measured.log_z_bound.value == pytest.approx(bound, rel=1e-9)
     log_z = draws.log_likelihood.exp().mean(0).log().mean().item()
-    assert found.log_z.value == pytest.approx(log_z, rel=1e-9)
-    gap = found.kl_guide_posterior
+    assert measured.log_z.value == pytest.approx(log_z, rel=1e-9)
+    gap = measured.kl_guide_posterior
     assert gap.value == pytest.approx(log_z - log_weight.mean().item(), rel=1e-9)
     assert gap.standard_error == pytest.approx(
-        math.hypot(found.log_z.standard_error, found.elbo.standard_error)
+        math.hypot(measured.log_z.standard_error, measured.elbo.standard_error)
     )
-    assert found.acceptance == draws.accepted.double().mean().item()
+    assert measured.acceptance == draws.accepted.double().mean().item()
     exact = []
     for n in range(2):
         accepted = draws.response[draws.accepted[:, n]][:, [n]]
         joint = joint_at(model, prompts[[n]], accepted)
         log_ratio = joint.log_joint - log_guide_at(guide, prompts[[n]], accepted).detach()
         exact.append(log_ratio.mean().item() - draws.log_likelihood[:, n].exp().mean().log().item())
-    assert found.kl_posterior_guide.value == pytest.approx(sum(exact) / 2, rel=1e-9)
+    assert measured.kl_posterior_guide.value == pytest.approx(sum(exact) / 2, rel=1e-9)
 
 
 def test_number_of_draws_is_the_argument(model, guide, prompts, monkeypatch):
@@ -248,10 +250,10 @@ def test_responses_of_one_token_have_no_pairs():
     assert distinct_n(torch.zeros(3, 1, 1), torch.ones(3, 1, 1, dtype=torch.bool), 2) == 0
     prior = grammar_prior(max_new_tokens=1)
     prompts = prior.encode(["the film was"])
-    found = diagnose(
+    measured = diagnose(
         AlignmentModel(prior, {}, 1.0), Fixed(prior), prompts, num_samples=8, num_prior_draws=8
     )
-    assert found.distinct_2 == 0
+    assert measured.distinct_2 == 0
 
 
 def test_distinct_n_counts_runs_of_tokens_and_no_padding():

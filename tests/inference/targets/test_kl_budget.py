@@ -43,21 +43,21 @@ def exactly(prior, reward, prompts, beta, factors=None):
 
 @pytest.mark.parametrize("budget", [0.01, 0.5, 1.5])
 def test_beta_spends_the_budget_exactly(small_prior, sentiment, prompts, budget):
-    found = solve_beta(small_prior, sentiment, prompts, max_kl=budget)
-    kl, reward = exactly(small_prior, sentiment, prompts, found.beta)
+    solution = solve_beta(small_prior, sentiment, prompts, max_kl=budget)
+    kl, reward = exactly(small_prior, sentiment, prompts, solution.beta)
     assert kl.mean().item() == pytest.approx(budget, abs=1e-9)
-    assert found.kl.value == pytest.approx(budget, abs=1e-9)
-    assert found.reward.value == pytest.approx(reward.mean().item(), abs=1e-9)
-    assert found.effective_sample_size is None
-    assert found.kl.standard_error == found.reward.standard_error == 0
+    assert solution.kl.value == pytest.approx(budget, abs=1e-9)
+    assert solution.reward.value == pytest.approx(reward.mean().item(), abs=1e-9)
+    assert solution.effective_sample_size is None
+    assert solution.kl.standard_error == solution.reward.standard_error == 0
 
 
-@pytest.mark.parametrize("wanted", [0.0, 0.3])
-def test_beta_reaches_the_reward_exactly(small_prior, sentiment, prompts, wanted):
-    found = solve_beta(small_prior, sentiment, prompts, min_reward=wanted)
-    assert exactly(small_prior, sentiment, prompts, found.beta)[1].mean().item() == pytest.approx(
-        wanted, abs=1e-9
-    )
+@pytest.mark.parametrize("target", [0.0, 0.3])
+def test_beta_reaches_the_reward_exactly(small_prior, sentiment, prompts, target):
+    solution = solve_beta(small_prior, sentiment, prompts, min_reward=target)
+    assert exactly(small_prior, sentiment, prompts, solution.beta)[
+        1
+    ].mean().item() == pytest.approx(target, abs=1e-9)
 
 
 def test_beta_is_the_price_of_a_nat(small_prior, sentiment, prompts):
@@ -77,17 +77,17 @@ def test_no_posterior_within_the_budget_has_more_reward(small_prior, sentiment, 
     def bent(p, x):
         return sentiment(p, x) ** 3
 
-    found = solve_beta(small_prior, bent, prompts, max_kl=0.5)
-    truth = Enumeration(AlignmentModel(small_prior, bent, found.beta), prompts)
+    solution = solve_beta(small_prior, bent, prompts, max_kl=0.5)
+    truth = Enumeration(AlignmentModel(small_prior, bent, solution.beta), prompts)
     reward = (truth.log_posterior.exp() * sentiment(prompts, truth.support)).sum(0).mean().item()
     assert reward < best - 1e-4
 
 
 def test_every_prompt_meets_the_budget_alone(small_prior, sentiment, prompts):
-    found = solve_beta(small_prior, sentiment, prompts, max_kl=0.5, per_prompt=True)
-    kl, _ = exactly(small_prior, sentiment, prompts, found.beta)
+    solution = solve_beta(small_prior, sentiment, prompts, max_kl=0.5, per_prompt=True)
+    kl, _ = exactly(small_prior, sentiment, prompts, solution.beta)
     assert_close(kl, torch.full_like(kl, 0.5), rtol=0, atol=1e-9)
-    first, second = found.beta.values()
+    first, second = solution.beta.values()
     assert abs(first - second) > 1e-3
 
 
@@ -111,8 +111,8 @@ def test_a_constraint_costs_the_same_kl_at_any_beta(small_prior, sentiment, prom
     good = {"good": contains("good", small_prior)}
     prior_given_good = AlignmentModel(small_prior, {}, 1.0, good)
     alone = -Enumeration(prior_given_good, prompts).log_z.mean().item()
-    found = solve_beta(small_prior, sentiment, prompts, factors=good, max_kl=alone + 0.2)
-    kl, _ = exactly(small_prior, sentiment, prompts, found.beta, good)
+    solution = solve_beta(small_prior, sentiment, prompts, factors=good, max_kl=alone + 0.2)
+    kl, _ = exactly(small_prior, sentiment, prompts, solution.beta, good)
     assert kl.mean().item() == pytest.approx(alone + 0.2, abs=1e-9)
     with pytest.raises(
         BudgetError, match=rf"ranges from {alone:.4g} .*Every posterior is beyond it"
@@ -147,12 +147,12 @@ def test_error_for_an_impossible_budget_names_the_range(
 def test_a_tilt_is_the_same_at_every_beta(small_prior, sentiment, prompts, budget):
     very = TextReward(Pattern.of_words("very"), small_prior)
     factors = {"tilt": Tilt({"very": very}, {"very": 0.8})}
-    found = solve_beta(small_prior, sentiment, prompts, factors=factors, **budget)
-    kl, reward = exactly(small_prior, sentiment, prompts, found.beta, factors)
+    solution = solve_beta(small_prior, sentiment, prompts, factors=factors, **budget)
+    kl, reward = exactly(small_prior, sentiment, prompts, solution.beta, factors)
     reached = kl if "max_kl" in budget else reward
     assert reached.mean().item() == pytest.approx(*budget.values(), abs=1e-9)
-    assert found.kl.value == pytest.approx(kl.mean().item(), abs=1e-9)
-    assert found.reward.value == pytest.approx(reward.mean().item(), abs=1e-9)
+    assert solution.kl.value == pytest.approx(kl.mean().item(), abs=1e-9)
+    assert solution.reward.value == pytest.approx(reward.mean().item(), abs=1e-9)
 
 
 @pytest.mark.parametrize("scale", [1e5, 1e-6])
@@ -162,10 +162,10 @@ def test_rewards_of_two_scales_have_the_posteriors_of_both(small_prior, sentimen
     reward = WeightedSum({"taste": (1.0, sentiment), "other": (-1.0, rare)})
     furthest = exactly(small_prior, reward, prompts, 1e-9)[0].mean().item()
     for share in (0.3, 0.9, 0.999):
-        found = solve_beta(small_prior, reward, prompts, max_kl=share * furthest)
-        assert exactly(small_prior, reward, prompts, found.beta)[0].mean().item() == pytest.approx(
-            share * furthest, rel=1e-6
-        )
+        solution = solve_beta(small_prior, reward, prompts, max_kl=share * furthest)
+        assert exactly(small_prior, reward, prompts, solution.beta)[
+            0
+        ].mean().item() == pytest.approx(share * furthest, rel=1e-6)
     with pytest.raises(
         BudgetError, match=rf"to {furthest:.4g} \(beta = 0\), exactly. No posterior gets there"
     ):
@@ -202,7 +202,7 @@ def test_two_prompts_of_one_text_have_no_beta_by_text(prior):
 def test_prompt_given_twice_has_one_beta(prior):
     twice = prior.encode(["the film was", "the plot was", "the film was"])
     sentiment = TextReward(vader_sentiment, prior)
-    found = solve_beta(prior, sentiment, twice, max_kl=0.3, num_draws=400, per_prompt=True)
-    once = AlignmentModel(prior, sentiment, found.beta)
+    solution = solve_beta(prior, sentiment, twice, max_kl=0.3, num_draws=400, per_prompt=True)
+    once = AlignmentModel(prior, sentiment, solution.beta)
     assert once.beta_at(twice)[0] == once.beta_at(twice)[2]
-    assert set(found.beta) == set(twice.texts)
+    assert set(solution.beta) == set(twice.texts)

@@ -51,32 +51,32 @@ def coin(rate):
 def test_binary_feature_to_one_half_has_the_log_odds_as_multiplier(rate):
     """lambda = log (1 - m)/m; 7.41% gives 2.526, as published for "female" (2012.11635)."""
     model, feature = coin(rate)
-    found = match_moments(model, ONE, {"female": feature}, {"female": 0.5})
-    assert found.multipliers["female"] == pytest.approx(math.log((1 - rate) / rate), abs=1e-11)
+    match = match_moments(model, ONE, {"female": feature}, {"female": 0.5})
+    assert match.multipliers["female"] == pytest.approx(math.log((1 - rate) / rate), abs=1e-11)
     if rate == 0.0741:
-        assert found.multipliers["female"] == pytest.approx(2.526, abs=1e-3)
-    assert found.attainable
-    assert found.effective_sample_size is None
-    assert found.standard_errors == {"female": 0.0}
-    assert found.kl.value == pytest.approx(
+        assert match.multipliers["female"] == pytest.approx(2.526, abs=1e-3)
+    assert match.attainable
+    assert match.effective_sample_size is None
+    assert match.standard_errors == {"female": 0.0}
+    assert match.kl.value == pytest.approx(
         0.5 * math.log(0.5 / rate) + 0.5 * math.log(0.5 / (1 - rate)), abs=1e-11
     )
 
 
 def test_tilted_model_has_the_moments_and_is_the_nearest(base, features, small_prior, prompts):
     targets = {"good": 0.5, "adverb": 0.3}
-    found = match_moments(base, prompts, features, targets)
-    truth = Enumeration(AlignmentModel(small_prior, {}, 1.0, {"moments": found.factor}), prompts)
+    match = match_moments(base, prompts, features, targets)
+    truth = Enumeration(AlignmentModel(small_prior, {}, 1.0, {"moments": match.factor}), prompts)
     phi = torch.stack([features[name](prompts, truth.support) for name in targets])
     reached = (truth.log_posterior.exp() * phi).sum(1).mean(-1)
     assert_close(
         reached, torch.tensor(list(targets.values()), dtype=torch.float64), rtol=0, atol=1e-8
     )
     assert_close(
-        reached.tolist(), [found.moments[name].value for name in targets], rtol=0, atol=1e-8
+        reached.tolist(), [match.moments[name].value for name in targets], rtol=0, atol=1e-8
     )
     kl = (truth.log_posterior.exp() * (truth.log_posterior - truth.log_prior)).sum(0).mean()
-    assert found.kl.value == pytest.approx(kl.item(), abs=1e-10)
+    assert match.kl.value == pytest.approx(kl.item(), abs=1e-10)
 
     # other distributions with these moments are further from the prior: move, moments held
     p, q = truth.log_posterior.exp(), truth.log_prior.exp()
@@ -99,9 +99,9 @@ def test_tilted_model_has_the_moments_and_is_the_nearest(base, features, small_p
 
 
 def test_same_tilt_beside_a_reward_of_any_beta(base, features, small_prior, prompts):
-    found = match_moments(base, prompts, {"good": features["good"]}, {"good": 0.6})
-    at_one = Enumeration(AlignmentModel(small_prior, {}, 1.0, {"moments": found.factor}), prompts)
-    at_other = Enumeration(AlignmentModel(small_prior, {}, 0.1, {"moments": found.factor}), prompts)
+    match = match_moments(base, prompts, {"good": features["good"]}, {"good": 0.6})
+    at_one = Enumeration(AlignmentModel(small_prior, {}, 1.0, {"moments": match.factor}), prompts)
+    at_other = Enumeration(AlignmentModel(small_prior, {}, 0.1, {"moments": match.factor}), prompts)
     assert_close(at_other.log_posterior, at_one.log_posterior, rtol=0, atol=1e-10)
 
 
@@ -110,9 +110,9 @@ def test_hybrid_constraints_hold_together(small_prior, features, prompts):
     adverb = {"adverb": contains(["not", "very"], small_prior)}
     pointwise = AlignmentModel(small_prior, {}, 1.0, adverb)
     feature = TextReward(Pattern.of_words("very"), small_prior)
-    found = match_moments(pointwise, prompts, {"very": feature}, {"very": 0.3})
+    match = match_moments(pointwise, prompts, {"very": feature}, {"very": 0.3})
     truth = Enumeration(
-        AlignmentModel(small_prior, {}, 1.0, adverb | {"very": found.factor}), prompts
+        AlignmentModel(small_prior, {}, 1.0, adverb | {"very": match.factor}), prompts
     )
     p = truth.log_posterior.exp()
     assert (p * feature(prompts, truth.support)).sum(0).mean().item() == pytest.approx(
@@ -120,10 +120,10 @@ def test_hybrid_constraints_hold_together(small_prior, features, prompts):
     )
     allowed = contains(["not", "very"], small_prior).holds(prompts, truth.support)
     assert p[~allowed].eq(0).all()
-    assert found.moments["very"].value == pytest.approx(0.3, abs=1e-8)
+    assert match.moments["very"].value == pytest.approx(0.3, abs=1e-8)
     base = (truth.log_prior.exp() * feature(prompts, truth.support)).sum(0)
     possible = (truth.log_prior.exp() * allowed).sum(0)
-    assert found.base_moments["very"].value == pytest.approx(
+    assert match.base_moments["very"].value == pytest.approx(
         (base / possible).mean().item(), abs=1e-10
     )
 
@@ -220,12 +220,12 @@ def test_gradient_and_hessian_are_those_of_the_dual():
 def test_target_out_of_reach_is_said_to_be(base, features, prompts, target, reached):
     good = {"good": features["good"]}
     with pytest.warns(UserWarning, match="no finite multipliers give the moments good"):
-        found = match_moments(base, prompts, good, {"good": target})
-    assert not found.attainable
-    assert found.moments["good"].value == pytest.approx(reached, abs=0.01)
+        match = match_moments(base, prompts, good, {"good": target})
+    assert not match.attainable
+    assert match.moments["good"].value == pytest.approx(reached, abs=0.01)
     with pytest.raises(UnattainableMomentsError, match=r"use `Constraint`"):
-        _ = found.factor
-    assert "no finite multipliers" in str(found)
+        _ = match.factor
+    assert "no finite multipliers" in str(match)
 
 
 def test_responses_that_the_base_excludes_are_unattainable(small_prior, features, prompts):
@@ -241,16 +241,16 @@ def test_each_within_reach_and_both_not(base, features, small_prior, prompts):
     both = {name: TextReward(Pattern.of_words(name), small_prior) for name in ("good", "bad")}
     both["neither"] = lambda p, x: 1 - torch.maximum(both["good"](p, x), both["bad"](p, x))
     with pytest.warns(UserWarning, match="no finite multipliers"):
-        found = match_moments(base, prompts, both, {"good": 0.1, "bad": 0.1, "neither": 0.7})
-    assert not found.attainable
+        match = match_moments(base, prompts, both, {"good": 0.1, "bad": 0.1, "neither": 0.7})
+    assert not match.attainable
     assert match_moments(base, prompts, both, {"good": 0.1, "bad": 0.1, "neither": 0.85}).attainable
 
 
 def test_features_that_say_the_same_share_the_work(base, features, prompts):
     twice = {"a": features["good"], "b": features["good"]}
-    found = match_moments(base, prompts, twice, {"a": 0.5, "b": 0.5})
+    match = match_moments(base, prompts, twice, {"a": 0.5, "b": 0.5})
     alone = match_moments(base, prompts, {"a": features["good"]}, {"a": 0.5})
-    assert sum(found.multipliers.values()) == pytest.approx(alone.multipliers["a"], abs=1e-6)
+    assert sum(match.multipliers.values()) == pytest.approx(alone.multipliers["a"], abs=1e-6)
 
 
 def test_feature_that_never_varies_gets_no_multiplier(base, prompts):
@@ -280,8 +280,8 @@ def test_prior_sample_lists_few_responses_and_draws_from_many(base, prompts):
 
 
 def test_any_sampler_takes_the_fitted_factor(base, features, small_prior, prompts):
-    found = match_moments(base, prompts, {"good": features["good"]}, {"good": 0.7})
-    model = AlignmentModel(small_prior, {}, 1.0, {"moments": found.factor})
+    match = match_moments(base, prompts, {"good": features["good"]}, {"good": 0.7})
+    model = AlignmentModel(small_prior, {}, 1.0, {"moments": match.factor})
     posterior = importance_sampling(model, prompts, num_samples=4000)
     assert posterior.mean(
         features["good"](prompts, posterior.response)
@@ -293,11 +293,11 @@ def test_two_prompts_share_multipliers_and_mean(base, features, prompts):
     model = Target(no_reward)
     model.prior = Table(3).requires_grad_(False)
     feature = {"one": lambda _, x: (x[..., 0] == 1).double()}
-    found = match_moments(model, TWO, feature, {"one": 0.6})
+    match = match_moments(model, TWO, feature, {"one": 0.6})
     p = model.prior.distribution(TWO)
     support = p.enumerate_support()
     phi = feature["one"](TWO, support)
-    law = (p.log_prob(support) + found.multipliers["one"] * phi).softmax(0)
+    law = (p.log_prob(support) + match.multipliers["one"] * phi).softmax(0)
     each = (law * phi).sum(0)
     assert each.mean().item() == pytest.approx(0.6, abs=1e-8)
     assert (each[0] - each[1]).abs() > 0.01
@@ -347,10 +347,10 @@ def test_a_feature_that_a_constraint_of_the_base_fixes_changes_nothing(
         "not": TextReward(Pattern.of_words("not"), small_prior, whole=False),
         "good": features["good"],
     }
-    found = match_moments(base, prompts, said, {"not": 1.0, "good": 0.4})
-    assert found.attainable
-    assert found.multipliers["not"] == 0
-    assert found.moments["good"].value == pytest.approx(0.4, abs=1e-9)
+    match = match_moments(base, prompts, said, {"not": 1.0, "good": 0.4})
+    assert match.attainable
+    assert match.multipliers["not"] == 0
+    assert match.moments["good"].value == pytest.approx(0.4, abs=1e-9)
 
 
 def test_features_and_targets_without_a_mean_are_named(base, features, small_prior, prompts):
@@ -376,10 +376,10 @@ def test_a_feature_that_the_base_hardly_has_is_no_constant(features, small_prior
     """Feature of probability 1e-15 to 1e-25 under the base: the multiplier is large and right."""
     bad = TextReward(Pattern.of_words("bad"), small_prior)
     base = AlignmentModel(small_prior, lambda p, x: -bad(p, x), beta=beta)
-    found = match_moments(base, prompts, {"bad": bad}, {"bad": 0.5})
-    assert found.attainable
-    assert found.multipliers["bad"] > 30
-    tilted = AlignmentModel(small_prior, base.rewards, beta, {"tilt": found.factor})
+    match = match_moments(base, prompts, {"bad": bad}, {"bad": 0.5})
+    assert match.attainable
+    assert match.multipliers["bad"] > 30
+    tilted = AlignmentModel(small_prior, base.rewards, beta, {"tilt": match.factor})
     truth = Enumeration(tilted, prompts)
     assert (truth.log_posterior.exp() * bad(prompts, truth.support)).sum(
         0
@@ -391,5 +391,5 @@ def test_few_effective_draws_are_warned_of(base, features, prompts, prior):
     bad = TextReward(Pattern.of_words("bad"), prior)
     torch.manual_seed(0)
     with pytest.warns(UserWarning, match=r"^\d+ effective draws represent the distribution"):
-        found = match_moments(base, prompts, {"bad": bad}, {"bad": 0.99}, num_draws=60)
-    assert "effective draws represent the distribution" in str(found)
+        match = match_moments(base, prompts, {"bad": bad}, {"bad": 0.99}, num_draws=60)
+    assert "effective draws represent the distribution" in str(match)
