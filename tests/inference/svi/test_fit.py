@@ -270,15 +270,15 @@ def test_non_finite_loss_keeps_the_last_good_parameters(objective, model, small_
     """The loss, whose gradient is there all the same, is no number at the fourth step."""
 
     def bad_at(step):
-        made, losses = OBJECTIVES[objective](num_particles=8), []
-        original = made.loss_and_grads
+        spoilt, losses = OBJECTIVES[objective](num_particles=8), []
+        original = spoilt.loss_and_grads
 
         def loss_and_grads(*args):
             losses.append(original(*args))
             return math.nan if len(losses) == step else losses[-1]
 
-        made.loss_and_grads = loss_and_grads
-        return made
+        spoilt.loss_and_grads = loss_and_grads
+        return spoilt
 
     guide, alone = FineTuned(small_prior), FineTuned(small_prior)
     with pytest.warns(UserWarning, match="fit stopped early at step 3: the loss is"):

@@ -116,7 +116,7 @@ def test_finite_parameters_that_give_no_numbers_are_undone_too(
     """A huge rate gives finite parameters and an overflow in the next step: both are undone."""
     guide = FineTuned(small_prior, dtype="float32")
     start = copy_of(guide)
-    made = {
+    optimizer = {
         "fused": lambda: FusedOptimizer(options={"lr": 1e30}),
         "pyro": lambda: pyro.optim.Adam({"lr": 1e30}),
     }[optimizer]()
@@ -129,7 +129,7 @@ def test_finite_parameters_that_give_no_numbers_are_undone_too(
             guide,
             prompts,
             objective=OBJECTIVES[objective](num_particles=4),
-            optimizer=made,
+            optimizer=optimizer,
             checkpoint_folder=tmp_path,
         )
     assert result.state.step == result.state.optimizer.step_count == 0
@@ -312,7 +312,9 @@ def test_memory_of_the_backup_is_one_more_copy(model, small_prior, prompts):
     optimizer = FusedOptimizer()
     quiet(model, guide, prompts, 2, optimizer=optimizer)
     backup = optimizer._backup
-    moments = [value for kept in backup._moments.values() for value in kept.values() if value.dim()]
+    moments = [
+        value for state in backup._moments.values() for value in state.values() if value.dim()
+    ]
     assert (
         sum(value.numel() for value in backup._parameters.values())
         == guide.num_trained_parameters()
@@ -326,7 +328,7 @@ def test_memory_of_the_backup_is_one_more_copy(model, small_prior, prompts):
         optimizer([])
     assert [
         value.data_ptr()
-        for kept in backup._moments.values()
-        for value in kept.values()
+        for state in backup._moments.values()
+        for value in state.values()
         if value.dim()
     ] == before

@@ -493,11 +493,11 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize(("ours", "theirs", "told"), OTHERS.values(), ids=OTHERS)
-def test_another_fit_is_refused_by_name(ours, theirs, told, tmp_path):
+@pytest.mark.parametrize(("ours", "theirs", "message"), OTHERS.values(), ids=OTHERS)
+def test_another_fit_is_refused_by_name(ours, theirs, message, tmp_path):
     """The same model, built again, resumes."""
     Case(**ours).run(tmp_path, 1)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         Case(**{**ours, **theirs}).run(tmp_path, 2, resume=True)
     Case(**ours).run(tmp_path, 2, resume=True)
 
@@ -542,24 +542,24 @@ def test_composed_rewards_differ_by_their_parts(tmp_path):
             other.run(tmp_path / "sum", 2, resume=True)
     case(penalty=2.0).run(tmp_path / "soft", 1)
     case(penalty=2.0).run(tmp_path / "soft", 2, resume=True)
-    for other, told in (
+    for other, message in (
         (case(penalty=3.0), r"2\.0, got 3\.0 \(model\.penalty\)"),
         (case(penalty=2.0, threshold=1.0), "at_least"),
     ):
-        with pytest.raises(CheckpointError, match=told):
+        with pytest.raises(CheckpointError, match=message):
             other.run(tmp_path / "soft", 2, resume=True)
 
 
 def test_frozen_weights_of_a_guide_are_part_of_the_fit(tmp_path):
     def guide(shift):
         def make(prior, _):
-            made = FineTuned(prior, subset="norms-and-biases", dtype="float64")
+            tuned = FineTuned(prior, subset="norms-and-biases", dtype="float64")
             frozen = next(
-                parameter for parameter in made.parameters() if not parameter.requires_grad
+                parameter for parameter in tuned.parameters() if not parameter.requires_grad
             )
             with torch.no_grad():
                 frozen += shift
-            return made
+            return tuned
 
         return make
 
@@ -842,7 +842,7 @@ def drop_one(tensors):
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "told"),
+    ("name", "change", "message"),
     [
         ("guide", drop_one, "is of another guide: 1 parameters differ"),
         (
@@ -876,7 +876,7 @@ def drop_one(tensors):
         ),
     ],
 )
-def test_states_of_other_names_shapes_or_types_are_refused(name, change, told, tmp_path):
+def test_states_of_other_names_shapes_or_types_are_refused(name, change, message, tmp_path):
     """Whole files with correct digests; the guide does not change."""
     from inference.objectives import OBJECTIVES
 
@@ -890,7 +890,7 @@ def test_states_of_other_names_shapes_or_types_are_refused(name, change, told, t
     seal(checkpoint)
     guides = []
     case.guide = lambda *args: guides.append(MeanField(*args)) or guides[0]
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         case.run(tmp_path, resume=True)
     assert not parameters_of(guides[0]).any()
 
@@ -941,19 +941,19 @@ def test_a_state_is_saved_and_restored_by_hand(tmp_path):
 
 
 def test_foreign_names_are_neither_read_nor_deleted(tmp_path, whole):
-    kept = {
+    foreign = {
         "step-1-backup": True,
         "step-00000009.bak": True,
         "step-notes.txt": False,
         "step-3": True,
         ".step-x.partial": True,
     }
-    for name, folder in kept.items():
+    for name, folder in foreign.items():
         (tmp_path / name).mkdir() if folder else (tmp_path / name).touch()
     (tmp_path / ".step-00000001.partial").mkdir()
     assert torch.equal(Case().run(tmp_path), whole)
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {*kept, ".lock", "step-00000003", "step-00000004"}
+    assert left == {*foreign, ".lock", "step-00000003", "step-00000004"}
 
 
 @pytest.mark.parametrize("resume", [True, False])
@@ -1054,7 +1054,7 @@ def fail_at(monkeypatch, nth, error, *, once):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("error", "once", "told"),
+    ("error", "once", "message"),
     [
         (KilledError, False, "^$"),
         (no_space, True, "No space left on device"),
@@ -1063,7 +1063,7 @@ def fail_at(monkeypatch, nth, error, *, once):
     ids=["kill", "full for a moment", "full"],
 )
 def test_after_a_fault_at_any_operation_a_resume_ends_the_same(
-    error, once, told, tmp_path, monkeypatch
+    error, once, message, tmp_path, monkeypatch
 ):
     """Two checkpoints exist, a third is written, the first is deleted; the error is the disk's."""
     case = Case()
@@ -1087,7 +1087,7 @@ def test_after_a_fault_at_any_operation_a_resume_ends_the_same(
         shutil.rmtree(folder)
     assert 30 < nth < 199
     assert len(messages) > 20
-    assert all(re.search(told, message) for message in messages), messages
+    assert all(re.search(message, fault) for fault in messages), messages
 
 
 def _copy(tmp_path, name):
@@ -1117,11 +1117,11 @@ def test_a_full_disk_ends_a_fit_by_name_with_the_last_checkpoint_whole(
 
 def test_the_fingerprint_can_be_read(tmp_path):
     Case().run(tmp_path, 1)
-    found = json.loads((tmp_path / "step-00000001" / "state.json").read_text())["fingerprint"][
+    leaves = json.loads((tmp_path / "step-00000001" / "state.json").read_text())["fingerprint"][
         "leaves"
     ]
-    assert found["model.beta"] == "0.5"
-    assert found["objective.num_particles"] == "4"
-    assert re.fullmatch("#[0-9a-f]{32}", found["model.prior.network.weights"])
-    assert len(json.dumps(found)) < 20_000
+    assert leaves["model.beta"] == "0.5"
+    assert leaves["objective.num_particles"] == "4"
+    assert re.fullmatch("#[0-9a-f]{32}", leaves["model.prior.network.weights"])
+    assert len(json.dumps(leaves)) < 20_000
     assert pyro.get_param_store().keys() == set()
