@@ -95,7 +95,7 @@ def measured_best(exact: Best, sample: PriorSample, n: int) -> Best:
 
 
 def _both_ways(first: Sequence[Tensor], second: Sequence[Tensor], n: int) -> Tensor:
-    """KL, reward and win rate of the best of n, `[3]`: means over both choices of the ranking half."""
+    """KL, reward and win rate of the best of n, `[3]`, averaged over the two ranking halves."""
     means = []
     for known, others in ((first, second), (second, first)):
         ordered, rest = torch.cat(list(known)).sort().values, torch.cat(list(others))

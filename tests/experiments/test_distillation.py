@@ -39,7 +39,7 @@ def test_log_ratio_by_hand():
 def test_distillation_leaves_a_share_of_the_prior_s_kl(
     learned, grammar, tmp_path, capsys, monkeypatch
 ):
-    """KL(q || best of n) over KL(p0 || best of n), of guides that have learned some of it or none."""
+    """KL(q || best of n) over KL(p0 || best of n), for trained and untrained guides."""
     reward, prompts = TextReward(vader_sentiment, grammar), grammar.encode(["the film was"])
     truth = Enumeration(AlignmentModel(grammar, reward, 1.0), prompts)
     guide = Fixed(grammar)
