@@ -23,7 +23,7 @@ from typing import Annotated
 from torch import Tensor
 
 from experiments.shared.argument_types import Count, Positive, Seeds, Threads, count
-from experiments.shared.claims import Finding, finished, largest, report
+from experiments.shared.claims import Finding, conclude, largest
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import cell, cells, mean_and_error, text_table
 from experiments.shared.training import ascend, early_stops, train
@@ -33,8 +33,6 @@ from inference import Enumeration, LeaveOneOut_ELBO
 from inference.estimate import expectation
 from model import AlignmentModel, Pattern, TextReward, grammar_prior
 
-CLAIM = "a binary reward shifts the log-odds of success by 1/beta, and no ratio within a class"
-SOURCE = "Korbak, Perez and Buckley 2022, arXiv 2205.11275, sections 2 and 3"
 PURE, PENALISED = "reward alone", "with the KL penalty"
 EXACT = 1e-10
 FROZEN = 0.05
@@ -91,11 +89,14 @@ def main(args: BinaryReward) -> list[Finding]:
         name: [measure(log_prob, truth.log_prior, success) for log_prob in of_name]
         for name, of_name in log_probs.items()
     }
-    findings = [*findings_of(metrics, 1 / args.beta), *finished(stops)]
     rows = {name: cells(of_name)[: len(COLUMNS)] for name, of_name in metrics.items()}
     title = f'Reward 1 for "not" on the grammar, 1/beta = {1 / args.beta:.4g}'
-    print(report(CLAIM, SOURCE, [f"{title}\n{text_table(COLUMNS, rows)}"], findings))
-    return findings
+    return conclude(
+        __doc__,
+        [f"{title}\n{text_table(COLUMNS, rows)}"],
+        findings_of(metrics, 1 / args.beta),
+        stops,
+    )
 
 
 def measure(log_prob: Tensor, log_prior: Tensor, success: Tensor) -> dict[str, float]:

@@ -23,7 +23,7 @@ import torch
 from pyro.infer import ELBO
 
 from experiments.shared.argument_types import Count, Positive, Rate, Threads, count
-from experiments.shared.claims import Finding, finished, report
+from experiments.shared.claims import Finding, conclude
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import cells, mean_and_error, text_table
 from experiments.shared.training import RewardOnly, early_stops, train
@@ -34,8 +34,6 @@ from inference.diagnostics.diagnose import distinct_n
 from model import AlignmentModel, Prompts, TextReward, vader_sentiment
 from model.prior.named_priors import load_prior
 
-CLAIM = "reward alone leaves the language and its variety of words; with the KL penalty q does not"
-SOURCE = "Korbak, Perez and Buckley 2022, arXiv 2205.11275, sections 2 and 3"
 PURE, PENALISED = "reward alone", "with the KL penalty"
 OBJECTIVES: dict[str, Callable[[int], ELBO]] = {PURE: RewardOnly, PENALISED: LeaveOneOut_ELBO}
 PARTS = 4
@@ -62,9 +60,7 @@ class CollapseText(Arguments):
 
 def main(args: CollapseText) -> list[Finding]:
     set_threads(args.threads)
-    prior = load_prior(
-        "film-reviews", max_new_tokens=12, temperature=0.7, dtype="float32", device="cpu"
-    )
+    prior = load_prior("film-reviews", max_new_tokens=12, temperature=0.7)
     model = AlignmentModel(prior, TextReward(vader_sentiment, prior), args.beta)
     prompts = prior.encode(["The film was"])
     guides = {"prior": FineTuned(prior)}
@@ -84,9 +80,7 @@ def main(args: CollapseText) -> list[Finding]:
     rows = {name: cells(parts) for name, parts in metrics.items()}
     table = text_table(list(metrics["prior"][0]), rows)
     title = f"Sentiment on the embedded prior, beta {args.beta:g}, {args.steps} steps"
-    findings = [*findings_of(metrics), *finished(stops)]
-    print(report(CLAIM, SOURCE, [f"{title}\n{table}"], findings))
-    return findings
+    return conclude(__doc__, [f"{title}\n{table}"], findings_of(metrics), stops)
 
 
 @torch.no_grad()

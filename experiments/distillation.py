@@ -25,10 +25,9 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from experiments.shared.argument_types import DISTINCT, Count, Out, Positive, Seeds, Threads, count
-from experiments.shared.claims import Finding, finished, largest, report
+from experiments.shared.claims import Finding, conclude, largest
 from experiments.shared.command_line import Arguments, run_script
-from experiments.shared.figures import plane_figure, save
-from experiments.shared.run_folder import new_folder
+from experiments.shared.figures import plane_figure, save_all
 from experiments.shared.tables import cell, cells, mean_and_error, text_table
 from experiments.shared.training import early_stops, train
 from experiments.shared.workers import set_threads
@@ -37,8 +36,6 @@ from inference import BestOfN_ELBO, Enumeration, Estimate, LeaveOneOut_ELBO, Pri
 from inference.order_statistics import best_of_n_log_ratio, level_cdf
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 
-CLAIM = "a guide can learn the best of n, and no guide has more reward than the posterior as far"
-SOURCE = "Amini et al. 2024, arXiv 2407.06057; Gui et al. 2024, arXiv 2406.00832"
 COLUMNS = ["KL(q||p0)", "E[r]", "posterior's E[r]", "KL(q||target)"]
 EXACT = 1e-10
 LEARNED = 0.2
@@ -95,10 +92,8 @@ def main(args: Distillation) -> list[Finding]:
                     seed=seed,
                 )
                 metrics[name].append(measure(truth, truth.log_guide(guide), log_target))
-    findings = [*findings_of(truth, metrics, args.sizes), *finished(stops)]
     rows = {name: cells(runs) for name, runs in metrics.items()}
     title = f"Guides on the grammar after {args.steps} steps, {args.seeds} seeds"
-    print(report(CLAIM, SOURCE, [f"{title}\n{text_table(COLUMNS, rows)}"], findings))
     places = {
         name: (
             Estimate(*mean_and_error(runs, COLUMNS[0])),
@@ -107,9 +102,9 @@ def main(args: Distillation) -> list[Finding]:
         for name, runs in metrics.items()
     }
     figure, _ = plane_figure(PriorSample.of_enumeration(truth), places, "The grammar, exact")
-    with new_folder(args, "distillation") as folder:
-        print(f"Figure: {save(figure, folder.path / 'grammar.svg')}")
-    return findings
+    save_all(args, "distillation", {"grammar": figure})
+    findings = findings_of(truth, metrics, args.sizes)
+    return conclude(__doc__, [f"{title}\n{text_table(COLUMNS, rows)}"], findings, stops)
 
 
 def log_ratio(truth: Enumeration, n: int) -> Tensor:

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Annotated
 
 from experiments.shared.argument_types import Count, Out, Positive, Threads, count
-from experiments.shared.claims import Finding, finished, report
+from experiments.shared.claims import Finding, conclude
 from experiments.shared.command_line import Arguments, run_script
-from experiments.shared.figures import plane_figure, save
-from experiments.shared.run_folder import new_folder
+from experiments.shared.figures import plane_figure, save_all
 from experiments.shared.tables import cell, text_table
 from experiments.shared.training import early_stops, train
 from experiments.shared.workers import set_threads
@@ -37,9 +36,6 @@ from inference import (
 )
 from model import AlignmentModel, TextReward, vader_sentiment
 from model.prior.named_priors import load_prior
-
-CLAIM = "no guide has more reward than the posterior at the same KL to the prior"
-SOURCE = "Amini et al. 2024, arXiv 2407.06057; Gui et al. 2024, arXiv 2406.00832"
 
 
 @dataclass(frozen=True)
@@ -64,9 +60,7 @@ class DistillationText(Arguments):
 
 def main(args: DistillationText) -> list[Finding]:
     set_threads(args.threads)
-    prior = load_prior(
-        "film-reviews", max_new_tokens=12, temperature=0.7, dtype="float32", device="cpu"
-    )
+    prior = load_prior("film-reviews", max_new_tokens=12, temperature=0.7)
     model = AlignmentModel(prior, TextReward(vader_sentiment, prior), args.beta)
     prompts = prior.encode(["The film was"])
     objectives = {
@@ -90,16 +84,13 @@ def main(args: DistillationText) -> list[Finding]:
         frontier = sample.frontier_at(kl.value + 3 * kl.standard_error)
         held = reward.value - 3 * reward.standard_error <= frontier
         findings.append(Finding(f"{name} is not above the posteriors by 3 standard errors", held))
-    findings += finished(stops)
     table = text_table(["KL(q||p0)", "E[r]", "posterior's E[r]"], rows)
     title = (
         f"Guides on the embedded prior after {args.steps} steps, {args.draws} draws of the prior"
     )
-    print(report(CLAIM, SOURCE, [f"{title}\n{table}"], findings))
     figure, _ = plane_figure(sample, places, "The embedded prior, measured (± 2 s.e.)")
-    with new_folder(args, "distillation-text") as folder:
-        print(f"Figure: {save(figure, folder.path / 'text.svg')}")
-    return findings
+    save_all(args, "distillation-text", {"text": figure})
+    return conclude(__doc__, [f"{title}\n{table}"], findings, stops)
 
 
 if __name__ == "__main__":

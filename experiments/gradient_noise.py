@@ -72,9 +72,7 @@ def main(args: GradientNoise) -> dict[str, dict[str, float]]:
     set_threads(args.threads)
     noise: dict[str, dict[str, float]] = {}
     for length in args.lengths:
-        prior = load_prior(
-            "film-reviews", max_new_tokens=length, temperature=1.0, dtype="float32", device="cpu"
-        )
+        prior = load_prior("film-reviews", max_new_tokens=length)
         prompts = prior.encode(["The film was"])
         with random_state.isolated(args.seed):
             posterior, away = moved_guide(prior, args.distance), moved_guide(prior, args.distance)

@@ -44,10 +44,9 @@ from experiments.shared.argument_types import (
     Threads,
     count,
 )
-from experiments.shared.claims import Finding, finished, report
+from experiments.shared.claims import Finding, conclude
 from experiments.shared.command_line import Arguments, run_script
-from experiments.shared.figures import save
-from experiments.shared.run_folder import new_folder
+from experiments.shared.figures import save_all
 from experiments.shared.tables import cell, mean_and_error, text_table
 from experiments.shared.training import early_stops, train
 from experiments.shared.workers import set_threads
@@ -56,8 +55,6 @@ from inference import Enumeration, LeaveOneOut_ELBO
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 from model.prior.grammar import SPEAKERS, spoken_sentences
 
-CLAIM = "a reward reweights the agents of a prior by Bayes' rule, and a trained guide follows"
-SOURCE = "Korbak, Perez and Buckley 2022, arXiv 2205.11275, section 4"
 EXACT = 1e-10
 COLUMNS = ["pi_a", "log Z_a", "pi_a Z_a / Z", "p*(a)", "guides by SVI"]
 
@@ -132,16 +129,12 @@ def main(args: Agents) -> list[Finding]:
         Finding.of_limits("error of Bayes' rule for the posterior's weights", errors, below=EXACT),
         Finding.of_limits("error of Bayes' rule applied twice", [error_twice], below=EXACT),
         Finding.of_limits(share, shares, below=0.1),
-        *finished(stops),
     ]
     title = f'After "{args.prompt}", rewarded for sentiment; {args.steps} steps, {args.seeds} seeds'
-    print(report(CLAIM, SOURCE, [f"{title}\n{text_table(COLUMNS, rows)}", twice], findings))
-    figure = agents_figure(
-        truth.log_prior, model.reward(prompts, truth.support), rho, guide_weights
-    )
-    with new_folder(args, "agents") as folder:
-        print(f"Figure: {save(figure, folder.path / 'agents.svg')}")
-    return findings
+    rewards = model.reward(prompts, truth.support)
+    figure = agents_figure(truth.log_prior, rewards, rho, guide_weights)
+    save_all(args, "agents", {"agents": figure})
+    return conclude(__doc__, [f"{title}\n{text_table(COLUMNS, rows)}", twice], findings, stops)
 
 
 if __name__ == "__main__":

@@ -24,20 +24,14 @@ from typing import Annotated
 from experiments.best_of_n.law import exact_best, measured_best
 from experiments.best_of_n.report import best_figure, findings_of, measured_findings, table_of
 from experiments.shared.argument_types import DISTINCT, Out, Threads, count
-from experiments.shared.claims import Finding, report
+from experiments.shared.claims import Finding, conclude
 from experiments.shared.command_line import Arguments, run_script
-from experiments.shared.figures import save
-from experiments.shared.run_folder import new_folder
+from experiments.shared.figures import save_all
 from experiments.shared.workers import set_threads
 from inference import Enumeration, PriorSample, random_state, sample_prior
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 from model.prior.named_priors import load_prior
 
-CLAIM = (
-    "best of n is within log n - (n-1)/n nats of the prior, wins at most n/(n+1), and lies a "
-    "little below the posteriors"
-)
-SOURCE = "Beirami et al. 2024, arXiv 2401.01879; Gui et al. 2024, arXiv 2406.00832"
 Sizes = Annotated[tuple[Annotated[int, count(1, 100_000)], ...], DISTINCT]
 
 
@@ -62,9 +56,7 @@ def main(args: BestOfN) -> list[Finding]:
         grammar = grammar_prior(max_new_tokens=3)
         model = AlignmentModel(grammar, TextReward(vader_sentiment, grammar), 1.0)
         truth = Enumeration(model, grammar.encode(["the film was"]))
-        prior = load_prior(
-            "film-reviews", max_new_tokens=12, temperature=0.7, dtype="float32", device="cpu"
-        )
+        prior = load_prior("film-reviews", max_new_tokens=12, temperature=0.7)
         model = AlignmentModel(prior, TextReward(vader_sentiment, prior), 1.0)
         draws = sample_prior(model, prior.encode(["The film was"]), args.draws, independent=True)
     every = PriorSample.of_enumeration(truth)
@@ -79,16 +71,12 @@ def main(args: BestOfN) -> list[Finding]:
         *findings_of(measured, "on text"),
         *measured_findings(measured),
     ]
-    print(report(CLAIM, SOURCE, tables, findings))
     figures = {
         "grammar": best_figure(every, exact, "The grammar, exact"),
         "text": best_figure(draws, measured, "The embedded prior, measured (± 2 s.e.)"),
     }
-    with new_folder(args, "best-of-n") as folder:
-        for name, figure in figures.items():
-            save(figure, folder.path / f"{name}.svg")
-    print(f"Figures: {folder.path}")
-    return findings
+    save_all(args, "best-of-n", figures)
+    return conclude(__doc__, tables, findings)
 
 
 def check(sizes: tuple[int, ...], num_draws: int) -> None:

@@ -25,10 +25,9 @@ from torch import Tensor
 
 from experiments.collapse.report import entropy_figure, findings_of, measure, mode
 from experiments.shared.argument_types import Count, Out, Positive, Seeds, Threads, count
-from experiments.shared.claims import Finding, finished, report
+from experiments.shared.claims import Finding, conclude
 from experiments.shared.command_line import Arguments, run_script
-from experiments.shared.figures import save
-from experiments.shared.run_folder import new_folder
+from experiments.shared.figures import save_all
 from experiments.shared.tables import cells, text_table
 from experiments.shared.training import RewardOnly, ascend, early_stops, train
 from experiments.shared.workers import set_threads
@@ -37,8 +36,6 @@ from inference import Enumeration, LeaveOneOut_ELBO, entropy
 from inference.svi.step import Metrics
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 
-CLAIM = "reward alone collapses q to a point; with the KL penalty q becomes the posterior"
-SOURCE = "Korbak, Perez and Buckley 2022, arXiv 2205.11275, sections 2 and 3"
 PURE, PENALISED = "reward alone", "with the KL penalty"
 OBJECTIVES: dict[str, Callable[[int], ELBO]] = {PURE: RewardOnly, PENALISED: LeaveOneOut_ELBO}
 LEARNING_RATE = 3e-3
@@ -93,14 +90,11 @@ def main(args: Collapse) -> list[Finding]:
         rows[name] = [*cells(metrics[name]), "; ".join(modes)]
     table = text_table([*metrics["prior"][0], "most probable"], rows)
     title = f"Sentiment on the grammar, beta {args.beta:g}, {args.steps} steps, {args.seeds} seeds"
-    findings = [*findings_of(metrics, PURE, PENALISED), *finished(stops)]
-    print(report(CLAIM, SOURCE, [f"{title}\n{table}"], findings))
     entropies = {name: [run.entropy for run in of_name] for name, of_name in runs.items()}
     levels = {name: metrics[name][0]["entropy"] for name in ("prior", "posterior")}
-    with new_folder(args, "collapse") as folder:
-        path = save(entropy_figure(entropies, levels), folder.path / "collapse.svg")
-    print(f"Figure: {path}")
-    return findings
+    save_all(args, "collapse", {"collapse": entropy_figure(entropies, levels)})
+    findings = findings_of(metrics, PURE, PENALISED)
+    return conclude(__doc__, [f"{title}\n{table}"], findings, stops)
 
 
 def run(

@@ -50,21 +50,15 @@ from experiments.shared.argument_types import (
     count,
     number,
 )
-from experiments.shared.claims import Finding, finished, report
+from experiments.shared.claims import Finding, conclude
 from experiments.shared.command_line import Arguments, run_script
-from experiments.shared.figures import save
-from experiments.shared.run_folder import new_folder
+from experiments.shared.figures import save_all
 from experiments.shared.training import early_stops, train
 from experiments.shared.workers import set_threads
 from guides import Twisted
 from inference import match_moments, random_state
 from model import AlignmentModel
 from model.prior.named_priors import load_prior
-
-CLAIM = (
-    "RL without distribution matching fails, matching without RL works, RL with a KL penalty is it"
-)
-SOURCE = "Korbak, Perez and Buckley 2022, arXiv 2205.11275, section 5; arXiv 2012.11635, 2206.00761"
 
 
 @dataclass(frozen=True)
@@ -99,13 +93,7 @@ class DistributionMatching(Arguments):
 
 def main(args: DistributionMatching) -> list[Finding]:
     set_threads(args.threads)
-    prior = load_prior(
-        "film-reviews",
-        max_new_tokens=args.max_new_tokens,
-        temperature=0.7,
-        dtype="float32",
-        device="cpu",
-    )
+    prior = load_prior("film-reviews", max_new_tokens=args.max_new_tokens, temperature=0.7)
     prompts = prior.encode(["The film was"])
     rows: dict[Task, dict[str, Row]] = {}
     with random_state.isolated(0), early_stops() as stops:
@@ -136,12 +124,8 @@ def main(args: DistributionMatching) -> list[Finding]:
         title = f"{task.name}; {args.steps} steps of {args.particles}"
         tables.append(f"{title}\n{table_of(of_task)}")
         findings += findings_of(task.goal, of_task)
-    findings += finished(stops)
-    print(report(CLAIM, SOURCE, tables, findings))
-    with new_folder(args, "distribution-matching") as folder:
-        path = save(dissociation_figure(rows), folder.path / "dissociation.svg")
-    print(f"Figure: {path}")
-    return findings
+    save_all(args, "distribution-matching", {"dissociation": dissociation_figure(rows)})
+    return conclude(__doc__, tables, findings, stops)
 
 
 if __name__ == "__main__":

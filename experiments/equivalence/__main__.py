@@ -1,6 +1,6 @@
 """KL-regularised RL is variational inference: the identity, checked in three ways.
 
-Claim, for p*(x) = p0(x) exp(r(x)/beta) / Z and any q:
+Claim: KL-regularised RL is ELBO maximisation. For p*(x) = p0(x) exp(r(x)/beta) / Z and any q,
 
     ELBO = E_q[log p0 + r/beta - log q] = log Z - KL(q || p*) = (E_q[r] - beta KL(q || p0)) / beta
 
@@ -23,7 +23,7 @@ from typing import Annotated
 
 from experiments.equivalence.gradient import expectation_error, reinforce_error
 from experiments.shared.argument_types import Positive, Seed, Threads, count
-from experiments.shared.claims import Finding, report
+from experiments.shared.claims import Finding, conclude
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.workers import set_threads
 from experiments.shared.worlds import moved_guide
@@ -32,8 +32,6 @@ from inference.estimate import expectation
 from model import AlignmentModel, LanguageModel, TextReward, grammar_prior, vader_sentiment
 from model.prior.named_priors import load_prior
 
-CLAIM = "KL-regularised RL is ELBO maximisation, in value and in gradient"
-SOURCE = "Korbak, Perez and Buckley 2022, arXiv 2205.11275, section 3"
 TOLERANCE = {"a": 1e-10, "b": 1e-6, "c": 1e-10}
 """Largest error of each check: nats for (a), relative to the norm of the gradient for (b), (c)."""
 
@@ -81,19 +79,12 @@ def main(args: Equivalence) -> list[Finding]:
         error = expectation_error(model, model.prior.encode(["the film was"]))
         add("c", "mean of this gradient = exact gradient of -ELBO", "grammar", error)
     title = f"beta {args.beta:g}, {args.samples} responses to each prompt in (b)"
-    print(report(CLAIM, SOURCE, [title], findings))
-    return findings
+    return conclude(__doc__, [title], findings)
 
 
 def film_reviews(max_new_tokens: int) -> LanguageModel:
     """The embedded prior in float64. With one new token, all 3,072 responses can be listed."""
-    return load_prior(
-        "film-reviews",
-        max_new_tokens=max_new_tokens,
-        temperature=1.0,
-        dtype="float64",
-        device="cpu",
-    )
+    return load_prior("film-reviews", max_new_tokens=max_new_tokens, dtype="float64")
 
 
 def sentiment(prior: LanguageModel, beta: float) -> AlignmentModel:

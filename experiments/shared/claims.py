@@ -46,16 +46,6 @@ def largest(values: Iterable[float]) -> float:
     return float(np.max(list(values)))
 
 
-def smallest(values: Iterable[float]) -> float:
-    """Smallest of some numbers; NaN if one is NaN."""
-    return float(np.min(list(values)))
-
-
-def finished(stops: Sequence[str]) -> list[Finding]:
-    """A failed finding for each fit that stopped early, see `training.early_stops`."""
-    return [Finding(stop, False) for stop in stops]
-
-
 def verdict(findings: Sequence[Finding]) -> str:
     """One line: the claim held, or the findings that failed."""
     failed = [finding.statement for finding in findings if not finding.held]
@@ -70,3 +60,27 @@ def report(claim: str, source: str, tables: Sequence[str], findings: Sequence[Fi
     checked = [f"{'yes' if held else 'NO':>3}  {statement}" for statement, held in findings]
     head = [f"Claim: {claim}", f"Source: {source}", "", "\n\n".join(tables), ""]
     return "\n".join([*head, *checked, "", verdict(findings)])
+
+
+def conclude(
+    script: str | None,
+    tables: Sequence[str],
+    findings: Sequence[Finding],
+    stops: Sequence[str] = (),
+) -> list[Finding]:
+    """Print the report of a claim script.
+
+    Args:
+        script: docstring of the script, with the paragraphs `Claim:`, `Source:` and `Printed`.
+        tables: texts.
+        findings: findings of the script.
+        stops: fits that stopped early, see `training.early_stops`; each is a failed finding.
+
+    Returns:
+        All findings.
+    """
+    text = (script or "").partition("Claim: ")[2].partition("\nPrinted")[0]
+    claim, _, source = text.partition("\nSource: ")
+    every = [*findings, *(Finding(stop, False) for stop in stops)]
+    print(report(claim, source, tables, every))
+    return every

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 
@@ -13,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.shared.run_folder import new_folder
 from inference import Estimate, PriorSample
 
 PRIOR, GUIDE, POSTERIOR = "#7a7a7a", "#1f5fa8", "#c4451c"
@@ -23,6 +25,20 @@ def save(figure: Figure, path: Path) -> Path:
     figure.savefig(path, bbox_inches="tight")
     plt.close(figure)
     return path
+
+
+def save_all(args: Any, name: str, figures: Mapping[str, Figure]) -> None:
+    """Write figures, by the name of their file, into a new run folder, and print the folder.
+
+    Args:
+        args: arguments of the script, with `out`.
+        name: name of the run folder.
+        figures: figures by name.
+    """
+    with new_folder(args, name) as folder:
+        for file, figure in figures.items():
+            save(figure, folder.path / f"{file}.svg")
+    print(f"Figures: {folder.path}")
 
 
 def new_axes(width: float = 6.4, height: float = 4.0) -> tuple[Figure, Axes]:

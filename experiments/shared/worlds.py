@@ -132,9 +132,7 @@ def film_reviews(num_prior_draws: int = 8192) -> World:
 
     The reward is VADER sentiment; beta is 0.1.
     """
-    prior = load_prior(
-        "film-reviews", max_new_tokens=12, temperature=0.7, dtype="float32", device="cpu"
-    )
+    prior = load_prior("film-reviews", max_new_tokens=12, temperature=0.7)
     return World(
         AlignmentModel(prior, REWARDS["vader"](prior), beta=0.1),
         prior.encode(["The film was"]),

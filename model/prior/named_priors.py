@@ -15,9 +15,9 @@ def load_prior(
     name: str,
     *,
     max_new_tokens: int,
-    temperature: float,
-    dtype: str,
-    device: str | None,
+    temperature: float = 1.0,
+    dtype: str = "float32",
+    device: str | None = "cpu",
     trust_remote_code: bool = False,
 ) -> LanguageModel:
     """Load a prior by name.

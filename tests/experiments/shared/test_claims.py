@@ -1,10 +1,12 @@
 """Findings and their limits."""
 
+import ast
 import math
 
 import pytest
 
-from experiments.shared.claims import Finding
+from experiments.shared.claims import Finding, conclude
+from tests.experiments.scripts import FILES
 
 
 @pytest.mark.parametrize(
@@ -25,3 +27,30 @@ def test_a_finding_holds_if_all_values_are_strictly_within_the_limits(values, li
 def test_a_finding_states_values_and_limits():
     finding = Finding.of_limits("share", [0.123, 2.0], above=0.1, below=3)
     assert finding.statement == "share: 0.12 and 2 (above 0.1, below 3)"
+
+
+def test_the_report_has_claim_source_tables_findings_and_verdict(capsys):
+    doc = "Title.\n\nClaim: all is\nwell.\nSource: a book.\nPrinted: a table.\n"
+    conclude(doc, ["table"], [Finding("it is so", True)])
+    assert capsys.readouterr().out == (
+        "Claim: all is\nwell.\nSource: a book.\n\ntable\n\nyes  it is so\n\n"
+        "The claim held: 1 of 1 findings.\n"
+    )
+
+
+def test_no_claim_holds_on_a_guide_that_was_not_trained(capsys):
+    stop = "FineTuned: stopped early at step 3"
+    findings = conclude("", [], [Finding("it is so", True)], [stop])
+    assert findings == [Finding("it is so", True), Finding(stop, False)]
+    verdict = f"The claim did NOT hold, 1 of 2 findings failed: {stop}."
+    assert capsys.readouterr().out.rstrip().endswith(verdict)
+
+
+def test_every_claim_script_states_claim_source_and_what_is_printed():
+    for name, path in FILES.items():
+        text = path.read_text(encoding="utf-8")
+        if "conclude(__doc__" in text:
+            doc = ast.get_docstring(ast.parse(text))
+            places = [doc.find(part) for part in ("\nClaim: ", "\nSource: ", "\nPrinted")]
+            assert -1 not in places, name
+            assert places == sorted(places), name

@@ -16,7 +16,6 @@ from experiments.agents import __main__ as agents
 from experiments.collapse import __main__ as collapse
 from experiments.distribution_matching import __main__ as distribution_matching
 from experiments.distribution_matching.tasks import PURE
-from experiments.shared.claims import Finding, finished, verdict
 from experiments.shared.training import RewardOnly, early_stops, train
 from experiments.shared.worlds import moved_guide
 from experiments.steer.__main__ import main
@@ -52,14 +51,6 @@ def test_a_fit_that_stops_early_is_in_the_list(model, prompts):
             learning_rate=1e-3,
         )
     assert none == []
-
-
-def test_no_claim_holds_on_a_guide_that_was_not_trained():
-    assert finished([]) == []
-    findings = [Finding("it is so", True), *finished(["FineTuned: stopped early at step 3"])]
-    assert verdict(findings).startswith(
-        "The claim did NOT hold, 1 of 2 findings failed: FineTuned: stopped early at step 3"
-    )
 
 
 def check_report(findings, printed, guide="FineTuned"):
