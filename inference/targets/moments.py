@@ -189,10 +189,7 @@ def match_moments(
 
 
 def _check(
-    model: Program,
-    prompts: Prompts,
-    features: Mapping[str, Reward],
-    targets: Mapping[str, float],
+    model: Program, prompts: Prompts, features: Mapping[str, Reward], targets: Mapping[str, float]
 ) -> None:
     instance("features", features, Mapping)  # type: ignore[type-abstract]
     instance("targets", targets, Mapping)  # type: ignore[type-abstract]
