@@ -25,7 +25,6 @@ CHUNK = 8192
 class Enumeration:
     """The exact posterior of a model, for each of N prompts.
 
-    Example:
         truth = Enumeration(model, prompts)
         print(truth.log_z, truth.kl_guide_posterior(guide))
         best = truth.support[truth.log_posterior.argmax(0)[0], 0]

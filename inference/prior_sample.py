@@ -40,7 +40,6 @@ FEW = 30
 class PriorSample:
     """M weighted responses of the prior to each of N prompts.
 
-    Example:
         sample = sample_prior(model, prompts, num_draws=4096)
         print(sample.log_z())
         for factor in (0.5, 1.0, 2.0):  # the posteriors at 2 beta, beta, beta / 2

@@ -81,7 +81,6 @@ def diagnose(
 ) -> Diagnostics:
     """Measure a guide against the posterior of a model.
 
-    Example:
         bound = model.log_likelihood_bound(prompts)
         print(diagnose(model, guide, prompts, log_likelihood_bound=bound).kl_guide_posterior)
 
@@ -116,11 +115,7 @@ def diagnose(
             log_likelihood_bound=log_likelihood_bound,
             chunk=chunk,
         )
-    elif instance("prior_sample", prior_sample, PriorSample).response.shape[1] != len(prompts):
-        raise ValueError(
-            f"prior_sample is of {prior_sample.response.shape[1]} prompts, expected the "
-            f"{len(prompts)} prompts of this call"
-        )
+    _check_sample(prior_sample, len(prompts))
     with SameResponses():
         distribution = response_distribution(guide, prompts, role="guide")
         sizes = [min(chunk, num_samples - start) for start in range(0, num_samples, chunk)]
@@ -147,6 +142,13 @@ def diagnose(
         pareto_k=pareto_k(log_weight).max().item(),
         distinct_2=distinct_n(response, _is_token(distribution, response), 2),
     )
+
+
+def _check_sample(sample: PriorSample, num_prompts: int) -> None:
+    if (got := instance("prior_sample", sample, PriorSample).response.shape[1]) != num_prompts:
+        raise ValueError(
+            f"prior_sample is of {got} prompts, expected the {num_prompts} prompts of this call"
+        )
 
 
 def _kl_guide_posterior(elbo: Estimate, log_z: Estimate) -> Estimate:

@@ -90,7 +90,6 @@ def fit(
 ) -> Fit:
     """Train a guide towards the posterior of a model by stochastic variational inference.
 
-    Example:
         result = fit(model, guide, prompts, num_steps=100, learning_rate=1e-3)
         print(result.metrics[-1]["elbo"])
 

@@ -69,7 +69,6 @@ def solve_beta(
 ) -> Budget:
     """Solve for the beta with KL(p_beta || p0) = `max_kl` or E[r] = `min_reward`.
 
-    Example:
         budget = solve_beta(prior, reward, prompts, max_kl=0.5)
         model = AlignmentModel(prior, reward, budget.beta)
 

@@ -134,7 +134,6 @@ def match_moments(
 ) -> MomentMatch:
     """Fit the multipliers by a trust-region Newton method on the dual.
 
-    Example:
         match = match_moments(model, prompts, {"positive": positive}, {"positive": 0.5})
         target = AlignmentModel(prior, {}, 1.0, {"moments": match.factor})
 

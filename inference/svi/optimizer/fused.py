@@ -69,7 +69,6 @@ def adam_on_cosine(
 class FusedOptimizer(CheckedOptimizer):
     """A torch optimiser for all parameters at once, in place of a `pyro.optim` optimiser.
 
-    Example:
         options = {"lr": 1e-4, "weight_decay": 0.1}
         optimizer = FusedOptimizer(torch.optim.AdamW, options, schedule=cosine(1000))
         fit(model, guide, prompts, num_steps=1000, optimizer=optimizer)
