@@ -110,7 +110,7 @@ def findings(runs: Sequence[Run]) -> list[Finding]:
             f"with {fewest} preferences, gold reward falls by a tenth of its gain or more",
             certainly_positive(fall),
         ),
-        Finding(f"with {most} it peaks at a larger KL", certainly_positive(later)),
+        Finding(f"with {most} gold reward peaks at a larger KL", certainly_positive(later)),
         Finding(
             f"at {FAR:g} nats the lower bound has more gold reward than the mean",
             more("lower-bound", "mean"),

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from experiments.inference_zoo import runs
 from experiments.inference_zoo.__main__ import WITH_GUIDE
 from experiments.inference_zoo.report import table
 from experiments.inference_zoo.runs import (
@@ -18,7 +19,7 @@ from experiments.inference_zoo.runs import (
 )
 from experiments.shared.worlds import WORLDS, eight_tokens
 from experiments.shared.zoo import Job
-from guides import FineTuned
+from guides import GUIDES, FineTuned
 from inference import OBJECTIVES, SAMPLERS, importance_sampling
 from inference.samplers import enumerate_posterior
 from tests.experiments.diverges import DIVERGES
@@ -85,3 +86,21 @@ def test_rows_of_the_zoo_of_algorithms_say_it(monkeypatch):
     assert result.measured
     assert result.note.startswith("its fit: stopped early at step 0: the loss is nan")
     assert "leave-one-out, its fit: stopped early at step 0" in table([result])
+
+
+@pytest.mark.parametrize(
+    ("objective", "num_steps", "rate"),
+    [
+        ("leave-one-out", 3, 1e-3),  # the rate of the world for this family of guides
+        ("contrastive-twist", 3, GUIDES["twisted"].learning_rate),
+        ("proximal", 12, 1e-3),  # four steps on each batch
+    ],
+)
+def test_steps_and_rates_are_those_of_objective_family_and_world(
+    monkeypatch, objective, num_steps, rate
+):
+    calls = []
+    monkeypatch.setattr(runs, "fit_guide", lambda *args: calls.append(args[3:5]))
+    monkeypatch.setattr(runs, "record_early_stop", lambda *_: None)
+    train(eight_tokens(), objective, 3, seed=0)
+    assert calls == [(num_steps, rate)]

@@ -1,0 +1,22 @@
+"""Measurements of guides on worlds, exact and estimated."""
+
+from dataclasses import replace
+
+import pytest
+
+from experiments.shared.worlds import eight_tokens, moved_guide
+from experiments.shared.zoo import measure_guide
+
+
+def test_estimates_of_a_guide_are_near_the_exact_measurements():
+    """Unbiased or consistent: within five standard errors of the sums over all responses."""
+    listed = eight_tokens()
+    drawn = replace(listed, num_prior_draws=4096)
+    guide = moved_guide(listed.model.prior)
+    exact, estimates = (measure_guide(world, guide) for world in (listed, drawn))
+    assert {*estimates} - {*exact} == {"log_z_error"}
+    for name, estimate in exact.items():
+        assert estimate.standard_error == 0
+        error = estimates[name].standard_error
+        assert estimates[name].value == pytest.approx(estimate.value, abs=5 * error + 1e-6), name
+        assert error < 0.5, name
