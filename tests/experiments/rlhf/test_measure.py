@@ -1,0 +1,37 @@
+"""The table of a tuned guide against sums over all responses."""
+
+import re
+
+import pytest
+
+from experiments.rlhf.measure import measure
+from experiments.shared.worlds import moved_guide
+from inference import Enumeration
+from model import AlignmentModel, TextReward
+from tests.experiments.rlhf.small import gold
+
+
+def test_rows_are_near_the_exact_expectations_of_prior_guide_and_posterior(prior, every):
+    """Estimates within five standard errors; the posterior of all responses to three digits."""
+    prompts, beta = prior.encode(["the film was"]), 0.5
+    reward = TextReward(lambda texts: [len(text) / 10 for text in texts], prior)
+    model, guide = AlignmentModel(prior, reward, beta), moved_guide(prior)
+    truth = Enumeration(model, prompts)
+    table = measure(model, guide, prompts, 2000, gold, every)
+    rows = {line.split("  ")[0]: re.findall(r"-?[\d.]+", line) for line in table.splitlines()}
+    own = {"prior": truth.log_prior, "guide": truth.log_guide(guide)}
+    for name, log_prob in own.items():
+        prob = log_prob.exp()
+        proxy, error, *kl, gold_reward, gold_error = map(float, rows[name])
+        expected = (prob * beta * truth.log_likelihood).sum()
+        assert proxy == pytest.approx(expected.item(), abs=5 * error)
+        assert gold_reward == pytest.approx((prob[:, 0] @ every.gold).item(), abs=5 * gold_error)
+    assert kl[0] == pytest.approx(truth.kl_guide_prior(guide).item(), abs=5 * kl[1])
+    posterior = truth.log_posterior.exp()
+    expected = [
+        (posterior * beta * truth.log_likelihood).sum(),
+        (posterior * (truth.log_posterior - truth.log_prior)).sum(),
+        posterior[:, 0] @ every.gold,
+    ]
+    row = map(float, rows["posterior, from all responses"])
+    assert list(row) == pytest.approx([value.item() for value in expected], abs=1e-3)
