@@ -96,6 +96,17 @@ def test_evidence_means_the_normalising_constant():
     assert list(evidence()) == []
 
 
+def test_variables_are_nouns():
+    names = {"asked", "found", "kept", "made", "said", "there", "told", "wanted"}
+    faults = [
+        place(path, node.lineno, node.id)
+        for path in CODE
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Name) and node.id in names
+    ]
+    assert faults == []
+
+
 @pytest.mark.parametrize("registry", [GUIDES, OBJECTIVES, SAMPLERS, REWARD_INFERENCE, REWARDS])
 def test_summaries_are_noun_phrases(registry):
     summaries = [entry.summary for entry in registry.values()]

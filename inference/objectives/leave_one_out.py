@@ -138,10 +138,10 @@ def _score(site: dict) -> Tensor:
     return score_function
 
 
-def _total(values: list[Tensor], kept: set[int]) -> Tensor:
-    """Sum of `values`, each first summed over every dimension that is not in `kept`."""
+def _total(values: list[Tensor], kept_dims: set[int]) -> Tensor:
+    """Sum of `values`, each first summed over every dimension that is not in `kept_dims`."""
     reduced = []
     for value in values:
-        dims = [dim for dim in range(-value.dim(), 0) if dim not in kept]
+        dims = [dim for dim in range(-value.dim(), 0) if dim not in kept_dims]
         reduced.append(value.sum(dims, keepdim=True) if dims else value)
     return torch.stack(torch.broadcast_tensors(*reduced)).sum(0)

@@ -59,14 +59,16 @@ def stat(pid):
 def group_of(group):
     """The living processes of a group."""
     pids = [int(path.name) for path in PROC.iterdir() if path.name.isdigit()]
-    return [pid for pid in pids if (found := stat(pid)) and found[0] != "Z" and found[2] == group]
+    return [
+        pid for pid in pids if (status := stat(pid)) and status[0] != "Z" and status[2] == group
+    ]
 
 
 def wait(until, seconds=300):
     """Wait until a condition holds; machines are busy, and imports slow."""
     for _ in range(seconds * 10):
-        if found := until():
-            return found
+        if status := until():
+            return status
         time.sleep(0.1)
     raise AssertionError(f"not so after {seconds} s")
 
@@ -108,7 +110,7 @@ def zoo(start, tmp_path):
 
 def workers_of(pid):
     """Processes that multiprocessing spawned for a process, without the resource tracker."""
-    children = [child for child in group_of(pid) if (found := stat(child)) and found[1] == pid]
+    children = [child for child in group_of(pid) if (status := stat(child)) and status[1] == pid]
     return [
         child for child in children if b"spawn_main" in (PROC / str(child) / "cmdline").read_bytes()
     ]

@@ -388,7 +388,7 @@ def test_no_warnings_and_the_scale_is_alpha_by_rank(prior):
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted", "adapted"),
+    ("name", "target_modules", "adapted"),
     [
         ("gpt2", "all-linear", {"c_attn", "c_proj", "c_fc"}),
         (
@@ -406,13 +406,13 @@ def test_no_warnings_and_the_scale_is_alpha_by_rank(prior):
         ("llama", "lm_head", {"lm_head"}),
     ],
 )
-def test_target_modules(name, wanted, adapted):
+def test_target_modules(name, target_modules, adapted):
     prior = tiny(name)
-    guide = moved(LoRA(prior, target_modules=wanted))
+    guide = moved(LoRA(prior, target_modules=target_modules))
     paths = {parameter.split(".lora_")[0] for parameter in guide.trained()}
     assert {path.rsplit(".", 1)[1] for path in paths} == adapted
-    if "1" in wanted or "0" in wanted:
-        number = "1" if "1" in wanted else "0"
+    if "1" in target_modules or "0" in target_modules:
+        number = "1" if "1" in target_modules else "0"
         assert all(f".{number}." in path for path in paths)
     assert_close(all_paths(guide.merged())[0], all_paths(guide.language_model)[0])
 

@@ -56,10 +56,10 @@ def test_gradient_is_that_of_the_weighted_sum(mixture, prior, prompts):
     plain = (mixture.logits.log_softmax(-1)[:, None, None] + parts).logsumexp(0)
     parameters = list(mixture.trained().values())
     expected = torch.autograd.grad((weight * plain).sum(), parameters)
-    found = torch.autograd.grad(
+    gradients = torch.autograd.grad(
         (weight * log_guide_at(mixture, prompts, support)).sum(), parameters
     )
-    assert all(torch.allclose(*pair, atol=1e-10) for pair in zip(found, expected, strict=True))
+    assert all(torch.allclose(*pair, atol=1e-10) for pair in zip(gradients, expected, strict=True))
 
 
 def test_suffixes_are_drawn_from_the_components_that_the_prefix_speaks_for(prior):

@@ -120,8 +120,8 @@ def test_samples_have_the_scored_distribution(guide: SoftPrompt) -> None:
         .gather(-1, value[..., None])[..., 0]
     )
     expected = guide.distribution(prompts).log_prob_per_token(value)
-    kept = guide.prior.space.is_token(value)
-    assert_close(per_token[kept], expected[kept], rtol=0, atol=1e-10)
+    mask = guide.prior.space.is_token(value)
+    assert_close(per_token[mask], expected[mask], rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("text", ["c a b", "c a b a a", "c a"], ids=["as long", "cut", "repeated"])
@@ -172,9 +172,9 @@ def test_hidden_states_are_those_that_the_logits_were_made_of(guide: SoftPrompt)
     value = distribution.sample((2,))
     per_token, hidden = distribution.log_prob_and_hidden(value)
     logits = guide.prior.network.get_output_embeddings()(hidden) / guide.prior.temperature
-    kept = guide.prior.space.is_token(value)
+    mask = guide.prior.space.is_token(value)
     expected = logits.log_softmax(-1).gather(-1, value[..., None])[..., 0]
-    assert_close(per_token[kept], expected[kept], rtol=0, atol=1e-10)
+    assert_close(per_token[mask], expected[mask], rtol=0, atol=1e-10)
 
 
 def test_the_virtual_tokens_are_read_once_for_all_prompts_and_particles(guide: SoftPrompt) -> None:

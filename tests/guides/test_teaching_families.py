@@ -26,13 +26,15 @@ def groups(guide, prompts, key):
     support = distribution.enumerate_support()
     laws = distribution.next_token_logits(support).log_softmax(-1)
     is_token = distribution.space.is_token(support)
-    found = {}
+    distributions = {}
     for n, t in itertools.product(range(len(prompts)), range(support.shape[-1])):
         prompt = prompts.ids[n][prompts.mask[n]].tolist()
         for s in range(len(support)):
             if is_token[s, n, t]:
-                found.setdefault(key(prompt, support[s, n, :t].tolist()), []).append(laws[s, n, t])
-    return {name: torch.stack(laws) for name, laws in found.items()}
+                distributions.setdefault(key(prompt, support[s, n, :t].tolist()), []).append(
+                    laws[s, n, t]
+                )
+    return {name: torch.stack(laws) for name, laws in distributions.items()}
 
 
 def window(n):
@@ -67,10 +69,10 @@ def window(n):
 def test_one_distribution_for_prefixes_that_look_the_same(make, sees, special):
     prior = tiny(**special)
     prompts = prior.encode(PROMPTS)
-    found = groups(moved(make(prior, prompts)), prompts, sees)
-    for laws in found.values():
+    distributions = groups(moved(make(prior, prompts)), prompts, sees)
+    for laws in distributions.values():
         assert torch.allclose(laws, laws[:1].expand_as(laws), atol=1e-12)
-    first = torch.stack([laws[0] for laws in found.values()])
+    first = torch.stack([laws[0] for laws in distributions.values()])
     assert (torch.cdist(first, first) + torch.eye(len(first)) > 1e-3).all()
 
 

@@ -45,9 +45,9 @@ def test_every_number_has_a_range(script):
 
 @pytest.mark.parametrize("script", NAMES)
 def test_a_number_out_of_range_is_refused_by_name(script):
-    found = arguments_of(script)
-    hints, defaults = get_type_hints(found, include_extras=True), found()
-    for field in dataclasses.fields(found):
+    arguments = arguments_of(script)
+    hints, defaults = get_type_hints(arguments, include_extras=True), arguments()
+    for field in dataclasses.fields(arguments):
         for kind, _ in numbers(hints[field.name]):
             several = isinstance(getattr(defaults, field.name), tuple)
             for value in OUT_OF_RANGE[kind]:
@@ -57,8 +57,8 @@ def test_a_number_out_of_range_is_refused_by_name(script):
 
 @pytest.mark.parametrize("script", NAMES)
 def test_names_and_folders_are_checked_as_well(script, tmp_path):
-    found = arguments_of(script)
-    names = {field.name for field in dataclasses.fields(found)}
+    arguments = arguments_of(script)
+    names = {field.name for field in dataclasses.fields(arguments)}
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     wrong = {
@@ -86,7 +86,7 @@ def test_names_and_folders_are_checked_as_well(script, tmp_path):
     for name in names & wrong.keys():
         for value, message in wrong[name].items():
             with pytest.raises(SystemExit, match=f"^{option(name)}.*{message}"):
-                found(**{name: value})
+                arguments(**{name: value})
     assert {path.name for path in tmp_path.iterdir()} == {"file", "link"}
 
 

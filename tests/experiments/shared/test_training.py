@@ -127,9 +127,9 @@ def test_steer_says_it(monkeypatch, tmp_path, prior, capsys):
         **small,
     )
     folder = main(args)
-    said = "Stopped early at step 0: the loss is nan"
-    assert said in capsys.readouterr().out
-    assert said in folder.report.read_text()
+    message = "Stopped early at step 0: the loss is nan"
+    assert message in capsys.readouterr().out
+    assert message in folder.report.read_text()
 
 
 def test_reward_only_has_the_gradient_of_the_reward_alone(prior):

@@ -35,8 +35,8 @@ def test_rewards_are_read(text, weight, name, argument):
     ],
 )
 def test_constraints_are_read(text, name, at_least, at_most):
-    found = read_constraint(text)
-    assert (found.name, found.at_least, found.at_most) == (name, at_least, at_most)
+    constraint = read_constraint(text)
+    assert (constraint.name, constraint.at_least, constraint.at_most) == (name, at_least, at_most)
 
 
 @pytest.mark.parametrize(

@@ -165,8 +165,10 @@ def test_another_run_selects_the_table_by_prompt(args):
     prior = load_prior(args.prior, **args.loading)
     guide, turned = load_guide(tuned, prior), prior.encode(args.prompts[::-1])
     response = prior(turned).sample((4,))
-    there = guide.distribution(prior.encode(args.prompts)).log_prob(response.flip(1)).flip(1)
-    assert torch.allclose(guide.distribution(turned).log_prob(response), there, rtol=0, atol=1e-5)
+    log_guide = guide.distribution(prior.encode(args.prompts)).log_prob(response.flip(1)).flip(1)
+    assert torch.allclose(
+        guide.distribution(turned).log_prob(response), log_guide, rtol=0, atol=1e-5
+    )
     with pytest.raises(SystemExit, match="no table for the prompt 'the plot was'"):
         main(
             replace(args, prompts=("the plot was",), sample="importance", budget=8, proposal=tuned)
@@ -337,12 +339,12 @@ def test_constraint_is_kept_by_samplers(args, capsys):
 def test_budget_is_spent_and_kept_for_a_resume(args, capsys):
     args = replace(args, prior_draws=1000)  # all 820 responses are listed
     folder = main(replace(args, kl_budget=0.5))
-    found = re.search(
+    match = re.search(
         r"beta (\S+): KL\(p\* \|\| p0\) = 0.500 ± 0.000 nats .* exactly", capsys.readouterr().out
     )
-    assert found
+    assert match
     saved = json.loads(folder.arguments.read_text())["arguments"]
-    assert saved["beta"] == pytest.approx(float(found[1]), rel=1e-3)
+    assert saved["beta"] == pytest.approx(float(match[1]), rel=1e-3)
     main(replace(args, resume=folder.path))
     assert json.loads(folder.arguments.read_text())["arguments"]["beta"] == saved["beta"]
     main(replace(args, min_reward=0.1))

@@ -46,13 +46,15 @@ def test_the_likelihood_is_rewards_and_constraints(prior, prompts):
     ]
     possible = truth.log_likelihood > -torch.inf
     assert possible[:, 0].tolist() == [value > -torch.inf for value in expected]
-    found = [
+    rewards = [
         value
         for value, text in zip(truth.log_likelihood[:, 0].tolist(), texts, strict=True)
         if "<end>" not in text
     ]
-    wanted = [value for value, text in zip(expected, texts, strict=True) if "<end>" not in text]
-    assert found == pytest.approx(wanted)
+    expected_rewards = [
+        value for value, text in zip(expected, texts, strict=True) if "<end>" not in text
+    ]
+    assert rewards == pytest.approx(expected_rewards)
 
 
 @pytest.fixture(scope="module")

@@ -66,8 +66,8 @@ def test_every_number_is_in_the_right_place(report):
         "entropy": [(23.0, 0.5), (3.0, 0.5), ""],
     }
     for name, cells in expected.items():
-        told = [cell if isinstance(cell, str) else str(Estimate(*cell)) for cell in cells]
-        assert rows[name][: len(told)] == told, name
+        texts = [cell if isinstance(cell, str) else str(Estimate(*cell)) for cell in cells]
+        assert rows[name][: len(texts)] == texts, name
     assert rows["ELBO"][2] == f"log Z = {Estimate(25.0, 0.5)}"
     assert rows["distinct-2"] == ["30.000", "10.000", ""]
     assert rows["effective sample size"] == ["28", "8", ""]
@@ -100,6 +100,6 @@ def test_constraints_are_reported_with_the_forbidden_shares(report):
     rows = {name: cells for name, *cells in constrained.rows()}
     assert rows["E[r]"] == [str(each.reward) for each in expectations]
     assert rows["forbidden"] == ["75.0%", "25.0%", "0.0%"]
-    told = constrained.conclusion()
-    assert "Of the guide's draws 25.0% are forbidden, of the prior's 75.0%" in told
-    assert f"KL(p* || q) went from {Estimate(27.0, 0.5)} to {Estimate(7.0, 0.5)} nats" in told
+    conclusion = constrained.conclusion()
+    assert "Of the guide's draws 25.0% are forbidden, of the prior's 75.0%" in conclusion
+    assert f"KL(p* || q) went from {Estimate(27.0, 0.5)} to {Estimate(7.0, 0.5)} nats" in conclusion

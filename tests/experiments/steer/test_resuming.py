@@ -94,7 +94,7 @@ def write(name, text):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (
             lambda: append("rewards.py"),
@@ -124,29 +124,29 @@ def write(name, text):
         ),
     ],
 )
-def test_files_that_changed_are_refused_by_name_before_they_run(run, change, told, capsys):
+def test_files_that_changed_are_refused_by_name_before_they_run(run, change, message, capsys):
     change()
-    with pytest.raises(SystemExit, match=f"{told} since the run was made"):
+    with pytest.raises(SystemExit, match=f"{message} since the run was made"):
         main(Steer(resume=run.path))
     assert "the file of the reward runs" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("gone", "told"),
+    ("gone", "message"),
     [
         ("rewards.py", r"--reward function:rewards\.py:kindness"),
         ("prior", "--prior prior"),
         (".", "--prior prior"),
     ],
 )
-def test_files_that_are_gone_are_not_said_to_be_changed(run, gone, told, tmp_path, monkeypatch):
+def test_files_that_are_gone_are_not_said_to_be_changed(run, gone, message, tmp_path, monkeypatch):
     if gone == ".":
         monkeypatch.chdir(tmp_path)
     else:
         Path(gone).rename("elsewhere")
     with pytest.raises(
         SystemExit,
-        match=rf"{told}: the files that the run was made with are missing, .* from {Path.cwd()}",
+        match=rf"{message}: the files that the run was made with are missing, .* from {Path.cwd()}",
     ):
         main(Steer(resume=run.path))
 
@@ -167,13 +167,13 @@ def test_code_is_named_before_it_runs(run, capsys):
     main(Steer(resume=run.path))
     lines = capsys.readouterr().out.splitlines()
     ran = lines.index("the file of the reward runs")
-    said = [
+    messages = [
         n
         for n, line in enumerate(lines)
         if line.endswith("kindness: runs kinder.py, kindest.py, rewards.py")
     ]
-    assert said
-    assert said[0] < ran
+    assert messages
+    assert messages[0] < ran
     assert any(line.endswith("names --prior prior: loads prior") for line in lines[:ran])
     assert any(
         line.endswith("names --reward 0.1*classifier:classifier:LABEL_0: loads classifier")
@@ -182,7 +182,7 @@ def test_code_is_named_before_it_runs(run, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--beta", "0.2"], r"--beta is given with --resume: 0\.2, where the run has 0\.1"),
         (["--steps", "1"], r"--steps is given with --resume: 1, where the run has 2"),
@@ -200,12 +200,12 @@ def test_code_is_named_before_it_runs(run, capsys):
         (["--seed", "1"], "--seed is given with --resume: 1, where the run has 0"),
     ],
 )
-def test_other_arguments_beside_resume_are_refused(run, words, told, capsys):
+def test_other_arguments_beside_resume_are_refused(run, words, message, capsys):
     """A default value is refused too, if the run has another value."""
     with pytest.raises(SystemExit) as refused:
         run_script(main, Steer, ["--resume", str(run.path), *words])
     assert refused.value.code == 2
-    assert re.search(told, capsys.readouterr().err)
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_arguments_that_are_the_runs_own_and_more_steps_are_taken(run, capsys):
@@ -223,7 +223,7 @@ def test_arguments_that_are_the_runs_own_and_more_steps_are_taken(run, capsys):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (
             {"num_preferences": [3]},
@@ -236,7 +236,7 @@ def test_arguments_that_are_the_runs_own_and_more_steps_are_taken(run, capsys):
         ({"steps": "many"}, "--steps is 'many'"),
     ],
 )
-def test_arguments_of_another_script_are_refused_by_name(run, change, told):
+def test_arguments_of_another_script_are_refused_by_name(run, change, message):
     record = json.loads(run.arguments.read_text())
     del record["sha256"]  # changed on purpose
     record["arguments"] = {
@@ -245,7 +245,7 @@ def test_arguments_of_another_script_are_refused_by_name(run, change, told):
         if value is not None or key not in change
     }
     run.arguments.write_text(json.dumps(record))
-    with pytest.raises(SystemExit, match=told):
+    with pytest.raises(SystemExit, match=message):
         main(Steer(resume=run.path))
 
 

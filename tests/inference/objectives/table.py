@@ -157,11 +157,11 @@ def mean_gradient(make, model, guide, prompts, num_particles: int, proposal=None
 def autograd(value: Tensor, guide: Guide) -> Tensor:
     """The gradient of an enumerated quantity, in one row."""
     parameters = [parameter for parameter in guide.parameters() if parameter.requires_grad]
-    found = torch.autograd.grad(value, parameters, allow_unused=True)
+    gradients = torch.autograd.grad(value, parameters, allow_unused=True)
     return torch.cat(
         [
             (torch.zeros_like(p) if g is None else g).flatten()
-            for p, g in zip(parameters, found, strict=True)
+            for p, g in zip(parameters, gradients, strict=True)
         ]
     )
 

@@ -69,12 +69,12 @@ def test_losses_are_summed_over_prompts_and_metrics_averaged():
     model, guide = Target(), Table(1)
     response = guide.distribution(TWO).sample((6,))
     for name in ("leave-one-out", "log-variance", "wake-phi", "multi-sample", "analytic-kl"):
-        found = []
+        actual = []
         for part in ([0], [1], [0, 1]):
             objective = OBJECTIVES[name](num_particles=6)
             loss, _ = gradient(objective, model, guide, TWO[part], response[:, part])
-            found.append((loss, getattr(objective, "metrics", {}).get("elbo")))
-        (one, elbo_one), (other, elbo_other), (both, elbo_both) = found
+            actual.append((loss, getattr(objective, "metrics", {}).get("elbo")))
+        (one, elbo_one), (other, elbo_other), (both, elbo_both) = actual
         assert both == pytest.approx(one + other, rel=1e-9), name
         if elbo_both is not None:
             assert elbo_both == pytest.approx((elbo_one + elbo_other) / 2, rel=1e-9), name
@@ -136,7 +136,7 @@ def test_a_value_function_descends_half_the_squared_error():
     objective = RewardToGo_ELBO(len(response), baseline="value")
     gradient(objective, model, guide, ONE, response)
     parameters = list(objective.value.parameters())
-    found = torch.cat([parameter.grad.flatten() for parameter in parameters])
+    actual = torch.cat([parameter.grad.flatten() for parameter in parameters])
     per_token, hidden = guide.distribution(ONE).log_prob_and_hidden(response)
     prior = model.prior.distribution(ONE).log_prob_per_token(response)
     ratio, is_token = (prior - per_token).detach(), guide.distribution(ONE).space.is_token(response)
@@ -144,5 +144,5 @@ def test_a_value_function_descends_half_the_squared_error():
     error = (to_go - objective.value(hidden.detach())) * is_token
     exact = torch.autograd.grad(0.5 * error.square().sum(-1).mean(0).sum(), parameters)
     expected = torch.cat([part.flatten() for part in exact])
-    assert torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
-    assert found.norm() > 1e-3
+    assert torch.allclose(actual, expected, rtol=1e-9, atol=1e-12)
+    assert actual.norm() > 1e-3

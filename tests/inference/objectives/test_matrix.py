@@ -404,8 +404,8 @@ def test_adaptive_proposal_is_replaced_only_by_a_better_one():
                 objective.loss_and_grads(
                     model, Drawn(guide, Table.distribution(proposal, ONE).sample((256,))), ONE
                 )
-        kept = objective.get_state()["proposal/guide$$$first"]
-        assert torch.equal(kept, (guide if replaced else proposal).first)
+        first = objective.get_state()["proposal/guide$$$first"]
+        assert torch.equal(first, (guide if replaced else proposal).first)
 
 
 def proposal_state(guide):

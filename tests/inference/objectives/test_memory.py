@@ -51,11 +51,11 @@ def test_buffer_keeps_each_response_once_with_its_own_density():
     buffer.add(ONE, rows([2, 0], [1, 1]), torch.tensor([[0.20], [0.11]]))
     response, log_joint = buffer.draw(ONE, 3)
     assert response.shape == (3, 1, 2)
-    found = {
+    actual = {
         (a, b): round(value, 2)
         for (a, b), value in zip(response[:, 0].tolist(), log_joint[:, 0].tolist(), strict=True)
     }
-    assert found == {(1, 2): 0.12, (1, 1): 0.11, (2, 0): 0.2}  # three draws, none twice
+    assert actual == {(1, 2): 0.12, (1, 1): 0.11, (2, 0): 0.2}  # three draws, none twice
 
 
 def test_oldest_leave_a_full_buffer_first():
@@ -106,12 +106,12 @@ def test_distribution_of_the_best_of_n_from_many_prior_draws():
 def gradients(name, reward, prompts, batches):
     """Gradients of three steps on the same draws, each on some of the prompts."""
     pyro.set_rng_seed(3)
-    objective, model, found = OBJECTIVES[name](num_particles=4), Target(reward), []
+    objective, model, actual = OBJECTIVES[name](num_particles=4), Target(reward), []
     for seed, batch in enumerate(batches):
         guide, some = Table(seed), prompts[batch]
         response = guide.distribution(some).sample((4,))
-        found.append(gradient(objective, model, guide, some, response)[1])
-    return torch.stack(found)
+        actual.append(gradient(objective, model, guide, some, response)[1])
+    return torch.stack(actual)
 
 
 OURS = sorted(name for name in OBJECTIVES if isinstance(OBJECTIVES[name](), ResponseObjective))
@@ -145,7 +145,7 @@ def test_prompts_of_one_text_are_not_one_prompt(name):
 @pytest.mark.parametrize("name", OURS)
 def test_differentiable_loss_has_the_same_value_gradient_and_metrics(name):
     """Use by Pyro's loops other than SVI."""
-    model, guide, made = Target(), Table(1), []
+    model, guide, losses = Target(), Table(1), []
     for differentiable in (False, True):
         pyro.set_rng_seed(0)
         guide.zero_grad()
@@ -156,8 +156,8 @@ def test_differentiable_loss_has_the_same_value_gradient_and_metrics(name):
                 loss.backward()
             else:
                 loss = torch.tensor(objective.loss_and_grads(model, guide, TWO))
-        made.append((loss.detach().double(), objective.metrics, guide.first.grad.clone()))
-    (loss, metrics, grad), (other_loss, other_metrics, other_grad) = made
+        losses.append((loss.detach().double(), objective.metrics, guide.first.grad.clone()))
+    (loss, metrics, grad), (other_loss, other_metrics, other_grad) = losses
     assert torch.allclose(loss, other_loss)
     assert metrics == other_metrics
     assert grad.abs().max() > 1e-6

@@ -38,7 +38,7 @@ def test_the_clip_removes_the_gradient_of_far_particles_only(clip):
     truth = Enumeration(model, TWO)
     objective = Proximal_ELBO(len(truth.support), clip=clip, epochs=2)
     gradient(objective, model, old, TWO, truth.support)  # draws every response once
-    _, found = gradient(objective, model, new, TWO, truth.support)
+    _, actual = gradient(objective, model, new, TWO, truth.support)
 
     log_new = log_guide_at(new, TWO, truth.support)  # [S, 2]
     ratio = (log_new - truth.log_guide(old)).exp().detach()
@@ -49,7 +49,7 @@ def test_the_clip_removes_the_gradient_of_far_particles_only(clip):
     surrogate = -(slopes * log_new).mean(0).sum()
     parameters = list(new.parameters())
     expected = torch.cat([part.flatten() for part in torch.autograd.grad(surrogate, parameters)])
-    assert torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
+    assert torch.allclose(actual, expected, rtol=1e-9, atol=1e-12)
     if clip:
         met = set.union(*(corners for _, corners in columns))
         assert met == {(True, True), (True, False), (False, True), (False, False)}

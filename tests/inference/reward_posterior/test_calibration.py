@@ -14,22 +14,22 @@ from model.preferences import FIRST, SECOND, TIE, BradleyTerry, Comparisons, Lin
 def test_by_hand():
     probability = torch.tensor([0.9, 0.9, 0.2, 0.5, 0.6]).double()
     outcome = torch.tensor([FIRST, SECOND, SECOND, FIRST, TIE])
-    found = calibrate(probability, outcome, num_bins=5)
-    assert found.accuracy.value == pytest.approx((1 + 0 + 1 + 0.5) / 4)
-    assert found.log_loss.value == pytest.approx(
+    result = calibrate(probability, outcome, num_bins=5)
+    assert result.accuracy.value == pytest.approx((1 + 0 + 1 + 0.5) / 4)
+    assert result.log_loss.value == pytest.approx(
         -(math.log(0.9) + math.log(0.1) + math.log(0.8) + math.log(0.5)) / 4
     )
-    assert found.confidence.tolist() == pytest.approx([0.5, 0.8, 0.9])
-    assert found.correct.tolist() == pytest.approx([0.5, 1.0, 0.5])
-    assert found.count.tolist() == [1, 1, 2]
-    assert found.ece == pytest.approx((0 + 0.2 + 2 * 0.4) / 4)
+    assert result.confidence.tolist() == pytest.approx([0.5, 0.8, 0.9])
+    assert result.correct.tolist() == pytest.approx([0.5, 1.0, 0.5])
+    assert result.count.tolist() == [1, 1, 2]
+    assert result.ece == pytest.approx((0 + 0.2 + 2 * 0.4) / 4)
 
 
 def test_which_response_is_called_the_first_does_not_matter():
     probability, outcome = torch.rand(50).double(), torch.randint(2, (50,))
-    found, turned = calibrate(probability, outcome), calibrate(1 - probability, 1 - outcome)
-    assert found.ece == pytest.approx(turned.ece)
-    assert found.log_loss == pytest.approx(turned.log_loss)
+    result, turned = calibrate(probability, outcome), calibrate(1 - probability, 1 - outcome)
+    assert result.ece == pytest.approx(turned.ece)
+    assert result.log_loss == pytest.approx(turned.log_loss)
 
 
 def test_the_truth_has_the_error_that_chance_alone_makes_and_overconfidence_has_more():
@@ -47,9 +47,9 @@ def test_the_error_by_chance_is_the_mean_error_of_a_predictor_that_is_right():
     errors, expected = [], []
     for _ in range(600):
         probability = torch.rand(2000).double()
-        found = calibrate(probability, (torch.rand(2000) > probability).long())
-        errors.append(found.ece)
-        expected.append(found.ece_by_chance)
+        result = calibrate(probability, (torch.rand(2000) > probability).long())
+        errors.append(result.ece)
+        expected.append(result.ece_by_chance)
     assert sum(errors) == pytest.approx(sum(expected), rel=0.05)  # five standard errors
 
 
@@ -78,9 +78,9 @@ def test_invalid_predictions_are_refused(probability, outcome, num_bins, message
 
 
 def test_certainty_that_rounding_takes_over_one_is_certainty():
-    found = calibrate(torch.tensor([1 + 1e-7, -1e-7]).double(), torch.tensor([FIRST, SECOND]))
-    assert found.confidence.tolist() == [1]
-    assert found.log_loss.value == 0
+    result = calibrate(torch.tensor([1 + 1e-7, -1e-7]).double(), torch.tensor([FIRST, SECOND]))
+    assert result.confidence.tolist() == [1]
+    assert result.log_loss.value == 0
 
 
 def test_only_ties_cannot_be_predicted():
@@ -162,20 +162,20 @@ def test_ranks_of_a_posterior_that_is_the_prior_are_uniform_and_of_shifted_draws
 
 
 def test_laplace_is_calibrated_where_comparisons_are_many():
-    found = ranks(
+    result = ranks(
         laplace,
         count=60,
         num_features=2,
         num_simulations=40,
         quantities=lambda w: torch.cat([w, w.sum(-1, True)], -1),
     )
-    assert found.rank.shape == (40, 3)
-    assert found.p_value(5) > 1e-6
+    assert result.rank.shape == (40, 3)
+    assert result.p_value(5) > 1e-6
 
 
 def test_p_values_are_those_of_a_chi_square():
-    found = Ranks(torch.tensor([[0], [1], [2], [3]]).repeat(5, 1), 3)
-    assert found.p_value(4) == pytest.approx(1)
+    result = Ranks(torch.tensor([[0], [1], [2], [3]]).repeat(5, 1), 3)
+    assert result.p_value(4) == pytest.approx(1)
     uneven = Ranks(torch.tensor([[0]] * 10 + [[1]] * 20 + [[2]] * 10 + [[3]] * 20), 3)
     statistic = torch.tensor(4 * 25 / 15.0)  # sum (observed - 15)^2 / 15, on 3 degrees of freedom
     tail = (
@@ -211,10 +211,12 @@ def test_a_rank_is_how_many_draws_are_below_the_truth():
         BradleyTerry(LinearHead(2), prior_scale=1e-3),
         {"num_simulations": 3, "num_samples": 5},
     )
-    found = simulation_based_calibration(model, design(5, 2), infer, **sizes)
-    assert found.rank.tolist() == [[3, 2]] * 3
-    found = simulation_based_calibration(model, design(5, 2), infer, **sizes, quantities=difference)
-    assert found.rank.tolist() == [[3]] * 3
+    result = simulation_based_calibration(model, design(5, 2), infer, **sizes)
+    assert result.rank.tolist() == [[3, 2]] * 3
+    result = simulation_based_calibration(
+        model, design(5, 2), infer, **sizes, quantities=difference
+    )
+    assert result.rank.tolist() == [[3]] * 3
 
 
 def test_a_point_has_no_ranks():

@@ -99,8 +99,8 @@ def test_laplace_comes_nearer_to_the_exact_posterior_with_more_comparisons():
         part = whole.select(torch.arange(count))
         mean, covariance = exact_moments(model, part, 1)
         # the mean of Laplace's Gaussian, without the noise of draws
-        found = maximum_a_posteriori(model, part)[0]
-        errors.append(((found - mean).abs() / covariance[0].sqrt()).item())
+        weights = maximum_a_posteriori(model, part)[0]
+        errors.append(((weights - mean).abs() / covariance[0].sqrt()).item())
     assert errors[1] < 0.6 * errors[0]
     assert errors[1] < 0.1
 

@@ -24,10 +24,10 @@ def test_the_strength_of_ties_is_the_one_they_came_from():
 
     The standard deviation of one seed is 0.28.
     """
-    found = [
+    strengths = [
         tie_strength(compared(seed, 16, 200, nu=0.7, flip=0.1), 2.0, 0.1) for seed in range(10)
     ]
-    logs = torch.tensor(found).div(0.7).log()
+    logs = torch.tensor(strengths).div(0.7).log()
     assert logs.mean().abs() < 5 * 0.28 / len(logs) ** 0.5
     assert logs.std() < 0.28 * (1 + 5 / (2 * len(logs)) ** 0.5)
 

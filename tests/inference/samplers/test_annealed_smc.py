@@ -189,7 +189,7 @@ def test_finds_the_rare_responses_that_are_possible():
     """
     model, log_z = coins(10, lambda heads: torch.where(heads >= 8, 0.0, -torch.inf).double())
     assert 0.001 < log_z.exp() < 0.002
-    prompts, found, blind = Prompts.from_ids([[1]], ["toss"]), 0, 0
+    prompts, num_found, blind = Prompts.from_ids([[1]], ["toss"]), 0, 0
     for _ in range(20):
         try:
             posterior = annealed_smc(model, prompts, num_samples=64)
@@ -197,8 +197,8 @@ def test_finds_the_rare_responses_that_are_possible():
             continue
         possible = ~posterior.log_weight.isneginf()
         assert ((posterior.response == 1).sum(-1)[possible] >= 8).all()
-        found, blind = found + 1, blind + int(posterior.diagnostics["num_blind"].item() > 0)
-    assert found >= 14
+        num_found, blind = num_found + 1, blind + int(posterior.diagnostics["num_blind"].item() > 0)
+    assert num_found >= 14
     assert blind >= 10
 
 

@@ -35,7 +35,7 @@ def truth_of_verdicts(small_prior, verdicts):
     return Enumeration(graded_model(small_prior), verdicts)
 
 
-def kept(posterior, support):
+def accepted_counts(posterior, support):
     """Counts of the accepted responses, `[S, N]`."""
     accepted = posterior.log_weight == 0
     assert (accepted | posterior.log_weight.isneginf()).all()
@@ -56,7 +56,7 @@ def test_accepted_draws_are_the_posteriors(small_prior, verdicts, truth_of_verdi
     posterior = rejection_sampling(
         graded_model(small_prior), verdicts, num_samples=16384, chunk=4096, **options
     )
-    drawn = kept(posterior, truth.support)
+    drawn = accepted_counts(posterior, truth.support)
     assert (misfit(drawn, truth.log_posterior.exp()) < 5).all()
     proposal = truth.log_guide(guide) if guided else truth.log_prior
     assert (misfit(drawn, proposal.exp()) > 10).all()
@@ -92,7 +92,7 @@ def test_quasi_rejection_has_the_stated_distribution(
         chunk=4096,
         log_bound=log_bound,
     )
-    drawn = kept(posterior, truth.support)
+    drawn = accepted_counts(posterior, truth.support)
     assert (misfit(drawn, law) < 5).all()
     assert (misfit(drawn, truth.log_posterior.exp()) > 10).all()
     assert (exact.total_variation > 0.05).all()
@@ -223,7 +223,7 @@ def test_impossible_responses_are_never_accepted(small_prior, verdicts, sampler)
     posterior = sampler(model, verdicts, num_samples=8192, chunk=4096)
     truth = Enumeration(model, verdicts)
     assert (posterior.response == 7).any()
-    drawn = kept(posterior, truth.support)
+    drawn = accepted_counts(posterior, truth.support)
     assert drawn[(truth.support == 7).any(-1)].sum() == 0
     if sampler is rejection_sampling:
         assert (misfit(drawn, truth.log_posterior.exp()) < 5).all()

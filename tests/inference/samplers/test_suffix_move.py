@@ -104,12 +104,12 @@ def test_a_rejected_move_leaves_the_response(world):
     distribution = response_distribution(world.guide, world.prompts)
     response = distribution.sample((50,))
     log_weight = torch.zeros(50, 2, dtype=torch.float64)
-    stayed, kept, accepted = suffix_move(
+    stayed, new_log_weight, accepted = suffix_move(
         distribution, response, log_weight, lambda r: torch.full(r.shape[:-1], -1e9).double()
     )
     assert not accepted.any()
     assert torch.equal(stayed, response)
-    assert torch.equal(kept, log_weight)
+    assert torch.equal(new_log_weight, log_weight)
 
 
 def test_redraws_keep_a_uniform_prefix(prior, prompts):

@@ -343,11 +343,11 @@ def test_a_feature_that_a_constraint_of_the_base_fixes_changes_nothing(
     features, small_prior, prompts
 ):
     base = AlignmentModel(small_prior, {}, 1.0, {"not": contains("not", small_prior)})
-    said = {
+    errors = {
         "not": TextReward(Pattern.of_words("not"), small_prior, whole=False),
         "good": features["good"],
     }
-    match = match_moments(base, prompts, said, {"not": 1.0, "good": 0.4})
+    match = match_moments(base, prompts, errors, {"not": 1.0, "good": 0.4})
     assert match.attainable
     assert match.multipliers["not"] == 0
     assert match.moments["good"].value == pytest.approx(0.4, abs=1e-9)

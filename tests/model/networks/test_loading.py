@@ -432,8 +432,8 @@ def test_a_silent_hub_is_not_waited_for(load, monkeypatch, tmp_path):
     """With a silent hub, only the cache is searched, and the error says so."""
     from huggingface_hub import constants
 
-    asked = []
-    monkeypatch.setattr("model.networks.source._hub_answers", lambda: asked.append(1))
+    requests = []
+    monkeypatch.setattr("model.networks.source._hub_answers", lambda: requests.append(1))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     began = time.perf_counter()
     with pytest.raises(
@@ -441,7 +441,7 @@ def test_a_silent_hub_is_not_waited_for(load, monkeypatch, tmp_path):
         match=r"of someone/a-model, which is no folder here, from the hub or its cache",
     ):
         load("someone/a-model")
-    assert asked
+    assert requests
     assert time.perf_counter() - began < 10
 
 

@@ -23,10 +23,10 @@ TEXTS = ["the film was good", "the plot was not very dull", "bad", "the film was
 def test_prior_features_are_the_mean_of_the_last_states_whatever_the_batch(prior):
     features = PriorFeatures(prior)(TEXTS)
     assert features.dtype == torch.float64
-    for text, found in zip(TEXTS, features, strict=True):
+    for text, feature in zip(TEXTS, features, strict=True):
         ids = torch.tensor([prior.tokenizer(text)["input_ids"]])
         states = prior.network(ids, output_hidden_states=True).hidden_states[-1]
-        assert torch.allclose(found, states[0].mean(0), atol=1e-12)
+        assert torch.allclose(feature, states[0].mean(0), atol=1e-12)
     assert torch.allclose(PriorFeatures(prior, batch_size=1)(TEXTS), features, atol=1e-12)
     assert not features.requires_grad
 
@@ -70,11 +70,11 @@ def test_encoder_features_take_the_attention_mask(prior, tmp_path):
     prior.tokenizer.save_pretrained(tmp_path)
     features = EncoderFeatures.from_pretrained(tmp_path, device="cpu", dtype=torch.float64)
     together = features(TEXTS)
-    for text, found in zip(TEXTS, together, strict=True):
+    for text, feature in zip(TEXTS, together, strict=True):
         states = features.network(
             torch.tensor([prior.tokenizer(text)["input_ids"]])
         ).last_hidden_state
-        assert torch.allclose(found, states[0].mean(0), atol=1e-10)
+        assert torch.allclose(feature, states[0].mean(0), atol=1e-10)
 
 
 def test_encoder_reads_the_end_of_a_long_text(prior):
