@@ -42,14 +42,12 @@ def load_network(
         dtype: floating-point type of the weights in memory; None for the type on disk.
         device: device of the weights; by default a GPU if there is one.
         trust_remote_code: run modelling code that comes with the checkpoint.
-        unread: beginnings of the names of weights that nothing is computed from, which may be
-            missing.
+        unread: beginnings of the names of weights that may be missing, since nothing reads them.
         base: network of an adapter; by default the network that the adapter names.
         where: other options of `transformers`: `revision`, `gguf_file`.
 
     Raises:
-        PretrainedError: if the checkpoint does not exist, is damaged, lacks weights, has weights of
-            other shapes or too many, cannot be had in this dtype, or comes with code.
+        PretrainedError: if the checkpoint is absent, damaged or incomplete, or comes with code.
     """
     place, dtype = named_device(device), None if dtype is None else named_dtype(dtype)
     source, options, adapter = _find(name_or_path, trust_remote_code, base, where)

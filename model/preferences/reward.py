@@ -99,8 +99,7 @@ class RewardPosterior:
 
         Args:
             folder: folder of the reward.
-            features: the same features as then, without centre and scale, which are loaded;
-                `saved_features` makes them.
+            features: the same features as then, without centre and scale; see `saved_features`.
 
         Raises:
             OtherRewardError: if the folder has no reward, or the features are others.

@@ -15,23 +15,19 @@ from model.preferences.features import Features
 class StandardisedFeatures:
     """Features with a centre, a scale and optionally fewer dimensions.
 
-    The centre is the reference point of the rewards. Comparisons determine rewards only up to a
-    constant for each prompt, and with a linear head a text at the centre has the reward 0 with
-    certainty. Another centre adds a constant to all rewards of one weight vector, and another
-    constant for another vector: the mean reward changes by a constant, but the spread of r_w(x)
-    changes too, and with it every aggregation that depends on the spread. With the mean of the
-    training responses as the centre, a typical response is most certain.
+    The centre is the reference point of the rewards: with a linear head a text at the centre has the
+    reward 0 with certainty. Comparisons determine rewards only up to a constant for each prompt, and
+    another centre adds another constant for each weight vector. The mean reward changes by a
+    constant; the spread of r_w(x), and every aggregation that depends on it, changes too.
 
     The mean of |z|^2 over the fitted texts is 1, so that a linear head's prior scale is the prior
     standard deviation of the reward of a typical response.
 
     Args:
         features: phi.
-        center: `[D]`.
+        center: `[D]`, usually the mean of the training responses, so that typical responses are
+            most certain.
         projection: `[D, D']`.
-
-    Raises:
-        ValueError: if the shapes do not fit, or a number is not finite.
     """
 
     def __init__(self, features: Features, center: Tensor, projection: Tensor) -> None:
