@@ -60,16 +60,14 @@ class AlignmentModel:
 
     Args:
         prior: p0, a language model. The prior is frozen.
-        reward: r, a callable of prompts and responses, or several by name, whose values add up. In
-            units of reward.
+        reward: r, in units of reward; a callable of prompts and responses, or several by name.
         beta: reward per nat. The smaller beta, the more the reward counts; the larger, the closer
             the posterior is to the prior. Or one beta for each prompt, by the prompt's text.
         factors: log f_j by name, callables of prompts and responses, in nats, which beta does not
             divide. -inf rules a response out.
 
     Raises:
-        ValueError: if a beta or an upper bound is out of range, a name is taken, or a factor is
-            passed as a reward.
+        ValueError: if a beta, a bound or a name is not allowed, or a factor is a reward.
         TypeError: if the prior is no `LanguageModel`, or a reward or factor is not callable.
         OtherLanguageModelError: if a reward or factor was made for another language model.
         OtherBetaError: if a factor was made for another beta.
@@ -185,8 +183,7 @@ class AlignmentModel:
         for text in prompts.texts:
             if text not in self._beta:
                 raise ValueError(
-                    f"beta has no entry for the prompt {text!r}, expected one for each prompt by "
-                    "its text"
+                    f"beta has no entry for the prompt {text!r}, expected one for each text"
                 )
         betas = [self._beta[text] for text in prompts.texts]
         return torch.tensor(betas, dtype=torch.float64, device=prompts.ids.device)

@@ -63,8 +63,7 @@ def saved_together(folder: str | Path) -> Iterator[Path]:
     """A new folder for files, which are moved into `folder` when the context is left.
 
     Their digests follow last: a kill in between leaves files that do not fit their digests, which
-    `check_digests` refuses. All other files in `folder` stay there, with their digests unless
-    `digests.json` is damaged.
+    `check_digests` refuses. All other files in `folder` stay there, with their digests.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,8 +3,7 @@
     log f(x) = 0 where r(x) is at least (or at most) a threshold, else -inf
     p*(x) = p0(x) b(x) / Z,   Z = P(b(x) = 1)
 
-A guide that can draw a forbidden response has KL(q || p*) = infinity. Algorithms differ in their
-answer:
+A guide that can draw a forbidden response has KL(q || p*) = infinity. Algorithms differ:
 
     refuse              objectives of KL(q || p*) or of a lower bound on log Z
     support             rejection, importance, Metropolis-Hastings, SMC, enumeration, KL(p* || q)
@@ -60,8 +59,7 @@ class Constraint:
         self.at_most = _threshold("at_most", at_most, torch.inf)
         if self.at_least > self.at_most:
             raise ValueError(
-                f"at_least is {at_least} and at_most {at_most}, expected at_least to be no more "
-                "than at_most"
+                f"at_least is {at_least} and at_most {at_most}, expected at_least <= at_most"
             )
         self.name = instance("name", name, str)
         check_callable(f"the reward of constraint {name!r}", reward)

@@ -99,8 +99,7 @@ class Adapter:
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
             if tensor.numel() and tensor.data_ptr() not in known:
                 raise PretrainedError(
-                    f"the adapter in {self.source} does not say what {name} is, which it adds to "
-                    "the network"
+                    f"the adapter in {self.source} does not say what {name} is, which it adds"
                 )
         with torch.no_grad():
             for name, tensor in own.items():
@@ -137,8 +136,7 @@ def find_adapter(
     Args:
         source: result of `find_checkpoint`.
         options: options of `transformers`: `local_files_only`, `revision`.
-        base: network of the adapter; by default the network in the folder, else the network that
-            the adapter names.
+        base: network of the adapter; by default the network in the folder, else the one it names.
     """
     from transformers.utils import find_adapter_config_file
 

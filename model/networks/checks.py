@@ -72,8 +72,7 @@ def check_tokenizer(tokenizer: Any) -> None:
     """Refuse an object that is no tokenizer of `transformers`, by a `TypeError`."""
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise TypeError(
-            f"tokenizer is a {type(tokenizer).__name__}, expected a tokenizer of transformers, as "
-            "`AutoTokenizer` loads it"
+            f"tokenizer is a {type(tokenizer).__name__}, expected a tokenizer of transformers"
         )
 
 
@@ -117,8 +116,7 @@ def check_causal(network: PreTrainedModel) -> None:
     rows, logits = inputs.weight.shape[0], outputs.weight.shape[0]
     if logits > rows:
         raise ValueError(
-            f"{kind} can write {logits} token ids and read {rows}: expected an embedding for each "
-            "token id"
+            f"{kind} can write {logits} token ids and read {rows}: expected an embedding for each"
         )
     first, other = _first_logits(network, [[0, 0], [0, min(1, rows - 1)]])
     if bool(first.isnan().any()):
@@ -129,8 +127,7 @@ def check_causal(network: PreTrainedModel) -> None:
     if not torch.allclose(first, other, rtol=1e-3, atol=1e-3 * float(first.abs().max())):
         raise ValueError(
             f"the logits of {kind} after a token depend on the token that follows: it reads in "
-            "both directions. Expected a causal language model, such as an encoder with "
-            "is_decoder=True"
+            "both directions. Expected a causal language model; set is_decoder=True if it can be one"
         )
 
 

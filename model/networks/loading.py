@@ -53,8 +53,7 @@ def load_network(
     source, options, adapter = _find(name_or_path, trust_remote_code, base, where)
     if adapter is None and base is not None:
         raise PretrainedError(
-            f"base is {base}, which is for an adapter of `peft`: {source} is none, and needs no "
-            "other network"
+            f"base is {base}, which is for an adapter of `peft`: {source} is none"
         )
     if adapter is None:
         network = load_whole(auto, source, dtype, unread, options)
@@ -114,8 +113,7 @@ def load_pretrained(
     source = find_checkpoint(name_or_path)
     if "revision" in options and os.path.isdir(source):
         raise PretrainedError(
-            f"revision is {options['revision']!r}, and {source} is a folder: only the hub has "
-            "revisions"
+            f"revision is {options['revision']!r}, and {source} is a folder: only the hub has any"
         )
     check_digests(source)
     of_tokenizer = {name: option for name, option in options.items() if name != "unread"}

@@ -101,8 +101,7 @@ def log_outcome(
 
     Args:
         difference: d, `[..., C]`, in units of reward.
-        flip: epsilon, a probability; a number, or a tensor that broadcasts with `difference` and is
-            not checked.
+        flip: epsilon, a probability; a number, or a tensor that broadcasts with `difference`.
         tie_strength: nu.
 
     Raises:
@@ -134,8 +133,7 @@ def simulate(
         )
     if not bool((first.isfinite() & second.isfinite()).all()):
         raise ValueError(
-            "a reward is NaN or infinite, expected finite rewards: the outcome has no distribution "
-            "otherwise"
+            "a reward is NaN or infinite, expected finite rewards, which give a distribution"
         )
     log_prob = log_outcome(first.double() - second.double(), flip, tie_strength)
     return dist.Categorical(logits=log_prob).sample()

@@ -52,8 +52,7 @@ def read_preferences(source: str | Path | Iterable[Mapping[str, Any]]) -> list[P
     """Preferences from a file in JSON lines, or from records, as of a `datasets.Dataset`.
 
     Args:
-        source: a path, or an iterable of mappings, with the keys prompt, chosen, rejected and, if
-            there are ties, tie.
+        source: a path, or an iterable of mappings, with the keys prompt, chosen, rejected, tie.
 
     Raises:
         PreferenceError: with file and line, or the number of the record, if a record is not a
@@ -144,8 +143,7 @@ def split_preferences(
     pairs = list(dict.fromkeys(frozenset(preference.texts) for preference in preferences))
     if len(pairs) < 2:
         raise PreferenceError(
-            f"there are {len(pairs)} different pairs of texts, expected at least two to hold some "
-            "out"
+            f"there are {len(pairs)} different pairs of texts, expected at least two"
         )
     random.Random(seed).shuffle(pairs)
     out = set(pairs[: min(len(pairs) - 1, max(1, round(held_out * len(pairs))))])

@@ -101,13 +101,11 @@ class EncoderFeatures(NetworkFeatures, TextNetwork):
         network: an encoder, such as `AutoModel` loads.
         tokenizer: the tokenizer of the network.
         batch_size: number of texts read at a time.
-        max_length: number of tokens read of a text; by default as many as network and tokenizer
-            allow.
+        max_length: number of tokens read of a text; by default as many as possible.
 
     Raises:
         TypeError: if the network is none of `transformers`.
-        ValueError: if the network has a decoder beside its encoder, or reads fewer tokens than
-            `max_length`.
+        ValueError: if the network has a decoder beside its encoder, or reads fewer tokens.
     """
 
     auto: ClassVar = AutoModel

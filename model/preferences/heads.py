@@ -1,7 +1,6 @@
 """Heads: the reward as a function of features and one vector of weights, r_w(x) = head(phi(x), w).
 
-The weights are an argument, not parameters of a module, so that any inference can draw them: one
-vector, or S vectors at once.
+The weights are an argument, not parameters of a module, so that any inference can draw them.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ def check_head(head: object) -> None:
     """Refuse an object that is no head, by a `TypeError`."""
     if not isinstance(getattr(head, "num_weights", None), int):
         raise TypeError(
-            f"head is a {type(head).__name__}, expected one of `model.preferences.HEADS`, or like "
-            "them"
+            f"head is a {type(head).__name__}, expected one of `model.preferences.HEADS`"
         )
 
 

@@ -56,10 +56,7 @@ class RewardPosterior:
                 f"{type(self.head).__name__} in rows"
             )
         if not bool(self.samples.isfinite().all()):
-            raise ValueError(
-                "samples have weights that are NaN or infinite: look at the inference that drew "
-                "them"
-            )
+            raise ValueError("samples have weights that are NaN or infinite: look at the inference")
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
@@ -71,10 +68,7 @@ class RewardPosterior:
         """Write `reward.safetensors` and `reward.json`. A network behind the features is named."""
         kind = next((name for name, make in HEADS.items() if make is type(self.head)), None)
         if kind is None:
-            raise TypeError(
-                f"{type(self.head).__name__} is not in HEADS, so it could not be loaded again: "
-                "register it there"
-            )
+            raise TypeError(f"{type(self.head).__name__} is not in HEADS, register it there")
         features = self.features
         tensors = {
             "samples": self.samples,
@@ -109,8 +103,7 @@ class RewardPosterior:
         record, tensors = _read_settings(folder), read_tensors(folder / TENSORS)
         if missing := {"samples", "center", "projection", "probe"} - tensors.keys():
             raise OtherRewardError(
-                f"{folder / TENSORS} lacks {', '.join(sorted(missing))}: expected the tensors of a "
-                "reward"
+                f"{folder / TENSORS} lacks {', '.join(sorted(missing))}: expected a reward"
             )
         if record["head"] not in HEADS:
             raise OtherRewardError(

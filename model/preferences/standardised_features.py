@@ -15,8 +15,8 @@ from model.preferences.features import Features
 class StandardisedFeatures:
     """Features with a centre, a scale and optionally fewer dimensions.
 
-    The centre is the reference point of the rewards: with a linear head a text at the centre has the
-    reward 0 with certainty. Comparisons determine rewards only up to a constant for each prompt, and
+    The centre is the reference point of the rewards: with a linear head a text at the centre has
+    the reward 0 with certainty. Comparisons determine rewards up to a constant for each prompt, and
     another centre adds another constant for each weight vector. The mean reward changes by a
     constant; the spread of r_w(x), and every aggregation that depends on it, changes too.
 
@@ -41,10 +41,7 @@ class StandardisedFeatures:
                 "[D] and [D, D']"
             )
         if not bool(center.isfinite().all() & projection.isfinite().all()):
-            raise ValueError(
-                "center or projection is NaN or infinite: look at the features that they were "
-                "made of"
-            )
+            raise ValueError("center or projection is NaN or infinite: look at the features")
         self.features = features
         self.center = center
         self.projection = projection
@@ -68,8 +65,7 @@ class StandardisedFeatures:
             whiten: give every component the same variance; needs `num_components`.
 
         Raises:
-            ValueError: if the texts all have the same features, or `whiten` comes without
-                `num_components`.
+            ValueError: if all texts have the same features, or `whiten` lacks `num_components`.
         """
         function("features", features, why="it takes a list of texts to [M, D]")
         boolean("whiten", whiten)
@@ -88,8 +84,7 @@ class StandardisedFeatures:
         if num_components is None:
             if whiten:
                 raise ValueError(
-                    "whiten=True needs num_components: directions without variance cannot be "
-                    "whitened"
+                    "whiten=True needs num_components: some directions have no variance"
                 )
             return cls(features, center, torch.eye(phi.shape[1], dtype=phi.dtype) / size.norm())
         rank = min(num_components, int((size > 1e-9 * size[0]).sum()))

@@ -44,8 +44,7 @@ class LanguageModel(CachedDecoder):
         temperature: divides the logits, in sampling and in scoring.
         end_ids: ids that end a response; by default all ids that generation settings, configuration
             and tokenizer name, with a warning where they differ.
-        pad_id: fills a response after its end; by default the tokenizer's padding id, else the
-            first end id.
+        pad_id: fills a response after its end; by default the tokenizer's, else an end id.
 
     Raises:
         ValueError: if no end id is known, an id is outside the vocabulary, or the network cannot be
@@ -75,8 +74,7 @@ class LanguageModel(CachedDecoder):
         self.end_ids = checked_ids("end_ids", named, self.vocab_size)
         if not self.end_ids:
             raise ValueError(
-                "neither the network nor its tokenizer names an end-of-sequence id: pass "
-                "`end_ids=[...]`"
+                "neither the network nor its tokenizer names an end-of-sequence id: pass `end_ids`"
             )
         if pad_id is None:
             pad_id = tokenizer.pad_token_id
@@ -173,8 +171,7 @@ class LanguageModel(CachedDecoder):
 
         Raises:
             TypeError: with the index, if an element is no text.
-            ValueError: if there is no prompt, an empty prompt and no BOS, or a prompt too long for
-                the network's context.
+            ValueError: if there is no prompt, an empty prompt and no BOS, or a prompt is too long.
         """
         texts = listed_texts("encode", texts)
         rows = token_rows(self.tokenizer, texts)

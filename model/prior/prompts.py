@@ -40,10 +40,7 @@ class Prompts:
         for name, tensor in (("ids", self.ids), ("mask", self.mask)):
             shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
             if not isinstance(shape, tuple) or len(shape) != 2 or shape[0] != len(self.texts):
-                raise ValueError(
-                    f"{name} is {shape}, expected a tensor [{len(self.texts)}, P]: a row for each "
-                    "text"
-                )
+                raise ValueError(f"{name} is {shape}, expected a tensor [{len(self.texts)}, P]")
         is_bool = [tensor.dtype == torch.bool for tensor in (self.ids, self.mask)]
         is_integer = not (self.ids.is_floating_point() or self.ids.is_complex() or is_bool[0])
         if self.ids.shape != self.mask.shape or not is_integer or not is_bool[1]:
@@ -58,10 +55,7 @@ class Prompts:
                 "one of each"
             )
         if not bool((self.mask[:, 1:] | ~self.mask[:, :-1]).all() & self.mask[:, -1].all()):
-            raise ValueError(
-                "the mask has a prompt that is empty or not padded on the left, expected its "
-                "tokens at the end"
-            )
+            raise ValueError("the mask has a prompt that is empty or not padded on the left")
 
     @classmethod
     def from_ids(

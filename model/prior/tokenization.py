@@ -75,8 +75,7 @@ def continuations(
 
     Args:
         tokenizer: decodes the ids.
-        heads: N rows, the tokens before; row b continues head b mod N. An empty head is the
-            beginning of a text.
+        heads: N rows, the tokens before; row b continues head b mod N. A head may be empty.
         rows: B rows.
     """
     before, num_heads = decoded(tokenizer, heads), len(heads)

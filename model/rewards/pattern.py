@@ -32,8 +32,7 @@ class Pattern:
             self.pattern = re.compile(pattern, re.IGNORECASE if ignore_case else 0)
         except re.error as error:
             raise ValueError(
-                f"{pattern!r} is no regular expression: {error}. To look for it as it stands, use "
-                "`Pattern.of_words`"
+                f"{pattern!r} is no regular expression: {error}. Use `Pattern.of_words`?"
             ) from error
         self.upper_bound = None if count else 1.0
 

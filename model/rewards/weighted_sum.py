@@ -24,8 +24,7 @@ class WeightedSum:
 
         reward = WeightedSum({"sentiment": (1.0, sentiment), "length": (-0.05, Length(prior))})
 
-    The upper bound is the sum of the parts' bounds, if every part has a bound and every weight is
-    positive.
+    The upper bound is the sum of the parts' bounds, if all are known and all weights positive.
 
     Args:
         parts: a weight and a reward, by name.
