@@ -127,7 +127,7 @@ def check_causal(network: PreTrainedModel) -> None:
     if not torch.allclose(first, other, rtol=1e-3, atol=1e-3 * float(first.abs().max())):
         raise ValueError(
             f"the logits of {kind} after a token depend on the token that follows: it reads in "
-            "both directions. Expected a causal language model; set is_decoder=True if it can be one"
+            "both directions. Expected a causal language model; is_decoder=True makes some so"
         )
 
 
