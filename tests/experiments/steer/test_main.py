@@ -19,6 +19,7 @@ from experiments.steer.proposal import load_guide
 from experiments.steer.resuming import read_record, restored
 from guides import GUIDES
 from inference import OBJECTIVES, SAMPLERS
+from model.preferences import LinearHead, PriorFeatures, RewardPosterior, StandardisedFeatures
 from model.prior.named_priors import FILM_REVIEWS, load_prior
 from model.registry import REWARDS
 
@@ -320,6 +321,29 @@ def test_moments_are_reported_and_kept_for_a_resume(args, capsys):
         if line.startswith("E[words:very] of the posterior")
     )
     assert float(reached.split()[-1]) == pytest.approx(0.6, abs=0.06)
+
+
+def test_a_factor_is_no_reward_and_is_kept_for_a_resume(args, prior, tmp_path, capsys):
+    features = StandardisedFeatures.fit(PriorFeatures(prior), ["a film", "the plot was"])
+    head = LinearHead(features.num_features)
+    weights = torch.randn(3, head.num_weights, dtype=torch.float64)
+    RewardPosterior(head, features, weights).save(tmp_path / "reward")
+    factor = f"marginal-likelihood:{tmp_path / 'reward'}"
+    folder = main(replace(args, reward=(), factor=(factor,), out=tmp_path / "runs"))
+    printed = capsys.readouterr().out
+    assert "steered by no reward times marginal-likelihood:reward, beta 0.1" in printed
+    assert re.search(r"^E\[r\] +0.000 ± 0.000", printed, re.MULTILINE)
+    assert re.search(r"^E\[log likelihood\] +\S+ ± ", printed, re.MULTILINE)
+    for record in read_metrics(folder.metrics):
+        kl = record["log_likelihood"] - record["elbo"]
+        assert record["kl_guide_prior"] == pytest.approx(kl)
+        assert "reward" not in record
+    main(Steer(resume=folder.path))
+    assert read_record(folder.path)["arguments"]["factor"] == [factor]
+    [weights_file] = (tmp_path / "reward").glob("*.safetensors")
+    weights_file.write_bytes(weights_file.read_bytes()[:-1] + b"x")
+    with pytest.raises(SystemExit, match=f"--factor {factor}: .* changed since the run was made"):
+        main(Steer(resume=folder.path))
 
 
 def test_constraint_is_kept_by_samplers(args, capsys):

@@ -103,3 +103,18 @@ def test_constraints_are_reported_with_the_forbidden_shares(report):
     conclusion = constrained.conclusion()
     assert "Of the guide's draws 25.0% are forbidden, of the prior's 75.0%" in conclusion
     assert f"KL(p* || q) went from {Estimate(27.0, 0.5)} to {Estimate(7.0, 0.5)} nats" in conclusion
+
+
+def test_soft_factors_have_a_row_of_the_log_likelihood(report):
+    assert "E[log likelihood]" not in {name for name, *_ in report.rows()}
+    reward = Expectations(Estimate(1.0, 0.1), 0.0, {"phi": Estimate(0.5, 0.1)})
+    parts = {
+        name: getattr(report, name)._replace(expectations=reward)
+        for name in ("before", "after", "posterior")
+    }
+    rows = {name: cells for name, *cells in replace(report, **parts).rows()}
+    log_likelihood = (Estimate(21.0, 0.5), Estimate(1.0, 0.5), Estimate(40.0, 0.5))
+    assert rows["E[log likelihood]"] == [str(estimate) for estimate in log_likelihood]
+    assert rows["E[r]"] == [str(reward.reward)] * 3
+    assert rows["E[phi]"] == [str(reward.moments["phi"])] * 3
+    assert "forbidden" not in rows
