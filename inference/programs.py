@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from inference.normalisation import check_log_prob
 from inference.response_site import (
-    AtResponse,
+    ResponseValue,
     check_arguments,
     check_plates,
     check_response_site,
@@ -68,7 +68,7 @@ def trace_at(
 ) -> Trace:
     """Trace of a program inside a step of SVI: in the current store, hard constraints refused."""
     check_arguments(program, prompts, role)
-    with AtResponse(prompts, None if response is None else lambda _: response):
+    with ResponseValue(prompts, None if response is None else lambda _: response):
         trace = poutine.trace(program).get_trace(prompts)
     check_response_site(trace, prompts, role)
     return trace

@@ -44,8 +44,8 @@ class ScaledSiteError(ResponseSiteError):
     """The site `response` is scaled, masked or subsampled."""
 
 
-class AtResponse(Messenger):
-    """Sets the value at the site `response` of programs that run inside this context.
+class ResponseValue(Messenger):
+    """Handler that sets the value at the site `response` of programs inside its context.
 
     Args:
         prompts: N prompts.

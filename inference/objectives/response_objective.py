@@ -23,7 +23,7 @@ from torch import Tensor
 from inference.programs import Joint, Program, autoregressive, log_factors, trace_at
 from inference.response_site import (
     PAIRED,
-    AtResponse,
+    ResponseValue,
     SameResponses,
     check_response_site,
     is_sample,
@@ -167,7 +167,7 @@ class ResponseObjective(ELBO):
     def _run(
         self, guide: Program, prompts: Prompts, draw: Callable[[TorchDistribution], Tensor]
     ) -> tuple[TorchDistribution, Tensor]:
-        at_response = AtResponse(prompts, draw)
+        at_response = ResponseValue(prompts, draw)
         with at_response:
             trace = poutine.trace(guide).get_trace(prompts)
         sites = [name for name, site in trace.nodes.items() if is_sample(site)]

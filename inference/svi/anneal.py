@@ -34,8 +34,8 @@ from model.common.checks import seed as check_seed
 from model.optimality import LogBernoulli
 
 
-class _Soften(HardConstraintSupport):
-    """Replaces -inf by minus `penalty` nats, in factors and in observed log probabilities."""
+class _Penalty(HardConstraintSupport):
+    """Handler that replaces -inf by minus `penalty`, in factors and observed log probabilities."""
 
     def __init__(self, penalty: float) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ def soften(model: Program, penalty: float) -> Program:
     penalty = positive("penalty", penalty, why="nats")
 
     def softened(prompts: Prompts) -> Any:
-        with _Soften(penalty):
+        with _Penalty(penalty):
             return model(prompts)
 
     return softened

@@ -31,8 +31,8 @@ class NonFiniteGuideError(FloatingPointError):
 
 
 @dataclass
-class _Moment:
-    """The part of a state that a step changes, besides parameters and moments."""
+class _StepStart:
+    """The state before a step, apart from parameters and moments, which the optimiser restores."""
 
     step: int
     objective: dict[str, Tensor]
@@ -40,7 +40,7 @@ class _Moment:
     generators: tuple[dict[str, Tensor], dict[str, Any]]
 
     @classmethod
-    def of(cls, state: FitState) -> _Moment:
+    def of(cls, state: FitState) -> _StepStart:
         tensors = {name: tensor.clone() for name, tensor in state.objective_state().items()}
         objective = state.objective
         steps = objective.step_count if isinstance(objective, ResponseObjective) else 0
@@ -65,7 +65,7 @@ class Rollback:
     def __init__(self, state: FitState, prompts: Prompts) -> None:
         self._state = state
         self._prompts = prompts
-        self._before_last: _Moment | None = None
+        self._before_last: _StepStart | None = None
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -75,7 +75,7 @@ class Rollback:
             NonFiniteGuideError: if the step before left a guide that gives NaN; both are undone.
             NonFiniteStartError: if the first step failed because of a NaN parameter.
         """
-        now = _Moment.of(self._state)
+        now = _StepStart.of(self._state)
         try:
             yield
         except BaseException as error:
@@ -104,7 +104,7 @@ class Rollback:
 
 def gives_numbers(guide: Program, prompts: Prompts) -> bool:
     """True unless the guide gives NaN at its parameters; other errors of its code do not count."""
-    trial = _TrySites()
+    trial = _SiteTrial()
     try:
         with torch.no_grad(), pyro.validation_enabled(False), trial:
             poutine.trace(guide).get_trace(prompts)
@@ -113,7 +113,7 @@ def gives_numbers(guide: Program, prompts: Prompts) -> bool:
     return trial.sound
 
 
-class _TrySites(Messenger):
+class _SiteTrial(Messenger):
     """Draws and scores at each sample site; `sound` is False after a NaN or a failed draw."""
 
     def __init__(self) -> None:

@@ -67,7 +67,7 @@ def take_step(svi: SVI, state: FitState, prompts: Prompts) -> Metrics:
     """
     optimizer, objective = state.optimizer, state.objective
     rate, step_count = optimizer.learning_rate, optimizer.step_count
-    with SameResponses(), _RecordLikelihood() as likelihood:
+    with SameResponses(), _LikelihoodRecord() as likelihood:
         loss = _bound(svi.step(prompts))
     if state.step == 0 and optimizer.step_count == step_count:
         raise NothingToTrainError(
@@ -122,7 +122,7 @@ def check_trains(guide: Program, objective: Any) -> None:
     )
 
 
-class _RecordLikelihood(Messenger):
+class _LikelihoodRecord(Messenger):
     """Record of all factors of a model: means over the responses of each run of the model."""
 
     def __init__(self) -> None:

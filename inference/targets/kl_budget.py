@@ -98,7 +98,7 @@ def solve_beta(
 
     def solve(path: _Path) -> float:
         if max_kl is not None:
-            return _root(path, path.kl, max_kl, "KL(p || p0)", "nats")
+            return _root(path, path.sample.kl, max_kl, "KL(p || p0)", "nats")
         assert min_reward is not None
         return _root(path, path.mean_reward, min_reward, "E[r]", "of reward")
 
@@ -118,7 +118,7 @@ def solve_beta(
             "beta is unreliable: draw more, or ask for less",
             stacklevel=2,
         )
-    return Budget(beta, path.kl(log_weight), path.mean_reward(log_weight), size)
+    return Budget(beta, path.sample.kl(log_weight), path.mean_reward(log_weight), size)
 
 
 @dataclass(frozen=True)
@@ -153,10 +153,6 @@ class _Path:
     def log_weight(self, beta: float | Tensor) -> Tensor:
         """log p_beta(x)/p0(x) up to a constant, `[M, N]`, nats."""
         return self.reward / beta + self.sample.log_likelihood
-
-    def kl(self, log_weight: Tensor) -> Estimate:
-        """KL(p || p0), nats."""
-        return self.sample.kl(log_weight)
 
     def mean_reward(self, log_weight: Tensor) -> Estimate:
         """E_p[r]."""
