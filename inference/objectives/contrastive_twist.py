@@ -18,7 +18,7 @@ from inference.estimate import log_mean
 from inference.objectives.response_objective import Losses, ResponseObjective
 from inference.programs import Program, autoregressive
 from model import Prompts, ResponseDistribution
-from model.prior.response_distribution import RevealsTwist
+from model.prior.decoder import RevealsTwist
 
 
 class ContrastiveTwist(ResponseObjective):

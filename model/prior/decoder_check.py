@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from model.networks.positions import longest_context
+from model.prior.decoder import Decoder
 from model.prior.prompts import Prompts
-from model.prior.response_distribution import Decoder
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2}
 """Largest difference that is rounding, in standard deviations of the logits."""

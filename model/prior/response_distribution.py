@@ -8,9 +8,8 @@ probability 0 (see `ResponseSpace`), so that the probabilities of all rows sum t
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, NamedTuple
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -19,46 +18,10 @@ from torch.distributions import constraints
 
 from model.common.provenance import through
 from model.common.thread_lock import one_thread
+from model.prior.decoder import Decoder, RevealsHidden
 from model.prior.logits import sample_token, scaled, token_log_prob
 from model.prior.prompts import Prompts
 from model.prior.response_space import ResponseSpace
-
-
-class DecoderState(Protocol):
-    """Memory of an autoregressive model for B sequences."""
-
-    def select(self, rows: Tensor) -> Self:
-        """The state of the sequences at `rows` `[B']`, repeats allowed. Leaves the original."""
-
-
-@runtime_checkable
-class RevealsHidden(Protocol):
-    """A state with the last hidden layer of the L tokens read last, `[B, L, H]`."""
-
-    hidden: Tensor
-
-
-class Decoder(Protocol):
-    """An autoregressive model: next-token logits, and a state to continue from."""
-
-    @abstractmethod
-    def start(self, prompts: Prompts) -> tuple[Tensor, Any]:
-        """Read N prompts: logits `[N, V]` of the first token, and the state of N sequences."""
-
-    @abstractmethod
-    def extend(self, state: Any, ids: Tensor) -> tuple[Tensor, Any]:
-        """Append `ids` `[B, L]`: logits `[B, L, V]` of the token after each, and the new state.
-
-        The state passed in may be used up.
-        """
-
-
-@runtime_checkable
-class RevealsTwist(Protocol):
-    """A decoder whose distribution is the prior reweighted by exp(psi) at every token."""
-
-    def log_twist(self, prompts: Prompts, response: Tensor) -> Tensor:
-        """psi(x_<=t), nats, with gradient: `[..., N, T]` for `[..., N, T]`; 0 at padding."""
 
 
 class _Pass(NamedTuple):

@@ -1,0 +1,47 @@
+"""The protocol of an autoregressive model, which `ResponseDistribution` samples and scores."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Protocol, Self, runtime_checkable
+
+from torch import Tensor
+
+from model.prior.prompts import Prompts
+
+
+class DecoderState(Protocol):
+    """Memory of an autoregressive model for B sequences."""
+
+    def select(self, rows: Tensor) -> Self:
+        """The state of the sequences at `rows` `[B']`, repeats allowed. Leaves the original."""
+
+
+@runtime_checkable
+class RevealsHidden(Protocol):
+    """A state with the last hidden layer of the L tokens read last, `[B, L, H]`."""
+
+    hidden: Tensor
+
+
+class Decoder(Protocol):
+    """An autoregressive model: next-token logits, and a state to continue from."""
+
+    @abstractmethod
+    def start(self, prompts: Prompts) -> tuple[Tensor, Any]:
+        """Read N prompts: logits `[N, V]` of the first token, and the state of N sequences."""
+
+    @abstractmethod
+    def extend(self, state: Any, ids: Tensor) -> tuple[Tensor, Any]:
+        """Append `ids` `[B, L]`: logits `[B, L, V]` of the token after each, and the new state.
+
+        The state passed in may be used up.
+        """
+
+
+@runtime_checkable
+class RevealsTwist(Protocol):
+    """A decoder whose distribution is the prior reweighted by exp(psi) at every token."""
+
+    def log_twist(self, prompts: Prompts, response: Tensor) -> Tensor:
+        """psi(x_<=t), nats, with gradient: `[..., N, T]` for `[..., N, T]`; 0 at padding."""
