@@ -137,9 +137,9 @@ def test_samples_match_the_density(guide, prompts):
         ]
         often = expected[:, n] >= 5
         observed = torch.cat([counts[often], counts[~often].sum()[None]])
-        law = torch.cat([expected[often, n], expected[~often, n].sum()[None] + 1e-9])
+        cells = torch.cat([expected[often, n], expected[~often, n].sum()[None] + 1e-9])
         assert observed.sum() == num
-        assert chisquare(observed.numpy(), law.numpy(), sum_check=False).pvalue > 1e-3
+        assert chisquare(observed.numpy(), cells.numpy(), sum_check=False).pvalue > 1e-3
 
 
 def test_gradient_reaches_all_and_only_its_parameters(name, guide, prior, prompts):
@@ -258,7 +258,7 @@ def test_runs_in_bfloat16(name, prior, prompts, moved):
         assert all(parameter.grad.isfinite().all() for parameter in guide.trained().values())
 
 
-def test_starts_at_the_prior_where_it_can(name, prior, prompts):
+def test_starts_at_the_prior_if_the_family_can(name, prior, prompts):
     support = prior(prompts).enumerate_support()
     log_prior = prior(prompts).log_prob(support)
     distance = (

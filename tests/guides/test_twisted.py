@@ -180,13 +180,13 @@ def test_dropout_of_a_head_is_held_off(prompts, small_prior):
 def test_nothing_goes_back_through_the_network(prompts, small_prior):
     guide = moved(Twisted(small_prior))
     log_prob = guide.distribution(prompts).log_prob(small_prior(prompts).sample((3,)))
-    seen, waiting = set(), [log_prob.grad_fn]
+    visited, waiting = set(), [log_prob.grad_fn]
     while waiting:
         node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
+        if node is not None and node not in visited:
+            visited.add(node)
             waiting += [parent for parent, _ in node.next_functions]
-    assert len(seen) < 40
+    assert len(visited) < 40
 
 
 def test_bad_top_k_is_refused(small_prior):

@@ -62,7 +62,7 @@ def test_loss_is_that_of_trace_elbo(model, guide, prompts):
     assert ours == pytest.approx(theirs, rel=1e-12)
 
 
-def test_gradient_vanishes_at_the_posterior_where_that_of_trace_elbo_does_not(small_prior, prompts):
+def test_gradient_vanishes_at_the_posterior_unlike_the_gradient_of_trace_elbo(small_prior, prompts):
     """A constant reward makes the prior the posterior, with log Z = 3."""
     flat = AlignmentModel(
         small_prior, {"flat": lambda _, response: torch.full(response.shape[:-1], 3.0)}, beta=1.0

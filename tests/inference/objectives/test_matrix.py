@@ -244,7 +244,7 @@ def test_prompts_are_kept_apart(name):
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_impossible_responses_are_borne_or_refused(name):
+def test_impossible_responses_are_supported_or_refused(name):
     """A third of the draws is impossible: the objective learns to avoid these or refuses."""
 
     def reward(_, response):
@@ -477,7 +477,7 @@ def test_mean_loss_of_a_divergence_is_the_divergence(name):
 
 
 @pytest.mark.parametrize("name", sorted(SUPPORTS_HARD_CONSTRAINTS))
-def test_a_hard_constraint_of_small_probability_is_borne_from_the_first_step(name):
+def test_a_hard_constraint_of_small_probability_is_supported_from_the_first_step(name):
     """With two responses a step, most batches hold no possible response."""
 
     def reward(_, response):

@@ -37,7 +37,7 @@ def test_mean_gradient_of_one_particle_is_the_elbos(name):
     assert torch.allclose(mean, exact, rtol=1e-9, atol=1e-10)
 
 
-def test_baselines_of_reward_to_go_differ_in_what_they_need():
+def test_baselines_of_reward_to_go_need_different_numbers_of_particles():
     with pytest.raises(ValueError, match="the baselines `value` and `none` take 1"):
         RewardToGo_ELBO(1)
     assert RewardToGo_ELBO(1, "none").num_particles == 1

@@ -107,7 +107,7 @@ def test_token_level_wins_far_from_the_posterior():
     assert sum_of_variances(lambda: AnalyticKL_ELBO(2), model, guide) < 0.8 * whole
 
 
-def test_analytic_kl_varies_less_than_the_sampled_one_and_is_never_negative():
+def test_analytic_kl_varies_less_than_the_sampled_kl_and_is_never_negative():
     model, guide = Target(lambda _, response: torch.zeros(response.shape[:-1]).double()), Table(1)
     truth = Enumeration(model, ONE)
     prob = truth.log_guide(guide).exp()[:, 0]

@@ -19,7 +19,7 @@ def compared(seed, num_weights, count, nu, flip=0.0):
         return Comparisons(*features, simulate(*rewards, flip=flip, tie_strength=nu))
 
 
-def test_the_strength_of_ties_is_the_one_they_came_from():
+def test_the_strength_of_ties_is_recovered():
     """Consistent: the log strength is within five standard errors over ten seeds.
 
     The standard deviation of one seed is 0.28.

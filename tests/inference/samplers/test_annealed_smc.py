@@ -254,7 +254,7 @@ def test_no_possible_response_is_an_error(world, prior):
             )
 
 
-def test_errors_say_what_was_expected(world):
+def test_errors_name_the_expected_value(world):
     with pytest.raises(ValueError, match="num_temperatures is 0"):
         run(world, num_temperatures=0)
     with pytest.raises(

@@ -19,7 +19,12 @@ from inference.order_statistics import (
 )
 from inference.samplers.best_of_n import best_of_n
 from inference.samplers.posterior import NoSupportError
-from tests.inference.samplers.laws import counts, graded_model, misfit, nothing_for_the_second
+from tests.inference.samplers.goodness_of_fit import (
+    counts,
+    graded_model,
+    misfit,
+    nothing_for_the_second,
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +36,7 @@ def float64(values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-def law(values, prob, n):
+def distribution(values, prob, n):
     """pi_n, `[L, N]`, by order statistics."""
     return prob * best_of_n_log_ratio(*level_cdf(values, prob), n).exp()
 
@@ -50,7 +55,7 @@ def test_distribution_equals_enumeration_of_every_group(n):
                 by_hand[i, prompt] += math.prod(prob[j, prompt].item() for j in group) / len(
                     winners
                 )
-    assert torch.allclose(law(values, prob, n), by_hand, rtol=1e-12, atol=1e-15)
+    assert torch.allclose(distribution(values, prob, n), by_hand, rtol=1e-12, atol=1e-15)
     cdf, cdf_left = level_cdf(values, prob)
     kl = (by_hand * (by_hand / prob).log()).sum(0)
     assert torch.allclose(best_of_n_kl(prob, cdf, cdf_left, n), kl, rtol=1e-10, atol=1e-14)
@@ -162,9 +167,12 @@ def test_sampler_has_the_exact_distribution(small_prior, verdicts, guide, guided
     truth = Enumeration(model, verdicts)
     prob = (truth.log_guide(guide) if guided else truth.log_prior).exp()
     assert (
-        misfit(counts(posterior.response, truth.support), law(truth.log_likelihood, prob, n)) < 5
+        misfit(
+            counts(posterior.response, truth.support), distribution(truth.log_likelihood, prob, n)
+        )
+        < 5
     ).all()
-    for wrong in (prob, law(truth.log_likelihood, prob, n + 1)):
+    for wrong in (prob, distribution(truth.log_likelihood, prob, n + 1)):
         assert (misfit(counts(posterior.response, truth.support), wrong) > 10).all()
     cdf, cdf_left = level_cdf(truth.log_likelihood, prob)
     assert torch.allclose(

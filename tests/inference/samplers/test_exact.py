@@ -8,7 +8,12 @@ import torch
 from inference.samplers.exact import enumerate_posterior
 from inference.samplers.posterior import NoSupportError
 from model import LanguageModel, NotEnumerableError
-from tests.inference.samplers.laws import counts, graded_model, misfit, nothing_for_the_second
+from tests.inference.samplers.goodness_of_fit import (
+    counts,
+    graded_model,
+    misfit,
+    nothing_for_the_second,
+)
 
 
 def test_is_the_truth(model, prompts, truth):

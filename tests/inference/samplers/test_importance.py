@@ -10,7 +10,7 @@ import torch
 from inference import Enumeration, log_guide_at
 from inference.samplers.importance import importance_sampling
 from inference.samplers.posterior import NoSupportError
-from tests.inference.samplers.laws import (
+from tests.inference.samplers.goodness_of_fit import (
     assert_mean,
     counts,
     graded_model,

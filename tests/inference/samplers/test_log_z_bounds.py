@@ -47,7 +47,7 @@ def test_bounds_bracket_log_z_and_close(world, with_guide, twisted):
 
 
 @pytest.mark.parametrize("with_guide", [False, True])
-def test_of_one_particle_the_gap_is_the_symmetrised_divergence(world, with_guide):
+def test_gap_of_one_particle_is_the_symmetrised_divergence(world, with_guide):
     guide = world.guide if with_guide else world.program(world.log_prior)
     bounds = bounds_of(world, 1, guide=guide)
     elbo = world.truth.elbo(guide).mean().item()

@@ -12,7 +12,12 @@ from pyro.infer import MCMC
 from inference import Enumeration
 from inference.samplers.metropolis_hastings import ResponseKernel, metropolis_hastings, mixing
 from inference.samplers.posterior import NoSupportError
-from tests.inference.samplers.laws import counts, graded_model, misfit, nothing_for_the_second
+from tests.inference.samplers.goodness_of_fit import (
+    counts,
+    graded_model,
+    misfit,
+    nothing_for_the_second,
+)
 
 # the function goes by the same name
 module = importlib.import_module("inference.samplers.metropolis_hastings")
@@ -88,7 +93,7 @@ def test_budget_is_chains_times_steps(model, prompts, monkeypatch):
     assert posterior.response.shape == (9 * 8, 2, 2)  # a quarter thrown away
 
 
-def test_kernel_is_one_of_pyros(small_prior, model, prompts, guide):
+def test_kernel_is_a_kernel_of_pyro(small_prior, model, prompts, guide):
     kernel = ResponseKernel(model, guide, num_chains=5)
     mcmc = MCMC(kernel, num_samples=7, warmup_steps=3, disable_progbar=True)
     mcmc.run(prompts)

@@ -14,7 +14,7 @@ from inference.samplers.posterior import NoSupportError
 from inference.samplers.quasi_rejection import quasi_rejection, quasi_rejection_sampling
 from inference.samplers.rejection import rejection_sampling
 from model import AlignmentModel
-from tests.inference.samplers.laws import (
+from tests.inference.samplers.goodness_of_fit import (
     assert_mean,
     counts,
     graded_model,

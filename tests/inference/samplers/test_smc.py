@@ -311,7 +311,7 @@ def test_a_response_that_ended_keeps_the_twist_it_ended_with(world):
     assert torch.allclose(posterior.log_weight, expected, atol=1e-9, rtol=0)
 
 
-def test_errors_say_what_was_expected(world):
+def test_errors_name_the_expected_value(world):
     def of_one_size(prompts):
         with pyro.plate("prompts", len(prompts), dim=-1):
             pyro.sample(

@@ -35,7 +35,7 @@ class World:
     Attributes:
         network_model, network_guide: language models, the guide neither prior nor posterior.
         truth: by enumeration, for the two prompts.
-        model, guide: the same laws, from tables.
+        model, guide: the same distributions, from tables.
         posterior: the posterior itself, as a guide.
     """
 
@@ -133,11 +133,11 @@ def code_of(prefix):
 
 
 class TableState:
-    def __init__(self, which, code, seen):
-        self.which, self.code, self.seen = which, code, seen
+    def __init__(self, which, code, num_read):
+        self.which, self.code, self.num_read = which, code, num_read
 
     def select(self, rows):
-        return TableState(self.which[rows], self.code[rows], self.seen)
+        return TableState(self.which[rows], self.code[rows], self.num_read)
 
 
 class TableDecoder:
@@ -154,13 +154,13 @@ class TableDecoder:
     def extend(self, state, ids):
         logits = []
         for column in ids.T:
-            state = TableState(state.which, state.code * NUM_WORDS + column, state.seen + 1)
+            state = TableState(state.which, state.code * NUM_WORDS + column, state.num_read + 1)
             logits.append(self._logits(state))
         return torch.stack(logits, 1), state
 
     def _logits(self, state):
         next_code = state.code[:, None] * NUM_WORDS + torch.arange(NUM_WORDS)
-        return self.log_tables[state.seen + 1][state.which[:, None], next_code]
+        return self.log_tables[state.num_read + 1][state.which[:, None], next_code]
 
 
 def _functions(response):
