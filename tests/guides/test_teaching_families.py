@@ -24,7 +24,7 @@ def groups(guide, prompts, key):
     """Next-token distributions by `key(prompt, prefix)`, over all prompts and prefixes."""
     distribution = guide.distribution(prompts)
     support = distribution.enumerate_support()
-    laws = distribution.next_token_logits(support).log_softmax(-1)
+    log_probs = distribution.next_token_logits(support).log_softmax(-1)
     is_token = distribution.space.is_token(support)
     distributions = {}
     for n, t in itertools.product(range(len(prompts)), range(support.shape[-1])):
@@ -32,9 +32,9 @@ def groups(guide, prompts, key):
         for s in range(len(support)):
             if is_token[s, n, t]:
                 distributions.setdefault(key(prompt, support[s, n, :t].tolist()), []).append(
-                    laws[s, n, t]
+                    log_probs[s, n, t]
                 )
-    return {name: torch.stack(laws) for name, laws in distributions.items()}
+    return {name: torch.stack(log_probs) for name, log_probs in distributions.items()}
 
 
 def window(n):
@@ -70,9 +70,9 @@ def test_one_distribution_for_prefixes_that_look_the_same(make, sees, special):
     prior = tiny(**special)
     prompts = prior.encode(PROMPTS)
     distributions = groups(moved(make(prior, prompts)), prompts, sees)
-    for laws in distributions.values():
-        assert torch.allclose(laws, laws[:1].expand_as(laws), atol=1e-12)
-    first = torch.stack([laws[0] for laws in distributions.values()])
+    for log_probs in distributions.values():
+        assert torch.allclose(log_probs, log_probs[:1].expand_as(log_probs), atol=1e-12)
+    first = torch.stack([log_probs[0] for log_probs in distributions.values()])
     assert (torch.cdist(first, first) + torch.eye(len(first)) > 1e-3).all()
 
 

@@ -17,12 +17,12 @@ from tests.inference.objectives.table import ONE, TWO, Table, Target, gradient
 
 def test_average_of_z_is_the_mean_at_first_and_then_a_moving_one():
     average = LogZAverage(decay=0.75)
-    seen = [
+    averages = [
         average.update(ONE, torch.tensor([z]).log())[0].exp().item()
         for z in (1.0, 2.0, 6.0, 7.0, 4.0, 4.0)
     ]
-    assert seen[:4] == pytest.approx([1.0, 1.5, 3.0, 4.0])
-    assert seen[4:] == pytest.approx([4.0, 4.0])
+    assert averages[:4] == pytest.approx([1.0, 1.5, 3.0, 4.0])
+    assert averages[4:] == pytest.approx([4.0, 4.0])
     last = average.update(ONE, torch.tensor([12.0]).log())[0].exp().item()
     assert last == pytest.approx(0.75 * 4 + 0.25 * 12)
 
