@@ -3,8 +3,6 @@
 The only place where a reward is divided by beta: `AlignmentModel.terms`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial

@@ -6,8 +6,6 @@ log f_j(x) in nats, and is not divided. A value of -inf rules the response out.
 `model.rewards` and `model.factors` hold rewards and factors to choose from.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from typing import Protocol

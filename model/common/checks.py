@@ -7,8 +7,6 @@ Each check returns the value, numbers as a plain `int` or `float`. Numbers of nu
 A bool and a text are no numbers. `why` is the end of the error: the reason, or the likely fix.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection
 from numbers import Integral, Real

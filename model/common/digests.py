@@ -3,8 +3,6 @@
 A folder without `digests.json`, such as one that another program wrote, is taken as it is.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

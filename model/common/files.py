@@ -3,8 +3,6 @@
 A kill or a full disk at any moment leaves the old file or the new file, and nothing in between.
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 from contextlib import suppress

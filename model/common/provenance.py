@@ -6,8 +6,6 @@ out of the gradient. An autograd function returns a tensor without gradient for 
 Neither raises an error.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from pyro.ops.provenance import detach_provenance, get_provenance, track_provenance

@@ -1,7 +1,5 @@
 """Texts as arguments: a list of strings, or the lines of a file; refused by name otherwise."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Mapping, Set

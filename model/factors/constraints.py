@@ -10,8 +10,6 @@ A guide that can draw a forbidden response has KL(q || p*) = infinity. Algorithm
     approach in stages  annealed SMC, and SVI by `inference.anneal`, from a soft constraint
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import ClassVar
 

@@ -9,8 +9,6 @@ w and x. With S draws the bonus is too small where v/beta^2 exceeds about 2 log 
 most that of the largest draw.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar

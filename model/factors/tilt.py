@@ -6,8 +6,6 @@ Of all distributions with the same means E[phi], p is the nearest to the prior i
 (Csiszar 1975). `inference.match_moments` computes the multipliers for given means.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

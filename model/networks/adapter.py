@@ -4,8 +4,6 @@
 their initial values.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import os

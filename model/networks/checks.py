@@ -1,7 +1,5 @@
 """Checks of a network before use: whole, finite, causal if it writes, in evaluation mode."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

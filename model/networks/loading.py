@@ -5,8 +5,6 @@ and asks on standard input before it runs code of a checkpoint. Here each of the
 a name. Every network and every tokenizer is loaded by `load_network` and `load_tokenizer`.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from model.networks.adapter import Adapter, find_adapter
 from model.networks.checks import check_weights
 from model.networks.placement import named_device, named_dtype
 from model.networks.source import PretrainedError, find_checkpoint, hub_options, refused_by_name
-from model.networks.whole import load_whole
+from model.networks.weights import load_whole
 
 
 def load_network(

@@ -1,7 +1,5 @@
 """The device and the floating-point type of a network's weights."""
 
-from __future__ import annotations
-
 import torch
 
 

@@ -1,7 +1,5 @@
 """Positions of tokens as networks count them, and the longest context that a network reads."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The place of a checkpoint: a folder on this machine, or a name on the hub."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Networks that read texts: loaded whole, frozen, and given texts a batch at a time."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -8,8 +8,6 @@
 | `minimum` | min_s r_s | reward | is penalised, the more the larger S |
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

@@ -8,8 +8,6 @@ sigmoid(d). Label noise reverses a preference with probability epsilon, and leav
 Probabilities are computed as logs, so that no difference is too large.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from numbers import Real

@@ -1,7 +1,5 @@
 """Comparisons of two responses by their features, with outcomes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self

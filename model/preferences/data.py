@@ -3,8 +3,6 @@
 {"prompt": "The film was", "chosen": " a joy.", "rejected": " a bore.", "tie": false}
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@ Networks are read without gradient, in batches, and each text once. Features are
 whatever the network is: a head is tiny, and its posterior needs the precision.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Protocol

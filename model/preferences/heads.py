@@ -3,8 +3,6 @@
 The weights are an argument, not parameters of a module, so that any inference can draw them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol

@@ -1,7 +1,5 @@
 """Posterior of a reward given preferences: S draws of its weights, on disk and in memory."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Sequence

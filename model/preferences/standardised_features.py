@@ -1,7 +1,5 @@
 """Features with a centre and a scale: z = (phi - centre) @ projection."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence, Sized
 from typing import Self
 

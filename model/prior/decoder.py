@@ -1,7 +1,5 @@
 """The protocol of an autoregressive model, which `ResponseDistribution` samples and scores."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from typing import Any, Protocol, Self, runtime_checkable
 

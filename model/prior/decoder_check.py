@@ -4,8 +4,6 @@ A response is sampled token by token with a cache, and scored in one pass after 
 padded on the left. Both must give the logits that the network gives to the plain sequence.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel

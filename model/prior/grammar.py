@@ -7,8 +7,6 @@ film was" every response of at most four tokens can be listed: the posterior, lo
 divergence are exact sums. The prior is a GPT-2 behind `LanguageModel`, like any other prior.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping

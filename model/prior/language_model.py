@@ -1,7 +1,5 @@
 """A causal language model as a conditional distribution over responses, p(x | prompt)."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ The ids are named by generation settings, configuration and tokenizer. The end i
 so that the padding id may be an end id or a word.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterable
 from numbers import Integral

@@ -8,8 +8,6 @@ a response in the list of all responses, and the program still gets the row: the
 responses is the same. `AlignmentModel` enters the handler itself where Pyro enumerates its site.
 """
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 

@@ -4,8 +4,6 @@ A reward reads the prompt as written and the response decoded, special tokens in
 neither the end of the response nor a beginning that the tokenizer adds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase

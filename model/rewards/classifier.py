@@ -1,7 +1,5 @@
 """Label of any Hugging Face sequence classifier as a reward."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from numbers import Integral
 from typing import ClassVar, Literal, get_args

@@ -3,8 +3,6 @@
 r(x) = log p_e(x | prompt),    p*(x) = p0(x) p_e(x)^(1/beta) / Z
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Length of a response as a reward."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from model.common.checks import instance, whole_number

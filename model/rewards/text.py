@@ -1,7 +1,5 @@
 """Reward from a function of texts: each text is decoded, scored once, and remembered."""
 
-from __future__ import annotations
-
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set

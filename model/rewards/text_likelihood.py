@@ -1,7 +1,5 @@
 """Likelihood of a text under any causal language model: fluency, or an expert of other tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Reward from a function of token ids."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Weighted sums of rewards; with an `Expert` among the parts, products of language models."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

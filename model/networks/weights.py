@@ -1,6 +1,4 @@
-"""A network whose weights are all in one checkpoint, or an error that names the others."""
-
-from __future__ import annotations
+"""The weights of a network: all of them in one checkpoint, or an error that names the others."""
 
 import logging
 import os
