@@ -85,8 +85,7 @@ def main(args: Pretrain) -> None:
 
     optimisers = make_optimisers(model, args.muon_rate, args.adam_rate)
     sizes = {"window": args.window, "batch": args.batch, "num_steps": args.steps}
-    hint = f"The weights of the last 500 steps, if there were so many, are in {args.out}."
-    with resume_hint(lambda: hint):
+    with resume_hint(lambda: f"Weights are saved after every 500 steps, in {args.out}."):
         train(model, stream, optimisers, save, **sizes, seed=args.seed)
     save()
     figures = {

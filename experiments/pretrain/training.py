@@ -41,9 +41,8 @@ def train(
         chosen = starts[torch.randint(len(starts), (batch,), generator=generator)]
         loss = loss_on(model, stream[chosen[:, None] + torch.arange(window + 1)])
         if not math.isfinite(loss.item()):
-            raise SystemExit(
-                f"the loss is {loss.item()} at step {step}: lower --muon-rate or --adam-rate"
-            )
+            fix = "lower --muon-rate or --adam-rate"
+            raise SystemExit(f"the loss is {loss.item()} at step {step}: {fix}")
         model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -66,12 +66,11 @@ def simulate(
             for size in sizes
             for number in range(num_seeds)
         ]
-        runs += [one.run for one in data_sets]
+        runs += (own_runs := [one.run for one in data_sets])
         extent = f"{len(world.sample.texts)} draws, trusted to an effective {min_effective:g}"
         if world.sample.responses.exact:
             extent = "all KL exact"
-        extent = f"{extent}; prior {world.sample.prior_gold:.3f}"
-        tables += world_tables([one.run for one in data_sets], extent)
+        tables += world_tables(own_runs, f"{extent}; prior {world.sample.prior_gold:.3f}")
         pictures += world_figures(world, data_sets, folder)
     last = data_sets[-1]
     (folder / "runs.jsonl").write_text("".join(json.dumps(asdict(run)) + "\n" for run in runs))
