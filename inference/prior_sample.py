@@ -1,6 +1,6 @@
 """A weighted sample of the prior: all responses if enumerable, otherwise independent draws.
 
-    p(x) ~ p0(x) w(x),   E_p[f] = sum_m W_m f(x_m),   W = softmax(log_prior_weight + log w)
+    p(x) ∝ p0(x) w(x),   E_p[f] = sum_m W_m f(x_m),   W = softmax(log_prior_weight + log w)
 
 One sample serves every posterior of the same prior, such as the posteriors at many betas. If the
 likelihood has a known bound, rejection gives exact posterior samples:
@@ -98,7 +98,7 @@ class PriorSample:
         return log_mean_exp(self.log_likelihood)
 
     def mean(self, log_weight: Tensor, values: Tensor) -> Estimate:
-        """E_p[f] for p ~ p0 w, averaged over prompts. Consistent; exact on an enumeration.
+        """E_p[f] for p ∝ p0 w, averaged over prompts. Consistent; exact on an enumeration.
 
         Args:
             log_weight: `[M, N]`, log w, nats; -inf allowed. `log_likelihood` gives the posterior.
@@ -119,7 +119,7 @@ class PriorSample:
         """KL(p || base), nats, averaged over prompts. Consistent; exact on an enumeration.
 
         Args:
-            log_weight: `[M, N]`, log w of p ~ p0 w, nats; -inf allowed.
+            log_weight: `[M, N]`, log w of p ∝ p0 w, nats; -inf allowed.
             log_base_weight: `[M, N]`, log w of the base, nats, above -inf wherever
                 `log_weight` is. Default: the prior.
 
@@ -158,8 +158,8 @@ class PriorSample:
     def frontier_at(self, kl: float) -> float:
         """Largest E_p[log likelihood] of all p with this KL(p || p0), nats, averaged over prompts.
 
-        The posterior of another beta has it. Beyond the KL of all those posteriors, it is the
-        largest log likelihood.
+        The optimal p is the posterior at another beta. Beyond the KL of all such posteriors, the
+        result is the largest log likelihood.
 
         Args:
             kl: KL(p || p0), nats.
@@ -180,11 +180,11 @@ class PriorSample:
         return self.frontier([high])[0][1]
 
     def effective_sample_size(self, log_weight: Tensor) -> float | None:
-        """Lowest effective sample size over prompts, for p ~ p0 w; None on an enumeration."""
+        """Lowest effective sample size over prompts, for p ∝ p0 w; None on an enumeration."""
         return None if self.exact else effective_sample_size(log_weight).min().item()
 
     def _log_prob(self, name: str, log_weight: Tensor) -> Tensor:
-        """log p of the responses, `[M, N]`, for p ~ p0 w."""
+        """log p of the responses, `[M, N]`, for p ∝ p0 w."""
         log_joint = self.log_prior_weight + self._check(name, log_weight)
         if bool(log_joint.isneginf().all(0).any()):
             raise NoSupportError(

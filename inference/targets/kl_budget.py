@@ -44,8 +44,8 @@ class Budget:
     Attributes:
         beta: reward per nat; a number, or with `per_prompt` one for each prompt, by text.
             `AlignmentModel` takes both.
-        kl: KL(p_beta || p0), nats, averaged over prompts; the error is that of fixed beta.
-        reward: E[r] under p_beta; the error is that of fixed beta.
+        kl: KL(p_beta || p0), nats, averaged over prompts, with the standard error at fixed beta.
+        reward: E[r] under p_beta, with the standard error at fixed beta.
         effective_sample_size: effective number of draws for p_beta, the lowest over prompts; None
             if all responses were enumerated and the result is exact.
     """
