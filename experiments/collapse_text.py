@@ -26,11 +26,12 @@ from experiments.shared.argument_types import Count, Positive, Rate, Threads, co
 from experiments.shared.claims import Finding, conclude
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import cells, mean_and_error, text_table
-from experiments.shared.training import RewardOnly, early_stops, train
+from experiments.shared.training import early_stops, train
 from experiments.shared.workers import set_threads
 from guides import FineTuned
 from inference import LeaveOneOut_ELBO, joint_at, random_state
 from inference.diagnostics.diagnose import distinct_n
+from inference.objectives.reward_only import RewardOnly
 from model import AlignmentModel, Prompts, TextReward, vader_sentiment
 from model.prior.named_priors import load_prior
 

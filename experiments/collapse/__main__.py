@@ -29,10 +29,11 @@ from experiments.shared.claims import Finding, conclude
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.figures import save_all
 from experiments.shared.tables import cells, text_table
-from experiments.shared.training import RewardOnly, ascend, early_stops, train
+from experiments.shared.training import ascend, early_stops, train
 from experiments.shared.workers import set_threads
 from guides import FineTuned
 from inference import Enumeration, LeaveOneOut_ELBO, entropy
+from inference.objectives.reward_only import RewardOnly
 from inference.svi.step import Metrics
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 

@@ -15,8 +15,8 @@ from functools import partial
 
 from pyro.infer import ELBO
 
-from experiments.shared.training import RewardOnly
 from inference import FDivergence, LeaveOneOut_ELBO
+from inference.objectives.reward_only import RewardOnly
 from inference.targets.moments import MomentMatch
 from model import (
     AlignmentModel,

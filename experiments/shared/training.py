@@ -14,8 +14,7 @@ from pyro.infer import ELBO
 
 from experiments.shared.refusals import blamed
 from guides import GUIDES, Guide
-from inference import Enumeration, Fit, Losses, Program, ResponseObjective, fit, log_guide_at
-from inference.objectives.leave_one_out import leave_one_out
+from inference import Enumeration, Fit, fit, log_guide_at
 from inference.svi.step import Metrics
 from model import AlignmentModel, LanguageModel, Prompts
 from model.common.digests import saved_together
@@ -120,27 +119,6 @@ def record_early_stop(result: Fit, name: str) -> None:
     stops = _EARLY_STOPS.get()
     if result.stopped_early is not None and stops is not None:
         stops.append(f"{name}: stopped early at {result.stopped_early}")
-
-
-class RewardOnly(ResponseObjective):
-    """RL without KL penalty: -E_q[r]/beta by REINFORCE with a leave-one-out baseline.
-
-        grad E_q[r/beta]_hat = 1/K sum_k (r_k - 1/(K-1) sum_{j != k} r_j)/beta grad log q(x_k)
-
-    The limit of `LeaveOneOut_ELBO` as beta -> 0: log p0 - log q is left out of the log-weights.
-    beta only scales the gradient. The optimum is a point and no posterior, so `OBJECTIVES` does
-    not list this class. Value and gradient are unbiased. The metrics have the ELBO.
-    """
-
-    def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
-        distribution, response = self.draw(guide, prompts)
-        log_guide = distribution.log_prob(response)  # [K, N]
-        joint = self.score(model, prompts, response)
-        surrogate = -(leave_one_out(joint.log_likelihood) * log_guide).mean(0).sum()
-        elbo = (joint.log_joint - log_guide.detach()).mean()
-        return Losses(
-            -joint.log_likelihood.mean(0).sum(), surrogate, elbo, joint.log_likelihood.mean()
-        )
 
 
 def save_guide(

@@ -37,18 +37,17 @@ from experiments.shared.training import build_guide, save_guide
 from experiments.shared.workers import set_threads
 from experiments.steer.arguments import Steer
 from experiments.steer.checks import check
-from experiments.steer.decoding import decode
+from experiments.steer.decoding import sample_posterior
 from experiments.steer.expectations import measure, measure_posterior
 from experiments.steer.figures import write_figures
 from experiments.steer.inputs import Input, digests_of, inputs_of
+from experiments.steer.metrics import extended
 from experiments.steer.posterior import build_model, draw_prior
-from experiments.steer.proposal import read_proposal
-from experiments.steer.report import Report, Sample, scored_texts
+from experiments.steer.report import Report, sample_texts
 from experiments.steer.resuming import check_inputs, old_folder, own_arguments, resume_command
 from guides import GUIDES, FineTuned, Guide, LoRA
-from inference import OBJECTIVES, Program, fit, random_state, response_distribution
+from inference import OBJECTIVES, Program, fit, random_state
 from inference.svi.anneal import soften
-from inference.svi.step import Metrics
 from model import AlignmentModel, LanguageModel, Prompts
 from model.common.texts import read_lines
 from model.prior.named_priors import load_prior
@@ -91,7 +90,10 @@ def main(args: Steer) -> RunFolder:
         with random_state.isolated(args.seed + 2):
             after = measure(model, target, guide, prompts, prior_sample, args.samples)
             posterior = measure_posterior(model, prompts, prior_sample)
-            samples = two_samples(model, guide, prompts)
+            samples = {
+                "Before, from the prior": sample_texts(model, model, prompts),
+                "After, from the guide": sample_texts(model, guide, prompts),
+            }
         measured = (before, after, posterior)
         report = Report(args.title, args.beta, *measured, samples, seconds, result.stopped_early)
         report.write_html(folder.report, write_figures(folder, report, prior_sample))
@@ -173,57 +175,11 @@ def new_guide(args: Steer, target: Program, prior: LanguageModel, prompts: Promp
     return guide
 
 
-def extended(metrics: Metrics, model: AlignmentModel) -> Metrics:
-    """Metrics of a step with KL(q || p0), and with E_q[r] for a model without factors."""
-    metrics = metrics | {"kl_guide_prior": metrics["log_likelihood"] - metrics["elbo"]}
-    if model.factors:
-        return metrics
-    return metrics | {"reward": model.beta * metrics["log_likelihood"]}
-
-
-def two_samples(model: AlignmentModel, guide: Guide, prompts: Prompts) -> dict[str, list[Sample]]:
-    """Two texts for each prompt from prior and guide, with their rewards."""
-    programs: dict[str, Program] = {
-        "Before, from the prior": model,
-        "After, from the guide": guide,
-    }
-    samples = {}
-    for origin, program in programs.items():
-        response = response_distribution(program, prompts).sample(torch.Size([2]))
-        samples[origin] = scored_texts(model, prompts, response)
-    return samples
-
-
 def save(args: Steer, guide: Guide, prompts: Prompts, folder: RunFolder) -> None:
     """Save the guide, and the merged network with `--merge`."""
     save_guide(folder.guide, guide, args.guide, args.guide_options, prompts)
     if isinstance(guide, LoRA) and args.merge:
         guide.merged().save_pretrained(folder.path / "merged")
-
-
-def sample_posterior(
-    args: Steer, model: AlignmentModel, prompts: Prompts, folder: RunFolder
-) -> None:
-    """Sample the posterior with `--sample`, without training."""
-    assert args.sample is not None
-    proposal = read_proposal(
-        args.proposal, args.guide, args.guide_options, model.prior, prompts, args.loading
-    )
-    origin = args.proposal or ("the prior" if proposal is None else args.guide)
-    with random_state.isolated(args.seed):
-        decoding = decode(
-            f"{args.prior} under {args.target_name}: {args.sample}, {args.budget} responses from "
-            f"{origin}",
-            args.sample,
-            model,
-            prompts,
-            proposal,
-            num_responses=args.budget,
-            num_prior_draws=args.samples,
-        )
-        print(decoding.text())
-        decoding.write(folder.path / "draws.jsonl")
-    print(f"\nDraws in {folder.path / 'draws.jsonl'}.")
 
 
 if __name__ == "__main__":

@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from experiments.shared.refusals import blamed
+from experiments.shared.run_folder import RunFolder
+from experiments.steer.arguments import Steer
 from experiments.steer.expectations import observe
+from experiments.steer.proposal import read_proposal
 from experiments.steer.report import samples_text, scored_texts
 from guides import Guide
-from inference import SAMPLERS, Posterior, response_distribution
+from inference import SAMPLERS, Posterior, random_state, response_distribution
 from model import AlignmentModel, Prompts
 
 
@@ -111,3 +114,28 @@ def decode(
     seconds = time.perf_counter() - start
     prior_response = response_distribution(model, prompts).sample(torch.Size([num_prior_draws]))
     return Decoding(title, model, prompts, posterior, prior_response, seconds)
+
+
+def sample_posterior(
+    args: Steer, model: AlignmentModel, prompts: Prompts, folder: RunFolder
+) -> None:
+    """Sample the posterior with `--sample`, without training."""
+    assert args.sample is not None
+    proposal = read_proposal(
+        args.proposal, args.guide, args.guide_options, model.prior, prompts, args.loading
+    )
+    origin = args.proposal or ("the prior" if proposal is None else args.guide)
+    with random_state.isolated(args.seed):
+        decoding = decode(
+            f"{args.prior} under {args.target_name}: {args.sample}, {args.budget} responses from "
+            f"{origin}",
+            args.sample,
+            model,
+            prompts,
+            proposal,
+            num_responses=args.budget,
+            num_prior_draws=args.samples,
+        )
+        print(decoding.text())
+        decoding.write(folder.path / "draws.jsonl")
+    print(f"\nDraws in {folder.path / 'draws.jsonl'}.")

@@ -1,4 +1,4 @@
-"""Metrics of the steps of a run: read, with torn lines left out and repeated steps merged."""
+"""Metrics of the steps of a run: extended, and read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ import json
 import warnings
 from collections import Counter
 from pathlib import Path
+
+from inference.svi.step import Metrics
+from model import AlignmentModel
+
+
+def extended(metrics: Metrics, model: AlignmentModel) -> Metrics:
+    """Metrics of a step with KL(q || p0), and with E_q[r] for a model without factors."""
+    metrics = metrics | {"kl_guide_prior": metrics["log_likelihood"] - metrics["elbo"]}
+    if model.factors:
+        return metrics
+    return metrics | {"reward": model.beta * metrics["log_likelihood"]}
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

@@ -18,7 +18,7 @@ from experiments.steer.expectations import (
     PosteriorMeasurement,
     observe,
 )
-from inference import Estimate
+from inference import Estimate, Program, response_distribution
 from model import AlignmentModel, Prompts
 
 Sample = tuple[str, float]
@@ -150,6 +150,12 @@ class Report:
 
 
 HEAD = ("nats per response", "prior", "guide", "posterior")
+
+
+def sample_texts(model: AlignmentModel, program: Program, prompts: Prompts) -> list[Sample]:
+    """Draw two texts for each prompt from a program, and score the texts under the model."""
+    response = response_distribution(program, prompts).sample(torch.Size([2]))
+    return scored_texts(model, prompts, response)
 
 
 def scored_texts(model: AlignmentModel, prompts: Prompts, response: Tensor) -> list[Sample]:

@@ -16,7 +16,7 @@ from experiments.distribution_matching.tasks import (
     pointwise,
     positive,
 )
-from experiments.shared.training import RewardOnly, train
+from experiments.shared.training import train
 from guides import FineTuned
 from inference import (
     Enumeration,
@@ -27,6 +27,7 @@ from inference import (
     match_moments,
     random_state,
 )
+from inference.objectives.reward_only import RewardOnly
 from model import AlignmentModel
 
 

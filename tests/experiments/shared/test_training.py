@@ -1,10 +1,8 @@
 """Early stops of a fit are printed by every script, and a claim does not hold after one."""
 
-import math
 from functools import partial
 
 import pytest
-import torch
 
 from experiments import (
     binary_reward,
@@ -16,14 +14,12 @@ from experiments.agents import __main__ as agents
 from experiments.collapse import __main__ as collapse
 from experiments.distribution_matching import __main__ as distribution_matching
 from experiments.distribution_matching.tasks import PURE
-from experiments.shared.training import RewardOnly, early_stops, train
-from experiments.shared.worlds import moved_guide
+from experiments.shared.training import early_stops, train
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
 from guides import FineTuned
-from inference import OBJECTIVES, Enumeration, log_guide_at
-from inference.programs import parameter_scope
-from model import AlignmentModel, Pattern, TextReward, vader_sentiment
+from inference import OBJECTIVES
+from model import AlignmentModel, Pattern, TextReward
 from tests.experiments.diverges import DIVERGES, Diverges
 
 pytestmark = pytest.mark.filterwarnings("ignore:fit stopped early")
@@ -130,24 +126,3 @@ def test_steer_says_it(monkeypatch, tmp_path, prior, capsys):
     message = "Stopped early at step 0: the loss is nan"
     assert message in capsys.readouterr().out
     assert message in folder.report.read_text()
-
-
-def test_reward_only_has_the_gradient_of_the_reward_alone(prior):
-    """The mean over many draws, against the sum over all responses, for a guide off the prior."""
-    model = AlignmentModel(prior, TextReward(vader_sentiment, prior), 0.3)
-    truth = Enumeration(model, prior.encode(["the film was"]))
-    guide = moved_guide(prior, 0.05)
-    log_guide = log_guide_at(guide, truth.prompts, truth.support)
-    (-(log_guide.exp() * truth.log_likelihood).sum()).backward()
-    bias = guide.language_model.network.transformer.ln_f.bias
-    exact, gradients = bias.grad.clone(), []
-    for _ in range(40):
-        guide.zero_grad()
-        with parameter_scope(guide):
-            loss = RewardOnly(64).loss_and_grads(model, guide, truth.prompts)
-        gradients.append(bias.grad.clone())
-    mean = torch.stack(gradients).mean(0)
-    error = torch.stack(gradients).std(0) / math.sqrt(len(gradients))
-    assert ((mean - exact).abs() < 5 * error).all()
-    assert (exact.abs() > 10 * error).any()
-    assert -loss == pytest.approx(truth.expected_log_likelihood(guide).item(), abs=1)

@@ -1,0 +1,31 @@
+"""RL without KL penalty: REINFORCE on the reward alone, to compare inference with.
+
+    grad E_q[r/beta]_hat = 1/K sum_k (r_k - 1/(K-1) sum_{j != k} r_j)/beta grad log q(x_k)
+
+The limit of `LeaveOneOut_ELBO` as beta -> 0: log p0 - log q is left out of the log-weights, and
+beta only scales the gradient. The optimum is a point and no posterior: `OBJECTIVES` does not list
+the class.
+"""
+
+from __future__ import annotations
+
+from inference.objectives.leave_one_out import leave_one_out
+from inference.objectives.response_objective import Losses, ResponseObjective
+from inference.programs import Program
+from model import Prompts
+
+
+class RewardOnly(ResponseObjective):
+    """-E_q[r]/beta by REINFORCE with a leave-one-out baseline.
+
+    Value and gradient are unbiased. The metrics have the ELBO.
+    """
+
+    def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
+        distribution, response = self.draw(guide, prompts)
+        log_guide = distribution.log_prob(response)  # [K, N]
+        joint = self.score(model, prompts, response)
+        surrogate = -(leave_one_out(joint.log_likelihood) * log_guide).mean(0).sum()
+        elbo = (joint.log_joint - log_guide.detach()).mean()
+        loss = -joint.log_likelihood.mean(0).sum()
+        return Losses(loss, surrogate, elbo, joint.log_likelihood.mean())
