@@ -101,7 +101,7 @@ REWARD = TextReward(vader_sentiment, PRIOR, upper_bound=1.0)
 MODEL = AlignmentModel(PRIOR, REWARD, 0.3)
 GUIDE = Tabular(PRIOR, BOTH)
 TRUTH = Enumeration(MODEL, BOTH)
-BANK = PriorSample.of_enumeration(TRUTH)
+SAMPLE = PriorSample.of_enumeration(TRUTH)
 RESPONSE = TRUTH.support[:8].contiguous()
 IS_TOKEN = PRIOR.space.is_token(RESPONSE)
 ZERO = torch.zeros(8, 2, dtype=torch.float64)
@@ -237,21 +237,21 @@ CALLS: dict[str, Call] = {
         },
     ),
     "PriorSample.mean": (
-        BANK.mean,
+        SAMPLE.mean,
         {"log_weight": TRUTH.log_likelihood, "values": TRUTH.log_likelihood},
         {"log_weight": [*TENSOR, ZERO], "values": [*TENSOR, ZERO]},
     ),
     "PriorSample.kl": (
-        BANK.kl,
+        SAMPLE.kl,
         {"log_weight": TRUTH.log_likelihood},
         {"log_weight": [*TENSOR, ZERO], "log_base_weight": [3, ZERO]},
     ),
     "PriorSample.frontier": (
-        BANK.frontier,
+        SAMPLE.frontier,
         {"factors": [1.0]},
         {"factors": [3, None, [0], [-1.0], [NAN], ["1"], [True]]},
     ),
-    "PriorSample.frontier_at": (BANK.frontier_at, {"kl": 0.1}, {"kl": [*NUMBER, None]}),
+    "PriorSample.frontier_at": (SAMPLE.frontier_at, {"kl": 0.1}, {"kl": [*NUMBER, None]}),
     "PriorSample.of_draws": (
         PriorSample.of_draws,
         {"response": RESPONSE, "log_likelihood": ZERO},

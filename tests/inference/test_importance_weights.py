@@ -42,8 +42,8 @@ def test_diagnosis_reports_the_worst_prompt(model, guide, prompts, monkeypatch, 
     log_weight[0, worst] = 2.0
     alone = effective_sample_size(log_weight)
     assert alone[1 - worst].item() == pytest.approx(50)
-    bank = PriorSample.of_draws(torch.zeros(50, 2, 2, dtype=torch.long), torch.zeros(50, 2))
-    assert bank.effective_sample_size(log_weight) == pytest.approx(alone[worst].item())
+    sample = PriorSample.of_draws(torch.zeros(50, 2, 2, dtype=torch.long), torch.zeros(50, 2))
+    assert sample.effective_sample_size(log_weight) == pytest.approx(alone[worst].item())
 
     sizes, shapes = torch.tensor([40.0, 40.0]), torch.tensor([0.1, 0.1])
     sizes[worst], shapes[worst] = 7.0, 0.9

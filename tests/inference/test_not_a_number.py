@@ -278,26 +278,26 @@ def test_a_posterior_mean_refuses_nan():
 
 
 @ODD
-def test_a_bank_weighs_numbers(odd):
+def test_a_sample_of_the_prior_has_weights_that_are_numbers(odd):
     response, good = torch.zeros(3, 1, 2, dtype=torch.long), float64([[0.0], [-INF], [1.0]])
     bad = float64([[odd], [0.0], [0.0]])
-    bank = PriorSample.of_draws(response, good)
+    sample = PriorSample.of_draws(response, good)
     for make in (
         lambda: PriorSample.of_draws(response, bad),
         lambda: PriorSample(response, good, bad, exact=True),
-        lambda: bank.kl(bad),
+        lambda: sample.kl(bad),
     ):
         with pytest.raises(NotANumberError, match=r"is (nan|inf)"):
             make()
     with pytest.raises(NotANumberError, match="log_weight is"):
-        bank.mean(bad, good)
-    assert bank.mean(good, float64([[1.0], [odd], [1.0]])).value == pytest.approx(
+        sample.mean(bad, good)
+    assert sample.mean(good, float64([[1.0], [odd], [1.0]])).value == pytest.approx(
         1
     )  # a value of weight 0 may be NaN
     with pytest.raises(NotANumberError, match="an estimate is nan"):
-        bank.mean(good, float64([[NAN], [0.0], [0.0]]))
+        sample.mean(good, float64([[NAN], [0.0], [0.0]]))
     with pytest.raises(NoSupportError, match="-inf for all 3 responses"):
-        bank.mean(torch.full_like(good, -INF), good)
+        sample.mean(torch.full_like(good, -INF), good)
 
 
 def test_an_estimate_is_of_numbers_and_one_sample_tells_no_error():

@@ -169,7 +169,7 @@ def test_draws_find_the_exact_multipliers_within_their_errors(larger, prompts):
     assert abs(z.mean()) < FIVE_ERRORS
 
 
-def test_errors_of_the_bank_are_the_spread_of_fresh_draws():
+def test_errors_of_the_sample_are_the_spread_of_fresh_draws():
     """Standard errors of a weighted mean and of the KL of the weighted prior to two others."""
     torch.manual_seed(0)
     log_p, w, b, f = (torch.randn(12, 2, dtype=torch.float64) for _ in range(4))
@@ -275,8 +275,8 @@ def test_prior_sample_lists_few_responses_and_draws_from_many(base, prompts):
     listed, drawn = sample_prior(base, prompts, 91), sample_prior(base, prompts, 90)
     assert (listed.exact, drawn.exact) == (True, False)
     assert (len(listed.response), len(drawn.response)) == (91, 90)
-    for bank in (listed, drawn):
-        assert_close(bank.log_prior_weight.logsumexp(0).exp(), torch.ones(2, dtype=torch.float64))
+    for sample in (listed, drawn):
+        assert_close(sample.log_prior_weight.logsumexp(0).exp(), torch.ones(2, dtype=torch.float64))
 
 
 def test_any_sampler_takes_the_fitted_factor(base, features, small_prior, prompts):
@@ -297,8 +297,8 @@ def test_two_prompts_share_multipliers_and_mean(base, features, prompts):
     p = model.prior.distribution(TWO)
     support = p.enumerate_support()
     phi = feature["one"](TWO, support)
-    law = (p.log_prob(support) + match.multipliers["one"] * phi).softmax(0)
-    each = (law * phi).sum(0)
+    prob = (p.log_prob(support) + match.multipliers["one"] * phi).softmax(0)
+    each = (prob * phi).sum(0)
     assert each.mean().item() == pytest.approx(0.6, abs=1e-8)
     assert (each[0] - each[1]).abs() > 0.01
 

@@ -233,7 +233,7 @@ def by_network(weight):
 
 
 class Pipeline:
-    """Stands for an object of an installed package that holds a network."""
+    """Object that holds a network, as in an installed package."""
 
     __module__ = "transformers.pipelines.base"
 
