@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated
 
 from torch import Tensor
@@ -37,7 +36,7 @@ PURE, PENALISED = "reward alone", "with the KL penalty"
 EXACT = 1e-10
 FROZEN = 0.05
 """KL from q to p0 within the classes, nats, below which the ratios are preserved."""
-LEARNING_RATE = 3e-3
+RATE = 3e-3
 COLUMNS = ("P(success)", "log-odds shift", "KL in successes", "KL in failures")
 
 
@@ -61,42 +60,29 @@ def main(args: BinaryReward) -> list[Finding]:
     set_threads(args.threads)
     prior = grammar_prior(max_new_tokens=3)
     model = AlignmentModel(prior, TextReward(Pattern.of_words("not"), prior), args.beta)
-    truth = Enumeration(model, prior.encode(["the film was"]))
+    prompts = prior.encode(["the film was"])
+    truth = Enumeration(model, prompts)
     success = truth.log_likelihood[:, 0] > 0
-    exact = partial(ascend, truth=truth, num_steps=args.steps, learning_rate=LEARNING_RATE)
-    guides = {
-        f"{PURE}, exact gradient": [exact(FineTuned(prior), kl_penalty=False)],
-        f"{PENALISED}, exact gradient": [exact(FineTuned(prior), kl_penalty=True)],
-    }
+    log_probs = {"prior": [truth.log_prior]}
+    for name, kl_penalty in ((PURE, False), (PENALISED, True)):
+        guide = FineTuned(prior)
+        ascend(guide, truth, args.steps, learning_rate=RATE, kl_penalty=kl_penalty)
+        log_probs[f"{name}, exact gradient"] = [truth.log_guide(guide)]
+    sampled = log_probs[f"{PENALISED}, sampled"] = []
     with early_stops() as stops:
-        guides[f"{PENALISED}, sampled"] = [
-            train(
-                FineTuned(prior),
-                model,
-                truth.prompts,
-                LeaveOneOut_ELBO(args.particles),
-                args.steps,
-                learning_rate=LEARNING_RATE,
-                seed=seed,
-            )
-            for seed in range(args.seeds)
-        ]
-    log_probs = {
-        name: [truth.log_guide(guide) for guide in of_name] for name, of_name in guides.items()
-    }
-    log_probs = {"prior": [truth.log_prior], **log_probs, "posterior": [truth.log_posterior]}
+        for seed in range(args.seeds):
+            guide, objective = FineTuned(prior), LeaveOneOut_ELBO(args.particles)
+            train(guide, model, prompts, objective, args.steps, learning_rate=RATE, seed=seed)
+            sampled.append(truth.log_guide(guide))
+    log_probs["posterior"] = [truth.log_posterior]
     metrics = {
         name: [measure(log_prob, truth.log_prior, success) for log_prob in of_name]
         for name, of_name in log_probs.items()
     }
     rows = {name: cells(of_name)[: len(COLUMNS)] for name, of_name in metrics.items()}
     title = f'Reward 1 for "not" on the grammar, 1/beta = {1 / args.beta:.4g}'
-    return conclude(
-        __doc__,
-        [f"{title}\n{text_table(COLUMNS, rows)}"],
-        findings_of(metrics, 1 / args.beta),
-        stops,
-    )
+    table = f"{title}\n{text_table(COLUMNS, rows)}"
+    return conclude(__doc__, [table], findings_of(metrics, 1 / args.beta), stops)
 
 
 def measure(log_prob: Tensor, log_prior: Tensor, success: Tensor) -> dict[str, float]:

@@ -67,14 +67,9 @@ def main(args: CollapseText) -> list[Finding]:
     guides = {"prior": FineTuned(prior)}
     with early_stops() as stops:
         for name, objective in OBJECTIVES.items():
-            guides[name] = train(
-                FineTuned(prior),
-                model,
-                prompts,
-                objective(args.particles),
-                args.steps,
-                learning_rate=args.learning_rate,
-            )
+            guide = guides[name] = FineTuned(prior)
+            loss = objective(args.particles)
+            train(guide, model, prompts, loss, args.steps, learning_rate=args.learning_rate)
     metrics = {
         name: measure(model, guide, prompts, args.draws // PARTS) for name, guide in guides.items()
     }

@@ -68,7 +68,8 @@ def main(args: Distillation) -> list[Finding]:
     prior = grammar_prior(max_new_tokens=3)
     reward = TextReward(vader_sentiment, prior)
     at_one = AlignmentModel(prior, reward, 1.0)  # the log likelihood is the reward
-    truth = Enumeration(at_one, prior.encode(["the film was"]))
+    prompts = prior.encode(["the film was"])
+    truth = Enumeration(at_one, prompts)
     kinds: dict[str, tuple[AlignmentModel, Callable[[int], ELBO], float, Tensor]] = {}
     for beta in args.betas:
         model = AlignmentModel(prior, reward, beta)
@@ -79,18 +80,11 @@ def main(args: Distillation) -> list[Finding]:
         kinds[f"distilled, n = {n}"] = at_one, partial(BestOfN_ELBO, n=n), 3e-3, log_target
     metrics: dict[str, list[dict[str, float]]] = {}
     with early_stops() as stops:
-        for name, (model, objective, learning_rate, log_target) in kinds.items():
+        for name, (model, objective, rate, log_target) in kinds.items():
             metrics[name] = []
             for seed in range(args.seeds):
-                guide = train(
-                    FineTuned(prior),
-                    model,
-                    truth.prompts,
-                    objective(args.particles),
-                    args.steps,
-                    learning_rate=learning_rate,
-                    seed=seed,
-                )
+                guide, loss = FineTuned(prior), objective(args.particles)
+                train(guide, model, prompts, loss, args.steps, learning_rate=rate, seed=seed)
                 metrics[name].append(measure(truth, truth.log_guide(guide), log_target))
     rows = {name: cells(runs) for name, runs in metrics.items()}
     title = f"Guides on the grammar after {args.steps} steps, {args.seeds} seeds"

@@ -71,9 +71,8 @@ def main(args: DistillationText) -> list[Finding]:
     with random_state.isolated(0), early_stops() as stops:
         draws = sample_prior(model, prompts, args.draws, independent=True)
         for name, objective in objectives.items():
-            guide = train(
-                FineTuned(prior), model, prompts, objective, args.steps, learning_rate=1e-4
-            )
+            guide = FineTuned(prior)
+            train(guide, model, prompts, objective, args.steps, learning_rate=1e-4)
             diagnostics = diagnose(model, guide, prompts, num_samples=256, prior_sample=draws)
             reward = diagnostics.log_likelihood.times(args.beta)
             places[name] = diagnostics.kl_guide_prior, reward

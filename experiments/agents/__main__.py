@@ -104,15 +104,8 @@ def main(args: Agents) -> list[Finding]:
             errors.append((by_bayes - after).abs().max().item())
             runs, left = [], 0.0
             for seed in range(args.seeds):
-                guide = train(
-                    FineTuned(prior),
-                    model,
-                    prompts,
-                    LeaveOneOut_ELBO(args.particles),
-                    args.steps,
-                    learning_rate=2e-3,
-                    seed=seed,
-                )
+                guide, objective = FineTuned(prior), LeaveOneOut_ELBO(args.particles)
+                train(guide, model, prompts, objective, args.steps, learning_rate=2e-3, seed=seed)
                 weights = agent_weights(truth.log_guide(guide), rho)
                 left += kl(weights, after) / args.seeds
                 runs.append(dict(zip(AGENTS, weights.tolist(), strict=True)))

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pyro.infer import ELBO
 from torch import Tensor
@@ -39,7 +39,7 @@ from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 
 PURE, PENALISED = "reward alone", "with the KL penalty"
 OBJECTIVES: dict[str, Callable[[int], ELBO]] = {PURE: RewardOnly, PENALISED: LeaveOneOut_ELBO}
-LEARNING_RATE = 3e-3
+RATE = 3e-3
 
 
 @dataclass(frozen=True)
@@ -115,25 +115,11 @@ def run(
             nats[step] = entropy(truth.log_guide(guide)).item()
 
     if seed is None:
-        ascend(
-            guide,
-            truth,
-            steps,
-            learning_rate=LEARNING_RATE,
-            kl_penalty=name == PENALISED,
-            on_step=record,
-        )
+        penalty = name == PENALISED
+        ascend(guide, truth, steps, learning_rate=RATE, kl_penalty=penalty, on_step=record)
     else:
-        train(
-            guide,
-            model,
-            truth.prompts,
-            OBJECTIVES[name](particles),
-            steps,
-            learning_rate=LEARNING_RATE,
-            seed=seed,
-            on_step=record,
-        )
+        fit: dict[str, Any] = {"learning_rate": RATE, "seed": seed, "on_step": record}
+        train(guide, model, truth.prompts, OBJECTIVES[name](particles), steps, **fit)
     return Run(truth.log_guide(guide), nats)
 
 

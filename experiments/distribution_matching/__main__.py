@@ -95,6 +95,7 @@ def main(args: DistributionMatching) -> list[Finding]:
     set_threads(args.threads)
     prior = load_prior("film-reviews", max_new_tokens=args.max_new_tokens, temperature=0.7)
     prompts = prior.encode(["The film was"])
+    rate = args.rate
     rows: dict[Task, dict[str, Row]] = {}
     with random_state.isolated(0), early_stops() as stops:
         features, targets = {"positive": positive(prior)}, {"positive": args.share}
@@ -104,19 +105,12 @@ def main(args: DistributionMatching) -> list[Finding]:
             sample = sample_target(task, prompts, args.draws)
             measured = partial(measure, task, prompts, sample, args.samples)
             rows[task] = {PRIOR: measured(Twisted(prior)), TARGET: measured(None)}
-            for name, objective in METHODS.items():
+            for name, method in METHODS.items():
                 model = task.target if name == GDC else task.rewarded
                 of_seeds = []
                 for seed in range(args.seeds):
-                    guide = train(
-                        Twisted(prior),
-                        model,
-                        prompts,
-                        objective(args.particles),
-                        args.steps,
-                        learning_rate=args.rate,
-                        seed=seed,
-                    )
+                    guide, loss = Twisted(prior), method(args.particles)
+                    train(guide, model, prompts, loss, args.steps, learning_rate=rate, seed=seed)
                     of_seeds.append(measured(guide))
                 rows[task][name] = over_seeds(of_seeds)
     tables, findings = [str(moments)], [lambda_finding(moments)]

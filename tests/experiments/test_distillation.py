@@ -48,7 +48,8 @@ def test_distillation_leaves_a_share_of_the_prior_s_kl(
         guide = family_optimum(
             posterior, lambda: Tabular(grammar, prompts), "reverse", max_iter=40
         ).guide
-    monkeypatch.setattr(distillation, "train", lambda *_, **__: guide)
+    monkeypatch.setattr(distillation, "FineTuned", lambda _: guide)
+    monkeypatch.setattr(distillation, "train", lambda *_, **__: None)
     findings = main(Distillation(sizes=(4,), betas=(0.6,), seeds=2, out=tmp_path))
     best = truth.log_prior + log_ratio(truth, 4)
     left, start = kl(truth.log_guide(guide), best), kl(truth.log_prior, best)
@@ -61,7 +62,7 @@ def test_distillation_leaves_a_share_of_the_prior_s_kl(
 
 
 def test_a_guide_above_the_posteriors_is_a_failed_finding(grammar, tmp_path, monkeypatch):
-    monkeypatch.setattr(distillation, "train", lambda *_, **__: Fixed(grammar))
+    monkeypatch.setattr(distillation, "train", lambda *_, **__: None)
     place = {"KL(q||p0)": 0.5, "E[r]": 0.7, "posterior's E[r]": 0.6, "KL(q||target)": 0.1}
     monkeypatch.setattr(distillation, "measure", lambda *_: place)
     findings = main(Distillation(sizes=(2,), betas=(0.6,), seeds=1, out=tmp_path))

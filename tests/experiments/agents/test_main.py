@@ -95,11 +95,14 @@ def _trained(spoken, monkeypatch):
 def test_script(tmp_path, capsys, monkeypatch):
     """With the posterior itself for a guide all findings hold."""
 
-    def best(_, model, prompts, *__, **___):
+    def best(prior):
+        model = AlignmentModel(prior, TextReward(vader_sentiment, prior), 0.3)
+        prompts = prior.encode(["the film was"])
         truth = Enumeration(model, prompts)
-        return family_optimum(truth, lambda: Tabular(model.prior, prompts), "reverse").guide
+        return family_optimum(truth, lambda: Tabular(prior, prompts), "reverse").guide
 
-    monkeypatch.setattr(script, "train", best)
+    monkeypatch.setattr(script, "FineTuned", best)
+    monkeypatch.setattr(script, "train", lambda *_, **__: None)
     findings = main(Agents(betas=(0.3,), seeds=1, out=tmp_path))
     assert [finding.held for finding in findings] == [True] * 3, findings
     printed = capsys.readouterr().out
@@ -117,7 +120,7 @@ def test_script_trains_its_own_guides(tmp_path):
 @pytest.mark.usefixtures("_trained")
 def test_a_guide_far_from_the_posterior_does_not_pass(tmp_path, monkeypatch):
     """Untrained guides have the agents of the prior, and the claim fails on the guides alone."""
-    monkeypatch.setattr(script, "train", lambda guide, *_, **__: guide)
+    monkeypatch.setattr(script, "train", lambda *_, **__: None)
     findings = main(Agents(betas=(0.3,), seeds=2, out=tmp_path))
     assert [finding.held for finding in findings] == [True, True, False]
 
