@@ -15,7 +15,7 @@ from model.common.input_files import checkpoint_files
 from model.factors.marginal_likelihood import MARGINAL, MarginalLikelihood
 from model.likelihood import Factor, Reward
 from model.preferences.aggregation import REWARD_AGGREGATIONS, UncertainReward
-from model.preferences.reward import RewardPosterior, named_encoder, saved_features
+from model.preferences.reward_posterior import RewardPosterior, named_encoder, saved_features
 from model.prior.language_model import LanguageModel
 from model.prior.named_priors import load_prior, prior_files
 from model.rewards.classifier import Output, SequenceClassifier

@@ -21,7 +21,7 @@ from model.preferences.data import (
 )
 from model.preferences.features import EncoderFeatures, Features, NetworkFeatures, PriorFeatures
 from model.preferences.heads import HEADS, Head, LinearHead, MLPHead
-from model.preferences.reward import (
+from model.preferences.reward_posterior import (
     OtherRewardError,
     RewardPosterior,
     named_encoder,

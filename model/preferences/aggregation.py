@@ -16,7 +16,7 @@ from torch import Tensor
 from model.alignment import AlignmentModel
 from model.common.checks import function, one_of
 from model.factors.marginal_likelihood import MARGINAL, MarginalLikelihood, log_marginal_likelihood
-from model.preferences.reward import RewardPosterior
+from model.preferences.reward_posterior import RewardPosterior
 from model.prior.language_model import LanguageModel
 from model.rewards.text import TextReward
 
