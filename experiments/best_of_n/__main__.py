@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from experiments.best_of_n.law import exact_best, measured_best
+from experiments.best_of_n.best import exact_best, measured_best
 from experiments.best_of_n.report import best_figure, findings_of, measured_findings, table_of
 from experiments.shared.argument_types import DISTINCT, Out, Threads, count
 from experiments.shared.claims import Finding, conclude

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from experiments.best_of_n.law import Best
+from experiments.best_of_n.best import Best
 from experiments.shared.claims import Finding, largest
 from experiments.shared.figures import PRIOR, plane_figure
 from experiments.shared.tables import cell, text_table
@@ -66,7 +66,7 @@ def measured_findings(best: Mapping[int, Best]) -> list[Finding]:
 
 
 def best_figure(sample: PriorSample, best: Mapping[int, Best], title: str) -> Figure:
-    """Reward against KL to the prior: the posteriors, and the best of n by law and by bound."""
+    """Reward against KL to the prior: the posteriors, and the best of n exactly and by bound."""
     figure, axes = plane_figure(
         sample, {f"best of {n}": (one.kl, one.reward) for n, one in best.items()}, title
     )

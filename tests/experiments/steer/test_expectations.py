@@ -30,12 +30,14 @@ def test_the_reward_has_no_constraint_and_no_penalty_in_it(prior, prompts, penal
     target = model if penalty is None else soften(model, penalty)
     truth = Enumeration(target, prompts)
     reward, forbidden = taste(prompts, truth.support), ~very.holds(prompts, truth.support)
-    laws = (truth.log_prior, truth.log_posterior)
-    for estimate, law in zip(measured(model, target, prior, prompts), laws, strict=True):
+    distributions = (truth.log_prior, truth.log_posterior)
+    for estimate, log_prob in zip(
+        measured(model, target, prior, prompts), distributions, strict=True
+    ):
         error = 4 * estimate.reward.standard_error
-        assert estimate.reward.value == pytest.approx(exact(law, reward), abs=error)
+        assert estimate.reward.value == pytest.approx(exact(log_prob, reward), abs=error)
         assert 0 < estimate.reward.standard_error < 0.05
-        assert estimate.forbidden == pytest.approx(exact(law, forbidden), abs=0.04)
+        assert estimate.forbidden == pytest.approx(exact(log_prob, forbidden), abs=0.04)
         assert estimate.moments == {}
 
 
@@ -44,11 +46,13 @@ def test_a_tilt_is_no_reward_and_its_features_have_means(prior, prompts):
     moments = Tilt({"length": length}, {"length": 1.5})
     model = AlignmentModel(prior, taste, 0.5, {"moments": moments})
     truth = Enumeration(model, prompts)
-    laws = (truth.log_prior, truth.log_posterior)
-    for estimate, law in zip(measured(model, model, prior, prompts), laws, strict=True):
+    distributions = (truth.log_prior, truth.log_posterior)
+    for estimate, log_prob in zip(
+        measured(model, model, prior, prompts), distributions, strict=True
+    ):
         pairs = ((estimate.reward, taste), (estimate.moments["length"], length))
         for mean, function in pairs:
-            value = exact(law, function(prompts, truth.support))
+            value = exact(log_prob, function(prompts, truth.support))
             assert mean.value == pytest.approx(value, abs=4 * mean.standard_error)
             assert 0 < mean.standard_error < 0.1
         assert estimate.forbidden == 0

@@ -1,4 +1,4 @@
-"""Rejection and quasi-rejection: exact laws, exact acceptance, and the published figures."""
+"""Rejection and quasi-rejection: exact draws and acceptance, published figures."""
 
 import math
 
@@ -83,7 +83,7 @@ def test_quasi_rejection_has_the_stated_distribution(
     # far too low, another for each prompt
     log_bound = truth.log_z + torch.tensor([0.0, -0.3]).double()
     exact = quasi_rejection(truth.log_joint, log_guide, log_bound)
-    law = torch.minimum(truth.log_joint, log_bound + log_guide).softmax(0)
+    expected = torch.minimum(truth.log_joint, log_bound + log_guide).softmax(0)
     posterior = quasi_rejection_sampling(
         graded_model(small_prior),
         verdicts,
@@ -93,7 +93,7 @@ def test_quasi_rejection_has_the_stated_distribution(
         log_bound=log_bound,
     )
     drawn = accepted_counts(posterior, truth.support)
-    assert (misfit(drawn, law) < 5).all()
+    assert (misfit(drawn, expected) < 5).all()
     assert (misfit(drawn, truth.log_posterior.exp()) > 10).all()
     assert (exact.total_variation > 0.05).all()
     for name, value in exact._asdict().items():
@@ -187,8 +187,8 @@ def test_sampler_finds_the_published_figures(small_prior, b, guided):
         assert_mean(posterior.diagnostics[name], getattr(exact, name).item(), precision=precision)
     assert_mean((posterior.log_z + 1).exp(), 1.0, precision=1e-3)
     accepted = posterior.response[posterior.log_weight == 0].long().flatten()
-    law = torch.minimum(log_p, math.log(b) + log_q).softmax(0)
-    assert misfit(torch.bincount(accepted, minlength=80)[:, None], law[:, None]) < 5
+    expected = torch.minimum(log_p, math.log(b) + log_q).softmax(0)
+    assert misfit(torch.bincount(accepted, minlength=80)[:, None], expected[:, None]) < 5
     if b == 1:  # at b of 2 and 3 the draws are about as good as the target
         assert misfit(torch.bincount(accepted, minlength=80)[:, None], log_p.exp()[:, None]) > 10
 

@@ -33,10 +33,10 @@ def comparisons(count=5, num_features=3, outcome=None):
 
 
 def test_without_ties_the_probability_is_logistic_in_the_difference():
-    law = log_outcome(D).exp()
-    assert torch.allclose(law[:, FIRST], torch.sigmoid(D))
-    assert torch.allclose(law[:, SECOND], torch.sigmoid(-D))
-    assert torch.equal(law[:, TIE], torch.zeros_like(D))
+    prob = log_outcome(D).exp()
+    assert torch.allclose(prob[:, FIRST], torch.sigmoid(D))
+    assert torch.allclose(prob[:, SECOND], torch.sigmoid(-D))
+    assert torch.equal(prob[:, TIE], torch.zeros_like(D))
 
 
 def test_ties_are_davidsons():
@@ -46,8 +46,8 @@ def test_ties_are_davidsons():
     """
     first, second, nu = torch.tensor(1.3).double().exp(), torch.tensor(0.2).double().exp(), 0.7
     total = first + second + nu * (first * second).sqrt()
-    law = log_outcome((first / second).log()[None], tie_strength=nu).exp()[0]
-    assert torch.allclose(law, torch.stack([first, second, nu * (first * second).sqrt()]) / total)
+    prob = log_outcome((first / second).log()[None], tie_strength=nu).exp()[0]
+    assert torch.allclose(prob, torch.stack([first, second, nu * (first * second).sqrt()]) / total)
 
 
 def test_a_slip_turns_preferences_around_and_leaves_ties():
@@ -61,12 +61,12 @@ def test_a_slip_turns_preferences_around_and_leaves_ties():
 @pytest.mark.parametrize("tie_strength", [0.0, 1.0])
 def test_no_difference_is_too_large(flip, tie_strength):
     difference = torch.tensor([-1e5, 1e5], dtype=torch.float64, requires_grad=True)
-    law = log_outcome(difference, flip, tie_strength)[:, :TIE]
-    assert bool(law.isfinite().all())
-    law.sum().backward()
+    log_prob = log_outcome(difference, flip, tie_strength)[:, :TIE]
+    assert bool(log_prob.isfinite().all())
+    log_prob.sum().backward()
     assert bool(difference.grad.isfinite().all())
     expected = math.log(flip) if flip else -1e5
-    assert law[0, FIRST].item() == pytest.approx(expected, rel=1e-3)
+    assert log_prob[0, FIRST].item() == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_program_has_the_stated_density():
@@ -74,9 +74,11 @@ def test_the_program_has_the_stated_density():
     head, w = MLPHead(3, 2), torch.linspace(-1, 1, 10).double()
     model = BradleyTerry(head, prior_scale=0.5, flip=0.1, tie_strength=0.4)
     trace = poutine.trace(poutine.condition(model, {"w": w})).get_trace(data)
-    law = log_outcome(head(data.first, w) - head(data.second, w), 0.1, 0.4)
+    log_prob = log_outcome(head(data.first, w) - head(data.second, w), 0.1, 0.4)
     prior = -(w**2).sum() / (2 * 0.25) - 10 * math.log(0.5 * math.sqrt(2 * math.pi))
-    assert torch.allclose(trace.log_prob_sum(), prior + law[torch.arange(5), data.outcome].sum())
+    assert torch.allclose(
+        trace.log_prob_sum(), prior + log_prob[torch.arange(5), data.outcome].sum()
+    )
 
 
 def test_particles_in_parallel_have_the_densities_they_have_one_by_one():
@@ -98,15 +100,15 @@ def test_particles_in_parallel_have_the_densities_they_have_one_by_one():
 
 def test_outcomes_have_the_stated_distribution():
     """Within five standard errors, by `simulate` and by the program run forward."""
-    law = log_outcome(torch.tensor([0.8]).double(), 0.1, 0.5).exp()[0]
-    error = (law * (1 - law) / 20_000).sqrt()
+    prob = log_outcome(torch.tensor([0.8]).double(), 0.1, 0.5).exp()[0]
+    error = (prob * (1 - prob) / 20_000).sqrt()
     zeros = torch.zeros(20_000).double()
     drawn = simulate(zeros + 0.8, zeros, flip=0.1, tie_strength=0.5)
-    assert bool(((torch.bincount(drawn) / 20_000 - law).abs() < 5 * error).all())
+    assert bool(((torch.bincount(drawn) / 20_000 - prob).abs() < 5 * error).all())
     model = BradleyTerry(LinearHead(1), flip=0.1, tie_strength=0.5)
     data = Comparisons(torch.full((20_000, 1), 0.8).double(), torch.zeros(20_000, 1).double())
     (drawn,) = Predictive(model, {"w": torch.ones(1, 1).double()})(data)["outcome"]
-    assert bool(((torch.bincount(drawn) / 20_000 - law).abs() < 5 * error).all())
+    assert bool(((torch.bincount(drawn) / 20_000 - prob).abs() < 5 * error).all())
 
 
 def test_comparisons_of_preferences():
