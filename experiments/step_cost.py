@@ -22,6 +22,7 @@ import torch
 
 from experiments.shared.argument_types import Count, Only, Threads, check_only, count
 from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.tables import text_table
 from experiments.shared.timing import SVIStep, take_turns
 from experiments.shared.worlds import WORLDS, WorldName, guide_for
 from inference import OBJECTIVES
@@ -58,10 +59,9 @@ def main(args: StepCost) -> dict[str, float]:
     times = take_turns(steps, args.rounds)
     mean = {name: statistics.fmean(cpu for cpu, _ in seconds) for name, seconds in times.items()}
     ratios = {name: seconds / mean["trace"] for name, seconds in mean.items()}
+    rows = {name: [f"{mean[name]:.3f}", f"{ratios[name]:.2f}"] for name in steps}
     print(f"{args.world}, {world.particles} responses a step, {args.threads} thread")
-    print(f"{'':24}{'CPU s':>8}{'ratio':>8}")
-    for name in steps:
-        print(f"{name:24}{mean[name]:8.3f}{ratios[name]:8.2f}")
+    print(text_table(["CPU s", "ratio"], rows))
     return ratios
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from experiments.benchmark.job import Benchmark
 from experiments.benchmark.steps import ByHand
 from experiments.benchmark.trl_trainer import TRL
+from experiments.shared.tables import text_table
 from experiments.shared.timing import Seconds, Step, ratio
 from inference import FusedOptimizer
 from model import ResponseDistribution
@@ -87,28 +88,28 @@ def report(
     args: Benchmark,
 ) -> str:
     """Both tables as a text."""
-    lines = [
-        f"GPT-2 of {args.layers} layers, width {args.width}, {args.vocabulary} tokens; "
-        f"{args.sequences} sequences of {args.tokens} tokens",
-        f"after a prompt of {args.prompt_tokens}; one gradient step; threads: "
-        f"{torch.get_num_threads()}.",
-        f"Seconds a step, medians of {args.rounds} rounds.",
-        "",
-        f"{'':18}{'CPU':>9}{'wall':>9}   ours as a fraction of it: {'CPU':>6}{'wall':>8}"
-        f"{'claimed':>10}",
-    ]
+    rows: dict[str, list[str] | str] = {}
     for name, seconds in times.items():
-        cpu, wall = (statistics.median(clock) for clock in zip(*seconds, strict=True))
-        line = f"{name:18}{cpu:9.4f}{wall:9.4f}"
+        cells = [f"{statistics.median(clock):.4f}" for clock in zip(*seconds, strict=True)]
+        fractions = ["-", "-", "-"]
         if name in AT_MOST:
-            cpu, wall = (ratio(times[OURS], seconds, clock) for clock in (0, 1))
-            line += f"{'':29}{cpu:6.2f}{wall:8.2f}{f'<= {AT_MOST[name]:.2f}':>10}"
-        lines.append(line)
+            fractions = [f"{ratio(times[OURS], seconds, clock):.2f}" for clock in (0, 1)]
+            fractions.append(f"<= {AT_MOST[name]:.2f}")
+        rows[name] = cells + fractions
     if TRL not in times:
-        lines.append(f"{TRL:18} is not installed: `make bench` installs it and runs this again")
-    lines += ["", f"{'where the time goes, CPU':26}" + "".join(f"{name:>18}" for name in parts)]
+        rows[TRL] = "is not installed: `make bench` installs it and runs this again"
     total = {name: sum(seconds.values()) for name, seconds in parts.items()}
-    for part in parts[OURS]:
-        cells = [f"{own[part]:10.4f}{own[part] / total[name]:8.0%}" for name, own in parts.items()]
-        lines.append(f"  {part:24}" + "".join(cells))
-    return "\n".join(lines)
+    shares = {
+        part: [f"{own[part]:.4f} {own[part] / total[name]:4.0%}" for name, own in parts.items()]
+        for part in parts[OURS]
+    }
+    columns = ["CPU", "wall", "ours / this, CPU", "wall", "claimed"]
+    return (
+        f"GPT-2 of {args.layers} layers, width {args.width}, {args.vocabulary} tokens; "
+        f"{args.sequences} sequences of {args.tokens} tokens\n"
+        f"after a prompt of {args.prompt_tokens}; one gradient step; threads: "
+        f"{torch.get_num_threads()}.\n"
+        f"Seconds a step, medians of {args.rounds} rounds.\n\n"
+        f"{text_table(columns, rows)}\n\n"
+        f"Parts of a step, CPU seconds and shares\n{text_table(list(parts), shares)}"
+    )

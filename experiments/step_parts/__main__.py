@@ -43,6 +43,7 @@ from experiments.shared.argument_types import (
 )
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.refusals import FAULTS, blamed
+from experiments.shared.tables import text_table
 from experiments.shared.timing import Seconds, SVIStep, ratio, take_turns
 from experiments.shared.training import build_guide
 from experiments.step_parts.parts import Parts
@@ -110,13 +111,16 @@ def main(args: StepParts) -> dict[str, float]:
         step, lengths, Parts(prior, guide, prompts, args.particles), args.warm_up, args.rounds
     )
     ratios = {clock: ratio(times[STEP], times[SUM], i) for i, clock in enumerate(CLOCKS)}
-    num_responses = len(prompts) * args.particles
+    rows = {
+        name: [f"{statistics.median(clock):.3f}" for clock in zip(*seconds, strict=True)]
+        for name, seconds in times.items()
+    }
+    rows["step / sum"] = [f"{value:.2f}" for value in ratios.values()]
     print(
         f"{args.guide} on {args.prior} in {args.dtype}, {args.threads} thread(s): "
-        f"{num_responses} responses, seconds\n{table(times, ratios)}\n"
+        f"{len(prompts) * args.particles} responses, seconds\n{text_table(CLOCKS, rows)}\n"
         f"tokens decoded: {args.max_new_tokens} by generate, {num_decoded:g} by the step (median)\n"
-        f"peak memory: {loaded:.2f} GB when prior and guide are loaded, {stepped:.2f} GB after a "
-        "step"
+        f"peak memory: {loaded:.2f} GB with prior and guide loaded, {stepped:.2f} GB after a step"
     )
     return ratios
 
@@ -160,16 +164,6 @@ def with_sum(times: dict[str, list[Seconds]]) -> dict[str, list[Seconds]]:
         cpu, wall = zip(*of_round, strict=True)
         total.append((sum(cpu), sum(wall)))
     return parts | {SUM: total, STEP: times[STEP]}
-
-
-def table(times: dict[str, list[Seconds]], ratios: dict[str, float]) -> str:
-    """Table of medians by clock, with the ratios in the last row."""
-    lines = [f"{'':30}" + "".join(f"{clock:>8}" for clock in CLOCKS)]
-    for name, seconds in times.items():
-        medians = [statistics.median(clock) for clock in zip(*seconds, strict=True)]
-        lines.append(f"{name:30}" + "".join(f"{median:8.3f}" for median in medians))
-    lines.append(f"{'step / sum':30}" + "".join(f"{ratios[clock]:8.2f}" for clock in CLOCKS))
-    return "\n".join(lines)
 
 
 def peak_memory() -> float:
