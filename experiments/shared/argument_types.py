@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from guides import GUIDES, Family
 from inference import OBJECTIVES, SAMPLERS
@@ -135,14 +135,9 @@ Device: TypeAlias = Annotated[str, Check(_device)]
 Out: TypeAlias = Annotated[Path, Check(_folder)]
 TextFile: TypeAlias = Annotated[Path, Check(_file)]
 
-if TYPE_CHECKING:
-    GuideName: TypeAlias = str
-    ObjectiveName: TypeAlias = str
-    SamplerName: TypeAlias = str
-else:
-    GuideName = Literal[tuple(GUIDES)]
-    ObjectiveName = Literal[tuple(OBJECTIVES)]
-    SamplerName = Literal[tuple(SAMPLERS)]
+GuideName: TypeAlias = Literal[tuple(GUIDES)]  # type: ignore[valid-type]
+ObjectiveName: TypeAlias = Literal[tuple(OBJECTIVES)]  # type: ignore[valid-type]
+SamplerName: TypeAlias = Literal[tuple(SAMPLERS)]  # type: ignore[valid-type]
 DtypeName: TypeAlias = Literal["float32", "bfloat16", "float64"]
 
 

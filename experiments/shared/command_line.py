@@ -41,8 +41,6 @@ from experiments.shared.argument_types import Check, Used
 from experiments.shared.refusals import is_refusal, one_line
 from model.common.checks import one_of
 
-_HINTS: dict[type, dict[str, Any]] = {}
-
 
 class Arguments:
     """Base of the dataclass of a script's arguments. Exits at the first value out of range.
@@ -68,14 +66,6 @@ class Arguments:
         return self
 
 
-class Interrupted(KeyboardInterrupt):
-    """Interrupt by SIGTERM or SIGHUP, which ends a script as Ctrl-C does."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.signum = signum
-
-
 A = TypeVar("A", bound=Arguments)
 
 
@@ -98,7 +88,7 @@ def run_script(
         try:
             findings = main(_parse(words, arguments))
         except KeyboardInterrupt as interrupt:
-            number = getattr(interrupt, "signum", signal.SIGINT)
+            number = next(iter(interrupt.args), signal.SIGINT)
             hint = _note(interrupt) or "There is nothing to resume from: start it again."
             _exit(f"Ended by {signal.Signals(number).name}. {hint}", 128 + number)
         except BrokenPipeError:
@@ -165,9 +155,7 @@ def _check_used(args: Arguments, given: Collection[str]) -> None:
 
 def hints_of(arguments: type) -> dict[str, Any]:
     """Type of each field, with its annotations."""
-    if arguments not in _HINTS:
-        _HINTS[arguments] = get_type_hints(arguments, include_extras=True)
-    return _HINTS[arguments]
+    return get_type_hints(arguments, include_extras=True)
 
 
 def option(field: str) -> str:
@@ -228,16 +216,14 @@ def _until_nobody_reads() -> Iterator[None]:
 
 @contextmanager
 def interrupts() -> Iterator[None]:
-    """Turn SIGINT, SIGTERM and SIGHUP into a KeyboardInterrupt."""
+    """Turn SIGINT, SIGTERM and SIGHUP into a KeyboardInterrupt with the number of the signal."""
 
     def raise_interrupt(signum: int, _: FrameType | None) -> NoReturn:
-        raise Interrupted(signum)
+        raise KeyboardInterrupt(signum)
 
-    handlers: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            handlers[getattr(signal, name)] = raise_interrupt
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in names]
+    before = {number: signal.signal(number, raise_interrupt) for number in numbers}
     try:
         yield
     finally:

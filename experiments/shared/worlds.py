@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 
@@ -149,7 +149,4 @@ WORLDS: dict[str, Callable[[], World]] = {
 }
 """Worlds by name, for the comparison of algorithms and of guides."""
 
-if TYPE_CHECKING:
-    WorldName: TypeAlias = str
-else:
-    WorldName = Literal[tuple(WORLDS)]
+WorldName: TypeAlias = Literal[tuple(WORLDS)]  # type: ignore[valid-type]
