@@ -12,7 +12,6 @@ of `Trace_ELBO` is not.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from pyro.distributions.util import is_identically_zero
@@ -20,6 +19,7 @@ from pyro.infer import Trace_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
+from inference.objectives.response_objective import SurrogateLoss
 from inference.response_site import ResponseSiteError, SameResponses, is_sample
 from model.common.checks import whole_number
 
@@ -27,7 +27,7 @@ BASELINE = "the baseline is the mean of the others"
 """Reason why one particle is too few."""
 
 
-class LeaveOneOut_ELBO(Trace_ELBO):  # noqa: N801 - named as Pyro names its objectives
+class LeaveOneOut_ELBO(SurrogateLoss, Trace_ELBO):  # noqa: N801 - named as Pyro names its objectives
     """The ELBO with a leave-one-out baseline for each prompt. Unbiased, value and gradient.
 
     Replaces `Trace_ELBO` for any model and any guide without reparameterized sites. Each member of
@@ -52,20 +52,6 @@ class LeaveOneOut_ELBO(Trace_ELBO):  # noqa: N801 - named as Pyro names its obje
             max_plate_nesting=max_plate_nesting,
             vectorize_particles=True,
         )
-
-    def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
-        """Add the gradient of -ELBO to `.grad`; return the estimate of -ELBO, summed, nats."""
-        loss, surrogate = self._losses(model, guide, args, kwargs)
-        if surrogate.requires_grad:
-            surrogate.backward(retain_graph=self.retain_graph)
-        return loss.item()
-
-    def differentiable_loss(
-        self, model: Callable, guide: Callable, *args: Any, **kwargs: Any
-    ) -> Tensor:
-        """Estimate of -ELBO, with the leave-one-out gradient."""
-        loss, surrogate = self._losses(model, guide, args, kwargs)
-        return loss + surrogate - surrogate.detach()
 
     def _losses(
         self, model: Callable, guide: Callable, args: tuple, kwargs: dict

@@ -48,7 +48,29 @@ class Losses(NamedTuple):
     log_likelihood: Tensor
 
 
-class ResponseObjective(ELBO):
+class SurrogateLoss(ELBO):
+    """An ELBO whose loss and gradient come from two scalars, the loss and a surrogate."""
+
+    @abstractmethod
+    def _losses(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> tuple:
+        """Loss, summed over prompts, without gradient; surrogate, whose gradient is descended."""
+
+    def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
+        """Add the gradient of the surrogate to `.grad`; return the loss."""
+        loss, surrogate, *_ = self._losses(model, guide, args, kwargs)
+        if surrogate.requires_grad:
+            surrogate.backward(retain_graph=self.retain_graph)
+        return loss.item()
+
+    def differentiable_loss(
+        self, model: Callable, guide: Callable, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Loss with the gradient of the surrogate."""
+        loss, surrogate, *_ = self._losses(model, guide, args, kwargs)
+        return loss + surrogate - surrogate.detach()
+
+
+class ResponseObjective(SurrogateLoss):
     """An objective over the one site `response`. A new objective implements `losses`.
 
         class ForwardKL(ResponseObjective):
@@ -70,7 +92,6 @@ class ResponseObjective(ELBO):
     Attributes:
         metrics: `elbo` and `log_likelihood` of the guide, mean over prompts, nats, estimated in the
             last step; and numbers of the objective's own.
-        step_count: Number of steps taken.
     """
 
     supports_hard_constraints: ClassVar[bool] = False
@@ -89,7 +110,6 @@ class ResponseObjective(ELBO):
         )
         super().__init__(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
         self.metrics: dict[str, float] = {}
-        self.step_count = 0
 
     @abstractmethod
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
@@ -102,14 +122,6 @@ class ResponseObjective(ELBO):
     def set_state(self, state: dict[str, Tensor]) -> None:
         """Restore the result of `get_state`."""
 
-    def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
-        """Add the gradient of the loss to `.grad`; return the loss, summed over prompts."""
-        loss, surrogate, *_ = self._losses(model, guide, args, kwargs)
-        if surrogate.requires_grad:
-            surrogate.backward(retain_graph=self.retain_graph)
-        self.step_count += 1
-        return loss.item()
-
     def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """Loss alone; state and metrics of the objective stay as they are."""
         state = {name: tensor.clone() for name, tensor in self.get_state().items()}
@@ -120,13 +132,6 @@ class ResponseObjective(ELBO):
         finally:
             self.set_state(state)
             self.metrics = metrics
-
-    def differentiable_loss(
-        self, model: Callable, guide: Callable, *args: Any, **kwargs: Any
-    ) -> Tensor:
-        """Loss with the gradient of the surrogate."""
-        loss, surrogate, *_ = self._losses(model, guide, args, kwargs)
-        return loss + surrogate - surrogate.detach()
 
     def _losses(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Losses:
         prompts = only_argument(type(self).__name__, args, kwargs)

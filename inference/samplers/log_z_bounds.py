@@ -21,10 +21,10 @@ from inference.programs import Program, autoregressive, response_distribution
 from inference.response_site import check_arguments, check_value
 from inference.samplers.posterior import Posterior
 from inference.samplers.resampling import multinomial
-from inference.samplers.smc import grow
+from inference.samplers.smc import sequential_monte_carlo
 from inference.samplers.twist import Twist
 from model import Prompts
-from model.common.checks import finite, instance, whole_number
+from model.common.checks import instance
 from model.common.thread_lock import one_thread
 
 
@@ -87,17 +87,15 @@ def log_z_bounds(
         raise ValueError(
             "posterior_sample has a row that is no response: what follows its end is not padding"
         )
-    num_samples = whole_number("num_samples", num_samples)
-    ess_threshold = finite("ess_threshold", ess_threshold, at_least=0)
 
     def log_z_hat(retained: Tensor | None) -> Tensor:
-        posterior = grow(
+        posterior = sequential_monte_carlo(
             model,
             prompts,
             guide=guide,
             num_samples=num_samples,
             twist=twist,
-            scheme=multinomial,
+            resampling=multinomial,
             ess_threshold=ess_threshold,
             retained=retained,
         )

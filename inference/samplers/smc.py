@@ -19,10 +19,16 @@ from torch import Tensor
 from inference.estimate import log_mean
 from inference.importance_weights import effective_sample_size
 from inference.programs import Program, autoregressive, log_likelihood_at, response_distribution
-from inference.response_site import SameResponses
+from inference.response_site import SameResponses, check_value
 from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.proposal import proposal_distribution
-from inference.samplers.resampling import Scheme, find_scheme, num_distinct, resample_if_degenerate
+from inference.samplers.resampling import (
+    Scheme,
+    find_scheme,
+    multinomial,
+    num_distinct,
+    resample_if_degenerate,
+)
 from inference.samplers.twist import Twist
 from model import Prompts, ResponseDistribution
 from model.common.checks import finite, function, instance, whole_number
@@ -41,6 +47,7 @@ def sequential_monte_carlo(
     twist: Twist | None = None,
     resampling: str | Scheme = "systematic",
     ess_threshold: float = 0.5,
+    retained: Tensor | None = None,
 ) -> Posterior:
     """Grow K particles token by token, and resample the particles of a prompt that degenerate.
 
@@ -55,6 +62,8 @@ def sequential_monte_carlo(
         resampling: Name in `RESAMPLING`, or a function like those.
         ess_threshold: Resample if the effective sample size is below this share of K; 0 never,
             above 1 at every token.
+        retained: `[N, T]`, the response of particle 0 in conditional sequential Monte Carlo, which
+            needs multinomial resampling; None for sequential Monte Carlo.
 
     Returns:
         `response` `[K, N, T]`, `log_weight` `[K, N]`, nats; `log_z` `[N]`, nats. exp(log_z) is
@@ -75,15 +84,32 @@ def sequential_monte_carlo(
     ess_threshold = finite("ess_threshold", ess_threshold, at_least=0)
     if twist is not None:
         function("twist", twist, why="of prompts, responses and t, a `Twist`")
-    return grow(
-        model,
-        prompts,
-        guide=guide,
-        num_samples=num_samples,
-        twist=twist,
-        scheme=scheme,
-        ess_threshold=ess_threshold,
-    )
+    with SameResponses():
+        prior = autoregressive(response_distribution(model, prompts, role="model"))
+        if retained is not None:
+            check_value("retained", prior, retained)
+            if scheme is not multinomial:
+                raise ValueError("retained needs resampling='multinomial', got another scheme")
+        particles = Particles.unwritten(prior, num_samples)
+        proposal = target = Stream(prior, num_samples)
+        if guide is not None:
+            q = autoregressive(proposal_distribution(model, guide, prompts))
+            proposal = Stream(q, num_samples)
+        num_tokens = prior.event_shape[0]
+        for t in range(1, num_tokens + 1):
+            given = None if retained is None else retained[:, t - 1]
+            draw_token(particles, target, proposal, t, prior, given)
+            if t == num_tokens or bool(particles.ended.all()):
+                break
+            if twist is not None:
+                weigh_by_twist(particles, twist, prompts, t, prior)
+            fix = f"after {t} tokens, by the twist or the prior; correct the twist or the guide"
+            check_support(particles.log_weight, prompts.texts, fix)
+            rows = particles.resample(scheme, ess_threshold, keep_first=retained is not None)
+            for stream in {target, proposal}:
+                stream.extend(particles.response[..., t - 1].flatten(), rows)
+        particles.weigh(log_likelihood_at(model, prompts, particles.response) - particles.log_psi)
+        return as_posterior(particles, prompts)
 
 
 @dataclass
@@ -159,45 +185,6 @@ class Stream:
         state = self.state if rows is None else self.state.select(rows)
         logits, self.state = self.decoder.extend(state, token[:, None])
         self.logits = logits[:, -1]
-
-
-def grow(
-    model: Program,
-    prompts: Prompts,
-    *,
-    guide: Program | None,
-    num_samples: int,
-    twist: Twist | None,
-    scheme: Scheme,
-    ess_threshold: float,
-    retained: Tensor | None = None,
-) -> Posterior:
-    """Run the algorithm; if `retained` `[N, T]` is given, particle 0 is that response.
-
-    With `retained`, this is conditional sequential Monte Carlo.
-    """
-    with SameResponses():
-        prior = autoregressive(response_distribution(model, prompts, role="model"))
-        particles = Particles.unwritten(prior, num_samples)
-        proposal = target = Stream(prior, num_samples)
-        if guide is not None:
-            q = autoregressive(proposal_distribution(model, guide, prompts))
-            proposal = Stream(q, num_samples)
-        num_tokens = prior.event_shape[0]
-        for t in range(1, num_tokens + 1):
-            given = None if retained is None else retained[:, t - 1]
-            draw_token(particles, target, proposal, t, prior, given)
-            if t == num_tokens or bool(particles.ended.all()):
-                break
-            if twist is not None:
-                weigh_by_twist(particles, twist, prompts, t, prior)
-            fix = f"after {t} tokens, by the twist or the prior; correct the twist or the guide"
-            check_support(particles.log_weight, prompts.texts, fix)
-            rows = particles.resample(scheme, ess_threshold, keep_first=retained is not None)
-            for stream in {target, proposal}:
-                stream.extend(particles.response[..., t - 1].flatten(), rows)
-        particles.weigh(log_likelihood_at(model, prompts, particles.response) - particles.log_psi)
-        return as_posterior(particles, prompts)
 
 
 def draw_token(

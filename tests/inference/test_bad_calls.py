@@ -153,8 +153,12 @@ CALLS: dict[str, Call] = {
     ),
     "smc": (
         sequential_monte_carlo,
-        SAMPLED | {"ess_threshold": 2.0},
-        SMC | {"twist": [3, "x", lambda *_: None, lambda *_: torch.zeros(1) * NAN]},
+        SAMPLED | {"ess_threshold": 2.0, "resampling": "multinomial"},
+        SMC
+        | {
+            "retained": TENSOR[1:],
+            "twist": [3, "x", lambda *_: None, lambda *_: torch.zeros(1) * NAN],
+        },
     ),
     "annealed-smc": (
         annealed_smc,

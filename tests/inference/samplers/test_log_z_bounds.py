@@ -12,7 +12,7 @@ import torch
 
 from inference.samplers.log_z_bounds import log_z_bounds
 from inference.samplers.resampling import multinomial
-from inference.samplers.smc import grow
+from inference.samplers.smc import sequential_monte_carlo
 from inference.samplers.twist import LikelihoodTwist
 from tests.inference.samplers.three_tokens import assert_unbiased
 
@@ -63,13 +63,13 @@ def test_gap_of_one_particle_is_the_symmetrised_divergence(world, with_guide):
 def test_given_an_exact_sample_the_inverse_is_unbiased(world, with_guide, ess_threshold):
     """E[Z / Z_hat] = 1: an error in the kept particle, its ancestors or its weight breaks this."""
     runs = 3_000
-    posterior = grow(
+    posterior = sequential_monte_carlo(
         world.model,
         world.repeated(runs),
         guide=world.guide if with_guide else None,
         num_samples=4,
         twist=LikelihoodTwist(world.model, 0.5),
-        scheme=multinomial,
+        resampling=multinomial,
         ess_threshold=ess_threshold,
         retained=world.exact_samples(runs).view(-1, 3),
     )
@@ -79,13 +79,13 @@ def test_given_an_exact_sample_the_inverse_is_unbiased(world, with_guide, ess_th
 @pytest.mark.parametrize("ess_threshold", [0.0, 2.0])
 def test_the_retained_response_is_particle_0(world, ess_threshold):
     samples = world.exact_samples(200).view(-1, 3)
-    posterior = grow(
+    posterior = sequential_monte_carlo(
         world.network_model,
         world.repeated(200),
         guide=world.network_guide,
         num_samples=4,
         twist=LikelihoodTwist(world.network_model),
-        scheme=multinomial,
+        resampling=multinomial,
         ess_threshold=ess_threshold,
         retained=samples,
     )
@@ -105,11 +105,13 @@ def test_hard_constraint_has_an_upper_bound(hard_world):
 
 def test_resampling_is_the_scheme_with_a_known_conditional_distribution(world, monkeypatch):
     schemes = []
-    monkeypatch.setattr(
-        importlib.import_module("inference.samplers.log_z_bounds"),
-        "grow",
-        lambda *args, **kwargs: schemes.append(kwargs["scheme"]) or grow(*args, **kwargs),
-    )
+
+    def watched(*args, **kwargs):
+        schemes.append(kwargs["resampling"])
+        return sequential_monte_carlo(*args, **kwargs)
+
+    module = importlib.import_module("inference.samplers.log_z_bounds")
+    monkeypatch.setattr(module, "sequential_monte_carlo", watched)
     log_z_bounds(world.model, world.prompts, world.exact_samples(2), num_samples=10)
     assert schemes == [multinomial] * 4
 
@@ -133,3 +135,9 @@ def test_response_that_is_no_posterior_sample_is_refused(world, hard_world):
             torch.zeros(2, 3, dtype=torch.long),
             num_samples=30,
         )
+
+
+def test_a_retained_response_needs_multinomial_resampling(world):
+    retained = world.exact_samples(1)[0]
+    with pytest.raises(ValueError, match="retained needs resampling='multinomial'"):
+        sequential_monte_carlo(world.model, world.prompts, num_samples=4, retained=retained)
