@@ -169,6 +169,15 @@ def test_files_named_in_a_document_exist(path):
     assert [file for file in missing if not (ROOT / file).exists()] == []
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_names_in_a_document_exist(path):
+    prose = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    names = set(re.findall(r"`(?:\w+\.)*(\w+)(?:\(.*?\))?`", prose))
+    words = set(re.findall(r"\w+", " ".join(code.read_text(encoding="utf-8") for code in CODE)))
+    elsewhere = {"avx2", "avx512", "dot"}  # kernels of torch, and a program
+    assert sorted(names - words - elsewhere) == []
+
+
 def test_readme_is_short():
     assert (ROOT / "README.md").stat().st_size <= 9_000
 
