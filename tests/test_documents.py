@@ -131,7 +131,7 @@ def test_readme_of_the_model_chooses_a_posterior(capsys):
     program, _ = programs("model/README.md")
     exec(program, {})
     printed = capsys.readouterr().out
-    assert "of 0.6 asked for" in printed
+    assert "attained, target 0.6, multiplier" in printed
     assert printed.splitlines()[-1].startswith("log Z")
 
 

@@ -112,12 +112,10 @@ class MomentMatch:
     def __str__(self) -> str:
         lines = []
         for name, multiplier in self.multipliers.items():
-            moments = f"{self.base_moments[name]} in the base, {self.moments[name]} of "
+            moments = f"{self.base_moments[name]} in the base, {self.moments[name]} attained"
+            target = f"target {self.targets[name]:g}"
             error = self.standard_errors[name]
-            lines.append(
-                f"{name}: {moments}{self.targets[name]:g} asked for, multiplier {multiplier:.4f} ± "
-                f"{error:.4f}"
-            )
+            lines.append(f"{name}: {moments}, {target}, multiplier {multiplier:.4f} ± {error:.4f}")
         size = self.effective_sample_size
         accuracy = "exact" if size is None else f"effective sample size {size:.0f}"
         lines.append(f"KL to the base {self.kl}, {accuracy}")

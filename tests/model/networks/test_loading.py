@@ -158,7 +158,7 @@ def test_weights_in_other_types_than_numbers_with_a_point_are_named(load, folder
 
 @pytest.mark.parametrize("data", ["", "{oops", "[]"])
 def test_settings_of_generation_that_are_damaged_are_not_passed_over(data, tmp_path):
-    """They may name an end that nothing else names."""
+    """Generation settings may name an end that no other file names."""
     folder = saved(gpt2(), tmp_path)
     (folder / "generation_config.json").write_text(data)
     for name in ("prior", "likelihood"):
