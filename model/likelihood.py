@@ -116,12 +116,7 @@ def for_each_prompt(prompts: Prompts, response: Tensor) -> Tensor:
 
 
 def check_values(label: str, value: object, shape: torch.Size) -> Tensor:
-    """The values that a reward or a factor returned, checked, in float64.
-
-    Args:
-        label: name for the error, such as "reward 'vader'".
-        value: returned by the reward or factor.
-        shape: expected shape.
+    """The values `[..., N]` that a reward or a factor returned, checked, in float64.
 
     Raises:
         LikelihoodError: for NaN, +inf, complex numbers, a wrong shape or a wrong type.
@@ -158,14 +153,7 @@ def check_values(label: str, value: object, shape: torch.Size) -> Tensor:
 
 
 def check_product(label: str, value: Tensor, product: Tensor, operation: str) -> Tensor:
-    """A value times or divided by a number; a `LikelihoodError` if the product overflows.
-
-    Args:
-        label: name of the reward or factor.
-        value: the factor or reward, from `check_values`.
-        product: the result, of the same shape.
-        operation: for the error, such as "divided by beta".
-    """
+    """A value times or divided by a number; a `LikelihoodError` if the product overflows."""
     if (where := first_index(value.isfinite() & ~product.isfinite())) is not None:
         raise LikelihoodError(
             f"{label} is {value[where].item():g} at index {where} and {product[where].item()} "

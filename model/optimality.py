@@ -37,12 +37,7 @@ class OptimalityModel:
         self.model = instance("model", model, AlignmentModel)
 
     def __call__(self, prompts: Prompts) -> Tensor:
-        """Run the program. Returns the response, `[..., N, T]`.
-
-        Raises:
-            ValueError: if a reward or factor has no known bound.
-            LikelihoodError: if a reward or factor exceeds its bound.
-        """
+        """Run the program. Refuses unknown or wrong bounds. Returns `[..., N, T]`."""
         with self.model.sampled_response(prompts) as response:
             for term in self.model.terms(prompts, response):
                 pyro.sample(term.name, _optimality(term), obs=torch.ones_like(term.log_value))

@@ -16,14 +16,11 @@ class TextFileError(ValueError):
 def listed_texts(name: str, texts: object, *, at_least: int = 1) -> list[str]:
     """A list of M texts from a list, a tuple, an array, a series or any other iterable of texts.
 
-    Args:
-        name: the callable that takes the texts, for the error.
-        texts: the texts.
-        at_least: smallest number of texts that is allowed.
+    Errors name the caller, `name`, and the index of a value that is no text.
 
     Raises:
-        TypeError: with the index, if an element is no text; or if `texts` is no sequence.
-        ValueError: if there are too few texts, or one has half of a surrogate pair.
+        TypeError: if an element is no text, or `texts` is no sequence.
+        ValueError: if there are fewer than `at_least` texts, or one has half of a surrogate pair.
     """
     is_one = isinstance(texts, str | bytes | bytearray | Mapping | Set)
     if is_one or getattr(texts, "ndim", 1) == 0 or not isinstance(texts, Iterable):

@@ -97,13 +97,7 @@ def _rounded_as(value: Tensor, limit: float) -> Tensor:
 def contains(
     words: str | Iterable[str], language_model: LanguageModel, *, whole: bool = False
 ) -> Constraint:
-    """Constraint: the response contains one of some words, as a whole word or phrase.
-
-    Args:
-        words: a word or phrase, or several.
-        language_model: decodes the responses.
-        whole: search prompt and response together.
-    """
+    """Constraint: the response, or with `whole` the whole text, contains one of some words."""
     pattern = Pattern.of_words([words] if isinstance(words, str) else words)
     return _pattern_constraint(pattern, language_model, whole)
 

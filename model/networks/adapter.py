@@ -131,10 +131,7 @@ def find_adapter(
 ) -> Adapter | None:
     """The adapter in a folder or on the hub; None if there is none.
 
-    Args:
-        source: result of `find_checkpoint`.
-        options: options of `transformers`: `local_files_only`, `revision`.
-        base: network of the adapter; by default the network in the folder, else the one it names.
+    The base is `base`, else the network in the folder, else the network that the adapter names.
     """
     from transformers.utils import find_adapter_config_file
 

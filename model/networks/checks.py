@@ -151,14 +151,7 @@ def check_ids(
     network: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    """Refuse token ids without an embedding: tokens that were added to the tokenizer alone.
-
-    Args:
-        rows: token ids of each text.
-        texts: the texts, for the error.
-        network: reads the ids.
-        tokenizer: made the ids.
-    """
+    """Refuse token ids without an embedding: tokens that were added to the tokenizer alone."""
     size = network.get_input_embeddings().weight.shape[0]
     for text, row in zip(texts, rows, strict=True):
         if row and max(row) >= size:

@@ -101,15 +101,9 @@ class TextNetwork:
 def in_batches(
     function: Callable[[list[str]], Tensor], texts: Sequence[str], batch_size: int
 ) -> Tensor:
-    """function(texts), computed on at most `batch_size` texts at a time, in the order of the texts.
+    """function(texts) of M texts, `[M, ...]` on the CPU, at most `batch_size` texts at a time.
 
-    Args:
-        function: takes a list of B texts, of similar length, returns `[B, ...]`.
-        texts: M texts.
-        batch_size: most texts at a time.
-
-    Returns:
-        `[M, ...]`, on the CPU.
+    The function takes B texts of similar length and returns `[B, ...]`.
     """
     texts = listed_texts("a network that reads texts", texts, at_least=0)
     if not texts:

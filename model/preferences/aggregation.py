@@ -106,9 +106,6 @@ def uncertain_model(
         posterior: posterior of the reward.
         aggregation: a name in `AGGREGATIONS`.
         beta: reward per nat.
-
-    Raises:
-        ValueError: for another name.
     """
     one_of("aggregation", aggregation, AGGREGATIONS)
     if aggregation in REWARD_AGGREGATIONS:

@@ -101,9 +101,6 @@ def log_outcome(
         difference: d, `[..., C]`, in units of reward.
         flip: epsilon, a probability; a number, or a tensor that broadcasts with `difference`.
         tie_strength: nu.
-
-    Raises:
-        ValueError: if `flip` is no probability, or `tie_strength` negative or not finite.
     """
     if not isinstance(flip, Tensor):
         flip = probability("flip", flip)

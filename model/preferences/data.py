@@ -131,10 +131,6 @@ def split_preferences(
         preferences: at least two different pairs of texts.
         held_out: share of pairs to hold out; at least one pair is, and at least one is not.
         seed: random seed of the split.
-
-    Raises:
-        PreferenceError: if there are fewer than two different pairs.
-        ValueError: if the share is not between 0 and 1.
     """
     if not 0 < held_out < 1:
         raise ValueError(f"held_out is {held_out}, expected a share between 0 and 1")

@@ -53,17 +53,14 @@ class StandardisedFeatures:
         num_components: int | None = None,
         whiten: bool = False,
     ) -> Self:
-        """Centre and scale by `texts`, usually the training responses.
+        """Centre and scale by M texts, at least two, usually the training responses.
 
         Args:
             features: phi.
-            texts: M texts, M at least 2.
+            texts: M texts.
             num_components: D', number of principal components, at most M - 1 and D. By default
                 there is no projection, D' = D.
             whiten: give every component the same variance; needs `num_components`.
-
-        Raises:
-            ValueError: if all texts have the same features, or `whiten` lacks `num_components`.
         """
         function("features", features, why="it takes a list of texts to [M, D]")
         boolean("whiten", whiten)

@@ -27,13 +27,7 @@ class CachedReadingError(ValueError):
 def check_cached_reading(
     decoder: Decoder, network: PreTrainedModel, words: list[int], max_new_tokens: int
 ) -> None:
-    """Compare the passes of a decoder with plain passes of its network, on a few tokens.
-
-    Args:
-        decoder: reads prompts and responses with a cache.
-        network: the network of the decoder.
-        words: ordinary token ids, at least one.
-        max_new_tokens: T, the most tokens of a response.
+    """Compare the passes of a decoder with plain passes of its network, on ordinary tokens `words`.
 
     Raises:
         CachedReadingError: if the log-probabilities differ by more than rounding.

@@ -114,14 +114,11 @@ class ResponseDistribution(TorchDistribution):
     @one_thread
     @torch.no_grad()
     def sample_suffix(self, value: Tensor, start: Tensor) -> Tensor:
-        """Draw the suffix of responses from p(x_start, ... | prompt, x_<start).
+        """Draw the suffix of responses `[..., N, T]` from p(x_start, ... | prompt, x_<start).
 
         Args:
             value: `[..., N, T]`, responses with the prefix x_<start.
             start: `[..., N]`, position of a token.
-
-        Returns:
-            `[..., N, T]`, token ids.
         """
         value, _, rows, shape = self._flat(value, value)
         return self._decode(rows, value, start.expand(shape[:-1]).reshape(-1)).view(shape)
@@ -167,10 +164,7 @@ class ResponseDistribution(TorchDistribution):
         """`log_prob_per_token`, and the hidden states below the logits, `[..., N, T, H]`.
 
         The state at t has read the prompt and x_<t. Both are 0 at padding. For heads on a guide's
-        states, such as a value function.
-
-        Raises:
-            TypeError: if the decoder's state does not reveal its hidden layer.
+        states, such as a value function. A `TypeError` if the decoder does not reveal its states.
         """
         value, is_token, rows, shape = self._flat(value, self.space.is_token(value))
         one_pass = self._read(value, is_token, rows)

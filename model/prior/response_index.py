@@ -58,21 +58,13 @@ class ResponseIndex(Messenger):
 
 
 def indexed_if_enumerated(response: ResponseDistribution) -> AbstractContextManager:
-    """`ResponseIndex` where Pyro enumerates the site, or replays a trace in which it did.
-
-    Args:
-        response: distribution of the site.
-    """
+    """`ResponseIndex` where Pyro enumerates the site, or replays a trace in which it did."""
     is_recorded = any(INDEX in site["infer"] for site in _recorded_sites())
     return ResponseIndex() if is_recorded or is_enumerated(response) else nullcontext()
 
 
 def is_enumerated(response: ResponseDistribution) -> bool:
-    """True if Pyro enumerates the model's own site in parallel, with exact weights, 0 included.
-
-    Args:
-        response: distribution of the site.
-    """
+    """True if Pyro enumerates the model's own site in parallel, with exact weights, 0 included."""
     enumerates = any(isinstance(handler, EnumMessenger) for handler in _PYRO_STACK)
     return enumerates and not _recorded_sites() and _is_marked(response)
 

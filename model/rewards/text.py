@@ -66,11 +66,7 @@ class TextReward:
         self._known: OrderedDict[str, float] = OrderedDict()
 
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
-        """Reward of responses `[..., N, T]`, `[..., N]`, float64.
-
-        Raises:
-            LikelihoodError: with the text, if the function fails or returns anything but a reward.
-        """
+        """Reward of responses `[..., N, T]`, `[..., N]`, float64; errors quote the text."""
         return through(
             lambda plain: self._score(prompts, for_each_prompt(prompts, plain)), response
         )
