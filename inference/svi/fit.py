@@ -20,7 +20,7 @@ from inference.svi.checkpoint.fingerprint import Fingerprint
 from inference.svi.checkpoint.folder import CheckpointError
 from inference.svi.checkpoint.folder_lock import locked
 from inference.svi.checkpoint.resume import resume as resume_from
-from inference.svi.checkpoint.state import CheckpointWriter, FitState
+from inference.svi.checkpoint.state import FitState
 from inference.svi.fit_checks import (
     check_programs,
     checkpoint_path,
@@ -164,7 +164,7 @@ def fit(
         if folder is not None and resumes(folder, resume):
             _resume(state, folder, prompts, num_steps)
         loop = _Loop(model, prompts, result, prompts_per_step, on_step)
-        loop.run(num_steps, CheckpointWriter(state, folder, state.step), checkpoint_every, progress)
+        loop.run(num_steps, folder, checkpoint_every, progress)
     return result
 
 
@@ -178,9 +178,7 @@ class _Loop:
     prompts_per_step: int | None
     on_step: Callable[[Metrics], None] | None
 
-    def run(
-        self, num_steps: int, checkpoints: CheckpointWriter, every: int, progress: bool
-    ) -> None:
+    def run(self, num_steps: int, folder: Path | None, every: int, progress: bool) -> None:
         result, state = self.result, self.result.state
         svi, rollback = checked_svi(self.model, state), Rollback(state, self.prompts)
         bar = tqdm(
@@ -195,14 +193,14 @@ class _Loop:
                     bar.set_postfix(elbo=f"{metrics['elbo']:.3f}", refresh=False)
                     bar.update()
                     if state.step % every == 0 or state.step == num_steps:
-                        checkpoints.save()
+                        state.save_once(folder)
         except STOPS as error:
             result.metrics = [record for record in result.metrics if record["step"] <= state.step]
             result.stopped_early = f"step {state.step}: {error}"
             warnings.warn(f"fit stopped early at {result.stopped_early}", stacklevel=3)
-            checkpoints.save()
+            state.save_once(folder)
         except BaseException as error:
-            checkpoints.save_after(error)
+            state.save_after(error, folder)
             vars(error)["fit"] = result
             raise
 

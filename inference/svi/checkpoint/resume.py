@@ -49,7 +49,7 @@ def resume(state: FitState, folder: str | Path, prompts: Prompts) -> None:
     _check_random(saved["random"], path)
     load_into(parameters(), saved["guide"], str(path))
     state.optimizer.set_state(plain["optimizer"] | {"parameters": moments})
-    state.step = plain["step"]
+    state.step = state.saved_step = plain["step"]
     random_state.restore(saved["random"], plain["random"])
 
 

@@ -37,6 +37,7 @@ class FitState:
         objective: the objective; a `ResponseObjective` may have a state.
         step: number of steps done.
         fingerprint: description of the fit's arguments. None accepts every checkpoint.
+        saved_step: step of the last checkpoint; 0 without a checkpoint.
     """
 
     guide: Program
@@ -44,6 +45,7 @@ class FitState:
     objective: ELBO
     step: int = 0
     fingerprint: Fingerprint | None = None
+    saved_step: int = 0
 
     def save(self, folder: str | Path) -> Path:
         """Write a checkpoint into `folder`, keep the one before, and return the path.
@@ -70,44 +72,29 @@ class FitState:
             for name, part in tensors.items():
                 _write(part, path / f"{name}.safetensors")
             (path / "state.json").write_text(json.dumps(state))
+        self.saved_step = self.step
         return folder / f"step-{self.step:08d}"
+
+    def save_once(self, folder: Path | None) -> None:
+        """Write a checkpoint, unless the folder is None or has one of the same step."""
+        if folder is not None and self.step != self.saved_step:
+            self.save(folder)
+
+    def save_after(self, error: BaseException, folder: Path | None) -> None:
+        """Save the last whole step, and add the place of the checkpoint to the error as a note."""
+        done = f"The fit had done {self.step} steps"
+        try:
+            self.save_once(folder)
+        except (OSError, CheckpointError) as other:
+            error.add_note(f"{done}; the last could not be saved: {other}")
+            return
+        if folder is not None and self.saved_step:
+            done += f"; the last is in {folder}: go on with resume=True"
+        error.add_note(f"{done}.")
 
     def objective_state(self) -> dict[str, Tensor]:
         """State of the objective; empty for objectives of Pyro."""
         return self.objective.get_state() if isinstance(self.objective, ResponseObjective) else {}
-
-
-@dataclass
-class CheckpointWriter:
-    """Writer of a fit's checkpoints, at most one for each step.
-
-    Attributes:
-        state: state of the fit.
-        folder: folder of the checkpoints; None writes nothing.
-        step: step of the last checkpoint in the folder; 0 without a checkpoint.
-    """
-
-    state: FitState
-    folder: Path | None
-    step: int
-
-    def save(self) -> None:
-        """Save the state, unless the folder has a checkpoint of the same step."""
-        if self.folder is not None and self.state.step != self.step:
-            self.state.save(self.folder)
-            self.step = self.state.step
-
-    def save_after(self, error: BaseException) -> None:
-        """Save the state of the last whole step, and add the place to the error as a note."""
-        done = f"The fit had done {self.state.step} steps"
-        try:
-            self.save()
-        except (OSError, CheckpointError) as other:
-            error.add_note(f"{done}; the last could not be saved: {other}")
-            return
-        if self.folder is not None and self.step:
-            done += f"; the last is in {self.folder}: go on with resume=True"
-        error.add_note(f"{done}.")
 
 
 def parameters() -> dict[str, Tensor]:
