@@ -67,9 +67,9 @@ class TwistedOptions:
 class Twisted(Guide):
     """The prior's next token reweighted by a small head on the prior's states; starts at q = p0.
 
-    No gradient goes through the network, so that a step costs little more than sampling. Trained by
-    SVI through q, which ignores the function of x_<t in psi, `twist` is a good proposal but need
-    not predict the likelihood; trained by `ContrastiveTwist` it does.
+    No gradient goes through the network, so that a step costs little more than sampling. SVI
+    through q ignores the function of x_<t in psi: the trained `twist` is a good proposal, but need
+    not predict the likelihood. `ContrastiveTwist` trains the twist to predict the likelihood.
 
     Args:
         prior: Language model; shared, not copied or changed.

@@ -110,8 +110,8 @@ class FDivergence(ResponseObjective):
         divergence: Name in `DIVERGENCES`, or a `Divergence`.
         num_particles: K.
         adapt_every: None to draw from the guide. A number to draw from an earlier state of the
-            guide, and to decide after every so many steps whether to replace that state; costs
-            twice the memory of the trained parameters.
+            guide, and to replace that state, if the guide is closer to the posterior, after every
+            so many steps; costs twice the memory of the trained parameters.
         decay: Decay of the moving average of Z.
     """
 

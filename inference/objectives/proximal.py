@@ -48,7 +48,7 @@ class Proximal_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its 
 
     Unbiased in the first step on a batch; later biased by the clip, and as q is fitted to the
     batch. Each call is one step. A call draws a new batch after `epochs` steps, and otherwise
-    continues with the prompts of the batch, whatever prompts it gets. The loss is of the batch
+    continues with the prompts of the batch and ignores its argument. The loss is of the batch
     under the current guide.
 
     Args:

@@ -92,6 +92,7 @@ class ResponseObjective(SurrogateLoss):
     Attributes:
         metrics: `elbo` and `log_likelihood` of the guide, mean over prompts, nats, estimated in the
             last step; and numbers of the objective's own.
+        step_count: Number of steps taken.
     """
 
     supports_hard_constraints: ClassVar[bool] = False
@@ -110,6 +111,7 @@ class ResponseObjective(SurrogateLoss):
         )
         super().__init__(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
         self.metrics: dict[str, float] = {}
+        self.step_count = 0
 
     @abstractmethod
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
@@ -121,6 +123,11 @@ class ResponseObjective(SurrogateLoss):
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         """Restore the result of `get_state`."""
+
+    def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
+        loss = super().loss_and_grads(model, guide, *args, **kwargs)
+        self.step_count += 1
+        return loss
 
     def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """Loss alone; state and metrics of the objective stay as they are."""

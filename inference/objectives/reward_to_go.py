@@ -8,8 +8,8 @@ Given x_<t the terms before t have mean zero, so that leaving the terms out is R
 site for each token; here all tokens are one site.
 
 Use reward-to-go early in training or for long responses, where the omitted terms are noise; use
-`LeaveOneOut_ELBO` close to the posterior, where those terms make log w = log Z for every response
-and its gradient vanishes on every sample. `experiments.gradient_noise` measures both.
+`LeaveOneOut_ELBO` close to the posterior, where the omitted terms make log w = log Z for every
+response, so that the gradient vanishes on every sample. `experiments.gradient_noise` measures both.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """SVI with a full-covariance Gaussian: min KL(q || posterior); Pyro's AutoMultivariateNormal.
 
-Laplace has the mode and its curvature; this is the Gaussian that fits best as a whole, and is
-rather too narrow than too wide.
+The Gaussian that fits best as a whole, where Laplace has the mode and the curvature there. This
+direction of the KL prefers a Gaussian that is too narrow.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def draw(
 def draw_and_weigh(
     model: Program, prompts: Prompts, *, guide: Program | None, num_samples: int, chunk: int = 256
 ) -> WeightedDraws:
-    """Draw `num_samples` times from the guide, or from the prior if it is None, and weigh."""
+    """Draw `num_samples` times from the guide, or the prior if the guide is None, and weigh."""
     proposal, role = (model, "model") if guide is None else (guide, "guide")
     draws = draw(proposal, prompts, num_samples, chunk=chunk, role=role)
     parts = [weigh(model, guide, prompts, part) for part in draws]

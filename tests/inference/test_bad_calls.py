@@ -513,7 +513,7 @@ CALLS |= {
 CALLS |= {
     f"SAMPLERS[{name}]": (sampler, SAMPLED, {"prompts": PROMPTS, "num_samples": [*COUNT, None]})
     for name, sampler in SAMPLERS.items()
-    if name != "enumeration"  # which has no budget
+    if not sampler.lists_all
 }
 WORDS = {
     "log_bound": "bound",

@@ -213,7 +213,7 @@ def uses_of_model(model):
     uses = {f"objective {name}": partial(svi_step, model, guide, name) for name in OURS}
     uses |= {
         f"sampler {name}": partial(SAMPLERS[name], model, TWO, num_samples=256)
-        for name in set(SAMPLERS) - {"rejection"}
+        for name in [n for n, entry in SAMPLERS.items() if not entry.needs_bound]
     }
     uses |= {
         f"sampler {name}, guided": partial(SAMPLERS[name], model, TWO, guide=guide, num_samples=256)
@@ -237,7 +237,7 @@ def uses_of_guide(guide):
     model, truth = Target(), Enumeration(Target(), TWO)
     uses = {f"objective {name}": partial(svi_step, model, guide, name) for name in OURS}
     rejection = {"rejection": partial(SAMPLERS["rejection"].sample, log_bound=7.0)}
-    for name in SAMPLERS.keys() - {"enumeration"}:
+    for name in [n for n, entry in SAMPLERS.items() if not entry.lists_all]:
         sample = rejection.get(name, SAMPLERS[name])
         uses[f"sampler {name}"] = partial(sample, model, TWO, guide=guide, num_samples=256)
     return uses | {

@@ -35,6 +35,12 @@ UNBIASED_Z = {
 }
 """exp(log_z) is unbiased; the others have none."""
 
+DRAWS_AND_WEIGHS = [
+    name
+    for name, entry in SAMPLERS.items()
+    if not entry.lists_all and not entry.needs_bound and entry.target != "best of n"
+]
+
 
 def sampled(name, model, prompts, guide=None, num_samples=1024, truth=None):
     """Sample by the registry, with the bound for rejection, unknown for a plain function."""
@@ -119,9 +125,7 @@ def test_impossible_responses_get_no_weight(name):
     assert (weight.sum(0) - 1).abs().max() < 1e-9
 
 
-@pytest.mark.parametrize(
-    "name", sorted(SAMPLERS.keys() - {"enumeration", "best-of-n", "rejection"})
-)
+@pytest.mark.parametrize("name", DRAWS_AND_WEIGHS)
 def test_no_possible_draw_is_an_error_that_names_the_prompt(name):
     def reward(prompts, response):
         return (
