@@ -170,6 +170,18 @@ def test_files_named_in_a_document_exist(path):
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_of_a_document_lead_to_files(path):
+    links = re.findall(r"\]\((?!http)([^)#]+)", path.read_text(encoding="utf-8"))
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_every_picture_stands_in_a_document():
+    text = "".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
+    pictures = [path.name for path in (ROOT / "docs").glob("*.svg")]
+    assert [name for name in pictures if f"docs/{name})" not in text] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_names_in_a_document_exist(path):
     prose = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
     names = set(re.findall(r"`(?:\w+\.)*(\w+)(?:\(.*?\))?`", prose))
