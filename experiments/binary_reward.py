@@ -113,7 +113,7 @@ def measure(log_prob: Tensor, log_prior: Tensor, success: Tensor) -> dict[str, f
 def findings_of(
     metrics: Mapping[str, Sequence[Mapping[str, float]]], expected_shift: float
 ) -> list[Finding]:
-    """The posterior's odds are shifted exactly; the penalised guides' nearly so."""
+    """Findings on the odds between the classes, and on the ratios within."""
     [posterior] = metrics["posterior"]
     errors = [abs(posterior["log-odds shift"] - expected_shift), posterior["ratio"]]
     subject = "error of the posterior's log-odds shift, change of a log-ratio within a class"

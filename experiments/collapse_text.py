@@ -104,9 +104,9 @@ def measure(
 
 
 def findings_of(metrics: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Finding]:
-    """Reward alone loses half of the distinct-2, the penalised guide does not and stays near.
+    """Findings on the variety of words, and on the distance from the prior.
 
-    The entropy is in the table alone: in these steps it does not fall.
+    The entropy is in the table alone, because the entropy does not fall in these steps.
     """
     means = {
         metric: {name: mean_and_error(parts, metric)[0] for name, parts in metrics.items()}

@@ -6,8 +6,8 @@ another mixture of the same agents, p*(x) = sum_a p*(a) p*(x | a), with the weig
 
     p*(a) = pi_a Z_a / Z,  Z_a = E_{p_a}[exp(r(x)/beta)],  p*(x | a) = p_a(x) exp(r(x)/beta) / Z_a
 
-RL with a KL penalty teaches the agents nothing: it asks the agents with much reward more often,
-and each of them says more of its rewarded texts. Two rewards in sequence are their product.
+RL with a KL penalty teaches the agents nothing: agents with much reward speak more often, and each
+agent says more of the rewarded texts. Two rewards in sequence are their product.
 Source: Korbak, Perez and Buckley 2022, arXiv 2205.11275, section 4.
 Printed: for several beta, the weights before, by Bayes' rule, of the posterior, and of guides by
 SVI with standard errors over seeds; Bayes' rule applied twice. Written: the weights by 1/beta.
@@ -35,15 +35,7 @@ from experiments.agents.speakers import (
     log_agent_z,
     responsibilities,
 )
-from experiments.shared.argument_types import (
-    DISTINCT,
-    Count,
-    Out,
-    Positive,
-    Seeds,
-    Threads,
-    count,
-)
+from experiments.shared.argument_types import DISTINCT, Count, Out, Positive, Seeds, Threads, count
 from experiments.shared.claims import Finding, conclude
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.figures import save_all
@@ -68,7 +60,7 @@ class Agents(Arguments):
     max_new_tokens: Annotated[int, count(1, 5, "all 9^T responses are listed")] = 3
     """Largest number of tokens in a response, T. With 3 tokens there are 820 responses."""
     prompt: str = "the film was"
-    """Prompt."""
+    """Prompt of all responses."""
     steps: Count = 120
     """Number of SVI steps."""
     particles: Annotated[int, count(2)] = 64

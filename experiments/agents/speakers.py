@@ -3,9 +3,9 @@
     rho_a(x) = s_a g_a(x) / sum_b s_b g_b(x)
 
 g_a is the distribution of speaker a over sentences, s_a the speaker's share. An agent `none` has
-rho = 1 for a sentence that no speaker says. As the rho_a sum to 1 for every response, they split
-any distribution: pi_a = E_p0[rho_a], p_a(x) = p0(x) rho_a(x) / pi_a. "a spoke" is a factor of the
-model, log rho_a(x), and log(pi_a Z_a) is log Z of the model with this factor.
+rho = 1 for a sentence that no speaker says. The rho_a sum to 1 for every response, so that they
+split any distribution: pi_a = E_p0[rho_a], p_a(x) = p0(x) rho_a(x) / pi_a. "a spoke" is a factor of
+the model, log rho_a(x), and log(pi_a Z_a) is log Z of the model with this factor.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ AGENTS = (*SPEAKERS, "none")
 
 
 def speaker_probs(text: str) -> list[float]:
-    """rho_a of a text, prompt included, for each of `AGENTS`; they sum to 1."""
+    """rho_a of a text, prompt included, for each of `AGENTS`."""
     joint = [speaker.share * speaker.sentences().get(text, 0.0) for speaker in SPEAKERS.values()]
     total = sum(joint)
     return [*(part / total for part in joint), 0.0] if total else [*joint, 1.0]
@@ -61,7 +61,7 @@ def log_agent_z(name: str, model: AlignmentModel, prompts: Prompts) -> Tensor:
 
 
 def without_not(texts: Sequence[str]) -> list[float]:
-    """1 for a text without the word "not", else 0."""
+    """Reward: 1 for a text without the word "not", else 0."""
     return [float("not" not in text.split()) for text in texts]
 
 

@@ -2,8 +2,8 @@
 
 Question: best of n needs no training; how much of the posterior's reward does it reach?
 Claim: the best of n prior draws is at most log n - (n-1)/n nats from the prior (exactly as far if
-no rewards tie), and beats a draw of the prior in at most n/(n+1) of cases. It lies below the
-posteriors of all beta, which no distribution exceeds, but not far below.
+no rewards tie), and beats a draw of the prior in at most n/(n+1) of cases. The best of n lies
+below the posteriors of all beta, which no distribution exceeds, but not far below.
 Source: Beirami et al. 2024, arXiv 2401.01879; Gui et al. 2024, arXiv 2406.00832.
 Printed: for each n, KL and reward, the bound on the KL, the reward of the posterior at the same KL,
 and the win rate. Written: both worlds on the plane of reward against KL.

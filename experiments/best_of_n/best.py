@@ -1,4 +1,4 @@
-"""The distribution of the best of n: exact by order statistics, and measured from groups of n."""
+"""Distribution of the best of n: exact by order statistics, and measured from groups of n."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from inference.order_statistics import (
     level_cdf,
 )
 
+EXACT = 1e-10
 HALF = 8
 """Number of blocks in half the draws, for the jackknife."""
 
@@ -28,10 +29,10 @@ class Best(NamedTuple):
 
     Attributes:
         kl: KL to the prior, nats. Exact values have a standard error of NaN.
-        kl_exact: the same by order statistics, with ties.
+        kl_exact: KL to the prior by order statistics, with ties.
         kl_bound: log n - (n-1)/n, nats.
         reward: expected reward.
-        reward_exact: the same by order statistics.
+        reward_exact: expected reward by order statistics.
         frontier: reward of the posterior with the exact KL.
         share: reward gained over the prior, as a share of the posterior's gain; NaN for the prior.
         win_rate: probability to beat a prior draw, ties counting half.
@@ -63,7 +64,7 @@ def exact_best(sample: PriorSample, n: int) -> Best:
         reward=Estimate(reward, math.nan),
         reward_exact=reward,
         frontier=frontier,
-        share=(reward - start) / (frontier - start) if n > 1 else math.nan,
+        share=(reward - start) / (frontier - start) if kl > EXACT else math.nan,
         win_rate=Estimate(best_of_n_win_rate(prob, cdf, cdf_left, n).item(), math.nan),
         win_rate_bound=best_of_n_win_rate_bound(n),
     )

@@ -20,7 +20,7 @@ COLUMNS = ["KL", "exact", "bound", "E[r]", "exact", "posterior's", "share", "win
 
 
 def table_of(best: Mapping[int, Best]) -> str:
-    """One line for each n. The columns `exact` are by order statistics, with ties."""
+    """Table with one line for each n. The columns `exact` are by order statistics, with ties."""
 
     def text(value: Estimate | float) -> str:
         if isinstance(value, Estimate):
@@ -32,7 +32,7 @@ def table_of(best: Mapping[int, Best]) -> str:
 
 
 def findings_of(best: Mapping[int, Best], where: str) -> list[Finding]:
-    """Both bounds, and the place of the best of n below the frontier, but near it."""
+    """Findings on both bounds, and on the place of the best of n below the frontier."""
     slack = largest(one.kl_exact - one.kl_bound for one in best.values())
     wins = largest(
         one.win_rate.value - one.win_rate_bound - 3 * _error(one.win_rate) for one in best.values()
@@ -48,7 +48,7 @@ def findings_of(best: Mapping[int, Best], where: str) -> list[Finding]:
 
 
 def measured_findings(best: Mapping[int, Best]) -> list[Finding]:
-    """The measured KL and reward agree with order statistics, and the KL with the bound."""
+    """Findings on the measured KL and reward, against order statistics and the bound."""
     of_groups = [one for n, one in best.items() if n > 1]
     kl = [abs(one.kl.value - one.kl_exact) / one.kl.standard_error for one in of_groups]
     reward = [

@@ -1,7 +1,7 @@
 """Distribution collapse: a failure of optimisation, or the optimum of the objective?
 
-Claim: it is the optimum. max E_q[r] is reached by a point mass, however good the reward and the
-gradient are; max E_q[r] - beta KL(q || p0) by p*(x) = p0(x) exp(r(x)/beta) / Z alone.
+Claim: collapse is the optimum. max E_q[r] is reached by a point mass, however good the reward and
+the gradient are; max E_q[r] - beta KL(q || p0) by p*(x) = p0(x) exp(r(x)/beta) / Z alone.
 Source: Korbak, Perez and Buckley 2022, arXiv 2205.11275, sections 2 and 3.
 Printed: reward, entropy, distinct-2 and KLs before and after, with standard errors over seeds.
 Written: the entropy by step.

@@ -4,7 +4,7 @@ Question: what makes a language model meet a constraint and remain a language mo
 Claim: a double dissociation. RL without distribution matching fails: reward alone meets the
 constraint, or overshoots it, and loses the language. Distribution matching without RL works: GDC
 descends KL(p* || q), an expectation under p* and of no reward. RL with a KL penalty works, because
-it is distribution matching: it descends KL(q || p*), to the same p*.
+the penalty makes RL descend KL(q || p*), to the same p*: distribution matching.
 Source: Korbak, Perez and Buckley 2022, arXiv 2205.11275, section 5; GDC: Khalifa et al. 2021,
 arXiv 2012.11635, with the baseline of Korbak et al. 2022, arXiv 2206.00761.
 Printed, as in these papers: how often the constraint is met, KL(p* || q), KL(q || p0), distinct-n,

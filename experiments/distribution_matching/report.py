@@ -16,15 +16,6 @@ from experiments.shared.tables import cell, text_table
 from inference.targets.moments import MomentMatch
 
 PRIOR, TARGET = "prior", "p*"
-COLUMNS = [
-    "constraint",
-    "KL(p*||q)",
-    "KL(q||p0)",
-    "distinct-1",
-    "distinct-2",
-    "self-BLEU-5",
-    "entropy",
-]
 REACHED = 0.5
 """Share of the way from the prior to the goal. A method that works is further, by 3 errors."""
 COLLAPSED = 0.5
@@ -42,7 +33,7 @@ def table_of(rows: Mapping[str, Row]) -> str:
 
 
 def lambda_finding(moments: MomentMatch) -> Finding:
-    """lambda equals log((1 - m)/m) + log(t/(1 - t)), for a prior's share m and a target t."""
+    """Finding on lambda: log((1 - m)/m) + log(t/(1 - t)) for a prior's share m and a target t."""
     base, target = moments.base_moments["positive"].value, moments.targets["positive"]
     exact = math.log(target / (1 - target) * (1 - base) / base)
     error = abs(moments.multipliers["positive"] - exact)
@@ -50,7 +41,7 @@ def lambda_finding(moments: MomentMatch) -> Finding:
 
 
 def findings_of(goal: float, rows: Mapping[str, Row]) -> list[Finding]:
-    """The dissociation, for one constraint and a goal for E[phi]."""
+    """Findings on the dissociation, for one constraint and a goal for E[phi]."""
     prior, target, pure = rows[PRIOR], rows[TARGET], rows[PURE]
     start, distinct = prior["constraint"], target["distinct-2"].value
 

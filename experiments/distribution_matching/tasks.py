@@ -56,7 +56,7 @@ class Task:
 
 
 def pointwise(prior: LanguageModel, word: str, beta: float) -> Task:
-    """Every response has the word."""
+    """Task: every response has the word."""
     has_word = TextReward(Pattern.of_words([word]), prior, whole=False)
     target = AlignmentModel(prior, {}, 1.0, {"has the word": Constraint(has_word, at_least=1.0)})
     rewarded = AlignmentModel(prior, has_word, beta)
@@ -64,7 +64,7 @@ def pointwise(prior: LanguageModel, word: str, beta: float) -> Task:
 
 
 def distributional(prior: LanguageModel, moments: MomentMatch) -> Task:
-    """A share of the responses is positive."""
+    """Task: a share of the responses is positive."""
     share, multiplier = moments.targets["positive"], moments.multipliers["positive"]
     if not (moments.attainable and multiplier > 0):
         base = moments.base_moments["positive"].value
@@ -75,7 +75,7 @@ def distributional(prior: LanguageModel, moments: MomentMatch) -> Task:
 
 
 def positive(prior: LanguageModel) -> TextReward:
-    """1 for a text of positive sentiment by VADER, else 0."""
+    """Feature: 1 for a text of positive sentiment by VADER, else 0."""
 
     def is_positive(texts: Sequence[str]) -> list[float]:
         return [float(score > 0) for score in vader_sentiment(texts)]
