@@ -223,11 +223,11 @@ class Unreliable:
     """Reward that raises a given error; the given error is no part of the reward."""
 
     def __init__(self):
-        self._told = []
+        self._errors = []
 
     def __call__(self, prompts, response):
-        if self._told:
-            raise self._told[0]("no")
+        if self._errors:
+            raise self._errors[0]("no")
         return (response == 7).double().sum(-1)
 
 
@@ -236,7 +236,7 @@ def failing_after_a_step(error, prior):
     reward = Unreliable()
     return {
         "model": AlignmentModel(prior, reward, beta=0.3),
-        "on_step": lambda metrics: reward._told.append(error),
+        "on_step": lambda metrics: reward._errors.append(error),
     }
 
 
