@@ -124,6 +124,19 @@ def test_nouns_are_repeated(folder):
     assert words.count("it") + words.count("its") <= len(words) / 100
 
 
+def test_docstrings_have_the_words_of_the_field():
+    """Distribution in place of law, supports in place of bears, requested in place of asked for."""
+    other = re.compile(r"\b(laws?|bears?|borne|asked for)\b", re.IGNORECASE)
+    faults = [
+        place(path, line, text)
+        for path in CODE
+        if path != Path(__file__)
+        for line, text in docstrings(path)
+        if other.search(text)
+    ]
+    assert faults == []
+
+
 def test_first_words_are_read_in_every_place(tmp_path):
     path = tmp_path / "module.py"
     path.write_text(
