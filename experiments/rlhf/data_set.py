@@ -18,6 +18,8 @@ from model.preferences import AGGREGATIONS, Preference, RewardPosterior
 
 KLS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """KL(p* || p0) at which gold rewards are tabulated, nats."""
+NUM_TEST = 1000
+"""Number of held-out preferences."""
 
 
 class TextWorld(NamedTuple):
@@ -69,7 +71,7 @@ def data_set(
         blamed(f"--num-preferences {num_preferences}, {world.name}"),
     ):
         train = world.pool.preferences(num_preferences, learner.flip)
-        test = sample.preferences(1000, learner.flip, without=train)
+        test = sample.preferences(NUM_TEST, learner.flip, without=train)
     model, posterior = learner.learn(train, seed + number)
     calibration = held_out(model, posterior, test)
     rewards = posterior(sample.texts)  # [S, M]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from experiments.rlhf.data_set import KLS, Run
+from experiments.rlhf.data_set import KLS, NUM_TEST, Run
 from experiments.rlhf.sweep import Curve
 from experiments.shared import claims, page
 from experiments.shared.claims import Finding
@@ -75,7 +75,7 @@ def world_tables(runs: Sequence[Run], extent: str) -> list[str]:
             gold[f"{count}, {name}"] = [cell(*mean_and_error(rows, key)) for key in keys]
     columns = [*(f"gold at {kl:g}" for kl in KLS), *ends.values()]
     return [
-        f"The reward, {world}: 1,000 held-out preferences\n{text_table(names, recovered)}",
+        f"The reward, {world}: {NUM_TEST:,} held-out preferences\n{text_table(names, recovered)}",
         f"Gold reward at KL(p* || p0), {world} ({extent}), by preferences and aggregation\n"
         + text_table(columns, gold),
     ]

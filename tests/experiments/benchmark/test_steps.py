@@ -63,6 +63,6 @@ def test_no_response_ends_early():
 @pytest.mark.parametrize(
     "wrong", [{"rounds": 0}, {"sequences": 1}, {"width": 20}, {"prompt_tokens": 0}], ids=str
 )
-def test_refuses_what_cannot_be_timed(wrong):
+def test_jobs_that_cannot_be_timed_are_refused(wrong):
     with pytest.raises(SystemExit, match="expected"):
         replace(SMALL, **wrong)

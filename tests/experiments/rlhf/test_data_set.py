@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from experiments.rlhf.data_set import KLS, TextWorld, data_set
+from experiments.rlhf.text_sample import TextSample
 from model.preferences import AGGREGATIONS, PriorFeatures
-from tests.experiments.rlhf.small import SMALL
+from tests.experiments.rlhf.small import SMALL, gold
 
 
 def test_measurements_of_a_data_set_are_those_of_its_curves(every, prior):
@@ -30,3 +31,16 @@ def test_measurements_of_a_data_set_are_those_of_its_curves(every, prior):
     assert run.measured["accuracy"] == test.accuracy.value
     correlation = every.correlation(posterior(every.texts).mean(0))
     assert run.measured["correlation"] == pytest.approx(correlation)
+
+
+def test_too_few_pairs_or_effective_draws_are_refused_by_option(prior, every, monkeypatch):
+    draws = TextSample.of(prior, "the film was", gold, 64)
+    learner = SMALL.learner(PriorFeatures(prior))
+    world, betas = TextWorld("3 tokens", every, draws), torch.tensor([1e-3])
+    message = "--draws 64 with --min-effective 60: none of 1 betas has a posterior"
+    monkeypatch.setattr("experiments.rlhf.data_set.NUM_TEST", 10)
+    with pytest.raises(SystemExit, match=message):
+        data_set(world, learner, 20, 0, betas, 60, seed=0)
+    monkeypatch.setattr("experiments.rlhf.text_sample.MAX_ROUNDS", 0)
+    with pytest.raises(SystemExit, match="--num-preferences 20, 3 tokens: of 0 pairs"):
+        data_set(world, learner, 20, 0, betas, 60, seed=0)

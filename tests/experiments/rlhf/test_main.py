@@ -89,7 +89,7 @@ def test_head_with_a_hidden_layer(tmp_path, capsys):
     assert reward(["The film was great"]).shape == (2, 1)
 
 
-def test_what_cannot_be_is_refused(tmp_path):
+def test_files_of_preferences_without_use_are_refused(tmp_path):
     with pytest.raises(SystemExit, match=r"--preferences: .*No such file"):
         main(replace(SMALL, out=tmp_path, preferences=tmp_path / "none.jsonl"))
     write_preferences(
@@ -154,15 +154,13 @@ def test_what_cannot_be_is_refused(tmp_path):
         ({"threads": 0}, "--threads is 0"),
     ],
 )
-def test_what_could_only_fail_later_is_refused_before_there_is_a_run_folder(
-    tmp_path, changed, message
-):
+def test_options_are_refused_before_there_is_a_run_folder(tmp_path, changed, message):
     with pytest.raises(SystemExit, match=f"^{message}"):
         main(replace(SMALL, out=tmp_path / "runs", **changed))
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_file_where_runs_should_go_is_refused(tmp_path):
+def test_a_file_in_place_of_the_run_folders_parent_is_refused(tmp_path):
     (tmp_path / "runs").write_text("")
     with pytest.raises(SystemExit, match=r"--out .*runs is a file"):
         main(replace(SMALL, out=tmp_path / "runs"))
@@ -194,7 +192,7 @@ def test_max_prompts_limits_the_prompts_of_a_file(prior, tmp_path):
     assert len(encode_prompts(replace(args, max_prompts=16), prior, split)) == 6
 
 
-def test_an_interrupted_run_says_what_can_be_made_of_it(tmp_path):
+def test_an_interrupted_run_hints_at_its_reward(tmp_path):
     folder = RunFolder(tmp_path)
     assert not to_go_on(folder)
     (tmp_path / "reward").mkdir()
