@@ -133,14 +133,12 @@ def load(args: Steer) -> tuple[LanguageModel, Prompts]:
 
 def build_posterior(args: Steer, prior: LanguageModel, prompts: Prompts) -> AlignmentModel:
     """Build the model. A resumed run has the beta that meets its budget."""
-    solve = args.resume is None
     return build_model(
         args.choices,
         prior,
         prompts,
         args.beta,
-        max_kl=args.kl_budget if solve else None,
-        min_reward=args.min_reward if solve else None,
+        args.beta_budget if args.resume is None else None,
         num_draws=args.prior_draws,
         seed=args.seed,
         trust_remote_code=args.trust_remote_code,

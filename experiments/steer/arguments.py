@@ -45,7 +45,7 @@ SAMPLE_HELP = described("Sample the posterior without training a guide, by:", SA
 TRAINED = used(lambda args: args.sample is None, "with --sample, which trains nothing")
 SAMPLED = used(lambda args: args.sample is not None, "without --sample")
 NO_FILE = used(lambda args: args.prompts_file is None, "with --prompts-file")
-NO_BUDGET = used(lambda args: not args.has_budget, "with a budget, which is solved for beta")
+NO_BUDGET = used(lambda args: not args.beta_budget, "with a budget, which is solved for beta")
 FROM_PRIOR = used(lambda args: args.draws_prior, "with --sample, but for budgets and moments")
 CONSTRAINED = used(lambda args: args.constraint, "where it names nothing")
 WITH_FACTOR = used(lambda args: args.factor, "where it names nothing")
@@ -149,14 +149,15 @@ class Steer(Arguments):
         return replace(parse(own), complete=True)
 
     @property
-    def has_budget(self) -> bool:
-        """True if a budget is solved for beta."""
-        return not (self.kl_budget is None and self.min_reward is None)
+    def beta_budget(self) -> dict[str, float]:
+        """Budgets that are solved for beta, by their names for `solve_beta`; empty if none."""
+        budgets = {"max_kl": self.kl_budget, "min_reward": self.min_reward}
+        return {name: value for name, value in budgets.items() if value is not None}
 
     @property
     def draws_prior(self) -> bool:
         """True if draws of the prior estimate something."""
-        return self.sample is None or self.has_budget or bool(self.moment)
+        return self.sample is None or bool(self.beta_budget or self.moment)
 
     @property
     def choices(self) -> list[Choice]:

@@ -23,7 +23,7 @@ def check(args: Steer) -> None:
 def check_likelihood(args: Steer) -> None:
     """Check rewards, constraints, factors, moments, penalty and budgets."""
     choices = args.choices
-    if args.moment and (args.penalty is not None or args.has_budget):
+    if args.moment and (args.penalty is not None or args.beta_budget):
         raise SystemExit(
             "--moment moves the posterior away from a budget or a --penalty: leave one of them out"
         )
@@ -31,13 +31,13 @@ def check_likelihood(args: Steer) -> None:
         raise SystemExit(f"--penalty {args.penalty:g} softens --constraint, which is not given")
     if args.penalty is not None and args.sample is not None:
         raise SystemExit("--penalty is for SVI: samplers take hard constraints as they are")
-    if args.penalty is not None and args.has_budget:
+    if args.penalty is not None and args.beta_budget:
         raise SystemExit(
             "--penalty is given with a budget, which is solved for hard constraints: leave one out"
         )
     if args.kl_budget is not None and args.min_reward is not None:
         raise SystemExit("--kl-budget and --min-reward are both given: beta can meet one of them")
-    if args.has_budget and (factor := next((c for c in choices if c.entry.takes_beta), None)):
+    if args.beta_budget and (factor := next((c for c in choices if c.entry.takes_beta), None)):
         raise SystemExit(
             f"--factor {factor.text} depends on beta, which a budget solves for: give --beta"
         )

@@ -16,7 +16,6 @@ from experiments.steer.arguments import Steer
 from experiments.steer.expectations import observe
 from experiments.steer.proposal import read_proposal
 from experiments.steer.report import samples_text, scored_texts
-from guides import Guide
 from inference import SAMPLERS, Posterior, random_state, response_distribution
 from model import AlignmentModel, Prompts
 
@@ -87,54 +86,23 @@ class Decoding:
                 file.write(json.dumps(record) + "\n")
 
 
-def decode(
-    title: str,
-    sampler: str,
-    model: AlignmentModel,
-    prompts: Prompts,
-    proposal: Guide | None,
-    *,
-    num_responses: int,
-    num_prior_draws: int,
-) -> Decoding:
-    """Run a sampler.
-
-    Args:
-        title: title of the report.
-        sampler: a name in `SAMPLERS`.
-        model: prior and likelihood.
-        prompts: N prompts.
-        proposal: guide to draw from; None for the prior.
-        num_responses: number of responses for each prompt.
-        num_prior_draws: M, number of prior draws for each prompt, for comparison.
-    """
-    start = time.perf_counter()
-    with blamed(f"--sample {sampler}"):
-        posterior = SAMPLERS[sampler](model, prompts, guide=proposal, num_samples=num_responses)
-    seconds = time.perf_counter() - start
-    prior_response = response_distribution(model, prompts).sample(torch.Size([num_prior_draws]))
-    return Decoding(title, model, prompts, posterior, prior_response, seconds)
-
-
 def sample_posterior(
     args: Steer, model: AlignmentModel, prompts: Prompts, folder: RunFolder
 ) -> None:
-    """Sample the posterior with `--sample`, without training."""
+    """Run the sampler `--sample`, print the numbers, and write the draws."""
     assert args.sample is not None
-    proposal = read_proposal(
-        args.proposal, args.guide, args.guide_options, model.prior, prompts, args.loading
-    )
+    proposal = read_proposal(args, model.prior, prompts)
     origin = args.proposal or ("the prior" if proposal is None else args.guide)
+    title = f"{args.prior} under {args.target_name}: {args.sample}, {args.budget} responses"
     with random_state.isolated(args.seed):
-        decoding = decode(
-            f"{args.prior} under {args.target_name}: {args.sample}, {args.budget} responses from "
-            f"{origin}",
-            args.sample,
-            model,
-            prompts,
-            proposal,
-            num_responses=args.budget,
-            num_prior_draws=args.samples,
+        start = time.perf_counter()
+        with blamed(f"--sample {args.sample}"):
+            sampler = SAMPLERS[args.sample]
+            posterior = sampler(model, prompts, guide=proposal, num_samples=args.budget)
+        seconds = time.perf_counter() - start
+        prior_response = response_distribution(model, prompts).sample(torch.Size([args.samples]))
+        decoding = Decoding(
+            f"{title} from {origin}", model, prompts, posterior, prior_response, seconds
         )
         print(decoding.text())
         decoding.write(folder.path / "draws.jsonl")

@@ -87,13 +87,7 @@ class Measurement(NamedTuple):
 
 
 class PosteriorMeasurement(NamedTuple):
-    """Expectations under the posterior.
-
-    Attributes:
-        log_likelihood: E_p*[log likelihood], nats.
-        kl_posterior_prior: KL(p* || p0), nats.
-        expectations: None for a model without factors.
-    """
+    """E_p*[log likelihood] and KL(p* || p0), nats, and expectations for a model with factors."""
 
     log_likelihood: Estimate
     kl_posterior_prior: Estimate

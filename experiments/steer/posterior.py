@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from experiments.shared.refusals import blamed
 from experiments.steer.choices import Choice
@@ -23,9 +24,8 @@ def build_model(
     prior: LanguageModel,
     prompts: Prompts,
     beta: float,
+    budget: Mapping[str, Any] | None = None,
     *,
-    max_kl: float | None = None,
-    min_reward: float | None = None,
     num_draws: int,
     seed: int,
     trust_remote_code: bool = False,
@@ -37,43 +37,31 @@ def build_model(
         prior: p0.
         prompts: N prompts, over which budgets and moments are averaged.
         beta: reward per nat, replaced by a budget.
-        max_kl: budget KL(p* || p0), nats.
-        min_reward: budget E[r].
+        budget: `max_kl`, nats, or `min_reward`, for `solve_beta`; None to keep beta.
         num_draws: number of prior draws behind budgets and moments, for each prompt.
         seed: random seed of the draws.
         trust_remote_code: run the code that comes with a network.
     """
-    rewards: dict[str, Reward] = {}
+    code = {"trust_remote_code": trust_remote_code}
+    by_option: dict[str, list[Choice]] = {}
+    for choice in choices:
+        by_option.setdefault(choice.option, []).append(choice)
+    rewards = {each.text: each.reward(prior, **code) for each in by_option.get("--reward", ())}
     factors: dict[str, Factor] = {}
-    for choice in choices:
-        if choice.option == "--reward":
-            rewards[choice.text] = choice.reward(prior, trust_remote_code=trust_remote_code)
-        elif choice.option == "--constraint":
-            factors[choice.text] = choice.constraint(prior, trust_remote_code=trust_remote_code)
-    if not (max_kl is None and min_reward is None):
-        beta = budgeted_beta(
-            prior,
-            rewards,
-            factors,
-            prompts,
-            max_kl=max_kl,
-            min_reward=min_reward,
-            num_draws=num_draws,
-            seed=seed,
-        )
-    for choice in choices:
-        if choice.option == "--factor":
-            factors[choice.text] = choice.factor(prior, beta, trust_remote_code=trust_remote_code)
+    for each in by_option.get("--constraint", ()):
+        factors[each.text] = each.constraint(prior, **code)
+    draws = {"num_draws": num_draws, "seed": seed}
+    if budget:
+        beta = budgeted_beta(prior, rewards, factors, prompts, budget, **draws)
+    for each in by_option.get("--factor", ()):
+        factors[each.text] = each.factor(prior, beta, **code)
     with blamed("--reward"):
         model = AlignmentModel(prior, rewards, beta, factors)
-    moments = [choice for choice in choices if choice.mean is not None]
-    features = {
-        choice.text: choice.reward(prior, trust_remote_code=trust_remote_code) for choice in moments
-    }
-    targets = {choice.text: choice.mean for choice in moments if choice.mean is not None}
-    if not moments:
-        return model
-    return with_moments(model, prompts, features, targets, num_draws=num_draws, seed=seed)
+    if moments := by_option.get("--moment"):
+        features = {each.text: each.reward(prior, **code) for each in moments}
+        targets = {each.text: each.mean for each in moments if each.mean is not None}
+        return with_moments(model, prompts, features, targets, **draws)
+    return model
 
 
 def with_moments(
@@ -85,15 +73,9 @@ def with_moments(
     num_draws: int,
     seed: int,
 ) -> AlignmentModel:
-    """Model of the posterior closest to the base's with given means; exit if there is none.
+    """Tilt a model such that features have given means, see `match_moments`; print the match.
 
-    Args:
-        base: model without moments.
-        prompts: N prompts, over which the means are taken.
-        features: phi by name.
-        targets: E[phi] by name.
-        num_draws: number of prior draws for each prompt.
-        seed: random seed of the draws.
+    Exits if there is no such tilt.
     """
     with random_state.isolated(seed), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the printed match has each warning
@@ -111,33 +93,28 @@ def budgeted_beta(
     rewards: Mapping[str, Reward],
     factors: Mapping[str, Factor],
     prompts: Prompts,
+    budget: Mapping[str, Any],
     *,
-    max_kl: float | None,
-    min_reward: float | None,
     num_draws: int,
     seed: int,
 ) -> float:
-    """The beta that meets a budget; prints the posterior's KL and reward. Exits if none does."""
+    """The beta that meets a budget, see `solve_beta`; print the posterior's KL and reward.
+
+    Exits if no beta meets the budget.
+    """
     try:
         with random_state.isolated(seed):
             solution = solve_beta(
-                prior,
-                rewards,
-                prompts,
-                factors=factors,
-                max_kl=max_kl,
-                min_reward=min_reward,
-                num_draws=num_draws,
+                prior, rewards, prompts, factors=factors, num_draws=num_draws, **budget
             )
     except ValueError as error:
-        option = "--min-reward" if max_kl is None else "--kl-budget"
+        option = "--kl-budget" if "max_kl" in budget else "--min-reward"
         raise SystemExit(f"{option}: {error}") from error
     size = solution.effective_sample_size
     method = "exactly" if size is None else f"from {size:.0f} effective draws"
-    kl, reward = solution.kl, solution.reward
     print(
-        f"beta {solution.beta:.4g}: KL(p* || p0) = {kl} nats and E[r] = {reward} of the posterior, "
-        f"{method}"
+        f"beta {solution.beta:.4g}: KL(p* || p0) = {solution.kl} nats and E[r] = "
+        f"{solution.reward} of the posterior, {method}"
     )
     assert isinstance(solution.beta, float)
     return solution.beta

@@ -8,6 +8,7 @@ from typing import Any
 
 from experiments.shared.refusals import FAULTS, blamed
 from experiments.shared.training import GUIDE_FILE, build_guide
+from experiments.steer.arguments import Steer
 from guides import GUIDES, Fixed, Guide, OtherGuideError
 from model import LanguageModel, Prompts
 from model.common.digests import DamagedFileError, check_digests
@@ -15,30 +16,16 @@ from model.networks.source import PretrainedError
 from model.prior.named_priors import load_prior
 
 
-def read_proposal(
-    proposal: Path | None,
-    guide: str,
-    options: dict[str, Any],
-    prior: LanguageModel,
-    prompts: Prompts,
-    loading: dict[str, Any],
-) -> Guide | None:
-    """Read the proposal of a sampler; None for the prior.
-
-    Args:
-        proposal: folder of a trained guide or of a language model; None for the guide by name.
-        guide: name of a guide, which is the proposal if the guide needs no training.
-        options: options of the guide.
-        prior: p0.
-        prompts: N prompts.
-        loading: settings of `load_prior`.
-    """
-    if proposal is None:
-        return None if GUIDES[guide].trains else build_guide(guide, options, prior, prompts)
-    with blamed(f"--proposal {proposal}", FAULTS):
-        if (proposal / GUIDE_FILE).is_file():
-            return load_guide(proposal, prior)
-        return Fixed(load_prior(str(proposal), **loading))
+def read_proposal(args: Steer, prior: LanguageModel, prompts: Prompts) -> Guide | None:
+    """Read `--proposal`; by default `--guide` if it needs no training, else None for the prior."""
+    if args.proposal is None:
+        if GUIDES[args.guide].trains:
+            return None
+        return build_guide(args.guide, args.guide_options, prior, prompts)
+    with blamed(f"--proposal {args.proposal}", FAULTS):
+        if (args.proposal / GUIDE_FILE).is_file():
+            return load_guide(args.proposal, prior)
+        return Fixed(load_prior(str(args.proposal), **args.loading))
 
 
 def load_guide(folder: Path, prior: LanguageModel) -> Guide:
