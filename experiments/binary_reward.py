@@ -12,8 +12,6 @@ The reward is 1 for responses with the word "not". All responses are listed.
     python -m experiments.binary_reward
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

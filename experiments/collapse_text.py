@@ -13,8 +13,6 @@ The embedded prior writes at most 12 tokens at temperature 0.7, rewarded for VAD
     python -m experiments.collapse_text
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated

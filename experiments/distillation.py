@@ -13,8 +13,6 @@ order statistics. `best_of_n` is about the targets, `distillation_text` about th
     python -m experiments.distillation
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -11,8 +11,6 @@ The embedded prior writes at most 12 tokens at temperature 0.7, rewarded for VAD
     python -m experiments.distillation_text
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

@@ -16,8 +16,6 @@ p* that is the prior with noise on its weights, so log Z = 0.
     python -m experiments.gradient_noise
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated

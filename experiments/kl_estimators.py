@@ -13,8 +13,6 @@ objectives. Every mean is a sum over all responses of the enumerable world.
     python -m experiments.kl_estimators
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated

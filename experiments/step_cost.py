@@ -12,8 +12,6 @@ each, so that other load on the machine falls on all alike. The mean is used sin
     python -m experiments.step_cost --world eight-tokens --rounds 100
 """
 
-from __future__ import annotations
-
 import statistics
 from dataclasses import dataclass
 from typing import Annotated

@@ -1,7 +1,5 @@
 """Fine-tuning: q_phi(x) is the prior with all or some weights free; phi starts at the prior's."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args

@@ -1,7 +1,5 @@
 """Fixed: q is another distribution over responses, such as the prior; a proposal, not trained."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from pyro.distributions import TorchDistribution

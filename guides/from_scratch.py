@@ -1,7 +1,5 @@
 """Guides with parameters of their own, which share only the response space with the prior."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from typing import Any
 

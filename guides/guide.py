@@ -1,7 +1,5 @@
 """Guide: q(response | prompt), an `nn.Module` that samples, scores and trains."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path

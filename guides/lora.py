@@ -4,8 +4,6 @@ phi is every A and B, matrices of low rank (Hu et al. 2021, arXiv 2106.09685). B
 that q = p0 at the start.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections import Counter

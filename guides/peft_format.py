@@ -1,7 +1,5 @@
 """The folder of an adapter in `peft`'s format: settings, tensors by `peft`'s names, tokenizer."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Numbers for the prompts of guides that have a table for each prompt."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Copies that share tensors with the original, so that the prior's weights are in memory once."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable
 from typing import TypeVar

@@ -7,8 +7,6 @@ The network's weights are the prior's own. Virtual tokens have positions 0 to M 
 prompt and the response.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tempered: q(x_t | x_<t)^(1/temperature) of another guide, normalised; not trained."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from guides.fixed import Fixed

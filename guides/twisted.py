@@ -8,8 +8,6 @@ section 3)
 up to a function of x_<t, which the normalisation of q cancels.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -4,8 +4,6 @@ For models with few responses. The enumeration runs the same programs as any alg
 reference for all algorithms.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

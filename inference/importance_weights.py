@@ -1,7 +1,5 @@
 """Quality of importance weights: effective sample size, and the shape of the tail."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

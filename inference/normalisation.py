@@ -1,7 +1,5 @@
 """Refusal of log probabilities that are NaN, or that do not sum to 1 over all responses."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from inference.estimate import NotANumberError

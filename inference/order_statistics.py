@@ -10,8 +10,6 @@ increasing function of r.
 All functions are pure functions of tensors, in float64.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -10,8 +10,6 @@ likelihood has a known bound, rejection gives exact posterior samples:
 Rejected draws still count towards the estimate of Z.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A model or a guide is a callable of prompts with a sample site `response`, which
 checks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple

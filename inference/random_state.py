@@ -1,7 +1,5 @@
 """State of the random generators: torch's on each device, Python's and NumPy's."""
 
-from __future__ import annotations
-
 import random
 import warnings
 from collections.abc import Iterator

@@ -17,8 +17,6 @@ targets. Use instead of a scale or a mask:
 plates as Pyro does.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, Self
 

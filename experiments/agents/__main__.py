@@ -18,8 +18,6 @@ and not only the grammar, into agents.
     python -m experiments.agents
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

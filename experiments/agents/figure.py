@@ -1,7 +1,5 @@
 """Figure of the agents' weights by 1/beta."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -8,8 +8,6 @@ split any distribution: pi_a = E_p0[rho_a], p_a(x) = p0(x) rho_a(x) / pi_a. "a s
 the model, log rho_a(x), and log(pi_a Z_a) is log Z of the model with this factor.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

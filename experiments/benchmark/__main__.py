@@ -26,8 +26,6 @@ over rounds. TRL's trainer owns its loop, so the others take their turns in its 
     python -m experiments.benchmark --rounds 50
 """
 
-from __future__ import annotations
-
 import os
 from importlib.util import find_spec
 

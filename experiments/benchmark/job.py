@@ -1,7 +1,5 @@
 """The gradient step that the benchmark times: its arguments, network, prompt and reward."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

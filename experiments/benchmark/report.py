@@ -1,7 +1,5 @@
 """Tables of the benchmark: time of a step, and time of its parts."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence

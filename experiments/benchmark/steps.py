@@ -1,7 +1,5 @@
 """The same gradient step twice: as a Pyro program, and with torch and transformers alone."""
 
-from __future__ import annotations
-
 import torch
 from pyro.infer import SVI
 from torch import Tensor

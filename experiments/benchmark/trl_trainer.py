@@ -1,7 +1,5 @@
 """Steps of TRL's `RLOOTrainer`, with the turns of the other steps in between."""
 
-from __future__ import annotations
-
 import tempfile
 import warnings
 from dataclasses import dataclass, field

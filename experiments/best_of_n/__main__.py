@@ -15,8 +15,6 @@ errors, and compared with order statistics. `distillation` trains guides towards
     python -m experiments.best_of_n
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

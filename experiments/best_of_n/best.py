@@ -1,7 +1,5 @@
 """Distribution of the best of n: exact by order statistics, and measured from groups of n."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

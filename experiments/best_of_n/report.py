@@ -1,7 +1,5 @@
 """Table, findings and figure of the best of n."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

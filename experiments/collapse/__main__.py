@@ -13,8 +13,6 @@ All responses are listed. The exact gradient leaves nothing to exploration or no
     python -m experiments.collapse
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

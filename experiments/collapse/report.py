@@ -1,7 +1,5 @@
 """Metrics, findings and figure of the collapse."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -15,8 +15,6 @@ The guide is `Twisted`, which moves furthest in few steps. `tasks` has the two c
     python -m experiments.distribution_matching
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Metrics of a guide, of the prior and of the target, for one prompt."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Table, findings and figure of the dissociation."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

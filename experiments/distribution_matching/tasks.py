@@ -7,8 +7,6 @@ Distributional: a share of the responses is positive, p* = p0 exp(lambda phi) / 
 another distribution at any other beta.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

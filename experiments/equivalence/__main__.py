@@ -15,8 +15,6 @@ Printed: the error of each check.
     python -m experiments.equivalence
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated

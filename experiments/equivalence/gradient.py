@@ -1,7 +1,5 @@
 """Gradient of Pyro's `Trace_ELBO` against REINFORCE, the mean against the exact gradient."""
 
-from __future__ import annotations
-
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO

@@ -24,8 +24,6 @@ The defaults take half an hour on two cores; `--seeds 1 --max-iter 150` takes ha
     python -m experiments.guide_zoo --worlds eight-tokens --only lora-1 lora-8 --seeds 5
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

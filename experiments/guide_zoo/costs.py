@@ -1,7 +1,5 @@
 """Distance and cost of each guide that scales, after the same few steps, on `film-reviews`."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

@@ -6,8 +6,6 @@
 The minimum is the family's approximation gap (Cremer et al. 2018, arXiv 1801.03558).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -3,8 +3,6 @@
 KL left by a trained guide = approximation gap + inference gap
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Optima of two small families under both KL, on the world `two-modes`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """One run of the guide zoo: the optimum of a family, or a fit by SVI, measured."""
 
-from __future__ import annotations
-
 import copy
 import time
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Guides of the zoo: families of the registry with options, and learning rates that suit them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -20,8 +20,6 @@ The defaults take almost an hour on two cores; `--seeds 1 --fractions 1` takes a
     python -m experiments.inference_zoo --worlds eight-tokens --only leave-one-out --seeds 5
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

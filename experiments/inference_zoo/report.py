@@ -1,7 +1,5 @@
 """Table and curves of the inference zoo."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any

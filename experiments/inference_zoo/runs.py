@@ -1,7 +1,5 @@
 """One run of the inference zoo: an objective trains a guide, or a sampler draws; then measure."""
 
-from __future__ import annotations
-
 import math
 import time
 

@@ -12,8 +12,6 @@ sentence, and has a natural end. The model attends to earlier sentences of the s
     python -m experiments.pretrain --out model/film_reviews
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import random

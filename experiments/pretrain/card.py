@@ -1,7 +1,5 @@
 """Model card of the embedded prior."""
 
-from __future__ import annotations
-
 from typing import Any
 
 CARD = """# film_reviews: a small language model of film reviews

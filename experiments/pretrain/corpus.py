@@ -1,7 +1,5 @@
 """Film reviews as sentences, their tokenizer, and one stream of token ids."""
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Bits per character on held-out reviews, and samples."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

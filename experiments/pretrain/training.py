@@ -1,7 +1,5 @@
 """Training on windows of the stream, with Muon and AdamW."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

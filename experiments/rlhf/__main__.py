@@ -25,8 +25,6 @@ With `--preferences` the data are yours: {"prompt": ..., "chosen": ..., "rejecte
 Held-out preferences test the reward, RUN/reward keeps the reward, and a guide is tuned on it.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """One simulated data set: preferences, the reward learned from them, and posteriors under it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple

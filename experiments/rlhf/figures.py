@@ -1,7 +1,5 @@
 """Figures of `experiments.rlhf`: gold reward against KL, and the reliability of a reward."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A reward from preferences: inference, test on other preferences, check of the inference."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

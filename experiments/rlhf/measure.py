@@ -1,7 +1,5 @@
 """Measurement of a guide tuned on a learned reward, beside the prior and the posterior."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Arguments of `experiments.rlhf`, and the models that they name."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias

@@ -1,7 +1,5 @@
 """Preferences from a file, whose gold reward is unknown."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Report: tables, mean curves and findings over the simulated data sets."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Preferences simulated from a known gold reward: every stage of RLHF beside its truth."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict

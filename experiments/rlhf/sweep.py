@@ -9,8 +9,6 @@ log M nats. The effective sample size shows when the weights depend on few draws
 which responses were never drawn. Near its end such a curve may be too low in KL and in gold reward.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import NamedTuple

@@ -5,8 +5,6 @@ bias: Annotated[float, number(above=0, below=1)] = 0.5
 budget: Annotated[int, count(), used(lambda args: args.sample is not None, "without --sample")]
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass

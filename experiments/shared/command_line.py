@@ -11,8 +11,6 @@ Exit codes: 0 for success; 1 for a claim that did not hold, or a traceback; 2 fo
 is one line on stderr; 128 plus the number of the signal after an interrupt.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -1,7 +1,5 @@
 """Parts of figures that scripts share: colours, axes, the frontier of the posteriors."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 write_page(folder.report, "A title", [paragraph("A note."), preformatted(text), figure(path)])
 """
 
-from __future__ import annotations
-
 import html
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Refusals: errors that name an option, told apart from faults of the program."""
 
-from __future__ import annotations
-
 import dis
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Text tables of scripts: means over seeds with their standard errors."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """Timing of steps that take turns, so that other load on the machine falls on all of them alike."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Guides of scripts: built by name, trained, saved; and the fits that stop early."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Worker processes: many runs at once, each result written to disk as soon as the run ends."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -3,8 +3,6 @@
 The context-free grammar of the tests and of the claim scripts is `model.prior.grammar`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property

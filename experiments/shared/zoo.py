@@ -1,7 +1,5 @@
 """Zoos: many algorithms or guides on one world, and their distances from its posterior."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -21,8 +21,6 @@ folder with arguments, metrics, guide, figures and `report.html`.
     python -m experiments.steer --resume runs/steer-20250101-120000
 """
 
-from __future__ import annotations
-
 import time
 from contextlib import AbstractContextManager
 from dataclasses import replace

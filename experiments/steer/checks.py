@@ -1,7 +1,5 @@
 """Refusals of arguments that do not go together, before anything is loaded."""
 
-from __future__ import annotations
-
 from experiments.steer.arguments import Steer
 from experiments.steer.guide_options import check_options
 from guides import GUIDES

@@ -10,8 +10,6 @@
 --moment words:film=0.5                   half of the responses contain the word
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

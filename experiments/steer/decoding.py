@@ -1,7 +1,5 @@
 """Inference at decoding time, `--sample`: a sampler instead of a fit."""
 
-from __future__ import annotations
-
 import json
 import time
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Expectations beside the log likelihood: the reward, the forbidden responses, the moments."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Figures of a `steer` run."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

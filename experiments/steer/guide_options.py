@@ -1,7 +1,5 @@
 """Options of guides on the command line, such as `--lora.rank 4`."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, field, fields, make_dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 

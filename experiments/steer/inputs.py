@@ -1,7 +1,5 @@
 """Inputs of a run: files named by arguments. A resume lists the files and refuses changed files."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Metrics of the steps of a run: extended, and read."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections import Counter

@@ -1,7 +1,5 @@
 """Posterior of a run: rewards, factors, beta by a budget, and a tilt by moments."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any

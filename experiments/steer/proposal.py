@@ -1,7 +1,5 @@
 """Proposal of `--sample`: a saved guide, a language model, or a guide that needs no training."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

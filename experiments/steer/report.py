@@ -1,7 +1,5 @@
 """Report of a `steer` run: the same content as text for the terminal and as one HTML page."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Resume of a run: its own arguments, or more steps, and the files that the run was made with."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager

@@ -17,8 +17,6 @@ optimiser and Pyro. A round is one of each, so that other load on the machine fa
     python -m experiments.step_parts --prior smollm2 --dtype bfloat16 --threads 2
 """
 
-from __future__ import annotations
-
 import resource
 import statistics
 import sys

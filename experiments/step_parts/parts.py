@@ -1,7 +1,5 @@
 """Parts of a step of SVI, written by hand with torch and transformers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -10,8 +10,6 @@ All numbers are of whole responses, in nats, averaged over prompts, with standar
 prompts. An estimate of a divergence near 0 may be negative, and is not clamped.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -8,8 +8,6 @@ l = log q(x) - log p(x), nats. In a reward or as a loss, the gradient of each es
 another objective, depending on the place: `experiments.kl_estimators` enumerates the objectives.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

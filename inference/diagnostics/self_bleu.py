@@ -8,8 +8,6 @@ length of the reference nearest in length, the shorter of two. Smoothing as in n
 2014, method 1): no match counts as 0.1 matches, and a response without k-grams as one k-gram.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 

@@ -8,8 +8,6 @@ Talts et al. 2018, arXiv 1804.06788. For independent draws of the exact posterio
 the middle one too wide, ranks at one end a bias.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any

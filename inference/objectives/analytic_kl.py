@@ -16,8 +16,6 @@ posterior, where sampled terms cancel against the reward on every sample and exp
 The objective holds logits of guide and prior for every token, `[K, N, T, V]`.
 """
 
-from __future__ import annotations
-
 import torch
 
 from inference.objectives.leave_one_out import BASELINE, leave_one_out

@@ -10,8 +10,6 @@ the leave-one-out gradient. F is the empirical distribution function of prior dr
 each prompt.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

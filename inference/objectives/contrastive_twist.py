@@ -9,8 +9,6 @@ log E_p0[likelihood(x) | x_<=t] up to a constant for each t, and the guide is th
 response that has ended keeps the twist of its end.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -16,8 +16,6 @@ KL(p* || q) < KL(p* || a) if E_a[p*/a log(q/a)] > 0 (KL-adaptive DPG, Khalifa et
 2012.11635).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import NamedTuple

@@ -9,8 +9,6 @@ sample, the gradient of half the variance of the log-weights, VarGrad (Richter e
 of `Trace_ELBO` is not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -9,8 +9,6 @@ sample. With log Z in place of the batch's mean, L is the trajectory balance of 
 al. 2022, arXiv 2201.13259; for language models Hu et al. 2023, arXiv 2310.04363).
 """
 
-from __future__ import annotations
-
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor

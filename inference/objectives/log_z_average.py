@@ -1,7 +1,5 @@
 """A moving average of unbiased estimates of Z, for each prompt."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

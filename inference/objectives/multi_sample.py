@@ -13,8 +13,6 @@ At K = 1 the bound is the ELBO. As K grows the bound tightens for every q, so th
 to cover the posterior rather than to match the posterior.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

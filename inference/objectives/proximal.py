@@ -13,8 +13,6 @@ leaves the log-ratio of a in the reward: without the clip, the gradient is an un
 the gradient of the ELBO at any q that does not depend on the batch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

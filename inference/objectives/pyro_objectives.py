@@ -1,7 +1,5 @@
 """Pyro's own objectives for one plate of prompts, refused where their result would be wrong."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

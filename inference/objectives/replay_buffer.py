@@ -1,7 +1,5 @@
 """A replay buffer: different earlier responses with their log-joint, for each prompt."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

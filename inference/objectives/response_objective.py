@@ -6,8 +6,6 @@ tokens of a response, which Pyro's own do not, and need a model and a guide with
 They train the guide alone: the model's parameters are constants.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext

@@ -7,8 +7,6 @@ beta only scales the gradient. The optimum is a point and no posterior: `OBJECTI
 the class.
 """
 
-from __future__ import annotations
-
 from inference.objectives.leave_one_out import leave_one_out
 from inference.objectives.response_objective import Losses, ResponseObjective
 from inference.programs import Program

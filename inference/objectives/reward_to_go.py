@@ -12,8 +12,6 @@ Use reward-to-go early in training or for long responses, where the omitted term
 response, so that the gradient vanishes on every sample. `experiments.gradient_noise` measures both.
 """
 
-from __future__ import annotations
-
 from typing import Literal, get_args
 
 import pyro

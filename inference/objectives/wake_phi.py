@@ -8,8 +8,6 @@ The wake phase of reweighted wake-sleep (Bornschein and Bengio 2015, arXiv 1406.
 has all the weight; here each prompt has its own weights.
 """
 
-from __future__ import annotations
-
 from inference.estimate import log_mean
 from inference.objectives.response_objective import Losses, ResponseObjective
 from inference.programs import Program

@@ -4,8 +4,6 @@ The Gaussian that fits best as a whole, where Laplace has the mode and the curva
 direction of the KL prefers a Gaussian that is too narrow.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

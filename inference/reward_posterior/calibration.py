@@ -4,8 +4,6 @@ p   = mean_s P(chosen beats rejected | w_s),   confidence = max(p, 1 - p),   rig
 ECE = sum over bins of share * |accuracy - confidence|     (Guo et al. 2017, arXiv 1706.04599)
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

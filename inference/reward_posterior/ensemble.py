@@ -10,8 +10,6 @@ bootstrap, the members are exact posterior draws. Here they are approximate, and
 where all resamples are alike, such as with ties alone.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch

@@ -4,8 +4,6 @@ Exact in the limit of many comparisons, where the posterior is Gaussian. Pyro's
 AutoLaplaceApproximation.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -8,8 +8,6 @@ not depend on the space. A latent flip probability would otherwise have its high
 where the logarithm has no derivative.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from typing import Any

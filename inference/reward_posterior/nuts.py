@@ -3,8 +3,6 @@
 The reference for the other inferences, at a hundred times their cost. Pyro's MCMC(NUTS).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -6,8 +6,6 @@ w is the point of highest density and H is minus the Hessian there. Without the 
 too small, by a fifth for many weights.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

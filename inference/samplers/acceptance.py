@@ -1,7 +1,5 @@
 """Acceptance with probability w/b, for rejection sampling, and checks of the bound b."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -13,8 +13,6 @@ An impossible response (w = 0) has log w^lambda = -lambda / (1 - lambda) nats, w
 lambda = 1: particles that start impossible have time to become possible.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

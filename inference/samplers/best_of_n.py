@@ -6,8 +6,6 @@ The baseline of all alignment methods, not a sampler of p*: its distribution pi_
 and the win rate are known exactly (`order_statistics`). n plays the part of 1/beta.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

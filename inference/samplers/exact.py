@@ -6,8 +6,6 @@ For a model whose responses can be listed. The result is that of any sampler, so
 runs against the truth by a change of name.
 """
 
-from __future__ import annotations
-
 from inference.enumeration import Enumeration
 from inference.programs import Program, response_distribution
 from inference.samplers.posterior import NoSupportError, Posterior

@@ -7,8 +7,6 @@ theory, methods and examples", chapter 9). `Posterior.resample` makes unweighted
 importance resampling (Rubin 1987). The guide must be able to draw all responses of the posterior.
 """
 
-from __future__ import annotations
-
 from inference.estimate import log_mean
 from inference.importance_weights import effective_sample_size, pareto_k
 from inference.programs import Program

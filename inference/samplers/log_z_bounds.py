@@ -9,8 +9,6 @@ KL(q || p*) + KL(p* || q). With one particle, lower is the ELBO, upper is its co
 posterior, and the gap is exactly that sum.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

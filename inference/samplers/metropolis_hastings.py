@@ -8,8 +8,6 @@ The move is `suffix_move`, which redraws the end of a response or all of the res
 batch a step and no processes.
 """
 
-from __future__ import annotations
-
 import torch
 from pyro.infer import MCMC
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel

@@ -3,8 +3,6 @@
 E_p*[f(x)] ~ sum_m W_m f(x_m),   W = softmax(log_weight) over the M responses to each prompt
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

@@ -6,8 +6,6 @@ q is the guide. Without a guide the prior proposes and log w(x) = log likelihood
 the prior.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 

@@ -8,8 +8,6 @@ with probability min(1, w/b), so that responses with w > b are too rare. A large
 and costs more draws.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from typing import NamedTuple

@@ -7,8 +7,6 @@ b. An accepted draw is from p*, whatever q: a better guide costs fewer draws. Re
 towards the estimate of Z.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

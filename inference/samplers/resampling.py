@@ -7,8 +7,6 @@ differ in the variance of the counts (Douc, Cappe and Moulines 2005, arXiv cs/05
 is resampled on its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -9,8 +9,6 @@ s = 0 always, the move is independence Metropolis-Hastings (Tierney 1994, sectio
 lengths.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -6,8 +6,6 @@ Every twist leaves the estimate of Z unbiased; a good twist makes the estimate p
 2024, arXiv 2404.17546, section 3).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 

@@ -8,8 +8,6 @@ guide of the stage before. Rejection or importance sampling with the final guide
 removes the remaining forbidden responses exactly.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """`fit`: a loop around `pyro.infer.SVI.step` with progress, metrics, checkpoints and resume."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Checks of the arguments of `fit`, before anything is spent."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from pyro.infer import ELBO

@@ -1,7 +1,5 @@
 """One step of `pyro.infer.SVI` in a fit: the gradient by the objective, checks, metrics."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -8,8 +8,6 @@ fall as beta grows, so either fixes beta. Brent's method solves for beta on a we
 prior: all responses if they can be enumerated, otherwise draws.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable, Mapping

@@ -12,8 +12,6 @@ importance sampling from the prior. The multipliers are shared by the N prompts,
 over all prompts.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Descriptions of code that are the same in every process of one version of Python."""
 
-from __future__ import annotations
-
 import sys
 import sysconfig
 from pathlib import Path

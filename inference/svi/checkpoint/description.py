@@ -3,8 +3,6 @@
 The rules are listed in `fingerprint.py`.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import inspect

@@ -18,8 +18,6 @@ changes, such as a count of calls, are left out. A schedule of the learning rate
 alone in a fit of more steps, because a longer schedule has other numbers.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

@@ -6,8 +6,6 @@ A checkpoint is written under another name, with a digest of every file, and ren
 are durable. Older checkpoints are deleted after that. Links are never followed.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """A lock on a folder, for one fit in one process. The kernel releases the lock at process death."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import warnings

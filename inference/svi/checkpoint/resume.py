@@ -1,7 +1,5 @@
 """Resume of a fit from the newest whole checkpoint, which must be of the same fit."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

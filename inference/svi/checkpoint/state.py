@@ -5,8 +5,6 @@
 No pickle: loading executes nothing. A kill at any moment leaves a whole checkpoint.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Optimisers whose step either leaves every number finite or is undone."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping

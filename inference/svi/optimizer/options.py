@@ -1,7 +1,5 @@
 """Checks of an optimiser's options: the optimiser must step, and must descend."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

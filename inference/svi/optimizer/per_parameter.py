@@ -1,7 +1,5 @@
 """Optimisers of `pyro.optim` in a fit: one torch optimiser for each parameter."""
 
-from __future__ import annotations
-
 import math
 
 from pyro.optim import PyroOptim
