@@ -79,7 +79,7 @@ class DistributionMatching(Arguments):
     """Peak of Adam's learning rate."""
     seeds: Seeds = 1
     """Number of guides of each method. With several, standard errors are over seeds."""
-    draws: Annotated[int, count(8)] = 2048
+    draws: Annotated[int, count(8)] = 8192
     """Number of prior draws behind lambda, KL(p* || q) and the metrics of p*."""
     samples: Annotated[int, count(8)] = 512
     """Number of responses of each guide, in four parts for distinct-n and self-BLEU."""
