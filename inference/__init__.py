@@ -10,10 +10,9 @@ from inference.objectives import (
     FDivergence,
     LeaveOneOut_ELBO,
     LogVariance,
-    Losses,
-    ResponseObjective,
     RewardToGo_ELBO,
 )
+from inference.objectives.response_objective import Losses, ResponseObjective
 from inference.prior_sample import PriorSample, sample_prior
 from inference.programs import (
     Program,

@@ -14,7 +14,7 @@ import inference
 from guides import GUIDES
 from inference import DIVERGENCES, OBJECTIVES, REWARD_INFERENCE, SAMPLERS
 from inference.diagnostics.kl_estimators import KL_ESTIMATORS
-from inference.samplers import RESAMPLING
+from inference.samplers.resampling import RESAMPLING
 from model import AGGREGATIONS
 from model.registry import FACTORS, REWARDS
 from tests.experiments.scripts import NAMES

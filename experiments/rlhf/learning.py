@@ -9,8 +9,9 @@ from experiments.rlhf.text_sample import Gold, TextSample
 from experiments.shared.claims import Finding
 from experiments.shared.refusals import blamed
 from inference.diagnostics.simulation_based_calibration import simulation_based_calibration
-from inference.reward_posterior import REWARD_INFERENCE, tie_strength
+from inference.reward_posterior import REWARD_INFERENCE
 from inference.reward_posterior.calibration import Calibration, calibrate, predict
+from inference.reward_posterior.ties import tie_strength
 from model.preferences import (
     HEADS,
     BradleyTerry,

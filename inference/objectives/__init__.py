@@ -11,19 +11,12 @@ from guides import Family
 from inference.objectives.analytic_kl import AnalyticKL_ELBO
 from inference.objectives.best_of_n import BestOfN_ELBO
 from inference.objectives.contrastive_twist import ContrastiveTwist
-from inference.objectives.f_divergence import DIVERGENCES, Divergence, FDivergence, alpha_divergence
+from inference.objectives.f_divergence import DIVERGENCES, FDivergence
 from inference.objectives.leave_one_out import LeaveOneOut_ELBO
 from inference.objectives.log_variance import LogVariance
 from inference.objectives.multi_sample import MultiSample_ELBO
 from inference.objectives.proximal import Proximal_ELBO
-from inference.objectives.pyro_objectives import (
-    OnePromptRWS,
-    renyi,
-    reweighted_wake_sleep,
-    trace,
-    trace_graph,
-)
-from inference.objectives.response_objective import Losses, ResponseObjective
+from inference.objectives.pyro_objectives import renyi, reweighted_wake_sleep, trace, trace_graph
 from inference.objectives.reward_to_go import RewardToGo_ELBO
 from inference.objectives.wake_phi import WakePhi
 from model.common.checks import whole_number
@@ -150,28 +143,3 @@ OBJECTIVES: dict[str, Objective] = {
     ),
 }
 """Objectives by name. Calling an entry with `num_particles` builds the objective."""
-
-__all__ = [
-    "DIVERGENCES",
-    "OBJECTIVES",
-    "AnalyticKL_ELBO",
-    "BestOfN_ELBO",
-    "ContrastiveTwist",
-    "Divergence",
-    "FDivergence",
-    "LeaveOneOut_ELBO",
-    "LogVariance",
-    "Losses",
-    "MultiSample_ELBO",
-    "Objective",
-    "OnePromptRWS",
-    "Proximal_ELBO",
-    "ResponseObjective",
-    "RewardToGo_ELBO",
-    "WakePhi",
-    "alpha_divergence",
-    "renyi",
-    "reweighted_wake_sleep",
-    "trace",
-    "trace_graph",
-]

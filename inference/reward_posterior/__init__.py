@@ -10,13 +10,8 @@ from inference.estimate import check_numbers
 from inference.reward_posterior.autoguide import autoguide
 from inference.reward_posterior.ensemble import ensemble
 from inference.reward_posterior.laplace import laplace
-from inference.reward_posterior.maximum import (
-    NotMaximisedError,
-    check_inference,
-    maximum_a_posteriori,
-)
+from inference.reward_posterior.maximum import check_inference, maximum_a_posteriori
 from inference.reward_posterior.nuts import nuts
-from inference.reward_posterior.ties import tie_strength
 from model.preferences import Comparisons
 
 
@@ -64,15 +59,3 @@ REWARD_INFERENCE: dict[str, RewardInference] = {
     "ensemble": RewardInference(ensemble, "maxima of bootstrap resamples with randomised priors"),
 }
 """Inferences by name. Calling an entry with a model and comparisons draws weights."""
-
-__all__ = [
-    "REWARD_INFERENCE",
-    "NotMaximisedError",
-    "RewardInference",
-    "autoguide",
-    "ensemble",
-    "laplace",
-    "maximum_a_posteriori",
-    "nuts",
-    "tie_strength",
-]

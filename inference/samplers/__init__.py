@@ -9,14 +9,11 @@ from inference.samplers.annealed_smc import annealed_smc
 from inference.samplers.best_of_n import best_of_n
 from inference.samplers.exact import enumerate_posterior
 from inference.samplers.importance import importance_sampling
-from inference.samplers.log_z_bounds import LogZBounds, log_z_bounds
-from inference.samplers.metropolis_hastings import ResponseKernel, metropolis_hastings
-from inference.samplers.posterior import NoSupportError, Posterior
-from inference.samplers.quasi_rejection import quasi_rejection, quasi_rejection_sampling
+from inference.samplers.metropolis_hastings import metropolis_hastings
+from inference.samplers.posterior import Posterior
+from inference.samplers.quasi_rejection import quasi_rejection_sampling
 from inference.samplers.rejection import rejection_sampling
-from inference.samplers.resampling import RESAMPLING
 from inference.samplers.smc import sequential_monte_carlo
-from inference.samplers.suffix_move import suffix_move
 from inference.samplers.twist import HasTwist, LikelihoodTwist
 from model import Prompts
 from model.common.checks import whole_number
@@ -117,25 +114,3 @@ SAMPLERS: dict[str, Sampler] = {
     ),
 }
 """Samplers by name. Calling an entry with a model and prompts samples."""
-
-__all__ = [
-    "RESAMPLING",
-    "SAMPLERS",
-    "LikelihoodTwist",
-    "LogZBounds",
-    "NoSupportError",
-    "Posterior",
-    "ResponseKernel",
-    "Sampler",
-    "annealed_smc",
-    "best_of_n",
-    "enumerate_posterior",
-    "importance_sampling",
-    "log_z_bounds",
-    "metropolis_hastings",
-    "quasi_rejection",
-    "quasi_rejection_sampling",
-    "rejection_sampling",
-    "sequential_monte_carlo",
-    "suffix_move",
-]

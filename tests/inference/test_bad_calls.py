@@ -44,8 +44,9 @@ from inference.diagnostics.diagnose import distinct_n
 from inference.diagnostics.self_bleu import self_bleu
 from inference.diagnostics.simulation_based_calibration import Ranks, simulation_based_calibration
 from inference.importance_weights import effective_sample_size, pareto_k
-from inference.objectives import Proximal_ELBO, alpha_divergence
+from inference.objectives import Proximal_ELBO
 from inference.objectives.best_of_n import BestOfN_ELBO
+from inference.objectives.f_divergence import alpha_divergence
 from inference.objectives.log_z_average import LogZAverage
 from inference.objectives.pyro_objectives import renyi
 from inference.objectives.replay_buffer import ReplayBuffer
@@ -55,18 +56,13 @@ from inference.order_statistics import (
     best_of_n_win_rate_bound,
     level_cdf,
 )
-from inference.reward_posterior import autoguide, nuts, tie_strength
+from inference.reward_posterior import autoguide, nuts
 from inference.reward_posterior.calibration import calibrate, predict
-from inference.samplers import (
-    LikelihoodTwist,
-    ResponseKernel,
-    annealed_smc,
-    best_of_n,
-    log_z_bounds,
-    quasi_rejection,
-    quasi_rejection_sampling,
-)
-from inference.samplers.metropolis_hastings import mixing
+from inference.reward_posterior.ties import tie_strength
+from inference.samplers import LikelihoodTwist, annealed_smc, best_of_n, quasi_rejection_sampling
+from inference.samplers.log_z_bounds import log_z_bounds
+from inference.samplers.metropolis_hastings import ResponseKernel, mixing
+from inference.samplers.quasi_rejection import quasi_rejection
 from inference.samplers.suffix_move import suffix_move
 from inference.svi.anneal import soften
 from model import (

@@ -31,7 +31,10 @@ from inference.importance_weights import effective_sample_size, pareto_k
 from inference.normalisation import NotNormalisedError
 from inference.objectives.log_z_average import LogZAverage
 from inference.order_statistics import best_of_n_kl, best_of_n_win_rate
-from inference.samplers import NoSupportError, annealed_smc, log_z_bounds, quasi_rejection
+from inference.samplers import annealed_smc
+from inference.samplers.log_z_bounds import log_z_bounds
+from inference.samplers.posterior import NoSupportError
+from inference.samplers.quasi_rejection import quasi_rejection
 from inference.samplers.resampling import RESAMPLING
 from inference.samplers.suffix_move import suffix_move
 from model import (

@@ -39,7 +39,7 @@ from torch.testing import assert_close
 
 from guides import Tabular
 from inference import Enumeration
-from inference.samplers import ResponseKernel
+from inference.samplers.metropolis_hastings import ResponseKernel
 from model import AlignmentModel, ResponseIndex, TextReward
 from tests.model.tiny import tiny
 

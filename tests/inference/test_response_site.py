@@ -28,7 +28,8 @@ from inference import (
     sequential_monte_carlo,
 )
 from inference.response_site import ResponseSiteError, ScaledSiteError
-from inference.samplers import LikelihoodTwist, log_z_bounds
+from inference.samplers import LikelihoodTwist
+from inference.samplers.log_z_bounds import log_z_bounds
 from model import ResponseDistribution
 from tests.inference.objectives.table import BETA, SPACE, TWO, Table, Target, gradient, reward
 

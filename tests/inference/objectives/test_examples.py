@@ -3,7 +3,8 @@
 import pyro
 import torch
 
-from inference.objectives import LeaveOneOut_ELBO, Losses, ResponseObjective, WakePhi
+from inference.objectives import LeaveOneOut_ELBO, WakePhi
+from inference.objectives.response_objective import Losses, ResponseObjective
 from tests.guides.test_examples import example
 from tests.inference.objectives.table import TWO, Table, Target, gradient
 

@@ -15,14 +15,13 @@ from torch.distributions import constraints
 from inference import random_state
 from inference.reward_posterior import (
     REWARD_INFERENCE,
-    NotMaximisedError,
     autoguide,
     ensemble,
     laplace,
     maximum_a_posteriori,
     nuts,
 )
-from inference.reward_posterior.maximum import maximise
+from inference.reward_posterior.maximum import NotMaximisedError, maximise
 from model.preferences import BradleyTerry, Comparisons, LinearHead, MLPHead, simulate
 
 COUNT = 200

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from inference import random_state
-from inference.reward_posterior import tie_strength
+from inference.reward_posterior.ties import tie_strength
 from model.preferences import TIE, Comparisons, log_outcome, simulate
 
 

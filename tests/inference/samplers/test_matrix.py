@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from inference import SAMPLERS, Enumeration
-from inference.samplers import NoSupportError
+from inference.samplers.posterior import NoSupportError
 from tests.inference.objectives.table import ONE, TWO, Table, Target
 
 TARGETS = {
