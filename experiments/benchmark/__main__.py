@@ -33,9 +33,8 @@ import pyro
 import torch
 from transformers.utils import logging
 
-from experiments.benchmark.job import Benchmark
 from experiments.benchmark.report import BY_HAND, OURS, report, time_parts
-from experiments.benchmark.steps import ByHand, Ours
+from experiments.benchmark.steps import Benchmark, ByHand, Ours
 from experiments.benchmark.trl_trainer import take_turns_with_trl
 from experiments.shared.command_line import run_script
 from experiments.shared.timing import Step, take_turns

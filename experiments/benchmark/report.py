@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.benchmark.job import Benchmark
-from experiments.benchmark.steps import ByHand
+from experiments.benchmark.steps import Benchmark, ByHand
 from experiments.benchmark.trl_trainer import TRL
 from experiments.shared.tables import text_table
-from experiments.shared.timing import Seconds, Step, ratio
+from experiments.shared.timing import Seconds, Step, medians, ratio
 from inference import FusedOptimizer
 from model import ResponseDistribution
 
@@ -88,12 +87,11 @@ def report(
     """Both tables as a text."""
     rows: dict[str, list[str] | str] = {}
     for name, seconds in times.items():
-        cells = [f"{statistics.median(clock):.4f}" for clock in zip(*seconds, strict=True)]
         fractions = ["-", "-", "-"]
         if name in AT_MOST:
             fractions = [f"{ratio(times[OURS], seconds, clock):.2f}" for clock in (0, 1)]
             fractions.append(f"<= {AT_MOST[name]:.2f}")
-        rows[name] = cells + fractions
+        rows[name] = medians(seconds, 4) + fractions
     if TRL not in times:
         rows[TRL] = "is not installed: `make bench` installs it and runs this again"
     total = {name: sum(seconds.values()) for name, seconds in parts.items()}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
-from experiments.benchmark.job import Benchmark, reward
+from experiments.benchmark.steps import Benchmark, reward
 from experiments.shared.timing import Seconds, Step, now, since, take_turns
 
 TRL = "TRL, RLOOTrainer"

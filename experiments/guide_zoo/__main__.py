@@ -32,8 +32,7 @@ from typing import Annotated
 from matplotlib.figure import Figure
 
 from experiments.guide_zoo import costs, gaps, modes
-from experiments.guide_zoo.runs import run
-from experiments.guide_zoo.variants import VARIANTS
+from experiments.guide_zoo.runs import VARIANTS, run
 from experiments.shared import figures
 from experiments.shared.argument_types import (
     CORES,

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from experiments.guide_zoo.runs import KL, notes
-from experiments.guide_zoo.variants import VARIANTS
+from experiments.guide_zoo.runs import KL, VARIANTS, notes
 from experiments.shared.figures import new_axes, palette, plot_frontier, smooth
 from experiments.shared.tables import cell, mean_and_error, text_table
 from experiments.shared.worlds import WORLDS

@@ -11,8 +11,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from experiments.guide_zoo.runs import KL, MEASURE, OBJECTIVE, OTHER, notes
-from experiments.guide_zoo.variants import VARIANTS
+from experiments.guide_zoo.runs import KL, MEASURE, OBJECTIVE, OTHER, VARIANTS, notes
 from experiments.shared.figures import GUIDE, POSTERIOR, PRIOR
 from experiments.shared.tables import cell, mean_and_error, text_table
 from experiments.shared.zoo import Direction, Job, Result

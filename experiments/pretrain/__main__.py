@@ -24,10 +24,14 @@ from typing import Annotated
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from experiments.pretrain.card import model_card
-from experiments.pretrain.corpus import read_reviews, to_stream, train_tokenizer
-from experiments.pretrain.evaluation import bits_per_character, continuations
-from experiments.pretrain.training import make_optimisers, train
+from experiments.pretrain.evaluation import bits_per_character, continuations, model_card
+from experiments.pretrain.training import (
+    make_optimisers,
+    read_reviews,
+    to_stream,
+    train,
+    train_tokenizer,
+)
 from experiments.shared.argument_types import Count, Out, Rate, Seed, Threads, count, multiple
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.refusals import FAULTS, blamed, resume_hint

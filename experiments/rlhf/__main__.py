@@ -30,11 +30,16 @@ from pathlib import Path
 import torch
 
 from experiments.rlhf.learning import Study
-from experiments.rlhf.measure import measure
 from experiments.rlhf.options import RLHF
-from experiments.rlhf.own_data import Split, read_split, study_data
-from experiments.rlhf.report import write_report
-from experiments.rlhf.simulated import gold_reward, simulate, two_worlds
+from experiments.rlhf.report import measure, write_report
+from experiments.rlhf.studies import (
+    Split,
+    gold_reward,
+    read_split,
+    simulate,
+    study_data,
+    two_worlds,
+)
 from experiments.shared.claims import Finding
 from experiments.shared.command_line import run_script
 from experiments.shared.refusals import blamed, resume_hint

@@ -17,16 +17,11 @@ optimiser and Pyro. A round is one of each, so that other load on the machine fa
     python -m experiments.step_parts --prior smollm2 --dtype bfloat16 --threads 2
 """
 
-import resource
-import statistics
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
 import pyro
 import torch
-from torch import Tensor
 
 from experiments.shared.argument_types import (
     SOME,
@@ -42,17 +37,12 @@ from experiments.shared.argument_types import (
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.refusals import FAULTS, blamed
 from experiments.shared.tables import text_table
-from experiments.shared.timing import Seconds, SVIStep, ratio, take_turns
+from experiments.shared.timing import medians, ratio
 from experiments.shared.training import build_guide
-from experiments.step_parts.parts import Parts
-from guides import GUIDES, Guide
-from inference import LeaveOneOut_ELBO
-from model import AlignmentModel, LanguageModel, Prompts
+from experiments.step_parts.parts import STEP, SUM, Parts, new_step, peak_memory, time_parts
+from guides import GUIDES
 from model.prior.named_priors import load_prior
-from model.registry import REWARDS
 
-GENERATE, PRIOR, GUIDE = "raw generate", "prior, forward", "guide, forward and backward"
-SUM, STEP = "sum", "SVI.step"
 CLOCKS = ("CPU", "wall")
 
 
@@ -109,10 +99,7 @@ def main(args: StepParts) -> dict[str, float]:
         step, lengths, Parts(prior, guide, prompts, args.particles), args.warm_up, args.rounds
     )
     ratios = {clock: ratio(times[STEP], times[SUM], i) for i, clock in enumerate(CLOCKS)}
-    rows = {
-        name: [f"{statistics.median(clock):.3f}" for clock in zip(*seconds, strict=True)]
-        for name, seconds in times.items()
-    }
+    rows = {name: medians(seconds, 3) for name, seconds in times.items()}
     rows["step / sum"] = [f"{value:.2f}" for value in ratios.values()]
     print(
         f"{args.guide} on {args.prior} in {args.dtype}, {args.threads} thread(s): "
@@ -121,53 +108,6 @@ def main(args: StepParts) -> dict[str, float]:
         f"peak memory: {loaded:.2f} GB with prior and guide loaded, {stepped:.2f} GB after a step"
     )
     return ratios
-
-
-def new_step(
-    prior: LanguageModel, guide: Guide, prompts: Prompts, beta: float, num_particles: int
-) -> tuple[SVIStep, list[int]]:
-    """A step of SVI, and the list of the longest response of each step, in tokens."""
-    lengths: list[int] = []
-
-    def watched(prompts: Prompts) -> Tensor:
-        response = guide(prompts)
-        lengths.append(int(prior.space.is_token(response).sum(-1).max()))
-        return response
-
-    model = AlignmentModel(prior, REWARDS["vader"](prior), beta)
-    objective = LeaveOneOut_ELBO(num_particles=num_particles)
-    return SVIStep(model, watched, objective, prompts), lengths
-
-
-def time_parts(
-    step: SVIStep, lengths: list[int], parts: Parts, warm_up: int, rounds: int
-) -> tuple[dict[str, list[Seconds]], float]:
-    """Time the step and its parts. Returns also the median length of the step's responses."""
-    turns: dict[str, Callable[[], object]] = {
-        GENERATE: parts.generate,
-        PRIOR: parts.score,
-        GUIDE: parts.score_and_go_back,
-        STEP: step,
-    }
-    take_turns(turns, warm_up)
-    lengths.clear()
-    return with_sum(take_turns(turns, rounds)), statistics.median(lengths)
-
-
-def with_sum(times: dict[str, list[Seconds]]) -> dict[str, list[Seconds]]:
-    """Add the sum of the parts in each round, before the step."""
-    parts = {name: times[name] for name in (GENERATE, PRIOR, GUIDE)}
-    total = []
-    for of_round in zip(*parts.values(), strict=True):
-        cpu, wall = zip(*of_round, strict=True)
-        total.append((sum(cpu), sum(wall)))
-    return parts | {SUM: total, STEP: times[STEP]}
-
-
-def peak_memory() -> float:
-    """Peak memory of this process so far, GB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 if __name__ == "__main__":

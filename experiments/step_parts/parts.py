@@ -1,16 +1,24 @@
-"""Parts of a step of SVI, written by hand with torch and transformers."""
+"""A step of SVI, and its parts, written by hand with torch and transformers; the time of both."""
 
+import resource
+import statistics
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 from transformers import PreTrainedModel
 
+from experiments.shared.timing import Seconds, SVIStep, take_turns
 from guides import Guide
-from inference import response_distribution
-from model import LanguageModel, Prompts, ResponseDistribution
+from inference import LeaveOneOut_ELBO, response_distribution
+from model import AlignmentModel, LanguageModel, Prompts, ResponseDistribution
+from model.registry import REWARDS
+
+PARTS = ("raw generate", "prior, forward", "guide, forward and backward")
+SUM, STEP = "sum", "SVI.step"
 
 
 class Parts:
@@ -53,7 +61,7 @@ class Parts:
 
     def log_prob(self, network: PreTrainedModel) -> Tensor:
         """log p(response), nats, `[B]`."""
-        mask = torch.nn.functional.pad(self.mask, (0, self.num_tokens - 1), value=1)
+        mask = pad(self.mask, (0, self.num_tokens - 1), value=1)
         with contiguous_states(network):
             logits = network(
                 input_ids=torch.cat([self.ids, self.response[:, :-1]], 1),
@@ -102,3 +110,44 @@ def network_of(guide: Guide, prompts: Prompts) -> PreTrainedModel:
             "needs"
         )
     return decoder.network
+
+
+def new_step(
+    prior: LanguageModel, guide: Guide, prompts: Prompts, beta: float, num_particles: int
+) -> tuple[SVIStep, list[int]]:
+    """A step of SVI, and the list of the longest response of each step, in tokens."""
+    lengths: list[int] = []
+
+    def watched(prompts: Prompts) -> Tensor:
+        response = guide(prompts)
+        lengths.append(int(prior.space.is_token(response).sum(-1).max()))
+        return response
+
+    model = AlignmentModel(prior, REWARDS["vader"](prior), beta)
+    objective = LeaveOneOut_ELBO(num_particles=num_particles)
+    return SVIStep(model, watched, objective, prompts), lengths
+
+
+def time_parts(
+    step: SVIStep, lengths: list[int], parts: Parts, warm_up: int, rounds: int
+) -> tuple[dict[str, list[Seconds]], float]:
+    """Time the step and its parts. Returns also the median length of the step's responses."""
+    works = (parts.generate, parts.score, parts.score_and_go_back, step)
+    turns = dict(zip((*PARTS, STEP), works, strict=True))
+    take_turns(turns, warm_up)
+    lengths.clear()
+    return with_sum(take_turns(turns, rounds)), statistics.median(lengths)
+
+
+def with_sum(times: dict[str, list[Seconds]]) -> dict[str, list[Seconds]]:
+    """Add the sum of the parts in each round, before the step."""
+    parts = {name: times[name] for name in PARTS}
+    rounds = zip(*parts.values(), strict=True)
+    total = [(sum(cpu), sum(wall)) for cpu, wall in (zip(*one, strict=True) for one in rounds)]
+    return parts | {SUM: total, STEP: times[STEP]}
+
+
+def peak_memory() -> float:
+    """Peak memory of this process so far, GB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9

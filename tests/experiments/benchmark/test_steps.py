@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments.benchmark.job import Benchmark
-from experiments.benchmark.steps import ByHand, Ours
+from experiments.benchmark.steps import Benchmark, ByHand, Ours
 from model import ResponseDistribution
 
 SMALL = Benchmark(rounds=2, warm_up=0, sequences=8, tokens=5, vocabulary=16, width=16)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from experiments.guide_zoo.variants import VARIANTS
+from experiments.guide_zoo.runs import VARIANTS
 from experiments.shared.worlds import two_modes
 
 

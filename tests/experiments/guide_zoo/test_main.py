@@ -7,7 +7,7 @@ import pytest
 
 from experiments.guide_zoo import runs as guide_runs
 from experiments.guide_zoo.__main__ import GuideZoo, list_jobs, main
-from experiments.guide_zoo.variants import VARIANTS
+from experiments.guide_zoo.runs import VARIANTS
 from experiments.shared import zoo
 from experiments.shared.worlds import WORLDS, film_reviews
 from inference import OBJECTIVES

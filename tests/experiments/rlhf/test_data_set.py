@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.rlhf.data_set import KLS, TextWorld, data_set
+from experiments.rlhf.learning import KLS, TextWorld, data_set
 from experiments.rlhf.text_sample import TextSample
 from model.preferences import AGGREGATIONS, PriorFeatures
 from tests.experiments.rlhf.small import SMALL, gold
@@ -38,7 +38,7 @@ def test_too_few_pairs_or_effective_draws_are_refused_by_option(prior, every, mo
     learner = SMALL.learner(PriorFeatures(prior))
     world, betas = TextWorld("3 tokens", every, draws), torch.tensor([1e-3])
     message = "--draws 64 with --min-effective 60: none of 1 betas has a posterior"
-    monkeypatch.setattr("experiments.rlhf.data_set.NUM_TEST", 10)
+    monkeypatch.setattr("experiments.rlhf.learning.NUM_TEST", 10)
     with pytest.raises(SystemExit, match=message):
         data_set(world, learner, 20, 0, betas, 60, seed=0)
     monkeypatch.setattr("experiments.rlhf.text_sample.MAX_ROUNDS", 0)

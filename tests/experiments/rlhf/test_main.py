@@ -9,7 +9,7 @@ import pytest
 import experiments.rlhf.__main__ as rlhf
 from experiments.rlhf.__main__ import encode_prompts, main, to_go_on, tune_guide
 from experiments.rlhf.learning import Study
-from experiments.rlhf.own_data import read_split
+from experiments.rlhf.studies import read_split
 from experiments.shared.run_folder import RunFolder
 from model.preferences import (
     AGGREGATIONS,

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from experiments.rlhf.measure import measure
+from experiments.rlhf.report import measure
 from experiments.shared.worlds import moved_guide
 from inference import Enumeration
 from model import AlignmentModel, TextReward

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from experiments.rlhf.data_set import KLS, Run
+from experiments.rlhf.learning import KLS, Run
 from experiments.rlhf.report import (
     FARTHEST,
     certainly_positive,
@@ -14,7 +14,7 @@ from experiments.rlhf.report import (
     mean_curves,
     world_tables,
 )
-from experiments.rlhf.sweep import Curve
+from experiments.rlhf.text_sample import Curve
 from model.preferences import AGGREGATIONS
 
 

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from experiments.rlhf.sweep import sweep
-from experiments.rlhf.text_sample import TextSample
+from experiments.rlhf.text_sample import TextSample, sweep
 from inference import Enumeration
 from model import AlignmentModel, TextReward, grammar_prior
 from model.preferences import AGGREGATIONS

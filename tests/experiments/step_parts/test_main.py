@@ -4,19 +4,16 @@ import pyro
 import pytest
 import torch
 
-from experiments.step_parts.__main__ import (
-    GENERATE,
-    GUIDE,
-    PRIOR,
+from experiments.step_parts.__main__ import StepParts, main
+from experiments.step_parts.parts import (
+    PARTS,
     STEP,
     SUM,
-    StepParts,
-    main,
+    Parts,
     new_step,
     peak_memory,
     with_sum,
 )
-from experiments.step_parts.parts import Parts
 from guides import LoRA
 from model import LanguageModel
 from model.prior.named_priors import load_prior
@@ -84,7 +81,8 @@ def test_a_step_moves_the_guide_and_records_its_longest_response(prior, guide):
 
 
 def test_the_sum_is_over_the_parts():
-    times = {GENERATE: [(1.0, 2.0)], PRIOR: [(3.0, 4.0)], GUIDE: [(5.0, 6.0)], STEP: [(7.0, 8.0)]}
+    parts = [[(1.0, 2.0)], [(3.0, 4.0)], [(5.0, 6.0)]]
+    times = dict(zip(PARTS, parts, strict=True)) | {STEP: [(7.0, 8.0)]}
     assert with_sum(times)[SUM] == [(9.0, 12.0)]
 
 
@@ -94,15 +92,7 @@ def test_table(capsys):
     assert ratios.keys() == {"CPU", "wall"}
     assert all(
         name in printed
-        for name in (
-            GENERATE,
-            PRIOR,
-            GUIDE,
-            SUM,
-            STEP,
-            "tokens decoded: 3 by generate",
-            "peak memory",
-        )
+        for name in (*PARTS, SUM, STEP, "tokens decoded: 3 by generate", "peak memory")
     )
     assert 0.1 < peak_memory() < 100
 
