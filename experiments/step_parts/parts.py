@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 from transformers import PreTrainedModel
 
-from experiments.shared.timing import Seconds, SVIStep, take_turns
+from experiments.shared.timing import Seconds, Step, SVIStep, take_turns
 from guides import Guide
 from inference import LeaveOneOut_ELBO, response_distribution
 from model import AlignmentModel, LanguageModel, Prompts, ResponseDistribution
@@ -132,7 +132,7 @@ def time_parts(
     step: SVIStep, lengths: list[int], parts: Parts, warm_up: int, rounds: int
 ) -> tuple[dict[str, list[Seconds]], float]:
     """Time the step and its parts. Returns also the median length of the step's responses."""
-    works = (parts.generate, parts.score, parts.score_and_go_back, step)
+    works: tuple[Step, ...] = (parts.generate, parts.score, parts.score_and_go_back, step)
     turns = dict(zip((*PARTS, STEP), works, strict=True))
     take_turns(turns, warm_up)
     lengths.clear()
