@@ -127,8 +127,17 @@ def test_readme_swaps_objectives_and_guides(capsys):
     ]
 
 
+def test_reward_of_the_readme_is_divided_by_beta():
+    names: dict = {}
+    exec(programs("model/README.md")[0], names)
+    prompts = names["prior"].encode(["the film was"])
+    truth = Enumeration(names["model"], prompts)
+    texts = [row[0] for row in names["prior"].decode(truth.support, prompts)]
+    assert truth.log_likelihood[:, 0].tolist() == [-len(text) / 2 for text in texts]
+
+
 def test_readme_of_the_model_chooses_a_posterior(capsys):
-    program, _ = programs("model/README.md")
+    _, program, _ = programs("model/README.md")
     exec(program, {})
     printed = capsys.readouterr().out
     assert "attained, target 0.6, multiplier" in printed
@@ -136,7 +145,7 @@ def test_readme_of_the_model_chooses_a_posterior(capsys):
 
 
 def test_readme_of_the_model_infers_a_reward_from_preferences(capsys):
-    _, program = programs("model/README.md")
+    _, _, program = programs("model/README.md")
     exec(program, {})
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(AGGREGATIONS)
@@ -166,7 +175,7 @@ def test_every_program_of_a_readme_is_run_here():
     counts = {path: len(programs(path)) for path in READMES}
     assert counts == {
         "README.md": 2,
-        "model/README.md": 2,
+        "model/README.md": 3,
         "guides/README.md": 1,
         "inference/README.md": 1,
         "experiments/README.md": 0,
