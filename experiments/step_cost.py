@@ -18,7 +18,7 @@ from typing import Annotated
 
 import torch
 
-from experiments.shared.argument_types import Count, Only, Threads, check_only, count
+from experiments.shared.argument_types import Count, Only, Threads, chosen, count
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import text_table
 from experiments.shared.timing import SVIStep, take_turns
@@ -44,10 +44,9 @@ class StepCost(Arguments):
 
 def main(args: StepCost) -> dict[str, float]:
     """Ratios to `trace`, by objective."""
-    check_only(args.only, OBJECTIVES)
+    names = chosen(args.only, OBJECTIVES)
     torch.set_num_threads(args.threads)
     world = WORLDS[args.world]()
-    names = [name for name in OBJECTIVES if not args.only or name in args.only]
     steps = {}
     for name in dict.fromkeys(["trace", *names]):
         guide = guide_for(name, world.model.prior)

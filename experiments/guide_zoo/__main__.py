@@ -24,16 +24,12 @@ The defaults take half an hour on two cores; `--seeds 1 --max-iter 150` takes ha
     python -m experiments.guide_zoo --worlds eight-tokens --only lora-1 lora-8 --seeds 5
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from matplotlib.figure import Figure
-
 from experiments.guide_zoo import costs, gaps, modes
 from experiments.guide_zoo.runs import VARIANTS, run
-from experiments.shared import figures
 from experiments.shared.argument_types import (
     CORES,
     DISTINCT,
@@ -42,21 +38,15 @@ from experiments.shared.argument_types import (
     Out,
     Seeds,
     Workers,
-    check_only,
+    chosen,
     count,
     used,
 )
 from experiments.shared.command_line import Arguments, run_script
-from experiments.shared.run_folder import new_folder
-from experiments.shared.workers import run_and_write, some_jobs
-from experiments.shared.worlds import WORLDS, WorldName, reference
-from experiments.shared.zoo import Job, Result
+from experiments.shared.worlds import WORLDS, WorldName
+from experiments.shared.zoo import Job, Result, run_zoo
 
-REPORTS: dict[str, Callable[[Sequence[Result]], dict[str, Figure]]] = {
-    gaps.WORLD: gaps.report,
-    modes.WORLD: modes.report,
-    costs.WORLD: costs.report,
-}
+REPORTS = {world.WORLD: world.report for world in (gaps, modes, costs)}
 """Functions that print the table of a world and draw its figures."""
 ON_TOKENS = used(lambda args: gaps.WORLD in args.worlds, "without the world eight-tokens")
 ON_TEXT = used(lambda args: costs.WORLD in args.worlds, "without the world film-reviews")
@@ -96,30 +86,18 @@ class GuideZoo(Arguments):
 
 def main(args: GuideZoo) -> list[Result]:
     """Results of all runs."""
-    jobs = list_jobs(args)
-    with new_folder(args, "guide-zoo") as folder:
-        results = run_and_write(run, jobs, args.workers, folder.path / "results.jsonl")
-        for name in args.worlds:
-            print(f"\n{name}: {reference(WORLDS[name]())}")
-            of_world = [result for result in results if result.job.world == name]
-            if not of_world:
-                print("nothing was run")
-                continue
-            for figure_name, figure in REPORTS[name](of_world).items():
-                print(figures.save(figure, folder.path / f"{figure_name}.svg"))
-        return results
+    return run_zoo(args, "guide-zoo", run, list_jobs(args), REPORTS)
 
 
 def list_jobs(args: GuideZoo) -> list[Job]:
     """All runs."""
-    check_only(args.only, VARIANTS)
-    names = [name for name in VARIANTS if not args.only or name in args.only]
+    names = chosen(args.only, VARIANTS)
     jobs = {
         gaps.WORLD: gaps.list_jobs(names, args.seeds, args.steps, args.particles, args.max_iter),
         modes.WORLD: modes.list_jobs(names, args.max_iter),
         costs.WORLD: costs.list_jobs(names, args.text_seeds, args.text_steps, args.particles),
     }
-    return some_jobs([job for world in args.worlds for job in jobs[world]])
+    return [job for world in args.worlds for job in jobs[world]]
 
 
 if __name__ == "__main__":

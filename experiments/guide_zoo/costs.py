@@ -10,7 +10,7 @@ from experiments.guide_zoo.runs import KL, VARIANTS, notes
 from experiments.shared.figures import new_axes, palette, plot_frontier, smooth
 from experiments.shared.tables import cell, mean_and_error, text_table
 from experiments.shared.worlds import WORLDS
-from experiments.shared.zoo import Job, Result
+from experiments.shared.zoo import Job, Result, by_name
 from inference import Estimate, PriorSample
 
 WORLD = "film-reviews"
@@ -39,8 +39,7 @@ def report(results: Sequence[Result]) -> dict[str, Figure]:
     rows: dict[str, list[str] | str] = {}
     means: dict[str, dict[str, Estimate]] = {}
     trajectories = {}
-    for name in dict.fromkeys(result.job.name for result in results):
-        of_name = [result for result in results if result.job.name == name]
+    for name, of_name in by_name(results).items():
         trained = [result for result in of_name if result.measured]
         if not trained:
             rows[name] = notes(of_name)

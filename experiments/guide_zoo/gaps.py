@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from experiments.guide_zoo.runs import KL, MEASURE, OBJECTIVE, OTHER, VARIANTS, notes
 from experiments.shared.figures import GUIDE, POSTERIOR, PRIOR
 from experiments.shared.tables import cell, mean_and_error, text_table
-from experiments.shared.zoo import Direction, Job, Result
+from experiments.shared.zoo import Direction, Job, Result, by_name
 
 WORLD = "eight-tokens"
 
@@ -61,8 +61,7 @@ def table_rows(
     """Table rows and gaps of each guide, from results that minimise one KL."""
     rows, gaps = {}, {}
     measure, other = MEASURE[direction], MEASURE[OTHER[direction]]
-    for name in dict.fromkeys(result.job.name for result in results):
-        of_name = [result for result in results if result.job.name == name]
+    for name, of_name in by_name(results).items():
         [best] = [result.measured for result in of_name if result.job.seed is None]
         fits = [result for result in of_name if result.job.seed is not None]
         trained = [result.measured for result in fits if result.measured]

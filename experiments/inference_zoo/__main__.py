@@ -24,9 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from experiments.inference_zoo.report import budget_curves, error_budget_figure, table
+from experiments.inference_zoo.report import report
 from experiments.inference_zoo.runs import FROM_GUIDE, run
-from experiments.shared import figures
 from experiments.shared.argument_types import (
     CORES,
     DISTINCT,
@@ -35,14 +34,12 @@ from experiments.shared.argument_types import (
     Out,
     Seeds,
     Workers,
-    check_only,
+    chosen,
     number,
 )
 from experiments.shared.command_line import Arguments, run_script
-from experiments.shared.run_folder import new_folder
-from experiments.shared.workers import run_and_write, some_jobs
-from experiments.shared.worlds import WORLDS, WorldName, reference
-from experiments.shared.zoo import Job, Result
+from experiments.shared.worlds import WORLDS, WorldName
+from experiments.shared.zoo import Job, Result, run_zoo
 from inference import OBJECTIVES, SAMPLERS
 
 WITH_GUIDE = (
@@ -92,22 +89,13 @@ class InferenceZoo(Arguments):
 
 def main(args: InferenceZoo) -> list[Result]:
     """Results of all runs."""
-    jobs = list_jobs(args)
-    with new_folder(args, "inference-zoo") as folder:
-        results = run_and_write(run, jobs, args.workers, folder.path / "results.jsonl")
-        for name in args.worlds:
-            of_world = [result for result in results if result.job.world == name]
-            print(f"\n{name}: {reference(WORLDS[name]())}\n{table(of_world)}")
-            figure = error_budget_figure(budget_curves(of_world), name)
-            print(figures.save(figure, folder.path / f"{name}.svg"))
-        return results
+    return run_zoo(args, "inference-zoo", run, list_jobs(args), dict.fromkeys(args.worlds, report))
 
 
 def list_jobs(args: InferenceZoo) -> list[Job]:
     """All runs; within a world the long runs come last."""
     names = [*OBJECTIVES, *SAMPLERS, *(name + FROM_GUIDE for name in WITH_GUIDE)]
-    check_only(args.only, names)
-    names = [name for name in names if not args.only or name in args.only]
+    names = chosen(args.only, names)
     jobs = []
     for world_name, steps in zip(args.worlds, args.steps, strict=True):
         world = WORLDS[world_name]()
@@ -118,7 +106,7 @@ def list_jobs(args: InferenceZoo) -> list[Job]:
                     continue
                 for seed in range(args.seeds):
                     jobs.append(Job(world_name, name, num_steps, world.particles, seed))
-    return some_jobs(jobs)
+    return jobs
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Table and curves of the inference zoo."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from experiments.shared.figures import new_axes, palette
 from experiments.shared.tables import cell, mean_and_error, text_table
-from experiments.shared.zoo import Result
+from experiments.shared.zoo import Result, by_name
 
 COLUMNS = {
     "KL(q || p*)": "kl_guide_posterior",
@@ -23,15 +23,23 @@ COLUMNS = {
 """Names of measurements, by the heading of their column."""
 
 
+Curve = list[tuple[int, float, float]]
+"""Budgets, mean KL(q || p*) and its standard error."""
+
+
+def report(results: Sequence[Result]) -> dict[str, Figure]:
+    """Print the table of a world. Returns the figure by name."""
+    print(table(results))
+    world = results[0].job.world
+    return {world: error_budget_figure(budget_curves(results), world)}
+
+
 def table(results: Sequence[Result]) -> str:
     """Table at the largest budget: means over seeds, in the order of KL(q || p*)."""
-    budget = max((result.job.budget for result in results), default=0)
-    runs: dict[str, list[Result]] = {}
-    for result in results:
-        if result.job.budget == budget:
-            runs.setdefault(result.job.name, []).append(result)
+    budget = max(result.job.budget for result in results)
+    largest = [result for result in results if result.job.budget == budget]
     rows: dict[str, tuple[float, list[str] | str]] = {}
-    for name, of_name in runs.items():
+    for name, of_name in by_name(largest).items():
         measured = [result.measured for result in of_name]
         kl, _ = mean_and_error(measured, "kl_guide_posterior")
         refused = [result.note for result in of_name if not result.measured]
@@ -42,38 +50,27 @@ def table(results: Sequence[Result]) -> str:
     return text_table(list(COLUMNS), {name: rows[name][1] for name in order})
 
 
-def budget_curves(
-    results: Iterable[Result],
-) -> dict[str, tuple[list[int], list[float], list[float]]]:
-    """Budgets, mean KL(q || p*) and its standard error for each algorithm that has a KL."""
-    runs: dict[tuple[str, int], list[Result]] = {}
-    for result in results:
-        runs.setdefault((result.job.name, result.job.budget), []).append(result)
-    curves: dict[str, tuple[list[int], list[float], list[float]]] = {}
-    for name, budget in sorted(runs, key=lambda key: key[1]):
-        measured = [result.measured for result in runs[name, budget]]
-        mean, error = mean_and_error(measured, "kl_guide_posterior")
-        if math.isfinite(mean) and mean > 0:
-            budgets, means, errors = curves.setdefault(name, ([], [], []))
-            budgets.append(budget)
-            means.append(mean)
-            errors.append(0.0 if math.isnan(error) else error)
+def budget_curves(results: Sequence[Result]) -> dict[str, Curve]:
+    """Curve of each algorithm that has a KL, by rising budget."""
+    curves = {}
+    for name, of_name in by_name(results).items():
+        curve: Curve = []
+        for budget in sorted({result.job.budget for result in of_name}):
+            measured = [result.measured for result in of_name if result.job.budget == budget]
+            mean, error = mean_and_error(measured, "kl_guide_posterior")
+            if math.isfinite(mean) and mean > 0:
+                curve.append((budget, mean, 0.0 if math.isnan(error) else error))
+        if curve:
+            curves[name] = curve
     return curves
 
 
-def error_budget_figure(
-    curves: dict[str, tuple[list[int], list[float], list[float]]], title: str
-) -> Figure:
-    """KL(q || p*) of every algorithm against the number of responses, both axes logarithmic.
-
-    Args:
-        curves: by algorithm: budgets, means and standard errors.
-        title: name of the world.
-    """
+def error_budget_figure(curves: Mapping[str, Curve], title: str) -> Figure:
+    """KL(q || p*) of every algorithm against the number of responses, both axes logarithmic."""
     figure, axes = new_axes(9.0, 6.0)
-    order = sorted(curves, key=lambda name: -curves[name][1][-1])
+    order = sorted(curves, key=lambda name: -curves[name][-1][1])
     for name, color in zip(order, palette(len(order)), strict=True):
-        budget, mean, error = (np.array(values) for values in curves[name])
+        budget, mean, error = np.array(curves[name]).T
         below = np.minimum(error, 0.9 * mean)  # a bar down to 0 would leave the logarithmic axis
         style: dict[str, Any] = {"marker": "o", "markersize": 3, "linewidth": 1}
         axes.errorbar(budget, mean, [below, error], color=color, label=name, **style)

@@ -6,7 +6,7 @@ budget: Annotated[int, count(), used(lambda args: args.sample is not None, "with
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -145,11 +145,15 @@ def described(question: str, registry: Mapping[str, Family | Objective | Sampler
     return "\n\n".join([question, *lines])
 
 
-def check_only(only: Iterable[str], names: Iterable[str]) -> None:
-    """Exit if `--only` repeats a name or has a name that is not in the list."""
-    given, known = list(only), list(names)
-    for place, name in enumerate(given):
+def chosen(only: Sequence[str], names: Iterable[str]) -> list[str]:
+    """Names in `--only`, in the order of all names; all if `--only` is empty.
+
+    Exits if `--only` repeats a name or has an unknown name.
+    """
+    known = list(names)
+    for place, name in enumerate(only):
         if name not in known:
             raise SystemExit(f"--only has {name!r}, expected one of: {', '.join(known)}")
-        if name in given[:place]:
+        if name in only[:place]:
             raise SystemExit(f"--only has {name!r} twice")
+    return [name for name in known if name in (only or known)]

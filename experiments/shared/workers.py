@@ -1,22 +1,18 @@
-"""Worker processes: many runs at once, each result written to disk as soon as the run ends."""
+"""Threads of torch, and worker processes for many runs at once."""
 
-import json
 import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager
 from multiprocessing import active_children, get_context, parent_process
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from tqdm import tqdm
 
-from experiments.shared.refusals import is_refusal, one_line, resume_hint
+from experiments.shared.refusals import is_refusal, one_line
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -26,16 +22,6 @@ def set_threads(threads: int | None) -> None:
     """Set the number of CPU threads of torch; None leaves the number to torch."""
     if threads is not None:
         torch.set_num_threads(threads)
-
-
-def some_jobs(jobs: list[J]) -> list[J]:
-    """Return the jobs; exit if there are none."""
-    if not jobs:
-        raise SystemExit(
-            "--only and --worlds leave nothing to run: no name in --only is compared on any of "
-            "those worlds"
-        )
-    return jobs
 
 
 def run_all(run: Callable[[J], R], jobs: Sequence[J], workers: int) -> Generator[R, None, None]:
@@ -65,21 +51,6 @@ def run_all(run: Callable[[J], R], jobs: Sequence[J], workers: int) -> Generator
                     "a worker ended before its run did, for want of memory? Ask for fewer --workers"
                 ) from error
             raise
-
-
-def run_and_write(run: Callable[[J], R], jobs: Sequence[J], workers: int, path: Path) -> list[R]:
-    """Results of all jobs, dataclasses, each written to `path` as a line of JSON when it ends."""
-    results: list[R] = []
-    size = min(workers, len(jobs))
-    print(f"{len(jobs)} runs, {size} at a time; each is written to {path} as it ends")
-    hint = resume_hint(lambda: f"The {len(results)} of {len(jobs)} runs that ended are in {path}.")
-    with path.open("w") as file, hint, closing(run_all(run, jobs, workers)) as finished:
-        for result in tqdm(finished, total=len(jobs), desc="zoo", unit="run"):
-            results.append(result)
-            fields: Any = result
-            file.write(json.dumps(asdict(fields)) + "\n")
-            file.flush()
-    return results
 
 
 def start_worker() -> None:

@@ -1,13 +1,22 @@
 """Zoos: many algorithms or guides on one world, and their distances from its posterior."""
 
+import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
+from matplotlib.figure import Figure
 from pyro.infer import ELBO
+from tqdm import tqdm
 
-from experiments.shared.worlds import World
+from experiments.shared.figures import save
+from experiments.shared.refusals import resume_hint
+from experiments.shared.run_folder import new_folder
+from experiments.shared.workers import run_all
+from experiments.shared.worlds import WORLDS, World, reference
 from guides import Guide
 from inference import Estimate, Fit, FusedOptimizer, cosine, diagnose, entropy, fit
 
@@ -68,6 +77,62 @@ class Result:
     note: str = ""
     trajectory: Sequence[Sequence[float]] = ()
     probabilities: Sequence[float] = ()
+
+
+def run_zoo(
+    args: Any,
+    name: str,
+    run: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    reports: Mapping[str, Callable[[Sequence[Result]], Mapping[str, Figure]]],
+) -> list[Result]:
+    """Run all jobs into a new run folder, then print the tables and save the figures of each world.
+
+    Args:
+        args: arguments of the script, with `worlds`, `workers` and `out`.
+        name: name of the run folder.
+        run: function of a job.
+        jobs: one for each run.
+        reports: by world, a function that prints the table of results, and returns figures by name.
+    """
+    if not jobs:
+        raise SystemExit(
+            "--only and --worlds leave nothing to run: no name in --only is compared on any of "
+            "those worlds"
+        )
+    with new_folder(args, name) as folder:
+        results = run_and_write(run, jobs, args.workers, folder.path / "results.jsonl")
+        for world in args.worlds:
+            print(f"\n{world}: {reference(WORLDS[world]())}")
+            of_world = [result for result in results if result.job.world == world]
+            if not of_world:
+                print("nothing was run")
+                continue
+            for figure_name, figure in reports[world](of_world).items():
+                print(save(figure, folder.path / f"{figure_name}.svg"))
+        return results
+
+
+def run_and_write(
+    run: Callable[[Job], Result], jobs: Sequence[Job], workers: int, path: Path
+) -> list[Result]:
+    """Results of all jobs, each written to `path` as a line of JSON when its run ends."""
+    results: list[Result] = []
+    size = min(workers, len(jobs))
+    print(f"{len(jobs)} runs, {size} at a time; each is written to {path} as it ends")
+    hint = resume_hint(lambda: f"The {len(results)} of {len(jobs)} runs that ended are in {path}.")
+    with path.open("w") as file, hint, closing(run_all(run, jobs, workers)) as finished:
+        for result in tqdm(finished, total=len(jobs), desc="zoo", unit="run"):
+            results.append(result)
+            file.write(json.dumps(asdict(result)) + "\n")
+            file.flush()
+    return results
+
+
+def by_name(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Results of each algorithm or guide."""
+    names = dict.fromkeys(result.job.name for result in results)
+    return {name: [result for result in results if result.job.name == name] for name in names}
 
 
 def fit_guide(

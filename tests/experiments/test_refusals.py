@@ -4,19 +4,22 @@ import pytest
 
 from experiments.agents import __main__ as agents
 from experiments.best_of_n import __main__ as best_of_n
-from experiments.shared.argument_types import check_only
+from experiments.guide_zoo.__main__ import GuideZoo
+from experiments.guide_zoo.__main__ import main as guide_zoo
+from experiments.shared.argument_types import chosen
 from experiments.shared.training import build_guide
-from experiments.shared.workers import _run_in_worker, some_jobs
+from experiments.shared.workers import _run_in_worker
 from model.common.checks import positive
 
 
-def test_only_takes_each_name_once_and_leaves_something_to_run():
-    check_only(("a", "b"), ("a", "b", "c"))
+def test_only_takes_each_name_once_and_leaves_something_to_run(tmp_path):
+    assert chosen(("c", "a"), ("a", "b", "c")) == ["a", "c"]
+    assert chosen((), ("a", "b")) == ["a", "b"]
     with pytest.raises(SystemExit, match="--only has 'a' twice"):
-        check_only(("a", "b", "a"), ("a", "b"))
-    assert some_jobs([1]) == [1]
+        chosen(("a", "b", "a"), ("a", "b"))
     with pytest.raises(SystemExit, match="--only and --worlds leave nothing to run"):
-        some_jobs([])
+        guide_zoo(GuideZoo(worlds=("two-modes",), only=("lora-1",), out=tmp_path / "runs"))
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from experiments.equivalence import __main__ as equivalence
-from experiments.shared.argument_types import Count, Out, check_only
+from experiments.shared.argument_types import Count, Out, chosen
 from experiments.shared.claims import Finding
 from experiments.shared.command_line import Arguments, given_options, run_script
 from experiments.shared.refusals import blamed, resume_hint
@@ -104,7 +104,7 @@ def test_refusal_of_the_library_is_one_line(main, message, capsys):
 
 
 def fault_of_a_line(_):
-    check_only(None, [])  # a TypeError that a line of the project runs into
+    chosen(None, [])  # a TypeError that a line of the project runs into
 
 
 @pytest.mark.parametrize(
