@@ -18,13 +18,14 @@ and not only the grammar, into agents.
     python -m experiments.agents
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import torch
+from matplotlib.figure import Figure
+from torch import Tensor
 
-from experiments.agents.figure import agents_figure
 from experiments.agents.speakers import (
     AGENTS,
     agent_weights,
@@ -33,24 +34,23 @@ from experiments.agents.speakers import (
     log_agent_z,
     responsibilities,
 )
-from experiments.shared.argument_types import DISTINCT, Count, Out, Positive, Seeds, Threads, count
-from experiments.shared.claims import Finding, conclude
-from experiments.shared.command_line import Arguments, run_script
-from experiments.shared.figures import save_all
-from experiments.shared.tables import cell, mean_and_error, text_table
+from experiments.shared.argument_types import DISTINCT, Count, Positive, Seeds, count
+from experiments.shared.claims import ClaimArguments, Finding, conclude
+from experiments.shared.command_line import run_script
+from experiments.shared.figures import new_axes, palette, save_all
+from experiments.shared.tables import Pairs, pair_table, summary
 from experiments.shared.training import early_stops, train
 from experiments.shared.workers import set_threads
 from guides import FineTuned
-from inference import Enumeration, LeaveOneOut_ELBO
+from inference import Enumeration, Estimate, LeaveOneOut_ELBO
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 from model.prior.grammar import SPEAKERS, spoken_sentences
 
 EXACT = 1e-10
-COLUMNS = ["pi_a", "log Z_a", "pi_a Z_a / Z", "p*(a)", "guides by SVI"]
 
 
 @dataclass(frozen=True)
-class Agents(Arguments):
+class Agents(ClaimArguments):
     """Measure the weights of the agents in prior, posterior and trained guides."""
 
     betas: Annotated[tuple[Positive, ...], DISTINCT] = (1.0, 0.5, 0.3)
@@ -65,10 +65,6 @@ class Agents(Arguments):
     """Number of responses in each step."""
     seeds: Seeds = 3
     """Number of guides for each beta."""
-    threads: Threads | None = 1
-    """Number of CPU threads; None for torch's choice."""
-    out: Out = Path("runs")
-    """Parent folder of the run folder."""
 
 
 def main(args: Agents) -> list[Finding]:
@@ -82,9 +78,8 @@ def main(args: Agents) -> list[Finding]:
         where = f"--prompt {args.prompt!r}: the speaker {silent[0]} says nothing"
         raise SystemExit(f"{where} of {args.max_new_tokens} tokens after it")
 
-    rows, guide_weights = {}, {}
-    errors: list[float] = []
-    shares: list[float] = []
+    rows: dict[str, Pairs] = {}
+    guide_weights, errors, shares = {}, [], []
     with early_stops() as stops:
         for beta in args.betas:
             model = AlignmentModel(prior, reward, beta)
@@ -100,11 +95,15 @@ def main(args: Agents) -> list[Finding]:
                 left += kl(weights, after) / args.seeds
                 runs.append(dict(zip(AGENTS, weights.tolist(), strict=True)))
             shares.append(left / kl(before, after))
-            guide_weights[beta] = {name: mean_and_error(runs, name) for name in AGENTS}
-            numbers = torch.stack([before, log_z - before.log(), by_bayes, after], -1)
-            for name, row in zip(AGENTS, numbers.tolist(), strict=True):
-                cells = [f"{value:.4f}" for value in row]
-                rows[f"beta {beta:g}, {name}"] = [*cells, cell(*guide_weights[beta][name])]
+            guide_weights[beta] = summary(runs)
+            for a, name in enumerate(AGENTS):
+                rows[f"beta {beta:g}, {name}"] = [
+                    ("pi_a", f"{before[a]:.4f}"),
+                    ("log Z_a", f"{log_z[a] - before[a].log():.4f}"),
+                    ("pi_a Z_a / Z", f"{by_bayes[a]:.4f}"),
+                    ("p*(a)", f"{after[a]:.4f}"),
+                    ("guides by SVI", guide_weights[beta][name]),
+                ]
 
     twice, error_twice = bayes_twice(prior, prompts, reward, args.betas[-1])
     share = "guides, share of the KL between the agents of prior and posterior that is left"
@@ -114,10 +113,33 @@ def main(args: Agents) -> list[Finding]:
         Finding.of_limits(share, shares, below=0.1),
     ]
     title = f'After "{args.prompt}", rewarded for sentiment; {args.steps} steps, {args.seeds} seeds'
-    rewards = model.reward(prompts, truth.support)
-    figure = agents_figure(truth.log_prior, rewards, rho, guide_weights)
+    figure = agents_figure(truth, model.reward(prompts, truth.support), rho, guide_weights)
     save_all(args, "agents", {"agents": figure})
-    return conclude(__doc__, [f"{title}\n{text_table(COLUMNS, rows)}", twice], findings, stops)
+    return conclude(__doc__, [pair_table(title, rows), twice], findings, stops)
+
+
+def agents_figure(
+    truth: Enumeration,
+    reward: Tensor,
+    rho: Tensor,
+    guide_weights: Mapping[float, Mapping[str, Estimate]],
+) -> Figure:
+    """Weights of the agents in the posteriors of all beta, and in the guides, by beta."""
+    figure, axes = new_axes()
+    inverse = torch.linspace(0, 1.2 / min(guide_weights), 60)
+    posteriors = [(truth.log_prior + reward * at).log_softmax(0) for at in inverse.tolist()]
+    exact = torch.stack([agent_weights(log_posterior, rho) for log_posterior in posteriors])
+    for name, line, color in zip(AGENTS, exact.T, palette(len(AGENTS)), strict=True):
+        axes.plot(inverse, line, color=color, label=name)
+        means, errors = zip(*(weights[name] for weights in guide_weights.values()), strict=True)
+        at = [1 / beta for beta in guide_weights]
+        bars = [2 * error for error in errors]
+        axes.errorbar(at, means, bars, color=color, fmt="o", markersize=4)
+    axes.set(xlabel="1/beta, nats per unit of reward", ylabel="weight of the agent", ylim=(0, None))
+    title = "A reward reweights agents: Bayes' rule (lines), guides by SVI (dots, ± 2 s.e.)"
+    axes.set_title(title, fontsize=10)
+    axes.legend(frameon=False, fontsize=8)
+    return figure
 
 
 if __name__ == "__main__":

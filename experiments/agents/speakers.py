@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from experiments.shared.claims import largest
-from experiments.shared.tables import text_table
+from experiments.shared.tables import pair_table
 from inference import Enumeration
 from model import AlignmentModel, LanguageModel, Prompts, Reward, TextReward
 from model.prior.grammar import SPEAKERS
@@ -88,20 +88,19 @@ def bayes_twice(
             log_prob = (log_prob + log_likelihood[name]).log_softmax(0)
         errors.append((weights - at_once).abs().max().item())
         errors.append((log_prob.exp() - both.log_posterior.exp()).abs().max().item())
-    table["both at once"] = at_once
-    rows = {name: [f"{weight:.4f}" for weight in weights] for name, weights in table.items()}
-    title = f"Weights after one reward and after two, beta {beta:g}"
-    return f"{title}\n{text_table(AGENTS, rows)}", largest(errors)
+    rows = {
+        name: [(agent, f"{weight:.4f}") for agent, weight in zip(AGENTS, weights, strict=True)]
+        for name, weights in {**table, "both at once": at_once}.items()
+    }
+    return pair_table(f"Weights after one reward and after two, beta {beta:g}", rows), largest(
+        errors
+    )
 
 
 def updated(weights: Tensor, log_prob: Tensor, rho: Tensor, log_likelihood: Tensor) -> Tensor:
     """Bayes' rule, w_a Z_a / sum_b w_b Z_b, with Z_a = E[exp(r/beta)] under q(x) rho_a(x) / w_a.
 
-    Args:
-        weights: `[A]`, w_a.
-        log_prob: `[S, 1]`, log q.
-        rho: `[A, S]`, responsibilities.
-        log_likelihood: `[S, 1]`, r/beta, nats.
+    The weights w_a are `[A]`, log q and r/beta `[S, 1]`.
     """
     of_agent = rho / weights[:, None] * log_prob[:, 0].exp()  # [A, S], what each agent says
     joint = weights * (of_agent @ log_likelihood[:, 0].exp())

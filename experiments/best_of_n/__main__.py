@@ -15,36 +15,38 @@ errors, and compared with order statistics. `distillation` trains guides towards
     python -m experiments.best_of_n
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
-from experiments.best_of_n.best import exact_best, measured_best
-from experiments.best_of_n.report import best_figure, findings_of, measured_findings, table_of
-from experiments.shared.argument_types import DISTINCT, Out, Threads, count
-from experiments.shared.claims import Finding, conclude
-from experiments.shared.command_line import Arguments, run_script
-from experiments.shared.figures import save_all
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.best_of_n.best import EXACT, Best, exact_best, measured_best
+from experiments.shared.argument_types import DISTINCT, count
+from experiments.shared.claims import ClaimArguments, Finding, conclude, largest
+from experiments.shared.command_line import run_script
+from experiments.shared.figures import PRIOR, plane_figure, save_all
+from experiments.shared.tables import Pairs, pair_table
 from experiments.shared.workers import set_threads
 from inference import Enumeration, PriorSample, random_state, sample_prior
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 from model.prior.named_priors import load_prior
 
+NEAR = 0.8
+"""Share of the posterior's gain in reward. Best of n with more is near the frontier."""
 Sizes = Annotated[tuple[Annotated[int, count(1, 100_000)], ...], DISTINCT]
 
 
 @dataclass(frozen=True)
-class BestOfN(Arguments):
+class BestOfN(ClaimArguments):
     """Compare best of n with the posteriors, by reward and KL to the prior."""
 
     sizes: Sizes = (1, 2, 4, 8, 16, 32, 64)
     """Group sizes n."""
     draws: Annotated[int, count(64)] = 4096
     """Number of draws of the embedded prior. One half ranks groups of n of the other half."""
-    threads: Threads | None = 1
-    """Number of CPU threads; None for torch's choice."""
-    out: Out = Path("runs")
-    """Parent folder of the run folder."""
 
 
 def main(args: BestOfN) -> list[Finding]:
@@ -60,32 +62,88 @@ def main(args: BestOfN) -> list[Finding]:
     every = PriorSample.of_enumeration(truth)
     exact = {n: exact_best(every, n) for n in args.sizes}
     measured = {n: measured_best(exact_best(draws, n), draws, n) for n in args.sizes}
-    tables = [
-        f"The grammar, exact\n{table_of(exact)}",
-        f"The embedded prior, {args.draws} draws\n{table_of(measured)}",
-    ]
-    findings = [
-        *findings_of(exact, "on the grammar"),
-        *findings_of(measured, "on text"),
-        *measured_findings(measured),
-    ]
+    tables = [table_of("The grammar, exact", exact)]
+    tables.append(table_of(f"The embedded prior, {args.draws} draws", measured))
+    findings = [*findings_of(exact, "on the grammar"), *findings_of(measured, "on text")]
     figures = {
         "grammar": best_figure(every, exact, "The grammar, exact"),
         "text": best_figure(draws, measured, "The embedded prior, measured (± 2 s.e.)"),
     }
     save_all(args, "best-of-n", figures)
-    return conclude(__doc__, tables, findings)
+    return conclude(__doc__, tables, [*findings, *measured_findings(measured)])
 
 
-def check(sizes: tuple[int, ...], num_draws: int) -> None:
+def check(sizes: tuple[int, ...], draws: int) -> None:
     """Exit if the draws do not suffice for the largest group."""
-    most = 7 * (num_draws // 16)  # what the jackknife leaves of half the draws
+    most = 7 * (draws // 16)  # what the jackknife leaves of half the draws
     if max(sizes) > most:
-        raise SystemExit(
-            f"--sizes has {max(sizes)}, expected at most {most} with --draws {num_draws}"
-        )
+        raise SystemExit(f"--sizes has {max(sizes)}, expected at most {most} with --draws {draws}")
     if max(sizes) == 1:
         raise SystemExit("--sizes has only 1, expected an n above 1: the best of 1 is the prior")
+
+
+def table_of(title: str, best: Mapping[int, Best]) -> str:
+    """Table with one line for each n. The columns `exact` are by order statistics, with ties."""
+    rows: dict[str, Pairs] = {}
+    for n, one in best.items():
+        rows[f"best of {n}"] = [
+            ("KL", one.kl),
+            ("exact", f"{one.kl_exact:.4f}"),
+            ("bound", f"{one.kl_bound:.4f}"),
+            ("E[r]", one.reward),
+            ("exact", f"{one.reward_exact:.4f}"),
+            ("posterior's", f"{one.frontier:.4f}"),
+            ("share", "-" if math.isnan(one.share) else f"{one.share:.4f}"),
+            ("win rate", one.win_rate),
+            ("bound", f"{one.win_rate_bound:.4f}"),
+        ]
+    return pair_table(title, rows)
+
+
+def findings_of(best: Mapping[int, Best], where: str) -> list[Finding]:
+    """Findings on both bounds, and on the place of the best of n below the frontier."""
+    slack = largest(one.kl_exact - one.kl_bound for one in best.values())
+    errors = {n: 3 * np.nan_to_num(one.win_rate.standard_error) for n, one in best.items()}
+    wins = largest(one.win_rate.value - one.win_rate_bound - errors[n] for n, one in best.items())
+    over = largest(one.reward_exact - one.frontier for one in best.values())
+    least = min(one.share for one in best.values() if not math.isnan(one.share))
+    return [
+        Finding(f"no KL {where} is above log n - (n-1)/n", slack <= EXACT),
+        Finding(f"no win rate {where} is above n/(n+1), by 3 errors if measured", wins <= EXACT),
+        Finding(f"no best of n {where} is above the posteriors", over <= EXACT),
+        Finding.of_limits(f"least share of the posterior's gain {where}", [least], above=NEAR),
+    ]
+
+
+def measured_findings(best: Mapping[int, Best]) -> list[Finding]:
+    """Findings on the measured KL and reward, against order statistics and the bound."""
+    of_groups = [one for n, one in best.items() if n > 1]
+    off_kl = largest(abs(one.kl.value - one.kl_exact) / one.kl.standard_error for one in of_groups)
+    off_reward = largest(
+        abs(one.reward.value - one.reward_exact) / one.reward.standard_error
+        for one in best.values()
+    )
+    above = largest(one.kl.value - 3 * one.kl.standard_error - one.kl_bound for one in of_groups)
+    statistics = "from order statistics (at most 3)"
+    return [
+        Finding(f"measured KL, {off_kl:.1f} standard errors {statistics}", off_kl <= 3),
+        Finding(f"measured reward, {off_reward:.1f} standard errors {statistics}", off_reward <= 3),
+        Finding("no measured KL is above log n - (n-1)/n by 3 errors", above <= 0),
+    ]
+
+
+def best_figure(sample: PriorSample, best: Mapping[int, Best], title: str) -> Figure:
+    """Reward against KL to the prior: the posteriors, and the best of n exactly and by bound."""
+    places = {f"best of {n}": (one.kl, one.reward) for n, one in best.items()}
+    figure, axes = plane_figure(sample, places, title)
+    rewards = [one.reward_exact for one in best.values()]
+    exact, bounds = zip(*((one.kl_exact, one.kl_bound) for one in best.values()), strict=True)
+    axes.plot(exact, rewards, color=PRIOR, label="best of n, exact")
+    axes.plot(bounds, rewards, "|", color=PRIOR, label="KL by log n - (n-1)/n")
+    furthest = max(*exact, *bounds)
+    axes.set(xlim=(-0.05 * furthest, 1.1 * furthest))
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    return figure
 
 
 if __name__ == "__main__":

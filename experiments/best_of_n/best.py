@@ -27,10 +27,9 @@ class Best(NamedTuple):
 
     Attributes:
         kl: KL to the prior, nats. Exact values have a standard error of NaN.
-        kl_exact: KL to the prior by order statistics, with ties.
+        kl_exact, reward_exact: by order statistics, with ties.
         kl_bound: log n - (n-1)/n, nats.
         reward: expected reward.
-        reward_exact: expected reward by order statistics.
         frontier: reward of the posterior with the exact KL.
         share: reward gained over the prior, as a share of the posterior's gain; NaN for the prior.
         win_rate: probability to beat a prior draw, ties counting half.
@@ -72,21 +71,15 @@ def measured_best(exact: Best, sample: PriorSample, n: int) -> Best:
     """The best of n from groups of one half of the draws, ranked by the other half, both ways.
 
     Standard errors are by a jackknife over sixteenths of the draws, for what the halves share.
-
-    Args:
-        exact: the best of n by order statistics, from all draws.
-        sample: prior draws for one prompt, whose log likelihood is the reward.
-        n: group size.
+    `exact` is by order statistics, from all draws. The sample's log likelihood is the reward.
     """
     blocks = sample.log_likelihood[:, 0].double().chunk(2 * HALF)
     values = _both_ways(blocks[:HALF], blocks[HALF:], n)
     left_out = []
     for i in range(2 * HALF):
-        first, second = (
-            [block for j, block in enumerate(blocks) if j != i and j // HALF == half]
-            for half in range(2)
-        )
-        left_out.append(_both_ways(first, second, n))
+        kept = [block for j, block in enumerate(blocks) if j != i]
+        middle = HALF - (i < HALF)
+        left_out.append(_both_ways(kept[:middle], kept[middle:], n))
     spread = torch.stack(left_out)
     error = ((len(spread) - 1) / len(spread) * (spread - spread.mean(0)).square().sum(0)).sqrt()
     kl, reward, win_rate = map(Estimate, values.tolist(), error.tolist())

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from experiments.shared.argument_types import Out, Threads
+from experiments.shared.command_line import Arguments
+
+
+@dataclass(frozen=True)
+class ClaimArguments(Arguments):
+    """Arguments of every script of a claim that draws a figure."""
+
+    threads: Threads | None = 1
+    """Number of CPU threads; None for torch's choice."""
+    out: Out = Path("runs")
+    """Parent folder of the run folder."""
 
 
 class Finding(NamedTuple):

@@ -1,9 +1,14 @@
 """Text tables of scripts: means over seeds with their standard errors."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
+
+from inference import Estimate
+
+Pairs = Collection[tuple[str, str | Estimate]]
+"""Row of a table: column and value, which is a text or a mean with a standard error."""
 
 
 def mean_and_error(runs: Iterable[Mapping[str, float]], name: str) -> tuple[float, float]:
@@ -32,9 +37,19 @@ def cell(mean: float, error: float = math.nan) -> str:
     return f"{mean:.3g}" if math.isnan(error) else f"{mean:.3g} ± {error:.1g}"
 
 
-def cells(runs: Sequence[Mapping[str, float]]) -> list[str]:
-    """A cell for each metric of some runs."""
-    return [cell(*mean_and_error(runs, name)) for name in runs[0]]
+def summary(runs: Sequence[Mapping[str, float]]) -> dict[str, Estimate]:
+    """Mean of each metric over runs, with the standard error."""
+    return {name: Estimate(*mean_and_error(runs, name)) for name in runs[0]}
+
+
+def pair_table(title: str, rows: Mapping[str, Pairs]) -> str:
+    """Title, and a table of rows by name, all with the same columns."""
+    columns = [column for column, _ in next(iter(rows.values()))]
+    cells = {
+        name: [value if isinstance(value, str) else cell(*value) for _, value in row]
+        for name, row in rows.items()
+    }
+    return f"{title}\n{text_table(columns, cells)}"
 
 
 def text_table(columns: Sequence[str], rows: Mapping[str, Sequence[str] | str]) -> str:

@@ -12,7 +12,8 @@ from pyro.infer import ELBO
 
 from experiments.shared.refusals import blamed
 from guides import GUIDES, Guide
-from inference import Enumeration, Fit, fit, log_guide_at
+from inference import Enumeration, Fit, LeaveOneOut_ELBO, fit, log_guide_at
+from inference.objectives.reward_only import RewardOnly
 from inference.svi.step import Metrics
 from model import AlignmentModel, LanguageModel, Prompts
 from model.common.digests import saved_together
@@ -20,6 +21,9 @@ from model.common.digests import saved_together
 G = TypeVar("G", bound=Guide)
 GUIDE_FILE = "guide.json"
 """Name of the record beside a saved guide."""
+PURE, PENALISED = "reward alone", "with the KL penalty"
+RL: dict[str, Callable[[int], ELBO]] = {PURE: RewardOnly, PENALISED: LeaveOneOut_ELBO}
+"""RL without and with the KL penalty, by the number of responses in a step."""
 _EARLY_STOPS: ContextVar[list[str] | None] = ContextVar("early_stops", default=None)
 
 

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from experiments.best_of_n import __main__ as script
-from experiments.best_of_n.__main__ import BestOfN, main
+from experiments.best_of_n.__main__ import BestOfN, findings_of, main, measured_findings
 from experiments.best_of_n.best import Best, exact_best, measured_best
-from experiments.best_of_n.report import findings_of, measured_findings
 from inference import Estimate, PriorSample
 from inference.order_statistics import best_of_n_kl_bound, best_of_n_win_rate_bound
 
