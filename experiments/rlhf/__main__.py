@@ -25,21 +25,10 @@ With `--preferences` the data are yours: {"prompt": ..., "chosen": ..., "rejecte
 Held-out preferences test the reward, RUN/reward keeps the reward, and a guide is tuned on it.
 """
 
-from pathlib import Path
-
-import torch
-
 from experiments.rlhf.learning import Study
 from experiments.rlhf.options import RLHF
 from experiments.rlhf.report import measure, write_report
-from experiments.rlhf.studies import (
-    Split,
-    gold_reward,
-    read_split,
-    simulate,
-    study_data,
-    two_worlds,
-)
+from experiments.rlhf.studies import Split, read_split, simulate, study_data
 from experiments.shared.claims import Finding
 from experiments.shared.command_line import run_script
 from experiments.shared.refusals import blamed, resume_hint
@@ -49,7 +38,7 @@ from experiments.shared.workers import set_threads
 from guides import GUIDES
 from inference import LeaveOneOut_ELBO, fit, random_state
 from model import LanguageModel, Prompts
-from model.preferences import Features, uncertain_model
+from model.preferences import uncertain_model
 
 
 def main(args: RLHF) -> list[Finding]:
@@ -63,7 +52,10 @@ def main(args: RLHF) -> list[Finding]:
     with new_folder(args, "rlhf") as folder, resume_hint(lambda: to_go_on(folder)):
         print(f"run folder {folder.path}")
         with random_state.isolated(args.seed):
-            study = learn_reward(args, prior, features, split, folder.path)
+            if split is None:
+                study = simulate(args, prior, features, folder.path)
+            else:
+                study = study_data(args, features, split, folder.path)
             guide_table = tune_guide(args, prior, prompts, study, folder)
         write_report(folder, [*study.tables, guide_table], study.findings, study.pictures)
         return [*study.findings]
@@ -82,28 +74,6 @@ def encode_prompts(args: RLHF, prior: LanguageModel, split: Split | None) -> Pro
     with random_state.isolated(args.seed):
         build_guide(args.guide, {}, prior, encoded[0])
     return encoded[0]
-
-
-def learn_reward(
-    args: RLHF, prior: LanguageModel, features: Features, split: Split | None, folder: Path
-) -> Study:
-    """Learn a reward from the preferences of a file, or rewards from simulated preferences."""
-    learner = args.learner(features)
-    if split is not None:
-        return study_data(split, learner, folder, args.seed)
-    gold = gold_reward(args.gold_scale)
-    return simulate(
-        two_worlds(prior, args.prompt, args.word_prompt, args.draws, gold),
-        gold,
-        learner,
-        folder,
-        sizes=args.num_preferences,
-        num_seeds=args.seeds,
-        betas=torch.logspace(1.5, -3.0, args.betas, dtype=torch.float64) * args.prior_scale,
-        min_effective=args.min_effective,
-        num_simulations=args.simulations,
-        seed=args.seed,
-    )
 
 
 def tune_guide(

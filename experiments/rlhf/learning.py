@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from experiments.rlhf.options import RLHF
 from experiments.rlhf.text_sample import Curve, Gold, TextSample, sweep
 from experiments.shared.claims import Finding
 from experiments.shared.refusals import blamed
@@ -27,6 +28,11 @@ from model.preferences import (
     StandardisedFeatures,
 )
 
+KLS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""KL(p* || p0) at which gold rewards are tabulated, nats."""
+NUM_TEST = 1000
+"""Number of held-out preferences."""
+
 
 class Study(NamedTuple):
     """A learned reward with its report; and, if gold rewards are known, findings and a sample."""
@@ -39,60 +45,44 @@ class Study(NamedTuple):
     sample: TextSample | None = None
 
 
-@dataclass(frozen=True)
-class RewardLearner:
-    """One way from preferences to a reward, with options of `RLHF` of the same names."""
+def learn(
+    args: RLHF, features: Features, train: Sequence[Preference], seed: int
+) -> tuple[BradleyTerry, RewardPosterior]:
+    """Infer the posterior of the reward."""
+    texts = [text for preference in train for text in preference.texts]
+    standardised = StandardisedFeatures.fit(features, texts, num_components=args.components)
+    comparisons = Comparisons.of(train, standardised)
+    with blamed(f"--inference {args.inference} with --head {args.head}"):
+        nu = args.tie_strength
+        if nu is None:
+            nu = tie_strength(comparisons, args.prior_scale, args.flip)
+        head = HEADS[args.head](standardised.num_features)
+        model = BradleyTerry(head, args.prior_scale, flip=args.flip, tie_strength=nu)
+        infer = REWARD_INFERENCE[args.inference]
+        samples = infer(model, comparisons, num_samples=args.reward_samples, seed=seed)
+    return model, RewardPosterior(model.head, standardised, samples)
 
-    features: Features
-    inference: str
-    head: str
-    components: int
-    prior_scale: float
-    reward_samples: int
-    flip: float
-    tie_strength: float | None
 
-    def learn(self, train: Sequence[Preference], seed: int) -> tuple[BradleyTerry, RewardPosterior]:
-        """Infer the posterior of the reward."""
-        texts = [text for preference in train for text in preference.texts]
-        features = StandardisedFeatures.fit(self.features, texts, num_components=self.components)
-        comparisons = Comparisons.of(train, features)
-        with blamed(f"--inference {self.inference} with --head {self.head}"):
-            nu = self.tie_strength
-            if nu is None:
-                nu = tie_strength(comparisons, self.prior_scale, self.flip)
-            head = HEADS[self.head](features.num_features)
-            model = BradleyTerry(head, self.prior_scale, flip=self.flip, tie_strength=nu)
-            infer = REWARD_INFERENCE[self.inference]
-            samples = infer(model, comparisons, num_samples=self.reward_samples, seed=seed)
-        return model, RewardPosterior(model.head, features, samples)
-
-    def check_inference(
-        self,
-        features: StandardisedFeatures,
-        train: Sequence[Preference],
-        num_simulations: int,
-        seed: int,
-    ) -> str:
-        """Run simulation-based calibration on four components and fifty comparisons: one line."""
-        if REWARD_INFERENCE[self.inference].is_point:
-            return "Simulation-based calibration: none, a point has no ranks"
-        comparisons = Comparisons.of(train[:50], features)
-        few = min(4, features.num_features)
-        comparisons = Comparisons(comparisons.first[:, :few], comparisons.second[:, :few])
-        ranks = simulation_based_calibration(
-            BradleyTerry(LinearHead(few), self.prior_scale, flip=self.flip),
-            comparisons,
-            REWARD_INFERENCE[self.inference].infer,
-            num_simulations=num_simulations,
-            num_samples=19,
-            seed=seed,
-        )
-        return (
-            f"Simulation-based calibration of {self.inference}, {num_simulations} simulations of "
-            f"{len(comparisons.first)} comparisons, {few} weights: p = {ranks.p_value(5):.2g} "
-            "for uniform ranks"
-        )
+def check_inference(args: RLHF, features: StandardisedFeatures, train: Sequence[Preference]) -> str:
+    """Run simulation-based calibration on four components and fifty comparisons: one line."""
+    if REWARD_INFERENCE[args.inference].is_point:
+        return "Simulation-based calibration: none, a point has no ranks"
+    comparisons = Comparisons.of(train[:50], features)
+    few = min(4, features.num_features)
+    comparisons = Comparisons(comparisons.first[:, :few], comparisons.second[:, :few])
+    ranks = simulation_based_calibration(
+        BradleyTerry(LinearHead(few), args.prior_scale, flip=args.flip),
+        comparisons,
+        REWARD_INFERENCE[args.inference].infer,
+        num_simulations=args.simulations,
+        num_samples=19,
+        seed=args.seed,
+    )
+    return (
+        f"Simulation-based calibration of {args.inference}, {args.simulations} simulations of "
+        f"{len(comparisons.first)} comparisons, {few} weights: p = {ranks.p_value(5):.2g} "
+        "for uniform ranks"
+    )
 
 
 def held_out(
@@ -103,12 +93,6 @@ def held_out(
     assert comparisons.outcome is not None
     prediction = predict(model, comparisons, posterior.samples, label_noise=True)
     return calibrate(prediction, comparisons.outcome)
-
-
-KLS = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""KL(p* || p0) at which gold rewards are tabulated, nats."""
-NUM_TEST = 1000
-"""Number of held-out preferences."""
 
 
 class TextWorld(NamedTuple):
@@ -145,23 +129,22 @@ class DataSet(NamedTuple):
 
 
 def data_set(
+    args: RLHF,
+    features: Features,
     world: TextWorld,
-    learner: RewardLearner,
     num_preferences: int,
     number: int,
     betas: Tensor,
-    min_effective: float,
-    seed: int,
 ) -> DataSet:
     """Draw preferences, learn the reward, test it, and compute its posteriors for all betas."""
     sample = world.sample
     with (
-        random_state.isolated(seed + 1000 * number + num_preferences),
+        random_state.isolated(args.seed + 1000 * number + num_preferences),
         blamed(f"--num-preferences {num_preferences}, {world.name}"),
     ):
-        train = world.pool.preferences(num_preferences, learner.flip)
-        test = sample.preferences(NUM_TEST, learner.flip, without=train)
-    model, posterior = learner.learn(train, seed + number)
+        train = world.pool.preferences(num_preferences, args.flip)
+        test = sample.preferences(NUM_TEST, args.flip, without=train)
+    model, posterior = learn(args, features, train, args.seed + number)
     calibration = held_out(model, posterior, test)
     rewards = posterior(sample.texts)  # [S, M]
     measured = {
@@ -172,8 +155,8 @@ def data_set(
     }
     curves = {}
     for name, aggregate in AGGREGATIONS.items():
-        with blamed(f"--draws {len(sample.texts)} with --min-effective {min_effective:g}"):
-            curve = curves[name] = sweep(sample, rewards, aggregate, betas, min_effective)
+        with blamed(f"--draws {len(sample.texts)} with --min-effective {args.min_effective:g}"):
+            curve = curves[name] = sweep(sample, rewards, aggregate, betas, args.min_effective)
         peak = curve.peak
         measured |= {f"{name} gold {kl:g}": curve.gold_at(kl) for kl in KLS}
         measured[f"{name} peak kl"] = curve.kl[peak].item()

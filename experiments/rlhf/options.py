@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import tyro
 
-from experiments.rlhf.learning import RewardLearner
 from experiments.shared.argument_types import (
     DISTINCT,
     Count,
@@ -164,16 +163,3 @@ class RLHF(Arguments):
             return prior, EncoderFeatures.from_pretrained(
                 self.encoder, device=self.device, trust_remote_code=self.trust_remote_code
             )
-
-    def learner(self, features: Features) -> RewardLearner:
-        """The way from preferences to a reward that the arguments describe."""
-        return RewardLearner(
-            features,
-            self.inference,
-            self.head,
-            self.components,
-            self.prior_scale,
-            self.reward_samples,
-            self.flip,
-            self.tie_strength,
-        )

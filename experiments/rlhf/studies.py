@@ -9,15 +9,32 @@ import torch
 from torch import Tensor
 
 from experiments.rlhf import figures as rlhf_figures
-from experiments.rlhf.learning import DataSet, RewardLearner, Study, TextWorld, data_set, held_out
+from experiments.rlhf.learning import (
+    DataSet,
+    Study,
+    TextWorld,
+    check_inference,
+    data_set,
+    held_out,
+    learn,
+)
+from experiments.rlhf.options import RLHF
 from experiments.rlhf.report import findings, mean_curves, world_tables
 from experiments.rlhf.text_sample import Gold, TextSample
 from experiments.shared.figures import save
 from experiments.shared.refusals import blamed
 from experiments.shared.tables import text_table
 from model import LanguageModel, vader_sentiment
-from model.preferences import Preference, read_preferences, split_preferences, write_preferences
+from model.preferences import (
+    Features,
+    Preference,
+    read_preferences,
+    split_preferences,
+    write_preferences,
+)
 
+NEXT_WORD = "next word"
+"""Name of the world with responses of one token, where every number is exact."""
 Split = tuple[Sequence[Preference], Sequence[Preference]]
 
 
@@ -35,10 +52,10 @@ def read_split(path: Path, test_share: float, seed: int) -> Split:
     return train, test
 
 
-def study_data(split: Split, learner: RewardLearner, folder: Path, seed: int) -> Study:
+def study_data(args: RLHF, features: Features, split: Split, folder: Path) -> Study:
     """Learn a reward, save it and test it on the held-out preferences."""
     train, test = split
-    model, posterior = learner.learn(train, seed)
+    model, posterior = learn(args, features, train, args.seed)
     posterior.save(folder / "reward")
     calibration = held_out(model, posterior, test)
     figure = rlhf_figures.reliability_figure({"held out": calibration})
@@ -59,55 +76,39 @@ def study_data(split: Split, learner: RewardLearner, folder: Path, seed: int) ->
     return Study(posterior, [summary, table], [picture])
 
 
-NEXT_WORD = "next word"
-"""Name of the world with responses of one token, where every number is exact."""
-
-
-def gold_reward(scale: float) -> Gold:
-    """Gold reward in log-odds: a scale times VADER's sentiment."""
-    return lambda texts: scale * torch.tensor(vader_sentiment(texts), dtype=torch.float64)
-
-
-def two_worlds(
-    prior: LanguageModel, prompt: str, word_prompt: str, num_draws: int, gold: Gold
-) -> list[TextWorld]:
+def two_worlds(args: RLHF, prior: LanguageModel, gold: Gold) -> list[TextWorld]:
     """The world of single tokens, all listed, and the world of longer responses, drawn."""
     next_word = LanguageModel(
         prior.network, prior.tokenizer, max_new_tokens=1, temperature=prior.temperature
     )
-    every = TextSample.of(next_word, word_prompt, gold)
-    pool = TextSample.of(prior, prompt, gold, max(2, num_draws // 2))
-    sample = TextSample.of(prior, prompt, gold, num_draws)
+    every = TextSample.of(next_word, args.word_prompt, gold)
+    pool = TextSample.of(prior, args.prompt, gold, max(2, args.draws // 2))
+    sample = TextSample.of(prior, args.prompt, gold, args.draws)
     name = f"{prior.space.max_new_tokens} tokens"
     return [TextWorld(NEXT_WORD, every, every), TextWorld(name, pool, sample)]
 
 
-def simulate(
-    worlds: Sequence[TextWorld],
-    gold: Gold,
-    learner: RewardLearner,
-    folder: Path,
-    *,
-    sizes: Sequence[int],
-    num_seeds: int,
-    betas: Tensor,
-    min_effective: float,
-    num_simulations: int,
-    seed: int,
-) -> Study:
-    """Learn rewards from `num_seeds` data sets of each size in every world, and report on them.
+def simulate(args: RLHF, prior: LanguageModel, features: Features, folder: Path) -> Study:
+    """Learn a reward from every data set of each size in both worlds, and report on the rewards.
 
     The folder receives all measurements, the figures, the last data set and its reward.
     """
+
+    def gold(texts: list[str]) -> Tensor:
+        """Gold reward in log-odds: a scale times VADER's sentiment."""
+        return args.gold_scale * torch.tensor(vader_sentiment(texts), dtype=torch.float64)
+
+    betas = torch.logspace(1.5, -3.0, args.betas, dtype=torch.float64) * args.prior_scale
+    worlds = two_worlds(args, prior, gold)
     tables, pictures, runs = [], [], []
     for world in worlds:
         data_sets = [
-            data_set(world, learner, size, number, betas, min_effective, seed)
-            for size in sizes
-            for number in range(num_seeds)
+            data_set(args, features, world, size, number, betas)
+            for size in args.num_preferences
+            for number in range(args.seeds)
         ]
         runs += (own_runs := [one.run for one in data_sets])
-        extent = f"{len(world.sample.texts)} draws, trusted to an effective {min_effective:g}"
+        extent = f"{len(world.sample.texts)} draws, trusted to an effective {args.min_effective:g}"
         if world.sample.responses.exact:
             extent = "all KL exact"
         tables += world_tables(own_runs, f"{extent}; prior {world.sample.prior_gold:.3f}")
@@ -116,22 +117,19 @@ def simulate(
     (folder / "runs.jsonl").write_text("".join(json.dumps(asdict(run)) + "\n" for run in runs))
     write_preferences(folder / "preferences.jsonl", last.train)
     last.posterior.save(folder / "reward")
-    if num_simulations:
-        features = last.posterior.features
-        tables.append(learner.check_inference(features, last.train, num_simulations, seed))
+    if args.simulations:
+        tables.append(check_inference(args, last.posterior.features, last.train))
     exact = [run for run in runs if run.world == NEXT_WORD]
     return Study(last.posterior, tables, pictures, findings(exact), gold, worlds[-1].sample)
 
 
 def world_figures(world: TextWorld, data_sets: Sequence[DataSet], folder: Path) -> list[Path]:
     """Write the reliability of the first reward of each size, and gold reward against KL."""
-    by_size: dict[str, list[DataSet]] = {}
-    for one in data_sets:
-        by_size.setdefault(f"{one.run.num_preferences} preferences", []).append(one)
-    first = {size: of_size[0].calibration for size, of_size in by_size.items()}
-    panels = {
-        size: mean_curves([one.curves for one in of_size]) for size, of_size in by_size.items()
-    }
+    first, panels = {}, {}
+    for size in dict.fromkeys(one.run.num_preferences for one in data_sets):
+        of_size = [one for one in data_sets if one.run.num_preferences == size]
+        first[f"{size} preferences"] = of_size[0].calibration
+        panels[f"{size} preferences"] = mean_curves([one.curves for one in of_size])
     title = f"Posteriors of the learned reward, {world.name}"
     gold = rlhf_figures.over_optimisation_figure(panels, world.sample.prior_gold, title)
     name = world.name.replace(" ", "-")

@@ -1,5 +1,7 @@
 """Measurements of one simulated data set."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,9 +14,9 @@ from tests.experiments.rlhf.small import SMALL, gold
 
 def test_measurements_of_a_data_set_are_those_of_its_curves(every, prior):
     """Peak of the gold reward, gain there, fall to the end, and meanwhile the proxy's rise."""
-    world, learner = TextWorld("word", every, every), SMALL.learner(PriorFeatures(prior))
+    world, features = TextWorld("word", every, every), PriorFeatures(prior)
     betas = 2 * torch.logspace(1.5, -3.0, 30, dtype=torch.float64)
-    run, curves, test, posterior, train = data_set(world, learner, 20, 1, betas, 10, seed=0)
+    run, curves, test, posterior, train = data_set(SMALL, features, world, 20, 1, betas)
     assert (run.world, run.num_preferences, run.seed, len(train)) == ("word", 20, 1, 20)
     assert curves.keys() == AGGREGATIONS.keys()
     for name, curve in curves.items():
@@ -35,12 +37,12 @@ def test_measurements_of_a_data_set_are_those_of_its_curves(every, prior):
 
 def test_too_few_pairs_or_effective_draws_are_refused_by_option(prior, every, monkeypatch):
     draws = TextSample.of(prior, "the film was", gold, 64)
-    learner = SMALL.learner(PriorFeatures(prior))
+    args, features = replace(SMALL, min_effective=60), PriorFeatures(prior)
     world, betas = TextWorld("3 tokens", every, draws), torch.tensor([1e-3])
     message = "--draws 64 with --min-effective 60: none of 1 betas has a posterior"
     monkeypatch.setattr("experiments.rlhf.learning.NUM_TEST", 10)
     with pytest.raises(SystemExit, match=message):
-        data_set(world, learner, 20, 0, betas, 60, seed=0)
+        data_set(args, features, world, 20, 0, betas)
     monkeypatch.setattr("experiments.rlhf.text_sample.MAX_ROUNDS", 0)
     with pytest.raises(SystemExit, match="--num-preferences 20, 3 tokens: of 0 pairs"):
-        data_set(world, learner, 20, 0, betas, 60, seed=0)
+        data_set(args, features, world, 20, 0, betas)

@@ -1,11 +1,12 @@
 """The reward from preferences: label noise, ties and encoders."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from transformers import BertConfig, BertModel
 
-from experiments.rlhf.learning import held_out
+from experiments.rlhf.learning import held_out, learn
 from experiments.steer.choices import read_reward
 from inference.reward_posterior.calibration import calibrate, predict
 from model.preferences import Comparisons, EncoderFeatures, PriorFeatures, UncertainReward
@@ -15,8 +16,8 @@ from tests.experiments.rlhf.small import SMALL, prefer_longer
 def test_label_noise_counts_on_held_out_preferences(prior):
     """Label noise turns labels of the test around as well."""
     preferences = prefer_longer(24)
-    learner = replace(SMALL, flip=0.3).learner(PriorFeatures(prior))
-    model, posterior = learner.learn(preferences[:12], seed=0)
+    args = replace(SMALL, flip=0.3)
+    model, posterior = learn(args, PriorFeatures(prior), preferences[:12], seed=0)
     comparisons = Comparisons.of(preferences[12:], posterior.features)
     with_noise, without = (
         calibrate(
@@ -31,14 +32,14 @@ def test_label_noise_counts_on_held_out_preferences(prior):
 def test_the_strength_of_ties_can_be_given_and_is_0_without_ties(prior):
     features = PriorFeatures(prior)
 
-    def strength(learner, preferences):
-        model, _ = learner.learn(preferences, seed=0)
+    def strength(args, preferences):
+        model, _ = learn(args, features, preferences, seed=0)
         return model.tie_strength
 
-    learner, ties = SMALL.learner(features), prefer_longer(12, ties=4)
-    assert strength(learner, prefer_longer(12)) == 0
-    assert strength(replace(learner, tie_strength=0.3), ties) == 0.3
-    assert strength(learner, ties) > 1  # at least 2 * share / (1 - share)
+    ties, own = prefer_longer(12, ties=4), replace(SMALL, preferences=Path(__file__))
+    assert strength(SMALL, prefer_longer(12)) == 0
+    assert strength(replace(own, tie_strength=0.3), ties) == 0.3
+    assert strength(SMALL, ties) > 1  # at least 2 * share / (1 - share)
 
 
 def test_a_reward_by_an_encoder_is_a_reward_for_steer(prior, tmp_path):
@@ -53,7 +54,7 @@ def test_a_reward_by_an_encoder_is_a_reward_for_steer(prior, tmp_path):
     prior.tokenizer.save_pretrained(tmp_path / "encoder")
     _, features = replace(SMALL, encoder=str(tmp_path / "encoder"), device="cpu").load()
     assert isinstance(features, EncoderFeatures)
-    _, posterior = SMALL.learner(features).learn(prefer_longer(12), seed=0)
+    _, posterior = learn(SMALL, features, prefer_longer(12), seed=0)
     posterior.save(tmp_path / "reward")
 
     prompts = prior.encode(["the film was"])

@@ -8,7 +8,7 @@ import pytest
 
 import experiments.rlhf.__main__ as rlhf
 from experiments.rlhf.__main__ import encode_prompts, main, to_go_on, tune_guide
-from experiments.rlhf.learning import Study
+from experiments.rlhf.learning import Study, learn
 from experiments.rlhf.studies import read_split
 from experiments.shared.run_folder import RunFolder
 from model.preferences import (
@@ -175,7 +175,7 @@ def test_particles_and_steps_reach_the_fit(prior, tmp_path, monkeypatch):
 
     fit = rlhf.fit
     monkeypatch.setattr(rlhf, "fit", recorded)
-    _, posterior = SMALL.learner(PriorFeatures(prior)).learn(prefer_longer(10), seed=0)
+    _, posterior = learn(SMALL, PriorFeatures(prior), prefer_longer(10), seed=0)
     args, prompts = replace(SMALL, particles=5, steps=3), prior.encode(["the film was"])
     tune_guide(args, prior, prompts, Study(posterior, [], []), RunFolder(tmp_path))
     assert arguments["objective"].num_particles == 5
@@ -203,7 +203,7 @@ def test_an_interrupted_run_hints_at_its_reward(tmp_path):
 def test_a_stopped_fit_is_part_of_the_table(monkeypatch, tmp_path, prior):
     monkeypatch.setattr(rlhf, "LeaveOneOut_ELBO", Diverges)
     args, prompts = replace(SMALL, samples=4, steps=1), prior.encode(["the film was"])
-    _, posterior = args.learner(PriorFeatures(prior)).learn(prefer_longer(12), seed=0)
+    _, posterior = learn(args, PriorFeatures(prior), prefer_longer(12), seed=0)
     study = Study(posterior, [], [])
     table = tune_guide(args, prior, prompts, study, RunFolder(tmp_path))
     assert "The fit stopped early at step 0: the loss is nan" in table
