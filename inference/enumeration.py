@@ -1,8 +1,4 @@
-"""The exact posterior: every response listed, every expectation a finite sum, in float64.
-
-For models with few responses. The enumeration runs the same programs as any algorithm, and is the
-reference for all algorithms.
-"""
+"""The exact posterior of a model with few responses: the reference for all algorithms."""
 
 from collections.abc import Iterator
 
@@ -21,7 +17,7 @@ CHUNK = 8192
 
 
 class Enumeration:
-    """The exact posterior of a model, for each of N prompts.
+    """The exact posterior for each of N prompts: every expectation is a finite sum, in float64.
 
         truth = Enumeration(model, prompts)
         print(truth.log_z, truth.kl_guide_posterior(guide))
@@ -109,19 +105,16 @@ class Enumeration:
                 -inf and has no gradient.
         """
         instance("guide", guide, nn.Module)
+        name = f"the guide {name_of(guide)}"
         log_guide = self.log_guide(guide)
         prob = log_guide.exp()
         weight = prob * torch.where(prob == 0, 0.0, self.log_joint - log_guide)
         if bool(weight.isneginf().any()):
-            raise ImpossibleResponseError(
-                f"the guide {name_of(guide)} can draw an impossible response: the ELBO is -inf, "
-                "and has no gradient"
-            )
+            fault = f"{name} can draw an impossible response: the ELBO is -inf"
+            raise ImpossibleResponseError(f"{fault}, and has no gradient")
         trained = {name: p for name, p in guide.named_parameters() if p.requires_grad}
         if not trained:
-            raise ValueError(
-                f"the guide {name_of(guide)} has no parameter that trains: the ELBO has no gradient"
-            )
+            raise ValueError(f"{name} has no parameter that trains: the ELBO has no gradient")
         gradient = {name: torch.zeros_like(parameter) for name, parameter in trained.items()}
         for chunk, part in zip(self._chunks(), weight.split(self._chunk_size), strict=True):
             surrogate = (part * log_guide_at(guide, self.prompts, chunk)).sum()

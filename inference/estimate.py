@@ -16,15 +16,10 @@ class NotANumberError(FloatingPointError):
 
 
 def check_numbers(name: str, values: Tensor, *, infinite: bool = False) -> Tensor:
-    """The values in float64. -inf, the log of 0, is allowed.
-
-    Args:
-        name: name of the values, for the error: "log weight".
-        values: any shape.
-        infinite: True to allow +inf too, as for a divergence.
+    """The values, of any shape, in float64. -inf, the log of 0, is allowed.
 
     Raises:
-        NotANumberError: if a value is NaN or +inf, with its place and the number of such values.
+        NotANumberError: if a value is NaN, or +inf unless `infinite`; with place and number.
     """
     instance(name, values, Tensor)
     bad = values.isnan() if infinite else values.isnan() | values.isposinf()
@@ -46,10 +41,8 @@ def check_draws(name: str, values: Tensor, *, infinite: bool = False) -> Tensor:
     """
     shape = tuple(instance(name, values, Tensor).shape)
     if len(shape) != 2 or 0 in shape:
-        raise ValueError(
-            f"{name} has shape {shape}, expected [M, N]: M samples for each of N prompts, at least "
-            "one"
-        )
+        expected = "expected [M, N]: M samples for each of N prompts, at least one"
+        raise ValueError(f"{name} has shape {shape}, {expected}")
     return check_numbers(name, values, infinite=infinite)
 
 
@@ -97,20 +90,16 @@ class Estimate(NamedTuple):
         Raises:
             NotANumberError: if a value is NaN.
         """
-        exact = cls.exact(value)
+        mean, _ = cls.exact(value)
         num_samples, num_prompts = influence.shape
         if num_samples < 2:
-            return exact._replace(standard_error=math.nan)
+            return cls(mean, math.nan)
         variance = influence.double().square().sum(0) / (num_samples - 1) / num_samples  # [N]
-        return exact._replace(standard_error=math.sqrt(variance.sum().item()) / num_prompts)
+        return cls(mean, math.sqrt(variance.sum().item()) / num_prompts)
 
     @classmethod
     def exact(cls, value: Tensor) -> Estimate:
-        """A number known for each prompt, `[N]`, averaged over prompts, without error.
-
-        Raises:
-            NotANumberError: if a value is NaN.
-        """
+        """A number known for each prompt, `[N]`, averaged over prompts; the standard error is 0."""
         return cls(check_numbers("an estimate", value, infinite=True).mean().item(), 0.0)
 
     def times(self, factor: float) -> Estimate:

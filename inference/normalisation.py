@@ -17,14 +17,9 @@ class NotNormalisedError(ValueError):
 def check_log_prob(log_prob: Tensor, program: object, role: str) -> Tensor:
     """Log probabilities of responses under a program, unchanged.
 
-    Args:
-        log_prob: any shape, nats.
-        program: the model or the guide that gave them.
-        role: role of the program, for the error: "guide".
-
     Raises:
-        NotANumberError: if one is NaN or +inf, with the name of the program and of its parameters
-            that are NaN or infinite.
+        NotANumberError: if one is NaN or +inf, with the names of the program and of a parameter
+            that is NaN or infinite.
     """
     bad = log_prob.isnan() | log_prob.isposinf()
     if (where := first_index(bad)) is not None:
@@ -37,11 +32,7 @@ def check_log_prob(log_prob: Tensor, program: object, role: str) -> Tensor:
 
 
 def check_normalised(log_prob: Tensor, name: str) -> Tensor:
-    """Log probabilities of all responses, in float64.
-
-    Args:
-        log_prob: `[S, N]`, nats.
-        name: name of the distribution, for the error.
+    """Log probabilities of all responses, `[S, N]`, nats, in float64.
 
     Raises:
         NotNormalisedError: if the probabilities of a prompt do not sum to 1, or are NaN.

@@ -4,10 +4,8 @@
 
 x has the highest reward of n independent draws, ties broken uniformly (Beirami et al. 2024,
 arXiv 2401.01879; without ties n F^(n-1), Gui et al. 2024, arXiv 2406.00832). The ratio pi_n/p0
-depends on x only through the rank of the reward, so best of n is the same for r and for any
-increasing function of r.
-
-All functions are pure functions of tensors, in float64.
+depends on x only through the rank of the reward, so best of n is the same for any increasing
+function of r. All functions compute in float64.
 """
 
 import math
@@ -31,10 +29,10 @@ def best_of_n_log_ratio(cdf: Tensor, cdf_left: Tensor, n: int) -> Tensor:
     Args:
         cdf: F = P(r <= r(x)), any shape.
         cdf_left: F- = P(r < r(x)), the same shape.
-        n: number of draws, at least 1.
+        n: number of draws.
 
     Returns:
-        The same shape, float64, at most log n. -inf where F = 0 and n > 1.
+        The same shape, at most log n. -inf where F = 0 and n > 1.
 
     Raises:
         ValueError: if n < 1, or not 0 <= F- <= F <= 1.
@@ -64,8 +62,8 @@ def best_of_n_kl(prob: Tensor, cdf: Tensor, cdf_left: Tensor, n: int) -> Tensor:
 
     Args:
         prob: `[L, N]`, p0 of each of L levels or responses, for N prompts.
-        cdf: `[L, N]`, F, from `level_cdf`.
-        cdf_left: `[L, N]`, F-, from `level_cdf`.
+        cdf: `[L, N]`, F, as `cdf_left` from `level_cdf`.
+        cdf_left: `[L, N]`, F-.
         n: number of draws.
     """
     log_ratio = best_of_n_log_ratio(cdf, cdf_left, n)
@@ -73,21 +71,15 @@ def best_of_n_kl(prob: Tensor, cdf: Tensor, cdf_left: Tensor, n: int) -> Tensor:
 
 
 def best_of_n_kl_bound(n: int) -> float:
-    """log n - (n-1)/n, nats: KL(pi_n || p0) without ties, an upper bound with ties.
-
-    Beirami et al. 2024, arXiv 2401.01879.
-    """
+    """log n - (n-1)/n, nats: KL(pi_n || p0) without ties, an upper bound with ties."""
     n = _check_n(n)
     return math.log(n) - (n - 1) / n
 
 
 def best_of_n_win_rate(prob: Tensor, cdf: Tensor, cdf_left: Tensor, n: int) -> Tensor:
-    """P(r(x) > r(y)) + P(r(x) = r(y))/2 for x ~ pi_n and y ~ p0: sum_x pi_n(x) (F + F-)/2.
+    """P(r(x) > r(y)) + P(r(x) = r(y))/2 for x ~ pi_n and y ~ p0: sum_x pi_n(x) (F + F-)/2, `[N]`.
 
-    Args: as those of `best_of_n_kl`.
-
-    Returns:
-        `[N]`, a probability, at most `best_of_n_win_rate_bound`.
+    Arguments as in `best_of_n_kl`. At most `best_of_n_win_rate_bound`.
     """
     log_ratio = best_of_n_log_ratio(cdf, cdf_left, n)
     prob = _check_prob(prob, log_ratio.shape) * log_ratio.exp()
@@ -96,12 +88,11 @@ def best_of_n_win_rate(prob: Tensor, cdf: Tensor, cdf_left: Tensor, n: int) -> T
 
 def best_of_n_win_rate_bound(n: int) -> float:
     """n/(n+1), the win rate without ties: each of n + 1 draws is the largest equally often."""
-    n = _check_n(n)
-    return n / (n + 1)
+    return _check_n(n) / (n + 1)
 
 
 def level_cdf(values: Tensor, prob: Tensor) -> tuple[Tensor, Tensor]:
-    """F = P(r <= values) and F- = P(r < values) of a discrete distribution, `[L, N]` each, float64.
+    """F = P(r <= values) and F- = P(r < values) of a discrete distribution, `[L, N]` each.
 
     prob = 1/M at M draws gives the empirical distribution of the draws.
 
@@ -123,8 +114,7 @@ def level_cdf(values: Tensor, prob: Tensor) -> tuple[Tensor, Tensor]:
             f"values is NaN at index {where}, expected numbers, or -inf for an impossible response"
         )
     # searchsorted wants the levels of a prompt in a row
-    prob = _check_prob(prob, values.shape).T.contiguous()
-    values = values.T.contiguous()
+    prob, values = _check_prob(prob, values.shape).T.contiguous(), values.T.contiguous()
     ordered, order = values.sort(-1)
     below = torch.nn.functional.pad(prob.gather(-1, order).cumsum(-1), (1, 0))  # [N, L + 1]
     cdf = below.gather(-1, torch.searchsorted(ordered, values, right=True))
@@ -144,8 +134,6 @@ def _check_prob(prob: Tensor, shape: torch.Size) -> Tensor:
         )
     in_range = (prob >= 0) & (prob <= 1 + ROUNDING)
     if (where := first_index(~in_range)) is not None:
-        raise ValueError(
-            f"prob is {prob[where].item():.6g} at index {where}, expected probabilities, from 0 "
-            "to 1"
-        )
+        number = f"{prob[where].item():.6g} at index {where}"
+        raise ValueError(f"prob is {number}, expected probabilities, from 0 to 1")
     return prob.double()

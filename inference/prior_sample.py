@@ -50,8 +50,7 @@ class PriorSample:
             The weights sum to 1.
         log_likelihood: `[M, N]`, log likelihood of the model, nats.
         exact: True if all responses are enumerated.
-        accepted: `[M, N]`, True for draws that are exact posterior samples; None without a
-            bound.
+        accepted: `[M, N]`, True for exact posterior samples; None without a bound.
 
     Raises:
         NotANumberError: if a log probability or a log likelihood is NaN or +inf.
@@ -125,9 +124,10 @@ class PriorSample:
             NotANumberError: if a weight is NaN or +inf.
             NoSupportError: if all weights of a prompt are 0.
         """
-        if log_base_weight is None:
-            log_base_weight = torch.zeros_like(self.log_prior_weight)
-        log_base = self._log_prob("log_base_weight", log_base_weight)
+        prior = torch.zeros_like(self.log_prior_weight)
+        log_base = self._log_prob(
+            "log_base_weight", prior if log_base_weight is None else log_base_weight
+        )
         log_prob = self._log_prob("log_weight", log_weight)
         prob = log_prob.exp()
         log_ratio = torch.where(prob == 0, 0.0, log_prob - log_base)
@@ -185,10 +185,8 @@ class PriorSample:
         """log p of the responses, `[M, N]`, for p ∝ p0 w."""
         log_joint = self.log_prior_weight + self._check(name, log_weight)
         if bool(log_joint.isneginf().all(0).any()):
-            raise NoSupportError(
-                f"{name} is -inf for all {len(log_joint)} responses to a prompt, expected a finite "
-                "number for one of them"
-            )
+            where = f"{name} is -inf for all {len(log_joint)} responses to a prompt"
+            raise NoSupportError(f"{where}, expected a finite number for one of them")
         return log_joint.log_softmax(0)
 
     def _check(self, name: str, values: Tensor) -> Tensor:
@@ -196,11 +194,9 @@ class PriorSample:
 
     def _same_shape(self, name: str, values: Tensor) -> Tensor:
         shape = self.response.shape[:-1]
-        if instance(name, values, Tensor).shape != shape:
-            raise ValueError(
-                f"{name} has shape {tuple(values.shape)}, expected {tuple(shape)}: one for each "
-                "response"
-            )
+        if (got := instance(name, values, Tensor).shape) != shape:
+            expected = f"expected {tuple(shape)}: one for each response"
+            raise ValueError(f"{name} has shape {tuple(got)}, {expected}")
         return values
 
 
@@ -222,8 +218,8 @@ def sample_prior(
         prompts: N prompts.
         num_draws: M, the largest number of responses to each prompt.
         independent: True to draw even if the responses can be enumerated.
-        log_likelihood_bound: largest possible log likelihood, nats, a number or `[N]`. Responses
-            are drawn independently, and accepted or rejected.
+        log_likelihood_bound: largest possible log likelihood, nats, a number or `[N]`, for
+            independent draws that are accepted or rejected.
         chunk: number of draws at a time, for each prompt.
 
     Raises:
@@ -234,17 +230,14 @@ def sample_prior(
     boolean("independent", independent)
     if log_likelihood_bound is not None:
         log_likelihood_bound = check_log_bound(log_likelihood_bound, len(prompts))
-    elif not independent and _can_enumerate(model, prompts, num_draws):
-        return PriorSample.of_enumeration(Enumeration(model, prompts))
-    responses = list(draw(model, prompts, num_draws, chunk=chunk, name="num_draws", role="model"))
+    elif not independent:
+        prior = response_distribution(model, prompts, role="model")
+        if isinstance(prior, ResponseDistribution) and prior.space.num_responses <= num_draws:
+            return PriorSample.of_enumeration(Enumeration(model, prompts))
+    responses = list(draw(model, prompts, num_draws, chunk=chunk, role="model"))
     log_likelihood = torch.cat([log_likelihood_at(model, prompts, part) for part in responses])
     accepted = None
     if log_likelihood_bound is not None:
         check_bound(log_likelihood, log_likelihood_bound, prompts.texts)
         accepted = accepted_at(log_likelihood, log_likelihood_bound)
     return PriorSample.of_draws(torch.cat(responses), log_likelihood, accepted)
-
-
-def _can_enumerate(model: Program, prompts: Prompts, num_draws: int) -> bool:
-    prior = response_distribution(model, prompts, role="model")
-    return isinstance(prior, ResponseDistribution) and prior.space.num_responses <= num_draws

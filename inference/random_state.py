@@ -46,13 +46,7 @@ def restore(tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
 
 @contextmanager
 def isolated(seed: int) -> Iterator[None]:
-    """Seed all generators inside the context, and restore them after it.
-
-    Generators belong to the process: a second thread waits for the end of the context.
-
-    Raises:
-        ValueError: if a generator does not take the seed.
-    """
+    """Seed all generators inside the context, and restore them after it. Locks as `preserved`."""
     seed = checks.seed("seed", seed)
     with preserved():
         pyro.set_rng_seed(seed)
@@ -75,9 +69,8 @@ def _devices() -> list[torch.device]:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None:
         return []
-    return [
-        torch.device(accelerator.type, index) for index in range(torch.accelerator.device_count())
-    ]
+    count = torch.accelerator.device_count()
+    return [torch.device(accelerator.type, index) for index in range(count)]
 
 
 def _module(device: torch.device) -> Any:

@@ -113,23 +113,13 @@ class SameResponses(Messenger):
 
 
 def check_arguments(program: object, prompts: object, role: str = "program") -> None:
-    """Check that a program and prompts can be run.
-
-    Raises:
-        TypeError: if the program is not callable, or the prompts are no `Prompts`.
-        ValueError: if there are no prompts.
-    """
+    """Check that a program and prompts can be run: a `TypeError` or a `ValueError` otherwise."""
     function(f"the {role}", program, why="a Pyro program over prompts")
     check_prompts(prompts)
 
 
 def check_prompts(prompts: object) -> None:
-    """Check that there is at least one prompt.
-
-    Raises:
-        TypeError: if the prompts are no `Prompts`.
-        ValueError: if there are no prompts.
-    """
+    """Check that there is at least one prompt."""
     why = "`LanguageModel.encode` makes them of texts"
     if not len(instance("prompts", prompts, Prompts, why=why)):
         raise ValueError("there are no prompts, expected at least one")
@@ -149,13 +139,13 @@ def check_response_site(trace: Trace, prompts: Prompts, role: str = "program") -
             f"the {role} has no sample site 'response', got {sorted(sites) or 'none'}: expected "
             "one of that name, that no `poutine.block` hides and no `poutine.scope` renames"
         )
-    for name, site in sites.items():
-        if name != "response" and not site["is_observed"]:
+    others = [name for name in sites if name != "response"]
+    for name in others:
+        if not sites[name]["is_observed"]:
             raise ResponseSiteError(
                 f"the {role} draws {name!r} besides 'response': expected one latent site. {PAIRED} "
                 "take any number of latent sites"
             )
-    others = [name for name in sites if name != "response"]
     if role == "guide" and others:
         raise ResponseSiteError(
             f"the guide has the sites {others} besides 'response', expected no other: with a "
@@ -175,12 +165,7 @@ def is_sample(site: dict[str, Any]) -> bool:
 
 
 def check_plates(name: str, site: dict[str, Any]) -> None:
-    """Check that a site is in no plate that subsamples, and in no plate but that over prompts.
-
-    Raises:
-        ScaledSiteError: if a plate subsamples.
-        ResponseSiteError: if there is another plate.
-    """
+    """Refuse a site in a plate that subsamples, or in another plate than that over prompts."""
     for frame in site["cond_indep_stack"]:
         if frame.full_size is not None and frame.full_size != frame.size:
             raise ScaledSiteError(
@@ -223,22 +208,12 @@ def _check_site(site: dict[str, Any], num_prompts: int) -> None:
 
 
 def check_value(name: str, distribution: TorchDistribution, value: Tensor) -> None:
-    """Check that a value can be scored at a site `response`.
-
-    Raises:
-        TypeError: if the value is no tensor.
-        ResponseSiteError: if the shape is not `[..., N, T]`, or the values are no token ids of the
-            distribution's vocabulary.
-    """
-    instance(name, value, Tensor)
+    """Refuse a value other than token ids `[..., N, T]` of the distribution's vocabulary."""
+    shape = instance(name, value, Tensor).shape
     rows = (1, *distribution.batch_shape)
-    if (
-        value.shape[-1:] != distribution.event_shape
-        or value.dim() < 2
-        or value.shape[-2] not in rows
-    ):
+    if len(shape) < 2 or shape[-2] not in rows or shape[-1:] != distribution.event_shape:
         raise ResponseSiteError(
-            f"{name} has shape {tuple(value.shape)}, expected "
+            f"{name} has shape {tuple(shape)}, expected "
             f"{('...', *distribution.batch_shape, *distribution.event_shape)}, as at the site "
             "'response' of this program"
         )

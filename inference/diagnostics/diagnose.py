@@ -14,7 +14,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from inference.estimate import Estimate, log_mean, log_mean_exp
@@ -88,10 +87,8 @@ def diagnose(
         prompts: N prompts.
         num_samples: number of samples of the guide, for each prompt.
         num_prior_draws: number of draws from the prior, for each prompt.
-        log_likelihood_bound: largest possible log likelihood, nats, a number or `[N]`, such as
-            `AlignmentModel.log_likelihood_bound`; None if unknown.
-        prior_sample: independent draws from the prior, of an earlier call with the same model and
-            prompts.
+        log_likelihood_bound: largest possible log likelihood, nats, a number or `[N]`.
+        prior_sample: independent draws from the prior of the same model and prompts.
         chunk: number of responses handled at a time, for each prompt.
 
     Raises:
@@ -113,7 +110,11 @@ def diagnose(
             log_likelihood_bound=log_likelihood_bound,
             chunk=chunk,
         )
-    _check_sample(prior_sample, len(prompts))
+    got = instance("prior_sample", prior_sample, PriorSample).response.shape[1]
+    if got != len(prompts):
+        raise ValueError(
+            f"prior_sample is of {got} prompts, expected the {len(prompts)} prompts of this call"
+        )
     with SameResponses():
         distribution = response_distribution(guide, prompts, role="guide")
         sizes = [min(chunk, num_samples - start) for start in range(0, num_samples, chunk)]
@@ -121,11 +122,15 @@ def diagnose(
         parts = response.split(chunk)
         joints = [joint_at(model, prompts, part) for part in parts]
         log_guide = torch.cat([log_guide_at(guide, prompts, part) for part in parts]).double()
+    is_token = torch.ones_like(response, dtype=torch.bool)
+    if isinstance(distribution, ResponseDistribution):  # only that has padding
+        is_token = distribution.space.is_token(response)
     log_prior = torch.cat([joint.log_prior for joint in joints]).double()
     log_likelihood = torch.cat([joint.log_likelihood for joint in joints])
     log_weight = log_prior + log_likelihood - log_guide  # [M, N]
     elbo, log_z = Estimate.of_mean(log_weight), prior_sample.log_z()
     accepted = prior_sample.accepted
+    gap = log_z.minus(elbo) if math.isfinite(log_z.value) else Estimate(math.nan, math.nan)
     return Diagnostics(
         elbo=elbo,
         log_likelihood=Estimate.of_mean(log_likelihood),
@@ -133,27 +138,13 @@ def diagnose(
         entropy=Estimate.of_mean(-log_guide),
         log_z_bound=log_mean_exp(log_weight),
         log_z=log_z,
-        kl_guide_posterior=_kl_guide_posterior(elbo, log_z),
+        kl_guide_posterior=Estimate(math.inf, math.nan) if math.isinf(elbo.value) else gap,
         kl_posterior_guide=_kl_posterior_guide(model, guide, prompts, prior_sample, chunk),
         acceptance=None if accepted is None else accepted.double().mean().item(),
         effective_sample_size=effective_sample_size(log_weight).min().item(),
         pareto_k=pareto_k(log_weight).max().item(),
-        distinct_2=distinct_n(response, _is_token(distribution, response), 2),
+        distinct_2=distinct_n(response, is_token, 2),
     )
-
-
-def _check_sample(sample: PriorSample, num_prompts: int) -> None:
-    if (got := instance("prior_sample", sample, PriorSample).response.shape[1]) != num_prompts:
-        raise ValueError(
-            f"prior_sample is of {got} prompts, expected the {num_prompts} prompts of this call"
-        )
-
-
-def _kl_guide_posterior(elbo: Estimate, log_z: Estimate) -> Estimate:
-    """log Z - ELBO, where either may be -inf."""
-    if math.isinf(elbo.value):
-        return Estimate(math.inf, math.nan)
-    return log_z.minus(elbo) if math.isfinite(log_z.value) else Estimate(math.nan, math.nan)
 
 
 def _kl_posterior_guide(
@@ -178,13 +169,6 @@ def _kl_posterior_guide(
     influence_on_mean = accepted * (log_ratio - mean) / accepted.mean(0)
     influence_on_log_z = (log_likelihood - log_z).exp() - 1
     return Estimate.of_influence(mean - log_z, influence_on_mean - influence_on_log_z)
-
-
-def _is_token(distribution: TorchDistribution, response: Tensor) -> Tensor:
-    """Mask of positions that are not padding; only a `ResponseDistribution` has padding."""
-    if isinstance(distribution, ResponseDistribution):
-        return distribution.space.is_token(response)
-    return torch.ones_like(response, dtype=torch.bool)
 
 
 def distinct_n(response: Tensor, is_token: Tensor, n: int) -> float:

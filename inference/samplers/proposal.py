@@ -63,13 +63,7 @@ def weigh(
 
 
 def draw(
-    program: Program,
-    prompts: Prompts,
-    num_samples: int,
-    *,
-    chunk: int,
-    name: str = "num_samples",
-    role: str = "program",
+    program: Program, prompts: Prompts, num_samples: int, *, chunk: int, role: str = "program"
 ) -> Iterator[Tensor]:
     """Draw from a program's `response` site, `num_samples` times, `chunk` draws at a time.
 
@@ -77,9 +71,9 @@ def draw(
         Independent draws `[m, N, T]`, m <= chunk.
 
     Raises:
-        ValueError: If `num_samples`, which the error calls `name`, or `chunk` is below 1.
+        ValueError: if `num_samples` or `chunk` is below 1.
     """
-    num_samples = whole_number(name, num_samples, why="responses drawn for each prompt")
+    num_samples = whole_number("num_samples", num_samples, why="responses drawn for each prompt")
     chunk = whole_number("chunk", chunk, why="responses handled at a time")
     distribution = response_distribution(program, prompts, role=role)
     for start in range(0, num_samples, chunk):

@@ -19,13 +19,7 @@ from inference.svi.checkpoint.folder import CheckpointError
 from inference.svi.checkpoint.folder_lock import locked
 from inference.svi.checkpoint.resume import resume as resume_from
 from inference.svi.checkpoint.state import FitState
-from inference.svi.fit_checks import (
-    check_programs,
-    checkpoint_path,
-    new_objective,
-    new_optimizer,
-    resumes,
-)
+from inference.svi.fit_checks import check_programs, new_objective, new_optimizer, resumes
 from inference.svi.optimizer.checked import (
     NonFiniteGradientError,
     NonFiniteParametersError,
@@ -55,10 +49,9 @@ class Fit:
         state: guide, optimiser and step; `state.guide` is the trained guide that was passed in.
         parameters: the fit's scope of Pyro's parameter store. A guide that is a plain function runs
             inside `pyro.get_param_store().scope(parameters)`; a module holds its own parameters.
-        metrics: one record for each step of this call: `step`; `loss`, the sum over prompts that
-            the objective returned; `elbo` and `log_likelihood`, nats, averaged over prompts;
-            `grad_norm`; `learning_rate`. `elbo` is minus the loss for objectives of Pyro, and NaN
-            for `RenyiELBO` and `ReweightedWakeSleep`, whose losses are other bounds.
+        metrics: one record for each step of this call: `step`; `loss`, summed over prompts; `elbo`
+            and `log_likelihood`, nats, averaged over prompts; `grad_norm`; `learning_rate`. `elbo`
+            is NaN for `RenyiELBO` and `ReweightedWakeSleep`, whose losses are other bounds.
         stopped_early: reason for an end before the last step; None after the last step.
     """
 
@@ -140,11 +133,14 @@ def fit(
     if prompts_per_step is not None:
         prompts_per_step = checks.whole_number("prompts_per_step", prompts_per_step)
     seed = checks.seed("seed", seed)
-    optimizer = new_optimizer(
-        optimizer, num_steps, learning_rate=learning_rate, clip_norm=clip_norm
-    )
+    numbers = {"learning_rate": learning_rate, "clip_norm": clip_norm}
+    optimizer = new_optimizer(optimizer, num_steps, numbers)
     state = FitState(guide, optimizer, new_objective(objective))
-    folder = checkpoint_path(checkpoint_folder, resume)
+    if resume and checkpoint_folder is None:
+        raise ValueError(
+            "resume is True without a checkpoint_folder, expected the folder of the checkpoint"
+        )
+    folder = None if checkpoint_folder is None else Path(checkpoint_folder)
     if folder is not None:
         state.fingerprint = Fingerprint(
             num_steps=num_steps,
@@ -160,65 +156,40 @@ def fit(
     scope = pyro.get_param_store().scope(result.parameters)
     with THREAD_LOCK, locked(folder), scope, random_state.isolated(seed):
         if folder is not None and resumes(folder, resume):
-            _resume(state, folder, prompts, num_steps)
-        loop = _Loop(model, prompts, result, prompts_per_step, on_step)
-        loop.run(num_steps, folder, checkpoint_every, progress)
-    return result
-
-
-@dataclass
-class _Loop:
-    """The steps of a fit, from the step of its state to the last."""
-
-    model: Program
-    prompts: Prompts
-    result: Fit
-    prompts_per_step: int | None
-    on_step: Callable[[Metrics], None] | None
-
-    def run(self, num_steps: int, folder: Path | None, every: int, progress: bool) -> None:
-        result, state = self.result, self.result.state
-        svi, rollback = checked_svi(self.model, state), Rollback(state, self.prompts)
-        bar = tqdm(
-            total=num_steps, initial=state.step, desc="fit", unit="step", disable=not progress
-        )
+            resume_from(state, folder, prompts)
+            if state.step > num_steps:
+                raise CheckpointError(
+                    f"the checkpoint in {folder} is of step {state.step}, expected at most "
+                    f"num_steps={num_steps}: ask for more steps, or name another folder"
+                )
+        svi, rollback = checked_svi(model, state), Rollback(state, prompts)
+        bar = tqdm(None, "fit", num_steps, initial=state.step, unit="step", disable=not progress)
         try:
             with bar:
                 while state.step < num_steps:
                     with rollback.step():
-                        metrics = take_step(svi, state, self._minibatch())
-                    self._report(metrics)
+                        metrics = take_step(svi, state, _minibatch(prompts, prompts_per_step))
+                    result.metrics.append(metrics)
+                    if on_step is not None:
+                        with random_state.preserved():
+                            on_step(metrics)
                     bar.set_postfix(elbo=f"{metrics['elbo']:.3f}", refresh=False)
                     bar.update()
-                    if state.step % every == 0 or state.step == num_steps:
+                    if state.step % checkpoint_every == 0 or state.step == num_steps:
                         state.save_once(folder)
         except STOPS as error:
             result.metrics = [record for record in result.metrics if record["step"] <= state.step]
             result.stopped_early = f"step {state.step}: {error}"
-            warnings.warn(f"fit stopped early at {result.stopped_early}", stacklevel=3)
+            warnings.warn(f"fit stopped early at {result.stopped_early}", stacklevel=2)
             state.save_once(folder)
         except BaseException as error:
             state.save_after(error, folder)
             vars(error)["fit"] = result
             raise
-
-    def _minibatch(self) -> Prompts:
-        num_prompts, size = len(self.prompts), self.prompts_per_step
-        if size is None or size >= num_prompts:
-            return self.prompts
-        return self.prompts[torch.randperm(num_prompts)[:size].sort().values.tolist()]
-
-    def _report(self, metrics: Metrics) -> None:
-        self.result.metrics.append(metrics)
-        if self.on_step is not None:
-            with random_state.preserved():
-                self.on_step(metrics)
+    return result
 
 
-def _resume(state: FitState, folder: Path, prompts: Prompts, num_steps: int) -> None:
-    resume_from(state, folder, prompts)
-    if state.step > num_steps:
-        raise CheckpointError(
-            f"the checkpoint in {folder} is of step {state.step}, expected at most "
-            f"num_steps={num_steps}: ask for more steps, or name another folder"
-        )
+def _minibatch(prompts: Prompts, size: int | None) -> Prompts:
+    if size is None or size >= len(prompts):
+        return prompts
+    return prompts[torch.randperm(len(prompts))[:size].sort().values.tolist()]

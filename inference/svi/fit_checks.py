@@ -47,14 +47,11 @@ def new_objective(objective: ELBO | None) -> ELBO:
 
 
 def new_optimizer(
-    optimizer: PyroOptim | None, num_steps: int, **numbers: float | None
+    optimizer: PyroOptim | None, num_steps: int, numbers: dict[str, float | None]
 ) -> CheckedOptimizer:
     """The optimiser of a fit, unused, with checks in every step.
 
-    Args:
-        optimizer: a new optimiser, or None for Adam on a cosine.
-        num_steps: number of steps of the fit.
-        numbers: `learning_rate` and `clip_norm` of Adam on a cosine; None for the defaults.
+    `numbers` are `learning_rate` and `clip_norm` of the default, Adam on a cosine.
     """
     given = {name: number for name, number in numbers.items() if number is not None}
     if optimizer is None:
@@ -75,25 +72,15 @@ def new_optimizer(
     )
 
 
-def checkpoint_path(folder: str | Path | None, resume: bool) -> Path | None:
-    """Path of the checkpoints' folder; a resume needs a folder."""
-    if resume and folder is None:
-        raise ValueError(
-            "resume is True without a checkpoint_folder, expected the folder of the checkpoint"
-        )
-    return None if folder is None else Path(folder)
-
-
 def resumes(folder: Path, resume: bool) -> bool:
     """True if the fit continues from a checkpoint in the folder."""
-    if not has_checkpoint(folder):
-        return False
-    if not resume:
+    exists = has_checkpoint(folder)
+    if exists and not resume:
         raise CheckpointError(
             f"{folder} already has a checkpoint: pass resume=True to go on from it, or name "
             "another folder"
         )
-    return True
+    return exists
 
 
 def _check_unused(name: str, step_count: int) -> None:

@@ -4,24 +4,19 @@ Usually the state before the step. But parameters can be finite and yet too larg
 whose logits are then NaN. That shows in the next step, so the step before can be undone too.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor
 
 from inference import random_state
 from inference.objectives.response_objective import ResponseObjective
 from inference.programs import Program
-from inference.svi.checkpoint.state import FitState
+from inference.svi.checkpoint.state import FitState, parameters
 from inference.svi.optimizer.checked import NonFiniteParametersError, check_start
 from model import Prompts
 
@@ -30,42 +25,28 @@ class NonFiniteGuideError(FloatingPointError):
     """The guide gives NaN at the parameters that the last step left. The step is undone."""
 
 
-@dataclass
-class _StepStart:
-    """The state before a step, apart from parameters and moments, which the optimiser restores."""
+def _snapshot(state: FitState) -> Callable[[], None]:
+    """Function that restores all but parameters and moments, which the optimiser restores."""
+    step, objective, generators = state.step, state.objective, random_state.capture()
+    tensors = {name: tensor.clone() for name, tensor in state.objective_state().items()}
+    objective_steps = objective.step_count if isinstance(objective, ResponseObjective) else 0
 
-    step: int
-    objective: dict[str, Tensor]
-    objective_steps: int
-    generators: tuple[dict[str, Tensor], dict[str, Any]]
+    def restore() -> None:
+        state.step = step
+        if isinstance(objective, ResponseObjective):
+            objective.set_state(tensors)
+            objective.step_count = objective_steps
+        random_state.restore(*generators)
 
-    @classmethod
-    def of(cls, state: FitState) -> _StepStart:
-        tensors = {name: tensor.clone() for name, tensor in state.objective_state().items()}
-        objective = state.objective
-        steps = objective.step_count if isinstance(objective, ResponseObjective) else 0
-        return cls(state.step, tensors, steps, random_state.capture())
-
-    def restore(self, state: FitState) -> None:
-        state.step = self.step
-        if isinstance(state.objective, ResponseObjective):
-            state.objective.set_state(self.objective)
-            state.objective.step_count = self.objective_steps
-        random_state.restore(*self.generators)
+    return restore
 
 
 class Rollback:
-    """Restores a fit's state after a failed step.
-
-    Args:
-        state: state of the fit.
-        prompts: all prompts, on which the guide is tried after a failed step.
-    """
+    """Restores a fit's state after a failed step, and tries the guide on all prompts."""
 
     def __init__(self, state: FitState, prompts: Prompts) -> None:
-        self._state = state
-        self._prompts = prompts
-        self._before_last: _StepStart | None = None
+        self._state, self._prompts = state, prompts
+        self._restore_before_last: Callable[[], None] | None = None
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -75,29 +56,28 @@ class Rollback:
             NonFiniteGuideError: if the step before left a guide that gives NaN; both are undone.
             NonFiniteStartError: if the first step failed because of a NaN parameter.
         """
-        now = _StepStart.of(self._state)
+        restore = _snapshot(self._state)
         try:
             yield
         except BaseException as error:
-            now.restore(self._state)
-            for _, parameter in pyro.get_param_store().named_parameters():
+            restore()
+            for parameter in parameters().values():
                 parameter.grad = None
             if isinstance(error, Exception) and not isinstance(error, NonFiniteParametersError):
                 self._undo_last_if_to_blame(error)
-                now.restore(self._state)  # the trial of the guide drew random numbers
+                restore()  # the trial of the guide drew random numbers
             raise
-        self._before_last = now
+        self._restore_before_last = restore
 
     def _undo_last_if_to_blame(self, error: Exception) -> None:
-        before = self._before_last
-        if before is None:
-            check_start(dict(pyro.get_param_store().named_parameters()))
+        if self._restore_before_last is None:
+            check_start(parameters())
             return
         if gives_numbers(self._state.guide, self._prompts) or not self._state.optimizer.undo():
             return
-        before.restore(self._state)
+        self._restore_before_last()
         raise NonFiniteGuideError(
-            f"the guide has no numbers at the parameters of step {before.step + 1}, which was "
+            f"the guide has no numbers at the parameters of step {self._state.step + 1}, which was "
             f"undone ({error}). Look for a learning rate too high, or a half-precision guide."
         ) from error
 

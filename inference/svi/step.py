@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import pyro
 import torch
 from pyro.distributions import Unit
 from pyro.distributions.util import scale_and_mask
@@ -15,7 +14,7 @@ from guides.guide import GuideRegistrationError
 from inference.objectives.response_objective import ResponseObjective
 from inference.programs import Program
 from inference.response_site import SameResponses
-from inference.svi.checkpoint.state import FitState
+from inference.svi.checkpoint.state import FitState, parameters
 from model import Prompts
 
 Metrics = dict[str, float]
@@ -34,20 +33,15 @@ class NothingToTrainError(ValueError):
 
 
 def checked_svi(model: Program, state: FitState) -> SVI:
-    """SVI of a fit's state that raises before the optimiser sees a bad gradient.
-
-    Bad are the gradient of a NaN or infinite loss, and a first gradient that trains nothing.
-    """
+    """SVI that refuses a loss that is not finite, and a first gradient that trains nothing."""
     svi = SVI(model, state.guide, state.optimizer, state.objective)
     loss_and_grads, trains = svi.loss_and_grads, False
 
     def checked(*args: Any, **kwargs: Any) -> Any:
         nonlocal trains
         loss = loss_and_grads(*args, **kwargs)
-        if not math.isfinite(_bound(loss)):
-            raise NonFiniteLossError(
-                f"the loss is {_bound(loss)}; the parameters were left as they were"
-            )
+        if not math.isfinite(bound := _bound(loss)):
+            raise NonFiniteLossError(f"the loss is {bound}; the parameters were left as they were")
         if not trains:
             check_trains(state.guide, state.objective)
             trains = True
@@ -74,15 +68,15 @@ def take_step(svi: SVI, state: FitState, prompts: Prompts) -> Metrics:
         )
     state.step += 1
     if isinstance(objective, ResponseObjective):
-        metrics = objective.metrics
+        elbo, log_likelihood = objective.metrics["elbo"], objective.metrics["log_likelihood"]
     else:
         elbo = math.nan if isinstance(objective, OTHER_BOUNDS) else -loss / len(prompts)
-        metrics = {"elbo": elbo, "log_likelihood": likelihood.mean()}
+        log_likelihood = likelihood.mean()
     return {
         "step": state.step,
-        "elbo": metrics["elbo"],
+        "elbo": elbo,
         "loss": loss,
-        "log_likelihood": metrics["log_likelihood"],
+        "log_likelihood": log_likelihood,
         "grad_norm": optimizer.grad_norm,
         "learning_rate": rate,
     }
@@ -95,7 +89,7 @@ def check_trains(guide: Program, objective: Any) -> None:
         NothingToTrainError: if no parameter has a gradient, apart from the objective's own heads.
         GuideRegistrationError: if a parameter of the guide outside Pyro's store has a gradient.
     """
-    registered: dict[str, Tensor] = dict(pyro.get_param_store().named_parameters())
+    registered = parameters()
     known = {id(parameter) for parameter in registered.values()}
     own = dict(guide.named_parameters()) if isinstance(guide, nn.Module) else {}
     stray = [name for name, p in own.items() if p.grad is not None and id(p) not in known]

@@ -102,7 +102,7 @@ def solve_beta(
 
     beta: float | dict[str, float]
     if per_prompt:
-        first = {text: n for n, text in reversed(list(enumerate(prompts.texts)))}
+        first = {text: prompts.texts.index(text) for text in dict.fromkeys(prompts.texts)}
         beta = betas = {text: solve(path.at_prompt(n)) for text, n in first.items()}
         column = torch.tensor([betas[text] for text in prompts.texts], dtype=torch.float64)
         log_weight = path.log_weight(column.to(path.reward.device))
@@ -121,15 +121,12 @@ def solve_beta(
 
 @dataclass(frozen=True)
 class _Path:
-    """The posteriors p_beta at all betas, on a weighted sample of the prior.
-
-    Attributes:
-        sample: sample of the prior; its log likelihood is the log factors, -inf where r is -inf.
-        reward: r, `[M, N]`; 0 where the response is impossible.
-    """
+    """The posteriors p_beta at all betas, on a weighted sample of the prior."""
 
     sample: PriorSample
+    """Its log likelihood is the log factors, -inf where r is -inf."""
     reward: Tensor
+    """r, `[M, N]`; 0 where the response is impossible."""
 
     @classmethod
     def of(cls, model: AlignmentModel, prompts: Prompts, num_draws: int) -> Self:
@@ -217,17 +214,23 @@ def _check(
     min_reward: float | None,
     per_prompt: bool,
 ) -> None:
-    budgets = {"max_kl": max_kl, "min_reward": min_reward}
-    given = {name: budget for name, budget in budgets.items() if budget is not None}
-    if len(given) != 1:
+    if (max_kl is None) == (min_reward is None):
         raise ValueError(
             f"got max_kl={max_kl} and min_reward={min_reward}, expected one of the two"
         )
-    for name, budget in given.items():
-        finite(name, budget)
+    if max_kl is not None:
+        finite("max_kl", max_kl)
+    else:
+        finite("min_reward", min_reward)
     instance("prior", prior, LanguageModel)
     if boolean("per_prompt", per_prompt):
-        _check_texts(prompts)
+        rows: dict[str, list[int]] = {}
+        for text, row in zip(prompts.texts, prompts.rows(), strict=True):
+            if rows.setdefault(text, row) != row:  # a beta by text fits only one of the two
+                raise ValueError(
+                    f"two prompts are {text!r} with different token ids, and a beta for each "
+                    "prompt goes by the text: solve for each alone, or give them different texts"
+                )
     if factors is not None:
         instance("factors", factors, Mapping)  # type: ignore[type-abstract]
     for name, factor in (factors or {}).items():
@@ -235,15 +238,4 @@ def _check(
             raise OtherBetaError(
                 f"factor {name!r} was made for one beta, and beta is solved for: leave the factor "
                 "out"
-            )
-
-
-def _check_texts(prompts: Prompts) -> None:
-    """Refuse two prompts of one text with other token ids: a beta by text fits only one of them."""
-    rows: dict[str, list[int]] = {}
-    for text, row in zip(prompts.texts, prompts.rows(), strict=True):
-        if rows.setdefault(text, row) != row:
-            raise ValueError(
-                f"two prompts are {text!r} with different token ids, and a beta for each prompt "
-                "goes by the text: solve for each of them alone, or give them different texts"
             )

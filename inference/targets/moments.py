@@ -54,7 +54,7 @@ class MomentMatch:
 
     Attributes:
         multipliers: lambda, nats per unit of the feature.
-        standard_errors: standard errors of the multipliers; 0 if all responses were enumerated.
+        standard_errors: errors of the multipliers; 0 if all responses were enumerated.
         targets: E[phi] as given.
         moments: E[phi] under p on the responses at hand, with the errors at fixed multipliers.
         base_moments: E[phi] under the base.
@@ -77,11 +77,7 @@ class MomentMatch:
 
     @property
     def factor(self) -> Tilt:
-        """The factor exp(lambda . phi), for a model beside the factors of the base.
-
-        Raises:
-            UnattainableMomentsError: if there is no such tilt.
-        """
+        """The factor exp(lambda . phi); an `UnattainableMomentsError` if there is none."""
         if not self.attainable:
             raise UnattainableMomentsError(self.warning)
         return Tilt(self.features, self.multipliers)
@@ -92,8 +88,8 @@ class MomentMatch:
         size = self.effective_sample_size
         if not self.attainable:
             reached = ", ".join(
-                f"{name} {self.targets[name]:g} (reached {self.moments[name].value:.4g})"
-                for name in self.multipliers
+                f"{name} {target:g} (reached {self.moments[name].value:.4g})"
+                for name, target in self.targets.items()
             )
             return (
                 f"no finite multipliers give the moments {reached} on these responses. A mean at "
@@ -116,8 +112,7 @@ class MomentMatch:
             lines.append(f"{name}: {moments}, {target}, multiplier {multiplier:.4f} ± {error:.4f}")
         size = self.effective_sample_size
         accuracy = "exact" if size is None else f"effective sample size {size:.0f}"
-        lines.append(f"KL to the base {self.kl}, {accuracy}")
-        return "\n".join([*lines, *([self.warning] if self.warning else [])])
+        return "\n".join([*lines, f"KL to the base {self.kl}, {accuracy}", self.warning]).rstrip()
 
 
 def match_moments(
@@ -153,26 +148,25 @@ def match_moments(
         RuntimeError: if the multipliers of attainable targets do not converge.
     """
     _check(model, prompts, features, targets)
-    names = list(features)
+    targets = {name: float(targets[name]) for name in features}
     sample = sample_prior(model, prompts, num_draws)
     log_likelihood, device = sample.log_likelihood, sample.log_likelihood.device
     check_support(log_likelihood, prompts.texts, "draw more, or loosen the constraint")
-    phi = torch.stack([_values(name, features[name], prompts, sample.response) for name in names])
+    values = {name: _values(name, features[name], prompts, sample.response) for name in features}
+    phi = torch.stack(list(values.values())).cpu()
     log_base = (sample.log_prior_weight + log_likelihood).log_softmax(0).cpu()  # [M, N]
-    phi = phi.cpu()
-    target = torch.tensor([float(targets[name]) for name in names], dtype=torch.float64)
+    target = torch.tensor(list(targets.values()), dtype=torch.float64)
     attainable = _room(phi, log_base, target) > MARGIN
     dual = _Dual(phi, log_base, target)
     multipliers = dual.solve(attainable)
     log_weight = torch.einsum("f,fmn->mn", multipliers, phi).to(device) + log_likelihood
-    values = dict(zip(names, phi.to(device), strict=True))
     errors = dual.standard_errors(multipliers, sample.exact)
     match = MomentMatch(
-        multipliers=dict(zip(names, multipliers.tolist(), strict=True)),
-        standard_errors=dict(zip(names, errors, strict=True)),
-        targets={name: float(targets[name]) for name in names},
-        moments={name: sample.mean(log_weight, values[name]) for name in names},
-        base_moments={name: sample.mean(log_likelihood, values[name]) for name in names},
+        multipliers=dict(zip(features, multipliers.tolist(), strict=True)),
+        standard_errors=dict(zip(features, errors, strict=True)),
+        targets=targets,
+        moments={name: sample.mean(log_weight, part) for name, part in values.items()},
+        base_moments={name: sample.mean(log_likelihood, part) for name, part in values.items()},
         kl=_kl(sample, log_weight, attainable),
         effective_sample_size=sample.effective_sample_size(log_weight),
         attainable=attainable,
@@ -193,14 +187,12 @@ def _check(
             f"features are {sorted(features)} and targets {sorted(targets)}, expected the same "
             "names, at least one"
         )
-    for name, target in targets.items():
-        label = f"the feature {name!r} of features"
-        function(label, features[name], why="of prompts and responses")
-        finite(f"the target of {name!r}", target, why="it is a mean")
     prior = response_distribution(model, prompts, role="model")
-    if isinstance(prior, ResponseDistribution):
-        for name in features:
-            check_made_for(f"feature {name!r}", features[name], prior.space)
+    for name, feature in features.items():
+        function(f"the feature {name!r} of features", feature, why="of prompts and responses")
+        finite(f"the target of {name!r}", targets[name], why="it is a mean")
+        if isinstance(prior, ResponseDistribution):
+            check_made_for(f"feature {name!r}", feature, prior.space)
 
 
 def _values(name: str, feature: Reward, prompts: Prompts, response: Tensor) -> Tensor:
@@ -229,8 +221,7 @@ class _Dual:
         deviation = (base * (phi - mean).square()).sum(1).mean(1).sqrt()  # [F]
         impossible = base == 0
         highest = phi.masked_fill(impossible, -torch.inf).amax(1)
-        lowest = phi.masked_fill(impossible, torch.inf).amin(1)
-        extent = (highest - lowest).amax(1)
+        extent = (highest - phi.masked_fill(impossible, torch.inf).amin(1)).amax(1)
         self.rounding = ROUNDING * phi.masked_fill(impossible, 0.0).abs().amax((1, 2))
         self.free = extent > self.rounding  # a constant feature has no multiplier
         scale = torch.where(deviation > 0, deviation, extent)
@@ -261,9 +252,9 @@ class _Dual:
         solution = np.zeros(len(self.phi))
         dual = self.value_and_gradient
         if attainable:
+            method = {"hess": self.hessian, "method": "trust-exact"}
             options = {"gtol": GRADIENT, "maxiter": 1000}
-            method = {"hess": self.hessian, "method": "trust-exact", "options": options}
-            solution = minimize(dual, solution, jac=True, **method).x
+            solution = minimize(dual, solution, jac=True, **method, options=options).x
             for _ in range(POLISH):
                 solution = solution - np.linalg.pinv(self.hessian(solution)) @ dual(solution)[1]
             self._check_converged(solution)
@@ -304,23 +295,19 @@ def _room(phi: Tensor, log_base: Tensor, target: Tensor) -> float:
     the edge. A linear program in the probabilities of the different values of phi at each prompt.
     """
     num_prompts = log_base.shape[1]
-    columns, prompt_of = [], []
-    for n in range(num_prompts):
-        values = phi[:, log_base[:, n] > -torch.inf, n].T.unique(dim=0)  # [U, F]
-        columns.append(values)
-        prompt_of += [n] * len(values)
-    rows = torch.cat(columns)  # [C, F]
+    possible = log_base > -torch.inf
+    values = [phi[:, possible[:, n], n].T.unique(dim=0) for n in range(num_prompts)]  # [U, F] each
     base_mean = (log_base.exp() * phi).sum(1).mean(1)  # [F]
+    rows = torch.cat(values)  # [C, F]
     scale = rows.abs().amax(0).clamp(min=1e-12)
-    one_each = torch.nn.functional.one_hot(torch.tensor(prompt_of), num_prompts).double()  # [C, N]
     ones = torch.ones(num_prompts, 1, dtype=torch.float64)
+    one_each = torch.block_diag(*(torch.ones(1, len(part)).double() for part in values))  # [N, C]
     moments = torch.cat([(rows / scale).T / num_prompts, (base_mean / scale)[:, None]], 1)
-    equal = torch.cat([moments, torch.cat([one_each.T, ones], 1)])
+    equal = torch.cat([moments, torch.cat([one_each, ones], 1)])
     right = torch.cat([target / scale, ones[:, 0]])
     cost = np.zeros(equal.shape[1])
     cost[-1] = -1.0
-    constraint = {"A_eq": equal.numpy(), "b_eq": right.numpy(), "bounds": (0, None)}
-    program = linprog(cost, **constraint, method="highs")
+    program = linprog(cost, A_eq=equal.numpy(), b_eq=right.numpy(), method="highs")
     return -program.fun if program.status == 0 else -1.0
 
 

@@ -34,14 +34,13 @@ def names_read(function: FunctionType) -> set[str]:
     waiting, seen = [function], {function}
     while waiting:
         caller = waiting.pop()
-        for name in names_in(caller.__code__):
-            names.add(name)
-            other = caller.__globals__.get(name)
-            if not isinstance(other, FunctionType) or other in seen:
-                continue
-            if not (is_ours(other) or is_installed(other)):
-                waiting.append(other)
+        names_here = names_in(caller.__code__)
+        names |= names_here
+        for other in map(caller.__globals__.get, names_here):
+            if isinstance(other, FunctionType) and other not in seen:
                 seen.add(other)
+                if not (is_ours(other) or is_installed(other)):
+                    waiting.append(other)
     return names
 
 

@@ -1,7 +1,4 @@
-"""Descriptions of objects, by the names of their parts, that are the same in every process.
-
-The rules are listed in `fingerprint.py`.
-"""
+"""Descriptions of objects, by name, that are the same in every process; rules: `fingerprint.py`."""
 
 import argparse
 import functools
@@ -10,6 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import is_dataclass
 from numbers import Number
 from pathlib import PurePath
@@ -75,11 +73,8 @@ class Description:
 
     def forget(self) -> None:
         """Forget all but tokenizers, and tensors without a new value."""
-        tokenizers = {}
-        for key, entry in self._done.items():
-            if isinstance(entry[0], PreTrainedTokenizerBase):
-                tokenizers[key] = entry
-        self._done = tokenizers
+        entries = self._done.values()
+        self._done = {id(v): (v, d) for v, d in entries if isinstance(v, PreTrainedTokenizerBase)}
 
     def __call__(self, value: Any) -> Leaves:
         """Description of an object."""
@@ -163,17 +158,16 @@ class Description:
         for name, adapter in (getattr(network, "peft_config", None) or {}).items():
             options = adapter.to_dict() if hasattr(adapter, "to_dict") else adapter
             adapters[name] = {k: v for k, v in options.items() if k != "base_model_name_or_path"}
-        tensors = network.state_dict(keep_vars=True).items()
-        leaves = {"": type(network).__name__, "config": text}
-        return leaves | self._parts({"adapter": adapters}) | self._tensors(tensors)
+        leaves = {"": type(network).__name__, "config": text} | self._parts({"adapter": adapters})
+        return leaves | self._tensors(network.state_dict(keep_vars=True).items())
 
     def _module(self, module: nn.Module) -> Leaves:
         """A module: attributes, parts, parameters and saved buffers."""
         unsaved = module._non_persistent_buffers_set
         buffers = {name: buffer for name, buffer in module._buffers.items() if name not in unsaved}
         parts = {name: part for name, part in module._modules.items() if part is not None}
-        tensors = (module._parameters | buffers).items()
-        return self._object(module) | self._parts(parts) | self._tensors(tensors)
+        leaves = self._object(module) | self._parts(parts)
+        return leaves | self._tensors((module._parameters | buffers).items())
 
     def _tensors(self, tensors: Iterable[tuple[str, Any]]) -> Leaves:
         """Tensors of a module: values, or shapes and types of tensors that the fit trains."""
@@ -220,7 +214,10 @@ class Description:
         """A function: closure, and for the user's functions code, defaults and variables."""
         read = names_read(function)
         cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-        parts = {name: _as_read(_content(cell), read) for name, cell in cells}
+        parts = {}
+        for name, cell in cells:
+            with suppress(ValueError):  # a variable without a value yet
+                parts[name] = _as_read(cell.cell_contents, read)
         if is_ours(function) or is_installed(function):
             return self._parts(parts, f"{function.__module__}.{function.__qualname__}")
         if function.__defaults__ or function.__kwdefaults__:
@@ -286,20 +283,10 @@ def _variables(module: ModuleType, names: set[str], seen: set[ModuleType]) -> di
     return variables
 
 
-def _content(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # a variable without a value yet
-        return None
-
-
 def _attributes(value: Any) -> dict[str, Any]:
     """Attributes of an object, without those in which torch keeps the parts of a module."""
     slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
-    attributes = {}
-    for name in slots:
-        if isinstance(name, str) and hasattr(value, name):
-            attributes[name] = getattr(value, name)
+    attributes = {name: getattr(value, name) for name in slots if hasattr(value, name)}
     attributes |= getattr(value, "__dict__", {})
     return {name: part for name, part in attributes.items() if name not in OF_MODULES}
 

@@ -39,11 +39,7 @@ _PRIVATE = re.compile(r"(.*?\.)?_[^.]*")
 
 
 class Fingerprint:
-    """Description of a fit at its start.
-
-    Args:
-        num_steps: number of steps of the fit.
-        parts: model, guide, prompts, objective, optimizer and settings, by name.
+    """Description of a fit at its start: of model, guide, prompts, objective, optimizer, settings.
 
     Attributes:
         leaves: the description, by name.
@@ -101,10 +97,10 @@ class Fingerprint:
             leaves = {key: leaf for key, leaf in leaves.items() if _part(key) != "schedule"}
             leaves["schedule"] = code_of(part.schedule)
             self._schedule["leaf"] = text_digest(str(self._describe(part.schedule)))
-        short = {}
-        for key, leaf in leaves.items():
-            short[join(name, key)] = leaf if len(leaf) <= LONG else f"#{text_digest(leaf)}"
-        return short
+        return {
+            join(name, key): leaf if len(leaf) <= LONG else f"#{text_digest(leaf)}"
+            for key, leaf in leaves.items()
+        }
 
 
 def _part(name: str) -> str:
@@ -118,11 +114,8 @@ def _is_below(name: str, parents: list[str]) -> bool:
 def _may_be_unfilled_cache(name: str, *sides: Mapping[str, str]) -> bool:
     """True if a name is below a private container that is empty on one side."""
     match = _PRIVATE.match(name)
-    if match is None:
-        return False
-    container = match[0]
-    return any(
-        side.get(container) in EMPTY and not any(key.startswith(f"{container}.") for key in side)
+    return match is not None and any(
+        side.get(match[0]) in EMPTY and not any(key.startswith(f"{match[0]}.") for key in side)
         for side in sides
     )
 

@@ -36,7 +36,8 @@ def checkpoints(folder: Path) -> list[Path]:
     Raises:
         CheckpointError: if a file or a link has the name of a checkpoint.
     """
-    paths = [path for path in _entries(folder) if _NAME.fullmatch(path.name)]
+    entries = folder.iterdir() if folder.is_dir() else ()
+    paths = [path for path in entries if _NAME.fullmatch(path.name)]
     for path in paths:
         if path.is_symlink() or not path.is_dir():
             raise CheckpointError(
@@ -67,10 +68,8 @@ def newest_whole(folder: Path) -> Path:
             warnings.warn(f"{'; '.join(faults)}. {fallback}", stacklevel=2)
         return path
     if faults:
-        raise CheckpointError(
-            f"{'; '.join(faults)}. No checkpoint in {folder} is whole: start again in another "
-            "folder"
-        )
+        fix = f"No checkpoint in {folder} is whole: start again in another folder"
+        raise CheckpointError(f"{'; '.join(faults)}. {fix}")
     raise CheckpointError(f"no checkpoint in {folder}: expected a folder named step-NUMBER there")
 
 
@@ -78,18 +77,16 @@ def newest_whole(folder: Path) -> Path:
 def new_checkpoint(folder: Path, step: int) -> Iterator[Path]:
     """A new folder for the files of a checkpoint, put in place when the context is left.
 
-    Keeps the checkpoint before, deletes older checkpoints.
-
-    Raises:
-        CheckpointError: if the checkpoint cannot be written, as on a full disk. Existing
-            checkpoints stay.
+    Keeps the checkpoint before, deletes older checkpoints. A `CheckpointError` leaves all of them.
     """
     target = folder / f"step-{step:08d}"
     partial = folder / f".{target.name}.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         earlier = [path for path in checkpoints(folder) if _step(path) < step]
-        _delete_unfinished(folder)
+        for path in list(folder.iterdir()):  # the remains of a process that was killed
+            if _UNFINISHED.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
         partial.mkdir()
         yield partial
         seal(partial)
@@ -112,17 +109,6 @@ def new_checkpoint(folder: Path, step: int) -> Iterator[Path]:
 
 def _step(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
-
-
-def _entries(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
-
-
-def _delete_unfinished(folder: Path) -> None:
-    """Delete the remains of a checkpoint that a killed process was writing or deleting."""
-    for path in _entries(folder):
-        if _UNFINISHED.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
 
 
 def _delete(path: Path) -> None:

@@ -32,23 +32,16 @@ def locked(folder: Path | None) -> Iterator[None]:
         )
     descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
-        _lock(descriptor, folder)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FolderInUseError(
+                f"{folder} is in use by another run: wait for its end, or name another folder. Two "
+                "runs in one folder would overwrite each other"
+            ) from error
+        except OSError as error:
+            fault = f"{folder} cannot be locked ({error.strerror})"
+            warnings.warn(f"{fault}: make sure that no other run works in it", stacklevel=3)
         yield
     finally:
         os.close(descriptor)
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise FolderInUseError(
-            f"{folder} is in use by another run: wait for its end, or name another folder. Two "
-            "runs in one folder would overwrite each other"
-        ) from error
-    except OSError as error:
-        warnings.warn(
-            f"{folder} cannot be locked ({error.strerror}): make sure that no other run works in "
-            "it",
-            stacklevel=4,
-        )

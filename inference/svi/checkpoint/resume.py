@@ -1,7 +1,6 @@
 """Resume of a fit from the newest whole checkpoint, which must be of the same fit."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,21 +96,15 @@ def _check_moments(moments: dict[str, dict[str, Tensor]], path: Path) -> None:
     """Refuse moments of unknown parameters, or of a shape that does not broadcast to theirs."""
     known = parameters()
     for name, tensors in moments.items():
-        shape = tuple(known[name].shape) if name in known else None
+        shape = tuple(known[name].shape) if name in known else "no such parameter"
         for key, tensor in tensors.items():
-            if shape is None or not _broadcasts(tensor.shape, shape):
+            try:
+                tensor.expand(known[name].shape)
+            except (KeyError, RuntimeError) as error:
                 raise CheckpointError(
                     f"{path / 'optimizer.safetensors'} has {key} of {name} with shape "
-                    f"{tuple(tensor.shape)}, expected "
-                    f"{'no such parameter' if shape is None else shape}"
-                )
-
-
-def _broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
-    try:
-        return tuple(torch.broadcast_shapes(shape, to)) == tuple(to)
-    except RuntimeError:
-        return False
+                    f"{tuple(tensor.shape)}, expected {shape}"
+                ) from error
 
 
 def _check_random(tensors: dict[str, Tensor], path: Path) -> None:

@@ -8,10 +8,8 @@ No pickle: loading executes nothing. A kill at any moment leaves a whole checkpo
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyro
-import torch
 from pyro.infer import ELBO
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -56,7 +54,11 @@ class FitState:
         generators, plain = random_state.capture()
         tensors = {
             "guide": parameters(),
-            "optimizer": _flatten(optimizer["parameters"]),
+            "optimizer": {
+                f"{name}/{key}": moment
+                for name, moments in optimizer["parameters"].items()
+                for key, moment in moments.items()
+            },
             "objective": self.objective_state(),
             "random": generators,
         }
@@ -105,12 +107,3 @@ def _write(tensors: dict[str, Tensor], path: Path) -> None:
         save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
     except SafetensorError as error:  # the library's only error for a full disk
         raise OSError(f"{path.name}: {error}") from error
-
-
-def _flatten(nested: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
-    """`{parameter: {key: tensor}}` as `{"parameter/key": tensor}`."""
-    flat = {}
-    for name, tensors in nested.items():
-        for key, value in tensors.items():
-            flat[f"{name}/{key}"] = torch.as_tensor(value)
-    return flat

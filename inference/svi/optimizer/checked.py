@@ -64,13 +64,7 @@ class CheckedOptimizer(PyroOptim, ABC):
         """Raise before a step with a bad learning rate; the default does nothing."""
 
     def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
-        """Step on the gradients of `params`, then drop the gradients.
-
-        Raises:
-            NonFiniteGradientError: before any parameter is changed.
-            NonFiniteParametersError: if the step left a NaN or an infinity; the step is undone.
-            NonFiniteStartError: if a new parameter has a NaN or an infinity.
-        """
+        """Step on the gradients of `params`, then drop the gradients; raises the errors above."""
         self._meet(params)
         parameters = [entry.parameter for entry in self._entries.values()]
         trained = [parameter for parameter in parameters if parameter.grad is not None]
@@ -100,18 +94,12 @@ class CheckedOptimizer(PyroOptim, ABC):
 
     def undo(self) -> bool:
         """Undo the last step; only one can be undone. Returns True if there was one."""
-        if not self._backup.restore():
-            return False
-        self.step_count -= 1
-        return True
+        undone = self._backup.restore()
+        self.step_count -= undone
+        return undone
 
     def get_state(self) -> dict[str, Any]:
-        """State for later steps.
-
-        Returns:
-            `step_count`; `parameters`, the moments of each parameter that are tensors, by name;
-            `plain`, all other state of each parameter, in types of JSON.
-        """
+        """State for later steps: tensors among the moments in `parameters`, else types of JSON."""
         return {
             "step_count": self.step_count,
             "parameters": {name: _tensors(entry.moments) for name, entry in self._entries.items()},
@@ -121,21 +109,20 @@ class CheckedOptimizer(PyroOptim, ABC):
     def set_state(self, state_dict: dict[str, Any]) -> None:
         """Take a state from `get_state`. New parameters receive their state when they appear."""
         self.step_count = state_dict["step_count"]
-        tensors = state_dict["parameters"]
         for name, plain in state_dict["plain"].items():
-            self._state_waiting_to_be_consumed[name] = (tensors.get(name, {}), plain)
+            tensors = state_dict["parameters"].get(name, {})
+            self._state_waiting_to_be_consumed[name] = (tensors, plain)
         self._restore_waiting()
 
     def _meet(self, params: Iterable[Tensor]) -> None:
         store = pyro.get_param_store()
         known = {id(entry.parameter) for entry in self._entries.values()}
         new = {store.param_name(p): p for p in params if id(p) not in known}
-        if not new:
-            return
-        check_start(new)
-        # SVI passes a set, whose order differs from run to run
-        self._adopt({name: new[name] for name in sorted(new)})
-        self._restore_waiting()
+        if new:
+            check_start(new)
+            # SVI passes a set, whose order differs from run to run
+            self._adopt(dict(sorted(new.items())))
+            self._restore_waiting()
 
     def _restore_waiting(self) -> None:
         """Give torch the state from `set_state` of all known parameters."""
@@ -196,25 +183,25 @@ def _tensors(moments: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _plain(entry: OptimizerEntry) -> dict[str, Any]:
     """State of a parameter besides tensors: numbers, changed options, tensors elsewhere by name."""
-    moments, device = entry.moments, entry.parameter.device
-    tensors = _tensors(moments)
-    group = {
-        key: value
-        for key, value in entry.group.items()
-        if isinstance(value, bool | int | float | str) and value != entry.options.get(key)
-    }
+    tensors, device = _tensors(entry.moments), entry.parameter.device
     return {
-        "moments": {key: value for key, value in moments.items() if key not in tensors},
-        "group": group,
+        "moments": {key: value for key, value in entry.moments.items() if key not in tensors},
+        "group": {
+            key: value
+            for key, value in entry.group.items()
+            if isinstance(value, bool | int | float | str) and value != entry.options.get(key)
+        },
         "elsewhere": [key for key, value in tensors.items() if value.device != device],
     }
 
 
 def _restore(entry: OptimizerEntry, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
     """Load like torch's `load_state_dict`, which would round moments to a parameter's type."""
-    state: dict[str, Any] = {}
-    for key, value in tensors.items():
-        state[key] = value if key in plain["elsewhere"] else value.to(entry.parameter.device)
+    device = entry.parameter.device
+    state = {
+        key: value if key in plain["elsewhere"] else value.to(device)
+        for key, value in tensors.items()
+    }
     state |= plain["moments"]
     if state:
         entry.optimizer.state[entry.parameter] = state

@@ -1,8 +1,4 @@
-"""One torch optimiser over all parameters, behind Pyro's optimiser interface.
-
-`pyro.optim` makes one optimiser for each tensor and clips the gradient of each tensor alone. Here
-one optimiser, fused where torch can, steps all tensors, and clipping takes the norm over all.
-"""
+"""One torch optimiser over all parameters; `pyro.optim` makes and clips one for each tensor."""
 
 from __future__ import annotations
 
@@ -51,15 +47,9 @@ def cosine(num_steps: int, *, warmup: int = 0) -> Schedule:
 def adam_on_cosine(
     num_steps: int, learning_rate: float = 1e-3, clip_norm: float | None = None
 ) -> FusedOptimizer:
-    """Adam with a warm-up over a twentieth of the steps, then a cosine to 0.
+    """Adam with a warm-up over a twentieth of the steps to `learning_rate`, then a cosine to 0.
 
-    Args:
-        num_steps: number of steps of the fit.
-        learning_rate: peak of the learning rate.
-        clip_norm: upper limit of the gradient's norm; None for no limit.
-
-    Raises:
-        ValueError: if a number is out of its range.
+    `clip_norm` is the upper limit of the gradient's norm; None for no limit.
     """
     rate = positive("learning_rate", learning_rate)
     schedule = cosine(num_steps, warmup=num_steps // 20)
@@ -67,7 +57,7 @@ def adam_on_cosine(
 
 
 class FusedOptimizer(CheckedOptimizer):
-    """A torch optimiser for all parameters at once, in place of a `pyro.optim` optimiser.
+    """A torch optimiser, fused where torch can, for all parameters at once, clipped by one norm.
 
         options = {"lr": 1e-4, "weight_decay": 0.1}
         optimizer = FusedOptimizer(torch.optim.AdamW, options, schedule=cosine(1000))

@@ -14,11 +14,7 @@ ABOVE_ZERO = ("clip_norm", "clip_value")
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Check the options of an optimiser, or of Pyro's clipping, for a descent.
-
-    Raises:
-        ValueError: if an option would ascend the gradient, with its name.
-    """
+    """Refuse an option of an optimiser, or of Pyro's clipping, that would ascend the gradient."""
     for name in (*AT_LEAST_ZERO, *ABOVE_ZERO):
         if (value := options.get(name)) is not None:
             number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
@@ -33,11 +29,9 @@ def trial_parameter() -> torch.nn.Parameter:
 
 
 def try_step(optimizer: torch.optim.Optimizer) -> None:
-    """Step an optimiser of trial parameters, with a gradient of ones.
+    """Check an optimiser of trial parameters by a step with a gradient of ones.
 
-    Raises:
-        ValueError: if an option is out of range, or torch refuses, as `SparseAdam` does for dense
-            gradients.
+    Raises a `ValueError` if torch refuses, as `SparseAdam` does for dense gradients.
     """
     for group in optimizer.param_groups:
         check_options(group)
