@@ -10,9 +10,9 @@ from torch import Tensor
 
 from experiments.rlhf.learning import KLS, NUM_TEST, Run
 from experiments.rlhf.text_sample import Curve, Gold, TextSample
-from experiments.shared import claims, page
+from experiments.shared import claims
 from experiments.shared.claims import Finding
-from experiments.shared.run_folder import RunFolder
+from experiments.shared.run_folder import RunFolder, element, html_figure
 from experiments.shared.tables import cell, mean_and_error, text_table
 from guides import Guide
 from inference import Estimate, diagnose, log_likelihood_at, response_distribution
@@ -134,8 +134,7 @@ def write_report(
     """Print the report, and write it as text and as a page with the figures."""
     text = claims.report(CLAIM, SOURCE, tables, findings) if findings else "\n\n".join(tables)
     (folder.path / "report.txt").write_text(text + "\n", encoding="utf-8")
-    parts = [page.preformatted(text), *(page.figure(path) for path in pictures)]
-    page.write_page(folder.report, "rlhf", parts)
+    folder.write_page("rlhf", [element("pre", text), *map(html_figure, pictures)])
     reward = folder.path / "reward"
     print(
         f"{text}\n\nOpen {folder.report}; the reward is in {reward}, the guide in {folder.guide}."

@@ -7,10 +7,9 @@ budget: Annotated[int, count(), used(lambda args: args.sample is not None, "with
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from guides import GUIDES, Family
 from inference import OBJECTIVES, SAMPLERS
@@ -22,23 +21,19 @@ from model.networks.placement import named_device
 CORES = os.cpu_count() or 1
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """Annotation of a type: a function of option name and value that raises ValueError."""
 
     check: Callable[[str, Any], object]
 
 
-@dataclass(frozen=True)
-class Used:
-    """Annotation of a type: when the option has an effect.
+class Used(NamedTuple):
+    """Annotation of a type: when the option has an effect, and the reason in words if it has none.
 
-    Attributes:
-        when: function of the arguments; False if the option has no effect.
-        unless: the reason in words, as in "without --sample".
+    `when` is a function of the arguments; `unless` reads as in "without --sample".
     """
 
-    when: Callable[[Any], bool]
+    when: Callable[[Any], Any]
     unless: str
 
 
@@ -57,18 +52,31 @@ def number(**bounds: Any) -> Check:
 
 def multiple(of: int) -> Check:
     """A multiple of a whole number."""
+    return _condition(lambda value: value % of == 0, f"a multiple of {of}")
 
-    def check(name: str, value: int) -> None:
-        if value % of:
-            raise ValueError(f"{name} is {value}, expected a multiple of {of}")
+
+def _condition(is_met: Callable[[Any], bool], expected: str) -> Check:
+    """A condition on a value, shown in the error as on the command line."""
+
+    def check(name: str, value: Any) -> None:
+        if not is_met(value):
+            shown = " ".join(map(str, value if isinstance(value, tuple) else [value])).strip()
+            raise ValueError(f"{name} is {shown or 'empty'}, expected {expected}")
 
     return Check(check)
 
 
-def _distinct(name: str, values: tuple[Any, ...]) -> None:
-    if not values or len(set(values)) < len(values):
-        shown = " ".join(map(str, values)) or "empty"
-        raise ValueError(f"{name} is {shown}, expected one or more, all different")
+def _attempt(use: Callable[[Any], object], expected: str = "") -> Check:
+    """A value that the system accepts: a function of the value raises no ValueError or OSError."""
+
+    def check(name: str, value: Any) -> None:
+        try:
+            use(value)
+        except (ValueError, OSError) as error:
+            reason = getattr(error, "strerror", error)
+            raise ValueError(f"{name} {value}: {reason}{expected}") from error
+
+    return Check(check)
 
 
 def _positive(name: str, value: float) -> None:
@@ -77,46 +85,22 @@ def _positive(name: str, value: float) -> None:
     finite(name, value, at_least=1e-12, at_most=1e12, why="beyond, nothing is left but rounding")
 
 
-def _some(name: str, values: tuple[Any, ...]) -> None:
-    if not values:
-        raise ValueError(f"{name} is empty: expected at least one")
-
-
-def _filled(name: str, value: str) -> None:
-    if not str(value).strip():
-        raise ValueError(f"{name} is empty")
-
-
-def _folder(name: str, path: Path) -> None:
-    """Check a folder that exists or can be made."""
+def _check_folder(path: Path) -> None:
+    """Check that a folder exists or can be made."""
     places = (path, *path.absolute().parents)
     existing = next(place for place in places if place.exists() or place.is_symlink())
     if not existing.exists():
-        raise ValueError(f"{name} {path}: {existing} is a link to what is not there")
+        raise ValueError(f"{existing} is a link to what is not there")
     if not existing.is_dir():
-        raise ValueError(f"{name} {path}: {existing} is a file, expected a folder")
+        raise ValueError(f"{existing} is a file, expected a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(f"{name} {path}: {existing} cannot be written to")
+        raise ValueError(f"{existing} cannot be written to")
 
 
-def _file(name: str, path: Path) -> None:
-    """Check a file that can be read."""
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        raise ValueError(f"{name}: {path}: {error.strerror}, expected a text file") from error
-
-
-def _device(name: str, device: str) -> None:
-    """Check a device of this machine."""
-    try:
-        named_device(device)
-    except ValueError as error:
-        raise ValueError(f"{name} {device}: {error}") from error
-
-
-DISTINCT = Check(_distinct)
-SOME = Check(_some)
+SOME = _condition(bool, "at least one")
+DISTINCT = _condition(
+    lambda values: 0 < len(values) == len(set(values)), "one or more, all different"
+)
 Count: TypeAlias = Annotated[int, count()]
 Positive: TypeAlias = Annotated[float, Check(_positive)]
 Rate: TypeAlias = Annotated[float, number(above=0, at_most=1e3, why="a learning rate")]
@@ -128,10 +112,12 @@ Workers: TypeAlias = Annotated[
     int, count(1, 4 * CORES, f"there are {CORES} cores, and each worker takes half a gigabyte")
 ]
 Length: TypeAlias = Annotated[int, count(1, 100_000, "tokens")]
-Name: TypeAlias = Annotated[str, Check(_filled)]
-Device: TypeAlias = Annotated[str, Check(_device)]
-Out: TypeAlias = Annotated[Path, Check(_folder)]
-TextFile: TypeAlias = Annotated[Path, Check(_file)]
+Name: TypeAlias = Annotated[str, _condition(lambda text: text.strip() != "", "a name")]
+Device: TypeAlias = Annotated[str, _attempt(named_device)]
+Out: TypeAlias = Annotated[Path, _attempt(_check_folder)]
+TextFile: TypeAlias = Annotated[
+    Path, _attempt(lambda path: path.open("rb").close(), ", expected a text file")
+]
 
 GuideName: TypeAlias = Literal[tuple(GUIDES)]  # type: ignore[valid-type]
 ObjectiveName: TypeAlias = Literal[tuple(OBJECTIVES)]  # type: ignore[valid-type]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import inf, isfinite
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,27 +32,16 @@ class Finding(NamedTuple):
 
     @classmethod
     def of_limits(
-        cls,
-        subject: str,
-        values: Iterable[float],
-        *,
-        above: float = -math.inf,
-        below: float = math.inf,
+        cls, subject: str, values: Iterable[float], *, above: float = -inf, below: float = inf
     ) -> Finding:
         """All values lie strictly between two limits. NaN does not.
 
-        Args:
-            subject: name of the values in the statement, to which values and limits are added.
-            values: one or more.
-            above: lower limit.
-            below: upper limit.
+        The statement is the subject, a name of the values, with values and limits added.
         """
         values = list(values)
         numbers = " and ".join(f"{value:.2g}" for value in values)
         limits = {"above": above, "below": below}
-        text = ", ".join(
-            f"{name} {limit:.3g}" for name, limit in limits.items() if math.isfinite(limit)
-        )
+        text = ", ".join(f"{name} {value:.3g}" for name, value in limits.items() if isfinite(value))
         return cls(f"{subject}: {numbers} ({text})", all(above < value < below for value in values))
 
 
@@ -83,16 +72,13 @@ def conclude(
     findings: Sequence[Finding],
     stops: Sequence[str] = (),
 ) -> list[Finding]:
-    """Print the report of a claim script.
+    """Print the report of a claim script, and return all findings.
 
     Args:
         script: docstring of the script, with the paragraphs `Claim:`, `Source:` and `Printed`.
         tables: texts.
         findings: findings of the script.
         stops: fits that stopped early, see `training.early_stops`; each is a failed finding.
-
-    Returns:
-        All findings.
     """
     text = (script or "").partition("Claim: ")[2].partition("\nPrinted")[0]
     claim, _, source = text.partition("\nSource: ")

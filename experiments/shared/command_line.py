@@ -15,22 +15,13 @@ import os
 import signal
 import sys
 import traceback
+import typing
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType, UnionType
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    NoReturn,
-    Self,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar, Union, get_args, get_origin
 
 import tyro
 from transformers.utils import logging
@@ -52,14 +43,11 @@ class Arguments:
                 _check(option(name), hint, getattr(self, name))
         except ValueError as error:
             raise SystemExit(str(error)) from error
-        except OSError as error:  # a path that the system rejects
-            raise SystemExit(f"{option(name)} {error.filename}: {error.strerror}") from error
 
     def completed(self, parse: Callable[[Self], Self]) -> Self:
-        """Return these arguments, or those of an earlier run that they name.
+        """These arguments, or those of an earlier run that they name.
 
-        Args:
-            parse: parses the command line again, with other defaults.
+        `parse` parses the command line again, with other defaults.
         """
         return self
 
@@ -77,9 +65,8 @@ def run_script(
         arguments: dataclass of the arguments.
         argv: words of the command line; default those of the process.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
+    given = sys.argv[1:] if argv is None else argv
+    words = [word for word in given if word != "--debug"]
     logging.disable_progress_bar()  # of transformers, one for each file
     logging.set_verbosity_error()
     with _until_nobody_reads(), interrupts():
@@ -94,7 +81,7 @@ def run_script(
         except (Exception, SystemExit) as error:
             if not (isinstance(getattr(error, "code", None), str) or is_refusal(error)):
                 raise
-            if debug:
+            if "--debug" in given:
                 traceback.print_exception(error)
             message, note = one_line(error), _note(error)
             _exit(f"{message.removesuffix('.')}. {note}" if note else message, 2)
@@ -107,10 +94,8 @@ def _parse(words: list[str], arguments: type[A]) -> A:
     given = given_options(words)
     _check_words(words, arguments)
     about = f"{arguments.__doc__}\n\n--debug prints the traceback of a refusal."
-    args = tyro.cli(arguments, args=words, description=about)
-    args = args.completed(
-        lambda default: tyro.cli(arguments, args=words, description=about, default=default)
-    )
+    parse = partial(tyro.cli, arguments, args=words, description=about)
+    args: A = parse().completed(lambda default: parse(default=default))
     _check_used(args, given)
     return args
 
@@ -144,16 +129,14 @@ def _check_words(words: Sequence[str], arguments: type[Arguments]) -> None:
 def _check_used(args: Arguments, given: Collection[str]) -> None:
     """Exit at the first given option that has no effect beside the others."""
     for name, hint in hints_of(type(args)).items():
-        for annotation in _parts(hint) if name in given else ():
-            if isinstance(annotation, Used) and not annotation.when(args):
-                raise SystemExit(
-                    f"{option(name)} has no effect {annotation.unless}: leave one of them out"
-                )
+        for part in _parts(hint) if name in given else ():
+            if isinstance(part, Used) and not part.when(args):
+                fix = f"has no effect {part.unless}: leave one of them out"
+                raise SystemExit(f"{option(name)} {fix}")
 
 
-def hints_of(arguments: type) -> dict[str, Any]:
-    """Type of each field, with its annotations."""
-    return get_type_hints(arguments, include_extras=True)
+hints_of = partial(typing.get_type_hints, include_extras=True)
+"""Type of each field, with its annotations."""
 
 
 def option(field: str) -> str:
@@ -164,27 +147,27 @@ def option(field: str) -> str:
 def _parts(hint: Any) -> Iterator[Any]:
     """Parts of a type, and the annotations of the type and of its parts."""
     for part in get_args(hint):
-        yield part
-        yield from _parts(part)
+        yield from (part, *_parts(part))
 
 
 def _check(name: str, hint: Any, value: Any) -> None:
     """Run the checks annotated to a type and to its parts; a `Literal` lists its values."""
     if value is None:
         return
-    if get_origin(hint) is Annotated:
-        hint, *annotations = get_args(hint)
-        for annotation in annotations:
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        for annotation in parts[1:]:
             if isinstance(annotation, Check):
                 annotation.check(name, value)
-    if get_origin(hint) is Literal:
-        one_of(name, value, get_args(hint))
-    if get_origin(hint) in (Union, UnionType):
-        for part in get_args(hint):
+        _check(name, parts[0], value)
+    elif origin is Literal:
+        one_of(name, value, parts)
+    elif origin in (Union, UnionType):
+        for part in parts:
             _check(name, part, value)
-    if get_origin(hint) is tuple:
+    elif origin is tuple:
         for item in value:
-            _check(name, get_args(hint)[0], item)
+            _check(name, parts[0], item)
 
 
 def _note(error: BaseException) -> str:
@@ -219,8 +202,7 @@ def interrupts() -> Iterator[None]:
     def raise_interrupt(signum: int, _: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt(signum)
 
-    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    numbers = [getattr(signal, name) for name in names]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, raise_interrupt) for number in numbers}
     try:
         yield

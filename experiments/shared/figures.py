@@ -26,13 +26,7 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def save_all(args: Any, name: str, figures: Mapping[str, Figure]) -> None:
-    """Write figures, by the name of their file, into a new run folder, and print the folder.
-
-    Args:
-        args: arguments of the script, with `out`.
-        name: name of the run folder.
-        figures: figures by name.
-    """
+    """Write figures, by the name of their file, into a new run folder in `args.out`."""
     with new_folder(args, name) as folder:
         for file, figure in figures.items():
             save(figure, folder.path / f"{file}.svg")
@@ -53,30 +47,25 @@ def palette(number: int) -> np.ndarray:
 
 def smooth(values: Sequence[float], window: int = 10) -> np.ndarray:
     """Mean of each value and up to `window - 1` values before it."""
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(0, ends - window)
-    return (total[ends] - total[starts]) / (ends - starts)
+    ends = range(1, len(values) + 1)
+    return np.array([np.mean(values[max(0, end - window) : end]) for end in ends])
 
 
 def plot_frontier(axes: Axes, prior_sample: PriorSample, beta: float) -> float:
-    """Plot reward against KL(p* || p0) for the posteriors of all beta, and of one beta.
+    """Plot reward against KL(p* || p0), nats, for the posteriors of all beta, and of one beta.
 
     Args:
-        axes: axes of KL, nats, and reward.
+        axes: axes of KL and reward.
         prior_sample: sample of the prior with the log likelihood r/beta.
         beta: reward per nat.
 
     Returns:
         KL(p* || p0) at this beta, nats.
     """
-    kl, log_likelihood = zip(*prior_sample.frontier(np.logspace(-1.5, 1.2, 60)), strict=True)
-    label = "posteriors for every beta: the frontier"
-    axes.plot(kl, beta * np.array(log_likelihood), color=POSTERIOR, label=label)
+    _plot_posteriors(axes, prior_sample, beta, np.logspace(-1.5, 1.2, 60))
     kl_posterior, best = prior_sample.frontier([1.0])[0]
     axes.plot([kl_posterior], [beta * best], "o", color=POSTERIOR, label=f"p*, beta = {beta:g}")
-    title = "Reward against distance from the prior"
-    axes.set(xlabel="KL(q || p0), nats", ylabel="E[r]", title=title)
+    axes.set(title="Reward against distance from the prior")
     return kl_posterior
 
 
@@ -91,15 +80,19 @@ def plane_figure(
         title: title.
     """
     figure, axes = new_axes()
-    label = "posteriors for every beta: the frontier"
-    frontier = sample.frontier(np.logspace(-3, 2, 80))
-    axes.plot(*zip(*frontier, strict=True), color=POSTERIOR, label=label)
+    _plot_posteriors(axes, sample, 1.0, np.logspace(-3, 2, 80))
     for (name, (kl, reward)), color in zip(places.items(), palette(len(places)), strict=True):
         error, kl_error = 2 * np.nan_to_num([reward.standard_error, kl.standard_error])
         place = [kl.value], [reward.value], [error], [kl_error]
         axes.errorbar(*place, color=color, fmt="o", markersize=4, label=name)
     furthest = max((kl.value for kl, _ in places.values()), default=0.0) or 1.0
     axes.set(xlim=(-0.05 * furthest, 1.1 * furthest), title=title)
-    axes.set(xlabel="KL(q || p0), nats", ylabel="E[r]")
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     return figure, axes
+
+
+def _plot_posteriors(axes: Axes, sample: PriorSample, beta: float, scales: np.ndarray) -> None:
+    kl, log_likelihood = zip(*sample.frontier(scales), strict=True)
+    label = "posteriors for every beta: the frontier"
+    axes.plot(kl, beta * np.array(log_likelihood), color=POSTERIOR, label=label)
+    axes.set(xlabel="KL(q || p0), nats", ylabel="E[r]")

@@ -25,11 +25,9 @@ FAULTS = (
 
 @contextmanager
 def blamed(option: str, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Exit with the name of an option if the code inside refuses the option's value.
+    """Exit with an option, as on the command line, if the code inside refuses the option's value.
 
-    Args:
-        option: option with its value, as on the command line.
-        also: further errors that count as refusals; `FAULTS` where other libraries read files.
+    `also` has further errors that count as refusals: `FAULTS` where other libraries read files.
     """
     try:
         yield
@@ -41,11 +39,7 @@ def blamed(option: str, also: tuple[type[Exception], ...] = ()) -> Iterator[None
 
 @contextmanager
 def resume_hint(hint: Callable[[], str]) -> Iterator[None]:
-    """Add a hint on how to resume to any interrupt or error of the code inside.
-
-    Args:
-        hint: called after the interrupt or error. An empty hint is not added.
-    """
+    """Add a hint on how to resume, unless empty, to any interrupt or error of the code inside."""
     try:
         yield
     except BaseException as error:

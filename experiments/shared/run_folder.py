@@ -1,13 +1,14 @@
-"""Run folder: arguments, versions, metrics, checkpoints, guide, figures and report of a run."""
+"""Run folder: arguments, versions, metrics, checkpoints, guide, figures and page of a run."""
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from itertools import count
@@ -22,14 +23,27 @@ from model.common.files import write_atomically
 PACKAGES = ("torch", "pyro-ppl", "transformers", "numpy", "elbo-rl")
 DIGEST = "sha256"
 """Key of the digest of a record. Record and digest are in one file, written in one rename."""
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem;
+  color: #222; }}
+table {{ border-collapse: collapse; width: 100%; }}
+th, td {{ text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #ddd;
+  vertical-align: top; }}
+.num {{ font-variant-numeric: tabular-nums; width: 4rem; }}
+.note {{ color: #a33; }}
+figure {{ margin: 1.5rem 0; }} svg {{ max-width: 100%; height: auto; }}
+</style>
+<h1>{title}</h1>
+{body}
+</html>
+"""
 
 
 class RunFolder:
-    """Paths of a run.
-
-    Args:
-        path: an existing folder; `new` makes a folder.
-    """
+    """Paths of a run in an existing folder; `new` makes a folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -54,12 +68,7 @@ class RunFolder:
         raise AssertionError("unreachable: the numbers do not end")
 
     def write_arguments(self, arguments: Any, inputs: Mapping[str, Any] | None = None) -> None:
-        """Write the arguments, a dataclass, and the versions of packages.
-
-        Args:
-            arguments: arguments of the run.
-            inputs: digests of the files that the arguments name.
-        """
+        """Write arguments, a dataclass, digests of the files that they name, and versions."""
         versions = {name: version(name) for name in PACKAGES}
         record = {
             "arguments": asdict(arguments),
@@ -79,6 +88,11 @@ class RunFolder:
                     file.write(b"\n")
             file.write(json.dumps(record).encode() + b"\n")
 
+    def write_page(self, title: str, parts: Iterable[str]) -> None:
+        """Write the report, one self-contained HTML page, of parts made by the functions below."""
+        page = PAGE.format(title=html.escape(title), body="\n".join(parts))
+        self.report.write_text(page, encoding="utf-8")
+
 
 def digest_of(record: dict[str, Any]) -> str:
     """Digest of a record, independent of order and white space."""
@@ -89,15 +103,10 @@ def digest_of(record: dict[str, Any]) -> str:
 def new_folder(
     args: Any, name: str, inputs: Mapping[str, Any] | None = None
 ) -> Iterator[RunFolder]:
-    """Make and lock a run folder with the arguments in it.
+    """Make and lock a run folder in `args.out`, with the arguments and digests of inputs in it.
 
     The folder is removed, with the parents made for it, if the code inside fails before it has
     written a file.
-
-    Args:
-        args: arguments of the run; their `out` is the parent of the run folder.
-        name: first part of the folder's name.
-        inputs: digests of the files that the arguments name.
     """
     parents = [place for place in (args.out, *args.out.parents) if not place.exists()]
     with blamed(f"--out {args.out}"):
@@ -111,13 +120,27 @@ def new_folder(
             if set(folder.path.iterdir()) == written:
                 for file in written:
                     file.unlink()
-                _remove_empty([folder.path, *parents])
+                with suppress(OSError):  # up to the first parent that holds something
+                    for empty in (folder.path, *parents):
+                        empty.rmdir()
             raise
 
 
-def _remove_empty(folders: list[Path]) -> None:
-    """Remove folders, from the inside out, up to the first that holds something."""
-    for folder in folders:
-        if any(folder.iterdir()):
-            return
-        folder.rmdir()
+def element(tag: str, text: str, kind: str = "") -> str:
+    """HTML element `h2`, `p` or `pre` of plain text; a paragraph of kind `note` is a warning."""
+    return f'<{tag} class="{kind}">{html.escape(text)}</{tag}>'
+
+
+def html_table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), kind: str = "") -> str:
+    """HTML table of plain texts; the first column is of a kind, `num` for numbers."""
+    lines = ["<tr>" + "".join(element("th", cell) for cell in head) + "</tr>"] if head else []
+    for first, *others in rows:
+        cells = [element("td", first, kind), *(element("td", cell) for cell in others)]
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return f"<table>{''.join(lines)}</table>"
+
+
+def html_figure(path: Path) -> str:
+    """HTML element that holds an SVG file, without its XML header."""
+    text = path.read_text(encoding="utf-8")
+    return f"<figure>{text[text.index('<svg') :]}</figure>"

@@ -12,22 +12,14 @@ Pairs = Collection[tuple[str, str | Estimate]]
 
 
 def mean_and_error(runs: Iterable[Mapping[str, float]], name: str) -> tuple[float, float]:
-    """Mean of a metric over runs and its standard error.
+    """Mean of a metric over runs, and the standard error.
 
-    Args:
-        runs: metrics of each run, by name.
-        name: name of the metric.
-
-    Returns:
-        Mean, NaN if a run lacks the metric or there is no run; standard error, NaN for fewer than
-        two runs.
+    The mean is NaN if a run lacks the metric or there is no run; the error for fewer than two runs.
     """
     values = np.array([metrics.get(name, math.nan) for metrics in runs])
-    if not len(values):
-        return math.nan, math.nan
     has_error = len(values) > 1 and np.isfinite(values).all()
     error = values.std(ddof=1) / math.sqrt(len(values)) if has_error else math.nan
-    return float(values.mean()), float(error)
+    return float(values.mean()) if len(values) else math.nan, float(error)
 
 
 def cell(mean: float, error: float = math.nan) -> str:
@@ -58,12 +50,7 @@ def pair_table(title: str, rows: Mapping[str, Pairs]) -> str:
 
 
 def text_table(columns: Sequence[str], rows: Mapping[str, Sequence[str] | str]) -> str:
-    """Table with a header and one line for each row.
-
-    Args:
-        columns: headings.
-        rows: by name, cells of the columns, or a text in their place.
-    """
+    """Table with a header; a row, by name, is the cells of the columns or a text in their place."""
     if not rows:
         return "nothing was run"
     name_width = max(map(len, rows))
@@ -71,9 +58,7 @@ def text_table(columns: Sequence[str], rows: Mapping[str, Sequence[str] | str]) 
     widths = [max(map(len, texts)) for texts in zip(columns, *cells, strict=True)]
     lines = []
     for name, row in {"": columns, **rows}.items():
-        text = row
         if not isinstance(row, str):
-            padded = zip(row, widths, strict=True)
-            text = "  ".join(f"{text:>{width}}" for text, width in padded)
-        lines.append(f"{name:{name_width}}  {text}")
+            row = "  ".join(map(str.rjust, row, widths))
+        lines.append(f"{name:{name_width}}  {row}")
     return "\n".join(lines)

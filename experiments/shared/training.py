@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from model import AlignmentModel, LanguageModel, Prompts
 from model.common.digests import saved_together
 
 G = TypeVar("G", bound=Guide)
+Options = dict[str, Any]
 GUIDE_FILE = "guide.json"
 """Name of the record beside a saved guide."""
 PURE, PENALISED = "reward alone", "with the KL penalty"
@@ -27,9 +29,7 @@ RL: dict[str, Callable[[int], ELBO]] = {PURE: RewardOnly, PENALISED: LeaveOneOut
 _EARLY_STOPS: ContextVar[list[str] | None] = ContextVar("early_stops", default=None)
 
 
-def build_guide(
-    name: str, options: dict[str, Any], prior: LanguageModel, prompts: Prompts
-) -> Guide:
+def build_guide(name: str, options: Options, prior: LanguageModel, prompts: Prompts) -> Guide:
     """Build a guide by name; exit if an option or the prior does not suit the guide."""
     with blamed(f"--guide {name}"):
         return GUIDES[name](prior, prompts, **options)
@@ -46,18 +46,9 @@ def train(
     seed: int = 0,
     on_step: Callable[[G, Metrics], None] | None = None,
 ) -> G:
-    """Train a guide in place, and return the guide.
+    """Train a guide in place by `fit` with the default optimiser, and return the guide.
 
-    Args:
-        guide: initial guide.
-        model: its posterior is the target.
-        prompts: N prompts.
-        objective: a new objective.
-        num_steps: number of SVI steps.
-        learning_rate: Adam's peak, after a warm-up over a twentieth of the steps and before a
-            cosine to 0.
-        seed: random seed of the fit.
-        on_step: called with the guide and the metrics after each step.
+    `on_step` is called with the guide and the metrics after each step.
     """
     result = fit(
         model,
@@ -67,7 +58,7 @@ def train(
         objective=objective,
         learning_rate=learning_rate,
         seed=seed,
-        on_step=None if on_step is None else lambda metrics: on_step(guide, metrics),
+        on_step=None if on_step is None else partial(on_step, guide),
         progress=False,
     )
     record_early_stop(result, f"{type(guide).__name__} by {type(objective).__name__}, seed {seed}")
@@ -83,15 +74,10 @@ def ascend(
     kl_penalty: bool,
     on_step: Callable[[G, Metrics], None] | None = None,
 ) -> G:
-    """Train a guide by the exact gradient of the ELBO, or of E_q[log likelihood] alone, with Adam.
+    """Train a guide by the exact gradient, with Adam at a constant rate, and return the guide.
 
-    Args:
-        guide: initial guide, a module.
-        truth: the enumerated model.
-        num_steps: number of gradient steps.
-        learning_rate: Adam's, constant.
-        kl_penalty: True for the ELBO.
-        on_step: called with the guide and the number of the step, as by `train`.
+    The gradient is of the ELBO with `kl_penalty`, else of E_q[log likelihood]. `on_step` is called
+    with the guide and the number of the step, as by `train`.
     """
     optimiser = torch.optim.Adam(guide.parameters(), lr=learning_rate)
     for step in range(1, num_steps + 1):
@@ -123,16 +109,10 @@ def record_early_stop(result: Fit, name: str) -> None:
         stops.append(f"{name}: stopped early at {result.stopped_early}")
 
 
-def save_guide(
-    folder: Path, guide: Guide, name: str, options: dict[str, Any], prompts: Prompts
-) -> None:
+def save_guide(folder: Path, guide: Guide, name: str, options: Options, prompts: Prompts) -> None:
     """Save a guide in its own format, with the name, options, prompts and vocabulary behind it."""
-    record = {
-        "guide": name,
-        "options": options,
-        "prompts": prompts.texts,
-        "vocabulary": prompts.vocabulary,
-    }
+    record: Options = {"guide": name, "options": options, "prompts": prompts.texts}
+    record["vocabulary"] = prompts.vocabulary
     with saved_together(folder) as new:
         guide.save_pretrained(new)
         (new / GUIDE_FILE).write_text(json.dumps(record, indent=2) + "\n")

@@ -8,7 +8,8 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context, parent_process
-from typing import TypeVar
+from multiprocessing.process import BaseProcess
+from typing import TypeVar, cast
 
 import torch
 
@@ -25,13 +26,7 @@ def set_threads(threads: int | None) -> None:
 
 
 def run_all(run: Callable[[J], R], jobs: Sequence[J], workers: int) -> Generator[R, None, None]:
-    """Yield results in the order of the jobs.
-
-    Args:
-        run: function of a job.
-        jobs: one for each run.
-        workers: number of processes. One worker runs in this process.
-    """
+    """Yield results in the order of the jobs. One worker runs in this process."""
     if workers == 1:
         yield from map(run, jobs)
         return
@@ -47,9 +42,8 @@ def run_all(run: Callable[[J], R], jobs: Sequence[J], workers: int) -> Generator
             for process in active_children():
                 process.terminate()
             if isinstance(error, BrokenProcessPool):
-                raise SystemExit(
-                    "a worker ended before its run did, for want of memory? Ask for fewer --workers"
-                ) from error
+                problem = "a worker ended before its run did, for want of memory?"
+                raise SystemExit(f"{problem} Ask for fewer --workers") from error
             raise
 
 
@@ -60,9 +54,7 @@ def start_worker() -> None:
 
 
 def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
+    cast(BaseProcess, parent_process()).join()
     os._exit(1)
 
 

@@ -1,7 +1,4 @@
-"""Worlds: the posteriors of English text and of untrained networks that scripts compare on.
-
-The context-free grammar of the tests and of the claim scripts is `model.prior.grammar`.
-"""
+"""Worlds: the posteriors of English text and of untrained networks that scripts compare on."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,8 +14,6 @@ from model.prior.named_priors import load_prior
 from model.prior.untrained import untrained_prior
 from model.registry import REWARDS
 
-REWARDED_TOKENS = (4, 6)
-"""Tokens that the reward of `eight_tokens` counts."""
 MODES = (2, 4)
 """Words of the modes of `two_modes`, the heavier mode first."""
 
@@ -30,18 +25,18 @@ class World:
     Attributes:
         model: prior and reward.
         prompts: one prompt.
-        particles: K, number of responses for each step.
         clip_norm: norm that the gradient is scaled down to.
         learning_rates: peak learning rates by family of guides, in place of those in `GUIDES`.
         num_prior_draws: number of prior draws behind the reference; 0 if all responses are listed.
+        particles: K, number of responses for each step.
     """
 
     model: AlignmentModel
     prompts: Prompts
-    particles: int
-    clip_norm: float | None
+    clip_norm: float | None = None
     learning_rates: Mapping[str, float] = field(default_factory=dict)
     num_prior_draws: int = 0
+    particles: int = 64
 
     @cached_property
     def truth(self) -> Enumeration | None:
@@ -53,11 +48,10 @@ class World:
         """Draws of the prior if responses cannot be listed: log Z, exact posterior samples."""
         if not self.num_prior_draws:
             return None
-        bound = self.model.log_likelihood_bound(self.prompts)
+        model, prompts, size = self.model, self.prompts, self.num_prior_draws
+        bound = model.log_likelihood_bound(prompts)
         with random_state.isolated(0):
-            return sample_prior(
-                self.model, self.prompts, self.num_prior_draws, log_likelihood_bound=bound
-            )
+            return sample_prior(model, prompts, size, log_likelihood_bound=bound)
 
 
 def reference(world: World) -> str:
@@ -82,9 +76,8 @@ def guide_for(objective: str, prior: LanguageModel) -> Guide:
 def moved_guide(prior: LanguageModel, scale: float = 0.02) -> FineTuned:
     """Guide away from the prior: a copy of the prior with Gaussian noise on its weights."""
     guide = FineTuned(prior)
-    with torch.no_grad():
-        for parameter in guide.parameters():
-            parameter.add_(scale * torch.randn_like(parameter))
+    for parameter in guide.parameters():
+        parameter.data += scale * torch.randn_like(parameter)
     return guide
 
 
@@ -92,19 +85,15 @@ def moved_guide(prior: LanguageModel, scale: float = 0.02) -> FineTuned:
 def eight_tokens(seed: int = 2) -> World:
     """A random GPT-2 of 8 tokens, 400 responses of at most 3 tokens; beta is 0.25.
 
-    The reward is the share of positions with token 4 or 6.
-
-    Args:
-        seed: random seed of the weights. The distance from prior to posterior depends on the seed.
+    The reward is the share of positions with token 4 or 6. The seed of the weights sets the
+    distance from prior to posterior.
     """
     prior = untrained_prior(8, max_new_tokens=3, initializer_range=0.15, seed=seed)
 
     def share(response: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
-        tokens = torch.tensor(REWARDED_TOKENS, device=response.device)
-        return (torch.isin(response, tokens) & is_token).double().mean(-1)
+        return (torch.isin(response, response.new_tensor([4, 6])) & is_token).double().mean(-1)
 
-    model = AlignmentModel(prior, TokenReward(share, prior, upper_bound=1.0), beta=0.25)
-    return World(model, prior.encode([""]), 64, clip_norm=1.0, learning_rates={"fine-tuned": 1e-3})
+    return _small_world(prior, share, beta=0.25)
 
 
 @cache
@@ -120,8 +109,13 @@ def two_modes() -> World:
         heavy, light = ((response == word).all(-1).double() for word in MODES)
         return heavy + 0.92 * light
 
-    model = AlignmentModel(prior, TokenReward(agree, prior, upper_bound=1.0), beta=0.16)
-    return World(model, prior.encode([""]), 64, clip_norm=1.0, learning_rates={"fine-tuned": 1e-3})
+    return _small_world(prior, agree, beta=0.16)
+
+
+def _small_world(prior: LanguageModel, reward: Callable[..., torch.Tensor], beta: float) -> World:
+    """World of an untrained prior, with a reward of tokens that is at most 1."""
+    model = AlignmentModel(prior, TokenReward(reward, prior, upper_bound=1.0), beta)
+    return World(model, prior.encode([""]), 1.0, {"fine-tuned": 1e-3})
 
 
 @cache
@@ -131,20 +125,13 @@ def film_reviews(num_prior_draws: int = 8192) -> World:
     The reward is VADER sentiment; beta is 0.1.
     """
     prior = load_prior("film-reviews", max_new_tokens=12, temperature=0.7)
-    return World(
-        AlignmentModel(prior, REWARDS["vader"](prior), beta=0.1),
-        prior.encode(["The film was"]),
-        particles=64,
-        clip_norm=None,
-        num_prior_draws=num_prior_draws,
-    )
+    model = AlignmentModel(prior, REWARDS["vader"](prior), beta=0.1)
+    return World(model, prior.encode(["The film was"]), num_prior_draws=num_prior_draws)
 
 
 WORLDS: dict[str, Callable[[], World]] = {
-    "eight-tokens": eight_tokens,
-    "two-modes": two_modes,
-    "film-reviews": film_reviews,
+    function.__name__.replace("_", "-"): function
+    for function in (eight_tokens, two_modes, film_reviews)
 }
 """Worlds by name, for the comparison of algorithms and of guides."""
-
 WorldName: TypeAlias = Literal[tuple(WORLDS)]  # type: ignore[valid-type]

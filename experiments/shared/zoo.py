@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,8 +32,7 @@ class Job:
     """One run of a zoo.
 
     Attributes:
-        world: a name in `WORLDS`.
-        name: name of the algorithm or guide.
+        name: algorithm or guide.
         num_steps: number of steps of SVI, or of the search for the optimum of a family.
         num_particles: number of responses for each step. A sampler draws as many in all.
         seed: random seed; None for the optimum of a family.
@@ -57,7 +57,6 @@ class Result:
     """Measurements of one run.
 
     Attributes:
-        job: the run.
         measured: by name; without quantities that are undefined or unknown, and empty if the
             algorithm refuses the world: `kl_guide_posterior`, `kl_posterior_guide`,
             `kl_guide_prior`, `log_z_error` (|log Z_hat - log Z|) and `entropy`, nats; `reward`,
@@ -96,10 +95,8 @@ def run_zoo(
         reports: by world, a function that prints the table of results, and returns figures by name.
     """
     if not jobs:
-        raise SystemExit(
-            "--only and --worlds leave nothing to run: no name in --only is compared on any of "
-            "those worlds"
-        )
+        reason = "no name in --only is compared on any of those worlds"
+        raise SystemExit(f"--only and --worlds leave nothing to run: {reason}")
     with new_folder(args, name) as folder:
         results = run_and_write(run, jobs, args.workers, folder.path / "results.jsonl")
         for world in args.worlds:
@@ -124,8 +121,7 @@ def run_and_write(
     with path.open("w") as file, hint, closing(run_all(run, jobs, workers)) as finished:
         for result in tqdm(finished, total=len(jobs), desc="zoo", unit="run"):
             results.append(result)
-            file.write(json.dumps(asdict(result)) + "\n")
-            file.flush()
+            print(json.dumps(asdict(result)), file=file, flush=True)
     return results
 
 
@@ -139,50 +135,35 @@ def fit_guide(
     world: World, guide: Guide, objective: ELBO, num_steps: int, learning_rate: float, seed: int
 ) -> Fit:
     """Fit a guide by SVI, with Adam on a cosine without warm-up."""
-    optimizer = FusedOptimizer(
-        options={"lr": learning_rate}, clip_norm=world.clip_norm, schedule=cosine(num_steps)
-    )
-    return fit(
-        world.model,
-        guide,
-        world.prompts,
-        num_steps=num_steps,
-        objective=objective,
-        optimizer=optimizer,
-        seed=seed,
-        progress=False,
-    )
+    options, schedule = {"lr": learning_rate}, cosine(num_steps)
+    adam = FusedOptimizer(options=options, clip_norm=world.clip_norm, schedule=schedule)
+    run = partial(fit, num_steps=num_steps, objective=objective, seed=seed, progress=False)
+    return run(world.model, guide, world.prompts, optimizer=adam)
 
 
 def measure_guide(world: World, guide: Guide) -> dict[str, Estimate]:
     """Measure a guide against the posterior: exactly if responses can be listed.
 
-    Returns:
-        Estimates by the names of `Result.measured`. Without a list of responses `log_z_error` is
-        among them.
+    Estimates by the names of `Result.measured`, with `log_z_error` where no responses are listed.
     """
     beta, truth = world.model.beta, world.truth
     if truth is not None:
-        return {
-            "kl_guide_posterior": Estimate.exact(truth.kl_guide_posterior(guide)),
-            "kl_posterior_guide": Estimate.exact(truth.kl_posterior_guide(guide)),
-            "kl_guide_prior": Estimate.exact(truth.kl_guide_prior(guide)),
-            "entropy": Estimate.exact(entropy(truth.log_guide(guide))),
-            "reward": Estimate.exact(truth.expected_log_likelihood(guide)).times(beta),
+        exact = {
+            "kl_guide_posterior": truth.kl_guide_posterior(guide),
+            "kl_posterior_guide": truth.kl_posterior_guide(guide),
+            "kl_guide_prior": truth.kl_guide_prior(guide),
+            "entropy": entropy(truth.log_guide(guide)),
+            "reward": truth.expected_log_likelihood(guide) * beta,
         }
-    diagnostics = diagnose(
-        world.model,
-        guide,
-        world.prompts,
-        num_samples=NUM_SAMPLES,
-        prior_sample=world.prior_sample,
-    )
-    log_z_error = diagnostics.log_z_bound.minus(diagnostics.log_z)
+        return {name: Estimate.exact(value) for name, value in exact.items()}
+    size, sample = NUM_SAMPLES, world.prior_sample
+    numbers = diagnose(world.model, guide, world.prompts, num_samples=size, prior_sample=sample)
+    log_z_error = numbers.log_z_bound.minus(numbers.log_z)
     return {
-        "kl_guide_posterior": diagnostics.kl_guide_posterior,
-        "kl_posterior_guide": diagnostics.kl_posterior_guide or Estimate(math.nan, math.nan),
-        "kl_guide_prior": diagnostics.kl_guide_prior,
-        "entropy": diagnostics.entropy,
-        "reward": diagnostics.log_likelihood.times(beta),
+        "kl_guide_posterior": numbers.kl_guide_posterior,
+        "kl_posterior_guide": numbers.kl_posterior_guide or Estimate(math.nan, math.nan),
+        "kl_guide_prior": numbers.kl_guide_prior,
+        "entropy": numbers.entropy,
+        "reward": numbers.log_likelihood.times(beta),
         "log_z_error": log_z_error._replace(value=abs(log_z_error.value)),
     }

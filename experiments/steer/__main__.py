@@ -94,7 +94,7 @@ def main(args: Steer) -> RunFolder:
             }
         measured = (before, after, posterior)
         report = Report(args.title, args.beta, *measured, samples, seconds, result.stopped_early)
-        report.write_html(folder.report, write_figures(folder, report, prior_sample))
+        report.write(folder, write_figures(folder, report, prior_sample))
         print(report.text())
         print(f"\nOpen {folder.report}; the guide is in {folder.guide}, which --proposal takes.")
     return folder

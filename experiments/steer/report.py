@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from experiments.shared import page
+from experiments.shared.run_folder import RunFolder, element, html_figure, html_table
 from experiments.steer.expectations import (
     Expectations,
     Measurement,
@@ -133,18 +133,18 @@ class Report:
             ["", self.title, "", *samples, *lines, "", self.conclusion(), *self.notes()]
         )
 
-    def write_html(self, path: Path, figures: Sequence[Path]) -> None:
-        """Report as a page that holds its figures."""
+    def write(self, folder: RunFolder, figures: Sequence[Path]) -> None:
+        """Write the report as a page that holds the figures."""
         identity = "ELBO = log Z - KL(q || p*)" if self.expectations else IDENTITY
-        parts = [page.paragraph(self.conclusion(), "conclusion")]
-        parts += [page.paragraph(note, "note") for note in self.notes()]
-        parts += [page.paragraph(f"{identity}. Each number has its standard error.")]
-        parts += [page.table(self.rows(), HEAD), *map(page.figure, figures)]
-        parts += [page.heading("Samples and their rewards")]
+        parts = [element("p", self.conclusion(), "conclusion")]
+        parts += [element("p", note, "note") for note in self.notes()]
+        parts += [element("p", f"{identity}. Each number has its standard error.")]
+        parts += [html_table(self.rows(), HEAD), *map(html_figure, figures)]
+        parts += [element("h2", "Samples and their rewards")]
         for origin, samples in self.samples.items():
             rows = [(_shown(reward), text) for text, reward in samples]
-            parts += [page.heading(origin, 3), page.table(rows, number=True)]
-        page.write_page(path, self.title, parts)
+            parts += [element("h3", origin), html_table(rows, kind="num")]
+        folder.write_page(self.title, parts)
 
 
 HEAD = ("nats per response", "prior", "guide", "posterior")
