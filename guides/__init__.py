@@ -25,7 +25,6 @@ class Family:
 
     Attributes:
         make: Builds a guide from the prior, the prompts if `takes_prompts`, and options.
-        summary: Description in one line.
         learning_rate: Peak rate of Adam that suits the embedded prior; 0 if nothing trains.
         learning_rates: Rates that replace `learning_rate`, by the option and its value.
         options: Dataclass of the options of a command line, each with its help; None if none.

@@ -38,19 +38,18 @@ class FineTunedOptions:
 class FineTuned(Guide):
     """A copy of the prior that trains; q = p0 exactly at the start.
 
-    Weights that do not train are shared with the prior.
+    Weights that do not train are shared with the prior, which stays unchanged.
 
         guide = FineTuned(prior, subset="last-layers", num_layers=2)
         fit(model, guide, prompts, num_steps=500)
         guide.save_pretrained("tuned")  # a Hugging Face checkpoint
 
     Args:
-        prior: Language model to start from; not changed.
+        prior: Language model to start from.
         subset, num_layers, dtype: See `FineTunedOptions`.
 
     Raises:
-        ValueError: If the subset is unknown, or the prior has an adapter of `peft`, without which
-            the weights would be saved.
+        ValueError: If the prior has an adapter of `peft`, without which the weights would be saved.
     """
 
     def __init__(

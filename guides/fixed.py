@@ -15,9 +15,8 @@ class Fixed(Guide):
     """A guide as it is now, a language model, or a function, without parameters that train.
 
     Args:
-        source: A guide, a `LanguageModel` or another function from prompts to a distribution over
-            responses. Trained weights of a module are copied; weights of a function are not
-            registered with Pyro.
+        source: A guide, a `LanguageModel` or another function from prompts to a distribution.
+            Trained weights of a module are copied; weights of a function are not registered.
     """
 
     def __init__(

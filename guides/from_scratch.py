@@ -1,7 +1,7 @@
 """Guides with parameters of their own, which share only the response space with the prior."""
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -14,6 +14,13 @@ def like(prior: LanguageModel) -> Tensor:
     """Empty tensor on the prior's device, in the prior's data type or float32 if that is wider."""
     dtype = torch.promote_types(prior.network.dtype, torch.float32)
     return torch.empty(0, device=prior.device, dtype=dtype)
+
+
+class Rows(tuple[Tensor, ...]):
+    """State of B sequences: tensors with B rows."""
+
+    def select(self, rows: Tensor) -> Self:
+        return type(self)(tensor[rows] for tensor in self)
 
 
 class FromScratch(Guide):

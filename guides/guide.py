@@ -93,7 +93,7 @@ class Guide(nn.Module, ABC):
 
         Args:
             noise: Standard deviation, as a share of each tensor's own (of 1 where that is 0).
-            generator: Random numbers of the noise; default, torch's own.
+            generator: Source of the noise; default, torch's own.
         """
         noise = finite("noise", noise, at_least=0)
         for parameter in self.trained().values():

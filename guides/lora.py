@@ -52,17 +52,16 @@ class LoRAOptions:
 class LoRA(Guide):
     """Adapters of `peft` around the prior's weights, which are in memory once; starts at p0.
 
-    The guide has modules of its own that share tensors with the prior's modules, so that the prior
-    stays unchanged. If the prior has an adapter, the guide has both. Adapters are float32 also on a
-    prior in half precision, where bfloat16 would lose small updates.
+    The guide's own modules share tensors with the prior's, so that the prior stays unchanged. If
+    the prior has an adapter, the guide has both. Adapters are float32 also on a prior in half
+    precision, where bfloat16 would lose small updates.
 
     Args:
-        prior: Language model to start from; not changed.
+        prior: Language model to start from.
         rank, alpha, target_modules: See `LoRAOptions`.
 
     Raises:
-        ValueError: If the rank or alpha is not positive, a name fits no layer, or the prior's own
-            adapter cannot be combined with a second adapter.
+        ValueError: If a name fits no layer, or the prior's own adapter excludes a second adapter.
     """
 
     def __init__(
@@ -127,11 +126,10 @@ class LoRA(Guide):
 
     @torch.no_grad()
     def merged(self) -> LanguageModel:
-        """Add all adapters, the prior's own included, to a copy of the weights.
+        """Same distribution, up to rounding, as a language model without `peft`.
 
-        Returns:
-            The same distribution, up to rounding, as a language model without `peft`, whose
-            checkpoint `transformers` alone loads.
+        All adapters, the prior's own included, are added to a copy of the weights. `transformers`
+        alone loads the checkpoint.
         """
         from peft.tuners.lora import LoraLayer
 

@@ -5,11 +5,9 @@ Written token by token, so that a mixture is sampled, scored and searched like a
     q(x_t | x_<t) = sum_m w_m(x_<t) q_m(x_t | x_<t),   w_m(x_<t) proportional to pi_m q_m(x_<t)
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -115,21 +113,15 @@ def mixture_of(
 
 
 class MixtureState(NamedTuple):
-    """State of B sequences in M components.
-
-    Attributes:
-        states: State of each component.
-        log_weight: `[B, M]`, log w_m of the tokens read so far, nats.
-        log_prob: `[B, M, V]`, log q_m of the next token, nats.
-    """
+    """States of M components in B sequences; log w_m `[B, M]`; log q_m `[B, M, V]` to come."""
 
     states: tuple[Any, ...]
     log_weight: Tensor
     log_prob: Tensor
 
-    def select(self, rows: Tensor) -> MixtureState:
+    def select(self, rows: Tensor) -> Self:
         states = tuple(state.select(rows) for state in self.states)
-        return MixtureState(states, self.log_weight[rows], self.log_prob[rows])
+        return type(self)(states, self.log_weight[rows], self.log_prob[rows])
 
 
 class _MixtureDecoder:

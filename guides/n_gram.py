@@ -1,28 +1,16 @@
 """n-gram: q(x) = prod_t softmax(table[x_{t-n+1}, ..., x_{t-1}])[x_t], by the last n - 1 tokens."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from guides.from_scratch import FromScratch, like
+from guides.from_scratch import FromScratch, Rows, like
 from model import LanguageModel, Prompts
 from model.common.checks import whole_number
 
 MAX_PARAMETERS = 200_000_000
 LONGEST = 64  # tokens; the table of a longer context is too large for any vocabulary
-
-
-class Context(NamedTuple):
-    """Last n - 1 token ids of B sequences, `[B, n - 1]`; `vocab_size` where there is no token."""
-
-    ids: Tensor
-
-    def select(self, rows: Tensor) -> Context:
-        return Context(self.ids[rows])
 
 
 @dataclass(frozen=True)
@@ -37,8 +25,7 @@ class NGram(FromScratch):
     """A categorical distribution for each context of n - 1 tokens, prompt included; starts uniform.
 
     Args:
-        prior: Source of the vocabulary and the longest response.
-        n: See `NGramOptions`.
+        prior, n: See `FromScratch` and `NGramOptions`.
 
     Raises:
         ValueError: If n is too long, or the table would be too large.
@@ -56,15 +43,16 @@ class NGram(FromScratch):
             )
         self.table = nn.Parameter(like(prior).new_zeros(num_contexts, self.vocab_size))
 
-    def start(self, prompts: Prompts) -> tuple[Tensor, Context]:
+    def start(self, prompts: Prompts) -> tuple[Tensor, Rows]:
+        # [N, n - 1], `vocab_size` where there is no token
         ids = prompts.ids.masked_fill(~prompts.mask, self.vocab_size)
         ids = nn.functional.pad(ids, (self.n, 0), value=self.vocab_size)
         context = ids[:, ids.shape[1] - self.n + 1 :]
-        return self._logits(context)[:, -1], Context(context)
+        return self._logits(context)[:, -1], Rows((context,))
 
-    def extend(self, state: Context, ids: Tensor) -> tuple[Tensor, Context]:
-        sequence = torch.cat([state.ids, ids], 1)
-        return self._logits(sequence)[:, 1:], Context(sequence[:, ids.shape[1] :])
+    def extend(self, state: Rows, ids: Tensor) -> tuple[Tensor, Rows]:
+        sequence = torch.cat([*state, ids], 1)
+        return self._logits(sequence)[:, 1:], Rows((sequence[:, ids.shape[1] :],))
 
     def _logits(self, sequence: Tensor) -> Tensor:
         """Logits after each window of n - 1 tokens, `[B, n - 1 + L]` -> `[B, L + 1, V]`."""

@@ -18,7 +18,7 @@ WEIGHTS = "adapter_model.safetensors"  # the name that `peft` looks for
 def save_adapter(
     folder: str | Path, config: Any, weights: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Write an adapter: a configuration of `peft`, tensors by `peft`'s names, the base's tokenizer.
+    """Write a configuration of `peft`, tensors by `peft`'s names and the base's tokenizer.
 
     The base is named only if it is on the hub: a path of this machine is left out.
     """

@@ -8,11 +8,7 @@ from model.common.checks import instance
 
 
 class PromptIndex:
-    """Map from prompts to numbers; equal prompts share a number.
-
-    Args:
-        prompts: All prompts that the guide will be called with.
-    """
+    """Map from `prompts`, all that the guide will be called with, to numbers; equal ones share."""
 
     def __init__(self, prompts: Prompts) -> None:
         instance("prompts", prompts, Prompts, why="`prior.encode([...])` makes them of texts")
@@ -26,10 +22,9 @@ class PromptIndex:
     def __call__(self, prompts: Prompts) -> Tensor:
         """Number of each prompt, `[N]`. Raises `ValueError` if a prompt is new."""
         numbers = [self.number.get(tuple(row)) for row in prompts.rows()]
-        for number, text in zip(numbers, prompts.texts, strict=True):
-            if number is None:
-                raise ValueError(
-                    f"the guide has no table for the prompt {text!r}: build the guide with all "
-                    f"{len(self)} prompts and this one"
-                )
+        if None in numbers:
+            raise ValueError(
+                f"the guide has no table for the prompt {prompts.texts[numbers.index(None)]!r}: "
+                f"build the guide with all {len(self)} prompts and this one"
+            )
         return torch.tensor(numbers, device=prompts.ids.device)

@@ -19,12 +19,7 @@ WIDEST = 65_536  # wider than any network beside which the guide could be of use
 
 @dataclass(frozen=True)
 class GRUState:
-    """State of B sequences.
-
-    Attributes:
-        memory: `[layers, B, H]`.
-        hidden: `[B, L, H]`, outputs of the last layer for the L tokens read last.
-    """
+    """`memory` `[layers, B, H]` of B sequences; `hidden` `[B, L, H]` of the L tokens read last."""
 
     memory: Tensor
     hidden: Tensor
@@ -51,7 +46,7 @@ class Recurrent(FromScratch):
     """A GRU that reads prompt and response; starts at random weights, independent of the prior.
 
     Args:
-        prior: Source of the vocabulary and the longest response.
+        prior: See `FromScratch`.
         embedding_size, hidden_size, num_layers: See `RecurrentOptions`.
     """
 
@@ -76,9 +71,8 @@ class Recurrent(FromScratch):
         # padding goes from the left to the right
         shift = torch.arange(num_columns, device=lengths.device) - lengths[:, None]
         embedded = self.embedding(prompts.ids.gather(1, shift % num_columns))
-        packed = nn.utils.rnn.pack_padded_sequence(
-            embedded, lengths.cpu(), batch_first=True, enforce_sorted=False
-        )
+        pack = nn.utils.rnn.pack_padded_sequence
+        packed = pack(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)
         # cudnn differentiates in training mode alone, and a guide is always in evaluation mode
         with torch.backends.cudnn.flags(enabled=False):
             _, memory = self.gru(packed)

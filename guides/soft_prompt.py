@@ -3,8 +3,7 @@
     prompt: phi is `[M, H]`, input embeddings (Lester et al. 2021, arXiv 2104.08691)
     prefix: phi is `[M, layers, 2, heads, D]`, keys and values (Li and Liang 2021, arXiv 2101.00190)
 
-The network's weights are the prior's own. Virtual tokens have positions 0 to M - 1, then come the
-prompt and the response.
+The network's weights are the prior's own. Virtual tokens have positions 0 to M - 1.
 """
 
 from dataclasses import dataclass
@@ -49,9 +48,8 @@ class SoftPrompt(Guide):
     """The prior after learned virtual tokens, which are computed once and shared by all prompts.
 
     q cannot start at p0: the virtual tokens move the prompt by M positions and take attention. The
-    default start, the embedding of the token that begins texts and then zeros, was the nearest of
-    four. With M = 8, temperature 0.7 and 12 tokens after "The film was" or "The movie was",
-    KL(q || p0) in nats is
+    default start was the nearest of four. With M = 8, temperature 0.7 and 12 tokens after "The film
+    was" or "The movie was", KL(q || p0) in nats is
 
         start                          film reviews   SmolLM2
         first token, then zeros        0.28           3.9
@@ -67,8 +65,8 @@ class SoftPrompt(Guide):
         kind, num_virtual_tokens, text: See `SoftPromptOptions`.
 
     Raises:
-        ValueError: If the kind is unknown, M is below 1 or leaves no room, `text` has no tokens, or
-            a prefix would need keys and values of one shape at all layers.
+        ValueError: If M leaves no room, `text` has no tokens, or a prefix would need keys and
+            values of one shape at all layers.
     """
 
     def __init__(
@@ -98,11 +96,7 @@ class SoftPrompt(Guide):
         self.virtual_tokens = nn.Parameter(start.to(wide))
 
     def distribution(self, prompts: Prompts) -> ResponseDistribution:
-        """q(response | prompts).
-
-        Raises:
-            ValueError: If virtual tokens, prompt and response are too long for the network.
-        """
+        """q(response | prompts); `ValueError` if the network sees fewer tokens at once."""
         self._check_room(prompts.ids.shape[1])
         space, temperature = self.prior.space, self.prior.temperature
         return ResponseDistribution(self, prompts, space, temperature=temperature)
@@ -166,7 +160,7 @@ class SoftPrompt(Guide):
 def _unnoticed(prior: LanguageModel, num_tokens: int) -> Tensor:
     """Input embeddings close to no tokens at all, `[M, H]`: a token that begins texts, then zeros.
 
-    The first token takes the attention that networks send to the first token by default.
+    Networks attend to the first token by default.
     """
     bos = prior.tokenizer.bos_token_id
     first = _embedded(prior, [prior.end_ids[0] if bos is None else bos])

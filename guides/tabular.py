@@ -1,26 +1,12 @@
 """Tabular: q(x) = prod_t softmax(table[x_<t])[x_t], a free distribution for every prefix."""
 
-from __future__ import annotations
-
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
-from guides.from_scratch import FromScratch, like
+from guides.from_scratch import FromScratch, Rows, like
 from guides.prompt_index import PromptIndex
 from model import LanguageModel, Prompts
 from model.prior.logits import scaled
-
-
-class Node(NamedTuple):
-    """State of B sequences, `[B]` each: the number of the prompt and the node in the tree."""
-
-    prompt: Tensor
-    node: Tensor
-
-    def select(self, rows: Tensor) -> Node:
-        return Node(self.prompt[rows], self.node[rows])
 
 
 class Tabular(FromScratch):
@@ -68,15 +54,16 @@ class Tabular(FromScratch):
             levels.append(logits[:, -1].view(num_prompts, len(prefixes), -1))
         return scaled(torch.cat(levels, 1), prior.temperature)
 
-    def start(self, prompts: Prompts) -> tuple[Tensor, Node]:
+    def start(self, prompts: Prompts) -> tuple[Tensor, Rows]:
         prompt = self.index(prompts)
-        return self.table[prompt, 0], Node(prompt, torch.zeros_like(prompt))
+        return self.table[prompt, 0], Rows((prompt, torch.zeros_like(prompt)))
 
-    def extend(self, state: Node, ids: Tensor) -> tuple[Tensor, Node]:
-        nodes = [state.node]
+    def extend(self, state: Rows, ids: Tensor) -> tuple[Tensor, Rows]:
+        prompt, node = state
+        nodes = [node]
         for token in ids.unbind(1):
             child = nodes[-1] * self.num_words + self.word[token] + 1
             # tokens after the end have no place in the tree
             nodes.append(child.clamp(max=self.table.shape[1] - 1))
-        logits = self.table[state.prompt[:, None], torch.stack(nodes[1:], 1)]
-        return logits, Node(state.prompt, nodes[-1])
+        logits = self.table[prompt[:, None], torch.stack(nodes[1:], 1)]
+        return logits, Rows((prompt, nodes[-1]))

@@ -72,8 +72,7 @@ class Twisted(Guide):
     Args:
         prior: Language model; shared, not copied or changed.
         hidden_size, top_k: See `TwistedOptions`.
-        head: Module from the prior's hidden states `[..., H]` to psi `[..., V]`; default, a
-            `TwistHead`.
+        head: Module from hidden states `[..., H]` to psi `[..., V]`; default, a `TwistHead`.
     """
 
     def __init__(

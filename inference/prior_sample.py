@@ -234,7 +234,7 @@ def sample_prior(
         prior = response_distribution(model, prompts, role="model")
         if isinstance(prior, ResponseDistribution) and prior.space.num_responses <= num_draws:
             return PriorSample.of_enumeration(Enumeration(model, prompts))
-    responses = list(draw(model, prompts, num_draws, chunk=chunk, role="model"))
+    responses = list(draw(model, None, prompts, num_draws, chunk=chunk))
     log_likelihood = torch.cat([log_likelihood_at(model, prompts, part) for part in responses])
     accepted = None
     if log_likelihood_bound is not None:

@@ -24,11 +24,9 @@ from model.common.checks import whole_number
 
 @dataclass(frozen=True)
 class Objective:
-    """Entry of the registry of objectives. Calling the entry builds the objective.
+    """Entry of the registry of objectives. Calling the entry with options builds the objective.
 
     Attributes:
-        make: Builds the objective from `num_particles` and options, by keyword.
-        summary: Description in one line.
         supports_hard_constraints: True if the objective learns from impossible responses, of log
             likelihood -inf; the others refuse them.
         min_particles: Fewest particles per prompt that give a gradient.

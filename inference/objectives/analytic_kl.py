@@ -1,18 +1,15 @@
 """Analytic KL: the divergence from the prior summed over the vocabulary at each position.
 
     KL(q || p0) = E_q[sum_t KL_t],   KL_t = sum_v q(v | x_<t) log q(v | x_<t) / p0(v | x_<t)
-    ELBO_hat    = 1/K sum_k l(x_k) - sum_t KL_kt,   l = log likelihood = r/beta + sum_j log f_j
+    ELBO_hat    = 1/K sum_k l(x_k) - sum_t KL_kt,   l = log likelihood
 
     grad ELBO_hat = 1/K sum_k sum_t A_kt grad log q(x_kt | x_k<t) - grad KL_kt
     A_kt          = l(x_k) - sum_{s > t} KL_ks - b_t
 
-Pyro's `TraceMeanField_ELBO` does the same for independent sites. For tokens, the gradient of KL_kt
-alone would be wrong, as a token also decides which prefixes come after the token. The estimate of
-the KL has no more variance than the sampled estimate, and is never negative (Amini et al. 2025,
-arXiv 2504.10637).
-
-Use analytic KL far from the posterior or for long responses; use `LeaveOneOut_ELBO` close to the
-posterior, where sampled terms cancel against the reward on every sample and expected terms do not.
+The gradient of KL_kt alone would be wrong, as a token also decides which prefixes come after the
+token. The estimate of the KL has no more variance than the sampled estimate, and is never negative
+(Amini et al. 2025, arXiv 2504.10637). Use analytic KL far from the posterior or for long responses;
+close to the posterior, use `LeaveOneOut_ELBO`, whose sampled terms cancel against the reward.
 The objective holds logits of guide and prior for every token, `[K, N, T, V]`.
 """
 
@@ -28,11 +25,7 @@ FLOOR = -1e4
 
 
 class AnalyticKL_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its objectives
-    """The ELBO with a closed-form KL. Unbiased, value and gradient. Refuses hard constraints.
-
-    Args:
-        num_particles: K, at least 2.
-    """
+    """The ELBO with a closed-form KL. Unbiased, value and gradient. Refuses hard constraints."""
 
     min_particles, why_particles = 2, BASELINE
 

@@ -5,9 +5,9 @@
     loss    = E_q[log q(x) - log pi_n(x)] = KL(q || pi_n)
 
 Variational best-of-n (Amini et al. 2024, arXiv 2407.06057), with ties counted right. Only the rank
-of the log likelihood enters, so that beta and the scale of the reward play no part. The gradient is
-the leave-one-out gradient. F is the empirical distribution function of prior draws, made once for
-each prompt.
+of the log likelihood enters, so that beta and the scale of the reward play no part. F is the
+empirical distribution function of prior draws, made once for each prompt. The gradient is the
+leave-one-out gradient.
 """
 
 import torch

@@ -4,9 +4,9 @@
     grad = sum_t E_pi_t[grad psi(x_<=t)] - E_p*[grad psi(x_<=t)]
 
 Zhao et al. 2024, arXiv 2404.17546, section 4. Both means are over the same responses, drawn from
-the guide, under self-normalised weights. At the optimum of all pi_t, psi is
-log E_p0[likelihood(x) | x_<=t] up to a constant for each t, and the guide is the posterior. A
-response that has ended keeps the twist of its end.
+the guide, under self-normalised weights. At the optimum psi is log E_p0[likelihood(x) | x_<=t] up
+to a constant for each t, and the guide is the posterior. A response that has ended keeps the twist
+of its end.
 """
 
 import torch
@@ -23,13 +23,8 @@ class ContrastiveTwist(ResponseObjective):
     """Sum of KL(p* || pi_t) over prefixes. The gradient is consistent in K, with bias O(1/K).
 
     Supports hard constraints. A prompt whose K responses are all impossible is left out of the
-    step. The loss lacks the entropy of p*(x_<=t), which does not depend on the guide.
-
-    Args:
-        num_particles: K, at least 2.
-
-    Raises:
-        TypeError: In a step, if the guide reveals no twist, as `Twisted` does.
+    step. The loss lacks the entropy of p*(x_<=t), which does not depend on the guide. In a step, a
+    guide without a twist raises `TypeError`.
     """
 
     supports_hard_constraints = True
@@ -55,9 +50,8 @@ class ContrastiveTwist(ResponseObjective):
 def _twist_of(distribution: ResponseDistribution) -> RevealsTwist:
     if not isinstance(distribution.decoder, RevealsTwist):
         raise TypeError(
-            f"{type(distribution.decoder).__name__} has no twist, which contrastive twist learning "
-            "trains: expected a guide such as `Twisted`. `WakePhi` descends the forward KL of any "
-            "guide."
+            f"{type(distribution.decoder).__name__} has no twist, expected a guide such as "
+            "`Twisted`. `WakePhi` descends the forward KL of any guide."
         )
     return distribution.decoder
 

@@ -5,10 +5,9 @@
     grad D_f_hat = 1/K sum_k q(x_k)/a(x_k) (f'(t_k) - f'(1)) grad log q(x_k),   x ~ a
     t_k          = q(x_k) Z_hat / (p0(x_k) likelihood(x_k))
 
-Go et al. 2023, arXiv 2302.08215. f'(1) is a control variate, as E_a[(q/a) grad log q] = 0. At
+Go et al. 2023, arXiv 2302.08215. f'(1) is a control variate, as E_a[(q/a) grad log q] = 0: at
 q = p* and Z_hat = Z all weights are 0, on every sample. For the forward KL, the control variate
-turns DPG (Parshakova et al. 2019) into GDC++ (Korbak et al. 2022, arXiv 2206.00761), with weight
-1 - p*/q.
+turns DPG (Parshakova et al. 2019) into GDC++ (Korbak et al. 2022, arXiv 2206.00761).
 
 Z_hat is a moving average of importance estimates. On-policy, a = q. Off-policy, a is an earlier
 state of the guide, replaced by the current guide whenever that is closer to the posterior:
@@ -61,10 +60,7 @@ def _jensen_shannon(log_u: Tensor) -> Tensor:
 
 
 def alpha_divergence(alpha: float) -> Divergence:
-    """D_alpha(p* || q) = (sum p*^alpha q^(1 - alpha) - 1) / (alpha (alpha - 1)).
-
-    The limits at alpha 1 and 0 are the forward and the reverse KL.
-    """
+    """D_alpha(p* || q) = (sum p*^alpha q^(1 - alpha) - 1) / (alpha (alpha - 1)), not at 0 or 1."""
     alpha = finite("alpha", alpha)
     if alpha in (0.0, 1.0):
         name = "forward-kl" if alpha else "reverse-kl"
@@ -101,8 +97,8 @@ DIVERGENCES: dict[str, Divergence] = {
 class FDivergence(ResponseObjective):
     """D_f(q || p*). Value and gradient are consistent: unbiased given Z, which is a moving average.
 
-    Supports hard constraints where f does; `reverse-kl` and `chi2-reverse` are infinite there and
-    refuse. A prompt all of whose responses so far were impossible is left out.
+    Supports hard constraints where f does. A prompt all of whose responses so far were impossible
+    is left out.
 
     Args:
         divergence: Name in `DIVERGENCES`, or a `Divergence`.

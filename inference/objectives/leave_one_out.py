@@ -1,7 +1,6 @@
 """Leave-one-out: REINFORCE whose baseline is the mean of the other particles.
 
     grad ELBO_hat = 1/K sum_k (log w_k - 1/(K-1) sum_{j != k} log w_j) grad log q(x_k)
-    w             = p0(x) likelihood(x) / q(x)
 
 RLOO (Ahmadian et al. 2024, arXiv 2402.14740) with the KL penalty in the reward. Also, sample by
 sample, the gradient of half the variance of the log-weights, VarGrad (Richter et al. 2020, arXiv
@@ -74,10 +73,7 @@ def leave_one_out(values: Tensor) -> Tensor:
 
 
 def _check_guide_sites(model_trace: Trace, guide_trace: Trace) -> None:
-    """Refuse a guide without sites, or with a latent site that the model lacks.
-
-    Pyro only warns of the second, and log q of that site would count against nothing.
-    """
+    """Refuse a guide without sites, or with a latent site that the model lacks (Pyro warns)."""
     latent = {name for name, site in model_trace.nodes.items() if _is_latent(site)}
     if not any(is_sample(site) for site in guide_trace.nodes.values()):
         raise ResponseSiteError(

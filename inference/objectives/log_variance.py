@@ -1,6 +1,6 @@
 """Log-variance: log w is equal for all responses only at the posterior, so descend its variance.
 
-    L(q) = 1/2 Var_a[log w],   w = p0(x) likelihood(x) / q(x),   x ~ a, not differentiated
+    L(q) = 1/2 Var_a[log w],   x ~ a, not differentiated
 
 L is 0 exactly where q is proportional to p* on the support of a, for any distribution a: earlier
 draws and draws from a bolder guide serve as well as the guide's own. With a = q, L is VarGrad
@@ -23,8 +23,7 @@ from model.common.checks import positive, whole_number
 class LogVariance(ResponseObjective):
     """Half the variance of the log-weights over fresh and replayed responses, for each prompt.
 
-    The choice of responses decides what is learned first, not where the optimum is. Refuses hard
-    constraints, where log w is infinite.
+    Refuses hard constraints, where log w is infinite.
 
     Args:
         num_particles: K, number of fresh responses to each prompt in a step.

@@ -1,16 +1,13 @@
 """Proximal: several steps on one batch, in a trust region around the guide that drew it (PPO).
 
     minimise  - 1/K sum_k min(rho_k A_k, clip(rho_k, 1 - eps, 1 + eps) A_k)
-    rho       = q(x) / a(x),   x ~ a
+    rho       = q(x) / a(x),   x ~ a, the guide as it drew the batch;   A = log w - a baseline
 
-a is the guide as it drew the batch. A is log w minus a baseline, w = p0(x) likelihood(x) / q(x).
 The clip removes the gradient of responses whose ratio has reached the limit (Schulman et al. 2017,
-arXiv 1707.06347, equation 7).
-
-There are two differences from PPO for language models. The ratio is of the whole response, an
-importance weight; the ratio of a token is none. The entropy in log w is of the current q, where PPO
-leaves the log-ratio of a in the reward: without the clip, the gradient is an unbiased estimate of
-the gradient of the ELBO at any q that does not depend on the batch.
+arXiv 1707.06347, equation 7). PPO for language models has the ratio of a token, which is no
+importance weight, and leaves the log-ratio of a in the reward. Here the ratio is of the response
+and the entropy in log w is of the current q: without the clip, the gradient is an unbiased estimate
+of the gradient of the ELBO at any q that does not depend on the batch.
 """
 
 from collections.abc import Callable
@@ -50,7 +47,7 @@ class Proximal_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its 
     under the current guide.
 
     Args:
-        num_particles: K, at least 2, number of responses to each prompt in a batch.
+        num_particles: K, at least 2.
         epochs: Number of steps on each batch.
         clip: eps, largest distance of the ratio from 1; None for no clip.
     """

@@ -27,20 +27,16 @@ def trace_graph(num_particles: int = 64) -> TraceGraph_ELBO:
 def renyi(num_particles: int = 64, alpha: float = 0.5) -> RenyiELBO:
     """Variational Renyi bound (Li and Turner 2016, arXiv 1602.02311) with Pyro's gradient.
 
-    Raises:
-        ValueError: At alpha = 0, or with one particle, where that gradient is 0 for a discrete
-            guide; at alpha = 1, which is the ELBO.
+    Refuses alpha = 0 and one particle, where that gradient is 0 for a discrete guide, and alpha =
+    1, which is the ELBO.
     """
     alpha = finite("alpha", alpha)
     if alpha == 1:
-        raise ValueError(
-            "alpha is 1, where the Renyi bound is the ELBO: use `trace`, or `LeaveOneOut_ELBO`"
-        )
+        raise ValueError("alpha is 1, where the bound is the ELBO: use `LeaveOneOut_ELBO`")
     if alpha == 0:
         raise ValueError(
-            "alpha is 0: Pyro's RenyiELBO multiplies the score of a discrete guide by "
-            "alpha/(1 - alpha), so that its gradient is exactly 0 and nothing would be learned. "
-            "`MultiSample_ELBO` is that bound, with its gradient."
+            "alpha is 0: Pyro multiplies a discrete guide's score by alpha/(1 - alpha), so that "
+            "its gradient is exactly 0. `MultiSample_ELBO` is that bound, with its gradient."
         )
     why = "with 1 the bound is the ELBO, and Pyro's gradient of it has mean 0"
     num_particles = whole_number("num_particles", num_particles, at_least=2, why=why)
@@ -49,19 +45,13 @@ def renyi(num_particles: int = 64, alpha: float = 0.5) -> RenyiELBO:
 
 def reweighted_wake_sleep(num_particles: int = 64) -> ReweightedWakeSleep:
     """The wake-phi phase alone, for a model without parameters; see `OnePromptRWS`."""
-    why = "one has all the weight whatever it is"
-    num_particles = whole_number("num_particles", num_particles, at_least=2, why=why)
-    return OnePromptRWS(
-        num_particles=num_particles, insomnia=1.0, model_has_params=False, **ONE_PLATE
-    )
+    number = whole_number("num_particles", num_particles, at_least=2, why="one has all the weight")
+    options = {"num_particles": number, "insomnia": 1.0, "model_has_params": False}
+    return OnePromptRWS(**options, **ONE_PLATE)
 
 
 class OnePromptRWS(ReweightedWakeSleep):
-    """`ReweightedWakeSleep` for one prompt a step.
-
-    Pyro multiplies a particle's weights over all prompts before the normalisation. With more
-    prompts, one particle soon has all the weight for all prompts.
-    """
+    """`ReweightedWakeSleep` for one prompt a step: Pyro normalises over all prompts at once."""
 
     def loss_and_grads(
         self, model: Callable, guide: Callable, *args: Any, **kwargs: Any
@@ -69,8 +59,7 @@ class OnePromptRWS(ReweightedWakeSleep):
         prompts = only_argument("Pyro's ReweightedWakeSleep", args, kwargs)
         if len(prompts) > 1:
             raise ValueError(
-                f"Pyro's ReweightedWakeSleep got {len(prompts)} prompts: it normalises the weights "
-                "of a particle over all of them jointly, which collapses. Use `WakePhi`, which "
-                "does not, or one prompt a step (prompts_per_step=1)."
+                f"Pyro's ReweightedWakeSleep got {len(prompts)} prompts, normalises weights over "
+                "all of them: use `WakePhi`, or one prompt a step (prompts_per_step=1)"
             )
         return super().loss_and_grads(model, guide, prompts)

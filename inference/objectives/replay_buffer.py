@@ -11,12 +11,7 @@ from model.common.checks import whole_number
 
 
 class Memory(NamedTuple):
-    """B different responses to one prompt, the oldest first.
-
-    Attributes:
-        response: `[B, T]`, token ids.
-        log_joint: `[B]`, log p0 + log likelihood, nats, computed once.
-    """
+    """B different responses `[B, T]` to one prompt, the oldest first; log-joint `[B]`, nats."""
 
     response: Tensor
     log_joint: Tensor
@@ -37,26 +32,18 @@ class ReplayBuffer:
         """Add the new ones among responses `[K, N, T]` with `log_joint` `[K, N]`."""
         for n, name in enumerate(prompts.names()):
             rows, values = response[:, n], log_joint[:, n]
-            if name in self.memory:
-                old = self.memory[name]
+            if (old := self.memory.get(name)) is not None:
                 rows, values = torch.cat([old.response, rows]), torch.cat([old.log_joint, values])
             first = _first_of_each(rows)[-self.capacity :]
             self.memory[name] = Memory(rows[first], values[first])
 
     def draw(self, prompts: Prompts, num_draws: int) -> tuple[Tensor, Tensor]:
-        """Draw responses uniformly, without replacement as long as possible.
-
-        Returns:
-            Responses `[R, N, T]` and their log-joint `[R, N]`, nats.
-        """
+        """Draw uniformly, each once if possible: `[R, N, T]`, and log-joint `[R, N]`, nats."""
         num_draws = whole_number("num_draws", num_draws)
         draws = []
         for name in prompts.names():
-            if name not in self.memory:
-                raise ValueError(
-                    f"the buffer has no response to {name!r}, expected a prompt that was added"
-                )
-            memory = self.memory[name]
+            if (memory := self.memory.get(name)) is None:
+                raise ValueError(f"the buffer has no response to {name!r}, expected one added")
             size = len(memory.log_joint)
             orders = [torch.randperm(size) for _ in range(-(-num_draws // size))]
             index = torch.cat(orders)[:num_draws].to(memory.response.device)

@@ -1,9 +1,10 @@
 """The base of all objectives over the one site `response`: draw, score, descend a surrogate.
 
-A subclass computes a loss and a surrogate whose gradient is the estimate; this file makes the
-subclass a `pyro.infer` ELBO, for `pyro.infer.SVI` and `inference.fit`. The objectives see the
-tokens of a response, which Pyro's own do not, and need a model and a guide without other sites.
-They train the guide alone: the model's parameters are constants.
+The objectives see the tokens of a response, which Pyro's own do not, and need a model and a guide
+without other sites. They train the guide alone: the model's parameters are constants. For all of
+them K is `num_particles`, N the number of prompts, T the longest response, and
+
+    w = p0(x) likelihood(x) / q(x)
 """
 
 from abc import abstractmethod
@@ -31,13 +32,13 @@ from model.common.checks import whole_number
 
 
 class Losses(NamedTuple):
-    """Result of an objective on one batch of responses.
+    """Scalars of one batch of responses.
 
     Attributes:
-        loss: Scalar without gradient, summed over prompts.
-        surrogate: Scalar whose gradient is descended.
-        elbo: Scalar, estimate of the guide's ELBO, mean over prompts, nats.
-        log_likelihood: Scalar, estimate of E_q[log likelihood], mean over prompts, nats.
+        loss: Without gradient, summed over prompts.
+        surrogate: Its gradient is descended.
+        elbo: Estimate of the guide's ELBO, mean over prompts, nats.
+        log_likelihood: Estimate of E_q[log likelihood], mean over prompts, nats.
     """
 
     loss: Tensor
@@ -84,12 +85,9 @@ class ResponseObjective(SurrogateLoss):
     Args:
         num_particles: K, number of responses drawn for each prompt in a step.
 
-    Raises:
-        ValueError: If K is below `min_particles`.
-
     Attributes:
-        metrics: `elbo` and `log_likelihood` of the guide, mean over prompts, nats, estimated in the
-            last step; and numbers of the objective's own.
+        metrics: `elbo` and `log_likelihood` of `Losses` in the last step; and numbers of the
+            objective's own.
         step_count: Number of steps taken.
     """
 

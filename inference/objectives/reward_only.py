@@ -2,9 +2,8 @@
 
     grad E_q[r/beta]_hat = 1/K sum_k (r_k - 1/(K-1) sum_{j != k} r_j)/beta grad log q(x_k)
 
-The limit of `LeaveOneOut_ELBO` as beta -> 0: log p0 - log q is left out of the log-weights, and
-beta only scales the gradient. The optimum is a point and no posterior: `OBJECTIVES` does not list
-the class.
+The limit of `LeaveOneOut_ELBO` as beta -> 0. The optimum is a point and no posterior: `OBJECTIVES`
+does not list the class.
 """
 
 from inference.objectives.leave_one_out import leave_one_out
@@ -14,10 +13,7 @@ from model import Prompts
 
 
 class RewardOnly(ResponseObjective):
-    """-E_q[r]/beta by REINFORCE with a leave-one-out baseline.
-
-    Value and gradient are unbiased. The metrics have the ELBO.
-    """
+    """-E_q[r]/beta by REINFORCE, unbiased in value and gradient. The metrics have the ELBO."""
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
         distribution, response = self.draw(guide, prompts)

@@ -4,12 +4,9 @@
     G_t           = log likelihood(x) + sum_{s >= t} log p0(x_s | x_<s) - log q(x_s | x_<s)
 
 Given x_<t the terms before t have mean zero, so that leaving the terms out is Rao-Blackwellisation
-(Schulman et al. 2015, arXiv 1506.05254). `TraceGraph_ELBO` does the same for a program with one
-site for each token; here all tokens are one site.
-
-Use reward-to-go early in training or for long responses, where the omitted terms are noise; use
-`LeaveOneOut_ELBO` close to the posterior, where the omitted terms make log w = log Z for every
-response, so that the gradient vanishes on every sample. `experiments.gradient_noise` measures both.
+(Schulman et al. 2015, arXiv 1506.05254). Use reward-to-go early in training or for long responses,
+where the omitted terms are noise; use `LeaveOneOut_ELBO` close to the posterior, where they make
+log w = log Z for every response. `experiments.gradient_noise` measures both.
 """
 
 from typing import Literal, get_args

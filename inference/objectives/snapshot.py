@@ -1,9 +1,8 @@
 """An earlier state of the guide: a copy of the parameters in Pyro's store, to use for a while."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
 
 import pyro
 import torch
@@ -17,7 +16,7 @@ class Snapshot:
         self.parameters = parameters
 
     @classmethod
-    def take(cls) -> Snapshot:
+    def take(cls) -> Self:
         """Copy the parameters that are in Pyro's store now."""
         parameters = pyro.get_param_store().named_parameters()
         return cls({name: parameter.detach().clone() for name, parameter in parameters})

@@ -1,11 +1,9 @@
 """Wake-phi: forward KL by self-normalised importance sampling from the guide, for each prompt.
 
-    grad = - sum_k W_k grad log q(x_k)
-    W    = softmax(log w) over the K particles,   w = p0(x) likelihood(x) / q(x)
+    grad = - sum_k W_k grad log q(x_k),   W = softmax(log w) over the K particles
 
-The wake phase of reweighted wake-sleep (Bornschein and Bengio 2015, arXiv 1406.2751). Pyro's
-`ReweightedWakeSleep` normalises over all prompts at once, so that with many prompts one particle
-has all the weight; here each prompt has its own weights.
+The wake phase of reweighted wake-sleep (Bornschein and Bengio 2015, arXiv 1406.2751), with weights
+for each prompt, which Pyro's `ReweightedWakeSleep` does not have.
 """
 
 from inference.estimate import log_mean
@@ -17,17 +15,12 @@ from model import Prompts
 class WakePhi(ResponseObjective):
     """KL(p* || q) with self-normalised weights. The gradient is consistent in K, with bias O(1/K).
 
-    Supports hard constraints: an impossible response has weight 0, and a prompt whose K responses
-    are all impossible is left out of the step. The loss is minus the log of the mean weight, a
-    bound on log Z.
-
-    Args:
-        num_particles: K, at least 2.
+    Supports hard constraints: a prompt whose K responses are all impossible is left out of the
+    step. The loss is minus the log of the mean weight, a bound on log Z.
     """
 
     supports_hard_constraints = True
-    min_particles = 2
-    why_particles = "one has all the weight whatever it is, and a gradient of mean 0"
+    min_particles, why_particles = 2, "one has all the weight, and a gradient of mean 0"
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
         distribution, response = self.draw(guide, prompts)

@@ -21,7 +21,6 @@ class RewardInference:
 
     Attributes:
         infer: Function of a model and comparisons that returns weights `[S, P]`.
-        summary: Description in one line.
         is_point: True if the result is one point, without uncertainty: S is 1.
     """
 
@@ -40,8 +39,14 @@ class RewardInference:
     ) -> Tensor:
         """Draw weights, `[S, P]`.
 
+        Args:
+            model: Pyro program over comparisons with a latent site `w`, such as `BradleyTerry`.
+            comparisons: Comparisons with outcomes.
+            num_samples: S.
+            seed: Seed of starts and draws.
+            progress: True to show a progress bar, where there is one.
+
         Raises:
-            ValueError: If `num_samples` is below 1 or the comparisons have no outcomes.
             NotANumberError: If a weight is NaN.
         """
         check_inference(model, comparisons, num_samples=num_samples)

@@ -1,7 +1,6 @@
 """SVI with a full-covariance Gaussian: min KL(q || posterior); Pyro's AutoMultivariateNormal.
 
-The Gaussian that fits best as a whole, where Laplace has the mode and the curvature there. This
-direction of the KL prefers a Gaussian that is too narrow.
+The Gaussian that fits best as a whole. This direction of the KL prefers one that is too narrow.
 """
 
 from collections.abc import Callable
@@ -32,25 +31,18 @@ def autoguide(
     num_particles: int = 8,
     learning_rate: float = 0.05,
 ) -> Tensor:
-    """Draw from the Gaussian fitted by SVI, starting at the maximum a posteriori.
+    """Draw `[S, P]` from the Gaussian fitted by SVI, starting at the maximum a posteriori.
 
     Args:
-        model: Pyro program over comparisons with a latent site `w`, for vectorised particles.
-        comparisons: Comparisons with outcomes.
-        num_samples: S.
-        seed: Seed of the start, the steps and the draws.
-        progress: True to show a progress bar.
+        model, comparisons, num_samples, seed, progress: See `RewardInference`. Particles are
+            vectorised.
         num_steps: Number of SVI steps.
         num_particles: Number of draws of the weights in a step.
         learning_rate: Adam's rate at the start; falls to a hundredth, so that noise averages out.
 
-    Returns:
-        `[S, P]`.
-
     Raises:
         NotMaximisedError: If the start is not at a maximum.
         NonFiniteGradientError, NonFiniteParametersError: If a step is not finite.
-        ValueError: If a number is out of its range.
     """
     counts = {"num_steps": num_steps, "num_particles": num_particles}
     check_inference(model, comparisons, num_samples=num_samples, **counts)

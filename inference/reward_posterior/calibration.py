@@ -45,28 +45,19 @@ class Calibration:
 def predict(
     model: BradleyTerry, comparisons: Comparisons, samples: Tensor, *, label_noise: bool = False
 ) -> Tensor:
-    """Predict P(first is preferred to second | no tie), averaged over weights.
+    """Predict P(first is preferred to second | no tie), averaged over weights: `[C]`, float64.
 
     Args:
         model: The program.
         comparisons: C comparisons; outcomes are not used.
         samples: `[S, P]`, weights.
-        label_noise: True to include a known flip probability; a latent one is not known.
-
-    Returns:
-        `[C]`, float64.
-
-    Raises:
-        ValueError: If `samples` are no rows of finite weights, or the flip probability is latent.
+        label_noise: True to include a known flip probability; a latent one is refused.
     """
     instance("model", model, BradleyTerry)
     instance("comparisons", comparisons, Comparisons)
     flip = model.flip if boolean("label_noise", label_noise) else 0.0
     if isinstance(flip, tuple):
-        raise ValueError(
-            "label_noise=True needs a known flip probability, got a latent one, whose draws are "
-            "not returned"
-        )
+        raise ValueError("label_noise=True needs a known flip probability, got a latent one")
     is_rows = instance("samples", samples, Tensor).dim() == 2 and len(samples) > 0
     if not is_rows or not bool(samples.isfinite().all()):
         raise ValueError(
@@ -81,12 +72,8 @@ def calibrate(probability: Tensor, outcome: Tensor, num_bins: int = 10) -> Calib
 
     Args:
         probability: `[C]`, probabilities that the first response is preferred.
-        outcome: `[C]`, `FIRST`, `SECOND` or `TIE`.
+        outcome: `[C]`, `FIRST`, `SECOND` or `TIE`, not all of them `TIE`.
         num_bins: Number of bins of confidence, of equal width from 1/2 to 1.
-
-    Raises:
-        ValueError: If probabilities or outcomes have other values, their numbers differ, all
-            outcomes are ties, or there are no bins.
     """
     num_bins = whole_number("num_bins", num_bins)
     instance("outcome", outcome, Tensor)
@@ -100,10 +87,8 @@ def calibrate(probability: Tensor, outcome: Tensor, num_bins: int = 10) -> Calib
     invalid = ~((probability >= -ROUNDING) & (probability <= 1 + ROUNDING))
     if bool(invalid.any()):
         row = int(invalid.nonzero()[0])
-        raise ValueError(
-            f"probability is {probability[row].item():.6g} in comparison {row}, expected from 0 to "
-            "1"
-        )
+        value = probability[row].item()
+        raise ValueError(f"probability is {value:.6g} in comparison {row}, expected from 0 to 1")
     is_decided = outcome != TIE
     if not bool(is_decided.any()):
         raise ValueError(f"all {len(outcome)} comparisons are ties: there is nothing to predict")

@@ -4,10 +4,10 @@
     w_s = argmax log p(D_s | w) + log N(w; m_s, prior_scale^2)
 
 Osband et al. 2018, arXiv 1806.03335. The bootstrap alone (Coste et al. 2023, arXiv 2310.02743) has
-no spread in directions without data, where all members have the prior's mean; the randomised prior
-has the prior's own spread there. For a linear model whose Gaussian noise is redrawn in place of the
-bootstrap, the members are exact posterior draws. Here they are approximate, and too close together
-where all resamples are alike, such as with ties alone.
+no spread in directions without data; the randomised prior has the prior's own spread there. For a
+linear model whose Gaussian noise is redrawn in place of the bootstrap, the members are exact
+posterior draws. Here they are approximate, and too close together where all resamples are alike,
+such as with ties alone.
 """
 
 from dataclasses import replace
@@ -30,21 +30,14 @@ def ensemble(
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """Draw near the posterior, one optimisation each: for a head with many maxima.
+    """Draw `[S, P]` near the posterior, one optimisation each: for a head with many maxima.
 
     Args:
         model: A `BradleyTerry`, whose prior can be moved.
-        comparisons: Comparisons with outcomes.
-        num_samples: S.
-        seed: Seed of resamples, prior draws and starts.
-        progress: True to show a progress bar.
-
-    Returns:
-        `[S, P]`.
+        comparisons, num_samples, seed, progress: See `RewardInference`.
 
     Raises:
         NotMaximisedError: If a member does not converge.
-        ValueError: If `num_samples` is below 1.
     """
     check_inference(model, comparisons, num_samples=num_samples)
     instance("model", model, BradleyTerry, why="its prior is moved from member to member")

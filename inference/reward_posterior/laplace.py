@@ -24,22 +24,16 @@ def laplace(
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """Draw from the Gaussian with the posterior's mode and its curvature there.
+    """Draw `[S, P]` from the Gaussian with the posterior's mode and its curvature there.
 
     A latent flip probability is part of the Gaussian, in unconstrained space, and not returned.
 
     Args:
-        model, comparisons: See `maximum_a_posteriori`.
-        num_samples: S.
-        seed: Seed of the start and of the draws.
+        model, comparisons, num_samples, seed: See `RewardInference`.
         progress: Not used.
-
-    Returns:
-        `[S, P]`.
 
     Raises:
         NotMaximisedError: If there is no maximum with curvature in all directions.
-        ValueError: If `num_samples` is below 1.
     """
     check_inference(model, comparisons, num_samples=num_samples)
     with random_state.isolated(seed), pyro.get_param_store().scope():
@@ -48,8 +42,8 @@ def laplace(
             gaussian = guide.laplace_approximation(comparisons)
         except (RuntimeError, ValueError) as error:  # the Hessian has no Cholesky factor
             raise NotMaximisedError(
-                "the log density has no curvature in some direction at its maximum: the Laplace "
-                "approximation does not exist. Use nuts, or an ensemble."
+                "the log density has no curvature in some direction at its maximum: use nuts, or "
+                "an ensemble"
             ) from error
         with torch.no_grad():
             return torch.stack([gaussian(comparisons)["w"] for _ in range(num_samples)])

@@ -1,11 +1,9 @@
 """Maximum a posteriori: w = argmax log p(outcomes | w) + log p(w), a reward with weight decay.
 
 The guide is a point mass, whose ELBO is the log joint density without noise, so that L-BFGS
-converges fully. The result is one point without uncertainty, S = 1.
-
-The point mass is that of Pyro's AutoLaplaceApproximation, in unconstrained space. The weights do
-not depend on the space. A latent flip probability would otherwise have its highest density at 0,
-where the logarithm has no derivative.
+converges fully. The point mass is that of Pyro's AutoLaplaceApproximation, in unconstrained space,
+as a latent flip probability would otherwise have its highest density at 0, where the logarithm has
+no derivative. The weights do not depend on the space.
 """
 
 import warnings
@@ -28,20 +26,12 @@ class NotMaximisedError(ArithmeticError):
 
 
 def check_inference(model: object, comparisons: object, **counts: int) -> None:
-    """Refuse counts below 1, a model that is no program, and comparisons without outcomes.
-
-    Raises:
-        TypeError: If the model cannot be called, or the comparisons are no `Comparisons`.
-        ValueError: If a count is no whole number of at least 1, or there are no outcomes.
-    """
+    """Refuse counts below 1, a model that is no program, and comparisons without outcomes."""
     for name, count in counts.items():
         whole_number(name, count)
     function("model", model, why="a Pyro program over comparisons, such as `BradleyTerry`")
     if instance("comparisons", comparisons, Comparisons).outcome is None:
-        raise ValueError(
-            "the comparisons have no outcomes, expected those that were observed: nothing is "
-            "learned without"
-        )
+        raise ValueError("the comparisons have no outcomes, expected those that were observed")
 
 
 def maximum_a_posteriori(
@@ -52,17 +42,12 @@ def maximum_a_posteriori(
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """Return the weights of highest posterior density, jointly with a latent flip probability.
+    """Weights of highest posterior density, `[1, P]`, jointly with a latent flip probability.
 
     Args:
-        model: Pyro program over comparisons with a latent site `w`.
-        comparisons: Comparisons with outcomes.
-        num_samples: Not used: there is one point.
+        model, comparisons: See `RewardInference`.
+        num_samples, progress: Not used: there is one point.
         seed: Seed of the start, a prior draw; matters if there are several maxima (`MLPHead`).
-        progress: Not used.
-
-    Returns:
-        `[1, P]`.
 
     Raises:
         NotMaximisedError: If L-BFGS does not converge.

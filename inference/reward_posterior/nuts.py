@@ -26,22 +26,14 @@ def nuts(
     warmup_steps: int | None = None,
     thinning: int = 1,
 ) -> Tensor:
-    """Draw from one chain; draws are correlated unless thinned.
+    """Draw `[S, P]` from one chain; draws are correlated unless thinned.
 
     Args:
-        model, comparisons: See `maximum_a_posteriori`.
-        num_samples: S.
-        seed: Seed of the chain.
-        progress: True to show a progress bar, which Pyro hides in continuous integration.
+        model, comparisons, num_samples, seed, progress: See `RewardInference`. Pyro hides the
+            progress bar in continuous integration.
         warmup_steps: Number of steps that adapt step size and mass matrix; default, 200 or S if
             that is more.
         thinning: Number of steps of the chain for each draw.
-
-    Returns:
-        `[S, P]`.
-
-    Raises:
-        ValueError: If a number of draws or steps is below 1.
     """
     counts = {"num_samples": num_samples, "thinning": thinning}
     if warmup_steps is not None:

@@ -20,22 +20,17 @@ def tie_strength(comparisons: Comparisons, prior_scale: float, flip: float = 0.0
     """Return the most probable nu of a linear reward; 0 if there are no ties.
 
     Args:
-        comparisons: Comparisons with outcomes.
-        prior_scale: Prior standard deviation of the weights, as in `BradleyTerry`.
-        flip: Flip probability epsilon, as in `BradleyTerry`.
+        comparisons: Comparisons with outcomes, not all of them ties.
+        prior_scale, flip: See `BradleyTerry`.
 
     Raises:
-        ValueError: If there are no outcomes, or ties alone, or a number is out of its range.
         NotMaximisedError: If the weights of highest density are not found.
     """
     instance("comparisons", comparisons, Comparisons)
     prior_scale = positive("prior_scale", prior_scale)
     flip = finite("flip", flip, at_least=0, below=0.5)
     if comparisons.outcome is None or bool((comparisons.outcome == TIE).all()):
-        raise ValueError(
-            "the comparisons have no outcomes, or ties alone: expected some in which one was "
-            "preferred"
-        )
+        raise ValueError("the comparisons have no outcomes, or ties alone: expected preferences")
     outcome, z = comparisons.outcome[:, None], comparisons.difference
     share = (outcome == TIE).double().mean().item()
     if share == 0:

@@ -27,9 +27,6 @@ class Sampler:
     """Entry of the registry of samplers. Calling the entry samples.
 
     Attributes:
-        sample: Takes a model and prompts, `guide` (the proposal; None for the prior) and
-            `num_samples`, the number of responses drawn for each prompt.
-        summary: Description in one line.
         target: Distribution to which the weighted responses converge: `posterior`, `near the
             posterior` or `best of n`.
         lists_all: True if the sampler lists all responses and ignores `num_samples`.

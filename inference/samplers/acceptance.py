@@ -7,9 +7,8 @@ from torch import Tensor
 
 from inference.estimate import log_mean
 from inference.samplers.posterior import NoSupportError, Posterior, check_support
-from inference.samplers.proposal import WeightedDraws
 from model import Prompts
-from model.common.checks import finite
+from model.common.checks import finite, first_index
 
 ROUNDING = 1e-6  # relative: a reward computed in float32 may exceed its bound by this much
 
@@ -19,10 +18,7 @@ class LooseBoundError(ValueError):
 
 
 def check_log_bound(log_bound: object, num_prompts: int) -> float | Tensor:
-    """Return log b, a number or `[N]`, nats, or raise `ValueError` if it is not finite.
-
-    NaN or +inf would accept nothing, and -inf bounds nothing.
-    """
+    """Return log b, a number or `[N]`, nats; NaN and infinity, which bound nothing, are refused."""
     name = "the bound on the log weights"
     if not isinstance(log_bound, Tensor):
         return finite(name, log_bound)
@@ -39,15 +35,7 @@ def check_log_bound(log_bound: object, num_prompts: int) -> float | Tensor:
 
 
 def accepted_at(log_weight: Tensor, log_bound: float | Tensor) -> Tensor:
-    """Accept each of M draws with probability min(1, w/b).
-
-    Args:
-        log_weight: `[M, N]`, log w, nats.
-        log_bound: log b, a number or `[N]`, nats.
-
-    Returns:
-        Booleans `[M, N]`.
-    """
+    """Accept draws of log weight `[M, N]` with probability min(1, w/b): booleans `[M, N]`."""
     uniform = torch.rand(log_weight.shape, dtype=torch.float64, device=log_weight.device)
     return uniform.log() < log_weight - torch.as_tensor(log_bound, device=log_weight.device)
 
@@ -59,21 +47,22 @@ def check_bound(log_weight: Tensor, log_bound: float | Tensor, texts: Sequence[s
         if highest > bound + ROUNDING * max(1.0, abs(bound)):
             raise LooseBoundError(
                 f"a response to {text!r} has log weight {highest:.6g}, above the bound of "
-                f"{bound:.6g}, so that accepted responses would not be from the posterior: pass a "
-                "larger `log_bound`, correct the reward's `upper_bound`, or use "
-                "`quasi_rejection_sampling`, which allows a bound that is exceeded"
+                f"{bound:.6g}: pass a larger `log_bound`, correct the reward's `upper_bound`, or "
+                "use `quasi_rejection_sampling`, which allows a bound that is exceeded"
             )
 
 
 def accept(
-    draws: WeightedDraws, log_bound: float | Tensor, prompts: Prompts, num_skipped: int = 0
+    response: Tensor,
+    log_weight: Tensor,
+    log_bound: float | Tensor,
+    prompts: Prompts,
+    num_skipped: int = 0,
 ) -> Posterior:
-    """Accept draws with probability min(1, w/b).
+    """Accept draws `[M, N, T]` of log weight `[M, N]`, nats, with probability min(1, w/b).
 
     Args:
-        draws: Draws for each of N prompts.
         log_bound: log b, a number or `[N]`, nats.
-        prompts: N prompts, for the errors.
         num_skipped: Number of first draws that count towards log Z alone.
 
     Returns:
@@ -83,21 +72,19 @@ def accept(
     Raises:
         NoSupportError: If no draw for a prompt is possible, or none was accepted.
     """
-    log_weight = draws.log_weight[num_skipped:]
+    log_z_hat, log_weight = log_mean(log_weight), log_weight[num_skipped:]
     check_support(log_weight, prompts.texts)
     accepted = accepted_at(log_weight, log_bound)
-    log_chance = log_mean((log_weight - log_bound).clamp(max=0)).tolist()
-    outcomes = zip(prompts.texts, accepted.any(0).tolist(), log_chance, strict=True)
-    for text, any_accepted, log_probability in outcomes:
-        if not any_accepted:
-            raise NoSupportError(
-                f"none of {len(accepted)} draws for {text!r} was accepted: at this bound about one "
-                f"in exp({-log_probability:.1f}) is. Draw more, lower `log_bound` if it is not "
-                "tight, or use a guide nearer to the posterior"
-            )
+    if (place := first_index(~accepted.any(0))) is not None:
+        log_chance = log_mean((log_weight - log_bound).clamp(max=0))[place].item()
+        raise NoSupportError(
+            f"none of {len(accepted)} draws for {prompts.texts[place[0]]!r} was accepted: at this "
+            f"bound about one in exp({-log_chance:.1f}) is. Draw more, lower `log_bound` if it is "
+            "not tight, or use a guide nearer to the posterior"
+        )
     return Posterior(
-        draws.response[num_skipped:],
+        response[num_skipped:],
         torch.where(accepted, 0.0, -torch.inf).double(),
-        log_mean(draws.log_weight),
+        log_z_hat,
         {"acceptance": accepted.double().mean(0)},
     )

@@ -4,16 +4,17 @@
     for lambda' after lambda, from 0 to 1:
         weigh by w^(lambda' - lambda),   resample,   move by kernels that leave pi_lambda' invariant
 
-Del Moral, Doucet and Jasra 2006. The kernel is `suffix_move`, which makes resampled copies
-different again. New tokens come from q, so that a move costs as much as a fresh draw and seldom
-changes the beginning of a response. Whether temperatures and moves are worth as many more draws for
-importance sampling depends on the likelihood; for a single constraint, they are not.
+Del Moral, Doucet and Jasra 2006. The kernel is `suffix_move`, with new tokens from q, so that a
+move costs as much as a fresh draw and seldom changes the beginning of a response. Whether the moves
+are worth as many more draws for importance sampling depends on the likelihood; for a single
+constraint, they are not.
 
 An impossible response (w = 0) has log w^lambda = -lambda / (1 - lambda) nats, which is -inf only at
 lambda = 1: particles that start impossible have time to become possible.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -50,10 +51,7 @@ def annealed_smc(
     """Draw K whole responses to each prompt, through tempered targets.
 
     Args:
-        model: Pyro program; without a guide its `response` site is a `ResponseDistribution`.
-        prompts: N prompts, in one batch; each has its own weights, resampling and temperatures.
-        guide: Pyro program with a `ResponseDistribution` at the site `response`, the proposal q;
-            None for the prior.
+        model, prompts, guide: See `sequential_monte_carlo`. Each prompt has its own temperatures.
         num_samples: K, for each prompt.
         num_temperatures: Number of evenly spaced steps from 0 to 1. None to choose each step such
             that the effective sample size falls to `ess_threshold` K.
@@ -63,19 +61,16 @@ def annealed_smc(
             temperatures are chosen.
 
     Returns:
-        `response` `[K, N, T]`, `log_weight` `[K, N]`, nats; `log_z` `[N]`, nats. exp(log_z) is
-        unbiased for Z with evenly spaced temperatures, and consistent in K with chosen ones, which
-        depend on the particles. log_z is biased low (Jensen); means are consistent. Diagnostics,
-        `[N]` each: `num_temperatures`; `num_blind`, the number of steps at which all responses were
-        impossible; `acceptance`, the share of accepted moves; `effective_sample_size`;
-        `num_distinct`, the number of different responses. If `num_blind` is not 0, moves may have
-        found the posterior, but the error of log_z may be many nats: draw more.
+        exp(log_z) is unbiased for Z with evenly spaced temperatures, and consistent in K with
+        chosen ones, which depend on the particles. Means are consistent. Diagnostics:
+        `num_temperatures`; `num_blind`, the number of steps at which all responses were impossible;
+        `acceptance`, the share of accepted moves; `effective_sample_size`; `num_distinct`, the
+        number of different responses. If `num_blind` is not 0, moves may have found the posterior,
+        but the error of log_z may be many nats: draw more.
 
     Raises:
         NoSupportError: If all responses to a prompt are impossible at the last step; counts as 0 in
             the mean of exp(log_z).
-        TypeError: If the proposal is not a `ResponseDistribution`.
-        ValueError: If a number is out of its range.
     """
     scheme = find_scheme(resampling)
     num_samples = whole_number("num_samples", num_samples, why="responses to each prompt")
@@ -87,12 +82,9 @@ def annealed_smc(
     finite("ess_threshold", ess_threshold, at_least=0, below=below, why=why)
     whole_number("moves", moves, at_least=0)
     proposal = autoregressive(proposal_distribution(model, guide, prompts))
-
-    def log_ratio_at(response: Tensor) -> Tensor:
-        return weigh(model, guide, prompts, response).log_weight  # [K, N]
-
+    log_ratio_at = partial(weigh, model, guide, prompts)
     response = proposal.sample((num_samples,))
-    log_ratio = log_ratio_at(response)
+    log_ratio = log_ratio_at(response)  # [K, N]
     log_weight = torch.zeros_like(log_ratio)
     log_z, temperature, num_steps, num_blind, num_accepted = log_ratio.new_zeros(5, len(prompts))
     num_moves = 0

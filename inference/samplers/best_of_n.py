@@ -39,21 +39,19 @@ def best_of_n(
     """Draw groups of n from the guide or the prior, and keep the best of each group.
 
     Args:
-        model: Pyro program with the site `response` and factors, whose sum ranks the draws.
-        prompts, guide, chunk: See `importance_sampling`.
+        model, prompts, guide, chunk: See `importance_sampling`. The sum of the factors ranks.
         num_samples: Number of draws for each prompt; a last group that is not full is not drawn.
         n: Number of draws in a group. Ties are broken uniformly at random.
 
     Returns:
-        `response` `[num_samples // n, N, T]`, independent draws from pi_n; `log_weight` 0; `log_z`
-        None. An impossible response has the lowest rank, and is kept where a whole group is
-        impossible. Diagnostics, `[N]` each: `kl`, KL(pi_n || proposal), nats, and its bound
-        `kl_bound` = log n - (n-1)/n; `win_rate` against a draw from the proposal, with ties as
-        half, and its bound `win_rate_bound` = n/(n+1). Both are computed from the empirical
-        distribution of all draws: consistent, and too low unless the draws are many times n.
+        `num_samples // n` independent draws from pi_n, of equal weight, without an estimate of Z.
+        Where a whole group is impossible, an impossible response is kept. Diagnostics: `kl`,
+        KL(pi_n || proposal), nats, and its bound `kl_bound` = log n - (n-1)/n; `win_rate` against a
+        draw from the proposal, with ties as half, and its bound `win_rate_bound` = n/(n+1). Both
+        are computed from the empirical distribution of all draws: consistent, and too low unless
+        the draws are many times n.
 
     Raises:
-        ValueError: If n < 1, or `num_samples` does not fill a group.
         NoSupportError: If all draws for a prompt are impossible.
     """
     num_samples, n = whole_number("num_samples", num_samples), whole_number("n", n)
@@ -64,8 +62,7 @@ def best_of_n(
             "one group of n"
         )
     with SameResponses():
-        role, proposal = ("model", model) if guide is None else ("guide", guide)
-        parts = list(draw(proposal, prompts, num_groups * n, chunk=chunk, role=role))
+        parts = list(draw(model, guide, prompts, num_groups * n, chunk=chunk))
         log_likelihood = torch.cat([log_likelihood_at(model, prompts, part) for part in parts])
     check_support(log_likelihood, prompts.texts)
     best = _best(log_likelihood.view(num_groups, n, -1))  # [G, N]

@@ -2,8 +2,7 @@
 
     w(x) = p0(x) likelihood(x),   Z = sum_x w(x)
 
-For a model whose responses can be listed. The result is that of any sampler, so that an experiment
-runs against the truth by a change of name.
+The result is that of any sampler, so that an experiment runs against the truth by a change of name.
 """
 
 from inference.enumeration import Enumeration
@@ -19,17 +18,11 @@ def enumerate_posterior(
     guide: Program | None = None,
     num_samples: int | None = None,
 ) -> Posterior:
-    """List the support: log_weight = log p0 + log likelihood, exact in float64.
+    """List every response once: log_weight = log p0 + log likelihood, log_z exact in float64.
 
     Args:
         model: Pyro program whose `response` site can list its support.
-        prompts: N prompts.
-        guide: Not used: nothing is proposed. All samplers are called alike.
-        num_samples: Not used: all responses are listed.
-
-    Returns:
-        `response` `[S, N, T]`, each one once; `log_weight` `[S, N]`, nats; `log_z` `[N]`, nats. No
-        diagnostics.
+        guide, num_samples: Not used. All samplers are called alike.
 
     Raises:
         NotEnumerableError: If there are more than a million responses, or the distribution cannot
@@ -40,8 +33,7 @@ def enumerate_posterior(
     if not distribution.has_enumerate_support:
         raise NotEnumerableError(
             f"the `response` site is of type {type(distribution).__name__}, which cannot list its "
-            "support: use `importance_sampling`, or a distribution with `enumerate_support`, such "
-            "as `ResponseDistribution`"
+            "support: use `importance_sampling`, or a `ResponseDistribution`"
         )
     try:
         truth = Enumeration(model, prompts)

@@ -2,9 +2,9 @@
 
     x_m ~ q,   w_m = p0(x_m) likelihood(x_m) / q(x_m),   Z_hat = 1/M sum_m w_m
 
-The weights are normalised by their sum, so that Z need not be known (Owen 2013, "Monte Carlo
-theory, methods and examples", chapter 9). `Posterior.resample` makes unweighted draws: sampling
-importance resampling (Rubin 1987). The guide must be able to draw all responses of the posterior.
+Owen 2013, "Monte Carlo theory, methods and examples", chapter 9. `Posterior.resample` makes
+unweighted draws: sampling importance resampling (Rubin 1987). The guide must be able to draw all
+responses of the posterior.
 """
 
 from inference.estimate import log_mean
@@ -35,15 +35,15 @@ def importance_sampling(
         chunk: Largest number of draws computed at a time, for each prompt.
 
     Returns:
-        `response` `[M, N, T]`; `log_weight` `[M, N]`, log w, nats; `log_z` `[N]`, nats, whose exp
-        is unbiased for Z. Means are consistent, with bias O(1/M). Diagnostics, `[N]` each:
+        exp(log_z) is unbiased for Z. Means are consistent, with bias O(1/M). Diagnostics:
         `effective_sample_size`, out of M; `pareto_k`, above 0.7 of which no estimate is reliable.
 
     Raises:
         NoSupportError: If all draws for a prompt are impossible.
     """
-    draws = draw_and_weigh(model, prompts, guide=guide, num_samples=num_samples, chunk=chunk)
-    response, log_weight, _ = draws
+    response, log_weight = draw_and_weigh(
+        model, prompts, guide=guide, num_samples=num_samples, chunk=chunk
+    )
     check_support(log_weight, prompts.texts)
     diagnostics = {
         "effective_sample_size": effective_sample_size(log_weight),

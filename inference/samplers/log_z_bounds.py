@@ -17,12 +17,11 @@ from torch import Tensor
 from inference.estimate import Estimate
 from inference.programs import Program, autoregressive, response_distribution
 from inference.response_site import check_arguments, check_value
-from inference.samplers.posterior import Posterior
 from inference.samplers.resampling import multinomial
 from inference.samplers.smc import sequential_monte_carlo
 from inference.samplers.twist import Twist
 from model import Prompts
-from model.common.checks import instance
+from model.common.checks import first_index, instance
 from model.common.thread_lock import one_thread
 
 
@@ -55,14 +54,11 @@ def log_z_bounds(
     Of all schemes here, multinomial resampling alone has a simple distribution given particle 0.
 
     Args:
-        model: Pyro program.
-        prompts: N prompts.
+        model, prompts, guide, twist, ess_threshold: See `sequential_monte_carlo`; a threshold of 0
+            has the bounds of importance sampling.
         posterior_sample: `[R, N, T]`, independent exact samples from the posterior, by rejection or
             enumeration; `[N, T]` for R = 1. With approximate samples there is no upper bound.
-        guide: Pyro program, the proposal; None for the prior.
         num_samples: K, number of particles in a run, for each prompt. Both bounds tighten with K.
-        twist: See `sequential_monte_carlo`.
-        ess_threshold: See `sequential_monte_carlo`; 0 for the bounds of importance sampling.
 
     Returns:
         The bounds; their standard errors need R of at least 2, and are NaN for 1.
@@ -97,22 +93,15 @@ def log_z_bounds(
             ess_threshold=ess_threshold,
             retained=retained,
         )
-        if retained is not None:
-            _check_possible(posterior, prompts)
+        is_impossible = posterior.log_weight[0].isneginf()  # particle 0 is the retained sample
+        if retained is not None and (place := first_index(is_impossible)) is not None:
+            raise ValueError(
+                f"posterior_sample has a response to {prompts.texts[place[0]]!r} that the model, "
+                "the twist or the prior gives weight 0: it is no sample of this posterior"
+            )
         assert posterior.log_z is not None  # sequential Monte Carlo always has an estimate
         return posterior.log_z
 
     lower = torch.stack([log_z_hat(None) for _ in samples])  # [R, N]
     upper = torch.stack([log_z_hat(sample) for sample in samples])
     return LogZBounds(Estimate.of_mean(lower), Estimate.of_mean(upper))
-
-
-def _check_possible(posterior: Posterior, prompts: Prompts) -> None:
-    """Raise if particle 0, the retained posterior sample, has weight 0."""
-    impossible = posterior.log_weight[0].isneginf().tolist()
-    for text, is_impossible in zip(prompts.texts, impossible, strict=True):
-        if is_impossible:
-            raise ValueError(
-                f"posterior_sample has a response to {text!r} that the model, the twist or the "
-                "prior gives weight 0: it is no sample of this posterior"
-            )

@@ -1,8 +1,5 @@
 """Metropolis-Hastings: chains of responses that converge to the posterior, without any bound.
 
-    x' ~ q(. | x_<s),   w = p0 likelihood / q
-    accepted with probability min(1, w(x') |x| / (w(x) |x'|))
-
 The move is `suffix_move`, which redraws the end of a response or all of the response.
 `ResponseKernel` is a kernel for `pyro.infer.MCMC` with many chains in one state, which cost one
 batch a step and no processes.
@@ -40,13 +37,11 @@ class ResponseKernel(MCMCKernel):
     no moments: use `mixing` for R-hat.
 
     Args:
-        model: Pyro program with the site `response` and factors.
-        guide: Pyro program with the site `response`, the proposal q; None for the prior.
+        model, guide: See `sequential_monte_carlo`.
         num_chains: C. Leave Pyro's own `num_chains` at 1.
         whole: True to redraw whole responses, better only if the proposal is near the posterior.
 
     Raises:
-        TypeError: If the proposal is not a `ResponseDistribution`.
         NoSupportError: If no start is possible for a prompt.
     """
 
@@ -109,7 +104,7 @@ class ResponseKernel(MCMCKernel):
         return {"acceptance": self._num_accepted / max(1, self._num_steps)}
 
     def _score(self, response: Tensor) -> Tensor:
-        return weigh(self.model, self.guide, self._prompts, response).log_weight
+        return weigh(self.model, self.guide, self._prompts, response)
 
     def _draw_start(self) -> Tensor:
         """Draw a possible response for each chain, `[C, N, T]`: redrawn, or another chain's."""
@@ -149,24 +144,21 @@ def metropolis_hastings(
     """Run `num_chains` chains for each prompt through `pyro.infer.MCMC`.
 
     Args:
-        model, prompts, guide: See `importance_sampling`.
+        model, prompts, guide: See `sequential_monte_carlo`.
         num_samples: Number of responses drawn for each prompt: chains times steps, of which the
             first is the start. Redraws of impossible starts come on top.
-        num_chains: C, for each prompt. Few long chains forget their start; many short ones are
-            fast.
+        num_chains: C. Few long chains forget their start; many short ones are fast.
         warmup: Share of the steps that is discarded.
         whole: True to redraw whole responses, False for a random suffix.
         chunk: Largest number of responses scored at a time for the diagnostics, for each prompt.
 
     Returns:
-        `response` `[S C, N, T]`, S steps of each chain, not independent; `log_weight` 0; `log_z`
-        None. Means are consistent in the number of steps, and biased towards the start.
-        Diagnostics, `[N]` each: `acceptance`; `r_hat` and `effective_sample_size` of the log
-        likelihood (see `mixing`).
+        S steps of C chains as `[S C, N, T]`, not independent, of equal weight, without an estimate
+        of Z. Means are consistent in the number of steps, and biased towards the start.
+        Diagnostics: `acceptance`; `r_hat` and `effective_sample_size` of the log likelihood (see
+        `mixing`).
 
     Raises:
-        ValueError: If a number is out of its range, or no step is left after the warm-up.
-        TypeError: If the proposal is not a `ResponseDistribution`.
         NoSupportError: If no start is possible for a prompt.
     """
     kernel = ResponseKernel(model, guide, num_chains, whole)
@@ -194,12 +186,9 @@ def metropolis_hastings(
 
 
 def mixing(values: Tensor) -> dict[str, Tensor]:
-    """Split R-hat and effective sample size of chains, for each prompt.
+    """Split R-hat and effective sample size of `values` `[S, C, N]` at S steps of C chains.
 
     Gelman et al. 2013, "Bayesian data analysis", 11.4-11.5.
-
-    Args:
-        values: `[S, C, N]`, a quantity at S steps of C chains.
 
     Returns:
         `r_hat` `[N]`, 1 if the chains agree, above 1.1 if they disagree; `effective_sample_size`

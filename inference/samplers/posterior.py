@@ -11,7 +11,7 @@ from torch import Tensor
 
 from inference.estimate import check_draws, check_numbers, expectation
 from inference.importance_weights import effective_sample_size
-from model.common.checks import instance, whole_number
+from model.common.checks import first_index, instance, whole_number
 from model.common.thread_lock import one_thread
 
 FIX = "draw more, use a guide nearer to the posterior, or loosen the constraint"
@@ -32,7 +32,8 @@ class Posterior:
     Attributes:
         response: `[M, N, T]`, token ids.
         log_weight: `[M, N]`, nats, up to a constant for each prompt; -inf for weight 0.
-        log_z: `[N]`, nats, the estimate of log Z; None if the sampler has none.
+        log_z: `[N]`, nats, the estimate of log Z, biased low (Jensen) if exp(log_z) is unbiased;
+            None if the sampler has none.
         diagnostics: Numbers for each prompt, `[N]`, by name; the sampler documents the names.
 
     Raises:
@@ -74,11 +75,7 @@ class Posterior:
         return effective_sample_size(self.log_weight)
 
     def mean(self, values: Tensor) -> Tensor:
-        """E_p*[f], `[N]`, from f at the responses, `[M, N]`; f is ignored where the weight is 0.
-
-        Raises:
-            NotANumberError: If f is NaN where the weight is not 0.
-        """
+        """E_p*[f], `[N]`, from f at the responses, `[M, N]`; f is ignored where the weight is 0."""
         if instance("values", values, Tensor).shape != self.log_weight.shape:
             raise ValueError(
                 f"values have shape {tuple(values.shape)}, expected "
@@ -96,15 +93,10 @@ class Posterior:
 
 
 def check_support(log_weight: Tensor, texts: tuple[str, ...], fix: str = FIX) -> None:
-    """Raise `NoSupportError`, with a `fix`, if all M log weights `[M, N]` of a prompt are -inf.
-
-    Raises:
-        NotANumberError: If a log weight is NaN or +inf.
-    """
+    """Raise `NoSupportError`, with a `fix`, if all M log weights `[M, N]` of a prompt are -inf."""
     check_numbers("log weight", log_weight)
-    for text, impossible in zip(texts, log_weight.isneginf().all(0).tolist(), strict=True):
-        if impossible:
-            raise NoSupportError(
-                f"all {len(log_weight)} responses drawn for {text!r} are impossible (weight 0): "
-                f"{fix}"
-            )
+    if (place := first_index(log_weight.isneginf().all(0))) is not None:
+        raise NoSupportError(
+            f"all {len(log_weight)} responses drawn for {texts[place[0]]!r} are impossible (weight "
+            f"0): {fix}"
+        )

@@ -2,12 +2,10 @@
 
     log w(x) = log p0(x) + log likelihood(x) - log q(x)
 
-q is the guide. Without a guide the prior proposes and log w(x) = log likelihood(x), without scoring
-the prior.
+q is the guide. Without a guide the prior proposes, is not scored, and log w = log likelihood.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -25,67 +23,40 @@ from model import Prompts
 from model.common.checks import whole_number
 
 
-class WeightedDraws(NamedTuple):
-    """M responses to each of N prompts, with their weights.
-
-    Attributes:
-        response: `[M, N, T]`, token ids.
-        log_weight: `[M, N]`, log w, nats, float64; -inf where the posterior has no mass.
-        log_likelihood: `[M, N]`, nats, float64.
-    """
-
-    response: Tensor
-    log_weight: Tensor
-    log_likelihood: Tensor
-
-
 def proposal_distribution(
     model: Program, guide: Program | None, prompts: Prompts
 ) -> TorchDistribution:
     """Distribution at the site `response` of the guide, or of the model without a guide."""
-    if guide is None:
-        return response_distribution(model, prompts, role="model")
-    return response_distribution(guide, prompts, role="guide")
+    program, role = (model, "model") if guide is None else (guide, "guide")
+    return response_distribution(program, prompts, role=role)
 
 
-def weigh(
-    model: Program, guide: Program | None, prompts: Prompts, response: Tensor
-) -> WeightedDraws:
-    """Weigh responses `[M, N, T]`, drawn from the guide, or from the prior if the guide is None."""
+def weigh(model: Program, guide: Program | None, prompts: Prompts, response: Tensor) -> Tensor:
+    """log w of responses `[M, N, T]`, `[M, N]`, nats, float64; -inf where p* has no mass."""
     if guide is None:
-        log_likelihood = log_likelihood_at(model, prompts, response)
-        return WeightedDraws(response, log_likelihood, log_likelihood)
+        return log_likelihood_at(model, prompts, response)
     with SameResponses():
-        joint = joint_at(model, prompts, response)
-        log_guide = log_guide_at(guide, prompts, response)
-    log_weight = joint.log_prior.double() + joint.log_likelihood - log_guide.double()
-    return WeightedDraws(response, log_weight, joint.log_likelihood)
+        log_joint = joint_at(model, prompts, response).log_joint
+        return log_joint - log_guide_at(guide, prompts, response).double()
 
 
 def draw(
-    program: Program, prompts: Prompts, num_samples: int, *, chunk: int, role: str = "program"
+    model: Program, guide: Program | None, prompts: Prompts, num_samples: int, *, chunk: int
 ) -> Iterator[Tensor]:
-    """Draw from a program's `response` site, `num_samples` times, `chunk` draws at a time.
-
-    Yields:
-        Independent draws `[m, N, T]`, m <= chunk.
-
-    Raises:
-        ValueError: if `num_samples` or `chunk` is below 1.
-    """
+    """Yield independent draws `[m, N, T]`, m <= chunk, from the guide, or the prior without one."""
     num_samples = whole_number("num_samples", num_samples, why="responses drawn for each prompt")
     chunk = whole_number("chunk", chunk, why="responses handled at a time")
-    distribution = response_distribution(program, prompts, role=role)
+    distribution = proposal_distribution(model, guide, prompts)
     for start in range(0, num_samples, chunk):
         yield distribution.sample(torch.Size([min(chunk, num_samples - start)]))
 
 
 @torch.no_grad()
 def draw_and_weigh(
-    model: Program, prompts: Prompts, *, guide: Program | None, num_samples: int, chunk: int = 256
-) -> WeightedDraws:
-    """Draw `num_samples` times from the guide, or the prior if the guide is None, and weigh."""
-    proposal, role = (model, "model") if guide is None else (guide, "guide")
-    draws = draw(proposal, prompts, num_samples, chunk=chunk, role=role)
-    parts = [weigh(model, guide, prompts, part) for part in draws]
-    return WeightedDraws(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    model: Program, prompts: Prompts, *, guide: Program | None, num_samples: int, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """Draw responses `[M, N, T]` and weigh them: log w `[M, N]`, nats."""
+    draws = draw(model, guide, prompts, num_samples, chunk=chunk)
+    parts = [(part, weigh(model, guide, prompts, part)) for part in draws]
+    responses, log_weights = zip(*parts, strict=True)
+    return torch.cat(responses), torch.cat(log_weights)

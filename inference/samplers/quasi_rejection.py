@@ -3,8 +3,7 @@
     p_b(x)    = min(P(x), b q(x)) / Z_b,   P = p0 likelihood
     P(accept) = Z_b/b,   TV(p*, p_b) <= 1 - Z_b/Z
 
-Eikema, Kruszewski, Dance, Elsahar and Dymetman 2022, arXiv 2112.05702. A draw from q is accepted
-with probability min(1, w/b), so that responses with w > b are too rare. A larger b is nearer to p*
+Eikema et al. 2022, arXiv 2112.05702. Responses with w > b are too rare. A larger b is nearer to p*
 and costs more draws.
 """
 
@@ -42,18 +41,16 @@ def quasi_rejection_sampling(
     """Draw from the guide or the prior, and accept each draw with probability min(1, w/b).
 
     Args:
-        model, prompts, guide, chunk: See `importance_sampling`.
-        num_samples: Number of draws for each prompt.
+        model, prompts, guide, num_samples, chunk: See `importance_sampling`.
         log_bound: log b, nats, a number or `[N]`. None for the 0.99 quantile of the log weights of
             a pilot, the first quarter of the draws, for each prompt. The pilot is not returned: a
             bound that depended on the draws it judges would bias them.
 
     Returns:
-        `response` `[M, N, T]`, all draws after the pilot. `log_weight` `[M, N]`, 0 if accepted,
-        -inf if rejected; accepted draws are independent draws from p_b given b. `log_z` `[N]`,
-        nats, from all draws; its exp is unbiased for Z. Diagnostics, `[N]` each: `log_bound`, and
-        the fields of `QuasiRejection`, estimated from the M weights: consistent, and blind to
-        weights that no draw has.
+        All M draws after the pilot, with `log_weight` 0 if accepted and -inf if rejected; accepted
+        draws are independent draws from p_b given b. exp(log_z), from all draws, is unbiased for Z.
+        Diagnostics: `log_bound`, and the fields of `QuasiRejection`, estimated from the M weights:
+        consistent, and blind to weights that no draw has.
 
     Raises:
         NoSupportError: If no draw for a prompt was accepted.
@@ -61,7 +58,9 @@ def quasi_rejection_sampling(
     check_arguments(model, prompts, "model")
     if log_bound is not None:
         log_bound = check_log_bound(log_bound, len(prompts))
-    draws = draw_and_weigh(model, prompts, guide=guide, num_samples=num_samples, chunk=chunk)
+    response, log_weight = draw_and_weigh(
+        model, prompts, guide=guide, num_samples=num_samples, chunk=chunk
+    )
     num_pilot = 0
     if log_bound is None:
         num_pilot = math.ceil(PILOT_SHARE * num_samples)
@@ -70,11 +69,11 @@ def quasi_rejection_sampling(
                 f"num_samples = {num_samples} leaves no draw after the pilot: draw more, or pass "
                 "`log_bound`"
             )
-        log_bound = _bound_from_pilot(draws.log_weight[:num_pilot], prompts)
-    log_weight = draws.log_weight[num_pilot:]
+        log_bound = _bound_from_pilot(log_weight[:num_pilot], prompts)
     log_bound = torch.as_tensor(log_bound, dtype=log_weight.dtype, device=log_weight.device)
     log_bound = log_bound.expand(len(prompts))
-    posterior = accept(draws, log_bound, prompts, num_skipped=num_pilot)
+    posterior = accept(response, log_weight, log_bound, prompts, num_skipped=num_pilot)
+    log_weight = log_weight[num_pilot:]
     # M draws are a table of M equally likely responses under q
     log_proposal = torch.full_like(log_weight, -math.log(len(log_weight)))
     errors = quasi_rejection(log_weight + log_proposal, log_proposal, log_bound)
@@ -107,10 +106,6 @@ def quasi_rejection(
         log_target: `[S, N]` (or `[S]`), log P, nats; not normalised, -inf where impossible.
         log_proposal: `[S, N]`, log q, nats, normalised.
         log_bound: log b, nats, a number or `[N]`.
-
-    Raises:
-        NotANumberError: If an argument is NaN or +inf.
-        NoSupportError: If no response to a prompt is possible.
     """
     log_target = check_numbers("log_target", log_target)
     log_proposal = check_numbers("log_proposal", log_proposal)

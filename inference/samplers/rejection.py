@@ -3,8 +3,7 @@
     x ~ q,   accepted with probability w(x)/b,   w = p0 likelihood / q <= b;   P(accept) = Z/b
 
 (von Neumann 1951.) Without a guide w is the likelihood, so that an upper bound on the reward gives
-b. An accepted draw is from p*, whatever q: a better guide costs fewer draws. Rejected draws count
-towards the estimate of Z.
+b. A better guide costs fewer draws.
 """
 
 import torch
@@ -33,15 +32,14 @@ def rejection_sampling(
     """Draw from the guide or the prior, and accept each draw with probability w/b.
 
     Args:
-        model, prompts, guide, chunk: See `importance_sampling`.
-        num_samples: M, number of draws for each prompt; about M Z/b of them are accepted.
+        model, prompts, guide, num_samples, chunk: See `importance_sampling`.
         log_bound: log b, nats, above all log w, a number or `[N]`. None for
             `AlignmentModel.log_likelihood_bound`, if that is known and the prior proposes.
 
     Returns:
-        `response` `[M, N, T]`, all draws. `log_weight` `[M, N]`, 0 if accepted, -inf if rejected;
-        accepted draws are independent draws from p*. `log_z` `[N]`, nats; its exp is unbiased for
-        Z. Diagnostics: `acceptance`, `[N]`, unbiased for Z/b.
+        All draws, with `log_weight` 0 if accepted and -inf if rejected; accepted draws are
+        independent draws from p*. exp(log_z), from all draws, is unbiased for Z. Diagnostics:
+        `acceptance`, unbiased for Z/b.
 
     Raises:
         ValueError: If no bound is known.
@@ -52,9 +50,11 @@ def rejection_sampling(
     if log_bound is None:
         log_bound = _known_bound(model, guide, prompts)
     log_bound = check_log_bound(log_bound, len(prompts))
-    draws = draw_and_weigh(model, prompts, guide=guide, num_samples=num_samples, chunk=chunk)
-    check_bound(draws.log_weight, log_bound, prompts.texts)
-    return accept(draws, log_bound, prompts)
+    response, log_weight = draw_and_weigh(
+        model, prompts, guide=guide, num_samples=num_samples, chunk=chunk
+    )
+    check_bound(log_weight, log_bound, prompts.texts)
+    return accept(response, log_weight, log_bound, prompts)
 
 
 def _known_bound(model: Program, guide: Program | None, prompts: Prompts) -> float | Tensor:
@@ -69,6 +69,5 @@ def _known_bound(model: Program, guide: Program | None, prompts: Prompts) -> flo
         return bound
     raise ValueError(
         f"rejection sampling needs a bound on the log weights, and {why}: pass `log_bound`, in "
-        "nats, or use `quasi_rejection_sampling`, which needs none and estimates its distance from "
-        "the posterior"
+        "nats, or use `quasi_rejection_sampling`, which needs none"
     )

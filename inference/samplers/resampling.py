@@ -1,10 +1,9 @@
-"""Resampling: K weighted particles become K particles of equal weight.
+"""Resampling: K weighted particles become K particles of equal weight, each prompt on its own.
 
     ancestors a_1 .. a_K with   E[#{k: a_k = j}] = K W_j
 
 All four schemes satisfy that equation, which keeps sequential Monte Carlo unbiased. The schemes
-differ in the variance of the counts (Douc, Cappe and Moulines 2005, arXiv cs/0507025). Each prompt
-is resampled on its own.
+differ in the variance of the counts (Douc, Cappe and Moulines 2005, arXiv cs/0507025).
 """
 
 from collections.abc import Callable
@@ -29,14 +28,12 @@ def multinomial(probability: Tensor) -> Tensor:
 
 def stratified(probability: Tensor) -> Tensor:
     """Invert the distribution function at one uniform number in each of K equal strata."""
-    shape, device = probability.shape, probability.device
-    return _invert(probability, torch.rand(shape, dtype=torch.float64, device=device))
+    return _invert(probability, num_uniforms=len(probability))
 
 
 def systematic(probability: Tensor) -> Tensor:
     """Stratified with the same uniform number in all strata: counts are K W_j, rounded."""
-    shape, device = probability.shape[1:], probability.device
-    return _invert(probability, torch.rand(shape, dtype=torch.float64, device=device))
+    return _invert(probability, num_uniforms=1)
 
 
 def residual(probability: Tensor) -> Tensor:
@@ -55,12 +52,14 @@ def residual(probability: Tensor) -> Tensor:
     return torch.where(copied < num_particles, copied, drawn).T
 
 
-def _invert(probability: Tensor, uniform: Tensor) -> Tensor:
+def _invert(probability: Tensor, num_uniforms: int) -> Tensor:
     """Particles in which the points (k + u_k) / K fall, with all particles laid end to end."""
     _check(probability)
     num_particles = len(probability)
     cdf = probability.T.double().cumsum(-1)  # [N, K]
     total = cdf[:, -1:]
+    shape = num_uniforms, probability.shape[1]
+    uniform = torch.rand(shape, dtype=torch.float64, device=cdf.device)
     stratum = torch.arange(num_particles, device=cdf.device)[:, None]
     point = (stratum + uniform).T / num_particles * total
     # a point rounded up to the total would fall after the last particle of positive weight

@@ -9,9 +9,8 @@ is E_p0[likelihood(x) | x_<=t]. The twist cancels: without resampling the weight
 p0(x) likelihood(x) / q(x), whatever the twist.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -52,7 +51,8 @@ def sequential_monte_carlo(
     """Grow K particles token by token, and resample the particles of a prompt that degenerate.
 
     Args:
-        model: Pyro program with a `ResponseDistribution` at the site `response`.
+        model: Pyro program with a `ResponseDistribution` at the site `response`; another
+            distribution raises `TypeError`.
         prompts: N prompts, in one batch; each has its own weights and resampling.
         guide: Pyro program with a `ResponseDistribution` at the site `response`, the proposal q;
             None for the prior.
@@ -66,18 +66,14 @@ def sequential_monte_carlo(
             needs multinomial resampling; None for sequential Monte Carlo.
 
     Returns:
-        `response` `[K, N, T]`, `log_weight` `[K, N]`, nats; `log_z` `[N]`, nats. exp(log_z) is
-        unbiased for Z; log_z is biased low (Jensen); means are consistent. Diagnostics, `[N]` each:
-        `num_resamplings`; `effective_sample_size`; `num_distinct`, the number of different
-        responses; `num_roots`, the number of first tokens with descendants of positive weight: 1
-        suggests too much resampling.
+        exp(log_z) is unbiased for Z; means are consistent. Diagnostics: `num_resamplings`;
+        `effective_sample_size`; `num_distinct`, the number of different responses; `num_roots`, the
+        number of first tokens with descendants of positive weight: 1 suggests too much resampling.
 
     Raises:
         NoSupportError: If all particles of a prompt have weight 0; counts as 0 in the mean of
             exp(log_z).
-        TypeError: If a `response` site is not a `ResponseDistribution`.
-        ValueError: If a number is out of its range, or the twist does not return a `Twist`'s
-            result.
+        ValueError: If a twist returns no `Twist`'s result.
     """
     scheme = find_scheme(resampling)
     num_samples = whole_number("num_samples", num_samples, why="responses to each prompt")
@@ -135,7 +131,7 @@ class Particles:
     num_resamplings: Tensor
 
     @classmethod
-    def unwritten(cls, prior: ResponseDistribution, num_particles: int) -> Particles:
+    def unwritten(cls, prior: ResponseDistribution, num_particles: int) -> Self:
         shape, device = (num_particles, len(prior.prompts)), prior.prompts.ids.device
         zero = torch.zeros(shape, dtype=torch.float64, device=device)
         root = torch.arange(num_particles, device=device)[:, None].expand(shape)

@@ -40,7 +40,7 @@ def suffix_move(
 
     Returns:
         New states `[..., N, T]`, their log weights `[..., N]`, and the accepted moves, booleans
-        `[..., N]`. A rejected move keeps the old state. An equal redraw counts as accepted.
+        `[..., N]`, equal redraws included.
     """
     instance("distribution", distribution, ResponseDistribution)
     instance("response", response, Tensor)
