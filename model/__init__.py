@@ -2,7 +2,9 @@
 
 from model.alignment import AlignmentModel
 from model.common.digests import DamagedFileError
-from model.factors import Constraint, MarginalLikelihood, Tilt, contains, matches
+from model.factors.constraints import Constraint, contains, matches
+from model.factors.marginal_likelihood import MarginalLikelihood
+from model.factors.tilt import Tilt
 from model.likelihood import (
     Factor,
     HardConstraintSupport,
@@ -31,17 +33,15 @@ from model.prior.prompts import Prompts
 from model.prior.response_distribution import ResponseDistribution
 from model.prior.response_index import ResponseIndex
 from model.prior.response_space import NotEnumerableError, OtherLanguageModelError, ResponseSpace
-from model.rewards import (
-    Expert,
-    Length,
-    Pattern,
-    SequenceClassifier,
-    TextLikelihood,
-    TextReward,
-    TokenReward,
-    WeightedSum,
-    vader_sentiment,
-)
+from model.rewards.classifier import SequenceClassifier
+from model.rewards.expert import Expert
+from model.rewards.length import Length
+from model.rewards.pattern import Pattern
+from model.rewards.text import TextReward
+from model.rewards.text_likelihood import TextLikelihood
+from model.rewards.tokens import TokenReward
+from model.rewards.vader import vader_sentiment
+from model.rewards.weighted_sum import WeightedSum
 
 __all__ = [
     "AGGREGATIONS",

@@ -38,7 +38,7 @@ class Term(NamedTuple):
     Attributes:
         name: name of the reward or the factor.
         log_value: r(x)/beta of a reward, log f(x) of a factor; `[..., N]`, nats, float64.
-        bound: largest possible value, one or `[N]`, nats; None if unknown.
+        bound: largest possible value, one number or `[N]`, nats; None if unknown.
     """
 
     name: str
@@ -59,16 +59,14 @@ class AlignmentModel:
     Args:
         prior: p0, a language model. The prior is frozen.
         reward: r, in units of reward; a callable of prompts and responses, or several by name.
-        beta: reward per nat. The smaller beta, the more the reward counts; the larger, the closer
-            the posterior is to the prior. Or one beta for each prompt, by the prompt's text.
-        factors: log f_j by name, callables of prompts and responses, in nats, which beta does not
-            divide. -inf rules a response out.
+        beta: reward per nat, one for all prompts or one for each, by the prompt's text. The larger
+            beta, the closer the posterior is to the prior.
+        factors: log f_j by name, callables of prompts and responses, nats, not divided by beta.
 
     Raises:
         ValueError: if a beta, a bound or a name is not allowed, or a factor is a reward.
         TypeError: if the prior is no `LanguageModel`, or a reward or factor is not callable.
-        OtherLanguageModelError: if a reward or factor was made for another language model.
-        OtherBetaError: if a factor was made for another beta.
+        OtherLanguageModelError, OtherBetaError: if a reward or factor was made for another model.
     """
 
     def __init__(
@@ -85,10 +83,8 @@ class AlignmentModel:
         self.factors = {} if factors is None else dict(instance("factors", factors, Mapping))  # type: ignore[type-abstract]
         for name in [*self.rewards, *self.factors]:
             if not isinstance(name, str) or name in {"prompts", "response"}:
-                raise ValueError(
-                    f"a reward or factor is named {name!r}, expected a text other than `prompts` "
-                    "and `response`, the model's own"
-                )
+                other = "expected a text other than `prompts` and `response`, the model's own"
+                raise ValueError(f"a reward or factor is named {name!r}, {other}")
         if both := self.rewards.keys() & self.factors.keys():
             raise ValueError(f"a reward and a factor are both named {min(both)!r}: rename one")
         for name, reward in self.rewards.items():
@@ -141,10 +137,7 @@ class AlignmentModel:
             yield Term(name, log_value, None if bound is None else bound / divisor)
 
     def log_likelihood_bound(self, prompts: Prompts) -> float | Tensor | None:
-        """Largest possible log likelihood, nats; None unless every reward and factor has a bound.
-
-        One number, or `[N]` if each prompt has its own beta.
-        """
+        """Largest log likelihood, one number or `[N]`, nats; None if a bound is unknown."""
         beta = self.beta_at(prompts)
         total = 0.0 / beta
         for _, label, piece, divisor in self._pieces(beta):
@@ -180,9 +173,7 @@ class AlignmentModel:
             return self._beta
         for text in prompts.texts:
             if text not in self._beta:
-                raise ValueError(
-                    f"beta has no entry for the prompt {text!r}, expected one for each text"
-                )
+                raise ValueError(f"beta has no entry for the prompt {text!r}, expected one")
         betas = [self._beta[text] for text in prompts.texts]
         return torch.tensor(betas, dtype=torch.float64, device=prompts.ids.device)
 
@@ -198,7 +189,5 @@ def _checked_beta(beta: float | Mapping[str, float]) -> float | dict[str, float]
         return positive("beta", beta, why=why)
     if not beta:
         raise ValueError("beta is {}, expected a number, or one for each prompt by its text")
-    return {
-        text: positive(f"for the prompt {text!r} beta", value, why=why)
-        for text, value in beta.items()
-    }
+    each = beta.items()
+    return {text: positive(f"for the prompt {text!r} beta", at, why=why) for text, at in each}

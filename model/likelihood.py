@@ -1,9 +1,7 @@
 """Rewards and factors, the two parts of the likelihood exp(r(x)/beta) prod_j f_j(x).
 
-A reward and a factor are callables of prompts and responses, `(prompts, response) -> [..., N]`.
-A reward returns r(x) in units of reward; the model divides r(x) by beta. A factor returns
-log f_j(x) in nats, and is not divided. A value of -inf rules the response out.
-`model.rewards` and `model.factors` hold rewards and factors to choose from.
+Both are callables, `(prompts, response) -> [..., N]`. A reward returns r(x), which the model
+divides by beta; a factor returns log f_j(x) in nats. A value of -inf rules the response out.
 """
 
 import math
@@ -35,7 +33,7 @@ class Factor(Protocol):
 
 
 class LikelihoodError(ValueError):
-    """A reward or a factor returned a value that cannot enter the log likelihood."""
+    """A value of a reward or a factor cannot enter the log likelihood."""
 
 
 class OtherBetaError(ValueError):
@@ -49,9 +47,8 @@ class ImpossibleResponseError(ValueError):
 class HardConstraintSupport(Messenger):
     """Context in which a log likelihood may be -inf; outside, -inf is an error.
 
-    For algorithms that only weigh responses, such as importance sampling or rejection sampling.
-    An algorithm that differentiates a mean of log-weights, such as an objective of KL(q || p*),
-    must not use this context: Pyro's own objectives would write NaN into the parameters.
+    For algorithms that only weigh responses, such as rejection sampling. The gradient of a mean of
+    log-weights, as in an objective of KL(q || p*), would be NaN here.
     """
 
 
@@ -79,17 +76,13 @@ def check_reward(label: str, reward: object) -> None:
 
 
 def check_made_for(label: str, piece: object, space: ResponseSpace) -> None:
-    """Refuse a reward or a factor of another language model, by an `OtherLanguageModelError`.
-
-    An object with a `language_model` reads the responses of that model. A plain function passes.
-    """
+    """Refuse an object whose `language_model` has other responses; a plain function passes."""
     for part in parts_of(piece):
         other = getattr(getattr(part, "language_model", None), "space", None)
         difference = space.difference(other) if isinstance(other, ResponseSpace) else None
         if difference is not None:
             raise OtherLanguageModelError(
-                f"{label} was made for another language model than the prior: they have "
-                f"{difference}. Make it with the prior of this model"
+                f"{label} was made for another model than the prior: they have {difference}"
             )
 
 
@@ -109,8 +102,7 @@ def for_each_prompt(prompts: Prompts, response: Tensor) -> Tensor:
     """Responses `[..., N, T]`, expanded from `[..., 1, T]`; a `ValueError` for other shapes."""
     if response.dim() < 2 or response.shape[-2] not in (1, len(prompts)):
         raise ValueError(
-            f"response has shape {tuple(response.shape)}, expected (..., {len(prompts)}, T): "
-            f"token ids of a response to each of {len(prompts)} prompts"
+            f"response has shape {tuple(response.shape)}, expected (..., {len(prompts)}, T)"
         )
     return response.expand(*response.shape[:-2], len(prompts), -1)
 
@@ -122,20 +114,15 @@ def check_values(label: str, value: object, shape: torch.Size) -> Tensor:
         LikelihoodError: for NaN, +inf, complex numbers, a wrong shape or a wrong type.
         ImpossibleResponseError: for -inf outside `HardConstraintSupport`.
     """
-    if not isinstance(value, Tensor):
+    if not isinstance(value, Tensor) or value.shape != shape:
+        kind = type(value).__name__
+        shown = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else kind
         raise LikelihoodError(
-            f"{label} returned {type(value).__name__}, expected a tensor of shape {tuple(shape)}. "
-            "If it scores a list of texts, wrap it in `TextReward`."
+            f"{label} returned {shown}, expected a tensor of shape {tuple(shape)}: one value per "
+            "particle and prompt. If it scores a list of texts, wrap it in `TextReward`."
         )
     if value.is_complex() or value.layout != torch.strided:
-        raise LikelihoodError(
-            f"{label} returned {value.dtype}, {value.layout}, expected real numbers, one by one"
-        )
-    if value.shape != shape:
-        raise LikelihoodError(
-            f"{label} returned shape {tuple(value.shape)}, expected {tuple(shape)}: one value per "
-            "particle and prompt. If it scores a flat list of texts, wrap it in `TextReward`."
-        )
+        raise LikelihoodError(f"{label} returned {value.dtype}, expected real numbers, dense")
     if (where := first_index(value.isnan() | value.isposinf())) is not None:
         raise LikelihoodError(
             f"{label} returned {value[where].item()} at index {where}, expected a finite number, "
@@ -145,9 +132,8 @@ def check_values(label: str, value: object, shape: torch.Size) -> Tensor:
     if not supported and (where := first_index(value.isneginf())) is not None:
         raise ImpossibleResponseError(
             f"{label} is -inf at index {where}: the guide drew a response that the posterior rules "
-            "out, so KL(q || p*) is infinite and its gradient is NaN. Use a finite penalty in "
-            "place of -inf, `inference.anneal`, or an algorithm that supports hard constraints: "
-            "forward KL, rejection, importance sampling, or enumeration."
+            "out, so KL(q || p*) is infinite. Use a finite penalty, `inference.anneal`, or an "
+            "algorithm for constraints: forward KL, rejection, importance sampling, enumeration."
         )
     return value.double()
 

@@ -2,10 +2,9 @@
 
     p(O = 1 | x) = exp((r(x) - r_max)/beta),   p(x | O = 1) = p0(x) exp(r(x)/beta) / Z
 
-The same posterior as that of `AlignmentModel`, with an observed variable in place of a factor
-(arXiv 1805.00909). The observation needs a probability, and so the reward needs a bound r_max.
-log Z is lower by r_max/beta: here log Z is log p(O = 1), and p(O = 1) is the probability that
-rejection sampling accepts a draw of the prior.
+The posterior of `AlignmentModel`, with an observed variable in place of a factor (arXiv
+1805.00909). The observation needs a probability, and so the reward needs a bound r_max. log Z is
+lower by r_max/beta: p(O = 1) is the probability that rejection sampling accepts a prior draw.
 """
 
 from __future__ import annotations
@@ -49,15 +48,12 @@ def _optimality(term: Term) -> LogBernoulli:
     name, log_value, bound = term
     if bound is None:
         raise ValueError(
-            f"{name!r} has no `upper_bound`: exp((r - r_max)/beta) is a probability only of a "
-            "bounded reward. State the bound, or use `AlignmentModel`, which needs none"
+            f"{name!r} has no `upper_bound`: state the bound, or use `AlignmentModel`, without one"
         )
     log_prob = log_value - bound
     if bool((log_prob > ROUNDING * (1 + abs(torch.as_tensor(bound)))).any()):
-        raise LikelihoodError(
-            f"{name!r} exceeds its `upper_bound` by {log_prob.max().item():.4g} nats: p(O = 1 | x) "
-            "would be above 1. Correct the bound"
-        )
+        excess = f"{log_prob.max().item():.4g} nats"
+        raise LikelihoodError(f"{name!r} exceeds its `upper_bound` by {excess}: correct the bound")
     return LogBernoulli(log_prob.clamp(max=0))
 
 

@@ -4,8 +4,6 @@ REWARDS["words"](prior, "good,great")
 FACTORS["marginal-likelihood"](prior, "RUN/reward", beta=0.1)
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -38,7 +36,7 @@ class RegistryEntry(NamedTuple):
         argument: name of the argument; empty for no argument, in brackets if optional.
         loads_network: `make` takes `trust_remote_code`, permission to run a network's own code.
         takes_beta: `make` takes the model's `beta`.
-        files: function of the argument, the files that the argument names; None if it names none.
+        files: the files that an argument names; None if it names none.
         runs: True if the files are code.
     """
 
@@ -71,26 +69,10 @@ def usage(name: str, argument: str) -> str:
     return f"{name}[:{argument[1:]}" if argument.startswith("[") else f"{name}:{argument}"
 
 
-def _vader(prior: LanguageModel, _: str) -> Reward:
-    return TextReward(vader_sentiment, prior, upper_bound=1.0)
-
-
-def _words(prior: LanguageModel, argument: str) -> Reward:
-    return TextReward(Pattern.of_words(argument.split(",")), prior, whole=False)
-
-
-def _regex(prior: LanguageModel, argument: str) -> Reward:
-    return TextReward(Pattern(argument, ignore_case=False), prior, whole=False)
-
-
 def _length(prior: LanguageModel, argument: str) -> Reward:
     if argument and not argument.isdecimal():
         raise ValueError(f"expected a number of tokens after the colon, got {argument!r}")
     return Length(prior, int(argument) if argument else None)
-
-
-def _text_function(prior: LanguageModel, argument: str) -> Reward:
-    return TextReward(user_function(argument), prior)
 
 
 def _token_function(prior: LanguageModel, argument: str) -> Reward:
@@ -104,9 +86,9 @@ def _classifier(
     path, colon, label = argument.rpartition(":")
     if not colon:
         path, label = argument, ""
-    classifier = SequenceClassifier.from_pretrained(
-        path, label or None, output=output, device=prior.device, trust_remote_code=trust_remote_code
-    )
+    options: dict[str, Any] = {"output": output, "trust_remote_code": trust_remote_code}
+    load = SequenceClassifier.from_pretrained
+    classifier = load(path, label or None, device=prior.device, **options)
     return TextReward(classifier, prior, name=f"classifier {argument}")
 
 
@@ -121,29 +103,16 @@ def _fluency(prior: LanguageModel, argument: str, *, trust_remote_code: bool) ->
     return TextReward(likelihood, prior, name=f"fluency {argument}")
 
 
-def _fluency_files(argument: str) -> dict[str, Path]:
-    return checkpoint_files(Path(argument))
-
-
 def _expert(prior: LanguageModel, argument: str, *, trust_remote_code: bool) -> Reward:
-    expert = load_prior(
-        argument,
-        max_new_tokens=prior.max_new_tokens,
-        temperature=prior.temperature,
-        dtype="float32",
-        device=str(prior.device),
-        trust_remote_code=trust_remote_code,
-    )
-    return Expert(expert, prior)
+    options = {"max_new_tokens": prior.max_new_tokens, "temperature": prior.temperature}
+    permission = {"trust_remote_code": trust_remote_code}
+    return Expert(load_prior(argument, device=str(prior.device), **options, **permission), prior)
 
 
 def _preferences(prior: LanguageModel, argument: str, *, trust_remote_code: bool) -> Reward:
     folder, _, aggregation = argument.partition(":")
     if aggregation == MARGINAL:
-        raise ValueError(
-            f"the marginal likelihood is a factor, which beta does not divide: expected "
-            f"--factor {MARGINAL}:{folder}"
-        )
+        raise ValueError(f"{MARGINAL} is a factor, expected --factor {MARGINAL}:{folder}")
     posterior = _reward_posterior(folder, prior, trust_remote_code)
     reward = UncertainReward(posterior, aggregation or "lower-bound")
     return TextReward(reward, prior, name=f"reward {argument}")
@@ -175,15 +144,22 @@ def _preference_files(argument: str) -> dict[str, Path]:
 
 
 REWARDS: dict[str, RegistryEntry] = {
-    "vader": RegistryEntry(_vader, "sentiment of prompt and response together, from -1 to 1"),
+    "vader": RegistryEntry(
+        lambda prior, _: TextReward(vader_sentiment, prior),
+        "sentiment of prompt and response together, from -1 to 1",
+    ),
     "words": RegistryEntry(
-        _words, "1 for a response with one of the listed words, else 0", "WORD,WORD"
+        lambda prior, words: TextReward(Pattern.of_words(words.split(",")), prior, whole=False),
+        "1 for a response with one of the listed words, else 0",
+        "WORD,WORD",
     ),
     "regex": RegistryEntry(
-        _regex, "1 for a response that matches a regular expression, else 0", "EXPRESSION"
+        lambda prior, regex: TextReward(Pattern(regex, ignore_case=False), prior, whole=False),
+        "1 for a response that matches a regular expression, else 0",
+        "EXPRESSION",
     ),
     "function": RegistryEntry(
-        _text_function,
+        lambda prior, place: TextReward(user_function(place), prior),
         "your own function: takes a list of texts, prompt and response together, and returns a "
         "number for each text",
         "FILE.py:NAME",
@@ -230,7 +206,7 @@ REWARDS: dict[str, RegistryEntry] = {
         "log-likelihood per token of the text under another language model, nats",
         "PATH",
         loads_network=True,
-        files=_fluency_files,
+        files=lambda argument: checkpoint_files(Path(argument)),
     ),
     "expert": RegistryEntry(
         _expert,

@@ -95,12 +95,8 @@ def delete_unfinished(folder: Path) -> None:
 def check_digests(folder: str | Path, *, links: bool = True) -> None:
     """Compare the files of a folder with their digests, if there are any.
 
-    Args:
-        folder: written by `seal` or `saved_together`; any other folder passes.
-        links: allow a file to be a link, whose target is then checked.
-
-    Raises:
-        DamagedFileError: with the first file that is not as it was saved.
+    A `DamagedFileError` names the first file that is not as it was saved. With `links` a file may
+    be a link, whose target is checked.
     """
     folder = Path(folder)
     if not links and (folder / MANIFEST).is_symlink():
@@ -108,13 +104,9 @@ def check_digests(folder: str | Path, *, links: bool = True) -> None:
     for name, digest in _read(folder).items():
         path = folder / name
         if not links and path.is_symlink():
-            raise DamagedFileError(
-                f"{path} is a link: expected the file that was saved, and links are not followed"
-            )
+            raise DamagedFileError(f"{path} is a link, and links are not followed")
         if not path.is_file():
-            raise DamagedFileError(
-                f"{path} is missing: {folder / MANIFEST} says that it was saved there"
-            )
+            raise DamagedFileError(f"{path} is missing, expected by {folder / MANIFEST}")
         if file_digest(path) != digest:
             raise DamagedFileError(
                 f"{path} is not as it was saved: it differs from its digest in {MANIFEST}. Save it "

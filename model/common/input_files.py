@@ -1,7 +1,5 @@
 """Files behind the name of a network, or behind the code of a function, for digests."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -16,27 +14,14 @@ def one_file(path: Path) -> dict[str, Path]:
 
 
 def checkpoint_files(path: Path, prefix: str = "") -> dict[str, Path]:
-    """Files of a folder that a network is loaded from, by name.
-
-    Args:
-        path: folder; a path that is no folder, such as a name on the hub, has no files.
-        prefix: put before each name.
-    """
-    if not path.is_dir():
-        return {}
+    """Files of a folder that a network is loaded from, by name; none for a name on the hub."""
+    files = [file for file in sorted(path.glob("[!.]*")) if file.is_file()]
     unread = (".md", MANIFEST)
-    files = [
-        file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")
-    ]
     return {prefix + file.name: file for file in files if not file.name.endswith(unread)}
 
 
 def code_files(place: str) -> dict[str, Path]:
-    """Files of a function's code: its own file, and the imported files beside that file.
-
-    Args:
-        place: a path that ends in .py, or the name of a module.
-    """
+    """The file of a function, by path or module, and the imported files beside that file."""
     path = Path(place) if place.endswith(".py") else _file_of_module(place)
     if path is None:
         return {}

@@ -1,9 +1,7 @@
 """Pyro's record of the sites that a tensor depends on, kept across code that would lose it.
 
-`TraceGraph_ELBO` follows dependencies with a subclass of `Tensor`. A reward that goes through texts
-or Python numbers loses the subclass: the reward would seem independent of the response, and drop
-out of the gradient. An autograd function returns a tensor without gradient for such an argument.
-Neither raises an error.
+`TraceGraph_ELBO` follows dependencies with a subclass of `Tensor`. A reward of texts or an autograd
+function would lose the subclass, and so drop out of the gradient without an error.
 """
 
 from collections.abc import Callable

@@ -14,7 +14,7 @@ class TextFileError(ValueError):
 
 
 def listed_texts(name: str, texts: object, *, at_least: int = 1) -> list[str]:
-    """A list of M texts from a list, a tuple, an array, a series or any other iterable of texts.
+    """A list of texts from any iterable of texts: a list, an array, a series.
 
     Errors name the caller, `name`, and the index of a value that is no text.
 
@@ -23,17 +23,15 @@ def listed_texts(name: str, texts: object, *, at_least: int = 1) -> list[str]:
         ValueError: if there are fewer than `at_least` texts, or one has half of a surrogate pair.
     """
     is_one = isinstance(texts, str | bytes | bytearray | Mapping | Set)
-    if is_one or getattr(texts, "ndim", 1) == 0 or not isinstance(texts, Iterable):
-        kind = ValueError if isinstance(texts, str) else TypeError
+    is_one = is_one or getattr(texts, "ndim", 1) == 0
+    listed = list(texts) if isinstance(texts, Iterable) and not is_one else None
+    if listed is None or len(listed) < at_least:
+        kind = TypeError if listed is None and not isinstance(texts, str) else ValueError
         raise kind(f"{name} got {_shown(texts)}, expected a non-empty list of strings")
-    listed = list(texts)
-    if len(listed) < at_least:
-        raise ValueError(f"{name} got {_shown(texts)}, expected a non-empty list of strings")
     for index, text in enumerate(listed):
         if not isinstance(text, str):
-            raise TypeError(
-                f"{name} got {_shown(text)} at index {index}, expected a text{_hint(text)}"
-            )
+            shown = f"{_shown(text)} at index {index}"
+            raise TypeError(f"{name} got {shown}, expected a text{hint(text)}")
         check_unicode(text, f"text {index}")
     return [str(text) for text in listed]
 
@@ -71,8 +69,7 @@ def read_lines(path: str | Path) -> list[str]:
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise TextFileError(
-            f"{path}, line {line} has a zero byte, expected UTF-8 text. Is the file in UTF-16, or "
-            "no text?"
+            f"{path}, line {line} has a zero byte, expected UTF-8 text. Is the file in UTF-16?"
         )
     return re.split(r"\r\n|\n|\r", text)
 
@@ -90,15 +87,12 @@ def _shown(value: object) -> str:
     return f"{quoted(value)} ({type(value).__name__})"
 
 
-def _hint(value: object) -> str:
+def hint(value: object) -> str:
     """The likely fix of a value that is no text."""
     if isinstance(value, bytes):
         return ": decode it first"
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ": a missing value? Leave it out, or write an empty text"
     if isinstance(value, list) and value and isinstance(value[0], Mapping):
-        return (
-            ": make texts of chat messages first, with the tokenizer's "
-            "`apply_chat_template(messages, tokenize=False)`"
-        )
+        return ": make texts of messages by `apply_chat_template(messages, tokenize=False)`"
     return ", and no pair or list of them" if isinstance(value, tuple | list) else ""

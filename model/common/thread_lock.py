@@ -1,6 +1,5 @@
 """A lock on the state of the whole process: Pyro's parameter store and torch's generators.
 
-Two fits in two threads would read each other's parameters and draw each other's random numbers.
 Every run of a program and every draw holds this lock, so that a fit has the result of a lone fit.
 """
 

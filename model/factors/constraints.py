@@ -56,9 +56,7 @@ class Constraint:
         self.at_least = _threshold("at_least", at_least, -torch.inf)
         self.at_most = _threshold("at_most", at_most, torch.inf)
         if self.at_least > self.at_most:
-            raise ValueError(
-                f"at_least is {at_least} and at_most {at_most}, expected at_least <= at_most"
-            )
+            raise ValueError(f"at_least is {at_least} and at_most {at_most}, expected less")
         self.name = instance("name", name, str)
         check_callable(f"the reward of constraint {name!r}", reward)
         self.reward = reward
@@ -98,8 +96,7 @@ def contains(
     words: str | Iterable[str], language_model: LanguageModel, *, whole: bool = False
 ) -> Constraint:
     """Constraint: the response, or with `whole` the whole text, contains one of some words."""
-    pattern = Pattern.of_words([words] if isinstance(words, str) else words)
-    return _pattern_constraint(pattern, language_model, whole)
+    return _pattern_constraint(Pattern.of_words(words), language_model, whole)
 
 
 def matches(pattern: str, language_model: LanguageModel, *, whole: bool = False) -> Constraint:

@@ -4,9 +4,8 @@
 
 For Gaussian r(x) with mean m and variance v, beta log f is m + v/(2 beta): a bonus for
 uncertainty, the opposite of the conservative ensembles of Coste et al. 2023 (arXiv 2310.02743).
-The bonus is Bayes' rule: a response that might be excellent is likely under the posterior of both
-w and x. With S draws the bonus is too small where v/beta^2 exceeds about 2 log S, since log f is at
-most that of the largest draw.
+With S draws the bonus is too small where v/beta^2 exceeds about 2 log S, since log f is at most
+the log factor of the largest draw.
 """
 
 import math
@@ -40,20 +39,13 @@ class MarginalLikelihood:
     Args:
         posterior: posterior of the reward; takes M texts, returns the rewards `[S, M]` of S draws.
         language_model: decodes the responses.
-        beta: reward per nat, the same as that of the model.
-
-    Raises:
-        TypeError: if the posterior cannot be called.
-        ValueError: if beta is not positive.
+        beta: reward per nat of the model.
     """
 
     unit: ClassVar = "nat"
 
     def __init__(
-        self,
-        posterior: Callable[[Sequence[str]], Tensor],
-        language_model: LanguageModel,
-        beta: float,
+        self, posterior: Callable[..., Tensor], language_model: LanguageModel, beta: float
     ) -> None:
         self.posterior = function("posterior", posterior, why="a `RewardPosterior`")
         self.beta = positive("beta", beta)

@@ -35,22 +35,15 @@ class Tilt:
         instance("features", features, Mapping)  # type: ignore[type-abstract]
         instance("multipliers", multipliers, Mapping)  # type: ignore[type-abstract]
         if features.keys() != multipliers.keys():
-            raise ValueError(
-                f"features are {sorted(features)} and multipliers {sorted(multipliers)}, expected "
-                "the same names"
-            )
+            names = f"features are {sorted(features)} and multipliers {sorted(multipliers)}"
+            raise ValueError(f"{names}, expected the same names")
+        self.features, self.multipliers, used = dict(features), {}, {}
         for name, feature in features.items():
             check_reward(f"feature {name!r}", feature)
-        self.features = dict(features)
-        self.multipliers = {
-            name: finite(f"the multiplier of {name!r}", value)
-            for name, value in multipliers.items()
-        }
-        used = {
-            name: (multiplier, features[name])
-            for name, multiplier in self.multipliers.items()
-            if multiplier != 0
-        }
+            multiplier = finite(f"the multiplier of {name!r}", multipliers[name])
+            self.multipliers[name] = multiplier
+            if multiplier != 0:
+                used[name] = multiplier, feature
         self._sum = WeightedSum(used) if used else None
         self.upper_bound = 0.0 if self._sum is None else self._sum.upper_bound
 

@@ -1,7 +1,6 @@
 """Adapters of `peft`: all weights of an adapter on its network, or an error.
 
-`peft` and `transformers` ignore tensors that they have no place for, and leave missing tensors at
-their initial values.
+`peft` and `transformers` ignore unknown tensors, and leave missing tensors at initial values.
 """
 
 import copy
@@ -96,9 +95,7 @@ class Adapter:
         known = before | {tensor.data_ptr() for tensor in own.values()}
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
             if tensor.numel() and tensor.data_ptr() not in known:
-                raise PretrainedError(
-                    f"the adapter in {self.source} does not say what {name} is, which it adds"
-                )
+                raise PretrainedError(f"the adapter in {self.source} does not say what {name} is")
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(self.weights[name])
@@ -108,17 +105,16 @@ class Adapter:
         """Refuse tensors of other names, shapes or types than the adapter's own."""
         expected, shapes = _shapes(own), _shapes(self.weights)
         names = sorted(own.keys() | self.weights.keys())
+        where = f"the adapter in {self.source}"
         if odd := [name for name in names if shapes.get(name) != expected.get(name)]:
             raise PretrainedError(
-                f"the adapter in {self.source} does not fit the network {self.base}: {len(odd)} "
-                f"tensors differ, first {odd[0]} with shape {shapes.get(odd[0])} in the folder "
-                f"where {expected.get(odd[0])} was expected"
+                f"{where} does not fit the network {self.base}: {len(odd)} tensors differ, first "
+                f"{odd[0]}: shape {shapes.get(odd[0])}, expected {expected.get(odd[0])}"
             )
         for name, tensor in self.weights.items():
             if own[name].is_floating_point() and not tensor.is_floating_point():
                 raise PretrainedError(
-                    f"the adapter in {self.source} has {name} in {tensor.dtype}, expected "
-                    "floating-point weights"
+                    f"{where} has {name} in {tensor.dtype}, expected floating-point"
                 )
 
 
@@ -153,8 +149,8 @@ def find_adapter(
     named = source if embedded and base is None else base or record.get("base_model_name_or_path")
     if not named:
         raise PretrainedError(
-            f"{source} is an adapter that does not say of which network: name it (`base=...`); or "
-            "make the guide that wrote it on that network, and use its `load_pretrained`"
+            f"{source} is an adapter that does not say of which network: name it (`base=...`), or "
+            "use `load_pretrained` of the guide that wrote it"
         )
     files = [Path(file).parent / name for name in ("tokenizer.json", "tokenizer_config.json")]
     has_tokenizer = not os.path.isdir(source) or any(path.is_file() for path in files)
@@ -168,7 +164,7 @@ def check_settings(source: str, record: dict[str, Any]) -> None:
     if kind in ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING"):
         raise PretrainedError(
             f"{source} is an adapter of kind {kind}: virtual tokens, not weights. Make the guide "
-            "`SoftPrompt` on its network, and take them up with its `load_pretrained`"
+            "`SoftPrompt` on its network, and use its `load_pretrained`"
         )
     if start not in STARTS:
         raise PretrainedError(
@@ -177,10 +173,8 @@ def check_settings(source: str, record: dict[str, Any]) -> None:
         )
     for name in UNSUPPORTED:
         if record.get(name):
-            raise PretrainedError(
-                f"{source} is an adapter with {name}={record[name]!r}, expected one without: merge "
-                "it with `peft`"
-            )
+            setting = f"{name}={record[name]!r}"
+            raise PretrainedError(f"{source} is an adapter with {setting}: merge it with `peft`")
 
 
 def adapter_tensors(network: PreTrainedModel, adapter: str) -> dict[str, Tensor]:

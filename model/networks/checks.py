@@ -10,6 +10,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from model.common.checks import instance
 from model.networks.source import PretrainedError
 
 M = TypeVar("M", bound=nn.Module)
@@ -49,29 +50,16 @@ def checked_network(network: Any) -> PreTrainedModel:
         if network.active_peft_config.is_prompt_learning:
             raise ValueError(
                 f"the network is in a {kind} with virtual tokens, which only the wrapper reads: "
-                "expected the network itself. The guide `SoftPrompt` loads virtual tokens"
+                "expected the network itself, or the guide `SoftPrompt`"
             )
         network = network.get_base_model()
         network._hf_peft_config_loaded = True
         kind = type(network).__name__
-    if not isinstance(network, PreTrainedModel):
-        raise TypeError(
-            f"network is a {kind}, expected a `PreTrainedModel` of transformers: {HINT}"
-        )
+    instance("network", network, PreTrainedModel, why=HINT)
     if any(parameter.is_meta for parameter in network.parameters()):
-        raise ValueError(
-            f"the weights of {kind} are on the meta device, where there are none: {HINT}"
-        )
+        raise ValueError(f"the weights of {kind} are on the meta device, without numbers: {HINT}")
     check_weights(network, kind)
     return network
-
-
-def check_tokenizer(tokenizer: Any) -> None:
-    """Refuse an object that is no tokenizer of `transformers`, by a `TypeError`."""
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise TypeError(
-            f"tokenizer is a {type(tokenizer).__name__}, expected a tokenizer of transformers"
-        )
 
 
 def check_weights(network: PreTrainedModel, where: str) -> None:
@@ -100,11 +88,7 @@ def check_stored(network: PreTrainedModel, source: str) -> None:
 
 @torch.no_grad()
 def check_causal(network: PreTrainedModel) -> None:
-    """Refuse a network that does not write from left to right, by a `ValueError`.
-
-    The network, in evaluation mode, has an encoder, no output layer, more output tokens than
-    embeddings, or logits after one token that are NaN or depend on the next.
-    """
+    """Refuse a network, in evaluation mode, that does not write from left to right."""
     kind, loader = type(network).__name__, "as `AutoModelForCausalLM` loads it"
     if network.config.is_encoder_decoder:
         raise ValueError(f"{kind} has an encoder and a decoder, expected a decoder alone, {loader}")
@@ -119,30 +103,28 @@ def check_causal(network: PreTrainedModel) -> None:
     first, other = _first_logits(network, [[0, 0], [0, min(1, rows - 1)]])
     if bool(first.isnan().any()):
         raise ValueError(
-            f"the logits of {kind} in {network.dtype} are NaN: is the type too narrow, or the "
-            "configuration another's?"
+            f"the logits of {kind} in {network.dtype} are NaN: is the type too narrow?"
         )
     if not torch.allclose(first, other, rtol=1e-3, atol=1e-3 * float(first.abs().max())):
         raise ValueError(
-            f"the logits of {kind} after a token depend on the token that follows: it reads in "
-            "both directions. Expected a causal language model; is_decoder=True makes some so"
+            f"the logits of {kind} after a token depend on the token that follows, expected a "
+            "causal language model; is_decoder=True makes some so"
         )
 
 
 def _first_logits(network: PreTrainedModel, rows: list[list[int]]) -> list[Tensor]:
-    """Logits after the first token of each row.
+    """Logits after the first token of each row, with a mask, since an id may be padding.
 
-    Each row is read alone, so that all round alike, and with a mask, since an id may be padding.
+    Each row is read alone, so that all round alike.
     """
     try:
         ids = [torch.tensor([row], device=network.device) for row in rows]
-        return [
-            network(row, attention_mask=torch.ones_like(row)).logits[0, 0].float() for row in ids
-        ]
+        outputs = [network(row, attention_mask=torch.ones_like(row)) for row in ids]
     except Exception as error:  # any error of the network's own code
         raise ValueError(
             f"{type(network).__name__} cannot read two tokens: {type(error).__name__}: {error}"
         ) from error
+    return [output.logits[0, 0].float() for output in outputs]
 
 
 def check_ids(
@@ -158,6 +140,5 @@ def check_ids(
             token = tokenizer.convert_ids_to_tokens(max(row))
             raise ValueError(
                 f"the text {text[:80]!r} has the token {token!r}, id {max(row)}, and the network "
-                f"has embeddings of {size} ids: was the token added to the tokenizer alone? "
-                "`network.resize_token_embeddings` makes room, and the new row has to be trained"
+                f"has embeddings of {size} ids: `network.resize_token_embeddings`, and train it"
             )

@@ -1,8 +1,7 @@
 """Checkpoints in Hugging Face format, loaded whole or not at all.
 
-`transformers` makes up the weights that a checkpoint lacks, drops those that it has no place for,
-and asks on standard input before it runs code of a checkpoint. Here each of these is an error with
-a name. Every network and every tokenizer is loaded by `load_network` and `load_tokenizer`.
+`transformers` makes up the weights that a checkpoint lacks, drops unknown weights, and asks on
+standard input before it runs code of a checkpoint. Here each of these is an error with a name.
 """
 
 import os
@@ -49,14 +48,12 @@ def load_network(
     """
     place, dtype = named_device(device), None if dtype is None else named_dtype(dtype)
     source, options, adapter = _find(name_or_path, trust_remote_code, base, where)
-    if adapter is None and base is not None:
-        raise PretrainedError(
-            f"base is {base}, which is for an adapter of `peft`: {source} is none"
-        )
-    if adapter is None:
+    if adapter is not None:
+        network = _load_adapted(auto, adapter, dtype, unread, trust_remote_code)
+    elif base is None:
         network = load_whole(auto, source, dtype, unread, options)
     else:
-        network = _load_adapted(auto, adapter, dtype, unread, trust_remote_code)
+        raise PretrainedError(f"base is {base}, which is for an adapter: {source} is none")
     check_weights(network, source)
     return network.to(place)
 
@@ -80,8 +77,7 @@ def load_tokenizer(
         special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
         if not set(tokenizer.get_vocab().values()) - special:
             raise PretrainedError(
-                f"the tokenizer of {source} has no tokens but special ones, so that every text "
-                "would be empty: are its files, such as tokenizer.json, missing?"
+                f"the tokenizer of {source} has no tokens but special ones: is a file missing?"
             )
     return tokenizer
 
@@ -110,9 +106,8 @@ def load_pretrained(
         instance(name, options[name], str)
     source = find_checkpoint(name_or_path)
     if "revision" in options and os.path.isdir(source):
-        raise PretrainedError(
-            f"revision is {options['revision']!r}, and {source} is a folder: only the hub has any"
-        )
+        revision = options["revision"]
+        raise PretrainedError(f"revision is {revision!r}, and {source} is a folder, not on the hub")
     check_digests(source)
     of_tokenizer = {name: option for name, option in options.items() if name != "unread"}
     tokenizer = load_tokenizer(name_or_path, **of_tokenizer)

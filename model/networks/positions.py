@@ -27,7 +27,7 @@ def first_position(network: PreTrainedModel) -> int:
 
 
 def without_padding(positions: Tensor, skipped: Tensor, padding: int) -> Tensor:
-    """Positions that do not count the skipped tokens, which are at position `padding`.
+    """Positions `[B, C]` that count no skipped token, which are themselves at position `padding`.
 
     Args:
         positions: `[B, C]`, counted as if no token were skipped.
@@ -44,9 +44,8 @@ def without_padding(positions: Tensor, skipped: Tensor, padding: int) -> Tensor:
 def longest_context(network: PreTrainedModel) -> int | None:
     """Largest number of tokens that the network reads by one rule; None without a limit.
 
-    A network whose rotary table changes with the length of the text (`longrope`) gives a sampled
-    token another probability than the same token of the finished response. The context of such a
-    network ends before the change.
+    A rotary table that changes with the length of the text (`longrope`) would give a sampled token
+    another probability than a scored token. Such a context ends before the change.
     """
     config = network.config.get_text_config()
     positions = getattr(config, "max_position_embeddings", None)

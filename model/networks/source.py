@@ -12,6 +12,7 @@ from torch import Tensor
 
 PATIENCE = 5.0
 """Seconds that the hub has to answer; the hub's own client would try for most of a minute."""
+TRUST = "pass trust_remote_code=True (--trust-remote-code on the command line)"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -25,18 +26,14 @@ def find_checkpoint(name_or_path: str | os.PathLike[str]) -> str:
     A `PretrainedError` if the folder does not exist, and the text is no name on the hub.
     """
     if not isinstance(name_or_path, str | os.PathLike):
-        raise TypeError(
-            f"name_or_path is a {type(name_or_path).__name__}, expected the path of a folder or a "
-            "name on the hub"
-        )
+        kind = type(name_or_path).__name__
+        raise TypeError(f"name_or_path is a {kind}, expected a folder or a name on the hub")
     text = str(os.fspath(name_or_path))
     path = os.path.expanduser(text)
     if text and os.path.isdir(path):
         return path
     if os.path.exists(path):
-        raise PretrainedError(
-            f"{text} is a file, expected the folder that the file is in, in Hugging Face format"
-        )
+        raise PretrainedError(f"{text} is a file, expected the folder that the file is in")
     if isinstance(name_or_path, os.PathLike) or _is_path(text):
         raise PretrainedError(f"there is no folder {text!r}: is the path right?")
     return text
@@ -84,12 +81,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 @contextmanager
 def refused_by_name(source: str, part: str) -> Iterator[None]:
-    """Context that turns any error of the libraries underneath into a `PretrainedError`.
-
-    Args:
-        source: folder or name on the hub, for the error.
-        part: loaded part, for the error, such as "tokenizer".
-    """
+    """Context that turns any error on loading a part of a source into a `PretrainedError`."""
     try:
         yield
     except PretrainedError:
@@ -99,7 +91,7 @@ def refused_by_name(source: str, part: str) -> Iterator[None]:
         if "trust_remote_code" in message:
             raise PretrainedError(
                 f"{source} comes with code of its own for the {part}, which is not run. To run "
-                "it, pass trust_remote_code=True (--trust-remote-code on the command line)"
+                f"it, {TRUST}"
             ) from error
         is_folder = os.path.isdir(source)
         where = "" if is_folder else ", which is no folder here, from the hub or its cache"

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
+from model.common.checks import instance
 from model.common.texts import listed_texts
-from model.networks.checks import check_ids, check_tokenizer, checked_network, evaluating
+from model.networks.checks import check_ids, checked_network, evaluating
 from model.networks.loading import load_pretrained
 from model.networks.positions import longest_context
 
@@ -39,9 +40,8 @@ class TextNetwork:
 
     def __init__(self, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         network = checked_network(network)
-        check_tokenizer(tokenizer)
         self.network = network.eval().requires_grad_(False)
-        self.tokenizer = tokenizer
+        self.tokenizer = instance("tokenizer", tokenizer, PreTrainedTokenizerBase)
         limit = tokenizer.model_max_length if tokenizer.model_max_length < NO_LIMIT else None
         limits = [limit, longest_context(network)]
         self.max_length = min((limit for limit in limits if limit is not None), default=None)
@@ -56,7 +56,7 @@ class TextNetwork:
         trust_remote_code: bool = False,
         **options: Any,
     ) -> Self:
-        """Load a checkpoint in Hugging Face format, from a folder or from the hub.
+        """Load a checkpoint in Hugging Face format whole, or raise a `PretrainedError`.
 
         Args:
             name_or_path: folder, or name on the hub.
@@ -65,18 +65,9 @@ class TextNetwork:
             device: device of the weights; by default a GPU if there is one.
             trust_remote_code: run modelling code that comes with the checkpoint.
             options: keyword arguments of the class.
-
-        Raises:
-            PretrainedError: if network or tokenizer cannot be loaded whole.
         """
-        network, tokenizer = load_pretrained(
-            cls.auto,
-            name_or_path,
-            dtype,
-            device,
-            trust_remote_code=trust_remote_code,
-            unread=cls.unread,
-        )
+        flags = {"trust_remote_code": trust_remote_code, "unread": cls.unread}
+        network, tokenizer = load_pretrained(cls.auto, name_or_path, dtype, device, **flags)
         return cls(network, tokenizer, *args, **options)
 
     def tokens(self, texts: list[str]) -> BatchEncoding:
@@ -127,17 +118,13 @@ def padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
 def padding_right(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """A copy that pads on the right, where positions are the text's own, and cuts on the left.
 
-    The end of a long text is read, since the response is at the end. The original stays as it was,
-    since a language model may use the same tokenizer.
+    The end of a long text is read, since the response is at the end.
     """
     tokenizer = copy.deepcopy(tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:
-        raise ValueError(
-            "the tokenizer has neither a padding token nor one for the end or the unknown: set its "
-            "`pad_token`"
-        )
+        raise ValueError("the tokenizer has neither a padding token nor an end: set `pad_token`")
     tokenizer.padding_side, tokenizer.truncation_side = "right", "left"
     return tokenizer
 

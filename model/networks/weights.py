@@ -12,7 +12,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from model.networks.checks import check_stored
-from model.networks.source import PretrainedError, refused_by_name
+from model.networks.source import TRUST, PretrainedError, refused_by_name
 
 SHOWN = 4
 """Number of weights that an error names."""
@@ -34,18 +34,13 @@ def load_whole(
         if os.path.isfile(os.path.join(source, GENERATION_CONFIG_NAME)):
             # `from_pretrained` would ignore a damaged file, and the end ids in it
             GenerationConfig.from_pretrained(source)
-        network, info = auto.from_pretrained(
-            source,
-            dtype=dtype or "auto",
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **options,
-        )
+        reports = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        network, info = auto.from_pretrained(source, dtype=dtype or "auto", **reports, **options)
     kind = type(network).__name__
     if missing := sorted(name for name in info["missing_keys"] if not name.startswith(unread)):
         raise PretrainedError(
-            f"{source} lacks {len(missing)} of the weights of a {kind}, which would be made up at "
-            f"random: {_some(missing)}. Expected a checkpoint of this kind, with its head"
+            f"{source} lacks {len(missing)} of the weights of a {kind}, which would be random: "
+            f"{_some(missing)}. Expected a checkpoint of this kind, with its head"
         )
     if mismatched := sorted(info["mismatched_keys"]):
         shapes = [f"{name} of shape {tuple(a)} instead of {tuple(b)}" for name, a, b in mismatched]
@@ -76,16 +71,12 @@ def _check_kernels(auto: Any, source: str, options: dict[str, Any]) -> None:
             if "/" in kernel or "deepgemm" in kernel:
                 raise PretrainedError(
                     f"config.json of {source} asks for the code {kernel!r} of the hub, which is "
-                    "not run. To run it, pass trust_remote_code=True (--trust-remote-code on the "
-                    "command line)"
+                    f"not run. To run it, {TRUST}"
                 )
 
 
 def _dropped(network: PreTrainedModel, unexpected: set[str]) -> list[str]:
-    """Weights of a checkpoint that the network's body or head has no place for.
-
-    Weights of another head may be left out.
-    """
+    """Weights of a checkpoint that the network has no place for, except those of another head."""
     prefix = f"{network.base_model_prefix}."
     own = {name for name, _ in network.base_model.named_children()}
     parameters = network.named_parameters(remove_duplicate=False)

@@ -2,12 +2,8 @@
 
 from model.preferences.aggregation import (
     AGGREGATIONS,
-    REWARD_AGGREGATIONS,
-    Aggregation,
     UncertainReward,
     lower_bound,
-    mean,
-    minimum,
     uncertain_model,
 )
 from model.preferences.bradley_terry import BradleyTerry, log_outcome, simulate
@@ -20,28 +16,20 @@ from model.preferences.data import (
     write_preferences,
 )
 from model.preferences.features import EncoderFeatures, Features, NetworkFeatures, PriorFeatures
-from model.preferences.heads import HEADS, Head, LinearHead, MLPHead
-from model.preferences.reward_posterior import (
-    OtherRewardError,
-    RewardPosterior,
-    named_encoder,
-    saved_features,
-)
+from model.preferences.heads import HEADS, LinearHead, MLPHead
+from model.preferences.reward_posterior import OtherRewardError, RewardPosterior, saved_features
 from model.preferences.standardised_features import StandardisedFeatures
 
 __all__ = [
     "AGGREGATIONS",
     "FIRST",
     "HEADS",
-    "REWARD_AGGREGATIONS",
     "SECOND",
     "TIE",
-    "Aggregation",
     "BradleyTerry",
     "Comparisons",
     "EncoderFeatures",
     "Features",
-    "Head",
     "LinearHead",
     "MLPHead",
     "NetworkFeatures",
@@ -54,9 +42,6 @@ __all__ = [
     "UncertainReward",
     "log_outcome",
     "lower_bound",
-    "mean",
-    "minimum",
-    "named_encoder",
     "read_preferences",
     "saved_features",
     "simulate",

@@ -43,11 +43,7 @@ def lower_bound(rewards: Tensor, k: float = 1.0) -> Tensor:
     return rewards.mean(0) - k * rewards.std(0, correction=0)
 
 
-REWARD_AGGREGATIONS: dict[str, Aggregation] = {
-    "mean": mean,
-    "lower-bound": lower_bound,
-    "minimum": minimum,
-}
+REWARD_AGGREGATIONS = {"mean": mean, "lower-bound": lower_bound, "minimum": minimum}
 """Aggregations to one reward, by name."""
 
 
@@ -79,9 +75,7 @@ class UncertainReward:
     def __post_init__(self) -> None:
         function("posterior", self.posterior, why="a `RewardPosterior`")
         if self.aggregation == MARGINAL:
-            raise ValueError(
-                "the marginal likelihood is a factor, in nats: use `MarginalLikelihood`"
-            )
+            raise ValueError(f"{MARGINAL} is a factor, in nats: use `MarginalLikelihood`")
         if isinstance(self.aggregation, str):
             one_of("aggregation", self.aggregation, REWARD_AGGREGATIONS)
         else:
@@ -90,23 +84,16 @@ class UncertainReward:
 
     def __call__(self, texts: Sequence[str]) -> list[float]:
         """Reward of each of M texts."""
-        aggregation = self.aggregation
-        if isinstance(aggregation, str):
-            aggregation = REWARD_AGGREGATIONS[aggregation]
-        return aggregation(self.posterior(texts)).tolist()
+        aggregate = self.aggregation
+        if isinstance(aggregate, str):
+            aggregate = REWARD_AGGREGATIONS[aggregate]
+        return aggregate(self.posterior(texts)).tolist()
 
 
 def uncertain_model(
     prior: LanguageModel, posterior: RewardPosterior, aggregation: str, beta: float
 ) -> AlignmentModel:
-    """The model whose likelihood is an uncertain reward.
-
-    Args:
-        prior: p0.
-        posterior: posterior of the reward.
-        aggregation: a name in `AGGREGATIONS`.
-        beta: reward per nat.
-    """
+    """The model whose likelihood is an uncertain reward, by a name in `AGGREGATIONS`."""
     one_of("aggregation", aggregation, AGGREGATIONS)
     if aggregation in REWARD_AGGREGATIONS:
         reward = TextReward(UncertainReward(posterior, aggregation), prior)

@@ -10,7 +10,6 @@ Probabilities are computed as logs, so that no difference is too large.
 
 import math
 from dataclasses import dataclass
-from numbers import Real
 
 import pyro
 import pyro.distributions as dist
@@ -56,18 +55,13 @@ class BradleyTerry:
                 raise ValueError(
                     f"flip is {flip}, expected two positive parameters of a Beta prior"
                 )
-        elif isinstance(flip, bool) or not isinstance(flip, Real) or not 0 <= flip < 0.5:
-            raise ValueError(
-                f"flip is {flip!r}, expected a number from 0 to less than 1/2, or a tuple of the "
-                "two parameters of a Beta prior"
-            )
+        else:
+            why = "or a tuple of the two parameters of a Beta prior"
+            finite("flip", flip, at_least=0, below=0.5, why=why)
         if self.prior_mean is not None:
-            instance("prior_mean", self.prior_mean, Tensor)
-            if self.prior_mean.shape != (num_weights,):
-                raise ValueError(
-                    f"prior_mean has shape {tuple(self.prior_mean.shape)}, expected "
-                    f"[{num_weights}]: one for each weight"
-                )
+            shape = tuple(instance("prior_mean", self.prior_mean, Tensor).shape)
+            if shape != (num_weights,):
+                raise ValueError(f"prior_mean has shape {shape}, expected [{num_weights}]")
 
     def __call__(self, comparisons: Comparisons) -> Tensor:
         """Run the program. Returns the outcomes, `[..., C]`. Refuses ties at `tie_strength` 0."""
@@ -75,7 +69,7 @@ class BradleyTerry:
         if outcome is not None and self.tie_strength == 0 and bool((outcome == TIE).any()):
             raise ValueError(
                 f"{int((outcome == TIE).sum())} of {len(outcome)} comparisons are ties, which have "
-                "probability 0 at tie_strength 0: give it a positive value, or leave the ties out"
+                "probability 0 at tie_strength 0"
             )
         zeros = comparisons.first.new_zeros(self.head.num_weights)
         mean = zeros if self.prior_mean is None else self.prior_mean
@@ -122,13 +116,9 @@ def simulate(
 ) -> Tensor:
     """Draw outcomes `[C]` of comparisons of responses whose rewards `[C]` are known."""
     if first.shape != second.shape:
-        raise ValueError(
-            f"first has shape {tuple(first.shape)}, second {tuple(second.shape)}, expected the "
-            "same: rewards [C] of either side"
-        )
+        shapes = f"first has shape {tuple(first.shape)}, second {tuple(second.shape)}"
+        raise ValueError(f"{shapes}, expected the same")
     if not bool((first.isfinite() & second.isfinite()).all()):
-        raise ValueError(
-            "a reward is NaN or infinite, expected finite rewards, which give a distribution"
-        )
+        raise ValueError("a reward is NaN or infinite, expected finite rewards")
     log_prob = log_outcome(first.double() - second.double(), flip, tie_strength)
     return dist.Categorical(logits=log_prob).sample()

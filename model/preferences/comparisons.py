@@ -38,8 +38,7 @@ class Comparisons:
             if features.dim() != 2 or features.dtype not in (torch.float32, torch.float64):
                 raise ValueError(
                     f"{name} has shape {tuple(features.shape)} and type {features.dtype}, expected "
-                    "features [C, D] as floats in float32 or float64: half precision would round "
-                    "differences of rewards away"
+                    "features [C, D] as floats in float32 or float64"
                 )
         if self.first.shape != self.second.shape or self.first.dtype != self.second.dtype:
             raise ValueError(
@@ -51,9 +50,9 @@ class Comparisons:
         for name, features in sides.items():
             odd = (~features.isfinite().all(1)).nonzero()
             if len(odd):
+                counts = f"{len(odd)} of {len(features)} comparisons"
                 raise ValueError(
-                    f"{name} is not finite in {len(odd)} of {len(features)} comparisons, the first "
-                    f"of them number {int(odd[0])}. Look at what the features make of its text"
+                    f"{name} is not finite in {counts}, the first of them number {int(odd[0])}"
                 )
         if self.outcome is not None:
             check_outcome(self.outcome, len(self.first))
@@ -82,9 +81,7 @@ class Comparisons:
 def check_outcome(outcome: Tensor, count: int) -> None:
     """Refuse anything but outcomes of `count` comparisons, integers `[count]`."""
     if outcome.shape != (count,):
-        raise ValueError(
-            f"outcome has shape {tuple(outcome.shape)}, expected [{count}]: one for each comparison"
-        )
+        raise ValueError(f"outcome has shape {tuple(outcome.shape)}, expected [{count}]")
     codes = "FIRST, SECOND or TIE, which are 0, 1 and 2"
     if outcome.is_floating_point() or outcome.is_complex() or outcome.dtype == torch.bool:
         raise ValueError(f"outcome has type {outcome.dtype}, expected integers: {codes}")

@@ -12,7 +12,7 @@ from typing import Any
 
 from model.common.checks import instance
 from model.common.files import write_atomically
-from model.common.texts import SHOWN, TextFileError, check_unicode, read_lines
+from model.common.texts import SHOWN, TextFileError, check_unicode, hint, read_lines
 
 KEYS = ("prompt", "chosen", "rejected")
 
@@ -58,8 +58,7 @@ def read_preferences(source: str | Path | Iterable[Mapping[str, Any]]) -> list[P
     """
     if isinstance(source, Mapping):
         raise PreferenceError(
-            "got one mapping, expected an iterable of them: of a `DatasetDict` name a split, as in "
-            "data['train']"
+            "got one mapping, expected an iterable: of a `DatasetDict` name a split, data['train']"
         )
     records: Iterable[tuple[str, Any]]
     if isinstance(source, str | Path):
@@ -76,26 +75,20 @@ def read_preferences(source: str | Path | Iterable[Mapping[str, Any]]) -> list[P
 
 def to_preference(record: Any, where: str) -> Preference:
     """A record as a `Preference`; a `PreferenceError` with the record's place otherwise."""
+    keys = f"expected the keys {', '.join(KEYS)}"
     if not isinstance(record, Mapping):
-        raise PreferenceError(
-            f"{where}: got {type(record).__name__}, expected an object with the keys "
-            f"{', '.join(KEYS)}"
-        )
+        raise PreferenceError(f"{where}: got {type(record).__name__}, {keys}")
     if missing := [key for key in KEYS if key not in record]:
         fix = " If the prompt is part of both responses, write an empty one."
         raise PreferenceError(
-            f"{where}: {missing[0]!r} is missing, expected the keys {', '.join(KEYS)}; the record "
-            f"has: {', '.join(map(str, record)) or 'none'}.{fix if missing == ['prompt'] else ''}"
+            f"{where}: {missing[0]!r} is missing, {keys}; the record has: "
+            f"{', '.join(map(str, record)) or 'none'}.{fix if missing == ['prompt'] else ''}"
         )
     for key in KEYS:
-        if isinstance(record[key], list):
-            raise PreferenceError(
-                f"{where}: {key!r} is a list, expected a text. If it is a list of chat messages, "
-                "make texts of them first: `apply_chat_template(messages, tokenize=False)`."
-            )
         if not isinstance(record[key], str):
+            kind = type(record[key]).__name__
             raise PreferenceError(
-                f"{where}: {key!r} is {type(record[key]).__name__}, expected a text"
+                f"{where}: {key!r} is a {kind}, expected a text{hint(record[key])}"
             )
         check_unicode(record[key], f"{where}: {key!r}", PreferenceError)
     tie = record.get("tie", False)
@@ -110,8 +103,7 @@ def to_preference(record: Any, where: str) -> Preference:
     for name, text in zip(("chosen", "rejected"), preference.texts, strict=True):
         if not text:
             raise PreferenceError(
-                f"{where}: 'prompt' and {name!r} are both empty, expected at least a token to "
-                "read: write the prompt, or leave the pair out"
+                f"{where}: 'prompt' and {name!r} are both empty: write the prompt"
             )
     return preference
 
@@ -136,9 +128,7 @@ def split_preferences(
         raise ValueError(f"held_out is {held_out}, expected a share between 0 and 1")
     pairs = list(dict.fromkeys(frozenset(preference.texts) for preference in preferences))
     if len(pairs) < 2:
-        raise PreferenceError(
-            f"there are {len(pairs)} different pairs of texts, expected at least two"
-        )
+        raise PreferenceError(f"there are {len(pairs)} different pairs, expected at least two")
     random.Random(seed).shuffle(pairs)
     out = set(pairs[: min(len(pairs) - 1, max(1, round(held_out * len(pairs))))])
     train = [preference for preference in preferences if frozenset(preference.texts) not in out]
@@ -157,8 +147,8 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
             continue
         if line.lstrip().startswith("["):
             raise PreferenceError(
-                f"{where}: a JSON array, expected JSON lines, one object a line. Write it anew "
-                "with `write_preferences(path, read_preferences(json.load(file)))`."
+                f"{where}: a JSON array, expected JSON lines. Write the file anew with "
+                "`write_preferences(path, read_preferences(json.load(file)))`"
             )
         try:
             yield where, json.loads(line)
@@ -167,6 +157,4 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
             reason = str(error)[:SHOWN]
             if isinstance(error, json.JSONDecodeError):
                 reason = f"{error.msg} at column {error.colno}"
-            raise PreferenceError(
-                f"{where}: not JSON ({reason}), expected an object on one line"
-            ) from error
+            raise PreferenceError(f"{where}: not JSON ({reason}), expected an object") from error

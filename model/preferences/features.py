@@ -52,10 +52,7 @@ class NetworkFeatures(ABC):
         encoded = in_batches(lambda batch: self.encode(batch).double(), new, self.batch_size)
         for text, phi in zip(new, encoded, strict=True):
             if not bool(phi.isfinite().all()):
-                raise ValueError(
-                    f"features of the text {quoted(text)} are not finite: has it no tokens, or is "
-                    "the network's type too narrow? Try float32"
-                )
+                raise ValueError(f"features of the text {quoted(text)} are not finite: use float32")
             known[text] = self._cache[text] = phi
         for text in list(self._cache)[: max(0, len(self._cache) - self.max_cached)]:
             del self._cache[text]
@@ -74,9 +71,7 @@ class PriorFeatures(NetworkFeatures):
 
     def __init__(self, language_model: LanguageModel, batch_size: int = 128) -> None:
         super().__init__(batch_size)
-        self.language_model = instance(
-            "language_model", language_model, LanguageModel, why="the prior"
-        )
+        self.language_model = instance("language_model", language_model, LanguageModel)
 
     def encode(self, texts: list[str]) -> Tensor:
         prior = self.language_model
@@ -100,10 +95,6 @@ class EncoderFeatures(NetworkFeatures, TextNetwork):
         tokenizer: the tokenizer of the network.
         batch_size: number of texts read at a time.
         max_length: number of tokens read of a text; by default as many as possible.
-
-    Raises:
-        TypeError: if the network is none of `transformers`.
-        ValueError: if the network has a decoder beside its encoder, or reads fewer tokens.
     """
 
     auto: ClassVar = AutoModel
@@ -120,10 +111,8 @@ class EncoderFeatures(NetworkFeatures, TextNetwork):
         NetworkFeatures.__init__(self, batch_size)
         TextNetwork.__init__(self, network, tokenizer)
         if self.network.config.is_encoder_decoder:
-            raise ValueError(
-                f"{type(self.network).__name__} has an encoder and a decoder: hand over its "
-                "encoder, `network.get_encoder()`"
-            )
+            kind = type(self.network).__name__
+            raise ValueError(f"{kind} has an encoder and a decoder: use `network.get_encoder()`")
         self.network = without_head(self.network)
         self.tokenizer = padding_right(tokenizer)
         if max_length is not None:
@@ -134,18 +123,13 @@ class EncoderFeatures(NetworkFeatures, TextNetwork):
         batch = self.tokens(texts)
         lengths = batch["attention_mask"].sum(1).tolist()
         if 0 in lengths:
-            pad = str(self.tokenizer.pad_token)
-            batch = self.tokens(
-                [text if length else pad for text, length in zip(texts, lengths, strict=True)]
-            )
+            pad, pairs = str(self.tokenizer.pad_token), zip(texts, lengths, strict=True)
+            batch = self.tokens([text if length else pad for text, length in pairs])
         states = self.read(**batch).last_hidden_state
         return mean_over_tokens(states, batch["attention_mask"].to(states.device))
 
 
 def mean_over_tokens(states: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `[B, L, H]` over the positions in the mask `[B, L]`, `[B, H]`, float64.
-
-    Each row of the mask has at least one position.
-    """
+    """Mean of `[B, L, H]` over the mask `[B, L]`, none of it empty, `[B, H]`, float64."""
     weight = mask.to(torch.float64)[..., None]
     return (states.double() * weight).sum(1) / weight.sum(1)

@@ -26,9 +26,7 @@ class Head(Protocol):
 def check_head(head: object) -> None:
     """Refuse an object that is no head, by a `TypeError`."""
     if not isinstance(getattr(head, "num_weights", None), int):
-        raise TypeError(
-            f"head is a {type(head).__name__}, expected one of `model.preferences.HEADS`"
-        )
+        raise TypeError(f"head is a {type(head).__name__}, expected one of {', '.join(HEADS)}")
 
 
 @dataclass(frozen=True)
@@ -86,16 +84,11 @@ class MLPHead:
 
 def check_sizes(head: Head, num_features: int, features: Tensor, w: Tensor) -> None:
     """Refuse features and weights of other sizes than the head's, by a `ValueError`."""
-    if features.shape[-1] != num_features:
-        raise ValueError(
-            f"{head} got features of shape {tuple(features.shape)}, expected [M, {num_features}]: "
-            "make the head for as many as there are"
-        )
-    if w.shape[-1] != head.num_weights:
-        raise ValueError(
-            f"{head} got weights of shape {tuple(w.shape)}, expected [..., {head.num_weights}]: "
-            "those are another head's"
-        )
+    sizes = {"features": (features, num_features), "weights": (w, head.num_weights)}
+    for name, (tensor, size) in sizes.items():
+        if tensor.shape[-1] != size:
+            shape = tuple(tensor.shape)
+            raise ValueError(f"{head} got {name} of shape {shape}, expected [..., {size}]")
 
 
 HEADS: dict[str, Callable[[int], Head]] = {"linear": LinearHead, "mlp": MLPHead}

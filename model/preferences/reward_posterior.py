@@ -49,10 +49,7 @@ class RewardPosterior:
         instance("samples", self.samples, Tensor)
         shape, num_weights = tuple(self.samples.shape), self.head.num_weights
         if len(shape) != 2 or shape[1] != num_weights or not shape[0]:
-            raise ValueError(
-                f"samples have shape {shape}, expected [S, {num_weights}]: weights of "
-                f"{type(self.head).__name__} in rows"
-            )
+            raise ValueError(f"samples have shape {shape}, expected [S, {num_weights}]")
         if not bool(self.samples.isfinite().all()):
             raise ValueError("samples have weights that are NaN or infinite: look at the inference")
 
@@ -76,11 +73,8 @@ class RewardPosterior:
         }
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         head: Any = self.head
-        record = {
-            "head": kind,
-            "settings": asdict(head),
-            "features": _named(features.features, Path(folder)),
-        }
+        named = _named(features.features, Path(folder))
+        record = {"head": kind, "settings": asdict(head), "features": named}
         with saved_together(folder) as new:
             save_file(tensors, new / TENSORS)
             (new / SETTINGS).write_text(json.dumps(record, indent=2) + "\n")
@@ -100,22 +94,20 @@ class RewardPosterior:
         folder = Path(folder)
         record, tensors = _read_settings(folder), read_tensors(folder / TENSORS)
         if missing := {"samples", "center", "projection", "probe"} - tensors.keys():
-            raise OtherRewardError(
-                f"{folder / TENSORS} lacks {', '.join(sorted(missing))}: expected a reward"
-            )
-        if record["head"] not in HEADS:
-            raise OtherRewardError(
-                f"{folder} has a head {record['head']!r}, expected one of: {', '.join(HEADS)}"
-            )
+            names = ", ".join(sorted(missing))
+            raise OtherRewardError(f"{folder / TENSORS} lacks {names}: expected a reward")
+        if (kind := record["head"]) not in HEADS:
+            listed = ", ".join(HEADS)
+            raise OtherRewardError(f"{folder} has a head {kind!r}, expected one of: {listed}")
         probe, saved = features([PROBE])[0], tensors["probe"]
         atol = 0.05 * saved.std(correction=0).item()
         if probe.shape != saved.shape or not torch.allclose(probe, saved, rtol=0.05, atol=atol):
             raise OtherRewardError(
                 f"{folder} is of other features: {record['features']['kind']} of {len(saved)} "
-                f"dimensions there, {type(features).__name__} of {len(probe)} here, which differ "
-                "on a text read by both. Pass the network that the reward was trained on."
+                f"dimensions there, {type(features).__name__} of {len(probe)} here, which "
+                "differ on a text read by both. Pass the network that the reward was trained on"
             )
-        head: Any = HEADS[record["head"]]
+        head: Any = HEADS[kind]
         standardised = StandardisedFeatures(features, tensors["center"], tensors["projection"])
         return cls(head(**record["settings"]), standardised, tensors["samples"])
 
@@ -123,7 +115,7 @@ class RewardPosterior:
 def saved_features(
     folder: str | Path, prior: LanguageModel, *, trust_remote_code: bool = False
 ) -> Features:
-    """The features of the reward in a folder: states of the prior, or of its encoder.
+    """The features of the reward in a folder: states of the prior, or of an encoder.
 
     Args:
         folder: written by `RewardPosterior.save`.
@@ -140,16 +132,11 @@ def saved_features(
     network = named_encoder(folder)
     if not network:
         raise OtherRewardError(
-            f"{folder} does not say how to make its features, {named['kind']}: make them, for "
-            "`RewardPosterior.load`"
+            f"{folder} has features of the user, {named['kind']}: use `RewardPosterior.load`"
         )
+    options = {"max_length": named.get("max_length"), "trust_remote_code": trust_remote_code}
     try:
-        return EncoderFeatures.from_pretrained(
-            network,
-            device=prior.device,
-            max_length=named.get("max_length"),
-            trust_remote_code=trust_remote_code,
-        )
+        return EncoderFeatures.from_pretrained(network, device=prior.device, **options)
     except (OSError, ValueError) as error:
         raise OtherRewardError(
             f"{folder} is of the encoder {network}, which cannot be loaded: put it back there; or "
@@ -187,9 +174,7 @@ def named_encoder(folder: str | Path) -> str | None:
 def _read_settings(folder: Path) -> dict[str, Any]:
     for name in (TENSORS, SETTINGS):
         if not (folder / name).is_file():
-            raise OtherRewardError(
-                f"{folder} has no {name}, expected a folder that `RewardPosterior.save` wrote"
-            )
+            raise OtherRewardError(f"{folder} has no {name}, expected files of a reward")
     check_digests(folder)
     kinds = {"head": str, "settings": dict, "features": dict}
     try:
@@ -199,7 +184,5 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         is_whole = False
     if not is_whole:
-        raise OtherRewardError(
-            f"{folder / SETTINGS} is damaged: expected the settings of a reward as JSON"
-        )
+        raise OtherRewardError(f"{folder / SETTINGS} is damaged, expected settings as JSON")
     return record

@@ -14,12 +14,10 @@ class StandardisedFeatures:
     """Features with a centre, a scale and optionally fewer dimensions.
 
     The centre is the reference point of the rewards: with a linear head a text at the centre has
-    the reward 0 with certainty. Comparisons determine rewards up to a constant for each prompt, and
-    another centre adds another constant for each weight vector. The mean reward changes by a
-    constant; the spread of r_w(x), and every aggregation that depends on it, changes too.
-
-    The mean of |z|^2 over the fitted texts is 1, so that a linear head's prior scale is the prior
-    standard deviation of the reward of a typical response.
+    the reward 0 with certainty. Another centre adds a constant for each weight vector, and so
+    changes the spread of r_w(x) and every aggregation that depends on the spread. The mean of |z|^2
+    over the fitted texts is 1: a linear head's prior scale is the prior standard deviation of the
+    reward of a typical response.
 
     Args:
         features: phi.
@@ -34,10 +32,8 @@ class StandardisedFeatures:
         instance("projection", projection, Tensor)
         dimensions = tuple(center.shape)
         if len(dimensions) != 1 or projection.dim() != 2 or projection.shape[:1] != dimensions:
-            raise ValueError(
-                f"center has shape {dimensions} and projection {tuple(projection.shape)}, expected "
-                "[D] and [D, D']"
-            )
+            shapes = f"shape {dimensions} and projection {tuple(projection.shape)}"
+            raise ValueError(f"center has {shapes}, expected [D] and [D, D']")
         if not bool(center.isfinite().all() & projection.isfinite().all()):
             raise ValueError("center or projection is NaN or infinite: look at the features")
         self.features = features
@@ -73,14 +69,10 @@ class StandardisedFeatures:
         _, size, directions = torch.linalg.svd(phi - center, full_matrices=False)
         size = size / len(phi) ** 0.5  # standard deviations along the principal directions
         if not size[0] > 1e-9 * (1 + center.norm()):
-            raise ValueError(
-                f"all {len(phi)} texts have the same features: there is nothing to tell a reward by"
-            )
+            raise ValueError(f"all {len(phi)} texts have the same features")
         if num_components is None:
             if whiten:
-                raise ValueError(
-                    "whiten=True needs num_components: some directions have no variance"
-                )
+                raise ValueError("whiten=True needs num_components: a direction may not vary")
             return cls(features, center, torch.eye(phi.shape[1], dtype=phi.dtype) / size.norm())
         rank = min(num_components, int((size > 1e-9 * size[0]).sum()))
         scale = size[:rank] * rank**0.5 if whiten else size[:rank].norm().expand(rank)

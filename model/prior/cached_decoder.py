@@ -1,12 +1,10 @@
 """A causal network read with a key-value cache: once over the prompts, then token by token."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import threading
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -47,9 +45,10 @@ class CachedState:
     positions: Tensor
     hidden: Tensor
 
-    def select(self, rows: Tensor) -> CachedState:
+    def select(self, rows: Tensor) -> Self:
         cache, mask, positions = _rows_of(self.cache, rows), self.mask[rows], self.positions[rows]
-        return CachedState(cache, self.num_read, mask, positions, self.hidden[rows])
+        hidden = self.hidden[rows]
+        return replace(self, cache=cache, mask=mask, positions=positions, hidden=hidden)
 
 
 class CachedDecoder(nn.Module):
@@ -58,6 +57,9 @@ class CachedDecoder(nn.Module):
     Args:
         network: takes `position_ids` and `past_key_values`. Frozen, in evaluation mode for good.
         max_new_tokens: T, the most tokens of a response.
+
+    Attributes:
+        context: most tokens, of prompt and response, that the network reads; None without a limit.
 
     Raises:
         ValueError: if the network is not causal or cannot be read with a cache.
@@ -69,28 +71,21 @@ class CachedDecoder(nn.Module):
         kind, arguments = type(network).__name__, inspect.signature(network.forward).parameters
         if missing := {"position_ids", "past_key_values"} - set(arguments):
             raise ValueError(
-                f"{kind}.forward does not take {sorted(missing)}: expected a causal language model "
-                "with a key-value cache, as `AutoModelForCausalLM` loads it"
+                f"{kind}.forward does not take {sorted(missing)}, expected a key-value cache"
             )
         layers = getattr(network.config.get_text_config(), "layer_types", None) or ()
         if others := set(layers) - ATTENTION:
             raise ValueError(
-                f"{kind} has layers of kind {sorted(others)}, whose state is not a key-value "
-                "cache: expected a network of attention layers alone"
+                f"{kind} has layers of kind {sorted(others)}, expected layers of attention alone"
             )
         check_causal(network.eval())
         self.network = network
         self.max_new_tokens = max_new_tokens
         self._keeps_last_logits = "logits_to_keep" in arguments
         self._padding, self._first_position = padding_position(network), first_position(network)
-        self._context = longest_context(network)
+        self.context = longest_context(network)
         self.requires_grad_(False)
         self.zero_grad(set_to_none=True)
-
-    @property
-    def context(self) -> int | None:
-        """Most tokens, of prompt and response, that the network reads; None without a limit."""
-        return self._context
 
     @property
     def device(self) -> torch.device:
@@ -99,10 +94,7 @@ class CachedDecoder(nn.Module):
     def start(self, prompts: Prompts, prefix: Any = None) -> tuple[Tensor, CachedState]:
         """See `Decoder`. One pass over the N prompts, with logits for their last position only.
 
-        Args:
-            prompts: N prompts.
-            prefix: cache of one row and M columns at positions 0 to M - 1, which the network reads
-                before each prompt and which stays as it was; default nothing.
+        The network reads `prefix` before each prompt: a cache of one row, at positions 0 to M - 1.
         """
         evaluating(self.network)
         num_read, cache = 0, None
@@ -146,13 +138,12 @@ class CachedDecoder(nn.Module):
         def record(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
             if threading.get_ident() != thread:
                 return None  # a pass of another thread with the same network
-            # the states of the last positions are strided, and torch would copy the frozen output
-            # layer once for each prompt
+            # strided states: torch would copy the frozen output layer once for each prompt
             states = inputs[0]
-            hidden.append(
-                states.clone(memory_format=torch.contiguous_format) if last_only else states
-            )
-            return (hidden[0], *inputs[1:])
+            if last_only:
+                states = states.clone(memory_format=torch.contiguous_format)
+            hidden.append(states)
+            return (states, *inputs[1:])
 
         # a hook, since some networks scale or cap the logits of the output layer
         hook = self.network.get_output_embeddings().register_forward_pre_hook(record)

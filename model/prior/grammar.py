@@ -9,6 +9,7 @@ divergence are exact sums. The prior is a GPT-2 behind `LanguageModel`, like any
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from model.common import checks
 from model.common.checks import instance, whole_number
+from model.networks.text_network import padded
 from model.prior.language_model import LanguageModel
 
 END = "<end>"
@@ -33,20 +35,9 @@ ADJECTIVES = {
     "plot": {"good": 0.2, "bad": 0.3, "dull": 0.5},
 }
 PROMPTS = ("the film was", "the plot was")
-SIZES = {
-    "vocab_size": len(WORDS),
-    "n_positions": 32,
-    "n_embd": 32,
-    "n_layer": 2,
-    "n_head": 2,
-    "initializer_range": 0.2,
-    "resid_pdrop": 0.0,
-    "embd_pdrop": 0.0,
-    "attn_pdrop": 0.0,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-    "pad_token_id": 0,
-}
+SIZES = {"vocab_size": len(WORDS), "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 2}
+DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+SPECIAL = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
 """Settings of the GPT-2."""
 
 
@@ -112,15 +103,12 @@ def spoken_sentences(speakers: Mapping[str, Speaker]) -> dict[str, float]:
     """Every sentence of a mixture of speakers with its probability: sum_a share_a g_a(x)."""
     total = sum(speaker.share for speaker in speakers.values())
     if not math.isclose(total, 1.0, abs_tol=1e-9):
-        raise ValueError(
-            f"the speakers' shares sum to {total:g}, expected 1: they are shares of all sentences"
-        )
-    probabilities: dict[str, float] = {}
+        raise ValueError(f"the speakers' shares sum to {total:g}, expected 1")
+    probabilities: dict[str, float] = defaultdict(float)
     for speaker in speakers.values():
         for text, probability in speaker.sentences().items():
-            mixed = probabilities.get(text, 0.0) + speaker.share * probability
-            probabilities[text] = mixed
-    return probabilities
+            probabilities[text] += speaker.share * probability
+    return dict(probabilities)
 
 
 def grammar_tokenizer() -> PreTrainedTokenizerFast:
@@ -128,9 +116,8 @@ def grammar_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token=END))
     tokenizer.pre_tokenizer = WhitespaceSplit()
     tokenizer.post_processor = TemplateProcessing(single=f"{END} $A", special_tokens=[(END, 0)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END
-    )
+    special = {"bos_token": END, "eos_token": END, "pad_token": END}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
 def grammar_prior(
@@ -148,10 +135,6 @@ def grammar_prior(
             `spoken_sentences(SPEAKERS)`; default `grammar_sentences()`.
         steps: number of Adam steps on the exact cross-entropy.
         seed: random seed of the initial weights. Torch's own generator stays as it was.
-
-    Raises:
-        ValueError: if a number is out of its range, or there is no sentence.
-        TypeError: if the sentences are no mapping of texts.
     """
     steps = whole_number("steps", steps, at_least=0, at_most=10**6)
     seed = checks.seed("seed", seed)
@@ -161,14 +144,12 @@ def grammar_prior(
     for text, probability in sentences.items():
         checks.probability(f"the probability of {instance('a sentence', text, str)!r}", probability)
     tokenizer = grammar_tokenizer()
-    rows = [[*tokenizer(text)["input_ids"], 0] for text in sentences]
-    longest = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-    is_target = torch.arange(longest) < torch.tensor([len(row) for row in rows])[:, None]
-    weight = torch.tensor(list(sentences.values()), dtype=torch.float64)[:, None] * is_target[:, 1:]
+    ids, mask = padded([[*tokenizer(text)["input_ids"], 0] for text in sentences], pad_id=0)
+    weight = torch.tensor(list(sentences.values()), dtype=torch.float64)[:, None] * mask[:, 1:]
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)
-        network = GPT2LMHeadModel(GPT2Config(**SIZES)).double()
+        config = GPT2Config(**SIZES, **DROPOUT, **SPECIAL, initializer_range=0.2)
+        network = GPT2LMHeadModel(config).double()
         optimiser = torch.optim.Adam(network.parameters(), lr=5e-3)
         for _ in range(steps):
             logits = network(ids[:, :-1], attention_mask=torch.ones_like(ids[:, :-1])).logits

@@ -13,7 +13,7 @@ from model.common.checks import instance, positive, whole_number
 from model.common.digests import saved_together
 from model.common.texts import listed_texts
 from model.networks.adapter import forget_base
-from model.networks.checks import check_ids, check_tokenizer
+from model.networks.checks import check_ids
 from model.networks.loading import load_pretrained
 from model.prior.cached_decoder import CachedDecoder
 from model.prior.decoder_check import check_cached_reading
@@ -64,8 +64,7 @@ class LanguageModel(CachedDecoder):
     ) -> None:
         super().__init__(network, whole_number("max_new_tokens", max_new_tokens))
         self.temperature = positive("temperature", temperature)
-        check_tokenizer(tokenizer)
-        self.tokenizer = tokenizer
+        self.tokenizer = instance("tokenizer", tokenizer, PreTrainedTokenizerBase)
         network = self.network
         self.vocab_size = network.get_output_embeddings().weight.shape[0]
         named = default_end_ids(network, tokenizer, self.vocab_size) if end_ids is None else end_ids
@@ -74,10 +73,9 @@ class LanguageModel(CachedDecoder):
             raise ValueError(
                 "neither the network nor its tokenizer names an end-of-sequence id: pass `end_ids`"
             )
-        if pad_id is None:
-            pad_id = tokenizer.pad_token_id
-        pad_ids = [self.end_ids[0] if pad_id is None else pad_id]
-        (self.pad_id,) = checked_ids("pad_id", pad_ids, self.vocab_size)
+        candidates = (pad_id, tokenizer.pad_token_id, self.end_ids[0])
+        pad_ids = [each for each in candidates if each is not None]
+        (self.pad_id,) = checked_ids("pad_id", pad_ids[:1], self.vocab_size)
         self.vocabulary = vocabulary_digest(tokenizer, self.vocab_size)
         ends = torch.tensor(self.end_ids, device=network.device)
         self.register_buffer("_end_ids", ends, persistent=False)
@@ -92,51 +90,37 @@ class LanguageModel(CachedDecoder):
         cls,
         name_or_path: str | Path,
         *,
-        max_new_tokens: int,
-        temperature: float = 1.0,
         dtype: torch.dtype | str = torch.float32,
         device: torch.device | str | None = None,
         gguf_file: str | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
         base: str | Path | None = None,
-        end_ids: Iterable[int] | None = None,
-        pad_id: int | None = None,
+        **options: Any,
     ) -> Self:
         """Load a checkpoint in Hugging Face format, or in GGUF, from a folder or from the hub.
 
         Args:
             name_or_path: folder, or name on the hub.
-            max_new_tokens: see the class, as for temperature, end_ids and pad_id.
-            temperature: divides the logits.
-            dtype: see `load_network`, as for device, trust_remote_code and base.
-            device: device of the weights; by default a GPU if there is one.
             gguf_file: name of a GGUF file in the folder, for a model in that format.
             revision: branch, tag or commit on the hub.
+            dtype: see `load_network`, as for device, trust_remote_code and base.
+            device: device of the weights; by default a GPU if there is one.
             trust_remote_code: run modelling code that comes with the checkpoint.
             base: network of an adapter of `peft`; by default the network that the adapter names.
-            end_ids: ids that end a response.
-            pad_id: fills a response after its end.
+            options: keyword arguments of the class, `max_new_tokens` among them.
 
         Raises:
             PretrainedError: if network or tokenizer cannot be loaded whole.
         """
-        where: dict[str, Any] = {"gguf_file": gguf_file, "revision": revision, "base": base}
-        where = {key: value for key, value in where.items() if value is not None}
-        where |= {"trust_remote_code": trust_remote_code}
-        network, tokenizer = load_pretrained(
-            AutoModelForCausalLM, name_or_path, dtype, device, **where
-        )
+        given = {"gguf_file": gguf_file, "revision": revision, "base": base}
+        where: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+        where["trust_remote_code"] = trust_remote_code
+        causal = AutoModelForCausalLM
+        network, tokenizer = load_pretrained(causal, name_or_path, dtype, device, **where)
         if gguf_file is not None:
             network = _without_quantization(network)
-        return cls(
-            network,
-            tokenizer,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            end_ids=end_ids,
-            pad_id=pad_id,
-        )
+        return cls(network, tokenizer, **options)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode: dropout would score samples by another distribution."""
@@ -164,9 +148,6 @@ class LanguageModel(CachedDecoder):
 
         An empty prompt becomes the BOS. Special tokens in a prompt are tokenized as such.
 
-        Args:
-            texts: a list of texts, or another iterable: an array, a series, a generator.
-
         Raises:
             TypeError: with the index, if an element is no text.
             ValueError: if there is no prompt, an empty prompt and no BOS, or a prompt is too long.
@@ -176,10 +157,7 @@ class LanguageModel(CachedDecoder):
         check_ids(rows, texts, self.network, self.tokenizer)
         for index, (text, row) in enumerate(zip(texts, rows, strict=True)):
             if not row and self.tokenizer.bos_token_id is None:
-                raise ValueError(
-                    f"prompt {index} is empty and the tokenizer has no BOS token: write at least "
-                    "one token"
-                )
+                raise ValueError(f"prompt {index} is empty and the tokenizer has no BOS token")
             if not row:
                 row.append(self.tokenizer.bos_token_id)
             self._check_room(f"prompt {index} has {len(row)} tokens ({text[:40]!r}...)", len(row))
@@ -190,16 +168,15 @@ class LanguageModel(CachedDecoder):
         if self.context is not None and num_tokens + self.max_new_tokens > self.context:
             raise ValueError(
                 f"{prompt}: with max_new_tokens={self.max_new_tokens} that is over the network's "
-                f"context of {self.context}. Shorten the prompt or the response."
+                f"context of {self.context}"
             )
 
     def decode(self, response: Tensor, prompts: Prompts | None = None) -> list:
         """Texts of responses, without their end: N strings for `[N, T]`, K lists for `[K, N, T]`.
 
         With `prompts`, the whole texts: the prompt as written, then the text that the response
-        adds, with the space of its first word. Without, the responses decoded on their own.
-        Special tokens of a response other than the end are part of the text; special tokens that
-        the tokenizer adds to a prompt are not.
+        adds. Without, the responses decoded on their own. Special tokens of a response other than
+        the end are part of the text.
         """
         self._check_decodable(response, prompts)
         rows = response.reshape(-1, response.shape[-1])
@@ -240,14 +217,10 @@ class LanguageModel(CachedDecoder):
         """p(response | prompts): batch shape `[N]`, event shape `[T]`.
 
         Raises:
-            TypeError: for anything but `Prompts`.
             OtherLanguageModelError: for prompts that another language model encoded.
             ValueError: for prompts that leave too little of the context, or have unknown ids.
         """
-        if not isinstance(prompts, Prompts):
-            raise TypeError(
-                f"expected Prompts, got {type(prompts).__name__}: make them with `encode([...])`"
-            )
+        instance("prompts", prompts, Prompts, why="`encode([...])` makes them of texts")
         # the number of columns bounds the longest prompt without a look at the mask
         if self.context is not None and prompts.ids.shape[1] + self.max_new_tokens > self.context:
             longest = int(prompts.mask.sum(1).max())
@@ -255,9 +228,7 @@ class LanguageModel(CachedDecoder):
         if prompts.vocabulary is None:
             low, high = _range(prompts.ids[prompts.mask])
             if low < 0 or high >= self.network.get_input_embeddings().weight.shape[0]:
-                raise ValueError(
-                    f"the prompts have token ids up to {high}, which the network does not know"
-                )
+                raise ValueError(f"the prompts have token ids from {low} to {high}, not all known")
         return ResponseDistribution(self, prompts, self.space, temperature=self.temperature)
 
 

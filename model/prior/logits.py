@@ -18,17 +18,13 @@ def scaled(logits: Tensor, temperature: float) -> Tensor:
 def sample_token(logits: Tensor, temperature: float) -> Tensor:
     """One token id for each row of logits, `[B, V]` -> `[B]`, from softmax(logits / temperature).
 
-    By inversion of the distribution function, with one uniform number a row. `torch.multinomial`
-    draws V numbers and is slower than a small network's own step. The sum runs in float64, so that
-    rare tokens keep their probability.
+    By inversion of the distribution function, with one uniform number a row where
+    `torch.multinomial` draws V. The sum is in float64, so that rare tokens keep their probability.
     """
     cdf = scaled(logits, temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
     total = cdf[:, -1:]
     if bool(total.isnan().any()):
-        raise FloatingPointError(
-            "the network's logits are NaN: its weights are; or a half-precision type overflows; or "
-            '"eager" attention in float64 masks a whole row of a padded prompt.'
-        )
+        raise FloatingPointError("the network's logits are NaN: weights, type, or padded attention")
     threshold = torch.rand(len(cdf), 1, dtype=cdf.dtype, device=cdf.device).mul_(total)
     return torch.searchsorted(cdf, threshold, right=True).squeeze(1).clamp_(max=cdf.shape[-1] - 1)
 

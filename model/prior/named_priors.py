@@ -1,9 +1,8 @@
 """Priors by name: the embedded film reviews, SmolLM2, a folder, or a name on the hub."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from model.common.input_files import checkpoint_files, one_file
 from model.prior.language_model import LanguageModel
@@ -11,42 +10,21 @@ from model.prior.language_model import LanguageModel
 FILM_REVIEWS = Path(__file__).parents[1] / "film_reviews"
 
 
-def load_prior(
-    name: str,
-    *,
-    max_new_tokens: int,
-    temperature: float = 1.0,
-    dtype: str = "float32",
-    device: str | None = "cpu",
-    trust_remote_code: bool = False,
-) -> LanguageModel:
+def load_prior(name: str, *, device: str | None = "cpu", **options: Any) -> LanguageModel:
     """Load a prior by name.
 
     Args:
         name: `film-reviews`, `smollm2`, a folder in Hugging Face format, or a name on the hub.
-        max_new_tokens: T, the largest number of tokens of a response.
-        temperature: divides the logits.
-        dtype: name of the dtype of the weights.
         device: `cpu`, `cuda` or None for a GPU if there is one.
-        trust_remote_code: run the code that comes with a checkpoint.
+        options: see `LanguageModel.from_pretrained`, `max_new_tokens` among them.
 
     Raises:
         ValueError: if `smollm2` is named and its packages are not installed.
     """
-    path, gguf_file = name, None
-    if name == "film-reviews":
-        path = str(FILM_REVIEWS)
-    elif name == "smollm2":
-        path, gguf_file = _find_smollm2()
-    return LanguageModel.from_pretrained(
-        path,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        dtype=dtype,
-        device=device,
-        gguf_file=gguf_file,
-        trust_remote_code=trust_remote_code,
-    )
+    path = str(FILM_REVIEWS) if name == "film-reviews" else name
+    if name == "smollm2":
+        path, options["gguf_file"] = _find_smollm2()
+    return LanguageModel.from_pretrained(path, device=device, **options)
 
 
 def prior_files(name: str) -> dict[str, Path]:

@@ -50,10 +50,8 @@ class Prompts:
                 "booleans"
             )
         if not self.texts or not self.ids.shape[1]:
-            raise ValueError(
-                f"got {len(self.texts)} prompts of {self.ids.shape[1]} columns, expected at least "
-                "one of each"
-            )
+            size = f"{len(self.texts)} prompts of {self.ids.shape[1]} columns"
+            raise ValueError(f"got {size}, expected at least one of each")
         if not bool((self.mask[:, 1:] | ~self.mask[:, :-1]).all() & self.mask[:, -1].all()):
             raise ValueError("the mask has a prompt that is empty or not padded on the left")
 
@@ -67,10 +65,8 @@ class Prompts:
     ) -> Prompts:
         """Prompts of N rows of token ids, none empty."""
         if len(rows) != len(texts) or not all(rows):
-            raise ValueError(
-                f"got {len(rows)} rows of token ids for {len(texts)} texts, expected one each and "
-                "none of them empty"
-            )
+            counts = f"{len(rows)} rows of token ids for {len(texts)} texts"
+            raise ValueError(f"got {counts}, expected one each and none of them empty")
         longest = max(len(row) for row in rows)
         ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=device)
         lengths = torch.tensor([len(row) for row in rows], device=device)
@@ -83,11 +79,7 @@ class Prompts:
         return [ids[n, mask[n]].tolist() for n in range(len(self))]
 
     def names(self) -> list[str]:
-        """A name of each prompt, under which baselines and averages are kept.
-
-        Made of the prompt's text, its token ids, and the number of equal prompts before it: two
-        prompts may have the same text, and a reward may tell them apart by position.
-        """
+        """A name of each prompt, of its text, its ids and the number of equal prompts before."""
         counts: Counter[str] = Counter()
         names = []
         for text, row in zip(self.texts, self.rows(), strict=True):

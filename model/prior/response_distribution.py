@@ -104,9 +104,8 @@ class ResponseDistribution(TorchDistribution):
         """Draw responses token by token. Returns `sample_shape + batch_shape + [T]`, token ids."""
         if torch.jit.is_tracing():
             raise NotImplementedError(
-                "a response is drawn token by token until it ends, and its reward may be of a "
-                "text: a trace by `torch.jit` would repeat the first draw's loop and reward for "
-                "ever. Use `Trace_ELBO` or `LeaveOneOut_ELBO`, without `Jit`"
+                "`torch.jit` would repeat the first draw's loop over tokens and its reward for "
+                "ever: use `Trace_ELBO` or `LeaveOneOut_ELBO`, without `Jit`"
             )
         rows = self._rows.expand(*sample_shape, *self._rows.shape)
         return self._decode(rows.flatten()).view(*rows.shape, -1)
@@ -235,8 +234,7 @@ def _fill(values: Tensor, is_token: Tensor) -> Tensor:
 def _hidden(state: Any) -> Tensor:
     if not isinstance(state, RevealsHidden):
         raise TypeError(
-            f"{type(state).__name__} has no `hidden`: expected the state of a decoder that reveals "
-            "its hidden layer, as that of `LanguageModel` does. Choose an objective without a head "
-            "on the guide's states."
+            f"{type(state).__name__} has no `hidden`, expected the state of a decoder such as "
+            "`LanguageModel`. Choose an objective without a head on the guide's states"
         )
     return state.hidden

@@ -72,7 +72,7 @@ class ResponseSpace:
         if _differ(self.vocabulary, prompts.vocabulary):
             raise OtherLanguageModelError(
                 f"the prompts, of which the first is {prompts.texts[0][:40]!r}, were encoded by "
-                "the tokenizer of another language model: encode them with that of this one"
+                "the tokenizer of another language model: encode them with this language model"
             )
         if response is not None and response.shape[-1] != self.max_new_tokens:
             raise OtherLanguageModelError(
@@ -94,8 +94,7 @@ class ResponseSpace:
             raise NotEnumerableError(
                 f"{self.vocab_size} token ids and {self.max_new_tokens} positions make "
                 f"{self.num_responses:.3g} responses, too many to enumerate (at most "
-                f"{MAX_ENUMERABLE:,}). Use a smaller vocabulary or max_new_tokens, or the "
-                "estimates of `inference.diagnostics`."
+                f"{MAX_ENUMERABLE:,}). Use the estimates of `inference.diagnostics`"
             )
 
     def enumerate(self) -> Tensor:

@@ -1,8 +1,4 @@
-"""Texts and token ids: the tokens of a text to continue, and the text that a response adds.
-
-A reward reads the prompt as written and the response decoded, special tokens included. It reads
-neither the end of the response nor a beginning that the tokenizer adds.
-"""
+"""Texts and token ids: the tokens of a text to continue, and the text that a response adds."""
 
 from collections.abc import Sequence
 
@@ -17,12 +13,7 @@ def token_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list
     Special tokens in a text are tokenized as such. A text that starts with the tokenizer's own
     beginning, as a chat template may, gets no second one.
     """
-    settings = {
-        "return_token_type_ids": False,
-        "return_attention_mask": False,
-        "truncation": False,
-        "padding": False,
-    }
+    settings = {"truncation": False, "padding": False}
     rows = tokenizer(list(texts), **settings)["input_ids"]
     written = tokenizer(list(texts), **settings, add_special_tokens=False)["input_ids"]
     ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
@@ -66,22 +57,15 @@ def continuations(
     heads: Sequence[Sequence[int]],
     rows: Sequence[Sequence[int]],
 ) -> list[str]:
-    """The text that each of B rows of token ids adds to the text of its head.
+    """The text that each of B rows of token ids adds to the text of its head; row b, head b mod N.
 
     A row is decoded together with its head, since many tokenizers drop the space of a first word.
     If the text of both does not start with the text of the head, the row is decoded alone.
-
-    Args:
-        tokenizer: decodes the ids.
-        heads: N rows, the tokens before; row b continues head b mod N. A head may be empty.
-        rows: B rows.
     """
     before, num_heads = decoded(tokenizer, heads), len(heads)
-    together = decoded(tokenizer, [[*heads[b % num_heads], *row] for b, row in enumerate(rows)])
-    starts = [before[b % num_heads] for b in range(len(rows))]
-    texts = [
-        text[len(start) :] if text.startswith(start) else None
-        for text, start in zip(together, starts, strict=True)
-    ]
-    alone = iter(decoded(tokenizer, [row for b, row in enumerate(rows) if texts[b] is None]))
-    return [next(alone) if text is None else text for text in texts]
+    texts = decoded(tokenizer, [[*heads[b % num_heads], *row] for b, row in enumerate(rows)])
+    for b, text in enumerate(texts):
+        start = before[b % num_heads]
+        is_added = text.startswith(start)
+        texts[b] = text[len(start) :] if is_added else decoded(tokenizer, [rows[b]])[0]
+    return texts

@@ -1,7 +1,5 @@
 """Untrained priors: a small GPT-2 with random weights, over numbered words."""
 
-from __future__ import annotations
-
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -15,12 +13,7 @@ END = 0
 
 
 def numbered_words(size: int, **settings: str) -> PreTrainedTokenizerFast:
-    """Tokenizer of the words `<end>` (token id 0), w1, w2, ...
-
-    Args:
-        size: number of words.
-        settings: settings of the tokenizer.
-    """
+    """Tokenizer of `size` words, `<end>` (token id 0), w1, w2, ..., with settings of the class."""
     words = {"<end>": END} | {f"w{i}": i for i in range(1, size)}
     tokenizer = Tokenizer(WordLevel(words, unk_token="<end>"))
     tokenizer.pre_tokenizer = WhitespaceSplit()

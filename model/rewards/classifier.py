@@ -6,11 +6,8 @@ from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from transformers import (
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForSequenceClassification as AutoClassifier
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from model.common.checks import one_of, whole_number
 from model.networks.text_network import TextNetwork, in_batches, padding_right
@@ -40,7 +37,7 @@ class SequenceClassifier(TextNetwork):
         ValueError: if the network is no classifier, has no such label, or cannot be padded.
     """
 
-    auto: ClassVar = AutoModelForSequenceClassification
+    auto: ClassVar = AutoClassifier
 
     def __init__(
         self,
@@ -53,10 +50,8 @@ class SequenceClassifier(TextNetwork):
     ) -> None:
         super().__init__(network, tokenizer)
         if self.network.get_output_embeddings() is not None:
-            raise ValueError(
-                f"{type(self.network).__name__} writes tokens and has no labels, expected a "
-                "network as `AutoModelForSequenceClassification` loads it"
-            )
+            kind = type(self.network).__name__
+            raise ValueError(f"{kind} writes tokens and has no labels, expected a classifier")
         self.tokenizer = padding_right(tokenizer)
         self.index = _index_of(label, self.network)
         self.output = one_of("output", output, get_args(Output))
@@ -87,20 +82,16 @@ class SequenceClassifier(TextNetwork):
                     f"the text {text!r} has no tokens, so that there is nothing to classify"
                 )
         logits = self.read(**batch).logits.float()
-        expected = (len(texts), len(self.network.config.id2label))
-        if tuple(logits.shape) != expected:
-            raise ValueError(
-                f"the logits of {type(self.network).__name__} have shape {tuple(logits.shape)}, "
-                f"expected {expected}: one for each label of a text"
-            )
+        shape, expected = tuple(logits.shape), (len(texts), len(self.network.config.id2label))
+        if shape != expected:
+            kind = type(self.network).__name__
+            raise ValueError(f"the logits of {kind} have shape {shape}, expected {expected}")
         return logits
 
 
 def _index_of(label: str | int | None, network: PreTrainedModel) -> int:
     if label is not None and not isinstance(label, str | Integral):
-        raise TypeError(
-            f"label is a {type(label).__name__}, expected the name of a label or its index"
-        )
+        raise TypeError(f"label is a {type(label).__name__}, expected a label's name or index")
     names = {int(index): name for index, name in network.config.id2label.items()}
     if label is None and len(names) == 1:
         return next(iter(names))
@@ -108,8 +99,6 @@ def _index_of(label: str | int | None, network: PreTrainedModel) -> int:
     indices = [index for index, name in names.items() if is_name and label in (index, name)]
     if len(indices) != 1:
         several = " (which several have: give its index)" if indices else ""
-        raise ValueError(
-            f"label is {label!r}{several}, expected one of {type(network).__name__}'s: "
-            f"{list(names.values())}"
-        )
+        listed = list(names.values())
+        raise ValueError(f"label is {label!r}{several}, expected one of the network's: {listed}")
     return indices[0]

@@ -1,7 +1,4 @@
-"""Log-likelihood of the response under another language model: a product of experts (Hinton 2002).
-
-r(x) = log p_e(x | prompt),    p*(x) = p0(x) p_e(x)^(1/beta) / Z
-"""
+"""Log-likelihood under another language model as a reward: a product of experts (Hinton 2002)."""
 
 from typing import Any
 
@@ -14,20 +11,18 @@ from model.prior.prompts import Prompts
 
 
 class Expert:
-    """Log-likelihood of a response under a second causal language model, nats, token for token.
+    """r(x) = log p_e(x | prompt) under a second causal language model, nats, token for token.
 
     With a weight w in a `WeightedSum` the posterior is p0(x) p_e(x)^(w/beta) / Z. A negative weight
-    steers away from the other model, an anti-expert (Liu et al. 2021, arXiv 2105.03023). For a
-    model with other tokens there is `TextLikelihood`.
+    steers away from the other model, an anti-expert (Liu et al. 2021, arXiv 2105.03023).
 
     Args:
-        language_model: p_e, with the vocabulary, the end ids and the length of responses of the
-            prior; on any device and of any type.
+        language_model: p_e, on any device and of any type.
         prior: p0.
 
     Raises:
-        TypeError: if one is no `LanguageModel`.
-        ValueError: if the two models have different responses.
+        TypeError: if an argument is no `LanguageModel`.
+        ValueError: if the two models have different responses: vocabulary, end ids or length.
     """
 
     upper_bound = 0.0
@@ -41,8 +36,8 @@ class Expert:
                 is_short = not isinstance(expected, dict)
                 values = f": {settings[name]} where the prior has {expected}" if is_short else ""
                 raise ValueError(
-                    f"the expert differs from the prior in {name}{values}. An expert shares the "
-                    "prior's tokens; for other tokens there is `TextLikelihood`, which reads texts"
+                    f"the expert differs from the prior in {name}{values}. Use `TextLikelihood`, "
+                    "which reads texts"
                 )
         self.language_model = language_model
 

@@ -10,14 +10,11 @@ from model.prior.prompts import Prompts
 class Length:
     """r(x) = number of tokens of x without its end, or minus the distance to a target length.
 
-    For shorter responses, give it a negative weight in a `WeightedSum`.
+    Give the length a negative weight in a `WeightedSum` for shorter responses.
 
     Args:
         language_model: knows where a response ends.
-        target: number of tokens; default none, so that longer responses have more reward.
-
-    Raises:
-        ValueError: if no response can have the target length.
+        target: number of tokens, at most `max_new_tokens`; by default there is none.
     """
 
     def __init__(self, language_model: LanguageModel, target: int | None = None) -> None:

@@ -18,10 +18,6 @@ class Pattern:
         pattern: a regular expression of Python's `re`, searched for anywhere in the text.
         count: return the number of matches that do not overlap.
         ignore_case: ignore the case of letters.
-
-    Raises:
-        TypeError: if the pattern is no text.
-        ValueError: if the pattern is no regular expression.
     """
 
     def __init__(self, pattern: str, *, count: bool = False, ignore_case: bool = True) -> None:
@@ -31,9 +27,7 @@ class Pattern:
         try:
             self.pattern = re.compile(pattern, re.IGNORECASE if ignore_case else 0)
         except re.error as error:
-            raise ValueError(
-                f"{pattern!r} is no regular expression: {error}. Use `Pattern.of_words`?"
-            ) from error
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
         self.upper_bound = None if count else 1.0
 
     @classmethod
@@ -42,13 +36,7 @@ class Pattern:
     ) -> Pattern:
         """Any of some words or phrases, none empty, not inside longer words."""
         listed = [words] if isinstance(words, str) else list(instance("words", words, Iterable))  # type: ignore[type-abstract]
-        for word in listed:
-            if not isinstance(word, str):
-                raise TypeError(
-                    f"got the word {word!r} ({type(word).__name__}) among {listed!r}, expected "
-                    "texts: quote it"
-                )
-        stripped = {word.strip() for word in listed}
+        stripped = {instance(f"a word among {listed!r}", word, str).strip() for word in listed}
         if not stripped or "" in stripped:
             raise ValueError(
                 f"got the words {listed!r}, expected at least one and none of them empty"

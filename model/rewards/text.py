@@ -3,6 +3,7 @@
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from functools import partial
 from numbers import Real
 
 import numpy as np
@@ -31,15 +32,11 @@ class TextReward:
         function: takes a list of M different texts, returns M numbers. -inf rules a text out.
         language_model: decodes the responses.
         whole: score prompt and response together; else the response, decoded on its own.
-        upper_bound: largest possible value of the function, as rejection sampling needs. By default
-            the function's own `upper_bound`, if there is one.
+        upper_bound: largest value, as rejection sampling needs; by default the function's own
+            `upper_bound`, if there is one.
         name: name in errors; by default the function's own name.
         cache_size: number of texts whose reward is remembered; the least recent are dropped. Pass 0
             if the function does not give a text the same number each time.
-
-    Raises:
-        TypeError: if the function is not callable, or `language_model` no `LanguageModel`.
-        ValueError: if the bound is not finite, or the size negative.
     """
 
     def __init__(
@@ -67,11 +64,10 @@ class TextReward:
 
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
         """Reward of responses `[..., N, T]`, `[..., N]`, float64; errors quote the text."""
-        return through(
-            lambda plain: self._score(prompts, for_each_prompt(prompts, plain)), response
-        )
+        return through(partial(self._score, prompts), response)
 
     def _score(self, prompts: Prompts, response: Tensor) -> Tensor:
+        response = for_each_prompt(prompts, response)
         self.language_model.space.check(prompts, response)
         rows = response.reshape(-1, *response.shape[-2:])
         nested = self.language_model.decode(rows, prompts if self.whole else None)
@@ -101,16 +97,12 @@ class TextReward:
         except Exception as error:
             raise self._failure(texts, error) from error
         values = _listed(returned)
-        if values is None:
+        if values is None or len(values) != len(texts):
+            shown = f"{quoted(returned)} ({type(returned).__name__})"
             raise LikelihoodError(
-                f"the reward function {self.name!r} returned {quoted(returned)} "
-                f"({type(returned).__name__}) for {len(texts)} texts, expected a list of as many "
-                "numbers"
-            )
-        if len(values) != len(texts):
-            raise LikelihoodError(
-                f"the reward function {self.name!r} returned {len(values)} numbers for "
-                f"{len(texts)} texts, expected one each"
+                f"the reward function {self.name!r} returned "
+                f"{shown if values is None else f'{len(values)} numbers'} for {len(texts)} texts, "
+                "expected a list of as many numbers"
             )
         numbers = [_number(value) for value in values]
         for text, value, number in zip(texts, values, numbers, strict=True):
@@ -127,9 +119,9 @@ class TextReward:
             try:
                 self.function([text])
             except Exception as again:
+                reason = f"{type(again).__name__}: {again}"
                 return LikelihoodError(
-                    f"reward {self.name!r} failed on the text {quoted(text)}: "
-                    f"{type(again).__name__}: {again}"
+                    f"reward {self.name!r} failed on the text {quoted(text)}: {reason}"
                 )
         return LikelihoodError(
             f"reward {self.name!r} failed on {len(texts)} texts together, on none of them alone "

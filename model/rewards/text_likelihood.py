@@ -24,10 +24,6 @@ class TextLikelihood(TextNetwork):
         per_token: take the mean over tokens, minus the log of the perplexity, which measures
             fluency; else the sum, as of an expert in a product of experts.
         batch_size: number of texts read at a time.
-
-    Raises:
-        TypeError: if the network is none of `transformers`.
-        ValueError: if the network is no causal language model, or the batch size no number.
     """
 
     auto: ClassVar = AutoModelForCausalLM

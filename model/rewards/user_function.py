@@ -1,8 +1,5 @@
 """A function of the user's as a reward: `FILE.py:NAME` or `MODULE:NAME`."""
 
-from __future__ import annotations
-
-import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -16,13 +13,10 @@ from model.likelihood import LikelihoodError
 
 
 def user_function(argument: str) -> Callable[..., Any]:
-    """Import a function, which may have an attribute `upper_bound`.
+    """Import a function, whose own errors are then raised as `LikelihoodError`.
 
     Args:
         argument: `FILE.py:NAME` or `MODULE:NAME`.
-
-    Returns:
-        The function. Its own errors are raised as `LikelihoodError`.
 
     Raises:
         ValueError: if the import fails, or if the module has no such function.

@@ -34,9 +34,7 @@ class WeightedSum:
 
     def __init__(self, parts: Mapping[str, tuple[float, Reward]]) -> None:
         if not instance("parts", parts, Mapping):  # type: ignore[type-abstract]
-            raise ValueError(
-                "got no parts, expected at least one by name, such as {'fluency': (0.5, reward)}"
-            )
+            raise ValueError("got no parts, expected some, such as {'fluency': (0.5, reward)}")
         bounds: list[float] = []
         for name, part in parts.items():
             if not isinstance(part, tuple | list) or len(part) != 2:
@@ -44,10 +42,7 @@ class WeightedSum:
             weight, reward = part
             check_reward(f"reward {name!r}", reward)
             if finite(f"the weight of {name!r}", weight) == 0:
-                raise ValueError(
-                    f"the weight of {name!r} is 0, expected a finite number other than 0: leave "
-                    "the part out"
-                )
+                raise ValueError(f"the weight of {name!r} is 0: leave the part out")
             bound = upper_bound_of(f"reward {name!r}", reward)
             if bound is not None and weight > 0:
                 bounds.append(weight * bound)

@@ -173,7 +173,7 @@ def test_end_that_is_no_token_id_is_named(end, tmp_path):
     folder = saved(gpt2(), tmp_path)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
     with pytest.raises(
-        ValueError, match=r"end of a text by the generation settings is .*, expected a token id"
+        ValueError, match=r"end of a text by the generation settings has .*, expected a token id"
     ):
         LOADERS["prior"](folder)
 
@@ -551,7 +551,7 @@ def test_networks_that_are_none_are_named():
         lambda network: EncoderFeatures(network, tokenizer),
     ):
         with pytest.raises(
-            TypeError, match=r"network is a str, expected a `PreTrainedModel`.*from_pretrained"
+            TypeError, match=r"network is a str, expected a PreTrainedModel: .*from_pretrained"
         ):
             make("model/film_reviews")
         with torch.device("meta"):
@@ -585,7 +585,7 @@ def test_networks_that_read_in_both_directions_write_nothing():
     ):
         TextLikelihood(t5, tiny_tokenizer())
     with pytest.raises(
-        ValueError, match=r"T5\w+ has an encoder and a decoder: hand over its encoder"
+        ValueError, match=r"T5\w+ has an encoder and a decoder: use `network\.get_encoder"
     ):
         EncoderFeatures(
             t5.model if hasattr(t5, "model") else t5.base_model, tiny_tokenizer(pad_token="<pad>")

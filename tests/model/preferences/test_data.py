@@ -46,7 +46,7 @@ def test_records_of_any_iterable_with_more_columns():
             GOOD | {"chosen": [{"role": "user", "content": "x"}]},
             "'chosen' is a list.*apply_chat_template",
         ),
-        (GOOD | {"chosen": None}, "'chosen' is NoneType, expected a text"),
+        (GOOD | {"chosen": None}, "'chosen' is a NoneType, expected a text"),
         (GOOD | {"tie": 1}, "'tie' is 1, expected true or false"),
         (GOOD | {"chosen": " dragged."}, 'the same text.*"tie": true'),
         (
@@ -58,7 +58,7 @@ def test_records_of_any_iterable_with_more_columns():
             {"prompt": "", "chosen": "x", "rejected": "", "tie": True},
             "'prompt' and 'rejected' are both empty",
         ),
-        (3, "got int, expected an object with the keys"),
+        (3, "got int, expected the keys prompt"),
     ],
 )
 def test_a_record_that_is_no_preference_is_refused_with_its_line(tmp_path, record, message):

@@ -136,7 +136,7 @@ def test_a_factor_of_one_beta_is_refused_at_another_and_as_a_reward(prior, poste
 def test_unknown_aggregations_are_refused(prior, posterior):
     with pytest.raises(ValueError, match="aggregation is 'median', expected one of: mean"):
         UncertainReward(posterior, "median")
-    with pytest.raises(ValueError, match="the marginal likelihood is a factor"):
+    with pytest.raises(ValueError, match="marginal-likelihood is a factor"):
         UncertainReward(posterior, MARGINAL)
     with pytest.raises(ValueError, match="aggregation is 'median', expected one of: marginal"):
         uncertain_model(prior, posterior, "median", 1.0)
@@ -236,7 +236,7 @@ def test_features_of_ones_own_are_not_guessed(prior, tmp_path):
     ).save(tmp_path)
     with pytest.raises(
         OtherRewardError,
-        match=r"does not say how to make its features, function: .*RewardPosterior\.load",
+        match=r"has features of the user, function: use .RewardPosterior\.load",
     ):
         saved_features(tmp_path, prior)
     assert RewardPosterior.load(tmp_path, lengths)(TEXTS).shape == (1, 4)
