@@ -122,7 +122,8 @@ def check_values(label: str, value: object, shape: torch.Size) -> Tensor:
             "particle and prompt. If it scores a list of texts, wrap it in `TextReward`."
         )
     if value.is_complex() or value.layout != torch.strided:
-        raise LikelihoodError(f"{label} returned {value.dtype}, expected real numbers, dense")
+        kind = f"{value.dtype}, {value.layout}"
+        raise LikelihoodError(f"{label} returned {kind}, expected real numbers")
     if (where := first_index(value.isnan() | value.isposinf())) is not None:
         raise LikelihoodError(
             f"{label} returned {value[where].item()} at index {where}, expected a finite number, "

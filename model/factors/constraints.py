@@ -35,9 +35,6 @@ class Constraint:
         at_least: lowest allowed value.
         at_most: highest allowed value.
         name: name in error messages.
-
-    Raises:
-        ValueError: if no threshold is given, a threshold is not finite, or no value is allowed.
     """
 
     unit: ClassVar = "nat"

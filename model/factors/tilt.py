@@ -24,9 +24,6 @@ class Tilt:
     Args:
         features: phi, rewards by name.
         multipliers: lambda, by the same names, nats per unit of the feature.
-
-    Raises:
-        ValueError: if the names differ, a multiplier is not finite, or a feature is a factor.
     """
 
     unit: ClassVar = "nat"

@@ -31,7 +31,7 @@ def load_network(
     base: str | Path | None = None,
     **where: Any,
 ) -> PreTrainedModel:
-    """A network from a folder or from the hub, every weight of it from the checkpoint.
+    """A network from a folder or from the hub, every weight from the checkpoint.
 
     Args:
         auto: class of `transformers` that loads the network, such as `AutoModel`.

@@ -30,9 +30,6 @@ class TextNetwork:
         auto: class of `transformers` that loads the network.
         unread: beginnings of the names of weights that nothing is computed from.
         max_length: most tokens that are read of a text; None without a limit.
-
-    Raises:
-        TypeError: if network or tokenizer is none of `transformers`.
     """
 
     auto: ClassVar[Any]

@@ -1,3 +1,4 @@
+# ruff: noqa: F401 - re-exports
 """Preferences: the reward as a latent variable, inferred from comparisons."""
 
 from model.preferences.aggregation import (
@@ -19,33 +20,3 @@ from model.preferences.features import EncoderFeatures, Features, NetworkFeature
 from model.preferences.heads import HEADS, LinearHead, MLPHead
 from model.preferences.reward_posterior import OtherRewardError, RewardPosterior, saved_features
 from model.preferences.standardised_features import StandardisedFeatures
-
-__all__ = [
-    "AGGREGATIONS",
-    "FIRST",
-    "HEADS",
-    "SECOND",
-    "TIE",
-    "BradleyTerry",
-    "Comparisons",
-    "EncoderFeatures",
-    "Features",
-    "LinearHead",
-    "MLPHead",
-    "NetworkFeatures",
-    "OtherRewardError",
-    "Preference",
-    "PreferenceError",
-    "PriorFeatures",
-    "RewardPosterior",
-    "StandardisedFeatures",
-    "UncertainReward",
-    "log_outcome",
-    "lower_bound",
-    "read_preferences",
-    "saved_features",
-    "simulate",
-    "split_preferences",
-    "uncertain_model",
-    "write_preferences",
-]

@@ -89,12 +89,9 @@ class BradleyTerry:
 def log_outcome(
     difference: Tensor, flip: float | Tensor = 0.0, tie_strength: float = 0.0
 ) -> Tensor:
-    """log P of each outcome, `[..., C, 3]`; -inf for impossible ties.
+    """log P of each outcome, `[..., C, 3]`, for d `[..., C]`; -inf for impossible ties.
 
-    Args:
-        difference: d, `[..., C]`, in units of reward.
-        flip: epsilon, a probability; a number, or a tensor that broadcasts with `difference`.
-        tie_strength: nu.
+    A tensor `flip`, epsilon, broadcasts with d.
     """
     if not isinstance(flip, Tensor):
         flip = probability("flip", flip)

@@ -23,9 +23,6 @@ class Comparisons:
         first: `[C, D]`, features.
         second: `[C, D]`, features.
         outcome: `[C]`, `FIRST`, `SECOND` or `TIE`; None if the outcome is to be drawn.
-
-    Raises:
-        ValueError: if features or outcomes have a wrong shape, type or value.
     """
 
     first: Tensor

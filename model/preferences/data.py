@@ -49,12 +49,8 @@ class Preference:
 def read_preferences(source: str | Path | Iterable[Mapping[str, Any]]) -> list[Preference]:
     """Preferences from a file in JSON lines, or from records, as of a `datasets.Dataset`.
 
-    Args:
-        source: a path, or an iterable of mappings, with the keys prompt, chosen, rejected, tie.
-
-    Raises:
-        PreferenceError: with file and line, or the number of the record, if a record is not a
-            preference; or if there is none.
+    The keys are prompt, chosen, rejected and, if either may be preferred, tie. A `PreferenceError`
+    names the line or the number of a record that is no preference.
     """
     if isinstance(source, Mapping):
         raise PreferenceError(
@@ -117,12 +113,9 @@ def write_preferences(path: str | Path, preferences: Iterable[Preference]) -> No
 def split_preferences(
     preferences: Sequence[Preference], held_out: float = 0.2, seed: int = 0
 ) -> tuple[list[Preference], list[Preference]]:
-    """Training and held-out preferences, at random. Equal pairs of texts are on one side.
+    """Training and held-out preferences, at random; neither side is empty.
 
-    Args:
-        preferences: at least two different pairs of texts.
-        held_out: share of pairs to hold out; at least one pair is, and at least one is not.
-        seed: random seed of the split.
+    Equal pairs of texts are on one side. `held_out` is the share of different pairs.
     """
     if not 0 < held_out < 1:
         raise ValueError(f"held_out is {held_out}, expected a share between 0 and 1")

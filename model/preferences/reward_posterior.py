@@ -81,14 +81,9 @@ class RewardPosterior:
 
     @classmethod
     def load(cls, folder: str | Path, features: Features) -> Self:
-        """Load the files that `save` wrote.
+        """Load the files that `save` wrote, with the same features; see `saved_features`.
 
-        Args:
-            folder: folder of the reward.
-            features: the same features as then, without centre and scale; see `saved_features`.
-
-        Raises:
-            OtherRewardError: if the folder has no reward, or the features are others.
+        An `OtherRewardError` if the folder has no reward, or the features differ.
         """
         function("features", features, why="`saved_features` makes them")
         folder = Path(folder)
@@ -117,14 +112,8 @@ def saved_features(
 ) -> Features:
     """The features of the reward in a folder: states of the prior, or of an encoder.
 
-    Args:
-        folder: written by `RewardPosterior.save`.
-        prior: the language model whose states are the features; an encoder goes onto its device.
-        trust_remote_code: run code that comes with the encoder.
-
-    Raises:
-        OtherRewardError: if the folder has no reward, the encoder cannot be loaded, or the features
-            are of the user's own class.
+    An encoder goes onto the device of the prior. An `OtherRewardError` if there is no reward, the
+    encoder cannot be loaded, or the features are of the user's own class.
     """
     named = _read_settings(Path(folder))["features"]
     if named["kind"] == PriorFeatures.__name__:
@@ -146,10 +135,7 @@ def saved_features(
 
 
 def _named(features: Features, folder: Path) -> dict[str, Any]:
-    """The record from which `saved_features` makes the same features.
-
-    Paths in the record are relative to the reward's folder.
-    """
+    """The record from which `saved_features` makes the same features, with relative paths."""
     record: dict[str, Any] = {"kind": type(features).__name__}
     if not isinstance(features, EncoderFeatures):
         return record

@@ -54,8 +54,7 @@ class StandardisedFeatures:
         Args:
             features: phi.
             texts: M texts.
-            num_components: D', number of principal components, at most M - 1 and D. By default
-                there is no projection, D' = D.
+            num_components: D', at most M - 1 and D; by default there is no projection, D' = D.
             whiten: give every component the same variance; needs `num_components`.
         """
         function("features", features, why="it takes a list of texts to [M, D]")

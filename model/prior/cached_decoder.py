@@ -60,9 +60,6 @@ class CachedDecoder(nn.Module):
 
     Attributes:
         context: most tokens, of prompt and response, that the network reads; None without a limit.
-
-    Raises:
-        ValueError: if the network is not causal or cannot be read with a cache.
     """
 
     def __init__(self, network: PreTrainedModel, max_new_tokens: int) -> None:

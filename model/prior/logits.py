@@ -30,15 +30,9 @@ def sample_token(logits: Tensor, temperature: float) -> Tensor:
 
 
 def token_log_prob(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:
-    """log softmax(logits / temperature)[ids], once differentiable.
+    """log softmax(logits / temperature)[ids], nats, `[..., V]` and `[...]` -> `[...]`.
 
-    Args:
-        logits: `[..., V]`, any floating dtype.
-        ids: `[...]`, token ids.
-        temperature: divides the logits.
-
-    Returns:
-        `[...]`, nats, in float32 or wider: a sum of log-probabilities in bfloat16 is worthless.
+    Once differentiable. In float32 or wider: a sum of log-probabilities in bfloat16 is worthless.
     """
     return _TokenLogProb.apply(logits, ids, temperature)
 

@@ -17,9 +17,6 @@ def load_prior(name: str, *, device: str | None = "cpu", **options: Any) -> Lang
         name: `film-reviews`, `smollm2`, a folder in Hugging Face format, or a name on the hub.
         device: `cpu`, `cuda` or None for a GPU if there is one.
         options: see `LanguageModel.from_pretrained`, `max_new_tokens` among them.
-
-    Raises:
-        ValueError: if `smollm2` is named and its packages are not installed.
     """
     path = str(FILM_REVIEWS) if name == "film-reviews" else name
     if name == "smollm2":
@@ -40,7 +37,6 @@ def _find_smollm2() -> tuple[str, str]:
     if package is None or package.origin is None or find_spec("gguf") is None:
         raise ValueError("expected the packages of `smollm2` to be installed: run `make smollm2`")
     folder = Path(package.origin).parent
-    files = sorted(folder.rglob("*.gguf"))
-    if not files:
-        raise ValueError(f"expected a .gguf file in {folder}: run `make smollm2` for a new version")
-    return str(files[0].parent), files[0].name
+    for file in sorted(folder.rglob("*.gguf")):
+        return str(file.parent), file.name
+    raise ValueError(f"expected a .gguf file in {folder}: run `make smollm2` for a new version")

@@ -26,9 +26,6 @@ class Prompts:
         ids: `[N, P]`, token ids.
         mask: `[N, P]`, True where `ids` belongs to the prompt.
         vocabulary: digest of the vocabulary; None for prompts that no language model encoded.
-
-    Raises:
-        ValueError: if texts, ids and mask are not N prompts padded on the left, none of them empty.
     """
 
     texts: tuple[str, ...]

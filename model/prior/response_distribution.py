@@ -25,19 +25,16 @@ from model.prior.response_space import ResponseSpace
 
 
 class _Pass(NamedTuple):
-    """Logits of one parallel pass, with the states behind them.
+    """Logits of one parallel pass, with the states behind the logits.
 
-    Attributes:
-        first: logits of the first token of each prompt, `[N, V]`.
-        first_state: state of N sequences.
-        rest: logits of the later tokens of each response, `[B, L - 1, V]`; None if L is 1.
-        rest_state: state of B sequences.
+    `first` `[N, V]` is of the first token of each prompt; `rest` `[B, L - 1, V]` is of the later
+    tokens of each response, None if L is 1.
     """
 
     first: Tensor
     first_state: Any
-    rest: Tensor | None
-    rest_state: Any
+    rest: Tensor | None = None
+    rest_state: Any = None
 
 
 class ResponseDistribution(TorchDistribution):
@@ -113,12 +110,7 @@ class ResponseDistribution(TorchDistribution):
     @one_thread
     @torch.no_grad()
     def sample_suffix(self, value: Tensor, start: Tensor) -> Tensor:
-        """Draw the suffix of responses `[..., N, T]` from p(x_start, ... | prompt, x_<start).
-
-        Args:
-            value: `[..., N, T]`, responses with the prefix x_<start.
-            start: `[..., N]`, position of a token.
-        """
+        """Draw the suffix of responses `[..., N, T]` from `start` `[..., N]`, given the prefix."""
         value, _, rows, shape = self._flat(value, value)
         return self._decode(rows, value, start.expand(shape[:-1]).reshape(-1)).view(shape)
 
@@ -162,8 +154,8 @@ class ResponseDistribution(TorchDistribution):
     def log_prob_and_hidden(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """`log_prob_per_token`, and the hidden states below the logits, `[..., N, T, H]`.
 
-        The state at t has read the prompt and x_<t. Both are 0 at padding. For heads on a guide's
-        states, such as a value function. A `TypeError` if the decoder does not reveal its states.
+        The state at t has read the prompt and x_<t. Both are 0 at padding. A `TypeError` if the
+        decoder does not reveal its states.
         """
         value, is_token, rows, shape = self._flat(value, self.space.is_token(value))
         one_pass = self._read(value, is_token, rows)
@@ -196,10 +188,9 @@ class ResponseDistribution(TorchDistribution):
         longest = int(is_token.any(0).sum())
         first, state = self.decoder.start(self.prompts)
         if longest == 1:
-            return _Pass(first, state, None, None)
-        return _Pass(
-            first, state, *self.decoder.extend(state.select(rows), value[:, : longest - 1])
-        )
+            return _Pass(first, state)
+        later = self.decoder.extend(state.select(rows), value[:, : longest - 1])
+        return _Pass(first, state, *later)
 
     def _log_prob_of(
         self, value: Tensor, is_token: Tensor, rows: Tensor, one_pass: _Pass

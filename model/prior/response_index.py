@@ -3,9 +3,9 @@
     x = support[i],   i ~ Categorical(p(support[0]), ..., p(support[S - 1]))
 
 Pyro's `infer_discrete`, `TraceEnum_ELBO.compute_marginals` and `AutoDiscreteParallel` need
-variables that are one number, not rows of T token ids. Under this handler the site is the number of
-a response in the list of all responses, and the program still gets the row: the distribution over
-responses is the same. `AlignmentModel` enters the handler itself where Pyro enumerates its site.
+variables that are one number. Under this handler the site is the number of a response in the list
+of all responses, and the program still gets the row. `AlignmentModel` enters the handler itself
+where Pyro enumerates its site.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -74,22 +74,14 @@ def _recorded_sites() -> list[dict[str, Any]]:
     traces = [handler.trace for handler in _PYRO_STACK if isinstance(handler, ReplayMessenger)]
     backward = (each for each in _PYRO_STACK if isinstance(each, BackwardSampleMessenger))
     traces += [handler.enum_trace for handler in backward]
-    return [
-        trace.nodes["response"]
-        for trace in traces
-        if trace is not None and "response" in trace.nodes
-    ]
+    nodes = [trace.nodes for trace in traces if trace is not None]
+    return [sites["response"] for sites in nodes if "response" in sites]
 
 
 def _is_marked(response: ResponseDistribution) -> bool:
     """True if `config_enumerate` around the program marks the site for parallel enumeration."""
-    site: dict[str, Any] = {
-        "type": "sample",
-        "name": "response",
-        "fn": response,
-        "is_observed": False,
-        "infer": {},
-    }
+    site: dict[str, Any] = {"type": "sample", "name": "response", "fn": response}
+    site |= {"is_observed": False, "infer": {}}
     for handler in reversed(_PYRO_STACK):
         if isinstance(handler, InferConfigMessenger):
             site["infer"].update(handler.config_fn(site))

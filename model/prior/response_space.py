@@ -77,7 +77,7 @@ class ResponseSpace:
         if response is not None and response.shape[-1] != self.max_new_tokens:
             raise OtherLanguageModelError(
                 f"the responses have {response.shape[-1]} positions where those of the language "
-                f"model have {self.max_new_tokens}: they are of another language model"
+                f"model have {self.max_new_tokens}"
             )
 
     @property

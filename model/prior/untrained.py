@@ -23,13 +23,9 @@ def numbered_words(size: int, **settings: str) -> PreTrainedTokenizerFast:
 def untrained_prior(
     vocab_size: int, max_new_tokens: int, *, initializer_range: float, seed: int
 ) -> LanguageModel:
-    """A GPT-2 with two layers and random weights.
+    """A GPT-2 with two layers and random weights of standard deviation `initializer_range`.
 
-    Args:
-        vocab_size: number of words, the end of a response included.
-        max_new_tokens: T, the largest number of tokens of a response.
-        initializer_range: standard deviation of the weights.
-        seed: random seed of the weights.
+    The vocabulary, `vocab_size` numbered words, includes the end of a response.
     """
     sizes = {"vocab_size": vocab_size, "n_positions": 16, "n_embd": 64, "n_layer": 2, "n_head": 2}
     special = {"bos_token_id": END, "eos_token_id": END, "pad_token_id": END}

@@ -31,10 +31,6 @@ class SequenceClassifier(TextNetwork):
         label: name or index of the label; not needed if there is one label.
         output: `log-prob` or `logit`.
         batch_size: number of texts read at a time.
-
-    Raises:
-        TypeError: if the network is none of `transformers`.
-        ValueError: if the network is no classifier, has no such label, or cannot be padded.
     """
 
     auto: ClassVar = AutoClassifier

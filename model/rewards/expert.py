@@ -21,7 +21,6 @@ class Expert:
         prior: p0.
 
     Raises:
-        TypeError: if an argument is no `LanguageModel`.
         ValueError: if the two models have different responses: vocabulary, end ids or length.
     """
 

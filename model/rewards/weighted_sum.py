@@ -25,11 +25,7 @@ class WeightedSum:
     The upper bound is the sum of the parts' bounds, if all are known and all weights positive.
 
     Args:
-        parts: a weight and a reward, by name.
-
-    Raises:
-        ValueError: if there are no parts, a weight is 0 or not finite, or a part is a factor.
-        TypeError: if the parts are no mapping, or a part is not a weight and a callable reward.
+        parts: a weight, finite and not 0, and a reward, by name.
     """
 
     def __init__(self, parts: Mapping[str, tuple[float, Reward]]) -> None:
