@@ -17,16 +17,18 @@ The guide is `Twisted`, which moves furthest in few steps. `tasks` has the two c
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
-from experiments.distribution_matching.metrics import Row, measure, over_seeds, sample_target
 from experiments.distribution_matching.report import (
     PRIOR,
     TARGET,
+    Row,
     dissociation_figure,
     findings_of,
     lambda_finding,
+    measure,
+    over_seeds,
+    sample_target,
     table_of,
 )
 from experiments.distribution_matching.tasks import (
@@ -37,19 +39,9 @@ from experiments.distribution_matching.tasks import (
     pointwise,
     positive,
 )
-from experiments.shared.argument_types import (
-    Count,
-    Name,
-    Out,
-    Positive,
-    Rate,
-    Seeds,
-    Threads,
-    count,
-    number,
-)
-from experiments.shared.claims import Finding, conclude
-from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.argument_types import Count, Name, Positive, Rate, Seeds, count, number
+from experiments.shared.claims import ClaimArguments, Finding, conclude
+from experiments.shared.command_line import run_script
 from experiments.shared.figures import save_all
 from experiments.shared.training import early_stops, train
 from experiments.shared.workers import set_threads
@@ -60,7 +52,7 @@ from model.prior.named_priors import load_prior
 
 
 @dataclass(frozen=True)
-class DistributionMatching(Arguments):
+class DistributionMatching(ClaimArguments):
     """Compare RL without distribution matching, matching without RL, and RL with a KL penalty."""
 
     word: Name = "very"
@@ -83,10 +75,6 @@ class DistributionMatching(Arguments):
     """Number of prior draws behind lambda, KL(p* || q) and the metrics of p*."""
     samples: Annotated[int, count(8)] = 512
     """Number of responses of each guide, in four parts for distinct-n and self-BLEU."""
-    threads: Threads | None = 1
-    """Number of CPU threads; None for torch's choice."""
-    out: Out = Path("runs")
-    """Parent folder of the run folder."""
 
 
 def main(args: DistributionMatching) -> list[Finding]:
@@ -114,7 +102,7 @@ def main(args: DistributionMatching) -> list[Finding]:
     tables, findings = [str(moments)], [lambda_finding(moments)]
     for task, of_task in rows.items():
         title = f"{task.name}; {args.steps} steps of {args.particles}"
-        tables.append(f"{title}\n{table_of(of_task)}")
+        tables.append(table_of(title, of_task))
         findings += findings_of(task.goal, of_task)
     save_all(args, "distribution-matching", {"dissociation": dissociation_figure(rows)})
     return conclude(__doc__, tables, findings, stops)

@@ -1,33 +1,93 @@
-"""Table, findings and figure of the dissociation."""
+"""Metrics of a guide, of the prior and of the target; table, findings and figure of them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from experiments.distribution_matching.metrics import Row
 from experiments.distribution_matching.tasks import GDC, PENALISED, PURE, Task
 from experiments.shared.claims import Finding
 from experiments.shared.figures import POSTERIOR, palette
-from experiments.shared.tables import cell, text_table
+from experiments.shared.tables import pair_table, summary
+from guides import Guide
+from inference import Estimate, PriorSample, diagnose, sample_prior
+from inference.diagnostics.diagnose import distinct_n
+from inference.diagnostics.self_bleu import self_bleu
 from inference.targets.moments import MomentMatch
+from model import Prompts
 
 PRIOR, TARGET = "prior", "p*"
+PARTS = 4
+"""Number of parts of the responses, for standard errors of distinct-n and self-BLEU."""
 REACHED = 0.5
 """Share of the way from the prior to the goal. A method that works is further, by 3 errors."""
 COLLAPSED = 0.5
 """Share of the distinct-2 of p*. With less, the language is lost."""
+Row = Mapping[str, Estimate]
 
 
-def table_of(rows: Mapping[str, Row]) -> str:
+def sample_target(task: Task, prompts: Prompts, num_draws: int) -> PriorSample:
+    """Draws of the prior, of which the accepted ones are draws of p*; exit if too few are."""
+    bound = task.target.log_likelihood_bound(prompts)
+    sample = sample_prior(task.target, prompts, num_draws, log_likelihood_bound=bound)
+    accepted = 0 if sample.accepted is None else int(sample.accepted.sum())
+    if accepted < 2 * PARTS:
+        few = f"{accepted} of {num_draws} draws of the prior are draws of p*"
+        fix = "raise --draws, or choose a more frequent constraint"
+        raise SystemExit(f"{task.name}: {few}, expected at least {2 * PARTS}: {fix}")
+    return sample
+
+
+@torch.no_grad()
+def measure(
+    task: Task, prompts: Prompts, sample: PriorSample, num_samples: int, guide: Guide | None
+) -> Row:
+    """Metrics of a guide, or of p* if the guide is None, for one prompt.
+
+    `nearer` is KL(p* || p0) - KL(p* || q) = E_p*[log q/p0]: log Z and the entropy of p* cancel.
+    Means under p* are over `sample`, from `sample_target`; at most as many responses as accepted.
+    """
+    assert sample.accepted is not None
+    target = sample.response[sample.accepted[:, 0]]  # [A, N, T], draws of p*
+    size = min(num_samples, len(target)) // PARTS * PARTS
+    log_prior = task.target.prior(prompts).log_prob(target).double()
+    if guide is None:
+        response, kl = target[:size], sample.kl(sample.log_likelihood)
+        # -log p* = -log p0 - log p*/p0
+        metrics = {"KL(q||p0)": kl, "entropy": Estimate.of_mean(-log_prior[:size]).minus(kl)}
+    else:
+        diagnostics = diagnose(task.target, guide, prompts, num_samples=size, prior_sample=sample)
+        assert diagnostics.kl_posterior_guide is not None
+        distribution = guide.distribution(prompts)
+        response = distribution.sample((size,))
+        metrics = {
+            "KL(p*||q)": diagnostics.kl_posterior_guide,
+            "KL(q||p0)": diagnostics.kl_guide_prior,
+            "entropy": diagnostics.entropy,
+            "nearer": Estimate.of_mean(distribution.log_prob(target).double() - log_prior),
+        }
+    parts = []
+    for part in response.chunk(PARTS):
+        is_token = task.target.prior.space.is_token(part)
+        distinct = {f"distinct-{n}": distinct_n(part, is_token, n) for n in (1, 2)}
+        parts.append(distinct | {"self-BLEU-5": self_bleu(part, is_token)})
+    met = Estimate.of_mean(task.feature(prompts, response))
+    return {"constraint": met, **metrics, **summary(parts)}
+
+
+def over_seeds(rows: Sequence[Row]) -> Row:
+    """Means over guides with standard errors over guides, or the row of the only guide."""
+    values = [{name: estimate.value for name, estimate in row.items()} for row in rows]
+    return summary(values) if len(rows) > 1 else rows[0]
+
+
+def table_of(title: str, rows: Mapping[str, Row]) -> str:
     """Table of the metrics of one constraint, by method."""
     columns = [name for name in rows[PRIOR] if name != "nearer"]
-    cells = {
-        name: [cell(*row[column]) if column in row else "-" for column in columns]
-        for name, row in rows.items()
-    }
-    return text_table(columns, cells)
+    pairs = {name: [(key, row.get(key, "-")) for key in columns] for name, row in rows.items()}
+    return pair_table(title, pairs)
 
 
 def lambda_finding(moments: MomentMatch) -> Finding:
@@ -40,43 +100,33 @@ def lambda_finding(moments: MomentMatch) -> Finding:
 
 def findings_of(goal: float, rows: Mapping[str, Row]) -> list[Finding]:
     """Findings on the dissociation, for one constraint and a goal for E[phi]."""
-    prior, target, pure = rows[PRIOR], rows[TARGET], rows[PURE]
-    start, distinct = prior["constraint"], target["distinct-2"].value
+    target, pure, start = rows[TARGET], rows[PURE], rows[PRIOR]["constraint"]
 
     def diversity(name: str, **limits: float) -> Finding:
-        share = rows[name]["distinct-2"].value / distinct
+        share = rows[name]["distinct-2"].value / target["distinct-2"].value
         subject = f"goal {goal:.0%}, {name}, share of the distinct-2 of p*"
         return Finding.of_limits(subject, [share], **limits)
 
     away = pure["nearer"].times(-1)
-    pure_met, self_bleu = pure["constraint"].value, pure["self-BLEU-5"].value
-    subject = f"goal {goal:.0%}, {PURE}"
+    rate, bleu = pure["constraint"].value, pure["self-BLEU-5"].value
+    worse = f"meets {rate:.0%}, {away} nats further from p* than the prior"
+    target_bleu, subject = target["self-BLEU-5"].value, f"goal {goal:.0%}, {PURE}"
     findings = [
-        Finding(
-            f"{subject} meets {pure_met:.0%}, {away} nats further from p* than the prior",
-            away.value > 3 * away.standard_error and pure_met > start.value,
-        ),
+        Finding(f"{subject} {worse}", away.value > 3 * away.standard_error and rate > start.value),
         diversity(PURE, below=COLLAPSED),
-        Finding(
-            f"{subject} has self-BLEU {self_bleu:.2f}, p* {target['self-BLEU-5'].value:.2f}",
-            self_bleu > target["self-BLEU-5"].value,
-        ),
+        Finding(f"{subject} has self-BLEU {bleu:.2f}, p* {target_bleu:.2f}", bleu > target_bleu),
     ]
     for name in (GDC, PENALISED):
-        row = rows[name]
-        met, nearer = row["constraint"], row["nearer"]
+        met, nearer = rows[name]["constraint"], rows[name]["nearer"]
+        subject = f"goal {goal:.0%}, {name}"
         left, all_of_it = abs(met.value - goal), abs(start.value - goal)
         error = math.hypot(met.standard_error, start.standard_error)
+        way = f"{start.value:.0%} to {met.value:.0%}, {1 - left / all_of_it:.0%} of the way"
+        reached = left < (1 - REACHED) * all_of_it and all_of_it - left > 3 * error
+        is_nearer = nearer.value > 3 * nearer.standard_error
         findings += [
-            Finding(
-                f"goal {goal:.0%}, {name} goes from {start.value:.0%} to {met.value:.0%}, "
-                f"{1 - left / all_of_it:.0%} of the way (over {REACHED:.0%}, and by 3 errors)",
-                left < (1 - REACHED) * all_of_it and all_of_it - left > 3 * error,
-            ),
-            Finding(
-                f"goal {goal:.0%}, {name} is nearer to p* than the prior by {nearer} nats",
-                nearer.value > 3 * nearer.standard_error,
-            ),
+            Finding(f"{subject} goes from {way} (over {REACHED:.0%}, and by 3 errors)", reached),
+            Finding(f"{subject} is nearer to p* than the prior by {nearer} nats", is_nearer),
             diversity(name, above=COLLAPSED),
         ]
     return findings

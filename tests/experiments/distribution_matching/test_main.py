@@ -5,8 +5,14 @@ import math
 import pytest
 
 from experiments.distribution_matching.__main__ import DistributionMatching, main
-from experiments.distribution_matching.metrics import measure, sample_target
-from experiments.distribution_matching.report import PRIOR, TARGET, findings_of, lambda_finding
+from experiments.distribution_matching.report import (
+    PRIOR,
+    TARGET,
+    findings_of,
+    lambda_finding,
+    measure,
+    sample_target,
+)
 from experiments.distribution_matching.tasks import (
     GDC,
     METHODS,
