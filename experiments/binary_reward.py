@@ -13,7 +13,7 @@ The reward is 1 for responses with the word "not". All responses are listed.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -22,15 +22,14 @@ from torch import Tensor
 from experiments.shared.argument_types import Count, Positive, Seeds, Threads, count
 from experiments.shared.claims import Finding, conclude, largest
 from experiments.shared.command_line import Arguments, run_script
-from experiments.shared.tables import cell, cells, mean_and_error, text_table
-from experiments.shared.training import ascend, early_stops, train
+from experiments.shared.tables import cell, pair_table, summary
+from experiments.shared.training import PENALISED, PURE, ascend, early_stops, train
 from experiments.shared.workers import set_threads
 from guides import FineTuned
-from inference import Enumeration, LeaveOneOut_ELBO
+from inference import Enumeration, Estimate, LeaveOneOut_ELBO
 from inference.estimate import expectation
 from model import AlignmentModel, Pattern, TextReward, grammar_prior
 
-PURE, PENALISED = "reward alone", "with the KL penalty"
 EXACT = 1e-10
 FROZEN = 0.05
 """KL from q to p0 within the classes, nats, below which the ratios are preserved."""
@@ -74,12 +73,11 @@ def main(args: BinaryReward) -> list[Finding]:
             sampled.append(truth.log_guide(guide))
     log_probs["posterior"] = [truth.log_posterior]
     metrics = {
-        name: [measure(log_prob, truth.log_prior, success) for log_prob in of_name]
+        name: summary([measure(log_prob, truth.log_prior, success) for log_prob in of_name])
         for name, of_name in log_probs.items()
     }
-    rows = {name: cells(of_name)[: len(COLUMNS)] for name, of_name in metrics.items()}
-    title = f'Reward 1 for "not" on the grammar, 1/beta = {1 / args.beta:.4g}'
-    table = f"{title}\n{text_table(COLUMNS, rows)}"
+    rows = {name: [(column, row[column]) for column in COLUMNS] for name, row in metrics.items()}
+    table = pair_table(f'Reward 1 for "not" on the grammar, 1/beta = {1 / args.beta:.4g}', rows)
     return conclude(__doc__, [table], findings_of(metrics, 1 / args.beta), stops)
 
 
@@ -109,16 +107,15 @@ def measure(log_prob: Tensor, log_prior: Tensor, success: Tensor) -> dict[str, f
 
 
 def findings_of(
-    metrics: Mapping[str, Sequence[Mapping[str, float]]], expected_shift: float
+    metrics: Mapping[str, Mapping[str, Estimate]], expected_shift: float
 ) -> list[Finding]:
     """Findings on the odds between the classes, and on the ratios within."""
-    [posterior] = metrics["posterior"]
-    errors = [abs(posterior["log-odds shift"] - expected_shift), posterior["ratio"]]
+    posterior = metrics["posterior"]
+    errors = [abs(posterior["log-odds shift"].value - expected_shift), posterior["ratio"].value]
     subject = "error of the posterior's log-odds shift, change of a log-ratio within a class"
     findings = [Finding.of_limits(subject, errors, below=EXACT)]
-    for name, runs in metrics.items():
-        within = mean_and_error(runs, "KL within")[0]
-        shift, error = mean_and_error(runs, "log-odds shift")
+    for name, row in metrics.items():
+        within, (shift, error) = row["KL within"].value, row["log-odds shift"]
         if name.startswith(PURE):
             findings.append(Finding.of_limits(f"{name}, KL within classes", [within], above=FROZEN))
         if name.startswith(PENALISED):

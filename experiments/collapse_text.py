@@ -13,28 +13,24 @@ The embedded prior writes at most 12 tokens at temperature 0.7, rewarded for VAD
     python -m experiments.collapse_text
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from pyro.infer import ELBO
 
 from experiments.shared.argument_types import Count, Positive, Rate, Threads, count
 from experiments.shared.claims import Finding, conclude
 from experiments.shared.command_line import Arguments, run_script
-from experiments.shared.tables import cells, mean_and_error, text_table
-from experiments.shared.training import early_stops, train
+from experiments.shared.tables import pair_table, summary
+from experiments.shared.training import PENALISED, PURE, RL, early_stops, train
 from experiments.shared.workers import set_threads
 from guides import FineTuned
-from inference import LeaveOneOut_ELBO, joint_at, random_state
+from inference import Estimate, joint_at, random_state
 from inference.diagnostics.diagnose import distinct_n
-from inference.objectives.reward_only import RewardOnly
 from model import AlignmentModel, Prompts, TextReward, vader_sentiment
 from model.prior.named_priors import load_prior
 
-PURE, PENALISED = "reward alone", "with the KL penalty"
-OBJECTIVES: dict[str, Callable[[int], ELBO]] = {PURE: RewardOnly, PENALISED: LeaveOneOut_ELBO}
 PARTS = 4
 """Number of parts of the responses, for standard errors."""
 
@@ -64,24 +60,23 @@ def main(args: CollapseText) -> list[Finding]:
     prompts = prior.encode(["The film was"])
     guides = {"prior": FineTuned(prior)}
     with early_stops() as stops:
-        for name, objective in OBJECTIVES.items():
+        for name, objective in RL.items():
             guide = guides[name] = FineTuned(prior)
             loss = objective(args.particles)
             train(guide, model, prompts, loss, args.steps, learning_rate=args.learning_rate)
     metrics = {
         name: measure(model, guide, prompts, args.draws // PARTS) for name, guide in guides.items()
     }
-    rows = {name: cells(parts) for name, parts in metrics.items()}
-    table = text_table(list(metrics["prior"][0]), rows)
     title = f"Sentiment on the embedded prior, beta {args.beta:g}, {args.steps} steps"
-    return conclude(__doc__, [f"{title}\n{table}"], findings_of(metrics), stops)
+    table = pair_table(title, {name: row.items() for name, row in metrics.items()})
+    return conclude(__doc__, [table], findings_of(metrics), stops)
 
 
 @torch.no_grad()
 def measure(
     model: AlignmentModel, guide: FineTuned, prompts: Prompts, num_draws: int
-) -> list[dict[str, float]]:
-    """Metrics of a guide's responses to one prompt, for each of the parts."""
+) -> dict[str, Estimate]:
+    """Metrics of a guide's responses to one prompt, with standard errors over the parts."""
     parts = []
     with random_state.isolated(0):
         for _ in range(PARTS):
@@ -90,27 +85,25 @@ def measure(
             log_guide = distribution.log_prob(response).double()
             joint = joint_at(model, prompts, response)
             is_token = model.prior.space.is_token(response)
-            parts.append(
-                {
-                    "E[r]": model.beta * joint.log_likelihood.mean().item(),
-                    "entropy": -log_guide.mean().item(),
-                    "distinct-2": distinct_n(response, is_token, 2),
-                    "KL(q||p0)": (log_guide - joint.log_prior).mean().item(),
-                }
-            )
-    return parts
+            metrics = {
+                "E[r]": model.beta * joint.log_likelihood.mean().item(),
+                "entropy": -log_guide.mean().item(),
+                "distinct-2": distinct_n(response, is_token, 2),
+                "KL(q||p0)": (log_guide - joint.log_prior).mean().item(),
+            }
+            parts.append(metrics)
+    return summary(parts)
 
 
-def findings_of(metrics: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Finding]:
+def findings_of(metrics: Mapping[str, Mapping[str, Estimate]]) -> list[Finding]:
     """Findings on the variety of words, and on the distance from the prior.
 
     The entropy is in the table alone, because the entropy does not fall in these steps.
     """
-    means = {
-        metric: {name: mean_and_error(parts, metric)[0] for name, parts in metrics.items()}
+    left, kl = (
+        {name: row[metric].value for name, row in metrics.items()}
         for metric in ("distinct-2", "KL(q||p0)")
-    }
-    left, kl = means["distinct-2"], means["KL(q||p0)"]
+    )
     share = "share of the prior's distinct-2"
     near = f"{PENALISED} {kl[PENALISED]:.2g} nats from the prior, {PURE} {kl[PURE]:.3g}"
     return [

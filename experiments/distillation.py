@@ -13,20 +13,19 @@ order statistics. `best_of_n` is about the targets, `distillation_text` about th
     python -m experiments.distillation
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 from pyro.infer import ELBO
 from torch import Tensor
 
-from experiments.shared.argument_types import DISTINCT, Count, Out, Positive, Seeds, Threads, count
-from experiments.shared.claims import Finding, conclude, largest
-from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.argument_types import DISTINCT, Count, Positive, Seeds, count
+from experiments.shared.claims import ClaimArguments, Finding, conclude, largest
+from experiments.shared.command_line import run_script
 from experiments.shared.figures import plane_figure, save_all
-from experiments.shared.tables import cell, cells, mean_and_error, text_table
+from experiments.shared.tables import cell, pair_table, summary
 from experiments.shared.training import early_stops, train
 from experiments.shared.workers import set_threads
 from guides import FineTuned
@@ -34,7 +33,6 @@ from inference import BestOfN_ELBO, Enumeration, Estimate, LeaveOneOut_ELBO, Pri
 from inference.order_statistics import best_of_n_log_ratio, level_cdf
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 
-COLUMNS = ["KL(q||p0)", "E[r]", "posterior's E[r]", "KL(q||target)"]
 EXACT = 1e-10
 LEARNED = 0.2
 """Share of KL(p0 || best of n). A guide with less KL to the best of n has learned it."""
@@ -42,7 +40,7 @@ Sizes = Annotated[tuple[Annotated[int, count(2, 100_000)], ...], DISTINCT]
 
 
 @dataclass(frozen=True)
-class Distillation(Arguments):
+class Distillation(ClaimArguments):
     """Train guides towards the best of n and towards posteriors, where all responses are listed."""
 
     sizes: Sizes = (4, 16)
@@ -55,10 +53,6 @@ class Distillation(Arguments):
     """Number of responses in each step."""
     seeds: Seeds = 3
     """Number of guides of each kind."""
-    threads: Threads | None = 1
-    """Number of CPU threads; None for torch's choice."""
-    out: Out = Path("runs")
-    """Parent folder of the run folder."""
 
 
 def main(args: Distillation) -> list[Finding]:
@@ -73,30 +67,28 @@ def main(args: Distillation) -> list[Finding]:
         model = AlignmentModel(prior, reward, beta)
         log_target = (truth.log_prior + truth.log_likelihood / beta).log_softmax(0)
         kinds[f"SVI, beta {beta:g}"] = model, LeaveOneOut_ELBO, 2e-3, log_target
-    targets = {}
+    targets, starts = {}, {}
     for n in args.sizes:
         log_target = truth.log_prior + log_ratio(truth, n)
-        targets[n] = measure(truth, log_target, log_target)
+        targets[f"target, n = {n}"] = summary([measure(truth, log_target, log_target)])
+        starts[n] = -(truth.log_prior.exp() * log_ratio(truth, n)).sum().item()
         kinds[f"distilled, n = {n}"] = at_one, partial(BestOfN_ELBO, n=n), 3e-3, log_target
-    metrics: dict[str, list[dict[str, float]]] = {}
+    metrics, over = {}, []
     with early_stops() as stops:
         for name, (model, objective, rate, log_target) in kinds.items():
-            metrics[name] = []
+            runs = []
             for seed in range(args.seeds):
                 guide, loss = FineTuned(prior), objective(args.particles)
                 train(guide, model, prompts, loss, args.steps, learning_rate=rate, seed=seed)
-                metrics[name].append(measure(truth, truth.log_guide(guide), log_target))
-    rows = {name: cells(runs) for name, runs in metrics.items()}
+                runs.append(measure(truth, truth.log_guide(guide), log_target))
+            metrics[name] = summary(runs)
+            over += [run["E[r]"] - run["posterior's E[r]"] for run in runs]
     title = f"Guides on the grammar after {args.steps} steps, {args.seeds} seeds"
-    shown = {**metrics, **{f"target, n = {n}": [targets[n]] for n in args.sizes}}
-    places = {}
-    for name, runs in shown.items():
-        kl, mean_reward = (Estimate(*mean_and_error(runs, column)) for column in COLUMNS[:2])
-        places[name] = kl, mean_reward
+    table = pair_table(title, {name: row.items() for name, row in metrics.items()})
+    places = {name: (row["KL(q||p0)"], row["E[r]"]) for name, row in (metrics | targets).items()}
     figure, _ = plane_figure(PriorSample.of_enumeration(truth), places, "The grammar, exact")
     save_all(args, "distillation", {"grammar": figure})
-    findings = findings_of(truth, metrics, args.sizes)
-    return conclude(__doc__, [f"{title}\n{text_table(COLUMNS, rows)}"], findings, stops)
+    return conclude(__doc__, [table], findings_of(metrics, largest(over), starts), stops)
 
 
 def log_ratio(truth: Enumeration, n: int) -> Tensor:
@@ -108,22 +100,28 @@ def measure(truth: Enumeration, log_guide: Tensor, log_target: Tensor) -> dict[s
     """Place of a guide, `[S, 1]`, the posterior's reward there, and KL(q || target)."""
     prob = log_guide.exp()
     kl = (prob * (log_guide - truth.log_prior)).sum().item()
-    reward = (prob * truth.log_likelihood).sum().item()
-    frontier = PriorSample.of_enumeration(truth).frontier_at(kl)
-    gap = (prob * (log_guide - log_target)).sum().item()
-    return dict(zip(COLUMNS, (kl, reward, frontier, gap), strict=True))
+    return {
+        "KL(q||p0)": kl,
+        "E[r]": (prob * truth.log_likelihood).sum().item(),
+        "posterior's E[r]": PriorSample.of_enumeration(truth).frontier_at(kl),
+        "KL(q||target)": (prob * (log_guide - log_target)).sum().item(),
+    }
 
 
 def findings_of(
-    truth: Enumeration, metrics: Mapping[str, Sequence[Mapping[str, float]]], sizes: Sequence[int]
+    metrics: Mapping[str, Mapping[str, Estimate]], over: float, starts: Mapping[int, float]
 ) -> list[Finding]:
-    """Findings on the frontier, and on the distance of each distilled guide from the best of n."""
-    over = [run["E[r]"] - run["posterior's E[r]"] for runs in metrics.values() for run in runs]
-    text = f"no guide is above the posteriors, the highest by {largest(over):.1g}"
-    findings = [Finding(text, largest(over) <= EXACT)]
-    for n in sizes:
-        gap, error = mean_and_error(metrics[f"distilled, n = {n}"], "KL(q||target)")
-        start = -(truth.log_prior.exp() * log_ratio(truth, n)).sum().item()
+    """Findings on the frontier, and on the distance of each distilled guide from the best of n.
+
+    Args:
+        metrics: means over seeds by guide.
+        over: largest reward of a guide above the posterior's.
+        starts: KL(p0 || best of n) by n, nats.
+    """
+    text = f"no guide is above the posteriors, the highest by {over:.1g}"
+    findings = [Finding(text, over <= EXACT)]
+    for n, start in starts.items():
+        gap, error = metrics[f"distilled, n = {n}"]["KL(q||target)"]
         text = f"distillation leaves {cell(gap / start, error / start)} of KL(p0 || best of {n})"
         findings.append(Finding(f"{text} (below {LEARNED:g})", gap < LEARNED * start))
     return findings

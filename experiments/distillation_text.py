@@ -12,14 +12,13 @@ The embedded prior writes at most 12 tokens at temperature 0.7, rewarded for VAD
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
-from experiments.shared.argument_types import Count, Out, Positive, Threads, count
-from experiments.shared.claims import Finding, conclude
-from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.argument_types import Count, Positive, count
+from experiments.shared.claims import ClaimArguments, Finding, conclude
+from experiments.shared.command_line import run_script
 from experiments.shared.figures import plane_figure, save_all
-from experiments.shared.tables import cell, text_table
+from experiments.shared.tables import Pairs, pair_table
 from experiments.shared.training import early_stops, train
 from experiments.shared.workers import set_threads
 from guides import FineTuned
@@ -38,7 +37,7 @@ from model.prior.named_priors import load_prior
 
 
 @dataclass(frozen=True)
-class DistillationText(Arguments):
+class DistillationText(ClaimArguments):
     """Train a language model of English towards the best of n and towards a posterior."""
 
     size: Annotated[int, count(2, 100_000)] = 16
@@ -51,10 +50,6 @@ class DistillationText(Arguments):
     """Number of responses in each step."""
     draws: Annotated[int, count(64)] = 4096
     """Number of prior draws behind the posteriors."""
-    threads: Threads | None = 1
-    """Number of CPU threads; None for torch's choice."""
-    out: Out = Path("runs")
-    """Parent folder of the run folder."""
 
 
 def main(args: DistillationText) -> list[Finding]:
@@ -78,20 +73,23 @@ def main(args: DistillationText) -> list[Finding]:
     sample = PriorSample.of_draws(draws.response, args.beta * draws.log_likelihood)
     levels = level_cdf(sample.log_likelihood, sample.log_prior_weight.exp())
     log_ratios = draws.log_likelihood, best_of_n_log_ratio(*levels, args.size)
-    rows, findings = {}, []
+    rows: dict[str, Pairs] = {}
+    findings = []
     for (name, (kl, reward)), log_ratio in zip(places.items(), log_ratios, strict=True):
-        target = sample.kl(log_ratio), sample.mean(log_ratio, sample.log_likelihood)
-        frontier = f"{sample.frontier_at(kl.value):.4f}"
-        rows[name] = [cell(*kl), cell(*reward), frontier, *(cell(*value) for value in target)]
+        rows[name] = [
+            ("KL(q||p0)", kl),
+            ("E[r]", reward),
+            ("posterior's E[r]", f"{sample.frontier_at(kl.value):.4f}"),
+            ("target's KL", sample.kl(log_ratio)),
+            ("target's E[r]", sample.mean(log_ratio, sample.log_likelihood)),
+        ]
         highest = sample.frontier_at(kl.value + 3 * kl.standard_error)
         held = reward.value - 3 * reward.standard_error <= highest
         findings.append(Finding(f"{name} is not above the posteriors by 3 standard errors", held))
-    columns = ["KL(q||p0)", "E[r]", "posterior's E[r]", "target's KL", "target's E[r]"]
-    table = text_table(columns, rows)
     title = f"Guides on the embedded prior, {args.steps} steps; {args.draws} draws of the prior"
     figure, _ = plane_figure(sample, places, "The embedded prior, measured (± 2 s.e.)")
     save_all(args, "distillation-text", {"text": figure})
-    return conclude(__doc__, [f"{title}\n{table}"], findings, stops)
+    return conclude(__doc__, [pair_table(title, rows)], findings, stops)
 
 
 if __name__ == "__main__":

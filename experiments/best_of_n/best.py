@@ -77,9 +77,9 @@ def measured_best(exact: Best, sample: PriorSample, n: int) -> Best:
     values = _both_ways(blocks[:HALF], blocks[HALF:], n)
     left_out = []
     for i in range(2 * HALF):
-        kept = [block for j, block in enumerate(blocks) if j != i]
+        left = [block for j, block in enumerate(blocks) if j != i]
         middle = HALF - (i < HALF)
-        left_out.append(_both_ways(kept[:middle], kept[middle:], n))
+        left_out.append(_both_ways(left[:middle], left[middle:], n))
     spread = torch.stack(left_out)
     error = ((len(spread) - 1) / len(spread) * (spread - spread.mean(0)).square().sum(0)).sqrt()
     kl, reward, win_rate = map(Estimate, values.tolist(), error.tolist())

@@ -1,7 +1,6 @@
 """Metrics, findings and figure of the collapse."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -9,8 +8,8 @@ from torch import Tensor
 
 from experiments.shared.claims import Finding
 from experiments.shared.figures import GUIDE, POSTERIOR, PRIOR, new_axes
-from experiments.shared.tables import mean_and_error
-from inference import Enumeration, entropy, random_state
+from experiments.shared.training import PENALISED, PURE
+from inference import Enumeration, Estimate, entropy, random_state
 from inference.diagnostics.diagnose import distinct_n
 from inference.estimate import expectation
 from model import AlignmentModel
@@ -42,47 +41,35 @@ def mode(model: AlignmentModel, truth: Enumeration, log_prob: Tensor) -> str:
     return f"{text} ({log_prob.max().exp().item():.0%})"
 
 
-def findings_of(
-    metrics: Mapping[str, Sequence[Mapping[str, float]]], pure: str, penalised: str
-) -> list[Finding]:
+def findings_of(metrics: Mapping[str, Mapping[str, Estimate]]) -> list[Finding]:
     """Limits of each objective's metrics, as shares of the prior's."""
 
     def share(objective: str, metric: str, **limits: float) -> Finding:
-        runs = [of_name for name, of_name in metrics.items() if name.startswith(objective)]
-        means = [mean_and_error(of_name, metric)[0] for of_name in runs]
-        shares = [mean / metrics["prior"][0][metric] for mean in means]
+        means = [row[metric].value for name, row in metrics.items() if name.startswith(objective)]
+        shares = [mean / metrics["prior"][metric].value for mean in means]
         return Finding.of_limits(f"{objective}, share of the prior's {metric}", shares, **limits)
 
     findings = []
     for metric, limit in COLLAPSED.items():
-        findings += [share(pure, metric, below=limit), share(penalised, metric, above=limit)]
-    findings.append(share(pure, "KL(q||p*)", above=1))
-    return [*findings, share(penalised, "KL(q||p*)", below=0.1)]
+        findings += [share(PURE, metric, below=limit), share(PENALISED, metric, above=limit)]
+    far, near = share(PURE, "KL(q||p*)", above=1), share(PENALISED, "KL(q||p*)", below=0.1)
+    return [*findings, far, near]
 
 
 def entropy_figure(
     entropies: Mapping[str, Sequence[Mapping[int, float]]], levels: Mapping[str, float]
 ) -> Figure:
-    """Entropy by step with and without the KL penalty, and the entropies of prior and posterior.
+    """Entropy by step of each run, by name, and the entropies of prior and posterior, nats.
 
-    Args:
-        entropies: by name, the entropy by step of each run. Names of runs with the penalty contain
-            `penalty`; sampled runs, without `exact` in the name, are thin.
-        levels: entropies of `prior` and `posterior`, nats.
+    Sampled runs are thin.
     """
     figure, axes = new_axes()
     for name, runs in entropies.items():
-        color = GUIDE if "penalty" in name else POSTERIOR
-        alpha, width = (1.0, 2) if "exact" in name else (0.4, 1)
+        color = GUIDE if name.startswith(PENALISED) else POSTERIOR
+        alpha, width = (0.4, 1) if "sampled" in name else (1.0, 2)
         for number, run in enumerate(runs):
-            label = name if number == 0 else None
-            options: dict[str, Any] = {
-                "color": color,
-                "alpha": alpha,
-                "linewidth": width,
-                "label": label,
-            }
-            axes.plot(list(run), list(run.values()), **options)
+            [line] = axes.plot(list(run), list(run.values()), color=color, alpha=alpha, lw=width)
+            line.set_label(name if number == 0 else "_")
     for (name, level), style in zip(levels.items(), (":", "--"), strict=True):
         axes.axhline(level, color=PRIOR, linestyle=style, label=name)
     axes.set(xlabel="gradient step", ylabel="entropy of q, nats", ylim=(0, None))

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from experiments import binary_reward
-from experiments.binary_reward import PENALISED, PURE, BinaryReward, findings_of, main, measure
+from experiments.binary_reward import BinaryReward, findings_of, main, measure
+from experiments.shared.tables import summary
+from experiments.shared.training import PENALISED, PURE
 from inference import Enumeration
 from model import AlignmentModel, Pattern, TextReward
 
@@ -35,7 +37,7 @@ def test_changes_within_a_class_are_measured():
 
 def test_findings_fail_where_the_claim_does():
     def metrics(shift, within, ratio):
-        return [{"log-odds shift": shift, "KL within": within, "ratio": ratio}]
+        return summary([{"log-odds shift": shift, "KL within": within, "ratio": ratio}])
 
     def held(runs):
         return [finding.held for finding in findings_of(runs, 1.0)]

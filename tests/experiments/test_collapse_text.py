@@ -2,12 +2,14 @@
 
 import pytest
 
-from experiments.collapse_text import PENALISED, PURE, CollapseText, findings_of, main
+from experiments.collapse_text import CollapseText, findings_of, main
+from experiments.shared.tables import summary
+from experiments.shared.training import PENALISED, PURE
 
 
 def held(pure, penalised):
     def metrics(distinct, kl):
-        return [{"distinct-2": distinct, "KL(q||p0)": kl}]
+        return summary([{"distinct-2": distinct, "KL(q||p0)": kl}])
 
     runs = {"prior": metrics(0.9, 0.0), PURE: metrics(*pure), PENALISED: metrics(*penalised)}
     return [finding.held for finding in findings_of(runs)]

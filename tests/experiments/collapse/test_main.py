@@ -5,8 +5,10 @@ import math
 import pytest
 
 from experiments.collapse import __main__ as script
-from experiments.collapse.__main__ import PENALISED, PURE, Collapse, main, run
+from experiments.collapse.__main__ import Collapse, main, run
 from experiments.collapse.report import findings_of, measure
+from experiments.shared.tables import summary
+from experiments.shared.training import PENALISED, PURE
 from inference import Enumeration, entropy
 from model import AlignmentModel, LanguageModel, TextReward, vader_sentiment
 
@@ -19,11 +21,11 @@ def sentiment(prior):
 def test_penalty_keeps_the_entropy_that_pure_reward_loses(prior):
     prior = LanguageModel(prior.network, prior.tokenizer, max_new_tokens=2)  # 91 responses
     model, truth = sentiment(prior)
-    pure = run(model, truth, PURE, steps=60, particles=4, seed=None)
-    penalised = run(model, truth, PENALISED, steps=60, particles=4, seed=None)
-    assert pure.entropy[60] < 0.3
-    assert pure.log_guide.max().exp() > 0.9
-    assert abs(penalised.entropy[60] - entropy(truth.log_posterior).item()) < 0.1
+    log_pure, pure = run(model, truth, PURE, steps=60, particles=4, seed=None)
+    _, penalised = run(model, truth, PENALISED, steps=60, particles=4, seed=None)
+    assert pure[60] < 0.3
+    assert log_pure.max().exp() > 0.9
+    assert abs(penalised[60] - entropy(truth.log_posterior).item()) < 0.1
 
 
 def test_metrics_of_the_prior_and_the_posterior(prior):
@@ -42,10 +44,11 @@ def test_metrics_of_the_prior_and_the_posterior(prior):
 
 def test_findings_fail_where_the_claim_does():
     def metrics(share, kl=None):
-        return [{"entropy": share, "distinct-2": share, "KL(q||p*)": share if kl is None else kl}]
+        kl = share if kl is None else kl
+        return summary([{"entropy": share, "distinct-2": share, "KL(q||p*)": kl}])
 
     def held(runs):
-        return [finding.held for finding in findings_of(runs, PURE, PENALISED)]
+        return [finding.held for finding in findings_of(runs)]
 
     bad = {f"{PURE}, sampled": metrics(0.9), f"{PENALISED}, sampled": metrics(0.15)}
     assert not any(held({"prior": metrics(1.0), **bad}))

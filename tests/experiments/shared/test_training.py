@@ -74,8 +74,7 @@ def test_binary_reward_reports_it(monkeypatch, capsys, prior):
     [(collapse, collapse.Collapse), (collapse_text, collapse_text.CollapseText)],
 )
 def test_collapse_reports_it(script, arguments, monkeypatch, tmp_path, capsys, prior):
-    objectives = dict.fromkeys(script.OBJECTIVES, Diverges)
-    monkeypatch.setattr(script, "OBJECTIVES", objectives)
+    monkeypatch.setattr(script, "RL", dict.fromkeys(script.RL, Diverges))
     for name in {"grammar_prior", "load_prior"} & vars(script).keys():
         monkeypatch.setattr(script, name, lambda *_, **__: prior)
     monkeypatch.chdir(tmp_path)
