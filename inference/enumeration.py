@@ -101,8 +101,7 @@ class Enumeration:
         Raises:
             ValueError: if the guide has no parameter that trains.
             NotANumberError: if a derivative is NaN or +inf.
-            ImpossibleResponseError: if the guide can draw an impossible response, where the ELBO is
-                -inf and has no gradient.
+            ImpossibleResponseError: if the guide can draw an impossible response.
         """
         instance("guide", guide, nn.Module)
         name = f"the guide {name_of(guide)}"

@@ -115,14 +115,8 @@ class PriorSample:
     def kl(self, log_weight: Tensor, log_base_weight: Tensor | None = None) -> Estimate:
         """KL(p || base), nats, averaged over prompts. Consistent; exact on an enumeration.
 
-        Args:
-            log_weight: `[M, N]`, log w of p ∝ p0 w, nats; -inf allowed.
-            log_base_weight: `[M, N]`, log w of the base, nats, above -inf wherever
-                `log_weight` is. Default: the prior.
-
-        Raises:
-            NotANumberError: if a weight is NaN or +inf.
-            NoSupportError: if all weights of a prompt are 0.
+        Args and errors as in `mean`; `log_base_weight` is log w of the base, above -inf wherever
+        `log_weight` is. The default base is the prior.
         """
         prior = torch.zeros_like(self.log_prior_weight)
         log_base = self._log_prob(
@@ -154,13 +148,10 @@ class PriorSample:
         return points
 
     def frontier_at(self, kl: float) -> float:
-        """Largest E_p[log likelihood] of all p with this KL(p || p0), nats, averaged over prompts.
+        """Largest E_p[log likelihood] of all p with KL(p || p0) = kl, nats, averaged over prompts.
 
         The optimal p is the posterior at another beta. Beyond the KL of all such posteriors, the
         result is the largest log likelihood.
-
-        Args:
-            kl: KL(p || p0), nats.
         """
         kl = finite("kl", kl)
 

@@ -1,8 +1,4 @@
-"""Densities of a model or a guide at given responses, by running the program.
-
-A model or a guide is a callable of prompts with a sample site `response`, which `response_site`
-checks.
-"""
+"""Densities of a model or a guide at given responses, by running the program."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +25,7 @@ from model.common.checks import first_index, instance
 from model.common.thread_lock import THREAD_LOCK
 
 Program = Callable[[Prompts], Any]
-"""A Pyro program over prompts: a model or a guide."""
+"""A Pyro program over prompts with a sample site `response`: a model or a guide."""
 
 
 class Joint(NamedTuple):
@@ -88,7 +84,6 @@ def joint_at(model: Program, prompts: Prompts, response: Tensor) -> Joint:
     Raises:
         NotANumberError: if the prior's log probability is NaN.
         LikelihoodError: if a factor is NaN or +inf.
-        ResponseSiteError: if the program has no site `response` to score.
     """
     trace = run(model, prompts, instance("response", response, Tensor), role="model")
     log_prior = check_log_prob(_log_prob(trace.nodes["response"]), model, "model")
@@ -104,7 +99,7 @@ def log_guide_at(guide: Program, prompts: Prompts, response: Tensor) -> Tensor:
     """log q of `response` `[..., N, T]` under a guide, `[..., N]`, nats, with gradient.
 
     Raises:
-        NotANumberError: if a log probability is NaN, with the guide's name.
+        NotANumberError: if a log probability is NaN.
         ResponseSiteError: if the guide has another site, such as a factor.
     """
     trace = run(guide, prompts, instance("response", response, Tensor), role="guide")
@@ -119,18 +114,12 @@ def response_distribution(
 
 
 def autoregressive(distribution: TorchDistribution) -> ResponseDistribution:
-    """Check that a distribution is autoregressive.
-
-    Raises:
-        TypeError: if the distribution is no `ResponseDistribution`.
-    """
-    if not isinstance(distribution, ResponseDistribution):
-        raise TypeError(
-            f"the site 'response' has a {type(distribution).__name__}, expected a "
-            "`ResponseDistribution`: this algorithm goes token by token. `LeaveOneOut_ELBO`, "
-            "importance and rejection sampling take any distribution."
-        )
-    return distribution
+    """The distribution, checked to be autoregressive."""
+    why = (
+        "this algorithm goes token by token. `LeaveOneOut_ELBO`, importance and rejection sampling "
+        "take any distribution"
+    )
+    return instance("the distribution at 'response'", distribution, ResponseDistribution, why=why)
 
 
 def _log_prob(site: dict) -> Tensor:

@@ -3,9 +3,8 @@
     log joint  = log p0(x) + sum_j scale_j mask_j log f_j(x)       the model
     log q      = log q(x)                                          the guide
 
-A factor counts as scaled and masked in the program. A scale or a mask on the site itself is
-refused: p0^s and q^s are no distributions, so draws, weights and log Z would have different
-targets. Use instead of a scale or a mask:
+A scale or a mask on the site itself is refused: p0^s and q^s are no distributions, so draws,
+weights and log Z would have different targets. Use instead:
 
 | instead of | use |
 |---|---|
@@ -13,8 +12,7 @@ targets. Use instead of a scale or a mask:
 | scale s on everything, in model and guide | the loss, or the learning rate, times s |
 | a mask, or a plate that subsamples the prompts | the chosen prompts, passed to the program |
 
-`LeaveOneOut_ELBO` and Pyro's objectives run model and guide as a pair, and take scales, masks and
-plates as Pyro does.
+`LeaveOneOut_ELBO` and Pyro's objectives take scales, masks and plates as Pyro does.
 """
 
 from collections.abc import Callable
@@ -126,13 +124,7 @@ def check_prompts(prompts: object) -> None:
 
 
 def check_response_site(trace: Trace, prompts: Prompts, role: str = "program") -> dict[str, Any]:
-    """The site `response` in the trace of a program.
-
-    Raises:
-        ResponseSiteError: if the site is missing, is no response to each of N prompts, or is not
-            the only latent site.
-        ScaledSiteError: if the site is scaled, masked or subsampled.
-    """
+    """The site `response` in the trace of a program: the only latent site, of N responses."""
     sites = {name: site for name, site in trace.nodes.items() if is_sample(site)}
     if "response" not in sites:
         raise ResponseSiteError(

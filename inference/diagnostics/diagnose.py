@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from inference.diagnostics.self_bleu import check_runs
 from inference.estimate import Estimate, log_mean, log_mean_exp
 from inference.importance_weights import effective_sample_size, pareto_k
 from inference.prior_sample import PriorSample, sample_prior
@@ -35,12 +36,11 @@ class Diagnostics:
         log_likelihood: E_q[log likelihood]; with a reward alone E_q[r]/beta.
         kl_guide_prior: KL(q || p0).
         entropy: entropy of q.
-        log_z_bound: importance-weighted lower bound on log Z, with all samples in one mean.
+        log_z_bound: importance-weighted lower bound on log Z.
         log_z: log Z from the prior sample.
         kl_guide_posterior: KL(q || p*). Infinite if the guide drew an impossible response. NaN if
             only the prior did, for all draws of a prompt, so that log Z is unknown.
-        kl_posterior_guide: KL(p* || q); None without a bound on the likelihood, or if no draw was
-            accepted.
+        kl_posterior_guide: KL(p* || q); None without a bound, or an accepted draw.
         acceptance: share of prior draws accepted as exact posterior samples; None without a bound.
         effective_sample_size: (sum w)^2 / sum w^2 of the guide's samples as importance samples, the
             lowest over prompts.
@@ -82,8 +82,8 @@ def diagnose(
         print(diagnose(model, guide, prompts, log_likelihood_bound=bound).kl_guide_posterior)
 
     Args:
-        model: a Pyro program over prompts.
-        guide: a Pyro program over prompts.
+        model: a Pyro program over prompts, as the guide.
+        guide: the program to measure.
         prompts: N prompts.
         num_samples: number of samples of the guide, for each prompt.
         num_prior_draws: number of draws from the prior, for each prompt.
@@ -181,19 +181,12 @@ def distinct_n(response: Tensor, is_token: Tensor, n: int) -> float:
         is_token: `[M, N, T]`, True where a position is not padding.
         n: number of tokens in a run.
     """
-    n = whole_number("n", n, why="tokens in a run")
-    instance("response", response, Tensor)
-    instance("is_token", is_token, Tensor)
-    if response.dim() != 3 or response.shape != is_token.shape or not response.numel():
-        raise ValueError(
-            f"response has shape {tuple(response.shape)} and is_token {tuple(is_token.shape)}, "
-            "expected [M, N, T] for both, with at least one response and prompt"
-        )
+    n = check_runs(response, is_token, n, at_least=1)
     if response.shape[-1] < n:
         return 0.0
     shares = []
+    whole = is_token.unfold(-1, n, 1).all(-1)  # [M, N, T - n + 1]
     for prompt in range(response.shape[1]):
-        whole = is_token[:, prompt].unfold(-1, n, 1).all(-1)
-        runs = response[:, prompt].unfold(-1, n, 1)[whole]
+        runs = response[:, prompt].unfold(-1, n, 1)[whole[:, prompt]]
         shares.append(len(runs.unique(dim=0)) / max(1, len(runs)))
     return sum(shares) / len(shares)

@@ -34,20 +34,24 @@ def self_bleu(response: Tensor, is_token: Tensor, n: int = 5) -> float:
     Raises:
         ValueError: if there is one response to a prompt, or n < 1.
     """
-    n = whole_number("n", n, why="tokens in a run")
-    instance("response", response, Tensor)
-    instance("is_token", is_token, Tensor)
-    shape = response.shape
-    if response.dim() != 3 or shape != is_token.shape or shape[0] < 2 or not shape[1]:
-        raise ValueError(
-            f"response has shape {tuple(shape)} and is_token {tuple(is_token.shape)}, expected "
-            "[M, N, T] for both, with at least 2 responses to compare"
-        )
+    n = check_runs(response, is_token, n, at_least=2)
     scores = []
-    for prompt in range(shape[1]):
+    for prompt in range(response.shape[1]):
         pairs = zip(response[:, prompt], is_token[:, prompt], strict=True)
         scores.append(_of_prompt([tuple(row[mask].tolist()) for row, mask in pairs], n))
     return sum(scores) / len(scores)
+
+
+def check_runs(response: Tensor, is_token: Tensor, n: int, at_least: int) -> int:
+    """Length n of runs of tokens in M >= `at_least` responses `[M, N, T]` and their mask."""
+    shape = instance("response", response, Tensor).shape
+    instance("is_token", is_token, Tensor)
+    if len(shape) != 3 or shape != is_token.shape or shape[0] < at_least or not response.numel():
+        raise ValueError(
+            f"response has shape {tuple(shape)} and is_token {tuple(is_token.shape)}, expected "
+            f"[M, N, T] for both, with a prompt and at least {at_least} responses to compare"
+        )
+    return whole_number("n", n, why="tokens in a run")
 
 
 def _of_prompt(rows: list[Gram], n: int) -> float:

@@ -10,6 +10,7 @@ removes the remaining forbidden responses exactly.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -57,17 +58,10 @@ class _Penalty(HardConstraintSupport):
 
 
 def soften(model: Program, penalty: float) -> Program:
-    """The model with a penalty in place of every hard constraint.
+    """The model with a penalty c > 0, nats, in place of every hard constraint.
 
     A hard constraint is a factor of 0 and -inf alone. If a constraint is part of another factor, as
     in a weighted sum, running the program raises a `ValueError`.
-
-    Args:
-        model: a Pyro program with factors.
-        penalty: c, nats, positive.
-
-    Raises:
-        ValueError: if the penalty is not positive and finite.
     """
     function("the model", model, why="a Pyro program over prompts")
     penalty = positive("penalty", penalty, why="nats")
@@ -85,8 +79,7 @@ class Stage:
 
     Attributes:
         penalty: c, nats.
-        forbidden: share of forbidden responses among the guide's draws after the stage, averaged
-            over prompts.
+        forbidden: share of forbidden responses among the guide's draws, averaged over prompts.
         fit: result of the stage; its ELBO is the ELBO of the softened model.
     """
 
@@ -127,8 +120,8 @@ def anneal(
         A stage for each penalty; fewer if a fit stopped early.
 
     Raises:
-        ValueError: if the penalties do not grow or are not positive and finite, if a number is out
-            of its range, or if the guide has parameters that end with the fit of a stage.
+        ValueError: if the penalties do not grow, if a number is out of its range, or if the guide
+            has parameters that end with the fit of a stage.
     """
     check_arguments(model, prompts, "model")
     check_arguments(guide, prompts, "guide")
@@ -141,24 +134,16 @@ def anneal(
         )
     programs = [soften(model, penalty) for penalty in penalties]  # checks all penalties first
     if not programs or any(later <= earlier for earlier, later in pairwise(penalties)):
-        raise ValueError(
-            f"penalties are {list(penalties)}, expected at least one, each larger than the one "
-            "before"
-        )
+        expected = "expected at least one, each larger than the one before"
+        raise ValueError(f"penalties are {list(penalties)}, {expected}")
     num_steps = whole_number("num_steps", num_steps, why="steps of SVI at each stage")
     num_samples = whole_number("num_samples", num_samples, why="draws for each prompt")
     _check_keeps_its_parameters(guide, prompts)
-    stages: list[Stage] = []
+    train = partial(fit, guide=guide, prompts=prompts, num_steps=num_steps, progress=progress)
+    stages = []
     for i, (penalty, program) in enumerate(zip(penalties, programs, strict=True)):
-        result = fit(
-            program,
-            guide,
-            prompts,
-            num_steps=num_steps,
-            objective=objective(),
-            optimizer=optimizer(num_steps),
-            seed=seed + i,
-            progress=progress,
+        result = train(
+            program, objective=objective(), optimizer=optimizer(num_steps), seed=seed + i
         )
         with random_state.isolated(seed + i), torch.no_grad():
             distribution = response_distribution(guide, prompts, role="guide")

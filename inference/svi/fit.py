@@ -20,11 +20,7 @@ from inference.svi.checkpoint.folder_lock import locked
 from inference.svi.checkpoint.resume import resume as resume_from
 from inference.svi.checkpoint.state import FitState
 from inference.svi.fit_checks import check_programs, new_objective, new_optimizer, resumes
-from inference.svi.optimizer.checked import (
-    NonFiniteGradientError,
-    NonFiniteParametersError,
-    ScheduleError,
-)
+from inference.svi.optimizer import checked
 from inference.svi.rollback import NonFiniteGuideError, Rollback
 from inference.svi.step import Metrics, NonFiniteLossError, checked_svi, take_step
 from model import Prompts
@@ -33,10 +29,10 @@ from model.common.thread_lock import THREAD_LOCK
 
 STOPS = (
     NonFiniteLossError,
-    NonFiniteGradientError,
-    NonFiniteParametersError,
     NonFiniteGuideError,
-    ScheduleError,
+    checked.NonFiniteGradientError,
+    checked.NonFiniteParametersError,
+    checked.ScheduleError,
 )
 """Errors of a step after which a fit returns early, with the last good parameters."""
 
@@ -85,8 +81,8 @@ def fit(
         print(result.metrics[-1]["elbo"])
 
     A fit has its own scope of Pyro's parameter store and its own random state, and restores both.
-    On a CPU the result depends on the arguments alone, also after a kill and a resume. Store and
-    random state belong to the process: a fit in a second thread waits for the end of the first.
+    On a CPU the result depends on the arguments alone, also after a kill and a resume. A fit in a
+    second thread waits for the end of the first.
 
     A step that leaves a NaN or an infinity is undone, and the fit stops early with the last good
     parameters. The undo takes the memory of parameters and moments once more.
@@ -100,13 +96,11 @@ def fit(
         optimizer: a `FusedOptimizer`, or an optimiser of `pyro.optim` that is no scheduler.
             Default: Adam, with a warm-up over a twentieth of the steps, then a cosine to 0.
         learning_rate: peak learning rate of the default optimiser; default 1e-3.
-        clip_norm: upper limit of the gradient's norm over all parameters, for the default
-            optimiser; default no limit.
+        clip_norm: upper limit of the gradient's norm, for the default optimiser; default no limit.
         prompts_per_step: size of the random subset of prompts in each step; default all prompts.
         seed: random seed.
         checkpoint_folder: folder for checkpoints, which keeps the newest two; default none.
-        checkpoint_every: number of steps between checkpoints. Another checkpoint is written after
-            the last step, and after a failed step.
+        checkpoint_every: number of steps between checkpoints, besides the last or failed step.
         resume: True to continue from the newest whole checkpoint, if there is one.
         on_step: function of the metrics of each step. Its random draws do not affect the fit.
         progress: True to show a progress bar.
@@ -114,7 +108,6 @@ def fit(
     Raises:
         ValueError: if a number is out of its range, if the optimiser or the objective has been
             used, or if `learning_rate` or `clip_norm` is passed next to an optimiser.
-        TypeError: if an argument has the wrong type.
         CheckpointError: if the folder has a checkpoint and `resume` is False, or if the checkpoint
             is of another fit (see `svi/checkpoint/fingerprint.py`) or of more steps.
         FolderInUseError: if another fit works in the folder.

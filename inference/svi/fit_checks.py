@@ -22,10 +22,7 @@ def check_programs(model: Program, guide: Program, prompts: Prompts) -> None:
     check_arguments(model, prompts, "model")
     check_arguments(guide, prompts, "guide")
     if model is guide:
-        raise ValueError(
-            "model and guide are the same program, expected a guide that approaches the model's "
-            "posterior"
-        )
+        raise ValueError("model and guide are the same program, expected a guide near p*")
     if isinstance(guide, nn.Module):
         check_start(dict(guide.named_parameters()))
         for parameter in guide.parameters():
@@ -76,10 +73,8 @@ def resumes(folder: Path, resume: bool) -> bool:
     """True if the fit continues from a checkpoint in the folder."""
     exists = has_checkpoint(folder)
     if exists and not resume:
-        raise CheckpointError(
-            f"{folder} already has a checkpoint: pass resume=True to go on from it, or name "
-            "another folder"
-        )
+        fix = "pass resume=True to go on from it, or name another folder"
+        raise CheckpointError(f"{folder} already has a checkpoint: {fix}")
     return exists
 
 

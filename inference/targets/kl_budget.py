@@ -179,10 +179,8 @@ def _root(
 
     spread = path.spread()
     if spread <= ROUNDING * path.reward.abs().max().item():
-        raise BudgetError(
-            "the reward is the same for every response at hand, so beta changes nothing. Check the "
-            "reward"
-        )
+        fault = "the reward is the same for every response at hand"
+        raise BudgetError(f"{fault}, so beta changes nothing. Check the reward")
     least, most = (measure(limit).value for limit in path.limits())
     low = high = middle = math.log(spread)
     while at(low) <= target < most and low > middle - SPAN:
@@ -235,7 +233,5 @@ def _check(
         instance("factors", factors, Mapping)  # type: ignore[type-abstract]
     for name, factor in (factors or {}).items():
         if any(isinstance(getattr(part, "beta", None), int | float) for part in parts_of(factor)):
-            raise OtherBetaError(
-                f"factor {name!r} was made for one beta, and beta is solved for: leave the factor "
-                "out"
-            )
+            fault = f"factor {name!r} was made for one beta, and beta is solved for"
+            raise OtherBetaError(f"{fault}: leave the factor out")

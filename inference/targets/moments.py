@@ -200,26 +200,23 @@ def _values(name: str, feature: Reward, prompts: Prompts, response: Tensor) -> T
     try:
         return check_values(f"feature {name!r}", feature(prompts, response), response.shape[:-1])
     except ImpossibleResponseError:
+        fix = "For a constraint use the constrained feature, or 1 and 0"
         raise LikelihoodError(
-            f"feature {name!r} is -inf for some response, and has no mean. For a constraint use "
-            "the constrained feature, or 1 and 0"
+            f"feature {name!r} is -inf for some response, and has no mean. {fix}"
         ) from None
 
 
 class _Dual:
     """log Z(lambda) - lambda . target, averaged over prompts, for features of unit variance.
 
-    Args:
-        phi: `[F, M, N]`, features.
-        log_base: `[M, N]`, log probabilities of the base on M responses.
-        target: `[F]`, means of the features.
+    Of features `[F, M, N]`, the log base on M responses `[M, N]`, and target means `[F]`.
     """
 
     def __init__(self, phi: Tensor, log_base: Tensor, target: Tensor) -> None:
         base = log_base.exp()
+        impossible = base == 0
         mean = (base * phi).sum(1, keepdim=True)  # [F, 1, N]
         deviation = (base * (phi - mean).square()).sum(1).mean(1).sqrt()  # [F]
-        impossible = base == 0
         highest = phi.masked_fill(impossible, -torch.inf).amax(1)
         extent = (highest - phi.masked_fill(impossible, torch.inf).amin(1)).amax(1)
         self.rounding = ROUNDING * phi.masked_fill(impossible, 0.0).abs().amax((1, 2))

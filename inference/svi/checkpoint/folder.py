@@ -31,11 +31,7 @@ def has_checkpoint(folder: str | Path) -> bool:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints in a folder, oldest first.
-
-    Raises:
-        CheckpointError: if a file or a link has the name of a checkpoint.
-    """
+    """Checkpoints in a folder, oldest first; no file or link may have the name of a checkpoint."""
     entries = folder.iterdir() if folder.is_dir() else ()
     paths = [path for path in entries if _NAME.fullmatch(path.name)]
     for path in paths:
@@ -49,11 +45,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def newest_whole(folder: Path) -> Path:
-    """The newest checkpoint whose files match their digests. Warns of newer, damaged checkpoints.
-
-    Raises:
-        CheckpointError: if no checkpoint is whole.
-    """
+    """The newest checkpoint whose files match their digests. Warns of damaged checkpoints."""
     faults: list[str] = []
     for path in reversed(checkpoints(folder)):
         try:

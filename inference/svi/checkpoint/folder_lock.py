@@ -11,25 +11,19 @@ FILE = ".lock"
 
 
 class FolderInUseError(ValueError):
-    """Another run works in the folder."""
+    """The folder is locked by another run, or the lock is a link."""
 
 
 @contextmanager
 def locked(folder: Path | None) -> Iterator[None]:
-    """Lock a folder inside the context; None locks nothing. Creates the folder if necessary.
-
-    Raises:
-        FolderInUseError: if the folder is locked already, or the lock is a link.
-    """
+    """Lock a folder inside the context; None locks nothing. Creates the folder if necessary."""
     if folder is None:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / FILE).is_symlink():
-        raise FolderInUseError(
-            f"{folder / FILE} is a link, which is not followed: delete it, if no other run works "
-            "in the folder"
-        )
+        fix = "delete it, if no other run works in the folder"
+        raise FolderInUseError(f"{folder / FILE} is a link, which is not followed: {fix}")
     descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         try:

@@ -24,10 +24,8 @@ FINGERPRINT = {"leaves", "changed", "schedule"}
 def resume(state: FitState, folder: str | Path, prompts: Prompts) -> None:
     """Restore a fit's state from the newest whole checkpoint in `folder`, with the generators.
 
-    Runs the guide once on `prompts` to create its parameters.
-
-    Raises:
-        CheckpointError: if there is no checkpoint, or it is of another fit. The guide is unchanged.
+    Runs the guide once on `prompts` to create its parameters. A `CheckpointError` leaves the guide
+    unchanged.
     """
     path = newest_whole(Path(folder))
     plain = _read_state(path)
@@ -71,10 +69,8 @@ def _check_fingerprint(state: FitState, saved: dict[str, Any], path: Path, *, gu
     if state.fingerprint is None or not saved:
         return
     if differences := state.fingerprint.differences(saved, guide=guide):
-        raise CheckpointError(
-            f"{path} is of a fit with {differences}. Resume with the arguments of that fit, or "
-            "name another folder"
-        )
+        fix = "Resume with the arguments of that fit, or name another folder"
+        raise CheckpointError(f"{path} is of a fit with {differences}. {fix}")
     state.fingerprint.changed |= set(saved["changed"])
 
 
@@ -112,10 +108,8 @@ def _check_random(tensors: dict[str, Tensor], path: Path) -> None:
     expected = torch.get_rng_state()
     state: Any = tensors.get("cpu")
     if state is None or state.shape != expected.shape or state.dtype != expected.dtype:
-        raise CheckpointError(
-            f"{path / 'random.safetensors'} has no state of the CPU's generator of this version of "
-            "torch"
-        )
+        missing = "no state of the CPU's generator of this version of torch"
+        raise CheckpointError(f"{path / 'random.safetensors'} has {missing}")
 
 
 def _unflatten(flat: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

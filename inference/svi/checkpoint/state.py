@@ -44,11 +44,7 @@ class FitState:
     saved_step: int = 0
 
     def save(self, folder: str | Path) -> Path:
-        """Write a checkpoint into `folder`, keep the one before, and return the path.
-
-        Raises:
-            CheckpointError: if the checkpoint cannot be written.
-        """
+        """Write a checkpoint into `folder`, keep the one before, and return the path."""
         folder = Path(folder)
         optimizer = self.optimizer.get_state()
         generators, plain = random_state.capture()

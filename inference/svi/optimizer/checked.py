@@ -32,8 +32,7 @@ class ScheduleError(ArithmeticError):
 class CheckedOptimizer(PyroOptim, ABC):
     """A `pyro.optim` optimiser that checks the gradient before and all numbers after a step.
 
-    Holds the trained parameters and their moments twice. With Adam that is three times the memory
-    of the parameters on top.
+    Holds the trained parameters and their moments twice.
 
     Attributes:
         step_count: number of steps taken.

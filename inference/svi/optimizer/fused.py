@@ -72,10 +72,9 @@ class FusedOptimizer(CheckedOptimizer):
         schedule: factor of every learning rate by step, from step 0, at least 0.
 
     Raises:
-        TypeError: if the constructor is not callable, or its optimiser needs a closure in each
-            step, as LBFGS does.
+        TypeError: if the constructor is not callable, or its optimiser needs a closure, as LBFGS.
         ValueError: if the constructor refuses the options, if its optimiser cannot step or would
-            ascend the gradient, or if the rate, the norm or the first factor is out of range.
+            ascend the gradient, or if a number is out of range.
     """
 
     def __init__(
@@ -95,10 +94,8 @@ class FusedOptimizer(CheckedOptimizer):
         finite("the schedule's factor at step 0", schedule(0), at_least=0)
         trial = self._make([{"params": [trial_parameter()]}])
         if schedule is not constant and "lr" not in trial.param_groups[0]:
-            raise ValueError(
-                f"{_name(constructor)} has no learning rate `lr` that a schedule could change: "
-                "leave the schedule constant"
-            )
+            fault = f"{_name(constructor)} has no learning rate `lr` that a schedule could change"
+            raise ValueError(f"{fault}: leave the schedule constant")
         try_step(trial)
 
     @property
@@ -113,9 +110,8 @@ class FusedOptimizer(CheckedOptimizer):
         factor = self.schedule(self.step_count)
         if not (math.isfinite(factor) and factor >= 0):
             raise ScheduleError(
-                f"the schedule's factor for the learning rate is {factor} at step "
-                f"{self.step_count}, expected a finite number of at least 0; the parameters were "
-                "left as they were"
+                f"the schedule's factor for the learning rate is {factor} at step {self.step_count}"
+                ", expected a finite number of at least 0; the parameters were left as they were"
             )
 
     def _adopt(self, new: dict[str, Tensor]) -> None:
