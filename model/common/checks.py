@@ -17,9 +17,6 @@ from torch import Tensor
 MOST = 10**9
 """Largest count by default. A count of 10^12 would run out of memory, or for years."""
 
-MOST_SEED = 2**32 - 1
-"""Largest seed of numpy, which Pyro seeds together with torch."""
-
 T = TypeVar("T")
 
 
@@ -69,7 +66,7 @@ def probability(name: str, value: object, *, why: str = "") -> float:
 
 def seed(name: str, value: object) -> int:
     """A random seed of torch, numpy and Pyro, from 0 to 2^32 - 1; a `ValueError` otherwise."""
-    return whole_number(name, value, at_least=0, at_most=MOST_SEED)
+    return whole_number(name, value, at_least=0, at_most=2**32 - 1)
 
 
 def one_of(name: str, value: T, choices: Collection[object]) -> T:

@@ -1,29 +1,19 @@
 """The protocol of an autoregressive model, which `ResponseDistribution` samples and scores."""
 
 from abc import abstractmethod
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from model.prior.prompts import Prompts
 
 
-class DecoderState(Protocol):
-    """Memory of an autoregressive model for B sequences."""
-
-    def select(self, rows: Tensor) -> Self:
-        """The state of the sequences at `rows` `[B']`, repeats allowed. Leaves the original."""
-
-
-@runtime_checkable
-class RevealsHidden(Protocol):
-    """A state with the last hidden layer of the L tokens read last, `[B, L, H]`."""
-
-    hidden: Tensor
-
-
 class Decoder(Protocol):
-    """An autoregressive model: next-token logits, and a state to continue from."""
+    """An autoregressive model: next-token logits, and a state to continue from.
+
+    `state.select(rows)` is the state of the sequences at `rows` `[B']`, repeats allowed. A state
+    may have `hidden`, the last hidden layer of the L tokens read last, `[B, L, H]`.
+    """
 
     @abstractmethod
     def start(self, prompts: Prompts) -> tuple[Tensor, Any]:

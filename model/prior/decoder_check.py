@@ -9,8 +9,7 @@ from model.prior.decoder import Decoder
 from model.prior.prompts import Prompts
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2}
-"""Largest difference that is rounding, in standard deviations of the logits."""
-HALF_PRECISION_TOLERANCE = 1.0
+"""Largest difference that is rounding, in standard deviations of the logits; else 1."""
 LENGTHS = (3, 1)
 """Number of tokens of each prompt that the check reads."""
 
@@ -52,7 +51,7 @@ def check_cached_reading(
     spread = expected.double().std(-1).mean().item()
     log_ratio = cached.double().log_softmax(-1) - expected.double().log_softmax(-1)
     difference = log_ratio.abs().max().item()
-    if difference > TOLERANCE.get(network.dtype, HALF_PRECISION_TOLERANCE) * (spread + 1e-6):
+    if difference > TOLERANCE.get(network.dtype, 1.0) * (spread + 1e-6):
         raise CachedReadingError(
             f"{type(network).__name__} gives a token other log-probabilities, by up to "
             f"{difference:.2g} nats, when a padded prompt is read with a cache: expected a causal "

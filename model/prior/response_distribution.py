@@ -18,7 +18,7 @@ from torch.distributions import constraints
 
 from model.common.provenance import through
 from model.common.thread_lock import one_thread
-from model.prior.decoder import Decoder, RevealsHidden
+from model.prior.decoder import Decoder
 from model.prior.logits import sample_token, scaled, token_log_prob
 from model.prior.prompts import Prompts
 from model.prior.response_space import ResponseSpace
@@ -101,8 +101,8 @@ class ResponseDistribution(TorchDistribution):
         """Draw responses token by token. Returns `sample_shape + batch_shape + [T]`, token ids."""
         if torch.jit.is_tracing():
             raise NotImplementedError(
-                "`torch.jit` would repeat the first draw's loop over tokens and its reward for "
-                "ever: use `Trace_ELBO` or `LeaveOneOut_ELBO`, without `Jit`"
+                "a response is drawn token by token until it ends, and `torch.jit` would repeat the "
+                "first draw's loop: use `Trace_ELBO` or `LeaveOneOut_ELBO`, without `Jit`"
             )
         rows = self._rows.expand(*sample_shape, *self._rows.shape)
         return self._decode(rows.flatten()).view(*rows.shape, -1)
@@ -223,7 +223,7 @@ def _fill(values: Tensor, is_token: Tensor) -> Tensor:
 
 
 def _hidden(state: Any) -> Tensor:
-    if not isinstance(state, RevealsHidden):
+    if not hasattr(state, "hidden"):
         raise TypeError(
             f"{type(state).__name__} has no `hidden`, expected the state of a decoder such as "
             "`LanguageModel`. Choose an objective without a head on the guide's states"
