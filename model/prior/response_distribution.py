@@ -101,8 +101,8 @@ class ResponseDistribution(TorchDistribution):
         """Draw responses token by token. Returns `sample_shape + batch_shape + [T]`, token ids."""
         if torch.jit.is_tracing():
             raise NotImplementedError(
-                "a response is drawn token by token until it ends, and `torch.jit` would repeat the "
-                "first draw's loop: use `Trace_ELBO` or `LeaveOneOut_ELBO`, without `Jit`"
+                "a response is drawn token by token until it ends, and `torch.jit` would repeat "
+                "the first draw's loop: use `Trace_ELBO` or `LeaveOneOut_ELBO`, without `Jit`"
             )
         rows = self._rows.expand(*sample_shape, *self._rows.shape)
         return self._decode(rows.flatten()).view(*rows.shape, -1)
