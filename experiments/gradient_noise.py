@@ -26,13 +26,13 @@ from torch import Tensor
 
 from experiments.shared.argument_types import DISTINCT, Seed, Threads, count, number
 from experiments.shared.command_line import Arguments, run_script
-from experiments.shared.tables import text_table
+from experiments.shared.gradients import elbo_gradient
+from experiments.shared.tables import pair_table
 from experiments.shared.workers import set_threads
 from experiments.shared.worlds import moved_guide
 from guides import FineTuned
 from inference import LeaveOneOut_ELBO, RewardToGo_ELBO, random_state
 from inference.objectives import AnalyticKL_ELBO
-from inference.programs import parameter_scope
 from model import AlignmentModel, LanguageModel, Prompts, Reward
 from model.prior.named_priors import load_prior
 
@@ -84,8 +84,11 @@ def main(args: GradientNoise) -> dict[str, dict[str, float]]:
                         for _ in range(args.gradients)
                     )
                     row[name] = sum_of_variances(gradients)
-    cells = {place: [f"{value:.3g}" for value in row.values()] for place, row in noise.items()}
-    print(f"Noise of the gradient, sum of variances\n{text_table(list(OBJECTIVES), cells)}")
+    rows = {
+        place: [(name, f"{value:.3g}") for name, value in row.items()]
+        for place, row in noise.items()
+    }
+    print(pair_table("Noise of the gradient, sum of variances", rows))
     return noise
 
 
@@ -98,17 +101,6 @@ def log_ratio(posterior: FineTuned, prior: LanguageModel) -> Reward:
         return log_posterior - prior(prompts).log_prob(response)
 
     return reward
-
-
-def elbo_gradient(
-    objective: ELBO, model: AlignmentModel, guide: FineTuned, prompts: Prompts
-) -> Tensor:
-    """One estimate of the gradient of -ELBO, all parameters in a row."""
-    guide.zero_grad()
-    with parameter_scope(guide):
-        objective.loss_and_grads(model, guide, prompts)
-    parts = [parameter.grad for parameter in guide.parameters() if parameter.grad is not None]
-    return torch.cat([part.flatten() for part in parts])
 
 
 def sum_of_variances(gradients: Iterable[Tensor]) -> float:

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from experiments.shared.argument_types import Seed, count, number
 from experiments.shared.command_line import Arguments, run_script
-from experiments.shared.tables import text_table
+from experiments.shared.gradients import relative_error
+from experiments.shared.tables import pair_table
 from experiments.shared.worlds import moved_guide
 from guides import FineTuned
 from inference import random_state
@@ -95,11 +96,11 @@ def main(args: KLEstimators) -> dict[str, dict[str, float]]:
     with random_state.isolated(args.seed):
         guide = moved_guide(prior, args.distance)
     distances = relative_distances(prior(prompts), guide, prompts)
-    columns = list(next(iter(distances.values())))
-    rows = {name: [f"{row[column]:.1e}" for column in columns] for name, row in distances.items()}
-    print(
-        f"Relative distance of the mean gradient from the gradient of\n{text_table(columns, rows)}"
-    )
+    rows = {
+        name: [(column, f"{value:.1e}") for column, value in row.items()]
+        for name, row in distances.items()
+    }
+    print(pair_table("Relative distance of the mean gradient from the gradient of", rows))
     return distances
 
 
@@ -132,15 +133,12 @@ def relative_distances(
         "KL(p0 || q)": (log_p.sum(-1).exp() * (log_p - log_q).sum(-1)).sum(),
     }
     targets = {name: gradient(value) for name, value in objectives.items()}
-    rows = {}
+    distances = {}
     for name, surrogate in IMPLEMENTATIONS.items():
         mean = gradient((prob.detach() * surrogate(log_q - log_p)).sum())
-        row = {
-            objective: ((mean - target).norm() / target.norm()).item()
-            for objective, target in targets.items()
-        }
-        rows[name] = row | {"size": mean.norm().item()}
-    return rows
+        distances[name] = {key: relative_error(mean, goal) for key, goal in targets.items()}
+        distances[name]["size"] = mean.norm().item()
+    return distances
 
 
 if __name__ == "__main__":

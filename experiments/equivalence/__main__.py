@@ -53,15 +53,12 @@ def main(args: Equivalence) -> list[Finding]:
     findings = []
 
     def add(check: str, equation: str, world: str, error: float) -> None:
-        statement = (
-            f"({check}) {equation}, {world}: error {error:.1e} (at most {TOLERANCE[check]:.0e})"
-        )
-        findings.append(Finding(statement, error <= TOLERANCE[check]))
+        limit = TOLERANCE[check]
+        statement = f"({check}) {equation}, {world}: error {error:.1e} (at most {limit:.0e})"
+        findings.append(Finding(statement, error <= limit))
 
-    texts = {
-        "grammar": ("the film was", "the plot was"),
-        "film reviews": ("The film was", "I thought the acting was"),
-    }
+    texts = {"grammar": ("the film was", "the plot was")}
+    texts["film reviews"] = ("The film was", "I thought the acting was")
     short = {"grammar": grammar_prior(max_new_tokens=3), "film reviews": film_reviews(1)}
     long = {"grammar": short["grammar"], "film reviews": film_reviews(16)}
     with random_state.isolated(args.seed):

@@ -4,13 +4,12 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 from transformers import PreTrainedModel
 
+from experiments.shared.gradients import elbo_gradient, gradient_of, relative_error
 from experiments.shared.worlds import moved_guide
 from guides import FineTuned
 from inference import Enumeration, log_guide_at
-from inference.programs import parameter_scope
 from model import AlignmentModel, Prompts
 
 
@@ -18,7 +17,7 @@ def reinforce_error(model: AlignmentModel, prompts: Prompts, num_samples: int) -
     """Relative error of `Trace_ELBO` against REINFORCE in torch, on the same responses."""
     guide, space = moved_guide(model.prior), model.prior.space
     response = guide.distribution(prompts).sample((num_samples,))  # [K, N, T]
-    by_pyro = elbo_gradient(model, guide, prompts, response)
+    by_pyro = gradient_at(model, guide, prompts, response)
 
     policy, reward = guide.language_model.network, model.reward(prompts, response)
     policy.zero_grad()
@@ -29,8 +28,7 @@ def reinforce_error(model: AlignmentModel, prompts: Prompts, num_samples: int) -
             reinforce_with_kl_penalty(
                 policy, model.prior.network, prompt, tokens, reward[k, n], model.beta
             )
-    by_hand = [gradient / num_samples for gradient in gradients(policy)]
-    return relative_error(by_pyro, by_hand)
+    return relative_error(by_pyro, gradient_of(policy) / num_samples)
 
 
 def reinforce_with_kl_penalty(
@@ -61,39 +59,22 @@ def expectation_error(model: AlignmentModel, prompts: Prompts) -> float:
     """Relative error of the mean gradient over responses, against autograd on the exact ELBO."""
     guide, truth = moved_guide(model.prior), Enumeration(model, prompts)
     prob = truth.log_guide(guide).exp()[:, 0]
-    means = [torch.zeros_like(parameter) for parameter in guide.parameters()]
+    mean = torch.zeros(())
     for weight, response in zip(prob, truth.support, strict=True):
-        gradient = elbo_gradient(model, guide, prompts, response[None])
-        for mean, part in zip(means, gradient, strict=True):
-            mean += weight * part
+        mean = mean + weight * gradient_at(model, guide, prompts, response[None])
     guide.zero_grad()
     log_guide = log_guide_at(guide, prompts, truth.support)
     (log_guide.exp() * (log_guide - truth.log_joint)).sum().backward()
-    return relative_error(means, gradients(guide))
+    return relative_error(mean, gradient_of(guide))
 
 
-def elbo_gradient(
+def gradient_at(
     model: AlignmentModel, guide: FineTuned, prompts: Prompts, response: Tensor
-) -> list[Tensor]:
+) -> Tensor:
     """Gradient of -ELBO by Pyro's `Trace_ELBO` at the responses `[K, N, T]`."""
     objective = Trace_ELBO(len(response), vectorize_particles=True, max_plate_nesting=1)
     draws = poutine.Trace()
     site = {"type": "sample", "value": response, "is_observed": False, "infer": {}}
     draws.add_node("response", name="response", **site)
-    guide.zero_grad()
-    with parameter_scope(guide), poutine.replay(trace=draws):
-        objective.loss_and_grads(model, guide, prompts)
-    return gradients(guide)
-
-
-def gradients(module: nn.Module) -> list[Tensor]:
-    """Copies of the gradients of all parameters."""
-    return [
-        parameter.grad.clone() for parameter in module.parameters() if parameter.grad is not None
-    ]
-
-
-def relative_error(gradient: list[Tensor], expected: list[Tensor]) -> float:
-    """Norm of the difference over the norm of the expected gradient, all parameters together."""
-    difference = get_total_norm([a - b for a, b in zip(gradient, expected, strict=True)])
-    return (difference / get_total_norm(expected)).item()
+    with poutine.replay(trace=draws):
+        return elbo_gradient(objective, model, guide, prompts)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from experiments.shared.tables import cell, mean_and_error
+from experiments.shared.tables import cell, mean_and_error, pair_table, summary
 
 
 def test_means_and_cells():
@@ -12,3 +12,16 @@ def test_means_and_cells():
     assert math.isnan(mean_and_error([{"kl": 1.0}], "kl")[1])
     assert cell(0.12345, 0.012) == "0.123 ± 0.01"
     assert cell(math.nan) == "-"
+
+
+def test_rows_of_pairs_name_the_columns_of_a_table():
+    row = summary([{"kl": 1.0, "reward": 0.5}, {"kl": 3.0, "reward": 0.5}])
+    assert list(row) == ["kl", "reward"]
+    assert row["kl"] == pytest.approx((2.0, 1.0))
+    rows = {"guide": row.items(), "prior": [("kl", "-"), ("reward", "low")]}
+    assert pair_table("Title", rows).splitlines() == [
+        "Title",
+        "          kl   reward",
+        "guide  2 ± 1  0.5 ± 0",
+        "prior      -      low",
+    ]

@@ -1,0 +1,30 @@
+"""Gradients over all parameters in a row, and the distance between two."""
+
+import torch
+from pyro.infer import ELBO
+from torch import Tensor, nn
+
+from guides import FineTuned
+from inference.programs import parameter_scope
+from model import AlignmentModel, Prompts
+
+
+def elbo_gradient(
+    objective: ELBO, model: AlignmentModel, guide: FineTuned, prompts: Prompts
+) -> Tensor:
+    """One estimate of the gradient of -ELBO."""
+    guide.zero_grad()
+    with parameter_scope(guide):
+        objective.loss_and_grads(model, guide, prompts)
+    return gradient_of(guide)
+
+
+def gradient_of(module: nn.Module) -> Tensor:
+    """Gradients that the parameters of a module hold."""
+    parts = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    return torch.cat([part.flatten() for part in parts])
+
+
+def relative_error(gradient: Tensor, expected: Tensor) -> float:
+    """Norm of the difference over the norm of the expected gradient."""
+    return ((gradient - expected).norm() / expected.norm()).item()
