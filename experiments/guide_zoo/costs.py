@@ -92,16 +92,9 @@ def cost_figure(means: Mapping[str, Mapping[str, Estimate]]) -> Figure:
         for measure, marker in markers.items():
             kl = mean[measure]
             for axes, cost in ((parameters, "parameters"), (seconds, "seconds")):
-                axes.errorbar(
-                    [mean[cost].value],
-                    [kl.value],
-                    [2 * kl.standard_error],
-                    color=color,
-                    marker=marker,
-                    linestyle="",
-                    linewidth=1,
-                    label=name if marker == "o" else None,
-                )
+                place = [mean[cost].value], [kl.value], [2 * kl.standard_error]
+                label = name if marker == "o" else None
+                axes.errorbar(*place, color=color, fmt=marker, linewidth=1, label=label)
     ylabel = "nats; dots KL(q || p*), triangles KL(p* || q)"
     parameters.set(xscale="log", xlabel="trained parameters", ylabel=ylabel, ylim=(0, None))
     seconds.set(xlabel="CPU seconds a step", xlim=(0, None))

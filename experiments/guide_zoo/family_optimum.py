@@ -48,7 +48,6 @@ def family_optimum(
     direction: Direction,
     *,
     num_starts: int = 1,
-    noise: float = 1.0,
     max_iter: int = 1000,
 ) -> Optimum:
     """Minimise the exact KL over a guide's parameters by L-BFGS, from several starts.
@@ -61,15 +60,14 @@ def family_optimum(
         make: builds the guide at its first start, in float64. float32 has too few digits for a KL
             near 0.
         direction: KL that is minimised.
-        num_starts: number of starts.
-        noise: standard deviation of the jitter on all starts but the first.
+        num_starts: number of starts. All but the first are jittered with a standard deviation of 1.
         max_iter: number of L-BFGS iterations from each start.
     """
     ends = []
     for number in range(num_starts):
         guide = make()
         if number:
-            guide.jitter(noise, torch.Generator().manual_seed(number))
+            guide.jitter(1.0, torch.Generator().manual_seed(number))
         ends.append((descend(truth, guide, direction, max_iter), guide))
     kl, guide = min(ends, key=lambda end: end[0])
     parameters = list(guide.trained().values())

@@ -2,9 +2,10 @@
 
 Question: for how long does it help to steer a language model by a reward learned from preferences?
 Claim: gold reward against KL rises, peaks and falls, while the proxy goes on rising. More
-preferences put the peak off (Gao et al. 2022, arXiv 2210.10760). So does pessimism about an
-uncertain reward (Coste et al. 2023, arXiv 2310.02743). The marginal likelihood, which follows from
-Bayes' rule, is optimism: a bonus var/(2 beta) for uncertainty.
+preferences put the peak off, and so does pessimism about an uncertain reward. The marginal
+likelihood, which follows from Bayes' rule, is optimism: a bonus var/(2 beta) for uncertainty.
+Source: Gao et al. 2022 (arXiv 2210.10760) on preferences; Coste et al. 2023 (arXiv 2310.02743) on
+pessimism; the Gaussian integral E[exp(r/beta)] for the bonus.
 Printed: recovery of the reward, calibration of the inference, gold reward by KL for every
 aggregation with standard errors over seeds, a guide tuned on the proxy, the verdict.
 
@@ -29,7 +30,7 @@ from experiments.rlhf.learning import Study
 from experiments.rlhf.options import RLHF
 from experiments.rlhf.report import measure, write_report
 from experiments.rlhf.studies import Split, read_split, simulate, study_data
-from experiments.shared.claims import Finding
+from experiments.shared.claims import Finding, report
 from experiments.shared.command_line import run_script
 from experiments.shared.refusals import blamed, resume_hint
 from experiments.shared.run_folder import RunFolder, new_folder
@@ -57,7 +58,11 @@ def main(args: RLHF) -> list[Finding]:
             else:
                 study = study_data(args, features, split, folder.path)
             guide_table = tune_guide(args, prior, prompts, study, folder)
-        write_report(folder, [*study.tables, guide_table], study.findings, study.pictures)
+        tables = [*study.tables, guide_table]
+        text = "\n\n".join(tables)
+        if study.findings:
+            text = report(__doc__, tables, study.findings)
+        write_report(folder, text, study.pictures)
         return [*study.findings]
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import tyro
 
@@ -33,16 +33,9 @@ from model import LanguageModel
 from model.preferences import AGGREGATIONS, HEADS, EncoderFeatures, Features, PriorFeatures
 from model.prior.named_priors import load_prior
 
-if TYPE_CHECKING:
-    InferenceName: TypeAlias = str
-    AggregationName: TypeAlias = str
-    HeadName: TypeAlias = str
-else:
-    InferenceName, AggregationName, HeadName = (
-        Literal[tuple(registry)] for registry in (REWARD_INFERENCE, AGGREGATIONS, HEADS)
-    )
-
-
+InferenceName: TypeAlias = Literal[tuple(REWARD_INFERENCE)]  # type: ignore[valid-type]
+AggregationName: TypeAlias = Literal[tuple(AGGREGATIONS)]  # type: ignore[valid-type]
+HeadName: TypeAlias = Literal[tuple(HEADS)]  # type: ignore[valid-type]
 SIMULATED = used(
     lambda args: args.preferences is None, "with --preferences, where nothing is simulated"
 )
@@ -153,7 +146,6 @@ class RLHF(Arguments):
                 self.prior,
                 max_new_tokens=self.max_new_tokens,
                 temperature=self.temperature,
-                dtype="float32",
                 device=self.device,
                 trust_remote_code=self.trust_remote_code,
             )

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.rlhf.figures import Line
 from experiments.rlhf.learning import KLS, NUM_TEST, Run
 from experiments.rlhf.text_sample import Curve, Gold, TextSample
-from experiments.shared import claims
 from experiments.shared.claims import Finding
 from experiments.shared.run_folder import RunFolder, element, html_figure
 from experiments.shared.tables import cell, mean_and_error, text_table
@@ -19,22 +19,10 @@ from inference import Estimate, diagnose, log_likelihood_at, response_distributi
 from model import AlignmentModel, Prompts
 from model.preferences import AGGREGATIONS
 
-CLAIM = (
-    "gold reward peaks and then falls as the posterior of a learned reward moves away from the "
-    "prior, while the proxy goes on rising; more preferences and pessimism about the reward put "
-    "the peak off; the marginal likelihood does the opposite"
-)
-SOURCE = (
-    "Gao et al. 2022 (2210.10760); Coste et al. 2023 (2310.02743); the Gaussian integral "
-    "E[exp(r/beta)]"
-)
 FAR = 2.0
 """KL(p* || p0) at which aggregations are compared, nats."""
 FARTHEST = 6.0
 """KL(p* || p0) at which the curves of all responses end, nats."""
-
-Line = tuple[Sequence[float], Sequence[float], Sequence[float]]
-"""KL, mean gold reward and its standard error."""
 
 
 def mean_curves(curves: Sequence[Mapping[str, Curve]]) -> dict[str, Line]:
@@ -91,35 +79,22 @@ def findings(runs: Sequence[Run]) -> list[Finding]:
 
     def by_seed(name: str, sizes: Sequence[int]) -> np.ndarray:
         """Mean over data sets of these sizes, for each seed."""
-        values = [
-            [
-                run.measured[name]
-                for run in runs
-                if run.seed == seed and run.num_preferences in sizes
-            ]
-            for seed in seeds
-        ]
+        of_size = [run for run in runs if run.num_preferences in sizes]
+        values = [[run.measured[name] for run in of_size if run.seed == seed] for seed in seeds]
         return np.array(values).mean(1)
-
-    def more(name: str, than: str) -> bool:
-        gold, other = (by_seed(f"{which} gold {FAR:g}", counts) for which in (name, than))
-        return certainly_positive(gold - other)
 
     fall = by_seed("mean fall", [fewest]) - 0.1 * by_seed("mean gain", [fewest])
     later = by_seed("mean peak kl", [most]) - by_seed("mean peak kl", [fewest])
-    return [
-        Finding(
-            f"with {fewest} preferences, gold reward falls by a tenth of its gain or more",
-            certainly_positive(fall),
-        ),
-        Finding(f"with {most} gold reward peaks at a larger KL", certainly_positive(later)),
-        Finding(
-            f"at {FAR:g} nats the lower bound has more gold reward than the mean",
-            more("lower-bound", "mean"),
-        ),
-        Finding("the minimum has more", more("minimum", "mean")),
-        Finding("the marginal likelihood has less", more("mean", "marginal-likelihood")),
-    ]
+    gold = {name: by_seed(f"{name} gold {FAR:g}", counts) for name in AGGREGATIONS}
+    above_0 = {
+        f"with {fewest} preferences, gold reward falls by a tenth of its gain or more": fall,
+        f"with {most} gold reward peaks at a larger KL": later,
+        f"at {FAR:g} nats the lower bound has more gold reward than the mean": gold["lower-bound"]
+        - gold["mean"],
+        "the minimum has more": gold["minimum"] - gold["mean"],
+        "the marginal likelihood has less": gold["mean"] - gold["marginal-likelihood"],
+    }
+    return [Finding(name, certainly_positive(values)) for name, values in above_0.items()]
 
 
 def certainly_positive(values: Iterable[float]) -> bool:
@@ -128,11 +103,8 @@ def certainly_positive(values: Iterable[float]) -> bool:
     return mean - 2 * error > 0
 
 
-def write_report(
-    folder: RunFolder, tables: Sequence[str], findings: Sequence[Finding], pictures: Sequence[Path]
-) -> None:
+def write_report(folder: RunFolder, text: str, pictures: Sequence[Path]) -> None:
     """Print the report, and write it as text and as a page with the figures."""
-    text = claims.report(CLAIM, SOURCE, tables, findings) if findings else "\n\n".join(tables)
     (folder.path / "report.txt").write_text(text + "\n", encoding="utf-8")
     folder.write_page("rlhf", [element("pre", text), *map(html_figure, pictures)])
     reward = folder.path / "reward"

@@ -59,8 +59,13 @@ def verdict(findings: Sequence[Finding]) -> str:
     return f"The claim held: {len(findings)} of {len(findings)} findings."
 
 
-def report(claim: str, source: str, tables: Sequence[str], findings: Sequence[Finding]) -> str:
-    """Text that a script prints: claim, source, tables, findings, verdict."""
+def report(script: str | None, tables: Sequence[str], findings: Sequence[Finding]) -> str:
+    """Text that a script prints: claim, source, tables, findings, verdict.
+
+    The docstring of the script has the paragraphs `Claim:`, `Source:` and `Printed`.
+    """
+    text = (script or "").partition("Claim: ")[2].partition("\nPrinted")[0]
+    claim, _, source = text.partition("\nSource: ")
     checked = [f"{'yes' if held else 'NO':>3}  {statement}" for statement, held in findings]
     head = [f"Claim: {claim}", f"Source: {source}", "", "\n\n".join(tables), ""]
     return "\n".join([*head, *checked, "", verdict(findings)])
@@ -75,13 +80,11 @@ def conclude(
     """Print the report of a claim script, and return all findings.
 
     Args:
-        script: docstring of the script, with the paragraphs `Claim:`, `Source:` and `Printed`.
+        script: docstring of the script, see `report`.
         tables: texts.
         findings: findings of the script.
         stops: fits that stopped early, see `training.early_stops`; each is a failed finding.
     """
-    text = (script or "").partition("Claim: ")[2].partition("\nPrinted")[0]
-    claim, _, source = text.partition("\nSource: ")
     every = [*findings, *(Finding(stop, False) for stop in stops)]
-    print(report(claim, source, tables, every))
+    print(report(script, tables, every))
     return every

@@ -81,13 +81,7 @@ def main(args: StepParts) -> dict[str, float]:
     torch.set_num_threads(args.threads)
     pyro.set_rng_seed(0)
     with blamed(f"--prior {args.prior}", FAULTS):
-        prior = load_prior(
-            args.prior,
-            max_new_tokens=args.max_new_tokens,
-            temperature=1.0,
-            dtype=args.dtype,
-            device="cpu",
-        )
+        prior = load_prior(args.prior, max_new_tokens=args.max_new_tokens, dtype=args.dtype)
     with blamed("--prompts"):
         prompts = prior.encode(args.prompts)
     guide = build_guide(args.guide, {}, prior, prompts)

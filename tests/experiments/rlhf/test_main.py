@@ -90,7 +90,7 @@ def test_head_with_a_hidden_layer(tmp_path, capsys):
 
 
 def test_files_of_preferences_without_use_are_refused(tmp_path):
-    with pytest.raises(SystemExit, match=r"--preferences: .*No such file"):
+    with pytest.raises(SystemExit, match=r"--preferences .*No such file"):
         main(replace(SMALL, out=tmp_path, preferences=tmp_path / "none.jsonl"))
     write_preferences(
         tmp_path / "ties.jsonl", [Preference("a", f" {i}", " b", tie=True) for i in range(5)]
