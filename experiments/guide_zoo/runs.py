@@ -152,11 +152,10 @@ def tune(job: Job, world: World, seed: int) -> Result:
     measured = {name: estimate.value for name, estimate in estimates.items()}
     measured |= {"parameters": guide.num_trained_parameters(), "seconds": seconds}
     error = {name: estimate.standard_error for name, estimate in estimates.items()}
-    trajectory = []
-    if world.truth is None:
-        for metrics in fitted.metrics:
-            log_likelihood = metrics["log_likelihood"]  # E_q[r]/beta
-            trajectory.append((log_likelihood - metrics["elbo"], log_likelihood * beta))
+    trajectory = [  # KL(q || p0) = E_q[r]/beta - ELBO
+        (metrics["log_likelihood"] - metrics["elbo"], metrics["log_likelihood"] * beta)
+        for metrics in (fitted.metrics if world.truth is None else ())
+    ]
     note = "" if fitted.stopped_early is None else f"stopped early at {fitted.stopped_early}"
     return Result(job, measured, error, note, trajectory)
 

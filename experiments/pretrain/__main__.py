@@ -77,7 +77,7 @@ def main(args: Pretrain) -> None:
     held_out, training = reviews[:1000], reviews[1000:]
     tokenizer = train_tokenizer(training, args.vocab_size, args.window)
     stream = to_stream(training, tokenizer)
-    model = new_model(tokenizer, args.vocab_size, args.window, args.width, args.layers)
+    model = new_model(args, tokenizer)
     print(f"{model.num_parameters():,} parameters, {len(stream):,} training tokens")
     began = time.process_time()
 
@@ -108,17 +108,15 @@ def main(args: Pretrain) -> None:
     print(text)
 
 
-def new_model(
-    tokenizer: PreTrainedTokenizerFast, vocab_size: int, window: int, width: int, num_layers: int
-) -> GPT2LMHeadModel:
+def new_model(args: Pretrain, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
     """An untrained GPT-2."""
     config = GPT2Config(
-        vocab_size=vocab_size,
-        n_positions=window,
-        n_embd=width,
-        n_layer=num_layers,
-        n_head=width // 64,
-        n_inner=width * 7 // 2,
+        vocab_size=args.vocab_size,
+        n_positions=args.window,
+        n_embd=args.width,
+        n_layer=args.layers,
+        n_head=args.width // 64,
+        n_inner=args.width * 7 // 2,
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,

@@ -157,8 +157,7 @@ def sweep(
     """
     responses, points, most = sample.responses, [], 0.0
     for beta in betas.tolist():
-        log_likelihood = aggregate(rewards, beta)
-        log_weight = log_likelihood[:, None]
+        log_weight = aggregate(rewards, beta)[:, None]
         size = responses.effective_sample_size(log_weight)
         effective = math.inf if size is None else size
         most = max(most, effective)
