@@ -24,6 +24,7 @@ folder with arguments, metrics, guide, figures and `report.html`.
 import time
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import Any
 
 import pyro
 import torch
@@ -68,21 +69,7 @@ def main(args: Steer) -> RunFolder:
             prior_sample = draw_prior(target, model, prompts, args.prior_draws)
             before = measure(model, target, guide, prompts, prior_sample, args.samples)
         start = time.perf_counter()
-        result = fit(
-            target,
-            guide,
-            prompts,
-            num_steps=args.steps,
-            objective=OBJECTIVES[args.objective](num_particles=args.particles),
-            learning_rate=args.learning_rate or GUIDES[args.guide].rate(args.guide_options),
-            clip_norm=args.clip_norm,
-            prompts_per_step=args.prompts_per_step,
-            seed=args.seed,
-            checkpoint_folder=folder.checkpoints,
-            checkpoint_every=args.checkpoint_every,
-            resume=args.resume is not None,
-            on_step=lambda metrics: folder.append_metrics(extended(metrics, model)),
-        )
+        result = fit(target, guide, prompts, **fit_settings(args, model, folder))
         seconds = time.perf_counter() - start
         save(args, guide, prompts, folder)
         with random_state.isolated(args.seed + 2):
@@ -92,12 +79,26 @@ def main(args: Steer) -> RunFolder:
                 "Before, from the prior": sample_texts(model, model, prompts),
                 "After, from the guide": sample_texts(model, guide, prompts),
             }
-        measured = (before, after, posterior)
-        report = Report(args.title, args.beta, *measured, samples, seconds, result.stopped_early)
+        measured, stop = (before, after, posterior), result.stopped_early
+        report = Report(args.title, args.beta, *measured, samples, seconds, stop)
         report.write(folder, write_figures(folder, report, prior_sample))
-        print(report.text())
-        print(f"\nOpen {folder.report}; the guide is in {folder.guide}, which --proposal takes.")
     return folder
+
+
+def fit_settings(args: Steer, model: AlignmentModel, folder: RunFolder) -> dict[str, Any]:
+    """Settings of the fit."""
+    return {
+        "num_steps": args.steps,
+        "objective": OBJECTIVES[args.objective](num_particles=args.particles),
+        "learning_rate": args.learning_rate or GUIDES[args.guide].rate(args.guide_options),
+        "clip_norm": args.clip_norm,
+        "prompts_per_step": args.prompts_per_step,
+        "seed": args.seed,
+        "checkpoint_folder": folder.checkpoints,
+        "checkpoint_every": args.checkpoint_every,
+        "resume": args.resume is not None,
+        "on_step": lambda metrics: folder.append_metrics(extended(metrics, model)),
+    }
 
 
 def prepare(args: Steer) -> tuple[Steer, list[Input]]:
@@ -131,15 +132,11 @@ def load(args: Steer) -> tuple[LanguageModel, Prompts]:
 
 def build_posterior(args: Steer, prior: LanguageModel, prompts: Prompts) -> AlignmentModel:
     """Build the model. A resumed run has the beta that meets its budget."""
+    budget = args.beta_budget if args.resume is None else {}
+    draws = {"num_draws": args.prior_draws, "seed": args.seed}
+    code = args.trust_remote_code
     return build_model(
-        args.choices,
-        prior,
-        prompts,
-        args.beta,
-        args.beta_budget if args.resume is None else None,
-        num_draws=args.prior_draws,
-        seed=args.seed,
-        trust_remote_code=args.trust_remote_code,
+        args.choices, prior, prompts, args.beta, budget, **draws, trust_remote_code=code
     )
 
 
@@ -151,18 +148,13 @@ def open_folder(args: Steer, inputs: list[Input]) -> AbstractContextManager[RunF
 
 
 def new_guide(args: Steer, target: Program, prior: LanguageModel, prompts: Prompts) -> Guide:
-    """Build the guide; exit if guide, prompts and objective do not go together.
-
-    The objective is computed on two responses to one prompt.
-    """
+    """Build the guide; exit if the objective, on two responses to a prompt, cannot be computed."""
     with random_state.isolated(args.seed):
         guide = build_guide(args.guide, args.guide_options, prior, prompts)
     dtypes = {parameter.dtype for parameter in guide.trained().values()}
     if isinstance(guide, FineTuned) and torch.bfloat16 in dtypes:
-        print(
-            "training in bfloat16 loses most updates at this rate: add --fine-tuned.dtype float32, "
-            "or choose --guide lora"
-        )
+        fix = "add --fine-tuned.dtype float32, or choose --guide lora"
+        print(f"training in bfloat16 loses most updates at this rate: {fix}")
     print(f"guide {args.guide}, {guide.num_trained_parameters():,} trained parameters")
     with blamed(f"--objective {args.objective} with --guide {args.guide}"):
         guide.distribution(prompts)

@@ -11,8 +11,9 @@ def check(args: Steer) -> None:
     check_likelihood(args)
     if args.sample is None:
         check_training(args)
-    else:
-        check_sampling(args)
+    elif GUIDES[args.guide].trains and args.guide != Steer.guide:
+        fix = f"train --guide {args.guide} without it, then name RUN/guide as --proposal"
+        raise SystemExit(f"--sample trains nothing: {fix}")
     check_options(args.guide, args.options)
     if args.merge and not GUIDES[args.guide].can_merge:
         raise SystemExit(f"--merge is for --guide lora, got --guide {args.guide}")
@@ -58,23 +59,11 @@ def check_training(args: Steer) -> None:
         message = f"--particles {args.particles} with --objective {args.objective}: {error}"
         raise SystemExit(message) from error
     if not GUIDES[args.guide].trains:
-        raise SystemExit(
-            f"--guide {args.guide} has nothing to train: add --sample, whose proposal it can be"
-        )
+        fix = "add --sample, whose proposal it can be"
+        raise SystemExit(f"--guide {args.guide} has nothing to train: {fix}")
     has_several = len(args.prompts) > 1 or args.prompts_file is not None
     if objective.max_prompts == 1 and has_several and args.prompts_per_step != 1:
-        raise SystemExit(
-            f"--objective {args.objective} takes one prompt a step: add --prompts-per-step 1, or "
-            "use wake-phi"
-        )
+        fix = "add --prompts-per-step 1, or use wake-phi"
+        raise SystemExit(f"--objective {args.objective} takes one prompt a step: {fix}")
     if args.proposal is not None:
         raise SystemExit(f"--proposal {args.proposal} is for --sample, which is not given")
-
-
-def check_sampling(args: Steer) -> None:
-    """Check the guide beside a sampler."""
-    if GUIDES[args.guide].trains and args.guide != Steer.guide:
-        raise SystemExit(
-            f"--sample trains nothing: train --guide {args.guide} without it, then name RUN/guide "
-            "as --proposal"
-        )

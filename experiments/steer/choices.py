@@ -13,12 +13,14 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from experiments.shared.refusals import FAULTS, blamed
 from model import Constraint, Factor, LanguageModel, Reward, WeightedSum
 from model.registry import FACTORS, REWARDS, RegistryEntry, usage
 
+Strings = Sequence[str]
 _REWARD = re.compile(r"(?:(?P<weight>[^*:]*)\*)?(?P<name>[a-z-]+)(?::(?P<argument>.*))?", re.DOTALL)
 _CONSTRAINT = re.compile(r"(?P<reward>.*?)(?:(?P<side>>=|<=)(?P<threshold>[^<>=()]*))?", re.DOTALL)
 _COMPARED = re.compile(r"[<>=]\s*[-+]?[\d.]+\s*$")
@@ -44,8 +46,7 @@ class Choice(NamedTuple):
         name: name of the reward or factor in its registry.
         argument: argument of the reward or factor; empty for none.
         weight: weight of the reward.
-        at_least: lower threshold of a constraint.
-        at_most: upper threshold of a constraint.
+        at_least, at_most: thresholds of a constraint.
         mean: target of a moment.
     """
 
@@ -83,13 +84,7 @@ class Choice(NamedTuple):
 
 
 def read_reward(text: str, option: str = "--reward", whole: str | None = None) -> Choice:
-    """Read a reward; exit if the text names none.
-
-    Args:
-        text: [WEIGHT*]NAME[:ARGUMENT].
-        option: option that names the reward.
-        whole: value of the option, if the reward is a part.
-    """
+    """Read [WEIGHT*]NAME[:ARGUMENT], part of the whole value of an option; exit if it is none."""
     where = f"{option} {text if whole is None else whole!r}"
     match = _REWARD.fullmatch(text)
     if match is None or match["name"] not in REWARDS:
@@ -124,9 +119,8 @@ def read_constraint(text: str) -> Choice:
     if match["side"] is None:
         return choice._replace(text=f"{text}>=1", at_least=1.0)
     threshold = _number(match["threshold"], where)
-    if match["side"] == "<=":
-        return choice._replace(at_most=threshold)
-    return choice._replace(at_least=threshold)
+    is_upper = match["side"] == "<="
+    return choice._replace(at_most=threshold) if is_upper else choice._replace(at_least=threshold)
 
 
 def read_moment(text: str) -> Choice:
@@ -139,10 +133,7 @@ def read_moment(text: str) -> Choice:
 
 
 def read_choices(
-    rewards: Sequence[str],
-    constraints: Sequence[str] = (),
-    factors: Sequence[str] = (),
-    moments: Sequence[str] = (),
+    rewards: Strings, constraints: Strings = (), factors: Strings = (), moments: Strings = ()
 ) -> list[Choice]:
     """Read all choices; exit at the first that is invalid or repeated."""
     choices = [
@@ -152,10 +143,8 @@ def read_choices(
         *map(read_moment, moments),
     ]
     if not choices:
-        raise SystemExit(
-            "--reward, --constraint, --factor and --moment name nothing: without a likelihood the "
-            "posterior is the prior"
-        )
+        problem = "--reward, --constraint, --factor and --moment name nothing"
+        raise SystemExit(f"{problem}: without a likelihood the posterior is the prior")
     seen = set()
     for option, text, *_ in choices:
         if (option, text) in seen:
@@ -180,10 +169,7 @@ def _argument(
 
 
 def _number(text: str, where: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise SystemExit(f"{where}: {text!r} is no number")
-    return number
+    with suppress(ValueError):
+        if math.isfinite(number := float(text)):
+            return number
+    raise SystemExit(f"{where}: {text!r} is no number")

@@ -2,7 +2,6 @@
 
 import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,70 +17,34 @@ from inference import SAMPLERS, Posterior, random_state, response_distribution
 from model import AlignmentModel, Prompts
 
 
-@dataclass(frozen=True)
-class Decoding:
-    """Result of a sampler.
+def numbers_of(
+    model: AlignmentModel, prompts: Prompts, posterior: Posterior, prior_response: Tensor
+) -> dict[str, float]:
+    """Expectations under prior and posterior, log Z in nats, diagnostics; means over prompts."""
+    prior = observe(model, prompts, prior_response)
+    weighted = observe(model, prompts, posterior.response)
+    pairs = {"r": (prior.reward, weighted.reward)}
+    pairs |= {name: (phi, weighted.features[name]) for name, phi in prior.features.items()}
+    numbers = {}
+    for name, (of_prior, of_posterior) in pairs.items():
+        numbers[f"E[{name}] of the prior"] = of_prior.mean().item()
+        numbers[f"E[{name}] of the posterior"] = posterior.mean(of_posterior).mean().item()
+    if posterior.log_z is not None:
+        numbers["log Z, nats"] = posterior.log_z.mean().item()
+    for name, value in posterior.diagnostics.items():
+        numbers[name.replace("_", " ")] = value.double().mean().item()
+    return numbers
 
-    Attributes:
-        title: one line.
-        model: prior and likelihood.
-        prompts: N prompts.
-        posterior: the weighted responses.
-        prior_response: `[M, N, T]`, draws of the prior for comparison.
-        seconds: wall time of the sampler.
-    """
 
-    title: str
-    model: AlignmentModel
-    prompts: Prompts
-    posterior: Posterior
-    prior_response: Tensor
-    seconds: float
-
-    def numbers(self) -> dict[str, float]:
-        """Expectations, log Z in nats and diagnostics, averaged over prompts."""
-        prior = observe(self.model, self.prompts, self.prior_response)
-        posterior = observe(self.model, self.prompts, self.posterior.response)
-        pairs = {"r": (prior.reward, posterior.reward)}
-        for name, phi in prior.features.items():
-            pairs[name] = (phi, posterior.features[name])
-        numbers = {}
-        for name, (of_prior, of_posterior) in pairs.items():
-            mean = self.posterior.mean(of_posterior).mean()
-            numbers[f"E[{name}] of the prior"] = of_prior.mean().item()
-            numbers[f"E[{name}] of the posterior"] = mean.item()
-        if self.posterior.log_z is not None:
-            numbers["log Z, nats"] = self.posterior.log_z.mean().item()
-        for name, value in self.posterior.diagnostics.items():
-            numbers[name.replace("_", " ")] = value.double().mean().item()
-        return numbers
-
-    def text(self) -> str:
-        """Report for the terminal: samples, then the numbers."""
-        prior, posterior = self.prior_response[:2], self.posterior.resample(4)
-        samples = {
-            "From the prior": scored_texts(self.model, self.prompts, prior),
-            "From the posterior": scored_texts(self.model, self.prompts, posterior),
-        }
-        numbers = self.numbers()
-        width = max(map(len, numbers))
-        lines = [f"{name:{width}}  {value:.4g}" for name, value in numbers.items()]
-        end = f"{self.seconds:.1f} s, nothing was trained."
-        return "\n".join(["", self.title, "", *samples_text(samples), *lines, "", end])
-
-    def write(self, path: Path, num_draws: int = 256) -> None:
-        """Write JSON lines of prompt, text and reward.
-
-        Args:
-            path: file.
-            num_draws: number of lines for each prompt, drawn in proportion to the weights.
-        """
-        drawn = scored_texts(self.model, self.prompts, self.posterior.resample(num_draws))
-        prompts = [text for text in self.prompts.texts for _ in range(num_draws)]
-        with path.open("w", encoding="utf-8") as file:
-            for prompt, (text, reward) in zip(prompts, drawn, strict=True):
-                record = {"prompt": prompt, "text": text, "reward": reward}
-                file.write(json.dumps(record) + "\n")
+def write_draws(
+    path: Path, model: AlignmentModel, prompts: Prompts, posterior: Posterior, num_draws: int = 256
+) -> None:
+    """Write JSON lines of prompt, text and reward, draws in proportion to the weights."""
+    drawn = scored_texts(model, prompts, posterior.resample(num_draws))
+    repeated = [text for text in prompts.texts for _ in range(num_draws)]
+    with path.open("w", encoding="utf-8") as file:
+        for prompt, (text, reward) in zip(repeated, drawn, strict=True):
+            print(json.dumps({"prompt": prompt, "text": text, "reward": reward}), file=file)
 
 
 def sample_posterior(
@@ -99,9 +62,13 @@ def sample_posterior(
             posterior = sampler(model, prompts, guide=proposal, num_samples=args.budget)
         seconds = time.perf_counter() - start
         prior_response = response_distribution(model, prompts).sample(torch.Size([args.samples]))
-        decoding = Decoding(
-            f"{title} from {origin}", model, prompts, posterior, prior_response, seconds
-        )
-        print(decoding.text())
-        decoding.write(folder.path / "draws.jsonl")
-    print(f"\nDraws in {folder.path / 'draws.jsonl'}.")
+        samples = {
+            "From the prior": scored_texts(model, prompts, prior_response[:2]),
+            "From the posterior": scored_texts(model, prompts, posterior.resample(4)),
+        }
+        numbers = numbers_of(model, prompts, posterior, prior_response)
+        write_draws(folder.path / "draws.jsonl", model, prompts, posterior)
+    width = max(map(len, numbers))
+    lines = [f"{name:{width}}  {value:.4g}" for name, value in numbers.items()]
+    print("", f"{title} from {origin}", "", *samples_text(samples), *lines, sep="\n")
+    print(f"\n{seconds:.1f} s, nothing was trained.\n\nDraws in {folder.path / 'draws.jsonl'}.")

@@ -7,25 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from inference import (
-    Diagnostics,
-    Estimate,
-    PriorSample,
-    Program,
-    diagnose,
-    response_distribution,
-)
+from inference import Diagnostics, Estimate, PriorSample, Program, diagnose, response_distribution
 from model import AlignmentModel, HardConstraintSupport, Prompts, Tilt
 
 
 class Observables(NamedTuple):
-    """Functions of responses, `[..., N]` each.
-
-    Attributes:
-        reward: r, in units of reward.
-        is_forbidden: True where the log likelihood is -inf.
-        features: phi of moments, by name.
-    """
+    """Functions of responses, `[..., N]`: r, log likelihood of -inf, phi of moments by name."""
 
     reward: Tensor
     is_forbidden: Tensor
@@ -33,13 +20,7 @@ class Observables(NamedTuple):
 
 
 class Expectations(NamedTuple):
-    """Expectations of `Observables` under prior, guide or posterior.
-
-    Attributes:
-        reward: E[r].
-        forbidden: probability of a forbidden response.
-        moments: E[phi], by name.
-    """
+    """E[r], probability of a forbidden response, and E[phi] by name."""
 
     reward: Estimate
     forbidden: float
@@ -64,11 +45,9 @@ def observe(model: AlignmentModel, prompts: Prompts, response: Tensor) -> Observ
 def expectations(
     observables: Observables, mean: Callable[[Tensor], Estimate] = Estimate.of_mean
 ) -> Expectations:
-    """Expectations from responses.
+    """Expectations from observables at M responses to each of N prompts, `[M, N]`.
 
-    Args:
-        observables: at M responses to each of N prompts, `[M, N]`.
-        mean: estimate of a mean from values `[M, N]`; default for independent responses.
+    `mean` estimates a mean from values `[M, N]`, by default of independent responses.
     """
     return Expectations(
         mean(observables.reward),

@@ -7,15 +7,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.shared.figures import (
-    GUIDE,
-    POSTERIOR,
-    PRIOR,
-    new_axes,
-    plot_frontier,
-    save,
-    smooth,
-)
+from experiments.shared import figures
+from experiments.shared.figures import GUIDE, POSTERIOR, PRIOR, new_axes, smooth
 from experiments.shared.run_folder import RunFolder
 from experiments.steer.metrics import read_metrics
 from experiments.steer.report import Report
@@ -25,29 +18,17 @@ Metrics = Sequence[dict[str, float]]
 
 
 def write_figures(folder: RunFolder, report: Report, prior_sample: PriorSample) -> list[Path]:
-    """Draw the figures of a run into a folder.
-
-    Args:
-        folder: run folder with the metrics. Steps without a finite ELBO are left out.
-        report: numbers before and after the fit.
-        prior_sample: sample of the prior, with log likelihoods.
-
-    Returns:
-        SVG files; none if there are no metrics.
-    """
-    metrics = [
-        record
-        for record in read_metrics(folder.metrics)
-        if math.isfinite(record["log_likelihood"] + record["elbo"])
-    ]
+    """Draw the figures of a run as SVG files; none if no step has a finite ELBO."""
+    records = read_metrics(folder.metrics)
+    metrics = [each for each in records if math.isfinite(each["log_likelihood"] + each["elbo"])]
     if not metrics:
         return []
     before, after = report.before.diagnostics, report.after.diagnostics
-    figures = {"elbo": elbo_figure(metrics, before.log_z, before.elbo, after.elbo)}
+    drawn = {"elbo": elbo_figure(metrics, before.log_z, before.elbo, after.elbo)}
     if not report.expectations:  # with factors the log likelihood is not r/beta
         end = (after.kl_guide_prior, after.log_likelihood.times(report.beta))
-        figures["reward_kl"] = reward_kl_figure(metrics, prior_sample, report.beta, end)
-    return [save(figure, folder.path / f"{name}.svg") for name, figure in figures.items()]
+        drawn["reward_kl"] = reward_kl_figure(metrics, prior_sample, report.beta, end)
+    return [figures.save(figure, folder.path / f"{name}.svg") for name, figure in drawn.items()]
 
 
 def elbo_figure(metrics: Metrics, log_z: Estimate, before: Estimate, after: Estimate) -> Figure:
@@ -73,14 +54,10 @@ def reward_kl_figure(
 ) -> Figure:
     """Reward against KL to the prior: trajectory of the guide, below the posteriors of all beta.
 
-    Args:
-        metrics: records of the steps.
-        prior_sample: sample of the prior, with log likelihoods.
-        beta: reward per nat.
-        end: KL to the prior and reward of the trained guide.
+    `end` is KL to the prior and reward of the trained guide.
     """
     figure, axes = new_axes()
-    kl_posterior = plot_frontier(axes, prior_sample, beta)
+    kl_posterior = figures.plot_frontier(axes, prior_sample, beta)
     kl = smooth([record["kl_guide_prior"] for record in metrics])
     reward = smooth([record["reward"] for record in metrics])
     label = "guide, step by step (mean over ten)"
@@ -98,6 +75,5 @@ def _point(
     axes: Axes, x: float, y: Estimate, color: str, label: str, x_error: float | None = None
 ) -> None:
     """Point with error bars of two standard errors."""
-    axes.errorbar(
-        [x], [y.value], [2 * y.standard_error], x_error, color=color, fmt="o", label=label
-    )
+    y_error = 2 * y.standard_error
+    axes.errorbar([x], [y.value], [y_error], x_error, color=color, fmt="o", label=label)

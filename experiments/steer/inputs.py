@@ -1,6 +1,6 @@
 """Inputs of a run: files named by arguments. A resume lists the files and refuses changed files."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,12 +18,9 @@ Digests = dict[str, dict[str, str]]
 
 
 class Input(NamedTuple):
-    """Files that an argument names.
+    """Files that an argument names, by a name that holds on every machine.
 
-    Attributes:
-        option: the argument, as on the command line.
-        files: by a name that holds on every machine.
-        runs: True for code, False for data.
+    `option` is the argument, as on the command line; `runs` is True for code, False for data.
     """
 
     option: str
@@ -51,29 +48,25 @@ def inputs_of(
 
 def digests_of(inputs: Iterable[Input]) -> Digests:
     """SHA-256 of every file, by option and name."""
-    return {
-        entry.option: {
-            name: file_digest(path) if path.is_file() else MISSING
-            for name, path in entry.files.items()
-        }
-        for entry in inputs
-    }
+    digests: Digests = {}
+    for option, files, _ in inputs:
+        each = {name: path.is_file() and file_digest(path) for name, path in files.items()}
+        digests[option] = {name: digest or MISSING for name, digest in each.items()}
+    return digests
 
 
-def check_unchanged(
-    saved: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]
-) -> None:
+def check_unchanged(saved: Digests, now: Digests) -> None:
     """Exit with the first option whose files differ from those of the run."""
     for option in dict.fromkeys([*saved, *now]):
         before, after = saved.get(option, {}), now.get(option, {})
         names = sorted(before.keys() | after.keys())
         changed = [name for name in names if before.get(name) != after.get(name)]
         if changed and before and all(after.get(name, MISSING) == MISSING for name in before):
-            raise SystemExit(
-                f"{option}: the files that the run was made with are missing, first {changed[0]}. "
-                f"A relative path is looked up from {Path.cwd()}: go where the run was started, or "
-                "put the files back"
+            fix = (
+                f"looked up from {Path.cwd()}: go where the run was started, or put the files back"
             )
+            problem = f"the files that the run was made with are missing, first {changed[0]}"
+            raise SystemExit(f"{option}: {problem}. A relative path is {fix}")
         if changed:
             raise SystemExit(
                 f"{option}: {', '.join(changed[:4])} changed since the run was made, and a resume "

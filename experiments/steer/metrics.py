@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from inference.svi.step import Metrics
@@ -30,25 +31,21 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     records = {number: _record(line) for number, line in enumerate(lines, 1)}
     counts = Counter(frozenset(record) for record in records.values() if record)
     fields = max(counts, key=counts.__getitem__, default=frozenset())
-    is_whole = {
-        number: bool(record) and record.keys() == fields for number, record in records.items()
-    }
-    if bad := [number for number, whole in is_whole.items() if not whole]:
+    if bad := [n for n, record in records.items() if not record or record.keys() != fields]:
         warnings.warn(
             f"{path}: {len(bad)} of {len(lines)} lines are no record of a step and were left out, "
             f"the first is line {bad[0]}; the disk may have been full, or the power cut",
             stacklevel=2,
         )
-    by_step = {record["step"]: record for number, record in records.items() if is_whole[number]}
+    by_step = {record["step"]: record for n, record in records.items() if n not in bad}
     return [by_step[step] for step in sorted(by_step)]
 
 
 def _record(line: bytes) -> dict[str, float]:
     """Record of a step: numbers by name, with a step of at least 1. Empty for any other line."""
-    try:
+    record = None
+    with suppress(ValueError, RecursionError):
         record = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
     if not isinstance(record, dict):
         return {}
     has_numbers = all(type(value) in (int, float) for value in record.values())

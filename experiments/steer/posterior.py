@@ -6,14 +6,7 @@ from typing import Any
 
 from experiments.shared.refusals import blamed
 from experiments.steer.choices import Choice
-from inference import (
-    PriorSample,
-    Program,
-    match_moments,
-    random_state,
-    sample_prior,
-    solve_beta,
-)
+from inference import PriorSample, Program, match_moments, random_state, sample_prior, solve_beta
 from model import AlignmentModel, Factor, LanguageModel, Prompts, Reward
 
 
@@ -35,31 +28,30 @@ def build_model(
         prior: p0.
         prompts: N prompts, over which budgets and moments are averaged.
         beta: reward per nat, replaced by a budget.
-        budget: `max_kl`, nats, or `min_reward`, for `solve_beta`; None to keep beta.
+        budget: `max_kl`, nats, or `min_reward`, for `solve_beta`.
         num_draws: number of prior draws behind budgets and moments, for each prompt.
         seed: random seed of the draws.
         trust_remote_code: run the code that comes with a network.
     """
     code = {"trust_remote_code": trust_remote_code}
-    by_option: dict[str, list[Choice]] = {}
-    for choice in choices:
-        by_option.setdefault(choice.option, []).append(choice)
-    rewards = {each.text: each.reward(prior, **code) for each in by_option.get("--reward", ())}
-    factors: dict[str, Factor] = {}
-    for each in by_option.get("--constraint", ()):
-        factors[each.text] = each.constraint(prior, **code)
+
+    def named(option: str) -> dict[str, Choice]:
+        return {choice.text: choice for choice in choices if choice.option == option}
+
+    rewards = {text: each.reward(prior, **code) for text, each in named("--reward").items()}
+    factors: dict[str, Factor] = {
+        text: each.constraint(prior, **code) for text, each in named("--constraint").items()
+    }
     draws = {"num_draws": num_draws, "seed": seed}
     if budget:
         beta = budgeted_beta(prior, rewards, factors, prompts, budget, **draws)
-    for each in by_option.get("--factor", ()):
-        factors[each.text] = each.factor(prior, beta, **code)
+    for text, each in named("--factor").items():
+        factors[text] = each.factor(prior, beta, **code)
     with blamed("--reward"):
         model = AlignmentModel(prior, rewards, beta, factors)
-    if moments := by_option.get("--moment"):
-        features = {each.text: each.reward(prior, **code) for each in moments}
-        targets = {each.text: each.mean for each in moments if each.mean is not None}
-        return with_moments(model, prompts, features, targets, **draws)
-    return model
+    features = {text: each.reward(prior, **code) for text, each in named("--moment").items()}
+    targets = {choice.text: choice.mean for choice in choices if choice.mean is not None}
+    return with_moments(model, prompts, features, targets, **draws) if features else model
 
 
 def with_moments(
@@ -71,10 +63,7 @@ def with_moments(
     num_draws: int,
     seed: int,
 ) -> AlignmentModel:
-    """Tilt a model such that features have given means, see `match_moments`; print the match.
-
-    Exits if there is no such tilt.
-    """
+    """Tilt a model by `match_moments`, and print the match; exit if no tilt has the means."""
     with random_state.isolated(seed), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the printed match has each warning
         try:
@@ -96,10 +85,7 @@ def budgeted_beta(
     num_draws: int,
     seed: int,
 ) -> float:
-    """The beta that meets a budget, see `solve_beta`; print the posterior's KL and reward.
-
-    Exits if no beta meets the budget.
-    """
+    """Solve for beta, and print the posterior's KL and reward; exit if no beta meets the budget."""
     try:
         with random_state.isolated(seed):
             solution = solve_beta(
@@ -121,13 +107,9 @@ def budgeted_beta(
 def draw_prior(
     target: Program, model: AlignmentModel, prompts: Prompts, num_draws: int
 ) -> PriorSample:
-    """Independent draws of the prior; exit if all draws to a prompt are forbidden.
+    """Independent draws of the prior to each prompt; exit if all to a prompt are forbidden.
 
-    Args:
-        target: program that gives the log likelihoods, `model` or a softened model.
-        model: model that gives the bound of the log likelihood.
-        prompts: N prompts.
-        num_draws: number of draws for each prompt.
+    The log likelihoods are of `target`, the model or a softened model; their bound is the model's.
     """
     bound = model.log_likelihood_bound(prompts)
     with blamed("--reward"):
@@ -137,8 +119,6 @@ def draw_prior(
     is_hopeless = sample.log_likelihood.isneginf().all(0)
     if bool(is_hopeless.any()):
         text = prompts.texts[int(is_hopeless.int().argmax())]
-        raise SystemExit(
-            f"--constraint: none of {num_draws} draws of the prior after {text!r} meets it; add a "
-            "--penalty"
-        )
+        problem = f"none of {num_draws} draws of the prior after {text!r} meets it"
+        raise SystemExit(f"--constraint: {problem}; add a --penalty")
     return sample

@@ -30,17 +30,15 @@ def load_guide(folder: Path, prior: LanguageModel) -> Guide:
     """Load a guide that `save_guide` wrote; exit if it is damaged or of another prior."""
     record = _read_record(folder)
     if record.get("vocabulary") not in (None, prior.vocabulary):
-        raise SystemExit(
-            f"{folder} is of a guide whose tokenizer has other entries than the prior's: its token "
-            "ids would be other words. Name the prior of that run."
-        )
+        problem = "is of a guide whose tokenizer has other entries than the prior's"
+        reason = "its token ids would be other words. Name the prior of that run."
+        raise SystemExit(f"{folder} {problem}: {reason}")
     guide = build_guide(record["guide"], record["options"], prior, prior.encode(record["prompts"]))
     try:
         guide.load_pretrained(folder)
-    except OtherGuideError as error:
-        raise SystemExit(f"{error} Name the prior of that run.") from error
-    except PretrainedError as error:
-        raise SystemExit(str(error)) from error
+    except (OtherGuideError, PretrainedError) as error:
+        fix = " Name the prior of that run." if isinstance(error, OtherGuideError) else ""
+        raise SystemExit(f"{error}{fix}") from error
     return guide
 
 

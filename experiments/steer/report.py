@@ -10,12 +10,7 @@ import torch
 from torch import Tensor
 
 from experiments.shared.run_folder import RunFolder, element, html_figure, html_table
-from experiments.steer.expectations import (
-    Expectations,
-    Measurement,
-    PosteriorMeasurement,
-    observe,
-)
+from experiments.steer.expectations import Expectations, Measurement, PosteriorMeasurement, observe
 from inference import Estimate, Program, response_distribution
 from model import AlignmentModel, Prompts
 
@@ -90,12 +85,12 @@ class Report:
 
     def _factor_rows(self) -> list[tuple[str, ...]]:
         """Means of features, and the share of forbidden responses."""
-        rows = []
-        for name in self.expectations[0].moments if self.expectations else ():
-            cells = [str(each.moments[name]) for each in self.expectations]
-            rows.append((without_folders(f"E[{name}]"), *cells))
-        if any(each.forbidden for each in self.expectations):
-            rows.append(("forbidden", *(f"{each.forbidden:.1%}" for each in self.expectations)))
+        every, rows = self.expectations, []
+        for name in every[0].moments if every else ():
+            moments = (str(each.moments[name]) for each in every)
+            rows.append((without_folders(f"E[{name}]"), *moments))
+        if any(each.forbidden for each in every):
+            rows.append(("forbidden", *(f"{each.forbidden:.1%}" for each in every)))
         return rows
 
     def conclusion(self) -> str:
@@ -124,17 +119,12 @@ class Report:
         """Report for the terminal."""
         table = [HEAD, *self.rows()]
         widths = [max(len(row[i]) for row in table) for i in range(len(HEAD))]
-        lines = []
-        for row in table:
-            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-            lines.append("  ".join(cells).rstrip())
-        samples = samples_text(self.samples)
-        return "\n".join(
-            ["", self.title, "", *samples, *lines, "", self.conclusion(), *self.notes()]
-        )
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
+        end = ["", self.conclusion(), *self.notes()]
+        return "\n".join(["", self.title, "", *samples_text(self.samples), *lines, *end])
 
     def write(self, folder: RunFolder, figures: Sequence[Path]) -> None:
-        """Write the report as a page that holds the figures."""
+        """Write the report as a page that holds the figures, and print the report."""
         identity = "ELBO = log Z - KL(q || p*)" if self.expectations else IDENTITY
         parts = [element("p", self.conclusion(), "conclusion")]
         parts += [element("p", note, "note") for note in self.notes()]
@@ -145,6 +135,8 @@ class Report:
             rows = [(_shown(reward), text) for text, reward in samples]
             parts += [element("h3", origin), html_table(rows, kind="num")]
         folder.write_page(self.title, parts)
+        print(self.text())
+        print(f"\nOpen {folder.report}; the guide is in {folder.guide}, which --proposal takes.")
 
 
 HEAD = ("nats per response", "prior", "guide", "posterior")

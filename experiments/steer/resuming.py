@@ -45,11 +45,9 @@ def read_record(path: Path) -> dict[str, Any]:
         expected = "expected the arguments of a run as JSON. Start the run again"
         raise SystemExit(f"{where} is damaged: {expected}")
     if digest not in (None, digest_of(record)):
-        raise SystemExit(
-            f"{where} is not as it was written: its content differs from its {DIGEST!r}, damaged "
-            f"or changed by hand. Put the old content back, or delete the line {DIGEST!r} if the "
-            "change is meant"
-        )
+        fix = f"Put the old content back, or delete the line {DIGEST!r} if the change is meant"
+        problem = f"its content differs from its {DIGEST!r}, damaged or changed by hand"
+        raise SystemExit(f"{where} is not as it was written: {problem}. {fix}")
     return record
 
 
@@ -74,20 +72,21 @@ def check_given(given: Any, own: Any, default: Any | None = None) -> None:
         own: arguments of the run.
         default: arguments that count as not given; None if every difference was given.
     """
-    for name, value, run_value, unset in _values(given, own, default):
-        is_unset = default is not None and value == unset
-        if value == run_value or is_unset or (name == "steps" and value > run_value):
+    run, unset = dict(_values(own)), {} if default is None else dict(_values(default))
+    for name, value in _values(given):
+        is_unset = name in unset and value == unset[name]
+        if value == run[name] or is_unset or (name == "steps" and value > run[name]):
             continue
         raise SystemExit(
             f"{option(name)} is given with --resume: {_shown(value)}, where the run has "
-            f"{_shown(run_value)}. A resume takes the run's own arguments, and more --steps if you "
+            f"{_shown(run[name])}. A resume takes the run's own arguments, and more --steps if you "
             "like: leave it out, or start another run"
         )
 
 
 def check_fields(args: Any, saved: Mapping[str, Any]) -> None:
     """Exit if the saved fields are no arguments of this script, or not of their type as JSON."""
-    default = {field.name: getattr(type(args), field.name, None) for field in fields(args)}
+    default = {field.name: field.default for field in fields(args)}
     where = f"--resume {args.resume}: {RunFolder(args.resume).arguments.name}"
     expected = "expected the arguments of this script: is it the run of another?"
     if odd := sorted(saved.keys() - default.keys()):
@@ -105,9 +104,8 @@ def check_inputs(folder: RunFolder, inputs: Iterable[Input]) -> None:
     """Print the inputs from outside the folder; exit if an input changed or a part is a link."""
     for path in sorted(folder.path.iterdir()):
         if path.is_symlink():
-            raise SystemExit(
-                f"{path} is a link, which is not followed: put the target in its place"
-            )
+            fix = "put the target in its place"
+            raise SystemExit(f"{path} is a link, which is not followed: {fix}")
     print_inputs(inputs, folder.path)
     check_unchanged(read_record(folder.path)["inputs"], digests_of(inputs))
 
@@ -130,20 +128,14 @@ def resume_command(folder: RunFolder) -> str:
     return f"To go on: python -m experiments.steer --resume {folder.path}"
 
 
-def _values(
-    given: Any, own: Any, default: Any | None, prefix: str = ""
-) -> Iterator[tuple[str, Any, Any, Any]]:
-    """Name, given value, the run's value and default of each field, options of guides included."""
-    for field in fields(given):
-        if field.name in UNSAVED:
-            continue
-        value, run_value, unset = (getattr(one, field.name, None) for one in (given, own, default))
+def _values(args: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Name and value of each field, options of guides included."""
+    for name in (field.name for field in fields(args) if field.name not in UNSAVED):
+        value = getattr(args, name)
         if is_dataclass(value):
-            is_options = field.name == "options"
-            inner = prefix if is_options else f"{prefix}{field.name}."
-            yield from _values(value, run_value, unset, inner)
+            yield from _values(value, "" if name == "options" else f"{name}.")
         else:
-            yield f"{prefix}{field.name}", value, run_value, unset
+            yield f"{prefix}{name}", value
 
 
 def _shown(value: Any) -> str:
