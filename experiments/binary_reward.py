@@ -84,10 +84,7 @@ def main(args: BinaryReward) -> list[Finding]:
 def measure(log_prob: Tensor, log_prior: Tensor, success: Tensor) -> dict[str, float]:
     """Odds of success, and the distance from the prior within successes and within failures.
 
-    Args:
-        log_prob: `[S, 1]`, log q.
-        log_prior: `[S, 1]`, log p0.
-        success: `[S]`, True for a success.
+    log q and log p0 are `[S, 1]`; `success` is `[S]`, True for a success.
 
     Returns:
         The columns of the table; `KL within`, the mean of both KLs under q, nats; `ratio`, the

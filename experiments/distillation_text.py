@@ -24,7 +24,6 @@ from experiments.shared.workers import set_threads
 from guides import FineTuned
 from inference import (
     BestOfN_ELBO,
-    Estimate,
     LeaveOneOut_ELBO,
     PriorSample,
     diagnose,
@@ -61,7 +60,7 @@ def main(args: DistillationText) -> list[Finding]:
         f"SVI, beta {args.beta:g}": LeaveOneOut_ELBO(args.particles),
         f"distilled, n = {args.size}": BestOfN_ELBO(args.particles, n=args.size),
     }
-    places: dict[str, tuple[Estimate, Estimate]] = {}
+    places = {}
     with random_state.isolated(0), early_stops() as stops:
         draws = sample_prior(model, prompts, args.draws, independent=True)
         for name, objective in objectives.items():

@@ -19,18 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
-from experiments.distribution_matching.report import (
-    PRIOR,
-    TARGET,
-    Row,
-    dissociation_figure,
-    findings_of,
-    lambda_finding,
-    measure,
-    over_seeds,
-    sample_target,
-    table_of,
-)
+from experiments.distribution_matching import report
 from experiments.distribution_matching.tasks import (
     GDC,
     METHODS,
@@ -82,15 +71,15 @@ def main(args: DistributionMatching) -> list[Finding]:
     prior = load_prior("film-reviews", max_new_tokens=args.max_new_tokens, temperature=0.7)
     prompts = prior.encode(["The film was"])
     rate = args.rate
-    rows: dict[Task, dict[str, Row]] = {}
+    rows: dict[Task, dict[str, report.Row]] = {}
     with random_state.isolated(0), early_stops() as stops:
         features, targets = {"positive": positive(prior)}, {"positive": args.share}
         base = AlignmentModel(prior, {}, 1.0)
         moments = match_moments(base, prompts, features, targets, num_draws=args.draws)
         for task in (pointwise(prior, args.word, args.beta), distributional(prior, moments)):
-            sample = sample_target(task, prompts, args.draws)
-            measured = partial(measure, task, prompts, sample, args.samples)
-            rows[task] = {PRIOR: measured(Twisted(prior)), TARGET: measured(None)}
+            sample = report.sample_target(task, prompts, args.draws)
+            measured = partial(report.measure, task, prompts, sample, args.samples)
+            rows[task] = {report.PRIOR: measured(Twisted(prior)), report.TARGET: measured(None)}
             for name, method in METHODS.items():
                 model = task.target if name == GDC else task.rewarded
                 of_seeds = []
@@ -98,13 +87,13 @@ def main(args: DistributionMatching) -> list[Finding]:
                     guide, loss = Twisted(prior), method(args.particles)
                     train(guide, model, prompts, loss, args.steps, learning_rate=rate, seed=seed)
                     of_seeds.append(measured(guide))
-                rows[task][name] = over_seeds(of_seeds)
-    tables, findings = [str(moments)], [lambda_finding(moments)]
+                rows[task][name] = report.over_seeds(of_seeds)
+    tables, findings = [str(moments)], [report.lambda_finding(moments)]
     for task, of_task in rows.items():
         title = f"{task.name}; {args.steps} steps of {args.particles}"
-        tables.append(table_of(title, of_task))
-        findings += findings_of(task.goal, of_task)
-    save_all(args, "distribution-matching", {"dissociation": dissociation_figure(rows)})
+        tables.append(report.table_of(title, of_task))
+        findings += report.findings_of(task.goal, of_task)
+    save_all(args, "distribution-matching", {"dissociation": report.dissociation_figure(rows)})
     return conclude(__doc__, tables, findings, stops)
 
 
