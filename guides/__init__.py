@@ -6,16 +6,16 @@ from typing import Any
 
 from guides.fine_tuned import FineTuned, FineTunedOptions
 from guides.fixed import Fixed
-from guides.guide import Guide, GuideRegistrationError, OtherGuideError
+from guides.guide import Guide
 from guides.lora import LoRA, LoRAOptions
 from guides.mean_field import MeanField
-from guides.mixture import Mixture, MixtureOptions, mixture_of
+from guides.mixture import MixtureOptions, mixture_of
 from guides.n_gram import NGram, NGramOptions
 from guides.recurrent import Recurrent, RecurrentOptions
 from guides.soft_prompt import SoftPrompt, SoftPromptOptions
 from guides.tabular import Tabular
 from guides.tempered import Tempered, TemperedOptions
-from guides.twisted import Twisted, TwistedOptions, TwistHead
+from guides.twisted import Twisted, TwistedOptions
 from model import LanguageModel, Prompts
 
 
@@ -122,24 +122,3 @@ GUIDES: dict[str, Family] = {
     "fixed": Family(Fixed, "the prior itself; not trained", has_hidden=True),
 }
 """Families by name. Calling an entry with the prior, the prompts and options builds a guide."""
-
-__all__ = [
-    "GUIDES",
-    "Family",
-    "FineTuned",
-    "Fixed",
-    "Guide",
-    "GuideRegistrationError",
-    "LoRA",
-    "MeanField",
-    "Mixture",
-    "NGram",
-    "OtherGuideError",
-    "Recurrent",
-    "SoftPrompt",
-    "Tabular",
-    "Tempered",
-    "TwistHead",
-    "Twisted",
-    "mixture_of",
-]

@@ -66,9 +66,8 @@ class FineTuned(Guide):
         one_of("subset", subset, get_args(Subset))
         if getattr(network, "peft_config", None):
             raise ValueError(
-                "the prior has an adapter of `peft`, and `transformers` would save the adapter "
-                "alone, without the tuned weights: merge the adapter first (`merge_and_unload`), "
-                "or choose `LoRA`, which adds a second adapter"
+                "the prior has an adapter of `peft`, which would be saved without the weights: "
+                "merge the adapter (`merge_and_unload`), or choose `LoRA`, which adds a second"
             )
         dtype = None if dtype is None else named_dtype(dtype)
         trained = {id(parameter) for parameter in _select(network, subset, num_layers)}

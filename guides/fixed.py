@@ -24,10 +24,9 @@ class Fixed(Guide):
     ) -> None:
         super().__init__()
         if isinstance(source, type | PreTrainedModel) or not callable(source):
+            got = source if isinstance(source, str | type) else type(source).__name__
             raise TypeError(
-                f"source is {source if isinstance(source, str | type) else type(source).__name__}, "
-                "expected a guide, a `LanguageModel` (see `LanguageModel.from_pretrained`), or a "
-                "function of prompts"
+                f"source is {got}, expected a guide, a `LanguageModel` or a function of prompts"
             )
         if isinstance(source, nn.Module) and any(p.requires_grad for p in source.parameters()):
             frozen = [parameter for parameter in source.parameters() if not parameter.requires_grad]

@@ -123,8 +123,8 @@ def check_like(parameters: Mapping[str, Tensor], saved: Mapping[str, Tensor], wh
         first = differing[0]
         raise OtherGuideError(
             f"{where} is of another guide: {len(differing)} parameters differ, first {first} with "
-            f"{got.get(first, 'nothing')} where {expected.get(first, 'nothing')} was expected. "
-            "Build the guide with the arguments of the run that wrote the folder."
+            f"{got.get(first, 'nothing')}, expected {expected.get(first, 'nothing')}: build the "
+            "guide with the arguments of the run that wrote the folder"
         )
 
 
@@ -139,7 +139,6 @@ def _check_registered(name: str, module: nn.Module) -> None:
         if parameter.requires_grad and store[f"{name}$$${key}"] is not parameter:
             raise GuideRegistrationError(
                 f"Pyro's parameter store holds another tensor for {name}.{key}, so training would "
-                "not reach this guide. Most likely another guide was trained before: use "
-                "`inference.fit`, which has a store of its own, or call `pyro.clear_param_store()` "
-                "first. Otherwise the parameter is not contiguous: make the parameter contiguous."
+                "not reach this guide: use `inference.fit`, call `pyro.clear_param_store()` first, "
+                "or make the parameter contiguous"
             )

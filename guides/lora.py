@@ -183,10 +183,8 @@ def _targets(network: PreTrainedModel, layers: dict[str, nn.Module], modules: st
             raise ValueError(fault) from error
         if not any(_fits(pattern, name) for name in layers):
             names = sorted({name.rsplit(".", 1)[-1] for name in layers})
-            raise ValueError(
-                f"target_modules has {pattern!r}, which fits no linear layer: expected some of "
-                f"{', '.join(names)}"
-            )
+            fault = f"target_modules has {pattern!r}, which fits no linear layer: expected some of"
+            raise ValueError(f"{fault} {', '.join(names)}")
     return [name for name in layers if any(_fits(pattern, name) for pattern in patterns)]
 
 
@@ -206,9 +204,8 @@ def _check_adapter(network: PreTrainedModel, layers: dict[str, nn.Module]) -> No
         ):
             kind = f"{type(module).__module__}.{type(module).__name__}"
             raise ValueError(
-                f"the prior has an adapter, {kind} at {name}, that cannot be combined with "
-                "another: expected LoRA on linear layers, not merged. Merge the adapter for good "
-                "with `merge_and_unload` of `peft`, and wrap the result as the prior."
+                f"the prior's adapter, {kind} at {name}, cannot be combined with another, expected "
+                "LoRA on linear layers, not merged: use the result of `merge_and_unload`"
             )
 
 

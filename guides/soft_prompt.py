@@ -121,12 +121,11 @@ class SoftPrompt(Guide):
         return DynamicCache(pairs, config=network.config)
 
     def _check_room(self, prompt_length: int) -> None:
-        num_tokens, room = self.prior.max_new_tokens, _room(self.prior)
-        if room is not None and self.num_virtual_tokens + prompt_length + num_tokens > room:
+        own, after, room = self.num_virtual_tokens, self.prior.max_new_tokens, _room(self.prior)
+        if room is not None and own + prompt_length + after > room:
             raise ValueError(
-                f"{self.num_virtual_tokens} virtual tokens, {prompt_length} of the prompt and "
-                f"{num_tokens} of the response are over the {room} that the network sees at once: "
-                "lower num_virtual_tokens, or shorten the prompt or the response"
+                f"{own} virtual tokens, {prompt_length} of the prompt and {after} of the response "
+                f"are over the {room} that the network sees at once: lower num_virtual_tokens"
             )
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 from experiments.shared.refusals import FAULTS, blamed
 from experiments.shared.training import GUIDE_FILE, build_guide
 from experiments.steer.arguments import Steer
-from guides import GUIDES, Fixed, Guide, OtherGuideError
+from guides import GUIDES, Fixed, Guide
+from guides.guide import OtherGuideError
 from model import LanguageModel, Prompts
 from model.common.digests import DamagedFileError, check_digests
 from model.networks.source import PretrainedError

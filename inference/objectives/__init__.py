@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pyro.infer import ELBO
+from pyro.infer import ELBO, TraceGraph_ELBO
 
 from guides import Family
 from inference.objectives.analytic_kl import AnalyticKL_ELBO
@@ -16,7 +16,7 @@ from inference.objectives.leave_one_out import LeaveOneOut_ELBO
 from inference.objectives.log_variance import LogVariance
 from inference.objectives.multi_sample import MultiSample_ELBO
 from inference.objectives.proximal import Proximal_ELBO
-from inference.objectives.pyro_objectives import renyi, reweighted_wake_sleep, trace, trace_graph
+from inference.objectives.pyro_objectives import renyi, reweighted_wake_sleep, trace
 from inference.objectives.reward_to_go import RewardToGo_ELBO
 from inference.objectives.wake_phi import WakePhi
 from model.common.checks import whole_number
@@ -31,8 +31,6 @@ class Objective:
             likelihood -inf; the others refuse them.
         min_particles: Fewest particles per prompt that give a gradient.
         max_prompts: Largest number of prompts in a step; None for any number.
-        needs_hidden: True if the guide must reveal hidden states.
-        needs_twist: True if the guide must reveal a twist.
         guide: Family in `GUIDES` on which comparisons run the objective.
         target: Distribution at which the objective has its minimum: `posterior` or `best of n`.
     """
@@ -78,7 +76,7 @@ OBJECTIVES: dict[str, Objective] = {
     ),
     "trace": Objective(trace, "Pyro's Trace_ELBO: the ELBO by plain REINFORCE", min_particles=1),
     "trace-graph": Objective(
-        trace_graph,
+        partial(trace, make=TraceGraph_ELBO),
         "Pyro's TraceGraph_ELBO: with a single site identical to `trace`",
         min_particles=1,
     ),

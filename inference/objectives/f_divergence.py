@@ -16,9 +16,11 @@ KL(p* || q) < KL(p* || a) if E_a[p*/a log(q/a)] > 0 (KL-adaptive DPG, Khalifa et
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
+import pyro
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
@@ -27,7 +29,6 @@ from torch.nn.functional import softplus
 from inference.estimate import log_mean
 from inference.objectives.log_z_average import LogZAverage
 from inference.objectives.response_objective import Losses, ResponseObjective, part_of
-from inference.objectives.snapshot import Snapshot
 from inference.programs import Program
 from model import Prompts
 from model.common.checks import finite, one_of, whole_number
@@ -126,7 +127,7 @@ class FDivergence(ResponseObjective):
         self.supports_hard_constraints = divergence.supports_hard_constraints  # type: ignore[misc]
         self.adapt_every = adapt_every
         self.log_z = LogZAverage(decay)
-        self.proposal: Snapshot | None = None
+        self.proposal: dict[str, Tensor] | None = None  # parameters of an earlier guide
         self._gain = 0.0  # E_a[p*/a log(q/a)], summed since the last decision
         self._steps = 0
 
@@ -157,20 +158,19 @@ class FDivergence(ResponseObjective):
         """The guide's distribution, draws from the proposal, and their log a (None if a = q)."""
         if self.adapt_every is None:
             return *self.draw(guide, prompts), None
-        proposal_parameters = self._adapt(guide, prompts, self.adapt_every)
-        with proposal_parameters.in_place(), torch.no_grad():
+        with in_place(self._adapt(guide, prompts, self.adapt_every)), torch.no_grad():
             proposal, response = self.draw(guide, prompts)
             log_proposal = proposal.log_prob(response).double()
         return self.distribution(guide, prompts, response), response, log_proposal
 
-    def _adapt(self, guide: Program, prompts: Prompts, every: int) -> Snapshot:
+    def _adapt(self, guide: Program, prompts: Prompts, every: int) -> dict[str, Tensor]:
         """Return the proposal; replace it first if a decision is due and the guide is closer."""
         if self.proposal is None:
             self.draw(guide, prompts)  # puts the guide's parameters into Pyro's store
-            self.proposal = Snapshot.take()
+            self.proposal = snapshot()
         elif self._steps % every == 0:
             if self._gain > 0:
-                self.proposal = Snapshot.take()
+                self.proposal = snapshot()
             self._gain = 0.0
         self._steps += 1
         return self.proposal
@@ -178,12 +178,35 @@ class FDivergence(ResponseObjective):
     def get_state(self) -> dict[str, Tensor]:
         state = {f"log_z/{name}": value for name, value in self.log_z.get_state().items()}
         if self.proposal is not None:
-            state |= {f"proposal/{name}": value for name, value in self.proposal.parameters.items()}
+            state |= {f"proposal/{name}": value for name, value in self.proposal.items()}
         gain, steps = torch.tensor(self._gain, dtype=torch.float64), torch.tensor(self._steps)
         return state | {"gain": gain, "steps": steps}
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         self.log_z.set_state(part_of(state, "log_z/"))
-        parameters = part_of(state, "proposal/")
-        self.proposal = Snapshot(parameters) if parameters else None
+        self.proposal = part_of(state, "proposal/") or None
         self._gain, self._steps = state["gain"].item(), int(state["steps"].item())
+
+
+def snapshot() -> dict[str, Tensor]:
+    """Copy of the parameters that are in Pyro's store now, by name."""
+    parameters = pyro.get_param_store().named_parameters()
+    return {name: parameter.detach().clone() for name, parameter in parameters}
+
+
+@contextmanager
+def in_place(parameters: dict[str, Tensor]) -> Iterator[None]:
+    """Give the parameters in Pyro's store the values of a snapshot inside the context."""
+    current = {name: value for name, value in snapshot().items() if name in parameters}
+    _write(parameters)
+    try:
+        yield
+    finally:
+        _write(current)
+
+
+@torch.no_grad()
+def _write(values: dict[str, Tensor]) -> None:
+    store = dict(pyro.get_param_store().named_parameters())
+    for name, value in values.items():
+        store[name].copy_(value)

@@ -77,16 +77,14 @@ def _check_guide_sites(model_trace: Trace, guide_trace: Trace) -> None:
     latent = {name for name, site in model_trace.nodes.items() if _is_latent(site)}
     if not any(is_sample(site) for site in guide_trace.nodes.values()):
         raise ResponseSiteError(
-            f"the guide draws nothing, expected the latent sites of the model, {sorted(latent)}. "
-            "A `LanguageModel` only returns a distribution: make it a guide by `FineTuned`, or by "
-            "`Fixed`"
+            f"the guide draws nothing, expected the latent sites of the model, {sorted(latent)}: a "
+            "`LanguageModel` is made a guide by `FineTuned` or `Fixed`"
         )
     for name, site in guide_trace.nodes.items():
         if _is_latent(site) and not site["infer"].get("is_auxiliary") and name not in latent:
             raise ResponseSiteError(
-                f"the guide draws {name!r}, which is no latent site of the model, got "
-                f"{sorted(latent) or 'none'} there: expected the same names in both. A site of the "
-                "guide's own is marked by `infer={'is_auxiliary': True}`"
+                f"the guide draws {name!r}, which is no latent site of the model, expected "
+                f"{sorted(latent) or 'none'}, or the mark `infer={{'is_auxiliary': True}}`"
             )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from pyro.infer import RenyiELBO, ReweightedWakeSleep, Trace_ELBO, TraceGraph_ELBO
+from pyro.infer import ELBO, RenyiELBO, ReweightedWakeSleep, Trace_ELBO
 
 from inference.objectives.response_objective import only_argument
 from model.common.checks import finite, whole_number
@@ -11,17 +11,12 @@ from model.common.checks import finite, whole_number
 ONE_PLATE: dict[str, Any] = {"max_plate_nesting": 1, "vectorize_particles": True}
 
 
-def trace(num_particles: int = 64) -> Trace_ELBO:
-    """REINFORCE without a baseline. Unbiased, value and gradient.
+def trace(num_particles: int = 64, make: type[ELBO] = Trace_ELBO) -> ELBO:
+    """REINFORCE without a baseline, by `Trace_ELBO` or the like. Unbiased, value and gradient.
 
     At q = p* the variance is (log Z)^2 tr F, with the Fisher information F.
     """
-    return Trace_ELBO(num_particles=whole_number("num_particles", num_particles), **ONE_PLATE)
-
-
-def trace_graph(num_particles: int = 64) -> TraceGraph_ELBO:
-    """`TraceGraph_ELBO`, which with the one site `response` is the same as `Trace_ELBO`."""
-    return TraceGraph_ELBO(num_particles=whole_number("num_particles", num_particles), **ONE_PLATE)
+    return make(num_particles=whole_number("num_particles", num_particles), **ONE_PLATE)
 
 
 def renyi(num_particles: int = 64, alpha: float = 0.5) -> RenyiELBO:

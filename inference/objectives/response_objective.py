@@ -210,8 +210,7 @@ def only_argument(name: str, args: tuple, kwargs: dict) -> Prompts:
     if len(values) != 1:
         raise TypeError(
             f"{name} got {len(args)} arguments and the keywords {sorted(kwargs)} for model and "
-            "guide, expected one, the prompts. Bind the others beforehand, with "
-            f"`functools.partial`; {PAIRED} pass any on"
+            f"guide, expected one, the prompts: bind the others; {PAIRED} pass any on"
         )
     return values[0]
 

@@ -10,7 +10,7 @@ from inference.estimate import check_numbers
 from inference.reward_posterior.autoguide import autoguide
 from inference.reward_posterior.ensemble import ensemble
 from inference.reward_posterior.laplace import laplace
-from inference.reward_posterior.maximum import check_inference, maximum_a_posteriori
+from inference.reward_posterior.maximum import maximum_a_posteriori
 from inference.reward_posterior.nuts import nuts
 from model.preferences import Comparisons
 
@@ -49,7 +49,6 @@ class RewardInference:
         Raises:
             NotANumberError: If a weight is NaN.
         """
-        check_inference(model, comparisons, num_samples=num_samples)
         options = {"num_samples": num_samples, "seed": seed, "progress": progress}
         return check_numbers("a draw of the weights", self.infer(model, comparisons, **options))
 

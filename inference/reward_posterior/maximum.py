@@ -52,7 +52,7 @@ def maximum_a_posteriori(
     Raises:
         NotMaximisedError: If L-BFGS does not converge.
     """
-    check_inference(model, comparisons)
+    check_inference(model, comparisons, num_samples=num_samples)
     with random_state.isolated(seed), pyro.get_param_store().scope():
         return point_mass(model, comparisons)(comparisons)["w"].detach()[None]
 
@@ -102,8 +102,7 @@ def maximise(
     if not slope < 1e-3:
         raise NotMaximisedError(
             f"after up to {max_steps} steps of L-BFGS the gradient of the log density still has "
-            f"{slope:.1e}, expected 0. Features may be on very different scales: standardise them; "
-            "or the prior is too wide for so few comparisons."
+            f"{slope:.1e}, expected 0: standardise the features, or use a narrower prior"
         )
     if slope > 1e-5:
         message = f"L-BFGS stopped where the gradient of the log density has {slope:.1e}"

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from inference.programs import Program
 from inference.samplers.annealed_smc import annealed_smc
@@ -27,6 +28,7 @@ class Sampler:
     """Entry of the registry of samplers. Calling the entry samples.
 
     Attributes:
+        sample: Takes a model, prompts, `num_samples` and `guide`, the proposal (None, the prior).
         target: Distribution to which the weighted responses converge: `posterior`, `near the
             posterior` or `best of n`.
         lists_all: True if the sampler lists all responses and ignores `num_samples`.
@@ -41,14 +43,9 @@ class Sampler:
     needs_bound: bool = False
 
     def __call__(
-        self,
-        model: Program,
-        prompts: Prompts,
-        *,
-        guide: Program | None = None,
-        num_samples: int = 1024,
+        self, model: Program, prompts: Prompts, *, num_samples: int = 1024, **options: Any
     ) -> Posterior:
-        return self.sample(model, prompts, guide=guide, num_samples=num_samples)
+        return self.sample(model, prompts, num_samples=num_samples, **options)
 
 
 def twisted_smc(

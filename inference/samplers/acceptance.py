@@ -48,7 +48,7 @@ def check_bound(log_weight: Tensor, log_bound: float | Tensor, texts: Sequence[s
             raise LooseBoundError(
                 f"a response to {text!r} has log weight {highest:.6g}, above the bound of "
                 f"{bound:.6g}: pass a larger `log_bound`, correct the reward's `upper_bound`, or "
-                "use `quasi_rejection_sampling`, which allows a bound that is exceeded"
+                "use `quasi_rejection_sampling`"
             )
 
 
@@ -61,16 +61,11 @@ def accept(
 ) -> Posterior:
     """Accept draws `[M, N, T]` of log weight `[M, N]`, nats, with probability min(1, w/b).
 
-    Args:
-        log_bound: log b, a number or `[N]`, nats.
-        num_skipped: Number of first draws that count towards log Z alone.
+    The first `num_skipped` draws count towards log Z alone.
 
     Returns:
         All draws after the skipped ones, with weight 1 if accepted and 0 if not, and `acceptance`
         among the diagnostics. log Z is from the weights of all draws.
-
-    Raises:
-        NoSupportError: If no draw for a prompt is possible, or none was accepted.
     """
     log_z_hat, log_weight = log_mean(log_weight), log_weight[num_skipped:]
     check_support(log_weight, prompts.texts)
@@ -78,9 +73,8 @@ def accept(
     if (place := first_index(~accepted.any(0))) is not None:
         log_chance = log_mean((log_weight - log_bound).clamp(max=0))[place].item()
         raise NoSupportError(
-            f"none of {len(accepted)} draws for {prompts.texts[place[0]]!r} was accepted: at this "
-            f"bound about one in exp({-log_chance:.1f}) is. Draw more, lower `log_bound` if it is "
-            "not tight, or use a guide nearer to the posterior"
+            f"none of {len(accepted)} draws for {prompts.texts[place[0]]!r} was accepted: about "
+            f"one in exp({-log_chance:.1f}) is. Draw more, lower `log_bound`, or use a better guide"
         )
     return Posterior(
         response[num_skipped:],

@@ -51,26 +51,22 @@ def annealed_smc(
     """Draw K whole responses to each prompt, through tempered targets.
 
     Args:
-        model, prompts, guide: See `sequential_monte_carlo`. Each prompt has its own temperatures.
-        num_samples: K, for each prompt.
+        model, prompts, guide, num_samples, resampling: See `sequential_monte_carlo`. Each prompt
+            has its own temperatures.
         num_temperatures: Number of evenly spaced steps from 0 to 1. None to choose each step such
             that the effective sample size falls to `ess_threshold` K.
         moves: Number of Metropolis moves of every response after each step.
-        resampling: Name in `RESAMPLING`, or a function like those.
         ess_threshold: Resample if the effective sample size is below this share of K; below 1 if
             temperatures are chosen.
 
     Returns:
         exp(log_z) is unbiased for Z with evenly spaced temperatures, and consistent in K with
-        chosen ones, which depend on the particles. Means are consistent. Diagnostics:
-        `num_temperatures`; `num_blind`, the number of steps at which all responses were impossible;
-        `acceptance`, the share of accepted moves; `effective_sample_size`; `num_distinct`, the
-        number of different responses. If `num_blind` is not 0, moves may have found the posterior,
-        but the error of log_z may be many nats: draw more.
-
-    Raises:
-        NoSupportError: If all responses to a prompt are impossible at the last step; counts as 0 in
-            the mean of exp(log_z).
+        chosen ones, which depend on the particles; `NoSupportError` counts as 0 in its mean. Means
+        are consistent. Diagnostics: `num_temperatures`; `num_blind`, the number of steps at which
+        all responses were impossible; `acceptance`, the share of accepted moves;
+        `effective_sample_size`; `num_distinct`, the number of different responses. If `num_blind`
+        is not 0, moves may have found the posterior, but the error of log_z may be many nats: draw
+        more.
     """
     scheme = find_scheme(resampling)
     num_samples = whole_number("num_samples", num_samples, why="responses to each prompt")

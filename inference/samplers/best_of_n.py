@@ -50,9 +50,6 @@ def best_of_n(
         draw from the proposal, with ties as half, and its bound `win_rate_bound` = n/(n+1). Both
         are computed from the empirical distribution of all draws: consistent, and too low unless
         the draws are many times n.
-
-    Raises:
-        NoSupportError: If all draws for a prompt are impossible.
     """
     num_samples, n = whole_number("num_samples", num_samples), whole_number("n", n)
     num_groups = num_samples // n

@@ -25,9 +25,7 @@ def enumerate_posterior(
         guide, num_samples: Not used. All samplers are called alike.
 
     Raises:
-        NotEnumerableError: If there are more than a million responses, or the distribution cannot
-            list its support.
-        NoSupportError: If all responses to a prompt are impossible: Z = 0.
+        NotEnumerableError: If there are more than a million responses, or the site lists none.
     """
     distribution = response_distribution(model, prompts, role="model")
     if not distribution.has_enumerate_support:

@@ -37,9 +37,6 @@ def importance_sampling(
     Returns:
         exp(log_z) is unbiased for Z. Means are consistent, with bias O(1/M). Diagnostics:
         `effective_sample_size`, out of M; `pareto_k`, above 0.7 of which no estimate is reliable.
-
-    Raises:
-        NoSupportError: If all draws for a prompt are impossible.
     """
     response, log_weight = draw_and_weigh(
         model, prompts, guide=guide, num_samples=num_samples, chunk=chunk

@@ -62,10 +62,6 @@ def log_z_bounds(
 
     Returns:
         The bounds; their standard errors need R of at least 2, and are NaN for 1.
-
-    Raises:
-        NoSupportError: If all particles of a prompt are impossible in a run for the lower bound.
-        ValueError: If `posterior_sample` has another shape or an impossible response.
     """
     check_arguments(model, prompts, "model")
     instance("posterior_sample", posterior_sample, Tensor)

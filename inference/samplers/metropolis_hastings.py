@@ -40,9 +40,6 @@ class ResponseKernel(MCMCKernel):
         model, guide: See `sequential_monte_carlo`.
         num_chains: C. Leave Pyro's own `num_chains` at 1.
         whole: True to redraw whole responses, better only if the proposal is near the posterior.
-
-    Raises:
-        NoSupportError: If no start is possible for a prompt.
     """
 
     transforms: dict = {}  # noqa: RUF012 - tells Pyro that there is no unconstrained space
@@ -147,9 +144,9 @@ def metropolis_hastings(
         model, prompts, guide: See `sequential_monte_carlo`.
         num_samples: Number of responses drawn for each prompt: chains times steps, of which the
             first is the start. Redraws of impossible starts come on top.
-        num_chains: C. Few long chains forget their start; many short ones are fast.
+        num_chains, whole: See `ResponseKernel`. Few long chains forget their start; many short ones
+            are fast.
         warmup: Share of the steps that is discarded.
-        whole: True to redraw whole responses, False for a random suffix.
         chunk: Largest number of responses scored at a time for the diagnostics, for each prompt.
 
     Returns:
@@ -157,9 +154,6 @@ def metropolis_hastings(
         of Z. Means are consistent in the number of steps, and biased towards the start.
         Diagnostics: `acceptance`; `r_hat` and `effective_sample_size` of the log likelihood (see
         `mixing`).
-
-    Raises:
-        NoSupportError: If no start is possible for a prompt.
     """
     kernel = ResponseKernel(model, guide, num_chains, whole)
     num_samples, chunk = whole_number("num_samples", num_samples), whole_number("chunk", chunk)
@@ -171,8 +165,7 @@ def metropolis_hastings(
         raise ValueError(
             f"num_samples = {num_samples}, num_chains = {num_chains} and warmup = {warmup} make "
             f"{num_steps} steps of each chain, of which {num_discarded} are discarded: no step is "
-            "left to keep. Expected 0 <= warmup < 1 and num_samples of at least "
-            "2 num_chains / (1 - warmup)"
+            "left to keep, expected num_samples of at least 2 num_chains / (1 - warmup)"
         )
     warmup_steps = num_discarded - 1
     mcmc = MCMC(kernel, num_samples=num_kept, warmup_steps=warmup_steps, disable_progbar=True)

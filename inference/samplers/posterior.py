@@ -18,7 +18,7 @@ FIX = "draw more, use a guide nearer to the posterior, or loosen the constraint"
 
 
 class NoSupportError(ValueError):
-    """All responses that a sampler drew are impossible."""
+    """All responses to a prompt that a sampler drew are impossible, or none was accepted."""
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,6 @@ def quasi_rejection_sampling(
         draws are independent draws from p_b given b. exp(log_z), from all draws, is unbiased for Z.
         Diagnostics: `log_bound`, and the fields of `QuasiRejection`, estimated from the M weights:
         consistent, and blind to weights that no draw has.
-
-    Raises:
-        NoSupportError: If no draw for a prompt was accepted.
     """
     check_arguments(model, prompts, "model")
     if log_bound is not None:

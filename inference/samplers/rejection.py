@@ -42,9 +42,7 @@ def rejection_sampling(
         `acceptance`, unbiased for Z/b.
 
     Raises:
-        ValueError: If no bound is known.
         LooseBoundError: If a weight exceeds the bound.
-        NoSupportError: If no draw for a prompt was accepted.
     """
     check_arguments(model, prompts, "model")
     if log_bound is None:

@@ -136,8 +136,7 @@ def _ancestors(scheme: Scheme, probability: Tensor) -> Tensor:
     if wrong or bool(((result < 0) | (result >= len(probability))).any()):
         raise ValueError(
             f"the resampling scheme returned shape {tuple(result.shape)} and type {result.dtype}, "
-            f"expected {tuple(probability.shape)}, whole numbers of particles from 0 to "
-            f"{len(probability) - 1}"
+            f"expected {tuple(probability.shape)}, whole numbers from 0 to {len(probability) - 1}"
         )
     return result
 

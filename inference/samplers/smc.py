@@ -66,14 +66,10 @@ def sequential_monte_carlo(
             needs multinomial resampling; None for sequential Monte Carlo.
 
     Returns:
-        exp(log_z) is unbiased for Z; means are consistent. Diagnostics: `num_resamplings`;
-        `effective_sample_size`; `num_distinct`, the number of different responses; `num_roots`, the
-        number of first tokens with descendants of positive weight: 1 suggests too much resampling.
-
-    Raises:
-        NoSupportError: If all particles of a prompt have weight 0; counts as 0 in the mean of
-            exp(log_z).
-        ValueError: If a twist returns no `Twist`'s result.
+        exp(log_z) is unbiased for Z (`NoSupportError` counts as 0); means are consistent.
+        Diagnostics: `num_resamplings`; `effective_sample_size`; `num_distinct`, the number of
+        different responses; `num_roots`, the number of first tokens with descendants of positive
+        weight: 1 suggests too much resampling.
     """
     scheme = find_scheme(resampling)
     num_samples = whole_number("num_samples", num_samples, why="responses to each prompt")
@@ -211,8 +207,7 @@ def weigh_by_twist(
     if tuple(log_psi.shape) != shape or bool((log_psi.isnan() | log_psi.isposinf()).any()):
         raise ValueError(
             f"twist returned shape {tuple(log_psi.shape)}, values from {log_psi.min().item()} to "
-            f"{log_psi.max().item()}; expected {shape}, one value per particle and prompt, each "
-            "finite or -inf"
+            f"{log_psi.max().item()}; expected {shape}, each value finite or -inf"
         )
     ended_before = prior.space.is_token(particles.response)[..., t - 1].logical_not()
     log_psi = torch.where(ended_before, particles.log_psi, log_psi.double())
@@ -223,8 +218,7 @@ def weigh_by_twist(
 def as_posterior(particles: Particles, prompts: Prompts) -> Posterior:
     """Return the finished particles with their diagnostics, if a weight is positive."""
     response, log_weight = particles.response, particles.log_weight
-    fix = "draw more, use a guide or twist nearer to the posterior, or loosen the constraint"
-    check_support(log_weight, prompts.texts, fix)
+    check_support(log_weight, prompts.texts)
     diagnostics = {
         "num_resamplings": particles.num_resamplings,
         "effective_sample_size": effective_sample_size(log_weight),

@@ -8,16 +8,16 @@ from guides import (
     Fixed,
     LoRA,
     MeanField,
-    Mixture,
     NGram,
     Recurrent,
     SoftPrompt,
     Tabular,
     Tempered,
     Twisted,
-    TwistHead,
     mixture_of,
 )
+from guides.mixture import Mixture
+from guides.twisted import TwistHead
 from model import LanguageModel, Prompts
 from tests.model.tiny import tiny, tiny_tokenizer
 

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from guides import Fixed, LoRA, OtherGuideError
+from guides import Fixed, LoRA
+from guides.guide import OtherGuideError
 from inference import OBJECTIVES, FusedOptimizer, diagnose, fit, response_distribution
 from model import AlignmentModel, LanguageModel, TextReward
 from tests.model.tiny import NETWORKS, PROMPTS, tiny, tiny_tokenizer

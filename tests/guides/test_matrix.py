@@ -11,7 +11,8 @@ import torch
 from scipy.stats import chisquare
 from torch import nn
 
-from guides import GUIDES, OtherGuideError
+from guides import GUIDES
+from guides.guide import OtherGuideError
 from inference import OBJECTIVES, FusedOptimizer, ResponseObjective, fit, log_guide_at
 from model import AlignmentModel, ResponseDistribution, TextReward, grammar_prior, vader_sentiment
 

@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 import torch
 
-from guides import FineTuned, MeanField, Mixture, NGram, Recurrent, Tempered, Twisted, mixture_of
+from guides import FineTuned, MeanField, NGram, Recurrent, Tempered, Twisted, mixture_of
+from guides.mixture import Mixture
 from inference import log_guide_at
 from tests.model.tiny import PROMPTS, tiny
 

@@ -16,7 +16,8 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from guides import GUIDES, OtherGuideError, SoftPrompt
+from guides import GUIDES, SoftPrompt
+from guides.guide import OtherGuideError
 from inference import Enumeration, FusedOptimizer, LeaveOneOut_ELBO, cosine, fit
 from model import AlignmentModel, LanguageModel, Prompts, TextReward, vader_sentiment
 from tests.model.tiny import NETWORKS, PROMPTS, WORDS, tiny, tiny_tokenizer

@@ -4,7 +4,8 @@ import pyro
 import pytest
 import torch
 
-from guides import FineTuned, GuideRegistrationError
+from guides import FineTuned
+from guides.guide import GuideRegistrationError
 from inference import joint_at, log_guide_at, log_likelihood_at, response_distribution
 
 

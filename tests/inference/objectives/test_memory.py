@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from inference import OBJECTIVES, BestOfN_ELBO, Enumeration, ResponseObjective
+from inference.objectives.f_divergence import in_place, snapshot
 from inference.objectives.log_z_average import LogZAverage
 from inference.objectives.replay_buffer import ReplayBuffer
-from inference.objectives.snapshot import Snapshot
 from inference.order_statistics import best_of_n_log_ratio, level_cdf
 from model import Prompts
 from tests.inference.objectives.table import ONE, TWO, Table, Target, gradient
@@ -74,14 +74,14 @@ def test_buffers_of_prompts_are_apart_and_small_ones_are_drawn_again():
     assert torch.allclose(log_joint, torch.tensor([0.1, 0.2]).expand(4, 2))
 
 
-def test_snapshot_is_in_place_for_a_while():
+def test_earlier_parameters_are_in_place_for_a_while():
     guide = Table(1)
     with pyro.get_param_store().scope():
         guide(ONE)
-        snapshot, before = Snapshot.take(), guide.first.detach().clone()
+        earlier, before = snapshot(), guide.first.detach().clone()
         with torch.no_grad():
             guide.first += 1.0
-        with snapshot.in_place():
+        with in_place(earlier):
             assert torch.equal(guide.first, before)
         assert torch.equal(guide.first, before + 1.0)
 

@@ -13,7 +13,8 @@ from transformers import (
     GPT2ForSequenceClassification,
 )
 
-from guides import LoRA, OtherGuideError, SoftPrompt
+from guides import LoRA, SoftPrompt
+from guides.guide import OtherGuideError
 from model import LanguageModel, SequenceClassifier
 from model.common.digests import MANIFEST
 from model.networks.source import PretrainedError

@@ -20,7 +20,8 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from guides import FineTuned, LoRA, Mixture, SoftPrompt, Twisted
+from guides import FineTuned, LoRA, SoftPrompt, Twisted
+from guides.mixture import Mixture
 from model import Expert, LanguageModel, SequenceClassifier, TextLikelihood
 from model.preferences import EncoderFeatures, NetworkFeatures, PriorFeatures
 from model.prior.decoder_check import CachedReadingError
