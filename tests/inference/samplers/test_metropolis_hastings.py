@@ -194,7 +194,7 @@ def test_a_proposal_without_suffixes_is_refused(prompts):
     def model(prompts):
         return pyro.sample("response", dist.Poisson(torch.ones(len(prompts), 1)).to_event(1))
 
-    with pytest.raises(TypeError, match=r"has a Independent, expected a `ResponseDistribution`"):
+    with pytest.raises(TypeError, match=r"is a Independent, expected a ResponseDistribution"):
         metropolis_hastings(model, prompts)
 
 

@@ -319,7 +319,7 @@ def test_errors_name_the_expected_value(world):
                 dist.Categorical(torch.ones(10)).expand([3]).to_event(1).expand([len(prompts)]),
             )
 
-    with pytest.raises(TypeError, match="expected a `ResponseDistribution`"):
+    with pytest.raises(TypeError, match="expected a ResponseDistribution"):
         sequential_monte_carlo(world.model, world.prompts, guide=of_one_size)
     with pytest.raises(ValueError, match="resampling is 'best'"):
         sequential_monte_carlo(world.model, world.prompts, resampling="best")
