@@ -55,9 +55,8 @@ class Enumeration:
         self.log_z = self.log_joint.logsumexp(0)
         for text, value in zip(prompts.texts, self.log_z.tolist(), strict=True):
             if value == -torch.inf:
-                raise ZeroDivisionError(
-                    f"the model rules out every response to {text!r}: Z = 0, there is no posterior"
-                )
+                fault = f"the model rules out every response to {text!r}"
+                raise ZeroDivisionError(f"{fault}: Z = 0, there is no posterior")
         self.log_posterior = self.log_joint - self.log_z
 
     def log_guide(self, guide: Program) -> Tensor:

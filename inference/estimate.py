@@ -33,12 +33,7 @@ def check_numbers(name: str, values: Tensor, *, infinite: bool = False) -> Tenso
 
 
 def check_draws(name: str, values: Tensor, *, infinite: bool = False) -> Tensor:
-    """`check_numbers` for M numbers to each of N prompts, `[M, N]`.
-
-    Raises:
-        ValueError: if the shape is another, or empty.
-        NotANumberError: as `check_numbers`.
-    """
+    """`check_numbers` for M numbers to each of N prompts, `[M, N]`, at least one."""
     shape = tuple(instance(name, values, Tensor).shape)
     if len(shape) != 2 or 0 in shape:
         expected = "expected [M, N]: M samples for each of N prompts, at least one"
@@ -71,11 +66,7 @@ class Estimate(NamedTuple):
 
     @classmethod
     def of_mean(cls, values: Tensor) -> Estimate:
-        """Estimate of E[f], averaged over prompts, from independent values `[M, N]`.
-
-        Raises:
-            NotANumberError: if a value is NaN.
-        """
+        """Estimate of E[f], averaged over prompts, from independent values `[M, N]`, none NaN."""
         values = check_draws("values", values, infinite=True)
         return cls.of_influence(values.mean(0), values - values.mean(0))
 
@@ -121,12 +112,9 @@ def log_mean(log_weight: Tensor) -> Tensor:
 
 
 def log_mean_exp(log_weight: Tensor) -> Estimate:
-    """log mean exp(log_weight) over samples, averaged over prompts.
+    """log mean exp(log_weight) over samples `[M, N]`, nats, averaged over prompts.
 
     Biased low (Jensen), by about half the squared standard error.
-
-    Args:
-        log_weight: `[M, N]`, nats; -inf allowed.
 
     Raises:
         NotANumberError: if a weight is NaN or +inf.

@@ -1,4 +1,4 @@
-"""Quality of importance weights: effective sample size, and the shape of the tail."""
+"""Quality of importance weights, which may be 0, but not NaN or infinite."""
 
 import math
 
@@ -14,11 +14,7 @@ MIN_WEIGHTS = 25
 
 
 def effective_sample_size(log_weight: Tensor) -> Tensor:
-    """(sum w)^2 / sum w^2, `[M, N]` -> `[N]`, a number of samples. NaN if all weights are 0.
-
-    Raises:
-        NotANumberError: if a weight is NaN or +inf.
-    """
+    """(sum w)^2 / sum w^2, `[M, N]` -> `[N]`, a number of samples. NaN if all weights are 0."""
     log_weight = check_draws("log_weight", log_weight)
     return (2 * log_weight.logsumexp(0) - (2 * log_weight).logsumexp(0)).exp()
 
@@ -28,9 +24,6 @@ def pareto_k(log_weight: Tensor) -> Tensor:
 
     Vehtari et al. 2015, arXiv 1507.02646. -inf if the tail has no spread, as at q = p*. NaN for
     fewer than 25 weights, or if a weight is 0.
-
-    Raises:
-        NotANumberError: if a weight is NaN or +inf.
     """
     log_weight = check_draws("log_weight", log_weight)
     return torch.tensor([_pareto_k_of_prompt(column) for column in log_weight.cpu().T])

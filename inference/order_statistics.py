@@ -39,10 +39,8 @@ def best_of_n_log_ratio(cdf: Tensor, cdf_left: Tensor, n: int) -> Tensor:
     """
     n = _check_n(n)
     if instance("cdf", cdf, Tensor).shape != instance("cdf_left", cdf_left, Tensor).shape:
-        raise ValueError(
-            f"cdf has shape {tuple(cdf.shape)} and cdf_left {tuple(cdf_left.shape)}, expected the "
-            "same"
-        )
+        shapes = f"cdf has shape {tuple(cdf.shape)} and cdf_left {tuple(cdf_left.shape)}"
+        raise ValueError(f"{shapes}, expected the same")
     cdf, cdf_left = cdf.double(), cdf_left.double()
     ordered = (cdf_left >= 0) & (cdf_left <= cdf + ROUNDING) & (cdf <= 1 + ROUNDING)
     if (where := first_index(~ordered)) is not None:  # NaN is not ordered either
@@ -110,9 +108,8 @@ def level_cdf(values: Tensor, prob: Tensor) -> tuple[Tensor, Tensor]:
             "for both: L levels to each of N prompts"
         )
     if (where := first_index(values.isnan())) is not None:
-        raise ValueError(
-            f"values is NaN at index {where}, expected numbers, or -inf for an impossible response"
-        )
+        expected = "expected numbers, or -inf for an impossible response"
+        raise ValueError(f"values is NaN at index {where}, {expected}")
     # searchsorted wants the levels of a prompt in a row
     prob, values = _check_prob(prob, values.shape).T.contiguous(), values.T.contiguous()
     ordered, order = values.sort(-1)
@@ -129,9 +126,8 @@ def _check_n(n: int) -> int:
 def _check_prob(prob: Tensor, shape: torch.Size) -> Tensor:
     """Probabilities in float64."""
     if instance("prob", prob, Tensor).shape != shape:
-        raise ValueError(
-            f"prob has shape {tuple(prob.shape)}, expected {tuple(shape)}: one for each level"
-        )
+        expected = f"expected {tuple(shape)}: one for each level"
+        raise ValueError(f"prob has shape {tuple(prob.shape)}, {expected}")
     in_range = (prob >= 0) & (prob <= 1 + ROUNDING)
     if (where := first_index(~in_range)) is not None:
         number = f"{prob[where].item():.6g} at index {where}"

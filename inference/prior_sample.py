@@ -135,9 +135,7 @@ class PriorSample:
         """KL(p || p0) and E_p[log likelihood], nats, of the posteriors at other betas.
 
         Averaged over prompts. No distribution has more reward at the same KL to the prior.
-
-        Args:
-            factors: positive factors of the log likelihood; the factor of beta / 2 is 2.
+        `factors` multiply the log likelihood; the factor of beta / 2 is 2.
         """
         instance("factors", factors, Iterable)  # type: ignore[type-abstract]
         points = []

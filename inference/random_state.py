@@ -46,7 +46,7 @@ def restore(tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
 
 @contextmanager
 def isolated(seed: int) -> Iterator[None]:
-    """Seed all generators inside the context, and restore them after it. Locks as `preserved`."""
+    """Seed all generators inside the context, and restore them after it; locks as `preserved`."""
     seed = checks.seed("seed", seed)
     with preserved():
         pyro.set_rng_seed(seed)

@@ -41,29 +41,20 @@ class Ranks:
         whole_number("num_samples", self.num_samples)
         rank = instance("rank", self.rank, Tensor)
         if rank.dim() != 2 or not len(rank):
-            raise ValueError(
-                f"rank has shape {tuple(rank.shape)}, expected [R, Q]: Q quantities in each of R "
-                "simulations"
-            )
+            expected = "expected [R, Q]: Q quantities in each of R simulations"
+            raise ValueError(f"rank has shape {tuple(rank.shape)}, {expected}")
         if rank.is_floating_point() or bool(((rank < 0) | (rank > self.num_samples)).any()):
-            raise ValueError(
-                f"rank has values of type {rank.dtype}, expected whole numbers from 0 to "
-                f"{self.num_samples}"
-            )
+            expected = f"expected whole numbers from 0 to {self.num_samples}"
+            raise ValueError(f"rank has values of type {rank.dtype}, {expected}")
 
     def histogram(self, num_bins: int) -> Tensor:
-        """Number of simulations in each bin of ranks, `[Q, B]`.
-
-        Raises:
-            ValueError: if S + 1 ranks do not make bins of one size.
-        """
+        """Number of simulations in each bin of ranks, `[Q, B]`; B must divide S + 1."""
         num_bins = whole_number("num_bins", num_bins)
-        if (self.num_samples + 1) % num_bins:
-            raise ValueError(
-                f"{self.num_samples + 1} ranks do not fall into {num_bins} bins of one size: "
-                "choose a divisor"
-            )
-        bins = self.rank * num_bins // (self.num_samples + 1)
+        num_ranks = self.num_samples + 1
+        if num_ranks % num_bins:
+            fault = f"{num_ranks} ranks do not fall into {num_bins} bins of one size"
+            raise ValueError(f"{fault}: choose a divisor")
+        bins = self.rank * num_bins // num_ranks
         return torch.stack([torch.bincount(column, minlength=num_bins) for column in bins.T])
 
     def p_values(self, num_bins: int = 10) -> Tensor:
@@ -104,8 +95,7 @@ def simulation_based_calibration(
 
     Raises:
         NotANumberError: if a draw or a quantity is NaN.
-        ValueError: if a number is out of its range, or the inference returns another number of
-            draws.
+        ValueError: if a number is out of range, or the inference returns another number of draws.
     """
     function("the model", model, why="a Pyro program over comparisons")
     function("infer", infer, why="of a model and comparisons")

@@ -1,7 +1,7 @@
-"""The state to which a fit returns after a failed step.
+"""The state to which a fit returns after a failed step: usually the state before the step.
 
-Usually the state before the step. But parameters can be finite and yet too large for their network,
-whose logits are then NaN. That shows in the next step, so the step before can be undone too.
+Parameters can be finite and yet too large for their network, whose logits are then NaN. The NaN
+shows in the next step, so the step before can be undone too.
 """
 
 from collections.abc import Callable, Iterator

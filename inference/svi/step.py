@@ -52,11 +52,7 @@ def checked_svi(model: Program, state: FitState) -> SVI:
 
 
 def take_step(svi: SVI, state: FitState, prompts: Prompts) -> Metrics:
-    """Take one step of SVI, count the step in `state`, and return the metrics.
-
-    Raises:
-        NothingToTrainError: if the first step gives the optimiser no parameter with a gradient.
-    """
+    """Take one step of SVI, count the step in `state`, and return the metrics."""
     optimizer, objective = state.optimizer, state.objective
     rate, step_count = optimizer.learning_rate, optimizer.step_count
     with SameResponses(), _LikelihoodRecord() as likelihood:
@@ -83,11 +79,9 @@ def take_step(svi: SVI, state: FitState, prompts: Prompts) -> Metrics:
 
 
 def check_trains(guide: Program, objective: Any) -> None:
-    """Check after the first gradient that the gradient reaches the guide through Pyro's store.
+    """Refuse a first gradient that reaches no parameter in Pyro's store, or others of the guide.
 
-    Raises:
-        NothingToTrainError: if no parameter has a gradient, apart from the objective's own heads.
-        GuideRegistrationError: if a parameter of the guide outside Pyro's store has a gradient.
+    Parameters of the objective's own heads do not count.
     """
     registered = parameters()
     known = {id(parameter) for parameter in registered.values()}

@@ -6,10 +6,9 @@ GDC (Khalifa et al. 2021, arXiv 2012.11635).
     lambda = argmin log Z(lambda) - lambda . target     convex
 
 The gradient of the dual is E_p[phi] - target, the Hessian Cov_p[phi]. The base is the posterior of
-a model: of the prior alone for distributional constraints, of a model with hard constraints for
-hybrid ones. Expectations are sums over all responses if there are few, otherwise self-normalised
-importance sampling from the prior. The multipliers are shared by the N prompts, and the means are
-over all prompts.
+a model, the prior alone or with hard constraints. Expectations are sums over all responses if
+there are few, otherwise self-normalised importance sampling from the prior. The multipliers are
+shared by the N prompts, and the means are over all prompts.
 """
 
 import warnings
@@ -59,8 +58,7 @@ class MomentMatch:
         moments: E[phi] under p on the responses at hand, with the errors at fixed multipliers.
         base_moments: E[phi] under the base.
         kl: KL(p || base), nats; the error includes that of the multipliers.
-        effective_sample_size: effective number of draws for p, the lowest over prompts; None if all
-            responses were enumerated.
+        effective_sample_size: lowest over prompts; None if all responses were enumerated.
         attainable: True if the targets are means of a distribution with the base's support.
         features: phi.
     """
@@ -97,10 +95,9 @@ class MomentMatch:
                 "less, or draw more"
             )
         if size is not None and size < FEW:
-            return (
-                f"{size:.0f} effective draws represent the distribution, so the moments may be far "
-                "off on other draws: draw more, or ask for less"
-            )
+            fault = f"{size:.0f} effective draws represent the distribution"
+            fix = "draw more, or ask for less"
+            return f"{fault}, so the moments may be far off on other draws: {fix}"
         return ""
 
     def __str__(self) -> str:
@@ -133,8 +130,8 @@ def match_moments(
         prompts: N prompts.
         features: phi, by name.
         targets: E[phi], the mean over prompts, by the same names.
-        num_draws: largest number of responses to each prompt. With no more responses than that,
-            all are enumerated and the fit is exact; otherwise the fit is consistent.
+        num_draws: largest number of responses to each prompt. Up to that number, all are enumerated
+            and the fit is exact. Beyond, the fit is consistent.
 
     Returns:
         The fit. Warns if fewer than `FEW` effective draws represent p, and if the targets are
@@ -183,10 +180,8 @@ def _check(
     instance("features", features, Mapping)  # type: ignore[type-abstract]
     instance("targets", targets, Mapping)  # type: ignore[type-abstract]
     if not features or features.keys() != targets.keys():
-        raise ValueError(
-            f"features are {sorted(features)} and targets {sorted(targets)}, expected the same "
-            "names, at least one"
-        )
+        got = f"features are {sorted(features)} and targets {sorted(targets)}"
+        raise ValueError(f"{got}, expected the same names, at least one")
     prior = response_distribution(model, prompts, role="model")
     for name, feature in features.items():
         function(f"the feature {name!r} of features", feature, why="of prompts and responses")
@@ -209,7 +204,7 @@ def _values(name: str, feature: Reward, prompts: Prompts, response: Tensor) -> T
 class _Dual:
     """log Z(lambda) - lambda . target, averaged over prompts, for features of unit variance.
 
-    Of features `[F, M, N]`, the log base on M responses `[M, N]`, and target means `[F]`.
+    Takes features `[F, M, N]`, log probabilities of the base `[M, N]`, and target means `[F]`.
     """
 
     def __init__(self, phi: Tensor, log_base: Tensor, target: Tensor) -> None:

@@ -13,9 +13,6 @@ from inference.svi.optimizer.options import check_options, trial_parameter, try_
 class PerParameterOptimizer(CheckedOptimizer):
     """An optimiser of `pyro.optim` with checks. Clips and steps each parameter on its own.
 
-    Args:
-        optimizer: a new optimiser of `pyro.optim`, such as `pyro.optim.ClippedAdam({"lr": 1e-3})`.
-
     Raises:
         TypeError: if the optimiser overrides the step of Pyro's class, as a scheduler does.
         ValueError: if the optimiser has stepped before, cannot step, or would ascend the gradient.
