@@ -139,10 +139,8 @@ def check_response_site(trace: Trace, prompts: Prompts, role: str = "program") -
                 "take any number of latent sites"
             )
     if role == "guide" and others:
-        raise ResponseSiteError(
-            f"the guide has the sites {others} besides 'response', expected no other: with a "
-            "factor q is not normalised"
-        )
+        fault = f"the guide has the sites {others} besides 'response'"
+        raise ResponseSiteError(f"{fault}, expected no other: with a factor q is not normalised")
     _check_site(sites["response"], len(prompts))
     return sites["response"]
 

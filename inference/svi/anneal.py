@@ -24,7 +24,6 @@ from torch import Tensor
 from inference import random_state
 from inference.objectives.leave_one_out import LeaveOneOut_ELBO
 from inference.programs import Program, log_likelihood_at, response_distribution
-from inference.response_site import check_arguments
 from inference.svi.fit import Fit, fit
 from inference.svi.optimizer.fused import adam_on_cosine
 from model import HardConstraintSupport, Prompts
@@ -123,20 +122,15 @@ def anneal(
         ValueError: if the penalties do not grow, if a number is out of its range, or if the guide
             has parameters that end with the fit of a stage.
     """
-    check_arguments(model, prompts, "model")
-    check_arguments(guide, prompts, "guide")
     instance("penalties", penalties, Sequence)  # type: ignore[type-abstract]
     seed = check_seed("seed", seed)
     if isinstance(objective, ELBO) or not callable(objective) or not callable(optimizer):
-        raise TypeError(
-            "objective and optimizer are made anew for each stage: expected functions that make "
-            "them, not the objects"
-        )
+        expected = "expected functions that make them, not the objects"
+        raise TypeError(f"objective and optimizer are made anew for each stage: {expected}")
     programs = [soften(model, penalty) for penalty in penalties]  # checks all penalties first
     if not programs or any(later <= earlier for earlier, later in pairwise(penalties)):
         expected = "expected at least one, each larger than the one before"
         raise ValueError(f"penalties are {list(penalties)}, {expected}")
-    num_steps = whole_number("num_steps", num_steps, why="steps of SVI at each stage")
     num_samples = whole_number("num_samples", num_samples, why="draws for each prompt")
     _check_keeps_its_parameters(guide, prompts)
     train = partial(fit, guide=guide, prompts=prompts, num_steps=num_steps, progress=progress)
@@ -160,7 +154,7 @@ def _check_keeps_its_parameters(guide: Program, prompts: Prompts) -> None:
     runs: list[dict[str, Tensor]] = []
     for _ in range(2):
         with random_state.preserved(), pyro.get_param_store().scope(), torch.no_grad():
-            response_distribution(guide, prompts)
+            response_distribution(guide, prompts, role="guide")
             runs.append(dict(pyro.get_param_store().named_parameters()))
     lost = [name for name, parameter in runs[0].items() if runs[1].get(name) is not parameter]
     if lost:
