@@ -131,6 +131,7 @@ def anneal(
     if not programs or any(later <= earlier for earlier, later in pairwise(penalties)):
         expected = "expected at least one, each larger than the one before"
         raise ValueError(f"penalties are {list(penalties)}, {expected}")
+    num_steps = whole_number("num_steps", num_steps, why="steps of SVI at each stage")
     num_samples = whole_number("num_samples", num_samples, why="draws for each prompt")
     _check_keeps_its_parameters(guide, prompts)
     train = partial(fit, guide=guide, prompts=prompts, num_steps=num_steps, progress=progress)
