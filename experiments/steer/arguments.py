@@ -188,7 +188,5 @@ class Steer(Arguments):
     @property
     def title(self) -> str:
         """Title of the report."""
-        return without_folders(
-            f"{self.prior} steered by {self.target_name}: {self.guide}, {self.objective}, "
-            f"{self.steps} steps"
-        )
+        run = f"{self.guide}, {self.objective}, {self.steps} steps"
+        return without_folders(f"{self.prior} steered by {self.target_name}: {run}")

@@ -103,9 +103,7 @@ def measure_posterior(
 ) -> PosteriorMeasurement:
     """Measure the posterior by the weights of a sample of the prior. Consistent."""
     mean = partial(prior_sample.mean, prior_sample.log_likelihood)
-    observables = observe(model, prompts, prior_sample.response) if model.factors else None
-    return PosteriorMeasurement(
-        mean(prior_sample.log_likelihood),
-        prior_sample.kl(prior_sample.log_likelihood),
-        None if observables is None else expectations(observables, mean),
-    )
+    log_likelihood, every = prior_sample.log_likelihood, None
+    if model.factors:
+        every = expectations(observe(model, prompts, prior_sample.response), mean)
+    return PosteriorMeasurement(mean(log_likelihood), prior_sample.kl(log_likelihood), every)
