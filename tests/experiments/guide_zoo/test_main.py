@@ -73,6 +73,12 @@ def test_text_world_leaves_its_table_and_figures(args, capsys, monkeypatch):
     }
 
 
+def test_a_world_without_runs_has_neither_table_nor_figure(args, capsys):
+    main(replace(args, worlds=("two-modes", "eight-tokens"), only=("1-gram",)))
+    assert "nothing was run" in capsys.readouterr().out
+    assert [path.name for path in next(args.out.iterdir()).glob("*.svg")] == ["gaps.svg"]
+
+
 def test_defaults_are_every_variant_where_it_has_a_rate():
     jobs = list_jobs(GuideZoo())
     for world, rate in (("eight-tokens", "listed_rate"), ("film-reviews", "text_rate")):
