@@ -101,9 +101,8 @@ def check_made_for_beta(label: str, factor: object, beta: float | Mapping[str, f
 def for_each_prompt(prompts: Prompts, response: Tensor) -> Tensor:
     """Responses `[..., N, T]`, expanded from `[..., 1, T]`; a `ValueError` for other shapes."""
     if response.dim() < 2 or response.shape[-2] not in (1, len(prompts)):
-        raise ValueError(
-            f"response has shape {tuple(response.shape)}, expected (..., {len(prompts)}, T)"
-        )
+        shape, expected = tuple(response.shape), f"(..., {len(prompts)}, T)"
+        raise ValueError(f"response has shape {shape}, expected {expected}")
     return response.expand(*response.shape[:-2], len(prompts), -1)
 
 

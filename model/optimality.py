@@ -58,12 +58,9 @@ def _optimality(term: Term) -> LogBernoulli:
 
 
 class LogBernoulli(TorchDistribution):
-    """A Bernoulli variable by its log probability of 1, which may be exactly 0 or -inf.
+    """A Bernoulli variable by its log probability of 1, nats, which may be exactly 0 or -inf.
 
     Torch's own Bernoulli takes logits, and so is never certain.
-
-    Args:
-        log_prob_of_one: nats, at most 0; any shape, which is the batch shape.
     """
 
     arg_constraints: ClassVar = {"log_prob_of_one": constraints.less_than(1e-9)}

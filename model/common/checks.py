@@ -47,9 +47,8 @@ def finite(
     if math.isfinite(number) and at_least <= number <= at_most and above < number < below:
         return number
     limits = {"of at least": at_least, "above": above, "of at most": at_most, "below": below}
-    bounds = " and ".join(
-        f"{word} {limit:g}" for word, limit in limits.items() if abs(limit) < math.inf
-    )
+    finite_limits = [f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit)]
+    bounds = " and ".join(finite_limits)
     expected = "a positive finite number" if bounds == "above 0" else f"a finite number {bounds}"
     raise ValueError(_message(name, value, expected.strip(), why))
 

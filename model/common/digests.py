@@ -143,7 +143,6 @@ def _read(folder: Path) -> dict[str, str]:
         Path(name).is_absolute() or ".." in Path(name).parts for name in digests
     ):
         raise DamagedFileError(
-            f'{path} is damaged: expected {{"sha256": {{FILE: DIGEST}}}}, files of this folder. '
-            "Save the folder again"
+            f'{path} is damaged: expected {{"sha256": {{FILE: DIGEST}}}}, files of this folder'
         )
     return digests

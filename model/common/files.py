@@ -1,7 +1,4 @@
-"""Durable files: written under another name, flushed to the disk, then renamed into place.
-
-A kill or a full disk at any moment leaves the old file or the new file, and nothing in between.
-"""
+"""Durable files: a kill or a full disk at any moment leaves the old file or the new file."""
 
 import os
 import secrets

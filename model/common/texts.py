@@ -68,9 +68,7 @@ def read_lines(path: str | Path) -> list[str]:
         ) from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise TextFileError(
-            f"{path}, line {line} has a zero byte, expected UTF-8 text. Is the file in UTF-16?"
-        )
+        raise TextFileError(f"{path}, line {line} has a zero byte. Is the file in UTF-16?")
     return re.split(r"\r\n|\n|\r", text)
 
 

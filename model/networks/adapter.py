@@ -39,10 +39,8 @@ class Adapter:
 
     Attributes:
         source: folder, or name on the hub.
-        config: settings, of `peft`.
         base: the network of the adapter, a folder or a name on the hub.
         weights: tensors by the names that `peft` gives them on disk.
-        has_tokenizer: True if a tokenizer is in the folder.
         base_options: options of `transformers` that load the base alone.
     """
 
@@ -105,16 +103,16 @@ class Adapter:
         """Refuse tensors of other names, shapes or types than the adapter's own."""
         expected, shapes = _shapes(own), _shapes(self.weights)
         names = sorted(own.keys() | self.weights.keys())
-        where = f"the adapter in {self.source}"
+        place = f"the adapter in {self.source}"
         if odd := [name for name in names if shapes.get(name) != expected.get(name)]:
             raise PretrainedError(
-                f"{where} does not fit the network {self.base}: {len(odd)} tensors differ, first "
+                f"{place} does not fit the network {self.base}: {len(odd)} tensors differ, first "
                 f"{odd[0]}: shape {shapes.get(odd[0])}, expected {expected.get(odd[0])}"
             )
         for name, tensor in self.weights.items():
             if own[name].is_floating_point() and not tensor.is_floating_point():
                 raise PretrainedError(
-                    f"{where} has {name} in {tensor.dtype}, expected floating-point"
+                    f"{place} has {name} in {tensor.dtype}, expected floating-point"
                 )
 
 

@@ -102,9 +102,7 @@ def check_causal(network: PreTrainedModel) -> None:
         )
     first, other = _first_logits(network, [[0, 0], [0, min(1, rows - 1)]])
     if bool(first.isnan().any()):
-        raise ValueError(
-            f"the logits of {kind} in {network.dtype} are NaN: is the type too narrow?"
-        )
+        raise ValueError(f"the logits of {kind} in {network.dtype} are NaN: is that too narrow?")
     if not torch.allclose(first, other, rtol=1e-3, atol=1e-3 * float(first.abs().max())):
         raise ValueError(
             f"the logits of {kind} after a token depend on the token that follows, expected a "

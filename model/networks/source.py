@@ -12,7 +12,7 @@ from torch import Tensor
 
 PATIENCE = 5.0
 """Seconds that the hub has to answer; the hub's own client would try for most of a minute."""
-TRUST = "pass trust_remote_code=True (--trust-remote-code on the command line)"
+TRUST = "to run it, pass trust_remote_code=True (--trust-remote-code on the command line)"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -21,10 +21,7 @@ class PretrainedError(OSError, ValueError):
 
 
 def find_checkpoint(name_or_path: str | os.PathLike[str]) -> str:
-    """The folder of a checkpoint, or its name on the hub. A `~` is the user's home.
-
-    A `PretrainedError` if the folder does not exist, and the text is no name on the hub.
-    """
+    """The folder of a checkpoint, or its name on the hub, or a `PretrainedError`."""
     if not isinstance(name_or_path, str | os.PathLike):
         kind = type(name_or_path).__name__
         raise TypeError(f"name_or_path is a {kind}, expected a folder or a name on the hub")
@@ -90,8 +87,7 @@ def refused_by_name(source: str, part: str) -> Iterator[None]:
         message = " ".join(str(error).split())
         if "trust_remote_code" in message:
             raise PretrainedError(
-                f"{source} comes with code of its own for the {part}, which is not run. To run "
-                f"it, {TRUST}"
+                f"{source} comes with code of its own for the {part}, which is not run: {TRUST}"
             ) from error
         is_folder = os.path.isdir(source)
         where = "" if is_folder else ", which is no folder here, from the hub or its cache"

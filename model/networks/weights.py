@@ -71,7 +71,7 @@ def _check_kernels(auto: Any, source: str, options: dict[str, Any]) -> None:
             if "/" in kernel or "deepgemm" in kernel:
                 raise PretrainedError(
                     f"config.json of {source} asks for the code {kernel!r} of the hub, which is "
-                    f"not run. To run it, {TRUST}"
+                    f"not run: {TRUST}"
                 )
 
 

@@ -52,9 +52,7 @@ class BradleyTerry:
         flip, num_weights = self.flip, self.head.num_weights
         if isinstance(flip, tuple):
             if len(flip) != 2 or not all(0 < parameter < math.inf for parameter in flip):
-                raise ValueError(
-                    f"flip is {flip}, expected two positive parameters of a Beta prior"
-                )
+                raise ValueError(f"flip is {flip}, expected two positive parameters of the Beta")
         else:
             why = "or a tuple of the two parameters of a Beta prior"
             finite("flip", flip, at_least=0, below=0.5, why=why)

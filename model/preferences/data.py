@@ -82,10 +82,8 @@ def to_preference(record: Any, where: str) -> Preference:
         )
     for key in KEYS:
         if not isinstance(record[key], str):
-            kind = type(record[key]).__name__
-            raise PreferenceError(
-                f"{where}: {key!r} is a {kind}, expected a text{hint(record[key])}"
-            )
+            kind, fix = type(record[key]).__name__, hint(record[key])
+            raise PreferenceError(f"{where}: {key!r} is a {kind}, expected a text{fix}")
         check_unicode(record[key], f"{where}: {key!r}", PreferenceError)
     tie = record.get("tie", False)
     if not isinstance(tie, bool):
@@ -98,9 +96,7 @@ def to_preference(record: Any, where: str) -> Preference:
     preference = Preference(record["prompt"], record["chosen"], record["rejected"], tie)
     for name, text in zip(("chosen", "rejected"), preference.texts, strict=True):
         if not text:
-            raise PreferenceError(
-                f"{where}: 'prompt' and {name!r} are both empty: write the prompt"
-            )
+            raise PreferenceError(f"{where}: 'prompt' and {name!r} are both empty")
     return preference
 
 

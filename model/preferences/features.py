@@ -63,10 +63,6 @@ class PriorFeatures(NetworkFeatures):
     """Mean over tokens of the prior's last hidden states of the whole text.
 
     Needs no second network. A text is tokenized as a prompt is. The end of a long text is read.
-
-    Args:
-        language_model: the prior.
-        batch_size: number of texts read at a time.
     """
 
     def __init__(self, language_model: LanguageModel, batch_size: int = 128) -> None:

@@ -31,11 +31,7 @@ def check_head(head: object) -> None:
 
 @dataclass(frozen=True)
 class LinearHead:
-    """r = w . phi, without an intercept, which comparisons cannot determine.
-
-    Attributes:
-        num_features: D, number of features.
-    """
+    """r = w . phi for D features, without an intercept, which comparisons cannot determine."""
 
     num_features: int
 
@@ -57,10 +53,6 @@ class MLPHead:
 
     Hidden units may change places without changing the reward: compare rewards, not weights. At
     w = 0 the gradient is 0, so that an optimiser must start elsewhere.
-
-    Attributes:
-        num_features: D, number of features.
-        hidden: number of hidden units.
     """
 
     num_features: int

@@ -67,9 +67,7 @@ class CachedDecoder(nn.Module):
         network = checked_network(network)
         kind, arguments = type(network).__name__, inspect.signature(network.forward).parameters
         if missing := {"position_ids", "past_key_values"} - set(arguments):
-            raise ValueError(
-                f"{kind}.forward does not take {sorted(missing)}, expected a key-value cache"
-            )
+            raise ValueError(f"{kind}.forward does not take {sorted(missing)}, expected a cache")
         layers = getattr(network.config.get_text_config(), "layer_types", None) or ()
         if others := set(layers) - ATTENTION:
             raise ValueError(

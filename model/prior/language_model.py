@@ -203,8 +203,9 @@ class LanguageModel(CachedDecoder):
         if prompts is not None:
             self.space.check(prompts, response)
             if response.shape[-2] != len(prompts):
+                num_prompts = response.shape[-2]
                 raise ValueError(
-                    f"got responses to {response.shape[-2]} prompts and {len(prompts)} prompts"
+                    f"got responses to {num_prompts} prompts and {len(prompts)} prompts"
                 )
         low, high = _range(response)
         if low < 0 or high >= self.vocab_size:

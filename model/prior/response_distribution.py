@@ -41,7 +41,7 @@ class ResponseDistribution(TorchDistribution):
     """p(response | prompts): batch shape `[N]` or wider, event shape `[T]`, values are token ids.
 
     `sample` decodes with a cache and without gradient; `log_prob` is one parallel pass over the
-    response, with gradient. Both read each prompt once and share it among all its particles.
+    response, with gradient. Both read each prompt once for all its particles.
 
         distribution = prior(prompts)
         response = distribution.sample((8,))  # [8, N, T]

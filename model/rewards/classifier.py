@@ -74,9 +74,7 @@ class SequenceClassifier(TextNetwork):
         batch = self.tokens(texts)
         for text, length in zip(texts, batch["attention_mask"].sum(1).tolist(), strict=True):
             if not length:
-                raise ValueError(
-                    f"the text {text!r} has no tokens, so that there is nothing to classify"
-                )
+                raise ValueError(f"the text {text!r} has no tokens: there is nothing to classify")
         logits = self.read(**batch).logits.float()
         shape, expected = tuple(logits.shape), (len(texts), len(self.network.config.id2label))
         if shape != expected:

@@ -35,8 +35,7 @@ class Expert:
                 is_short = not isinstance(expected, dict)
                 values = f": {settings[name]} where the prior has {expected}" if is_short else ""
                 raise ValueError(
-                    f"the expert differs from the prior in {name}{values}. Use `TextLikelihood`, "
-                    "which reads texts"
+                    f"the expert differs from the prior in {name}{values}. Use `TextLikelihood`"
                 )
         self.language_model = language_model
 

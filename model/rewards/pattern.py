@@ -38,9 +38,7 @@ class Pattern:
         listed = [words] if isinstance(words, str) else list(instance("words", words, Iterable))  # type: ignore[type-abstract]
         stripped = {instance(f"a word among {listed!r}", word, str).strip() for word in listed}
         if not stripped or "" in stripped:
-            raise ValueError(
-                f"got the words {listed!r}, expected at least one and none of them empty"
-            )
+            raise ValueError(f"got the words {listed!r}, expected some and none of them empty")
         longest_first = sorted(stripped, key=lambda word: (-len(word), word))
         either = "|".join(map(re.escape, longest_first))
         return cls(rf"(?<!\w)(?:{either})(?!\w)", count=count, ignore_case=ignore_case)

@@ -7,10 +7,7 @@ from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from model.common.texts import listed_texts
 
-
-@cache
-def _analyzer() -> SentimentIntensityAnalyzer:
-    return SentimentIntensityAnalyzer()
+_analyzer = cache(SentimentIntensityAnalyzer)
 
 
 def vader_sentiment(texts: Sequence[str]) -> list[float]:

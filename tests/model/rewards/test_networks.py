@@ -200,7 +200,7 @@ def test_a_text_without_tokens_is_named_alone_and_in_a_batch(make):
     classifier = SequenceClassifier(make(), tiny_tokenizer(pad_token="<pad>"), 0)
     for texts in ([""], ["a b", "", "c"], ["a", "  "]):
         with pytest.raises(
-            ValueError, match=r"the text ' *' has no tokens, so that there is nothing to classify"
+            ValueError, match=r"the text ' *' has no tokens: there is nothing to classify"
         ):
             classifier(texts)
     begun = SequenceClassifier(make(), grammar_like_tokenizer(), 0)

@@ -40,5 +40,5 @@ def test_a_word_that_is_no_text_is_refused():
 
 @pytest.mark.parametrize("words", [[], [""], ["good", " "], ""])
 def test_empty_words_are_refused(words):
-    with pytest.raises(ValueError, match="expected at least one and none of them empty"):
+    with pytest.raises(ValueError, match="expected some and none of them empty"):
         Pattern.of_words(words)
