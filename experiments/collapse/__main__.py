@@ -59,9 +59,7 @@ def main(args: Collapse) -> list[Finding]:
     with early_stops() as stops:
         for objective in RL:
             for way, seeds in (("exact gradient", [None]), ("sampled", range(args.seeds))):
-                runs = [
-                    run(model, truth, objective, args.steps, args.particles, seed) for seed in seeds
-                ]
+                runs = [run(args, model, truth, objective, seed) for seed in seeds]
                 name = f"{objective}, {way}"
                 log_probs[name], entropies[name] = map(list, zip(*runs, strict=True))
     log_probs["posterior"] = [truth.log_posterior]
@@ -80,12 +78,7 @@ def main(args: Collapse) -> list[Finding]:
 
 
 def run(
-    model: AlignmentModel,
-    truth: Enumeration,
-    name: str,
-    steps: int,
-    particles: int,
-    seed: int | None,
+    args: Collapse, model: AlignmentModel, truth: Enumeration, objective: str, seed: int | None
 ) -> tuple[Tensor, dict[int, float]]:
     """Train a guide by SVI, or by the exact gradient if the seed is None.
 
@@ -96,14 +89,15 @@ def run(
 
     def record(_: FineTuned, metrics: Metrics) -> None:
         step = int(metrics["step"])
-        if step % max(1, steps // 20) == 0 or step == steps:
+        if step % max(1, args.steps // 20) == 0 or step == args.steps:
             nats[step] = entropy(truth.log_guide(guide)).item()
 
     how: dict[str, Any] = {"learning_rate": RATE, "on_step": record}
     if seed is None:
-        ascend(guide, truth, steps, kl_penalty=name == PENALISED, **how)
+        ascend(guide, truth, args.steps, kl_penalty=objective == PENALISED, **how)
     else:
-        train(guide, model, truth.prompts, RL[name](particles), steps, seed=seed, **how)
+        loss = RL[objective](args.particles)
+        train(guide, model, truth.prompts, loss, args.steps, seed=seed, **how)
     return truth.log_guide(guide), nats
 
 

@@ -21,8 +21,9 @@ def sentiment(prior):
 def test_penalty_keeps_the_entropy_that_pure_reward_loses(prior):
     prior = LanguageModel(prior.network, prior.tokenizer, max_new_tokens=2)  # 91 responses
     model, truth = sentiment(prior)
-    log_pure, pure = run(model, truth, PURE, steps=60, particles=4, seed=None)
-    _, penalised = run(model, truth, PENALISED, steps=60, particles=4, seed=None)
+    args = Collapse(steps=60)
+    log_pure, pure = run(args, model, truth, PURE, seed=None)
+    _, penalised = run(args, model, truth, PENALISED, seed=None)
     assert pure[60] < 0.3
     assert log_pure.max().exp() > 0.9
     assert abs(penalised[60] - entropy(truth.log_posterior).item()) < 0.1
