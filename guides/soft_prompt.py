@@ -106,7 +106,6 @@ class SoftPrompt(Guide):
         return self.prior.start(prompts, self._read())
 
     def extend(self, state: CachedState, ids: Tensor) -> tuple[Tensor, CachedState]:
-        """See `Decoder`."""
         return self.prior.extend(state, ids)
 
     def _read(self) -> Any:

@@ -98,12 +98,10 @@ class Twisted(Guide):
         return ResponseDistribution(self, prompts, self.prior.space)
 
     def start(self, prompts: Prompts) -> tuple[Tensor, CachedState]:
-        """See `Decoder`."""
         logits, state = self.prior.start(prompts)
         return self._twisted(logits, state.hidden[:, -1]), state
 
     def extend(self, state: CachedState, ids: Tensor) -> tuple[Tensor, CachedState]:
-        """See `Decoder`."""
         logits, state = self.prior.extend(state, ids)
         return self._twisted(logits, state.hidden), state
 

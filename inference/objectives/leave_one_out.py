@@ -43,16 +43,10 @@ class LeaveOneOut_ELBO(SurrogateLoss, Trace_ELBO):  # noqa: N801 - named as Pyro
 
     def __init__(self, num_particles: int = 64, max_plate_nesting: int = 1) -> None:
         num_particles = whole_number("num_particles", num_particles, at_least=2, why=BASELINE)
-        max_plate_nesting = whole_number("max_plate_nesting", max_plate_nesting, at_least=0)
-        super().__init__(
-            num_particles=num_particles,
-            max_plate_nesting=max_plate_nesting,
-            vectorize_particles=True,
-        )
+        nesting = whole_number("max_plate_nesting", max_plate_nesting, at_least=0)
+        super().__init__(num_particles, max_plate_nesting=nesting, vectorize_particles=True)
 
-    def _losses(
-        self, model: Callable, guide: Callable, args: tuple, kwargs: dict
-    ) -> tuple[Tensor, Tensor]:
+    def _losses(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> tuple:
         with SameResponses():
             [(model_trace, guide_trace)] = self._get_traces(model, guide, args, kwargs)
         _check_guide_sites(model_trace, guide_trace)
@@ -99,10 +93,10 @@ def _sample_sites(trace: Trace) -> list[dict]:
 def _shared_plates(*traces: Trace) -> set[int]:
     """Dimensions, counted from the right, of the plates around every sample site of the traces."""
     sites = [site for trace in traces for site in _sample_sites(trace)]
-    plates = [
-        {frame.dim for frame in site["cond_indep_stack"] if frame.vectorized} for site in sites
-    ]
-    return set.intersection(*plates)
+    stacks = [site["cond_indep_stack"] for site in sites]
+    return set.intersection(
+        *({plate.dim for plate in stack if plate.vectorized} for stack in stacks)
+    )
 
 
 def _score(site: dict) -> Tensor:

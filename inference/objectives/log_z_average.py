@@ -44,5 +44,4 @@ class LogZAverage:
         return {name: torch.tensor(v, dtype=torch.float64) for name, v in self._averages.items()}
 
     def set_state(self, state: dict[str, Tensor]) -> None:
-        """Restore the result of `get_state`."""
         self._averages = {name: (v[0].item(), int(v[1].item())) for name, v in state.items()}

@@ -57,7 +57,6 @@ class ReplayBuffer:
         return responses | {f"log_joint/{name}": m.log_joint for name, m in self.memory.items()}
 
     def set_state(self, state: dict[str, Tensor]) -> None:
-        """Restore the result of `get_state`."""
         responses, log_joint = part_of(state, "response/"), part_of(state, "log_joint/")
         self.memory = {name: Memory(rows, log_joint[name]) for name, rows in responses.items()}
 

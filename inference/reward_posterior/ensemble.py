@@ -4,10 +4,9 @@
     w_s = argmax log p(D_s | w) + log N(w; m_s, prior_scale^2)
 
 Osband et al. 2018, arXiv 1806.03335. The bootstrap alone (Coste et al. 2023, arXiv 2310.02743) has
-no spread in directions without data; the randomised prior has the prior's own spread there. For a
-linear model whose Gaussian noise is redrawn in place of the bootstrap, the members are exact
-posterior draws. Here they are approximate, and too close together where all resamples are alike,
-such as with ties alone.
+no spread in directions without data. For a linear model whose Gaussian noise is redrawn in place of
+the bootstrap, the members are exact posterior draws. Here they are approximate, and too close
+together where all resamples are alike, such as with ties alone.
 """
 
 from dataclasses import replace

@@ -3,10 +3,9 @@
     E[log Z_hat]  <=  log Z  <=  E[log Z_hat | one particle is an exact posterior sample]
 
 Zhao et al. 2024, arXiv 2404.17546, section 5. The upper bound is conditional sequential Monte Carlo
-(Andrieu, Doucet and Holenstein 2010), in which E[1 / Z_hat] = 1/Z. Let q be the distribution of a
-response drawn from the weighted particles of a run. Then upper - lower is at least
-KL(q || p*) + KL(p* || q). With one particle, lower is the ELBO, upper is its counterpart under the
-posterior, and the gap is exactly that sum.
+(Andrieu, Doucet and Holenstein 2010), in which E[1 / Z_hat] = 1/Z. With q the distribution of a
+response drawn from the weighted particles of a run, upper - lower is at least
+KL(q || p*) + KL(p* || q). With one particle, lower is the ELBO and the gap is exactly that sum.
 """
 
 from typing import NamedTuple
