@@ -92,11 +92,9 @@ def _sample_sites(trace: Trace) -> list[dict]:
 
 def _shared_plates(*traces: Trace) -> set[int]:
     """Dimensions, counted from the right, of the plates around every sample site of the traces."""
-    sites = [site for trace in traces for site in _sample_sites(trace)]
-    stacks = [site["cond_indep_stack"] for site in sites]
-    return set.intersection(
-        *({plate.dim for plate in stack if plate.vectorized} for stack in stacks)
-    )
+    stacks = [site["cond_indep_stack"] for trace in traces for site in _sample_sites(trace)]
+    plates = ({plate.dim for plate in stack if plate.vectorized} for stack in stacks)
+    return set.intersection(*plates)
 
 
 def _score(site: dict) -> Tensor:
