@@ -67,7 +67,7 @@ class BradleyTerry:
         if outcome is not None and self.tie_strength == 0 and bool((outcome == TIE).any()):
             raise ValueError(
                 f"{int((outcome == TIE).sum())} of {len(outcome)} comparisons are ties, which have "
-                "probability 0 at tie_strength 0"
+                "probability 0 at tie_strength 0: give it a positive value, or leave the ties out"
             )
         zeros = comparisons.first.new_zeros(self.head.num_weights)
         mean = zeros if self.prior_mean is None else self.prior_mean

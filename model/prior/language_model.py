@@ -90,13 +90,16 @@ class LanguageModel(CachedDecoder):
         cls,
         name_or_path: str | Path,
         *,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        end_ids: Iterable[int] | None = None,
+        pad_id: int | None = None,
         dtype: torch.dtype | str = torch.float32,
         device: torch.device | str | None = None,
         gguf_file: str | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
         base: str | Path | None = None,
-        **options: Any,
     ) -> Self:
         """Load a checkpoint in Hugging Face format, or in GGUF, from a folder or from the hub.
 
@@ -108,7 +111,7 @@ class LanguageModel(CachedDecoder):
             device: device of the weights; by default a GPU if there is one.
             trust_remote_code: run modelling code that comes with the checkpoint.
             base: network of an adapter of `peft`; by default the network that the adapter names.
-            options: keyword arguments of the class, `max_new_tokens` among them.
+            max_new_tokens: see the class, as for temperature, end_ids and pad_id.
 
         Raises:
             PretrainedError: if network or tokenizer cannot be loaded whole.
@@ -120,7 +123,14 @@ class LanguageModel(CachedDecoder):
         network, tokenizer = load_pretrained(causal, name_or_path, dtype, device, **where)
         if gguf_file is not None:
             network = _without_quantization(network)
-        return cls(network, tokenizer, **options)
+        return cls(
+            network,
+            tokenizer,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            end_ids=end_ids,
+            pad_id=pad_id,
+        )
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode: dropout would score samples by another distribution."""
@@ -168,7 +178,7 @@ class LanguageModel(CachedDecoder):
         if self.context is not None and num_tokens + self.max_new_tokens > self.context:
             raise ValueError(
                 f"{prompt}: with max_new_tokens={self.max_new_tokens} that is over the network's "
-                f"context of {self.context}"
+                f"context of {self.context}. Shorten one of the two"
             )
 
     def decode(self, response: Tensor, prompts: Prompts | None = None) -> list:

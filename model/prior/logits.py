@@ -24,7 +24,10 @@ def sample_token(logits: Tensor, temperature: float) -> Tensor:
     cdf = scaled(logits, temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
     total = cdf[:, -1:]
     if bool(total.isnan().any()):
-        raise FloatingPointError("the network's logits are NaN: weights, type, or padded attention")
+        raise FloatingPointError(
+            "the network's logits are NaN: its weights are, or its half-precision type overflows "
+            "(try float32), or its attention reads padding"
+        )
     threshold = torch.rand(len(cdf), 1, dtype=cdf.dtype, device=cdf.device).mul_(total)
     return torch.searchsorted(cdf, threshold, right=True).squeeze(1).clamp_(max=cdf.shape[-1] - 1)
 
