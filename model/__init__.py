@@ -1,3 +1,4 @@
+# ruff: noqa: F401 - re-exports
 """The prior, the likelihood, and the posterior that they define."""
 
 from model.alignment import AlignmentModel
@@ -42,48 +43,3 @@ from model.rewards.text_likelihood import TextLikelihood
 from model.rewards.tokens import TokenReward
 from model.rewards.vader import vader_sentiment
 from model.rewards.weighted_sum import WeightedSum
-
-__all__ = [
-    "AGGREGATIONS",
-    "AlignmentModel",
-    "BradleyTerry",
-    "CachedReadingError",
-    "Comparisons",
-    "Constraint",
-    "DamagedFileError",
-    "Expert",
-    "Factor",
-    "HardConstraintSupport",
-    "ImpossibleResponseError",
-    "LanguageModel",
-    "Length",
-    "LikelihoodError",
-    "MarginalLikelihood",
-    "NotEnumerableError",
-    "OptimalityModel",
-    "OtherBetaError",
-    "OtherLanguageModelError",
-    "OtherRewardError",
-    "Pattern",
-    "Preference",
-    "PreferenceError",
-    "PretrainedError",
-    "Prompts",
-    "ResponseDistribution",
-    "ResponseIndex",
-    "ResponseSpace",
-    "Reward",
-    "RewardPosterior",
-    "SequenceClassifier",
-    "TextLikelihood",
-    "TextReward",
-    "Tilt",
-    "TokenReward",
-    "UncertainReward",
-    "WeightedSum",
-    "contains",
-    "grammar_prior",
-    "matches",
-    "read_preferences",
-    "vader_sentiment",
-]

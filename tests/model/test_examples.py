@@ -42,7 +42,7 @@ def names(prior, prompts):
     features = StandardisedFeatures.fit(PriorFeatures(prior), TEXTS)
     rows = [{"prompt": "", "chosen": TEXTS[0], "rejected": text} for text in TEXTS[1:]]
     return {
-        **{name: getattr(model, name) for name in model.__all__},
+        **vars(model),
         "LinearHead": LinearHead,
         "REWARD_INFERENCE": REWARD_INFERENCE,
         "UncertainReward": UncertainReward,
