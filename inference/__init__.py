@@ -1,3 +1,4 @@
+# ruff: noqa: F401
 """Inference: how the gap to the posterior is closed, and how the gap is measured."""
 
 from inference.diagnostics.diagnose import Diagnostics, diagnose
@@ -35,41 +36,3 @@ from inference.svi.fit import Fit, fit
 from inference.svi.optimizer.fused import FusedOptimizer, cosine
 from inference.targets.kl_budget import solve_beta
 from inference.targets.moments import match_moments
-
-__all__ = [
-    "DIVERGENCES",
-    "OBJECTIVES",
-    "REWARD_INFERENCE",
-    "SAMPLERS",
-    "BestOfN_ELBO",
-    "Diagnostics",
-    "Enumeration",
-    "Estimate",
-    "FDivergence",
-    "Fit",
-    "FusedOptimizer",
-    "LeaveOneOut_ELBO",
-    "LogVariance",
-    "Losses",
-    "Posterior",
-    "PriorSample",
-    "Program",
-    "ResponseObjective",
-    "RewardToGo_ELBO",
-    "anneal",
-    "cosine",
-    "diagnose",
-    "entropy",
-    "fit",
-    "importance_sampling",
-    "joint_at",
-    "log_guide_at",
-    "log_likelihood_at",
-    "match_moments",
-    "metropolis_hastings",
-    "rejection_sampling",
-    "response_distribution",
-    "sample_prior",
-    "sequential_monte_carlo",
-    "solve_beta",
-]

@@ -32,7 +32,7 @@ EXAMPLES = [
 def names(model, small_prior, prompts):
     """Names that an example uses."""
     return {
-        **{name: getattr(inference, name) for name in inference.__all__},
+        **vars(inference),
         "AlignmentModel": AlignmentModel,
         "guide": FineTuned(small_prior),
         "model": model,
