@@ -8,12 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from pyro.infer import ELBO
 
 from experiments.shared.refusals import blamed
 from guides import GUIDES, Guide
-from inference import Enumeration, Fit, LeaveOneOut_ELBO, fit, log_guide_at
+from inference import Fit, LeaveOneOut_ELBO, fit
 from inference.objectives.reward_only import RewardOnly
 from inference.svi.step import Metrics
 from model import AlignmentModel, LanguageModel, Prompts
@@ -62,32 +61,6 @@ def train(
         progress=False,
     )
     record_early_stop(result, f"{type(guide).__name__} by {type(objective).__name__}, seed {seed}")
-    return guide
-
-
-def ascend(
-    guide: G,
-    truth: Enumeration,
-    num_steps: int,
-    *,
-    learning_rate: float,
-    kl_penalty: bool,
-    on_step: Callable[[G, Metrics], None] | None = None,
-) -> G:
-    """Train a guide by the exact gradient, with Adam at a constant rate, and return the guide.
-
-    The gradient is of the ELBO with `kl_penalty`, else of E_q[log likelihood]. `on_step` is called
-    with the guide and the number of the step, as by `train`.
-    """
-    optimiser = torch.optim.Adam(guide.parameters(), lr=learning_rate)
-    for step in range(1, num_steps + 1):
-        log_guide = log_guide_at(guide, truth.prompts, truth.support)
-        value = truth.log_joint - log_guide if kl_penalty else truth.log_likelihood
-        optimiser.zero_grad()
-        (-(log_guide.exp() * value).sum()).backward()
-        optimiser.step()
-        if on_step is not None:
-            on_step(guide, {"step": step})
     return guide
 
 

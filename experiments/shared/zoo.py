@@ -1,7 +1,6 @@
 """Zoos: many algorithms or guides on one world, and their distances from its posterior."""
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -19,7 +18,8 @@ from experiments.shared.run_folder import new_folder
 from experiments.shared.workers import run_all
 from experiments.shared.worlds import WORLDS, World, reference
 from guides import Guide
-from inference import Estimate, Fit, FusedOptimizer, cosine, diagnose, entropy, fit
+from inference import Estimate, Fit, FusedOptimizer, cosine, fit
+from inference.diagnostics.measure import measure
 
 NUM_SAMPLES = 1024
 """Number of guide responses behind an estimate."""
@@ -142,28 +142,6 @@ def fit_guide(
 
 
 def measure_guide(world: World, guide: Guide) -> dict[str, Estimate]:
-    """Measure a guide against the posterior: exactly if responses can be listed.
-
-    Estimates by the names of `Result.measured`, with `log_z_error` where no responses are listed.
-    """
-    beta, truth = world.model.beta, world.truth
-    if truth is not None:
-        exact = {
-            "kl_guide_posterior": truth.kl_guide_posterior(guide),
-            "kl_posterior_guide": truth.kl_posterior_guide(guide),
-            "kl_guide_prior": truth.kl_guide_prior(guide),
-            "entropy": entropy(truth.log_guide(guide)),
-            "reward": truth.expected_log_likelihood(guide) * beta,
-        }
-        return {name: Estimate.exact(value) for name, value in exact.items()}
-    size, sample = NUM_SAMPLES, world.prior_sample
-    numbers = diagnose(world.model, guide, world.prompts, num_samples=size, prior_sample=sample)
-    log_z_error = numbers.log_z_bound.minus(numbers.log_z)
-    return {
-        "kl_guide_posterior": numbers.kl_guide_posterior,
-        "kl_posterior_guide": numbers.kl_posterior_guide or Estimate(math.nan, math.nan),
-        "kl_guide_prior": numbers.kl_guide_prior,
-        "entropy": numbers.entropy,
-        "reward": numbers.log_likelihood.times(beta),
-        "log_z_error": log_z_error._replace(value=abs(log_z_error.value)),
-    }
+    """Measure a guide against the posterior, by the names of `Result.measured`."""
+    run = partial(measure, truth=world.truth, prior_sample=world.prior_sample)
+    return run(world.model, guide, world.prompts, num_samples=NUM_SAMPLES)

@@ -1,0 +1,54 @@
+"""Measurements of a guide: exact if all responses can be listed, estimates otherwise."""
+
+import math
+
+from guides import Guide
+from inference.diagnostics.diagnose import diagnose
+from inference.enumeration import Enumeration, entropy
+from inference.estimate import Estimate
+from inference.prior_sample import PriorSample
+from model import AlignmentModel, Prompts
+
+
+def measure(
+    model: AlignmentModel,
+    guide: Guide,
+    prompts: Prompts,
+    *,
+    truth: Enumeration | None = None,
+    prior_sample: PriorSample | None = None,
+    num_samples: int = 1024,
+) -> dict[str, Estimate]:
+    """Measure a guide against the posterior.
+
+    Args:
+        model: prior and reward.
+        guide: the guide.
+        prompts: prompts.
+        truth: the exact posterior if responses can be listed.
+        prior_sample: draws of the prior, see `diagnose`; unused beside `truth`.
+        num_samples: number of guide responses behind an estimate.
+
+    Returns:
+        `kl_guide_posterior`, `kl_posterior_guide`, `kl_guide_prior` and `entropy`, nats; `reward`,
+        E[r]; without `truth` also `log_z_error`, |log Z_hat - log Z|, nats.
+    """
+    if truth is not None:
+        exact = {
+            "kl_guide_posterior": truth.kl_guide_posterior(guide),
+            "kl_posterior_guide": truth.kl_posterior_guide(guide),
+            "kl_guide_prior": truth.kl_guide_prior(guide),
+            "entropy": entropy(truth.log_guide(guide)),
+            "reward": truth.expected_log_likelihood(guide) * model.beta,
+        }
+        return {name: Estimate.exact(value) for name, value in exact.items()}
+    numbers = diagnose(model, guide, prompts, num_samples=num_samples, prior_sample=prior_sample)
+    log_z_error = numbers.log_z_bound.minus(numbers.log_z)
+    return {
+        "kl_guide_posterior": numbers.kl_guide_posterior,
+        "kl_posterior_guide": numbers.kl_posterior_guide or Estimate(math.nan, math.nan),
+        "kl_guide_prior": numbers.kl_guide_prior,
+        "entropy": numbers.entropy,
+        "reward": numbers.log_likelihood.times(model.beta),
+        "log_z_error": log_z_error._replace(value=abs(log_z_error.value)),
+    }
