@@ -1,7 +1,5 @@
 """The exact posterior of a model with few responses: the reference for all algorithms."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
@@ -12,8 +10,7 @@ from inference.response_site import SameResponses
 from model import ImpossibleResponseError, Prompts
 from model.common.checks import instance
 
-CHUNK = 8192
-"""Number of responses scored at a time."""
+CHUNK = 8192  # number of responses scored at a time
 
 
 class Enumeration:
@@ -44,7 +41,7 @@ class Enumeration:
 
     def __init__(self, model: Program, prompts: Prompts) -> None:
         self.prompts = prompts
-        self._same = SameResponses()
+        self._same, self._chunk_size = SameResponses(), max(1, CHUNK // len(prompts))
         with self._same, torch.no_grad():
             self.support = response_distribution(model, prompts, role="model").enumerate_support()
             joints = [joint_at(model, prompts, chunk) for chunk in self._chunks()]
@@ -125,12 +122,8 @@ class Enumeration:
             for name, part in gradient.items()
         }
 
-    @property
-    def _chunk_size(self) -> int:
-        return max(1, CHUNK // len(self.prompts))
-
-    def _chunks(self) -> Iterator[Tensor]:
-        return iter(self.support.split(self._chunk_size))
+    def _chunks(self) -> tuple[Tensor, ...]:
+        return self.support.split(self._chunk_size)
 
 
 def entropy(log_prob: Tensor) -> Tensor:

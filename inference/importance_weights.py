@@ -9,8 +9,7 @@ from torch import Tensor
 
 from inference.estimate import check_draws
 
-MIN_WEIGHTS = 25
-"""Fewest weights with a tail of five, which is a fifth of the weights."""
+MIN_WEIGHTS = 25  # fewest weights with a tail of five, which is a fifth of the weights
 
 
 def effective_sample_size(log_weight: Tensor) -> Tensor:

@@ -16,8 +16,7 @@ from torch import Tensor
 from inference.estimate import expectation
 from model.common.checks import first_index, instance, whole_number
 
-ROUNDING = 1e-9
-"""Largest difference between two sums of the same probabilities."""
+ROUNDING = 1e-9  # largest difference between two sums of the same probabilities
 
 
 def best_of_n_log_ratio(cdf: Tensor, cdf_left: Tensor, n: int) -> Tensor:

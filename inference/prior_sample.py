@@ -30,8 +30,7 @@ from model import Prompts, ResponseDistribution
 from model.common.checks import boolean, finite, instance, positive, whole_number
 from model.common.thread_lock import one_thread
 
-FEW = 30
-"""Number of effective draws below which an estimate is unreliable."""
+FEW = 30  # number of effective draws below which an estimate is unreliable
 
 
 @dataclass(frozen=True, eq=False)

@@ -140,7 +140,10 @@ def log_factors(trace: Trace) -> Tensor:
             continue
         check_plates(name, site)
         factor = scale_and_mask(_log_prob(site), site["scale"], site["mask"])
-        if factor.shape[-1:] != total.shape[-1:] or not _expands_to(factor.shape, total.shape):
+        shape = (1,) * (total.dim() - factor.dim()) + factor.shape
+        sizes = zip(shape[:-1], total.shape[:-1], strict=False)
+        fits = len(shape) == total.dim() and all(size in (1, most) for size, most in sizes)
+        if not fits or factor.shape[-1:] != total.shape[-1:]:
             raise ValueError(
                 f"factor {name!r} has shape {tuple(factor.shape)}, expected one value for each of "
                 f"{total.shape[-1]} prompts at the end: put it inside the plate over prompts"
@@ -153,9 +156,3 @@ def log_factors(trace: Trace) -> Tensor:
             )
         total = total + factor
     return total
-
-
-def _expands_to(shape: torch.Size, wide: torch.Size) -> bool:
-    """True if a tensor of the first shape broadcasts to the second."""
-    sizes = zip(reversed(shape), reversed(wide), strict=False)
-    return len(shape) <= len(wide) and all(size in (1, most) for size, most in sizes)

@@ -20,8 +20,7 @@ from inference.objectives.response_objective import Losses, ResponseObjective
 from inference.programs import Program, autoregressive
 from model import Prompts
 
-FLOOR = -1e4
-"""Log-probability, nats, that is 0 as a probability in every floating type."""
+FLOOR = -1e4  # log-probability, nats, that is 0 as a probability in every floating type
 
 
 class AnalyticKL_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its objectives

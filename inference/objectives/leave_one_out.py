@@ -20,8 +20,7 @@ from inference.objectives.response_objective import SurrogateLoss
 from inference.response_site import ResponseSiteError, SameResponses, is_sample
 from model.common.checks import whole_number
 
-BASELINE = "the baseline is the mean of the others"
-"""Reason why one particle is too few."""
+BASELINE = "the baseline is the mean of the others"  # reason why one particle is too few
 
 
 class LeaveOneOut_ELBO(SurrogateLoss, Trace_ELBO):  # noqa: N801 - named as Pyro names its objectives

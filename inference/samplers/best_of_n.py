@@ -62,18 +62,14 @@ def best_of_n(
         parts = list(draw(model, guide, prompts, num_groups * n, chunk=chunk))
         log_likelihood = torch.cat([log_likelihood_at(model, prompts, part) for part in parts])
     check_support(log_likelihood, prompts.texts)
-    best = _best(log_likelihood.view(num_groups, n, -1))  # [G, N]
+    grouped = log_likelihood.view(num_groups, n, -1)  # [G, n, N]
+    is_best = grouped == grouped.amax(1, keepdim=True)
+    best = torch.rand_like(grouped).masked_fill(~is_best, -1.0).argmax(1)  # [G, N]
     groups = torch.cat(parts).unflatten(0, (num_groups, n))  # [G, n, N, T]
     index = best[:, None, :, None].expand(-1, -1, -1, groups.shape[-1])
     response = groups.gather(1, index).squeeze(1)
     log_weight = torch.zeros_like(best, dtype=torch.double)
     return Posterior(response, log_weight, None, _diagnostics(log_likelihood, n))
-
-
-def _best(log_likelihood: Tensor) -> Tensor:
-    """Index of the best of n draws, ties broken uniformly: `[G, n, N]` -> `[G, N]`."""
-    is_best = log_likelihood == log_likelihood.amax(1, keepdim=True)
-    return torch.rand_like(log_likelihood).masked_fill(~is_best, -1.0).argmax(1)
 
 
 def _diagnostics(log_likelihood: Tensor, n: int) -> dict[str, Tensor]:

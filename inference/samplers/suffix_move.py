@@ -50,7 +50,10 @@ def suffix_move(
             f"log_weight has shape {tuple(log_weight.shape)}, expected {tuple(response.shape[:-1])}"
         )
     length = distribution.space.is_token(response).sum(-1)  # [..., N], end id included
-    start = torch.zeros_like(length) if whole else _uniform_below(length)
+    start = torch.zeros_like(length)
+    if not whole:
+        uniform = torch.rand(length.shape, dtype=torch.float64, device=length.device)
+        start = (uniform * length).long().clamp_(max=length - 1)
     proposed = distribution.sample_suffix(response, start)
     proposed_log_weight = function("score", score, why="of responses")(proposed)
     proposed_log_weight = check_numbers("the log weight of a score", proposed_log_weight)
@@ -62,9 +65,3 @@ def suffix_move(
     accepted = (torch.rand_like(log_ratio).log() < log_ratio) | log_weight.isneginf()
     response = torch.where(accepted[..., None], proposed, response)
     return response, torch.where(accepted, proposed_log_weight, log_weight), accepted
-
-
-def _uniform_below(length: Tensor) -> Tensor:
-    """Uniform whole number from 0 to length - 1, for each element of `length`."""
-    uniform = torch.rand(length.shape, dtype=torch.float64, device=length.device)
-    return (uniform * length).long().clamp_(max=length - 1)

@@ -161,7 +161,11 @@ def fit(
             with bar:
                 while state.step < num_steps:
                     with rollback.step():
-                        metrics = take_step(svi, state, _minibatch(prompts, prompts_per_step))
+                        chosen = prompts
+                        if prompts_per_step is not None and prompts_per_step < len(prompts):
+                            rows = torch.randperm(len(prompts))[:prompts_per_step]
+                            chosen = prompts[rows.sort().values.tolist()]
+                        metrics = take_step(svi, state, chosen)
                     result.metrics.append(metrics)
                     if on_step is not None:
                         with random_state.preserved():
@@ -180,9 +184,3 @@ def fit(
             vars(error)["fit"] = result
             raise
     return result
-
-
-def _minibatch(prompts: Prompts, size: int | None) -> Prompts:
-    if size is None or size >= len(prompts):
-        return prompts
-    return prompts[torch.randperm(len(prompts))[:size].sort().values.tolist()]

@@ -25,8 +25,7 @@ from model import AlignmentModel, Factor, LanguageModel, OtherBetaError, Prompts
 from model.common.checks import boolean, finite, instance
 from model.likelihood import parts_of
 
-ROUNDING = 1e-12
-"""Largest relative spread of a constant reward."""
+ROUNDING = 1e-12  # largest relative spread of a constant reward
 SPAN, STEP = 60.0, 2.0
 """Range and step of log beta in the search for a bracket, around the log spread of the reward."""
 
@@ -91,14 +90,32 @@ def solve_beta(
         OtherBetaError: if a factor was made for one beta, such as a `MarginalLikelihood`.
         BudgetError: if no beta meets the budget, with the range of possible budgets.
     """
-    _check(prior, prompts, factors, max_kl, min_reward, per_prompt)
+    name, target = ("min_reward", min_reward) if max_kl is None else ("max_kl", max_kl)
+    if target is None or (max_kl is not None and min_reward is not None):
+        got = f"got max_kl={max_kl} and min_reward={min_reward}"
+        raise ValueError(f"{got}, expected one of the two")
+    target = finite(name, target)
+    instance("prior", prior, LanguageModel)
+    if boolean("per_prompt", per_prompt):
+        rows: dict[str, list[int]] = {}
+        for text, row in zip(prompts.texts, prompts.rows(), strict=True):
+            if rows.setdefault(text, row) != row:  # a beta by text fits only one of the two
+                raise ValueError(
+                    f"two prompts are {text!r} with different token ids, and a beta for each "
+                    "prompt goes by the text: solve for each alone, or give them different texts"
+                )
+    if factors is not None:
+        instance("factors", factors, Mapping)  # type: ignore[type-abstract]
+    for name, factor in (factors or {}).items():
+        if any(isinstance(getattr(part, "beta", None), int | float) for part in parts_of(factor)):
+            fault = f"factor {name!r} was made for one beta, and beta is solved for"
+            raise OtherBetaError(f"{fault}: leave the factor out")
     path = _Path.of(AlignmentModel(prior, reward, 1.0, factors), prompts, num_draws)
 
     def solve(path: _Path) -> float:
         if max_kl is not None:
-            return _root(path, path.sample.kl, max_kl, "KL(p || p0)", "nats")
-        assert min_reward is not None
-        return _root(path, path.mean_reward, min_reward, "E[r]", "of reward")
+            return _root(path, path.sample.kl, target, "KL(p || p0)", "nats")
+        return _root(path, path.mean_reward, target, "E[r]", "of reward")
 
     beta: float | dict[str, float]
     if per_prompt:
@@ -202,36 +219,3 @@ def _root(
         )
     root = brentq(lambda log_beta: at(log_beta) - target, low, high, xtol=1e-13, rtol=1e-13)
     return math.exp(root)
-
-
-def _check(
-    prior: LanguageModel,
-    prompts: Prompts,
-    factors: Mapping[str, Factor] | None,
-    max_kl: float | None,
-    min_reward: float | None,
-    per_prompt: bool,
-) -> None:
-    if (max_kl is None) == (min_reward is None):
-        raise ValueError(
-            f"got max_kl={max_kl} and min_reward={min_reward}, expected one of the two"
-        )
-    if max_kl is not None:
-        finite("max_kl", max_kl)
-    else:
-        finite("min_reward", min_reward)
-    instance("prior", prior, LanguageModel)
-    if boolean("per_prompt", per_prompt):
-        rows: dict[str, list[int]] = {}
-        for text, row in zip(prompts.texts, prompts.rows(), strict=True):
-            if rows.setdefault(text, row) != row:  # a beta by text fits only one of the two
-                raise ValueError(
-                    f"two prompts are {text!r} with different token ids, and a beta for each "
-                    "prompt goes by the text: solve for each alone, or give them different texts"
-                )
-    if factors is not None:
-        instance("factors", factors, Mapping)  # type: ignore[type-abstract]
-    for name, factor in (factors or {}).items():
-        if any(isinstance(getattr(part, "beta", None), int | float) for part in parts_of(factor)):
-            fault = f"factor {name!r} was made for one beta, and beta is solved for"
-            raise OtherBetaError(f"{fault}: leave the factor out")

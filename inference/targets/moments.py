@@ -31,16 +31,11 @@ from model.likelihood import ImpossibleResponseError, LikelihoodError, check_mad
 
 LIMIT = 30.0
 """Largest multiplier of an unattainable target, nats per standard deviation of the feature."""
-MARGIN = 1e-9
-"""Share of the base that an attainable target leaves room for."""
-POLISH = 3
-"""Number of plain Newton steps at the end, where the dual is flat to rounding."""
-GRADIENT = 1e-10
-"""Tolerance of the dual's gradient, in standard deviations of a feature."""
-CONVERGED = 1e-6
-"""Largest error of a moment, in standard deviations of the feature."""
-ROUNDING = 1e-12
-"""Largest relative range of a constant feature."""
+MARGIN = 1e-9  # share of the base that an attainable target leaves room for
+POLISH = 3  # number of plain Newton steps at the end, where the dual is flat to rounding
+GRADIENT = 1e-10  # tolerance of the dual's gradient, in standard deviations of a feature
+CONVERGED = 1e-6  # largest error of a moment, in standard deviations of the feature
+ROUNDING = 1e-12  # largest relative range of a constant feature
 
 
 class UnattainableMomentsError(ValueError):
@@ -144,7 +139,17 @@ def match_moments(
         NoSupportError: if all responses to a prompt are impossible.
         RuntimeError: if the multipliers of attainable targets do not converge.
     """
-    _check(model, prompts, features, targets)
+    instance("features", features, Mapping)  # type: ignore[type-abstract]
+    instance("targets", targets, Mapping)  # type: ignore[type-abstract]
+    if not features or features.keys() != targets.keys():
+        got = f"features are {sorted(features)} and targets {sorted(targets)}"
+        raise ValueError(f"{got}, expected the same names, at least one")
+    prior = response_distribution(model, prompts, role="model")
+    for name, feature in features.items():
+        function(f"the feature {name!r} of features", feature, why="of prompts and responses")
+        finite(f"the target of {name!r}", targets[name], why="it is a mean")
+        if isinstance(prior, ResponseDistribution):
+            check_made_for(f"feature {name!r}", feature, prior.space)
     targets = {name: float(targets[name]) for name in features}
     sample = sample_prior(model, prompts, num_draws)
     log_likelihood, device = sample.log_likelihood, sample.log_likelihood.device
@@ -172,22 +177,6 @@ def match_moments(
     if match.warning:
         warnings.warn(match.warning, stacklevel=2)
     return match
-
-
-def _check(
-    model: Program, prompts: Prompts, features: Mapping[str, Reward], targets: Mapping[str, float]
-) -> None:
-    instance("features", features, Mapping)  # type: ignore[type-abstract]
-    instance("targets", targets, Mapping)  # type: ignore[type-abstract]
-    if not features or features.keys() != targets.keys():
-        got = f"features are {sorted(features)} and targets {sorted(targets)}"
-        raise ValueError(f"{got}, expected the same names, at least one")
-    prior = response_distribution(model, prompts, role="model")
-    for name, feature in features.items():
-        function(f"the feature {name!r} of features", feature, why="of prompts and responses")
-        finite(f"the target of {name!r}", targets[name], why="it is a mean")
-        if isinstance(prior, ResponseDistribution):
-            check_made_for(f"feature {name!r}", feature, prior.space)
 
 
 def _values(name: str, feature: Reward, prompts: Prompts, response: Tensor) -> Tensor:

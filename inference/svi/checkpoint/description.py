@@ -35,20 +35,17 @@ Leaves = dict[str, str]
 PLAIN = (type(None), Number, str, bytes, range, torch.dtype, torch.Size, PurePath, re.Pattern)
 DATA = (*PLAIN, type, Tensor, np.ndarray, tuple, list, dict, nn.Module, PreTrainedTokenizerBase)
 """Types of attributes that describe an object of an installed package."""
-DEPTH = 60
-"""Largest depth of objects in objects."""
+DEPTH = 60  # largest depth of objects in objects
 DIGITS = 9
 """Significant digits of a number: later digits of a solved multiplier depend on the processor."""
-MANY = 200
-"""Number of items above which a container is one leaf."""
+MANY = 200  # number of items above which a container is one leaf
 STATE = {"_known", "_cache", "training"}
 """Attributes of the project's own objects without effect on the result."""
 SPEED = {"batch_size", "cache_size", "max_cached"}
 """Attributes that change the cost of an object alone."""
 UNSTABLE = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 """Settings of a network that depend on the place it was loaded from."""
-ELSEWHERE = {"padding", "truncation"}
-"""Parts of a tokenizer that each call sets anew."""
+ELSEWHERE = {"padding", "truncation"}  # parts of a tokenizer that each call sets anew
 OF_MODULES = {*vars(nn.Module()), "__dict__", "__weakref__"}
 """Attributes in which torch keeps the parts of a module."""
 
@@ -93,7 +90,9 @@ class Description:
         match value:
             case Tensor():
                 return {"": self._tensor(value)}
-            case np.ndarray() if _is_known_to_torch(value):
+            case np.ndarray(dtype=kind) if (
+                kind.kind in "biuf" and kind.itemsize <= 8 and kind.isnative
+            ):
                 return {"": self._tensor(torch.as_tensor(value))}
             case np.ndarray():
                 return self._sequence(value.tolist())
@@ -227,8 +226,7 @@ class Description:
                 parts[f"{function.__name__}.{name}"] = part
         variables = function.__globals__
         for name in sorted(names_in(function.__code__) & variables.keys() - parts.keys()):
-            part = _as_read(variables[name], read)
-            if not isinstance(part, ModuleType):
+            if not isinstance(part := _as_read(variables[name], read), ModuleType):
                 parts[name] = part
         return self._parts(parts, f"{function.__name__} {code_of(function)}")
 
@@ -300,7 +298,3 @@ def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
         content = {key: part for key, part in parts if key not in ELSEWHERE}
     whole = [content, tokenizer.special_tokens_map, getattr(tokenizer, "chat_template", None)]
     return json.dumps(whole, sort_keys=True, default=str)
-
-
-def _is_known_to_torch(array: np.ndarray) -> bool:
-    return array.dtype.kind in "biuf" and array.dtype.itemsize <= 8 and array.dtype.isnative

@@ -26,14 +26,10 @@ from inference.svi.checkpoint.code_description import code_of
 from inference.svi.checkpoint.description import Description, Leaves, join
 from model.common.digests import text_digest
 
-LONG = 80
-"""Number of characters above which a value is described by its digest."""
-SHOWN = 4
-"""Number of differences in an error."""
-EMPTY = ("dict", "()", "[]")
-"""Descriptions of an empty dict, list and set."""
-RUNS_CODE = ("model", "guide")
-"""Parts that run the user's code, and so may change during the fit."""
+LONG = 80  # number of characters above which a value is described by its digest
+SHOWN = 4  # number of differences in an error
+EMPTY = ("dict", "()", "[]")  # descriptions of an empty dict, list and set
+RUNS_CODE = ("model", "guide")  # parts that run the user's code, and so may change during the fit
 _CONTAINER = re.compile(r"dict|\d+ items")
 _PRIVATE = re.compile(r"(.*?\.)?_[^.]*")
 

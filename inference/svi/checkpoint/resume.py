@@ -15,10 +15,8 @@ from inference.svi.checkpoint.folder import CheckpointError, newest_whole
 from inference.svi.checkpoint.state import FitState, parameters
 from model import Prompts
 
-STATE = {"step", "optimizer", "random", "fingerprint"}
-"""Parts of `state.json`."""
-FINGERPRINT = {"leaves", "changed", "schedule"}
-"""Parts of the fingerprint in `state.json`."""
+STATE = {"step", "optimizer", "random", "fingerprint"}  # parts of `state.json`
+FINGERPRINT = {"leaves", "changed", "schedule"}  # parts of the fingerprint in `state.json`
 
 
 def resume(state: FitState, folder: str | Path, prompts: Prompts) -> None:
@@ -34,7 +32,10 @@ def resume(state: FitState, folder: str | Path, prompts: Prompts) -> None:
     state.guide(prompts)
     _check_fingerprint(state, plain["fingerprint"], path, guide=False)
     _restore_objective(state, saved["objective"], path)
-    moments = _unflatten(saved["optimizer"])
+    moments: dict[str, dict[str, Tensor]] = {}
+    for place, tensor in saved["optimizer"].items():
+        name, _, key = place.rpartition("/")
+        moments.setdefault(name, {})[key] = tensor
     try:
         check_like(parameters(), saved["guide"], str(path))
     except OtherGuideError as error:
@@ -110,12 +111,3 @@ def _check_random(tensors: dict[str, Tensor], path: Path) -> None:
     if state is None or state.shape != expected.shape or state.dtype != expected.dtype:
         missing = "no state of the CPU's generator of this version of torch"
         raise CheckpointError(f"{path / 'random.safetensors'} has {missing}")
-
-
-def _unflatten(flat: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """`{"parameter/key": tensor}` as `{parameter: {key: tensor}}`."""
-    nested: dict[str, dict[str, Tensor]] = {}
-    for path, tensor in flat.items():
-        name, key = path.rsplit("/", 1)
-        nested.setdefault(name, {})[key] = tensor
-    return nested

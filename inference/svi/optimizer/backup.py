@@ -1,11 +1,9 @@
 """A copy of parameters and of their moments in torch optimisers, to undo a step."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -19,7 +17,7 @@ class OptimizerEntry(NamedTuple):
     options: dict[str, Any]
 
     @classmethod
-    def of(cls, parameter: Tensor, optimizer: torch.optim.Optimizer) -> OptimizerEntry:
+    def of(cls, parameter: Tensor, optimizer: torch.optim.Optimizer) -> Self:
         """Entry of a parameter that the optimiser has just received."""
         entry = cls(parameter, optimizer, {})
         return entry._replace(options=_options(entry.group))

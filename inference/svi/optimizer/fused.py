@@ -1,7 +1,5 @@
 """One torch optimiser over all parameters; `pyro.optim` makes and clips one for each tensor."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Callable
@@ -42,18 +40,6 @@ def cosine(num_steps: int, *, warmup: int = 0) -> Schedule:
         return 0.5 * (1.0 + math.cos(math.pi * progress))
 
     return factor
-
-
-def adam_on_cosine(
-    num_steps: int, learning_rate: float = 1e-3, clip_norm: float | None = None
-) -> FusedOptimizer:
-    """Adam with a warm-up over a twentieth of the steps to `learning_rate`, then a cosine to 0.
-
-    `clip_norm` is the upper limit of the gradient's norm; None for no limit.
-    """
-    rate = positive("learning_rate", learning_rate)
-    schedule = cosine(num_steps, warmup=num_steps // 20)
-    return FusedOptimizer(options={"lr": rate}, clip_norm=clip_norm, schedule=schedule)
 
 
 class FusedOptimizer(CheckedOptimizer):
@@ -155,6 +141,18 @@ class FusedOptimizer(CheckedOptimizer):
                 f"{_name(constructor)} refuses the options {options}, or the parameters: {error}. "
                 f"Its options are {', '.join(sorted(_keywords(constructor)))}."
             ) from error
+
+
+def adam_on_cosine(
+    num_steps: int, learning_rate: float = 1e-3, clip_norm: float | None = None
+) -> FusedOptimizer:
+    """Adam with a warm-up over a twentieth of the steps to `learning_rate`, then a cosine to 0.
+
+    `clip_norm` is the upper limit of the gradient's norm; None for no limit.
+    """
+    rate = positive("learning_rate", learning_rate)
+    schedule = cosine(num_steps, warmup=num_steps // 20)
+    return FusedOptimizer(options={"lr": rate}, clip_norm=clip_norm, schedule=schedule)
 
 
 def _fused_skips_numbers(constructor: Any, groups: list[dict[str, Any]]) -> bool:
