@@ -26,14 +26,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.agents.speakers import (
-    AGENTS,
-    agent_weights,
-    bayes_twice,
-    kl,
-    log_agent_z,
-    responsibilities,
-)
+from experiments.agents import speakers
+from experiments.agents.speakers import AGENTS, agent_weights
 from experiments.shared.argument_types import DISTINCT, Count, Positive, Seeds, count
 from experiments.shared.claims import ClaimArguments, Finding, conclude
 from experiments.shared.command_line import run_script
@@ -72,7 +66,7 @@ def main(args: Agents) -> list[Finding]:
     prior = grammar_prior(args.max_new_tokens, sentences=spoken_sentences(SPEAKERS))
     prompts, reward = prior.encode([args.prompt]), TextReward(vader_sentiment, prior)
     truth = Enumeration(AlignmentModel(prior, reward, args.betas[0]), prompts)
-    rho = responsibilities(prior, truth)
+    rho = speakers.responsibilities(prior, truth)
     before = agent_weights(truth.log_prior, rho)
     if silent := [name for name, weight in zip(AGENTS, before, strict=True) if weight == 0]:
         where = f"--prompt {args.prompt!r}: the speaker {silent[0]} says nothing"
@@ -84,7 +78,7 @@ def main(args: Agents) -> list[Finding]:
         for beta in args.betas:
             model = AlignmentModel(prior, reward, beta)
             truth = Enumeration(model, prompts)
-            log_z = torch.stack([log_agent_z(name, model, prompts) for name in AGENTS])
+            log_z = torch.stack([speakers.log_agent_z(name, model, prompts) for name in AGENTS])
             by_bayes, after = (log_z - truth.log_z).exp(), agent_weights(truth.log_posterior, rho)
             errors.append((by_bayes - after).abs().max().item())
             runs, left = [], 0.0
@@ -92,9 +86,9 @@ def main(args: Agents) -> list[Finding]:
                 guide, objective = FineTuned(prior), LeaveOneOut_ELBO(args.particles)
                 train(guide, model, prompts, objective, args.steps, learning_rate=2e-3, seed=seed)
                 weights = agent_weights(truth.log_guide(guide), rho)
-                left += kl(weights, after) / args.seeds
+                left += speakers.kl(weights, after) / args.seeds
                 runs.append(dict(zip(AGENTS, weights.tolist(), strict=True)))
-            shares.append(left / kl(before, after))
+            shares.append(left / speakers.kl(before, after))
             guide_weights[beta] = summary(runs)
             for a, name in enumerate(AGENTS):
                 rows[f"beta {beta:g}, {name}"] = [
@@ -105,7 +99,7 @@ def main(args: Agents) -> list[Finding]:
                     ("guides by SVI", guide_weights[beta][name]),
                 ]
 
-    twice, error_twice = bayes_twice(prior, prompts, reward, args.betas[-1])
+    twice, error_twice = speakers.bayes_twice(prior, prompts, reward, args.betas[-1])
     share = "guides, share of the KL between the agents of prior and posterior that is left"
     findings = [
         Finding.of_limits("error of Bayes' rule for the posterior's weights", errors, below=EXACT),

@@ -74,18 +74,10 @@ class Benchmark(Arguments):
 
         The logit of the end of a response is about -100, and the logit of any word about 0.
         """
-        config = GPT2Config(
-            vocab_size=self.vocabulary,
-            n_positions=self.prompt_tokens + self.tokens,
-            n_embd=self.width,
-            n_layer=self.layers,
-            n_head=self.width // 16,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            bos_token_id=None,
-            eos_token_id=END_ID,
-        )
+        sizes = {"vocab_size": self.vocabulary, "n_positions": self.prompt_tokens + self.tokens}
+        sizes |= {"n_embd": self.width, "n_layer": self.layers, "n_head": self.width // 16}
+        no_dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+        config = GPT2Config(**sizes, **no_dropout, bos_token_id=None, eos_token_id=END_ID)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(self.seed)
             network = GPT2LMHeadModel(config).eval()

@@ -67,26 +67,12 @@ def take_turns_with_trl(
 
 def settings(args: Benchmark) -> dict[str, Any]:
     """Settings of TRL's trainer that make its step the same job."""
-    return {
-        "per_device_train_batch_size": args.sequences,
-        "num_generations": args.sequences,
-        "max_completion_length": args.tokens,
-        "num_iterations": 1,
-        "gradient_accumulation_steps": 1,
-        "activation_checkpointing": False,
-        "beta": args.beta,
-        "temperature": 1.0,
-        "top_k": 0,
-        "top_p": 1.0,
-        "learning_rate": args.learning_rate,
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": 1.0,
-        "optim": "adamw_torch_fused",
-        "bf16": False,
-        "use_cpu": True,
-        "logging_strategy": "no",
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "seed": args.seed,
-    }
+    size, rate = args.sequences, args.learning_rate
+    batch = {"per_device_train_batch_size": size, "num_generations": size, "num_iterations": 1}
+    memory = {"gradient_accumulation_steps": 1, "activation_checkpointing": False}
+    sampling = {"max_completion_length": args.tokens, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    objective = {"beta": args.beta, "max_grad_norm": 1.0}
+    adam = {"optim": "adamw_torch_fused", "learning_rate": rate, "lr_scheduler_type": "constant"}
+    machine = {"bf16": False, "use_cpu": True, "seed": args.seed, "disable_tqdm": True}
+    logs = {"logging_strategy": "no", "save_strategy": "no", "report_to": "none"}
+    return {**batch, **memory, **sampling, **objective, **adam, **machine, **logs}

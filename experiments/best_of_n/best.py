@@ -8,14 +8,7 @@ import torch
 from torch import Tensor
 
 from inference import Estimate, PriorSample
-from inference.order_statistics import (
-    best_of_n_kl,
-    best_of_n_kl_bound,
-    best_of_n_log_ratio,
-    best_of_n_win_rate,
-    best_of_n_win_rate_bound,
-    level_cdf,
-)
+from inference import order_statistics as order
 
 EXACT = 1e-10
 HALF = 8
@@ -50,20 +43,20 @@ class Best(NamedTuple):
 def exact_best(sample: PriorSample, n: int) -> Best:
     """The best of n by order statistics. The sample's log likelihood is the reward."""
     prob, rewards = sample.log_prior_weight.softmax(0), sample.log_likelihood.double()
-    cdf, cdf_left = level_cdf(rewards, prob)
-    kl = best_of_n_kl(prob, cdf, cdf_left, n).item()
-    reward = (prob * best_of_n_log_ratio(cdf, cdf_left, n).exp() * rewards).sum().item()
+    cdf, cdf_left = order.level_cdf(rewards, prob)
+    kl = order.best_of_n_kl(prob, cdf, cdf_left, n).item()
+    reward = (prob * order.best_of_n_log_ratio(cdf, cdf_left, n).exp() * rewards).sum().item()
     start, frontier = (prob * rewards).sum().item(), sample.frontier_at(kl)
     return Best(
         kl=Estimate(kl, math.nan),
         kl_exact=kl,
-        kl_bound=best_of_n_kl_bound(n),
+        kl_bound=order.best_of_n_kl_bound(n),
         reward=Estimate(reward, math.nan),
         reward_exact=reward,
         frontier=frontier,
         share=(reward - start) / (frontier - start) if kl > EXACT else math.nan,
-        win_rate=Estimate(best_of_n_win_rate(prob, cdf, cdf_left, n).item(), math.nan),
-        win_rate_bound=best_of_n_win_rate_bound(n),
+        win_rate=Estimate(order.best_of_n_win_rate(prob, cdf, cdf_left, n).item(), math.nan),
+        win_rate_bound=order.best_of_n_win_rate_bound(n),
     )
 
 
@@ -95,6 +88,6 @@ def _both_ways(first: Sequence[Tensor], second: Sequence[Tensor], n: int) -> Ten
         below, upto = (torch.searchsorted(ordered, top, right=right) for right in (False, True))
         total = len(ordered) + 1  # the response counts among the draws
         cdf, cdf_left = (upto + 1) / total, below / total
-        values = best_of_n_log_ratio(cdf, cdf_left, n), top, (cdf + cdf_left) / 2
+        values = order.best_of_n_log_ratio(cdf, cdf_left, n), top, (cdf + cdf_left) / 2
         means.append(torch.stack([value.double().mean() for value in values]))
     return (means[0] + means[1]) / 2

@@ -67,9 +67,8 @@ def main(args: Collapse) -> list[Finding]:
     metrics: dict[str, dict[str, Estimate]] = {}
     rows: dict[str, Pairs] = {}
     for name, of_name in log_probs.items():
-        metrics[name] = summary(
-            [measure(model, truth, log_prob, args.draws) for log_prob in of_name]
-        )
+        measured = [measure(model, truth, log_prob, args.draws) for log_prob in of_name]
+        metrics[name] = summary(measured)
         modes = dict.fromkeys(mode(model, truth, log_prob) for log_prob in of_name)
         rows[name] = [*metrics[name].items(), ("most probable", "; ".join(modes))]
     title = f"Sentiment on the grammar, beta {args.beta:g}, {args.steps} steps, {args.seeds} seeds"

@@ -19,15 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
-from experiments.distribution_matching import report
-from experiments.distribution_matching.tasks import (
-    GDC,
-    METHODS,
-    Task,
-    distributional,
-    pointwise,
-    positive,
-)
+from experiments.distribution_matching import report, tasks
 from experiments.shared.argument_types import Count, Name, Positive, Rate, Seeds, count, number
 from experiments.shared.claims import ClaimArguments, Finding, conclude
 from experiments.shared.command_line import run_script
@@ -71,17 +63,18 @@ def main(args: DistributionMatching) -> list[Finding]:
     prior = load_prior("film-reviews", max_new_tokens=args.max_new_tokens, temperature=0.7)
     prompts = prior.encode(["The film was"])
     rate = args.rate
-    rows: dict[Task, dict[str, report.Row]] = {}
+    rows: dict[tasks.Task, dict[str, report.Row]] = {}
     with random_state.isolated(0), early_stops() as stops:
-        features, targets = {"positive": positive(prior)}, {"positive": args.share}
+        features, targets = {"positive": tasks.positive(prior)}, {"positive": args.share}
         base = AlignmentModel(prior, {}, 1.0)
         moments = match_moments(base, prompts, features, targets, num_draws=args.draws)
-        for task in (pointwise(prior, args.word, args.beta), distributional(prior, moments)):
+        both = tasks.pointwise(prior, args.word, args.beta), tasks.distributional(prior, moments)
+        for task in both:
             sample = report.sample_target(task, prompts, args.draws)
             measured = partial(report.measure, task, prompts, sample, args.samples)
             rows[task] = {report.PRIOR: measured(Twisted(prior)), report.TARGET: measured(None)}
-            for name, method in METHODS.items():
-                model = task.target if name == GDC else task.rewarded
+            for name, method in tasks.METHODS.items():
+                model = task.target if name == tasks.GDC else task.rewarded
                 of_seeds = []
                 for seed in range(args.seeds):
                     guide, loss = Twisted(prior), method(args.particles)

@@ -30,30 +30,19 @@ from typing import Annotated
 
 from experiments.guide_zoo import costs, gaps, modes
 from experiments.guide_zoo.runs import VARIANTS, run
-from experiments.shared.argument_types import (
-    CORES,
-    DISTINCT,
-    Count,
-    Only,
-    Out,
-    Seeds,
-    Workers,
-    chosen,
-    count,
-    used,
-)
+from experiments.shared import argument_types as types
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.worlds import WORLDS, WorldName
 from experiments.shared.zoo import Job, Result, run_zoo
 
 REPORTS = {world.WORLD: world.report for world in (gaps, modes, costs)}
 """Functions that print the table of a world and draw its figures."""
-ON_TOKENS = used(lambda args: gaps.WORLD in args.worlds, "without the world eight-tokens")
-ON_TEXT = used(lambda args: costs.WORLD in args.worlds, "without the world film-reviews")
-TRAINED = used(
+ON_TOKENS = types.used(lambda args: gaps.WORLD in args.worlds, "without the world eight-tokens")
+ON_TEXT = types.used(lambda args: costs.WORLD in args.worlds, "without the world film-reviews")
+TRAINED = types.used(
     lambda args: set(args.worlds) != {modes.WORLD}, "where nothing is trained, on two-modes"
 )
-LISTED = used(
+LISTED = types.used(
     lambda args: set(args.worlds) != {costs.WORLD}, "where there is no exact KL, on film-reviews"
 )
 
@@ -62,25 +51,25 @@ LISTED = used(
 class GuideZoo(Arguments):
     """Compare variational families: approximation gaps, inference gaps and costs."""
 
-    worlds: Annotated[tuple[WorldName, ...], DISTINCT] = tuple(WORLDS)
+    worlds: Annotated[tuple[WorldName, ...], types.DISTINCT] = tuple(WORLDS)
     """Worlds on which guides are compared."""
-    only: Only = ()
+    only: types.Only = ()
     """Guides by name. Default: all."""
-    seeds: Annotated[Seeds, ON_TOKENS] = 3
+    seeds: Annotated[types.Seeds, ON_TOKENS] = 3
     """Number of independent fits of each guide on `eight-tokens`."""
-    text_seeds: Annotated[Seeds, ON_TEXT] = 1
+    text_seeds: Annotated[types.Seeds, ON_TEXT] = 1
     """Number of independent fits of each guide on `film-reviews`."""
-    steps: Annotated[Count, ON_TOKENS] = 300
+    steps: Annotated[types.Count, ON_TOKENS] = 300
     """Number of SVI steps on `eight-tokens`."""
-    text_steps: Annotated[Count, ON_TEXT] = 40
+    text_steps: Annotated[types.Count, ON_TEXT] = 40
     """Number of SVI steps on `film-reviews`."""
-    particles: Annotated[int, count(2), TRAINED] = 64
+    particles: Annotated[int, types.count(2), TRAINED] = 64
     """Number of responses for each step."""
-    max_iter: Annotated[Count, LISTED] = 300
+    max_iter: Annotated[types.Count, LISTED] = 300
     """Number of L-BFGS iterations on the exact KL from each start."""
-    workers: Workers = CORES
+    workers: types.Workers = types.CORES
     """Number of processes, each with one thread."""
-    out: Out = Path("runs")
+    out: types.Out = Path("runs")
     """Folder in which the run folder is made."""
 
 
@@ -91,7 +80,7 @@ def main(args: GuideZoo) -> list[Result]:
 
 def list_jobs(args: GuideZoo) -> list[Job]:
     """All runs."""
-    names = chosen(args.only, VARIANTS)
+    names = types.chosen(args.only, VARIANTS)
     jobs = {
         gaps.WORLD: gaps.list_jobs(names, args.seeds, args.steps, args.particles, args.max_iter),
         modes.WORLD: modes.list_jobs(names, args.max_iter),

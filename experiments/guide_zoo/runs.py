@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from experiments.guide_zoo.family_optimum import family_optimum
@@ -108,15 +109,11 @@ def optimum(job: Job, world: World) -> Result:
     truth, variant = world.truth, VARIANTS[job.name]
     prior = copy.deepcopy(world.model.prior).double()
     assert truth is not None
+    build = partial(variant, prior, world.prompts)
+    limits = {"num_starts": variant.num_starts, "max_iter": job.num_steps}
     began = time.process_time()
     with random_state.isolated(0):
-        best = family_optimum(
-            truth,
-            lambda: variant(prior, world.prompts),
-            job.direction,
-            num_starts=variant.num_starts,
-            max_iter=job.num_steps,
-        )
+        best = family_optimum(truth, build, job.direction, **limits)
     if variant.contains_posterior and not best.kl < NO_GAP:
         raise RuntimeError(
             f"{KL[job.direction]} of the best guide {job.name} is {best.kl:.3g} nats, expected 0: "

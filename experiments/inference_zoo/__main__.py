@@ -26,22 +26,13 @@ from typing import Annotated
 
 from experiments.inference_zoo.report import report
 from experiments.inference_zoo.runs import FROM_GUIDE, run
-from experiments.shared.argument_types import (
-    CORES,
-    DISTINCT,
-    Count,
-    Only,
-    Out,
-    Seeds,
-    Workers,
-    chosen,
-    number,
-)
+from experiments.shared import argument_types as types
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.worlds import WORLDS, WorldName
 from experiments.shared.zoo import Job, Result, run_zoo
 from inference import OBJECTIVES, SAMPLERS
 
+Fraction = Annotated[float, types.number(above=0, at_most=1)]
 WITH_GUIDE = (
     "importance",
     "quasi-rejection",
@@ -57,25 +48,21 @@ WITH_GUIDE = (
 class InferenceZoo(Arguments):
     """Compare every way to reach the posterior."""
 
-    worlds: Annotated[tuple[WorldName, ...], DISTINCT] = ("eight-tokens", "film-reviews")
+    worlds: Annotated[tuple[WorldName, ...], types.DISTINCT] = ("eight-tokens", "film-reviews")
     """Worlds: `eight-tokens` has 400 responses, all listed; `two-modes` has 31; `film-reviews` is
     the embedded prior with a bounded reward."""
-    steps: tuple[Count, ...] = (300, 30)
+    steps: tuple[types.Count, ...] = (300, 30)
     """Number of SVI steps at the full budget, for each world. A step draws 64 responses. Samplers
     draw as many in all."""
-    fractions: Annotated[tuple[Annotated[float, number(above=0, at_most=1)], ...], DISTINCT] = (
-        1 / 16,
-        1 / 4,
-        1.0,
-    )
+    fractions: Annotated[tuple[Fraction, ...], types.DISTINCT] = (1 / 16, 1 / 4, 1.0)
     """Fractions of the full budget in the figure. The table shows the largest fraction."""
-    only: Only = ()
+    only: types.Only = ()
     """Algorithms by name. Default: all."""
-    seeds: Seeds = 3
+    seeds: types.Seeds = 3
     """Number of independent runs of each algorithm."""
-    workers: Workers = CORES
+    workers: types.Workers = types.CORES
     """Number of processes, each with one thread."""
-    out: Out = Path("runs")
+    out: types.Out = Path("runs")
     """Folder in which the run folder is made."""
 
     def __post_init__(self) -> None:
@@ -95,7 +82,7 @@ def main(args: InferenceZoo) -> list[Result]:
 def list_jobs(args: InferenceZoo) -> list[Job]:
     """All runs; within a world the long runs come last."""
     names = [*OBJECTIVES, *SAMPLERS, *(name + FROM_GUIDE for name in WITH_GUIDE)]
-    names = chosen(args.only, names)
+    names = types.chosen(args.only, names)
     jobs = []
     for world_name, steps in zip(args.worlds, args.steps, strict=True):
         world = WORLDS[world_name]()

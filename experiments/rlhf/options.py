@@ -6,25 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import tyro
 
-from experiments.shared.argument_types import (
-    DISTINCT,
-    Count,
-    Device,
-    GuideName,
-    Length,
-    Name,
-    Out,
-    Positive,
-    Rate,
-    Seed,
-    Seeds,
-    TextFile,
-    Threads,
-    count,
-    described,
-    number,
-    used,
-)
+from experiments.shared import argument_types as types
 from experiments.shared.command_line import Arguments
 from experiments.shared.refusals import FAULTS, blamed
 from guides import GUIDES
@@ -36,90 +18,89 @@ from model.prior.named_priors import load_prior
 InferenceName: TypeAlias = Literal[tuple(REWARD_INFERENCE)]  # type: ignore[valid-type]
 AggregationName: TypeAlias = Literal[tuple(AGGREGATIONS)]  # type: ignore[valid-type]
 HeadName: TypeAlias = Literal[tuple(HEADS)]  # type: ignore[valid-type]
-SIMULATED = used(
+Size = Annotated[int, types.count(1, 100_000)]
+SIMULATED = types.used(
     lambda args: args.preferences is None, "with --preferences, where nothing is simulated"
 )
-FROM_FILE = used(lambda args: args.preferences is not None, "without --preferences")
+FROM_FILE = types.used(lambda args: args.preferences is not None, "without --preferences")
 
 
 @dataclass(frozen=True)
 class RLHF(Arguments):
     """Learn a reward from preferences, with its uncertainty, and steer a language model by it."""
 
-    preferences: TextFile | None = None
+    preferences: types.TextFile | None = None
     """File of preferences in JSON lines. Default: simulate preferences from a known reward."""
-    prior: Name = "film-reviews"
+    prior: types.Name = "film-reviews"
     """Prior: `film-reviews`, `smollm2`, a folder in Hugging Face format, or a name on the hub."""
-    encoder: Name | None = None
+    encoder: types.Name | None = None
     """Encoder for the features of the reward. Default: the hidden states of the prior."""
     trust_remote_code: bool = False
     """Run the code that comes with a checkpoint; such a checkpoint is refused otherwise."""
-    components: Annotated[int, count(1, 100_000)] = 128
+    components: Size = 128
     """Number of principal components of the features of the reward."""
     head: HeadName = "linear"
     """Reward of the features: `linear`, or `mlp` (for the inferences `map`, `ensemble`, `nuts`)."""
-    prior_scale: Positive = 2.0
+    prior_scale: types.Positive = 2.0
     """Prior standard deviation of a typical response's reward, log-odds; gold has 1.1 to 1.5."""
     inference: InferenceName = "laplace"
     """Inference of the reward."""
-    reward_samples: Annotated[int, count(1, 100_000)] = 64
+    reward_samples: Size = 64
     """Number of draws S of the reward."""
     aggregation: AggregationName = "lower-bound"
     """Aggregation of the S draws into the likelihood that the guide is tuned on."""
-    beta: Positive = 0.4
+    beta: types.Positive = 0.4
     """Reward (log-odds) per nat, for the guide."""
     prompt: Annotated[str, SIMULATED] = "The film was"
     """Prompt of the simulated responses of T tokens."""
     word_prompt: Annotated[str, SIMULATED] = "The film was very"
     """Prompt of the simulated responses of one token."""
-    max_new_tokens: Length = 12
+    max_new_tokens: types.Length = 12
     """Largest number of tokens T in a response."""
-    temperature: Positive = 0.7
+    temperature: types.Positive = 0.7
     """Temperature that divides the logits of prior and guide."""
-    num_preferences: Annotated[
-        tuple[Annotated[int, count(1, 100_000)], ...], DISTINCT, SIMULATED
-    ] = (30, 100, 300, 1000)
+    num_preferences: Annotated[tuple[Size, ...], types.DISTINCT, SIMULATED] = (30, 100, 300, 1000)
     """Numbers of simulated preferences. Each number has data sets of its own."""
-    gold_scale: Annotated[float, number(at_least=-1e6, at_most=1e6), SIMULATED] = 4.0
+    gold_scale: Annotated[float, types.number(at_least=-1e6, at_most=1e6), SIMULATED] = 4.0
     """Log-odds that a sentiment of 1 is preferred to a sentiment of 0."""
-    tie_strength: Positive | None = None
+    tie_strength: types.Positive | None = None
     """Strength of ties; at 1, equal rewards tie as often as either wins. Default: most probable."""
-    flip: Annotated[float, number(at_least=0, below=0.5, why="at 1/2 labels would say nothing")] = (
-        0.0
-    )
+    flip: Annotated[
+        float, types.number(at_least=0, below=0.5, why="at 1/2 labels would say nothing")
+    ] = 0.0
     """Probability that an annotator turns a label around, in simulation and inference."""
-    seeds: Annotated[Seeds, SIMULATED] = 6
+    seeds: Annotated[types.Seeds, SIMULATED] = 6
     """Number of data sets for each number of preferences, behind the standard errors."""
-    draws: Annotated[int, count(2), SIMULATED] = 4096
+    draws: Annotated[int, types.count(2), SIMULATED] = 4096
     """Number of prior draws of T tokens behind the posteriors. Preferences use half as many."""
-    min_effective: Annotated[float, number(at_least=1), SIMULATED] = 100.0
+    min_effective: Annotated[float, types.number(at_least=1), SIMULATED] = 100.0
     """Smallest effective sample size of the draws at which a posterior is trusted."""
-    betas: Annotated[int, count(2, 10_000), SIMULATED] = 60
+    betas: Annotated[int, types.count(2, 10_000), SIMULATED] = 60
     """Number of betas in a sweep."""
-    simulations: Annotated[int, count(0, 100_000), SIMULATED] = 50
+    simulations: Annotated[int, types.count(0, 100_000), SIMULATED] = 50
     """Number of simulations of simulation-based calibration; 0 for no calibration."""
-    held_out: Annotated[float, number(above=0, below=1), FROM_FILE] = 0.2
+    held_out: Annotated[float, types.number(above=0, below=1), FROM_FILE] = 0.2
     """Share of the file's preferences that the reward is tested on."""
-    max_prompts: Annotated[Count, FROM_FILE] = 16
+    max_prompts: Annotated[types.Count, FROM_FILE] = 16
     """Largest number of the file's prompts that the guide is tuned on."""
-    guide: Annotated[GuideName, tyro.conf.arg(help=described("The trained guide q.", GUIDES))] = (
-        "twisted"
-    )
-    steps: Count = 40
+    guide: Annotated[
+        types.GuideName, tyro.conf.arg(help=types.described("The trained guide q.", GUIDES))
+    ] = "twisted"
+    steps: types.Count = 40
     """Number of SVI steps."""
-    particles: Annotated[int, count(2)] = 64
+    particles: Annotated[int, types.count(2)] = 64
     """Number K of responses drawn a step for each prompt."""
-    learning_rate: Rate | None = None
+    learning_rate: types.Rate | None = None
     """Peak learning rate. Default: the rate that suits the guide on the embedded prior."""
-    samples: Annotated[int, count(2)] = 512
+    samples: Annotated[int, types.count(2)] = 512
     """Number of guide responses for each prompt in the final measurement."""
-    seed: Seed = 0
+    seed: types.Seed = 0
     """Random seed."""
-    device: Device | None = None
+    device: types.Device | None = None
     """Device, `cpu` or `cuda`. Default: a GPU if there is one."""
-    threads: Threads | None = 1
+    threads: types.Threads | None = 1
     """Number of CPU threads; None for torch's choice. More threads slow small networks down."""
-    out: Out = Path("runs")
+    out: types.Out = Path("runs")
     """Folder in which the run folder is made."""
 
     def __post_init__(self) -> None:

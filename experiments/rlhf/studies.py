@@ -9,15 +9,8 @@ import torch
 from torch import Tensor
 
 from experiments.rlhf import figures as rlhf_figures
-from experiments.rlhf.learning import (
-    DataSet,
-    Study,
-    TextWorld,
-    check_inference,
-    data_set,
-    held_out,
-    learn,
-)
+from experiments.rlhf import learning
+from experiments.rlhf.learning import DataSet, Study, TextWorld
 from experiments.rlhf.options import RLHF
 from experiments.rlhf.report import findings, mean_curves, world_tables
 from experiments.rlhf.text_sample import Gold, TextSample
@@ -55,9 +48,9 @@ def read_split(path: Path, test_share: float, seed: int) -> Split:
 def study_data(args: RLHF, features: Features, split: Split, folder: Path) -> Study:
     """Learn a reward, save it and test it on the held-out preferences."""
     train, test = split
-    model, posterior = learn(args, features, train, args.seed)
+    model, posterior = learning.learn(args, features, train, args.seed)
     posterior.save(folder / "reward")
-    calibration = held_out(model, posterior, test)
+    calibration = learning.held_out(model, posterior, test)
     figure = rlhf_figures.reliability_figure({"held out": calibration})
     picture = save(figure, folder / "reliability.svg")
     summary = (
@@ -103,7 +96,7 @@ def simulate(args: RLHF, prior: LanguageModel, features: Features, folder: Path)
     tables, pictures, runs = [], [], []
     for world in worlds:
         data_sets = [
-            data_set(args, features, world, size, number, betas)
+            learning.data_set(args, features, world, size, number, betas)
             for size in args.num_preferences
             for number in range(args.seeds)
         ]
@@ -118,7 +111,7 @@ def simulate(args: RLHF, prior: LanguageModel, features: Features, folder: Path)
     write_preferences(folder / "preferences.jsonl", last.train)
     last.posterior.save(folder / "reward")
     if args.simulations:
-        tables.append(check_inference(args, last.posterior.features, last.train))
+        tables.append(learning.check_inference(args, last.posterior.features, last.train))
     exact = [run for run in runs if run.world == NEXT_WORD]
     return Study(last.posterior, tables, pictures, findings(exact), gold, worlds[-1].sample)
 

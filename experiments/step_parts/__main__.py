@@ -23,17 +23,7 @@ from typing import Annotated
 import pyro
 import torch
 
-from experiments.shared.argument_types import (
-    SOME,
-    Count,
-    DtypeName,
-    GuideName,
-    Length,
-    Name,
-    Positive,
-    Threads,
-    count,
-)
+from experiments.shared import argument_types as types
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.refusals import FAULTS, blamed
 from experiments.shared.tables import text_table
@@ -50,25 +40,25 @@ CLOCKS = ("CPU", "wall")
 class StepParts(Arguments):
     """Time a step of SVI and its parts."""
 
-    prior: Name = "film-reviews"
+    prior: types.Name = "film-reviews"
     """The prior, as in `experiments.steer`."""
-    guide: GuideName = "lora"
+    guide: types.GuideName = "lora"
     """A guide whose distribution is a Hugging Face network's."""
-    dtype: DtypeName = "float32"
+    dtype: types.DtypeName = "float32"
     """Type of the prior's weights."""
-    prompts: Annotated[tuple[str, ...], SOME] = ("The film was",)
+    prompts: Annotated[tuple[str, ...], types.SOME] = ("The film was",)
     """Prompts of the responses."""
-    particles: Annotated[int, count(2)] = 32
+    particles: Annotated[int, types.count(2)] = 32
     """Number of responses to each prompt."""
-    max_new_tokens: Length = 16
+    max_new_tokens: types.Length = 16
     """Number of tokens in a response."""
-    beta: Positive = 0.1
+    beta: types.Positive = 0.1
     """Reward per nat; the reward is VADER's sentiment."""
-    rounds: Count = 10
+    rounds: types.Count = 10
     """Number of timed steps, and of timed runs of each part."""
-    warm_up: Annotated[int, count(0)] = 2
+    warm_up: Annotated[int, types.count(0)] = 2
     """Number of rounds before the timed rounds."""
-    threads: Threads = 1
+    threads: types.Threads = 1
     """Number of CPU threads."""
 
 

@@ -34,8 +34,8 @@ class Parts:
     def __init__(
         self, prior: LanguageModel, guide: Guide, prompts: Prompts, num_particles: int
     ) -> None:
-        self.num_tokens, self.pad_id = prior.max_new_tokens, prior.pad_id
-        self.end_ids = list(prior.end_ids)
+        self.num_tokens = prior.max_new_tokens
+        self.ends = {"eos_token_id": list(prior.end_ids), "pad_token_id": prior.pad_id}
         self.prior, self.guide = prior.network, network_of(guide, prompts)
         self.trained = list(guide.trained().values())
         self.ids = prompts.ids.repeat(num_particles, 1)
@@ -44,32 +44,21 @@ class Parts:
 
     def generate(self) -> Tensor:
         """Responses `[B, T]`, none with an end before T."""
+        lengths = {"min_new_tokens": self.num_tokens, "max_new_tokens": self.num_tokens}
+        draw = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
+        inputs = {"input_ids": self.ids, "attention_mask": self.mask}
         with contiguous_states(self.guide):
-            ids = self.guide.generate(
-                input_ids=self.ids,
-                attention_mask=self.mask,
-                do_sample=True,
-                top_k=0,
-                top_p=1.0,
-                temperature=1.0,
-                min_new_tokens=self.num_tokens,
-                max_new_tokens=self.num_tokens,
-                eos_token_id=self.end_ids,
-                pad_token_id=self.pad_id,
-            )
+            ids = self.guide.generate(**inputs, **draw, **lengths, **self.ends)
         return ids[:, self.ids.shape[1] :]
 
     def log_prob(self, network: PreTrainedModel) -> Tensor:
         """log p(response), nats, `[B]`."""
         mask = pad(self.mask, (0, self.num_tokens - 1), value=1)
+        inputs = {"input_ids": torch.cat([self.ids, self.response[:, :-1]], 1)}
+        inputs |= {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
         with contiguous_states(network):
-            logits = network(
-                input_ids=torch.cat([self.ids, self.response[:, :-1]], 1),
-                attention_mask=mask,
-                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-                use_cache=False,
-                logits_to_keep=self.num_tokens,
-            ).logits.float()
+            out = network(**inputs, use_cache=False, logits_to_keep=self.num_tokens)
+        logits = out.logits.float()
         nats = cross_entropy(logits.flatten(0, 1), self.response.flatten(), reduction="none")
         return -nats.view(self.response.shape).sum(1)
 
