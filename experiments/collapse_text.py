@@ -100,10 +100,8 @@ def findings_of(metrics: Mapping[str, Mapping[str, Estimate]]) -> list[Finding]:
 
     The entropy is in the table alone, because the entropy does not fall in these steps.
     """
-    left, kl = (
-        {name: row[metric].value for name, row in metrics.items()}
-        for metric in ("distinct-2", "KL(q||p0)")
-    )
+    left = {name: row["distinct-2"].value for name, row in metrics.items()}
+    kl = {name: row["KL(q||p0)"].value for name, row in metrics.items()}
     share = "share of the prior's distinct-2"
     near = f"{PENALISED} {kl[PENALISED]:.2g} nats from the prior, {PURE} {kl[PURE]:.3g}"
     return [

@@ -92,9 +92,8 @@ def bayes_twice(
         name: [(agent, f"{weight:.4f}") for agent, weight in zip(AGENTS, weights, strict=True)]
         for name, weights in {**table, "both at once": at_once}.items()
     }
-    return pair_table(f"Weights after one reward and after two, beta {beta:g}", rows), largest(
-        errors
-    )
+    title = f"Weights after one reward and after two, beta {beta:g}"
+    return pair_table(title, rows), largest(errors)
 
 
 def updated(weights: Tensor, log_prob: Tensor, rho: Tensor, log_likelihood: Tensor) -> Tensor:

@@ -65,9 +65,8 @@ class Benchmark(Arguments):
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """A new tokenizer."""
-        return numbered_words(
-            self.vocabulary, eos_token="<end>", pad_token="<end>", padding_side="left"
-        )
+        special = {"eos_token": "<end>", "pad_token": "<end>"}
+        return numbered_words(self.vocabulary, **special, padding_side="left")
 
     def network(self) -> GPT2LMHeadModel:
         """A new GPT-2 with the same random weights at every call.
@@ -113,9 +112,8 @@ class ByHand:
     def __init__(self, args: Benchmark) -> None:
         self.args = args
         self.guide, self.prior = args.network(), args.network().requires_grad_(False)
-        self.optimizer = torch.optim.Adam(
-            self.guide.parameters(), lr=args.learning_rate, fused=True
-        )
+        weights = self.guide.parameters()
+        self.optimizer = torch.optim.Adam(weights, lr=args.learning_rate, fused=True)
         ids = args.tokenizer()(args.prompt, return_tensors="pt")["input_ids"]
         self.prompt = ids.expand(args.sequences, -1)
 

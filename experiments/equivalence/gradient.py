@@ -20,14 +20,13 @@ def reinforce_error(model: AlignmentModel, prompts: Prompts, num_samples: int) -
     by_pyro = gradient_at(model, guide, prompts, response)
 
     policy, reward = guide.language_model.network, model.reward(prompts, response)
+    networks = policy, model.prior.network
     policy.zero_grad()
     for n in range(len(prompts)):
         prompt = prompts.ids[n][prompts.mask[n]]
         for k in range(num_samples):
             tokens = response[k, n][space.is_token(response)[k, n]]
-            reinforce_with_kl_penalty(
-                policy, model.prior.network, prompt, tokens, reward[k, n], model.beta
-            )
+            reinforce_with_kl_penalty(*networks, prompt, tokens, reward[k, n], model.beta)
     return relative_error(by_pyro, gradient_of(policy) / num_samples)
 
 

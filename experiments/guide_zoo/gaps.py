@@ -67,27 +67,18 @@ def table_rows(
         trained = [result.measured for result in fits if result.measured]
         total, error = mean_and_error(trained, measure)
         gap = total - best[measure]
-        rows[name + notes(fits)] = [
-            f"{best['parameters']:,.0f}",
-            cell(best[measure]),
-            cell(gap, error),
-            cell(total, error),
-            cell(best[other]),
-            cell(best["entropy"]),
-            cell(*mean_and_error(trained, "entropy")),
-            cell(best["reward"]),
-            cell(*mean_and_error(trained, "seconds")),
-        ]
+        cells = [cell(best[measure]), cell(gap, error), cell(total, error), cell(best[other])]
+        cells += [cell(best["entropy"]), cell(*mean_and_error(trained, "entropy"))]
+        cells += [cell(best["reward"]), cell(*mean_and_error(trained, "seconds"))]
+        rows[name + notes(fits)] = [f"{best['parameters']:,.0f}", *cells]
         gaps[name] = Gap(best[measure], gap, 0.0 if math.isnan(error) else error)
     return rows, gaps
 
 
 def gaps_figure(panels: Mapping[str, Mapping[str, Gap]]) -> Figure:
     """KL at each family's optimum and after SVI; the line between them is the inference gap."""
-    rows = max(len(gaps) for gaps in panels.values())
-    figure, grid = plt.subplots(
-        1, len(panels), figsize=(5.2 * len(panels), 1.4 + 0.28 * rows), squeeze=False, sharex=True
-    )
+    size = 5.2 * len(panels), 1.4 + 0.28 * max(len(gaps) for gaps in panels.values())
+    figure, grid = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharex=True)
     for axes, (title, gaps) in zip(grid[0], panels.items(), strict=True):
         names = list(gaps)
         family, inference, error = np.array(list(gaps.values())).T

@@ -62,9 +62,8 @@ def table_of(probabilities: Tensor) -> Tensor:
 
 def modes_figure(tables: Mapping[str, Tensor]) -> Figure:
     """Probabilities of two tokens, `[V, V]` each: first token down, second token across."""
-    figure, grid = plt.subplots(
-        1, len(tables), figsize=(2.7 * len(tables), 3.1), squeeze=False, layout="constrained"
-    )
+    options: dict[str, Any] = {"squeeze": False, "layout": "constrained"}
+    figure, grid = plt.subplots(1, len(tables), figsize=(2.7 * len(tables), 3.1), **options)
     small: dict[str, Any] = {"fontsize": 7}
     for axes, (title, table) in zip(grid[0], tables.items(), strict=True):
         words = ["end", *(f"w{i}" for i in range(1, len(table)))]

@@ -136,13 +136,12 @@ def tune(job: Job, world: World, seed: int) -> Result:
     variant, beta = VARIANTS[job.name], world.model.beta
     rate = variant.text_rate if world.truth is None else variant.listed_rate
     assert rate is not None
-    objective = OBJECTIVES[variant.objective or OBJECTIVE[job.direction]]
+    name = variant.objective or OBJECTIVE[job.direction]
+    objective = OBJECTIVES[name](num_particles=job.num_particles)
     with random_state.isolated(seed):
         guide = variant(world.model.prior, world.prompts)
     began = time.process_time()
-    fitted = fit_guide(
-        world, guide, objective(num_particles=job.num_particles), job.num_steps, rate, seed
-    )
+    fitted = fit_guide(world, guide, objective, job.num_steps, rate, seed)
     seconds = (time.process_time() - began) / max(1, len(fitted.metrics))
     with random_state.isolated(seed):
         estimates = measure_guide(world, guide)

@@ -25,9 +25,8 @@ def over_optimisation_figure(
     panels: Mapping[str, Mapping[str, Line]], prior_gold: float, title: str
 ) -> Figure:
     """Gold reward against KL(p* || p0), +- 1 s.e.: a line for each aggregation in each panel."""
-    figure, row = plt.subplots(
-        1, len(panels), figsize=(3.2 * len(panels), 3.4), sharey=True, squeeze=False
-    )
+    size = 3.2 * len(panels), 3.4
+    figure, row = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
     for axes, (name, lines) in zip(row[0], panels.items(), strict=True):
         axes.spines[["top", "right"]].set_visible(False)
         axes.axhline(prior_gold, color=PRIOR, linewidth=0.8, linestyle="--")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -70,14 +70,14 @@ def check_inference(args: RLHF, features: StandardisedFeatures, train: Sequence[
     comparisons = Comparisons.of(train[:50], features)
     few = min(4, features.num_features)
     comparisons = Comparisons(comparisons.first[:, :few], comparisons.second[:, :few])
-    ranks = simulation_based_calibration(
-        BradleyTerry(LinearHead(few), args.prior_scale, flip=args.flip),
-        comparisons,
-        REWARD_INFERENCE[args.inference].infer,
-        num_simulations=args.simulations,
-        num_samples=19,
-        seed=args.seed,
-    )
+    model = BradleyTerry(LinearHead(few), args.prior_scale, flip=args.flip)
+    infer = REWARD_INFERENCE[args.inference].infer
+    sizes: dict[str, Any] = {
+        "num_simulations": args.simulations,
+        "num_samples": 19,
+        "seed": args.seed,
+    }
+    ranks = simulation_based_calibration(model, comparisons, infer, **sizes)
     return (
         f"Simulation-based calibration of {args.inference}, {args.simulations} simulations of "
         f"{len(comparisons.first)} comparisons, {few} weights: p = {ranks.p_value(5):.2g} "
@@ -147,12 +147,9 @@ def data_set(
     model, posterior = learn(args, features, train, args.seed + number)
     calibration = held_out(model, posterior, test)
     rewards = posterior(sample.texts)  # [S, M]
-    measured = {
-        "correlation": sample.correlation(rewards.mean(0)),
-        "accuracy": calibration.accuracy.value,
-        "ece": calibration.ece,
-        "ece by chance": calibration.ece_by_chance,
-    }
+    accuracy = calibration.accuracy.value
+    measured = {"correlation": sample.correlation(rewards.mean(0)), "accuracy": accuracy}
+    measured |= {"ece": calibration.ece, "ece by chance": calibration.ece_by_chance}
     curves = {}
     for name, aggregate in AGGREGATIONS.items():
         with blamed(f"--draws {len(sample.texts)} with --min-effective {args.min_effective:g}"):

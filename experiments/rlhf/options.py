@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import tyro
 
@@ -122,17 +122,12 @@ class RLHF(Arguments):
     def load(self) -> tuple[LanguageModel, Features]:
         """Load the prior, and the features of the reward; exit if either cannot be loaded."""
         unknown = "is no folder, or could not be loaded from it, nor from the hub by that name"
+        length, heat = self.max_new_tokens, self.temperature
+        code = self.trust_remote_code
+        source: dict[str, Any] = {"device": self.device, "trust_remote_code": code}
         with blamed(f"--prior {self.prior} {unknown}", FAULTS):
-            prior = load_prior(
-                self.prior,
-                max_new_tokens=self.max_new_tokens,
-                temperature=self.temperature,
-                device=self.device,
-                trust_remote_code=self.trust_remote_code,
-            )
+            prior = load_prior(self.prior, max_new_tokens=length, temperature=heat, **source)
         if self.encoder is None:
             return prior, PriorFeatures(prior)
         with blamed(f"--encoder {self.encoder} {unknown}", FAULTS):
-            return prior, EncoderFeatures.from_pretrained(
-                self.encoder, device=self.device, trust_remote_code=self.trust_remote_code
-            )
+            return prior, EncoderFeatures.from_pretrained(self.encoder, **source)

@@ -50,12 +50,8 @@ def world_tables(runs: Sequence[Run], extent: str) -> list[str]:
     world, counts = runs[0].world, dict.fromkeys(run.num_preferences for run in runs)
     measured = {n: [run.measured for run in runs if run.num_preferences == n] for n in counts}
     names = ["correlation", "accuracy", "ece", "ece by chance"]
-    ends = {
-        "peak kl": "KL at its peak",
-        "gain": "gain there",
-        "fall": "lost at the end",
-        "proxy rise": "proxy's rise since",
-    }
+    ends = {"peak kl": "KL at its peak", "gain": "gain there", "fall": "lost at the end"}
+    ends["proxy rise"] = "proxy's rise since"
     recovered: dict[str, list[str]] = {}
     gold: dict[str, list[str]] = {}
     for count, rows in measured.items():
@@ -143,11 +139,9 @@ def measure(
         log_weight = log_likelihood_at(model, prompts, responses.response).cpu()
         draws = responses.effective_sample_size(log_weight)
         source = "all responses" if draws is None else f"draws worth {draws:.0f}"
-        estimates = [
-            responses.mean(log_weight, model.beta * log_weight),
-            responses.kl(log_weight),
-            responses.mean(log_weight, sample.gold[:, None]),
-        ]
+        proxy_hat = responses.mean(log_weight, model.beta * log_weight)
+        gold_hat = responses.mean(log_weight, sample.gold[:, None])
+        estimates = proxy_hat, responses.kl(log_weight), gold_hat
         rows[f"posterior, from {source}"] = [f"{estimate.value:.3f}" for estimate in estimates]
     columns = ["proxy reward", "KL to the prior", *["gold reward"] * (gold is not None)]
     return text_table(columns, rows)

@@ -126,7 +126,6 @@ def world_figures(world: TextWorld, data_sets: Sequence[DataSet], folder: Path) 
     title = f"Posteriors of the learned reward, {world.name}"
     gold = rlhf_figures.over_optimisation_figure(panels, world.sample.prior_gold, title)
     name = world.name.replace(" ", "-")
-    return [
-        save(rlhf_figures.reliability_figure(first), folder / f"reliability-{name}.svg"),
-        save(gold, folder / f"gold-{name}.svg"),
-    ]
+    reliability = rlhf_figures.reliability_figure(first)
+    pictures = {f"reliability-{name}.svg": reliability, f"gold-{name}.svg": gold}
+    return [save(picture, folder / file) for file, picture in pictures.items()]

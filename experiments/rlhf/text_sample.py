@@ -46,9 +46,8 @@ class TextSample:
         prompts = prior.encode([prompt])
         sample = sample_prior(AlignmentModel(prior, {}, beta=1.0), prompts, num_draws)
         texts = [row[0] for row in prior.decode(sample.response, prompts)]
-        weights = {
-            name: getattr(sample, name).cpu() for name in ("log_prior_weight", "log_likelihood")
-        }
+        names = "log_prior_weight", "log_likelihood"
+        weights = {name: getattr(sample, name).cpu() for name in names}
         return cls(prompt, texts, replace(sample, **weights), gold(texts))
 
     @property
@@ -84,10 +83,8 @@ class TextSample:
         chosen = torch.where(is_first, first, second).tolist()
         rejected = torch.where(is_first, second, first).tolist()
         responses = [text.removeprefix(self.prompt) for text in self.texts]
-        return [
-            Preference(self.prompt, responses[i], responses[j])
-            for i, j in zip(chosen, rejected, strict=True)
-        ]
+        pairs = zip(chosen, rejected, strict=True)
+        return [Preference(self.prompt, responses[i], responses[j]) for i, j in pairs]
 
     def _pairs(self, num_pairs: int, judged: set[frozenset[str]]) -> tuple[Tensor, Tensor]:
         pairs: list[list[int]] = []

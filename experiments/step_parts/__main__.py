@@ -79,9 +79,8 @@ def main(args: StepParts) -> dict[str, float]:
     loaded = peak_memory()
     step()
     stepped = peak_memory()  # before the parts, which take more
-    times, num_decoded = time_parts(
-        step, lengths, Parts(prior, guide, prompts, args.particles), args.warm_up, args.rounds
-    )
+    parts = Parts(prior, guide, prompts, args.particles)
+    times, num_decoded = time_parts(step, lengths, parts, args.warm_up, args.rounds)
     ratios = {clock: ratio(times[STEP], times[SUM], i) for i, clock in enumerate(CLOCKS)}
     rows = {name: medians(seconds, 3) for name, seconds in times.items()}
     rows["step / sum"] = [f"{value:.2f}" for value in ratios.values()]
