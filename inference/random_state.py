@@ -17,9 +17,9 @@ from model.common.thread_lock import THREAD_LOCK
 
 def capture() -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The state: tensors, and values that JSON can hold."""
-    tensors = {"cpu": torch.get_rng_state()} | {
-        str(device): _module(device).get_rng_state(device) for device in _devices()
-    }
+    tensors = {"cpu": torch.get_rng_state()}
+    for device in _devices():
+        tensors[str(device)] = torch.get_device_module(device).get_rng_state(device)
     kind, keys, *rest = np.random.get_state(legacy=True)
     return tensors, {"python": random.getstate(), "numpy": [kind, np.asarray(keys).tolist(), *rest]}
 
@@ -37,7 +37,7 @@ def restore(tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
         )
     for name, device in devices.items():
         if name in tensors:
-            _module(device).set_rng_state(tensors[name].cpu(), device)
+            torch.get_device_module(device).set_rng_state(tensors[name].cpu(), device)
     version, internal, gauss = plain["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, *rest = plain["numpy"]
@@ -71,8 +71,3 @@ def _devices() -> list[torch.device]:
         return []
     count = torch.accelerator.device_count()
     return [torch.device(accelerator.type, index) for index in range(count)]
-
-
-def _module(device: torch.device) -> Any:
-    """Module of torch for a kind of device, such as `torch.cuda`."""
-    return torch.get_device_module(device)

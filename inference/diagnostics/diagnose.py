@@ -12,6 +12,7 @@ prompts. An estimate of a divergence near 0 may be negative, and is not clamped.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -102,14 +103,8 @@ def diagnose(
     num_prior_draws = whole_number("num_prior_draws", num_prior_draws, why="draws from the prior")
     chunk = whole_number("chunk", chunk, why="responses handled at a time")
     if prior_sample is None:
-        prior_sample = sample_prior(
-            model,
-            prompts,
-            num_prior_draws,
-            independent=True,
-            log_likelihood_bound=log_likelihood_bound,
-            chunk=chunk,
-        )
+        draw = partial(sample_prior, model, prompts, num_prior_draws, independent=True)
+        prior_sample = draw(log_likelihood_bound=log_likelihood_bound, chunk=chunk)
     got = instance("prior_sample", prior_sample, PriorSample).response.shape[1]
     if got != len(prompts):
         raise ValueError(

@@ -49,7 +49,11 @@ class LeaveOneOut_ELBO(SurrogateLoss, Trace_ELBO):  # noqa: N801 - named as Pyro
         with SameResponses():
             [(model_trace, guide_trace)] = self._get_traces(model, guide, args, kwargs)
         _check_guide_sites(model_trace, guide_trace)
-        shared = _shared_plates(model_trace, guide_trace)
+        sites = _sample_sites(model_trace) + _sample_sites(guide_trace)
+        stacks = [
+            [plate for plate in site["cond_indep_stack"] if plate.vectorized] for site in sites
+        ]
+        shared = set.intersection(*({plate.dim for plate in stack} for stack in stacks))
         log_joint = _total([site["log_prob"] for site in _sample_sites(model_trace)], shared)
         log_guide = _total([site["log_prob"] for site in _sample_sites(guide_trace)], shared)
         score = _total([_score(site) for site in _sample_sites(guide_trace)], shared)
@@ -87,13 +91,6 @@ def _is_latent(site: dict) -> bool:
 
 def _sample_sites(trace: Trace) -> list[dict]:
     return [site for site in trace.nodes.values() if site["type"] == "sample"]
-
-
-def _shared_plates(*traces: Trace) -> set[int]:
-    """Dimensions, counted from the right, of the plates around every sample site of the traces."""
-    stacks = [site["cond_indep_stack"] for trace in traces for site in _sample_sites(trace)]
-    plates = ({plate.dim for plate in stack if plate.vectorized} for stack in stacks)
-    return set.intersection(*plates)
 
 
 def _score(site: dict) -> Tensor:

@@ -61,14 +61,8 @@ def annealed(
 ) -> Posterior:
     """Annealed SMC that draws `num_samples` responses over all temperatures and moves together."""
     particles = max(2, whole_number("num_samples", num_samples) // (1 + TEMPERATURES * MOVES))
-    return annealed_smc(
-        model,
-        prompts,
-        guide=guide,
-        num_samples=particles,
-        num_temperatures=TEMPERATURES,
-        moves=MOVES,
-    )
+    temper = partial(annealed_smc, num_temperatures=TEMPERATURES, moves=MOVES)
+    return temper(model, prompts, guide=guide, num_samples=particles)
 
 
 SAMPLERS: dict[str, Sampler] = {

@@ -8,6 +8,7 @@ response drawn from the weighted particles of a run, upper - lower is at least
 KL(q || p*) + KL(p* || q). With one particle, lower is the ELBO and the gap is exactly that sum.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -77,16 +78,11 @@ def log_z_bounds(
             "posterior_sample has a row that is no response: what follows its end is not padding"
         )
 
+    run = partial(sequential_monte_carlo, model, prompts, guide=guide, num_samples=num_samples)
+
     def log_z_hat(retained: Tensor | None) -> Tensor:
-        posterior = sequential_monte_carlo(
-            model,
-            prompts,
-            guide=guide,
-            num_samples=num_samples,
-            twist=twist,
-            resampling=multinomial,
-            ess_threshold=ess_threshold,
-            retained=retained,
+        posterior = run(
+            twist=twist, resampling=multinomial, ess_threshold=ess_threshold, retained=retained
         )
         is_impossible = posterior.log_weight[0].isneginf()  # particle 0 is the retained sample
         if retained is not None and (place := first_index(is_impossible)) is not None:

@@ -101,7 +101,16 @@ def sequential_monte_carlo(
             for stream in {target, proposal}:
                 stream.extend(particles.response[..., t - 1].flatten(), rows)
         particles.weigh(log_likelihood_at(model, prompts, particles.response) - particles.log_psi)
-        return as_posterior(particles, prompts)
+    log_weight = particles.log_weight
+    check_support(log_weight, prompts.texts)
+    diagnostics = {
+        "num_resamplings": particles.num_resamplings,
+        "effective_sample_size": effective_sample_size(log_weight),
+        "num_distinct": num_distinct(particles.response, log_weight),
+        "num_roots": num_distinct(particles.root[..., None], log_weight),
+    }
+    log_z = particles.log_z + log_mean(log_weight)
+    return Posterior(particles.response, log_weight, log_z, diagnostics)
 
 
 @dataclass
@@ -213,16 +222,3 @@ def weigh_by_twist(
     log_psi = torch.where(ended_before, particles.log_psi, log_psi.double())
     particles.weigh(log_psi - particles.log_psi)
     particles.log_psi = log_psi
-
-
-def as_posterior(particles: Particles, prompts: Prompts) -> Posterior:
-    """Return the finished particles with their diagnostics, if a weight is positive."""
-    response, log_weight = particles.response, particles.log_weight
-    check_support(log_weight, prompts.texts)
-    diagnostics = {
-        "num_resamplings": particles.num_resamplings,
-        "effective_sample_size": effective_sample_size(log_weight),
-        "num_distinct": num_distinct(response, log_weight),
-        "num_roots": num_distinct(particles.root[..., None], log_weight),
-    }
-    return Posterior(response, log_weight, particles.log_z + log_mean(log_weight), diagnostics)

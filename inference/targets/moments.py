@@ -238,21 +238,18 @@ class _Dual:
             solution = minimize(dual, solution, jac=True, **method, options=options).x
             for _ in range(POLISH):
                 solution = solution - np.linalg.pinv(self.hessian(solution)) @ dual(solution)[1]
-            self._check_converged(solution)
+            scale = self.scale.numpy()
+            error = np.abs(dual(solution)[1]) * scale
+            spread = np.sqrt(np.diag(self.hessian(solution)).clip(min=0)) * scale
+            if (error > CONVERGED * spread + self.rounding.numpy()).any():
+                fault = (
+                    f"the moments are off by up to {error.max():.1e}. Ask for less, or draw more"
+                )
+                raise RuntimeError(f"the multipliers did not converge: {fault}")
         else:
             bounds = [(-LIMIT, LIMIT)] * len(solution)
             solution = minimize(dual, solution, jac=True, bounds=bounds, method="L-BFGS-B").x
         return torch.where(self.free, torch.from_numpy(solution) / self.scale, 0.0)
-
-    def _check_converged(self, scaled: NDArray) -> None:
-        scale = self.scale.numpy()
-        error = np.abs(self.value_and_gradient(scaled)[1]) * scale
-        spread = np.sqrt(np.diag(self.hessian(scaled)).clip(min=0)) * scale
-        if (error > CONVERGED * spread + self.rounding.numpy()).any():
-            raise RuntimeError(
-                f"the multipliers did not converge: the moments are off by up to {error.max():.1e}."
-                " Ask for less, or draw more"
-            )
 
     def standard_errors(self, multipliers: Tensor, exact: bool) -> list[float]:
         """Standard errors of the multipliers, by the delta method."""

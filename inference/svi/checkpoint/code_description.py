@@ -71,12 +71,9 @@ def _is_below_installed(file: str) -> bool:
     return str(Path(file).resolve()).startswith(INSTALLED)
 
 
-def _compiled(code: CodeType) -> tuple[Any, ...]:
-    constants = [_constant(constant) for constant in code.co_consts]
-    return (code.co_code, constants, code.co_names, code.co_varnames)
-
-
-def _constant(constant: Any) -> Any:
-    if isinstance(constant, CodeType):
-        return _compiled(constant)
-    return sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant
+def _compiled(code: Any) -> Any:
+    """Contents of compiled code, or of one of the constants in it."""
+    if isinstance(code, CodeType):
+        constants = [_compiled(constant) for constant in code.co_consts]
+        return (code.co_code, constants, code.co_names, code.co_varnames)
+    return sorted(map(repr, code)) if isinstance(code, frozenset) else code
