@@ -21,9 +21,10 @@ import torch
 from experiments.shared.argument_types import Count, Only, Threads, chosen, count
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import text_table
-from experiments.shared.timing import SVIStep, take_turns
-from experiments.shared.worlds import WORLDS, WorldName, guide_for
+from experiments.shared.worlds import WORLDS, WorldName
+from guides import GUIDES
 from inference import OBJECTIVES
+from inference.diagnostics.timing import SVIStep, take_turns
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def main(args: StepCost) -> dict[str, float]:
     world = WORLDS[args.world]()
     steps = {}
     for name in dict.fromkeys(["trace", *names]):
-        guide = guide_for(name, world.model.prior)
+        guide = GUIDES[OBJECTIVES[name].guide].make(world.model.prior)
         objective = OBJECTIVES[name](num_particles=world.particles)
         steps[name] = SVIStep(world.model, guide, objective, world.prompts)
     take_turns(steps, args.warm_up)

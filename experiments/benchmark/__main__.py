@@ -37,7 +37,7 @@ from experiments.benchmark.report import BY_HAND, OURS, report, time_parts
 from experiments.benchmark.steps import Benchmark, ByHand, Ours
 from experiments.benchmark.trl_trainer import take_turns_with_trl
 from experiments.shared.command_line import run_script
-from experiments.shared.timing import Step, take_turns
+from inference.diagnostics.timing import Step, take_turns
 
 
 def main(args: Benchmark) -> None:

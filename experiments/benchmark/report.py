@@ -12,8 +12,8 @@ from torch import Tensor
 from experiments.benchmark.steps import Benchmark, ByHand
 from experiments.benchmark.trl_trainer import TRL
 from experiments.shared.tables import text_table
-from experiments.shared.timing import Seconds, Step, medians, ratio
 from inference import FusedOptimizer
+from inference.diagnostics.timing import Seconds, Step, medians, ratio
 from model import ResponseDistribution
 
 OURS, BY_HAND = "ours, SVI.step", "by hand, torch"

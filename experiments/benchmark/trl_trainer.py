@@ -9,7 +9,7 @@ import torch
 from transformers import PrinterCallback, TrainerCallback
 
 from experiments.benchmark.steps import Benchmark, reward
-from experiments.shared.timing import Seconds, Step, now, since, take_turns
+from inference.diagnostics.timing import Seconds, Step, now, since, take_turns
 
 TRL = "TRL, RLOOTrainer"
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from experiments.shared.refusals import one_line
 from experiments.shared.training import early_stops, record_early_stop
-from experiments.shared.worlds import WORLDS, World, guide_for
+from experiments.shared.worlds import WORLDS, World
 from experiments.shared.zoo import NUM_SAMPLES, Job, Result, fit_guide, measure_guide
 from guides import GUIDES, Guide
 from inference import (
@@ -53,8 +53,8 @@ def run(job: Job) -> Result:
 def train(world: World, name: str, num_steps: int, seed: int) -> Guide:
     """Train the guide of an objective on a budget of so many batches."""
     objective = OBJECTIVES[name](num_particles=world.particles)
-    guide = guide_for(name, world.model.prior)
     family = OBJECTIVES[name].guide
+    guide = GUIDES[family].make(world.model.prior)
     rate = world.learning_rates.get(family, GUIDES[family].learning_rate)
     # an objective with epochs takes several steps on each batch
     num_steps *= getattr(objective, "epochs", 1)

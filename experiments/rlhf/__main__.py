@@ -26,6 +26,8 @@ With `--preferences` the data are yours: {"prompt": ..., "chosen": ..., "rejecte
 Held-out preferences test the reward, RUN/reward keeps the reward, and a guide is tuned on it.
 """
 
+from guides.saving import save_guide
+
 from experiments.rlhf.learning import Study
 from experiments.rlhf.options import RLHF
 from experiments.rlhf.report import measure, write_report
@@ -34,7 +36,7 @@ from experiments.shared.claims import Finding, report
 from experiments.shared.command_line import run_script
 from experiments.shared.refusals import blamed, resume_hint
 from experiments.shared.run_folder import RunFolder, new_folder
-from experiments.shared.training import build_guide, save_guide
+from experiments.shared.training import build_guide
 from experiments.shared.workers import set_threads
 from guides import GUIDES
 from inference import LeaveOneOut_ELBO, fit, random_state

@@ -28,10 +28,7 @@ class Check(NamedTuple):
 
 
 class Used(NamedTuple):
-    """Annotation of a type: when the option has an effect, and the reason in words if it has none.
-
-    `when` is a function of the arguments; `unless` reads as in "without --sample".
-    """
+    """Annotation of a type: when an option has an effect; `unless` reads as "without --sample"."""
 
     when: Callable[[Any], Any]
     unless: str
@@ -80,13 +77,11 @@ def _attempt(use: Callable[[Any], object], expected: str = "") -> Check:
 
 
 def _positive(name: str, value: float) -> None:
-    """Check a positive number that float32 can multiply and divide by."""
     positive(name, value)
     finite(name, value, at_least=1e-12, at_most=1e12, why="beyond, nothing is left but rounding")
 
 
 def _check_folder(path: Path) -> None:
-    """Check that a folder exists or can be made."""
     places = (path, *path.absolute().parents)
     existing = next(place for place in places if place.exists() or place.is_symlink())
     if not existing.exists():
@@ -98,9 +93,7 @@ def _check_folder(path: Path) -> None:
 
 
 SOME = _condition(bool, "at least one")
-DISTINCT = _condition(
-    lambda values: 0 < len(values) == len(set(values)), "one or more, all different"
-)
+DISTINCT = _condition(lambda x: 0 < len(x) == len(set(x)), "one or more, all different")
 Count: TypeAlias = Annotated[int, count()]
 Positive: TypeAlias = Annotated[float, Check(_positive)]
 Rate: TypeAlias = Annotated[float, number(above=0, at_most=1e3, why="a learning rate")]
@@ -115,10 +108,8 @@ Length: TypeAlias = Annotated[int, count(1, 100_000, "tokens")]
 Name: TypeAlias = Annotated[str, _condition(lambda text: text.strip() != "", "a name")]
 Device: TypeAlias = Annotated[str, _attempt(named_device)]
 Out: TypeAlias = Annotated[Path, _attempt(_check_folder)]
-TextFile: TypeAlias = Annotated[
-    Path, _attempt(lambda path: path.open("rb").close(), ", expected a text file")
-]
-
+_readable = _attempt(lambda path: path.open("rb").close(), ", expected a text file")
+TextFile: TypeAlias = Annotated[Path, _readable]
 GuideName: TypeAlias = Literal[tuple(GUIDES)]  # type: ignore[valid-type]
 ObjectiveName: TypeAlias = Literal[tuple(OBJECTIVES)]  # type: ignore[valid-type]
 SamplerName: TypeAlias = Literal[tuple(SAMPLERS)]  # type: ignore[valid-type]
@@ -127,15 +118,12 @@ DtypeName: TypeAlias = Literal["float32", "bfloat16", "float64"]
 
 def described(question: str, registry: Mapping[str, Family | Objective | Sampler]) -> str:
     """Help text of an option: a phrase, and a line for each entry of a registry."""
-    lines = [f"{name}: {entry.summary}" for name, entry in registry.items()]
+    lines = (f"{name}: {entry.summary}" for name, entry in registry.items())
     return "\n\n".join([question, *lines])
 
 
 def chosen(only: Sequence[str], names: Iterable[str]) -> list[str]:
-    """Names in `--only`, in the order of all names; all if `--only` is empty.
-
-    Exits if `--only` repeats a name or has an unknown name.
-    """
+    """Names in `--only`, ordered; all if empty. Exits at a name that is unknown or given twice."""
     known = list(names)
     for place, name in enumerate(only):
         if name not in known:

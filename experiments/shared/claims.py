@@ -1,12 +1,10 @@
 """Claims of the literature: findings that a script measures, and the verdict on the claim."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -33,11 +31,8 @@ class Finding(NamedTuple):
     @classmethod
     def of_limits(
         cls, subject: str, values: Iterable[float], *, above: float = -inf, below: float = inf
-    ) -> Finding:
-        """All values lie strictly between two limits. NaN does not.
-
-        The statement is the subject, a name of the values, with values and limits added.
-        """
+    ) -> Self:
+        """All values lie strictly between two limits, and none is NaN; the subject names them."""
         values = list(values)
         numbers = " and ".join(f"{value:.2g}" for value in values)
         limits = {"above": above, "below": below}
@@ -46,7 +41,7 @@ class Finding(NamedTuple):
 
 
 def largest(values: Iterable[float]) -> float:
-    """Largest of some numbers; NaN if one is NaN, so that a finding about the largest fails."""
+    """Largest of some numbers; NaN if one is NaN."""
     return float(np.max(list(values)))
 
 
@@ -75,15 +70,11 @@ def conclude(
     script: str | None,
     tables: Sequence[str],
     findings: Sequence[Finding],
-    stops: Sequence[str] = (),
+    stops: Iterable[str] = (),
 ) -> list[Finding]:
-    """Print the report of a claim script, and return all findings.
+    """Print the report of a script by its docstring, and return all findings.
 
-    Args:
-        script: docstring of the script, see `report`.
-        tables: texts.
-        findings: findings of the script.
-        stops: fits that stopped early, see `training.early_stops`; each is a failed finding.
+    Each of `stops`, fits that stopped early by `training.early_stops`, is a failed finding.
     """
     every = [*findings, *(Finding(stop, False) for stop in stops)]
     print(report(script, tables, every))

@@ -16,7 +16,7 @@ import signal
 import sys
 import traceback
 import typing
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -45,10 +45,7 @@ class Arguments:
             raise SystemExit(str(error)) from error
 
     def completed(self, parse: Callable[[Self], Self]) -> Self:
-        """These arguments, or those of an earlier run that they name.
-
-        `parse` parses the command line again, with other defaults.
-        """
+        """These arguments, or, by `parse` with other defaults, those of a run that they name."""
         return self
 
 
@@ -63,7 +60,7 @@ def run_script(
     Args:
         main: the script. If `main` returns a list of findings, they decide the exit code.
         arguments: dataclass of the arguments.
-        argv: words of the command line; default those of the process.
+        argv: words of the command line; None for those of the process.
     """
     given = sys.argv[1:] if argv is None else argv
     words = [word for word in given if word != "--debug"]
@@ -90,13 +87,17 @@ def run_script(
 
 
 def _parse(words: list[str], arguments: type[A]) -> A:
-    """Arguments that the words of a command line give."""
+    """Arguments by a command line. Exits at an option that has no effect beside the others."""
     given = given_options(words)
     _check_words(words, arguments)
     about = f"{arguments.__doc__}\n\n--debug prints the traceback of a refusal."
     parse = partial(tyro.cli, arguments, args=words, description=about)
     args: A = parse().completed(lambda default: parse(default=default))
-    _check_used(args, given)
+    for name, hint in hints_of(arguments).items():
+        for part in _parts(hint) if name in given else ():
+            if isinstance(part, Used) and not part.when(args):
+                fix = f"has no effect {part.unless}: leave one of them out"
+                raise SystemExit(f"{option(name)} {fix}")
     return args
 
 
@@ -126,17 +127,7 @@ def _check_words(words: Sequence[str], arguments: type[Arguments]) -> None:
             raise SystemExit(f"{name}: {value!r} is no text in UTF-8")
 
 
-def _check_used(args: Arguments, given: Collection[str]) -> None:
-    """Exit at the first given option that has no effect beside the others."""
-    for name, hint in hints_of(type(args)).items():
-        for part in _parts(hint) if name in given else ():
-            if isinstance(part, Used) and not part.when(args):
-                fix = f"has no effect {part.unless}: leave one of them out"
-                raise SystemExit(f"{option(name)} {fix}")
-
-
-hints_of = partial(typing.get_type_hints, include_extras=True)
-"""Type of each field, with its annotations."""
+hints_of = partial(typing.get_type_hints, include_extras=True)  # with the annotations
 
 
 def option(field: str) -> str:
@@ -189,8 +180,7 @@ def _until_nobody_reads() -> Iterator[None]:
             yield
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:
-        # What is still in the buffer goes nowhere.
+    except BrokenPipeError:  # the rest of the buffer goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
 

@@ -52,15 +52,9 @@ def smooth(values: Sequence[float], window: int = 10) -> np.ndarray:
 
 
 def plot_frontier(axes: Axes, prior_sample: PriorSample, beta: float) -> float:
-    """Plot reward against KL(p* || p0), nats, for the posteriors of all beta, and of one beta.
+    """Plot reward against KL to the prior for the posteriors of all beta, and of one beta.
 
-    Args:
-        axes: axes of KL and reward.
-        prior_sample: sample of the prior with the log likelihood r/beta.
-        beta: reward per nat.
-
-    Returns:
-        KL(p* || p0) at this beta, nats.
+    The sample of the prior has the log likelihood r/beta. Returns KL(p* || p0) at `beta`, nats.
     """
     _plot_posteriors(axes, prior_sample, beta, np.logspace(-1.5, 1.2, 60))
     kl_posterior, best = prior_sample.frontier([1.0])[0]
@@ -74,10 +68,7 @@ def plane_figure(
 ) -> tuple[Figure, Axes]:
     """Reward against KL to the prior: the posteriors of all beta, and distributions ± 2 errors.
 
-    Args:
-        sample: sample of the prior with the reward as the log likelihood.
-        places: KL(q || p0), nats, and E[r] by name.
-        title: title.
+    The sample of the prior has the reward as log likelihood; `places`, KL(q || p0), nats, and E[r].
     """
     figure, axes = new_axes()
     _plot_posteriors(axes, sample, 1.0, np.logspace(-3, 2, 80))

@@ -1,11 +1,8 @@
 """Run folder: arguments, versions, metrics, checkpoints, guide, figures and page of a run."""
 
-from __future__ import annotations
-
 import html
 import json
 import os
-import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,7 +10,8 @@ from dataclasses import asdict
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
-from typing import Any
+from platform import python_version
+from typing import Any, Self
 
 from experiments.shared.refusals import blamed
 from inference.svi.checkpoint.folder_lock import locked
@@ -25,18 +23,14 @@ DIGEST = "sha256"
 """Key of the digest of a record. Record and digest are in one file, written in one rename."""
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem;
-  color: #222; }}
-table {{ border-collapse: collapse; width: 100%; }}
-th, td {{ text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #ddd;
-  vertical-align: top; }}
-.num {{ font-variant-numeric: tabular-nums; width: 4rem; }}
+<title>{title}</title><style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; }}
+body {{ padding: 0 1rem; color: #222; }} table {{ border-collapse: collapse; width: 100%; }}
+th, td {{ padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #ddd; text-align: left; }}
+td, th {{ vertical-align: top; }} .num {{ font-variant-numeric: tabular-nums; width: 4rem; }}
 .note {{ color: #a33; }}
 figure {{ margin: 1.5rem 0; }} svg {{ max-width: 100%; height: auto; }}
-</style>
-<h1>{title}</h1>
+</style><h1>{title}</h1>
 {body}
 </html>
 """
@@ -47,14 +41,12 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.checkpoints = path / "checkpoints"
-        self.guide = path / "guide"
-        self.arguments = path / "arguments.json"
-        self.metrics = path / "metrics.jsonl"
+        self.checkpoints, self.guide = path / "checkpoints", path / "guide"
+        self.arguments, self.metrics = path / "arguments.json", path / "metrics.jsonl"
         self.report = path / "report.html"
 
     @classmethod
-    def new(cls, parent: Path, name: str) -> RunFolder:
+    def new(cls, parent: Path, name: str) -> Self:
         """Make the folder `PARENT/NAME-DATE-TIME`, with a number at the end if the name exists."""
         stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
         parent.mkdir(parents=True, exist_ok=True)
@@ -69,12 +61,8 @@ class RunFolder:
 
     def write_arguments(self, arguments: Any, inputs: Mapping[str, Any] | None = None) -> None:
         """Write arguments, a dataclass, digests of the files that they name, and versions."""
-        versions = {name: version(name) for name in PACKAGES}
-        record = {
-            "arguments": asdict(arguments),
-            "inputs": dict(inputs or {}),
-            "versions": versions | {"python": platform.python_version()},
-        }
+        versions = {name: version(name) for name in PACKAGES} | {"python": python_version()}
+        record = {"arguments": asdict(arguments), "inputs": inputs or {}, "versions": versions}
         record = json.loads(json.dumps(record, default=str))
         record = {DIGEST: digest_of(record)} | record
         write_atomically(self.arguments, json.dumps(record, indent=2) + "\n")
@@ -89,7 +77,7 @@ class RunFolder:
             file.write(json.dumps(record).encode() + b"\n")
 
     def write_page(self, title: str, parts: Iterable[str]) -> None:
-        """Write the report, one self-contained HTML page, of parts made by the functions below."""
+        """Write `report.html`, one self-contained page, of parts made by the functions below."""
         page = PAGE.format(title=html.escape(title), body="\n".join(parts))
         self.report.write_text(page, encoding="utf-8")
 
@@ -105,8 +93,7 @@ def new_folder(
 ) -> Iterator[RunFolder]:
     """Make and lock a run folder in `args.out`, with the arguments and digests of inputs in it.
 
-    The folder is removed, with the parents made for it, if the code inside fails before it has
-    written a file.
+    The folder and new parents are removed if the code inside fails before writing a file.
     """
     parents = [place for place in (args.out, *args.out.parents) if not place.exists()]
     with blamed(f"--out {args.out}"):

@@ -12,10 +12,7 @@ Pairs = Collection[tuple[str, str | Estimate]]
 
 
 def mean_and_error(runs: Iterable[Mapping[str, float]], name: str) -> tuple[float, float]:
-    """Mean of a metric over runs, and the standard error.
-
-    The mean is NaN if a run lacks the metric or there is no run; the error for fewer than two runs.
-    """
+    """Mean of a metric, NaN if a run lacks the metric, and standard error, NaN for one run."""
     values = np.array([metrics.get(name, math.nan) for metrics in runs])
     has_error = len(values) > 1 and np.isfinite(values).all()
     error = values.std(ddof=1) / math.sqrt(len(values)) if has_error else math.nan
@@ -42,11 +39,10 @@ def cells(runs: Sequence[Mapping[str, float]]) -> list[str]:
 def pair_table(title: str, rows: Mapping[str, Pairs]) -> str:
     """Title, and a table of rows by name, all with the same columns."""
     columns = [column for column, _ in next(iter(rows.values()))]
-    cells = {
-        name: [value if isinstance(value, str) else cell(*value) for _, value in row]
-        for name, row in rows.items()
-    }
-    return f"{title}\n{text_table(columns, cells)}"
+    table = {}
+    for name, row in rows.items():
+        table[name] = [value if isinstance(value, str) else cell(*value) for _, value in row]
+    return f"{title}\n{text_table(columns, table)}"
 
 
 def text_table(columns: Sequence[str], rows: Mapping[str, Sequence[str] | str]) -> str:

@@ -1,11 +1,9 @@
 """Guides of scripts: built by name, trained, saved; and the fits that stop early."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pyro.infer import ELBO
@@ -16,12 +14,9 @@ from inference import Fit, LeaveOneOut_ELBO, fit
 from inference.objectives.reward_only import RewardOnly
 from inference.svi.step import Metrics
 from model import AlignmentModel, LanguageModel, Prompts
-from model.common.digests import saved_together
 
 G = TypeVar("G", bound=Guide)
 Options = dict[str, Any]
-GUIDE_FILE = "guide.json"
-"""Name of the record beside a saved guide."""
 PURE, PENALISED = "reward alone", "with the KL penalty"
 RL: dict[str, Callable[[int], ELBO]] = {PURE: RewardOnly, PENALISED: LeaveOneOut_ELBO}
 """RL without and with the KL penalty, by the number of responses in a step."""
@@ -45,21 +40,10 @@ def train(
     seed: int = 0,
     on_step: Callable[[G, Metrics], None] | None = None,
 ) -> G:
-    """Train a guide in place by `fit` with the default optimiser, and return the guide.
-
-    `on_step` is called with the guide and the metrics after each step.
-    """
-    result = fit(
-        model,
-        guide,
-        prompts,
-        num_steps=num_steps,
-        objective=objective,
-        learning_rate=learning_rate,
-        seed=seed,
-        on_step=None if on_step is None else partial(on_step, guide),
-        progress=False,
-    )
+    """Train a guide in place by `fit`, and return the guide, which `on_step` has as an argument."""
+    after_step = None if on_step is None else partial(on_step, guide)
+    run = partial(fit, objective=objective, learning_rate=learning_rate, seed=seed, progress=False)
+    result = run(model, guide, prompts, num_steps=num_steps, on_step=after_step)
     record_early_stop(result, f"{type(guide).__name__} by {type(objective).__name__}, seed {seed}")
     return guide
 
@@ -80,12 +64,3 @@ def record_early_stop(result: Fit, name: str) -> None:
     stops = _EARLY_STOPS.get()
     if result.stopped_early is not None and stops is not None:
         stops.append(f"{name}: stopped early at {result.stopped_early}")
-
-
-def save_guide(folder: Path, guide: Guide, name: str, options: Options, prompts: Prompts) -> None:
-    """Save a guide in its own format, with the name, options, prompts and vocabulary behind it."""
-    record: Options = {"guide": name, "options": options, "prompts": prompts.texts}
-    record["vocabulary"] = prompts.vocabulary
-    with saved_together(folder) as new:
-        guide.save_pretrained(new)
-        (new / GUIDE_FILE).write_text(json.dumps(record, indent=2) + "\n")

@@ -49,13 +49,13 @@ def run_all(run: Callable[[J], R], jobs: Sequence[J], workers: int) -> Generator
 
 def start_worker() -> None:
     """Give a worker one thread, and end the worker when its parent ends."""
+
+    def end_with_parent() -> None:
+        cast(BaseProcess, parent_process()).join()
+        os._exit(1)
+
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    cast(BaseProcess, parent_process()).join()
-    os._exit(1)
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _run_in_worker(run: Callable[[J], R], job: J) -> R:
@@ -70,8 +70,7 @@ def _run_in_worker(run: Callable[[J], R], job: J) -> R:
 
 @contextmanager
 def _blocked_in_children(signum: signal.Signals) -> Iterator[None]:
-    """Block a signal in the processes that start inside: the parent ends its children itself."""
-    # Children inherit the mask; in this process the signal waits.
+    """Block a signal in the processes that start inside; in this process the signal waits."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signum})
     try:
         yield

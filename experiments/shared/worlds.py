@@ -7,8 +7,8 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from guides import GUIDES, FineTuned, Guide
-from inference import OBJECTIVES, Enumeration, PriorSample, entropy, random_state, sample_prior
+from guides import FineTuned
+from inference import Enumeration, PriorSample, entropy, random_state, sample_prior
 from model import AlignmentModel, LanguageModel, Prompts, TokenReward
 from model.prior.named_priors import load_prior
 from model.prior.untrained import untrained_prior
@@ -20,11 +20,9 @@ MODES = (2, 4)
 
 @dataclass(frozen=True)
 class World:
-    """A posterior, and settings of a fit that suit the posterior.
+    """A posterior of one prompt, and settings of a fit that suit the posterior.
 
     Attributes:
-        model: prior and reward.
-        prompts: one prompt.
         clip_norm: norm that the gradient is scaled down to.
         learning_rates: peak learning rates by family of guides, in place of those in `GUIDES`.
         num_prior_draws: number of prior draws behind the reference; 0 if all responses are listed.
@@ -48,10 +46,9 @@ class World:
         """Draws of the prior if responses cannot be listed: log Z, exact posterior samples."""
         if not self.num_prior_draws:
             return None
-        model, prompts, size = self.model, self.prompts, self.num_prior_draws
-        bound = model.log_likelihood_bound(prompts)
+        problem, bound = (self.model, self.prompts), self.model.log_likelihood_bound(self.prompts)
         with random_state.isolated(0):
-            return sample_prior(model, prompts, size, log_likelihood_bound=bound)
+            return sample_prior(*problem, self.num_prior_draws, log_likelihood_bound=bound)
 
 
 def reference(world: World) -> str:
@@ -62,15 +59,10 @@ def reference(world: World) -> str:
         nats = entropy(log_p).mean().item()
         log_z = world.truth.log_z.mean().item()
         return f"log Z {log_z:.4f}; of the posterior, E[r] {reward:.4f}, entropy {nats:.4f}"
-    assert world.prior_sample is not None
     sample = world.prior_sample
+    assert sample is not None
     estimate = sample.mean(sample.log_likelihood, sample.log_likelihood).times(world.model.beta)
     return f"log Z {sample.log_z()}; of the posterior, E[r] {estimate}"
-
-
-def guide_for(objective: str, prior: LanguageModel) -> Guide:
-    """Guide on which comparisons run the objective."""
-    return GUIDES[OBJECTIVES[objective].guide].make(prior)
 
 
 def moved_guide(prior: LanguageModel, scale: float = 0.02) -> FineTuned:
@@ -85,8 +77,7 @@ def moved_guide(prior: LanguageModel, scale: float = 0.02) -> FineTuned:
 def eight_tokens(seed: int = 2) -> World:
     """A random GPT-2 of 8 tokens, 400 responses of at most 3 tokens; beta is 0.25.
 
-    The reward is the share of positions with token 4 or 6. The seed of the weights sets the
-    distance from prior to posterior.
+    The reward is the share of positions with token 4 or 6. The seed is of the weights.
     """
     prior = untrained_prior(8, max_new_tokens=3, initializer_range=0.15, seed=seed)
 
@@ -120,10 +111,7 @@ def _small_world(prior: LanguageModel, reward: Callable[..., torch.Tensor], beta
 
 @cache
 def film_reviews(num_prior_draws: int = 8192) -> World:
-    """The embedded prior after "The film was": 12 tokens, temperature 0.7.
-
-    The reward is VADER sentiment; beta is 0.1.
-    """
+    """The embedded prior after "The film was": 12 tokens, temperature 0.7; VADER, beta 0.1."""
     prior = load_prior("film-reviews", max_new_tokens=12, temperature=0.7)
     model = AlignmentModel(prior, REWARDS["vader"](prior), beta=0.1)
     return World(model, prior.encode(["The film was"]), num_prior_draws=num_prior_draws)
@@ -133,5 +121,4 @@ WORLDS: dict[str, Callable[[], World]] = {
     function.__name__.replace("_", "-"): function
     for function in (eight_tokens, two_modes, film_reviews)
 }
-"""Worlds by name, for the comparison of algorithms and of guides."""
 WorldName: TypeAlias = Literal[tuple(WORLDS)]  # type: ignore[valid-type]

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 from matplotlib.figure import Figure
@@ -59,11 +58,10 @@ class Result:
     Attributes:
         measured: by name; without quantities that are undefined or unknown, and empty if the
             algorithm refuses the world: `kl_guide_posterior`, `kl_posterior_guide`,
-            `kl_guide_prior`, `log_z_error` (|log Z_hat - log Z|) and `entropy`, nats; `reward`,
-            E[r]; `distinct_2`, share of different pairs of neighbouring tokens among 512
-            responses; `parameters`, number of trained parameters; `seconds`, CPU seconds, of a run
-            or of each step of a guide's fit; `grad_norm` and `worst_start`, KL in nats, of an
-            optimum.
+            `kl_guide_prior`, `log_z_error` and `entropy`, nats; `reward`, E[r]; `distinct_2`, share
+            of different pairs of neighbouring tokens among 512 responses; `parameters`, number of
+            trained parameters; `seconds`, CPU seconds, of a run or of each step of a guide's fit;
+            `grad_norm` and `worst_start`, KL in nats, of an optimum.
         error: standard errors of estimates in `measured`.
         note: why there is no result, or why a fit stopped early; empty otherwise.
         trajectory: KL(q || p0) and E[r] after each step.
@@ -90,15 +88,22 @@ def run_zoo(
     Args:
         args: arguments of the script, with `worlds`, `workers` and `out`.
         name: name of the run folder.
-        run: function of a job.
+        run: function of a job. Each result becomes a line of JSON when the run ends.
         jobs: one for each run.
         reports: by world, a function that prints the table of results, and returns figures by name.
     """
+    results: list[Result] = []
     if not jobs:
         reason = "no name in --only is compared on any of those worlds"
         raise SystemExit(f"--only and --worlds leave nothing to run: {reason}")
     with new_folder(args, name) as folder:
-        results = run_and_write(run, jobs, args.workers, folder.path / "results.jsonl")
+        path, size = folder.path / "results.jsonl", min(args.workers, len(jobs))
+        print(f"{len(jobs)} runs, {size} at a time; each is written to {path} as it ends")
+        hint = resume_hint(lambda: f"The {len(results)} of {len(jobs)} ended runs are in {path}.")
+        with path.open("w") as file, hint, closing(run_all(run, jobs, args.workers)) as finished:
+            for result in tqdm(finished, total=len(jobs), desc="zoo", unit="run"):
+                results.append(result)
+                print(json.dumps(asdict(result)), file=file, flush=True)
         for world in args.worlds:
             print(f"\n{world}: {reference(WORLDS[world]())}")
             of_world = [result for result in results if result.job.world == world]
@@ -108,21 +113,6 @@ def run_zoo(
             for figure_name, figure in reports[world](of_world).items():
                 print(save(figure, folder.path / f"{figure_name}.svg"))
         return results
-
-
-def run_and_write(
-    run: Callable[[Job], Result], jobs: Sequence[Job], workers: int, path: Path
-) -> list[Result]:
-    """Results of all jobs, each written to `path` as a line of JSON when its run ends."""
-    results: list[Result] = []
-    size = min(workers, len(jobs))
-    print(f"{len(jobs)} runs, {size} at a time; each is written to {path} as it ends")
-    hint = resume_hint(lambda: f"The {len(results)} of {len(jobs)} runs that ended are in {path}.")
-    with path.open("w") as file, hint, closing(run_all(run, jobs, workers)) as finished:
-        for result in tqdm(finished, total=len(jobs), desc="zoo", unit="run"):
-            results.append(result)
-            print(json.dumps(asdict(result)), file=file, flush=True)
-    return results
 
 
 def by_name(results: Sequence[Result]) -> dict[str, list[Result]]:

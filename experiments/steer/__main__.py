@@ -28,11 +28,12 @@ from typing import Any
 
 import pyro
 import torch
+from guides.saving import save_guide
 
 from experiments.shared.command_line import run_script
 from experiments.shared.refusals import FAULTS, blamed, resume_hint
 from experiments.shared.run_folder import RunFolder, new_folder
-from experiments.shared.training import build_guide, save_guide
+from experiments.shared.training import build_guide
 from experiments.shared.workers import set_threads
 from experiments.steer.arguments import Steer
 from experiments.steer.checks import check

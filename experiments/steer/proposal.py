@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from guides.saving import GUIDE_FILE
+
 from experiments.shared.refusals import FAULTS, blamed
-from experiments.shared.training import GUIDE_FILE, build_guide
+from experiments.shared.training import build_guide
 from experiments.steer.arguments import Steer
 from guides import GUIDES, Fixed, Guide
 from guides.guide import OtherGuideError

@@ -27,10 +27,10 @@ from experiments.shared import argument_types as types
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.refusals import FAULTS, blamed
 from experiments.shared.tables import text_table
-from experiments.shared.timing import medians, ratio
 from experiments.shared.training import build_guide
 from experiments.step_parts.parts import STEP, SUM, Parts, new_step, peak_memory, time_parts
 from guides import GUIDES
+from inference.diagnostics.timing import medians, ratio
 from model.prior.named_priors import load_prior
 
 CLOCKS = ("CPU", "wall")

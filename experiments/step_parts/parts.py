@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 from transformers import PreTrainedModel
 
-from experiments.shared.timing import Seconds, Step, SVIStep, take_turns
 from guides import Guide
 from inference import LeaveOneOut_ELBO, response_distribution
+from inference.diagnostics.timing import Seconds, Step, SVIStep, take_turns
 from model import AlignmentModel, LanguageModel, Prompts, ResponseDistribution
 from model.registry import REWARDS
 

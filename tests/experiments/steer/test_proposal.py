@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from guides.saving import save_guide
 
-from experiments.shared.training import save_guide
 from experiments.steer.proposal import load_guide
 from guides import GUIDES, FineTuned, Twisted
 from tests.model.tiny import tiny

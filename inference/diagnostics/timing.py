@@ -9,7 +9,8 @@ import pyro
 from pyro.infer import ELBO, SVI
 from pyro.params.param_store import StateDict
 
-from inference import FusedOptimizer, Program
+from inference.programs import Program
+from inference.svi.optimizer.fused import FusedOptimizer
 from model import Prompts
 
 Step = Callable[[], Any]
@@ -18,14 +19,11 @@ Seconds = tuple[float, float]
 
 
 class SVIStep:
-    """A step of SVI in its own scope of Pyro's parameter store.
-
-    The learning rate is so low that the job stays the same from step to step.
-    """
+    """A step of SVI in its own parameter scope, at a rate so low that the job stays the same."""
 
     def __init__(self, model: Program, guide: Program, objective: ELBO, prompts: Prompts) -> None:
-        self.svi = SVI(model, guide, FusedOptimizer(options={"lr": 1e-9}), objective)
         self.prompts = prompts
+        self.svi = SVI(model, guide, FusedOptimizer(options={"lr": 1e-9}), objective)
         self.scope: StateDict = {"params": {}, "constraints": {}}
 
     def __call__(self) -> None:
