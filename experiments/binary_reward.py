@@ -23,12 +23,13 @@ from experiments.shared.argument_types import Count, Positive, Seeds, Threads, c
 from experiments.shared.claims import Finding, conclude, largest
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import cell, pair_table, summary
-from experiments.shared.training import PENALISED, PURE, early_stops, train
+from experiments.shared.training import PENALISED, PURE, train
 from experiments.shared.workers import set_threads
 from guides import FineTuned
 from inference import Enumeration, Estimate, LeaveOneOut_ELBO
 from inference.estimate import expectation
 from inference.svi.ascend import ascend
+from inference.svi.early_stops import early_stops
 from model import AlignmentModel, Pattern, TextReward, grammar_prior
 
 EXACT = 1e-10

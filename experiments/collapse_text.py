@@ -23,11 +23,12 @@ from experiments.shared.argument_types import Count, Positive, Rate, Threads, co
 from experiments.shared.claims import Finding, conclude
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import pair_table, summary
-from experiments.shared.training import PENALISED, PURE, RL, early_stops, train
+from experiments.shared.training import PENALISED, PURE, RL, train
 from experiments.shared.workers import set_threads
 from guides import FineTuned
 from inference import Estimate, joint_at, random_state
 from inference.diagnostics.diagnose import distinct_n
+from inference.svi.early_stops import early_stops
 from model import AlignmentModel, Prompts, TextReward, vader_sentiment
 from model.prior.named_priors import load_prior
 

@@ -26,11 +26,12 @@ from experiments.shared.claims import ClaimArguments, Finding, conclude, largest
 from experiments.shared.command_line import run_script
 from experiments.shared.figures import plane_figure, save_all
 from experiments.shared.tables import cell, pair_table, summary
-from experiments.shared.training import early_stops, train
+from experiments.shared.training import train
 from experiments.shared.workers import set_threads
 from guides import FineTuned
 from inference import BestOfN_ELBO, Enumeration, Estimate, LeaveOneOut_ELBO, PriorSample
 from inference.order_statistics import best_of_n_log_ratio, level_cdf
+from inference.svi.early_stops import early_stops
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 
 EXACT = 1e-10

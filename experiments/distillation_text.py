@@ -19,7 +19,7 @@ from experiments.shared.claims import ClaimArguments, Finding, conclude
 from experiments.shared.command_line import run_script
 from experiments.shared.figures import plane_figure, save_all
 from experiments.shared.tables import Pairs, pair_table
-from experiments.shared.training import early_stops, train
+from experiments.shared.training import train
 from experiments.shared.workers import set_threads
 from guides import FineTuned
 from inference import (
@@ -31,6 +31,7 @@ from inference import (
     sample_prior,
 )
 from inference.order_statistics import best_of_n_log_ratio, level_cdf
+from inference.svi.early_stops import early_stops
 from model import AlignmentModel, TextReward, vader_sentiment
 from model.prior.named_priors import load_prior
 

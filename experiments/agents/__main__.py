@@ -33,10 +33,11 @@ from experiments.shared.claims import ClaimArguments, Finding, conclude
 from experiments.shared.command_line import run_script
 from experiments.shared.figures import new_axes, palette, save_all
 from experiments.shared.tables import Pairs, pair_table, summary
-from experiments.shared.training import early_stops, train
+from experiments.shared.training import train
 from experiments.shared.workers import set_threads
 from guides import FineTuned
 from inference import Enumeration, Estimate, LeaveOneOut_ELBO
+from inference.svi.early_stops import early_stops
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 from model.prior.grammar import SPEAKERS, spoken_sentences
 

@@ -24,11 +24,12 @@ from experiments.shared.claims import ClaimArguments, Finding, conclude
 from experiments.shared.command_line import run_script
 from experiments.shared.figures import save_all
 from experiments.shared.tables import Pairs, pair_table, summary
-from experiments.shared.training import PENALISED, RL, early_stops, train
+from experiments.shared.training import PENALISED, RL, train
 from experiments.shared.workers import set_threads
 from guides import FineTuned
 from inference import Enumeration, Estimate, entropy
 from inference.svi.ascend import ascend
+from inference.svi.early_stops import early_stops
 from inference.svi.step import Metrics
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 

@@ -24,10 +24,11 @@ from experiments.shared.argument_types import Count, Name, Positive, Rate, Seeds
 from experiments.shared.claims import ClaimArguments, Finding, conclude
 from experiments.shared.command_line import run_script
 from experiments.shared.figures import save_all
-from experiments.shared.training import early_stops, train
+from experiments.shared.training import train
 from experiments.shared.workers import set_threads
 from guides import Twisted
 from inference import match_moments, random_state
+from inference.svi.early_stops import early_stops
 from model import AlignmentModel
 from model.prior.named_priors import load_prior
 

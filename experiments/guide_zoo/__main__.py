@@ -37,12 +37,12 @@ from experiments.shared.zoo import Job, Result, run_zoo
 
 REPORTS = {world.WORLD: world.report for world in (gaps, modes, costs)}
 """Functions that print the table of a world and draw its figures."""
-ON_TOKENS = types.used(lambda args: gaps.WORLD in args.worlds, "without the world eight-tokens")
-ON_TEXT = types.used(lambda args: costs.WORLD in args.worlds, "without the world film-reviews")
-TRAINED = types.used(
+ON_TOKENS = types.Used(lambda args: gaps.WORLD in args.worlds, "without the world eight-tokens")
+ON_TEXT = types.Used(lambda args: costs.WORLD in args.worlds, "without the world film-reviews")
+TRAINED = types.Used(
     lambda args: set(args.worlds) != {modes.WORLD}, "where nothing is trained, on two-modes"
 )
-LISTED = types.used(
+LISTED = types.Used(
     lambda args: set(args.worlds) != {costs.WORLD}, "where there is no exact KL, on film-reviews"
 )
 

@@ -7,7 +7,6 @@ from scipy.special import rel_entr
 from torch import Tensor
 
 from experiments.shared.refusals import one_line
-from experiments.shared.training import early_stops, record_early_stop
 from experiments.shared.worlds import WORLDS, World
 from experiments.shared.zoo import NUM_SAMPLES, Job, Result, fit_guide, measure_guide
 from guides import GUIDES, Guide
@@ -22,6 +21,7 @@ from inference import (
     response_distribution,
 )
 from inference.diagnostics.diagnose import distinct_n
+from inference.svi.early_stops import early_stops, record_early_stop
 
 FROM_GUIDE = " from a guide"
 """End of the name of a sampler whose proposal is a trained guide."""

@@ -26,8 +26,6 @@ With `--preferences` the data are yours: {"prompt": ..., "chosen": ..., "rejecte
 Held-out preferences test the reward, RUN/reward keeps the reward, and a guide is tuned on it.
 """
 
-from guides.saving import save_guide
-
 from experiments.rlhf.learning import Study
 from experiments.rlhf.options import RLHF
 from experiments.rlhf.report import measure, write_report
@@ -39,6 +37,7 @@ from experiments.shared.run_folder import RunFolder, new_folder
 from experiments.shared.training import build_guide
 from experiments.shared.workers import set_threads
 from guides import GUIDES
+from guides.saving import save_guide
 from inference import LeaveOneOut_ELBO, fit, random_state
 from model import LanguageModel, Prompts
 from model.preferences import uncertain_model

@@ -19,10 +19,10 @@ InferenceName: TypeAlias = Literal[tuple(REWARD_INFERENCE)]  # type: ignore[vali
 AggregationName: TypeAlias = Literal[tuple(AGGREGATIONS)]  # type: ignore[valid-type]
 HeadName: TypeAlias = Literal[tuple(HEADS)]  # type: ignore[valid-type]
 Size = Annotated[int, types.count(1, 100_000)]
-SIMULATED = types.used(
+SIMULATED = types.Used(
     lambda args: args.preferences is None, "with --preferences, where nothing is simulated"
 )
-FROM_FILE = types.used(lambda args: args.preferences is not None, "without --preferences")
+FROM_FILE = types.Used(lambda args: args.preferences is not None, "without --preferences")
 
 
 @dataclass(frozen=True)

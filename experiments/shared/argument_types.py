@@ -2,7 +2,7 @@
 
 flips: Count = 100
 bias: Annotated[float, number(above=0, below=1)] = 0.5
-budget: Annotated[int, count(), used(lambda args: args.sample is not None, "without --sample")]
+budget: Annotated[int, count(), Used(lambda args: args.sample is not None, "without --sample")]
 """
 
 import os
@@ -32,9 +32,6 @@ class Used(NamedTuple):
 
     when: Callable[[Any], Any]
     unless: str
-
-
-used = Used
 
 
 def count(at_least: int = 1, at_most: int = 10**6, why: str = "more would take days") -> Check:
@@ -97,7 +94,7 @@ DISTINCT = _condition(lambda x: 0 < len(x) == len(set(x)), "one or more, all dif
 Count: TypeAlias = Annotated[int, count()]
 Positive: TypeAlias = Annotated[float, Check(_positive)]
 Rate: TypeAlias = Annotated[float, number(above=0, at_most=1e3, why="a learning rate")]
-Only: TypeAlias = Annotated[tuple[str, ...], used(lambda args: args.only, "where it names nothing")]
+Only: TypeAlias = Annotated[tuple[str, ...], Used(lambda args: args.only, "where it names nothing")]
 Seed: TypeAlias = Annotated[int, count(0, 2**31 - 1)]
 Seeds: TypeAlias = Annotated[int, count(1, 10_000)]
 Threads: TypeAlias = Annotated[int, count(1, 64 * CORES, f"there are {CORES} cores")]

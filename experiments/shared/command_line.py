@@ -146,19 +146,16 @@ def _check(name: str, hint: Any, value: Any) -> None:
     if value is None:
         return
     origin, parts = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        for annotation in parts[1:]:
-            if isinstance(annotation, Check):
-                annotation.check(name, value)
-        _check(name, parts[0], value)
+    if isinstance(hint, Check):
+        hint.check(name, value)
     elif origin is Literal:
         one_of(name, value, parts)
-    elif origin in (Union, UnionType):
-        for part in parts:
-            _check(name, part, value)
     elif origin is tuple:
         for item in value:
             _check(name, parts[0], item)
+    elif origin in (Annotated, Union, UnionType):
+        for part in (*parts[1:], parts[0]):  # annotations before the type
+            _check(name, part, value)
 
 
 def _note(error: BaseException) -> str:

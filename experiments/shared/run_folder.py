@@ -52,11 +52,9 @@ class RunFolder:
         parent.mkdir(parents=True, exist_ok=True)
         for number in count():
             path = parent / (f"{stem}-{number}" if number else stem)
-            try:
+            with suppress(FileExistsError):
                 path.mkdir()
-            except FileExistsError:
-                continue
-            return cls(path)
+                return cls(path)
         raise AssertionError("unreachable: the numbers do not end")
 
     def write_arguments(self, arguments: Any, inputs: Mapping[str, Any] | None = None) -> None:

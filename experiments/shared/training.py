@@ -1,8 +1,6 @@
 """Guides of scripts: built by name, trained, saved; and the fits that stop early."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -10,8 +8,9 @@ from pyro.infer import ELBO
 
 from experiments.shared.refusals import blamed
 from guides import GUIDES, Guide
-from inference import Fit, LeaveOneOut_ELBO, fit
+from inference import LeaveOneOut_ELBO, fit
 from inference.objectives.reward_only import RewardOnly
+from inference.svi.early_stops import record_early_stop
 from inference.svi.step import Metrics
 from model import AlignmentModel, LanguageModel, Prompts
 
@@ -20,7 +19,6 @@ Options = dict[str, Any]
 PURE, PENALISED = "reward alone", "with the KL penalty"
 RL: dict[str, Callable[[int], ELBO]] = {PURE: RewardOnly, PENALISED: LeaveOneOut_ELBO}
 """RL without and with the KL penalty, by the number of responses in a step."""
-_EARLY_STOPS: ContextVar[list[str] | None] = ContextVar("early_stops", default=None)
 
 
 def build_guide(name: str, options: Options, prior: LanguageModel, prompts: Prompts) -> Guide:
@@ -46,21 +44,3 @@ def train(
     result = run(model, guide, prompts, num_steps=num_steps, on_step=after_step)
     record_early_stop(result, f"{type(guide).__name__} by {type(objective).__name__}, seed {seed}")
     return guide
-
-
-@contextmanager
-def early_stops() -> Iterator[list[str]]:
-    """List of the fits inside that stop before their last step, each with the reason."""
-    stops: list[str] = []
-    token = _EARLY_STOPS.set(stops)
-    try:
-        yield stops
-    finally:
-        _EARLY_STOPS.reset(token)
-
-
-def record_early_stop(result: Fit, name: str) -> None:
-    """Add a fit to the list of `early_stops` if the fit stopped early."""
-    stops = _EARLY_STOPS.get()
-    if result.stopped_early is not None and stops is not None:
-        stops.append(f"{name}: stopped early at {result.stopped_early}")

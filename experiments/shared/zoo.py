@@ -28,10 +28,9 @@ Direction = Literal["reverse", "forward"]
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a zoo.
+    """One run of a zoo, of an algorithm or of a guide.
 
     Attributes:
-        name: algorithm or guide.
         num_steps: number of steps of SVI, or of the search for the optimum of a family.
         num_particles: number of responses for each step. A sampler draws as many in all.
         seed: random seed; None for the optimum of a family.
@@ -87,9 +86,7 @@ def run_zoo(
 
     Args:
         args: arguments of the script, with `worlds`, `workers` and `out`.
-        name: name of the run folder.
         run: function of a job. Each result becomes a line of JSON when the run ends.
-        jobs: one for each run.
         reports: by world, a function that prints the table of results, and returns figures by name.
     """
     results: list[Result] = []

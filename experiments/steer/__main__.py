@@ -28,7 +28,6 @@ from typing import Any
 
 import pyro
 import torch
-from guides.saving import save_guide
 
 from experiments.shared.command_line import run_script
 from experiments.shared.refusals import FAULTS, blamed, resume_hint
@@ -46,6 +45,7 @@ from experiments.steer.posterior import build_model, draw_prior
 from experiments.steer.report import Report, sample_texts
 from experiments.steer.resuming import check_inputs, old_folder, own_arguments, resume_command
 from guides import GUIDES, FineTuned, Guide, LoRA
+from guides.saving import save_guide
 from inference import OBJECTIVES, Program, fit, random_state
 from inference.svi.anneal import soften
 from model import AlignmentModel, LanguageModel, Prompts

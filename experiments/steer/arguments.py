@@ -25,10 +25,10 @@ from experiments.shared.argument_types import (
     Seed,
     TextFile,
     Threads,
+    Used,
     count,
     described,
     number,
-    used,
 )
 from experiments.shared.command_line import Arguments
 from experiments.steer.choices import FACTOR_HELP, REWARD_HELP, Choice, read_choices
@@ -42,14 +42,14 @@ GUIDE_HELP = described("q, the guide.", GUIDES)
 OBJECTIVE_HELP = described("Objective of SVI.", OBJECTIVES)
 SAMPLE_HELP = described("Sample the posterior without training a guide, by:", SAMPLERS)
 
-TRAINED = used(lambda args: args.sample is None, "with --sample, which trains nothing")
-SAMPLED = used(lambda args: args.sample is not None, "without --sample")
-NO_FILE = used(lambda args: args.prompts_file is None, "with --prompts-file")
-NO_BUDGET = used(lambda args: not args.beta_budget, "with a budget, which is solved for beta")
-FROM_PRIOR = used(lambda args: args.draws_prior, "with --sample, but for budgets and moments")
-CONSTRAINED = used(lambda args: args.constraint, "where it names nothing")
-WITH_FACTOR = used(lambda args: args.factor, "where it names nothing")
-WITH_MOMENT = used(lambda args: args.moment, "where it names nothing")
+TRAINED = Used(lambda args: args.sample is None, "with --sample, which trains nothing")
+SAMPLED = Used(lambda args: args.sample is not None, "without --sample")
+NO_FILE = Used(lambda args: args.prompts_file is None, "with --prompts-file")
+NO_BUDGET = Used(lambda args: not args.beta_budget, "with a budget, which is solved for beta")
+FROM_PRIOR = Used(lambda args: args.draws_prior, "with --sample, but for budgets and moments")
+CONSTRAINED = Used(lambda args: args.constraint, "where it names nothing")
+WITH_FACTOR = Used(lambda args: args.factor, "where it names nothing")
+WITH_MOMENT = Used(lambda args: args.moment, "where it names nothing")
 
 
 @dataclass(frozen=True)

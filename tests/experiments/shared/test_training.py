@@ -14,11 +14,12 @@ from experiments.agents import __main__ as agents
 from experiments.collapse import __main__ as collapse
 from experiments.distribution_matching import __main__ as distribution_matching
 from experiments.distribution_matching.tasks import PURE
-from experiments.shared.training import early_stops, train
+from experiments.shared.training import train
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
 from guides import FineTuned
 from inference import OBJECTIVES
+from inference.svi.early_stops import early_stops
 from model import AlignmentModel, Pattern, TextReward
 from tests.experiments.diverges import DIVERGES, Diverges
 

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from guides.saving import save_guide
 
 from experiments.steer.proposal import load_guide
 from guides import GUIDES, FineTuned, Twisted
+from guides.saving import save_guide
 from tests.model.tiny import tiny
 
 
