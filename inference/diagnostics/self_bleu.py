@@ -60,8 +60,11 @@ def _of_prompt(rows: list[Gram], n: int) -> float:
         counts = [Counter(row[i : i + k] for i in range(len(row) - k + 1)) for row in rows]
         most = _two_highest(counts)
         for index, grams in enumerate(counts):
-            items = grams.items()
-            matches = sum(min(count, _in_others(most[gram], count)) for gram, count in items)
+            matches = 0
+            for gram, count in grams.items():
+                first, second = most[gram]
+                # the other rows have at most `second` where this row has `first`
+                matches += min(count, second if count == first else first)
             log_precision[index] += math.log((matches or SMOOTHING) / max(1, grams.total())) / n
     lengths = Counter(map(len, rows))
     penalties = [_log_penalty(len(row), lengths) for row in rows]
@@ -77,12 +80,6 @@ def _two_highest(counts: list[Counter[Gram]]) -> dict[Gram, tuple[int, int]]:
             first, second = most.get(gram, (0, 0))
             most[gram] = (max(first, count), max(second, min(first, count)))
     return most
-
-
-def _in_others(most: tuple[int, int], own: int) -> int:
-    """The highest count of a gram in the other rows, for a row with `own` of the gram."""
-    first, second = most
-    return second if own == first else first
 
 
 def _log_penalty(length: int, lengths: Counter[int]) -> float:

@@ -66,7 +66,12 @@ def quasi_rejection_sampling(
                 f"num_samples = {num_samples} leaves no draw after the pilot: draw more, or pass "
                 "`log_bound`"
             )
-        log_bound = _bound_from_pilot(log_weight[:num_pilot], prompts)
+        pilot = log_weight[:num_pilot]
+        fix = "these are the pilot's: draw more, use a guide, or pass `log_bound`"
+        check_support(pilot, prompts.texts, fix)
+        # an order statistic, as interpolation towards -inf has no result
+        quantile = pilot.quantile(PILOT_QUANTILE, dim=0, interpolation="higher")
+        log_bound = torch.where(quantile.isneginf(), pilot.amax(0), quantile)
     log_bound = torch.as_tensor(log_bound, dtype=log_weight.dtype, device=log_weight.device)
     log_bound = log_bound.expand(len(prompts))
     posterior = accept(response, log_weight, log_bound, prompts, num_skipped=num_pilot)
@@ -125,12 +130,3 @@ def quasi_rejection(
         total_variation_bound=1 - (log_z_b - log_z).exp(),
         kl=expectation(p, log_p - log_p_b),
     )
-
-
-def _bound_from_pilot(log_weight: Tensor, prompts: Prompts) -> Tensor:
-    """The 0.99 quantile of the log weights `[M, N]`, `[N]`; the largest where that is -inf."""
-    fix = "these are the pilot's: draw more, use a guide, or pass `log_bound`"
-    check_support(log_weight, prompts.texts, fix)
-    # an order statistic, as interpolation towards -inf has no result
-    quantile = log_weight.quantile(PILOT_QUANTILE, dim=0, interpolation="higher")
-    return torch.where(quantile.isneginf(), log_weight.amax(0), quantile)

@@ -5,7 +5,7 @@ shows in the next step, so the step before can be undone too.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pyro
 import torch
@@ -85,11 +85,9 @@ class Rollback:
 def gives_numbers(guide: Program, prompts: Prompts) -> bool:
     """True unless the guide gives NaN at its parameters; other errors of its code do not count."""
     trial = _SiteTrial()
-    try:
-        with torch.no_grad(), pyro.validation_enabled(False), trial:
-            poutine.trace(guide).get_trace(prompts)
-    except Exception:  # an error of the guide's own code is the error of the step
-        pass
+    # an error of the guide's own code is the error of the step
+    with suppress(Exception), torch.no_grad(), pyro.validation_enabled(False), trial:
+        poutine.trace(guide).get_trace(prompts)
     return trial.sound
 
 

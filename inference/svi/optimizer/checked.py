@@ -70,7 +70,14 @@ class CheckedOptimizer(PyroOptim, ABC):
         if not trained:
             return
         try:
-            norm = self._checked_norm(trained)
+            norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+            self.grad_norm = norm.item()
+            if not math.isfinite(self.grad_norm):
+                raise NonFiniteGradientError(
+                    f"the gradient's norm is {self.grad_norm} at step {self.step_count}; the "
+                    "parameters were left as they were. Look for a log likelihood of -inf, a "
+                    "learning rate too high, or a half-precision guide."
+                )
             self.check_rate()
             self._backup.save(self._entries)
             self._advance_or_undo(trained, norm)
@@ -127,17 +134,6 @@ class CheckedOptimizer(PyroOptim, ABC):
         """Give torch the state from `set_state` of all known parameters."""
         for name in self._state_waiting_to_be_consumed.keys() & self._entries.keys():
             _restore(self._entries[name], *self._state_waiting_to_be_consumed.pop(name))
-
-    def _checked_norm(self, trained: list[Tensor]) -> Tensor:
-        norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-        self.grad_norm = norm.item()
-        if not math.isfinite(self.grad_norm):
-            raise NonFiniteGradientError(
-                f"the gradient's norm is {self.grad_norm} at step {self.step_count}; the "
-                "parameters were left as they were. Look for a log likelihood of -inf, a learning "
-                "rate too high, or a half-precision guide."
-            )
-        return norm
 
     def _check_finite(self) -> None:
         """Check parameters, unconstrained and constrained, and moments."""

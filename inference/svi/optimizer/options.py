@@ -9,13 +9,12 @@ from torch import Tensor
 
 from model.common.checks import finite
 
-AT_LEAST_ZERO = ("lr", "eta", "lrd")
 ABOVE_ZERO = ("clip_norm", "clip_value")
 
 
 def check_options(options: Mapping[str, Any]) -> None:
     """Refuse an option of an optimiser, or of Pyro's clipping, that would ascend the gradient."""
-    for name in (*AT_LEAST_ZERO, *ABOVE_ZERO):
+    for name in ("lr", "eta", "lrd", *ABOVE_ZERO):
         if (value := options.get(name)) is not None:
             number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
             finite(name, number, at_least=0, above=0 if name in ABOVE_ZERO else -math.inf)
