@@ -41,9 +41,10 @@ class Enumeration:
 
     def __init__(self, model: Program, prompts: Prompts) -> None:
         self.prompts = prompts
-        self._same, self._chunk_size = SameResponses(), max(1, CHUNK // len(prompts))
+        self._same = SameResponses()
         with self._same, torch.no_grad():
             self.support = response_distribution(model, prompts, role="model").enumerate_support()
+            self._chunk_size = max(1, CHUNK // len(prompts))  # once the prompts are checked
             joints = [joint_at(model, prompts, chunk) for chunk in self._chunks()]
         log_prior = torch.cat([joint.log_prior for joint in joints])
         self.log_prior = check_normalised(log_prior, f"the prior of {name_of(model)}")
