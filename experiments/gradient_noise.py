@@ -28,10 +28,9 @@ from experiments.shared.argument_types import DISTINCT, Seed, Threads, count, nu
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import pair_table
 from experiments.shared.workers import set_threads
-from experiments.shared.worlds import moved_guide
 from guides import FineTuned
 from inference import LeaveOneOut_ELBO, RewardToGo_ELBO, random_state
-from inference.diagnostics.gradients import elbo_gradient
+from inference.diagnostics.gradients import elbo_gradient, moved_guide
 from inference.objectives import AnalyticKL_ELBO
 from model import AlignmentModel, LanguageModel, Prompts, Reward
 from model.prior.named_priors import load_prior

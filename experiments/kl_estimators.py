@@ -23,10 +23,9 @@ from torch import Tensor
 from experiments.shared.argument_types import Seed, count, number
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import pair_table
-from experiments.shared.worlds import moved_guide
 from guides import FineTuned
 from inference import random_state
-from inference.diagnostics.gradients import relative_error
+from inference.diagnostics.gradients import moved_guide, relative_error
 from inference.diagnostics.kl_estimators import k1, k2, k3
 from model import Prompts, ResponseDistribution, grammar_prior
 from model.prior.grammar import PROMPTS

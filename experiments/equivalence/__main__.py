@@ -24,8 +24,8 @@ from experiments.shared.argument_types import Positive, Seed, Threads, count
 from experiments.shared.claims import Finding, conclude
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.workers import set_threads
-from experiments.shared.worlds import moved_guide
 from inference import Enumeration, random_state
+from inference.diagnostics.gradients import moved_guide
 from inference.estimate import expectation
 from model import AlignmentModel, LanguageModel, TextReward, grammar_prior, vader_sentiment
 from model.prior.named_priors import load_prior

@@ -6,10 +6,9 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from experiments.shared.worlds import moved_guide
 from guides import FineTuned
 from inference import Enumeration, log_guide_at
-from inference.diagnostics.gradients import elbo_gradient, gradient_of, relative_error
+from inference.diagnostics.gradients import elbo_gradient, gradient_of, moved_guide, relative_error
 from model import AlignmentModel, Prompts
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from guides import GUIDES, Family
-from inference import OBJECTIVES, SAMPLERS
 from inference.objectives import Objective
 from inference.samplers import Sampler
 from model.common.checks import finite, positive, whole_number
@@ -108,8 +107,6 @@ Out: TypeAlias = Annotated[Path, _attempt(_check_folder)]
 _readable = _attempt(lambda path: path.open("rb").close(), ", expected a text file")
 TextFile: TypeAlias = Annotated[Path, _readable]
 GuideName: TypeAlias = Literal[tuple(GUIDES)]  # type: ignore[valid-type]
-ObjectiveName: TypeAlias = Literal[tuple(OBJECTIVES)]  # type: ignore[valid-type]
-SamplerName: TypeAlias = Literal[tuple(SAMPLERS)]  # type: ignore[valid-type]
 DtypeName: TypeAlias = Literal["float32", "bfloat16", "float64"]
 
 

@@ -17,10 +17,7 @@ FAULTS = (*BUILT_IN, SafetensorError)
 
 @contextmanager
 def blamed(option: str, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Exit with an option, as on the command line, if the code inside refuses the option's value.
-
-    Errors of types in `also` count as refusals: `FAULTS` where other libraries read files.
-    """
+    """Exit with an option, as on the command line, at a refusal or an error of a type in `also`."""
     try:
         yield
     except Exception as error:

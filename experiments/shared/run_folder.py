@@ -4,7 +4,7 @@ import html
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import version
@@ -19,8 +19,7 @@ from model.common.digests import text_digest
 from model.common.files import write_atomically
 
 PACKAGES = ("torch", "pyro-ppl", "transformers", "numpy", "elbo-rl")
-DIGEST = "sha256"
-"""Key of the digest of a record. Record and digest are in one file, written in one rename."""
+DIGEST = "sha256"  # key of the digest, in the file of the record: one rename writes both
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title><style>
@@ -31,8 +30,7 @@ td, th {{ vertical-align: top; }} .num {{ font-variant-numeric: tabular-nums; wi
 .note {{ color: #a33; }}
 figure {{ margin: 1.5rem 0; }} svg {{ max-width: 100%; height: auto; }}
 </style><h1>{title}</h1>
-{body}
-</html>
+{body}</html>
 """
 
 
@@ -114,15 +112,6 @@ def new_folder(
 def element(tag: str, text: str, kind: str = "") -> str:
     """HTML element `h2`, `p` or `pre` of plain text; a paragraph of kind `note` is a warning."""
     return f'<{tag} class="{kind}">{html.escape(text)}</{tag}>'
-
-
-def html_table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), kind: str = "") -> str:
-    """HTML table of plain texts; the first column is of a kind, `num` for numbers."""
-    lines = ["<tr>" + "".join(element("th", cell) for cell in head) + "</tr>"] if head else []
-    for first, *others in rows:
-        cells = [element("td", first, kind), *(element("td", cell) for cell in others)]
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    return f"<table>{''.join(lines)}</table>"
 
 
 def html_figure(path: Path) -> str:

@@ -31,11 +31,6 @@ def summary(runs: Sequence[Mapping[str, float]]) -> dict[str, Estimate]:
     return {name: Estimate(*mean_and_error(runs, name)) for name in runs[0]}
 
 
-def cells(runs: Sequence[Mapping[str, float]]) -> list[str]:
-    """A cell for each metric of some runs."""
-    return [cell(*estimate) for estimate in summary(runs).values()]
-
-
 def pair_table(title: str, rows: Mapping[str, Pairs]) -> str:
     """Title, and a table of rows by name, all with the same columns."""
     columns = [column for column, _ in next(iter(rows.values()))]

@@ -1,4 +1,4 @@
-"""Guides of scripts: built by name, trained, saved; and the fits that stop early."""
+"""Guides of scripts: built by name, and trained."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +18,6 @@ G = TypeVar("G", bound=Guide)
 Options = dict[str, Any]
 PURE, PENALISED = "reward alone", "with the KL penalty"
 RL: dict[str, Callable[[int], ELBO]] = {PURE: RewardOnly, PENALISED: LeaveOneOut_ELBO}
-"""RL without and with the KL penalty, by the number of responses in a step."""
 
 
 def build_guide(name: str, options: Options, prior: LanguageModel, prompts: Prompts) -> Guide:

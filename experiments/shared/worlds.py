@@ -7,15 +7,13 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from guides import FineTuned
 from inference import Enumeration, PriorSample, entropy, random_state, sample_prior
 from model import AlignmentModel, LanguageModel, Prompts, TokenReward
 from model.prior.named_priors import load_prior
 from model.prior.untrained import untrained_prior
 from model.registry import REWARDS
 
-MODES = (2, 4)
-"""Words of the modes of `two_modes`, the heavier mode first."""
+MODES = (2, 4)  # words of the modes of `two_modes`, the heavier mode first
 
 
 @dataclass(frozen=True)
@@ -56,21 +54,12 @@ def reference(world: World) -> str:
     if world.truth is not None:
         log_p = world.truth.log_posterior
         reward = (log_p.exp() * world.truth.log_likelihood).sum(0).mean().item() * world.model.beta
-        nats = entropy(log_p).mean().item()
-        log_z = world.truth.log_z.mean().item()
+        nats, log_z = entropy(log_p).mean().item(), world.truth.log_z.mean().item()
         return f"log Z {log_z:.4f}; of the posterior, E[r] {reward:.4f}, entropy {nats:.4f}"
     sample = world.prior_sample
     assert sample is not None
     estimate = sample.mean(sample.log_likelihood, sample.log_likelihood).times(world.model.beta)
     return f"log Z {sample.log_z()}; of the posterior, E[r] {estimate}"
-
-
-def moved_guide(prior: LanguageModel, scale: float = 0.02) -> FineTuned:
-    """Guide away from the prior: a copy of the prior with Gaussian noise on its weights."""
-    guide = FineTuned(prior)
-    for parameter in guide.parameters():
-        parameter.data += scale * torch.randn_like(parameter)
-    return guide
 
 
 @cache

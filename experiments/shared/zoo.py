@@ -20,10 +20,8 @@ from guides import Guide
 from inference import Estimate, Fit, FusedOptimizer, cosine, fit
 from inference.diagnostics.measure import measure
 
-NUM_SAMPLES = 1024
-"""Number of guide responses behind an estimate."""
-Direction = Literal["reverse", "forward"]
-"""KL(q || p*) or KL(p* || q)."""
+NUM_SAMPLES = 1024  # guide responses behind an estimate
+Direction = Literal["reverse", "forward"]  # KL(q || p*) or KL(p* || q)
 
 
 @dataclass(frozen=True)

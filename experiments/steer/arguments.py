@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 import tyro
 
@@ -17,11 +17,9 @@ from experiments.shared.argument_types import (
     GuideName,
     Length,
     Name,
-    ObjectiveName,
     Out,
     Positive,
     Rate,
-    SamplerName,
     Seed,
     TextFile,
     Threads,
@@ -37,6 +35,9 @@ from experiments.steer.report import without_folders
 from experiments.steer.resuming import read_record, restored
 from guides import GUIDES
 from inference import OBJECTIVES, SAMPLERS
+
+ObjectiveName: TypeAlias = Literal[tuple(OBJECTIVES)]  # type: ignore[valid-type]
+SamplerName: TypeAlias = Literal[tuple(SAMPLERS)]  # type: ignore[valid-type]
 
 GUIDE_HELP = described("q, the guide.", GUIDES)
 OBJECTIVE_HELP = described("Objective of SVI.", OBJECTIVES)

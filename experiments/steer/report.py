@@ -2,14 +2,14 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from experiments.shared.run_folder import RunFolder, element, html_figure, html_table
+from experiments.shared.run_folder import RunFolder, element, html_figure
 from experiments.steer.expectations import Expectations, Measurement, PosteriorMeasurement, observe
 from inference import Estimate, Program, response_distribution
 from model import AlignmentModel, Prompts
@@ -180,3 +180,12 @@ def _shown(reward: float) -> str:
 
 def _or_unknown(estimate: Estimate | None) -> str:
     return "unknown" if estimate is None else str(estimate)
+
+
+def html_table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), kind: str = "") -> str:
+    """HTML table of plain texts; the first column is of a kind, `num` for numbers."""
+    lines = ["<tr>" + "".join(element("th", cell) for cell in head) + "</tr>"] if head else []
+    for first, *others in rows:
+        cells = [element("td", first, kind), *(element("td", cell) for cell in others)]
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return f"<table>{''.join(lines)}</table>"

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from guides import FineTuned
 from inference.programs import parameter_scope
-from model import AlignmentModel, Prompts
+from model import AlignmentModel, LanguageModel, Prompts
 
 
 def elbo_gradient(
@@ -28,3 +28,11 @@ def gradient_of(module: nn.Module) -> Tensor:
 def relative_error(gradient: Tensor, expected: Tensor) -> float:
     """Norm of the difference over the norm of the expected gradient."""
     return ((gradient - expected).norm() / expected.norm()).item()
+
+
+def moved_guide(prior: LanguageModel, scale: float = 0.02) -> FineTuned:
+    """Guide away from the prior: a copy of the prior with Gaussian noise on its weights."""
+    guide = FineTuned(prior)
+    for parameter in guide.parameters():
+        parameter.data += scale * torch.randn_like(parameter)
+    return guide

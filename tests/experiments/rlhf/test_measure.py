@@ -5,8 +5,8 @@ import re
 import pytest
 
 from experiments.rlhf.report import measure
-from experiments.shared.worlds import moved_guide
 from inference import Enumeration
+from inference.diagnostics.gradients import moved_guide
 from model import AlignmentModel, TextReward
 from tests.experiments.rlhf.small import gold
 

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.shared.worlds import eight_tokens, moved_guide
+from experiments.shared.worlds import eight_tokens
 from experiments.shared.zoo import measure_guide
+from inference.diagnostics.gradients import moved_guide
 
 
 def test_estimates_of_a_guide_are_near_the_exact_measurements():

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from experiments.shared.worlds import moved_guide
 from inference import Enumeration, log_guide_at
+from inference.diagnostics.gradients import moved_guide
 from inference.objectives.reward_only import RewardOnly
 from inference.programs import parameter_scope
 from model import AlignmentModel, TextReward, vader_sentiment
