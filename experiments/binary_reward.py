@@ -86,11 +86,9 @@ def main(args: BinaryReward) -> list[Finding]:
 def measure(log_prob: Tensor, log_prior: Tensor, success: Tensor) -> dict[str, float]:
     """Odds of success, and the distance from the prior within successes and within failures.
 
-    log q and log p0 are `[S, 1]`; `success` is `[S]`, True for a success.
-
-    Returns:
-        The columns of the table; `KL within`, the mean of both KLs under q, nats; `ratio`, the
-        largest change of a log-ratio within a class, nats.
+    log q and log p0 are `[S, 1]`; `success` is `[S]`, True for a success. Beside the columns of the
+    table: `KL within`, the mean of both KLs under q, and `ratio`, the largest change of a log-ratio
+    within a class, nats.
     """
     log_prob, log_prior = log_prob[:, 0], log_prior[:, 0]
     shift, kls, ratios = 0.0, [], []

@@ -37,14 +37,13 @@ from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 EXACT = 1e-10
 LEARNED = 0.2
 """Share of KL(p0 || best of n). A guide with less KL to the best of n has learned it."""
-Sizes = Annotated[tuple[Annotated[int, count(2, 100_000)], ...], DISTINCT]
 
 
 @dataclass(frozen=True)
 class Distillation(ClaimArguments):
     """Train guides towards the best of n and towards posteriors, where all responses are listed."""
 
-    sizes: Sizes = (4, 16)
+    sizes: Annotated[tuple[Annotated[int, count(2, 100_000)], ...], DISTINCT] = (4, 16)
     """Group sizes n of the distilled guides."""
     betas: Annotated[tuple[Positive, ...], DISTINCT] = (0.6, 0.3)
     """Rewards per nat of the guides by SVI."""
@@ -114,10 +113,8 @@ def findings_of(
 ) -> list[Finding]:
     """Findings on the frontier, and on the distance of each distilled guide from the best of n.
 
-    Args:
-        metrics: means over seeds by guide.
-        over: largest reward of a guide above the posterior's.
-        starts: KL(p0 || best of n) by n, nats.
+    `over` is the largest reward of a guide above the posterior's, `starts` KL(p0 || best of n) by n
+    in nats.
     """
     text = f"no guide is above the posteriors, the highest by {over:.1g}"
     findings = [Finding(text, over <= EXACT)]

@@ -22,14 +22,8 @@ from experiments.shared.tables import Pairs, pair_table
 from experiments.shared.training import train
 from experiments.shared.workers import set_threads
 from guides import FineTuned
-from inference import (
-    BestOfN_ELBO,
-    LeaveOneOut_ELBO,
-    PriorSample,
-    diagnose,
-    random_state,
-    sample_prior,
-)
+from inference import BestOfN_ELBO, LeaveOneOut_ELBO, PriorSample, random_state, sample_prior
+from inference.diagnostics.diagnose import diagnose
 from inference.order_statistics import best_of_n_log_ratio, level_cdf
 from inference.svi.early_stops import early_stops
 from model import AlignmentModel, TextReward, vader_sentiment

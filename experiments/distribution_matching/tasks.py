@@ -16,15 +16,8 @@ from pyro.infer import ELBO
 from inference import FDivergence, LeaveOneOut_ELBO
 from inference.objectives.reward_only import RewardOnly
 from inference.targets.moments import MomentMatch
-from model import (
-    AlignmentModel,
-    Constraint,
-    LanguageModel,
-    Pattern,
-    Reward,
-    TextReward,
-    vader_sentiment,
-)
+from model import AlignmentModel, Constraint, LanguageModel, Pattern, Reward, TextReward
+from model.rewards.vader import vader_sentiment
 
 GDC, PURE, PENALISED = "GDC, no RL", "RL, reward alone", "RL with the KL penalty"
 METHODS: dict[str, Callable[[int], ELBO]] = {

@@ -7,7 +7,7 @@ The minimum is the family's approximation gap (Cremer et al. 2018, arXiv 1801.03
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,14 +78,10 @@ def family_optimum(
 
 def descend(truth: Enumeration, guide: Guide, direction: Direction, max_iter: int) -> float:
     """Train a guide in place on the exact KL. Returns the KL that is left, nats."""
-    optimiser = torch.optim.LBFGS(
-        list(guide.trained().values()),
-        max_iter=max_iter,
-        tolerance_grad=1e-9,
-        tolerance_change=1e-10,
-        history_size=50,
-        line_search_fn="strong_wolfe",
-    )
+    tolerance: dict[str, Any] = {"tolerance_grad": 1e-9, "tolerance_change": 1e-10}
+    search: dict[str, Any] = {"max_iter": max_iter, "history_size": 50}
+    parameters = list(guide.trained().values())
+    optimiser = torch.optim.LBFGS(parameters, line_search_fn="strong_wolfe", **tolerance, **search)
 
     def closure() -> float:
         optimiser.zero_grad()

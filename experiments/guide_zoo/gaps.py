@@ -1,7 +1,4 @@
-"""Approximation gap and inference gap of each guide, on the world `eight-tokens`.
-
-KL left by a trained guide = approximation gap + inference gap
-"""
+"""Approximation gap and inference gap of each guide, on the world `eight-tokens`."""
 
 import math
 from collections.abc import Mapping, Sequence

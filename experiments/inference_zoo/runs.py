@@ -10,17 +10,10 @@ from experiments.shared.refusals import one_line
 from experiments.shared.worlds import WORLDS, World
 from experiments.shared.zoo import NUM_SAMPLES, Job, Result, fit_guide, measure_guide
 from guides import GUIDES, Guide
-from inference import (
-    OBJECTIVES,
-    SAMPLERS,
-    Posterior,
-    entropy,
-    importance_sampling,
-    log_likelihood_at,
-    random_state,
-    response_distribution,
-)
+from inference import OBJECTIVES, SAMPLERS, Posterior, importance_sampling, random_state
 from inference.diagnostics.diagnose import distinct_n
+from inference.enumeration import entropy
+from inference.programs import log_likelihood_at, response_distribution
 from inference.svi.early_stops import early_stops, record_early_stop
 
 FROM_GUIDE = " from a guide"

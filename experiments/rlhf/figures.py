@@ -10,12 +10,8 @@ from matplotlib.figure import Figure
 from experiments.shared.figures import GUIDE, PRIOR, new_axes
 from inference.reward_posterior.calibration import Calibration
 
-COLORS = {
-    "mean": "#1f5fa8",
-    "marginal-likelihood": "#c4451c",
-    "lower-bound": "#2e8b57",
-    "minimum": "#8a5fb0",
-}
+COLORS = {"mean": "#1f5fa8", "marginal-likelihood": "#c4451c"}
+COLORS |= {"lower-bound": "#2e8b57", "minimum": "#8a5fb0"}
 
 Line = tuple[Sequence[float], Sequence[float], Sequence[float]]
 """KL, mean gold reward and its standard error."""

@@ -16,17 +16,10 @@ from inference.diagnostics.simulation_based_calibration import simulation_based_
 from inference.reward_posterior import REWARD_INFERENCE
 from inference.reward_posterior.calibration import Calibration, calibrate, predict
 from inference.reward_posterior.ties import tie_strength
-from model.preferences import (
-    AGGREGATIONS,
-    HEADS,
-    BradleyTerry,
-    Comparisons,
-    Features,
-    LinearHead,
-    Preference,
-    RewardPosterior,
-    StandardisedFeatures,
-)
+from model.preferences import AGGREGATIONS, BradleyTerry, Features, Preference, RewardPosterior
+from model.preferences.comparisons import Comparisons
+from model.preferences.heads import HEADS, LinearHead
+from model.preferences.standardised_features import StandardisedFeatures
 
 KLS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """KL(p* || p0) at which gold rewards are tabulated, nats."""
@@ -72,12 +65,8 @@ def check_inference(args: RLHF, features: StandardisedFeatures, train: Sequence[
     comparisons = Comparisons(comparisons.first[:, :few], comparisons.second[:, :few])
     model = BradleyTerry(LinearHead(few), args.prior_scale, flip=args.flip)
     infer = REWARD_INFERENCE[args.inference].infer
-    sizes: dict[str, Any] = {
-        "num_simulations": args.simulations,
-        "num_samples": 19,
-        "seed": args.seed,
-    }
-    ranks = simulation_based_calibration(model, comparisons, infer, **sizes)
+    sizes: dict[str, Any] = {"num_simulations": args.simulations, "num_samples": 19}
+    ranks = simulation_based_calibration(model, comparisons, infer, **sizes, seed=args.seed)
     return (
         f"Simulation-based calibration of {args.inference}, {args.simulations} simulations of "
         f"{len(comparisons.first)} comparisons, {few} weights: p = {ranks.p_value(5):.2g} "

@@ -103,10 +103,8 @@ def write_report(folder: RunFolder, text: str, pictures: Sequence[Path]) -> None
     """Print the report, and write it as text and as a page with the figures."""
     (folder.path / "report.txt").write_text(text + "\n", encoding="utf-8")
     folder.write_page("rlhf", [element("pre", text), *map(html_figure, pictures)])
-    reward = folder.path / "reward"
-    print(
-        f"{text}\n\nOpen {folder.report}; the reward is in {reward}, the guide in {folder.guide}."
-    )
+    page, reward = folder.report, folder.path / "reward"
+    print(f"{text}\n\nOpen {page}; the reward is in {reward}, the guide in {folder.guide}.")
 
 
 def measure(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -18,13 +19,8 @@ from experiments.shared.figures import save
 from experiments.shared.refusals import blamed
 from experiments.shared.tables import text_table
 from model import LanguageModel, vader_sentiment
-from model.preferences import (
-    Features,
-    Preference,
-    read_preferences,
-    split_preferences,
-    write_preferences,
-)
+from model.preferences import Features, Preference
+from model.preferences.data import read_preferences, split_preferences, write_preferences
 
 NEXT_WORD = "next word"
 """Name of the world with responses of one token, where every number is exact."""
@@ -71,9 +67,8 @@ def study_data(args: RLHF, features: Features, split: Split, folder: Path) -> St
 
 def two_worlds(args: RLHF, prior: LanguageModel, gold: Gold) -> list[TextWorld]:
     """The world of single tokens, all listed, and the world of longer responses, drawn."""
-    next_word = LanguageModel(
-        prior.network, prior.tokenizer, max_new_tokens=1, temperature=prior.temperature
-    )
+    parts = prior.network, prior.tokenizer
+    next_word = LanguageModel(*parts, max_new_tokens=1, temperature=prior.temperature)
     every = TextSample.of(next_word, args.word_prompt, gold)
     pool = TextSample.of(prior, args.prompt, gold, max(2, args.draws // 2))
     sample = TextSample.of(prior, args.prompt, gold, args.draws)
@@ -95,11 +90,8 @@ def simulate(args: RLHF, prior: LanguageModel, features: Features, folder: Path)
     worlds = two_worlds(args, prior, gold)
     tables, pictures, runs = [], [], []
     for world in worlds:
-        data_sets = [
-            learning.data_set(args, features, world, size, number, betas)
-            for size in args.num_preferences
-            for number in range(args.seeds)
-        ]
+        cases = product(args.num_preferences, range(args.seeds))
+        data_sets = [learning.data_set(args, features, world, *case, betas) for case in cases]
         runs += (own_runs := [one.run for one in data_sets])
         extent = f"{len(world.sample.texts)} draws, trusted to an effective {args.min_effective:g}"
         if world.sample.responses.exact:

@@ -22,14 +22,7 @@ SUM, STEP = "sum", "SVI.step"
 
 
 class Parts:
-    """One decode, and two scorings of its responses.
-
-    Args:
-        prior: p0.
-        guide: a guide whose distribution is a Hugging Face network's.
-        prompts: N prompts.
-        num_particles: number of responses to each prompt.
-    """
+    """One decode, and two scorings of its responses, for a guide that is a Hugging Face network."""
 
     def __init__(
         self, prior: LanguageModel, guide: Guide, prompts: Prompts, num_particles: int
