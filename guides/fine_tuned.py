@@ -103,10 +103,8 @@ def _select(network: PreTrainedModel, subset: Subset, num_layers: int) -> list[n
     if subset == "last-layers":
         blocks = _blocks(network)
         if not 1 <= num_layers <= len(blocks):
-            raise ValueError(
-                f"num_layers is {num_layers}, expected between 1 and the network's {len(blocks)} "
-                "blocks"
-            )
+            most = f"the network's {len(blocks)} blocks"
+            raise ValueError(f"num_layers is {num_layers}, expected between 1 and {most}")
         return list(blocks[-num_layers:].parameters())
     norms = [m for m in network.modules() if "norm" in type(m).__name__.lower()]
     biases = [p for name, p in network.named_parameters() if name.endswith("bias")]
@@ -118,7 +116,6 @@ def _blocks(network: PreTrainedModel) -> nn.ModuleList:
     depth = network.config.get_text_config().num_hidden_layers
     lists = [m for m in network.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
     if not lists:
-        raise ValueError(
-            f"{type(network).__name__} has no list of its {depth} blocks: choose another subset"
-        )
+        kind = type(network).__name__
+        raise ValueError(f"{kind} has no list of its {depth} blocks: choose another subset")
     return lists[0]

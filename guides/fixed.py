@@ -25,9 +25,8 @@ class Fixed(Guide):
         super().__init__()
         if isinstance(source, type | PreTrainedModel) or not callable(source):
             got = source if isinstance(source, str | type) else type(source).__name__
-            raise TypeError(
-                f"source is {got}, expected a guide, a `LanguageModel` or a function of prompts"
-            )
+            expected = "a guide, a `LanguageModel` or a function of prompts"
+            raise TypeError(f"source is {got}, expected {expected}")
         if isinstance(source, nn.Module) and any(p.requires_grad for p in source.parameters()):
             frozen = [parameter for parameter in source.parameters() if not parameter.requires_grad]
             source = copy_sharing(source, frozen).requires_grad_(False)

@@ -1,13 +1,13 @@
 """Guides with parameters of their own, which share only the response space with the prior."""
 
-from abc import abstractmethod
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from guides.guide import Guide, check_prior
 from model import LanguageModel, Prompts, ResponseDistribution, ResponseSpace
+from model.prior.decoder import Decoder
 
 
 def like(prior: LanguageModel) -> Tensor:
@@ -23,7 +23,7 @@ class Rows(tuple[Tensor, ...]):
         return type(self)(tensor[rows] for tensor in self)
 
 
-class FromScratch(Guide):
+class FromScratch(Guide, Decoder):
     """Abstract autoregressive guide that is its own `Decoder`; subclasses add `start` and `extend`.
 
     Args:
@@ -48,11 +48,3 @@ class FromScratch(Guide):
 
     def distribution(self, prompts: Prompts) -> ResponseDistribution:
         return ResponseDistribution(self, prompts, self.space)
-
-    @abstractmethod
-    def start(self, prompts: Prompts) -> tuple[Tensor, Any]:
-        """See `Decoder`."""
-
-    @abstractmethod
-    def extend(self, state: Any, ids: Tensor) -> tuple[Tensor, Any]:
-        """See `Decoder`."""

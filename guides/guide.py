@@ -29,10 +29,7 @@ class OtherGuideError(ValueError):
 
 def check_prior(prior: object) -> LanguageModel:
     """Return the prior of a guide, or raise `TypeError` if it is no `LanguageModel`."""
-    why = (
-        "`LanguageModel.from_pretrained` loads one from a folder, and `LanguageModel(network, "
-        "tokenizer, max_new_tokens=...)` wraps a network"
-    )
+    why = "`LanguageModel.from_pretrained` loads one, and `LanguageModel(...)` wraps a network"
     return instance("prior", prior, LanguageModel, why=why)
 
 
@@ -59,7 +56,7 @@ class Guide(nn.Module, ABC):
         """Register the parameters and sample the site `response`: token ids `[..., N, T]`."""
         self.eval()
         pyro.module("guide", self)
-        _check_registered("guide", self)
+        _check_registered(self)
         with pyro.plate("prompts", len(prompts), dim=-1):
             return pyro.sample("response", self.distribution(prompts))
 
@@ -132,13 +129,13 @@ def _kind(tensor: Tensor) -> str:
     return f"shape {tuple(tensor.shape)} in {str(tensor.dtype).removeprefix('torch.')}"
 
 
-def _check_registered(name: str, module: nn.Module) -> None:
+def _check_registered(guide: nn.Module) -> None:
     """Raise if `pyro.module` silently kept an older tensor, or copied a non-contiguous tensor."""
     store = pyro.get_param_store()
-    for key, parameter in module.named_parameters():
-        if parameter.requires_grad and store[f"{name}$$${key}"] is not parameter:
+    for key, parameter in guide.named_parameters():
+        if parameter.requires_grad and store[f"guide$$${key}"] is not parameter:
             raise GuideRegistrationError(
-                f"Pyro's parameter store holds another tensor for {name}.{key}, so training would "
+                f"Pyro's parameter store holds another tensor for guide.{key}, so training would "
                 "not reach this guide: use `inference.fit`, call `pyro.clear_param_store()` first, "
                 "or make the parameter contiguous"
             )

@@ -119,9 +119,8 @@ class LoRA(Guide):
         relevant = [key for key in keys if not IRRELEVANT.fullmatch(key)]
         if differing := [key for key in relevant if got.get(key) != expected.get(key)]:
             faults = [f"{key} {got.get(key)}, expected {expected.get(key)}" for key in differing]
-            raise OtherGuideError(
-                f"{folder} is of an adapter with other settings: it has {'; '.join(faults)}"
-            )
+            fault = f"an adapter with other settings: {'; '.join(faults)}"
+            raise OtherGuideError(f"{folder} is of {fault}")
         load_into(self._weights(), adapter_weights(folder), str(folder))
 
     @torch.no_grad()

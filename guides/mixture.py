@@ -79,9 +79,8 @@ class Mixture(Guide):
             name, why = "the distribution of a component", "token by token"
             instance(name, part, ResponseDistribution, why=why)
             if (difference := parts[0].space.difference(part.space)) is not None:
-                raise OtherLanguageModelError(
-                    f"components have different responses, with {difference}: expected the same"
-                )
+                fault = f"components have different responses, with {difference}"
+                raise OtherLanguageModelError(f"{fault}: expected the same")
         decoder = _MixtureDecoder(parts, self.logits)
         return ResponseDistribution(decoder, prompts, parts[0].space)
 

@@ -1,11 +1,7 @@
-"""Recurrent: q(x) = prod_t softmax(W h_t)[x_t], h_t = GRU(h_{t-1}, x_{t-1}).
-
-Cho et al. 2014, arXiv 1406.1078.
-"""
-
-from __future__ import annotations
+"""Recurrent: a GRU with state h_t, x_t ~ softmax(W h_t) (Cho et al. 2014, arXiv 1406.1078)."""
 
 from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +13,14 @@ from model.common.checks import whole_number
 WIDEST = 65_536  # wider than any network beside which the guide could be of use
 
 
-@dataclass(frozen=True)
-class GRUState:
+class GRUState(NamedTuple):
     """`memory` `[layers, B, H]` of B sequences; `hidden` `[B, L, H]` of the L tokens read last."""
 
     memory: Tensor
     hidden: Tensor
 
-    def select(self, rows: Tensor) -> GRUState:
-        return GRUState(self.memory[:, rows], self.hidden[rows])
+    def select(self, rows: Tensor) -> Self:
+        return type(self)(self.memory[:, rows], self.hidden[rows])
 
 
 @dataclass(frozen=True)

@@ -149,9 +149,8 @@ class SoftPrompt(Guide):
     def load_pretrained(self, folder: str | Path) -> None:
         kind, expected = adapter_config(folder)["peft_type"], PEFT_TYPES[self.kind]
         if kind != expected:
-            raise OtherGuideError(
-                f"{folder} is of another guide: peft calls it {kind}, not {expected}"
-            )
+            fault = f"peft calls it {kind}, not {expected}"
+            raise OtherGuideError(f"{folder} is of another guide: {fault}")
         load_into({NAME: self.virtual_tokens}, adapter_weights(folder), str(folder))
 
 
@@ -169,9 +168,8 @@ def _of_text(prior: LanguageModel, text: str, num_tokens: int) -> Tensor:
     """Input embeddings of a text, repeated or cut, `[M, H]`."""
     ids = token_rows(prior.tokenizer, [text])[0]
     if not ids:
-        raise ValueError(
-            f"text is {text!r}, which has no tokens: write at least one, or leave it out"
-        )
+        fix = "write at least one, or leave it out"
+        raise ValueError(f"text is {text!r}, which has no tokens: {fix}")
     return _embedded(prior, list(islice(cycle(ids), num_tokens)))
 
 

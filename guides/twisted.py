@@ -107,21 +107,18 @@ class Twisted(Guide):
 
     def _twisted(self, logits: Tensor, hidden: Tensor) -> Tensor:
         logits = scaled(logits, self.prior.temperature)
-        twisted = logits + self._psi(hidden)
+        twisted = logits + evaluating(self.head)(hidden)
         if self.top_k is None:
             return twisted
         excluded = torch.ones_like(logits, dtype=torch.bool)
         excluded.scatter_(-1, logits.topk(self.top_k).indices, False)
         return twisted.masked_fill(excluded, -torch.inf)
 
-    def _psi(self, hidden: Tensor) -> Tensor:
-        return evaluating(self.head)(hidden)
-
     def log_twist(self, prompts: Prompts, response: Tensor) -> Tensor:
         """psi(x_<=t), nats, with gradient: `[..., N, T]` for `[..., N, T]`; 0 at padding."""
         prior = self.prior(prompts)
         _, hidden = prior.log_prob_and_hidden(response)
-        log_psi = self._psi(hidden).gather(-1, response[..., None]).squeeze(-1)
+        log_psi = evaluating(self.head)(hidden).gather(-1, response[..., None]).squeeze(-1)
         return log_psi.masked_fill(~prior.space.is_token(response), 0.0)
 
     @torch.no_grad()
@@ -132,5 +129,5 @@ class Twisted(Guide):
         state = state.select(rows)
         if t > 1:
             _, state = self.prior.extend(state, response[..., : t - 1].flatten(0, 1))
-        log_psi = self._psi(state.hidden[:, -1]).gather(-1, response[..., t - 1].flatten()[:, None])
-        return log_psi.view(response.shape[:2])
+        log_psi = evaluating(self.head)(state.hidden[:, -1])
+        return log_psi.gather(-1, response[..., t - 1].flatten()[:, None]).view(response.shape[:2])

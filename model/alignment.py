@@ -12,13 +12,12 @@ import pyro
 import torch
 from torch import Tensor
 
-from model.common.checks import instance, positive
+from model.common.checks import function, instance, positive
 from model.common.provenance import through
 from model.likelihood import (
     Factor,
     HardConstraintSupport,
     Reward,
-    check_callable,
     check_made_for,
     check_made_for_beta,
     check_product,
@@ -90,7 +89,7 @@ class AlignmentModel:
         for name, reward in self.rewards.items():
             check_reward(f"reward {name!r}", reward)
         for name, factor in self.factors.items():
-            check_callable(f"factor {name!r}", factor)
+            function(f"factor {name!r}", factor, why="of prompts and responses")
             check_made_for_beta(f"factor {name!r}", factor, self._beta)
         for _, label, piece, _ in self._pieces():
             check_made_for(label, piece, prior.space)

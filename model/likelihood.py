@@ -59,14 +59,9 @@ def parts_of(piece: object) -> Iterator[object]:
         yield from parts_of(part)
 
 
-def check_callable(label: str, piece: object) -> None:
-    """Refuse an object that cannot be called, or a class in place of its instance."""
-    function(label, piece, why="of prompts and responses")
-
-
 def check_reward(label: str, reward: object) -> None:
     """Refuse a class, and a factor, which beta must not divide, alone or inside a reward."""
-    check_callable(label, reward)
+    function(label, reward, why="of prompts and responses")
     for part in parts_of(reward):
         if getattr(part, "unit", None) == "nat":
             raise ValueError(
@@ -79,11 +74,9 @@ def check_made_for(label: str, piece: object, space: ResponseSpace) -> None:
     """Refuse an object whose `language_model` has other responses; a plain function passes."""
     for part in parts_of(piece):
         other = getattr(getattr(part, "language_model", None), "space", None)
-        difference = space.difference(other) if isinstance(other, ResponseSpace) else None
-        if difference is not None:
-            raise OtherLanguageModelError(
-                f"{label} was made for another model than the prior: they have {difference}"
-            )
+        if isinstance(other, ResponseSpace) and (difference := space.difference(other)) is not None:
+            fault = f"made for another model than the prior: they have {difference}"
+            raise OtherLanguageModelError(f"{label} was {fault}")
 
 
 def check_made_for_beta(label: str, factor: object, beta: float | Mapping[str, float]) -> None:

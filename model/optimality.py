@@ -47,9 +47,8 @@ def _optimality(term: Term) -> LogBernoulli:
     """Distribution of O: 1 with probability exp((r - r_max)/beta), or f / f_max."""
     name, log_value, bound = term
     if bound is None:
-        raise ValueError(
-            f"{name!r} has no `upper_bound`: state the bound, or use `AlignmentModel`, without one"
-        )
+        fix = "state the bound, or use `AlignmentModel`, without one"
+        raise ValueError(f"{name!r} has no `upper_bound`: {fix}")
     log_prob = log_value - bound
     if bool((log_prob > ROUNDING * (1 + abs(torch.as_tensor(bound)))).any()):
         excess = f"{log_prob.max().item():.4g} nats"

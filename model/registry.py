@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from model.common.input_files import checkpoint_files
+from model.common.input_files import checkpoint_files, code_files
 from model.factors.marginal_likelihood import MARGINAL, MarginalLikelihood
 from model.likelihood import Factor, Reward
 from model.preferences.aggregation import REWARD_AGGREGATIONS, UncertainReward
@@ -23,7 +23,7 @@ from model.rewards.pattern import Pattern
 from model.rewards.text import TextReward
 from model.rewards.text_likelihood import TextLikelihood
 from model.rewards.tokens import TokenReward
-from model.rewards.user_function import user_function, user_function_files
+from model.rewards.user_function import user_function
 from model.rewards.vader import vader_sentiment
 
 
@@ -97,9 +97,8 @@ def _classifier_files(argument: str) -> dict[str, Path]:
 
 
 def _fluency(prior: LanguageModel, argument: str, *, trust_remote_code: bool) -> Reward:
-    likelihood = TextLikelihood.from_pretrained(
-        argument, device=prior.device, trust_remote_code=trust_remote_code
-    )
+    options: dict[str, Any] = {"device": prior.device, "trust_remote_code": trust_remote_code}
+    likelihood = TextLikelihood.from_pretrained(argument, **options)
     return TextReward(likelihood, prior, name=f"fluency {argument}")
 
 
@@ -143,6 +142,9 @@ def _preference_files(argument: str) -> dict[str, Path]:
     return files if encoder is None else files | checkpoint_files(Path(encoder), "encoder/")
 
 
+_network_entry = partial(RegistryEntry, loads_network=True)
+_code_entry = partial(RegistryEntry, argument="FILE.py:NAME", files=code_files, runs=True)
+
 REWARDS: dict[str, RegistryEntry] = {
     "vader": RegistryEntry(
         lambda prior, _: TextReward(vader_sentiment, prior),
@@ -158,74 +160,62 @@ REWARDS: dict[str, RegistryEntry] = {
         "1 for a response that matches a regular expression, else 0",
         "EXPRESSION",
     ),
-    "function": RegistryEntry(
+    "function": _code_entry(
         lambda prior, place: TextReward(user_function(place), prior),
         "your own function: takes a list of texts, prompt and response together, and returns a "
         "number for each text",
-        "FILE.py:NAME",
-        files=user_function_files,
-        runs=True,
     ),
-    "token-function": RegistryEntry(
+    "token-function": _code_entry(
         _token_function,
         "your own function: takes token ids [..., N, T] and a mask of the tokens before the "
         "padding, and returns rewards [..., N]",
-        "FILE.py:NAME",
-        files=user_function_files,
-        runs=True,
     ),
     "length": RegistryEntry(
         _length,
         "number of tokens of the response; with a target, minus the distance to the target",
         "[TOKENS]",
     ),
-    "classifier": RegistryEntry(
+    "classifier": _network_entry(
         partial(_classifier, output="log-prob"),
         "log-probability of a label under a Hugging Face sequence classifier, nats",
         "PATH:LABEL",
-        loads_network=True,
         files=_classifier_files,
     ),
-    "classifier-logit": RegistryEntry(
+    "classifier-logit": _network_entry(
         partial(_classifier, output="logit"),
         "logit of a label under a Hugging Face sequence classifier; a reward model has no label",
         "PATH:LABEL",
-        loads_network=True,
         files=_classifier_files,
     ),
-    "preferences": RegistryEntry(
+    "preferences": _network_entry(
         _preferences,
         f"reward inferred by `experiments.rlhf`: {', '.join(REWARD_AGGREGATIONS)} "
         "(default lower-bound)",
         "RUN/reward[:AGGREGATION]",
-        loads_network=True,
         files=_preference_files,
     ),
-    "fluency": RegistryEntry(
+    "fluency": _network_entry(
         _fluency,
         "log-likelihood per token of the text under another language model, nats",
         "PATH",
-        loads_network=True,
         files=lambda argument: checkpoint_files(Path(argument)),
     ),
-    "expert": RegistryEntry(
+    "expert": _network_entry(
         _expert,
         "log-likelihood of the response under a language model with the prior's tokens, nats",
         "PATH",
-        loads_network=True,
         files=prior_files,
     ),
 }
 """Rewards by name: a call takes the prior and the argument after the colon."""
 
 FACTORS: dict[str, RegistryEntry] = {
-    MARGINAL: RegistryEntry(
+    MARGINAL: _network_entry(
         _marginal_likelihood,
         "log mean_s exp(r_s/beta) over the draws r_s of a reward inferred by `experiments.rlhf`",
         "RUN/reward",
-        loads_network=True,
         takes_beta=True,
         files=_preference_files,
-    ),
+    )
 }
 """Factors in nats by name: a call takes the prior, the argument and the model's beta."""

@@ -8,7 +8,7 @@ import model
 from experiments.shared.refusals import blamed
 from experiments.steer.choices import Choice
 from model.common.digests import file_digest
-from model.common.input_files import checkpoint_files, one_file
+from model.common.input_files import checkpoint_files
 from model.prior.named_priors import prior_files
 
 HERE = Path(model.__file__).parent
@@ -35,7 +35,7 @@ def inputs_of(
     with blamed(f"--prior {prior}"):
         inputs = [Input(f"--prior {prior}", prior_files(prior))]
     if prompts_file is not None:
-        inputs.append(Input(f"--prompts-file {prompts_file}", one_file(prompts_file)))
+        inputs.append(Input(f"--prompts-file {prompts_file}", {prompts_file.name: prompts_file}))
     if proposal is not None:
         inputs.append(Input(f"--proposal {proposal}", checkpoint_files(proposal)))
     for choice in choices:

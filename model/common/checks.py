@@ -58,9 +58,9 @@ def positive(name: str, value: object, *, why: str = "") -> float:
     return finite(name, value, above=0, why=why)
 
 
-def probability(name: str, value: object, *, why: str = "") -> float:
+def probability(name: str, value: object) -> float:
     """A number from 0 to 1; a `ValueError` otherwise."""
-    return finite(name, value, at_least=0, at_most=1, why=why)
+    return finite(name, value, at_least=0, at_most=1)
 
 
 def seed(name: str, value: object) -> int:
@@ -94,8 +94,8 @@ def instance(name: str, value: object, kind: type[T], *, why: str = "") -> T:
     """An object of the class `kind`; a `TypeError` with the class of the value otherwise."""
     if isinstance(value, kind):
         return value
-    reason = f": {why}" if why else ""
-    raise TypeError(f"{name} is a {type(value).__name__}, expected a {kind.__name__}{reason}")
+    expected = f"a {kind.__name__}{': ' if why else ''}{why}"
+    raise TypeError(f"{name} is a {type(value).__name__}, expected {expected}")
 
 
 def first_index(mask: Tensor) -> tuple[int, ...] | None:

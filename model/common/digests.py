@@ -114,11 +114,6 @@ def check_digests(folder: str | Path, *, links: bool = True) -> None:
             )
 
 
-def has_digests(folder: Path) -> bool:
-    """True if the files of a folder can be checked."""
-    return (folder / MANIFEST).is_file()
-
-
 def _files(folder: Path) -> dict[str, Path]:
     """All files below a folder by relative name, in order, without the digests."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST]
@@ -139,9 +134,7 @@ def _read(folder: Path) -> dict[str, str]:
         is_valid = all(isinstance(part, str) for pair in digests.items() for part in pair)
     except (ValueError, KeyError, TypeError, AttributeError):
         is_valid = False
-    if not is_valid or any(
-        Path(name).is_absolute() or ".." in Path(name).parts for name in digests
-    ):
+    if not is_valid or any(Path(name).anchor or ".." in Path(name).parts for name in digests):
         raise DamagedFileError(
             f'{path} is damaged: expected {{"sha256": {{FILE: DIGEST}}}}, files of this folder'
         )

@@ -8,11 +8,6 @@ from pathlib import Path
 from model.common.digests import MANIFEST
 
 
-def one_file(path: Path) -> dict[str, Path]:
-    """A file by its name."""
-    return {path.name: path}
-
-
 def checkpoint_files(path: Path, prefix: str = "") -> dict[str, Path]:
     """Files of a folder that a network is loaded from, by name; none for a name on the hub."""
     files = [file for file in sorted(path.glob("[!.]*")) if file.is_file()]
@@ -20,8 +15,9 @@ def checkpoint_files(path: Path, prefix: str = "") -> dict[str, Path]:
     return {prefix + file.name: file for file in files if not file.name.endswith(unread)}
 
 
-def code_files(place: str) -> dict[str, Path]:
-    """The file of a function, by path or module, and the imported files beside that file."""
+def code_files(argument: str) -> dict[str, Path]:
+    """The file of `FILE.py:NAME` or `MODULE:NAME`, and the imported files beside that file."""
+    place = argument.rpartition(":")[0]
     path = Path(place) if place.endswith(".py") else _file_of_module(place)
     if path is None:
         return {}

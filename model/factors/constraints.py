@@ -16,8 +16,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from model.common.checks import finite, instance
-from model.likelihood import Reward, check_callable, check_values, for_each_prompt
+from model.common.checks import finite, function, instance
+from model.likelihood import Reward, check_values, for_each_prompt
 from model.prior.language_model import LanguageModel
 from model.prior.prompts import Prompts
 from model.rewards.pattern import Pattern
@@ -55,8 +55,8 @@ class Constraint:
         if self.at_least > self.at_most:
             raise ValueError(f"at_least is {at_least} and at_most {at_most}, expected less")
         self.name = instance("name", name, str)
-        check_callable(f"the reward of constraint {name!r}", reward)
-        self.reward = reward
+        why = "of prompts and responses"
+        self.reward = function(f"the reward of constraint {name!r}", reward, why=why)
 
     def components(self) -> list[Reward]:
         """The reward under the threshold."""

@@ -6,7 +6,7 @@
 import copy
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class Adapter:
     base: str
     weights: dict[str, Tensor]
     has_tokenizer: bool
-    base_options: dict[str, Any] = field(default_factory=dict)
+    base_options: dict[str, Any]
 
     @property
     def replaced(self) -> tuple[str, ...]:
@@ -111,9 +111,8 @@ class Adapter:
             )
         for name, tensor in self.weights.items():
             if own[name].is_floating_point() and not tensor.is_floating_point():
-                raise PretrainedError(
-                    f"{place} has {name} in {tensor.dtype}, expected floating-point"
-                )
+                kind = f"{tensor.dtype}, expected floating-point"
+                raise PretrainedError(f"{place} has {name} in {kind}")
 
 
 def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:

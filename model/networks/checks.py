@@ -66,9 +66,8 @@ def check_weights(network: PreTrainedModel, where: str) -> None:
     """Refuse weights that are NaN or infinite, by a `PretrainedError`."""
     for name, parameter in network.named_parameters():
         if not bool(parameter.detach().isfinite().all()):
-            raise PretrainedError(
-                f"{where} has weights that are NaN or infinite, the first of them {name}"
-            )
+            place = f"the first of them {name}"
+            raise PretrainedError(f"{where} has weights that are NaN or infinite, {place}")
 
 
 def check_stored(network: PreTrainedModel, source: str) -> None:
@@ -97,9 +96,8 @@ def check_causal(network: PreTrainedModel) -> None:
         raise ValueError(f"{kind} has no output layer, expected a causal language model, {loader}")
     rows, logits = inputs.weight.shape[0], outputs.weight.shape[0]
     if logits > rows:
-        raise ValueError(
-            f"{kind} can write {logits} token ids and read {rows}: expected an embedding for each"
-        )
+        counts = f"{logits} token ids and read {rows}"
+        raise ValueError(f"{kind} can write {counts}: expected an embedding for each")
     first, other = _first_logits(network, [[0, 0], [0, min(1, rows - 1)]])
     if bool(first.isnan().any()):
         raise ValueError(f"the logits of {kind} in {network.dtype} are NaN: is that too narrow?")
@@ -119,9 +117,8 @@ def _first_logits(network: PreTrainedModel, rows: list[list[int]]) -> list[Tenso
         ids = [torch.tensor([row], device=network.device) for row in rows]
         outputs = [network(row, attention_mask=torch.ones_like(row)) for row in ids]
     except Exception as error:  # any error of the network's own code
-        raise ValueError(
-            f"{type(network).__name__} cannot read two tokens: {type(error).__name__}: {error}"
-        ) from error
+        kind, reason = type(network).__name__, f"{type(error).__name__}: {error}"
+        raise ValueError(f"{kind} cannot read two tokens: {reason}") from error
     return [output.logits[0, 0].float() for output in outputs]
 
 

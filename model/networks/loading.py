@@ -76,9 +76,8 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
         if not set(tokenizer.get_vocab().values()) - special:
-            raise PretrainedError(
-                f"the tokenizer of {source} has no tokens but special ones: is a file missing?"
-            )
+            fault = "has no tokens but special ones: is a file missing?"
+            raise PretrainedError(f"the tokenizer of {source} {fault}")
     return tokenizer
 
 

@@ -24,7 +24,6 @@ def named_dtype(dtype: torch.dtype | str) -> torch.dtype:
     """A floating-point type of torch, by its name or as it is; a `ValueError` otherwise."""
     named = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if not isinstance(named, torch.dtype) or not named.is_floating_point:
-        raise ValueError(
-            f"dtype is {dtype!r}, expected the name of a floating-point type such as 'bfloat16'"
-        )
+        expected = "the name of a floating-point type such as 'bfloat16'"
+        raise ValueError(f"dtype is {dtype!r}, expected {expected}")
     return named

@@ -86,11 +86,9 @@ def refused_by_name(source: str, part: str) -> Iterator[None]:
     except Exception as error:
         message = " ".join(str(error).split())
         if "trust_remote_code" in message:
-            raise PretrainedError(
-                f"{source} comes with code of its own for the {part}, which is not run: {TRUST}"
-            ) from error
+            own = f"code of its own for the {part}, which is not run: {TRUST}"
+            raise PretrainedError(f"{source} comes with {own}") from error
         is_folder = os.path.isdir(source)
         where = "" if is_folder else ", which is no folder here, from the hub or its cache"
-        raise PretrainedError(
-            f"cannot load the {part} of {source}{where}: {type(error).__name__}: {message[:600]}"
-        ) from error
+        reason = f"{type(error).__name__}: {message[:600]}"
+        raise PretrainedError(f"cannot load the {part} of {source}{where}: {reason}") from error

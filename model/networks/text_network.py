@@ -69,13 +69,10 @@ class TextNetwork:
 
     def tokens(self, texts: list[str]) -> BatchEncoding:
         """Token ids and mask of B texts, padded on the right, cut to `max_length` on the left."""
-        batch = self.tokenizer(
-            without_beginning(self.tokenizer, texts),
-            padding=True,
-            truncation=self.max_length is not None,
-            max_length=self.max_length,
-            return_tensors="pt",
-        )
+        longest = self.max_length
+        settings = {"padding": True, "truncation": longest is not None, "max_length": longest}
+        written = without_beginning(self.tokenizer, texts)
+        batch = self.tokenizer(written, return_tensors="pt", **settings)
         check_ids(batch["input_ids"].tolist(), texts, self.network, self.tokenizer)
         return batch
 

@@ -1,12 +1,7 @@
 # ruff: noqa: F401 - re-exports
 """Preferences: the reward as a latent variable, inferred from comparisons."""
 
-from model.preferences.aggregation import (
-    AGGREGATIONS,
-    UncertainReward,
-    lower_bound,
-    uncertain_model,
-)
+from model.preferences.aggregation import AGGREGATIONS, UncertainReward, uncertain_model
 from model.preferences.bradley_terry import BradleyTerry, log_outcome, simulate
 from model.preferences.comparisons import FIRST, SECOND, TIE, Comparisons
 from model.preferences.data import (

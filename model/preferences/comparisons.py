@@ -48,9 +48,8 @@ class Comparisons:
             odd = (~features.isfinite().all(1)).nonzero()
             if len(odd):
                 counts = f"{len(odd)} of {len(features)} comparisons"
-                raise ValueError(
-                    f"{name} is not finite in {counts}, the first of them number {int(odd[0])}"
-                )
+                first = f"the first of them number {int(odd[0])}"
+                raise ValueError(f"{name} is not finite in {counts}, {first}")
         if self.outcome is not None:
             check_outcome(self.outcome, len(self.first))
 

@@ -53,9 +53,8 @@ def read_preferences(source: str | Path | Iterable[Mapping[str, Any]]) -> list[P
     names the line or the number of a record that is no preference.
     """
     if isinstance(source, Mapping):
-        raise PreferenceError(
-            "got one mapping, expected an iterable: of a `DatasetDict` name a split, data['train']"
-        )
+        fix = "of a `DatasetDict` name a split, data['train']"
+        raise PreferenceError(f"got one mapping, expected an iterable: {fix}")
     records: Iterable[tuple[str, Any]]
     if isinstance(source, str | Path):
         name, records = str(source), _lines(Path(source))

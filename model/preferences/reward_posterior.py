@@ -120,9 +120,8 @@ def saved_features(
         return PriorFeatures(prior)
     network = named_encoder(folder)
     if not network:
-        raise OtherRewardError(
-            f"{folder} has features of the user, {named['kind']}: use `RewardPosterior.load`"
-        )
+        fault = f"has features of the user, {named['kind']}"
+        raise OtherRewardError(f"{folder} {fault}: use `RewardPosterior.load`")
     options = {"max_length": named.get("max_length"), "trust_remote_code": trust_remote_code}
     try:
         return EncoderFeatures.from_pretrained(network, device=prior.device, **options)

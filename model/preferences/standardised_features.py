@@ -36,9 +36,7 @@ class StandardisedFeatures:
             raise ValueError(f"center has {shapes}, expected [D] and [D, D']")
         if not bool(center.isfinite().all() & projection.isfinite().all()):
             raise ValueError("center or projection is NaN or infinite: look at the features")
-        self.features = features
-        self.center = center
-        self.projection = projection
+        self.features, self.center, self.projection = features, center, projection
 
     @classmethod
     def fit(

@@ -70,9 +70,8 @@ class CachedDecoder(nn.Module):
             raise ValueError(f"{kind}.forward does not take {sorted(missing)}, expected a cache")
         layers = getattr(network.config.get_text_config(), "layer_types", None) or ()
         if others := set(layers) - ATTENTION:
-            raise ValueError(
-                f"{kind} has layers of kind {sorted(others)}, expected layers of attention alone"
-            )
+            expected = "expected layers of attention alone"
+            raise ValueError(f"{kind} has layers of kind {sorted(others)}, {expected}")
         check_causal(network.eval())
         self.network = network
         self.max_new_tokens = max_new_tokens
@@ -126,7 +125,10 @@ class CachedDecoder(nn.Module):
             skipped = (tokens == self._padding) & state.mask[:, start:end].bool()
             later = without_padding(positions[:, start:], skipped, self._padding)
             positions = torch.cat([positions[:, :start], later], 1)
-        keep = {"logits_to_keep": 1} if last_only and self._keeps_last_logits else {}
+        batch: dict[str, Any] = {name: tokens, "position_ids": positions[:, start:end]}
+        batch |= {"attention_mask": state.mask[:, :end], "past_key_values": state.cache}
+        if last_only and self._keeps_last_logits:
+            batch["logits_to_keep"] = 1
         hidden: list[Tensor] = []
         thread = threading.get_ident()
 
@@ -143,14 +145,7 @@ class CachedDecoder(nn.Module):
         # a hook, since some networks scale or cap the logits of the output layer
         hook = self.network.get_output_embeddings().register_forward_pre_hook(record)
         try:
-            out = self.network(
-                **{name: tokens},
-                attention_mask=state.mask[:, :end],
-                position_ids=positions[:, start:end],
-                past_key_values=state.cache,
-                use_cache=True,
-                **keep,
-            )
+            out = self.network(**batch, use_cache=True)
         finally:
             hook.remove()
         return out.logits, CachedState(out.past_key_values, end, state.mask, positions, hidden[0])

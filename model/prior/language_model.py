@@ -70,9 +70,8 @@ class LanguageModel(CachedDecoder):
         named = default_end_ids(network, tokenizer, self.vocab_size) if end_ids is None else end_ids
         self.end_ids = checked_ids("end_ids", named, self.vocab_size)
         if not self.end_ids:
-            raise ValueError(
-                "neither the network nor its tokenizer names an end-of-sequence id: pass `end_ids`"
-            )
+            fault = "neither the network nor its tokenizer names an end-of-sequence id"
+            raise ValueError(f"{fault}: pass `end_ids`")
         candidates = (pad_id, tokenizer.pad_token_id, self.end_ids[0])
         pad_ids = [each for each in candidates if each is not None]
         (self.pad_id,) = checked_ids("pad_id", pad_ids[:1], self.vocab_size)
@@ -123,14 +122,8 @@ class LanguageModel(CachedDecoder):
         network, tokenizer = load_pretrained(causal, name_or_path, dtype, device, **where)
         if gguf_file is not None:
             network = _without_quantization(network)
-        return cls(
-            network,
-            tokenizer,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            end_ids=end_ids,
-            pad_id=pad_id,
-        )
+        options: dict[str, Any] = {"temperature": temperature, "end_ids": end_ids, "pad_id": pad_id}
+        return cls(network, tokenizer, max_new_tokens=max_new_tokens, **options)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode: dropout would score samples by another distribution."""
@@ -213,10 +206,8 @@ class LanguageModel(CachedDecoder):
         if prompts is not None:
             self.space.check(prompts, response)
             if response.shape[-2] != len(prompts):
-                num_prompts = response.shape[-2]
-                raise ValueError(
-                    f"got responses to {num_prompts} prompts and {len(prompts)} prompts"
-                )
+                counts = f"{response.shape[-2]} prompts and {len(prompts)} prompts"
+                raise ValueError(f"got responses to {counts}")
         low, high = _range(response)
         if low < 0 or high >= self.vocab_size:
             raise OtherLanguageModelError(

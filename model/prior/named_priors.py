@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from model.common.input_files import checkpoint_files, one_file
+from model.common.input_files import checkpoint_files
 from model.prior.language_model import LanguageModel
 
 FILM_REVIEWS = Path(__file__).parents[1] / "film_reviews"
@@ -27,7 +27,8 @@ def load_prior(name: str, *, device: str | None = "cpu", **options: Any) -> Lang
 def prior_files(name: str) -> dict[str, Path]:
     """Files of a prior, by file name; empty for a name on the hub."""
     if name == "smollm2":
-        return one_file(Path(*_find_smollm2()))
+        file = Path(*_find_smollm2())
+        return {file.name: file}
     return checkpoint_files(FILM_REVIEWS if name == "film-reviews" else Path(name))
 
 

@@ -1,10 +1,9 @@
 """Prompts: N texts as one left-padded batch of token ids."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -59,7 +58,7 @@ class Prompts:
         texts: Sequence[str],
         device: torch.device | None = None,
         vocabulary: str | None = None,
-    ) -> Prompts:
+    ) -> Self:
         """Prompts of N rows of token ids, none empty."""
         if len(rows) != len(texts) or not all(rows):
             counts = f"{len(rows)} rows of token ids for {len(texts)} texts"
@@ -88,14 +87,14 @@ class Prompts:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def __getitem__(self, indices: Sequence[int] | slice) -> Prompts:
+    def __getitem__(self, indices: Sequence[int] | slice) -> Self:
         """The prompts at `indices`, a slice or a list. Columns of padding alone are dropped."""
         rows = list(range(len(self))[indices]) if isinstance(indices, slice) else list(indices)
         mask = self.mask[rows]
         columns = slice(int(mask.any(0).int().argmax()), None)
         texts = tuple(self.texts[row] for row in rows)
-        return Prompts(texts, self.ids[rows][:, columns], mask[:, columns], self.vocabulary)
+        return replace(self, texts=texts, ids=self.ids[rows][:, columns], mask=mask[:, columns])
 
-    def to(self, device: torch.device | str) -> Prompts:
+    def to(self, device: torch.device | str) -> Self:
         """The same prompts on another device."""
-        return Prompts(self.texts, self.ids.to(device), self.mask.to(device), self.vocabulary)
+        return replace(self, ids=self.ids.to(device), mask=self.mask.to(device))

@@ -6,10 +6,8 @@ A truncated response has the probability of its prefix, and a row that is no res
 probability 0 (see `ResponseSpace`), so that the probabilities of all rows sum to 1.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -68,10 +66,8 @@ class ResponseDistribution(TorchDistribution):
         validate_args: bool | None = None,
     ) -> None:
         space.check(prompts)
-        self.decoder = decoder
-        self.prompts = prompts
-        self.space = space
-        self.temperature = temperature
+        self.decoder, self.prompts = decoder, prompts
+        self.space, self.temperature = space, temperature
         # the prompt of each place of the batch
         self._rows = torch.arange(len(prompts), device=prompts.ids.device)
         event_shape = torch.Size([space.max_new_tokens])
@@ -82,13 +78,13 @@ class ResponseDistribution(TorchDistribution):
         ids = constraints.integer_interval(0, self.space.vocab_size - 1)
         return constraints.independent(ids, 1)
 
-    def at_temperature(self, temperature: float) -> ResponseDistribution:
+    def at_temperature(self, temperature: float) -> Self:
         """The same autoregressive model at another temperature."""
         new = self.expand(self.batch_shape)
         new.temperature = temperature
         return new
 
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> ResponseDistribution:
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
         new = self._get_checked_instance(ResponseDistribution, _instance)
         new.__dict__.update(self.__dict__)
         new._rows = self._rows.expand(torch.Size(batch_shape))
@@ -111,7 +107,7 @@ class ResponseDistribution(TorchDistribution):
     @torch.no_grad()
     def sample_suffix(self, value: Tensor, start: Tensor) -> Tensor:
         """Draw the suffix of responses `[..., N, T]` from `start` `[..., N]`, given the prefix."""
-        value, _, rows, shape = self._flat(value, value)
+        value, _, rows, shape = self._flat(value)
         return self._decode(rows, value, start.expand(shape[:-1]).reshape(-1)).view(shape)
 
     def _decode(
@@ -121,7 +117,7 @@ class ResponseDistribution(TorchDistribution):
         logits, state = self.decoder.start(self.prompts)
         logits, state = logits[rows], state.select(rows)
         num_tokens = self.event_shape[0]
-        response = torch.full((len(rows), num_tokens), self.space.pad_id, device=rows.device)
+        response = rows.new_full((len(rows), num_tokens), self.space.pad_id)
         ended = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
         for t in range(num_tokens):
             token = sample_token(logits, self.temperature)
@@ -147,7 +143,7 @@ class ResponseDistribution(TorchDistribution):
 
     def log_prob_per_token(self, value: Tensor) -> Tensor:
         """log p(x_t | prompt, x_<t), nats: `[..., N, T]`, 0 at padding; `log_prob` is the sum."""
-        value, is_token, rows, shape = self._flat(value, self.space.is_token(value))
+        value, is_token, rows, shape = self._flat(value)
         one_pass = self._read(value, is_token, rows)
         return self._log_prob_of(value, is_token, rows, one_pass).view(shape)
 
@@ -157,7 +153,7 @@ class ResponseDistribution(TorchDistribution):
         The state at t has read the prompt and x_<t. Both are 0 at padding. A `TypeError` if the
         decoder does not reveal its states.
         """
-        value, is_token, rows, shape = self._flat(value, self.space.is_token(value))
+        value, is_token, rows, shape = self._flat(value)
         one_pass = self._read(value, is_token, rows)
         hidden = [_hidden(one_pass.first_state)[rows, -1:]]
         if one_pass.rest_state is not None:
@@ -170,18 +166,18 @@ class ResponseDistribution(TorchDistribution):
 
         For objectives that sum over the vocabulary; `log_prob` never holds this much.
         """
-        value, is_token, rows, shape = self._flat(value, self.space.is_token(value))
+        value, is_token, rows, shape = self._flat(value)
         first, _, rest, _ = self._read(value, is_token, rows)
         logits = first[rows, None] if rest is None else torch.cat([first[rows, None], rest], 1)
         return _fill(scaled(logits, self.temperature), is_token).view(*shape, -1)
 
-    def _flat(self, value: Tensor, is_token: Tensor) -> tuple[Tensor, Tensor, Tensor, torch.Size]:
+    def _flat(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor, torch.Size]:
         """B responses and their mask, `[B, T]`, the prompt of each, `[B]`, and the full shape."""
         batch_shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
         shape = batch_shape + self.event_shape
         rows = self._rows.expand(batch_shape).reshape(-1)
-        flat = [each.expand(shape).reshape(-1, shape[-1]) for each in (value, is_token)]
-        return flat[0], flat[1], rows, shape
+        value = value.expand(shape).reshape(-1, shape[-1])
+        return value, self.space.is_token(value), rows, shape
 
     def _read(self, value: Tensor, is_token: Tensor, rows: Tensor) -> _Pass:
         """One parallel pass over the responses, up to the last position of any token."""

@@ -1,24 +1,12 @@
-"""The end of a response: the token ids that end it, and the mask of the tokens before it.
-
-The ids are named by generation settings, configuration and tokenizer. The end is found by position,
-so that the padding id may be an end id or a word.
-"""
+"""Token ids that end a response, by generation settings, configuration and tokenizer."""
 
 import warnings
 from collections.abc import Iterable
 from numbers import Integral
 
-import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from model.common.checks import MOST
-
-
-def is_token(response: Tensor, end_ids: Tensor) -> Tensor:
-    """True at the tokens of a response, its end id included; False after it. `[..., T]`."""
-    ends = torch.isin(response, end_ids).int()
-    return (ends.cumsum(-1) - ends) == 0
 
 
 def default_end_ids(
@@ -38,10 +26,9 @@ def default_end_ids(
     sources: dict[str, set[int]] = {}
     for name, value in named.items():
         if value is not None:
-            listed = (
-                value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
-            )
-            sources[name] = {*checked_ids(f"the end of a text by the {name}", listed)}
+            is_listed = isinstance(value, Iterable) and not isinstance(value, str)
+            ids = value if is_listed else [value]
+            sources[name] = {*checked_ids(f"the end of a text by the {name}", ids)}
     every = set().union(*sources.values())
     possible = {i for i in every if i < vocab_size} or every
     if sources and possible - next(iter(sources.values())):

@@ -1,19 +1,17 @@
 """The set of responses: every row of T token ids that a language model can give.
 
-A response is its tokens up to and including the first end id, then padding (see `response_end.py`);
-or T tokens with no end id among them, a truncated response.
+A response is its tokens up to and including the first end id, then padding; or T tokens with no end
+id among them, a truncated response. The padding id may be an end id or a word.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from model.prior.prompts import Prompts
-from model.prior.response_end import is_token
 
 MAX_ENUMERABLE = 1_000_000
 """Largest number of responses that are enumerated."""
@@ -47,7 +45,8 @@ class ResponseSpace:
 
     def is_token(self, response: Tensor) -> Tensor:
         """True at the tokens of a response, its end id included; False after it. `[..., T]`."""
-        return is_token(response, self.end_ids)
+        ends = torch.isin(response, self.end_ids).int()
+        return (ends.cumsum(-1) - ends) == 0
 
     def is_word(self, response: Tensor) -> Tensor:
         """True at the tokens of a response before its end id. `[..., T]`."""
@@ -57,7 +56,7 @@ class ResponseSpace:
         """True if padding alone follows the end. `[..., T]` -> `[...]`."""
         return ((response == self.pad_id) | self.is_token(response)).all(-1)
 
-    def difference(self, other: ResponseSpace) -> str | None:
+    def difference(self, other: Self) -> str | None:
         """The first difference between the responses of two models, in words; None without one."""
         for name in ("max_new_tokens", "vocab_size", "pad_id"):
             if getattr(self, name) != getattr(other, name):

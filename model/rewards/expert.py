@@ -34,9 +34,8 @@ class Expert:
             if settings[name] != expected:
                 is_short = not isinstance(expected, dict)
                 values = f": {settings[name]} where the prior has {expected}" if is_short else ""
-                raise ValueError(
-                    f"the expert differs from the prior in {name}{values}. Use `TextLikelihood`"
-                )
+                fault = f"differs from the prior in {name}{values}"
+                raise ValueError(f"the expert {fault}. Use `TextLikelihood`")
         self.language_model = language_model
 
     @torch.no_grad()

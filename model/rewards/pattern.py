@@ -1,9 +1,8 @@
 """Rewards for what a text contains: a regular expression, or a list of words."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
+from typing import Self
 
 from model.common.checks import boolean, instance
 from model.common.texts import listed_texts
@@ -33,7 +32,7 @@ class Pattern:
     @classmethod
     def of_words(
         cls, words: Iterable[str], *, count: bool = False, ignore_case: bool = True
-    ) -> Pattern:
+    ) -> Self:
         """Any of some words or phrases, none empty, not inside longer words."""
         listed = [words] if isinstance(words, str) else list(instance("words", words, Iterable))  # type: ignore[type-abstract]
         stripped = {instance(f"a word among {listed!r}", word, str).strip() for word in listed}

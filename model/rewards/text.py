@@ -119,10 +119,8 @@ class TextReward:
             try:
                 self.function([text])
             except Exception as again:
-                reason = f"{type(again).__name__}: {again}"
-                return LikelihoodError(
-                    f"reward {self.name!r} failed on the text {quoted(text)}: {reason}"
-                )
+                reason = f"text {quoted(text)}: {type(again).__name__}: {again}"
+                return LikelihoodError(f"reward {self.name!r} failed on the {reason}")
         return LikelihoodError(
             f"reward {self.name!r} failed on {len(texts)} texts together, on none of them alone "
             f"(the first is {quoted(texts[0])}): {type(error).__name__}: {error}. Is the batch too "

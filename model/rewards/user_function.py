@@ -8,7 +8,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from model.common.input_files import code_files
 from model.likelihood import LikelihoodError
 
 
@@ -45,11 +44,6 @@ def user_function(argument: str) -> Callable[..., Any]:
             raise LikelihoodError(message) from error
 
     return named
-
-
-def user_function_files(argument: str) -> dict[str, Path]:
-    """Files of the code of a function."""
-    return code_files(argument.rpartition(":")[0])
 
 
 def _run(path: Path) -> ModuleType:

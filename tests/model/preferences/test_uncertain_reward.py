@@ -24,10 +24,10 @@ from model.preferences import (
     RewardPosterior,
     StandardisedFeatures,
     UncertainReward,
-    lower_bound,
     saved_features,
     uncertain_model,
 )
+from model.preferences.aggregation import lower_bound
 
 TEXTS = ["the film was good", "the plot was dull", "the film was bad", "the plot was very good"]
 
