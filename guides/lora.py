@@ -86,13 +86,9 @@ class LoRA(Guide):
         targets = _targets(network, layers, target_modules)
         shared = [*prior.parameters(), *prior.buffers()]
         self.language_model = copy_sharing(prior, shared)
-        self.config = LoraConfig(
-            r=rank,
-            lora_alpha=alpha,
-            target_modules=targets,
-            fan_in_fan_out=any(isinstance(layers[name], Conv1D) for name in targets),
-            task_type="CAUSAL_LM",
-        )
+        sizes = {"r": rank, "lora_alpha": alpha, "target_modules": targets}
+        transposed = any(isinstance(layers[name], Conv1D) for name in targets)
+        self.config = LoraConfig(**sizes, fan_in_fan_out=transposed, task_type="CAUSAL_LM")
         self.adapter = _add_adapter(self.language_model.network, self.config)
         frozen = {id(tensor) for tensor in shared}
         for parameter in self.language_model.parameters():
@@ -150,10 +146,7 @@ class LoRA(Guide):
 
 
 def _linear_layers(network: PreTrainedModel) -> dict[str, nn.Module]:
-    """Linear layers by name, without those inside an adapter's layer and those with a tied weight.
-
-    Merging into a tied weight would change both modules.
-    """
+    """Linear layers by name, outside adapters and with an untied weight: merging changes the rest."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     modules = dict(network.named_modules())

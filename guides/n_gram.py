@@ -37,10 +37,8 @@ class NGram(FromScratch):
         num_contexts = (self.vocab_size + 1) ** (self.n - 1)
         size = num_contexts * self.vocab_size
         if size > MAX_PARAMETERS:
-            raise ValueError(
-                f"n is {n}, with {self.vocab_size} token ids a table of {size:.3g} numbers: "
-                f"expected at most {MAX_PARAMETERS:,} numbers"
-            )
+            table = f"with {self.vocab_size} token ids a table of {size:.3g} numbers"
+            raise ValueError(f"n is {n}, {table}: expected at most {MAX_PARAMETERS:,} numbers")
         self.table = nn.Parameter(like(prior).new_zeros(num_contexts, self.vocab_size))
 
     def start(self, prompts: Prompts) -> tuple[Tensor, Rows]:

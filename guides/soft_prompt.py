@@ -131,13 +131,9 @@ class SoftPrompt(Guide):
         """Write the virtual tokens and the tokenizer; `peft` alone loads the virtual tokens."""
         from peft import PrefixTuningConfig, PromptTuningConfig  # takes seconds to import
 
-        shared = {
-            "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": self.prior.network.name_or_path,
-            "num_virtual_tokens": self.num_virtual_tokens,
-            "num_transformer_submodules": 1,
-            "inference_mode": True,
-        }
+        shared: dict[str, Any] = {"task_type": "CAUSAL_LM", "inference_mode": True}
+        shared |= {"num_virtual_tokens": self.num_virtual_tokens, "num_transformer_submodules": 1}
+        shared["base_model_name_or_path"] = self.prior.network.name_or_path
         if self.kind == "prompt":
             config = PromptTuningConfig(**shared, token_dim=self.virtual_tokens.shape[1])
         else:
@@ -155,10 +151,7 @@ class SoftPrompt(Guide):
 
 
 def _unnoticed(prior: LanguageModel, num_tokens: int) -> Tensor:
-    """Input embeddings close to no tokens at all, `[M, H]`: a token that begins texts, then zeros.
-
-    Networks attend to the first token by default.
-    """
+    """Input embeddings close to no tokens, `[M, H]`: a token that begins texts, then zeros."""
     bos = prior.tokenizer.bos_token_id
     first = _embedded(prior, [prior.end_ids[0] if bos is None else bos])
     return torch.cat([first, first.new_zeros(num_tokens - 1, first.shape[1])])
@@ -182,10 +175,8 @@ def _keys_and_values(cache: Any) -> Tensor:
     pairs = [(layer.keys, layer.values) for layer in cache.layers]
     shapes = {tuple(part.shape) for pair in pairs for part in pair if part is not None}
     if len(shapes) != 1 or any(keys is None for keys, _ in pairs):
-        raise ValueError(
-            f"the network's keys and values have shapes {sorted(shapes)}, expected one shape at "
-            "all layers: choose kind='prompt'"
-        )
+        fix = "expected one shape at all layers: choose kind='prompt'"
+        raise ValueError(f"the network's keys and values have shapes {sorted(shapes)}, {fix}")
     layers = torch.stack([torch.stack([keys[0], values[0]]) for keys, values in pairs])
     return layers.permute(3, 0, 1, 2, 4)
 

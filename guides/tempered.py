@@ -33,8 +33,7 @@ class Tempered(Guide):
     def distribution(self, prompts: Prompts) -> ResponseDistribution:
         distribution = self.source.distribution(prompts)
         if not isinstance(distribution, ResponseDistribution):
-            raise TypeError(
-                f"`Tempered` got a guide with a {type(distribution).__name__}, expected a "
-                "`ResponseDistribution`"
-            )
+            kind = type(distribution).__name__
+            fault = f"`Tempered` got a guide with a {kind}"
+            raise TypeError(f"{fault}, expected a `ResponseDistribution`")
         return distribution.at_temperature(distribution.temperature * self.temperature)

@@ -134,10 +134,8 @@ def check_values(label: str, value: object, shape: torch.Size) -> Tensor:
 def check_product(label: str, value: Tensor, product: Tensor, operation: str) -> Tensor:
     """A value times or divided by a number; a `LikelihoodError` if the product overflows."""
     if (where := first_index(value.isfinite() & ~product.isfinite())) is not None:
-        raise LikelihoodError(
-            f"{label} is {value[where].item():g} at index {where} and {product[where].item()} "
-            f"{operation}, expected a finite number. Scale the reward"
-        )
+        values = f"{value[where].item():g} at index {where} and {product[where].item()} {operation}"
+        raise LikelihoodError(f"{label} is {values}, expected a finite number. Scale the reward")
     return product
 
 

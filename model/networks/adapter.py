@@ -145,10 +145,8 @@ def find_adapter(
     embedded = os.path.isfile(os.path.join(source, "config.json"))
     named = source if embedded and base is None else base or record.get("base_model_name_or_path")
     if not named:
-        raise PretrainedError(
-            f"{source} is an adapter that does not say of which network: name it (`base=...`), or "
-            "use `load_pretrained` of the guide that wrote it"
-        )
+        fix = "name it (`base=...`), or use `load_pretrained` of the guide that wrote it"
+        raise PretrainedError(f"{source} is an adapter that does not say of which network: {fix}")
     files = [Path(file).parent / name for name in ("tokenizer.json", "tokenizer_config.json")]
     has_tokenizer = not os.path.isdir(source) or any(path.is_file() for path in files)
     alone = {"adapter_kwargs": {"subfolder": "none"}} if named == source else {}

@@ -48,10 +48,9 @@ def checked_network(network: Any) -> PreTrainedModel:
     kind = type(network).__name__
     if any(base.__module__ == "peft.peft_model" for base in type(network).__mro__):
         if network.active_peft_config.is_prompt_learning:
-            raise ValueError(
-                f"the network is in a {kind} with virtual tokens, which only the wrapper reads: "
-                "expected the network itself, or the guide `SoftPrompt`"
-            )
+            fault = f"in a {kind} with virtual tokens, which only the wrapper reads"
+            expected = "the network itself, or the guide `SoftPrompt`"
+            raise ValueError(f"the network is {fault}: expected {expected}")
         network = network.get_base_model()
         network._hf_peft_config_loaded = True
         kind = type(network).__name__
@@ -79,10 +78,8 @@ def check_stored(network: PreTrainedModel, source: str) -> None:
             for name in sorted(tensors.keys()):
                 kind = tensors.get_slice(name).get_dtype()
                 if name.removeprefix(prefix) in parameters and "F" not in kind:
-                    raise PretrainedError(
-                        f"{file} has {name} in the type {kind}, expected floating-point weights: "
-                        "if they are quantised, dequantise them first"
-                    )
+                    fix = "floating-point weights: if they are quantised, dequantise them first"
+                    raise PretrainedError(f"{file} has {name} in the type {kind}, expected {fix}")
 
 
 @torch.no_grad()
@@ -109,10 +106,7 @@ def check_causal(network: PreTrainedModel) -> None:
 
 
 def _first_logits(network: PreTrainedModel, rows: list[list[int]]) -> list[Tensor]:
-    """Logits after the first token of each row, with a mask, since an id may be padding.
-
-    Each row is read alone, so that all round alike.
-    """
+    """Logits after the first token of each row, read alone, with a mask: an id may be padding."""
     try:
         ids = [torch.tensor([row], device=network.device) for row in rows]
         outputs = [network(row, attention_mask=torch.ones_like(row)) for row in ids]

@@ -44,10 +44,8 @@ def load_whole(
         )
     if mismatched := sorted(info["mismatched_keys"]):
         shapes = [f"{name} of shape {tuple(a)} instead of {tuple(b)}" for name, a, b in mismatched]
-        raise PretrainedError(
-            f"{source} has weights of other shapes than its config.json makes of a {kind}: "
-            f"{_some(shapes)}"
-        )
+        fault = f"other shapes than its config.json makes of a {kind}: {_some(shapes)}"
+        raise PretrainedError(f"{source} has weights of {fault}")
     if dropped := _dropped(network, info["unexpected_keys"]):
         raise PretrainedError(
             f"{source} has {len(dropped)} weights that a {kind} of its config.json has no place "
@@ -69,10 +67,8 @@ def _check_kernels(auto: Any, source: str, options: dict[str, Any]) -> None:
         for name in ("_attn_implementation", "_experts_implementation"):
             kernel = str(getattr(part, name, None))
             if "/" in kernel or "deepgemm" in kernel:
-                raise PretrainedError(
-                    f"config.json of {source} asks for the code {kernel!r} of the hub, which is "
-                    f"not run: {TRUST}"
-                )
+                fault = f"the code {kernel!r} of the hub, which is not run: {TRUST}"
+                raise PretrainedError(f"config.json of {source} asks for {fault}")
 
 
 def _dropped(network: PreTrainedModel, unexpected: set[str]) -> list[str]:

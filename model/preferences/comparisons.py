@@ -33,10 +33,9 @@ class Comparisons:
         sides = {"first": self.first, "second": self.second}
         for name, features in sides.items():
             if features.dim() != 2 or features.dtype not in (torch.float32, torch.float64):
-                raise ValueError(
-                    f"{name} has shape {tuple(features.shape)} and type {features.dtype}, expected "
-                    "features [C, D] as floats in float32 or float64"
-                )
+                got = f"shape {tuple(features.shape)} and type {features.dtype}"
+                expected = "features [C, D] as floats in float32 or float64"
+                raise ValueError(f"{name} has {got}, expected {expected}")
         if self.first.shape != self.second.shape or self.first.dtype != self.second.dtype:
             raise ValueError(
                 f"first has shape {tuple(self.first.shape)} and type {self.first.dtype}, second "

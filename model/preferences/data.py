@@ -88,10 +88,8 @@ def to_preference(record: Any, where: str) -> Preference:
     if not isinstance(tie, bool):
         raise PreferenceError(f"{where}: 'tie' is {tie!r}, expected true or false")
     if record["chosen"] == record["rejected"] and not tie:
-        raise PreferenceError(
-            f"{where}: chosen and rejected are the same text {record['chosen'][:40]!r}: add "
-            '"tie": true, or leave the pair out'
-        )
+        fault = f"chosen and rejected are the same text {record['chosen'][:40]!r}"
+        raise PreferenceError(f'{where}: {fault}: add "tie": true, or leave the pair out')
     preference = Preference(record["prompt"], record["chosen"], record["rejected"], tie)
     for name, text in zip(("chosen", "rejected"), preference.texts, strict=True):
         if not text:

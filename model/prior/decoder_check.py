@@ -60,10 +60,7 @@ def check_cached_reading(
 
 
 def _cached_logits(decoder: Decoder, prompts: Prompts, response: Tensor) -> Tensor:
-    """Logits after each prompt and each token of the response, `[N, L + 1, V]`.
-
-    The first token is read alone, then all others at once.
-    """
+    """Logits after each prompt and each token, `[N, L + 1, V]`; the first is read alone."""
     first, state = decoder.start(prompts)
     logits = [first[:, None]]
     for ids in (response[:, :1], response[:, 1:]):

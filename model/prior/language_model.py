@@ -199,10 +199,8 @@ class LanguageModel(CachedDecoder):
         if prompts is not None:
             instance("prompts", prompts, Prompts, why="`encode([...])` makes them of texts")
         if response.is_floating_point() or response.is_complex() or response.dim() < 2:
-            raise ValueError(
-                f"got responses of shape {tuple(response.shape)} and type {response.dtype}, "
-                "expected token ids [..., N, T]"
-            )
+            got = f"responses of shape {tuple(response.shape)} and type {response.dtype}"
+            raise ValueError(f"got {got}, expected token ids [..., N, T]")
         if prompts is not None:
             self.space.check(prompts, response)
             if response.shape[-2] != len(prompts):
@@ -210,10 +208,8 @@ class LanguageModel(CachedDecoder):
                 raise ValueError(f"got responses to {counts}")
         low, high = _range(response)
         if low < 0 or high >= self.vocab_size:
-            raise OtherLanguageModelError(
-                f"the responses have token ids from {low} to {high}, and the language model has "
-                f"{self.vocab_size}: they are another's"
-            )
+            fault = f"the responses have token ids from {low} to {high}, and the language model"
+            raise OtherLanguageModelError(f"{fault} has {self.vocab_size}: they are another's")
 
     def forward(self, prompts: Prompts) -> ResponseDistribution:
         """p(response | prompts): batch shape `[N]`, event shape `[T]`.

@@ -41,11 +41,7 @@ def token_log_prob(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Ten
 
 
 class _TokenLogProb(torch.autograd.Function):
-    """`token_log_prob` without a second copy of the logits.
-
-    `log_softmax` would save a second `[..., V]` tensor in the forward pass, and `gather` a third in
-    the backward pass; here the gradient is the only other tensor of that size.
-    """
+    """`token_log_prob` with one other tensor `[..., V]`, the gradient, where autograd has three."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:

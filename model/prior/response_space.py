@@ -74,10 +74,9 @@ class ResponseSpace:
                 "the tokenizer of another language model: encode them with this language model"
             )
         if response is not None and response.shape[-1] != self.max_new_tokens:
-            raise OtherLanguageModelError(
-                f"the responses have {response.shape[-1]} positions where those of the language "
-                f"model have {self.max_new_tokens}"
-            )
+            got = f"the responses have {response.shape[-1]} positions"
+            expected = f"those of the language model have {self.max_new_tokens}"
+            raise OtherLanguageModelError(f"{got} where {expected}")
 
     @property
     def num_responses(self) -> int:

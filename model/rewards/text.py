@@ -107,10 +107,9 @@ class TextReward:
         numbers = [_number(value) for value in values]
         for text, value, number in zip(texts, values, numbers, strict=True):
             if math.isnan(number) or number == math.inf:
-                raise LikelihoodError(
-                    f"reward {self.name!r} returned {quoted(value)} for the text {quoted(text)}, "
-                    "expected a finite number, or -inf for an impossible text"
-                )
+                got = f"reward {self.name!r} returned {quoted(value)} for the text {quoted(text)}"
+                expected = "a finite number, or -inf for an impossible text"
+                raise LikelihoodError(f"{got}, expected {expected}")
         return numbers
 
     def _failure(self, texts: list[str], error: Exception) -> LikelihoodError:
