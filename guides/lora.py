@@ -146,7 +146,7 @@ class LoRA(Guide):
 
 
 def _linear_layers(network: PreTrainedModel) -> dict[str, nn.Module]:
-    """Linear layers by name, outside adapters and with an untied weight: merging changes the rest."""
+    """Linear layers by name, outside adapters and of untied weights, which alone can be merged."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     modules = dict(network.named_modules())
