@@ -1,5 +1,6 @@
 """Guide: q(response | prompt), an `nn.Module` that samples, scores and trains."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,9 @@ from model.common.digests import check_digests, saved_together
 from model.networks.source import read_tensors
 
 FILE = "guide.safetensors"
+GUIDE_FILE = "guide.json"
+"""Name of the record beside a saved guide."""
+Options = dict[str, Any]
 
 
 class GuideRegistrationError(RuntimeError):
@@ -101,6 +105,15 @@ class Guide(nn.Module, ABC):
     def num_trained_parameters(self) -> int:
         """Number of scalars that train."""
         return sum(parameter.numel() for parameter in self.trained().values())
+
+
+def save_guide(folder: Path, guide: Guide, name: str, options: Options, prompts: Prompts) -> None:
+    """Save a guide in its own format, with the name, options, prompts and vocabulary behind it."""
+    record: Options = {"guide": name, "options": options, "prompts": prompts.texts}
+    record["vocabulary"] = prompts.vocabulary
+    with saved_together(folder) as new:
+        guide.save_pretrained(new)
+        (new / GUIDE_FILE).write_text(json.dumps(record, indent=2) + "\n")
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from platform import python_version
 from typing import Any, Self
 
 from experiments.shared.refusals import blamed
-from inference.svi.checkpoint.folder_lock import locked
+from inference.svi.checkpoint.folder import locked
 from model.common.digests import text_digest
 from model.common.files import write_atomically
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pyro.infer import ELBO
 
 from experiments.shared.refusals import blamed
 from guides import GUIDES, Guide
+from guides.guide import Options
 from inference import LeaveOneOut_ELBO, fit
 from inference.objectives.reward_only import RewardOnly
 from inference.svi.early_stops import record_early_stop
@@ -15,7 +16,6 @@ from inference.svi.step import Metrics
 from model import AlignmentModel, LanguageModel, Prompts
 
 G = TypeVar("G", bound=Guide)
-Options = dict[str, Any]
 PURE, PENALISED = "reward alone", "with the KL penalty"
 RL: dict[str, Callable[[int], ELBO]] = {PURE: RewardOnly, PENALISED: LeaveOneOut_ELBO}
 

@@ -45,7 +45,7 @@ from experiments.steer.posterior import build_model, draw_prior
 from experiments.steer.report import Report, sample_texts
 from experiments.steer.resuming import check_inputs, old_folder, own_arguments, resume_command
 from guides import GUIDES, FineTuned, Guide, LoRA
-from guides.saving import save_guide
+from guides.guide import save_guide
 from inference import OBJECTIVES, Program, fit, random_state
 from inference.svi.anneal import soften
 from model import AlignmentModel, LanguageModel, Prompts

@@ -8,8 +8,7 @@ from experiments.shared.refusals import FAULTS, blamed
 from experiments.shared.training import build_guide
 from experiments.steer.arguments import Steer
 from guides import GUIDES, Fixed, Guide
-from guides.guide import OtherGuideError
-from guides.saving import GUIDE_FILE
+from guides.guide import GUIDE_FILE, OtherGuideError
 from model import LanguageModel, Prompts
 from model.common.digests import DamagedFileError, check_digests
 from model.networks.source import PretrainedError

@@ -11,8 +11,7 @@ from experiments.shared.command_line import option
 from experiments.shared.run_folder import DIGEST, RunFolder, digest_of
 from experiments.steer.guide_options import restored_options
 from experiments.steer.inputs import Input, check_unchanged, digests_of, print_inputs
-from inference.svi.checkpoint.folder import has_checkpoint
-from inference.svi.checkpoint.folder_lock import locked
+from inference.svi.checkpoint.folder import has_checkpoint, locked
 from model.common.digests import delete_unfinished
 
 PARTS = {"arguments", "inputs", "versions"}

@@ -22,9 +22,6 @@ def measure(
     """Measure a guide against the posterior.
 
     Args:
-        model: prior and reward.
-        guide: the guide.
-        prompts: prompts.
         truth: the exact posterior if responses can be listed.
         prior_sample: draws of the prior, see `diagnose`; unused beside `truth`.
         num_samples: number of guide responses behind an estimate.

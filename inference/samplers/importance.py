@@ -38,9 +38,7 @@ def importance_sampling(
         exp(log_z) is unbiased for Z. Means are consistent, with bias O(1/M). Diagnostics:
         `effective_sample_size`, out of M; `pareto_k`, above 0.7 of which no estimate is reliable.
     """
-    response, log_weight = draw_and_weigh(
-        model, prompts, guide=guide, num_samples=num_samples, chunk=chunk
-    )
+    response, log_weight = draw_and_weigh(model, prompts, guide, num_samples, chunk=chunk)
     check_support(log_weight, prompts.texts)
     diagnostics = {
         "effective_sample_size": effective_sample_size(log_weight),

@@ -53,7 +53,7 @@ def draw(
 
 @torch.no_grad()
 def draw_and_weigh(
-    model: Program, prompts: Prompts, *, guide: Program | None, num_samples: int, chunk: int
+    model: Program, prompts: Prompts, guide: Program | None, num_samples: int, *, chunk: int
 ) -> tuple[Tensor, Tensor]:
     """Draw responses `[M, N, T]` and weigh them: log w `[M, N]`, nats."""
     draws = draw(model, guide, prompts, num_samples, chunk=chunk)

@@ -55,9 +55,7 @@ def quasi_rejection_sampling(
     check_arguments(model, prompts, "model")
     if log_bound is not None:
         log_bound = check_log_bound(log_bound, len(prompts))
-    response, log_weight = draw_and_weigh(
-        model, prompts, guide=guide, num_samples=num_samples, chunk=chunk
-    )
+    response, log_weight = draw_and_weigh(model, prompts, guide, num_samples, chunk=chunk)
     num_pilot = 0
     if log_bound is None:
         num_pilot = math.ceil(PILOT_SHARE * num_samples)

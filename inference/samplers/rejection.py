@@ -48,9 +48,7 @@ def rejection_sampling(
     if log_bound is None:
         log_bound = _known_bound(model, guide, prompts)
     log_bound = check_log_bound(log_bound, len(prompts))
-    response, log_weight = draw_and_weigh(
-        model, prompts, guide=guide, num_samples=num_samples, chunk=chunk
-    )
+    response, log_weight = draw_and_weigh(model, prompts, guide, num_samples, chunk=chunk)
     check_bound(log_weight, log_bound, prompts.texts)
     return accept(response, log_weight, log_bound, prompts)
 

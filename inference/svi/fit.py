@@ -15,8 +15,7 @@ from tqdm import tqdm
 from inference import random_state
 from inference.programs import Program
 from inference.svi.checkpoint.fingerprint import Fingerprint
-from inference.svi.checkpoint.folder import CheckpointError
-from inference.svi.checkpoint.folder_lock import locked
+from inference.svi.checkpoint.folder import CheckpointError, locked
 from inference.svi.checkpoint.resume import resume as resume_from
 from inference.svi.checkpoint.state import FitState
 from inference.svi.fit_checks import check_programs, new_objective, new_optimizer, resumes

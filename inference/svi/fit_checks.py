@@ -34,10 +34,8 @@ def new_objective(objective: ELBO | None) -> ELBO:
     if objective is None:
         return LeaveOneOut_ELBO()
     if not isinstance(objective, ELBO):
-        raise TypeError(
-            f"objective is {objective!r}, expected an object of a `pyro.infer.ELBO`, such as "
-            "`LeaveOneOut_ELBO()`"
-        )
+        expected = "an object of a `pyro.infer.ELBO`, such as `LeaveOneOut_ELBO()`"
+        raise TypeError(f"objective is {objective!r}, expected {expected}")
     if isinstance(objective, ResponseObjective):
         _check_unused("objective", objective.step_count)
     return objective
@@ -80,6 +78,5 @@ def resumes(folder: Path, resume: bool) -> bool:
 
 def _check_unused(name: str, step_count: int) -> None:
     if step_count:
-        raise ValueError(
-            f"the {name} has done {step_count} steps already, expected a new one for each fit"
-        )
+        expected = "expected a new one for each fit"
+        raise ValueError(f"the {name} has done {step_count} steps already, {expected}")

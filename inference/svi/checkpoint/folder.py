@@ -3,9 +3,11 @@
     FOLDER/step-00000050, FOLDER/step-00000100
 
 A checkpoint is written under another name, with a digest of every file, and renamed once all files
-are durable. Older checkpoints are deleted after that. Links are never followed.
+are durable. Older checkpoints are deleted after that. Links are never followed. A lock keeps the
+folder for one fit in one process; the kernel releases the lock at process death.
 """
 
+import fcntl
 import os
 import re
 import shutil
@@ -17,12 +19,17 @@ from pathlib import Path
 from model.common.digests import MANIFEST, DamagedFileError, check_digests, seal
 from model.common.files import flush
 
+_LOCK = ".lock"
 _NAME = re.compile(r"step-\d{8,}")
 _UNFINISHED = re.compile(r"\.step-\d{8,}\.(partial|old)")
 
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, damaged, of another fit, or cannot be written."""
+
+
+class FolderInUseError(ValueError):
+    """The folder is locked by another run, or the lock is a link."""
 
 
 def has_checkpoint(folder: str | Path) -> bool:
@@ -97,6 +104,33 @@ def new_checkpoint(folder: Path, step: int) -> Iterator[Path]:
             f"the checkpoint of step {step} cannot be written to {folder}: "
             f"{error.strerror or error}; {last}. Is the disk full? Make room, then resume"
         ) from error
+
+
+@contextmanager
+def locked(folder: Path | None) -> Iterator[None]:
+    """Lock a folder inside the context; None locks nothing. Creates the folder if necessary."""
+    if folder is None:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / _LOCK).is_symlink():
+        fix = "delete it, if no other run works in the folder"
+        raise FolderInUseError(f"{folder / _LOCK} is a link, which is not followed: {fix}")
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FolderInUseError(
+                f"{folder} is in use by another run: wait for its end, or name another folder. Two "
+                "runs in one folder would overwrite each other"
+            ) from error
+        except OSError as error:
+            fault = f"{folder} cannot be locked ({error.strerror})"
+            warnings.warn(f"{fault}: make sure that no other run works in it", stacklevel=3)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _step(path: Path) -> int:

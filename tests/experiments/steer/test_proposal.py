@@ -6,7 +6,7 @@ import pytest
 
 from experiments.steer.proposal import load_guide
 from guides import GUIDES, FineTuned, Twisted
-from guides.saving import save_guide
+from guides.guide import save_guide
 from tests.model.tiny import tiny
 
 

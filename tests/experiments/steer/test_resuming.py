@@ -17,7 +17,7 @@ from experiments.steer.arguments import Steer
 from experiments.steer.metrics import read_metrics
 from experiments.steer.report import without_folders
 from experiments.steer.resuming import read_record
-from inference.svi.checkpoint.folder_lock import FolderInUseError, locked
+from inference.svi.checkpoint.folder import FolderInUseError, locked
 from model.common.digests import check_digests
 from model.common.input_files import code_files
 from tests.model.tiny import WORDS, tiny, tiny_tokenizer

@@ -30,8 +30,12 @@ from guides import FineTuned, LoRA, MeanField, Twisted
 from inference import FDivergence, FusedOptimizer, LeaveOneOut_ELBO, LogVariance, cosine, fit
 from inference.svi.anneal import soften
 from inference.svi.checkpoint.fingerprint import Fingerprint
-from inference.svi.checkpoint.folder import CheckpointError, has_checkpoint
-from inference.svi.checkpoint.folder_lock import FolderInUseError, locked
+from inference.svi.checkpoint.folder import (
+    CheckpointError,
+    FolderInUseError,
+    has_checkpoint,
+    locked,
+)
 from inference.svi.checkpoint.resume import resume
 from model import (
     AlignmentModel,
