@@ -41,8 +41,7 @@ class Recurrent(FromScratch):
     """A GRU that reads prompt and response; starts at random weights, independent of the prior.
 
     Args:
-        prior: See `FromScratch`.
-        embedding_size, hidden_size, num_layers: See `RecurrentOptions`.
+        prior: See `FromScratch`. The other arguments are `RecurrentOptions`.
     """
 
     def __init__(

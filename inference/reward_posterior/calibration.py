@@ -48,7 +48,6 @@ def predict(
     """Predict P(first is preferred to second | no tie), averaged over weights: `[C]`, float64.
 
     Args:
-        model: The program.
         comparisons: C comparisons; outcomes are not used.
         samples: `[S, P]`, weights.
         label_noise: True to include a known flip probability; a latent one is refused.

@@ -70,8 +70,7 @@ def solve_beta(
         model = AlignmentModel(prior, reward, budget.beta)
 
     Args:
-        prior: p0.
-        reward: r, as in `AlignmentModel`.
+        prior, reward: p0 and r, as in `AlignmentModel`.
         prompts: N prompts, over which KL and reward are averaged.
         factors: log f_j by name, as in `AlignmentModel`; their nats count towards the budget. With
             factors that are no constraints several betas may meet `max_kl`, of which one is found.

@@ -23,8 +23,7 @@ class TextNetwork:
     """A frozen network with its tokenizer. Base of classifiers, likelihoods and features of texts.
 
     Args:
-        network: a network of `transformers`.
-        tokenizer: the tokenizer of the network.
+        network, tokenizer: a network of `transformers` and its tokenizer.
 
     Attributes:
         auto: class of `transformers` that loads the network.

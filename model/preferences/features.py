@@ -87,8 +87,7 @@ class EncoderFeatures(NetworkFeatures, TextNetwork):
     A text without tokens is read as one padding token. The end of a long text is read.
 
     Args:
-        network: an encoder, such as `AutoModel` loads.
-        tokenizer: the tokenizer of the network.
+        network, tokenizer: an encoder, such as `AutoModel` loads, and its tokenizer.
         batch_size: number of texts read at a time.
         max_length: number of tokens read of a text; by default as many as possible.
     """

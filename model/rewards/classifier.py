@@ -26,8 +26,7 @@ class SequenceClassifier(TextNetwork):
     one label, of log-probability log sigmoid(logit). The end of a long text is read.
 
     Args:
-        network: a sequence classifier.
-        tokenizer: the tokenizer of the network.
+        network, tokenizer: a sequence classifier and its tokenizer.
         label: name or index of the label; not needed if there is one label.
         output: `log-prob` or `logit`.
         batch_size: number of texts read at a time.

@@ -19,8 +19,7 @@ class TextLikelihood(TextNetwork):
     The end of the text is not scored. The end of a long text is read.
 
     Args:
-        network: a causal language model.
-        tokenizer: the tokenizer of the network.
+        network, tokenizer: a causal language model and its tokenizer.
         per_token: take the mean over tokens, minus the log of the perplexity, which measures
             fluency; else the sum, as of an expert in a product of experts.
         batch_size: number of texts read at a time.
