@@ -212,7 +212,5 @@ def check_value(name: str, distribution: TorchDistribution, value: Tensor) -> No
     size = distribution.space.vocab_size
     whole = not (value.is_floating_point() or value.is_complex())
     if not whole or bool(((value < 0) | (value >= size)).any()):
-        raise ResponseSiteError(
-            f"{name} has values of type {value.dtype}, expected token ids of the program's own "
-            f"vocabulary, whole numbers from 0 to {size - 1}"
-        )
+        expected = f"token ids of the program's own vocabulary, whole numbers from 0 to {size - 1}"
+        raise ResponseSiteError(f"{name} has values of type {value.dtype}, expected {expected}")

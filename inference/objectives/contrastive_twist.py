@@ -49,10 +49,8 @@ class ContrastiveTwist(ResponseObjective):
 
 def _twist_of(distribution: ResponseDistribution) -> RevealsTwist:
     if not isinstance(distribution.decoder, RevealsTwist):
-        raise TypeError(
-            f"{type(distribution.decoder).__name__} has no twist, expected a guide such as "
-            "`Twisted`. `WakePhi` descends the forward KL of any guide."
-        )
+        expected = "a guide such as `Twisted`. `WakePhi` descends the forward KL of any guide."
+        raise TypeError(f"{type(distribution.decoder).__name__} has no twist, expected {expected}")
     return distribution.decoder
 
 

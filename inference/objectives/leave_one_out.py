@@ -97,10 +97,8 @@ def _score(site: dict) -> Tensor:
     """log q at a guide's site, as the score function differentiates log q."""
     _, score_function, entropy_term = site["score_parts"]
     if not is_identically_zero(entropy_term):
-        raise NotImplementedError(
-            f"site {site['name']!r} is reparameterized: use Trace_ELBO, which has its pathwise "
-            "gradient"
-        )
+        fix = "use Trace_ELBO, which has its pathwise gradient"
+        raise NotImplementedError(f"site {site['name']!r} is reparameterized: {fix}")
     return score_function
 
 

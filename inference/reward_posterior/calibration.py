@@ -77,10 +77,8 @@ def calibrate(probability: Tensor, outcome: Tensor, num_bins: int = 10) -> Calib
     num_bins = whole_number("num_bins", num_bins)
     instance("outcome", outcome, Tensor)
     if instance("probability", probability, Tensor).dim() != 1 or not len(probability):
-        raise ValueError(
-            f"probability has shape {tuple(probability.shape)}, expected [C]: one for each of "
-            "C > 0 comparisons"
-        )
+        expected = "[C]: one for each of C > 0 comparisons"
+        raise ValueError(f"probability has shape {tuple(probability.shape)}, expected {expected}")
     check_outcome(outcome, len(probability))
     # also if NaN
     invalid = ~((probability >= -ROUNDING) & (probability <= 1 + ROUNDING))

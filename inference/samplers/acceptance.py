@@ -23,10 +23,8 @@ def check_log_bound(log_bound: object, num_prompts: int) -> float | Tensor:
     if not isinstance(log_bound, Tensor):
         return finite(name, log_bound)
     if log_bound.shape not in ((), (num_prompts,)):
-        raise ValueError(
-            f"{name} has shape {tuple(log_bound.shape)}, expected one number, or one for each of "
-            f"{num_prompts} prompts"
-        )
+        expected = f"one number, or one for each of {num_prompts} prompts"
+        raise ValueError(f"{name} has shape {tuple(log_bound.shape)}, expected {expected}")
     if log_bound.is_complex():
         raise ValueError(f"{name} has type {log_bound.dtype}, expected real numbers")
     if bool((infinite := ~log_bound.isfinite()).any()):

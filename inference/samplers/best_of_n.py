@@ -54,10 +54,8 @@ def best_of_n(
     num_samples, n = whole_number("num_samples", num_samples), whole_number("n", n)
     num_groups = num_samples // n
     if num_groups < 1:
-        raise ValueError(
-            f"num_samples = {num_samples} and n = {n}, expected 1 <= n <= num_samples: at least "
-            "one group of n"
-        )
+        expected = "1 <= n <= num_samples: at least one group of n"
+        raise ValueError(f"num_samples = {num_samples} and n = {n}, expected {expected}")
     with SameResponses():
         parts = list(draw(model, guide, prompts, num_groups * n, chunk=chunk))
         log_likelihood = torch.cat([log_likelihood_at(model, prompts, part) for part in parts])

@@ -189,10 +189,8 @@ def mixing(values: Tensor) -> dict[str, Tensor]:
         as the log likelihood of a hard constraint alone.
     """
     if check_numbers("values", values).dim() != 3:
-        raise ValueError(
-            f"values has shape {tuple(values.shape)}, expected [S, C, N]: S steps of C chains for "
-            "each of N prompts"
-        )
+        expected = "[S, C, N]: S steps of C chains for each of N prompts"
+        raise ValueError(f"values has shape {tuple(values.shape)}, expected {expected}")
     r_hat, size = values.new_full((2, values.shape[-1]), torch.nan)
     # one prompt at a time: the NaN of a constant would reach the others
     for prompt, chains in enumerate(values.permute(2, 1, 0)):  # [C, S]

@@ -77,10 +77,8 @@ class Posterior:
     def mean(self, values: Tensor) -> Tensor:
         """E_p*[f], `[N]`, from f at the responses, `[M, N]`; f is ignored where the weight is 0."""
         if instance("values", values, Tensor).shape != self.log_weight.shape:
-            raise ValueError(
-                f"values have shape {tuple(values.shape)}, expected "
-                f"{tuple(self.log_weight.shape)}: one a response"
-            )
+            expected = f"{tuple(self.log_weight.shape)}: one a response"
+            raise ValueError(f"values have shape {tuple(values.shape)}, expected {expected}")
         mean = expectation(self.probability, values)
         return check_numbers("the mean of values", mean, infinite=True)
 
