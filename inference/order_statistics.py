@@ -102,10 +102,8 @@ def level_cdf(values: Tensor, prob: Tensor) -> tuple[Tensor, Tensor]:
     """
     instance("values", values, Tensor)
     if values.shape != instance("prob", prob, Tensor).shape or values.dim() != 2:
-        raise ValueError(
-            f"values has shape {tuple(values.shape)} and prob {tuple(prob.shape)}, expected [L, N] "
-            "for both: L levels to each of N prompts"
-        )
+        fault = f"values has shape {tuple(values.shape)} and prob {tuple(prob.shape)}"
+        raise ValueError(f"{fault}, expected [L, N] for both: L levels to each of N prompts")
     if (where := first_index(values.isnan())) is not None:
         expected = "expected numbers, or -inf for an impossible response"
         raise ValueError(f"values is NaN at index {where}, {expected}")

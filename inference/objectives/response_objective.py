@@ -181,10 +181,8 @@ class ResponseObjective(SurrogateLoss):
         sites = [name for name, site in trace.nodes.items() if is_sample(site)]
         others = [name for name in sites if name != "response"]
         if at_response.distribution is None or others:
-            raise ValueError(
-                f"{type(self).__name__} needs a guide with the site 'response' and no other, got "
-                f"{others or 'none'}. {PAIRED} take any guide."
-            )
+            fault = f"{type(self).__name__} needs a guide with the site 'response' and no other"
+            raise ValueError(f"{fault}, got {others or 'none'}. {PAIRED} take any guide.")
         site = check_response_site(trace, prompts, "guide")
         return site["fn"], site["value"]
 

@@ -41,9 +41,7 @@ def laplace(
         try:
             gaussian = guide.laplace_approximation(comparisons)
         except (RuntimeError, ValueError) as error:  # the Hessian has no Cholesky factor
-            raise NotMaximisedError(
-                "the log density has no curvature in some direction at its maximum: use nuts, or "
-                "an ensemble"
-            ) from error
+            fault = "the log density has no curvature in some direction at its maximum"
+            raise NotMaximisedError(f"{fault}: use nuts, or an ensemble") from error
         with torch.no_grad():
             return torch.stack([gaussian(comparisons)["w"] for _ in range(num_samples)])

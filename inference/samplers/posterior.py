@@ -50,10 +50,8 @@ class Posterior:
         shape = tuple(instance("response", self.response, Tensor).shape)
         check_draws("log_weight", self.log_weight)
         if tuple(self.log_weight.shape) != shape[:-1]:
-            raise ValueError(
-                f"log_weight has shape {tuple(self.log_weight.shape)} and response {shape}, "
-                "expected [M, N] and [M, N, T]"
-            )
+            fault = f"log_weight has shape {tuple(self.log_weight.shape)} and response {shape}"
+            raise ValueError(f"{fault}, expected [M, N] and [M, N, T]")
         if self.log_z is not None:
             log_z = check_numbers("log_z", self.log_z)
             if tuple(log_z.shape) != shape[1:-1]:
@@ -63,10 +61,8 @@ class Posterior:
     def probability(self) -> Tensor:
         """Normalised weights, `[M, N]`; `NoSupportError` if all weights of a prompt are 0."""
         if bool(self.log_weight.isneginf().all(0).any()):
-            raise NoSupportError(
-                f"all {len(self.log_weight)} responses to a prompt have weight 0: there is nothing "
-                "to average"
-            )
+            fault = f"all {len(self.log_weight)} responses to a prompt have weight 0"
+            raise NoSupportError(f"{fault}: there is nothing to average")
         return self.log_weight.double().softmax(0)
 
     @property

@@ -108,10 +108,8 @@ def quasi_rejection(
     log_target = check_numbers("log_target", log_target)
     log_proposal = check_numbers("log_proposal", log_proposal)
     if log_target.shape != log_proposal.shape or not log_target.numel():
-        raise ValueError(
-            f"log_target has shape {tuple(log_target.shape)} and log_proposal "
-            f"{tuple(log_proposal.shape)}, expected the same"
-        )
+        fault = f"log_target has shape {tuple(log_target.shape)}"
+        raise ValueError(f"{fault} and log_proposal {tuple(log_proposal.shape)}, expected the same")
     log_bound = check_log_bound(log_bound, log_target[0].numel())
     log_z = log_target.logsumexp(0)
     if bool(log_z.isneginf().any()):

@@ -52,10 +52,8 @@ def new_optimizer(
     if optimizer is None:
         return adam_on_cosine(num_steps, **given)
     if given:
-        raise ValueError(
-            f"both optimizer and {' and '.join(given)} are given, expected one of them: "
-            "pass the numbers to the optimizer, or leave the optimizer out"
-        )
+        fault = f"both optimizer and {' and '.join(given)} are given, expected one of them"
+        raise ValueError(f"{fault}: pass the numbers to the optimizer, or leave the optimizer out")
     if isinstance(optimizer, CheckedOptimizer):
         _check_unused("optimizer", optimizer.step_count)
         return optimizer

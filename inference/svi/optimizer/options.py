@@ -39,7 +39,5 @@ def try_step(optimizer: torch.optim.Optimizer) -> None:
     try:
         optimizer.step()
     except RuntimeError as error:
-        raise ValueError(
-            f"{type(optimizer).__name__} cannot step in a fit with these options: {error}. Choose "
-            "an optimiser such as `torch.optim.Adam`"
-        ) from error
+        fault = f"{type(optimizer).__name__} cannot step in a fit with these options: {error}"
+        raise ValueError(f"{fault}. Choose an optimiser such as `torch.optim.Adam`") from error
