@@ -9,11 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from experiments.rlhf import figures as rlhf_figures
-from experiments.rlhf import learning
+from experiments.rlhf import learning, report
 from experiments.rlhf.learning import DataSet, Study, TextWorld
 from experiments.rlhf.options import RLHF
-from experiments.rlhf.report import findings, mean_curves, world_tables
 from experiments.rlhf.text_sample import Gold, TextSample
 from experiments.shared.figures import save
 from experiments.shared.refusals import blamed
@@ -47,7 +45,7 @@ def study_data(args: RLHF, features: Features, split: Split, folder: Path) -> St
     model, posterior = learning.learn(args, features, train, args.seed)
     posterior.save(folder / "reward")
     calibration = learning.held_out(model, posterior, test)
-    figure = rlhf_figures.reliability_figure({"held out": calibration})
+    figure = report.reliability_figure({"held out": calibration})
     picture = save(figure, folder / "reliability.svg")
     summary = (
         f"The reward, from {len(train)} preferences, on {len(test)} held out: accuracy "
@@ -96,7 +94,7 @@ def simulate(args: RLHF, prior: LanguageModel, features: Features, folder: Path)
         extent = f"{len(world.sample.texts)} draws, trusted to an effective {args.min_effective:g}"
         if world.sample.responses.exact:
             extent = "all KL exact"
-        tables += world_tables(own_runs, f"{extent}; prior {world.sample.prior_gold:.3f}")
+        tables += report.world_tables(own_runs, f"{extent}; prior {world.sample.prior_gold:.3f}")
         pictures += world_figures(world, data_sets, folder)
     last = data_sets[-1]
     (folder / "runs.jsonl").write_text("".join(json.dumps(asdict(run)) + "\n" for run in runs))
@@ -105,7 +103,7 @@ def simulate(args: RLHF, prior: LanguageModel, features: Features, folder: Path)
     if args.simulations:
         tables.append(learning.check_inference(args, last.posterior.features, last.train))
     exact = [run for run in runs if run.world == NEXT_WORD]
-    return Study(last.posterior, tables, pictures, findings(exact), gold, worlds[-1].sample)
+    return Study(last.posterior, tables, pictures, report.findings(exact), gold, worlds[-1].sample)
 
 
 def world_figures(world: TextWorld, data_sets: Sequence[DataSet], folder: Path) -> list[Path]:
@@ -114,10 +112,10 @@ def world_figures(world: TextWorld, data_sets: Sequence[DataSet], folder: Path) 
     for size in dict.fromkeys(one.run.num_preferences for one in data_sets):
         of_size = [one for one in data_sets if one.run.num_preferences == size]
         first[f"{size} preferences"] = of_size[0].calibration
-        panels[f"{size} preferences"] = mean_curves([one.curves for one in of_size])
+        panels[f"{size} preferences"] = report.mean_curves([one.curves for one in of_size])
     title = f"Posteriors of the learned reward, {world.name}"
-    gold = rlhf_figures.over_optimisation_figure(panels, world.sample.prior_gold, title)
+    gold = report.over_optimisation_figure(panels, world.sample.prior_gold, title)
     name = world.name.replace(" ", "-")
-    reliability = rlhf_figures.reliability_figure(first)
+    reliability = report.reliability_figure(first)
     pictures = {f"reliability-{name}.svg": reliability, f"gold-{name}.svg": gold}
     return [save(picture, folder / file) for file, picture in pictures.items()]

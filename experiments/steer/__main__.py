@@ -40,7 +40,6 @@ from experiments.steer.decoding import sample_posterior
 from experiments.steer.expectations import measure, measure_posterior
 from experiments.steer.figures import write_figures
 from experiments.steer.inputs import Input, digests_of, inputs_of
-from experiments.steer.metrics import extended
 from experiments.steer.posterior import build_model, draw_prior
 from experiments.steer.report import Report, sample_texts
 from experiments.steer.resuming import check_inputs, old_folder, own_arguments, resume_command
@@ -48,6 +47,7 @@ from guides import GUIDES, FineTuned, Guide, LoRA
 from guides.guide import save_guide
 from inference import OBJECTIVES, Program, fit, random_state
 from inference.svi.anneal import soften
+from inference.svi.step import Metrics
 from model import AlignmentModel, LanguageModel, Prompts
 from model.common.texts import read_lines
 from model.prior.named_priors import load_prior
@@ -100,6 +100,14 @@ def fit_settings(args: Steer, model: AlignmentModel, folder: RunFolder) -> dict[
         "resume": args.resume is not None,
         "on_step": lambda metrics: folder.append_metrics(extended(metrics, model)),
     }
+
+
+def extended(metrics: Metrics, model: AlignmentModel) -> Metrics:
+    """Metrics of a step with KL(q || p0), and with E_q[r] for a model without factors."""
+    metrics = metrics | {"kl_guide_prior": metrics["log_likelihood"] - metrics["elbo"]}
+    if model.factors:
+        return metrics
+    return metrics | {"reward": model.beta * metrics["log_likelihood"]}
 
 
 def prepare(args: Steer) -> tuple[Steer, list[Input]]:

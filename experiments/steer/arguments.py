@@ -9,25 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import tyro
 
-from experiments.shared.argument_types import (
-    SOME,
-    Count,
-    Device,
-    DtypeName,
-    GuideName,
-    Length,
-    Name,
-    Out,
-    Positive,
-    Rate,
-    Seed,
-    TextFile,
-    Threads,
-    Used,
-    count,
-    described,
-    number,
-)
+from experiments.shared import argument_types as types
 from experiments.shared.command_line import Arguments
 from experiments.steer.choices import FACTOR_HELP, REWARD_HELP, Choice, read_choices
 from experiments.steer.guide_options import GuideOptions, options_of
@@ -39,25 +21,25 @@ from inference import OBJECTIVES, SAMPLERS
 ObjectiveName: TypeAlias = Literal[tuple(OBJECTIVES)]  # type: ignore[valid-type]
 SamplerName: TypeAlias = Literal[tuple(SAMPLERS)]  # type: ignore[valid-type]
 
-GUIDE_HELP = described("q, the guide.", GUIDES)
-OBJECTIVE_HELP = described("Objective of SVI.", OBJECTIVES)
-SAMPLE_HELP = described("Sample the posterior without training a guide, by:", SAMPLERS)
+GUIDE_HELP = types.described("q, the guide.", GUIDES)
+OBJECTIVE_HELP = types.described("Objective of SVI.", OBJECTIVES)
+SAMPLE_HELP = types.described("Sample the posterior without training a guide, by:", SAMPLERS)
 
-TRAINED = Used(lambda args: args.sample is None, "with --sample, which trains nothing")
-SAMPLED = Used(lambda args: args.sample is not None, "without --sample")
-NO_FILE = Used(lambda args: args.prompts_file is None, "with --prompts-file")
-NO_BUDGET = Used(lambda args: not args.beta_budget, "with a budget, which is solved for beta")
-FROM_PRIOR = Used(lambda args: args.draws_prior, "with --sample, but for budgets and moments")
-CONSTRAINED = Used(lambda args: args.constraint, "where it names nothing")
-WITH_FACTOR = Used(lambda args: args.factor, "where it names nothing")
-WITH_MOMENT = Used(lambda args: args.moment, "where it names nothing")
+TRAINED = types.Used(lambda args: args.sample is None, "with --sample, which trains nothing")
+SAMPLED = types.Used(lambda args: args.sample is not None, "without --sample")
+NO_FILE = types.Used(lambda args: args.prompts_file is None, "with --prompts-file")
+NO_BUDGET = types.Used(lambda args: not args.beta_budget, "with a budget, which is solved for beta")
+FROM_PRIOR = types.Used(lambda args: args.draws_prior, "with --sample, but for budgets and moments")
+CONSTRAINED = types.Used(lambda args: args.constraint, "where it names nothing")
+WITH_FACTOR = types.Used(lambda args: args.factor, "where it names nothing")
+WITH_MOMENT = types.Used(lambda args: args.moment, "where it names nothing")
 
 
 @dataclass(frozen=True)
 class Steer(Arguments):
     """Bring a language model close to the posterior under a reward, by Pyro's SVI."""
 
-    prior: Name = "film-reviews"
+    prior: types.Name = "film-reviews"
     """p0: `film-reviews` (embedded), `smollm2` (135M parameters; `make smollm2` first), a folder in
     Hugging Face format, or a name on the hub."""
     reward: Annotated[tuple[str, ...], tyro.conf.arg(help=REWARD_HELP)] = ("vader",)
@@ -70,69 +52,69 @@ class Steer(Arguments):
     moment: Annotated[tuple[str, ...], WITH_MOMENT] = ()
     """Distributional constraints, each a reward and its mean over prompts, as in `words:film=0.5`.
     The posterior is the distribution with these means that is closest to the posterior without."""
-    penalty: Positive | None = None
+    penalty: types.Positive | None = None
     """Soften the constraints: a forbidden response costs this many nats."""
-    beta: Annotated[Positive, NO_BUDGET] = 0.1
+    beta: Annotated[types.Positive, NO_BUDGET] = 0.1
     """Reward per nat: the reward that is worth one nat of distance from the prior. A smaller beta
     steers harder."""
-    kl_budget: Positive | None = None
+    kl_budget: types.Positive | None = None
     """Choose beta such that KL(p* || p0), averaged over prompts, equals this many nats. Replaces
     `--beta`."""
-    min_reward: Annotated[float, number()] | None = None
+    min_reward: Annotated[float, types.number()] | None = None
     """Choose beta such that the posterior's E[r], averaged over prompts, equals this reward.
     Replaces `--beta`."""
-    guide: Annotated[GuideName, tyro.conf.arg(help=GUIDE_HELP)] = "fine-tuned"
+    guide: Annotated[types.GuideName, tyro.conf.arg(help=GUIDE_HELP)] = "fine-tuned"
     options: Annotated[GuideOptions, tyro.conf.arg(name="")] = field(default_factory=GuideOptions)
     objective: Annotated[ObjectiveName, TRAINED, tyro.conf.arg(help=OBJECTIVE_HELP)] = (
         "leave-one-out"
     )
     sample: Annotated[SamplerName | None, tyro.conf.arg(help=SAMPLE_HELP)] = None
-    budget: Annotated[Count, SAMPLED] = 4096
+    budget: Annotated[types.Count, SAMPLED] = 4096
     """Number of responses that `--sample` draws for each prompt."""
     proposal: Path | None = None
     """Proposal of `--sample`: a trained guide such as RUN/guide, or a language model in Hugging
     Face format. Default: `--guide` if the guide needs no training, else the prior."""
-    prompts: Annotated[tuple[str, ...], SOME, NO_FILE] = ("The film was", "The movie was")
+    prompts: Annotated[tuple[str, ...], types.SOME, NO_FILE] = ("The film was", "The movie was")
     """Prompts, which the responses continue."""
-    prompts_file: TextFile | None = None
+    prompts_file: types.TextFile | None = None
     """Text file with a prompt on each line. Replaces `--prompts`."""
-    prompts_per_step: Annotated[Count, TRAINED] | None = None
+    prompts_per_step: Annotated[types.Count, TRAINED] | None = None
     """Number of prompts in a step, a random subset. Default: all prompts."""
-    max_new_tokens: Length = 12
+    max_new_tokens: types.Length = 12
     """T, the largest number of tokens of a response."""
-    temperature: Positive = 0.7
+    temperature: types.Positive = 0.7
     """Temperature that divides the logits of prior and guide. Below 1 the prior writes with more
     care, and there is less to learn."""
-    steps: Annotated[Count, TRAINED] = 150
+    steps: Annotated[types.Count, TRAINED] = 150
     """Number of SVI steps."""
-    particles: Annotated[Count, TRAINED] = 32
+    particles: Annotated[types.Count, TRAINED] = 32
     """K, the number of responses for each prompt in a step."""
-    learning_rate: Annotated[Rate, TRAINED] | None = None
+    learning_rate: Annotated[types.Rate, TRAINED] | None = None
     """Peak learning rate of Adam, after a warm-up over a twentieth of the steps and before a cosine
     to 0. Default: a rate that suits the guide on the embedded prior, 8e-5 for `fine-tuned`; larger
     networks need a smaller rate."""
-    clip_norm: Annotated[Positive, TRAINED] | None = None
+    clip_norm: Annotated[types.Positive, TRAINED] | None = None
     """Norm that larger gradients are scaled down to. With leave-one-out the gradient shrinks as the
     gap closes, and a clip that always acts would keep the noise of the steps."""
-    samples: Annotated[int, count(2)] = 512
+    samples: Annotated[int, types.count(2)] = 512
     """Number of guide responses for each prompt in the final measurement."""
-    prior_draws: Annotated[int, count(2), FROM_PRIOR] = 2048
+    prior_draws: Annotated[int, types.count(2), FROM_PRIOR] = 2048
     """Number of prior responses for each prompt, which estimate log Z and give exact posterior
     samples."""
-    seed: Seed = 0
+    seed: types.Seed = 0
     """Random seed."""
-    device: Device | None = None
+    device: types.Device | None = None
     """Device, `cpu` or `cuda`. Default: a GPU if there is one."""
-    dtype: DtypeName = "float32"
+    dtype: types.DtypeName = "float32"
     """Dtype of the weights."""
     trust_remote_code: bool = False
     """Run the code that comes with a checkpoint of a prior or a reward, which is refused otherwise.
     `--resume` never takes this permission from the earlier run."""
-    threads: Threads | None = None
+    threads: types.Threads | None = None
     """Number of CPU threads. Default: torch's choice."""
-    checkpoint_every: Annotated[Count, TRAINED] = 50
+    checkpoint_every: Annotated[types.Count, TRAINED] = 50
     """Number of steps between checkpoints."""
-    out: Out = Path("runs")
+    out: types.Out = Path("runs")
     """Folder in which the run folder is made."""
     merge: bool = False
     """Also write RUN/merged, prior and adapter of `--guide lora` as one network in Hugging Face

@@ -1,20 +1,26 @@
-"""Inference at decoding time, `--sample`: a sampler instead of a fit."""
+"""Inference at decoding time, `--sample`: a sampler instead of a fit, and its `--proposal`."""
 
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from experiments.shared.refusals import blamed
+from experiments.shared.refusals import FAULTS, blamed
 from experiments.shared.run_folder import RunFolder
+from experiments.shared.training import build_guide
 from experiments.steer.arguments import Steer
 from experiments.steer.expectations import observe
-from experiments.steer.proposal import read_proposal
 from experiments.steer.report import samples_text, scored_texts
+from guides import GUIDES, Fixed, Guide
+from guides.guide import GUIDE_FILE, OtherGuideError
 from inference import SAMPLERS, Posterior, random_state, response_distribution
-from model import AlignmentModel, Prompts
+from model import AlignmentModel, LanguageModel, Prompts
+from model.common.digests import DamagedFileError, check_digests
+from model.networks.source import PretrainedError
+from model.prior.named_priors import load_prior
 
 
 def numbers_of(
@@ -72,3 +78,49 @@ def sample_posterior(
     lines = [f"{name:{width}}  {value:.4g}" for name, value in numbers.items()]
     print("", f"{title} from {origin}", "", *samples_text(samples), *lines, sep="\n")
     print(f"\n{seconds:.1f} s, nothing was trained.\n\nDraws in {folder.path / 'draws.jsonl'}.")
+
+
+def read_proposal(args: Steer, prior: LanguageModel, prompts: Prompts) -> Guide | None:
+    """Read `--proposal`; by default `--guide` if it needs no training, else None for the prior."""
+    if args.proposal is None:
+        if GUIDES[args.guide].trains:
+            return None
+        return build_guide(args.guide, args.guide_options, prior, prompts)
+    with blamed(f"--proposal {args.proposal}", FAULTS):
+        if (args.proposal / GUIDE_FILE).is_file():
+            return load_guide(args.proposal, prior)
+        return Fixed(load_prior(str(args.proposal), **args.loading))
+
+
+def load_guide(folder: Path, prior: LanguageModel) -> Guide:
+    """Load a guide that `save_guide` wrote; exit if it is damaged or of another prior."""
+    record = _read_record(folder)
+    if record.get("vocabulary") not in (None, prior.vocabulary):
+        problem = "is of a guide whose tokenizer has other entries than the prior's"
+        reason = "its token ids would be other words. Name the prior of that run."
+        raise SystemExit(f"{folder} {problem}: {reason}")
+    guide = build_guide(record["guide"], record["options"], prior, prior.encode(record["prompts"]))
+    try:
+        guide.load_pretrained(folder)
+    except (OtherGuideError, PretrainedError) as error:
+        fix = " Name the prior of that run." if isinstance(error, OtherGuideError) else ""
+        raise SystemExit(f"{error}{fix}") from error
+    return guide
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    """Record beside a saved guide; exits if the record is damaged."""
+    try:
+        check_digests(folder)
+        record = json.loads((folder / GUIDE_FILE).read_bytes())
+        types = {"options": dict, "prompts": list}
+        is_whole = all(isinstance(record[name], kind) for name, kind in types.items())
+        is_whole = is_whole and record["guide"] in GUIDES
+    except DamagedFileError as error:
+        raise SystemExit(str(error)) from error
+    except (ValueError, KeyError, TypeError):
+        is_whole = False
+    if not is_whole:
+        expected = "expected name, options and prompts of a guide as JSON"
+        raise SystemExit(f"{folder / GUIDE_FILE} is damaged: {expected}")
+    return record

@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 from experiments.shared.run_folder import RunFolder
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
+from experiments.steer.decoding import load_guide
+from experiments.steer.figures import read_metrics
 from experiments.steer.guide_options import GuideOptions
-from experiments.steer.metrics import read_metrics
-from experiments.steer.proposal import load_guide
 from experiments.steer.resuming import read_record, restored
 from guides import GUIDES
 from inference import OBJECTIVES, SAMPLERS

@@ -14,7 +14,7 @@ from experiments.shared.command_line import run_script
 from experiments.shared.run_folder import RunFolder
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
-from experiments.steer.metrics import read_metrics
+from experiments.steer.figures import read_metrics
 from experiments.steer.report import without_folders
 from experiments.steer.resuming import read_record
 from inference.svi.checkpoint.folder import FolderInUseError, locked

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.steer.proposal import load_guide
+from experiments.steer.decoding import load_guide
 from guides import GUIDES, FineTuned, Twisted
 from guides.guide import save_guide
 from tests.model.tiny import tiny
