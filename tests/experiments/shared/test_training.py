@@ -99,7 +99,7 @@ def test_distillation_reports_it(script, arguments, monkeypatch, tmp_path, capsy
 @pytest.mark.slow
 def test_distribution_matching_reports_it(monkeypatch, tmp_path, capsys):
     script, small = distribution_matching, {"max_new_tokens": 3, "particles": 4, "steps": 1}
-    monkeypatch.setattr(script, "METHODS", {**script.METHODS, PURE: Diverges})
+    monkeypatch.setitem(script.tasks.METHODS, PURE, Diverges)
     args = script.DistributionMatching(**small, draws=512, samples=32, out=tmp_path)
     check_report(script.main(args), capsys.readouterr().out, guide="Twisted")
 
