@@ -1,5 +1,7 @@
 """Untrained priors: a small GPT-2 with random weights, over numbered words."""
 
+from collections.abc import Sequence
+
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -12,12 +14,17 @@ END = 0
 """Token id of the end of a response."""
 
 
-def numbered_words(size: int, **settings: str) -> PreTrainedTokenizerFast:
-    """Tokenizer of `size` words, `<end>` (token id 0), w1, w2, ..., with settings of the class."""
-    words = {"<end>": END} | {f"w{i}": i for i in range(1, size)}
-    tokenizer = Tokenizer(WordLevel(words, unk_token="<end>"))
+def word_tokenizer(words: Sequence[str], **settings: str) -> PreTrainedTokenizerFast:
+    """Tokenizer of whole words, the first for unknown words, with settings of the class."""
+    ids = {word: index for index, word in enumerate(words)}
+    tokenizer = Tokenizer(WordLevel(ids, unk_token=words[0]))
     tokenizer.pre_tokenizer = WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **settings)
+
+
+def numbered_words(size: int, **settings: str) -> PreTrainedTokenizerFast:
+    """Tokenizer of `size` words, `<end>` (token id 0), w1, w2, ..., with settings of the class."""
+    return word_tokenizer(["<end>", *(f"w{i}" for i in range(1, size))], **settings)
 
 
 def untrained_prior(

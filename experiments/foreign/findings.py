@@ -1,0 +1,57 @@
+"""Findings over all runs, and the runs that they are about."""
+
+import math
+from collections.abc import Sequence
+from statistics import median
+
+from experiments.foreign.records import Run
+from experiments.shared.claims import Finding
+
+REVERSE = ("leave-one-out", "reward-to-go", "trajectory-balance")
+"""Objectives that descend KL(q || p*)."""
+NUM_ERRORS = 2
+"""Number of standard errors by which a guide is further from the posterior than the prior."""
+SMALLEST, LARGEST = 1.0, 6.0
+"""Range of KL(p0 || p*), nats, over which the median share is taken."""
+MOST_LEFT = 0.35
+
+
+def findings(runs: Sequence[Run]) -> list[Finding]:
+    """Statements about all runs: none is refused, none rises, and the median share is small."""
+    refused = [f"{run.name}: {run.note}" for run in runs if run.note]
+    reverse = [run for run in runs if run.cell.objective in REVERSE and not run.note]
+    risen = sorted((run for run in reverse if has_risen(run)), key=lambda run: -run.rise.value)
+    ends = f"{len(risen)} of {len(reverse)} runs of objectives of KL(q || p*) end above their start"
+    if risen:
+        ends += f", by up to {risen[0].rise} nats: {risen[0].name}"
+    return [
+        Finding("; ".join([f"{len(refused)} runs without a result", *refused]), not refused),
+        Finding(ends, not risen),
+        _median_is_small(runs),
+    ]
+
+
+def _median_is_small(runs: Sequence[Run]) -> Finding:
+    shares, limits = shares_left(runs, LARGEST), f"between {SMALLEST:g} and {LARGEST:g} nats"
+    if not shares:
+        return Finding(f"median share left: no run starts {limits}", False)
+    share, worst = median(shares), by_share(runs)[0]
+    subject = f"median share left of {len(shares)} runs that start {limits}"
+    most = f"the worst of all over {SMALLEST:g} nat is {worst.share_left.value:.0%}, {worst.name}"
+    return Finding(f"{subject}: {share:.0%} (at most {MOST_LEFT:.0%}); {most}", share <= MOST_LEFT)
+
+
+def has_risen(run: Run) -> bool:
+    """True if the guide is further from the posterior than the prior, or the rise is unknown."""
+    return not run.rise.value <= NUM_ERRORS * run.rise.standard_error
+
+
+def shares_left(runs: Sequence[Run], largest: float = math.inf) -> list[float]:
+    """Shares of runs that start between `SMALLEST` and `largest` nats."""
+    return [run.share_left.value for run in by_share(runs) if run.start.value <= largest]
+
+
+def by_share(runs: Sequence[Run]) -> list[Run]:
+    """Runs that start over `SMALLEST`, the largest share left first."""
+    known = [run for run in runs if run.start.value >= SMALLEST]
+    return sorted(known, key=lambda run: -run.share_left.value)

@@ -1,0 +1,121 @@
+"""Tables and figure of all runs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.foreign.design import FACTORS
+from experiments.foreign.findings import (
+    LARGEST,
+    MOST_LEFT,
+    REVERSE,
+    SMALLEST,
+    by_share,
+    has_risen,
+    shares_left,
+)
+from experiments.foreign.records import Run
+from experiments.shared.figures import new_axes, palette
+from experiments.shared.tables import cell, text_table
+from model.common.files import write_atomically
+
+NUM_WORST = 10
+SHOWN = (0.01, 10.0)
+"""Range of shares in the figure; shares outside are drawn at its ends."""
+COLUMNS = (
+    "runs",
+    f"median share left, start {SMALLEST:g} to {LARGEST:g}",
+    f"worst share left, start over {SMALLEST:g}",
+    "median change of KL(p* || q)",
+    "worst change",
+    "above start",
+)
+WORST_COLUMNS = ("start", "end", "share left", "change of KL(p* || q)", "entropy", "of the prior")
+
+
+def tables(runs: Sequence[Run]) -> list[str]:
+    """Medians and worst runs by level, and the worst runs by name."""
+    by_name = text_table(WORST_COLUMNS, _worst_rows(runs))
+    parts = [text_table(COLUMNS, _level_rows(runs)), f"Largest shares left\n{by_name}"]
+    seconds = np.array([run.seconds for run in runs]).sum(0)
+    parts.append("CPU minutes: {:.1f} of fits, {:.1f} in all".format(*seconds / 60))
+    if stops := [f"{run.name}: {run.stopped_early}" for run in runs if run.stopped_early]:
+        parts.append("\n".join(["Stopped early", *stops]))
+    return parts
+
+
+def write_markdown(runs: Sequence[Run], file: Path) -> None:
+    """Write the tables in Markdown, for a README."""
+    parts = [
+        _markdown("level", COLUMNS, _level_rows(runs)),
+        _markdown("run", WORST_COLUMNS, _worst_rows(runs)),
+    ]
+    write_atomically(file, "\n\n".join(parts) + "\n")
+
+
+def strip_figure(runs: Sequence[Run]) -> Figure:
+    """Share of KL(p0 || p*) left by each run, by guide and objective, on a logarithmic axis."""
+    figure, axes = new_axes(9.0, 4.5)
+    guides, objectives = FACTORS["guide"], FACTORS["objective"]
+    for place, color in enumerate(palette(len(objectives))):
+        points = [
+            (guides.index(run.cell.guide) + 0.2 * place - 0.3, run.share_left.value)
+            for run in by_share(runs)
+            if run.cell.objective == objectives[place]
+        ]
+        x, y = np.array(points).reshape(-1, 2).T
+        label = objectives[place]
+        axes.plot(x, y.clip(*SHOWN), "o", color=color, markersize=4, alpha=0.7, label=label)
+    axes.axhline(1.0, color="black", linewidth=0.8)
+    axes.axhline(MOST_LEFT, color="black", linewidth=0.8, linestyle=":")
+    axes.set(yscale="log", ylim=SHOWN, ylabel="KL(q || p*) / KL(p0 || p*)")
+    axes.set(title=f"Share left after the defaults, starts over {SMALLEST:g} nat")
+    axes.set_xticks(range(len(guides)), guides)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def _level_rows(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Row of `COLUMNS` for each level that some run has, by factor and level, and for all runs."""
+    rows = {"all": _row(runs)}
+    for factor, levels in FACTORS.items():
+        for level in levels:
+            if of_level := [run for run in runs if getattr(run.cell, factor) == level]:
+                rows[f"{factor} {level}"] = _row(of_level)
+    return rows
+
+
+def _row(runs: Sequence[Run]) -> list[str]:
+    middle, every = shares_left(runs, LARGEST), shares_left(runs)
+    changes = [run.change.value for run in runs if math.isfinite(run.change.value)]
+    reverse = [run for run in runs if run.cell.objective in REVERSE]
+    return [
+        str(len(runs)),
+        f"{median(middle):.0%}" if middle else "-",
+        f"{max(every):.0%}" if every else "-",
+        f"{median(changes):+.2f}" if changes else "-",
+        f"{max(changes):+.2f}" if changes else "-",
+        f"{sum(map(has_risen, reverse))} of {len(reverse)}",
+    ]
+
+
+def _worst_rows(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Row of `WORST_COLUMNS` for the runs with the largest shares left, by name."""
+    rows = {}
+    for run in by_share(runs)[:NUM_WORST]:
+        end, share = run.after["kl_guide_posterior"], run.share_left.times(100)
+        entropies = [f"{numbers['entropy'].value:.1f}" for numbers in (run.after, run.prior)]
+        cells = [cell(*run.start), cell(*end), f"{share.value:.0f}%", cell(*run.change)]
+        rows[run.name] = [*cells, *entropies]
+    return rows
+
+
+def _markdown(corner: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+    """A table in Markdown."""
+    head = [corner, *columns], ["---"] * (len(columns) + 1)
+    lines = [*head, *([name, *cells] for name, cells in rows.items())]
+    return "\n".join("| " + " | ".join(line).replace("||", r"\|\|") + " |" for line in lines)

@@ -1,0 +1,113 @@
+"""One run: a guide fitted with the defaults of `fit`, measured before and after."""
+
+import math
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.foreign.design import Cell
+from experiments.foreign.records import UNKNOWN, Run
+from experiments.foreign.worlds import world_of
+from experiments.shared.refusals import one_line
+from experiments.shared.worlds import World
+from guides import GUIDES, Guide
+from inference import OBJECTIVES, Estimate, diagnose, fit, random_state
+from inference.diagnostics.diagnose import Diagnostics
+
+NUM_PARTICLES = 32
+FAMILIES: dict[str, tuple[str, dict[str, str]]] = {"prefix": ("soft-prompt", {"kind": "prefix"})}
+"""Family in `GUIDES` and options of a guide whose name is no family."""
+
+
+class Job(NamedTuple):
+    """One run of a cell.
+
+    Attributes:
+        steps: number of steps of the fit.
+        samples: number of responses behind a measurement of the prior or the trained guide; a
+            fourth of them behind a measurement of the untrained guide.
+        prior_draws: number of draws of the prior behind log Z and KL(p* || q).
+        stories: folder of the prior `stories260k`; None if absent.
+    """
+
+    cell: Cell
+    seed: int
+    steps: int
+    samples: int
+    prior_draws: int
+    stories: Path | None
+
+    @property
+    def key(self) -> tuple[Cell, int, int]:
+        """Key of the run, see `Run`."""
+        return self.cell, self.seed, self.steps
+
+
+def run(job: Job) -> Run:
+    """Fit and measure the guide of a cell. The note of the result holds the reason of a refusal."""
+    began = time.process_time()
+    cell, seed = job.cell, job.seed
+    cell_of_world = cell._replace(guide="", objective="")
+    try:
+        world = world_of(cell_of_world, job.prior_draws, job.stories)
+        prior = _prior_of(cell_of_world, job.prior_draws, job.stories, job.samples)
+        with random_state.isolated(seed):
+            guide = build(cell.guide, world)
+            before = measured(world, guide, max(2, job.samples // 4))
+            objective = OBJECTIVES[cell.objective](num_particles=NUM_PARTICLES)
+            fit_began = time.process_time()
+            options: dict[str, Any] = {"num_steps": job.steps, "seed": seed, "progress": False}
+            fitted = fit(world.model, guide, world.prompts, objective=objective, **options)
+            fit_seconds = time.process_time() - fit_began
+            after = measured(world, guide, job.samples)
+    except (ValueError, ArithmeticError, RuntimeError) as error:
+        return Run(cell, seed, job.steps, note=one_line(error))
+    start = after["log_z"].minus(prior["elbo"])
+    return Run(
+        cell,
+        seed,
+        job.steps,
+        prior,
+        before,
+        after,
+        start=start,
+        rise=prior["elbo"].minus(after["elbo"]),
+        share_left=ratio(after["kl_guide_posterior"], start),
+        change=after["kl_posterior_guide"].minus(prior["kl_posterior_guide"]),
+        seconds=(fit_seconds, time.process_time() - began),
+        stopped_early=fitted.stopped_early,
+    )
+
+
+def build(name: str, world: World) -> Guide:
+    """Build a guide of the design."""
+    family, options = FAMILIES.get(name, (name, {}))
+    return GUIDES[family](world.model.prior, world.prompts, **options)
+
+
+@lru_cache(maxsize=1)
+def _prior_of(
+    cell: Cell, num_prior_draws: int, stories: Path | None, num_samples: int
+) -> dict[str, Estimate]:
+    """Measurements of the prior, the same in all runs of a cell."""
+    world = world_of(cell, num_prior_draws, stories)
+    with random_state.isolated(0):
+        return measured(world, build("fixed", world), num_samples)
+
+
+def measured(world: World, guide: Guide, num_samples: int) -> dict[str, Estimate]:
+    """Measurements of a guide, by the names of `Run`."""
+    sample = world.prior_sample
+    problem = world.model, guide, world.prompts
+    numbers: Diagnostics = diagnose(*problem, num_samples=num_samples, prior_sample=sample)
+    names = ("elbo", "log_z", "kl_guide_posterior", "kl_posterior_guide", "entropy")
+    estimates = {name: getattr(numbers, name) or UNKNOWN for name in names}
+    return estimates | {"reward": numbers.log_likelihood.times(world.model.beta)}
+
+
+def ratio(value: Estimate, base: Estimate) -> Estimate:
+    """Ratio of two estimates; the standard error is an upper bound if they correlate positively."""
+    share = value.value / base.value if base.value else math.nan
+    error = math.hypot(value.standard_error, share * base.standard_error)
+    return Estimate(share, error / abs(base.value) if base.value else math.nan)

@@ -1,0 +1,84 @@
+"""Findings, tables and figure of runs whose numbers are known."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from experiments.foreign.design import Cell
+from experiments.foreign.findings import findings, has_risen
+from experiments.foreign.records import Run
+from experiments.foreign.report import strip_figure, tables, write_markdown
+from experiments.foreign.runs import ratio
+from inference import Estimate
+
+CELL = Cell("random-gpt2", "12", "0.1", "words", "lora", "leave-one-out")
+NUMBERS = {"kl_guide_posterior": Estimate(1.0, 0.1), "entropy": Estimate(20.0, 0.1)}
+
+
+def ended(start, end, error=0.1, **levels):
+    """A run from a KL(p0 || p*) to a KL(q || p*), nats."""
+    return Run(
+        CELL._replace(**levels),
+        seed=0,
+        steps=40,
+        prior=NUMBERS,
+        after=NUMBERS | {"kl_guide_posterior": Estimate(end, error)},
+        start=Estimate(start, error),
+        rise=Estimate(end - start, error),
+        share_left=ratio(Estimate(end, error), Estimate(start, error)),
+        change=Estimate(-0.5, error),
+        seconds=(1.0, 2.0),
+    )
+
+
+def test_claim_holds_for_runs_that_come_close():
+    runs = [ended(3.0, 0.5), ended(2.0, 0.6), ended(0.1, 0.25), ended(20.0, 15.0)]
+    assert [held for _, held in findings(runs)] == [True] * 3
+    statement = findings(runs)[2].statement
+    assert "median share left of 2 runs that start between 1 and 6 nats: 23%" in statement
+    assert "the worst of all over 1 nat is 75%, random-gpt2, 12, beta 0.1" in statement
+
+
+def test_a_rise_by_more_than_noise_fails_for_the_reverse_kl_alone():
+    high = ended(2.0, 2.3)
+    assert has_risen(high)
+    assert not has_risen(ended(2.0, 2.15))
+    assert has_risen(replace(high, rise=Estimate(math.nan, math.nan)))
+    assert has_risen(replace(high, rise=Estimate(math.inf, math.nan)))
+    runs = [ended(2.0, 0.2), ended(2.0, 0.3), high]
+    risen = findings(runs)[1]
+    assert not risen.held
+    assert risen.statement.startswith("1 of 3 runs")
+    assert high.name in risen.statement
+    forward = replace(high, cell=high.cell._replace(objective="forward-kl"))
+    assert findings([*runs[:2], forward])[1].held
+
+
+def test_large_shares_and_refused_runs_fail():
+    assert not findings([ended(2.0, 0.8)])[2].held
+    assert findings([ended(2.0, 0.7)])[2].held
+    assert not findings([ended(0.5, 0.1)])[2].held  # no run in the range
+    refused, risen, _ = findings([ended(2.0, 0.1), Run(CELL, 1, 40, note="the guide is NaN")])
+    assert not refused.held
+    assert "seed 1: the guide is NaN" in refused.statement
+    assert risen.held
+
+
+@pytest.mark.parametrize("end", [0.5, 3.0, math.nan])
+def test_tables_have_levels_and_the_worst_run(end, tmp_path):
+    runs = [ended(2.0, end), ended(2.0, 0.4, guide="prefix"), Run(CELL, 1, 40, note="refused")]
+    by_level, worst, seconds = tables(runs)
+    assert "guide prefix" in by_level
+    assert "guide twisted" not in by_level
+    assert runs[1].name in worst
+    assert seconds == "CPU minutes: 0.0 of fits, 0.1 in all"
+    write_markdown(runs, tmp_path / "table.md")
+    text = (tmp_path / "table.md").read_text()
+    assert {line.replace(r"\|", "").count("|") for line in text.splitlines() if line} == {8}
+    assert strip_figure(runs).axes
+
+
+def test_ratio_of_estimates():
+    assert ratio(Estimate(1.0, 0.3), Estimate(2.0, 0.8)) == (0.5, pytest.approx(0.25))
+    assert math.isnan(ratio(Estimate(1.0, 0.1), Estimate(0.0, 0.1)).value)
