@@ -6,11 +6,12 @@ from statistics import median
 
 from experiments.foreign.records import Run
 from experiments.shared.claims import Finding
+from inference import Estimate
 
 REVERSE = ("leave-one-out", "reward-to-go", "trajectory-balance")
 """Objectives that descend KL(q || p*)."""
 NUM_ERRORS = 2
-"""Number of standard errors by which a guide is further from the posterior than the prior."""
+"""Number of standard errors that count as noise."""
 SMALLEST, LARGEST = 1.0, 6.0
 """Range of KL(p0 || p*), nats, over which the median share is taken."""
 MOST_LEFT = 0.35
@@ -20,10 +21,14 @@ def findings(runs: Sequence[Run]) -> list[Finding]:
     """Statements about all runs: none is refused, none rises, and the median share is small."""
     refused = [f"{run.name}: {run.note}" for run in runs if run.note]
     reverse = [run for run in runs if run.cell.objective in REVERSE and not run.note]
-    risen = sorted((run for run in reverse if has_risen(run)), key=lambda run: -run.rise.value)
-    ends = f"{len(risen)} of {len(reverse)} runs of objectives of KL(q || p*) end above their start"
+    risen = sorted((run for run in reverse if is_above(run.rise)), key=lambda run: -run.rise.value)
+    ends = (
+        f"{len(risen)} of {len(reverse)} runs of objectives of KL(q || p*) end above KL(p0 || p*)"
+    )
     if risen:
-        ends += f", by up to {risen[0].rise} nats: {risen[0].name}"
+        own = sum(is_above(run.own_rise) for run in risen)
+        ends += f", {own} of them above the untrained guide: by up to {risen[0].rise} nats, "
+        ends += risen[0].name
     return [
         Finding("; ".join([f"{len(refused)} runs without a result", *refused]), not refused),
         Finding(ends, not risen),
@@ -41,9 +46,9 @@ def _median_is_small(runs: Sequence[Run]) -> Finding:
     return Finding(f"{subject}: {share:.0%} (at most {MOST_LEFT:.0%}); {most}", share <= MOST_LEFT)
 
 
-def has_risen(run: Run) -> bool:
-    """True if the guide is further from the posterior than the prior, or the rise is unknown."""
-    return not run.rise.value <= NUM_ERRORS * run.rise.standard_error
+def is_above(rise: Estimate) -> bool:
+    """True for a rise above 0 by more than noise, and for a rise that is unknown."""
+    return not rise.value <= NUM_ERRORS * rise.standard_error
 
 
 def shares_left(runs: Sequence[Run], largest: float = math.inf) -> list[float]:

@@ -61,25 +61,25 @@ def _ending_at_stops(prior: LanguageModel) -> LanguageModel:
 
 
 def random_prior(family: str, length: int) -> LanguageModel:
-    """A network of four layers with random weights, seed 0, over the end and `WORDS`."""
+    """A network of two layers with random weights, seed 1, over the end and `WORDS`."""
     words = ["<end>", *WORDS.split()]
     special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     shared = {"vocab_size": len(words), "initializer_range": 0.15, **special}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(1)
         network = FAMILIES[family](shared)
     tokenizer = word_tokenizer(words, bos_token="<end>", eos_token="<end>", pad_token="<end>")
     return LanguageModel(network, tokenizer, max_new_tokens=length)
 
 
 def _gpt2(shared: Sizes) -> PreTrainedModel:
-    sizes = {"n_positions": 128, "n_embd": 128, "n_layer": 4, "n_head": 4}
+    sizes = {"n_positions": 128, "n_embd": 128, "n_layer": 2, "n_head": 4}
     return GPT2LMHeadModel(GPT2Config(**sizes, **shared))
 
 
 def _llama(shared: Sizes) -> PreTrainedModel:
     sizes = {"max_position_embeddings": 128, "hidden_size": 128, "intermediate_size": 256}
-    heads = {"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
     return LlamaForCausalLM(LlamaConfig(**sizes, **heads, **shared))
 
 

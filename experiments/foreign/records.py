@@ -25,6 +25,7 @@ class Run:
             `reward`, E[r] in units of the reward.
         start: KL(p0 || p*), with log Z as after the fit.
         rise: KL(q || p*) - KL(p0 || p*), which is a difference of two ELBOs without log Z.
+        own_rise: KL(q || p*) less that of the untrained guide, which for some guides is no p0.
         share_left: KL(q || p*) / KL(p0 || p*), a ratio.
         change: KL(p* || q) - KL(p* || p0).
         seconds: CPU seconds of the fit, and of the run as a whole.
@@ -39,6 +40,7 @@ class Run:
     after: dict[str, Estimate] = field(default_factory=dict)
     start: Estimate = UNKNOWN
     rise: Estimate = UNKNOWN
+    own_rise: Estimate = UNKNOWN
     share_left: Estimate = UNKNOWN
     change: Estimate = UNKNOWN
     seconds: tuple[float, float] = (0.0, 0.0)
@@ -79,6 +81,6 @@ def _whole_records(lines: list[str]) -> Iterator[dict[str, Any]]:
 def _restored(record: dict[str, Any]) -> Run:
     for name in ("prior", "before", "after"):
         record[name] = {key: Estimate(*pair) for key, pair in record[name].items()}
-    for name in ("start", "rise", "share_left", "change"):
+    for name in ("start", "rise", "own_rise", "share_left", "change"):
         record[name] = Estimate(*record[name])
     return Run(**record | {"cell": Cell(**record["cell"]), "seconds": tuple(record["seconds"])})

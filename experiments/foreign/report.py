@@ -15,7 +15,7 @@ from experiments.foreign.findings import (
     REVERSE,
     SMALLEST,
     by_share,
-    has_risen,
+    is_above,
     shares_left,
 )
 from experiments.foreign.records import Run
@@ -32,7 +32,7 @@ COLUMNS = (
     f"worst share left, start over {SMALLEST:g}",
     "median change of KL(p* || q)",
     "worst change",
-    "above start",
+    "above KL(p0 || p*)",
 )
 WORST_COLUMNS = ("start", "end", "share left", "change of KL(p* || q)", "entropy", "of the prior")
 
@@ -99,7 +99,7 @@ def _row(runs: Sequence[Run]) -> list[str]:
         f"{max(every):.0%}" if every else "-",
         f"{median(changes):+.2f}" if changes else "-",
         f"{max(changes):+.2f}" if changes else "-",
-        f"{sum(map(has_risen, reverse))} of {len(reverse)}",
+        f"{sum(is_above(run.rise) for run in reverse)} of {len(reverse)}",
     ]
 
 

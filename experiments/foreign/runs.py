@@ -73,6 +73,7 @@ def run(job: Job) -> Run:
         after,
         start=start,
         rise=prior["elbo"].minus(after["elbo"]),
+        own_rise=before["elbo"].minus(after["elbo"]),
         share_left=ratio(after["kl_guide_posterior"], start),
         change=after["kl_posterior_guide"].minus(prior["kl_posterior_guide"]),
         seconds=(fit_seconds, time.process_time() - began),

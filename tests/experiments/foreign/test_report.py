@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from experiments.foreign.design import Cell
-from experiments.foreign.findings import findings, has_risen
+from experiments.foreign.findings import findings, is_above
 from experiments.foreign.records import Run
 from experiments.foreign.report import strip_figure, tables, write_markdown
 from experiments.foreign.runs import ratio
@@ -26,6 +26,7 @@ def ended(start, end, error=0.1, **levels):
         after=NUMBERS | {"kl_guide_posterior": Estimate(end, error)},
         start=Estimate(start, error),
         rise=Estimate(end - start, error),
+        own_rise=Estimate(-1.0, error),
         share_left=ratio(Estimate(end, error), Estimate(start, error)),
         change=Estimate(-0.5, error),
         seconds=(1.0, 2.0),
@@ -42,14 +43,15 @@ def test_claim_holds_for_runs_that_come_close():
 
 def test_a_rise_by_more_than_noise_fails_for_the_reverse_kl_alone():
     high = ended(2.0, 2.3)
-    assert has_risen(high)
-    assert not has_risen(ended(2.0, 2.15))
-    assert has_risen(replace(high, rise=Estimate(math.nan, math.nan)))
-    assert has_risen(replace(high, rise=Estimate(math.inf, math.nan)))
+    assert is_above(high.rise)
+    assert not is_above(ended(2.0, 2.15).rise)
+    assert is_above(Estimate(math.nan, math.nan))
+    assert is_above(Estimate(math.inf, math.nan))
     runs = [ended(2.0, 0.2), ended(2.0, 0.3), high]
     risen = findings(runs)[1]
     assert not risen.held
     assert risen.statement.startswith("1 of 3 runs")
+    assert ", 0 of them above the untrained guide: by up to 0.300 ± 0.100 nats" in risen.statement
     assert high.name in risen.statement
     forward = replace(high, cell=high.cell._replace(objective="forward-kl"))
     assert findings([*runs[:2], forward])[1].held
