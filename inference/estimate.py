@@ -71,22 +71,25 @@ class Estimate(NamedTuple):
         return cls.of_influence(values.mean(0), values - values.mean(0))
 
     @classmethod
-    def of_influence(cls, value: Tensor, influence: Tensor) -> Estimate:
+    def of_influence(cls, value: Tensor, *influence: Tensor) -> Estimate:
         """Estimate of a smooth function of means, averaged over prompts (delta method).
 
         Args:
             value: `[N]`, the estimate for each prompt.
-            influence: `[M, N]`, change of the estimate by each of M independent samples, mean zero.
+            influence: one tensor `[M, N]` for each of several independent samples: M times the
+                change of the estimate by each draw, mean zero.
 
         Raises:
             NotANumberError: if a value is NaN.
         """
         mean, _ = cls.exact(value)
-        num_samples, num_prompts = influence.shape
-        if num_samples < 2:
+        if any(len(of_sample) < 2 for of_sample in influence):
             return cls(mean, math.nan)
-        variance = influence.double().square().sum(0) / (num_samples - 1) / num_samples  # [N]
-        return cls(mean, math.sqrt(variance.sum().item()) / num_prompts)
+        variance = torch.zeros_like(influence[0][0], dtype=torch.float64)
+        for of_sample in influence:
+            size = len(of_sample)
+            variance = variance + of_sample.double().square().sum(0) / (size - 1) / size  # [N]
+        return cls(mean, math.sqrt(variance.sum().item()) / len(variance))
 
     @classmethod
     def exact(cls, value: Tensor) -> Estimate:

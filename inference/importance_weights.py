@@ -1,6 +1,9 @@
 """Quality of importance weights, which may be 0, but not NaN or infinite."""
 
+from __future__ import annotations
+
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,6 +13,42 @@ from torch import Tensor
 from inference.estimate import check_draws
 
 MIN_WEIGHTS = 25  # fewest weights with a tail of five, which is a fifth of the weights
+FEW = 30  # number of effective draws below which an estimate is unreliable
+
+
+class WeightQuality(NamedTuple):
+    """Quality of weighted draws, the worst over prompts."""
+
+    num_draws: int
+    """Number of draws to each prompt, weights of 0 included."""
+    effective_sample_size: float
+    pareto_k: float
+    """Shape of the tail of the weights above 0; NaN for fewer than 25."""
+
+    @classmethod
+    def of(cls, log_weight: Tensor) -> WeightQuality:
+        """Quality of log weights `[M, N]`, nats."""
+        shapes = []
+        for column in log_weight.T:
+            positive = column[~column.isneginf()]
+            shapes.append(pareto_k(positive[:, None]).item() if len(positive) else math.nan)
+        size = effective_sample_size(log_weight).min().item()
+        return cls(len(log_weight), size, max(shapes, key=lambda k: (math.isnan(k), k)))
+
+    @property
+    def fault(self) -> str:
+        """Reason to distrust estimates from these weights; empty if there is none.
+
+        The largest reliable k-hat is min(1 - 1/log10(M), 0.7) for M draws (Vehtari et al. 2024,
+        arXiv 1507.02646, section 3.2.4).
+        """
+        if not self.effective_sample_size >= FEW:
+            size = 0.0 if math.isnan(self.effective_sample_size) else self.effective_sample_size
+            return f"{size:.0f} effective draws of {self.num_draws}, fewer than {FEW}"
+        limit = min(1 - 1 / math.log10(self.num_draws), 0.7)
+        if self.pareto_k > limit:
+            return f"k-hat {self.pareto_k:.2f} of {self.num_draws} weights, above {limit:.2f}"
+        return ""
 
 
 def effective_sample_size(log_weight: Tensor) -> Tensor:

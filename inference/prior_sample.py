@@ -12,12 +12,14 @@ Rejected draws still count towards the estimate of Z.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from inference import random_state
 from inference.enumeration import Enumeration
 from inference.estimate import Estimate, check_draws, check_numbers, expectation, log_mean_exp
 from inference.importance_weights import effective_sample_size
@@ -30,7 +32,9 @@ from model import Prompts, ResponseDistribution
 from model.common.checks import boolean, finite, instance, positive, whole_number
 from model.common.thread_lock import one_thread
 
-FEW = 30  # number of effective draws below which an estimate is unreliable
+
+class SpentSampleError(ValueError):
+    """Something was learned from the draws, which therefore measure nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +54,7 @@ class PriorSample:
         log_likelihood: `[M, N]`, log likelihood of the model, nats.
         exact: True if all responses are enumerated.
         accepted: `[M, N]`, True for exact posterior samples; None without a bound.
+        purposes: what has been learned from the draws, a list that copies by `replace` share.
 
     Raises:
         NotANumberError: if a log probability or a log likelihood is NaN or +inf.
@@ -61,6 +66,7 @@ class PriorSample:
     log_likelihood: Tensor
     exact: bool
     accepted: Tensor | None = None
+    purposes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         instance("response", self.response, Tensor)
@@ -86,6 +92,20 @@ class PriorSample:
         log_likelihood = check_draws("log_likelihood", log_likelihood)
         log_weight = torch.full_like(log_likelihood, -math.log(len(response)))
         return cls(response, log_weight, log_likelihood, False, accepted)
+
+    def spend(self, purpose: str) -> Self:
+        """Record what is learned from the draws, and return them. They measure no more."""
+        self.purposes.append(purpose)
+        return self
+
+    def check_unspent(self) -> None:
+        """Raise `SpentSampleError` if something was learned from draws; all responses may be."""
+        if self.purposes and not self.exact:
+            purposes = " and ".join(dict.fromkeys(self.purposes))
+            raise SpentSampleError(
+                f"the {len(self.response)} draws of this prior sample were for {purposes}, and "
+                "would flatter what learned from them: measure with a new `sample_prior`"
+            )
 
     def log_z(self) -> Estimate:
         """log Z, nats. exp of the estimate is unbiased for Z; log Z is biased low (Jensen)."""
@@ -197,9 +217,12 @@ def sample_prior(
     *,
     independent: bool = False,
     log_likelihood_bound: float | Tensor | None = None,
+    purpose: str | None = None,
     chunk: int = 256,
 ) -> PriorSample:
     """Enumerate the responses if there are at most `num_draws`; otherwise draw from the prior.
+
+    Draws that measure come from a random stream that no training shares.
 
     Args:
         model: a Pyro program; its `response` site is the prior.
@@ -208,6 +231,8 @@ def sample_prior(
         independent: True to draw even if the responses can be enumerated.
         log_likelihood_bound: largest possible log likelihood, nats, a number or `[N]`, for
             independent draws that are accepted or rejected.
+        purpose: what will be learned from the draws, as in `PriorSample.spend`; None if the draws
+            measure.
         chunk: number of draws at a time, for each prompt.
 
     Raises:
@@ -222,10 +247,12 @@ def sample_prior(
         prior = response_distribution(model, prompts, role="model")
         if isinstance(prior, ResponseDistribution) and prior.space.num_responses <= num_draws:
             return PriorSample.of_enumeration(Enumeration(model, prompts))
-    responses = list(draw(model, None, prompts, num_draws, chunk=chunk))
-    log_likelihood = torch.cat([log_likelihood_at(model, prompts, part) for part in responses])
-    accepted = None
-    if log_likelihood_bound is not None:
-        check_bound(log_likelihood, log_likelihood_bound, prompts.texts)
-        accepted = accepted_at(log_likelihood, log_likelihood_bound)
-    return PriorSample.of_draws(torch.cat(responses), log_likelihood, accepted)
+    with nullcontext() if purpose is not None else random_state.measuring():
+        responses = list(draw(model, None, prompts, num_draws, chunk=chunk))
+        log_likelihood = torch.cat([log_likelihood_at(model, prompts, part) for part in responses])
+        accepted = None
+        if log_likelihood_bound is not None:
+            check_bound(log_likelihood, log_likelihood_bound, prompts.texts)
+            accepted = accepted_at(log_likelihood, log_likelihood_bound)
+    sample = PriorSample.of_draws(torch.cat(responses), log_likelihood, accepted)
+    return sample if purpose is None else sample.spend(purpose)

@@ -54,6 +54,17 @@ def isolated(seed: int) -> Iterator[None]:
 
 
 @contextmanager
+def measuring() -> Iterator[None]:
+    """Draw from a stream of its own inside the context, which no training shares.
+
+    A fit and a measurement under one seed would otherwise see the same draws. The new seed is a
+    draw of torch's generator from the upper half of all seeds, where no one chooses a seed by hand.
+    """
+    with isolated(2**31 + int(torch.randint(2**31, ()))):
+        yield
+
+
+@contextmanager
 def preserved() -> Iterator[None]:
     """Restore all generators after the context. A second thread waits for its end."""
     with THREAD_LOCK:

@@ -2,9 +2,12 @@
 
     ELBO         = E_q[log w],  w = p0(x) likelihood(x) / q(x)       unbiased
     bound        = E[log mean_K w] <= log Z                          Burda et al. 2015, 1509.00519
-    Z            = E_p0[likelihood]                                  unbiased; log Z biased low
+    log Z        = log mean p0(x) likelihood(x) / m(x)               m: `MixtureSample`
     KL(q || p*)  = log Z - ELBO
-    KL(p* || q)  = E_p*[log p0 + log likelihood - log q] - log Z     p* by rejection from the prior
+    KL(p* || q)  = E_p*[log p0 + log likelihood - log q] - log Z     p* by the same mixture
+
+Prior draws and guide draws estimate log Z together, with joint standard errors. For comparison,
+`PriorAlone` has the estimates from the prior draws: Z = E_p0[likelihood], and p* by rejection.
 
 All numbers are of whole responses, in nats, averaged over prompts, with standard errors for fixed
 prompts. An estimate of a divergence near 0 may be negative, and is not clamped.
@@ -13,19 +16,53 @@ prompts. An estimate of a divergence near 0 may be negative, and is not clamped.
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from inference import random_state
+from inference.diagnostics.mixture_sample import MixtureSample
 from inference.diagnostics.self_bleu import check_runs
-from inference.estimate import Estimate, log_mean, log_mean_exp
-from inference.importance_weights import effective_sample_size, pareto_k
+from inference.estimate import Estimate, expectation, log_mean, log_mean_exp
+from inference.importance_weights import FEW, WeightQuality
 from inference.prior_sample import PriorSample, sample_prior
 from inference.programs import Program, joint_at, log_guide_at, response_distribution
 from inference.response_site import SameResponses, check_arguments
 from model import Prompts, ResponseDistribution
 from model.common.checks import instance, whole_number
 from model.common.thread_lock import one_thread
+
+ERRORS = 3  # number of standard errors by which no honest divergence is below 0
+DIVERGENCES = ("kl_guide_posterior", "kl_posterior_guide", "kl_posterior_prior")
+WEIGHTED = ("log_z", *DIVERGENCES, "posterior_log_likelihood")
+"""Estimates from the weights of prior draws and guide draws."""
+
+
+class PriorAlone(NamedTuple):
+    """Estimates from the prior draws alone, nats: Z = E_p0[likelihood], and p* by rejection."""
+
+    log_z: Estimate
+    kl_guide_posterior: Estimate
+    """NaN if all draws to a prompt are impossible."""
+    kl_posterior_guide: Estimate | None
+    """None without a bound, or an accepted draw to each prompt."""
+    num_accepted: int | None
+    """Number of accepted draws, the lowest over prompts; None without a bound."""
+    weights: WeightQuality
+    """Quality of the likelihoods as weights."""
+
+    @property
+    def unreliable(self) -> dict[str, str]:
+        """Reason to distrust an estimate, by its name; empty if there is none."""
+        fault, reasons = self.weights.fault, {}
+        if fault:
+            names = ("log_z", "kl_guide_posterior", "kl_posterior_guide")
+            reasons = dict.fromkeys(names, f"{fault}, of the prior")
+        if self.num_accepted is not None and self.num_accepted < FEW:
+            few = f"{self.num_accepted} accepted draws of the prior, fewer than {FEW}"
+            reasons["kl_posterior_guide"] = few
+        return reasons
 
 
 @dataclass(frozen=True)
@@ -38,15 +75,16 @@ class Diagnostics:
         kl_guide_prior: KL(q || p0).
         entropy: entropy of q.
         log_z_bound: importance-weighted lower bound on log Z.
-        log_z: log Z from the prior sample.
-        kl_guide_posterior: KL(q || p*). Infinite if the guide drew an impossible response. NaN if
-            only the prior did, for all draws of a prompt, so that log Z is unknown.
-        kl_posterior_guide: KL(p* || q); None without a bound, or an accepted draw.
+        log_z: log Z; -inf if all draws to a prompt are impossible.
+        kl_guide_posterior: KL(q || p*). Infinite if the guide drew an impossible response.
+        kl_posterior_guide: KL(p* || q). NaN if all draws to a prompt are impossible, as the two
+            estimates that follow.
+        kl_posterior_prior: KL(p* || p0).
+        posterior_log_likelihood: E_p*[log likelihood].
+        prior_alone: log Z and both divergences from the prior draws alone.
         acceptance: share of prior draws accepted as exact posterior samples; None without a bound.
-        effective_sample_size: (sum w)^2 / sum w^2 of the guide's samples as importance samples, the
-            lowest over prompts.
-        pareto_k: shape of the tail of w, the highest over prompts; above 0.7 importance sampling
-            from q is unreliable (Vehtari et al. 2015, arXiv 1507.02646).
+        weights: quality of the weights of prior draws and guide draws together.
+        guide_weights: quality of w of the guide draws alone, as importance samples.
         distinct_2: number of different pairs of neighbouring tokens, as a share of all pairs.
     """
 
@@ -57,11 +95,47 @@ class Diagnostics:
     log_z_bound: Estimate
     log_z: Estimate
     kl_guide_posterior: Estimate
-    kl_posterior_guide: Estimate | None
+    kl_posterior_guide: Estimate
+    kl_posterior_prior: Estimate
+    posterior_log_likelihood: Estimate
+    prior_alone: PriorAlone
     acceptance: float | None
-    effective_sample_size: float
-    pareto_k: float
+    weights: WeightQuality
+    guide_weights: WeightQuality
     distinct_2: float
+
+    @property
+    def effective_sample_size(self) -> float:
+        """(sum w)^2 / sum w^2 of the guide draws alone, the lowest over prompts."""
+        return self.guide_weights.effective_sample_size
+
+    @property
+    def pareto_k(self) -> float:
+        """Shape of the tail of w of the guide draws alone, the highest over prompts.
+
+        Above 0.7 importance sampling from q is unreliable (Vehtari et al. 2015, arXiv 1507.02646).
+        """
+        return self.guide_weights.pareto_k
+
+    @property
+    def unreliable(self) -> dict[str, str]:
+        """Reason to distrust an estimate, by the name of the attribute; empty if there is none.
+
+        The ELBO, KL(q || p0) and the entropy are plain means, which their errors describe.
+        """
+        reasons = {}
+        if self.weights.fault:
+            reasons = dict.fromkeys(WEIGHTED, f"{self.weights.fault}, of prior and guide")
+        if self.guide_weights.fault:
+            reasons["log_z_bound"] = f"{self.guide_weights.fault}, of the guide"
+        for name in DIVERGENCES:
+            estimate = getattr(self, name)
+            if estimate.value < -ERRORS * estimate.standard_error:
+                reasons[name] = (
+                    f"below 0 by over {ERRORS} standard errors, which no divergence is: were the "
+                    "draws used for training?"
+                )
+        return reasons
 
 
 @torch.no_grad()
@@ -71,16 +145,19 @@ def diagnose(
     guide: Program,
     prompts: Prompts,
     *,
-    num_samples: int = 512,
-    num_prior_draws: int = 4096,
+    num_samples: int = 2048,
+    num_prior_draws: int = 2048,
     log_likelihood_bound: float | Tensor | None = None,
     prior_sample: PriorSample | None = None,
     chunk: int = 256,
 ) -> Diagnostics:
-    """Measure a guide against the posterior of a model.
+    """Measure a guide against the posterior of a model, on draws from streams of their own.
 
-        bound = model.log_likelihood_bound(prompts)
-        print(diagnose(model, guide, prompts, log_likelihood_bound=bound).kl_guide_posterior)
+        diagnostics = diagnose(model, guide, prompts)
+        print(diagnostics.kl_guide_posterior, diagnostics.unreliable)
+
+    Half of the draws are of the prior. Whichever of prior and guide is nearer to p*, the variance
+    of log Z is then at most twice the variance with all draws from the nearer.
 
     Args:
         model: a Pyro program over prompts, as the guide.
@@ -88,14 +165,18 @@ def diagnose(
         prompts: N prompts.
         num_samples: number of samples of the guide, for each prompt.
         num_prior_draws: number of draws from the prior, for each prompt.
-        log_likelihood_bound: largest possible log likelihood, nats, a number or `[N]`.
-        prior_sample: independent draws from the prior of the same model and prompts.
+        log_likelihood_bound: largest possible log likelihood, nats, a number or `[N]`, for exact
+            posterior samples among the prior draws.
+        prior_sample: independent draws from the prior of the same model and prompts, from which
+            nothing was learned.
         chunk: number of responses handled at a time, for each prompt.
 
     Raises:
         NotANumberError: if a log probability of the guide or of the prior is NaN.
         LikelihoodError: if a factor is NaN or +inf.
-        ValueError: if a number is out of its range, or `prior_sample` is of other prompts.
+        SpentSampleError: if something was learned from `prior_sample`.
+        ValueError: if a number is out of its range, or `prior_sample` is of other prompts, or lists
+            all responses.
     """
     check_arguments(model, prompts, "model")
     check_arguments(guide, prompts, "guide")
@@ -105,12 +186,8 @@ def diagnose(
     if prior_sample is None:
         draw = partial(sample_prior, model, prompts, num_prior_draws, independent=True)
         prior_sample = draw(log_likelihood_bound=log_likelihood_bound, chunk=chunk)
-    got = instance("prior_sample", prior_sample, PriorSample).response.shape[1]
-    if got != len(prompts):
-        raise ValueError(
-            f"prior_sample is of {got} prompts, expected the {len(prompts)} prompts of this call"
-        )
-    with SameResponses():
+    _check(prior_sample, prompts)
+    with SameResponses(), random_state.measuring():
         distribution = response_distribution(guide, prompts, role="guide")
         sizes = [min(chunk, num_samples - start) for start in range(0, num_samples, chunk)]
         response = torch.cat([distribution.sample(torch.Size([size])) for size in sizes])
@@ -122,48 +199,78 @@ def diagnose(
         is_token = distribution.space.is_token(response)
     log_prior = torch.cat([joint.log_prior for joint in joints]).double()
     log_likelihood = torch.cat([joint.log_likelihood for joint in joints])
-    log_weight = log_prior + log_likelihood - log_guide  # [M, N]
-    elbo, log_z = Estimate.of_mean(log_weight), prior_sample.log_z()
+    log_weight = log_prior + log_likelihood - log_guide  # [K, N]
+    elbo = Estimate.of_mean(log_weight)
+    own_prior, own_guide = _score(model, guide, prompts, prior_sample.response, chunk)
+    own_likelihood = prior_sample.log_likelihood.double()
+    mixture = MixtureSample(
+        torch.cat([own_prior, log_prior]),
+        torch.cat([own_likelihood, log_likelihood]),
+        torch.cat([own_guide, log_guide]),
+        num_prior_draws=len(own_prior),
+    )
     accepted = prior_sample.accepted
-    gap = log_z.minus(elbo) if math.isfinite(log_z.value) else Estimate(math.nan, math.nan)
     return Diagnostics(
         elbo=elbo,
         log_likelihood=Estimate.of_mean(log_likelihood),
         kl_guide_prior=Estimate.of_mean(log_guide - log_prior),
         entropy=Estimate.of_mean(-log_guide),
         log_z_bound=log_mean_exp(log_weight),
-        log_z=log_z,
-        kl_guide_posterior=Estimate(math.inf, math.nan) if math.isinf(elbo.value) else gap,
-        kl_posterior_guide=_kl_posterior_guide(model, guide, prompts, prior_sample, chunk),
+        log_z=mixture.log_z(),
+        kl_guide_posterior=mixture.kl_guide_posterior(),
+        kl_posterior_guide=mixture.kl_posterior_guide(),
+        kl_posterior_prior=mixture.kl_posterior_prior(),
+        posterior_log_likelihood=mixture.mean(mixture.log_likelihood),
+        prior_alone=_prior_alone(prior_sample, own_prior + own_likelihood - own_guide, elbo),
         acceptance=None if accepted is None else accepted.double().mean().item(),
-        effective_sample_size=effective_sample_size(log_weight).min().item(),
-        pareto_k=pareto_k(log_weight).max().item(),
+        weights=WeightQuality.of(mixture.log_weight),
+        guide_weights=WeightQuality.of(log_weight),
         distinct_2=distinct_n(response, is_token, 2),
     )
 
 
-def _kl_posterior_guide(
-    model: Program, guide: Program, prompts: Prompts, sample: PriorSample, chunk: int
-) -> Estimate | None:
-    """KL(p* || q) from accepted draws and log Z from all draws, with their common error."""
-    if sample.accepted is None or not bool(sample.accepted.any(0).all()):
-        return None
-    accepted = sample.accepted.double()
-    any_prompt = sample.accepted.any(1)  # score a draw that any prompt accepted
-    prior = response_distribution(model, prompts, role="model")
-    log_prior_guide = [
-        prior.log_prob(part).double() - log_guide_at(guide, prompts, part)
-        for part in sample.response[any_prompt].split(chunk)
-    ]
-    log_likelihood = sample.log_likelihood.double()
-    log_ratio = log_likelihood.clone()
-    log_ratio[any_prompt] += torch.cat(log_prior_guide)
-    log_ratio = torch.where(sample.accepted, log_ratio, 0.0)
-    mean = log_ratio.sum(0) / accepted.sum(0)
-    log_z = log_mean(log_likelihood)
-    influence_on_mean = accepted * (log_ratio - mean) / accepted.mean(0)
-    influence_on_log_z = (log_likelihood - log_z).exp() - 1
-    return Estimate.of_influence(mean - log_z, influence_on_mean - influence_on_log_z)
+def _check(sample: object, prompts: Prompts) -> None:
+    """Check that a sample is of unspent draws of the prior to the prompts."""
+    sample = instance("prior_sample", sample, PriorSample)
+    sample.check_unspent()
+    if (got := sample.response.shape[1]) != len(prompts):
+        raise ValueError(
+            f"prior_sample is of {got} prompts, expected the {len(prompts)} prompts of this call"
+        )
+    if sample.exact:
+        fix = "pass independent=True to `sample_prior`, or measure by `Enumeration`"
+        raise ValueError(f"prior_sample lists all responses, expected independent draws: {fix}")
+
+
+def _score(
+    model: Program, guide: Program, prompts: Prompts, response: Tensor, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """log p0 and log q of prior draws `[M, N, T]`, `[M, N]` each, nats, float64."""
+    with SameResponses():
+        prior = response_distribution(model, prompts, role="model")
+        parts = response.split(chunk)
+        log_prior = torch.cat([prior.log_prob(part) for part in parts])
+        log_guide = torch.cat([log_guide_at(guide, prompts, part) for part in parts])
+    return log_prior.double(), log_guide.double()
+
+
+def _prior_alone(sample: PriorSample, log_weight: Tensor, elbo: Estimate) -> PriorAlone:
+    """Estimates from prior draws, with log p0 + log likelihood - log q of the draws, `[M, N]`."""
+    log_z, log_likelihood = sample.log_z(), sample.log_likelihood.double()
+    gap = log_z.minus(elbo) if math.isfinite(log_z.value) else Estimate(math.nan, math.nan)
+    if math.isinf(elbo.value):
+        gap = Estimate(math.inf, math.nan)
+    num_accepted, kl = None, None
+    if sample.accepted is not None:
+        num_accepted = int(sample.accepted.sum(0).min())
+    if sample.accepted is not None and num_accepted:
+        accepted = sample.accepted.double()
+        mean = expectation(accepted, log_weight) / accepted.sum(0)
+        deviation = torch.where(sample.accepted, log_weight - mean, 0.0) / accepted.mean(0)
+        log_z_hat = log_mean(log_likelihood)
+        influence = deviation - ((log_likelihood - log_z_hat).exp() - 1)
+        kl = Estimate.of_influence(mean - log_z_hat, influence)
+    return PriorAlone(log_z, gap, kl, num_accepted, WeightQuality.of(log_likelihood))
 
 
 def distinct_n(response: Tensor, is_token: Tensor, n: int) -> float:

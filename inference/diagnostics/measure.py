@@ -1,7 +1,5 @@
 """Measurements of a guide: exact if all responses can be listed, estimates otherwise."""
 
-import math
-
 from guides import Guide
 from inference.diagnostics.diagnose import diagnose
 from inference.enumeration import Enumeration, entropy
@@ -43,7 +41,7 @@ def measure(
     log_z_error = numbers.log_z_bound.minus(numbers.log_z)
     return {
         "kl_guide_posterior": numbers.kl_guide_posterior,
-        "kl_posterior_guide": numbers.kl_posterior_guide or Estimate(math.nan, math.nan),
+        "kl_posterior_guide": numbers.kl_posterior_guide,
         "kl_guide_prior": numbers.kl_guide_prior,
         "entropy": numbers.entropy,
         "reward": numbers.log_likelihood.times(model.beta),

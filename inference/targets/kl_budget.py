@@ -19,7 +19,8 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from inference.estimate import Estimate
-from inference.prior_sample import FEW, PriorSample, sample_prior
+from inference.importance_weights import FEW
+from inference.prior_sample import PriorSample, sample_prior
 from inference.samplers.posterior import check_support
 from model import AlignmentModel, Factor, LanguageModel, OtherBetaError, Prompts, Reward
 from model.common.checks import boolean, finite, instance
@@ -148,7 +149,7 @@ class _Path:
     def of(cls, model: AlignmentModel, prompts: Prompts, num_draws: int) -> Self:
         """Path of a model with any beta."""
         base = AlignmentModel(model.prior, {}, 1.0, model.factors)
-        sample = sample_prior(base, prompts, num_draws)
+        sample = sample_prior(base, prompts, num_draws, purpose="solving for beta")
         reward = model.reward(prompts, sample.response)
         log_factors = sample.log_likelihood.masked_fill(reward.isneginf(), -torch.inf)
         check_support(log_factors, prompts.texts, "draw more, or loosen the constraint")

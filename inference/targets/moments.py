@@ -22,7 +22,8 @@ from scipy.optimize import linprog, minimize
 from torch import Tensor
 
 from inference.estimate import Estimate
-from inference.prior_sample import FEW, PriorSample, sample_prior
+from inference.importance_weights import FEW
+from inference.prior_sample import PriorSample, sample_prior
 from inference.programs import Program, response_distribution
 from inference.samplers.posterior import check_support
 from model import Prompts, ResponseDistribution, Reward, Tilt
@@ -151,7 +152,7 @@ def match_moments(
         if isinstance(prior, ResponseDistribution):
             check_made_for(f"feature {name!r}", feature, prior.space)
     targets = {name: float(targets[name]) for name in features}
-    sample = sample_prior(model, prompts, num_draws)
+    sample = sample_prior(model, prompts, num_draws, purpose="matching moments")
     log_likelihood, device = sample.log_likelihood, sample.log_likelihood.device
     check_support(log_likelihood, prompts.texts, "draw more, or loosen the constraint")
     values = {name: _values(name, features[name], prompts, sample.response) for name in features}

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from inference import PriorSample, diagnose
-from inference.importance_weights import effective_sample_size, pareto_k
+from inference import PriorSample
+from inference.importance_weights import WeightQuality, effective_sample_size, pareto_k
 
 
 def test_pareto_k_is_that_of_a_pareto_tail():
@@ -36,21 +36,43 @@ def test_pareto_k_is_of_the_highest_fifth_and_of_25_weights_or_more():
 
 
 @pytest.mark.parametrize("worst", [0, 1])
-def test_diagnosis_reports_the_worst_prompt(model, guide, prompts, monkeypatch, worst):
+def test_quality_is_of_the_worst_prompt(worst):
     """The smallest effective sample size and the largest Pareto k."""
-    log_weight = torch.zeros(50, 2, dtype=torch.float64)
-    log_weight[0, worst] = 2.0
+    log_weight = torch.rand(400, 2, dtype=torch.float64)
+    log_weight[:, worst] *= 9.0
     alone = effective_sample_size(log_weight)
-    assert alone[1 - worst].item() == pytest.approx(50)
-    sample = PriorSample.of_draws(torch.zeros(50, 2, 2, dtype=torch.long), torch.zeros(50, 2))
+    assert alone[worst] < alone[1 - worst]
+    sample = PriorSample.of_draws(torch.zeros(400, 2, 2, dtype=torch.long), torch.zeros(400, 2))
     assert sample.effective_sample_size(log_weight) == pytest.approx(alone[worst].item())
+    quality, shape = WeightQuality.of(log_weight), pareto_k(log_weight)
+    assert shape[worst] > shape[1 - worst]
+    assert quality == (400, alone[worst].item(), shape[worst].item())
 
-    sizes, shapes = torch.tensor([40.0, 40.0]), torch.tensor([0.1, 0.1])
-    sizes[worst], shapes[worst] = 7.0, 0.9
-    monkeypatch.setattr("inference.diagnostics.diagnose.effective_sample_size", lambda _: sizes)
-    monkeypatch.setattr("inference.diagnostics.diagnose.pareto_k", lambda _: shapes)
-    diagnostics = diagnose(model, guide, prompts, num_samples=4, num_prior_draws=4)
-    assert (diagnostics.effective_sample_size, diagnostics.pareto_k) == (7.0, pytest.approx(0.9))
+
+def test_weights_of_0_count_among_the_draws_and_have_no_tail():
+    uniform = ((torch.arange(1000, dtype=torch.float64) + 0.5) / 1000)[:, None]
+    log_weight = torch.cat([-0.3 * uniform.log(), torch.full((500, 1), -math.inf).double()])
+    num_draws, size, shape = WeightQuality.of(log_weight)
+    assert num_draws == 1500
+    assert size == pytest.approx(effective_sample_size(-0.3 * uniform.log()).item())
+    assert shape == pytest.approx(0.3, abs=0.1)
+    hopeless = torch.full_like(log_weight, -math.inf)
+    assert math.isnan(WeightQuality.of(torch.cat([log_weight, hopeless], 1)).pareto_k)
+
+
+@pytest.mark.parametrize(
+    ("quality", "fault"),
+    [
+        (WeightQuality(2000, 500.0, 0.65), ""),
+        (WeightQuality(2000, 500.0, 0.75), "k-hat 0.75 of 2000 weights, above 0.70"),
+        (WeightQuality(100, 50.0, 0.55), "k-hat 0.55 of 100 weights, above 0.50"),
+        (WeightQuality(100, 50.0, -math.inf), ""),
+        (WeightQuality(2000, 12.4, 0.1), "12 effective draws of 2000, fewer than 30"),
+        (WeightQuality(100, math.nan, math.nan), "0 effective draws of 100, fewer than 30"),
+    ],
+)
+def test_faults_of_weights_are_a_heavy_tail_and_few_effective_draws(quality, fault):
+    assert quality.fault == fault
 
 
 def test_effective_sample_size():

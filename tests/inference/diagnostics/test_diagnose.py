@@ -17,6 +17,8 @@ from inference import (
     sample_prior,
 )
 from inference.diagnostics.diagnose import distinct_n
+from inference.diagnostics.mixture_sample import MixtureSample
+from inference.importance_weights import WeightQuality
 from inference.samplers.acceptance import LooseBoundError
 from model import (
     AlignmentModel,
@@ -53,6 +55,13 @@ def test_estimates_are_within_their_errors(measured: Diagnostics, truth: Enumera
     assert within(measured.log_z, truth.log_z)
     assert within(measured.kl_guide_posterior, truth.kl_guide_posterior(guide))
     assert within(measured.kl_posterior_guide, truth.kl_posterior_guide(guide))
+    posterior = truth.log_posterior.exp()
+    assert within(measured.posterior_log_likelihood, (posterior * truth.log_likelihood).sum(0))
+    kl = (posterior * (truth.log_posterior - truth.log_prior)).sum(0)
+    assert within(measured.kl_posterior_prior, kl)
+    assert within(measured.prior_alone.log_z, truth.log_z)
+    assert within(measured.prior_alone.kl_guide_posterior, truth.kl_guide_posterior(guide))
+    assert within(measured.prior_alone.kl_posterior_guide, truth.kl_posterior_guide(guide))
     assert (
         measured.elbo.value
         < measured.log_z_bound.value
@@ -74,7 +83,7 @@ def test_every_number_follows_the_definition(model, guide, prompts, monkeypatch)
         return response
 
     draws = sample_prior(
-        model, prompts, 50, log_likelihood_bound=model.log_likelihood_bound(prompts)
+        model, prompts, 200, log_likelihood_bound=model.log_likelihood_bound(prompts)
     )
     monkeypatch.setattr(ResponseDistribution, "sample", recorded)
     measured = diagnose(model, guide, prompts, num_samples=40, prior_sample=draws, chunk=16)
@@ -98,11 +107,12 @@ def test_every_number_follows_the_definition(model, guide, prompts, monkeypatch)
     bound = (log_weight.logsumexp(0) - math.log(40)).mean().item()
     assert measured.log_z_bound.value == pytest.approx(bound, rel=1e-9)
     log_z = draws.log_likelihood.exp().mean(0).log().mean().item()
-    assert measured.log_z.value == pytest.approx(log_z, rel=1e-9)
-    gap = measured.kl_guide_posterior
+    alone = measured.prior_alone
+    assert alone.log_z.value == pytest.approx(log_z, rel=1e-9)
+    gap = alone.kl_guide_posterior
     assert gap.value == pytest.approx(log_z - log_weight.mean().item(), rel=1e-9)
     assert gap.standard_error == pytest.approx(
-        math.hypot(measured.log_z.standard_error, measured.elbo.standard_error)
+        math.hypot(alone.log_z.standard_error, measured.elbo.standard_error)
     )
     assert measured.acceptance == draws.accepted.double().mean().item()
     exact = []
@@ -111,7 +121,14 @@ def test_every_number_follows_the_definition(model, guide, prompts, monkeypatch)
         joint = joint_at(model, prompts[[n]], accepted)
         log_ratio = joint.log_joint - log_guide_at(guide, prompts[[n]], accepted).detach()
         exact.append(log_ratio.mean().item() - draws.log_likelihood[:, n].exp().mean().log().item())
-    assert measured.kl_posterior_guide.value == pytest.approx(sum(exact) / 2, rel=1e-9)
+    assert alone.kl_posterior_guide.value == pytest.approx(sum(exact) / 2, rel=1e-9)
+    every = joint_at(model, prompts, torch.cat([draws.response, response]))
+    log_q = log_guide_at(guide, prompts, torch.cat([draws.response, response])).detach()
+    mixture = MixtureSample(every.log_prior, every.log_likelihood, log_q, num_prior_draws=200)
+    assert measured.weights == WeightQuality.of(mixture.log_weight)
+    assert measured.guide_weights == WeightQuality.of(log_weight.double())
+    for name in ("log_z", "kl_guide_posterior", "kl_posterior_guide", "kl_posterior_prior"):
+        assert getattr(measured, name) == pytest.approx(getattr(mixture, name)(), rel=1e-9), name
 
 
 def test_number_of_draws_is_the_argument(model, guide, prompts, monkeypatch):
@@ -194,7 +211,7 @@ def test_bound_that_is_too_low_is_an_error(model, prompts):
         sample_prior(model, prompts, 500, log_likelihood_bound=0.1)
 
 
-def test_without_a_bound_the_forward_divergence_is_unknown(small_prior, guide, prompts):
+def test_without_a_bound_nothing_is_accepted(small_prior, guide, prompts):
     unbounded = TextReward(lambda texts: vader_sentiment(texts), small_prior)
     model = AlignmentModel(small_prior, unbounded, beta=0.3)
     measured = diagnose(
@@ -205,9 +222,12 @@ def test_without_a_bound_the_forward_divergence_is_unknown(small_prior, guide, p
         num_prior_draws=100,
         log_likelihood_bound=model.log_likelihood_bound(prompts),
     )
-    assert measured.kl_posterior_guide is None
+    assert measured.prior_alone.kl_posterior_guide is None
     assert measured.acceptance is None
     assert math.isfinite(measured.kl_guide_posterior.value)
+    assert within(
+        measured.kl_posterior_guide, Enumeration(model, prompts).kl_posterior_guide(guide)
+    )
 
 
 def test_impossible_responses_are_borne(small_prior, guide, prompts):
@@ -228,10 +248,8 @@ def test_impossible_responses_are_borne(small_prior, guide, prompts):
     )
 
 
-def test_without_a_possible_draw_of_the_prior_the_reverse_divergence_is_infinite_or_unknown(
-    small_prior, guide, prompts
-):
-    """Infinite if the guide draws impossible responses. Without log Z, no divergence is -inf."""
+def test_without_a_possible_draw_of_the_prior_log_z_is_from_the_guide(small_prior, guide, prompts):
+    """KL(q || p*) is infinite if the guide draws impossible responses, as the prior does."""
     reward = TokenReward(
         lambda response, _: torch.where(response[..., 0] == 7, 0.0, -math.inf), small_prior
     )
@@ -243,7 +261,10 @@ def test_without_a_possible_draw_of_the_prior_the_reverse_divergence_is_infinite
     assert diagnose(model, guide, prompts, **options).kl_guide_posterior.value == math.inf
     measured = diagnose(model, knowing, prompts, **options)
     assert math.isfinite(measured.elbo.value)
-    assert math.isnan(measured.kl_guide_posterior.value)
+    assert math.isfinite(measured.kl_guide_posterior.value)
+    assert measured.prior_alone.log_z.value == -math.inf
+    assert math.isnan(measured.prior_alone.kl_guide_posterior.value)
+    assert measured.unreliable.keys() >= {"log_z", "kl_guide_posterior", "kl_posterior_guide"}
 
 
 def test_responses_of_one_token_have_no_pairs():

@@ -1,0 +1,223 @@
+"""Mixture of prior draws and guide draws: exact cases, and errors by repetition on listed worlds."""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from inference import Enumeration, PriorSample
+from inference.diagnostics.mixture_sample import MixtureSample
+from model import AlignmentModel, TextReward, vader_sentiment
+
+NAMES = ("log_z", "kl_guide_posterior", "kl_posterior_guide", "kl_posterior_prior")
+
+
+@dataclass(frozen=True)
+class ListedWorld:
+    """log p0, log likelihood and log q of all responses to one prompt, `[S]`."""
+
+    log_prior: Tensor
+    log_likelihood: Tensor
+    log_guide: Tensor
+
+    @property
+    def log_z(self) -> Tensor:
+        return (self.log_prior + self.log_likelihood).logsumexp(0)
+
+    @property
+    def log_posterior(self) -> Tensor:
+        return self.log_prior + self.log_likelihood - self.log_z
+
+    def truth(self) -> dict[str, float]:
+        """Exact numbers by the names of `MixtureSample`."""
+
+        def kl(log_p: Tensor, log_q: Tensor) -> float:
+            return torch.where(log_p.isneginf(), 0.0, log_p.exp() * (log_p - log_q)).sum().item()
+
+        return {
+            "log_z": self.log_z.item(),
+            "kl_guide_posterior": kl(self.log_guide, self.log_posterior),
+            "kl_posterior_guide": kl(self.log_posterior, self.log_guide),
+            "kl_posterior_prior": kl(self.log_posterior, self.log_prior),
+        }
+
+    def draw(self, num_prior: int, num_guide: int) -> MixtureSample:
+        """Independent draws of both distributions."""
+        sizes = ((self.log_prior, num_prior), (self.log_guide, num_guide))
+        parts = [torch.multinomial(log_p.exp(), size, replacement=True) for log_p, size in sizes]
+        index = torch.cat(parts)
+        columns = (self.log_prior, self.log_likelihood, self.log_guide)
+        return MixtureSample(*(column[index, None] for column in columns), num_prior)
+
+    def draw_prior(self, num_draws: int) -> PriorSample:
+        """Independent draws of the prior alone."""
+        index = torch.multinomial(self.log_prior.exp(), num_draws, replacement=True)
+        return PriorSample.of_draws(index[:, None, None], self.log_likelihood[index, None])
+
+
+def near(world: ListedWorld, noise: float = 1.0) -> Tensor:
+    """A trained guide: the posterior with Gaussian noise on the log probabilities."""
+    generator = torch.Generator().manual_seed(1)
+    shift = torch.randn(world.log_prior.shape, generator=generator, dtype=torch.float64)
+    return (world.log_posterior + noise * shift).log_softmax(0)
+
+
+def half_way(world: ListedWorld) -> Tensor:
+    """A guide on the way from the prior to the posterior: the posterior at twice beta."""
+    return (world.log_prior + world.log_likelihood / 2).log_softmax(0)
+
+
+def narrow(world: ListedWorld) -> Tensor:
+    """A guide that is narrower than the posterior, as KL(q || p*) makes guides."""
+    return (1.5 * world.log_posterior).log_softmax(0)
+
+
+def collapsed(world: ListedWorld) -> Tensor:
+    """A guide that writes one response, a bad one, nearly always."""
+    mass = torch.full_like(world.log_prior, -30.0)
+    mass[world.log_posterior.argmin()] = 0.0
+    return mass.log_softmax(0)
+
+
+GUIDES = {"near": near, "half way": half_way, "narrow": narrow}
+
+
+@pytest.fixture(scope="module")
+def make(prior, prompts):
+    """Function of beta and of a guide's maker: the grammar with 820 responses and sentiment."""
+    reward = TextReward(vader_sentiment, prior)
+    truths = {
+        beta: Enumeration(AlignmentModel(prior, reward, beta), prompts[[0]])
+        for beta in (0.1, 0.3, 1.0)
+    }
+
+    def world(beta, guide):
+        truth = truths[beta]
+        start = ListedWorld(
+            truth.log_prior[:, 0], truth.log_likelihood[:, 0], truth.log_prior[:, 0]
+        )
+        return ListedWorld(start.log_prior, start.log_likelihood, guide(start))
+
+    return world
+
+
+def repeated(world, num_prior, num_guide, num_runs, names=NAMES):
+    """Values and standard errors by name, `[R, 2]` each."""
+    runs = [world.draw(num_prior, num_guide) for _ in range(num_runs)]
+    columns = ("log_prior", "log_likelihood", "log_guide")
+    every = MixtureSample(
+        *(torch.cat([getattr(run, name) for run in runs], 1) for name in columns), num_prior
+    )
+    for n, run in enumerate(runs):  # all shares a at once, for speed
+        vars(run)["log_share"] = tuple(part[[n]] for part in every.log_share)
+    return {name: torch.tensor([getattr(run, name)() for run in runs]) for name in names}
+
+
+RARE = {(0.1, "narrow"): {"kl_posterior_guide"}}
+"""Estimates that hang on responses which neither prior nor guide draws often enough."""
+
+
+@pytest.mark.parametrize(
+    ("beta", "guide"), [(0.1, "near"), (0.3, "half way"), (1.0, "near"), (0.1, "narrow")]
+)
+def test_intervals_of_95_percent_hold_92_to_98_percent_of_the_time(make, beta, guide):
+    """Also, the mean standard error is the deviation over repetitions."""
+    world, num_runs = make(beta, GUIDES[guide]), 500
+    truth, names = (
+        world.truth(),
+        [name for name in NAMES if name not in RARE.get((beta, guide), ())],
+    )
+    for name, estimates in repeated(world, 512, 512, num_runs, names).items():
+        value, error = estimates.T
+        is_inside = (value - truth[name]).abs() < 1.96 * error
+        assert 0.92 <= is_inside.double().mean().item() <= 0.98, name
+        assert error.mean().item() == pytest.approx(value.std().item(), rel=0.12), name
+
+
+def test_at_equal_draws_a_trained_guide_cuts_the_errors_to_a_third(make):
+    """log Z of beta 0.1 and of a guide half way to the posterior, and KL(p* || q) by rejection."""
+    world, num_runs = make(0.1, half_way), 200
+    mixture = repeated(world, 1024, 1024, num_runs, ["log_z"])["log_z"]
+    alone = torch.tensor([world.draw_prior(2048).log_z() for _ in range(num_runs)])
+    for own, others in (
+        (mixture[:, 0].std(), alone[:, 0].std()),
+        (mixture.mean(0)[1], alone.mean(0)[1]),
+    ):
+        assert own < others / 3
+
+
+@pytest.mark.parametrize("beta", [0.1, 1.0])
+def test_a_collapsed_guide_costs_its_own_draws_and_no_more(make, beta):
+    world, num_runs = make(beta, collapsed), 400
+    mixture = repeated(world, 512, 512, num_runs, ["log_z"])["log_z"]
+    alone = torch.tensor([world.draw_prior(512).log_z() for _ in range(num_runs)])
+    assert mixture[:, 1].mean() < 1.03 * alone[:, 1].mean()
+    assert mixture[:, 0].std() < 1.15 * alone[:, 0].std()
+
+
+def test_a_constant_likelihood_has_no_error_with_any_guide(make):
+    """Control variates: the balance heuristic, a = M/n, would have an error here."""
+    world = make(0.3, narrow)
+    flat = ListedWorld(world.log_prior, torch.full_like(world.log_prior, 0.7), world.log_guide)
+    log_z = flat.draw(300, 200).log_z()
+    assert log_z.value == pytest.approx(0.7, abs=1e-9)
+    assert log_z.standard_error < 1e-9
+
+
+def test_draws_of_the_posterior_as_guide_have_no_error(make):
+    world = make(0.1, lambda start: start.log_posterior)
+    mixture = world.draw(300, 200)
+    for name, value in {
+        "log_z": world.log_z.item(),
+        "kl_guide_posterior": 0.0,
+        "kl_posterior_guide": 0.0,
+    }.items():
+        estimate = getattr(mixture, name)()
+        assert estimate.value == pytest.approx(value, abs=1e-9), name
+        assert estimate.standard_error < 1e-9, name
+
+
+def test_the_prior_as_guide_is_one_sample_of_all_draws(make):
+    mixture = make(0.3, lambda start: start.log_prior).draw(300, 200)
+    one = PriorSample.of_draws(torch.zeros(500, 1, 1), mixture.log_likelihood).log_z()
+    assert mixture.log_z().value == pytest.approx(one.value, rel=1e-12)
+    assert mixture.log_z().standard_error == pytest.approx(one.standard_error, rel=0.02)
+
+
+def test_weights_are_bounded_by_the_likelihood_over_the_share_of_the_prior(make):
+    world = make(0.1, collapsed)
+    mixture = world.draw(100, 300)
+    assert (mixture.log_weight <= mixture.log_likelihood + math.log(2 * 400 / 100) + 1e-9).all()
+
+
+def test_impossible_responses_have_weight_0_and_zeros_of_the_guide_are_infinitely_far(make):
+    world = make(0.3, half_way)
+    impossible = torch.zeros_like(world.log_prior, dtype=torch.bool)
+    impossible[::3] = True
+    log_likelihood = world.log_likelihood.masked_fill(impossible, -math.inf)
+    start = ListedWorld(world.log_prior, log_likelihood, world.log_prior)
+    knowing = ListedWorld(world.log_prior, log_likelihood, start.log_posterior)
+    truth, mixture = start.truth(), knowing.draw(400, 400)
+    assert mixture.log_z().value == pytest.approx(truth["log_z"], abs=1e-9)
+    assert mixture.kl_guide_posterior().value == pytest.approx(0.0, abs=1e-9)
+    ignorant = start.draw(2000, 400)
+    assert ignorant.kl_guide_posterior().value == math.inf
+    for name in ("log_z", "kl_posterior_guide", "kl_posterior_prior"):
+        value, error = getattr(ignorant, name)()
+        assert abs(value - truth[name]) < 4 * error, name
+    short = world.log_posterior.masked_fill(~impossible, -math.inf).log_softmax(0)
+    blind = ListedWorld(world.log_prior, world.log_likelihood, short).draw(400, 400)
+    assert blind.kl_posterior_guide().value == math.inf
+    value, error = blind.log_z()
+    assert abs(value - world.truth()["log_z"]) < 4 * error
+
+
+def test_without_a_possible_draw_nothing_is_known(make):
+    world = make(0.3, half_way)
+    nothing = torch.full_like(world.log_prior, -math.inf)
+    mixture = ListedWorld(world.log_prior, nothing, world.log_guide).draw(20, 20)
+    assert mixture.log_z().value == -math.inf
+    assert mixture.kl_guide_posterior().value == math.inf
+    assert math.isnan(mixture.kl_posterior_guide().value)
