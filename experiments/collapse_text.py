@@ -79,7 +79,7 @@ def measure(
 ) -> dict[str, Estimate]:
     """Metrics of a guide's responses to one prompt, with standard errors over the parts."""
     parts = []
-    with random_state.isolated(0):
+    with random_state.isolated(0), random_state.measuring():
         for _ in range(PARTS):
             distribution = guide.distribution(prompts)
             response = distribution.sample((num_draws,))

@@ -54,7 +54,7 @@ class PriorSample:
         log_likelihood: `[M, N]`, log likelihood of the model, nats.
         exact: True if all responses are enumerated.
         accepted: `[M, N]`, True for exact posterior samples; None without a bound.
-        purposes: what has been learned from the draws, a list that copies by `replace` share.
+        purposes: uses of the draws for learning, a list that copies by `replace` share.
 
     Raises:
         NotANumberError: if a log probability or a log likelihood is NaN or +inf.
@@ -94,7 +94,7 @@ class PriorSample:
         return cls(response, log_weight, log_likelihood, False, accepted)
 
     def spend(self, purpose: str) -> Self:
-        """Record what is learned from the draws, and return them. They measure no more."""
+        """Record a use of the draws for learning, and return the sample, which measures no more."""
         self.purposes.append(purpose)
         return self
 
@@ -103,8 +103,8 @@ class PriorSample:
         if self.purposes and not self.exact:
             purposes = " and ".join(dict.fromkeys(self.purposes))
             raise SpentSampleError(
-                f"the {len(self.response)} draws of this prior sample were for {purposes}, and "
-                "would flatter what learned from them: measure with a new `sample_prior`"
+                f"the {len(self.response)} draws of this prior sample were used for "
+                f"{purposes}, and flatter what learned from them: measure with a new `sample_prior`"
             )
 
     def log_z(self) -> Estimate:
@@ -231,8 +231,7 @@ def sample_prior(
         independent: True to draw even if the responses can be enumerated.
         log_likelihood_bound: largest possible log likelihood, nats, a number or `[N]`, for
             independent draws that are accepted or rejected.
-        purpose: what will be learned from the draws, as in `PriorSample.spend`; None if the draws
-            measure.
+        purpose: use of the draws for learning, see `PriorSample.spend`; None if they measure.
         chunk: number of draws at a time, for each prompt.
 
     Raises:

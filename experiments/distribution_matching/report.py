@@ -12,7 +12,7 @@ from experiments.shared.claims import Finding
 from experiments.shared.figures import POSTERIOR, palette
 from experiments.shared.tables import pair_table, summary
 from guides import Guide
-from inference import Estimate, PriorSample, diagnose, sample_prior
+from inference import Estimate, PriorSample, diagnose, random_state, sample_prior
 from inference.diagnostics.diagnose import distinct_n
 from inference.diagnostics.self_bleu import self_bleu
 from inference.targets.moments import MomentMatch
@@ -46,7 +46,7 @@ def measure(
 ) -> Row:
     """Metrics of a guide, or of p* if the guide is None, for one prompt.
 
-    `nearer` is KL(p* || p0) - KL(p* || q) = E_p*[log q/p0]: log Z and the entropy of p* cancel.
+    `nearer` is KL(p* || p0) - KL(p* || q) = E_p*[log q/p0].
     Means under p* are over `sample`, from `sample_target`; at most as many responses as accepted.
     """
     assert sample.accepted is not None
@@ -59,14 +59,14 @@ def measure(
         metrics = {"KL(q||p0)": kl, "entropy": Estimate.of_mean(-log_prior[:size]).minus(kl)}
     else:
         diagnostics = diagnose(task.target, guide, prompts, num_samples=size, prior_sample=sample)
-        assert diagnostics.kl_posterior_guide is not None
         distribution = guide.distribution(prompts)
-        response = distribution.sample((size,))
+        with random_state.measuring():
+            response = distribution.sample((size,))
         metrics = {
             "KL(p*||q)": diagnostics.kl_posterior_guide,
             "KL(q||p0)": diagnostics.kl_guide_prior,
             "entropy": diagnostics.entropy,
-            "nearer": Estimate.of_mean(distribution.log_prob(target).double() - log_prior),
+            "nearer": diagnostics.posterior_log_ratio,
         }
     parts = []
     for part in response.chunk(PARTS):

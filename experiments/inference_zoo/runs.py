@@ -33,7 +33,8 @@ def run(job: Job) -> Result:
             if job.name in OBJECTIVES:
                 guide = train(world, job.name, job.num_steps, job.seed)
                 seconds = time.process_time() - began
-                measured = measure_trained(world, guide)
+                with random_state.measuring():
+                    measured = measure_trained(world, guide)
             else:
                 posterior = sample(world, job)
                 seconds = time.process_time() - began

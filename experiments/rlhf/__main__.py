@@ -103,7 +103,8 @@ def tune_guide(
     )
     if fitted.stopped_early is not None:
         title += f"\nThe fit stopped early at {fitted.stopped_early}"
-    table = measure(model, guide, prompts, args.samples, study.gold, study.sample)
+    with random_state.measuring():
+        table = measure(model, guide, prompts, args.samples, study.gold, study.sample)
     return f"{title}\n{table}"
 
 

@@ -144,6 +144,7 @@ def measure(
     rows["guide"] = [proxy, str(diagnostics.kl_guide_prior), *others]
     if sample is not None:
         responses = sample.responses
+        responses.check_unspent()
         log_weight = log_likelihood_at(model, prompts, responses.response).cpu()
         draws = responses.effective_sample_size(log_weight)
         source = "all responses" if draws is None else f"draws worth {draws:.0f}"

@@ -68,7 +68,7 @@ def two_worlds(args: RLHF, prior: LanguageModel, gold: Gold) -> list[TextWorld]:
     parts = prior.network, prior.tokenizer
     next_word = LanguageModel(*parts, max_new_tokens=1, temperature=prior.temperature)
     every = TextSample.of(next_word, args.word_prompt, gold)
-    pool = TextSample.of(prior, args.prompt, gold, max(2, args.draws // 2))
+    pool = TextSample.of(prior, args.prompt, gold, max(2, args.draws // 2), "preferences")
     sample = TextSample.of(prior, args.prompt, gold, args.draws)
     name = f"{prior.space.max_new_tokens} tokens"
     return [TextWorld(NEXT_WORD, every, every), TextWorld(name, pool, sample)]

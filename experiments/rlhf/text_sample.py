@@ -33,9 +33,16 @@ class TextSample:
 
     @classmethod
     def of(
-        cls, prior: LanguageModel, prompt: str, gold: Gold, num_draws: int | None = None
+        cls,
+        prior: LanguageModel,
+        prompt: str,
+        gold: Gold,
+        num_draws: int | None = None,
+        purpose: str | None = None,
     ) -> TextSample:
         """Independent draws from the prior; by default every response with its probability.
+
+        `purpose` is the use of the draws for learning, see `sample_prior`.
 
         Raises:
             NotEnumerableError: if every response is requested and there are more than a million.
@@ -44,7 +51,8 @@ class TextSample:
             prior.space.check_enumerable()
             num_draws = prior.space.num_responses
         prompts = prior.encode([prompt])
-        sample = sample_prior(AlignmentModel(prior, {}, beta=1.0), prompts, num_draws)
+        model = AlignmentModel(prior, {}, beta=1.0)
+        sample = sample_prior(model, prompts, num_draws, purpose=purpose)
         texts = [row[0] for row in prior.decode(sample.response, prompts)]
         names = "log_prior_weight", "log_likelihood"
         weights = {name: getattr(sample, name).cpu() for name in names}

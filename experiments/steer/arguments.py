@@ -96,11 +96,11 @@ class Steer(Arguments):
     clip_norm: Annotated[types.Positive, TRAINED] | None = None
     """Norm that larger gradients are scaled down to. With leave-one-out the gradient shrinks as the
     gap closes, and a clip that always acts would keep the noise of the steps."""
-    samples: Annotated[int, types.count(2)] = 512
-    """Number of guide responses for each prompt in the final measurement."""
-    prior_draws: Annotated[int, types.count(2), FROM_PRIOR] = 2048
-    """Number of prior responses for each prompt, which estimate log Z and give exact posterior
-    samples."""
+    samples: Annotated[int, types.count(2)] = 1024
+    """Number of guide responses for each prompt in each measurement."""
+    prior_draws: Annotated[int, types.count(2), FROM_PRIOR] = 1024
+    """Number of prior responses for each prompt. Prior and guide responses together estimate log Z
+    and both divergences; as many of each is a safe choice."""
     seed: types.Seed = 0
     """Random seed."""
     device: types.Device | None = None

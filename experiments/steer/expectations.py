@@ -63,14 +63,6 @@ class Measurement(NamedTuple):
     expectations: Expectations | None
 
 
-class PosteriorMeasurement(NamedTuple):
-    """E_p*[log likelihood] and KL(p* || p0), nats, and expectations for a model with factors."""
-
-    log_likelihood: Estimate
-    kl_posterior_prior: Estimate
-    expectations: Expectations | None
-
-
 def measure(
     model: AlignmentModel,
     target: Program,
@@ -86,7 +78,8 @@ def measure(
         target: program whose posterior is approximated, `model` or a softened model.
         guide: q.
         prompts: N prompts.
-        prior_sample: independent draws of the prior with log likelihoods of `target`.
+        prior_sample: independent draws of the prior with log likelihoods of `target`, from which
+            nothing was learned.
         num_samples: number of responses of the guide for each prompt.
     """
     diagnostics = diagnose(
@@ -100,10 +93,13 @@ def measure(
 
 def measure_posterior(
     model: AlignmentModel, prompts: Prompts, prior_sample: PriorSample
-) -> PosteriorMeasurement:
-    """Measure the posterior by the weights of a sample of the prior. Consistent."""
+) -> Expectations | None:
+    """Expectations under the posterior by the weights of draws of the prior, consistent.
+
+    None for a model without factors, of which `Diagnostics` has all.
+    """
+    prior_sample.check_unspent()
+    if not model.factors:
+        return None
     mean = partial(prior_sample.mean, prior_sample.log_likelihood)
-    log_likelihood, every = prior_sample.log_likelihood, None
-    if model.factors:
-        every = expectations(observe(model, prompts, prior_sample.response), mean)
-    return PosteriorMeasurement(mean(log_likelihood), prior_sample.kl(log_likelihood), every)
+    return expectations(observe(model, prompts, prior_sample.response), mean)

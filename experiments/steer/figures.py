@@ -62,7 +62,7 @@ def write_figures(folder: RunFolder, report: Report, prior_sample: PriorSample) 
     if not metrics:
         return []
     before, after = report.before.diagnostics, report.after.diagnostics
-    drawn = {"elbo": elbo_figure(metrics, before.log_z, before.elbo, after.elbo)}
+    drawn = {"elbo": elbo_figure(metrics, after.log_z, before.elbo, after.elbo)}
     if not report.expectations:  # with factors the log likelihood is not r/beta
         end = (after.kl_guide_prior, after.log_likelihood.times(report.beta))
         drawn["reward_kl"] = reward_kl_figure(metrics, prior_sample, report.beta, end)

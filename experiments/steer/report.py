@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from experiments.shared.run_folder import RunFolder, element, html_figure
-from experiments.steer.expectations import Expectations, Measurement, PosteriorMeasurement, observe
-from inference import Estimate, Program, response_distribution
+from experiments.steer.expectations import Expectations, Measurement, observe
+from inference import Diagnostics, Program, response_distribution
+from inference.diagnostics.diagnose import PriorAlone
 from model import AlignmentModel, Prompts
 
 Sample = tuple[str, float]
@@ -21,6 +22,18 @@ IDENTITY = (
     "ELBO = E_q[log p0 + r/beta - log q] = log Z - KL(q || p*) = (E_q[r] - beta KL(q || p0)) / beta"
 )
 """The identity without factors."""
+SYMBOLS = {
+    "log_z": "log Z",
+    "kl_guide_posterior": "KL(q || p*)",
+    "kl_posterior_guide": "KL(p* || q)",
+    "kl_posterior_prior": "KL(p* || p0)",
+    "posterior_log_likelihood": "E_p*[log likelihood]",
+}
+"""Symbols of estimates that may be unreliable, by the attribute of `Diagnostics`."""
+MARK = " (?)"
+"""End of an unreliable number. A note of the report has the reason."""
+ERRORS = 2
+"""Number of standard errors by which a divergence rises if the report says so."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,7 @@ class Report:
         beta: reward per nat.
         before: measurement of the prior as guide.
         after: measurement of the trained guide.
-        posterior: measurement of the posterior.
+        posterior: expectations under the posterior, for a model with factors.
         samples: texts with their rewards, by origin.
         seconds: wall time of the fit.
         stopped_early: reason why the fit stopped before its last step.
@@ -42,7 +55,7 @@ class Report:
     beta: float
     before: Measurement
     after: Measurement
-    posterior: PosteriorMeasurement
+    posterior: Expectations | None
     samples: Mapping[str, Sequence[Sample]]
     seconds: float
     stopped_early: str | None = None
@@ -50,47 +63,67 @@ class Report:
     @property
     def expectations(self) -> list[Expectations]:
         """Expectations under prior, guide and posterior; empty for a model without factors."""
-        each = (self.before.expectations, self.after.expectations, self.posterior.expectations)
+        each = (self.before.expectations, self.after.expectations, self.posterior)
         return [entry for entry in each if entry is not None]
 
     def rows(self) -> list[tuple[str, ...]]:
         """Rows of the table: quantity, prior, guide, posterior."""
-        before, after = self.before.diagnostics, self.after.diagnostics
-        kl_prior = (str(after.kl_guide_prior), str(self.posterior.kl_posterior_prior))
-        forward = map(_or_unknown, (before.kl_posterior_guide, after.kl_posterior_guide))
-        sizes = (f"{each.effective_sample_size:.0f}" for each in (before, after))
+        before, after = both = self.before.diagnostics, self.after.diagnostics
+        kl_prior = (str(after.kl_guide_prior), shown(after, "kl_posterior_prior"))
+        alone = [each.prior_alone for each in both]
+        sizes = (f"{each.effective_sample_size:.0f}" for each in both)
+        log_z = f"log Z = {shown(after, 'log_z')}", f"log Z = {shown(alone[1], 'log_z')}"
+        backward, forward = (
+            (tuple(shown(each, name) for each in both), tuple(shown(each, name) for each in alone))
+            for name in ("kl_guide_posterior", "kl_posterior_guide")
+        )
         return [
             *self._likelihood_rows(),
             ("KL(. || p0)", "0", *kl_prior),
-            ("ELBO", str(before.elbo), str(after.elbo), f"log Z = {before.log_z}"),
-            ("KL(. || p*)", str(before.kl_guide_posterior), str(after.kl_guide_posterior), "0"),
-            ("KL(p* || .)", *forward, "0"),
+            ("ELBO", str(before.elbo), str(after.elbo), log_z[0]),
+            ("KL(. || p*)", *backward[0], "0"),
+            ("KL(p* || .)", *forward[0], "0"),
+            ("KL(. || p*), prior draws alone", *backward[1], log_z[1]),
+            ("KL(p* || .), accepted draws alone", *forward[1], ""),
             ("entropy", str(before.entropy), str(after.entropy), ""),
             ("distinct-2", f"{before.distinct_2:.3f}", f"{after.distinct_2:.3f}", ""),
-            ("effective sample size", *sizes, ""),
-            ("Pareto k-hat", f"{before.pareto_k:.2f}", f"{after.pareto_k:.2f}", ""),
+            ("effective sample size", *sizes, f"{after.weights.effective_sample_size:.0f}"),
+            (
+                "Pareto k-hat",
+                *(f"{each.pareto_k:.2f}" for each in both),
+                f"{after.weights.pareto_k:.2f}",
+            ),
             *self._factor_rows(),
         ]
 
     def _likelihood_rows(self) -> list[tuple[str, ...]]:
         """E[r]; with factors also E[log likelihood] if it is finite."""
-        measured = (self.before.diagnostics, self.after.diagnostics, self.posterior)
-        likelihood = [each.log_likelihood for each in measured]
+        before, after = self.before.diagnostics, self.after.diagnostics
+        likelihood = (before.log_likelihood, after.log_likelihood, after.posterior_log_likelihood)
+        mark = MARK * ("posterior_log_likelihood" in after.unreliable)
         if not self.expectations:
-            return [("E[r]", *(str(estimate.times(self.beta)) for estimate in likelihood))]
-        rows = [("E[r]", *(str(each.reward) for each in self.expectations))]
+            cells = [str(estimate.times(self.beta)) for estimate in likelihood]
+            return [("E[r]", *cells[:2], cells[2] + mark)]
+        rows = [("E[r]", *self._expected(str(each.reward) for each in self.expectations))]
         if all(math.isfinite(estimate.value) for estimate in likelihood):
-            rows.append(("E[log likelihood]", *map(str, likelihood)))
+            cells = [str(estimate) for estimate in likelihood]
+            rows.append(("E[log likelihood]", *cells[:2], cells[2] + mark))
         return rows
+
+    def _expected(self, cells: Iterable[str]) -> list[str]:
+        """Cells of expectations, the posterior's marked if its weights are unreliable."""
+        *others, posterior = cells
+        fault = self.after.diagnostics.prior_alone.weights.fault
+        return [*others, posterior + MARK * bool(fault)]
 
     def _factor_rows(self) -> list[tuple[str, ...]]:
         """Means of features, and the share of forbidden responses."""
         every, rows = self.expectations, []
         for name in every[0].moments if every else ():
-            moments = (str(each.moments[name]) for each in every)
+            moments = self._expected(str(each.moments[name]) for each in every)
             rows.append((without_folders(f"E[{name}]"), *moments))
         if any(each.forbidden for each in every):
-            rows.append(("forbidden", *(f"{each.forbidden:.1%}" for each in every)))
+            rows.append(("forbidden", *self._expected(f"{each.forbidden:.1%}" for each in every)))
         return rows
 
     def conclusion(self) -> str:
@@ -99,21 +132,58 @@ class Report:
         start, left = before.kl_guide_posterior, after.kl_guide_posterior
         if self.expectations and math.isinf(start.value):
             prior, guide, _ = (each.forbidden for each in self.expectations)
-            old, new = map(_or_unknown, (before.kl_posterior_guide, after.kl_posterior_guide))
+            old, new = (shown(each, "kl_posterior_guide") for each in (before, after))
             return (
                 f"Of the guide's draws {guide:.1%} are forbidden, of the prior's {prior:.1%}: "
                 f"KL(q || p*) is infinite; KL(p* || q) went from {old} to {new} nats in "
                 f"{self.seconds:.0f} s of SVI."
             )
         share = left.value / start.value if start.value > 0 else float("nan")
+        mark = MARK * ("kl_guide_posterior" in before.unreliable)
         return (
-            f"Of the {start.value:.3f} nats between prior and posterior, {left} are left "
-            f"({share:.0%}) after {self.seconds:.0f} s of SVI."
+            f"Of the {start.value:.3f}{mark} nats between prior and posterior, "
+            f"{shown(after, 'kl_guide_posterior')} are left ({share:.0%}) after "
+            f"{self.seconds:.0f} s of SVI."
         )
 
     def notes(self) -> list[str]:
-        """Warnings."""
-        return [f"Stopped early at {self.stopped_early}"] if self.stopped_early else []
+        """Warnings: an early stop, a divergence that rose, and reasons of unreliable numbers."""
+        notes = [f"Stopped early at {self.stopped_early}"] if self.stopped_early else []
+        return [*notes, *self._rises(), *self._faults()]
+
+    def _rises(self) -> list[str]:
+        """Divergences that are larger after the fit than before."""
+        rises = []
+        for name in ("kl_guide_posterior", "kl_posterior_guide"):
+            old, new = (getattr(each.diagnostics, name) for each in (self.before, self.after))
+            rise = new.minus(old)
+            if rise.value > ERRORS * rise.standard_error or rise.value == math.inf:
+                rises.append(
+                    f"{SYMBOLS[name]} rose from {old} to {new} nats in the fit: in this direction "
+                    "the guide is further from the posterior than the prior was."
+                )
+        return rises
+
+    def _faults(self) -> list[str]:
+        """Reasons why numbers of a column are marked."""
+        faults = []
+        for column, measured in (("prior", self.before), ("guide", self.after)):
+            by_reason: dict[str, list[str]] = {}
+            for name, reason in measured.diagnostics.unreliable.items():
+                if name in SYMBOLS:
+                    by_reason.setdefault(reason, []).append(SYMBOLS[name])
+            for name, reason in measured.diagnostics.prior_alone.unreliable.items():
+                by_reason.setdefault(reason, []).append(f"{SYMBOLS[name]} by prior draws alone")
+            for reason, symbols in by_reason.items():
+                numbers = ", ".join(symbols)
+                faults.append(f"{MARK.strip()} {numbers} of the {column} may be far off: {reason}.")
+        if self.posterior is not None and (
+            fault := self.after.diagnostics.prior_alone.weights.fault
+        ):
+            faults.append(
+                f"{MARK.strip()} Means of the posterior may be far off: {fault}, of the prior."
+            )
+        return faults
 
     def text(self) -> str:
         """Report for the terminal."""
@@ -178,8 +248,12 @@ def _shown(reward: float) -> str:
     return "forbidden" if reward == -math.inf else f"{reward:+.2f}"
 
 
-def _or_unknown(estimate: Estimate | None) -> str:
-    return "unknown" if estimate is None else str(estimate)
+def shown(diagnostics: Diagnostics | PriorAlone, name: str) -> str:
+    """An estimate by name, marked if unreliable; `unknown` for None."""
+    estimate = getattr(diagnostics, name)
+    if estimate is None:
+        return "unknown"
+    return f"{estimate}{MARK * (name in diagnostics.unreliable)}"
 
 
 def html_table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), kind: str = "") -> str:

@@ -35,7 +35,7 @@ from model.common.thread_lock import one_thread
 
 ERRORS = 3  # number of standard errors by which no honest divergence is below 0
 DIVERGENCES = ("kl_guide_posterior", "kl_posterior_guide", "kl_posterior_prior")
-WEIGHTED = ("log_z", *DIVERGENCES, "posterior_log_likelihood")
+WEIGHTED = ("log_z", *DIVERGENCES, "posterior_log_likelihood", "posterior_log_ratio")
 """Estimates from the weights of prior draws and guide draws."""
 
 
@@ -77,10 +77,12 @@ class Diagnostics:
         log_z_bound: importance-weighted lower bound on log Z.
         log_z: log Z; -inf if all draws to a prompt are impossible.
         kl_guide_posterior: KL(q || p*). Infinite if the guide drew an impossible response.
-        kl_posterior_guide: KL(p* || q). NaN if all draws to a prompt are impossible, as the two
+        kl_posterior_guide: KL(p* || q). NaN if all draws to a prompt are impossible, as the three
             estimates that follow.
         kl_posterior_prior: KL(p* || p0).
         posterior_log_likelihood: E_p*[log likelihood].
+        posterior_log_ratio: E_p*[log q - log p0] = KL(p* || p0) - KL(p* || q), with the joint
+            error; above 0 if the guide is nearer to p* than the prior.
         prior_alone: log Z and both divergences from the prior draws alone.
         acceptance: share of prior draws accepted as exact posterior samples; None without a bound.
         weights: quality of the weights of prior draws and guide draws together.
@@ -98,6 +100,7 @@ class Diagnostics:
     kl_posterior_guide: Estimate
     kl_posterior_prior: Estimate
     posterior_log_likelihood: Estimate
+    posterior_log_ratio: Estimate
     prior_alone: PriorAlone
     acceptance: float | None
     weights: WeightQuality
@@ -221,6 +224,7 @@ def diagnose(
         kl_posterior_guide=mixture.kl_posterior_guide(),
         kl_posterior_prior=mixture.kl_posterior_prior(),
         posterior_log_likelihood=mixture.mean(mixture.log_likelihood),
+        posterior_log_ratio=mixture.mean(mixture.log_guide - mixture.log_prior),
         prior_alone=_prior_alone(prior_sample, own_prior + own_likelihood - own_guide, elbo),
         acceptance=None if accepted is None else accepted.double().mean().item(),
         weights=WeightQuality.of(mixture.log_weight),

@@ -77,7 +77,7 @@ class MixtureSample:
         return Estimate.of_influence(log_mean(self.log_weight), *self.influence())
 
     def mean(self, values: Tensor, *, minus_log_z: bool = False) -> Estimate:
-        """E_p*[f], or E_p*[f] - log Z, averaged over prompts; NaN if a prompt has no weight above 0.
+        """E_p*[f], or E_p*[f] - log Z, averaged over prompts; NaN if all weights of one are 0.
 
         `values` are f, `[M + K, N]`; any number where the weight is 0.
         """

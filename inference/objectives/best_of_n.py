@@ -76,8 +76,8 @@ class BestOfN_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its o
         names = prompts.names()
         new = [i for i, name in enumerate(names) if name not in self._sorted]
         if new:
-            options = {"independent": True, "purpose": "ranks of best of n"}
-            draws = sample_prior(model, prompts[new], self.num_prior_draws, **options)
+            problem, purpose = (model, prompts[new], self.num_prior_draws), "ranks of best of n"
+            draws = sample_prior(*problem, independent=True, purpose=purpose)
             for i, column in zip(new, draws.log_likelihood.double().T, strict=True):
                 self._sorted[names[i]] = column.sort().values
 

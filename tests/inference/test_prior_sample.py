@@ -1,10 +1,25 @@
 """Weighted samples of the prior, all responses or draws, at other betas."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from inference import Enumeration, PriorSample, sample_prior
-from model import AlignmentModel, TextReward, vader_sentiment
+from guides import FineTuned, Fixed
+from inference import (
+    BestOfN_ELBO,
+    Enumeration,
+    PriorSample,
+    diagnose,
+    fit,
+    match_moments,
+    random_state,
+    sample_prior,
+    solve_beta,
+)
+from inference.diagnostics.measure import measure
+from inference.prior_sample import SpentSampleError
+from model import AlignmentModel, ResponseDistribution, TextReward, vader_sentiment
 from model.prior.grammar import PROMPTS
 
 
@@ -78,3 +93,94 @@ def test_draws_agree_with_the_enumeration_within_standard_errors(small_prior, pr
     assert draws.effective_sample_size(torch.zeros_like(draws.log_likelihood)) == pytest.approx(
         4000
     )
+
+
+def test_spent_draws_measure_nothing_and_neither_do_their_copies(small_prior, prompts, reward):
+    """Draws are spent at birth by a purpose, or later, in all copies. A list of all is exact."""
+    model = AlignmentModel(small_prior, reward, 0.5)
+    sample = sample_prior(model, prompts, 20, independent=True)
+    copy = replace(sample, log_likelihood=2 * sample.log_likelihood)
+    sample.check_unspent()
+    assert sample.spend("a warm start") is sample
+    copy.spend("matching moments")
+    fault = "the 20 draws .* used for a warm start and matching moments, .*: measure with a new"
+    for spent in (sample, copy):
+        with pytest.raises(SpentSampleError, match=fault):
+            spent.check_unspent()
+        with pytest.raises(SpentSampleError, match=fault):
+            diagnose(model, Fixed(small_prior), prompts, num_samples=20, prior_sample=spent)
+    born = sample_prior(model, prompts, 20, independent=True, purpose="solving for beta")
+    with pytest.raises(SpentSampleError, match="used for solving for beta, "):
+        measure(model, Fixed(small_prior), prompts, num_samples=20, prior_sample=born)
+    every = sample_prior(model, prompts, small_prior.space.num_responses, purpose="anything")
+    every.check_unspent()
+
+
+@pytest.mark.parametrize("learn", ["moments", "beta", "best of n"])
+def test_what_learns_from_prior_draws_spends_the_draws(
+    small_prior, prompts, reward, learn, monkeypatch
+):
+    model, spent = AlignmentModel(small_prior, reward, 0.5), []
+    spend = PriorSample.spend
+    monkeypatch.setattr(
+        PriorSample, "spend", lambda self, purpose: spent.append(purpose) or spend(self, purpose)
+    )
+    purposes = {
+        "moments": "matching moments",
+        "beta": "solving for beta",
+        "best of n": "ranks of best of n",
+    }
+    if learn == "moments":
+        match_moments(model, prompts, {"r": reward}, {"r": 0.2}, num_draws=50)
+    elif learn == "beta":
+        solve_beta(small_prior, reward, prompts, max_kl=0.1, num_draws=50)
+    else:
+        BestOfN_ELBO(4, num_prior_draws=50).loss(model, FineTuned(small_prior), prompts)
+    assert spent == [purposes[learn]]
+
+
+def test_under_one_seed_fits_and_measurements_draw_from_different_streams(
+    small_prior, prompts, reward, monkeypatch
+):
+    """A guide starts at the prior, and its first responses would be the prior's in one stream."""
+    model, seeds = AlignmentModel(small_prior, reward, 0.5), []
+    sample = ResponseDistribution.sample
+
+    def recorded(self, sample_shape=()):
+        if sample_shape:
+            seeds.append(torch.initial_seed())
+        return sample(self, sample_shape)
+
+    def streams(action):
+        seeds.clear()
+        with random_state.isolated(0):
+            action()
+        return set(seeds)
+
+    monkeypatch.setattr(ResponseDistribution, "sample", recorded)
+    options = {"num_steps": 1, "objective": BestOfN_ELBO(4), "progress": False}
+    trained = streams(lambda: fit(model, FineTuned(small_prior), prompts, **options))
+    trained |= streams(
+        lambda: match_moments(model, prompts, {"r": reward}, {"r": 0.2}, num_draws=50)
+    )
+    assert trained == {0}
+    sizes = {"num_samples": 64, "num_prior_draws": 64}
+    measured = streams(lambda: diagnose(model, Fixed(small_prior), prompts, **sizes))
+    measured |= streams(lambda: sample_prior(model, prompts, 64, independent=True))
+    assert len(measured) == 2
+    assert min(measured) >= 2**31
+
+
+def test_measurements_repeat_under_a_seed_and_differ_one_after_the_other(
+    small_prior, prompts, reward
+):
+    model = AlignmentModel(small_prior, reward, 0.5)
+    responses = []
+    for _ in range(2):
+        with random_state.isolated(3):
+            responses.append(
+                [sample_prior(model, prompts, 50, independent=True).response for _ in range(2)]
+            )
+    (first, second), (again, _) = responses
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)

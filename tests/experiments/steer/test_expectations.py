@@ -6,6 +6,7 @@ import torch
 from experiments.steer.expectations import measure, measure_posterior, observe
 from guides import Fixed
 from inference import Enumeration, random_state, sample_prior
+from inference.prior_sample import SpentSampleError
 from inference.svi.anneal import soften
 from model import AlignmentModel, Length, TextReward, Tilt, contains, vader_sentiment
 
@@ -15,8 +16,7 @@ def measured(model, target, prior, prompts):
     with random_state.isolated(0):
         sample = sample_prior(target, prompts, 2000, independent=True)
         guide = measure(model, target, Fixed(prior), prompts, sample, 2000)
-    posterior = measure_posterior(model, prompts, sample)
-    return guide.expectations, posterior.expectations
+    return guide.expectations, measure_posterior(model, prompts, sample)
 
 
 def exact(log_prob, values):
@@ -69,3 +69,12 @@ def test_observables_are_functions_of_the_response(prior, prompts):
     observables = observe(AlignmentModel(prior, taste, 0.5, {"very": very}), prompts, response)
     assert torch.equal(observables.is_forbidden, ~very.holds(prompts, response))
     assert torch.allclose(observables.reward, taste(prompts, response).double())
+
+
+def test_draws_that_moments_were_matched_on_are_refused(prior, prompts):
+    model = AlignmentModel(prior, TextReward(vader_sentiment, prior), 0.5)
+    sample = sample_prior(model, prompts, 20, independent=True).spend("matching moments")
+    with pytest.raises(SpentSampleError, match="used for matching moments"):
+        measure(model, model, Fixed(prior), prompts, sample, 20)
+    with pytest.raises(SpentSampleError, match="used for matching moments"):
+        measure_posterior(model, prompts, sample)

@@ -5,13 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.steer.expectations import (
-    Expectations,
-    Measurement,
-    PosteriorMeasurement,
-)
+from experiments.steer.expectations import Expectations, Measurement
 from experiments.steer.report import Report
 from inference import Diagnostics, Estimate
+from inference.diagnostics.diagnose import PriorAlone
+from inference.importance_weights import WeightQuality
 
 NAMES = [
     "elbo",
@@ -22,18 +20,23 @@ NAMES = [
     "log_z",
     "kl_guide_posterior",
     "kl_posterior_guide",
+    "kl_posterior_prior",
+    "posterior_log_likelihood",
+    "posterior_log_ratio",
 ]
 
 
 def measurement(first):
     """Numbers that are all different: `first`, `first` + 1, and so on."""
     estimates = {name: Estimate(first + i, 0.5) for i, name in enumerate(NAMES)}
+    alone = [Estimate(first + 10 + i, 0.5) for i in range(3)]
     diagnostics = Diagnostics(
         **estimates,
-        acceptance=None,
-        effective_sample_size=first + 8,
-        pareto_k=first + 9,
-        distinct_2=first + 10,
+        prior_alone=PriorAlone(*alone, 40, WeightQuality(100, 50.0, 0.1)),
+        acceptance=0.4,
+        weights=WeightQuality(1000, first + 33, first / 100),
+        guide_weights=WeightQuality(1000, first + 31, first / 100 + 0.05),
+        distinct_2=first + 15,
     )
     return Measurement(diagnostics, None)
 
@@ -49,7 +52,7 @@ def report():
         beta=0.5,
         before=measurement(20.0),
         after=measurement(0.0),
-        posterior=PosteriorMeasurement(Estimate(40.0, 0.5), Estimate(41.0, 0.5), None),
+        posterior=None,
         samples={"prior": [("a text", 0.25)]},
         seconds=12.0,
     )
@@ -58,20 +61,25 @@ def report():
 def test_every_number_is_in_the_right_place(report):
     rows = {name: cells for name, *cells in report.rows()}
     expected = {
-        "E[r]": [(10.5, 0.25), (0.5, 0.25), (20.0, 0.25)],  # r/beta times beta
+        "E[r]": [(10.5, 0.25), (0.5, 0.25), (4.5, 0.25)],  # r/beta times beta
         "ELBO": [(20.0, 0.5), (0.0, 0.5)],
-        "KL(. || p0)": ["0", (2.0, 0.5), (41.0, 0.5)],
+        "KL(. || p0)": ["0", (2.0, 0.5), (8.0, 0.5)],
         "KL(. || p*)": [(26.0, 0.5), (6.0, 0.5), "0"],
         "KL(p* || .)": [(27.0, 0.5), (7.0, 0.5), "0"],
+        "KL(. || p*), prior draws alone": [(31.0, 0.5), (11.0, 0.5)],
+        "KL(p* || .), accepted draws alone": [(32.0, 0.5), (12.0, 0.5), ""],
         "entropy": [(23.0, 0.5), (3.0, 0.5), ""],
     }
     for name, cells in expected.items():
         texts = [cell if isinstance(cell, str) else str(Estimate(*cell)) for cell in cells]
         assert rows[name][: len(texts)] == texts, name
-    assert rows["ELBO"][2] == f"log Z = {Estimate(25.0, 0.5)}"
-    assert rows["distinct-2"] == ["30.000", "10.000", ""]
-    assert rows["effective sample size"] == ["28", "8", ""]
-    assert rows["Pareto k-hat"] == ["29.00", "9.00", ""]
+    assert rows["ELBO"][2] == f"log Z = {Estimate(5.0, 0.5)}"
+    assert rows["KL(. || p*), prior draws alone"][2] == f"log Z = {Estimate(10.0, 0.5)}"
+    assert rows["distinct-2"] == ["35.000", "15.000", ""]
+    assert rows["effective sample size"] == ["51", "31", "33"]
+    assert rows["Pareto k-hat"] == ["0.25", "0.05", "0.00"]
+    assert report.notes() == []
+    assert "(?)" not in report.text()
 
 
 @pytest.mark.parametrize(
@@ -94,9 +102,11 @@ def test_constraints_are_reported_with_the_forbidden_shares(report):
         for value, share in ((1.0, 0.75), (2.0, 0.25), (3.0, 0.0))
     ]
     infinite = changed(report.before, kl_guide_posterior=Estimate(math.inf, math.nan))
-    measured = zip((infinite, report.after, report.posterior), expectations, strict=True)
-    before, after, posterior = (each._replace(expectations=mean) for each, mean in measured)
-    constrained = replace(report, before=before, after=after, posterior=posterior)
+    before, after = (
+        each._replace(expectations=mean)
+        for each, mean in zip((infinite, report.after), expectations, strict=False)
+    )
+    constrained = replace(report, before=before, after=after, posterior=expectations[2])
     rows = {name: cells for name, *cells in constrained.rows()}
     assert rows["E[r]"] == [str(each.reward) for each in expectations]
     assert rows["forbidden"] == ["75.0%", "25.0%", "0.0%"]
@@ -109,12 +119,96 @@ def test_soft_factors_have_a_row_of_the_log_likelihood(report):
     assert "E[log likelihood]" not in {name for name, *_ in report.rows()}
     reward = Expectations(Estimate(1.0, 0.1), 0.0, {"phi": Estimate(0.5, 0.1)})
     parts = {
-        name: getattr(report, name)._replace(expectations=reward)
-        for name in ("before", "after", "posterior")
+        name: getattr(report, name)._replace(expectations=reward) for name in ("before", "after")
     }
-    rows = {name: cells for name, *cells in replace(report, **parts).rows()}
-    log_likelihood = (Estimate(21.0, 0.5), Estimate(1.0, 0.5), Estimate(40.0, 0.5))
+    tilted = replace(report, **parts, posterior=reward)
+    rows = {name: cells for name, *cells in tilted.rows()}
+    log_likelihood = (Estimate(21.0, 0.5), Estimate(1.0, 0.5), Estimate(9.0, 0.5))
     assert rows["E[log likelihood]"] == [str(estimate) for estimate in log_likelihood]
     assert rows["E[r]"] == [str(reward.reward)] * 3
     assert rows["E[phi]"] == [str(reward.moments["phi"])] * 3
     assert "forbidden" not in rows
+
+
+HEAVY = WeightQuality(2048, 400.0, 0.93)
+
+
+def test_numbers_of_heavy_weights_are_marked_and_the_note_has_the_reason(report):
+    doubtful = replace(report, after=changed(report.after, weights=HEAVY))
+    rows = {name: cells for name, *cells in doubtful.rows()}
+    assert rows["KL(. || p*)"] == [str(Estimate(26.0, 0.5)), f"{Estimate(6.0, 0.5)} (?)", "0"]
+    assert rows["KL(p* || .)"][1] == f"{Estimate(7.0, 0.5)} (?)"
+    assert rows["KL(. || p0)"][1:] == [str(Estimate(2.0, 0.5)), f"{Estimate(8.0, 0.5)} (?)"]
+    assert rows["ELBO"] == [
+        str(Estimate(20.0, 0.5)),
+        str(Estimate(0.0, 0.5)),
+        f"log Z = {Estimate(5.0, 0.5)} (?)",
+    ]
+    assert rows["E[r]"][1:] == [str(Estimate(0.5, 0.25)), f"{Estimate(4.5, 0.25)} (?)"]
+    assert "(?)" not in "".join(rows["KL(. || p*), prior draws alone"])
+    assert f"{Estimate(6.0, 0.5)} (?) are left" in doubtful.conclusion()
+    (note,) = doubtful.notes()
+    assert note.startswith("(?) log Z, KL(q || p*), KL(p* || q), ")
+    assert note.endswith(
+        " of the guide may be far off: k-hat 0.93 of 2048 weights, above 0.70, of prior and guide."
+    )
+    assert note in doubtful.text()
+
+
+def test_few_accepted_and_few_effective_prior_draws_are_marked(report):
+    alone = report.before.diagnostics.prior_alone
+    few = changed(report.before, prior_alone=alone._replace(num_accepted=12))
+    doubtful = replace(report, before=few)
+    rows = {name: cells for name, *cells in doubtful.rows()}
+    assert rows["KL(p* || .), accepted draws alone"][0] == f"{Estimate(32.0, 0.5)} (?)"
+    assert doubtful.notes() == [
+        "(?) KL(p* || q) by prior draws alone of the prior may be far off: "
+        "12 accepted draws of the prior, fewer than 30."
+    ]
+    poor = alone._replace(weights=WeightQuality(2048, 9.0, 0.2))
+    doubtful = replace(report, after=changed(report.after, prior_alone=poor))
+    rows = {name: cells for name, *cells in doubtful.rows()}
+    assert rows["KL(. || p*), prior draws alone"][1].endswith(" (?)")
+    assert rows["KL(. || p*), prior draws alone"][2].endswith(" (?)")
+    assert "9 effective draws of 2048, fewer than 30" in doubtful.notes()[0]
+
+
+def test_means_of_the_posterior_from_few_effective_draws_are_marked(report):
+    reward = Expectations(Estimate(1.0, 0.1), 0.25, {"phi": Estimate(0.5, 0.1)})
+    before, after = (each._replace(expectations=reward) for each in (report.before, report.after))
+    poor = PriorAlone(*[Estimate(1.0, 0.1)] * 3, None, WeightQuality(2048, 9.0, 0.2))
+    after = changed(after, prior_alone=poor)
+    doubtful = replace(report, before=before, after=after, posterior=reward)
+    rows = {name: cells for name, *cells in doubtful.rows()}
+    for name in ("E[r]", "E[phi]", "forbidden"):
+        assert [cell.endswith(" (?)") for cell in rows[name]] == [False, False, True]
+    assert any("Means of the posterior may be far off: 9 eff" in note for note in doubtful.notes())
+
+
+def test_a_divergence_below_0_by_three_errors_is_marked(report):
+    trained = changed(report.after, kl_posterior_guide=Estimate(-1.15, 0.3))
+    (note,) = replace(report, after=trained).notes()
+    assert "were the draws used for training?" in note
+    chance = changed(report.after, kl_posterior_guide=Estimate(-0.5, 0.3))
+    assert replace(report, after=chance).notes() == []
+
+
+@pytest.mark.parametrize("name", ["kl_guide_posterior", "kl_posterior_guide"])
+def test_the_divergence_that_rose_is_named(report, name):
+    """A rise of two standard errors of the difference, or to infinity."""
+    symbol = {"kl_guide_posterior": "KL(q || p*)", "kl_posterior_guide": "KL(p* || q)"}[name]
+    for old, new, rises in [
+        (Estimate(1.0, 0.3), Estimate(2.1, 0.4), True),
+        (Estimate(1.0, 0.3), Estimate(1.9, 0.4), False),
+        (Estimate(1.0, 0.3), Estimate(math.inf, math.nan), True),
+        (Estimate(math.inf, math.nan), Estimate(math.inf, math.nan), False),
+        (Estimate(3.0, 0.3), Estimate(1.0, 0.4), False),
+    ]:
+        before, after = (
+            changed(each, **{name: estimate})
+            for each, estimate in ((report.before, old), (report.after, new))
+        )
+        notes = replace(report, before=before, after=after).notes()
+        assert [note.startswith(f"{symbol} rose from {old} to {new} nats") for note in notes] == [
+            True
+        ] * rises

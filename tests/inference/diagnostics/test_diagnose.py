@@ -59,6 +59,7 @@ def test_estimates_are_within_their_errors(measured: Diagnostics, truth: Enumera
     assert within(measured.posterior_log_likelihood, (posterior * truth.log_likelihood).sum(0))
     kl = (posterior * (truth.log_posterior - truth.log_prior)).sum(0)
     assert within(measured.kl_posterior_prior, kl)
+    assert within(measured.posterior_log_ratio, kl - truth.kl_posterior_guide(guide))
     assert within(measured.prior_alone.log_z, truth.log_z)
     assert within(measured.prior_alone.kl_guide_posterior, truth.kl_guide_posterior(guide))
     assert within(measured.prior_alone.kl_posterior_guide, truth.kl_posterior_guide(guide))

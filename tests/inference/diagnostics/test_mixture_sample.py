@@ -1,4 +1,4 @@
-"""Mixture of prior draws and guide draws: exact cases, and errors by repetition on listed worlds."""
+"""Mixture of prior and guide draws: exact cases, and errors by repetition on listed worlds."""
 
 import math
 from dataclasses import dataclass
