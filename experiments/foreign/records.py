@@ -28,6 +28,8 @@ class Run:
         own_rise: KL(q || p*) less that of the untrained guide, which for some guides is no p0.
         share_left: KL(q || p*) / KL(p0 || p*), a ratio.
         change: KL(p* || q) - KL(p* || p0).
+        unreliable: reason to distrust an estimate of `after`, by name, see `Diagnostics`. Start,
+            share and change depend on the same weights as `kl_guide_posterior`.
         seconds: CPU seconds of the fit, and of the run as a whole.
         note: reason for a missing result; empty otherwise.
     """
@@ -43,6 +45,7 @@ class Run:
     own_rise: Estimate = UNKNOWN
     share_left: Estimate = UNKNOWN
     change: Estimate = UNKNOWN
+    unreliable: dict[str, str] = field(default_factory=dict)
     seconds: tuple[float, float] = (0.0, 0.0)
     stopped_early: str | None = None
     note: str = ""
@@ -51,6 +54,11 @@ class Run:
     def key(self) -> tuple[Cell, int, int]:
         """The same key for the same job, and for no other."""
         return self.cell, self.seed, self.steps
+
+    @property
+    def is_reliable(self) -> bool:
+        """True if start, share and change are reliable."""
+        return "kl_guide_posterior" not in self.unreliable
 
     @property
     def name(self) -> str:

@@ -1,6 +1,5 @@
 """Tables and figure of all runs."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -24,6 +23,8 @@ from experiments.shared.tables import cell, text_table
 from model.common.files import write_atomically
 
 NUM_WORST = 10
+UNRELIABLE = "?"
+"""End of a number whose weights are not to be trusted; the records have the reason."""
 SHOWN = (0.01, 10.0)
 """Range of shares in the figure; shares outside are drawn at its ends."""
 COLUMNS = (
@@ -33,6 +34,7 @@ COLUMNS = (
     "median change of KL(p* || q)",
     "worst change",
     "above KL(p0 || p*)",
+    "unreliable",
 )
 WORST_COLUMNS = ("start", "end", "share left", "change of KL(p* || q)", "entropy", "of the prior")
 
@@ -91,7 +93,7 @@ def _level_rows(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 def _row(runs: Sequence[Run]) -> list[str]:
     middle, every = shares_left(runs, LARGEST), shares_left(runs)
-    changes = [run.change.value for run in runs if math.isfinite(run.change.value)]
+    changes = [run.change.value for run in runs if run.is_reliable and not run.note]
     reverse = [run for run in runs if run.cell.objective in REVERSE]
     return [
         str(len(runs)),
@@ -100,6 +102,7 @@ def _row(runs: Sequence[Run]) -> list[str]:
         f"{median(changes):+.2f}" if changes else "-",
         f"{max(changes):+.2f}" if changes else "-",
         f"{sum(is_above(run.rise) for run in reverse)} of {len(reverse)}",
+        str(sum(not run.is_reliable for run in runs)),
     ]
 
 
@@ -110,7 +113,8 @@ def _worst_rows(runs: Sequence[Run]) -> dict[str, list[str]]:
         end, share = run.after["kl_guide_posterior"], run.share_left.times(100)
         entropies = [f"{numbers['entropy'].value:.1f}" for numbers in (run.after, run.prior)]
         cells = [cell(*run.start), cell(*end), f"{share.value:.0f}%", cell(*run.change)]
-        rows[run.name] = [*cells, *entropies]
+        mark = "" if run.is_reliable else UNRELIABLE
+        rows[run.name] = [*(text + mark for text in cells), *entropies]
     return rows
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.foreign.design import Cell
-from experiments.foreign.records import UNKNOWN, Run
+from experiments.foreign.records import Run
 from experiments.foreign.worlds import world_of
 from experiments.shared.refusals import one_line
 from experiments.shared.worlds import World
@@ -54,15 +54,16 @@ def run(job: Job) -> Run:
         prior = _prior_of(cell_of_world, job.prior_draws, job.stories, job.samples)
         with random_state.isolated(seed):
             guide = build(cell.guide, world)
-            before = measured(world, guide, max(2, job.samples // 4))
+            before = numbers(world, measure(world, guide, max(2, job.samples // 4)))
             objective = OBJECTIVES[cell.objective](num_particles=NUM_PARTICLES)
             fit_began = time.process_time()
             options: dict[str, Any] = {"num_steps": job.steps, "seed": seed, "progress": False}
             fitted = fit(world.model, guide, world.prompts, objective=objective, **options)
             fit_seconds = time.process_time() - fit_began
-            after = measured(world, guide, job.samples)
+            diagnostics = measure(world, guide, job.samples)
     except (ValueError, ArithmeticError, RuntimeError) as error:
         return Run(cell, seed, job.steps, note=one_line(error))
+    after = numbers(world, diagnostics)
     start = after["log_z"].minus(prior["elbo"])
     return Run(
         cell,
@@ -75,7 +76,8 @@ def run(job: Job) -> Run:
         rise=prior["elbo"].minus(after["elbo"]),
         own_rise=before["elbo"].minus(after["elbo"]),
         share_left=ratio(after["kl_guide_posterior"], start),
-        change=after["kl_posterior_guide"].minus(prior["kl_posterior_guide"]),
+        change=diagnostics.posterior_log_ratio.times(-1),
+        unreliable=diagnostics.unreliable,
         seconds=(fit_seconds, time.process_time() - began),
         stopped_early=fitted.stopped_early,
     )
@@ -94,17 +96,20 @@ def _prior_of(
     """Measurements of the prior, the same in all runs of a cell."""
     world = world_of(cell, num_prior_draws, stories)
     with random_state.isolated(0):
-        return measured(world, build("fixed", world), num_samples)
+        return numbers(world, measure(world, build("fixed", world), num_samples))
 
 
-def measured(world: World, guide: Guide, num_samples: int) -> dict[str, Estimate]:
+def measure(world: World, guide: Guide, num_samples: int) -> Diagnostics:
+    """Measure a guide against the posterior."""
+    problem, sample = (world.model, guide, world.prompts), world.prior_sample
+    return diagnose(*problem, num_samples=num_samples, prior_sample=sample)
+
+
+def numbers(world: World, diagnostics: Diagnostics) -> dict[str, Estimate]:
     """Measurements of a guide, by the names of `Run`."""
-    sample = world.prior_sample
-    problem = world.model, guide, world.prompts
-    numbers: Diagnostics = diagnose(*problem, num_samples=num_samples, prior_sample=sample)
     names = ("elbo", "log_z", "kl_guide_posterior", "kl_posterior_guide", "entropy")
-    estimates = {name: getattr(numbers, name) or UNKNOWN for name in names}
-    return estimates | {"reward": numbers.log_likelihood.times(world.model.beta)}
+    estimates = {name: getattr(diagnostics, name) for name in names}
+    return estimates | {"reward": diagnostics.log_likelihood.times(world.model.beta)}
 
 
 def ratio(value: Estimate, base: Estimate) -> Estimate:

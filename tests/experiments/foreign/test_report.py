@@ -29,6 +29,7 @@ def ended(start, end, error=0.1, **levels):
         own_rise=Estimate(-1.0, error),
         share_left=ratio(Estimate(end, error), Estimate(start, error)),
         change=Estimate(-0.5, error),
+        unreliable={} if error < 1 else {"kl_guide_posterior": "3 effective draws"},
         seconds=(1.0, 2.0),
     )
 
@@ -77,10 +78,19 @@ def test_tables_have_levels_and_the_worst_run(end, tmp_path):
     assert seconds == "CPU minutes: 0.0 of fits, 0.1 in all"
     write_markdown(runs, tmp_path / "table.md")
     text = (tmp_path / "table.md").read_text()
-    assert {line.replace(r"\|", "").count("|") for line in text.splitlines() if line} == {8}
+    assert {line.replace(r"\|", "").count("|") for line in text.splitlines() if line} == {8, 9}
     assert strip_figure(runs).axes
 
 
 def test_ratio_of_estimates():
     assert ratio(Estimate(1.0, 0.3), Estimate(2.0, 0.8)) == (0.5, pytest.approx(0.25))
     assert math.isnan(ratio(Estimate(1.0, 0.1), Estimate(0.0, 0.1)).value)
+
+
+def test_unreliable_numbers_are_marked_and_counted():
+    by_level, worst, _ = tables([ended(2.0, 0.5), ended(2.0, 4.0, error=1.5, guide="prefix")])
+    first = next(line for line in by_level.splitlines() if line.startswith("all"))
+    assert first.split()[-1] == "1"
+    assert "200%?" in worst
+    assert "25%" in worst
+    assert "25%?" not in worst
