@@ -23,7 +23,7 @@ from inference import random_state
 from inference.enumeration import Enumeration
 from inference.estimate import Estimate, check_draws, check_numbers, expectation, log_mean_exp
 from inference.importance_weights import effective_sample_size
-from inference.programs import Program, log_likelihood_at, response_distribution
+from inference.programs import Program, joint_at, log_likelihood_at, response_distribution
 from inference.response_site import check_arguments
 from inference.samplers.acceptance import accepted_at, check_bound, check_log_bound
 from inference.samplers.posterior import NoSupportError
@@ -54,6 +54,7 @@ class PriorSample:
         log_likelihood: `[M, N]`, log likelihood of the model, nats.
         exact: True if all responses are enumerated.
         accepted: `[M, N]`, True for exact posterior samples; None without a bound.
+        log_prior: `[M, N]`, log p0, nats; None for draws whose prior has not been scored.
         purposes: uses of the draws for learning, a list that copies by `replace` share.
 
     Raises:
@@ -66,6 +67,7 @@ class PriorSample:
     log_likelihood: Tensor
     exact: bool
     accepted: Tensor | None = None
+    log_prior: Tensor | None = None
     purposes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -73,6 +75,8 @@ class PriorSample:
         boolean("exact", self.exact)
         for name in ("log_prior_weight", "log_likelihood"):
             self._check(name, getattr(self, name))
+        if self.log_prior is not None:
+            self._check("log_prior", self.log_prior)
         if self.accepted is not None:
             self._same_shape("accepted", self.accepted)
             if self.accepted.dtype != torch.bool:
@@ -85,13 +89,17 @@ class PriorSample:
 
     @classmethod
     def of_draws(
-        cls, response: Tensor, log_likelihood: Tensor, accepted: Tensor | None = None
+        cls,
+        response: Tensor,
+        log_likelihood: Tensor,
+        accepted: Tensor | None = None,
+        log_prior: Tensor | None = None,
     ) -> Self:
         """Independent draws from the prior `[M, N, T]`, and their log likelihood `[M, N]`."""
         instance("response", response, Tensor)
         log_likelihood = check_draws("log_likelihood", log_likelihood)
         log_weight = torch.full_like(log_likelihood, -math.log(len(response)))
-        return cls(response, log_weight, log_likelihood, False, accepted)
+        return cls(response, log_weight, log_likelihood, False, accepted, log_prior)
 
     def spend(self, purpose: str) -> Self:
         """Record a use of the draws for learning, and return the sample, which measures no more."""
@@ -246,12 +254,19 @@ def sample_prior(
         prior = response_distribution(model, prompts, role="model")
         if isinstance(prior, ResponseDistribution) and prior.space.num_responses <= num_draws:
             return PriorSample.of_enumeration(Enumeration(model, prompts))
-    with nullcontext() if purpose is not None else random_state.measuring():
+    learns = purpose is not None
+    with nullcontext() if learns else random_state.measuring():
         responses = list(draw(model, None, prompts, num_draws, chunk=chunk))
-        log_likelihood = torch.cat([log_likelihood_at(model, prompts, part) for part in responses])
-        accepted = None
+        log_prior = None
+        if learns:
+            log_likelihoods = [log_likelihood_at(model, prompts, part) for part in responses]
+        else:
+            joints = [joint_at(model, prompts, part) for part in responses]
+            log_likelihoods = [joint.log_likelihood for joint in joints]
+            log_prior = torch.cat([joint.log_prior for joint in joints]).double()
+        log_likelihood, accepted = torch.cat(log_likelihoods), None
         if log_likelihood_bound is not None:
             check_bound(log_likelihood, log_likelihood_bound, prompts.texts)
             accepted = accepted_at(log_likelihood, log_likelihood_bound)
-    sample = PriorSample.of_draws(torch.cat(responses), log_likelihood, accepted)
+    sample = PriorSample.of_draws(torch.cat(responses), log_likelihood, accepted, log_prior)
     return sample if purpose is None else sample.spend(purpose)

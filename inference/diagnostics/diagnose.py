@@ -204,7 +204,7 @@ def diagnose(
     log_likelihood = torch.cat([joint.log_likelihood for joint in joints])
     log_weight = log_prior + log_likelihood - log_guide  # [K, N]
     elbo = Estimate.of_mean(log_weight)
-    own_prior, own_guide = _score(model, guide, prompts, prior_sample.response, chunk)
+    own_prior, own_guide = _score(model, guide, prompts, prior_sample, chunk)
     own_likelihood = prior_sample.log_likelihood.double()
     mixture = MixtureSample(
         torch.cat([own_prior, log_prior]),
@@ -247,13 +247,14 @@ def _check(sample: object, prompts: Prompts) -> None:
 
 
 def _score(
-    model: Program, guide: Program, prompts: Prompts, response: Tensor, chunk: int
+    model: Program, guide: Program, prompts: Prompts, sample: PriorSample, chunk: int
 ) -> tuple[Tensor, Tensor]:
-    """log p0 and log q of prior draws `[M, N, T]`, `[M, N]` each, nats, float64."""
+    """log p0 and log q of prior draws, `[M, N]` each, nats, float64."""
     with SameResponses():
         prior = response_distribution(model, prompts, role="model")
-        parts = response.split(chunk)
-        log_prior = torch.cat([prior.log_prob(part) for part in parts])
+        parts, log_prior = sample.response.split(chunk), sample.log_prior
+        if log_prior is None:
+            log_prior = torch.cat([prior.log_prob(part) for part in parts])
         log_guide = torch.cat([log_guide_at(guide, prompts, part) for part in parts])
     return log_prior.double(), log_guide.double()
 

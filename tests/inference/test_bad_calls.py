@@ -234,6 +234,7 @@ CALLS: dict[str, Call] = {
             "log_likelihood": [*TENSOR, ZERO[:3]],
             "exact": FLAG,
             "accepted": [3, "x", ZERO, ZERO[:3].bool()],
+            "log_prior": [3, "x", ZERO[:3], ZERO + math.nan],
         },
     ),
     "PriorSample.mean": (
