@@ -22,7 +22,7 @@ class Run:
         steps: number of steps of the fit.
         prior, before, after: measurements of the prior, of the untrained and of the trained guide,
             by name: `elbo`, `log_z`, `kl_guide_posterior`, `kl_posterior_guide`, `entropy`; and
-            `reward`, E[r] in units of the reward.
+            `reward`, E[r] in units of the reward. No divergences of the prior, see `start`.
         start: KL(p0 || p*), with log Z as after the fit.
         rise: KL(q || p*) - KL(p0 || p*), which is a difference of two ELBOs without log Z.
         own_rise: KL(q || p*) less that of the untrained guide, which for some guides is no p0.

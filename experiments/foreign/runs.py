@@ -6,6 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from experiments.foreign.design import Cell
 from experiments.foreign.records import Run
 from experiments.foreign.worlds import world_of
@@ -16,6 +18,7 @@ from inference import OBJECTIVES, Estimate, diagnose, fit, random_state
 from inference.diagnostics.diagnose import Diagnostics
 
 NUM_PARTICLES = 32
+CHUNK = 256  # number of responses scored at a time
 FAMILIES: dict[str, tuple[str, dict[str, str]]] = {"prefix": ("soft-prompt", {"kind": "prefix"})}
 """Family in `GUIDES` and options of a guide whose name is no family."""
 
@@ -25,9 +28,9 @@ class Job(NamedTuple):
 
     Attributes:
         steps: number of steps of the fit.
-        samples: number of responses behind a measurement of the prior or the trained guide; a
-            fourth of them behind a measurement of the untrained guide.
-        prior_draws: number of draws of the prior behind log Z and KL(p* || q).
+        samples: number of responses of the trained guide behind a measurement; for the untrained
+            guide a fourth of them, and as many draws of the prior.
+        prior_draws: number of draws of the prior behind measurements of prior and trained guide.
         stories: folder of the prior `stories260k`; None if absent.
     """
 
@@ -51,16 +54,19 @@ def run(job: Job) -> Run:
     cell_of_world = cell._replace(guide="", objective="")
     try:
         world = world_of(cell_of_world, job.prior_draws, job.stories)
-        prior = _prior_of(cell_of_world, job.prior_draws, job.stories, job.samples)
+        prior = prior_numbers(cell_of_world, job.prior_draws, job.stories)
         with random_state.isolated(seed):
             guide = build(cell.guide, world)
-            before = numbers(world, measure(world, guide, max(2, job.samples // 4)))
+            few = max(2, job.samples // 4)
+            sizes: dict[str, Any] = {"num_samples": few, "num_prior_draws": few}
+            before = numbers(world, diagnose(world.model, guide, world.prompts, **sizes))
             objective = OBJECTIVES[cell.objective](num_particles=NUM_PARTICLES)
             fit_began = time.process_time()
             options: dict[str, Any] = {"num_steps": job.steps, "seed": seed, "progress": False}
             fitted = fit(world.model, guide, world.prompts, objective=objective, **options)
             fit_seconds = time.process_time() - fit_began
-            diagnostics = measure(world, guide, job.samples)
+            draws: dict[str, Any] = {"num_samples": job.samples, "prior_sample": world.prior_sample}
+            diagnostics = diagnose(world.model, guide, world.prompts, **draws)
     except (ValueError, ArithmeticError, RuntimeError) as error:
         return Run(cell, seed, job.steps, note=one_line(error))
     after = numbers(world, diagnostics)
@@ -90,19 +96,20 @@ def build(name: str, world: World) -> Guide:
 
 
 @lru_cache(maxsize=1)
-def _prior_of(
-    cell: Cell, num_prior_draws: int, stories: Path | None, num_samples: int
-) -> dict[str, Estimate]:
-    """Measurements of the prior, the same in all runs of a cell."""
+def prior_numbers(cell: Cell, num_prior_draws: int, stories: Path | None) -> dict[str, Estimate]:
+    """Measurements of the prior from its draws, the same in all runs of a cell."""
     world = world_of(cell, num_prior_draws, stories)
-    with random_state.isolated(0):
-        return numbers(world, measure(world, build("fixed", world), num_samples))
-
-
-def measure(world: World, guide: Guide, num_samples: int) -> Diagnostics:
-    """Measure a guide against the posterior."""
-    problem, sample = (world.model, guide, world.prompts), world.prior_sample
-    return diagnose(*problem, num_samples=num_samples, prior_sample=sample)
+    sample, prior = world.prior_sample, world.model.prior(world.prompts)
+    assert sample is not None
+    log_likelihood = Estimate.of_mean(sample.log_likelihood)
+    with torch.no_grad():
+        log_prior = torch.cat([prior.log_prob(part) for part in sample.response.split(CHUNK)])
+    return {
+        "elbo": log_likelihood,
+        "log_z": sample.log_z(),
+        "entropy": Estimate.of_mean(-log_prior),
+        "reward": log_likelihood.times(world.model.beta),
+    }
 
 
 def numbers(world: World, diagnostics: Diagnostics) -> dict[str, Estimate]:

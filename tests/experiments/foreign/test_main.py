@@ -14,6 +14,7 @@ from experiments.foreign.findings import REVERSE, is_above
 from experiments.foreign.records import read_runs
 from experiments.foreign.runs import Job, run
 from experiments.shared.command_line import run_script
+from inference import diagnose
 
 
 @pytest.fixture
@@ -146,3 +147,14 @@ def test_a_refusal_is_a_result(monkeypatch):
     refused = run(Job(CELLS[0], seed=3, steps=1, samples=4, prior_draws=4, stories=None))
     assert refused.note == "the guide is NaN"
     assert refused.key == (CELLS[0], 3, 1)
+
+
+def test_measurements_of_the_prior_are_those_of_a_guide_that_is_the_prior():
+    cell = CELLS[0]._replace(guide="", objective="")
+    numbers = runs.prior_numbers(cell, 256, None)
+    world = runs.world_of(cell, 256, None)
+    measured = diagnose(world.model, runs.build("fixed", world), world.prompts, num_samples=256)
+    for name in ("elbo", "log_z", "entropy"):
+        difference = numbers[name].minus(getattr(measured, name))
+        assert abs(difference.value) < 5 * difference.standard_error, name
+    assert numbers["reward"].value == pytest.approx(numbers["elbo"].value * world.model.beta)
