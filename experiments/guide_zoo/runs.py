@@ -152,8 +152,9 @@ def tune(job: Job, world: World, seed: int) -> Result:
         (metrics["log_likelihood"] - metrics["elbo"], metrics["log_likelihood"] * beta)
         for metrics in (fitted.metrics if world.truth is None else ())
     ]
-    note = "" if fitted.stopped_early is None else f"stopped early at {fitted.stopped_early}"
-    return Result(job, measured, error, note, trajectory)
+    stop = fitted.stopped_early and f"stopped early at {fitted.stopped_early}"
+    doubt = estimates.doubt and f"measured by unreliable weights: {estimates.doubt}"
+    return Result(job, measured, error, "; ".join(filter(None, (stop, doubt))), trajectory)
 
 
 def notes(results: Sequence[Result]) -> str:

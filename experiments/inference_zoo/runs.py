@@ -23,7 +23,7 @@ NUM_DISTINCT = 512
 
 
 def run(job: Job) -> Result:
-    """Run one algorithm. The note of the result holds the reason of a refusal."""
+    """Run one algorithm. The note of the result has the reason of a refusal or of a doubt."""
     world = WORLDS[job.world]()
     world.truth, world.prior_sample  # noqa: B018 - computed before the clock starts
     began = time.process_time()
@@ -34,12 +34,13 @@ def run(job: Job) -> Result:
                 guide = train(world, job.name, job.num_steps, job.seed)
                 seconds = time.process_time() - began
                 with random_state.measuring():
-                    measured = measure_trained(world, guide)
+                    measured, doubt = measure_trained(world, guide)
             else:
                 posterior = sample(world, job)
                 seconds = time.process_time() - began
-                measured = measure_posterior(world, posterior)
-            return Result(job, measured | {"seconds": seconds}, note="; ".join(stops))
+                measured, doubt = measure_posterior(world, posterior), ""
+            note = "; ".join(filter(None, (*stops, doubt)))
+            return Result(job, measured | {"seconds": seconds}, note=note)
     except (ValueError, ArithmeticError) as error:
         return Result(job, note=one_line(error))
 
@@ -66,9 +67,13 @@ def sample(world: World, job: Job) -> Posterior:
     return sampler(world.model, world.prompts, guide=guide, num_samples=job.budget // 2)
 
 
-def measure_trained(world: World, guide: Guide) -> dict[str, float]:
-    """Measure a guide; log Z by importance sampling from the guide if the truth is known."""
-    measured = {name: estimate.value for name, estimate in measure_guide(world, guide).items()}
+def measure_trained(world: World, guide: Guide) -> tuple[dict[str, float], str]:
+    """Measure a guide; log Z by importance sampling from the guide if the truth is known.
+
+    Also returns the reason to distrust the divergences; empty if there is none.
+    """
+    measurements = measure_guide(world, guide)
+    measured = {name: estimate.value for name, estimate in measurements.items()}
     if world.truth is None:
         response = response_distribution(guide, world.prompts).sample(torch.Size([NUM_DISTINCT]))
     else:
@@ -78,7 +83,7 @@ def measure_trained(world: World, guide: Guide) -> dict[str, float]:
         assert weighted.log_z is not None
         measured["log_z_error"] = (weighted.log_z - world.truth.log_z).abs().mean().item()
         response = weighted.response[:NUM_DISTINCT]
-    return measured | {"distinct_2": distinct_2(world, response)}
+    return measured | {"distinct_2": distinct_2(world, response)}, measurements.doubt
 
 
 def measure_posterior(world: World, posterior: Posterior) -> dict[str, float]:

@@ -17,8 +17,8 @@ from experiments.shared.run_folder import new_folder
 from experiments.shared.workers import run_all
 from experiments.shared.worlds import WORLDS, World, reference
 from guides import Guide
-from inference import Estimate, Fit, FusedOptimizer, cosine, fit
-from inference.diagnostics.measure import measure
+from inference import Fit, FusedOptimizer, cosine, fit
+from inference.diagnostics.measure import Measurements, measure
 
 NUM_SAMPLES = 1024  # guide responses behind an estimate
 Direction = Literal["reverse", "forward"]  # KL(q || p*) or KL(p* || q)
@@ -126,7 +126,7 @@ def fit_guide(
     return run(world.model, guide, world.prompts, optimizer=adam)
 
 
-def measure_guide(world: World, guide: Guide) -> dict[str, Estimate]:
+def measure_guide(world: World, guide: Guide) -> Measurements:
     """Measure a guide against the posterior, by the names of `Result.measured`."""
     run = partial(measure, truth=world.truth, prior_sample=world.prior_sample)
     return run(world.model, guide, world.prompts, num_samples=NUM_SAMPLES)

@@ -8,6 +8,13 @@ from inference.prior_sample import PriorSample
 from model import AlignmentModel, Prompts
 
 
+class Measurements(dict[str, Estimate]):
+    """Estimates by name."""
+
+    doubt: str = ""
+    """Reason to distrust the divergences from the posterior; empty if there is none."""
+
+
 def measure(
     model: AlignmentModel,
     guide: Guide,
@@ -16,7 +23,7 @@ def measure(
     truth: Enumeration | None = None,
     prior_sample: PriorSample | None = None,
     num_samples: int = 1024,
-) -> dict[str, Estimate]:
+) -> Measurements:
     """Measure a guide against the posterior.
 
     Args:
@@ -36,14 +43,20 @@ def measure(
             "entropy": entropy(truth.log_guide(guide)),
             "reward": truth.expected_log_likelihood(guide) * model.beta,
         }
-        return {name: Estimate.exact(value) for name, value in exact.items()}
+        return Measurements((name, Estimate.exact(value)) for name, value in exact.items())
     numbers = diagnose(model, guide, prompts, num_samples=num_samples, prior_sample=prior_sample)
-    log_z_error = numbers.log_z_bound.minus(numbers.log_z)
-    return {
-        "kl_guide_posterior": numbers.kl_guide_posterior,
-        "kl_posterior_guide": numbers.kl_posterior_guide,
-        "kl_guide_prior": numbers.kl_guide_prior,
-        "entropy": numbers.entropy,
-        "reward": numbers.log_likelihood.times(model.beta),
-        "log_z_error": log_z_error._replace(value=abs(log_z_error.value)),
-    }
+    # the mixture's log Z shares the draws of the guide, whose error this is
+    log_z_error = numbers.log_z_bound.minus(numbers.prior_alone.log_z)
+    measurements = Measurements(
+        kl_guide_posterior=numbers.kl_guide_posterior,
+        kl_posterior_guide=numbers.kl_posterior_guide,
+        kl_guide_prior=numbers.kl_guide_prior,
+        entropy=numbers.entropy,
+        reward=numbers.log_likelihood.times(model.beta),
+        log_z_error=log_z_error._replace(value=abs(log_z_error.value)),
+    )
+    reasons = (
+        numbers.unreliable.get(name) for name in ("kl_guide_posterior", "kl_posterior_guide")
+    )
+    measurements.doubt = "; ".join(dict.fromkeys(reason for reason in reasons if reason))
+    return measurements

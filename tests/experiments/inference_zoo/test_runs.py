@@ -71,9 +71,9 @@ def test_all_weighted_responses_have_the_probabilities_of_the_posterior():
 
 def test_more_budget_is_closer():
     world = eight_tokens()
-    start = measure_trained(world, FineTuned(world.model.prior))["kl_guide_posterior"]
+    start = measure_trained(world, FineTuned(world.model.prior))[0]["kl_guide_posterior"]
     short, longer = (
-        measure_trained(world, train(world, "trajectory-balance", n, 0))["kl_guide_posterior"]
+        measure_trained(world, train(world, "trajectory-balance", n, 0))[0]["kl_guide_posterior"]
         for n in (5, 25)
     )
     assert longer < short < start

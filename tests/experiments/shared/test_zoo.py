@@ -7,6 +7,7 @@ import pytest
 from experiments.shared.worlds import eight_tokens
 from experiments.shared.zoo import measure_guide
 from inference.diagnostics.gradients import moved_guide
+from inference.diagnostics.measure import measure
 
 
 def test_estimates_of_a_guide_are_near_the_exact_measurements():
@@ -21,3 +22,16 @@ def test_estimates_of_a_guide_are_near_the_exact_measurements():
         error = estimates[name].standard_error
         assert estimates[name].value == pytest.approx(estimate.value, abs=5 * error + 1e-6), name
         assert error < 0.5, name
+    assert exact.doubt == estimates.doubt == ""
+
+
+def test_few_effective_draws_are_a_doubt():
+    drawn = replace(eight_tokens(), num_prior_draws=12)
+    measurements = measure(
+        drawn.model,
+        moved_guide(drawn.model.prior),
+        drawn.prompts,
+        prior_sample=drawn.prior_sample,
+        num_samples=12,
+    )
+    assert "effective draws of 24, fewer than 30" in measurements.doubt
