@@ -43,4 +43,5 @@ class AnalyticKL_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
         advantage = leave_one_out(log_likelihood[..., None] - kl_ahead)
         surrogate = (kl - advantage * log_guide).sum(-1).mean(0).sum()
         elbo = log_likelihood - kl.detach().double().sum(-1)  # [K, N]
-        return Losses(-elbo.mean(0).sum(), surrogate, elbo.mean(), log_likelihood.mean())
+        numbers = (surrogate, elbo.mean(), log_likelihood.mean())
+        return Losses(-elbo.mean(0).sum(), *numbers, response, log_guide.sum(-1))

@@ -38,13 +38,15 @@ class ContrastiveTwist(ResponseObjective):
         prior, log_likelihood = self.read_model(model, prompts, response)
         with torch.no_grad():
             log_prior = autoregressive(prior).log_prob_per_token(response).double()
-            log_ratio = log_prior - q.log_prob_per_token(response)
+            log_guide = q.log_prob_per_token(response)
+            log_ratio = log_prior - log_guide
         log_weight = log_likelihood + log_ratio.sum(-1)  # [K, N]
         informed = ~log_mean(log_weight).isneginf()  # also if NaN, so that the loss is NaN
         weight = log_weight.softmax(0).where(informed, 0.0)
         log_z = log_mean(log_ratio.cumsum(-1) + log_psi)  # [N, T], log normaliser of each pi_t
         loss = log_z.where(informed[:, None], 0.0).sum() - (weight[..., None] * log_psi).sum()
-        return Losses(loss.detach(), loss, log_weight.mean(), log_likelihood.mean())
+        numbers = (loss, log_weight.mean(), log_likelihood.mean())
+        return Losses(loss.detach(), *numbers, response, log_guide.sum(-1))
 
 
 def _twist_of(distribution: ResponseDistribution) -> RevealsTwist:

@@ -150,7 +150,8 @@ class FDivergence(ResponseObjective):
             self._gain += gain.where(informed, 0.0).mean().item()
         self.metrics["log_z"] = log_z.mean().item()
         elbo = (ratio * (log_weight - log_ratio)).mean()
-        return Losses(loss, surrogate, elbo, (ratio * joint.log_likelihood).mean())
+        log_likelihood = (ratio * joint.log_likelihood).mean()
+        return Losses(loss, surrogate, elbo, log_likelihood, response, log_guide)
 
     def _draw(
         self, guide: Program, prompts: Prompts

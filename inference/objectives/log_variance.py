@@ -57,12 +57,14 @@ class LogVariance(ResponseObjective):
             self.buffer.add(prompts, response, log_joint)
             old, old_log_joint = self.buffer.draw(prompts, self.replay)
             both, log_joint = torch.cat([response, old]), torch.cat([log_joint, old_log_joint])
-        log_weight = log_joint - distribution.log_prob(both)  # [K + R, N]
+        log_guide = distribution.log_prob(both)
+        log_weight = log_joint - log_guide  # [K + R, N]
         loss = 0.5 * log_weight.var(0).sum()
         fresh = log_weight[: self.num_particles].detach()
         share = self._share_of_guide(distribution, response, joint.log_joint - fresh)
         elbo = (share * fresh).sum(0).mean()
-        return Losses(loss.detach(), loss, elbo, (share * joint.log_likelihood).sum(0).mean())
+        numbers = (loss, elbo, (share * joint.log_likelihood).sum(0).mean())
+        return Losses(loss.detach(), *numbers, response, log_guide[: self.num_particles])
 
     def _share_of_guide(
         self, distribution: TorchDistribution, response: Tensor, log_guide: Tensor

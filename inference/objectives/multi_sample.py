@@ -40,4 +40,5 @@ class MultiSample_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names i
         others = log_weight[:, None].masked_fill(itself, -torch.inf).logsumexp(0)  # [K, N]
         credit = bound - (others - math.log(num - 1))
         surrogate = -((credit - log_weight.softmax(0) + 1 / num) * log_guide).sum()
-        return Losses(-bound.sum(), surrogate, log_weight.mean(), joint.log_likelihood.mean())
+        numbers = (surrogate, log_weight.mean(), joint.log_likelihood.mean())
+        return Losses(-bound.sum(), *numbers, response, log_guide)

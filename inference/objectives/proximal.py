@@ -81,7 +81,15 @@ class Proximal_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its 
             gain = torch.minimum(gain, ratio.clamp(1 - self.clip, 1 + self.clip) * advantage)
         elbo = ratio.detach() * log_weight  # [K, N]
         log_likelihood = (ratio.detach() * batch.log_likelihood).mean()
-        return Losses(-elbo.mean(0).sum(), -gain.mean(0).sum(), elbo.mean(), log_likelihood)
+        numbers = (-gain.mean(0).sum(), elbo.mean(), log_likelihood)
+        return Losses(-elbo.mean(0).sum(), *numbers, batch.response, log_guide)
+
+    def _losses(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Losses:
+        losses = super()._losses(model, guide, args, kwargs)
+        assert self.draws is not None
+        assert self._batch is not None
+        self.draws = self.draws._replace(prompts=self._batch.prompts)
+        return losses
 
     def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """Loss on a new batch for the given prompts; the current batch stays as it is."""

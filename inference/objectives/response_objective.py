@@ -31,20 +31,39 @@ from model import HardConstraintSupport, Prompts, ResponseDistribution
 from model.common.checks import whole_number
 
 
+class Draws(NamedTuple):
+    """Values that the guide drew in one step, and their log q before the step.
+
+    Attributes:
+        values: By site.
+        log_guide: By site, nats, `[K, N]` for responses.
+        every: True if the values are all possible values, so that a mean has the weights q.
+    """
+
+    prompts: Prompts
+    values: dict[str, Tensor]
+    log_guide: dict[str, Tensor]
+    every: bool = False
+
+
 class Losses(NamedTuple):
-    """Scalars of one batch of responses.
+    """Scalars of one batch of responses, and the responses.
 
     Attributes:
         loss: Without gradient, summed over prompts.
         surrogate: Its gradient is descended.
         elbo: Estimate of the guide's ELBO, mean over prompts, nats.
         log_likelihood: Estimate of E_q[log likelihood], mean over prompts, nats.
+        response: New responses, `[K, N, T]`, on which the size of the step is measured.
+        log_guide: log q of the new responses, `[K, N]`, nats.
     """
 
     loss: Tensor
     surrogate: Tensor
     elbo: Tensor
     log_likelihood: Tensor
+    response: Tensor
+    log_guide: Tensor
 
 
 class SurrogateLoss(ELBO):
@@ -89,6 +108,7 @@ class ResponseObjective(SurrogateLoss):
         metrics: `elbo` and `log_likelihood` of `Losses` in the last step; and numbers of the
             objective's own.
         step_count: Number of steps taken.
+        draws: Draws of the last step; None before the first step.
     """
 
     supports_hard_constraints: ClassVar[bool] = False
@@ -108,6 +128,7 @@ class ResponseObjective(SurrogateLoss):
         super().__init__(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
         self.metrics: dict[str, float] = {}
         self.step_count = 0
+        self.draws: Draws | None = None
 
     @abstractmethod
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
@@ -128,19 +149,21 @@ class ResponseObjective(SurrogateLoss):
     def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """Loss alone; state and metrics of the objective stay as they are."""
         state = {name: tensor.clone() for name, tensor in self.get_state().items()}
-        metrics = dict(self.metrics)
+        metrics, draws = dict(self.metrics), self.draws
         try:
             with torch.no_grad():
                 return self._losses(model, guide, args, kwargs).loss.item()
         finally:
             self.set_state(state)
-            self.metrics = metrics
+            self.metrics, self.draws = metrics, draws
 
     def _losses(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Losses:
         prompts = only_argument(type(self).__name__, args, kwargs)
         with SameResponses():
             losses = self.losses(model, guide, prompts)
         self.metrics |= {"elbo": losses.elbo.item(), "log_likelihood": losses.log_likelihood.item()}
+        log_guide = losses.log_guide.detach()
+        self.draws = Draws(prompts, {"response": losses.response}, {"response": log_guide})
         return losses
 
     def _get_trace(

@@ -22,4 +22,5 @@ class RewardOnly(ResponseObjective):
         surrogate = -(leave_one_out(joint.log_likelihood) * log_guide).mean(0).sum()
         elbo = (joint.log_joint - log_guide.detach()).mean()
         loss = -joint.log_likelihood.mean(0).sum()
-        return Losses(loss, surrogate, elbo, joint.log_likelihood.mean())
+        log_likelihood = joint.log_likelihood.mean()
+        return Losses(loss, surrogate, elbo, log_likelihood, response, log_guide)

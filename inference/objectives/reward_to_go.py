@@ -57,7 +57,8 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
         advantage, regression = self._advantage(to_go, hidden, q.space.is_token(response))
         surrogate = -(advantage * log_guide).sum(-1).mean(0).sum() + regression
         elbo = log_likelihood + log_ratio.sum(-1)  # [K, N]
-        return Losses(-elbo.mean(0).sum(), surrogate, elbo.mean(), log_likelihood.mean())
+        numbers = (surrogate, elbo.mean(), log_likelihood.mean())
+        return Losses(-elbo.mean(0).sum(), *numbers, response, log_guide.sum(-1))
 
     def _advantage(
         self, to_go: Tensor, hidden: Tensor | None, is_token: Tensor

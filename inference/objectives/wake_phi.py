@@ -31,4 +31,5 @@ class WakePhi(ResponseObjective):
         informed = ~log_z_hat.isneginf()  # also if NaN, so that the loss is NaN
         weight = log_weight.softmax(0).where(informed, 0.0)
         loss, surrogate = -log_z_hat.where(informed, 0.0).sum(), -(weight * log_guide).sum()
-        return Losses(loss, surrogate, log_weight.mean(), joint.log_likelihood.mean())
+        numbers = (log_weight.mean(), joint.log_likelihood.mean())
+        return Losses(loss, surrogate, *numbers, response, log_guide)

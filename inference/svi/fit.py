@@ -20,8 +20,10 @@ from inference.svi.checkpoint.resume import resume as resume_from
 from inference.svi.checkpoint.state import FitState
 from inference.svi.fit_checks import check_programs, new_objective, new_optimizer, resumes
 from inference.svi.optimizer import checked
+from inference.svi.optimizer.trust_region import TrustRegion
 from inference.svi.rollback import NonFiniteGuideError, Rollback
 from inference.svi.step import Metrics, NonFiniteLossError, checked_svi, take_step
+from inference.svi.step_size import DrawRecord
 from model import Prompts
 from model.common import checks
 from model.common.thread_lock import THREAD_LOCK
@@ -64,6 +66,7 @@ def fit(
     num_steps: int,
     objective: ELBO | None = None,
     optimizer: PyroOptim | None = None,
+    step_kl: float | None = None,
     learning_rate: float | None = None,
     clip_norm: float | None = None,
     prompts_per_step: int | None = None,
@@ -92,10 +95,13 @@ def fit(
         prompts: N prompts.
         num_steps: number of steps, those before a resume included.
         objective: any `pyro.infer` ELBO; default `LeaveOneOut_ELBO()`.
-        optimizer: a `FusedOptimizer`, or an optimiser of `pyro.optim` that is no scheduler.
-            Default: Adam, with a warm-up over a twentieth of the steps, then a cosine to 0.
-        learning_rate: peak learning rate of the default optimiser; default 1e-3.
-        clip_norm: upper limit of the gradient's norm, for the default optimiser; default no limit.
+        optimizer: a `TrustRegion`, a `FusedOptimizer`, or an optimiser of `pyro.optim` that is no
+            scheduler. Default: a `TrustRegion`.
+        step_kl: KL(q_old || q_new) that the first step may have, nats, of the default optimiser;
+            see `TrustRegion`.
+        learning_rate: peak rate of Adam, in place of a size in nats: a warm-up over a twentieth of
+            the steps, then a cosine to 0.
+        clip_norm: upper limit of the gradient's norm beside a learning rate; default no limit.
         prompts_per_step: size of the random subset of prompts in each step; default all prompts.
         seed: random seed.
         checkpoint_folder: folder for checkpoints, which keeps the newest two; default none.
@@ -106,7 +112,8 @@ def fit(
 
     Raises:
         ValueError: if a number is out of its range, if the optimiser or the objective has been
-            used, or if `learning_rate` or `clip_norm` is passed next to an optimiser.
+            used, if `step_kl`, `learning_rate` or `clip_norm` is passed next to an optimiser, or
+            `step_kl` next to one of the others.
         CheckpointError: if the folder has a checkpoint and `resume` is False, or if the checkpoint
             is of another fit (see `svi/checkpoint/fingerprint.py`) or of more steps.
         FolderInUseError: if another fit works in the folder.
@@ -125,7 +132,7 @@ def fit(
     if prompts_per_step is not None:
         prompts_per_step = checks.whole_number("prompts_per_step", prompts_per_step)
     seed = checks.seed("seed", seed)
-    numbers = {"learning_rate": learning_rate, "clip_norm": clip_norm}
+    numbers = {"step_kl": step_kl, "learning_rate": learning_rate, "clip_norm": clip_norm}
     optimizer = new_optimizer(optimizer, num_steps, numbers)
     state = FitState(guide, optimizer, new_objective(objective))
     if resume and checkpoint_folder is None:
@@ -154,11 +161,14 @@ def fit(
                     f"the checkpoint in {folder} is of step {state.step}, expected at most "
                     f"num_steps={num_steps}: ask for more steps, or name another folder"
                 )
-        svi, rollback = checked_svi(model, state), Rollback(state, prompts)
+        record, rollback = DrawRecord(state.objective), Rollback(state, prompts)
+        svi = checked_svi(model, state, record)
         bar = tqdm(None, "fit", num_steps, initial=state.step, unit="step", disable=not progress)
         try:
-            with bar:
+            with bar, record.recording():
                 while state.step < num_steps:
+                    if isinstance(optimizer, TrustRegion):
+                        optimizer.progress = state.step / num_steps
                     with rollback.step():
                         chosen = prompts
                         if prompts_per_step is not None and prompts_per_step < len(prompts):

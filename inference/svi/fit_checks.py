@@ -14,6 +14,7 @@ from inference.svi.checkpoint.folder import CheckpointError, has_checkpoint
 from inference.svi.optimizer.checked import CheckedOptimizer, check_start
 from inference.svi.optimizer.fused import adam_on_cosine
 from inference.svi.optimizer.per_parameter import PerParameterOptimizer
+from inference.svi.optimizer.trust_region import TrustRegion
 from model import Prompts
 
 
@@ -46,11 +47,21 @@ def new_optimizer(
 ) -> CheckedOptimizer:
     """The optimiser of a fit, unused, with checks in every step.
 
-    `numbers` are `learning_rate` and `clip_norm` of the default, Adam on a cosine.
+    `numbers` are `step_kl` of a trust region, or `learning_rate` and `clip_norm` of Adam on a
+    cosine.
     """
     given = {name: number for name, number in numbers.items() if number is not None}
+    if optimizer is None and "step_kl" in given and len(given) > 1:
+        raise ValueError(
+            f"{' and '.join(given)} are given, expected one: `step_kl` is the size of a step in "
+            "nats, `learning_rate` in units of parameters, and `clip_norm` belongs to the latter"
+        )
     if optimizer is None:
-        return adam_on_cosine(num_steps, **given)
+        return (
+            adam_on_cosine(num_steps, **given)
+            if given.keys() - {"step_kl"}
+            else TrustRegion(**given)
+        )
     if given:
         fault = f"both optimizer and {' and '.join(given)} are given, expected one of them"
         raise ValueError(f"{fault}: pass the numbers to the optimizer, or leave the optimizer out")

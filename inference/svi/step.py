@@ -1,6 +1,7 @@
 """One step of `pyro.infer.SVI` in a fit: the gradient by the objective, checks, metrics."""
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from inference.objectives.response_objective import ResponseObjective
 from inference.programs import Program
 from inference.response_site import SameResponses
 from inference.svi.checkpoint.state import FitState, parameters
+from inference.svi.optimizer.trust_region import TrustRegion
+from inference.svi.step_size import DrawRecord, step_size
 from model import Prompts
 
 Metrics = dict[str, float]
@@ -32,7 +35,7 @@ class NothingToTrainError(ValueError):
     """No gradient reaches any parameter."""
 
 
-def checked_svi(model: Program, state: FitState) -> SVI:
+def checked_svi(model: Program, state: FitState, record: DrawRecord) -> SVI:
     """SVI that refuses a loss that is not finite, and a first gradient that trains nothing."""
     svi = SVI(model, state.guide, state.optimizer, state.objective)
     loss_and_grads, trains = svi.loss_and_grads, False
@@ -45,6 +48,8 @@ def checked_svi(model: Program, state: FitState) -> SVI:
         if not trains:
             check_trains(state.guide, state.objective)
             trains = True
+        if isinstance(state.optimizer, TrustRegion):
+            state.optimizer.measure = partial(step_size, state.guide, record.take())
         return loss
 
     svi.loss_and_grads = checked
@@ -63,6 +68,7 @@ def take_step(svi: SVI, state: FitState, prompts: Prompts) -> Metrics:
             "some in its store have one: expected a guide whose parameters no `poutine.block` hides"
         )
     state.step += 1
+    size = optimizer.step_size if isinstance(optimizer, TrustRegion) else math.nan
     if isinstance(objective, ResponseObjective):
         elbo, log_likelihood = objective.metrics["elbo"], objective.metrics["log_likelihood"]
     else:
@@ -75,6 +81,7 @@ def take_step(svi: SVI, state: FitState, prompts: Prompts) -> Metrics:
         "log_likelihood": log_likelihood,
         "grad_norm": optimizer.grad_norm,
         "learning_rate": rate,
+        "step_size": size,
     }
 
 

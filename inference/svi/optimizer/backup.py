@@ -59,6 +59,13 @@ class Backup:
         self._options = [(group, _options(group)) for group in groups]
 
     @torch.no_grad()
+    def shorten(self, share: float) -> None:
+        """Shorten the step since `save` to a share of its length; the moments stay as they are."""
+        for name, (parameter, _, _) in self._entries.items():
+            old = self._parameters[name]
+            parameter.copy_(old + share * (parameter - old))
+
+    @torch.no_grad()
     def restore(self) -> bool:
         """Undo all changes since `save`, once. Returns True if there was a copy to restore."""
         entries, self._entries = self._entries, {}

@@ -1,0 +1,68 @@
+"""Adam in a trust region: the size of a step is a distance between guides, in nats.
+
+    size = 1/2 mean_x (log q_new(x) - log q_old(x))^2,   x drawn in the step
+         = KL(q_old || q_new) up to third order, if q_old drew x
+
+A rate in units of parameters suits one network and one guide; a step in nats suits all. A step
+above the limit is shortened to the limit, by the square law of the KL, and the rate falls with the
+step; a step below half the limit lets the rate grow. The limit falls linearly over the fit, so that
+the noise of the steps falls with the distance that is left.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from inference.svi.optimizer.fused import FusedOptimizer
+from model.common.checks import positive
+
+STEP_KL = 0.05
+"""Default limit of the first step, nats."""
+START = 1e-4  # learning rate of the first step before the step is measured
+GROWTH = 4.0  # largest factor of the rate after a step
+DECAY = 0.5  # smallest factor of the rate after a step
+
+
+class TrustRegion(FusedOptimizer):
+    """Adam whose steps move the guide by at most `step_kl` nats, falling linearly to 0.
+
+        fit(model, guide, prompts, num_steps=100, optimizer=TrustRegion(step_kl=0.02))
+
+    Args:
+        step_kl: limit of the first step, nats. A larger limit learns faster from the same
+            responses, and leaves more noise.
+
+    Attributes:
+        progress: share of the fit that is done, which `fit` sets before each step.
+        measure: function of no argument, the size of the step just taken, nats; set by `fit`.
+        step_size: size of the last step after shortening, nats.
+    """
+
+    def __init__(self, step_kl: float = STEP_KL) -> None:
+        super().__init__(options={"lr": START})
+        self.step_kl = positive("step_kl", step_kl, why="nats")
+        self.progress = 0.0
+        self.measure: Callable[[], float] | None = None
+        self.step_size = math.nan
+
+    def _advance(self, trained: list[Tensor], norm: Tensor) -> None:
+        if self.measure is None:
+            expected = "expected `inference.fit`, which measures the steps"
+            raise TypeError(f"TrustRegion steps without a measure of the step's size: {expected}")
+        super()._advance(trained, norm)
+        with torch.no_grad():
+            self.step_size = self.measure()
+        limit = self.step_kl * (1 - self.progress)
+        factor = 1.0
+        if not self.step_size <= limit:  # also if NaN
+            share = math.sqrt(limit / self.step_size) if math.isfinite(self.step_size) else 0.01
+            self._backup.shorten(share)
+            self.step_size *= share**2
+            factor = max(share, DECAY)
+        elif self.step_size < limit / 2:
+            factor = math.sqrt(limit / self.step_size) if self.step_size > 0 else GROWTH
+        assert self._optimizer is not None
+        for group in self._optimizer.param_groups:
+            group["lr"] *= min(factor, GROWTH)
