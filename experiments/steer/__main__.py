@@ -15,7 +15,7 @@ folder with arguments, metrics, guide, figures and `report.html`.
     python -m experiments.steer --constraint words:music,song --objective forward-kl
     python -m experiments.steer --reward --moment words:film=0.5 --objective forward-kl
     python -m experiments.steer --reward --factor marginal-likelihood:RUN/reward
-    python -m experiments.steer --prior smollm2 --learning-rate 1e-5 --steps 20
+    python -m experiments.steer --prior smollm2 --steps 20
     python -m experiments.steer --sample smc --budget 4096
     python -m experiments.steer --sample importance --proposal runs/steer-20250101-120000/guide
     python -m experiments.steer --resume runs/steer-20250101-120000
@@ -43,7 +43,7 @@ from experiments.steer.inputs import Input, digests_of, inputs_of
 from experiments.steer.posterior import build_model, draw_prior
 from experiments.steer.report import Report, sample_texts
 from experiments.steer.resuming import check_inputs, old_folder, own_arguments, resume_command
-from guides import GUIDES, FineTuned, Guide, LoRA
+from guides import FineTuned, Guide, LoRA
 from guides.guide import save_guide
 from inference import OBJECTIVES, Program, fit, random_state
 from inference.svi.anneal import soften
@@ -91,7 +91,8 @@ def fit_settings(args: Steer, model: AlignmentModel, folder: RunFolder) -> dict[
     return {
         "num_steps": args.steps,
         "objective": OBJECTIVES[args.objective](num_particles=args.particles),
-        "learning_rate": args.learning_rate or GUIDES[args.guide].rate(args.guide_options),
+        "step_kl": args.step_kl,
+        "learning_rate": args.learning_rate,
         "clip_norm": args.clip_norm,
         "prompts_per_step": args.prompts_per_step,
         "seed": args.seed,

@@ -26,6 +26,10 @@ OBJECTIVE_HELP = types.described("Objective of SVI.", OBJECTIVES)
 SAMPLE_HELP = types.described("Sample the posterior without training a guide, by:", SAMPLERS)
 
 TRAINED = types.Used(lambda args: args.sample is None, "with --sample, which trains nothing")
+RATED = types.Used(
+    lambda args: args.learning_rate is not None,
+    "without --learning-rate: steps have a size in nats",
+)
 SAMPLED = types.Used(lambda args: args.sample is not None, "without --sample")
 NO_FILE = types.Used(lambda args: args.prompts_file is None, "with --prompts-file")
 NO_BUDGET = types.Used(lambda args: not args.beta_budget, "with a budget, which is solved for beta")
@@ -89,13 +93,14 @@ class Steer(Arguments):
     """Number of SVI steps."""
     particles: Annotated[types.Count, TRAINED] = 32
     """K, the number of responses for each prompt in a step."""
+    step_kl: Annotated[types.Positive, TRAINED] | None = None
+    """Largest size of a step, KL(q_old || q_new) in nats. Smaller steps are safer, and need more of
+    them. Default: 0.05, for every prior and guide."""
     learning_rate: Annotated[types.Rate, TRAINED] | None = None
-    """Peak learning rate of Adam, after a warm-up over a twentieth of the steps and before a cosine
-    to 0. Default: a rate that suits the guide on the embedded prior, 8e-5 for `fine-tuned`; larger
-    networks need a smaller rate."""
-    clip_norm: Annotated[types.Positive, TRAINED] | None = None
-    """Norm that larger gradients are scaled down to. With leave-one-out the gradient shrinks as the
-    gap closes, and a clip that always acts would keep the noise of the steps."""
+    """Peak learning rate of Adam in place of steps in nats, after a warm-up over a twentieth of the
+    steps and before a cosine to 0. It has to suit the prior and the guide."""
+    clip_norm: Annotated[types.Positive, RATED] | None = None
+    """Norm that larger gradients are scaled down to, beside `--learning-rate`."""
     samples: Annotated[int, types.count(2)] = 1024
     """Number of guide responses for each prompt in each measurement."""
     prior_draws: Annotated[int, types.count(2), FROM_PRIOR] = 1024

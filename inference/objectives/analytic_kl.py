@@ -43,5 +43,8 @@ class AnalyticKL_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
         advantage = leave_one_out(log_likelihood[..., None] - kl_ahead)
         surrogate = (kl - advantage * log_guide).sum(-1).mean(0).sum()
         elbo = log_likelihood - kl.detach().double().sum(-1)  # [K, N]
+        log_prior = log_p.gather(-1, response[..., None]).squeeze(-1)
+        log_guide = log_guide.sum(-1).detach()
+        log_weight = log_likelihood + log_prior.double().sum(-1) - log_guide
         numbers = (surrogate, elbo.mean(), log_likelihood.mean())
-        return Losses(-elbo.mean(0).sum(), *numbers, response, log_guide.sum(-1))
+        return Losses(-elbo.mean(0).sum(), *numbers, response, log_guide, log_weight)

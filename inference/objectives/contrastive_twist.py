@@ -46,7 +46,7 @@ class ContrastiveTwist(ResponseObjective):
         log_z = log_mean(log_ratio.cumsum(-1) + log_psi)  # [N, T], log normaliser of each pi_t
         loss = log_z.where(informed[:, None], 0.0).sum() - (weight[..., None] * log_psi).sum()
         numbers = (loss, log_weight.mean(), log_likelihood.mean())
-        return Losses(loss.detach(), *numbers, response, log_guide.sum(-1))
+        return Losses(loss.detach(), *numbers, response, log_guide.sum(-1), log_weight)
 
 
 def _twist_of(distribution: ResponseDistribution) -> RevealsTwist:

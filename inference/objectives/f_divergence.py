@@ -151,7 +151,8 @@ class FDivergence(ResponseObjective):
         self.metrics["log_z"] = log_z.mean().item()
         elbo = (ratio * (log_weight - log_ratio)).mean()
         log_likelihood = (ratio * joint.log_likelihood).mean()
-        return Losses(loss, surrogate, elbo, log_likelihood, response, log_guide)
+        numbers = (surrogate, elbo, log_likelihood)
+        return Losses(loss, *numbers, response, log_guide, log_weight - log_ratio)
 
     def _draw(
         self, guide: Program, prompts: Prompts

@@ -64,7 +64,7 @@ class LogVariance(ResponseObjective):
         share = self._share_of_guide(distribution, response, joint.log_joint - fresh)
         elbo = (share * fresh).sum(0).mean()
         numbers = (loss, elbo, (share * joint.log_likelihood).sum(0).mean())
-        return Losses(loss.detach(), *numbers, response, log_guide[: self.num_particles])
+        return Losses(loss.detach(), *numbers, response, log_guide[: self.num_particles], fresh)
 
     def _share_of_guide(
         self, distribution: TorchDistribution, response: Tensor, log_guide: Tensor

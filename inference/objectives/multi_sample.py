@@ -41,4 +41,4 @@ class MultiSample_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names i
         credit = bound - (others - math.log(num - 1))
         surrogate = -((credit - log_weight.softmax(0) + 1 / num) * log_guide).sum()
         numbers = (surrogate, log_weight.mean(), joint.log_likelihood.mean())
-        return Losses(-bound.sum(), *numbers, response, log_guide)
+        return Losses(-bound.sum(), *numbers, response, log_guide, log_weight)

@@ -82,7 +82,7 @@ class Proximal_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its 
         elbo = ratio.detach() * log_weight  # [K, N]
         log_likelihood = (ratio.detach() * batch.log_likelihood).mean()
         numbers = (-gain.mean(0).sum(), elbo.mean(), log_likelihood)
-        return Losses(-elbo.mean(0).sum(), *numbers, batch.response, log_guide)
+        return Losses(-elbo.mean(0).sum(), *numbers, batch.response, log_guide, log_weight)
 
     def _losses(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Losses:
         losses = super()._losses(model, guide, args, kwargs)

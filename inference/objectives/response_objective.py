@@ -37,12 +37,14 @@ class Draws(NamedTuple):
     Attributes:
         values: By site.
         log_guide: By site, nats, `[K, N]` for responses.
+        log_weight: log of the target over q, in the shape of `log_guide`, nats.
         every: True if the values are all possible values, so that a mean has the weights q.
     """
 
     prompts: Prompts
     values: dict[str, Tensor]
     log_guide: dict[str, Tensor]
+    log_weight: Tensor
     every: bool = False
 
 
@@ -54,8 +56,9 @@ class Losses(NamedTuple):
         surrogate: Its gradient is descended.
         elbo: Estimate of the guide's ELBO, mean over prompts, nats.
         log_likelihood: Estimate of E_q[log likelihood], mean over prompts, nats.
-        response: New responses, `[K, N, T]`, on which the size of the step is measured.
-        log_guide: log q of the new responses, `[K, N]`, nats.
+        response: Responses of the guide, `[K, N, T]`, on which `fit` measures the step's size.
+        log_guide: log q of these responses, `[K, N]`, nats.
+        log_weight: log of the target over q at these responses, `[K, N]`, nats.
     """
 
     loss: Tensor
@@ -64,6 +67,7 @@ class Losses(NamedTuple):
     log_likelihood: Tensor
     response: Tensor
     log_guide: Tensor
+    log_weight: Tensor
 
 
 class SurrogateLoss(ELBO):
@@ -96,10 +100,10 @@ class ResponseObjective(SurrogateLoss):
                 distribution, response = self.draw(guide, prompts)  # [K, N, T]
                 log_guide = distribution.log_prob(response)  # [K, N], with gradient
                 joint = self.score(model, prompts, response)
-                weight = (joint.log_joint - log_guide.detach()).softmax(0)
-                loss = -(weight * log_guide).sum()
-                elbo = (joint.log_joint - log_guide).mean()
-                return Losses(loss.detach(), loss, elbo, joint.log_likelihood.mean())
+                log_weight = joint.log_joint - log_guide.detach()
+                loss = -(log_weight.softmax(0) * log_guide).sum()
+                numbers = (loss.detach(), loss, log_weight.mean(), joint.log_likelihood.mean())
+                return Losses(*numbers, response, log_guide, log_weight)
 
     Args:
         num_particles: K, number of responses drawn for each prompt in a step.
@@ -162,8 +166,9 @@ class ResponseObjective(SurrogateLoss):
         with SameResponses():
             losses = self.losses(model, guide, prompts)
         self.metrics |= {"elbo": losses.elbo.item(), "log_likelihood": losses.log_likelihood.item()}
-        log_guide = losses.log_guide.detach()
-        self.draws = Draws(prompts, {"response": losses.response}, {"response": log_guide})
+        log_guide, log_weight = losses.log_guide.detach(), losses.log_weight.detach()
+        values = {"response": losses.response}
+        self.draws = Draws(prompts, values, {"response": log_guide}, log_weight)
         return losses
 
     def _get_trace(

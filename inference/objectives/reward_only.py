@@ -20,7 +20,8 @@ class RewardOnly(ResponseObjective):
         log_guide = distribution.log_prob(response)  # [K, N]
         joint = self.score(model, prompts, response)
         surrogate = -(leave_one_out(joint.log_likelihood) * log_guide).mean(0).sum()
-        elbo = (joint.log_joint - log_guide.detach()).mean()
+        log_weight = joint.log_joint - log_guide.detach()
         loss = -joint.log_likelihood.mean(0).sum()
         log_likelihood = joint.log_likelihood.mean()
-        return Losses(loss, surrogate, elbo, log_likelihood, response, log_guide)
+        numbers = (surrogate, log_weight.mean(), log_likelihood)
+        return Losses(loss, *numbers, response, log_guide, log_weight)

@@ -58,7 +58,7 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
         surrogate = -(advantage * log_guide).sum(-1).mean(0).sum() + regression
         elbo = log_likelihood + log_ratio.sum(-1)  # [K, N]
         numbers = (surrogate, elbo.mean(), log_likelihood.mean())
-        return Losses(-elbo.mean(0).sum(), *numbers, response, log_guide.sum(-1))
+        return Losses(-elbo.mean(0).sum(), *numbers, response, log_guide.sum(-1), elbo)
 
     def _advantage(
         self, to_go: Tensor, hidden: Tensor | None, is_token: Tensor

@@ -32,4 +32,4 @@ class WakePhi(ResponseObjective):
         weight = log_weight.softmax(0).where(informed, 0.0)
         loss, surrogate = -log_z_hat.where(informed, 0.0).sum(), -(weight * log_guide).sum()
         numbers = (log_weight.mean(), joint.log_likelihood.mean())
-        return Losses(loss, surrogate, *numbers, response, log_guide)
+        return Losses(loss, surrogate, *numbers, response, log_guide, log_weight)

@@ -17,7 +17,7 @@ from inference.programs import Program
 from inference.response_site import SameResponses
 from inference.svi.checkpoint.state import FitState, parameters
 from inference.svi.optimizer.trust_region import TrustRegion
-from inference.svi.step_size import DrawRecord, step_size
+from inference.svi.step_size import DrawRecord, distance_left, step_size
 from model import Prompts
 
 Metrics = dict[str, float]
@@ -49,7 +49,9 @@ def checked_svi(model: Program, state: FitState, record: DrawRecord) -> SVI:
             check_trains(state.guide, state.objective)
             trains = True
         if isinstance(state.optimizer, TrustRegion):
-            state.optimizer.measure = partial(step_size, state.guide, record.take())
+            draws = record.take()
+            state.optimizer.measure = partial(step_size, state.guide, draws)
+            state.optimizer.distance = distance_left(draws)
         return loss
 
     svi.loss_and_grads = checked

@@ -35,11 +35,11 @@ class DrawRecord:
 
     def __init__(self, objective: ELBO) -> None:
         self._objective = objective
-        self._traces: list[tuple[Prompts, Trace]] = []
+        self._traces: list[tuple[Prompts, Trace, Trace]] = []
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Record the guide's traces from which an objective of Pyro computes the loss."""
+        """Record the traces from which an objective of Pyro computes the loss."""
         if isinstance(self._objective, ResponseObjective):
             yield
             return
@@ -47,7 +47,7 @@ class DrawRecord:
 
         def recorded(model: Program, guide: Program, args: tuple, kwargs: dict) -> Any:
             traces = get_trace(model, guide, args, kwargs)
-            self._traces.append((args[0], traces[1]))
+            self._traces.append((args[0], *traces))
             return traces
 
         vars(self._objective)["_get_trace"] = recorded
@@ -66,17 +66,46 @@ class DrawRecord:
                 f"{type(self._objective).__name__} does not show the draws of the guide, so that a "
                 "step has no size in nats: pass a `learning_rate` to `fit`, or an optimizer"
             )
-        return [_draws_of(prompts, trace) for prompts, trace in traces]
+        return [_draws_of(*each) for each in traces]
 
 
-def _draws_of(prompts: Prompts, trace: Trace) -> Draws:
-    """Values and log q in a trace of the guide."""
-    sites = {name: site for name, site in trace.nodes.items() if is_sample(site)}
-    log_guide = {name: site["unscaled_log_prob"].detach() for name, site in sites.items()}
+def _draws_of(prompts: Prompts, model_trace: Trace, guide_trace: Trace) -> Draws:
+    """Values, log q and log weights of a pair of traces."""
+    sites = {name: site for name, site in guide_trace.nodes.items() if is_sample(site)}
     infer = [site["infer"] for site in sites.values()]
-    every = any("_enumerate_dim" in each and not each.get("num_samples") for each in infer)
-    values = {name: site["value"].detach() for name, site in sites.items()}
-    return Draws(prompts, values, log_guide, every)
+    return Draws(
+        prompts,
+        values={name: site["value"].detach() for name, site in sites.items()},
+        log_guide={name: site["unscaled_log_prob"].detach() for name, site in sites.items()},
+        log_weight=_log_prob(model_trace) - _log_prob(guide_trace),
+        every=any("_enumerate_dim" in each and not each.get("num_samples") for each in infer),
+    )
+
+
+def _log_prob(trace: Trace) -> Tensor:
+    """Sum of the log probabilities of all sites, in the shape of a batch."""
+    sites = [site for site in trace.nodes.values() if is_sample(site)]
+    return torch.stack(torch.broadcast_tensors(*(s["log_prob"].detach() for s in sites))).sum(0)
+
+
+def distance_left(draws: list[Draws]) -> float:
+    """Half the variance of the log-weights, which is KL(q || p*) up to third order, nats.
+
+    Averaged over prompts. Infinite if a prompt has fewer than two possible draws.
+    """
+    log_weight = torch.cat([torch.atleast_2d(batch.log_weight.double()) for batch in draws])
+    log_weight = log_weight.flatten(1)
+    if draws[0].every:
+        weight = _total(draws[0].log_guide).exp().reshape(log_weight.shape)
+    else:
+        weight = torch.ones_like(log_weight)
+    weight = weight.masked_fill(log_weight.isneginf(), 0.0)
+    few = (weight > 0).sum(0) < 2
+    weight = weight / weight.sum(0)
+    log_weight = log_weight.masked_fill(weight == 0, 0.0)
+    mean = (weight * log_weight).sum(0)
+    half = 0.5 * (weight * (log_weight - mean).square()).sum(0)
+    return half.masked_fill(few, torch.inf).mean().item()
 
 
 @torch.no_grad()
@@ -86,20 +115,23 @@ def step_size(guide: Program, draws: list[Draws]) -> float:
     The mean over draws and prompts. NaN if the guide has no numbers any more.
     """
     squares, weights = [], []
-    for batch in draws:
-        batch = _first(batch)
+    for batch in map(_first, draws):
         values = _Values(batch.values)
         with pyro.validation_enabled(False), poutine.block(), values:
             guide(batch.prompts)
-        pairs = [(values.log_guide[name], old) for name, old in batch.log_guide.items()]
-        change = sum((new - old).double() for new, old in pairs)
-        old = sum(old.double() for _, old in pairs)
+        old = _total(batch.log_guide)
+        change = _total(values.log_guide) - old
         weight = old.exp() if batch.every else torch.ones_like(old)
         # an impossible value stays impossible, and infinity minus infinity is no number
         change = torch.where(weight == 0, 0.0, change)
         squares.append((weight * change.square()).sum())
         weights.append(weight.sum())
     return 0.5 * (torch.stack(squares).sum() / torch.stack(weights).sum()).item()
+
+
+def _total(log_guide: dict[str, Tensor]) -> Tensor:
+    """Sum over sites, in the shape of a batch, float64."""
+    return torch.stack(torch.broadcast_tensors(*log_guide.values())).double().sum(0)
 
 
 def _first(draws: Draws) -> Draws:

@@ -1,12 +1,13 @@
 """Adam in a trust region: the size of a step is a distance between guides, in nats.
 
-    size = 1/2 mean_x (log q_new(x) - log q_old(x))^2,   x drawn in the step
-         = KL(q_old || q_new) up to third order, if q_old drew x
+    size     = 1/2 mean_x (log q_new(x) - log q_old(x))^2,   x ~ q_old     near KL(q_old || q_new)
+    distance = 1/2 Var_x[log p*(x)/q_old(x)]                               near KL(q_old || p*)
+    limit    = min(step_kl, SHARE distance) (1 - progress)
 
-A rate in units of parameters suits one network and one guide; a step in nats suits all. A step
-above the limit is shortened to the limit, by the square law of the KL, and the rate falls with the
-step; a step below half the limit lets the rate grow. The limit falls linearly over the fit, so that
-the noise of the steps falls with the distance that is left.
+A rate in units of parameters suits one network and one guide; a size in nats suits all. A step
+above the limit is shortened to the limit by the square law of the KL, and lowers the rate; a step
+below half the limit raises the rate. The limit follows the distance left, because the noise of a
+step of fixed size would keep the guide at about that distance from the posterior.
 """
 
 import math
@@ -21,12 +22,13 @@ from model.common.checks import positive
 STEP_KL = 0.05
 """Default limit of the first step, nats."""
 START = 1e-4  # learning rate of the first step before the step is measured
+SHARE = 0.02  # largest size of a step, as a share of the distance left
 GROWTH = 4.0  # largest factor of the rate after a step
 DECAY = 0.5  # smallest factor of the rate after a step
 
 
 class TrustRegion(FusedOptimizer):
-    """Adam whose steps move the guide by at most `step_kl` nats, falling linearly to 0.
+    """Adam whose steps move the guide by at most `step_kl` nats, and less near the posterior.
 
         fit(model, guide, prompts, num_steps=100, optimizer=TrustRegion(step_kl=0.02))
 
@@ -37,6 +39,7 @@ class TrustRegion(FusedOptimizer):
     Attributes:
         progress: share of the fit that is done, which `fit` sets before each step.
         measure: function of no argument, the size of the step just taken, nats; set by `fit`.
+        distance: distance left before the step, nats; set by `fit`.
         step_size: size of the last step after shortening, nats.
     """
 
@@ -45,7 +48,15 @@ class TrustRegion(FusedOptimizer):
         self.step_kl = positive("step_kl", step_kl, why="nats")
         self.progress = 0.0
         self.measure: Callable[[], float] | None = None
+        self.distance = math.inf
         self.step_size = math.nan
+
+    @property
+    def learning_rate(self) -> float:
+        """Adam's learning rate in the next step, before the step is shortened."""
+        waiting = self._state_waiting_to_be_consumed.values()
+        resumed = next((plain["group"].get("lr", START) for _, plain in waiting), START)
+        return resumed if self._optimizer is None else super().learning_rate
 
     def _advance(self, trained: list[Tensor], norm: Tensor) -> None:
         if self.measure is None:
@@ -54,7 +65,7 @@ class TrustRegion(FusedOptimizer):
         super()._advance(trained, norm)
         with torch.no_grad():
             self.step_size = self.measure()
-        limit = self.step_kl * (1 - self.progress)
+        limit = min(self.step_kl, SHARE * self.distance) * (1 - self.progress)
         factor = 1.0
         if not self.step_size <= limit:  # also if NaN
             share = math.sqrt(limit / self.step_size) if math.isfinite(self.step_size) else 0.01

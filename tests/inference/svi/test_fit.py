@@ -22,6 +22,7 @@ from inference import OBJECTIVES, FusedOptimizer, LeaveOneOut_ELBO, cosine, fit
 from inference.svi.checkpoint.folder import CheckpointError, has_checkpoint
 from inference.svi.checkpoint.resume import resume
 from inference.svi.checkpoint.state import FitState
+from inference.svi.optimizer.trust_region import STEP_KL, TrustRegion
 from model import AlignmentModel
 
 
@@ -85,22 +86,24 @@ def test_likelihood_in_the_metrics_of_pyros_objectives_has_all_factors(
     assert result.metrics[0]["loss"] == pytest.approx(-28.0)
 
 
-@pytest.mark.parametrize(
-    ("options", "rate", "clip_norm"),
-    [({}, 1e-3, None), ({"learning_rate": 0.02, "clip_norm": 1.0}, 0.02, 1.0)],
-)
-def test_default_is_adam_on_a_cosine_and_leave_one_out(
-    options, rate, clip_norm, model, small_prior, prompts
-):
+def test_default_is_a_trust_region_and_leave_one_out(model, small_prior, prompts):
+    result = fit(model, NGram(small_prior, n=1), prompts, num_steps=1, progress=False)
+    assert isinstance(result.state.objective, LeaveOneOut_ELBO)
+    assert isinstance(result.state.optimizer, TrustRegion)
+    assert result.state.optimizer.step_kl == STEP_KL
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_a_learning_rate_is_of_adam_on_a_cosine(clip_norm, model, small_prior, prompts):
     """Warm-up over a twentieth of 40 steps, then half a cosine to 0, at the given rate and clip."""
-    guide = NGram(small_prior, n=1)
+    guide, rate = NGram(small_prior, n=1), 0.02
+    options = {"learning_rate": rate, "clip_norm": clip_norm}
     result = fit(model, guide, prompts, num_steps=40, progress=False, **options)
-    optimizer, objective = result.state.optimizer, result.state.objective
+    optimizer = result.state.optimizer
     assert (optimizer.clip_norm, optimizer.pt_optim_constructor) == (clip_norm, torch.optim.Adam)
     rates = [record["learning_rate"] for record in result.metrics]
     assert rates[:3] == pytest.approx([0.5 * rate, rate, rate])
     assert rates[21] == pytest.approx(rate * 0.5 * (1 + math.cos(math.pi * 19 / 38)))
-    assert isinstance(objective, LeaveOneOut_ELBO)
     assert optimizer.learning_rate == pytest.approx(0, abs=1e-12)
 
 

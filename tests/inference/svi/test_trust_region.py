@@ -1,0 +1,253 @@
+"""Steps with a size in nats: the size is a KL, the limit holds, and units do not matter."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
+
+from guides import GUIDES, FineTuned, MeanField
+from inference import OBJECTIVES, LeaveOneOut_ELBO, fit
+from inference.programs import log_guide_at, response_distribution
+from inference.svi.optimizer import trust_region
+from inference.svi.optimizer.trust_region import SHARE, TrustRegion
+from inference.svi.step_size import (
+    MOST,
+    DrawRecord,
+    NoDrawsError,
+    distance_left,
+    step_size,
+)
+from tests.inference.conftest import moved_guide
+
+
+def drawn(objective, model, guide, prompts):
+    """Draws of one loss of an objective."""
+    record = DrawRecord(objective)
+    with record.recording(), pyro.get_param_store().scope():
+        objective.loss_and_grads(model, guide, prompts)
+    return record.take()
+
+
+def shifted(guide, scale=1e-3):
+    """Move a guide by noise, the same at every call."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in guide.parameters():
+            parameter += scale * torch.randn(
+                parameter.shape, generator=generator, dtype=parameter.dtype
+            )
+
+
+@pytest.mark.parametrize("name", ["leave-one-out", "trace", "trajectory-balance", "proximal"])
+def test_the_size_of_a_step_is_the_kl_between_the_guides(name, model, prompts, truth, guide):
+    """Up to third order in the step, and up to the noise of 4,000 responses."""
+    draws = drawn(OBJECTIVES[name](num_particles=4000), model, guide, prompts)
+    old = truth.log_guide(guide)
+    response, log_old = draws[0].values["response"], draws[0].log_guide["response"]
+    shifted(guide)
+    kl = (old.exp() * (old - truth.log_guide(guide))).sum(0).mean().item()
+    change = log_guide_at(guide, prompts, response) - log_old
+    exact = 0.5 * change[: MOST // len(prompts)].square().mean().item()
+    assert step_size(guide, draws) == pytest.approx(exact, rel=1e-9)
+    if name != "trajectory-balance":  # whose draws are bolder than the guide's
+        assert 0.5 * change.square().mean().item() == pytest.approx(kl, rel=0.15)
+
+
+def test_pyros_enumeration_gives_size_and_distance_without_noise(model, small_prior, prompts):
+    """All responses of a guide that Pyro enumerates, with the weights q."""
+    guide = MeanField(small_prior, prompts)
+    shifted(guide, 0.3)
+
+    def enumerated(prompts):
+        pyro.module("guide", guide)
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            distribution = guide.distribution(prompts)
+            return pyro.sample("response", distribution, infer={"enumerate": "parallel"})
+
+    draws = drawn(TraceEnum_ELBO(max_plate_nesting=1), model, enumerated, prompts)
+    support = response_distribution(guide, prompts).enumerate_support()
+    old = log_guide_at(guide, prompts, support).detach()
+    log_joint = draws[0].log_weight.double().reshape(old.shape) + old
+    log_weight = log_joint - old
+    q = old.exp()
+    variance = (q * (log_weight - (q * log_weight).sum(0)).square()).sum(0)
+    assert distance_left(draws) == pytest.approx(0.5 * variance.mean().item(), rel=1e-6)
+    shifted(guide, 0.01)
+    change = log_guide_at(guide, prompts, support).detach() - old
+    exact = 0.5 * (q * change.square()).sum(0).mean().item()
+    with pyro.get_param_store().scope():
+        assert step_size(enumerated, draws) == pytest.approx(exact, rel=1e-6)
+
+
+def test_the_distance_left_is_the_kl_to_the_posterior_near_the_posterior(
+    model, prompts, truth, small_prior
+):
+    guide = FineTuned(small_prior)
+    fit(model, guide, prompts, num_steps=60, progress=False)
+    draws = drawn(LeaveOneOut_ELBO(num_particles=4000), model, guide, prompts)
+    kl = truth.kl_guide_posterior(guide).mean().item()
+    assert distance_left(draws) == pytest.approx(kl, rel=0.3)
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_no_step_of_any_objective_exceeds_the_limit(name, model, small_prior, prompts):
+    chosen = prompts[[0]] if OBJECTIVES[name].max_prompts == 1 else prompts
+    guide = GUIDES[OBJECTIVES[name].guide](small_prior, chosen)
+    objective = OBJECTIVES[name](num_particles=8)
+    sizes = []
+    result = fit(
+        model,
+        guide,
+        chosen,
+        num_steps=6,
+        objective=objective,
+        step_kl=0.02,
+        progress=False,
+        on_step=lambda metrics: sizes.append(metrics["step_size"]),
+    )
+    assert result.stopped_early is None
+    assert sizes[0] > 0
+    for step, size in enumerate(sizes):
+        assert size <= 0.02 * (1 - step / 6) * (1 + 1e-6)
+
+
+def test_no_step_exceeds_its_share_of_the_distance_left(model, small_prior, prompts, monkeypatch):
+    distances, sizes = [], []
+    measure = trust_region.TrustRegion._advance
+
+    def recorded(self, trained, norm):
+        measure(self, trained, norm)
+        distances.append(self.distance * (1 - self.progress))
+        sizes.append(self.step_size)
+
+    monkeypatch.setattr(trust_region.TrustRegion, "_advance", recorded)
+    fit(model, FineTuned(small_prior), prompts, num_steps=30, step_kl=100.0, progress=False)
+    assert max(s / d for s, d in zip(sizes, distances, strict=True)) <= SHARE * (1 + 1e-6)
+    assert min(distances) < 0.5 * distances[0]
+
+
+@pytest.mark.parametrize("rate", [1e-7, 1e-1])
+def test_the_first_rate_does_not_matter(rate, model, small_prior, prompts, truth, monkeypatch):
+    """From a rate a thousand times too small or too large the guide gets as close."""
+    left = []
+    for start in (trust_region.START, rate):
+        monkeypatch.setattr(trust_region, "START", start)
+        guide = FineTuned(small_prior)
+        fit(model, guide, prompts, num_steps=60, progress=False)
+        left.append(truth.kl_guide_posterior(guide).mean().item())
+    start = truth.kl_guide_posterior(FineTuned(small_prior)).mean().item()
+    assert max(left) < 0.2 * start
+
+
+def test_a_killed_fit_resumes_bit_for_bit(model, small_prior, prompts, tmp_path):
+    """With a random subset of the prompts in each step."""
+
+    def run(folder, **options):
+        guide = FineTuned(small_prior)
+        result = fit(
+            model,
+            guide,
+            prompts,
+            num_steps=8,
+            prompts_per_step=1,
+            checkpoint_folder=folder,
+            checkpoint_every=3,
+            progress=False,
+            **options,
+        )
+        return guide, result.metrics
+
+    def kill(metrics):
+        if metrics["step"] == 5:
+            raise KeyboardInterrupt
+
+    whole, metrics = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", on_step=kill)
+    resumed, rest = run(tmp_path / "killed", resume=True)
+    assert rest == metrics[-len(rest) :]
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+class Opaque(ELBO):
+    """An objective that shows no traces."""
+
+    def _get_trace(self, model, guide, args, kwargs):
+        raise NotImplementedError
+
+    def loss(self, model, guide, prompts):
+        raise NotImplementedError
+
+    def loss_and_grads(self, model, guide, prompts):
+        guide(prompts)  # registers the parameters
+        loss = -guide.distribution(prompts).log_prob(guide.distribution(prompts).sample()).sum()
+        loss.backward()
+        return loss.item()
+
+
+def test_an_objective_without_draws_needs_a_learning_rate(model, small_prior, prompts):
+    options = {"num_steps": 1, "objective": Opaque(), "progress": False}
+    with pytest.raises(NoDrawsError, match="Opaque does not show the draws .* `learning_rate`"):
+        fit(model, FineTuned(small_prior), prompts, **options)
+    fit(model, FineTuned(small_prior), prompts, **options, learning_rate=1e-3)
+
+
+def test_the_recording_leaves_the_objective_as_it_was():
+    objective = Trace_ELBO()
+    before = dict(vars(objective))
+    with DrawRecord(objective).recording():
+        pass
+    assert vars(objective) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"step_kl": 0.0}, "step_kl"),
+        ({"step_kl": 0.1, "learning_rate": 1e-3}, "step_kl and learning_rate are given"),
+        ({"step_kl": 0.1, "clip_norm": 1.0}, "step_kl and clip_norm are given"),
+        ({"step_kl": 0.1, "optimizer": TrustRegion()}, "both optimizer and step_kl are given"),
+    ],
+)
+def test_contradictory_settings_are_refused(options, message, model, small_prior, prompts):
+    with pytest.raises(ValueError, match=message):
+        fit(model, FineTuned(small_prior), prompts, num_steps=1, **options)
+
+
+def test_a_trust_region_outside_a_fit_is_refused():
+    pyro.clear_param_store()
+    parameter = pyro.param("a", torch.tensor([1.0])).unconstrained()
+    parameter.grad = torch.ones(1)
+    with pytest.raises(TypeError, match=r"expected `inference\.fit`"):
+        TrustRegion()([parameter])
+
+
+def test_guides_with_several_sites_are_measured_as_one(prompts, small_prior, model):
+    """A guide of Pyro with a continuous site besides the response, reparameterised."""
+    guide = moved_guide(small_prior, 0.01)
+
+    def wide(prompts):
+        loc = pyro.param("loc", torch.tensor(0.3))
+        pyro.sample("bias", dist.Normal(loc, 1.0))
+        return guide(prompts)
+
+    def wide_model(prompts):
+        pyro.sample("bias", dist.Normal(0.0, 1.0))
+        return model(prompts)
+
+    draws = drawn(Trace_ELBO(num_particles=3), wide_model, wide, prompts)
+    assert len(draws) == 3
+    with pyro.get_param_store().scope():
+        pyro.param("loc", torch.tensor(0.3))
+        assert step_size(wide, draws) == pytest.approx(0.0, abs=1e-12)
+    with pyro.get_param_store().scope():
+        pyro.param("loc", torch.tensor(0.5))
+        values = torch.stack([d.values["bias"] for d in draws])
+        moved = dist.Normal(0.5, 1.0).log_prob(values) - dist.Normal(0.3, 1.0).log_prob(values)
+        exact = 0.5 * moved.square().mean().item()
+        assert step_size(wide, draws) == pytest.approx(exact, rel=1e-5)
+    assert math.isfinite(distance_left(draws))
