@@ -191,7 +191,7 @@ class Opaque(ELBO):
 
 def test_an_objective_without_draws_needs_a_learning_rate(model, small_prior, prompts):
     options = {"num_steps": 1, "objective": Opaque(), "progress": False}
-    with pytest.raises(NoDrawsError, match="Opaque does not show the draws .* `learning_rate`"):
+    with pytest.raises(NoDrawsError, match=r"Opaque does not show the draws .* `learning_rate`"):
         fit(model, FineTuned(small_prior), prompts, **options)
     fit(model, FineTuned(small_prior), prompts, **options, learning_rate=1e-3)
 
