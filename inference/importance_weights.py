@@ -10,10 +10,11 @@ import torch
 from arviz_stats.base import array_stats
 from torch import Tensor
 
-from inference.estimate import check_draws
+from inference.estimate import check_draws, log_mean
 
 MIN_WEIGHTS = 25  # fewest weights with a tail of five, which is a fifth of the weights
 FEW = 30  # number of effective draws below which an estimate is unreliable
+LARGE = 10  # ratio of a weight to the mean weight above which the shape of the tail matters
 
 
 class WeightQuality(NamedTuple):
@@ -24,6 +25,8 @@ class WeightQuality(NamedTuple):
     effective_sample_size: float
     pareto_k: float
     """Shape of the tail of the weights above 0; NaN for fewer than 25."""
+    largest: float
+    """Largest weight over the mean weight."""
 
     @classmethod
     def of(cls, log_weight: Tensor) -> WeightQuality:
@@ -33,20 +36,23 @@ class WeightQuality(NamedTuple):
             positive = column[~column.isneginf()]
             shapes.append(pareto_k(positive[:, None]).item() if len(positive) else math.nan)
         size = effective_sample_size(log_weight).min().item()
-        return cls(len(log_weight), size, max(shapes, key=lambda k: (math.isnan(k), k)))
+        shape = max(shapes, key=lambda k: (math.isnan(k), k))
+        largest = (log_weight - log_mean(log_weight)).amax(0).exp().max().item()
+        return cls(len(log_weight), size, shape, largest)
 
     @property
     def fault(self) -> str:
         """Reason to distrust estimates from these weights; empty if there is none.
 
         The largest reliable k-hat is min(1 - 1/log10(M), 0.7) for M draws (Vehtari et al. 2024,
-        arXiv 1507.02646, section 3.2.4).
+        arXiv 1507.02646, section 3.2.4). Weights that are all below `LARGE` times their mean have
+        no tail to fear, whatever k-hat is of a few discrete values.
         """
         if not self.effective_sample_size >= FEW:
             size = 0.0 if math.isnan(self.effective_sample_size) else self.effective_sample_size
             return f"{size:.0f} effective draws of {self.num_draws}, fewer than {FEW}"
         limit = min(1 - 1 / math.log10(self.num_draws), 0.7)
-        if self.pareto_k > limit:
+        if self.pareto_k > limit and self.largest > LARGE:
             return f"k-hat {self.pareto_k:.2f} of {self.num_draws} weights, above {limit:.2f}"
         return ""
 

@@ -23,13 +23,12 @@ IDENTITY = (
 )
 """The identity without factors."""
 SYMBOLS = {
-    "log_z": "log Z",
-    "kl_guide_posterior": "KL(q || p*)",
-    "kl_posterior_guide": "KL(p* || q)",
+    "log_z": "log Z and everything made from it",
+    "kl_guide_posterior": "KL(. || p*)",
+    "kl_posterior_guide": "KL(p* || .)",
     "kl_posterior_prior": "KL(p* || p0)",
-    "posterior_log_likelihood": "E_p*[log likelihood]",
 }
-"""Symbols of estimates that may be unreliable, by the attribute of `Diagnostics`."""
+"""Names in a note of estimates that may be unreliable, by the attribute of `Diagnostics`."""
 MARK = " (?)"
 """End of an unreliable number. A note of the report has the reason."""
 ERRORS = 2
@@ -154,36 +153,41 @@ class Report:
     def _rises(self) -> list[str]:
         """Divergences that are larger after the fit than before."""
         rises = []
-        for name in ("kl_guide_posterior", "kl_posterior_guide"):
+        for name, symbol in {
+            "kl_guide_posterior": "KL(q || p*)",
+            "kl_posterior_guide": "KL(p* || q)",
+        }.items():
             old, new = (getattr(each.diagnostics, name) for each in (self.before, self.after))
             rise = new.minus(old)
             if rise.value > ERRORS * rise.standard_error or rise.value == math.inf:
                 rises.append(
-                    f"{SYMBOLS[name]} rose from {old} to {new} nats in the fit: in this direction "
-                    "the guide is further from the posterior than the prior was."
+                    f"{symbol} rose in the fit, from {old} to {new} nats: in this direction the "
+                    "guide is further from the posterior than before."
                 )
         return rises
 
     def _faults(self) -> list[str]:
-        """Reasons why numbers of a column are marked."""
-        faults = []
+        """Reasons why numbers are marked, with the columns of the numbers."""
+        columns: dict[str, list[str]] = {}
         for column, measured in (("prior", self.before), ("guide", self.after)):
-            by_reason: dict[str, list[str]] = {}
-            for name, reason in measured.diagnostics.unreliable.items():
-                if name in SYMBOLS:
-                    by_reason.setdefault(reason, []).append(SYMBOLS[name])
-            for name, reason in measured.diagnostics.prior_alone.unreliable.items():
-                by_reason.setdefault(reason, []).append(f"{SYMBOLS[name]} by prior draws alone")
-            for reason, symbols in by_reason.items():
-                numbers = ", ".join(symbols)
-                faults.append(f"{MARK.strip()} {numbers} of the {column} may be far off: {reason}.")
-        if self.posterior is not None and (
-            fault := self.after.diagnostics.prior_alone.weights.fault
-        ):
-            faults.append(
-                f"{MARK.strip()} Means of the posterior may be far off: {fault}, of the prior."
-            )
-        return faults
+            diagnostics = measured.diagnostics
+            for source, suffix in (
+                (diagnostics, ""),
+                (diagnostics.prior_alone, ", prior draws alone,"),
+            ):
+                by_reason: dict[str, list[str]] = {}
+                for name, reason in source.unreliable.items():
+                    by_reason.setdefault(reason, []).append(name)
+                for reason, names in by_reason.items():
+                    shown_names = ["log_z"] if "log_z" in names else names
+                    if symbols := [SYMBOLS[name] for name in shown_names if name in SYMBOLS]:
+                        text = f"{reason}: {' and '.join(symbols)}{suffix} may be far off"
+                        columns.setdefault(text, []).append(column)
+        notes = [f"{text} (column {', '.join(names)})." for text, names in columns.items()]
+        fault = self.after.diagnostics.prior_alone.weights.fault
+        if self.posterior is not None and fault:
+            notes.append(f"{fault}, of the prior: means of the posterior may be far off.")
+        return [f"{MARK.strip()} {note}" for note in notes]
 
     def text(self) -> str:
         """Report for the terminal."""
@@ -249,11 +253,12 @@ def _shown(reward: float) -> str:
 
 
 def shown(diagnostics: Diagnostics | PriorAlone, name: str) -> str:
-    """An estimate by name, marked if unreliable; `unknown` for None."""
+    """An estimate by name, marked if finite and unreliable; `unknown` for None."""
     estimate = getattr(diagnostics, name)
     if estimate is None:
         return "unknown"
-    return f"{estimate}{MARK * (name in diagnostics.unreliable)}"
+    is_doubtful = name in diagnostics.unreliable and math.isfinite(estimate.value)
+    return f"{estimate}{MARK * is_doubtful}"
 
 
 def html_table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), kind: str = "") -> str:

@@ -46,13 +46,15 @@ def test_quality_is_of_the_worst_prompt(worst):
     assert sample.effective_sample_size(log_weight) == pytest.approx(alone[worst].item())
     quality, shape = WeightQuality.of(log_weight), pareto_k(log_weight)
     assert shape[worst] > shape[1 - worst]
-    assert quality == (400, alone[worst].item(), shape[worst].item())
+    relative = (log_weight.exp() / log_weight.exp().mean(0)).amax(0)
+    expected = (400, alone[worst].item(), shape[worst].item(), relative[worst].item())
+    assert quality == pytest.approx(expected)
 
 
 def test_weights_of_0_count_among_the_draws_and_have_no_tail():
     uniform = ((torch.arange(1000, dtype=torch.float64) + 0.5) / 1000)[:, None]
     log_weight = torch.cat([-0.3 * uniform.log(), torch.full((500, 1), -math.inf).double()])
-    num_draws, size, shape = WeightQuality.of(log_weight)
+    num_draws, size, shape, _ = WeightQuality.of(log_weight)
     assert num_draws == 1500
     assert size == pytest.approx(effective_sample_size(-0.3 * uniform.log()).item())
     assert shape == pytest.approx(0.3, abs=0.1)
@@ -63,12 +65,13 @@ def test_weights_of_0_count_among_the_draws_and_have_no_tail():
 @pytest.mark.parametrize(
     ("quality", "fault"),
     [
-        (WeightQuality(2000, 500.0, 0.65), ""),
-        (WeightQuality(2000, 500.0, 0.75), "k-hat 0.75 of 2000 weights, above 0.70"),
-        (WeightQuality(100, 50.0, 0.55), "k-hat 0.55 of 100 weights, above 0.50"),
-        (WeightQuality(100, 50.0, -math.inf), ""),
-        (WeightQuality(2000, 12.4, 0.1), "12 effective draws of 2000, fewer than 30"),
-        (WeightQuality(100, math.nan, math.nan), "0 effective draws of 100, fewer than 30"),
+        (WeightQuality(2000, 500.0, 0.65, 50.0), ""),
+        (WeightQuality(2000, 500.0, 0.75, 50.0), "k-hat 0.75 of 2000 weights, above 0.70"),
+        (WeightQuality(2000, 500.0, 0.75, 5.0), ""),
+        (WeightQuality(100, 50.0, 0.55, 50.0), "k-hat 0.55 of 100 weights, above 0.50"),
+        (WeightQuality(100, 50.0, -math.inf, 50.0), ""),
+        (WeightQuality(2000, 12.4, 0.1, 5.0), "12 effective draws of 2000, fewer than 30"),
+        (WeightQuality(100, math.nan, math.nan, 1.0), "0 effective draws of 100, fewer than 30"),
     ],
 )
 def test_faults_of_weights_are_a_heavy_tail_and_few_effective_draws(quality, fault):
