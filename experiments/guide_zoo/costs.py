@@ -29,7 +29,7 @@ def list_jobs(
     names: Sequence[str], num_seeds: int, num_steps: int, num_particles: int
 ) -> list[Job]:
     """Fits by SVI of the guides that scale."""
-    names = [name for name in names if VARIANTS[name].text_rate is not None]
+    names = [name for name in names if VARIANTS[name].on_text]
     seeds = range(num_seeds)
     return [Job(WORLD, name, num_steps, num_particles, seed) for name in names for seed in seeds]
 

@@ -28,7 +28,7 @@ def list_jobs(
     names: Sequence[str], num_seeds: int, num_steps: int, num_particles: int, max_iter: int
 ) -> list[Job]:
     """The optimum of each guide under both KL, and fits by SVI."""
-    names = [name for name in names if VARIANTS[name].listed_rate is not None]
+    names = [name for name in names if VARIANTS[name].on_tokens]
     jobs = []
     for name in names:
         jobs += [Job(WORLD, name, max_iter, 0, None, direction) for direction in OTHER]

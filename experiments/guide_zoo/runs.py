@@ -23,9 +23,8 @@ class Variant:
     Attributes:
         family: a name in `GUIDES`.
         options: options of the family.
-        listed_rate: peak of Adam's learning rate on `eight-tokens`, the best of several tried;
-            None for a guide that is not compared there.
-        text_rate: peak learning rate on `film-reviews`; None for a guide that is not compared.
+        on_tokens: True if the guide is compared on `eight-tokens`.
+        on_text: True if the guide is compared on `film-reviews`.
         objective: a name in `OBJECTIVES`, in place of the objectives of the two KL.
         num_starts: number of starts of the search for the optimum of the family.
         contains_posterior: True if the posterior is in the family.
@@ -33,8 +32,8 @@ class Variant:
 
     family: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    listed_rate: float | None = None
-    text_rate: float | None = None
+    on_tokens: bool = True
+    on_text: bool = False
     objective: str | None = None
     num_starts: int = 1
     contains_posterior: bool = False
@@ -43,36 +42,32 @@ class Variant:
         return GUIDES[self.family](prior, prompts, **self.options)
 
 
-def _on_text(
-    family: str, options: Mapping[str, Any], listed_rate: float | None, objective: str | None = None
-) -> Variant:
-    """A guide that runs on text too, at the rate that the registry has for these options."""
-    return Variant(family, options, listed_rate, GUIDES[family].rate(options), objective)
-
-
 def _mean_fields(num_components: int, num_starts: int) -> Variant:
     options = {"component": "mean-field", "num_components": num_components, "noise": 0.5}
-    return Variant("mixture", options, 0.3, num_starts=num_starts)
+    return Variant("mixture", options, num_starts=num_starts)
 
+
+_on_text = partial(Variant, on_text=True)
+_only_on_text = partial(Variant, on_tokens=False, on_text=True)
 
 VARIANTS: dict[str, Variant] = {
-    "tabular": Variant("tabular", {}, 0.1, contains_posterior=True),
-    "fine-tuned": _on_text("fine-tuned", {}, 5e-4),
-    "last-layers": _on_text("fine-tuned", {"subset": "last-layers"}, 1e-3),
-    "norms-and-biases": _on_text("fine-tuned", {"subset": "norms-and-biases"}, 1e-2),
-    "lora-1": Variant("lora", {"rank": 1}, 1e-2, 1e-2),
-    "lora-8": _on_text("lora", {"rank": 8}, 3e-3),
-    "prompt": _on_text("soft-prompt", {"kind": "prompt"}, 1e-1),
-    "prefix": _on_text("soft-prompt", {"kind": "prefix"}, 1e-1),
-    "twisted": _on_text("twisted", {}, 1e-2),
-    "contrastive-twist": _on_text("twisted", {}, None, "contrastive-twist"),
-    "fine-tuned-2": _on_text("mixture", {"component": "fine-tuned"}, None),
-    "recurrent": Variant("recurrent", {}, 3e-2),
-    "2-gram": Variant("n-gram", {"n": 2}, 0.1),
+    "tabular": Variant("tabular", contains_posterior=True),
+    "fine-tuned": _on_text("fine-tuned"),
+    "last-layers": _on_text("fine-tuned", {"subset": "last-layers"}),
+    "norms-and-biases": _on_text("fine-tuned", {"subset": "norms-and-biases"}),
+    "lora-1": _on_text("lora", {"rank": 1}),
+    "lora-8": _on_text("lora", {"rank": 8}),
+    "prompt": _on_text("soft-prompt", {"kind": "prompt"}),
+    "prefix": _on_text("soft-prompt", {"kind": "prefix"}),
+    "twisted": _on_text("twisted"),
+    "contrastive-twist": _only_on_text("twisted", objective="contrastive-twist"),
+    "fine-tuned-2": _only_on_text("mixture", {"component": "fine-tuned"}),
+    "recurrent": Variant("recurrent"),
+    "2-gram": Variant("n-gram", {"n": 2}),
     "mean-fields-4": _mean_fields(4, num_starts=3),
     "mean-fields-2": _mean_fields(2, num_starts=6),
-    "mean-field": Variant("mean-field", {}, 0.1, num_starts=6),
-    "1-gram": Variant("n-gram", {"n": 1}, 0.1),
+    "mean-field": Variant("mean-field", num_starts=6),
+    "1-gram": Variant("n-gram", {"n": 1}),
 }
 """Guides by name. A number in a name is the rank, the number of components, or n."""
 
@@ -134,14 +129,12 @@ def optimum(job: Job, world: World) -> Result:
 def tune(job: Job, world: World, seed: int) -> Result:
     """Fit a guide by SVI, and measure the guide."""
     variant, beta = VARIANTS[job.name], world.model.beta
-    rate = variant.text_rate if world.truth is None else variant.listed_rate
-    assert rate is not None
     name = variant.objective or OBJECTIVE[job.direction]
     objective = OBJECTIVES[name](num_particles=job.num_particles)
     with random_state.isolated(seed):
         guide = variant(world.model.prior, world.prompts)
     began = time.process_time()
-    fitted = fit_guide(world, guide, objective, job.num_steps, rate, seed)
+    fitted = fit_guide(world, guide, objective, job.num_steps, seed)
     seconds = (time.process_time() - began) / max(1, len(fitted.metrics))
     with random_state.isolated(seed):
         estimates = measure_guide(world, guide)

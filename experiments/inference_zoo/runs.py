@@ -48,12 +48,10 @@ def run(job: Job) -> Result:
 def train(world: World, name: str, num_steps: int, seed: int) -> Guide:
     """Train the guide of an objective on a budget of so many batches."""
     objective = OBJECTIVES[name](num_particles=world.particles)
-    family = OBJECTIVES[name].guide
-    guide = GUIDES[family].make(world.model.prior)
-    rate = world.learning_rates.get(family, GUIDES[family].learning_rate)
+    guide = GUIDES[OBJECTIVES[name].guide].make(world.model.prior)
     # an objective with epochs takes several steps on each batch
     num_steps *= getattr(objective, "epochs", 1)
-    record_early_stop(fit_guide(world, guide, objective, num_steps, rate, seed), "its fit")
+    record_early_stop(fit_guide(world, guide, objective, num_steps, seed), "its fit")
     return guide
 
 

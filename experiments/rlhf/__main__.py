@@ -26,8 +26,6 @@ With `--preferences` the data are yours: {"prompt": ..., "chosen": ..., "rejecte
 Held-out preferences test the reward, RUN/reward keeps the reward, and a guide is tuned on it.
 """
 
-from typing import Any
-
 from experiments.rlhf.learning import Study
 from experiments.rlhf.options import RLHF
 from experiments.rlhf.report import measure, write_report
@@ -89,13 +87,20 @@ def tune_guide(
 ) -> str:
     """Tune a guide on the learned reward and save it. Returns the table of its measurement."""
     model = uncertain_model(prior, study.posterior, args.aggregation, args.beta)
-    family = GUIDES[args.guide]
-    guide = family(prior, prompts)
-    objective, rate = LeaveOneOut_ELBO(args.particles), args.learning_rate or family.learning_rate
-    adam: dict[str, Any] = {"learning_rate": rate, "clip_norm": 1.0, "prompts_per_step": 4}
-    run: dict[str, Any] = {"num_steps": args.steps, "seed": args.seed, "progress": False}
-    record = folder.append_metrics
-    fitted = fit(model, guide, prompts, objective=objective, on_step=record, **adam, **run)
+    guide = GUIDES[args.guide](prior, prompts)
+    fitted = fit(
+        model,
+        guide,
+        prompts,
+        num_steps=args.steps,
+        objective=LeaveOneOut_ELBO(args.particles),
+        learning_rate=args.learning_rate,
+        clip_norm=None if args.learning_rate is None else 1.0,
+        prompts_per_step=4,
+        seed=args.seed,
+        on_step=folder.append_metrics,
+        progress=False,
+    )
     save_guide(folder.guide, guide, args.guide, {}, prompts)
     title = (
         f"A guide, {args.guide}, {args.steps} steps on the {args.aggregation} of the last reward "

@@ -91,7 +91,7 @@ class RLHF(Arguments):
     particles: Annotated[int, types.count(2)] = 64
     """Number K of responses drawn a step for each prompt."""
     learning_rate: types.Rate | None = None
-    """Peak learning rate. Default: the rate that suits the guide on the embedded prior."""
+    """Peak learning rate of Adam, with gradients clipped at a norm of 1. Default: steps in nats."""
     samples: Annotated[int, types.count(2)] = 512
     """Number of guide responses for each prompt in the final measurement."""
     seed: types.Seed = 0

@@ -33,7 +33,7 @@ def train(
     objective: ELBO,
     num_steps: int,
     *,
-    learning_rate: float,
+    learning_rate: float | None = None,
     seed: int = 0,
     on_step: Callable[[G, Metrics], None] | None = None,
 ) -> G:

@@ -1,7 +1,7 @@
 """Worlds: the posteriors of English text and of untrained networks that scripts compare on."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Literal, TypeAlias
 
@@ -18,19 +18,15 @@ MODES = (2, 4)  # words of the modes of `two_modes`, the heavier mode first
 
 @dataclass(frozen=True)
 class World:
-    """A posterior of one prompt, and settings of a fit that suit the posterior.
+    """A posterior of one prompt.
 
     Attributes:
-        clip_norm: norm that the gradient is scaled down to.
-        learning_rates: peak learning rates by family of guides, in place of those in `GUIDES`.
         num_prior_draws: number of prior draws behind the reference; 0 if all responses are listed.
         particles: K, number of responses for each step.
     """
 
     model: AlignmentModel
     prompts: Prompts
-    clip_norm: float | None = None
-    learning_rates: Mapping[str, float] = field(default_factory=dict)
     num_prior_draws: int = 0
     particles: int = 64
 
@@ -95,7 +91,7 @@ def two_modes() -> World:
 def _small_world(prior: LanguageModel, reward: Callable[..., torch.Tensor], beta: float) -> World:
     """World of an untrained prior, with a reward of tokens that is at most 1."""
     model = AlignmentModel(prior, TokenReward(reward, prior, upper_bound=1.0), beta)
-    return World(model, prior.encode([""]), 1.0, {"fine-tuned": 1e-3})
+    return World(model, prior.encode([""]))
 
 
 @cache

@@ -17,7 +17,7 @@ from experiments.shared.run_folder import new_folder
 from experiments.shared.workers import run_all
 from experiments.shared.worlds import WORLDS, World, reference
 from guides import Guide
-from inference import Fit, FusedOptimizer, cosine, fit
+from inference import Fit, fit
 from inference.diagnostics.measure import Measurements, measure
 
 NUM_SAMPLES = 1024  # guide responses behind an estimate
@@ -116,14 +116,10 @@ def by_name(results: Sequence[Result]) -> dict[str, list[Result]]:
     return {name: [result for result in results if result.job.name == name] for name in names}
 
 
-def fit_guide(
-    world: World, guide: Guide, objective: ELBO, num_steps: int, learning_rate: float, seed: int
-) -> Fit:
-    """Fit a guide by SVI, with Adam on a cosine without warm-up."""
-    options, schedule = {"lr": learning_rate}, cosine(num_steps)
-    adam = FusedOptimizer(options=options, clip_norm=world.clip_norm, schedule=schedule)
+def fit_guide(world: World, guide: Guide, objective: ELBO, num_steps: int, seed: int) -> Fit:
+    """Fit a guide by SVI, with the default step."""
     run = partial(fit, num_steps=num_steps, objective=objective, seed=seed, progress=False)
-    return run(world.model, guide, world.prompts, optimizer=adam)
+    return run(world.model, guide, world.prompts)
 
 
 def measure_guide(world: World, guide: Guide) -> Measurements:

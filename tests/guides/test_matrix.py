@@ -104,18 +104,8 @@ def test_only_guides_that_can_merge_have_a_merged_language_model(name, prior, pr
     assert GUIDES[name].can_merge == hasattr(build(name, prior, prompts), "merged")
 
 
-@pytest.mark.parametrize(
-    ("options", "rate"),
-    [
-        ({}, 8e-5),
-        ({"component": "fine-tuned", "num_components": 3}, 8e-5),
-        ({"component": "lora"}, GUIDES["lora"].learning_rate),
-        ({"component": "recurrent"}, GUIDES["recurrent"].learning_rate),
-        ({"component": "mean-field"}, GUIDES["mean-field"].learning_rate),
-    ],
-)
-def test_a_mixture_has_the_learning_rate_of_its_components(options, rate):
-    assert GUIDES["mixture"].rate(options) == rate
+def test_a_family_trains_if_its_guide_has_free_parameters(name, prior, prompts):
+    assert GUIDES[name].trains == bool(build(name, prior, prompts).trained())
 
 
 def test_probabilities_sum_to_one(guide, prompts):

@@ -79,12 +79,10 @@ def test_a_world_without_runs_has_neither_table_nor_figure(args, capsys):
     assert [path.name for path in next(args.out.iterdir()).glob("*.svg")] == ["gaps.svg"]
 
 
-def test_defaults_are_every_variant_where_it_has_a_rate():
+def test_defaults_are_every_variant_where_it_is_compared():
     jobs = list_jobs(GuideZoo())
-    for world, rate in (("eight-tokens", "listed_rate"), ("film-reviews", "text_rate")):
-        expected = {
-            name for name, variant in VARIANTS.items() if getattr(variant, rate) is not None
-        }
+    for world, compared in (("eight-tokens", "on_tokens"), ("film-reviews", "on_text")):
+        expected = {name for name, variant in VARIANTS.items() if getattr(variant, compared)}
         assert {job.name for job in jobs if job.world == world} == expected
     seeds = [
         job.seed

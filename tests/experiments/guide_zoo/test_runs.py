@@ -9,7 +9,7 @@ from experiments.guide_zoo.runs import MEASURE, VARIANTS, run
 from experiments.shared.zoo import Job, measure_guide
 from guides import GUIDES
 
-LISTED = [name for name, variant in VARIANTS.items() if variant.listed_rate is not None]
+LISTED = [name for name, variant in VARIANTS.items() if variant.on_tokens]
 
 
 @pytest.mark.parametrize("name", LISTED)

@@ -181,13 +181,6 @@ def test_a_guide_that_needs_no_training_is_a_proposal(args, capsys):
     assert "64 responses from tempered" in capsys.readouterr().out
 
 
-def test_learning_rates_follow_the_choice():
-    mean_field = GUIDES["mean-field"].learning_rate
-    assert GUIDES["mixture"].rate({"component": "mean-field"}) == mean_field
-    assert GUIDES["fine-tuned"].rate({"subset": "all"}) == 8e-5
-    assert GUIDES["fine-tuned"].rate({"subset": "norms-and-biases"}) == 3e-3
-
-
 def test_a_half_precision_copy_may_train_in_float32(args, capsys):
     options = GuideOptions(fine_tuned=type(GuideOptions().fine_tuned)(dtype="float32"))
     main(replace(args, dtype="bfloat16", steps=1))
