@@ -36,6 +36,7 @@ EXACT = 1e-10
 FROZEN = 0.05
 """KL from q to p0 within the classes, nats, below which the ratios are preserved."""
 RATE = 3e-3
+"""Adam's learning rate along the exact gradient."""
 COLUMNS = ("P(success)", "log-odds shift", "KL in successes", "KL in failures")
 
 
@@ -71,7 +72,7 @@ def main(args: BinaryReward) -> list[Finding]:
     with early_stops() as stops:
         for seed in range(args.seeds):
             guide, objective = FineTuned(prior), LeaveOneOut_ELBO(args.particles)
-            train(guide, model, prompts, objective, args.steps, learning_rate=RATE, seed=seed)
+            train(guide, model, prompts, objective, args.steps, seed=seed)
             sampled.append(truth.log_guide(guide))
     log_probs["posterior"] = [truth.log_posterior]
     metrics = {

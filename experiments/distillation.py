@@ -62,24 +62,24 @@ def main(args: Distillation) -> list[Finding]:
     at_one = AlignmentModel(prior, reward, 1.0)  # the log likelihood is the reward
     prompts = prior.encode(["the film was"])
     truth = Enumeration(at_one, prompts)
-    kinds: dict[str, tuple[AlignmentModel, Callable[[int], ELBO], float, Tensor]] = {}
+    kinds: dict[str, tuple[AlignmentModel, Callable[[int], ELBO], Tensor]] = {}
     for beta in args.betas:
         model = AlignmentModel(prior, reward, beta)
         log_target = (truth.log_prior + truth.log_likelihood / beta).log_softmax(0)
-        kinds[f"SVI, beta {beta:g}"] = model, LeaveOneOut_ELBO, 2e-3, log_target
+        kinds[f"SVI, beta {beta:g}"] = model, LeaveOneOut_ELBO, log_target
     targets, starts = {}, {}
     for n in args.sizes:
         log_target = truth.log_prior + log_ratio(truth, n)
         targets[f"target, n = {n}"] = summary([measure(truth, log_target, log_target)])
         starts[n] = -(truth.log_prior.exp() * log_ratio(truth, n)).sum().item()
-        kinds[f"distilled, n = {n}"] = at_one, partial(BestOfN_ELBO, n=n), 3e-3, log_target
+        kinds[f"distilled, n = {n}"] = at_one, partial(BestOfN_ELBO, n=n), log_target
     metrics, over = {}, []
     with early_stops() as stops:
-        for name, (model, objective, rate, log_target) in kinds.items():
+        for name, (model, objective, log_target) in kinds.items():
             runs = []
             for seed in range(args.seeds):
                 guide, loss = FineTuned(prior), objective(args.particles)
-                train(guide, model, prompts, loss, args.steps, learning_rate=rate, seed=seed)
+                train(guide, model, prompts, loss, args.steps, seed=seed)
                 runs.append(measure(truth, truth.log_guide(guide), log_target))
             metrics[name] = summary(runs)
             over += [run["E[r]"] - run["posterior's E[r]"] for run in runs]

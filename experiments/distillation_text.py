@@ -60,7 +60,7 @@ def main(args: DistillationText) -> list[Finding]:
         draws = sample_prior(model, prompts, args.draws, independent=True)
         for name, objective in objectives.items():
             guide = FineTuned(prior)
-            train(guide, model, prompts, objective, args.steps, learning_rate=1e-4)
+            train(guide, model, prompts, objective, args.steps)
             diagnostics = diagnose(model, guide, prompts, num_samples=256, prior_sample=draws)
             reward = diagnostics.log_likelihood.times(args.beta)
             places[name] = diagnostics.kl_guide_prior, reward

@@ -41,7 +41,7 @@ class LoRAOptions:
 
     alpha: float | None = None
     """Scale of the added matrix, which is B A alpha / rank; default, twice the rank. A larger alpha
-    acts like a larger learning rate."""
+    acts like a larger learning rate, and matters little to steps of a size in nats."""
 
     target_modules: str = "all-linear"
     """Layers to adapt. `all-linear`, all linear layers but the output layer; or names separated by

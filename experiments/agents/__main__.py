@@ -85,7 +85,7 @@ def main(args: Agents) -> list[Finding]:
             runs, left = [], 0.0
             for seed in range(args.seeds):
                 guide, objective = FineTuned(prior), LeaveOneOut_ELBO(args.particles)
-                train(guide, model, prompts, objective, args.steps, learning_rate=2e-3, seed=seed)
+                train(guide, model, prompts, objective, args.steps, seed=seed)
                 weights = agent_weights(truth.log_guide(guide), rho)
                 left += speakers.kl(weights, after) / args.seeds
                 runs.append(dict(zip(AGENTS, weights.tolist(), strict=True)))

@@ -164,7 +164,7 @@ def new_guide(args: Steer, target: Program, prior: LanguageModel, prompts: Promp
     dtypes = {parameter.dtype for parameter in guide.trained().values()}
     if isinstance(guide, FineTuned) and torch.bfloat16 in dtypes:
         fix = "add --fine-tuned.dtype float32, or choose --guide lora"
-        print(f"training in bfloat16 loses most updates at this rate: {fix}")
+        print(f"training in bfloat16 loses most updates, which are small: {fix}")
     print(f"guide {args.guide}, {guide.num_trained_parameters():,} trained parameters")
     with blamed(f"--objective {args.objective} with --guide {args.guide}"):
         guide.distribution(prompts)

@@ -91,9 +91,7 @@ def test_nearer_is_the_fall_of_the_forward_kl(prior):
     prompts = prior.encode(["the film was"])
     task = pointwise(prior, "not", 0.2)
     with random_state.isolated(0):
-        guide = train(
-            FineTuned(prior), task.rewarded, prompts, LeaveOneOut_ELBO(64), 20, learning_rate=3e-3
-        )
+        guide = train(FineTuned(prior), task.rewarded, prompts, LeaveOneOut_ELBO(64), 20)
         sample = sample_target(task, prompts, 2000)
         metrics = measure(task, prompts, sample, 256, guide)
     truth = Enumeration(task.target, prompts)

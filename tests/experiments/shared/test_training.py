@@ -33,7 +33,7 @@ def model(prior):
 
 def test_a_fit_that_stops_early_is_in_the_list(model, prompts):
     with early_stops() as stops:
-        train(FineTuned(model.prior), model, prompts, Diverges(), 3, learning_rate=1e-3, seed=7)
+        train(FineTuned(model.prior), model, prompts, Diverges(), 3, seed=7)
     assert len(stops) == 1
     assert stops[0].startswith(
         "FineTuned by Diverges, seed 7: stopped early at step 0: the loss is nan"
@@ -45,7 +45,6 @@ def test_a_fit_that_stops_early_is_in_the_list(model, prompts):
             prompts,
             OBJECTIVES["trace"](num_particles=2),
             1,
-            learning_rate=1e-3,
         )
     assert none == []
 
