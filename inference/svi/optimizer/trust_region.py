@@ -5,9 +5,9 @@
     limit    = min(step_kl, SHARE distance) (1 - progress)
 
 A rate in units of parameters suits one network and one guide; a size in nats suits all. A step
-above the limit is shortened to the limit by the square law of the KL, and lowers the rate; a step
-below half the limit raises the rate. The limit follows the distance left, because the noise of a
-step of fixed size would keep the guide at about that distance from the posterior.
+above the limit is shortened to the limit, since the KL grows as the square of a step, and lowers
+the rate; a step below half the limit raises the rate. The limit follows the distance left, because
+the noise of a step of fixed size would keep the guide at about that distance from the posterior.
 """
 
 import math

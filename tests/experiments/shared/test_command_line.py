@@ -216,11 +216,12 @@ def test_given_options_are_the_fields_that_were_named():
             for line in (
                 "--steps 3",
                 "--particles 3",
-                "--clip-norm 1",
+                "--step-kl 1",
                 "--learning-rate 1",
                 "--objective trace",
             )
         ),
+        ("steer", "--clip-norm 1", "--clip-norm has no effect without --learning-rate"),
         ("steer", "--sample smc --prior-draws 10", "--prior-draws has no effect with --sample"),
         ("steer", "--sample smc --checkpoint-every 10 ", "--checkpoint-every has no effect"),
         ("steer", "--kl-budget 1 --beta 0.1", "--beta has no effect with a budget"),
