@@ -40,9 +40,8 @@ class WeightQuality(NamedTuple):
         largest = (log_weight - log_mean(log_weight)).amax(0).exp().max().item()
         return cls(len(log_weight), size, shape, largest)
 
-    @property
-    def fault(self) -> str:
-        """Reason to distrust estimates from these weights; empty if there is none.
+    def fault(self, origin: str) -> str:
+        """Reason to distrust estimates from these weights of draws of an origin; empty if none.
 
         The largest reliable k-hat is min(1 - 1/log10(M), 0.7) for M draws (Vehtari et al. 2024,
         arXiv 1507.02646, section 3.2.4). Weights that are all below `LARGE` times their mean have
@@ -50,10 +49,11 @@ class WeightQuality(NamedTuple):
         """
         if not self.effective_sample_size >= FEW:
             size = 0.0 if math.isnan(self.effective_sample_size) else self.effective_sample_size
-            return f"{size:.0f} effective draws of {self.num_draws}, fewer than {FEW}"
+            return f"{size:.0f} of {self.num_draws} draws of {origin} effective, fewer than {FEW}"
         limit = min(1 - 1 / math.log10(self.num_draws), 0.7)
         if self.pareto_k > limit and self.largest > LARGE:
-            return f"k-hat {self.pareto_k:.2f} of {self.num_draws} weights, above {limit:.2f}"
+            place = f"{self.num_draws} draws of {origin}"
+            return f"k-hat {self.pareto_k:.2f} of the weights of {place}, above {limit:.2f}"
         return ""
 
 

@@ -62,7 +62,8 @@ def sample(world: World, job: Job) -> Posterior:
     assert job.seed is not None
     guide = train(world, "trajectory-balance", max(1, job.num_steps // 2), job.seed)
     sampler = SAMPLERS[job.name.removesuffix(FROM_GUIDE)]
-    return sampler(world.model, world.prompts, guide=guide, num_samples=job.budget // 2)
+    with random_state.measuring():
+        return sampler(world.model, world.prompts, guide=guide, num_samples=job.budget // 2)
 
 
 def measure_trained(world: World, guide: Guide) -> tuple[dict[str, float], str]:

@@ -61,7 +61,7 @@ def sample_posterior(
     proposal = read_proposal(args, model.prior, prompts)
     origin = args.proposal or ("the prior" if proposal is None else args.guide)
     title = f"{args.prior} under {args.target_name}: {args.sample}, {args.budget} responses"
-    with random_state.isolated(args.seed):
+    with random_state.isolated(args.seed), random_state.measuring():  # unlike the proposal's fit
         start = time.perf_counter()
         with blamed(f"--sample {args.sample}"):
             sampler = SAMPLERS[args.sample]

@@ -112,7 +112,7 @@ class Report:
     def _expected(self, cells: Iterable[str]) -> list[str]:
         """Cells of expectations, the posterior's marked if its weights are unreliable."""
         *others, posterior = cells
-        fault = self.after.diagnostics.prior_alone.weights.fault
+        fault = self.after.diagnostics.prior_alone.weights.fault("the prior")
         return [*others, posterior + MARK * bool(fault)]
 
     def _factor_rows(self) -> list[tuple[str, ...]]:
@@ -152,17 +152,17 @@ class Report:
 
     def _rises(self) -> list[str]:
         """Divergences that are larger after the fit than before."""
+        before, after = self.before.diagnostics, self.after.diagnostics
         rises = []
         for name, symbol in {
             "kl_guide_posterior": "KL(q || p*)",
             "kl_posterior_guide": "KL(p* || q)",
         }.items():
-            old, new = (getattr(each.diagnostics, name) for each in (self.before, self.after))
-            rise = new.minus(old)
+            rise = getattr(after, name).minus(getattr(before, name))
             if rise.value > ERRORS * rise.standard_error or rise.value == math.inf:
                 rises.append(
-                    f"{symbol} rose in the fit, from {old} to {new} nats: in this direction the "
-                    "guide is further from the posterior than before."
+                    f"{symbol} rose in the fit, from {shown(before, name)} to {shown(after, name)} "
+                    "nats: in this direction the guide is further from the posterior than before."
                 )
         return rises
 
@@ -184,9 +184,9 @@ class Report:
                         text = f"{reason}: {' and '.join(symbols)}{suffix} may be far off"
                         columns.setdefault(text, []).append(column)
         notes = [f"{text} (column {', '.join(names)})." for text, names in columns.items()]
-        fault = self.after.diagnostics.prior_alone.weights.fault
+        fault = self.after.diagnostics.prior_alone.weights.fault("the prior")
         if self.posterior is not None and fault:
-            notes.append(f"{fault}, of the prior: means of the posterior may be far off.")
+            notes.append(f"{fault}: means of the posterior may be far off.")
         return [f"{MARK.strip()} {note}" for note in notes]
 
     def text(self) -> str:

@@ -55,10 +55,10 @@ class PriorAlone(NamedTuple):
     @property
     def unreliable(self) -> dict[str, str]:
         """Reason to distrust an estimate, by its name; empty if there is none."""
-        fault, reasons = self.weights.fault, {}
+        fault, reasons = self.weights.fault("the prior"), {}
         if fault:
             names = ("log_z", "kl_guide_posterior", "kl_posterior_guide")
-            reasons = dict.fromkeys(names, f"{fault}, of the prior")
+            reasons = dict.fromkeys(names, fault)
         if self.num_accepted is not None and self.num_accepted < FEW:
             few = f"{self.num_accepted} accepted draws of the prior, fewer than {FEW}"
             reasons["kl_posterior_guide"] = few
@@ -127,10 +127,10 @@ class Diagnostics:
         The ELBO, KL(q || p0) and the entropy are plain means, which their errors describe.
         """
         reasons = {}
-        if self.weights.fault:
-            reasons = dict.fromkeys(WEIGHTED, f"{self.weights.fault}, of prior and guide")
-        if self.guide_weights.fault:
-            reasons["log_z_bound"] = f"{self.guide_weights.fault}, of the guide"
+        if fault := self.weights.fault("prior and guide"):
+            reasons = dict.fromkeys(WEIGHTED, fault)
+        if fault := self.guide_weights.fault("the guide"):
+            reasons["log_z_bound"] = fault
         for name in DIVERGENCES:
             estimate = getattr(self, name)
             if estimate.value < -ERRORS * estimate.standard_error:

@@ -34,4 +34,4 @@ def test_few_effective_draws_are_a_doubt():
         prior_sample=drawn.prior_sample,
         num_samples=12,
     )
-    assert "effective draws of 24, fewer than 30" in measurements.doubt
+    assert "of 24 draws of prior and guide effective, fewer than 30" in measurements.doubt

@@ -149,8 +149,8 @@ def test_numbers_of_heavy_weights_are_marked_and_the_note_has_the_reason(report)
     assert f"{Estimate(6.0, 0.5)} (?) are left" in doubtful.conclusion()
     (note,) = doubtful.notes()
     assert note == (
-        "(?) k-hat 0.93 of 2048 weights, above 0.70, of prior and guide: log Z and everything made "
-        "from it may be far off (column guide)."
+        "(?) k-hat 0.93 of the weights of 2048 draws of prior and guide, above 0.70: log Z and "
+        "everything made from it may be far off (column guide)."
     )
     assert note in doubtful.text()
 
@@ -172,7 +172,7 @@ def test_few_accepted_and_few_effective_prior_draws_are_marked(report):
     rows = {name: cells for name, *cells in doubtful.rows()}
     assert rows["KL(. || p*), prior draws alone"][1].endswith(" (?)")
     assert rows["KL(. || p*), prior draws alone"][2].endswith(" (?)")
-    assert "9 effective draws of 2048, fewer than 30" in doubtful.notes()[0]
+    assert "9 of 2048 draws of the prior effective, fewer than 30" in doubtful.notes()[0]
 
 
 def test_means_of_the_posterior_from_few_effective_draws_are_marked(report):
@@ -185,7 +185,7 @@ def test_means_of_the_posterior_from_few_effective_draws_are_marked(report):
     for name in ("E[r]", "E[phi]", "forbidden"):
         assert [cell.endswith(" (?)") for cell in rows[name]] == [False, False, True]
     assert doubtful.notes()[-1] == (
-        "(?) 9 effective draws of 2048, fewer than 30, of the prior: means of the posterior may be "
+        "(?) 9 of 2048 draws of the prior effective, fewer than 30: means of the posterior may be "
         "far off."
     )
 
