@@ -30,20 +30,24 @@ class AnalyticKL_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
         distribution, response = self.draw(guide, prompts)
+        q = autoregressive(distribution)
         prior, log_likelihood = self.read_model(model, prompts, response)
         with torch.no_grad():  # [K, N, T, V]
             log_p = autoregressive(prior).next_token_logits(response).log_softmax(-1)
-        log_q = autoregressive(distribution).next_token_logits(response).log_softmax(-1)
+        log_q = q.next_token_logits(response).log_softmax(-1)
         never = log_q <= FLOOR  # there q log q/p is 0, not 0 times infinity
         log_q, log_p = log_q.clamp(min=FLOOR), log_p.masked_fill(never, 0.0)
         # [K, N, T], 0 at padding, where all logits are 0
         kl = (log_q.exp() * (log_q - log_p)).sum(-1)
-        log_guide = log_q.gather(-1, response[..., None]).squeeze(-1)
+        padding = ~q.space.is_token(response)
+        log_guide, log_prior = (
+            logits.gather(-1, response[..., None]).squeeze(-1).masked_fill(padding, 0.0)
+            for logits in (log_q, log_p)
+        )
         kl_ahead = (kl.flip(-1).cumsum(-1).flip(-1) - kl).detach().double()  # sum over s > t
         advantage = leave_one_out(log_likelihood[..., None] - kl_ahead)
         surrogate = (kl - advantage * log_guide).sum(-1).mean(0).sum()
         elbo = log_likelihood - kl.detach().double().sum(-1)  # [K, N]
-        log_prior = log_p.gather(-1, response[..., None]).squeeze(-1)
         log_guide = log_guide.sum(-1).detach()
         log_weight = log_likelihood + log_prior.double().sum(-1) - log_guide
         numbers = (surrogate, elbo.mean(), log_likelihood.mean())

@@ -10,7 +10,7 @@ from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
 
 from guides import GUIDES, FineTuned, MeanField
 from inference import OBJECTIVES, LeaveOneOut_ELBO, fit
-from inference.programs import log_guide_at, response_distribution
+from inference.programs import joint_at, log_guide_at, response_distribution
 from inference.svi.optimizer import trust_region
 from inference.svi.optimizer.trust_region import SHARE, TrustRegion
 from inference.svi.step_size import (
@@ -20,6 +20,8 @@ from inference.svi.step_size import (
     distance_left,
     step_size,
 )
+from model import AlignmentModel, TokenReward
+from model.prior.untrained import untrained_prior
 from tests.inference.conftest import moved_guide
 
 
@@ -54,6 +56,27 @@ def test_the_size_of_a_step_is_the_kl_between_the_guides(name, model, prompts, t
     assert step_size(guide, draws) == pytest.approx(exact, rel=1e-9)
     if name != "trajectory-balance":  # whose draws are bolder than the guide's
         assert 0.5 * change.square().mean().item() == pytest.approx(kl, rel=0.15)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_draws_of_an_objective_have_the_guides_own_densities(name):
+    """Also of responses that end early. Without a step, the size of the step is 0."""
+    prior = untrained_prior(4, max_new_tokens=3, initializer_range=0.1, seed=0)
+    reward = TokenReward(lambda response, is_token: is_token.double().mean(-1), prior)
+    model, prompts = AlignmentModel(prior, reward, 0.3), prior.encode(["w1", "w2 w3"])
+    prompts = prompts[: OBJECTIVES[name].max_prompts]
+    guide = GUIDES[OBJECTIVES[name].guide](prior, prompts)
+    shifted(guide, 0.02)
+    draws = drawn(OBJECTIVES[name](num_particles=16), model, guide, prompts)
+    assert step_size(guide, draws) == pytest.approx(0, abs=1e-9)
+    for batch in draws:
+        response = batch.values["response"]
+        assert not prior.space.is_token(response).all()
+        log_guide = log_guide_at(guide, batch.prompts, response).detach().double()
+        assert torch.allclose(batch.log_guide["response"].double(), log_guide, atol=1e-5)
+        if name != "best-of-n-distillation":  # the target of which is another
+            log_joint = joint_at(model, batch.prompts, response).log_joint
+            assert torch.allclose(batch.log_weight.double(), log_joint - log_guide, atol=1e-4)
 
 
 def test_pyros_enumeration_gives_size_and_distance_without_noise(model, small_prior, prompts):
