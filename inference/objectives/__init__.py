@@ -55,9 +55,9 @@ class Objective:
 
 
 def replayed(num_particles: int = 64) -> LogVariance:
-    """Log-variance with three replayed responses for each fresh one, drawn at temperature 1.5."""
+    """Log-variance off-policy: draws at temperature 1.5, four steps a batch, replay threefold."""
     num_particles = whole_number("num_particles", num_particles)
-    return LogVariance(num_particles, replay=3 * num_particles, exploration=1.5)
+    return LogVariance(num_particles, replay=3 * num_particles, exploration=1.5, epochs=4)
 
 
 def f_divergence(divergence: str, summary: str, **options: Any) -> Objective:
@@ -100,7 +100,7 @@ OBJECTIVES: dict[str, Objective] = {
     ),
     "trajectory-balance": Objective(
         replayed,
-        "log-variance off-policy: replay buffer and bolder draws (GFlowNet fine-tuning)",
+        "log-variance off-policy: replay, bolder draws, four steps a batch (GFlowNet fine-tuning)",
         min_particles=1,
     ),
     "proximal": Objective(Proximal_ELBO, "PPO: the ELBO in several clipped steps on each batch"),

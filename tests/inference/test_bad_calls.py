@@ -489,6 +489,7 @@ CALLS: dict[str, Call] = {
             "replay": [-1, NAN, 0.5, "3", None, True],
             "capacity": [*COUNT, None],
             "exploration": [*POSITIVE, None],
+            "epochs": [*COUNT, None],
         },
     ),
     "Proximal_ELBO": (Proximal_ELBO, {}, {"epochs": [*COUNT, None], "clip": POSITIVE}),

@@ -4,10 +4,17 @@ import pyro
 import pytest
 import torch
 
-from inference import OBJECTIVES, Enumeration, FDivergence, LogVariance, RewardToGo_ELBO
+from inference import (
+    OBJECTIVES,
+    Enumeration,
+    FDivergence,
+    LogVariance,
+    RewardToGo_ELBO,
+    log_guide_at,
+)
 from inference.objectives import Proximal_ELBO
 from inference.objectives.response_objective import tempered
-from tests.inference.objectives.table import ONE, TWO, Table, Target, gradient
+from tests.inference.objectives.table import ONE, TWO, Table, Target, autograd, gradient
 from tests.inference.objectives.test_matrix import exact_loss, proposal_state
 
 NUM = 2_000
@@ -111,16 +118,36 @@ def test_replayed_responses_come_with_their_own_densities():
     assert memory.response.tolist() == fresh[:, 0].tolist()
 
 
+def test_later_steps_on_a_batch_descend_the_variance_at_the_current_guide():
+    """Half the variance over the batch and other replayed responses; nothing is drawn or scored."""
+    model, old, new = Target(), Table(1), Table(2)
+    truth = Enumeration(model, TWO)
+    fresh, replayed = truth.support[:2], [truth.support[3:6], truth.support[4:7]]
+    objective = LogVariance(2, replay=3, exploration=1.5, epochs=2)
+    densities = iter([truth.log_joint[3:6], truth.log_joint[4:7]])
+    objective.buffer.draw = lambda prompts, num: (replayed.pop(0), next(densities))
+    gradient(objective, model, old, TWO, fresh)
+    memory = dict(objective.buffer.memory)
+    log_weight = truth.log_joint - log_guide_at(new, TWO, truth.support)
+    loss = 0.5 * log_weight[[0, 1, 4, 5, 6]].var(0).sum()
+    # the draws and the prompts that are passed now are ignored
+    value, actual = gradient(objective, None, new, TWO[[1]], truth.support[6:8, 1:])
+    assert value == pytest.approx(loss.item(), rel=1e-9)
+    assert torch.allclose(actual, autograd(loss, new), rtol=1e-9, atol=1e-12)
+    assert objective.buffer.memory == memory
+
+
 def test_metrics_of_steps_on_the_draws_of_another_guide_are_those_of_this_one():
-    """ELBO by importance weights: the adaptive forward KL, the second step of `proximal`."""
+    """ELBO by importance weights: the adaptive forward KL, the second step on a batch."""
     model, old, new = Target(), Table(1), Table(2)
     truth = Enumeration(model, ONE)
     response = in_proportion(truth.log_guide(old))
     adaptive = FDivergence("forward-kl", len(response), adapt_every=5)
     adaptive.set_state(proposal_state(old) | {"gain": torch.tensor(0.0), "steps": torch.tensor(1)})
-    proximal = Proximal_ELBO(len(response), epochs=2)
-    gradient(proximal, model, old, ONE, response)
-    for objective in (adaptive, proximal):
+    repeated = Proximal_ELBO(len(response), epochs=2), LogVariance(len(response), epochs=2)
+    for objective in repeated:
+        gradient(objective, model, old, ONE, response)
+    for objective in (adaptive, *repeated):
         gradient(objective, model, new, ONE, response)
         assert objective.metrics["elbo"] == pytest.approx(truth.elbo(new).item(), abs=0.02)
         reward = truth.expected_log_likelihood(new).item()

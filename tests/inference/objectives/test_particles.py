@@ -21,7 +21,8 @@ def test_one_particle_is_enough_or_refused(name):
             OBJECTIVES[name](num_particles=1)
         return
     model, guide, objective = Target(), Table(1), OBJECTIVES[name](num_particles=1)
-    drawn = Enumeration(model, ONE).support[[1, 5, 3]]  # [3, N, T]
+    epochs = getattr(objective, "epochs", 1)  # number of steps on each draw
+    drawn = Enumeration(model, ONE).support[[1, 5, 3]].repeat_interleave(epochs, 0)  # [B, N, T]
     gradients = [gradient(objective, model, guide, ONE, response[None])[1] for response in drawn]
     assert gradients[-1].isfinite().all()
     assert gradients[-1].norm() > 1e-3

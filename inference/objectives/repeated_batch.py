@@ -1,0 +1,123 @@
+"""Several steps on one batch of responses, which is drawn and scored once."""
+
+from abc import ABC
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
+from inference.objectives.response_objective import (
+    Losses,
+    ResponseObjective,
+    part_of,
+    tempered,
+)
+from inference.programs import Program
+from model import Prompts
+from model.common.checks import whole_number
+
+_TENSORS = ("response", "log_prior", "log_likelihood", "log_proposal")
+
+
+@dataclass
+class Batch:
+    """Responses `[K, N, T]`, three log densities `[K, N]`, nats, and the number of steps taken.
+
+    `log_proposal` is the log density of the distribution that the responses were drawn from; None
+    before the first step, if that distribution is the guide.
+    """
+
+    prompts: Prompts
+    response: Tensor
+    log_prior: Tensor
+    log_likelihood: Tensor
+    log_proposal: Tensor | None = None
+    num_steps: int = 0
+
+    @property
+    def log_joint(self) -> Tensor:
+        """log p0 + log likelihood, `[K, N]`, nats."""
+        return self.log_prior + self.log_likelihood
+
+    def log_ratio(self, log_guide: Tensor) -> Tensor:
+        """log q - log a for the proposal a, `[K, N]`, nats, given log q of the batch."""
+        if self.log_proposal is None:
+            self.log_proposal = log_guide.detach().double()
+        return log_guide - self.log_proposal
+
+
+class RepeatedBatchObjective(ResponseObjective, ABC):
+    """An objective that takes `epochs` steps on each batch.
+
+    Each call is one step. A call draws a new batch after `epochs` steps. Other calls continue with
+    the prompts of the batch, and ignore the prompts that are passed.
+
+    Args:
+        num_particles: K, number of responses to each prompt in a batch.
+        epochs: Number of steps on each batch.
+    """
+
+    def __init__(self, num_particles: int, epochs: int) -> None:
+        super().__init__(num_particles)
+        self.epochs = whole_number("epochs", epochs, why="steps on each batch")
+        self._batch: Batch | None = None
+
+    def next_batch(
+        self, model: Program, guide: Program, prompts: Prompts, *, temperature: float = 1.0
+    ) -> tuple[Batch, TorchDistribution]:
+        """Batch of this step, whose `num_steps` is 1 if the batch is new, and the guide's q.
+
+        Args:
+            temperature: Number that divides the guide's logits in drawing.
+        """
+        batch = self._batch
+        if batch is None or batch.num_steps == self.epochs:
+            distribution, response = self.draw(guide, prompts, temperature=temperature)
+            joint = self.score(model, prompts, response)
+            self._batch = batch = Batch(prompts, response, *joint)
+            if temperature != 1.0:
+                with torch.no_grad():
+                    log_proposal = tempered(distribution, temperature).log_prob(response)
+                batch.log_proposal = log_proposal.double()
+        else:
+            distribution = self.distribution(guide, batch.prompts, batch.response)
+        batch.num_steps += 1
+        return batch, distribution
+
+    def _losses(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Losses:
+        losses = super()._losses(model, guide, args, kwargs)
+        assert self.draws is not None
+        assert self._batch is not None
+        self.draws = self.draws._replace(prompts=self._batch.prompts)
+        return losses
+
+    def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
+        """Loss on a new batch for the given prompts; the current batch stays as it is."""
+        batch, self._batch = self._batch, None
+        try:
+            return super().loss(model, guide, *args, **kwargs)
+        finally:
+            self._batch = batch
+
+    def get_state(self) -> dict[str, Tensor]:
+        """The current batch, if a later step continues with the batch."""
+        batch = self._batch
+        if batch is None or batch.num_steps == self.epochs:
+            return {}
+        texts = {f"text/{n}/{text}": torch.zeros(0) for n, text in enumerate(batch.prompts.texts)}
+        prompts = {"ids": batch.prompts.ids, "mask": batch.prompts.mask}
+        tensors = {name: getattr(batch, name) for name in _TENSORS}
+        state = texts | prompts | {"num_steps": torch.tensor(batch.num_steps)} | tensors
+        return {f"batch/{name}": tensor for name, tensor in state.items()}
+
+    def set_state(self, state: dict[str, Tensor]) -> None:
+        self._batch = None
+        if state := part_of(state, "batch/"):
+            texts = dict(name.split("/", 1) for name in part_of(state, "text/"))
+            ordered = tuple(texts[str(n)] for n in range(len(texts)))
+            prompts = Prompts(ordered, state["ids"], state["mask"])
+            tensors = {name: state[name] for name in _TENSORS}
+            self._batch = Batch(prompts, num_steps=int(state["num_steps"].item()), **tensors)
