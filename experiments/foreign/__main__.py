@@ -60,7 +60,7 @@ class Foreign(Arguments):
     """Folder of the prior `stories260k`, a network in Hugging Face format. Default: its cells are
     skipped."""
     steps: types.Count = 40
-    """Number of steps of a fit, of 32 responses each."""
+    """Number of batches of a fit, of 32 responses each."""
     samples: Annotated[int, types.count(2)] = 512
     """Number of responses of a guide behind each measurement."""
     prior_draws: Annotated[int, types.count(2)] = 1024

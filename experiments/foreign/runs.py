@@ -62,7 +62,9 @@ def run(job: Job) -> Run:
             before = numbers(world, diagnose(world.model, guide, world.prompts, **sizes))
             objective = OBJECTIVES[cell.objective](num_particles=NUM_PARTICLES)
             fit_began = time.process_time()
-            options: dict[str, Any] = {"num_steps": job.steps, "seed": seed, "progress": False}
+            # an objective with epochs takes several steps on each batch
+            num_steps = job.steps * getattr(objective, "epochs", 1)
+            options: dict[str, Any] = {"num_steps": num_steps, "seed": seed, "progress": False}
             fitted = fit(world.model, guide, world.prompts, objective=objective, **options)
             fit_seconds = time.process_time() - fit_began
             draws: dict[str, Any] = {"num_samples": job.samples, "prior_sample": world.prior_sample}
