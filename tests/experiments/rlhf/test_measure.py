@@ -4,9 +4,13 @@ import re
 
 import pytest
 
+from experiments.rlhf.options import RLHF
 from experiments.rlhf.report import measure
+from experiments.rlhf.studies import two_worlds
+from experiments.rlhf.text_sample import TextSample
 from inference import Enumeration
 from inference.diagnostics.gradients import moved_guide
+from inference.prior_sample import SpentSampleError
 from model import AlignmentModel, TextReward
 from tests.experiments.rlhf.small import gold
 
@@ -35,3 +39,18 @@ def test_rows_are_near_the_exact_expectations_of_prior_guide_and_posterior(prior
     ]
     row = map(float, rows["posterior, from all responses"])
     assert list(row) == pytest.approx([value.item() for value in expected], abs=1e-3)
+
+
+def test_texts_that_preferences_were_about_measure_no_posterior(prior):
+    pool = TextSample.of(prior, "the film was", gold, 50, "preferences")
+    model = AlignmentModel(prior, TextReward(lambda texts: [0.0] * len(texts), prior), 1.0)
+    prompts = prior.encode(["the film was"])
+    with pytest.raises(SpentSampleError, match="used for preferences"):
+        measure(model, moved_guide(prior), prompts, 8, gold, pool)
+
+
+def test_the_pool_of_preferences_is_spent_and_the_sample_is_not(prior):
+    args = RLHF(prompt="the film was", word_prompt="the film was", draws=200)
+    _, longer = two_worlds(args, prior, gold)
+    assert longer.pool.responses.purposes == ["preferences"]
+    assert longer.sample.responses.purposes == []
