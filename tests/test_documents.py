@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from guides import FineTuned
-from inference import OBJECTIVES, SAMPLERS, Enumeration, FusedOptimizer, fit
+from inference import OBJECTIVES, SAMPLERS, Enumeration, fit
 from model import AGGREGATIONS, AlignmentModel, TextReward, vader_sentiment
 from tests.guides.test_examples import assert_trains
 
@@ -47,8 +47,7 @@ def test_contributed_guide(prior, prompts):
     distribution = guide.distribution(prompts)
     total = distribution.log_prob(distribution.enumerate_support()).exp().sum(0)
     assert torch.allclose(total, torch.ones_like(total))
-    optimizer = FusedOptimizer(options={"lr": 0.1})
-    result = fit(model, guide, prompts, num_steps=30, optimizer=optimizer, progress=False)
+    result = fit(model, guide, prompts, num_steps=30, progress=False)
     assert result.metrics[-1]["elbo"] > result.metrics[0]["elbo"]
 
 
@@ -96,16 +95,8 @@ def test_contributed_objective(prior, prompts):
     model = AlignmentModel(prior, TextReward(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
     guide, truth = FineTuned(prior), Enumeration(model, prompts)
     start = truth.kl_guide_posterior(guide).mean()
-    optimizer = FusedOptimizer(options={"lr": 3e-3})
-    fit(
-        model,
-        guide,
-        prompts,
-        num_steps=60,
-        objective=names["TrajectoryBalance"](32),
-        optimizer=optimizer,
-        progress=False,
-    )
+    objective = names["TrajectoryBalance"](32)
+    fit(model, guide, prompts, num_steps=60, objective=objective, progress=False)
     assert truth.kl_guide_posterior(guide).mean() < 0.7 * start
 
 
