@@ -19,7 +19,7 @@ from typing import Annotated
 
 import torch
 
-from experiments.shared.argument_types import Count, Positive, Threads, count
+from experiments.shared.argument_types import Count, Positive, Rate, Threads, count
 from experiments.shared.claims import Finding, conclude
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import pair_table, summary
@@ -44,6 +44,9 @@ class CollapseText(Arguments):
     """Reward per nat."""
     steps: Count = 40
     """Number of SVI steps."""
+    learning_rate: Rate = 1e-4
+    """Peak learning rate of Adam, the same for every objective. Steps of a limited size in nats
+    would end before reward alone has left the language."""
     particles: Annotated[int, count(2)] = 32
     """Number of responses in each step."""
     draws: Annotated[int, count(8)] = 256
@@ -61,7 +64,8 @@ def main(args: CollapseText) -> list[Finding]:
     with early_stops() as stops:
         for name, objective in RL.items():
             guide = guides[name] = FineTuned(prior)
-            train(guide, model, prompts, objective(args.particles), args.steps)
+            loss = objective(args.particles)
+            train(guide, model, prompts, loss, args.steps, learning_rate=args.learning_rate)
     metrics = {
         name: measure(model, guide, prompts, args.draws // PARTS) for name, guide in guides.items()
     }

@@ -34,7 +34,7 @@ from inference.svi.step import Metrics
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 
 RATE = 3e-3
-"""Learning rate of Adam in both ways of training, which differ in the gradient alone."""
+"""Peak learning rate of Adam, the same for the exact and for the sampled gradient."""
 
 
 @dataclass(frozen=True)

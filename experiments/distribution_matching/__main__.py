@@ -20,7 +20,7 @@ from functools import partial
 from typing import Annotated
 
 from experiments.distribution_matching import report, tasks
-from experiments.shared.argument_types import Count, Name, Positive, Seeds, count, number
+from experiments.shared.argument_types import Count, Name, Positive, Rate, Seeds, count, number
 from experiments.shared.claims import ClaimArguments, Finding, conclude
 from experiments.shared.command_line import run_script
 from experiments.shared.figures import save_all
@@ -49,6 +49,9 @@ class DistributionMatching(ClaimArguments):
     """Number of SVI steps of each method."""
     particles: Annotated[int, count(2)] = 64
     """Number of responses in each step."""
+    rate: Rate = 5e-3
+    """Peak learning rate of Adam, the same for every objective. Steps of a limited size in nats
+    would end before reward alone has left the language."""
     seeds: Seeds = 1
     """Number of guides of each method. With several, standard errors are over seeds."""
     draws: Annotated[int, count(8)] = 8192
@@ -61,6 +64,7 @@ def main(args: DistributionMatching) -> list[Finding]:
     set_threads(args.threads)
     prior = load_prior("film-reviews", max_new_tokens=args.max_new_tokens, temperature=0.7)
     prompts = prior.encode(["The film was"])
+    rate = args.rate
     rows: dict[tasks.Task, dict[str, report.Row]] = {}
     with random_state.isolated(0), early_stops() as stops:
         features, targets = {"positive": tasks.positive(prior)}, {"positive": args.share}
@@ -76,7 +80,7 @@ def main(args: DistributionMatching) -> list[Finding]:
                 of_seeds = []
                 for seed in range(args.seeds):
                     guide, loss = Twisted(prior), method(args.particles)
-                    train(guide, model, prompts, loss, args.steps, seed=seed)
+                    train(guide, model, prompts, loss, args.steps, learning_rate=rate, seed=seed)
                     of_seeds.append(measured(guide))
                 rows[task][name] = report.over_seeds(of_seeds)
     tables, findings = [str(moments)], [report.lambda_finding(moments)]
