@@ -26,6 +26,7 @@ FLOOR = -1e4  # log-probability, nats, that is 0 as a probability in every float
 class AnalyticKL_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its objectives
     """The ELBO with a closed-form KL. Unbiased, value and gradient. Refuses hard constraints."""
 
+    ascends_elbo = True
     min_particles, why_particles = 2, BASELINE
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:

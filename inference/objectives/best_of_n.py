@@ -35,6 +35,7 @@ class BestOfN_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its o
         num_prior_draws: Draws behind F, for each prompt, in the first step with the prompt.
     """
 
+    ascends_elbo = True
     supports_hard_constraints = True
     min_particles, why_particles = 2, BASELINE
 

@@ -41,11 +41,13 @@ class Divergence(NamedTuple):
         slope: log u -> f'(t).
         value: log u -> u f(t), whose mean under q is D_f.
         supports_hard_constraints: True if both functions are finite at u = 0.
+        ascends_elbo: True for KL(q || p*).
     """
 
     slope: Callable[[Tensor], Tensor]
     value: Callable[[Tensor], Tensor]
     supports_hard_constraints: bool = True
+    ascends_elbo: bool = False
 
 
 def _u_log_u(log_u: Tensor) -> Tensor:
@@ -76,7 +78,7 @@ def alpha_divergence(alpha: float) -> Divergence:
 
 DIVERGENCES: dict[str, Divergence] = {
     "forward-kl": Divergence(lambda log_u: -log_u.exp(), _u_log_u),
-    "reverse-kl": Divergence(lambda log_u: 1 - log_u, lambda log_u: -log_u, False),
+    "reverse-kl": Divergence(lambda log_u: 1 - log_u, lambda log_u: -log_u, False, True),
     "jensen-shannon": Divergence(lambda log_u: math.log(2) - softplus(log_u), _jensen_shannon),
     "total-variation": Divergence(
         lambda log_u: -0.5 * _sign(log_u), lambda log_u: 0.5 * log_u.expm1().abs()
@@ -125,6 +127,7 @@ class FDivergence(ResponseObjective):
             adapt_every = whole_number("adapt_every", adapt_every, why="steps, or None")
         self.divergence = divergence
         self.supports_hard_constraints = divergence.supports_hard_constraints  # type: ignore[misc]
+        self.ascends_elbo = divergence.ascends_elbo  # type: ignore[misc]
         self.adapt_every = adapt_every
         self.log_z = LogZAverage(decay)
         self.proposal: dict[str, Tensor] | None = None  # parameters of an earlier guide
@@ -152,7 +155,8 @@ class FDivergence(ResponseObjective):
         elbo = (ratio * (log_weight - log_ratio)).mean()
         log_likelihood = (ratio * joint.log_likelihood).mean()
         numbers = (surrogate, elbo, log_likelihood)
-        return Losses(loss, *numbers, response, log_guide, log_weight - log_ratio)
+        share = ratio / len(ratio)
+        return Losses(loss, *numbers, response, log_guide, log_weight - log_ratio, share)
 
     def _draw(
         self, guide: Program, prompts: Prompts

@@ -40,6 +40,8 @@ class LeaveOneOut_ELBO(SurrogateLoss, Trace_ELBO):  # noqa: N801 - named as Pyro
         ResponseSiteError: In a step, if the guide draws nothing, or a site that the model lacks.
     """
 
+    ascends_elbo = True
+
     def __init__(self, num_particles: int = 64, max_plate_nesting: int = 1) -> None:
         num_particles = whole_number("num_particles", num_particles, at_least=2, why=BASELINE)
         nesting = whole_number("max_plate_nesting", max_plate_nesting, at_least=0)

@@ -37,6 +37,8 @@ class LogVariance(RepeatedBatchObjective):
             exploration other than 1, the metrics of the guide are self-normalised estimates.
     """
 
+    ascends_elbo = True
+
     def __init__(
         self,
         num_particles: int = 64,
@@ -69,7 +71,7 @@ class LogVariance(RepeatedBatchObjective):
         share = batch.log_ratio(log_guide).softmax(0)  # weights of a mean under the guide, [K, N]
         elbo = (share * fresh).sum(0).mean()
         numbers = (loss, elbo, (share * batch.log_likelihood).sum(0).mean())
-        return Losses(loss.detach(), *numbers, batch.response, log_guide, fresh)
+        return Losses(loss.detach(), *numbers, batch.response, log_guide, fresh, share)
 
     def get_state(self) -> dict[str, Tensor]:
         return super().get_state() | self.buffer.get_state()

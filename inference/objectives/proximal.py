@@ -33,6 +33,7 @@ class Proximal_ELBO(RepeatedBatchObjective):  # noqa: N801 - named as Pyro names
         clip: eps, largest distance of the ratio from 1; None for no clip.
     """
 
+    ascends_elbo = True
     min_particles, why_particles = 2, BASELINE
 
     def __init__(
@@ -50,10 +51,11 @@ class Proximal_ELBO(RepeatedBatchObjective):  # noqa: N801 - named as Pyro names
         gain = ratio * advantage
         if self.clip is not None:
             gain = torch.minimum(gain, ratio.clamp(1 - self.clip, 1 + self.clip) * advantage)
-        elbo = ratio.detach() * log_weight  # [K, N]
-        log_likelihood = (ratio.detach() * batch.log_likelihood).mean()
+        share = ratio.detach() / len(ratio)
+        elbo = (share * log_weight).sum(0)  # [N]
+        log_likelihood = (share * batch.log_likelihood).sum(0).mean()
         numbers = (-gain.mean(0).sum(), elbo.mean(), log_likelihood)
-        return Losses(-elbo.mean(0).sum(), *numbers, batch.response, log_guide, log_weight)
+        return Losses(-elbo.sum(), *numbers, batch.response, log_guide, log_weight, share)
 
     def _advantage(self, log_weight: Tensor, ratio: Tensor) -> Tensor:
         """log w minus the others' mean under q, weighted by their ratios, `[K, N]`."""

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-from pyro.infer import ELBO, RenyiELBO, ReweightedWakeSleep, Trace_ELBO
+from pyro.infer import ELBO, RenyiELBO, ReweightedWakeSleep, Trace_ELBO, TraceTMC_ELBO
 
 from inference.objectives.response_objective import only_argument
 from model.common.checks import finite, whole_number
 
+OTHER_BOUNDS = (RenyiELBO, ReweightedWakeSleep, TraceTMC_ELBO)
+"""Objectives of Pyro whose loss is not minus the ELBO."""
 ONE_PLATE: dict[str, Any] = {"max_plate_nesting": 1, "vectorize_particles": True}
 
 

@@ -65,6 +65,10 @@ class RepeatedBatchObjective(ResponseObjective, ABC):
         self.epochs = whole_number("epochs", epochs, why="steps on each batch")
         self._batch: Batch | None = None
 
+    @property
+    def reuses_draws(self) -> bool:
+        return self._batch is not None and self._batch.num_steps < self.epochs
+
     def next_batch(
         self, model: Program, guide: Program, prompts: Prompts, *, temperature: float = 1.0
     ) -> tuple[Batch, TorchDistribution]:
@@ -74,7 +78,7 @@ class RepeatedBatchObjective(ResponseObjective, ABC):
             temperature: Number that divides the guide's logits in drawing.
         """
         batch = self._batch
-        if batch is None or batch.num_steps == self.epochs:
+        if batch is None or not self.reuses_draws:
             distribution, response = self.draw(guide, prompts, temperature=temperature)
             joint = self.score(model, prompts, response)
             self._batch = batch = Batch(prompts, response, *joint)
@@ -105,7 +109,7 @@ class RepeatedBatchObjective(ResponseObjective, ABC):
     def get_state(self) -> dict[str, Tensor]:
         """The current batch, if a later step continues with the batch."""
         batch = self._batch
-        if batch is None or batch.num_steps == self.epochs:
+        if batch is None or not self.reuses_draws:
             return {}
         texts = {f"text/{n}/{text}": torch.zeros(0) for n, text in enumerate(batch.prompts.texts)}
         prompts = {"ids": batch.prompts.ids, "mask": batch.prompts.mask}

@@ -39,6 +39,8 @@ class Draws(NamedTuple):
         log_guide: By site, nats, `[K, N]` for responses.
         log_weight: log of the target over q, in the shape of `log_guide`, nats.
         every: True if the values are all possible values, so that a mean has the weights q.
+        share: Weight of each value in a mean under q, in the shape of `log_guide`; None for equal
+            weights.
     """
 
     prompts: Prompts
@@ -46,6 +48,7 @@ class Draws(NamedTuple):
     log_guide: dict[str, Tensor]
     log_weight: Tensor
     every: bool = False
+    share: Tensor | None = None
 
 
 class Losses(NamedTuple):
@@ -59,6 +62,7 @@ class Losses(NamedTuple):
         response: Responses of the guide, `[K, N, T]`, on which `fit` measures the step's size.
         log_guide: log q of these responses, `[K, N]`, nats.
         log_weight: log of the target over q at these responses, `[K, N]`, nats.
+        share: Weight of each response in a mean under q, `[K, N]`; None for 1/K each.
     """
 
     loss: Tensor
@@ -68,10 +72,14 @@ class Losses(NamedTuple):
     response: Tensor
     log_guide: Tensor
     log_weight: Tensor
+    share: Tensor | None = None
 
 
 class SurrogateLoss(ELBO):
     """An ELBO whose loss and gradient come from two scalars, the loss and a surrogate."""
+
+    ascends_elbo: ClassVar[bool] = False
+    """True if the ELBO of the objective's target decides which of two guides is better."""
 
     @abstractmethod
     def _losses(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> tuple:
@@ -134,6 +142,11 @@ class ResponseObjective(SurrogateLoss):
         self.step_count = 0
         self.draws: Draws | None = None
 
+    @property
+    def reuses_draws(self) -> bool:
+        """True if the next step works on the responses of an earlier step."""
+        return False
+
     @abstractmethod
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
         """Draw and score one batch, and return the loss and the surrogate."""
@@ -168,7 +181,9 @@ class ResponseObjective(SurrogateLoss):
         self.metrics |= {"elbo": losses.elbo.item(), "log_likelihood": losses.log_likelihood.item()}
         log_guide, log_weight = losses.log_guide.detach(), losses.log_weight.detach()
         values = {"response": losses.response}
-        self.draws = Draws(prompts, values, {"response": log_guide}, log_weight)
+        share = None if losses.share is None else losses.share.detach()
+        log_guides = {"response": log_guide}
+        self.draws = Draws(prompts, values, log_guides, log_weight, share=share)
         return losses
 
     def _get_trace(

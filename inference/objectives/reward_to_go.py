@@ -33,6 +33,8 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
             the guide's state before the token, learned by least squares; or `none`.
     """
 
+    ascends_elbo = True
+
     def __init__(self, num_particles: int = 64, baseline: Baseline = "leave-one-out") -> None:
         one_of("baseline", baseline, get_args(Baseline))
         super().__init__(num_particles)

@@ -10,20 +10,20 @@ import torch
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from pyro.params.param_store import StateDict
-from tqdm import tqdm
 
 from inference import random_state
 from inference.programs import Program
+from inference.svi.budget import new_budget
 from inference.svi.checkpoint.fingerprint import Fingerprint
-from inference.svi.checkpoint.folder import CheckpointError, locked
+from inference.svi.checkpoint.folder import locked
 from inference.svi.checkpoint.resume import resume as resume_from
-from inference.svi.checkpoint.state import FitState
+from inference.svi.checkpoint.state import FitState, parameters
+from inference.svi.draw_record import DrawRecord
 from inference.svi.fit_checks import check_programs, new_objective, new_optimizer, resumes
 from inference.svi.optimizer import checked
 from inference.svi.optimizer.trust_region import TrustRegion
 from inference.svi.rollback import NonFiniteGuideError, Rollback
 from inference.svi.step import Metrics, NonFiniteLossError, checked_svi, take_step
-from inference.svi.step_size import DrawRecord
 from model import Prompts
 from model.common import checks
 from model.common.thread_lock import THREAD_LOCK
@@ -46,15 +46,24 @@ class Fit:
         state: guide, optimiser and step; `state.guide` is the trained guide that was passed in.
         parameters: the fit's scope of Pyro's parameter store. A guide that is a plain function runs
             inside `pyro.get_param_store().scope(parameters)`; a module holds its own parameters.
-        metrics: one record for each step of this call: `step`; `loss`, summed over prompts; `elbo`
-            and `log_likelihood`, nats, averaged over prompts; `grad_norm`; `learning_rate`. `elbo`
-            is NaN for `RenyiELBO` and `ReweightedWakeSleep`, whose losses are other bounds.
-        stopped_early: reason for an end before the last step; None after the last step.
+        metrics: one record for each step of this call: `step`; `num_responses` drawn so far;
+            `loss`, summed over prompts; `elbo`, `log_likelihood` and `entropy`, nats, averaged over
+            prompts; `grad_norm`; `learning_rate`; `step_size`, nats. `elbo` is NaN for `RenyiELBO`
+            and `ReweightedWakeSleep`, whose losses are other bounds.
+        warnings: sentences about the health of the fit, each with step and numbers: an ELBO below
+            its start, a collapse of the entropy, a return to an earlier step.
+        best_step: number of steps behind the guide's parameters, where the fit returned to an
+            earlier step; None for the parameters of the last step.
+        at_noise: reason for an end before the budget was spent, a gain below its noise; or None.
+        stopped_early: error that ended the fit before its budget was spent; None without one.
     """
 
     state: FitState
     parameters: StateDict
     metrics: list[Metrics] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    best_step: int | None = None
+    at_noise: str | None = None
     stopped_early: str | None = None
 
 
@@ -63,7 +72,10 @@ def fit(
     guide: Program,
     prompts: Prompts,
     *,
-    num_steps: int,
+    num_steps: int | None = None,
+    num_responses: int | None = None,
+    max_seconds: float | None = None,
+    stop_at_noise: bool | None = None,
     objective: ELBO | None = None,
     optimizer: PyroOptim | None = None,
     step_kl: float | None = None,
@@ -79,12 +91,17 @@ def fit(
 ) -> Fit:
     """Train a guide towards the posterior of a model by stochastic variational inference.
 
-        result = fit(model, guide, prompts, num_steps=100, learning_rate=1e-3)
-        print(result.metrics[-1]["elbo"])
+        result = fit(model, guide, prompts, num_steps=100)
+        print(result.metrics[-1]["elbo"], *result.warnings)
 
     A fit has its own scope of Pyro's parameter store and its own random state, and restores both.
-    On a CPU the result depends on the arguments alone, also after a kill and a resume. A fit in a
-    second thread waits for the end of the first.
+    On a CPU the result depends on the arguments alone, also after a kill and a resume, unless the
+    budget is `max_seconds`. A fit in a second thread waits for the end of the first.
+
+    If the ELBO of the last steps is below the ELBO of earlier steps by three standard errors, the
+    guide returns to the parameters of the best of these. The copy takes the memory of the
+    parameters once more. Objectives that do not ascend the ELBO, such as `forward-kl`, leave the
+    guide as in the last step. The parameters after the last step are measured by no draws.
 
     A step that leaves a NaN or an infinity is undone, and the fit stops early with the last good
     parameters. The undo takes the memory of parameters and moments once more.
@@ -93,7 +110,13 @@ def fit(
         model: a Pyro program over prompts, such as `AlignmentModel`.
         guide: a Pyro program over prompts, such as a class of `guides`; modules train in place.
         prompts: N prompts.
-        num_steps: number of steps, those before a resume included.
+        num_steps: number of steps, those before a resume included. Exactly one of `num_steps`,
+            `num_responses` and `max_seconds` is passed.
+        num_responses: number of fresh responses over all prompts, in place of steps.
+        max_seconds: time in place of steps. A resume goes on with the time left.
+        stop_at_noise: True to end when the gain of the ELBO is below its noise: in the last quarter
+            of the steps against the quarter before, of at least 20 steps each. Default: True
+            without `num_steps`.
         objective: any `pyro.infer` ELBO; default `LeaveOneOut_ELBO()`.
         optimizer: a `TrustRegion`, a `FusedOptimizer`, or an optimiser of `pyro.optim` that is no
             scheduler. Default: a `TrustRegion`.
@@ -115,7 +138,7 @@ def fit(
             used, if `step_kl`, `learning_rate` or `clip_norm` is passed next to an optimiser, or
             `step_kl` next to one of the others.
         CheckpointError: if the folder has a checkpoint and `resume` is False, or if the checkpoint
-            is of another fit (see `svi/checkpoint/fingerprint.py`) or of more steps.
+            is of another fit (see `svi/checkpoint/fingerprint.py`) or of more steps or responses.
         FolderInUseError: if another fit works in the folder.
         NonFiniteStartError: if a parameter is NaN or infinite at the start.
         NothingToTrainError: if the first gradient reaches no parameter.
@@ -124,17 +147,21 @@ def fit(
     Any error of a step, also a `KeyboardInterrupt`, is raised after a checkpoint of the last whole
     step. The error has a note about the checkpoint, and the `Fit` so far as attribute `fit`.
     """
-    num_steps = checks.whole_number("num_steps", num_steps)
     checkpoint_every = checks.whole_number("checkpoint_every", checkpoint_every)
     checks.boolean("progress", progress)
     checks.boolean("resume", resume)
+    stop_at_noise = num_steps is None if stop_at_noise is None else stop_at_noise
+    checks.boolean("stop_at_noise", stop_at_noise)
     check_programs(model, guide, prompts)
     if prompts_per_step is not None:
         prompts_per_step = checks.whole_number("prompts_per_step", prompts_per_step)
     seed = checks.seed("seed", seed)
     numbers = {"step_kl": step_kl, "learning_rate": learning_rate, "clip_norm": clip_norm}
+    objective = new_objective(objective)
+    per_step = objective.num_particles * min(prompts_per_step or len(prompts), len(prompts))
+    budget = new_budget(num_steps, num_responses, max_seconds, per_step)
     optimizer = new_optimizer(optimizer, num_steps, numbers)
-    state = FitState(guide, optimizer, new_objective(objective))
+    state = FitState(guide, optimizer, objective)
     if resume and checkpoint_folder is None:
         raise ValueError(
             "resume is True without a checkpoint_folder, expected the folder of the checkpoint"
@@ -142,9 +169,9 @@ def fit(
     folder = None if checkpoint_folder is None else Path(checkpoint_folder)
     if folder is not None:
         state.fingerprint = Fingerprint(
-            num_steps=num_steps,
+            num_steps=num_steps or 0,
             prompts=prompts,
-            objective=state.objective,
+            objective=objective,
             optimizer=optimizer,
             model=model,
             guide=guide,
@@ -156,33 +183,35 @@ def fit(
     with THREAD_LOCK, locked(folder), scope, random_state.isolated(seed):
         if folder is not None and resumes(folder, resume):
             resume_from(state, folder, prompts)
-            if state.step > num_steps:
-                raise CheckpointError(
-                    f"the checkpoint in {folder} is of step {state.step}, expected at most "
-                    f"num_steps={num_steps}: ask for more steps, or name another folder"
-                )
-        record, rollback = DrawRecord(state.objective), Rollback(state, prompts)
+        budget.start(state)
+        result.warnings = list(state.health.warnings.values())
+        record, rollback = DrawRecord(objective, len(prompts)), Rollback(state, prompts)
         svi = checked_svi(model, state, record)
-        bar = tqdm(None, "fit", num_steps, initial=state.step, unit="step", disable=not progress)
+        bar = budget.bar(state, shown=progress)
         try:
             with bar, record.recording():
-                while state.step < num_steps:
+                while not budget.is_spent(state):
+                    if stop_at_noise and state.ascends_elbo:
+                        result.at_noise = state.health.end_of_progress()
+                    if result.at_noise is not None:
+                        break
                     if isinstance(optimizer, TrustRegion):
-                        optimizer.progress = state.step / num_steps
+                        optimizer.progress = budget.progress(state)
                     with rollback.step():
-                        chosen = prompts
-                        if prompts_per_step is not None and prompts_per_step < len(prompts):
-                            rows = torch.randperm(len(prompts))[:prompts_per_step]
-                            chosen = prompts[rows.sort().values.tolist()]
-                        metrics = take_step(svi, state, chosen)
+                        chosen = _random_subset(prompts, prompts_per_step)
+                        metrics = take_step(svi, state, chosen, record)
+                    budget.tick(state)
                     result.metrics.append(metrics)
+                    _warn(result, *state.health.check(ascends_elbo=state.ascends_elbo))
                     if on_step is not None:
                         with random_state.preserved():
                             on_step(metrics)
-                    bar.set_postfix(elbo=f"{metrics['elbo']:.3f}", refresh=False)
-                    bar.update()
-                    if state.step % checkpoint_every == 0 or state.step == num_steps:
+                    kinds = ", ".join(state.health.warnings) or "none"
+                    bar.set_postfix(elbo=f"{metrics['elbo']:.3f}", warnings=kinds, refresh=False)
+                    bar.update(round(budget.spent(state)) - bar.n)
+                    if state.step % checkpoint_every == 0:
                         state.save_once(folder)
+            state.save_once(folder)
         except STOPS as error:
             result.metrics = [record for record in result.metrics if record["step"] <= state.step]
             result.stopped_early = f"step {state.step}: {error}"
@@ -192,4 +221,22 @@ def fit(
             state.save_after(error, folder)
             vars(error)["fit"] = result
             raise
+        if reason := state.best.restore(state.health.elbo, parameters()):
+            result.best_step = state.best.step
+            _warn(result, reason)
     return result
+
+
+def _random_subset(prompts: Prompts, size: int | None) -> Prompts:
+    """Random prompts of a step, in their order; all of them if `size` is None or large enough."""
+    if size is None or size >= len(prompts):
+        return prompts
+    rows = torch.randperm(len(prompts))[:size]
+    return prompts[rows.sort().values.tolist()]
+
+
+def _warn(result: Fit, *sentences: str) -> None:
+    """Add warnings to a result, and show them at once."""
+    result.warnings += sentences
+    for sentence in sentences:
+        warnings.warn(sentence, stacklevel=3)

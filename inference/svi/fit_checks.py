@@ -43,7 +43,7 @@ def new_objective(objective: ELBO | None) -> ELBO:
 
 
 def new_optimizer(
-    optimizer: PyroOptim | None, num_steps: int, numbers: dict[str, float | None]
+    optimizer: PyroOptim | None, num_steps: int | None, numbers: dict[str, float | None]
 ) -> CheckedOptimizer:
     """The optimiser of a fit, unused, with checks in every step.
 
@@ -56,12 +56,15 @@ def new_optimizer(
             f"{' and '.join(given)} are given, expected one: `step_kl` is the size of a step in "
             "nats, `learning_rate` in units of parameters, and `clip_norm` belongs to the latter"
         )
+    if optimizer is None and given.keys() - {"step_kl"}:
+        if num_steps is None:
+            raise ValueError(
+                f"{' and '.join(given)} is given without num_steps, which a cosine to 0 needs: "
+                "leave it out for steps in nats, pass num_steps, or pass an optimizer"
+            )
+        return adam_on_cosine(num_steps, **given)
     if optimizer is None:
-        return (
-            adam_on_cosine(num_steps, **given)
-            if given.keys() - {"step_kl"}
-            else TrustRegion(**given)
-        )
+        return TrustRegion(**given)
     if given:
         fault = f"both optimizer and {' and '.join(given)} are given, expected one of them"
         raise ValueError(f"{fault}: pass the numbers to the optimizer, or leave the optimizer out")

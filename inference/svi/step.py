@@ -7,24 +7,23 @@ from typing import Any
 import torch
 from pyro.distributions import Unit
 from pyro.distributions.util import scale_and_mask
-from pyro.infer import SVI, RenyiELBO, ReweightedWakeSleep, TraceTMC_ELBO
+from pyro.infer import SVI
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from guides.guide import GuideRegistrationError
+from inference.objectives.pyro_objectives import OTHER_BOUNDS
 from inference.objectives.response_objective import ResponseObjective
 from inference.programs import Program
 from inference.response_site import SameResponses
 from inference.svi.checkpoint.state import FitState, parameters
+from inference.svi.draw_record import DrawRecord
 from inference.svi.optimizer.trust_region import TrustRegion
-from inference.svi.step_size import DrawRecord, distance_left, step_size
+from inference.svi.step_size import distance_left, step_size
 from model import Prompts
 
 Metrics = dict[str, float]
 """Numbers of one step, by name."""
-
-OTHER_BOUNDS = (RenyiELBO, ReweightedWakeSleep, TraceTMC_ELBO)
-"""Objectives of Pyro whose loss is not minus the ELBO."""
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -48,8 +47,9 @@ def checked_svi(model: Program, state: FitState, record: DrawRecord) -> SVI:
         if not trains:
             check_trains(state.guide, state.objective)
             trains = True
+        draws = record.take()
         if isinstance(state.optimizer, TrustRegion):
-            draws = record.take()
+            record.check(draws)
             state.optimizer.measure = partial(step_size, state.guide, draws)
             state.optimizer.distance = distance_left(draws)
         return loss
@@ -58,9 +58,9 @@ def checked_svi(model: Program, state: FitState, record: DrawRecord) -> SVI:
     return svi
 
 
-def take_step(svi: SVI, state: FitState, prompts: Prompts) -> Metrics:
+def take_step(svi: SVI, state: FitState, prompts: Prompts, record: DrawRecord) -> Metrics:
     """Take one step of SVI, count the step in `state`, and return the metrics."""
-    optimizer, objective = state.optimizer, state.objective
+    optimizer, objective, reuses_draws = state.optimizer, state.objective, state.reuses_draws
     rate, step_count = optimizer.learning_rate, optimizer.step_count
     with SameResponses(), _LikelihoodRecord() as likelihood:
         loss = _bound(svi.step(prompts))
@@ -70,17 +70,25 @@ def take_step(svi: SVI, state: FitState, prompts: Prompts) -> Metrics:
             "some in its store have one: expected a guide whose parameters no `poutine.block` hides"
         )
     state.step += 1
+    state.num_responses += 0 if reuses_draws else objective.num_particles * len(prompts)
     size = optimizer.step_size if isinstance(optimizer, TrustRegion) else math.nan
     if isinstance(objective, ResponseObjective):
         elbo, log_likelihood = objective.metrics["elbo"], objective.metrics["log_likelihood"]
     else:
         elbo = math.nan if isinstance(objective, OTHER_BOUNDS) else -loss / len(prompts)
         log_likelihood = likelihood.mean()
+    if not reuses_draws:
+        state.health.add(state.step, record.numbers, log_likelihood)
+        if state.ascends_elbo:
+            before = optimizer.parameters_before_step
+            state.best.consider(state.step - 1, state.health.elbo, before)
     return {
         "step": state.step,
+        "num_responses": state.num_responses,
         "elbo": elbo,
         "loss": loss,
         "log_likelihood": log_likelihood,
+        "entropy": record.numbers.entropy,
         "grad_norm": optimizer.grad_norm,
         "learning_rate": rate,
         "step_size": size,

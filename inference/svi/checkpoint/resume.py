@@ -15,7 +15,8 @@ from inference.svi.checkpoint.folder import CheckpointError, newest_whole
 from inference.svi.checkpoint.state import FitState, parameters
 from model import Prompts
 
-STATE = {"step", "optimizer", "random", "fingerprint"}  # parts of `state.json`
+COUNTS = {"step", "num_responses", "seconds"}
+STATE = {*COUNTS, "warnings", "optimizer", "random", "fingerprint"}  # parts of `state.json`
 FINGERPRINT = {"leaves", "changed", "schedule"}  # parts of the fingerprint in `state.json`
 
 
@@ -27,7 +28,7 @@ def resume(state: FitState, folder: str | Path, prompts: Prompts) -> None:
     """
     path = newest_whole(Path(folder))
     plain = _read_state(path)
-    names = ("guide", "optimizer", "objective", "random")
+    names = ("guide", "optimizer", "objective", "random", "health")
     saved = {name: load_file(path / f"{name}.safetensors") for name in names}
     state.guide(prompts)
     _check_fingerprint(state, plain["fingerprint"], path, guide=False)
@@ -45,7 +46,13 @@ def resume(state: FitState, folder: str | Path, prompts: Prompts) -> None:
     _check_random(saved["random"], path)
     load_into(parameters(), saved["guide"], str(path))
     state.optimizer.set_state(plain["optimizer"] | {"parameters": moments})
-    state.step = state.saved_step = plain["step"]
+    for name in COUNTS:
+        setattr(state, name, plain[name])
+    state.saved_step = state.step
+    device = next((str(parameter.device) for parameter in parameters().values()), "cpu")
+    state.health.set_state(saved["health"])
+    state.health.warnings = plain["warnings"]
+    state.best.set_state({name: tensor.to(device) for name, tensor in saved["health"].items()})
     random_state.restore(saved["random"], plain["random"])
 
 

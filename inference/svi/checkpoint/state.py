@@ -1,12 +1,13 @@
 """State of a fit, and its checkpoint: the whole state in one folder.
 
-    FOLDER/step-00000100/{guide,optimizer,objective,random}.safetensors, state.json, digests.json
+    FOLDER/step-00000100/{guide,optimizer,objective,random,health}.safetensors
+    FOLDER/step-00000100/{state,digests}.json
 
 No pickle: loading executes nothing. A kill at any moment leaves a whole checkpoint.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyro
@@ -16,10 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from inference import random_state
+from inference.objectives.pyro_objectives import OTHER_BOUNDS
 from inference.objectives.response_objective import ResponseObjective
 from inference.programs import Program
+from inference.svi.best_iterate import BestIterate
 from inference.svi.checkpoint.fingerprint import Fingerprint
 from inference.svi.checkpoint.folder import CheckpointError, new_checkpoint
+from inference.svi.health import Health
 from inference.svi.optimizer.checked import CheckedOptimizer
 
 
@@ -32,6 +36,10 @@ class FitState:
         optimizer: the optimiser, with its moments and its step count.
         objective: the objective; a `ResponseObjective` may have a state.
         step: number of steps done.
+        num_responses: number of fresh responses drawn, over all prompts.
+        seconds: time taken, those of earlier processes included.
+        health: numbers of the steps, and warnings.
+        best: copy of the parameters of the best step, if the objective ascends the ELBO.
         fingerprint: description of the fit's arguments. None accepts every checkpoint.
         saved_step: step of the last checkpoint; 0 without a checkpoint.
     """
@@ -40,6 +48,10 @@ class FitState:
     optimizer: CheckedOptimizer
     objective: ELBO
     step: int = 0
+    num_responses: int = 0
+    seconds: float = 0.0
+    health: Health = field(default_factory=Health)
+    best: BestIterate = field(default_factory=BestIterate)
     fingerprint: Fingerprint | None = None
     saved_step: int = 0
 
@@ -57,9 +69,13 @@ class FitState:
             },
             "objective": self.objective_state(),
             "random": generators,
+            "health": self.health.get_state() | self.best.get_state(),
         }
         state = {
             "step": self.step,
+            "num_responses": self.num_responses,
+            "seconds": self.seconds,
+            "warnings": self.health.warnings,
             "optimizer": {"step_count": optimizer["step_count"], "plain": optimizer["plain"]},
             "random": plain,
             "fingerprint": {} if self.fingerprint is None else self.fingerprint.to_json(),
@@ -87,6 +103,16 @@ class FitState:
         if folder is not None and self.saved_step:
             done += f"; the last is in {folder}: go on with resume=True"
         error.add_note(f"{done}.")
+
+    @property
+    def reuses_draws(self) -> bool:
+        """True if the next step works on the responses of an earlier step."""
+        return isinstance(self.objective, ResponseObjective) and self.objective.reuses_draws
+
+    @property
+    def ascends_elbo(self) -> bool:
+        """True if the ELBO decides which of two guides is better."""
+        return getattr(self.objective, "ascends_elbo", not isinstance(self.objective, OTHER_BOUNDS))
 
     def objective_state(self) -> dict[str, Tensor]:
         """State of the objective; empty for objectives of Pyro."""

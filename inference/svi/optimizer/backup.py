@@ -37,10 +37,14 @@ class OptimizerEntry(NamedTuple):
 
 
 class Backup:
-    """A copy of parameters and moments; takes their memory once more, from the first `save` on."""
+    """A copy of parameters and moments; takes their memory once more, from the first `save` on.
+
+    Attributes:
+        parameters: copy of the parameters, by name.
+    """
 
     def __init__(self) -> None:
-        self._parameters: dict[str, Tensor] = {}
+        self.parameters: dict[str, Tensor] = {}
         self._moments: dict[str, dict[str, Any]] = {}
         self._options: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self._entries: dict[str, OptimizerEntry] = {}
@@ -50,7 +54,7 @@ class Backup:
         """Copy the current parameters and moments over the copies of the last call."""
         self._entries = dict(entries)
         for name, entry in entries.items():
-            self._parameters[name] = _copy(entry.parameter.detach(), self._parameters.get(name))
+            self.parameters[name] = _copy(entry.parameter.detach(), self.parameters.get(name))
             buffers = self._moments.get(name, {})
             moments = entry.moments.items()
             self._moments[name] = {key: _copy(value, buffers.get(key)) for key, value in moments}
@@ -62,7 +66,7 @@ class Backup:
     def shorten(self, share: float) -> None:
         """Shorten the step since `save` to a share of its length; the moments stay as they are."""
         for name, (parameter, _, _) in self._entries.items():
-            old = self._parameters[name]
+            old = self.parameters[name]
             parameter.copy_(old + share * (parameter - old))
 
     @torch.no_grad()
@@ -70,7 +74,7 @@ class Backup:
         """Undo all changes since `save`, once. Returns True if there was a copy to restore."""
         entries, self._entries = self._entries, {}
         for name, (parameter, optimizer, _) in entries.items():
-            parameter.copy_(self._parameters[name])
+            parameter.copy_(self.parameters[name])
             optimizer.state.pop(parameter, None)
             if moments := self._moments[name]:
                 optimizer.state[parameter] = {key: _copy(value) for key, value in moments.items()}

@@ -51,6 +51,11 @@ class CheckedOptimizer(PyroOptim, ABC):
     def learning_rate(self) -> float:
         """Learning rate of the next step."""
 
+    @property
+    def parameters_before_step(self) -> dict[str, Tensor]:
+        """Copy of the parameters before the last step, by name; the next step writes over it."""
+        return self._backup.parameters
+
     @abstractmethod
     def _adopt(self, new: dict[str, Tensor]) -> None:
         """Put new parameters, by name, into `_entries`."""

@@ -11,12 +11,11 @@ from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
 from guides import GUIDES, FineTuned, MeanField
 from inference import OBJECTIVES, LeaveOneOut_ELBO, fit
 from inference.programs import joint_at, log_guide_at, response_distribution
+from inference.svi.draw_record import DrawRecord, NoDrawsError
 from inference.svi.optimizer import trust_region
 from inference.svi.optimizer.trust_region import SHARE, TrustRegion
 from inference.svi.step_size import (
     MOST,
-    DrawRecord,
-    NoDrawsError,
     distance_left,
     step_size,
 )

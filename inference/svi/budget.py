@@ -1,0 +1,134 @@
+"""Budget of a fit: a number of steps, of fresh responses, or of seconds.
+
+progress = spent / amount,   the share by which a trust region shrinks
+"""
+
+from abc import ABC, abstractmethod
+from time import perf_counter
+from typing import ClassVar
+
+from tqdm import tqdm
+
+from inference.svi.checkpoint.folder import CheckpointError
+from inference.svi.checkpoint.state import FitState
+from model.common.checks import positive, whole_number
+
+
+class Budget(ABC):
+    """A budget that a fit spends step by step. A number that `FitState` counts is spent.
+
+    Args:
+        amount: size of the budget.
+
+    Attributes:
+        name: argument of `fit` that sets the budget.
+        unit: unit of the amount.
+        limits_resumes: True if a checkpoint that has spent more is refused.
+    """
+
+    name: ClassVar[str]
+    unit: ClassVar[str]
+    limits_resumes: ClassVar[bool] = True
+
+    def __init__(self, amount: float) -> None:
+        self.amount = amount
+        self._start = 0.0
+
+    @abstractmethod
+    def spent(self, state: FitState) -> float:
+        """Amount that the fit has spent."""
+
+    def progress(self, state: FitState) -> float:
+        """Share of the budget that is spent before the next step, between 0 and 1."""
+        return min(1.0, self.spent(state) / self.amount)
+
+    def is_spent(self, state: FitState) -> bool:
+        """True if the budget has no further step."""
+        return self.spent(state) >= self.amount
+
+    def start(self, state: FitState) -> None:
+        """Start the clock, from the seconds before a resume; refuse a state beyond the budget."""
+        if self.limits_resumes and self.spent(state) > self.amount:
+            raise CheckpointError(
+                f"the checkpoint has {self.spent(state)} {self.unit}s, expected at most "
+                f"{self.name}={self.amount}: ask for more {self.unit}s, or name another folder"
+            )
+        self._start = perf_counter() - state.seconds
+
+    def tick(self, state: FitState) -> None:
+        """Set the seconds of a fit after a step."""
+        state.seconds = perf_counter() - self._start
+
+    def bar(self, state: FitState, *, shown: bool) -> tqdm:
+        """Progress bar in the unit of the budget."""
+        start = round(self.spent(state))
+        return tqdm(None, "fit", self.amount, initial=start, unit=self.unit, disable=not shown)
+
+
+class Steps(Budget):
+    """A number of steps."""
+
+    name, unit = "num_steps", "step"
+
+    def spent(self, state: FitState) -> float:
+        return state.step
+
+
+class Responses(Budget):
+    """A number of fresh responses, over all prompts. A step on earlier responses costs nothing.
+
+    Args:
+        amount: number of responses; the last step stays within the amount.
+        per_step: number of responses of a step that draws.
+    """
+
+    name, unit = "num_responses", "response"
+
+    def __init__(self, amount: float, per_step: int) -> None:
+        super().__init__(amount)
+        self.per_step = per_step
+
+    def spent(self, state: FitState) -> float:
+        return state.num_responses
+
+    def progress(self, state: FitState) -> float:
+        """Share of the responses drawn before those of the next step."""
+        own = self.per_step if state.reuses_draws else 0
+        return max(0, state.num_responses - own) / self.amount
+
+    def is_spent(self, state: FitState) -> bool:
+        return not state.reuses_draws and state.num_responses + self.per_step > self.amount
+
+
+class Seconds(Budget):
+    """A number of seconds, those before a resume included. The last step may end later."""
+
+    name, unit, limits_resumes = "max_seconds", "second", False
+
+    def spent(self, state: FitState) -> float:
+        return state.seconds
+
+
+def new_budget(
+    num_steps: int | None, num_responses: int | None, max_seconds: float | None, per_step: int
+) -> Budget:
+    """The budget of a fit from exactly one of three amounts.
+
+    `per_step` is the number of fresh responses in a step.
+    """
+    amounts = {"num_steps": num_steps, "num_responses": num_responses, "max_seconds": max_seconds}
+    given = [name for name, amount in amounts.items() if amount is not None]
+    if len(given) != 1:
+        fault = f"{' and '.join(given)} are given" if given else "num_steps is None"
+        raise ValueError(
+            f"{fault}, expected exactly one of {', '.join(amounts)}: a fit ends after so many "
+            "steps, fresh responses, or seconds"
+        )
+    if num_steps is not None:
+        return Steps(whole_number("num_steps", num_steps))
+    if max_seconds is not None:
+        return Seconds(positive("max_seconds", max_seconds, why="seconds"))
+    why = "the fresh responses of one step"
+    return Responses(
+        whole_number("num_responses", num_responses, at_least=per_step, why=why), per_step
+    )

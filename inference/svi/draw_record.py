@@ -1,0 +1,158 @@
+"""Draws of the guide in a step, as the objective made them, and numbers of the guide from them.
+
+    ELBO_hat    = sum_k s_k log w_k,    Var = K/(K - 1) sum_k s_k^2 (log w_k - ELBO_hat)^2
+    entropy_hat = - sum_k s_k log q(x_k)
+
+s_k is the share of draw k in a mean under q, 1/K on-policy.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from pyro.infer import ELBO
+from pyro.poutine import Trace
+from torch import Tensor
+
+from inference.objectives.response_objective import Draws, ResponseObjective
+from inference.programs import Program
+from inference.response_site import is_sample
+from model import Prompts
+
+
+class DrawNumbers(NamedTuple):
+    """Numbers of the guide from the draws of one step, means over prompts, nats.
+
+    Attributes:
+        elbo: estimate of the ELBO; with an objective of another target, of that target.
+        variance: variance of the estimate, given the prompts; NaN for a single draw.
+        entropy: estimate of the entropy of q.
+    """
+
+    elbo: float = math.nan
+    variance: float = math.nan
+    entropy: float = math.nan
+
+
+class NoDrawsError(ValueError):
+    """An objective does not show the draws of the guide, so that a step has no size in nats."""
+
+
+class DrawRecord:
+    """Draws of the guide in the current step of an objective.
+
+    Args:
+        objective: the objective of the steps.
+        num_prompts: number of prompts of the fit. The ELBO of a step on fewer of them has no known
+            variance, because prompts differ.
+
+    Attributes:
+        numbers: numbers of the guide from the draws of the last step.
+    """
+
+    def __init__(self, objective: ELBO, num_prompts: int = 1) -> None:
+        self.numbers = DrawNumbers()
+        self._objective = objective
+        self._num_prompts = num_prompts
+        self._traces: list[tuple[Prompts, Trace, Trace]] = []
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record the traces from which an objective of Pyro computes the loss."""
+        if isinstance(self._objective, ResponseObjective):
+            yield
+            return
+        get_trace = self._objective._get_trace
+
+        def recorded(model: Program, guide: Program, args: tuple, kwargs: dict) -> Any:
+            traces = get_trace(model, guide, args, kwargs)
+            self._traces.append((args[0], *traces))
+            return traces
+
+        vars(self._objective)["_get_trace"] = recorded
+        try:
+            yield
+        finally:
+            del vars(self._objective)["_get_trace"]
+
+    def take(self) -> list[Draws]:
+        """Return the draws since the last call; empty if the objective does not show them."""
+        if isinstance(self._objective, ResponseObjective):
+            draws = [] if self._objective.draws is None else [self._objective.draws]
+        else:
+            draws = [_draws_of(*each) for each in self._traces]
+            self._traces = []
+        self.numbers = draw_numbers(draws)
+        if draws and len(draws[0].prompts) < self._num_prompts:
+            self.numbers = self.numbers._replace(variance=math.nan)
+        return draws
+
+    def check(self, draws: list[Draws]) -> None:
+        """Raise a `NoDrawsError` if a step has no draws from which to measure its size."""
+        if not draws:
+            raise NoDrawsError(
+                f"{type(self._objective).__name__} does not show the draws of the guide, so that a "
+                "step has no size in nats: pass a `learning_rate` to `fit`, or an optimizer"
+            )
+
+
+def draw_numbers(draws: list[Draws]) -> DrawNumbers:
+    """Numbers of the guide that made the draws. NaN without draws."""
+    if not draws:
+        return DrawNumbers()
+    log_weight, log_guide, share = matrices(draws)  # [K, N]
+    num_draws, num_prompts = log_weight.shape
+    elbo = _mean(share, log_weight)
+    variance = (share * torch.where(share == 0, 0.0, log_weight - elbo)).square().sum(0)
+    if draws[0].every:
+        variance = torch.zeros_like(variance)
+    else:
+        variance = variance * num_draws / (num_draws - 1) if num_draws > 1 else variance * math.nan
+    numbers = (elbo.mean(), variance.sum() / num_prompts**2, -_mean(share, log_guide).mean())
+    return DrawNumbers(*torch.stack(numbers).tolist())
+
+
+def _mean(share: Tensor, values: Tensor) -> Tensor:
+    return torch.where(share == 0, 0.0, share * values).sum(0)
+
+
+def _draws_of(prompts: Prompts, model_trace: Trace, guide_trace: Trace) -> Draws:
+    """Values, log q and log weights of a pair of traces."""
+    sites = {name: site for name, site in guide_trace.nodes.items() if is_sample(site)}
+    infer = [site["infer"] for site in sites.values()]
+    return Draws(
+        prompts,
+        values={name: site["value"].detach() for name, site in sites.items()},
+        log_guide={name: site["unscaled_log_prob"].detach() for name, site in sites.items()},
+        log_weight=_log_prob(model_trace) - _log_prob(guide_trace),
+        every=any("_enumerate_dim" in each and not each.get("num_samples") for each in infer),
+    )
+
+
+def _log_prob(trace: Trace) -> Tensor:
+    """Sum of the log probabilities of all sites, in the shape of a batch."""
+    sites = [site for site in trace.nodes.values() if is_sample(site)]
+    return torch.stack(torch.broadcast_tensors(*(s["log_prob"].detach() for s in sites))).sum(0)
+
+
+def matrices(draws: list[Draws]) -> tuple[Tensor, Tensor, Tensor]:
+    """log-weights, log q, and the share of each draw in a mean under q, `[K, N]`, float64."""
+    log_weights, log_guides = [], []
+    for batch in draws:
+        log_weight = batch.log_weight.double()
+        log_guide = total(batch.log_guide).broadcast_to(log_weight.shape)
+        log_weights.append(torch.atleast_2d(log_weight).flatten(1))
+        log_guides.append(torch.atleast_2d(log_guide).flatten(1))
+    log_weight, log_guide, share = torch.cat(log_weights), torch.cat(log_guides), draws[0].share
+    if draws[0].every:
+        share = log_guide.exp()
+    elif share is None:
+        share = torch.full_like(log_weight, 1 / len(log_weight))
+    return log_weight, log_guide, share.double()
+
+
+def total(log_guide: dict[str, Tensor]) -> Tensor:
+    """Sum over sites, in the shape of a batch, float64."""
+    return torch.stack(torch.broadcast_tensors(*log_guide.values())).double().sum(0)

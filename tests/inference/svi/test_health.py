@@ -1,0 +1,240 @@
+"""Health of a fit: numbers of the draws, warnings at the step, the return to the best step."""
+
+import math
+import warnings
+
+import pyro
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+
+from guides import FineTuned
+from inference import OBJECTIVES, FusedOptimizer, LeaveOneOut_ELBO, LogVariance, fit
+from inference.enumeration import entropy
+from inference.svi.draw_record import DrawRecord
+from inference.svi.health import DrawNumbers, Health, mean_of_steps
+
+
+def numbers_of(objective, model, guide, prompts):
+    record = DrawRecord(objective)
+    with record.recording(), pyro.get_param_store().scope():
+        objective.loss_and_grads(model, guide, prompts)
+    record.take()
+    return record.numbers
+
+
+@pytest.mark.parametrize(
+    "name", ["leave-one-out", "trace", "trajectory-balance", "proximal", "reverse-kl"]
+)
+def test_numbers_of_the_draws_are_those_of_the_guide(name, model, prompts, truth, guide):
+    """Against sums over all responses: ELBO, entropy, and on-policy the variance of the ELBO."""
+    num = 4000
+    numbers = numbers_of(OBJECTIVES[name](num_particles=num), model, guide, prompts)
+    log_guide = truth.log_guide(guide)
+    log_weight = truth.log_joint - log_guide
+    variance = (log_guide.exp() * (log_weight - truth.elbo(guide)).square()).sum(0)
+    error = math.sqrt(numbers.variance)
+    assert abs(numbers.elbo - truth.elbo(guide).mean().item()) < 4 * error
+    assert numbers.entropy == pytest.approx(entropy(log_guide).mean().item(), abs=0.15)
+    if name != "trajectory-balance":  # whose draws are bolder than the guide's
+        exact = variance.sum().item() / (num * len(prompts) ** 2)
+        assert numbers.variance == pytest.approx(exact, rel=0.1)
+
+
+def test_numbers_off_policy_are_weighted(model, prompts, truth, guide):
+    """The errors of 60 estimates from bolder draws have the standard deviation stated."""
+    z = []
+    for _ in range(60):
+        objective = LogVariance(num_particles=64, exploration=1.5)
+        numbers = numbers_of(objective, model, guide, prompts)
+        z.append((numbers.elbo - truth.elbo(guide).mean().item()) / math.sqrt(numbers.variance))
+    assert torch.tensor(z).std().item() == pytest.approx(1.0, abs=0.3)
+
+
+def test_one_draw_has_no_variance_and_enumeration_has_no_noise(model, prompts, guide):
+    assert math.isnan(numbers_of(Trace_ELBO(), model, guide, prompts).variance)
+    # particles one after the other are draws of one step
+    assert numbers_of(Trace_ELBO(num_particles=3), model, guide, prompts).variance > 0
+
+
+def test_the_mean_of_steps_has_the_stated_error():
+    """By the variances, and without them by differences, in which a trend hardly counts."""
+    assert mean_of_steps([1.0, 3.0], [0.5, 0.5]) == (2.0, 0.5)
+    assert mean_of_steps([1.0, 3.0], [0.5, math.nan])[1] == math.inf
+    noise = torch.randn(1000, 50, dtype=torch.float64) + 0.1 * torch.arange(50)
+    errors = [mean_of_steps(row)[1] for row in noise.tolist()]
+    assert sum(errors) / 1000 == pytest.approx(1 / math.sqrt(50), rel=0.02)
+
+
+def constant_rate(rate):
+    return FusedOptimizer(torch.optim.SGD, {"lr": rate})
+
+
+@pytest.mark.parametrize("kind", ["module", "function"])
+def test_a_disaster_returns_to_an_earlier_step(kind, model, small_prior, prompts, truth):
+    """No earlier iterate is better than the result by more than noise, by the exact KL."""
+    module = FineTuned(small_prior)
+
+    def function(prompts):
+        return module(prompts)
+
+    guide, kls = (module if kind == "module" else function), []
+    kls.append(truth.kl_guide_posterior(module).mean().item())
+
+    def record(_):
+        kls.append(truth.kl_guide_posterior(module).mean().item())
+
+    schedule = lambda step: 1.0 if step < 30 else 300.0  # noqa: E731
+    optimizer = FusedOptimizer(options={"lr": 3e-4}, schedule=schedule)
+    objective = LeaveOneOut_ELBO(num_particles=32)
+    with pytest.warns(UserWarning, match="the guide has the parameters of step"):
+        result = fit(
+            model,
+            guide,
+            prompts,
+            num_steps=40,
+            objective=objective,
+            optimizer=optimizer,
+            on_step=record,
+            progress=False,
+        )
+    end = truth.kl_guide_posterior(module).mean().item()
+    assert end == pytest.approx(kls[result.best_step], rel=1e-9)
+    assert 20 < result.best_step <= 30
+    assert kls[-1] > end + 0.2
+    assert end < min(kls) + 0.1
+
+
+def test_the_kept_parameters_survive_an_interrupt(model, small_prior, prompts, tmp_path):
+    """Interrupted after the disaster and resumed, the fit returns to the same step."""
+
+    def run(folder, **options):
+        guide = FineTuned(small_prior)
+        schedule = lambda step: 1.0 if step < 6 else 300.0  # noqa: E731
+        result = fit(
+            model,
+            guide,
+            prompts,
+            num_steps=20,
+            objective=LeaveOneOut_ELBO(num_particles=64),
+            optimizer=FusedOptimizer(options={"lr": 3e-4}, schedule=schedule),
+            checkpoint_folder=folder,
+            progress=False,
+            **options,
+        )
+        return guide, result
+
+    def kill(metrics):
+        if metrics["step"] == 15:
+            raise KeyboardInterrupt
+
+    whole, expected = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", on_step=kill)
+    resumed, result = run(tmp_path / "killed", resume=True)
+    assert expected.best_step is not None
+    assert result.best_step == expected.best_step
+    assert result.warnings == expected.warnings
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_fit_that_stops_at_an_error_returns_too(model, small_prior, prompts, truth):
+    """A rate that grows until the network has no numbers."""
+    guide = FineTuned(small_prior)
+    start = truth.kl_guide_posterior(guide).mean().item()
+    optimizer = FusedOptimizer(options={"lr": 1e-3}, schedule=lambda step: 4.0**step)
+    objective = LeaveOneOut_ELBO(num_particles=8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = fit(
+            model,
+            guide,
+            prompts,
+            num_steps=2000,
+            objective=objective,
+            optimizer=optimizer,
+            progress=False,
+        )
+    assert result.stopped_early is not None
+    assert result.best_step is not None
+    assert truth.kl_guide_posterior(guide).mean().item() < start + 0.1
+
+
+@pytest.mark.parametrize("name", ["forward-kl", "wake-phi", "multi-sample"])
+def test_objectives_of_other_divergences_keep_the_last_step(name, model, small_prior, prompts):
+    """Neither a copy nor a warning about the ELBO, which these objectives do not ascend."""
+    guide = FineTuned(small_prior)
+    result = fit(
+        model,
+        guide,
+        prompts,
+        num_steps=8,
+        objective=OBJECTIVES[name](num_particles=8),
+        optimizer=constant_rate(10.0),
+        progress=False,
+    )
+    assert result.best_step is None
+    assert result.state.best.get_state() == {}
+    assert not any("ELBO" in warning for warning in result.warnings)
+
+
+def test_a_fall_of_the_elbo_is_told_at_the_step(model, small_prior, prompts):
+    seen = []
+    with pytest.warns(UserWarning, match=r"step 2: the ELBO of the last steps is .* below") as told:
+        result = fit(
+            model,
+            FineTuned(small_prior),
+            prompts,
+            num_steps=5,
+            objective=LeaveOneOut_ELBO(num_particles=64),
+            optimizer=FusedOptimizer(options={"lr": 0.3}),
+            on_step=lambda metrics: seen.append(len(told)),
+            progress=False,
+        )
+    assert seen[:2] == [0, 1]
+    falls = [warning for warning in result.warnings if warning.startswith("step 2: the ELBO")]
+    assert len(falls) == 1
+
+
+@pytest.mark.parametrize("prompts_per_step", [None, 1])
+@pytest.mark.parametrize("name", ["leave-one-out", "trace", "proximal", "log-variance"])
+def test_a_healthy_fit_has_no_warnings(name, prompts_per_step, model, small_prior, prompts):
+    result = fit(
+        model,
+        FineTuned(small_prior),
+        prompts,
+        num_steps=40,
+        objective=OBJECTIVES[name](num_particles=16),
+        prompts_per_step=prompts_per_step,
+        progress=False,
+    )
+    assert result.warnings == []
+    assert result.best_step is None
+
+
+def fed(health, entropies, likelihoods):
+    for step, (value, likelihood) in enumerate(zip(entropies, likelihoods, strict=True), 1):
+        health.add(step, DrawNumbers(elbo=0.0, variance=1.0, entropy=value), likelihood)
+        if new := health.check(ascends_elbo=False):
+            return step, new
+    return None, []
+
+
+def test_a_collapse_of_the_entropy_needs_a_likelihood_that_stands_still():
+    noise = [0.1, -0.1] * 20
+    entropies = [20.0 - 0.5 * i + e for i, e in enumerate(noise)]
+    step, [sentence] = fed(Health(), entropies, [1.0 + e for e in noise])
+    assert 20 < step < 32
+    assert "the entropy of the guide fell from 19.5" in sentence
+    rising = [1.0 + 0.1 * i for i in range(40)]
+    assert fed(Health(), entropies, rising) == (None, [])
+    assert fed(Health(), [20.0 + e for e in noise], [1.0] * 40) == (None, [])
+
+
+def test_entropy_is_among_the_metrics(model, small_prior, prompts, truth):
+    guide = FineTuned(small_prior)
+    exact = entropy(truth.log_guide(guide)).mean().item()
+    objective = OBJECTIVES["leave-one-out"](num_particles=2000)
+    result = fit(model, guide, prompts, num_steps=1, objective=objective, progress=False)
+    assert result.metrics[0]["entropy"] == pytest.approx(exact, abs=0.1)
