@@ -6,6 +6,7 @@ fresh draws. Each warning comes once.
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -19,22 +20,25 @@ WINDOW = 10
 SURE = 3.0  # standard errors between the ELBO and its start, above which `fit` warns
 COLLAPSE = 0.5  # share of the entropy at the start, below which `fit` warns
 PATIENCE = 40  # smallest number of steps without gain that ends a fit
-FEWEST = 3  # smallest number of steps whose differences tell their noise
+FEWEST = 5  # smallest number of steps whose differences tell their noise
 
 
-def mean_of_steps(values: Sequence[float], variances: Sequence[float] = ()) -> Estimate:
+def mean_of_steps(
+    values: Sequence[float], variances: Sequence[float], series: Sequence[float]
+) -> Estimate:
     """Mean of the numbers of successive steps, with its standard error.
 
     The error is from the variances of the steps if all are known. Otherwise it is from the
-    differences of successive steps, which contain a half of the noise of each: von Neumann 1941.
+    differences of successive steps in the whole series, in which a trend hardly counts (von Neumann
+    1941); infinite for a short series.
     """
     num = len(values)
     mean = sum(values) / num
-    if variances and all(map(math.isfinite, variances)):
+    if all(map(math.isfinite, variances)):
         return Estimate(mean, math.sqrt(sum(variances)) / num)
-    if num < FEWEST:
+    if len(series) < FEWEST:
         return Estimate(mean, math.inf)
-    squares = [(values[i + 1] - values[i]) ** 2 for i in range(num - 1)]
+    squares = [(later - earlier) ** 2 for earlier, later in pairwise(series)]
     return Estimate(mean, math.sqrt(sum(squares) / (2 * len(squares) * num)))
 
 
@@ -70,7 +74,7 @@ class Health:
     @property
     def elbo(self) -> Estimate:
         """ELBO of the last steps, nats; NaN without one."""
-        return _elbo(self._steps[-WINDOW:]) if self._steps else Estimate(math.nan, math.nan)
+        return self._elbo(self._steps[-WINDOW:]) if self._steps else Estimate(math.nan, math.nan)
 
     def check(self, *, ascends_elbo: bool) -> list[str]:
         """Return the warnings that are new after the last step."""
@@ -86,7 +90,7 @@ class Health:
         if not self._steps:
             return ""
         is_known = math.isfinite(self._steps[0].variance)
-        start, now = _elbo(self._steps[: 1 if is_known else FEWEST]), self.elbo
+        start, now = self._elbo(self._steps[: 1 if is_known else FEWEST]), self.elbo
         error = math.hypot(now.standard_error, start.standard_error)
         if not now.value < start.value - SURE * error:
             return ""
@@ -101,11 +105,11 @@ class Health:
         first, last = self._steps[:FEWEST], self._steps[-WINDOW:]
         if len(self._steps) <= FEWEST:
             return ""
-        start, now = (mean_of_steps([n.entropy for n in part]) for part in (first, last))
+        start, now = (self._unknown(part, "entropy") for part in (first, last))
         error = math.hypot(now.standard_error, COLLAPSE * start.standard_error)
         if not 0 < now.value + SURE * error < COLLAPSE * start.value:
             return ""
-        before, after = (mean_of_steps([n.log_likelihood for n in part]) for part in (first, last))
+        before, after = (self._unknown(part, "log_likelihood") for part in (first, last))
         error = math.hypot(after.standard_error, before.standard_error)
         if not after.value < before.value + 2 * error:
             return ""
@@ -125,7 +129,7 @@ class Health:
         size = len(self._steps) // 4
         if size < PATIENCE // 2:
             return None
-        late, early = _elbo(self._steps[-size:]), _elbo(self._steps[-2 * size : -size])
+        late, early = self._elbo(self._steps[-size:]), self._elbo(self._steps[-2 * size : -size])
         gain = late.value - early.value
         error = math.hypot(late.standard_error, early.standard_error)
         if not gain < error:
@@ -134,6 +138,16 @@ class Health:
             f"step {self._steps[-1].step:.0f}: the gain of the ELBO, {gain / size:.4f} nats a step "
             f"over the last {size} steps, is below its noise, {error / size:.4f} nats a step"
         )
+
+    def _elbo(self, steps: Sequence[StepNumbers]) -> Estimate:
+        return mean_of_steps(_column(steps, "elbo"), _column(steps, "variance"), self._all("elbo"))
+
+    def _unknown(self, steps: Sequence[StepNumbers], name: str) -> Estimate:
+        """Mean of a number whose variance in a step is unknown."""
+        return mean_of_steps(_column(steps, name), [math.nan], self._all(name))
+
+    def _all(self, name: str) -> list[float]:
+        return _column(self._steps, name)
 
     def get_state(self) -> dict[str, Tensor]:
         """Numbers of all steps for a checkpoint, `[steps, 5]`."""
@@ -144,5 +158,5 @@ class Health:
         self._steps = [StepNumbers(*numbers) for numbers in state["steps"].tolist()]
 
 
-def _elbo(steps: list[StepNumbers]) -> Estimate:
-    return mean_of_steps([n.elbo for n in steps], [n.variance for n in steps])
+def _column(steps: Sequence[StepNumbers], name: str) -> list[float]:
+    return [getattr(numbers, name) for numbers in steps]

@@ -125,12 +125,12 @@ def test_an_open_fit_ends_when_its_gain_is_below_its_noise(
 
 def test_a_fit_that_gains_does_not_end_before_its_budget(model, small_prior, prompts):
     """Steps so small that the guide is still on its way."""
-    objective = LeaveOneOut_ELBO(num_particles=32)
-    optimizer = FusedOptimizer(torch.optim.SGD, {"lr": 3e-3})
-    options = {"objective": objective, "optimizer": optimizer, "num_responses": 64 * 90}
+    objective = LeaveOneOut_ELBO(num_particles=256)
+    optimizer = FusedOptimizer(torch.optim.SGD, {"lr": 1e-3})
+    options = {"objective": objective, "optimizer": optimizer, "num_responses": 512 * 84}
     _, result = run(model, small_prior, prompts, **options)
     assert result.at_noise is None
-    assert len(result.metrics) == 90
+    assert len(result.metrics) == 84
 
 
 def test_a_number_of_steps_is_not_cut_short(model, small_prior, prompts):
