@@ -50,7 +50,7 @@ class Budget(ABC):
         """Start the clock, from the seconds before a resume; refuse a state beyond the budget."""
         if self.limits_resumes and self.spent(state) > self.amount:
             raise CheckpointError(
-                f"the checkpoint has {self.spent(state)} {self.unit}s, expected at most "
+                f"the checkpoint is of {self.unit} {self.spent(state)}, expected at most "
                 f"{self.name}={self.amount}: ask for more {self.unit}s, or name another folder"
             )
         self._start = perf_counter() - state.seconds

@@ -59,7 +59,7 @@ def test_a_fit_by_responses_resumes_bit_for_bit(model, small_prior, prompts, tmp
     resumed, result = run(model, small_prior, prompts, **options, resume=True)
     assert torch.equal(parameters_of(whole), parameters_of(resumed))
     assert result.metrics == expected.metrics[-len(result.metrics) :]
-    with pytest.raises(CheckpointError, match=r"has 48 responses, expected at most num_responses="):
+    with pytest.raises(CheckpointError, match=r"is of response 48, expected at most num_res"):
         run(model, small_prior, prompts, **options | {"num_responses": 16}, resume=True)
 
 

@@ -316,8 +316,7 @@ def test_memory_of_the_backup_is_one_more_copy(model, small_prior, prompts):
         value for state in backup._moments.values() for value in state.values() if value.dim()
     ]
     assert (
-        sum(value.numel() for value in backup._parameters.values())
-        == guide.num_trained_parameters()
+        sum(value.numel() for value in backup.parameters.values()) == guide.num_trained_parameters()
     )
     assert sum(value.numel() for value in moments) == 2 * guide.num_trained_parameters()
     before = [value.data_ptr() for value in moments]

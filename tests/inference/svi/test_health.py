@@ -181,7 +181,9 @@ def test_objectives_of_other_divergences_keep_the_last_step(name, model, small_p
 
 def test_a_fall_of_the_elbo_is_told_at_the_step(model, small_prior, prompts):
     seen = []
-    with pytest.warns(UserWarning, match=r"step 2: the ELBO of the last steps is .* below") as told:
+    with pytest.warns(
+        UserWarning, match=r"step 2: the ELBO of the last steps is .* below"
+    ) as records:
         result = fit(
             model,
             FineTuned(small_prior),
@@ -189,7 +191,7 @@ def test_a_fall_of_the_elbo_is_told_at_the_step(model, small_prior, prompts):
             num_steps=5,
             objective=LeaveOneOut_ELBO(num_particles=64),
             optimizer=FusedOptimizer(options={"lr": 0.3}),
-            on_step=lambda metrics: seen.append(len(told)),
+            on_step=lambda metrics: seen.append(len(records)),
             progress=False,
         )
     assert seen[:2] == [0, 1]
