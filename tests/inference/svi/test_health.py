@@ -179,7 +179,7 @@ def test_objectives_of_other_divergences_keep_the_last_step(name, model, small_p
     assert not any("ELBO" in warning for warning in result.warnings)
 
 
-def test_a_fall_of_the_elbo_is_told_at_the_step(model, small_prior, prompts):
+def test_a_fall_of_the_elbo_warns_at_the_step(model, small_prior, prompts):
     seen = []
     with pytest.warns(
         UserWarning, match=r"step 2: the ELBO of the last steps is .* below"
