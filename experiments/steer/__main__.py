@@ -15,7 +15,7 @@ folder with arguments, metrics, guide, figures and `report.html`.
     python -m experiments.steer --constraint words:music,song --objective forward-kl
     python -m experiments.steer --reward --moment words:film=0.5 --objective forward-kl
     python -m experiments.steer --reward --factor marginal-likelihood:RUN/reward
-    python -m experiments.steer --prior smollm2 --steps 20
+    python -m experiments.steer --prior smollm2 --time 10m
     python -m experiments.steer --sample smc --budget 4096
     python -m experiments.steer --sample importance --proposal runs/steer-20250101-120000/guide
     python -m experiments.steer --resume runs/steer-20250101-120000
@@ -45,7 +45,7 @@ from experiments.steer.report import Report, sample_texts
 from experiments.steer.resuming import check_inputs, old_folder, own_arguments, resume_command
 from guides import FineTuned, Guide, LoRA
 from guides.guide import save_guide
-from inference import OBJECTIVES, Program, fit, random_state
+from inference import OBJECTIVES, Fit, Program, fit, random_state
 from inference.svi.anneal import soften
 from inference.svi.step import Metrics
 from model import AlignmentModel, LanguageModel, Prompts
@@ -80,8 +80,8 @@ def main(args: Steer) -> RunFolder:
                 "Before, from the prior": sample_texts(model, model, prompts),
                 "After, from the guide": sample_texts(model, guide, prompts),
             }
-        measured, stop = (before, after, posterior), result.stopped_early
-        report = Report(args.title, args.beta, *measured, samples, seconds, stop)
+        measured, notes = (before, after, posterior), fit_notes(result)
+        report = Report(args.title, args.beta, *measured, samples, seconds, notes)
         report.write(folder, write_figures(folder, report, prior_sample))
     return folder
 
@@ -89,7 +89,7 @@ def main(args: Steer) -> RunFolder:
 def fit_settings(args: Steer, model: AlignmentModel, folder: RunFolder) -> dict[str, Any]:
     """Settings of the fit."""
     return {
-        "num_steps": args.steps,
+        **args.fit_budget,
         "objective": OBJECTIVES[args.objective](num_particles=args.particles),
         "step_kl": args.step_kl,
         "learning_rate": args.learning_rate,
@@ -101,6 +101,13 @@ def fit_settings(args: Steer, model: AlignmentModel, folder: RunFolder) -> dict[
         "resume": args.resume is not None,
         "on_step": lambda metrics: folder.append_metrics(extended(metrics, model)),
     }
+
+
+def fit_notes(result: Fit) -> list[str]:
+    """Sentences about the end and the health of a fit."""
+    stop = [f"Stopped early at {result.stopped_early}"] if result.stopped_early else []
+    end = [f"Ended before its budget: {result.at_noise}"] if result.at_noise else []
+    return [*stop, *end, *(f"Warning: {warning}" for warning in result.warnings)]
 
 
 def extended(metrics: Metrics, model: AlignmentModel) -> Metrics:

@@ -12,6 +12,7 @@ import tyro
 from experiments.shared import argument_types as types
 from experiments.shared.command_line import Arguments
 from experiments.steer.choices import FACTOR_HELP, REWARD_HELP, Choice, read_choices
+from experiments.steer.durations import check_duration, seconds_of
 from experiments.steer.guide_options import GuideOptions, options_of
 from experiments.steer.report import without_folders
 from experiments.steer.resuming import read_record, restored
@@ -30,6 +31,10 @@ RATED = types.Used(
     lambda args: args.learning_rate is not None,
     "without --learning-rate: steps have a size in nats",
 )
+STEPPED = types.Used(
+    lambda args: args.responses is None and args.time is None, "with --responses or --time"
+)
+UNTIMED = types.Used(lambda args: args.time is None, "with --time")
 SAMPLED = types.Used(lambda args: args.sample is not None, "without --sample")
 NO_FILE = types.Used(lambda args: args.prompts_file is None, "with --prompts-file")
 NO_BUDGET = types.Used(lambda args: not args.beta_budget, "with a budget, which is solved for beta")
@@ -89,8 +94,14 @@ class Steer(Arguments):
     temperature: types.Positive = 0.7
     """Temperature that divides the logits of prior and guide. Below 1 the prior writes with more
     care, and there is less to learn."""
-    steps: Annotated[types.Count, TRAINED] = 150
+    steps: Annotated[types.Count, TRAINED, STEPPED] = 150
     """Number of SVI steps."""
+    responses: Annotated[int, types.count(at_most=10**9), TRAINED, UNTIMED] | None = None
+    """Number of guide responses to train on, over all prompts, in place of `--steps`. The fit ends
+    earlier if the gain of the ELBO is below its noise."""
+    time: Annotated[str, types.Check(check_duration), TRAINED] | None = None
+    """Time of the fit in place of `--steps`, as in 90s, 5m or 1h. The fit ends earlier if the gain
+    of the ELBO is below its noise. `--resume` goes on with the time left."""
     particles: Annotated[types.Count, TRAINED] = 32
     """K, the number of responses for each prompt in a step."""
     step_kl: Annotated[types.Positive, TRAINED] | None = None
@@ -126,7 +137,8 @@ class Steer(Arguments):
     format."""
     resume: Path | None = None
     """Run folder to resume from its last checkpoint, with the run's own arguments and files. Other
-    arguments are refused, except for more `--steps`. Changed files are refused."""
+    arguments are refused, except for more `--steps`, `--responses` or `--time`. Changed files are
+    refused."""
     complete: Annotated[bool, tyro.conf.Suppress] = False
     """True if all fields are those of the run to resume, or stand beside `--resume`."""
 
@@ -141,6 +153,15 @@ class Steer(Arguments):
         """Budgets that are solved for beta, by their names for `solve_beta`; empty if none."""
         budgets = {"max_kl": self.kl_budget, "min_reward": self.min_reward}
         return {name: value for name, value in budgets.items() if value is not None}
+
+    @property
+    def fit_budget(self) -> dict[str, Any]:
+        """Budget of the fit, by its name for `fit`."""
+        if self.time is not None:
+            return {"max_seconds": seconds_of(self.time)}
+        if self.responses is not None:
+            return {"num_responses": self.responses}
+        return {"num_steps": self.steps}
 
     @property
     def draws_prior(self) -> bool:
@@ -176,5 +197,6 @@ class Steer(Arguments):
     @property
     def title(self) -> str:
         """Title of the report."""
-        run = f"{self.guide}, {self.objective}, {self.steps} steps"
+        counts = f"{self.steps} steps" if self.responses is None else f"{self.responses} responses"
+        run = f"{self.guide}, {self.objective}, {self.time or counts}"
         return without_folders(f"{self.prior} steered by {self.target_name}: {run}")

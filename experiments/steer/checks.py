@@ -45,6 +45,7 @@ def check_likelihood(args: Steer) -> None:
 def check_training(args: Steer) -> None:
     """Check objective and guide of a fit."""
     objective = OBJECTIVES[args.objective]
+    check_budget(args)
     is_hard = args.constraint and args.penalty is None
     if is_hard and not objective.supports_hard_constraints:
         names = [name for name, entry in OBJECTIVES.items() if entry.supports_hard_constraints]
@@ -67,3 +68,18 @@ def check_training(args: Steer) -> None:
         raise SystemExit(f"--objective {args.objective} takes one prompt a step: {fix}")
     if args.proposal is not None:
         raise SystemExit(f"--proposal {args.proposal} is for --sample, which is not given")
+
+
+def check_budget(args: Steer) -> None:
+    """Check that a budget of responses holds a step, and that a rate has a number of steps."""
+    is_open = args.responses is not None or args.time is not None
+    if is_open and args.learning_rate is not None:
+        fix = "give --steps, or leave --learning-rate out for steps with a size in nats"
+        raise SystemExit(f"--learning-rate falls to 0 at the last of a number of steps: {fix}")
+    num_prompts = len(args.prompts) if args.prompts_file is None else 1
+    per_step = args.particles * min(args.prompts_per_step or num_prompts, num_prompts)
+    if args.responses is not None and args.responses < per_step:
+        raise SystemExit(
+            f"--responses {args.responses} is less than the {per_step} responses of one step: give "
+            "more, or fewer --particles"
+        )

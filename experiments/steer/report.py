@@ -47,7 +47,7 @@ class Report:
         posterior: expectations under the posterior, for a model with factors.
         samples: texts with their rewards, by origin.
         seconds: wall time of the fit.
-        stopped_early: reason why the fit stopped before its last step.
+        fit_notes: sentences about the end and the health of the fit.
     """
 
     title: str
@@ -57,7 +57,7 @@ class Report:
     posterior: Expectations | None
     samples: Mapping[str, Sequence[Sample]]
     seconds: float
-    stopped_early: str | None = None
+    fit_notes: Sequence[str] = ()
 
     @property
     def expectations(self) -> list[Expectations]:
@@ -146,9 +146,8 @@ class Report:
         )
 
     def notes(self) -> list[str]:
-        """Warnings: an early stop, a divergence that rose, and reasons of unreliable numbers."""
-        notes = [f"Stopped early at {self.stopped_early}"] if self.stopped_early else []
-        return [*notes, *self._rises(), *self._faults()]
+        """Warnings: of the fit, a divergence that rose, and reasons of unreliable numbers."""
+        return [*self.fit_notes, *self._rises(), *self._faults()]
 
     def _rises(self) -> list[str]:
         """Divergences that are larger after the fit than before."""

@@ -1,4 +1,4 @@
-"""Resume of a run: its own arguments, or more steps, and the files that the run was made with."""
+"""Resume of a run: its own arguments, or a larger budget, and the run's own files."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,23 +9,28 @@ from typing import Any
 
 from experiments.shared.command_line import option
 from experiments.shared.run_folder import DIGEST, RunFolder, digest_of
+from experiments.steer.durations import seconds_of
 from experiments.steer.guide_options import restored_options
 from experiments.steer.inputs import Input, check_unchanged, digests_of, print_inputs
 from inference.svi.checkpoint.folder import has_checkpoint, locked
 from model.common.digests import delete_unfinished
 
 PARTS = {"arguments", "inputs", "versions"}
+BUDGETS = ("steps", "responses", "time")
+"""Fields that may be larger in a resume."""
 UNSAVED = {"resume", "trust_remote_code", "complete"}
 """Fields that come from the command line alone."""
 
 
 def own_arguments(args: Any) -> Any:
-    """Arguments of the run that `args.resume` names, with more steps if more are given."""
+    """Arguments of the run that `args.resume` names, with a larger budget if one is given."""
     own = restored(args, read_record(args.resume)["arguments"])
     default = type(args)()
     check_given(args, own, None if args.complete else default)
-    has_steps = args.complete or args.steps != default.steps
-    return replace(own, steps=args.steps) if has_steps else own
+    given = {name: getattr(args, name) for name in BUDGETS}
+    if not args.complete:
+        given = {name: value for name, value in given.items() if value != getattr(default, name)}
+    return replace(own, **given)
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -64,7 +69,7 @@ def restored(args: Any, saved: dict[str, Any]) -> Any:
 
 
 def check_given(given: Any, own: Any, default: Any | None = None) -> None:
-    """Exit at the first argument that differs from the run's own; more steps are allowed.
+    """Exit at the first argument that differs from the run's own; a larger budget is allowed.
 
     Args:
         given: arguments beside `--resume`.
@@ -74,12 +79,12 @@ def check_given(given: Any, own: Any, default: Any | None = None) -> None:
     run, unset = dict(_values(own)), {} if default is None else dict(_values(default))
     for name, value in _values(given):
         is_unset = name in unset and value == unset[name]
-        if value == run[name] or is_unset or (name == "steps" and value > run[name]):
+        if value == run[name] or is_unset or _is_larger_budget(name, value, run[name]):
             continue
         raise SystemExit(
             f"{option(name)} is given with --resume: {_shown(value)}, where the run has "
-            f"{_shown(run[name])}. A resume takes the run's own arguments, and more --steps if you "
-            "like: leave it out, or start another run"
+            f"{_shown(run[name])}. A resume takes the run's own arguments, and a larger budget "
+            "(--steps, --responses, --time) if you like: leave it out, or start another run"
         )
 
 
@@ -111,11 +116,12 @@ def check_inputs(folder: RunFolder, inputs: Iterable[Input]) -> None:
 
 @contextmanager
 def old_folder(args: Any, inputs: Iterable[Input]) -> Iterator[RunFolder]:
-    """Lock the folder of a run to resume. More steps are written to the saved arguments."""
+    """Lock the folder of a run to resume. A larger budget is written to the saved arguments."""
     folder = RunFolder(args.resume)
     with locked(folder.path):
         delete_unfinished(folder.path)
-        if read_record(folder.path)["arguments"]["steps"] != args.steps:
+        saved = read_record(folder.path)["arguments"]
+        if any(saved[name] != getattr(args, name) for name in BUDGETS):
             folder.write_arguments(replace(args, resume=None, complete=False), digests_of(inputs))
         yield folder
 
@@ -125,6 +131,13 @@ def resume_command(folder: RunFolder) -> str:
     if not has_checkpoint(folder.checkpoints):
         return ""
     return f"To go on: python -m experiments.steer --resume {folder.path}"
+
+
+def _is_larger_budget(name: str, value: Any, own: Any) -> bool:
+    """True for a budget that is larger than the run's own budget of the same kind."""
+    if name not in BUDGETS or value is None or own is None:
+        return False
+    return seconds_of(value) > seconds_of(own) if name == "time" else value > own
 
 
 def _values(args: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

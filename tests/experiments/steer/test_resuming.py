@@ -208,6 +208,19 @@ def test_other_arguments_beside_resume_are_refused(run, words, message, capsys):
     assert re.search(message, capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(
+    ("budget", "larger", "smaller"), [("responses", 24, 8), ("time", "1h", "1m")]
+)
+def test_a_resume_takes_a_larger_budget_of_the_same_kind(budget, larger, smaller):
+    own = Steer(**{budget: {"responses": 16, "time": "90s"}[budget]})
+    check_given(Steer(**{budget: larger}), own, Steer())
+    for other in (Steer(**{budget: smaller}), Steer(**{budget: larger, "beta": 0.7})):
+        with pytest.raises(SystemExit, match="is given with --resume"):
+            check_given(other, own, Steer())
+    with pytest.raises(SystemExit, match=f"--{budget} is given with --resume: .* run has None"):
+        check_given(Steer(**{budget: larger}), Steer(), Steer())
+
+
 def test_arguments_that_are_the_runs_own_and_more_steps_are_taken(run, capsys):
     words = ["--resume", str(run.path), "--beta", "0.1", "--particles", "4", "--steps", "3"]
     with pytest.raises(SystemExit) as end:
