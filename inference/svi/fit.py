@@ -13,6 +13,7 @@ from pyro.params.param_store import StateDict
 
 from inference import random_state
 from inference.programs import Program
+from inference.svi.best_iterate import BestIterate
 from inference.svi.budget import new_budget
 from inference.svi.checkpoint.fingerprint import Fingerprint
 from inference.svi.checkpoint.folder import locked
@@ -76,6 +77,7 @@ def fit(
     num_responses: int | None = None,
     max_seconds: float | None = None,
     stop_at_noise: bool | None = None,
+    keep_best: bool = True,
     objective: ELBO | None = None,
     optimizer: PyroOptim | None = None,
     step_kl: float | None = None,
@@ -117,6 +119,7 @@ def fit(
         stop_at_noise: True to end when the gain of the ELBO is below its noise: in the last quarter
             of the steps against the quarter before, of at least 20 steps each. Default: True
             without `num_steps`.
+        keep_best: True to return to the best step if the ELBO fell.
         objective: any `pyro.infer` ELBO; default `LeaveOneOut_ELBO()`.
         optimizer: a `TrustRegion`, a `FusedOptimizer`, or an optimiser of `pyro.optim` that is no
             scheduler. Default: a `TrustRegion`.
@@ -152,6 +155,7 @@ def fit(
     checks.boolean("resume", resume)
     stop_at_noise = num_steps is None if stop_at_noise is None else stop_at_noise
     checks.boolean("stop_at_noise", stop_at_noise)
+    checks.boolean("keep_best", keep_best)
     check_programs(model, guide, prompts)
     if prompts_per_step is not None:
         prompts_per_step = checks.whole_number("prompts_per_step", prompts_per_step)
@@ -162,6 +166,7 @@ def fit(
     budget = new_budget(num_steps, num_responses, max_seconds, per_step)
     optimizer = new_optimizer(optimizer, num_steps, numbers)
     state = FitState(guide, optimizer, objective)
+    state.best = BestIterate() if keep_best and state.ascends_elbo else None
     if resume and checkpoint_folder is None:
         raise ValueError(
             "resume is True without a checkpoint_folder, expected the folder of the checkpoint"
@@ -221,7 +226,7 @@ def fit(
             state.save_after(error, folder)
             vars(error)["fit"] = result
             raise
-        if reason := state.best.restore(state.health.elbo, parameters()):
+        if state.best and (reason := state.best.restore(state.health.elbo, parameters())):
             result.best_step = state.best.step
             _warn(result, reason)
     return result

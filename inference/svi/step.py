@@ -79,7 +79,7 @@ def take_step(svi: SVI, state: FitState, prompts: Prompts, record: DrawRecord) -
         log_likelihood = likelihood.mean()
     if not reuses_draws:
         state.health.add(state.step, record.numbers, log_likelihood)
-        if state.ascends_elbo:
+        if state.best is not None:
             before = optimizer.parameters_before_step
             state.best.consider(state.step - 1, state.health.elbo, before)
     return {

@@ -39,7 +39,7 @@ class FitState:
         num_responses: number of fresh responses drawn, over all prompts.
         seconds: time taken, those of earlier processes included.
         health: numbers of the steps, and warnings.
-        best: copy of the parameters of the best step, if the objective ascends the ELBO.
+        best: copy of the parameters of the best step; None if the fit keeps none.
         fingerprint: description of the fit's arguments. None accepts every checkpoint.
         saved_step: step of the last checkpoint; 0 without a checkpoint.
     """
@@ -51,7 +51,7 @@ class FitState:
     num_responses: int = 0
     seconds: float = 0.0
     health: Health = field(default_factory=Health)
-    best: BestIterate = field(default_factory=BestIterate)
+    best: BestIterate | None = None
     fingerprint: Fingerprint | None = None
     saved_step: int = 0
 
@@ -69,7 +69,7 @@ class FitState:
             },
             "objective": self.objective_state(),
             "random": generators,
-            "health": self.health.get_state() | self.best.get_state(),
+            "health": self.health.get_state() | (self.best.get_state() if self.best else {}),
         }
         state = {
             "step": self.step,

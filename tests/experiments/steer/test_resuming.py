@@ -16,7 +16,7 @@ from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
 from experiments.steer.figures import read_metrics
 from experiments.steer.report import without_folders
-from experiments.steer.resuming import read_record
+from experiments.steer.resuming import check_given, read_record
 from inference.svi.checkpoint.folder import FolderInUseError, locked
 from model.common.digests import check_digests
 from model.common.input_files import code_files

@@ -175,8 +175,20 @@ def test_objectives_of_other_divergences_keep_the_last_step(name, model, small_p
         progress=False,
     )
     assert result.best_step is None
-    assert result.state.best.get_state() == {}
+    assert result.state.best is None
     assert not any("ELBO" in warning for warning in result.warnings)
+
+
+def test_a_fit_may_keep_the_last_step(model, small_prior, prompts):
+    guide = FineTuned(small_prior)
+    options = {"objective": LeaveOneOut_ELBO(num_particles=8), "progress": False}
+    optimizer = FusedOptimizer(options={"lr": 0.3})
+    with pytest.warns(UserWarning, match="is below|, below"):
+        result = fit(
+            model, guide, prompts, num_steps=5, optimizer=optimizer, keep_best=False, **options
+        )
+    assert result.best_step is None
+    assert result.state.best is None
 
 
 def test_a_fall_of_the_elbo_warns_at_the_step(model, small_prior, prompts):

@@ -21,6 +21,7 @@ def quiet(model, guide, prompts, num_steps=6, **options):
         prompts,
         num_steps=num_steps,
         objective=LeaveOneOut_ELBO(4),
+        keep_best=False,
         progress=False,
         **options,
     )
