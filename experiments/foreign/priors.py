@@ -63,7 +63,8 @@ def _ending_at_stops(prior: LanguageModel) -> LanguageModel:
 def random_prior(family: str, length: int) -> LanguageModel:
     """A network of two layers with random weights, seed 1, over the end and `WORDS`."""
     words = ["<end>", *WORDS.split()]
-    special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    # no pad_token_id: Llama's embedding of that token, here also the start, would be frozen at 0
+    special = {"bos_token_id": 0, "eos_token_id": 0}
     shared = {"vocab_size": len(words), "initializer_range": 0.15, **special}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)

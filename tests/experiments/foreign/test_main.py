@@ -132,7 +132,6 @@ def test_every_guide_and_objective_is_measured(result):
     assert ends.value - result.start.value == pytest.approx(result.rise.value, abs=1e-9)
 
 
-@pytest.mark.xfail(reason="the default step is a rate of Adam", strict=False)
 def test_defaults_of_the_reverse_kl_leave_no_guide_further_than_its_start(result):
     if result.cell.objective in REVERSE:
         assert not is_above(result.own_rise)

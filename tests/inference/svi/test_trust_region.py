@@ -13,7 +13,7 @@ from inference import OBJECTIVES, LeaveOneOut_ELBO, fit
 from inference.programs import joint_at, log_guide_at, response_distribution
 from inference.svi.draw_record import DrawRecord, NoDrawsError
 from inference.svi.optimizer import trust_region
-from inference.svi.optimizer.trust_region import SHARE, TrustRegion
+from inference.svi.optimizer.trust_region import NEAR, STEP_KL, TrustRegion
 from inference.svi.step_size import (
     MOST,
     distance_left,
@@ -111,7 +111,8 @@ def test_the_distance_left_is_the_kl_to_the_posterior_near_the_posterior(
     fit(model, guide, prompts, num_steps=60, progress=False)
     draws = drawn(LeaveOneOut_ELBO(num_particles=4000), model, guide, prompts)
     kl = truth.kl_guide_posterior(guide).mean().item()
-    assert distance_left(draws) == pytest.approx(kl, rel=0.3)
+    assert distance_left(draws) == pytest.approx(kl, rel=0.5)
+    assert kl < 0.1
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
@@ -136,7 +137,9 @@ def test_no_step_of_any_objective_exceeds_the_limit(name, model, small_prior, pr
         assert size <= 0.02 * (1 - step / 6) * (1 + 1e-6)
 
 
-def test_no_step_exceeds_its_share_of_the_distance_left(model, small_prior, prompts, monkeypatch):
+def test_near_the_posterior_no_step_exceeds_its_share_of_the_distance_left(
+    model, small_prior, prompts, monkeypatch
+):
     distances, sizes = [], []
     measure = trust_region.TrustRegion._advance
 
@@ -146,9 +149,9 @@ def test_no_step_exceeds_its_share_of_the_distance_left(model, small_prior, prom
         sizes.append(self.step_size)
 
     monkeypatch.setattr(trust_region.TrustRegion, "_advance", recorded)
-    fit(model, FineTuned(small_prior), prompts, num_steps=30, step_kl=100.0, progress=False)
-    assert max(s / d for s, d in zip(sizes, distances, strict=True)) <= SHARE * (1 + 1e-6)
-    assert min(distances) < 0.5 * distances[0]
+    fit(model, FineTuned(small_prior), prompts, num_steps=40, progress=False)
+    assert max(s / d for s, d in zip(sizes, distances, strict=True)) <= STEP_KL / NEAR * (1 + 1e-6)
+    assert min(distances) < 0.2
 
 
 @pytest.mark.parametrize("rate", [1e-7, 1e-1])
