@@ -116,9 +116,9 @@ def fit(
             `num_responses` and `max_seconds` is passed.
         num_responses: number of fresh responses over all prompts, in place of steps.
         max_seconds: time in place of steps. A resume goes on with the time left.
-        stop_at_noise: True to end when the gain of the ELBO is below its noise: in the last quarter
-            of the steps against the quarter before, of at least 20 steps each. Default: True
-            without `num_steps`.
+        stop_at_noise: True to end when the gain of the ELBO is below its noise: when the last
+            quarter of the steps is not above the quarter before, each of at least 40 steps.
+            Default: True without `num_steps`.
         keep_best: True to return to the best step if the ELBO fell.
         objective: any `pyro.infer` ELBO; default `LeaveOneOut_ELBO()`.
         optimizer: a `TrustRegion`, a `FusedOptimizer`, or an optimiser of `pyro.optim` that is no

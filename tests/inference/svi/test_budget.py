@@ -8,7 +8,7 @@ import torch
 from guides import FineTuned
 from inference import OBJECTIVES, fit
 from inference.objectives.leave_one_out import LeaveOneOut_ELBO
-from inference.svi import budget
+from inference.svi import budget, health
 from inference.svi.checkpoint.folder import CheckpointError
 from inference.svi.optimizer.fused import FusedOptimizer
 
@@ -112,7 +112,7 @@ def test_an_open_fit_ends_when_its_gain_is_below_its_noise(
     options |= {"checkpoint_folder": tmp_path}
     guide, result = run(model, small_prior, prompts, **options)
     start = truth.kl_guide_posterior(FineTuned(small_prior)).mean().item()
-    assert 80 <= len(result.metrics) < 1000
+    assert 160 <= len(result.metrics) < 1000
     assert "is below its noise" in result.at_noise
     assert truth.kl_guide_posterior(guide).mean().item() < 0.05 * start
     again, result_again = run(
@@ -123,8 +123,9 @@ def test_an_open_fit_ends_when_its_gain_is_below_its_noise(
     assert torch.equal(parameters_of(again), parameters_of(guide))
 
 
-def test_a_fit_that_gains_does_not_end_before_its_budget(model, small_prior, prompts):
+def test_a_fit_that_gains_does_not_end_before_its_budget(model, small_prior, prompts, monkeypatch):
     """Steps so small that the guide is still on its way."""
+    monkeypatch.setattr(health, "PATIENCE", 40)
     objective = LeaveOneOut_ELBO(num_particles=256)
     optimizer = FusedOptimizer(torch.optim.SGD, {"lr": 1e-3})
     options = {"objective": objective, "optimizer": optimizer, "num_responses": 512 * 84}
@@ -133,12 +134,13 @@ def test_a_fit_that_gains_does_not_end_before_its_budget(model, small_prior, pro
     assert len(result.metrics) == 84
 
 
-def test_a_number_of_steps_is_not_cut_short(model, small_prior, prompts):
+def test_a_number_of_steps_is_not_cut_short(model, small_prior, prompts, monkeypatch):
     """Unless the fit is asked to end at its noise, here of steps of no size."""
-    options = {"num_steps": 82, "step_kl": 1e-9, "objective": LeaveOneOut_ELBO(num_particles=2)}
+    monkeypatch.setattr(health, "PATIENCE", 8)
+    options = {"num_steps": 60, "step_kl": 1e-9, "objective": LeaveOneOut_ELBO(num_particles=2)}
     _, result = run(model, small_prior, prompts, **options)
     assert result.at_noise is None
-    assert len(result.metrics) == 82
+    assert len(result.metrics) == 60
     _, result = run(model, small_prior, prompts, **options, stop_at_noise=True)
     assert "is below its noise" in result.at_noise
-    assert len(result.metrics) < 82
+    assert len(result.metrics) < 60
