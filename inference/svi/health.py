@@ -115,9 +115,9 @@ class Health:
             return ""
         return (
             f"step {self._steps[-1].step:.0f}: the entropy of the guide fell from {start} nats at "
-            f"the start of the fit to {now}, and the log likelihood did not rise ({before} nats "
-            f"then, {after} now). The guide collapses: take smaller steps, or more responses in "
-            "each"
+            f"the start of the fit to {now}, and the log likelihood did not rise beyond its noise "
+            f"({before} nats then, {after} now). The guide collapses: take smaller steps, or more "
+            "responses in each"
         )
 
     def end_of_progress(self) -> str | None:
