@@ -20,8 +20,8 @@ from inference.svi.optimizer.fused import FusedOptimizer
 from model.common.checks import positive
 
 STEP_KL = 0.05
-"""Default limit of a step, nats. Of .02, .05, .1 and .2 the best or near it on reviews and stories:
-a larger one keeps more noise, a smaller one arrives later."""
+"""Default limit of a step, nats. Steps of 0.05, 0.1 and 0.2 at the start left 1.60, 1.72 and 1.96
+nats on film reviews after 40 steps of 32 responses: larger steps keep more noise."""
 NEAR = 0.5
 """Distance left, nats, below which the limit falls in proportion to the distance."""
 START = 1e-4  # learning rate of the first step before the step is measured
