@@ -1,6 +1,6 @@
 """The best iterate of a fit, by the ELBO of the last steps, to which the fit returns if it fell.
 
-    best = max_t (ELBO_t - its standard error),    return if ELBO_end < ELBO_best - 3 errors
+    best = max_t (ELBO_t - its standard error),    return if ELBO_end < ELBO_best - 4 errors
 
 The draws of a step measure the parameters before the step, which are the optimiser's backup.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 from inference.estimate import Estimate
 from inference.objectives.response_objective import part_of
 
-SURE = 3.0
+SURE = 4.0
 """Number of standard errors between best and end; the best of many is above its mean by two."""
 
 

@@ -100,7 +100,7 @@ def fit(
     On a CPU the result depends on the arguments alone, also after a kill and a resume, unless the
     budget is `max_seconds`. A fit in a second thread waits for the end of the first.
 
-    If the ELBO of the last steps is below the ELBO of earlier steps by three standard errors, the
+    If the ELBO of the last steps is below the ELBO of earlier steps by four standard errors, the
     guide returns to the parameters of the best of these. The copy takes the memory of the
     parameters once more. Objectives that do not ascend the ELBO, such as `forward-kl`, leave the
     guide as in the last step. The parameters after the last step are measured by no draws.

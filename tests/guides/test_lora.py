@@ -105,7 +105,7 @@ def test_prior_stays_bit_for_bit_before_during_and_after_training(prior):
         )
 
     objective = OBJECTIVES["leave-one-out"](num_particles=16)
-    optimizer = FusedOptimizer(options={"lr": 0.05})
+    optimizer = FusedOptimizer(options={"lr": 0.01})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit(
