@@ -37,8 +37,6 @@ class LogVariance(RepeatedBatchObjective):
             exploration other than 1, the metrics of the guide are self-normalised estimates.
     """
 
-    ascends_elbo = True
-
     def __init__(
         self,
         num_particles: int = 64,
@@ -53,6 +51,8 @@ class LogVariance(RepeatedBatchObjective):
         total, why = self.num_particles + self.replay, "one has no variance"
         whole_number("num_particles + replay", total, at_least=2, why=why)
         self.exploration = positive("exploration", exploration, why="a temperature")
+        # self-normalised estimates from bolder draws are too rough to choose an iterate by
+        self.ascends_elbo = self.exploration == 1.0  # type: ignore[misc]
         self.buffer = ReplayBuffer(capacity)
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:

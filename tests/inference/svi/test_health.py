@@ -252,3 +252,13 @@ def test_entropy_is_among_the_metrics(model, small_prior, prompts, truth):
     objective = OBJECTIVES["leave-one-out"](num_particles=2000)
     result = fit(model, guide, prompts, num_steps=1, objective=objective, progress=False)
     assert result.metrics[0]["entropy"] == pytest.approx(exact, abs=0.1)
+
+
+@pytest.mark.parametrize("exploration", [1.0, 1.5])
+def test_an_elbo_from_bolder_draws_chooses_no_iterate(exploration, model, small_prior, prompts):
+    """Self-normalised estimates from few bolder draws would return a fit to its start."""
+    objective = LogVariance(8, exploration=exploration)
+    result = fit(
+        model, FineTuned(small_prior), prompts, num_steps=2, objective=objective, progress=False
+    )
+    assert (result.state.best is None) == (exploration != 1.0)
