@@ -23,6 +23,8 @@ from torch import Tensor
 from inference.estimate import Estimate, expectation, log_mean
 
 HALVINGS = 40  # number of bisections of the share a
+ROUNDING = 1e-4
+"""Spread of p0/m below which prior and guide differ by rounding, which predicts nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +120,9 @@ class MixtureSample:
         """
         control = self._deviation((self.log_prior - self._log_mixture).exp())
         influence = self._deviation(self._relative_weight * values)
-        slope = (control * influence).sum(0) / control.square().sum(0).clamp(min=1e-30)
+        square = control.square().mean(0)
+        slope = (control * influence).mean(0) / square
+        slope = torch.where(square > ROUNDING**2, slope, 0.0)
         prior, guide = self._split(influence - slope * control)
         return prior * (len(prior) / len(control)), guide * (len(guide) / len(control))
 
