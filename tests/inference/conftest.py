@@ -45,3 +45,15 @@ def moved_guide(prior, scale):
                 parameter.shape, generator=generator, dtype=parameter.dtype
             )
     return guide
+
+
+def killed_and_resumed(run, step):
+    """Result of `run`, which passes its options on to `fit`, killed after a step and resumed."""
+
+    def kill(metrics):
+        if metrics["step"] == step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(on_step=kill)
+    return run(resume=True)

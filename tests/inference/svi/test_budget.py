@@ -1,6 +1,7 @@
 """Budgets of a fit: steps, fresh responses or seconds; the end of an open fit at its noise."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from inference.objectives.leave_one_out import LeaveOneOut_ELBO
 from inference.svi import budget, health
 from inference.svi.checkpoint.folder import CheckpointError
 from inference.svi.optimizer.fused import FusedOptimizer
+from tests.inference.conftest import killed_and_resumed
 
 
 def run(model, prior, prompts, **options):
@@ -48,15 +50,9 @@ def test_steps_on_earlier_responses_cost_none(model, small_prior, prompts):
 
 
 def test_a_fit_by_responses_resumes_bit_for_bit(model, small_prior, prompts, tmp_path):
-    def kill(metrics):
-        if metrics["step"] == 3:
-            raise KeyboardInterrupt
-
     whole, expected = run(model, small_prior, prompts, num_responses=48)
     options = {"num_responses": 48, "checkpoint_folder": tmp_path, "checkpoint_every": 2}
-    with pytest.raises(KeyboardInterrupt):
-        run(model, small_prior, prompts, **options, on_step=kill)
-    resumed, result = run(model, small_prior, prompts, **options, resume=True)
+    resumed, result = killed_and_resumed(partial(run, model, small_prior, prompts, **options), 3)
     assert torch.equal(parameters_of(whole), parameters_of(resumed))
     assert result.metrics == expected.metrics[-len(result.metrics) :]
     with pytest.raises(CheckpointError, match=r"is of response 48, expected at most num_res"):
@@ -74,14 +70,8 @@ def test_a_fit_by_time_goes_on_with_the_time_left(
         budget.Budget, "progress", lambda *args: shares.append(progress(*args)) or shares[-1]
     )
 
-    def kill(metrics):
-        if metrics["step"] == 2:
-            raise KeyboardInterrupt
-
     options = {"max_seconds": 5, "checkpoint_folder": tmp_path, "checkpoint_every": 1}
-    with pytest.raises(KeyboardInterrupt):
-        run(model, small_prior, prompts, **options, on_step=kill)
-    _, result = run(model, small_prior, prompts, **options, resume=True)
+    _, result = killed_and_resumed(partial(run, model, small_prior, prompts, **options), step=2)
     assert [metrics["step"] for metrics in result.metrics] == [3, 4, 5]
     assert shares == [0.0, 0.2, 0.4, 0.6, 0.8]
     _, result = run(model, small_prior, prompts, **options, resume=True)

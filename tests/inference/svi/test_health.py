@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from functools import partial
 
 import pyro
 import pytest
@@ -13,6 +14,7 @@ from inference import OBJECTIVES, FusedOptimizer, LeaveOneOut_ELBO, LogVariance,
 from inference.enumeration import entropy
 from inference.svi.draw_record import DrawRecord
 from inference.svi.health import DrawNumbers, Health, mean_of_steps
+from tests.inference.conftest import killed_and_resumed
 
 
 def numbers_of(objective, model, guide, prompts):
@@ -124,14 +126,8 @@ def test_the_kept_parameters_survive_an_interrupt(model, small_prior, prompts, t
         )
         return guide, result
 
-    def kill(metrics):
-        if metrics["step"] == 15:
-            raise KeyboardInterrupt
-
     whole, expected = run(tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "killed", on_step=kill)
-    resumed, result = run(tmp_path / "killed", resume=True)
+    resumed, result = killed_and_resumed(partial(run, tmp_path / "killed"), step=15)
     assert expected.best_step is not None
     assert result.best_step == expected.best_step
     assert result.warnings == expected.warnings

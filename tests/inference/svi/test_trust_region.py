@@ -1,6 +1,7 @@
 """Steps with a size in nats: the size is a KL, the limit holds, and units do not matter."""
 
 import math
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -21,7 +22,7 @@ from inference.svi.step_size import (
 )
 from model import AlignmentModel, TokenReward
 from model.prior.untrained import untrained_prior
-from tests.inference.conftest import moved_guide
+from tests.inference.conftest import killed_and_resumed, moved_guide
 
 
 def drawn(objective, model, guide, prompts):
@@ -185,14 +186,8 @@ def test_a_killed_fit_resumes_bit_for_bit(model, small_prior, prompts, tmp_path)
         )
         return guide, result.metrics
 
-    def kill(metrics):
-        if metrics["step"] == 5:
-            raise KeyboardInterrupt
-
     whole, metrics = run(tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "killed", on_step=kill)
-    resumed, rest = run(tmp_path / "killed", resume=True)
+    resumed, rest = killed_and_resumed(partial(run, tmp_path / "killed"), step=5)
     assert rest == metrics[-len(rest) :]
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
