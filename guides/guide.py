@@ -109,7 +109,8 @@ class Guide(nn.Module, ABC):
 
 def save_guide(folder: Path, guide: Guide, name: str, options: Options, prompts: Prompts) -> None:
     """Save a guide in its own format, with the name, options, prompts and vocabulary behind it."""
-    record: Options = {"guide": name, "options": options, "prompts": prompts.texts}
+    written = [chat or text for chat, text in zip(prompts.messages, prompts.texts, strict=True)]
+    record: Options = {"guide": name, "options": options, "prompts": written}
     record["vocabulary"] = prompts.vocabulary
     with saved_together(folder) as new:
         guide.save_pretrained(new)

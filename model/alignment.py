@@ -58,7 +58,7 @@ class AlignmentModel:
     Args:
         prior: p0, a language model. The prior is frozen.
         reward: r, in units of reward; a callable of prompts and responses, or several by name.
-        beta: reward per nat, one for all prompts or one for each, by the prompt's text. The larger
+        beta: reward per nat, one for all prompts or one for each, by `prompts.names()`. The larger
             beta, the closer the posterior is to the prior.
         factors: log f_j by name, callables of prompts and responses, nats, not divided by beta.
 
@@ -170,10 +170,14 @@ class AlignmentModel:
         """beta, one number or `[N]`, reward per nat; a `ValueError` if a prompt has none."""
         if not isinstance(self._beta, dict):
             return self._beta
-        for text in prompts.texts:
-            if text not in self._beta:
-                raise ValueError(f"beta has no entry for the prompt {text!r}, expected one")
-        betas = [self._beta[text] for text in prompts.texts]
+        betas = []
+        for name, text in zip(prompts.names(), prompts.texts, strict=True):
+            if name not in self._beta:
+                fix = (
+                    "make beta by `dict(zip(prompts.names(), betas))`, of prompts encoded together"
+                )
+                raise ValueError(f"beta has no entry {name!r}, for the prompt {text!r}: {fix}")
+            betas.append(self._beta[name])
         return torch.tensor(betas, dtype=torch.float64, device=prompts.ids.device)
 
 
@@ -182,11 +186,11 @@ def _values(label: str, piece: Reward | Factor, prompts: Prompts, response: Tens
 
 
 def _checked_beta(beta: float | Mapping[str, float]) -> float | dict[str, float]:
-    """beta, one number or one for each prompt by its text, all positive and finite."""
+    """beta, one number or one for each prompt by its name, all positive and finite."""
     why = "at 0 the posterior is a point mass, with no density, and at infinity it is the prior"
     if not isinstance(beta, Mapping):
         return positive("beta", beta, why=why)
     if not beta:
-        raise ValueError("beta is {}, expected a number, or one for each prompt by its text")
+        raise ValueError("beta is {}, expected a number, or one for each prompt by its name")
     each = beta.items()
-    return {text: positive(f"for the prompt {text!r} beta", at, why=why) for text, at in each}
+    return {name: positive(f"for the prompt {name!r} beta", at, why=why) for name, at in each}

@@ -111,17 +111,14 @@ class RepeatedBatchObjective(ResponseObjective, ABC):
         batch = self._batch
         if batch is None or not self.reuses_draws:
             return {}
-        texts = {f"text/{n}/{text}": torch.zeros(0) for n, text in enumerate(batch.prompts.texts)}
-        prompts = {"ids": batch.prompts.ids, "mask": batch.prompts.mask}
+        prompts = {f"prompts/{name}": part for name, part in batch.prompts.get_state().items()}
         tensors = {name: getattr(batch, name) for name in _TENSORS}
-        state = texts | prompts | {"num_steps": torch.tensor(batch.num_steps)} | tensors
+        state = prompts | {"num_steps": torch.tensor(batch.num_steps)} | tensors
         return {f"batch/{name}": tensor for name, tensor in state.items()}
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         self._batch = None
         if state := part_of(state, "batch/"):
-            texts = dict(name.split("/", 1) for name in part_of(state, "text/"))
-            ordered = tuple(texts[str(n)] for n in range(len(texts)))
-            prompts = Prompts(ordered, state["ids"], state["mask"])
+            prompts = Prompts.from_state(part_of(state, "prompts/"))
             tensors = {name: state[name] for name in _TENSORS}
             self._batch = Batch(prompts, num_steps=int(state["num_steps"].item()), **tensors)

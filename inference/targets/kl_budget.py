@@ -40,8 +40,8 @@ class Budget:
     """The beta that meets a budget, and the posterior at this beta.
 
     Attributes:
-        beta: reward per nat; a number, or with `per_prompt` one for each prompt, by text.
-            `AlignmentModel` takes both.
+        beta: reward per nat; a number, or with `per_prompt` one for each prompt, by
+            `prompts.names()`. `AlignmentModel` takes both.
         kl: KL(p_beta || p0), nats, averaged over prompts, with the standard error at fixed beta.
         reward: E[r] under p_beta, with the standard error at fixed beta.
         effective_sample_size: effective number of draws for p_beta, the lowest over prompts; None
@@ -96,14 +96,7 @@ def solve_beta(
         raise ValueError(f"{got}, expected one of the two")
     target = finite(name, target)
     instance("prior", prior, LanguageModel)
-    if boolean("per_prompt", per_prompt):
-        rows: dict[str, list[int]] = {}
-        for text, row in zip(prompts.texts, prompts.rows(), strict=True):
-            if rows.setdefault(text, row) != row:  # a beta by text fits only one of the two
-                raise ValueError(
-                    f"two prompts are {text!r} with different token ids, and a beta for each "
-                    "prompt goes by the text: solve for each alone, or give them different texts"
-                )
+    boolean("per_prompt", per_prompt)
     if factors is not None:
         instance("factors", factors, Mapping)  # type: ignore[type-abstract]
     for name, factor in (factors or {}).items():
@@ -119,9 +112,9 @@ def solve_beta(
 
     beta: float | dict[str, float]
     if per_prompt:
-        first = {text: prompts.texts.index(text) for text in dict.fromkeys(prompts.texts)}
-        beta = betas = {text: solve(path.at_prompt(n)) for text, n in first.items()}
-        column = torch.tensor([betas[text] for text in prompts.texts], dtype=torch.float64)
+        betas = [solve(path.at_prompt(n)) for n in range(len(prompts))]
+        beta = dict(zip(prompts.names(), betas, strict=True))
+        column = torch.tensor(betas, dtype=torch.float64)
         log_weight = path.log_weight(column.to(path.reward.device))
     else:
         beta = solve(path)

@@ -1,7 +1,7 @@
 """A causal language model as a conditional distribution over responses, p(x | prompt)."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,13 +11,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from model.common.checks import instance, positive, whole_number
 from model.common.digests import saved_together
-from model.common.texts import listed_texts
 from model.networks.adapter import forget_base
 from model.networks.checks import check_ids
 from model.networks.loading import load_pretrained
 from model.prior.cached_decoder import CachedDecoder
+from model.prior.chat import listed_prompts, text_of
 from model.prior.decoder_check import check_cached_reading
-from model.prior.prompts import Prompts
+from model.prior.prompts import Columns, Prompts
 from model.prior.response_distribution import ResponseDistribution
 from model.prior.response_end import checked_ids, default_end_ids
 from model.prior.response_space import OtherLanguageModelError, ResponseSpace
@@ -146,17 +146,49 @@ class LanguageModel(CachedDecoder):
             forget_base(new)
             self.tokenizer.save_pretrained(new)
 
-    def encode(self, texts: Iterable[str]) -> Prompts:
-        """Tokenize N prompts, with the beginning that the tokenizer adds, and without its end.
+    def encode(
+        self,
+        prompts: Iterable[str | Sequence[Mapping[str, Any]]],
+        columns: Columns | None = None,
+        *,
+        system: str | None = None,
+        **template_options: Any,
+    ) -> Prompts:
+        """Tokenize N prompts, texts or chats.
 
-        An empty prompt becomes the BOS. Special tokens in a prompt are tokenized as such.
+            prior.encode(["The film was"])
+            prior.encode([[{"role": "user", "content": "2 + 2?"}]], columns={"answer": ["4"]})
+
+        A text gets the beginning that the tokenizer adds, and no end. An empty text becomes the
+        BOS. Special tokens in a text are tokenized as such. A chat is written by the tokenizer's
+        template, which has all special tokens, up to where the assistant's message begins, or goes
+        on if the last message is the assistant's.
+
+        Args:
+            prompts: N prompts, each a text or a list of messages `{"role": ..., "content": ...}`.
+            columns: data by name, one value for each prompt, which rewards may read: texts,
+                numbers, truth values, None, and lists and dicts of these.
+            system: content of a first message of the role `system`, for all prompts. A prompt that
+                is a text becomes the user's message of a chat.
+            template_options: further options of `tokenizer.apply_chat_template`, such as
+                `tools`, and options of the template's own, such as `enable_thinking`.
 
         Raises:
-            TypeError: with the index, if an element is no text.
-            ValueError: if there is no prompt, an empty prompt and no BOS, or a prompt is too long.
+            TypeError: with the index, if a prompt is neither a text nor a list of messages.
+            ValueError: if there is no prompt, an empty text and no BOS, a prompt is too long, a
+                column has other than N values, or the tokenizer has no chat template.
         """
-        texts = listed_texts("encode", texts)
-        rows = token_rows(self.tokenizer, texts)
+        if system is not None:
+            instance("system", system, str)
+        listed = listed_prompts(prompts, system)
+        messages = tuple(None if isinstance(prompt, str) else prompt for prompt in listed)
+        if template_options and not any(messages):
+            names = sorted(template_options)
+            raise TypeError(
+                f"encode got {names}, options of a chat template, and no prompt is a chat"
+            )
+        texts = [text_of(self.tokenizer, *item, template_options) for item in enumerate(listed)]
+        rows = token_rows(self.tokenizer, texts, [chat is not None for chat in messages])
         check_ids(rows, texts, self.network, self.tokenizer)
         for index, (text, row) in enumerate(zip(texts, rows, strict=True)):
             if not row and self.tokenizer.bos_token_id is None:
@@ -164,7 +196,8 @@ class LanguageModel(CachedDecoder):
             if not row:
                 row.append(self.tokenizer.bos_token_id)
             self._check_room(f"prompt {index} has {len(row)} tokens ({text[:40]!r}...)", len(row))
-        return Prompts.from_ids(rows, texts, self.device, self.vocabulary)
+        attributes = {"vocabulary": self.vocabulary, "messages": messages, "columns": columns or {}}
+        return Prompts.from_ids(rows, texts, self.device, **attributes)
 
     def _check_room(self, prompt: str, num_tokens: int) -> None:
         """Refuse a prompt that leaves too little of the context for a response."""

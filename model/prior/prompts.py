@@ -1,14 +1,19 @@
-"""Prompts: N texts as one left-padded batch of token ids."""
+"""Prompts: N texts or chats as one left-padded batch of token ids, with columns of data."""
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from model.common.digests import text_digest
+from model.common.plain_data import plain
+from model.prior.chat import Messages
+
+Columns = Mapping[str, Sequence[Any]]
+"""Data that came with N prompts, by name: N values each, such as reference answers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,22 +22,41 @@ class Prompts:
 
     Made by `LanguageModel.encode`. Padding is defined by the mask, not by the padding id.
 
-        prompts = prior.encode(["The film was", "The acting is"])
+        prompts = prior.encode(["2 + 2 =", "1 + 1 ="], columns={"answer": ["4", "2"]})
         first = prompts[[0]]
+        first.columns["answer"]  # ("4",)
+
+    Prompts are told apart by position: two equal texts are two prompts, for a beta of each prompt,
+    for replay buffers and for averages of log Z. A guide sees the token ids alone, so that equal
+    texts have one q.
 
     Attributes:
-        texts: the N prompts as written.
+        texts: the N prompts as written; of a chat, the text by the chat template.
         ids: `[N, P]`, token ids.
         mask: `[N, P]`, True where `ids` belongs to the prompt.
         vocabulary: digest of the vocabulary; None for prompts that no language model encoded.
+        messages: messages of each chat, None for a prompt that is a text.
+        columns: data by name, one value for each prompt.
+        positions: place of each prompt among the prompts that were encoded together.
     """
 
     texts: tuple[str, ...]
     ids: Tensor
     mask: Tensor
     vocabulary: str | None = None
+    messages: tuple[Messages | None, ...] = ()
+    columns: Columns = field(default_factory=dict)
+    positions: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        num_prompts = len(self.texts)
+        defaults = {"messages": (None,) * num_prompts, "positions": tuple(range(num_prompts))}
+        for name, default in defaults.items():
+            object.__setattr__(self, name, getattr(self, name) or default)
+        for name, part in {"messages": self.messages, "positions": self.positions}.items():
+            if len(part) != num_prompts:
+                raise ValueError(f"{name} has {len(part)} entries, expected {num_prompts}")
+        object.__setattr__(self, "columns", _checked_columns(self.columns, num_prompts))
         for name, tensor in (("ids", self.ids), ("mask", self.mask)):
             shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
             if not isinstance(shape, tuple) or len(shape) != 2 or shape[0] != len(self.texts):
@@ -57,9 +81,9 @@ class Prompts:
         rows: Sequence[Sequence[int]],
         texts: Sequence[str],
         device: torch.device | None = None,
-        vocabulary: str | None = None,
+        **attributes: Any,
     ) -> Self:
-        """Prompts of N rows of token ids, none empty."""
+        """Prompts of N rows of token ids, none empty, and further attributes of the class."""
         if len(rows) != len(texts) or not all(rows):
             counts = f"{len(rows)} rows of token ids for {len(texts)} texts"
             raise ValueError(f"got {counts}, expected one each and none of them empty")
@@ -67,7 +91,7 @@ class Prompts:
         ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=device)
         lengths = torch.tensor([len(row) for row in rows], device=device)
         mask = torch.arange(longest, device=device) >= longest - lengths[:, None]
-        return cls(tuple(texts), ids, mask, vocabulary)
+        return cls(tuple(texts), ids, mask, **attributes)
 
     def rows(self) -> list[list[int]]:
         """The token ids of each prompt, without padding."""
@@ -75,14 +99,35 @@ class Prompts:
         return [ids[n, mask[n]].tolist() for n in range(len(self))]
 
     def names(self) -> list[str]:
-        """A name of each prompt, of its text, its ids and the number of equal prompts before."""
-        counts: Counter[str] = Counter()
+        """A name of each prompt, of position, text, ids and columns; the same in every process."""
         names = []
-        for text, row in zip(self.texts, self.rows(), strict=True):
-            digest = text_digest(repr((text, row)))[:16]
-            names.append(f"{digest}.{counts[digest]}")
-            counts[digest] += 1
+        for n, row in enumerate(self.rows()):
+            data = {name: values[n] for name, values in self.columns.items()}
+            content = json.dumps([self.texts[n], row, data], sort_keys=True)
+            names.append(f"{self.positions[n]}.{text_digest(content)[:16]}")
         return names
+
+    def get_state(self) -> dict[str, Tensor]:
+        """The prompts as tensors, for checkpoints; see `from_state`."""
+        names = ("texts", "vocabulary", "messages", "columns", "positions")
+        record = json.dumps({name: getattr(self, name) for name in names}).encode()
+        tensors = {"ids": self.ids, "mask": self.mask}
+        return tensors | {"record": torch.frombuffer(bytearray(record), dtype=torch.uint8)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> Self:
+        """The prompts of `get_state`."""
+        record = json.loads(bytes(state["record"].tolist()))
+        chats = (None if chat is None else tuple(chat) for chat in record["messages"])
+        return cls(
+            tuple(record["texts"]),
+            state["ids"],
+            state["mask"],
+            record["vocabulary"],
+            tuple(chats),
+            record["columns"],
+            tuple(record["positions"]),
+        )
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -92,9 +137,38 @@ class Prompts:
         rows = list(range(len(self))[indices]) if isinstance(indices, slice) else list(indices)
         mask = self.mask[rows]
         columns = slice(int(mask.any(0).int().argmax()), None)
-        texts = tuple(self.texts[row] for row in rows)
-        return replace(self, texts=texts, ids=self.ids[rows][:, columns], mask=mask[:, columns])
+        return replace(
+            self,
+            texts=tuple(self.texts[row] for row in rows),
+            ids=self.ids[rows][:, columns],
+            mask=mask[:, columns],
+            messages=tuple(self.messages[row] for row in rows),
+            columns={name: [values[row] for row in rows] for name, values in self.columns.items()},
+            positions=tuple(self.positions[row] for row in rows),
+        )
 
     def to(self, device: torch.device | str) -> Self:
         """The same prompts on another device."""
         return replace(self, ids=self.ids.to(device), mask=self.mask.to(device))
+
+
+def _checked_columns(columns: object, num_prompts: int) -> dict[str, tuple[Any, ...]]:
+    """Columns of plain data, one value for each of N prompts; refused by name and row otherwise."""
+    if not isinstance(columns, Mapping):
+        kind = type(columns).__name__
+        raise TypeError(f"columns is a {kind}, expected a dict of lists, one value for each prompt")
+    checked = {}
+    for name, values in columns.items():
+        if not isinstance(name, str):
+            raise TypeError(f"a column is named {name!r}, expected a text")
+        if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
+            kind = type(values).__name__
+            raise TypeError(f"the column {name!r} is a {kind}, expected a list of values")
+        if len(values) != num_prompts:
+            counts = f"{len(values)} values for {num_prompts} prompts"
+            raise ValueError(f"the column {name!r} has {counts}, expected one each")
+        where = f"the column {name!r}"
+        checked[name] = tuple(
+            plain(value, f"{where} of prompt {n}") for n, value in enumerate(values)
+        )
+    return checked

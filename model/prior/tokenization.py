@@ -7,17 +7,26 @@ from transformers import PreTrainedTokenizerBase
 from model.common.digests import text_digest
 
 
-def token_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+def token_rows(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], is_chat: Sequence[bool] = ()
+) -> list[list[int]]:
     """Token ids of M texts to continue: with the beginning that the tokenizer adds, not its end.
 
     Special tokens in a text are tokenized as such. A text that starts with the tokenizer's own
     beginning, as a chat template may, gets no second one.
+
+    Args:
+        tokenizer: tokenizer of the language model.
+        texts: M texts.
+        is_chat: True for each text by a chat template, which has all special tokens; default none.
     """
     settings = {"truncation": False, "padding": False}
+    bare = tokenizer(list(texts), **settings, add_special_tokens=False)["input_ids"]
     rows = tokenizer(list(texts), **settings)["input_ids"]
-    written = tokenizer(list(texts), **settings, add_special_tokens=False)["input_ids"]
     ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
-    return [_without_end(*pair, ends) for pair in zip(rows, written, strict=True)]
+    begun = [_without_end(*pair, ends) for pair in zip(rows, bare, strict=True)]
+    written = is_chat or (False,) * len(texts)
+    return [own if chat else row for own, row, chat in zip(bare, begun, written, strict=True)]
 
 
 def _without_end(row: list[int], written: list[int], ends: set[int]) -> list[int]:

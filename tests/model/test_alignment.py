@@ -61,7 +61,7 @@ def test_a_factor_is_not_divided_by_beta(
     model = AlignmentModel(
         prior,
         contains(GOOD, 2.0, prior),
-        dict(zip(prompts.texts, betas, strict=True)) if per_prompt else betas[0],
+        dict(zip(prompts.names(), betas, strict=True)) if per_prompt else betas[0],
         {"dull": contains(DULL, -0.7, prior)},
     )
     good, dull = ((response == word).any(-1).double() for word in (GOOD, DULL))
@@ -111,7 +111,7 @@ def test_one_factor_serves_two_betas_unless_made_for_one_beta(
     AlignmentModel(prior, {}, 0.1, {"good": MadeForBeta()})
     with pytest.raises(OtherBetaError, match=r"'good' was made for beta 0\.1, .* has beta 0\.2"):
         AlignmentModel(prior, {}, 0.2, {"good": MadeForBeta()})
-    betas = dict(zip(prompts.texts, (0.1, 0.2), strict=True))
+    betas = dict(zip(prompts.names(), (0.1, 0.2), strict=True))
     with pytest.raises(OtherBetaError, match=r"has beta 0\.1, 0\.2"):
         AlignmentModel(prior, {}, betas, {"good": MadeForBeta()})
     # the `beta` of a reward is the reward's own affair
@@ -164,7 +164,7 @@ def test_the_log_likelihood_bound_is_known_if_every_bound_is(
 def test_the_log_likelihood_bound_divides_rewards_by_the_beta_of_each_prompt_and_no_factor(
     prior: LanguageModel, prompts: Prompts
 ) -> None:
-    betas = dict(zip(prompts.texts, (0.5, 2.0), strict=True))
+    betas = dict(zip(prompts.names(), (0.5, 2.0), strict=True))
     factors = {"dull": contains(DULL, -0.7, prior, upper_bound=0.25)}
     reward = contains(GOOD, 2.0, prior, upper_bound=2.0)
     model = AlignmentModel(prior, reward, betas, factors)
@@ -208,7 +208,7 @@ def test_a_name_that_the_model_uses_is_refused(prior: LanguageModel) -> None:
 def test_each_prompt_has_the_posterior_of_its_own_beta(
     prior: LanguageModel, prompts: Prompts
 ) -> None:
-    betas = dict(zip(prompts.texts, (0.5, 2.0), strict=True))
+    betas = dict(zip(prompts.names(), (0.5, 2.0), strict=True))
     reward = contains(GOOD, 2.0, prior, upper_bound=2.0)
     both = AlignmentModel(prior, reward, betas)
     truth = Enumeration(both, prompts)
@@ -228,7 +228,7 @@ def test_each_prompt_has_the_posterior_of_its_own_beta(
 
 def test_a_guide_learns_by_every_prompts_beta(prior: LanguageModel, prompts: Prompts) -> None:
     model = AlignmentModel(
-        prior, contains(GOOD, 1.0, prior), dict(zip(prompts.texts, (0.3, 3.0), strict=True))
+        prior, contains(GOOD, 1.0, prior), dict(zip(prompts.names(), (0.3, 3.0), strict=True))
     )
     guide, truth = Tabular(prior, prompts), Enumeration(model, prompts)
     optimizer = FusedOptimizer(options={"lr": 0.1}, schedule=cosine(80))
@@ -238,12 +238,25 @@ def test_a_guide_learns_by_every_prompts_beta(prior: LanguageModel, prompts: Pro
     assert (truth.kl_guide_posterior(guide) < 0.05).all()
 
 
+def test_equal_prompts_with_other_answers_have_their_own_beta_and_posterior(
+    prior: LanguageModel,
+) -> None:
+    prompts = prior.encode(["the film was"] * 2, columns={"answer": ["good", "dull"]})
+    reward = contains(GOOD, 2.0, prior)
+    model = AlignmentModel(prior, reward, dict(zip(prompts.names(), (0.5, 2.0), strict=True)))
+    truth = Enumeration(model, prompts)
+    for n, beta in enumerate((0.5, 2.0)):
+        alone = Enumeration(AlignmentModel(prior, reward, beta), prompts[[n]])
+        assert_close(truth.log_z[[n]], alone.log_z, rtol=0, atol=1e-12)
+    assert abs(truth.log_z[0] - truth.log_z[1]) > 0.1
+
+
 def test_a_wrong_or_missing_beta_is_refused(prior: LanguageModel, prompts: Prompts) -> None:
-    first, second = prompts.texts
+    first, second = prompts.names()
     with pytest.raises(ValueError, match="beta is 0, expected a positive finite number"):
         AlignmentModel(prior, contains(GOOD, 1.0, prior), {first: 1.0, second: 0})
     model = AlignmentModel(prior, contains(GOOD, 1.0, prior), {first: 1.0})
-    with pytest.raises(ValueError, match=f"beta has no entry for the prompt {second!r}"):
+    with pytest.raises(ValueError, match=f"beta has no entry '{second}', for the prompt 'the plot"):
         model(prompts)
     with pytest.raises(ValueError, match="a beta for each prompt"):
         _ = model.beta

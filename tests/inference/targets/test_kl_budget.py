@@ -11,7 +11,6 @@ from model import (
     MarginalLikelihood,
     OtherBetaError,
     Pattern,
-    Prompts,
     TextReward,
     Tilt,
     WeightedSum,
@@ -193,16 +192,11 @@ def test_budget_that_few_draws_stand_for_is_warned_of(prior, prompts):
         solve_beta(prior, TextReward(vader_sentiment, prior), prompts, max_kl=2.3, num_draws=400)
 
 
-def test_two_prompts_of_one_text_have_no_beta_by_text(prior):
-    same = Prompts.from_ids(prior.encode(["the film was", "the plot was"]).rows(), ["the", "the"])
-    with pytest.raises(ValueError, match="two prompts are 'the' with different token ids"):
-        solve_beta(prior, TextReward(vader_sentiment, prior), same, max_kl=0.3, per_prompt=True)
-
-
-def test_prompt_given_twice_has_one_beta(prior):
+def test_prompt_given_twice_has_two_betas_by_position(prior):
     twice = prior.encode(["the film was", "the plot was", "the film was"])
     sentiment = TextReward(vader_sentiment, prior)
     solution = solve_beta(prior, sentiment, twice, max_kl=0.3, num_draws=400, per_prompt=True)
-    once = AlignmentModel(prior, sentiment, solution.beta)
-    assert once.beta_at(twice)[0] == once.beta_at(twice)[2]
-    assert set(solution.beta) == set(twice.texts)
+    assert list(solution.beta) == twice.names()
+    first, _, third = AlignmentModel(prior, sentiment, solution.beta).beta_at(twice).tolist()
+    assert first != third  # of other draws
+    assert first == pytest.approx(third, rel=0.3)

@@ -1,5 +1,6 @@
 """Prompts are padded on the left and keep their texts."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -54,3 +55,61 @@ def test_moving_keeps_everything(prompts: Prompts) -> None:
 def test_every_text_has_a_row_that_is_not_empty(rows: list[list[int]], texts: list[str]) -> None:
     with pytest.raises(ValueError, match="expected one each and none of them empty"):
         Prompts.from_ids(rows, texts)
+
+
+@pytest.fixture
+def questions() -> Prompts:
+    columns = {"answer": ["5", None, 7], "topic": [{"a": [1]}, {}, {"b": True}]}
+    return Prompts.from_ids([[1, 2], [1, 2], [3]], ["one", "one", "two"], columns=columns)
+
+
+def test_columns_and_positions_follow_the_prompts(questions: Prompts) -> None:
+    part = questions[[2, 0]][[1, 0, 1]]
+    assert part.columns["answer"] == ("5", 7, "5")
+    assert part.columns["topic"] == ({"a": [1]}, {"b": True}, {"a": [1]})
+    assert part.positions == (0, 2, 0)
+    assert part.to("cpu").columns == part.columns
+
+
+def test_equal_texts_are_two_prompts_and_a_prompt_keeps_its_name(questions: Prompts) -> None:
+    names = questions.names()
+    assert len(set(names)) == 3
+    assert questions[[2, 1]].names() == [names[2], names[1]]
+    other = Prompts.from_ids(questions.rows(), questions.texts, columns={"answer": ["6", None, 7]})
+    assert not set(other.names()) & set(names)
+
+
+def test_state_of_prompts_restores_them(questions: Prompts) -> None:
+    chats = Prompts.from_ids(
+        [[1], [2]], ["a", "b"], messages=(({"role": "user", "content": "x"},), None)
+    )
+    for prompts in (questions[[2, 0]], chats):
+        restored = Prompts.from_state(prompts.get_state())
+        assert restored.names() == prompts.names()
+        for name in ("texts", "messages", "columns", "positions", "vocabulary"):
+            assert getattr(restored, name) == getattr(prompts, name)
+        assert torch.equal(restored.ids, prompts.ids)
+        assert torch.equal(restored.mask, prompts.mask)
+
+
+@pytest.mark.parametrize(
+    ("columns", "error", "message"),
+    [
+        ({"answer": ["a", "b"]}, ValueError, "'answer' has 2 values for 3 prompts, expected one"),
+        ({"answer": "abc"}, TypeError, "the column 'answer' is a str, expected a list of values"),
+        ({"x": [1, 2, {3}]}, TypeError, r"the column 'x' of prompt 2 is \{3\} \(set\)"),
+        ({"x": [1, 2, {"y": [b"z"]}]}, TypeError, "item 0 of 'y' of the column 'x' of prompt 2"),
+        ({"x": ["a", "b", "\ud83d"]}, ValueError, "the column 'x' of prompt 2 has '.ud83d'"),
+        ([1, 2, 3], TypeError, "columns is a list, expected a dict of lists"),
+        ({1: [1, 2, 3]}, TypeError, "a column is named 1, expected a text"),
+    ],
+)
+def test_columns_that_are_no_plain_data_are_refused_by_place(columns, error, message) -> None:
+    with pytest.raises(error, match=message):
+        Prompts.from_ids(ROWS, TEXTS, columns=columns)
+
+
+def test_columns_of_numpy_are_plain_data() -> None:
+    prompts = Prompts.from_ids(ROWS, TEXTS, columns={"x": np.arange(3), "y": np.eye(3)})
+    assert prompts.columns == {"x": (0, 1, 2), "y": ([1, 0, 0], [0, 1, 0], [0, 0, 1])}
+    assert type(prompts.columns["x"][0]) is int

@@ -165,7 +165,7 @@ def test_tilt_is_of_as_many_nats_at_any_beta(prior, prompts, good, sentiment, be
 
 
 def test_tilt_has_the_same_nats_if_each_prompt_has_a_beta(prior, prompts, good):
-    betas = dict(zip(prompts.texts, (0.2, 1.5), strict=True))
+    betas = dict(zip(prompts.names(), (0.2, 1.5), strict=True))
     model = AlignmentModel(prior, {}, betas, {"tilt": Tilt({"good": good}, {"good": 0.7})})
     truth = Enumeration(model, prompts)
     assert_close(truth.log_likelihood, 0.7 * good(prompts, truth.support), rtol=0, atol=1e-12)
@@ -212,7 +212,7 @@ def test_observed_optimality_gives_the_same_posterior(prior, prompts, good, sent
 
 def test_optimality_divides_the_bound_of_a_reward_and_not_of_a_factor(prior, prompts, good):
     """log Z is lower by the bounds, 1/beta for the reward and 0.7 nats for the tilt."""
-    betas = dict(zip(prompts.texts, (0.3, 2.0), strict=True))
+    betas = dict(zip(prompts.names(), (0.3, 2.0), strict=True))
     tilt = Tilt({"good": good}, {"good": 0.7})
     for beta, expected in ((0.3, [1 / 0.3 + 0.7] * 2), (betas, [1 / 0.3 + 0.7, 0.5 + 0.7])):
         model = AlignmentModel(prior, {"reward": good}, beta, {"tilt": tilt})

@@ -1,0 +1,114 @@
+"""Chat prompts: messages of roles and contents, written as one text by the tokenizer's template."""
+
+from collections.abc import Iterable, Mapping, Set
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from model.common.plain_data import check_plain
+from model.common.texts import check_unicode, hint, listed_texts, quoted
+
+Messages = tuple[dict[str, Any], ...]
+"""One chat: messages, each with a `role` and a `content`."""
+
+EXAMPLE = "[{'role': 'user', 'content': 'Hello'}]"
+
+
+def listed_prompts(prompts: object, system: str | None = None) -> list[str | Messages]:
+    """N prompts, each a text or the messages of a chat; with `system`, all of them chats.
+
+    Args:
+        prompts: iterable of texts and of lists of messages.
+        system: content of a first message of the role `system`. A text becomes the user's message
+            behind that message.
+
+    Raises:
+        TypeError: with the index, if a prompt is neither a text nor a list of messages.
+        ValueError: if there is no prompt, or a chat has a message of the system and gets another.
+    """
+    is_one = isinstance(prompts, str | bytes | Mapping | Set) or not getattr(prompts, "ndim", 1)
+    if is_one or not isinstance(prompts, Iterable):
+        return [*listed_texts("encode", prompts)]  # which refuses the value by its type
+    items: list[Any] = list(prompts)
+    if items and all(isinstance(item, Mapping) for item in items):
+        fix = "a chat is one prompt, so put its messages into a list of their own: [[...]]"
+        raise TypeError(f"encode got messages, expected a list of prompts: {fix}")
+    if not any(isinstance(item, list | tuple) for item in items):
+        items = listed_texts("encode", items)
+    listed: list[str | Messages] = []
+    for index, item in enumerate(items):
+        prompt = str(item) if isinstance(item, str) else messages_of(item, index)
+        if isinstance(prompt, str):
+            check_unicode(prompt, f"text {index}")
+        listed.append(prompt if system is None else _with_system(prompt, system, index))
+    return listed
+
+
+def messages_of(value: object, index: int) -> Messages:
+    """The messages of the chat at `index`, checked."""
+    messages = value if isinstance(value, list | tuple) else ()
+    if not any(isinstance(message, Mapping) for message in messages):
+        got = f"encode got {quoted(value)} ({type(value).__name__}) at index {index}"
+        raise TypeError(f"{got}, expected a text, or messages such as {EXAMPLE}{hint(value)}")
+    where = f"prompt {index}"
+    for number, message in enumerate(messages):
+        place = f"message {number} of {where}"
+        if not isinstance(message, Mapping):
+            raise TypeError(f"{place} is {quoted(message)}, expected one such as {EXAMPLE[1:-1]}")
+        if not isinstance(message.get("role"), str) or "content" not in message:
+            keys = sorted(map(str, message))
+            raise ValueError(f"{place} has the keys {keys}, expected a `role` and a `content`")
+        for key, content in message.items():
+            check_plain(content, f"{key!r} in {place}")
+    return tuple(dict(message) for message in messages)
+
+
+def text_of(
+    tokenizer: PreTrainedTokenizerBase,
+    index: int,
+    prompt: str | Messages,
+    options: Mapping[str, Any],
+) -> str:
+    """A prompt as a text: a chat by the tokenizer's template, a text as written.
+
+    The text of a chat ends where the assistant goes on writing: a message of the assistant goes on,
+    and after any other message a new one begins.
+
+    Args:
+        tokenizer: tokenizer of the language model.
+        index: number of the prompt, for errors.
+        prompt: a text, or the messages of a chat.
+        options: further options of `apply_chat_template`, also those of the template's own.
+
+    Raises:
+        ValueError: if there is no template, or if the template refuses the messages.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    if tokenizer.chat_template is None and "chat_template" not in options:
+        raise ValueError(
+            f"prompt {index} is a chat, and the tokenizer has no chat template: write the prompt "
+            "as a text, load a chat model, or set `tokenizer.chat_template`"
+        )
+    goes_on = prompt[-1]["role"] == "assistant"
+    start = {"add_generation_prompt": not goes_on, "continue_final_message": goes_on}
+    try:
+        text = tokenizer.apply_chat_template(
+            [dict(message) for message in prompt], **{**start, **options, "tokenize": False}
+        )
+    except Exception as error:  # a template is a program, and raises anything
+        roles = [message["role"] for message in prompt]
+        raise ValueError(
+            f"the chat template of the tokenizer refuses prompt {index}, with the roles {roles}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return listed_texts(f"the chat template, for prompt {index},", [text])[0]
+
+
+def _with_system(prompt: str | Messages, system: str, index: int) -> Messages:
+    """A prompt as a chat with a first message of the system."""
+    messages = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
+    if messages[0]["role"] == "system":
+        own = quoted(messages[0]["content"])
+        raise ValueError(f"prompt {index} has a message of the system, {own}, and `system` is set")
+    return ({"role": "system", "content": system}, *messages)

@@ -1,0 +1,116 @@
+"""Chats are written by the tokenizer's own template, once, and keep their messages."""
+
+import pytest
+import torch
+
+from model import LanguageModel
+from model.prior.chat import listed_prompts
+from tests.model.tokenizers import chat, language_model_of
+
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message.role == 'system' and not loop.first %}{{ raise_exception('late') }}{% endif %}"
+    "{{ ' <user> ' if message.role != 'assistant' else ' <assistant> ' }}"
+    "{{ message.content }}"
+    "{% if not loop.last or message.role != 'assistant' %} <end>{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %} <assistant>{% endif %}"
+    "{% if mood is defined %} {{ mood }}{% endif %}"
+)
+"""A template with a beginning of its own, which the tokenizer adds to texts as well."""
+BOS, END, USER, ASSISTANT, A, B, C, D = range(8)
+QUESTION = [{"role": "user", "content": "a b"}]
+
+
+@pytest.fixture(scope="module")
+def prior() -> LanguageModel:
+    tokenizer = chat("<bos> $A")
+    tokenizer.chat_template = TEMPLATE
+    return language_model_of(tokenizer, max_new_tokens=2)
+
+
+def test_chat_is_the_template_with_one_beginning_up_to_the_answer(prior: LanguageModel) -> None:
+    prompts = prior.encode([QUESTION])
+    assert prompts.rows() == [[BOS, USER, A, B, END, ASSISTANT]]
+    expected = prior.tokenizer.apply_chat_template(QUESTION, add_generation_prompt=True)
+    assert prompts.rows() == [expected["input_ids"]]
+    assert prompts.texts == ("<bos> <user> a b <end> <assistant>",)
+    assert prompts.messages == (tuple(QUESTION),)
+
+
+def test_text_has_the_beginning_that_the_tokenizer_adds_and_a_template_of_its_own_none() -> None:
+    tokenizer = chat("<bos> $A")
+    tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    prompts = language_model_of(tokenizer, max_new_tokens=2).encode(["a b", QUESTION])
+    assert prompts.rows() == [[BOS, A, B], [A, B]]
+    assert prompts.messages == (None, tuple(QUESTION))
+
+
+def test_message_of_the_assistant_goes_on(prior: LanguageModel) -> None:
+    begun = [*QUESTION, {"role": "assistant", "content": "c"}]
+    assert prior.encode([begun]).rows() == [[BOS, USER, A, B, END, ASSISTANT, C]]
+
+
+def test_system_comes_first_and_makes_a_chat_of_a_text(prior: LanguageModel) -> None:
+    rows = prior.encode(["a b", QUESTION], system="d").rows()
+    assert rows == [[BOS, USER, D, END, USER, A, B, END, ASSISTANT]] * 2
+
+
+def test_options_of_the_template_are_passed_on(prior: LanguageModel) -> None:
+    assert prior.encode([QUESTION], mood="c").rows()[0][-2:] == [ASSISTANT, C]
+
+
+def test_whole_text_of_a_response_is_the_chat_and_the_response(prior: LanguageModel) -> None:
+    prompts = prior.encode([QUESTION])
+    assert prior.decode(torch.tensor([[C, D]]), prompts) == [f"{prompts.texts[0]} c d"]
+
+
+def test_samples_are_scored_as_drawn_after_chats_of_different_length(prior: LanguageModel) -> None:
+    prompts = prior.encode([QUESTION, "a", [*QUESTION, {"role": "assistant", "content": "c c"}]])
+    response = prior(prompts).sample((5,))
+    alone = [prior(prompts[[n]]).log_prob(response[:, [n]]) for n in range(3)]
+    torch.testing.assert_close(prior(prompts).log_prob(response), torch.cat(alone, 1))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "error", "message"),
+    [
+        (QUESTION, {}, TypeError, r"a chat is one prompt, so put its messages .*\[\[...\]\]"),
+        ([[{"role": "user"}]], {}, ValueError, "message 0 of prompt 0 has the keys .'role'."),
+        ([["a", *QUESTION]], {}, TypeError, "message 0 of prompt 0 is 'a'"),
+        ([[{"role": "user", "content": {1}}]], {}, TypeError, "'content' in message 0 of prompt 0"),
+        ([["a", "b"]], {}, TypeError, "index 0, expected a text, or messages such as"),
+        (
+            [[*QUESTION, {"role": "system", "content": "c"}]],
+            {},
+            ValueError,
+            r"refuses prompt 0, with the roles \['user', 'system'\]: TemplateError: late",
+        ),
+        (["a"], {"mood": "c"}, TypeError, r"\['mood'\], options of a chat template, and no prompt"),
+        (
+            [[{"role": "system", "content": "c"}, *QUESTION]],
+            {"system": "d"},
+            ValueError,
+            "prompt 0 has a message of the system, 'c', and `system` is set",
+        ),
+        (["a"], {"system": 3}, TypeError, "system is an? int"),
+    ],
+)
+def test_chat_that_cannot_be_written_is_refused_with_its_place(
+    prior: LanguageModel, prompts, options, error, message
+) -> None:
+    with pytest.raises(error, match=message):
+        prior.encode(prompts, **options)
+
+
+def test_tokenizer_without_a_template_says_what_to_do() -> None:
+    prior = language_model_of(chat("<bos> $A"), max_new_tokens=2)
+    with pytest.raises(ValueError, match="prompt 1 is a chat, and the tokenizer has no chat temp"):
+        prior.encode(["a", QUESTION])
+    template = "{{ messages[0].content }}"
+    assert prior.encode([QUESTION], chat_template=template).rows() == [[A, B]]
+
+
+def test_listed_prompts_take_any_iterable_and_leave_chats_unshared() -> None:
+    (listed,) = listed_prompts(iter([QUESTION]))
+    assert listed == tuple(QUESTION)
+    assert listed[0] is not QUESTION[0]
