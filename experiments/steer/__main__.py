@@ -43,11 +43,11 @@ from experiments.steer.inputs import Input, digests_of, inputs_of
 from experiments.steer.posterior import build_model, draw_prior
 from experiments.steer.report import Report, sample_texts
 from experiments.steer.resuming import check_inputs, old_folder, own_arguments, resume_command
+from experiments.steer.step_log import StepLog
 from guides import FineTuned, Guide, LoRA
 from guides.guide import save_guide
 from inference import OBJECTIVES, Fit, Program, fit, random_state
 from inference.svi.anneal import soften
-from inference.svi.step import Metrics
 from model import AlignmentModel, LanguageModel, Prompts
 from model.common.texts import read_lines
 from model.prior.named_priors import load_prior
@@ -70,7 +70,7 @@ def main(args: Steer) -> RunFolder:
             prior_sample = draw_prior(target, model, prompts, args.prior_draws)
             before = measure(model, target, guide, prompts, prior_sample, args.samples)
         start = time.perf_counter()
-        result = fit(target, guide, prompts, **fit_settings(args, model, folder))
+        result = fit(target, guide, prompts, **fit_settings(args, folder))
         seconds = time.perf_counter() - start
         save(args, guide, prompts, folder)
         with random_state.isolated(args.seed + 2):
@@ -86,7 +86,7 @@ def main(args: Steer) -> RunFolder:
     return folder
 
 
-def fit_settings(args: Steer, model: AlignmentModel, folder: RunFolder) -> dict[str, Any]:
+def fit_settings(args: Steer, folder: RunFolder) -> dict[str, Any]:
     """Settings of the fit."""
     return {
         **args.fit_budget,
@@ -99,7 +99,7 @@ def fit_settings(args: Steer, model: AlignmentModel, folder: RunFolder) -> dict[
         "checkpoint_folder": folder.checkpoints,
         "checkpoint_every": args.checkpoint_every,
         "resume": args.resume is not None,
-        "on_step": lambda metrics: folder.append_metrics(extended(metrics, model)),
+        "on_step": StepLog(folder),
     }
 
 
@@ -108,14 +108,6 @@ def fit_notes(result: Fit) -> list[str]:
     stop = [f"Stopped early at {result.stopped_early}"] if result.stopped_early else []
     end = [f"Ended before its budget: {result.at_noise}"] if result.at_noise else []
     return [*stop, *end, *(f"Warning: {warning}" for warning in result.warnings)]
-
-
-def extended(metrics: Metrics, model: AlignmentModel) -> Metrics:
-    """Metrics of a step with KL(q || p0), and with E_q[r] for a model without factors."""
-    metrics = metrics | {"kl_guide_prior": metrics["log_likelihood"] - metrics["elbo"]}
-    if model.factors:
-        return metrics
-    return metrics | {"reward": model.beta * metrics["log_likelihood"]}
 
 
 def prepare(args: Steer) -> tuple[Steer, list[Input]]:

@@ -96,7 +96,7 @@ def reward_kl_figure(
     """
     figure, axes = new_axes()
     kl_posterior = figures.plot_frontier(axes, prior_sample, beta)
-    kl = smooth([record["kl_guide_prior"] for record in metrics])
+    kl = smooth([record["kl"] for record in metrics])
     reward = smooth([record["reward"] for record in metrics])
     label = "guide, step by step (mean over ten)"
     axes.plot(kl, reward, color=GUIDE, alpha=0.7, linewidth=1, label=label)

@@ -56,6 +56,17 @@ class _Penalty(HardConstraintSupport):
         return log_factor.double().masked_fill(hard, -self.penalty)
 
 
+class _Softened:
+    """A program with a finite penalty in place of -inf."""
+
+    def __init__(self, model: Program, penalty: float) -> None:
+        self.model, self.penalty = model, penalty
+
+    def __call__(self, prompts: Prompts) -> Any:
+        with _Penalty(self.penalty):
+            return self.model(prompts)
+
+
 def soften(model: Program, penalty: float) -> Program:
     """The model with a penalty c > 0, nats, in place of every hard constraint.
 
@@ -63,13 +74,7 @@ def soften(model: Program, penalty: float) -> Program:
     in a weighted sum, running the program raises a `ValueError`.
     """
     function("the model", model, why="a Pyro program over prompts")
-    penalty = positive("penalty", penalty, why="nats")
-
-    def softened(prompts: Prompts) -> Any:
-        with _Penalty(penalty):
-            return model(prompts)
-
-    return softened
+    return _Softened(model, positive("penalty", penalty, why="nats"))
 
 
 @dataclass(frozen=True)

@@ -49,10 +49,12 @@ class DrawRecord:
             variance, because prompts differ.
 
     Attributes:
+        draws: draws of the last step.
         numbers: numbers of the guide from the draws of the last step.
     """
 
     def __init__(self, objective: ELBO, num_prompts: int = 1) -> None:
+        self.draws: list[Draws] = []
         self.numbers = DrawNumbers()
         self._objective = objective
         self._num_prompts = num_prompts
@@ -84,7 +86,7 @@ class DrawRecord:
         else:
             draws = [_draws_of(*each) for each in self._traces]
             self._traces = []
-        self.numbers = draw_numbers(draws)
+        self.draws, self.numbers = draws, draw_numbers(draws)
         if draws and len(draws[0].prompts) < self._num_prompts:
             self.numbers = self.numbers._replace(variance=math.nan)
         return draws

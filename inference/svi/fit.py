@@ -49,8 +49,11 @@ class Fit:
             inside `pyro.get_param_store().scope(parameters)`; a module holds its own parameters.
         metrics: one record for each step of this call: `step`; `num_responses` drawn so far;
             `loss`, summed over prompts; `elbo`, `log_likelihood` and `entropy`, nats, averaged over
-            prompts; `grad_norm`; `learning_rate`; `step_size`, nats. `elbo` is NaN for `RenyiELBO`
-            and `ReweightedWakeSleep`, whose losses are other bounds.
+            prompts; `grad_norm`; `learning_rate`; `step_size`, nats; and the metrics of the
+            responses, see `svi/response_metrics.py`: `kl`, of a guide that is a language model
+            `kl_per_token` and `completions/...`, of an `AlignmentModel` with rewards `reward`,
+            `reward_std` and `frac_reward_zero_std`. `elbo` and `kl` are NaN for `RenyiELBO` and
+            `ReweightedWakeSleep`, whose losses are other bounds.
         warnings: sentences about the health of the fit, each with step and numbers: an ELBO below
             its start, a collapse of the entropy, a return to an earlier step.
         best_step: number of steps behind the guide's parameters, where the fit returned to an

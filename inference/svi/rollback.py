@@ -28,12 +28,12 @@ class NonFiniteGuideError(FloatingPointError):
 def _snapshot(state: FitState) -> Callable[[], None]:
     """Function that restores all but parameters and moments, which the optimiser restores."""
     step, objective, generators = state.step, state.objective, random_state.capture()
-    num_responses = state.num_responses
+    num_responses, reward = state.num_responses, state.reward
     tensors = {name: tensor.clone() for name, tensor in state.objective_state().items()}
     objective_steps = objective.step_count if isinstance(objective, ResponseObjective) else 0
 
     def restore() -> None:
-        state.step, state.num_responses = step, num_responses
+        state.step, state.num_responses, state.reward = step, num_responses, reward
         state.health.drop_after(step)
         if isinstance(objective, ResponseObjective):
             objective.set_state(tensors)

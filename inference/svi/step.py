@@ -5,11 +5,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from pyro.distributions import Unit
-from pyro.distributions.util import scale_and_mask
 from pyro.infer import SVI
-from pyro.poutine.messenger import Messenger
-from torch import Tensor, nn
+from torch import nn
 
 from guides.guide import GuideRegistrationError
 from inference.objectives.pyro_objectives import OTHER_BOUNDS
@@ -19,11 +16,9 @@ from inference.response_site import SameResponses
 from inference.svi.checkpoint.state import FitState, parameters
 from inference.svi.draw_record import DrawRecord
 from inference.svi.optimizer.trust_region import TrustRegion
+from inference.svi.response_metrics import Metrics, ModelRuns, response_metrics, rewarded
 from inference.svi.step_size import distance_left, step_size
 from model import Prompts
-
-Metrics = dict[str, float]
-"""Numbers of one step, by name."""
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -62,7 +57,7 @@ def take_step(svi: SVI, state: FitState, prompts: Prompts, record: DrawRecord) -
     """Take one step of SVI, count the step in `state`, and return the metrics."""
     optimizer, objective, reuses_draws = state.optimizer, state.objective, state.reuses_draws
     rate, step_count = optimizer.learning_rate, optimizer.step_count
-    with SameResponses(), _LikelihoodRecord() as likelihood:
+    with SameResponses() as same, ModelRuns() as runs:
         loss = _bound(svi.step(prompts))
     if state.step == 0 and optimizer.step_count == step_count:
         raise NothingToTrainError(
@@ -76,12 +71,17 @@ def take_step(svi: SVI, state: FitState, prompts: Prompts, record: DrawRecord) -
         elbo, log_likelihood = objective.metrics["elbo"], objective.metrics["log_likelihood"]
     else:
         elbo = math.nan if isinstance(objective, OTHER_BOUNDS) else -loss / len(prompts)
-        log_likelihood = likelihood.mean()
+        log_likelihood = runs.log_likelihood()
     if not reuses_draws:
         state.health.add(state.step, record.numbers, log_likelihood)
         if state.best is not None:
             before = optimizer.parameters_before_step
             state.best.consider(state.step - 1, state.health.elbo, before)
+    if (with_rewards := rewarded(svi.model)) is None:
+        state.reward = None
+    elif not reuses_draws:
+        reward = runs.reward(with_rewards, record.draws) if record.draws else None
+        state.reward = torch.empty(0) if reward is None else reward
     return {
         "step": state.step,
         "num_responses": state.num_responses,
@@ -92,7 +92,7 @@ def take_step(svi: SVI, state: FitState, prompts: Prompts, record: DrawRecord) -
         "grad_norm": optimizer.grad_norm,
         "learning_rate": rate,
         "step_size": size,
-    }
+    } | response_metrics(record.draws, same.space, log_likelihood - elbo, state.reward)
 
 
 def check_trains(guide: Program, objective: Any) -> None:
@@ -123,28 +123,6 @@ def check_trains(guide: Program, objective: Any) -> None:
         "of, a guide's too (`requires_grad_(True)` thaws it); `detach` and `no_grad` cut the "
         "gradient"
     )
-
-
-class _LikelihoodRecord(Messenger):
-    """Record of all factors of a model: means over the responses of each run of the model."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.factors: dict[str, list[Tensor]] = {}
-        self.enumerated = False
-
-    def _pyro_post_sample(self, msg: dict) -> None:
-        self.enumerated |= not msg["infer"].keys().isdisjoint({"_enumerate_dim", "_enum_total"})
-        if isinstance(msg["fn"], Unit):
-            factor = scale_and_mask(msg["fn"].log_factor, msg["scale"], msg["mask"])
-            self.factors.setdefault(msg["name"], []).append(factor.detach().mean())
-
-    def mean(self) -> float:
-        """Sum of the factors' means over runs; NaN if Pyro enumerated, which needs weights."""
-        if self.enumerated or not self.factors:
-            return math.nan
-        means = [torch.stack(values).mean() for values in self.factors.values()]
-        return torch.stack(means).sum().item()  # the only wait for the device
 
 
 def _bound(loss: float | tuple[float, ...]) -> float:

@@ -28,7 +28,7 @@ def resume(state: FitState, folder: str | Path, prompts: Prompts) -> None:
     """
     path = newest_whole(Path(folder))
     plain = _read_state(path)
-    names = ("guide", "optimizer", "objective", "random", "health")
+    names = ("guide", "optimizer", "objective", "random", "health", "reward")
     saved = {name: load_file(path / f"{name}.safetensors") for name in names}
     state.guide(prompts)
     _check_fingerprint(state, plain["fingerprint"], path, guide=False)
@@ -52,6 +52,7 @@ def resume(state: FitState, folder: str | Path, prompts: Prompts) -> None:
     device = next((str(parameter.device) for parameter in parameters().values()), "cpu")
     state.health.set_state(saved["health"])
     state.health.warnings = plain["warnings"]
+    state.reward = saved["reward"].get("reward")
     if state.best is not None:
         state.best.set_state({name: tensor.to(device) for name, tensor in saved["health"].items()})
     random_state.restore(saved["random"], plain["random"])

@@ -1,6 +1,6 @@
 """State of a fit, and its checkpoint: the whole state in one folder.
 
-    FOLDER/step-00000100/{guide,optimizer,objective,random,health}.safetensors
+    FOLDER/step-00000100/{guide,optimizer,objective,random,health,reward}.safetensors
     FOLDER/step-00000100/{state,digests}.json
 
 No pickle: loading executes nothing. A kill at any moment leaves a whole checkpoint.
@@ -39,6 +39,7 @@ class FitState:
         num_responses: number of fresh responses drawn, over all prompts.
         seconds: time taken, those of earlier processes included.
         health: numbers of the steps, and warnings.
+        reward: r of the last fresh draws, `[K, N]`, empty if unknown; None without rewards.
         best: copy of the parameters of the best step; None if the fit keeps none.
         fingerprint: description of the fit's arguments. None accepts every checkpoint.
         saved_step: step of the last checkpoint; 0 without a checkpoint.
@@ -51,6 +52,7 @@ class FitState:
     num_responses: int = 0
     seconds: float = 0.0
     health: Health = field(default_factory=Health)
+    reward: Tensor | None = None
     best: BestIterate | None = None
     fingerprint: Fingerprint | None = None
     saved_step: int = 0
@@ -70,6 +72,7 @@ class FitState:
             "objective": self.objective_state(),
             "random": generators,
             "health": self.health.get_state() | (self.best.get_state() if self.best else {}),
+            "reward": {} if self.reward is None else {"reward": self.reward},
         }
         state = {
             "step": self.step,

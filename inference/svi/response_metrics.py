@@ -1,0 +1,136 @@
+"""Metrics of the responses of a step, by the names of TRL.
+
+    reward                     E_q[r]
+    reward_std                 standard deviation of r within the responses to a prompt
+    frac_reward_zero_std       share of prompts whose responses all have one reward
+    kl                         KL(q || p0), nats per response
+    kl_per_token               KL(q || p0) over the mean number of tokens
+    completions/mean_length    number of tokens of a response, the end id included
+    completions/clipped_ratio  share of responses without an end id, truncated after T tokens
+
+Means over prompts. A response has the weight of a mean under q, which is 1/K on-policy.
+"""
+
+import math
+from typing import Any
+
+import torch
+from pyro.distributions import Unit
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from inference.objectives.response_objective import Draws
+from inference.programs import Program
+from inference.svi.draw_record import matrices
+from model import AlignmentModel, ResponseSpace
+
+Metrics = dict[str, float]
+"""Numbers of one step, by name."""
+REWARD = ("reward", "reward_std", "frac_reward_zero_std")
+
+
+class ModelRuns(Messenger):
+    """Record of all runs of a model in a step: the responses, and the factors by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._runs: list[tuple[Tensor, dict[str, Tensor]]] = []
+        self._totals: dict[str, list[Tensor]] = {}
+        self._is_enumerated = False
+
+    def _pyro_post_sample(self, msg: dict) -> None:
+        infer = msg["infer"].keys()
+        self._is_enumerated |= not infer.isdisjoint({"_enumerate_dim", "_enum_total"})
+        if msg["name"] == "response" and isinstance(msg["value"], Tensor):
+            self._runs.append((msg["value"].detach(), {}))
+        if isinstance(msg["fn"], Unit):
+            log_factor = msg["fn"].log_factor.detach()
+            if self._runs:
+                self._runs[-1][1][msg["name"]] = log_factor
+            total = scale_and_mask(log_factor, msg["scale"], msg["mask"]).mean()
+            self._totals.setdefault(msg["name"], []).append(total)
+
+    def log_likelihood(self) -> float:
+        """Sum of the factors' means over all runs; NaN if Pyro enumerated, which needs weights."""
+        if self._is_enumerated or not self._totals:
+            return math.nan
+        means = [torch.stack(values).mean() for values in self._totals.values()]
+        return torch.stack(means).sum().item()
+
+    def reward(self, model: AlignmentModel, draws: list[Draws]) -> Tensor | None:
+        """r of the draws, `[K, N]`, float64; None if the model did not run on the draws alone."""
+        response, shape = responses(draws), draws[0].log_weight.shape
+        beta = model.beta_at(draws[0].prompts)
+        values, rewards = [], []
+        for value, factors in self._runs:
+            named = [log_factor for name, log_factor in factors.items() if name in model.rewards]
+            if named and value.shape[-2:] == draws[0].values["response"].shape[-2:]:
+                total = torch.stack(torch.broadcast_tensors(*named)).double().sum(0)
+                total = total.broadcast_to((*value.shape[:-2], shape[-1]))
+                values.append(value.reshape(-1, *value.shape[-2:]))
+                rewards.append((total * beta).reshape(-1, shape[-1]))
+        if response is None or sum(map(len, values)) < len(response):
+            return None
+        scored = torch.cat(values)[-len(response) :]
+        return torch.cat(rewards)[-len(response) :] if torch.equal(scored, response) else None
+
+
+def responses(draws: list[Draws]) -> Tensor | None:
+    """Responses of all draws, `[K, N, T]`; None if the guide has another site, or Pyro listed."""
+    if not draws or draws[0].every or draws[0].values.keys() != {"response"}:
+        return None
+    values = [batch.values["response"] for batch in draws]
+    return torch.cat([value.reshape(-1, *value.shape[-2:]) for value in values])
+
+
+def rewarded(model: Program) -> AlignmentModel | None:
+    """The model with the rewards of a program: the program, or its attribute `model`; or None."""
+    for program in (model, getattr(model, "model", None)):
+        if isinstance(program, AlignmentModel) and program.rewards:
+            return program
+    return None
+
+
+def response_metrics(
+    draws: list[Draws], space: ResponseSpace | None, kl: float, reward: Tensor | None
+) -> Metrics:
+    """Metrics of the draws of a step. Lengths are left out without a response space.
+
+    Args:
+        draws: draws of the guide in the step.
+        space: the set of responses; None for a guide with another distribution.
+        kl: KL(q || p0), nats.
+        reward: r of the draws, `[K, N]`; an empty tensor if unknown, None without rewards.
+    """
+    response, numbers = responses(draws), {"kl": torch.tensor(kl, dtype=torch.float64)}
+    share = matrices(draws)[2] if draws else None
+    if space is not None:
+        length = clipped = torch.tensor(math.nan, dtype=torch.float64)
+        if response is not None and share is not None:
+            is_token = space.is_token(response)  # [K, N, T]
+            has_end = torch.isin(response, space.end_ids).any(-1)
+            length = _mean(share, is_token.sum(-1).double())
+            clipped = _mean(share, (~has_end).double())
+        numbers["kl_per_token"] = kl / length
+        numbers["completions/mean_length"] = length
+        numbers["completions/clipped_ratio"] = clipped
+    if reward is not None:
+        numbers |= dict(zip(REWARD, _of_reward(reward, share), strict=True))
+    device = "cpu" if response is None else response.device
+    values = torch.stack([number.to(device) for number in numbers.values()])
+    return dict(zip(numbers, values.tolist(), strict=True))  # the only wait for the device
+
+
+def _of_reward(reward: Tensor, share: Tensor | None) -> list[Any]:
+    """The three metrics of `[K, N]` rewards; NaN if they are unknown."""
+    if share is None or reward.shape != share.shape:
+        return [torch.tensor(math.nan, dtype=torch.float64)] * len(REWARD)
+    mean, num = (share * reward).sum(0), len(reward)
+    variance = (share * (reward - mean).square()).sum(0) * (num / max(1, num - 1))
+    std = variance.sqrt() if num > 1 else variance * math.nan
+    return [mean.mean(), std.mean(), (reward.amax(0) == reward.amin(0)).double().mean()]
+
+
+def _mean(share: Tensor, values: Tensor) -> Tensor:
+    return (share * values).sum(0).mean()
