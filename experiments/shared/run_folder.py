@@ -17,6 +17,7 @@ from experiments.shared.refusals import blamed
 from inference.svi.checkpoint.folder import locked
 from model.common.digests import text_digest
 from model.common.files import write_atomically
+from model.common.paths import portable
 
 PACKAGES = ("torch", "pyro-ppl", "transformers", "numpy", "elbo-rl")
 DIGEST = "sha256"  # key of the digest, in the file of the record: one rename writes both
@@ -59,7 +60,7 @@ class RunFolder:
         """Write arguments, a dataclass, digests of the files that they name, and versions."""
         versions = {name: version(name) for name in PACKAGES} | {"python": python_version()}
         record = {"arguments": asdict(arguments), "inputs": inputs or {}, "versions": versions}
-        record = json.loads(json.dumps(record, default=str))
+        record = portable(json.loads(json.dumps(record, default=str)), self.path)
         record = {DIGEST: digest_of(record)} | record
         write_atomically(self.arguments, json.dumps(record, indent=2) + "\n")
 

@@ -59,7 +59,7 @@ def main(args: Steer) -> RunFolder:
     prior, prompts = load(args)
     model = build_posterior(args, prior, prompts)
     args = replace(args, beta=model.beta)
-    with open_folder(args, inputs) as folder, resume_hint(lambda: resume_command(folder)):
+    with open_folder(args, inputs) as folder, resume_hint(lambda: resume_command(folder, args)):
         print(f"run folder {folder.path}")
         if args.sample is not None:
             sample_posterior(args, model, prompts, folder)

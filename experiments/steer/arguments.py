@@ -14,10 +14,10 @@ from experiments.shared.command_line import Arguments
 from experiments.steer.choices import FACTOR_HELP, REWARD_HELP, Choice, read_choices
 from experiments.steer.durations import check_duration, seconds_of
 from experiments.steer.guide_options import GuideOptions, options_of
-from experiments.steer.report import without_folders
 from experiments.steer.resuming import read_record, restored
 from guides import GUIDES
 from inference import OBJECTIVES, SAMPLERS
+from model.common.paths import without_folders
 
 ObjectiveName: TypeAlias = Literal[tuple(OBJECTIVES)]  # type: ignore[valid-type]
 SamplerName: TypeAlias = Literal[tuple(SAMPLERS)]  # type: ignore[valid-type]

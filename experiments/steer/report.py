@@ -1,7 +1,6 @@
 """Report of a `steer` run: the same content as text for the terminal and as one HTML page."""
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from experiments.steer.expectations import Expectations, Measurement, observe
 from inference import Diagnostics, Program, response_distribution
 from inference.diagnostics.diagnose import PriorAlone
 from model import AlignmentModel, Prompts
+from model.common.paths import without_folders
 
 Sample = tuple[str, float]
 """Whole text, and its reward; -inf if the text is forbidden."""
@@ -235,16 +235,6 @@ def samples_text(samples: Mapping[str, Sequence[Sample]]) -> list[str]:
     for origin, texts in samples.items():
         lines += [f"{origin}:", *(f"  {_shown(reward)}  {text}" for text, reward in texts), ""]
     return lines
-
-
-def without_folders(text: str) -> str:
-    """The text with each absolute path that exists on this machine cut to its last part."""
-
-    def last_part(match: re.Match[str]) -> str:
-        path = Path(match[0])
-        return path.name if path.exists() else match[0]
-
-    return re.sub(r"(?<![\w./])/[^\s:,'\"]+", last_part, text)
 
 
 def _shown(reward: float) -> str:

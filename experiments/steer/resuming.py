@@ -1,6 +1,7 @@
 """Resume of a run: its own arguments, or a larger budget, and the run's own files."""
 
 import json
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
@@ -14,6 +15,7 @@ from experiments.steer.guide_options import restored_options
 from experiments.steer.inputs import Input, check_unchanged, digests_of, print_inputs
 from inference.svi.checkpoint.folder import has_checkpoint, locked
 from model.common.digests import delete_unfinished
+from model.common.paths import ELSEWHERE, expanded, portable
 
 PARTS = {"arguments", "inputs", "versions"}
 BUDGETS = ("steps", "responses", "time")
@@ -52,7 +54,7 @@ def read_record(path: Path) -> dict[str, Any]:
         fix = f"Put the old content back, or delete the line {DIGEST!r} if the change is meant"
         problem = f"its content differs from its {DIGEST!r}, damaged or changed by hand"
         raise SystemExit(f"{where} is not as it was written: {problem}. {fix}")
-    return record
+    return record | {"arguments": expanded(record["arguments"], path)}
 
 
 def restored(args: Any, saved: dict[str, Any]) -> Any:
@@ -60,12 +62,23 @@ def restored(args: Any, saved: dict[str, Any]) -> Any:
     check_fields(args, saved)
     own = {name: value for name, value in saved.items() if name not in UNSAVED}
     for name, value in own.items():
+        if ELSEWHERE in str(value):
+            own[name] = value = _repeated(args, name, value)
         if isinstance(value, list):
             own[name] = tuple(value)
         elif name in {"prompts_file", "out", "proposal"} and value is not None:
             own[name] = Path(value)
     own["options"] = restored_options(saved["options"])
     return replace(args, **own)
+
+
+def _repeated(args: Any, name: str, saved: Any) -> Any:
+    """Value on the command line for an argument whose path was not saved; exits if it differs."""
+    given = json.loads(json.dumps(getattr(args, name), default=str))
+    if portable(given, args.resume) == saved:
+        return given
+    place = f"the run was made with {saved}, at a place that is not saved"
+    raise SystemExit(f"{option(name)}: {place}. Repeat the option beside --resume, with its path")
 
 
 def check_given(given: Any, own: Any, default: Any | None = None) -> None:
@@ -111,7 +124,8 @@ def check_inputs(folder: RunFolder, inputs: Iterable[Input]) -> None:
             fix = "put the target in its place"
             raise SystemExit(f"{path} is a link, which is not followed: {fix}")
     print_inputs(inputs, folder.path)
-    check_unchanged(read_record(folder.path)["inputs"], digests_of(inputs))
+    now = portable(digests_of(inputs), folder.path)
+    check_unchanged(read_record(folder.path)["inputs"], now)
 
 
 @contextmanager
@@ -126,11 +140,19 @@ def old_folder(args: Any, inputs: Iterable[Input]) -> Iterator[RunFolder]:
         yield folder
 
 
-def resume_command(folder: RunFolder) -> str:
-    """Hint with the command that resumes a run; empty for a run without a checkpoint."""
+def resume_command(folder: RunFolder, args: Any) -> str:
+    """Hint with the command that resumes a run; empty for a run without a checkpoint.
+
+    The command repeats the arguments whose paths are not saved.
+    """
     if not has_checkpoint(folder.checkpoints):
         return ""
-    return f"To go on: python -m experiments.steer --resume {folder.path}"
+    words = ["--resume", str(folder.path)]
+    for name, value in _values(args):
+        given = json.loads(json.dumps(value, default=str))
+        if ELSEWHERE in str(portable(given, folder.path)):
+            words += [option(name), *(given if isinstance(given, list) else [given])]
+    return f"To go on: python -m experiments.steer {shlex.join(words)}"
 
 
 def _is_larger_budget(name: str, value: Any, own: Any) -> bool:

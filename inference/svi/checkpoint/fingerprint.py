@@ -15,7 +15,8 @@ A short value is described by itself, a long value by its digest after "#".
 
 A private list, dict or set may be a cache, and may be empty on one side. Values that the fit itself
 changes, such as a count of calls, are left out. A schedule of the learning rate counts by its code
-alone in a fit of more steps, because a longer schedule has other numbers.
+alone in a fit of more steps, because a longer schedule has other numbers. Of an absolute path of
+this machine only the last part counts.
 """
 
 import re
@@ -25,6 +26,7 @@ from typing import Any
 from inference.svi.checkpoint.code_description import code_of
 from inference.svi.checkpoint.description import Description, Leaves, join
 from model.common.digests import text_digest
+from model.common.paths import without_folders
 
 LONG = 80  # number of characters above which a value is described by its digest
 SHOWN = 4  # number of differences in an error
@@ -93,9 +95,10 @@ class Fingerprint:
             leaves = {key: leaf for key, leaf in leaves.items() if _part(key) != "schedule"}
             leaves["schedule"] = code_of(part.schedule)
             self._schedule["leaf"] = text_digest(str(self._describe(part.schedule)))
+        pairs = [(without_folders(key), without_folders(leaf)) for key, leaf in leaves.items()]
         return {
             join(name, key): leaf if len(leaf) <= LONG else f"#{text_digest(leaf)}"
-            for key, leaf in leaves.items()
+            for key, leaf in pairs
         }
 
 

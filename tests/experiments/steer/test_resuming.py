@@ -15,8 +15,7 @@ from experiments.shared.run_folder import RunFolder
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
 from experiments.steer.figures import read_metrics
-from experiments.steer.report import without_folders
-from experiments.steer.resuming import check_given, read_record
+from experiments.steer.resuming import check_given, read_record, resume_command
 from inference.svi.checkpoint.folder import FolderInUseError, locked
 from model.common.digests import check_digests
 from model.common.input_files import code_files
@@ -70,12 +69,10 @@ def start(tmp_path_factory):
 
 @pytest.fixture
 def run(start, tmp_path, monkeypatch):
-    """Copy of the run at the place of its start; the prompts have the typed path."""
+    """Copy of the run and of its inputs at another place."""
     shutil.copytree(start, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
     (folder,) = (tmp_path / "copy" / "runs").iterdir()
-    record = json.loads((folder / "arguments.json").read_text())
-    assert str(start) not in json.dumps(record["inputs"]).replace(f"--prompts-file {start}/", "")
     return RunFolder(folder)
 
 
@@ -151,16 +148,12 @@ def test_files_that_are_gone_are_not_said_to_be_changed(run, gone, message, tmp_
         main(Steer(resume=run.path))
 
 
-def test_another_prompts_file_is_refused(run, start):
-    before = (start / "prompts.txt").read_text()
-    try:
-        (start / "prompts.txt").write_text("a b\nc\n")
-        with pytest.raises(
-            SystemExit, match=r"--prompts-file .*prompts\.txt: prompts\.txt changed since"
-        ):
-            main(Steer(resume=run.path))
-    finally:
-        (start / "prompts.txt").write_text(before)
+def test_another_prompts_file_is_refused(run):
+    write("prompts.txt", "a b\nc\n")
+    with pytest.raises(
+        SystemExit, match=r"--prompts-file .*prompts\.txt: prompts\.txt changed since"
+    ):
+        main(Steer(resume=run.path))
 
 
 def test_code_is_named_before_it_runs(run, capsys):
@@ -344,22 +337,61 @@ def test_files_of_code_include_imported_neighbours(tmp_path):
     assert code_files("no.such.module:f") == {}
 
 
-def test_reports_have_no_paths_of_this_machine(run, start, tmp_path):
-    assert (
-        without_folders(f"{tmp_path} by {start}/prior:x, '{start}'")
-        == f"{tmp_path.name} by prior:x, '{start.name}'"
-    )
-    assert without_folders("a/b 1/2 regex:/no/such/place/") == "a/b 1/2 regex:/no/such/place/"
+def files_with(text, folder):
+    """Files of a folder that hold a text."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return [path for path in files if text.encode() in path.read_bytes()]
+
+
+def test_no_saved_file_has_a_path_of_this_machine(start, tmp_path):
+    """Not the place of the run, of the prior, of the prompts, of a reward or of a network."""
     args = replace(
         SHORT,
         prior=str(start / "prior"),
-        prompts=("a",),
-        guide="n-gram",
+        prompts_file=start / "prompts.txt",
+        reward=(
+            f"function:{start / 'rewards.py'}:kindness",
+            f"0.1*classifier:{start}/classifier:LABEL_0",
+        ),
+        guide="lora",
+        merge=True,
         out=tmp_path / "runs",
-        steps=1,
     )
+    folder = main(args)
+    assert len(list(folder.path.rglob("*"))) > 20
+    for place in (start, tmp_path, Path.home(), Path.cwd()):
+        assert files_with(str(place), folder.path) == []
     moment = f"function:{start / 'rewards.py'}:kindness=0.8"
-    folder = main(replace(args, objective="forward-kl", reward=(), moment=(moment,)))
-    assert str(start) not in folder.report.read_text()
-    for path in folder.guide.iterdir():
-        assert str(start) not in path.read_bytes().decode(errors="replace"), path
+    args = replace(args, objective="forward-kl", reward=(), moment=(moment,), merge=False)
+    assert files_with(str(start), main(args).path) == []
+
+
+def test_a_run_with_its_inputs_resumes_at_another_place(run, start):
+    """Absolute paths are saved relative to the run folder."""
+    saved = json.loads(run.arguments.read_text())["arguments"]
+    assert saved["prompts_file"] == "{run}/../../prompts.txt"
+    assert saved["out"] == "{run}/.."
+    (start / "prompts.txt").rename(start / "gone.txt")
+    try:
+        main(Steer(resume=run.path))
+    finally:
+        (start / "gone.txt").rename(start / "prompts.txt")
+
+
+def test_a_path_that_is_not_saved_is_repeated_beside_resume(start, tmp_path, monkeypatch, capsys):
+    """A place that has no folder but the root in common with the run."""
+    monkeypatch.setattr("os.path.commonpath", lambda paths: "/")
+    prior = str(start / "prior")
+    args = replace(SHORT, prior=prior, prompts=("a",), guide="n-gram", out=tmp_path)
+    folder = main(args)
+    assert json.loads(folder.arguments.read_text())["arguments"]["prior"] == "{elsewhere}/prior"
+    words = ["--resume", str(folder.path)]
+    with pytest.raises(SystemExit):
+        run_script(main, Steer, words)
+    problem = "--prior: the run was made with {elsewhere}/prior, at a place that is not saved"
+    assert problem in capsys.readouterr().err
+    command = resume_command(folder, args)
+    assert command.endswith(f"--resume {folder.path} --prior {prior} --out {tmp_path}")
+    with pytest.raises(SystemExit) as end:
+        run_script(main, Steer, command.split("steer", 1)[1].split())
+    assert end.value.code == 0, capsys.readouterr().err
