@@ -34,7 +34,7 @@ smollm2: .venv/core
 	touch $@
 
 .venv/test: .venv/core
-	$(INSTALL) --editable '.[render]'
+	$(INSTALL) --editable '.[data,render]'
 	touch $@
 
 .venv/lint: .venv/core

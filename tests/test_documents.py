@@ -25,11 +25,16 @@ def programs(name):
     return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
 
 
+def program(name, part):
+    """The program of a document that has `part`."""
+    (text,) = [text for text in programs(name) if part in text]
+    return text
+
+
 def test_readme_program(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    program, _ = programs("README.md")
-    assert "range(100)" in program
-    exec(program.replace("range(100)", "range(2)"), {})
+    text = program("README.md", "range(100)")
+    exec(text.replace("range(100)", "range(2)"), {})
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
@@ -102,9 +107,8 @@ def test_contributed_objective(prior, prompts):
 
 @pytest.mark.slow
 def test_readme_swaps_objectives_and_guides(capsys):
-    _, program = programs("README.md")
-    assert "num_steps=100" in program
-    exec(program.replace("num_steps=100", "num_steps=20, progress=False"), {})
+    text = program("README.md", "num_steps=100")
+    exec(text.replace("num_steps=100", "num_steps=20, progress=False"), {})
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert names == [
         "LeaveOneOut_ELBO",
@@ -120,7 +124,7 @@ def test_readme_swaps_objectives_and_guides(capsys):
 
 def test_reward_of_the_readme_is_divided_by_beta():
     names: dict = {}
-    exec(programs("model/README.md")[0], names)
+    exec(program("model/README.md", "def shortness"), names)
     prompts = names["prior"].encode(["the film was"])
     truth = Enumeration(names["model"], prompts)
     texts = [row[0] for row in names["prior"].decode(truth.support, prompts)]
@@ -128,16 +132,19 @@ def test_reward_of_the_readme_is_divided_by_beta():
 
 
 def test_readme_of_the_model_chooses_a_posterior(capsys):
-    _, program, _ = programs("model/README.md")
-    exec(program, {})
+    exec(program("model/README.md", "match_moments("), {})
     printed = capsys.readouterr().out
     assert "attained, target 0.6, multiplier" in printed
     assert printed.splitlines()[-1].startswith("log Z")
 
 
+def test_readme_of_the_model_reads_prompts(capsys):
+    exec(program("model/README.md", "read_prompts("), {})
+    assert capsys.readouterr().out == "('the film was', 'the plot was') ('good', None)\n"
+
+
 def test_readme_of_the_model_infers_a_reward_from_preferences(capsys):
-    _, _, program = programs("model/README.md")
-    exec(program, {})
+    exec(program("model/README.md", "read_preferences("), {})
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(AGGREGATIONS)
     assert ["good" in line for line in lines] == [
@@ -166,7 +173,7 @@ def test_every_program_of_a_readme_is_run_here():
     counts = {path: len(programs(path)) for path in READMES}
     assert counts == {
         "README.md": 2,
-        "model/README.md": 3,
+        "model/README.md": 4,
         "guides/README.md": 1,
         "inference/README.md": 1,
         "experiments/README.md": 0,

@@ -48,9 +48,19 @@ def check_unicode(text: str, where: str, error: type[ValueError] = ValueError) -
 
 
 def read_lines(path: str | Path) -> list[str]:
-    """The lines of a text file in UTF-8; a `TextFileError` with line and byte otherwise.
+    """The lines of a text file in UTF-8, with the line ends of any system; see `read_text`."""
+    return split_lines(read_text(path))
 
-    A byte order mark and the line ends of any system are allowed.
+
+def split_lines(text: str) -> list[str]:
+    """The lines of a text, without their ends, which may be of any system."""
+    return re.split(r"\r\n|\n|\r", text)
+
+
+def read_text(path: str | Path) -> str:
+    """A text file in UTF-8; a `TextFileError` with line and byte otherwise.
+
+    A byte order mark is allowed, and is no part of the text.
     """
     try:
         data = Path(path).read_bytes()
@@ -69,7 +79,7 @@ def read_lines(path: str | Path) -> list[str]:
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise TextFileError(f"{path}, line {line} has a zero byte. Is the file in UTF-16?")
-    return re.split(r"\r\n|\n|\r", text)
+    return text
 
 
 def quoted(value: object) -> str:

@@ -5,16 +5,17 @@
 
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from model.common.checks import instance
+from transformers import PreTrainedTokenizerBase
+
 from model.common.files import write_atomically
-from model.common.texts import SHOWN, TextFileError, check_unicode, hint, read_lines
-
-KEYS = ("prompt", "chosen", "rejected")
+from model.data.chat_value import text_or_chat
+from model.data.reading import Source, read_records
+from model.data.record import DataError, Record, check_columns
+from model.preferences.chats import chat_texts, with_prompt
 
 
 class PreferenceError(ValueError):
@@ -46,54 +47,74 @@ class Preference:
         return self.prompt + self.chosen, self.prompt + self.rejected
 
 
-def read_preferences(source: str | Path | Iterable[Mapping[str, Any]]) -> list[Preference]:
-    """Preferences from a file in JSON lines, or from records, as of a `datasets.Dataset`.
+def read_preferences(
+    source: Source,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    split: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+    limit: int | None = None,
+) -> list[Preference]:
+    """Preferences from a file, a folder, the hub, or records such as a `datasets.Dataset`.
 
-    The keys are prompt, chosen, rejected and, if either may be preferred, tie. A `PreferenceError`
-    names the line or the number of a record that is no preference.
+    The columns are chosen, rejected, prompt and, if either may be preferred, tie. Others are left
+    out. Without a prompt the prompt is the common start of both responses, in whole words or
+    messages. Chats become texts by the chat template of the tokenizer (`chats.py`).
+
+    Args:
+        source: see `model/data/reading.py`.
+        tokenizer: tokenizer of the language model that writes the responses, for chats.
+        split: see `read_prompts`, as for config, revision and limit.
+
+    Raises:
+        PreferenceError: with file, line or row, and column.
     """
-    if isinstance(source, Mapping):
-        fix = "of a `DatasetDict` name a split, data['train']"
-        raise PreferenceError(f"got one mapping, expected an iterable: {fix}")
-    records: Iterable[tuple[str, Any]]
-    if isinstance(source, str | Path):
-        name, records = str(source), _lines(Path(source))
+    where = {"split": split, "config": config, "revision": revision}
+    try:
+        records = read_records(source, limit=limit, **where)
+        return [to_preference(record, tokenizer) for record in records]
+    except DataError as error:
+        raise PreferenceError(f"{error}") from error
+
+
+def to_preference(record: Record, tokenizer: PreTrainedTokenizerBase | None = None) -> Preference:
+    """A record as a `Preference`; a `DataError` with the record's place otherwise."""
+    check_columns(record, ("chosen", "rejected"))
+    chosen, rejected = (text_or_chat(record, name) for name in ("chosen", "rejected"))
+    has_prompt = record.values.get("prompt") is not None
+    prompt = text_or_chat(record, "prompt") if has_prompt else None
+    place, tie = record.place, _tie(record)
+    if isinstance(chosen, tuple) and isinstance(rejected, tuple):
+        # beside chats a text is no prompt: the chats have the prompt as their first messages
+        start = prompt if isinstance(prompt, tuple) else None
+        texts = chat_texts(tokenizer, with_prompt(start, chosen, rejected, place), place)
+    elif isinstance(prompt, tuple) or isinstance(chosen, tuple) or isinstance(rejected, tuple):
+        expected = "expected prompt and responses of one kind"
+        raise DataError(f"{place}: texts and chats, {expected}")
     else:
-        instance("source", source, Iterable, why="of mappings, or a path")  # type: ignore[type-abstract]
-        name = "the source"
-        records = ((f"record {index}", record) for index, record in enumerate(source))
-    preferences = [to_preference(record, where) for where, record in records]
-    if not preferences:
-        raise PreferenceError(f"{name} has no preferences, expected at least one")
-    return preferences
+        texts = with_prompt(prompt, chosen, rejected, place)
+    return _checked(Preference(*texts, tie), place)
 
 
-def to_preference(record: Any, where: str) -> Preference:
-    """A record as a `Preference`; a `PreferenceError` with the record's place otherwise."""
-    keys = f"expected the keys {', '.join(KEYS)}"
-    if not isinstance(record, Mapping):
-        raise PreferenceError(f"{where}: got {type(record).__name__}, {keys}")
-    if missing := [key for key in KEYS if key not in record]:
-        fix = " If the prompt is part of both responses, write an empty one."
-        raise PreferenceError(
-            f"{where}: {missing[0]!r} is missing, {keys}; the record has: "
-            f"{', '.join(map(str, record)) or 'none'}.{fix if missing == ['prompt'] else ''}"
-        )
-    for key in KEYS:
-        if not isinstance(record[key], str):
-            kind, fix = type(record[key]).__name__, hint(record[key])
-            raise PreferenceError(f"{where}: {key!r} is a {kind}, expected a text{fix}")
-        check_unicode(record[key], f"{where}: {key!r}", PreferenceError)
-    tie = record.get("tie", False)
+def _tie(record: Record) -> bool:
+    """True for a tie; false without such a column."""
+    tie = record.values.get("tie", False)
+    if not record.has_types:
+        tie = {"true": True, "false": False}.get(str(tie).lower(), tie)
     if not isinstance(tie, bool):
-        raise PreferenceError(f"{where}: 'tie' is {tie!r}, expected true or false")
-    if record["chosen"] == record["rejected"] and not tie:
-        fault = f"chosen and rejected are the same text {record['chosen'][:40]!r}"
-        raise PreferenceError(f'{where}: {fault}: add "tie": true, or leave the pair out')
-    preference = Preference(record["prompt"], record["chosen"], record["rejected"], tie)
+        raise DataError(f"{record.place}: 'tie' is {tie!r}, expected true or false")
+    return tie
+
+
+def _checked(preference: Preference, place: str) -> Preference:
+    """The preference, if its texts differ and are not empty."""
+    if preference.chosen == preference.rejected and not preference.tie:
+        fault = f"chosen and rejected are the same text {preference.chosen[:40]!r}"
+        raise DataError(f'{place}: {fault}: add "tie": true, or leave the pair out')
     for name, text in zip(("chosen", "rejected"), preference.texts, strict=True):
         if not text:
-            raise PreferenceError(f"{where}: 'prompt' and {name!r} are both empty")
+            raise DataError(f"{place}: 'prompt' and {name!r} are both empty")
     return preference
 
 
@@ -119,28 +140,3 @@ def split_preferences(
     out = set(pairs[: min(len(pairs) - 1, max(1, round(held_out * len(pairs))))])
     train = [preference for preference in preferences if frozenset(preference.texts) not in out]
     return train, [preference for preference in preferences if frozenset(preference.texts) in out]
-
-
-def _lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """The place and the record of each line; empty lines are skipped."""
-    try:
-        lines = read_lines(path)
-    except TextFileError as error:
-        raise PreferenceError(f"{error}. Preferences are read from JSON lines") from error
-    for number, line in enumerate(lines, 1):
-        where = f"{path}, line {number}"
-        if not line.strip():
-            continue
-        if line.lstrip().startswith("["):
-            raise PreferenceError(
-                f"{where}: a JSON array, expected JSON lines. Write the file anew with "
-                "`write_preferences(path, read_preferences(json.load(file)))`"
-            )
-        try:
-            yield where, json.loads(line)
-        # no JSON, a number too long for Python, brackets too deep
-        except (ValueError, RecursionError) as error:
-            reason = str(error)[:SHOWN]
-            if isinstance(error, json.JSONDecodeError):
-                reason = f"{error.msg} at column {error.colno}"
-            raise PreferenceError(f"{where}: not JSON ({reason}), expected an object") from error

@@ -50,7 +50,12 @@ def messages_of(value: object, index: int) -> Messages:
     if not any(isinstance(message, Mapping) for message in messages):
         got = f"encode got {quoted(value)} ({type(value).__name__}) at index {index}"
         raise TypeError(f"{got}, expected a text, or messages such as {EXAMPLE}{hint(value)}")
-    where = f"prompt {index}"
+    check_messages(messages, f"prompt {index}")
+    return tuple(dict(message) for message in messages)
+
+
+def check_messages(messages: Iterable[object], where: str) -> None:
+    """Refuse messages without a role and a content, by number and place."""
     for number, message in enumerate(messages):
         place = f"message {number} of {where}"
         if not isinstance(message, Mapping):
@@ -60,13 +65,12 @@ def messages_of(value: object, index: int) -> Messages:
             raise ValueError(f"{place} has the keys {keys}, expected a `role` and a `content`")
         for key, content in message.items():
             check_plain(content, f"{key!r} in {place}")
-    return tuple(dict(message) for message in messages)
 
 
 def text_of(
     tokenizer: PreTrainedTokenizerBase,
-    index: int,
     prompt: str | Messages,
+    place: str,
     options: Mapping[str, Any],
 ) -> str:
     """A prompt as a text: a chat by the tokenizer's template, a text as written.
@@ -76,8 +80,8 @@ def text_of(
 
     Args:
         tokenizer: tokenizer of the language model.
-        index: number of the prompt, for errors.
         prompt: a text, or the messages of a chat.
+        place: name of the prompt in errors.
         options: further options of `apply_chat_template`, also those of the template's own.
 
     Raises:
@@ -87,7 +91,7 @@ def text_of(
         return prompt
     if tokenizer.chat_template is None and "chat_template" not in options:
         raise ValueError(
-            f"prompt {index} is a chat, and the tokenizer has no chat template: write the prompt "
+            f"{place} is a chat, and the tokenizer has no chat template: write the prompt "
             "as a text, load a chat model, or set `tokenizer.chat_template`"
         )
     goes_on = prompt[-1]["role"] == "assistant"
@@ -99,10 +103,10 @@ def text_of(
     except Exception as error:  # a template is a program, and raises anything
         roles = [message["role"] for message in prompt]
         raise ValueError(
-            f"the chat template of the tokenizer refuses prompt {index}, with the roles {roles}: "
+            f"the chat template of the tokenizer refuses {place}, with the roles {roles}: "
             f"{type(error).__name__}: {error}"
         ) from error
-    return listed_texts(f"the chat template, for prompt {index},", [text])[0]
+    return listed_texts(f"the chat template, for {place},", [text])[0]
 
 
 def _with_system(prompt: str | Messages, system: str, index: int) -> Messages:

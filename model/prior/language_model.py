@@ -152,6 +152,7 @@ class LanguageModel(CachedDecoder):
         columns: Columns | None = None,
         *,
         system: str | None = None,
+        places: Sequence[str] = (),
         **template_options: Any,
     ) -> Prompts:
         """Tokenize N prompts, texts or chats.
@@ -170,6 +171,7 @@ class LanguageModel(CachedDecoder):
                 numbers, truth values, None, and lists and dicts of these.
             system: content of a first message of the role `system`, for all prompts. A prompt that
                 is a text becomes the user's message of a chat.
+            places: names of the N prompts in errors, such as file and line; default their numbers.
             template_options: further options of `tokenizer.apply_chat_template`, such as
                 `tools`, and options of the template's own, such as `enable_thinking`.
 
@@ -187,15 +189,19 @@ class LanguageModel(CachedDecoder):
             raise TypeError(
                 f"encode got {names}, options of a chat template, and no prompt is a chat"
             )
-        texts = [text_of(self.tokenizer, *item, template_options) for item in enumerate(listed)]
+        places = places or [f"prompt {index}" for index in range(len(listed))]
+        texts = [
+            text_of(self.tokenizer, *item, template_options)
+            for item in zip(listed, places, strict=True)
+        ]
         rows = token_rows(self.tokenizer, texts, [chat is not None for chat in messages])
         check_ids(rows, texts, self.network, self.tokenizer)
-        for index, (text, row) in enumerate(zip(texts, rows, strict=True)):
+        for place, text, row in zip(places, texts, rows, strict=True):
             if not row and self.tokenizer.bos_token_id is None:
-                raise ValueError(f"prompt {index} is empty and the tokenizer has no BOS token")
+                raise ValueError(f"{place} is empty and the tokenizer has no BOS token")
             if not row:
                 row.append(self.tokenizer.bos_token_id)
-            self._check_room(f"prompt {index} has {len(row)} tokens ({text[:40]!r}...)", len(row))
+            self._check_room(f"{place} has {len(row)} tokens ({text[:40]!r}...)", len(row))
         attributes = {"vocabulary": self.vocabulary, "messages": messages, "columns": columns or {}}
         return Prompts.from_ids(rows, texts, self.device, **attributes)
 
