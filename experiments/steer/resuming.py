@@ -124,8 +124,10 @@ def check_inputs(folder: RunFolder, inputs: Iterable[Input]) -> None:
             fix = "put the target in its place"
             raise SystemExit(f"{path} is a link, which is not followed: {fix}")
     print_inputs(inputs, folder.path)
-    now = portable(digests_of(inputs), folder.path)
-    check_unchanged(read_record(folder.path)["inputs"], now)
+    now = digests_of(inputs)
+    names = {portable(option, folder.path): option for option in now}
+    saved = read_record(folder.path)["inputs"].items()
+    check_unchanged({names.get(option, option): files for option, files in saved}, now)
 
 
 @contextmanager
