@@ -1,0 +1,67 @@
+"""Fixed points: the distribution that a trainer of the literature reaches, if its guide is rich.
+
+    target      q with E[update] = 0, over all responses
+
+The posterior is the fixed point of some trainers. Others have another target, in closed form on a
+world whose responses can be listed. So a distance to the posterior splits into a wrong target and
+a poor guide. `TARGETS` lists the targets by name.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from inference.targets.fixed_points.best_of_n import best_of_n, soft_best_of_n
+from inference.targets.fixed_points.chi_squared import chi_squared
+from inference.targets.fixed_points.filtering import filtering
+from inference.targets.fixed_points.forward_kl import forward_kl
+from inference.targets.fixed_points.grpo import grpo
+from inference.targets.fixed_points.grpo_k3 import grpo_k3
+from inference.targets.fixed_points.grpo_token_k3 import grpo_token_k3
+from inference.targets.fixed_points.length_normalised import length_normalised
+from inference.targets.fixed_points.mean_mirror_descent import mean_mirror_descent
+from inference.targets.fixed_points.mode_anchored import mode_anchored
+from inference.targets.fixed_points.posterior import posterior
+from inference.targets.fixed_points.problem import NoFixedPointError, Problem
+from inference.targets.fixed_points.quantile import quantile
+
+__all__ = ["TARGETS", "NoFixedPointError", "Problem", "Target"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A trainer's target by name.
+
+    Attributes:
+        function: function of a `Problem`, and of options, that returns log q, `[S, N]`, nats.
+        summary: the trainers that reach the target.
+        options: names of the options that have no default.
+    """
+
+    function: Callable[..., Tensor]
+    summary: str
+    options: tuple[str, ...] = ()
+
+    def __call__(self, problem: Problem, **options: Any) -> Tensor:
+        """log q of all responses, `[S, N]`, nats, float64."""
+        return self.function(problem, **options)
+
+
+TARGETS = {
+    "posterior": Target(posterior, "RLOO with the KL in the reward, exact mirror descent, DPO"),
+    "grpo": Target(grpo, "GRPO, advantages over their deviation, exact KL penalty"),
+    "grpo-k3": Target(grpo_k3, "GRPO, advantages over their deviation, k3 of the response"),
+    "grpo-token-k3": Target(grpo_token_k3, "GRPO, advantages over their deviation, k3 of tokens"),
+    "forward-kl": Target(forward_kl, "reward with a penalty of KL(p0 || q), Dr. GRPO with k3"),
+    "chi-squared": Target(chi_squared, "chi-PO, a penalty of KL and chi-squared"),
+    "mean-mirror-descent": Target(mean_mirror_descent, "squared residuals with the mean reward"),
+    "length-normalised": Target(length_normalised, "FlowRL, balance per token"),
+    "mode-anchored": Target(mode_anchored, "MARA, equal mass above a threshold", ("threshold",)),
+    "best-of-n": Target(best_of_n, "distillation of best of n"),
+    "soft-best-of-n": Target(soft_best_of_n, "distillation of soft best of n"),
+    "filtering": Target(filtering, "rejection fine-tuning, expert iteration", ("threshold",)),
+    "quantile": Target(quantile, "QRPO, the posterior of the reward's quantile"),
+}
+"""Targets of trainers by name."""

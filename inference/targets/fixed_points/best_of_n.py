@@ -1,0 +1,51 @@
+"""Best of n, and soft best of n: draw n responses from p0, and keep one by its reward.
+
+    best of n   q(x) = p0(x) (F^n - F-^n)/(F - F-),   F = P(r <= r(x)),   F- = P(r < r(x))
+    soft        q(x) = n p0(x) w(x) int_0^inf e^(-t w(x)) phi(t)^(n-1) dt,   phi(t) = E_p0[e^(-t w)]
+
+Soft best of n keeps a response with probability proportional to w = exp(r/beta) (Verdun et al.
+2025, arXiv 2505.03156). The integral is the mean of w(x)/(w(x) + sum of n - 1 other weights), by
+1/s = int e^(-ts) dt. As n grows, q goes to the posterior: KL(p* || q) <= log(1 + CV^2/n), for CV
+the coefficient of variation of w under p0. For best of n see `order_statistics`.
+"""
+
+import numpy as np
+import torch
+from scipy.integrate import quad_vec
+from scipy.special import logsumexp
+from torch import Tensor
+
+from inference.order_statistics import best_of_n_log_ratio, level_cdf
+from inference.targets.fixed_points.problem import Problem
+from model.common.checks import whole_number
+
+
+def best_of_n(problem: Problem, n: int = 16) -> Tensor:
+    """log q, `[S, N]`, nats; beta plays no part."""
+    cdf, cdf_left = level_cdf(problem.reward, problem.log_prior.exp())
+    return problem.tilted(best_of_n_log_ratio(cdf, cdf_left, n))
+
+
+def soft_best_of_n(problem: Problem, n: int = 16) -> Tensor:
+    """log q, `[S, N]`, nats."""
+    n = whole_number("n", n)
+    columns = zip(problem.log_prior.T, problem.reward.T, strict=True)
+    return torch.stack([_soft(*column, problem.beta, n) for column in columns], 1)
+
+
+def _soft(log_prior: Tensor, reward: Tensor, beta: float, n: int) -> Tensor:
+    log_mass = log_prior.numpy()
+    log_weight = (reward / beta).numpy()
+    log_weight = log_weight - logsumexp(log_mass + log_weight)  # E_p0[w] = 1
+
+    def integrand(log_t: float) -> np.ndarray:
+        """Integrand of d log t: its scale may differ by hundreds of nats between responses."""
+        hazard = np.exp(np.minimum(log_t + log_weight, 700.0))  # t w
+        log_phi = logsumexp(log_mass - hazard)
+        return np.exp(log_t + log_weight - hazard + (n - 1) * log_phi)
+
+    low, high = -40.0 - log_weight.max(), 8.0 - log_weight.min()
+    value, _ = quad_vec(integrand, low, high, epsabs=1e-13, epsrel=1e-11, limit=2000)
+    with np.errstate(divide="ignore"):
+        log_guide = log_mass + np.log(n * value)
+    return torch.from_numpy(log_guide).log_softmax(0)

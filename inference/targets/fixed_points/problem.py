@@ -1,0 +1,83 @@
+"""All responses of an enumerable world, on which the fixed points of trainers are computed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+from scipy.optimize import brentq
+from torch import Tensor
+
+from inference.enumeration import Enumeration
+from inference.normalisation import check_normalised
+from model import AlignmentModel, Prompts
+from model.common.checks import instance, positive
+
+
+class NoFixedPointError(ValueError):
+    """The updates of an algorithm vanish at no distribution that gives all responses a share."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Prior, reward and beta on all S responses to N prompts: what a trainer is given.
+
+        problem = Problem.of(model, prompts)
+        log_q = TARGETS["grpo"](problem)  # [S, N]
+
+    Attributes:
+        log_prior: `[S, N]`, log p0, nats, float64.
+        reward: `[S, N]`, r, finite, float64.
+        beta: reward per nat.
+        response: `[S, N, T]`, token ids, padded behind the end; None for outcomes without tokens.
+        length: `[S, N]`, number of tokens of each response; None for outcomes without tokens.
+    """
+
+    log_prior: Tensor
+    reward: Tensor
+    beta: float
+    response: Tensor | None = None
+    length: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        positive("beta", self.beta)
+        shape = instance("reward", self.reward, Tensor).shape
+        if self.log_prior.shape != shape or len(shape) != 2:
+            shapes = f"log_prior has shape {tuple(self.log_prior.shape)} and reward {tuple(shape)}"
+            raise ValueError(f"{shapes}, expected [S, N] for both: S responses to N prompts")
+        for name, values in (("log_prior", self.log_prior), ("reward", self.reward)):
+            object.__setattr__(self, name, values.double())
+        check_normalised(self.log_prior, "log_prior")
+        if not bool(self.reward.isfinite().all()):
+            fix = "a constraint has its posterior, and no trainer's fixed point is defined with it"
+            raise ValueError(f"the reward is infinite or NaN somewhere, expected numbers: {fix}")
+
+    @classmethod
+    def of(cls, model: AlignmentModel, prompts: Prompts) -> Self:
+        """The problem of a model with rewards alone, and one beta."""
+        if model.factors:
+            names = sorted(model.factors)
+            raise ValueError(f"the model has the factors {names}, expected rewards alone")
+        truth = Enumeration(model, prompts)
+        space = model.prior.space
+        length = space.is_token(truth.support).sum(-1)
+        reward = model.reward(prompts, truth.support)
+        return cls(truth.log_prior, reward, model.beta, truth.support, length)
+
+    def tokens(self, name: str) -> tuple[Tensor, Tensor]:
+        """Responses and lengths; a `ValueError` by the name of a target if there are none."""
+        if self.response is None or self.length is None:
+            raise ValueError(
+                f"the target {name!r} depends on tokens, expected `response`, `length`"
+            )
+        return self.response, self.length
+
+    def tilted(self, log_ratio: Tensor) -> Tensor:
+        """log of p0 exp(log_ratio), normalised, `[S, N]`, nats."""
+        return (self.log_prior + log_ratio).log_softmax(0)
+
+
+def root(function: Callable[[float], float], low: float, high: float) -> float:
+    """The root of a function with different signs at two ends; the end, if both are one."""
+    if low == high:
+        return low
+    return brentq(function, low, high, xtol=1e-15, rtol=8.9e-16, maxiter=500)

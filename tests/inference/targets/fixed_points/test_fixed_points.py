@@ -1,0 +1,343 @@
+"""The exact expected update of each trainer, over all responses, vanishes at its target alone."""
+
+import math
+from collections.abc import Callable
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from inference import Enumeration
+from inference.targets.fixed_points import TARGETS, NoFixedPointError, Problem
+from inference.targets.fixed_points.best_of_n import best_of_n, soft_best_of_n
+from inference.targets.fixed_points.mean_mirror_descent import mean_mirror_descent
+from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
+
+THRESHOLD = {"mode-anchored": {"threshold": 0.8}, "filtering": {"threshold": 0.8}}
+BETA = 0.9
+
+
+@pytest.fixture(scope="module")
+def problem() -> Problem:
+    """40 responses of 1 to 3 tokens to 2 prompts, as a tree, with random prior and reward."""
+    generator = torch.Generator().manual_seed(0)
+    support = [(3, 4, 4), *((a, 3, 4) for a in range(3)), *product(range(3), range(3), range(4))]
+    response = torch.tensor(support)[:, None].expand(-1, 2, -1)
+    length = (response != 4).sum(-1)
+    shape = response.shape[:2]
+    prior, reward = (torch.randn(shape, generator=generator).double() for _ in range(2))
+    return Problem((2 * prior).log_softmax(0), reward, BETA, response, length)
+
+
+def binary(success: float, beta: float) -> Problem:
+    prior = torch.tensor([[1 - success], [success]]).double()
+    return Problem(prior.log(), torch.tensor([[0.0], [1.0]]), beta)
+
+
+# Updates: scalars whose gradient by the logits of q is the expected update
+
+
+def advantage(q: Tensor, reward: Tensor) -> Tensor:
+    mean = (q * reward).sum(0)
+    return ((reward - mean) / (q * (reward - mean).square()).sum(0).sqrt()).detach()
+
+
+def regularised(reward: Callable[[Problem], Tensor]) -> Callable[[Tensor, Problem], Tensor]:
+    def update(log_q: Tensor, p: Problem) -> Tensor:
+        return (log_q.exp() * (reward(p) - p.beta * (log_q - p.log_prior))).sum()
+
+    return update
+
+
+def grpo_update(log_q: Tensor, p: Problem) -> Tensor:
+    q = log_q.exp()
+    penalty = p.beta * (q * (log_q - p.log_prior)).sum()
+    return (q.detach() * advantage(q, p.reward) * log_q).sum() - penalty
+
+
+def k3(log_ratio: Tensor) -> Tensor:
+    """k3 of log p0 - log q."""
+    return log_ratio.exp() - 1 - log_ratio
+
+
+def grpo_k3_update(log_q: Tensor, p: Problem) -> Tensor:
+    q = log_q.exp()
+    gain = advantage(q, p.reward) * log_q - p.beta * k3(p.log_prior - log_q)
+    return (q.detach() * gain).sum()
+
+
+def per_token(log_prob: Tensor, response: Tensor) -> Tensor:
+    """log p(x_t | x_<t) of all responses, `[S, N, T]`, from their log p, by sums over prefixes."""
+    columns = []
+    for n in range(response.shape[1]):
+        masses = [log_prob[:, n].logsumexp(0).expand(len(response))]
+        for t in range(1, response.shape[2] + 1):
+            prefix = response[:, n, :t]
+            same = (prefix[:, None] == prefix).all(-1)  # [S, S]
+            rows = log_prob[:, n].expand_as(same).masked_fill(~same, -torch.inf)
+            masses.append(rows.logsumexp(1))
+        columns.append(torch.stack(masses, -1).diff(dim=-1))
+    return torch.stack(columns, 1)
+
+
+def grpo_token_k3_update(log_q: Tensor, p: Problem) -> Tensor:
+    assert p.response is not None
+    q = log_q.exp()
+    tokens, prior = per_token(log_q, p.response), per_token(p.log_prior, p.response)
+    gain = advantage(q, p.reward) * log_q - p.beta * k3(prior - tokens).sum(-1)
+    return (q.detach() * gain).sum()
+
+
+def forward_kl_update(log_q: Tensor, p: Problem) -> Tensor:
+    return (log_q.exp() * p.reward + p.beta * p.log_prior.exp() * log_q).sum()
+
+
+def chi_squared_update(log_q: Tensor, p: Problem) -> Tensor:
+    z, prior = (log_q - p.log_prior).exp(), p.log_prior.exp()
+    return (prior * (z * p.reward - p.beta * (z * z.log() + (z - 1).square() / 2))).sum()
+
+
+def mean_mirror_descent_update(log_q: Tensor, p: Problem) -> Tensor:
+    prior = p.log_prior.exp()
+    centred = p.reward - (prior * p.reward).sum(0)
+    return -(prior * (centred - p.beta * (log_q - p.log_prior)).square()).sum()
+
+
+def length_normalised_update(log_q: Tensor, p: Problem) -> Tensor:
+    assert p.length is not None
+    log_ratio = (log_q - p.log_prior) / p.length
+    residual = p.reward / p.beta - log_ratio
+    log_z = (log_q.exp() * residual).sum(0).detach()  # the best log Z for this q
+    return -(log_q.exp().detach() * (residual - log_z).square()).sum()
+
+
+def anchored_reward(p: Problem) -> Tensor:
+    threshold = THRESHOLD["mode-anchored"]["threshold"]
+    reward = p.reward.clone()
+    for n in range(reward.shape[1]):
+        above = [i for i in range(len(reward)) if p.reward[i, n] >= threshold]
+        anchor = max(above, key=lambda i: p.log_prior[i, n].item())
+        for i in above:
+            distance = p.log_prior[anchor, n] - p.log_prior[i, n]
+            reward[i, n] = p.reward[anchor, n] + p.beta * distance
+    return reward
+
+
+def quantiles(p: Problem) -> Tensor:
+    below = (p.reward[:, None] <= p.reward).double()  # [S, S, N]
+    return (p.log_prior.exp()[:, None] * below).sum(0)
+
+
+def filtering_update(log_q: Tensor, p: Problem) -> Tensor:
+    is_accepted = p.reward >= THRESHOLD["filtering"]["threshold"]
+    accepted = p.log_prior.exp() * is_accepted
+    return (accepted * log_q.masked_fill(~is_accepted, 0.0)).sum()
+
+
+UPDATES = {
+    "posterior": regularised(lambda p: p.reward),
+    "grpo": grpo_update,
+    "grpo-k3": grpo_k3_update,
+    "grpo-token-k3": grpo_token_k3_update,
+    "forward-kl": forward_kl_update,
+    "chi-squared": chi_squared_update,
+    "mean-mirror-descent": mean_mirror_descent_update,
+    "length-normalised": length_normalised_update,
+    "mode-anchored": regularised(anchored_reward),
+    "filtering": filtering_update,
+    "quantile": regularised(quantiles),
+}
+BY_COUNTING = {"best-of-n", "soft-best-of-n"}
+
+
+def size_of_update(name: str, log_q: Tensor, problem: Problem) -> float:
+    logits = log_q.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(UPDATES[name](logits.log_softmax(0), problem), logits)
+    return gradient.abs().max().item()
+
+
+def test_every_target_has_a_test() -> None:
+    assert TARGETS.keys() == UPDATES.keys() | BY_COUNTING
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_update_vanishes_at_the_target_and_not_at_the_posterior(name: str, problem) -> None:
+    log_q = TARGETS[name](problem, **THRESHOLD.get(name, {}))
+    assert_close(log_q.exp().sum(0), torch.ones(2).double(), rtol=0, atol=1e-12)
+    assert size_of_update(name, log_q, problem) < 1e-10
+    elsewhere = size_of_update(name, TARGETS["posterior"](problem), problem)
+    assert (elsewhere > 1e-3) == (name != "posterior")
+
+
+@pytest.mark.parametrize("name", sorted({*TARGETS} - {"best-of-n", "filtering", "mode-anchored"}))
+def test_constant_reward_leaves_the_prior(name: str, problem: Problem) -> None:
+    flat = Problem(problem.log_prior, torch.ones(40, 2), BETA, problem.response, problem.length)
+    assert_close(TARGETS[name](flat), flat.log_prior)
+
+
+@pytest.mark.parametrize("name", ["forward-kl", "grpo-k3", "grpo-token-k3", "chi-squared"])
+def test_prior_of_a_tiny_share_for_the_best_response_has_a_target(name: str) -> None:
+    log_prior = torch.tensor([[0.0], [-80.0]]).double().log_softmax(0)
+    response = torch.tensor([[[0]], [[1]]])
+    reward = torch.tensor([[0.0], [1.0]])
+    problem = Problem(log_prior, reward, 0.1, response, torch.ones(2, 1).long())
+    log_q = TARGETS[name](problem)
+    assert log_q.exp().sum().item() == pytest.approx(1, abs=1e-12)
+    assert log_q[1, 0] > log_prior[1, 0]
+
+
+# Numbers and identities
+
+
+@pytest.mark.parametrize(
+    ("beta", "success", "of_posterior"), [(2.0, 0.4087, 0.2919), (5.0, 0.2807, 0.2339)]
+)
+def test_grpo_moves_a_binary_reward_further_than_the_posterior(
+    beta: float, success: float, of_posterior: float
+) -> None:
+    problem = binary(0.2, beta)
+    p = TARGETS["grpo"](problem)[1, 0].exp().item()
+    assert p == pytest.approx(success, abs=5e-5)
+    assert TARGETS["posterior"](problem)[1, 0].exp().item() == pytest.approx(of_posterior, abs=5e-5)
+    shift = math.log(p / (1 - p)) - math.log(0.2 / 0.8)
+    assert shift == pytest.approx(1 / (beta * math.sqrt(p * (1 - p))), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("success", "least"), [(0.05, 0.571), (0.1, 0.697), (0.2, 0.896), (0.5, 1.509), (0.9, 4.137)]
+)
+def test_grpo_has_no_target_below_a_beta(success: float, least: float) -> None:
+    with pytest.raises(NoFixedPointError, match=r"expected beta of at least ([\d.]+)") as error:
+        TARGETS["grpo"](binary(success, 0.99 * least))
+    assert float(str(error.value).split()[-1]) == pytest.approx(least, abs=2e-3)
+    assert TARGETS["grpo"](binary(success, 1.01 * least))[1, 0].exp() > success
+
+
+def test_one_token_makes_both_forms_of_k3_one() -> None:
+    generator = torch.Generator().manual_seed(1)
+    log_prior, reward = (torch.randn(9, 2, generator=generator).double() for _ in range(2))
+    response = torch.arange(9).view(9, 1, 1).expand(9, 2, 1)
+    length = torch.ones(9, 2).long()
+    problem = Problem(log_prior.log_softmax(0), reward, 0.7, response, length)
+    assert_close(TARGETS["grpo-token-k3"](problem), TARGETS["grpo-k3"](problem), atol=1e-9, rtol=0)
+
+
+def test_chi_squared_keeps_ratios_small(problem: Problem) -> None:
+    log_ratio = TARGETS["chi-squared"](problem) - problem.log_prior
+    z, scaled = log_ratio.exp(), problem.reward / BETA
+    shift = scaled - z - log_ratio
+    assert_close(shift, shift[:1].expand_as(shift))
+    assert log_ratio.max() < (TARGETS["posterior"](problem) - problem.log_prior).max()
+
+
+def test_mirror_descent_with_the_mean_nears_the_posterior_in_small_steps(problem: Problem) -> None:
+    posterior = TARGETS["posterior"](problem)
+
+    def distance(num_steps: int) -> float:
+        log_q = mean_mirror_descent(problem, num_steps)
+        return (log_q.exp() * (log_q - posterior)).sum(0).mean().item()
+
+    assert distance(1) > 0.02
+    assert distance(64) < 0.02 * distance(1)
+
+
+def test_length_normalised_balance_prefers_long_responses(problem: Problem) -> None:
+    assert problem.length is not None
+    log_q = TARGETS["length-normalised"](problem)
+    log_ratio = (log_q - problem.log_prior) / problem.length - problem.reward / BETA
+    assert_close(log_ratio, log_ratio[:1].expand_as(log_ratio))
+
+
+def test_anchored_modes_have_one_mass(problem: Problem) -> None:
+    log_q = TARGETS["mode-anchored"](problem, threshold=0.8)
+    for n in range(2):
+        modes = log_q[problem.reward[:, n] >= 0.8, n]
+        assert len(modes) > 3
+        assert_close(modes, modes[:1].expand_as(modes))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_best_of_n_is_the_sum_over_all_draws(n: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    prior = torch.rand(5, 1, generator=generator).double()
+    prior /= prior.sum()
+    reward = torch.tensor([[0.3], [1.0], [1.0], [-0.5], [2.0]]).double()
+    problem = Problem(prior.log(), reward, 0.6)
+    hard, soft = torch.zeros(5).double(), torch.zeros(5).double()
+    for draws in product(range(5), repeat=n):
+        mass = prior[list(draws), 0].prod()
+        values = reward[list(draws), 0]
+        for weights, total in (
+            ((values == values.max()).double(), hard),
+            ((values / 0.6).exp(), soft),
+        ):
+            total.index_add_(0, torch.tensor(draws), mass * weights / weights.sum())
+    assert_close(best_of_n(problem, n).exp()[:, 0], hard)
+    assert_close(soft_best_of_n(problem, n).exp()[:, 0], soft, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("beta", [0.9, 0.02])
+def test_soft_best_of_n_nears_the_posterior_by_its_bound(problem: Problem, beta: float) -> None:
+    problem = Problem(problem.log_prior, problem.reward, beta)
+    posterior = TARGETS["posterior"](problem)
+    log_weight = problem.reward / beta
+    log_square = (problem.log_prior + 2 * log_weight).logsumexp(0)
+    log_mean = (problem.log_prior + log_weight).logsumexp(0)
+    squared_cv = (log_square - 2 * log_mean).expm1()
+    distances = []
+    for n in (1, 4, 16, 64):
+        log_q = soft_best_of_n(problem, n)
+        kl = (posterior.exp() * (posterior - log_q)).sum(0)
+        assert (kl <= (squared_cv / n).log1p() + 1e-9).all()
+        distances.append(kl.mean().item())
+    assert distances == sorted(distances, reverse=True)
+
+
+def test_quantile_reward_has_the_known_z_in_the_limit_of_many_levels() -> None:
+    beta, errors = 0.1, []
+    formula = beta * math.expm1(1 / beta)
+    for size in (400, 1600):
+        log_prior = torch.full((size, 1), -math.log(size)).double()
+        reward = torch.arange(size).double()[:, None] ** 3
+        log_q = TARGETS["quantile"](Problem(log_prior, reward, beta))
+        log_z = (1 / beta + log_prior[-1] - log_q[-1]).item()  # the quantile of the best is 1
+        truth = sum(math.exp(k / (size * beta)) for k in range(1, size + 1)) / size
+        assert math.exp(log_z) == pytest.approx(truth, rel=1e-9)
+        errors.append(math.exp(log_z) / formula - 1)
+    assert errors[0] == pytest.approx(1 / (2 * 400 * beta), rel=0.02)  # half a jump of R
+    assert errors[1] == pytest.approx(errors[0] / 4, rel=0.02)
+
+
+# Worlds and refusals
+
+
+def test_problem_of_a_model_is_its_enumeration() -> None:
+    prior = grammar_prior(max_new_tokens=2)
+    prompts = prior.encode(["the film was", "the"])
+    model = AlignmentModel(prior, TextReward(vader_sentiment, prior), beta=0.4)
+    problem = Problem.of(model, prompts)
+    assert_close(TARGETS["posterior"](problem), Enumeration(model, prompts).log_posterior)
+    for name in ("grpo-token-k3", "length-normalised"):
+        log_q = TARGETS[name](problem)
+        assert size_of_update(name, log_q, problem) < 1e-10
+
+
+def test_what_is_no_problem_is_refused(problem: Problem) -> None:
+    bare = Problem(problem.log_prior, problem.reward, BETA)
+    with pytest.raises(ValueError, match="'grpo-token-k3' depends on tokens"):
+        TARGETS["grpo-token-k3"](bare)
+    with pytest.raises(ValueError, match="beta is 0"):
+        Problem(problem.log_prior, problem.reward, 0)
+    with pytest.raises(ValueError, match="the reward is infinite or NaN"):
+        Problem(problem.log_prior, problem.reward.log(), BETA)
+    with pytest.raises(ValueError, match=r"log_prior has shape \(40, 2\) and reward \(40, 1\)"):
+        Problem(problem.log_prior, problem.reward[:, :1], BETA)
+    with pytest.raises(ValueError, match="no response to some prompt has a reward of at least 99"):
+        TARGETS["filtering"](problem, threshold=99)
+    prior = grammar_prior(max_new_tokens=2)
+    factors = {"long": lambda _, response: torch.zeros(response.shape[:-1])}
+    model = AlignmentModel(prior, {}, 1.0, factors)
+    with pytest.raises(ValueError, match=r"the model has the factors \['long'\]"):
+        Problem.of(model, prior.encode(["the"]))
