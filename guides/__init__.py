@@ -31,6 +31,7 @@ class Family:
         has_hidden: True if the guide reveals hidden states, which a value function reads.
         has_twist: True if the guide reveals a twist, which contrastive twist learning trains.
         can_merge: True if `merged` turns the guide into a language model of its own.
+        library: Name of the library whose format the saved files have.
     """
 
     make: Callable[..., Guide]
@@ -41,6 +42,7 @@ class Family:
     has_hidden: bool = False
     has_twist: bool = False
     can_merge: bool = False
+    library: str = "elbo-rl"
 
     def __call__(self, prior: LanguageModel, prompts: Prompts, **options: Any) -> Guide:
         arguments = (prior, prompts) if self.takes_prompts else (prior,)
@@ -53,6 +55,7 @@ GUIDES: dict[str, Family] = {
         "a copy of the prior, all its weights free or some of them",
         FineTunedOptions,
         has_hidden=True,
+        library="transformers",
     ),
     "lora": Family(
         LoRA,
@@ -60,12 +63,14 @@ GUIDES: dict[str, Family] = {
         LoRAOptions,
         has_hidden=True,
         can_merge=True,
+        library="peft",
     ),
     "soft-prompt": Family(
         SoftPrompt,
         "learned virtual tokens before the prompt, read by the prior's own weights",
         SoftPromptOptions,
         has_hidden=True,
+        library="peft",
     ),
     "twisted": Family(
         Twisted,

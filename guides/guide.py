@@ -1,6 +1,5 @@
 """Guide: q(response | prompt), an `nn.Module` that samples, scores and trains."""
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +17,6 @@ from model.common.digests import check_digests, saved_together
 from model.networks.source import read_tensors
 
 FILE = "guide.safetensors"
-GUIDE_FILE = "guide.json"
-"""Name of the record beside a saved guide."""
 Options = dict[str, Any]
 
 
@@ -105,16 +102,6 @@ class Guide(nn.Module, ABC):
     def num_trained_parameters(self) -> int:
         """Number of scalars that train."""
         return sum(parameter.numel() for parameter in self.trained().values())
-
-
-def save_guide(folder: Path, guide: Guide, name: str, options: Options, prompts: Prompts) -> None:
-    """Save a guide in its own format, with the name, options, prompts and vocabulary behind it."""
-    written = [chat or text for chat, text in zip(prompts.messages, prompts.texts, strict=True)]
-    record: Options = {"guide": name, "options": options, "prompts": written}
-    record["vocabulary"] = prompts.vocabulary
-    with saved_together(folder) as new:
-        guide.save_pretrained(new)
-        (new / GUIDE_FILE).write_text(json.dumps(record, indent=2) + "\n")
 
 
 @torch.no_grad()

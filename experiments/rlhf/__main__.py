@@ -37,7 +37,7 @@ from experiments.shared.run_folder import RunFolder, new_folder
 from experiments.shared.training import build_guide
 from experiments.shared.workers import set_threads
 from guides import GUIDES
-from guides.guide import save_guide
+from guides.saved import save_guide
 from inference import LeaveOneOut_ELBO, fit, random_state
 from model import LanguageModel, Prompts
 from model.preferences import uncertain_model

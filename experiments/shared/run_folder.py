@@ -42,7 +42,7 @@ class RunFolder:
         self.path = path
         self.checkpoints, self.guide = path / "checkpoints", path / "guide"
         self.arguments, self.metrics = path / "arguments.json", path / "metrics.jsonl"
-        self.report = path / "report.html"
+        self.report, self.measurements = path / "report.html", path / "measurements.json"
 
     @classmethod
     def new(cls, parent: Path, name: str) -> Self:
@@ -58,8 +58,7 @@ class RunFolder:
 
     def write_arguments(self, arguments: Any, inputs: Mapping[str, Any] | None = None) -> None:
         """Write arguments, a dataclass, digests of the files that they name, and versions."""
-        versions = {name: version(name) for name in PACKAGES} | {"python": python_version()}
-        record = {"arguments": asdict(arguments), "inputs": inputs or {}, "versions": versions}
+        record = {"arguments": asdict(arguments), "inputs": inputs or {}, "versions": versions()}
         record = portable(json.loads(json.dumps(record, default=str)), self.path)
         record = {DIGEST: digest_of(record)} | record
         write_atomically(self.arguments, json.dumps(record, indent=2) + "\n")
@@ -77,6 +76,11 @@ class RunFolder:
         """Write `report.html`, one self-contained page, of parts made by the functions below."""
         page = PAGE.format(title=html.escape(title), body="\n".join(parts))
         self.report.write_text(page, encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that results depend on, and of Python."""
+    return {name: version(name) for name in PACKAGES} | {"python": python_version()}
 
 
 def digest_of(record: dict[str, Any]) -> str:

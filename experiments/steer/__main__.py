@@ -40,12 +40,13 @@ from experiments.steer.decoding import sample_posterior
 from experiments.steer.expectations import measure, measure_posterior
 from experiments.steer.figures import write_figures
 from experiments.steer.inputs import Input, digests_of, inputs_of
+from experiments.steer.measurements import model_card, write_measurements
 from experiments.steer.posterior import build_model, draw_prior
 from experiments.steer.report import Report, sample_texts
 from experiments.steer.resuming import check_inputs, old_folder, own_arguments, resume_command
 from experiments.steer.step_log import StepLog
 from guides import FineTuned, Guide, LoRA
-from guides.guide import save_guide
+from guides.saved import save_guide, write_card
 from inference import OBJECTIVES, Fit, Program, fit, random_state
 from inference.svi.anneal import soften
 from model import AlignmentModel, LanguageModel, Prompts
@@ -82,6 +83,8 @@ def main(args: Steer) -> RunFolder:
             }
         measured, notes = (before, after, posterior), fit_notes(result)
         report = Report(args.title, args.beta, *measured, samples, seconds, notes)
+        write_measurements(folder, report)
+        write_card(folder.guide, args.guide, prompts, model_card(args, report))
         report.write(folder, write_figures(folder, report, prior_sample))
     return folder
 
@@ -174,7 +177,8 @@ def new_guide(args: Steer, target: Program, prior: LanguageModel, prompts: Promp
 
 def save(args: Steer, guide: Guide, prompts: Prompts, folder: RunFolder) -> None:
     """Save the guide, and the merged network with `--merge`."""
-    save_guide(folder.guide, guide, args.guide, args.guide_options, prompts)
+    card = model_card(args)
+    save_guide(folder.guide, guide, args.guide, args.guide_options, prompts, card)
     if isinstance(guide, LoRA) and args.merge:
         guide.merged().save_pretrained(folder.path / "merged")
 

@@ -3,7 +3,6 @@
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,11 +13,12 @@ from experiments.shared.training import build_guide
 from experiments.steer.arguments import Steer
 from experiments.steer.expectations import observe
 from experiments.steer.report import samples_text, scored_texts
-from guides import GUIDES, Fixed, Guide
-from guides.guide import GUIDE_FILE, OtherGuideError
+from guides import GUIDES, Fixed, Guide, saved
+from guides.guide import OtherGuideError
+from guides.saved import GUIDE_FILE
 from inference import SAMPLERS, Posterior, random_state, response_distribution
 from model import AlignmentModel, LanguageModel, Prompts
-from model.common.digests import DamagedFileError, check_digests
+from model.common.digests import DamagedFileError
 from model.networks.source import PretrainedError
 from model.prior.named_priors import load_prior
 
@@ -94,33 +94,7 @@ def read_proposal(args: Steer, prior: LanguageModel, prompts: Prompts) -> Guide 
 
 def load_guide(folder: Path, prior: LanguageModel) -> Guide:
     """Load a guide that `save_guide` wrote; exit if it is damaged or of another prior."""
-    record = _read_record(folder)
-    if record.get("vocabulary") not in (None, prior.vocabulary):
-        problem = "is of a guide whose tokenizer has other entries than the prior's"
-        reason = "its token ids would be other words. Name the prior of that run."
-        raise SystemExit(f"{folder} {problem}: {reason}")
-    guide = build_guide(record["guide"], record["options"], prior, prior.encode(record["prompts"]))
     try:
-        guide.load_pretrained(folder)
-    except (OtherGuideError, PretrainedError) as error:
-        fix = " Name the prior of that run." if isinstance(error, OtherGuideError) else ""
-        raise SystemExit(f"{error}{fix}") from error
-    return guide
-
-
-def _read_record(folder: Path) -> dict[str, Any]:
-    """Record beside a saved guide; exits if the record is damaged."""
-    try:
-        check_digests(folder)
-        record = json.loads((folder / GUIDE_FILE).read_bytes())
-        types = {"options": dict, "prompts": list}
-        is_whole = all(isinstance(record[name], kind) for name, kind in types.items())
-        is_whole = is_whole and record["guide"] in GUIDES
-    except DamagedFileError as error:
+        return saved.load_guide(folder, prior)
+    except (OtherGuideError, PretrainedError, DamagedFileError) as error:
         raise SystemExit(str(error)) from error
-    except (ValueError, KeyError, TypeError):
-        is_whole = False
-    if not is_whole:
-        expected = "expected name, options and prompts of a guide as JSON"
-        raise SystemExit(f"{folder / GUIDE_FILE} is damaged: {expected}")
-    return record

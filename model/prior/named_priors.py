@@ -8,6 +8,8 @@ from model.common.input_files import checkpoint_files
 from model.prior.language_model import LanguageModel
 
 FILM_REVIEWS = Path(__file__).parents[1] / "film_reviews"
+ON_THE_HUB = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+"""Names on the hub of priors by name."""
 
 
 def load_prior(name: str, *, device: str | None = "cpu", **options: Any) -> LanguageModel:

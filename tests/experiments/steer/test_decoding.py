@@ -6,7 +6,7 @@ import pytest
 
 from experiments.steer.decoding import load_guide
 from guides import GUIDES, FineTuned, Twisted
-from guides.guide import save_guide
+from guides.saved import save_guide
 from tests.model.tiny import tiny
 
 
@@ -60,3 +60,18 @@ def test_a_guide_of_other_words_of_the_same_number_is_refused(tmp_path):
     assert load_guide(tmp_path, tiny()).num_trained_parameters()
     with pytest.raises(SystemExit, match="tokenizer has other entries"):
         load_guide(tmp_path, other)
+
+
+def test_a_guide_of_chats_is_saved_with_their_messages(tmp_path):
+    """The mean field is built for its prompts, which a load encodes by the chat template again."""
+    prior = tiny()
+    prior.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    prompts = prior.encode([[{"role": "user", "content": "a b"}], "b"])
+    save_guide(tmp_path, GUIDES["mean-field"](prior, prompts), "mean-field", {}, prompts)
+    assert json.loads((tmp_path / "guide.json").read_text())["prompts"] == [
+        [{"role": "user", "content": "a b"}],
+        "b",
+    ]
+    guide = load_guide(tmp_path, prior)
+    response = prior(prompts).sample((2,))
+    assert guide.distribution(prompts).log_prob(response).isfinite().all()

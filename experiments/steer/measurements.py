@@ -1,0 +1,132 @@
+"""Measurements of a run as data: `measurements.json`, and the facts of the guide's model card.
+
+    {"title": ..., "beta": ..., "seconds": ..., "notes": [...],
+     "prior": {...}, "posterior": {...},
+     "guide": {NAME: {"value": 1.2, "standard_error": 0.1}, ...}}
+
+Nats per response, but for `reward` and counts. An unreliable number has a `reason`. A number that
+is not finite is a text, `inf` or `nan`, because JSON has no such numbers.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from experiments.shared.run_folder import RunFolder, versions
+from experiments.steer.arguments import Steer
+from experiments.steer.expectations import Measurement
+from experiments.steer.report import Report, shown
+from guides.model_card import ModelCard
+from inference import Diagnostics, Estimate
+from model.common.files import write_atomically
+from model.common.paths import without_folders
+from model.prior.named_priors import ON_THE_HUB
+
+POSTERIOR = {
+    "log_z": "log_z",
+    "kl_posterior_prior": "kl_posterior_prior",
+    "log_likelihood": "posterior_log_likelihood",
+}
+"""Measurements of the posterior, by the attribute of `Diagnostics`."""
+CARD = {
+    "log Z": "log_z",
+    "KL(q || p*)": "kl_guide_posterior",
+    "KL(p* || q)": "kl_posterior_guide",
+    "KL(q || p0)": "kl_guide_prior",
+    "ELBO": "elbo",
+    "entropy of q": "entropy",
+}
+"""Rows of the model card, by the attribute of `Diagnostics`."""
+Numbers = dict[str, dict[str, Any]]
+
+
+def write_measurements(folder: RunFolder, report: Report) -> None:
+    """Write `measurements.json`."""
+    after = report.after.diagnostics
+    posterior = {name: _number(after, attribute) for name, attribute in POSTERIOR.items()}
+    if report.posterior is not None:
+        posterior["reward"] = _plain(report.posterior.reward)
+    elif not report.expectations:
+        posterior["reward"] = _plain(after.posterior_log_likelihood.times(report.beta))
+    record = {
+        "title": report.title,
+        "beta": report.beta,
+        "seconds": report.seconds,
+        "notes": report.notes(),
+        "prior": _numbers(report.before, report.beta),
+        "guide": _numbers(report.after, report.beta),
+        "posterior": posterior,
+    }
+    text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(folder.measurements, text + "\n")
+
+
+def model_card(args: Steer, report: Report | None = None) -> ModelCard:
+    """Model card of the guide of a run; without the measurements if there is no report yet."""
+    names = ("max_new_tokens", "temperature", "dtype")
+    options = "".join(f", {key} {value}" for key, value in args.guide_options.items())
+    facts = {
+        "rewards r": ", ".join(args.reward) or "none",
+        "constraints": ", ".join(args.constraint),
+        "penalty of the constraints": "" if args.penalty is None else f"{args.penalty:g} nats",
+        "factors": ", ".join(args.factor),
+        "moments": ", ".join(args.moment),
+        "beta": f"{args.beta:g}",
+        "options of the guide": options.removeprefix(", "),
+        "training": f"objective {args.objective}, seed {args.seed}",
+        **({} if report is None else _facts(report)),
+    }
+    return ModelCard(
+        args.title,
+        without_folders(args.prior),
+        ON_THE_HUB.get(args.prior, ""),
+        {name: getattr(args, name) for name in names},
+        {name: without_folders(value) for name, value in facts.items()},
+        versions(),
+    )
+
+
+def _facts(report: Report) -> dict[str, str]:
+    after, seconds = report.after.diagnostics, f"{report.seconds:.0f} s of SVI"
+    rows = {name: shown(after, attribute) for name, attribute in CARD.items()}
+    expected = report.after.expectations
+    reward = after.log_likelihood.times(report.beta) if expected is None else expected.reward
+    notes = " ".join(report.notes())
+    return {**rows, "E_q[r]": str(reward), "time": seconds, "notes": notes}
+
+
+def _numbers(measured: Measurement, beta: float) -> Numbers:
+    """All estimates of a measurement, by the attribute of `Diagnostics`, and the reward."""
+    diagnostics, expected = measured
+    names = [field.name for field in fields(diagnostics)]
+    estimates = [name for name in names if isinstance(getattr(diagnostics, name), Estimate)]
+    numbers = {name: _number(diagnostics, name) for name in estimates}
+    if expected is None:
+        numbers["reward"] = _plain(diagnostics.log_likelihood.times(beta))
+    else:
+        numbers["reward"] = _plain(expected.reward)
+        numbers["forbidden"] = {"value": expected.forbidden}
+        numbers |= {f"E[{name}]": _plain(value) for name, value in _moments(expected.moments)}
+    numbers["distinct_2"] = {"value": _finite(diagnostics.distinct_2)}
+    numbers["effective_sample_size"] = {"value": _finite(diagnostics.effective_sample_size)}
+    return numbers
+
+
+def _moments(moments: Mapping[str, Estimate]) -> list[tuple[str, Estimate]]:
+    return [(without_folders(name), value) for name, value in moments.items()]
+
+
+def _number(diagnostics: Diagnostics, name: str) -> dict[str, Any]:
+    """A number, with the reason if it is unreliable."""
+    reason = diagnostics.unreliable.get(name)
+    return _plain(getattr(diagnostics, name)) | ({} if reason is None else {"reason": reason})
+
+
+def _plain(estimate: Estimate) -> dict[str, Any]:
+    return {name: _finite(value) for name, value in estimate._asdict().items()}
+
+
+def _finite(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)

@@ -1,0 +1,119 @@
+"""Model card of a saved guide, in the format of the Hugging Face hub: YAML, then Markdown."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+CARD = "README.md"
+MOST_PROMPTS = 5
+"""Largest number of prompts that a card quotes."""
+TAGS = ("elbo-rl", "pyro", "variational-inference", "alignment")
+TRANSFORMERS = """
+The folder is also a checkpoint of `transformers`:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+network = AutoModelForCausalLM.from_pretrained("{folder}")
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+```
+"""
+PEFT = """
+The folder is also an adapter of `peft`: `PeftModel.from_pretrained(NETWORK, "{folder}")`, where
+NETWORK is the network of the base.
+"""
+OTHER_FORMATS = {"transformers": TRANSFORMERS, "peft": PEFT}
+"""Section about the format of a library, by the name of the library."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Facts of a model card.
+
+    Attributes:
+        title: one line.
+        prior: name of the prior for `load_prior`; empty if unknown.
+        base: name of the prior on the hub, if the prior is there.
+        loading: arguments of `load_prior` beside the name.
+        facts: rows of the table, by name: reward, factors, beta, measurements and others.
+        versions: versions of packages.
+    """
+
+    title: str = "A guide of elbo-rl"
+    prior: str = ""
+    base: str = ""
+    loading: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def text(self, name: str, library: str, prompts: Sequence[Any], folder: str) -> str:
+        """The card of a guide.
+
+        Args:
+            name: name of the family.
+            library: name of the library whose format the files have.
+            prompts: the prompts, each a text or the messages of a chat.
+            folder: name of the folder, for the code that loads the guide.
+        """
+        return "\n".join(
+            [
+                *_front_matter(self.base or self.prior, library, [*TAGS, name]),
+                f"# {self.title}",
+                "",
+                "q, a variational approximation of the posterior",
+                "p*(x) = p0(x) exp(r(x)/beta) prod_j f_j(x) / Z: the prior p0 is a language model,",
+                "r a reward, f_j are factors. Numbers are in nats per response, with standard",
+                "errors, means over prompts.",
+                "",
+                *_table(self._rows(name, prompts)),
+                "",
+                "## How to load the guide",
+                "",
+                *self._loading(prompts[0], folder),
+                OTHER_FORMATS.get(library, "").format(folder=folder),
+            ]
+        )
+
+    def _rows(self, name: str, prompts: Sequence[Any]) -> dict[str, str]:
+        quoted = [json.dumps(text, ensure_ascii=False) for text in prompts[:MOST_PROMPTS]]
+        more = len(prompts) - len(quoted)
+        listed = ", ".join(quoted) + (f" and {more} more" if more else "")
+        versions = ", ".join(f"{package} {number}" for package, number in self.versions.items())
+        rows = {"guide q": name, "prior p0": self.prior, **self.facts}
+        rows |= {f"prompts ({len(prompts)})": listed, "versions": versions}
+        return {key: value for key, value in rows.items() if value}
+
+    def _loading(self, prompt: Any, folder: str) -> list[str]:
+        """Code that loads the guide and draws responses."""
+        options = "".join(f", {key}={value!r}" for key, value in self.loading.items())
+        prior = f"load_prior({self.prior!r}{options})" if self.prior else "...  # p0 of the guide"
+        return [
+            "```python",
+            "from guides.saved import load_guide",
+            "from model.prior.named_priors import load_prior",
+            "",
+            f"prior = {prior}",
+            f"guide = load_guide({folder!r}, prior)",
+            f"prompts = prior.encode([{prompt!r}])",
+            "response = guide.distribution(prompts).sample((4,))  # [4, 1, T]",
+            "print(prior.decode(response, prompts))",
+            "```",
+        ]
+
+
+def _front_matter(base: str, library: str, tags: Sequence[str]) -> list[str]:
+    """Metadata of the hub in YAML; texts in JSON, which is YAML."""
+    named = [f"base_model: {json.dumps(base, ensure_ascii=False)}"] if base else []
+    listed = [f"- {json.dumps(tag)}" for tag in tags]
+    head = [f"library_name: {json.dumps(library)}", "pipeline_tag: text-generation", "tags:"]
+    return ["---", *named, *head, *listed, "---", ""]
+
+
+def _table(rows: Mapping[str, str]) -> list[str]:
+    cells = [f"| {_cell(name)} | {_cell(value)} |" for name, value in rows.items()]
+    return ["| | |", "|---|---|", *cells]
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,0 +1,94 @@
+"""Saved guides: the files of the family, the record from which to build the guide, a model card."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from guides import GUIDES, Guide
+from guides.guide import Options, OtherGuideError
+from guides.model_card import CARD, ModelCard
+from model import LanguageModel, Prompts
+from model.common.digests import check_digests, saved_together
+
+GUIDE_FILE = "guide.json"
+"""Name of the record beside a saved guide."""
+
+
+def save_guide(
+    folder: Path,
+    guide: Guide,
+    name: str,
+    options: Options,
+    prompts: Prompts,
+    card: ModelCard | None = None,
+) -> None:
+    """Save a guide in the format of its family, with a record and a model card.
+
+    Args:
+        folder: new or existing folder.
+        guide: the guide to save.
+        name: name of the family in `GUIDES`.
+        options: options of the family, with which the guide was built.
+        prompts: prompts of the training.
+        card: facts of the model card; default, the name of the family alone.
+    """
+    record: Options = {"guide": name, "options": options, "prompts": _as_given(prompts)}
+    record["vocabulary"] = prompts.vocabulary
+    with saved_together(folder) as new:
+        guide.save_pretrained(new)
+        (new / GUIDE_FILE).write_text(json.dumps(record, indent=2) + "\n")
+    write_card(folder, name, prompts, card)
+
+
+def write_card(folder: Path, name: str, prompts: Prompts, card: ModelCard | None = None) -> None:
+    """Write the model card of a saved guide, in place of an earlier card."""
+    library = GUIDES[name].library
+    text = (card or ModelCard()).text(name, library, _as_given(prompts), folder.name)
+    with saved_together(folder) as new:
+        (new / CARD).write_text(text, encoding="utf-8")
+
+
+def load_guide(folder: str | Path, prior: LanguageModel) -> Guide:
+    """Load a guide that `save_guide` wrote, for the prior with which the guide was trained.
+
+        guide = load_guide("runs/steer-20250101-120000/guide", prior)
+        response = guide.distribution(prior.encode(["The film was"])).sample((4,))
+
+    Raises:
+        OtherGuideError: if the guide is of another prior, or its record is damaged.
+        DamagedFileError: if a file has changed since it was saved.
+    """
+    record = _read_record(Path(folder))
+    if record.get("vocabulary") not in (None, prior.vocabulary):
+        problem = "is of a guide whose tokenizer has other entries than the prior's"
+        reason = "its token ids would be other words. Name the prior of that run"
+        raise OtherGuideError(f"{folder} {problem}: {reason}")
+    prompts = prior.encode(record["prompts"])
+    guide = GUIDES[record["guide"]](prior, prompts, **record["options"])
+    try:
+        guide.load_pretrained(folder)
+    except OtherGuideError as error:
+        raise OtherGuideError(f"{error}. Name the prior of that run") from error
+    return guide
+
+
+def _as_given(prompts: Prompts) -> list[Any]:
+    """Each prompt as encoded: a text, or the messages of a chat."""
+    pairs = zip(prompts.texts, prompts.messages, strict=True)
+    return [text if chat is None else [dict(message) for message in chat] for text, chat in pairs]
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    """Record beside a saved guide, checked."""
+    check_digests(folder)
+    try:
+        record = json.loads((folder / GUIDE_FILE).read_bytes())
+        types = {"options": dict, "prompts": list}
+        is_whole = all(isinstance(record[name], kind) for name, kind in types.items())
+        is_whole = is_whole and record["guide"] in GUIDES
+    except (ValueError, KeyError, TypeError):
+        is_whole = False
+    if not is_whole:
+        expected = "expected name, options and prompts of a guide as JSON"
+        raise OtherGuideError(f"{folder / GUIDE_FILE} is damaged: {expected}")
+    return record
