@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from guides import GUIDES, Guide
-from guides.guide import Options, OtherGuideError
+from guides.families import GUIDES
+from guides.guide import Guide, Options, OtherGuideError
 from guides.model_card import CARD, ModelCard
 from model import LanguageModel, Prompts
 from model.common.digests import check_digests, saved_together
