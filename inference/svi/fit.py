@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyro
-import torch
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from pyro.params.param_store import StateDict
@@ -21,6 +20,7 @@ from inference.svi.checkpoint.resume import resume as resume_from
 from inference.svi.checkpoint.state import FitState, parameters
 from inference.svi.draw_record import DrawRecord
 from inference.svi.fit_checks import check_programs, new_objective, new_optimizer, resumes
+from inference.svi.minibatches import Minibatches
 from inference.svi.optimizer import checked
 from inference.svi.optimizer.trust_region import TrustRegion
 from inference.svi.rollback import NonFiniteGuideError, Rollback
@@ -131,7 +131,8 @@ def fit(
         learning_rate: peak rate of Adam, in place of a size in nats: a warm-up over a twentieth of
             the steps, then a cosine to 0.
         clip_norm: upper limit of the gradient's norm beside a learning rate; default no limit.
-        prompts_per_step: size of the random subset of prompts in each step; default all prompts.
+        prompts_per_step: largest number of prompts in a step; default all. Each epoch has each
+            prompt once, in an order by the seed, and prompts of similar length in one step.
         seed: random seed.
         checkpoint_folder: folder for checkpoints, which keeps the newest two; default none.
         checkpoint_every: number of steps between checkpoints, besides the last or failed step.
@@ -186,14 +187,15 @@ def fit(
             prompts_per_step=prompts_per_step,
             seed=seed,
         )
+    minibatches = Minibatches(prompts, prompts_per_step, seed)
     result = Fit(state, {"params": {}, "constraints": {}})
     scope = pyro.get_param_store().scope(result.parameters)
     with THREAD_LOCK, locked(folder), scope, random_state.isolated(seed):
         if folder is not None and resumes(folder, resume):
-            resume_from(state, folder, prompts)
+            resume_from(state, folder, minibatches.after(0))
         budget.start(state)
         result.warnings = list(state.health.warnings.values())
-        record, rollback = DrawRecord(objective, len(prompts)), Rollback(state, prompts)
+        record, rollback = DrawRecord(objective, len(prompts)), Rollback(state)
         svi = checked_svi(model, state, record)
         bar = budget.bar(state, shown=progress)
         try:
@@ -205,9 +207,9 @@ def fit(
                         break
                     if isinstance(optimizer, TrustRegion):
                         optimizer.progress = budget.progress(state)
-                    with rollback.step():
-                        chosen = _random_subset(prompts, prompts_per_step)
-                        metrics = take_step(svi, state, chosen, record)
+                    batch = minibatches.after(state.num_responses // objective.num_particles)
+                    with rollback.step(batch):
+                        metrics = take_step(svi, state, batch, record)
                     budget.tick(state)
                     result.metrics.append(metrics)
                     _warn(result, *state.health.check(ascends_elbo=state.ascends_elbo))
@@ -233,14 +235,6 @@ def fit(
             result.best_step = state.best.step
             _warn(result, reason)
     return result
-
-
-def _random_subset(prompts: Prompts, size: int | None) -> Prompts:
-    """Random prompts of a step, in their order; all of them if `size` is None or large enough."""
-    if size is None or size >= len(prompts):
-        return prompts
-    rows = torch.randperm(len(prompts))[:size]
-    return prompts[rows.sort().values.tolist()]
 
 
 def _warn(result: Fit, *sentences: str) -> None:

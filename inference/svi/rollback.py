@@ -44,15 +44,15 @@ def _snapshot(state: FitState) -> Callable[[], None]:
 
 
 class Rollback:
-    """Restores a fit's state after a failed step, and tries the guide on all prompts."""
+    """Restores a fit's state after a failed step, and tries the guide on that step's prompts."""
 
-    def __init__(self, state: FitState, prompts: Prompts) -> None:
-        self._state, self._prompts = state, prompts
+    def __init__(self, state: FitState) -> None:
+        self._state = state
         self._restore_before_last: Callable[[], None] | None = None
 
     @contextmanager
-    def step(self) -> Iterator[None]:
-        """Run one step of the fit. After a failure the state is as before the step.
+    def step(self, prompts: Prompts) -> Iterator[None]:
+        """Run one step of the fit on some prompts. After a failure the state is as before the step.
 
         Raises:
             NonFiniteGuideError: if the step before left a guide that gives NaN; both are undone.
@@ -66,16 +66,16 @@ class Rollback:
             for parameter in parameters().values():
                 parameter.grad = None
             if isinstance(error, Exception) and not isinstance(error, NonFiniteParametersError):
-                self._undo_last_if_to_blame(error)
+                self._undo_last_if_to_blame(error, prompts)
                 restore()  # the trial of the guide drew random numbers
             raise
         self._restore_before_last = restore
 
-    def _undo_last_if_to_blame(self, error: Exception) -> None:
+    def _undo_last_if_to_blame(self, error: Exception, prompts: Prompts) -> None:
         if self._restore_before_last is None:
             check_start(parameters())
             return
-        if gives_numbers(self._state.guide, self._prompts) or not self._state.optimizer.undo():
+        if gives_numbers(self._state.guide, prompts) or not self._state.optimizer.undo():
             return
         self._restore_before_last()
         raise NonFiniteGuideError(

@@ -1,5 +1,6 @@
 """The fit: closes the gap, resumes bit for bit, shares nothing, keeps the last good parameters."""
 
+import copy
 import itertools
 import math
 import os
@@ -7,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from pyro.infer import Trace_ELBO
 
 from guides import FineTuned, NGram
 from inference import OBJECTIVES, FusedOptimizer, LeaveOneOut_ELBO, cosine, fit
+from inference.objectives.proximal import Proximal_ELBO
 from inference.svi.checkpoint.folder import CheckpointError, has_checkpoint
 from inference.svi.checkpoint.resume import resume
 from inference.svi.checkpoint.state import FitState
@@ -143,39 +144,43 @@ def test_fits_share_nothing(model, small_prior, prompts):
     assert len(pyro.get_param_store()) == 0
 
 
-def test_resumed_fit_is_the_same_bit_for_bit(model, small_prior, prompts, tmp_path):
+@pytest.mark.parametrize("num_steps", [3, 4])
+def test_resumed_fit_is_the_same_bit_for_bit(model, small_prior, prompts, tmp_path, num_steps):
+    """After a stop within an epoch, and between two epochs."""
     whole, split = FineTuned(small_prior), FineTuned(small_prior)
     short_fit(model, whole, prompts, prompts_per_step=1)
-    short_fit(
-        model, split, prompts, 4, prompts_per_step=1, checkpoint_folder=tmp_path, checkpoint_every=2
-    )
+    folder = {"checkpoint_folder": tmp_path}
+    short_fit(model, split, prompts, num_steps, prompts_per_step=1, checkpoint_every=2, **folder)
     other = FineTuned(small_prior)
-    result = short_fit(
-        model, other, prompts, prompts_per_step=1, checkpoint_folder=tmp_path, resume=True
-    )
-    assert [record["step"] for record in result.metrics] == [5, 6]
+    result = short_fit(model, other, prompts, prompts_per_step=1, resume=True, **folder)
+    assert result.metrics[0]["step"] == num_steps + 1
     assert torch.equal(parameters_of(other), parameters_of(whole))
 
 
+@pytest.mark.parametrize("objective", [LeaveOneOut_ELBO(4), Proximal_ELBO(4, epochs=2)])
 @pytest.mark.parametrize("size", [1, 2])
-def test_prompts_of_a_step_are_a_random_subset_in_their_order(small_prior, size):
-    """All subsets are equally frequent within five standard errors; all prompts if too few."""
+def test_draws_of_each_epoch_are_for_each_prompt_once(small_prior, size, objective):
+    """Fresh draws, in other orders and subsets from epoch to epoch; all prompts if they fit."""
     texts = ["the film was", "the plot was", "the"]
-    prompts, met = small_prior.encode(texts), []
+    prompts, batches = small_prior.encode(texts), []
 
     def model(prompts):
-        met.append(prompts.texts)
+        batches.append(prompts.texts)
         with pyro.plate("prompts", len(prompts), dim=-1):
             pyro.sample("response", small_prior(prompts))
 
-    guide = NGram(small_prior, n=1)
-    short_fit(model, guide, prompts, num_steps=45, prompts_per_step=size)
-    counts = Counter(met)
-    assert counts.keys() == set(itertools.combinations(texts, size))
-    assert all(abs(count - 15) < 5 * math.sqrt(45 / 3 * 2 / 3) for count in counts.values())
-    met.clear()
-    short_fit(model, NGram(small_prior, n=1), prompts, num_steps=1, prompts_per_step=4)
-    assert met == [tuple(texts)]
+    objective, options = copy.deepcopy(objective), {"prompts_per_step": size}
+    short_fit(model, NGram(small_prior, n=1), prompts, 60, objective=objective, **options)
+    drawn = [text for batch in batches for text in batch]
+    epochs = [drawn[start : start + 3] for start in range(0, len(drawn) - 2, 3)]
+    assert len(epochs) >= 10
+    assert all(sorted(epoch) == sorted(texts) for epoch in epochs)
+    assert {batch for batch in batches if len(batch) == size} == {
+        *itertools.combinations(texts, size)
+    }
+    batches.clear()
+    short_fit(model, NGram(small_prior, n=1), prompts, 1, prompts_per_step=4)
+    assert batches == [tuple(texts)]
 
 
 KILLED = """
