@@ -2,9 +2,10 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,114 +18,210 @@ from model.common.texts import quoted
 from model.likelihood import LikelihoodError, for_each_prompt, upper_bound_of
 from model.prior.language_model import LanguageModel
 from model.prior.prompts import Prompts
+from model.rewards.event_loop import settled
+from model.rewards.exchange import Exchange, answered, exchanges
+from model.rewards.signatures import ForeignFunction
 
 
 class TextReward:
-    """r(x) = function(text of x).
+    """r(x) = function(text of x), or of the text, the prompt and the prompt's columns.
 
         reward = TextReward(vader_sentiment, prior)
         reward(prompts, prior(prompts).sample((8,)))  # [8, N]
 
-    The text is the prompt as written, then the response decoded, without its end. Special tokens
-    are part of the text. A reward that is inferred from preferences reads the same texts.
+    The text is the prompt as written, then the response decoded, without its end. For a chat the
+    text is the response alone; or, if the function is a network with a chat template, the whole
+    chat by that template. Special tokens are part of the text. A reward that is inferred from
+    preferences reads the same texts.
+
+    Functions with the parameters of TRL, verl or verifiers see prompts and columns too, and may
+    return None for a prompt to which the reward does not apply (`rewards/signatures.py`). There
+    the value is NaN, and `AlignmentModel` leaves the reward out.
 
     Args:
         function: takes a list of M different texts, returns M numbers. -inf rules a text out.
         language_model: decodes the responses.
-        whole: score prompt and response together; else the response, decoded on its own.
+        whole: score prompt and response together, for chats too; or False for the response alone,
+            decoded on its own. By default as above. Functions of other libraries have no such
+            choice.
         upper_bound: largest value, as rejection sampling needs; by default the function's own
             `upper_bound`, if there is one.
         name: name in errors; by default the function's own name.
         cache_size: number of texts whose reward is remembered; the least recent are dropped. Pass 0
             if the function does not give a text the same number each time.
+
+    Raises:
+        TypeError: if the parameters of the function are of no signature, or of several.
     """
 
     def __init__(
         self,
-        function: Callable[[list[str]], Sequence[float] | Tensor],
+        function: Callable[..., Any],
         language_model: LanguageModel,
         *,
-        whole: bool = True,
+        whole: bool | None = None,
         upper_bound: float | None = None,
         name: str | None = None,
         cache_size: int = 65_536,
     ) -> None:
         self.function = checks.function("function", function, why="of a list of texts")
         self.language_model = instance("language_model", language_model, LanguageModel)
-        self.whole = boolean("whole", whole)
+        self.whole = whole if whole is None else boolean("whole", whole)
         default_name = getattr(function, "__name__", type(function).__name__)
         self.name = instance("name", name or default_name, str)
+        self.foreign = ForeignFunction.of(function, self.name)
+        if self.foreign is not None and whole is not None:
+            library = self.foreign.signature.library
+            fault = f"the reward function {self.name!r} has the parameters of {library}"
+            raise ValueError(f"{fault}, which see prompt and response apart: leave out `whole`")
         if upper_bound is None:
             upper_bound = upper_bound_of(self.name, function)
         else:
             checks.finite("upper_bound", upper_bound, why="or None if not known")
         self.upper_bound = upper_bound
         self.cache_size = whole_number("cache_size", cache_size, at_least=0)
-        self._known: OrderedDict[str, float] = OrderedDict()
+        self._known: OrderedDict[Hashable, float | None] = OrderedDict()
+        self._applied: dict[str, bool] = {}
 
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
-        """Reward of responses `[..., N, T]`, `[..., N]`, float64; errors quote the text."""
+        """Reward of responses `[..., N, T]`, `[..., N]`, float64; errors quote the text.
+
+        NaN for a prompt to which the reward does not apply.
+        """
         return through(partial(self._score, prompts), response)
+
+    def applies(self, prompts: Prompts) -> Tensor:
+        """True for the prompts to which the reward applies, `[N]`.
+
+        A function that may return None scores the empty response to a prompt that is new.
+        """
+        applies = torch.ones(len(prompts), dtype=torch.bool, device=prompts.ids.device)
+        if self.foreign is None:
+            return applies
+        names, space = prompts.names(), self.language_model.space
+        if new := [n for n, name in enumerate(names) if name not in self._applied]:
+            empty = torch.full((len(new), space.max_new_tokens), space.pad_id)
+            empty[:, 0] = space.end_ids[0]
+            self(prompts[new], empty.to(prompts.ids.device))
+        return applies.new_tensor([self._applied[name] for name in names])
 
     def _score(self, prompts: Prompts, response: Tensor) -> Tensor:
         response = for_each_prompt(prompts, response)
         self.language_model.space.check(prompts, response)
         rows = response.reshape(-1, *response.shape[-2:])
-        nested = self.language_model.decode(rows, prompts if self.whole else None)
-        texts = [text for row in nested for text in row]
-        reward_of = self._rewards(list(dict.fromkeys(texts)))
-        rewards = torch.tensor([reward_of[text] for text in texts], dtype=torch.float64)
-        return rewards.to(response.device).view(response.shape[:-1])
+        items: list[str] | list[Exchange]
+        if self.foreign is None:
+            items = self._texts(prompts, rows)
+        else:
+            items = exchanges(self.language_model, prompts, rows)
+            self.foreign.check_columns(items[0])
+        reward_of = self._rewards({_key(item): item for item in items})
+        if self.foreign is not None:
+            self._check_applied(items, reward_of)
+        values = [reward_of[_key(item)] for item in items]
+        numbers = [math.nan if value is None else value for value in values]
+        rewards = torch.tensor(numbers, dtype=torch.float64, device=response.device)
+        return rewards.view(response.shape[:-1])
 
-    def _rewards(self, texts: list[str]) -> dict[str, float]:
-        """The reward of each of M different texts."""
-        new = [text for text in texts if text not in self._known]
-        rewards = {text: self._known[text] for text in texts if text in self._known}
+    def _texts(self, prompts: Prompts, response: Tensor) -> list[str]:
+        """The texts to score of responses `[K, N, T]`, a list of K times N."""
+        chats = prompts.messages
+        whole = [chat is None if self.whole is None else self.whole for chat in chats]
+        decode, num_rows = self.language_model.decode, len(response)
+        wholes = decode(response, prompts) if any(whole) else [[""] * len(whole)] * num_rows
+        alone = wholes if all(whole) else decode(response)
+        template = getattr(self.function, "chat_text", None) if self.whole is None else None
+        texts = []
+        for k in range(num_rows):
+            for n, chat in enumerate(chats):
+                text = (wholes if whole[n] else alone)[k][n]
+                if chat is not None and template is not None:
+                    prompt, completion = answered(chat, text)
+                    text = template([*prompt, *completion])
+                texts.append(text)
+        return texts
+
+    def _check_applied(
+        self, items: Sequence[Exchange], reward_of: Mapping[Hashable, float | None]
+    ) -> None:
+        """Refuse None for some of the responses to a prompt and numbers for others."""
+        for item in items:
+            value = reward_of[item.key]
+            if self._applied.setdefault(item.name, value is not None) == (value is not None):
+                continue
+            before = "a number" if value is None else "None"
+            raise LikelihoodError(
+                f"reward {self.name!r} returned {value} for the text {quoted(item.text)}, and "
+                f"{before} for another response to the prompt {quoted(item.prompt)}: None says "
+                "that the reward does not apply to the prompt, so expected None for all responses "
+                "to the prompt, or for none"
+            )
+
+    def _rewards(self, items: Mapping[Hashable, Any]) -> dict[Hashable, float | None]:
+        """The reward of each of M different texts or exchanges, by its key."""
+        new = {key: item for key, item in items.items() if key not in self._known}
+        rewards = {key: self._known[key] for key in items if key in self._known}
         if new:
-            rewards |= zip(new, self._new_rewards(new), strict=True)
-        for text in texts:
-            self._known[text] = rewards[text]
-            self._known.move_to_end(text)
+            rewards |= zip(new, self._new_rewards(list(new.values())), strict=True)
+        for key in items:
+            self._known[key] = rewards[key]
+            self._known.move_to_end(key)
         while len(self._known) > self.cache_size:
             self._known.popitem(last=False)
         return rewards
 
-    def _new_rewards(self, texts: list[str]) -> list[float]:
-        """The numbers that the function returns for M texts, checked."""
+    def _new_rewards(self, items: list[Any]) -> list[float | None]:
+        """The numbers that the function returns for M texts or exchanges, checked."""
         try:
-            returned = self.function(texts)
+            returned = self._call(items)
             returned = list(returned) if isinstance(returned, Iterator) else returned
         except Exception as error:
-            raise self._failure(texts, error) from error
+            raise self._failure(items, error) from error
         values = _listed(returned)
-        if values is None or len(values) != len(texts):
+        if values is None or len(values) != len(items):
             shown = f"{quoted(returned)} ({type(returned).__name__})"
             raise LikelihoodError(
                 f"the reward function {self.name!r} returned "
-                f"{shown if values is None else f'{len(values)} numbers'} for {len(texts)} texts, "
+                f"{shown if values is None else f'{len(values)} numbers'} for {len(items)} texts, "
                 "expected a list of as many numbers"
             )
-        numbers = [_number(value) for value in values]
-        for text, value, number in zip(texts, values, numbers, strict=True):
-            if math.isnan(number) or number == math.inf:
-                got = f"reward {self.name!r} returned {quoted(value)} for the text {quoted(text)}"
+        may_skip = self.foreign is not None
+        numbers = [None if value is None and may_skip else _number(value) for value in values]
+        for item, value, number in zip(items, values, numbers, strict=True):
+            if number is not None and (math.isnan(number) or number == math.inf):
+                text = quoted(_text(item))
+                got = f"reward {self.name!r} returned {quoted(value)} for the text {text}"
                 expected = "a finite number, or -inf for an impossible text"
                 raise LikelihoodError(f"{got}, expected {expected}")
         return numbers
 
-    def _failure(self, texts: list[str], error: Exception) -> LikelihoodError:
+    def _call(self, items: list[Any]) -> Any:
+        """Result of the function for M texts or exchanges."""
+        return settled([self.function(items)])[0] if self.foreign is None else self.foreign(items)
+
+    def _failure(self, items: list[Any], error: Exception) -> LikelihoodError:
         """The error for a function that failed on M texts, with a text that fails alone."""
-        for text in texts:
+        for item in items:
             try:
-                self.function([text])
+                self._call([item])
             except Exception as again:
-                reason = f"text {quoted(text)}: {type(again).__name__}: {again}"
+                reason = f"text {quoted(_text(item))}: {type(again).__name__}: {again}"
                 return LikelihoodError(f"reward {self.name!r} failed on the {reason}")
         return LikelihoodError(
-            f"reward {self.name!r} failed on {len(texts)} texts together, on none of them alone "
-            f"(the first is {quoted(texts[0])}): {type(error).__name__}: {error}. Is the batch too "
-            "large?"
+            f"reward {self.name!r} failed on {len(items)} texts together, on none of them alone "
+            f"(the first is {quoted(_text(items[0]))}): {type(error).__name__}: {error}. Is the "
+            "batch too large?"
         )
+
+
+def _key(item: str | Exchange) -> Hashable:
+    """Key of a text or an exchange in the memory of rewards."""
+    return item if isinstance(item, str) else item.key
+
+
+def _text(item: str | Exchange) -> str:
+    """Text of a text or an exchange, for errors."""
+    return item if isinstance(item, str) else item.text
 
 
 def _listed(returned: object) -> list[object] | None:

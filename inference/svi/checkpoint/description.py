@@ -39,7 +39,7 @@ DEPTH = 60  # largest depth of objects in objects
 DIGITS = 9
 """Significant digits of a number: later digits of a solved multiplier depend on the processor."""
 MANY = 200  # number of items above which a container is one leaf
-STATE = {"_known", "_cache", "training"}
+STATE = {"_known", "_applied", "_cache", "training"}
 """Attributes of the project's own objects without effect on the result."""
 SPEED = {"batch_size", "cache_size", "max_cached"}
 """Attributes that change the cost of an object alone."""
