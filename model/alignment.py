@@ -4,27 +4,29 @@ The only place where a reward is divided by beta: `AlignmentModel.terms`.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
 import pyro
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from model.common.checks import function, instance, positive
-from model.common.provenance import through
 from model.likelihood import (
     Factor,
     HardConstraintSupport,
     Reward,
+    applies_to,
+    bound_at,
     check_made_for,
     check_made_for_beta,
     check_product,
     check_reward,
-    check_values,
     for_each_prompt,
+    total_of,
     upper_bound_of,
+    values_of,
 )
 from model.prior.language_model import LanguageModel
 from model.prior.prompts import Prompts
@@ -38,11 +40,14 @@ class Term(NamedTuple):
         name: name of the reward or the factor.
         log_value: r(x)/beta of a reward, log f(x) of a factor; `[..., N]`, nats, float64.
         bound: largest possible value, one number or `[N]`, nats; None if unknown.
+        applies: `[N]`, False for a prompt to which the reward or the factor does not apply. There
+            the value and the bound are 0, those of no factor.
     """
 
     name: str
     log_value: Tensor
     bound: float | Tensor | None
+    applies: Tensor
 
 
 class AlignmentModel:
@@ -108,7 +113,8 @@ class AlignmentModel:
         """Run the program. Returns the response, `[..., N, T]`."""
         with self.sampled_response(prompts) as response:
             for term in self.terms(prompts, response):
-                pyro.factor(term.name, term.log_value)
+                with masked(term):
+                    pyro.factor(term.name, term.log_value)
         return response
 
     @contextmanager
@@ -130,17 +136,17 @@ class AlignmentModel:
         """
         response = for_each_prompt(prompts, response)
         for name, label, piece, divisor in self._pieces(self.beta_at(prompts)):
-            value = _values(label, piece, prompts, response)
+            value, applies = values_of(label, piece, prompts, response)
             log_value = check_product(label, value, value / divisor, "divided by beta")
-            bound = upper_bound_of(label, piece)
-            yield Term(name, log_value, None if bound is None else bound / divisor)
+            bound = bound_at(label, piece, prompts)
+            yield Term(name, log_value, None if bound is None else bound / divisor, applies)
 
     def log_likelihood_bound(self, prompts: Prompts) -> float | Tensor | None:
         """Largest log likelihood, one number or `[N]`, nats; None if a bound is unknown."""
         beta = self.beta_at(prompts)
         total = 0.0 / beta
         for _, label, piece, divisor in self._pieces(beta):
-            bound = upper_bound_of(label, piece)
+            bound = bound_at(label, piece, prompts)
             if bound is None:
                 return None
             total = total + bound / divisor
@@ -150,14 +156,25 @@ class AlignmentModel:
     def reward(self, prompts: Prompts, response: Tensor) -> Tensor:
         """r(x), the rewards added up, `[..., N]`, float64; 0 for a model without rewards.
 
-        -inf where a reward rules the response out.
+        -inf where a reward rules the response out, NaN for a prompt to which no reward applies.
         """
         response = for_each_prompt(prompts, response)
-        total = torch.zeros(response.shape[:-1], dtype=torch.float64, device=response.device)
         with HardConstraintSupport():
-            for name, reward in self.rewards.items():
-                total = total + _values(f"reward {name!r}", reward, prompts, response)
-        return total
+            values = [
+                values_of(f"reward {name!r}", reward, prompts, response)
+                for name, reward in self.rewards.items()
+            ]
+        return total_of(values, response).missing
+
+    def applies(self, prompts: Prompts) -> Tensor:
+        """True for the prompts to which a reward applies, `[N]`; all for a model without rewards.
+
+        A mean of `reward` over prompts leaves the other prompts out.
+        """
+        labels = [(f"reward {name!r}", reward) for name, reward in self.rewards.items()]
+        of_rewards = [applies_to(label, reward, prompts) for label, reward in labels]
+        everywhere = torch.ones(len(prompts), dtype=torch.bool, device=prompts.ids.device)
+        return torch.stack(of_rewards).any(0) if of_rewards else everywhere
 
     @property
     def beta(self) -> float:
@@ -181,8 +198,9 @@ class AlignmentModel:
         return torch.tensor(betas, dtype=torch.float64, device=prompts.ids.device)
 
 
-def _values(label: str, piece: Reward | Factor, prompts: Prompts, response: Tensor) -> Tensor:
-    return check_values(label, through(partial(piece, prompts), response), response.shape[:-1])
+def masked(term: Term) -> AbstractContextManager:
+    """Context in which a site of the term counts only for the prompts to which the term applies."""
+    return nullcontext() if bool(term.applies.all()) else poutine.mask(mask=term.applies)
 
 
 def _checked_beta(beta: float | Mapping[str, float]) -> float | dict[str, float]:

@@ -1,12 +1,16 @@
 """Rewards and factors, the two parts of the likelihood exp(r(x)/beta) prod_j f_j(x).
 
 Both are callables, `(prompts, response) -> [..., N]`. A reward returns r(x), which the model
-divides by beta; a factor returns log f_j(x) in nats. A value of -inf rules the response out.
+divides by beta; a factor returns log f_j(x) in nats. A value of -inf rules a response out.
+
+A reward or a factor that does not apply to every prompt has a method `applies(prompts) -> [N]`, and
+returns NaN for the other prompts. There the likelihood is without the reward or factor.
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import torch
 from pyro.poutine.messenger import Messenger
@@ -14,6 +18,8 @@ from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
 from model.common.checks import finite, first_index, function
+from model.common.provenance import through
+from model.common.texts import quoted
 from model.prior.prompts import Prompts
 from model.prior.response_space import OtherLanguageModelError, ResponseSpace
 
@@ -99,8 +105,61 @@ def for_each_prompt(prompts: Prompts, response: Tensor) -> Tensor:
     return response.expand(*response.shape[:-2], len(prompts), -1)
 
 
-def check_values(label: str, value: object, shape: torch.Size) -> Tensor:
+class Values(NamedTuple):
+    """Checked values of a reward or a factor.
+
+    Attributes:
+        value: `[..., N]`, float64; 0 where the reward or factor does not apply.
+        applies: `[N]`, True for the prompts to which the reward or factor applies.
+    """
+
+    value: Tensor
+    applies: Tensor
+
+    @property
+    def missing(self) -> Tensor:
+        """The values with NaN where the reward or factor does not apply, `[..., N]`."""
+        return self.value.masked_fill(~self.applies, torch.nan)
+
+
+def values_of(label: str, piece: Reward | Factor, prompts: Prompts, response: Tensor) -> Values:
+    """Checked values of a reward or a factor at responses `[..., N, T]`."""
+    value = through(partial(piece, prompts), response)
+    applies = applies_to(label, piece, prompts)  # after the call, in which a reward may learn
+    value = check_values(label, value, response.shape[:-1], applies)
+    return Values(value.masked_fill(~applies, 0.0), applies)
+
+
+def total_of(values: Sequence[Values], response: Tensor) -> Values:
+    """Sum of some values at responses `[..., N, T]`; applies where one of the values does.
+
+    The sum of no values is 0 and applies everywhere.
+    """
+    total = torch.zeros(response.shape[:-1], dtype=torch.float64, device=response.device)
+    applies = total.new_full(total.shape[-1:], not values, dtype=torch.bool)
+    for value, applies_here in values:
+        total, applies = total + value, applies | applies_here
+    return Values(total, applies)
+
+
+def applies_to(label: str, piece: object, prompts: Prompts) -> Tensor:
+    """True for the prompts to which a reward or factor applies, `[N]`; by default all."""
+    everywhere = torch.ones(len(prompts), dtype=torch.bool, device=prompts.ids.device)
+    if not hasattr(piece, "applies"):
+        return everywhere
+    applies = piece.applies(prompts)
+    if getattr(applies, "shape", None) != everywhere.shape or applies.dtype != torch.bool:
+        got = f"`applies` of {label} returned {quoted(applies)}"
+        raise LikelihoodError(f"{got}, expected {len(prompts)} booleans, one for each prompt")
+    return applies.to(everywhere.device)
+
+
+def check_values(
+    label: str, value: object, shape: torch.Size, applies: Tensor | None = None
+) -> Tensor:
     """The values `[..., N]` that a reward or a factor returned, checked, in float64.
+
+    With `applies`, `[N]`, the values are NaN exactly where it is False.
 
     Raises:
         LikelihoodError: for NaN, +inf, complex numbers, a wrong shape or a wrong type.
@@ -116,7 +175,11 @@ def check_values(label: str, value: object, shape: torch.Size) -> Tensor:
     if value.is_complex() or value.layout != torch.strided:
         kind = f"{value.dtype}, {value.layout}"
         raise LikelihoodError(f"{label} returned {kind}, expected real numbers")
-    if (where := first_index(value.isnan() | value.isposinf())) is not None:
+    if applies is not None and (where := first_index(~(applies | value.isnan()))) is not None:
+        got = f"{label} returned {value[where].item()} at index {where}"
+        raise LikelihoodError(f"{got}, a prompt to which it does not apply, expected NaN")
+    absent = torch.zeros_like(value, dtype=torch.bool) if applies is None else ~applies
+    if (where := first_index(value.isnan() & ~absent | value.isposinf())) is not None:
         raise LikelihoodError(
             f"{label} returned {value[where].item()} at index {where}, expected a finite number, "
             "or -inf for an impossible response. Check it on the text of that response."
@@ -137,6 +200,20 @@ def check_product(label: str, value: Tensor, product: Tensor, operation: str) ->
         values = f"{value[where].item():g} at index {where} and {product[where].item()} {operation}"
         raise LikelihoodError(f"{label} is {values}, expected a finite number. Scale the reward")
     return product
+
+
+def bound_at(label: str, piece: object, prompts: Prompts) -> float | Tensor | None:
+    """The bound at each prompt, `[N]`, 0 where the reward or factor does not apply; or None.
+
+    One number if the reward or factor applies to all prompts. A method `bound_at(prompts)` of the
+    reward has precedence.
+    """
+    if hasattr(piece, "bound_at"):
+        return piece.bound_at(prompts)
+    if (bound := upper_bound_of(label, piece)) is None:
+        return None
+    applies = applies_to(label, piece, prompts)
+    return bound if bool(applies.all()) else applies.double() * bound
 
 
 def upper_bound_of(label: str, piece: object) -> float | None:

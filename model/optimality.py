@@ -16,7 +16,7 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
-from model.alignment import AlignmentModel, Term
+from model.alignment import AlignmentModel, Term, masked
 from model.common.checks import instance
 from model.likelihood import LikelihoodError
 from model.prior.prompts import Prompts
@@ -39,13 +39,14 @@ class OptimalityModel:
         """Run the program. Refuses unknown or wrong bounds. Returns `[..., N, T]`."""
         with self.model.sampled_response(prompts) as response:
             for term in self.model.terms(prompts, response):
-                pyro.sample(term.name, _optimality(term), obs=torch.ones_like(term.log_value))
+                with masked(term):
+                    pyro.sample(term.name, _optimality(term), obs=torch.ones_like(term.log_value))
         return response
 
 
 def _optimality(term: Term) -> LogBernoulli:
     """Distribution of O: 1 with probability exp((r - r_max)/beta), or f / f_max."""
-    name, log_value, bound = term
+    name, log_value, bound, _ = term
     if bound is None:
         fix = "state the bound, or use `AlignmentModel`, without one"
         raise ValueError(f"{name!r} has no `upper_bound`: {fix}")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from model.common.checks import finite, function, instance
-from model.likelihood import Reward, check_values, for_each_prompt
+from model.likelihood import Reward, applies_to, check_values, for_each_prompt
 from model.prior.language_model import LanguageModel
 from model.prior.prompts import Prompts
 from model.rewards.pattern import Pattern
@@ -62,18 +62,31 @@ class Constraint:
         """The reward under the threshold."""
         return [self.reward]
 
+    def applies(self, prompts: Prompts) -> Tensor:
+        """True for the prompts to which the reward applies, `[N]`."""
+        return applies_to(f"the reward of constraint {self.name!r}", self.reward, prompts)
+
     def holds(self, prompts: Prompts, response: Tensor) -> Tensor:
-        """True for the responses `[..., N, T]` that meet the constraint, `[..., N]`."""
+        """True for the responses `[..., N, T]` that meet the constraint, `[..., N]`.
+
+        True for all responses to a prompt to which the reward does not apply.
+        """
         response = for_each_prompt(prompts, response)
         value = self.reward(prompts, response)
-        reward = check_values(f"the reward of constraint {self.name!r}", value, response.shape[:-1])
+        label, applies = f"the reward of constraint {self.name!r}", self.applies(prompts)
+        reward = check_values(label, value, response.shape[:-1], applies)
         low, high = (_rounded_as(value, limit) for limit in (self.at_least, self.at_most))
-        return (reward >= low.to(reward)) & (reward <= high.to(reward))
+        return (reward >= low.to(reward)) & (reward <= high.to(reward)) | ~applies
 
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
-        """0 or -inf, `[..., N]`, float64, for responses `[..., N, T]`."""
+        """0 or -inf, `[..., N]`, float64, for responses `[..., N, T]`.
+
+        NaN for a prompt to which the reward does not apply.
+        """
         forbidden = ~self.holds(prompts, response)
-        return torch.zeros_like(forbidden, dtype=torch.float64).masked_fill(forbidden, -torch.inf)
+        log_value = torch.zeros_like(forbidden, dtype=torch.float64)
+        log_value = log_value.masked_fill(forbidden, -torch.inf)
+        return log_value.masked_fill(~self.applies(prompts), torch.nan)
 
 
 def _threshold(name: str, value: float | None, unlimited: float) -> float:

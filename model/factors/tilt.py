@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from model.common.checks import finite, instance
-from model.likelihood import Reward, check_reward
+from model.likelihood import Reward, applies_to, check_reward
 from model.prior.prompts import Prompts
 from model.rewards.weighted_sum import WeightedSum
 
@@ -48,8 +48,19 @@ class Tilt:
         """The features."""
         return list(self.features.values())
 
+    def applies(self, prompts: Prompts) -> Tensor:
+        """True for the prompts to which a feature applies, `[N]`; all without a multiplier."""
+        return applies_to("the tilt", self._sum, prompts)
+
+    def bound_at(self, prompts: Prompts) -> float | Tensor | None:
+        """The upper bound at each prompt, one number or `[N]`, nats; None if unknown."""
+        return 0.0 if self._sum is None else self._sum.bound_at(prompts)
+
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
-        """log f of responses `[..., N, T]`, `[..., N]`, nats, float64."""
+        """log f of responses `[..., N, T]`, `[..., N]`, nats, float64.
+
+        NaN for a prompt to which no feature applies.
+        """
         if self._sum is None:
             return response.new_zeros(response.shape[:-1], dtype=torch.float64)
         return self._sum(prompts, response)

@@ -46,9 +46,12 @@ def exchanges(language_model: LanguageModel, prompts: Prompts, response: Tensor)
     listed = []
     for k, rows in enumerate(response.cpu()):
         for n, row in enumerate(rows):
-            ids, text, chat = row[is_token[k, n]].tolist(), texts[k][n], prompts.messages[n]
-            both = (prompts.texts[n], text) if chat is None else answered(chat, text)
-            listed.append(Exchange(names[n], text, tuple(ids), *both, columns[n]))
+            ids, text, chat = tuple(row[is_token[k, n]].tolist()), texts[k][n], prompts.messages[n]
+            prompt: str | Chat = prompts.texts[n]
+            completion: str | Chat = text
+            if chat is not None:
+                prompt, completion = answered(chat, text)
+            listed.append(Exchange(names[n], text, ids, prompt, completion, columns[n]))
     return listed
 
 

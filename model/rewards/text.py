@@ -109,16 +109,16 @@ class TextReward:
         response = for_each_prompt(prompts, response)
         self.language_model.space.check(prompts, response)
         rows = response.reshape(-1, *response.shape[-2:])
-        items: list[str] | list[Exchange]
         if self.foreign is None:
-            items = self._texts(prompts, rows)
+            texts = self._texts(prompts, rows)
+            reward_of = self._rewards({text: text for text in texts})
+            values = [reward_of[text] for text in texts]
         else:
-            items = exchanges(self.language_model, prompts, rows)
-            self.foreign.check_columns(items[0])
-        reward_of = self._rewards({_key(item): item for item in items})
-        if self.foreign is not None:
-            self._check_applied(items, reward_of)
-        values = [reward_of[_key(item)] for item in items]
+            both = exchanges(self.language_model, prompts, rows)
+            self.foreign.check_columns(both[0])
+            reward_of = self._rewards({each.key: each for each in both})
+            self._check_applied(both, reward_of)
+            values = [reward_of[each.key] for each in both]
         numbers = [math.nan if value is None else value for value in values]
         rewards = torch.tensor(numbers, dtype=torch.float64, device=response.device)
         return rewards.view(response.shape[:-1])
@@ -212,11 +212,6 @@ class TextReward:
             f"(the first is {quoted(_text(items[0]))}): {type(error).__name__}: {error}. Is the "
             "batch too large?"
         )
-
-
-def _key(item: str | Exchange) -> Hashable:
-    """Key of a text or an exchange in the memory of rewards."""
-    return item if isinstance(item, str) else item.key
 
 
 def _text(item: str | Exchange) -> str:

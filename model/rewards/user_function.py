@@ -2,7 +2,8 @@
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from types import ModuleType
@@ -35,15 +36,25 @@ def user_function(argument: str) -> Callable[..., Any]:
         listed = ", ".join(names) or "none"
         raise ValueError(f"expected a function {name!r} in {place}, which has {listed}")
 
-    @wraps(function)
-    def named(*args: Any) -> Any:
+    @contextmanager
+    def named() -> Iterator[None]:
         try:
-            return function(*args)
+            yield
         except (Exception, SystemExit) as error:  # SystemExit would end the script as a success
             message = f"the function {argument} raised {type(error).__name__}: {error}"
             raise LikelihoodError(message) from error
 
-    return named
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with named():
+            result = function(*args, **kwargs)
+        return awaited(result) if isinstance(result, Awaitable) else result
+
+    async def awaited(result: Awaitable[Any]) -> Any:
+        with named():
+            return await result
+
+    return call
 
 
 def _run(path: Path) -> ModuleType:

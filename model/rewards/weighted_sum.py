@@ -8,21 +8,26 @@ from torch import Tensor
 from model.common.checks import finite, instance
 from model.likelihood import (
     Reward,
+    Values,
+    applies_to,
+    bound_at,
     check_product,
     check_reward,
-    check_values,
     for_each_prompt,
+    total_of,
     upper_bound_of,
+    values_of,
 )
 from model.prior.prompts import Prompts
 
 
 class WeightedSum:
-    """r(x) = sum_i w_i r_i(x).
+    """r(x) = sum_i w_i r_i(x), over the parts that apply to the prompt.
 
         reward = WeightedSum({"sentiment": (1.0, sentiment), "length": (-0.05, Length(prior))})
 
-    The upper bound is the sum of the parts' bounds, if all are known and all weights positive.
+    The upper bound is the sum of the parts' bounds, if all are known and all weights positive. The
+    sum applies to a prompt if a part does.
 
     Args:
         parts: a weight, finite and not 0, and a reward, by name.
@@ -49,13 +54,30 @@ class WeightedSum:
         """The rewards that are added up."""
         return [reward for _, reward in self.parts.values()]
 
+    def applies(self, prompts: Prompts) -> Tensor:
+        """True for the prompts to which a part applies, `[N]`."""
+        labels = [(f"reward {name!r}", reward) for name, (_, reward) in self.parts.items()]
+        return torch.stack([applies_to(*each, prompts) for each in labels]).any(0)
+
+    def bound_at(self, prompts: Prompts) -> float | Tensor | None:
+        """The upper bound at each prompt, over the parts that apply, one number or `[N]`; or None.
+
+        The sum of fewer parts may have a larger bound.
+        """
+        if self.upper_bound is None:
+            return None
+        total: float | Tensor = 0.0
+        for name, (weight, reward) in self.parts.items():
+            bound = bound_at(f"reward {name!r}", reward, prompts)
+            total = total + weight * (0.0 if bound is None else bound)
+        return total
+
     def __call__(self, prompts: Prompts, response: Tensor) -> Tensor:
-        """Reward of responses `[..., N, T]`, `[..., N]`, float64."""
-        response = for_each_prompt(prompts, response)
-        total = torch.zeros(response.shape[:-1], dtype=torch.float64, device=response.device)
+        """Reward of responses `[..., N, T]`, `[..., N]`, float64; NaN where no part applies."""
+        response, weighted = for_each_prompt(prompts, response), []
         for name, (weight, reward) in self.parts.items():
             label = f"reward {name!r}"
-            value = check_values(label, reward(prompts, response), response.shape[:-1])
+            value, applies = values_of(label, reward, prompts, response)
             product = check_product(label, value, weight * value, f"times its weight, {weight:g}")
-            total = total + product
-        return total
+            weighted.append(Values(product, applies))
+        return total_of(weighted, response).missing
