@@ -121,12 +121,14 @@ class PriorSample:
             return Estimate.exact((self.log_prior_weight + self.log_likelihood).logsumexp(0))
         return log_mean_exp(self.log_likelihood)
 
-    def mean(self, log_weight: Tensor, values: Tensor) -> Estimate:
+    def mean(self, log_weight: Tensor, values: Tensor, applies: Tensor | None = None) -> Estimate:
         """E_p[f] for p ∝ p0 w, averaged over prompts. Consistent; exact on an enumeration.
 
         Args:
             log_weight: `[M, N]`, log w, nats; -inf allowed. `log_likelihood` gives the posterior.
             values: `[M, N]`, f; any value where w is 0.
+            applies: `[N]`, True for the prompts to average over; by default all. The mean over no
+                prompt is NaN.
 
         Raises:
             NotANumberError: if a weight is NaN or +inf, or f is NaN where w is not 0.
@@ -134,6 +136,10 @@ class PriorSample:
         """
         prob = self._log_prob("log_weight", log_weight).exp()
         mean = expectation(prob, self._same_shape("values", values))
+        if applies is not None:
+            prob, values, mean = prob[:, applies], values[:, applies], mean[applies]
+        if not len(mean):
+            return Estimate(math.nan, math.nan)
         if self.exact:
             return Estimate.exact(mean)
         deviation = torch.where(prob == 0, 0.0, values - mean)

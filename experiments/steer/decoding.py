@@ -1,6 +1,7 @@
 """Inference at decoding time, `--sample`: a sampler instead of a fit, and its `--proposal`."""
 
 import json
+import math
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from experiments.shared.refusals import FAULTS, blamed
 from experiments.shared.run_folder import RunFolder
 from experiments.shared.training import build_guide
 from experiments.steer.arguments import Steer
-from experiments.steer.expectations import observe
+from experiments.steer.expectations import observe, scope_of
 from experiments.steer.report import samples_text, scored_texts
 from guides import GUIDES, Fixed, Guide, saved
 from guides.guide import OtherGuideError
@@ -29,12 +30,15 @@ def numbers_of(
     """Expectations under prior and posterior, log Z in nats, diagnostics; means over prompts."""
     prior = observe(model, prompts, prior_response)
     weighted = observe(model, prompts, posterior.response)
-    pairs = {"r": (prior.reward, weighted.reward)}
+    pairs = {f"r{scope_of(prior.reward)}": (prior.reward, weighted.reward)}
     pairs |= {name: (phi, weighted.features[name]) for name, phi in prior.features.items()}
     numbers = {}
     for name, (of_prior, of_posterior) in pairs.items():
-        numbers[f"E[{name}] of the prior"] = of_prior.mean().item()
-        numbers[f"E[{name}] of the posterior"] = posterior.mean(of_posterior).mean().item()
+        # NaN where the reward or the feature does not apply
+        zeros = of_posterior.nan_to_num(0.0, neginf=-torch.inf)
+        of_prompt = posterior.mean(zeros)[~of_posterior.isnan().all(0)]
+        numbers[f"E[{name}] of the prior"] = of_prior.nanmean().item()
+        numbers[f"E[{name}] of the posterior"] = of_prompt.mean().item()
     if posterior.log_z is not None:
         numbers["log Z, nats"] = posterior.log_z.mean().item()
     for name, value in posterior.diagnostics.items():
@@ -45,12 +49,18 @@ def numbers_of(
 def write_draws(
     path: Path, model: AlignmentModel, prompts: Prompts, posterior: Posterior, num_draws: int = 256
 ) -> None:
-    """Write JSON lines of prompt, text and reward, draws in proportion to the weights."""
+    """Write JSON lines of prompt, text and reward, draws in proportion to the weights.
+
+    The reward of a prompt to which none applies is null.
+    """
     drawn = scored_texts(model, prompts, posterior.resample(num_draws))
     repeated = [text for text in prompts.texts for _ in range(num_draws)]
     with path.open("w", encoding="utf-8") as file:
         for prompt, (text, reward) in zip(repeated, drawn, strict=True):
-            print(json.dumps({"prompt": prompt, "text": text, "reward": reward}), file=file)
+            record = {"prompt": prompt, "text": text, "reward": reward}
+            if math.isnan(reward):
+                record["reward"] = None
+            print(json.dumps(record), file=file)
 
 
 def sample_posterior(

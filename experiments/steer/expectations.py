@@ -1,5 +1,6 @@
 """Expectations beside the log likelihood: the reward, the forbidden responses, the moments."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
@@ -12,7 +13,10 @@ from model import AlignmentModel, HardConstraintSupport, Prompts, Tilt
 
 
 class Observables(NamedTuple):
-    """Functions of responses, `[..., N]`: r, log likelihood of -inf, phi of moments by name."""
+    """Functions of responses, `[..., N]`: r, log likelihood of -inf, phi of moments by name.
+
+    NaN for a prompt to which no reward applies, or the feature does not.
+    """
 
     reward: Tensor
     is_forbidden: Tensor
@@ -20,11 +24,16 @@ class Observables(NamedTuple):
 
 
 class Expectations(NamedTuple):
-    """E[r], probability of a forbidden response, and E[phi] by name."""
+    """E[r], probability of a forbidden response, and E[phi] by name.
+
+    The means of r and of phi are over the prompts to which a reward or the feature applies.
+    """
 
     reward: Estimate
     forbidden: float
     moments: Mapping[str, Estimate]
+    scope: str = ""
+    """End of the name of E[r], if rewards apply to some of the prompts."""
 
 
 @torch.no_grad()
@@ -42,22 +51,49 @@ def observe(model: AlignmentModel, prompts: Prompts, response: Tensor) -> Observ
     )
 
 
+def mean_of_draws(values: Tensor, applies: Tensor) -> Estimate:
+    """Mean of independent values `[M, N]` over the prompts `[N]` to which they apply."""
+    is_empty = not bool(applies.any())
+    return Estimate(math.nan, math.nan) if is_empty else Estimate.of_mean(values[:, applies])
+
+
 def expectations(
-    observables: Observables, mean: Callable[[Tensor], Estimate] = Estimate.of_mean
+    observables: Observables, mean: Callable[[Tensor, Tensor], Estimate] = mean_of_draws
 ) -> Expectations:
     """Expectations from observables at M responses to each of N prompts, `[M, N]`.
 
-    `mean` estimates a mean from values `[M, N]`, by default of independent responses.
+    `mean` estimates a mean from values `[M, N]` and `[N]` booleans of the prompts to average over,
+    by default of independent responses.
     """
+
+    def over_applicable(values: Tensor) -> Estimate:
+        return mean(values, ~values.isnan().all(0))
+
     return Expectations(
-        mean(observables.reward),
-        mean(observables.is_forbidden.double()).value,
-        {name: mean(phi) for name, phi in observables.features.items()},
+        over_applicable(observables.reward),
+        over_applicable(observables.is_forbidden.double()).value,
+        {name: over_applicable(phi) for name, phi in observables.features.items()},
+        scope_of(observables.reward),
     )
 
 
+def scope_of(reward: Tensor) -> str:
+    """Words that tell to how many of N prompts rewards `[M, N]` apply; empty for all."""
+    applies = ~reward.isnan().all(0)
+    count = f", over {int(applies.sum())} of {len(applies)} prompts"
+    return "" if bool(applies.all()) else count
+
+
+def is_all_reward(model: AlignmentModel, prompts: Prompts) -> bool:
+    """True if the log likelihood is r/beta at all prompts: no factors, and a reward for each."""
+    return not model.factors and bool(model.applies(prompts).all())
+
+
 class Measurement(NamedTuple):
-    """Diagnostics of a guide, and the expectations under the guide for a model with factors."""
+    """Diagnostics of a guide, and the expectations under the guide.
+
+    None for a model whose log likelihood is r/beta at all prompts: `Diagnostics` has the means.
+    """
 
     diagnostics: Diagnostics
     expectations: Expectations | None
@@ -85,7 +121,7 @@ def measure(
     diagnostics = diagnose(
         target, guide, prompts, num_samples=num_samples, prior_sample=prior_sample
     )
-    if not model.factors:
+    if is_all_reward(model, prompts):
         return Measurement(diagnostics, None)
     response = response_distribution(guide, prompts).sample(torch.Size([num_samples]))
     return Measurement(diagnostics, expectations(observe(model, prompts, response)))
@@ -96,10 +132,10 @@ def measure_posterior(
 ) -> Expectations | None:
     """Expectations under the posterior by the weights of draws of the prior, consistent.
 
-    None for a model without factors, of which `Diagnostics` has all.
+    None for a model whose log likelihood is r/beta at all prompts: `Diagnostics` has the means.
     """
     prior_sample.check_unspent()
-    if not model.factors:
+    if is_all_reward(model, prompts):
         return None
     mean = partial(prior_sample.mean, prior_sample.log_likelihood)
     return expectations(observe(model, prompts, prior_sample.response), mean)

@@ -16,7 +16,7 @@ from model import AlignmentModel, Prompts
 from model.common.paths import without_folders
 
 Sample = tuple[str, float]
-"""Whole text, and its reward; -inf if the text is forbidden."""
+"""Whole text, and its reward; -inf if the text is forbidden, NaN if no reward applies."""
 
 IDENTITY = (
     "ELBO = E_q[log p0 + r/beta - log q] = log Z - KL(q || p*) = (E_q[r] - beta KL(q || p0)) / beta"
@@ -44,7 +44,7 @@ class Report:
         beta: reward per nat.
         before: measurement of the prior as guide.
         after: measurement of the trained guide.
-        posterior: expectations under the posterior, for a model with factors.
+        posterior: expectations under the posterior; None if `Diagnostics` has them.
         samples: texts with their rewards, by origin.
         seconds: wall time of the fit.
         fit_notes: sentences about the end and the health of the fit.
@@ -61,7 +61,7 @@ class Report:
 
     @property
     def expectations(self) -> list[Expectations]:
-        """Expectations under prior, guide and posterior; empty for a model without factors."""
+        """Expectations under prior, guide and posterior; empty if `Diagnostics` has them."""
         each = (self.before.expectations, self.after.expectations, self.posterior)
         return [entry for entry in each if entry is not None]
 
@@ -96,14 +96,15 @@ class Report:
         ]
 
     def _likelihood_rows(self) -> list[tuple[str, ...]]:
-        """E[r]; with factors also E[log likelihood] if it is finite."""
+        """E[r]; if the log likelihood is another number, also its mean where that is finite."""
         before, after = self.before.diagnostics, self.after.diagnostics
         likelihood = (before.log_likelihood, after.log_likelihood, after.posterior_log_likelihood)
         mark = MARK * ("posterior_log_likelihood" in after.unreliable)
         if not self.expectations:
             cells = [str(estimate.times(self.beta)) for estimate in likelihood]
             return [("E[r]", *cells[:2], cells[2] + mark)]
-        rows = [("E[r]", *self._expected(str(each.reward) for each in self.expectations))]
+        name = f"E[r]{self.expectations[0].scope}"
+        rows = [(name, *self._expected(str(each.reward) for each in self.expectations))]
         if all(math.isfinite(estimate.value) for estimate in likelihood):
             cells = [str(estimate) for estimate in likelihood]
             rows.append(("E[log likelihood]", *cells[:2], cells[2] + mark))
@@ -238,6 +239,8 @@ def samples_text(samples: Mapping[str, Sequence[Sample]]) -> list[str]:
 
 
 def _shown(reward: float) -> str:
+    if math.isnan(reward):
+        return "no reward"
     return "forbidden" if reward == -math.inf else f"{reward:+.2f}"
 
 

@@ -1,5 +1,7 @@
 """Measurements of a guide: exact if all responses can be listed, estimates otherwise."""
 
+import math
+
 from guides import Guide
 from inference.diagnostics.diagnose import diagnose
 from inference.enumeration import Enumeration, entropy
@@ -33,15 +35,19 @@ def measure(
 
     Returns:
         `kl_guide_posterior`, `kl_posterior_guide`, `kl_guide_prior` and `entropy`, nats; `reward`,
-        E[r]; without `truth` also `log_z_error`, |log Z_hat - log Z|, nats.
+        E[r] over the prompts to which a reward applies, of a model without factors; without `truth`
+        also `log_z_error`, |log Z_hat - log Z|, nats.
     """
+    # elsewhere the log likelihood is 0
+    num_rewarded = int(model.applies(prompts).sum())
+    reward_per_nat = model.beta * len(prompts) / num_rewarded if num_rewarded else math.nan
     if truth is not None:
         exact = {
             "kl_guide_posterior": truth.kl_guide_posterior(guide),
             "kl_posterior_guide": truth.kl_posterior_guide(guide),
             "kl_guide_prior": truth.kl_guide_prior(guide),
             "entropy": entropy(truth.log_guide(guide)),
-            "reward": truth.expected_log_likelihood(guide) * model.beta,
+            "reward": truth.expected_log_likelihood(guide) * reward_per_nat,
         }
         return Measurements((name, Estimate.exact(value)) for name, value in exact.items())
     numbers = diagnose(model, guide, prompts, num_samples=num_samples, prior_sample=prior_sample)
@@ -52,7 +58,7 @@ def measure(
         kl_posterior_guide=numbers.kl_posterior_guide,
         kl_guide_prior=numbers.kl_guide_prior,
         entropy=numbers.entropy,
-        reward=numbers.log_likelihood.times(model.beta),
+        reward=numbers.log_likelihood.times(reward_per_nat),
         log_z_error=log_z_error._replace(value=abs(log_z_error.value)),
     )
     reasons = (

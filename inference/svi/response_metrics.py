@@ -8,7 +8,8 @@
     completions/mean_length    number of tokens of a response, the end id included
     completions/clipped_ratio  share of responses without an end id, truncated after T tokens
 
-Means over prompts. A response has the weight of a mean under q, which is 1/K on-policy.
+Means over prompts, those of rewards over the prompts to which a reward applies. A response has the
+weight of a mean under q, which is 1/K on-policy.
 """
 
 import math
@@ -47,7 +48,8 @@ class ModelRuns(Messenger):
         if isinstance(msg["fn"], Unit):
             log_factor = msg["fn"].log_factor.detach()
             if self._runs:
-                self._runs[-1][1][msg["name"]] = log_factor
+                absent = ~torch.as_tensor(True if msg["mask"] is None else msg["mask"])
+                self._runs[-1][1][msg["name"]] = log_factor.masked_fill(absent, math.nan)
             total = scale_and_mask(log_factor, msg["scale"], msg["mask"]).mean()
             self._totals.setdefault(msg["name"], []).append(total)
 
@@ -59,14 +61,18 @@ class ModelRuns(Messenger):
         return torch.stack(means).sum().item()
 
     def reward(self, model: AlignmentModel, draws: list[Draws]) -> Tensor | None:
-        """r of the draws, `[K, N]`, float64; None if the model did not run on the draws alone."""
+        """r of the draws, `[K, N]`, float64; None if the model did not run on the draws alone.
+
+        NaN for a prompt to which no reward applies.
+        """
         response, shape = responses(draws), draws[0].log_weight.shape
         beta = model.beta_at(draws[0].prompts)
         values, rewards = [], []
         for value, factors in self._runs:
             named = [log_factor for name, log_factor in factors.items() if name in model.rewards]
             if named and value.shape[-2:] == draws[0].values["response"].shape[-2:]:
-                total = torch.stack(torch.broadcast_tensors(*named)).double().sum(0)
+                each = torch.stack(torch.broadcast_tensors(*named)).double()
+                total = each.nansum(0).masked_fill(each.isnan().all(0), math.nan)
                 total = total.broadcast_to((*value.shape[:-2], shape[-1]))
                 values.append(value.reshape(-1, *value.shape[-2:]))
                 rewards.append((total * beta).reshape(-1, shape[-1]))
@@ -101,7 +107,8 @@ def response_metrics(
         draws: draws of the guide in the step.
         space: the set of responses; None for a guide with another distribution.
         kl: KL(q || p0), nats.
-        reward: r of the draws, `[K, N]`; an empty tensor if unknown, None without rewards.
+        reward: r of the draws, `[K, N]`, NaN for prompts to which no reward applies; an empty
+            tensor if unknown, None without rewards.
     """
     response, numbers = responses(draws), {"kl": torch.tensor(kl, dtype=torch.float64)}
     share = matrices(draws)[2] if draws else None
@@ -123,9 +130,11 @@ def response_metrics(
 
 
 def _of_reward(reward: Tensor, share: Tensor | None) -> list[Any]:
-    """The three metrics of `[K, N]` rewards; NaN if they are unknown."""
+    """The three metrics of `[K, N]` rewards; NaN if unknown, or if none applies to a prompt."""
     if share is None or reward.shape != share.shape:
         return [torch.tensor(math.nan, dtype=torch.float64)] * len(REWARD)
+    applies = ~reward.isnan().all(0)
+    reward, share = reward[:, applies], share[:, applies]
     mean, num = (share * reward).sum(0), len(reward)
     variance = (share * (reward - mean).square()).sum(0) * (num / max(1, num - 1))
     std = variance.sqrt() if num > 1 else variance * math.nan

@@ -43,7 +43,8 @@ class Budget:
         beta: reward per nat; a number, or with `per_prompt` one for each prompt, by
             `prompts.names()`. `AlignmentModel` takes both.
         kl: KL(p_beta || p0), nats, averaged over prompts, with the standard error at fixed beta.
-        reward: E[r] under p_beta, with the standard error at fixed beta.
+        reward: E[r] under p_beta, averaged over the prompts to which a reward applies, with the
+            standard error at fixed beta.
         effective_sample_size: effective number of draws for p_beta, the lowest over prompts; None
             if all responses were enumerated and the result is exact.
     """
@@ -72,7 +73,8 @@ def solve_beta(
 
     Args:
         prior, reward: p0 and r, as in `AlignmentModel`.
-        prompts: N prompts, over which KL and reward are averaged.
+        prompts: N prompts, over which KL and reward are averaged. The reward is averaged over the
+            prompts to which it applies.
         factors: log f_j by name, as in `AlignmentModel`; their nats count towards the budget. With
             factors that are no constraints several betas may meet `max_kl`, of which one is found.
         max_kl: KL to the prior, nats.
@@ -88,7 +90,8 @@ def solve_beta(
     Raises:
         ValueError: unless exactly one of the two budgets is given.
         OtherBetaError: if a factor was made for one beta, such as a `MarginalLikelihood`.
-        BudgetError: if no beta meets the budget, with the range of possible budgets.
+        BudgetError: if no beta meets the budget, with the range of possible budgets; or if no
+            reward applies to any prompt, or with `per_prompt` to one of the prompts.
     """
     name, target = ("min_reward", min_reward) if max_kl is None else ("max_kl", max_kl)
     if target is None or (max_kl is not None and min_reward is not None):
@@ -136,24 +139,29 @@ class _Path:
     sample: PriorSample
     """Its log likelihood is the log factors, -inf where r is -inf."""
     reward: Tensor
-    """r, `[M, N]`; 0 where the response is impossible."""
+    """r, `[M, N]`; 0 where the response is impossible or the reward does not apply."""
+    applies: Tensor
+    """True for the prompts to which a reward applies, `[N]`."""
 
     @classmethod
     def of(cls, model: AlignmentModel, prompts: Prompts, num_draws: int) -> Self:
         """Path of a model with any beta."""
         base = AlignmentModel(model.prior, {}, 1.0, model.factors)
         sample = sample_prior(base, prompts, num_draws, purpose="solving for beta")
-        reward = model.reward(prompts, sample.response)
+        reward, applies = model.reward(prompts, sample.response), model.applies(prompts)
         log_factors = sample.log_likelihood.masked_fill(reward.isneginf(), -torch.inf)
         check_support(log_factors, prompts.texts, "draw more, or loosen the constraint")
         sample = replace(sample, log_likelihood=log_factors)
-        return cls(sample, reward.masked_fill(log_factors.isneginf(), 0.0))
+        is_zero = log_factors.isneginf() | ~applies
+        return cls(sample, reward.masked_fill(is_zero, 0.0), applies)
 
     def at_prompt(self, n: int) -> Self:
         """Path of one prompt alone."""
         names = ("response", "log_prior_weight", "log_likelihood")
         columns = {name: getattr(self.sample, name)[:, [n]] for name in names}
-        return replace(self, sample=replace(self.sample, **columns), reward=self.reward[:, [n]])
+        sample = replace(self.sample, **columns)
+        reward, applies = self.reward[:, [n]], self.applies[[n]]
+        return replace(self, sample=sample, reward=reward, applies=applies)
 
     def log_weight(self, beta: float | Tensor) -> Tensor:
         """log p_beta(x)/p0(x) up to a constant, `[M, N]`, nats."""
@@ -161,7 +169,7 @@ class _Path:
 
     def mean_reward(self, log_weight: Tensor) -> Estimate:
         """E_p[r]."""
-        return self.sample.mean(log_weight, self.reward)
+        return self.sample.mean(log_weight, self.reward, self.applies)
 
     def spread(self) -> float:
         """Standard deviation of r over possible responses, averaged over prompts."""
@@ -187,6 +195,8 @@ def _root(
     def at(log_beta: float) -> float:
         return measure(path.log_weight(math.exp(log_beta))).value
 
+    if not bool(path.applies.any()):
+        raise BudgetError("no reward applies to the prompt, so beta changes nothing: leave it out")
     spread = path.spread()
     if spread <= ROUNDING * path.reward.abs().max().item():
         fault = "the reward is the same for every response at hand"

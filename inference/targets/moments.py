@@ -28,7 +28,13 @@ from inference.programs import Program, response_distribution
 from inference.samplers.posterior import check_support
 from model import Prompts, ResponseDistribution, Reward, Tilt
 from model.common.checks import finite, function, instance
-from model.likelihood import ImpossibleResponseError, LikelihoodError, check_made_for, check_values
+from model.likelihood import (
+    ImpossibleResponseError,
+    LikelihoodError,
+    Values,
+    check_made_for,
+    values_of,
+)
 
 LIMIT = 30.0
 """Largest multiplier of an unattainable target, nats per standard deviation of the feature."""
@@ -51,7 +57,8 @@ class MomentMatch:
         multipliers: lambda, nats per unit of the feature.
         standard_errors: errors of the multipliers; 0 if all responses were enumerated.
         targets: E[phi] as given.
-        moments: E[phi] under p on the responses at hand, with the errors at fixed multipliers.
+        moments: E[phi] under p on the responses at hand, with the errors at fixed multipliers;
+            averaged over the prompts to which the feature applies.
         base_moments: E[phi] under the base.
         kl: KL(p || base), nats; the error includes that of the multipliers.
         effective_sample_size: lowest over prompts; None if all responses were enumerated.
@@ -125,7 +132,7 @@ def match_moments(
         model: the base, a Pyro program with a prior and factors, which may be -inf.
         prompts: N prompts.
         features: phi, by name.
-        targets: E[phi], the mean over prompts, by the same names.
+        targets: E[phi], the mean over the prompts to which the feature applies, by the same names.
         num_draws: largest number of responses to each prompt. Up to that number, all are enumerated
             and the fit is exact. Beyond, the fit is consistent.
 
@@ -156,7 +163,9 @@ def match_moments(
     log_likelihood, device = sample.log_likelihood, sample.log_likelihood.device
     check_support(log_likelihood, prompts.texts, "draw more, or loosen the constraint")
     values = {name: _values(name, features[name], prompts, sample.response) for name in features}
-    phi = torch.stack(list(values.values())).cpu()
+    # a constant feature of the target's value moves no mean: so is a feature that does not apply
+    filled = [phi.masked_fill(~applies, targets[name]) for name, (phi, applies) in values.items()]
+    phi = torch.stack(filled).cpu()
     log_base = (sample.log_prior_weight + log_likelihood).log_softmax(0).cpu()  # [M, N]
     target = torch.tensor(list(targets.values()), dtype=torch.float64)
     attainable = _room(phi, log_base, target) > MARGIN
@@ -168,8 +177,8 @@ def match_moments(
         multipliers=dict(zip(features, multipliers.tolist(), strict=True)),
         standard_errors=dict(zip(features, errors, strict=True)),
         targets=targets,
-        moments={name: sample.mean(log_weight, part) for name, part in values.items()},
-        base_moments={name: sample.mean(log_likelihood, part) for name, part in values.items()},
+        moments={name: sample.mean(log_weight, *part) for name, part in values.items()},
+        base_moments={name: sample.mean(log_likelihood, *part) for name, part in values.items()},
         kl=_kl(sample, log_weight, attainable),
         effective_sample_size=sample.effective_sample_size(log_weight),
         attainable=attainable,
@@ -180,10 +189,10 @@ def match_moments(
     return match
 
 
-def _values(name: str, feature: Reward, prompts: Prompts, response: Tensor) -> Tensor:
-    """Values of a feature, `[M, N]`, all finite."""
+def _values(name: str, feature: Reward, prompts: Prompts, response: Tensor) -> Values:
+    """Values of a feature, `[M, N]`, all finite, and the prompts to which the feature applies."""
     try:
-        return check_values(f"feature {name!r}", feature(prompts, response), response.shape[:-1])
+        return values_of(f"feature {name!r}", feature, prompts, response)
     except ImpossibleResponseError:
         fix = "For a constraint use the constrained feature, or 1 and 0"
         raise LikelihoodError(
