@@ -44,7 +44,7 @@ def rightness(completions, answer, **kwargs):
 
 
 @pytest.fixture(scope="module")
-def asked(prior):
+def questions(prior):
     """Three prompts; the one in the middle has no answer."""
     columns = {"answer": ["good", None, "bad"]}
     return prior.encode(["the film was", "the plot was", "the plot was"], columns=columns)
@@ -61,8 +61,8 @@ def model(prior, reward):
 
 
 @pytest.fixture
-def truth(model, asked):
-    return Enumeration(model, asked)
+def truth(model, questions):
+    return Enumeration(model, questions)
 
 
 @pytest.fixture(scope="module")
@@ -72,30 +72,30 @@ def very(prior):
 
 
 def test_value_is_nan_and_the_factor_is_absent_where_the_reward_does_not_apply(
-    prior, model, reward, truth, asked
+    prior, model, reward, truth, questions
 ):
-    assert reward.applies(asked).tolist() == [True, False, True]
-    values = reward(asked, truth.support)
+    assert reward.applies(questions).tolist() == [True, False, True]
+    values = reward(questions, truth.support)
     assert values.isnan().all(0).tolist() == [False, True, False]
     assert not values[:, [0, 2]].isnan().any()
-    assert model.reward(asked, truth.support).isnan().all(0).tolist() == [False, True, False]
+    assert model.reward(questions, truth.support).isnan().all(0).tolist() == [False, True, False]
     assert torch.equal(truth.log_likelihood[:, 1], torch.zeros(len(truth.support)).double())
     assert torch.equal(truth.log_posterior[:, 1], truth.log_prior[:, 1] - truth.log_z[1])
-    with_answer = asked[[0, 2]]
+    with_answer = questions[[0, 2]]
     alone = Enumeration(model, with_answer)
     assert torch.equal(truth.log_posterior[:, [0, 2]], alone.log_posterior)
 
 
-def test_program_masks_the_site_at_the_prompt(model, asked):
-    site = poutine.trace(model).get_trace(asked).nodes["reward"]
+def test_program_masks_the_site_at_the_prompt(model, questions):
+    site = poutine.trace(model).get_trace(questions).nodes["reward"]
     assert site["mask"].tolist() == [True, False, True]
-    everywhere = asked[[0, 2]]
+    everywhere = questions[[0, 2]]
     assert poutine.trace(model).get_trace(everywhere).nodes["reward"]["mask"] is None
 
 
-def test_absent_bound_is_zero(model, asked, prior, reward):
-    assert model.log_likelihood_bound(asked).tolist() == [1 / BETA, 0.0, 1 / BETA]
-    assert model.log_likelihood_bound(asked[[0]]) == 1 / BETA
+def test_absent_bound_is_zero(model, questions, prior, reward):
+    assert model.log_likelihood_bound(questions).tolist() == [1 / BETA, 0.0, 1 / BETA]
+    assert model.log_likelihood_bound(questions[[0]]) == 1 / BETA
     punished = TextReward(
         lambda completions, answer: [
             each and each - 1.5 for each in rightness(completions, answer)
@@ -104,106 +104,111 @@ def test_absent_bound_is_zero(model, asked, prior, reward):
         upper_bound=-0.5,
     )
     both = WeightedSum({"right": (2.0, reward), "punished": (1.0, punished)})
-    bounds = AlignmentModel(prior, both, 1.0).log_likelihood_bound(asked)
+    bounds = AlignmentModel(prior, both, 1.0).log_likelihood_bound(questions)
     assert bounds.tolist() == [1.5, 0.0, 1.5]
 
 
-def test_rejection_accepts_each_draw_of_the_prior_at_the_prompt(model, asked):
-    posterior = rejection_sampling(model, asked, num_samples=64)
+def test_rejection_accepts_each_draw_of_the_prior_at_the_prompt(model, questions):
+    posterior = rejection_sampling(model, questions, num_samples=64)
     assert posterior.diagnostics["acceptance"][1] == 1.0
     assert (posterior.diagnostics["acceptance"][[0, 2]] < 1.0).all()
 
 
-def test_optimality_model_has_the_same_posterior(model, truth, asked):
-    optimal = Enumeration(OptimalityModel(model), asked)
+def test_optimality_model_has_the_same_posterior(model, truth, questions):
+    optimal = Enumeration(OptimalityModel(model), questions)
     assert torch.allclose(optimal.log_posterior, truth.log_posterior, atol=1e-12)
     assert optimal.log_z[1] == pytest.approx(truth.log_z[1].item(), abs=1e-12)
 
 
-def test_sum_of_rewards_is_over_those_that_apply(prior, reward, very, asked, truth):
+def test_sum_of_rewards_is_over_those_that_apply(prior, reward, very, questions, truth):
     weighted = WeightedSum({"right": (2.0, reward), "very": (0.5, very)})
-    plain = very(asked, truth.support)
-    expected = 0.5 * plain + 2.0 * reward(asked, truth.support).nan_to_num(0.0)
-    assert torch.equal(weighted(asked, truth.support), expected)
-    assert weighted.applies(asked).all()
+    plain = very(questions, truth.support)
+    expected = 0.5 * plain + 2.0 * reward(questions, truth.support).nan_to_num(0.0)
+    assert torch.equal(weighted(questions, truth.support), expected)
+    assert weighted.applies(questions).all()
     twice = WeightedSum({"right": (2.0, reward), "again": (1.0, reward)})
-    assert twice.applies(asked).tolist() == [True, False, True]
-    assert twice(asked, truth.support)[:, 1].isnan().all()
+    assert twice.applies(questions).tolist() == [True, False, True]
+    assert twice(questions, truth.support)[:, 1].isnan().all()
     several = AlignmentModel(prior, {"right": reward, "very": very}, BETA)
     assert torch.equal(
-        several.reward(asked, truth.support), plain + reward(asked, truth.support).nan_to_num(0.0)
+        several.reward(questions, truth.support),
+        plain + reward(questions, truth.support).nan_to_num(0.0),
     )
-    assert several.applies(asked).all()
+    assert several.applies(questions).all()
 
 
-def test_constraint_and_tilt_are_absent_where_their_reward_is(prior, reward, asked, truth):
+def test_constraint_and_tilt_are_absent_where_their_reward_is(prior, reward, questions, truth):
     right = Constraint(reward, at_least=1.0)
-    given = Enumeration(AlignmentModel(prior, {}, 1.0, {"right": right}), asked)
+    given = Enumeration(AlignmentModel(prior, {}, 1.0, {"right": right}), questions)
     assert torch.equal(given.log_posterior[:, 1], truth.log_prior[:, 1] - given.log_z[1])
-    success = reward(asked, truth.support)[:, 0] == 1.0
+    success = reward(questions, truth.support)[:, 0] == 1.0
     assert given.log_posterior[~success, 0].isneginf().all()
     tilt = Tilt({"right": reward}, {"right": 1 / BETA})
-    tilted = Enumeration(AlignmentModel(prior, {}, 1.0, {"tilt": tilt}), asked)
+    tilted = Enumeration(AlignmentModel(prior, {}, 1.0, {"tilt": tilt}), questions)
     assert torch.allclose(tilted.log_posterior, truth.log_posterior, atol=1e-12)
-    bounds = AlignmentModel(prior, {}, 1.0, {"tilt": tilt}).log_likelihood_bound(asked)
+    bounds = AlignmentModel(prior, {}, 1.0, {"tilt": tilt}).log_likelihood_bound(questions)
     assert bounds.tolist() == [1 / BETA, 0.0, 1 / BETA]
 
 
-def test_mean_reward_leaves_the_prompt_out(prior, model, truth, asked):
-    guide, applies = FineTuned(prior), model.applies(asked)
+def test_mean_reward_leaves_the_prompt_out(prior, model, truth, questions):
+    guide, applies = FineTuned(prior), model.applies(questions)
     prob = truth.log_guide(guide).exp()
-    mean = expectation(prob, model.reward(asked, truth.support))[applies].mean().item()
+    mean = expectation(prob, model.reward(questions, truth.support))[applies].mean().item()
     assert mean > 0
-    exact = measure(model, guide, asked, truth=truth)["reward"]
+    exact = measure(model, guide, questions, truth=truth)["reward"]
     assert exact.value == pytest.approx(mean)
-    estimate = measure(model, guide, asked, num_samples=4096)["reward"]
+    estimate = measure(model, guide, questions, num_samples=4096)["reward"]
     assert abs(estimate.value - mean) < 4 * estimate.standard_error
-    assert diagnose(model, guide, asked, num_samples=256).log_z.value < 1 / BETA
+    assert diagnose(model, guide, questions, num_samples=256).log_z.value < 1 / BETA
 
 
-def test_metrics_of_a_step_leave_the_prompt_out(prior, model, asked):
+def test_metrics_of_a_step_leave_the_prompt_out(prior, model, questions):
     """E_q[r] of the step and its log likelihood, which is 0 at the prompt without a reward."""
     guide, objective = FineTuned(prior), LeaveOneOut_ELBO(num_particles=32)
-    (record,) = fit(model, guide, asked, num_steps=1, objective=objective, progress=False).metrics
+    (record,) = fit(
+        model, guide, questions, num_steps=1, objective=objective, progress=False
+    ).metrics
     assert record["reward"] > 0
     assert record["reward"] * 2 / 3 / BETA == pytest.approx(record["log_likelihood"], rel=1e-6)
-    nothing = asked[[1]]
+    nothing = questions[[1]]
     (record,) = fit(model, guide, nothing, num_steps=1, objective=objective, progress=False).metrics
     assert math.isnan(record["reward"])
     assert record["log_likelihood"] == 0
 
 
-def test_beta_of_a_budget_of_reward_is_over_the_prompts_with_one(prior, reward, asked):
-    among = solve_beta(prior, reward, asked, min_reward=0.5)
-    alone = solve_beta(prior, reward, asked[[0, 2]], min_reward=0.5)
+def test_beta_of_a_budget_of_reward_is_over_the_prompts_with_one(prior, reward, questions):
+    among = solve_beta(prior, reward, questions, min_reward=0.5)
+    alone = solve_beta(prior, reward, questions[[0, 2]], min_reward=0.5)
     assert among.beta == pytest.approx(alone.beta, rel=1e-9)
     assert among.reward.value == pytest.approx(0.5, rel=1e-9)
     assert among.kl.value == pytest.approx(alone.kl.value * 2 / 3, rel=1e-9)
     with pytest.raises(BudgetError, match="no reward applies to the prompt"):
-        solve_beta(prior, reward, asked, max_kl=0.1, per_prompt=True)
+        solve_beta(prior, reward, questions, max_kl=0.1, per_prompt=True)
     with pytest.raises(BudgetError, match="no reward applies to the prompt"):
-        solve_beta(prior, reward, asked[[1]], max_kl=0.1)
+        solve_beta(prior, reward, questions[[1]], max_kl=0.1)
 
 
 @pytest.mark.parametrize("num_draws", [4096, 400])
-def test_moment_is_matched_over_the_prompts_with_the_feature(prior, reward, very, asked, num_draws):
+def test_moment_is_matched_over_the_prompts_with_the_feature(
+    prior, reward, very, questions, num_draws
+):
     base = AlignmentModel(prior, {}, 1.0)
     features, targets = {"right": reward, "very": very}, {"right": 0.5, "very": 0.4}
     pyro.set_rng_seed(1)
-    match = match_moments(base, asked, features, targets, num_draws=num_draws)
+    match = match_moments(base, questions, features, targets, num_draws=num_draws)
     assert match.attainable
     for name, target in targets.items():
         assert match.moments[name].value == pytest.approx(target, abs=1e-6)
     model = AlignmentModel(prior, {}, 1.0, {"moments": match.factor})
-    truth = Enumeration(model, asked)
-    values = reward(asked, truth.support)[:, [0, 2]]
+    truth = Enumeration(model, questions)
+    values = reward(questions, truth.support)[:, [0, 2]]
     mean = expectation(truth.log_posterior.exp()[:, [0, 2]], values).mean().item()
     assert mean == pytest.approx(0.5, abs=1e-6 if num_draws == 4096 else 0.15)
 
 
-def test_mean_of_a_prior_sample_is_over_the_chosen_prompts(model, asked, truth):
-    sample = sample_prior(model, asked, 4096)
-    reward, applies = model.reward(asked, sample.response), model.applies(asked)
+def test_mean_of_a_prior_sample_is_over_the_chosen_prompts(model, questions, truth):
+    sample = sample_prior(model, questions, 4096)
+    reward, applies = model.reward(questions, sample.response), model.applies(questions)
     mean = sample.mean(sample.log_likelihood, reward, applies)
     expected = expectation(truth.log_posterior.exp(), reward)[applies].mean().item()
     assert mean.value == pytest.approx(expected)
@@ -211,7 +216,7 @@ def test_mean_of_a_prior_sample_is_over_the_chosen_prompts(model, asked, truth):
     assert math.isnan(nothing.value)
 
 
-def test_mixture_within_one_prompt_is_an_error_with_the_text(prior, asked, truth):
+def test_mixture_within_one_prompt_is_an_error_with_the_text(prior, questions, truth):
     def moody(completion):
         return None if completion == "good" else 0.5
 
@@ -220,46 +225,46 @@ def test_mixture_within_one_prompt_is_an_error_with_the_text(prior, asked, truth
         r"None) for another response to the prompt 'the film was'"
     )
     with pytest.raises(LikelihoodError, match=message):
-        TextReward(moody, prior)(asked, truth.support)
+        TextReward(moody, prior)(questions, truth.support)
 
 
-def test_prompt_that_applied_before_applies_for_good(prior, asked, truth):
+def test_prompt_that_applied_before_applies_for_good(prior, questions, truth):
     later = []
 
     def forgetful(completion):
         return None if later else 0.5
 
     reward = TextReward(forgetful, prior, cache_size=0)
-    reward(asked, truth.support[:4])
+    reward(questions, truth.support[:4])
     later.append(True)
     with pytest.raises(LikelihoodError, match=r"'forgetful' returned None .* a number"):
-        reward(asked, truth.support[:4])
+        reward(questions, truth.support[:4])
 
 
-def test_function_of_texts_returns_numbers_alone(prior, asked, truth):
+def test_function_of_texts_returns_numbers_alone(prior, questions, truth):
     with pytest.raises(LikelihoodError, match="returned None for the text"):
-        TextReward(lambda texts: [None] * len(texts), prior)(asked, truth.support)
+        TextReward(lambda texts: [None] * len(texts), prior)(questions, truth.support)
 
 
 class Partial:
     """A reward of its own for the prompts with an answer."""
 
     def __init__(self, value, applies):
-        self.value, self.told = value, applies
+        self.value, self.mask = value, applies
 
     def applies(self, prompts):
-        return self.told
+        return self.mask
 
     def __call__(self, prompts, response):
         return self.value.expand(response.shape[:-1])
 
 
-def test_any_reward_may_leave_prompts_out_and_is_checked(prior, asked, truth):
+def test_any_reward_may_leave_prompts_out_and_is_checked(prior, questions, truth):
     somewhere = torch.tensor([True, False, True])
     value = torch.tensor([1.0, math.nan, 2.0])
     model = AlignmentModel(prior, Partial(value, somewhere), 1.0)
     assert torch.equal(
-        Enumeration(model, asked).log_likelihood[0], torch.tensor([1.0, 0.0, 2.0]).double()
+        Enumeration(model, questions).log_likelihood[0], torch.tensor([1.0, 0.0, 2.0]).double()
     )
     for wrong, applies, message in (
         (value.nan_to_num(0.0), somewhere, "returned 0.0 at index .* does not apply, expected NaN"),
@@ -268,4 +273,4 @@ def test_any_reward_may_leave_prompts_out_and_is_checked(prior, asked, truth):
         (value, somewhere[:2], "expected 3 booleans"),
     ):
         with pytest.raises(LikelihoodError, match=message):
-            AlignmentModel(prior, Partial(wrong, applies), 1.0).reward(asked, truth.support)
+            AlignmentModel(prior, Partial(wrong, applies), 1.0).reward(questions, truth.support)

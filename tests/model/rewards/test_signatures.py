@@ -22,15 +22,15 @@ QUESTION = [{"role": "user", "content": "a b"}]
 
 
 @pytest.fixture(scope="module")
-def asked(prior):
+def questions(prior):
     """Both prompts of the grammar, with an answer and a topic."""
     return prior.encode(["the film was", "the plot was"], columns=ANSWERS)
 
 
 @pytest.fixture(scope="module")
-def response(prior, asked):
+def response(prior, questions):
     """Every response `[S, N, T]`."""
-    return Enumeration(AlignmentModel(prior, {}, 1.0), asked).support
+    return Enumeration(AlignmentModel(prior, {}, 1.0), questions).support
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +117,11 @@ VERIFIERS = [
 
 @pytest.mark.parametrize("function", [*TRL, *VERIFIERS])
 def test_function_of_another_library_sees_the_answer_of_each_prompt(
-    prior, asked, response, truth, function
+    prior, questions, response, truth, function
 ):
     reward = TextReward(function, prior)
-    assert torch.equal(reward(asked, response), truth)
-    assert torch.equal(reward(asked[[1]], response[:, [1]]), truth[:, [1]])
+    assert torch.equal(reward(questions, response), truth)
+    assert torch.equal(reward(questions[[1]], response[:, [1]]), truth[:, [1]])
 
 
 @pytest.mark.parametrize("function", [verl, verl_with_dict])
@@ -132,21 +132,21 @@ def test_function_of_verl_sees_the_ground_truth(prior, response, truth, function
     if nested:  # as in the parquet files of verl
         columns["reward_model"] = [{"style": "rule", "ground_truth": each} for each in answers]
         del columns["ground_truth"]
-    asked = prior.encode(["the film was", "the plot was"], columns=columns)
-    assert torch.equal(TextReward(function, prior)(asked, response), truth)
+    questions = prior.encode(["the film was", "the plot was"], columns=columns)
+    assert torch.equal(TextReward(function, prior)(questions, response), truth)
 
 
-def test_function_of_texts_sees_texts_alone_and_may_be_asynchronous(prior, asked, response):
+def test_function_of_texts_sees_texts_alone_and_may_be_asynchronous(prior, questions, response):
     async def lengths(texts):
         await asyncio.sleep(0)
         return [len(text) for text in texts]
 
-    values = TextReward(lengths, prior)(asked, response)
+    values = TextReward(lengths, prior)(questions, response)
     plain = TextReward(lambda texts: list(map(len, texts)), prior)
-    assert torch.equal(values, plain(asked, response))
+    assert torch.equal(values, plain(questions, response))
 
 
-def test_posterior_given_the_answer_is_exact(prior, asked, truth):
+def test_posterior_given_the_answer_is_exact(prior, questions, truth):
     """Equal texts with different answers are two prompts with two posteriors."""
     equal = prior.encode(["the film was"] * 2, columns={"answer": ANSWERS["answer"]})
     model = AlignmentModel(prior, TextReward(trl, prior, upper_bound=1.0), beta=0.5)
@@ -155,14 +155,14 @@ def test_posterior_given_the_answer_is_exact(prior, asked, truth):
     assert exact.log_z[0] > exact.log_z[1]
 
 
-def test_asynchronous_function_runs_inside_a_running_loop(prior, asked, response, truth):
+def test_asynchronous_function_runs_inside_a_running_loop(prior, questions, response, truth):
     async def notebook():
-        return TextReward(verifiers, prior)(asked, response)
+        return TextReward(verifiers, prior)(questions, response)
 
     assert torch.equal(asyncio.run(notebook()), truth)
 
 
-def test_asynchronous_calls_run_at_the_same_time_in_one_loop(prior, asked, response):
+def test_asynchronous_calls_run_at_the_same_time_in_one_loop(prior, questions, response):
     loops, running, most = set(), 0, 0
 
     async def slow(completion):
@@ -176,12 +176,12 @@ def test_asynchronous_calls_run_at_the_same_time_in_one_loop(prior, asked, respo
 
     reward = TextReward(slow, prior, cache_size=0)
     for part in response[:20].split(10):
-        reward(asked, part)
+        reward(questions, part)
     assert most == 20
     assert len(loops) == 1
 
 
-def test_exchange_that_came_before_is_not_scored_again(prior, asked, response):
+def test_exchange_that_came_before_is_not_scored_again(prior, questions, response):
     seen = []
 
     def counting(completions, answer):
@@ -189,10 +189,12 @@ def test_exchange_that_came_before_is_not_scored_again(prior, asked, response):
         return [0.0] * len(completions)
 
     reward = TextReward(counting, prior)
-    reward(asked, response[:5])
-    reward(asked, response[:6])
+    reward(questions, response[:5])
+    reward(questions, response[:6])
     assert len(seen) == len(set(seen)) == 12
-    reward(asked[[1, 0]], response[:6].flip(1))  # told apart by position, not by place in a batch
+    reward(
+        questions[[1, 0]], response[:6].flip(1)
+    )  # told apart by position, not by place in a batch
     assert len(seen) == 12
 
 
@@ -265,13 +267,13 @@ def test_parameters_of_no_signature_are_refused_by_name(prior, function, names, 
         TextReward(function, prior, name="mine")
 
 
-def test_missing_column_is_named_with_the_columns_and_the_reward(prior, asked, response):
+def test_missing_column_is_named_with_the_columns_and_the_reward(prior, questions, response):
     def exact(completions, solution, **kwargs):
         raise AssertionError
 
     message = "'exact' needs the column 'solution', and the columns of the prompts are: 'answer', "
     with pytest.raises(LikelihoodError, match=message + "'topic'"):
-        TextReward(exact, prior)(asked, response)
+        TextReward(exact, prior)(questions, response)
     with pytest.raises(LikelihoodError, match="'answer', and the columns of the prompts are: none"):
         TextReward(trl, prior)(prior.encode(["the film was"]), response[:, :1])
 
@@ -281,20 +283,20 @@ def test_choice_of_the_text_is_refused_where_prompt_and_response_are_apart(prior
         TextReward(trl, prior, whole=True)
 
 
-def test_failure_names_the_text(prior, asked, response):
+def test_failure_names_the_text(prior, questions, response):
     async def picky(completion, answer):
         if completion == answer == "good":
             raise KeyError("no such word")
         return 0.0
 
     with pytest.raises(LikelihoodError, match="'picky' failed on the text 'good': KeyError"):
-        TextReward(picky, prior)(asked, response)
+        TextReward(picky, prior)(questions, response)
 
 
 @pytest.mark.parametrize("value", ["0.5", float("nan"), {"reward": 1.0}])
-def test_value_that_is_no_reward_is_shown_with_its_text(prior, asked, response, value):
+def test_value_that_is_no_reward_is_shown_with_its_text(prior, questions, response, value):
     with pytest.raises(LikelihoodError, match=r"'odd' returned .* for the text"):
-        TextReward(lambda solution_str: value, prior, name="odd")(asked, response)
+        TextReward(lambda solution_str: value, prior, name="odd")(questions, response)
 
 
 FILE = """
@@ -324,16 +326,16 @@ def test_function_in_a_file_has_any_signature(prior, response, truth, tmp_path, 
     path.write_text(FILE)
     answers = ANSWERS["answer"]
     columns = {"answer": answers, "ground_truth": answers, "data_source": ["a", "b"]}
-    asked = prior.encode(["the film was", "the plot was"], columns=columns)
-    values = TextReward(user_function(f"{path}:{name}"), prior)(asked, response)
+    questions = prior.encode(["the film was", "the plot was"], columns=columns)
+    values = TextReward(user_function(f"{path}:{name}"), prior)(questions, response)
     expected = truth[:, [0, 0]] if name == "ours" else truth
     assert torch.equal(values, expected)
 
 
 def test_end_of_the_program_inside_an_asynchronous_function_is_an_error(
-    prior, asked, response, tmp_path
+    prior, questions, response, tmp_path
 ):
     path = tmp_path / "mine.py"
     path.write_text(FILE)
     with pytest.raises(LikelihoodError, match="raised SystemExit"):
-        TextReward(user_function(f"{path}:ends"), prior)(asked, response)
+        TextReward(user_function(f"{path}:ends"), prior)(questions, response)
