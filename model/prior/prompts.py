@@ -88,9 +88,12 @@ class Prompts:
             counts = f"{len(rows)} rows of token ids for {len(texts)} texts"
             raise ValueError(f"got {counts}, expected one each and none of them empty")
         longest = max(len(row) for row in rows)
-        ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=device)
-        lengths = torch.tensor([len(row) for row in rows], device=device)
-        mask = torch.arange(longest, device=device) >= longest - lengths[:, None]
+        ids = torch.zeros(len(rows), longest, dtype=torch.long)
+        for n, row in enumerate(rows):
+            ids[n, longest - len(row) :] = torch.tensor(row)
+        lengths = torch.tensor([len(row) for row in rows])
+        mask = torch.arange(longest) >= longest - lengths[:, None]
+        ids, mask = ids.to(device), mask.to(device)
         return cls(tuple(texts), ids, mask, **attributes)
 
     def rows(self) -> list[list[int]]:

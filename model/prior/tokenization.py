@@ -22,6 +22,8 @@ def token_rows(
     """
     settings = {"truncation": False, "padding": False}
     bare = tokenizer(list(texts), **settings, add_special_tokens=False)["input_ids"]
+    if not tokenizer.num_special_tokens_to_add() or (is_chat and all(is_chat)):
+        return bare
     rows = tokenizer(list(texts), **settings)["input_ids"]
     ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
     begun = [_without_end(*pair, ends) for pair in zip(rows, bare, strict=True)]
