@@ -98,6 +98,7 @@ def fit_settings(args: Steer, folder: RunFolder) -> dict[str, Any]:
         "learning_rate": args.learning_rate,
         "clip_norm": args.clip_norm,
         "prompts_per_step": args.prompts_per_step,
+        "micro_batch": args.micro_batch,
         "seed": args.seed,
         "checkpoint_folder": folder.checkpoints,
         "checkpoint_every": args.checkpoint_every,

@@ -89,6 +89,9 @@ class Steer(Arguments):
     """Text file with a prompt on each line. Replaces `--prompts`."""
     prompts_per_step: Annotated[types.Count, TRAINED] | None = None
     """Number of prompts in a step, a random subset. Default: all prompts."""
+    micro_batch: Annotated[types.Count, TRAINED] | None = None
+    """Largest number of responses that are scored and differentiated at a time. The gradient of a
+    step stays the same, its memory falls, and it takes a third longer. Default: all responses."""
     max_new_tokens: types.Length = 12
     """T, the largest number of tokens of a response."""
     temperature: types.Positive = 0.7

@@ -87,6 +87,7 @@ def fit(
     learning_rate: float | None = None,
     clip_norm: float | None = None,
     prompts_per_step: int | None = None,
+    micro_batch: int | None = None,
     seed: int = 0,
     checkpoint_folder: str | Path | None = None,
     checkpoint_every: int = 50,
@@ -133,6 +134,9 @@ def fit(
         clip_norm: upper limit of the gradient's norm beside a learning rate; default no limit.
         prompts_per_step: largest number of prompts in a step; default all. Each epoch has each
             prompt once, in an order by the seed, and prompts of similar length in one step.
+        micro_batch: largest number of responses that are scored and differentiated at a time.
+            The gradient is that of the whole step, the memory that of these responses, at the cost
+            of one more pass of the guide. A resume may change it. Default: all responses.
         seed: random seed.
         checkpoint_folder: folder for checkpoints, which keeps the newest two; default none.
         checkpoint_every: number of steps between checkpoints, besides the last or failed step.
@@ -163,6 +167,8 @@ def fit(
     check_programs(model, guide, prompts)
     if prompts_per_step is not None:
         prompts_per_step = checks.whole_number("prompts_per_step", prompts_per_step)
+    if micro_batch is not None:
+        micro_batch = checks.whole_number("micro_batch", micro_batch, why="responses at a time")
     seed = checks.seed("seed", seed)
     numbers = {"step_kl": step_kl, "learning_rate": learning_rate, "clip_norm": clip_norm}
     objective = new_objective(objective)
@@ -196,7 +202,7 @@ def fit(
         budget.start(state)
         result.warnings = list(state.health.warnings.values())
         record, rollback = DrawRecord(objective, len(prompts)), Rollback(state)
-        svi = checked_svi(model, state, record)
+        svi = checked_svi(model, state, record, micro_batch)
         bar = budget.bar(state, shown=progress)
         try:
             with bar, record.recording():

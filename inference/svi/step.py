@@ -15,6 +15,7 @@ from inference.programs import Program
 from inference.response_site import SameResponses
 from inference.svi.checkpoint.state import FitState, parameters
 from inference.svi.draw_record import DrawRecord
+from inference.svi.micro_batches import in_micro_batches
 from inference.svi.optimizer.trust_region import TrustRegion
 from inference.svi.response_metrics import Metrics, ModelRuns, response_metrics, rewarded
 from inference.svi.step_size import distance_left, step_size
@@ -29,9 +30,12 @@ class NothingToTrainError(ValueError):
     """No gradient reaches any parameter."""
 
 
-def checked_svi(model: Program, state: FitState, record: DrawRecord) -> SVI:
+def checked_svi(
+    model: Program, state: FitState, record: DrawRecord, micro_batch: int | None = None
+) -> SVI:
     """SVI that refuses a loss that is not finite, and a first gradient that trains nothing."""
-    svi = SVI(model, state.guide, state.optimizer, state.objective)
+    model, guide = (in_micro_batches(program, micro_batch) for program in (model, state.guide))
+    svi = SVI(model, guide, state.optimizer, state.objective)
     loss_and_grads, trains = svi.loss_and_grads, False
 
     def checked(*args: Any, **kwargs: Any) -> Any:
@@ -45,7 +49,7 @@ def checked_svi(model: Program, state: FitState, record: DrawRecord) -> SVI:
         draws = record.take()
         if isinstance(state.optimizer, TrustRegion):
             record.check(draws)
-            state.optimizer.measure = partial(step_size, state.guide, draws)
+            state.optimizer.measure = partial(step_size, guide, draws)
             state.optimizer.distance = distance_left(draws)
         return loss
 

@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from model.networks.checks import check_causal, checked_network, evaluating
+from model.networks.head import logits_of, splits_head
 from model.networks.positions import (
     first_position,
     longest_context,
@@ -20,6 +21,8 @@ from model.networks.positions import (
 )
 from model.prior.prompts import Prompts
 
+ROOM = 1 << 28
+"""Smallest memory, in bytes, for the keys and values of responses that are read together."""
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 """Kinds of layer with keys and values by position, whose state can be selected row by row."""
 
@@ -60,6 +63,7 @@ class CachedDecoder(nn.Module):
 
     Attributes:
         context: most tokens, of prompt and response, that the network reads; None without a limit.
+        splits_head: see `SplitsHead`; False for networks whose own code cannot be divided.
     """
 
     def __init__(self, network: PreTrainedModel, max_new_tokens: int) -> None:
@@ -78,6 +82,7 @@ class CachedDecoder(nn.Module):
         self._keeps_last_logits = "logits_to_keep" in arguments
         self._padding, self._first_position = padding_position(network), first_position(network)
         self.context = longest_context(network)
+        self.splits_head = splits_head(network)
         self.requires_grad_(False)
         self.zero_grad(set_to_none=True)
 
@@ -104,6 +109,25 @@ class CachedDecoder(nn.Module):
         """See `Decoder`."""
         return self._run(state, ids)
 
+    def extend_states(self, state: CachedState, ids: Tensor) -> CachedState:
+        """See `SplitsHead`."""
+        return self._run(state, ids, skip_head=True)[1]
+
+    def logits_of(self, hidden: Tensor) -> Tensor:
+        """See `SplitsHead`. The network's own code scales or caps the logits."""
+        return logits_of(self.network, hidden)
+
+    @property
+    def room(self) -> int:
+        """Number of tokens whose keys and values take the memory of the weights, or `ROOM`."""
+        config = self.network.config.get_text_config()
+        num_heads = config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // num_heads
+        num_heads = getattr(config, "num_key_value_heads", None) or num_heads
+        num_bytes = 2 * config.num_hidden_layers * num_heads * width * self.network.dtype.itemsize
+        weights = sum(parameter.nbytes for parameter in self.network.parameters())
+        return max(ROOM, weights) // num_bytes
+
     def read(self, embeddings: Tensor) -> Any:
         """Read M input embeddings `[M, H]`. Returns a cache of one row, a `prefix` for `start`."""
         evaluating(self.network)
@@ -116,9 +140,17 @@ class CachedDecoder(nn.Module):
         return CachedState(cache, num_read, mask, positions, torch.empty(0, device=mask.device))
 
     def _run(
-        self, state: CachedState, tokens: Tensor, *, last_only: bool = False
+        self,
+        state: CachedState,
+        tokens: Tensor,
+        *,
+        last_only: bool = False,
+        skip_head: bool = False,
     ) -> tuple[Tensor, CachedState]:
-        """Read L more tokens: their ids `[B, L]`, or their input embeddings `[B, L, H]`."""
+        """Read L more tokens: their ids `[B, L]`, or their input embeddings `[B, L, H]`.
+
+        With `skip_head` the logits are empty.
+        """
         name = "inputs_embeds" if tokens.is_floating_point() else "input_ids"
         start, end, positions = state.num_read, state.num_read + tokens.shape[1], state.positions
         if self._padding is not None and name == "input_ids":
@@ -140,7 +172,7 @@ class CachedDecoder(nn.Module):
             if last_only:
                 states = states.clone(memory_format=torch.contiguous_format)
             hidden.append(states)
-            return (states, *inputs[1:])
+            return (states[:, :0] if skip_head else states, *inputs[1:])
 
         # a hook, since some networks scale or cap the logits of the output layer
         hook = self.network.get_output_embeddings().register_forward_pre_hook(record)

@@ -28,6 +28,27 @@ class Decoder(Protocol):
 
 
 @runtime_checkable
+class SplitsHead(Protocol):
+    """A decoder whose logits are a function of its hidden states, one state at a time.
+
+    Responses are then scored without the logits of all tokens in memory at once.
+
+    Attributes:
+        splits_head: True if the two methods work.
+    """
+
+    splits_head: bool
+
+    @abstractmethod
+    def extend_states(self, state: Any, ids: Tensor) -> Any:
+        """`Decoder.extend` without logits: a state whose `hidden` `[B, L, H]` has theirs."""
+
+    @abstractmethod
+    def logits_of(self, hidden: Tensor) -> Tensor:
+        """Logits `[C, V]` of hidden states `[C, H]`."""
+
+
+@runtime_checkable
 class RevealsTwist(Protocol):
     """A decoder whose distribution is the prior reweighted by exp(psi) at every token."""
 

@@ -1,12 +1,14 @@
 """Logits of the next token: draw a token, or score a token."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 CHUNK = 1 << 22
-"""Number of logits widened at a time: 16 MiB in float32."""
+"""Number of logits at a time, 16 MiB in float32: computed from hidden states, or widened."""
 
 
 def scaled(logits: Tensor, temperature: float) -> Tensor:
@@ -16,20 +18,39 @@ def scaled(logits: Tensor, temperature: float) -> Tensor:
 
 
 def sample_token(logits: Tensor, temperature: float) -> Tensor:
-    """One token id for each row of logits, `[B, V]` -> `[B]`, from softmax(logits / temperature).
+    """One token id for each row of logits, `[B, V]` -> `[B]`, as by `draw_token`."""
+    uniform = uniform_numbers(len(logits), logits.device)
+    return draw_token(logits, temperature, uniform)[0]
+
+
+def draw_token(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """One token for each row of logits, `[B, V]`, from softmax(logits / temperature).
 
     By inversion of the distribution function, with one uniform number a row where
     `torch.multinomial` draws V. The sum is in float64, so that rare tokens keep their probability.
+
+    Args:
+        uniform: `[B]`, see `uniform_numbers`.
+
+    Returns:
+        Token ids and their log-probabilities, nats, `[B]`.
     """
-    cdf = scaled(logits, temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
+    prob = scaled(logits, temperature).softmax(-1)
+    cdf = prob.cumsum(-1, dtype=torch.float64)
     total = cdf[:, -1:]
     if bool(total.isnan().any()):
         raise FloatingPointError(
             "the network's logits are NaN: its weights are, or its half-precision type overflows "
             "(try float32), or its attention reads padding"
         )
-    threshold = torch.rand(len(cdf), 1, dtype=cdf.dtype, device=cdf.device).mul_(total)
-    return torch.searchsorted(cdf, threshold, right=True).squeeze(1).clamp_(max=cdf.shape[-1] - 1)
+    token = torch.searchsorted(cdf, uniform[:, None] * total, right=True)
+    token = token.clamp_(max=cdf.shape[-1] - 1)
+    return token.squeeze(1), prob.gather(-1, token).squeeze(1).log()
+
+
+def uniform_numbers(number: int, device: torch.device) -> Tensor:
+    """Random numbers between 0 and 1 for `number` tokens, `[B]`, float64."""
+    return torch.rand(number, dtype=torch.float64, device=device)
 
 
 def token_log_prob(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:
@@ -48,7 +69,7 @@ class _TokenLogProb(torch.autograd.Function):
         flat, flat_ids = logits.reshape(-1, logits.shape[-1]), ids.reshape(-1, 1)
         log_prob = [
             scaled(flat[rows], temperature).log_softmax(-1).gather(-1, flat_ids[rows])
-            for rows in _chunks(flat)
+            for rows in _chunks(flat, flat.shape[-1])
         ]
         ctx.save_for_backward(flat, flat_ids)
         ctx.temperature, ctx.shape = temperature, logits.shape
@@ -60,13 +81,79 @@ class _TokenLogProb(torch.autograd.Function):
         flat, flat_ids = ctx.saved_tensors
         scale = grad.reshape(-1, 1) / ctx.temperature
         grad_logits = torch.empty_like(flat)
-        for rows in _chunks(flat):
+        for rows in _chunks(flat, flat.shape[-1]):
             grad_rows = scaled(flat[rows], ctx.temperature).softmax(-1).mul_(-scale[rows])
             grad_rows.scatter_add_(-1, flat_ids[rows], scale[rows])
             grad_logits[rows] = grad_rows.to(flat.dtype)
         return grad_logits.view(ctx.shape), None, None
 
 
-def _chunks(flat: Tensor) -> list[slice]:
-    size = max(1, CHUNK // flat.shape[-1])
-    return [slice(start, start + size) for start in range(0, len(flat), size)]
+def token_log_prob_of_states(
+    head: Callable[[Tensor], Tensor], hidden: Tensor, ids: Tensor, temperature: float, size: int
+) -> Tensor:
+    """`token_log_prob` of logits `head(hidden)`, which are computed for a chunk at a time.
+
+    The logits are not kept for the gradient. While the head's own parameters do not train, the
+    gradient with respect to a hidden state is the incoming gradient times a vector that the forward
+    pass already computes. Otherwise the backward pass computes the logits again.
+
+    Args:
+        head: hidden states `[C, H]` -> logits `[C, V]`, each row by itself.
+        hidden: `[..., H]`, hidden states.
+        ids: `[...]`, token ids.
+        temperature: divides the logits.
+        size: V, number of logits of a state.
+    """
+    flat, flat_ids = hidden.reshape(-1, hidden.shape[-1]), ids.reshape(-1)
+    head_trains = torch.is_grad_enabled() and head(flat[:0].detach()).requires_grad
+    if torch.is_grad_enabled() and flat.requires_grad and not head_trains:
+        return _StatesLogProb.apply(flat, flat_ids, head, temperature, size).view(ids.shape)
+
+    def log_prob(states: Tensor, ids: Tensor) -> Tensor:
+        return token_log_prob(head(states), ids, temperature)
+
+    parts = []
+    for rows in _chunks(flat, size):
+        part = (flat[rows], flat_ids[rows])
+        parts.append(recomputed(log_prob, *part) if head_trains else log_prob(*part))
+    return torch.cat(parts).view(ids.shape)
+
+
+def recomputed(function: Callable, *arguments: Any) -> Any:
+    """function(*arguments), computed again in the backward pass instead of held for it."""
+    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+
+
+class _StatesLogProb(torch.autograd.Function):
+    """`token_log_prob_of_states` with d log p / d hidden, `[C, H]`, from the forward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        ids: Tensor,
+        head: Callable[[Tensor], Tensor],
+        temperature: float,
+        size: int,
+    ) -> Tensor:
+        slopes, log_probs = torch.empty_like(hidden), []
+        for rows in _chunks(hidden, size):
+            with torch.enable_grad():
+                states = hidden[rows].detach().requires_grad_()
+                log_prob = token_log_prob(head(states), ids[rows], temperature)
+                (slopes[rows],) = torch.autograd.grad(log_prob.sum(), states)
+            log_probs.append(log_prob.detach())
+        ctx.save_for_backward(slopes)
+        return torch.cat(log_probs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (slopes,) = ctx.saved_tensors
+        grad_hidden = grad[:, None] * slopes
+        return grad_hidden.to(slopes.dtype), None, None, None, None
+
+
+def _chunks(flat: Tensor, size: int) -> list[slice]:
+    length = max(1, CHUNK // size)
+    return [slice(start, start + length) for start in range(0, len(flat), length)]

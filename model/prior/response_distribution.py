@@ -6,7 +6,8 @@ A truncated response has the probability of its prefix, and a row that is no res
 probability 0 (see `ResponseSpace`), so that the probabilities of all rows sum to 1.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -16,23 +17,33 @@ from torch.distributions import constraints
 
 from model.common.provenance import through
 from model.common.thread_lock import one_thread
-from model.prior.decoder import Decoder
-from model.prior.logits import sample_token, scaled, token_log_prob
+from model.prior.chunks import chunks, groups
+from model.prior.decoder import Decoder, SplitsHead
+from model.prior.logits import (
+    CHUNK,
+    draw_token,
+    recomputed,
+    scaled,
+    token_log_prob,
+    token_log_prob_of_states,
+    uniform_numbers,
+)
 from model.prior.prompts import Prompts
 from model.prior.response_space import ResponseSpace
 
+LIGHT = 8
+"""Number of responses without gradient that are read in the place of one response with gradient.
+Their keys and values take less memory than the activations of the one."""
+DROP = 0.75
+"""Largest share of unfinished sequences in a decode at which the finished sequences are dropped.
+Dropping copies the cache of the others."""
 
-class _Pass(NamedTuple):
-    """Logits of one parallel pass, with the states behind the logits.
 
-    `first` `[N, V]` is of the first token of each prompt; `rest` `[B, L - 1, V]` is of the later
-    tokens of each response, None if L is 1.
-    """
+class _Start(NamedTuple):
+    """One pass over N prompts: logits `[N, V]` of the first token, and the state after the pass."""
 
-    first: Tensor
-    first_state: Any
-    rest: Tensor | None = None
-    rest_state: Any = None
+    logits: Tensor
+    state: Any
 
 
 class ResponseDistribution(TorchDistribution):
@@ -45,11 +56,17 @@ class ResponseDistribution(TorchDistribution):
         response = distribution.sample((8,))  # [8, N, T]
         distribution.log_prob(response)  # [8, N], nats
 
+    Where there is no gradient, large batches are read in chunks, so that the memory of a pass does
+    not grow with the number of responses. `in_micro_batches` divides passes with gradient too.
+
     Args:
         decoder: the autoregressive model.
         prompts: N prompts.
         space: the set of responses.
         temperature: divides the logits, in `sample` and in `log_prob`.
+
+    Attributes:
+        micro_batch: see `in_micro_batches`; None for passes over the whole batch.
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 - Pyro's name and type
@@ -68,6 +85,8 @@ class ResponseDistribution(TorchDistribution):
         space.check(prompts)
         self.decoder, self.prompts = decoder, prompts
         self.space, self.temperature = space, temperature
+        self.micro_batch: int | None = None
+        self._start: _Start | None = None  # the pass over the prompts, once it is done
         # the prompt of each place of the batch
         self._rows = torch.arange(len(prompts), device=prompts.ids.device)
         event_shape = torch.Size([space.max_new_tokens])
@@ -91,45 +110,85 @@ class ResponseDistribution(TorchDistribution):
         new._batch_shape = new._rows.shape
         return new
 
-    @one_thread
-    @torch.no_grad()
+    def in_micro_batches(self, size: int | None) -> Self:
+        """The same distribution, read with gradient for at most `size` responses at a time.
+
+        Values and gradients are those of the whole batch, up to rounding. The backward pass reads
+        each micro-batch again, and holds the activations of one micro-batch at a time.
+        """
+        new = copy.copy(self)
+        new.micro_batch = size
+        return new
+
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw responses token by token. Returns `sample_shape + batch_shape + [T]`, token ids."""
+        return self.sample_and_log_prob(sample_shape)[0]
+
+    @one_thread
+    @torch.no_grad()
+    def sample_and_log_prob(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+        """Draw responses, and return `log_prob` of each from the same pass, without gradient.
+
+        `log_prob` rounds differently. In half precision the log-probability of the decode is the
+        exact one of the draws.
+
+        Returns:
+            Token ids `sample_shape + batch_shape + [T]`; nats, `sample_shape + batch_shape`.
+        """
         if torch.jit.is_tracing():
             raise NotImplementedError(
                 "a response is drawn token by token until it ends, and `torch.jit` would repeat "
                 "the first draw's loop: use `Trace_ELBO` or `LeaveOneOut_ELBO`, without `Jit`"
             )
         rows = self._rows.expand(*sample_shape, *self._rows.shape)
-        return self._decode(rows.flatten()).view(*rows.shape, -1)
+        response, log_prob = self._decode(rows.flatten())
+        return response.view(*rows.shape, -1), log_prob.view(rows.shape)
 
     @one_thread
     @torch.no_grad()
     def sample_suffix(self, value: Tensor, start: Tensor) -> Tensor:
         """Draw the suffix of responses `[..., N, T]` from `start` `[..., N]`, given the prefix."""
-        value, _, rows, shape = self._flat(value)
-        return self._decode(rows, value, start.expand(shape[:-1]).reshape(-1)).view(shape)
+        value, rows, shape = self._flat(value)
+        start = start.expand(shape[:-1]).reshape(-1)
+        return self._decode(rows, value, start)[0].view(shape)
 
     def _decode(
         self, rows: Tensor, value: Tensor | None = None, start: Tensor | None = None
-    ) -> Tensor:
-        """Responses `[B, T]` to the prompts at `rows` `[B]`, with the prefix `value[:, :start]`."""
-        logits, state = self.decoder.start(self.prompts)
-        logits, state = logits[rows], state.select(rows)
+    ) -> tuple[Tensor, Tensor]:
+        """Responses `[B, T]` to the prompts at `rows` `[B]`, with the prefix `value[:, :start]`.
+
+        Finished responses leave the batch. The random numbers of a response depend neither on
+        that nor on chunks. Also returns the log-probabilities of whole responses, `[B]`.
+        """
         num_tokens = self.event_shape[0]
         response = rows.new_full((len(rows), num_tokens), self.space.pad_id)
-        ended = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
-        for t in range(num_tokens):
-            token = sample_token(logits, self.temperature)
-            if value is not None and start is not None:
-                token = torch.where(t < start, value[:, t], token)
-            response[:, t] = token.masked_fill(ended, self.space.pad_id)
-            ended |= torch.isin(token, self.space.end_ids)
-            if t + 1 == num_tokens or bool(ended.all()):
-                break
-            logits, state = self.decoder.extend(state, response[:, t : t + 1])
-            logits = logits[:, -1]
-        return response
+        log_prob = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+        uniform: list[Tensor] = []  # [B] for each position that has been reached
+        for places, part, _ in self._parts(rows, [num_tokens] * len(rows)):
+            first, state = part._read_prompts()
+            logits, state = first[part._rows], state.select(part._rows)
+            active = torch.arange(len(rows), device=rows.device) if places is None else places
+            ended = torch.zeros_like(active, dtype=torch.bool)
+            for t in range(num_tokens):
+                if t == len(uniform):
+                    uniform.append(uniform_numbers(len(rows), rows.device))
+                token, log_p = draw_token(logits, self.temperature, uniform[t][active])
+                if value is not None and start is not None:
+                    token = torch.where(t < start[active], value[active, t], token)
+                token = token.masked_fill(ended, self.space.pad_id)
+                response[active, t] = token
+                log_prob[active] += log_p.masked_fill(ended, 0.0)
+                ended |= torch.isin(token, self.space.end_ids)
+                num_left = len(ended) - int(ended.sum())
+                if t + 1 == num_tokens or num_left == 0:
+                    break
+                if num_left <= DROP * len(ended):
+                    left = (~ended).nonzero().squeeze(1)
+                    state, active, token = state.select(left), active[left], token[left]
+                    ended = ended[left]
+                logits, state = self.decoder.extend(state, token[:, None])
+                logits = logits[:, -1]
+        return response, log_prob
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(response), nats, `[..., N]` for `[..., N, T]`; -inf if a row is no response."""
@@ -143,9 +202,8 @@ class ResponseDistribution(TorchDistribution):
 
     def log_prob_per_token(self, value: Tensor) -> Tensor:
         """log p(x_t | prompt, x_<t), nats: `[..., N, T]`, 0 at padding; `log_prob` is the sum."""
-        value, is_token, rows, shape = self._flat(value)
-        one_pass = self._read(value, is_token, rows)
-        return self._log_prob_of(value, is_token, rows, one_pass).view(shape)
+        (per_token,) = self.in_chunks(lambda part, value: part._scored(value)[:1], value)
+        return per_token
 
     def log_prob_and_hidden(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """`log_prob_per_token`, and the hidden states below the logits, `[..., N, T, H]`.
@@ -153,53 +211,133 @@ class ResponseDistribution(TorchDistribution):
         The state at t has read the prompt and x_<t. Both are 0 at padding. A `TypeError` if the
         decoder does not reveal its states.
         """
-        value, is_token, rows, shape = self._flat(value)
-        one_pass = self._read(value, is_token, rows)
-        hidden = [_hidden(one_pass.first_state)[rows, -1:]]
-        if one_pass.rest_state is not None:
-            hidden.append(_hidden(one_pass.rest_state))
-        per_token = self._log_prob_of(value, is_token, rows, one_pass).view(shape)
-        return per_token, _fill(torch.cat(hidden, 1), is_token).view(*shape, -1)
+
+        def both(part: Self, value: Tensor) -> tuple[Tensor, Tensor]:
+            per_token, state = part._scored(value)
+            hidden = [_hidden(part._read_prompts().state)[part._rows, -1:]]
+            if state is not None:
+                hidden.append(_hidden(state))
+            return per_token, _fill(torch.cat(hidden, 1), self.space.is_token(value))
+
+        per_token, hidden = self.in_chunks(both, value)
+        return per_token, hidden
 
     def next_token_logits(self, value: Tensor) -> Tensor:
         """Logits of p(. | prompt, x_<t), temperature applied, `[..., N, T, V]`; all 0 at padding.
 
-        For objectives that sum over the vocabulary; `log_prob` never holds this much.
+        For sums over the vocabulary: inside a function of `in_chunks`, for the logits of a chunk
+        alone. `log_prob` never holds this much.
         """
-        value, is_token, rows, shape = self._flat(value)
-        first, _, rest, _ = self._read(value, is_token, rows)
-        logits = first[rows, None] if rest is None else torch.cat([first[rows, None], rest], 1)
-        return _fill(scaled(logits, self.temperature), is_token).view(*shape, -1)
 
-    def _flat(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor, torch.Size]:
-        """B responses and their mask, `[B, T]`, the prompt of each, `[B]`, and the full shape."""
+        def logits_of(part: Self, value: Tensor) -> tuple[Tensor]:
+            is_token = self.space.is_token(value)
+            first, state = part._read_prompts()
+            logits, longest = first[part._rows, None], int(is_token.any(0).sum())
+            if longest > 1:
+                state = state.select(part._rows)
+                later, _ = self.decoder.extend(state, value[:, : longest - 1])
+                logits = torch.cat([logits, later], 1)
+            return (_fill(scaled(logits, self.temperature), is_token),)
+
+        (logits,) = self.in_chunks(logits_of, value)
+        return logits
+
+    def in_chunks(
+        self, function: Callable[[Self, Tensor], tuple[Tensor, ...]], value: Tensor
+    ) -> tuple[Tensor, ...]:
+        """A function of responses `[..., N, T]`, computed for a chunk of the batch at a time.
+
+        The function takes this distribution with batch shape `[B']`, and B' responses `[B', T]`. It
+        returns tensors `[B', ...]`, with gradient. The results have the shapes `[..., N, ...]`. The
+        backward pass computes the function of each micro-batch again.
+        """
+        value, rows, shape = self._flat(value)
+        lengths = self.space.is_token(value).sum(1).tolist()
+        all_places, results = [], []
+        for places, part, is_micro_batch in self._parts(rows, lengths):
+            chunk = (part, value if places is None else value[places])
+            results.append(recomputed(function, *chunk) if is_micro_batch else function(*chunk))
+            if places is not None:
+                all_places.append(places)
+        whole = results[0]
+        if all_places:
+            order = torch.cat(all_places).argsort()
+            whole = tuple(torch.cat(parts)[order] for parts in zip(*results, strict=True))
+        return tuple(tensor.view(*shape[:-1], *tensor.shape[1:]) for tensor in whole)
+
+    def alongside(self, other: "ResponseDistribution") -> Self:
+        """This distribution for the prompts of another, such as those of a chunk."""
+        return self._for(other.prompts, other._rows)
+
+    def _for(self, prompts: Prompts, rows: Tensor, start: _Start | None = None) -> Self:
+        """The distribution for the prompts at `rows`, any shape, which `start` has read."""
+        new = self.in_micro_batches(None)
+        new.prompts, new._rows, new._batch_shape = prompts, rows, rows.shape
+        new._start = start
+        return new
+
+    def _flat(self, value: Tensor) -> tuple[Tensor, Tensor, torch.Size]:
+        """B responses `[B, T]`, the prompt of each, `[B]`, and the full shape."""
         batch_shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
         shape = batch_shape + self.event_shape
         rows = self._rows.expand(batch_shape).reshape(-1)
-        value = value.expand(shape).reshape(-1, shape[-1])
-        return value, self.space.is_token(value), rows, shape
+        return value.expand(shape).reshape(-1, shape[-1]), rows, shape
 
-    def _read(self, value: Tensor, is_token: Tensor, rows: Tensor) -> _Pass:
-        """One parallel pass over the responses, up to the last position of any token."""
+    def _parts(
+        self, rows: Tensor, lengths: list[int]
+    ) -> Iterator[tuple[Tensor | None, Self, bool]]:
+        """Chunks of B responses of these lengths to the prompts at `rows` `[B]`.
+
+        Yields:
+            Places of a chunk in the batch, `[B']`, None for the whole batch in its order; the
+            distribution for the chunk, which has read its prompts; and True for a micro-batch.
+        """
+        room, micro_batch = getattr(self.decoder, "room", None), self.micro_batch
+        num_columns = self.prompts.ids.shape[1] + self.space.max_new_tokens
+        size = None if room is None else max(1, room // num_columns)
+        if micro_batch is not None:
+            size = min(LIGHT * micro_batch, size or LIGHT * micro_batch)
+        divided = micro_batch is not None and torch.is_grad_enabled()
+        num_prompts = len(self.prompts) if self._start else micro_batch if divided else size
+        for prompts, group, own_rows in groups(self.prompts, rows, num_prompts):
+            read = self.decoder.start
+            start = self._start or _Start(*(recomputed if divided else _call)(read, prompts))
+            has_gradient = torch.is_grad_enabled() and start.logits.requires_grad
+            own = lengths if group is None else [lengths[place] for place in group.tolist()]
+            parts = chunks(own, micro_batch if has_gradient else size)
+            for part in parts:
+                index = torch.tensor(part, device=rows.device)
+                whole = group is None and len(parts) == 1
+                places = None if whole else index if group is None else group[index]
+                distribution = self._for(prompts, own_rows if whole else own_rows[index], start)
+                yield places, distribution, has_gradient and divided
+
+    def _read_prompts(self) -> _Start:
+        """The pass over the prompts."""
+        return self._start or _Start(*self.decoder.start(self.prompts))
+
+    def _scored(self, value: Tensor) -> tuple[Tensor, Any]:
+        """`log_prob_per_token` of B responses by one parallel pass, and the state after it.
+
+        The pass ends at the last position of any token. The state is None if that is the first.
+        """
+        is_token = self.space.is_token(value)
         longest = int(is_token.any(0).sum())
-        first, state = self.decoder.start(self.prompts)
-        if longest == 1:
-            return _Pass(first, state)
-        later = self.decoder.extend(state.select(rows), value[:, : longest - 1])
-        return _Pass(first, state, *later)
-
-    def _log_prob_of(
-        self, value: Tensor, is_token: Tensor, rows: Tensor, one_pass: _Pass
-    ) -> Tensor:
-        """log p of every token of B responses, `[B, T]`, nats."""
+        first, state = self._read_prompts()
         # [N, V], before the particles of a prompt share it
-        log_first = scaled(one_pass.first, self.temperature).log_softmax(-1)
-        per_token = log_first[rows, value[:, 0]][:, None]
-        if one_pass.rest is not None:
-            ids = value[:, 1 : 1 + one_pass.rest.shape[1]]
-            later = token_log_prob(one_pass.rest, ids, self.temperature)
-            per_token = torch.cat([per_token, later], 1)
-        return _fill(per_token, is_token)
+        log_first = scaled(first, self.temperature).log_softmax(-1)
+        per_token = log_first[self._rows, value[:, 0]][:, None]
+        if longest <= 1:
+            return _fill(per_token, is_token), None
+        read, ids = value[:, : longest - 1], value[:, 1:longest]
+        decoder, state, size = self.decoder, state.select(self._rows), self.space.vocab_size
+        if ids.numel() * size > CHUNK and isinstance(decoder, SplitsHead) and decoder.splits_head:
+            state, head = decoder.extend_states(state, read), decoder.logits_of
+            later = token_log_prob_of_states(head, state.hidden, ids, self.temperature, size)
+        else:
+            logits, state = decoder.extend(state, read)
+            later = token_log_prob(logits, ids, self.temperature)
+        return _fill(torch.cat([per_token, later], 1), is_token), state
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """Every response once, `[S] + batch_shape + [T]`; ones for the batch without `expand`."""
@@ -216,6 +354,10 @@ def _fill(values: Tensor, is_token: Tensor) -> Tensor:
         values = torch.cat([values, zeros], 1)
     mask = is_token.view(is_token.shape + (1,) * (values.dim() - 2))
     return values.masked_fill(~mask, 0.0)
+
+
+def _call(function: Callable, *arguments: Any) -> Any:
+    return function(*arguments)
 
 
 def _hidden(state: Any) -> Tensor:

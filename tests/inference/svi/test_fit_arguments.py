@@ -34,7 +34,7 @@ BAD_COUNTS = [0, -1, 1.0, 1.5, True, "3", math.nan, 10**12]
 ARGUMENTS = [
     *(
         (name, value)
-        for name in ("num_steps", "checkpoint_every", "prompts_per_step")
+        for name in ("num_steps", "checkpoint_every", "prompts_per_step", "micro_batch")
         for value in BAD_COUNTS
     ),
     ("num_steps", None),

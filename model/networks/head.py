@@ -1,0 +1,78 @@
+"""The head of a causal network: its own code from hidden states to logits.
+
+Some networks scale or cap the logits of the output layer. The head is therefore the network's own
+`forward`, around a body that returns hidden states as they are. No list of architectures is needed.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from model.networks.checks import without_head
+
+TOLERANCE = 1e-2
+"""Largest difference that is rounding, in standard deviations of the logits."""
+
+
+class _States(BaseModelOutputWithPast):
+    """Output of a body with hidden states alone: None for all other parts."""
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+class _NoBody(nn.Module):
+    """The body of a network that has read already: returns its input embeddings."""
+
+    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> _States:
+        return _States(last_hidden_state=inputs_embeds)
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The body again: OPT names the part that reads."""
+        return self
+
+
+def logits_of(network: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """Logits `[C, V]` of inputs of the output layer `[C, H]`, scaled and capped by the network."""
+    body = without_head(network)
+    head = copy.copy(network)
+    head._modules = dict(network._modules)
+    head._modules |= {name: _NO_BODY for name, part in head._modules.items() if part is body}
+    mask = torch.ones(1, len(hidden), dtype=torch.long, device=hidden.device)
+    return head(inputs_embeds=hidden[None], attention_mask=mask, use_cache=False).logits[0]
+
+
+@torch.no_grad()
+def splits_head(network: PreTrainedModel) -> bool:
+    """True if `logits_of` gives the logits of the network, and if the network runs on no states."""
+    states: list[Tensor] = []
+
+    def record(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        states.append(inputs[0])
+        return (inputs[0][:, :0], *inputs[1:])
+
+    ids = torch.arange(min(3, network.get_input_embeddings().weight.shape[0]))[None]
+    ids = ids.to(network.device)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+    try:
+        expected = network(**batch).logits[0]
+        hook = network.get_output_embeddings().register_forward_pre_hook(record)
+        try:
+            empty = network(**batch).logits
+        finally:
+            hook.remove()
+        logits = logits_of(network, states[0][0])
+    except Exception:  # any error of the network's own code: the logits are computed whole
+        return False
+    if empty.shape[1] or logits.shape != expected.shape:
+        return False
+    difference = (logits - expected).double().abs().max()
+    return bool(difference <= TOLERANCE * (expected.double().std() + 1e-6))
+
+
+_NO_BODY = _NoBody()

@@ -1,0 +1,128 @@
+"""Micro-batches: the gradient of the whole batch, for every objective, in bounded memory."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor, nn
+
+from guides import GUIDES, FineTuned
+from inference import OBJECTIVES, fit
+from inference.objectives import Objective
+from inference.programs import parameter_scope
+from inference.response_site import ResponseSiteError
+from inference.svi.micro_batches import in_micro_batches
+from model import AlignmentModel, LanguageModel, Prompts
+from tests.inference.conftest import killed_and_resumed
+from tests.model.tiny import PROMPTS, tiny
+
+
+def reward(prompts: Prompts, response: Tensor) -> Tensor:
+    """Different for each response and each prompt."""
+    number = torch.arange(1, len(prompts) + 1)
+    return number * 0.3 * (response == 3).sum(-1) - 0.1 * response[..., 0]
+
+
+def world(dtype: torch.dtype) -> tuple[LanguageModel, AlignmentModel, Prompts]:
+    """A network of moderate weights: large ones amplify the rounding of float32."""
+    prior = tiny("llama", dtype, max_new_tokens=8)
+    with torch.no_grad():
+        for parameter in prior.network.parameters():
+            parameter *= 0.5
+    return prior, AlignmentModel(prior, reward, beta=0.5), prior.encode(PROMPTS)
+
+
+def new_guide(entry: Objective, prior: LanguageModel, prompts: Prompts) -> nn.Module:
+    guide = GUIDES[entry.guide](prior, prompts)
+    guide.jitter(0.1, torch.Generator().manual_seed(0))
+    return guide
+
+
+def gradients(name: str, dtype: torch.dtype, size: int | None) -> list[Tensor]:
+    """Gradients of five steps of an objective, without moving the guide."""
+    prior, model, prompts = world(dtype)
+    entry = OBJECTIVES[name]
+    prompts = prompts[: entry.max_prompts or 3]
+    guide = new_guide(entry, prior, prompts)
+    objective, rows = entry(num_particles=4), []
+    programs = [in_micro_batches(program, size) for program in (model, guide)]
+    pyro.set_rng_seed(1)
+    with parameter_scope(guide):
+        for _ in range(5):
+            guide.zero_grad()
+            objective.loss_and_grads(*programs, prompts)
+            store = dict(pyro.get_param_store().named_parameters())
+            grads = [p.grad for p in store.values() if p.grad is not None]
+            rows.append(torch.cat([grad.flatten() for grad in grads]))
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "tolerance"),
+    [(torch.float64, 1, 1e-12), (torch.float64, 5, 1e-12), (torch.float32, 5, 1e-6)],
+)
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_micro_batches_have_the_gradient_of_the_whole_batch(name, dtype, size, tolerance):
+    whole, divided = gradients(name, dtype, None), gradients(name, dtype, size)
+    for expected, gradient in zip(whole, divided, strict=True):
+        assert expected.norm() > 1e-3
+        assert (gradient - expected).norm() <= tolerance * expected.norm()
+
+
+def trained(size: int | None, objective: str = "leave-one-out", **options) -> Tensor:
+    """Parameters after a fit, in one row."""
+    prior, model, prompts = world(torch.float64)
+    guide = new_guide(OBJECTIVES[objective], prior, prompts)
+    options |= {"objective": OBJECTIVES[objective](num_particles=4), "prompts_per_step": 2}
+    fit(model, guide, prompts, num_steps=6, micro_batch=size, progress=False, **options)
+    return torch.cat([p.detach().flatten() for p in guide.parameters() if p.requires_grad])
+
+
+@pytest.mark.parametrize("objective", ["leave-one-out", "trajectory-balance"])
+def test_a_fit_in_micro_batches_is_the_same_fit(objective):
+    """Same random numbers, and the same steps in nats."""
+    assert torch.allclose(trained(3, objective), trained(None, objective), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("objective", ["leave-one-out", "proximal"])
+def test_a_killed_fit_in_micro_batches_resumes_bit_for_bit(objective, tmp_path):
+    def run(**options):
+        folder = {"checkpoint_folder": tmp_path, "checkpoint_every": 1}
+        return trained(3, objective, **folder, **options)
+
+    assert torch.equal(killed_and_resumed(run, 3), trained(3, objective))
+
+
+def test_a_fit_that_ran_out_of_memory_resumes_in_micro_batches(tmp_path):
+    """The size is no part of the fit's description."""
+    sizes = iter([None, 2])
+
+    def run(**options):
+        folder = {"checkpoint_folder": tmp_path, "checkpoint_every": 1}
+        return trained(next(sizes), **folder, **options)
+
+    assert torch.allclose(killed_and_resumed(run, 3), trained(None), rtol=0, atol=1e-9)
+
+
+def test_no_pass_with_gradient_has_more_responses_than_a_micro_batch():
+    prior, model, prompts = world(torch.float64)
+    guide = FineTuned(prior)
+    num_rows = {True: set(), False: set()}
+
+    def record(_, __, keywords):
+        num_rows[torch.is_grad_enabled()].add(len(keywords["input_ids"]))
+
+    guide.language_model.network.register_forward_pre_hook(record, with_kwargs=True)
+    fit(model, guide, prompts, num_steps=1, micro_batch=2, progress=False)
+    assert max(num_rows[True]) == 2
+    assert max(num_rows[False]) == 16  # draws, of which a cache is kept and no activations
+
+
+def test_draws_that_cannot_be_divided_are_refused_by_name():
+    def guide(prompts):
+        logits = pyro.param("logits", torch.zeros(4, 85))
+        pyro.sample("index", dist.Categorical(logits=logits[0]))
+
+    _, model, prompts = world(torch.float64)
+    with pytest.raises(ResponseSiteError, match=r"'index' has a Categorical.*micro_batch"):
+        fit(model, guide, prompts, num_steps=1, micro_batch=2, progress=False)
