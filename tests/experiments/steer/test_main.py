@@ -382,7 +382,7 @@ def test_micro_batches_are_the_same_run(args):
         for each in (args, replace(args, micro_batch=3))
     ]
     losses, divided = ([record["loss"] for record in metrics] for metrics in records)
-    assert divided == pytest.approx(losses, rel=1e-9)
+    assert divided == pytest.approx(losses, rel=1e-5)
 
 
 def test_prompts_from_a_file(args, tmp_path, capsys):
