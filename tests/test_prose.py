@@ -16,6 +16,7 @@ from guides import GUIDES
 from inference import DIVERGENCES, OBJECTIVES, REWARD_INFERENCE, SAMPLERS
 from inference.diagnostics.kl_estimators import KL_ESTIMATORS
 from inference.samplers.resampling import RESAMPLING
+from inference.targets.fixed_points import TARGETS
 from model import AGGREGATIONS
 from model.registry import FACTORS, REWARDS
 from tests.experiments.scripts import NAMES
@@ -157,6 +158,7 @@ def test_first_words_are_read_in_every_place(tmp_path):
         ("inference", REWARD_INFERENCE),
         ("inference", KL_ESTIMATORS),
         ("inference", DIVERGENCES),
+        ("inference", TARGETS),
         ("inference", RESAMPLING),
         ("model", AGGREGATIONS),
         ("model", REWARDS),

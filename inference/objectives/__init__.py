@@ -12,6 +12,7 @@ from inference.objectives.analytic_kl import AnalyticKL_ELBO
 from inference.objectives.best_of_n import BestOfN_ELBO
 from inference.objectives.contrastive_twist import ContrastiveTwist
 from inference.objectives.f_divergence import DIVERGENCES, FDivergence
+from inference.objectives.grpo import GRPO
 from inference.objectives.leave_one_out import LeaveOneOut_ELBO
 from inference.objectives.log_variance import LogVariance
 from inference.objectives.multi_sample import MultiSample_ELBO
@@ -32,7 +33,8 @@ class Objective:
         min_particles: Fewest particles per prompt that give a gradient.
         max_prompts: Largest number of prompts in a step; None for any number.
         guide: Family in `GUIDES` on which comparisons run the objective.
-        target: Distribution at which the objective has its minimum: `posterior` or `best of n`.
+        target: Distribution that the objective reaches if the guide is rich: `posterior`, `best of
+            n`, or a name in `inference.targets.fixed_points.TARGETS`.
     """
 
     make: Callable[..., ELBO]
@@ -104,6 +106,37 @@ OBJECTIVES: dict[str, Objective] = {
         min_particles=1,
     ),
     "proximal": Objective(Proximal_ELBO, "PPO: the ELBO in several clipped steps on each batch"),
+    "grpo": Objective(
+        GRPO,
+        "GRPO: advantages over their deviation, k3 of tokens as a loss; not the posterior",
+        target="grpo-token-k3",
+    ),
+    "dr-grpo": Objective(
+        partial(GRPO, scale="none", kl_weight=1.0),
+        "Dr. GRPO: advantages in nats, k3 of tokens as a loss; not the posterior",
+        target="token-forward-kl",
+    ),
+    "gspo": Objective(
+        partial(GRPO, ratio="response", length_normalised=True, epochs=4),
+        "GSPO: GRPO with one ratio a response, averaged over tokens; not the posterior",
+        target="grpo-mean-k3",
+    ),
+    "cispo": Objective(
+        partial(GRPO, ratio="constant", epochs=4),
+        "CISPO: GRPO with clipped constant weights; not the posterior",
+        target="grpo-token-k3",
+    ),
+    "rloo": Objective(
+        partial(
+            GRPO,
+            scale="none",
+            baseline="leave-one-out",
+            kl="reward",
+            estimator="k1",
+            kl_weight=1.0,
+        ),
+        "RLOO by the choices of GRPO: the gradient of `leave-one-out`",
+    ),
     "wake-phi": Objective(
         WakePhi,
         "forward KL by self-normalised importance sampling, for each prompt",

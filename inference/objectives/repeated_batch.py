@@ -2,7 +2,7 @@
 
 from abc import ABC
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,7 +27,8 @@ class Batch:
     """Responses `[K, N, T]`, three log densities `[K, N]`, nats, and the number of steps taken.
 
     `log_proposal` is the log density of the distribution that the responses were drawn from; None
-    before the first step, if that distribution is the guide.
+    before the first step, if that distribution is the guide. `per_token` holds tensors by name,
+    `[K, N, T]`, that an objective computes once for the batch.
     """
 
     prompts: Prompts
@@ -36,6 +37,7 @@ class Batch:
     log_likelihood: Tensor
     log_proposal: Tensor | None = None
     num_steps: int = 0
+    per_token: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def log_joint(self) -> Tensor:
@@ -113,6 +115,7 @@ class RepeatedBatchObjective(ResponseObjective, ABC):
             return {}
         prompts = {f"prompts/{name}": part for name, part in batch.prompts.get_state().items()}
         tensors = {name: getattr(batch, name) for name in _TENSORS}
+        tensors |= {f"per_token/{name}": part for name, part in batch.per_token.items()}
         state = prompts | {"num_steps": torch.tensor(batch.num_steps)} | tensors
         return {f"batch/{name}": tensor for name, tensor in state.items()}
 
@@ -120,5 +123,6 @@ class RepeatedBatchObjective(ResponseObjective, ABC):
         self._batch = None
         if state := part_of(state, "batch/"):
             prompts = Prompts.from_state(part_of(state, "prompts/"))
-            tensors = {name: state[name] for name in _TENSORS}
+            tensors: dict[str, Any] = {name: state[name] for name in _TENSORS}
+            tensors["per_token"] = part_of(state, "per_token/")
             self._batch = Batch(prompts, num_steps=int(state["num_steps"].item()), **tensors)

@@ -19,13 +19,14 @@ from inference.targets.fixed_points.filtering import filtering
 from inference.targets.fixed_points.forward_kl import forward_kl
 from inference.targets.fixed_points.grpo import grpo
 from inference.targets.fixed_points.grpo_k3 import grpo_k3
-from inference.targets.fixed_points.grpo_token_k3 import grpo_token_k3
+from inference.targets.fixed_points.grpo_token_k3 import grpo_mean_k3, grpo_token_k3
 from inference.targets.fixed_points.length_normalised import length_normalised
 from inference.targets.fixed_points.mean_mirror_descent import mean_mirror_descent
 from inference.targets.fixed_points.mode_anchored import mode_anchored
 from inference.targets.fixed_points.posterior import posterior
 from inference.targets.fixed_points.problem import NoFixedPointError, Problem
 from inference.targets.fixed_points.quantile import quantile
+from inference.targets.fixed_points.token_forward_kl import token_forward_kl
 
 __all__ = ["TARGETS", "NoFixedPointError", "Problem", "Target"]
 
@@ -54,7 +55,9 @@ TARGETS = {
     "grpo": Target(grpo, "GRPO, advantages over their deviation, exact KL penalty"),
     "grpo-k3": Target(grpo_k3, "GRPO, advantages over their deviation, k3 of the response"),
     "grpo-token-k3": Target(grpo_token_k3, "GRPO, advantages over their deviation, k3 of tokens"),
-    "forward-kl": Target(forward_kl, "reward with a penalty of KL(p0 || q), Dr. GRPO with k3"),
+    "grpo-mean-k3": Target(grpo_mean_k3, "GRPO as first published, GSPO: k3 of tokens, averaged"),
+    "forward-kl": Target(forward_kl, "reward with a penalty of KL(p0 || q)"),
+    "token-forward-kl": Target(token_forward_kl, "Dr. GRPO with k3 of tokens"),
     "chi-squared": Target(chi_squared, "chi-PO, a penalty of KL and chi-squared"),
     "mean-mirror-descent": Target(mean_mirror_descent, "squared residuals with the mean reward"),
     "length-normalised": Target(length_normalised, "FlowRL, balance per token"),

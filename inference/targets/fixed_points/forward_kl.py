@@ -12,39 +12,40 @@ from torch import Tensor
 
 from inference.targets.fixed_points.problem import Problem
 
-STEPS = 200
+STEPS = 70
 """Number of bisections; each halves the bracket of log(Lambda - max r)."""
 
 
 def forward_kl(problem: Problem) -> Tensor:
     """log q, `[S, N]`, nats."""
-    beta = problem.reward.new_full(problem.reward.shape[1:], problem.beta)
-    return forward_kl_of(problem.log_prior, problem.reward, beta)[0]
+    beta = torch.full_like(problem.reward, problem.beta)
+    return forward_kl_of(problem.log_prior, problem.reward, beta)
 
 
-def forward_kl_of(log_prior: Tensor, reward: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-    """Fixed points of many problems side by side.
+def forward_kl_of(log_prior: Tensor, reward: Tensor, beta: Tensor) -> Tensor:
+    """Fixed points beta p0/(Lambda - r) of N problems side by side.
 
-    With d = Lambda - max r, the sum of q is at most 1 at d = beta, and at least 1 at d = beta times
-    the prior's probability of the best responses.
+    With d = Lambda - max r, the sum of q is at most 1 where d is the largest beta, and at least 1
+    where d is the share in it of a best response.
 
     Args:
         log_prior: `[S, N]`, nats; -inf for a response that is no part of a problem.
         reward: `[S, N]`.
-        beta: `[N]`.
+        beta: `[S, N]`, positive.
 
     Returns:
-        log q, `[S, N]`, nats, and Lambda, `[N]`, in units of reward.
+        log q, `[S, N]`, nats.
     """
     is_part = ~log_prior.isneginf()
     best = reward.masked_fill(~is_part, -torch.inf).amax(0)
     gap = (best - reward).clamp(min=0)
-    log_best = log_prior.masked_fill(gap > 0, -torch.inf).logsumexp(0)
-    low, high = beta.log() + log_best, beta.log()
+    log_mass = log_prior + beta.log()
+    low = log_mass.masked_fill(gap > 0, -torch.inf).amax(0)
+    high = beta.masked_fill(~is_part, 0.0).amax(0).log()
     for _ in range(STEPS):
         middle = (low + high) / 2
-        total = (log_prior + beta.log() - (middle.exp() + gap).log()).logsumexp(0)
+        total = (log_mass - (middle.exp() + gap).log()).logsumexp(0)
         low, high = torch.where(total > 0, middle, low), torch.where(total > 0, high, middle)
     distance = ((low + high) / 2).exp()
-    log_guide = log_prior + beta.log() - (distance + gap).log()
-    return log_guide.log_softmax(0), best + distance
+    log_guide = log_mass - (distance + gap).log()
+    return log_guide.log_softmax(0)

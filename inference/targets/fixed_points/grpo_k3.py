@@ -18,7 +18,7 @@ from torch import Tensor
 from inference.targets.fixed_points.forward_kl import forward_kl_of
 from inference.targets.fixed_points.problem import Problem, root
 
-GRID = 400
+GRID = 100
 """Number of values of D, in a geometric series, between which the largest root is bracketed."""
 SPAN = 1e-12
 """Smallest D of the search, as a share of the largest possible D."""
@@ -31,7 +31,7 @@ def grpo_k3(problem: Problem) -> Tensor:
         log_prior, reward = problem.log_prior[:, [n]], problem.reward[:, [n]]
 
         def log_guide(width: float) -> Tensor:
-            return forward_kl_of(log_prior, reward, reward.new_tensor([width]))[0][:, 0]
+            return forward_kl_of(log_prior, reward, torch.full_like(reward, width))[:, 0]
 
         return at_own_spread(log_guide, reward[:, 0], problem.beta)
 

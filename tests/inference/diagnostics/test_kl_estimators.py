@@ -7,7 +7,9 @@ from torch.distributions import Normal
 from inference.diagnostics.kl_estimators import KL_ESTIMATORS
 
 BIAS_AND_SPREAD = {0.1: {"k1": (0, 20.0), "k2": (0.0025, 1.418), "k3": (0, 1.417)}}
+BIAS_AND_SPREAD[0.1]["k3+"] = BIAS_AND_SPREAD[0.1]["k3"]
 BIAS_AND_SPREAD[1.0] = {"k1": (0, 2.0), "k2": (0.25, 1.732), "k3": (0, 1.695)}
+BIAS_AND_SPREAD[1.0]["k3+"] = BIAS_AND_SPREAD[1.0]["k3"]
 
 
 @pytest.mark.parametrize("name", KL_ESTIMATORS)
@@ -24,3 +26,11 @@ def test_bias_and_spread(name, mean):
     bias_ratio, spread_ratio = BIAS_AND_SPREAD[mean][name]
     assert (expected / kl - 1).item() == pytest.approx(bias_ratio, abs=1e-4)
     assert (spread / kl).item() == pytest.approx(spread_ratio, abs=2e-3)
+
+
+def test_k3_plus_has_the_value_of_k3_and_the_gradient_of_k2():
+    log_ratio = torch.tensor([-1.5, 0.0, 2.0], dtype=torch.float64, requires_grad=True)
+    value = KL_ESTIMATORS["k3+"](log_ratio)
+    assert torch.equal(value, KL_ESTIMATORS["k3"](log_ratio))
+    (gradient,) = torch.autograd.grad(value.sum(), log_ratio)
+    assert torch.equal(gradient, log_ratio)

@@ -1,7 +1,6 @@
 """The exact expected update of each trainer, over all responses, vanishes at its target alone."""
 
 import math
-from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -14,8 +13,8 @@ from inference.targets.fixed_points import TARGETS, NoFixedPointError, Problem
 from inference.targets.fixed_points.best_of_n import best_of_n, soft_best_of_n
 from inference.targets.fixed_points.mean_mirror_descent import mean_mirror_descent
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
+from tests.inference.targets.fixed_points.updates import THRESHOLD, UPDATES
 
-THRESHOLD = {"mode-anchored": {"threshold": 0.8}, "filtering": {"threshold": 0.8}}
 BETA = 0.9
 
 
@@ -36,119 +35,6 @@ def binary(success: float, beta: float) -> Problem:
     return Problem(prior.log(), torch.tensor([[0.0], [1.0]]), beta)
 
 
-# Updates: scalars whose gradient by the logits of q is the expected update
-
-
-def advantage(q: Tensor, reward: Tensor) -> Tensor:
-    mean = (q * reward).sum(0)
-    return ((reward - mean) / (q * (reward - mean).square()).sum(0).sqrt()).detach()
-
-
-def regularised(reward: Callable[[Problem], Tensor]) -> Callable[[Tensor, Problem], Tensor]:
-    def update(log_q: Tensor, p: Problem) -> Tensor:
-        return (log_q.exp() * (reward(p) - p.beta * (log_q - p.log_prior))).sum()
-
-    return update
-
-
-def grpo_update(log_q: Tensor, p: Problem) -> Tensor:
-    q = log_q.exp()
-    penalty = p.beta * (q * (log_q - p.log_prior)).sum()
-    return (q.detach() * advantage(q, p.reward) * log_q).sum() - penalty
-
-
-def k3(log_ratio: Tensor) -> Tensor:
-    """k3 of log p0 - log q."""
-    return log_ratio.exp() - 1 - log_ratio
-
-
-def grpo_k3_update(log_q: Tensor, p: Problem) -> Tensor:
-    q = log_q.exp()
-    gain = advantage(q, p.reward) * log_q - p.beta * k3(p.log_prior - log_q)
-    return (q.detach() * gain).sum()
-
-
-def per_token(log_prob: Tensor, response: Tensor) -> Tensor:
-    """log p(x_t | x_<t) of all responses, `[S, N, T]`, from their log p, by sums over prefixes."""
-    columns = []
-    for n in range(response.shape[1]):
-        masses = [log_prob[:, n].logsumexp(0).expand(len(response))]
-        for t in range(1, response.shape[2] + 1):
-            prefix = response[:, n, :t]
-            same = (prefix[:, None] == prefix).all(-1)  # [S, S]
-            rows = log_prob[:, n].expand_as(same).masked_fill(~same, -torch.inf)
-            masses.append(rows.logsumexp(1))
-        columns.append(torch.stack(masses, -1).diff(dim=-1))
-    return torch.stack(columns, 1)
-
-
-def grpo_token_k3_update(log_q: Tensor, p: Problem) -> Tensor:
-    assert p.response is not None
-    q = log_q.exp()
-    tokens, prior = per_token(log_q, p.response), per_token(p.log_prior, p.response)
-    gain = advantage(q, p.reward) * log_q - p.beta * k3(prior - tokens).sum(-1)
-    return (q.detach() * gain).sum()
-
-
-def forward_kl_update(log_q: Tensor, p: Problem) -> Tensor:
-    return (log_q.exp() * p.reward + p.beta * p.log_prior.exp() * log_q).sum()
-
-
-def chi_squared_update(log_q: Tensor, p: Problem) -> Tensor:
-    z, prior = (log_q - p.log_prior).exp(), p.log_prior.exp()
-    return (prior * (z * p.reward - p.beta * (z * z.log() + (z - 1).square() / 2))).sum()
-
-
-def mean_mirror_descent_update(log_q: Tensor, p: Problem) -> Tensor:
-    prior = p.log_prior.exp()
-    centred = p.reward - (prior * p.reward).sum(0)
-    return -(prior * (centred - p.beta * (log_q - p.log_prior)).square()).sum()
-
-
-def length_normalised_update(log_q: Tensor, p: Problem) -> Tensor:
-    assert p.length is not None
-    log_ratio = (log_q - p.log_prior) / p.length
-    residual = p.reward / p.beta - log_ratio
-    log_z = (log_q.exp() * residual).sum(0).detach()  # the best log Z for this q
-    return -(log_q.exp().detach() * (residual - log_z).square()).sum()
-
-
-def anchored_reward(p: Problem) -> Tensor:
-    threshold = THRESHOLD["mode-anchored"]["threshold"]
-    reward = p.reward.clone()
-    for n in range(reward.shape[1]):
-        above = [i for i in range(len(reward)) if p.reward[i, n] >= threshold]
-        anchor = max(above, key=lambda i: p.log_prior[i, n].item())
-        for i in above:
-            distance = p.log_prior[anchor, n] - p.log_prior[i, n]
-            reward[i, n] = p.reward[anchor, n] + p.beta * distance
-    return reward
-
-
-def quantiles(p: Problem) -> Tensor:
-    below = (p.reward[:, None] <= p.reward).double()  # [S, S, N]
-    return (p.log_prior.exp()[:, None] * below).sum(0)
-
-
-def filtering_update(log_q: Tensor, p: Problem) -> Tensor:
-    is_accepted = p.reward >= THRESHOLD["filtering"]["threshold"]
-    accepted = p.log_prior.exp() * is_accepted
-    return (accepted * log_q.masked_fill(~is_accepted, 0.0)).sum()
-
-
-UPDATES = {
-    "posterior": regularised(lambda p: p.reward),
-    "grpo": grpo_update,
-    "grpo-k3": grpo_k3_update,
-    "grpo-token-k3": grpo_token_k3_update,
-    "forward-kl": forward_kl_update,
-    "chi-squared": chi_squared_update,
-    "mean-mirror-descent": mean_mirror_descent_update,
-    "length-normalised": length_normalised_update,
-    "mode-anchored": regularised(anchored_reward),
-    "filtering": filtering_update,
-    "quantile": regularised(quantiles),
-}
 BY_COUNTING = {"best-of-n", "soft-best-of-n"}
 
 
@@ -177,7 +63,10 @@ def test_constant_reward_leaves_the_prior(name: str, problem: Problem) -> None:
     assert_close(TARGETS[name](flat), flat.log_prior)
 
 
-@pytest.mark.parametrize("name", ["forward-kl", "grpo-k3", "grpo-token-k3", "chi-squared"])
+@pytest.mark.parametrize(
+    "name",
+    ["forward-kl", "token-forward-kl", "grpo-k3", "grpo-token-k3", "grpo-mean-k3", "chi-squared"],
+)
 def test_prior_of_a_tiny_share_for_the_best_response_has_a_target(name: str) -> None:
     log_prior = torch.tensor([[0.0], [-80.0]]).double().log_softmax(0)
     response = torch.tensor([[[0]], [[1]]])
@@ -221,7 +110,13 @@ def test_one_token_makes_both_forms_of_k3_one() -> None:
     response = torch.arange(9).view(9, 1, 1).expand(9, 2, 1)
     length = torch.ones(9, 2).long()
     problem = Problem(log_prior.log_softmax(0), reward, 0.7, response, length)
-    assert_close(TARGETS["grpo-token-k3"](problem), TARGETS["grpo-k3"](problem), atol=1e-9, rtol=0)
+    for of_tokens, of_response in (
+        ("grpo-token-k3", "grpo-k3"),
+        ("grpo-mean-k3", "grpo-k3"),
+        ("token-forward-kl", "forward-kl"),
+    ):
+        pair = TARGETS[of_tokens](problem), TARGETS[of_response](problem)
+        assert_close(*pair, atol=1e-9, rtol=0)
 
 
 def test_chi_squared_keeps_ratios_small(problem: Problem) -> None:
@@ -319,7 +214,7 @@ def test_problem_of_a_model_is_its_enumeration() -> None:
     model = AlignmentModel(prior, TextReward(vader_sentiment, prior), beta=0.4)
     problem = Problem.of(model, prompts)
     assert_close(TARGETS["posterior"](problem), Enumeration(model, prompts).log_posterior)
-    for name in ("grpo-token-k3", "length-normalised"):
+    for name in ("grpo-token-k3", "grpo-mean-k3", "token-forward-kl", "length-normalised"):
         log_q = TARGETS[name](problem)
         assert size_of_update(name, log_q, problem) < 1e-10
 

@@ -1,0 +1,153 @@
+"""GRPO and its relatives: advantages within the group of responses to a prompt, and a KL penalty.
+
+    A_k    = (s_k - mean s) / std s          std scaling; without, s_k - mean s
+    loss   = -1/K sum_k sum_t  min(rho_t A_k, clip(rho_t) A_k) - c k(log q_t/p0_t)     KL as a loss
+    s_k    = log likelihood,   or   log likelihood - c sum_t k(log a_t/p0_t)           KL in reward
+    rho_t  = q_t/a_t,   a the guide as it drew the batch
+
+GRPO (Shao et al. 2024, arXiv 2402.03300) has std scaling and the estimator k3 as a loss; Dr. GRPO
+(Liu et al. 2025, arXiv 2503.20783) has neither std scaling nor a division by length; GSPO (Zheng et
+al. 2025, arXiv 2507.18071) has the geometric mean of rho_t for all tokens of a response; CISPO
+(MiniMax 2025, arXiv 2506.13585) clips rho_t as a constant weight.
+
+The posterior is the target of one choice alone: no std scaling, and k1 in the reward. The other
+targets are in `inference.targets.fixed_points`, by `TARGETS`, with rewards in nats and c for beta:
+
+| choice | target |
+|---|---|
+| `scale="none"`, `kl="reward"`, `estimator="k1"` | `posterior`, if c = 1 |
+| `scale="std"`, k3 as a loss (GRPO) | `grpo-token-k3`; with `length_normalised`, `grpo-mean-k3` |
+| `scale="none"`, k3 as a loss (Dr. GRPO) | `token-forward-kl` |
+| k1 as a loss | none: k1 has the mean gradient 0, and the guide collapses |
+
+The targets are for large groups: the standard deviation of K rewards biases A by a share of 1/K.
+"""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from inference.diagnostics.kl_estimators import KL_ESTIMATORS
+from inference.objectives.leave_one_out import BASELINE, leave_one_out
+from inference.objectives.repeated_batch import RepeatedBatchObjective
+from inference.objectives.response_objective import Losses
+from inference.programs import Joint, Program, autoregressive
+from model import Prompts
+from model.common.checks import boolean, finite, one_of, positive
+
+Scale = Literal["std", "none"]
+Baseline = Literal["mean", "leave-one-out"]
+Place = Literal["loss", "reward"]
+Ratio = Literal["token", "response", "constant"]
+
+EPSILON = 1e-4
+"""Added to the standard deviation of a group's rewards, nats, as trainers do."""
+
+
+class GRPO(RepeatedBatchObjective):
+    """Group-relative policy optimisation, its choices as data. Refuses hard constraints.
+
+        objective = GRPO(num_particles=16, kl_weight=0.04)
+        fit(model, guide, prompts, num_steps=100, objective=objective)
+
+    Args:
+        num_particles: K, number of responses in the group of a prompt, at least 2.
+        scale: `std` to divide advantages by the standard deviation of their group; or `none`.
+        baseline: mean of the group, with or without the response itself.
+        kl: place of the KL penalty: `loss`, differentiated, or `reward`.
+        estimator: estimator of the KL of a token, by its name in `KL_ESTIMATORS`.
+        kl_weight: c. The trainer's own beta next to scaled advantages, which have no unit; 1 next
+            to advantages in nats, which the model has divided by beta. 0 for no penalty.
+        length_normalised: True to average over the tokens of a response in place of a sum.
+        ratio: importance weight of `token` or `response`, or the clipped weight of a token as a
+            `constant`.
+        clip: largest distance of the ratio from 1; None for no clip.
+        epochs: number of steps on each batch.
+    """
+
+    min_particles, why_particles = 2, BASELINE
+
+    def __init__(
+        self,
+        num_particles: int = 64,
+        *,
+        scale: Scale = "std",
+        baseline: Baseline = "mean",
+        kl: Place = "loss",
+        estimator: str = "k3",
+        kl_weight: float = 0.04,
+        length_normalised: bool = False,
+        ratio: Ratio = "token",
+        clip: float | None = 0.2,
+        epochs: int = 1,
+    ) -> None:
+        super().__init__(num_particles, epochs)
+        self.scale = one_of("scale", scale, get_args(Scale))
+        self.baseline = one_of("baseline", baseline, get_args(Baseline))
+        self.kl = one_of("kl", kl, get_args(Place))
+        self.estimator = one_of("estimator", estimator, KL_ESTIMATORS)
+        self.kl_weight = finite("kl_weight", kl_weight, at_least=0)
+        self.length_normalised = boolean("length_normalised", length_normalised)
+        self.ratio = one_of("ratio", ratio, get_args(Ratio))
+        self.clip = None if clip is None else positive("clip", clip, why="or None for no clip")
+        self._log_prior: Tensor | None = None  # of the responses scored last, `[K, N, T]`
+
+    def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
+        batch, distribution = self.next_batch(model, guide, prompts)
+        q = autoregressive(distribution)
+        log_guide = q.log_prob_per_token(batch.response)  # [K, N, T], 0 at padding
+        if self._log_prior is not None:
+            batch.per_token = {"prior": self._log_prior, "proposal": log_guide.detach().double()}
+            self._log_prior = None
+        log_prior, log_proposal = batch.per_token["prior"], batch.per_token["proposal"]
+        log_ratio = log_guide - log_proposal
+        is_token = q.space.is_token(batch.response)
+        advantage = self._advantage(batch.log_likelihood, log_proposal - log_prior)
+        objective = self._gain(log_ratio, advantage[..., None], is_token)
+        if self.kl == "loss":
+            objective = objective - self.kl_weight * self._penalty(log_guide - log_prior)
+        total = objective.masked_fill(~is_token, 0.0).sum(-1)  # [K, N]
+        if self.length_normalised:
+            total = total / is_token.sum(-1)
+        loss = -total.mean(0).sum()
+        log_guide = log_guide.sum(-1)
+        log_weight = batch.log_joint - log_guide.detach()
+        share = batch.log_ratio(log_guide.detach()).exp() / len(total)
+        elbo = (share * log_weight).sum(0).mean()
+        numbers = (loss.detach(), loss, elbo, (share * batch.log_likelihood).sum(0).mean())
+        return Losses(*numbers, batch.response, log_guide, log_weight, share)
+
+    def score(self, model: Program, prompts: Prompts, response: Tensor) -> Joint:
+        """See `ResponseObjective`; log p0 of each token is left for the batch."""
+        prior, log_likelihood = self.read_model(model, prompts, response)
+        with torch.no_grad():
+            self._log_prior = autoregressive(prior).log_prob_per_token(response).double()
+        return Joint(self._log_prior.sum(-1), log_likelihood)
+
+    def _advantage(self, log_likelihood: Tensor, log_ratio: Tensor) -> Tensor:
+        """Advantages, `[K, N]`, for log a/p0 of each token, `[K, N, T]`."""
+        signal = log_likelihood
+        if self.kl == "reward":
+            signal = signal - self.kl_weight * self._penalty(log_ratio).sum(-1)
+        own = self.baseline == "mean"
+        advantage = signal - signal.mean(0) if own else leave_one_out(signal)
+        return advantage / (signal.std(0) + EPSILON) if self.scale == "std" else advantage
+
+    def _penalty(self, log_ratio: Tensor) -> Tensor:
+        """Estimate of the KL of each token, `[K, N, T]`, nats, from log q/p0."""
+        return KL_ESTIMATORS[self.estimator](log_ratio)
+
+    def _gain(self, log_ratio: Tensor, advantage: Tensor, is_token: Tensor) -> Tensor:
+        """The term of each token whose gradient follows the advantages, `[K, N, T]`."""
+        if self.ratio == "response":
+            mean = log_ratio.sum(-1, keepdim=True) / is_token.sum(-1, keepdim=True)
+            log_ratio = mean.expand_as(log_ratio)
+        ratio = log_ratio.exp()
+        if self.ratio == "constant":
+            weight = ratio if self.clip is None else ratio.clamp(max=1 + self.clip)
+            return weight.detach() * advantage * log_ratio
+        gain = ratio * advantage
+        if self.clip is None:
+            return gain
+        return torch.minimum(gain, ratio.clamp(1 - self.clip, 1 + self.clip) * advantage)

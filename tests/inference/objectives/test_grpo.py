@@ -1,0 +1,114 @@
+"""GRPO's losses on a batch of an older guide, written out response by response."""
+
+import pytest
+import torch
+
+from inference import Enumeration, LeaveOneOut_ELBO
+from inference.objectives.grpo import EPSILON, GRPO
+from tests.inference.objectives.table import ONE, SPACE, TWO, Table, Target, gradient
+
+CLIP, WEIGHT = 0.3, 0.7
+
+
+def loss_by_hand(new, log_old, log_prior, log_likelihood, response, choices):
+    """The loss of one prompt, in plain loops over K responses."""
+    size = len(response)
+    mean = sum(log_likelihood) / size
+    deviation = (sum((value - mean) ** 2 for value in log_likelihood) / (size - 1)) ** 0.5
+    total = 0.0
+    for k in range(size):
+        advantage = log_likelihood[k] - mean
+        if choices["scale"] == "std":
+            advantage = advantage / (deviation + EPSILON)
+        length = int(SPACE.is_token(response[k]).sum())
+        gains = []
+        whole = sum(new[k, t] - log_old[k, t] for t in range(length)) / length
+        for t in range(length):
+            change = new[k, t] - log_old[k, t]
+            ratio = (whole if choices["ratio"] == "response" else change).exp()
+            if choices["ratio"] == "constant":
+                gain = min(float(ratio), 1 + CLIP) * advantage * new[k, t]
+            else:
+                bounded = ratio.clamp(1 - CLIP, 1 + CLIP)
+                gain = torch.minimum(ratio * advantage, bounded * advantage)
+            to_prior = log_prior[k, t] - new[k, t]
+            gains.append(gain - WEIGHT * (to_prior.exp() - 1 - to_prior))
+        total = total - sum(gains) / (length if choices["length_normalised"] else 1)
+    return total / size
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"scale": "std", "ratio": "token", "length_normalised": False},
+        {"scale": "none", "ratio": "token", "length_normalised": True},
+        {"scale": "std", "ratio": "response", "length_normalised": True},
+        {"scale": "none", "ratio": "constant", "length_normalised": False},
+    ],
+    ids=lambda choices: "-".join(map(str, choices.values())),
+)
+def test_second_step_on_a_batch_has_the_gradient_of_the_loss_by_hand(choices):
+    model, old, new = Target(), Table(1), Table(2)
+    truth = Enumeration(model, TWO)
+    response = truth.support
+    objective = GRPO(len(response), **choices, kl_weight=WEIGHT, clip=CLIP, epochs=2)
+    gradient(objective, model, old, TWO, response)  # draws every response once
+    _, actual = gradient(objective, model, new, TWO, response)
+    tables = [table.distribution(TWO).log_prob_per_token(response) for table in (new, old)]
+    log_prior = model.prior.distribution(TWO).log_prob_per_token(response)
+    loss = 0.0
+    for n in range(2):
+        likelihood = truth.log_likelihood[:, n].tolist()
+        parts = (tables[0][:, n], tables[1][:, n].detach(), log_prior[:, n], likelihood)
+        loss = loss + loss_by_hand(*parts, response[:, n], choices)
+    expected = torch.autograd.grad(loss, list(new.parameters()))
+    assert torch.allclose(actual, torch.cat([part.flatten() for part in expected]), atol=1e-10)
+    assert actual.norm() > 0.01
+
+
+def test_no_scale_and_k1_in_the_reward_have_the_gradient_of_leave_one_out():
+    model, guide = Target(), Table(1)
+    response = guide.distribution(TWO).sample((6,))
+    choices = {"scale": "none", "baseline": "leave-one-out", "kl": "reward", "estimator": "k1"}
+    _, ours = gradient(GRPO(6, **choices, kl_weight=1.0), model, guide, TWO, response)
+    _, plain = gradient(LeaveOneOut_ELBO(6), model, guide, TWO, response)
+    assert torch.allclose(ours, plain, atol=1e-12)
+
+
+def test_k1_as_a_loss_has_no_mean_gradient_and_k2_has_the_one_of_k3_plus():
+    model, guide = Target(lambda _, response: response[..., 0] * 0.0), Table(1)
+    truth = Enumeration(model, ONE)
+    counts = (truth.log_guide(guide)[:, 0].exp() * 200_000).round().long()
+    response = truth.support.repeat_interleave(counts, 0)
+
+    def mean(estimator):
+        objective = GRPO(len(response), scale="none", estimator=estimator, kl_weight=1.0)
+        return gradient(objective, model, guide, ONE, response)[1]
+
+    assert mean("k1").norm() < 1e-4
+    assert torch.allclose(mean("k2"), mean("k3+"), atol=1e-12)
+    assert (mean("k2") - mean("k3")).norm() > 0.02
+
+
+def test_equal_rewards_have_no_advantage():
+    model, guide = Target(lambda _, response: 0.3 + response[..., 0] * 0.0), Table(1)
+    response = guide.distribution(TWO).sample((6,))
+    _, size = gradient(GRPO(6, kl_weight=0.0), model, guide, TWO, response)
+    assert size.norm() < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"scale": "sd"}, "scale is 'sd'"),
+        ({"kl": "penalty"}, "kl is 'penalty'"),
+        ({"estimator": "k4"}, "estimator is 'k4'"),
+        ({"ratio": "sequence"}, "ratio is 'sequence'"),
+        ({"kl_weight": -1.0}, "kl_weight is -1"),
+        ({"clip": 0.0}, "clip is 0"),
+        ({"num_particles": 1}, "num_particles is 1"),
+    ],
+)
+def test_choices_that_do_not_exist_are_refused(choices, message):
+    with pytest.raises(ValueError, match=message):
+        GRPO(**choices)

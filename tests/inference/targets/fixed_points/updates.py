@@ -1,0 +1,132 @@
+"""Expected updates of trainers, by target: scalars whose gradient by the logits of q they are."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from inference.targets.fixed_points import Problem
+
+THRESHOLD = {"mode-anchored": {"threshold": 0.8}, "filtering": {"threshold": 0.8}}
+Update = Callable[[Tensor, Problem], Tensor]
+"""Function of log q of all responses, `[S, N]`, and of the problem."""
+
+
+def advantage(q: Tensor, reward: Tensor) -> Tensor:
+    mean = (q * reward).sum(0)
+    return ((reward - mean) / (q * (reward - mean).square()).sum(0).sqrt()).detach()
+
+
+def regularised(reward: Callable[[Problem], Tensor]) -> Update:
+    def update(log_q: Tensor, p: Problem) -> Tensor:
+        return (log_q.exp() * (reward(p) - p.beta * (log_q - p.log_prior))).sum()
+
+    return update
+
+
+def grpo_update(log_q: Tensor, p: Problem) -> Tensor:
+    q = log_q.exp()
+    penalty = p.beta * (q * (log_q - p.log_prior)).sum()
+    return (q.detach() * advantage(q, p.reward) * log_q).sum() - penalty
+
+
+def k3(log_ratio: Tensor) -> Tensor:
+    """k3 of log p0 - log q."""
+    return log_ratio.exp() - 1 - log_ratio
+
+
+def grpo_k3_update(log_q: Tensor, p: Problem) -> Tensor:
+    q = log_q.exp()
+    gain = advantage(q, p.reward) * log_q - p.beta * k3(p.log_prior - log_q)
+    return (q.detach() * gain).sum()
+
+
+def per_token(log_prob: Tensor, response: Tensor) -> Tensor:
+    """log p(x_t | x_<t) of all responses, `[S, N, T]`, from their log p, by sums over prefixes."""
+    columns = []
+    for n in range(response.shape[1]):
+        masses = [log_prob[:, n].logsumexp(0).expand(len(response))]
+        for t in range(1, response.shape[2] + 1):
+            prefix = response[:, n, :t]
+            same = (prefix[:, None] == prefix).all(-1)  # [S, S]
+            rows = log_prob[:, n].expand_as(same).masked_fill(~same, -torch.inf)
+            masses.append(rows.logsumexp(1))
+        columns.append(torch.stack(masses, -1).diff(dim=-1))
+    return torch.stack(columns, 1)
+
+
+def token_k3_update(*, scaled: bool, mean: bool = False) -> Update:
+    def update(log_q: Tensor, p: Problem) -> Tensor:
+        assert p.response is not None
+        assert p.length is not None
+        q = log_q.exp()
+        tokens, prior = per_token(log_q, p.response), per_token(p.log_prior, p.response)
+        centred = p.reward - (q.detach() * p.reward).sum(0)
+        gain = (advantage(q, p.reward) if scaled else centred) * log_q
+        total = gain - p.beta * k3(prior - tokens).sum(-1)
+        return (q.detach() * (total / p.length if mean else total)).sum()
+
+    return update
+
+
+def forward_kl_update(log_q: Tensor, p: Problem) -> Tensor:
+    return (log_q.exp() * p.reward + p.beta * p.log_prior.exp() * log_q).sum()
+
+
+def chi_squared_update(log_q: Tensor, p: Problem) -> Tensor:
+    z, prior = (log_q - p.log_prior).exp(), p.log_prior.exp()
+    return (prior * (z * p.reward - p.beta * (z * z.log() + (z - 1).square() / 2))).sum()
+
+
+def mean_mirror_descent_update(log_q: Tensor, p: Problem) -> Tensor:
+    prior = p.log_prior.exp()
+    centred = p.reward - (prior * p.reward).sum(0)
+    return -(prior * (centred - p.beta * (log_q - p.log_prior)).square()).sum()
+
+
+def length_normalised_update(log_q: Tensor, p: Problem) -> Tensor:
+    assert p.length is not None
+    log_ratio = (log_q - p.log_prior) / p.length
+    residual = p.reward / p.beta - log_ratio
+    log_z = (log_q.exp() * residual).sum(0).detach()  # the best log Z for this q
+    return -(log_q.exp().detach() * (residual - log_z).square()).sum()
+
+
+def anchored_reward(p: Problem) -> Tensor:
+    threshold = THRESHOLD["mode-anchored"]["threshold"]
+    reward = p.reward.clone()
+    for n in range(reward.shape[1]):
+        above = [i for i in range(len(reward)) if p.reward[i, n] >= threshold]
+        anchor = max(above, key=lambda i: p.log_prior[i, n].item())
+        for i in above:
+            distance = p.log_prior[anchor, n] - p.log_prior[i, n]
+            reward[i, n] = p.reward[anchor, n] + p.beta * distance
+    return reward
+
+
+def quantiles(p: Problem) -> Tensor:
+    below = (p.reward[:, None] <= p.reward).double()  # [S, S, N]
+    return (p.log_prior.exp()[:, None] * below).sum(0)
+
+
+def filtering_update(log_q: Tensor, p: Problem) -> Tensor:
+    is_accepted = p.reward >= THRESHOLD["filtering"]["threshold"]
+    accepted = p.log_prior.exp() * is_accepted
+    return (accepted * log_q.masked_fill(~is_accepted, 0.0)).sum()
+
+
+UPDATES: dict[str, Update] = {
+    "posterior": regularised(lambda p: p.reward),
+    "grpo": grpo_update,
+    "grpo-k3": grpo_k3_update,
+    "grpo-token-k3": token_k3_update(scaled=True),
+    "grpo-mean-k3": token_k3_update(scaled=True, mean=True),
+    "token-forward-kl": token_k3_update(scaled=False),
+    "forward-kl": forward_kl_update,
+    "chi-squared": chi_squared_update,
+    "mean-mirror-descent": mean_mirror_descent_update,
+    "length-normalised": length_normalised_update,
+    "mode-anchored": regularised(anchored_reward),
+    "filtering": filtering_update,
+    "quantile": regularised(quantiles),
+}
