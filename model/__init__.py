@@ -36,10 +36,14 @@ from model.prior.prompts import Prompts
 from model.prior.response_distribution import ResponseDistribution
 from model.prior.response_index import ResponseIndex
 from model.prior.response_space import NotEnumerableError, OtherLanguageModelError, ResponseSpace
+from model.rewards.accuracy import Accuracy
 from model.rewards.classifier import SequenceClassifier
 from model.rewards.expert import Expert
+from model.rewards.format import Format
 from model.rewards.length import Length
+from model.rewards.length_limit import LengthLimit
 from model.rewards.pattern import Pattern
+from model.rewards.repetition import Repetition
 from model.rewards.text import TextReward
 from model.rewards.text_likelihood import TextLikelihood
 from model.rewards.tokens import TokenReward

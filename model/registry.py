@@ -16,10 +16,14 @@ from model.preferences.aggregation import REWARD_AGGREGATIONS, UncertainReward
 from model.preferences.reward_posterior import RewardPosterior, named_encoder, saved_features
 from model.prior.language_model import LanguageModel
 from model.prior.named_priors import load_prior, prior_files
+from model.rewards.accuracy import Accuracy
 from model.rewards.classifier import Output, SequenceClassifier
 from model.rewards.expert import Expert
+from model.rewards.format import THINK, Format
 from model.rewards.length import Length
+from model.rewards.length_limit import LengthLimit
 from model.rewards.pattern import Pattern
+from model.rewards.repetition import Repetition
 from model.rewards.text import TextReward
 from model.rewards.text_likelihood import TextLikelihood
 from model.rewards.tokens import TokenReward
@@ -75,6 +79,19 @@ def _length(prior: LanguageModel, argument: str) -> Reward:
     return Length(prior, int(argument) if argument else None)
 
 
+def _repetition(prior: LanguageModel, argument: str) -> Reward:
+    if argument and not argument.isdecimal():
+        raise ValueError(f"expected a number of tokens after the colon, got {argument!r}")
+    return Repetition(prior, int(argument)) if argument else Repetition(prior)
+
+
+def _length_limit(prior: LanguageModel, argument: str) -> Reward:
+    numbers = argument.split(",")
+    if len(numbers) != 2 or not all(map(str.isdecimal, numbers)):
+        raise ValueError(f"expected two numbers of tokens after the colon, got {argument!r}")
+    return LengthLimit(prior, *map(int, numbers))
+
+
 def _token_function(prior: LanguageModel, argument: str) -> Reward:
     function = user_function(argument)
     return TokenReward(function, prior, upper_bound=getattr(function, "upper_bound", None))
@@ -114,7 +131,7 @@ def _preferences(prior: LanguageModel, argument: str, *, trust_remote_code: bool
         raise ValueError(f"{MARGINAL} is a factor, expected --factor {MARGINAL}:{folder}")
     posterior = _reward_posterior(folder, prior, trust_remote_code)
     reward = UncertainReward(posterior, aggregation or "lower-bound")
-    return TextReward(reward, prior, name=f"reward {argument}")
+    return TextReward(reward, prior, whole=True, name=f"reward {argument}")
 
 
 def _marginal_likelihood(
@@ -160,10 +177,34 @@ REWARDS: dict[str, RegistryEntry] = {
         "1 for a response that matches a regular expression, else 0",
         "EXPRESSION",
     ),
+    "accuracy": RegistryEntry(
+        lambda prior, column: TextReward(Accuracy(column or "answer"), prior),
+        "1 for a response whose final answer is the reference answer in a column of the prompts "
+        "(default answer), else 0",
+        "[COLUMN]",
+    ),
+    "format": RegistryEntry(
+        lambda prior, regex: TextReward(Format(regex or THINK), prior, whole=False),
+        "1 for a response that matches a regular expression as a whole, else 0; by default "
+        "reasoning in think tags before the answer",
+        "[EXPRESSION]",
+    ),
+    "repetition": RegistryEntry(
+        _repetition,
+        "minus the share of repeated runs of some tokens in the response (default three tokens)",
+        "[TOKENS]",
+    ),
+    "length-limit": RegistryEntry(
+        _length_limit,
+        "0 for a response shorter than the limit by a margin, -1 at the limit and beyond, linear "
+        "in between",
+        "TOKENS,MARGIN",
+    ),
     "function": _code_entry(
         lambda prior, place: TextReward(user_function(place), prior),
         "your own function: takes a list of texts, prompt and response together, and returns a "
-        "number for each text",
+        "number for each text; or has the parameters of a reward function of TRL, verl or "
+        "verifiers, and sees prompts and columns",
     ),
     "token-function": _code_entry(
         _token_function,

@@ -49,7 +49,8 @@ class MarginalLikelihood:
     ) -> None:
         self.posterior = function("posterior", posterior, why="a `RewardPosterior`")
         self.beta = positive("beta", beta)
-        self._text_factor = TextReward(self._log_mean, language_model, name=MARGINAL)
+        # preferences are read as whole texts, chats too
+        self._text_factor = TextReward(self._log_mean, language_model, whole=True, name=MARGINAL)
 
     def _log_mean(self, texts: Sequence[str]) -> list[float]:
         return log_marginal_likelihood(self.posterior(texts), self.beta).tolist()

@@ -118,7 +118,7 @@ def _first_logits(network: PreTrainedModel, rows: list[list[int]]) -> list[Tenso
 
 def check_ids(
     rows: Sequence[Sequence[int]],
-    texts: Sequence[str],
+    texts: Sequence[object],
     network: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
@@ -128,6 +128,7 @@ def check_ids(
         if row and max(row) >= size:
             token = tokenizer.convert_ids_to_tokens(max(row))
             raise ValueError(
-                f"the text {text[:80]!r} has the token {token!r}, id {max(row)}, and the network "
-                f"has embeddings of {size} ids: `network.resize_token_embeddings`, and train it"
+                f"the text {str(text)[:80]!r} has the token {token!r}, id {max(row)}, and the "
+                f"network has embeddings of {size} ids: `network.resize_token_embeddings`, and "
+                "train it"
             )

@@ -1,7 +1,7 @@
-"""Networks that read texts: loaded whole, frozen, and given texts a batch at a time."""
+"""Networks that read texts or chats: loaded whole, frozen, and given a batch at a time."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -15,12 +15,19 @@ from model.networks.checks import check_ids, checked_network, evaluating
 from model.networks.loading import load_pretrained
 from model.networks.positions import longest_context
 
+Chat = list[dict[str, Any]]
+Text = str | Chat
+"""A text, or the messages of a chat, each with a `role` and a `content`."""
+
 NO_LIMIT = 1_000_000
 """Smallest `model_max_length` of a tokenizer that means no limit."""
 
 
 class TextNetwork:
     """A frozen network with its tokenizer. Base of classifiers, likelihoods and features of texts.
+
+    A chat is a list of messages, which the chat template of the tokenizer writes as a text with all
+    special tokens.
 
     Args:
         network, tokenizer: a network of `transformers` and its tokenizer.
@@ -66,12 +73,24 @@ class TextNetwork:
         network, tokenizer = load_pretrained(cls.auto, name_or_path, dtype, device, **flags)
         return cls(network, tokenizer, *args, **options)
 
-    def tokens(self, texts: list[str]) -> BatchEncoding:
-        """Token ids and mask of B texts, padded on the right, cut to `max_length` on the left."""
+    @property
+    def reads_chats(self) -> bool:
+        """True if the tokenizer has a chat template."""
+        return self.tokenizer.chat_template is not None
+
+    def tokens(self, texts: Sequence[Text]) -> BatchEncoding:
+        """Token ids and mask of B texts, or of B chats.
+
+        Padded on the right, cut to `max_length` on the left.
+        """
         longest = self.max_length
-        settings = {"padding": True, "truncation": longest is not None, "max_length": longest}
-        written = without_beginning(self.tokenizer, texts)
-        batch = self.tokenizer(written, return_tensors="pt", **settings)
+        settings: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
+        settings |= {"truncation": longest is not None, "max_length": longest}
+        if any(map(_is_chat, texts)):
+            batch = self.tokenizer.apply_chat_template(list(texts), return_dict=True, **settings)
+        else:
+            written = [text for text in texts if isinstance(text, str)]
+            batch = self.tokenizer(without_beginning(self.tokenizer, written), **settings)
         check_ids(batch["input_ids"].tolist(), texts, self.network, self.tokenizer)
         return batch
 
@@ -83,21 +102,36 @@ class TextNetwork:
 
 @torch.no_grad()
 def in_batches(
-    function: Callable[[list[str]], Tensor], texts: Sequence[str], batch_size: int
+    function: Callable[[list[Any]], Tensor], texts: Sequence[Text], batch_size: int
 ) -> Tensor:
-    """function(texts) of M texts, `[M, ...]` on the CPU, at most `batch_size` texts at a time.
+    """function(texts) of M texts or chats, `[M, ...]` on the CPU, at most `batch_size` at a time.
 
-    The function takes B texts of similar length and returns `[B, ...]`.
+    The function takes B texts or B chats, of similar length, and returns `[B, ...]`.
     """
-    texts = listed_texts("a network that reads texts", texts, at_least=0)
-    if not texts:
-        return torch.empty(0)
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    if isinstance(texts, list) and any(map(_is_chat, texts)):
+        chats = [i for i, text in enumerate(texts) if _is_chat(text)]
+        others = [i for i, text in enumerate(texts) if not _is_chat(text)]
+        parts = [in_batches(function, [texts[i] for i in others], batch_size)] if others else []
+        parts.append(_in_batches(function, [texts[i] for i in chats], batch_size))
+        return torch.cat(parts)[torch.tensor([*others, *chats]).argsort()]
+    listed = listed_texts("a network that reads texts", texts, at_least=0)
+    return _in_batches(function, listed, batch_size) if listed else torch.empty(0)
+
+
+def _in_batches(
+    function: Callable[[list[Any]], Tensor], texts: Sequence[Text], batch_size: int
+) -> Tensor:
+    """function(texts) of M texts, or of M chats."""
+    order = sorted(range(len(texts)), key=lambda i: len(str(texts[i])))
     parts = [
         function([texts[i] for i in order[start : start + batch_size]]).cpu()
         for start in range(0, len(order), batch_size)
     ]
     return torch.cat(parts)[torch.tensor(order).argsort()]
+
+
+def _is_chat(text: object) -> bool:
+    return isinstance(text, list) and all(isinstance(message, Mapping) for message in text)
 
 
 def padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:

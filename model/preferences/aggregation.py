@@ -62,7 +62,7 @@ AGGREGATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
 class UncertainReward:
     """A reward known by its posterior, as a function of texts for `TextReward`.
 
-        reward = TextReward(UncertainReward(posterior, "mean"), prior)
+        reward = TextReward(UncertainReward(posterior, "mean"), prior, whole=True)
 
     Attributes:
         posterior: posterior of the reward.
@@ -96,7 +96,7 @@ def uncertain_model(
     """The model whose likelihood is an uncertain reward, by a name in `AGGREGATIONS`."""
     one_of("aggregation", aggregation, AGGREGATIONS)
     if aggregation in REWARD_AGGREGATIONS:
-        reward = TextReward(UncertainReward(posterior, aggregation), prior)
+        reward = TextReward(UncertainReward(posterior, aggregation), prior, whole=True)
         return AlignmentModel(prior, reward, beta)
     factors = {MARGINAL: MarginalLikelihood(posterior, prior, beta)}
     return AlignmentModel(prior, {}, beta, factors)

@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification as AutoClassifier
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from model.common.checks import one_of, whole_number
-from model.networks.text_network import TextNetwork, in_batches, padding_right
+from model.networks.text_network import Text, TextNetwork, in_batches, padding_right
 
 Output = Literal["log-prob", "logit"]
 
@@ -23,7 +23,8 @@ class SequenceClassifier(TextNetwork):
 
     With the log-probability and beta 1 the posterior is Bayes' rule for the label:
     p*(x) = p0(x) p(label | x) / p(label). A network with one output, such as a reward model, has
-    one label, of log-probability log sigmoid(logit). The end of a long text is read.
+    one label, of log-probability log sigmoid(logit). The end of a long text is read. A reward model
+    with a chat template reads chats by that template, the response as the assistant's message.
 
     Args:
         network, tokenizer: a sequence classifier and its tokenizer.
@@ -55,11 +56,11 @@ class SequenceClassifier(TextNetwork):
         # a decoder reads the last token that is not padding
         self.network.config.pad_token_id = self.tokenizer.pad_token_id
 
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Logit or log-probability of the label for M texts, `[M]`, float64."""
+    def __call__(self, texts: Sequence[Text]) -> Tensor:
+        """Logit or log-probability of the label for M texts or chats, `[M]`, float64."""
         return in_batches(self._rewards, texts, self.batch_size).double()
 
-    def _rewards(self, texts: list[str]) -> Tensor:
+    def _rewards(self, texts: list[Text]) -> Tensor:
         logits = self._logits(texts).double()
         if self.output == "logit":
             return logits[:, self.index]
@@ -68,8 +69,8 @@ class SequenceClassifier(TextNetwork):
             return logsigmoid(logits[:, self.index])
         return logits.log_softmax(1)[:, self.index]
 
-    def _logits(self, texts: list[str]) -> Tensor:
-        """Logits of all labels for B texts, `[B, C]`."""
+    def _logits(self, texts: list[Text]) -> Tensor:
+        """Logits of all labels for B texts, or for B chats, `[B, C]`."""
         batch = self.tokens(texts)
         for text, length in zip(texts, batch["attention_mask"].sum(1).tolist(), strict=True):
             if not length:

@@ -19,7 +19,7 @@ from model.likelihood import LikelihoodError, for_each_prompt, upper_bound_of
 from model.prior.language_model import LanguageModel
 from model.prior.prompts import Prompts
 from model.rewards.event_loop import settled
-from model.rewards.exchange import Exchange, answered, exchanges
+from model.rewards.exchange import Chat, Exchange, answered, exchanges
 from model.rewards.signatures import ForeignFunction
 
 
@@ -30,9 +30,8 @@ class TextReward:
         reward(prompts, prior(prompts).sample((8,)))  # [8, N]
 
     The text is the prompt as written, then the response decoded, without its end. For a chat the
-    text is the response alone; or, if the function is a network with a chat template, the whole
-    chat by that template. Special tokens are part of the text. A reward that is inferred from
-    preferences reads the same texts.
+    text is the response alone. A network with a chat template of its own reads the messages of the
+    chat and the response as the assistant's message. Special tokens are part of the text.
 
     Functions with the parameters of TRL, verl or verifiers see prompts and columns too, and may
     return None for a prompt to which the reward does not apply (`rewards/signatures.py`). There
@@ -111,8 +110,9 @@ class TextReward:
         rows = response.reshape(-1, *response.shape[-2:])
         if self.foreign is None:
             texts = self._texts(prompts, rows)
-            reward_of = self._rewards({text: text for text in texts})
-            values = [reward_of[text] for text in texts]
+            keys = [text if isinstance(text, str) else repr(text) for text in texts]
+            reward_of = self._rewards(dict(zip(keys, texts, strict=True)))
+            values = [reward_of[key] for key in keys]
         else:
             both = exchanges(self.language_model, prompts, rows)
             self.foreign.check_columns(both[0])
@@ -123,22 +123,23 @@ class TextReward:
         rewards = torch.tensor(numbers, dtype=torch.float64, device=response.device)
         return rewards.view(response.shape[:-1])
 
-    def _texts(self, prompts: Prompts, response: Tensor) -> list[str]:
-        """The texts to score of responses `[K, N, T]`, a list of K times N."""
+    def _texts(self, prompts: Prompts, response: Tensor) -> list[str | Chat]:
+        """The texts or chats to score of responses `[K, N, T]`, a list of K times N."""
         chats = prompts.messages
         whole = [chat is None if self.whole is None else self.whole for chat in chats]
         decode, num_rows = self.language_model.decode, len(response)
         wholes = decode(response, prompts) if any(whole) else [[""] * len(whole)] * num_rows
         alone = wholes if all(whole) else decode(response)
-        template = getattr(self.function, "chat_text", None) if self.whole is None else None
-        texts = []
+        reads_chats = self.whole is None and getattr(self.function, "reads_chats", False)
+        texts: list[str | Chat] = []
         for k in range(num_rows):
             for n, chat in enumerate(chats):
                 text = (wholes if whole[n] else alone)[k][n]
-                if chat is not None and template is not None:
+                if chat is None or not reads_chats:
+                    texts.append(text)
+                else:
                     prompt, completion = answered(chat, text)
-                    text = template([*prompt, *completion])
-                texts.append(text)
+                    texts.append([*prompt, *completion])
         return texts
 
     def _check_applied(
@@ -214,9 +215,11 @@ class TextReward:
         )
 
 
-def _text(item: str | Exchange) -> str:
-    """Text of a text or an exchange, for errors."""
-    return item if isinstance(item, str) else item.text
+def _text(item: str | Chat | Exchange) -> str:
+    """Text of a text, or of the response in a chat or an exchange, for errors."""
+    if isinstance(item, Exchange):
+        return item.text
+    return item if isinstance(item, str) else item[-1]["content"]
 
 
 def _listed(returned: object) -> list[object] | None:

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from model.common.checks import boolean, whole_number
 from model.networks.checks import check_causal, check_ids
-from model.networks.text_network import TextNetwork, in_batches, padded
+from model.networks.text_network import Text, TextNetwork, in_batches, padded
 
 
 class TextLikelihood(TextNetwork):
@@ -41,11 +41,11 @@ class TextLikelihood(TextNetwork):
         self.per_token = boolean("per_token", per_token)
         self.batch_size = whole_number("batch_size", batch_size)
 
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Log-likelihood of M texts, `[M]`, nats, float64; 0 for a text with no token to score."""
+    def __call__(self, texts: Sequence[Text]) -> Tensor:
+        """Log-likelihood of M texts or chats, `[M]`, nats, float64; 0 without a token to score."""
         return in_batches(self._score, texts, self.batch_size).double()
 
-    def _score(self, texts: list[str]) -> Tensor:
+    def _score(self, texts: list[Text]) -> Tensor:
         rows = [self._ids(text) for text in texts]
         check_ids(rows, texts, self.network, self.tokenizer)
         ids, mask = padded(rows, pad_id=0)
@@ -56,10 +56,14 @@ class TextLikelihood(TextNetwork):
         total = nats.where(scored, 0.0).sum(1)
         return total / scored.sum(1).clamp(min=1) if self.per_token else total
 
-    def _ids(self, text: str) -> list[int]:
-        """Token ids of a text, with a BOS, cut on the left to the network's context."""
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+    def _ids(self, text: Text) -> list[int]:
+        """Token ids of a text with a BOS, or of a chat, cut on the left to the context."""
+        if isinstance(text, str):
+            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        else:
+            ids = self.tokenizer.apply_chat_template(text, return_dict=True)["input_ids"]
         bos = self.tokenizer.bos_token_id
-        begin = [] if bos is None or ids[:1] == [bos] else [bos]
+        has_begun = bos is None or ids[:1] == [bos] or not isinstance(text, str)
+        begin = [] if has_begun else [bos]
         longest = len(ids) if self.max_length is None else self.max_length - len(begin)
         return begin + ids[max(0, len(ids) - longest) :]

@@ -14,6 +14,10 @@ EXAMPLES = {
     "vader": "",
     "words": "a,c",
     "regex": "b$",
+    "accuracy": "solution",
+    "format": "a.*",
+    "repetition": "2",
+    "length-limit": "3,2",
     "function": "{functions}/mine.py:shortness",
     "token-function": "{functions}/mine.py:endless",
     "length": "2",
@@ -66,7 +70,7 @@ def test_every_entry_scores_responses_one_by_one(name, folders):
     entry = (REWARDS | FACTORS)[name]
     assert entry.summary
     prior = tiny(dtype=torch.float32)
-    prompts = prior.encode(["a b", "c"])
+    prompts = prior.encode(["a b", "c"], columns={"solution": ["a", "b c"]})
     reward = entry(prior, EXAMPLES[name].format(**folders), beta=0.5)
     response = prior(prompts).sample((6,))
     values = check_values(name, reward(prompts, response), response.shape[:-1])
