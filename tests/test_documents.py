@@ -138,6 +138,11 @@ def test_readme_of_the_model_chooses_a_posterior(capsys):
     assert printed.splitlines()[-1].startswith("log Z")
 
 
+def test_reward_of_a_column_is_absent_without_an_answer(capsys):
+    exec(program("model/README.md", "right_beginning"), {})
+    assert capsys.readouterr().out == "tensor([ True, False])\n"
+
+
 def test_readme_of_the_model_reads_prompts(capsys):
     exec(program("model/README.md", "read_prompts("), {})
     assert capsys.readouterr().out == "('the film was', 'the plot was') ('good', None)\n"
@@ -177,7 +182,7 @@ def test_every_program_of_a_readme_is_run_here():
     counts = {path: len(programs(path)) for path in READMES}
     assert counts == {
         "README.md": 2,
-        "model/README.md": 4,
+        "model/README.md": 5,
         "guides/README.md": 1,
         "inference/README.md": 2,
         "experiments/README.md": 0,

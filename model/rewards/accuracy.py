@@ -41,7 +41,7 @@ class Accuracy:
             the package if it is installed.
 
     Raises:
-        ImportError: if the package is asked for and not installed.
+        ImportError: if the package is chosen and not installed.
     """
 
     upper_bound = 1.0
