@@ -16,6 +16,7 @@ folder with arguments, metrics, guide, figures and `report.html`.
     python -m experiments.steer --reward --moment words:film=0.5 --objective forward-kl
     python -m experiments.steer --reward --factor marginal-likelihood:RUN/reward
     python -m experiments.steer --prior smollm2 --time 10m
+    python -m experiments.steer --prior smollm2 --dataset questions.jsonl --system "Be brief."
     python -m experiments.steer --sample smc --budget 4096
     python -m experiments.steer --sample importance --proposal runs/steer-20250101-120000/guide
     python -m experiments.steer --resume runs/steer-20250101-120000
@@ -42,6 +43,7 @@ from experiments.steer.figures import write_figures
 from experiments.steer.inputs import Input, digests_of, inputs_of
 from experiments.steer.measurements import model_card, write_measurements
 from experiments.steer.posterior import build_model, draw_prior
+from experiments.steer.prompts import load_prompts, measured_prompts, subset_note
 from experiments.steer.report import Report, sample_texts
 from experiments.steer.resuming import check_inputs, old_folder, own_arguments, resume_command
 from experiments.steer.step_log import StepLog
@@ -50,7 +52,6 @@ from guides.saved import save_guide, write_card
 from inference import OBJECTIVES, Fit, Program, fit, random_state
 from inference.svi.anneal import soften
 from model import AlignmentModel, LanguageModel, Prompts
-from model.common.texts import read_lines
 from model.prior.named_priors import load_prior
 
 
@@ -58,31 +59,33 @@ def main(args: Steer) -> RunFolder:
     """Fit a guide to the posterior, and report the gap between them before and after the fit."""
     args, inputs = prepare(args)
     prior, prompts = load(args)
-    model = build_posterior(args, prior, prompts)
+    measured = measured_prompts(args, prompts)
+    model = build_posterior(args, prior, measured)
     args = replace(args, beta=model.beta)
     with open_folder(args, inputs) as folder, resume_hint(lambda: resume_command(folder, args)):
         print(f"run folder {folder.path}")
         if args.sample is not None:
-            sample_posterior(args, model, prompts, folder)
+            sample_posterior(args, model, measured, folder)
             return folder
         target = model if args.penalty is None else soften(model, args.penalty)
         guide = new_guide(args, target, prior, prompts)
         with random_state.isolated(args.seed + 1):
-            prior_sample = draw_prior(target, model, prompts, args.prior_draws)
-            before = measure(model, target, guide, prompts, prior_sample, args.samples)
+            prior_sample = draw_prior(target, model, measured, args.prior_draws)
+            before = measure(model, target, guide, measured, prior_sample, args.samples)
         start = time.perf_counter()
         result = fit(target, guide, prompts, **fit_settings(args, folder))
         seconds = time.perf_counter() - start
         save(args, guide, prompts, folder)
         with random_state.isolated(args.seed + 2):
-            after = measure(model, target, guide, prompts, prior_sample, args.samples)
-            posterior = measure_posterior(model, prompts, prior_sample)
+            after = measure(model, target, guide, measured, prior_sample, args.samples)
+            posterior = measure_posterior(model, measured, prior_sample)
             samples = {
-                "Before, from the prior": sample_texts(model, model, prompts),
-                "After, from the guide": sample_texts(model, guide, prompts),
+                "Before, from the prior": sample_texts(model, model, measured),
+                "After, from the guide": sample_texts(model, guide, measured),
             }
-        measured, notes = (before, after, posterior), fit_notes(result)
-        report = Report(args.title, args.beta, *measured, samples, seconds, notes)
+        numbers = (before, after, posterior)
+        notes = [*subset_note(measured, prompts), *fit_notes(result)]
+        report = Report(args.title, args.beta, *numbers, samples, seconds, notes)
         write_measurements(folder, report)
         write_card(folder.guide, args.guide, prompts, model_card(args, report))
         report.write(folder, write_figures(folder, report, prior_sample))
@@ -97,7 +100,7 @@ def fit_settings(args: Steer, folder: RunFolder) -> dict[str, Any]:
         "step_kl": args.step_kl,
         "learning_rate": args.learning_rate,
         "clip_norm": args.clip_norm,
-        "prompts_per_step": args.prompts_per_step,
+        "prompts_per_step": args.num_per_step,
         "micro_batch": args.micro_batch,
         "seed": args.seed,
         "checkpoint_folder": folder.checkpoints,
@@ -119,7 +122,7 @@ def prepare(args: Steer) -> tuple[Steer, list[Input]]:
     if args.resume is not None:
         args = own_arguments(args)
     check(args)
-    inputs = inputs_of(args.prior, args.prompts_file, args.proposal, args.choices)
+    inputs = inputs_of(args.prior, args.prompts_file, args.dataset, args.proposal, args.choices)
     if args.resume is not None:
         check_inputs(RunFolder(args.resume), inputs)
     set_threads(args.threads)
@@ -132,15 +135,7 @@ def load(args: Steer) -> tuple[LanguageModel, Prompts]:
         prior = load_prior(args.prior, **args.loading)
     size = sum(parameter.numel() for parameter in prior.parameters())
     print(f"prior {args.prior}, {size:,} parameters, on {prior.device}")
-    texts, option = list(args.prompts), "--prompts"
-    if args.prompts_file is not None:
-        option = f"--prompts-file {args.prompts_file}"
-        with blamed("--prompts-file"):
-            texts = [line for line in read_lines(args.prompts_file) if line.strip()]
-        if not texts:
-            raise SystemExit(f"{option} has no prompts: expected one on each line")
-    with blamed(option):
-        return prior, prior.encode(texts)
+    return prior, load_prompts(args, prior)
 
 
 def build_posterior(args: Steer, prior: LanguageModel, prompts: Prompts) -> AlignmentModel:

@@ -36,7 +36,14 @@ STEPPED = types.Used(
 )
 UNTIMED = types.Used(lambda args: args.time is None, "with --time")
 SAMPLED = types.Used(lambda args: args.sample is not None, "without --sample")
-NO_FILE = types.Used(lambda args: args.prompts_file is None, "with --prompts-file")
+NO_FILE = types.Used(
+    lambda args: args.prompts_file is None and args.dataset is None,
+    "with --prompts-file or --dataset",
+)
+NO_DATASET = types.Used(lambda args: args.dataset is None, "with --dataset")
+FROM_DATASET = types.Used(lambda args: args.dataset is not None, "without --dataset")
+DATASET_PROMPTS = 8
+"""Number of prompts of a data set in a step, and number of measured prompts, by default."""
 NO_BUDGET = types.Used(lambda args: not args.beta_budget, "with a budget, which is solved for beta")
 FROM_PRIOR = types.Used(lambda args: args.draws_prior, "with --sample, but for budgets and moments")
 CONSTRAINED = types.Used(lambda args: args.constraint, "where it names nothing")
@@ -85,13 +92,33 @@ class Steer(Arguments):
     Face format. Default: `--guide` if the guide needs no training, else the prior."""
     prompts: Annotated[tuple[str, ...], types.SOME, NO_FILE] = ("The film was", "The movie was")
     """Prompts, which the responses continue."""
-    prompts_file: types.TextFile | None = None
+    prompts_file: Annotated[types.TextFile, NO_DATASET] | None = None
     """Text file with a prompt on each line. Replaces `--prompts`."""
+    dataset: types.Name | None = None
+    """Prompts, texts or chat messages, with columns for the rewards: a file in JSON lines, JSON,
+    CSV or Parquet, a folder of the `datasets` library, or a name on the hub. Replaces
+    `--prompts`."""
+    dataset_config: Annotated[types.Name, FROM_DATASET] | None = None
+    """Configuration of a folder or of a data set on the hub."""
+    dataset_split: Annotated[types.Name, FROM_DATASET] | None = None
+    """Split of a folder or of a data set on the hub. Default: the only one, or `train`."""
+    prompt_column: Annotated[types.Name, FROM_DATASET] = "prompt"
+    """Column of the prompts in `--dataset`."""
+    dataset_columns: Annotated[tuple[str, ...], FROM_DATASET] | None = None
+    """Further columns that are read from `--dataset`. Default: all."""
+    limit: Annotated[types.Count, FROM_DATASET] | None = None
+    """Largest number of prompts of `--dataset`, the first ones. Default: all."""
+    system: str | None = None
+    """Message of the system in front of each prompt. Makes a chat of a prompt that is a text."""
     prompts_per_step: Annotated[types.Count, TRAINED] | None = None
-    """Number of prompts in a step, a random subset. Default: all prompts."""
+    """Largest number of prompts in a step; each prompt comes once in an epoch. Default: all
+    prompts, of `--dataset` 8."""
     micro_batch: Annotated[types.Count, TRAINED] | None = None
     """Largest number of responses that are scored and differentiated at a time. The gradient of a
     step stays the same, its memory falls, and it takes a third longer. Default: all responses."""
+    measured_prompts: types.Count | None = None
+    """Number of prompts that are measured, or sampled by `--sample`, and over which budgets and
+    moments are averaged: a random subset by the seed. Default: all prompts, of `--dataset` 8."""
     max_new_tokens: types.Length = 12
     """T, the largest number of tokens of a response."""
     temperature: types.Positive = 0.7
@@ -165,6 +192,16 @@ class Steer(Arguments):
         if self.responses is not None:
             return {"num_responses": self.responses}
         return {"num_steps": self.steps}
+
+    @property
+    def num_per_step(self) -> int | None:
+        """Largest number of prompts in a step; None for all."""
+        return self.prompts_per_step or (DATASET_PROMPTS if self.dataset else None)
+
+    @property
+    def num_measured(self) -> int | None:
+        """Largest number of measured prompts; None for all."""
+        return self.measured_prompts or (DATASET_PROMPTS if self.dataset else None)
 
     @property
     def draws_prior(self) -> bool:

@@ -62,7 +62,8 @@ def check_training(args: Steer) -> None:
     if not GUIDES[args.guide].trains:
         fix = "add --sample, whose proposal it can be"
         raise SystemExit(f"--guide {args.guide} has nothing to train: {fix}")
-    has_several = len(args.prompts) > 1 or args.prompts_file is not None
+    from_file = args.prompts_file is not None or args.dataset is not None
+    has_several = len(args.prompts) > 1 or from_file
     if objective.max_prompts == 1 and has_several and args.prompts_per_step != 1:
         fix = "add --prompts-per-step 1, or use wake-phi"
         raise SystemExit(f"--objective {args.objective} takes one prompt a step: {fix}")
@@ -76,7 +77,8 @@ def check_budget(args: Steer) -> None:
     if is_open and args.learning_rate is not None:
         fix = "give --steps, or leave --learning-rate out for steps with a size in nats"
         raise SystemExit(f"--learning-rate falls to 0 at the last of a number of steps: {fix}")
-    num_prompts = len(args.prompts) if args.prompts_file is None else 1
+    from_file = args.prompts_file is not None or args.dataset is not None
+    num_prompts = 1 if from_file else len(args.prompts)
     per_step = args.particles * min(args.prompts_per_step or num_prompts, num_prompts)
     if args.responses is not None and args.responses < per_step:
         raise SystemExit(

@@ -9,6 +9,7 @@ from experiments.shared.refusals import blamed
 from experiments.steer.choices import Choice
 from model.common.digests import file_digest
 from model.common.input_files import checkpoint_files
+from model.data.reading import source_files
 from model.prior.named_priors import prior_files
 
 HERE = Path(model.__file__).parent
@@ -29,13 +30,19 @@ class Input(NamedTuple):
 
 
 def inputs_of(
-    prior: str, prompts_file: Path | None, proposal: Path | None, choices: Iterable[Choice]
+    prior: str,
+    prompts_file: Path | None,
+    dataset: str | None,
+    proposal: Path | None,
+    choices: Iterable[Choice],
 ) -> list[Input]:
     """Files that the arguments name."""
     with blamed(f"--prior {prior}"):
         inputs = [Input(f"--prior {prior}", prior_files(prior))]
     if prompts_file is not None:
         inputs.append(Input(f"--prompts-file {prompts_file}", {prompts_file.name: prompts_file}))
+    if dataset is not None:
+        inputs.append(Input(f"--dataset {dataset}", source_files(dataset)))
     if proposal is not None:
         inputs.append(Input(f"--proposal {proposal}", checkpoint_files(proposal)))
     for choice in choices:

@@ -74,6 +74,7 @@ def model_card(args: Steer, report: Report | None = None) -> ModelCard:
         "factors": ", ".join(args.factor),
         "moments": ", ".join(args.moment),
         "beta": f"{args.beta:g}",
+        "data set": args.dataset or "",
         "options of the guide": options.removeprefix(", "),
         "training": f"objective {args.objective}, seed {args.seed}",
         **({} if report is None else _facts(report)),

@@ -1,0 +1,150 @@
+"""Prompts of a run from a data set: chats with columns, a measured subset, resume, refusals."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from experiments.shared.command_line import run_script
+from experiments.shared.run_folder import RunFolder
+from experiments.steer.__main__ import main
+from experiments.steer.arguments import Steer
+from experiments.steer.figures import read_metrics
+from experiments.steer.prompts import load_prompts, measured_prompts
+from model.prior.named_priors import load_prior
+from tests.model.tokenizers import chat, language_model_of
+
+TEMPLATE = "<bos>{% for m in messages %} <user> {{ m.content }} <end>{% endfor %} <assistant>"
+ROWS = [
+    {
+        "question": [{"role": "user", "content": " ".join("abcd"[: 1 + n % 4])}],
+        "answer": "abcd"[n % 4],
+    }
+    for n in range(20)
+]
+REWARD = """
+def says(completions, answer, **columns):
+    return [float(right in one[0]["content"]) for one, right in zip(completions, answer)]
+"""
+
+
+@pytest.fixture(scope="module")
+def chat_folder(tmp_path_factory):
+    tokenizer = chat("<bos> $A")
+    tokenizer.chat_template = TEMPLATE
+    folder = tmp_path_factory.mktemp("chat")
+    language_model_of(tokenizer, max_new_tokens=2, end_ids=[1]).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def args(chat_folder, tmp_path):
+    (tmp_path / "rewards.py").write_text(REWARD)
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return Steer(
+        prior=str(chat_folder),
+        dataset=str(path),
+        prompt_column="question",
+        reward=(f"function:{tmp_path / 'rewards.py'}:says",),
+        beta=1.0,
+        steps=4,
+        particles=4,
+        samples=20,
+        prior_draws=40,
+        threads=1,
+        checkpoint_every=2,
+        max_new_tokens=2,
+        temperature=1.0,
+        out=tmp_path,
+    )
+
+
+def test_run_on_a_data_set_of_chats_measures_a_subset_and_says_so(args, capsys, monkeypatch):
+    folder = main(replace(args, system="d d", limit=18, measured_prompts=3))
+    printed = capsys.readouterr().out
+    assert "18 prompts of 9 to 12 tokens, with columns answer" in printed
+    assert "<bos> <user> d d <end> <user> a" in printed
+    note = "Measured on 3 of 18 prompts, a random subset by the seed."
+    assert note in printed
+    assert note in folder.report.read_text()
+    metrics = read_metrics(folder.metrics)
+    assert [record["num_responses"] for record in metrics] == [24, 48, 72, 96]
+    saved = json.loads(folder.arguments.read_text())
+    assert len(saved["inputs"]["--dataset {run}/../questions.jsonl"]["questions.jsonl"]) == 64
+
+
+def test_measured_prompts_depend_on_the_seed_and_keep_their_columns(args, chat_folder):
+    prompts = load_prompts(args, load_prior(str(chat_folder), **args.loading))
+    first, second, other = (
+        measured_prompts(each, prompts) for each in (args, args, replace(args, seed=1))
+    )
+    assert len(first) == 8
+    assert first.positions == second.positions != other.positions
+    assert first.columns["answer"] == tuple(ROWS[n]["answer"] for n in first.positions)
+    assert measured_prompts(replace(args, measured_prompts=20), prompts) is prompts
+
+
+def test_resume_on_a_data_set_ends_where_an_unbroken_run_ends(args, monkeypatch):
+    class KilledError(Exception):
+        pass
+
+    def die_at_step_3(folder, record):
+        append(folder, record)
+        folders.append(folder)
+        if record["step"] == 3:
+            raise KilledError
+
+    whole, append, folders = main(args), RunFolder.append_metrics, []
+    monkeypatch.setattr(RunFolder, "append_metrics", die_at_step_3)
+    with pytest.raises(KilledError):
+        main(args)
+    monkeypatch.setattr(RunFolder, "append_metrics", append)
+    resumed = main(Steer(resume=folders[0].path))
+    ours, theirs = (
+        [record["elbo"] for record in read_metrics(each.metrics)] for each in (resumed, whole)
+    )
+    assert ours == theirs
+    with open(args.dataset, "a") as file:
+        file.write(json.dumps(ROWS[0]) + "\n")
+    with pytest.raises(SystemExit, match=r"--dataset .*questions.jsonl changed since the run"):
+        main(Steer(resume=folders[0].path, steps=6))
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "message"),
+    [
+        ({}, '{"question": "a"}', r"--dataset: .*jsonl, line 21: column 'answer' is missing"),
+        ({"prompt_column": "prompt"}, "", r"--dataset: .*line 1: column 'prompt' is missing"),
+        ({"dataset_split": "test"}, "", r"--dataset: split is 'test'"),
+        (
+            {},
+            json.dumps({"question": "a " * 80, "answer": "a"}),
+            r"line 21: column 'question' has 81",
+        ),
+    ],
+)
+def test_refusal_names_option_file_line_and_column(args, change, line, message):
+    with open(args.dataset, "a") as file:
+        file.write(line)
+    with pytest.raises(SystemExit, match=message):
+        main(replace(args, **change))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--prompt-column", "x"], "--prompt-column has no effect without --dataset"),
+        (["--limit", "3"], "--limit has no effect without --dataset"),
+        (["--dataset", "x", "--prompts", "a"], "--prompts has no effect with --prompts-file or"),
+        (
+            ["--dataset", "x", "--prompts-file", __file__],
+            "--prompts-file has no effect with --data",
+        ),
+    ],
+)
+def test_option_without_effect_beside_a_data_set_is_refused(words, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        run_script(main, Steer, words)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
