@@ -33,7 +33,7 @@ class Expectations(NamedTuple):
     forbidden: float
     moments: Mapping[str, Estimate]
     scope: str = ""
-    """End of the name of E[r], if rewards apply to some of the prompts."""
+    """Words on the prompts behind E[r], if rewards apply to some of the prompts alone."""
 
 
 @torch.no_grad()
@@ -80,7 +80,7 @@ def expectations(
 def scope_of(reward: Tensor) -> str:
     """Words that tell to how many of N prompts rewards `[M, N]` apply; empty for all."""
     applies = ~reward.isnan().all(0)
-    count = f", over {int(applies.sum())} of {len(applies)} prompts"
+    count = f" over {int(applies.sum())} of {len(applies)} prompts"
     return "" if bool(applies.all()) else count
 
 

@@ -103,8 +103,7 @@ class Report:
         if not self.expectations:
             cells = [str(estimate.times(self.beta)) for estimate in likelihood]
             return [("E[r]", *cells[:2], cells[2] + mark)]
-        name = f"E[r]{self.expectations[0].scope}"
-        rows = [(name, *self._expected(str(each.reward) for each in self.expectations))]
+        rows = [("E[r]", *self._expected(str(each.reward) for each in self.expectations))]
         if all(math.isfinite(estimate.value) for estimate in likelihood):
             cells = [str(estimate) for estimate in likelihood]
             rows.append(("E[log likelihood]", *cells[:2], cells[2] + mark))
@@ -147,8 +146,13 @@ class Report:
         )
 
     def notes(self) -> list[str]:
-        """Warnings: of the fit, a divergence that rose, and reasons of unreliable numbers."""
-        return [*self.fit_notes, *self._rises(), *self._faults()]
+        """Notes: of the fit, on the prompts of E[r], divergences that rose, unreliable numbers."""
+        return [*self.fit_notes, *self._scope(), *self._rises(), *self._faults()]
+
+    def _scope(self) -> list[str]:
+        """Prompts over which E[r] is the mean, if these are not all."""
+        scopes = dict.fromkeys(each.scope for each in self.expectations if each.scope)
+        return [f"E[r] is a mean{scope}: no reward applies to the others." for scope in scopes]
 
     def _rises(self) -> list[str]:
         """Divergences that are larger after the fit than before."""

@@ -1,0 +1,75 @@
+"""Reward functions of other libraries in a run of `steer`, and a prompt to which none applies."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from experiments.steer.__main__ import main
+from tests.experiments.steer.test_main import SHORT
+
+FILE = """
+def ours(texts):
+    return [float("good" in text) for text in texts]
+
+def trl(prompts, completions, **kwargs):
+    return [float("good" in text) for text in completions]
+
+def compute_score(solution_str, data_source="", ground_truth="", extra_info=None):
+    return {"score": float("good" in solution_str)}
+
+async def verifiers(prompt, completion):
+    return None if prompt == "the" else float("good" in completion)
+"""
+
+
+@pytest.fixture(scope="module")
+def grammar_folder(prior, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("grammar")
+    prior.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def args(grammar_folder, tmp_path):
+    (tmp_path / "mine.py").write_text(FILE)
+    prompts = ("the film was", "the")
+    return replace(SHORT, prior=str(grammar_folder), prompts=prompts, out=tmp_path, steps=2)
+
+
+def with_reward(args, name):
+    return replace(args, reward=(f"function:{args.out}/mine.py:{name}",))
+
+
+@pytest.mark.parametrize("name", ["ours", "trl", "compute_score"])
+def test_function_of_any_signature_is_a_reward(args, name, capsys):
+    main(with_reward(args, name))
+    printed = capsys.readouterr().out
+    assert "E[r] " in printed
+    assert "no reward applies" not in printed
+
+
+def test_mean_reward_of_a_run_leaves_out_a_prompt_without_one(args, capsys):
+    folder = main(with_reward(args, "verifiers"))
+    printed = capsys.readouterr().out
+    note = "E[r] is a mean over 1 of 2 prompts: no reward applies to the others."
+    assert note in printed
+    assert "  no reward  the" in printed
+    measurements = json.loads(folder.measurements.read_text())
+    assert note in measurements["notes"]
+    guide = measurements["guide"]
+    nats = guide["log_likelihood"]["value"]  # over both prompts, 0 for the second
+    assert guide["reward"]["value"] == pytest.approx(2 * nats * args.beta, abs=0.2)
+    assert guide["reward"]["value"] > 0
+
+
+def test_draws_of_a_prompt_without_a_reward_have_none(args, capsys):
+    sampling = replace(with_reward(args, "verifiers"), sample="importance", budget=64)
+    folder = main(sampling)
+    assert "E[r over 1 of 2 prompts] of the posterior" in capsys.readouterr().out
+    lines = (folder.path / "draws.jsonl").read_text().splitlines()
+    rewards = {True: set(), False: set()}
+    for record in map(json.loads, lines):
+        rewards[record["prompt"] == "the"].add(record["reward"])
+    assert rewards[True] == {None}
+    assert 1.0 in rewards[False] <= {0.0, 1.0}
