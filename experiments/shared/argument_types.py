@@ -11,9 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
-from guides import GUIDES, Family
-from inference.objectives import Objective
-from inference.samplers import Sampler
+from guides import GUIDES
 from model.common.checks import finite, positive, whole_number
 from model.networks.placement import named_device
 
@@ -110,7 +108,7 @@ GuideName: TypeAlias = Literal[tuple(GUIDES)]  # type: ignore[valid-type]
 DtypeName: TypeAlias = Literal["float32", "bfloat16", "float64"]
 
 
-def described(question: str, registry: Mapping[str, Family | Objective | Sampler]) -> str:
+def described(question: str, registry: Mapping[str, Any]) -> str:
     """Help text of an option: a phrase, and a line for each entry of a registry."""
     lines = (f"{name}: {entry.summary}" for name, entry in registry.items())
     return "\n\n".join([question, *lines])

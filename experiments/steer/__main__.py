@@ -46,7 +46,7 @@ from experiments.steer.posterior import build_model, draw_prior
 from experiments.steer.prompts import load_prompts, measured_prompts, subset_note
 from experiments.steer.report import Report, sample_texts
 from experiments.steer.resuming import check_inputs, old_folder, own_arguments, resume_command
-from experiments.steer.step_log import StepLog
+from experiments.steer.step_log import StepLog, new_trackers
 from guides import FineTuned, Guide, LoRA
 from guides.saved import save_guide, write_card
 from inference import OBJECTIVES, Fit, Program, fit, random_state
@@ -64,16 +64,25 @@ def main(args: Steer) -> RunFolder:
     args = replace(args, beta=model.beta)
     with open_folder(args, inputs) as folder, resume_hint(lambda: resume_command(folder, args)):
         print(f"run folder {folder.path}")
-        if args.sample is not None:
+        if args.sample is None:
+            train(args, model, prompts, measured, folder)
+        else:
             sample_posterior(args, model, measured, folder)
-            return folder
-        target = model if args.penalty is None else soften(model, args.penalty)
-        guide = new_guide(args, target, prior, prompts)
-        with random_state.isolated(args.seed + 1):
-            prior_sample = draw_prior(target, model, measured, args.prior_draws)
-            before = measure(model, target, guide, measured, prior_sample, args.samples)
-        start = time.perf_counter()
-        result = fit(target, guide, prompts, **fit_settings(args, folder))
+    return folder
+
+
+def train(
+    args: Steer, model: AlignmentModel, prompts: Prompts, measured: Prompts, folder: RunFolder
+) -> None:
+    """Fit a guide to all prompts; measure the guide on some, before and after; and report."""
+    target = model if args.penalty is None else soften(model, args.penalty)
+    guide = new_guide(args, target, model.prior, prompts)
+    with random_state.isolated(args.seed + 1):
+        prior_sample = draw_prior(target, model, measured, args.prior_draws)
+        before = measure(model, target, guide, measured, prior_sample, args.samples)
+    with new_trackers(args.report_to, folder, is_resumed=args.resume is not None) as trackers:
+        start, log = time.perf_counter(), StepLog(folder, trackers)
+        result = fit(target, guide, prompts, **fit_settings(args, folder), on_step=log)
         seconds = time.perf_counter() - start
         save(args, guide, prompts, folder)
         with random_state.isolated(args.seed + 2):
@@ -83,13 +92,13 @@ def main(args: Steer) -> RunFolder:
                 "Before, from the prior": sample_texts(model, model, measured),
                 "After, from the guide": sample_texts(model, guide, measured),
             }
-        numbers = (before, after, posterior)
-        notes = [*subset_note(measured, prompts), *fit_notes(result)]
-        report = Report(args.title, args.beta, *numbers, samples, seconds, notes)
-        write_measurements(folder, report)
-        write_card(folder.guide, args.guide, prompts, model_card(args, report))
-        report.write(folder, write_figures(folder, report, prior_sample))
-    return folder
+        log.completions(samples)
+    numbers = (before, after, posterior)
+    notes = [*subset_note(measured, prompts), *fit_notes(result)]
+    report = Report(args.title, args.beta, *numbers, samples, seconds, notes)
+    write_measurements(folder, report)
+    write_card(folder.guide, args.guide, prompts, model_card(args, report))
+    report.write(folder, write_figures(folder, report, prior_sample))
 
 
 def fit_settings(args: Steer, folder: RunFolder) -> dict[str, Any]:
@@ -106,7 +115,6 @@ def fit_settings(args: Steer, folder: RunFolder) -> dict[str, Any]:
         "checkpoint_folder": folder.checkpoints,
         "checkpoint_every": args.checkpoint_every,
         "resume": args.resume is not None,
-        "on_step": StepLog(folder),
     }
 
 

@@ -17,13 +17,18 @@ from experiments.steer.guide_options import GuideOptions, options_of
 from experiments.steer.resuming import read_record, restored
 from guides import GUIDES
 from inference import OBJECTIVES, SAMPLERS
+from inference.svi.trackers import TRACKERS
 from model.common.paths import without_folders
 
 ObjectiveName: TypeAlias = Literal[tuple(OBJECTIVES)]  # type: ignore[valid-type]
+TrackerName: TypeAlias = Literal[tuple(TRACKERS)]  # type: ignore[valid-type]
 SamplerName: TypeAlias = Literal[tuple(SAMPLERS)]  # type: ignore[valid-type]
 
 GUIDE_HELP = types.described("q, the guide.", GUIDES)
 OBJECTIVE_HELP = types.described("Objective of SVI.", OBJECTIVES)
+TRACKER_HELP = types.described(
+    "Trackers that get the metrics of each step, and completions at the end.", TRACKERS
+)
 SAMPLE_HELP = types.described("Sample the posterior without training a guide, by:", SAMPLERS)
 
 TRAINED = types.Used(lambda args: args.sample is None, "with --sample, which trains nothing")
@@ -48,6 +53,7 @@ NO_BUDGET = types.Used(lambda args: not args.beta_budget, "with a budget, which 
 FROM_PRIOR = types.Used(lambda args: args.draws_prior, "with --sample, but for budgets and moments")
 CONSTRAINED = types.Used(lambda args: args.constraint, "where it names nothing")
 WITH_FACTOR = types.Used(lambda args: args.factor, "where it names nothing")
+TRACKED = types.Used(lambda args: args.report_to, "where it names nothing")
 WITH_MOMENT = types.Used(lambda args: args.moment, "where it names nothing")
 
 
@@ -162,6 +168,9 @@ class Steer(Arguments):
     """Number of steps between checkpoints."""
     out: types.Out = Path("runs")
     """Folder in which the run folder is made."""
+    report_to: Annotated[
+        tuple[TrackerName, ...], TRAINED, TRACKED, tyro.conf.arg(help=TRACKER_HELP)
+    ] = ()
     merge: bool = False
     """Also write RUN/merged, prior and adapter of `--guide lora` as one network in Hugging Face
     format."""

@@ -1,9 +1,11 @@
 """Refusals of arguments that do not go together, before anything is loaded."""
 
+from experiments.shared.refusals import blamed
 from experiments.steer.arguments import Steer
 from experiments.steer.guide_options import check_options
 from guides import GUIDES
 from inference import OBJECTIVES
+from inference.svi.trackers import check_trackers
 
 
 def check(args: Steer) -> None:
@@ -67,6 +69,8 @@ def check_training(args: Steer) -> None:
     if objective.max_prompts == 1 and has_several and args.prompts_per_step != 1:
         fix = "add --prompts-per-step 1, or use wake-phi"
         raise SystemExit(f"--objective {args.objective} takes one prompt a step: {fix}")
+    with blamed("--report-to"):
+        check_trackers(args.report_to)
     if args.proposal is not None:
         raise SystemExit(f"--proposal {args.proposal} is for --sample, which is not given")
 

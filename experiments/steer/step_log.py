@@ -1,9 +1,23 @@
-"""Log of the steps of a run: each record goes to `metrics.jsonl`, with the time of the step."""
+"""Log of a run: each step goes to `metrics.jsonl` with its time, and from there to the trackers."""
 
+import json
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from experiments.shared.run_folder import RunFolder
+from experiments.steer.report import Sample
 from inference.svi.step import Metrics
+from inference.svi.trackers import Trackers
+
+COLUMNS = ("origin", "completion", "reward")
+
+
+def new_trackers(names: Sequence[str], folder: RunFolder, *, is_resumed: bool) -> Trackers:
+    """Trackers of a run, with the arguments as saved, which have no path of this machine."""
+    config: dict[str, Any] = json.loads(folder.arguments.read_bytes())["arguments"]
+    name, path = folder.path.name, folder.path
+    return Trackers(names, name, folder=path, config=config, is_resumed=is_resumed)
 
 
 class StepLog:
@@ -11,10 +25,11 @@ class StepLog:
 
     Args:
         folder: run folder, whose `metrics.jsonl` gets a line for each step.
+        trackers: trackers, which get the same records.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
+    def __init__(self, folder: RunFolder, trackers: Trackers) -> None:
+        self.folder, self.trackers = folder, trackers
         self._last = time.perf_counter()
 
     def __call__(self, metrics: Metrics) -> None:
@@ -23,3 +38,9 @@ class StepLog:
         record = metrics | {"step_time": now - self._last}
         self._last = now
         self.folder.append_metrics(record)
+        self.trackers(record)
+
+    def completions(self, samples: Mapping[str, Sequence[Sample]]) -> None:
+        """Pass on the table of completions to the trackers."""
+        pairs = [(origin, *sample) for origin, texts in samples.items() for sample in texts]
+        self.trackers.table("completions", COLUMNS, pairs)

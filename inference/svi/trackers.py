@@ -1,0 +1,226 @@
+"""Trackers of experiments, fed with the metrics of a fit: Trackio, TensorBoard, Weights & Biases.
+
+    with Trackers(["tensorboard"], "my-run", folder="runs/my-run") as trackers:
+        fit(model, guide, prompts, num_steps=100, on_step=trackers)
+
+A failure of a tracker during the run warns once. The run goes on without that tracker.
+"""
+
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, Self
+
+from inference.svi.step import Metrics
+
+PROJECT = "elbo-rl"
+Rows = Sequence[Sequence[Any]]
+
+
+class Tracker(Protocol):
+    """A place for the numbers of one run."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Add the metrics of a step, all of them finite."""
+
+    def table(self, name: str, columns: Sequence[str], rows: Rows, step: int) -> None:
+        """Add a table, such as completions with their rewards."""
+
+    def close(self) -> None:
+        """Write all that is buffered, and end the run."""
+
+
+class Run(NamedTuple):
+    """Description of a run for a tracker.
+
+    Attributes:
+        name: name of the run, by which a resume finds the run again.
+        folder: folder of the run, for trackers that write files there.
+        config: arguments of the run, by name.
+        is_resumed: True if the run goes on after an interrupt.
+    """
+
+    name: str
+    folder: Path
+    config: Mapping[str, Any]
+    is_resumed: bool
+
+
+class TensorBoard:
+    """Event files in RUN/tensorboard: `tensorboard --logdir RUN`."""
+
+    def __init__(self, run: Run) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._folder = run.folder / "tensorboard"
+        self._purges, self._make = run.is_resumed, SummaryWriter
+        self._writer: Any = None
+
+    def _open(self, step: int) -> Any:
+        if self._writer is None:  # a resume replaces the steps after its checkpoint
+            purge = {"purge_step": step} if self._purges else {}
+            self._writer = self._make(str(self._folder), **purge)
+        return self._writer
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        for name, value in metrics.items():
+            self._open(step).add_scalar(name, value, step)
+
+    def table(self, name: str, columns: Sequence[str], rows: Rows, step: int) -> None:
+        lines = [columns, ["---"] * len(columns), *rows]
+        text = "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+        self._open(step).add_text(name, text, step)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class Trackio:
+    """Trackio's database on this machine: `trackio show`."""
+
+    def __init__(self, run: Run) -> None:
+        import trackio
+
+        self._trackio, mode = trackio, "allow" if run.is_resumed else "never"
+        trackio.init(PROJECT, name=run.name, config=dict(run.config), resume=mode, embed=False)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self._trackio.log(dict(metrics), step=step)
+
+    def table(self, name: str, columns: Sequence[str], rows: Rows, step: int) -> None:
+        table = self._trackio.Table(columns=list(columns), data=[list(row) for row in rows])
+        self._trackio.log({name: table}, step=step)
+
+    def close(self) -> None:
+        self._trackio.finish()
+
+
+class WandB:
+    """Weights & Biases; `WANDB_MODE=offline` keeps the run on this machine."""
+
+    def __init__(self, run: Run) -> None:
+        import wandb
+
+        identity = re.sub(r"[^\w-]", "-", run.name)
+        mode = "allow" if run.is_resumed else "never"
+        names = {"project": PROJECT, "name": run.name, "id": identity, "resume": mode}
+        self._wandb, self._run = wandb, wandb.init(config=dict(run.config), **names)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self._run.log(dict(metrics), step=step)
+
+    def table(self, name: str, columns: Sequence[str], rows: Rows, step: int) -> None:
+        table = self._wandb.Table(columns=list(columns), data=[list(row) for row in rows])
+        self._run.log({name: table}, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class TrackerEntry(NamedTuple):
+    """Entry of the registry: the class, the package that it needs, and a line of help."""
+
+    make: Callable[[Run], Tracker]
+    package: str
+    summary: str
+
+
+TRACKERS: dict[str, TrackerEntry] = {
+    "trackio": TrackerEntry(Trackio, "trackio", "Trackio's database on this machine"),
+    "tensorboard": TrackerEntry(TensorBoard, "tensorboard", "event files in RUN/tensorboard"),
+    "wandb": TrackerEntry(WandB, "wandb", "Weights & Biases"),
+}
+"""Trackers by name."""
+
+
+class MissingTrackerError(ValueError):
+    """The package of a tracker is not installed."""
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise a `MissingTrackerError` if the package of a tracker is not installed."""
+    for name in names:
+        if name not in TRACKERS:
+            raise ValueError(f"tracker {name!r} is unknown, expected one of {', '.join(TRACKERS)}")
+        package = TRACKERS[name].package
+        if find_spec(package) is None:
+            fix = f"pip install 'elbo-rl[{name}]'"
+            raise MissingTrackerError(f"{name}: the package {package} is not installed: {fix}")
+
+
+class Trackers:
+    """Several trackers as one function of the metrics of a step, for `fit(on_step=...)`.
+
+    Args:
+        names: names in `TRACKERS`.
+        name: name of the run.
+        folder: folder of the run.
+        config: arguments of the run, by name.
+        is_resumed: True to go on with the run of that name where the tracker can.
+
+    Raises:
+        MissingTrackerError: if the package of a tracker is not installed.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        name: str,
+        *,
+        folder: str | Path,
+        config: Mapping[str, Any] | None = None,
+        is_resumed: bool = False,
+    ) -> None:
+        check_trackers(names)
+        self._run = Run(name, Path(folder), config or {}, is_resumed)
+        self._trackers: dict[str, Tracker] = {}
+        self._step = 0
+        for each in names:
+            with self._guarded(each):
+                self._trackers[each] = TRACKERS[each].make(self._run)
+
+    @contextmanager
+    def _guarded(self, name: str) -> Iterator[None]:
+        """Run code of a tracker; after a failure warn, and go on without the tracker."""
+        try:
+            yield
+        except Exception as error:  # a tracker can raise anything, and the run is worth more
+            self._trackers.pop(name, None)
+            problem = f"the tracker {name} failed, and gets no more of the run"
+            warnings.warn(f"{problem}: {type(error).__name__}: {error}", stacklevel=4)
+
+    def __call__(self, metrics: Metrics) -> None:
+        """Pass on the metrics of a step that are finite, with `step` as the axis."""
+        self._step = int(metrics["step"])
+        pairs = [(name, value) for name, value in metrics.items() if name != "step"]
+        finite = {name: value for name, value in pairs if math.isfinite(value)}
+        for name, tracker in [*self._trackers.items()]:
+            with self._guarded(name):
+                tracker.log(finite, self._step)
+
+    def table(self, name: str, columns: Sequence[str], rows: Rows) -> None:
+        """Pass on a table, at the last step."""
+        for each, tracker in [*self._trackers.items()]:
+            with self._guarded(each):
+                tracker.table(name, columns, rows, self._step)
+
+    def close(self) -> None:
+        """End the run in all trackers."""
+        for name, tracker in [*self._trackers.items()]:
+            with self._guarded(name):
+                tracker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _cell(value: Any) -> str:
+    return " ".join(str(value).split()).replace("|", "\\|")
