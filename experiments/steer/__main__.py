@@ -39,8 +39,9 @@ from experiments.steer.arguments import Steer
 from experiments.steer.checks import check
 from experiments.steer.decoding import sample_posterior
 from experiments.steer.expectations import measure, measure_posterior
-from experiments.steer.figures import write_figures
+from experiments.steer.figures import Levels, write_figures
 from experiments.steer.inputs import Input, digests_of, inputs_of
+from experiments.steer.interrupted import Interrupted
 from experiments.steer.measurements import model_card, write_measurements
 from experiments.steer.posterior import build_model, draw_prior
 from experiments.steer.prompts import load_prompts, measured_prompts, subset_note
@@ -82,7 +83,9 @@ def train(
         before = measure(model, target, guide, measured, prior_sample, args.samples)
     with new_trackers(args.report_to, folder, is_resumed=args.resume is not None) as trackers:
         start, log = time.perf_counter(), StepLog(folder, trackers)
-        result = fit(target, guide, prompts, **fit_settings(args, folder), on_step=log)
+        so_far = (folder, args.title, model, guide, measured, prior_sample)
+        with Interrupted(*so_far, before.diagnostics.elbo).reported():
+            result = fit(target, guide, prompts, **fit_settings(args, folder), on_step=log)
         seconds = time.perf_counter() - start
         save(args, guide, prompts, folder)
         with random_state.isolated(args.seed + 2):
@@ -98,7 +101,8 @@ def train(
     report = Report(args.title, args.beta, *numbers, samples, seconds, notes)
     write_measurements(folder, report)
     write_card(folder.guide, args.guide, prompts, model_card(args, report))
-    report.write(folder, write_figures(folder, report, prior_sample))
+    levels = Levels.of_report(report)
+    report.write(folder, write_figures(folder, levels, prior_sample, args.beta))
 
 
 def fit_settings(args: Steer, folder: RunFolder) -> dict[str, Any]:

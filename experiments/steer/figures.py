@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple, Self
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -55,17 +56,40 @@ def _record(line: bytes) -> dict[str, float]:
     return record if has_numbers and has_step else {}
 
 
-def write_figures(folder: RunFolder, report: Report, prior_sample: PriorSample) -> list[Path]:
+class Levels(NamedTuple):
+    """Numbers that the figures of a run show beside the metrics, nats.
+
+    Attributes:
+        log_z: log Z.
+        before, after: ELBO of the prior and of the guide.
+        end: KL(q || p0) and E[r] of the guide; None for a model with factors, whose log likelihood
+            is not r/beta.
+    """
+
+    log_z: Estimate
+    before: Estimate
+    after: Estimate
+    end: tuple[Estimate, Estimate] | None
+
+    @classmethod
+    def of_report(cls, report: Report) -> Self:
+        """Numbers of a finished run."""
+        before, after = report.before.diagnostics, report.after.diagnostics
+        end = (after.kl_guide_prior, after.log_likelihood.times(report.beta))
+        return cls(after.log_z, before.elbo, after.elbo, None if report.expectations else end)
+
+
+def write_figures(
+    folder: RunFolder, levels: Levels, prior_sample: PriorSample, beta: float
+) -> list[Path]:
     """Draw the figures of a run as SVG files; none if no step has a finite ELBO."""
     records = read_metrics(folder.metrics)
     metrics = [each for each in records if math.isfinite(each["log_likelihood"] + each["elbo"])]
     if not metrics:
         return []
-    before, after = report.before.diagnostics, report.after.diagnostics
-    drawn = {"elbo": elbo_figure(metrics, after.log_z, before.elbo, after.elbo)}
-    if not report.expectations:  # with factors the log likelihood is not r/beta
-        end = (after.kl_guide_prior, after.log_likelihood.times(report.beta))
-        drawn["reward_kl"] = reward_kl_figure(metrics, prior_sample, report.beta, end)
+    drawn = {"elbo": elbo_figure(metrics, levels.log_z, levels.before, levels.after)}
+    if levels.end is not None:
+        drawn["reward_kl"] = reward_kl_figure(metrics, prior_sample, beta, levels.end)
     return [figures.save(figure, folder.path / f"{name}.svg") for name, figure in drawn.items()]
 
 

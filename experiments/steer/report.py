@@ -208,11 +208,7 @@ class Report:
         parts += [element("p", note, "note") for note in self.notes()]
         parts += [element("p", f"{identity}. Each number has its standard error.")]
         parts += [html_table(self.rows(), HEAD), *map(html_figure, figures)]
-        parts += [element("h2", "Samples and their rewards")]
-        for origin, samples in self.samples.items():
-            rows = [(_shown(reward), text) for text, reward in samples]
-            parts += [element("h3", origin), html_table(rows, kind="num")]
-        folder.write_page(self.title, parts)
+        folder.write_page(self.title, [*parts, *html_samples(self.samples)])
         print(self.text())
         print(f"\nOpen {folder.report}; the guide is in {folder.guide}, which --proposal takes.")
 
@@ -240,6 +236,15 @@ def samples_text(samples: Mapping[str, Sequence[Sample]]) -> list[str]:
     for origin, texts in samples.items():
         lines += [f"{origin}:", *(f"  {_shown(reward)}  {text}" for text, reward in texts), ""]
     return lines
+
+
+def html_samples(samples: Mapping[str, Sequence[Sample]]) -> list[str]:
+    """HTML tables of texts with their rewards, by origin."""
+    parts = [element("h2", "Samples and their rewards")]
+    for origin, texts in samples.items():
+        rows = [(_shown(reward), text) for text, reward in texts]
+        parts += [element("h3", origin), html_table(rows, kind="num")]
+    return parts
 
 
 def _shown(reward: float) -> str:

@@ -78,7 +78,8 @@ def steps_of(folder):
     return sum(len(path.read_bytes().splitlines()) for path in folder.glob("runs/*/metrics.jsonl"))
 
 
-def test_sigterm_ends_a_fit_with_the_line_that_goes_on(start, tmp_path, prior):
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_ends_a_fit_with_a_report_and_the_line_that_goes_on(start, tmp_path, prior, name):
     prior.save_pretrained(tmp_path / "prior")
     line = (
         "--max-new-tokens 3 --particles 4 --samples 20 --prior-draws 40 --threads 1 "
@@ -87,14 +88,16 @@ def test_sigterm_ends_a_fit_with_the_line_that_goes_on(start, tmp_path, prior):
     words = ["--prior", tmp_path / "prior", "--prompts", "the film was", "--out", tmp_path / "runs"]
     process = start("experiments.steer", *words, *line.split())
     wait(lambda: steps_of(tmp_path) > 7 or process.poll() is not None)
-    process.terminate()
-    _, err = process.communicate(timeout=60)
+    process.send_signal(signal.Signals[name])
+    out, err = process.communicate(timeout=60)
     [folder] = (tmp_path / "runs").iterdir()
-    assert process.returncode == 143, err
+    assert process.returncode == 128 + signal.Signals[name], err
     assert err.rstrip().endswith(
-        f"Ended by SIGTERM. To go on: python -m experiments.steer --resume {folder}"
+        f"Ended by {name}. To go on: python -m experiments.steer --resume {folder}"
     ), err
     assert "Traceback" not in err, err
+    assert "interrupted after step" in out
+    assert "From the guide so far" in (folder / "report.html").read_text()
 
 
 def zoo(start, tmp_path):

@@ -1,0 +1,112 @@
+"""An interrupted fit leaves a checkpoint, a report of its steps, and the command that goes on."""
+
+import re
+import signal
+from dataclasses import replace
+
+import pytest
+
+from experiments.shared.command_line import run_script
+from experiments.shared.run_folder import RunFolder
+from experiments.steer import interrupted
+from experiments.steer.__main__ import main
+from experiments.steer.arguments import Steer
+from experiments.steer.figures import read_metrics
+from experiments.steer.interrupted import recent
+from inference.svi.checkpoint.folder import has_checkpoint
+
+SHORT = Steer(
+    steps=5, particles=4, samples=8, prior_draws=40, threads=1, max_new_tokens=3, guide="n-gram"
+)
+
+
+@pytest.fixture
+def interrupt(monkeypatch, tmp_path):
+    """Run that is interrupted in a step; the folder of the run."""
+
+    def run(step=3, **changes):
+        append = RunFolder.append_metrics
+
+        def append_and_interrupt(folder, record):
+            append(folder, record)
+            if record["step"] == step:
+                raise KeyboardInterrupt(signal.SIGINT)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RunFolder, "append_metrics", append_and_interrupt)
+            with pytest.raises(KeyboardInterrupt) as end:
+                main(replace(SHORT, out=tmp_path, **changes))
+        [path] = tmp_path.iterdir()
+        return RunFolder(path), end.value
+
+    return run
+
+
+def test_an_interrupt_leaves_a_report_a_checkpoint_and_the_command(interrupt, capsys):
+    folder, error = interrupt()
+    assert error.__notes__[-1] == f"To go on: python -m experiments.steer --resume {folder.path}"
+    assert has_checkpoint(folder.checkpoints)
+    printed, page = capsys.readouterr().out, folder.report.read_text()
+    for part in ("interrupted after step 3", "E[r]", "KL(q || p0)", "log Z", "From the guide so"):
+        assert part in printed
+    for part in ("interrupted after step 3", "mean of the last 10 steps", "From the guide so far"):
+        assert part in page
+    assert page.count("<svg") == 2
+    metrics = read_metrics(folder.metrics)
+    assert str(recent(metrics, "reward")) in page
+    assert not folder.measurements.exists()
+    main(Steer(resume=folder.path))
+    assert [record["step"] for record in read_metrics(folder.metrics)] == [1, 2, 3, 4, 5]
+    assert "interrupted" not in folder.report.read_text()
+
+
+def test_a_model_with_factors_has_a_report_too(interrupt):
+    folder, _ = interrupt(constraint=("words:bad<=0",), penalty=2.0)
+    assert folder.report.read_text().count("<svg") == 1
+
+
+def test_a_second_interrupt_ends_at_once_and_the_curves_are_there(interrupt, monkeypatch):
+    def interrupted_again(*_):
+        raise KeyboardInterrupt(signal.SIGINT)
+
+    monkeypatch.setattr(interrupted, "sample_texts", interrupted_again)
+    folder, error = interrupt()
+    assert f"--resume {folder.path}" in error.__notes__[-1]
+    assert "interrupted after step 3" in folder.report.read_text()
+
+
+def test_a_report_that_fails_does_not_hide_the_interrupt(interrupt, monkeypatch, capsys):
+    def fails(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(interrupted, "sample_texts", fails)
+    folder, error = interrupt()
+    assert f"--resume {folder.path}" in error.__notes__[-1]
+    problem = "The report so far could not be written: OSError: No space left on device"
+    assert problem in capsys.readouterr().out
+
+
+def test_an_interrupt_before_the_first_step_has_no_report(tmp_path, monkeypatch):
+    def interrupted_fit(*_, **__):
+        raise KeyboardInterrupt(signal.SIGINT)
+
+    monkeypatch.setattr("experiments.steer.__main__.fit", interrupted_fit)
+    with pytest.raises(KeyboardInterrupt):
+        main(replace(SHORT, out=tmp_path))
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_the_line_of_an_interrupt_ends_the_output(interrupt, monkeypatch, capsys, tmp_path):
+    append = RunFolder.append_metrics
+
+    def append_and_interrupt(folder, record):
+        append(folder, record)
+        raise KeyboardInterrupt(signal.SIGINT)
+
+    monkeypatch.setattr(RunFolder, "append_metrics", append_and_interrupt)
+    words = "--steps 5 --particles 4 --samples 8 --prior-draws 40 --threads 1 --guide n-gram"
+    with pytest.raises(SystemExit) as end:
+        run_script(main, Steer, [*words.split(), "--out", str(tmp_path)])
+    assert end.value.code == 130
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(r"Ended by SIGINT\. To go on: python -m .* --resume \S+", last)
