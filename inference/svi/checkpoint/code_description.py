@@ -12,6 +12,8 @@ OURS = {"model", "guides", "inference", "experiments"}
 _SCHEMES = ("stdlib", "platstdlib", "purelib", "platlib")
 INSTALLED = tuple({sysconfig.get_path(name) for name in _SCHEMES})
 """Folders of the standard library and of installed packages."""
+PACKAGES = {"site-packages", "dist-packages"}
+"""Names of folders of packages of another environment, such as the system's, that this one uses."""
 
 
 def code_of(function: Any) -> str:
@@ -52,7 +54,7 @@ def is_ours(thing: Any) -> bool:
 def is_installed(thing: Any) -> bool:
     """True for a class or function of the standard library or of an installed package."""
     if isinstance(thing, FunctionType):
-        return thing.__code__.co_filename.startswith(INSTALLED)
+        return _is_below_installed(thing.__code__.co_filename)
     name = thing.__module__
     if name == "builtins" or name in sys.builtin_module_names:
         return True
@@ -68,7 +70,8 @@ def is_users_module(module: ModuleType) -> bool:
 
 
 def _is_below_installed(file: str) -> bool:
-    return str(Path(file).resolve()).startswith(INSTALLED)
+    path = Path(file).resolve()
+    return str(path).startswith(INSTALLED) or not PACKAGES.isdisjoint(path.parts)
 
 
 def _compiled(code: Any) -> Any:

@@ -29,6 +29,7 @@ import inference.svi.checkpoint.state
 from guides import FineTuned, LoRA, MeanField, Twisted
 from inference import FDivergence, FusedOptimizer, LeaveOneOut_ELBO, LogVariance, cosine, fit
 from inference.svi.anneal import soften
+from inference.svi.checkpoint.code_description import is_installed
 from inference.svi.checkpoint.fingerprint import Fingerprint
 from inference.svi.checkpoint.folder import (
     CheckpointError,
@@ -1129,3 +1130,16 @@ def test_the_fingerprint_can_be_read(tmp_path):
     assert re.fullmatch("#[0-9a-f]{32}", leaves["model.prior.network.weights"])
     assert len(json.dumps(leaves)) < 20_000
     assert pyro.get_param_store().keys() == set()
+
+
+@pytest.mark.parametrize("folder", ["site-packages", "dist-packages"])
+def test_packages_of_another_environment_are_installed(folder):
+    """Their code would else be described as the user's, through all that it reads."""
+
+    def function():
+        pass
+
+    assert not is_installed(function)
+    place = f"/usr/lib/python3/{folder}/package/file.py"
+    function.__code__ = function.__code__.replace(co_filename=place)
+    assert is_installed(function)
