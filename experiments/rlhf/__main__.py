@@ -22,7 +22,8 @@ of the proxies need no training. There are two worlds:
     python -m experiments.rlhf --num-preferences 100 1000 --inference ensemble --aggregation minimum
     python -m experiments.rlhf --preferences pairs.jsonl --prior smollm2 --guide lora
 
-With `--preferences` the data are yours: {"prompt": ..., "chosen": ..., "rejected": ...} a line.
+With `--preferences` the data are yours: {"prompt": ..., "chosen": ..., "rejected": ...} a line, of
+texts or chats, or another source that `read_preferences` reads.
 Held-out preferences test the reward, RUN/reward keeps the reward, and a guide is tuned on it.
 """
 
@@ -49,7 +50,7 @@ def main(args: RLHF) -> list[Finding]:
     prior, features = args.load()
     split = None
     if args.preferences is not None:
-        split = read_split(args.preferences, args.held_out, args.seed)
+        split = read_split(args.preferences, args.held_out, args.seed, prior.tokenizer)
     prompts = encode_prompts(args, prior, split)
     with new_folder(args, "rlhf") as folder, resume_hint(lambda: to_go_on(folder)):
         print(f"run folder {folder.path}")

@@ -29,8 +29,9 @@ FROM_FILE = types.Used(lambda args: args.preferences is not None, "without --pre
 class RLHF(Arguments):
     """Learn a reward from preferences, with its uncertainty, and steer a language model by it."""
 
-    preferences: types.TextFile | None = None
-    """File of preferences in JSON lines. Default: simulate preferences from a known reward."""
+    preferences: types.Name | None = None
+    """Preferences, texts or chats: a file in JSON lines, JSON, CSV or Parquet, a folder of the
+    `datasets` library, or a name on the hub. Default: simulate preferences from a known reward."""
     prior: types.Name = "film-reviews"
     """Prior: `film-reviews`, `smollm2`, a folder in Hugging Face format, or a name on the hub."""
     encoder: types.Name | None = None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from experiments.rlhf import learning, report
 from experiments.rlhf.learning import DataSet, Study, TextWorld
@@ -25,10 +26,15 @@ NEXT_WORD = "next word"
 Split = tuple[Sequence[Preference], Sequence[Preference]]
 
 
-def read_split(path: Path, test_share: float, seed: int) -> Split:
-    """Read preferences to learn from and to test on; exit if either part has nothing but ties."""
+def read_split(
+    source: str, test_share: float, seed: int, tokenizer: PreTrainedTokenizerBase | None = None
+) -> Split:
+    """Read preferences to learn from and to test on; exit if either part has nothing but ties.
+
+    `tokenizer` writes preferences between chats as texts.
+    """
     with blamed("--preferences"):
-        train, test = split_preferences(read_preferences(path), test_share, seed)
+        train, test = split_preferences(read_preferences(source, tokenizer), test_share, seed)
         parts = {"held-out preferences": test, "preferences to learn from": train}
         for name, part in parts.items():
             if all(preference.tie for preference in part):

@@ -1,7 +1,6 @@
 """The reward from preferences: label noise, ties and encoders."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from transformers import BertConfig, BertModel
@@ -36,7 +35,7 @@ def test_the_strength_of_ties_can_be_given_and_is_0_without_ties(prior):
         model, _ = learn(args, features, preferences, seed=0)
         return model.tie_strength
 
-    ties, own = prefer_longer(12, ties=4), replace(SMALL, preferences=Path(__file__))
+    ties, own = prefer_longer(12, ties=4), replace(SMALL, preferences=__file__)
     assert strength(SMALL, prefer_longer(12)) == 0
     assert strength(replace(own, tie_strength=0.3), ties) == 0.3
     assert strength(SMALL, ties) > 1  # at least 2 * share / (1 - share)

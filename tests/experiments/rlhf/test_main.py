@@ -23,6 +23,7 @@ from model.preferences import (
 from model.prior.named_priors import load_prior
 from tests.experiments.diverges import Diverges
 from tests.experiments.rlhf.small import SMALL, prefer_longer
+from tests.model.tokenizers import CHAT, chat, language_model_of
 
 
 def run(args, out):
@@ -58,7 +59,7 @@ def test_simulated_preferences_to_a_guide(tmp_path, capsys):
 def test_a_file_of_preferences_to_a_guide(tmp_path, capsys):
     first = run(replace(SMALL, num_preferences=(40,), seeds=1, simulations=0), tmp_path / "first")
     capsys.readouterr()
-    own = replace(SMALL, preferences=first.path / "preferences.jsonl", inference="map")
+    own = replace(SMALL, preferences=str(first.path / "preferences.jsonl"), inference="map")
     folder = run(own, tmp_path / "second")
     printed = capsys.readouterr().out
     assert "on 8 held out: accuracy" in printed
@@ -90,19 +91,19 @@ def test_head_with_a_hidden_layer(tmp_path, capsys):
 
 
 def test_files_of_preferences_without_use_are_refused(tmp_path):
-    with pytest.raises(SystemExit, match=r"--preferences .*No such file"):
-        main(replace(SMALL, out=tmp_path, preferences=tmp_path / "none.jsonl"))
+    with pytest.raises(SystemExit, match=r"--preferences: .*No such file"):
+        main(replace(SMALL, out=tmp_path, preferences=str(tmp_path / "none.jsonl")))
     write_preferences(
         tmp_path / "ties.jsonl", [Preference("a", f" {i}", " b", tie=True) for i in range(5)]
     )
     with pytest.raises(SystemExit, match="held-out preferences are ties"):
-        main(replace(SMALL, out=tmp_path, preferences=tmp_path / "ties.jsonl"))
+        main(replace(SMALL, out=tmp_path, preferences=str(tmp_path / "ties.jsonl")))
     write_preferences(
         tmp_path / "two.jsonl", [Preference("a", " b", " c", tie=True), Preference("a", " b", " d")]
     )
     for seed, part in ((0, "held-out preferences"), (1, "preferences to learn from")):
         with pytest.raises(SystemExit, match=f"--preferences: all 1 {part} are ties"):
-            main(replace(SMALL, out=tmp_path, preferences=tmp_path / "two.jsonl", seed=seed))
+            main(replace(SMALL, out=tmp_path, preferences=str(tmp_path / "two.jsonl"), seed=seed))
     assert not [*tmp_path.glob("rlhf*")]
 
 
@@ -185,11 +186,35 @@ def test_particles_and_steps_reach_the_fit(prior, tmp_path, monkeypatch):
 def test_max_prompts_limits_the_prompts_of_a_file(prior, tmp_path):
     pairs = [Preference(f"the film was{' very' * i}", " good", " bad") for i in range(8)]
     write_preferences(tmp_path / "pairs.jsonl", pairs)
-    args = replace(SMALL, preferences=tmp_path / "pairs.jsonl", max_prompts=3)
+    args = replace(SMALL, preferences=str(tmp_path / "pairs.jsonl"), max_prompts=3)
     split = read_split(args.preferences, args.held_out, args.seed)
     assert [len(part) for part in split] == [6, 2]
     assert len(encode_prompts(args, prior, split)) == 3
     assert len(encode_prompts(replace(args, max_prompts=16), prior, split)) == 6
+
+
+def test_chats_of_a_file_are_texts_by_the_template_of_the_prior(tmp_path):
+    tokenizer = chat("<bos> $A")
+    tokenizer.chat_template = (
+        "<bos>{% for m in messages %}{{ ' <user> ' if m.role == 'user' else ' <assistant> ' }}"
+        "{{ m.content }} <end>{% endfor %}{% if add_generation_prompt %} <assistant> {% endif %}"
+    )
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": question}],
+            "chosen": [{"role": "assistant", "content": "c"}],
+            "rejected": [{"role": "assistant", "content": "d"}],
+        }
+        for question in ("a", "b", "a b")
+    ]
+    (tmp_path / "pairs.json").write_text(json.dumps(rows))
+    args = replace(SMALL, preferences=str(tmp_path / "pairs.json"))
+    prior = language_model_of(tokenizer, max_new_tokens=2)
+    train, test = read_split(args.preferences, 0.3, 0, tokenizer)
+    prompts = encode_prompts(args, prior, (train, test))
+    questions = [preference.prompt.split()[2:-2] for preference in train]
+    assert prompts.rows() == [[0, 2, *map(CHAT.index, words), 1, 3] for words in questions]
+    assert train[0].texts == (f"{train[0].prompt}c", f"{train[0].prompt}d")
 
 
 def test_an_interrupted_run_hints_at_its_reward(tmp_path):
