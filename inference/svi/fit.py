@@ -215,7 +215,7 @@ def fit(
                         optimizer.progress = budget.progress(state)
                     batch = minibatches.after(state.num_responses // objective.num_particles)
                     with rollback.step(batch):
-                        metrics = take_step(svi, state, batch, record)
+                        metrics = take_step(svi, model, state, batch, record)
                     budget.tick(state)
                     result.metrics.append(metrics)
                     _warn(result, *state.health.check(ascends_elbo=state.ascends_elbo))

@@ -57,7 +57,9 @@ def checked_svi(
     return svi
 
 
-def take_step(svi: SVI, state: FitState, prompts: Prompts, record: DrawRecord) -> Metrics:
+def take_step(
+    svi: SVI, model: Program, state: FitState, prompts: Prompts, record: DrawRecord
+) -> Metrics:
     """Take one step of SVI, count the step in `state`, and return the metrics."""
     optimizer, objective, reuses_draws = state.optimizer, state.objective, state.reuses_draws
     rate, step_count = optimizer.learning_rate, optimizer.step_count
@@ -81,7 +83,7 @@ def take_step(svi: SVI, state: FitState, prompts: Prompts, record: DrawRecord) -
         if state.best is not None:
             before = optimizer.parameters_before_step
             state.best.consider(state.step - 1, state.health.elbo, before)
-    if (with_rewards := rewarded(svi.model)) is None:
+    if (with_rewards := rewarded(model)) is None:
         state.reward = None
     elif not reuses_draws:
         reward = runs.reward(with_rewards, record.draws) if record.draws else None
