@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from model.networks.checks import check_causal, checked_network, evaluating
+from model.networks.growing_layer import GrowingLayer
 from model.networks.head import logits_of, splits_head
 from model.networks.positions import (
     first_position,
@@ -187,5 +189,8 @@ def _rows_of(cache: Any, rows: Tensor) -> Any:
     """The sequences at `rows` of a cache, repeats allowed; the original stays as it was."""
     selected = copy.copy(cache)
     selected.layers = [copy.copy(layer) for layer in cache.layers]
+    for layer in selected.layers:
+        if type(layer) is DynamicLayer:
+            layer.__class__ = GrowingLayer
     selected.batch_select_indices(rows)
     return selected
