@@ -130,6 +130,9 @@ class _MixtureDecoder:
         self.decoders = [distribution.decoder for distribution in distributions]
         self.temperatures = [distribution.temperature for distribution in distributions]
         self.log_pi = logits.log_softmax(-1)
+        rooms = [getattr(decoder, "room", None) for decoder in self.decoders]
+        # see `CachedDecoder`; the components read one after the other, and all caches remain
+        self.room = min((room for room in rooms if room), default=1 << 30) // len(rooms)
 
     def start(self, prompts: Prompts) -> tuple[Tensor, MixtureState]:
         logits, states = zip(*(decoder.start(prompts) for decoder in self.decoders), strict=True)

@@ -59,6 +59,7 @@ class Recurrent(FromScratch):
         self.embedding = nn.Embedding(self.vocab_size, embedding_size).to(like(prior))
         self.gru = nn.GRU(embedding_size, hidden_size, num_layers, batch_first=True).to(like(prior))
         self.head = nn.Linear(hidden_size, self.vocab_size).to(like(prior))
+        self.splits_head = True
 
     def start(self, prompts: Prompts) -> tuple[Tensor, GRUState]:
         lengths, num_columns = prompts.mask.sum(1), prompts.ids.shape[1]
@@ -74,6 +75,13 @@ class Recurrent(FromScratch):
         return self.head(hidden)[:, -1], GRUState(memory, hidden)
 
     def extend(self, state: GRUState, ids: Tensor) -> tuple[Tensor, GRUState]:
+        state = self.extend_states(state, ids)
+        return self.head(state.hidden), state
+
+    def extend_states(self, state: GRUState, ids: Tensor) -> GRUState:
         with torch.backends.cudnn.flags(enabled=False):
             hidden, memory = self.gru(self.embedding(ids), state.memory.contiguous())
-        return self.head(hidden), GRUState(memory, hidden)
+        return GRUState(memory, hidden)
+
+    def logits_of(self, hidden: Tensor) -> Tensor:
+        return self.head(hidden)

@@ -108,6 +108,22 @@ class SoftPrompt(Guide):
     def extend(self, state: CachedState, ids: Tensor) -> tuple[Tensor, CachedState]:
         return self.prior.extend(state, ids)
 
+    @property
+    def room(self) -> int:
+        """See `CachedDecoder`."""
+        return self.prior.room
+
+    @property
+    def splits_head(self) -> bool:
+        """See `SplitsHead`."""
+        return self.prior.splits_head
+
+    def extend_states(self, state: CachedState, ids: Tensor) -> CachedState:
+        return self.prior.extend_states(state, ids)
+
+    def logits_of(self, hidden: Tensor) -> Tensor:
+        return self.prior.logits_of(hidden)
+
     def _read(self) -> Any:
         """Cache of the virtual tokens, with one row, in the network's data type."""
         network = self.prior.network

@@ -19,7 +19,7 @@ from model import LanguageModel, Prompts, ResponseDistribution
 from model.common.checks import instance, whole_number
 from model.networks.checks import evaluating
 from model.prior.cached_decoder import CachedState
-from model.prior.logits import scaled
+from model.prior.logits import of_states, scaled
 
 
 class TwistHead(nn.Module):
@@ -105,6 +105,22 @@ class Twisted(Guide):
         logits, state = self.prior.extend(state, ids)
         return self._twisted(logits, state.hidden), state
 
+    @property
+    def room(self) -> int:
+        """See `CachedDecoder`."""
+        return self.prior.room
+
+    @property
+    def splits_head(self) -> bool:
+        """See `SplitsHead`."""
+        return self.prior.splits_head
+
+    def extend_states(self, state: CachedState, ids: Tensor) -> CachedState:
+        return self.prior.extend_states(state, ids)
+
+    def logits_of(self, hidden: Tensor) -> Tensor:
+        return self._twisted(self.prior.logits_of(hidden), hidden)
+
     def _twisted(self, logits: Tensor, hidden: Tensor) -> Tensor:
         logits = scaled(logits, self.prior.temperature)
         twisted = logits + evaluating(self.head)(hidden)
@@ -117,9 +133,14 @@ class Twisted(Guide):
     def log_twist(self, prompts: Prompts, response: Tensor) -> Tensor:
         """psi(x_<=t), nats, with gradient: `[..., N, T]` for `[..., N, T]`; 0 at padding."""
         prior = self.prior(prompts)
-        _, hidden = prior.log_prob_and_hidden(response)
-        log_psi = evaluating(self.head)(hidden).gather(-1, response[..., None]).squeeze(-1)
+        with torch.no_grad():
+            _, hidden = prior.log_prob_and_hidden(response)
+        log_psi = of_states(self._psi, hidden, response, self.prior.vocab_size)
         return log_psi.masked_fill(~prior.space.is_token(response), 0.0)
+
+    def _psi(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        """psi of the tokens `ids` `[C]` after hidden states `[C, H]`, nats, `[C]`."""
+        return evaluating(self.head)(hidden).gather(-1, ids[:, None]).squeeze(-1)
 
     @torch.no_grad()
     def twist(self, prompts: Prompts, response: Tensor, t: int) -> Tensor:

@@ -88,35 +88,34 @@ class _TokenLogProb(torch.autograd.Function):
         return grad_logits.view(ctx.shape), None, None
 
 
-def token_log_prob_of_states(
-    head: Callable[[Tensor], Tensor], hidden: Tensor, ids: Tensor, temperature: float, size: int
+def of_states(
+    function: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, ids: Tensor, size: int
 ) -> Tensor:
-    """`token_log_prob` of logits `head(hidden)`, which are computed for a chunk at a time.
+    """A function of hidden states and token ids, through logits that are computed chunk by chunk.
 
-    The logits are not kept for the gradient. While the head's own parameters do not train, the
+    The logits are not kept for the gradient. While the function's own parameters do not train, the
     gradient with respect to a hidden state is the incoming gradient times a vector that the forward
     pass already computes. Otherwise the backward pass computes the logits again.
 
     Args:
-        head: hidden states `[C, H]` -> logits `[C, V]`, each row by itself.
+        function: states `[C, H]` and ids `[C]` -> `[C]`, each state by itself.
         hidden: `[..., H]`, hidden states.
         ids: `[...]`, token ids.
-        temperature: divides the logits.
         size: V, number of logits of a state.
+
+    Returns:
+        `[...]`. Once differentiable.
     """
     flat, flat_ids = hidden.reshape(-1, hidden.shape[-1]), ids.reshape(-1)
-    head_trains = torch.is_grad_enabled() and head(flat[:0].detach()).requires_grad
-    if torch.is_grad_enabled() and flat.requires_grad and not head_trains:
-        return _StatesLogProb.apply(flat, flat_ids, head, temperature, size).view(ids.shape)
-
-    def log_prob(states: Tensor, ids: Tensor) -> Tensor:
-        return token_log_prob(head(states), ids, temperature)
-
-    parts = []
-    for rows in _chunks(flat, size):
-        part = (flat[rows], flat_ids[rows])
-        parts.append(recomputed(log_prob, *part) if head_trains else log_prob(*part))
-    return torch.cat(parts).view(ids.shape)
+    trains = torch.is_grad_enabled() and function(flat[:0].detach(), flat_ids[:0]).requires_grad
+    if torch.is_grad_enabled() and flat.requires_grad and not trains:
+        return _OfStates.apply(flat, flat_ids, function, size).view(ids.shape)
+    values, chunks = [], _chunks(flat, size)
+    for rows in chunks:
+        chunk = (flat[rows], flat_ids[rows])
+        divided = trains and len(chunks) > 1
+        values.append(recomputed(function, *chunk) if divided else function(*chunk))
+    return torch.cat(values).view(ids.shape)
 
 
 def recomputed(function: Callable, *arguments: Any) -> Any:
@@ -124,36 +123,34 @@ def recomputed(function: Callable, *arguments: Any) -> Any:
     return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
-class _StatesLogProb(torch.autograd.Function):
-    """`token_log_prob_of_states` with d log p / d hidden, `[C, H]`, from the forward pass."""
+class _OfStates(torch.autograd.Function):
+    """`of_states` with the derivative by the state, `[C, H]`, from the forward pass."""
 
     @staticmethod
     def forward(
         ctx: Any,
         hidden: Tensor,
         ids: Tensor,
-        head: Callable[[Tensor], Tensor],
-        temperature: float,
+        function: Callable[[Tensor, Tensor], Tensor],
         size: int,
     ) -> Tensor:
-        slopes, log_probs = torch.empty_like(hidden), []
+        slopes, values = torch.empty_like(hidden), []
         for rows in _chunks(hidden, size):
             with torch.enable_grad():
                 states = hidden[rows].detach().requires_grad_()
-                log_prob = token_log_prob(head(states), ids[rows], temperature)
-                (slopes[rows],) = torch.autograd.grad(log_prob.sum(), states)
-            log_probs.append(log_prob.detach())
+                value = function(states, ids[rows])
+                (slopes[rows],) = torch.autograd.grad(value.sum(), states)
+            values.append(value.detach())
         ctx.save_for_backward(slopes)
-        return torch.cat(log_probs)
+        return torch.cat(values)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (slopes,) = ctx.saved_tensors
-        grad_hidden = grad[:, None] * slopes
-        return grad_hidden.to(slopes.dtype), None, None, None, None
+        return (grad[:, None] * slopes).to(slopes.dtype), None, None, None
 
 
 def _chunks(flat: Tensor, size: int) -> list[slice]:
     length = max(1, CHUNK // size)
-    return [slice(start, start + length) for start in range(0, len(flat), length)]
+    return [slice(start, start + length) for start in range(0, max(1, len(flat)), length)]

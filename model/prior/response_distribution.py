@@ -8,7 +8,7 @@ probability 0 (see `ResponseSpace`), so that the probabilities of all rows sum t
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -22,10 +22,10 @@ from model.prior.decoder import Decoder, SplitsHead
 from model.prior.logits import (
     CHUNK,
     draw_token,
+    of_states,
     recomputed,
     scaled,
     token_log_prob,
-    token_log_prob_of_states,
     uniform_numbers,
 )
 from model.prior.prompts import Prompts
@@ -34,6 +34,9 @@ from model.prior.response_space import ResponseSpace
 LIGHT = 8
 """Number of responses without gradient that are read in the place of one response with gradient.
 Their keys and values take less memory than the activations of the one."""
+MOST_LOGITS = 1 << 26
+"""Number of logits of all responses that are read together without gradient, by a decoder whose
+logits are not computed from hidden states chunk by chunk."""
 DROP = 0.75
 """Largest share of unfinished sequences in a decode at which the finished sequences are dropped.
 Dropping copies the cache of the others."""
@@ -294,9 +297,12 @@ class ResponseDistribution(TorchDistribution):
         """
         room, micro_batch = getattr(self.decoder, "room", None), self.micro_batch
         num_columns = self.prompts.ids.shape[1] + self.space.max_new_tokens
-        size = None if room is None else max(1, room // num_columns)
+        limits = [] if room is None else [room // num_columns]
+        if not getattr(self.decoder, "splits_head", False):
+            limits.append(MOST_LOGITS // (self.space.max_new_tokens * self.space.vocab_size))
         if micro_batch is not None:
-            size = min(LIGHT * micro_batch, size or LIGHT * micro_batch)
+            limits.append(LIGHT * micro_batch)
+        size = max(1, min(limits, default=len(rows)))
         divided = micro_batch is not None and torch.is_grad_enabled()
         num_prompts = len(self.prompts) if self._start else micro_batch if divided else size
         for prompts, group, own_rows in groups(self.prompts, rows, num_prompts):
@@ -332,12 +338,17 @@ class ResponseDistribution(TorchDistribution):
         read, ids = value[:, : longest - 1], value[:, 1:longest]
         decoder, state, size = self.decoder, state.select(self._rows), self.space.vocab_size
         if ids.numel() * size > CHUNK and isinstance(decoder, SplitsHead) and decoder.splits_head:
-            state, head = decoder.extend_states(state, read), decoder.logits_of
-            later = token_log_prob_of_states(head, state.hidden, ids, self.temperature, size)
+            state = decoder.extend_states(state, read)
+            later = of_states(self._log_prob_of_state, state.hidden, ids, size)
         else:
             logits, state = decoder.extend(state, read)
             later = token_log_prob(logits, ids, self.temperature)
         return _fill(torch.cat([per_token, later], 1), is_token), state
+
+    def _log_prob_of_state(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        """log p of the tokens `ids` `[C]` after hidden states `[C, H]`, nats, `[C]`."""
+        logits = cast(SplitsHead, self.decoder).logits_of(hidden)
+        return token_log_prob(logits, ids, self.temperature)
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """Every response once, `[S] + batch_shape + [T]`; ones for the batch without `expand`."""

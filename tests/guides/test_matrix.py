@@ -15,6 +15,8 @@ from guides import GUIDES
 from guides.guide import OtherGuideError
 from inference import OBJECTIVES, FusedOptimizer, ResponseObjective, fit, log_guide_at
 from model import AlignmentModel, ResponseDistribution, TextReward, grammar_prior, vader_sentiment
+from model.prior import logits, response_distribution
+from model.prior.cached_decoder import CachedDecoder
 
 V, T, H = 10, 3, 32  # token ids, tokens of a response, width of the prior
 
@@ -302,3 +304,66 @@ def test_trains_by_every_objective(name, objective, prior, prompts):
     assert all(value.isfinite().all() for value in guide.trained().values())
     assert torch.equal(prior(prompts).log_prob(response), log_prior)
     assert isinstance(guide.distribution(prompts), ResponseDistribution)
+
+
+@pytest.fixture(params=["draws", "suffixes"])
+def drawing(request):
+    """A function that draws from a distribution: responses, or their last two tokens."""
+
+    def draws(distribution):
+        return distribution.sample((20,))
+
+    def suffixes(distribution):
+        value = distribution.sample((20,))
+        return distribution.sample_suffix(value, torch.arange(20)[:, None] % (T + 1))
+
+    return {"draws": draws, "suffixes": suffixes}[request.param]
+
+
+def test_draws_depend_neither_on_finished_responses_nor_on_chunks(
+    guide, prompts, drawing, monkeypatch
+):
+    """Same random numbers: the seed alone decides."""
+    distribution, draws = guide.distribution(prompts), []
+    for drop, part in (
+        (-1.0, distribution),  # finished responses stay to the end
+        (response_distribution.DROP, distribution),
+        (1.0, distribution.in_micro_batches(1)),  # eight responses at a time
+    ):
+        monkeypatch.setattr(response_distribution, "DROP", drop)
+        torch.manual_seed(0)
+        draws.append(drawing(part))
+        draws.append(torch.rand(3))  # the generator has moved as far
+    assert torch.equal(draws[0], draws[2])
+    assert torch.equal(draws[0], draws[4])
+    assert torch.equal(draws[1], draws[3])
+    assert torch.equal(draws[1], draws[5])
+
+
+@pytest.mark.parametrize("name", TRAINS, indirect=True)
+def test_scores_chunk_by_chunk_are_those_of_one_pass(name, guide, prompts, monkeypatch):
+    """Logits of one state at a time, micro-batches of one response, and groups of one prompt."""
+    response = guide.distribution(prompts).sample((20,))
+    results = []
+    for chunk, micro_batch in ((logits.CHUNK, None), (1, None), (1, 1)):
+        for module in (logits, response_distribution):
+            monkeypatch.setattr(module, "CHUNK", chunk)
+        distribution = guide.distribution(prompts).in_micro_batches(micro_batch)
+        log_prob = distribution.log_prob(response)
+        weight = torch.linspace(-1.0, 1.0, log_prob.numel()).view(log_prob.shape)
+        parameters = list(guide.trained().values())
+        gradient = torch.autograd.grad((weight * log_prob).sum(), parameters)
+        results.append((log_prob.detach(), torch.cat([part.flatten() for part in gradient])))
+    for log_prob, gradient in results[1:]:
+        assert torch.allclose(log_prob, results[0][0], rtol=0, atol=1e-12)
+        assert torch.allclose(gradient, results[0][1], rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", TRAINS, indirect=True)
+def test_scores_without_gradient_are_those_with(name, guide, prompts, monkeypatch):
+    response = guide.distribution(prompts).sample((20,))
+    expected = guide.distribution(prompts).log_prob(response).detach()
+    monkeypatch.setattr(response_distribution, "MOST_LOGITS", 1)
+    monkeypatch.setattr(CachedDecoder, "room", 1)
+    with torch.no_grad():
+        assert torch.allclose(guide.distribution(prompts).log_prob(response), expected)

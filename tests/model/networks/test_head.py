@@ -1,0 +1,113 @@
+"""The head of a network, computed from hidden states: capped, scaled and adapted logits."""
+
+import pytest
+import torch
+from peft import LoraConfig
+from torch import Tensor
+from torch.testing import assert_close
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaForCausalLM,
+)
+
+from guides import LoRA
+from model import LanguageModel, Prompts
+from model.networks.head import logits_of, splits_head
+from model.prior import logits, response_distribution
+from tests.model.tiny import WORDS, tiny_tokenizer
+
+SIZES = {
+    "vocab_size": len(WORDS),
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 32,
+    "initializer_range": 0.3,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": None,
+}
+# of one length: in float64, the eager attention of Gemma 2 gives NaN at padding
+PROMPTS = ["a b c a", "c b a a"]
+OPT_SIZES = {key: value for key, value in SIZES.items() if key != "intermediate_size"}
+NETWORKS = {
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(n_layer=2, n_positions=32, **SIZES)),
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
+    "gemma2, capped": lambda: Gemma2ForCausalLM(
+        Gemma2Config(final_logit_softcapping=0.7, head_dim=8, num_key_value_heads=1, **SIZES)
+    ),
+    "cohere, scaled": lambda: CohereForCausalLM(CohereConfig(logit_scale=0.2, **SIZES)),
+    "granite, scaled": lambda: GraniteForCausalLM(GraniteConfig(logits_scaling=5.0, **SIZES)),
+    "opt": lambda: OPTForCausalLM(OPTConfig(ffn_dim=32, word_embed_proj_dim=8, **OPT_SIZES)),
+}
+
+
+def network(name: str) -> PreTrainedModel:
+    torch.manual_seed(0)
+    return NETWORKS[name]().double().eval()
+
+
+@pytest.fixture(params=NETWORKS)
+def prior(request: pytest.FixtureRequest) -> LanguageModel:
+    return LanguageModel(network(request.param), tiny_tokenizer(), max_new_tokens=6)
+
+
+def scores(guide: LoRA, prompts: Prompts, response: Tensor) -> tuple[Tensor, Tensor]:
+    """log q of responses, and the gradient of their sum, in one row."""
+    log_prob = guide.distribution(prompts).log_prob(response)
+    gradient = torch.autograd.grad(log_prob.sum(), list(guide.trained().values()))
+    return log_prob.detach(), torch.cat([part.flatten() for part in gradient])
+
+
+def test_logits_chunk_by_chunk_are_those_of_the_network(prior, monkeypatch):
+    """With adapters of `peft` in the body, whose gradient passes through the frozen head."""
+    guide, prompts = LoRA(prior, rank=2), prior.encode(PROMPTS)
+    guide.jitter(0.3, torch.Generator().manual_seed(0))
+    response = prior(prompts).sample((4,))
+    log_prob, gradient = scores(guide, prompts, response)
+    for module in (logits, response_distribution):
+        monkeypatch.setattr(module, "CHUNK", 1)
+    monkeypatch.setattr(LanguageModel, "extend", None)  # no pass has the logits of all tokens
+    by_chunks = scores(guide, prompts, response)
+    assert gradient.norm() > 1e-2
+    assert_close(by_chunks[0], log_prob, rtol=0, atol=1e-12)
+    assert_close(by_chunks[1], gradient, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_network_is_unchanged_by_its_head(name):
+    own = network(name)
+    modules = dict(own.named_modules())
+    with torch.no_grad():
+        logits_of(own, torch.zeros(3, own.get_output_embeddings().weight.shape[1]).double())
+    assert dict(own.named_modules()) == modules
+
+
+def test_a_head_that_is_adapted_is_the_adapted_head():
+    own = network("llama")
+    own.add_adapter(LoraConfig(r=2, target_modules=["lm_head"], init_lora_weights=False), "new")
+    ids = torch.tensor([[2, 3, 4]])
+    with torch.no_grad():
+        output = own(ids, output_hidden_states=True)
+        assert_close(logits_of(own, output.hidden_states[-1][0]), output.logits[0])
+    assert splits_head(own)
+
+
+def test_a_network_with_layers_between_body_and_output_computes_whole_logits():
+    torch.manual_seed(0)
+    own = RobertaForCausalLM(RobertaConfig(is_decoder=True, **SIZES | {"pad_token_id": 1}))
+    assert not splits_head(own.eval())
