@@ -12,6 +12,7 @@ import tyro
 from experiments.shared import argument_types as types
 from experiments.shared.command_line import Arguments
 from experiments.steer.choices import FACTOR_HELP, REWARD_HELP, Choice, read_choices
+from experiments.steer.config import configured
 from experiments.steer.durations import check_duration, seconds_of
 from experiments.steer.guide_options import GuideOptions, options_of
 from experiments.steer.resuming import read_record, restored
@@ -174,6 +175,9 @@ class Steer(Arguments):
     merge: bool = False
     """Also write RUN/merged, prior and adapter of `--guide lora` as one network in Hugging Face
     format."""
+    config: types.TextFile | None = None
+    """File of options, in YAML, or the `arguments.json` of a run. Options on the command line come
+    before it."""
     resume: Path | None = None
     """Run folder to resume from its last checkpoint, with the run's own arguments and files. Other
     arguments are refused, except for more `--steps`, `--responses` or `--time`. Changed files are
@@ -182,8 +186,12 @@ class Steer(Arguments):
     """True if all fields are those of the run to resume, or stand beside `--resume`."""
 
     def completed(self, parse: Callable[[Steer], Steer]) -> Steer:
-        if self.resume is None:
+        if self.resume is None and self.config is None:
             return self
+        if self.resume is None:
+            return replace(parse(configured(self)), config=None)
+        if self.config is not None:
+            raise SystemExit("--config is given with --resume, which has the run's own arguments")
         own = restored(self, read_record(self.resume)["arguments"])
         return replace(parse(own), complete=True)
 

@@ -10,6 +10,8 @@ from inference.svi.trackers import check_trackers
 
 def check(args: Steer) -> None:
     """Exit at the first pair of arguments that do not go together."""
+    if args.config is not None:
+        raise SystemExit("--config is an option of the command line alone")
     check_likelihood(args)
     if args.sample is None:
         check_training(args)

@@ -20,7 +20,7 @@ from model.common.paths import ELSEWHERE, expanded, portable
 PARTS = {"arguments", "inputs", "versions"}
 BUDGETS = ("steps", "responses", "time")
 """Fields that may be larger in a resume."""
-UNSAVED = {"resume", "trust_remote_code", "complete"}
+UNSAVED = {"config", "resume", "trust_remote_code", "complete"}
 """Fields that come from the command line alone."""
 
 

@@ -1,0 +1,127 @@
+"""`--config FILE`: arguments of `steer` from YAML, or from the `arguments.json` of an earlier run.
+
+    prior: smollm2
+    reward: [vader, 0.05*length]
+    guide: lora
+    lora:
+      rank: 4
+
+Keys are the options without their dashes. Options on the command line come before the file.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+
+from experiments.shared.command_line import hints_of, option
+from experiments.steer.guide_options import OPTIONS
+from model.common.paths import ELSEWHERE, expanded
+
+COMMAND_LINE_ALONE = {"config", "resume", "complete", "trust_remote_code"}
+"""Fields that no file sets."""
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def configured(args: Any) -> Any:
+    """The default arguments of `steer`, changed by the file that `args.config` names.
+
+    Exits at an unknown key or a value of another type, by name. A path that an `arguments.json`
+    does not hold has to be among the arguments.
+    """
+    where = f"--config {args.config}"
+    default, hints = type(args)(), hints_of(type(args))
+    names = {field.name for field in fields(args)} - COMMAND_LINE_ALONE - {"options"}
+    values: dict[str, Any] = {}
+    options: dict[str, dict[str, Any]] = {}
+    for key, value in _entries(_read(args.config, where)):
+        guide, _, setting = key.partition(".")
+        if key in names:
+            if ELSEWHERE not in str(value):
+                values[key] = _typed(f"{where}: {key}", hints[key], value)
+            elif getattr(args, key) == getattr(default, key):
+                problem = f"{key} is {value}, a path that the file does not hold"
+                raise SystemExit(f"{where}: {problem}. Give {option(key)} beside it")
+        elif guide in OPTIONS and setting in _settings(guide):
+            hint = hints_of(OPTIONS[guide])[setting]
+            options.setdefault(guide, {})[setting] = _typed(f"{where}: {key}", hint, value)
+        else:
+            raise SystemExit(f"{where} has {key!r}, no option of steer{_suggestion(key, names)}")
+    guides = {
+        name: replace(getattr(default.options, name), **each) for name, each in options.items()
+    }
+    return replace(default, **values, options=replace(default.options, **guides))
+
+
+def _read(file: Path, where: str) -> dict[str, Any]:
+    """The mapping in a file; of a run's record the arguments, with the paths as they are here."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise SystemExit(f"{where}: expected YAML or JSON, got {reason}") from error
+    if isinstance(content, dict) and isinstance(content.get("arguments"), dict):
+        content = content["arguments"]
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise SystemExit(f"{where}: expected names of options with values, got {str(content)[:80]}")
+    own = {name: value for name, value in content.items() if name not in COMMAND_LINE_ALONE}
+    read: dict[str, Any] = expanded(own, file.parent)
+    return read
+
+
+def _entries(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Names and values; the options of guides, nested or not, as `lora.rank`."""
+    for name, value in content.items():
+        key = name.replace("-", "_")
+        if key == "options" and isinstance(value, dict):
+            yield from _entries(value)
+        elif key in OPTIONS and isinstance(value, dict):
+            pairs = value.items()
+            yield from ((f"{key}.{str(inner).replace('-', '_')}", each) for inner, each in pairs)
+        else:
+            yield key, value
+
+
+def _settings(guide: str) -> set[str]:
+    kind = OPTIONS[guide]
+    return {field.name for field in fields(kind)} if is_dataclass(kind) else set()
+
+
+def _suggestion(key: str, names: set[str]) -> str:
+    """The most similar name, as the end of a sentence."""
+    dotted = {f"{guide}.{setting}" for guide in OPTIONS for setting in _settings(guide)}
+    close = get_close_matches(key, sorted(names | dotted), 1)
+    return f": do you mean {close[0]!r}?" if close else ". --help lists the options"
+
+
+def _typed(where: str, hint: Any, value: Any) -> Any:
+    """A value from a file in the type of its field; exits if the value is of another type."""
+    parts = [hint, *_all_parts(hint)]
+    if value is None and type(None) in parts:
+        return None
+    if any(get_origin(part) is tuple for part in parts):
+        items = value if isinstance(value, list) else [value]
+        if all(isinstance(item, str) for item in items):
+            return tuple(items)
+        raise SystemExit(f"{where} is {json.dumps(value, default=str)}, expected texts")
+    kinds = {kind for kind in KINDS if kind in parts}
+    kinds |= {
+        type(text) for part in parts if get_origin(part) is Literal for text in get_args(part)
+    }
+    if Path in parts and isinstance(value, str):
+        return Path(value)
+    if float in kinds and type(value) is int:
+        return float(value)
+    if type(value) not in kinds:
+        expected = " or ".join(text for kind, text in KINDS.items() if kind in kinds) or "a path"
+        raise SystemExit(f"{where} is {json.dumps(value, default=str)}, expected {expected}")
+    return value
+
+
+def _all_parts(hint: Any) -> Iterator[Any]:
+    for part in get_args(hint):
+        yield from (part, *_all_parts(part))

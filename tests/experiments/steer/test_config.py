@@ -1,0 +1,120 @@
+"""`--config`: arguments from YAML or from a run; the command line decides; faults are named."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from experiments.shared.command_line import run_script
+from experiments.shared.run_folder import RunFolder
+from experiments.steer.arguments import Steer
+from experiments.steer.guide_options import GuideOptions
+from guides.lora import LoRAOptions
+
+YAML = """
+prior: film-reviews
+reward: [vader, 0.05*length]
+constraint: words:film
+guide: lora
+max-new-tokens: 5
+beta: 1
+time: 90s
+merge: true
+lora:
+  rank: 4
+n-gram.n: 3
+prompts_file: null
+"""
+
+
+def parsed(*words):
+    """Arguments by a command line."""
+    seen = []
+    with pytest.raises(SystemExit) as end:
+        run_script(seen.append, Steer, [str(word) for word in words])
+    assert end.value.code == 0
+    return seen[0]
+
+
+def refused(capsys, *words):
+    """Message of a refusal."""
+    with pytest.raises(SystemExit) as end:
+        run_script(lambda args: None, Steer, [str(word) for word in words])
+    assert end.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_it(text, name="my.yaml"):
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    return write_it
+
+
+def test_yaml_sets_options_and_the_command_line_comes_before(write):
+    args = parsed("--config", write(YAML), "--beta", "0.3", "--lora.alpha", "2")
+    n_gram = type(GuideOptions().n_gram)(n=3)
+    assert args == Steer(
+        reward=("vader", "0.05*length"),
+        constraint=("words:film",),
+        guide="lora",
+        options=GuideOptions(lora=LoRAOptions(rank=4, alpha=2.0), n_gram=n_gram),
+        max_new_tokens=5,
+        beta=0.3,
+        time="90s",
+        merge=True,
+    )
+    assert isinstance(args.beta, float)
+
+
+def test_the_arguments_of_a_run_are_taken_and_changed(tmp_path):
+    own = Steer(
+        prompts=("- a", "b"),
+        guide="lora",
+        options=GuideOptions(lora=LoRAOptions(rank=2)),
+        steps=3,
+        out=tmp_path,
+        seed=4,
+    )
+    folder = RunFolder.new(tmp_path, "steer")
+    folder.write_arguments(own)
+    assert parsed("--config", folder.arguments) == own
+    assert parsed("--config", folder.arguments, "--seed", "5") == replace(own, seed=5)
+
+
+def test_a_path_that_is_not_saved_is_given_again(write, capsys):
+    file = write(json.dumps({"arguments": {"prior": "{elsewhere}/prior", "steps": 3}}))
+    assert "prior is {elsewhere}/prior, a path that the file" in refused(capsys, "--config", file)
+    assert parsed("--config", file, "--prior", "smollm2").prior == "smollm2"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("betta: 0.3", "has 'betta', no option of steer: do you mean 'beta'?"),
+        ("lora: {rang: 3}", "has 'lora.rang', no option of steer: do you mean 'lora.rank'?"),
+        ("resum: RUN", "has 'resum', no option of steer"),
+        ("zzzzzz: 3", "has 'zzzzzz', no option of steer. --help lists the options"),
+        ("steps: many", 'steps is "many", expected a whole number'),
+        ("steps: true", "steps is true, expected a whole number"),
+        ("steps: -3", "--steps is -3, expected a whole number of at least 1"),
+        ("beta: small", 'beta is "small", expected a number'),
+        ("prompts: [2, 3]", "prompts is [2, 3], expected texts"),
+        ("guide: adapter", "--guide is 'adapter', expected one of"),
+        ("merge: 1", "merge is 1, expected true or false"),
+        ("out: 3", "out is 3, expected a path"),
+        ("- a", "expected names of options with values"),
+        ("a: [", "expected YAML or JSON"),
+        ("", "expected names of options with values"),
+    ],
+)
+def test_faults_of_a_file_are_named(write, text, message, capsys):
+    assert message in refused(capsys, "--config", write(text))
+
+
+def test_config_and_resume_do_not_go_together(write, capsys):
+    message = refused(capsys, "--config", write(YAML), "--resume", Path("runs"))
+    assert "--config is given with --resume" in message
