@@ -10,7 +10,7 @@ divergence are exact sums. The prior is a GPT-2 behind `LanguageModel`, like any
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +35,7 @@ ADJECTIVES = {
     "plot": {"good": 0.2, "bad": 0.3, "dull": 0.5},
 }
 PROMPTS = ("the film was", "the plot was")
-SIZES = {"vocab_size": len(WORDS), "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 2}
+SIZES = {"n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 2}
 DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 SPECIAL = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
 """Settings of the GPT-2."""
@@ -111,9 +111,9 @@ def spoken_sentences(speakers: Mapping[str, Speaker]) -> dict[str, float]:
     return dict(probabilities)
 
 
-def grammar_tokenizer() -> PreTrainedTokenizerFast:
+def grammar_tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
     """A tokenizer with one id a word. `<end>` is beginning, end and padding, as in GPT-2."""
-    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token=END))
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token=END))
     tokenizer.pre_tokenizer = WhitespaceSplit()
     tokenizer.post_processor = TemplateProcessing(single=f"{END} $A", special_tokens=[(END, 0)])
     special = {"bos_token": END, "eos_token": END, "pad_token": END}
@@ -124,6 +124,7 @@ def grammar_prior(
     max_new_tokens: int = 4,
     *,
     sentences: Mapping[str, float] | None = None,
+    words: Sequence[str] = WORDS,
     steps: int = 100,
     seed: int = 0,
 ) -> LanguageModel:
@@ -131,8 +132,9 @@ def grammar_prior(
 
     Args:
         max_new_tokens: T, the most tokens of a response; at 4 a prompt has 7,381 responses.
-        sentences: training sentences of `WORDS` with their probabilities, such as
+        sentences: training sentences of `words` with their probabilities, such as
             `spoken_sentences(SPEAKERS)`; default `grammar_sentences()`.
+        words: the vocabulary, `<end>` first.
         steps: number of Adam steps on the exact cross-entropy.
         seed: random seed of the initial weights. Torch's own generator stays as it was.
     """
@@ -143,12 +145,15 @@ def grammar_prior(
         raise ValueError("sentences is empty, expected sentences with their probabilities")
     for text, probability in sentences.items():
         checks.probability(f"the probability of {instance('a sentence', text, str)!r}", probability)
-    tokenizer = grammar_tokenizer()
+    if unknown := {word for text in sentences for word in text.split()} - {*words}:
+        raise ValueError(f"a sentence has the word {min(unknown)!r}, expected words of `words`")
+    tokenizer = grammar_tokenizer(words)
     ids, mask = padded([[*tokenizer(text)["input_ids"], 0] for text in sentences], pad_id=0)
     weight = torch.tensor(list(sentences.values()), dtype=torch.float64)[:, None] * mask[:, 1:]
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)
-        config = GPT2Config(**SIZES, **DROPOUT, **SPECIAL, initializer_range=0.2)
+        sizes = {**SIZES, "vocab_size": len(words)}
+        config = GPT2Config(**sizes, **DROPOUT, **SPECIAL, initializer_range=0.2)
         network = GPT2LMHeadModel(config).double()
         optimiser = torch.optim.Adam(network.parameters(), lr=5e-3)
         for _ in range(steps):

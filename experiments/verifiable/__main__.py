@@ -1,0 +1,148 @@
+"""Reinforcement learning from verifiable rewards as conditioning: rate of success and diversity.
+
+Claim: the posterior given "correct" is the prior's own correct answers. For a reward of 1 or 0 and
+a guide q, KL(q || p*) is at least the KL of the rates of success under q and p* (data processing);
+the excess is the diversity lost, 0 if q has the prior's ratios within right and within wrong
+answers. The KL penalty keeps the excess small, reward alone does not.
+Source: arXiv 2512.18730; the filtered prior as the target, Kruszewski et al. 2025, arXiv
+2512.05962; pass@k, Chen et al. 2021, arXiv 2107.03374.
+Printed: rate of success, KL(q || p*) and its two parts, nats, and pass@k of prior, guides and
+posterior; exact in the enumerable world, from draws with standard errors in both worlds.
+
+The questions are sums. In the enumerable world a small prior answers some of them, in several
+ways, and all responses are listed. With --prior the questions are chats, or those of --dataset,
+and LoRA trains the language model.
+
+    python -m experiments.verifiable
+    python -m experiments.verifiable --prior smollm2 --steps 20 --particles 8 --draws 64
+    python -m experiments.verifiable --prior smollm2 --dataset gsm8k.jsonl --column answer
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from experiments.shared.argument_types import Count, Name, Positive, Seed, Threads, Used, count
+from experiments.shared.claims import Finding, conclude
+from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.refusals import blamed
+from experiments.shared.training import PENALISED, PURE, RL, build_guide, train
+from experiments.shared.workers import set_threads
+from experiments.verifiable import report
+from experiments.verifiable.questions import SYSTEM, arithmetic, encoded, small_prior
+from experiments.verifiable.success import draw, estimated, exact, has_both
+from guides import Fixed, Guide
+from inference import Enumeration, random_state
+from inference.svi.early_stops import early_stops
+from model import Accuracy, AlignmentModel, LanguageModel, Prompts, TextReward, read_prompts
+from model.prior.named_priors import load_prior
+
+NAMED = Used(lambda args: args.prior is not None, "without --prior")
+OWN = Used(lambda args: args.dataset is None, "with --dataset")
+
+
+@dataclass(frozen=True)
+class Verifiable(Arguments):
+    """Measure the rate of success and the diversity of guides for a reward of 1 or 0."""
+
+    prior: Name | None = None
+    """Language model: smollm2, a folder, or a name on the hub. Default: the small prior."""
+    questions: Annotated[Count, OWN] = 4
+    """Number of questions."""
+    largest: Annotated[int, count(1, 1000), OWN] = 9
+    """Largest answer of a question; at most 9 in the enumerable world."""
+    dataset: Annotated[Name, NAMED] | None = None
+    """Data set of questions with answers, as `--dataset` of steer."""
+    column: Annotated[Name, Used(lambda args: args.dataset, "without --dataset")] = "answer"
+    """Column of the answers in `--dataset`."""
+    limit: Annotated[Count, Used(lambda args: args.dataset, "without --dataset")] | None = 8
+    """Largest number of questions of `--dataset`, the first ones."""
+    max_new_tokens: Annotated[int, count(1, 4096), NAMED] = 16
+    """Largest number of tokens of a response."""
+    beta: Positive = 0.3
+    """Reward per nat."""
+    steps: Count = 60
+    """Number of SVI steps of each guide."""
+    particles: Annotated[int, count(2)] = 32
+    """Number of responses to each question in a step."""
+    draws: Annotated[int, count(16)] = 1024
+    """Number of draws of each distribution to each question, for the estimates."""
+    k: Annotated[int, count(2)] = 8
+    """Number of draws behind pass@k; at most --draws."""
+    seed: Seed = 0
+    """Random seed of questions, guides and draws."""
+    threads: Threads | None = 1
+    """Number of CPU threads; None for torch's choice."""
+
+
+def main(args: Verifiable) -> list[Finding]:
+    set_threads(args.threads)
+    if args.k > args.draws:
+        raise SystemExit(f"--k {args.k} exceeds --draws {args.draws}: draw more")
+    prior, prompts = small_world(args) if args.prior is None else named_world(args)
+    reward = TextReward(Accuracy(args.column), prior, upper_bound=1.0)
+    model, ks = AlignmentModel(prior, reward, args.beta), (1, args.k)
+    with early_stops() as stops:
+        guides = trained(args, model, prompts)
+    with random_state.isolated(args.seed), random_state.measuring():
+        policies = {"prior": Fixed(prior), **guides}
+        draws = {name: draw(guide, model, prompts, args.draws) for name, guide in policies.items()}
+    estimates = {
+        name: estimated(each, draws["prior"], args.beta, ks) for name, each in draws.items()
+    }
+    num_mixed = int(has_both(draws["prior"].success).sum())
+    title = (
+        f"{args.draws} draws of each distribution to {len(prompts)} questions; KLs over the "
+        f"{num_mixed} that the prior answers right and wrong"
+    )
+    tables = [report.success_table(title, estimates)]
+    findings = report.drawn_findings(estimates)
+    if args.prior is None:
+        truth = Enumeration(model, prompts)
+        success = model.reward(prompts, truth.support)
+        log_probs = {name: truth.log_guide(guide) for name, guide in policies.items()}
+        log_probs["posterior"] = truth.log_posterior
+        results = {name: exact(each, truth, success, ks) for name, each in log_probs.items()}
+        numbers = {name: result for name, (result, _) in results.items()}
+        errors = [error for _, error in results.values()]
+        errors.append(report.filtered_error(model, prompts, truth, success))
+        tables.insert(0, report.success_table("Exact, over all responses", numbers))
+        findings = report.exact_findings(numbers, estimates, errors) + findings
+    return conclude(__doc__, tables, findings, stops)
+
+
+def small_world(args: Verifiable) -> tuple[LanguageModel, Prompts]:
+    """The small prior, and sums that it answers some of the time."""
+    if args.largest > 9:
+        raise SystemExit("--largest: the small prior has the numbers 0 to 9; name a --prior")
+    questions = arithmetic(args.questions, args.largest, args.seed)
+    prior = small_prior(questions)
+    return prior, encoded(prior, questions, chat=False)
+
+
+def named_world(args: Verifiable) -> tuple[LanguageModel, Prompts]:
+    """A language model by name, and sums or the questions of a data set."""
+    with blamed("--prior"):
+        prior = load_prior(str(args.prior), max_new_tokens=args.max_new_tokens)
+    has_template = prior.tokenizer.chat_template is not None
+    if args.dataset is None:
+        questions = arithmetic(args.questions, args.largest, args.seed)
+        return prior, encoded(prior, questions, chat=has_template)
+    with blamed("--dataset"):
+        data = read_prompts(args.dataset, limit=args.limit)
+        return prior, data.encode(prior, system=SYSTEM if has_template else None)
+
+
+def trained(args: Verifiable, model: AlignmentModel, prompts: Prompts) -> dict[str, Guide]:
+    """Guides by name of the objective: with the KL penalty, in the small world also without."""
+    guides, is_small = {}, args.prior is None
+    for name in (PENALISED, PURE) if is_small else (PENALISED,):
+        with random_state.isolated(args.seed):
+            kind = "fine-tuned" if is_small else "lora"
+            guide = build_guide(kind, {}, model.prior, prompts)
+        objective = RL[name](args.particles)
+        guides[name] = train(guide, model, prompts, objective, args.steps, seed=args.seed)
+    return guides
+
+
+if __name__ == "__main__":
+    run_script(main, Verifiable)

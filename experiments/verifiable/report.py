@@ -1,0 +1,100 @@
+"""Tables and findings of `verifiable`."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from experiments.shared.claims import Finding, largest
+from experiments.shared.tables import pair_table
+from experiments.shared.training import PENALISED, PURE
+from experiments.verifiable.success import Success
+from inference import Enumeration, Estimate
+from model import AlignmentModel, Constraint, Prompts
+
+EXACT = 1e-10
+KEPT = 0.05
+"""Diversity lost, nats, below which the prior's ratios are preserved."""
+ERRORS = 4
+"""Number of standard errors that an estimate may be away from the exact number."""
+
+
+def success_table(title: str, policies: Mapping[str, Success]) -> str:
+    """Table with a row for each distribution."""
+    rows = {}
+    for name, each in policies.items():
+        passes = [(f"pass@{k}", value) for k, value in each.pass_at_k.items() if k > 1]
+        rows[name] = [
+            ("success", each.rate),
+            ("KL(q||p*)", each.kl),
+            ("KL of the rates", each.bernoulli),
+            ("diversity lost", each.lost),
+            *passes,
+        ]
+    return pair_table(title, {name: list(map(_shown, row)) for name, row in rows.items()})
+
+
+def _shown(pair: tuple[str, Estimate]) -> tuple[str, str | Estimate]:
+    """An exact number without its error of 0."""
+    name, estimate = pair
+    return (name, f"{estimate.value:.4g}") if estimate.standard_error == 0 else pair
+
+
+def filtered_error(
+    model: AlignmentModel, prompts: Prompts, truth: Enumeration, success: Tensor
+) -> float:
+    """Largest difference of log p* given "correct" from log p0 within the right answers, nats."""
+    (reward,) = model.rewards.values()
+    correct = {"correct": Constraint(reward, at_least=1.0)}
+    given = Enumeration(AlignmentModel(model.prior, {}, 1.0, correct), prompts)
+    own = truth.log_prior.masked_fill(success == 0, -torch.inf).log_softmax(0)
+    is_right = success == 1
+    if bool((given.log_posterior[~is_right] > -torch.inf).any()):
+        return torch.inf
+    return (given.log_posterior - own)[is_right].abs().max().item()
+
+
+def exact_findings(
+    exact: Mapping[str, Success], drawn: Mapping[str, Success], errors: Sequence[float]
+) -> list[Finding]:
+    """Findings on the exact numbers, and on the estimates beside them.
+
+    `errors` are of the chain rule at each distribution, and of the posterior given "correct".
+    """
+    *chain_rule, filtered = errors
+    penalised, pure = exact[PENALISED].lost.value, exact[PURE].lost.value
+    scores = [
+        abs(estimate.value - number.value) / max(estimate.standard_error, EXACT)
+        for name in (PENALISED, PURE)
+        for estimate, number in zip(_numbers(drawn[name]), _numbers(exact[name]), strict=True)
+    ]
+    least = min(each.lost.value for each in exact.values())
+    posterior, prior = exact["posterior"].pass_at_k, exact["prior"].pass_at_k
+    gains = [posterior[k].value - prior[k].value for k in prior]
+    return [
+        Finding.of_limits('posterior given "correct", largest error', [filtered], below=EXACT),
+        Finding.of_limits("error of the two parts", [largest(chain_rule)], below=EXACT),
+        Finding.of_limits("least diversity lost, nats", [least], above=-EXACT),
+        Finding.of_limits(f"{PENALISED}, diversity lost, nats", [penalised], below=KEPT),
+        Finding.of_limits(f"{PURE}, diversity lost, nats", [pure], above=KEPT),
+        Finding.of_limits("gain of pass@k of the posterior", gains, above=0.0),
+        Finding.of_limits("largest error in standard errors", [largest(scores)], below=ERRORS),
+    ]
+
+
+def drawn_findings(drawn: Mapping[str, Success]) -> list[Finding]:
+    """Findings on the estimates from draws: the bound, and the rate of success."""
+    prior, findings = drawn["prior"], []
+    for name, each in drawn.items():
+        if name == "prior":
+            continue
+        lost, gain = each.lost, each.rate.minus(prior.rate)
+        held = lost.value > -ERRORS * lost.standard_error
+        findings.append(Finding(f"{name}, KL(q || p*) is not below the bound: excess {lost}", held))
+        held = gain.value > ERRORS * gain.standard_error
+        findings.append(Finding(f"{name}, more successes than the prior: {gain}", held))
+    return findings
+
+
+def _numbers(each: Success) -> list[Estimate]:
+    return [each.rate, each.kl, each.bernoulli, each.lost, *each.pass_at_k.values()]
