@@ -59,6 +59,9 @@ def small_prior(questions: Sequence[Question]) -> LanguageModel:
 
 
 def encoded(prior: LanguageModel, questions: Sequence[Question], *, chat: bool) -> Prompts:
-    """The questions with a column `answer`, as texts or as chats."""
+    """The questions with a column `answer`, as texts, or as chats with a message of the system."""
     texts, answers = zip(*questions, strict=True)
-    return prior.encode(texts, {"answer": answers}, system=SYSTEM if chat else None)
+    if not chat:
+        return prior.encode(texts, {"answer": answers})
+    sums = [f"What is {text.removesuffix(' =')}?" for text in texts]
+    return prior.encode(sums, {"answer": answers}, system=SYSTEM)
