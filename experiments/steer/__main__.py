@@ -45,7 +45,7 @@ from experiments.steer.inputs import Input, digests_of, inputs_of
 from experiments.steer.interrupted import Interrupted
 from experiments.steer.measurements import model_card, write_measurements
 from experiments.steer.posterior import build_model, draw_prior
-from experiments.steer.prompts import load_prompts, measured_prompts, subset_note
+from experiments.steer.prompts import RunPrompts, load_prompts
 from experiments.steer.report import Report, sample_texts
 from experiments.steer.resuming import check_inputs, old_folder, own_arguments, resume_command
 from experiments.steer.step_log import StepLog, new_trackers
@@ -61,24 +61,23 @@ def main(args: Steer) -> RunFolder:
     """Fit a guide to the posterior, and report the gap between them before and after the fit."""
     args, inputs = prepare(args)
     prior, prompts = load(args)
-    measured = measured_prompts(args, prompts)
-    model = build_posterior(args, prior, measured)
+    model = build_posterior(args, prior, prompts.measured)
     args = replace(args, beta=model.beta)
     with open_folder(args, inputs) as folder, resume_hint(lambda: resume_command(folder, args)):
         print(f"run folder {folder.path}")
         if args.sample is None:
-            train(args, model, prompts, measured, folder)
+            train(args, model, prompts, folder)
         else:
-            sample_posterior(args, model, measured, folder)
+            print(*prompts.notes, sep="\n")
+            sample_posterior(args, model, prompts.measured, folder)
     return folder
 
 
-def train(
-    args: Steer, model: AlignmentModel, prompts: Prompts, measured: Prompts, folder: RunFolder
-) -> None:
-    """Fit a guide to all prompts; measure the guide on some, before and after; and report."""
+def train(args: Steer, model: AlignmentModel, prompts: RunPrompts, folder: RunFolder) -> None:
+    """Fit a guide, measure the guide before and after, and report."""
     target = model if args.penalty is None else soften(model, args.penalty)
-    guide = new_guide(args, target, model.prior, prompts)
+    every, measured, _ = prompts
+    guide = new_guide(args, target, model.prior, every)
     with random_state.isolated(args.seed + 1):
         prior_sample = draw_prior(target, model, measured, args.prior_draws)
         before = measure(model, target, guide, measured, prior_sample, args.samples)
@@ -86,9 +85,9 @@ def train(
         start, log = time.perf_counter(), StepLog(folder, trackers)
         so_far = (folder, args.title, model, guide, measured, prior_sample)
         with Interrupted(*so_far, before.diagnostics.elbo).reported():
-            result = fit(target, guide, prompts, **fit_settings(args, folder), on_step=log)
+            result = fit(target, guide, every, **fit_settings(args, folder), on_step=log)
         seconds = time.perf_counter() - start
-        save(args, guide, prompts, folder)
+        save(args, guide, every, folder)
         with random_state.isolated(args.seed + 2):
             after = measure(model, target, guide, measured, prior_sample, args.samples)
             posterior = measure_posterior(model, measured, prior_sample)
@@ -98,10 +97,10 @@ def train(
             }
         log.completions(samples)
     numbers = (before, after, posterior)
-    notes = [*subset_note(measured, prompts), *fit_notes(result)]
+    notes = [*prompts.notes, *fit_notes(result)]
     report = Report(args.title, args.beta, *numbers, samples, seconds, notes)
     write_measurements(folder, report)
-    write_card(folder.guide, args.guide, prompts, model_card(args, report))
+    write_card(folder.guide, args.guide, every, model_card(args, report))
     levels = Levels.of_report(report)
     report.write(folder, write_figures(folder, levels, prior_sample, args.beta))
 
@@ -142,8 +141,8 @@ def prepare(args: Steer) -> tuple[Steer, list[Input]]:
     return args, inputs
 
 
-def load(args: Steer) -> tuple[LanguageModel, Prompts]:
-    """Load the prior, and encode the prompts."""
+def load(args: Steer) -> tuple[LanguageModel, RunPrompts]:
+    """Load the prior, and read and encode the prompts."""
     with blamed(f"--prior {args.prior}", FAULTS):
         prior = load_prior(args.prior, **args.loading)
     size = sum(parameter.numel() for parameter in prior.parameters())

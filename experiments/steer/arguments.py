@@ -115,6 +115,9 @@ class Steer(Arguments):
     """Further columns that are read from `--dataset`. Default: all."""
     limit: Annotated[types.Count, FROM_DATASET] | None = None
     """Largest number of prompts of `--dataset`, the first ones. Default: all."""
+    max_prompt_tokens: Annotated[types.Length, FROM_DATASET] | None = None
+    """Leave out prompts of `--dataset` that have more tokens; the report has their number. Default:
+    a prompt that is too long for the prior is refused."""
     system: str | None = None
     """Message of the system in front of each prompt. Makes a chat of a prompt that is a text."""
     prompts_per_step: Annotated[types.Count, TRAINED] | None = None

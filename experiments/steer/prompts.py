@@ -1,6 +1,7 @@
-"""Prompts of a run, from the command line, a text file or a data set; and the measured prompts."""
+"""Prompts of a run: from the command line, a text file or a data set; all, and those measured."""
 
 import random
+from typing import NamedTuple
 
 from experiments.shared.refusals import blamed
 from experiments.steer.arguments import Steer
@@ -8,24 +9,39 @@ from model import LanguageModel, Prompts, read_prompts
 from model.common.texts import read_lines
 
 
-def load_prompts(args: Steer, prior: LanguageModel) -> Prompts:
+class RunPrompts(NamedTuple):
+    """Prompts of a run.
+
+    Attributes:
+        every: prompts to train on.
+        measured: prompts that are measured, a random subset by the seed, or all.
+        notes: sentences for the report, about prompts that are left out or not measured.
+    """
+
+    every: Prompts
+    measured: Prompts
+    notes: list[str]
+
+
+def load_prompts(args: Steer, prior: LanguageModel) -> RunPrompts:
     """Read and encode the prompts; exit if a prompt is refused, with its place in the file."""
-    if args.dataset is not None:
+    notes: list[str] = []
+    if args.dataset is None:
+        every = written_prompts(args, prior)
+    else:
         with blamed("--dataset"):
-            data = read_prompts(
-                args.dataset,
-                prompt_column=args.prompt_column,
-                columns=args.dataset_columns,
-                split=args.dataset_split,
-                config=args.dataset_config,
-                limit=args.limit,
-            )
-            prompts = data.encode(prior, system=args.system)
-        lengths = prompts.mask.sum(1)
-        columns = f", with columns {', '.join(prompts.columns)}" if prompts.columns else ""
-        size = f"{int(lengths.min()):,} to {int(lengths.max()):,} tokens"
-        print(f"data set {args.dataset}, {len(prompts):,} prompts of {size}{columns}")
-        return prompts
+            every, notes = read_dataset(args.dataset, args, prior)
+    measured = measured_prompts(args, every)
+    if len(measured) < len(every):
+        notes.append(
+            f"Measured on {len(measured)} of {len(every):,} prompts, a random subset by the seed. "
+            "Numbers are means over these prompts, with standard errors for these prompts alone."
+        )
+    return RunPrompts(every, measured, notes)
+
+
+def written_prompts(args: Steer, prior: LanguageModel) -> Prompts:
+    """Prompts of `--prompts` or `--prompts-file`."""
     texts, option = list(args.prompts), "--prompts"
     if args.prompts_file is not None:
         option = f"--prompts-file {args.prompts_file}"
@@ -37,21 +53,33 @@ def load_prompts(args: Steer, prior: LanguageModel) -> Prompts:
         return prior.encode(texts, system=args.system)
 
 
+def read_dataset(source: str, args: Steer, prior: LanguageModel) -> tuple[Prompts, list[str]]:
+    """Prompts of `--dataset`, and a sentence about prompts that are left out."""
+    data = read_prompts(
+        source,
+        prompt_column=args.prompt_column,
+        columns=args.dataset_columns,
+        split=args.dataset_split,
+        config=args.dataset_config,
+        limit=args.limit,
+    )
+    num_prompts, notes = len(data), []
+    if args.max_prompt_tokens is not None:
+        data = data.without_long(prior, args.max_prompt_tokens, system=args.system)
+        share = f"{num_prompts - len(data):,} of {num_prompts:,} prompts"
+        notes = [f"Left out: {share}, of more than {args.max_prompt_tokens:,} tokens."]
+    prompts = data.encode(prior, system=args.system)
+    lengths = prompts.mask.sum(1)
+    columns = f", with columns {', '.join(prompts.columns)}" if prompts.columns else ""
+    size = f"{int(lengths.min()):,} to {int(lengths.max()):,} tokens"
+    print(f"data set {source}, {len(prompts):,} prompts of {size}{columns}")
+    return prompts, notes
+
+
 def measured_prompts(args: Steer, prompts: Prompts) -> Prompts:
-    """The prompts that are measured: all, or a random subset by the seed."""
+    """All prompts, or a random subset by the seed if there are more than `num_measured`."""
     size = args.num_measured
     if size is None or size >= len(prompts):
         return prompts
     draws = random.Random(f"measured prompts of seed {args.seed}")
     return prompts[sorted(draws.sample(range(len(prompts)), size))]
-
-
-def subset_note(measured: Prompts, prompts: Prompts) -> list[str]:
-    """Sentence about a subset, for the report; none if all prompts are measured."""
-    if len(measured) == len(prompts):
-        return []
-    size = f"{len(measured)} of {len(prompts):,} prompts"
-    return [
-        f"Measured on {size}, a random subset by the seed. Numbers are means over these prompts, "
-        "and their standard errors are for these prompts alone."
-    ]

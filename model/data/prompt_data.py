@@ -5,9 +5,10 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
+from model.common.checks import whole_number
 from model.data.chat_value import text_or_chat
 from model.data.reading import Source, read_records
 from model.data.record import DataError, Record, check_columns, checked_value
@@ -45,10 +46,42 @@ class PromptData:
         self, prior: LanguageModel, *, system: str | None = None, **template_options: Any
     ) -> Prompts:
         """The prompts by `LanguageModel.encode`, whose errors name file, line and column."""
-        column = f": column {self.prompt_column!r}"
-        places = [f"{place}{column}" for place in self.places]
-        options = {"system": system, **template_options}
-        return prior.encode(self.prompts, self.columns, places=places, **options)
+        options = {"system": system, "places": self._places(), **template_options}
+        return prior.encode(self.prompts, self.columns, **options)
+
+    def without_long(
+        self,
+        prior: LanguageModel,
+        max_tokens: int,
+        *,
+        system: str | None = None,
+        **template_options: Any,
+    ) -> Self:
+        """The prompts of at most `max_tokens` tokens, with their columns.
+
+        `len` says the number of prompts before and after. Other arguments are those of `encode`.
+
+        Raises:
+            DataError: if no prompt is left.
+        """
+        most = whole_number("max_tokens", max_tokens)
+        options = {"system": system, "places": self._places(), **template_options}
+        lengths = prior.prompt_lengths(self.prompts, **options)
+        rows = [row for row, length in enumerate(lengths) if length <= most]
+        if not rows:
+            least = f"the shortest has {min(lengths)}"
+            raise DataError(f"all {len(self)} prompts have more than {most} tokens, {least}")
+        return replace(
+            self,
+            prompts=tuple(self.prompts[row] for row in rows),
+            places=tuple(self.places[row] for row in rows),
+            columns={
+                name: tuple(values[row] for row in rows) for name, values in self.columns.items()
+            },
+        )
+
+    def _places(self) -> list[str]:
+        return [f"{place}: column {self.prompt_column!r}" for place in self.places]
 
 
 def read_prompts(

@@ -15,7 +15,7 @@ from model.networks.adapter import forget_base
 from model.networks.checks import check_ids
 from model.networks.loading import load_pretrained
 from model.prior.cached_decoder import CachedDecoder
-from model.prior.chat import listed_prompts, text_of
+from model.prior.chat import Messages, listed_prompts, text_of
 from model.prior.decoder_check import check_cached_reading
 from model.prior.prompts import Columns, Prompts
 from model.prior.response_distribution import ResponseDistribution
@@ -180,6 +180,35 @@ class LanguageModel(CachedDecoder):
             ValueError: if there is no prompt, an empty text and no BOS, a prompt is too long, a
                 column has other than N values, or the tokenizer has no chat template.
         """
+        messages, texts, places, rows = self._tokenized(prompts, system, places, template_options)
+        for place, text, row in zip(places, texts, rows, strict=True):
+            if not row and self.tokenizer.bos_token_id is None:
+                raise ValueError(f"{place} is empty and the tokenizer has no BOS token")
+            if not row:
+                row.append(self.tokenizer.bos_token_id)
+            self._check_room(f"{place} has {len(row)} tokens ({text[:40]!r}...)", len(row))
+        attributes = {"vocabulary": self.vocabulary, "messages": messages, "columns": columns or {}}
+        return Prompts.from_ids(rows, texts, self.device, **attributes)
+
+    def prompt_lengths(
+        self,
+        prompts: Iterable[str | Sequence[Mapping[str, Any]]],
+        *,
+        system: str | None = None,
+        places: Sequence[str] = (),
+        **template_options: Any,
+    ) -> list[int]:
+        """Number of tokens of each prompt as `encode` tokenizes it; no prompt is too long."""
+        return [len(row) for row in self._tokenized(prompts, system, places, template_options)[3]]
+
+    def _tokenized(
+        self,
+        prompts: Iterable[str | Sequence[Mapping[str, Any]]],
+        system: str | None,
+        places: Sequence[str],
+        template_options: Mapping[str, Any],
+    ) -> tuple[tuple[Messages | None, ...], list[str], Sequence[str], list[list[int]]]:
+        """Messages, texts, places in errors, and token ids of N prompts; see `encode`."""
         if system is not None:
             instance("system", system, str)
         listed = listed_prompts(prompts, system)
@@ -196,14 +225,7 @@ class LanguageModel(CachedDecoder):
         ]
         rows = token_rows(self.tokenizer, texts, [chat is not None for chat in messages])
         check_ids(rows, texts, self.network, self.tokenizer)
-        for place, text, row in zip(places, texts, rows, strict=True):
-            if not row and self.tokenizer.bos_token_id is None:
-                raise ValueError(f"{place} is empty and the tokenizer has no BOS token")
-            if not row:
-                row.append(self.tokenizer.bos_token_id)
-            self._check_room(f"{place} has {len(row)} tokens ({text[:40]!r}...)", len(row))
-        attributes = {"vocabulary": self.vocabulary, "messages": messages, "columns": columns or {}}
-        return Prompts.from_ids(rows, texts, self.device, **attributes)
+        return messages, texts, places, rows
 
     def _check_room(self, prompt: str, num_tokens: int) -> None:
         """Refuse a prompt that leaves too little of the context for a response."""

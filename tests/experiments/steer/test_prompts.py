@@ -75,7 +75,7 @@ def test_run_on_a_data_set_of_chats_measures_a_subset_and_says_so(args, capsys, 
 
 
 def test_measured_prompts_depend_on_the_seed_and_keep_their_columns(args, chat_folder):
-    prompts = load_prompts(args, load_prior(str(chat_folder), **args.loading))
+    prompts = load_prompts(args, load_prior(str(chat_folder), **args.loading)).every
     first, second, other = (
         measured_prompts(each, prompts) for each in (args, args, replace(args, seed=1))
     )
@@ -83,6 +83,16 @@ def test_measured_prompts_depend_on_the_seed_and_keep_their_columns(args, chat_f
     assert first.positions == second.positions != other.positions
     assert first.columns["answer"] == tuple(ROWS[n]["answer"] for n in first.positions)
     assert measured_prompts(replace(args, measured_prompts=20), prompts) is prompts
+
+
+def test_long_prompts_are_left_out_with_a_note(args, chat_folder):
+    prior = load_prior(str(chat_folder), **args.loading)
+    prompts = load_prompts(replace(args, max_prompt_tokens=6, measured_prompts=20), prior)
+    assert prompts.notes == ["Left out: 10 of 20 prompts, of more than 6 tokens."]
+    assert prompts.every.columns["answer"] == ("a", "b") * 5
+    assert prompts.every is prompts.measured
+    with pytest.raises(SystemExit, match="--dataset: all 20 prompts have more than 4 tokens, the"):
+        load_prompts(replace(args, max_prompt_tokens=4), prior)
 
 
 def test_resume_on_a_data_set_ends_where_an_unbroken_run_ends(args, monkeypatch):

@@ -194,3 +194,17 @@ def test_prompt_that_cannot_be_encoded_is_named_by_file_and_line(prompt, message
     with pytest.raises(ValueError, match=message) as error:
         data.encode(prior)
     assert "p.jsonl, line 2: column 'prompt'" in str(error.value)
+
+
+def test_long_prompts_are_left_out_with_their_columns(prior):
+    data = read_prompts([{"prompt": "a " * n, "n": n} for n in (1, 70, 3)])
+    short = data.without_long(prior, 4)
+    assert len(data) - len(short) == 1
+    assert short.encode(prior).columns == {"n": (1, 3)}
+    assert short.places == ("record 0", "record 2")
+    assert len(data.without_long(prior, 71)) == 3
+    assert len(data.without_long(prior, 8, system="b")) == 2
+    with pytest.raises(
+        DataError, match="all 3 prompts have more than 1 tokens, the"
+    ):
+        data.without_long(prior, 1)
