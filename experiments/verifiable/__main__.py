@@ -24,11 +24,11 @@ from typing import Annotated
 from experiments.shared.argument_types import Count, Name, Positive, Seed, Threads, Used, count
 from experiments.shared.claims import Finding, conclude
 from experiments.shared.command_line import Arguments, run_script
-from experiments.shared.refusals import blamed
+from experiments.shared.refusals import FAULTS, blamed
 from experiments.shared.training import PENALISED, PURE, RL, build_guide, train
 from experiments.shared.workers import set_threads
 from experiments.verifiable import report
-from experiments.verifiable.questions import SYSTEM, arithmetic, encoded, small_prior
+from experiments.verifiable.questions import SYSTEM, answered, arithmetic, encoded, small_prior
 from experiments.verifiable.success import draw, estimated, exact, has_both
 from guides import Fixed, Guide
 from inference import Enumeration, random_state
@@ -78,9 +78,11 @@ def main(args: Verifiable) -> list[Finding]:
     set_threads(args.threads)
     if args.k > args.draws:
         raise SystemExit(f"--k {args.k} exceeds --draws {args.draws}: draw more")
-    prior, prompts = small_world(args) if args.prior is None else named_world(args)
+    prior, prompts = world(args)
     reward = TextReward(Accuracy(args.column), prior, upper_bound=1.0)
     model, ks = AlignmentModel(prior, reward, args.beta), (1, args.k)
+    with blamed("--column"):
+        prompts = answered(model, prompts)
     with early_stops() as stops:
         guides = trained(args, model, prompts)
     with random_state.isolated(args.seed), random_state.measuring():
@@ -110,24 +112,20 @@ def main(args: Verifiable) -> list[Finding]:
     return conclude(__doc__, tables, findings, stops)
 
 
-def small_world(args: Verifiable) -> tuple[LanguageModel, Prompts]:
-    """The small prior, and sums that it answers some of the time."""
-    if args.largest > 9:
+def world(args: Verifiable) -> tuple[LanguageModel, Prompts]:
+    """The language model, and the questions as prompts with answers."""
+    if args.prior is None and args.largest > 9:
         raise SystemExit("--largest: the small prior has the numbers 0 to 9; name a --prior")
     questions = arithmetic(args.questions, args.largest, args.seed)
-    prior = small_prior(questions)
-    return prior, encoded(prior, questions, chat=False)
-
-
-def named_world(args: Verifiable) -> tuple[LanguageModel, Prompts]:
-    """A language model by name, and sums or the questions of a data set."""
-    with blamed("--prior"):
-        prior = load_prior(str(args.prior), max_new_tokens=args.max_new_tokens)
-    has_template = prior.tokenizer.chat_template is not None
+    if args.prior is None:
+        prior = small_prior(questions)
+        return prior, encoded(prior, questions)
+    with blamed("--prior", FAULTS):
+        prior = load_prior(args.prior, max_new_tokens=args.max_new_tokens)
     if args.dataset is None:
-        questions = arithmetic(args.questions, args.largest, args.seed)
-        return prior, encoded(prior, questions, chat=has_template)
+        return prior, encoded(prior, questions)
     with blamed("--dataset"):
+        has_template = prior.tokenizer.chat_template is not None
         data = read_prompts(args.dataset, limit=args.limit)
         return prior, data.encode(prior, system=SYSTEM if has_template else None)
 

@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from model import LanguageModel, Prompts, grammar_prior
+from model import AlignmentModel, LanguageModel, Prompts, grammar_prior
 
 WORDS = ("<end>", "+", "=", "is", "so", "well", *map(str, range(10)))
 """Vocabulary of the small prior."""
@@ -58,10 +58,18 @@ def small_prior(questions: Sequence[Question]) -> LanguageModel:
     return grammar_prior(max_new_tokens=3, sentences=sentences, words=WORDS, steps=STEPS)
 
 
-def encoded(prior: LanguageModel, questions: Sequence[Question], *, chat: bool) -> Prompts:
-    """The questions with a column `answer`, as texts, or as chats with a message of the system."""
+def encoded(prior: LanguageModel, questions: Sequence[Question]) -> Prompts:
+    """The questions with a column `answer`: chats for a chat model, otherwise texts."""
     texts, answers = zip(*questions, strict=True)
-    if not chat:
+    if prior.tokenizer.chat_template is None:
         return prior.encode(texts, {"answer": answers})
     sums = [f"What is {text.removesuffix(' =')}?" for text in texts]
     return prior.encode(sums, {"answer": answers}, system=SYSTEM)
+
+
+def answered(model: AlignmentModel, prompts: Prompts) -> Prompts:
+    """The prompts with an answer; exit if none has one."""
+    rows = [n for n, applies in enumerate(model.applies(prompts).tolist()) if applies]
+    if not rows:
+        raise SystemExit("--column: no question has an answer, expected some")
+    return prompts[rows]

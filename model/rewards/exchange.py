@@ -31,11 +31,6 @@ class Exchange(NamedTuple):
     completion: str | Chat
     columns: Mapping[str, Any]
 
-    @property
-    def key(self) -> tuple:
-        """Prompt, text and token ids, which name the exchange."""
-        return self[:3]
-
 
 def exchanges(language_model: LanguageModel, prompts: Prompts, response: Tensor) -> list[Exchange]:
     """The exchanges of responses `[K, N, T]` with N prompts, a list of K times N."""

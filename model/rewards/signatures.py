@@ -22,6 +22,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
+from model.common.digests import text_digest
 from model.likelihood import LikelihoodError
 from model.rewards.event_loop import settled
 from model.rewards.exchange import Exchange
@@ -117,6 +118,9 @@ class ForeignFunction:
 
     def __init__(self, function: Callable[..., Any], name: str, signature: Signature) -> None:
         self.function, self.name, self.signature = function, name, signature
+        parameters = Parameters.of(function)
+        names_ids = "completion_ids" in parameters.names or parameters.takes_any
+        self.sees_ids = signature.is_batched and names_ids
 
     @classmethod
     def of(cls, function: Callable[..., Any], name: str) -> Self | None:
@@ -143,6 +147,11 @@ class ForeignFunction:
         parameters, calls = Parameters.of(self.function), self.signature.arguments(exchanges)
         results = settled([self.function(**parameters.among(call)) for call in calls])
         return results[0] if self.signature.is_batched else [_score(result) for result in results]
+
+    def key(self, exchange: Exchange) -> tuple[str, ...]:
+        """Name of an exchange: prompt and text, and token ids for a function that sees them."""
+        digest = [text_digest(repr(exchange.ids))[:16]] if self.sees_ids else []
+        return (exchange.name, exchange.text, *digest)
 
     def check_columns(self, exchange: Exchange) -> None:
         """Refuse a prompt without a column that the function needs, by a `LikelihoodError`."""

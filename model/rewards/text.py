@@ -116,9 +116,10 @@ class TextReward:
         else:
             both = exchanges(self.language_model, prompts, rows)
             self.foreign.check_columns(both[0])
-            reward_of = self._rewards({each.key: each for each in both})
-            self._check_applied(both, reward_of)
-            values = [reward_of[each.key] for each in both]
+            foreign = [self.foreign.key(each) for each in both]
+            reward_of = self._rewards(dict(zip(foreign, both, strict=True)))
+            values = [reward_of[key] for key in foreign]
+            self._check_applied(both, values)
         numbers = [math.nan if value is None else value for value in values]
         rewards = torch.tensor(numbers, dtype=torch.float64, device=response.device)
         return rewards.view(response.shape[:-1])
@@ -142,12 +143,9 @@ class TextReward:
                     texts.append([*prompt, *completion])
         return texts
 
-    def _check_applied(
-        self, items: Sequence[Exchange], reward_of: Mapping[Hashable, float | None]
-    ) -> None:
+    def _check_applied(self, items: Sequence[Exchange], values: Sequence[float | None]) -> None:
         """Refuse None for some of the responses to a prompt and numbers for others."""
-        for item in items:
-            value = reward_of[item.key]
+        for item, value in zip(items, values, strict=True):
             if self._applied.setdefault(item.name, value is not None) == (value is not None):
                 continue
             before = "a number" if value is None else "None"

@@ -57,6 +57,8 @@ class Problem:
         if model.factors:
             names = sorted(model.factors)
             raise ValueError(f"the model has the factors {names}, expected rewards alone")
+        if not bool(model.applies(prompts).all()):
+            raise ValueError("no reward applies to one of the prompts: leave the prompt out")
         truth = Enumeration(model, prompts)
         space = model.prior.space
         length = space.is_token(truth.support).sum(-1)

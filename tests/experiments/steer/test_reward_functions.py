@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from experiments.steer.__main__ import main
+from experiments.steer.arguments import Steer
 from tests.experiments.steer.test_main import SHORT
 
 FILE = """
@@ -73,3 +74,30 @@ def test_draws_of_a_prompt_without_a_reward_have_none(args, capsys):
         rewards[record["prompt"] == "the"].add(record["reward"])
     assert rewards[True] == {None}
     assert 1.0 in rewards[False] <= {0.0, 1.0}
+
+
+def test_accuracy_by_a_column_of_a_data_set(args, capsys):
+    rows = [
+        {"prompt": "the film was", "solution": "good"},
+        {"prompt": "the film was", "solution": "bad"},
+        {"prompt": "the", "solution": None},
+    ]
+    path = args.out / "questions.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    folder = main(
+        replace(args, prompts=Steer.prompts, dataset=str(path), reward=("accuracy:solution",))
+    )
+    printed = capsys.readouterr().out
+    assert "with columns solution" in printed
+    assert "E[r] is a mean over 2 of 3 prompts" in printed
+    steps = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    for record in steps:  # the log likelihood is 0 at the third prompt
+        assert record["reward"] * 2 / 3 / args.beta == pytest.approx(record["log_likelihood"])
+
+
+def test_run_with_a_reward_of_columns_resumes(args):
+    """Knowledge of a reward about the prompts is no part of the fingerprint of the fit."""
+    folder = main(with_reward(args, "verifiers"))
+    main(Steer(steps=3, resume=folder.path))
+    steps = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    assert [record["step"] for record in steps] == [1, 2, 3]

@@ -29,7 +29,7 @@ def test_questions_are_different_sums_by_the_seed():
 def test_small_prior_is_right_less_often_for_larger_answers():
     questions = arithmetic(3, 9, seed=0)
     prior = small_prior(questions)
-    prompts = encoded(prior, questions, chat=False)
+    prompts = encoded(prior, questions)
     model = AlignmentModel(prior, TextReward(Accuracy(method="match"), prior), 1.0)
     truth = Enumeration(model, prompts)
     success = model.reward(prompts, truth.support)
@@ -85,13 +85,20 @@ def test_script_on_a_chat_model_and_a_data_set(tmp_path, capsys):
     tokenizer = chat("<bos> $A", pad_token="<end>")
     tokenizer.chat_template = TEMPLATE
     language_model_of(tokenizer, max_new_tokens=3).save_pretrained(tmp_path / "prior")
-    rows = [{"prompt": "a", "solution": "b"}, {"prompt": "b c", "solution": "c"}]
+    rows = [
+        {"prompt": "a", "solution": "b"},
+        {"prompt": "b c", "solution": "c"},
+        {"prompt": "d", "solution": None},  # without an answer, and so left out
+    ]
     (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
     args = Verifiable(prior=str(tmp_path / "prior"), steps=2, particles=4, draws=64, k=2)
     files = {"dataset": str(tmp_path / "data.jsonl"), "column": "solution", "max_new_tokens": 3}
     findings = main(dataclasses.replace(args, **files))
     assert len(findings) == 2
     assert "64 draws of each distribution to 2 questions" in capsys.readouterr().out
+    (tmp_path / "data.jsonl").write_text(json.dumps(rows[-1]))
+    with pytest.raises(SystemExit, match="--column: no question has an answer"):
+        main(dataclasses.replace(args, **files))
 
 
 def test_options_that_do_not_fit_are_refused():

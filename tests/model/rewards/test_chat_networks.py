@@ -5,7 +5,10 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
-from model import SequenceClassifier, TextLikelihood, TextReward
+from inference import log_likelihood_at
+from model import SequenceClassifier, TextLikelihood, TextReward, read_preferences
+from model.factors.marginal_likelihood import MARGINAL
+from model.preferences import uncertain_model
 from tests.model.rewards.test_signatures import QUESTION, TEMPLATE
 from tests.model.tokenizers import CHAT, chat, language_model_of
 
@@ -103,3 +106,24 @@ def test_whole_text_of_a_chat_is_read_on_request(prior, prompts):
     text = prior.decode(RESPONSE[0], prompts)[0]
     assert text.startswith("<bos> <user> a b <end> <assistant>")
     assert value == pytest.approx(seen([text]).item(), abs=1e-6)
+
+
+def test_reward_of_preferences_reads_the_texts_of_the_preferences(prior, prompts):
+    answer = prior.decode(RESPONSE[0])[0]
+    row = {
+        "prompt": QUESTION,
+        "chosen": [{"role": "assistant", "content": answer}],
+        "rejected": [{"role": "assistant", "content": "c"}],
+    }
+    (preference,) = read_preferences([row], tokenizer=prior.tokenizer)
+    texts = []
+
+    def posterior(listed):
+        texts.extend(listed)
+        return torch.zeros(2, len(listed))
+
+    for aggregation in ("mean", MARGINAL):
+        texts.clear()
+        model = uncertain_model(prior, posterior, aggregation, beta=1.0)
+        log_likelihood_at(model, prompts[[0]], RESPONSE[:1, [0]])
+        assert texts == [preference.texts[0]]
