@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from experiments.shared.run_folder import RunFolder, element, html_figure
-from experiments.steer.figures import Levels, Metrics, read_metrics, write_figures
+from experiments.steer.figures import Levels, Metrics, write_figures
 from experiments.steer.report import html_samples, html_table, sample_texts, samples_text
 from inference import Estimate, PriorSample, Program, random_state
+from inference.svi.metrics_file import read_metrics
 from model import AlignmentModel, Prompts
 
 WINDOW = 10

@@ -253,7 +253,8 @@ def test_option_without_effect_is_refused(script, line, message, tmp_path, capsy
 
 @pytest.mark.parametrize("script", NAMES)
 def test_an_unknown_option_is_refused(script, capsys):
-    for words in (["--nonsense"], ["--seedx", "1"], ["positional"]):
+    positional = [] if script == "compare" else [["positional"]]  # which takes run folders
+    for words in (["--nonsense"], ["--seedx", "1"], *positional):
         assert code_of(never, *words, arguments=arguments_of(script)) == 2
     assert "nonsense" in capsys.readouterr().err
 

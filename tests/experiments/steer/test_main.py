@@ -14,11 +14,11 @@ from experiments.shared.run_folder import RunFolder
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
 from experiments.steer.decoding import load_guide
-from experiments.steer.figures import read_metrics
 from experiments.steer.guide_options import GuideOptions
 from experiments.steer.resuming import read_record, restored
 from guides import GUIDES
 from inference import OBJECTIVES, SAMPLERS
+from inference.svi.metrics_file import read_metrics
 from model.preferences import LinearHead, PriorFeatures, RewardPosterior, StandardisedFeatures
 from model.prior.named_priors import FILM_REVIEWS, load_prior
 from model.registry import REWARDS

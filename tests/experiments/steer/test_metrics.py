@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.shared.run_folder import RunFolder
-from experiments.steer.figures import read_metrics
+from inference.svi.metrics_file import read_metrics
 
 RECORD = {"elbo": 0.5, "log_likelihood": float("nan")}
 

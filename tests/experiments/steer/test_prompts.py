@@ -9,8 +9,8 @@ from experiments.shared.command_line import run_script
 from experiments.shared.run_folder import RunFolder
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
-from experiments.steer.figures import read_metrics
 from experiments.steer.prompts import load_prompts, measured_prompts
+from inference.svi.metrics_file import read_metrics
 from model.prior.named_priors import load_prior
 from tests.model.tokenizers import chat, language_model_of
 

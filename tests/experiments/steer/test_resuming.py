@@ -14,9 +14,9 @@ from experiments.shared.command_line import run_script
 from experiments.shared.run_folder import RunFolder
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
-from experiments.steer.figures import read_metrics
 from experiments.steer.resuming import check_given, read_record, resume_command
 from inference.svi.checkpoint.folder import FolderInUseError, locked
+from inference.svi.metrics_file import read_metrics
 from model.common.digests import check_digests
 from model.common.input_files import code_files
 from tests.model.tiny import WORDS, tiny, tiny_tokenizer

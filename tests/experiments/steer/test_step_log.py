@@ -6,7 +6,7 @@ import pytest
 
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
-from experiments.steer.figures import read_metrics
+from inference.svi.metrics_file import read_metrics
 from inference.svi.trackers import TRACKERS, TrackerEntry
 
 SHORT = Steer(

@@ -1,0 +1,129 @@
+"""Curves of all groups over each other: one chart for each metric, as data and as figures."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.compare.runs import Group, Run
+from experiments.shared.figures import new_axes, palette, save, smooth
+
+FIRST = (
+    "elbo",
+    "reward",
+    "kl",
+    "entropy",
+    "reward_std",
+    "completions/mean_length",
+    "completions/clipped_ratio",
+)
+"""Metrics whose charts come first, in this order."""
+NO_CURVE = {"step", "num_responses"}
+UNITS = {
+    "elbo": "nats",
+    "kl": "nats per response",
+    "kl_per_token": "nats per token",
+    "entropy": "nats",
+    "log_likelihood": "nats",
+    "step_size": "nats",
+    "completions/mean_length": "tokens",
+    "step_time": "seconds",
+}
+"""Units of metrics that have one."""
+MOST_POINTS = 400
+"""Largest number of points of a curve on the page."""
+
+
+class Curve(NamedTuple):
+    """Curve of a group: the mean over its runs, with the standard error over seeds."""
+
+    label: str
+    steps: np.ndarray
+    mean: np.ndarray
+    error: np.ndarray
+
+
+def metric_names(groups: Sequence[Group]) -> list[str]:
+    """Names of all metrics that a run has, the most important first."""
+    runs = [run for group in groups for run in group.runs if run.metrics]
+    names = dict.fromkeys(name for run in runs for name in run.metrics[-1])
+    every = [name for name in names if name not in NO_CURVE]
+    return [n for n in FIRST if n in every] + sorted(n for n in every if n not in FIRST)
+
+
+def curves(groups: Sequence[Group], name: str, window: int) -> list[Curve]:
+    """Curves of a metric, each a running mean over `window` steps; without groups that lack it.
+
+    A point is the mean over the runs that have the step, so that an interrupted run counts up to
+    its last step.
+    """
+    drawn = []
+    for group in groups:
+        runs = [_smoothed(run, name, window) for run in group.runs]
+        steps = sorted(set().union(*runs))
+        rows = [[values[step] for values in runs if step in values] for step in steps]
+        mean = np.array([np.mean(row) for row in rows])
+        error = np.array([_standard_error(row) for row in rows])
+        if steps:
+            drawn.append(Curve(group.label, np.array(steps), mean, error))
+    return drawn
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    if len(values) < 2:
+        return math.nan
+    return float(np.std(values, ddof=1)) / math.sqrt(len(values))
+
+
+def _smoothed(run: Run, name: str, window: int) -> dict[int, float]:
+    """Running mean of a metric by step, of the steps that have a number."""
+    pairs = [(int(record["step"]), record[name]) for record in run.metrics if name in record]
+    finite = [(step, value) for step, value in pairs if math.isfinite(value)]
+    values = smooth([value for _, value in finite], window)
+    return dict(zip((step for step, _ in finite), map(float, values), strict=True))
+
+
+def chart_data(drawn: Sequence[Curve], name: str, labels: Sequence[str]) -> dict[str, Any]:
+    """A chart as JSON: its curves by place of the label, thinned, rounded to six digits."""
+    series = []
+    for curve in drawn:
+        every = slice(None, None, -(-len(curve.steps) // MOST_POINTS) or 1)
+        series.append(
+            {
+                "group": labels.index(curve.label),
+                "x": curve.steps[every].tolist(),
+                "y": [_plain(value) for value in curve.mean[every]],
+                "e": [_plain(value) for value in curve.error[every]],
+            }
+        )
+    return {"name": name, "unit": UNITS.get(name, ""), "series": series}
+
+
+def _plain(value: float) -> float | None:
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def figure_of(drawn: Sequence[Curve], name: str, labels: Sequence[str]) -> Figure:
+    """The chart as a figure for a paper: means, and bands of one standard error over seeds."""
+    figure, axes = new_axes()
+    colours = palette(len(labels))
+    for curve in drawn:
+        colour = colours[labels.index(curve.label)]
+        axes.plot(curve.steps, curve.mean, color=colour, label=curve.label, linewidth=1.2)
+        low, high = curve.mean - curve.error, curve.mean + curve.error
+        axes.fill_between(curve.steps, low, high, color=colour, alpha=0.2, linewidth=0)
+    unit = UNITS.get(name, "")
+    axes.set(xlabel="SVI step", ylabel=f"{name}, {unit}" if unit else name)
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write a figure as PNG and PDF."""
+    stem = name.replace("/", "_")
+    png = folder / f"{stem}.png"
+    figure.savefig(png, dpi=200, bbox_inches="tight")
+    return [png, save(figure, folder / f"{stem}.pdf")]

@@ -1,0 +1,194 @@
+"""Runs as read from their folders, and groups of runs that differ in the seed alone."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.shared.run_folder import RunFolder
+from experiments.shared.tables import mean_and_error
+from inference import Estimate
+from inference.svi.metrics_file import read_metrics
+
+Metrics = Sequence[Mapping[str, float]]
+WINDOW = 10
+"""Number of steps behind a number of an interrupted run."""
+QUANTITIES = {
+    "E[r]": ("reward", "reward"),
+    "KL(q || p0)": ("kl_guide_prior", "kl"),
+    "ELBO": ("elbo", "elbo"),
+    "KL(q || p*)": ("kl_guide_posterior", ""),
+    "KL(p* || q)": ("kl_posterior_guide", ""),
+    "log Z": ("log_z", ""),
+    "entropy": ("entropy", "entropy"),
+}
+"""Columns: a name in `measurements.json`, and the metric in its place if a run has no such file."""
+EARLIER = {"kl_guide_prior": "kl"}
+"""Names of metrics in runs of earlier versions, with the names now."""
+WITHOUT_EFFECT = {
+    "seed",
+    "out",
+    "threads",
+    "device",
+    "config",
+    "resume",
+    "complete",
+    "report_to",
+    "checkpoint_every",
+    "merge",
+}
+"""Arguments in which the runs of a group may differ."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run.
+
+    Attributes:
+        name: name of the run folder.
+        arguments: arguments by name; empty without `arguments.json`.
+        versions: versions of packages.
+        metrics: records of the steps so far.
+        numbers: estimates by column; of an interrupted run from the last steps.
+        is_measured: True if the run ended with its measurements.
+    """
+
+    name: str
+    arguments: Mapping[str, Any]
+    versions: Mapping[str, str]
+    metrics: Metrics
+    numbers: Mapping[str, Estimate]
+    is_measured: bool
+
+    @property
+    def num_steps(self) -> int:
+        """Number of the last step; 0 without one."""
+        return int(self.metrics[-1]["step"]) if self.metrics else 0
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs whose arguments agree but for the seed, under a label."""
+
+    label: str
+    runs: Sequence[Run]
+
+    @property
+    def averaged(self) -> list[Run]:
+        """Runs behind the means of the group: the measured runs, or all if none is measured."""
+        return [run for run in self.runs if run.is_measured] or [*self.runs]
+
+    def mean(self, column: str) -> Estimate | None:
+        """Mean over runs with the standard error over seeds; None if a run lacks the number."""
+        runs = self.averaged
+        values = [run.numbers[column].value for run in runs if column in run.numbers]
+        if len(values) < len(runs):
+            return None
+        return Estimate(*mean_and_error([{column: value} for value in values], column))
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """Names of run folders, with the parent folder where two folders have one name."""
+    names = [path.name for path in paths]
+    return [f"{p.parent.name}/{p.name}" if names.count(p.name) > 1 else p.name for p in paths]
+
+
+def read_run(path: Path, name: str) -> Run:
+    """Read a run folder, also of an interrupted run; exit if the folder is none of a run."""
+    folder = RunFolder(path)
+    record, measured = _read(folder.arguments), _read(folder.measurements)
+    records = read_metrics(folder.metrics)
+    metrics = [{EARLIER.get(key, key): value for key, value in r.items()} for r in records]
+    if not record and not metrics:
+        expected = f"expected a run folder with {folder.arguments.name} or {folder.metrics.name}"
+        raise SystemExit(f"{path}: {expected}")
+    numbers = _measured(measured) if measured else _recent(metrics)
+    arguments, versions = record.get("arguments", {}), record.get("versions", {})
+    return Run(name, arguments, versions, metrics, numbers, bool(measured))
+
+
+def grouped(runs: Sequence[Run]) -> list[Group]:
+    """Groups of the runs, labelled by the arguments in which the groups differ."""
+    by_arguments: dict[str, list[Run]] = {}
+    for run in runs:
+        by_arguments.setdefault(json.dumps(_relevant(run), sort_keys=True), []).append(run)
+    groups = list(by_arguments.values())
+    names = list(differences([group[0] for group in groups]))
+    labels = []
+    for group in groups:
+        values = _relevant(group[0])
+        parts = [f"{name} {shown(values.get(name))}" for name in names if name in values]
+        labels.append(", ".join(parts) or group[0].name)
+    unique = len(set(labels)) == len(labels)
+    pairs = zip(labels, groups, strict=True)
+    return [Group(label if unique else f"{label} ({g[0].name})", g) for label, g in pairs]
+
+
+def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """Values of each argument in which runs that have it differ, in the order of the runs."""
+    relevant = [_relevant(run) for run in runs if run.arguments]
+    names = dict.fromkeys(name for values in relevant for name in values)
+    rows = {name: [_relevant(run).get(name) for run in runs] for name in names}
+    known = {name: [values[name] for values in relevant if name in values] for name in names}
+    return {name: row for name, row in rows.items() if _differ(known[name])}
+
+
+def missing_metrics(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Metrics that other runs have, by the name of the run that lacks them."""
+    with_steps = [run for run in runs if run.metrics]
+    every = dict.fromkeys(name for run in with_steps for name in run.metrics[-1])
+    lacking = {run.name: [n for n in every if n not in run.metrics[-1]] for run in with_steps}
+    return {name: metrics for name, metrics in lacking.items() if metrics}
+
+
+def _differ(values: Sequence[Any]) -> bool:
+    return any(value != values[0] for value in values)
+
+
+def shown(value: Any) -> str:
+    """A value of an argument as text."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _relevant(run: Run) -> dict[str, Any]:
+    """Arguments that make a difference, the options of guides by dotted names."""
+    arguments = {name: v for name, v in run.arguments.items() if name not in WITHOUT_EFFECT}
+    if arguments.get("kl_budget") is not None or arguments.get("min_reward") is not None:
+        arguments.pop("beta", None)  # solved for the budget
+    options = arguments.pop("options", None) or {}
+    guide = str(arguments.get("guide", "")).replace("-", "_")
+    own = options.get(guide, {}) if isinstance(options, dict) else {}
+    return arguments | {f"{guide}.{name}": value for name, value in own.items()}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Content of a JSON file; empty if the file is missing or damaged."""
+    content = None
+    with suppress(OSError, ValueError):
+        content = json.loads(path.read_bytes())
+    return content if isinstance(content, dict) else {}
+
+
+def _measured(record: Mapping[str, Any]) -> dict[str, Estimate]:
+    """Estimates by column from `measurements.json`."""
+    numbers = {}
+    for column, (name, _) in QUANTITIES.items():
+        entry = record.get("guide", {}).get(name)
+        if entry is not None:
+            error = float(entry.get("standard_error", "nan"))
+            numbers[column] = Estimate(float(entry["value"]), error)
+    return numbers
+
+
+def _recent(metrics: Metrics) -> dict[str, Estimate]:
+    """Means of metrics over the last steps, by column."""
+    numbers = {}
+    for column, (_, name) in QUANTITIES.items():
+        values = [record[name] for record in metrics[-WINDOW:] if name in record]
+        if values:
+            spread = statistics.stdev(values) if len(values) > 1 else float("nan")
+            numbers[column] = Estimate(statistics.fmean(values), spread / len(values) ** 0.5)
+    return numbers

@@ -1,0 +1,84 @@
+"""Tables of a comparison: final numbers, differences of arguments; and sentences on what lacks."""
+
+from collections.abc import Sequence
+
+from experiments.compare.runs import (
+    QUANTITIES,
+    WINDOW,
+    Group,
+    Run,
+    differences,
+    missing_metrics,
+    shown,
+)
+from inference import Estimate
+
+MARK = " †"
+"""End of a number of an interrupted run, a mean over its last steps."""
+Rows = list[tuple[str, ...]]
+
+
+def number_rows(groups: Sequence[Group]) -> Rows:
+    """Head, and a row for each run and for each group of several seeds."""
+    rows: Rows = [("run", "seed", "steps", *QUANTITIES)]
+    for group in groups:
+        for run in group.runs:
+            mark = "" if run.is_measured else MARK
+            cells = [_cell(run.numbers.get(column), mark) for column in QUANTITIES]
+            seed = shown(run.arguments.get("seed", "-"))
+            rows.append((run.name, seed, str(run.num_steps), *cells))
+        if len(averaged := group.averaged) > 1:
+            mark = "" if averaged[0].is_measured else MARK
+            means = [_cell(group.mean(column), mark) for column in QUANTITIES]
+            rows.append((f"mean: {group.label}", f"{len(averaged)} runs", "", *means))
+    return rows
+
+
+def difference_rows(groups: Sequence[Group]) -> Rows:
+    """Head, and a row for each argument in which the groups differ."""
+    values = differences([group.runs[0] for group in groups])
+    rows: Rows = [("argument", *(_names(group) for group in groups))]
+    return [*rows, *((name, *map(shown, row)) for name, row in values.items())]
+
+
+def notes(runs: Sequence[Run]) -> list[str]:
+    """Sentences about interrupted runs, metrics that a run lacks, and other versions."""
+    sentences = []
+    for run in runs:
+        if not run.is_measured:
+            state = f"{run.name} has no measurements, only {run.num_steps} steps"
+            sentences.append(f"{state}: its numbers are means over the last {WINDOW} steps{MARK}.")
+        if not run.arguments:
+            sentences.append(f"{run.name} has no arguments that can be read.")
+    for name, metrics in missing_metrics(runs).items():
+        reason = "an earlier version wrote it, or its model has no rewards"
+        sentences.append(f"{name} lacks the metrics {', '.join(metrics)}: {reason}.")
+    packages = dict.fromkeys(package for run in runs for package in run.versions)
+    for package in packages:
+        numbers = {run.versions[package]: run.name for run in runs if package in run.versions}
+        if len(numbers) > 1:
+            sentences.append(
+                f"The runs are of different versions of {package}: {', '.join(numbers)}."
+            )
+    if any(len(group_runs) > 1 for group_runs in _by_seed(runs)):
+        sentences.append("Several runs agree in all arguments, the seed included.")
+    return sentences
+
+
+def _by_seed(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs with the same arguments and the same seed."""
+    places: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.arguments:
+            relevant = {n: v for n, v in run.arguments.items() if n not in {"out", "threads"}}
+            places.setdefault(repr(sorted(relevant.items())), []).append(run)
+    return list(places.values())
+
+
+def _names(group: Group) -> str:
+    first = group.runs[0].name
+    return first if len(group.runs) == 1 else f"{first} and {len(group.runs) - 1} more"
+
+
+def _cell(estimate: Estimate | None, mark: str) -> str:
+    return "-" if estimate is None else f"{estimate}{mark}"

@@ -1,0 +1,212 @@
+"""Comparison of runs: means over seeds, interrupted and older runs, and a page of its own."""
+
+import json
+import math
+import re
+import shutil
+import statistics
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from experiments import compare
+from experiments.compare.__main__ import Compare, main
+from experiments.compare.runs import grouped, read_run
+from experiments.compare.tables import difference_rows, notes, number_rows
+from experiments.shared.run_folder import RunFolder
+from experiments.steer.arguments import Steer
+from inference import Estimate
+
+SCRIPT = Path(compare.__file__).parent / "charts.js"
+
+
+def record(step, value):
+    return {"step": step, "elbo": value, "reward": value / 2, "kl": 0.1 * step}
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Function that writes the folder of a run of three steps."""
+
+    def make_it(name, level, measured=True, **arguments):
+        folder = RunFolder(tmp_path / name)
+        folder.path.mkdir()
+        folder.write_arguments(replace(Steer(out=tmp_path), **arguments))
+        for step in (1, 2, 3):
+            folder.append_metrics(record(step, level + step))
+        if measured:
+            guide = {
+                "elbo": {"value": level, "standard_error": 0.5},
+                "reward": {"value": level / 10, "standard_error": 0.01},
+                "kl_guide_posterior": {"value": "inf", "standard_error": "nan"},
+            }
+            folder.measurements.write_text(json.dumps({"guide": guide}))
+        return folder.path
+
+    return make_it
+
+
+@pytest.fixture
+def paths(make):
+    """Three seeds of one beta, the last interrupted, and one run of another beta and guide."""
+    return (
+        make("a0", 1.0, seed=0),
+        make("a1", 3.0, seed=1),
+        make("a2", 100.0, measured=False, seed=2),
+        make("b", 7.0, beta=0.3, guide="lora"),
+    )
+
+
+def groups_of(paths):
+    return grouped([read_run(path, path.name) for path in paths])
+
+
+def test_runs_that_differ_in_the_seed_are_a_group_with_a_standard_error(paths):
+    groups = groups_of(paths)
+    assert [group.label for group in groups] == [
+        "beta 0.1, guide fine-tuned",
+        "beta 0.3, guide lora",
+    ]
+    head, *rows = number_rows(groups)
+    table = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    assert [*table] == ["a0", "a1", "a2", "mean: beta 0.1, guide fine-tuned", "b"]
+    assert table["a1"]["ELBO"] == str(Estimate(3.0, 0.5))
+    assert table["b"]["KL(q || p*)"] == "inf"
+    mean = table["mean: beta 0.1, guide fine-tuned"]
+    assert mean["ELBO"] == str(Estimate(2.0, 1.0)), "of the two measured runs"
+    assert mean["seed"] == "2 runs"
+
+
+def test_an_interrupted_run_has_the_means_of_its_last_steps(paths):
+    *_, a2, _, _ = number_rows(groups_of(paths))
+    spread = statistics.stdev([101, 102, 103]) / math.sqrt(3)
+    assert f"{Estimate(102.0, spread)} †" in a2
+    runs = [read_run(path, path.name) for path in paths]
+    assert notes(runs) == [
+        "a2 has no measurements, only 3 steps: its numbers are means over the last 10 steps †."
+    ]
+
+
+def test_metrics_that_a_run_lacks_are_named_and_an_earlier_name_is_known(make, paths):
+    old = make("old", 1.0, seed=5)
+    lines = [json.loads(line) for line in (old / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["kl_guide_prior"] = line.pop("kl")
+        del line["reward"]
+    (old / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = read_run(old, "old")
+    assert run.metrics[0]["kl"] == pytest.approx(0.1)
+    sentences = notes([run, read_run(paths[0], "a0")])
+    assert any(s.startswith("old lacks the metrics reward: ") for s in sentences)
+
+
+def test_arguments_that_differ_have_a_table(paths):
+    head, *rows = difference_rows(groups_of(paths))
+    assert head == ("argument", "a0 and 2 more", "b")
+    assert rows[:2] == [("beta", "0.1", "0.3"), ("guide", "fine-tuned", "lora")]
+    assert difference_rows(groups_of(paths[:3]))[1:] == []
+
+
+def test_the_page_stands_alone_and_has_all_curves(paths, tmp_path, capsys):
+    folder = main(Compare(paths, smooth=1, out=tmp_path / "out"))
+    printed, page = capsys.readouterr().out, folder.report.read_text()
+    assert "mean: beta 0.1, guide fine-tuned" in printed
+    assert not re.search(r"""(src|href)\s*=|@import|url\(|fetch\(""", page)
+    assert set(re.findall(r"https?://[\w./]+", page)) == {"http://www.w3.org/2000/svg"}
+    for path in folder.path.rglob("*"):
+        assert not path.is_file() or str(tmp_path).encode() not in path.read_bytes(), path
+    text = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1]
+    data = json.loads(text)
+    assert data["labels"] == ["beta 0.1, guide fine-tuned", "beta 0.3, guide lora"]
+    assert [chart["name"] for chart in data["charts"]] == ["elbo", "reward", "kl"]
+    first, second = data["charts"][0]["series"]
+    values = [[level + step for level in (1, 3, 100)] for step in (1, 2, 3)]
+    assert first["x"] == [1, 2, 3]
+    assert first["y"] == pytest.approx([statistics.fmean(row) for row in values], rel=1e-5)
+    error = statistics.stdev(values[0]) / math.sqrt(3)
+    assert first["e"] == pytest.approx([error] * 3, rel=1e-5)
+    assert second["e"] == [None] * 3
+    kinds = {".png": b"\x89PNG", ".pdf": b"%PDF"}
+    for name in ("elbo", "reward", "kl"):
+        for suffix, start in kinds.items():
+            assert (folder.path / "figures" / f"{name}{suffix}").read_bytes()[:4] == start
+
+
+def test_a_name_with_html_is_text_on_the_page(make, tmp_path):
+    paths = (make("a", 1.0), make("b", 2.0, reward=("function:x.py:</script><b>",)))
+    page = main(Compare(paths, out=tmp_path / "out")).report.read_text()
+    assert "</script><b>" not in page
+    assert "&lt;/script&gt;&lt;b&gt;" in page
+
+
+def test_a_run_without_a_step_or_with_damaged_files_is_compared_too(make, paths, tmp_path):
+    empty = make("empty", 1.0, measured=False, seed=9)
+    (empty / "metrics.jsonl").unlink()
+    damaged = make("damaged", 1.0, seed=10)
+    (damaged / "measurements.json").write_text("{")
+    (damaged / "arguments.json").write_text("{")
+    folder = main(Compare((*paths, empty, damaged), out=tmp_path / "out"))
+    page = folder.report.read_text()
+    assert "empty has no measurements, only 0 steps" in page
+    assert "damaged has no arguments that can be read" in page
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((), "RUNS is empty"),
+        (("a0", "a0"), "RUNS names a folder twice"),
+        (("a0", "nothing"), "nothing: expected a run folder with arguments"),
+    ],
+)
+def test_folders_that_are_no_runs_are_refused(paths, tmp_path, names, message):
+    with pytest.raises(SystemExit, match=message):
+        main(Compare(tuple(tmp_path / name for name in names), out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_of_one_name_have_their_parent_folders(make, tmp_path, capsys):
+    paths = [make("a", 1.0)]
+    (tmp_path / "other").mkdir()
+    shutil.copytree(paths[0], tmp_path / "other" / "a")
+    main(Compare((paths[0], tmp_path / "other" / "a"), out=tmp_path / "out"))
+    assert "other/a" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+def test_functions_of_the_charts():
+    """Ticks are round, the nearest step is found, a gap is a gap, and a zoom stays inside."""
+    code = (
+        SCRIPT.read_text()
+        + """
+    const one = { group: 0, x: [1, 2, 3], y: [1, null, 3], e: [0.5, null, null] };
+    console.log(JSON.stringify([
+      ticks(0, 1, 5), ticks(-54.2, -50.1, 5), ticks(3, 3, 5),
+      [nearest([1, 5, 9], 6), nearest([1, 5, 9], 7.5), nearest([4], 99)],
+      extentX([one, { x: [0, 7] }]), extentY([one], [1, 3]), extentY([one], [2, 2]),
+      zoomed([0, 100], 50, 0.5, [0, 100]), zoomed([25, 75], 50, 4, [0, 100]),
+      linePath(one.x, one.y, (x) => x, (y) => y), bandPath(one, (x) => x, (y) => y),
+      bandPath({ x: [1, 2], y: [5, 6], e: [1, 1] }, (x) => x, (y) => y),
+      tipText([one], ["a run"], 1.2), tipText([one], ["a run"], 9),
+    ]));
+    """
+    )
+    done = subprocess.run(["node", "-e", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [
+        [0, 0.2, 0.4, 0.6, 0.8, 1],
+        [-54, -53, -52, -51],
+        [3],
+        [1, 2, 0],
+        [0, 7],
+        pytest.approx([0.375, 3.125]),
+        [0, 1],
+        [25, 75],
+        [0, 100],
+        "M1.0 1.0M3.0 3.0",
+        "",
+        "M1.0 6.0L2.0 7.0L2.0 5.0L1.0 4.0Z",
+        "step 1\na run: 1 ± 0.5",
+        "step 9",
+    ]
