@@ -96,7 +96,6 @@ def test_accuracy_by_a_column_of_a_data_set(args, capsys):
 
 
 def test_run_with_a_reward_of_columns_resumes(args):
-    """Knowledge of a reward about the prompts is no part of the fingerprint of the fit."""
     folder = main(with_reward(args, "verifiers"))
     main(Steer(steps=3, resume=folder.path))
     steps = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
