@@ -121,7 +121,7 @@ def test_log_z_of_the_enumerated_model_with_a_factor(prior, kind, texts):
 def test_log_z_with_a_beta_for_each_prompt_and_as_optimality(prior):
     prompts = prior.encode(PROMPTS)
     reward = TextReward(letters, prior, upper_bound=5.0)
-    model = AlignmentModel(prior, reward, dict(zip(PROMPTS, (0.2, 0.5, 1.0), strict=True)))
+    model = AlignmentModel(prior, reward, dict(zip(prompts.names(), (0.2, 0.5, 1.0), strict=True)))
     assert_close(log_z(model, prompts), Enumeration(model, prompts).log_z.sum().item(), **EXACT)
     optimality = OptimalityModel(model)
     assert_close(
