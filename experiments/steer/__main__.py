@@ -17,6 +17,7 @@ folder with arguments, metrics, guide, figures and `report.html`.
     python -m experiments.steer --reward --factor marginal-likelihood:RUN/reward
     python -m experiments.steer --prior smollm2 --time 10m
     python -m experiments.steer --prior smollm2 --dataset questions.jsonl --system "Be brief."
+    python -m experiments.steer --prior smollm2 --dataset questions.jsonl --reward accuracy
     python -m experiments.steer --sample smc --budget 4096
     python -m experiments.steer --sample importance --proposal runs/steer-20250101-120000/guide
     python -m experiments.steer --config runs/steer-20250101-120000/arguments.json --seed 1

@@ -2,12 +2,10 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
-from numbers import Real
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +18,7 @@ from model.prior.language_model import LanguageModel
 from model.prior.prompts import Prompts
 from model.rewards.event_loop import settled
 from model.rewards.exchange import Chat, Exchange, answered, exchanges
+from model.rewards.returned import checked_numbers
 from model.rewards.signatures import ForeignFunction
 
 
@@ -176,23 +175,8 @@ class TextReward:
             returned = list(returned) if isinstance(returned, Iterator) else returned
         except Exception as error:
             raise self._failure(items, error) from error
-        values = _listed(returned)
-        if values is None or len(values) != len(items):
-            shown = f"{quoted(returned)} ({type(returned).__name__})"
-            raise LikelihoodError(
-                f"the reward function {self.name!r} returned "
-                f"{shown if values is None else f'{len(values)} numbers'} for {len(items)} texts, "
-                "expected a list of as many numbers"
-            )
-        may_skip = self.foreign is not None
-        numbers = [None if value is None and may_skip else _number(value) for value in values]
-        for item, value, number in zip(items, values, numbers, strict=True):
-            if number is not None and (math.isnan(number) or number == math.inf):
-                text = quoted(_text(item))
-                got = f"reward {self.name!r} returned {quoted(value)} for the text {text}"
-                expected = "a finite number, or -inf for an impossible text"
-                raise LikelihoodError(f"{got}, expected {expected}")
-        return numbers
+        texts = [_text(item) for item in items]
+        return checked_numbers(self.name, returned, texts, may_skip=self.foreign is not None)
 
     def _call(self, items: list[Any]) -> Any:
         """Result of the function for M texts or exchanges."""
@@ -218,22 +202,3 @@ def _text(item: str | Chat | Exchange) -> str:
     if isinstance(item, Exchange):
         return item.text
     return item if isinstance(item, str) else item[-1]["content"]
-
-
-def _listed(returned: object) -> list[object] | None:
-    """The values that a reward function returned, as a list; None for one value or a table."""
-    if getattr(returned, "ndim", 1) != 1 or isinstance(returned, str | bytes | Mapping | Set):
-        return None
-    if isinstance(returned, Tensor):
-        return returned.tolist()
-    return list(returned) if isinstance(returned, Iterable) else None
-
-
-def _number(value: object) -> float:
-    """A number or truth value of Python, numpy or torch as a float; NaN for anything else."""
-    if isinstance(value, Tensor) and value.dim() == 0:
-        value = value.item()
-    try:
-        return float(value) if isinstance(value, Real | np.bool_) else math.nan
-    except OverflowError:
-        return math.nan
