@@ -47,7 +47,15 @@ class ModelCard:
     facts: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
-    def text(self, name: str, library: str, prompts: Sequence[Any], folder: str) -> str:
+    def text(
+        self,
+        name: str,
+        library: str,
+        prompts: Sequence[Any],
+        folder: str,
+        *,
+        is_network: bool = False,
+    ) -> str:
         """The card of a guide.
 
         Args:
@@ -55,6 +63,7 @@ class ModelCard:
             library: name of the library whose format the files have.
             prompts: the prompts, each a text or the messages of a chat.
             folder: name of the folder, for the code that loads the guide.
+            is_network: True for a network that is the guide merged with the prior.
         """
         return "\n".join(
             [
@@ -70,7 +79,7 @@ class ModelCard:
                 "",
                 "## How to load the guide",
                 "",
-                *self._loading(prompts[0], folder),
+                *self._loading(prompts[0], folder, is_network),
                 OTHER_FORMATS.get(library, "").format(folder=folder),
             ]
         )
@@ -84,22 +93,31 @@ class ModelCard:
         rows |= {f"prompts ({len(prompts)})": listed, "versions": versions}
         return {key: value for key, value in rows.items() if value}
 
-    def _loading(self, prompt: Any, folder: str) -> list[str]:
+    def _loading(self, prompt: Any, folder: str, is_network: bool) -> list[str]:
         """Code that loads the guide and draws responses."""
         options = "".join(f", {key}={value!r}" for key, value in self.loading.items())
         prior = f"load_prior({self.prior!r}{options})" if self.prior else "...  # p0 of the guide"
-        return [
-            "```python",
-            "from guides.saved import load_guide",
-            "from model.prior.named_priors import load_prior",
-            "",
-            f"prior = {prior}",
-            f"guide = load_guide({folder!r}, prior)",
-            f"prompts = prior.encode([{prompt!r}])",
-            "response = guide.distribution(prompts).sample((4,))  # [4, 1, T]",
-            "print(prior.decode(response, prompts))",
-            "```",
-        ]
+        if is_network:
+            lines = [
+                "from model import LanguageModel",
+                "",
+                f"guide = LanguageModel.from_pretrained({folder!r}{options})",
+                f"prompts = guide.encode([{prompt!r}])",
+                "response = guide(prompts).sample((4,))  # [4, 1, T]",
+                "print(guide.decode(response, prompts))",
+            ]
+        else:
+            lines = [
+                "from guides.saved import load_guide",
+                "from model.prior.named_priors import load_prior",
+                "",
+                f"prior = {prior}",
+                f"guide = load_guide({folder!r}, prior)",
+                f"prompts = prior.encode([{prompt!r}])",
+                "response = guide.distribution(prompts).sample((4,))  # [4, 1, T]",
+                "print(prior.decode(response, prompts))",
+            ]
+        return ["```python", *lines, "```"]
 
 
 def _front_matter(base: str, library: str, tags: Sequence[str]) -> list[str]:

@@ -40,10 +40,21 @@ def save_guide(
     write_card(folder, name, prompts, card)
 
 
-def write_card(folder: Path, name: str, prompts: Prompts, card: ModelCard | None = None) -> None:
-    """Write the model card of a saved guide, in place of an earlier card."""
-    library = GUIDES[name].library
-    text = (card or ModelCard()).text(name, library, _as_given(prompts), folder.name)
+def write_card(
+    folder: Path,
+    name: str,
+    prompts: Prompts,
+    card: ModelCard | None = None,
+    *,
+    is_network: bool = False,
+) -> None:
+    """Write the model card of a saved guide, in place of an earlier card.
+
+    `is_network` is True for the folder of a network that is the guide merged with the prior.
+    """
+    library = "transformers" if is_network else GUIDES[name].library
+    facts, given = card or ModelCard(), _as_given(prompts)
+    text = facts.text(name, library, given, folder.name, is_network=is_network)
     with saved_together(folder) as new:
         (new / CARD).write_text(text, encoding="utf-8")
 

@@ -27,6 +27,8 @@ texts or chats, or another source that `read_preferences` reads.
 Held-out preferences test the reward, RUN/reward keeps the reward, and a guide is tuned on it.
 """
 
+from dataclasses import replace
+
 from experiments.rlhf.learning import Study
 from experiments.rlhf.options import RLHF
 from experiments.rlhf.report import measure, write_report
@@ -34,14 +36,17 @@ from experiments.rlhf.studies import Split, read_split, simulate, study_data
 from experiments.shared.claims import Finding, report
 from experiments.shared.command_line import run_script
 from experiments.shared.refusals import blamed, resume_hint
-from experiments.shared.run_folder import RunFolder, new_folder
+from experiments.shared.run_folder import RunFolder, new_folder, versions
 from experiments.shared.training import build_guide
 from experiments.shared.workers import set_threads
 from guides import GUIDES
-from guides.saved import save_guide
+from guides.model_card import ModelCard
+from guides.saved import save_guide, write_card
 from inference import LeaveOneOut_ELBO, fit, random_state
 from model import LanguageModel, Prompts
+from model.common.paths import without_folders
 from model.preferences import uncertain_model
+from model.prior.named_priors import ON_THE_HUB
 
 
 def main(args: RLHF) -> list[Finding]:
@@ -102,7 +107,8 @@ def tune_guide(
         on_step=folder.append_metrics,
         progress=False,
     )
-    save_guide(folder.guide, guide, args.guide, {}, prompts)
+    card = model_card(args)
+    save_guide(folder.guide, guide, args.guide, {}, prompts, card)
     title = (
         f"A guide, {args.guide}, {args.steps} steps on the {args.aggregation} of the last reward "
         f"at beta {args.beta:g}"
@@ -110,8 +116,26 @@ def tune_guide(
     if fitted.stopped_early is not None:
         title += f"\nThe fit stopped early at {fitted.stopped_early}"
     with random_state.measuring():
-        table = measure(model, guide, prompts, args.samples, study.gold, study.sample)
+        measured = measure(model, guide, prompts, args.samples, study.gold, study.sample)
+    table, diagnostics = measured
+    card = replace(card, facts={**card.facts, **diagnostics.summary()})
+    write_card(folder.guide, args.guide, prompts, card)
     return f"{title}\n{table}"
+
+
+def model_card(args: RLHF) -> ModelCard:
+    """Model card of the guide, without measurements."""
+    facts = {
+        "reward r": f"learned from preferences by {args.inference}, features of {args.head} head",
+        "likelihood": f"{args.aggregation} of {args.reward_samples} draws of the reward",
+        "preferences": without_folders(args.preferences or "simulated"),
+        "beta": f"{args.beta:g}",
+        "training": f"{args.steps} steps, seed {args.seed}",
+    }
+    loading = {name: getattr(args, name) for name in ("max_new_tokens", "temperature")}
+    base, title = ON_THE_HUB.get(args.prior, ""), "A guide tuned on a reward from preferences"
+    prior = without_folders(args.prior)
+    return ModelCard(title, prior, base, loading, facts, versions())
 
 
 def to_go_on(folder: RunFolder) -> str:

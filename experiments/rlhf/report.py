@@ -18,7 +18,7 @@ from experiments.shared.figures import GUIDE, PRIOR, new_axes
 from experiments.shared.run_folder import RunFolder, element, html_figure
 from experiments.shared.tables import cell, mean_and_error, text_table
 from guides import Guide
-from inference import Estimate, diagnose, log_likelihood_at, response_distribution
+from inference import Diagnostics, Estimate, diagnose, log_likelihood_at, response_distribution
 from inference.reward_posterior.calibration import Calibration
 from model import AlignmentModel, Prompts
 from model.preferences import AGGREGATIONS
@@ -124,8 +124,13 @@ def measure(
     num_samples: int,
     gold: Gold | None = None,
     sample: TextSample | None = None,
-) -> str:
-    """Table of rewards and KL: prior, guide, and the posterior if there is a sample for it."""
+) -> tuple[str, Diagnostics]:
+    """Measure a guide.
+
+    Returns:
+        Table of rewards and KL for prior, guide, and the posterior if there is a sample for it; and
+        the diagnostics of the guide.
+    """
     prior, size = model.prior, torch.Size([num_samples])
 
     def rewards(response: Tensor) -> list[str]:
@@ -153,7 +158,7 @@ def measure(
         estimates = proxy_hat, responses.kl(log_weight), gold_hat
         rows[f"posterior, from {source}"] = [f"{estimate.value:.3f}" for estimate in estimates]
     columns = ["proxy reward", "KL to the prior", *["gold reward"] * (gold is not None)]
-    return text_table(columns, rows)
+    return text_table(columns, rows), diagnostics
 
 
 def over_optimisation_figure(

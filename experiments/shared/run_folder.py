@@ -41,6 +41,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints, self.guide = path / "checkpoints", path / "guide"
+        self.merged = path / "merged"
         self.arguments, self.metrics = path / "arguments.json", path / "metrics.jsonl"
         self.report, self.measurements = path / "report.html", path / "measurements.json"
 

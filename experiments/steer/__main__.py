@@ -101,7 +101,7 @@ def train(args: Steer, model: AlignmentModel, prompts: RunPrompts, folder: RunFo
     notes = [*prompts.notes, *fit_notes(result)]
     report = Report(args.title, args.beta, *numbers, samples, seconds, notes)
     write_measurements(folder, report)
-    write_card(folder.guide, args.guide, every, model_card(args, report))
+    write_cards(args, every, folder, report)
     levels = Levels.of_report(report)
     report.write(folder, write_figures(folder, levels, prior_sample, args.beta))
 
@@ -186,10 +186,20 @@ def new_guide(args: Steer, target: Program, prior: LanguageModel, prompts: Promp
 
 def save(args: Steer, guide: Guide, prompts: Prompts, folder: RunFolder) -> None:
     """Save the guide, and the merged network with `--merge`."""
-    card = model_card(args)
-    save_guide(folder.guide, guide, args.guide, args.guide_options, prompts, card)
+    save_guide(folder.guide, guide, args.guide, args.guide_options, prompts)
     if isinstance(guide, LoRA) and args.merge:
-        guide.merged().save_pretrained(folder.path / "merged")
+        guide.merged().save_pretrained(folder.merged)
+    write_cards(args, prompts, folder)
+
+
+def write_cards(
+    args: Steer, prompts: Prompts, folder: RunFolder, report: Report | None = None
+) -> None:
+    """Write the model cards of the guide and of the merged network."""
+    card = model_card(args, report)
+    write_card(folder.guide, args.guide, prompts, card)
+    if folder.merged.is_dir():
+        write_card(folder.merged, args.guide, prompts, card, is_network=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any
 from experiments.shared.run_folder import RunFolder, versions
 from experiments.steer.arguments import Steer
 from experiments.steer.expectations import Measurement
-from experiments.steer.report import Report, shown
+from experiments.steer.report import Report
 from guides.model_card import ModelCard
 from inference import Diagnostics, Estimate
 from model.common.files import write_atomically
@@ -30,15 +30,6 @@ POSTERIOR = {
     "log_likelihood": "posterior_log_likelihood",
 }
 """Measurements of the posterior, by the attribute of `Diagnostics`."""
-CARD = {
-    "log Z": "log_z",
-    "KL(q || p*)": "kl_guide_posterior",
-    "KL(p* || q)": "kl_posterior_guide",
-    "KL(q || p0)": "kl_guide_prior",
-    "ELBO": "elbo",
-    "entropy of q": "entropy",
-}
-"""Rows of the model card, by the attribute of `Diagnostics`."""
 Numbers = dict[str, dict[str, Any]]
 
 
@@ -90,12 +81,10 @@ def model_card(args: Steer, report: Report | None = None) -> ModelCard:
 
 
 def _facts(report: Report) -> dict[str, str]:
-    after, seconds = report.after.diagnostics, f"{report.seconds:.0f} s of SVI"
-    rows = {name: shown(after, attribute) for name, attribute in CARD.items()}
-    expected = report.after.expectations
+    after, expected = report.after.diagnostics, report.after.expectations
     reward = after.log_likelihood.times(report.beta) if expected is None else expected.reward
-    notes = " ".join(report.notes())
-    return {**rows, "E_q[r]": str(reward), "time": seconds, "notes": notes}
+    time = {"E_q[r]": str(reward), "time": f"{report.seconds:.0f} s of SVI"}
+    return after.summary() | time | {"notes": " ".join(report.fit_notes)}
 
 
 def _numbers(measured: Measurement, beta: float) -> Numbers:

@@ -35,6 +35,15 @@ from model.common.thread_lock import one_thread
 
 ERRORS = 3  # number of standard errors by which no honest divergence is below 0
 DIVERGENCES = ("kl_guide_posterior", "kl_posterior_guide", "kl_posterior_prior")
+SUMMARY = {
+    "log Z": "log_z",
+    "KL(q || p*)": "kl_guide_posterior",
+    "KL(p* || q)": "kl_posterior_guide",
+    "KL(q || p0)": "kl_guide_prior",
+    "ELBO": "elbo",
+    "entropy of q": "entropy",
+}
+"""Estimates of a summary, by symbol."""
 WEIGHTED = ("log_z", *DIVERGENCES, "posterior_log_likelihood", "posterior_log_ratio")
 """Estimates from the weights of prior draws and guide draws."""
 
@@ -139,6 +148,15 @@ class Diagnostics:
                     "draws used for training?"
                 )
         return reasons
+
+    def summary(self) -> dict[str, str]:
+        """The main estimates with their errors as texts, by symbol; unreliable ones say why."""
+        reasons = self.unreliable
+        texts = {symbol: str(getattr(self, name)) for symbol, name in SUMMARY.items()}
+        for symbol, name in SUMMARY.items():
+            if name in reasons:
+                texts[symbol] += f", unreliable: {reasons[name]}"
+        return texts
 
 
 @torch.no_grad()

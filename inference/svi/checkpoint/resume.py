@@ -52,7 +52,8 @@ def resume(state: FitState, folder: str | Path, prompts: Prompts) -> None:
     device = next((str(parameter.device) for parameter in parameters().values()), "cpu")
     state.health.set_state(saved["health"])
     state.health.warnings = plain["warnings"]
-    state.reward = saved["reward"].get("reward")
+    if "reward" in saved["reward"]:
+        state.reward = saved["reward"]["reward"].to(device)
     if state.best is not None:
         state.best.set_state({name: tensor.to(device) for name, tensor in saved["health"].items()})
     random_state.restore(saved["random"], plain["random"])

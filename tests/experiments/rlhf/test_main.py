@@ -53,6 +53,11 @@ def test_simulated_preferences_to_a_guide(tmp_path, capsys):
     assert (folder.guide / "guide.safetensors").is_file()
     assert json.loads((folder.guide / "guide.json").read_text())["guide"] == "twisted"
     assert (folder.path / "report.txt").read_text().strip() in printed
+    card = (folder.guide / "README.md").read_text()
+    for row in ("KL(q \\|\\| p*)", "| likelihood | ", "| preferences | simulated |", "| log Z | "):
+        assert row in card
+    for path in folder.path.rglob("*"):
+        assert not path.is_file() or str(tmp_path).encode() not in path.read_bytes(), path
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ def test_rows_are_near_the_exact_expectations_of_prior_guide_and_posterior(prior
     reward = TextReward(lambda texts: [len(text) / 10 for text in texts], prior)
     model, guide = AlignmentModel(prior, reward, beta), moved_guide(prior)
     truth = Enumeration(model, prompts)
-    table = measure(model, guide, prompts, 2000, gold, every)
+    table, _ = measure(model, guide, prompts, 2000, gold, every)
     rows = {line.split("  ")[0]: re.findall(r"-?[\d.]+", line) for line in table.splitlines()}
     own = {"prior": truth.log_prior, "guide": truth.log_guide(guide)}
     for name, log_prob in own.items():

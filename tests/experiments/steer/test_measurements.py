@@ -88,6 +88,18 @@ def test_the_code_of_the_model_card_runs(folder, monkeypatch, capsys):
     assert capsys.readouterr().out.count("The film was") == 4
 
 
+def test_the_merged_network_has_a_card_with_code_of_its_own(tmp_path, monkeypatch, capsys):
+    folder = main(replace(ARGS, steps=1, merge=True, out=tmp_path))
+    text = (folder.merged / "README.md").read_text()
+    assert 'library_name: "transformers"' in text
+    assert "KL(q \\|\\| p*)" in text
+    monkeypatch.chdir(folder.path)
+    capsys.readouterr()
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(code, {})
+    assert capsys.readouterr().out.count("The film was") == 4
+
+
 def test_every_family_names_the_library_of_its_format():
     libraries = {name: family.library for name, family in GUIDES.items()}
     other = {name: library for name, library in libraries.items() if library != "elbo-rl"}
