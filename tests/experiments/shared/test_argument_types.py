@@ -81,7 +81,8 @@ def test_names_and_folders_are_checked_as_well(script, tmp_path):
             tmp_path / ("x" * 300): "File name too long",
         },
         "prompts_file": {tmp_path: "Is a directory", tmp_path / "none": "No such file"},
-        "preferences": {tmp_path: "Is a directory", tmp_path / "none": "No such file"},
+        "preferences": {"": "is empty", " ": "is empty"},
+        "config": {tmp_path: "Is a directory", tmp_path / "none": "No such file"},
     }
     for name in names & wrong.keys():
         for value, message in wrong[name].items():
