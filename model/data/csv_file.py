@@ -33,7 +33,8 @@ def read_csv(path: Path) -> Iterator[Record]:
         except csv.Error as error:
             raise DataError(
                 f"{path}, line {line}: {error}, expected quotes around each cell that has quotes, "
-                "a delimiter or a line break, and its own quotes doubled"
+                "a delimiter or a line break, its own quotes doubled, and the last quote closed. "
+                f"Texts of more than {csv.field_size_limit():,} characters are for JSON lines"
             ) from error
         place, line = f"{path}, line {line}", rows.line_num + 1
         if not cells:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from model.common.checks import whole_number
+from model.common.texts import listed_texts
 from model.data.chat_value import text_or_chat
 from model.data.reading import Source, read_records
 from model.data.record import DataError, Record, check_columns, checked_value
@@ -113,7 +114,10 @@ def read_prompts(
     Raises:
         DataError: with file, line or row, and column.
     """
-    names = None if columns is None else list(dict.fromkeys([prompt_column, *columns]))
+    names = None
+    if columns is not None:
+        chosen = listed_texts("columns", columns, at_least=0)
+        names = list(dict.fromkeys([prompt_column, *chosen]))
     where = {"split": split, "config": config, "revision": revision}
     records = read_records(source, columns=names, limit=limit, **where)
     check_columns(records[0], [prompt_column], ": name the column of the prompts")

@@ -74,6 +74,14 @@ def test_run_on_a_data_set_of_chats_measures_a_subset_and_says_so(args, capsys, 
     assert len(saved["inputs"]["--dataset {run}/../questions.jsonl"]["questions.jsonl"]) == 64
 
 
+def test_sampler_takes_the_measured_prompts(args, capsys):
+    folder = main(replace(args, sample="importance", budget=16, measured_prompts=3))
+    assert "Measured on 3 of 20 prompts" in capsys.readouterr().out
+    draws = (folder.path / "draws.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["prompt"] for line in draws}) <= 3
+    assert len(draws) == 3 * 256
+
+
 def test_measured_prompts_depend_on_the_seed_and_keep_their_columns(args, chat_folder):
     prompts = load_prompts(args, load_prior(str(chat_folder), **args.loading)).every
     first, second, other = (

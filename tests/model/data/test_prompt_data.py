@@ -159,6 +159,10 @@ def test_file_that_is_missing_or_packed_or_has_no_splits_is_refused(tmp_path):
         read_prompts(tmp_path / "p.jsonl", split="test")
     with pytest.raises(DataError, match="one mapping"):
         read_prompts({"train": [{"prompt": "a"}]})
+    with pytest.raises(ValueError, match=r"columns got 'x' \(str\)"):
+        read_prompts([{"prompt": "a", "x": 1}], columns="x")
+    with pytest.raises(TypeError, match="source is a int"):
+        read_prompts(3)
 
 
 @pytest.fixture(scope="module")
