@@ -339,3 +339,24 @@ def test_end_of_the_program_inside_an_asynchronous_function_is_an_error(
     path.write_text(FILE)
     with pytest.raises(LikelihoodError, match="raised SystemExit"):
         TextReward(user_function(f"{path}:ends"), prior)(questions, response)
+
+
+def test_rewards_of_trl_work_as_they_are():
+    """One of them returns None for an answer that it cannot read."""
+    rewards = pytest.importorskip("trl.rewards")
+    pytest.importorskip("math_verify")
+    tokenizer = chat("<bos> $A")
+    tokenizer.chat_template = TEMPLATE
+    prior = language_model_of(tokenizer, max_new_tokens=3)
+    prompts = prior.encode([QUESTION] * 2, {"solution": ["$4$", "a city"]})
+    response = torch.tensor([[[4, 5, 4], [4, 4, 4]]])
+    accuracy = TextReward(rewards.accuracy_reward, prior)
+    assert accuracy(prompts, response)[0, 0] == 0.0
+    assert accuracy.applies(prompts).tolist() == [True, False]
+    expected = {
+        rewards.think_format_reward: [[0.0, 0.0]],
+        rewards.get_soft_overlong_punishment(3, 2): [[-1.0, -1.0]],
+        rewards.get_repetition_penalty_reward(1): [[-1 / 3, -2 / 3]],
+    }
+    for function, values in expected.items():
+        assert TextReward(function, prior)(prompts, response).tolist() == [pytest.approx(values[0])]
