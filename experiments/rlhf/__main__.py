@@ -28,6 +28,7 @@ Held-out preferences test the reward, RUN/reward keeps the reward, and a guide i
 """
 
 from dataclasses import replace
+from typing import Any
 
 from experiments.rlhf.learning import Study
 from experiments.rlhf.options import RLHF
@@ -75,12 +76,15 @@ def main(args: RLHF) -> list[Finding]:
 
 def encode_prompts(args: RLHF, prior: LanguageModel, split: Split | None) -> Prompts:
     """Prompts of the guide; exit if they do not fit, or the guide cannot be built for them."""
-    texts = {"--prompt": [args.prompt], "--word-prompt": [args.word_prompt]}
+    given: dict[str, list[Any]] = {
+        "--prompt": [args.prompt],
+        "--word-prompt": [args.word_prompt],
+    }
     if split is not None:
-        distinct = dict.fromkeys(preference.prompt for preference in split[0])
-        texts = {"--preferences": list(distinct)[: args.max_prompts]}
+        distinct = {each.prompt: each.chat or each.prompt for each in split[0]}
+        given = {"--preferences": list(distinct.values())[: args.max_prompts]}
     encoded = []
-    for where, of_option in texts.items():
+    for where, of_option in given.items():
         with blamed(where):
             encoded.append(prior.encode(of_option))
     with random_state.isolated(args.seed):

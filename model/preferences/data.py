@@ -6,7 +6,7 @@
 import json
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -16,6 +16,10 @@ from model.data.chat_value import text_or_chat
 from model.data.reading import Source, read_records
 from model.data.record import DataError, Record, check_columns
 from model.preferences.chats import chat_texts, with_prompt
+from model.prior.chat import Messages
+
+KEYS = ("prompt", "chosen", "rejected", "tie")
+"""Columns of a file that `write_preferences` writes."""
 
 
 class PreferenceError(ValueError):
@@ -34,12 +38,15 @@ class Preference:
         chosen: preferred response.
         rejected: other response.
         tie: True if neither was preferred; the names `chosen` and `rejected` then mean nothing.
+        chat: messages of the prompt, if the prompt is a chat, for `LanguageModel.encode`; no part
+            of a comparison by `==`.
     """
 
     prompt: str
     chosen: str
     rejected: str
     tie: bool = False
+    chat: Messages | None = field(default=None, compare=False)
 
     @property
     def texts(self) -> tuple[str, str]:
@@ -85,16 +92,18 @@ def to_preference(record: Record, tokenizer: PreTrainedTokenizerBase | None = No
     has_prompt = record.values.get("prompt") is not None
     prompt = text_or_chat(record, "prompt") if has_prompt else None
     place, tie = record.place, _tie(record)
+    chat = None
     if isinstance(chosen, tuple) and isinstance(rejected, tuple):
         # beside chats a text is no prompt: the chats have the prompt as their first messages
         start = prompt if isinstance(prompt, tuple) else None
-        texts = chat_texts(tokenizer, with_prompt(start, chosen, rejected, place), place)
+        chats = with_prompt(start, chosen, rejected, place)
+        chat, texts = chats[0], chat_texts(tokenizer, chats, place)
     elif isinstance(prompt, tuple) or isinstance(chosen, tuple) or isinstance(rejected, tuple):
         expected = "expected prompt and responses of one kind"
         raise DataError(f"{place}: texts and chats, {expected}")
     else:
         texts = with_prompt(prompt, chosen, rejected, place)
-    return _checked(Preference(*texts, tie), place)
+    return _checked(Preference(*texts, tie, chat), place)
 
 
 def _tie(record: Record) -> bool:
@@ -119,8 +128,9 @@ def _checked(preference: Preference, place: str) -> Preference:
 
 
 def write_preferences(path: str | Path, preferences: Iterable[Preference]) -> None:
-    """Write JSON lines that `read_preferences` reads."""
-    lines = [json.dumps(asdict(preference), ensure_ascii=False) for preference in preferences]
+    """Write JSON lines that `read_preferences` reads; prompts that are chats as texts."""
+    records = [(p.prompt, p.chosen, p.rejected, p.tie) for p in preferences]
+    lines = [json.dumps(dict(zip(KEYS, each, strict=True)), ensure_ascii=False) for each in records]
     write_atomically(Path(path), "".join(f"{line}\n" for line in lines))
 
 

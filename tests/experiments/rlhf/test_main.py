@@ -201,7 +201,7 @@ def test_max_prompts_limits_the_prompts_of_a_file(prior, tmp_path):
 def test_chats_of_a_file_are_texts_by_the_template_of_the_prior(tmp_path):
     tokenizer = chat("<bos> $A")
     tokenizer.chat_template = (
-        "<bos>{% for m in messages %}{{ ' <user> ' if m.role == 'user' else ' <assistant> ' }}"
+        "{% for m in messages %}{{ ' <user> ' if m.role == 'user' else ' <assistant> ' }}"
         "{{ m.content }} <end>{% endfor %}{% if add_generation_prompt %} <assistant> {% endif %}"
     )
     rows = [
@@ -217,8 +217,10 @@ def test_chats_of_a_file_are_texts_by_the_template_of_the_prior(tmp_path):
     prior = language_model_of(tokenizer, max_new_tokens=2)
     train, test = read_split(args.preferences, 0.3, 0, tokenizer)
     prompts = encode_prompts(args, prior, (train, test))
-    questions = [preference.prompt.split()[2:-2] for preference in train]
-    assert prompts.rows() == [[0, 2, *map(CHAT.index, words), 1, 3] for words in questions]
+    questions = [preference.prompt.split()[1:-2] for preference in train]
+    expected = [[2, *map(CHAT.index, words), 1, 3] for words in questions]
+    assert prompts.rows() == expected, "the tokenizer's beginning is no part of this template"
+    assert prompts.messages[0] == train[0].chat
     assert train[0].texts == (f"{train[0].prompt}c", f"{train[0].prompt}d")
 
 

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from model.preferences import Preference, PreferenceError, read_preferences
-from tests.model.tokenizers import byte_level, language_model_of
+from tests.model.tokenizers import TOKENIZERS, byte_level, language_model_of
 
 TEMPLATES = {
     "chatml": (
@@ -38,30 +38,30 @@ USER, OTHER = {"role": "user", "content": "Is it good?"}, {"role": "user", "cont
 YES, NO = ({"role": "assistant", "content": content} for content in ("It is.", "Not at all."))
 
 
-def tokenizer_of(name: str) -> PreTrainedTokenizerBase:
-    """Tokenizer of bytes, with the template and the end of a turn as one token."""
-    tokenizer = byte_level()
+def tokenizer_of(name: str, kind: str = "byte-level") -> PreTrainedTokenizerBase:
+    """Tokenizer of a kind, with the template and the end of a turn as one token."""
+    tokenizer = TOKENIZERS[kind]()
     end, tokenizer.chat_template = TEMPLATES[name]
     tokenizer.add_special_tokens({"additional_special_tokens": [end]})
     return tokenizer
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("kind", ["byte-level", "metaspace", "python"])
 @pytest.mark.parametrize("start", [[USER], [USER, NO, OTHER]])
-def test_texts_of_a_preference_are_the_texts_that_a_reward_sees(name, start):
-    tokenizer, end = tokenizer_of(name), TEMPLATES[name][0]
+def test_texts_of_a_preference_are_the_texts_that_a_reward_sees(name, kind, start):
+    tokenizer, end = tokenizer_of(name, kind), TEMPLATES[name][0]
     row = {"prompt": start, "chosen": [YES], "rejected": [NO]}
     (preference,) = read_preferences([row], tokenizer)
-    prior = language_model_of(
-        tokenizer, max_new_tokens=16, end_ids=tokenizer.convert_tokens_to_ids([end])
-    )
+    end_ids = tokenizer.convert_tokens_to_ids([end])
+    prior = language_model_of(tokenizer, max_new_tokens=16, end_ids=end_ids)
     prior.context = None
     prompts = prior.encode([start])
     assert preference.prompt == prompts.texts[0]
-    for text, answer in zip(preference.texts, (YES, NO), strict=True):
-        space = " " * (name == "mistral")
-        ids = tokenizer(space + answer["content"] + end, add_special_tokens=False)["input_ids"]
-        response = torch.tensor([ids + [prior.pad_id] * (16 - len(ids))])
+    for text in preference.texts:
+        ids = tokenizer(text + end, add_special_tokens=False)["input_ids"]
+        response = ids[prompts.ids.shape[1] :]
+        response = torch.tensor([response + [prior.pad_id] * (16 - len(response))])
         assert prior.decode(response, prompts) == [text]
 
 
@@ -75,6 +75,7 @@ def test_prompt_is_explicit_or_the_common_start_of_both_chats():
     ]
     first, *others = read_preferences(rows, tokenizer)
     assert others == [first] * 3
+    assert [each.chat for each in (first, *others)] == [(USER,)] * 4
     assert first.chosen == "It is."
 
 
