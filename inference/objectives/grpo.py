@@ -18,6 +18,7 @@ targets are in `inference.targets.fixed_points`, by `TARGETS`, with rewards in n
 | `scale="none"`, `kl="reward"`, `estimator="k1"` | `posterior`, if c = 1 |
 | `scale="std"`, k3 as a loss (GRPO) | `grpo-token-k3`; with `length_normalised`, `grpo-mean-k3` |
 | `scale="none"`, k3 as a loss (Dr. GRPO) | `token-forward-kl` |
+| k2 or k3+ as a loss, with and without scaling | `grpo-token-kl`, `token-reverse-kl` |
 | k1 as a loss | none: k1 has the mean gradient 0, and the guide collapses |
 
 The targets are for large groups: the standard deviation of K rewards biases A by a share of 1/K.

@@ -27,6 +27,7 @@ from inference.targets.fixed_points.posterior import posterior
 from inference.targets.fixed_points.problem import NoFixedPointError, Problem
 from inference.targets.fixed_points.quantile import quantile
 from inference.targets.fixed_points.token_forward_kl import token_forward_kl
+from inference.targets.fixed_points.token_reverse_kl import grpo_token_kl, token_reverse_kl
 
 __all__ = ["TARGETS", "NoFixedPointError", "Problem", "Target"]
 
@@ -55,9 +56,11 @@ TARGETS = {
     "grpo": Target(grpo, "GRPO, advantages over their deviation, exact KL penalty"),
     "grpo-k3": Target(grpo_k3, "GRPO, advantages over their deviation, k3 of the response"),
     "grpo-token-k3": Target(grpo_token_k3, "GRPO, advantages over their deviation, k3 of tokens"),
+    "grpo-token-kl": Target(grpo_token_kl, "GRPO, an unbiased gradient of the KL of tokens"),
     "grpo-mean-k3": Target(grpo_mean_k3, "GRPO as first published, GSPO: k3 of tokens, averaged"),
     "forward-kl": Target(forward_kl, "reward with a penalty of KL(p0 || q)"),
     "token-forward-kl": Target(token_forward_kl, "Dr. GRPO with k3 of tokens"),
+    "token-reverse-kl": Target(token_reverse_kl, "Dr. GRPO, an unbiased gradient of tokens' KL"),
     "chi-squared": Target(chi_squared, "chi-PO, a penalty of KL and chi-squared"),
     "mean-mirror-descent": Target(mean_mirror_descent, "squared residuals with the mean reward"),
     "length-normalised": Target(length_normalised, "FlowRL, balance per token"),

@@ -9,19 +9,12 @@ arXiv 2502.18548). With D = beta sd_q r the target is D p0/(Lambda - r), the tar
 forward-KL penalty at D.
 """
 
-import math
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from inference.targets.fixed_points.forward_kl import forward_kl_of
-from inference.targets.fixed_points.problem import Problem, root
-
-GRID = 100
-"""Number of values of D, in a geometric series, between which the largest root is bracketed."""
-SPAN = 1e-12
-"""Smallest D of the search, as a share of the largest possible D."""
+from inference.targets.fixed_points.own_spread import at_own_spread
+from inference.targets.fixed_points.problem import Problem
 
 
 def grpo_k3(problem: Problem) -> Tensor:
@@ -36,30 +29,3 @@ def grpo_k3(problem: Problem) -> Tensor:
         return at_own_spread(log_guide, reward[:, 0], problem.beta)
 
     return torch.stack([column(n) for n in range(problem.reward.shape[1])], 1)
-
-
-def at_own_spread(log_guide: Callable[[float], Tensor], reward: Tensor, beta: float) -> Tensor:
-    """log q_D, `[S]`, at the largest D = beta sd(r), the standard deviation under q_D itself.
-
-    Args:
-        log_guide: function of D that returns log q_D of all responses, `[S]`.
-        reward: `[S]`.
-        beta: reward per nat.
-    """
-
-    def excess(log_width: float) -> float:
-        prob = log_guide(math.exp(log_width)).exp()
-        mean = (prob * reward).sum()
-        spread = (prob * (reward - mean).square()).sum().sqrt().item()
-        return beta * spread - math.exp(log_width)
-
-    reach = (reward.amax() - reward.amin()).item()
-    if reach == 0:
-        return log_guide(beta)  # all advantages are 0: the prior
-    high = math.log(beta * reach / 2)  # no standard deviation is more than half the range
-    step = -math.log(SPAN) / GRID
-    for _ in range(GRID):
-        if excess(high - step) > 0:
-            return log_guide(math.exp(root(excess, high - step, high)))
-        high -= step
-    raise AssertionError("unreachable: for small D the spread falls as the square root of D")

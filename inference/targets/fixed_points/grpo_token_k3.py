@@ -12,9 +12,10 @@ the response is short, below 0 if the response is long.
 import torch
 from torch import Tensor
 
-from inference.targets.fixed_points.grpo_k3 import at_own_spread
+from inference.targets.fixed_points.own_spread import at_own_spread
 from inference.targets.fixed_points.problem import Problem, root
-from inference.targets.fixed_points.token_forward_kl import TokenTree
+from inference.targets.fixed_points.token_forward_kl import forward_kl_step
+from inference.targets.fixed_points.token_tree import TokenTree
 
 
 def grpo_token_k3(problem: Problem) -> Tensor:
@@ -37,7 +38,8 @@ def _target(problem: Problem, *, mean: bool) -> Tensor:
         def log_guide(width: float) -> Tensor:
             def at(centre: float) -> Tensor:
                 centred = (reward - centre) * share
-                return tree.log_guide(problem.log_prior[:, n], centred, width * share)
+                parts = problem.log_prior[:, n], centred, width * share
+                return tree.log_guide(forward_kl_step, *parts)
 
             def excess(centre: float) -> float:
                 return (at(centre).exp() * reward).sum().item() - centre
@@ -47,6 +49,6 @@ def _target(problem: Problem, *, mean: bool) -> Tensor:
             low, high = reward.amin().item(), reward.amax().item()
             return at(root(excess, low, high))
 
-        return at_own_spread(log_guide, reward, problem.beta)
+        return at_own_spread(log_guide, reward, problem.beta, grid=100)
 
     return torch.stack([column(n) for n in range(response.shape[1])], 1)

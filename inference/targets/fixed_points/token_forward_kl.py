@@ -1,21 +1,18 @@
 """A reward with the estimator k3 of the KL as a loss, token by token, as trainers compute it.
 
     update      E_q[sum_t (r - E_q r + beta (p0_t/q_t - 1)) grad log q_t],   p0_t = p0(x_t | x_<t)
-    target      q(v | h) = beta p0(v | h) / (Lambda(h) - Q(h, v))
+    target      q(v | h) = beta p0(v | h) / (Lambda(h) - Q(h, v)),   Q(h, v) = E_q[r | h, v]
 
-At a prefix h, reached with probability q(h), the update of q(. | h) is the one of a forward-KL
-penalty of one token, with the reward Q(h, v) = E_q[r | h, v]: the penalty of later tokens has no
-gradient at h, and no part in the reward. So the target is computed from the ends of the responses
-back to the prompt (derived here). Dr. GRPO with a KL penalty has this target.
+At each prefix the forward-KL penalty of one token (derived here; see `token_tree`). Dr. GRPO with a
+KL penalty has this target, if no importance ratio multiplies the penalty.
 """
-
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from inference.targets.fixed_points.forward_kl import forward_kl_of
 from inference.targets.fixed_points.problem import Problem
+from inference.targets.fixed_points.token_tree import TokenTree
 
 
 def token_forward_kl(problem: Problem) -> Tensor:
@@ -24,68 +21,12 @@ def token_forward_kl(problem: Problem) -> Tensor:
 
     def column(n: int) -> Tensor:
         reward = problem.reward[:, n]
-        penalty = torch.full_like(reward, problem.beta)
-        return TokenTree(response[:, n]).log_guide(problem.log_prior[:, n], reward, penalty)
+        parts = problem.log_prior[:, n], reward, torch.full_like(reward, problem.beta)
+        return TokenTree(response[:, n]).log_guide(forward_kl_step, *parts)
 
     return torch.stack([column(n) for n in range(response.shape[1])], 1)
 
 
-class TokenTree:
-    """The prefixes of S responses `[S, T]`, a level for each number of tokens."""
-
-    def __init__(self, response: Tensor) -> None:
-        prefixes = [response[:, :t] for t in range(1, response.shape[1] + 1)]
-        root = response.new_zeros(len(response))
-        index = [root, *(prefix.unique(dim=0, return_inverse=True)[1] for prefix in prefixes)]
-        self.leaf = index[-1]
-        """Number of each response among the prefixes of T tokens, `[S]`."""
-        self.levels = [_Level(parent, child) for parent, child in pairwise(index)]
-
-    def log_guide(self, log_prior: Tensor, reward: Tensor, penalty: Tensor) -> Tensor:
-        """Target of all responses, `[S]`, nats.
-
-        Args:
-            log_prior: `[S]`, log p0, nats.
-            reward: `[S]`.
-            penalty: `[S]`, beta of each response; at a prefix, its mean under q counts.
-        """
-        log_guide = torch.zeros_like(reward)
-        parts = [_by_number(self.leaf, part) for part in (log_prior, reward, penalty)]
-        for level in reversed(self.levels):
-            fills = (-torch.inf, 0.0, 1.0)
-            mass, values, widths = map(level.table, parts, fills)
-            log_mass = mass.logsumexp(0)
-            # q (Q - w) + w p0 = c q for every child, where w is the mean penalty behind the child
-            log_step = forward_kl_of(mass - log_mass, values - widths, widths)
-            log_guide = log_guide + level.of_children(log_step)[level.child]
-            step = log_step.exp()
-            parts = [log_mass, (step * values).sum(0), (step * widths).sum(0)]
-        return log_guide
-
-
-class _Level:
-    """Children and parents, prefixes of t + 1 and of t tokens: a table has a column a parent."""
-
-    def __init__(self, parent: Tensor, child: Tensor) -> None:
-        self.child = child
-        self._parent = _by_number(child, parent)  # [C]
-        order = self._parent.argsort(stable=True)
-        ordered = self._parent[order]
-        rank = torch.arange(len(order)) - torch.searchsorted(ordered, ordered)
-        self._place = torch.empty_like(order).index_put((order,), rank)
-        self._shape = (int(self._place.max()) + 1, int(self._parent.max()) + 1)
-
-    def table(self, values: Tensor, fill: float) -> Tensor:
-        """Values of children `[C]` in the columns of their parents, filled up with one number."""
-        table = values.new_full(self._shape, fill)
-        return table.index_put((self._place, self._parent), values)
-
-    def of_children(self, table: Tensor) -> Tensor:
-        """Values of the children, `[C]`, from a table."""
-        return table[self._place, self._parent]
-
-
-def _by_number(index: Tensor, values: Tensor) -> Tensor:
-    """Values `[S]` that agree wherever the numbers `[S]` do, by number, `[C]`."""
-    table = values.new_zeros(int(index.max()) + 1)
-    return table.index_put((index,), values)
+def forward_kl_step(log_prior: Tensor, value: Tensor, penalty: Tensor) -> Tensor:
+    """log q of one token, `[C, M]`: q (Q - w) + w p0 = c q for each child, w its penalty."""
+    return forward_kl_of(log_prior, value - penalty, penalty)

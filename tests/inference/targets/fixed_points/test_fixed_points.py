@@ -109,11 +109,13 @@ def test_one_token_makes_both_forms_of_k3_one() -> None:
     log_prior, reward = (torch.randn(9, 2, generator=generator).double() for _ in range(2))
     response = torch.arange(9).view(9, 1, 1).expand(9, 2, 1)
     length = torch.ones(9, 2).long()
-    problem = Problem(log_prior.log_softmax(0), reward, 0.7, response, length)
+    problem = Problem(log_prior.log_softmax(0), reward, 1.2, response, length)
     for of_tokens, of_response in (
         ("grpo-token-k3", "grpo-k3"),
         ("grpo-mean-k3", "grpo-k3"),
         ("token-forward-kl", "forward-kl"),
+        ("token-reverse-kl", "posterior"),
+        ("grpo-token-kl", "grpo"),
     ):
         pair = TARGETS[of_tokens](problem), TARGETS[of_response](problem)
         assert_close(*pair, atol=1e-9, rtol=0)
@@ -214,7 +216,7 @@ def test_problem_of_a_model_is_its_enumeration() -> None:
     model = AlignmentModel(prior, TextReward(vader_sentiment, prior), beta=0.4)
     problem = Problem.of(model, prompts)
     assert_close(TARGETS["posterior"](problem), Enumeration(model, prompts).log_posterior)
-    for name in ("grpo-token-k3", "grpo-mean-k3", "token-forward-kl", "length-normalised"):
+    for name in ("grpo-token-k3", "token-forward-kl", "token-reverse-kl", "length-normalised"):
         log_q = TARGETS[name](problem)
         assert size_of_update(name, log_q, problem) < 1e-10
 

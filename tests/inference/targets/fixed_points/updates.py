@@ -69,6 +69,21 @@ def token_k3_update(*, scaled: bool, mean: bool = False) -> Update:
     return update
 
 
+def token_kl_update(*, scaled: bool) -> Update:
+    """k3 of each token times an importance ratio of 1, which is differentiated."""
+
+    def update(log_q: Tensor, p: Problem) -> Tensor:
+        assert p.response is not None
+        q = log_q.exp()
+        tokens, prior = per_token(log_q, p.response), per_token(p.log_prior, p.response)
+        centred = p.reward - (q.detach() * p.reward).sum(0)
+        gain = (advantage(q, p.reward) if scaled else centred) * log_q
+        ratio = (tokens - tokens.detach()).exp()
+        return (q.detach() * (gain - p.beta * (ratio * k3(prior - tokens)).sum(-1))).sum()
+
+    return update
+
+
 def forward_kl_update(log_q: Tensor, p: Problem) -> Tensor:
     return (log_q.exp() * p.reward + p.beta * p.log_prior.exp() * log_q).sum()
 
@@ -122,6 +137,8 @@ UPDATES: dict[str, Update] = {
     "grpo-token-k3": token_k3_update(scaled=True),
     "grpo-mean-k3": token_k3_update(scaled=True, mean=True),
     "token-forward-kl": token_k3_update(scaled=False),
+    "grpo-token-kl": token_kl_update(scaled=True),
+    "token-reverse-kl": token_kl_update(scaled=False),
     "forward-kl": forward_kl_update,
     "chi-squared": chi_squared_update,
     "mean-mirror-descent": mean_mirror_descent_update,

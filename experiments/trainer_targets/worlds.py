@@ -1,0 +1,67 @@
+"""World of 21 responses, on which every trainer's target is a sum: five words, two tokens."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from inference import Enumeration
+from inference.estimate import expectation
+from inference.targets.fixed_points import TARGETS, Problem
+from model import AlignmentModel, LanguageModel, Prompts
+from model.prior.untrained import untrained_prior
+from model.rewards.tokens import TokenReward
+
+WORDS, TOKENS, PROMPT = 5, 2, "w1"
+TARGET, POSTERIOR = "to its target", "to the posterior"
+
+
+def reward_of(response: Tensor) -> Tensor:
+    """Reward of responses `[..., 2]`: one of 25 random numbers between 0 and 1, `[...]`."""
+    generator = torch.Generator().manual_seed(1)
+    table = torch.rand(WORDS, WORDS, generator=generator, dtype=torch.float64)
+    return table.to(response.device)[response[..., 0], response[..., 1]]
+
+
+@dataclass(frozen=True)
+class World:
+    """Model at one beta, its exact posterior, and a predicted target.
+
+    Attributes:
+        log_target: `[S, N]`, log of the target, nats.
+    """
+
+    model: AlignmentModel
+    prompts: Prompts
+    truth: Enumeration
+    log_target: Tensor
+
+    @classmethod
+    def of(cls, beta: float, target: str) -> "World":
+        """The world at `beta`, with the target of that name in `TARGETS`."""
+        prior = untrained_prior(WORDS, TOKENS, initializer_range=0.15, seed=0)
+        reward = TokenReward(lambda response, _: reward_of(response), prior)
+        model, prompts = AlignmentModel(prior, reward, beta), prior.encode([PROMPT])
+        log_target = TARGETS[target](Problem.of(model, prompts))
+        return cls(model, prompts, Enumeration(model, prompts), log_target)
+
+    @property
+    def prior(self) -> LanguageModel:
+        """p0."""
+        return self.model.prior
+
+    def distances(self, log_guide: Tensor) -> dict[str, float]:
+        """KL from q, `[S, N]` in nats, to the target and to the posterior."""
+        return {
+            TARGET: kl(log_guide, self.log_target),
+            POSTERIOR: kl(log_guide, self.truth.log_posterior),
+        }
+
+    def apart(self) -> float:
+        """KL from the target to the posterior, nats."""
+        return kl(self.log_target, self.truth.log_posterior)
+
+
+def kl(log_first: Tensor, log_second: Tensor) -> float:
+    """KL between two distributions over all responses, `[S, N]` each, mean over prompts, nats."""
+    return expectation(log_first.exp(), log_first - log_second).mean().item()

@@ -1,0 +1,54 @@
+"""A reward with an unbiased gradient of the KL of each token, the tokens before it held fixed.
+
+    update      E_q[sum_t (r - E_q r) grad log q_t - beta grad KL(q_t || p0_t)]
+    target      q(v | h) prop. to p0(v | h) exp(Q(h, v)/beta),   Q(h, v) = E_q[r | h, v]
+
+k3 times a differentiable importance ratio has this mean gradient (DeepSeek-V3.2, arXiv 2512.02556),
+and k2 as a loss. The posterior has log E_p0[exp(r/beta) | h, v] in place of Q/beta: a token here is
+credited with the rewards behind it, and not charged with the KL that they cost. With scaled
+advantages beta is multiplied by the standard deviation of the reward under the target itself.
+"""
+
+import torch
+from torch import Tensor
+
+from inference.targets.fixed_points.own_spread import at_own_spread
+from inference.targets.fixed_points.problem import Problem
+from inference.targets.fixed_points.token_tree import TokenTree
+
+
+def token_reverse_kl(problem: Problem) -> Tensor:
+    """log q for advantages r - E_q r, `[S, N]`, nats."""
+    return _target(problem, scaled=False)
+
+
+def grpo_token_kl(problem: Problem) -> Tensor:
+    """log q for advantages divided by sd_q r, `[S, N]`, nats.
+
+    Raises:
+        NoFixedPointError: if beta is below the smallest that has a solution, which is named.
+    """
+    return _target(problem, scaled=True)
+
+
+def _target(problem: Problem, *, scaled: bool) -> Tensor:
+    response, _ = problem.tokens("grpo-token-kl" if scaled else "token-reverse-kl")
+
+    def column(n: int) -> Tensor:
+        tree, log_prior, reward = (
+            TokenTree(response[:, n]),
+            problem.log_prior[:, n],
+            problem.reward[:, n],
+        )
+
+        def log_guide(width: float) -> Tensor:
+            return tree.log_guide(_step, log_prior, reward, torch.full_like(reward, width))
+
+        return at_own_spread(log_guide, reward, problem.beta) if scaled else log_guide(problem.beta)
+
+    return torch.stack([column(n) for n in range(response.shape[1])], 1)
+
+
+def _step(log_prior: Tensor, value: Tensor, penalty: Tensor) -> Tensor:
+    """log q of one token, `[C, M]`."""
+    return (log_prior + value / penalty).log_softmax(0)
