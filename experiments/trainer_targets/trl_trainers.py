@@ -15,8 +15,10 @@ from experiments.trainer_targets.worlds import PROMPT, TOKENS, World, reward_of
 from guides import Fixed
 from model import LanguageModel
 
-NO_SCALE = {"scale_rewards": "none"}
-K3 = {"use_bias_correction_kl": False}
+SHARPNESS = 10.0
+"""Nats of a judge's preference per unit of reward: labels of a blunt judge are mostly noise."""
+NO_SCALE: dict[str, Any] = {"scale_rewards": "none"}
+K3: dict[str, Any] = {"use_bias_correction_kl": False}
 """The KL as GRPO was published: no importance ratio multiplies k3."""
 
 
@@ -40,7 +42,10 @@ def grouped(kind: str, world: World, steps: int, particles: int, seed: int, **ow
 
 
 def preferred(world: World, steps: int, particles: int, seed: int) -> Tensor:
-    """log q of `DPOTrainer`, on pairs of the prior's draws that a Bradley-Terry judge compared."""
+    """log q of `DPOTrainer`, on pairs of the prior's draws that a Bradley-Terry judge compared.
+
+    At `max_length` no end follows a response of T tokens, as in the world.
+    """
     import trl
     from datasets import Dataset
 
@@ -49,13 +54,14 @@ def preferred(world: World, steps: int, particles: int, seed: int) -> Tensor:
         torch.manual_seed(seed)
         pairs = world.prior(world.prompts).sample((2 * num_pairs,))[:, 0].view(2, num_pairs, -1)
         rewards = reward_of(pairs)
-        is_first = torch.rand(num_pairs) < (rewards[0] - rewards[1]).sigmoid()
+        is_first = torch.rand(num_pairs) < (SHARPNESS * (rewards[0] - rewards[1])).sigmoid()
     order = torch.stack([~is_first, is_first]).long()  # the chosen one, and the other
     sides = [pairs[order[i], torch.arange(num_pairs)] for i in (0, 1)]
     texts = [[f" {row[0]}" for row in world.prior.decode(side[:, None])] for side in sides]
     columns = {"prompt": [PROMPT] * num_pairs, "chosen": texts[0], "rejected": texts[1]}
     data = Dataset.from_dict(columns)
-    options = {"beta": world.model.beta, "max_length": TOKENS + 1, "disable_dropout": True}
+    beta = SHARPNESS * world.model.beta  # of the reward in units of the judge
+    options = {"beta": beta, "max_length": TOKENS + 1, "disable_dropout": True}
     options["per_device_train_batch_size"] = particles
     return _log_guide(trl.DPOConfig, trl.DPOTrainer, data, options, world, steps, seed)
 
