@@ -184,6 +184,12 @@ def test_every_program_of_a_readme_is_run_here():
         "README.md": 2,
         "model/README.md": 5,
         "guides/README.md": 1,
-        "inference/README.md": 2,
+        "inference/README.md": 3,
         "experiments/README.md": 0,
     }
+
+
+def test_trackers_of_the_inference_readme_take_a_fit():
+    names: dict = {}
+    exec(program("inference/README.md", "Trackers"), names)
+    assert names["trackers"]._step == 5

@@ -16,6 +16,7 @@ from guides import GUIDES
 from inference import DIVERGENCES, OBJECTIVES, REWARD_INFERENCE, SAMPLERS
 from inference.diagnostics.kl_estimators import KL_ESTIMATORS
 from inference.samplers.resampling import RESAMPLING
+from inference.svi.trackers import TRACKERS
 from inference.targets.fixed_points import TARGETS
 from model import AGGREGATIONS
 from model.registry import FACTORS, REWARDS
@@ -155,6 +156,7 @@ def test_first_words_are_read_in_every_place(tmp_path):
         ("guides", GUIDES),
         ("inference", OBJECTIVES),
         ("inference", SAMPLERS),
+        ("inference", TRACKERS),
         ("inference", REWARD_INFERENCE),
         ("inference", KL_ESTIMATORS),
         ("inference", DIVERGENCES),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from model.common.checks import function, instance
 from model.common.digests import MANIFEST, check_digests, saved_together
+from model.common.paths import ELSEWHERE, RUN, portable
 from model.networks.source import read_tensors
 from model.preferences.features import EncoderFeatures, Features, PriorFeatures
 from model.preferences.heads import HEADS, Head, check_head
@@ -134,13 +135,18 @@ def saved_features(
 
 
 def _named(features: Features, folder: Path) -> dict[str, Any]:
-    """The record from which `saved_features` makes the same features, with relative paths."""
+    """The record from which `saved_features` makes the same features.
+
+    The path of an encoder is relative to the folder. If the two have only the root in common, the
+    path is left out but for its last part.
+    """
     record: dict[str, Any] = {"kind": type(features).__name__}
     if not isinstance(features, EncoderFeatures):
         return record
     network = features.network.name_or_path
     if network and Path(network).is_dir():
-        record["folder"] = os.path.relpath(Path(network).resolve(), folder.resolve())
+        place = portable(str(Path(network).resolve()), folder.resolve())
+        record["folder"] = place.removeprefix(f"{RUN}/").removeprefix(f"{ELSEWHERE}/")
     else:
         record["network"] = network
     return record | {"max_length": features.max_length}
