@@ -36,6 +36,11 @@ def text_or_chat(record: Record, column: str) -> str | Messages:
         check_messages(messages, where)
     except (TypeError, ValueError) as error:
         raise DataError(f"{error}") from error
+    for number, message in enumerate(messages):
+        if not isinstance(message["content"], str):
+            got = f"{quoted(message['content'])} ({type(message['content']).__name__})"
+            fix = "join the texts of a list of parts"
+            raise DataError(f"{where}: message {number} has {got}, expected a text: {fix}")
     return messages
 
 

@@ -144,15 +144,22 @@ def test_fits_share_nothing(model, small_prior, prompts):
     assert len(pyro.get_param_store()) == 0
 
 
+@pytest.mark.parametrize("objective", [LeaveOneOut_ELBO(8), Proximal_ELBO(8, epochs=2)])
 @pytest.mark.parametrize("num_steps", [3, 4])
-def test_resumed_fit_is_the_same_bit_for_bit(model, small_prior, prompts, tmp_path, num_steps):
-    """After a stop within an epoch, and between two epochs."""
-    whole, split = FineTuned(small_prior), FineTuned(small_prior)
-    short_fit(model, whole, prompts, prompts_per_step=1)
-    folder = {"checkpoint_folder": tmp_path}
-    short_fit(model, split, prompts, num_steps, prompts_per_step=1, checkpoint_every=2, **folder)
-    other = FineTuned(small_prior)
-    result = short_fit(model, other, prompts, prompts_per_step=1, resume=True, **folder)
+def test_resumed_fit_is_the_same_bit_for_bit(
+    model, small_prior, prompts, tmp_path, num_steps, objective
+):
+    """After a stop within an epoch, between two epochs, and between two steps on one batch."""
+    whole, split, other = (FineTuned(small_prior) for _ in range(3))
+    folder = {"checkpoint_folder": tmp_path, "checkpoint_every": 2}
+
+    def run(guide, **options):
+        objectives = {"objective": copy.deepcopy(objective)}
+        return short_fit(model, guide, prompts, prompts_per_step=1, **objectives, **options)
+
+    run(whole)
+    run(split, num_steps=num_steps, **folder)
+    result = run(other, resume=True, **folder)
     assert result.metrics[0]["step"] == num_steps + 1
     assert torch.equal(parameters_of(other), parameters_of(whole))
 

@@ -97,6 +97,10 @@ GOOD = '{"prompt": "a", "x": 1}\n'
             '{"prompt": [{"from": "human", "value": "a"}]}',
             "message 0 of .*line 1: column 'prompt' has the keys .'from', 'value'., expected",
         ),
+        (
+            '{"prompt": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}',
+            r"line 1: column 'prompt': message 0 has \[.*\(list\), expected a text: join the texts",
+        ),
         (GOOD + '{"prompt": "a"}', "line 2: column 'x' is missing, got 'prompt': write null"),
         (GOOD + '{"prompt": "a", "x": 1, "y": 2}', "line 2: column 'y' is not in the first row"),
         (GOOD + '{"prompt": "a"', r"line 2: not JSON \(Expecting ',' delimiter at column 15\)"),
