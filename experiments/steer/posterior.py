@@ -7,7 +7,8 @@ from typing import Any
 from experiments.shared.refusals import blamed
 from experiments.steer.choices import Choice
 from inference import PriorSample, Program, match_moments, random_state, sample_prior, solve_beta
-from model import AlignmentModel, Factor, LanguageModel, Prompts, Reward
+from model import AlignmentModel, Factor, LanguageModel, Prompts, Reward, TextReward
+from model.likelihood import parts_of
 
 
 def build_model(
@@ -42,6 +43,13 @@ def build_model(
     factors: dict[str, Factor] = {
         text: each.constraint(prior, **code) for text, each in named("--constraint").items()
     }
+    features = {text: each.reward(prior, **code) for text, each in named("--moment").items()}
+    for option, pieces in {
+        "--reward": rewards,
+        "--constraint": factors,
+        "--moment": features,
+    }.items():
+        check_columns(option, pieces, prompts)
     draws = {"num_draws": num_draws, "seed": seed}
     if budget:
         beta = budgeted_beta(prior, rewards, factors, prompts, budget, **draws)
@@ -49,9 +57,17 @@ def build_model(
         factors[text] = each.factor(prior, beta, **code)
     with blamed("--reward"):
         model = AlignmentModel(prior, rewards, beta, factors)
-    features = {text: each.reward(prior, **code) for text, each in named("--moment").items()}
     targets = {choice.text: choice.mean for choice in choices if choice.mean is not None}
     return with_moments(model, prompts, features, targets, **draws) if features else model
+
+
+def check_columns(option: str, pieces: Mapping[str, object], prompts: Prompts) -> None:
+    """Exit at a reward, alone or inside another, that needs a column which the prompts lack."""
+    for text, piece in pieces.items():
+        for part in parts_of(piece):
+            if isinstance(part, TextReward):
+                with blamed(f"{option} {text!r}"):
+                    part.check_columns(prompts)
 
 
 def with_moments(

@@ -153,15 +153,16 @@ class ForeignFunction:
         digest = [text_digest(repr(exchange.ids))[:16]] if self.sees_ids else []
         return (exchange.name, exchange.text, *digest)
 
-    def check_columns(self, exchange: Exchange) -> None:
-        """Refuse a prompt without a column that the function needs, by a `LikelihoodError`."""
-        call = self.signature.arguments([exchange])[0]
+    def check_columns(self, columns: Mapping[str, Any]) -> None:
+        """Refuse the columns of a prompt if the function needs another, by a `LikelihoodError`."""
+        call = self.signature.arguments([Exchange("", "", (), "", "", columns)])[0]
         needed = Parameters.of(self.function).required | {*getattr(self.function, "columns", ())}
         if missing := sorted(needed - call.keys()):
-            present = ", ".join(map(repr, exchange.columns)) or "none"
+            present = ", ".join(map(repr, columns)) or "none"
             raise LikelihoodError(
                 f"the reward {self.name!r} needs the column {missing[0]!r}, and the columns of the "
-                f"prompts are: {present}. Pass columns={{{missing[0]!r}: [...]}} to `encode`"
+                f"prompts are: {present}. Pass columns={{{missing[0]!r}: [...]}} to `encode`, or "
+                "read the prompts from data with that column"
             )
 
 

@@ -88,6 +88,11 @@ class TextReward:
         """
         return through(partial(self._score, prompts), response)
 
+    def check_columns(self, prompts: Prompts) -> None:
+        """Refuse prompts without a column that the function needs, by a `LikelihoodError`."""
+        if self.foreign is not None:
+            self.foreign.check_columns({name: of[0] for name, of in prompts.columns.items()})
+
     def applies(self, prompts: Prompts) -> Tensor:
         """True for the prompts to which the reward applies, `[N]`.
 
@@ -114,7 +119,7 @@ class TextReward:
             values = [reward_of[key] for key in keys]
         else:
             both = exchanges(self.language_model, prompts, rows)
-            self.foreign.check_columns(both[0])
+            self.foreign.check_columns(both[0].columns)
             foreign = [self.foreign.key(each) for each in both]
             reward_of = self._rewards(dict(zip(foreign, both, strict=True)))
             values = [reward_of[key] for key in foreign]

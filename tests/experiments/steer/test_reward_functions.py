@@ -100,3 +100,23 @@ def test_run_with_a_reward_of_columns_resumes(args):
     main(Steer(steps=3, resume=folder.path))
     steps = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     assert [record["step"] for record in steps] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [
+        ({"reward": ("accuracy:solution",)}, "--reward 'accuracy:solution'"),
+        ({"reward": ("2*accuracy:solution",)}, r"--reward '2\*accuracy:solution'"),
+        (
+            {"constraint": ("accuracy:solution",), "penalty": 1.0},
+            "--constraint 'accuracy:solution>=1'",
+        ),
+        ({"moment": ("accuracy:solution=0.5",)}, "--moment 'accuracy:solution'"),
+        ({"reward": ("accuracy:solution",), "kl_budget": 0.1}, "--reward 'accuracy:solution'"),
+    ],
+)
+def test_missing_column_is_refused_by_the_option_before_a_run_folder(args, options, where):
+    before = set(args.out.iterdir())
+    with pytest.raises(SystemExit, match=rf"{where}: .* needs the column 'solution'.* are: none"):
+        main(replace(args, **options))
+    assert set(args.out.iterdir()) == before
