@@ -25,8 +25,10 @@ CHOOSE = "; or name the columns to read, without this one"
 class PromptData:
     """N prompts and the columns beside them, as read.
 
-        data = read_prompts("questions.jsonl", prompt_column="question")
-        prompts = data.encode(prior, system="Answer with a number.")
+        rows = [{"question": "the film was", "answer": "good"}]
+        data = read_prompts(rows, prompt_column="question")  # a PromptData, also of a path
+        prompts = data.encode(prior)
+        prompts.columns["answer"]  # ("good",)
 
     Attributes:
         prompts: texts, or messages of chats.

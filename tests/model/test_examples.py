@@ -18,6 +18,7 @@ CLASSES = [
     model.BradleyTerry,
     model.Constraint,
     model.LanguageModel,
+    model.PromptData,
     model.Prompts,
     model.ResponseDistribution,
     model.SequenceClassifier,
