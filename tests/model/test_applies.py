@@ -7,8 +7,9 @@ import pytest
 import torch
 from pyro import poutine
 
-from guides import FineTuned
+from guides import GUIDES, FineTuned
 from inference import (
+    OBJECTIVES,
     Enumeration,
     LeaveOneOut_ELBO,
     diagnose,
@@ -31,6 +32,7 @@ from model import (
     TextReward,
     Tilt,
     WeightedSum,
+    grammar_prior,
 )
 
 BETA = 0.5
@@ -64,6 +66,14 @@ def model(prior, reward):
 @pytest.fixture
 def truth(model, questions):
     return Enumeration(model, questions)
+
+
+@pytest.fixture(scope="module")
+def small_world():
+    """A prior with few responses, two prompts, of which the second has no answer, and the model."""
+    prior = grammar_prior(max_new_tokens=2, steps=30)
+    prompts = prior.encode(["the film was", "the plot was"], {"answer": ["good", None]})
+    return prior, prompts, AlignmentModel(prior, TextReward(rightness, prior), BETA)
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +187,22 @@ def test_metrics_of_a_step_leave_the_prompt_out(prior, model, questions):
     assert record["log_likelihood"] == 0
 
 
+@pytest.mark.parametrize("micro_batch", [None, 2])
+def test_steps_on_one_prompt_each_train_where_there_is_a_reward(
+    prior, model, questions, micro_batch
+):
+    """A step on the prompt without a reward has none, and its gradient is that of the KL alone."""
+    options = {"prompts_per_step": 1, "micro_batch": micro_batch, "progress": False}
+    objective = LeaveOneOut_ELBO(num_particles=8)
+    records = fit(
+        model, FineTuned(prior), questions, num_steps=6, objective=objective, **options
+    ).metrics
+    absent = [record for record in records if math.isnan(record["reward"])]
+    assert len(absent) == 2  # of three prompts, each twice
+    assert all(record["log_likelihood"] == 0 for record in absent)
+    assert all(math.isfinite(record["elbo"]) for record in records)
+
+
 def test_beta_of_a_budget_of_reward_is_over_the_prompts_with_one(prior, reward, questions):
     among = solve_beta(prior, reward, questions, min_reward=0.5)
     alone = solve_beta(prior, reward, questions[[0, 2]], min_reward=0.5)
@@ -281,3 +307,19 @@ def test_any_reward_may_leave_prompts_out_and_is_checked(prior, questions, truth
     ):
         with pytest.raises(LikelihoodError, match=message):
             AlignmentModel(prior, Partial(wrong, applies), 1.0).reward(questions, truth.support)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_steps_on_prompts_with_and_without_a_reward(name, small_world):
+    prior, prompts, model = small_world
+    entry = OBJECTIVES[name]
+    guide = GUIDES[entry.guide](prior, prompts)
+    batch = prompts if entry.max_prompts is None else prompts[[1]]
+    objective = entry(num_particles=8)
+    (record,) = fit(model, guide, batch, num_steps=1, objective=objective, progress=False).metrics
+    assert math.isfinite(record["loss"])
+    if entry.max_prompts is not None:
+        assert math.isnan(record["reward"])
+    else:
+        assert record["reward"] / 2 / BETA == pytest.approx(record["log_likelihood"], abs=1e-6)
+    assert all(bool(parameter.isfinite().all()) for parameter in guide.parameters())
