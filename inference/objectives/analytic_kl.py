@@ -10,15 +10,19 @@ The gradient of KL_kt alone would be wrong, as a token also decides which prefix
 token. The estimate of the KL has no more variance than the sampled estimate, and is never negative
 (Amini et al. 2025, arXiv 2504.10637). Use analytic KL far from the posterior or for long responses;
 close to the posterior, use `LeaveOneOut_ELBO`, whose sampled terms cancel against the reward.
-The objective holds logits of guide and prior for every token, `[K, N, T, V]`.
+The objective holds logits of guide and prior for every token, `[K, N, T, V]`; in micro-batches, for
+the tokens of one.
 """
 
+from functools import partial
+
 import torch
+from torch import Tensor
 
 from inference.objectives.leave_one_out import BASELINE, leave_one_out
 from inference.objectives.response_objective import Losses, ResponseObjective
 from inference.programs import Program, autoregressive
-from model import Prompts
+from model import Prompts, ResponseDistribution
 
 FLOOR = -1e4  # log-probability, nats, that is 0 as a probability in every floating type
 
@@ -33,18 +37,8 @@ class AnalyticKL_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
         distribution, response = self.draw(guide, prompts)
         q = autoregressive(distribution)
         prior, log_likelihood = self.read_model(model, prompts, response)
-        with torch.no_grad():  # [K, N, T, V]
-            log_p = autoregressive(prior).next_token_logits(response).log_softmax(-1)
-        log_q = q.next_token_logits(response).log_softmax(-1)
-        never = log_q <= FLOOR  # there q log q/p is 0, not 0 times infinity
-        log_q, log_p = log_q.clamp(min=FLOOR), log_p.masked_fill(never, 0.0)
-        # [K, N, T], 0 at padding, where all logits are 0
-        kl = (log_q.exp() * (log_q - log_p)).sum(-1)
-        padding = ~q.space.is_token(response)
-        log_guide, log_prior = (
-            logits.gather(-1, response[..., None]).squeeze(-1).masked_fill(padding, 0.0)
-            for logits in (log_q, log_p)
-        )
+        terms = partial(_terms, autoregressive(prior))
+        kl, log_guide, log_prior = q.in_chunks(terms, response)  # [K, N, T]
         kl_ahead = (kl.flip(-1).cumsum(-1).flip(-1) - kl).detach().double()  # sum over s > t
         advantage = leave_one_out(log_likelihood[..., None] - kl_ahead)
         surrogate = (kl - advantage * log_guide).sum(-1).mean(0).sum()
@@ -53,3 +47,21 @@ class AnalyticKL_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
         log_weight = log_likelihood + log_prior.double().sum(-1) - log_guide
         numbers = (surrogate, elbo.mean(), log_likelihood.mean())
         return Losses(-elbo.mean(0).sum(), *numbers, response, log_guide, log_weight)
+
+
+def _terms(
+    prior: ResponseDistribution, q: ResponseDistribution, response: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """KL_t, log q and log p0 of the tokens of B responses, `[B, T]` each, 0 at padding."""
+    with torch.no_grad():  # [B, T, V]
+        log_p = prior.alongside(q).next_token_logits(response).log_softmax(-1)
+    log_q = q.next_token_logits(response).log_softmax(-1)
+    never = log_q <= FLOOR  # there q log q/p is 0, not 0 times infinity
+    log_q, log_p = log_q.clamp(min=FLOOR), log_p.masked_fill(never, 0.0)
+    kl = (log_q.exp() * (log_q - log_p)).sum(-1)  # 0 at padding, where all logits are 0
+    padding = ~q.space.is_token(response)
+    log_guide, log_prior = (
+        logits.gather(-1, response[..., None]).squeeze(-1).masked_fill(padding, 0.0)
+        for logits in (log_q, log_p)
+    )
+    return kl, log_guide, log_prior
