@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+
+from model.prior.recomputation import Grads, add_gradients, deferred, leaves_of
 
 CHUNK = 1 << 22
 """Number of logits at a time, 16 MiB in float32: computed from hidden states, or widened."""
@@ -107,20 +108,32 @@ def of_states(
         `[...]`. Once differentiable.
     """
     flat, flat_ids = hidden.reshape(-1, hidden.shape[-1]), ids.reshape(-1)
-    trains = torch.is_grad_enabled() and function(flat[:0].detach(), flat_ids[:0]).requires_grad
-    if torch.is_grad_enabled() and flat.requires_grad and not trains:
+    chunks = _chunks(flat, size)
+    if not torch.is_grad_enabled() or len(chunks) == 1:
+        return torch.cat([function(flat[c], flat_ids[c]) for c in chunks]).view(ids.shape)
+    leaves = leaves_of([function(flat[:0].detach(), flat_ids[:0])])
+    if flat.requires_grad and not leaves:
         return _OfStates.apply(flat, flat_ids, function, size).view(ids.shape)
-    values, chunks = [], _chunks(flat, size)
-    for rows in chunks:
-        chunk = (flat[rows], flat_ids[rows])
-        divided = trains and len(chunks) > 1
-        values.append(recomputed(function, *chunk) if divided else function(*chunk))
-    return torch.cat(values).view(ids.shape)
+    with torch.no_grad():
+        values = torch.cat([function(flat[c], flat_ids[c]) for c in chunks])
+    if not leaves:
+        return values.view(ids.shape)
 
+    def gradient(grads: Grads) -> Grads:
+        total: list[Tensor | None] = [None] * len(leaves)
+        slopes = torch.zeros_like(flat)
+        (grad,) = grads
+        if grad is None:
+            return [*total, None]
+        for c in chunks:
+            states = flat[c].detach().requires_grad_()
+            own = [*total, None]
+            add_gradients(own, [*leaves, states], [function(states, flat_ids[c])], [grad[c]])
+            *total, slope = own
+            slopes[c] = 0.0 if slope is None else slope
+        return [*total, slopes]
 
-def recomputed(function: Callable, *arguments: Any) -> Any:
-    """function(*arguments), computed again in the backward pass instead of held for it."""
-    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+    return deferred([values], [*leaves, flat], gradient)[0].view(ids.shape)
 
 
 class _OfStates(torch.autograd.Function):

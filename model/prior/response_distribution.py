@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self, cast
 
 import torch
 from pyro.distributions import TorchDistribution
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import constraints
 
 from model.common.provenance import through
@@ -23,15 +23,17 @@ from model.prior.logits import (
     CHUNK,
     draw_token,
     of_states,
-    recomputed,
     scaled,
     token_log_prob,
     uniform_numbers,
 )
 from model.prior.prompts import Prompts
+from model.prior.recomputation import Grads, add_gradients, cut, deferred, leaves_of
 from model.prior.response_space import ResponseSpace
 
-LIGHT = 8
+Function = Callable[[Any, Tensor], tuple[Tensor, ...]]
+"""A function of a distribution of B responses and B responses; see `in_chunks`."""
+LIGHT = 4
 """Number of responses without gradient that are read in the place of one response with gradient.
 Their keys and values take less memory than the activations of the one."""
 MOST_LOGITS = 1 << 26
@@ -167,7 +169,7 @@ class ResponseDistribution(TorchDistribution):
         response = rows.new_full((len(rows), num_tokens), self.space.pad_id)
         log_prob = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
         uniform: list[Tensor] = []  # [B] for each position that has been reached
-        for places, part, _ in self._parts(rows, [num_tokens] * len(rows)):
+        for places, part in self._parts(rows, [num_tokens] * len(rows)):
             first, state = part._read_prompts()
             logits, state = first[part._rows], state.select(part._rows)
             active = torch.arange(len(rows), device=rows.device) if places is None else places
@@ -245,9 +247,7 @@ class ResponseDistribution(TorchDistribution):
         (logits,) = self.in_chunks(logits_of, value)
         return logits
 
-    def in_chunks(
-        self, function: Callable[[Self, Tensor], tuple[Tensor, ...]], value: Tensor
-    ) -> tuple[Tensor, ...]:
+    def in_chunks(self, function: Function, value: Tensor) -> tuple[Tensor, ...]:
         """A function of responses `[..., N, T]`, computed for a chunk of the batch at a time.
 
         The function takes this distribution with batch shape `[B']`, and B' responses `[B', T]`. It
@@ -255,18 +255,73 @@ class ResponseDistribution(TorchDistribution):
         backward pass computes the function of each micro-batch again.
         """
         value, rows, shape = self._flat(value)
-        lengths = self.space.is_token(value).sum(1).tolist()
+        if self.micro_batch is not None and torch.is_grad_enabled():
+            results = self._in_micro_batches(function, value, rows)
+        else:
+            results = self._in_parts(function, value, rows)
+        return tuple(tensor.view(*shape[:-1], *tensor.shape[1:]) for tensor in results)
+
+    def _in_parts(self, function: Function, value: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+        """`in_chunks` for B responses, with the whole graph."""
         all_places, results = [], []
-        for places, part, is_micro_batch in self._parts(rows, lengths):
-            chunk = (part, value if places is None else value[places])
-            results.append(recomputed(function, *chunk) if is_micro_batch else function(*chunk))
-            if places is not None:
-                all_places.append(places)
-        whole = results[0]
-        if all_places:
-            order = torch.cat(all_places).argsort()
-            whole = tuple(torch.cat(parts)[order] for parts in zip(*results, strict=True))
-        return tuple(tensor.view(*shape[:-1], *tensor.shape[1:]) for tensor in whole)
+        for places, part in self._parts(rows, self._lengths(value)):
+            if places is None:
+                return function(part, value)
+            all_places.append(places)
+            results.append(function(part, value[places]))
+        order = torch.cat(all_places).argsort()
+        return tuple(torch.cat(parts)[order] for parts in zip(*results, strict=True))
+
+    def _in_micro_batches(
+        self, function: Function, value: Tensor, rows: Tensor
+    ) -> tuple[Tensor, ...]:
+        """`in_chunks` for B responses, with the graph of a micro-batch at a time."""
+        with torch.no_grad():
+            values = self._in_parts(function, value, rows)
+        leaves = self._leaves(function, value, rows)
+        if not leaves:
+            return values
+        lengths = self._lengths(value)
+
+        def gradient(grads: Grads) -> Grads:
+            total: list[Tensor | None] = [None] * len(leaves)
+            for prompts, group, own_rows in groups(self.prompts, rows, self.micro_batch):
+                pairs: list[tuple[Tensor, Tensor]] = []
+                start = cut(_Start(*self.decoder.start(prompts)), pairs)
+                wide = [*leaves, *(leaf for _, leaf in pairs)]
+                sums = [*total, *(None for _ in pairs)]
+                index = torch.arange(len(rows), device=rows.device) if group is None else group
+                own_lengths = [lengths[place] for place in index.tolist()]
+                for chunk in chunks(own_lengths, self.micro_batch):
+                    part = self._for(prompts, own_rows[chunk], start)
+                    places = index[chunk]
+                    parts = [None if grad is None else grad[places] for grad in grads]
+                    add_gradients(sums, wide, function(part, value[places]), parts)
+                total = sums[: len(leaves)]
+                add_gradients(total, leaves, [old for old, _ in pairs], sums[len(leaves) :])
+            return total
+
+        return deferred(values, leaves, gradient)
+
+    def _leaves(self, function: Function, value: Tensor, rows: Tensor) -> list[Tensor]:
+        """Parameters behind a function of responses: those of the decoder that train, and others.
+
+        Found by the function of one response of two tokens.
+        """
+        own = self.decoder.parameters() if isinstance(self.decoder, nn.Module) else ()
+        lengths = self._lengths(value)
+        place = max(range(len(lengths)), key=lengths.__getitem__)
+        short = value[place : place + 1].clone()
+        if lengths[place] > 1:
+            short[:, 1], short[:, 2:] = self.space.end_ids[0], self.space.pad_id
+        row = rows[place : place + 1]
+        behind = leaves_of(function(self._for(self.prompts[row.tolist()], row.new_zeros(1)), short))
+        leaves = {id(p): p for p in [*own, *behind] if p.requires_grad}
+        return list(leaves.values())
+
+    def _lengths(self, value: Tensor) -> list[int]:
+        """Number of tokens of each of B responses."""
+        return self.space.is_token(value).sum(1).tolist()
 
     def alongside(self, other: "ResponseDistribution") -> Self:
         """This distribution for the prompts of another, such as those of a chunk."""
@@ -286,37 +341,34 @@ class ResponseDistribution(TorchDistribution):
         rows = self._rows.expand(batch_shape).reshape(-1)
         return value.expand(shape).reshape(-1, shape[-1]), rows, shape
 
-    def _parts(
-        self, rows: Tensor, lengths: list[int]
-    ) -> Iterator[tuple[Tensor | None, Self, bool]]:
+    def _parts(self, rows: Tensor, lengths: list[int]) -> Iterator[tuple[Tensor | None, Self]]:
         """Chunks of B responses of these lengths to the prompts at `rows` `[B]`.
 
         Yields:
-            Places of a chunk in the batch, `[B']`, None for the whole batch in its order; the
-            distribution for the chunk, which has read its prompts; and True for a micro-batch.
+            Places of a chunk in the batch, `[B']`, None for the whole batch in its order; and the
+            distribution for the chunk, which has read its prompts. With gradient, the chunks have
+            any size, and differ in length.
         """
-        room, micro_batch = getattr(self.decoder, "room", None), self.micro_batch
+        room = getattr(self.decoder, "room", None)
         num_columns = self.prompts.ids.shape[1] + self.space.max_new_tokens
         limits = [] if room is None else [room // num_columns]
         if not getattr(self.decoder, "splits_head", False):
             limits.append(MOST_LOGITS // (self.space.max_new_tokens * self.space.vocab_size))
-        if micro_batch is not None:
-            limits.append(LIGHT * micro_batch)
+        if self.micro_batch is not None:
+            limits.append(LIGHT * self.micro_batch)
         size = max(1, min(limits, default=len(rows)))
-        divided = micro_batch is not None and torch.is_grad_enabled()
-        num_prompts = len(self.prompts) if self._start else micro_batch if divided else size
-        for prompts, group, own_rows in groups(self.prompts, rows, num_prompts):
-            read = self.decoder.start
-            start = self._start or _Start(*(recomputed if divided else _call)(read, prompts))
+        for prompts, group, own_rows in groups(self.prompts, rows, None if self._start else size):
+            start = self._start or _Start(*self.decoder.start(prompts))
+            own_lengths = lengths if group is None else [lengths[i] for i in group.tolist()]
             has_gradient = torch.is_grad_enabled() and start.logits.requires_grad
-            own = lengths if group is None else [lengths[place] for place in group.tolist()]
-            parts = chunks(own, micro_batch if has_gradient else size)
+            parts = chunks(own_lengths, None if has_gradient else size)
+            if group is None and len(parts) == 1:
+                yield None, self._for(prompts, own_rows, start)
+                return
             for part in parts:
                 index = torch.tensor(part, device=rows.device)
-                whole = group is None and len(parts) == 1
-                places = None if whole else index if group is None else group[index]
-                distribution = self._for(prompts, own_rows if whole else own_rows[index], start)
-                yield places, distribution, has_gradient and divided
+                places = index if group is None else group[index]
+                yield places, self._for(prompts, own_rows[index], start)
 
     def _read_prompts(self) -> _Start:
         """The pass over the prompts."""
@@ -365,10 +417,6 @@ def _fill(values: Tensor, is_token: Tensor) -> Tensor:
         values = torch.cat([values, zeros], 1)
     mask = is_token.view(is_token.shape + (1,) * (values.dim() - 2))
     return values.masked_fill(~mask, 0.0)
-
-
-def _call(function: Callable, *arguments: Any) -> Any:
-    return function(*arguments)
 
 
 def _hidden(state: Any) -> Tensor:

@@ -328,7 +328,7 @@ def test_draws_depend_neither_on_finished_responses_nor_on_chunks(
     for drop, part in (
         (-1.0, distribution),  # finished responses stay to the end
         (response_distribution.DROP, distribution),
-        (1.0, distribution.in_micro_batches(1)),  # eight responses at a time
+        (1.0, distribution.in_micro_batches(1)),  # four responses at a time
     ):
         monkeypatch.setattr(response_distribution, "DROP", drop)
         torch.manual_seed(0)

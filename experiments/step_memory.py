@@ -1,0 +1,133 @@
+"""Memory of a step of SVI against the number of particles, with and without micro-batches.
+
+Question: does the memory of a step grow with the number of responses?
+Claim: with `micro_batch` the peak stays the same from 8 micro-batches on, since draws and scores
+take a chunk of the responses at a time, and activations are those of one micro-batch. Without, the
+peak grows with every response.
+Printed: peak of the resident memory of a process that does two steps and nothing else, the weights
+and Python included, in MB, and CPU seconds of the second step.
+
+    python -m experiments.step_memory
+    python -m experiments.step_memory --prior smollm2 --dtype bfloat16 --max-new-tokens 256 \
+        --particles 32 --micro-batches 4
+"""
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import torch
+
+from experiments.shared.argument_types import Count, DtypeName, Length, count
+from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.tables import text_table
+from experiments.shared.workers import run_all
+from guides import LoRA
+from inference import LeaveOneOut_ELBO, fit
+from inference.svi.step import Metrics
+from model import AlignmentModel, LanguageModel, Prompts
+from model.networks.placement import named_dtype
+from model.prior.named_priors import load_prior
+
+
+@dataclass(frozen=True)
+class StepMemory(Arguments):
+    """Measure the memory of a step."""
+
+    prior: str = "film-reviews"
+    """Prior: `film-reviews`, `smollm2`, or a folder in Hugging Face format."""
+    dtype: DtypeName = "float32"
+    """Dtype of the prior's weights. The guide is LoRA, with adapters in float32."""
+    max_new_tokens: Length = 64
+    """T, number of tokens of a response: no response ends before."""
+    particles: tuple[Count, ...] = (64, 256, 1024)
+    """Numbers of responses in a step."""
+    micro_batches: tuple[Annotated[int, count(0)], ...] = (0, 8)
+    """Largest numbers of responses that are differentiated at a time; 0 for all responses."""
+
+
+class Job(NamedTuple):
+    """One measurement."""
+
+    args: StepMemory
+    particles: int
+    micro_batch: int
+
+
+def main(args: StepMemory) -> dict[tuple[int, int], float]:
+    """Peaks in MB, by the number of particles and the size of a micro-batch."""
+    jobs = [Job(args, k, m) for m in args.micro_batches for k in args.particles]
+    peaks, rows = {}, {}
+    for job in jobs:
+        [(peak, seconds)] = run_all(measure, [job], workers=2)  # a new process for each
+        peaks[job.particles, job.micro_batch] = peak
+        name = f"{job.particles} responses, {job.micro_batch or job.particles} at a time"
+        rows[name] = [f"{peak:.0f}", f"{seconds:.2f}"]
+        print(f"{name}: {peak:.0f} MB, {seconds:.2f} CPU s", flush=True)
+    print(text_table(["peak, MB", "CPU s"], rows))
+    return peaks
+
+
+def measure(job: Job) -> tuple[float, float]:
+    """Peak of this process in two steps, MB, and CPU seconds of the second."""
+    args = job.args
+    options: dict[str, Any] = {"dtype": named_dtype(args.dtype), "end_ids": [0]}
+    prior = load_prior(args.prior, max_new_tokens=args.max_new_tokens, **options)
+    forbid_end(prior)
+    model = AlignmentModel(prior, reward, beta=1.0)
+    guide, prompts = LoRA(prior), prior.encode(["The film was"])
+    times: list[float] = []
+
+    def on_step(_: Metrics) -> None:
+        times.append(time.process_time())
+
+    forget_peak()
+    fit(
+        model,
+        guide,
+        prompts,
+        num_steps=2,
+        objective=LeaveOneOut_ELBO(job.particles),
+        micro_batch=job.micro_batch or None,
+        on_step=on_step,
+        progress=False,
+    )
+    return peak_memory(), times[1] - times[0]
+
+
+def forbid_end(prior: LanguageModel) -> None:
+    """Let no response end, so that all have T tokens: its logits are moved out of reach."""
+
+    def lowered(_: torch.nn.Module, __: tuple, logits: torch.Tensor) -> torch.Tensor:
+        return logits.index_fill(-1, torch.tensor(prior.end_ids), -1e4)
+
+    prior.network.get_output_embeddings().register_forward_hook(lowered)
+
+
+def reward(prompts: Prompts, response: torch.Tensor) -> torch.Tensor:
+    """Different for most responses."""
+    return (response % 7).double().mean(-1)
+
+
+def forget_peak() -> None:
+    """Forget the peak so far, that of loading, where the system can."""
+    file = Path("/proc/self/clear_refs")
+    if file.exists():
+        file.write_text("5")
+
+
+def peak_memory() -> float:
+    """Peak of the resident memory of this process, MB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1]) / 1000
+    unit = 1e6 if sys.platform == "darwin" else 1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+if __name__ == "__main__":
+    run_script(main, StepMemory)
