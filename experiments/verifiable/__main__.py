@@ -14,8 +14,8 @@ ways, and all responses are listed. With --prior the questions are chats, or tho
 and LoRA trains the language model.
 
     python -m experiments.verifiable
-    python -m experiments.verifiable --prior smollm2 --steps 20 --particles 8 --draws 64
-    python -m experiments.verifiable --prior smollm2 --dataset gsm8k.jsonl --column answer
+    python -m experiments.verifiable --prior smollm2 --steps 12 --particles 8 --draws 64
+    python -m experiments.verifiable --prior smollm2 --dataset questions.jsonl --column solution
 """
 
 from dataclasses import dataclass

@@ -95,6 +95,7 @@ def test_accuracy_by_a_column_of_a_data_set(args, capsys):
         assert record["reward"] * 2 / 3 / args.beta == pytest.approx(record["log_likelihood"])
 
 
+@pytest.mark.slow
 def test_run_with_a_reward_of_columns_resumes(args):
     folder = main(with_reward(args, "verifiers"))
     main(Steer(steps=3, resume=folder.path))

@@ -26,6 +26,7 @@ def test_questions_are_different_sums_by_the_seed():
         arithmetic(4, 1, seed=0)
 
 
+@pytest.mark.slow
 def test_small_prior_is_right_less_often_for_larger_answers():
     questions = arithmetic(3, 9, seed=0)
     prior = small_prior(questions)
