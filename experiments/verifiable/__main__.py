@@ -56,7 +56,7 @@ class Verifiable(Arguments):
     """Column of the answers in `--dataset`."""
     limit: Annotated[Count, Used(lambda args: args.dataset, "without --dataset")] | None = 8
     """Largest number of questions of `--dataset`, the first ones."""
-    max_new_tokens: Annotated[int, count(1, 4096), NAMED] = 16
+    max_new_tokens: Annotated[int, count(1, 4096), NAMED] = 8
     """Largest number of tokens of a response."""
     beta: Positive = 0.3
     """Reward per nat."""
