@@ -164,6 +164,13 @@ def test_guide_of_the_readme_trains(prior, prompts):
     assert_trains(names["Tuned"](prior), prior, prompts)
 
 
+def test_readme_of_inference_trains_on_preferences(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    exec(program("inference/README.md", "fit_preferences"), {})
+    first, last = map(float, capsys.readouterr().out.split())
+    assert last < first
+
+
 def test_readme_compares_the_target_of_grpo_with_the_posterior(capsys):
     exec(program("inference/README.md", "TARGETS"), {})
     assert float(capsys.readouterr().out.split()[-1]) > 0.1
@@ -184,7 +191,7 @@ def test_every_program_of_a_readme_is_run_here():
         "README.md": 2,
         "model/README.md": 5,
         "guides/README.md": 1,
-        "inference/README.md": 3,
+        "inference/README.md": 4,
         "experiments/README.md": 0,
     }
 

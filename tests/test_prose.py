@@ -15,6 +15,7 @@ import inference
 from guides import GUIDES
 from inference import DIVERGENCES, OBJECTIVES, REWARD_INFERENCE, SAMPLERS
 from inference.diagnostics.kl_estimators import KL_ESTIMATORS
+from inference.direct_preferences import LIKELIHOODS, LINKS
 from inference.samplers.resampling import RESAMPLING
 from inference.svi.trackers import TRACKERS
 from inference.targets.fixed_points import TARGETS
@@ -161,6 +162,8 @@ def test_first_words_are_read_in_every_place(tmp_path):
         ("inference", KL_ESTIMATORS),
         ("inference", DIVERGENCES),
         ("inference", TARGETS),
+        ("inference", LIKELIHOODS),
+        ("inference", LINKS),
         ("inference", RESAMPLING),
         ("model", AGGREGATIONS),
         ("model", REWARDS),

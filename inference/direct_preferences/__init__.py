@@ -1,0 +1,8 @@
+# ruff: noqa: F401 - re-exports
+"""Direct preferences: DPO and its relatives, a likelihood of preferences with the guide as head."""
+
+from inference.direct_preferences.likelihoods import LIKELIHOODS, bradley_terry, exo, smoothed
+from inference.direct_preferences.links import LINKS
+from inference.direct_preferences.pairs import ResponsePairs
+from inference.direct_preferences.program import PreferenceProgram
+from inference.direct_preferences.training import fit_preferences

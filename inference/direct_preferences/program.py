@@ -1,0 +1,77 @@
+"""Preferences without a reward model: the guide itself is the head of the reward.
+
+    r_q(x) = beta f'(q(x)/p0(x)),   f'(u) = log u for KL(q || p0)
+    outcome of (x, y) ~ a likelihood of r_q(x) - r_q(y)
+
+A Pyro program over pairs without a latent variable: the negative ELBO of an empty guide is the
+negative log-likelihood, which `SVI` descends in the parameters of q. With the likelihood of Bradley
+and Terry the loss is DPO (Rafailov et al. 2023, arXiv 2305.18290); with another f, f-DPO (Wang et
+al. 2024, arXiv 2309.16240).
+"""
+
+from collections.abc import Callable
+
+import pyro
+import torch
+from torch import Tensor
+
+from guides import Guide
+from inference.direct_preferences.likelihoods import LIKELIHOODS, Likelihood
+from inference.direct_preferences.links import LINKS
+from inference.direct_preferences.pairs import ResponsePairs
+from model import LanguageModel
+from model.common.checks import function, instance, one_of, positive
+
+
+class PreferenceProgram:
+    """The program over pairs of responses, with the guide's log-ratio as the reward.
+
+        program = PreferenceProgram(guide, prior, beta=0.1)
+        svi = pyro.infer.SVI(program, lambda pairs: None, optimizer, pyro.infer.Trace_ELBO())
+        svi.step(pairs)  # the DPO loss, summed over pairs
+
+    Args:
+        guide: q, a module of `guides`.
+        prior: p0, the reference.
+        beta: reward per nat.
+        likelihood: name in `LIKELIHOODS`, or a function of the two rewards over beta, `[2, C]`, of
+            outcomes `[C]` and beta that returns log-likelihoods `[C]`.
+        link: name in `LINKS`, f'.
+    """
+
+    def __init__(
+        self,
+        guide: Guide,
+        prior: LanguageModel,
+        beta: float,
+        *,
+        likelihood: str | Likelihood = "dpo",
+        link: str = "reverse-kl",
+    ) -> None:
+        self.guide = instance("guide", guide, Guide)  # type: ignore[type-abstract]
+        self.prior = instance("prior", prior, LanguageModel)
+        self.beta = positive("beta", beta)
+        if isinstance(likelihood, str):
+            likelihood = LIKELIHOODS[one_of("likelihood", likelihood, LIKELIHOODS)]
+        self.likelihood: Callable = function("likelihood", likelihood)
+        self.link = LINKS[one_of("link", link, LINKS)]
+
+    def __call__(self, pairs: ResponsePairs) -> None:
+        """Run the program: register the guide, and score the outcomes."""
+        pyro.module("guide", self.guide)
+        log_likelihood = self.log_likelihood(pairs)
+        if pairs.weight is not None:
+            log_likelihood = pairs.weight * log_likelihood
+        with pyro.plate("pairs", len(pairs), dim=-1):
+            pyro.factor("outcome", log_likelihood)
+
+    def log_likelihood(self, pairs: ResponsePairs) -> Tensor:
+        """Log-likelihood of each outcome, `[C]`, nats, with gradient."""
+        return self.likelihood(self.rewards(pairs), pairs.outcome, self.beta)
+
+    def rewards(self, pairs: ResponsePairs) -> Tensor:
+        """r_q/beta = f'(q/p0) of both responses, `[2, C]`, with gradient."""
+        log_guide = self.guide.distribution(pairs.prompts).log_prob(pairs.response)
+        with torch.no_grad():
+            log_prior = self.prior(pairs.prompts).log_prob(pairs.response)
+        return self.link((log_guide - log_prior).double())

@@ -1,0 +1,77 @@
+"""Training of a guide on preferences by `SVI`, in minibatches of pairs."""
+
+from collections.abc import Callable
+
+import pyro
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from tqdm.auto import trange
+
+from inference import random_state
+from inference.direct_preferences.pairs import ResponsePairs
+from inference.direct_preferences.program import PreferenceProgram
+from inference.svi.optimizer.fused import FusedOptimizer, cosine
+from model.common.checks import boolean, instance, positive, whole_number
+from model.common.checks import seed as checked_seed
+from model.common.thread_lock import THREAD_LOCK
+
+
+def fit_preferences(
+    program: PreferenceProgram,
+    pairs: ResponsePairs,
+    *,
+    num_steps: int,
+    pairs_per_step: int | None = None,
+    learning_rate: float = 1e-3,
+    clip_norm: float | None = None,
+    seed: int = 0,
+    on_step: Callable[[dict[str, float]], None] | None = None,
+    progress: bool = True,
+) -> list[dict[str, float]]:
+    """Train the program's guide in place, and return the metrics of each step.
+
+        losses = fit_preferences(PreferenceProgram(guide, prior, beta=0.1), pairs, num_steps=100)
+
+    Args:
+        program: likelihood of the outcomes with the guide as the head.
+        pairs: C comparisons.
+        num_steps: number of steps.
+        pairs_per_step: number of comparisons in a step, drawn without replacement; default all.
+        learning_rate: peak rate of Adam, with a warm-up over a twentieth of the steps and a cosine.
+        clip_norm: upper limit of the gradient's norm; default no limit.
+        seed: random seed of the minibatches.
+        on_step: function of the metrics of each step.
+        progress: True to show a progress bar.
+
+    Returns:
+        A record for each step: `step`, and `loss`, the mean over the pairs of the step.
+    """
+    instance("program", program, PreferenceProgram)
+    instance("pairs", pairs, ResponsePairs)
+    num_steps = whole_number("num_steps", num_steps)
+    size = len(pairs)
+    if pairs_per_step is not None:
+        size = min(size, whole_number("pairs_per_step", pairs_per_step))
+    rate = {"lr": positive("learning_rate", learning_rate)}
+    schedule = cosine(num_steps, warmup=num_steps // 20)
+    optimizer = FusedOptimizer(options=rate, clip_norm=clip_norm, schedule=schedule)
+    boolean("progress", progress)
+    metrics = []
+    scope = pyro.get_param_store().scope()
+    with THREAD_LOCK, scope, random_state.isolated(checked_seed("seed", seed)):
+        svi = SVI(program, _nothing, optimizer, Trace_ELBO())
+        bar = trange(num_steps, disable=not progress)
+        for step in bar:
+            batch = pairs
+            if size < len(pairs):
+                batch = pairs[torch.randperm(len(pairs))[:size].tolist()]
+            record = {"step": step + 1, "loss": svi.step(batch) / len(batch)}
+            metrics.append(record)
+            bar.set_postfix(loss=f"{record['loss']:.4f}", refresh=False)
+            if on_step is not None:
+                on_step(record)
+    return metrics
+
+
+def _nothing(pairs: ResponsePairs) -> None:
+    """The guide of a program without latent variables."""

@@ -1,0 +1,232 @@
+"""Population minimisers of DPO and its relatives, over all pairs of responses."""
+
+import math
+
+import pyro
+import pytest
+import torch
+from scipy.optimize import brentq
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+from torch.testing import assert_close
+
+from guides import LoRA, Tabular
+from inference import Enumeration
+from inference.direct_preferences import (
+    LIKELIHOODS,
+    LINKS,
+    PreferenceProgram,
+    ResponsePairs,
+    bradley_terry,
+    exo,
+    fit_preferences,
+    smoothed,
+)
+from model import AlignmentModel, TokenReward
+from model.preferences import FIRST, SECOND, TIE, Preference, PreferenceError, simulate
+from model.prior.untrained import untrained_prior
+
+BETA = 0.4
+
+
+@pytest.fixture(scope="module")
+def prior():
+    return untrained_prior(4, 2, initializer_range=0.15, seed=0).double()
+
+
+@pytest.fixture(scope="module")
+def prompts(prior):
+    return prior.encode(["w1"])
+
+
+@pytest.fixture(scope="module")
+def truth(prior, prompts):
+    table = torch.rand(4, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    reward = TokenReward(lambda response, _: table[response[..., 0], response[..., 1]], prior)
+    return Enumeration(AlignmentModel(prior, reward, BETA), prompts)
+
+
+@pytest.fixture(scope="module")
+def reward(truth):
+    return BETA * truth.log_likelihood[:, 0]
+
+
+@pytest.fixture(scope="module")
+def all_pairs(truth, prompts, reward):
+    """Every ordered pair in proportion to p0(x) p0(y) P(x beats y), for the reward's judge."""
+    first, second = torch.cartesian_prod(*[torch.arange(len(reward))] * 2).T
+    log_prior = truth.log_prior[:, 0]
+    log_weight = log_prior[first] + log_prior[second] + logsigmoid(reward[first] - reward[second])
+    response = torch.stack([truth.support[first, 0], truth.support[second, 0]])
+    outcome = torch.full((len(first),), FIRST)
+    return ResponsePairs(prompts[[0] * len(first)], response, outcome, log_weight.exp())
+
+
+def guide_of(log_q: Tensor, prior, prompts, truth) -> Tabular:
+    """The tabular guide that is a given distribution, `[S]`."""
+    guide = Tabular(prior, prompts)
+    support = truth.support[:, 0]
+    with torch.no_grad():
+        first = torch.stack([log_q[support[:, 0] == token].logsumexp(0) for token in range(4)])
+        guide.table[0, 0] = first
+        for word in (1, 2, 3):
+            rows = support[:, 0] == word
+            guide.table[0, word, support[rows, 1]] = log_q[rows]
+    assert_close(truth.log_guide(guide)[:, 0], log_q, rtol=0, atol=1e-9)
+    return guide
+
+
+def gradient(log_q, pairs, prior, prompts, truth, **choices) -> float:
+    """Largest entry of the gradient of the population loss at a distribution."""
+    guide = guide_of(log_q, prior, prompts, truth)
+    program = PreferenceProgram(guide, prior, BETA, **choices)
+    loss = (pairs.weight * program.log_likelihood(pairs)).sum()
+    (slope,) = torch.autograd.grad(loss, [guide.table])
+    return slope.abs().max().item()
+
+
+def inverse_link(name: str, values: Tensor) -> Tensor:
+    """log u with f'(u) = value."""
+    ends = (-100.0, 100.0)
+    link = LINKS[name]
+
+    def root(value: float) -> float:
+        return brentq(
+            lambda x: link(torch.tensor(x, dtype=torch.float64)).item() - value, *ends, xtol=1e-14
+        )
+
+    return torch.tensor([root(value) for value in values.tolist()], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_rich_guide_with_the_penalty_of_a_divergence_is_the_minimiser_of_dpo(
+    link, all_pairs, prior, prompts, truth, reward
+):
+    """beta f'(q/p0) = r + c for every response; for KL(q || p0) q is the posterior."""
+    log_prior = truth.log_prior[:, 0]
+    top = {"forward-kl": -1e-6, "jensen-shannon": -1e-6}.get(link, 30.0)
+
+    def total(shift: float) -> float:
+        values = (reward / BETA - shift).clamp(max=top)
+        return (log_prior + inverse_link(link, values)).logsumexp(0).item()
+
+    low = (reward / BETA).max().item() - top
+    shift = brentq(total, low, low + 60, xtol=1e-14)
+    log_q = log_prior + inverse_link(link, reward / BETA - shift)
+    choices = {"pairs": all_pairs, "prior": prior, "prompts": prompts, "truth": truth, "link": link}
+    assert gradient(log_q.log_softmax(0), **choices) < 1e-8
+    assert gradient(log_prior, **choices) > 1e-3
+    if link == "reverse-kl":
+        assert_close(log_q, truth.log_posterior[:, 0], rtol=0, atol=1e-9)
+    else:
+        assert gradient(truth.log_posterior[:, 0], **choices) > 1e-4
+
+
+def test_ipo_has_the_probability_of_winning_as_its_reward(all_pairs, prior, prompts, truth, reward):
+    """q prop. to p0 exp(P(x beats y ~ p0)/beta)."""
+    prob = truth.log_prior[:, 0].exp()
+    wins = ((reward[:, None] - reward).sigmoid() * prob).sum(1)
+    log_q = (truth.log_prior[:, 0] + wins / BETA).log_softmax(0)
+    choices = {"pairs": all_pairs, "prior": prior, "prompts": prompts, "truth": truth}
+    assert gradient(log_q, **choices, likelihood="ipo") < 1e-8
+    assert gradient(truth.log_posterior[:, 0], **choices, likelihood="ipo") > 1e-3
+
+
+def test_label_noise_of_the_judge_belongs_into_the_likelihood(
+    all_pairs, prior, prompts, truth, reward
+):
+    flip = 0.2
+    first, second = all_pairs.response
+    index = {tuple(row): i for i, row in enumerate(truth.support[:, 0].tolist())}
+    rows = [[index[tuple(row)] for row in side.tolist()] for side in (first, second)]
+    log_prior = truth.log_prior[:, 0]
+    difference = reward[rows[0]] - reward[rows[1]]
+    wins = (1 - flip) * difference.sigmoid() + flip * (-difference).sigmoid()
+    weight = (log_prior[rows[0]] + log_prior[rows[1]]).exp() * wins
+    noisy = ResponsePairs(all_pairs.prompts, all_pairs.response, all_pairs.outcome, weight)
+    choices = {"pairs": noisy, "prior": prior, "prompts": prompts, "truth": truth}
+    log_q = truth.log_posterior[:, 0]
+    assert gradient(log_q, **choices, likelihood=bradley_terry(flip=flip)) < 1e-8
+    assert gradient(log_q, **choices) > 1e-3
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_likelihoods_are_those_of_their_papers(name):
+    rewards = torch.tensor([[0.5, 2.0, -1.0], [1.5, 0.0, 0.3]]).double()
+    outcome, beta, e = torch.tensor([FIRST, SECOND, TIE]), 0.3, 0.1
+    h = (rewards[0] - rewards[1]).tolist()
+
+    def preferred(h: float) -> float:
+        p = 1 / (1 + math.exp(-beta * h))
+        return {
+            "dpo": math.log(p),
+            "cdpo": (1 - e) * math.log(p) + e * math.log(1 - p),
+            "ipo": -((h - 1 / (2 * beta)) ** 2),
+            "exo": -p * math.log(p / (1 - e)) - (1 - p) * math.log((1 - p) / e),
+            "slic": -max(0.0, 1 - beta * h),
+        }[name]
+
+    tie = (preferred(h[2]) + preferred(-h[2])) / 2
+    expected = torch.tensor([preferred(h[0]), preferred(-h[1]), tie]).double()
+    assert_close(LIKELIHOODS[name](rewards, outcome, beta), expected)
+
+
+def test_training_on_simulated_preferences_comes_near_the_posterior(prior, prompts, truth, reward):
+    generator = torch.Generator().manual_seed(0)
+    draws = truth.log_prior[:, 0].exp().multinomial(4000, True, generator=generator).view(2, -1)
+    sharp = 10.0
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        outcome = simulate(sharp * reward[draws[0]], sharp * reward[draws[1]])
+    pairs = ResponsePairs(prompts[[0] * 2000], truth.support[draws, 0], outcome)
+    guide = Tabular(prior, prompts)
+    start = truth.kl_guide_posterior(guide).item()
+    program = PreferenceProgram(guide, prior, sharp * BETA)
+    options = {"learning_rate": 0.05, "pairs_per_step": 200, "progress": False}
+    metrics = fit_preferences(program, pairs, num_steps=100, **options)
+    assert truth.kl_guide_posterior(guide).item() < 0.1 * start
+    assert metrics[-1]["loss"] < metrics[0]["loss"]
+    assert [record["step"] for record in metrics] == list(range(1, 101))
+    assert not dict(pyro.get_param_store().named_parameters())
+
+
+def test_svi_of_pyro_descends_the_loss_and_lora_trains(prior):
+    preferences = [Preference("w1", " w2 w3", " w3"), Preference("w2", " w1", " w3 w3", tie=True)]
+    pairs = ResponsePairs.of(preferences, prior)
+    assert pairs.response.tolist() == [[[2, 3], [1, 0]], [[3, 0], [3, 3]]]
+    assert pairs.outcome.tolist() == [FIRST, TIE]
+    guide = LoRA(prior, rank=2)
+    program = PreferenceProgram(guide, prior, BETA)
+    with pyro.get_param_store().scope():
+        elbo = pyro.infer.Trace_ELBO()
+        svi = pyro.infer.SVI(program, lambda pairs: None, pyro.optim.Adam({"lr": 0.01}), elbo)
+        losses = [svi.step(pairs) for _ in range(20)]
+    assert losses[0] == pytest.approx(2 * math.log(2), abs=1e-5)
+    assert losses[-1] < losses[0] - 1e-3
+
+
+def test_preferences_that_do_not_fit_are_refused_by_number(prior):
+    fits = Preference("w1", " w2", " w3")
+    with pytest.raises(PreferenceError, match="preference 1: the response ' w1 w2 w3' has 3 tok"):
+        ResponsePairs.of([fits, Preference("w1", " w2", " w1 w2 w3")], prior)
+    with pytest.raises(PreferenceError, match="preference 0: the token ids of the response stand"):
+        ResponsePairs.of([Preference("w1", "w2", " w3")], prior)
+    with pytest.raises(PreferenceError, match="there are no preferences"):
+        ResponsePairs.of([], prior)
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"beta": 0}, "beta is 0"),
+        ({"likelihood": "ppo"}, "likelihood is 'ppo', expected"),
+        ({"link": "kl"}, "link is 'kl', expected"),
+    ],
+)
+def test_choices_that_do_not_exist_are_refused(choices, message, prior):
+    with pytest.raises(ValueError, match=message):
+        PreferenceProgram(LoRA(prior, rank=2), prior, **{"beta": 0.1, **choices})
+    with pytest.raises(ValueError, match="smoothing is 0"):
+        exo(0.0)
+    with pytest.raises(ValueError, match=r"smoothing is 0\.5"):
+        smoothed(0.5)
