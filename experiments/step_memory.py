@@ -21,7 +21,7 @@ from typing import Annotated, Any, NamedTuple
 
 import torch
 
-from experiments.shared.argument_types import Count, DtypeName, Length, count
+from experiments.shared.argument_types import Count, DtypeName, Length, Name, count
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import text_table
 from experiments.shared.workers import run_all
@@ -37,7 +37,7 @@ from model.prior.named_priors import load_prior
 class StepMemory(Arguments):
     """Measure the memory of a step."""
 
-    prior: str = "film-reviews"
+    prior: Name = "film-reviews"
     """Prior: `film-reviews`, `smollm2`, or a folder in Hugging Face format."""
     dtype: DtypeName = "float32"
     """Dtype of the prior's weights. The guide is LoRA, with adapters in float32."""
