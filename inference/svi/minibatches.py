@@ -18,7 +18,8 @@ WINDOW = 32
 """Largest number of minibatches that are sorted by length together, of at least four windows.
 
 Padding for 10,000 prompts of 5 to 2,000 tokens, uniform in the logarithm, with 16 prompts a step:
-342% of the tokens with windows of 1, 82% with 4, 19% with 16, 9% with 32.
+342% of the tokens with windows of 1, 82% with 4, 19% with 16, 9% with 32. A step of the embedded
+prior on 16 prompts of 5 to 110 tokens took 1.3 s of one core with windows of 1, 0.65 s with 32.
 """
 
 
