@@ -1,0 +1,110 @@
+"""Sampled is not scored: temperature, top-k, top-p or a mask in the sampler alone.
+
+A trainer draws responses from a sampler a, made of the guide q, and scores them as draws of q.
+
+Claim: the expected update of RLOO vanishes where log p* - log q is constant on the support of a.
+With a temperature q is then the posterior, although the responses that are drawn are not of the
+posterior. With top-k or top-p, q has the ratios of the posterior within the support, and keeps a
+share outside that no draw corrects. Scored as sampled, a is the posterior given its support.
+Source: derived here; reports in TRL's issues 6789, 6944, 4159.
+Printed: KL to the posterior of the guide and of the sampler, KL of the sampler to the posterior
+given its support, and the guide's share outside the support, nats and probability. All responses
+are listed, and the expected update is followed until it vanishes.
+
+    python -m experiments.sampled_not_scored
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from experiments.sampled_not_scored.samplers import AS_SCORED, SAMPLERS, Sampler
+from experiments.sampled_not_scored.tree import Tree, ascend
+from experiments.shared.argument_types import Count, Positive, Threads, count
+from experiments.shared.claims import Finding, conclude
+from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.tables import cell, pair_table
+from experiments.shared.workers import set_threads
+from inference import Enumeration, Estimate
+from inference.estimate import expectation
+from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
+
+EXACT = 1e-4
+"""Largest KL of distributions that are one, nats, at the end of the ascent."""
+GUIDE, WITHIN, GUIDE_WITHIN = "guide", "sampler, given support", "guide, given support"
+OUTSIDE = "guide's share outside"
+
+
+@dataclass(frozen=True)
+class SampledNotScored(Arguments):
+    """Follow the expected update of RLOO with a sampler that is not the guide."""
+
+    max_new_tokens: Annotated[int, count(1, 3, "all responses are listed")] = 2
+    """Largest number of tokens in a response, T."""
+    beta: Positive = 0.3
+    """Reward per nat."""
+    steps: Count = 1500
+    """Number of steps of Adam along the expected update."""
+    threads: Threads | None = 1
+    """Number of CPU threads; None for torch's choice."""
+
+
+def main(args: SampledNotScored) -> list[Finding]:
+    set_threads(args.threads)
+    prior = grammar_prior(args.max_new_tokens)
+    prompts = prior.encode(["the film was"])
+    model = AlignmentModel(prior, TextReward(vader_sentiment, prior), args.beta)
+    truth = Enumeration(model, prompts)
+    log_joint, log_posterior = truth.log_joint[:, 0], truth.log_posterior[:, 0]
+    rows: dict[str, list[tuple[str, str | Estimate]]] = {}
+    findings = []
+    for name, sampler in SAMPLERS.items():
+        scores = {"": SAMPLERS[AS_SCORED]}
+        scores |= {} if name == AS_SCORED else {", scored as sampled": sampler}
+        for scored, score in scores.items():
+            tree = Tree(model, prompts)
+            ascend(tree, sampler, score, log_joint, args.steps)
+            numbers = measured(tree, sampler, log_posterior)
+            rows[name + scored] = [(key, cell(value)) for key, value in numbers.items()]
+            findings += judged(name + scored, numbers, is_scored=bool(scored))
+    return conclude(__doc__, [pair_table("At the end, nats and probability", rows)], findings)
+
+
+@torch.no_grad()
+def measured(tree: Tree, sampler: Sampler, log_posterior: Tensor) -> dict[str, float]:
+    """Distances of guide and sampler to the posterior, and the share outside the support."""
+    log_guide, log_sampler = tree.log_prob(SAMPLERS[AS_SCORED]), tree.log_prob(sampler)
+    is_drawn = ~log_sampler.isneginf()
+    within = log_posterior.masked_fill(~is_drawn, -torch.inf).log_softmax(0)
+    guide_within = log_guide.masked_fill(~is_drawn, -torch.inf).log_softmax(0)
+    return {
+        GUIDE: kl(log_guide, log_posterior),
+        "sampler": kl(log_sampler, log_posterior),
+        WITHIN: kl(log_sampler, within),
+        GUIDE_WITHIN: kl(guide_within, within),
+        OUTSIDE: log_guide.exp()[~is_drawn].sum().item(),
+    }
+
+
+def judged(name: str, numbers: dict[str, float], *, is_scored: bool) -> list[Finding]:
+    """Findings about one sampler."""
+    if is_scored:
+        subject = f"{name}, KL of the sampler to the posterior given its support"
+        return [Finding.of_limits(subject, [numbers[WITHIN]], below=EXACT)]
+    subject = f"{name}, KL of the guide to the posterior, both given the support"
+    findings = [Finding.of_limits(subject, [numbers[GUIDE_WITHIN]], below=EXACT)]
+    if name != AS_SCORED:
+        subject = f"{name}, KL of the sampler to the posterior"
+        findings.append(Finding.of_limits(subject, [numbers["sampler"]], above=100 * EXACT))
+    return findings
+
+
+def kl(log_first: Tensor, log_second: Tensor) -> float:
+    """KL between two distributions over all responses, `[S]` each, nats."""
+    return expectation(log_first.exp(), log_first - log_second).item()
+
+
+if __name__ == "__main__":
+    run_script(main, SampledNotScored)
