@@ -14,8 +14,8 @@ import pytest
 import inference
 from guides import GUIDES
 from inference import DIVERGENCES, OBJECTIVES, REWARD_INFERENCE, SAMPLERS
-from inference.diagnostics.kl_estimators import KL_ESTIMATORS
 from inference.direct_preferences import LIKELIHOODS, LINKS
+from inference.kl_estimators import KL_ESTIMATORS
 from inference.samplers.resampling import RESAMPLING
 from inference.svi.trackers import TRACKERS
 from inference.targets.fixed_points import TARGETS

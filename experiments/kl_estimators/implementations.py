@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from inference.diagnostics.kl_estimators import k1, k2, k3, k3_plus
+from inference.kl_estimators import k1, k2, k3, k3_plus
 
 Estimator = Callable[[Tensor], Tensor]
 """Estimate of the KL from log q - log p0 of each token, or of a response, `[...]` -> `[...]`."""

@@ -29,7 +29,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from inference.diagnostics.kl_estimators import KL_ESTIMATORS
+from inference.kl_estimators import KL_ESTIMATORS
 from inference.objectives.leave_one_out import BASELINE, leave_one_out
 from inference.objectives.repeated_batch import RepeatedBatchObjective
 from inference.objectives.response_objective import Losses

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from inference.diagnostics.kl_estimators import KL_ESTIMATORS
+from inference.kl_estimators import KL_ESTIMATORS
 
 BIAS_AND_SPREAD = {0.1: {"k1": (0, 20.0), "k2": (0.0025, 1.418), "k3": (0, 1.417)}}
 BIAS_AND_SPREAD[0.1]["k3+"] = BIAS_AND_SPREAD[0.1]["k3"]
