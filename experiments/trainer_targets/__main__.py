@@ -41,7 +41,7 @@ class TrainerTargets(ClaimArguments):
 
     only: Only = ()
     """Trainers by name. Default: all, those of TRL if the package is installed."""
-    steps: Count = 600
+    steps: Count = 400
     """Number of steps of each trainer."""
     particles: Annotated[int, count(4)] = 64
     """Number of responses in a step, or of pairs in a step of DPO."""
