@@ -13,6 +13,9 @@ from model.common.texts import quoted
 from model.preferences import FIRST, TIE, Preference, PreferenceError
 from model.preferences.comparisons import check_outcome
 
+CHUNK = 256
+"""Number of comparisons that the prior scores at a time."""
+
 
 @dataclass(frozen=True, eq=False)
 class ResponsePairs:
@@ -26,12 +29,14 @@ class ResponsePairs:
         response: `[2, C, T]`, token ids of the first and of the second response.
         outcome: `[C]`, `FIRST`, `SECOND` or `TIE`.
         weight: `[C]`, number of times that each comparison counts; None for once.
+        log_prior: `[2, C]`, log p0 of the responses, nats, once `scored`; else None.
     """
 
     prompts: Prompts
     response: Tensor
     outcome: Tensor
     weight: Tensor | None = None
+    log_prior: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape, count = tuple(instance("response", self.response, Tensor).shape), len(self.prompts)
@@ -79,13 +84,29 @@ class ResponsePairs:
         """The comparisons at `rows`."""
         index = torch.tensor(list(rows), device=self.outcome.device)
         weight = None if self.weight is None else self.weight[index]
+        log_prior = None if self.log_prior is None else self.log_prior[:, index]
         return replace(
             self,
             prompts=self.prompts[rows],
             response=self.response[:, index],
             outcome=self.outcome[index],
             weight=weight,
+            log_prior=log_prior,
         )
+
+    @torch.no_grad()
+    def scored(self, prior: LanguageModel) -> Self:
+        """The same pairs with log p0 of the responses, so that no step reads the prior again."""
+        parts = [
+            prior(part.prompts).log_prob(part.response)
+            for part in (self[range(*each)] for each in _ranges(len(self)))
+        ]
+        return replace(self, log_prior=torch.cat(parts, 1).double())
+
+
+def _ranges(count: int) -> list[tuple[int, int]]:
+    """Starts and ends of chunks."""
+    return [(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
 
 
 def _encoded(texts: Sequence[str], language_model: LanguageModel) -> Tensor:

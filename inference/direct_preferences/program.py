@@ -12,7 +12,6 @@ al. 2024, arXiv 2309.16240).
 from collections.abc import Callable
 
 import pyro
-import torch
 from torch import Tensor
 
 from guides import Guide
@@ -72,6 +71,7 @@ class PreferenceProgram:
     def rewards(self, pairs: ResponsePairs) -> Tensor:
         """r_q/beta = f'(q/p0) of both responses, `[2, C]`, with gradient."""
         log_guide = self.guide.distribution(pairs.prompts).log_prob(pairs.response)
-        with torch.no_grad():
-            log_prior = self.prior(pairs.prompts).log_prob(pairs.response)
-        return self.link((log_guide - log_prior).double())
+        log_prior = pairs.log_prior
+        if log_prior is None:
+            log_prior = pairs.scored(self.prior).log_prior
+        return self.link(log_guide.double() - log_prior)

@@ -57,6 +57,7 @@ def fit_preferences(
     optimizer = FusedOptimizer(options=rate, clip_norm=clip_norm, schedule=schedule)
     boolean("progress", progress)
     metrics = []
+    pairs = pairs.scored(program.prior)
     scope = pyro.get_param_store().scope()
     with THREAD_LOCK, scope, random_state.isolated(checked_seed("seed", seed)):
         svi = SVI(program, _nothing, optimizer, Trace_ELBO())
