@@ -9,7 +9,7 @@ Printed: KL(q || p*) and E[r] of the optimum of each loss in each family, exact;
 preferences, the KL(q || p*) of DPO beside that of a reward inferred first, with standard errors.
 
     python -m experiments.dpo
-    python -m experiments.dpo --preferences 100 1000 10000 --seeds 10
+    python -m experiments.dpo --numbers 100 1000 10000 --seeds 10
 """
 
 from collections.abc import Callable
@@ -57,7 +57,7 @@ class DPO(Arguments):
 
     beta: Positive = 0.1
     """Reward per nat, for rewards between 0 and 1. The judge has ten nats per unit of reward."""
-    preferences: tuple[Annotated[int, count(2)], ...] = (100, 1000)
+    numbers: tuple[Annotated[int, count(2)], ...] = (100, 1000)
     """Numbers of preferences between draws of the prior."""
     steps: Count = 300
     """Largest number of steps to each optimum."""
@@ -107,7 +107,7 @@ def measured(guide: Guide, world: World) -> dict[str, float]:
 def few(world: World, args: DPO) -> dict[str, list[tuple[str, Estimate]]]:
     """KL(q || p*) of the rich guide from few preferences, directly and by a reward first."""
     rows: dict[str, list[tuple[str, Estimate]]] = {}
-    for number in args.preferences:
+    for number in args.numbers:
         runs = [once(world, number, seed, args.steps) for seed in range(args.seeds)]
         rows[f"{number} preferences"] = list(summary(runs).items())
     return rows

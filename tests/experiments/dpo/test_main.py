@@ -5,7 +5,7 @@ from experiments.dpo.worlds import World
 
 
 def test_rich_guide_reaches_the_posterior_by_dpo_and_poor_ones_do_not(capsys):
-    findings = main(DPO(preferences=(50,), seeds=1))
+    findings = main(DPO(numbers=(50,), seeds=1))
     assert len(findings) == 4
     assert all(finding.held for finding in findings)
     printed = capsys.readouterr().out
