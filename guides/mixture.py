@@ -134,6 +134,11 @@ class _MixtureDecoder:
         # see `CachedDecoder`; the components read one after the other, and all caches remain
         self.room = min((room for room in rooms if room), default=1 << 30) // len(rooms)
 
+    def parameters(self) -> list[Tensor]:
+        """Parameters of all components."""
+        modules = [decoder for decoder in self.decoders if isinstance(decoder, nn.Module)]
+        return [parameter for module in modules for parameter in module.parameters()]
+
     def start(self, prompts: Prompts) -> tuple[Tensor, MixtureState]:
         logits, states = zip(*(decoder.start(prompts) for decoder in self.decoders), strict=True)
         log_prob = self._log_prob(logits)  # [N, M, V]

@@ -113,6 +113,19 @@ def response_distribution(
     return run(program, prompts, role=role).nodes["response"]["fn"]
 
 
+def sample_and_log_prob(distribution: TorchDistribution, num_samples: int) -> tuple[Tensor, Tensor]:
+    """Draws `[K, N, T]`, and their log probabilities, `[K, N]`, nats, float64, without gradient.
+
+    An autoregressive distribution scores its draws while it makes them.
+    """
+    shape = torch.Size([num_samples])
+    if isinstance(distribution, ResponseDistribution):
+        return distribution.sample_and_log_prob(shape)
+    with torch.no_grad():
+        response = distribution.sample(shape)
+        return response, distribution.log_prob(response).double()
+
+
 def autoregressive(distribution: TorchDistribution) -> ResponseDistribution:
     """The distribution, checked to be autoregressive."""
     why = (

@@ -26,8 +26,15 @@ from inference.diagnostics.mixture_sample import MixtureSample
 from inference.diagnostics.self_bleu import check_runs
 from inference.estimate import Estimate, expectation, log_mean, log_mean_exp
 from inference.importance_weights import FEW, WeightQuality
+from inference.normalisation import check_log_prob
 from inference.prior_sample import PriorSample, sample_prior
-from inference.programs import Program, joint_at, log_guide_at, response_distribution
+from inference.programs import (
+    Program,
+    joint_at,
+    log_guide_at,
+    response_distribution,
+    sample_and_log_prob,
+)
 from inference.response_site import SameResponses, check_arguments
 from model import Prompts, ResponseDistribution
 from model.common.checks import instance, whole_number
@@ -211,10 +218,10 @@ def diagnose(
     with SameResponses(), random_state.measuring():
         distribution = response_distribution(guide, prompts, role="guide")
         sizes = [min(chunk, num_samples - start) for start in range(0, num_samples, chunk)]
-        response = torch.cat([distribution.sample(torch.Size([size])) for size in sizes])
-        parts = response.split(chunk)
-        joints = [joint_at(model, prompts, part) for part in parts]
-        log_guide = torch.cat([log_guide_at(guide, prompts, part) for part in parts]).double()
+        draws = [sample_and_log_prob(distribution, size) for size in sizes]
+        response, log_guide = (torch.cat(parts) for parts in zip(*draws, strict=True))
+        log_guide = check_log_prob(log_guide, guide, "guide")
+        joints = [joint_at(model, prompts, part) for part in response.split(chunk)]
     is_token = torch.ones_like(response, dtype=torch.bool)
     if isinstance(distribution, ResponseDistribution):  # only that has padding
         is_token = distribution.space.is_token(response)

@@ -165,8 +165,7 @@ class FDivergence(ResponseObjective):
         if self.adapt_every is None:
             return *self.draw(guide, prompts), None
         with in_place(self._adapt(guide, prompts, self.adapt_every)), torch.no_grad():
-            proposal, response = self.draw(guide, prompts)
-            log_proposal = proposal.log_prob(response).double()
+            _, response, log_proposal = self.draw_from(guide, prompts)
         return self.distribution(guide, prompts, response), response, log_proposal
 
     def _adapt(self, guide: Program, prompts: Prompts, every: int) -> dict[str, Tensor]:

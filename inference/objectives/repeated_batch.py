@@ -13,7 +13,6 @@ from inference.objectives.response_objective import (
     Losses,
     ResponseObjective,
     part_of,
-    tempered,
 )
 from inference.programs import Program
 from model import Prompts
@@ -81,13 +80,14 @@ class RepeatedBatchObjective(ResponseObjective, ABC):
         """
         batch = self._batch
         if batch is None or not self.reuses_draws:
-            distribution, response = self.draw(guide, prompts, temperature=temperature)
+            log_proposal = None  # the guide's own, which this step scores
+            if temperature == 1.0:
+                distribution, response = self.draw(guide, prompts)
+            else:
+                draws = self.draw_from(guide, prompts, temperature=temperature)
+                distribution, response, log_proposal = draws
             joint = self.score(model, prompts, response)
-            self._batch = batch = Batch(prompts, response, *joint)
-            if temperature != 1.0:
-                with torch.no_grad():
-                    log_proposal = tempered(distribution, temperature).log_prob(response)
-                batch.log_proposal = log_proposal.double()
+            self._batch = batch = Batch(prompts, response, *joint, log_proposal)
         else:
             distribution = self.distribution(guide, batch.prompts, batch.response)
         batch.num_steps += 1

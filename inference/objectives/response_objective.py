@@ -19,7 +19,14 @@ from pyro.infer import ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
-from inference.programs import Joint, Program, autoregressive, log_factors, trace_at
+from inference.programs import (
+    Joint,
+    Program,
+    autoregressive,
+    log_factors,
+    sample_and_log_prob,
+    trace_at,
+)
 from inference.response_site import (
     PAIRED,
     ResponseValue,
@@ -191,10 +198,26 @@ class ResponseObjective(SurrogateLoss):
     ) -> tuple[Trace, Trace]:
         raise NotImplementedError("objectives over one site do not run model and guide in pairs")
 
-    def draw(
-        self, guide: Program, prompts: Prompts, *, temperature: float = 1.0
-    ) -> tuple[TorchDistribution, Tensor]:
+    def draw(self, guide: Program, prompts: Prompts) -> tuple[TorchDistribution, Tensor]:
         """Run the guide and draw K responses.
+
+        Args:
+            guide: Pyro program with the site `response` and no other.
+            prompts: N prompts.
+
+        Returns:
+            The guide's own distribution, batch shape `[N]`, and the responses `[K, N, T]`.
+        """
+
+        def sample(distribution: TorchDistribution) -> Tensor:
+            return distribution.sample((self.num_particles,))
+
+        return self._run(guide, prompts, sample)
+
+    def draw_from(
+        self, guide: Program, prompts: Prompts, *, temperature: float = 1.0
+    ) -> tuple[TorchDistribution, Tensor, Tensor]:
+        """Run the guide and draw K responses at a temperature.
 
         Args:
             guide: Pyro program with the site `response` and no other.
@@ -202,14 +225,18 @@ class ResponseObjective(SurrogateLoss):
             temperature: Number that divides the guide's logits in drawing, besides the guide's own.
 
         Returns:
-            The guide's own distribution, batch shape `[N]`, and the responses `[K, N, T]`.
+            Distribution and responses of `draw`, and the log density that the responses were drawn
+            from, `[K, N]`, nats, float64, without gradient.
         """
+        log_probs = []
 
         def sample(distribution: TorchDistribution) -> Tensor:
             source = distribution if temperature == 1.0 else tempered(distribution, temperature)
-            return source.sample((self.num_particles,))
+            response, log_prob = sample_and_log_prob(source, self.num_particles)
+            log_probs.append(log_prob)
+            return response
 
-        return self._run(guide, prompts, sample)
+        return *self._run(guide, prompts, sample), *log_probs
 
     def distribution(self, guide: Program, prompts: Prompts, response: Tensor) -> TorchDistribution:
         """Run the guide with given responses `[..., N, T]` at its site; return its distribution."""

@@ -11,12 +11,14 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+from inference.normalisation import check_log_prob
 from inference.programs import (
     Program,
     joint_at,
     log_guide_at,
     log_likelihood_at,
     response_distribution,
+    sample_and_log_prob,
 )
 from inference.response_site import SameResponses
 from model import Prompts
@@ -44,11 +46,30 @@ def draw(
     model: Program, guide: Program | None, prompts: Prompts, num_samples: int, *, chunk: int
 ) -> Iterator[Tensor]:
     """Yield independent draws `[m, N, T]`, m <= chunk, from the guide, or the prior without one."""
+    sizes = _sizes(num_samples, chunk)
+    distribution = proposal_distribution(model, guide, prompts)
+    for size in sizes:
+        yield distribution.sample(torch.Size([size]))
+
+
+def _sizes(num_samples: int, chunk: int) -> list[int]:
+    """Number of draws in each chunk."""
     num_samples = whole_number("num_samples", num_samples, why="responses drawn for each prompt")
     chunk = whole_number("chunk", chunk, why="responses handled at a time")
-    distribution = proposal_distribution(model, guide, prompts)
-    for start in range(0, num_samples, chunk):
-        yield distribution.sample(torch.Size([min(chunk, num_samples - start)]))
+    return [min(chunk, num_samples - start) for start in range(0, num_samples, chunk)]
+
+
+def _weighted(
+    model: Program, guide: Program, prompts: Prompts, num_samples: int, chunk: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield draws of the guide with log w; the decode has the guide's log-probabilities."""
+    sizes = _sizes(num_samples, chunk)
+    with SameResponses():
+        distribution = proposal_distribution(model, guide, prompts)
+        for size in sizes:
+            response, log_guide = sample_and_log_prob(distribution, size)
+            log_guide = check_log_prob(log_guide, guide, "guide")
+            yield response, joint_at(model, prompts, response).log_joint - log_guide
 
 
 @torch.no_grad()
@@ -56,7 +77,10 @@ def draw_and_weigh(
     model: Program, prompts: Prompts, guide: Program | None, num_samples: int, *, chunk: int
 ) -> tuple[Tensor, Tensor]:
     """Draw responses `[M, N, T]` and weigh them: log w `[M, N]`, nats."""
-    draws = draw(model, guide, prompts, num_samples, chunk=chunk)
-    parts = [(part, weigh(model, guide, prompts, part)) for part in draws]
+    if guide is None:
+        draws = draw(model, None, prompts, num_samples, chunk=chunk)
+        parts = [(part, weigh(model, None, prompts, part)) for part in draws]
+    else:
+        parts = list(_weighted(model, guide, prompts, num_samples, chunk))
     responses, log_weights = zip(*parts, strict=True)
     return torch.cat(responses), torch.cat(log_weights)

@@ -7,12 +7,12 @@ probability 0 (see `ResponseSpace`), so that the probabilities of all rows sum t
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Self, cast
 
 import torch
 from pyro.distributions import TorchDistribution
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import constraints
 
 from model.common.provenance import through
@@ -127,19 +127,29 @@ class ResponseDistribution(TorchDistribution):
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw responses token by token. Returns `sample_shape + batch_shape + [T]`, token ids."""
-        return self.sample_and_log_prob(sample_shape)[0]
+        return self._draw(sample_shape)[0]
+
+    def sample_and_log_prob(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+        """Draw responses, and return `log_prob` of each without another pass and without gradient.
+
+        In half precision a decode rounds differently from a pass over the whole response, by more
+        than guide and prior may differ: there the responses are scored by another pass.
+
+        Returns:
+            Token ids `sample_shape + batch_shape + [T]`; nats, `sample_shape + batch_shape`,
+            float64.
+        """
+        response, log_prob = self._draw(sample_shape)
+        parameters: Iterable[Tensor] = getattr(self.decoder, "parameters", tuple)()
+        if any(parameter.dtype.itemsize < torch.float32.itemsize for parameter in parameters):
+            with torch.no_grad():
+                log_prob = self.log_prob(response).double()
+        return response, log_prob
 
     @one_thread
     @torch.no_grad()
-    def sample_and_log_prob(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
-        """Draw responses, and return `log_prob` of each from the same pass, without gradient.
-
-        `log_prob` rounds differently. In half precision the log-probability of the decode is the
-        exact one of the draws.
-
-        Returns:
-            Token ids `sample_shape + batch_shape + [T]`; nats, `sample_shape + batch_shape`.
-        """
+    def _draw(self, sample_shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Responses and their log-probabilities, as rounded by the decode."""
         if torch.jit.is_tracing():
             raise NotImplementedError(
                 "a response is drawn token by token until it ends, and `torch.jit` would repeat "
@@ -308,7 +318,7 @@ class ResponseDistribution(TorchDistribution):
 
         Found by the function of one response of two tokens.
         """
-        own = self.decoder.parameters() if isinstance(self.decoder, nn.Module) else ()
+        own: Iterable[Tensor] = getattr(self.decoder, "parameters", tuple)()
         lengths = self._lengths(value)
         place = max(range(len(lengths)), key=lengths.__getitem__)
         short = value[place : place + 1].clone()

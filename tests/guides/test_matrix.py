@@ -367,3 +367,12 @@ def test_scores_without_gradient_are_those_with(name, guide, prompts, monkeypatc
     monkeypatch.setattr(CachedDecoder, "room", 1)
     with torch.no_grad():
         assert torch.allclose(guide.distribution(prompts).log_prob(response), expected)
+
+
+@pytest.mark.parametrize("name", ["fine-tuned", "lora", "twisted", "soft-prompt", "mixture"])
+def test_draws_in_half_precision_are_scored_by_one_pass_over_the_response(name, prior, prompts):
+    """A decode rounds each token by itself, by more than guide and prior may differ."""
+    prior.to(torch.bfloat16)
+    distribution = GUIDES[name](prior, prompts).distribution(prompts)
+    response, log_prob = distribution.sample_and_log_prob((20,))
+    assert torch.equal(log_prob, distribution.log_prob(response).double())

@@ -75,18 +75,17 @@ def test_estimates_are_within_their_errors(measured: Diagnostics, truth: Enumera
 
 def test_every_number_follows_the_definition(model, guide, prompts, monkeypatch):
     """Values and standard errors on the same draws, to the last digits."""
-    sample, drawn = ResponseDistribution.sample, []
+    sample, drawn = ResponseDistribution.sample_and_log_prob, []
 
     def recorded(self, sample_shape=()):
-        response = sample(self, sample_shape)
-        if sample_shape:
-            drawn.append(response)
-        return response
+        response, log_prob = sample(self, sample_shape)
+        drawn.append(response)
+        return response, log_prob
 
     draws = sample_prior(
         model, prompts, 200, log_likelihood_bound=model.log_likelihood_bound(prompts)
     )
-    monkeypatch.setattr(ResponseDistribution, "sample", recorded)
+    monkeypatch.setattr(ResponseDistribution, "sample_and_log_prob", recorded)
     measured = diagnose(model, guide, prompts, num_samples=40, prior_sample=draws, chunk=16)
     response = torch.cat(drawn)
     joint, log_guide = (
@@ -134,13 +133,13 @@ def test_every_number_follows_the_definition(model, guide, prompts, monkeypatch)
 
 def test_number_of_draws_is_the_argument(model, guide, prompts, monkeypatch):
     """Draws of guide and prior come in chunks, of which the last is smaller."""
-    sample, sizes = ResponseDistribution.sample, []
+    sample, sizes = ResponseDistribution._draw, []
 
-    def counted(self, sample_shape=()):
+    def counted(self, sample_shape):
         sizes.append(tuple(sample_shape))
         return sample(self, sample_shape)
 
-    monkeypatch.setattr(ResponseDistribution, "sample", counted)
+    monkeypatch.setattr(ResponseDistribution, "_draw", counted)
     diagnose(model, guide, prompts, num_samples=10, num_prior_draws=7, chunk=4)
     drawn = [
         size for size in sizes if size

@@ -123,6 +123,9 @@ class _Drawn(ResponseDistribution):
     def sample(self, sample_shape=()):
         return self.drawn
 
+    def sample_and_log_prob(self, sample_shape=()):
+        return self.drawn, self.log_prob(self.drawn).detach().double()
+
 
 def gradient(objective, model, guide, prompts, response) -> tuple[float, Tensor]:
     """The loss on given draws, and its gradient in one row."""
