@@ -116,6 +116,7 @@ def fit_settings(args: Steer, folder: RunFolder) -> dict[str, Any]:
         "clip_norm": args.clip_norm,
         "prompts_per_step": args.num_per_step,
         "micro_batch": args.micro_batch,
+        "checkpoint_activations": args.checkpoint_activations,
         "seed": args.seed,
         "checkpoint_folder": folder.checkpoints,
         "checkpoint_every": args.checkpoint_every,

@@ -126,6 +126,8 @@ class Steer(Arguments):
     micro_batch: Annotated[types.Count, TRAINED] | None = None
     """Largest number of responses that are scored and differentiated at a time. The gradient of a
     step stays the same, its memory falls, and it takes a third longer. Default: all responses."""
+    checkpoint_activations: Annotated[bool, TRAINED] = False
+    """Compute the activations inside each layer again in the backward pass, to save memory."""
     measured_prompts: types.Count | None = None
     """Number of prompts that are measured, or sampled by `--sample`, and over which budgets and
     moments are averaged: a random subset by the seed. Default: all prompts, of `--dataset` 8."""

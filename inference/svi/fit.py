@@ -28,6 +28,7 @@ from inference.svi.step import Metrics, NonFiniteLossError, checked_svi, take_st
 from model import Prompts
 from model.common import checks
 from model.common.thread_lock import THREAD_LOCK
+from model.networks.layer_checkpoints import checkpointed_layers
 
 STOPS = (
     NonFiniteLossError,
@@ -88,6 +89,7 @@ def fit(
     clip_norm: float | None = None,
     prompts_per_step: int | None = None,
     micro_batch: int | None = None,
+    checkpoint_activations: bool = False,
     seed: int = 0,
     checkpoint_folder: str | Path | None = None,
     checkpoint_every: int = 50,
@@ -137,6 +139,8 @@ def fit(
         micro_batch: largest number of responses that are scored and differentiated at a time.
             The gradient is that of the whole step, the memory that of these responses, at the cost
             of one more pass of the guide. A resume may change it. Default: all responses.
+        checkpoint_activations: True to compute the activations inside each layer of `transformers`
+            again in the backward pass, for long responses. A resume may change it.
         seed: random seed.
         checkpoint_folder: folder for checkpoints, which keeps the newest two; default none.
         checkpoint_every: number of steps between checkpoints, besides the last or failed step.
@@ -169,6 +173,7 @@ def fit(
         prompts_per_step = checks.whole_number("prompts_per_step", prompts_per_step)
     if micro_batch is not None:
         micro_batch = checks.whole_number("micro_batch", micro_batch, why="responses at a time")
+    checks.boolean("checkpoint_activations", checkpoint_activations)
     seed = checks.seed("seed", seed)
     numbers = {"step_kl": step_kl, "learning_rate": learning_rate, "clip_norm": clip_norm}
     objective = new_objective(objective)
@@ -214,7 +219,7 @@ def fit(
                     if isinstance(optimizer, TrustRegion):
                         optimizer.progress = budget.progress(state)
                     batch = minibatches.after(state.num_responses // objective.num_particles)
-                    with rollback.step(batch):
+                    with rollback.step(batch), checkpointed_layers(checkpoint_activations):
                         metrics = take_step(svi, model, state, batch, record)
                     budget.tick(state)
                     result.metrics.append(metrics)

@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from model.networks import layer_checkpoints
 from model.networks.checks import check_causal, checked_network, evaluating
 from model.networks.growing_layer import GrowingLayer
 from model.networks.head import logits_of, splits_head
@@ -179,7 +180,8 @@ class CachedDecoder(nn.Module):
         # a hook, since some networks scale or cap the logits of the output layer
         hook = self.network.get_output_embeddings().register_forward_pre_hook(record)
         try:
-            out = self.network(**batch, use_cache=True)
+            with layer_checkpoints.around(self.network):
+                out = self.network(**batch, use_cache=True)
         finally:
             hook.remove()
         return out.logits, CachedState(out.past_key_values, end, state.mask, positions, hidden[0])

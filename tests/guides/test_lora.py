@@ -155,7 +155,7 @@ def test_diagnostics_of_the_prior_do_not_see_the_guide(prior):
     before = measured()
     moved(LoRA(prior))
     assert measured() == before
-    assert before.kl_guide_prior.value == 0
+    assert before.kl_guide_prior.value == pytest.approx(0, abs=1e-12)  # of a decode and a pass
 
 
 def test_one_copy_in_memory(prior):

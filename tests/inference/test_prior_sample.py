@@ -162,9 +162,9 @@ def test_under_one_seed_fits_and_measurements_draw_from_different_streams(
 ):
     """A guide starts at the prior, and its first responses would be the prior's in one stream."""
     model, seeds = AlignmentModel(small_prior, reward, 0.5), []
-    sample = ResponseDistribution.sample
+    sample = ResponseDistribution._draw
 
-    def recorded(self, sample_shape=()):
+    def recorded(self, sample_shape):
         if sample_shape:
             seeds.append(torch.initial_seed())
         return sample(self, sample_shape)
@@ -175,7 +175,7 @@ def test_under_one_seed_fits_and_measurements_draw_from_different_streams(
             action()
         return set(seeds)
 
-    monkeypatch.setattr(ResponseDistribution, "sample", recorded)
+    monkeypatch.setattr(ResponseDistribution, "_draw", recorded)
     options = {"num_steps": 1, "objective": BestOfN_ELBO(4), "progress": False}
     trained = streams(lambda: fit(model, FineTuned(small_prior), prompts, **options))
     trained |= streams(
