@@ -17,6 +17,7 @@ from transformers import DynamicCache
 
 from guides.guide import Guide, OtherGuideError, check_prior, load_into
 from guides.peft_format import adapter_config, adapter_weights, save_adapter
+from guides.prior_decoder import PriorDecoder
 from model import LanguageModel, Prompts, ResponseDistribution
 from model.common.checks import instance, one_of, whole_number
 from model.prior.cached_decoder import CachedState
@@ -44,7 +45,7 @@ class SoftPromptOptions:
     the token that begins texts and then zeros, a start close to the prior."""
 
 
-class SoftPrompt(Guide):
+class SoftPrompt(PriorDecoder, Guide):
     """The prior after learned virtual tokens, which are computed once and shared by all prompts.
 
     q cannot start at p0: the virtual tokens move the prompt by M positions and take attention. The
@@ -107,19 +108,6 @@ class SoftPrompt(Guide):
 
     def extend(self, state: CachedState, ids: Tensor) -> tuple[Tensor, CachedState]:
         return self.prior.extend(state, ids)
-
-    @property
-    def room(self) -> int:
-        """See `CachedDecoder`."""
-        return self.prior.room
-
-    @property
-    def splits_head(self) -> bool:
-        """See `SplitsHead`."""
-        return self.prior.splits_head
-
-    def extend_states(self, state: CachedState, ids: Tensor) -> CachedState:
-        return self.prior.extend_states(state, ids)
 
     def logits_of(self, hidden: Tensor) -> Tensor:
         return self.prior.logits_of(hidden)

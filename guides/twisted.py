@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from guides.from_scratch import like
 from guides.guide import Guide, check_prior
+from guides.prior_decoder import PriorDecoder
 from model import LanguageModel, Prompts, ResponseDistribution
 from model.common.checks import instance, whole_number
 from model.networks.checks import evaluating
@@ -62,7 +63,7 @@ class TwistedOptions:
     of Z is biased low."""
 
 
-class Twisted(Guide):
+class Twisted(PriorDecoder, Guide):
     """The prior's next token reweighted by a small head on the prior's states; starts at q = p0.
 
     No gradient goes through the network, so that a step costs little more than sampling. SVI
@@ -104,19 +105,6 @@ class Twisted(Guide):
     def extend(self, state: CachedState, ids: Tensor) -> tuple[Tensor, CachedState]:
         logits, state = self.prior.extend(state, ids)
         return self._twisted(logits, state.hidden), state
-
-    @property
-    def room(self) -> int:
-        """See `CachedDecoder`."""
-        return self.prior.room
-
-    @property
-    def splits_head(self) -> bool:
-        """See `SplitsHead`."""
-        return self.prior.splits_head
-
-    def extend_states(self, state: CachedState, ids: Tensor) -> CachedState:
-        return self.prior.extend_states(state, ids)
 
     def logits_of(self, hidden: Tensor) -> Tensor:
         return self._twisted(self.prior.logits_of(hidden), hidden)

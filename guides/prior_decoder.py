@@ -1,0 +1,26 @@
+"""Decoder of guides that read every token with their prior, and change its input or its logits."""
+
+from torch import Tensor
+
+from model import LanguageModel
+from model.prior.cached_decoder import CachedState
+
+
+class PriorDecoder:
+    """Parts of a decoder that are the prior's own. Base of a guide with an attribute `prior`."""
+
+    prior: LanguageModel
+
+    @property
+    def room(self) -> int:
+        """See `CachedDecoder`."""
+        return self.prior.room
+
+    @property
+    def splits_head(self) -> bool:
+        """See `SplitsHead`."""
+        return self.prior.splits_head
+
+    def extend_states(self, state: CachedState, ids: Tensor) -> CachedState:
+        """See `SplitsHead`."""
+        return self.prior.extend_states(state, ids)
