@@ -13,9 +13,6 @@ from model.common.texts import quoted
 from model.preferences import FIRST, TIE, Preference, PreferenceError
 from model.preferences.comparisons import check_outcome
 
-CHUNK = 256
-"""Number of comparisons that the prior scores at a time."""
-
 
 @dataclass(frozen=True, eq=False)
 class ResponsePairs:
@@ -97,16 +94,7 @@ class ResponsePairs:
     @torch.no_grad()
     def scored(self, prior: LanguageModel) -> Self:
         """The same pairs with log p0 of the responses, so that no step reads the prior again."""
-        parts = [
-            prior(part.prompts).log_prob(part.response)
-            for part in (self[range(*each)] for each in _ranges(len(self)))
-        ]
-        return replace(self, log_prior=torch.cat(parts, 1).double())
-
-
-def _ranges(count: int) -> list[tuple[int, int]]:
-    """Starts and ends of chunks."""
-    return [(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+        return replace(self, log_prior=prior(self.prompts).log_prob(self.response).double())
 
 
 def _encoded(texts: Sequence[str], language_model: LanguageModel) -> Tensor:

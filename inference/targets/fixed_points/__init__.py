@@ -39,12 +39,10 @@ class Target:
     Attributes:
         function: function of a `Problem`, and of options, that returns log q, `[S, N]`, nats.
         summary: the trainers that reach the target.
-        options: names of the options that have no default.
     """
 
     function: Callable[..., Tensor]
     summary: str
-    options: tuple[str, ...] = ()
 
     def __call__(self, problem: Problem, **options: Any) -> Tensor:
         """log q of all responses, `[S, N]`, nats, float64."""
@@ -64,10 +62,10 @@ TARGETS = {
     "chi-squared": Target(chi_squared, "chi-PO, a penalty of KL and chi-squared"),
     "mean-mirror-descent": Target(mean_mirror_descent, "squared residuals with the mean reward"),
     "length-normalised": Target(length_normalised, "FlowRL, balance per token"),
-    "mode-anchored": Target(mode_anchored, "MARA, equal mass above a threshold", ("threshold",)),
+    "mode-anchored": Target(mode_anchored, "MARA, equal mass above `threshold`"),
     "best-of-n": Target(best_of_n, "distillation of best of n"),
     "soft-best-of-n": Target(soft_best_of_n, "distillation of soft best of n"),
-    "filtering": Target(filtering, "rejection fine-tuning, expert iteration", ("threshold",)),
+    "filtering": Target(filtering, "rejection fine-tuning, by `threshold`"),
     "quantile": Target(quantile, "QRPO, the posterior of the reward's quantile"),
 }
 """Targets of trainers by name."""

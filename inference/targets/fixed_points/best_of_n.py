@@ -9,6 +9,8 @@ Soft best of n keeps a response with probability proportional to w = exp(r/beta)
 the coefficient of variation of w under p0. For best of n see `order_statistics`.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 from scipy.integrate import quad_vec
@@ -16,7 +18,7 @@ from scipy.special import logsumexp
 from torch import Tensor
 
 from inference.order_statistics import best_of_n_log_ratio, level_cdf
-from inference.targets.fixed_points.problem import Problem
+from inference.targets.fixed_points.problem import Problem, by_prompt
 from model.common.checks import whole_number
 
 
@@ -29,8 +31,8 @@ def best_of_n(problem: Problem, n: int = 16) -> Tensor:
 def soft_best_of_n(problem: Problem, n: int = 16) -> Tensor:
     """log q, `[S, N]`, nats."""
     n = whole_number("n", n)
-    columns = zip(problem.log_prior.T, problem.reward.T, strict=True)
-    return torch.stack([_soft(*column, problem.beta, n) for column in columns], 1)
+    target = partial(_soft, beta=problem.beta, n=n)
+    return by_prompt(target, problem.log_prior, problem.reward)
 
 
 def _soft(log_prior: Tensor, reward: Tensor, beta: float, n: int) -> Tensor:

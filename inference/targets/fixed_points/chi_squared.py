@@ -8,18 +8,20 @@ Lagrange: the derivative of z log z + (z - 1)^2 / 2 is z + log z (Huang et al. 2
 large rewards z grows as r/beta, where the posterior's ratio grows as exp(r/beta).
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 from scipy.special import logsumexp, wrightomega
 from torch import Tensor
 
-from inference.targets.fixed_points.problem import Problem, root
+from inference.targets.fixed_points.problem import Problem, by_prompt, root
 
 
 def chi_squared(problem: Problem) -> Tensor:
     """log q, `[S, N]`, nats."""
-    columns = zip(problem.log_prior.T, problem.reward.T, strict=True)
-    return torch.stack([_target(*column, problem.beta) for column in columns], 1)
+    target = partial(_target, beta=problem.beta)
+    return by_prompt(target, problem.log_prior, problem.reward)
 
 
 def _target(log_prior: Tensor, reward: Tensor, beta: float) -> Tensor:

@@ -10,11 +10,12 @@ a range of 1 makes the effective beta at most half of beta. From p0 a trainer re
 nearest to p0. Where beta is too small, there is none: the trainer goes on to the best responses.
 """
 
-import torch
+from functools import partial
+
 from torch import Tensor
 
 from inference.targets.fixed_points.own_spread import at_own_spread
-from inference.targets.fixed_points.problem import Problem
+from inference.targets.fixed_points.problem import Problem, by_prompt
 
 
 def grpo(problem: Problem) -> Tensor:
@@ -23,8 +24,8 @@ def grpo(problem: Problem) -> Tensor:
     Raises:
         NoFixedPointError: if beta is below the smallest that has a solution, which is named.
     """
-    columns = zip(problem.log_prior.T, problem.reward.T, strict=True)
-    return torch.stack([_target(*column, problem.beta) for column in columns], 1)
+    target = partial(_target, beta=problem.beta)
+    return by_prompt(target, problem.log_prior, problem.reward)
 
 
 def _target(log_prior: Tensor, reward: Tensor, beta: float) -> Tensor:

@@ -14,18 +14,17 @@ from torch import Tensor
 
 from inference.targets.fixed_points.forward_kl import forward_kl_of
 from inference.targets.fixed_points.own_spread import at_own_spread
-from inference.targets.fixed_points.problem import Problem
+from inference.targets.fixed_points.problem import Problem, by_prompt
 
 
 def grpo_k3(problem: Problem) -> Tensor:
     """log q, `[S, N]`, nats: the solution with the largest D, which is the nearest to p0."""
 
-    def column(n: int) -> Tensor:
-        log_prior, reward = problem.log_prior[:, [n]], problem.reward[:, [n]]
-
+    def target(log_prior: Tensor, reward: Tensor) -> Tensor:
         def log_guide(width: float) -> Tensor:
-            return forward_kl_of(log_prior, reward, torch.full_like(reward, width))[:, 0]
+            one = (log_prior[:, None], reward[:, None])
+            return forward_kl_of(*one, torch.full_like(one[1], width))[:, 0]
 
-        return at_own_spread(log_guide, reward[:, 0], problem.beta)
+        return at_own_spread(log_guide, reward, problem.beta)
 
-    return torch.stack([column(n) for n in range(problem.reward.shape[1])], 1)
+    return by_prompt(target, problem.log_prior, problem.reward)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from inference.targets.fixed_points.own_spread import at_own_spread
-from inference.targets.fixed_points.problem import Problem, root
+from inference.targets.fixed_points.problem import Problem, by_prompt, root
 from inference.targets.fixed_points.token_forward_kl import forward_kl_step
 from inference.targets.fixed_points.token_tree import TokenTree
 
@@ -32,14 +32,13 @@ def _target(problem: Problem, *, mean: bool) -> Tensor:
     response, length = problem.tokens("grpo-mean-k3" if mean else "grpo-token-k3")
     weight = 1 / length.double() if mean else torch.ones_like(problem.reward)
 
-    def column(n: int) -> Tensor:
-        tree, reward, share = TokenTree(response[:, n]), problem.reward[:, n], weight[:, n]
+    def target(response: Tensor, log_prior: Tensor, reward: Tensor, share: Tensor) -> Tensor:
+        tree = TokenTree(response)
 
         def log_guide(width: float) -> Tensor:
             def at(centre: float) -> Tensor:
                 centred = (reward - centre) * share
-                parts = problem.log_prior[:, n], centred, width * share
-                return tree.log_guide(forward_kl_step, *parts)
+                return tree.log_guide(forward_kl_step, log_prior, centred, width * share)
 
             def excess(centre: float) -> float:
                 return (at(centre).exp() * reward).sum().item() - centre
@@ -51,4 +50,4 @@ def _target(problem: Problem, *, mean: bool) -> Tensor:
 
         return at_own_spread(log_guide, reward, problem.beta, grid=100)
 
-    return torch.stack([column(n) for n in range(response.shape[1])], 1)
+    return by_prompt(target, response, problem.log_prior, problem.reward, weight)

@@ -9,17 +9,18 @@ gradients, and neither log Z nor the reward. The residual is 0 where log q/p0 is
 responses where r/beta > c, and short ones elsewhere.
 """
 
-import torch
+from functools import partial
+
 from torch import Tensor
 
-from inference.targets.fixed_points.problem import Problem, root
+from inference.targets.fixed_points.problem import Problem, by_prompt, root
 
 
 def length_normalised(problem: Problem) -> Tensor:
     """log q, `[S, N]`, nats."""
     _, length = problem.tokens("length-normalised")
-    columns = zip(problem.log_prior.T, problem.reward.T, length.double().T, strict=True)
-    return torch.stack([_target(*column, problem.beta) for column in columns], 1)
+    target = partial(_target, beta=problem.beta)
+    return by_prompt(target, problem.log_prior, problem.reward, length.double())
 
 
 def _target(log_prior: Tensor, reward: Tensor, length: Tensor, beta: float) -> Tensor:

@@ -10,13 +10,14 @@ function, for t = (r - r_bar)/tau.
 """
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
 from scipy.special import logsumexp, wrightomega
 from torch import Tensor
 
-from inference.targets.fixed_points.problem import Problem, root
+from inference.targets.fixed_points.problem import Problem, by_prompt, root
 from model.common.checks import whole_number
 
 
@@ -25,9 +26,8 @@ def mean_mirror_descent(problem: Problem, num_steps: int = 1) -> Tensor:
     num_steps = whole_number("num_steps", num_steps)
     log_guide = problem.log_prior
     for _ in range(num_steps):
-        columns = zip(log_guide.T, problem.reward.T, strict=True)
-        steps = [_step(*column, num_steps * problem.beta) for column in columns]
-        log_guide = torch.stack(steps, 1)
+        step = partial(_step, tau=num_steps * problem.beta)
+        log_guide = by_prompt(step, log_guide, problem.reward)
     return log_guide
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
+import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
@@ -76,6 +77,12 @@ class Problem:
     def tilted(self, log_ratio: Tensor) -> Tensor:
         """log of p0 exp(log_ratio), normalised, `[S, N]`, nats."""
         return (self.log_prior + log_ratio).log_softmax(0)
+
+
+def by_prompt(target: Callable[..., Tensor], *parts: Tensor) -> Tensor:
+    """Target `[S]` of each of N prompts from its columns of the parts `[S, N, ...]`, `[S, N]`."""
+    columns = zip(*(part.unbind(1) for part in parts), strict=True)
+    return torch.stack([target(*column) for column in columns], 1)
 
 
 def root(function: Callable[[float], float], low: float, high: float) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from inference.targets.fixed_points.forward_kl import forward_kl_of
-from inference.targets.fixed_points.problem import Problem
+from inference.targets.fixed_points.problem import Problem, by_prompt
 from inference.targets.fixed_points.token_tree import TokenTree
 
 
@@ -19,12 +19,11 @@ def token_forward_kl(problem: Problem) -> Tensor:
     """log q, `[S, N]`, nats."""
     response, _ = problem.tokens("token-forward-kl")
 
-    def column(n: int) -> Tensor:
-        reward = problem.reward[:, n]
-        parts = problem.log_prior[:, n], reward, torch.full_like(reward, problem.beta)
-        return TokenTree(response[:, n]).log_guide(forward_kl_step, *parts)
+    def target(response: Tensor, log_prior: Tensor, reward: Tensor) -> Tensor:
+        penalty = torch.full_like(reward, problem.beta)
+        return TokenTree(response).log_guide(forward_kl_step, log_prior, reward, penalty)
 
-    return torch.stack([column(n) for n in range(response.shape[1])], 1)
+    return by_prompt(target, response, problem.log_prior, problem.reward)
 
 
 def forward_kl_step(log_prior: Tensor, value: Tensor, penalty: Tensor) -> Tensor:

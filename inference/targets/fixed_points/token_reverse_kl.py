@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from inference.targets.fixed_points.own_spread import at_own_spread
-from inference.targets.fixed_points.problem import Problem
+from inference.targets.fixed_points.problem import Problem, by_prompt
 from inference.targets.fixed_points.token_tree import TokenTree
 
 
@@ -34,19 +34,15 @@ def grpo_token_kl(problem: Problem) -> Tensor:
 def _target(problem: Problem, *, scaled: bool) -> Tensor:
     response, _ = problem.tokens("grpo-token-kl" if scaled else "token-reverse-kl")
 
-    def column(n: int) -> Tensor:
-        tree, log_prior, reward = (
-            TokenTree(response[:, n]),
-            problem.log_prior[:, n],
-            problem.reward[:, n],
-        )
+    def target(response: Tensor, log_prior: Tensor, reward: Tensor) -> Tensor:
+        tree = TokenTree(response)
 
         def log_guide(width: float) -> Tensor:
             return tree.log_guide(_step, log_prior, reward, torch.full_like(reward, width))
 
         return at_own_spread(log_guide, reward, problem.beta) if scaled else log_guide(problem.beta)
 
-    return torch.stack([column(n) for n in range(response.shape[1])], 1)
+    return by_prompt(target, response, problem.log_prior, problem.reward)
 
 
 def _step(log_prior: Tensor, value: Tensor, penalty: Tensor) -> Tensor:

@@ -34,13 +34,6 @@ SHORT = Steer(
 )
 
 
-@pytest.fixture(scope="module")
-def grammar_folder(prior, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("grammar")
-    prior.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def args(grammar_folder, tmp_path):
     return replace(SHORT, prior=str(grammar_folder), prompts=("the film was", "the"), out=tmp_path)

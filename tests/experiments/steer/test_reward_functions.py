@@ -24,13 +24,6 @@ async def verifiers(prompt, completion):
 """
 
 
-@pytest.fixture(scope="module")
-def grammar_folder(prior, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("grammar")
-    prior.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def args(grammar_folder, tmp_path):
     (tmp_path / "mine.py").write_text(FILE)
