@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from model.common.devices import is_asynchronous
 from model.networks import layer_checkpoints
 from model.networks.checks import check_causal, checked_network, evaluating
 from model.networks.growing_layer import GrowingLayer
@@ -28,6 +29,8 @@ ROOM = 1 << 28
 """Smallest memory, in bytes, for the keys and values of responses that are read together."""
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 """Kinds of layer with keys and values by position, whose state can be selected row by row."""
+PLAIN_LAYERS = (DynamicLayer, GrowingLayer)
+"""Layers of a cache with keys and values at every column."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,13 @@ class CachedDecoder(nn.Module):
         mask = torch.ones(1, len(embeddings), dtype=torch.long, device=embeddings.device)
         return self._run(self._unread(mask), embeddings[None], last_only=True)[1].cache
 
+    def _reads_wide_mask(self, state: CachedState) -> bool:
+        """True if every layer reads every column, by attention that takes a mask of booleans."""
+        plain = state.cache is not None and all(
+            type(layer) in PLAIN_LAYERS for layer in state.cache.layers
+        )
+        return plain and self.network.config._attn_implementation == "sdpa"
+
     def _unread(self, mask: Tensor, cache: Any = None, num_read: int = 0) -> CachedState:
         """The state before a pass, with the mask of all columns, `[B, C]`."""
         positions = (mask.cumsum(1) - 1).clamp(min=0) + self._first_position
@@ -161,7 +171,10 @@ class CachedDecoder(nn.Module):
             later = without_padding(positions[:, start:], skipped, self._padding)
             positions = torch.cat([positions[:, :start], later], 1)
         batch: dict[str, Any] = {name: tokens, "position_ids": positions[:, start:end]}
-        batch |= {"attention_mask": state.mask[:, :end], "past_key_values": state.cache}
+        mask = state.mask[:, :end]
+        if tokens.shape[1] == 1 and is_asynchronous(tokens.device) and self._reads_wide_mask(state):
+            mask = mask[:, None, None].bool()  # [B, 1, 1, C]: `transformers` reads no value of it
+        batch |= {"attention_mask": mask, "past_key_values": state.cache}
         if last_only and self._keeps_last_logits:
             batch["logits_to_keep"] = 1
         hidden: list[Tensor] = []

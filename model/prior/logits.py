@@ -10,6 +10,10 @@ from model.prior.recomputation import Grads, add_gradients, deferred, leaves_of
 
 CHUNK = 1 << 22
 """Number of logits at a time, 16 MiB in float32: computed from hidden states, or widened."""
+NAN_LOGITS = (
+    "the network's logits are NaN: its weights are, or its half-precision type overflows "
+    "(try float32), or its attention reads padding"
+)
 
 
 def scaled(logits: Tensor, temperature: float) -> Tensor:
@@ -19,9 +23,15 @@ def scaled(logits: Tensor, temperature: float) -> Tensor:
 
 
 def sample_token(logits: Tensor, temperature: float) -> Tensor:
-    """One token id for each row of logits, `[B, V]` -> `[B]`, as by `draw_token`."""
+    """One token id for each row of logits, `[B, V]` -> `[B]`, as by `draw_token`.
+
+    A `FloatingPointError` if the logits are NaN.
+    """
     uniform = uniform_numbers(len(logits), logits.device)
-    return draw_token(logits, temperature, uniform)[0]
+    token, log_prob = draw_token(logits, temperature, uniform)
+    if bool(log_prob.isnan().any()):
+        raise FloatingPointError(NAN_LOGITS)
+    return token
 
 
 def draw_token(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,16 +44,12 @@ def draw_token(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Ten
         uniform: `[B]`, see `uniform_numbers`.
 
     Returns:
-        Token ids and their log-probabilities, nats, `[B]`.
+        Token ids and their log-probabilities, nats, `[B]`. The log-probability is NaN if the
+        logits of the row are.
     """
     prob = scaled(logits, temperature).softmax(-1)
     cdf = prob.cumsum(-1, dtype=torch.float64)
     total = cdf[:, -1:]
-    if bool(total.isnan().any()):
-        raise FloatingPointError(
-            "the network's logits are NaN: its weights are, or its half-precision type overflows "
-            "(try float32), or its attention reads padding"
-        )
     token = torch.searchsorted(cdf, uniform[:, None] * total, right=True)
     token = token.clamp_(max=cdf.shape[-1] - 1)
     return token.squeeze(1), prob.gather(-1, token).squeeze(1).log()

@@ -18,15 +18,9 @@ from torch.distributions import constraints
 from model.common.provenance import through
 from model.common.thread_lock import one_thread
 from model.prior.chunks import chunks, groups
+from model.prior.decode import Decode, Prefix
 from model.prior.decoder import Decoder, SplitsHead
-from model.prior.logits import (
-    CHUNK,
-    draw_token,
-    of_states,
-    scaled,
-    token_log_prob,
-    uniform_numbers,
-)
+from model.prior.logits import CHUNK, of_states, scaled, token_log_prob
 from model.prior.prompts import Prompts
 from model.prior.recomputation import Grads, add_gradients, cut, deferred, leaves_of
 from model.prior.response_space import ResponseSpace
@@ -39,9 +33,6 @@ Their keys and values take less memory than the activations of the one."""
 MOST_LOGITS = 1 << 26
 """Number of logits of all responses that are read together without gradient, by a decoder whose
 logits are not computed from hidden states chunk by chunk."""
-DROP = 0.75
-"""Largest share of unfinished sequences in a decode at which the finished sequences are dropped.
-Dropping copies the cache of the others."""
 
 
 class _Start(NamedTuple):
@@ -156,8 +147,9 @@ class ResponseDistribution(TorchDistribution):
                 "the first draw's loop: use `Trace_ELBO` or `LeaveOneOut_ELBO`, without `Jit`"
             )
         rows = self._rows.expand(*sample_shape, *self._rows.shape)
-        response, log_prob = self._decode(rows.flatten())
-        return response.view(*rows.shape, -1), log_prob.view(rows.shape)
+        decode = self._decode(rows.flatten())
+        log_prob = decode.log_prob.sum(-1)  # [B, T] -> [B]
+        return decode.response.view(*rows.shape, -1), log_prob.view(rows.shape)
 
     @one_thread
     @torch.no_grad()
@@ -165,45 +157,17 @@ class ResponseDistribution(TorchDistribution):
         """Draw the suffix of responses `[..., N, T]` from `start` `[..., N]`, given the prefix."""
         value, rows, shape = self._flat(value)
         start = start.expand(shape[:-1]).reshape(-1)
-        return self._decode(rows, value, start)[0].view(shape)
+        return self._decode(rows, Prefix(value, start)).response.view(shape)
 
-    def _decode(
-        self, rows: Tensor, value: Tensor | None = None, start: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Responses `[B, T]` to the prompts at `rows` `[B]`, with the prefix `value[:, :start]`.
-
-        Finished responses leave the batch. The random numbers of a response depend neither on
-        that nor on chunks. Also returns the log-probabilities of whole responses, `[B]`.
-        """
-        num_tokens = self.event_shape[0]
-        response = rows.new_full((len(rows), num_tokens), self.space.pad_id)
-        log_prob = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
-        uniform: list[Tensor] = []  # [B] for each position that has been reached
-        for places, part in self._parts(rows, [num_tokens] * len(rows)):
+    def _decode(self, rows: Tensor, prefix: Prefix | None = None) -> Decode:
+        """The finished decode of responses to the prompts at `rows` `[B]`."""
+        decode = Decode(self.decoder, self.space, self.temperature, rows, prefix)
+        for places, part in self._parts(rows, [self.event_shape[0]] * len(rows)):
             first, state = part._read_prompts()
-            logits, state = first[part._rows], state.select(part._rows)
             active = torch.arange(len(rows), device=rows.device) if places is None else places
-            ended = torch.zeros_like(active, dtype=torch.bool)
-            for t in range(num_tokens):
-                if t == len(uniform):
-                    uniform.append(uniform_numbers(len(rows), rows.device))
-                token, log_p = draw_token(logits, self.temperature, uniform[t][active])
-                if value is not None and start is not None:
-                    token = torch.where(t < start[active], value[active, t], token)
-                token = token.masked_fill(ended, self.space.pad_id)
-                response[active, t] = token
-                log_prob[active] += log_p.masked_fill(ended, 0.0)
-                ended |= torch.isin(token, self.space.end_ids)
-                num_left = len(ended) - int(ended.sum())
-                if t + 1 == num_tokens or num_left == 0:
-                    break
-                if num_left <= DROP * len(ended):
-                    left = (~ended).nonzero().squeeze(1)
-                    state, active, token = state.select(left), active[left], token[left]
-                    ended = ended[left]
-                logits, state = self.decoder.extend(state, token[:, None])
-                logits = logits[:, -1]
-        return response, log_prob
+            decode.run(first[part._rows], state.select(part._rows), active)
+        decode.finish()
+        return decode
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(response), nats, `[..., N]` for `[..., N, T]`; -inf if a row is no response."""

@@ -43,14 +43,18 @@ class ResponseSpace:
     pad_id: int
     vocabulary: str | None = None
 
+    def is_end(self, token: Tensor) -> Tensor:
+        """True for ids that end a response, of any shape. Never waits for the device."""
+        return (token[..., None] == self.end_ids).any(-1)
+
     def is_token(self, response: Tensor) -> Tensor:
         """True at the tokens of a response, its end id included; False after it. `[..., T]`."""
-        ends = torch.isin(response, self.end_ids).int()
+        ends = self.is_end(response).int()
         return (ends.cumsum(-1) - ends) == 0
 
     def is_word(self, response: Tensor) -> Tensor:
         """True at the tokens of a response before its end id. `[..., T]`."""
-        return self.is_token(response) & ~torch.isin(response, self.end_ids)
+        return self.is_token(response) & ~self.is_end(response)
 
     def contains(self, response: Tensor) -> Tensor:
         """True if padding alone follows the end. `[..., T]` -> `[...]`."""

@@ -15,7 +15,7 @@ from guides import GUIDES
 from guides.guide import OtherGuideError
 from inference import OBJECTIVES, FusedOptimizer, ResponseObjective, fit, log_guide_at
 from model import AlignmentModel, ResponseDistribution, TextReward, grammar_prior, vader_sentiment
-from model.prior import logits, response_distribution
+from model.prior import decode, logits, response_distribution
 from model.prior.cached_decoder import CachedDecoder
 
 V, T, H = 10, 3, 32  # token ids, tokens of a response, width of the prior
@@ -320,24 +320,27 @@ def drawing(request):
     return {"draws": draws, "suffixes": suffixes}[request.param]
 
 
-def test_draws_depend_neither_on_finished_responses_nor_on_chunks(
+def test_draws_depend_on_no_finished_response_chunk_or_interval_of_checks(
     guide, prompts, drawing, monkeypatch
 ):
     """Same random numbers: the seed alone decides."""
     distribution, draws = guide.distribution(prompts), []
-    for drop, part in (
-        (-1.0, distribution),  # finished responses stay to the end
-        (response_distribution.DROP, distribution),
-        (1.0, distribution.in_micro_batches(1)),  # four responses at a time
+    chunks = distribution.in_micro_batches(1)  # four responses at a time
+    for drop, interval, part in (
+        (-1.0, 1, distribution),  # finished responses stay to the end
+        (decode.DROP, 1, distribution),
+        (1.0, 1, chunks),
+        (1.0, 2, chunks),  # ends are seen at every second token, as they are on a GPU
+        (decode.DROP, T + 1, distribution),  # ends are never seen
     ):
-        monkeypatch.setattr(response_distribution, "DROP", drop)
+        monkeypatch.setattr(decode, "DROP", drop)
+        monkeypatch.setattr(decode, "INTERVAL", interval)
+        monkeypatch.setattr(decode, "is_asynchronous", lambda device: True)
         torch.manual_seed(0)
         draws.append(drawing(part))
         draws.append(torch.rand(3))  # the generator has moved as far
-    assert torch.equal(draws[0], draws[2])
-    assert torch.equal(draws[0], draws[4])
-    assert torch.equal(draws[1], draws[3])
-    assert torch.equal(draws[1], draws[5])
+    assert all(torch.equal(draws[0], values) for values in draws[2::2])
+    assert all(torch.equal(draws[1], numbers) for numbers in draws[3::2])
 
 
 @pytest.mark.parametrize("name", TRAINS, indirect=True)

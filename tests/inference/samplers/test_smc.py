@@ -17,7 +17,7 @@ from inference.samplers.resampling import RESAMPLING
 from inference.samplers.smc import sequential_monte_carlo
 from inference.samplers.twist import LikelihoodTwist
 from model import AlignmentModel, TokenReward
-from model.prior import response_distribution
+from model.prior import decode
 from model.prior.cached_decoder import CachedState
 from tests.inference.samplers.three_tokens import assert_falls, assert_unbiased, graded
 
@@ -213,7 +213,7 @@ def test_decoding_is_not_done_for_nothing(world, monkeypatch):
     monkeypatch.setattr(
         CachedState, "select", lambda self, rows: selected.append(len(rows)) or select(self, rows)
     )
-    monkeypatch.setattr(response_distribution, "DROP", -1.0)  # a decode selects once
+    monkeypatch.setattr(decode, "DROP", -1.0)  # a decode selects once
     try:
         sequential_monte_carlo(world.network_model, world.prompts, num_samples=10)
         # running the model for its distribution samples a response: passes, selections

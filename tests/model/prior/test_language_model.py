@@ -344,7 +344,8 @@ def test_nan_logits_are_an_error() -> None:
     language_model = tiny()
     with torch.no_grad():
         next(language_model.network.parameters()).fill_(torch.nan)
-    with pytest.raises(FloatingPointError, match="the network's logits are NaN"):
+    place = "response 0, to prompt 0, token 0"
+    with pytest.raises(FloatingPointError, match=f"{place}: the network's logits are NaN"):
         language_model(language_model.encode(["a b"])).sample()
 
 

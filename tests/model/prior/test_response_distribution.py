@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from model import LanguageModel, Prompts, ResponseDistribution
-from model.prior import response_distribution
+from model.prior import decode
 from model.prior.logits import sample_token
 from tests.model.tiny import NETWORKS, PROMPTS, plain_log_prob, tiny
 
@@ -229,7 +229,7 @@ def logits_while_sampling(
         return out
 
     with monkeypatch.context() as patch:
-        patch.setattr(response_distribution, "DROP", -1.0)  # finished responses stay in the batch
+        patch.setattr(decode, "DROP", -1.0)  # finished responses stay in the batch
         patch.setattr(language_model, "start", lambda prompts: recorded(start(prompts)))
         patch.setattr(language_model, "extend", lambda state, ids: recorded(extend(state, ids)))
         value = language_model(prompts).sample((4,))

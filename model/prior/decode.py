@@ -1,0 +1,160 @@
+"""Decode: responses drawn token by token, until all have ended.
+
+    x_t ~ p(. | prompt, x_<t),   t = 1 .. min(T, first end)
+
+On a GPU the loop reads a value of a tensor every 16 tokens: a read waits for the device, which
+then has no work. Up to 15 tokens after the last end are computed for nothing.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from model.common.devices import generator_state, is_asynchronous, set_generator_state
+from model.prior.decoder import Decoder
+from model.prior.logits import NAN_LOGITS, draw_token, uniform_numbers
+from model.prior.response_space import ResponseSpace
+
+INTERVAL = 16
+"""Number of tokens from one check of ends and NaN to the next on an asynchronous device. On the CPU
+every token is checked."""
+DROP = 0.75
+"""Largest share of unfinished sequences in a decode at which the finished sequences are dropped.
+Dropping copies the cache of the others."""
+
+
+class Prefix(NamedTuple):
+    """Tokens of B responses that are given.
+
+    Attributes:
+        value: `[B, T]`, token ids.
+        length: `[B]`, number of tokens of each response that are given.
+    """
+
+    value: Tensor
+    length: Tensor
+
+
+class Decode:
+    """Responses `[B, T]`, drawn chunk by chunk.
+
+        decode = Decode(decoder, space, 1.0, rows)
+        decode.run(logits, state, torch.arange(len(rows)))
+        decode.response, decode.log_prob
+
+    The random numbers of a response depend neither on chunks nor on the interval of the checks, and
+    neither does the state of torch's generator after `finish`.
+
+    Args:
+        decoder: the autoregressive model.
+        space: the set of responses.
+        temperature: divides the logits.
+        rows: `[B]`, prompt of each response.
+        prefix: tokens that are given; default none.
+
+    Attributes:
+        response: `[B, T]`, token ids, padding where no token has been drawn.
+        log_prob: `[B, T]`, log-probability of each token under its distribution, nats, float64, 0
+            at padding. A given token has the log-probability of the token drawn in its place.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        space: ResponseSpace,
+        temperature: float,
+        rows: Tensor,
+        prefix: Prefix | None = None,
+    ) -> None:
+        self.decoder, self.space, self.temperature = decoder, space, temperature
+        self.rows, self.prefix = rows, prefix
+        shape = (len(rows), space.max_new_tokens)
+        self.response = rows.new_full(shape, space.pad_id)
+        self.log_prob = torch.zeros(shape, dtype=torch.float64, device=rows.device)
+        self._uniform = _UniformNumbers(len(rows), rows.device)
+        self._interval = INTERVAL if is_asynchronous(rows.device) else 1
+
+    def run(self, logits: Tensor, state: Any, active: Tensor) -> None:
+        """Draw the responses at `active` `[B']`.
+
+        Args:
+            logits: `[B', V]`, logits of the first token.
+            state: the decoder's state of the B' sequences after their prompts.
+            active: places of the responses in the batch.
+
+        Raises:
+            FloatingPointError: if the logits of a token are NaN.
+        """
+        ended = torch.zeros_like(active, dtype=torch.bool)
+        num_tokens, checked = self.space.max_new_tokens, 0
+        for t in range(num_tokens):
+            token, ended = self._draw(logits, ended, active, t)
+            if t + 1 == num_tokens or (t + 1) % self._interval == 0:
+                num_left = self._num_unfinished(ended, active, checked, t + 1)
+                checked = t + 1
+                if t + 1 == num_tokens or num_left == 0:
+                    return
+                if num_left <= DROP * len(ended):
+                    left = (~ended).nonzero().squeeze(1)
+                    state, active, token = state.select(left), active[left], token[left]
+                    ended = ended[left]
+            logits, state = self.decoder.extend(state, token[:, None])
+            logits = logits[:, -1]
+
+    def finish(self) -> None:
+        """Return the random numbers that were drawn for positions after the longest response."""
+        if self._interval > 1:
+            longest = int(self.space.is_token(self.response).any(0).sum())
+            self._uniform.give_back(longest)
+
+    def _draw(self, logits: Tensor, ended: Tensor, active: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        """Draw the tokens at t. Returns token ids `[B']`, and True for responses that have ended.
+
+        Nothing in here may wait for the device.
+        """
+        token, log_p = draw_token(logits, self.temperature, self._uniform[t][active])
+        if self.prefix is not None:
+            value, length = self.prefix
+            token = torch.where(t < length[active], value[active, t], token)
+        token = token.masked_fill(ended, self.space.pad_id)
+        self.response[active, t] = token
+        self.log_prob[active, t] = log_p.double().masked_fill(ended, 0.0)
+        return token, ended | self.space.is_end(token)
+
+    def _num_unfinished(self, ended: Tensor, active: Tensor, start: int, end: int) -> int:
+        """Number of unfinished responses. Checks the tokens from `start` to `end` - 1 for NaN."""
+        is_nan = self.log_prob[active, start:end].isnan()
+        num_left, num_nan = torch.stack([(~ended).sum(), is_nan.sum()]).tolist()
+        if num_nan:
+            t, place = is_nan.t().nonzero()[0].tolist()
+            response = int(active[place])
+            raise FloatingPointError(
+                f"response {response}, to prompt {int(self.rows[response])}, token {start + t}: "
+                f"{NAN_LOGITS}"
+            )
+        return num_left
+
+
+class _UniformNumbers:
+    """Numbers between 0 and 1 for B responses, one position after the other, `[B]` each.
+
+    A position is drawn from torch's generator when it is reached.
+    """
+
+    def __init__(self, num_responses: int, device: torch.device) -> None:
+        self._num_responses, self._device = num_responses, device
+        self._state = generator_state(device)
+        self._drawn: list[Tensor] = []
+
+    def __getitem__(self, t: int) -> Tensor:
+        while t >= len(self._drawn):
+            self._drawn.append(uniform_numbers(self._num_responses, self._device))
+        return self._drawn[t]
+
+    def give_back(self, num_positions: int) -> None:
+        """Leave the generator as after `num_positions` positions."""
+        if len(self._drawn) > num_positions:
+            set_generator_state(self._device, self._state)
+            for _ in range(num_positions):
+                uniform_numbers(self._num_responses, self._device)

@@ -1,0 +1,90 @@
+"""The decode reads values of tensors at its checks alone, and its errors name the place."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from model import LanguageModel
+from model.prior import cached_decoder, decode
+from tests.model.tiny import NETWORKS, PROMPTS, tiny
+
+
+class Reads(TorchDispatchMode):
+    """Counts the operations that wait for a GPU, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name = function.overloadpacket.__name__
+        has_mask = name.startswith("index") and any(
+            index is not None and index.dtype == torch.bool
+            for index in (args[1] if isinstance(args[1], list | tuple) else ())
+        )
+        if has_mask or name in {"_local_scalar_dense", "nonzero", "masked_select", "_unique2"}:
+            self.counts[name] += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (cached_decoder, decode):
+        monkeypatch.setattr(module, "is_asynchronous", lambda device: True)
+
+
+def unending(network: str, num_tokens: int) -> LanguageModel:
+    """A language model with responses of T tokens, none of which ends early."""
+    language_model = tiny(network, max_new_tokens=num_tokens)
+    layer = language_model.network.get_output_embeddings()
+    layer.register_forward_hook(lambda _, __, logits: logits.index_fill(-1, torch.tensor(0), -1e9))
+    return language_model
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.parametrize("network", NETWORKS)
+def test_reads_do_not_grow_with_the_tokens_between_checks(
+    network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode, "INTERVAL", 5)
+    counts = []
+    for num_tokens in (6, 10):
+        distribution = unending(network, num_tokens)
+        distribution = distribution(distribution.encode(PROMPTS))
+        with Reads() as reads:
+            distribution.sample((4,))
+        counts.append(reads.counts)
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_nan_between_two_checks_is_named_by_response_prompt_and_token() -> None:
+    language_model = tiny(max_new_tokens=9)
+    extend, steps = language_model.extend, iter(range(1, 9))
+
+    def broken(state: Any, ids: torch.Tensor) -> Any:
+        logits, state = extend(state, ids)
+        if next(steps) == 3:
+            logits[4] = torch.nan
+        return logits.index_fill(-1, torch.tensor(0), -1e9), state
+
+    language_model.extend = broken  # type: ignore[method-assign]
+    language_model.start = first_without_end(language_model.start)  # type: ignore[method-assign]
+    distribution = language_model(language_model.encode(PROMPTS))
+    with pytest.raises(FloatingPointError, match="response 4, to prompt 1, token 3: the network's"):
+        distribution.sample((2,))
+
+
+def first_without_end(start: Any) -> Any:
+    """A decoder's `start` with logits for which the end has probability 0."""
+
+    def without_end(prompts: Any) -> Any:
+        logits, state = start(prompts)
+        return logits.index_fill(-1, torch.tensor(0), -1e9), state
+
+    return without_end
