@@ -10,8 +10,8 @@ from inference.objectives import (
     BestOfN_ELBO,
     FDivergence,
     LeaveOneOut_ELBO,
-    LogVariance,
     RewardToGo_ELBO,
+    SquaredResidual,
 )
 from inference.objectives.response_objective import Losses, ResponseObjective
 from inference.prior_sample import PriorSample, sample_prior

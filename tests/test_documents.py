@@ -113,7 +113,7 @@ def test_readme_swaps_objectives_and_guides(capsys):
     assert names == [
         "LeaveOneOut_ELBO",
         "FDivergence",
-        "LogVariance",
+        "SquaredResidual",
         "LoRA",
         "Twisted",
         "Recurrent",

@@ -14,11 +14,11 @@ from inference.objectives.contrastive_twist import ContrastiveTwist
 from inference.objectives.f_divergence import DIVERGENCES, FDivergence
 from inference.objectives.grpo import GRPO
 from inference.objectives.leave_one_out import LeaveOneOut_ELBO
-from inference.objectives.log_variance import LogVariance
 from inference.objectives.multi_sample import MultiSample_ELBO
 from inference.objectives.proximal import Proximal_ELBO
 from inference.objectives.pyro_objectives import renyi, reweighted_wake_sleep, trace
 from inference.objectives.reward_to_go import RewardToGo_ELBO
+from inference.objectives.squared_residual import SquaredResidual
 from inference.objectives.wake_phi import WakePhi
 from model.common.checks import whole_number
 
@@ -56,10 +56,10 @@ class Objective:
         return family.trains and has_states and (family.has_twist or not self.needs_twist)
 
 
-def replayed(num_particles: int = 64) -> LogVariance:
+def replayed(num_particles: int = 64) -> SquaredResidual:
     """Log-variance off-policy: draws at temperature 1.5, four steps a batch, replay threefold."""
     num_particles = whole_number("num_particles", num_particles)
-    return LogVariance(num_particles, replay=3 * num_particles, exploration=1.5, epochs=4)
+    return SquaredResidual(num_particles, replay=3 * num_particles, exploration=1.5, epochs=4)
 
 
 def f_divergence(divergence: str, summary: str, **options: Any) -> Objective:
@@ -97,13 +97,28 @@ OBJECTIVES: dict[str, Objective] = {
     ),
     "analytic-kl": Objective(AnalyticKL_ELBO, "the ELBO with its KL summed over the vocabulary"),
     "log-variance": Objective(
-        LogVariance,
+        SquaredResidual,
         "VarGrad: half the variance of the log-weights; the gradient of `leave-one-out`",
     ),
     "trajectory-balance": Objective(
         replayed,
         "log-variance off-policy: replay, bolder draws, four steps a batch (GFlowNet fine-tuning)",
         min_particles=1,
+    ),
+    "rebel": Objective(
+        partial(SquaredResidual, log_z="pairs"),
+        "REBEL: squared differences of the log-weights of two responses",
+    ),
+    "a-star-po": Objective(
+        partial(SquaredResidual, log_z="prior"),
+        "A*-PO: squared distances of the log-weights from log Z by prior draws",
+        min_particles=1,
+    ),
+    "qrpo": Objective(
+        partial(SquaredResidual, log_z="quantile"),
+        "QRPO: squared residuals of the reward's quantile, log Z by a formula; not the posterior",
+        min_particles=1,
+        target="quantile",
     ),
     "proximal": Objective(Proximal_ELBO, "PPO: the ELBO in several clipped steps on each batch"),
     "grpo": Objective(

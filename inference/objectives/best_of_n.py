@@ -10,13 +10,12 @@ empirical distribution function of prior draws, made once for each prompt. The g
 leave-one-out gradient.
 """
 
-import torch
 from torch import Tensor
 
 from inference.objectives.leave_one_out import BASELINE, leave_one_out
+from inference.objectives.prior_rewards import PriorRewards
 from inference.objectives.response_objective import Losses, ResponseObjective
 from inference.order_statistics import best_of_n_log_ratio
-from inference.prior_sample import sample_prior
 from inference.programs import Program
 from model import Prompts
 from model.common.checks import whole_number
@@ -44,11 +43,10 @@ class BestOfN_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its o
     ) -> None:
         super().__init__(num_particles)
         self.n = whole_number("n", n)
-        self.num_prior_draws = whole_number("num_prior_draws", num_prior_draws)
-        self._sorted: dict[str, Tensor] = {}  # log likelihoods of the prior draws, by prompt
+        self.prior_rewards = PriorRewards(num_prior_draws, "ranks of best of n")
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
-        self._meet(model, prompts)
+        self.prior_rewards.meet(model, prompts)
         distribution, response = self.draw(guide, prompts)
         log_guide = distribution.log_prob(response)
         joint = self.score(model, prompts, response)
@@ -60,31 +58,11 @@ class BestOfN_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its o
         return Losses(-log_weight.mean(0).sum(), *numbers, response, log_guide, log_weight)
 
     def log_ratio(self, prompts: Prompts, log_likelihood: Tensor) -> Tensor:
-        """log pi_n(x)/p0(x), nats, of responses with log likelihoods `[..., N]`.
-
-        The response is ranked among the draws and itself, so that neither F nor a tie is 0.
-        """
-        ratios = []
-        for name, value in zip(prompts.names(), log_likelihood.unbind(-1), strict=True):
-            known, value = self._sorted[name], value.contiguous()
-            below = torch.searchsorted(known, value)
-            upto = torch.searchsorted(known, value, right=True)
-            total = len(known) + 1
-            ratios.append(best_of_n_log_ratio((upto + 1) / total, below / total, self.n))
-        return torch.stack(ratios, -1)
-
-    def _meet(self, model: Program, prompts: Prompts) -> None:
-        """Draw from the prior for all prompts that are new."""
-        names = prompts.names()
-        new = [i for i, name in enumerate(names) if name not in self._sorted]
-        if new:
-            problem, purpose = (model, prompts[new], self.num_prior_draws), "ranks of best of n"
-            draws = sample_prior(*problem, independent=True, purpose=purpose)
-            for i, column in zip(new, draws.log_likelihood.double().T, strict=True):
-                self._sorted[names[i]] = column.sort().values
+        """log pi_n(x)/p0(x), nats, of responses with log likelihoods `[..., N]`."""
+        return best_of_n_log_ratio(*self.prior_rewards.cdf(prompts, log_likelihood), self.n)
 
     def get_state(self) -> dict[str, Tensor]:
-        return dict(self._sorted)
+        return self.prior_rewards.get_state()
 
     def set_state(self, state: dict[str, Tensor]) -> None:
-        self._sorted = dict(state)
+        self.prior_rewards.set_state(state)

@@ -26,6 +26,7 @@ from inference.targets.fixed_points.mode_anchored import mode_anchored
 from inference.targets.fixed_points.posterior import posterior
 from inference.targets.fixed_points.problem import NoFixedPointError, Problem
 from inference.targets.fixed_points.quantile import quantile
+from inference.targets.fixed_points.squared_residual import squared_residual
 from inference.targets.fixed_points.token_forward_kl import token_forward_kl
 from inference.targets.fixed_points.token_reverse_kl import grpo_token_kl, token_reverse_kl
 
@@ -61,6 +62,7 @@ TARGETS = {
     "token-reverse-kl": Target(token_reverse_kl, "Dr. GRPO, an unbiased gradient of tokens' KL"),
     "chi-squared": Target(chi_squared, "chi-PO, a penalty of KL and chi-squared"),
     "mean-mirror-descent": Target(mean_mirror_descent, "squared residuals with the mean reward"),
+    "squared-residual": Target(squared_residual, "squared residuals with `log_z` for log Z"),
     "length-normalised": Target(length_normalised, "FlowRL, balance per token"),
     "mode-anchored": Target(mode_anchored, "MARA, equal mass above `threshold`"),
     "best-of-n": Target(best_of_n, "distillation of best of n"),

@@ -5,19 +5,16 @@
 
 With tau log Z for r_bar the residual is 0 at the exact step, q_k exp(r/tau)/Z. With the mean, as in
 the report on Kimi k1.5 (arXiv 2501.12599), no normalised q has the residual 0. The minimum over
-normalised q is the step above (2026, arXiv 2602.05933): s = t - omega(t + log c), Wright's
-function, for t = (r - r_bar)/tau.
+normalised q is the step above (2026, arXiv 2602.05933), the target `squared_residual` with the
+constant r_bar/tau and draws of q_k.
 """
 
-import math
 from functools import partial
 
-import numpy as np
-import torch
-from scipy.special import logsumexp, wrightomega
 from torch import Tensor
 
-from inference.targets.fixed_points.problem import Problem, by_prompt, root
+from inference.targets.fixed_points.problem import Problem, by_prompt
+from inference.targets.fixed_points.squared_residual import at_constant
 from model.common.checks import whole_number
 
 
@@ -32,19 +29,5 @@ def mean_mirror_descent(problem: Problem, num_steps: int = 1) -> Tensor:
 
 
 def _step(log_guide: Tensor, reward: Tensor, tau: float) -> Tensor:
-    log_mass = log_guide.numpy()
-    centred = (reward - (log_guide.exp() * reward).sum()).numpy() / tau
-    if np.ptp(centred) == 0:
-        return log_guide
-
-    def log_step(log_c: float) -> np.ndarray:
-        return log_mass + centred - wrightomega(centred + log_c)
-
-    # the sum of q is above 1 at c = 0, by Jensen, and falls
-    low, high = -1.0, 1.0
-    while logsumexp(log_step(low)) < 0 and low > math.log(np.finfo(float).tiny):
-        low *= 2
-    while logsumexp(log_step(high)) > 0:
-        high *= 2
-    log_c = root(lambda log_c: logsumexp(log_step(log_c)), low, high)
-    return torch.from_numpy(log_step(log_c)).log_softmax(0)
+    centred = reward - (log_guide.exp() * reward).sum(0)
+    return at_constant(log_guide, centred / tau)

@@ -8,8 +8,8 @@ from inference import (
     OBJECTIVES,
     Enumeration,
     FDivergence,
-    LogVariance,
     RewardToGo_ELBO,
+    SquaredResidual,
     log_guide_at,
 )
 from inference.objectives import Proximal_ELBO
@@ -93,7 +93,7 @@ def test_bolder_draws_are_weighed_back_to_the_guide():
     truth = Enumeration(model, ONE)
     bolder = tempered(guide.distribution(ONE), 3.0).log_prob(truth.support).detach()
     response = in_proportion(bolder)
-    objective = LogVariance(len(response), exploration=3.0)
+    objective = SquaredResidual(len(response), exploration=3.0)
     gradient(objective, model, guide, ONE, response)
     assert objective.metrics["elbo"] == pytest.approx(truth.elbo(guide).item(), abs=1e-2)
     reward = truth.expected_log_likelihood(guide).item()
@@ -107,7 +107,7 @@ def test_replayed_responses_come_with_their_own_densities():
     model, guide = Target(), Table(1)
     truth = Enumeration(model, ONE)
     fresh, old = truth.support[:2], truth.support[3:6]
-    objective = LogVariance(2, replay=3)
+    objective = SquaredResidual(2, replay=3)
     log_weight = (truth.log_joint - truth.log_guide(guide))[:, 0]
     objective.buffer.draw = lambda prompts, num: (old[:num], truth.log_joint[3:6])
     loss, _ = gradient(objective, model, guide, ONE, fresh)
@@ -123,7 +123,7 @@ def test_later_steps_on_a_batch_descend_the_variance_at_the_current_guide():
     model, old, new = Target(), Table(1), Table(2)
     truth = Enumeration(model, TWO)
     fresh, replayed = truth.support[:2], [truth.support[3:6], truth.support[4:7]]
-    objective = LogVariance(2, replay=3, exploration=1.5, epochs=2)
+    objective = SquaredResidual(2, replay=3, exploration=1.5, epochs=2)
     densities = iter([truth.log_joint[3:6], truth.log_joint[4:7]])
     objective.buffer.draw = lambda prompts, num: (replayed.pop(0), next(densities))
     gradient(objective, model, old, TWO, fresh)
@@ -144,7 +144,7 @@ def test_metrics_of_steps_on_the_draws_of_another_guide_are_those_of_this_one():
     response = in_proportion(truth.log_guide(old))
     adaptive = FDivergence("forward-kl", len(response), adapt_every=5)
     adaptive.set_state(proposal_state(old) | {"gain": torch.tensor(0.0), "steps": torch.tensor(1)})
-    repeated = Proximal_ELBO(len(response), epochs=2), LogVariance(len(response), epochs=2)
+    repeated = Proximal_ELBO(len(response), epochs=2), SquaredResidual(len(response), epochs=2)
     for objective in repeated:
         gradient(objective, model, old, ONE, response)
     for objective in (adaptive, *repeated):

@@ -16,8 +16,8 @@ from inference import (
     Enumeration,
     FDivergence,
     FusedOptimizer,
-    LogVariance,
     ResponseObjective,
+    SquaredResidual,
     fit,
     log_guide_at,
 )
@@ -49,6 +49,9 @@ DESCENDS = {
     "analytic-kl": "reverse-kl",
     "log-variance": "reverse-kl",
     "trajectory-balance": "log-variance",
+    "rebel": "reverse-kl",
+    "a-star-po": "reverse-kl",
+    "qrpo": "quantile",
     "proximal": "reverse-kl",
     "wake-phi": "forward-kl",
     "multi-sample": "multi-sample",
@@ -71,7 +74,9 @@ DESCENDS = {
 """Quantity that each objective descends."""
 
 UNBIASED = {
-    name for name, what in DESCENDS.items() if what in ("reverse-kl", "multi-sample", "best-of-n")
+    name
+    for name, what in DESCENDS.items()
+    if what in ("reverse-kl", "multi-sample", "best-of-n", "quantile")
 } | set(DIVERGENCES)
 """The gradient's mean is exact, for the f-divergences given log Z."""
 
@@ -92,6 +97,7 @@ VANISHES = {
     "leave-one-out",
     "log-variance",
     "trajectory-balance",
+    "rebel",
     "proximal",
     "multi-sample",
     "forward-kl",
@@ -121,7 +127,10 @@ SUPPORTS_HARD_CONSTRAINTS = {
 WEIGHT = 0.8
 TRAINERS = {"grpo", "dr-grpo", "gspo", "cispo"}
 """Objectives whose target is in `TARGETS`."""
-OPTIONS = {"best-of-n-distillation": {"n": 3}} | {name: {"kl_weight": WEIGHT} for name in TRAINERS}
+QUANTILE = {"quantile_beta": WEIGHT}
+OPTIONS = {"best-of-n-distillation": {"n": 3}, "qrpo": QUANTILE} | {
+    name: {"kl_weight": WEIGHT} for name in TRAINERS
+}
 """Options with which an objective reaches the optimum in the steps of these tests."""
 
 OURS = [name for name in OBJECTIVES if isinstance(OBJECTIVES[name](), ResponseObjective)]
@@ -143,6 +152,13 @@ def problem_of(truth):
     """Problem in nats of an objective with `kl_weight` = WEIGHT."""
     length = (truth.support != 0).cumprod(-1).sum(-1).add(1).clamp(max=2)  # with the end
     return Problem(truth.log_prior, truth.log_likelihood, WEIGHT, truth.support, length)
+
+
+def log_ratio_of(objective, prompts, truth):
+    """log of the target over the prior, up to a constant, by the ranks of the prior's draws."""
+    if isinstance(objective, BestOfN_ELBO):
+        return objective.log_ratio(prompts, truth.log_likelihood)
+    return objective.log_z.log_reward(objective, prompts, truth.log_likelihood)
 
 
 def exact_loss(name, model, guide, prompts, num_particles):
@@ -171,13 +187,11 @@ def exact_loss(name, model, guide, prompts, num_particles):
         ).sum()
     if name in TRAINERS:
         return -UPDATES[what](log_q, problem_of(truth))
-    if what == "best-of-n":
+    if what in ("best-of-n", "quantile"):
         objective = OBJECTIVES[name]()
         pyro.set_rng_seed(3)
-        objective._meet(model, prompts)
-        return (
-            q * (log_q - truth.log_prior - objective.log_ratio(prompts, truth.log_likelihood))
-        ).sum()
+        objective.prior_rewards.meet(model, prompts)
+        return (q * (log_q - truth.log_prior - log_ratio_of(objective, prompts, truth))).sum()
     f = {
         "forward-kl": -t.log(),
         "reverse-kl": t * t.log(),
@@ -194,8 +208,9 @@ def test_every_objective_has_a_claim():
     assert DESCENDS.keys() == OBJECTIVES.keys()
     others = {name: entry.target for name, entry in OBJECTIVES.items()}
     del others["best-of-n-distillation"]
-    assert {name for name, target in others.items() if target != "posterior"} == TRAINERS
-    assert all(DESCENDS[name] == others[name] for name in TRAINERS)
+    trainers = TRAINERS | {"qrpo"}
+    assert {name for name, target in others.items() if target != "posterior"} == trainers
+    assert all(DESCENDS[name] == others[name] for name in trainers)
     assert UNBIASED | CONSISTENT | {"trajectory-balance"} == OBJECTIVES.keys()
 
 
@@ -258,9 +273,9 @@ def test_prompts_are_kept_apart(name):
     def of(prompts, response):
         pyro.set_rng_seed(3)
         objective = OBJECTIVES[name](num_particles=5)
-        if isinstance(objective, BestOfN_ELBO):
-            objective._meet(model, TWO)
-        if isinstance(objective, LogVariance):
+        if hasattr(objective, "prior_rewards"):
+            objective.prior_rewards.meet(model, TWO)
+        if isinstance(objective, SquaredResidual):
             objective.buffer.draw = lambda prompts, num: (response[:0], response[:0, :, 0].double())
         return gradient(objective, model, guide, prompts, response)[1]
 
@@ -320,7 +335,7 @@ def test_reaches_its_target_through_plain_svi(name):
     target = truth.log_posterior
     if isinstance(objective, BestOfN_ELBO):
         target = truth.log_prior + objective.log_ratio(prompts, truth.log_likelihood)
-    elif name in TRAINERS:
+    elif OBJECTIVES[name].target != "posterior":
         target = TARGETS[OBJECTIVES[name].target](problem_of(truth))
         apart = (target.exp() * (target - truth.log_posterior)).sum(0)
         assert (apart > 0.05).all()
@@ -582,7 +597,7 @@ def test_loss_of_proximal_is_of_the_given_prompts():
 def test_checkpoint_of_another_objective_is_refused(tmp_path):
     train = partial(fit, Target(), checkpoint_folder=tmp_path, progress=False, num_steps=2)
     train(Table(1), TWO, objective=OBJECTIVES["forward-kl"](), optimizer=FusedOptimizer())
-    with pytest.raises(CheckpointError, match="is of a fit with FDivergence, got LogVariance"):
+    with pytest.raises(CheckpointError, match="is of a fit with FDivergence, got SquaredResidual"):
         train(
             Table(1),
             TWO,

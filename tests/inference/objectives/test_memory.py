@@ -95,7 +95,7 @@ def test_distribution_of_the_best_of_n_from_many_prior_draws():
     model = Target(coarse)
     truth = Enumeration(model, ONE)
     objective = BestOfN_ELBO(8, n=4, num_prior_draws=20_000)
-    objective._meet(model, ONE)
+    objective.prior_rewards.meet(model, ONE)
     exact = best_of_n_log_ratio(*level_cdf(truth.log_likelihood, truth.log_prior.exp()), 4)
     assert torch.allclose(objective.log_ratio(ONE, truth.log_likelihood), exact, atol=0.05)
     unseen = objective.log_ratio(ONE, torch.tensor([[-9.0], [9.0]], dtype=torch.float64))

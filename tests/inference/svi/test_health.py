@@ -10,7 +10,7 @@ import torch
 from pyro.infer import Trace_ELBO
 
 from guides import FineTuned
-from inference import OBJECTIVES, FusedOptimizer, LeaveOneOut_ELBO, LogVariance, fit
+from inference import OBJECTIVES, FusedOptimizer, LeaveOneOut_ELBO, SquaredResidual, fit
 from inference.enumeration import entropy
 from inference.svi.draw_record import DrawRecord
 from inference.svi.health import DrawNumbers, Health, mean_of_steps
@@ -47,7 +47,7 @@ def test_numbers_off_policy_are_weighted(model, prompts, truth, guide):
     """The errors of 60 estimates from bolder draws have the standard deviation stated."""
     z = []
     for _ in range(60):
-        objective = LogVariance(num_particles=64, exploration=1.5)
+        objective = SquaredResidual(num_particles=64, exploration=1.5)
         numbers = numbers_of(objective, model, guide, prompts)
         z.append((numbers.elbo - truth.elbo(guide).mean().item()) / math.sqrt(numbers.variance))
     assert torch.tensor(z).std().item() == pytest.approx(1.0, abs=0.3)
@@ -253,7 +253,7 @@ def test_entropy_is_among_the_metrics(model, small_prior, prompts, truth):
 @pytest.mark.parametrize("exploration", [1.0, 1.5])
 def test_an_elbo_from_bolder_draws_chooses_no_iterate(exploration, model, small_prior, prompts):
     """Self-normalised estimates from few bolder draws would return a fit to its start."""
-    objective = LogVariance(8, exploration=exploration)
+    objective = SquaredResidual(8, exploration=exploration)
     result = fit(
         model, FineTuned(small_prior), prompts, num_steps=2, objective=objective, progress=False
     )

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 
 import inference.svi.checkpoint.state
 from guides import FineTuned, LoRA, MeanField, Twisted
-from inference import FDivergence, FusedOptimizer, LeaveOneOut_ELBO, LogVariance, cosine, fit
+from inference import FDivergence, FusedOptimizer, LeaveOneOut_ELBO, SquaredResidual, cosine, fit
 from inference.svi.anneal import soften
 from inference.svi.checkpoint.code_description import is_installed
 from inference.svi.checkpoint.fingerprint import Fingerprint
@@ -444,8 +444,8 @@ OTHERS = {
     ),
     "objective": (
         {},
-        {"objective": lambda: LogVariance(4)},
-        r"LeaveOneOut_ELBO, got LogVariance \(objective\)",
+        {"objective": lambda: SquaredResidual(4)},
+        r"LeaveOneOut_ELBO, got SquaredResidual \(objective\)",
     ),
     "learning rate": (
         {},
@@ -812,7 +812,9 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(
     name, damage, tmp_path, whole
 ):
     case = (
-        Case(objective=lambda: LogVariance(4, replay=8)) if name.startswith("objective") else Case()
+        Case(objective=lambda: SquaredResidual(4, replay=8))
+        if name.startswith("objective")
+        else Case()
     )
     expected = case.run(tmp_path / "whole") if name.startswith("objective") else whole
     case.run(tmp_path / "fit", 3)

@@ -13,7 +13,7 @@ from inference.targets.fixed_points import TARGETS, NoFixedPointError, Problem
 from inference.targets.fixed_points.best_of_n import best_of_n, soft_best_of_n
 from inference.targets.fixed_points.mean_mirror_descent import mean_mirror_descent
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
-from tests.inference.targets.fixed_points.updates import THRESHOLD, UPDATES
+from tests.inference.targets.fixed_points.updates import OPTIONS, UPDATES
 
 BETA = 0.9
 
@@ -50,7 +50,7 @@ def test_every_target_has_a_test() -> None:
 
 @pytest.mark.parametrize("name", UPDATES)
 def test_update_vanishes_at_the_target_and_not_at_the_posterior(name: str, problem) -> None:
-    log_q = TARGETS[name](problem, **THRESHOLD.get(name, {}))
+    log_q = TARGETS[name](problem, **OPTIONS.get(name, {}))
     assert_close(log_q.exp().sum(0), torch.ones(2).double(), rtol=0, atol=1e-12)
     assert size_of_update(name, log_q, problem) < 1e-10
     elsewhere = size_of_update(name, TARGETS["posterior"](problem), problem)
@@ -60,7 +60,7 @@ def test_update_vanishes_at_the_target_and_not_at_the_posterior(name: str, probl
 @pytest.mark.parametrize("name", sorted({*TARGETS} - {"best-of-n", "filtering", "mode-anchored"}))
 def test_constant_reward_leaves_the_prior(name: str, problem: Problem) -> None:
     flat = Problem(problem.log_prior, torch.ones(40, 2), BETA, problem.response, problem.length)
-    assert_close(TARGETS[name](flat), flat.log_prior)
+    assert_close(TARGETS[name](flat, **OPTIONS.get(name, {})), flat.log_prior)
 
 
 @pytest.mark.parametrize(

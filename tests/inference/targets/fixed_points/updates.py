@@ -7,7 +7,12 @@ from torch import Tensor
 
 from inference.targets.fixed_points import Problem
 
-THRESHOLD = {"mode-anchored": {"threshold": 0.8}, "filtering": {"threshold": 0.8}}
+OPTIONS = {
+    "mode-anchored": {"threshold": 0.8},
+    "filtering": {"threshold": 0.8},
+    "squared-residual": {"log_z": -0.5},
+}
+"""Options of targets that need some."""
 Update = Callable[[Tensor, Problem], Tensor]
 """Function of log q of all responses, `[S, N]`, and of the problem."""
 
@@ -99,6 +104,11 @@ def mean_mirror_descent_update(log_q: Tensor, p: Problem) -> Tensor:
     return -(prior * (centred - p.beta * (log_q - p.log_prior)).square()).sum()
 
 
+def squared_residual_update(log_q: Tensor, p: Problem) -> Tensor:
+    residual = p.log_prior + p.reward / p.beta - log_q - OPTIONS["squared-residual"]["log_z"]
+    return -(p.log_prior.exp() * residual.square()).sum()
+
+
 def length_normalised_update(log_q: Tensor, p: Problem) -> Tensor:
     assert p.length is not None
     log_ratio = (log_q - p.log_prior) / p.length
@@ -108,7 +118,7 @@ def length_normalised_update(log_q: Tensor, p: Problem) -> Tensor:
 
 
 def anchored_reward(p: Problem) -> Tensor:
-    threshold = THRESHOLD["mode-anchored"]["threshold"]
+    threshold = OPTIONS["mode-anchored"]["threshold"]
     reward = p.reward.clone()
     for n in range(reward.shape[1]):
         above = [i for i in range(len(reward)) if p.reward[i, n] >= threshold]
@@ -125,7 +135,7 @@ def quantiles(p: Problem) -> Tensor:
 
 
 def filtering_update(log_q: Tensor, p: Problem) -> Tensor:
-    is_accepted = p.reward >= THRESHOLD["filtering"]["threshold"]
+    is_accepted = p.reward >= OPTIONS["filtering"]["threshold"]
     accepted = p.log_prior.exp() * is_accepted
     return (accepted * log_q.masked_fill(~is_accepted, 0.0)).sum()
 
@@ -142,6 +152,7 @@ UPDATES: dict[str, Update] = {
     "forward-kl": forward_kl_update,
     "chi-squared": chi_squared_update,
     "mean-mirror-descent": mean_mirror_descent_update,
+    "squared-residual": squared_residual_update,
     "length-normalised": length_normalised_update,
     "mode-anchored": regularised(anchored_reward),
     "filtering": filtering_update,
