@@ -93,10 +93,10 @@ class SquaredResidual(RepeatedBatchObjective):
         self.quantile_beta = positive("quantile_beta", quantile_beta)
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
+        if self.log_z.reads_prior and not self.reuses_draws:
+            self.prior_rewards.meet(model, prompts)
         batch, distribution = self.next_batch(model, guide, prompts, temperature=self.exploration)
         prompts, response = batch.prompts, batch.response
-        if self.log_z.reads_prior:
-            self.prior_rewards.meet(model, prompts)
         log_joint = batch.log_prior + self.log_z.log_reward(self, prompts, batch.log_likelihood)
         log_target = log_joint  # of the fresh responses
         if self.replay:
