@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import torch
+import transformers
 from torch import nn
-from transformers import PreTrainedModel
 
 from guides.guide import Guide, check_prior, load_into
 from guides.sharing import copy_sharing
@@ -96,7 +96,9 @@ class FineTuned(Guide):
         load_into(dict(network.named_parameters()), dict(saved.named_parameters()), str(folder))
 
 
-def _select(network: PreTrainedModel, subset: Subset, num_layers: int) -> list[nn.Parameter]:
+def _select(
+    network: "transformers.PreTrainedModel", subset: Subset, num_layers: int
+) -> list[nn.Parameter]:
     """Parameters of a network that train."""
     if subset == "all":
         return list(network.parameters())
@@ -111,7 +113,7 @@ def _select(network: PreTrainedModel, subset: Subset, num_layers: int) -> list[n
     return [parameter for norm in norms for parameter in norm.parameters()] + biases
 
 
-def _blocks(network: PreTrainedModel) -> nn.ModuleList:
+def _blocks(network: "transformers.PreTrainedModel") -> nn.ModuleList:
     """Blocks of a network, from first to last."""
     depth = network.config.get_text_config().num_hidden_layers
     lists = [m for m in network.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
+import transformers
 from pyro.distributions import TorchDistribution
 from torch import nn
-from transformers import PreTrainedModel
 
 from guides.guide import Guide
 from guides.sharing import copy_sharing
@@ -23,7 +23,7 @@ class Fixed(Guide):
         self, source: Guide | LanguageModel | Callable[[Prompts], TorchDistribution]
     ) -> None:
         super().__init__()
-        if isinstance(source, type | PreTrainedModel) or not callable(source):
+        if isinstance(source, type | transformers.PreTrainedModel) or not callable(source):
             got = source if isinstance(source, str | type) else type(source).__name__
             expected = "a guide, a `LanguageModel` or a function of prompts"
             raise TypeError(f"source is {got}, expected {expected}")

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from guides.guide import Guide, OtherGuideError, check_prior, load_into
@@ -145,7 +145,7 @@ class LoRA(Guide):
         return adapter_tensors(self.language_model.network, self.adapter)
 
 
-def _linear_layers(network: PreTrainedModel) -> dict[str, nn.Module]:
+def _linear_layers(network: "transformers.PreTrainedModel") -> dict[str, nn.Module]:
     """Linear layers by name, outside adapters and of untied weights, which alone can be merged."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -161,7 +161,9 @@ def _linear_layers(network: PreTrainedModel) -> dict[str, nn.Module]:
     return layers
 
 
-def _targets(network: PreTrainedModel, layers: dict[str, nn.Module], modules: str) -> list[str]:
+def _targets(
+    network: "transformers.PreTrainedModel", layers: dict[str, nn.Module], modules: str
+) -> list[str]:
     """Names of the layers to adapt."""
     if modules == "all-linear":
         output = network.get_output_embeddings()
@@ -184,7 +186,7 @@ def _fits(pattern: str, name: str) -> bool:
     return re.fullmatch(rf"(.*\.)?(?:{pattern})", name) is not None
 
 
-def _check_adapter(network: PreTrainedModel, layers: dict[str, nn.Module]) -> None:
+def _check_adapter(network: "transformers.PreTrainedModel", layers: dict[str, nn.Module]) -> None:
     """Refuse a network whose adapter excludes a second adapter, saving or merging."""
     from peft.tuners.lora import Linear
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -201,7 +203,7 @@ def _check_adapter(network: PreTrainedModel, layers: dict[str, nn.Module]) -> No
             )
 
 
-def _add_adapter(network: PreTrainedModel, config: Any) -> str:
+def _add_adapter(network: "transformers.PreTrainedModel", config: Any) -> str:
     """Add an adapter and activate it beside the active ones; return its name, which is new."""
     from peft.tuners.lora import LoraLayer
 

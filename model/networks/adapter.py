@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel
 
 from model.networks.source import PretrainedError, find_checkpoint, hub_name, refused_by_name
 
@@ -65,7 +65,7 @@ class Adapter:
         }
         if "SequenceClassification" not in auto.__name__ or not heads:
             return {}
-        config = AutoConfig.from_pretrained(source, **options)
+        config = transformers.AutoConfig.from_pretrained(source, **options)
         for count in dict.fromkeys([config.num_labels, *(shape[0] for shape in heads.values())]):
             sized = copy.deepcopy(config)
             sized.num_labels = count
@@ -76,7 +76,7 @@ class Adapter:
                 return {} if count == config.num_labels else {"num_labels": count}
         return {}
 
-    def add_to(self, network: PreTrainedModel) -> None:
+    def add_to(self, network: "transformers.PreTrainedModel") -> None:
         """Put the adapter on its base, in place; a `PretrainedError` if tensors do not fit."""
         from peft import inject_adapter_in_model
 
@@ -172,7 +172,7 @@ def check_settings(source: str, record: dict[str, Any]) -> None:
             raise PretrainedError(f"{source} is an adapter with {setting}: merge it with `peft`")
 
 
-def adapter_tensors(network: PreTrainedModel, adapter: str) -> dict[str, Tensor]:
+def adapter_tensors(network: "transformers.PreTrainedModel", adapter: str) -> dict[str, Tensor]:
     """The tensors of an adapter on a network, not copied, by their names on disk."""
     from peft import get_peft_model_state_dict
 

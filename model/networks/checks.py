@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import transformers
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from model.common.checks import instance
 from model.networks.source import PretrainedError
@@ -27,7 +28,7 @@ def evaluating(module: M) -> M:
     return module
 
 
-def without_head(network: PreTrainedModel) -> PreTrainedModel:
+def without_head(network: "transformers.PreTrainedModel") -> "transformers.PreTrainedModel":
     """The body of a network, which returns the last hidden states.
 
     An output layer would cost more than all other layers.
@@ -38,7 +39,7 @@ def without_head(network: PreTrainedModel) -> PreTrainedModel:
     return body
 
 
-def checked_network(network: Any) -> PreTrainedModel:
+def checked_network(network: Any) -> "transformers.PreTrainedModel":
     """A network of `transformers` with its weights, taken out of `peft`'s wrapper if it is in one.
 
     Raises:
@@ -54,14 +55,14 @@ def checked_network(network: Any) -> PreTrainedModel:
         network = network.get_base_model()
         network._hf_peft_config_loaded = True
         kind = type(network).__name__
-    instance("network", network, PreTrainedModel, why=HINT)
+    instance("network", network, transformers.PreTrainedModel, why=HINT)
     if any(parameter.is_meta for parameter in network.parameters()):
         raise ValueError(f"the weights of {kind} are on the meta device, without numbers: {HINT}")
     check_weights(network, kind)
     return network
 
 
-def check_weights(network: PreTrainedModel, where: str) -> None:
+def check_weights(network: "transformers.PreTrainedModel", where: str) -> None:
     """Refuse weights that are NaN or infinite, by a `PretrainedError`."""
     for name, parameter in network.named_parameters():
         if not bool(parameter.detach().isfinite().all()):
@@ -69,7 +70,7 @@ def check_weights(network: PreTrainedModel, where: str) -> None:
             raise PretrainedError(f"{where} has weights that are NaN or infinite, {place}")
 
 
-def check_stored(network: PreTrainedModel, source: str) -> None:
+def check_stored(network: "transformers.PreTrainedModel", source: str) -> None:
     """Refuse weights stored as whole numbers, which `transformers` would load as weights."""
     prefix = f"{network.base_model_prefix}."  # a body alone has its weights without the prefix
     parameters = {name.removeprefix(prefix) for name, _ in network.named_parameters()}
@@ -83,7 +84,7 @@ def check_stored(network: PreTrainedModel, source: str) -> None:
 
 
 @torch.no_grad()
-def check_causal(network: PreTrainedModel) -> None:
+def check_causal(network: "transformers.PreTrainedModel") -> None:
     """Refuse a network, in evaluation mode, that does not write from left to right."""
     kind, loader = type(network).__name__, "as `AutoModelForCausalLM` loads it"
     if network.config.is_encoder_decoder:
@@ -105,7 +106,7 @@ def check_causal(network: PreTrainedModel) -> None:
         )
 
 
-def _first_logits(network: PreTrainedModel, rows: list[list[int]]) -> list[Tensor]:
+def _first_logits(network: "transformers.PreTrainedModel", rows: list[list[int]]) -> list[Tensor]:
     """Logits after the first token of each row, read alone, with a mask: an id may be padding."""
     try:
         ids = [torch.tensor([row], device=network.device) for row in rows]
@@ -119,7 +120,7 @@ def _first_logits(network: PreTrainedModel, rows: list[list[int]]) -> list[Tenso
 def check_ids(
     rows: Sequence[Sequence[int]],
     texts: Sequence[object],
-    network: PreTrainedModel,
+    network: "transformers.PreTrainedModel",
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     """Refuse token ids without an embedding: tokens that were added to the tokenizer alone."""

@@ -8,8 +8,8 @@ import copy
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from model.networks.checks import without_head
@@ -37,7 +37,7 @@ class _NoBody(nn.Module):
         return self
 
 
-def logits_of(network: PreTrainedModel, hidden: Tensor) -> Tensor:
+def logits_of(network: "transformers.PreTrainedModel", hidden: Tensor) -> Tensor:
     """Logits `[C, V]` of inputs of the output layer `[C, H]`, scaled and capped by the network."""
     body = without_head(network)
     head = copy.copy(network)
@@ -48,7 +48,7 @@ def logits_of(network: PreTrainedModel, hidden: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def splits_head(network: PreTrainedModel) -> bool:
+def splits_head(network: "transformers.PreTrainedModel") -> bool:
     """True if `logits_of` gives the logits of the network, and if the network runs on no states."""
     states: list[Tensor] = []
 

@@ -14,10 +14,10 @@ from functools import partial
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 recomputed = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 _active = False
@@ -49,7 +49,11 @@ def around(network: nn.Module) -> Iterator[None]:
     if not (_active and torch.is_grad_enabled()):
         yield
         return
-    layers = [part for part in network.modules() if isinstance(part, GradientCheckpointingLayer)]
+    layers = [
+        part
+        for part in network.modules()
+        if isinstance(part, transformers.GradientCheckpointingLayer)
+    ]
     if not layers:
         raise NoLayersError(
             f"{type(network).__name__} has no layers that can be checkpointed, expected those of "

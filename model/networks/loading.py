@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+import transformers
+from transformers import PreTrainedTokenizerBase
 
 from model.common.checks import boolean, instance
 from model.common.digests import check_digests
@@ -30,7 +31,7 @@ def load_network(
     unread: tuple[str, ...] = (),
     base: str | Path | None = None,
     **where: Any,
-) -> PreTrainedModel:
+) -> "transformers.PreTrainedModel":
     """A network from a folder or from the hub, every weight from the checkpoint.
 
     Args:
@@ -73,7 +74,7 @@ def load_tokenizer(
     if adapter is not None and not adapter.has_tokenizer:
         return load_tokenizer(adapter.base, trust_remote_code=trust_remote_code)
     with refused_by_name(source, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
         special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
         if not set(tokenizer.get_vocab().values()) - special:
             fault = "has no tokens but special ones: is a file missing?"
@@ -97,7 +98,7 @@ def load_pretrained(
     dtype: torch.dtype | str,
     device: torch.device | str | None,
     **options: Any,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+) -> "tuple[transformers.PreTrainedModel, PreTrainedTokenizerBase]":
     """A network and its tokenizer, from files that fit their digests; see `load_network`."""
     named_device(device)
     named_dtype(dtype)
@@ -119,7 +120,7 @@ def _load_adapted(
     dtype: torch.dtype | None,
     unread: tuple[str, ...],
     trust_remote_code: bool,
-) -> PreTrainedModel:
+) -> "transformers.PreTrainedModel":
     """The base of an adapter, whole except for weights of the adapter, with the adapter on it."""
     source = find_checkpoint(adapter.base)
     check_digests(source)

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import PreTrainedModel
 
 
-def padding_position(network: PreTrainedModel) -> int | None:
+def padding_position(network: "transformers.PreTrainedModel") -> int | None:
     """Position, and token id, of padding in networks such as RoBERTa; None for other networks.
 
     These networks count no token of this id, wherever the token stands.
@@ -20,7 +20,7 @@ def padding_position(network: PreTrainedModel) -> int | None:
     return None
 
 
-def first_position(network: PreTrainedModel) -> int:
+def first_position(network: "transformers.PreTrainedModel") -> int:
     """Position of the first token: 0, or one after the padding's for networks such as RoBERTa."""
     padding = padding_position(network)
     return 0 if padding is None else padding + 1
@@ -41,7 +41,7 @@ def without_padding(positions: Tensor, skipped: Tensor, padding: int) -> Tensor:
     return positions
 
 
-def longest_context(network: PreTrainedModel) -> int | None:
+def longest_context(network: "transformers.PreTrainedModel") -> int | None:
     """Largest number of tokens that the network reads by one rule; None without a limit.
 
     A rotary table that changes with the length of the text (`longrope`) would give a sampled token

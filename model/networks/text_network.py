@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from model.common.checks import instance
 from model.common.texts import listed_texts
@@ -33,15 +34,17 @@ class TextNetwork:
         network, tokenizer: a network of `transformers` and its tokenizer.
 
     Attributes:
-        auto: class of `transformers` that loads the network.
+        auto: name of the class of `transformers` that loads the network.
         unread: beginnings of the names of weights that nothing is computed from.
         max_length: most tokens that are read of a text; None without a limit.
     """
 
-    auto: ClassVar[Any]
+    auto: ClassVar[str]
     unread: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, network: "transformers.PreTrainedModel", tokenizer: PreTrainedTokenizerBase
+    ) -> None:
         network = checked_network(network)
         self.network = network.eval().requires_grad_(False)
         self.tokenizer = instance("tokenizer", tokenizer, PreTrainedTokenizerBase)
@@ -70,7 +73,8 @@ class TextNetwork:
             options: keyword arguments of the class.
         """
         flags = {"trust_remote_code": trust_remote_code, "unread": cls.unread}
-        network, tokenizer = load_pretrained(cls.auto, name_or_path, dtype, device, **flags)
+        loader = getattr(transformers, cls.auto)
+        network, tokenizer = load_pretrained(loader, name_or_path, dtype, device, **flags)
         return cls(network, tokenizer, *args, **options)
 
     @property

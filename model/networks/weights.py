@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import AutoConfig, GenerationConfig, PreTrainedModel
+import transformers
+from transformers import GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from model.networks.checks import check_stored
@@ -27,7 +28,7 @@ def load_whole(
     dtype: torch.dtype | None,
     unread: tuple[str, ...],
     options: dict[str, Any],
-) -> PreTrainedModel:
+) -> "transformers.PreTrainedModel":
     """A network whose weights are all in one checkpoint, except those in `unread`."""
     with refused_by_name(source, "network"), _no_load_report():
         _check_kernels(auto, source, options)
@@ -60,7 +61,7 @@ def _check_kernels(auto: Any, source: str, options: dict[str, Any]) -> None:
     """Refuse a config.json that names kernels on the hub, which would be fetched and run."""
     if options["trust_remote_code"] or "gguf_file" in options:
         return
-    config_class = getattr(auto, "config_class", None) or AutoConfig
+    config_class = getattr(auto, "config_class", None) or transformers.AutoConfig
     of_config = {name: option for name, option in options.items() if name != "adapter_kwargs"}
     config = config_class.from_pretrained(source, **of_config)
     for part in [config, *(getattr(config, name) for name in config.sub_configs)]:
@@ -71,7 +72,7 @@ def _check_kernels(auto: Any, source: str, options: dict[str, Any]) -> None:
                 raise PretrainedError(f"config.json of {source} asks for {fault}")
 
 
-def _dropped(network: PreTrainedModel, unexpected: set[str]) -> list[str]:
+def _dropped(network: "transformers.PreTrainedModel", unexpected: set[str]) -> list[str]:
     """Weights of a checkpoint that the network has no place for, except those of another head."""
     prefix = f"{network.base_model_prefix}."
     own = {name for name, _ in network.base_model.named_children()}
@@ -85,7 +86,9 @@ def _dropped(network: PreTrainedModel, unexpected: set[str]) -> list[str]:
     )
 
 
-def _check_dtype(network: PreTrainedModel, dtype: torch.dtype | None, source: str) -> None:
+def _check_dtype(
+    network: "transformers.PreTrainedModel", dtype: torch.dtype | None, source: str
+) -> None:
     """Refuse weights of a narrower type than `dtype`. Some networks keep a wider type."""
     for name, parameter in network.named_parameters():
         wide = dtype is None or torch.promote_types(parameter.dtype, dtype) == parameter.dtype

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from model.common.checks import MOST, instance, whole_number
 from model.common.texts import listed_texts, quoted
@@ -92,12 +93,12 @@ class EncoderFeatures(NetworkFeatures, TextNetwork):
         max_length: number of tokens read of a text; by default as many as possible.
     """
 
-    auto: ClassVar = AutoModel
+    auto = "AutoModel"
     unread: ClassVar = ("pooler.",)
 
     def __init__(
         self,
-        network: PreTrainedModel,
+        network: "transformers.PreTrainedModel",
         tokenizer: PreTrainedTokenizerBase,
         *,
         batch_size: int = 32,

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from model.common.devices import is_asynchronous
@@ -72,7 +72,7 @@ class CachedDecoder(nn.Module):
         splits_head: see `SplitsHead`; False for networks whose own code cannot be divided.
     """
 
-    def __init__(self, network: PreTrainedModel, max_new_tokens: int) -> None:
+    def __init__(self, network: "transformers.PreTrainedModel", max_new_tokens: int) -> None:
         super().__init__()
         network = checked_network(network)
         kind, arguments = type(network).__name__, inspect.signature(network.forward).parameters

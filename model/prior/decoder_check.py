@@ -1,8 +1,8 @@
 """Check that a network gives a padded prompt, read with a cache, the logits of the plain text."""
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from model.networks.positions import longest_context
 from model.prior.decoder import Decoder
@@ -20,7 +20,7 @@ class CachedReadingError(ValueError):
 
 @torch.no_grad()
 def check_cached_reading(
-    decoder: Decoder, network: PreTrainedModel, words: list[int], max_new_tokens: int
+    decoder: Decoder, network: "transformers.PreTrainedModel", words: list[int], max_new_tokens: int
 ) -> None:
     """Compare the passes of a decoder with plain passes of its network, on ordinary tokens `words`.
 

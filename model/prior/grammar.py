@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import transformers
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from torch.nn.functional import cross_entropy
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from model.common import checks
 from model.common.checks import instance, whole_number
@@ -153,8 +154,8 @@ def grammar_prior(
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)
         sizes = {**SIZES, "vocab_size": len(words)}
-        config = GPT2Config(**sizes, **DROPOUT, **SPECIAL, initializer_range=0.2)
-        network = GPT2LMHeadModel(config).double()
+        config = transformers.GPT2Config(**sizes, **DROPOUT, **SPECIAL, initializer_range=0.2)
+        network = transformers.GPT2LMHeadModel(config).double()
         optimiser = torch.optim.Adam(network.parameters(), lr=5e-3)
         for _ in range(steps):
             logits = network(ids[:, :-1], attention_mask=torch.ones_like(ids[:, :-1])).logits

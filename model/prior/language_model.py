@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from model.common.checks import instance, positive, whole_number
 from model.common.digests import saved_together
@@ -54,7 +55,7 @@ class LanguageModel(CachedDecoder):
 
     def __init__(
         self,
-        network: PreTrainedModel,
+        network: "transformers.PreTrainedModel",
         tokenizer: PreTrainedTokenizerBase,
         *,
         max_new_tokens: int,
@@ -118,7 +119,7 @@ class LanguageModel(CachedDecoder):
         given = {"gguf_file": gguf_file, "revision": revision, "base": base}
         where: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         where["trust_remote_code"] = trust_remote_code
-        causal = AutoModelForCausalLM
+        causal = transformers.AutoModelForCausalLM
         network, tokenizer = load_pretrained(causal, name_or_path, dtype, device, **where)
         if gguf_file is not None:
             network = _without_quantization(network)
@@ -303,7 +304,9 @@ def _nested(texts: list[str], shape: Sequence[int]) -> list:
     return texts
 
 
-def _without_quantization(network: PreTrainedModel) -> PreTrainedModel:
+def _without_quantization(
+    network: "transformers.PreTrainedModel",
+) -> "transformers.PreTrainedModel":
     """The dequantized tensors of a GGUF model in a new network: the loaded one cannot be saved."""
     config = copy.deepcopy(network.config)
     config.__dict__.pop("quantization_config", None)

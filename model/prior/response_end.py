@@ -4,13 +4,14 @@ import warnings
 from collections.abc import Iterable
 from numbers import Integral
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+import transformers
+from transformers import PreTrainedTokenizerBase
 
 from model.common.checks import MOST
 
 
 def default_end_ids(
-    network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, vocab_size: int
+    network: "transformers.PreTrainedModel", tokenizer: PreTrainedTokenizerBase, vocab_size: int
 ) -> tuple[int, ...]:
     """Every id that generation settings, configuration or tokenizer name as an end.
 

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 import torch
+import transformers
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from model.prior.language_model import LanguageModel
 
@@ -36,9 +37,9 @@ def untrained_prior(
     """
     sizes = {"vocab_size": vocab_size, "n_positions": 16, "n_embd": 64, "n_layer": 2, "n_head": 2}
     special = {"bos_token_id": END, "eos_token_id": END, "pad_token_id": END}
-    config = GPT2Config(**sizes, initializer_range=initializer_range, **special)
+    config = transformers.GPT2Config(**sizes, initializer_range=initializer_range, **special)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = GPT2LMHeadModel(config)
+        network = transformers.GPT2LMHeadModel(config)
     tokenizer = numbered_words(vocab_size, bos_token="<end>", eos_token="<end>", pad_token="<end>")
     return LanguageModel(network, tokenizer, max_new_tokens=max_new_tokens)

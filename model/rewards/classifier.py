@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from numbers import Integral
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
+import transformers
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from transformers import AutoModelForSequenceClassification as AutoClassifier
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from model.common.checks import one_of, whole_number
 from model.networks.text_network import Text, TextNetwork, in_batches, padding_right
@@ -33,11 +33,11 @@ class SequenceClassifier(TextNetwork):
         batch_size: number of texts read at a time.
     """
 
-    auto: ClassVar = AutoClassifier
+    auto = "AutoModelForSequenceClassification"
 
     def __init__(
         self,
-        network: PreTrainedModel,
+        network: "transformers.PreTrainedModel",
         tokenizer: PreTrainedTokenizerBase,
         label: str | int | None = None,
         *,
@@ -83,7 +83,7 @@ class SequenceClassifier(TextNetwork):
         return logits
 
 
-def _index_of(label: str | int | None, network: PreTrainedModel) -> int:
+def _index_of(label: str | int | None, network: "transformers.PreTrainedModel") -> int:
     if label is not None and not isinstance(label, str | Integral):
         raise TypeError(f"label is a {type(label).__name__}, expected a label's name or index")
     names = {int(index): name for index, name in network.config.id2label.items()}

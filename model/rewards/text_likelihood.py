@@ -1,11 +1,11 @@
 """Likelihood of a text under any causal language model: fluency, or an expert of other tokens."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
+import transformers
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from model.common.checks import boolean, whole_number
 from model.networks.checks import check_causal, check_ids
@@ -25,12 +25,12 @@ class TextLikelihood(TextNetwork):
         batch_size: number of texts read at a time.
     """
 
-    auto: ClassVar = AutoModelForCausalLM
+    auto = "AutoModelForCausalLM"
     upper_bound = 0.0
 
     def __init__(
         self,
-        network: PreTrainedModel,
+        network: "transformers.PreTrainedModel",
         tokenizer: PreTrainedTokenizerBase,
         *,
         per_token: bool = True,

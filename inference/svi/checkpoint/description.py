@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from inference.svi.checkpoint.code_description import (
     code_of,
@@ -113,7 +114,7 @@ class Description:
                 return {"": type(value).__name__}
             case PreTrainedTokenizerBase():
                 return {"": _tokenizer(value)}
-            case PreTrainedModel():
+            case transformers.PreTrainedModel():
                 return self._network(value)
             case nn.Module():
                 return self._module(value)
@@ -148,7 +149,7 @@ class Description:
             self._digests[id(tensor)] = (tensor, version, digest)
         return self._digests[id(tensor)][2]
 
-    def _network(self, network: PreTrainedModel) -> Leaves:
+    def _network(self, network: "transformers.PreTrainedModel") -> Leaves:
         """A network of `transformers`: class, settings, adapters, all tensors."""
         config = network.config.to_dict().items()
         settings = {key: value for key, value in config if key not in UNSTABLE}
