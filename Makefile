@@ -34,7 +34,7 @@ smollm2: .venv/core
 	touch $@
 
 .venv/test: .venv/core
-	$(INSTALL) --editable '.[data,render]'
+	$(INSTALL) --editable '.[data,pages,render]'
 	touch $@
 
 .venv/lint: .venv/core

@@ -1,0 +1,160 @@
+"""Properties of every page: written as committed, silent, without a network, usable by all."""
+
+import json
+import re
+
+import pytest
+
+from experiments.explore.__main__ import MOST_BYTES, Explore, all_data, main
+from experiments.explore.pages import PAGES, data_of, page_text
+from tests.experiments.explore.conftest import FOLDER
+
+
+def committed(name):
+    return (FOLDER / f"{name}.html").read_text(encoding="utf-8")
+
+
+def numbers_of(value, place=""):
+    """Leaves of nested data by their place."""
+    if isinstance(value, dict):
+        return {k: v for key in value for k, v in numbers_of(value[key], f"{place}.{key}").items()}
+    if isinstance(value, list):
+        parts = [numbers_of(item, f"{place}.{number}") for number, item in enumerate(value)]
+        return {key: leaf for part in parts for key, leaf in part.items()}
+    return {place: value}
+
+
+@pytest.fixture(scope="module")
+def written():
+    return all_data()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_committed_page_is_as_the_writer_writes(name, written):
+    """The text is the same; numbers of another processor differ in the last digits."""
+    text = committed(name)
+    assert text == page_text(name, data_of(text)), "run python -m experiments.explore"
+    data = json.loads(json.dumps(written[PAGES[name].world]))
+    leaves, expected = numbers_of(data_of(text)), numbers_of(data)
+    assert leaves.keys() == expected.keys()
+    for place, leaf in leaves.items():
+        is_number = isinstance(leaf, int | float)
+        assert leaf == (pytest.approx(expected[place], abs=1e-6) if is_number else expected[place])
+
+
+def test_script_writes_all_pages(tmp_path, capsys):
+    findings = main(Explore(out=tmp_path))
+    assert all(finding.held for finding in findings)
+    assert {path.stem for path in tmp_path.iterdir()} == {*PAGES}
+    assert "posterior.html" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_one_small_file_without_addresses(name):
+    text = committed(name)
+    assert len(text.encode()) < MOST_BYTES
+    assert set(re.findall(r"https?://[\w./]+", text)) == {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"""@import|url\(|fetch\(|XMLHttp|src\s*=""", text)
+    links = re.findall(r'href="([^"]*)"', text)
+    assert {link for link in links if not link.startswith(("#", "data:"))} == {
+        f"{page}.html" for page in PAGES
+    }
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_silent_and_agrees_with_the_library(name, open_page):
+    page = open_page(name)
+    assert page.value("page.largestDifference") < 1e-6
+    page.tab.wait_for_timeout(400)
+    assert page.faults == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_page_is_as_wide_as_the_window(name, width, open_page):
+    page = open_page(name, width=width)
+    assert page.value("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_control_has_a_name_and_is_reached_by_the_keyboard(name, open_page):
+    page = open_page(name)
+    unnamed = """[...document.querySelectorAll('button, input, select, [tabindex="0"]')]
+        .filter((node) => node.checkVisibility())
+        .filter((node) => !(node.labels?.length || node.textContent.trim() || node.ariaLabel
+            || node.getAttribute('aria-labelledby')))
+        .map((node) => node.outerHTML)"""
+    assert page.value(unnamed) == []
+    count = page.value("""[...document.querySelectorAll('a, button, input, select')]
+        .filter((node) => node.checkVisibility() && !node.disabled).length""")
+    reached = set()
+    for _ in range(count + 40):
+        page.tab.keyboard.press("Tab")
+        mark = "[...document.querySelectorAll('*')].indexOf(document.activeElement)"
+        reached.add(page.value(mark))
+    assert len(reached) >= count
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_link_restores_every_control_and_reset_the_first_state(name, open_page):
+    page = open_page(name)
+    first = page.value("page.state")
+    changed = page.value("""[...document.querySelectorAll('input[id], select[id]')].map((node) => {
+        if (node.type === 'checkbox') node.checked = !node.checked;
+        else if (node.type === 'range') node.value = Math.round(0.3 * node.max + 0.7 * node.min);
+        else node.selectedIndex = node.options.length - 1;
+        node.dispatchEvent(new Event('input', { bubbles: true }));
+        return node.id;
+    })""")
+    assert changed
+    page.tab.wait_for_timeout(400)
+    state, address = page.value("page.state"), page.value("location.hash")
+    assert {key for key in state if state[key] != first[key]} & {*changed}
+    other = open_page(name, address.removeprefix("#"))
+    assert other.value("page.state") == state
+    shown = (
+        "[...document.querySelectorAll('input[id], select[id]')].map((n) => [n.value, n.checked])"
+    )
+    assert other.value(shown) == page.value(shown)
+    page.tab.click("#reset")
+    page.settle()
+    assert page.value("page.state") == first
+    assert page.faults == other.faults == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_colours_follow_the_system_and_the_switch(name, open_page):
+    background = "getComputedStyle(document.body).backgroundColor"
+    light, dark = open_page(name), open_page(name, scheme="dark")
+    colours = light.value(background), dark.value(background)
+    assert colours[0] != colours[1]
+    for expected in (colours[0], colours[1]):  # from auto to light to dark
+        light.tab.click("#theme")
+        assert light.value(background) == expected
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_change_is_spoken(name, open_page):
+    page = open_page(name)
+    assert page.value("document.getElementById('spoken').ariaLive") == "polite"
+    control = page.value("document.querySelector('main input[type=range]').id")
+    page.tab.focus(f"#{control}")
+    before = page.value("page.state")
+    page.tab.keyboard.press("ArrowLeft")
+    page.tab.wait_for_timeout(450)
+    assert page.value("page.state") != before
+    assert page.value("document.getElementById('spoken').textContent.length") > 20
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_frame_takes_less_than_16_ms(name, open_page):
+    """Median over 40 changes of the first slider; the processor may be busy with other things."""
+    page = open_page(name)
+    control = page.value("document.querySelector('main input[type=range]').id")
+    page.value("page.frames.length = 0")
+    page.tab.focus(f"#{control}")
+    for number in range(40):
+        page.tab.keyboard.press("ArrowLeft" if number % 8 < 4 else "ArrowRight")
+        page.settle()
+    frames = sorted(page.value("page.frames"))
+    assert frames[len(frames) // 2] < 16
