@@ -30,6 +30,7 @@ class Page:
 
 PAGES = {
     "posterior": Page("Posterior", "reviews"),
+    "identity": Page("Identity", "reviews"),
 }
 """Pages by the name of their file."""
 

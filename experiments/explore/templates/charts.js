@@ -53,7 +53,8 @@ function barTable(table, lanes, { reward, note } = {}) {
   });
   if (note) table.prepend(element('caption', { class: 'unseen' }, note));
 
-  function draw(distributions, { log = false, rewards } = {}) {
+  let scale = 1; // probability at the right end of a linear axis
+  function draw(distributions, { log = false, rewards, frozen = false } = {}) {
     const probabilities = lanes.map((lane) =>
       groups.map((group) => {
         let sum = 0;
@@ -62,7 +63,8 @@ function barTable(table, lanes, { reward, note } = {}) {
       }),
     );
     const highest = Math.max(...probabilities.flat());
-    const full = [0.3, 0.6, 1].find((limit) => highest <= limit * 1.0001) ?? 1;
+    const full = frozen ? scale : [0.3, 0.6, 1].find((limit) => highest <= limit * 1.0001) ?? 1;
+    scale = full;
     const lowest = -8; // power of ten at the left end of a logarithmic axis
     const place = (p) => (log ? Math.max(0, 1 - Math.log10(p) / lowest) : p / full);
     const marks = log ? [-8, -6, -4, -2, 0].map((e) => 10 ** e) : [0, full / 3, (2 * full) / 3, full];
@@ -82,7 +84,7 @@ function barTable(table, lanes, { reward, note } = {}) {
         row.rewardCell.textContent = row.group.length === 1 ? fixed(rewards[row.group[0]], 2) : '';
     });
   }
-  return { draw, rows, groups };
+  return { draw, rows, groups, scale: () => scale };
 }
 
 /** Fill the cells [data-number="name"] of the page with numbers by name. */

@@ -104,7 +104,8 @@ function valueOf(control) {
   if (control.type !== 'range') return control.value;
   if (!control.dataset.log) return Number(control.value);
   const [low, high] = control.dataset.log.split(' ').map(Number);
-  return short(low * (high / low) ** (control.value / control.max));
+  const value = short(low * (high / low) ** (control.value / control.max));
+  return control.dataset.whole ? Math.round(value) : value;
 }
 
 function showControls() {
