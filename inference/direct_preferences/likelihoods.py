@@ -9,6 +9,7 @@ With h = r(first)/beta - r(second)/beta, for a first response that is preferred:
 | `ipo` | -(h - 1/(2 beta))^2, a normal distribution | arXiv 2310.12036 |
 | `exo` | -KL(Ber(sigmoid(beta h)), Ber(1 - e)), the reverse of `cdpo` | arXiv 2402.00856 |
 | `slic` | -max(0, 1 - beta h), a hinge; no normalised likelihood | arXiv 2305.10425 |
+| `kto` | sigmoid(beta (r/beta - z)) - 1 of a desirable response, see `kto` | arXiv 2402.01306 |
 
 A tie is half a preference for each. With label noise or a tie of its own probability, pass
 `bradley_terry(flip=..., tie_strength=...)`, the likelihood of `model.preferences`.
@@ -20,20 +21,29 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
-from model.common.checks import finite
+from model.common.checks import finite, positive
 from model.preferences import FIRST, TIE, log_outcome
 
 Likelihood = Callable[[Tensor, Tensor, float], Tensor]
-"""Function of rewards over beta `[2, C]`, outcomes `[C]` and beta: log-likelihoods `[C]`, nats."""
+"""Function of rewards over beta `[R, C]`, outcomes `[C]` and beta: log-likelihoods `[C]`, nats.
+
+R is 2 for pairs, and 1 for labelled responses."""
 SMOOTHING = 0.1
 """Default share of reversed labels of `cdpo`, and of the judge of `exo`."""
+
+
+def difference(rewards: Tensor) -> Tensor:
+    """h of pairs, `[C]`, from rewards over beta, `[2, C]`."""
+    if len(rewards) != 2:
+        raise ValueError("the likelihood compares pairs, got labelled responses: use `kto`")
+    return rewards[0] - rewards[1]
 
 
 def bradley_terry(*, flip: float = 0.0, tie_strength: float = 0.0) -> Likelihood:
     """Likelihood of Bradley and Terry, with label noise and ties as in `model.preferences`."""
 
     def likelihood(rewards: Tensor, outcome: Tensor, beta: float) -> Tensor:
-        log_prob = log_outcome(beta * (rewards[0] - rewards[1]), flip, tie_strength)
+        log_prob = log_outcome(beta * difference(rewards), flip, tie_strength)
         return log_prob.gather(-1, outcome[:, None]).squeeze(-1)
 
     return likelihood
@@ -43,7 +53,7 @@ def of_preference(score: Callable[[Tensor, float], Tensor]) -> Likelihood:
     """Likelihood from the score of h for a preferred first response."""
 
     def likelihood(rewards: Tensor, outcome: Tensor, beta: float) -> Tensor:
-        h = rewards[0] - rewards[1]
+        h = difference(rewards)
         first, second = score(h, beta), score(-h, beta)
         tied = (first + second) / 2
         return torch.where(outcome == TIE, tied, torch.where(outcome == FIRST, first, second))
@@ -73,11 +83,60 @@ def exo(smoothing: float = SMOOTHING) -> Likelihood:
     return of_preference(score)
 
 
+def mean_reward(rewards: Tensor) -> float:
+    """Mean of r/beta = log q/p0 over the responses of a step, at least 0, without gradient."""
+    return max(0.0, rewards.detach().mean().item())
+
+
+def _fixed(value: float) -> Callable[[Tensor], float]:
+    return lambda rewards: value
+
+
+def kto(
+    *,
+    desirable: float = 1.0,
+    undesirable: float = 1.0,
+    reference: float | Callable[[Tensor], float] = mean_reward,
+) -> Likelihood:
+    """KTO: a value of each response, above or below a reference point z.
+
+        D sigmoid(beta (r/beta - z)) - D       desirable, weight D
+        U sigmoid(beta (z - r/beta)) - U       undesirable, weight U
+
+    Minus the loss of the paper; no normalised likelihood. A pair is a desirable and an undesirable
+    response. The paper's z is KL(q || p0); the paper estimates z by responses to other prompts in
+    the batch. Here z is the mean over the responses of the step, whose mean is at most 0 for draws
+    of p0, so that z is 0.
+
+    On data without end, x ~ p0, desirable with probability g(x), a rich guide maximises
+    E_p0[c sigmoid(beta log q/p0 - beta z)] for c = D g - U (1 - g). With beta below 1 the maximum
+    has no mass where c < 0, and q/p0 grows with c elsewhere, for small beta in proportion: a soft
+    filter, not the posterior (derived here, and enumerated in the tests).
+
+    Args:
+        desirable: D.
+        undesirable: U.
+        reference: z, nats, or a function of r/beta of the step, `[R, C]`.
+    """
+    weights = positive("desirable", desirable), positive("undesirable", undesirable)
+    point = reference if callable(reference) else _fixed(finite("reference", reference))
+
+    def likelihood(rewards: Tensor, outcome: Tensor, beta: float) -> Tensor:
+        gain = torch.sigmoid(beta * (rewards - point(rewards)))  # [R, C]
+        good, bad = weights[0] * (gain - 1), -weights[1] * gain
+        share = torch.where(outcome == TIE, 0.5, (outcome == FIRST).to(rewards))  # [C]
+        shares = torch.stack([share, 1 - share][: len(rewards)])
+        return (shares * good + (1 - shares) * bad).sum(0)
+
+    return likelihood
+
+
 LIKELIHOODS: dict[str, Likelihood] = {
     "dpo": of_preference(lambda h, beta: logsigmoid(beta * h)),
     "cdpo": smoothed(),
     "ipo": of_preference(lambda h, beta: -((h - 1 / (2 * beta)) ** 2)),
     "exo": exo(),
     "slic": of_preference(lambda h, beta: -relu(1 - beta * h)),
+    "kto": kto(),
 }
 """Likelihoods by name."""

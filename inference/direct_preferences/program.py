@@ -15,9 +15,9 @@ import pyro
 from torch import Tensor
 
 from guides import Guide
+from inference.direct_preferences.judgements import Judgements
 from inference.direct_preferences.likelihoods import LIKELIHOODS, Likelihood
 from inference.direct_preferences.links import LINKS
-from inference.direct_preferences.pairs import ResponsePairs
 from model import LanguageModel
 from model.common.checks import function, instance, one_of, positive
 
@@ -33,7 +33,7 @@ class PreferenceProgram:
         guide: q, a module of `guides`.
         prior: p0, the reference.
         beta: reward per nat.
-        likelihood: name in `LIKELIHOODS`, or a function of the two rewards over beta, `[2, C]`, of
+        likelihood: name in `LIKELIHOODS`, or a function of the rewards over beta, `[R, C]`, of
             outcomes `[C]` and beta that returns log-likelihoods `[C]`.
         link: name in `LINKS`, f'.
     """
@@ -55,7 +55,7 @@ class PreferenceProgram:
         self.likelihood: Callable = function("likelihood", likelihood)
         self.link = LINKS[one_of("link", link, LINKS)]
 
-    def __call__(self, pairs: ResponsePairs) -> None:
+    def __call__(self, pairs: Judgements) -> None:
         """Run the program: register the guide, and score the outcomes."""
         pyro.module("guide", self.guide)
         log_likelihood = self.log_likelihood(pairs)
@@ -64,12 +64,12 @@ class PreferenceProgram:
         with pyro.plate("pairs", len(pairs), dim=-1):
             pyro.factor("outcome", log_likelihood)
 
-    def log_likelihood(self, pairs: ResponsePairs) -> Tensor:
+    def log_likelihood(self, pairs: Judgements) -> Tensor:
         """Log-likelihood of each outcome, `[C]`, nats, with gradient."""
         return self.likelihood(self.rewards(pairs), pairs.outcome, self.beta)
 
-    def rewards(self, pairs: ResponsePairs) -> Tensor:
-        """r_q/beta = f'(q/p0) of both responses, `[2, C]`, with gradient."""
+    def rewards(self, pairs: Judgements) -> Tensor:
+        """r_q/beta = f'(q/p0) of all responses, `[R, C]`, with gradient."""
         log_guide = self.guide.distribution(pairs.prompts).log_prob(pairs.response)
         log_prior = pairs.log_prior
         if log_prior is None:

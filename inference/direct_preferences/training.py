@@ -8,7 +8,7 @@ from pyro.infer import SVI, Trace_ELBO
 from tqdm.auto import trange
 
 from inference import random_state
-from inference.direct_preferences.pairs import ResponsePairs
+from inference.direct_preferences.judgements import Judgements
 from inference.direct_preferences.program import PreferenceProgram
 from inference.svi.optimizer.fused import FusedOptimizer, cosine
 from model.common.checks import boolean, instance, positive, whole_number
@@ -18,7 +18,7 @@ from model.common.thread_lock import THREAD_LOCK
 
 def fit_preferences(
     program: PreferenceProgram,
-    pairs: ResponsePairs,
+    pairs: Judgements,
     *,
     num_steps: int,
     pairs_per_step: int | None = None,
@@ -34,7 +34,7 @@ def fit_preferences(
 
     Args:
         program: likelihood of the outcomes with the guide as the head.
-        pairs: C comparisons.
+        pairs: C judgements, pairs or labelled responses.
         num_steps: number of steps.
         pairs_per_step: number of comparisons in a step, drawn without replacement; default all.
         learning_rate: peak rate of Adam, with a warm-up over a twentieth of the steps and a cosine.
@@ -47,7 +47,7 @@ def fit_preferences(
         A record for each step: `step`, and `loss`, the mean over the pairs of the step.
     """
     instance("program", program, PreferenceProgram)
-    instance("pairs", pairs, ResponsePairs)
+    instance("pairs", pairs, Judgements)  # type: ignore[type-abstract]
     num_steps = whole_number("num_steps", num_steps)
     size = len(pairs)
     if pairs_per_step is not None:
@@ -74,5 +74,5 @@ def fit_preferences(
     return metrics
 
 
-def _nothing(pairs: ResponsePairs) -> None:
+def _nothing(pairs: Judgements) -> None:
     """The guide of a program without latent variables."""

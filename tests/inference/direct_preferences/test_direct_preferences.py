@@ -16,10 +16,12 @@ from inference.direct_preferences import (
     LIKELIHOODS,
     LINKS,
     PreferenceProgram,
+    ResponseLabels,
     ResponsePairs,
     bradley_terry,
     exo,
     fit_preferences,
+    kto,
     smoothed,
 )
 from model import AlignmentModel, TokenReward
@@ -150,7 +152,7 @@ def test_label_noise_of_the_judge_belongs_into_the_likelihood(
     assert gradient(log_q, **choices) > 1e-3
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
+@pytest.mark.parametrize("name", sorted(LIKELIHOODS.keys() - {"kto"}))
 def test_likelihoods_are_those_of_their_papers(name):
     rewards = torch.tensor([[0.5, 2.0, -1.0], [1.5, 0.0, 0.3]]).double()
     outcome, beta, e = torch.tensor([FIRST, SECOND, TIE]), 0.3, 0.1
@@ -169,6 +171,127 @@ def test_likelihoods_are_those_of_their_papers(name):
     tie = (preferred(h[2]) + preferred(-h[2])) / 2
     expected = torch.tensor([preferred(h[0]), preferred(-h[1]), tie]).double()
     assert_close(LIKELIHOODS[name](rewards, outcome, beta), expected)
+
+
+# KTO
+
+
+def test_kto_is_the_loss_of_its_paper():
+    """Value of a desirable and of an undesirable response, half of both for a tie."""
+    rewards = torch.tensor([[0.5, 2.0, -1.0], [1.5, 0.0, 0.3]]).double()
+    outcome, beta = torch.tensor([FIRST, SECOND, TIE]), 0.3
+    z = 3.3 / 6  # the mean of all rewards
+
+    def value(r: float, is_desirable: bool) -> float:
+        sign = 1 if is_desirable else -1
+        weight = 2.0 if is_desirable else 0.5
+        return weight * (1 / (1 + math.exp(-sign * beta * (r - z))) - 1)
+
+    of_pairs = [
+        value(0.5, True) + value(1.5, False),
+        value(2.0, False) + value(0.0, True),
+        sum(value(r, label) for r in (-1.0, 0.3) for label in (True, False)) / 2,
+    ]
+    likelihood = kto(desirable=2.0, undesirable=0.5)
+    assert_close(likelihood(rewards, outcome, beta), torch.tensor(of_pairs).double())
+    assert LIKELIHOODS["kto"](rewards, outcome, beta).max() < 0
+    z = 0.0  # the mean of log q/p0 is below 0
+    low = torch.tensor([[-0.4, -0.2]]).double()
+    labels = torch.tensor([FIRST, SECOND])
+    expected = torch.tensor([value(-0.4, True), value(-0.2, False)]).double()
+    assert_close(likelihood(low, labels, beta), expected)
+    z = 1.5
+    expected = torch.tensor([value(-0.4, True), value(-0.2, False)]).double()
+    at_constant = kto(desirable=2.0, undesirable=0.5, reference=1.5)
+    assert_close(at_constant(low, labels, beta), expected)
+
+
+def minimiser_of_kto(c: Tensor, log_prior: Tensor, z: float) -> Tensor:
+    """log q, `[S]`, at the maximum of E_p0[c sigmoid(beta (log u - z))] with E_p0[u] = 1.
+
+    c beta sigmoid'(beta (log u - z)) = lambda u where c > 0, and u = 0 elsewhere.
+    """
+
+    def slope(log_u: float, c: float) -> float:
+        """log of the derivative by u; decreases in u for beta below 1."""
+        x = torch.tensor(BETA * (log_u - z), dtype=torch.float64)
+        return math.log(c * BETA) + (logsigmoid(x) + logsigmoid(-x)).item() - log_u
+
+    def log_u(log_size: float) -> Tensor:
+        rows = [
+            brentq(lambda x, c=c: slope(x, c) - log_size, -200, 200, xtol=1e-14) if c > 0 else -150
+            for c in c.tolist()
+        ]
+        return torch.tensor(rows, dtype=torch.float64)
+
+    log_size = brentq(lambda s: (log_prior + log_u(s)).logsumexp(0).item(), -9, 9, xtol=1e-14)
+    return (log_prior + log_u(log_size)).log_softmax(0)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (1.5, 1.0)])
+@pytest.mark.parametrize("is_kl", [False, True])
+def test_kto_filters_by_the_share_of_desirable_responses(
+    is_kl, weights, prior, prompts, truth, reward
+):
+    """The gradient of the population loss vanishes at the closed form, and not at p* or p0."""
+    log_prior = truth.log_prior[:, 0]
+    g = ((8 * (reward[:, None] - reward)).sigmoid() * log_prior.exp()).sum(1)
+    c = weights[0] * g - weights[1] * (1 - g)
+    assert (c > 0).any()
+    assert (c < 0).any()
+    z = 0.0
+    for _ in range(60 if is_kl else 1):
+        log_q = minimiser_of_kto(c, log_prior, z)
+        z = (log_q.exp() @ (log_q - log_prior)).item() if is_kl else 0.0
+    size = len(g)
+    labels = ResponseLabels(
+        prompts[[0] * 2 * size],
+        truth.support[:, 0].repeat(2, 1)[None],
+        torch.tensor([FIRST] * size + [SECOND] * size),
+        torch.cat([log_prior.exp() * g, log_prior.exp() * (1 - g)]),
+    )
+    likelihood = kto(desirable=weights[0], undesirable=weights[1], reference=z)
+    choices = {"pairs": labels, "prior": prior, "prompts": prompts, "truth": truth}
+    assert gradient(log_q, **choices, likelihood=likelihood) < 1e-9
+    assert gradient(truth.log_posterior[:, 0], **choices, likelihood=likelihood) > 1e-3
+    assert gradient(log_prior, **choices, likelihood=likelihood) > 1e-3
+    ratio = (log_q - log_prior).exp()
+    assert (ratio[c < 0] < 1e-30).all()
+    order = c.argsort()
+    assert (ratio[order].diff()[c[order][1:] > 0] > 0).all()
+
+
+def test_draws_of_the_prior_put_the_reference_point_at_zero(truth):
+    """E_p0[log q/p0] = -KL(p0 || q), at most 0."""
+    log_prior = truth.log_prior[:, 0].exp()
+    draws = log_prior.multinomial(500, True, generator=torch.Generator().manual_seed(0))
+    log_ratio = (truth.log_posterior - truth.log_prior)[draws, 0]
+    labels = torch.full((500,), FIRST)
+    actual = LIKELIHOODS["kto"](log_ratio[None], labels, BETA)
+    assert_close(actual, kto(reference=0.0)(log_ratio[None], labels, BETA))
+
+
+def test_labels_train_by_kto_alone(prior):
+    labels = ResponseLabels.of_texts(["w1", "w1"], [" w2", " w3 w3"], [True, False], prior)
+    assert labels.response.tolist() == [[[2, 0], [3, 3]]]
+    preferences = [Preference("w1", " w2", " w3 w3"), Preference("w2", " w1", " w3", tie=True)]
+    both = ResponseLabels.of(preferences, prior)
+    assert both.response.tolist() == [[[2, 0], [1, 0], [3, 3], [3, 0]]]
+    assert both.outcome.tolist() == [FIRST, TIE, SECOND, TIE]
+    guide = LoRA(prior, rank=2)
+    program = PreferenceProgram(guide, prior, BETA, likelihood="kto")
+    options = {"num_steps": 20, "learning_rate": 0.01, "progress": False}
+    metrics = fit_preferences(program, labels, **options)
+    assert metrics[0]["loss"] == pytest.approx(0.5, abs=1e-5)
+    assert metrics[-1]["loss"] < 0.499
+    for name in sorted(LIKELIHOODS.keys() - {"kto"}):
+        other = PreferenceProgram(guide, prior, BETA, likelihood=name)
+        with pytest.raises(ValueError, match="compares pairs, got labelled responses: use `kto`"):
+            other.log_likelihood(labels)
+    with pytest.raises(PreferenceError, match="1 prompts, 2 responses and 1 labels"):
+        ResponseLabels.of_texts(["w1"], [" w2", " w3"], [True], prior)
+    with pytest.raises(ValueError, match="desirable is 0"):
+        kto(desirable=0)
 
 
 def test_training_on_simulated_preferences_comes_near_the_posterior(prior, prompts, truth, reward):
