@@ -17,6 +17,11 @@ class PriorDecoder:
         return self.prior.room
 
     @property
+    def compile_decode(self) -> bool:
+        """See `LanguageModel`."""
+        return self.prior.compile_decode
+
+    @property
     def splits_head(self) -> bool:
         """See `SplitsHead`."""
         return self.prior.splits_head

@@ -1,4 +1,4 @@
-"""Devices that compute asynchronously, and their random generators."""
+"""Devices that compute asynchronously, their memory and their random generators."""
 
 import torch
 from torch import Tensor
@@ -7,6 +7,11 @@ from torch import Tensor
 def is_asynchronous(device: torch.device) -> bool:
     """True if a read of a tensor's value waits for all work before it, as on a GPU."""
     return device.type != "cpu"
+
+
+def total_memory(device: torch.device) -> int:
+    """Memory of a GPU of NVIDIA or AMD, bytes; 0 for other devices."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
 
 
 def generator_state(device: torch.device) -> Tensor:

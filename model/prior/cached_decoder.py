@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers.cache_utils import DynamicLayer
 
-from model.common.devices import is_asynchronous
+from model.common.devices import is_asynchronous, total_memory
 from model.networks import layer_checkpoints
-from model.networks.checks import check_causal, checked_network, evaluating
+from model.networks.checks import check_causal, checked_network, evaluating, without_head
 from model.networks.growing_layer import GrowingLayer
 from model.networks.head import logits_of, splits_head
 from model.networks.positions import (
@@ -23,14 +23,18 @@ from model.networks.positions import (
     padding_position,
     without_padding,
 )
+from model.prior.fixed_state import FixedState, is_plain
 from model.prior.prompts import Prompts
 
 ROOM = 1 << 28
 """Smallest memory, in bytes, for the keys and values of responses that are read together."""
+SHARE = 1 / 8
+"""Share of a GPU's memory for the keys and values of responses that are read together."""
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 """Kinds of layer with keys and values by position, whose state can be selected row by row."""
-PLAIN_LAYERS = (DynamicLayer, GrowingLayer)
-"""Layers of a cache with keys and values at every column."""
+WIDE = {"eager", "sdpa"}
+"""Implementations of attention that take a mask for each sequence, query and column."""
+NOT_COMPILED = "leave compile_decode out"
 
 
 @dataclass(frozen=True)
@@ -112,8 +116,27 @@ class CachedDecoder(nn.Module):
         return logits[:, -1], state
 
     def extend(self, state: CachedState, ids: Tensor) -> tuple[Tensor, CachedState]:
-        """See `Decoder`."""
+        """See `Decoder`. A `FixedState` reads one token a sequence, and is changed in place."""
+        if isinstance(state, FixedState):
+            return self._run_fixed(state, ids), state
         return self._run(state, ids)
+
+    def _run_fixed(self, state: FixedState, ids: Tensor) -> Tensor:
+        """Read one token a sequence, `[B, 1]`; returns logits `[B, 1, V]`.
+
+        Every operation has the same shapes and places in memory for every token, and none waits
+        for the device.
+        """
+        out = without_head(self.network)(
+            input_ids=ids,
+            position_ids=state.next_positions(),
+            attention_mask=self._wide(state.mask()),
+            past_key_values=state.cache,
+            use_cache=True,
+        )
+        state.hidden = out.last_hidden_state
+        state.column.add_(1)
+        return self.logits_of(state.hidden[:, 0])[:, None]
 
     def extend_states(self, state: CachedState, ids: Tensor) -> CachedState:
         """See `SplitsHead`."""
@@ -125,14 +148,17 @@ class CachedDecoder(nn.Module):
 
     @property
     def room(self) -> int:
-        """Number of tokens whose keys and values take the memory of the weights, or `ROOM`."""
+        """Number of tokens whose keys and values take the memory of the weights, or `ROOM`.
+
+        On a GPU they may take `SHARE` of all memory: a GPU needs many responses at a time.
+        """
         config = self.network.config.get_text_config()
         num_heads = config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // num_heads
         num_heads = getattr(config, "num_key_value_heads", None) or num_heads
         num_bytes = 2 * config.num_hidden_layers * num_heads * width * self.network.dtype.itemsize
         weights = sum(parameter.nbytes for parameter in self.network.parameters())
-        return max(ROOM, weights) // num_bytes
+        return max(ROOM, weights, int(SHARE * total_memory(self.device))) // num_bytes
 
     def read(self, embeddings: Tensor) -> Any:
         """Read M input embeddings `[M, H]`. Returns a cache of one row, a `prefix` for `start`."""
@@ -140,12 +166,28 @@ class CachedDecoder(nn.Module):
         mask = torch.ones(1, len(embeddings), dtype=torch.long, device=embeddings.device)
         return self._run(self._unread(mask), embeddings[None], last_only=True)[1].cache
 
-    def _reads_wide_mask(self, state: CachedState) -> bool:
-        """True if every layer reads every column, by attention that takes a mask of booleans."""
-        plain = state.cache is not None and all(
-            type(layer) in PLAIN_LAYERS for layer in state.cache.layers
-        )
-        return plain and self.network.config._attn_implementation == "sdpa"
+    def check_fixed(self) -> None:
+        """Refuse a network that cannot read a `FixedState`, by a `ValueError`."""
+        attention = self.network.config._attn_implementation
+        faults = {
+            f"attention by {attention!r}, expected one of {sorted(WIDE)}": attention not in WIDE,
+            "positions that depend on token ids": self._padding is not None,
+            "an output layer that its own code alone can call": not self.splits_head,
+        }
+        for fault, is_so in faults.items():
+            if is_so:
+                raise ValueError(f"{type(self.network).__name__} has {fault}: {NOT_COMPILED}")
+
+    def _wide(self, mask: Tensor) -> Tensor:
+        """A mask of columns `[B, C]` as attention takes it for one token, `[B, 1, 1, C]`.
+
+        `transformers` reads the values of a mask `[B, C]`, and waits for the device.
+        """
+        mask = mask.bool()[:, None, None]
+        if self.network.config._attn_implementation == "sdpa":
+            return mask
+        dtype = self.network.dtype
+        return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
     def _unread(self, mask: Tensor, cache: Any = None, num_read: int = 0) -> CachedState:
         """The state before a pass, with the mask of all columns, `[B, C]`."""
@@ -172,8 +214,10 @@ class CachedDecoder(nn.Module):
             positions = torch.cat([positions[:, :start], later], 1)
         batch: dict[str, Any] = {name: tokens, "position_ids": positions[:, start:end]}
         mask = state.mask[:, :end]
-        if tokens.shape[1] == 1 and is_asynchronous(tokens.device) and self._reads_wide_mask(state):
-            mask = mask[:, None, None].bool()  # [B, 1, 1, C]: `transformers` reads no value of it
+        if start and tokens.shape[1] == 1 and is_asynchronous(tokens.device):
+            is_wide = self.network.config._attn_implementation in WIDE
+            if is_wide and all(map(is_plain, state.cache.layers)):
+                mask = self._wide(mask)
         batch |= {"attention_mask": mask, "past_key_values": state.cache}
         if last_only and self._keeps_last_logits:
             batch["logits_to_keep"] = 1

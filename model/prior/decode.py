@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from model.common.devices import generator_state, is_asynchronous, set_generator_state
+from model.prior.compiled_step import compiled_step
 from model.prior.decoder import Decoder
 from model.prior.logits import NAN_LOGITS, draw_token, uniform_numbers
 from model.prior.response_space import ResponseSpace
@@ -101,6 +102,33 @@ class Decode:
                     ended = ended[left]
             logits, state = self.decoder.extend(state, token[:, None])
             logits = logits[:, -1]
+
+    def run_compiled(self, logits: Tensor, state: Any, rows: Tensor, active: Tensor) -> None:
+        """Draw the responses at `active` `[B']` by a `CompiledStep`; see `run`.
+
+        Args:
+            logits: `[N', V]`, logits of the first token after each of N' prompts.
+            state: the decoder's state of N' sequences after their prompts.
+            rows: `[B']`, prompt of each response, from 0 to N' - 1.
+            active: places of the responses in the batch.
+        """
+        num_tokens, checked = self.space.max_new_tokens, 0
+        step = compiled_step(self.decoder, self.space, self.temperature, logits, state, len(active))
+        prefix = self.prefix and Prefix(*(part[active] for part in self.prefix))
+        step.load(logits, state, rows, prefix)
+        for t in range(num_tokens):
+            step.uniform[t] = self._uniform[t][active]
+            if t + 1 == num_tokens:
+                step.draw()
+            else:
+                step(self.decoder)
+            if t + 1 == num_tokens or (t + 1) % self._interval == 0:
+                drawn = slice(checked, t + 1)
+                self.response[active, drawn] = step.response[:, drawn]
+                self.log_prob[active, drawn] = step.log_prob[:, drawn]
+                if self._num_unfinished(step.ended, active, checked, t + 1) == 0:
+                    return
+                checked = t + 1
 
     def finish(self) -> None:
         """Return the random numbers that were drawn for positions after the longest response."""

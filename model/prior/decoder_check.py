@@ -6,6 +6,7 @@ from torch import Tensor
 
 from model.networks.positions import longest_context
 from model.prior.decoder import Decoder
+from model.prior.fixed_state import FixedState
 from model.prior.prompts import Prompts
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2}
@@ -20,11 +21,17 @@ class CachedReadingError(ValueError):
 
 @torch.no_grad()
 def check_cached_reading(
-    decoder: Decoder, network: "transformers.PreTrainedModel", words: list[int], max_new_tokens: int
+    decoder: Decoder,
+    network: "transformers.PreTrainedModel",
+    words: list[int],
+    max_new_tokens: int,
+    *,
+    fixed: bool = False,
 ) -> None:
     """Compare the passes of a decoder with plain passes of its network, on ordinary tokens `words`.
 
-    A `CachedReadingError` if the log-probabilities differ by more than rounding.
+    With `fixed`, the decoder reads a `FixedState`. A `CachedReadingError` if the log-probabilities
+    differ by more than rounding.
     """
     context = longest_context(network)
     room = max(LENGTHS) if context is None else context - max_new_tokens
@@ -42,7 +49,7 @@ def check_cached_reading(
             plain.append(output.logits[0, len(prompt) - 1 :])
         expected = torch.stack(plain)
         encoded = Prompts.from_ids(prompts, ["", ""], device)
-        cached = _cached_logits(decoder, encoded, torch.tensor(responses, device=device))
+        cached = _cached_logits(decoder, encoded, torch.tensor(responses, device=device), fixed)
     except Exception as error:
         raise CachedReadingError(
             f"{type(network).__name__} in {network.dtype} cannot read a padded prompt and go on "
@@ -59,12 +66,17 @@ def check_cached_reading(
         )
 
 
-def _cached_logits(decoder: Decoder, prompts: Prompts, response: Tensor) -> Tensor:
+def _cached_logits(decoder: Decoder, prompts: Prompts, response: Tensor, fixed: bool) -> Tensor:
     """Logits after each prompt and each token, `[N, L + 1, V]`; the first is read alone."""
     first, state = decoder.start(prompts)
     logits = [first[:, None]]
-    for ids in (response[:, :1], response[:, 1:]):
+    parts = [response[:, :1], response[:, 1:]]
+    if fixed:
+        before, state = state, FixedState(state, len(prompts), state.mask.shape[1])
+        state.load(before, torch.arange(len(prompts), device=response.device))
+        parts = list(response.split(1, 1))
+    for ids in parts:
         if ids.shape[1]:
             after, state = decoder.extend(state, ids)
-            logits.append(after)
+            logits.append(after.clone())
     return torch.cat(logits, 1)

@@ -44,6 +44,9 @@ class LanguageModel(CachedDecoder):
         end_ids: ids that end a response; by default all ids that generation settings, configuration
             and tokenizer name, with a warning where they differ.
         pad_id: fills a response after its end; by default the tokenizer's, else an end id.
+        compile_decode: draw responses by a compiled step in buffers of fixed shape: a CUDA graph on
+            a GPU, `torch.compile` elsewhere. Compiling takes seconds on a GPU and up to minutes on
+            a CPU, for each number of responses. Up to four sets of buffers stay in memory.
 
     Raises:
         ValueError: if no end id is known, an id is outside the vocabulary, or the network cannot be
@@ -62,6 +65,7 @@ class LanguageModel(CachedDecoder):
         temperature: float = 1.0,
         end_ids: Iterable[int] | None = None,
         pad_id: int | None = None,
+        compile_decode: bool = False,
     ) -> None:
         super().__init__(network, whole_number("max_new_tokens", max_new_tokens))
         self.temperature = positive("temperature", temperature)
@@ -84,6 +88,10 @@ class LanguageModel(CachedDecoder):
         special = {*tokenizer.all_special_ids, *self.end_ids, self.pad_id, padding}
         words = [token_id for token_id in range(self.vocab_size) if token_id not in special]
         check_cached_reading(self, network, words or [0], self.max_new_tokens)
+        self.compile_decode = instance("compile_decode", compile_decode, bool)
+        if compile_decode:
+            self.check_fixed()
+            check_cached_reading(self, network, words or [0], self.max_new_tokens, fixed=True)
 
     @classmethod
     def from_pretrained(
@@ -100,6 +108,7 @@ class LanguageModel(CachedDecoder):
         revision: str | None = None,
         trust_remote_code: bool = False,
         base: str | Path | None = None,
+        compile_decode: bool = False,
     ) -> Self:
         """Load a checkpoint in Hugging Face format, or in GGUF, from a folder or from the hub.
 
@@ -111,7 +120,7 @@ class LanguageModel(CachedDecoder):
             device: device of the weights; by default a GPU if there is one.
             trust_remote_code: run modelling code that comes with the checkpoint.
             base: network of an adapter of `peft`; by default the network that the adapter names.
-            max_new_tokens: see the class, as for temperature, end_ids and pad_id.
+            max_new_tokens: see the class, as for temperature, end_ids, pad_id and compile_decode.
 
         Raises:
             PretrainedError: if network or tokenizer cannot be loaded whole.
@@ -124,6 +133,7 @@ class LanguageModel(CachedDecoder):
         if gguf_file is not None:
             network = _without_quantization(network)
         options: dict[str, Any] = {"temperature": temperature, "end_ids": end_ids, "pad_id": pad_id}
+        options["compile_decode"] = compile_decode
         return cls(network, tokenizer, max_new_tokens=max_new_tokens, **options)
 
     def train(self, mode: bool = True) -> Self:

@@ -165,7 +165,10 @@ class ResponseDistribution(TorchDistribution):
         for places, part in self._parts(rows, [self.event_shape[0]] * len(rows)):
             first, state = part._read_prompts()
             active = torch.arange(len(rows), device=rows.device) if places is None else places
-            decode.run(first[part._rows], state.select(part._rows), active)
+            if getattr(self.decoder, "compile_decode", False):
+                decode.run_compiled(first, state, part._rows, active)
+            else:
+                decode.run(first[part._rows], state.select(part._rows), active)
         decode.finish()
         return decode
 

@@ -17,6 +17,7 @@ from inference import OBJECTIVES, FusedOptimizer, ResponseObjective, fit, log_gu
 from model import AlignmentModel, ResponseDistribution, TextReward, grammar_prior, vader_sentiment
 from model.prior import decode, logits, response_distribution
 from model.prior.cached_decoder import CachedDecoder
+from model.prior.compiled_step import CompiledStep
 
 V, T, H = 10, 3, 32  # token ids, tokens of a response, width of the prior
 
@@ -341,6 +342,27 @@ def test_draws_depend_on_no_finished_response_chunk_or_interval_of_checks(
         draws.append(torch.rand(3))  # the generator has moved as far
     assert all(torch.equal(draws[0], values) for values in draws[2::2])
     assert all(torch.equal(draws[1], numbers) for numbers in draws[3::2])
+
+
+READS_WITH_THE_PRIOR = ["fine-tuned", "lora", "soft-prompt", "twisted", "tempered", "fixed"]
+
+
+@pytest.mark.parametrize("name", READS_WITH_THE_PRIOR, indirect=True)
+def test_draws_in_buffers_of_fixed_shape_are_those_of_a_plain_decode(
+    guide, prompts, drawing, monkeypatch
+):
+    """Same random numbers. Weights that change in place are read by the next draw."""
+    monkeypatch.setattr(CompiledStep, "compile", lambda step, decoder: None)
+    for _ in range(2):
+        draws = []
+        for is_compiled in (False, True):
+            for part in guide.modules():
+                if isinstance(part, CachedDecoder):
+                    part.compile_decode = is_compiled
+            torch.manual_seed(0)
+            draws.append((drawing(guide.distribution(prompts)), torch.rand(3)))
+        assert all(torch.equal(*pair) for pair in zip(*draws, strict=True))
+        guide.jitter(0.3)
 
 
 @pytest.mark.parametrize("name", TRAINS, indirect=True)

@@ -1,0 +1,124 @@
+"""Draws in buffers of fixed shape are those of a plain decode, and wait for no device."""
+
+import shutil
+
+import pytest
+import torch
+from transformers import MistralConfig, MistralForCausalLM
+
+from model import LanguageModel
+from model.prior import cached_decoder, compiled_step, decode
+from model.prior.compiled_step import CompiledStep
+from model.prior.fixed_state import FixedState
+from tests.model.prior.test_decode import Reads
+from tests.model.tiny import NETWORKS, PROMPTS, SPECIAL, WORDS, tiny, tiny_tokenizer
+
+CASES = {
+    "float64": {},
+    "float32": {"dtype": torch.float32},
+    "cold, several ends": {"temperature": 0.5, "end_ids": [0, 4], "pad_id": 2},
+    "one token": {"max_new_tokens": 1},
+    "longer": {"max_new_tokens": 9},
+}
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same buffers and operations, without a compiler."""
+    monkeypatch.setattr(CompiledStep, "compile", lambda step, decoder: None)
+
+
+def draws(language_model: LanguageModel, prompts: list[str]) -> list[torch.Tensor]:
+    """Draws, log-probabilities, draws of suffixes, and the next number of torch's generator."""
+    distribution = language_model(language_model.encode(prompts))
+    torch.manual_seed(3)
+    value, log_prob = distribution.sample_and_log_prob((6,))
+    length = torch.ones(6, len(prompts), dtype=torch.long)
+    return [value, log_prob, distribution.sample_suffix(value, length), torch.rand(1)]
+
+
+def assert_same_draws(plain: LanguageModel, compiled: LanguageModel, prompts: list[str]) -> None:
+    for expected, got in zip(draws(plain, prompts), draws(compiled, prompts), strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("interval", [1, 2])
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_draws_are_those_of_a_plain_decode(
+    network: str, case: str, interval: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts with padding; prompts of another length use the same buffers afterwards."""
+    plain = tiny(network, **CASES[case])
+    compiled = tiny(network, **CASES[case], compile_decode=True)
+    monkeypatch.setattr(decode, "is_asynchronous", lambda device: interval > 1)
+    monkeypatch.setattr(decode, "INTERVAL", interval)
+    for prompts in (PROMPTS, ["a", "b", "c b a"]):
+        assert_same_draws(plain, compiled, prompts)
+    assert len(compiled_step._STEPS[compiled]) == 1
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("network", NETWORKS)
+def test_step_reads_no_value_and_allocates_no_buffer(network: str) -> None:
+    language_model = tiny(network, compile_decode=True)
+    first, state = language_model.start(language_model.encode(PROMPTS))
+    rows = torch.arange(3)
+    step = compiled_step.compiled_step(language_model, language_model.space, 1.0, first, state, 3)
+    step.load(first, state, rows)
+    buffers = [step.response, step.state.column, *(layer.keys for layer in step.state.cache.layers)]
+    places = [buffer.data_ptr() for buffer in buffers]
+    with Reads() as reads, torch.no_grad():
+        step(language_model)
+        step(language_model)
+    assert not reads.counts
+    assert [buffer.data_ptr() for buffer in buffers] == places
+    assert (step.state.column == state.num_read + 2).all()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_draws_are_those_of_a_plain_decode() -> None:
+    assert_same_draws(tiny("llama"), tiny("llama", compile_decode=True), PROMPTS)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_weights_that_move_get_a_new_step_and_few_steps_stay() -> None:
+    language_model = tiny(compile_decode=True)
+    draws(language_model, PROMPTS)
+    (old,) = compiled_step._STEPS[language_model].values()
+    weight = language_model.network.get_output_embeddings().weight
+    weight.data = weight.data.clone()
+    draws(language_model, PROMPTS)
+    assert old is not list(compiled_step._STEPS[language_model].values())[-1]
+    for number in range(1, 8):
+        language_model(language_model.encode(PROMPTS)).sample((number,))
+    assert len(compiled_step._STEPS[language_model]) == compiled_step.MOST_STEPS
+
+
+def test_a_sliding_window_is_refused_by_name() -> None:
+    sizes = {"vocab_size": len(WORDS), "hidden_size": 16, "intermediate_size": 32}
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    network = MistralForCausalLM(MistralConfig(**sizes, **heads, **SPECIAL, sliding_window=4))
+    with pytest.raises(ValueError, match="SlidingWindowLayer"):
+        LanguageModel(network, tiny_tokenizer(), max_new_tokens=3, compile_decode=True)
+
+
+def test_attention_of_another_kind_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cached_decoder, "WIDE", {"eager"})
+    with pytest.raises(ValueError, match="GPT2LMHeadModel has attention by 'sdpa', expected one"):
+        tiny(compile_decode=True)
+
+
+def test_eager_attention_reads_the_same_mask() -> None:
+    plain = tiny("llama", torch.float32)
+    plain.network.set_attn_implementation("eager")
+    prompts = plain.encode(PROMPTS)
+    ids = torch.tensor([[2], [3], [4]])
+    _, state = plain.start(prompts)
+    fixed = FixedState(state, 3, 16)
+    fixed.load(state, torch.arange(3))
+    expected, _ = plain.extend(state, ids)
+    got, _ = plain.extend(fixed, ids)
+    torch.testing.assert_close(got, expected)
