@@ -31,6 +31,7 @@ class Page:
 PAGES = {
     "posterior": Page("Posterior", "reviews"),
     "identity": Page("Identity", "reviews"),
+    "two-kls": Page("Two KLs", "modes"),
 }
 """Pages by the name of their file."""
 

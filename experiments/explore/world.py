@@ -22,7 +22,7 @@ DECIMALS = 10
 """Number of decimals of a log-probability or a reward on a page."""
 TEMPTING = ("very very good", "good very good", "very good good", "good good good")
 """Responses with high sentiment that the prior hardly has."""
-MODES = {"very good": 1.0, "not bad": 0.92, "dull": 0.96}
+MODES = {"very good": 0.9, "not bad": 1.0, "dull": 0.9}
 """Rewards of the modes, the third mode last."""
 
 TextFunction = Callable[[Sequence[str]], Sequence[float]]

@@ -48,7 +48,7 @@ class OpenPage:
         """Load the page in a state."""
         self.tab.goto("about:blank")
         self.tab.goto(f"{self.url}#{state}")
-        self.tab.wait_for_function("page.ready && !page.waiting")
+        self.tab.wait_for_function("page.ready")
         return self
 
     def set(self, name: str, value: Any) -> None:
@@ -57,8 +57,14 @@ class OpenPage:
         self.settle()
 
     def settle(self) -> None:
-        """Wait until the page is drawn."""
-        self.tab.wait_for_function("!page.waiting")
+        """Wait until the page is drawn: two frames."""
+        frame = "requestAnimationFrame(() => requestAnimationFrame(resolve))"
+        self.tab.evaluate(f"new Promise((resolve) => {frame})")
+
+    def focus_slider(self) -> None:
+        """Focus the first visible range."""
+        ranges = "[...document.querySelectorAll('main input[type=range]')]"
+        self.tab.evaluate(f"{ranges}.find((range) => range.checkVisibility()).focus()")
 
     def value(self, code: str, argument: Any = None) -> Any:
         """Value of an expression of the page's script."""
