@@ -13,14 +13,21 @@ import torch
 
 from model import LanguageModel, Prompts, grammar_prior
 from model.prior.grammar import PROMPTS
+from tests.on_device import place_tests
 
 torch.set_num_threads(1)
 
 STORIES = Path(__file__).parents[2] / "shared" / "data" / "stories260k"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", help="device of the tests, such as `cuda`; see tests/on_device.py")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.option.reportchars += "s"  # say why a test was skipped
+    if config.option.device:
+        place_tests(torch.device(config.option.device))
 
 
 @pytest.fixture(autouse=True)

@@ -48,8 +48,9 @@ class ModelRuns(Messenger):
         if isinstance(msg["fn"], Unit):
             log_factor = msg["fn"].log_factor.detach()
             if self._runs:
-                absent = ~torch.as_tensor(True if msg["mask"] is None else msg["mask"])
-                self._runs[-1][1][msg["name"]] = log_factor.masked_fill(absent, math.nan)
+                applies = torch.as_tensor(True if msg["mask"] is None else msg["mask"])
+                present = torch.where(applies.to(log_factor.device), log_factor, math.nan)
+                self._runs[-1][1][msg["name"]] = present
             total = scale_and_mask(log_factor, msg["scale"], msg["mask"]).mean()
             self._totals.setdefault(msg["name"], []).append(total)
 

@@ -99,7 +99,7 @@ def log_outcome(
     log_prob = torch.stack([half, -half, log_tie], -1).log_softmax(-1)
     if isinstance(flip, float) and flip == 0:
         return log_prob
-    flip = torch.as_tensor(flip, dtype=difference.dtype)[..., None]
+    flip = torch.as_tensor(flip, dtype=difference.dtype, device=difference.device)[..., None]
     # without the ties: where they are -inf, logaddexp has a gradient of NaN
     log_win = log_prob[..., :TIE]
     noisy = torch.logaddexp(log_win + torch.log1p(-flip), log_win.flip(-1) + flip.log())

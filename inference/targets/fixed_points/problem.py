@@ -80,9 +80,12 @@ class Problem:
 
 
 def by_prompt(target: Callable[..., Tensor], *parts: Tensor) -> Tensor:
-    """Target `[S]` of each of N prompts from its columns of the parts `[S, N, ...]`, `[S, N]`."""
-    columns = zip(*(part.unbind(1) for part in parts), strict=True)
-    return torch.stack([target(*column) for column in columns], 1)
+    """Target `[S]` of each of N prompts from its columns of the parts `[S, N, ...]`, `[S, N]`.
+
+    Computed on the CPU: a root is found by numbers read one after another.
+    """
+    columns = zip(*(part.cpu().unbind(1) for part in parts), strict=True)
+    return torch.stack([target(*column) for column in columns], 1).to(parts[0].device)
 
 
 def root(function: Callable[[float], float], low: float, high: float) -> float:

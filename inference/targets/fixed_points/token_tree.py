@@ -56,7 +56,7 @@ class _Level:
         self._parent = _by_number(child, parent)  # [C]
         order = self._parent.argsort(stable=True)
         ordered = self._parent[order]
-        rank = torch.arange(len(order)) - torch.searchsorted(ordered, ordered)
+        rank = torch.arange(len(order), device=order.device) - torch.searchsorted(ordered, ordered)
         self._place = torch.empty_like(order).index_put((order,), rank)
         self._shape = (int(self._place.max()) + 1, int(self._parent.max()) + 1)
 
