@@ -91,13 +91,14 @@ class Guide(nn.Module, ABC):
 
         Args:
             noise: Standard deviation, as a share of each tensor's own (of 1 where that is 0).
-            generator: Source of the noise; default, torch's own.
+            generator: Source of the noise, on any device; default, torch's own.
         """
         noise = finite("noise", noise, at_least=0)
         for parameter in self.trained().values():
             scale = parameter.std().item() if parameter.numel() > 1 else 0.0
-            drawn = torch.empty_like(parameter).normal_(generator=generator)
-            parameter.add_(drawn, alpha=noise * (scale or 1.0))
+            place = parameter.device if generator is None else generator.device
+            drawn = torch.empty_like(parameter, device=place).normal_(generator=generator)
+            parameter.add_(drawn.to(parameter.device), alpha=noise * (scale or 1.0))
 
     def num_trained_parameters(self) -> int:
         """Number of scalars that train."""

@@ -1,23 +1,32 @@
-"""The tests on another device: `pytest --device cuda`.
+"""The tests on another device: `pytest --device cuda tests/model tests/guides tests/inference`.
 
-A test creates tensors without a device. Under `--device` those tensors go to the device, and so does
-each network that a language model or a reward reads. The library is left alone: a tensor that the
-library forgets to place stays on the CPU, and its test fails.
+A test creates tensors, prompts and networks without a device. Under `--device` they go to the
+device. The library is left alone: a tensor that the library forgets to place stays on the CPU, and
+its test fails. Scripts choose a GPU themselves, so that their tests need no option.
 """
 
 import functools
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
+from model import Prompts
 from model.networks.text_network import TextNetwork
 from model.prior.cached_decoder import CachedDecoder
 
-TESTS = str(Path(__file__).parent)
+TESTS = Path(__file__).parent
+ON_CPU = (
+    str(TESTS / "experiments"),
+    # features, and all that is computed from features, stay on the CPU
+    str(TESTS / "model" / "preferences"),
+    str(TESTS / "inference" / "reward_posterior"),
+)
 NAMES = "arange as_tensor empty eye from_numpy full linspace logspace ones rand randint randn \
 randperm tensor zeros"
 CREATORS = {getattr(torch, name) for name in NAMES.split()}
@@ -33,26 +42,51 @@ class OnDevice(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         created = func(*args, **kwargs)
-        caller = sys._getframe(1).f_code.co_filename
-        if func not in CREATORS or "device" in kwargs or not caller.startswith(TESTS):
+        if func not in CREATORS or "device" in kwargs or not _is_test(sys._getframe(1)):
             return created
         return created.detach().to(self.device).requires_grad_(created.requires_grad)
 
 
 def place_tests(device: torch.device) -> None:
-    """Put the tensors of tests, and the networks that the library reads, on a device."""
+    """Put tensors, prompts and networks of the tests on a device from now on."""
     OnDevice(device).__enter__()
+
+    def place(module: nn.Module, _: Any) -> None:
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and "torch" in frame.f_code.co_filename:
+            frame = frame.f_back
+        if frame is not None and _is_test(frame):
+            _to(module, device)
+
+    register_module_forward_pre_hook(place)  # a network that a test calls
     for cls in (CachedDecoder, TextNetwork):
         cls.__init__ = _placing(cls.__init__, device)  # type: ignore[method-assign]
+    from_ids = Prompts.from_ids
+
+    def placed_ids(rows: Any, texts: Any, to: Any = None, **attributes: Any) -> Prompts:
+        default = device if _is_test(sys._getframe(1)) else None
+        return from_ids(rows, texts, to or attributes.pop("device", None) or default, **attributes)
+
+    Prompts.from_ids = placed_ids  # type: ignore[method-assign, assignment]
 
 
 def _placing(initialise: Any, device: torch.device) -> Any:
-    """A constructor that moves its network first, if the weights have numbers."""
+    """A constructor that moves its network first."""
 
     @functools.wraps(initialise)
     def placing(self: Any, network: Any, *arguments: Any, **options: Any) -> None:
-        if isinstance(network, nn.Module) and not any(p.is_meta for p in network.parameters()):
-            network.to(device)
+        _to(network, device)
         initialise(self, network, *arguments, **options)
 
     return placing
+
+
+def _to(network: Any, device: torch.device) -> None:
+    """Move a network whose weights have numbers."""
+    if isinstance(network, nn.Module) and not any(p.is_meta for p in network.parameters()):
+        network.to(device)
+
+
+def _is_test(frame: FrameType) -> bool:
+    path = frame.f_code.co_filename
+    return path.startswith(str(TESTS)) and not path.startswith(ON_CPU) and path != __file__

@@ -60,7 +60,7 @@ class Ranks:
     def p_values(self, num_bins: int = 10) -> Tensor:
         """p-value of the chi-square test of uniform ranks, `[Q]`; needs five simulations a bin."""
         rows = self.histogram(num_bins)
-        return torch.tensor([float(stats.chisquare(row.numpy()).pvalue) for row in rows])
+        return torch.tensor([float(stats.chisquare(row.cpu().numpy()).pvalue) for row in rows])
 
     def p_value(self, num_bins: int = 10) -> float:
         """p-value over all quantities (Bonferroni): never too small."""

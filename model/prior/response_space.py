@@ -77,6 +77,12 @@ class ResponseSpace:
                 f"the prompts, of which the first is {prompts.texts[0][:40]!r}, were encoded by "
                 "the tokenizer of another language model: encode them with this language model"
             )
+        if prompts.ids.device != self.end_ids.device:
+            raise ValueError(
+                f"the prompts are on {prompts.ids.device} and the language model on "
+                f"{self.end_ids.device}, expected one device: take "
+                f"`prompts.to({str(self.end_ids.device)!r})`"
+            )
         if response is not None and response.shape[-1] != self.max_new_tokens:
             got = f"the responses have {response.shape[-1]} positions"
             expected = f"those of the language model have {self.max_new_tokens}"

@@ -62,11 +62,11 @@ def optimal(small_prior, prompts, truth):
     for token in range(small_prior.vocab_size):
         comes = is_token & (truth.support == token)
         solved = torch.linalg.lstsq(
-            hidden[comes], value[comes][:, None], rcond=1e-9, driver="gelsd"
+            hidden[comes].cpu(), value[comes][:, None].cpu(), rcond=1e-9, driver="gelsd"
         )
         with torch.no_grad():
             head.weight[token] = solved.solution[:, 0]
-    return Twisted(small_prior, head=head)
+    return Twisted(small_prior, head=head.to(hidden.device))
 
 
 def test_contains_the_posterior_at_the_soft_value_function(optimal, truth):

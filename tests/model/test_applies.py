@@ -127,7 +127,7 @@ def test_rejection_accepts_each_draw_of_the_prior_at_the_prompt(model, questions
 def test_optimality_model_has_the_same_posterior(model, truth, questions):
     optimal = Enumeration(OptimalityModel(model), questions)
     assert torch.allclose(optimal.log_posterior, truth.log_posterior, atol=1e-12)
-    assert optimal.log_z[1] == pytest.approx(truth.log_z[1].item(), abs=1e-12)
+    assert optimal.log_z[1].item() == pytest.approx(truth.log_z[1].item(), abs=1e-12)
 
 
 def test_sum_of_rewards_is_over_those_that_apply(prior, reward, very, questions, truth):

@@ -113,3 +113,9 @@ def test_columns_of_numpy_are_plain_data() -> None:
     prompts = Prompts.from_ids(ROWS, TEXTS, columns={"x": np.arange(3), "y": np.eye(3)})
     assert prompts.columns == {"x": (0, 1, 2), "y": ([1, 0, 0], [0, 1, 0], [0, 0, 1])}
     assert type(prompts.columns["x"][0]) is int
+
+
+def test_prompts_on_another_device_are_refused_by_name(prior, prompts):
+    elsewhere = prompts.to("meta")
+    with pytest.raises(ValueError, match="prompts are on meta and the language model on"):
+        prior(elsewhere)
