@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from model import LanguageModel, Prompts
 from model.common.checks import finite, instance
 from model.common.digests import check_digests, saved_together
+from model.common.sharded_tensors import part_of
 from model.networks.source import read_tensors
 
 FILE = "guide.safetensors"
@@ -100,6 +101,10 @@ class Guide(nn.Module, ABC):
             drawn = torch.empty_like(parameter, device=place).normal_(generator=generator)
             parameter.add_(drawn.to(parameter.device), alpha=noise * (scale or 1.0))
 
+    def whole_tensors(self) -> list[Tensor]:
+        """Tensors of networks that each rank holds whole, where the networks are sharded."""
+        return []
+
     def num_trained_parameters(self) -> int:
         """Number of scalars that train."""
         return sum(parameter.numel() for parameter in self.trained().values())
@@ -110,7 +115,7 @@ def load_into(parameters: dict[str, Any], saved: dict[str, Tensor], where: str) 
     """Copy `saved` tensors into `parameters`, by name, after `check_like`."""
     check_like(parameters, saved, where)
     for name, parameter in parameters.items():
-        parameter.copy_(saved[name])
+        parameter.copy_(part_of(saved[name], parameter))
 
 
 def check_like(parameters: Mapping[str, Tensor], saved: Mapping[str, Tensor], where: str) -> None:

@@ -119,6 +119,10 @@ class LoRA(Guide):
             raise OtherGuideError(f"{folder} is of {fault}")
         load_into(self._weights(), adapter_weights(folder), str(folder))
 
+    def whole_tensors(self) -> list[Tensor]:
+        """The adapter: small, and of another type than the network."""
+        return list(self.trained().values())
+
     @torch.no_grad()
     def merged(self) -> LanguageModel:
         """Same distribution, up to rounding, as a language model without `peft`.

@@ -128,6 +128,7 @@ class _MixtureDecoder:
 
     def __init__(self, distributions: Sequence[ResponseDistribution], logits: Tensor) -> None:
         self.decoders = [distribution.decoder for distribution in distributions]
+        self.in_step = any(getattr(decoder, "in_step", False) for decoder in self.decoders)
         self.temperatures = [distribution.temperature for distribution in distributions]
         self.log_pi = logits.log_softmax(-1)
         rooms = [getattr(decoder, "room", None) for decoder in self.decoders]

@@ -22,6 +22,11 @@ class PriorDecoder:
         return self.prior.compile_decode
 
     @property
+    def in_step(self) -> bool:
+        """See `CachedDecoder`."""
+        return self.prior.in_step
+
+    @property
     def splits_head(self) -> bool:
         """See `SplitsHead`."""
         return self.prior.splits_head

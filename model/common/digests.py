@@ -15,6 +15,7 @@ from pathlib import Path
 from torch import Tensor, strided, uint8
 
 from model.common.files import flush, write_atomically
+from model.common.sharded_tensors import whole
 
 MANIFEST = "digests.json"
 SAVING = ".saving-"
@@ -39,7 +40,7 @@ def text_digest(text: str) -> str:
 def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """First half of the SHA-256 of names, types, shapes and values; the same on every device."""
     digest = hashlib.sha256()
-    for name, tensor in tensors:
+    for name, tensor in ((name, whole(tensor)) for name, tensor in tensors):
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         plain = tensor.detach().to_dense() if tensor.layout != strided else tensor.detach()
         digest.update(plain.cpu().contiguous().reshape(-1).view(uint8).numpy().data)

@@ -4,7 +4,6 @@ Some networks scale or cap the logits of the output layer. The head is therefore
 `forward`, around a body that returns hidden states as they are. No list of architectures is needed.
 """
 
-import copy
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from model.networks.checks import without_head
+from model.networks.shards import shallow_copy
 
 TOLERANCE = 1e-2
 """Largest difference that is rounding, in standard deviations of the logits."""
@@ -40,7 +40,7 @@ class _NoBody(nn.Module):
 def logits_of(network: "transformers.PreTrainedModel", hidden: Tensor) -> Tensor:
     """Logits `[C, V]` of inputs of the output layer `[C, H]`, scaled and capped by the network."""
     body = without_head(network)
-    head = copy.copy(network)
+    head = shallow_copy(network)
     head._modules = dict(network._modules)
     head._modules |= {name: _NO_BODY for name, part in head._modules.items() if part is body}
     mask = torch.ones(1, len(hidden), dtype=torch.long, device=hidden.device)

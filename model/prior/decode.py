@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from model.common.devices import generator_state, is_asynchronous, set_generator_state
+from model.common.sharded_tensors import in_step
 from model.prior.compiled_step import compiled_step
 from model.prior.decoder import Decoder
 from model.prior.logits import NAN_LOGITS, draw_token, uniform_numbers
@@ -92,11 +93,11 @@ class Decode:
         for t in range(num_tokens):
             token, ended = self._draw(logits, ended, active, t)
             if t + 1 == num_tokens or (t + 1) % self._interval == 0:
-                num_left = self._num_unfinished(ended, active, checked, t + 1)
+                num_left, most_left = self._num_unfinished(ended, active, checked, t + 1)
                 checked = t + 1
-                if t + 1 == num_tokens or num_left == 0:
+                if t + 1 == num_tokens or most_left == 0:
                     return
-                if num_left <= DROP * len(ended):
+                if 0 < num_left <= DROP * len(ended):
                     left = (~ended).nonzero().squeeze(1)
                     state, active, token = state.select(left), active[left], token[left]
                     ended = ended[left]
@@ -126,7 +127,8 @@ class Decode:
                 drawn = slice(checked, t + 1)
                 self.response[active, drawn] = step.response[:, drawn]
                 self.log_prob[active, drawn] = step.log_prob[:, drawn]
-                if self._num_unfinished(step.ended, active, checked, t + 1) == 0:
+                _, most_left = self._num_unfinished(step.ended, active, checked, t + 1)
+                if most_left == 0:
                     return
                 checked = t + 1
 
@@ -150,10 +152,17 @@ class Decode:
         self.log_prob[active, t] = log_p.double().masked_fill(ended, 0.0)
         return token, ended | self.space.is_end(token)
 
-    def _num_unfinished(self, ended: Tensor, active: Tensor, start: int, end: int) -> int:
-        """Number of unfinished responses. Checks the tokens from `start` to `end` - 1 for NaN."""
+    def _num_unfinished(
+        self, ended: Tensor, active: Tensor, start: int, end: int
+    ) -> tuple[int, int]:
+        """Number of unfinished responses here, and the largest over ranks that run in step.
+
+        Checks the tokens from `start` to `end` - 1 for NaN.
+        """
         is_nan = self.log_prob[active, start:end].isnan()
-        num_left, num_nan = torch.stack([(~ended).sum(), is_nan.sum()]).tolist()
+        numbers = torch.stack([(~ended).sum(), is_nan.sum()])
+        both = torch.stack([numbers, in_step(self.decoder, numbers)])
+        (num_left, num_nan), (most_left, most_nan) = both.tolist()
         if num_nan:
             t, place = is_nan.t().nonzero()[0].tolist()
             response = int(active[place])
@@ -161,7 +170,9 @@ class Decode:
                 f"response {response}, to prompt {int(self.rows[response])}, token {start + t}: "
                 f"{NAN_LOGITS}"
             )
-        return num_left
+        if most_nan:
+            raise FloatingPointError(f"a response of another rank: {NAN_LOGITS}")
+        return num_left, most_left
 
 
 class _UniformNumbers:

@@ -50,8 +50,12 @@ def add_gradients(
     leaves: Sequence[Tensor],
     outputs: Iterable[Tensor],
     grads: Iterable[Tensor | None],
+    *,
+    in_place: bool = False,
 ) -> None:
     """Add to `total` the gradient with respect to `leaves`, given the gradients of outputs.
+
+    With `in_place`, add to the `grad` of each leaf instead.
 
     Raises:
         RuntimeError: if an output depends on a parameter that is no leaf.
@@ -66,6 +70,9 @@ def add_gradients(
             "parameter of the decoder, which micro-batches need: leave micro_batch out"
         )
     if not outputs:
+        return
+    if in_place:
+        torch.autograd.backward(outputs, grads, retain_graph=True)
         return
     # a graph that was there before, such as that of the weights of a mixture, serves every part
     terms = torch.autograd.grad(outputs, leaves, grads, retain_graph=True, allow_unused=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from model.common.provenance import through
+from model.common.sharded_tensors import in_step, is_sharded
 from model.common.thread_lock import one_thread
 from model.prior.chunks import chunks, groups
 from model.prior.decode import Decode, Prefix
@@ -214,7 +215,8 @@ class ResponseDistribution(TorchDistribution):
         def logits_of(part: Self, value: Tensor) -> tuple[Tensor]:
             is_token = self.space.is_token(value)
             first, state = part._read_prompts()
-            logits, longest = first[part._rows, None], int(is_token.any(0).sum())
+            logits = first[part._rows, None]
+            longest = self._highest(int(is_token.any(0).sum()))
             if longest > 1:
                 state = state.select(part._rows)
                 later, _ = self.decoder.extend(state, value[:, : longest - 1])
@@ -259,6 +261,8 @@ class ResponseDistribution(TorchDistribution):
         if not leaves:
             return values
         lengths = self._lengths(value)
+        # FSDP reduces gradients that a backward pass leaves at the parameters
+        in_place = any(is_sharded(leaf) for leaf in leaves)
 
         def gradient(grads: Grads) -> Grads:
             total: list[Tensor | None] = [None] * len(leaves)
@@ -273,9 +277,13 @@ class ResponseDistribution(TorchDistribution):
                     part = self._for(prompts, own_rows[chunk], start)
                     places = index[chunk]
                     parts = [None if grad is None else grad[places] for grad in grads]
-                    add_gradients(sums, wide, function(part, value[places]), parts)
-                total = sums[: len(leaves)]
-                add_gradients(total, leaves, [old for old, _ in pairs], sums[len(leaves) :])
+                    outputs = function(part, value[places])
+                    add_gradients(sums, wide, outputs, parts, in_place=in_place)
+                total, grads_of_start = sums[: len(leaves)], sums[len(leaves) :]
+                if in_place:
+                    grads_of_start = [leaf.grad for _, leaf in pairs]
+                roots = [old for old, _ in pairs]
+                add_gradients(total, leaves, roots, grads_of_start, in_place=in_place)
             return total
 
         return deferred(values, leaves, gradient)
@@ -297,8 +305,34 @@ class ResponseDistribution(TorchDistribution):
         return list(leaves.values())
 
     def _lengths(self, value: Tensor) -> list[int]:
-        """Number of tokens of each of B responses."""
+        """Number of tokens of each of B responses, as far as chunks may depend on the responses."""
+        if self._in_step:
+            return [value.shape[1]] * len(value)
         return self.space.is_token(value).sum(1).tolist()
+
+    @property
+    def _in_step(self) -> bool:
+        """True if all ranks run the same passes, because they share the decoder's weights."""
+        return getattr(self.decoder, "in_step", False)
+
+    def _highest(self, number: int) -> int:
+        """A number of tokens, the largest over ranks that run the same passes."""
+        if not self._in_step:
+            return number
+        return int(in_step(self.decoder, torch.tensor(number, device=self._rows.device)))
+
+    def _check_even(self, rows: Tensor) -> None:
+        """Refuse other numbers of responses on other ranks that run the same passes."""
+        if not self._in_step:
+            return
+        numbers = torch.tensor([-len(rows), len(rows)], device=rows.device)
+        least, most = in_step(self.decoder, numbers).tolist()
+        if -least != most:
+            raise ValueError(
+                f"a rank has {-least} responses and another has {most}, expected the same number "
+                "on all ranks that share a sharded network: choose a number of particles that the "
+                "number of ranks divides"
+            )
 
     def alongside(self, other: "ResponseDistribution") -> Self:
         """This distribution for the prompts of another, such as those of a chunk."""
@@ -326,6 +360,7 @@ class ResponseDistribution(TorchDistribution):
             distribution for the chunk, which has read its prompts. With gradient, the chunks have
             any size, and differ in length.
         """
+        self._check_even(rows)
         room = getattr(self.decoder, "room", None)
         num_columns = self.prompts.ids.shape[1] + self.space.max_new_tokens
         limits = [] if room is None else [room // num_columns]
@@ -357,7 +392,7 @@ class ResponseDistribution(TorchDistribution):
         The pass ends at the last position of any token. The state is None if that is the first.
         """
         is_token = self.space.is_token(value)
-        longest = int(is_token.any(0).sum())
+        longest = self._highest(int(is_token.any(0).sum()))
         first, state = self._read_prompts()
         # [N, V], before the particles of a prompt share it
         log_first = scaled(first, self.temperature).log_softmax(-1)

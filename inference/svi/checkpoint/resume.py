@@ -14,6 +14,7 @@ from inference.objectives.response_objective import ResponseObjective
 from inference.svi.checkpoint.folder import CheckpointError, newest_whole
 from inference.svi.checkpoint.state import FitState, parameters
 from model import Prompts
+from model.common.sharded_tensors import part_of
 
 COUNTS = {"step", "num_responses", "seconds"}
 STATE = {*COUNTS, "warnings", "optimizer", "random", "fingerprint"}  # parts of `state.json`
@@ -55,7 +56,11 @@ def resume(state: FitState, folder: str | Path, prompts: Prompts) -> None:
     if "reward" in saved["reward"]:
         state.reward = saved["reward"]["reward"].to(device)
     if state.best is not None:
-        state.best.set_state({name: tensor.to(device) for name, tensor in saved["health"].items()})
+        known = {f"best/{name}": parameter for name, parameter in parameters().items()}
+        health = {name: tensor.to(device) for name, tensor in saved["health"].items()}
+        state.best.set_state(
+            {name: part_of(tensor, known.get(name, tensor)) for name, tensor in health.items()}
+        )
     random_state.restore(saved["random"], plain["random"])
 
 

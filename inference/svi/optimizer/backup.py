@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from model.common.sharded_tensors import total_norm
+
 
 class OptimizerEntry(NamedTuple):
     """An unconstrained parameter, the torch optimiser that steps it, and its first options."""
@@ -86,7 +88,7 @@ class Backup:
 def all_finite(tensors: Iterable[Tensor]) -> bool:
     """True if no number is NaN or infinite. One pass, and one number to wait for."""
     numbers = [t.detach() for t in tensors if t.numel() and t.is_floating_point()]
-    return not numbers or math.isfinite(torch.nn.utils.get_total_norm(numbers, math.inf).item())
+    return not numbers or math.isfinite(total_norm(numbers, math.inf).item())
 
 
 def _options(group: dict[str, Any]) -> dict[str, Any]:

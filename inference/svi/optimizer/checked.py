@@ -11,6 +11,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 
 from inference.svi.optimizer.backup import Backup, OptimizerEntry, all_finite
+from model.common.sharded_tensors import part_of, total_norm
 
 
 class NonFiniteGradientError(FloatingPointError):
@@ -75,7 +76,7 @@ class CheckedOptimizer(PyroOptim, ABC):
         if not trained:
             return
         try:
-            norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+            norm = total_norm([p.grad for p in trained if p.grad is not None])
             self.grad_norm = norm.item()
             if not math.isfinite(self.grad_norm):
                 raise NonFiniteGradientError(
@@ -199,7 +200,7 @@ def _restore(entry: OptimizerEntry, tensors: dict[str, Tensor], plain: dict[str,
     """Load like torch's `load_state_dict`, which would round moments to a parameter's type."""
     device = entry.parameter.device
     state = {
-        key: value if key in plain["elsewhere"] else value.to(device)
+        key: value if key in plain["elsewhere"] else part_of(value.to(device), entry.parameter)
         for key, value in tensors.items()
     }
     state |= plain["moments"]

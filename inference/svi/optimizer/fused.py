@@ -14,6 +14,7 @@ from inference.svi.optimizer.backup import OptimizerEntry
 from inference.svi.optimizer.checked import CheckedOptimizer, ScheduleError
 from inference.svi.optimizer.options import trial_parameter, try_step
 from model.common.checks import finite, function, positive, whole_number
+from model.common.sharded_tensors import is_sharded
 
 Schedule = Callable[[int], float]
 """Factor of the learning rate by step, from step 0."""
@@ -101,11 +102,15 @@ class FusedOptimizer(CheckedOptimizer):
             )
 
     def _adopt(self, new: dict[str, Tensor]) -> None:
-        """Add parameters, in one group where a resume brings equal options."""
+        """Add parameters, in one group where a resume brings equal options.
+
+        Torch steps no sharded and whole tensors together.
+        """
         waiting = self._state_waiting_to_be_consumed
 
         def options(name: str) -> str:
-            return str(waiting[name][1]["group"]) if name in waiting else "{}"
+            given = str(waiting[name][1]["group"]) if name in waiting else "{}"
+            return f"{is_sharded(new[name])} {given}"
 
         for _, names in groupby(sorted(new, key=options), key=options):
             part = {name: new[name] for name in names}
@@ -120,7 +125,9 @@ class FusedOptimizer(CheckedOptimizer):
     def _advance(self, trained: list[Tensor], norm: Tensor) -> None:
         assert self._optimizer is not None
         if self.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(trained, self.clip_norm, norm)
+            for is_part in (False, True):
+                some = [parameter for parameter in trained if is_sharded(parameter) == is_part]
+                torch.nn.utils.clip_grads_with_norm_(some, self.clip_norm, norm)
         if self.schedule is not constant:
             for group in self._optimizer.param_groups:
                 group["lr"] = self.learning_rate

@@ -1,0 +1,71 @@
+"""Tensors of which each rank holds a part: `DTensor`s of torch, as FSDP2 makes them.
+
+No function imports `torch.distributed` for tensors that are whole, since the import takes time.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """True for a tensor of which each rank holds a part."""
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Any) -> Tensor:
+    """The whole of a tensor, gathered from all ranks if it is sharded."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
+
+
+def part_of(tensor: Tensor, like: Any) -> Tensor:
+    """The part of a whole tensor that this rank holds of `like`; the whole if that is whole."""
+    if is_sharded(tensor) or not is_sharded(like) or tensor.shape != like.shape:
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    place = {"device_mesh": like.device_mesh, "placements": like.placements}
+    return distribute_tensor(tensor.to(like.device), **place, src_data_rank=None)
+
+
+def local(tensor: Any) -> Tensor:
+    """The numbers of a tensor that this rank holds; they share memory."""
+    return tensor.to_local() if is_sharded(tensor) else tensor
+
+
+def total_norm(tensors: Sequence[Tensor], order: float = 2.0) -> Tensor:
+    """Norm of all numbers of tensors together, those of other ranks included.
+
+    Args:
+        tensors: whole tensors, the same on every rank, and sharded tensors.
+        order: 2, or infinity for the largest absolute number.
+    """
+    norms = [_norm([tensor for tensor in tensors if not is_sharded(tensor)], order)]
+    if shards := [local(tensor) for tensor in tensors if is_sharded(tensor)]:
+        from torch import distributed
+
+        is_largest = math.isinf(order)
+        norm = _norm(shards, order).to(shards[0].device)
+        norm = norm if is_largest else norm.square()
+        reduction = distributed.ReduceOp.MAX if is_largest else distributed.ReduceOp.SUM
+        distributed.all_reduce(norm, reduction)
+        norms.append(norm if is_largest else norm.sqrt())
+    return _norm(norms, order)
+
+
+def _norm(tensors: Sequence[Tensor], order: float) -> Tensor:
+    return torch.nn.utils.get_total_norm([each for each in tensors if each.numel()], order)
+
+
+def in_step(decoder: Any, numbers: Tensor) -> Tensor:
+    """Numbers on which the passes of a decoder depend: the largest over ranks, if it is sharded."""
+    if not getattr(decoder, "in_step", False):
+        return numbers
+    from torch import distributed
+
+    numbers = numbers.clone()
+    distributed.all_reduce(numbers, distributed.ReduceOp.MAX)
+    return numbers
