@@ -20,6 +20,7 @@ from guides import GUIDES
 from inference import OBJECTIVES, SAMPLERS
 from inference.svi.metrics_file import read_metrics
 from model.preferences import LinearHead, PriorFeatures, RewardPosterior, StandardisedFeatures
+from model.prior.compiled_step import CompiledStep
 from model.prior.named_priors import FILM_REVIEWS, load_prior
 from model.registry import REWARDS
 
@@ -188,6 +189,21 @@ def test_a_half_precision_copy_may_train_in_float32(args, capsys):
     assert "training in bfloat16 loses most updates" in capsys.readouterr().out
     main(replace(args, dtype="bfloat16", steps=1, options=options))
     assert "training in bfloat16" not in capsys.readouterr().out
+
+
+def test_compiled_decode_trains_on_the_same_draws(args, monkeypatch):
+    """The buffers of the compiled step, without a compiler."""
+    decoders = []
+    monkeypatch.setattr(
+        CompiledStep, "compile", lambda _, decoder: decoders.append(type(decoder).__name__)
+    )
+    plain, compiled = (
+        read_metrics(main(replace(args, compile=is_compiled)).metrics)
+        for is_compiled in (False, True)
+    )
+    assert set(decoders) == {"LanguageModel"}
+    for step, other in zip(plain, compiled, strict=True):
+        assert step["elbo"] == pytest.approx(other["elbo"], abs=1e-3)
 
 
 def test_choices_that_do_not_go_together(args):
