@@ -10,34 +10,34 @@ preferences, the KL(q || p*) of DPO beside that of a reward inferred first, with
 
     python -m experiments.dpo
     python -m experiments.dpo --numbers 100 1000 10000 --seeds 10
+    python -m experiments.dpo --preferences pairs.jsonl --beta 0.4 --guide lora
+
+With `--preferences` the data are yours, from any source that `read_preferences` reads. DPO and a
+reward that is inferred first and followed by SVI have the same steps and responses. There is no
+known truth: printed are accuracy and log loss of the implied rewards on held-out preferences, and
+the distance of both guides from the prior and from the posterior of the inferred reward.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
 
-from torch import Tensor
-
+from experiments.dpo.few import few
+from experiments.dpo.from_file import Study, compare
 from experiments.dpo.optima import loss_of_elbo, minimise, risk
-from experiments.dpo.worlds import SHARPNESS, World
-from experiments.shared.argument_types import Count, Positive, Seeds, Threads, count
+from experiments.dpo.options import DPO
+from experiments.dpo.worlds import FAMILIES, RICH, SHARPNESS, World
 from experiments.shared.claims import Finding, conclude
-from experiments.shared.command_line import Arguments, run_script
-from experiments.shared.tables import cell, pair_table, summary
+from experiments.shared.command_line import run_script
+from experiments.shared.tables import cell, pair_table
 from experiments.shared.workers import set_threads
-from guides import Guide, MeanField, NGram, Tabular
-from inference import Estimate
-from inference.direct_preferences import LIKELIHOODS, PreferenceProgram, fit_preferences, kto
+from guides import GUIDES, Guide
+from inference import random_state
+from inference.direct_preferences import LIKELIHOODS, PreferenceProgram, kto
 from inference.direct_preferences.likelihoods import Likelihood
 from inference.estimate import expectation
-from inference.reward_posterior import REWARD_INFERENCE
-from model.preferences import BradleyTerry, LinearHead
 
-RATE = 0.05
-"""Adam's peak learning rate, on few preferences."""
-RICH, ZERO, GAP = "tabular", 1e-3, 0.01
-"""The family of all distributions; largest KL of an equal optimum and smallest gap, nats."""
+ZERO, GAP = 1e-3, 0.01
+"""Largest KL of an equal optimum and smallest gap, nats."""
 INFERENCE, KL = "variational inference", "KL(q || p*)"
 Measures = dict[str, dict[str, float]]
 """Numbers by loss and name."""
@@ -46,45 +46,47 @@ LOSSES: dict[str, Likelihood] = {
     "kto": kto(reference=0.0),
 }
 """Losses by name. Draws of the prior put the reference point of KTO at 0."""
-WEIGHT_SCALE = 5.0
-"""Prior standard deviation of each response's reward, in nats of the judge."""
-FAMILIES: dict[str, Callable[[World], Guide]] = {
-    RICH: lambda world: Tabular(world.model.prior, world.truth.prompts),
-    "mean-field": lambda world: MeanField(world.model.prior, world.truth.prompts),
-    "1-gram": lambda world: NGram(world.model.prior, n=1),
-}
-"""Families of guides, the first with all distributions."""
-
-
-@dataclass(frozen=True)
-class DPO(Arguments):
-    """Measure the optimum of DPO and its relatives, exactly and from few preferences."""
-
-    beta: Positive = 0.1
-    """Reward per nat, for rewards between 0 and 1. The judge has ten nats per unit of reward."""
-    numbers: tuple[Annotated[int, count(2)], ...] = (100, 1000)
-    """Numbers of preferences between draws of the prior."""
-    steps: Count = 300
-    """Largest number of steps to each optimum."""
-    seeds: Seeds = 3
-    """Number of data sets of each number of preferences."""
-    threads: Threads | None = 1
-    """Number of CPU threads; None for torch's choice."""
 
 
 def main(args: DPO) -> list[Finding]:
     set_threads(args.threads)
+    if args.preferences is not None:
+        return from_file(args.preferences, args)
     world = World.of(args.beta)
     optima = {name: optimum(make, world, args.steps) for name, make in FAMILIES.items()}
     tables = []
-    for family, rows in optima.items():
+    for family, measures in optima.items():
         cells = {
             name: [(column, cell(value)) for column, value in row.items()]
-            for name, row in rows.items()
+            for name, row in measures.items()
         }
         tables.append(pair_table(f"{family}, preferences without end", cells))
-    tables.append(pair_table("From few preferences, KL(q || p*)", few(world, args)))
+    tables.append(
+        pair_table(
+            "From few preferences, KL(q || p*)",
+            few(world, args.numbers, args.seeds, args.steps, args.pairs),
+        )
+    )
     return conclude(__doc__, tables, judged(optima))
+
+
+def from_file(path: str, args: DPO) -> list[Finding]:
+    """Print the table of a file; there is no claim to judge."""
+    if not GUIDES[args.guide].trains:
+        raise SystemExit(f"--guide {args.guide} has nothing to train")
+    with random_state.isolated(0):
+        study = Study.of(path, args.prior, args.max_new_tokens, args.held_out, args.beta)
+        rows = compare(
+            study,
+            args.guide,
+            steps=args.steps,
+            pairs=args.pairs,
+            rate=args.learning_rate,
+            samples=args.samples,
+        )
+    sizes = f"{len(study.train)} preferences, {len(study.held_out)} held out"
+    print(pair_table(f"{path}: {sizes}, beta {args.beta:g}", rows))
+    return []
 
 
 def optimum(make: Callable[[World], Guide], world: World, steps: int) -> Measures:
@@ -107,32 +109,6 @@ def measured(guide: Guide, world: World) -> dict[str, float]:
     log_guide = world.truth.log_guide(guide)[:, 0]
     reward = expectation(log_guide.exp(), world.reward).item() / SHARPNESS
     return {KL: world.truth.kl_guide_posterior(guide).item(), "E[r]": reward}
-
-
-def few(world: World, args: DPO) -> dict[str, list[tuple[str, Estimate]]]:
-    """KL(q || p*) of the rich guide from few preferences, directly and by a reward first."""
-    rows: dict[str, list[tuple[str, Estimate]]] = {}
-    for number in args.numbers:
-        runs = [once(world, number, seed, args.steps) for seed in range(args.seeds)]
-        rows[f"{number} preferences"] = list(summary(runs).items())
-    return rows
-
-
-def once(world: World, number: int, seed: int, steps: int) -> dict[str, float]:
-    """KL(q || p*) of DPO, and of the posterior of a reward that is inferred first."""
-    pairs, comparisons = world.preferences(number, seed)
-    guide = FAMILIES[RICH](world)
-    program = PreferenceProgram(guide, world.model.prior, world.beta)
-    fit_preferences(program, pairs, num_steps=steps, learning_rate=RATE, progress=False)
-    model = BradleyTerry(LinearHead(len(world.reward)), prior_scale=WEIGHT_SCALE)
-    (reward,) = REWARD_INFERENCE["map"](model, comparisons)
-    log_q = (world.truth.log_prior[:, 0] + reward / world.beta).log_softmax(0)
-    return {"dpo": world.truth.kl_guide_posterior(guide).item(), "reward first": kl(log_q, world)}
-
-
-def kl(log_guide: Tensor, world: World) -> float:
-    """KL from a distribution over all responses, `[S]`, to the posterior, nats."""
-    return expectation(log_guide.exp(), log_guide - world.truth.log_posterior[:, 0]).item()
 
 
 def judged(optima: dict[str, Measures]) -> list[Finding]:

@@ -1,5 +1,6 @@
 """World of 21 responses with a judge: all pairs of responses, and preferences of the judge."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from guides import Guide, MeanField, NGram, Tabular
 from inference import Enumeration
 from inference.direct_preferences import ResponsePairs
 from model import AlignmentModel, TokenReward
@@ -66,6 +68,16 @@ class World:
         comparisons = Comparisons(one_hot[first], one_hot[second], outcome)
         return self._pairs(first, second, outcome), comparisons
 
+    def by(self, reward: Tensor) -> AlignmentModel:
+        """The model of another reward of each response, `[S]`, in nats of the judge."""
+        support, prior = self.truth.support[:, 0], self.model.prior
+
+        def reward_of(response: Tensor, _: Tensor) -> Tensor:
+            is_same = (response[..., None, :] == support).all(-1)  # [..., S]
+            return is_same.to(reward) @ reward
+
+        return AlignmentModel(prior, TokenReward(reward_of, prior), self.beta)
+
     def _pairs(
         self, first: Tensor, second: Tensor, outcome: Tensor, weight: Tensor | None = None
     ) -> ResponsePairs:
@@ -74,3 +86,13 @@ class World:
         return ResponsePairs(
             prompts, torch.stack([support[first], support[second]]), outcome, weight
         )
+
+
+RICH = "tabular"
+"""The family of all distributions."""
+FAMILIES: dict[str, Callable[[World], Guide]] = {
+    RICH: lambda world: Tabular(world.model.prior, world.truth.prompts),
+    "mean-field": lambda world: MeanField(world.model.prior, world.truth.prompts),
+    "1-gram": lambda world: NGram(world.model.prior, n=1),
+}
+"""Families of guides, the first with all distributions."""

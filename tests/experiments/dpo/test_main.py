@@ -1,11 +1,14 @@
 """Optimum of DPO in rich and poor families, exact."""
 
-from experiments.dpo.__main__ import DPO, INFERENCE, KL, RICH, judged, main
-from experiments.dpo.worlds import World
+import pytest
+
+from experiments.dpo.__main__ import DPO, INFERENCE, KL, judged, main
+from experiments.dpo.worlds import RICH, World
+from model.preferences import Preference, write_preferences
 
 
 def test_rich_guide_reaches_the_posterior_by_dpo_and_poor_ones_do_not(capsys):
-    findings = main(DPO(numbers=(50,), seeds=1))
+    findings = main(DPO(numbers=(50,), seeds=1, steps=100, pairs=8))
     assert len(findings) == 4
     assert all(finding.held for finding in findings)
     printed = capsys.readouterr().out
@@ -35,3 +38,24 @@ def test_findings_need_the_posterior_in_the_rich_family_and_a_gap_in_the_others(
     assert [f.held for f in judged({RICH: near, "poor": near})] == [True, True, False]
     far = near | {"dpo": {KL: 0.5}}
     assert [f.held for f in judged({RICH: far, "poor": far})] == [False, True, True]
+
+
+def test_preferences_of_a_file_train_by_both_ways(tmp_path, capsys):
+    """Held-out preferences follow the first word, which the reward and both guides learn."""
+    good, bad = (" great .", " good .", " fine .", " fun ."), (" bad .", " dull .", " awful .")
+    pairs = [Preference("The film was", better, worse) for better in good for worse in bad]
+    write_preferences(tmp_path / "pairs.jsonl", pairs)
+    path = str(tmp_path / "pairs.jsonl")
+    sizes = {"steps": 12, "pairs": 4, "samples": 8, "max_new_tokens": 4, "held_out": 0.3}
+    assert main(DPO(preferences=path, beta=0.3, learning_rate=2e-3, **sizes)) == []
+    printed = capsys.readouterr().out
+    assert "8 preferences, 4 held out, beta 0.3" in printed
+    rows = {line.split("  ")[0]: line for line in printed.splitlines()[2:]}
+    assert rows.keys() == {"reward alone", "dpo", "reward first, then SVI"}
+    for row in rows.values():
+        accuracy = float(row.split("±")[0].split()[-1])
+        assert accuracy > 0.7
+    with pytest.raises(SystemExit, match="--guide fixed has nothing to train"):
+        main(DPO(preferences=path, guide="fixed"))
+    with pytest.raises(SystemExit, match="--preferences: preference 0: the response"):
+        main(DPO(preferences=path, max_new_tokens=1))

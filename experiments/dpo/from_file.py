@@ -1,0 +1,128 @@
+"""Preferences of a file: DPO beside a reward that is inferred first and then followed by SVI."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from experiments.shared.refusals import FAULTS, blamed
+from guides import GUIDES, Guide
+from inference import Estimate, LeaveOneOut_ELBO, diagnose, fit, random_state
+from inference.direct_preferences import PreferenceProgram, ResponsePairs, fit_preferences
+from inference.reward_posterior import REWARD_INFERENCE
+from inference.reward_posterior.calibration import calibrate
+from model import AlignmentModel, LanguageModel, Prompts
+from model.preferences import (
+    BradleyTerry,
+    Comparisons,
+    LinearHead,
+    Preference,
+    PriorFeatures,
+    RewardPosterior,
+    StandardisedFeatures,
+    read_preferences,
+    split_preferences,
+    uncertain_model,
+)
+from model.prior.named_priors import load_prior
+
+MAX_PROMPTS, PROMPTS_PER_STEP = 16, 4
+"""Largest number of the file's prompts that SVI sees, and of prompts in a step of SVI."""
+COMPONENTS, PRIOR_SCALE = 64, 2.0
+"""Principal components of the features; prior standard deviation of a reward, log-odds."""
+COLUMNS = ("KL(q || p0)", "E[reward]", "KL(q || p* of the reward)")
+Row = list[tuple[str, str | Estimate]]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Preferences of a file, in two parts, and a reward of the first part.
+
+    Attributes:
+        prompts: the first distinct prompts of `train`.
+        model: posterior of the reward, the target of both ways.
+        log_odds: `[C]`, log-odds by the reward that the first of two held-out responses wins.
+    """
+
+    prior: LanguageModel
+    train: ResponsePairs
+    held_out: ResponsePairs
+    prompts: Prompts
+    model: AlignmentModel
+    log_odds: Tensor
+
+    @classmethod
+    def of(cls, path: str, prior_name: str, length: int, share: float, beta: float) -> Self:
+        """Read a file, hold a share of the preferences out, and infer the reward of the others."""
+        with blamed(f"--prior {prior_name}", FAULTS):
+            prior = load_prior(prior_name, max_new_tokens=length)
+        with blamed("--preferences"):
+            parts = split_preferences(read_preferences(path, prior.tokenizer), share)
+            train, held_out = (ResponsePairs.of(part, prior) for part in parts)
+        distinct = {each.prompt: each.chat or each.prompt for each in parts[0]}
+        prompts = prior.encode(list(distinct.values())[:MAX_PROMPTS])
+        reward = inferred(parts[0], prior)
+        chosen, rejected = (
+            reward([each.texts[side] for each in parts[1]]).mean(0) for side in (0, 1)
+        )
+        model = uncertain_model(prior, reward, "mean", beta)
+        return cls(prior, train, held_out, prompts, model, chosen - rejected)
+
+
+def inferred(train: Sequence[Preference], prior: LanguageModel) -> RewardPosterior:
+    """The most probable reward, linear in features of the prior's hidden states."""
+    texts = [text for preference in train for text in preference.texts]
+    features = StandardisedFeatures.fit(PriorFeatures(prior), texts, num_components=COMPONENTS)
+    model = BradleyTerry(LinearHead(features.num_features), PRIOR_SCALE)
+    samples = REWARD_INFERENCE["map"](model, Comparisons.of(train, features))
+    return RewardPosterior(model.head, features, samples)
+
+
+def compare(
+    study: Study, guide_name: str, *, steps: int, pairs: int, rate: float, samples: int
+) -> dict[str, Row]:
+    """Train by both ways on one budget, and measure.
+
+    Args:
+        steps: number of steps of each way.
+        pairs: number of pairs in a step of DPO; a step of SVI has twice as many responses.
+        rate: Adam's peak learning rate.
+        samples: number of responses of a guide to each prompt in its measurement.
+    """
+    prior, prompts, beta = study.prior, study.prompts, study.model.beta
+    direct, indirect = (GUIDES[guide_name](prior, prompts) for _ in range(2))
+    budget: dict[str, Any] = {"num_steps": steps, "learning_rate": rate, "progress": False}
+    program = PreferenceProgram(direct, prior, beta)
+    fit_preferences(program, study.train, pairs_per_step=pairs, **budget)
+    per_step = min(PROMPTS_PER_STEP, len(prompts))
+    objective = LeaveOneOut_ELBO(max(2, 2 * pairs // per_step))
+    fit(study.model, indirect, prompts, objective=objective, prompts_per_step=per_step, **budget)
+    alone = judged(study.log_odds, study.held_out.outcome)
+    rows: dict[str, Row] = {"reward alone": [*alone, *((name, "-") for name in COLUMNS)]}
+    for name, guide in {"dpo": direct, "reward first, then SVI": indirect}.items():
+        with torch.no_grad():
+            implied = PreferenceProgram(guide, prior, beta).rewards(study.held_out)
+        log_odds = beta * (implied[0] - implied[1])
+        rows[name] = [*judged(log_odds, study.held_out.outcome), *measured(study, guide, samples)]
+    return rows
+
+
+def judged(log_odds: Tensor, outcome: Tensor) -> Row:
+    """Accuracy and log loss, nats, of the log-odds `[C]` of the first response; no ties."""
+    calibration = calibrate(log_odds.sigmoid(), outcome)
+    return [("held-out accuracy", calibration.accuracy), ("log loss", calibration.log_loss)]
+
+
+def measured(study: Study, guide: Guide, samples: int) -> Row:
+    """KL to the prior and to the posterior of the reward, nats, and the mean reward."""
+    with random_state.measuring():
+        diagnostics = diagnose(
+            study.model, guide, study.prompts, num_samples=samples, num_prior_draws=samples
+        )
+    value, error = diagnostics.log_likelihood
+    beta = study.model.beta
+    reward = Estimate(beta * value, beta * error)
+    estimates = diagnostics.kl_guide_prior, reward, diagnostics.kl_guide_posterior
+    return [*zip(COLUMNS, estimates, strict=True)]
