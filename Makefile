@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
+# Each process runs tests in their order, and takes tests from the slowest process at the end: few
+# fixtures are built twice. `tests/conftest.py` counts the processes.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 .PHONY: demo test fast lint bench smollm2 clean
 
@@ -9,10 +12,10 @@ demo: .venv/core
 	$(BIN)/python -m experiments.steer
 
 test: .venv/test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 fast: .venv/test
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: .venv/lint
 	$(BIN)/ruff check .
@@ -34,7 +37,7 @@ smollm2: .venv/core
 	touch $@
 
 .venv/test: .venv/core
-	$(INSTALL) --editable '.[data,pages,render]'
+	$(INSTALL) --editable '.[test,data,pages,render]'
 	touch $@
 
 .venv/lint: .venv/core

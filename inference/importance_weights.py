@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from arviz_stats.base import array_stats
 from torch import Tensor
 
 from inference.estimate import check_draws, log_mean
@@ -82,6 +81,8 @@ def _pareto_k_of_prompt(log_weight: Tensor) -> float:
     try:
         with np.errstate(all="ignore"):  # psislw divides by the spread of the tail, 0 for ties
             # psislw takes log likelihoods, which weigh inversely
+            from arviz_stats.base import array_stats  # takes a second to import
+
             return float(array_stats.psislw(-log_weight.numpy())[1])
     except ValueError:  # the shorter tail that psislw takes has no spread
         return -math.inf

@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # also of the processes that tests start
+
 import pyro
 import pytest
 import torch
@@ -16,6 +18,9 @@ from model.prior.grammar import PROMPTS
 from tests.on_device import place_tests
 
 torch.set_num_threads(1)
+
+MEMORY = 2e9
+"""Bytes of free memory for each process that runs tests."""
 
 STORIES = Path(__file__).parents[2] / "shared" / "data" / "stories260k"
 
@@ -28,6 +33,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.reportchars += "s"  # say why a test was skipped
     if config.option.device:
         place_tests(torch.device(config.option.device))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Number of processes for `-n auto`; 0, the process of pytest itself, on one core."""
+    import psutil
+
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    num = min(num_cores or 1, int(psutil.virtual_memory().available / MEMORY))
+    return num if num > 1 else 0
 
 
 @pytest.fixture(autouse=True)

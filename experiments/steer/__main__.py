@@ -41,9 +41,9 @@ from experiments.steer.arguments import Steer
 from experiments.steer.checks import check
 from experiments.steer.decoding import sample_posterior
 from experiments.steer.expectations import measure, measure_posterior
-from experiments.steer.figures import Levels, write_figures
 from experiments.steer.inputs import Input, digests_of, inputs_of
 from experiments.steer.interrupted import Interrupted
+from experiments.steer.levels import Levels
 from experiments.steer.measurements import model_card, write_measurements
 from experiments.steer.posterior import build_model, draw_prior
 from experiments.steer.prompts import RunPrompts, load_prompts
@@ -102,6 +102,8 @@ def train(args: Steer, model: AlignmentModel, prompts: RunPrompts, folder: RunFo
     report = Report(args.title, args.beta, *numbers, samples, seconds, notes)
     write_measurements(folder, report)
     write_cards(args, every, folder, report)
+    from experiments.steer.figures import write_figures  # matplotlib takes time to import
+
     levels = Levels.of_report(report)
     report.write(folder, write_figures(folder, levels, prior_sample, args.beta))
 

@@ -1,9 +1,7 @@
 """Figures of a `steer` run, from the metrics of its steps and its measurements."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,34 +9,9 @@ from matplotlib.figure import Figure
 from experiments.shared import figures
 from experiments.shared.figures import GUIDE, POSTERIOR, PRIOR, new_axes, smooth
 from experiments.shared.run_folder import RunFolder
-from experiments.steer.report import Report
+from experiments.steer.levels import Levels, Metrics
 from inference import Estimate, PriorSample
 from inference.svi.metrics_file import read_metrics
-
-Metrics = Sequence[dict[str, float]]
-
-
-class Levels(NamedTuple):
-    """Numbers that the figures of a run show beside the metrics, nats.
-
-    Attributes:
-        log_z: log Z.
-        before, after: ELBO of the prior and of the guide.
-        end: KL(q || p0) and E[r] of the guide; None for a model with factors, whose log likelihood
-            is not r/beta.
-    """
-
-    log_z: Estimate
-    before: Estimate
-    after: Estimate
-    end: tuple[Estimate, Estimate] | None
-
-    @classmethod
-    def of_report(cls, report: Report) -> Self:
-        """Numbers of a finished run."""
-        before, after = report.before.diagnostics, report.after.diagnostics
-        end = (after.kl_guide_prior, after.log_likelihood.times(report.beta))
-        return cls(after.log_z, before.elbo, after.elbo, None if report.expectations else end)
 
 
 def write_figures(

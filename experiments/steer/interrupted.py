@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from experiments.shared.run_folder import RunFolder, element, html_figure
-from experiments.steer.figures import Levels, Metrics, write_figures
+from experiments.steer.levels import Levels, Metrics
 from experiments.steer.report import html_samples, html_table, sample_texts, samples_text
 from inference import Estimate, PriorSample, Program, random_state
 from inference.svi.metrics_file import read_metrics
@@ -98,6 +98,8 @@ class Interrupted:
 
     def figures(self, metrics: Metrics) -> Sequence[Path]:
         """Figures of the metrics so far."""
+        from experiments.steer.figures import write_figures  # matplotlib takes time to import
+
         end = None if self.model.factors else (recent(metrics, "kl"), recent(metrics, "reward"))
         levels = Levels(self.prior_sample.log_z(), self.before, recent(metrics, "elbo"), end)
         return write_figures(self.folder, levels, self.prior_sample, self.model.beta)

@@ -8,8 +8,8 @@ too small, by a fifth for many weights.
 
 import math
 
+import scipy
 import torch
-from scipy.optimize import minimize_scalar
 
 from inference.reward_posterior.maximum import maximum_a_posteriori
 from model.common.checks import finite, instance, positive
@@ -55,7 +55,9 @@ def tie_strength(comparisons: Comparisons, prior_scale: float, flip: float = 0.0
     # nats above: the further apart rewards are, the stronger ties must be to occur at all
     for width in (5.0, 10.0, 20.0):
         bounds = (low, low + width)
-        log_nu = minimize_scalar(minus_log_likelihood, bounds=bounds, options={"xatol": 0.01}).x
+        log_nu = scipy.optimize.minimize_scalar(
+            minus_log_likelihood, bounds=bounds, options={"xatol": 0.01}
+        ).x
         if log_nu < low + width - 0.1:
             break
     return math.exp(log_nu)

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
+import scipy
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 from inference.estimate import Estimate
@@ -220,5 +220,7 @@ def _root(
             f"{name} is asked to be {target:g} {unit}, and ranges from {least:.4g} (beta = "
             f"infinity) to {most:.4g} (beta = 0), {where}. {fix}"
         )
-    root = brentq(lambda log_beta: at(log_beta) - target, low, high, xtol=1e-13, rtol=1e-13)
+    root = scipy.optimize.brentq(
+        lambda log_beta: at(log_beta) - target, low, high, xtol=1e-13, rtol=1e-13
+    )
     return math.exp(root)

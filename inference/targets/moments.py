@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linprog, minimize
 from torch import Tensor
 
 from inference.estimate import Estimate
@@ -245,7 +245,9 @@ class _Dual:
         if attainable:
             method = {"hess": self.hessian, "method": "trust-exact"}
             options = {"gtol": GRADIENT, "maxiter": 1000}
-            solution = minimize(dual, solution, jac=True, **method, options=options).x
+            solution = scipy.optimize.minimize(
+                dual, solution, jac=True, **method, options=options
+            ).x
             for _ in range(POLISH):
                 solution = solution - np.linalg.pinv(self.hessian(solution)) @ dual(solution)[1]
             scale = self.scale.numpy()
@@ -258,7 +260,9 @@ class _Dual:
                 raise RuntimeError(f"the multipliers did not converge: {fault}")
         else:
             bounds = [(-LIMIT, LIMIT)] * len(solution)
-            solution = minimize(dual, solution, jac=True, bounds=bounds, method="L-BFGS-B").x
+            solution = scipy.optimize.minimize(
+                dual, solution, jac=True, bounds=bounds, method="L-BFGS-B"
+            ).x
         return torch.where(self.free, torch.from_numpy(solution) / self.scale, 0.0)
 
     def standard_errors(self, multipliers: Tensor, exact: bool) -> list[float]:
@@ -295,7 +299,7 @@ def _room(phi: Tensor, log_base: Tensor, target: Tensor) -> float:
     right = torch.cat([target / scale, ones[:, 0]])
     cost = np.zeros(equal.shape[1])
     cost[-1] = -1.0
-    program = linprog(cost, A_eq=equal.numpy(), b_eq=right.numpy(), method="highs")
+    program = scipy.optimize.linprog(cost, A_eq=equal.numpy(), b_eq=right.numpy(), method="highs")
     return -program.fun if program.status == 0 else -1.0
 
 
