@@ -17,9 +17,11 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
+from model.common import ranks
 from model.common.checks import finite, first_index, function
 from model.common.provenance import through
 from model.common.texts import quoted
+from model.prior.division import Block, division
 from model.prior.prompts import Prompts
 from model.prior.response_space import OtherLanguageModelError, ResponseSpace
 
@@ -123,7 +125,32 @@ class Values(NamedTuple):
 
 
 def values_of(label: str, piece: Reward | Factor, prompts: Prompts, response: Tensor) -> Values:
-    """Checked values of a reward or a factor at responses `[..., N, T]`."""
+    """Checked values of a reward or a factor at responses `[..., N, T]`.
+
+    Inside `divided` each rank computes the values of its own responses.
+    """
+    if (shared := division()) is None:
+        return _values_of(label, piece, prompts, response)
+    num_prompts = len(prompts)
+
+    def of_ranks(response: Tensor) -> Tensor:
+        grid = response.reshape(-1, num_prompts, response.shape[-1])  # [K, N, T]
+
+        def of_block(block: Block) -> tuple[Tensor, ...]:
+            whole = block.prompts == slice(None)
+            own = prompts if whole else prompts[block.prompts]
+            with ranks.own_stream():
+                return (_values_of(label, piece, own, grid[block]).missing,)
+
+        (missing,) = shared.compute(of_block, len(grid), num_prompts)
+        return missing.reshape(response.shape[:-1])
+
+    missing = through(of_ranks, response)
+    absent = missing.isnan()
+    return Values(missing.masked_fill(absent, 0.0), ~absent.reshape(-1, num_prompts).all(0))
+
+
+def _values_of(label: str, piece: Reward | Factor, prompts: Prompts, response: Tensor) -> Values:
     value = through(partial(piece, prompts), response)
     applies = applies_to(label, piece, prompts)  # after the call, in which a reward may learn
     value = check_values(label, value, response.shape[:-1], applies)

@@ -16,6 +16,7 @@ import torch
 from model import LanguageModel, Prompts, grammar_prior
 from model.prior.grammar import PROMPTS
 from tests.on_device import place_tests
+from tests.ranks import Group, started
 
 torch.set_num_threads(1)
 
@@ -75,3 +76,10 @@ def stories_folder() -> Path:
     if not STORIES.is_dir():
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{STORIES} is absent")
     return STORIES
+
+
+@pytest.fixture(scope="session")
+def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Group]:
+    """Two processes in a process group, which all tests share."""
+    with started(tmp_path_factory.mktemp("group")) as group:
+        yield group

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from inference.svi.checkpoint.folder import CheckpointError
 from inference.svi.checkpoint.state import FitState
+from model.common import ranks
 from model.common.checks import positive, whole_number
 
 
@@ -55,14 +56,20 @@ class Budget(ABC):
             )
         self._start = perf_counter() - state.seconds
 
-    def tick(self, state: FitState) -> None:
-        """Set the seconds of a fit after a step."""
-        state.seconds = perf_counter() - self._start
+    def tick(self, state: FitState) -> float:
+        """Set the seconds of a fit after a step, by the clock of the first rank.
+
+        Returns:
+            Number of seconds of the step.
+        """
+        before, state.seconds = state.seconds, ranks.of_first(perf_counter() - self._start)
+        return state.seconds - before
 
     def bar(self, state: FitState, *, shown: bool) -> tqdm:
         """Progress bar in the unit of the budget."""
         start = round(self.spent(state))
-        return tqdm(None, "fit", self.amount, initial=start, unit=self.unit, disable=not shown)
+        hidden = not (shown and ranks.is_first())
+        return tqdm(None, "fit", self.amount, initial=start, unit=self.unit, disable=hidden)
 
 
 class Steps(Budget):

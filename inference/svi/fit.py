@@ -12,10 +12,10 @@ from pyro.params.param_store import StateDict
 
 from inference import random_state
 from inference.programs import Program
+from inference.svi.agreement import agree, locked_by_first
 from inference.svi.best_iterate import BestIterate
 from inference.svi.budget import new_budget
 from inference.svi.checkpoint.fingerprint import Fingerprint
-from inference.svi.checkpoint.folder import locked
 from inference.svi.checkpoint.resume import resume as resume_from
 from inference.svi.checkpoint.state import FitState, parameters
 from inference.svi.draw_record import DrawRecord
@@ -23,12 +23,14 @@ from inference.svi.fit_checks import check_programs, new_objective, new_optimize
 from inference.svi.minibatches import Minibatches
 from inference.svi.optimizer import checked
 from inference.svi.optimizer.trust_region import TrustRegion
+from inference.svi.response_metrics import num_tokens_of
 from inference.svi.rollback import NonFiniteGuideError, Rollback
 from inference.svi.step import Metrics, NonFiniteLossError, checked_svi, take_step
 from model import Prompts
-from model.common import checks
+from model.common import checks, ranks
 from model.common.thread_lock import THREAD_LOCK
 from model.networks.layer_checkpoints import checkpointed_layers
+from model.prior.division import AXES, Axis, divided
 
 STOPS = (
     NonFiniteLossError,
@@ -90,6 +92,7 @@ def fit(
     prompts_per_step: int | None = None,
     micro_batch: int | None = None,
     checkpoint_activations: bool = False,
+    divide: Axis = "particles",
     seed: int = 0,
     checkpoint_folder: str | Path | None = None,
     checkpoint_every: int = 50,
@@ -110,6 +113,10 @@ def fit(
     guide returns to the parameters of the best of these. The copy takes the memory of the
     parameters once more. Objectives that do not ascend the ELBO, such as `forward-kl`, leave the
     guide as in the last step. The parameters after the last step are measured by no draws.
+
+    In a process group of `torch.distributed`, all ranks call `fit` alike and divide the responses
+    of each step. Draws, gradient and metrics are those of one process, up to rounding, and so is
+    the checkpoint, which one rank writes and any number of ranks resumes.
 
     A step that leaves a NaN or an infinity is undone, and the fit stops early with the last good
     parameters. The undo takes the memory of parameters and moments once more.
@@ -141,23 +148,28 @@ def fit(
             of one more pass of the guide. A resume may change it. Default: all responses.
         checkpoint_activations: True to compute the activations inside each layer of `transformers`
             again in the backward pass, for long responses. A resume may change it.
+        divide: axis that the ranks divide, `particles` of all prompts or `prompts`; the other axis
+            where that is shorter than the number of ranks. A resume may change it.
         seed: random seed.
-        checkpoint_folder: folder for checkpoints, which keeps the newest two; default none.
+        checkpoint_folder: folder for checkpoints, which keeps the newest two; default none. All
+            ranks see the folder.
         checkpoint_every: number of steps between checkpoints, besides the last or failed step.
         resume: True to continue from the newest whole checkpoint, if there is one.
-        on_step: function of the metrics of each step. Its random draws do not affect the fit.
-        progress: True to show a progress bar.
+        on_step: function of the metrics of each step, called on the first rank, which then works
+            alone. Its random draws do not affect the fit.
+        progress: True to show a progress bar, on the first rank.
 
     Raises:
         ValueError: if a number is out of its range, if the optimiser or the objective has been
             used, if `step_kl`, `learning_rate` or `clip_norm` is passed next to an optimiser, or
-            `step_kl` next to one of the others.
+            `step_kl` next to one of the others; or if the ranks call `fit` with other arguments.
         CheckpointError: if the folder has a checkpoint and `resume` is False, or if the checkpoint
             is of another fit (see `svi/checkpoint/fingerprint.py`) or of more steps or responses.
         FolderInUseError: if another fit works in the folder.
         NonFiniteStartError: if a parameter is NaN or infinite at the start.
         NothingToTrainError: if the first gradient reaches no parameter.
         ImpossibleResponseError: if the guide draws a response with log likelihood -inf.
+        RankError: if another rank fails or ends.
 
     Any error of a step, also a `KeyboardInterrupt`, is raised after a checkpoint of the last whole
     step. The error has a note about the checkpoint, and the `Fit` so far as attribute `fit`.
@@ -174,6 +186,7 @@ def fit(
     if micro_batch is not None:
         micro_batch = checks.whole_number("micro_batch", micro_batch, why="responses at a time")
     checks.boolean("checkpoint_activations", checkpoint_activations)
+    checks.one_of("divide", divide, AXES)
     seed = checks.seed("seed", seed)
     numbers = {"step_kl": step_kl, "learning_rate": learning_rate, "clip_norm": clip_norm}
     objective = new_objective(objective)
@@ -198,12 +211,16 @@ def fit(
             prompts_per_step=prompts_per_step,
             seed=seed,
         )
+    amounts = {"num_steps": num_steps, "num_responses": num_responses, "max_seconds": max_seconds}
+    shared = {"num_particles": objective.num_particles, "prompts_per_step": prompts_per_step}
+    agree(guide, prompts, objective=type(objective).__name__, seed=seed, **amounts, **shared)
     minibatches = Minibatches(prompts, prompts_per_step, seed)
     result = Fit(state, {"params": {}, "constraints": {}})
     scope = pyro.get_param_store().scope(result.parameters)
-    with THREAD_LOCK, locked(folder), scope, random_state.isolated(seed):
-        if folder is not None and resumes(folder, resume):
-            resume_from(state, folder, minibatches.after(0))
+    with THREAD_LOCK, locked_by_first(folder), scope, random_state.isolated(seed):
+        with ranks.failing_together():
+            if folder is not None and resumes(folder, resume):
+                resume_from(state, folder, minibatches.after(0))
         budget.start(state)
         result.warnings = list(state.health.warnings.values())
         record, rollback = DrawRecord(objective, len(prompts)), Rollback(state)
@@ -219,16 +236,24 @@ def fit(
                     if isinstance(optimizer, TrustRegion):
                         optimizer.progress = budget.progress(state)
                     batch = minibatches.after(state.num_responses // objective.num_particles)
-                    with rollback.step(batch), checkpointed_layers(checkpoint_activations):
+                    layers = checkpointed_layers(checkpoint_activations)
+                    with rollback.step(batch), layers, divided(divide):
                         metrics = take_step(svi, model, state, batch, record)
-                    budget.tick(state)
+                    seconds = budget.tick(state)
                     result.metrics.append(metrics)
                     _warn(result, *state.health.check(ascends_elbo=state.ascends_elbo))
-                    if on_step is not None:
-                        with random_state.preserved():
+                    if on_step is not None and ranks.is_first():
+                        with random_state.preserved(), ranks.alone():
                             on_step(metrics)
-                    kinds = ", ".join(state.health.warnings) or "none"
-                    bar.set_postfix(elbo=f"{metrics['elbo']:.3f}", warnings=kinds, refresh=False)
+                    num_tokens = num_tokens_of(metrics, objective.num_particles * len(batch))
+                    bar.set_postfix(
+                        {
+                            "elbo": f"{metrics['elbo']:.3f}",
+                            "tokens/s": f"{num_tokens / seconds:.0f}",
+                            "warnings": ", ".join(state.health.warnings) or "none",
+                        },
+                        refresh=False,
+                    )
                     bar.update(round(budget.spent(state)) - bar.n)
                     if state.step % checkpoint_every == 0:
                         state.save_once(folder)
@@ -236,7 +261,8 @@ def fit(
         except STOPS as error:
             result.metrics = [record for record in result.metrics if record["step"] <= state.step]
             result.stopped_early = f"step {state.step}: {error}"
-            warnings.warn(f"fit stopped early at {result.stopped_early}", stacklevel=2)
+            if ranks.is_first():
+                warnings.warn(f"fit stopped early at {result.stopped_early}", stacklevel=2)
             state.save_once(folder)
         except BaseException as error:
             state.save_after(error, folder)
@@ -249,7 +275,7 @@ def fit(
 
 
 def _warn(result: Fit, *sentences: str) -> None:
-    """Add warnings to a result, and show them at once."""
+    """Add warnings to a result, and show them at once on the first rank."""
     result.warnings += sentences
-    for sentence in sentences:
+    for sentence in sentences if ranks.is_first() else ():
         warnings.warn(sentence, stacklevel=3)

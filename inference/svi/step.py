@@ -20,6 +20,7 @@ from inference.svi.optimizer.trust_region import TrustRegion
 from inference.svi.response_metrics import Metrics, ModelRuns, response_metrics, rewarded
 from inference.svi.step_size import distance_left, step_size
 from model import Prompts
+from model.common.ranks import average_gradients
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -41,6 +42,7 @@ def checked_svi(
     def checked(*args: Any, **kwargs: Any) -> Any:
         nonlocal trains
         loss = loss_and_grads(*args, **kwargs)
+        average_gradients(parameters())
         if not math.isfinite(bound := _bound(loss)):
             raise NonFiniteLossError(f"the loss is {bound}; the parameters were left as they were")
         if not trains:

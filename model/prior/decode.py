@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from model.common import ranks
 from model.common.devices import generator_state, is_asynchronous, set_generator_state
 from model.common.sharded_tensors import in_step
 from model.prior.compiled_step import compiled_step
@@ -133,10 +134,10 @@ class Decode:
                 checked = t + 1
 
     def finish(self) -> None:
-        """Return the random numbers that were drawn for positions after the longest response."""
-        if self._interval > 1:
+        """Leave the generator as after the positions of the longest response, whoever drew it."""
+        if self._interval > 1 or ranks.num_ranks() > 1:
             longest = int(self.space.is_token(self.response).any(0).sum())
-            self._uniform.give_back(longest)
+            self._uniform.leave_at(longest)
 
     def _draw(self, logits: Tensor, ended: Tensor, active: Tensor, t: int) -> tuple[Tensor, Tensor]:
         """Draw the tokens at t. Returns token ids `[B']`, and True for responses that have ended.
@@ -191,8 +192,10 @@ class _UniformNumbers:
             self._drawn.append(uniform_numbers(self._num_responses, self._device))
         return self._drawn[t]
 
-    def give_back(self, num_positions: int) -> None:
+    def leave_at(self, num_positions: int) -> None:
         """Leave the generator as after `num_positions` positions."""
+        if num_positions:
+            self[num_positions - 1]
         if len(self._drawn) > num_positions:
             set_generator_state(self._device, self._state)
             for _ in range(num_positions):

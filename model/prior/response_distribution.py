@@ -21,6 +21,7 @@ from model.common.thread_lock import one_thread
 from model.prior.chunks import chunks, groups
 from model.prior.decode import Decode, Prefix
 from model.prior.decoder import Decoder, SplitsHead
+from model.prior.division import Block, division
 from model.prior.logits import CHUNK, of_states, scaled, token_log_prob
 from model.prior.prompts import Prompts
 from model.prior.recomputation import Grads, add_gradients, cut, deferred, leaves_of
@@ -28,6 +29,8 @@ from model.prior.response_space import ResponseSpace
 
 Function = Callable[[Any, Tensor], tuple[Tensor, ...]]
 """A function of a distribution of B responses and B responses; see `in_chunks`."""
+OfOwn = Callable[[Tensor], Tensor]
+"""A function from a tensor of all responses, `[B, ...]`, to those of a rank, `[B', ...]`."""
 LIGHT = 4
 """Number of responses without gradient that are read in the place of one response with gradient.
 Their keys and values take less memory than the activations of the one."""
@@ -54,7 +57,8 @@ class ResponseDistribution(TorchDistribution):
         distribution.log_prob(response)  # [8, N], nats
 
     Where there is no gradient, large batches are read in chunks, so that the memory of a pass does
-    not grow with the number of responses. `in_micro_batches` divides passes with gradient too.
+    not grow with the number of responses. `in_micro_batches` divides passes with gradient too. A
+    distribution made inside `divided` draws and scores together with the other ranks.
 
     Args:
         decoder: the autoregressive model.
@@ -64,6 +68,7 @@ class ResponseDistribution(TorchDistribution):
 
     Attributes:
         micro_batch: see `in_micro_batches`; None for passes over the whole batch.
+        division: division of responses over ranks; None for one rank.
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 - Pyro's name and type
@@ -83,6 +88,7 @@ class ResponseDistribution(TorchDistribution):
         self.decoder, self.prompts = decoder, prompts
         self.space, self.temperature = space, temperature
         self.micro_batch: int | None = None
+        self.division = division()
         self._start: _Start | None = None  # the pass over the prompts, once it is done
         # the prompt of each place of the batch
         self._rows = torch.arange(len(prompts), device=prompts.ids.device)
@@ -163,15 +169,28 @@ class ResponseDistribution(TorchDistribution):
     def _decode(self, rows: Tensor, prefix: Prefix | None = None) -> Decode:
         """The finished decode of responses to the prompts at `rows` `[B]`."""
         decode = Decode(self.decoder, self.space, self.temperature, rows, prefix)
-        for places, part in self._parts(rows, [self.event_shape[0]] * len(rows)):
+        every = torch.arange(len(rows), device=rows.device)
+        if self.division is None:
+            self._run(decode, rows, every)
+        else:
+
+            def run_own(part: Self, own: OfOwn) -> tuple[Tensor, ...]:
+                part._run(decode, part._rows, own(every))
+                return own(decode.response), own(decode.log_prob)
+
+            decode.response, decode.log_prob = self._by_ranks(run_own, rows)
+        decode.finish()
+        return decode
+
+    def _run(self, decode: Decode, rows: Tensor, places: Tensor) -> None:
+        """Draw the responses at `places` `[B']` of a decode, to the prompts at `rows` `[B']`."""
+        for chunk, part in self._parts(rows, [self.event_shape[0]] * len(rows)):
             first, state = part._read_prompts()
-            active = torch.arange(len(rows), device=rows.device) if places is None else places
+            active = places if chunk is None else places[chunk]
             if getattr(self.decoder, "compile_decode", False):
                 decode.run_compiled(first, state, part._rows, active)
             else:
                 decode.run(first[part._rows], state.select(part._rows), active)
-        decode.finish()
-        return decode
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(response), nats, `[..., N]` for `[..., N, T]`; -inf if a row is no response."""
@@ -234,11 +253,45 @@ class ResponseDistribution(TorchDistribution):
         backward pass computes the function of each micro-batch again.
         """
         value, rows, shape = self._flat(value)
-        if self.micro_batch is not None and torch.is_grad_enabled():
+        if self.division is not None:
+            results = self._by_ranks(lambda part, own: part.in_chunks(function, own(value)), rows)
+        elif self.micro_batch is not None and torch.is_grad_enabled():
             results = self._in_micro_batches(function, value, rows)
         else:
             results = self._in_parts(function, value, rows)
         return tuple(tensor.view(*shape[:-1], *tensor.shape[1:]) for tensor in results)
+
+    def _by_ranks(
+        self, function: Callable[[Self, OfOwn], tuple[Tensor, ...]], rows: Tensor
+    ) -> tuple[Tensor, ...]:
+        """A function of B responses to the prompts at `rows`, computed by each rank for its own.
+
+        Args:
+            function: takes the distribution of the B' responses of a rank, and a function from
+                tensors `[B, ...]` to `[B', ...]`; returns tensors `[B', ...]`.
+            rows: `[B]`, the N prompts in their order, K times.
+
+        Returns:
+            The tensors `[B, ...]` on every rank.
+        """
+        assert self.division is not None
+        num_prompts = len(self.prompts)
+
+        def of_block(block: Block) -> tuple[Tensor, ...]:
+            def own(tensor: Tensor) -> Tensor:
+                grid = tensor.unflatten(0, (-1, num_prompts))
+                return grid[block.particles, block.prompts].flatten(0, 1)
+
+            whole = block.prompts == slice(None)
+            prompts = self.prompts if whole else self.prompts[block.prompts]
+            own_rows = own(rows) - own(rows).min()
+            part = self._for(prompts, own_rows, self._start if whole else None)
+            part.micro_batch = self.micro_batch
+            results = function(part, own)
+            return tuple(tensor.unflatten(0, (-1, len(prompts))) for tensor in results)
+
+        grid = self.division.compute(of_block, len(rows) // num_prompts, num_prompts)
+        return tuple(tensor.flatten(0, 1) for tensor in grid)
 
     def _in_parts(self, function: Function, value: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
         """`in_chunks` for B responses, with the whole graph."""
@@ -341,6 +394,7 @@ class ResponseDistribution(TorchDistribution):
     def _for(self, prompts: Prompts, rows: Tensor, start: _Start | None = None) -> Self:
         """The distribution for the prompts at `rows`, any shape, which `start` has read."""
         new = self.in_micro_batches(None)
+        new.division = None
         new.prompts, new._rows, new._batch_shape = prompts, rows, rows.shape
         new._start = start
         return new

@@ -25,6 +25,7 @@ from inference.svi.checkpoint.fingerprint import Fingerprint
 from inference.svi.checkpoint.folder import CheckpointError, new_checkpoint
 from inference.svi.health import Health
 from inference.svi.optimizer.checked import CheckedOptimizer
+from model.common import ranks
 
 
 @dataclass
@@ -91,9 +92,11 @@ class FitState:
         return folder / f"step-{self.step:08d}"
 
     def save_once(self, folder: Path | None) -> None:
-        """Write a checkpoint, unless the folder is None or has one of the same step."""
+        """Write a checkpoint on the first rank, unless the folder is None or has this step's."""
         if folder is not None and self.step != self.saved_step:
-            self.save(folder)
+            if ranks.is_first():
+                self.save(folder)
+            self.saved_step = self.step
 
     def save_after(self, error: BaseException, folder: Path | None) -> None:
         """Save the last whole step, and add the place of the checkpoint to the error as a note."""
