@@ -23,7 +23,7 @@ def reward(prompts: Prompts, response: Tensor) -> Tensor:
 
 def world(dtype: torch.dtype) -> tuple[LanguageModel, AlignmentModel, Prompts]:
     """A network of moderate weights without a part in float32, which GPT-2 is and Llama is not."""
-    prior = tiny("gpt2", dtype, max_new_tokens=8)
+    prior = tiny("gpt2", dtype, max_new_tokens=5)
     with torch.no_grad():
         for parameter in prior.network.parameters():
             parameter *= 0.5
@@ -33,7 +33,7 @@ def world(dtype: torch.dtype) -> tuple[LanguageModel, AlignmentModel, Prompts]:
 def gradients(
     name: str, dtype: torch.dtype = torch.float64, by: str = "particles", size: int | None = None
 ) -> list[Tensor]:
-    """Gradients of three steps of an objective, without moving the guide."""
+    """Gradients of two steps of an objective, without moving the guide."""
     prior, model, prompts = world(dtype)
     entry = OBJECTIVES[name]
     prompts = prompts[: entry.max_prompts or 3]
@@ -42,7 +42,7 @@ def gradients(
     programs = [in_micro_batches(program, size) for program in (model, guide)]
     pyro.set_rng_seed(1)
     with parameter_scope(guide), divided(by):
-        for _ in range(3):
+        for _ in range(2):
             guide.zero_grad()
             objective.loss_and_grads(*programs, prompts)
             store = dict(pyro.get_param_store().named_parameters())
