@@ -32,6 +32,7 @@ PAGES = {
     "posterior": Page("Posterior", "reviews"),
     "identity": Page("Identity", "reviews"),
     "two-kls": Page("Two KLs", "modes"),
+    "algorithms": Page("Algorithms", "reviews", ("guides", "samplers")),
 }
 """Pages by the name of their file."""
 

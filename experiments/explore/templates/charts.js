@@ -136,7 +136,7 @@ function drawChart(svg, { x, y, marks, label }) {
   const [toX, toY] = [scale(x, left, right), scale(y, bottom, top)];
   const tickText = (axis, v) => {
     if (!axis.log) return fixed(v, Math.max(0, axis.decimals ?? (Math.abs(v) < 10 && v % 1 ? 1 : 0)));
-    return v >= 0.01 && v <= 9999 ? String(v) : v > 1 ? `${v / 1000}k` : percent(v);
+    return v >= 0.000999 && v <= 9999 ? String(Number(v.toPrecision(3))) : v > 1 ? `${v / 1000}k` : percent(v);
   };
   const parts = [];
   const text = (px, py, words, cls, anchor = 'middle', extra = '') =>
