@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from inference.kl_estimators import KL_ESTIMATORS
+from inference.objectives.engine import Engine
 from inference.objectives.leave_one_out import BASELINE, leave_one_out
 from inference.objectives.repeated_batch import RepeatedBatchObjective
 from inference.objectives.response_objective import Losses
@@ -65,6 +66,7 @@ class GRPO(RepeatedBatchObjective):
             `constant`.
         clip: largest distance of the ratio from 1; None for no clip.
         epochs: number of steps on each batch.
+        engine: other program that draws the batches, see `engine.py`; None for the guide.
     """
 
     min_particles, why_particles = 2, BASELINE
@@ -82,8 +84,9 @@ class GRPO(RepeatedBatchObjective):
         ratio: Ratio = "token",
         clip: float | None = 0.2,
         epochs: int = 1,
+        engine: Engine | None = None,
     ) -> None:
-        super().__init__(num_particles, epochs)
+        super().__init__(num_particles, epochs, engine)
         self.scale = one_of("scale", scale, get_args(Scale))
         self.baseline = one_of("baseline", baseline, get_args(Baseline))
         self.kl = one_of("kl", kl, get_args(Place))
@@ -99,7 +102,8 @@ class GRPO(RepeatedBatchObjective):
         q = autoregressive(distribution)
         log_guide = q.log_prob_per_token(batch.response)  # [K, N, T], 0 at padding
         if self._log_prior is not None:
-            batch.per_token = {"prior": self._log_prior, "proposal": log_guide.detach().double()}
+            own = {"prior": self._log_prior, "proposal": log_guide.detach().double()}
+            batch.per_token = own | batch.per_token  # those of an engine stay
             self._log_prior = None
         log_prior, log_proposal = batch.per_token["prior"], batch.per_token["proposal"]
         log_ratio = log_guide - log_proposal

@@ -13,6 +13,7 @@ of the gradient of the ELBO at any q that does not depend on the batch.
 import torch
 from torch import Tensor
 
+from inference.objectives.engine import Engine
 from inference.objectives.leave_one_out import BASELINE
 from inference.objectives.repeated_batch import RepeatedBatchObjective
 from inference.objectives.response_objective import Losses
@@ -31,15 +32,22 @@ class Proximal_ELBO(RepeatedBatchObjective):  # noqa: N801 - named as Pyro names
         num_particles: K, at least 2.
         epochs: Number of steps on each batch.
         clip: eps, largest distance of the ratio from 1; None for no clip.
+        engine: Other program that draws the batches, see `engine.py`; None for the guide. Without
+            a clip, the first step on a batch of an engine is unbiased too.
     """
 
     ascends_elbo = True
     min_particles, why_particles = 2, BASELINE
 
     def __init__(
-        self, num_particles: int = 64, *, epochs: int = 4, clip: float | None = 0.2
+        self,
+        num_particles: int = 64,
+        *,
+        epochs: int = 4,
+        clip: float | None = 0.2,
+        engine: Engine | None = None,
     ) -> None:
-        super().__init__(num_particles, epochs)
+        super().__init__(num_particles, epochs, engine)
         self.clip = None if clip is None else positive("clip", clip, why="or None for no clip")
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:

@@ -9,14 +9,15 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+from inference.objectives.engine import Engine, checked_draws
 from inference.objectives.response_objective import (
     Losses,
     ResponseObjective,
     part_of,
 )
-from inference.programs import Program
+from inference.programs import Program, autoregressive
 from model import Prompts
-from model.common.checks import whole_number
+from model.common.checks import function, whole_number
 
 _TENSORS = ("response", "log_prior", "log_likelihood", "log_proposal")
 
@@ -59,10 +60,12 @@ class RepeatedBatchObjective(ResponseObjective, ABC):
     Args:
         num_particles: K, number of responses to each prompt in a batch.
         epochs: Number of steps on each batch.
+        engine: Other program that draws the batches; None for the guide.
     """
 
-    def __init__(self, num_particles: int, epochs: int) -> None:
+    def __init__(self, num_particles: int, epochs: int, engine: Engine | None = None) -> None:
         super().__init__(num_particles)
+        self.engine = None if engine is None else function("engine", engine, why="see `Engine`")
         self.epochs = whole_number("epochs", epochs, why="steps on each batch")
         self._batch: Batch | None = None
 
@@ -81,17 +84,39 @@ class RepeatedBatchObjective(ResponseObjective, ABC):
         batch = self._batch
         if batch is None or not self.reuses_draws:
             log_proposal = None  # the guide's own, which this step scores
-            if temperature == 1.0:
+            per_token: dict[str, Tensor] = {}
+            if self.engine is not None:
+                distribution, response, tokens = self._draw_by(self.engine, guide, prompts)
+                log_proposal, per_token["proposal"] = tokens.sum(-1), tokens
+            elif temperature == 1.0:
                 distribution, response = self.draw(guide, prompts)
             else:
                 draws = self.draw_from(guide, prompts, temperature=temperature)
                 distribution, response, log_proposal = draws
             joint = self.score(model, prompts, response)
-            self._batch = batch = Batch(prompts, response, *joint, log_proposal)
+            self._batch = batch = Batch(
+                prompts, response, *joint, log_proposal, per_token=per_token
+            )
         else:
             distribution = self.distribution(guide, batch.prompts, batch.response)
         batch.num_steps += 1
         return batch, distribution
+
+    def _draw_by(
+        self, engine: Engine, guide: Program, prompts: Prompts
+    ) -> tuple[TorchDistribution, Tensor, Tensor]:
+        """The guide's q, and responses of an engine with the log density of each token."""
+        log_probs = []
+
+        def sample(distribution: TorchDistribution) -> Tensor:
+            drawn = engine(prompts, self.num_particles)
+            q = autoregressive(distribution)
+            response, log_prob = checked_draws(drawn, q, prompts, self.num_particles)
+            log_probs.append(log_prob)
+            return response
+
+        distribution, response = self._run(guide, prompts, sample)
+        return distribution, response, *log_probs
 
     def _losses(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Losses:
         losses = super()._losses(model, guide, args, kwargs)

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from inference.objectives.engine import Engine
 from inference.objectives.prior_rewards import PriorRewards
 from inference.objectives.repeated_batch import RepeatedBatchObjective
 from inference.objectives.replay_buffer import ReplayBuffer
@@ -62,6 +63,7 @@ class SquaredResidual(RepeatedBatchObjective):
         num_prior_draws: Draws behind c of `prior`, and behind the ranks of `quantile`, for each
             prompt, in the first step with the prompt.
         quantile_beta: b, quantile per nat, of `quantile`.
+        engine: Other program that draws the fresh responses, see `engine.py`; None for the guide.
     """
 
     def __init__(
@@ -76,16 +78,22 @@ class SquaredResidual(RepeatedBatchObjective):
         rate: float = 0.1,
         num_prior_draws: int = 1024,
         quantile_beta: float = 0.2,
+        engine: Engine | None = None,
     ) -> None:
-        super().__init__(num_particles, epochs)
+        super().__init__(num_particles, epochs, engine)
         self.log_z = LOG_Z[one_of("log_z", log_z, LOG_Z)]
         self.replay = whole_number("replay", replay, at_least=0)
         total, why = self.num_particles + self.replay, "one has no variance"
         at_least = self.log_z.min_responses
         whole_number("num_particles + replay", total, at_least=at_least, why=why)
         self.exploration = positive("exploration", exploration, why="a temperature")
+        if engine is not None and exploration != 1.0:
+            raise ValueError(
+                f"exploration is {exploration} beside an engine, which has a temperature of its "
+                "own: leave one of them out"
+            )
         # self-normalised estimates from bolder draws are too rough to choose an iterate by
-        self.ascends_elbo = self.exploration == 1.0  # type: ignore[misc]
+        self.ascends_elbo = self.exploration == 1.0 and engine is None  # type: ignore[misc]
         self.buffer = ReplayBuffer(capacity)
         self.rate = finite("rate", rate, above=0, at_most=1)
         self.learned: dict[str, Tensor] = {}  # c of each prompt, nats
