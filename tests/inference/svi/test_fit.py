@@ -209,10 +209,10 @@ guide.save_pretrained(sys.argv[1])
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment(tmp_path):
+def test_killed_at_any_moment(tmp_path, monkeypatch):
     """A fit killed several times while checkpoints are written ends like an unkilled fit."""
 
-    def run(folder, kill_after):
+    def kill(folder, moment):
         child = subprocess.Popen(
             [sys.executable, "-c", KILLED, str(folder), "40"],
             stdout=subprocess.PIPE,
@@ -221,16 +221,20 @@ def test_killed_at_any_moment(tmp_path):
         assert child.stdout is not None
         child.stdout.readline()
         try:
-            child.wait(kill_after)
+            child.wait(moment)
         except subprocess.TimeoutExpired:
             os.kill(child.pid, signal.SIGKILL)
             child.wait()
         child.stdout.close()
 
+    def complete(folder):
+        monkeypatch.setattr(sys, "argv", ["script", str(folder), "40"])
+        exec(compile(KILLED, "script", "exec"), {"__name__": "__main__"})
+
     for moment in (0.3, 0.45):
-        run(tmp_path / "killed", moment)
-    run(tmp_path / "killed", None)
-    run(tmp_path / "whole", None)
+        kill(tmp_path / "killed", moment)
+    complete(tmp_path / "killed")
+    complete(tmp_path / "whole")
     killed, whole = (
         (tmp_path / name / "model.safetensors").read_bytes() for name in ("killed", "whole")
     )

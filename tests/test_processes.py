@@ -1,0 +1,19 @@
+"""Number of processes of `make test`."""
+
+import os
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from tests.conftest import pytest_xdist_auto_num_workers
+
+
+@pytest.mark.parametrize(
+    ("num_cores", "gigabytes", "expected"), [(64, 256, 64), (64, 16, 8), (2, 3, 0), (1, 8, 0)]
+)
+def test_each_process_has_a_core_and_memory(monkeypatch, num_cores, gigabytes, expected):
+    memory = SimpleNamespace(available=1e9 * gigabytes)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(num_cores)), raising=False)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    assert pytest_xdist_auto_num_workers() == expected
