@@ -67,10 +67,15 @@ def expectation_error(model: AlignmentModel, prompts: Prompts) -> float:
 
 
 def gradient_at(
-    model: AlignmentModel, guide: FineTuned, prompts: Prompts, response: Tensor
+    model: AlignmentModel,
+    guide: FineTuned,
+    prompts: Prompts,
+    response: Tensor,
+    objective: Trace_ELBO | None = None,
 ) -> Tensor:
-    """Gradient of -ELBO by Pyro's `Trace_ELBO` at the responses `[K, N, T]`."""
-    objective = Trace_ELBO(len(response), vectorize_particles=True, max_plate_nesting=1)
+    """Gradient of -ELBO at the responses `[K, N, T]`, by Pyro's `Trace_ELBO` or an ELBO of its."""
+    if objective is None:
+        objective = Trace_ELBO(len(response), vectorize_particles=True, max_plate_nesting=1)
     draws = poutine.Trace()
     site = {"type": "sample", "value": response, "is_observed": False, "infer": {}}
     draws.add_node("response", name="response", **site)
