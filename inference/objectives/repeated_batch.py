@@ -17,6 +17,7 @@ from inference.objectives.response_objective import (
 )
 from inference.programs import Program, autoregressive
 from model import Prompts
+from model.common import ranks
 from model.common.checks import function, whole_number
 
 _TENSORS = ("response", "log_prior", "log_likelihood", "log_proposal")
@@ -109,7 +110,9 @@ class RepeatedBatchObjective(ResponseObjective, ABC):
         log_probs = []
 
         def sample(distribution: TorchDistribution) -> Tensor:
-            drawn = engine(prompts, self.num_particles)
+            drawn = ranks.of_first(
+                engine(prompts, self.num_particles) if ranks.is_first() else None
+            )
             q = autoregressive(distribution)
             response, log_prob = checked_draws(drawn, q, prompts, self.num_particles)
             log_probs.append(log_prob)

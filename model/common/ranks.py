@@ -22,6 +22,8 @@ from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor
 from torch import distributed as dist
 
+from model.common.sharded_tensors import is_sharded
+
 BUCKET = 1 << 25
 """Number of bytes of gradients that are reduced together."""
 
@@ -154,11 +156,12 @@ class _Gather(torch.autograd.Function):
 def average_gradients(parameters: Mapping[str, Tensor]) -> None:
     """Replace the gradient of each parameter by its mean over ranks.
 
-    One reduction in buckets. A parameter without a gradient on all ranks keeps none.
+    One reduction in buckets. A parameter without a gradient on all ranks keeps none. FSDP has
+    averaged the gradients of sharded parameters.
     """
     if num_ranks() == 1:
         return
-    names = sorted(parameters)
+    names = sorted(name for name, p in parameters.items() if not is_sharded(p))
     have = all_of([name for name in names if parameters[name].grad is not None])
     trained = [parameters[name] for name in names if any(name in each for each in have)]
     buckets = []
@@ -177,10 +180,10 @@ def average_gradients(parameters: Mapping[str, Tensor]) -> None:
 
 @torch.no_grad()
 def copy_from_first(parameters: Mapping[str, Tensor]) -> None:
-    """Give the parameters of every rank the values of the first rank."""
+    """Give the parameters of every rank the values of the first rank, but for sharded ones."""
     if num_ranks() == 1:
         return
-    for name in sorted(parameters):
+    for name in sorted(name for name, p in parameters.items() if not is_sharded(p)):
         value = parameters[name].detach().contiguous()
         with _exchange():
             dist.broadcast(value, src=0)

@@ -243,12 +243,18 @@ def gathered(module: nn.Module) -> Iterator[None]:
             owner._parameters[name] = parameter
 
 
+def class_of(module: nn.Module) -> type:
+    """Class of a module before the module was sharded; FSDP makes a class of its own."""
+    names = [each.__name__ for each in type(module).__mro__]
+    return type(module).__mro__[names.index("FSDPModule") + 1 if "FSDPModule" in names else 0]
+
+
 def shallow_copy(module: M) -> M:
     """A copy with the parts of a module, without FSDP's hooks around the module itself."""
-    names = [each.__name__ for each in type(module).__mro__]
-    if "FSDPModule" not in names:
+    kind = class_of(module)
+    if kind is type(module):
         return copy.copy(module)
-    new: Any = object.__new__(type(module).__mro__[names.index("FSDPModule") + 1])
+    new: Any = object.__new__(kind)
     new.__dict__.update(vars(module))
     for hooks in ("_forward_pre_hooks", "_forward_hooks"):
         new.__dict__[hooks] = type(vars(module)[hooks])()

@@ -167,7 +167,12 @@ class CachedDecoder(nn.Module):
         """Read M input embeddings `[M, H]`. Returns a cache of one row, a `prefix` for `start`."""
         evaluating(self.network)
         mask = torch.ones(1, len(embeddings), dtype=torch.long, device=embeddings.device)
-        return self._run(self._unread(mask), embeddings[None], last_only=True)[1].cache
+        logits, state = self._run(self._unread(mask), embeddings[None], last_only=True)
+        if self.in_step and logits.requires_grad:
+            # FSDP gathers a layer for the backward pass when the layer's output has a gradient
+            last = state.cache.layers[-1]
+            last.keys = last.keys + 0.0 * logits.sum()
+        return state.cache
 
     def check_fixed(self) -> None:
         """Refuse a network that cannot read a `FixedState`, by a `ValueError`."""

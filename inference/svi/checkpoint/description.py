@@ -29,6 +29,7 @@ from inference.svi.checkpoint.code_description import (
     names_read,
 )
 from model.common.digests import tensors_digest
+from model.networks.shards import class_of
 
 Leaves = dict[str, str]
 """Description of each part, by name; the empty name is the whole."""
@@ -42,7 +43,7 @@ DIGITS = 9
 MANY = 200  # number of items above which a container is one leaf
 STATE = {"_known", "_applied", "_cache", "training"}
 """Attributes of the project's own objects without effect on the result."""
-SPEED = {"batch_size", "cache_size", "max_cached", "splits_head"}
+SPEED = {"in_step", "batch_size", "cache_size", "max_cached", "splits_head"}
 """Attributes that change the cost of an object alone."""
 UNSTABLE = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 """Settings of a network that depend on the place it was loaded from."""
@@ -158,7 +159,9 @@ class Description:
         for name, adapter in (getattr(network, "peft_config", None) or {}).items():
             options = adapter.to_dict() if hasattr(adapter, "to_dict") else adapter
             adapters[name] = {k: v for k, v in options.items() if k != "base_model_name_or_path"}
-        leaves = {"": type(network).__name__, "config": text} | self._parts({"adapter": adapters})
+        leaves = {"": class_of(network).__name__, "config": text} | self._parts(
+            {"adapter": adapters}
+        )
         return leaves | self._tensors(network.state_dict(keep_vars=True).items())
 
     def _module(self, module: nn.Module) -> Leaves:

@@ -26,6 +26,7 @@ from inference.svi.checkpoint.folder import CheckpointError, new_checkpoint
 from inference.svi.health import Health
 from inference.svi.optimizer.checked import CheckedOptimizer
 from model.common import ranks
+from model.common.sharded_tensors import is_sharded, whole
 
 
 @dataclass
@@ -59,7 +60,10 @@ class FitState:
     saved_step: int = 0
 
     def save(self, folder: str | Path) -> Path:
-        """Write a checkpoint into `folder`, keep the one before, and return the path."""
+        """Write a checkpoint into `folder`, keep the one before, and return the path.
+
+        The first rank writes. All ranks call `save` if parameters are sharded.
+        """
         folder = Path(folder)
         optimizer = self.optimizer.get_state()
         generators, plain = random_state.capture()
@@ -84,17 +88,22 @@ class FitState:
             "random": plain,
             "fingerprint": {} if self.fingerprint is None else self.fingerprint.to_json(),
         }
-        with new_checkpoint(folder, self.step) as path:
-            for name, part in tensors.items():
-                _write(part, path / f"{name}.safetensors")
-            (path / "state.json").write_text(json.dumps(state))
+        gathered = {
+            name: {key: whole(tensor.detach()) for key, tensor in part.items()}
+            for name, part in tensors.items()
+        }
+        if ranks.is_first():
+            with new_checkpoint(folder, self.step) as path:
+                for name, part in gathered.items():
+                    _write(part, path / f"{name}.safetensors")
+                (path / "state.json").write_text(json.dumps(state))
         self.saved_step = self.step
         return folder / f"step-{self.step:08d}"
 
     def save_once(self, folder: Path | None) -> None:
         """Write a checkpoint on the first rank, unless the folder is None or has this step's."""
         if folder is not None and self.step != self.saved_step:
-            if ranks.is_first():
+            if ranks.is_first() or any(map(is_sharded, parameters().values())):
                 self.save(folder)
             self.saved_step = self.step
 

@@ -1,0 +1,129 @@
+"""Shards of guide and prior on two ranks: the fit of one process, saved as by one process."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from guides import GUIDES, Guide
+from guides.shards import shard
+from inference import LeaveOneOut_ELBO, fit
+from inference.svi.optimizer.fused import FusedOptimizer
+from model import AlignmentModel, LanguageModel, Prompts
+from model.common.ranks import is_first
+from model.common.sharded_tensors import local
+from model.networks.shards import gathered
+from model.prior import logits, response_distribution
+from tests.model.tiny import PROMPTS, tiny
+
+FAMILIES = {"fine-tuned": {}, "lora": {"rank": 2}, "soft-prompt": {"num_virtual_tokens": 2}}
+NETWORKS = {"gpt2": torch.float64, "llama": torch.float32}
+"""Networks with one matrix for first and last layer, and with two; and their types."""
+TOLERANCES = {"gpt2": 1e-9, "llama": 1e-4}
+
+
+def reward(prompts: Prompts, response: Tensor) -> Tensor:
+    """Different for each response."""
+    return 0.3 * (response == 3).sum(-1) - 0.1 * response[..., 0]
+
+
+def world(name: str, network: str) -> tuple[LanguageModel, AlignmentModel, Guide, Prompts]:
+    """A small language model, and a guide whose first responses are of many lengths."""
+    prior = tiny(network, NETWORKS[network], max_new_tokens=6)
+    prompts = prior.encode(PROMPTS[:2])
+    guide = GUIDES[name](prior, prompts, **FAMILIES[name])
+    return prior, AlignmentModel(prior, reward, beta=0.5), guide, prompts
+
+
+def trained(
+    name: str, network: str, folder: Path, *, sharded: bool, **options: object
+) -> tuple[dict[str, Tensor], list[float]]:
+    """Parameters and ELBOs of two steps in a fit; the guide is saved in the folder."""
+    prior, model, guide, prompts = world(name, network)
+    if sharded:
+        total = sum(p.numel() for p in prior.parameters())
+        shard(guide, prior)
+        own = sum(local(p).numel() for p in prior.parameters())
+        assert own < 0.6 * total  # on two ranks; some vectors are whole
+    settings = {"num_steps": 2, "objective": LeaveOneOut_ELBO(num_particles=4)} | options
+    result = fit(model, guide, prompts, progress=False, **settings)
+    with gathered(guide):
+        if is_first():
+            guide.save_pretrained(folder)
+            parameters = {key: p.detach() for key, p in guide.trained().items()}
+            return parameters, [step["elbo"] for step in result.metrics]
+    return {}, []
+
+
+def every_way(name: str, network: str, folder: Path, *, sharded: bool) -> list:
+    """A plain fit; then chunks of logits, micro-batches, checkpoints of layers, a clipped norm."""
+    results = [trained(name, network, folder / "plain", sharded=sharded)]
+    before, small = logits.CHUNK, 16
+    logits.CHUNK = response_distribution.CHUNK = small
+    try:
+        clipped = FusedOptimizer(torch.optim.Adam, {"lr": 0.01}, clip_norm=0.1)
+        options = {"micro_batch": 3, "checkpoint_activations": True, "optimizer": clipped}
+        results.append(trained(name, network, folder / "frugal", sharded=sharded, **options))
+    finally:
+        logits.CHUNK = response_distribution.CHUNK = before
+    return results
+
+
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [("fine-tuned", "gpt2"), ("fine-tuned", "llama"), ("lora", "gpt2"), ("soft-prompt", "llama")],
+)
+def test_a_sharded_fit_is_that_of_one_process(group, tmp_path, name, network):
+    one = every_way(name, network, tmp_path / "one", sharded=False)
+    (two, _) = group.run(every_way, name, network, tmp_path / "two", sharded=True)
+    tolerance = TOLERANCES[network]
+    for (parameters, elbos), (expected, expected_elbos) in zip(two, one, strict=True):
+        assert elbos == pytest.approx(expected_elbos, rel=tolerance)
+        for key, value in expected.items():
+            torch.testing.assert_close(parameters[key], value, rtol=tolerance, atol=tolerance)
+    for way in ("plain", "frugal"):
+        _, _, guide, prompts = world(name, network)
+        response = guide.distribution(prompts).sample((8,))
+        loaded, other = copy.deepcopy(guide), guide
+        loaded.load_pretrained(tmp_path / "two" / way)
+        other.load_pretrained(tmp_path / "one" / way)
+        scores = [each.distribution(prompts).log_prob(response) for each in (loaded, other)]
+        torch.testing.assert_close(*scores, rtol=tolerance, atol=tolerance)
+
+
+def test_a_checkpoint_is_resumed_with_and_without_shards(group, tmp_path):
+    name, network, step = "fine-tuned", "gpt2", {"objective": None}
+    for folder, sharded in ((tmp_path / "one", False), (tmp_path / "two", True)):
+        options = {"checkpoint_folder": folder, "num_steps": 1, **step}
+        if sharded:
+            group.run(trained, name, network, tmp_path / "guide", sharded=True, **options)
+        else:
+            trained(name, network, tmp_path / "guide", sharded=False, **options)
+    options = {"num_steps": 2, "resume": True, **step}
+    args = (name, network, tmp_path / "guide")
+    one = trained(*args, sharded=False, checkpoint_folder=tmp_path / "two", **options)
+    folder = tmp_path / "one"
+    (two, _) = group.run(trained, *args, sharded=True, checkpoint_folder=folder, **options)
+    assert two[1] == pytest.approx(one[1], rel=1e-9)
+    for key, value in one[0].items():
+        torch.testing.assert_close(two[0][key], value, rtol=1e-9, atol=1e-9)
+
+
+def uneven(name: str) -> None:
+    """A fit whose particles the ranks cannot divide evenly."""
+    prior, model, guide, prompts = world(name, "gpt2")
+    shard(guide, prior)
+    fit(model, guide, prompts, num_steps=1, objective=LeaveOneOut_ELBO(3), progress=False)
+
+
+def test_ranks_with_other_numbers_of_responses_are_refused(group):
+    with pytest.raises(AssertionError, match="the same number"):
+        group.run(uneven, "lora")
+    prior, *_ = world("lora", "gpt2")
+    prior.compile_decode = True
+    with pytest.raises(ValueError, match="compile_decode"):
+        shard(prior)
+    with pytest.raises(ValueError, match="no network"):
+        shard(torch.nn.Linear(1, 1))
