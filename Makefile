@@ -6,7 +6,7 @@ INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 # fixtures are built twice. `tests/conftest.py` counts the processes.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: demo test fast lint bench smollm2 clean
+.PHONY: demo test fast lint gpu bench smollm2 clean
 
 demo: .venv/core
 	$(BIN)/python -m experiments.steer
@@ -22,6 +22,14 @@ lint: .venv/lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# On a machine with a GPU: the tests there, and a step beside its floor.
+gpu: .venv/test
+	$(BIN)/python -m pytest --device cuda -m "not slow" tests/model tests/guides tests/inference \
+		--ignore tests/model/preferences --ignore tests/inference/reward_posterior
+	$(BIN)/python -m pytest -m "not slow" tests/experiments
+	$(BIN)/python -m experiments.roofline --shapes gpt2-small smollm2-135m --responses 512 \
+		--max-new-tokens 40 --dtype bfloat16 --compile
 
 bench: .venv/bench
 	$(BIN)/python -m experiments.benchmark

@@ -1,8 +1,9 @@
-"""The tests on another device: `pytest --device cuda tests/model tests/guides tests/inference`.
+"""The tests on another device: `make gpu`, or `pytest --device cuda` with some folders of tests.
 
 A test creates tensors, prompts and networks without a device. Under `--device` they go to the
 device. The library is left alone: a tensor that the library forgets to place stays on the CPU, and
-its test fails. Scripts choose a GPU themselves, so that their tests need no option.
+its test fails. Two kinds of tests run without the option: scripts choose a GPU themselves, and
+features of texts are computed on the CPU.
 """
 
 import functools
@@ -20,13 +21,7 @@ from model import Prompts
 from model.networks.text_network import TextNetwork
 from model.prior.cached_decoder import CachedDecoder
 
-TESTS = Path(__file__).parent
-ON_CPU = (
-    str(TESTS / "experiments"),
-    # features, and all that is computed from features, stay on the CPU
-    str(TESTS / "model" / "preferences"),
-    str(TESTS / "inference" / "reward_posterior"),
-)
+TESTS = str(Path(__file__).parent)
 NAMES = "arange as_tensor empty eye from_numpy full linspace logspace ones rand randint randn \
 randperm tensor zeros"
 CREATORS = {getattr(torch, name) for name in NAMES.split()}
@@ -50,6 +45,8 @@ class OnDevice(TorchFunctionMode):
 def place_tests(device: torch.device) -> None:
     """Put tensors, prompts and networks of the tests on a device from now on."""
     OnDevice(device).__enter__()
+    # rewards and features are numbers on the CPU, which tests compare with numbers on the device
+    torch.testing.assert_close = functools.partial(torch.testing.assert_close, check_device=False)
 
     def place(module: nn.Module, _: Any) -> None:
         frame: FrameType | None = sys._getframe(1)
@@ -89,4 +86,4 @@ def _to(network: Any, device: torch.device) -> None:
 
 def _is_test(frame: FrameType) -> bool:
     path = frame.f_code.co_filename
-    return path.startswith(str(TESTS)) and not path.startswith(ON_CPU) and path != __file__
+    return path.startswith(TESTS) and path != __file__

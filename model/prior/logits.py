@@ -5,11 +5,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from model.prior.recomputation import Grads, add_gradients, deferred, leaves_of
 
 CHUNK = 1 << 22
 """Number of logits at a time, 16 MiB in float32: computed from hidden states, or widened."""
+ON_GPU = 16
+"""Number of chunks that a GPU computes at once."""
+BLOCK = 256
+"""Number of tokens of a block, in which a token of a large vocabulary is drawn."""
 NAN_LOGITS = (
     "the network's logits are NaN: its weights are, or its half-precision type overflows "
     "(try float32), or its attention reads padding"
@@ -48,11 +53,37 @@ def draw_token(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Ten
         logits of the row are.
     """
     prob = scaled(logits, temperature).softmax(-1)
-    cdf = prob.cumsum(-1, dtype=torch.float64)
-    total = cdf[:, -1:]
-    token = torch.searchsorted(cdf, uniform[:, None] * total, right=True)
-    token = token.clamp_(max=cdf.shape[-1] - 1)
+    token = _inverted(prob, uniform[:, None])
     return token.squeeze(1), prob.gather(-1, token).squeeze(1).log()
+
+
+def _inverted(prob: Tensor, uniform: Tensor) -> Tensor:
+    """Token ids `[B, 1]` whose piece of [0, 1) contains the uniform numbers, from `[B, V]`.
+
+    A running sum over a large vocabulary is slow, most of all on a GPU. Sums of blocks of tokens
+    choose a block, and a running sum within the block chooses the token.
+    """
+    size = prob.shape[-1]
+    if size <= 8 * BLOCK:
+        cdf = prob.cumsum(-1, dtype=torch.float64)
+        return _first_above(cdf, uniform * cdf[:, -1:])
+    blocks = pad(prob, (0, -size % BLOCK)).unflatten(-1, (-1, BLOCK))
+    cdf = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    height = uniform * cdf[:, -1:]
+    block = _first_above(cdf, height)
+    within = blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK)).squeeze(1)
+    height = (height - pad(cdf, (1, 0)).gather(-1, block)).clamp_(min=0.0)
+    return block * BLOCK + _first_above(within.cumsum(-1, dtype=torch.float64), height)
+
+
+def _first_above(cdf: Tensor, height: Tensor) -> Tensor:
+    """First place of the rising numbers `[B, C]` above a height `[B, 1]`, or above all others.
+
+    The place always has a positive probability, unless all are NaN.
+    """
+    below_total = torch.nextafter(cdf[:, -1:], torch.zeros_like(height))
+    place = torch.searchsorted(cdf, torch.minimum(height, below_total), right=True)
+    return place.clamp_(max=cdf.shape[-1] - 1)
 
 
 def uniform_numbers(number: int, device: torch.device) -> Tensor:
@@ -171,5 +202,6 @@ class _OfStates(torch.autograd.Function):
 
 
 def _chunks(flat: Tensor, size: int) -> list[slice]:
-    length = max(1, CHUNK // size)
+    # a GPU is idle between small products, and has the memory for larger products
+    length = max(1, CHUNK * (ON_GPU if flat.is_cuda else 1) // size)
     return [slice(start, start + length) for start in range(0, max(1, len(flat)), length)]

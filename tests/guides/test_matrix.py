@@ -133,7 +133,7 @@ def test_samples_match_the_density(guide, prompts):
         observed = torch.cat([counts[often], counts[~often].sum()[None]])
         cells = torch.cat([expected[often, n], expected[~often, n].sum()[None] + 1e-9])
         assert observed.sum() == num
-        assert chisquare(observed.numpy(), cells.numpy(), sum_check=False).pvalue > 1e-3
+        assert chisquare(observed.cpu().numpy(), cells.cpu().numpy(), sum_check=False).pvalue > 1e-3
 
 
 def test_gradient_reaches_all_and_only_its_parameters(name, guide, prior, prompts):

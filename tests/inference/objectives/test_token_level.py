@@ -118,7 +118,7 @@ def test_analytic_kl_varies_less_than_the_sampled_kl_and_is_never_negative():
     ]
     analytic = torch.tensor(losses, dtype=torch.float64)
     mean = (prob * sampled).sum()
-    assert (prob * analytic).sum() == pytest.approx(mean.item(), rel=1e-10)
+    assert (prob * analytic).sum().item() == pytest.approx(mean.item(), rel=1e-10)
     assert (analytic >= 0).all()
     assert (sampled < 0).any()
     assert (prob * (analytic - mean) ** 2).sum() < 0.9 * (prob * (sampled - mean) ** 2).sum()
@@ -160,7 +160,7 @@ def test_trace_elbo_at_the_posterior_has_the_variance_of_log_z_squared_fisher():
             )
         fisher += p * sum(part.square().sum() for part in score)
     assert truth.log_z.abs().item() > 0.1
-    assert total == pytest.approx((truth.log_z.square() * fisher).item(), rel=1e-9)
+    assert float(total) == pytest.approx((truth.log_z.square() * fisher).item(), rel=1e-9)
 
 
 def test_tracegraph_sees_a_reward_of_texts(small_prior, prompts, guide):

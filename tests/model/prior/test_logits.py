@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from model.prior.logits import token_log_prob
+from model.prior.logits import draw_token, token_log_prob
 
 
 def plain(logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
@@ -78,3 +78,25 @@ def test_the_logits_are_left_as_they_were() -> None:
     before = logits.detach().clone()
     token_log_prob(logits, torch.randint(10, (4,)), 0.5).sum().backward()
     assert torch.equal(logits, before)
+
+
+def test_a_token_of_a_large_vocabulary_is_that_of_one_running_sum():
+    prob = (3 * torch.randn(64, 5000)).softmax(-1)
+    prob[:, 300:700] = 0.0
+    uniform = torch.rand(64, dtype=torch.float64)
+    cdf = prob.cumsum(-1, dtype=torch.float64)
+    expected = torch.searchsorted(cdf, uniform[:, None] * cdf[:, -1:], right=True).squeeze(1)
+    token, log_prob = draw_token(prob.log(), 1.0, uniform)
+    assert torch.equal(token, expected)
+    expected_log_prob = (prob / prob.sum(-1, keepdim=True)).log().gather(-1, token[:, None])
+    assert_close(log_prob, expected_log_prob[:, 0])
+
+
+@pytest.mark.parametrize("size", [900, 5000])
+@pytest.mark.parametrize("uniform", [0.0, 1e-300, 0.5, 1 - 2**-53])
+def test_a_token_of_probability_zero_is_never_drawn(size, uniform):
+    logits = torch.full((2, size), -torch.inf)
+    logits[0, 700] = 0.0
+    logits[1, [3, 899]] = 0.0
+    token, _ = draw_token(logits, 1.0, torch.full((2,), uniform, dtype=torch.float64))
+    assert token.tolist() == [700, 3 if uniform < 0.5 else 899]

@@ -1,5 +1,7 @@
 """Prompts are padded on the left and keep their texts."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -116,6 +118,6 @@ def test_columns_of_numpy_are_plain_data() -> None:
 
 
 def test_prompts_on_another_device_are_refused_by_name(prior, prompts):
-    elsewhere = prompts.to("meta")
-    with pytest.raises(ValueError, match="prompts are on meta and the language model on"):
-        prior(elsewhere)
+    space = replace(prior.space, end_ids=prior.space.end_ids.to("meta"))
+    with pytest.raises(ValueError, match="and the language model on meta, expected one device"):
+        space.check(prompts)

@@ -1,0 +1,53 @@
+"""The two ceilings of a device, measured: arithmetic of a large matrix product, and bandwidth."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
+
+import torch
+
+SIDE = {"cpu": 1024, "cuda": 8192}
+"""Side of the square matrices of the product."""
+BYTES = {"cpu": 2**28, "cuda": 2**31}
+"""Size of the copied buffer, beyond every cache."""
+
+
+class Ceilings(NamedTuple):
+    """Rates of a device that no step exceeds.
+
+    Attributes:
+        flops: floating-point operations a second, of a product of two square matrices.
+        bandwidth: bytes a second, read and written, of a copy.
+    """
+
+    flops: float
+    bandwidth: float
+
+    @classmethod
+    def measured(cls, device: torch.device, dtype: torch.dtype) -> Self:
+        """Ceilings of a device for matrices of one type."""
+        side, size = SIDE.get(device.type, 4096), BYTES.get(device.type, 2**30)
+        left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+        source = torch.ones(size, dtype=torch.uint8, device=device)
+        target = torch.empty_like(source)
+        product = median_seconds(lambda: left @ right, device, rounds=9)
+        copy = median_seconds(lambda: target.copy_(source), device, rounds=9)
+        return cls(2 * side**3 / product, 2 * size / copy)
+
+
+def median_seconds(function: Callable[[], Any], device: torch.device, rounds: int) -> float:
+    """Median wall seconds of a function after one call to warm up, the device waited for."""
+    seconds = []
+    for _ in range(rounds + 1):
+        _wait(device)
+        start = time.perf_counter()
+        function()
+        _wait(device)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

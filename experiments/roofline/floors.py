@@ -1,0 +1,100 @@
+"""Least time of each phase of a step: its arithmetic, or the bytes it must read, at the ceilings.
+
+A matrix of P weights costs 2 P operations a token forward and 2 P for the gradient of its input,
+and 2 P more where the matrix trains. Attention of width H costs 4 H operations a token, layer and
+position that is read. A pass reads the weights once, and a decode reads weights and cache for each
+token. Logits and activations count as free: a fused kernel would neither write nor read them.
+"""
+
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from experiments.roofline.ceilings import Ceilings
+
+
+@dataclass(frozen=True)
+class Work:
+    """Sizes of the network and of the responses, from which operations and bytes follow.
+
+    Attributes:
+        weights: number of weights in matrix products of a token, the output layer included.
+        itemsize: bytes of a weight.
+        cache: bytes that a position of one response keeps in the cache.
+        attention: operations of attention for each position that a token reads.
+        responses: number of responses.
+        prompt: number of tokens of the prompt, which is read once.
+        tokens: number of tokens of a response.
+        trained: share of `weights` that train.
+    """
+
+    weights: int
+    itemsize: int
+    cache: int
+    attention: int
+    responses: int
+    prompt: int
+    tokens: int
+    trained: float
+
+    @classmethod
+    def of(
+        cls, network: PreTrainedModel, responses: int, prompt: int, tokens: int, trained: float
+    ) -> "Work":
+        """Work of a step with a network."""
+        config = network.config.get_text_config()
+        layers, heads = config.num_hidden_layers, config.num_attention_heads
+        head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        kv_heads = getattr(config, "num_key_value_heads", None) or heads
+        itemsize = network.dtype.itemsize
+        return cls(
+            weights=_matrix_weights(network),
+            itemsize=itemsize,
+            cache=2 * layers * kv_heads * head_size * itemsize,
+            attention=4 * layers * heads * head_size,
+            responses=responses,
+            prompt=prompt,
+            tokens=tokens,
+            trained=trained,
+        )
+
+    def forward_flops(self) -> int:
+        """Operations of one pass over all responses, the prompt read once."""
+        return self._flops(self.prompt, 0) + self.responses * self._flops(self.tokens, self.prompt)
+
+    def _flops(self, tokens: int, before: int) -> int:
+        """Operations of tokens that follow some positions."""
+        positions = tokens * before + tokens * (tokens + 1) // 2
+        return 2 * self.weights * tokens + self.attention * positions
+
+    def decode(self, ceilings: Ceilings) -> float:
+        """Seconds to draw all responses, token by token."""
+        seconds = _slower(ceilings, self._flops(self.prompt, 0), self.weights * self.itemsize)
+        for t in range(self.tokens):
+            read = self.prompt + t
+            flops = self.responses * self._flops(1, read)
+            # the cache of the prompt is one for all responses
+            cache = self.cache * (self.prompt + self.responses * t)
+            seconds += _slower(ceilings, flops, self.weights * self.itemsize + cache)
+        return seconds
+
+    def score(self, ceilings: Ceilings) -> float:
+        """Seconds of one pass over all responses without gradient."""
+        return _slower(ceilings, self.forward_flops(), self.weights * self.itemsize)
+
+    def score_and_gradient(self, ceilings: Ceilings) -> float:
+        """Seconds of one pass forward and one back."""
+        flops = self.forward_flops() * (2 + self.trained)
+        return _slower(ceilings, flops, 2 * self.weights * self.itemsize)
+
+
+def _slower(ceilings: Ceilings, flops: float, num_bytes: float) -> float:
+    return max(flops / ceilings.flops, num_bytes / ceilings.bandwidth)
+
+
+def _matrix_weights(network: nn.Module) -> int:
+    """Number of weights of all matrix products, each layer counted where it is used."""
+    layers = [m for m in network.modules() if isinstance(m, nn.Linear | Conv1D)]
+    return sum(layer.weight.numel() for layer in layers)
