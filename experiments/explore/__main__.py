@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.explore.learned import learned_reviews
 from experiments.explore.pages import PAGES, page_text
 from experiments.explore.world import largest_error, modes, reviews
 from experiments.shared.argument_types import Out
@@ -54,7 +55,11 @@ def main(args: Explore) -> list[Finding]:
 
 def all_data() -> dict[str, Mapping[str, Any]]:
     """Data of each world by name."""
-    return {"reviews": reviews().data(), "modes": modes().data()}
+    return {
+        "reviews": reviews().data(),
+        "modes": modes().data(),
+        "learned": learned_reviews().data(),
+    }
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ PAGES = {
     "identity": Page("Identity", "reviews"),
     "two-kls": Page("Two KLs", "modes"),
     "algorithms": Page("Algorithms", "reviews", ("guides", "samplers")),
+    "wrong-target": Page("Wrong target or bad guide", "learned", ("targets",)),
 }
 """Pages by the name of their file."""
 
