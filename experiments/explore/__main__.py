@@ -7,14 +7,13 @@ Printed: the size of each page, and the largest difference of its exact numbers 
     python -m experiments.explore
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from experiments.explore.learned import learned_reviews
 from experiments.explore.pages import PAGES, page_text
-from experiments.explore.world import largest_error, modes, reviews
+from experiments.explore.world import World, largest_error, modes, reviews
 from experiments.shared.argument_types import Out
 from experiments.shared.claims import Finding
 from experiments.shared.command_line import Arguments, run_script
@@ -23,6 +22,12 @@ from experiments.shared.workers import set_threads
 
 TOLERANCE = 1e-6
 MOST_BYTES = 200_000
+WORLDS: dict[str, Callable[[], World]] = {
+    "reviews": reviews,
+    "modes": modes,
+    "learned": learned_reviews,
+}
+"""Worlds by the name that a page has."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Explore(Arguments):
 
 def main(args: Explore) -> list[Finding]:
     set_threads(1)
-    worlds = all_data()
+    worlds = {name: world().data() for name, world in WORLDS.items()}
     args.out.mkdir(parents=True, exist_ok=True)
     rows, findings = {}, []
     for name, page in PAGES.items():
@@ -51,15 +56,6 @@ def main(args: Explore) -> list[Finding]:
     print(text_table(["kB", "difference from Enumeration"], rows))
     print(f"Pages: {args.out}")
     return findings
-
-
-def all_data() -> dict[str, Mapping[str, Any]]:
-    """Data of each world by name."""
-    return {
-        "reviews": reviews().data(),
-        "modes": modes().data(),
-        "learned": learned_reviews().data(),
-    }
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ ever such a response. So a learned reward extrapolates there, and is over-optimi
 """
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -124,6 +124,7 @@ class LearnedWorld(World):
         return records
 
 
+@cache
 def learned_reviews() -> LearnedWorld:
     """Reviews of at most three words with the gold reward and learned rewards."""
     shown = [*grammatical(3), *TEMPTING]

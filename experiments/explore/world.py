@@ -6,7 +6,7 @@ exact numbers that a page computes again in the browser.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -111,6 +111,7 @@ def grammatical(max_words: int) -> list[str]:
     return [text for text in texts if len(text.split()) <= max_words]
 
 
+@cache
 def reviews() -> World:
     """Reviews of at most three words, 820 responses, with their sentiment or the word "not"."""
     functions: dict[str, TextFunction] = {
@@ -121,6 +122,7 @@ def reviews() -> World:
     return World(grammar_prior(max_new_tokens=3), functions, shown, (0.03, 0.1, 0.3, 1.0, 3.0))
 
 
+@cache
 def modes() -> World:
     """Reviews of at most two words, 91 responses, of which two or three are the modes."""
 

@@ -1,11 +1,19 @@
-"""A headless Chromium, and the pages as they lie in `docs/explore`."""
+"""A headless Chromium, and pages: as they lie in `docs/explore`, or as written here and now.
+
+The prior is trained when a page is written. On another processor its numbers differ by rounding, so
+that a test against the library opens a page of the same processor.
+"""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from experiments.explore.__main__ import WORLDS
+from experiments.explore.pages import PAGES, page_text
 
 FOLDER = Path(__file__).parents[3] / "docs" / "explore"
 
@@ -32,8 +40,8 @@ class OpenPage:
         faults: console errors, exceptions and requests.
     """
 
-    def __init__(self, context: Any, name: str) -> None:
-        self.url = (FOLDER / f"{name}.html").as_uri()
+    def __init__(self, context: Any, path: Path) -> None:
+        self.url = path.as_uri()
         self.faults: list[str] = []
         self.tab = context.new_page()
         self.tab.on("console", lambda message: self.faults.append(f"console: {message.text}"))
@@ -75,16 +83,54 @@ class OpenPage:
         return self.value("page.numbers(page.state)")
 
 
-@pytest.fixture
-def open_page(chromium: Any) -> Iterator[Any]:
-    """Function that opens a page by name, in a window of a width and a colour scheme."""
-    contexts = []
+class Opener:
+    """Opens pages in a window of a width and a colour scheme.
 
-    def opened(name: str, state: str = "", *, width: int = 1280, scheme: str = "light") -> OpenPage:
+    Attributes:
+        path_of: function of the name of a page that returns its file.
+    """
+
+    def __init__(self, browser: Any, path_of: Callable[[str], Path]) -> None:
+        self.browser, self.path_of = browser, path_of
+        self.contexts: list[Any] = []
+
+    def __call__(
+        self, name: str, state: str = "", *, width: int = 1280, scheme: str = "light"
+    ) -> OpenPage:
         size = {"width": width, "height": 800}
-        contexts.append(chromium.new_context(viewport=size, color_scheme=scheme))
-        return OpenPage(contexts[-1], name).open(state)
+        self.contexts.append(self.browser.new_context(viewport=size, color_scheme=scheme))
+        return OpenPage(self.contexts[-1], self.path_of(name)).open(state)
 
-    yield opened
-    for context in contexts:
-        context.close()
+    def close(self) -> None:
+        for context in self.contexts:
+            context.close()
+
+
+@pytest.fixture(scope="session")
+def new_path(tmp_path_factory: Any) -> Callable[[str], Path]:
+    """Function of the name of a page that writes the page once, and returns its file."""
+    folder = tmp_path_factory.mktemp("pages")
+
+    @cache
+    def path_of(name: str) -> Path:
+        path = folder / f"{name}.html"
+        path.write_text(page_text(name, WORLDS[PAGES[name].world]().data()), encoding="utf-8")
+        return path
+
+    return path_of
+
+
+@pytest.fixture
+def open_page(chromium: Any) -> Iterator[Opener]:
+    """Opens the pages of `docs/explore`."""
+    opener = Opener(chromium, lambda name: FOLDER / f"{name}.html")
+    yield opener
+    opener.close()
+
+
+@pytest.fixture
+def open_new_page(chromium: Any, new_path: Callable[[str], Path]) -> Iterator[Opener]:
+    """Opens pages that this processor wrote."""
+    opener = Opener(chromium, new_path)
+    yield opener
+    opener.close()

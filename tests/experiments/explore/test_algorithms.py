@@ -46,8 +46,8 @@ def guide_of(name, world, table):
 
 
 @pytest.mark.parametrize("name", ["tabular", "n-gram", "mean-field"])
-def test_guides_and_the_exact_gradient_are_those_of_the_library(open_page, world, truth, name):
-    page = open_page("algorithms", f"guide={name}")
+def test_guides_and_the_exact_gradient_are_those_of_the_library(open_new_page, world, truth, name):
+    page = open_new_page("algorithms", f"guide={name}")
     page.value("for (let i = 0; i < 5; i++) advance()")
     guide, parameter = guide_of(name, world, page.value("run.fit.table"))
     log = torch.tensor(page.value("run.log"), dtype=torch.float64)
@@ -61,8 +61,8 @@ def test_guides_and_the_exact_gradient_are_those_of_the_library(open_page, world
     assert torch.allclose(gradient, expected.double(), rtol=0, atol=1e-6)
 
 
-def test_tabular_guide_starts_at_the_prior(open_page, truth):
-    log = torch.tensor(open_page("algorithms").value("run.log"), dtype=torch.float64)
+def test_tabular_guide_starts_at_the_prior(open_new_page, truth):
+    log = torch.tensor(open_new_page("algorithms").value("run.log"), dtype=torch.float64)
     assert torch.allclose(log, truth.log_prior[:, 0], rtol=0, atol=1e-6)
 
 
@@ -117,8 +117,8 @@ def test_reward_alone_leaves_the_posterior(open_page):
         "algorithm=twisted-smc&twist=none",
     ],
 )
-def test_estimate_of_z_is_unbiased(open_page, truth, state):
-    page = open_page("algorithms", state)
+def test_estimate_of_z_is_unbiased(open_new_page, truth, state):
+    page = open_new_page("algorithms", state)
     page.value("while (advance());")
     numbers = page.numbers()
     assert numbers["logZ"] == pytest.approx(truth.log_z.item(), abs=1e-6)
@@ -136,8 +136,8 @@ def test_metropolis_hastings_converges_to_the_posterior(open_page):
     assert page.numbers()["klPosterior"] < min(0.03, early)
 
 
-def test_acceptance_of_rejection_is_z_over_the_bound(open_page, truth):
-    page = open_page("algorithms", "algorithm=rejection")
+def test_acceptance_of_rejection_is_z_over_the_bound(open_new_page, truth):
+    page = open_new_page("algorithms", "algorithm=rejection")
     page.value("while (advance());")
     expected = math.exp(truth.log_z.item() - truth.log_likelihood.max().item())
     rate = page.value("run.accepted / run.draws")

@@ -24,8 +24,8 @@ def world():
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_three_sums_are_the_elbo_of_the_enumeration(open_page, world, state):
-    page = open_page("identity", state)
+def test_three_sums_are_the_elbo_of_the_enumeration(open_new_page, world, state):
+    page = open_new_page("identity", state)
     numbers, beta = page.numbers(), page.value("page.state.beta")
     truth = Enumeration(world.model("sentiment", beta), world.prompts)
     log_guide = torch.tensor([float(v or 0) for v in numbers["log"]], dtype=torch.float64)[:, None]
@@ -40,8 +40,8 @@ def test_three_sums_are_the_elbo_of_the_enumeration(open_page, world, state):
     assert numbers["klPrior"] == pytest.approx(prior_kl, abs=1e-6)
 
 
-def test_best_of_n_is_the_target_of_the_library(open_page, world):
-    log = open_page("identity", "family=best-of-n&n=7").numbers()["log"]
+def test_best_of_n_is_the_target_of_the_library(open_new_page, world):
+    log = open_new_page("identity", "family=best-of-n&n=7").numbers()["log"]
     problem = Problem.of(world.model("sentiment", 0.3), world.prompts)
     expected = TARGETS["best-of-n"](problem, n=7)[:, 0]
     assert torch.allclose(torch.tensor(log, dtype=torch.float64), expected, rtol=0, atol=1e-6)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from experiments.explore.__main__ import MOST_BYTES, Explore, all_data, main
+from experiments.explore.__main__ import MOST_BYTES, WORLDS, Explore, main
 from experiments.explore.pages import PAGES, data_of, page_text
 from tests.experiments.explore.conftest import FOLDER
 
@@ -24,11 +24,6 @@ def numbers_of(value, place=""):
     return {place: value}
 
 
-@pytest.fixture(scope="module")
-def written():
-    return all_data()
-
-
 @pytest.mark.parametrize("name", PAGES)
 def test_committed_page_is_as_its_templates(name):
     text = committed(name)
@@ -37,14 +32,14 @@ def test_committed_page_is_as_its_templates(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
-def test_committed_numbers_are_those_of_the_library(name, written):
-    """Numbers of another processor differ in the last digits."""
-    data = json.loads(json.dumps(written[PAGES[name].world]))
+def test_committed_numbers_are_those_of_the_library(name):
+    """A prior trained on another processor has other roundings, 1e-5 nats where p0 is tiny."""
+    data = json.loads(json.dumps(WORLDS[PAGES[name].world]().data()))
     leaves, expected = numbers_of(data_of(committed(name))), numbers_of(data)
     assert leaves.keys() == expected.keys()
     for place, leaf in leaves.items():
         is_number = isinstance(leaf, int | float)
-        assert leaf == (pytest.approx(expected[place], abs=1e-6) if is_number else expected[place])
+        assert leaf == (pytest.approx(expected[place], abs=1e-4) if is_number else expected[place])
 
 
 @pytest.mark.slow

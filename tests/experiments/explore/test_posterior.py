@@ -11,10 +11,10 @@ from inference import Enumeration, entropy
 
 @pytest.mark.parametrize("reward", ["sentiment", "says-not"])
 @pytest.mark.parametrize("beta", [0.07, 0.45, 7.0])
-def test_numbers_are_those_of_the_enumeration(open_page, reward, beta):
+def test_numbers_are_those_of_the_enumeration(open_new_page, reward, beta):
     world = reviews()
     truth = Enumeration(world.model(reward, beta), world.prompts)
-    numbers = open_page("posterior", f"beta={beta}&reward={reward}").numbers()
+    numbers = open_new_page("posterior", f"beta={beta}&reward={reward}").numbers()
     log = torch.tensor(numbers["log"], dtype=torch.float64)
     assert torch.allclose(log, truth.log_posterior[:, 0], rtol=0, atol=1e-6)
     assert numbers["logZ"] == pytest.approx(truth.log_z.item(), abs=1e-6)

@@ -31,8 +31,10 @@ def mean_field(world, logits):
 
 @pytest.mark.parametrize("direction", ["reverse", "forward"])
 @pytest.mark.parametrize("steps", [3, 400])
-def test_distances_are_those_of_the_guide_of_the_library(open_page, world, truth, direction, steps):
-    page = open_page("two-kls")
+def test_distances_are_those_of_the_guide_of_the_library(
+    open_new_page, world, truth, direction, steps
+):
+    page = open_new_page("two-kls")
     page.value(f"restart(); run.playing = false; for (let i = 0; i < {steps}; i++) advance()")
     numbers = page.numbers()
     guide = mean_field(world, page.value(PARTS.format(direction)))
@@ -42,8 +44,8 @@ def test_distances_are_those_of_the_guide_of_the_library(open_page, world, truth
     assert numbers[f"{direction}Forward"] == pytest.approx(expected[1], abs=1e-6)
 
 
-def test_exact_gradient_is_that_of_the_elbo(open_page, world, truth):
-    page = open_page("two-kls")
+def test_exact_gradient_is_that_of_the_elbo(open_new_page, world, truth):
+    page = open_new_page("two-kls")
     page.value("restart(); run.playing = false; advance()")
     guide = mean_field(world, page.value(PARTS.format("reverse")))
     expected = truth.elbo_gradient(guide)["logits"][0]
@@ -73,9 +75,9 @@ def test_mean_of_the_noisy_gradient_is_the_exact_gradient(open_page):
         assert abs(one - three) < 4 * two + 1e-9
 
 
-def test_forward_fit_has_the_words_of_the_posterior(open_page, truth):
+def test_forward_fit_has_the_words_of_the_posterior(open_new_page, truth):
     """The optimum of KL(p* || q): the marginal of each word, of the second given no end."""
-    page = open_page("two-kls")
+    page = open_new_page("two-kls")
     page.value("finish()")
     logits = torch.tensor(page.value(PARTS.format("forward")), dtype=torch.float64)
     posterior, support = truth.log_posterior[:, 0].exp(), truth.support[:, 0]

@@ -26,8 +26,8 @@ def log_of(numbers, key):
 @pytest.mark.parametrize("target", NAMES)
 @pytest.mark.parametrize("beta", [0.15, 0.8, 4.0])
 @pytest.mark.parametrize("size", [10, 100])
-def test_target_is_that_of_the_library(open_page, world, target, beta, size):
-    numbers = open_page("wrong-target", f"target={target}&beta={beta}&size={size}").numbers()
+def test_target_is_that_of_the_library(open_new_page, world, target, beta, size):
+    numbers = open_new_page("wrong-target", f"target={target}&beta={beta}&size={size}").numbers()
     reward = world.posteriors[size]([f"the film was {t}".strip() for t in world.texts]).mean(0)
     problem = Problem(world.truth.log_prior, reward[:, None], beta)
     try:
@@ -40,9 +40,9 @@ def test_target_is_that_of_the_library(open_page, world, target, beta, size):
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_errors_and_rewards_are_those_of_the_enumeration(open_page, world, aggregation):
+def test_errors_and_rewards_are_those_of_the_enumeration(open_new_page, world, aggregation):
     beta, size = 0.45, SIZES[1]
-    numbers = open_page("wrong-target", f"aggregation={aggregation}&beta={beta}").numbers()
+    numbers = open_new_page("wrong-target", f"aggregation={aggregation}&beta={beta}").numbers()
     model = uncertain_model(world.prior, world.posteriors[size], aggregation, beta)
     proxy, gold = (
         Enumeration(program, world.prompts) for program in (model, world.model("gold", beta))
