@@ -112,7 +112,7 @@ class FitState:
         done = f"The fit had done {self.step} steps"
         try:
             self.save_once(folder)
-        except (OSError, CheckpointError) as other:
+        except (OSError, CheckpointError, RuntimeError) as other:
             error.add_note(f"{done}; the last could not be saved: {other}")
             return
         if folder is not None and self.saved_step:
