@@ -31,6 +31,7 @@ from inference.samplers.proposal import draw
 from model import Prompts, ResponseDistribution
 from model.common.checks import boolean, finite, instance, positive, whole_number
 from model.common.thread_lock import one_thread
+from model.prior.division import divided
 
 
 class SpentSampleError(ValueError):
@@ -224,6 +225,7 @@ class PriorSample:
 
 @torch.no_grad()
 @one_thread
+@divided()
 def sample_prior(
     model: Program,
     prompts: Prompts,

@@ -22,6 +22,7 @@ folder with arguments, metrics, guide, figures and `report.html`.
     python -m experiments.steer --sample importance --proposal runs/steer-20250101-120000/guide
     python -m experiments.steer --config runs/steer-20250101-120000/arguments.json --seed 1
     python -m experiments.steer --resume runs/steer-20250101-120000
+    torchrun --nproc-per-node 2 -m experiments.steer
 """
 
 import time
@@ -46,25 +47,36 @@ from experiments.steer.interrupted import Interrupted
 from experiments.steer.levels import Levels
 from experiments.steer.measurements import model_card, write_measurements
 from experiments.steer.posterior import build_model, draw_prior
+from experiments.steer.processes import Launch, first_speaks, joined
 from experiments.steer.prompts import RunPrompts, load_prompts
 from experiments.steer.report import Report, sample_texts
 from experiments.steer.resuming import check_inputs, old_folder, own_arguments, resume_command
 from experiments.steer.step_log import StepLog, new_trackers
 from guides import FineTuned, Guide, LoRA
 from guides.saved import save_guide, write_card
-from inference import OBJECTIVES, Fit, Program, fit, random_state
+from inference import OBJECTIVES, Fit, PriorSample, Program, fit, random_state
 from inference.svi.anneal import soften
 from model import AlignmentModel, LanguageModel, Prompts
+from model.common import ranks
 from model.prior.named_priors import load_prior
 
 
 def main(args: Steer) -> RunFolder:
     """Fit a guide to the posterior, and report the gap between them before and after the fit."""
+    with joined(args.device) as launch:
+        if launch.earlier is not None and args.resume is None:
+            args = replace(args, resume=launch.earlier, complete=False)
+        return run(args, launch)
+
+
+def run(args: Steer, launch: Launch) -> RunFolder:
+    """Run the script, together with the other processes if there are any."""
     args, inputs = prepare(args)
     prior, prompts = load(args)
     model = build_posterior(args, prior, prompts.measured)
     args = replace(args, beta=model.beta)
-    with open_folder(args, inputs) as folder, resume_hint(lambda: resume_command(folder, args)):
+    folders = launch.folder(lambda: open_folder(args, inputs))
+    with folders as folder, resume_hint(lambda: resume_command(folder, args)):
         print(f"run folder {folder.path}")
         if args.sample is None:
             train(args, model, prompts, folder)
@@ -82,13 +94,16 @@ def train(args: Steer, model: AlignmentModel, prompts: RunPrompts, folder: RunFo
     with random_state.isolated(args.seed + 1):
         prior_sample = draw_prior(target, model, measured, args.prior_draws)
         before = measure(model, target, guide, measured, prior_sample, args.samples)
-    with new_trackers(args.report_to, folder, is_resumed=args.resume is not None) as trackers:
+    names = args.report_to if ranks.is_first() else ()
+    with new_trackers(names, folder, is_resumed=args.resume is not None) as trackers:
         start, log = time.perf_counter(), StepLog(folder, trackers)
         so_far = (folder, args.title, model, guide, measured, prior_sample)
         with Interrupted(*so_far, before.diagnostics.elbo).reported():
             result = fit(target, guide, every, **fit_settings(args, folder), on_step=log)
         seconds = time.perf_counter() - start
-        save(args, guide, every, folder)
+        if ranks.is_first():
+            with ranks.alone():
+                save(args, guide, every, folder)
         with random_state.isolated(args.seed + 2):
             after = measure(model, target, guide, measured, prior_sample, args.samples)
             posterior = measure_posterior(model, measured, prior_sample)
@@ -97,11 +112,19 @@ def train(args: Steer, model: AlignmentModel, prompts: RunPrompts, folder: RunFo
                 "After, from the guide": sample_texts(model, guide, measured),
             }
         log.completions(samples)
-    numbers = (before, after, posterior)
     notes = [*prompts.notes, *fit_notes(result)]
-    report = Report(args.title, args.beta, *numbers, samples, seconds, notes)
+    report = Report(args.title, args.beta, before, after, posterior, samples, seconds, notes)
+    if ranks.is_first():
+        with ranks.alone():
+            write(args, every, folder, report, prior_sample)
+
+
+def write(
+    args: Steer, prompts: Prompts, folder: RunFolder, report: Report, prior_sample: PriorSample
+) -> None:
+    """Write measurements, model cards, figures and report."""
     write_measurements(folder, report)
-    write_cards(args, every, folder, report)
+    write_cards(args, prompts, folder, report)
     from experiments.steer.figures import write_figures  # matplotlib takes time to import
 
     levels = Levels.of_report(report)
@@ -119,6 +142,7 @@ def fit_settings(args: Steer, folder: RunFolder) -> dict[str, Any]:
         "prompts_per_step": args.num_per_step,
         "micro_batch": args.micro_batch,
         "checkpoint_activations": args.checkpoint_activations,
+        "divide": args.divide,
         "seed": args.seed,
         "checkpoint_folder": folder.checkpoints,
         "checkpoint_every": args.checkpoint_every,
@@ -206,4 +230,5 @@ def write_cards(
 
 
 if __name__ == "__main__":
-    run_script(main, Steer)
+    with first_speaks():
+        run_script(main, Steer)

@@ -128,6 +128,9 @@ class Steer(Arguments):
     step stays the same, its memory falls, and it takes a third longer. Default: all responses."""
     checkpoint_activations: Annotated[bool, TRAINED] = False
     """Compute the activations inside each layer again in the backward pass, to save memory."""
+    divide: Annotated[Literal["particles", "prompts"], TRAINED] = "particles"
+    """What the processes of `torchrun` divide in a step: the responses to each prompt, or the
+    prompts. The result is the same."""
     measured_prompts: types.Count | None = None
     """Number of prompts that are measured, or sampled by `--sample`, and over which budgets and
     moments are averaged: a random subset by the seed. Default: all prompts, of `--dataset` 8."""

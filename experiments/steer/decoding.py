@@ -19,6 +19,7 @@ from guides.guide import OtherGuideError
 from guides.saved import GUIDE_FILE
 from inference import SAMPLERS, Posterior, random_state, response_distribution
 from model import AlignmentModel, LanguageModel, Prompts
+from model.common import ranks
 from model.common.digests import DamagedFileError
 from model.networks.source import PretrainedError
 from model.prior.named_priors import load_prior
@@ -83,7 +84,9 @@ def sample_posterior(
             "From the posterior": scored_texts(model, prompts, posterior.resample(4)),
         }
         numbers = numbers_of(model, prompts, posterior, prior_response)
-        write_draws(folder.path / "draws.jsonl", model, prompts, posterior)
+        if ranks.is_first():
+            with ranks.alone():
+                write_draws(folder.path / "draws.jsonl", model, prompts, posterior)
     width = max(map(len, numbers))
     lines = [f"{name:{width}}  {value:.4g}" for name, value in numbers.items()]
     print("", f"{title} from {origin}", "", *samples_text(samples), *lines, sep="\n")

@@ -14,6 +14,7 @@ from experiments.steer.report import html_samples, html_table, sample_texts, sam
 from inference import Estimate, PriorSample, Program, random_state
 from inference.svi.metrics_file import read_metrics
 from model import AlignmentModel, Prompts
+from model.common import ranks
 
 WINDOW = 10
 """Number of steps behind a mean."""
@@ -64,7 +65,9 @@ class Interrupted:
             yield
         except KeyboardInterrupt:
             try:
-                self.write()
+                if ranks.is_first():
+                    with ranks.alone():  # the other ranks end
+                        self.write()
             except Exception as error:  # the interrupt counts, with its hint on how to resume
                 print(f"The report so far could not be written: {type(error).__name__}: {error}")
             raise

@@ -39,6 +39,7 @@ from inference.response_site import SameResponses, check_arguments
 from model import Prompts, ResponseDistribution
 from model.common.checks import instance, whole_number
 from model.common.thread_lock import one_thread
+from model.prior.division import divided
 
 ERRORS = 3  # number of standard errors by which no honest divergence is below 0
 DIVERGENCES = ("kl_guide_posterior", "kl_posterior_guide", "kl_posterior_prior")
@@ -168,6 +169,7 @@ class Diagnostics:
 
 @torch.no_grad()
 @one_thread
+@divided()
 def diagnose(
     model: Program,
     guide: Program,

@@ -29,6 +29,7 @@ from inference.samplers.suffix_move import suffix_move
 from model import Prompts, ResponseDistribution
 from model.common.checks import finite, whole_number
 from model.common.thread_lock import one_thread
+from model.prior.division import divided
 
 BLIND_STEP = 1.0  # nats that an impossible response loses in a step while none is possible
 BLIND_LIMIT = 20.0  # nats lost without a possible response, after which the sampler gives up
@@ -37,6 +38,7 @@ HALVINGS = 40
 
 @torch.no_grad()
 @one_thread
+@divided()
 def annealed_smc(
     model: Program,
     prompts: Prompts,

@@ -23,10 +23,12 @@ from inference.samplers.proposal import draw
 from model import Prompts
 from model.common.checks import whole_number
 from model.common.thread_lock import one_thread
+from model.prior.division import divided
 
 
 @torch.no_grad()
 @one_thread
+@divided()
 def best_of_n(
     model: Program,
     prompts: Prompts,

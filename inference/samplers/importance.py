@@ -14,9 +14,11 @@ from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.proposal import draw_and_weigh
 from model import Prompts
 from model.common.thread_lock import one_thread
+from model.prior.division import divided
 
 
 @one_thread
+@divided()
 def importance_sampling(
     model: Program,
     prompts: Prompts,

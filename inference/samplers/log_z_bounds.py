@@ -23,6 +23,7 @@ from inference.samplers.twist import Twist
 from model import Prompts
 from model.common.checks import first_index, instance
 from model.common.thread_lock import one_thread
+from model.prior.division import divided
 
 
 class LogZBounds(NamedTuple):
@@ -39,6 +40,7 @@ class LogZBounds(NamedTuple):
 
 @torch.no_grad()
 @one_thread
+@divided()
 def log_z_bounds(
     model: Program,
     prompts: Prompts,

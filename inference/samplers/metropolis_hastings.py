@@ -19,6 +19,7 @@ from inference.samplers.suffix_move import suffix_move
 from model import Prompts
 from model.common.checks import boolean, finite, function, whole_number
 from model.common.thread_lock import one_thread
+from model.prior.division import divided
 
 NUM_STARTS = 10  # number of times that an impossible start is drawn again
 
@@ -127,6 +128,7 @@ class ResponseKernel(MCMCKernel):
 
 @torch.no_grad()
 @one_thread
+@divided()
 def metropolis_hastings(
     model: Program,
     prompts: Prompts,

@@ -16,10 +16,12 @@ from inference.samplers.posterior import Posterior
 from inference.samplers.proposal import draw_and_weigh
 from model import AlignmentModel, Prompts
 from model.common.thread_lock import one_thread
+from model.prior.division import divided
 
 
 @torch.no_grad()
 @one_thread
+@divided()
 def rejection_sampling(
     model: Program,
     prompts: Prompts,

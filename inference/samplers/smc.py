@@ -32,11 +32,13 @@ from inference.samplers.twist import Twist
 from model import Prompts, ResponseDistribution
 from model.common.checks import finite, function, instance, whole_number
 from model.common.thread_lock import one_thread
+from model.prior.division import divided
 from model.prior.logits import sample_token, token_log_prob
 
 
 @torch.no_grad()
 @one_thread
+@divided()
 def sequential_monte_carlo(
     model: Program,
     prompts: Prompts,

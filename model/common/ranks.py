@@ -82,7 +82,7 @@ def failing_together() -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         all_of(f"{type(error).__name__}: {error}")
         raise
     failed = [f"rank {r} failed: {reason}" for r, reason in enumerate(all_of("")) if reason]

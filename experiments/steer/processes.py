@@ -1,0 +1,126 @@
+"""Processes of a run under `torchrun`: their group, the voice of the first, and restarts.
+
+    torchrun --nproc-per-node 2 -m experiments.steer
+    torchrun --nproc-per-node 2 --max-restarts 3 -m experiments.steer
+
+All ranks run the script alike and divide draws, scores and rewards. The first rank prints and
+writes. A restart by `torchrun` goes on in the run folder of the attempt before.
+"""
+
+import io
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    redirect_stderr,
+    redirect_stdout,
+)
+from pathlib import Path
+
+import torch
+
+from experiments.shared.run_folder import RunFolder
+from model.common import ranks
+from model.prior.division import divided
+
+FOLDER = "run folder"  # key of the run folder in the store of torchrun
+
+
+class Launch:
+    """The launch of a script, which outlives a restart of its processes.
+
+    Attributes:
+        earlier: run folder of the attempt before; None in the first attempt.
+    """
+
+    def __init__(self, store: torch.distributed.Store | None = None) -> None:
+        self._store = store
+        known = store is not None and store.check([FOLDER])
+        self.earlier = Path(store.get(FOLDER).decode()) if store is not None and known else None
+
+    @contextmanager
+    def folder(
+        self, open_folder: Callable[[], AbstractContextManager[RunFolder]]
+    ) -> Iterator[RunFolder]:
+        """The run folder, which the first rank opens, and the others use as well."""
+        with ExitStack() as stack:
+            path = None
+            with ranks.failing_together():
+                if ranks.is_first():
+                    path = stack.enter_context(open_folder()).path
+                    if self._store is not None:
+                        self._store.set(FOLDER, str(path))
+            yield RunFolder(ranks.of_first(path))
+
+
+@contextmanager
+def joined(device: str | None) -> Iterator[Launch]:
+    """Join the other processes of `torchrun`, and divide the work with them.
+
+    Without `torchrun` there is one process and nothing to divide.
+
+    Args:
+        device: device of the networks; each process has a GPU of its own, unless this is the CPU.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        yield Launch()
+        return
+    if torch.cuda.is_available() and device != "cpu":
+        _take_gpu()
+    store = _join()
+    with divided():
+        yield Launch(store)
+    torch.distributed.destroy_process_group()  # after an error the others may be gone
+
+
+@contextmanager
+def first_speaks() -> Iterator[None]:
+    """Print nothing on other ranks; `torchrun` prints the error of the rank that failed first."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        yield
+        return
+    words = io.StringIO()
+    warnings.simplefilter("ignore")
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(words):
+            yield
+    except BaseException as error:
+        if getattr(error, "code", 1):
+            from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+            said = words.getvalue().strip()
+            get_error_handler().record_exception(RuntimeError(said) if said else error)
+        raise
+
+
+def _take_gpu() -> None:
+    """Choose the GPU of this process by its number on the machine."""
+    number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= count:
+        raise SystemExit(
+            f"--nproc-per-node is more than {number}, and this machine has {count} GPUs: start at "
+            "most one process for each GPU, or add --device cpu"
+        )
+    torch.cuda.set_device(number)
+
+
+def _join() -> torch.distributed.Store | None:
+    """Initialise the process group: NCCL on GPUs, gloo on the CPU. Returns the launch's store.
+
+    The store of `torchrun` still has the addresses of the attempt before, so that each attempt has
+    a prefix of its own.
+    """
+    environment = os.environ
+    if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        torch.distributed.init_process_group()
+        return None
+    port, size = int(environment["MASTER_PORT"]), int(environment["WORLD_SIZE"])
+    whole = torch.distributed.TCPStore(environment["MASTER_ADDR"], port, is_master=False)
+    attempt = f"attempt {environment.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    store = torch.distributed.PrefixStore(attempt, whole)
+    own = int(environment["RANK"])
+    torch.distributed.init_process_group(store=store, rank=own, world_size=size)
+    return torch.distributed.PrefixStore("launch", whole)
