@@ -129,7 +129,7 @@ class Steer(Arguments):
     checkpoint_activations: Annotated[bool, TRAINED] = False
     """Compute the activations inside each layer again in the backward pass, to save memory."""
     divide: Annotated[Literal["particles", "prompts"], TRAINED] = "particles"
-    """What the processes of `torchrun` divide in a step: the responses to each prompt, or the
+    """Axis of a step that the processes of `torchrun` divide: the responses to each prompt, or the
     prompts. The result is the same."""
     measured_prompts: types.Count | None = None
     """Number of prompts that are measured, or sampled by `--sample`, and over which budgets and

@@ -82,17 +82,17 @@ def first_speaks() -> Iterator[None]:
     if int(os.environ.get("RANK", "0")) == 0:
         yield
         return
-    words = io.StringIO()
+    errors = io.StringIO()
     warnings.simplefilter("ignore")
     try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(words):
+        with redirect_stdout(io.StringIO()), redirect_stderr(errors):
             yield
     except BaseException as error:
         if getattr(error, "code", 1):
             from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-            said = words.getvalue().strip()
-            get_error_handler().record_exception(RuntimeError(said) if said else error)
+            message = errors.getvalue().strip()
+            get_error_handler().record_exception(RuntimeError(message) if message else error)
         raise
 
 
