@@ -27,26 +27,29 @@ function normalised(levels, logRatio) {
   return logRatio.map((value) => value - logZ);
 }
 
-/** width p0/(Lambda - r): bisection of log(Lambda - max r) between the ends of the library. */
+/**
+ * width p0/(Lambda - r), with d = Lambda - max r such that the sum is 1.
+ *
+ * Newton's method on 1/sum(p0/(d + gap)) = width: that function of d is concave and rises, so that
+ * the steps from the left never pass the root.
+ */
 function forwardKl(levels, width) {
   const top = levels.reward.length - 1;
-  const gaps = levels.reward.map((value) => levels.reward[top] - value);
-  const logWidth = Math.log(width);
-  let low = levels.log[top] + logWidth;
-  let high = logWidth;
-  const total = (place) => {
-    const distance = Math.exp(place);
-    let sum = 0;
-    for (let l = 0; l < gaps.length; l++) sum += Math.exp(levels.log[l]) / (distance + gaps[l]);
-    return width * sum;
-  };
-  for (let n = 0; n < 60 && high - low > 1e-14; n++) {
-    const middle = (low + high) / 2;
-    if (total(middle) > 1) low = middle;
-    else high = middle;
+  levels.mass ??= levels.log.map(Math.exp);
+  levels.gaps ??= levels.reward.map((value) => levels.reward[top] - value);
+  let distance = levels.mass[top] * width;
+  for (let n = 0; n < 100; n++) {
+    let [first, second] = [0, 0];
+    for (let l = 0; l <= top; l++) {
+      const share = levels.mass[l] / (distance + levels.gaps[l]);
+      first += share;
+      second += share / (distance + levels.gaps[l]);
+    }
+    const move = ((width - 1 / first) * first * first) / second;
+    distance += move;
+    if (Math.abs(move) < 1e-15 * distance) break;
   }
-  const distance = Math.exp((low + high) / 2);
-  return gaps.map((gap) => logWidth - Math.log(distance + gap));
+  return levels.gaps.map((gap) => Math.log(width) - Math.log(distance + gap));
 }
 
 /** The largest width = beta sd_q r of a family of widths; null if there is none. */
@@ -136,34 +139,48 @@ const logMeanField = (words) =>
   TOKENS.map((tokens) => tokens.reduce((sum, token, t) => sum + words[t][token], 0));
 
 /** Coordinate ascent: each position in turn has its optimum given the others. */
-function meanFieldOf(logTarget, start, sweeps = 25) {
-  let words = Array.from({ length: LENGTH }, (_, t) => {
+function meanFieldOf(logTarget, start, sweeps = 60) {
+  const words = Array.from({ length: LENGTH }, (_, t) => {
     const mass = new Array(NUM_WORDS).fill(1e-9);
     TOKENS.forEach((tokens, i) => {
       if (tokens.length > t) mass[tokens[t]] += Math.exp(start[i]);
     });
     return logSoftmax(mass.map(Math.log));
   });
-  for (let sweep = 0; sweep < sweeps; sweep++)
+  const probs = words.map((logs) => logs.map(Math.exp));
+  for (let sweep = 0; sweep < sweeps; sweep++) {
+    let change = 0;
     for (let t = 0; t < LENGTH; t++) {
-      const score = new Array(NUM_WORDS).fill(0);
-      let alive = 0;
-      const weights = TOKENS.map((tokens, i) => {
-        if (tokens.length <= t) return 0;
-        let [others, rest] = [0, logTarget[i]];
-        tokens.forEach((token, s) => {
-          if (s === t) return;
-          others += words[s][token];
-          rest -= words[s][token];
-        });
-        const weight = Math.exp(others);
-        alive += weight;
-        if (weight > 0) score[tokens[t]] += weight * rest;
-        return weight;
-      });
-      const perWord = new Array(NUM_WORDS).fill(0);
-      TOKENS.forEach((tokens, i) => (perWord[tokens[t]] += tokens.length > t ? weights[i] : 0));
-      if (alive > 0) words[t] = logSoftmax(score.map((value, id) => value / perWord[id]));
+      const logs = logSoftmax(bestWords(logTarget, words, probs, t));
+      for (let id = 0; id < NUM_WORDS; id++) {
+        const prob = Math.exp(logs[id]);
+        change = Math.max(change, Math.abs(prob - probs[t][id]));
+        probs[t][id] = prob;
+      }
+      words[t] = logs;
     }
+    if (change < 1e-10) break;
+  }
   return logMeanField(words);
+}
+
+/** Logits of position t: the mean of log target - log q of the other positions, given the word. */
+function bestWords(logTarget, words, probs, t) {
+  const score = new Array(NUM_WORDS).fill(0);
+  const mass = new Array(NUM_WORDS).fill(0);
+  for (let i = 0; i < TOKENS.length; i++) {
+    const tokens = TOKENS[i];
+    if (tokens.length <= t) continue;
+    let weight = 1;
+    let rest = logTarget[i];
+    for (let s = 0; s < tokens.length; s++) {
+      if (s === t) continue;
+      weight *= probs[s][tokens[s]];
+      rest -= words[s][tokens[s]];
+    }
+    if (weight === 0) continue;
+    mass[tokens[t]] += weight;
+    score[tokens[t]] += weight * rest;
+  }
+  return score.map((value, id) => (mass[id] > 0 ? value / mass[id] : -Infinity));
 }

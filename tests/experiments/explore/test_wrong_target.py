@@ -99,7 +99,7 @@ def test_frame_with_the_most_work_is_short(open_page):
     for number in range(20):
         page.set("beta", 0.8 + 0.01 * number)
     frames = sorted(page.value("page.frames"))
-    assert frames[len(frames) // 2] < 40
+    assert frames[len(frames) // 2] < 16
 
 
 def test_menus_show_their_sliders_and_the_table_marks_the_trainer(open_page):
