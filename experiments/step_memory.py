@@ -12,11 +12,8 @@ and Python included, in MB, and CPU seconds of the second step.
         --particles 32 --micro-batches 4
 """
 
-import resource
-import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -27,6 +24,7 @@ from experiments.shared.tables import text_table
 from experiments.shared.workers import run_all
 from guides import LoRA
 from inference import LeaveOneOut_ELBO, fit
+from inference.diagnostics.memory import forget_peak, peak_memory
 from inference.svi.step import Metrics
 from model import AlignmentModel, LanguageModel, Prompts
 from model.networks.placement import named_dtype
@@ -110,23 +108,6 @@ def forbid_end(prior: LanguageModel) -> None:
 def reward(prompts: Prompts, response: torch.Tensor) -> torch.Tensor:
     """Different for most responses."""
     return (response % 7).double().mean(-1)
-
-
-def forget_peak() -> None:
-    """Forget the peak so far, that of loading, where the system can."""
-    file = Path("/proc/self/clear_refs")
-    if file.exists():
-        file.write_text("5")
-
-
-def peak_memory() -> float:
-    """Peak of the resident memory of this process, MB."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-        return int(line.split()[1]) / 1000
-    unit = 1e6 if sys.platform == "darwin" else 1e3
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 if __name__ == "__main__":

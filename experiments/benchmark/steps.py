@@ -45,6 +45,13 @@ class Benchmark(Arguments):
     """Reward per nat."""
     learning_rate: Rate = 1e-5
     """Learning rate of Adam, so low that the job stays the same from step to step."""
+    start_ups: Annotated[int, count(0)] = 5
+    """Number of timed starts of Python processes; 0 for none."""
+    smollm2: tuple[Count, ...] = ()
+    """Numbers of tokens of a response for which a step with SmolLM2-135M is measured too, after
+    `make smollm2`."""
+    smollm2_rounds: Count = 3
+    """Number of timed steps of each implementation with SmolLM2-135M."""
     threads: Threads = 1
     """Number of CPU threads."""
     seed: Seed = 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 
 from experiments.benchmark.steps import Benchmark, reward
 from inference.diagnostics.timing import Seconds, Step, now, since, take_turns
@@ -38,6 +38,30 @@ def take_turns_with_trl(
     steps: dict[str, Step], rounds: int, args: Benchmark
 ) -> dict[str, list[Seconds]]:
     """Time each step, and a step of TRL's trainer, in each round."""
+    with tempfile.TemporaryDirectory() as folder:
+        args.network().save_pretrained(folder)
+        prompt = (args.prompt, args.prompt_tokens)
+        return time_trl(steps, rounds, args, prompt, args.tokenizer(), model=folder)
+
+
+def time_trl(
+    steps: dict[str, Step],
+    rounds: int,
+    args: Benchmark,
+    prompt: tuple[str, int],
+    tokenizer: PreTrainedTokenizerBase,
+    **job: Any,
+) -> dict[str, list[Seconds]]:
+    """Time steps of TRL's trainer, and other steps in between.
+
+    Args:
+        steps: the other steps, by name.
+        rounds: number of steps of each.
+        args: settings of the job.
+        prompt: text of the prompt, and its number of tokens.
+        tokenizer: the tokenizer, whose end ends a response.
+        job: model and adapters, as `RLOOTrainer` takes them.
+    """
     from datasets import Dataset
     from trl import RLOOConfig, RLOOTrainer
 
@@ -45,21 +69,21 @@ def take_turns_with_trl(
         return reward(torch.tensor(completion_ids)).tolist()
 
     turns = Turns(steps)
+    text, num_prompt_tokens = prompt
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # TRL's use of transformers
-        args.network().save_pretrained(folder)
         trainer = RLOOTrainer(
-            model=folder,
             reward_funcs=trl_reward,
             args=RLOOConfig(output_dir=folder, max_steps=rounds, **settings(args)),
-            train_dataset=Dataset.from_dict({"prompt": [args.prompt] * rounds}),
-            processing_class=args.tokenizer(),
+            train_dataset=Dataset.from_dict({"prompt": [text] * rounds}),
+            processing_class=tokenizer,
             callbacks=[turns],
+            **job,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     num_tokens = trainer.state.num_input_tokens_seen
-    expected = rounds * args.sequences * (args.prompt_tokens + args.tokens)
+    expected = rounds * args.sequences * (num_prompt_tokens + args.tokens)
     if num_tokens != expected:
         raise RuntimeError(f"TRL saw {num_tokens} tokens, expected {expected}: it did another job")
     return turns.times

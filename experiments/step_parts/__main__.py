@@ -28,8 +28,9 @@ from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.refusals import FAULTS, blamed
 from experiments.shared.tables import text_table
 from experiments.shared.training import build_guide
-from experiments.step_parts.parts import STEP, SUM, Parts, new_step, peak_memory, time_parts
+from experiments.step_parts.parts import STEP, SUM, Parts, new_step, time_parts
 from guides import GUIDES
+from inference.diagnostics.memory import peak_memory
 from inference.diagnostics.timing import medians, ratio
 from model.prior.named_priors import load_prior
 
@@ -76,9 +77,9 @@ def main(args: StepParts) -> dict[str, float]:
         prompts = prior.encode(args.prompts)
     guide = build_guide(args.guide, {}, prior, prompts)
     step, lengths = new_step(prior, guide, prompts, args.beta, args.particles)
-    loaded = peak_memory()
+    loaded = peak_memory() / 1000
     step()
-    stepped = peak_memory()  # before the parts, which take more
+    stepped = peak_memory() / 1000  # before the parts, which take more
     parts = Parts(prior, guide, prompts, args.particles)
     times, num_decoded = time_parts(step, lengths, parts, args.warm_up, args.rounds)
     ratios = {clock: ratio(times[STEP], times[SUM], i) for i, clock in enumerate(CLOCKS)}

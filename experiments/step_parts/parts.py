@@ -1,8 +1,6 @@
 """A step of SVI, and its parts, written by hand with torch and transformers; the time of both."""
 
-import resource
 import statistics
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -127,9 +125,3 @@ def with_sum(times: dict[str, list[Seconds]]) -> dict[str, list[Seconds]]:
     rounds = zip(*parts.values(), strict=True)
     total = [(sum(cpu), sum(wall)) for cpu, wall in (zip(*one, strict=True) for one in rounds)]
     return parts | {SUM: total, STEP: times[STEP]}
-
-
-def peak_memory() -> float:
-    """Peak memory of this process so far, GB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
