@@ -13,6 +13,7 @@ def shard(
     guide: nn.Module,
     prior: LanguageModel | None = None,
     *,
+    gather_draws: bool = False,
     device: torch.device | str | None = None,
 ) -> None:
     """Shard the networks of a guide in place over all ranks, and the prior's if it is passed.
@@ -30,6 +31,8 @@ def shard(
     Args:
         guide: a guide, the same on every rank, before its first fit.
         prior: the prior, to shard it too.
+        gather_draws: True to gather a network once for a draw, and not once for each token. For
+            networks that fit into the memory of a device, next to the keys and values of the draw.
         device: device of the shards; default, the device of the guide's parameters. A model larger
             than one device is on the CPU before.
 
@@ -58,6 +61,6 @@ def shard(
     place = models[0].device if device is None else named_device(device)
     shard_networks([part.network for part in models], whole_tensors, device=place)
     for part in models:
-        part.in_step = True
+        part.in_step, part.gathers_draws = True, gather_draws
     for module in modules:
         move(module, place)

@@ -216,6 +216,27 @@ def move(module: nn.Module, device: torch.device) -> None:
 
 
 @contextmanager
+def gathered_once(decoder: Any) -> Iterator[None]:
+    """Context in which a layer stays gathered after its first pass, for a decoder that asks for it.
+
+    A draw of T tokens then gathers the network once in place of T times.
+    """
+    owner = decoder if hasattr(decoder, "network") else getattr(decoder, "prior", None)
+    if not getattr(owner, "gathers_draws", False):
+        yield
+        return
+    network: Any = getattr(owner, "network", None)
+    network.set_reshard_after_forward(False)
+    try:
+        yield
+    finally:
+        network.set_reshard_after_forward(True)
+        for module in network.modules():
+            if class_of(module) is not type(module):
+                module.reshard()
+
+
+@contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
     """Context in which the first rank has a module whole, on the CPU, to save it.
 

@@ -75,9 +75,10 @@ class CachedDecoder(nn.Module):
         context: most tokens, of prompt and response, that the network reads; None without a limit.
         splits_head: see `SplitsHead`; False for networks whose own code cannot be divided.
         in_step: True if the network is sharded, so that all ranks run the same passes.
+        gathers_draws: True if a sharded network is gathered once for a draw.
     """
 
-    in_step = False
+    in_step = gathers_draws = False
 
     def __init__(self, network: "transformers.PreTrainedModel", max_new_tokens: int) -> None:
         super().__init__()

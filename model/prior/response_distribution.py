@@ -18,6 +18,7 @@ from torch.distributions import constraints
 from model.common.provenance import through
 from model.common.sharded_tensors import in_step, is_sharded
 from model.common.thread_lock import one_thread
+from model.networks.shards import gathered_once
 from model.prior.chunks import chunks, groups
 from model.prior.decode import Decode, Prefix
 from model.prior.decoder import Decoder, SplitsHead
@@ -184,13 +185,14 @@ class ResponseDistribution(TorchDistribution):
 
     def _run(self, decode: Decode, rows: Tensor, places: Tensor) -> None:
         """Draw the responses at `places` `[B']` of a decode, to the prompts at `rows` `[B']`."""
-        for chunk, part in self._parts(rows, [self.event_shape[0]] * len(rows)):
-            first, state = part._read_prompts()
-            active = places if chunk is None else places[chunk]
-            if getattr(self.decoder, "compile_decode", False):
-                decode.run_compiled(first, state, part._rows, active)
-            else:
-                decode.run(first[part._rows], state.select(part._rows), active)
+        with gathered_once(self.decoder):
+            for chunk, part in self._parts(rows, [self.event_shape[0]] * len(rows)):
+                first, state = part._read_prompts()
+                active = places if chunk is None else places[chunk]
+                if getattr(self.decoder, "compile_decode", False):
+                    decode.run_compiled(first, state, part._rows, active)
+                else:
+                    decode.run(first[part._rows], state.select(part._rows), active)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(response), nats, `[..., N]` for `[..., N, T]`; -inf if a row is no response."""

@@ -2,10 +2,11 @@
 
 import copy
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from guides import GUIDES, Guide
 from guides.shards import shard
@@ -21,6 +22,7 @@ from tests.model.tiny import PROMPTS, tiny
 FAMILIES = {"fine-tuned": {}, "lora": {"rank": 2}, "soft-prompt": {"num_virtual_tokens": 2}}
 NETWORKS = {"gpt2": torch.float64, "llama": torch.float32}
 """Networks with one matrix for first and last layer, and with two; and their types."""
+GATHER = distributed.all_gather_single
 TOLERANCES = {"gpt2": 1e-9, "llama": 1e-4}
 
 
@@ -38,13 +40,19 @@ def world(name: str, network: str) -> tuple[LanguageModel, AlignmentModel, Guide
 
 
 def trained(
-    name: str, network: str, folder: Path, *, sharded: bool, **options: object
+    name: str,
+    network: str,
+    folder: Path,
+    *,
+    sharded: bool,
+    gather_draws: bool = False,
+    **options: object,
 ) -> tuple[dict[str, Tensor], list[float]]:
     """Parameters and ELBOs of two steps in a fit; the guide is saved in the folder."""
     prior, model, guide, prompts = world(name, network)
     if sharded:
         total = sum(p.numel() for p in prior.parameters())
-        shard(guide, prior)
+        shard(guide, prior, gather_draws=gather_draws)
         own = sum(local(p).numel() for p in prior.parameters())
         assert own < 0.6 * total  # on two ranks; some vectors are whole
     settings = {"num_steps": 2, "objective": LeaveOneOut_ELBO(num_particles=4)} | options
@@ -58,13 +66,14 @@ def trained(
 
 
 def every_way(name: str, network: str, folder: Path, *, sharded: bool) -> list:
-    """A plain fit; then chunks of logits, micro-batches, checkpoints of layers, a clipped norm."""
+    """A plain fit; then all that saves memory or time, and a clipped norm."""
     results = [trained(name, network, folder / "plain", sharded=sharded)]
     before, small = logits.CHUNK, 16
     logits.CHUNK = response_distribution.CHUNK = small
     try:
         clipped = FusedOptimizer(torch.optim.Adam, {"lr": 0.01}, clip_norm=0.1)
         options = {"micro_batch": 3, "checkpoint_activations": True, "optimizer": clipped}
+        options["gather_draws"] = True
         results.append(trained(name, network, folder / "frugal", sharded=sharded, **options))
     finally:
         logits.CHUNK = response_distribution.CHUNK = before
@@ -109,6 +118,22 @@ def test_a_checkpoint_is_resumed_with_and_without_shards(group, tmp_path):
     assert two[1] == pytest.approx(one[1], rel=1e-9)
     for key, value in one[0].items():
         torch.testing.assert_close(two[0][key], value, rtol=1e-9, atol=1e-9)
+
+
+def num_gathers(*, gather_draws: bool) -> int:
+    """Number of layers and matrices gathered in a draw of responses of six tokens."""
+    _, _, guide, prompts = world("lora", "llama")
+    shard(guide, gather_draws=gather_draws)
+    with patch.object(distributed, "all_gather_single", wraps=GATHER) as gather:
+        response = guide.distribution(prompts).sample((32,))
+    assert guide.language_model.space.is_token(response)[..., -1].any()
+    return gather.call_count
+
+
+def test_a_draw_gathers_the_network_once(group):
+    """Two layers, embeddings and output layer; once, or for each of six passes."""
+    assert group.run(num_gathers, gather_draws=True) == [4, 4]
+    assert group.run(num_gathers, gather_draws=False) == [24, 24]
 
 
 def uneven(name: str) -> None:

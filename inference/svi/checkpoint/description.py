@@ -43,7 +43,7 @@ DIGITS = 9
 MANY = 200  # number of items above which a container is one leaf
 STATE = {"_known", "_applied", "_cache", "training"}
 """Attributes of the project's own objects without effect on the result."""
-SPEED = {"in_step", "batch_size", "cache_size", "max_cached", "splits_head"}
+SPEED = {"in_step", "gathers_draws", "batch_size", "cache_size", "max_cached", "splits_head"}
 """Attributes that change the cost of an object alone."""
 UNSTABLE = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 """Settings of a network that depend on the place it was loaded from."""
