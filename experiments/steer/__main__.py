@@ -26,7 +26,7 @@ folder with arguments, metrics, guide, figures and `report.html`.
 """
 
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -45,6 +45,7 @@ from experiments.steer.expectations import measure, measure_posterior
 from experiments.steer.inputs import Input, digests_of, inputs_of
 from experiments.steer.interrupted import Interrupted
 from experiments.steer.levels import Levels
+from experiments.steer.live.page import LivePage
 from experiments.steer.measurements import model_card, write_measurements
 from experiments.steer.posterior import build_model, draw_prior
 from experiments.steer.processes import Launch, first_speaks, joined
@@ -94,14 +95,17 @@ def train(args: Steer, model: AlignmentModel, prompts: RunPrompts, folder: RunFo
     with random_state.isolated(args.seed + 1):
         prior_sample = draw_prior(target, model, measured, args.prior_draws)
         before = measure(model, target, guide, measured, prior_sample, args.samples)
-    names = args.report_to if ranks.is_first() else ()
+    is_first = ranks.is_first()
+    names = args.report_to if is_first else ()
     with new_trackers(names, folder, is_resumed=args.resume is not None) as trackers:
-        start, log = time.perf_counter(), StepLog(folder, trackers)
-        so_far = (folder, args.title, model, guide, measured, prior_sample)
-        with Interrupted(*so_far, before.diagnostics.elbo).reported():
+        start, elbo = time.perf_counter(), before.diagnostics.elbo
+        so_far = (folder, args.title, model, guide, measured, prior_sample, elbo)
+        page = LivePage(*so_far, args.fit_budget) if args.watch and is_first else None
+        log = StepLog(folder, trackers, page)
+        with Interrupted(*so_far).reported(), page or nullcontext():
             result = fit(target, guide, every, **fit_settings(args, folder), on_step=log)
         seconds = time.perf_counter() - start
-        if ranks.is_first():
+        if is_first:
             with ranks.alone():
                 save(args, guide, every, folder)
         with random_state.isolated(args.seed + 2):
@@ -114,7 +118,7 @@ def train(args: Steer, model: AlignmentModel, prompts: RunPrompts, folder: RunFo
         log.completions(samples)
     notes = [*prompts.notes, *fit_notes(result)]
     report = Report(args.title, args.beta, before, after, posterior, samples, seconds, notes)
-    if ranks.is_first():
+    if is_first:
         with ranks.alone():
             write(args, every, folder, report, prior_sample)
 

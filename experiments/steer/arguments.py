@@ -184,6 +184,9 @@ class Steer(Arguments):
     report_to: Annotated[
         tuple[TrackerName, ...], TRAINED, TRACKED, tyro.conf.arg(help=TRACKER_HELP)
     ] = ()
+    watch: Annotated[bool, TRAINED] = False
+    """Also write RUN/live.html, a page that follows the fit: ELBO against log Z, reward against KL,
+    responses, time left. Open the page in a browser; no server is needed."""
     merge: bool = False
     """Also write RUN/merged, prior and adapter of `--guide lora` as one network in Hugging Face
     format."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.shared.run_folder import RunFolder
+from experiments.steer.live.page import LivePage
 from experiments.steer.report import Sample
 from inference.svi.step import Metrics
 from inference.svi.trackers import Trackers
@@ -26,10 +27,11 @@ class StepLog:
     Args:
         folder: run folder, whose `metrics.jsonl` gets a line for each step.
         trackers: trackers, which get the same records.
+        page: live view, which gets the metrics; None without.
     """
 
-    def __init__(self, folder: RunFolder, trackers: Trackers) -> None:
-        self.folder, self.trackers = folder, trackers
+    def __init__(self, folder: RunFolder, trackers: Trackers, page: LivePage | None) -> None:
+        self.folder, self.trackers, self.page = folder, trackers, page
         self._last = time.perf_counter()
 
     def __call__(self, metrics: Metrics) -> None:
@@ -39,6 +41,8 @@ class StepLog:
         self._last = now
         self.folder.append_metrics(record)
         self.trackers(record)
+        if self.page is not None:
+            self.page(metrics)
 
     def completions(self, samples: Mapping[str, Sequence[Sample]]) -> None:
         """Pass on the table of completions to the trackers."""

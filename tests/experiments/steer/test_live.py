@@ -1,0 +1,134 @@
+"""The live view follows a fit, changes nothing, and is never in the way."""
+
+import json
+import math
+import signal
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from experiments.shared.run_folder import RunFolder
+from experiments.steer.__main__ import main
+from experiments.steer.arguments import Steer
+from experiments.steer.live import page
+from experiments.steer.live.page import LivePage
+from guides import FineTuned
+from inference import Estimate, sample_prior
+from inference.svi.metrics_file import read_metrics
+from model import AlignmentModel
+from model.common import files
+from model.rewards.tokens import TokenReward
+
+SHORT = Steer(
+    steps=5, particles=4, samples=8, prior_draws=40, threads=1, max_new_tokens=3, guide="n-gram"
+)
+
+
+def version_of(folder):
+    text = (folder.path / "live.js").read_text()
+    return json.loads(text.removeprefix("show(").strip().removesuffix(")"))
+
+
+def untimed(folder):
+    return [record | {"step_time": 0} for record in read_metrics(folder.metrics)]
+
+
+@pytest.fixture
+def model(prior):
+    return AlignmentModel(prior, TokenReward(reward_of, prior), beta=0.5)
+
+
+def reward_of(response, is_word):
+    """Different for most responses."""
+    return (response * is_word).sum(-1).double() / 10
+
+
+@pytest.fixture
+def each_step(monkeypatch):
+    """A version of the page, and samples, at each step."""
+    monkeypatch.setattr(page, "PERIOD", 0.0)
+    monkeypatch.setattr(page, "SHARE", math.inf)
+
+
+@pytest.mark.usefixtures("each_step")
+def test_a_watched_run_is_the_same_run(tmp_path):
+    alone, watched = (main(replace(SHORT, out=tmp_path, watch=watch)) for watch in (False, True))
+    assert not (alone.path / "live.html").exists()
+    assert untimed(watched) == untimed(alone)
+    measured = [
+        json.loads(run.measurements.read_text()) | {"seconds": 0} for run in (alone, watched)
+    ]
+    assert measured[0] == measured[1]
+    version, metrics = version_of(watched), read_metrics(watched.metrics)
+    assert version["state"] == "finished"
+    assert version["step"] == 5
+    assert version["left"] == 0.0
+    for name in ("step", "elbo", "kl", "reward"):
+        assert version["curves"][name] == [record[name] for record in metrics]
+    assert len(version["samples"]) == 4  # two to each of two prompts
+    assert all(text.startswith("The ") for text, _ in version["samples"])
+
+
+def test_the_frontier_is_that_of_the_posteriors(model, prompts):
+    sample = sample_prior(model, prompts, 820)
+    *points, own = page.frontier(sample, model)
+    kl, mean = sample.frontier([1.0])[0]
+    assert own == (kl, model.beta * mean, True)
+    assert all(one[0] < other[0] for one, other in pairwise(points))
+
+
+def test_an_interrupted_run_says_so(tmp_path, monkeypatch):
+    append = RunFolder.append_metrics
+
+    def append_and_interrupt(folder, record):
+        append(folder, record)
+        if record["step"] == 3:
+            raise KeyboardInterrupt(signal.SIGINT)
+
+    monkeypatch.setattr(RunFolder, "append_metrics", append_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        main(replace(SHORT, out=tmp_path, watch=True))
+    [path] = tmp_path.iterdir()
+    assert version_of(RunFolder(path))["state"] == "interrupted"
+
+
+@pytest.fixture
+def live(model, prompts, tmp_path):
+    """A page of 1,000 steps without samples."""
+    sample = sample_prior(model, prompts, 40)
+    arguments = ("A <run>", model, FineTuned(model.prior), prompts, sample, Estimate(0.5, 0.1))
+    return LivePage(RunFolder(tmp_path), *arguments, {"num_steps": 1000})
+
+
+def test_a_long_run_keeps_few_points_of_the_whole_run(live, tmp_path):
+    for step in range(1, 1001):
+        live({"step": step, "num_responses": 4 * step, "elbo": math.nan, "kl": 0.1 * step})
+    live.__exit__(None)
+    version = version_of(RunFolder(tmp_path))
+    steps = version["curves"]["step"]
+    assert 200 <= len(steps) <= 400
+    assert steps == list(range(steps[0], 1001, steps[1] - steps[0]))
+    assert version["curves"]["elbo"] == [None] * len(steps)
+    assert version["curves"]["reward"] == [None] * len(steps)
+
+
+def test_the_page_stands_alone_and_its_title_is_text(live, tmp_path):
+    text = (tmp_path / "live.html").read_text()
+    assert "<title>A &lt;run&gt;</title>" in text
+    assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
+    assert "<!--" not in text.removeprefix("<!doctype html>")
+
+
+@pytest.mark.usefixtures("each_step")
+def test_a_full_disk_warns_once_and_the_fit_goes_on(tmp_path, monkeypatch):
+    def full(path, content):
+        if path.name.startswith("live"):
+            raise OSError("No space left on device")
+        files.write_atomically(path, content)
+
+    monkeypatch.setattr(page, "write_atomically", full)
+    with pytest.warns(UserWarning, match="live view is not written: No space left") as caught:
+        folder = main(replace(SHORT, out=tmp_path, watch=True))
+    assert sum("live view" in str(warning.message) for warning in caught) == 1
+    assert folder.report.is_file()
