@@ -44,7 +44,8 @@ class TrainerTargets(ClaimArguments):
     steps: Count = 400
     """Number of steps of each trainer."""
     particles: Annotated[int, count(4)] = 64
-    """Number of responses in a step, or of pairs in a step of DPO."""
+    """Number of responses in a step, or of pairs in a step of DPO. With 8 or less, the predicted
+    target is that of groups of this size."""
     seeds: Seeds = 2
     """Number of runs of each trainer."""
 
@@ -53,7 +54,9 @@ def main(args: TrainerTargets) -> list[Finding]:
     set_threads(args.threads)
     trainers = OURS | (TRL if find_spec("trl") else {})
     trainers = {name: trainers[name] for name in chosen(args.only, trainers)}
-    worlds = {name: World.of(each.beta, each.target) for name, each in trainers.items()}
+    worlds = {
+        name: World.of(each.beta, each.target, args.particles) for name, each in trainers.items()
+    }
     with early_stops() as stops:
         means = {name: mean(each, worlds[name], args) for name, each in trainers.items()}
     rows: dict[str, list[tuple[str, str | Estimate]]] = {}

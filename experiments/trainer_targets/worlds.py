@@ -13,6 +13,8 @@ from model.prior.untrained import untrained_prior
 from model.rewards.tokens import TokenReward
 
 WORDS, TOKENS, PROMPT = 5, 2, "w1"
+MAX_GROUP = 8
+"""Largest number of responses in a group whose target is computed: a sum over all groups."""
 TARGET, POSTERIOR = "to its target", "to the posterior"
 
 
@@ -37,12 +39,18 @@ class World:
     log_target: Tensor
 
     @classmethod
-    def of(cls, beta: float, target: str) -> "World":
-        """The world at `beta`, with the target of that name in `TARGETS`."""
+    def of(cls, beta: float, target: str, group_size: int | None = None) -> "World":
+        """The world at `beta`, with the target of that name in `TARGETS`.
+
+        `group_size` is the number of responses in a group, at most `MAX_GROUP`; the target of
+        larger groups is taken to be the limit.
+        """
         prior = untrained_prior(WORDS, TOKENS, initializer_range=0.15, seed=0)
         reward = TokenReward(lambda response, _: reward_of(response), prior)
         model, prompts = AlignmentModel(prior, reward, beta), prior.encode([PROMPT])
-        log_target = TARGETS[target](Problem.of(model, prompts))
+        is_small = group_size is not None and group_size <= MAX_GROUP
+        options = {"group_size": group_size} if is_small and TARGETS[target].has_groups else {}
+        log_target = TARGETS[target](Problem.of(model, prompts), **options)
         return cls(model, prompts, Enumeration(model, prompts), log_target)
 
     @property

@@ -21,7 +21,8 @@ targets are in `inference.targets.fixed_points`, by `TARGETS`, with rewards in n
 | k2 or k3+ as a loss, with and without scaling | `grpo-token-kl`, `token-reverse-kl` |
 | k1 as a loss | none: k1 has the mean gradient 0, and the guide collapses |
 
-The targets are for large groups: the standard deviation of K rewards biases A by a share of 1/K.
+The targets are for large groups. Groups of K have the targets with `group_size=K`: the response is
+one of few rewards in the deviation, and its own share in the mean multiplies c by K/(K - 1).
 """
 
 from typing import Literal, get_args

@@ -40,10 +40,12 @@ class Target:
     Attributes:
         function: function of a `Problem`, and of options, that returns log q, `[S, N]`, nats.
         summary: the trainers that reach the target.
+        has_groups: True if the target depends on the number of responses in a group, `group_size`.
     """
 
     function: Callable[..., Tensor]
     summary: str
+    has_groups: bool = False
 
     def __call__(self, problem: Problem, **options: Any) -> Tensor:
         """log q of all responses, `[S, N]`, nats, float64."""
@@ -52,14 +54,26 @@ class Target:
 
 TARGETS = {
     "posterior": Target(posterior, "RLOO with the KL in the reward, exact mirror descent, DPO"),
-    "grpo": Target(grpo, "GRPO, advantages over their deviation, exact KL penalty"),
-    "grpo-k3": Target(grpo_k3, "GRPO, advantages over their deviation, k3 of the response"),
-    "grpo-token-k3": Target(grpo_token_k3, "GRPO, advantages over their deviation, k3 of tokens"),
-    "grpo-token-kl": Target(grpo_token_kl, "GRPO, an unbiased gradient of the KL of tokens"),
-    "grpo-mean-k3": Target(grpo_mean_k3, "GRPO as first published, GSPO: k3 of tokens, averaged"),
+    "grpo": Target(
+        grpo, "GRPO, advantages over their deviation, exact KL penalty", has_groups=True
+    ),
+    "grpo-k3": Target(
+        grpo_k3, "GRPO, advantages over their deviation, k3 of the response", has_groups=True
+    ),
+    "grpo-token-k3": Target(
+        grpo_token_k3, "GRPO, advantages over their deviation, k3 of tokens", has_groups=True
+    ),
+    "grpo-token-kl": Target(
+        grpo_token_kl, "GRPO, an unbiased gradient of the KL of tokens", has_groups=True
+    ),
+    "grpo-mean-k3": Target(
+        grpo_mean_k3, "GRPO as first published, GSPO: k3 of tokens, averaged", has_groups=True
+    ),
     "forward-kl": Target(forward_kl, "reward with a penalty of KL(p0 || q)"),
-    "token-forward-kl": Target(token_forward_kl, "Dr. GRPO with k3 of tokens"),
-    "token-reverse-kl": Target(token_reverse_kl, "Dr. GRPO, an unbiased gradient of tokens' KL"),
+    "token-forward-kl": Target(token_forward_kl, "Dr. GRPO with k3 of tokens", has_groups=True),
+    "token-reverse-kl": Target(
+        token_reverse_kl, "Dr. GRPO, an unbiased gradient of tokens' KL", has_groups=True
+    ),
     "chi-squared": Target(chi_squared, "chi-PO, a penalty of KL and chi-squared"),
     "mean-mirror-descent": Target(mean_mirror_descent, "squared residuals with the mean reward"),
     "squared-residual": Target(squared_residual, "squared residuals with `log_z` for log Z"),

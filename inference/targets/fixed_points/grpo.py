@@ -14,22 +14,22 @@ from functools import partial
 
 from torch import Tensor
 
-from inference.targets.fixed_points.own_spread import at_own_spread
+from inference.targets.fixed_points.own_spread import at_own_scale
 from inference.targets.fixed_points.problem import Problem, by_prompt
 
 
-def grpo(problem: Problem) -> Tensor:
-    """log q, `[S, N]`, nats.
+def grpo(problem: Problem, group_size: int | None = None) -> Tensor:
+    """log q, `[S, N]`, nats, for groups of a size; None for large groups.
 
     Raises:
         NoFixedPointError: if beta is below the smallest that has a solution, which is named.
     """
-    target = partial(_target, beta=problem.beta)
+    target = partial(_target, beta=problem.beta, group_size=group_size)
     return by_prompt(target, problem.log_prior, problem.reward)
 
 
-def _target(log_prior: Tensor, reward: Tensor, beta: float) -> Tensor:
-    def log_guide(width: float) -> Tensor:
+def _target(log_prior: Tensor, reward: Tensor, beta: float, group_size: int | None) -> Tensor:
+    def log_guide(reward: Tensor, width: float) -> Tensor:
         return (log_prior + reward / width).log_softmax(0)
 
-    return at_own_spread(log_guide, reward, beta)
+    return at_own_scale(log_guide, log_prior, reward, beta=beta, group_size=group_size)

@@ -13,18 +13,21 @@ import torch
 from torch import Tensor
 
 from inference.targets.fixed_points.forward_kl import forward_kl_of
-from inference.targets.fixed_points.own_spread import at_own_spread
+from inference.targets.fixed_points.own_spread import at_own_scale
 from inference.targets.fixed_points.problem import Problem, by_prompt
 
 
-def grpo_k3(problem: Problem) -> Tensor:
-    """log q, `[S, N]`, nats: the solution with the largest D, which is the nearest to p0."""
+def grpo_k3(problem: Problem, group_size: int | None = None) -> Tensor:
+    """log q, `[S, N]`, nats: the solution with the largest D, which is the nearest to p0.
+
+    `group_size` is the number of responses in a group; None for large groups.
+    """
 
     def target(log_prior: Tensor, reward: Tensor) -> Tensor:
-        def log_guide(width: float) -> Tensor:
+        def log_guide(reward: Tensor, width: float) -> Tensor:
             one = (log_prior[:, None], reward[:, None])
             return forward_kl_of(*one, torch.full_like(one[1], width))[:, 0]
 
-        return at_own_spread(log_guide, reward, problem.beta)
+        return at_own_scale(log_guide, log_prior, reward, beta=problem.beta, group_size=group_size)
 
     return by_prompt(target, problem.log_prior, problem.reward)

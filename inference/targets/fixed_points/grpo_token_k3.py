@@ -12,30 +12,33 @@ the response is short, below 0 if the response is long.
 import torch
 from torch import Tensor
 
-from inference.targets.fixed_points.own_spread import at_own_spread
+from inference.targets.fixed_points.own_spread import at_own_scale
 from inference.targets.fixed_points.problem import Problem, by_prompt, root
 from inference.targets.fixed_points.token_forward_kl import forward_kl_step
 from inference.targets.fixed_points.token_tree import TokenTree
 
 
-def grpo_token_k3(problem: Problem) -> Tensor:
-    """log q for w = 1, `[S, N]`, nats: the solution nearest to p0."""
-    return _target(problem, mean=False)
+def grpo_token_k3(problem: Problem, group_size: int | None = None) -> Tensor:
+    """log q for w = 1, `[S, N]`, nats: the solution nearest to p0.
+
+    `group_size` is the number of responses in a group; None for large groups.
+    """
+    return _target(problem, group_size, mean=False)
 
 
-def grpo_mean_k3(problem: Problem) -> Tensor:
-    """log q for w = 1/L, `[S, N]`, nats: the solution nearest to p0."""
-    return _target(problem, mean=True)
+def grpo_mean_k3(problem: Problem, group_size: int | None = None) -> Tensor:
+    """log q for w = 1/L, `[S, N]`, nats; see `grpo_token_k3`."""
+    return _target(problem, group_size, mean=True)
 
 
-def _target(problem: Problem, *, mean: bool) -> Tensor:
+def _target(problem: Problem, group_size: int | None, *, mean: bool) -> Tensor:
     response, length = problem.tokens("grpo-mean-k3" if mean else "grpo-token-k3")
     weight = 1 / length.double() if mean else torch.ones_like(problem.reward)
 
     def target(response: Tensor, log_prior: Tensor, reward: Tensor, share: Tensor) -> Tensor:
         tree = TokenTree(response)
 
-        def log_guide(width: float) -> Tensor:
+        def log_guide(reward: Tensor, width: float) -> Tensor:
             def at(centre: float) -> Tensor:
                 centred = (reward - centre) * share
                 return tree.log_guide(forward_kl_step, log_prior, centred, width * share)
@@ -48,6 +51,8 @@ def _target(problem: Problem, *, mean: bool) -> Tensor:
             low, high = reward.amin().item(), reward.amax().item()
             return at(root(excess, low, high))
 
-        return at_own_spread(log_guide, reward, problem.beta, grid=100)
+        return at_own_scale(
+            log_guide, log_prior, reward, beta=problem.beta, group_size=group_size, grid=100
+        )
 
     return by_prompt(target, response, problem.log_prior, problem.reward, weight)

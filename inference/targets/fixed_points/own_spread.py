@@ -8,14 +8,44 @@ itself, so that D solves an equation. The largest D is the solution nearest to t
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 from scipy.optimize import brentq
 from torch import Tensor
 
+from inference.targets.fixed_points.finite_group import at_own_advantage
 from inference.targets.fixed_points.problem import NoFixedPointError
 
 SPAN = 1e-12
 """Smallest D of the search, as a share of the largest possible D."""
+
+
+def at_own_scale(
+    target: Callable[[Tensor, float], Tensor],
+    log_prior: Tensor,
+    reward: Tensor,
+    *,
+    beta: float,
+    group_size: int | None,
+    grid: int = 1000,
+) -> Tensor:
+    """log q of a trainer that scales advantages, `[S]`, nats.
+
+    Args:
+        target: function of the reward `[S]` and of D that returns log q without scaling, `[S]`.
+        log_prior: `[S]`, nats.
+        reward: `[S]`.
+        beta: reward per nat.
+        group_size: number K of responses in a group; None for the limit of large groups.
+        grid: see `at_own_spread`.
+    """
+    if group_size is None:
+        return at_own_spread(partial(target, reward), reward, beta, grid=grid)
+
+    def at_beta(advantage: Tensor) -> Tensor:
+        return target(advantage, beta)
+
+    return at_own_advantage(at_beta, log_prior, reward, group_size)
 
 
 def at_own_spread(

@@ -10,17 +10,19 @@ KL penalty has this target, if no importance ratio multiplies the penalty.
 import torch
 from torch import Tensor
 
+from inference.targets.fixed_points.finite_group import of_group
 from inference.targets.fixed_points.forward_kl import forward_kl_of
 from inference.targets.fixed_points.problem import Problem, by_prompt
 from inference.targets.fixed_points.token_tree import TokenTree
 
 
-def token_forward_kl(problem: Problem) -> Tensor:
-    """log q, `[S, N]`, nats."""
+def token_forward_kl(problem: Problem, group_size: int | None = None) -> Tensor:
+    """log q, `[S, N]`, nats; see `of_group` for `group_size`."""
     response, _ = problem.tokens("token-forward-kl")
+    beta = of_group(problem.beta, group_size)
 
     def target(response: Tensor, log_prior: Tensor, reward: Tensor) -> Tensor:
-        penalty = torch.full_like(reward, problem.beta)
+        penalty = torch.full_like(reward, beta)
         return TokenTree(response).log_guide(forward_kl_step, log_prior, reward, penalty)
 
     return by_prompt(target, response, problem.log_prior, problem.reward)

@@ -12,35 +12,40 @@ advantages beta is multiplied by the standard deviation of the reward under the 
 import torch
 from torch import Tensor
 
-from inference.targets.fixed_points.own_spread import at_own_spread
+from inference.targets.fixed_points.finite_group import of_group
+from inference.targets.fixed_points.own_spread import at_own_scale
 from inference.targets.fixed_points.problem import Problem, by_prompt
 from inference.targets.fixed_points.token_tree import TokenTree
 
 
-def token_reverse_kl(problem: Problem) -> Tensor:
-    """log q for advantages r - E_q r, `[S, N]`, nats."""
-    return _target(problem, scaled=False)
+def token_reverse_kl(problem: Problem, group_size: int | None = None) -> Tensor:
+    """log q for advantages r - E_q r, `[S, N]`, nats; see `of_group` for `group_size`."""
+    return _target(problem, group_size, scaled=False)
 
 
-def grpo_token_kl(problem: Problem) -> Tensor:
+def grpo_token_kl(problem: Problem, group_size: int | None = None) -> Tensor:
     """log q for advantages divided by sd_q r, `[S, N]`, nats.
+
+    `group_size` is the number of responses in a group; None for large groups.
 
     Raises:
         NoFixedPointError: if beta is below the smallest that has a solution, which is named.
     """
-    return _target(problem, scaled=True)
+    return _target(problem, group_size, scaled=True)
 
 
-def _target(problem: Problem, *, scaled: bool) -> Tensor:
+def _target(problem: Problem, group_size: int | None, *, scaled: bool) -> Tensor:
     response, _ = problem.tokens("grpo-token-kl" if scaled else "token-reverse-kl")
 
     def target(response: Tensor, log_prior: Tensor, reward: Tensor) -> Tensor:
         tree = TokenTree(response)
 
-        def log_guide(width: float) -> Tensor:
+        def log_guide(reward: Tensor, width: float) -> Tensor:
             return tree.log_guide(_step, log_prior, reward, torch.full_like(reward, width))
 
-        return at_own_spread(log_guide, reward, problem.beta) if scaled else log_guide(problem.beta)
+        if not scaled:
+            return log_guide(reward, of_group(problem.beta, group_size))
+        return at_own_scale(log_guide, log_prior, reward, beta=problem.beta, group_size=group_size)
 
     return by_prompt(target, response, problem.log_prior, problem.reward)
 

@@ -1,0 +1,92 @@
+"""Targets of trainers that scale advantages within a group of K responses, for finite K.
+
+    A(x)        = E[(r_x - mean r) / (sd r + epsilon)],   the group is x and K - 1 draws of q
+    target      q = q[A], the target of the same trainer without scaling, for the reward A
+
+The mean update of x, over the groups that have x, is A(x) times the gradient of log q(x): the group
+has K responses with a share of 1/K each. A depends on q, so that q solves an equation (derived
+here). A is a sum over all groups. As K grows, A goes to (r_x - E_q r)/sd_q r. A has finite limits
+at a point mass, (K - 1)/sqrt(K) at most in size, so that a finite group has a target at every beta.
+"""
+
+import math
+from collections.abc import Callable
+from itertools import combinations_with_replacement
+
+import torch
+from torch import Tensor
+
+from inference.targets.fixed_points.problem import NoFixedPointError
+from model.common.checks import whole_number
+
+EPSILON = 1e-4
+"""Added by trainers to the standard deviation of a group's rewards."""
+MAX_TERMS, MAX_STEPS, TOLERANCE = 30_000_000, 2_000, 1e-13
+"""Largest number of terms of A and of iterations; largest last change of a probability."""
+
+
+class Groups:
+    """All groups of K responses, for S rewards."""
+
+    def __init__(self, reward: Tensor, size: int) -> None:
+        size = whole_number("group_size", size, at_least=2, why="one response has no deviation")
+        levels, self._level = reward.unique(return_inverse=True)
+        num, others = len(levels), size - 1
+        terms = num * math.comb(num + others - 1, others)
+        if terms > MAX_TERMS:
+            raise ValueError(
+                f"groups of {size} with {num} different rewards have {terms} terms, expected at "
+                f"most {MAX_TERMS}: group_size=None is the limit of large groups"
+            )
+        self._draws = torch.tensor([*combinations_with_replacement(range(num), others)])  # [M, K-1]
+        log_factorial = torch.arange(1.0, size + 1, dtype=torch.float64).lgamma()
+        self._log_ways = log_factorial[others].expand(len(self._draws))
+        for level in range(num):
+            self._log_ways = self._log_ways - log_factorial[(self._draws == level).sum(-1)]
+        self._num = num
+        centred = levels - levels.mean()
+        total = centred[:, None] + centred[self._draws].sum(-1)  # [L, M]
+        squares = centred[:, None].square() + centred.square()[self._draws].sum(-1)
+        deviation = (squares - total.square() / size).clamp(min=0).div(size - 1).sqrt()
+        deviation = deviation.masked_fill(deviation < 1e-7 * centred.abs().max(), 0.0)
+        self._advantage = (centred[:, None] - total / size) / (deviation + EPSILON)
+
+    def advantage(self, log_guide: Tensor) -> Tensor:
+        """A of each response, `[S]`, for draws of q, log q `[S]` in nats."""
+        mass = torch.zeros(self._num, dtype=torch.float64)
+        log_mass = mass.index_add(0, self._level, log_guide.exp()).clamp(min=1e-300).log()
+        prob = (self._log_ways + log_mass[self._draws].sum(-1)).exp()
+        return (self._advantage @ prob)[self._level]
+
+
+def of_group(beta: float, group_size: int | None) -> float:
+    """beta of a trainer whose baseline is the mean of a group of K with the response itself.
+
+    The mean advantage is (K - 1)/K (r - E_q r), so that beta counts K/(K - 1) times. None for large
+    groups.
+    """
+    return beta if group_size is None else beta * group_size / (group_size - 1)
+
+
+def at_own_advantage(
+    target: Callable[[Tensor], Tensor], log_prior: Tensor, reward: Tensor, size: int
+) -> Tensor:
+    """log q = target(A), `[S]`, nats, by iteration from the prior.
+
+    Args:
+        target: function of the reward `[S]` that returns log q of the trainer without scaling.
+        log_prior: `[S]`, nats.
+        reward: `[S]`.
+        size: K.
+
+    Raises:
+        NoFixedPointError: if the iteration does not converge.
+    """
+    groups, log_guide = Groups(reward, size), log_prior
+    for _ in range(MAX_STEPS):
+        new = ((log_guide + target(groups.advantage(log_guide))) / 2).log_softmax(0)
+        change = (new.exp() - log_guide.exp()).abs().max().item()
+        log_guide = new
+        if change < TOLERANCE:
+            return log_guide
+    raise NoFixedPointError(f"the iteration moves by {change:.1e} after {MAX_STEPS} steps")
