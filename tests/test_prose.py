@@ -32,7 +32,7 @@ CODE = [
 READMES = [
     ROOT / folder / "README.md" for folder in ("", "model", "guides", "inference", "experiments")
 ]
-DOCUMENTS = [*READMES, ROOT / "CONTRIBUTING.md"]
+DOCUMENTS = [*READMES, ROOT / "CONTRIBUTING.md", ROOT / "docs" / "papers.md"]
 
 FORBIDDEN = re.compile(r"\W*(What|Of|That|As|How|Where|Whether)\b", re.IGNORECASE)
 Z = re.compile(

@@ -18,11 +18,13 @@ enumerable world.
     python -m experiments.kl_estimators
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
 from experiments.kl_estimators.gradients import Gradients, Rows
 from experiments.shared.argument_types import Seed, count, number
+from experiments.shared.claims import Finding, conclude
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import pair_table
 from guides import FineTuned
@@ -30,6 +32,16 @@ from inference import random_state
 from inference.diagnostics.gradients import moved_guide
 from model import LanguageModel, grammar_prior
 from model.prior.grammar import PROMPTS
+
+OBJECTIVES = (
+    "KL(q || p0)",
+    "KL(q || p0) by position",
+    "KL(p0 || q) by position",
+    "chi2(q || p0)/2",
+)
+"""Objectives of the findings, columns of the tables."""
+EXACT, APART = 1e-10, 0.1
+"""Relative distances of a gradient from an equal gradient, and from another gradient."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +58,64 @@ class KLEstimators(Arguments):
     """Random seed of the noise of the guide. The older guide has the next seed."""
 
 
-def main(args: KLEstimators) -> tuple[Rows, Rows]:
-    """Print the relative distances on-policy and off-policy, and return them by row and column.
+def main(args: KLEstimators) -> list[Finding]:
+    rows, older = measure(args)
+    tables = [
+        table("Draws of the guide: relative distance of the mean gradient from that of", rows),
+        table("Draws of an older guide", older),
+    ]
+    return conclude(__doc__, tables, findings_of(rows, older))
+
+
+def measure(args: KLEstimators) -> tuple[Rows, Rows]:
+    """Relative distances on-policy and off-policy, by row and column.
 
     The column `size` is the norm of the mean gradient.
     """
     prior = grammar_prior(args.max_new_tokens)
     prompts = prior.encode(PROMPTS)
     gradients = Gradients(prior(prompts), moved(prior, args.distance, args.seed), prompts)
-    rows = gradients.on_policy()
-    older = gradients.off_policy(moved(prior, args.distance, args.seed + 1), prompts)
-    print_table("Draws of the guide: relative distance of the mean gradient from that of", rows)
-    print()
-    print_table("Draws of an older guide", older)
-    return rows, older
+    older = moved(prior, args.distance, args.seed + 1)
+    return gradients.on_policy(), gradients.off_policy(older, prompts)
+
+
+def findings_of(rows: Rows, older: Rows) -> list[Finding]:
+    """Findings on the gradients that implementations have, and on gradients that they lack."""
+    kl, reverse, forward, half_chi2 = OBJECTIVES
+    has = [
+        ("k1 in the reward, returns-to-go (RLHF's PPO)", kl),
+        ("k2 as a loss, whole response", kl),
+        ("k3 as a loss, token by token (GRPO)", forward),
+        ("k3 times the ratio, token by token (TRL)", reverse),
+        ("k3+ as a loss, token by token", reverse),
+        ("k3 upside down as a loss, whole response", half_chi2),
+    ]
+    lacks = [
+        ("k3 as a loss, token by token (GRPO)", kl),
+        ("k3 times the ratio, token by token (TRL)", kl),
+    ]
+    findings = [distance(name, goal, rows[name], below=EXACT) for name, goal in has]
+    findings += [distance(name, goal, rows[name], above=APART) for name, goal in lacks]
+    k1, k3 = "k1 as a loss, token by token", "k3 as a loss, token by token (GRPO)"
+    findings.append(
+        Finding.of_limits(f"{k1}, size of the gradient", [rows[k1]["size"]], below=EXACT)
+    )
+    error = abs(rows[k3]["value"] - 1)
+    findings.append(
+        Finding.of_limits(f"{k3}, value over KL(q || p0), less 1", [error], below=EXACT)
+    )
+    name = "k1 in the reward, returns-to-go"
+    whole, token = (f"{name}, ratio of the {part}" for part in ("response", "token"))
+    return [
+        *findings,
+        distance(whole, kl, older[whole], below=EXACT),
+        distance(token, kl, older[token], above=APART),
+    ]
+
+
+def distance(name: str, goal: str, row: Mapping[str, float], **limits: float) -> Finding:
+    """Relative distance of a mean gradient from the gradient of an objective."""
+    return Finding.of_limits(f"{name}, distance from grad {goal}", [row[goal]], **limits)
 
 
 def moved(prior: LanguageModel, distance: float, seed: int) -> FineTuned:
@@ -68,13 +124,13 @@ def moved(prior: LanguageModel, distance: float, seed: int) -> FineTuned:
         return moved_guide(prior, distance)
 
 
-def print_table(title: str, rows: Rows) -> None:
-    """Print distances, and values of the KL as a ratio."""
-    table = {
+def table(title: str, rows: Rows) -> str:
+    """Distances, and values of the KL as a ratio."""
+    cells = {
         name: [(column, _number(column, value)) for column, value in row.items()]
         for name, row in rows.items()
     }
-    print(pair_table(title, table))
+    return pair_table(title, cells)
 
 
 def _number(column: str, value: float) -> str:

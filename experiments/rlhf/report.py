@@ -13,7 +13,7 @@ from torch import Tensor
 
 from experiments.rlhf.learning import KLS, NUM_TEST, Run
 from experiments.rlhf.text_sample import Curve, Gold, TextSample
-from experiments.shared.claims import Finding
+from experiments.shared.claims import NOISY, Finding
 from experiments.shared.figures import GUIDE, PRIOR, new_axes
 from experiments.shared.run_folder import RunFolder, element, html_figure
 from experiments.shared.tables import cell, mean_and_error, text_table
@@ -93,20 +93,23 @@ def findings(runs: Sequence[Run]) -> list[Finding]:
     later = by_seed("mean peak kl", [most]) - by_seed("mean peak kl", [fewest])
     gold = {name: by_seed(f"{name} gold {FAR:g}", counts) for name in AGGREGATIONS}
     above_0 = {
-        f"with {fewest} preferences, gold reward falls by a tenth of its gain or more": fall,
-        f"with {most} gold reward peaks at a larger KL": later,
-        f"at {FAR:g} nats the lower bound has more gold reward than the mean": gold["lower-bound"]
+        f"with {fewest} preferences, gold reward lost beyond a tenth of its gain": fall,
+        f"with {most} preferences, gold reward peaks at a KL larger by, nats": later,
+        f"at {FAR:g} nats, gold reward of the lower bound above the mean's": gold["lower-bound"]
         - gold["mean"],
-        "the minimum has more": gold["minimum"] - gold["mean"],
-        "the marginal likelihood has less": gold["mean"] - gold["marginal-likelihood"],
+        f"at {FAR:g} nats, gold reward of the minimum above the mean's": gold["minimum"]
+        - gold["mean"],
+        f"at {FAR:g} nats, gold reward of the marginal likelihood below the mean's": gold["mean"]
+        - gold["marginal-likelihood"],
     }
-    return [Finding(name, certainly_positive(values)) for name, values in above_0.items()]
+    return [positive(subject, values) for subject, values in above_0.items()]
 
 
-def certainly_positive(values: Iterable[float]) -> bool:
-    """True if the mean is over two standard errors above 0; False for fewer than two values."""
+def positive(subject: str, values: Iterable[float]) -> Finding:
+    """The mean is over two standard errors above 0; fails for fewer than two values."""
     mean, error = mean_and_error([{"value": value} for value in values], "value")
-    return mean - 2 * error > 0
+    noisy = f", {NOISY}" if abs(mean) <= 2 * error else ""
+    return Finding(f"{subject}: {cell(mean, error)} (above 0){noisy}", mean - 2 * error > 0)
 
 
 def write_report(folder: RunFolder, text: str, pictures: Sequence[Path]) -> None:

@@ -11,6 +11,9 @@ import numpy as np
 from experiments.shared.argument_types import Out, Threads
 from experiments.shared.command_line import Arguments
 
+NOISY = "too noisy to say"
+"""End of a finding that failed, of a number nearer to its limit than two standard errors."""
+
 
 @dataclass(frozen=True)
 class ClaimArguments(Arguments):

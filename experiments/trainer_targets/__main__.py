@@ -78,11 +78,13 @@ def mean(trainer: Trainer, world: World, args: TrainerTargets) -> dict[str, Esti
 
 def judged(name: str, means: Mapping[str, Estimate], apart: float) -> list[Finding]:
     """Findings about one trainer."""
-    to_target, to_posterior = means[TARGET].value, means[POSTERIOR].value
-    findings = [Finding.of_limits(f"{name}, KL to its target", [to_target], below=REACHED)]
+    to_target, to_posterior = means[TARGET], means[POSTERIOR]
+    text = f"{name}, KL to its target: {cell(*to_target)} nats (below {REACHED:g})"
+    findings = [Finding(text, to_target.value < REACHED)]
     if apart > APART:
-        subject = f"{name}, ratio of the KL to the posterior and the KL to its target"
-        findings.append(Finding.of_limits(subject, [to_posterior / to_target], above=NEARER))
+        ratio = to_posterior.value / to_target.value
+        text = f"{name}, KL to the posterior: {cell(*to_posterior)} nats, {ratio:.2g} times as far"
+        findings.append(Finding(f"{text} (above {NEARER:g})", ratio > NEARER))
     return findings
 
 

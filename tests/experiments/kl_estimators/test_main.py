@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.kl_estimators.__main__ import KLEstimators, main
+from experiments.kl_estimators.__main__ import KLEstimators, findings_of, measure
 from experiments.kl_estimators.implementations import CORRECTIONS, IMPLEMENTATIONS, OFF_POLICY
 
 REVERSE, BY_POSITION = "KL(q || p0)", "KL(q || p0) by position"
@@ -33,7 +33,7 @@ UNBIASED = ("k1", "k3 ", "k3+")
 
 @pytest.fixture(scope="module")
 def tables():
-    return main(KLEstimators())
+    return measure(KLEstimators())
 
 
 def matches(row):
@@ -65,3 +65,13 @@ def test_ratio_of_the_response_restores_what_an_older_guide_draws(tables):
             if name.endswith("whole response") and correction == "ratio of the prefix":
                 goal = REVERSE  # the prefix that ends with the last token is the response
             assert matches(rows[f"{name}, {correction}"]) == ({goal} - {None}), (name, correction)
+
+
+def test_findings_hold_and_fail_for_another_gradient(tables):
+    rows, older = tables
+    assert all(finding.held for finding in findings_of(rows, older))
+    name = "k3 as a loss, token by token (GRPO)"
+    other = rows | {name: rows["k2 as a loss, whole response"]}
+    failed = [finding for finding in findings_of(other, older) if not finding.held]
+    assert len(failed) == 3
+    assert all(finding.statement.startswith(name) for finding in failed)

@@ -9,9 +9,9 @@ import torch
 from experiments.rlhf.learning import KLS, Run
 from experiments.rlhf.report import (
     FARTHEST,
-    certainly_positive,
     findings,
     mean_curves,
+    positive,
     world_tables,
 )
 from experiments.rlhf.text_sample import Curve
@@ -74,8 +74,8 @@ def test_aggregations_are_compared_over_data_sets_of_every_size():
 def test_certain_is_what_is_two_standard_errors_above_zero():
     for mean, held in ((1.9, False), (2.1, True), (-2.1, False)):
         values = [mean + 3**0.5 * shift for shift in (-1.0, 0.0, 1.0)]  # a standard error of 1
-        assert certainly_positive(values) == held
-    assert not certainly_positive([5.0])
+        assert positive("gain", values).held == held
+    assert not positive("gain", [5.0]).held
 
 
 def test_curves_are_averaged_where_all_of_them_are_known():

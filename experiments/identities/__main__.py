@@ -1,0 +1,114 @@
+"""Identities and bounds of other papers, each a sum over all responses of a small world.
+
+Claim: equations and bounds that papers state hold to rounding, and statements about noise hold by
+two standard errors, on a world of 85 responses.
+Source: the docstring of each check, in `gradients`, `residuals`, `targets`, `tilts`,
+`preferences`, `selection`, `sampling`, `estimators` and `training`.
+Printed: the error of each equation, and measured numbers with standard errors.
+
+The prior is an untrained network, the rewards are random numbers from 0 to 1. `docs/papers.md` has
+a heading for each paper.
+
+    python -m experiments.identities
+    python -m experiments.identities --only chi-po dera
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from experiments.identities import (
+    estimators,
+    gradients,
+    preferences,
+    residuals,
+    sampling,
+    selection,
+    targets,
+    tilts,
+    training,
+)
+from experiments.identities.world import World, kl
+from experiments.shared.argument_types import Only, Threads, chosen
+from experiments.shared.claims import Finding, conclude
+from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.workers import set_threads
+from inference.svi.early_stops import early_stops
+
+CHECKS: dict[str, Callable[[World], list[Finding]]] = {
+    "control-as-inference": tilts.control,
+    "black-box": gradients.black_box,
+    "leave-one-out": gradients.baseline_for_free,
+    "landing": gradients.landing,
+    "vargrad": residuals.vargrad,
+    "off-policy-balance": residuals.off_policy,
+    "trajectory-balance": training.balance,
+    "proximal": training.clipped,
+    "inference-gaps": training.gaps,
+    "rebel": residuals.relative_rewards,
+    "f-dpg": gradients.f_divergences,
+    "gdc": tilts.moments,
+    "gdc++": gradients.matching_baseline,
+    "max-rl": gradients.likelihood_of_success,
+    "chi-po": targets.chi_po,
+    "flow-rl": targets.flow,
+    "mode-anchored": targets.modes,
+    "qrpo": targets.quantile,
+    "mirror-descent": targets.mirror,
+    "kimi": targets.mean_reward,
+    "grpo-success": targets.amplification,
+    "grpo-k3": targets.aggregation,
+    "dera": tilts.realignment,
+    "f-dpo": targets.links,
+    "filtering": tilts.filtering,
+    "power": tilts.power,
+    "ipo": preferences.identity,
+    "slic": preferences.calibrated,
+    "exo": preferences.efficient,
+    "kto": preferences.prospects,
+    "best-of-n": selection.bounds,
+    "best-of-poisson": selection.frontier,
+    "soft-best-of-n": selection.soft,
+    "bond": selection.bond,
+    "iwae": sampling.importance_bound,
+    "smc-bounds": sampling.smc_bounds,
+    "smc-steering": sampling.steering,
+    "pareto": sampling.pareto,
+    "quasi-rejection": sampling.trade_off,
+    "guard": sampling.guarantee,
+    "kl-estimators": estimators.approximating,
+    "rao-blackwell": estimators.rao_blackwell,
+    "wake": estimators.wake,
+}
+"""Checks by name."""
+
+
+@dataclass(frozen=True)
+class Identities(Arguments):
+    """Check identities and bounds of other papers on a world of 85 responses."""
+
+    only: Only = ()
+    """Checks by name, such as chi-po. Default: all."""
+    threads: Threads | None = 1
+    """Number of CPU threads; None for torch's choice."""
+
+
+def main(args: Identities) -> list[Finding]:
+    set_threads(args.threads)
+    world = World.of()
+    size, to_prior, to_guide = (
+        len(world.reward),
+        kl(world.log_prior, world.log_posterior),
+        kl(world.log_guide, world.log_posterior),
+    )
+    about = f"{size} responses, log Z {world.log_z:.3f}, beta {world.model.beta:g}; from p* in KL: "
+    table = f"{about}prior {to_prior:.2f} nats, guide {to_guide:.2f} nats"
+    findings = []
+    with early_stops() as stops:
+        for name in chosen(args.only, CHECKS):
+            for statement, held in CHECKS[name](world):
+                findings.append(Finding(f"{name}, {statement}", held))
+    return conclude(__doc__, [table], findings, stops)
+
+
+if __name__ == "__main__":
+    run_script(main, Identities)

@@ -1,0 +1,103 @@
+"""Estimators: of a KL, and of the gradient of KL(p* || q)."""
+
+import torch
+from torch import Tensor
+
+from experiments.identities.findings import beyond, exact
+from experiments.identities.world import World, mean_gradient, scores
+from experiments.shared.claims import Finding
+from inference import Estimate, random_state
+from inference.kl_estimators import KL_ESTIMATORS
+
+BATCHES = 40
+"""Number of independent batches behind a standard error."""
+
+
+def approximating(_: World) -> list[Finding]:
+    """k1, k2 and k3 for N(0, 1) and N(mu, 1), by quadrature (Schulman 2020).
+
+    Bias and standard deviation over the KL. Published: k2 and k3 have a deviation of 1.42 at
+    mu = 0.1, where k1 has 20.
+    """
+    near, far = moments(0.1), moments(3.0)
+    biases = [near["k1"][0], near["k3"][0], moments(1.0)["k3"][0]]
+    deviations = ", ".join(f"{name} {near[name][1]:.3f}" for name in near)
+    published = {"k1": 20.0, "k2": 1.42, "k3": 1.42}
+    held = all(abs(near[name][1] / value - 1) < 0.01 for name, value in published.items())
+    return [
+        exact("bias of k1 at mu 0.1, of k3 at mu 0.1 and 1, over the KL", *biases, limit=1e-8),
+        Finding(f"mu 0.1, deviation over the KL: {deviations}", held),
+        Finding.of_limits(
+            "mu 0.1 and 1, bias of k2 over the KL",
+            [near["k2"][0], moments(1.0)["k2"][0]],
+            above=0.0,
+            below=0.26,
+        ),
+        Finding.of_limits(
+            "mu 3, deviation of k3 over the deviation of k1",
+            [far["k3"][1] / far["k1"][1]],
+            above=1.0,
+        ),
+    ]
+
+
+def moments(mu: float) -> dict[str, tuple[float, float]]:
+    """Bias and deviation of each estimator, over KL(N(0, 1) || N(mu, 1)) = mu^2/2."""
+    x = torch.linspace(-12, 16, 200_001, dtype=torch.float64)
+    weight = torch.exp(-x.square() / 2)
+    weight = weight / weight.sum()
+    log_ratio = ((x - mu).square() - x.square()) / 2
+    truth = mu**2 / 2
+    numbers = {}
+    for name in ("k1", "k2", "k3"):
+        values = KL_ESTIMATORS[name](log_ratio)
+        mean = (weight * values).sum()
+        deviation = (weight * (values - mean).square()).sum().sqrt()
+        numbers[name] = ((mean.item() - truth) / truth, deviation.item() / truth)
+    return numbers
+
+
+def rao_blackwell(world: World) -> list[Finding]:
+    """KL of the next token, summed over positions of a draw (arXiv 2504.10637)."""
+    support = world.truth.support
+    with torch.no_grad():
+        q, p0 = world.guide.distribution(world.prompts), world.model.prior(world.prompts)
+        log_q, log_p = (each.next_token_logits(support).log_softmax(-1) for each in (q, p0))
+    exact_steps = (log_q.exp() * (log_q - log_p)).sum((-2, -1))[:, 0]
+    plain = world.log_guide - world.log_prior
+    prob = world.log_guide.exp()
+    truth = (prob * plain).sum()
+
+    def deviation(values: Tensor) -> float:
+        return (prob * (values - truth).square()).sum().sqrt().item()
+
+    return [
+        exact(
+            "mean of the estimate - KL(q || p0), nats", ((prob * exact_steps).sum() - truth).item()
+        ),
+        Finding.of_limits("smallest estimate, nats", [exact_steps.min().item()], above=-1e-12),
+        Finding.of_limits(
+            "deviation over that of log q/p0",
+            [deviation(exact_steps) / deviation(plain)],
+            below=1.0,
+        ),
+    ]
+
+
+def wake(world: World) -> list[Finding]:
+    """Self-normalised gradient of KL(p* || q): bias against K (arXiv 1406.2751)."""
+    truth = mean_gradient(world.log_posterior, world.log_guide, torch.ones_like(world.log_prior))
+    log_weight, score = world.log_joint - world.log_guide, scores(world.log_guide)
+    along = score @ truth / truth.square().sum()  # of each response, 1 in the mean under p*
+    bias = {}
+    with random_state.isolated(0):
+        for size in (4, 64):
+            draws = world.draws(world.log_guide, size, BATCHES * 500)
+            estimates = (log_weight[draws].softmax(0) * along[draws]).sum(0)
+            bias[size] = Estimate.of_mean(estimates.view(BATCHES, -1).mean(1)[:, None] - 1)
+    few, many = bias.values()
+    quarter = few.times(-0.25).minus(many.times(-1))
+    return [
+        beyond("bias along the gradient over its size, 4 draws", few, below=0.0),
+        beyond("a quarter of the bias of 4 draws less the bias of 64", quarter, above=0.0),
+    ]

@@ -1,0 +1,130 @@
+"""Gradient estimators: their means and their noise, enumerated."""
+
+import torch
+from torch import Tensor
+
+from experiments.identities.findings import exact
+from experiments.identities.residuals import pairs
+from experiments.identities.world import World, mean_gradient, noise, scores
+from experiments.shared.claims import Finding
+from inference import DIVERGENCES
+from inference.diagnostics.gradients import relative_error
+from inference.objectives.leave_one_out import leave_one_out
+
+SIZES = (2, 4, 16)
+"""Numbers of draws. With the smallest, the baseline has more noise than the baseline removes."""
+
+
+def black_box(world: World) -> list[Finding]:
+    """Score-function gradient of the ELBO, and its control variates (arXiv 1401.0118)."""
+    q, log_weight = world.log_guide.exp(), world.log_joint - world.log_guide
+    score = scores(world.log_guide)
+    mean = mean_gradient(world.log_guide, world.log_guide, log_weight)
+    terms = log_weight[:, None] * score
+    scale = (q @ (terms * score)) / (q @ score.square())  # optimal for each component
+    controlled = terms - scale * score
+    left = (q @ controlled.square() - (q @ controlled).square()).sum().item()
+    ratio = left / noise(world.log_guide, log_weight)
+    return [
+        exact("mean of log w grad log q - grad ELBO", relative_error(mean, elbo_of(world))),
+        Finding.of_limits("noise with control variates over noise without", [ratio], below=1.0),
+    ]
+
+
+def elbo_of(world: World) -> Tensor:
+    """Gradient of the exact ELBO by the logits of q, `[S]`, by autograd."""
+    logits = world.log_guide.clone().requires_grad_()
+    log_guide = logits.log_softmax(-1)
+    value = (log_guide.exp() * (world.log_joint - log_guide)).sum()
+    return torch.autograd.grad(value, logits)[0]
+
+
+def baseline_for_free(world: World) -> list[Finding]:
+    """Leave-one-out: mean over pairs, noise for K draws (Kool, van Hoof and Welling 2019).
+
+    For K draws the estimate is the mean of h(x, y) = (log w(x) - log w(y)) (s(x) - s(y))/2 over
+    pairs of draws, for the score s: the noise follows from the noise of h, and of its mean given x.
+    """
+    log_weight = world.log_joint - world.log_guide
+    score, prob = scores(world.log_guide), world.log_guide.exp()
+    first, second = leave_one_out(pairs(log_weight))
+    weight = prob[:, None] * prob
+    mean = ((weight * first).sum(1) @ score + (weight * second).sum(0) @ score) / 2
+    error = relative_error(mean, elbo_of(world))
+    differences = (score[:, None] - score).square().sum(-1)
+    of_pair = (weight * first.square() * differences / 4).sum() - mean.square().sum()
+    given = (first * prob)[:, :, None] * (score[:, None] - score) / 2
+    of_one = prob @ given.sum(1).square().sum(-1) - mean.square().sum()
+    plain = noise(world.log_guide, log_weight)
+    findings = [exact("mean over all pairs - grad ELBO", error)]
+    for k in SIZES:
+        left = (4 * (k - 2) * of_one + 2 * of_pair) / (k * (k - 1))
+        subject = f"{k} draws, noise with leave-one-out over noise without"
+        side = {"above": 1.0} if k == min(SIZES) else {"below": 1.0}
+        findings.append(Finding.of_limits(subject, [(left * k / plain).item()], **side))
+    return findings
+
+
+def landing(world: World) -> list[Finding]:
+    """Noise at the posterior (arXiv 1703.09194 for reparameterized sites)."""
+    log_posterior = world.log_posterior
+    log_weight = world.log_joint - log_posterior
+    fisher = noise(log_posterior, torch.ones_like(log_weight))
+    plain = noise(log_posterior, log_weight) / (world.log_z**2 * fisher)
+    return [
+        exact(
+            "leave-one-out at q = p*, on every pair",
+            leave_one_out(pairs(log_weight)).abs().max().item(),
+        ),
+        exact("noise without a baseline at q = p* over (log Z)^2 tr F, less 1", plain - 1),
+    ]
+
+
+def f_divergences(world: World) -> list[Finding]:
+    """E_q[f'(q/p*) grad log q] against autograd of D_f (f-DPG, arXiv 2302.08215)."""
+    errors = []
+    for divergence in DIVERGENCES.values():
+        logits = world.log_guide.clone().requires_grad_()
+        log_guide = logits.log_softmax(-1)
+        log_u = world.log_posterior - log_guide
+        (by_autograd,) = torch.autograd.grad(
+            (log_guide.exp() * divergence.value(log_u)).sum(), logits
+        )
+        slope = divergence.slope(log_u.detach())
+        mean = mean_gradient(world.log_guide, world.log_guide, slope)
+        errors.append(relative_error(mean, by_autograd))
+    return [exact(f"mean gradient of {len(errors)} divergences - autograd", *errors)]
+
+
+def matching_baseline(world: World) -> list[Finding]:
+    """Distributional policy gradient with and without a baseline (GDC++, arXiv 2206.00761)."""
+
+    def noises(log_guide: Tensor) -> tuple[float, float]:
+        ratio = (world.log_joint - log_guide).exp()
+        z = world.truth.log_z.exp().item()
+        return noise(log_guide, ratio - z), noise(log_guide, ratio)
+
+    away, at = noises(world.log_guide), noises(world.log_posterior)
+    return [
+        exact("noise with the baseline at q = p*", at[0]),
+        Finding.of_limits("noise without the baseline at q = p*", [at[1]], above=0.01),
+        Finding.of_limits("noise with over without, away from p*", [away[0] / away[1]], below=1),
+    ]
+
+
+def likelihood_of_success(world: World) -> list[Finding]:
+    """log p(success) as a sum over pass@k (MaxRL, arXiv 2602.02710)."""
+    success = world.reward > 0.5
+    log_guide = world.log_guide
+    prob = log_guide.exp()
+    rate = prob[success].sum()
+    gradient = (prob * success) @ scores(log_guide)  # of the rate
+    terms = 2000
+    series = ((1 - rate) ** torch.arange(terms)).sum() * gradient
+    given = mean_gradient(
+        log_guide.masked_fill(~success, -torch.inf).log_softmax(0), log_guide, torch.ones_like(prob)
+    )
+    return [
+        exact(f"sum of grad pass@k / k, {terms} terms - grad log p", relative_error(series, given)),
+        exact("mean score of the successes - grad p / p", relative_error(given, gradient / rate)),
+    ]

@@ -1,0 +1,83 @@
+"""Squared residuals of log w: losses, their gradients, and their minima."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from experiments.identities.findings import exact
+from experiments.identities.world import World, kl
+from experiments.shared.claims import Finding
+from inference import LeaveOneOut_ELBO, SquaredResidual, random_state
+from inference.diagnostics.gradients import elbo_gradient, relative_error
+
+
+def pairs(values: Tensor) -> Tensor:
+    """Values of both responses of all pairs, `[2, S, S]`."""
+    return torch.stack(torch.meshgrid(values, values, indexing="ij"))
+
+
+def vargrad(world: World) -> list[Finding]:
+    """Log-variance loss and leave-one-out, on the same draws of a network (arXiv 2010.10436)."""
+    errors = []
+    for seed in range(4):
+        both = []
+        for objective in (SquaredResidual(16), LeaveOneOut_ELBO(16)):
+            with random_state.isolated(seed):
+                both.append(elbo_gradient(objective, world.model, world.guide, world.prompts))
+        errors.append(relative_error(*both))
+    return [exact("gradient of half Var[log w] - leave-one-out, draw by draw", *errors)]
+
+
+def off_policy(world: World) -> list[Finding]:
+    """Minimum of Var_a[log w] for draws from other distributions than q (arXiv 2503.18929)."""
+    uniform = torch.zeros_like(world.log_prior).log_softmax(0)
+    draws = {"prior": world.log_prior, "old guide": world.log_guide, "uniform": uniform}
+    findings = []
+    for name, log_draw in draws.items():
+
+        def loss(log_guide: Tensor, log_draw: Tensor = log_draw) -> Tensor:
+            return variance(log_draw, world.log_joint - log_guide)
+
+        log_guide = minimum(loss, world)
+        subject = f"draws from the {name}, KL(q || p*) at the minimum, nats"
+        findings.append(exact(subject, kl(log_guide, world.log_posterior), limit=1e-6))
+    return findings
+
+
+def variance(log_draw: Tensor, values: Tensor) -> Tensor:
+    """Variance of values under a distribution."""
+    prob = log_draw.exp()
+    return (prob * (values - (prob * values).sum()).square()).sum()
+
+
+def minimum(loss: Callable[[Tensor], Tensor], world: World) -> Tensor:
+    """log q at the minimum of a function of log q, `[S]`, from the prior."""
+    logits = world.log_prior.clone().requires_grad_()
+    optimiser = torch.optim.LBFGS(
+        [logits],
+        max_iter=300,
+        tolerance_grad=1e-9,
+        tolerance_change=0.0,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        value = loss(logits.log_softmax(0))
+        value.backward()
+        return value
+
+    optimiser.step(closure)
+    return logits.detach().log_softmax(0)
+
+
+def relative_rewards(world: World) -> list[Finding]:
+    """Squared residual of a pair against half the variance of two (REBEL, arXiv 2404.16767)."""
+    beta, log_ratio = world.model.beta, world.log_guide - world.log_prior
+    residual = beta * log_ratio - world.reward
+    of_pair = pairs(residual)
+    squared = (of_pair[0] - of_pair[1]).square()
+    half_variance = 0.5 * pairs(world.log_joint - world.log_guide).var(0)
+    error = (squared - 4 * beta**2 * half_variance).abs().max().item()
+    return [exact("loss of a pair - 4 beta^2 half the variance of log w", error)]

@@ -1,0 +1,112 @@
+"""World of 85 responses with different rewards, on which an identity is a sum; its gradients."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from guides import FineTuned
+from inference import Enumeration, random_state
+from inference.diagnostics.gradients import moved_guide
+from inference.targets.fixed_points import Problem
+from model import AlignmentModel, Prompts, TokenReward
+from model.prior.untrained import untrained_prior
+
+WORDS, TOKENS, PROMPT, BETA, DISTANCE = 5, 3, "w1", 0.25, 0.03
+"""Sizes, prompt, reward per nat, and standard deviation of the noise on the guide's weights."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Prior, reward and guide, with their log-probabilities over all S responses, `[S]`, nats."""
+
+    model: AlignmentModel
+    prompts: Prompts
+    guide: FineTuned
+    truth: Enumeration
+    log_guide: Tensor
+
+    @classmethod
+    def of(cls, levels: int | None = None) -> "World":
+        """The world with random rewards from 0 to 1, rounded to some levels if a number is given.
+
+        The guide is away from prior and posterior.
+        """
+        return _world(levels)
+
+    @property
+    def log_prior(self) -> Tensor:
+        """log p0."""
+        return self.truth.log_prior[:, 0]
+
+    @property
+    def log_joint(self) -> Tensor:
+        """log p0 + r/beta."""
+        return self.truth.log_joint[:, 0]
+
+    @property
+    def log_posterior(self) -> Tensor:
+        """log p*."""
+        return self.truth.log_posterior[:, 0]
+
+    @property
+    def log_z(self) -> float:
+        """log Z, nats."""
+        return self.truth.log_z.item()
+
+    @property
+    def reward(self) -> Tensor:
+        """r."""
+        return self.truth.log_likelihood[:, 0] * self.model.beta
+
+    @property
+    def problem(self) -> Problem:
+        """Prior, reward and beta, as a trainer is given them."""
+        return Problem.of(self.model, self.prompts)
+
+    def draws(self, log_prob: Tensor, *shape: int) -> Tensor:
+        """Numbers of responses drawn from a distribution, of a shape."""
+        size = int(torch.tensor(shape).prod())
+        return log_prob.exp().multinomial(size, replacement=True).view(shape)
+
+
+@cache
+def _world(levels: int | None) -> World:
+    prior = untrained_prior(WORDS, TOKENS, initializer_range=0.15, seed=0).double()
+    generator = torch.Generator().manual_seed(1)
+    table = torch.rand([WORDS] * TOKENS, generator=generator, dtype=torch.float64)
+    if levels is not None:
+        table = (table * levels).floor() / (levels - 1)
+
+    def reward(response: Tensor, _: Tensor) -> Tensor:
+        return table[response.unbind(-1)]
+
+    model = AlignmentModel(prior, TokenReward(reward, prior, upper_bound=1.0), BETA)
+    prompts = prior.encode([PROMPT])
+    truth = Enumeration(model, prompts)
+    with random_state.isolated(0):
+        guide = moved_guide(prior, DISTANCE)
+    return World(model, prompts, guide, truth, truth.log_guide(guide)[:, 0])
+
+
+def kl(log_p: Tensor, log_q: Tensor) -> float:
+    """KL(p || q), nats."""
+    return (log_p.exp() * (log_p - log_q)).sum().item()
+
+
+def scores(log_guide: Tensor) -> Tensor:
+    """grad log q(x) of each response by the S logits of q, `[S, S]`."""
+    return torch.eye(len(log_guide), dtype=log_guide.dtype) - log_guide.exp()
+
+
+def mean_gradient(log_draw: Tensor, log_guide: Tensor, coefficient: Tensor) -> Tensor:
+    """E_a[c grad log q] by the logits of q, for draws from a, `[S]`."""
+    return (log_draw.exp() * coefficient) @ scores(log_guide)
+
+
+def noise(log_guide: Tensor, coefficient: Tensor) -> float:
+    """E ||g - E g||^2 for g = c grad log q with draws from q."""
+    squares = scores(log_guide).square().sum(-1)
+    second = (log_guide.exp() * coefficient.square() * squares).sum()
+    return (second - mean_gradient(log_guide, log_guide, coefficient).square().sum()).item()

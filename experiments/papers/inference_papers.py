@@ -1,0 +1,89 @@
+"""Papers on alignment as inference, on variational inference and its gradients."""
+
+from experiments.papers.paper import Paper
+
+INFERENCE = {
+    "korbak-2022": Paper(
+        "Korbak, Perez and Buckley 2022: RL with KL penalties as Bayesian inference",
+        "RL with a KL penalty is variational inference. The objective is beta times the ELBO, its "
+        "optimum the posterior p0 exp(r/beta)/Z, and the two gradients are one.",
+        "equivalence",
+        "2205.11275",
+    ),
+    "stiennon-2020": Paper(
+        "Ziegler et al. 2019, Stiennon et al. 2020: a KL penalty in the reward",
+        "The KL penalty keeps the policy from collapsing to a single mode. Reward alone collapses.",
+        "collapse",
+        "2009.01325",
+    ),
+    "levine-2018": Paper(
+        "Levine 2018: control as probabilistic inference",
+        "The policy of maximum entropy RL is the posterior given an observed optimality variable "
+        "with p(O = 1) = exp((r - r_max)/beta).",
+        "identities --only control-as-inference",
+        "1805.00909",
+    ),
+    "ranganath-2014": Paper(
+        "Ranganath, Gerrish and Blei 2014: black box variational inference",
+        "The mean of log w grad log q is the gradient of the ELBO, for any model. Control variates "
+        "made of the score reduce its noise.",
+        "identities --only black-box",
+        "1401.0118",
+    ),
+    "kool-2019": Paper(
+        "Kool, van Hoof and Welling 2019: a baseline for free from several samples",
+        "The mean of the other samples is a baseline without bias that reduces the noise of "
+        "REINFORCE.",
+        "identities --only leave-one-out",
+        against=("leave-one-out, 2 draws",),
+        caveat="With two samples the baseline brings more noise than the baseline removes.",
+    ),
+    "richter-2020": Paper(
+        "Richter et al. 2020: VarGrad",
+        "The gradient of half the variance of log w, with the samples held fixed, is the gradient "
+        "with a leave-one-out baseline, on every sample.",
+        "identities --only vargrad",
+        "2010.10436",
+    ),
+    "roeder-2017": Paper(
+        "Roeder, Wu and Duvenaud 2017: sticking the landing",
+        "The score term alone leaves noise at q = p*, and without the term the gradient is exactly "
+        "0 there. Responses have no path derivative: leave-one-out takes its part here.",
+        "identities --only landing",
+        "1703.09194",
+    ),
+    "burda-2016": Paper(
+        "Burda, Grosse and Salakhutdinov 2016: importance weighted autoencoders",
+        "The mean of the log of K averaged weights is a bound on log Z that tightens with K.",
+        "identities --only iwae",
+        "1509.00519",
+    ),
+    "bornschein-2015": Paper(
+        "Bornschein and Bengio 2015: reweighted wake-sleep",
+        "Self-normalised weights give the gradient of KL(p* || q), with a bias that vanishes as "
+        "the number of samples grows.",
+        "identities --only wake",
+        "1406.2751",
+    ),
+    "cremer-2018": Paper(
+        "Cremer, Li and Duvenaud 2018: inference suboptimality",
+        "The KL that a shared guide leaves splits into the gap of the best member of the family "
+        "and an amortisation gap, which is often the larger one. Here, LoRA of rank 1.",
+        "identities --only inference-gaps",
+        "1801.03558",
+    ),
+    "schulman-2020": Paper(
+        "Schulman 2020: approximating the KL divergence",
+        "k3 has no bias and less variance than k1, and k2 has little bias near q = p.",
+        "identities --only kl-estimators",
+        against=("mu 3, deviation of k3",),
+        caveat="Far from p the variance of k3 is the larger one.",
+    ),
+    "amini-2025": Paper(
+        "Amini et al. 2025: better estimation of a KL between language models",
+        "The exact KL of the next token, summed over the positions of a draw, is unbiased, never "
+        "negative, and has no more variance than log q/p0.",
+        "identities --only rao-blackwell",
+        "2504.10637",
+    ),
+}

@@ -1,0 +1,74 @@
+"""Papers on preferences, and on rewards learned from preferences."""
+
+from experiments.papers.paper import Paper
+
+PREFERENCES = {
+    "dpo": Paper(
+        "Rafailov et al. 2023: direct preference optimisation (DPO)",
+        "The optimum of DPO is the posterior of the judge's reward, without a reward model.",
+        "dpo --numbers 100 --seeds 2",
+        "2305.18290",
+        supports=("tabular, KL of the optima",),
+        against=("KL of DPO above",),
+        caveat="Over a small family the optimum is not the member nearest to the posterior.",
+    ),
+    "ipo": Paper(
+        "Azar et al. 2023: a general paradigm from human preferences (IPO)",
+        "The target of IPO is p0 exp(P(x beats y)/beta)/Z, also if the preferences are certain, "
+        "where the optimum of DPO leaves the prior altogether.",
+        "identities --only ipo",
+        "2310.12036",
+    ),
+    "f-dpo": Paper(
+        "Wang et al. 2023: direct preference optimisation beyond the reverse KL (f-DPO)",
+        "At the optimum of a reward with the penalty D_f, r = beta f'(q/p0) + c: every divergence "
+        "has a DPO of its own.",
+        "identities --only f-dpo",
+        "2309.16240",
+    ),
+    "exo": Paper(
+        "EXO, 2024: efficient exact optimisation",
+        "Reverse KL to the optimal policy in place of DPO's forward KL optimises the alignment "
+        "objective exactly.",
+        "identities --only exo",
+        "2402.00856",
+        supports=("KL(p0 || p*)",),
+        against=("KL(optimum || p*)",),
+        caveat="For pairs with smoothed labels the optimum is near the posterior, and not there.",
+    ),
+    "slic": Paper(
+        "Zhao et al. 2023: sequence likelihood calibration (SLiC-HF)",
+        "A hinge on differences of log-likelihoods does the work of RLHF.",
+        "identities --only slic",
+        "2305.10425",
+        supports=("KL(p0 || p*)",),
+        against=("KL(optimum || p*)",),
+        caveat="The optimum is nearer to the posterior than the prior is, and not the posterior.",
+    ),
+    "kto": Paper(
+        "KTO, 2024: model alignment as prospect theoretic optimisation",
+        "Labels of good and bad responses do the work of pairs.",
+        "identities --only kto",
+        "2402.01306",
+        supports=("KL(p0 || p*)",),
+        against=("KL(optimum || p*)",),
+        caveat="The optimum is a soft filter: nearer to the posterior than the prior is, and not "
+        "the posterior.",
+    ),
+    "gao-2022": Paper(
+        "Gao et al. 2022: scaling laws for reward model over-optimisation",
+        "The gold reward rises, peaks and falls as the KL grows. With more preferences the peak "
+        "comes later.",
+        "rlhf --num-preferences 30 1000 --steps 1 --simulations 0 --draws 1024",
+        "2210.10760",
+        supports=("gold reward lost", "gold reward peaks"),
+    ),
+    "coste-2023": Paper(
+        "Coste et al. 2023: ensembles of reward models",
+        "Pessimism about an uncertain reward, such as the minimum of an ensemble, has more gold "
+        "reward than the mean.",
+        "rlhf --num-preferences 30 1000 --steps 1 --simulations 0 --draws 1024",
+        "2310.02743",
+        supports=("of the lower bound", "of the minimum"),
+    ),
+}

@@ -1,0 +1,97 @@
+"""Papers on the distribution that an algorithm converges to."""
+
+from experiments.papers.paper import Paper
+
+TARGETS = {
+    "mroueh-2025": Paper(
+        "Mroueh 2025: success amplification of GRPO",
+        "With 0/1 rewards GRPO ends at more successes than the prior, at logit p = logit p0 + "
+        "1/(beta sqrt(p (1 - p))): more than the posterior's shift of 1/beta.",
+        "identities --only grpo-success",
+        "2503.06639",
+    ),
+    "vojnovic-2025": Paper(
+        "Vojnovic and Yun 2025: the alignment objective of GRPO",
+        "GRPO with k3 as a loss does not aggregate preferences as exp(r/beta) does: its stationary "
+        "policy is p0/(1 - A/beta), with A the scaled advantage.",
+        "identities --only grpo-k3",
+        "2502.18548",
+    ),
+    "chi-po": Paper(
+        "Huang et al. 2024: chi-squared preference optimisation (chi-PO)",
+        "A penalty of KL and chi-squared bounds the ratio q/p0, where the ratio of the KL's "
+        "posterior grows exponentially.",
+        "identities --only chi-po",
+        "2407.13399",
+    ),
+    "flow-rl": Paper(
+        "FlowRL, 2025: matching reward distributions",
+        "Flow balance matches the policy to the distribution of the reward, p0 exp(r/beta)/Z.",
+        "identities --only flow-rl",
+        "2509.15207",
+        supports=("per response",),
+        against=("KL(balance per token",),
+        caveat="The balance of whole responses does. The division by length in the method's loss "
+        "moves the target.",
+    ),
+    "mode-anchored": Paper(
+        "MARA, 2025: KL-regularised RL and mode collapse",
+        "The posterior prefers modes with more prior mass or a bit more reward. A changed reward "
+        "gives all responses above a threshold one probability.",
+        "identities --only mode-anchored",
+        "2510.20817",
+    ),
+    "qrpo": Paper(
+        "QRPO, 2025: quantile rewards with an exact partition function",
+        "For the reward's quantile under the prior, Z = beta (exp(1/beta) - 1).",
+        "identities --only qrpo",
+        "2507.08068",
+        against=("85 responses",),
+        caveat="With few responses the quantile jumps, and Z is another one.",
+    ),
+    "vieillard-2020": Paper(
+        "Vieillard et al. 2020: leverage the average",
+        "Steps with a KL penalty to the last policy average the rewards of all steps: n exact "
+        "steps at tau are the posterior at tau/n.",
+        "identities --only mirror-descent",
+        "2003.14089",
+    ),
+    "kimi": Paper(
+        "Kimi k1.5, 2025: mirror descent with the mean reward",
+        "The mean reward of the samples replaces log Z in the squared residual.",
+        "identities --only kimi",
+        "2501.12599",
+        supports=("at tau = 20 beta",),
+        against=("KL(step with the mean",),
+        caveat="At a large tau the step is the exact one. At a small tau the step has another "
+        "target.",
+    ),
+    "dera": Paper(
+        "DeRa, 2024: decoding-time realignment",
+        "Mixing the logits of prior and aligned model gives the model of another beta. Exact for "
+        "whole responses, and an approximation token by token.",
+        "identities --only dera",
+        "2402.02992",
+    ),
+    "filtering": Paper(
+        "Dong et al. 2023: reward ranked fine-tuning (RAFT)",
+        "Fine-tuning on the best samples aligns the model. With a threshold the target is the "
+        "prior given accepted, after any number of rounds; not the posterior of the reward.",
+        "identities --only filtering",
+        "2304.06767",
+    ),
+    "power": Paper(
+        "Power sampling, 2025: reasoning with sampling",
+        "Sampling from p0^alpha is not sampling at temperature 1/alpha: the power prefers tokens "
+        "with few and likely futures.",
+        "identities --only power",
+        "2510.14901",
+    ),
+    "success-and-diversity": Paper(
+        "arXiv 2512.18730, 2025: success and diversity of verifiable rewards",
+        "For 0/1 rewards KL(q || p*) is the KL of the rates of success and the diversity lost. The "
+        "KL penalty keeps the diversity, reward alone does not.",
+        "verifiable",
+        "2512.18730",
+    ),
+}

@@ -1,0 +1,123 @@
+"""Papers on algorithms that train a policy."""
+
+from experiments.papers.paper import Paper
+
+K3_LOSS = "k3 as a loss, token by token (GRPO), distance from grad KL(q || p0)"
+K3_VALUE = "k3 as a loss, token by token (GRPO), value"
+K3_RATIO = "k3 times the ratio, token by token (TRL), distance from grad KL(q || p0)"
+
+TRAINERS = {
+    "ppo": Paper(
+        "Schulman et al. 2017: proximal policy optimisation (PPO)",
+        "A clipped objective allows several steps on each batch, and so learns more from the same "
+        "number of samples.",
+        "identities --only proximal",
+        "1707.06347",
+    ),
+    "rloo": Paper(
+        "Ahmadian et al. 2024: back to basics (RLOO)",
+        "REINFORCE with a leave-one-out baseline and the KL in the reward needs no clip and no "
+        "critic. Here: the trainer reaches the posterior.",
+        "trainer_targets --only rloo",
+        "2402.14740",
+    ),
+    "grpo": Paper(
+        "Shao et al. 2024: DeepSeekMath (GRPO)",
+        "A loss with the unbiased, positive estimator k3 penalises the KL from the policy to the "
+        "reference.",
+        "kl_estimators",
+        "2402.03300",
+        supports=(K3_VALUE,),
+        against=(f"{K3_LOSS}: ",),
+        caveat="The value is that KL. The gradient of the loss is another one: the forward KL.",
+    ),
+    "deepseek-v3.2": Paper(
+        "DeepSeek-V3.2, 2025: an unbiased estimate of the KL",
+        "k3 times the importance ratio has an unbiased gradient of the KL.",
+        "kl_estimators",
+        "2512.02556",
+        supports=(f"{K3_RATIO} by position",),
+        against=(f"{K3_RATIO}: ",),
+        caveat="The gradient is that of each token's KL with the tokens before held fixed, not of "
+        "the KL of the whole response.",
+    ),
+    "dr-grpo": Paper(
+        "Liu et al. 2025: Dr. GRPO",
+        "Without scaling by the deviation and without division by length, GRPO's biases are gone. "
+        "Here, with k3 as a loss: the trainer reaches the target predicted for these choices.",
+        "trainer_targets --only dr-grpo",
+        "2503.20783",
+    ),
+    "gspo": Paper(
+        "Zheng et al. 2025: group sequence policy optimisation (GSPO)",
+        "One importance ratio for a response in place of a ratio for each token trains stably. "
+        "Here: the trainer reaches the target predicted for its average over tokens.",
+        "trainer_targets --only gspo",
+        "2507.18071",
+    ),
+    "cispo": Paper(
+        "MiniMax 2025: CISPO",
+        "A clipped importance weight without gradient keeps all tokens in the update. Here: the "
+        "trainer reaches the target predicted for GRPO.",
+        "trainer_targets --only cispo",
+        "2506.13585",
+    ),
+    "gflownet": Paper(
+        "Hu et al. 2023: amortising intractable inference in language models",
+        "Fine-tuning by GFlowNet objectives, off-policy and with replay, samples from the "
+        "posterior. Here: trajectory balance against leave-one-out on the same responses.",
+        "identities --only trajectory-balance",
+        "2310.04363",
+    ),
+    "tba": Paper(
+        "Bartoldson et al. 2025: trajectory balance with asynchrony (TBA)",
+        "Trajectory balance learns from responses of any earlier policy without importance ratios: "
+        "its only minimum is the posterior, for any distribution of the responses.",
+        "identities --only off-policy-balance",
+        "2503.18929",
+    ),
+    "rebel": Paper(
+        "Gao et al. 2024: regressing relative rewards (REBEL)",
+        "RL is the regression of differences of rewards on differences of log ratios. The loss of "
+        "a pair is VarGrad with two samples.",
+        "identities --only rebel",
+        "2404.16767",
+    ),
+    "a-star-po": Paper(
+        "A*-PO, 2025: optimal advantage regression",
+        "log Z from draws of the prior, and one squared residual for each response: the minimum "
+        "is the posterior.",
+        "log_z",
+        "2505.20686",
+        against=("KL of the others to the target",),
+        caveat="With few draws of the prior log Z is off, which moves the target off-policy.",
+    ),
+    "gdc": Paper(
+        "Khalifa et al. 2021: generation with distributional control (GDC)",
+        "Constraints on means define the nearest distribution to the prior that meets them, an "
+        "exponential family. For one binary feature lambda has a closed form.",
+        "identities --only gdc",
+        "2012.11635",
+    ),
+    "gdc++": Paper(
+        "Korbak et al. 2022: RL and distribution matching without catastrophic forgetting",
+        "A baseline reduces the noise of the distributional policy gradient. At the target no "
+        "noise remains.",
+        "identities --only gdc++",
+        "2206.00761",
+    ),
+    "f-dpg": Paper(
+        "Go et al. 2023: f-divergence minimisation (f-DPG)",
+        "The gradient of any f-divergence from the target is a policy gradient with the pseudo-"
+        "reward -f'(q/p*).",
+        "identities --only f-dpg",
+        "2302.08215",
+    ),
+    "max-rl": Paper(
+        "MaxRL, 2026: maximum likelihood reinforcement learning",
+        "The gradient of log p(success) is a sum over pass@k with weights 1/k, and the mean score "
+        "of the successes.",
+        "identities --only max-rl",
+        "2602.02710",
+    ),
+}

@@ -1,0 +1,76 @@
+"""Every check of the script holds, and the helpers of findings tell truth from noise."""
+
+import pytest
+import torch
+
+from experiments.identities.__main__ import CHECKS, Identities, main
+from experiments.identities.findings import agrees, beyond, exact
+from experiments.identities.world import World, kl, mean_gradient, noise
+from experiments.shared.claims import NOISY
+from inference import Estimate, random_state
+
+SLOW = {"trajectory-balance", "proximal", "smc-bounds"}
+"""Checks that train, or run a sampler hundreds of times."""
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World.of()
+
+
+@pytest.mark.parametrize("name", CHECKS.keys() - SLOW)
+def test_check_holds(name, world):
+    findings = CHECKS[name](world)
+    assert len(findings) > 0
+    assert [finding.statement for finding in findings if not finding.held] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW)
+def test_check_with_fits_or_runs_holds(name, world):
+    assert all(finding.held for finding in CHECKS[name](world))
+
+
+def test_statements_begin_with_the_name_of_their_check(capsys):
+    findings = main(Identities(only=("chi-po",)))
+    assert {finding.statement.split(",")[0] for finding in findings} == {"chi-po"}
+    assert "yes  chi-po, spread" in capsys.readouterr().out
+
+
+def test_guide_is_away_from_prior_and_posterior(world):
+    distances = [kl(world.log_guide, other) for other in (world.log_prior, world.log_posterior)]
+    assert min(distances) > 0.2
+
+
+def test_noise_and_mean_are_those_of_draws(world):
+    coefficient = world.log_joint - world.log_guide
+    with random_state.isolated(0):
+        draws = world.draws(world.log_guide, 200_000)
+    terms = coefficient[draws, None] * (
+        torch.eye(len(coefficient), dtype=torch.float64)[draws] - world.log_guide.exp()
+    )
+    exact_noise = noise(world.log_guide, coefficient)
+    assert terms.var(0).sum().item() == pytest.approx(exact_noise, rel=0.03)
+    mean = mean_gradient(world.log_guide, world.log_guide, coefficient)
+    assert (terms.mean(0) - mean).norm() < 4 * (exact_noise / len(draws)) ** 0.5
+
+
+def test_equation_fails_beyond_rounding():
+    assert exact("a", 1e-12, -1e-12).held
+    assert not exact("a", 0.0, -1e-3).held
+    assert not exact("a", float("nan")).held
+
+
+def test_estimate_near_a_limit_is_too_noisy():
+    assert beyond("a", Estimate(1.0, 0.1), above=0.0).held
+    near = beyond("a", Estimate(0.1, 0.1), above=0.0)
+    assert not near.held
+    assert near.statement.endswith(NOISY)
+    far = beyond("a", Estimate(1.0, 0.1), below=0.0)
+    assert not far.held
+    assert not far.statement.endswith(NOISY)
+
+
+def test_estimate_agrees_within_three_errors():
+    assert agrees("a", Estimate(1.2, 0.1), 1.0).held
+    assert not agrees("a", Estimate(1.4, 0.1), 1.0).held
