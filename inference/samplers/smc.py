@@ -9,6 +9,8 @@ is E_p0[likelihood(x) | x_<=t]. The twist cancels: without resampling the weight
 p0(x) likelihood(x) / q(x), whatever the twist.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -30,10 +32,11 @@ from inference.samplers.resampling import (
 )
 from inference.samplers.twist import Twist
 from model import Prompts, ResponseDistribution
+from model.common import ranks
 from model.common.checks import finite, function, instance, whole_number
 from model.common.thread_lock import one_thread
-from model.prior.division import divided
-from model.prior.logits import sample_token, token_log_prob
+from model.prior.division import Block, Division, divided
+from model.prior.logits import sample_token, token_log_prob, uniform_numbers
 
 
 @torch.no_grad()
@@ -99,9 +102,9 @@ def sequential_monte_carlo(
                 weigh_by_twist(particles, twist, prompts, t, prior)
             fix = f"after {t} tokens, by the twist or the prior; correct the twist or the guide"
             check_support(particles.log_weight, prompts.texts, fix)
-            rows = particles.resample(scheme, ess_threshold, keep_first=retained is not None)
+            ancestors = particles.resample(scheme, ess_threshold, keep_first=retained is not None)
             for stream in {target, proposal}:
-                stream.extend(particles.response[..., t - 1].flatten(), rows)
+                stream.extend(particles.response[..., t - 1], ancestors)
         particles.weigh(log_likelihood_at(model, prompts, particles.response) - particles.log_psi)
     log_weight = particles.log_weight
     check_support(log_weight, prompts.texts)
@@ -151,7 +154,7 @@ class Particles:
         self.log_weight = torch.where(self.log_weight.isneginf(), -torch.inf, log_weight)
 
     def resample(self, scheme: Scheme, threshold: float, *, keep_first: bool) -> Tensor | None:
-        """Resample degenerate prompts; return the parents' rows among K N, None if unchanged."""
+        """Resample degenerate prompts; return the parents `[K, N]`, None if unchanged."""
         step = resample_if_degenerate(self.log_weight, scheme, threshold, keep_first=keep_first)
         if not bool(step.resampled.any()):
             return None
@@ -162,32 +165,61 @@ class Particles:
         self.ended = self.ended.gather(0, ancestors)
         self.log_psi = self.log_psi.gather(0, ancestors)
         self.root = self.root.gather(0, ancestors)
-        num_prompts = ancestors.shape[1]
-        column = torch.arange(num_prompts, device=ancestors.device)
-        return (ancestors * num_prompts + column).flatten()  # row of (k, n)
+        return ancestors
 
 
 class Stream:
-    """A language model inside K N responses: next logits `[K N, V]`, and its state."""
+    """A language model inside K N responses: next logits `[B', V]`, and its state.
+
+    Ranks divide the prompts, because resampling moves particles within a prompt, if there are as
+    many prompts as ranks. Then B' = K N' for the N' prompts of this rank.
+    """
 
     def __init__(self, distribution: ResponseDistribution, num_particles: int) -> None:
         self.decoder, self.temperature = distribution.decoder, distribution.temperature
         prompts = distribution.prompts
-        rows = torch.arange(len(prompts), device=prompts.ids.device).repeat(num_particles)
-        logits, state = self.decoder.start(prompts)
+        self.shape = (num_particles, len(prompts))
+        is_shared = distribution.division is not None and len(prompts) >= ranks.num_ranks()
+        self.by_prompts = Division("prompts") if is_shared else None
+        self.own = slice(None)
+        if self.by_prompts is not None:
+            self.own = self.by_prompts.own_block(*self.shape)[1].prompts
+        own = prompts if self.by_prompts is None else prompts[self.own]
+        rows = torch.arange(len(own), device=prompts.ids.device).repeat(num_particles)
+        logits, state = self.decoder.start(own)
         self.logits, self.state = logits[rows], state.select(rows)
 
     def sample(self) -> Tensor:
-        return sample_token(self.logits, self.temperature)
+        """One token for each response, `[K, N]`."""
+        uniform = uniform_numbers(math.prod(self.shape), self.logits.device).view(self.shape)
+        return self._of_own(lambda own: sample_token(self.logits, self.temperature, own(uniform)))
 
     def log_prob(self, token: Tensor) -> Tensor:
-        return token_log_prob(self.logits, token, self.temperature).double()
+        """log p of the next tokens `[K, N]`, nats."""
+        return self._of_own(
+            lambda own: token_log_prob(self.logits, own(token), self.temperature).double()
+        )
 
-    def extend(self, token: Tensor, rows: Tensor | None) -> None:
-        """Append `token` `[K N]` to the sequences at `rows`, or to all if None."""
-        state = self.state if rows is None else self.state.select(rows)
-        logits, self.state = self.decoder.extend(state, token[:, None])
+    def extend(self, token: Tensor, ancestors: Tensor | None) -> None:
+        """Append `token` `[K, N]` to the responses of `ancestors` `[K, N]`, or to all if None."""
+        state = self.state
+        if ancestors is not None:
+            own = ancestors[:, self.own]
+            column = torch.arange(own.shape[1], device=own.device)
+            state = state.select((own * own.shape[1] + column).flatten())  # row of (k, n)
+        logits, self.state = self.decoder.extend(state, token[:, self.own].reshape(-1, 1))
         self.logits = logits[:, -1]
+
+    def _of_own(self, function: Callable[[Callable[[Tensor], Tensor]], Tensor]) -> Tensor:
+        """`[K, N]`, computed by each rank for its own responses `[B']`."""
+
+        def of_block(block: Block) -> tuple[Tensor]:
+            result = function(lambda tensor: tensor[block].flatten())
+            return (result.unflatten(0, (self.shape[0], -1)),)
+
+        if self.by_prompts is None:
+            return of_block(Block(slice(None), slice(None)))[0]
+        return self.by_prompts.compute(of_block, *self.shape)[0]
 
 
 def draw_token(
@@ -199,12 +231,12 @@ def draw_token(
     retained: Tensor | None,
 ) -> None:
     """Draw token t of all unfinished responses; particle 0 gets `retained` `[N]` if given."""
-    token = proposal.sample().view(particles.ended.shape)
+    token = proposal.sample()
     if retained is not None:
         token[0] = torch.where(particles.ended[0], token[0], retained)
     if proposal is not target:
-        log_ratio = target.log_prob(token.flatten()) - proposal.log_prob(token.flatten())
-        particles.weigh(log_ratio.view(token.shape).masked_fill(particles.ended, 0.0))
+        log_ratio = target.log_prob(token) - proposal.log_prob(token)
+        particles.weigh(log_ratio.masked_fill(particles.ended, 0.0))
     particles.response[..., t - 1] = token.masked_fill(particles.ended, prior.space.pad_id)
     particles.ended = particles.ended | torch.isin(token, prior.space.end_ids)
 

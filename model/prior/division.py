@@ -56,22 +56,29 @@ class Division:
         Raises:
             RankError: if the function fails on another rank.
         """
-        lengths = {"particles": num_particles, "prompts": num_prompts}
-        axes = sorted(lengths, key=lambda axis: axis != self.by)
-        axis = next((a for a in axes if lengths[a] >= ranks.num_ranks()), None)
+        axis, block = self.own_block(num_particles, num_prompts)
         if axis is None:
             with undivided():
-                return function(Block(slice(None), slice(None)))
-        sizes = _sizes(lengths[axis])
-        start = sum(sizes[: ranks.rank()])
-        own = slice(start, start + sizes[ranks.rank()])
-        block = Block(own, slice(None)) if axis == "particles" else Block(slice(None), own)
+                return function(block)
+        sizes = _sizes({"particles": num_particles, "prompts": num_prompts}[axis])
         with ranks.failing_together(), undivided():
             results = function(block)
         if axis == "particles":
             return ranks.gather(results, sizes)
         swapped = ranks.gather([tensor.transpose(0, 1) for tensor in results], sizes)
         return tuple(tensor.transpose(0, 1) for tensor in swapped)
+
+    def own_block(self, num_particles: int, num_prompts: int) -> tuple[Axis | None, Block]:
+        """The divided axis of a grid, and the block of this rank; None and the whole if neither."""
+        lengths: dict[Axis, int] = {"particles": num_particles, "prompts": num_prompts}
+        axes = sorted(lengths, key=lambda axis: axis != self.by)
+        axis = next((a for a in axes if lengths[a] >= ranks.num_ranks()), None)
+        if axis is None:
+            return None, Block(slice(None), slice(None))
+        sizes = _sizes(lengths[axis])
+        start = sum(sizes[: ranks.rank()])
+        own = slice(start, start + sizes[ranks.rank()])
+        return axis, Block(own, slice(None)) if axis == "particles" else Block(slice(None), own)
 
 
 _division: ContextVar[Division | None] = ContextVar("division", default=None)

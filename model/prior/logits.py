@@ -27,12 +27,13 @@ def scaled(logits: Tensor, temperature: float) -> Tensor:
     return wide if temperature == 1.0 else wide / temperature
 
 
-def sample_token(logits: Tensor, temperature: float) -> Tensor:
+def sample_token(logits: Tensor, temperature: float, uniform: Tensor | None = None) -> Tensor:
     """One token id for each row of logits, `[B, V]` -> `[B]`, as by `draw_token`.
 
     A `FloatingPointError` if the logits are NaN.
     """
-    uniform = uniform_numbers(len(logits), logits.device)
+    if uniform is None:
+        uniform = uniform_numbers(len(logits), logits.device)
     token, log_prob = draw_token(logits, temperature, uniform)
     if bool(log_prob.isnan().any()):
         raise FloatingPointError(NAN_LOGITS)
