@@ -55,10 +55,13 @@ from experiments.steer.resuming import check_inputs, old_folder, own_arguments, 
 from experiments.steer.step_log import StepLog, new_trackers
 from guides import FineTuned, Guide, LoRA
 from guides.saved import save_guide, write_card
+from guides.shards import shard
 from inference import OBJECTIVES, Fit, PriorSample, Program, fit, random_state
 from inference.svi.anneal import soften
 from model import AlignmentModel, LanguageModel, Prompts
 from model.common import ranks
+from model.networks.placement import named_device
+from model.networks.shards import gathered
 from model.prior.named_priors import load_prior
 
 
@@ -92,6 +95,7 @@ def train(args: Steer, model: AlignmentModel, prompts: RunPrompts, folder: RunFo
     target = model if args.penalty is None else soften(model, args.penalty)
     every, measured, _ = prompts
     guide = new_guide(args, target, model.prior, every)
+    every, measured = every.to(model.prior.device), measured.to(model.prior.device)
     with random_state.isolated(args.seed + 1):
         prior_sample = draw_prior(target, model, measured, args.prior_draws)
         before = measure(model, target, guide, measured, prior_sample, args.samples)
@@ -102,12 +106,15 @@ def train(args: Steer, model: AlignmentModel, prompts: RunPrompts, folder: RunFo
         so_far = (folder, args.title, model, guide, measured, prior_sample, elbo)
         page = LivePage(*so_far, args.fit_budget) if args.watch and is_first else None
         log = StepLog(folder, trackers, page)
-        with Interrupted(*so_far).reported(), page or nullcontext():
+        # a report needs all ranks if they share a network
+        interrupted = Interrupted(*so_far).reported() if args.shard is None else nullcontext()
+        with interrupted, page or nullcontext():
             result = fit(target, guide, every, **fit_settings(args, folder), on_step=log)
         seconds = time.perf_counter() - start
-        if is_first:
-            with ranks.alone():
-                save(args, guide, every, folder)
+        with gathered(guide):
+            if is_first:
+                with ranks.alone():
+                    save(args, guide, every, folder)
         with random_state.isolated(args.seed + 2):
             after = measure(model, target, guide, measured, prior_sample, args.samples)
             posterior = measure_posterior(model, measured, prior_sample)
@@ -208,11 +215,28 @@ def new_guide(args: Steer, target: Program, prior: LanguageModel, prompts: Promp
         fix = "add --fine-tuned.dtype float32, or choose --guide lora"
         print(f"training in bfloat16 loses most updates, which are small: {fix}")
     print(f"guide {args.guide}, {guide.num_trained_parameters():,} trained parameters")
+    if args.shard is not None:
+        shard_networks(args, guide, prior)
+    prompts = prompts.to(prior.device)
     with blamed(f"--objective {args.objective} with --guide {args.guide}"):
         guide.distribution(prompts)
         with pyro.get_param_store().scope(), random_state.isolated(args.seed):
             OBJECTIVES[args.objective](num_particles=2).loss(target, guide, prompts[[0]])
     return guide
+
+
+def shard_networks(args: Steer, guide: Guide, prior: LanguageModel) -> None:
+    """Shard the guide, or guide and prior, on the device of the run."""
+    device = named_device(args.device)
+    with blamed(f"--shard {args.shard}"):
+        shard(
+            guide,
+            prior if args.shard == "both" else None,
+            gather_draws=args.gather_draws,
+            device=device,
+        )
+    if args.shard == "guide":
+        prior.to(device)
 
 
 def save(args: Steer, guide: Guide, prompts: Prompts, folder: RunFolder) -> None:

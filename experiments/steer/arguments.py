@@ -40,6 +40,7 @@ RATED = types.Used(
 STEPPED = types.Used(
     lambda args: args.responses is None and args.time is None, "with --responses or --time"
 )
+SHARDED = types.Used(lambda args: args.shard is not None, "without --shard")
 UNTIMED = types.Used(lambda args: args.time is None, "with --time")
 SAMPLED = types.Used(lambda args: args.sample is not None, "without --sample")
 NO_FILE = types.Used(
@@ -131,6 +132,13 @@ class Steer(Arguments):
     divide: Annotated[Literal["particles", "prompts"], TRAINED] = "particles"
     """Axis of a step that the processes of `torchrun` divide: the responses to each prompt, or the
     prompts. The result is the same."""
+    shard: Annotated[Literal["guide", "both"], TRAINED] | None = None
+    """Hold a part of every layer on each process of `torchrun` and gather a layer while it runs, of
+    the guide, or of guide and prior: for networks larger than one device. Layers that guide and
+    prior share, as with `--guide lora`, are held once. Default: each process holds all."""
+    gather_draws: Annotated[bool, TRAINED, SHARDED] = False
+    """Gather a sharded network once for all tokens of a draw, and not for each token, if the
+    network fits on one device."""
     measured_prompts: types.Count | None = None
     """Number of prompts that are measured, or sampled by `--sample`, and over which budgets and
     moments are averaged: a random subset by the seed. Default: all prompts, of `--dataset` 8."""
@@ -254,7 +262,9 @@ class Steer(Arguments):
     def loading(self) -> dict[str, Any]:
         """Settings with which the prior, or a language model as proposal, is loaded."""
         names = ("max_new_tokens", "temperature", "dtype", "device", "trust_remote_code")
-        return {name: getattr(self, name) for name in names} | {"compile_decode": self.compile}
+        given = {name: getattr(self, name) for name in names} | {"compile_decode": self.compile}
+        # a network larger than a device is loaded on the CPU, and each layer is moved as a shard
+        return given if self.shard is None else given | {"device": "cpu"}
 
     @property
     def target_name(self) -> str:

@@ -6,6 +6,7 @@ from experiments.steer.guide_options import check_options
 from guides import GUIDES
 from inference import OBJECTIVES
 from inference.svi.trackers import check_trackers
+from model.common import ranks
 
 
 def check(args: Steer) -> None:
@@ -19,8 +20,23 @@ def check(args: Steer) -> None:
         fix = f"train --guide {args.guide} without it, then name RUN/guide as --proposal"
         raise SystemExit(f"--sample trains nothing: {fix}")
     check_options(args.guide, args.options)
+    if args.shard is not None:
+        check_shards(args)
     if args.merge and not GUIDES[args.guide].can_merge:
         raise SystemExit(f"--merge is for --guide lora, got --guide {args.guide}")
+
+
+def check_shards(args: Steer) -> None:
+    """Check that several processes share a network, which one process cannot copy."""
+    if ranks.num_ranks() == 1:
+        fix = "start with `torchrun --nproc-per-node N -m experiments.steer`"
+        raise SystemExit(f"--shard {args.shard} is for several processes: {fix}")
+    if args.merge:
+        raise SystemExit("--merge copies the network, which --shard divides: leave one of them out")
+    if args.compile:
+        raise SystemExit(
+            "--compile needs layers that stay, and --shard gathers and frees them: leave one out"
+        )
 
 
 def check_likelihood(args: Steer) -> None:

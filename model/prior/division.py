@@ -41,7 +41,12 @@ class Division:
     by: Axis
 
     def compute(
-        self, function: Callable[[Block], tuple[Tensor, ...]], num_particles: int, num_prompts: int
+        self,
+        function: Callable[[Block], tuple[Tensor, ...]],
+        num_particles: int,
+        num_prompts: int,
+        *,
+        even: bool = False,
     ) -> tuple[Tensor, ...]:
         """A function of a block, computed by each rank for its own block.
 
@@ -49,6 +54,8 @@ class Division:
             function: returns tensors `[K', N', ...]` for a block of K' particles and N' prompts.
             num_particles: K.
             num_prompts: N.
+            even: True for blocks of one size, for ranks that run the same passes. A smaller block
+                has a place of another rank too, whose result is dropped.
 
         Returns:
             The tensors `[K, N, ...]` of the whole grid, on every rank.
@@ -56,28 +63,35 @@ class Division:
         Raises:
             RankError: if the function fails on another rank.
         """
-        axis, block = self.own_block(num_particles, num_prompts)
+        axis, block = self.own_block(num_particles, num_prompts, even=even)
         if axis is None:
             with undivided():
                 return function(block)
         sizes = _sizes({"particles": num_particles, "prompts": num_prompts}[axis])
+        extra = max(sizes) - sizes[ranks.rank()] if even else 0
         with ranks.failing_together(), undivided():
             results = function(block)
         if axis == "particles":
-            return ranks.gather(results, sizes)
-        swapped = ranks.gather([tensor.transpose(0, 1) for tensor in results], sizes)
+            return ranks.gather([tensor[extra:] for tensor in results], sizes)
+        swapped = ranks.gather([tensor.transpose(0, 1)[extra:] for tensor in results], sizes)
         return tuple(tensor.transpose(0, 1) for tensor in swapped)
 
-    def own_block(self, num_particles: int, num_prompts: int) -> tuple[Axis | None, Block]:
-        """The divided axis of a grid, and the block of this rank; None and the whole if neither."""
+    def own_block(
+        self, num_particles: int, num_prompts: int, *, even: bool = False
+    ) -> tuple[Axis | None, Block]:
+        """The divided axis of a grid, and the block of this rank; None and the whole if neither.
+
+        With `even`, the block begins with a place of another rank if it is smaller than others.
+        """
         lengths: dict[Axis, int] = {"particles": num_particles, "prompts": num_prompts}
         axes = sorted(lengths, key=lambda axis: axis != self.by)
         axis = next((a for a in axes if lengths[a] >= ranks.num_ranks()), None)
         if axis is None:
             return None, Block(slice(None), slice(None))
         sizes = _sizes(lengths[axis])
-        start = sum(sizes[: ranks.rank()])
-        own = slice(start, start + sizes[ranks.rank()])
+        end = sum(sizes[: ranks.rank() + 1])
+        size = max(sizes) if even else sizes[ranks.rank()]
+        own = slice(end - size, end)
         return axis, Block(own, slice(None)) if axis == "particles" else Block(slice(None), own)
 
 

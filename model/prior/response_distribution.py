@@ -292,7 +292,8 @@ class ResponseDistribution(TorchDistribution):
             results = function(part, own)
             return tuple(tensor.unflatten(0, (-1, len(prompts))) for tensor in results)
 
-        grid = self.division.compute(of_block, len(rows) // num_prompts, num_prompts)
+        sizes = len(rows) // num_prompts, num_prompts
+        grid = self.division.compute(of_block, *sizes, even=self._in_step)
         return tuple(tensor.flatten(0, 1) for tensor in grid)
 
     def _in_parts(self, function: Function, value: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
@@ -376,19 +377,6 @@ class ResponseDistribution(TorchDistribution):
             return number
         return int(in_step(self.decoder, torch.tensor(number, device=self._rows.device)))
 
-    def _check_even(self, rows: Tensor) -> None:
-        """Refuse other numbers of responses on other ranks that run the same passes."""
-        if not self._in_step:
-            return
-        numbers = torch.tensor([-len(rows), len(rows)], device=rows.device)
-        least, most = in_step(self.decoder, numbers).tolist()
-        if -least != most:
-            raise ValueError(
-                f"a rank has {-least} responses and another has {most}, expected the same number "
-                "on all ranks that share a sharded network: choose a number of particles that the "
-                "number of ranks divides"
-            )
-
     def alongside(self, other: "ResponseDistribution") -> Self:
         """This distribution for the prompts of another, such as those of a chunk."""
         return self._for(other.prompts, other._rows)
@@ -416,7 +404,6 @@ class ResponseDistribution(TorchDistribution):
             distribution for the chunk, which has read its prompts. With gradient, the chunks have
             any size, and differ in length.
         """
-        self._check_even(rows)
         room = getattr(self.decoder, "room", None)
         num_columns = self.prompts.ids.shape[1] + self.space.max_new_tokens
         limits = [] if room is None else [room // num_columns]

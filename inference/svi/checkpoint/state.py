@@ -89,7 +89,7 @@ class FitState:
             "fingerprint": {} if self.fingerprint is None else self.fingerprint.to_json(),
         }
         gathered = {
-            name: {key: whole(tensor.detach()) for key, tensor in part.items()}
+            name: {key: _gathered(tensor) for key, tensor in part.items()}
             for name, part in tensors.items()
         }
         if ranks.is_first():
@@ -110,6 +110,11 @@ class FitState:
     def save_after(self, error: BaseException, folder: Path | None) -> None:
         """Save the last whole step, and add the place of the checkpoint to the error as a note."""
         done = f"The fit had done {self.step} steps"
+        if any(map(is_sharded, parameters().values())):
+            # the ranks may be at different places, and cannot gather the parameters
+            last = f"; the last checkpoint, in {folder}, is of step {self.saved_step}"
+            error.add_note(f"{done}{last if self.saved_step else ''}.")
+            return
         try:
             self.save_once(folder)
         except (OSError, CheckpointError, RuntimeError) as other:
@@ -137,6 +142,14 @@ class FitState:
 def parameters() -> dict[str, Tensor]:
     """All unconstrained parameters in Pyro's store, by name."""
     return dict(pyro.get_param_store().named_parameters())
+
+
+def _gathered(tensor: Tensor) -> Tensor:
+    """A tensor, whole and on the CPU of the first rank if it is sharded; empty on the others."""
+    if not is_sharded(tensor):
+        return tensor
+    numbers = whole(tensor.detach())
+    return numbers.cpu() if ranks.is_first() else numbers.new_empty(0)
 
 
 def _write(tensors: dict[str, Tensor], path: Path) -> None:
