@@ -224,6 +224,7 @@ def test_choices_that_do_not_go_together(args):
             {"guide": "soft-prompt", "prompts": ("the film", "the film was " * 7)},
             "virtual tokens, 22 of the prompt and",
         ),
+        ({"shard": "both"}, "--shard both is for several processes: start with `torchrun"),
         ({"merge": True}, "--merge is for --guide lora, got --guide fine-tuned"),
         (
             {"options": GuideOptions(n_gram=type(GuideOptions().n_gram)(n=3))},
