@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.explore.world import PROMPT, TEMPTING, World, grammatical, rounded
+from experiments.explore.world import DECIMALS, PROMPT, TEMPTING, World, grammatical, rounded
 from inference import Enumeration, random_state
 from inference.estimate import expectation
 from inference.reward_posterior import REWARD_INFERENCE
@@ -119,7 +119,10 @@ class LearnedWorld(World):
         for name in AGGREGATIONS:
             truth = Enumeration(uncertain_model(self.prior, posterior, name, BETA), self.prompts)
             mean = expectation(truth.log_posterior.exp(), reward)
-            values = {"logZ": truth.log_z.item(), "meanGold": mean.item()}
+            values = {
+                "logZ": round(truth.log_z.item(), DECIMALS),
+                "meanGold": round(mean.item(), DECIMALS),
+            }
             records.append({"aggregation": name, "beta": BETA, **values})
         return records
 

@@ -18,8 +18,8 @@ from model import AlignmentModel, LanguageModel, Pattern, Prompts, TextReward, v
 from model.prior.grammar import ADVERBS, PROMPTS, WORDS, grammar_prior
 
 PROMPT = PROMPTS[0]
-DECIMALS = 10
-"""Number of decimals of a log-probability or a reward on a page."""
+DECIMALS = 8
+"""Number of decimals on a page; fewer than the digits that differ from run to run."""
 TEMPTING = ("very very good", "good very good", "very good good", "good good good")
 """Responses with high sentiment that the prior hardly has."""
 MODES = {"very good": 0.9, "not bad": 1.0, "dull": 0.9}
@@ -69,7 +69,7 @@ class World:
         return self.model(name, 1.0).reward(self.prompts, self.truth.support)
 
     def data(self) -> dict[str, Any]:
-        """The world as JSON: a digit for each token of a response, numbers to ten decimals."""
+        """The world as JSON: a digit for each token of a response, numbers to eight decimals."""
         ids = self.truth.support[:, 0]
         return {
             "prompt": PROMPT,
@@ -93,13 +93,13 @@ class World:
                     "meanReward": beta * expectation(prob, truth.log_likelihood),
                     "klPosteriorPrior": expectation(prob, truth.log_posterior - truth.log_prior),
                 }
-                values = {key: number.item() for key, number in numbers.items()}
+                values = {key: round(number.item(), DECIMALS) for key, number in numbers.items()}
                 records.append({"reward": name, "beta": beta, **values})
         return records
 
 
 def rounded(values: Tensor) -> list[float]:
-    """Numbers to ten decimals, whole numbers without decimals."""
+    """Numbers to eight decimals, whole numbers without decimals."""
     numbers = [round(value, DECIMALS) for value in values.tolist()]
     return [int(number) if number == int(number) else number for number in numbers]
 

@@ -115,10 +115,12 @@ def test_reward_alone_leaves_the_posterior(open_page):
         "algorithm=twisted-smc",
         "algorithm=twisted-smc&twist=exact&particles=8",
         "algorithm=twisted-smc&twist=none",
+        "algorithm=twisted-smc&beta=0.12",
     ],
 )
-def test_estimate_of_z_is_unbiased(open_new_page, truth, state):
+def test_estimate_of_z_is_unbiased(open_new_page, world, state):
     page = open_new_page("algorithms", state)
+    truth = Enumeration(world.model("sentiment", page.value("page.state.beta")), world.prompts)
     page.value("while (advance());")
     numbers = page.numbers()
     assert numbers["logZ"] == pytest.approx(truth.log_z.item(), abs=1e-6)
