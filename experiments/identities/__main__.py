@@ -78,6 +78,7 @@ CHECKS: dict[str, Callable[[World], list[Finding]]] = {
     "kl-estimators": estimators.approximating,
     "rao-blackwell": estimators.rao_blackwell,
     "wake": estimators.wake,
+    "renyi": estimators.renyi,
 }
 """Checks by name."""
 

@@ -1,4 +1,4 @@
-"""Estimators: of a KL, and of the gradient of KL(p* || q)."""
+"""Estimators: of a KL, of the gradient of KL(p* || q), and the Renyi bound on log Z."""
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from inference.kl_estimators import KL_ESTIMATORS
 
 BATCHES = 40
 """Number of independent batches behind a standard error."""
+ORDERS = (0.0, 0.25, 0.5, 0.75)
+"""Orders of the Renyi bound below 1, where the bound is the ELBO."""
 
 
 def approximating(_: World) -> list[Finding]:
@@ -100,4 +102,20 @@ def wake(world: World) -> list[Finding]:
     return [
         beyond("bias along the gradient over its size, 4 draws", few, below=0.0),
         beyond("a quarter of the bias of 4 draws less the bias of 64", quarter, above=0.0),
+    ]
+
+
+def renyi(world: World) -> list[Finding]:
+    """log E_q[w^(1 - a)]/(1 - a), from log Z at a = 0 to the ELBO at a = 1 (arXiv 1602.02311)."""
+    log_weight = world.log_joint - world.log_guide
+    bounds = [
+        ((world.log_guide + (1 - alpha) * log_weight).logsumexp(0) / (1 - alpha)).item()
+        for alpha in ORDERS
+    ]
+    bounds.append((world.log_guide.exp() * log_weight).sum().item())
+    numbers = ", ".join(f"{value:.3f}" for value in bounds)
+    orders = ", ".join(f"{alpha:g}" for alpha in (*ORDERS, 1))
+    return [
+        exact("bound at a = 0 - log Z, nats", bounds[0] - world.log_z),
+        Finding(f"bounds at a = {orders}, nats: {numbers}", bounds == sorted(bounds, reverse=True)),
     ]

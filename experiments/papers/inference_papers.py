@@ -58,6 +58,12 @@ INFERENCE = {
         "identities --only iwae",
         "1509.00519",
     ),
+    "li-2016": Paper(
+        "Li and Turner 2016: the variational Renyi bound",
+        "A family of bounds falls from log Z at order 0 to the ELBO at order 1.",
+        "identities --only renyi",
+        "1602.02311",
+    ),
     "bornschein-2015": Paper(
         "Bornschein and Bengio 2015: reweighted wake-sleep",
         "Self-normalised weights give the gradient of KL(p* || q), with a bias that vanishes as "

@@ -16,9 +16,9 @@ Claims of the literature, each with one command that tests the claim and the num
 `python -m experiments.papers` runs the commands and writes this page from the findings that the
 scripts print. `--only KEY` measures one entry again.
 
-A claim is in our words, and as far as a small world can test the claim. Numbers after ± are
-standard errors. Numbers in brackets are the limits of a finding, fixed in the script. Other
-processors give other last digits.
+A claim is in our words, and as far as a small world can test the claim. If a sentence of the claim
+begins with "Here", the verdict is on this sentence. Numbers after ± are standard errors. Numbers in
+brackets are the limits of a finding, fixed in the script. Other processors give other last digits.
 
 | verdict | meaning |
 |---|---|
@@ -110,12 +110,19 @@ def section(paper: Paper, measurement: Measurement, judged: Verdict) -> str:
     parts += [fill(f"Claim: {paper.claim}"), "", f"    python -m experiments.{paper.command}", ""]
     caveat = f" {paper.caveat}" if any(held for _, held in against) else ""
     parts += [fill(f"Verdict: **{judged.value}**.{caveat}"), ""]
-    parts += [item("held" if held else "failed", statement) for statement, held in support]
+    parts += [item(mark_of(finding), finding.statement) for finding in support]
     parts += [
         item("against the claim" if held else "against the claim, not seen", statement)
         for statement, held in against
     ]
     return "\n".join(parts)
+
+
+def mark_of(finding: Finding) -> str:
+    """Result of a finding in a word; a statement that ends with `NOISY` says so itself."""
+    if finding.held:
+        return "held"
+    return "not seen" if finding.statement.endswith(NOISY) else "failed"
 
 
 def item(mark: str, statement: str) -> str:

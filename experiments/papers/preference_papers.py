@@ -12,6 +12,14 @@ PREFERENCES = {
         against=("KL of DPO above",),
         caveat="Over a small family the optimum is not the member nearest to the posterior.",
     ),
+    "dpo-gap": Paper(
+        "arXiv 2505.19770, 2025: DPO with a limited class of policies",
+        "If the class of policies lacks the posterior, DPO ends at a worse policy than a reward "
+        "model followed by RL, however much data there is.",
+        "dpo --numbers 100 --seeds 2",
+        "2505.19770",
+        supports=("KL of DPO above",),
+    ),
     "ipo": Paper(
         "Azar et al. 2023: a general paradigm from human preferences (IPO)",
         "The target of IPO is p0 exp(P(x beats y)/beta)/Z, also if the preferences are certain, "

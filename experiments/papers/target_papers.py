@@ -87,6 +87,14 @@ TARGETS = {
         "identities --only power",
         "2510.14901",
     ),
+    "kruszewski-2025": Paper(
+        "Kruszewski et al. 2025: the filtered prior as the target of verifiable rewards",
+        "The target of learning from 0/1 rewards is the prior given a correct answer. Its draws "
+        "keep the diversity that reward alone loses.",
+        "verifiable",
+        "2512.05962",
+        supports=("posterior given", "gain of pass@k", "reward alone, diversity lost"),
+    ),
     "success-and-diversity": Paper(
         "arXiv 2512.18730, 2025: success and diversity of verifiable rewards",
         "For 0/1 rewards KL(q || p*) is the KL of the rates of success and the diversity lost. The "

@@ -121,6 +121,13 @@ def test_caveat_is_on_the_page_if_a_finding_speaks_against_the_claim():
         assert ("- against the claim: counter: 1" in text) == held
 
 
+def test_failed_findings_and_noise_are_told_apart_on_the_page():
+    paper = Paper("A", "C.", "log_z")
+    text = page({"a": paper}, {paper.command: Measurement([YES, NO, NOISE], 60.0, VERSIONS)})
+    marks = re.findall(r"^- ([\w ]+): size", text, re.MULTILINE)
+    assert marks == ["held", "failed", "not seen"]
+
+
 def test_record_is_read_as_it_was_written(tmp_path):
     measurements = {"a --b": Measurement([YES, NOISE], 1.5, VERSIONS)}
     write(tmp_path / "record.json", measurements)
