@@ -1,5 +1,7 @@
 """Decoder of guides that read every token with their prior, and change its input or its logits."""
 
+from contextlib import AbstractContextManager
+
 from torch import Tensor
 
 from model import LanguageModel
@@ -15,6 +17,10 @@ class PriorDecoder:
     def room(self) -> int:
         """See `CachedDecoder`."""
         return self.prior.room
+
+    def decoding(self) -> AbstractContextManager[None]:
+        """See `CachedDecoder`."""
+        return self.prior.decoding()
 
     @property
     def compile_decode(self) -> bool:

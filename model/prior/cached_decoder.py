@@ -3,6 +3,7 @@
 import copy
 import inspect
 import threading
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ from transformers.cache_utils import DynamicLayer
 from model.common.devices import is_asynchronous, total_memory
 from model.networks import layer_checkpoints
 from model.networks.checks import check_causal, checked_network, evaluating, without_head
+from model.networks.few_rows import few_rows
 from model.networks.growing_layer import GrowingLayer
 from model.networks.head import logits_of, splits_head
 from model.networks.positions import (
@@ -149,6 +151,10 @@ class CachedDecoder(nn.Module):
     def logits_of(self, hidden: Tensor) -> Tensor:
         """See `SplitsHead`. The network's own code scales or caps the logits."""
         return logits_of(self.network, hidden)
+
+    def decoding(self) -> AbstractContextManager[None]:
+        """Faster layers for the passes of a decode, which read one token of each sequence."""
+        return few_rows(self.network)
 
     @property
     def room(self) -> int:

@@ -8,6 +8,7 @@ probability 0 (see `ResponseSpace`), so that the probabilities of all rows sum t
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple, Self, cast
 
 import torch
@@ -185,6 +186,7 @@ class ResponseDistribution(TorchDistribution):
 
     def _run(self, decode: Decode, rows: Tensor, places: Tensor) -> None:
         """Draw the responses at `places` `[B']` of a decode, to the prompts at `rows` `[B']`."""
+        decoding = getattr(self.decoder, "decoding", nullcontext)
         with gathered_once(self.decoder):
             for chunk, part in self._parts(rows, [self.event_shape[0]] * len(rows)):
                 first, state = part._read_prompts()
@@ -192,7 +194,8 @@ class ResponseDistribution(TorchDistribution):
                 if getattr(self.decoder, "compile_decode", False):
                     decode.run_compiled(first, state, part._rows, active)
                 else:
-                    decode.run(first[part._rows], state.select(part._rows), active)
+                    with decoding():
+                        decode.run(first[part._rows], state.select(part._rows), active)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(response), nats, `[..., N]` for `[..., N, T]`; -inf if a row is no response."""
