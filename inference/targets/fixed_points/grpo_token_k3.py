@@ -46,8 +46,8 @@ def _target(problem: Problem, group_size: int | None, *, mean: bool) -> Tensor:
             def excess(centre: float) -> float:
                 return (at(centre).exp() * reward).sum().item() - centre
 
-            if not mean:
-                return at(0.0)  # a constant in the reward plays no part
+            if not mean or group_size is not None:
+                return at(0.0)  # a constant plays no part, and advantages have the mean 0
             low, high = reward.amin().item(), reward.amax().item()
             return at(root(excess, low, high))
 
