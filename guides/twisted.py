@@ -18,6 +18,7 @@ from guides.guide import Guide, check_prior
 from guides.prior_decoder import PriorDecoder
 from model import LanguageModel, Prompts, ResponseDistribution
 from model.common.checks import instance, whole_number
+from model.common.sharded_tensors import whole
 from model.networks.checks import evaluating
 from model.prior.cached_decoder import CachedState
 from model.prior.logits import of_states, scaled
@@ -45,7 +46,7 @@ class TwistHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         query = self.write(nn.functional.silu(self.read(hidden.to(self.read.weight.dtype))))
-        embeddings = self.embeddings.weight
+        embeddings = whole(self.embeddings.weight)
         return nn.functional.linear(query.to(embeddings.dtype), embeddings).to(query.dtype)
 
 

@@ -19,7 +19,12 @@ from model.networks.shards import gathered
 from model.prior import logits, response_distribution
 from tests.model.tiny import PROMPTS, tiny
 
-FAMILIES = {"fine-tuned": {}, "lora": {"rank": 2}, "soft-prompt": {"num_virtual_tokens": 2}}
+FAMILIES = {
+    "fine-tuned": {},
+    "lora": {"rank": 2},
+    "twisted": {},
+    "soft-prompt": {"num_virtual_tokens": 2},
+}
 NETWORKS = {"gpt2": torch.float64, "llama": torch.float32}
 """Networks with one matrix for first and last layer, and with two; and their types."""
 GATHER = distributed.all_gather_single
@@ -82,7 +87,13 @@ def every_way(name: str, network: str, folder: Path, *, sharded: bool) -> list:
 
 @pytest.mark.parametrize(
     ("name", "network"),
-    [("fine-tuned", "gpt2"), ("fine-tuned", "llama"), ("lora", "gpt2"), ("soft-prompt", "llama")],
+    [
+        ("fine-tuned", "gpt2"),
+        ("fine-tuned", "llama"),
+        ("lora", "gpt2"),
+        ("twisted", "gpt2"),
+        ("soft-prompt", "llama"),
+    ],
 )
 def test_a_sharded_fit_is_that_of_one_process(group, tmp_path, name, network):
     one = every_way(name, network, tmp_path / "one", sharded=False)
