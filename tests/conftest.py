@@ -46,6 +46,14 @@ def pytest_xdist_auto_num_workers() -> int:
     return num if num > 1 else 0
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Refuse parameters from a set, whose order differs between the processes of `make test`."""
+    for mark in metafunc.definition.iter_markers("parametrize"):
+        if isinstance(mark.args[1], set | frozenset):
+            place = metafunc.definition.nodeid
+            raise pytest.UsageError(f"{place}: {mark.args[0]!r} is from a set: pass sorted(...)")
+
+
 @pytest.fixture(autouse=True)
 def _alone() -> Iterator[None]:
     """Start each test from the same seed with an empty parameter store."""

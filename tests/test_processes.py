@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from tests.conftest import pytest_xdist_auto_num_workers
+from tests.conftest import pytest_generate_tests, pytest_xdist_auto_num_workers
 
 
 @pytest.mark.parametrize(
@@ -17,3 +17,10 @@ def test_each_process_has_a_core_and_memory(monkeypatch, num_cores, gigabytes, e
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(num_cores)), raising=False)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     assert pytest_xdist_auto_num_workers() == expected
+
+
+def test_parameters_from_a_set_are_refused():
+    mark = pytest.mark.parametrize("name", {"a", "b"}).mark
+    definition = SimpleNamespace(iter_markers=lambda _: [mark], nodeid="test_it.py::test_that")
+    with pytest.raises(pytest.UsageError, match="'name' is from a set: pass sorted"):
+        pytest_generate_tests(SimpleNamespace(definition=definition))

@@ -18,7 +18,7 @@ def world():
     return World.of()
 
 
-@pytest.mark.parametrize("name", CHECKS.keys() - SLOW)
+@pytest.mark.parametrize("name", sorted(CHECKS.keys() - SLOW))
 def test_check_holds(name, world):
     findings = CHECKS[name](world)
     assert len(findings) > 0
@@ -26,7 +26,7 @@ def test_check_holds(name, world):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize("name", sorted(SLOW))
 def test_check_with_fits_or_runs_holds(name, world):
     assert all(finding.held for finding in CHECKS[name](world))
 
