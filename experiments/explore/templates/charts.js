@@ -53,6 +53,19 @@ function barTable(table, lanes, { reward, note } = {}) {
   });
   if (note) table.prepend(element('caption', { class: 'unseen' }, note));
 
+  const restName = element('small');
+  rows[rows.length - 1].heading.append(restName);
+
+  /** If the others have more than 5 % under some distribution, name the likeliest of them. */
+  function nameTheRest(distributions) {
+    let likeliest = null;
+    let highest = Math.log(0.05);
+    for (const { key } of lanes)
+      for (const i of rest)
+        if (distributions[key][i] > highest) [likeliest, highest] = [i, distributions[key][i]];
+    restName.textContent = likeliest === null ? '' : `most: “${TEXTS[likeliest]}”`;
+  }
+
   let scale = 1; // probability at the right end of a linear axis
   function draw(distributions, { log = false, rewards, frozen = false } = {}) {
     const probabilities = lanes.map((lane) =>
@@ -74,6 +87,7 @@ function barTable(table, lanes, { reward, note } = {}) {
         return element('span', { style: `left:${100 * place(mark)}%` }, text);
       }),
     );
+    nameTheRest(distributions);
     rows.forEach((row, number) => {
       lanes.forEach((_, lane) => {
         const p = probabilities[lane][number];
@@ -119,7 +133,7 @@ const powers = (low, high) => {
  *
  * x, y: { range: [low, high], label, log }
  * marks: { line: [[x, y], ...] }, { band: [[x, low, high], ...] }, { dot: [x, y], r, text },
- *        { vertical: x }, { horizontal: y, text }, each with a class.
+ *        each with a class.
  */
 function drawChart(svg, { x, y, marks, label }) {
   const width = svg.clientWidth || 480;
@@ -130,7 +144,7 @@ function drawChart(svg, { x, y, marks, label }) {
     const [low, high] = axis.range.map(f);
     return (v) => {
       const share = (f(v) - low) / (high - low);
-      return from + (to - from) * Math.min(1.02, Math.max(-0.02, share));
+      return from + (to - from) * Math.min(20, Math.max(-20, share));
     };
   };
   const [toX, toY] = [scale(x, left, right), scale(y, bottom, top)];
@@ -154,6 +168,9 @@ function drawChart(svg, { x, y, marks, label }) {
   const middle = (top + bottom) / 2;
   text(15, middle, y.label, '', 'middle', `transform="rotate(-90 15 ${middle})"`);
   const path = (points) => points.map(([a, b], i) => `${i ? 'L' : 'M'}${toX(a).toFixed(1)} ${toY(b).toFixed(1)}`).join('');
+  // an <svg> inside clips lines at the axes
+  const clip = `x="${left}" y="${top}" width="${right - left}" height="${bottom - top}"`;
+  parts.push(`<svg ${clip} viewBox="${left} ${top} ${right - left} ${bottom - top}">`);
   for (const mark of marks) {
     const cls = mark.class ?? '';
     if (mark.line?.length) parts.push(`<path d="${path(mark.line)}" class="${mark.thin ? 'thin' : 'line'} ${cls}"/>`);
@@ -161,10 +178,10 @@ function drawChart(svg, { x, y, marks, label }) {
       const edge = [...mark.band.map(([a, , b]) => [a, b]), ...mark.band.map(([a, b]) => [a, b]).reverse()];
       parts.push(`<path d="${path(edge)}Z" class="band ${cls}"/>`);
     }
-    if (mark.horizontal !== undefined) {
-      parts.push(`<path d="M${left} ${toY(mark.horizontal)}H${right}" class="thin ${cls}"/>`);
-      if (mark.text) text(right - 4, toY(mark.horizontal) - 6, mark.text, mark.textClass ?? '', 'end');
-    }
+  }
+  parts.push('</svg>');
+  for (const mark of marks) {
+    const cls = mark.class ?? '';
     if (mark.dot) {
       const [px, py] = [toX(mark.dot[0]), toY(mark.dot[1])];
       parts.push(`<circle cx="${px}" cy="${py}" r="${mark.r ?? 7}" class="dot ${cls}"/>`);

@@ -85,7 +85,7 @@ function drawFrontier({ beta, reward: name }, values) {
       `and a reward of ${fixed(at[1], 2)}.`,
     marks: [
       { line: ends.map((x) => [x, at[1] + beta * (x - at[0])]), thin: true, class: 's-text' },
-      { line: seen, class: 's-posterior' },
+      { line: points, class: 's-posterior' },
       { dot: [0, values.priorReward], class: 'f-prior', text: 'p₀', below: true },
       { dot: at, class: 'f-posterior', text: `p∗, β = ${short(beta)}`, below: true, r: 8 },
     ],

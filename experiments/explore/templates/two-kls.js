@@ -220,7 +220,7 @@ function heatTable(table, name) {
       const p = members.reduce((sum, i) => sum + Math.exp(log[i]), 0);
       cell.style.setProperty('--share', `${Math.min(100, 105 * Math.sqrt(p)).toFixed(1)}%`);
       cell.textContent = p >= 0.005 ? String(Math.round(100 * p)) : '·';
-      cell.classList.toggle('strong', p > 0.3);
+      cell.classList.toggle('strong', p > 0.45);
       cell.classList.toggle('mode', members.length === 1 && run.modes.includes(members[0]));
     }
   };

@@ -101,9 +101,9 @@ function curveOf(state) {
   const family = { grpo: 'posterior', 'grpo-k3': 'forward-kl' }[state.target] ?? state.target;
   return once(`curve ${state.size} ${state.aggregation} ${family}`, () => {
     const points = [];
-    for (let s = 0; s <= 60; s++) {
-      const beta = 20 * (0.03 / 20) ** (s / 60);
-      const n = Math.round(1e4 ** (s / 60));
+    for (let s = 0; s <= 120; s++) {
+      const beta = 20 * (0.03 / 20) ** (s / 120);
+      const n = Math.round(1e4 ** (s / 120));
       const { reward, levels } = proxyOf(own ? { ...state, beta } : state);
       const log = targetOf(family, LOG_PRIOR, levels, { beta, n, threshold: 0 });
       points.push([kl(log, LOG_PRIOR), mean(log, GOLD), mean(log, reward)]);
@@ -158,8 +158,9 @@ function drawErrors({ wrongTarget, badGuide, both }) {
 function drawCurves(state, values) {
   const points = curveOf(state);
   const width = [6, 12, 25].find((limit) => values.klPrior < 0.8 * limit) ?? 25;
-  const seen = points.filter(([x]) => x <= width * 1.05);
-  const heights = seen.flatMap(([, gold, proxy]) => [gold, proxy]);
+  const seen = points.filter(([x], s) => x <= width || points[s - 1]?.[0] <= width);
+  const inside = seen.filter(([x]) => x <= width);
+  const heights = inside.flatMap(([, gold, proxy]) => [gold, proxy]);
   const low = Math.min(-0.5, ...heights, values.gold);
   const high = Math.max(2, ...heights, values.proxy);
   const margin = 0.08 * (high - low);
@@ -170,7 +171,7 @@ function drawCurves(state, values) {
       `At a KL of ${fixed(values.klPrior, 2)} nats the proxy reward is ${fixed(values.proxy, 2)} ` +
       `and the gold reward ${fixed(values.gold, 2)}.`,
     marks: [
-      { line: goldFrontier().filter(([x]) => x <= width * 1.05), thin: true, class: 's-gold' },
+      { line: goldFrontier(), thin: true, class: 's-gold' },
       { line: seen.map(([x, , proxy]) => [x, proxy]), class: 's-guide' },
       { line: seen.map(([x, gold]) => [x, gold]), class: 's-gold' },
       { dot: [values.klPrior, values.proxy], class: 'f-guide', text: `proxy ${fixed(values.proxy, 2)}` },
