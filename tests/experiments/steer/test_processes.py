@@ -1,0 +1,108 @@
+"""`steer` under `torchrun`: a rank that dies, a restart that goes on, and one voice."""
+
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from experiments.steer.processes import Launch, first_speaks, joined
+from inference.svi.checkpoint.folder import newest_whole
+from inference.svi.metrics_file import read_metrics
+from model.common import ranks
+from model.prior.grammar import PROMPTS
+
+ROOT = Path(__file__).parents[3]
+
+MORTAL = '''
+import glob
+import os
+import signal
+
+
+def short(texts):
+    """Kill the last rank of the first attempt after three steps."""
+    is_first_attempt = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+    if os.environ["RANK"] == "1" and is_first_attempt and glob.glob(CHECKPOINTS):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [-0.1 * len(text.split()) for text in texts]
+'''
+"""File of a reward that ends its process."""
+SIZES = {"steps": 8, "particles": 8, "samples": 16, "prior-draws": 16, "checkpoint-every": 1}
+
+
+def steered(prior_folder: Path, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """The finished process of `steer` on two ranks, of which one dies."""
+    checkpoints = f"{folder}/runs/*/checkpoints/step-00000003"
+    (folder / "reward.py").write_text(MORTAL.replace("CHECKPOINTS", repr(checkpoints)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *options]
+    command += [
+        "-m",
+        "experiments.steer",
+        "--prior",
+        prior_folder,
+        "--out",
+        folder / "runs",
+        *SIZES,
+    ]
+    command += ["--reward", f"function:{folder / 'reward.py'}:short", "--prompts", *PROMPTS]
+    return subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=ROOT)
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_ends_the_run_and_leaves_a_whole_checkpoint(grammar_folder, tmp_path):
+    run = steered(grammar_folder, tmp_path)
+    assert run.returncode != 0
+    assert "rank      : 1" in run.stderr.partition("Root Cause")[2]
+    assert "SIGKILL" in run.stderr.partition("Root Cause")[2]
+    assert run.stdout.count("run folder") == 1
+    assert "To go on: python -m experiments.steer --resume" in run.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert newest_whole(folder / "checkpoints").name >= "step-00000003"
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_and_the_run_goes_on_in_its_folder(grammar_folder, tmp_path):
+    run = steered(grammar_folder, tmp_path, "--max-restarts", "1")
+    assert run.returncode == 0, run.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    steps = [step["step"] for step in read_metrics(folder / "metrics.jsonl")]
+    assert steps == list(range(1, 9))
+    assert run.stdout.count("nats per response") == 2  # of the interrupted report and the last
+    assert (folder / "measurements.json").is_file()
+
+
+def test_without_torchrun_there_is_one_process(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with joined(None) as launch:
+        assert launch.earlier is None
+        assert ranks.num_ranks() == 1
+
+
+def test_other_ranks_are_silent_and_leave_their_error_to_torchrun(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+
+    def refuse():
+        print("not heard")
+        print("--beta is 0", file=sys.stderr)
+        raise SystemExit(2)
+
+    with warnings.catch_warnings(), pytest.raises(SystemExit), first_speaks():
+        refuse()
+    assert capsys.readouterr() == ("", "")
+    message = json.loads((tmp_path / "error.json").read_text())["message"]["message"]
+    assert "--beta is 0" in message
+
+
+def test_the_first_rank_is_heard(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "0")
+    with first_speaks():
+        print("heard")
+    assert capsys.readouterr().out == "heard\n"
+
+
+def test_a_launch_without_a_store_has_no_earlier_folder():
+    assert Launch().earlier is None
