@@ -17,5 +17,6 @@ def copy_sharing(module: M, shared: Iterable[Tensor]) -> M:
     Changes to the copy's modules, such as inserted adapters, leave the original unchanged. Moving
     a shared parameter to another device or type moves the parameter in both modules.
     """
-    parts = [part.tokenizer for part in module.modules() if isinstance(part, LanguageModel)]
+    priors = [part for part in module.modules() if isinstance(part, LanguageModel)]
+    parts = [part for prior in priors for part in (prior.tokenizer, prior.space.end_ids)]
     return copy.deepcopy(module, {id(part): part for part in [*shared, *parts]})

@@ -65,9 +65,10 @@ class ResponseSpace:
         for name in ("max_new_tokens", "vocab_size", "pad_id"):
             if getattr(self, name) != getattr(other, name):
                 return f"{name} {getattr(self, name)} and {getattr(other, name)}"
-        ends, other_ends = (sorted(space.end_ids.tolist()) for space in (self, other))
-        if ends != other_ends:
-            return f"end_ids {ends} and {other_ends}"
+        if self.end_ids is not other.end_ids:  # the ids themselves are read from a GPU
+            ends, other_ends = (sorted(space.end_ids.tolist()) for space in (self, other))
+            if ends != other_ends:
+                return f"end_ids {ends} and {other_ends}"
         return "tokenizers of other entries" if _differ(self.vocabulary, other.vocabulary) else None
 
     def check(self, prompts: Prompts, response: Tensor | None = None) -> None:

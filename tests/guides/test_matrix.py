@@ -344,6 +344,16 @@ def test_draws_depend_on_no_finished_response_chunk_or_interval_of_checks(
     assert all(torch.equal(draws[1], numbers) for numbers in draws[3::2])
 
 
+def test_response_spaces_of_guide_and_prior_are_compared_without_a_read(
+    name, prior, prompts, monkeypatch
+):
+    """On a GPU each read waits for the device, and a step compares spaces often."""
+    guide = build(name, prior, prompts)
+    spaces = [part.space for part in guide.modules() if isinstance(part, CachedDecoder)]
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: pytest.fail("a read"))
+    assert all(prior.space.difference(space) is None for space in spaces)
+
+
 READS_WITH_THE_PRIOR = ["fine-tuned", "lora", "soft-prompt", "twisted", "tempered", "fixed"]
 
 
