@@ -16,10 +16,13 @@ from experiments.papers.paper import Paper
 from experiments.papers.runner import ROOT, Measurement, findings_of, measure, read, write
 from experiments.shared.claims import NOISY, Finding, report
 from experiments.shared.command_line import _parse
+from experiments.trainer_targets.trainers import OURS
 from tests.experiments.scripts import FILES, arguments_of
 
 PAGE, RECORD = ROOT / "docs" / "papers.md", ROOT / "docs" / "papers.json"
 COMMANDS = sorted({paper.command for paper in PAPERS.values()})
+ONLY = {"identities": CHECKS, "trainer_targets": OURS}
+"""Names that `--only` takes, by script."""
 YES, NO = Finding("size: 1 (above 0)", True), Finding("size: -1 (above 0)", False)
 NOISE = Finding(f"size: 0.1 ± 0.2 (above 0), {NOISY}", False)
 VERSIONS = {"torch": "2", "pyro-ppl": "1"}
@@ -31,8 +34,7 @@ def test_script_of_each_command_exists_and_its_arguments_parse(command):
     assert paper.script in FILES
     args = _parse(paper.words[1:], arguments_of(paper.script))
     if only := getattr(args, "only", ()):
-        names = CHECKS if paper.script == "identities" else only
-        assert set(only) <= set(names)
+        assert set(only) <= ONLY[paper.script].keys()
 
 
 def test_every_check_of_the_identities_has_a_paper():
