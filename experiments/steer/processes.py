@@ -89,11 +89,21 @@ def first_speaks() -> Iterator[None]:
             yield
     except BaseException as error:
         if getattr(error, "code", 1):
-            from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-
-            message = errors.getvalue().strip()
-            get_error_handler().record_exception(RuntimeError(message) if message else error)
+            _record(error, errors.getvalue().strip())
         raise
+
+
+def _record(error: BaseException, message: str) -> None:
+    """Leave an error to the summary of `torchrun`: of a refusal the message alone."""
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+    if not message:
+        get_error_handler().record_exception(error)
+        return
+    try:
+        raise ranks.RankError(message) from None
+    except ranks.RankError as refusal:
+        get_error_handler().record_exception(refusal)
 
 
 def _take_gpu() -> None:
