@@ -17,6 +17,7 @@ from model.common.ranks import is_first
 from model.common.sharded_tensors import local
 from model.networks.shards import gathered
 from model.prior import logits, response_distribution
+from model.prior.division import divided
 from tests.model.tiny import PROMPTS, tiny
 
 FAMILIES = {
@@ -129,6 +130,27 @@ def test_a_checkpoint_is_resumed_with_and_without_shards(group, tmp_path):
     assert two[1] == pytest.approx(one[1], rel=1e-9)
     for key, value in one[0].items():
         torch.testing.assert_close(two[0][key], value, rtol=1e-9, atol=1e-9)
+
+
+def lone_draws(*, sharded: bool) -> list[Tensor]:
+    """Draws and scores of two responses at a time, one on each rank."""
+    _, _, guide, prompts = world("lora", "gpt2")
+    if sharded:
+        shard(guide)
+    with divided(), torch.no_grad():
+        distribution = guide.distribution(prompts[:1])
+        response = torch.stack([distribution.sample((2,)) for _ in range(6)])
+        log_prob = torch.stack([distribution.log_prob(pair) for pair in response])
+    return [response, log_prob, distribution.space.is_token(response).sum(-1)]
+
+
+def test_ranks_whose_responses_have_ended_go_on(group):
+    """The numbers of passes of a draw and of a score follow the longest response of all ranks."""
+    expected = lone_draws(sharded=False)
+    assert (expected[2][:, 0] != expected[2][:, 1]).sum() > 2
+    for response, log_prob, _ in group.run(lone_draws, sharded=True):
+        assert response.equal(expected[0])
+        torch.testing.assert_close(log_prob, expected[1], rtol=1e-9, atol=1e-9)
 
 
 def num_gathers(*, gather_draws: bool) -> int:
