@@ -146,13 +146,10 @@ def test_change_is_spoken(name, open_page):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_frame_takes_less_than_16_ms(name, open_page):
-    """Lower quartile over 40 changes of a slider: the processor may be busy with other things."""
+def test_several_changes_between_two_frames_are_drawn_once(name, open_page):
     page = open_page(name)
-    page.focus_slider()
+    page.settle()
     page.value("page.frames.length = 0")
-    for number in range(40):
-        page.tab.keyboard.press("ArrowLeft" if number % 8 < 4 else "ArrowRight")
-        page.settle()
-    frames = sorted(page.value("page.frames"))
-    assert frames[len(frames) // 4] < 16
+    page.value("[...Array(50)].forEach(() => schedule())")
+    page.settle()
+    assert 1 <= page.value("page.frames.length") < 5  # an animation draws some of its own

@@ -93,16 +93,6 @@ def test_mean_field_is_an_optimum_of_its_family(open_page):
     assert kl < (first.exp() * (first - target)).sum().item()
 
 
-def test_frame_with_the_most_work_is_short(open_page):
-    """The mean field and the root of GRPO with k3, at changing beta: lower quartile of twenty."""
-    page = open_page("wrong-target", "guide=mean-field&target=grpo-k3&size=100")
-    page.value("page.frames.length = 0")
-    for number in range(20):
-        page.set("beta", 0.8 + 0.01 * number)
-    frames = sorted(page.value("page.frames"))
-    assert frames[len(frames) // 4] < 16
-
-
 def test_menus_show_their_sliders_and_the_table_marks_the_trainer(open_page):
     page = open_page("wrong-target")
     assert not page.tab.is_visible("#n")
