@@ -6,7 +6,7 @@ INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 # fixtures are built twice. `tests/conftest.py` counts the processes.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: demo test fast lint gpu bench smollm2 clean
+.PHONY: demo test fast lint docs gpu bench smollm2 clean
 
 demo: .venv/core
 	$(BIN)/python -m experiments.steer
@@ -22,6 +22,11 @@ lint: .venv/lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The site, in docs/_build/html. A warning is an error.
+docs: .venv/docs
+	$(BIN)/python -m sphinx -b html -c docs -E -W --keep-going -q . docs/_build/html
+	@echo "Open docs/_build/html/index.html"
 
 # On a machine with a GPU: the tests there, and a step beside its floor.
 gpu: .venv/test
@@ -53,9 +58,13 @@ smollm2: .venv/core
 	$(INSTALL) --editable '.[lint]'
 	touch $@
 
+.venv/docs: .venv/core
+	$(INSTALL) --editable '.[docs]'
+	touch $@
+
 .venv/bench: .venv/core
 	$(INSTALL) --editable '.[bench]'
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache runs
+	rm -rf .venv build docs/_build *.egg-info .mypy_cache .ruff_cache .pytest_cache runs

@@ -32,7 +32,11 @@ CODE = [
 READMES = [
     ROOT / folder / "README.md" for folder in ("", "model", "guides", "inference", "experiments")
 ]
-DOCUMENTS = [*READMES, ROOT / "CONTRIBUTING.md", ROOT / "docs" / "papers.md"]
+DOCUMENTS = [
+    *READMES,
+    ROOT / "CONTRIBUTING.md",
+    *(path for path in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in path.parts),
+]
 
 FORBIDDEN = re.compile(r"\W*(What|Of|That|As|How|Where|Whether)\b", re.IGNORECASE)
 Z = re.compile(

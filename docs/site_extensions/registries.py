@@ -1,0 +1,48 @@
+"""Directives that list the entries of a registry, and the scripts of the experiments."""
+
+import ast
+from importlib import import_module
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from site_extensions.docstrings import escaped, restructured
+
+ROOT = Path(__file__).parents[2]
+
+
+class Registry(SphinxDirective):
+    """Names and summaries of a registry: `.. registry:: inference.OBJECTIVES`."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        module, _, name = self.arguments[0].rpartition(".")
+        lines = [".. list-table::", "   :class: registry", ""]
+        for key, entry in getattr(import_module(module), name).items():
+            about = getattr(entry, "summary", None) or (entry.__doc__ or "").split("\n")[0]
+            lines += [f"   * - ``{key}``", f"     - {escaped(about)}"]
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
+class Scripts(SphinxDirective):
+    """A section for each script, which holds the docstring of the script."""
+
+    def run(self) -> list[nodes.Node]:
+        folder = ROOT / "experiments"
+        files = {path.stem: path for path in folder.glob("*.py") if path.stem != "__init__"}
+        files |= {path.parent.name: path for path in folder.glob("*/__main__.py")}
+        lines = []
+        for name in sorted(files):
+            self.env.note_dependency(files[name])
+            text = ast.get_docstring(ast.parse(files[name].read_text(encoding="utf-8"))) or ""
+            lines += [f"``{name}``", "-" * (len(name) + 4), "", *restructured(text.split("\n")), ""]
+        return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("registry", Registry)
+    app.add_directive("scripts", Scripts)
+    return {"parallel_read_safe": True}

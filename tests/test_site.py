@@ -1,0 +1,76 @@
+"""Check pages, programs and commands of the site without building the site.
+
+`make docs` builds the site with warnings as errors.
+"""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from experiments.shared.command_line import _parse
+from tests.experiments.scripts import arguments_of
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+HOWTOS = sorted((DOCS / "howto").glob("*.md"))
+PAGES = [*HOWTOS, DOCS / "faq.md"]
+
+
+def id_of(path):
+    return path.stem
+
+
+def commands(path):
+    """Words of each command that runs a script, without commands that read an earlier run."""
+    lines = re.findall(
+        r"^    (?:python|torchrun .*?) -m experiments\.(\w+)(.*)$", path.read_text(), re.M
+    )
+    return [(name, shlex.split(words)) for name, words in lines if "RUN" not in words]
+
+
+@pytest.mark.parametrize("path", HOWTOS, ids=id_of)
+def test_programs_of_a_how_to_run(path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    programs = re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
+    assert programs or path.stem == "scale"
+    for program in programs:
+        exec(program, {})
+    assert "nan" not in capsys.readouterr().out.split()
+
+
+@pytest.mark.parametrize("path", HOWTOS, ids=id_of)
+def test_commands_of_a_how_to_are_accepted(path):
+    for name, words in commands(path):
+        _parse(words, arguments_of(name))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=id_of)
+def test_options_in_the_text_of_a_page_exist(path):
+    """Options in backticks, of `steer` or of a script named in a command of the page."""
+    text = path.read_text(encoding="utf-8")
+    names = {"steer", *(name for name, _ in commands(path))}
+    options = {
+        "--" + field.replace("_", "-")
+        for name in names
+        for field in arguments_of(name).__dataclass_fields__
+    }
+    named = set(re.findall(r"`(--[a-z-]+)[^`]*`", text))
+    assert named - options == set()
+
+
+def test_every_page_is_two_clicks_from_the_first():
+    text = (DOCS / "index.md").read_text(encoding="utf-8")
+    pages = [path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.rglob("*.md")]
+    pages += [f"api/{path.stem}" for path in (DOCS / "api").glob("*.rst")]
+    folders = ("_build/", "lessons/")
+    linked = re.findall(r"^(?:.*<)?(/?[\w/]+)>?$", text, re.MULTILINE)
+    missing = {page for page in pages if not page.startswith(folders)} - {"index", *linked}
+    assert missing == set()
+
+
+def test_every_page_that_runs_in_a_browser_is_shown():
+    names = {path.stem for path in (DOCS / "explore").glob("*.html")}
+    text = (DOCS / "explore.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"```\{explore\} (\S+)", text)) == names
