@@ -6,7 +6,7 @@ INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 # fixtures are built twice. `tests/conftest.py` counts the processes.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: demo test fast lint docs gpu bench smollm2 clean
+.PHONY: demo test fast lint docs lessons gpu bench smollm2 clean
 
 demo: .venv/core
 	$(BIN)/python -m experiments.steer
@@ -27,6 +27,10 @@ lint: .venv/lint
 docs: .venv/docs
 	$(BIN)/python -m sphinx -b html -c docs -E -W --keep-going -q . docs/_build/html
 	@echo "Open docs/_build/html/index.html"
+
+# The lessons, in a browser: notebooks that compute again when a slider moves.
+lessons: .venv/lessons
+	$(BIN)/marimo edit docs/lessons
 
 # On a machine with a GPU: the tests there, and a step beside its floor.
 gpu: .venv/test
@@ -51,7 +55,11 @@ smollm2: .venv/core
 	touch $@
 
 .venv/test: .venv/core
-	$(INSTALL) --editable '.[test,data,pages,render]'
+	$(INSTALL) --editable '.[test,data,pages,render,lessons]'
+	touch $@
+
+.venv/lessons: .venv/core
+	$(INSTALL) --editable '.[lessons,render]'
 	touch $@
 
 .venv/lint: .venv/core

@@ -26,7 +26,7 @@ from tests.experiments.scripts import NAMES
 ROOT = Path(__file__).parents[1]
 CODE = [
     path
-    for folder in ("model", "guides", "inference", "experiments", "tests")
+    for folder in ("model", "guides", "inference", "experiments", "tests", "docs/lessons")
     for path in sorted((ROOT / folder).rglob("*.py"))
 ]
 READMES = [

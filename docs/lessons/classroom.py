@@ -1,0 +1,142 @@
+"""The world of all lessons, and the displays that they share."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import marimo
+import torch
+from torch import Tensor
+
+from inference import Enumeration
+from model import AlignmentModel, LanguageModel, Prompts, TextReward, grammar_prior, vader_sentiment
+
+PROMPT = "the film was"
+COLOURS = ("#9aa0a6", "#0072b2", "#d55e00", "#009e73")
+"""Colours that colour-blind readers tell apart; grey for the prior."""
+UNEXPECTED: list[str] = []
+"""Numbers of tables that differ from the expected output beside them."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The grammar after one prompt: 820 responses of at most three words, each with its reward.
+
+        world = grammar_world()
+        truth = world.truth(beta=0.3)
+        print(truth.log_z, world.texts[truth.log_posterior[:, 0].argmax()])
+
+    Attributes:
+        prior: p0, a language model.
+        prompts: the prompt "the film was".
+        reward: sentiment of a text, from -1 to 1.
+    """
+
+    prior: LanguageModel
+    prompts: Prompts
+    reward: TextReward
+
+    def model(self, beta: float) -> AlignmentModel:
+        """The program of the posterior at this beta."""
+        return AlignmentModel(self.prior, self.reward, beta)
+
+    def truth(self, beta: float) -> Enumeration:
+        """The exact posterior at this beta."""
+        return Enumeration(self.model(beta), self.prompts)
+
+    @property
+    def support(self) -> Tensor:
+        """All responses, `[820, 1, 3]`, token ids."""
+        return self.prior(self.prompts).enumerate_support()
+
+    @property
+    def texts(self) -> list[str]:
+        """Text of each response, without the prompt."""
+        return [row[0] or "(nothing)" for row in self.prior.decode(self.support)]
+
+
+@cache
+def grammar_world() -> World:
+    """The world of all lessons, trained once a process, in about two seconds."""
+    torch.set_num_threads(1)
+    prior = grammar_prior(max_new_tokens=3)
+    return World(prior, prior.encode([PROMPT]), TextReward(vader_sentiment, prior))
+
+
+def bars(
+    texts: Sequence[str], probabilities: Mapping[str, Tensor], title: str, num_shown: int = 12
+) -> Any:
+    """Figure with a bar for each distribution, for the most probable responses of the first one.
+
+    Args:
+        texts: S texts.
+        probabilities: distributions by name, each `[S]` or `[S, 1]`.
+        title: title of the figure.
+        num_shown: number of responses; a last bar has the sum over all others.
+    """
+    from matplotlib.figure import Figure
+
+    columns = {name: values.detach().flatten() for name, values in probabilities.items()}
+    order = next(iter(columns.values())).argsort(descending=True)[:num_shown]
+    labels = [*(texts[i] for i in order.tolist()), "all others"]
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(columns)
+    for k, (name, values) in enumerate(columns.items()):
+        heights = [*values[order].tolist(), 1 - values[order].sum().item()]
+        places = [n + k * width for n in range(len(labels))]
+        axes.bar(places, heights, width, label=name, color=COLOURS[k])
+    axes.set_xticks([n + 0.4 - width / 2 for n in range(len(labels))], labels, rotation=35)
+    for label in axes.get_xticklabels():
+        label.set_horizontalalignment("right")
+    axes.set(ylabel="probability", title=title)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def curves(x: Sequence[float], series: Mapping[str, Sequence[float]], **labels: str) -> Any:
+    """Figure with a line for each series; `labels` are those of the axes and the title."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for (name, values), colour in zip(series.items(), COLOURS, strict=False):
+        axes.plot(x, values, label=name, color=colour)
+    axes.set(**labels)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def table(header: Sequence[str], *rows: Sequence[object]) -> Any:
+    """Table of rows; numbers have four decimals.
+
+    A last column whose header starts with "expected" has the numbers of the column before as the
+    author saw them. A difference of more than 2% and 0.002 is noted in `UNEXPECTED`.
+    """
+    if header[-1].startswith("expected"):
+        for *_, value, expected in rows:
+            if not isinstance(expected, str) and not _close(value, expected):
+                UNEXPECTED.append(f"{_cell(value)}, expected {_cell(expected)}")
+    lines = [header, ["---"] * len(header), *rows]
+    return marimo.md("\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines))
+
+
+def checked(answer: object, check: Callable[[Any], None]) -> Any:
+    """Run the asserts of an exercise on an answer, and say that they hold; None is no answer."""
+    if answer is None:
+        return marimo.callout(marimo.md("No answer yet."))
+    check(answer)
+    return marimo.callout(marimo.md("Correct."), kind="success")
+
+
+def _close(value: Any, expected: Any) -> bool:
+    return abs(float(value) - expected) <= 0.002 + 0.02 * abs(expected)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, Tensor):
+        value = value.item()
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
