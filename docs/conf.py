@@ -26,6 +26,7 @@ extensions = [
     "sphinx_copybutton",
     "site_extensions.docstrings",
     "site_extensions.explore",
+    "site_extensions.face",
     "site_extensions.mathml",
     "site_extensions.registries",
     "site_extensions.translations",
@@ -40,7 +41,6 @@ myst_links_external_new_tab = False
 autodoc_member_order = "alphabetical"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_default_options = {"members": True}
 python_maximum_signature_line_length = 88
 add_module_names = False
 default_role = "code"

@@ -5,6 +5,8 @@
 
 import re
 import shlex
+from html import unescape
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -74,3 +76,39 @@ def test_every_page_that_runs_in_a_browser_is_shown():
     names = {path.stem for path in (DOCS / "explore").glob("*.html")}
     text = (DOCS / "explore.md").read_text(encoding="utf-8")
     assert set(re.findall(r"```\{explore\} (\S+)", text)) == names
+
+
+@pytest.fixture
+def extensions(monkeypatch):
+    """Modules of the site that need no Sphinx, by name."""
+    monkeypatch.syspath_prepend(DOCS)
+    return lambda name: import_module(f"site_extensions.{name}")
+
+
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("KL(q || p*)", "KL(<i>q</i> ∥ <i>p</i><sup>*</sup>)"),
+        ("p0(x) >= 0", "<i>p</i><sub>0</sub>(<i>x</i>) ≥ 0"),
+        ("sum_k w_k^2", "∑<sub><i>k</i></sub> <i>w</i><sub><i>k</i></sub><sup>2</sup>"),
+        ("q(x_<t)", "<i>q</i>(<i>x</i><sub>&lt;<i>t</i></sub>)"),
+        ("log_likelihood", "<code>log_likelihood</code>"),
+        ("m: `a_b` of p", "<i>m</i>: <code>a_b</code> of <i>p</i>"),
+    ],
+)
+def test_equations_are_typeset(extensions, text, html):
+    assert extensions("equations").typeset(text) == html
+
+
+def test_no_character_of_an_equation_is_lost(extensions):
+    text = "loss  = -1/K sum_k min(rho_k A_k, 1) <= e^(-t w)    a note"
+    letters = re.sub(r"<.*?>", "", unescape(extensions("equations").table(text)))
+    assert re.sub(r"\s", "", letters) == "loss=−1/K∑kmin(ρkAk,1)≤e−twanote"
+
+
+def test_docstrings_become_code_equations_and_escaped_prose(extensions):
+    lines = ["Draws of p*, `[K, N]`.", "", "    w = p0(x) / q(x)", "", "    f(1)", "", "Args:"]
+    markup = extensions("markup").restructured([*lines, "    a: b_ of |x|."])
+    assert markup[0] == r"Draws of p\*, ``[K, N]``."
+    assert ".. code-block:: python" in markup
+    assert markup[-1] == r"    a: b\_ of \|x\|."

@@ -1,77 +1,22 @@
-"""Docstrings of the project as reStructuredText, for the API reference.
+"""Docstrings for autodoc: reStructuredText, with a directive for equations in plain text."""
 
-A docstring marks code by single backticks, and equations and examples by indentation. Stars, bars
-and underscores have no meaning there.
-"""
-
-import ast
-import re
-from collections.abc import Iterator
-from textwrap import dedent
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
 
-SECTION = re.compile(
-    r"(Args|Arguments|Attributes|Returns|Return|Raises|Yields|Warns|Example|Examples):$"
-)
-ITEM = re.compile(r"(- |\d+\. )")
-
-
-def restructured(lines: list[str]) -> list[str]:
-    """A docstring with its indented blocks as code, and everything else escaped."""
-    result: list[str] = []
-    in_section, in_item, position = False, False, 0
-    while position < len(lines):
-        line = lines[position]
-        is_indented = line.startswith("  ")
-        if line.strip() and not is_indented:
-            in_section, in_item = bool(SECTION.match(line)), bool(ITEM.match(line))
-        before = lines[position - 1].strip() if position else ""
-        if is_indented and not (before or in_section or in_item):
-            block = list(_block(lines[position:]))
-            position += len(block)
-            result += [*_code(block), ""]
-            continue
-        if in_item and not is_indented and before and not ITEM.match(before):
-            result.append("")
-        result.append(escaped(line))
-        position += 1
-    return result
+from site_extensions.equations import table
+from site_extensions.markup import restructured
 
 
-def _block(lines: list[str]) -> Iterator[str]:
-    """Lines up to the first one that is not indented."""
-    for line in lines:
-        if line.strip() and not line.startswith("  "):
-            return
-        yield line
+class Equations(SphinxDirective):
+    """Equations in plain text, one on each line."""
 
+    has_content = True
 
-def _code(block: list[str]) -> list[str]:
-    """A block of code: Python if the block parses, else text."""
-    text = dedent("\n".join(block)).strip("\n")
-    try:
-        ast.parse(text)
-        language = "python"
-    except SyntaxError:
-        language = "text"
-    return ["", f".. code-block:: {language}", "", *(f"    {line}" for line in text.split("\n"))]
-
-
-def escaped(line: str) -> str:
-    """A line of prose: code in double backticks, the rest without marks of reStructuredText."""
-    parts = line.split("`")
-    if len(parts) % 2 == 0:
-        return line
-    prose = [re.sub(r"([*|\\]|_(?!\w))", r"\\\1", part) for part in parts[::2]]
-    code = [f"``{part}``" for part in parts[1::2]]
-    code += [""]
-    texts = []
-    for before, quoted, after in zip(prose, code, [*prose[1:], ""], strict=True):
-        joins = quoted and re.match(r"\w", after)
-        texts += [before, quoted, "\\ " if joins else ""]
-    return "".join(texts)
+    def run(self) -> list[nodes.Node]:
+        return [nodes.raw(text=table("\n".join(self.content)), format="html")]
 
 
 def _process(
@@ -80,6 +25,15 @@ def _process(
     lines[:] = restructured(lines)
 
 
+def _dashes(app: Sphinx, doctree: nodes.document) -> None:
+    """Write the two hyphens between an argument and its description as a dash."""
+    for text in list(doctree.findall(nodes.Text)):
+        if text == " -- ":
+            text.parent.replace(text, nodes.Text(" – "))
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("equations", Equations)
     app.connect("autodoc-process-docstring", _process, priority=100)
+    app.connect("doctree-read", _dashes)
     return {"parallel_read_safe": True}

@@ -8,7 +8,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from site_extensions.docstrings import escaped, restructured
+from site_extensions.markup import escaped, restructured
 
 ROOT = Path(__file__).parents[2]
 
