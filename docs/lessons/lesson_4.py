@@ -1,0 +1,307 @@
+import marimo
+
+__generated_with = "0.25.2"
+app = marimo.App(app_title="4. Gradients: REINFORCE, baselines, and no noise at the posterior")
+
+with app.setup:
+    import importlib.util
+    from shutil import which
+
+    import marimo as mo
+    import pyro
+    import pyro.distributions as dist
+    import torch
+    from classroom import checked, curves, grammar_world, table
+    from pyro.infer import Trace_ELBO, TraceEnum_ELBO, config_enumerate
+
+    from guides import FineTuned
+    from inference import LeaveOneOut_ELBO
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    # 4. Gradients
+
+    **Claim.** REINFORCE and RLOO are two estimators of one gradient. A baseline changes the noise
+    and leaves the mean. With the leave-one-out baseline the noise vanishes at the posterior, on
+    every single batch; without a baseline it does not.
+
+        w(x)      = p0(x) exp(r(x) / beta) / q(x)
+        grad ELBO = E_q[(log w(x) - b) grad log q(x)]      for every constant b
+
+    The reason for the last word: E_q[grad log q] is the gradient of 1, the sum of q, so it is 0.
+    """)
+    return
+
+
+@app.cell
+def _():
+    beta = 0.3
+    world = grammar_world()
+    truth = world.truth(beta)
+    log_prior = truth.log_prior[:, 0]
+    reward = beta * truth.log_likelihood[:, 0]
+    log_z = truth.log_z[0].item()
+    return beta, log_prior, log_z, reward, truth, world
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    ## The program in plain Pyro
+
+    Nothing but Pyro: a response is its number, from 0 to 819, and the guide has a free
+    logit for each. The guide stands on a path: position 0 is the prior, position 1 the posterior.
+    A constant added to the reward changes no posterior. Remember that.
+    """)
+    return
+
+
+@app.cell
+def _():
+    position = mo.ui.slider(0, 1, step=0.1, value=0, label="position of the guide", show_value=True)
+    constant = mo.ui.dropdown([0.0, 1.0, 10.0], value=0.0, label="constant added to the reward")
+    mo.hstack([position, constant], justify="start")
+    return constant, position
+
+
+@app.cell
+def _(beta, constant, log_prior, position, reward):
+    def model():
+        number = pyro.sample("response", dist.Categorical(logits=log_prior))
+        pyro.factor("reward", (reward[number] + constant.value) / beta)
+
+    def guide_at(place):
+        """Guide of free logits that starts at this position of the path."""
+
+        def guide():
+            start = log_prior + place * reward / beta
+            logits = pyro.param("logits", start.clone())
+            pyro.sample("response", dist.Categorical(logits=logits))
+
+        return guide
+
+    guide = guide_at(position.value)
+    return guide, guide_at, model
+
+
+@app.cell
+def _(model):
+    if importlib.util.find_spec("graphviz") is None:
+        picture = mo.md("`pyro.render_model` draws the program with the package `graphviz`.")
+    else:
+        graph = pyro.render_model(model, render_distributions=True)
+        drawn = graph.pipe("svg").decode() if which("dot") else None
+        picture = mo.Html(drawn) if drawn else mo.md(f"```\n{graph.source}\n```")
+    mo.vstack([picture])
+    return
+
+
+@app.cell
+def _(model):
+    def gradient(objective, guide):
+        """One estimate of the gradient of the ELBO in the logits, `[820]`."""
+        with pyro.get_param_store().scope():
+            objective.loss_and_grads(model, guide)
+            return -pyro.param("logits").grad
+
+    def exact_gradient(guide):
+        """The gradient with the response summed out by Pyro, without draws."""
+        return gradient(TraceEnum_ELBO(max_plate_nesting=0), config_enumerate(guide))
+
+    plain = Trace_ELBO(num_particles=16, vectorize_particles=True, max_plate_nesting=0)
+    leave_one_out = LeaveOneOut_ELBO(16, max_plate_nesting=0)
+
+    def noise(objective, guide, num_estimates=200):
+        """Distance of the mean estimate from the exact gradient, and standard deviation."""
+        pyro.set_rng_seed(0)
+        estimates = torch.stack([gradient(objective, guide) for _ in range(num_estimates)])
+        bias = (estimates.mean(0) - exact_gradient(guide)).norm().item()
+        return bias, estimates.var(0).sum().sqrt().item()
+
+    return exact_gradient, gradient, leave_one_out, noise, plain
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    ## Predict, then run: the same mean
+
+    `TraceEnum_ELBO` sums the response out: the exact gradient. `Trace_ELBO` is REINFORCE, here
+    with 16 draws, `LeaveOneOut_ELBO` is RLOO. At the prior and with constant 0, which has less
+    noise, and by how much? Then choose the constant 10 and predict again.
+    """)
+    return
+
+
+@app.cell
+def _(exact_gradient, guide, leave_one_out, noise, plain):
+    table(
+        ["estimator", "error of the mean of 200", "standard deviation of one"],
+        ["TraceEnum_ELBO", 0.0, 0.0],
+        ["Trace_ELBO, 16 draws", *noise(plain, guide)],
+        ["LeaveOneOut_ELBO, 16 draws", *noise(leave_one_out, guide)],
+        ["norm of the exact gradient", exact_gradient(guide).norm(), ""],
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    Expected output, standard deviation of one estimate:
+
+    | position | constant | `Trace_ELBO` | `LeaveOneOut_ELBO` |
+    |---|---|---|---|
+    | 0 | 0 | 0.324 | 0.334 |
+    | 0 | 10 | 7.737 | 0.334 |
+    | 1 | 0 | 0.178 | 0.000 |
+
+    At the prior with constant 0 the baseline does not help: the ELBO there is -0.04, and a
+    baseline close to 0 subtracts nothing. With the constant 10 each log w is 33 nats larger.
+    REINFORCE pays for each of these nats, RLOO subtracts them.
+
+    ## Predict, then run: towards the posterior
+
+    As the guide moves to the posterior, the gradient goes to 0. Does the noise? Sketch both curves.
+    """)
+    return
+
+
+@app.cell
+def _(guide_at, leave_one_out, noise, plain):
+    places = [k / 10 for k in range(11)]
+    deviation = {
+        name: [noise(objective, guide_at(place), 60)[1] for place in places]
+        for name, objective in (("Trace_ELBO", plain), ("LeaveOneOut_ELBO", leave_one_out))
+    }
+    curves(
+        places,
+        deviation,
+        xlabel="position: 0 the prior, 1 the posterior",
+        ylabel="standard deviation",
+        title="At the posterior only the leave-one-out gradient has no noise",
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    At q = p* every weight is the same number: w(x) = p0 exp(r / beta) / p* = Z. Its logarithm
+    minus the mean over the other draws is log Z - log Z = 0, whatever was drawn. Without a
+    baseline, log Z remains as a factor of grad log q. The variance of one draw is then
+    (log Z)^2 tr F, where F is the Fisher information. For free logits tr F = 1 - sum of p*(x)^2.
+    """)
+    return
+
+
+@app.cell
+def _(constant, guide_at, leave_one_out, log_z, noise, plain, beta, truth):
+    trace_of_fisher = 1 - truth.log_posterior.exp().square().sum()
+    total_log_z = log_z + constant.value / beta
+    predicted = abs(total_log_z) * (trace_of_fisher / 16).sqrt()
+    table(
+        ["standard deviation at the posterior", "value", "expected output at constant 0"],
+        ["Trace_ELBO, theory", predicted, 0.1751],
+        ["Trace_ELBO, measured on 200", noise(plain, guide_at(1.0))[1], 0.1775],
+        ["LeaveOneOut_ELBO, measured on 200", noise(leave_one_out, guide_at(1.0))[1], 0.0],
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    ## The same in a language model
+
+    Free logits were chosen for a first look. The guide of RLHF is a network, here with all its
+    weights free. The library's program has the same exact gradient by Pyro's enumeration as by
+    the library's `Enumeration`, and the same two estimators.
+    """)
+    return
+
+
+@app.cell
+def _(beta, truth, world):
+    network = FineTuned(world.prior)
+
+    def network_gradient(objective, guide):
+        network.zero_grad()
+        with pyro.get_param_store().scope():
+            objective.loss_and_grads(world.model(beta), guide, world.prompts)
+        return -torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+
+    pyro.set_rng_seed(0)
+    exact = torch.cat([part.flatten() for part in truth.elbo_gradient(network).values()])
+    summed = network_gradient(TraceEnum_ELBO(max_plate_nesting=1), config_enumerate(network))
+    drawn_once = network_gradient(LeaveOneOut_ELBO(4096), network)
+    table(
+        ["gradient in all weights", "relative error", "expected output"],
+        ["TraceEnum_ELBO", (summed - exact).norm() / exact.norm(), 0.0],
+        ["LeaveOneOut_ELBO, 4096 draws", (drawn_once - exact).norm() / exact.norm(), 0.0695],
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    ## Exercise 1: leave one out
+
+    Write the factor of grad log q(x_k) for each of K draws: log w_k minus the mean of the
+    *other* K - 1 log weights. The assert also enumerates all pairs of draws, so a bias shows.
+    """)
+    return
+
+
+@app.cell
+def _():
+    def check_baseline(answer):
+        factor = answer(torch.tensor([1.0, 2.0, 6.0]))
+        assert torch.allclose(factor, torch.tensor([-3.0, -1.5, 4.5])), "leave out k itself"
+        constant_weights = answer(torch.full((5,), 0.84))
+        assert torch.allclose(constant_weights, torch.zeros(5), atol=1e-6), "no noise at p*"
+        q, log_w = torch.tensor([0.2, 0.8]), torch.tensor([3.0, 1.0])  # two responses, K = 2
+        score = torch.eye(2) - q  # row x has grad log q(x)
+        mean = sum(
+            q[i] * q[j] * (answer(log_w[[i, j]])[:, None] * score[[i, j]]).mean(0)
+            for i in range(2)
+            for j in range(2)
+        )
+        exact = ((q * log_w)[:, None] * score).sum(0)
+        assert torch.allclose(mean, exact), "the estimator has a bias"
+
+    leave_one_out_factor = None  # write: def leave_one_out_factor(log_weight): ...
+    checked(leave_one_out_factor, check_baseline)
+    return (check_baseline,)
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    ## Exercise 2: the price of a constant
+
+    Add a constant c to the reward and leave out the baseline. Write the standard deviation, at
+    the posterior, of the mean of K draws of REINFORCE, from log Z (without c), c, beta, K, tr F.
+    """)
+    return
+
+
+@app.cell
+def _():
+    def check_price(answer):
+        for log_of_z, c, some_beta, num_draws in [(0.8, 0.0, 0.3, 1), (0.8, 3.0, 0.3, 16)]:
+            expected = abs(log_of_z + c / some_beta) * (0.7 / num_draws) ** 0.5
+            value = answer(log_of_z, c, some_beta, num_draws, 0.7)
+            assert abs(value - expected) < 1e-9, f"{value:.3f}, expected {expected:.3f}"
+        assert abs(answer(1.0, -0.3, 0.3, 1, 0.7)) < 1e-9, "some constant removes all noise"
+
+    price = None  # write: def price(log_z, c, beta, num_draws, trace_of_fisher): ...
+    checked(price, check_price)
+    return (check_price,)
+
+
+if __name__ == "__main__":
+    app.run()
