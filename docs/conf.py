@@ -9,7 +9,9 @@ code host. Nothing is fetched: equations are MathML, search runs in the browser.
 import sys
 from pathlib import Path
 
+from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -32,7 +34,7 @@ extensions = [
     "site_extensions.translations",
 ]
 include_patterns = ["*.md", "*/README.md", "model/film_reviews/README.md", "docs/**"]
-exclude_patterns = [".*", "**/.*", "build", "dist", "runs", "tests", "docs/_build", "docs/lessons"]
+exclude_patterns = [".*", "**/.*", "build", "dist", "runs", "tests", "docs/_build"]
 
 myst_enable_extensions = ["amsmath", "dollarmath", "fieldlist"]
 myst_heading_anchors = 4
@@ -53,6 +55,7 @@ html_theme = "furo"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_copy_source = False
+html_show_copyright = False
 html_show_sourcelink = False
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#0b5fa5", "color-brand-content": "#0b5fa5"},
@@ -69,5 +72,14 @@ def write_first_page(app: Sphinx, error: Exception | None) -> None:
         (Path(app.outdir) / "index.html").write_text(FIRST, encoding="utf-8")
 
 
+def resolve_folder(
+    app: Sphinx, env: BuildEnvironment, node: nodes.Element, content: nodes.TextElement
+) -> nodes.TextElement | None:
+    """Leave a link to a folder as plain text: a site has no page for a folder."""
+    target = ROOT / Path(node.get("refdoc", "")).parent / node.get("reftarget", "")
+    return content if node.get("reftype") == "myst" and target.is_dir() else None
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("missing-reference", resolve_folder)
     app.connect("build-finished", write_first_page)

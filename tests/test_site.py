@@ -66,7 +66,7 @@ def test_every_page_is_two_clicks_from_the_first():
     text = (DOCS / "index.md").read_text(encoding="utf-8")
     pages = [path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.rglob("*.md")]
     pages += [f"api/{path.stem}" for path in (DOCS / "api").glob("*.rst")]
-    folders = ("_build/", "lessons/")
+    folders = ("_build/", "lessons/")  # `lessons.md` lists the pages of its folder
     linked = re.findall(r"^(?:.*<)?(/?[\w/]+)>?$", text, re.MULTILINE)
     missing = {page for page in pages if not page.startswith(folders)} - {"index", *linked}
     assert missing == set()

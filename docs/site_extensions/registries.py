@@ -1,6 +1,7 @@
-"""Directives that list the entries of a registry, and the scripts of the experiments."""
+"""Directives that list entries of a registry, scripts of the experiments, and lessons."""
 
 import ast
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -42,7 +43,25 @@ class Scripts(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
 
 
+class Lessons(SphinxDirective):
+    """Title and claim of each lesson, from its file, and pages beside the lessons: `{lessons}`."""
+
+    def run(self) -> list[nodes.Node]:
+        lines, folder = [], ROOT / "docs" / "lessons"
+        for path in sorted(folder.glob("lesson_*.py")):
+            self.env.note_dependency(path)
+            text = path.read_text(encoding="utf-8")
+            (title,) = re.findall(r'app_title="(.*?)"', text)
+            claim = " ".join(re.findall(r"\*\*Claim\.\*\* (.*?)\n\n", text, re.DOTALL)).split()
+            sentences = re.sub(r"[^.]*:$", "", " ".join(claim))  # a formula would follow the colon
+            lines += [f"**{title}** (`{path.name}`)", "", sentences, ""]
+        if pages := [f"lessons/{path.stem}" for path in sorted(folder.glob("*.md"))]:
+            lines += ["```{toctree}", "", *pages, "```"]
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("lessons", Lessons)
     app.add_directive("registry", Registry)
     app.add_directive("scripts", Scripts)
     return {"parallel_read_safe": True}
