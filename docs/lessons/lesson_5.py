@@ -1,0 +1,202 @@
+import marimo
+
+__generated_with = "0.25.2"
+app = marimo.App(app_title="5. Guides: approximation gap and inference gap")
+
+with app.setup:
+    import marimo as mo
+    import pyro
+    import torch
+    from classroom import bars, checked, grammar_world, table
+
+    from guides import GUIDES
+    from inference import fit
+    from inference.svi.ascend import ascend
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    # 5. Guides: two gaps
+
+    **Claim.** The distance KL(q to p*) after training has two parts with different cures.
+
+        log Z - ELBO = approximation gap + inference gap
+
+    - **Approximation gap**: the distance of the best member of the family. The cure is a richer
+      family.
+    - **Inference gap**: the rest, left by noisy gradients and too few steps. The cure is a better
+      algorithm, or more of it.
+
+    On this world both are computed. The best member is found by the exact gradient over all 820
+    responses. Training uses draws, as it must for a large model.
+    """)
+    return
+
+
+@app.cell
+def _():
+    beta = 0.3
+    world = grammar_world()
+    truth = world.truth(beta)
+    families = {
+        "mean-field": "the words are independent of each other",
+        "n-gram": "a word depends on the word before",
+        "tabular": "a word depends on all words before",
+    }
+    return beta, families, truth, world
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    ## Predict, then run: the approximation gap
+
+    The posterior likes "good", "very good" and "not bad", and dislikes "bad" and "not good".
+    Which family can say "not bad" often and "bad" seldom? Order the three by their gap.
+    """)
+    return
+
+
+@app.cell
+def _(families, truth, world):
+    def new_guide(name):
+        pyro.set_rng_seed(0)
+        return GUIDES[name](world.prior, world.prompts)
+
+    best = {
+        name: ascend(new_guide(name), truth, 300, learning_rate=0.3, kl_penalty=True)
+        for name in families
+    }
+    approximation_gap = {
+        name: truth.kl_guide_posterior(guide)[0].item() for name, guide in best.items()
+    }
+    seen = {"mean-field": 0.7149, "n-gram": 0.0938, "tabular": 0.0}
+    table(
+        ["family", "assumption", "parameters", "approximation gap, nats", "expected output"],
+        *(
+            [name, families[name], guide.num_trained_parameters(), approximation_gap[name], gap]
+            for (name, guide), gap in zip(best.items(), seen.values(), strict=True)
+        ),
+    )
+    return approximation_gap, best, new_guide
+
+
+@app.cell
+def _(best, truth, world):
+    bars(
+        world.texts,
+        {
+            "posterior": truth.log_posterior.exp(),
+            "best mean field": truth.log_guide(best["mean-field"]).exp(),
+            "best n-gram": truth.log_guide(best["n-gram"]).exp(),
+        },
+        "Independent words settle on sentences of one word",
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    With independent words, a guide that says "not bad" and "very good" must say "not good" and
+    "very bad" as often. KL(q to p*) punishes mass where the posterior has little, so the best mean
+    field says one word and ends: 95% "good", and the posterior's 0.27 of "very good" is lost. This
+    direction of the KL prefers one mode (lesson 6 has the other).
+
+    ## Predict, then run: the inference gap
+
+    Now train by draws, 64 a step. With few steps, which gap is large? With many?
+    """)
+    return
+
+
+@app.cell
+def _():
+    num_steps = mo.ui.slider(
+        10, 150, step=10, value=60, label="number of steps of the training", show_value=True
+    )
+    mo.hstack([num_steps], justify="start")
+    return (num_steps,)
+
+
+@app.cell
+def _(approximation_gap, beta, families, new_guide, num_steps, truth, world):
+    rows = []
+    for name in families:
+        guide = new_guide(name)
+        fit(world.model(beta), guide, world.prompts, num_steps=num_steps.value, progress=False)
+        total = truth.kl_guide_posterior(guide)[0].item()
+        rows.append([name, approximation_gap[name], total - approximation_gap[name], total])
+    table(["family", "approximation gap", "inference gap", "KL(q to p*), nats"], *rows)
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    Expected output at 60 steps, the inference gap in nats: mean-field 0.0557, n-gram 0.0371,
+    tabular 0.0223. For the two poor families more steps stop helping: the approximation gap
+    remains. For the rich family the whole distance is inference. The tabular guide starts at the
+    prior, the two others start from nothing, 10.5 nats away.
+
+    ## Exercise 1: which cure?
+
+    Given log Z, the ELBO of the best member of the family and the ELBO that was reached, write
+    the function that returns the pair (approximation gap, inference gap).
+    """)
+    return
+
+
+@app.cell
+def _():
+    def check_gaps(answer):
+        approximation, inference = answer(0.84, 0.14, 0.04)
+        assert abs(approximation + inference - 0.8) < 1e-9, "the gaps sum to log Z - ELBO"
+        assert abs(approximation - 0.7) < 1e-9, "the best member has no inference gap"
+        assert answer(0.84, 0.84, 0.84) == (0.0, 0.0)
+
+    gaps = None  # write: def gaps(log_z, best_elbo, elbo): ...
+    checked(gaps, check_gaps)
+    return (check_gaps,)
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    ## Exercise 2: coordinate ascent
+
+    Two words a and b have the log joint table `log_joint[a, b]`. Given q(b), the best q(a) of a
+    mean field is proportional to exp(E_q(b)[log_joint[a, b]]). Write that update: it takes the
+    table and q(b), and returns q(a).
+    """)
+    return
+
+
+@app.cell
+def _():
+    def check_update(answer):
+        log_joint = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)).double()
+
+        def elbo(q_a, q_b):
+            q = q_a[:, None] * q_b
+            return (q * (log_joint - q.log())).sum()
+
+        q_b = torch.full((4,), 0.25).double()
+        value = -torch.inf
+        for _ in range(20):
+            q_a = answer(log_joint, q_b)
+            assert torch.isclose(q_a.sum(), torch.ones(()).double()), "q(a) is a distribution"
+            q_b = answer(log_joint.T, q_a)
+            assert elbo(q_a, q_b) >= value - 1e-12, "the ELBO fell: average log_joint, not joint"
+            value = elbo(q_a, q_b)
+        other = 0.9 * answer(log_joint, q_b) + 0.1 / 3
+        assert elbo(other, q_b) < elbo(answer(log_joint, q_b), q_b), "this q(a) is not the best"
+
+    update = None  # write: def update(log_joint, q_b): ...
+    checked(update, check_update)
+    return (check_update,)
+
+
+if __name__ == "__main__":
+    app.run()

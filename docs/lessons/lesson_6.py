@@ -1,0 +1,257 @@
+import marimo
+
+__generated_with = "0.25.2"
+app = marimo.App(app_title="6. The other direction: GDC and wake-sleep")
+
+with app.setup:
+    import marimo as mo
+    import pyro
+    import torch
+    from classroom import bars, checked, grammar_world, table
+
+    from guides import GUIDES, FineTuned
+    from inference import OBJECTIVES, Enumeration, FDivergence, fit, log_guide_at, match_moments
+    from inference.svi.ascend import ascend
+    from model import AlignmentModel, Pattern, TextReward
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    # 6. The other direction
+
+    **Claim.** The two directions of the KL have one optimum in a rich family, q = p*, and two in a
+    poor one. KL(q to p*), of RLHF, prefers a mode. KL(p* to q), of GDC and of wake-sleep, covers
+    the posterior, and costs mass where the posterior has none.
+
+        KL(q to p*) = E_q[log q - log p*]     mean under the guide: draws of q are enough
+        KL(p* to q) = E_p*[log p* - log q]    mean under the posterior: draws of q are weighted
+
+    The second is maximum likelihood, with the posterior in the place of the data.
+    """)
+    return
+
+
+@app.cell
+def _():
+    beta = 0.3
+    world = grammar_world()
+    truth = world.truth(beta)
+    posterior = truth.log_posterior.exp()
+    return beta, posterior, truth, world
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    ## Predict, then run: the best mean field, twice
+
+    The guide of independent words cannot be p*. Fitted by KL(q to p*) it said "good" and little
+    else (lesson 5). Fitted by the other direction, on which responses does it put mass?
+    """)
+    return
+
+
+@app.cell
+def _(posterior, truth, world):
+    def cover(guide, num_steps=300):
+        """Minimise KL(p* to q) by the exact gradient."""
+        optimiser = torch.optim.Adam(guide.parameters(), lr=0.3)
+        for _ in range(num_steps):
+            log_guide = log_guide_at(guide, truth.prompts, truth.support)
+            optimiser.zero_grad()
+            (-(posterior * log_guide).sum()).backward()
+            optimiser.step()
+        return guide
+
+    def new_guide():
+        pyro.set_rng_seed(0)
+        return GUIDES["mean-field"](world.prior, world.prompts)
+
+    by_mode = ascend(new_guide(), truth, 300, learning_rate=0.3, kl_penalty=True)
+    by_cover = cover(new_guide())
+    mo.vstack(
+        [
+            table(
+                ["best mean field by", "KL(q to p*)", "KL(p* to q)"],
+                *(
+                    [name, truth.kl_guide_posterior(guide)[0], truth.kl_posterior_guide(guide)[0]]
+                    for name, guide in [("KL(q to p*)", by_mode), ("KL(p* to q)", by_cover)]
+                ),
+            ),
+            bars(
+                world.texts,
+                {
+                    "posterior": posterior,
+                    "best by KL(q to p*)": truth.log_guide(by_mode).exp(),
+                    "best by KL(p* to q)": truth.log_guide(by_cover).exp(),
+                },
+                "One direction takes a mode, the other covers and spills",
+            ),
+        ]
+    )
+    return by_cover, by_mode
+
+
+@app.cell
+def _(by_cover, by_mode, truth):
+    table(
+        ["quantity, nats", "value", "expected output"],
+        ["KL(q to p*) of the first", truth.kl_guide_posterior(by_mode)[0], 0.7149],
+        ["KL(p* to q) of the second", truth.kl_posterior_guide(by_cover)[0], 1.2159],
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    The bar "all others" shows the price: the covering guide says "good good" and other responses
+    that nobody says.
+
+    ## Distributional control: half of the responses say "not"
+
+    GDC asks for a mean, not for a reward: the nearest distribution to the prior under which half
+    of the responses have the word "not". It is an exponential tilt, p0(x) exp(lambda not(x)) / Z,
+    so again a posterior. `match_moments` finds lambda. Predict lambda: the prior
+    share is 0.25 (exercise 2 of lesson 2 has the formula).
+    """)
+    return
+
+
+@app.cell
+def _():
+    share = mo.ui.slider(
+        0.1, 0.9, step=0.1, value=0.5, label="share of responses with 'not'", show_value=True
+    )
+    mo.hstack([share], justify="start")
+    return (share,)
+
+
+@app.cell
+def _(share, world):
+    says_not = TextReward(Pattern(r"\bnot\b"), world.prior)
+    base = AlignmentModel(world.prior, {}, 1.0)
+    match = match_moments(base, world.prompts, {"not": says_not}, {"not": share.value})
+    control = AlignmentModel(world.prior, {}, 1.0, factors={"not": match.factor})
+    controlled = Enumeration(control, world.prompts)
+    tuned = FineTuned(world.prior)
+    fit(
+        control,
+        tuned,
+        world.prompts,
+        num_steps=60,
+        objective=FDivergence("forward-kl", 64),
+        progress=False,
+    )
+    has_not = says_not(world.prompts, world.support)
+    table(
+        ["quantity", "value", "expected output"],
+        ["lambda, nats", match.multipliers["not"], 1.0979 if share.value == 0.5 else ""],
+        ["exact share", (controlled.log_posterior.exp() * has_not).sum(), share.value],
+        ["share of the guide", (controlled.log_guide(tuned).exp() * has_not).sum(), share.value],
+        ["KL(p* to q), nats", controlled.kl_posterior_guide(tuned)[0], ""],
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    ## Predict, then run: wake-sleep
+
+    Pyro's `ReweightedWakeSleep` weights draws of the guide by p0 exp(r / beta) / q: its wake-phi
+    phase is a step on KL(p* to q). The library's `forward-kl` is that with a moving average of
+    log Z. With a rich guide, a copy of the prior, does the direction matter?
+    """)
+    return
+
+
+@app.cell
+def _(beta, truth, world):
+    rows = []
+    for name in ("leave-one-out", "forward-kl", "reweighted-wake-sleep"):
+        guide = FineTuned(world.prior)
+        objective = OBJECTIVES[name](num_particles=64)
+        fit(
+            world.model(beta),
+            guide,
+            world.prompts,
+            num_steps=60,
+            objective=objective,
+            progress=False,
+        )
+        hard = "supports" if OBJECTIVES[name].supports_hard_constraints else "refuses"
+        rows.append(
+            [
+                name,
+                truth.kl_guide_posterior(guide)[0],
+                truth.kl_posterior_guide(guide)[0],
+                hard,
+            ]
+        )
+    table(["objective", "KL(q to p*)", "KL(p* to q)", "hard constraints"], *rows)
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    Expected output, KL(q to p*) in nats: leave-one-out 0.0240, forward-kl 0.0404,
+    reweighted-wake-sleep 0.0281. With a rich guide both directions approach p*.
+
+    The last column is the other reason to know both. Where a response is forbidden, KL(q to p*) is
+    infinite as long as the guide can say it, and KL(p* to q) is finite. Of the three objectives
+    here, `forward-kl` is implemented for that case.
+
+    ## Exercise 1: the best independent guide
+
+    Two words a and b have the joint table `p[a, b]`. Among all q(a) q(b), which minimises
+    KL(p to q)? Write the function that returns the table q, without any optimiser.
+    """)
+    return
+
+
+@app.cell
+def _():
+    def check_product(answer):
+        p = torch.tensor([[0.40, 0.05, 0.05], [0.0, 0.20, 0.30]]).double()
+        q = answer(p)
+        assert torch.allclose(q.sum(1), p.sum(1)), "q(a) is the marginal of p"
+        assert torch.allclose(q.sum(0), p.sum(0)), "q(b) is the marginal of p"
+        assert torch.linalg.matrix_rank(q) == 1, "q is a product"
+
+    best_product = None  # write: def best_product(p): ...
+    checked(best_product, check_product)
+    return (check_product,)
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    ## Exercise 2: a mean under the posterior from draws of the guide
+
+    Estimate E_p*[f] from draws of q: you have log w = log p0 + r / beta - log q and f of each
+    draw, and no log Z. Write the self-normalised estimate.
+    """)
+    return
+
+
+@app.cell
+def _():
+    def check_mean(answer):
+        log_weight, values = torch.tensor([0.0, 0.0, 2.0]), torch.tensor([1.0, 2.0, 6.0])
+        value = torch.as_tensor(answer(log_weight, values))
+        assert torch.isclose(torch.as_tensor(answer(log_weight + 100, values)), value), (
+            "log Z is unknown: a constant added to all log weights cancels"
+        )
+        expected = (3 + 6 * torch.e**2) / (2 + torch.e**2)
+        assert torch.isclose(value, torch.tensor(expected)), f"{value:.4f}, not {expected:.4f}"
+
+    posterior_mean = None  # write: def posterior_mean(log_weight, values): ...
+    checked(posterior_mean, check_mean)
+    return (check_mean,)
+
+
+if __name__ == "__main__":
+    app.run()
