@@ -1,0 +1,266 @@
+import marimo
+
+__generated_with = "0.25.2"
+app = marimo.App(app_title="8. The reward is latent")
+
+with app.setup:
+    import marimo as mo
+    import pyro
+    import torch
+    from classroom import bars, checked, curves, grammar_world, table
+
+    from inference import REWARD_INFERENCE
+    from model import AGGREGATIONS, BradleyTerry, Comparisons
+    from model.preferences import LinearHead
+    from model.preferences.bradley_terry import simulate
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    # 8. The reward is latent
+
+    **Claim.** Nobody observes a reward. People compare two responses, and the reward is a latent
+    variable with a posterior of its own. RLHF is two inferences in a row: first the reward, then
+    the response. Right inference for a wrong reward is over-optimisation.
+
+        w ~ Normal(0, 2^2),   r_w(x) = phi(x) . w
+        P(first is preferred) = sigmoid(r_w(first) - r_w(second))     Bradley and Terry, 1952
+
+    Here a gold reward exists, three times the sentiment, and draws the preferences. The learner
+    never sees it. We do: the exact posterior under the gold reward stands beside.
+    """)
+    return
+
+
+@app.cell
+def _():
+    world = grammar_world()
+    texts = world.texts
+    log_prior = world.truth(1.0).log_prior[:, 0]
+    gold = 3 * world.reward(world.prompts, world.support)[:, 0]
+    words = ("good", "bad", "dull", "very", "not")
+
+    def count_words(text):
+        """phi of a text: counts of five words, and of "not" times each adjective."""
+        counts = [float(text.split().count(word)) for word in words]
+        return counts + [counts[-1] * adjective for adjective in counts[:3]]
+
+    phi = torch.tensor([count_words(text) for text in texts]).double()  # [820, 8]
+    return gold, log_prior, phi, texts
+
+
+@app.cell
+def _():
+    num_comparisons = mo.ui.dropdown([20, 200, 1000], value=20, label="number of comparisons")
+    mo.hstack([num_comparisons], justify="start")
+    return (num_comparisons,)
+
+
+@app.cell
+def _(gold, log_prior, num_comparisons, phi):
+    pyro.set_rng_seed(0)
+    pairs = torch.multinomial(log_prior.exp(), 2 * num_comparisons.value, replacement=True)
+    first, second = pairs.chunk(2)
+    outcome = simulate(gold[first], gold[second])
+    program = BradleyTerry(LinearHead(phi.shape[1]), prior_scale=2.0)
+    weights = REWARD_INFERENCE["laplace"](
+        program, Comparisons(phi[first], phi[second], outcome), num_samples=200
+    )
+    rewards = program.head(phi, weights)  # [200, 820], a reward for each draw of the weights
+    return (rewards,)
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    ## Predict, then run: an uncertain reward
+
+    After 20 comparisons of prior draws, for which response is the reward most uncertain: "good",
+    "not good" or "not not dull"?
+    """)
+    return
+
+
+@app.cell
+def _(gold, rewards, texts):
+    table(
+        ["response", "gold reward", "posterior mean", "posterior standard deviation"],
+        *(
+            [
+                name,
+                gold[texts.index(name)],
+                rewards[:, texts.index(name)].mean(),
+                rewards[:, texts.index(name)].std(),
+            ]
+            for name in ("good", "bad", "not good", "not bad", "not not dull")
+        ),
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    Expected output at 20 comparisons, the standard deviation: good 1.3044, not not dull
+    3.0612. A reward is known where the prior puts its draws, and unknown where training is about
+    to go.
+
+    ## Predict, then run: over-optimisation
+
+    The proxy is the posterior mean of the reward. As beta falls, the posterior leaves the prior,
+    and the expected proxy rises. Sketch the expected *gold* reward.
+    """)
+    return
+
+
+@app.cell
+def _(gold, log_prior, rewards):
+    betas = [10 ** (k / 10) for k in range(15, -11, -1)]
+
+    def frontier(log_likelihood_at):
+        """KL from the prior, expected gold and expected proxy of the posterior at each beta."""
+        points = []
+        for beta in betas:
+            log_q = (log_prior + log_likelihood_at(beta)).log_softmax(0)
+            q = log_q.exp()
+            proxy = (q * rewards.mean(0)).sum().item()
+            points.append(((q * (log_q - log_prior)).sum().item(), (q * gold).sum().item(), proxy))
+        return points
+
+    by_proxy = frontier(lambda beta: AGGREGATIONS["mean"](rewards, beta))
+    nats = [kl for kl, _, _ in by_proxy]
+    peak = max(by_proxy, key=lambda point: point[1])
+    mo.vstack(
+        [
+            curves(
+                nats,
+                {
+                    "proxy": [value for _, _, value in by_proxy],
+                    "gold": [value for _, value, _ in by_proxy],
+                },
+                xlabel="KL(p* to p0), nats",
+                ylabel="expected reward",
+                title="The proxy rises; the gold reward rises, peaks and falls",
+            ),
+            table(
+                ["at the peak of gold", "value"],
+                ["KL, nats", peak[0]],
+                ["gold", peak[1]],
+                ["gold at the smallest beta", by_proxy[-1][1]],
+                ["proxy at the smallest beta", by_proxy[-1][2]],
+            ),
+        ]
+    )
+    return (frontier,)
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    Expected output at 20 comparisons: gold peaks at 0.6824, 0.95 nats from the prior, and ends at
+    -0.6311, while the proxy ends at 5.3461. No step of training failed: every point is an exact
+    posterior. The target is wrong.
+
+    ## What to do with uncertainty
+
+    The aggregations: `mean` ignores the uncertainty, `lower-bound` and `minimum` are
+    pessimists, `marginal-likelihood` is Bayes' rule, log of the mean of exp(r / beta). Which of
+    them is an optimist? Which reaches the highest gold reward?
+    """)
+    return
+
+
+@app.cell
+def _(frontier, gold, rewards):
+    rows = []
+    for name, aggregate in AGGREGATIONS.items():
+        points = frontier(lambda beta, aggregate=aggregate: aggregate(rewards, beta))
+        best_kl, best_gold, _ = max(points, key=lambda point: point[1])
+        rows.append([name, best_gold, best_kl, points[-1][1]])
+    truth_points = frontier(lambda beta: gold / beta)
+    at_one = min(truth_points, key=lambda point: abs(point[0] - 1.0))
+    mo.vstack(
+        [
+            table(["aggregation", "gold at its peak", "KL there", "gold at the end"], *rows),
+            table(
+                ["exact, gold reward known", "gold", "KL, nats"],
+                ["posterior nearest to 1 nat", at_one[1], at_one[0]],
+            ),
+        ]
+    )
+    return
+
+
+@app.cell
+def _(gold, log_prior, rewards, texts):
+    bars(
+        texts,
+        {
+            "prior": log_prior.exp(),
+            "posterior, gold reward": (log_prior + gold / 0.5).softmax(0),
+            "posterior, mean of the learned reward": (log_prior + rewards.mean(0) / 0.5).softmax(0),
+        },
+        "At beta = 0.5 the learned reward sends mass to responses that nobody compared",
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    Expected output at 20 comparisons, gold at the peak: marginal-likelihood 0.3993, mean 0.6824,
+    lower-bound 0.9347, minimum 0.8910. With the gold reward known, 1.4254 at 1 nat. The marginal
+    likelihood rewards uncertainty, by half the variance over beta squared for a Gaussian reward:
+    an optimist.
+
+    ## Exercise 1: the likelihood of a preference
+
+    Write log P(the first response is preferred) from the rewards of the two responses.
+    """)
+    return
+
+
+@app.cell
+def _():
+    def check_preference(answer):
+        first, second = torch.tensor([1.0, 0.0, -2.0]), torch.tensor([0.0, 0.0, 3.0])
+        value = answer(first, second)
+        both = value.exp() + answer(second, first).exp()
+        assert torch.allclose(both, torch.ones(3)), "one of the two is preferred"
+        assert value[0] > value[1], "a higher reward is preferred more often"
+        expected = torch.tensor([-0.31326, -0.69315, -5.00672])
+        assert torch.allclose(value, expected, atol=1e-4), "the log of a sigmoid"
+
+    log_preference = None  # write: def log_preference(first, second): ...
+    checked(log_preference, check_preference)
+    return (check_preference,)
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    ## Exercise 2: Bayes' rule for a reward with uncertainty
+
+    The likelihood of a response is the mean over the posterior of the reward. Write its logarithm
+    from S draws of the rewards of M responses, `[S, M]`, and beta.
+    """)
+    return
+
+
+@app.cell
+def _(rewards):
+    def check_marginal(answer):
+        for beta in (0.3, 2.0):
+            exact = AGGREGATIONS["marginal-likelihood"](rewards, beta)
+            value = answer(rewards, beta)
+            assert value.shape == exact.shape, f"one number a response, got {tuple(value.shape)}"
+            assert torch.allclose(value, exact), "log of the mean of exp, not mean of the log"
+
+    log_marginal = None  # write: def log_marginal(rewards, beta): ...
+    checked(log_marginal, check_marginal)
+    return (check_marginal,)
+
+
+if __name__ == "__main__":
+    app.run()
