@@ -132,8 +132,8 @@ def agents_figure(
         axes.errorbar(at, means, bars, color=color, fmt="o", markersize=4)
     axes.set(xlabel="1/beta, nats per unit of reward", ylabel="weight of the agent", ylim=(0, None))
     title = "A reward reweights agents: Bayes' rule (lines), guides by SVI (dots, ± 2 s.e.)"
-    axes.set_title(title, fontsize=10)
-    axes.legend(frameon=False, fontsize=8)
+    axes.set_title(title)
+    axes.legend()
     return figure
 
 

@@ -142,7 +142,7 @@ def best_figure(sample: PriorSample, best: Mapping[int, Best], title: str) -> Fi
     axes.plot(bounds, rewards, "|", color=PRIOR, label="KL by log n - (n-1)/n")
     furthest = max(*exact, *bounds)
     axes.set(xlim=(-0.05 * furthest, 1.1 * furthest))
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.legend(loc="lower right")
     return figure
 
 

@@ -74,5 +74,5 @@ def entropy_figure(
         axes.axhline(level, color=PRIOR, linestyle=style, label=name)
     axes.set(xlabel="gradient step", ylabel="entropy of q, nats", ylim=(0, None))
     axes.set_title("Reward alone collapses to a point; the ELBO ends at the posterior")
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

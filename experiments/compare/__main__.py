@@ -4,7 +4,7 @@ Question: which run reached more reward, a smaller KL or a smaller gap, and is t
 than noise?
 Printed: the table of final numbers with standard errors. Runs whose arguments agree but for the
 seed are a group, with a standard error over seeds. Written: `report.html`, self-contained, with
-curves that show their numbers under the pointer and zoom, and each figure as PNG and PDF.
+curves that show their numbers under the pointer and zoom, and each figure as SVG, PNG and PDF.
 
     python -m experiments.compare runs/steer-20250101-120000 runs/steer-20250101-130000
     python -m experiments.compare runs/steer-* --smooth 1

@@ -117,13 +117,10 @@ def figure_of(drawn: Sequence[Curve], name: str, labels: Sequence[str]) -> Figur
         axes.fill_between(curve.steps, low, high, color=colour, alpha=0.2, linewidth=0)
     unit = UNITS.get(name, "")
     axes.set(xlabel="SVI step", ylabel=f"{name}, {unit}" if unit else name)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend()
     return figure
 
 
-def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write a figure as PNG and PDF."""
-    stem = name.replace("/", "_")
-    png = folder / f"{stem}.png"
-    figure.savefig(png, dpi=200, bbox_inches="tight")
-    return [png, save(figure, folder / f"{stem}.pdf")]
+def save_figure(figure: Figure, folder: Path, name: str) -> Path:
+    """Write a figure under the name of its metric."""
+    return save(figure, folder / f"{name.replace('/', '_')}.svg")

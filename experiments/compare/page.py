@@ -14,7 +14,7 @@ HINT = (
     "the keyboard: left and right move the line, plus and minus zoom, Escape zooms out. Bands are "
     "one standard error over seeds."
 )
-WITHOUT_SCRIPT = "The charts need JavaScript. The folder `figures` has them as PNG and PDF."
+WITHOUT_SCRIPT = "The charts need JavaScript. The folder `figures` has them as SVG, PNG and PDF."
 
 
 def page_parts(groups: Sequence[Group], data: str) -> list[str]:

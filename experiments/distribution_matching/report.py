@@ -144,7 +144,6 @@ def dissociation_figure(rows: Mapping[Task, Mapping[str, Row]]) -> Figure:
             axes.errorbar([kl.value], [met.value], **bars, color=color, fmt="o", label=name)
         axes.set(xlabel="KL(p* || q), nats", ylabel="constraint met", title=task.name)
         axes.set(ylim=(-0.05, 1.08), xscale="log")
-        axes.spines[["top", "right"]].set_visible(False)
-    every[0, -1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    every[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     return figure

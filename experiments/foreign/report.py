@@ -78,7 +78,7 @@ def strip_figure(runs: Sequence[Run]) -> Figure:
     axes.set(title=f"Share left after the defaults, starts over {SMALLEST:g} nat")
     axes.set_xticks(range(len(guides)), guides)
     axes.set_xlim(-0.5, len(guides) - 0.5)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 

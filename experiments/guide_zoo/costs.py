@@ -80,7 +80,7 @@ def frontier_figure(
         axes.plot([end], [mean["reward"].value], "o", color=color, label=name)
         furthest = max(furthest, end, float(kl.max()))
     axes.set(xlim=(-0.05 * furthest, 1.15 * furthest))
-    axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
@@ -99,7 +99,5 @@ def cost_figure(means: Mapping[str, Mapping[str, Estimate]]) -> Figure:
     parameters.set(xscale="log", xlabel="trained parameters", ylabel=ylabel, ylim=(0, None))
     seconds.set(xlabel="CPU seconds a step", xlim=(0, None))
     if means:
-        seconds.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    for axes in (parameters, seconds):
-        axes.spines[["top", "right"]].set_visible(False)
+        seconds.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

@@ -89,7 +89,6 @@ def gaps_figure(panels: Mapping[str, Mapping[str, Gap]]) -> Figure:
         axes.errorbar(total, names, xerr=bars, **style)
         axes.invert_yaxis()
         axes.set(xscale="log", xlabel="nats", title=title)
-        axes.spines[["top", "right"]].set_visible(False)
-    grid[0, 0].legend(frameon=False, loc="lower left", fontsize=8)
+    grid[0, 0].legend(loc="lower left")
     figure.tight_layout()
     return figure

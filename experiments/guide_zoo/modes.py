@@ -63,8 +63,8 @@ def table_of(probabilities: Tensor) -> Tensor:
 def modes_figure(tables: Mapping[str, Tensor]) -> Figure:
     """Probabilities of two tokens, `[V, V]` each: first token down, second token across."""
     options: dict[str, Any] = {"squeeze": False, "layout": "constrained"}
-    figure, grid = plt.subplots(1, len(tables), figsize=(2.7 * len(tables), 3.1), **options)
-    small: dict[str, Any] = {"fontsize": 7}
+    figure, grid = plt.subplots(1, len(tables), figsize=(3.6 * len(tables), 4.1), **options)
+    small: dict[str, Any] = {"fontsize": 9}
     for axes, (title, table) in zip(grid[0], tables.items(), strict=True):
         words = ["end", *(f"w{i}" for i in range(1, len(table)))]
         places = np.arange(len(words))
@@ -78,7 +78,7 @@ def modes_figure(tables: Mapping[str, Tensor]) -> Figure:
         axes.set_yticks(places, words, **small)
         axes.invert_yaxis()
         axes.set_aspect("equal")
-        axes.set_title(title, fontsize=9)
+        axes.set_title(title)
     grid[0, 0].set(xlabel="second token", ylabel="first token")
     ticks = [0.01, 0.1, 0.3, 0.6, 1]
     bar = figure.colorbar(mesh, ax=list(grid[0]), shrink=0.7, ticks=np.sqrt(ticks))

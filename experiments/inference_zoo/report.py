@@ -76,5 +76,5 @@ def error_budget_figure(curves: Mapping[str, Curve], title: str) -> Figure:
         axes.errorbar(budget, mean, [below, error], color=color, label=name, **style)
     axes.set(xscale="log", yscale="log", title=title)
     axes.set(xlabel="responses drawn", ylabel="KL(q || p*), nats")
-    axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

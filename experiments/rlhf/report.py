@@ -171,7 +171,6 @@ def over_optimisation_figure(
     size = 3.2 * len(panels), 3.4
     figure, row = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
     for axes, (name, lines) in zip(row[0], panels.items(), strict=True):
-        axes.spines[["top", "right"]].set_visible(False)
         axes.axhline(prior_gold, color=PRIOR, linewidth=0.8, linestyle="--")
         for aggregation, (kl, mean, error) in lines.items():
             color = COLORS.get(aggregation)
@@ -180,7 +179,7 @@ def over_optimisation_figure(
             axes.fill_between(kl, low, high, color=color, alpha=0.15, linewidth=0)
         axes.set(xlabel="KL(p* || p0), nats", title=name)
     row[0][0].set_ylabel("E[gold reward]")
-    row[0][-1].legend(frameon=False, fontsize=7)
+    row[0][-1].legend()
     figure.suptitle(title)
     figure.tight_layout()
     return figure
@@ -199,5 +198,5 @@ def reliability_figure(calibrations: Mapping[str, Calibration]) -> Figure:
             color = GUIDE
         axes.errorbar(calibration.confidence, correct, error, color=color, label=name, **style)
     axes.set(xlabel="confidence", ylabel="share predicted right", title="Held-out preferences")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend()
     return figure

@@ -15,12 +15,14 @@ from matplotlib.figure import Figure
 from experiments.shared.run_folder import new_folder
 from inference import Estimate, PriorSample
 
-PRIOR, GUIDE, POSTERIOR = "#7a7a7a", "#1f5fa8", "#c4451c"
+mpl.style.use(Path(__file__).with_suffix(".mplstyle"))
+PRIOR, GUIDE, POSTERIOR = "#666666", "#0072b2", "#d55e00"
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as SVG, close it, and return the path."""
-    figure.savefig(path, bbox_inches="tight")
+    """Write a figure as SVG, PNG and PDF, close it, and return the path of the SVG."""
+    for kind in (".png", ".pdf", ".svg"):
+        figure.savefig(path.with_suffix(kind))
     plt.close(figure)
     return path
 
@@ -35,14 +37,14 @@ def save_all(args: Any, name: str, figures: Mapping[str, Figure]) -> None:
 
 def new_axes(width: float = 6.4, height: float = 4.0) -> tuple[Figure, Axes]:
     """A figure with one pair of axes, in the style of all figures."""
-    figure, axes = plt.subplots(figsize=(width, height))
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    return plt.subplots(figsize=(width, height))
 
 
 def palette(number: int) -> np.ndarray:
-    """Colours that differ, `[number, 4]`."""
-    return plt.get_cmap("turbo")(np.linspace(0.05, 0.95, max(2, number)))[:number]
+    """Colours that differ, `[number, 4]`; more than eight go from dark to light."""
+    cycle = mpl.rcParams["axes.prop_cycle"].by_key()["color"]
+    many = plt.get_cmap("viridis")(np.linspace(0.0, 0.95, number))
+    return mpl.colors.to_rgba_array(cycle[:number]) if number <= len(cycle) else many
 
 
 def smooth(values: Sequence[float], window: int = 10) -> np.ndarray:
@@ -78,12 +80,11 @@ def plane_figure(
         axes.errorbar(*place, color=color, fmt="o", markersize=4, label=name)
     furthest = max((kl.value for kl, _ in places.values()), default=0.0) or 1.0
     axes.set(xlim=(-0.05 * furthest, 1.1 * furthest), title=title)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.legend(loc="lower right")
     return figure, axes
 
 
 def _plot_posteriors(axes: Axes, sample: PriorSample, beta: float, scales: np.ndarray) -> None:
     kl, log_likelihood = zip(*sample.frontier(scales), strict=True)
-    label = "posteriors for every beta: the frontier"
-    axes.plot(kl, beta * np.array(log_likelihood), color=POSTERIOR, label=label)
+    axes.plot(kl, beta * np.array(log_likelihood), color=POSTERIOR, label="p* of every beta")
     axes.set(xlabel="KL(q || p0), nats", ylabel="E[r]")

@@ -42,7 +42,7 @@ def elbo_figure(metrics: Metrics, log_z: Estimate, before: Estimate, after: Esti
     axes.axhspan(*band, color=POSTERIOR, alpha=0.15, linewidth=0)
     title = "The ELBO climbs to log Z; the gap is KL(q || p*)"
     axes.set(xlabel="SVI step", ylabel="nats", title=title)
-    axes.legend(frameon=False, loc="lower right", fontsize=8)
+    axes.legend(loc="lower right")
     return figure
 
 
@@ -64,7 +64,7 @@ def reward_kl_figure(
     _point(axes, kl_end.value, reward_end, GUIDE, label, 2 * kl_end.standard_error)
     limit = 1.3 * max(kl_posterior, kl_end.value, float(kl.max()))
     axes.set(xlim=(-0.05 * limit, limit))
-    axes.legend(frameon=False, loc="lower right", fontsize=8)
+    axes.legend(loc="lower right")
     return figure
 
 

@@ -33,8 +33,7 @@ def bars(trainers: Mapping[str, Trainer], worlds: Mapping[str, World]) -> Figure
             shade = (PRIOR, POSTERIOR, color)[k]
             place.bar(middle, column[order, 0].exp(), 0.28, color=shade, label=label)
         place.set(title=f"{name}, beta {beta:g}", ylabel="probability")
-        place.spines[["top", "right"]].set_visible(False)
-        place.legend(frameon=False, fontsize=8, loc="upper center")
+        place.legend(loc="upper center")
     texts = [row[0] for row in world.prior.decode(truth.support)]
     rows[-1].set_xticks(range(len(order)), [texts[i] or "(end)" for i in order], rotation=90)
     rows[-1].set_xlabel("response, by its reward")

@@ -8,10 +8,12 @@ a plain decode, and therefore its draws, up to rounding.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from pyro.distributions.util import is_validation_enabled, validation_enabled
 from torch import Tensor, nn
 
 from model.prior.cached_decoder import NOT_COMPILED, CachedState
@@ -131,7 +133,8 @@ class CompiledStep:
             graph = self._recorded(decoder)
             self._compiled = lambda step, decoder: graph.replay()
         else:
-            self._compiled = torch.compile(CompiledStep._draw_and_read, dynamic=False)
+            compiled = torch.compile(CompiledStep._draw_and_read, dynamic=False)
+            self._compiled = partial(_with_validation, compiled)
 
     def _recorded(self, decoder: Decoder) -> torch.cuda.CUDAGraph:
         """The step as a CUDA graph. The random numbers are in a buffer, and not part of it."""
@@ -147,6 +150,12 @@ class CompiledStep:
         with torch.cuda.graph(graph):
             self._draw_and_read(decoder)
         return graph
+
+
+def _with_validation(compiled: Callable[..., None], step: CompiledStep, decoder: Decoder) -> None:
+    """Run a compiled step. The compiler switches the checks of all distributions off for good."""
+    with validation_enabled(is_validation_enabled()):
+        compiled(step, decoder)
 
 
 def compiled_step(

@@ -154,7 +154,7 @@ def test_library_code_that_learns_names_the_purpose_of_its_prior_draws():
                 has_purpose = any(keyword.arg == "purpose" for keyword in node.keywords)
                 (names if has_purpose else unnamed).append(path.name)
     assert unnamed == []
-    assert {"best_of_n.py", "kl_budget.py", "moments.py"} <= {*names}
+    assert {"prior_rewards.py", "kl_budget.py", "moments.py"} <= {*names}
 
 
 def test_under_one_seed_fits_and_measurements_draw_from_different_streams(

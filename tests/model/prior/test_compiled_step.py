@@ -1,9 +1,11 @@
 """Draws in buffers of fixed shape are those of a plain decode, and wait for no device."""
 
 import shutil
+from typing import Any
 
 import pytest
 import torch
+from pyro.distributions.util import is_validation_enabled
 from transformers import MistralConfig, MistralForCausalLM
 
 from model import LanguageModel
@@ -81,6 +83,24 @@ def test_step_reads_no_value_and_allocates_no_buffer(network: str) -> None:
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_draws_are_those_of_a_plain_decode() -> None:
     assert_same_draws(tiny("llama"), tiny("llama", compile_decode=True), PROMPTS)
+    assert is_validation_enabled()
+
+
+def test_the_checks_of_distributions_stay_on_beside_a_compiler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`torch.compile` switches the checks off in its first call, for the whole process."""
+
+    def compiling(function: Any, **_: Any) -> Any:
+        def compiled(*arguments: Any) -> None:
+            torch.distributions.Distribution.set_default_validate_args(False)
+            function(*arguments)
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", compiling)
+    draws(tiny(compile_decode=True), PROMPTS)
+    assert is_validation_enabled()
 
 
 @pytest.mark.usefixtures("uncompiled")
