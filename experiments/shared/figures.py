@@ -61,7 +61,7 @@ def plot_frontier(axes: Axes, prior_sample: PriorSample, beta: float) -> float:
     _plot_posteriors(axes, prior_sample, beta, np.logspace(-1.5, 1.2, 60))
     kl_posterior, best = prior_sample.frontier([1.0])[0]
     axes.plot([kl_posterior], [beta * best], "o", color=POSTERIOR, label=f"p*, beta = {beta:g}")
-    axes.set(title="Reward against distance from the prior")
+    axes.set(title="No distribution is above the posteriors of every beta")
     return kl_posterior
 
 

@@ -6,7 +6,8 @@
 
 A rate in units of parameters suits one network and one guide; a size in nats suits all. A step
 above the limit is shortened to the limit, since the KL grows as the square of a step, and lowers
-the rate; a step below half the limit raises the rate. The limit follows the distance left, because
+the rate; a step below half the limit raises the rate, up to `RISE` times the first rate that came
+near the limit. The limit follows the distance left, because
 the noise of a step of fixed size would keep the guide at about that distance from the posterior.
 """
 
@@ -27,6 +28,10 @@ NEAR = 0.5
 START = 1e-4  # learning rate of the first step before the step is measured
 GROWTH = 4.0  # largest factor of the rate after a step
 DECAY = 0.5  # smallest factor of the rate after a step
+RISE = 10.0
+"""Largest multiple of the first rate whose step came near the limit. Parameters before a
+normalisation only turn the guide: a longer step makes them longer, the next step turns them less,
+and the rate would rise without end."""
 
 
 class TrustRegion(FusedOptimizer):
@@ -66,7 +71,7 @@ class TrustRegion(FusedOptimizer):
             raise TypeError(f"TrustRegion steps without a measure of the step's size: {expected}")
         super()._advance(trained, norm)
         with torch.no_grad():
-            self.step_size = self.measure()
+            measured = self.step_size = self.measure()
         limit = self.step_kl * min(1.0, self.distance / NEAR) * (1 - self.progress)
         factor = 1.0
         if not self.step_size <= limit:  # also if NaN
@@ -78,4 +83,7 @@ class TrustRegion(FusedOptimizer):
             factor = math.sqrt(limit / self.step_size) if self.step_size > 0 else GROWTH
         assert self._optimizer is not None
         for group in self._optimizer.param_groups:
-            group["lr"] *= min(factor, GROWTH)
+            rate = group["lr"] * min(factor, GROWTH)
+            if 2 * measured >= limit:
+                group.setdefault("ceiling", RISE * rate)
+            group["lr"] = min(rate, group.get("ceiling", math.inf))

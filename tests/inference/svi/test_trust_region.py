@@ -9,7 +9,7 @@ import pytest
 import torch
 from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
 
-from guides import GUIDES, FineTuned, MeanField
+from guides import GUIDES, FineTuned, MeanField, SoftPrompt
 from inference import OBJECTIVES, LeaveOneOut_ELBO, fit
 from inference.programs import joint_at, log_guide_at, response_distribution
 from inference.svi.draw_record import DrawRecord, NoDrawsError
@@ -20,7 +20,7 @@ from inference.svi.step_size import (
     distance_left,
     step_size,
 )
-from model import AlignmentModel, TokenReward
+from model import AlignmentModel, TextReward, TokenReward, vader_sentiment
 from model.prior.untrained import untrained_prior
 from tests.inference.conftest import killed_and_resumed, moved_guide
 
@@ -271,3 +271,20 @@ def test_guides_with_several_sites_are_measured_as_one(prompts, small_prior, mod
         exact = 0.5 * moved.square().mean().item()
         assert step_size(wide, draws) == pytest.approx(exact, rel=1e-5)
     assert math.isfinite(distance_left(draws))
+
+
+def test_the_rate_of_parameters_before_a_normalisation_does_not_rise_without_end(prior):
+    """Longer virtual tokens turn less in a step of one rate: the rate rose to 1e26 in 60 steps."""
+    prompts = prior.encode(["the film was"])
+    model = AlignmentModel(prior, TextReward(vader_sentiment, prior), 0.3)
+    guide, rates = SoftPrompt(prior), []
+    fit(
+        model,
+        guide,
+        prompts,
+        num_steps=30,
+        progress=False,
+        on_step=lambda metrics: rates.append(metrics["learning_rate"]),
+    )
+    assert 0.01 < max(rates) < 1.0
+    assert guide.virtual_tokens.abs().max() < 20.0
