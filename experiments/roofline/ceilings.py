@@ -1,11 +1,12 @@
 """The two ceilings of a device, measured: arithmetic of a large matrix product, and bandwidth."""
 
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import torch
+
+from inference.diagnostics.timing import take_turns
 
 SIDE = {"cpu": 1024, "cuda": 8192}
 """Side of the square matrices of the product."""
@@ -38,14 +39,14 @@ class Ceilings(NamedTuple):
 
 def median_seconds(function: Callable[[], Any], device: torch.device, rounds: int) -> float:
     """Median wall seconds of a function after one call to warm up, the device waited for."""
-    seconds = []
-    for _ in range(rounds + 1):
-        _wait(device)
-        start = time.perf_counter()
+
+    def step() -> None:
         function()
         _wait(device)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:])
+
+    step()
+    times = take_turns({"step": step}, rounds)["step"]
+    return statistics.median(wall for _, wall in times)
 
 
 def _wait(device: torch.device) -> None:

@@ -11,10 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedConfig
 
 from model import LanguageModel
+from model.prior.grammar import DROPOUT, SPECIAL
 from model.prior.untrained import numbered_words
-
-SPECIAL = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-DROPOUT = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
 
 
 def _gpt2(vocab: int, layers: int, width: int, heads: int) -> PreTrainedConfig:
