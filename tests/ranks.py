@@ -59,7 +59,7 @@ def started(folder: Path) -> Iterator[Group]:
 def _serve(pipe: Connection, number: int, store: Path) -> None:
     torch.set_num_threads(1)
     address = f"file://{store}"
-    limit = timedelta(seconds=60)
+    limit = timedelta(minutes=10)
     dist.init_process_group("gloo", address, limit, world_size=RANKS, rank=number)
     while True:
         try:

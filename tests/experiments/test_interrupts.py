@@ -11,6 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROC = Path("/proc")
+PATIENCE = 300
+"""Seconds until a wait is given up; machines are busy, and imports slow. The runs take hours."""
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
@@ -64,13 +66,13 @@ def group_of(group):
     ]
 
 
-def wait(until, seconds=300):
-    """Wait until a condition holds; machines are busy, and imports slow."""
-    for _ in range(seconds * 10):
+def wait(until):
+    """Wait until a condition holds."""
+    for _ in range(PATIENCE * 10):
         if status := until():
             return status
         time.sleep(0.1)
-    raise AssertionError(f"not so after {seconds} s")
+    raise AssertionError(f"not so after {PATIENCE} s")
 
 
 def steps_of(folder):
@@ -89,7 +91,7 @@ def test_a_signal_ends_a_fit_with_a_report_and_the_line_that_goes_on(start, tmp_
     process = start("experiments.steer", *words, *line.split())
     wait(lambda: steps_of(tmp_path) > 7 or process.poll() is not None)
     process.send_signal(signal.Signals[name])
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     [folder] = (tmp_path / "runs").iterdir()
     assert process.returncode == 128 + signal.Signals[name], err
     assert err.rstrip().endswith(
@@ -122,11 +124,11 @@ def workers_of(pid):
 def test_ctrl_c_ends_a_zoo_and_its_workers_at_once(start, tmp_path):
     process = zoo(start, tmp_path)
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, err
     assert "Traceback" not in err, err
     # a process has closed its output, and so ended `communicate`, a moment before it is gone
-    wait(lambda: not group_of(process.pid), seconds=10)
+    wait(lambda: not group_of(process.pid))
 
 
 def test_workers_do_not_outlive_a_parent_that_was_killed(start, tmp_path):
@@ -140,6 +142,6 @@ def test_workers_do_not_outlive_a_parent_that_was_killed(start, tmp_path):
 def test_a_script_of_which_nobody_reads_more_ends_without_a_word(start, words):
     process = start(*words)
     process.stdout.close()
-    process.wait(timeout=120)
+    process.wait(timeout=PATIENCE)
     assert process.stderr.read() == ""
     assert process.returncode == 128 + signal.SIGPIPE

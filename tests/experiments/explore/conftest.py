@@ -1,5 +1,8 @@
 """A headless Chromium, and pages: as they lie in `docs/explore`, or as written here and now.
 
+The clock of a page belongs to the test. Frames and timers of the page run in `pass_time` alone, so
+that a result does not depend on the speed of the machine.
+
 The prior is trained when a page is written. On another processor its numbers differ by rounding, so
 that a test against the library opens a page of the same processor.
 """
@@ -16,6 +19,12 @@ from experiments.explore.__main__ import WORLDS
 from experiments.explore.pages import PAGES, page_text
 
 FOLDER = Path(__file__).parents[3] / "docs" / "explore"
+PATIENCE = 600_000.0
+"""Milliseconds until a wait for the browser is given up: far more than a loaded machine needs."""
+FRAME = 16
+"""Milliseconds of the page's clock between two frames."""
+WRITTEN = 400
+"""Milliseconds of the page's clock after which a change stands in the address and is spoken."""
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +36,9 @@ def chromium() -> Iterator[Any]:
     if program is None:
         pytest.skip("the program `chromium` is not installed")
     with driver.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox"], timeout=PATIENCE
+        )
         yield browser
         browser.close()
 
@@ -44,6 +55,7 @@ class OpenPage:
         self.url = path.as_uri()
         self.faults: list[str] = []
         self.tab = context.new_page()
+        self.tab.set_default_timeout(PATIENCE)
         self.tab.on("console", lambda message: self.faults.append(f"console: {message.text}"))
         self.tab.on("pageerror", lambda error: self.faults.append(f"error: {error}"))
         self.tab.on("request", self._note_request)
@@ -52,22 +64,28 @@ class OpenPage:
         if request.url.split("#")[0] != self.url and not request.url.startswith("data:"):
             self.faults.append(f"request: {request.url}")
 
-    def open(self, state: str = "") -> "OpenPage":
-        """Load the page in a state."""
-        self.tab.goto("about:blank")
+    def open(self, state: str, *, own_time: bool) -> "OpenPage":
+        """Load the page in a state: in its own time, or drawn, with a clock that stands."""
+        if not own_time:
+            self.tab.clock.install(time=0)
+            self.tab.clock.pause_at(1000)
         self.tab.goto(f"{self.url}#{state}")
-        self.tab.wait_for_function("page.ready")
+        if not own_time:
+            self.settle()
         return self
 
     def set(self, name: str, value: Any) -> None:
-        """Change an entry of the state, and wait for the frame."""
+        """Change an entry of the state, and draw the page."""
         self.tab.evaluate("([name, value]) => set(name, value)", [name, value])
         self.settle()
 
+    def pass_time(self, milliseconds: int) -> None:
+        """Move the clock of the page, and run all frames and timers that are due."""
+        self.tab.clock.run_for(milliseconds)
+
     def settle(self) -> None:
-        """Wait until the page is drawn: two frames."""
-        frame = "requestAnimationFrame(() => requestAnimationFrame(resolve))"
-        self.tab.evaluate(f"new Promise((resolve) => {frame})")
+        """Draw the page: two frames."""
+        self.pass_time(2 * FRAME)
 
     def focus_slider(self) -> None:
         """Focus the first visible range."""
@@ -95,11 +113,17 @@ class Opener:
         self.contexts: list[Any] = []
 
     def __call__(
-        self, name: str, state: str = "", *, width: int = 1280, scheme: str = "light"
+        self,
+        name: str,
+        state: str = "",
+        *,
+        width: int = 1280,
+        scheme: str = "light",
+        own_time: bool = False,
     ) -> OpenPage:
         size = {"width": width, "height": 800}
         self.contexts.append(self.browser.new_context(viewport=size, color_scheme=scheme))
-        return OpenPage(self.contexts[-1], self.path_of(name)).open(state)
+        return OpenPage(self.contexts[-1], self.path_of(name)).open(state, own_time=own_time)
 
     def close(self) -> None:
         for context in self.contexts:

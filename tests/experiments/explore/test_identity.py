@@ -7,6 +7,7 @@ from experiments.explore.world import reviews
 from inference import Enumeration
 from inference.estimate import expectation
 from inference.targets.fixed_points import TARGETS, Problem
+from tests.experiments.explore.conftest import WRITTEN
 
 STATES = [
     "strength=0",
@@ -74,7 +75,7 @@ def test_bar_moves_by_keyboard_and_pointer_and_the_sums_stay_equal(open_page):
 def test_link_holds_dragged_bars(open_page):
     page = open_page("identity")
     page.value("drag(3, 0.7)")
-    page.tab.wait_for_timeout(400)
+    page.pass_time(WRITTEN)
     address = page.value("location.hash")
     other = open_page("identity", address.removeprefix("#"))
     assert other.numbers() == page.numbers()

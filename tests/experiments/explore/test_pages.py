@@ -7,7 +7,7 @@ import pytest
 
 from experiments.explore.__main__ import MOST_BYTES, WORLDS, Explore, main
 from experiments.explore.pages import PAGES, data_of, page_text
-from tests.experiments.explore.conftest import FOLDER
+from tests.experiments.explore.conftest import FOLDER, WRITTEN
 
 
 def committed(name):
@@ -66,7 +66,16 @@ def test_page_is_one_small_file_without_addresses(name):
 def test_page_is_silent_and_agrees_with_the_library(name, open_page):
     page = open_page(name)
     assert page.value("page.largestDifference") < 1e-6
-    page.tab.wait_for_timeout(400)
+    page.pass_time(WRITTEN)
+    assert page.faults == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_draws_and_writes_its_address_in_its_own_time(name, open_page):
+    page = open_page(name, own_time=True)
+    page.tab.wait_for_function("page.ready")
+    page.value("set('beta', 0.5)")
+    page.tab.wait_for_function("location.hash.includes('beta=0.5')")
     assert page.faults == []
 
 
@@ -108,7 +117,7 @@ def test_link_restores_every_control_and_reset_the_first_state(name, open_page):
         return node.id;
     })""")
     assert changed
-    page.tab.wait_for_timeout(400)
+    page.pass_time(WRITTEN)
     state, address = page.value("page.state"), page.value("location.hash")
     assert {key for key in state if state[key] != first[key]} & {*changed}
     other = open_page(name, address.removeprefix("#"))
@@ -140,7 +149,7 @@ def test_change_is_spoken(name, open_page):
     page.focus_slider()
     before = page.value("page.state")
     page.tab.keyboard.press("ArrowLeft")
-    page.tab.wait_for_timeout(450)
+    page.pass_time(WRITTEN)
     assert page.value("page.state") != before
     assert page.value("document.getElementById('spoken').textContent.length") > 20
 

@@ -7,6 +7,7 @@ import torch
 
 from experiments.explore.world import reviews
 from inference import Enumeration, entropy
+from tests.experiments.explore.conftest import FRAME
 
 
 @pytest.mark.parametrize("reward", ["sentiment", "says-not"])
@@ -60,5 +61,10 @@ def test_small_beta_collapses_onto_one_response_that_no_reviewer_writes(open_pag
 def test_beta_sweeps_down_by_a_button(open_page):
     page = open_page("posterior", "beta=0.003")
     page.tab.click("#sweep")
-    page.tab.wait_for_function("page.state.beta === 0.002")
+    page.pass_time(5 * FRAME)
+    assert 0.002 < page.value("page.state.beta") < 0.003
+    assert page.tab.inner_text("#sweep") == "Stop"
+    page.pass_time(40 * FRAME)
+    assert page.value("page.state.beta") == 0.002
+    assert page.tab.inner_text("#sweep") == "Lower β"
     assert page.faults == []

@@ -8,6 +8,7 @@ import torch
 from experiments.explore.world import modes
 from guides import MeanField
 from inference import Enumeration
+from tests.experiments.explore.conftest import FRAME
 
 PARTS = "run.fits.{}.parts[0].words"
 
@@ -125,13 +126,27 @@ def test_third_mode_and_noise_are_part_of_the_picture(open_page):
 
 def test_buttons_pause_step_and_fit_again(open_page):
     page = open_page("two-kls")
-    page.value("restart()")
-    page.value("document.getElementById('step').click()")
-    step = page.value("run.fits.reverse.step")
-    page.tab.wait_for_timeout(100)
-    assert page.value("run.fits.reverse.step") == step > 0
+    step = "run.fits.reverse.step"
+    before = page.value(step)
+    page.pass_time(10 * FRAME)
+    assert page.value(step) > before + 10
+    page.tab.click("#step")
+    paused = page.value(step)
+    page.pass_time(10 * FRAME)
+    assert page.value(step) == paused
+    page.tab.click("#step")
+    assert page.value(step) == paused + 1
     page.tab.click("#play")
-    page.tab.wait_for_function(f"run.fits.reverse.step > {step} + 4")
+    page.pass_time(10 * FRAME)
+    assert page.value(step) > paused + 10
     page.tab.click("#again")
-    assert page.value("run.fits.reverse.step") < 10
+    assert page.value(step) == 0
     assert page.value("page.state.seed") == 2
+    page.pass_time(10 * FRAME)
+    assert page.value(step) > 10
+
+
+def test_fits_play_in_their_own_time_until_the_last_step(open_page):
+    page = open_page("two-kls", own_time=True)
+    page.tab.wait_for_function("run && run.fits.reverse.step === STEPS && !run.playing")
+    assert page.faults == []

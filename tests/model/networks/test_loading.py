@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import socket
 import time
 
 import pytest
@@ -382,6 +383,18 @@ def test_tokens_without_embeddings_are_named_with_their_text(name, tmp_path):
 # Paths
 
 
+def without_hosts(*_, **__):
+    """Answer of a machine without a network to any look-up of a host."""
+    raise socket.gaierror("no network")
+
+
+@pytest.fixture
+def no_patience(monkeypatch):
+    """No host is there, and a pause before another attempt ends the test."""
+    monkeypatch.setattr(socket, "getaddrinfo", without_hosts)
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("waited for another attempt"))
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -397,13 +410,12 @@ def test_tokens_without_embeddings_are_named_with_their_text(name, tmp_path):
         "x/",
     ],
 )
+@pytest.mark.usefixtures("no_patience")
 def test_a_mistyped_path_is_refused_at_once(path, load, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("model.networks.source._hub_answers", lambda: pytest.fail("asked the hub"))
-    began = time.perf_counter()
     with pytest.raises(PretrainedError, match="there is no folder"):
         load(path)
-    assert time.perf_counter() - began < 5  # and not a minute
 
 
 def test_name_inside_an_existing_folder_is_a_path(tmp_path, monkeypatch):
@@ -428,21 +440,20 @@ def test_name_inside_an_existing_folder_is_a_path(tmp_path, monkeypatch):
         find_checkpoint(3)
 
 
+@pytest.mark.usefixtures("no_patience")
 def test_a_silent_hub_is_not_waited_for(load, monkeypatch, tmp_path):
     """With a silent hub, only the cache is searched, and the error says so."""
     from huggingface_hub import constants
 
-    requests = []
-    monkeypatch.setattr("model.networks.source._hub_answers", lambda: requests.append(1))
+    questions = []
+    monkeypatch.setattr("model.networks.source._hub_answers", lambda: questions.append(1))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    began = time.perf_counter()
     with pytest.raises(
         PretrainedError,
         match=r"of someone/a-model, which is no folder here, from the hub or its cache",
     ):
         load("someone/a-model")
-    assert requests
-    assert time.perf_counter() - began < 10
+    assert questions
 
 
 # Code

@@ -998,11 +998,12 @@ def test_leftovers_are_not_followed(tmp_path):
 
 def test_a_folder_in_use_is_refused_until_the_process_has_died(tmp_path):
     code = (
-        "import fcntl, sys, time\nfile = open(sys.argv[1] + '/.lock', 'w')\n"
+        "import fcntl, sys\nfile = open(sys.argv[1] + '/.lock', 'w')\n"
         "fcntl.flock(file, fcntl.LOCK_EX)\n"
     )
-    code += "print('has it', flush=True)\ntime.sleep(60)\n"
-    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    code += "print('has it', flush=True)\nsys.stdin.read()\n"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], **pipes)
     assert child.stdout is not None
     child.stdout.readline()
     with pytest.raises(FolderInUseError, match="is in use by another run"):
