@@ -50,7 +50,6 @@ function begin() {
     uniform: randomStream(state.seed),
     draws: 0,
     points: [],
-    playing: false,
     recent: [],
     colour: COLOURS[runs.length % COLOURS.length],
   };
@@ -157,7 +156,7 @@ function render(state) {
   $('estimate-legend').textContent = isTraining ? 'guide q, exact' : 'share of the weighted draws';
   $('extra-name').textContent = run.extra?.[0] ?? '';
   $('extra-value').textContent = run.extra?.[1] ?? '';
-  $('play').textContent = run.playing ? 'Pause' : run.draws ? 'Go on' : 'Run';
+  $('play').textContent = page.playing ? 'Pause' : run.draws ? 'Go on' : 'Run';
   $('play').disabled = run.draws + state.particles > BUDGET;
   bars.draw({ guide: run.log, posterior: run.problem.logPosterior });
   if (isTraining) drawNoise(values);
@@ -251,40 +250,17 @@ function describe() {
   );
 }
 
-// -- running --
-
-function animate() {
-  if (run?.playing) {
-    run.playing = advance();
-    if (!run.playing) changed();
-    schedule();
-  }
-  requestAnimationFrame(animate);
-}
-
-$('play').addEventListener('click', () => {
-  run.playing = !run.playing;
-  schedule();
-});
-$('step').addEventListener('click', () => {
-  run.playing = false;
-  advance();
-  changed();
-});
 $('clear').addEventListener('click', () => {
   runs = [];
   set('seed', page.state.seed + 1);
 });
 
 /** Another choice begins a new run, which goes on by itself if the last did. */
-page.onChange = () => {
-  const wasPlaying = run.playing;
-  begin();
-  run.playing = wasPlaying;
-};
+page.onChange = begin;
 page.onReset = () => {
   runs = [];
   begin();
+  play(false);
 };
 
 definePage({
@@ -301,5 +277,5 @@ definePage({
   numbers,
   describe,
   check: exactDifferences,
+  advance,
 });
-requestAnimationFrame(animate);

@@ -39,12 +39,14 @@ const short = (value) => Number(value.toPrecision(3));
  * Page with a state. `definePage` connects each entry of `defaults` with the control of that id:
  * a range (with data-log, a logarithmic one), a select, a checkbox, or none.
  *
- *   definePage({ defaults, render(state), numbers(state), describe(state) })
+ *   definePage({ defaults, render(state), numbers(state), describe(state), check() })
+ *
+ * A page with a button `play` takes steps while it plays: advance() returns false after the last.
  */
-const page = { state: {}, frames: [], ready: false };
+const page = { state: {}, frames: [], ready: false, playing: false };
 
-function definePage({ defaults, render, numbers, describe, check }) {
-  Object.assign(page, { defaults, render, numbers, describe });
+function definePage({ defaults, render, numbers, describe, check, advance, stepsPerFrame = 1 }) {
+  Object.assign(page, { defaults, render, numbers, describe, advance, stepsPerFrame });
   page.state = { ...defaults, ...fromAddress() };
   for (const name of Object.keys(defaults)) {
     const control = $(name);
@@ -56,6 +58,12 @@ function definePage({ defaults, render, numbers, describe, check }) {
     changed('Reset.');
   });
   $('link').addEventListener('click', copyLink);
+  $('play')?.addEventListener('click', () => play(!page.playing));
+  $('step')?.addEventListener('click', () => {
+    play(false);
+    advance();
+    changed();
+  });
   window.addEventListener('hashchange', () => {
     if (location.hash.slice(1) === addressOf(page.state)) return;
     page.state = { ...defaults, ...fromAddress() };
@@ -88,13 +96,23 @@ function changed(spoken) {
 function schedule() {
   page.waiting ??= requestAnimationFrame(() => {
     page.waiting = null;
+    const wasPlaying = page.playing;
     const start = performance.now();
+    for (let i = 0; i < page.stepsPerFrame && page.playing; i++) page.playing = page.advance();
     showControls();
     page.render(page.state);
+    if (page.playing) schedule();
+    else if (wasPlaying) changed();
     page.frames.push(performance.now() - start);
     if (page.frames.length > 600) page.frames.shift();
     page.ready = true;
   });
+}
+
+/** Take steps in each frame from now on, or stop. */
+function play(isPlaying) {
+  page.playing = isPlaying;
+  schedule();
 }
 
 // -- controls --

@@ -65,7 +65,7 @@ function render(state) {
     row.hidden = state.reward !== 'says-not';
   bars.draw({ prior: LOG_PRIOR, posterior: values.log }, { log: state.log, rewards: reward });
   drawFrontier(state, values);
-  $('sweep').textContent = sweeping ? 'Stop' : 'Lower β';
+  $('play').textContent = page.playing ? 'Stop' : 'Lower β';
 }
 
 function drawFrontier({ beta, reward: name }, values) {
@@ -104,23 +104,15 @@ const mode = (log) => log.indexOf(Math.max(...log));
 
 // -- lower beta from the largest value to the smallest, one step a frame --
 
-let sweeping = false;
+const LOWEST = 0.002;
 
-function sweep() {
-  if (!sweeping) return;
-  const beta = Math.max(0.002, page.state.beta * 0.98);
-  if (beta === 0.002) sweeping = false;
-  set('beta', short(beta));
-  requestAnimationFrame(sweep);
+/** After the lowest beta, the next step is the highest. */
+function advance() {
+  const { beta } = page.state;
+  set('beta', beta <= LOWEST ? 10 : Math.max(LOWEST, short(beta * 0.98)));
+  return page.state.beta > LOWEST;
 }
-
-$('sweep').addEventListener('click', () => {
-  sweeping = !sweeping;
-  if (sweeping && page.state.beta <= 0.0021) set('beta', 10);
-  if (sweeping) sweep();
-  schedule();
-});
-page.onReset = () => (sweeping = false);
+page.onReset = () => play(false);
 
 definePage({
   defaults: { beta: 0.3, reward: 'sentiment', log: false },
@@ -128,4 +120,5 @@ definePage({
   numbers,
   describe,
   check: exactDifferences,
+  advance,
 });

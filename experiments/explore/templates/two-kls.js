@@ -127,9 +127,9 @@ function restart() {
     modes: modesOf(state.modes),
     uniform: randomStream(1000 + state.seed),
     fits: { reverse: fitOf(), forward: fitOf() },
-    playing: true,
   };
   measure();
+  play(true);
 }
 
 function measure() {
@@ -157,17 +157,7 @@ function advance() {
 /** Run the fits to their end at once. */
 function finish() {
   while (advance());
-  run.playing = false;
-  schedule();
-}
-
-function animate() {
-  if (run?.playing) {
-    const isMoving = advance() && advance();
-    run.playing = isMoving;
-    schedule();
-  }
-  requestAnimationFrame(animate);
+  play(false);
 }
 
 function crossingMass(log) {
@@ -238,7 +228,7 @@ function render(state) {
   showNumbers(values);
   for (const [name, draw] of Object.entries(heats)) draw(values.logs[name]);
   for (const node of document.querySelectorAll('.if-noise')) node.hidden = !state.noise;
-  $('play').textContent = run.playing ? 'Pause' : 'Play';
+  $('play').textContent = page.playing ? 'Pause' : 'Play';
   $('play').disabled = run.fits.reverse.step >= STEPS;
   drawCurves();
 }
@@ -272,15 +262,6 @@ function describe() {
 }
 
 page.onChange = page.onReset = restart;
-$('play').addEventListener('click', () => {
-  run.playing = !run.playing;
-  schedule();
-});
-$('step').addEventListener('click', () => {
-  run.playing = false;
-  advance();
-  changed();
-});
 $('again').addEventListener('click', () => set('seed', page.state.seed + 1));
 
 definePage({
@@ -297,5 +278,6 @@ definePage({
   numbers,
   describe,
   check: exactDifferences,
+  advance,
+  stepsPerFrame: 2,
 });
-requestAnimationFrame(animate);

@@ -60,11 +60,11 @@ def test_small_beta_collapses_onto_one_response_that_no_reviewer_writes(open_pag
 
 def test_beta_sweeps_down_by_a_button(open_page):
     page = open_page("posterior", "beta=0.003")
-    page.tab.click("#sweep")
+    page.tab.click("#play")
     page.pass_time(5 * FRAME)
     assert 0.002 < page.value("page.state.beta") < 0.003
-    assert page.tab.inner_text("#sweep") == "Stop"
+    assert page.tab.inner_text("#play") == "Stop"
     page.pass_time(40 * FRAME)
     assert page.value("page.state.beta") == 0.002
-    assert page.tab.inner_text("#sweep") == "Lower β"
+    assert page.tab.inner_text("#play") == "Lower β"
     assert page.faults == []

@@ -36,7 +36,7 @@ def test_distances_are_those_of_the_guide_of_the_library(
     open_new_page, world, truth, direction, steps
 ):
     page = open_new_page("two-kls")
-    page.value(f"restart(); run.playing = false; for (let i = 0; i < {steps}; i++) advance()")
+    page.value(f"restart(); play(false); for (let i = 0; i < {steps}; i++) advance()")
     numbers = page.numbers()
     guide = mean_field(world, page.value(PARTS.format(direction)))
     expected = truth.kl_guide_posterior(guide).item(), truth.kl_posterior_guide(guide).item()
@@ -47,7 +47,7 @@ def test_distances_are_those_of_the_guide_of_the_library(
 
 def test_exact_gradient_is_that_of_the_elbo(open_new_page, world, truth):
     page = open_new_page("two-kls")
-    page.value("restart(); run.playing = false; advance()")
+    page.value("restart(); play(false); advance()")
     guide = mean_field(world, page.value(PARTS.format("reverse")))
     expected = truth.elbo_gradient(guide)["logits"][0]
     gradient = page.value("""(() => {
@@ -61,7 +61,7 @@ def test_exact_gradient_is_that_of_the_elbo(open_new_page, world, truth):
 def test_mean_of_the_noisy_gradient_is_the_exact_gradient(open_page):
     page = open_page("two-kls", "noise=true&draws=8")
     mean, error, exact = page.value("""(() => {
-        restart(); run.playing = false;
+        restart(); play(false);
         for (let i = 0; i < 10; i++) advance();
         const { guide } = run.fits.reverse;
         const of = (draws) =>
@@ -148,5 +148,5 @@ def test_buttons_pause_step_and_fit_again(open_page):
 
 def test_fits_play_in_their_own_time_until_the_last_step(open_page):
     page = open_page("two-kls", own_time=True)
-    page.tab.wait_for_function("run && run.fits.reverse.step === STEPS && !run.playing")
+    page.tab.wait_for_function("run && run.fits.reverse.step === STEPS && !page.playing")
     assert page.faults == []
