@@ -4,16 +4,81 @@ Responses to the same prompts and of similar length share a chunk: each prompt i
 short response is not padded to the length of a long response.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from model.prior.batch import Batch, Start
 from model.prior.prompts import Prompts
+
+Function = Callable[[Batch, Tensor], tuple[Tensor, ...]]
+"""A function of a batch and its responses `[B, T]` that returns tensors `[B, ...]`."""
+LIGHT = 4
+"""Number of responses without gradient that are read in the place of one response with gradient.
+Their keys and values take less memory than the activations of the one."""
+MOST_LOGITS = 1 << 26
+"""Number of logits of all responses that are read together without gradient, by a decoder whose
+logits are not computed from hidden states chunk by chunk."""
 
 WORTHWHILE = 512
 """Number of positions of padding for which a chunk is divided. A small network reads so many
 positions in about the time that one more pass takes."""
+
+
+def by_chunks(function: Function, batch: Batch, value: Tensor) -> tuple[Tensor, ...]:
+    """A function of a batch, computed for a chunk of the responses at a time, with the whole graph.
+
+    Args:
+        function: a function of a batch.
+        batch: B responses.
+        value: `[B, T]`, the responses.
+    """
+    all_places, results = [], []
+    for places, part in parts(batch, batch.lengths(value)):
+        if places is None:
+            return function(part, value)
+        all_places.append(places)
+        results.append(function(part, value[places]))
+    order = torch.cat(all_places).argsort()
+    return tuple(torch.cat(tensors)[order] for tensors in zip(*results, strict=True))
+
+
+def parts(batch: Batch, lengths: list[int]) -> Iterator[tuple[Tensor | None, Batch]]:
+    """Chunks of B responses of these lengths.
+
+    Yields:
+        Places of a chunk in the batch, `[B']`, None for the whole batch in its order; and the chunk
+        as a batch that has read its prompts. With gradient, the chunks have any size, and differ in
+        length.
+    """
+    size = _most_responses(batch)
+    for prompts, group, rows in groups(batch.prompts, batch.rows, None if batch.start else size):
+        start = batch.start or Start(*batch.decoder.start(prompts))
+        own_lengths = lengths if group is None else [lengths[i] for i in group.tolist()]
+        has_gradient = torch.is_grad_enabled() and start.logits.requires_grad
+        divided = chunks(own_lengths, None if has_gradient else size)
+        if group is None and len(divided) == 1:
+            yield None, batch.part(prompts, rows, start)
+            return
+        for chunk in divided:
+            index = torch.tensor(chunk, device=rows.device)
+            places = index if group is None else group[index]
+            yield places, batch.part(prompts, rows[index], start)
+
+
+def _most_responses(batch: Batch) -> int:
+    """Most responses that are read together without gradient: as many as memory allows."""
+    space, room = batch.space, getattr(batch.decoder, "room", None)
+    limits = []
+    if room is not None:
+        limits.append(room // (batch.prompts.ids.shape[1] + space.max_new_tokens))
+    if not getattr(batch.decoder, "splits_head", False):
+        limits.append(MOST_LOGITS // (space.max_new_tokens * space.vocab_size))
+    if batch.micro_batch is not None:
+        limits.append(LIGHT * batch.micro_batch)
+    return max(1, min(limits, default=len(batch.rows)))
 
 
 class Group(NamedTuple):

@@ -15,7 +15,7 @@ from guides import GUIDES
 from guides.guide import OtherGuideError
 from inference import OBJECTIVES, FusedOptimizer, ResponseObjective, fit, log_guide_at
 from model import AlignmentModel, ResponseDistribution, TextReward, grammar_prior, vader_sentiment
-from model.prior import decode, logits, response_distribution
+from model.prior import chunks, decode, logits, scoring
 from model.prior.cached_decoder import CachedDecoder
 from model.prior.compiled_step import CompiledStep
 
@@ -381,7 +381,7 @@ def test_scores_chunk_by_chunk_are_those_of_one_pass(name, guide, prompts, monke
     response = guide.distribution(prompts).sample((20,))
     results = []
     for chunk, micro_batch in ((logits.CHUNK, None), (1, None), (1, 1)):
-        for module in (logits, response_distribution):
+        for module in (logits, scoring):
             monkeypatch.setattr(module, "CHUNK", chunk)
         distribution = guide.distribution(prompts).in_micro_batches(micro_batch)
         log_prob = distribution.log_prob(response)
@@ -398,7 +398,7 @@ def test_scores_chunk_by_chunk_are_those_of_one_pass(name, guide, prompts, monke
 def test_scores_without_gradient_are_those_with(name, guide, prompts, monkeypatch):
     response = guide.distribution(prompts).sample((20,))
     expected = guide.distribution(prompts).log_prob(response).detach()
-    monkeypatch.setattr(response_distribution, "MOST_LOGITS", 1)
+    monkeypatch.setattr(chunks, "MOST_LOGITS", 1)
     monkeypatch.setattr(CachedDecoder, "room", 1)
     with torch.no_grad():
         assert torch.allclose(guide.distribution(prompts).log_prob(response), expected)

@@ -1,0 +1,76 @@
+"""A batch of responses: the prompt of each, and the decoder that draws and scores them.
+
+`ResponseDistribution` has the batch shape, the checks and the interface of Pyro. Behind it are jobs
+that know a batch of B responses alone:
+
+    drawing.py, scoring.py                       the passes of the decoder over the B responses
+    chunks.py, micro_batches.py, by_ranks.py     a function of the B responses, part by part
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from model.common.sharded_tensors import in_step
+from model.prior.decoder import Decoder
+from model.prior.division import Division
+from model.prior.prompts import Prompts
+from model.prior.response_space import ResponseSpace
+
+
+class Start(NamedTuple):
+    """One pass over N prompts: logits `[N, V]` of the first token, and the state after the pass."""
+
+    logits: Tensor
+    state: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """B responses to N prompts.
+
+    Attributes:
+        decoder: the autoregressive model.
+        prompts: N prompts.
+        rows: `[B]`, prompt of each response, from 0 to N - 1.
+        space: the set of responses.
+        temperature: divides the logits.
+        start: the pass over the prompts; None before the pass.
+        micro_batch: most responses that are read with gradient at a time; None for all.
+        division: division of the responses over ranks; None for one rank.
+    """
+
+    decoder: Decoder
+    prompts: Prompts
+    rows: Tensor
+    space: ResponseSpace
+    temperature: float = 1.0
+    start: Start | None = None
+    micro_batch: int | None = None
+    division: Division | None = None
+
+    def part(self, prompts: Prompts, rows: Tensor, start: Start | None = None) -> "Batch":
+        """Responses to other prompts, which `start` has read, as one part: not divided further."""
+        new = replace(self, prompts=prompts, rows=rows, start=start)
+        return replace(new, micro_batch=None, division=None)
+
+    def read_prompts(self) -> Start:
+        """The pass over the prompts."""
+        return self.start or Start(*self.decoder.start(self.prompts))
+
+    @property
+    def is_in_step(self) -> bool:
+        """True if all ranks run the same passes, because they share the decoder's weights."""
+        return getattr(self.decoder, "in_step", False)
+
+    def lengths(self, value: Tensor) -> list[int]:
+        """Number of tokens of each response `[B, T]`, as far as chunks may depend on it."""
+        if self.is_in_step:
+            return [value.shape[1]] * len(value)
+        return self.space.is_token(value).sum(1).tolist()
+
+    def longest(self, is_token: Tensor) -> int:
+        """Most tokens of a response, for the mask `[B, T]`; over all ranks that run in step."""
+        longest = is_token.any(0).sum()
+        return int(in_step(self.decoder, longest) if self.is_in_step else longest)
