@@ -6,10 +6,13 @@ from functools import cache
 from typing import Any
 
 import marimo
+import pyro
 import torch
 from torch import Tensor
 
+from guides import GUIDES, Guide
 from inference import Enumeration
+from inference.svi.ascend import ascend
 from model import AlignmentModel, LanguageModel, Prompts, TextReward, grammar_prior, vader_sentiment
 
 PROMPT = "the film was"
@@ -45,6 +48,16 @@ class World:
         """The exact posterior at this beta."""
         return Enumeration(self.model(beta), self.prompts)
 
+    def new_guide(self, family: str) -> Guide:
+        """An untrained guide of a family of `GUIDES`."""
+        pyro.set_rng_seed(0)
+        return GUIDES[family](self.prior, self.prompts)
+
+    def best_guide(self, family: str, beta: float) -> Guide:
+        """Member of a family with the least KL(q to p*): 300 steps on the exact gradient."""
+        guide, truth = self.new_guide(family), self.truth(beta)
+        return ascend(guide, truth, 300, learning_rate=0.3, kl_penalty=True)
+
     @property
     def support(self) -> Tensor:
         """All responses, `[820, 1, 3]`, token ids."""
@@ -54,6 +67,11 @@ class World:
     def texts(self) -> list[str]:
         """Text of each response, without the prompt."""
         return [row[0] or "(nothing)" for row in self.prior.decode(self.support)]
+
+
+def two_kls(truth: Enumeration, guide: Guide) -> tuple[float, float]:
+    """KL(q to p*) and KL(p* to q) of a guide q, nats, exact."""
+    return truth.kl_guide_posterior(guide)[0].item(), truth.kl_posterior_guide(guide)[0].item()
 
 
 @cache

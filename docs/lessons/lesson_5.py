@@ -5,13 +5,10 @@ app = marimo.App(app_title="5. Guides: approximation gap and inference gap")
 
 with app.setup:
     import marimo as mo
-    import pyro
     import torch
     from classroom import bars, checked, grammar_world, table
 
-    from guides import GUIDES
     from inference import fit
-    from inference.svi.ascend import ascend
 
 
 @app.cell(hide_code=True)
@@ -59,15 +56,8 @@ def _():
 
 
 @app.cell
-def _(families, truth, world):
-    def new_guide(name):
-        pyro.set_rng_seed(0)
-        return GUIDES[name](world.prior, world.prompts)
-
-    best = {
-        name: ascend(new_guide(name), truth, 300, learning_rate=0.3, kl_penalty=True)
-        for name in families
-    }
+def _(beta, families, truth, world):
+    best = {name: world.best_guide(name, beta) for name in families}
     approximation_gap = {
         name: truth.kl_guide_posterior(guide)[0].item() for name, guide in best.items()
     }
@@ -79,7 +69,7 @@ def _(families, truth, world):
             for (name, guide), gap in zip(best.items(), seen.values(), strict=True)
         ),
     )
-    return approximation_gap, best, new_guide
+    return approximation_gap, best
 
 
 @app.cell
@@ -121,10 +111,10 @@ def _():
 
 
 @app.cell
-def _(approximation_gap, beta, families, new_guide, num_steps, truth, world):
+def _(approximation_gap, beta, families, num_steps, truth, world):
     rows = []
     for name in families:
-        guide = new_guide(name)
+        guide = world.new_guide(name)
         fit(world.model(beta), guide, world.prompts, num_steps=num_steps.value, progress=False)
         total = truth.kl_guide_posterior(guide)[0].item()
         rows.append([name, approximation_gap[name], total - approximation_gap[name], total])

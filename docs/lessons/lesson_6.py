@@ -5,13 +5,11 @@ app = marimo.App(app_title="6. The other direction: GDC and wake-sleep")
 
 with app.setup:
     import marimo as mo
-    import pyro
     import torch
-    from classroom import bars, checked, grammar_world, table
+    from classroom import bars, checked, grammar_world, table, two_kls
 
-    from guides import GUIDES, FineTuned
+    from guides import FineTuned
     from inference import OBJECTIVES, Enumeration, FDivergence, fit, log_guide_at, match_moments
-    from inference.svi.ascend import ascend
     from model import AlignmentModel, Pattern, TextReward
 
 
@@ -53,7 +51,7 @@ def _():
 
 
 @app.cell
-def _(posterior, truth, world):
+def _(beta, posterior, truth, world):
     def cover(guide, num_steps=300):
         """Minimise KL(p* to q) by the exact gradient."""
         optimiser = torch.optim.Adam(guide.parameters(), lr=0.3)
@@ -64,20 +62,14 @@ def _(posterior, truth, world):
             optimiser.step()
         return guide
 
-    def new_guide():
-        pyro.set_rng_seed(0)
-        return GUIDES["mean-field"](world.prior, world.prompts)
-
-    by_mode = ascend(new_guide(), truth, 300, learning_rate=0.3, kl_penalty=True)
-    by_cover = cover(new_guide())
+    by_mode = world.best_guide("mean-field", beta)
+    by_cover = cover(world.new_guide("mean-field"))
     mo.vstack(
         [
             table(
                 ["best mean field by", "KL(q to p*)", "KL(p* to q)"],
-                *(
-                    [name, truth.kl_guide_posterior(guide)[0], truth.kl_posterior_guide(guide)[0]]
-                    for name, guide in [("KL(q to p*)", by_mode), ("KL(p* to q)", by_cover)]
-                ),
+                ["KL(q to p*)", *two_kls(truth, by_mode)],
+                ["KL(p* to q)", *two_kls(truth, by_cover)],
             ),
             bars(
                 world.texts,
@@ -182,14 +174,7 @@ def _(beta, truth, world):
             progress=False,
         )
         hard = "supports" if OBJECTIVES[name].supports_hard_constraints else "refuses"
-        rows.append(
-            [
-                name,
-                truth.kl_guide_posterior(guide)[0],
-                truth.kl_posterior_guide(guide)[0],
-                hard,
-            ]
-        )
+        rows.append([name, *two_kls(truth, guide), hard])
     table(["objective", "KL(q to p*)", "KL(p* to q)", "hard constraints"], *rows)
     return
 
