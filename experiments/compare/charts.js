@@ -1,22 +1,8 @@
-"use strict";
 // Charts over the steps of several runs: hover, zoom, keyboard, and a legend that hides runs.
 
 const SIZE = { width: 520, height: 260, left: 62, right: 12, top: 10, bottom: 34 };
 const COLOURS = 8;
 const DASHES = ["", "6 3", "2 3", "8 3 2 3"];
-
-/** About `count` round numbers between two numbers. */
-function ticks(low, high, count) {
-  if (!(high > low)) return [low];
-  const rough = (high - low) / count;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * [1, 2, 5, 10].find((factor) => power * factor >= rough);
-  const numbers = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) {
-    numbers.push(Number((i * step).toPrecision(12)));
-  }
-  return numbers;
-}
 
 /** Place of the number in sorted `xs` that is nearest to x. */
 function nearest(xs, x) {

@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 
 from experiments.compare.runs import Group
@@ -19,9 +20,8 @@ WITHOUT_SCRIPT = "The charts need JavaScript. The folder `figures` has them as S
 
 def page_parts(groups: Sequence[Group], data: str) -> list[str]:
     """Parts of the page; `data` is JSON of labels and charts, for the script."""
-    style, script = (
-        (HERE / name).read_text(encoding="utf-8") for name in ("page.css", "charts.js")
-    )
+    style, script = ((HERE / name).read_text("utf-8") for name in ("page.css", "charts.js"))
+    ticks = files("experiments.shared").joinpath("ticks.js").read_text("utf-8")
     safe = data.replace("<", "\\u003c")
     runs = [run for group in groups for run in group.runs]
     head, *rows = number_rows(groups)
@@ -43,7 +43,7 @@ def page_parts(groups: Sequence[Group], data: str) -> list[str]:
         '<div id="charts"></div>',
         f"<noscript>{element('p', WITHOUT_SCRIPT)}</noscript>",
         f'<script type="application/json" id="data">{safe}</script>',
-        f"<script>{script}</script>",
+        f'<script>"use strict";\n{ticks}\n{script}</script>',
     ]
 
 

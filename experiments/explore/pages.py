@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ PAGES = {
 def page_text(name: str, data: Mapping[str, Any]) -> str:
     """The whole file of a page by name, with the data of its world."""
     page = PAGES[name]
-    scripts = [template(f"{script}.js") for script in (*SHARED, *page.scripts, name)]
+    ticks = files("experiments.shared").joinpath("ticks.js").read_text("utf-8")
+    scripts = [ticks, *(template(f"{script}.js") for script in (*SHARED, *page.scripts, name))]
     parts = {
         "title": page.title,
         "style": template("style.css"),

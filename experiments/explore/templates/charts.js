@@ -110,17 +110,6 @@ function showNumbers(numbers, decimals = 3) {
   }
 }
 
-/** Round numbers between two ends, about `count` of them. */
-function ticks(low, high, count) {
-  const rough = (high - low) / count;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * ([1, 2, 5, 10].find((factor) => factor * power >= rough) ?? 10);
-  const values = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; i++)
-    values.push(Number((i * step).toPrecision(6)));
-  return values;
-}
-
 const powers = (low, high) => {
   const values = [];
   for (let e = Math.ceil(Math.log10(low) - 1e-9); e <= Math.log10(high) + 1e-9; e++)

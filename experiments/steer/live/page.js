@@ -1,19 +1,9 @@
-"use strict";
 // Reads live.js again every second, which calls `show` with the state of the run, and draws it.
 
 const WIDTH = 460, HEIGHT = 260, LEFT = 52, RIGHT = 12, TOP = 10, BOTTOM = 38;
 const WINDOW = 10; // steps of a mean
 const ENDED = new Set(["finished", "interrupted"]);
 let last = "", silent = 0, ended = false;
-
-/** About `count` round numbers between two numbers. */
-function ticks(low, high, count) {
-  const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * [1, 2, 5, 10].find((factor) => power * factor >= rough);
-  const numbers = [];
-  for (let i = Math.ceil(low / step); i * step <= high; i++) numbers.push(Number((i * step).toPrecision(12)));
-  return numbers;
-}
 
 /** Range of numbers with a margin; of at least a little. */
 function range(numbers) {

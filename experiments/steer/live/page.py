@@ -9,6 +9,7 @@ import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any, Self
 
@@ -86,7 +87,8 @@ class LivePage:
         self._write("starting")
         style, script = ((HERE / f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
         page = (HERE / "page.html").read_text("utf-8")
-        parts = {"TITLE": html.escape(title), "STYLE": style, "SCRIPT": script}
+        ticks = resources.files("experiments.shared").joinpath("ticks.js").read_text("utf-8")
+        parts = {"TITLE": html.escape(title), "STYLE": style, "SCRIPT": f"{ticks}\n{script}"}
         for name, part in parts.items():
             page = page.replace(f"<!--{name}-->", part)
         self._attempt("live.html", page)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import compare
+import experiments
 from experiments.compare.__main__ import Compare, main
 from experiments.compare.runs import grouped, read_run
 from experiments.compare.tables import difference_rows, notes, number_rows
@@ -19,7 +19,8 @@ from experiments.shared.run_folder import RunFolder
 from experiments.steer.arguments import Steer
 from inference import Estimate
 
-SCRIPT = Path(compare.__file__).parent / "charts.js"
+ROOT = Path(experiments.__file__).parent
+SCRIPTS = [ROOT / "shared" / "ticks.js", ROOT / "compare" / "charts.js"]
 
 
 def record(step, value):
@@ -179,7 +180,7 @@ def test_runs_of_one_name_have_their_parent_folders(make, tmp_path, capsys):
 def test_functions_of_the_charts():
     """Ticks are round, the nearest step is found, a gap is a gap, and a zoom stays inside."""
     code = (
-        SCRIPT.read_text()
+        "".join(script.read_text() for script in SCRIPTS)
         + """
     const one = { group: 0, x: [1, 2, 3], y: [1, null, 3], e: [0.5, null, null] };
     console.log(JSON.stringify([

@@ -8,7 +8,7 @@ import torch
 from experiments.explore.world import reviews
 from guides import MeanField, NGram, Tabular
 from inference import Enumeration
-from tests.experiments.explore.conftest import FRAME
+from tests.experiments.browser import FRAME
 
 ESTIMATES = """([objective, count, draws]) => {
     const sums = cumulative(run.log);

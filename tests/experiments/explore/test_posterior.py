@@ -7,7 +7,7 @@ import torch
 
 from experiments.explore.world import reviews
 from inference import Enumeration, entropy
-from tests.experiments.explore.conftest import FRAME
+from tests.experiments.browser import FRAME
 
 
 @pytest.mark.parametrize("reward", ["sentiment", "says-not"])

@@ -8,7 +8,7 @@ import torch
 from experiments.explore.world import modes
 from guides import MeanField
 from inference import Enumeration
-from tests.experiments.explore.conftest import FRAME
+from tests.experiments.browser import FRAME
 
 PARTS = "run.fits.{}.parts[0].words"
 
