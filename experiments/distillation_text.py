@@ -17,7 +17,7 @@ from typing import Annotated
 from experiments.shared.argument_types import Count, Positive, count
 from experiments.shared.claims import ClaimArguments, Finding, conclude
 from experiments.shared.command_line import run_script
-from experiments.shared.figures import plane_figure, save_all
+from experiments.shared.figures import legend_below, plane_figure, save_all
 from experiments.shared.tables import Pairs, pair_table
 from experiments.shared.training import train
 from experiments.shared.workers import set_threads
@@ -81,7 +81,9 @@ def main(args: DistillationText) -> list[Finding]:
         held = reward.value - 3 * reward.standard_error <= highest
         findings.append(Finding(f"{name} is not above the posteriors by 3 standard errors", held))
     title = f"Guides on the embedded prior, {args.steps} steps; {args.draws} draws of the prior"
-    figure, _ = plane_figure(sample, places, "The embedded prior, measured (± 2 s.e.)")
+    heading = "Guides end below the posteriors, which none exceeds\n(the embedded prior; ± 2 s.e.)"
+    figure, axes = plane_figure(sample, places, heading)
+    legend_below(figure, axes)
     save_all(args, "distillation-text", {"text": figure})
     return conclude(__doc__, [pair_table(title, rows)], findings, stops)
 

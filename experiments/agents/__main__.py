@@ -31,7 +31,7 @@ from experiments.agents.speakers import AGENTS, agent_weights
 from experiments.shared.argument_types import DISTINCT, Count, Positive, Seeds, count
 from experiments.shared.claims import ClaimArguments, Finding, conclude
 from experiments.shared.command_line import run_script
-from experiments.shared.figures import new_axes, palette, save_all
+from experiments.shared.figures import legend_below, looks, new_axes, save_all
 from experiments.shared.tables import Pairs, pair_table, summary
 from experiments.shared.training import train
 from experiments.shared.workers import set_threads
@@ -124,16 +124,17 @@ def agents_figure(
     inverse = torch.linspace(0, 1.2 / min(guide_weights), 60)
     posteriors = [(truth.log_prior + reward * at).log_softmax(0) for at in inverse.tolist()]
     exact = torch.stack([agent_weights(log_posterior, rho) for log_posterior in posteriors])
-    for name, line, color in zip(AGENTS, exact.T, palette(len(AGENTS)), strict=True):
-        axes.plot(inverse, line, color=color, label=name)
+    for name, line, look in zip(AGENTS, exact.T, looks(len(AGENTS)), strict=True):
+        axes.plot(inverse, line, color=look["color"], label=name)
         means, errors = zip(*(weights[name] for weights in guide_weights.values()), strict=True)
         at = [1 / beta for beta in guide_weights]
         bars = [2 * error for error in errors]
-        axes.errorbar(at, means, bars, color=color, fmt="o", markersize=4)
+        axes.errorbar(at, means, bars, **look, linestyle="", markersize=5)
     axes.set(xlabel="1/beta, nats per unit of reward", ylabel="weight of the agent", ylim=(0, None))
-    title = "A reward reweights agents: Bayes' rule (lines), guides by SVI (dots, ± 2 s.e.)"
-    axes.set_title(title)
-    axes.legend()
+    axes.set_title(
+        "A reward reweights agents by Bayes' rule (lines);\nguides by SVI ± 2 s.e. (dots)"
+    )
+    legend_below(figure, axes, 4)
     return figure
 
 

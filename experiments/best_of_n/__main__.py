@@ -27,7 +27,7 @@ from experiments.best_of_n.best import EXACT, Best, exact_best, measured_best
 from experiments.shared.argument_types import DISTINCT, count
 from experiments.shared.claims import ClaimArguments, Finding, conclude, largest
 from experiments.shared.command_line import run_script
-from experiments.shared.figures import PRIOR, plane_figure, save_all
+from experiments.shared.figures import PRIOR, legend_below, plane_figure, save_all
 from experiments.shared.tables import Pairs, pair_table
 from experiments.shared.workers import set_threads
 from inference import Enumeration, PriorSample, random_state, sample_prior
@@ -66,8 +66,8 @@ def main(args: BestOfN) -> list[Finding]:
     tables.append(table_of(f"The embedded prior, {args.draws} draws", measured))
     findings = [*findings_of(exact, "on the grammar"), *findings_of(measured, "on text")]
     figures = {
-        "grammar": best_figure(every, exact, "The grammar, exact"),
-        "text": best_figure(draws, measured, "The embedded prior, measured (± 2 s.e.)"),
+        "grammar": best_figure(every, exact, "the grammar, exact"),
+        "text": best_figure(draws, measured, "the embedded prior, measured ± 2 s.e."),
     }
     save_all(args, "best-of-n", figures)
     return conclude(__doc__, tables, [*findings, *measured_findings(measured)])
@@ -132,17 +132,19 @@ def measured_findings(best: Mapping[int, Best]) -> list[Finding]:
     ]
 
 
-def best_figure(sample: PriorSample, best: Mapping[int, Best], title: str) -> Figure:
+def best_figure(sample: PriorSample, best: Mapping[int, Best], world: str) -> Figure:
     """Reward against KL to the prior: the posteriors, and the best of n exactly and by bound."""
     places = {f"best of {n}": (one.kl, one.reward) for n, one in best.items()}
-    figure, axes = plane_figure(sample, places, title)
+    shares = [one.share for one in best.values() if not math.isnan(one.share)]
+    gain = f"{min(shares):.1%} to {max(shares):.1%} of the posterior's gain"
+    figure, axes = plane_figure(sample, places, f"Best of n reaches {gain}\n({world})")
     rewards = [one.reward_exact for one in best.values()]
     exact, bounds = zip(*((one.kl_exact, one.kl_bound) for one in best.values()), strict=True)
     axes.plot(exact, rewards, color=PRIOR, label="best of n, exact")
     axes.plot(bounds, rewards, "|", color=PRIOR, label="KL by log n - (n-1)/n")
     furthest = max(*exact, *bounds)
     axes.set(xlim=(-0.05 * furthest, 1.1 * furthest))
-    axes.legend(loc="lower right")
+    legend_below(figure, axes, 3)
     return figure
 
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.shared.claims import Finding
-from experiments.shared.figures import GUIDE, POSTERIOR, PRIOR, new_axes
+from experiments.shared.figures import GUIDE, POSTERIOR, PRIOR, legend_below, new_axes
 from experiments.shared.training import PENALISED, PURE
 from inference import Enumeration, Estimate, entropy, random_state
 from inference.diagnostics.diagnose import distinct_n
@@ -73,6 +73,8 @@ def entropy_figure(
     for (name, level), style in zip(levels.items(), (":", "--"), strict=True):
         axes.axhline(level, color=PRIOR, linestyle=style, label=name)
     axes.set(xlabel="gradient step", ylabel="entropy of q, nats", ylim=(0, None))
-    axes.set_title("Reward alone collapses to a point; the ELBO ends at the posterior")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.set_title(
+        "Reward alone collapses to a point;\nwith the KL penalty, q ends at the posterior"
+    )
+    legend_below(figure, axes)
     return figure

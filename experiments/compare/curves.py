@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.compare.runs import Group, Run
-from experiments.shared.figures import new_axes, palette, save, smooth
+from experiments.shared.figures import legend_below, looks, new_axes, save, smooth
 
 FIRST = (
     "elbo",
@@ -107,17 +107,20 @@ def _plain(value: float) -> float | None:
 
 
 def figure_of(drawn: Sequence[Curve], name: str, labels: Sequence[str]) -> Figure:
-    """The chart as a figure for a paper: means, and bands of one standard error over seeds."""
+    """The chart as a figure for a paper: means, and bands of two standard errors over seeds."""
     figure, axes = new_axes()
-    colours = palette(len(labels))
+    every = looks(len(labels))
     for curve in drawn:
-        colour = colours[labels.index(curve.label)]
-        axes.plot(curve.steps, curve.mean, color=colour, label=curve.label, linewidth=1.2)
-        low, high = curve.mean - curve.error, curve.mean + curve.error
-        axes.fill_between(curve.steps, low, high, color=colour, alpha=0.2, linewidth=0)
+        look, spread = every[labels.index(curve.label)], max(1, len(curve.steps) // 8)
+        style: dict[str, Any] = {"linewidth": 1.2, "markersize": 4, "markevery": spread}
+        axes.plot(curve.steps, curve.mean, **look, **style, label=curve.label)
+        low, high = curve.mean - 2 * curve.error, curve.mean + 2 * curve.error
+        axes.fill_between(curve.steps, low, high, color=look["color"], alpha=0.2, linewidth=0)
     unit = UNITS.get(name, "")
-    axes.set(xlabel="SVI step", ylabel=f"{name}, {unit}" if unit else name)
-    axes.legend()
+    axes.set(xlabel="SVI step", ylabel=unit or name)
+    over_seeds = any(np.isfinite(curve.error).any() for curve in drawn)
+    axes.set_title(f"{name}, {'mean over seeds ± 2 s.e.' if over_seeds else 'one run each'}")
+    legend_below(figure, axes, 1 if max(map(len, labels)) > 24 else 2)
     return figure
 
 

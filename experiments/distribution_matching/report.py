@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from experiments.distribution_matching.tasks import GDC, PENALISED, PURE, Task
 from experiments.shared.claims import Finding
-from experiments.shared.figures import POSTERIOR, palette
+from experiments.shared.figures import POSTERIOR, legend_below, looks
 from experiments.shared.tables import pair_table, summary
 from guides import Guide
 from inference import Estimate, PriorSample, diagnose, random_state, sample_prior
@@ -134,16 +134,18 @@ def findings_of(goal: float, rows: Mapping[str, Row]) -> list[Finding]:
 
 def dissociation_figure(rows: Mapping[Task, Mapping[str, Row]]) -> Figure:
     """Share of responses that meet each constraint against KL(p* || q), by method, ± 2 errors."""
-    figure, every = plt.subplots(1, len(rows), figsize=(5.2 * len(rows), 4.0), squeeze=False)
-    for axes, (task, of_task) in zip(every[0], rows.items(), strict=True):
+    size = 6.6, 1.0 + 2.3 * len(rows)
+    figure, every = plt.subplots(len(rows), 1, figsize=size, sharex=True, squeeze=False)
+    for axes, (task, of_task) in zip(every[:, 0], rows.items(), strict=True):
         axes.axhline(task.goal, color=POSTERIOR, linestyle="--", linewidth=1, label="goal")
         shown = {name: row for name, row in of_task.items() if name != TARGET}
-        for (name, row), color in zip(shown.items(), palette(len(shown)), strict=True):
+        for (name, row), look in zip(shown.items(), looks(len(shown)), strict=True):
             kl, met = row["KL(p*||q)"], row["constraint"]
             bars = {"xerr": [2 * kl.standard_error], "yerr": [2 * met.standard_error]}
-            axes.errorbar([kl.value], [met.value], **bars, color=color, fmt="o", label=name)
-        axes.set(xlabel="KL(p* || q), nats", ylabel="constraint met", title=task.name)
+            axes.errorbar([kl.value], [met.value], **bars, **look, linestyle="", label=name)
+        axes.set(ylabel="share that meets it", title=f"Constraint: {task.name}")
         axes.set(ylim=(-0.05, 1.08), xscale="log")
-    every[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.tight_layout()
+    axes.set_xlabel("KL(p* || q), nats (± 2 s.e.)")
+    figure.suptitle("To meet a constraint is not to reach p*")
+    legend_below(figure, axes)
     return figure

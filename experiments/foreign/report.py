@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,7 +19,7 @@ from experiments.foreign.findings import (
     shares_left,
 )
 from experiments.foreign.records import Run
-from experiments.shared.figures import new_axes, palette
+from experiments.shared.figures import PRIOR, legend_below, looks, new_axes
 from experiments.shared.tables import cell, text_table
 from model.common.files import write_atomically
 
@@ -60,25 +61,29 @@ def write_markdown(runs: Sequence[Run], file: Path) -> None:
 
 
 def strip_figure(runs: Sequence[Run]) -> Figure:
-    """Share of KL(p0 || p*) left by each run, by guide and objective, on a logarithmic axis."""
-    figure, axes = new_axes(9.0, 4.5)
+    """Share of KL(p0 || p*) left by each run, ± 2 errors, by guide and objective."""
+    figure, axes = new_axes(6.8, 4.2)
     guides, objectives = FACTORS["guide"], FACTORS["objective"]
-    for place, color in enumerate(palette(len(objectives))):
-        points = [
-            (guides.index(run.cell.guide) + 0.2 * place - 0.3, run.share_left.value)
-            for run in by_share(runs)
-            if run.cell.objective == objectives[place]
-        ]
-        x, y = np.array(points).reshape(-1, 2).T
-        label = objectives[place]
-        axes.plot(x, y.clip(*SHOWN), "o", color=color, markersize=4, alpha=0.7, label=label)
-    axes.axhline(1.0, color="black", linewidth=0.8)
-    axes.axhline(MOST_LEFT, color="black", linewidth=0.8, linestyle=":")
+    for place, look in enumerate(looks(len(objectives))):
+        shown = [run for run in by_share(runs) if run.cell.objective == objectives[place]]
+        x = [guides.index(run.cell.guide) + 0.2 * place - 0.3 for run in shown]
+        values, errors = np.array([run.share_left for run in shown]).reshape(-1, 2).T
+        y = values.clip(*SHOWN)
+        # a bar that reached 0 would leave a logarithmic axis
+        bars = [np.minimum(2 * errors, 0.9 * y), 2 * errors]
+        style: Any = {"linestyle": "", "markersize": 4, "elinewidth": 1, "alpha": 0.7}
+        axes.errorbar(x, y, bars, **look, **style, label=objectives[place])
+    axes.axhline(1.0, color=PRIOR, linewidth=0.8, label="no nearer than the prior")
+    line: Any = {"linestyle": ":", "label": f"limit of the median, {MOST_LEFT:.0%}"}
+    axes.axhline(MOST_LEFT, color=PRIOR, linewidth=1.2, **line)
     axes.set(yscale="log", ylim=SHOWN, ylabel="KL(q || p*) / KL(p0 || p*)")
-    axes.set(title=f"Share left after the defaults, starts over {SMALLEST:g} nat")
+    middle = shares_left(runs, LARGEST)
+    left = f"a median of {median(middle):.0%}" if middle else "an unknown share"
+    starts = f"median of starts up to {LARGEST:g} nats; all over {SMALLEST:g} nat"
+    axes.set_title(f"The defaults leave {left} of KL(p0 || p*)\n({starts} shown, ± 2 s.e.)")
     axes.set_xticks(range(len(guides)), guides)
     axes.set_xlim(-0.5, len(guides) - 0.5)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    legend_below(figure, axes)
     return figure
 
 

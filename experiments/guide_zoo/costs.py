@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from experiments.guide_zoo.runs import KL, VARIANTS, notes
-from experiments.shared.figures import new_axes, palette, plot_frontier, smooth
+from experiments.guide_zoo.runs import KL, MEASURE, VARIANTS, notes
+from experiments.shared.figures import legend_below, looks, plane_figure, smooth
 from experiments.shared.tables import cell, mean_and_error, text_table
 from experiments.shared.worlds import WORLDS
 from experiments.shared.zoo import Job, Result, by_name
@@ -70,34 +71,32 @@ def frontier_figure(
     sample: PriorSample,
     beta: float,
 ) -> Figure:
-    """Reward against KL to the prior: trajectory and end of each guide below the posteriors."""
-    figure, axes = new_axes(8.0, 5.0)
-    furthest = plot_frontier(axes, sample, beta)
-    for (name, mean), color in zip(means.items(), palette(len(means)), strict=True):
+    """Reward against KL to the prior: trajectory of each guide, and its end ± 2 errors."""
+    ends = {name: (mean["kl_guide_prior"], mean["reward"]) for name, mean in means.items()}
+    title = "Every guide stays below the posteriors, which\nno distribution exceeds (ends ± 2 s.e.)"
+    figure, axes = plane_figure(sample, ends, title, beta)
+    for name, look in zip(means, looks(len(means)), strict=True):
         kl, rewards = (smooth(values) for values in zip(*trajectories[name], strict=True))
-        axes.plot(kl, rewards, color=color, alpha=0.5, linewidth=0.8)
-        end = mean["kl_guide_prior"].value
-        axes.plot([end], [mean["reward"].value], "o", color=color, label=name)
-        furthest = max(furthest, end, float(kl.max()))
-    axes.set(xlim=(-0.05 * furthest, 1.15 * furthest))
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.plot(kl, rewards, color=look["color"], alpha=0.5, linewidth=0.8)
+    legend_below(figure, axes, 3)
     return figure
 
 
 def cost_figure(means: Mapping[str, Mapping[str, Estimate]]) -> Figure:
     """Both KL of each guide, ± 2 standard errors, against parameters and seconds of a step."""
-    figure, (parameters, seconds) = plt.subplots(1, 2, figsize=(10.0, 4.2), sharey=True)
-    markers = {"kl_guide_posterior": "o", "kl_posterior_guide": "^"}
-    for (name, mean), color in zip(means.items(), palette(len(means)), strict=True):
-        for measure, marker in markers.items():
-            kl = mean[measure]
-            for axes, cost in ((parameters, "parameters"), (seconds, "seconds")):
+    shape: dict[str, Any] = {"figsize": (6.6, 5.0), "sharex": "col", "sharey": "row"}
+    figure, grid = plt.subplots(2, 2, **shape)
+    for row, (direction, measure) in zip(grid, MEASURE.items(), strict=True):
+        for axes, cost in zip(row, ("parameters", "seconds"), strict=True):
+            for (name, mean), look in zip(means.items(), looks(len(means)), strict=True):
+                kl = mean[measure]
                 place = [mean[cost].value], [kl.value], [2 * kl.standard_error]
-                label = name if marker == "o" else None
-                axes.errorbar(*place, color=color, fmt=marker, linewidth=1, label=label)
-    ylabel = "nats; dots KL(q || p*), triangles KL(p* || q)"
-    parameters.set(xscale="log", xlabel="trained parameters", ylabel=ylabel, ylim=(0, None))
-    seconds.set(xlabel="CPU seconds a step", xlim=(0, None))
+                axes.errorbar(*place, **look, linestyle="", label=name)
+            axes.set_ylim(0, None)
+        row[0].set_ylabel(f"{KL[direction]}, nats")
+    grid[1, 0].set(xscale="log", xlabel="trained parameters")
+    grid[1, 1].set(xlim=(0, None), xlabel="CPU seconds a step")
+    figure.suptitle("KL left after the same steps,\nby the cost of the guide (± 2 s.e.)")
     if means:
-        seconds.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        legend_below(figure, grid[0, 0], 3)
     return figure

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from experiments.guide_zoo.runs import KL, MEASURE, OBJECTIVE, OTHER, VARIANTS, notes
-from experiments.shared.figures import GUIDE, POSTERIOR, PRIOR
+from experiments.shared.figures import GUIDE, POSTERIOR, PRIOR, legend_below
 from experiments.shared.tables import cell, mean_and_error, text_table
 from experiments.shared.zoo import Direction, Job, Result, by_name
 
@@ -42,13 +42,13 @@ def report(results: Sequence[Result]) -> dict[str, Figure]:
     """Print a table for each KL. Returns the figure by name."""
     panels = {}
     for direction in OTHER:
-        title = f"{KL[direction]}, SVI by {OBJECTIVE[direction]}"
+        title = KL[direction], OBJECTIVE[direction]
         of_direction = [result for result in results if result.job.direction == direction]
         rows, panels[title] = table_rows(of_direction, direction)
         columns = ["trained", "approximation gap", "inference gap", KL[direction]]
         columns += [f"{KL[OTHER[direction]]} at optimum", "entropy at optimum", "entropy by SVI"]
         columns += ["E[r] at optimum", "CPU s a step"]
-        print(f"\n{title}\n{text_table(columns, rows)}")
+        print(f"\n{', SVI by '.join(title)}\n{text_table(columns, rows)}")
     return {"gaps": gaps_figure(panels)}
 
 
@@ -72,10 +72,14 @@ def table_rows(
     return rows, gaps
 
 
-def gaps_figure(panels: Mapping[str, Mapping[str, Gap]]) -> Figure:
-    """KL at each family's optimum and after SVI; the line between them is the inference gap."""
-    size = 5.2 * len(panels), 1.4 + 0.28 * max(len(gaps) for gaps in panels.values())
-    figure, grid = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharex=True)
+def gaps_figure(panels: Mapping[tuple[str, str], Mapping[str, Gap]]) -> Figure:
+    """KL at each family's optimum and after SVI; the line between them is the inference gap.
+
+    A panel has the names of the KL and of the objective.
+    """
+    size = 7.0, 1.6 + 0.26 * max(len(gaps) for gaps in panels.values())
+    shape: dict[str, Any] = {"squeeze": False, "sharex": True, "sharey": True}
+    figure, grid = plt.subplots(1, len(panels), figsize=size, **shape)
     for axes, (title, gaps) in zip(grid[0], panels.items(), strict=True):
         names = list(gaps)
         family, inference, error = np.array(list(gaps.values())).T
@@ -83,12 +87,13 @@ def gaps_figure(panels: Mapping[str, Mapping[str, Gap]]) -> Figure:
         # a bar that reached 0 would leave a logarithmic axis
         bars = [np.minimum(error, 0.9 * total), error]
         axes.hlines(names, family, total, color=PRIOR, linewidth=1)
-        label = "the family's optimum: approximation gap"
-        axes.plot(family, names, "o", color=POSTERIOR, label=label)
-        style = {"fmt": "o", "color": GUIDE, "label": "after SVI (± 2 s.e.)"}
+        label = "best guide of the family: approximation gap"
+        axes.plot(family, names, "s", color=POSTERIOR, markersize=5, label=label)
+        style = {"fmt": "o", "color": GUIDE, "markersize": 5, "label": "after SVI (± 2 s.e.)"}
         axes.errorbar(total, names, xerr=bars, **style)
-        axes.invert_yaxis()
-        axes.set(xscale="log", xlabel="nats", title=title)
-    grid[0, 0].legend(loc="lower left")
-    figure.tight_layout()
+        axes.set(xscale="log", xlabel=f"{title[0]}, nats", title=f"SVI by {title[1]}")
+        axes.tick_params(axis="x", labelsize=11)
+    grid[0, 0].invert_yaxis()
+    figure.suptitle("The KL that a guide leaves: its family's gap, plus SVI's gap (line)")
+    legend_below(figure, grid[0, 0])
     return figure

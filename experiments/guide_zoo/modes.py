@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.guide_zoo.runs import KL, OTHER
+from experiments.shared.figures import new_grid
 from experiments.shared.tables import cell, text_table
 from experiments.shared.worlds import MODES, two_modes
 from experiments.shared.zoo import Job, Result
@@ -62,10 +62,9 @@ def table_of(probabilities: Tensor) -> Tensor:
 
 def modes_figure(tables: Mapping[str, Tensor]) -> Figure:
     """Probabilities of two tokens, `[V, V]` each: first token down, second token across."""
-    options: dict[str, Any] = {"squeeze": False, "layout": "constrained"}
-    figure, grid = plt.subplots(1, len(tables), figsize=(3.6 * len(tables), 4.1), **options)
-    small: dict[str, Any] = {"fontsize": 9}
-    for axes, (title, table) in zip(grid[0], tables.items(), strict=True):
+    figure, grid = new_grid(len(tables), 2.7, xlabel="second token", ylabel="first token")
+    small: dict[str, Any] = {"fontsize": 10}
+    for axes, (title, table) in zip(grid, tables.items(), strict=True):
         words = ["end", *(f"w{i}" for i in range(1, len(table)))]
         places = np.arange(len(words))
         # a mesh of cells: an image of pixels would be blurred
@@ -76,11 +75,13 @@ def modes_figure(tables: Mapping[str, Tensor]) -> Figure:
             axes.text(j, i, f"{probability:.2f}", ha="center", va="center", color=color, **small)
         axes.set_xticks(places, words, **small)
         axes.set_yticks(places, words, **small)
-        axes.invert_yaxis()
         axes.set_aspect("equal")
-        axes.set_title(title)
-    grid[0, 0].set(xlabel="second token", ylabel="first token")
+        axes.set_title(title.replace(", ", "\n"))
+    grid[0].invert_yaxis()
     ticks = [0.01, 0.1, 0.3, 0.6, 1]
-    bar = figure.colorbar(mesh, ax=list(grid[0]), shrink=0.7, ticks=np.sqrt(ticks))
+    bar = figure.colorbar(mesh, ax=grid, shrink=0.7, ticks=np.sqrt(ticks), label="probability")
     bar.ax.set_yticklabels([f"{tick:g}" for tick in ticks], **small)
+    figure.suptitle(
+        "A small family takes one mode under KL(q || p*),\nand covers both under KL(p* || q)"
+    )
     return figure

@@ -10,9 +10,9 @@ from typing import Any
 from experiments.guide_zoo.family_optimum import family_optimum
 from experiments.shared.refusals import one_line
 from experiments.shared.worlds import WORLDS, World
-from experiments.shared.zoo import Direction, Job, Result, fit_guide, measure_guide
+from experiments.shared.zoo import Direction, Job, Result, measure_guide
 from guides import GUIDES, Guide
-from inference import OBJECTIVES, random_state
+from inference import OBJECTIVES, fit, random_state
 from model import LanguageModel, Prompts
 
 
@@ -134,7 +134,8 @@ def tune(job: Job, world: World, seed: int) -> Result:
     with random_state.isolated(seed):
         guide = variant(world.model.prior, world.prompts)
     began = time.process_time()
-    fitted = fit_guide(world, guide, objective, job.num_steps, seed)
+    how: dict[str, Any] = {"objective": objective, "seed": seed, "progress": False}
+    fitted = fit(world.model, guide, world.prompts, num_steps=job.num_steps, **how)
     seconds = (time.process_time() - began) / max(1, len(fitted.metrics))
     with random_state.isolated(seed):
         estimates = measure_guide(world, guide)

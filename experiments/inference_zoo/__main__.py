@@ -4,7 +4,7 @@ Question: how close does each inference algorithm come to the posterior of RL wi
 Claim (Korbak, Perez and Buckley 2022): RL is one inference algorithm among many for the posterior.
 Printed: for each world and algorithm both KL, the error of log Z, reward, entropy, distinct-2 and
 CPU seconds, as means over seeds with standard errors. Written: `results.jsonl`, a line for each run
-as it ends, and a figure of KL against budget for each world.
+as it ends, and for each world two figures of KL by budget: objectives and samplers.
 
 The measurements of samplers and guides differ:
 
@@ -55,7 +55,7 @@ class InferenceZoo(Arguments):
     """Number of SVI steps at the full budget, for each world. A step draws 64 responses. Samplers
     draw as many in all."""
     fractions: Annotated[tuple[Fraction, ...], types.DISTINCT] = (1 / 16, 1 / 4, 1.0)
-    """Fractions of the full budget in the figure. The table shows the largest fraction."""
+    """Fractions of the full budget in the figures. The table shows the largest fraction."""
     only: types.Only = ()
     """Algorithms by name. Default: all."""
     seeds: types.Seeds = 3

@@ -1,15 +1,16 @@
-"""Table and curves of the inference zoo."""
+"""Table and figures of the inference zoo."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.shared.figures import new_axes, palette
+from experiments.inference_zoo.runs import FROM_GUIDE
+from experiments.shared.figures import GUIDE, POSTERIOR, legend_below, new_axes
 from experiments.shared.tables import cell, mean_and_error, text_table
 from experiments.shared.zoo import Result, by_name
+from inference import OBJECTIVES, SAMPLERS
 
 COLUMNS = {
     "KL(q || p*)": "kl_guide_posterior",
@@ -28,10 +29,10 @@ Curve = list[tuple[int, float, float]]
 
 
 def report(results: Sequence[Result]) -> dict[str, Figure]:
-    """Print the table of a world. Returns the figure by name."""
+    """Print the table of a world. Returns the figures by name."""
     print(table(results))
     world = results[0].job.world
-    return {world: error_budget_figure(budget_curves(results), world)}
+    return budget_figures(budget_curves(results), world)
 
 
 def table(results: Sequence[Result]) -> str:
@@ -65,16 +66,47 @@ def budget_curves(results: Sequence[Result]) -> dict[str, Curve]:
     return curves
 
 
-def error_budget_figure(curves: Mapping[str, Curve], title: str) -> Figure:
-    """KL(q || p*) of every algorithm against the number of responses, both axes logarithmic."""
-    figure, axes = new_axes(9.0, 6.0)
-    order = sorted(curves, key=lambda name: -curves[name][-1][1])
-    for name, color in zip(order, palette(len(order)), strict=True):
-        budget, mean, error = np.array(curves[name]).T
-        below = np.minimum(error, 0.9 * mean)  # a bar down to 0 would leave the logarithmic axis
-        style: dict[str, Any] = {"marker": "o", "markersize": 3, "linewidth": 1}
-        axes.errorbar(budget, mean, [below, error], color=color, label=name, **style)
-    axes.set(xscale="log", yscale="log", title=title)
-    axes.set(xlabel="responses drawn", ylabel="KL(q || p*), nats")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+def budget_figures(curves: Mapping[str, Curve], world: str) -> dict[str, Figure]:
+    """Figure of the objectives and figure of the samplers, on one scale, by name."""
+    trained = {name: curve for name, curve in curves.items() if name in OBJECTIVES}
+    drawn = {name: curve for name, curve in curves.items() if name not in OBJECTIVES}
+    means = [mean for curve in curves.values() for _, mean, _ in curve]
+    limits = (min(means) / 2, max(means) * 2) if means else (1e-3, 1.0)
+    kinds = {kind: one for kind, one in {"objectives": trained, "samplers": drawn}.items() if one}
+    return {f"{world}-{kind}": budget_figure(kinds[kind], kind, world, limits) for kind in kinds}
+
+
+def budget_figure(
+    curves: Mapping[str, Curve], kind: str, world: str, limits: tuple[float, float]
+) -> Figure:
+    """KL(q || p*), ± 2 errors: a row for each algorithm; a larger budget is a darker point.
+
+    A sampler and the same sampler from a trained guide have one row.
+    """
+    order = sorted(curves, key=lambda name: curves[name][-1][1])
+    rows = list(dict.fromkeys(name.removesuffix(FROM_GUIDE) for name in order))
+    figure, axes = new_axes(6.6, 1.6 + 0.2 * len(rows))
+    budgets = sorted({budget for curve in curves.values() for budget, _, _ in curve})
+    for name in order:
+        color, marker = (POSTERIOR, "o") if name in SAMPLERS else (GUIDE, "s")
+        place = rows.index(name.removesuffix(FROM_GUIDE)) + 0.25 * name.endswith(FROM_GUIDE)
+        _, means, _ = zip(*curves[name], strict=True)
+        axes.plot(means, [place] * len(means), color=color, alpha=0.3, linewidth=1)
+        for budget, mean, error in curves[name]:
+            # a bar that reached 0 would leave the logarithmic axis
+            bars = [[min(2 * error, 0.9 * mean)], [2 * error]]
+            style: dict[str, Any] = {"markersize": 4, "alpha": (budget / budgets[-1]) ** 0.4}
+            axes.errorbar([mean], [place], xerr=bars, fmt=marker, color=color, **style)
+    for label, color, marker in (("a trained guide", GUIDE, "s"), ("the prior", POSTERIOR, "o")):
+        axes.plot([], [], marker, color=color, markersize=4, label=f"draws of {label}")
+    axes.set_yticks(range(len(rows)), rows, fontsize=10)
+    axes.set(xscale="log", xlim=limits, ylim=(len(rows) - 0.4, -0.6))
+    axes.set_xlabel("KL(q || p*), nats (± 2 s.e.)")
+    *fewer, most = (f"{budget:,}" for budget in budgets)
+    paler = f"; paler: {', '.join(fewer)}" if fewer else ""
+    factor = curves[order[-1]][-1][1] / curves[order[0]][-1][1]
+    axes.set_title(
+        f"On {world}, {kind} differ by a factor of {factor:,.0f}\n({most} responses{paler})"
+    )
+    legend_below(figure, axes)
     return figure

@@ -1,6 +1,7 @@
 """One run of the inference zoo: an objective trains a guide, or a sampler draws; then measure."""
 
 import time
+from typing import Any
 
 import torch
 from scipy.special import rel_entr
@@ -8,9 +9,9 @@ from torch import Tensor
 
 from experiments.shared.refusals import one_line
 from experiments.shared.worlds import WORLDS, World
-from experiments.shared.zoo import NUM_SAMPLES, Job, Result, fit_guide, measure_guide
+from experiments.shared.zoo import NUM_SAMPLES, Job, Result, measure_guide
 from guides import GUIDES, Guide
-from inference import OBJECTIVES, SAMPLERS, Posterior, importance_sampling, random_state
+from inference import OBJECTIVES, SAMPLERS, Posterior, fit, importance_sampling, random_state
 from inference.diagnostics.diagnose import distinct_n
 from inference.enumeration import entropy
 from inference.programs import log_likelihood_at, response_distribution
@@ -51,7 +52,9 @@ def train(world: World, name: str, num_steps: int, seed: int) -> Guide:
     guide = GUIDES[OBJECTIVES[name].guide].make(world.model.prior)
     # an objective with epochs takes several steps on each batch
     num_steps *= getattr(objective, "epochs", 1)
-    record_early_stop(fit_guide(world, guide, objective, num_steps, seed), "its fit")
+    how: dict[str, Any] = {"objective": objective, "seed": seed, "progress": False}
+    fitted = fit(world.model, guide, world.prompts, num_steps=num_steps, **how)
+    record_early_stop(fitted, "its fit")
     return guide
 
 

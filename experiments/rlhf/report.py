@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -14,7 +13,7 @@ from torch import Tensor
 from experiments.rlhf.learning import KLS, NUM_TEST, Run
 from experiments.rlhf.text_sample import Curve, Gold, TextSample
 from experiments.shared.claims import NOISY, Finding
-from experiments.shared.figures import GUIDE, PRIOR, new_axes
+from experiments.shared.figures import PRIOR, legend_below, looks, new_axes, new_grid
 from experiments.shared.run_folder import RunFolder, element, html_figure
 from experiments.shared.tables import cell, mean_and_error, text_table
 from guides import Guide
@@ -22,9 +21,6 @@ from inference import Diagnostics, Estimate, diagnose, log_likelihood_at, respon
 from inference.reward_posterior.calibration import Calibration
 from model import AlignmentModel, Prompts
 from model.preferences import AGGREGATIONS
-
-COLORS = {"mean": "#1f5fa8", "marginal-likelihood": "#c4451c"}
-COLORS |= {"lower-bound": "#2e8b57", "minimum": "#8a5fb0"}
 
 Line = tuple[Sequence[float], Sequence[float], Sequence[float]]
 """KL, mean gold reward and its standard error."""
@@ -165,38 +161,38 @@ def measure(
 
 
 def over_optimisation_figure(
-    panels: Mapping[str, Mapping[str, Line]], prior_gold: float, title: str
+    panels: Mapping[str, Mapping[str, Line]], prior_gold: float, world: str
 ) -> Figure:
-    """Gold reward against KL(p* || p0), +- 1 s.e.: a line for each aggregation in each panel."""
-    size = 3.2 * len(panels), 3.4
-    figure, row = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
-    for axes, (name, lines) in zip(row[0], panels.items(), strict=True):
-        axes.axhline(prior_gold, color=PRIOR, linewidth=0.8, linestyle="--")
-        for aggregation, (kl, mean, error) in lines.items():
-            color = COLORS.get(aggregation)
-            axes.plot(kl, mean, color=color, label=aggregation)
-            low, high = np.subtract(mean, error), np.add(mean, error)
-            axes.fill_between(kl, low, high, color=color, alpha=0.15, linewidth=0)
-        axes.set(xlabel="KL(p* || p0), nats", title=name)
-    row[0][0].set_ylabel("E[gold reward]")
-    row[0][-1].legend()
-    figure.suptitle(title)
-    figure.tight_layout()
+    """Gold reward against KL(p* || p0), ± 2 errors: a line for each aggregation in each panel."""
+    figure, grid = new_grid(len(panels), 2.1, xlabel="KL(p* || p0), nats", ylabel="gold, log-odds")
+    falls = False
+    for axes, (name, lines) in zip(grid, panels.items(), strict=True):
+        axes.axhline(prior_gold, color=PRIOR, linewidth=1, linestyle="--", label="prior")
+        for (aggregation, line), look in zip(lines.items(), looks(len(lines)), strict=True):
+            kl, mean, error = map(np.asarray, line)
+            axes.plot(kl, mean, color=look["color"], label=aggregation)
+            low, high = mean - 2 * error, mean + 2 * error
+            axes.fill_between(kl, low, high, color=look["color"], alpha=0.15, linewidth=0)
+            falls |= bool(mean.max() > high[-1])
+        axes.set_title(name)
+    gold = "rises with KL, then falls" if falls else "rises with KL"
+    figure.suptitle(f"Steered by a learned reward, gold reward {gold}\n({world}; ± 2 s.e.)")
+    legend_below(figure, grid[0], 3)
     return figure
 
 
 def reliability_figure(calibrations: Mapping[str, Calibration]) -> Figure:
-    """Share of right predictions by confidence; a calibrated reward is on the diagonal."""
-    figure, axes = new_axes(4.6, 4.2)
-    axes.plot([0.5, 1], [0.5, 1], color=PRIOR, linewidth=0.8, linestyle="--", label="calibrated")
-    colors = plt.get_cmap("viridis")(np.linspace(0.1, 0.8, len(calibrations)))
-    style: dict[str, Any] = {"marker": "o", "markersize": 3, "linewidth": 1}
-    for (name, calibration), color in zip(calibrations.items(), colors, strict=True):
+    """Share of right predictions by confidence, ± 2 errors; calibrated on the diagonal."""
+    figure, axes = new_axes(6.4, 4.2)
+    axes.plot([0.5, 1], [0.5, 1], color=PRIOR, linewidth=1, linestyle="--", label="calibrated")
+    style: dict[str, Any] = {"markersize": 4, "linewidth": 1}
+    for (name, calibration), look in zip(
+        calibrations.items(), looks(len(calibrations)), strict=True
+    ):
         correct = calibration.correct
-        error = (correct * (1 - correct) / calibration.count).sqrt()
-        if len(calibrations) == 1:
-            color = GUIDE
-        axes.errorbar(calibration.confidence, correct, error, color=color, label=name, **style)
-    axes.set(xlabel="confidence", ylabel="share predicted right", title="Held-out preferences")
-    axes.legend()
+        error = 2 * (correct * (1 - correct) / calibration.count).sqrt()
+        axes.errorbar(calibration.confidence, correct, error, **look, **style, label=name)
+    axes.set(xlabel="confidence", ylabel="share predicted right (± 2 s.e.)")
+    axes.set_title("A calibrated reward is on the diagonal:\nheld-out preferences, by confidence")
+    legend_below(figure, axes)
     return figure

@@ -119,8 +119,7 @@ def world_figures(world: TextWorld, data_sets: Sequence[DataSet], folder: Path) 
         of_size = [one for one in data_sets if one.run.num_preferences == size]
         first[f"{size} preferences"] = of_size[0].calibration
         panels[f"{size} preferences"] = report.mean_curves([one.curves for one in of_size])
-    title = f"Posteriors of the learned reward, {world.name}"
-    gold = report.over_optimisation_figure(panels, world.sample.prior_gold, title)
+    gold = report.over_optimisation_figure(panels, world.sample.prior_gold, world.name)
     name = world.name.replace(" ", "-")
     reliability = report.reliability_figure(first)
     pictures = {f"reliability-{name}.svg": reliability, f"gold-{name}.svg": gold}

@@ -40,51 +40,59 @@ def new_axes(width: float = 6.4, height: float = 4.0) -> tuple[Figure, Axes]:
     return plt.subplots(figsize=(width, height))
 
 
-def palette(number: int) -> np.ndarray:
-    """Colours that differ, `[number, 4]`; more than eight go from dark to light."""
-    cycle = mpl.rcParams["axes.prop_cycle"].by_key()["color"]
-    many = plt.get_cmap("viridis")(np.linspace(0.0, 0.95, number))
-    return mpl.colors.to_rgba_array(cycle[:number]) if number <= len(cycle) else many
+def new_grid(number: int, height: float, **labels: str) -> tuple[Figure, list[Axes]]:
+    """A figure with pairs of axes in two columns, of one scale each; labels of the outer axes."""
+    rows, columns = -(-number // 2), min(2, number)
+    figure = plt.figure(figsize=(6.6, 1.0 + height * rows))
+    grid: list[Axes] = []
+    for place in range(1, number + 1):
+        shared = {"sharex": grid[0], "sharey": grid[0]} if grid else {}
+        grid.append(figure.add_subplot(rows, columns, place, **shared, **labels))
+        grid[-1].label_outer()
+    return figure, grid
+
+
+def looks(number: int) -> list[dict[str, Any]]:
+    """Colour and marker of each of several curves or points; seven colours for each marker."""
+    colors = mpl.rcParams["axes.prop_cycle"].by_key()["color"]
+    places = (divmod(place, len(colors)) for place in range(number))
+    return [{"color": colors[color], "marker": "os^Dv"[shape % 5]} for shape, color in places]
+
+
+def legend_below(figure: Figure, axes: Axes, columns: int = 2) -> None:
+    """Legend of the axes, in columns below the figure, which grows."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.set_figheight(figure.get_figheight() + 0.25 * -(-len(labels) // columns))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def smooth(values: Sequence[float], window: int = 10) -> np.ndarray:
     """Mean of each value and up to `window - 1` values before it."""
-    ends = range(1, len(values) + 1)
-    return np.array([np.mean(values[max(0, end - window) : end]) for end in ends])
-
-
-def plot_frontier(axes: Axes, prior_sample: PriorSample, beta: float) -> float:
-    """Plot reward against KL to the prior for the posteriors of all beta, and of one beta.
-
-    The sample of the prior has the log likelihood r/beta. Returns KL(p* || p0) at `beta`, nats.
-    """
-    _plot_posteriors(axes, prior_sample, beta, np.logspace(-1.5, 1.2, 60))
-    kl_posterior, best = prior_sample.frontier([1.0])[0]
-    axes.plot([kl_posterior], [beta * best], "o", color=POSTERIOR, label=f"p*, beta = {beta:g}")
-    axes.set(title="No distribution is above the posteriors of every beta")
-    return kl_posterior
+    return np.array([np.mean(values[max(0, n - window) : n]) for n in range(1, len(values) + 1)])
 
 
 def plane_figure(
-    sample: PriorSample, places: Mapping[str, tuple[Estimate, Estimate]], title: str
+    sample: PriorSample,
+    places: Mapping[str, tuple[Estimate, Estimate]],
+    title: str,
+    beta: float | None = None,
 ) -> tuple[Figure, Axes]:
     """Reward against KL to the prior: the posteriors of all beta, and distributions ± 2 errors.
 
-    The sample of the prior has the reward as log likelihood; `places`, KL(q || p0), nats, and E[r].
+    Log likelihoods are r/beta, or r without a beta. `places` are KL(q || p0), nats, and E[r].
     """
     figure, axes = new_axes()
-    _plot_posteriors(axes, sample, 1.0, np.logspace(-3, 2, 80))
-    for (name, (kl, reward)), color in zip(places.items(), palette(len(places)), strict=True):
-        error, kl_error = 2 * np.nan_to_num([reward.standard_error, kl.standard_error])
-        place = [kl.value], [reward.value], [error], [kl_error]
-        axes.errorbar(*place, color=color, fmt="o", markersize=4, label=name)
+    kls, rewards = np.array(sample.frontier(np.logspace(-3, 2, 120))).T * [[1.0], [beta or 1.0]]
+    axes.plot(kls, rewards, color=POSTERIOR, label="p* of every beta")
     furthest = max((kl.value for kl, _ in places.values()), default=0.0) or 1.0
+    if beta is not None:
+        kl_posterior, best = sample.frontier([1.0])[0]
+        star: Any = {"color": POSTERIOR, "markersize": 12, "label": f"p*, beta = {beta:g}"}
+        axes.plot([kl_posterior], [beta * best], "*", **star)
+        furthest = max(furthest, kl_posterior)
+    for (name, (kl, reward)), look in zip(places.items(), looks(len(places)), strict=True):
+        errors = 2 * np.nan_to_num([reward.standard_error, kl.standard_error])
+        axes.errorbar(kl.value, reward.value, *errors, **look, linestyle="", label=name)
     axes.set(xlim=(-0.05 * furthest, 1.1 * furthest), title=title)
-    axes.legend(loc="lower right")
-    return figure, axes
-
-
-def _plot_posteriors(axes: Axes, sample: PriorSample, beta: float, scales: np.ndarray) -> None:
-    kl, log_likelihood = zip(*sample.frontier(scales), strict=True)
-    axes.plot(kl, beta * np.array(log_likelihood), color=POSTERIOR, label="p* of every beta")
     axes.set(xlabel="KL(q || p0), nats", ylabel="E[r]")
+    return figure, axes

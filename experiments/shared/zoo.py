@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, Literal
 
 from matplotlib.figure import Figure
-from pyro.infer import ELBO
 from tqdm import tqdm
 
 from experiments.shared.figures import save
@@ -17,7 +16,6 @@ from experiments.shared.run_folder import new_folder
 from experiments.shared.workers import run_all
 from experiments.shared.worlds import WORLDS, World, reference
 from guides import Guide
-from inference import Fit, fit
 from inference.diagnostics.measure import Measurements, measure
 
 NUM_SAMPLES = 1024  # guide responses behind an estimate
@@ -114,12 +112,6 @@ def by_name(results: Sequence[Result]) -> dict[str, list[Result]]:
     """Results of each algorithm or guide."""
     names = dict.fromkeys(result.job.name for result in results)
     return {name: [result for result in results if result.job.name == name] for name in names}
-
-
-def fit_guide(world: World, guide: Guide, objective: ELBO, num_steps: int, seed: int) -> Fit:
-    """Fit a guide by SVI, with the default step."""
-    run = partial(fit, num_steps=num_steps, objective=objective, seed=seed, progress=False)
-    return run(world.model, guide, world.prompts)
 
 
 def measure_guide(world: World, guide: Guide) -> Measurements:

@@ -53,24 +53,18 @@ def reward_kl_figure(
 
     `end` is KL to the prior and reward of the trained guide.
     """
-    figure, axes = new_axes()
-    kl_posterior = figures.plot_frontier(axes, prior_sample, beta)
+    title = "No distribution is above the posteriors of every beta"
+    places = {"guide at the end (± 2 s.e.)": end}
+    figure, axes = figures.plane_figure(prior_sample, places, title, beta)
     kl = smooth([record["kl"] for record in metrics])
     reward = smooth([record["reward"] for record in metrics])
     label = "guide, step by step (mean over ten)"
     axes.plot(kl, reward, color=GUIDE, alpha=0.7, linewidth=1, label=label)
-    kl_end, reward_end = end
-    label = "guide at the end (± 2 s.e.)"
-    _point(axes, kl_end.value, reward_end, GUIDE, label, 2 * kl_end.standard_error)
-    limit = 1.3 * max(kl_posterior, kl_end.value, float(kl.max()))
-    axes.set(xlim=(-0.05 * limit, limit))
+    axes.set_xlim(right=max(axes.get_xlim()[1], 1.1 * float(kl.max())))
     axes.legend(loc="lower right")
     return figure
 
 
-def _point(
-    axes: Axes, x: float, y: Estimate, color: str, label: str, x_error: float | None = None
-) -> None:
-    """Point with error bars of two standard errors."""
-    y_error = 2 * y.standard_error
-    axes.errorbar([x], [y.value], [y_error], x_error, color=color, fmt="o", label=label)
+def _point(axes: Axes, x: float, y: Estimate, color: str, label: str) -> None:
+    """Point with an error bar of two standard errors."""
+    axes.errorbar([x], [y.value], [2 * y.standard_error], color=color, fmt="o", label=label)

@@ -24,7 +24,7 @@ from experiments.shared.command_line import run_script
 from experiments.shared.figures import save_all
 from experiments.shared.tables import cell, pair_table, summary
 from experiments.shared.workers import set_threads
-from experiments.trainer_targets.figure import bars
+from experiments.trainer_targets.figure import targets_figure
 from experiments.trainer_targets.trainers import OURS, Trainer
 from experiments.trainer_targets.trl_trainers import TRL
 from experiments.trainer_targets.worlds import POSTERIOR, TARGET, World
@@ -64,7 +64,7 @@ def main(args: TrainerTargets) -> list[Finding]:
         rows[name] = [*row.items(), ("target to posterior", cell(worlds[name].apart()))]
     table = pair_table("KL by trainer, nats", rows)
     findings = [f for name, row in means.items() for f in judged(name, row, worlds[name].apart())]
-    save_all(args, "trainer-targets", {"targets": bars(trainers, worlds)})
+    save_all(args, "trainer-targets", {"targets": targets_figure(trainers, worlds)})
     return conclude(__doc__, [table], findings, stops)
 
 

@@ -33,7 +33,8 @@ def test_table_figure_and_results(args, capsys):
     folder = next(args.out.iterdir())
     lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     assert [line["job"]["name"] for line in lines] == [result.job.name for result in results]
-    assert (folder / "eight-tokens.svg").is_file()
+    assert (folder / "eight-tokens-objectives.svg").is_file()
+    assert (folder / "eight-tokens-samplers.svg").is_file()
 
 
 def test_unknown_algorithm_and_steps_are_named(args):

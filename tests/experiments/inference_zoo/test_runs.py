@@ -98,7 +98,11 @@ def test_rows_of_the_zoo_of_algorithms_say_it(monkeypatch):
 )
 def test_steps_and_guide_are_those_of_the_objective(monkeypatch, objective, num_steps):
     calls = []
-    monkeypatch.setattr(runs, "fit_guide", lambda *args: calls.append((type(args[1]), *args[3:])))
+
+    def record(_, guide, __, **options):
+        calls.append((type(guide), options["num_steps"], options["seed"]))
+
+    monkeypatch.setattr(runs, "fit", record)
     monkeypatch.setattr(runs, "record_early_stop", lambda *_: None)
     train(eight_tokens(), objective, 3, seed=0)
     guide = GUIDES[OBJECTIVES[objective].guide].make
