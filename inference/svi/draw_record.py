@@ -36,6 +36,22 @@ class DrawNumbers(NamedTuple):
     entropy: float = math.nan
 
 
+class DrawMatrices(NamedTuple):
+    """All draws of one step, `[K, N]`, float64.
+
+    Attributes:
+        log_weight: log-weight of each draw, nats.
+        log_guide: log q of each draw, nats.
+        share: share of each draw in a mean under q.
+        every: True if the draws are all values, which Pyro enumerated.
+    """
+
+    log_weight: Tensor
+    log_guide: Tensor
+    share: Tensor
+    every: bool
+
+
 class NoDrawsError(ValueError):
     """An objective does not show the draws of the guide, so that a step has no size in nats."""
 
@@ -50,11 +66,13 @@ class DrawRecord:
 
     Attributes:
         draws: draws of the last step.
+        matrices: the draws of the last step as matrices; None without draws.
         numbers: numbers of the guide from the draws of the last step.
     """
 
     def __init__(self, objective: ELBO, num_prompts: int = 1) -> None:
         self.draws: list[Draws] = []
+        self.matrices: DrawMatrices | None = None
         self.numbers = DrawNumbers()
         self._objective = objective
         self._num_prompts = num_prompts
@@ -86,29 +104,29 @@ class DrawRecord:
         else:
             draws = [_draws_of(*each) for each in self._traces]
             self._traces = []
-        self.draws, self.numbers = draws, draw_numbers(draws)
+        self.draws, self.matrices = draws, matrices(draws) if draws else None
+        self.numbers = draw_numbers(self.matrices) if self.matrices else DrawNumbers()
         if draws and len(draws[0].prompts) < self._num_prompts:
             self.numbers = self.numbers._replace(variance=math.nan)
         return draws
 
-    def check(self, draws: list[Draws]) -> None:
-        """Raise a `NoDrawsError` if a step has no draws from which to measure its size."""
-        if not draws:
+    def require_matrices(self) -> DrawMatrices:
+        """The draws of the last step as matrices; a `NoDrawsError` without draws."""
+        if self.matrices is None:
             raise NoDrawsError(
                 f"{type(self._objective).__name__} does not show the draws of the guide, so that a "
                 "step has no size in nats: pass a `learning_rate` to `fit`, or an optimizer"
             )
+        return self.matrices
 
 
-def draw_numbers(draws: list[Draws]) -> DrawNumbers:
-    """Numbers of the guide that made the draws. NaN without draws."""
-    if not draws:
-        return DrawNumbers()
-    log_weight, log_guide, share = matrices(draws)  # [K, N]
+def draw_numbers(draws: DrawMatrices) -> DrawNumbers:
+    """Numbers of the guide that made the draws."""
+    log_weight, log_guide, share, every = draws
     num_draws, num_prompts = log_weight.shape
     elbo = _mean(share, log_weight)
     variance = (share * torch.where(share == 0, 0.0, log_weight - elbo)).square().sum(0)
-    if draws[0].every:
+    if every:
         variance = torch.zeros_like(variance)
     else:
         variance = variance * num_draws / (num_draws - 1) if num_draws > 1 else variance * math.nan
@@ -139,8 +157,8 @@ def _log_prob(trace: Trace) -> Tensor:
     return torch.stack(torch.broadcast_tensors(*(s["log_prob"].detach() for s in sites))).sum(0)
 
 
-def matrices(draws: list[Draws]) -> tuple[Tensor, Tensor, Tensor]:
-    """log-weights, log q, and the share of each draw in a mean under q, `[K, N]`, float64."""
+def matrices(draws: list[Draws]) -> DrawMatrices:
+    """All draws of one step as matrices."""
     log_weights, log_guides = [], []
     for batch in draws:
         log_weight = batch.log_weight.double()
@@ -152,7 +170,7 @@ def matrices(draws: list[Draws]) -> tuple[Tensor, Tensor, Tensor]:
         share = log_guide.exp()
     elif share is None:
         share = torch.full_like(log_weight, 1 / len(log_weight))
-    return log_weight, log_guide, share.double()
+    return DrawMatrices(log_weight, log_guide, share.double(), draws[0].every)
 
 
 def total(log_guide: dict[str, Tensor]) -> Tensor:

@@ -5,9 +5,8 @@ fresh draws. Each warning comes once.
 """
 
 import math
-from collections.abc import Sequence
-from itertools import pairwise
-from typing import NamedTuple
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,35 +20,57 @@ SURE = 3.0  # standard errors between the ELBO and its start, above which `fit` 
 COLLAPSE = 0.5  # share of the entropy at the start, below which `fit` warns
 PATIENCE = 80  # smallest number of steps without gain that ends a fit
 FEWEST = 5  # smallest number of steps whose differences tell their noise
+FIRST, LAST = slice(FEWEST), slice(-WINDOW, None)  # steps at the start and at the end
 
 
-def mean_of_steps(
-    values: Sequence[float], variances: Sequence[float], series: Sequence[float]
-) -> Estimate:
+class Series:
+    """A number of each of successive steps.
+
+    Attributes:
+        values: the numbers.
+    """
+
+    def __init__(self, values: Iterable[float] = ()) -> None:
+        self.values: list[float] = []
+        self._sum_of_squares = 0.0
+        for value in values:
+            self.append(value)
+
+    def append(self, value: float) -> None:
+        """Add the number of the next step."""
+        if self.values:
+            self._sum_of_squares += (value - self.values[-1]) ** 2
+        self.values.append(value)
+
+    @property
+    def noise(self) -> float:
+        """Variance of a number, from all differences of successive numbers.
+
+        A trend hardly counts (von Neumann 1941). Infinite for a short series.
+        """
+        num_differences = len(self.values) - 1
+        if len(self.values) < FEWEST:
+            return math.inf
+        return self._sum_of_squares / (2 * num_differences)
+
+
+def mean_of_steps(values: Sequence[float], variances: Sequence[float], noise: float) -> Estimate:
     """Mean of the numbers of successive steps, with its standard error.
 
-    The error is from the variances of the steps if all are known. Otherwise it is from the
-    differences of successive steps in the whole series, in which a trend hardly counts (von Neumann
-    1941); infinite for a short series.
+    Args:
+        values: numbers of some steps.
+        variances: variance of each number; NaN if unknown.
+        noise: variance of each number if one of `variances` is unknown.
     """
     num = len(values)
     mean = sum(values) / num
     if all(map(math.isfinite, variances)):
         return Estimate(mean, math.sqrt(sum(variances)) / num)
-    if len(series) < FEWEST:
-        return Estimate(mean, math.inf)
-    squares = [(later - earlier) ** 2 for earlier, later in pairwise(series)]
-    return Estimate(mean, math.sqrt(sum(squares) / (2 * len(squares) * num)))
+    return Estimate(mean, math.sqrt(noise / num))
 
 
-class StepNumbers(NamedTuple):
-    """Numbers of a step with fresh draws: of the draws, and of E_q[log likelihood]; nats."""
-
-    step: float
-    elbo: float
-    variance: float
-    entropy: float
-    log_likelihood: float
+COLUMNS = ("step", *DrawNumbers._fields, "log_likelihood")
+"""Numbers of a step with fresh draws: of the draws, and of E_q[log likelihood]; nats."""
 
 
 class Health:
@@ -61,20 +82,25 @@ class Health:
 
     def __init__(self) -> None:
         self.warnings: dict[str, str] = {}
-        self._steps: list[StepNumbers] = []
+        self._series = {name: Series() for name in COLUMNS}
 
     def add(self, step: int, numbers: DrawNumbers, log_likelihood: float) -> None:
         """Add the numbers of a step with fresh draws."""
-        self._steps.append(StepNumbers(step, *numbers, log_likelihood))
+        for series, value in zip(
+            self._series.values(), (step, *numbers, log_likelihood), strict=True
+        ):
+            series.append(value)
 
     def drop_after(self, step: int) -> None:
         """Drop the numbers of steps that were undone."""
-        self._steps = [numbers for numbers in self._steps if numbers.step <= step]
+        num = bisect_right(self._series["step"].values, step)
+        if num < self._num_steps:
+            self._series = {name: Series(each.values[:num]) for name, each in self._series.items()}
 
     @property
     def elbo(self) -> Estimate:
         """ELBO of the last steps, nats; NaN without one."""
-        return self._elbo(self._steps[-WINDOW:]) if self._steps else Estimate(math.nan, math.nan)
+        return self._mean("elbo", LAST) if self._num_steps else Estimate(math.nan, math.nan)
 
     def check(self, *, ascends_elbo: bool) -> list[str]:
         """Return the warnings that are new after the last step."""
@@ -87,34 +113,33 @@ class Health:
 
     def _fall(self) -> str:
         """Warning of an ELBO below the ELBO of the first step by more than noise, or nothing."""
-        if not self._steps:
+        if not self._num_steps:
             return ""
-        is_known = math.isfinite(self._steps[0].variance)
-        start, now = self._elbo(self._steps[: 1 if is_known else FEWEST]), self.elbo
+        is_known = math.isfinite(self._series["variance"].values[0])
+        start, now = self._mean("elbo", slice(1 if is_known else FEWEST)), self.elbo
         error = math.hypot(now.standard_error, start.standard_error)
         if not now.value < start.value - SURE * error:
             return ""
         return (
-            f"step {self._steps[-1].step:.0f}: the ELBO of the last steps is {now} nats, below "
+            f"step {self._last_step}: the ELBO of the last steps is {now} nats, below "
             f"{start} nats at the start of the fit. The guide moves away from the posterior: take "
             "smaller steps, or more responses in each"
         )
 
     def _collapse(self) -> str:
         """Warning of an entropy that fell where the likelihood did not rise, or nothing."""
-        first, last = self._steps[:FEWEST], self._steps[-WINDOW:]
-        if len(self._steps) <= FEWEST:
+        if self._num_steps <= FEWEST:
             return ""
-        start, now = (self._unknown(part, "entropy") for part in (first, last))
+        start, now = (self._mean("entropy", part) for part in (FIRST, LAST))
         error = math.hypot(now.standard_error, COLLAPSE * start.standard_error)
         if not 0 < now.value + SURE * error < COLLAPSE * start.value:
             return ""
-        before, after = (self._unknown(part, "log_likelihood") for part in (first, last))
+        before, after = (self._mean("log_likelihood", part) for part in (FIRST, LAST))
         error = math.hypot(after.standard_error, before.standard_error)
         if not after.value < before.value + 2 * error:
             return ""
         return (
-            f"step {self._steps[-1].step:.0f}: the entropy of the guide fell from {start} nats at "
+            f"step {self._last_step}: the entropy of the guide fell from {start} nats at "
             f"the start of the fit to {now}, and the log likelihood did not rise beyond its noise "
             f"({before} nats then, {after} now). The guide collapses: take smaller steps, or more "
             "responses in each"
@@ -127,37 +152,40 @@ class Health:
         fit, so that a slow gain has the time to show. A steady gain of 0.02 nats a step, at noise
         of 1 nat a step, ended none of 200 simulated fits; without gain, half ended at step 162.
         """
-        size = len(self._steps) // 4
+        size = self._num_steps // 4
         if size < PATIENCE // 2:
             return None
-        late, early = self._elbo(self._steps[-size:]), self._elbo(self._steps[-2 * size : -size])
+        quarters = slice(-size, None), slice(-2 * size, -size)
+        late, early = (self._mean("elbo", quarter) for quarter in quarters)
         gain = late.value - early.value
         error = math.hypot(late.standard_error, early.standard_error)
         if gain > 0:
             return None
         return (
-            f"step {self._steps[-1].step:.0f}: the gain of the ELBO is below its noise, "
+            f"step {self._last_step}: the gain of the ELBO is below its noise, "
             f"{gain / size:.4f} ± {error / size:.4f} nats a step over the last {2 * size} steps"
         )
 
-    def _elbo(self, steps: Sequence[StepNumbers]) -> Estimate:
-        return mean_of_steps(_column(steps, "elbo"), _column(steps, "variance"), self._all("elbo"))
+    def _mean(self, name: str, part: slice) -> Estimate:
+        """Mean over some of the steps. The variance within a step is known for the ELBO alone."""
+        series = self._series[name]
+        variances = self._series["variance"].values[part] if name == "elbo" else [math.nan]
+        return mean_of_steps(series.values[part], variances, series.noise)
 
-    def _unknown(self, steps: Sequence[StepNumbers], name: str) -> Estimate:
-        """Mean of a number whose variance in a step is unknown."""
-        return mean_of_steps(_column(steps, name), [math.nan], self._all(name))
+    @property
+    def _num_steps(self) -> int:
+        return len(self._series["step"].values)
 
-    def _all(self, name: str) -> list[float]:
-        return _column(self._steps, name)
+    @property
+    def _last_step(self) -> int:
+        return int(self._series["step"].values[-1])
 
     def get_state(self) -> dict[str, Tensor]:
         """Numbers of all steps for a checkpoint, `[steps, 5]`."""
-        return {"steps": torch.tensor(self._steps, dtype=torch.float64).reshape(-1, 5)}
+        columns = [series.values for series in self._series.values()]
+        return {"steps": torch.tensor(columns, dtype=torch.float64).t().contiguous()}
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         """Take a state from `get_state`."""
-        self._steps = [StepNumbers(*numbers) for numbers in state["steps"].tolist()]
-
-
-def _column(steps: Sequence[StepNumbers], name: str) -> list[float]:
-    return [getattr(numbers, name) for numbers in steps]
+        columns = state["steps"].t().tolist()
+        self._series = {n: Series(values) for n, values in zip(COLUMNS, columns, strict=True)}

@@ -23,7 +23,6 @@ from torch import Tensor
 
 from inference.objectives.response_objective import Draws
 from inference.programs import Program
-from inference.svi.draw_record import matrices
 from model import AlignmentModel, ResponseSpace
 
 Metrics = dict[str, float]
@@ -100,19 +99,23 @@ def rewarded(model: Program) -> AlignmentModel | None:
 
 
 def response_metrics(
-    draws: list[Draws], space: ResponseSpace | None, kl: float, reward: Tensor | None
+    draws: list[Draws],
+    share: Tensor | None,
+    space: ResponseSpace | None,
+    kl: float,
+    reward: Tensor | None,
 ) -> Metrics:
     """Metrics of the draws of a step. Lengths are left out without a response space.
 
     Args:
         draws: draws of the guide in the step.
+        share: `[K, N]`, share of each draw in a mean under q; None without draws.
         space: the set of responses; None for a guide with another distribution.
         kl: KL(q || p0), nats.
         reward: r of the draws, `[K, N]`, NaN for prompts to which no reward applies; an empty
             tensor if unknown, None without rewards.
     """
     response, numbers = responses(draws), {"kl": torch.tensor(kl, dtype=torch.float64)}
-    share = matrices(draws)[2] if draws else None
     if space is not None:
         length = clipped = torch.tensor(math.nan, dtype=torch.float64)
         if response is not None and share is not None:

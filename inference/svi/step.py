@@ -50,9 +50,8 @@ def checked_svi(
             trains = True
         draws = record.take()
         if isinstance(state.optimizer, TrustRegion):
-            record.check(draws)
+            state.optimizer.distance = distance_left(record.require_matrices())
             state.optimizer.measure = partial(step_size, guide, draws)
-            state.optimizer.distance = distance_left(draws)
         return loss
 
     svi.loss_and_grads = checked
@@ -90,6 +89,7 @@ def take_step(
     elif not reuses_draws:
         reward = runs.reward(with_rewards, record.draws) if record.draws else None
         state.reward = torch.empty(0) if reward is None else reward
+    share = None if record.matrices is None else record.matrices.share
     return {
         "step": state.step,
         "num_responses": state.num_responses,
@@ -100,7 +100,7 @@ def take_step(
         "grad_norm": optimizer.grad_norm,
         "learning_rate": rate,
         "step_size": size,
-    } | response_metrics(record.draws, same.space, log_likelihood - elbo, state.reward)
+    } | response_metrics(record.draws, share, same.space, log_likelihood - elbo, state.reward)
 
 
 def check_trains(guide: Program, objective: Any) -> None:

@@ -13,19 +13,19 @@ from torch import Tensor
 
 from inference.objectives.response_objective import Draws
 from inference.programs import Program
-from inference.svi.draw_record import matrices, total
+from inference.svi.draw_record import DrawMatrices, total
 
 MOST = 32
 """Largest number of responses behind a size, whose standard error is then a quarter of the size."""
 
 
-def distance_left(draws: list[Draws]) -> float:
+def distance_left(draws: DrawMatrices) -> float:
     """Half the variance of the log-weights, which is KL(q || p*) up to third order, nats.
 
     Averaged over prompts. Infinite if a prompt has fewer than two possible draws.
     """
-    log_weight, log_guide, _ = matrices(draws)
-    weight = log_guide.exp() if draws[0].every else torch.ones_like(log_weight)
+    log_weight = draws.log_weight
+    weight = draws.log_guide.exp() if draws.every else torch.ones_like(log_weight)
     weight = weight.masked_fill(log_weight.isneginf(), 0.0)
     few = (weight > 0).sum(0) < 2
     weight = weight / weight.sum(0)

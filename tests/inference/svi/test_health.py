@@ -13,7 +13,7 @@ from guides import FineTuned
 from inference import OBJECTIVES, FusedOptimizer, LeaveOneOut_ELBO, SquaredResidual, fit
 from inference.enumeration import entropy
 from inference.svi.draw_record import DrawRecord
-from inference.svi.health import DrawNumbers, Health, mean_of_steps
+from inference.svi.health import DrawNumbers, Health, Series, mean_of_steps
 from tests.inference.conftest import killed_and_resumed
 
 
@@ -61,10 +61,10 @@ def test_one_draw_has_no_variance_and_enumeration_has_no_noise(model, prompts, g
 
 def test_the_mean_of_steps_has_the_stated_error():
     """By the variances, and without them by differences, in which a trend hardly counts."""
-    assert mean_of_steps([1.0, 3.0], [0.5, 0.5], []) == (2.0, 0.5)
-    assert mean_of_steps([1.0, 3.0], [0.5, math.nan], [1.0, 3.0])[1] == math.inf
+    assert mean_of_steps([1.0, 3.0], [0.5, 0.5], math.inf) == (2.0, 0.5)
+    assert mean_of_steps([1.0, 3.0], [0.5, math.nan], Series([1.0, 3.0]).noise)[1] == math.inf
     noise = torch.randn(1000, 50, dtype=torch.float64) + 0.1 * torch.arange(50)
-    errors = [mean_of_steps(row, [math.nan], row)[1] for row in noise.tolist()]
+    errors = [mean_of_steps(row, [math.nan], Series(row).noise)[1] for row in noise.tolist()]
     assert sum(errors) / 1000 == pytest.approx(1 / math.sqrt(50), rel=0.02)
 
 
@@ -258,3 +258,19 @@ def test_an_elbo_from_bolder_draws_chooses_no_iterate(exploration, model, small_
         model, FineTuned(small_prior), prompts, num_steps=2, objective=objective, progress=False
     )
     assert (result.state.best is None) == (exploration != 1.0)
+
+
+def test_dropped_steps_leave_no_trace_in_the_noise():
+    """The noise is a running sum: after a drop, and from a checkpoint, it is that of a new fit."""
+
+    def grown(num):
+        health = Health()
+        for step in range(num):
+            health.add(step, DrawNumbers(elbo=math.sin(step**2), entropy=1.0), 0.0)
+        return health
+
+    dropped, resumed = grown(30), Health()
+    dropped.drop_after(19)
+    resumed.set_state(grown(20).get_state())
+    assert dropped.elbo == resumed.elbo == grown(20).elbo
+    assert dropped.elbo != grown(30).elbo
