@@ -25,8 +25,9 @@ from experiments.shared.workers import run_all
 from guides import LoRA
 from inference import LeaveOneOut_ELBO, fit
 from inference.diagnostics.memory import forget_peak, peak_memory
+from inference.diagnostics.timing import cheap_reward
 from inference.svi.step import Metrics
-from model import AlignmentModel, LanguageModel, Prompts
+from model import AlignmentModel, LanguageModel
 from model.networks.placement import named_dtype
 from model.prior.named_priors import load_prior
 
@@ -75,7 +76,7 @@ def measure(job: Job) -> tuple[float, float]:
     options: dict[str, Any] = {"dtype": named_dtype(args.dtype), "end_ids": [0]}
     prior = load_prior(args.prior, max_new_tokens=args.max_new_tokens, **options)
     forbid_end(prior)
-    model = AlignmentModel(prior, reward, beta=1.0)
+    model = AlignmentModel(prior, cheap_reward, beta=1.0)
     guide, prompts = LoRA(prior), prior.encode(["The film was"])
     times: list[float] = []
 
@@ -103,11 +104,6 @@ def forbid_end(prior: LanguageModel) -> None:
         return logits.index_fill(-1, torch.tensor(prior.end_ids), -1e4)
 
     prior.network.get_output_embeddings().register_forward_hook(lowered)
-
-
-def reward(prompts: Prompts, response: torch.Tensor) -> torch.Tensor:
-    """Different for most responses."""
-    return (response % 7).double().mean(-1)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 import pyro
 from pyro.infer import ELBO, SVI
 from pyro.params.param_store import StateDict
+from torch import Tensor
 
 from inference.programs import Program
 from inference.svi.optimizer.fused import FusedOptimizer
@@ -29,6 +30,11 @@ class SVIStep:
     def __call__(self) -> None:
         with pyro.get_param_store().scope(self.scope):
             self.svi.step(self.prompts)
+
+
+def cheap_reward(prompts: Prompts, response: Tensor) -> Tensor:
+    """A reward of token ids that costs no time and no memory, different for most responses."""
+    return (response % 7).double().mean(-1)
 
 
 def now() -> Seconds:

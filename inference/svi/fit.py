@@ -9,6 +9,7 @@ import pyro
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from pyro.params.param_store import StateDict
+from tqdm import tqdm
 
 from inference import random_state
 from inference.programs import Program
@@ -18,19 +19,17 @@ from inference.svi.budget import new_budget
 from inference.svi.checkpoint.fingerprint import Fingerprint
 from inference.svi.checkpoint.resume import resume as resume_from
 from inference.svi.checkpoint.state import FitState, parameters
-from inference.svi.draw_record import DrawRecord
 from inference.svi.fit_checks import check_programs, new_objective, new_optimizer, resumes
 from inference.svi.minibatches import Minibatches
 from inference.svi.optimizer import checked
 from inference.svi.optimizer.trust_region import TrustRegion
 from inference.svi.response_metrics import num_tokens_of
-from inference.svi.rollback import NonFiniteGuideError, Rollback
-from inference.svi.step import Metrics, NonFiniteLossError, checked_svi, take_step
+from inference.svi.rollback import NonFiniteGuideError
+from inference.svi.step import Metrics, NonFiniteLossError, Stepper
 from model import Prompts
 from model.common import checks, ranks
 from model.common.thread_lock import THREAD_LOCK
-from model.networks.layer_checkpoints import checkpointed_layers
-from model.prior.division import AXES, Axis, divided
+from model.prior.division import AXES, Axis
 
 STOPS = (
     NonFiniteLossError,
@@ -223,11 +222,16 @@ def fit(
                 resume_from(state, folder, minibatches.after(0))
         budget.start(state)
         result.warnings = list(state.health.warnings.values())
-        record, rollback = DrawRecord(objective, len(prompts)), Rollback(state)
-        svi = checked_svi(model, state, record, micro_batch)
-        bar = budget.bar(state, shown=progress)
+        stepper = Stepper(
+            model,
+            state,
+            len(prompts),
+            micro_batch=micro_batch,
+            checkpoint_activations=checkpoint_activations,
+            divide=divide,
+        )
         try:
-            with bar, record.recording():
+            with budget.bar(state, shown=progress) as bar, stepper.recording():
                 while not budget.is_spent(state):
                     if stop_at_noise and state.ascends_elbo:
                         result.at_noise = state.health.end_of_progress()
@@ -236,9 +240,7 @@ def fit(
                     if isinstance(optimizer, TrustRegion):
                         optimizer.progress = budget.progress(state)
                     batch = minibatches.after(state.num_responses // objective.num_particles)
-                    layers = checkpointed_layers(checkpoint_activations)
-                    with rollback.step(batch), layers, divided(divide):
-                        metrics = take_step(svi, model, state, batch, record)
+                    metrics = stepper.take(batch)
                     seconds = budget.tick(state)
                     result.metrics.append(metrics)
                     _warn(result, *state.health.check(ascends_elbo=state.ascends_elbo))
@@ -246,14 +248,7 @@ def fit(
                         with random_state.preserved(), ranks.alone():
                             on_step(metrics)
                     num_tokens = num_tokens_of(metrics, objective.num_particles * len(batch))
-                    bar.set_postfix(
-                        {
-                            "elbo": f"{metrics['elbo']:.3f}",
-                            "tokens/s": f"{num_tokens / seconds:.0f}",
-                            "warnings": ", ".join(state.health.warnings) or "none",
-                        },
-                        refresh=False,
-                    )
+                    _show(bar, state, metrics["elbo"], num_tokens / seconds)
                     bar.update(round(budget.spent(state)) - bar.n)
                     if state.step % checkpoint_every == 0:
                         state.save_once(folder)
@@ -272,6 +267,16 @@ def fit(
             result.best_step = state.best.step
             _warn(result, reason)
     return result
+
+
+def _show(bar: tqdm, state: FitState, elbo: float, tokens_per_second: float) -> None:
+    """Set the numbers beside a progress bar."""
+    numbers = {
+        "elbo": f"{elbo:.3f}",
+        "tokens/s": f"{tokens_per_second:.0f}",
+        "warnings": ", ".join(state.health.warnings) or "none",
+    }
+    bar.set_postfix(numbers, refresh=False)
 
 
 def _warn(result: Fit, *sentences: str) -> None:

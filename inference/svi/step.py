@@ -1,6 +1,7 @@
 """One step of `pyro.infer.SVI` in a fit: the gradient by the objective, checks, metrics."""
 
 import math
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -18,9 +19,12 @@ from inference.svi.draw_record import DrawRecord
 from inference.svi.micro_batches import in_micro_batches
 from inference.svi.optimizer.trust_region import TrustRegion
 from inference.svi.response_metrics import Metrics, ModelRuns, response_metrics, rewarded
+from inference.svi.rollback import Rollback
 from inference.svi.step_size import distance_left, step_size
 from model import Prompts
 from model.common.ranks import average_gradients
+from model.networks.layer_checkpoints import checkpointed_layers
+from model.prior.division import Axis, divided
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -31,76 +35,115 @@ class NothingToTrainError(ValueError):
     """No gradient reaches any parameter."""
 
 
-def checked_svi(
-    model: Program, state: FitState, record: DrawRecord, micro_batch: int | None = None
-) -> SVI:
-    """SVI that refuses a loss that is not finite, and a first gradient that trains nothing."""
-    model, guide = (in_micro_batches(program, micro_batch) for program in (model, state.guide))
-    svi = SVI(model, guide, state.optimizer, state.objective)
-    loss_and_grads, trains = svi.loss_and_grads, False
+class Stepper:
+    """The steps of a fit, each on some of its prompts.
 
-    def checked(*args: Any, **kwargs: Any) -> Any:
-        nonlocal trains
-        loss = loss_and_grads(*args, **kwargs)
+    Args:
+        model: a Pyro program over prompts.
+        state: state of the fit, which each step advances.
+        num_prompts: number of prompts of the fit.
+        micro_batch, checkpoint_activations, divide: see `fit`.
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        state: FitState,
+        num_prompts: int,
+        *,
+        micro_batch: int | None,
+        checkpoint_activations: bool,
+        divide: Axis,
+    ) -> None:
+        self._model, self._state = model, state
+        self._checkpoint_activations, self._divide = checkpoint_activations, divide
+        self._record, self._rollback = DrawRecord(state.objective, num_prompts), Rollback(state)
+        self._is_first = True
+        programs = (in_micro_batches(program, micro_batch) for program in (model, state.guide))
+        self._svi = SVI(*programs, state.optimizer, state.objective)
+        self._loss_and_grads = self._svi.loss_and_grads
+        self._svi.loss_and_grads = self._checked_gradient
+
+    def recording(self) -> AbstractContextManager[None]:
+        """Context of all steps, in which the draws of the objective are recorded."""
+        return self._record.recording()
+
+    def take(self, prompts: Prompts) -> Metrics:
+        """Take one step, and return the metrics. After a failure the state is as before the step.
+
+        Raises:
+            NonFiniteLossError: if the loss is NaN or infinite.
+            NonFiniteGuideError: if the step before left a guide that gives NaN; both are undone.
+            NothingToTrainError: if the first gradient reaches no parameter.
+        """
+        layers = checkpointed_layers(self._checkpoint_activations)
+        with self._rollback.step(prompts), layers, divided(self._divide):
+            return self._take(prompts)
+
+    def _take(self, prompts: Prompts) -> Metrics:
+        state, optimizer, record = self._state, self._state.optimizer, self._record
+        reuses_draws, num_particles = state.reuses_draws, state.objective.num_particles
+        rate, step_count = optimizer.learning_rate, optimizer.step_count
+        with SameResponses() as same, ModelRuns() as runs:
+            loss = _bound(self._svi.step(prompts))
+        if state.step == 0 and optimizer.step_count == step_count:
+            raise NothingToTrainError(
+                "no gradient reaches any of the parameters that Pyro hands to the optimiser, "
+                "though some in its store have one: expected a guide whose parameters no "
+                "`poutine.block` hides"
+            )
+        elbo, log_likelihood = self._means(prompts, loss, runs)
+        state.step += 1
+        if not reuses_draws:
+            state.num_responses += num_particles * len(prompts)
+            self._add_fresh_draws(runs, log_likelihood)
+        share = None if record.matrices is None else record.matrices.share
+        return {
+            "step": state.step,
+            "num_responses": state.num_responses,
+            "elbo": elbo,
+            "loss": loss,
+            "log_likelihood": log_likelihood,
+            "entropy": record.numbers.entropy,
+            "grad_norm": optimizer.grad_norm,
+            "learning_rate": rate,
+            "step_size": optimizer.step_size if isinstance(optimizer, TrustRegion) else math.nan,
+        } | response_metrics(record.draws, share, same.space, log_likelihood - elbo, state.reward)
+
+    def _means(self, prompts: Prompts, loss: float, runs: ModelRuns) -> tuple[float, float]:
+        """ELBO and log likelihood of the step, means over prompts, nats; NaN if unknown."""
+        objective = self._state.objective
+        if isinstance(objective, ResponseObjective):
+            return objective.metrics["elbo"], objective.metrics["log_likelihood"]
+        elbo = math.nan if isinstance(objective, OTHER_BOUNDS) else -loss / len(prompts)
+        return elbo, runs.log_likelihood()
+
+    def _add_fresh_draws(self, runs: ModelRuns, log_likelihood: float) -> None:
+        """Add the fresh draws of a step to health, best iterate and rewards of the fit."""
+        state, record = self._state, self._record
+        state.health.add(state.step, record.numbers, log_likelihood)
+        if state.best is not None:
+            before = state.optimizer.parameters_before_step
+            state.best.consider(state.step - 1, state.health.elbo, before)
+        model, state.reward = rewarded(self._model), None
+        if model is not None:
+            reward = runs.reward(model, record.draws) if record.draws else None
+            state.reward = torch.empty(0) if reward is None else reward
+
+    def _checked_gradient(self, *args: Any, **kwargs: Any) -> Any:
+        """The loss, with its gradient at the parameters. Sets what a trust region measures."""
+        loss = self._loss_and_grads(*args, **kwargs)
         average_gradients(parameters())
         if not math.isfinite(bound := _bound(loss)):
             raise NonFiniteLossError(f"the loss is {bound}; the parameters were left as they were")
-        if not trains:
-            check_trains(state.guide, state.objective)
-            trains = True
-        draws = record.take()
-        if isinstance(state.optimizer, TrustRegion):
-            state.optimizer.distance = distance_left(record.require_matrices())
-            state.optimizer.measure = partial(step_size, guide, draws)
+        if self._is_first:
+            check_trains(self._state.guide, self._state.objective)
+            self._is_first = False
+        draws, optimizer = self._record.take(), self._state.optimizer
+        if isinstance(optimizer, TrustRegion):
+            optimizer.distance = distance_left(self._record.require_matrices())
+            optimizer.measure = partial(step_size, self._svi.guide, draws)
         return loss
-
-    svi.loss_and_grads = checked
-    return svi
-
-
-def take_step(
-    svi: SVI, model: Program, state: FitState, prompts: Prompts, record: DrawRecord
-) -> Metrics:
-    """Take one step of SVI, count the step in `state`, and return the metrics."""
-    optimizer, objective, reuses_draws = state.optimizer, state.objective, state.reuses_draws
-    rate, step_count = optimizer.learning_rate, optimizer.step_count
-    with SameResponses() as same, ModelRuns() as runs:
-        loss = _bound(svi.step(prompts))
-    if state.step == 0 and optimizer.step_count == step_count:
-        raise NothingToTrainError(
-            "no gradient reaches any of the parameters that Pyro hands to the optimiser, though "
-            "some in its store have one: expected a guide whose parameters no `poutine.block` hides"
-        )
-    state.step += 1
-    state.num_responses += 0 if reuses_draws else objective.num_particles * len(prompts)
-    size = optimizer.step_size if isinstance(optimizer, TrustRegion) else math.nan
-    if isinstance(objective, ResponseObjective):
-        elbo, log_likelihood = objective.metrics["elbo"], objective.metrics["log_likelihood"]
-    else:
-        elbo = math.nan if isinstance(objective, OTHER_BOUNDS) else -loss / len(prompts)
-        log_likelihood = runs.log_likelihood()
-    if not reuses_draws:
-        state.health.add(state.step, record.numbers, log_likelihood)
-        if state.best is not None:
-            before = optimizer.parameters_before_step
-            state.best.consider(state.step - 1, state.health.elbo, before)
-    if (with_rewards := rewarded(model)) is None:
-        state.reward = None
-    elif not reuses_draws:
-        reward = runs.reward(with_rewards, record.draws) if record.draws else None
-        state.reward = torch.empty(0) if reward is None else reward
-    share = None if record.matrices is None else record.matrices.share
-    return {
-        "step": state.step,
-        "num_responses": state.num_responses,
-        "elbo": elbo,
-        "loss": loss,
-        "log_likelihood": log_likelihood,
-        "entropy": record.numbers.entropy,
-        "grad_norm": optimizer.grad_norm,
-        "learning_rate": rate,
-        "step_size": size,
-    } | response_metrics(record.draws, share, same.space, log_likelihood - elbo, state.reward)
 
 
 def check_trains(guide: Program, objective: Any) -> None:
