@@ -54,6 +54,7 @@ suppress_warnings = ["config.cache"]
 html_theme = "furo"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_search_scorer = str(DOCS / "search_scorer.js")
 html_copy_source = False
 html_show_copyright = False
 html_show_sourcelink = False

@@ -72,6 +72,22 @@ def test_every_page_is_two_clicks_from_the_first():
     assert missing == set()
 
 
+@pytest.mark.parametrize(
+    "question",
+    ["How do I add my reward?", "Why is my KL negative?", "Which guide for 1B parameters?"],
+)
+def test_questions_of_a_newcomer_are_linked_from_the_first_page(question):
+    first, answers = ((DOCS / name).read_text(encoding="utf-8") for name in ("index.md", "faq.md"))
+    (anchor,) = re.findall(re.escape(f"[{question}](faq.md#") + r"([\w-]+)\)", first)
+    assert f"\n- [{question}](#{anchor})\n" in answers
+    assert f"\n### {question}\n" in answers
+
+
+def test_every_answer_is_linked_from_the_top_of_its_page():
+    text = (DOCS / "faq.md").read_text(encoding="utf-8")
+    assert re.findall(r"^- \[(.*)\]\(#", text, re.M) == re.findall(r"^### (.*)$", text, re.M)
+
+
 def test_every_page_that_runs_in_a_browser_is_shown():
     names = {path.stem for path in (DOCS / "explore").glob("*.html")}
     text = (DOCS / "explore.md").read_text(encoding="utf-8")
