@@ -6,7 +6,8 @@ from torch import nn
 from guides.guide import Guide
 from model import LanguageModel
 from model.networks.placement import named_device
-from model.networks.shards import move, shard_networks
+from model.networks.sharded_modules import move
+from model.networks.shards import shard_networks
 
 
 def shard(

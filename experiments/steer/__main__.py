@@ -61,7 +61,7 @@ from inference.svi.anneal import soften
 from model import AlignmentModel, LanguageModel, Prompts
 from model.common import ranks
 from model.networks.placement import named_device
-from model.networks.shards import gathered
+from model.networks.sharded_modules import gathered
 from model.prior.named_priors import load_prior
 
 

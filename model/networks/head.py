@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from model.networks.checks import without_head
-from model.networks.shards import shallow_copy
+from model.networks.sharded_modules import shallow_copy
 
 TOLERANCE = 1e-2
 """Largest difference that is rounding, in standard deviations of the logits."""

@@ -10,20 +10,14 @@ Vectors outside the layers, such as the last normalisation, stay whole: they are
 Ranks run the same passes in the same order: a rank that leaves a pass out stops the others.
 """
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from model.common.sharded_tensors import is_sharded, whole
-
 if TYPE_CHECKING:
     import transformers
-
-M = TypeVar("M", bound=nn.Module)
 
 
 class _Place(NamedTuple):
@@ -204,79 +198,3 @@ def _released(links: Sequence[_Link]) -> Callable[[], None]:
 
     release()
     return release
-
-
-def move(module: nn.Module, device: torch.device) -> None:
-    """Move the tensors of a module that are not sharded to a device."""
-    for parameter in module.parameters(recurse=False):
-        if not is_sharded(parameter):
-            parameter.data = parameter.data.to(device)
-    for name, buffer in module._buffers.items():
-        module._buffers[name] = None if buffer is None else buffer.to(device)
-
-
-@contextmanager
-def gathered_once(decoder: Any) -> Iterator[None]:
-    """Context in which a layer stays gathered after its first pass, for a decoder that asks for it.
-
-    A draw of T tokens then gathers the network once in place of T times.
-    """
-    owner = decoder if hasattr(decoder, "network") else getattr(decoder, "prior", None)
-    if not getattr(owner, "gathers_draws", False):
-        yield
-        return
-    network: Any = getattr(owner, "network", None)
-    network.set_reshard_after_forward(False)
-    try:
-        yield
-    finally:
-        network.set_reshard_after_forward(True)
-        for module in network.modules():
-            if class_of(module) is not type(module):
-                module.reshard()
-
-
-@contextmanager
-def gathered(module: nn.Module) -> Iterator[None]:
-    """Context in which the first rank has a module whole, on the CPU, to save it.
-
-    All ranks enter and leave the context. The first rank alone uses the module inside.
-    """
-    tensors = {id(p): p for p in module.parameters() if is_sharded(p)}
-    copies: dict[int, nn.Parameter] = {}
-    for key, tensor in tensors.items():
-        # one whole tensor at a time on the device
-        numbers = whole(tensor.detach())
-        if torch.distributed.get_rank() == 0:
-            copies[key] = nn.Parameter(numbers.cpu(), requires_grad=tensor.requires_grad)
-    places = [
-        (owner, name, parameter)
-        for owner in module.modules()
-        for name, parameter in owner._parameters.items()
-        if id(parameter) in copies
-    ]
-    try:
-        for owner, name, parameter in places:
-            owner._parameters[name] = copies[id(parameter)]
-        yield
-    finally:
-        for owner, name, parameter in places:
-            owner._parameters[name] = parameter
-
-
-def class_of(module: nn.Module) -> type:
-    """Class of a module before the module was sharded; FSDP makes a class of its own."""
-    names = [each.__name__ for each in type(module).__mro__]
-    return type(module).__mro__[names.index("FSDPModule") + 1 if "FSDPModule" in names else 0]
-
-
-def shallow_copy(module: M) -> M:
-    """A copy with the parts of a module, without FSDP's hooks around the module itself."""
-    kind = class_of(module)
-    if kind is type(module):
-        return copy.copy(module)
-    new: Any = object.__new__(kind)
-    new.__dict__.update(vars(module))
-    for hooks in ("_forward_pre_hooks", "_forward_hooks"):
-        new.__dict__[hooks] = type(vars(module)[hooks])()
-    return new

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from model.networks.shards import gathered_once
+from model.networks.sharded_modules import gathered_once
 from model.prior.batch import Batch
 from model.prior.by_ranks import OfOwn, by_ranks
 from model.prior.chunks import parts

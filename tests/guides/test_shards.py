@@ -15,7 +15,7 @@ from inference.svi.optimizer.fused import FusedOptimizer
 from model import AlignmentModel, LanguageModel, Prompts
 from model.common.ranks import is_first
 from model.common.sharded_tensors import local
-from model.networks.shards import gathered
+from model.networks.sharded_modules import gathered
 from model.prior import logits, scoring
 from model.prior.division import divided
 from tests.model.tiny import PROMPTS, tiny

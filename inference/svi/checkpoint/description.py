@@ -1,17 +1,12 @@
 """Descriptions of objects, by name, that are the same in every process; rules: `fingerprint.py`."""
 
-import argparse
 import functools
 import inspect
 import json
 import logging
-import re
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import is_dataclass
-from numbers import Number
-from pathlib import PurePath
-from types import FunctionType, MethodType, ModuleType, SimpleNamespace
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,32 +19,29 @@ from inference.svi.checkpoint.code_description import (
     code_of,
     is_installed,
     is_ours,
-    is_users_module,
     names_in,
     names_read,
 )
+from inference.svi.checkpoint.object_parts import (
+    PLAIN,
+    as_read,
+    attributes_of,
+    counts,
+    members_of,
+)
 from model.common.digests import tensors_digest
-from model.networks.shards import class_of
+from model.networks.sharded_modules import class_of
 
 Leaves = dict[str, str]
 """Description of each part, by name; the empty name is the whole."""
 
-PLAIN = (type(None), Number, str, bytes, range, torch.dtype, torch.Size, PurePath, re.Pattern)
-DATA = (*PLAIN, type, Tensor, np.ndarray, tuple, list, dict, nn.Module, PreTrainedTokenizerBase)
-"""Types of attributes that describe an object of an installed package."""
 DEPTH = 60  # largest depth of objects in objects
 DIGITS = 9
 """Significant digits of a number: later digits of a solved multiplier depend on the processor."""
 MANY = 200  # number of items above which a container is one leaf
-STATE = {"_known", "_applied", "_cache", "training"}
-"""Attributes of the project's own objects without effect on the result."""
-SPEED = {"in_step", "gathers_draws", "batch_size", "cache_size", "max_cached", "splits_head"}
-"""Attributes that change the cost of an object alone."""
 UNSTABLE = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 """Settings of a network that depend on the place it was loaded from."""
 ELSEWHERE = {"padding", "truncation"}  # parts of a tokenizer that each call sets anew
-OF_MODULES = {*vars(nn.Module()), "__dict__", "__weakref__"}
-"""Attributes in which torch keeps the parts of a module."""
 
 
 def join(name: str, key: str) -> str:
@@ -106,7 +98,7 @@ class Description:
             case set() | frozenset():
                 return {"": str(sorted(str(self(item)) for item in value))}
             case type():
-                return self._parts(_members(value), value.__name__)
+                return self._parts(members_of(value), value.__name__)
             case ModuleType():
                 return {"": value.__name__}
             case logging.Logger():
@@ -188,12 +180,12 @@ class Description:
     def _object(self, value: Any) -> Leaves:
         """An object: class and attributes; of an installed package plain attributes alone."""
         kind = type(value)
-        attributes = _attributes(value)
+        attributes = attributes_of(value)
         if not attributes and is_installed(kind) and " at 0x" not in (text := repr(value)):
             return {"": text}
-        parts = _members(kind)
+        parts = members_of(kind)
         for name, part in attributes.items():
-            if _counts(kind, name, part):
+            if counts(kind, name, part):
                 # the underscore of a container says that the container may be a cache
                 private = name.startswith("_") and isinstance(part, dict | list | set)
                 parts[name if private else name.lstrip("_")] = part
@@ -220,7 +212,7 @@ class Description:
         parts = {}
         for name, cell in cells:
             with suppress(ValueError):  # a variable without a value yet
-                parts[name] = _as_read(cell.cell_contents, read)
+                parts[name] = as_read(cell.cell_contents, read)
         if is_ours(function) or is_installed(function):
             return self._parts(parts, f"{function.__module__}.{function.__qualname__}")
         if function.__defaults__ or function.__kwdefaults__:
@@ -230,67 +222,9 @@ class Description:
                 parts[f"{function.__name__}.{name}"] = part
         variables = function.__globals__
         for name in sorted(names_in(function.__code__) & variables.keys() - parts.keys()):
-            if not isinstance(part := _as_read(variables[name], read), ModuleType):
+            if not isinstance(part := as_read(variables[name], read), ModuleType):
                 parts[name] = part
         return self._parts(parts, f"{function.__name__} {code_of(function)}")
-
-
-def _members(kind: type) -> dict[str, Any]:
-    """Methods and attributes of a class and its bases, if they are the user's."""
-    members: dict[str, Any] = {}
-    for base in reversed(kind.__mro__):
-        if is_ours(base) or is_installed(base):
-            continue
-        for name, member in vars(base).items():
-            for wrapper in ("func", "fget", "__func__"):  # cached property, property, static method
-                member = getattr(member, wrapper, member)
-            if isinstance(member, FunctionType):
-                members[f"{name}()"] = member
-            elif not name.startswith("__") and not inspect.isdatadescriptor(member):
-                members[name] = member
-    return members
-
-
-def _counts(kind: type, name: str, part: Any) -> bool:
-    """True if an attribute of an object describes the object."""
-    if name in SPEED or (name in STATE and is_ours(kind)):
-        return False
-    return not is_installed(kind) or (isinstance(part, DATA) and not name.startswith("_"))
-
-
-def _as_read(part: Any, names: set[str]) -> Any:
-    """A variable as a function that reads these names sees the variable.
-
-    The user's modules and holders of settings are reduced to their variables of these names;
-    a holder without such a name stays whole.
-    """
-    if isinstance(part, ModuleType) and is_users_module(part):
-        return _variables(part, names, set())
-    settings = isinstance(part, argparse.Namespace | SimpleNamespace)
-    settings |= is_dataclass(part) and not callable(part)
-    if not settings or not hasattr(part, "__dict__"):
-        return part
-    return {name: value for name, value in vars(part).items() if name in names} or part
-
-
-def _variables(module: ModuleType, names: set[str], seen: set[ModuleType]) -> dict[str, Any]:
-    """Variables of a module by these names, and of the user's modules among them."""
-    variables: dict[str, Any] = {}
-    for name in vars(module).keys() & names:
-        part = vars(module)[name]
-        if not isinstance(part, ModuleType):
-            variables[name] = part
-        elif is_users_module(part) and part not in seen:
-            variables[name] = _variables(part, names, seen | {module})
-    return variables
-
-
-def _attributes(value: Any) -> dict[str, Any]:
-    """Attributes of an object, without those in which torch keeps the parts of a module."""
-    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
-    attributes = {name: getattr(value, name) for name in slots if hasattr(value, name)}
-    attributes |= getattr(value, "__dict__", {})
-    return {name: part for name, part in attributes.items() if name not in OF_MODULES}
 
 
 def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -1,0 +1,93 @@
+"""Layers of a network that an adapter of `peft` adapts, and the adapter beside the prior's own."""
+
+import re
+import warnings
+from collections import Counter
+from typing import Any
+
+import transformers
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+
+def linear_layers(network: "transformers.PreTrainedModel") -> dict[str, nn.Module]:
+    """Linear layers by name, outside adapters and of untied weights, which alone can be merged."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    modules = dict(network.named_modules())
+    inside = tuple(f"{name}." for name, m in modules.items() if isinstance(m, BaseTunerLayer))
+    uses = Counter(id(p) for _, p in network.named_parameters(remove_duplicate=False))
+    layers = {}
+    for name, module in modules.items():
+        layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        is_linear = isinstance(layer, nn.Linear | Conv1D) and uses[id(layer.weight)] == 1
+        if is_linear and not name.startswith(inside):
+            layers[name] = layer
+    return layers
+
+
+def target_layers(
+    network: "transformers.PreTrainedModel", layers: dict[str, nn.Module], modules: str
+) -> list[str]:
+    """Names of the layers to adapt."""
+    if modules == "all-linear":
+        output = network.get_output_embeddings()
+        return [name for name in layers if network.get_submodule(name) is not output]
+    patterns = [part.strip() for part in modules.split(",")]
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            fault = f"target_modules has {pattern!r}, which is no regular expression: {error}"
+            raise ValueError(fault) from error
+        if not any(_fits(pattern, name) for name in layers):
+            names = sorted({name.rsplit(".", 1)[-1] for name in layers})
+            fault = f"target_modules has {pattern!r}, which fits no linear layer: expected some of"
+            raise ValueError(f"{fault} {', '.join(names)}")
+    return [name for name in layers if any(_fits(pattern, name) for pattern in patterns)]
+
+
+def _fits(pattern: str, name: str) -> bool:
+    return re.fullmatch(rf"(.*\.)?(?:{pattern})", name) is not None
+
+
+def check_adapter(network: "transformers.PreTrainedModel", layers: dict[str, nn.Module]) -> None:
+    """Refuse a network whose adapter excludes a second adapter, saving or merging."""
+    from peft.tuners.lora import Linear
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import AuxiliaryTrainingWrapper
+
+    for name, module in network.named_modules():
+        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper) and (
+            type(module) is not Linear or name not in layers or module.merged
+        ):
+            kind = f"{type(module).__module__}.{type(module).__name__}"
+            raise ValueError(
+                f"the prior's adapter, {kind} at {name}, cannot be combined with another, expected "
+                "LoRA on linear layers, not merged: use the result of `merge_and_unload`"
+            )
+
+
+def add_adapter(network: "transformers.PreTrainedModel", config: Any) -> str:
+    """Add an adapter and activate it beside the active ones; return its name, which is new."""
+    from peft.tuners.lora import LoraLayer
+
+    adapters = {name: m for name, m in network.named_modules() if isinstance(m, LoraLayer)}
+    active = {
+        name: [] if module.disable_adapters else list(module.active_adapters)
+        for name, module in adapters.items()
+    }
+    taken = {adapter for module in adapters.values() for adapter in module.lora_A}
+    names = ["guide", *(f"guide-{i}" for i in range(2, len(taken) + 3))]
+    new = next(name for name in names if name not in taken)
+    with warnings.catch_warnings():
+        # the prior's own configuration is expected
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+        network.add_adapter(config, new)
+    if taken:
+        config.base_model_name_or_path = None  # the path names the network without its adapter
+    for name, module in network.named_modules():
+        if isinstance(module, LoraLayer):
+            module.enable_adapters(True)
+            module.set_adapter([*active.get(name, []), new])
+    return new
