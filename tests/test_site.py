@@ -88,6 +88,14 @@ def test_every_answer_is_linked_from_the_top_of_its_page():
     assert re.findall(r"^- \[(.*)\]\(#", text, re.M) == re.findall(r"^### (.*)$", text, re.M)
 
 
+def test_every_figure_stands_in_the_gallery():
+    text = (DOCS / "gallery.md").read_text(encoding="utf-8")
+    pictures = [*DOCS.glob("*.svg"), *(DOCS / "gallery").glob("*.svg")]
+    shown = set(re.findall(r"^!\[.{20,}\]\((.*)\)$", text, re.M))
+    assert shown == {path.relative_to(DOCS).as_posix() for path in pictures}
+    assert text.count("\n`python -m experiments.") == text.count("\n## ")
+
+
 def test_every_page_that_runs_in_a_browser_is_shown():
     names = {path.stem for path in (DOCS / "explore").glob("*.html")}
     text = (DOCS / "explore.md").read_text(encoding="utf-8")
