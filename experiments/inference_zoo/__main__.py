@@ -17,7 +17,7 @@ The measurements of samplers and guides differ:
 The defaults take almost an hour on two cores; `--seeds 1 --fractions 1` takes a fifth of that.
 
     python -m experiments.inference_zoo
-    python -m experiments.inference_zoo --worlds eight-tokens --only leave-one-out --seeds 5
+    python -m experiments.inference_zoo --worlds eight-tokens --steps 300 --only leave-one-out
 """
 
 from dataclasses import dataclass
