@@ -129,7 +129,7 @@ def curves(x: Sequence[float], series: Mapping[str, Sequence[float]], **labels: 
 
 
 def table(header: Sequence[str], *rows: Sequence[object]) -> Any:
-    """Table of rows; numbers have four decimals.
+    """Table of rows. Numbers have four decimals; all columns but the first are aligned right.
 
     A last column whose header starts with "expected" has the numbers of the column before as the
     author saw them. A difference of more than 2% and 0.002 is noted in `UNEXPECTED`.
@@ -138,7 +138,8 @@ def table(header: Sequence[str], *rows: Sequence[object]) -> Any:
         for *_, value, expected in rows:
             if not isinstance(expected, str) and not _close(value, expected):
                 UNEXPECTED.append(f"{_cell(value)}, expected {_cell(expected)}")
-    lines = [header, ["---"] * len(header), *rows]
+    alignment = [":--"] + ["--:"] * (len(header) - 1)
+    lines = [header, alignment, *rows]
     return marimo.md("\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines))
 
 

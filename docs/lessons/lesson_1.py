@@ -107,7 +107,9 @@ def _():
 
 @app.cell
 def _():
-    log10_draws = mo.ui.slider(1, 4, step=0.5, value=2, label="log10 of the number of draws K")
+    log10_draws = mo.ui.slider(
+        1, 4, step=0.5, value=2, label="log10 of the number of draws K", show_value=True
+    )
     mo.hstack([log10_draws], justify="start")
     return (log10_draws,)
 

@@ -50,7 +50,9 @@ def _():
 
 @app.cell
 def _():
-    log10_beta = mo.ui.slider(-3, 1.5, step=0.1, value=-0.5, label="log10 of beta", full_width=True)
+    log10_beta = mo.ui.slider(
+        -3, 1.5, step=0.1, value=-0.5, label="log10 of beta", full_width=True, show_value=True
+    )
     mo.hstack([log10_beta])
     return (log10_beta,)
 

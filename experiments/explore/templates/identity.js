@@ -120,6 +120,14 @@ const ROWS = [
 const LIMITS = [0.5, 1, 2, 4, 8, 16, 32, 64, 128, 1024];
 const limitOf = (value) => LIMITS.find((limit) => value <= limit * 0.98) ?? value * 1.1;
 
+/** A text inside a box from a to b, after it, or before it; undefined where the text is too long. */
+function labelOf(text, a, b, width, sign) {
+  const length = 8.2 * text.length;
+  if (sign > 0 && b - a > length) return [text, a + 8, 'inside'];
+  if (b + length <= width) return [text, b + 8, 'after'];
+  if (a > length) return [text, a - 8, 'before'];
+}
+
 function drawStrips(values, factor) {
   const ends = ROWS.flatMap(([[first]]) => [factor * values[first], factor * values.elbo, 0]);
   const low = Math.min(...ends) < 0 ? -limitOf(-Math.min(...ends)) : 0;
@@ -134,26 +142,23 @@ function drawStrips(values, factor) {
       [0, middle, first, 4],
       [middle, factor * values.elbo, second, 32],
     ];
-    const parts = [`<path d="M${to(0)} 0V62" class="axis-line"/>`];
+    const lines = [`<path d="M${to(0)} 0V62" class="axis-line"/>`];
+    const texts = [];
     for (const [from, until, [name, sign, title], top] of boxes) {
       const [a, b] = [Math.min(to(from), to(until)), Math.max(to(from), to(until))];
-      const text = `${sign < 0 ? '− ' : ''}${title} ${fixed(factor * values[name], 2)}`;
-      const length = 8.2 * text.length;
-      const isInside = sign > 0 && b - a > length;
-      const isLeft = !isInside && b + length > width;
-      const [x, anchor] = isInside
-        ? [a + 8, 'start']
-        : isLeft && a > length
-          ? [a - 8, 'end']
-          : [isLeft ? width - length : b + 8, 'start'];
-      parts.push(
+      const value = `${sign < 0 ? '− ' : ''}${fixed(factor * values[name], 2)}`;
+      const full = sign < 0 ? value.replace(' ', ` ${title} `) : `${title} ${value}`;
+      const [text, x, place] = labelOf(full, a, b, width, sign) ??
+        labelOf(value, a, b, width, sign) ?? [value, a + 8, 'over'];
+      lines.push(
         `<rect x="${a}" y="${top}" width="${Math.max(1.5, b - a)}" height="24" rx="3" class="f-${kind} ${sign < 0 ? `minus s-${kind}` : ''}"/>`,
-        `<text x="${x}" y="${top + 17}" text-anchor="${anchor}" class="${isInside ? 'inside' : ''}">${text}</text>`,
       );
+      const anchor = place === 'before' ? 'end' : 'start';
+      texts.push(`<text x="${x}" y="${top + 17}" text-anchor="${anchor}" class="${place}">${text}</text>`);
     }
-    parts.push(`<path d="M${elbo} 0V62" class="elbo-line"/>`);
+    lines.push(`<path d="M${elbo} 0V62" class="elbo-line"/>`);
     const strip = $(`strip-${number}`);
-    strip.innerHTML = parts.join('');
+    strip.innerHTML = [...lines, ...texts].join('');
     strip.setAttribute('role', 'img');
     strip.setAttribute(
       'aria-label',
