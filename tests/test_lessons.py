@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
 LESSONS = Path(__file__).parents[1] / "docs" / "lessons"
 NAMES = sorted(path.stem for path in LESSONS.glob("lesson_*.py"))
@@ -37,6 +38,16 @@ def test_lesson_runs_and_its_exercises_take_the_solutions_alone(name):
         for answer in solutions["WRONG"][exercise]:
             with pytest.raises(AssertionError):
                 check(answer)
+
+
+def test_figures_of_lessons_have_the_style_of_all_figures():
+    from classroom import bars, curves
+
+    texts, shares = ["good", "dull"], {"prior": torch.tensor([0.5, 0.5])}
+    for figure in (bars(texts, shares, "Two"), curves([0, 1], {"ELBO": [0, 1]}, xlabel="step")):
+        (axes,) = figure.axes
+        assert axes.yaxis.label.get_fontsize() == 13
+        assert not axes.spines["top"].get_visible()
 
 
 @pytest.mark.slow

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
+from pathlib import Path
 from typing import Any
 
 import marimo
@@ -10,6 +11,7 @@ import pyro
 import torch
 from torch import Tensor
 
+import experiments
 from guides import GUIDES, Guide
 from inference import Enumeration
 from inference.svi.ascend import ascend
@@ -18,6 +20,8 @@ from model import AlignmentModel, LanguageModel, Prompts, TextReward, grammar_pr
 PROMPT = "the film was"
 COLOURS = ("#9aa0a6", "#0072b2", "#d55e00", "#009e73")
 """Colours that colour-blind readers tell apart; grey for the prior."""
+STYLE = Path(experiments.__file__).parent / "shared" / "figures.mplstyle"
+"""Style of all figures of the project."""
 UNEXPECTED: list[str] = []
 """Numbers of tables that differ from the expected output beside them."""
 
@@ -82,6 +86,20 @@ def grammar_world() -> World:
     return World(prior, prior.encode([PROMPT]), TextReward(vader_sentiment, prior))
 
 
+def in_style(draw: Callable[..., Any]) -> Callable[..., Any]:
+    """Draw in the style of all figures. Matplotlib takes time to import."""
+
+    @wraps(draw)
+    def styled(*args: Any, **kwargs: Any) -> Any:
+        from matplotlib import style
+
+        with style.context(STYLE):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+@in_style
 def bars(
     texts: Sequence[str], probabilities: Mapping[str, Tensor], title: str, num_shown: int = 12
 ) -> Any:
@@ -98,7 +116,7 @@ def bars(
     columns = {name: values.detach().flatten() for name, values in probabilities.items()}
     order = next(iter(columns.values())).argsort(descending=True)[:num_shown]
     labels = [*(texts[i] for i in order.tolist()), "all others"]
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    figure = Figure(figsize=(6.6, 3.8))
     axes = figure.subplots()
     width = 0.8 / len(columns)
     for k, (name, values) in enumerate(columns.items()):
@@ -109,22 +127,21 @@ def bars(
     for label in axes.get_xticklabels():
         label.set_horizontalalignment("right")
     axes.set(ylabel="probability", title=title)
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend()
     return figure
 
 
+@in_style
 def curves(x: Sequence[float], series: Mapping[str, Sequence[float]], **labels: str) -> Any:
     """Figure with a line for each series; `labels` are those of the axes and the title."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    figure = Figure(figsize=(6.6, 3.8))
     axes = figure.subplots()
     for (name, values), colour in zip(series.items(), COLOURS, strict=False):
         axes.plot(x, values, label=name, color=colour)
     axes.set(**labels)
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend()
     return figure
 
 
