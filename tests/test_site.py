@@ -88,13 +88,14 @@ def test_every_page_is_two_clicks_from_the_first():
 def test_questions_of_a_newcomer_are_linked_from_the_first_page(question):
     first, answers = ((DOCS / name).read_text(encoding="utf-8") for name in ("index.md", "faq.md"))
     (anchor,) = re.findall(re.escape(f"[{question}](faq.md#") + r"([\w-]+)\)", first)
-    assert f"\n- [{question}](#{anchor})\n" in answers
+    assert f"\n| [{question}](#{anchor}) |\n" in answers
     assert f"\n### {question}\n" in answers
 
 
 def test_every_answer_is_linked_from_the_top_of_its_page():
     text = (DOCS / "faq.md").read_text(encoding="utf-8")
-    assert re.findall(r"^- \[(.*)\]\(#", text, re.M) == re.findall(r"^### (.*)$", text, re.M)
+    linked = re.findall(r"^\| \[(.*)\]\(#.*\) \|$", text.replace(r"\|", "|"), re.M)
+    assert linked == re.findall(r"^### (.*)$", text, re.M)
 
 
 def test_every_figure_stands_in_the_gallery():
