@@ -57,9 +57,12 @@ def check_adapter(network: "transformers.PreTrainedModel", layers: dict[str, nn.
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import AuxiliaryTrainingWrapper
 
+    from model.networks.adapted_linear import AdaptedLinear
+
+    kinds = (Linear, AdaptedLinear)
     for name, module in network.named_modules():
         if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper) and (
-            type(module) is not Linear or name not in layers or module.merged
+            type(module) not in kinds or name not in layers or module.merged
         ):
             kind = f"{type(module).__module__}.{type(module).__name__}"
             raise ValueError(
@@ -71,6 +74,8 @@ def check_adapter(network: "transformers.PreTrainedModel", layers: dict[str, nn.
 def add_adapter(network: "transformers.PreTrainedModel", config: Any) -> str:
     """Add an adapter and activate it beside the active ones; return its name, which is new."""
     from peft.tuners.lora import LoraLayer
+
+    from model.networks.adapted_linear import faster_adapters
 
     adapters = {name: m for name, m in network.named_modules() if isinstance(m, LoraLayer)}
     active = {
@@ -84,6 +89,7 @@ def add_adapter(network: "transformers.PreTrainedModel", config: Any) -> str:
         # the prior's own configuration is expected
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")
         network.add_adapter(config, new)
+    faster_adapters(network)
     if taken:
         config.base_model_name_or_path = None  # the path names the network without its adapter
     for name, module in network.named_modules():

@@ -19,6 +19,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache
 
+from model.networks.attention import FasterAttention
+
 recomputed = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 _active = False
 """True inside `checkpointed_layers`. A global: a backward pass may run in another thread."""
@@ -70,7 +72,11 @@ def around(network: nn.Module) -> Iterator[None]:
 
 def _forward(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """The layer's own `forward`, computed again in the backward pass."""
-    forward = partial(type(layer).forward, layer)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with FasterAttention():  # also in the backward pass
+            return type(layer).forward(layer, *args, **kwargs)
+
     cache = next((each for each in (*args, *kwargs.values()) if isinstance(each, Cache)), None)
     if not torch.is_grad_enabled():  # a pass of another thread with the same network
         return forward(*args, **kwargs)

@@ -3,7 +3,7 @@
 import copy
 import inspect
 import threading
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -15,6 +15,7 @@ from transformers.cache_utils import DynamicLayer
 
 from model.common.devices import is_asynchronous, total_memory
 from model.networks import layer_checkpoints
+from model.networks.attention import FasterAttention
 from model.networks.checks import check_causal, checked_network, evaluating, without_head
 from model.networks.few_rows import few_rows
 from model.networks.growing_layer import GrowingLayer
@@ -93,6 +94,10 @@ class CachedDecoder(nn.Module):
             expected = "expected layers of attention alone"
             raise ValueError(f"{kind} has layers of kind {sorted(others)}, {expected}")
         check_causal(network.eval())
+        if any(hasattr(module, "lora_A") for module in network.modules()):
+            from model.networks.adapted_linear import faster_adapters  # takes seconds to import
+
+            faster_adapters(network)
         self.network = network
         self.max_new_tokens = max_new_tokens
         self._keeps_last_logits = "logits_to_keep" in arguments
@@ -204,6 +209,11 @@ class CachedDecoder(nn.Module):
         dtype = self.network.dtype
         return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
+    def _attention(self) -> AbstractContextManager[Any]:
+        """Faster gradients of attention in half precision on a CPU."""
+        half = self.network.dtype.itemsize < torch.float32.itemsize and self.device.type == "cpu"
+        return FasterAttention() if half and torch.is_grad_enabled() else nullcontext()
+
     def _unread(self, mask: Tensor, cache: Any = None, num_read: int = 0) -> CachedState:
         """The state before a pass, with the mask of all columns, `[B, C]`."""
         positions = (mask.cumsum(1) - 1).clamp(min=0) + self._first_position
@@ -252,7 +262,7 @@ class CachedDecoder(nn.Module):
         # a hook, since some networks scale or cap the logits of the output layer
         hook = self.network.get_output_embeddings().register_forward_pre_hook(record)
         try:
-            with layer_checkpoints.around(self.network):
+            with layer_checkpoints.around(self.network), self._attention():
                 out = self.network(**batch, use_cache=True)
         finally:
             hook.remove()

@@ -1,0 +1,91 @@
+"""Adapters in half precision: outputs and gradients of `peft` up to rounding, with less memory."""
+
+from typing import Any
+
+import pytest
+import torch
+from peft.tuners.lora import Linear
+from torch import Tensor
+
+from guides import LoRA
+from model import LanguageModel, ResponseDistribution
+from model.networks.adapted_linear import AdaptedLinear
+from tests.model.tiny import PROMPTS, tiny
+
+
+def adapted_twice(dtype: torch.dtype) -> LoRA:
+    """A guide on a prior that has an adapter itself, all adapters with random numbers."""
+    prior = LoRA(tiny("llama", dtype), rank=2).language_model
+    guide = LoRA(prior, rank=3, alpha=7)
+    for module in guide.modules():
+        if isinstance(module, AdaptedLinear):
+            for layer in (*module.lora_A.values(), *module.lora_B.values()):
+                torch.nn.init.normal_(layer.weight, 0.0, 0.2)
+    return guide
+
+
+def results(module: Any, forward: Any, x: Tensor) -> list[Tensor]:
+    """Output of a layer by one of two methods, and the gradients of its input and adapters."""
+    x = x.clone().requires_grad_()
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    output = forward(module, x)
+    grads = torch.autograd.grad(output.float().square().sum(), [x, *parameters])
+    return [output.detach(), *grads]
+
+
+@pytest.mark.parametrize("rows", [2, 200])
+def test_outputs_and_gradients_are_those_of_peft(rows: int) -> None:
+    guide = adapted_twice(torch.bfloat16)
+    layers = [m for m in guide.language_model.modules() if isinstance(m, AdaptedLinear)]
+    assert layers
+    for module in layers:
+        x = torch.randn(rows, 1, module.in_features, dtype=torch.bfloat16)
+        got = results(module, AdaptedLinear.forward, x)
+        expected = results(module, Linear.forward, x)
+        assert len(got) == 4  # the output, and gradients of the input, of A and of B
+        for own, other in zip(got, expected, strict=True):
+            assert own.dtype == other.dtype
+            assert (own - other).float().norm() < 0.02 * other.float().norm()
+        with torch.no_grad():
+            torch.testing.assert_close(module(x), got[0])
+
+
+def test_a_new_guide_is_the_prior_to_the_last_bit() -> None:
+    prior = tiny("llama", torch.bfloat16)
+    guide, prompts = LoRA(prior, rank=4), prior.encode(PROMPTS)
+    response = prior(prompts).sample((20,))
+    log_guide = guide.distribution(prompts).log_prob(response)
+    assert log_guide.requires_grad
+    assert torch.equal(log_guide, prior(prompts).log_prob(response))
+
+
+def test_a_prior_with_an_adapter_and_a_new_guide_on_it_are_equal() -> None:
+    with_adapter = adapted_twice(torch.bfloat16).language_model
+    fresh = LanguageModel(with_adapter.network, with_adapter.tokenizer, max_new_tokens=3)
+    prompts = fresh.encode(PROMPTS)
+    response = fresh(prompts).sample((20,))
+    guide = LoRA(fresh, rank=2)
+    log_guide: ResponseDistribution = guide.distribution(prompts)
+    assert torch.equal(log_guide.log_prob(response), fresh(prompts).log_prob(response))
+
+
+def test_the_gradient_keeps_no_input_in_float32() -> None:
+    module = next(m for m in adapted_twice(torch.bfloat16).modules() if type(m) is AdaptedLinear)
+    x = torch.randn(50, module.in_features, dtype=torch.bfloat16, requires_grad=True)
+    saved: list[Tensor] = []
+
+    def save(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        module(x)
+    assert [t for t in saved if t.shape == x.shape]
+    assert not [t for t in saved if t.shape == x.shape and t.dtype == torch.float32]
+
+
+def test_float32_layers_are_peft_s_own() -> None:
+    guide = adapted_twice(torch.float32)
+    module = next(m for m in guide.modules() if type(m) is AdaptedLinear)
+    x = torch.randn(5, module.in_features)
+    assert torch.equal(module(x), Linear.forward(module, x))
