@@ -15,6 +15,7 @@ import torch
 
 from model import LanguageModel, Prompts, grammar_prior
 from model.prior.grammar import PROMPTS
+from tests.model.tiny import encoder
 from tests.on_device import place_tests
 from tests.ranks import Group, started
 
@@ -76,6 +77,15 @@ def prior() -> LanguageModel:
 def prompts(prior: LanguageModel) -> Prompts:
     """Both prompts of the grammar."""
     return prior.encode(PROMPTS)
+
+
+@pytest.fixture
+def encoder_folder(prior: LanguageModel, tmp_path: Path) -> Path:
+    """A tiny encoder with the tokenizer of the prior."""
+    folder = tmp_path / "encoder"
+    encoder(vocab_size=prior.vocab_size).save_pretrained(folder)
+    prior.tokenizer.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -5,26 +5,17 @@ import torch
 
 import inference
 from guides import FineTuned
-from inference import (
-    Enumeration,
-    FusedOptimizer,
-    PriorSample,
-    diagnose,
-    fit,
-    match_moments,
-    solve_beta,
-)
 from model import AlignmentModel, TextReward, vader_sentiment
 from tests.guides.test_examples import example
 
 EXAMPLES = [
-    Enumeration,
-    FusedOptimizer,
-    PriorSample,
-    diagnose,
-    fit,
-    match_moments,
-    solve_beta,
+    inference.Enumeration,
+    inference.FusedOptimizer,
+    inference.PriorSample,
+    inference.diagnose,
+    inference.fit,
+    inference.match_moments,
+    inference.solve_beta,
 ]
 
 

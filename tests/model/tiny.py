@@ -11,6 +11,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
 from transformers import (
+    BertConfig,
+    BertModel,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -24,20 +26,26 @@ from model import LanguageModel
 WORDS = ("<end>", "<pad>", "a", "b", "c")
 PROMPTS = ["a b c a", "", "b"]  # of different lengths, one of them empty
 SPECIAL = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
+GPT2_SIZES = {
+    "vocab_size": len(WORDS),
+    "n_positions": 16,
+    "n_embd": 16,
+    "n_layer": 2,
+    "n_head": 2,
+}
+ENCODER_SIZES = {
+    "vocab_size": len(WORDS),
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
 
 
 def gpt2() -> PreTrainedModel:
     """Absolute positions."""
-    sizes = {
-        "vocab_size": len(WORDS),
-        "n_positions": 16,
-        "n_embd": 16,
-        "n_layer": 2,
-        "n_head": 2,
-        "initializer_range": 0.5,
-    }
     dropout = {"resid_pdrop": 0.5, "embd_pdrop": 0.5, "attn_pdrop": 0.5}
-    return GPT2LMHeadModel(GPT2Config(**sizes, **dropout, **SPECIAL))
+    return GPT2LMHeadModel(GPT2Config(**GPT2_SIZES, initializer_range=0.5, **dropout, **SPECIAL))
 
 
 def llama() -> PreTrainedModel:
@@ -52,6 +60,11 @@ def llama() -> PreTrainedModel:
     return LlamaForCausalLM(
         LlamaConfig(**sizes, **heads, **SPECIAL, initializer_range=0.3, attention_dropout=0.5)
     )
+
+
+def encoder(**settings: int) -> BertModel:
+    """A network that reads in both directions."""
+    return BertModel(BertConfig(**ENCODER_SIZES | settings))
 
 
 NETWORKS: dict[str, Callable[[], PreTrainedModel]] = {"gpt2": gpt2, "llama": llama}

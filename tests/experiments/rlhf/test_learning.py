@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from transformers import BertConfig, BertModel
 
 from experiments.rlhf.learning import held_out, learn
 from experiments.steer.choices import read_reward
@@ -41,17 +40,8 @@ def test_the_strength_of_ties_can_be_given_and_is_0_without_ties(prior):
     assert strength(SMALL, ties) > 1  # at least 2 * share / (1 - share)
 
 
-def test_a_reward_by_an_encoder_is_a_reward_for_steer(prior, tmp_path):
-    sizes = {
-        "vocab_size": 10,
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-    }
-    BertModel(BertConfig(**sizes)).save_pretrained(tmp_path / "encoder")
-    prior.tokenizer.save_pretrained(tmp_path / "encoder")
-    _, features = replace(SMALL, encoder=str(tmp_path / "encoder"), device="cpu").load()
+def test_a_reward_by_an_encoder_is_a_reward_for_steer(prior, encoder_folder, tmp_path):
+    _, features = replace(SMALL, encoder=str(encoder_folder), device="cpu").load()
     assert isinstance(features, EncoderFeatures)
     _, posterior = learn(SMALL, features, prefer_longer(12), seed=0)
     posterior.save(tmp_path / "reward")

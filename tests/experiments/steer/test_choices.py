@@ -4,6 +4,7 @@ import pytest
 
 from experiments.steer.choices import read_choices, read_constraint, read_moment, read_reward
 from model import vader_sentiment
+from tests.model.test_registry import MINE
 
 
 @pytest.mark.parametrize(
@@ -176,16 +177,3 @@ def test_a_reward_may_be_a_constraint_and_a_moment_too():
         "regex:a>3>=1",
         "words:good",
     ]
-
-
-MINE = """
-LIMIT = 0.0
-
-def shortness(texts):
-    return [min(LIMIT, -len(text) / 10) for text in texts]
-
-def endless(ids, is_token):
-    return is_token.all(-1).double()
-
-endless.upper_bound = 1.0
-"""

@@ -12,7 +12,7 @@ from inference.samplers.annealed_smc import annealed_smc, choose_temperature, lo
 from inference.samplers.posterior import NoSupportError
 from inference.samplers.resampling import RESAMPLING
 from model import AlignmentModel, Prompts, ResponseDistribution, ResponseSpace, TokenReward
-from tests.inference.samplers.three_tokens import assert_falls, assert_unbiased, graded
+from tests.inference.samplers.three_tokens import assert_falls, assert_unbiased, far_apart, graded
 
 RUNS = 1_000
 
@@ -213,12 +213,8 @@ def test_a_constraint_met_by_a_few_draws_is_weighed_right():
 
 def test_prompts_do_not_disturb_each_other(world, prior):
     """Add 40 nats at one prompt, -40 at the other: on a fixed schedule nothing else changes."""
-
-    def offset(response, is_token):
-        return graded(response, is_token) + torch.tensor([40.0, -40.0], dtype=torch.float64)
-
     results = []
-    for function in (graded, offset):
+    for function in (graded, far_apart):
         pyro.set_rng_seed(0)
         model = world.program(world.log_prior, TokenReward(function, prior))
         results.append(annealed_smc(model, world.prompts, num_samples=64, ess_threshold=0.7))

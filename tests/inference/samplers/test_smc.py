@@ -19,7 +19,7 @@ from inference.samplers.twist import LikelihoodTwist
 from model import AlignmentModel, TokenReward
 from model.prior import decode
 from model.prior.cached_decoder import CachedState
-from tests.inference.samplers.three_tokens import assert_falls, assert_unbiased, graded
+from tests.inference.samplers.three_tokens import assert_falls, assert_unbiased, far_apart, graded
 
 RUNS = 1_000
 
@@ -159,12 +159,8 @@ def test_means_approach_those_of_the_posterior(world):
 
 def test_prompts_do_not_disturb_each_other(world, prior):
     """Add 40 nats at one prompt, -40 at the other: same responses, weights and resamplings."""
-
-    def offset(response, is_token):
-        return graded(response, is_token) + torch.tensor([40.0, -40.0], dtype=torch.float64)
-
     results = []
-    for function in (graded, offset):
+    for function in (graded, far_apart):
         pyro.set_rng_seed(0)
         model = world.program(world.log_prior, TokenReward(function, prior))
         twist = LikelihoodTwist(model, floor=1000.0)

@@ -4,17 +4,14 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from guides import GUIDES, FineTuned
+from guides import FineTuned
 from inference import OBJECTIVES, fit
-from inference.objectives import Objective
-from inference.programs import parameter_scope
 from inference.response_site import ResponseSiteError
-from inference.svi.micro_batches import in_micro_batches
-from model import AlignmentModel, LanguageModel, Prompts
+from model import Prompts
 from tests.inference.conftest import killed_and_resumed
-from tests.model.tiny import PROMPTS, tiny
+from tests.inference.svi.step_gradients import World, gradients_of_steps, new_guide, world_of
 
 
 def reward(prompts: Prompts, response: Tensor) -> Tensor:
@@ -23,38 +20,12 @@ def reward(prompts: Prompts, response: Tensor) -> Tensor:
     return number * 0.3 * (response == 3).sum(-1) - 0.1 * response[..., 0]
 
 
-def world(dtype: torch.dtype) -> tuple[LanguageModel, AlignmentModel, Prompts]:
-    """A network of moderate weights: large ones amplify the rounding of float32."""
-    prior = tiny("llama", dtype, max_new_tokens=8)
-    with torch.no_grad():
-        for parameter in prior.network.parameters():
-            parameter *= 0.5
-    return prior, AlignmentModel(prior, reward, beta=0.5), prior.encode(PROMPTS)
-
-
-def new_guide(entry: Objective, prior: LanguageModel, prompts: Prompts) -> nn.Module:
-    guide = GUIDES[entry.guide](prior, prompts)
-    guide.jitter(0.1, torch.Generator().manual_seed(0))
-    return guide
+def world(dtype: torch.dtype) -> World:
+    return world_of("llama", reward, dtype, max_new_tokens=8)
 
 
 def gradients(name: str, dtype: torch.dtype, size: int | None) -> list[Tensor]:
-    """Gradients of five steps of an objective, without moving the guide."""
-    prior, model, prompts = world(dtype)
-    entry = OBJECTIVES[name]
-    prompts = prompts[: entry.max_prompts or 3]
-    guide = new_guide(entry, prior, prompts)
-    objective, rows = entry(num_particles=4), []
-    programs = [in_micro_batches(program, size) for program in (model, guide)]
-    pyro.set_rng_seed(1)
-    with parameter_scope(guide):
-        for _ in range(5):
-            guide.zero_grad()
-            objective.loss_and_grads(*programs, prompts)
-            store = dict(pyro.get_param_store().named_parameters())
-            grads = [p.grad for p in store.values() if p.grad is not None]
-            rows.append(torch.cat([grad.flatten() for grad in grads]))
-    return rows
+    return gradients_of_steps(world(dtype), name, 5, size=size)
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,12 @@ from torch import Tensor
 
 from guides import FineTuned
 from inference import OBJECTIVES, fit
-from inference.programs import parameter_scope
 from inference.svi import budget
 from inference.svi.checkpoint.folder import checkpoints
-from inference.svi.micro_batches import in_micro_batches
-from model import AlignmentModel, LanguageModel, Prompts
+from model import AlignmentModel, Prompts
 from model.common import ranks
-from model.common.ranks import average_gradients
-from model.prior.division import AXES, divided
-from tests.inference.svi.test_micro_batches import new_guide
-from tests.model.tiny import PROMPTS, tiny
+from model.prior.division import AXES, Axis
+from tests.inference.svi.step_gradients import World, gradients_of_steps, new_guide, world_of
 
 
 def reward(prompts: Prompts, response: Tensor) -> Tensor:
@@ -27,35 +23,15 @@ def reward(prompts: Prompts, response: Tensor) -> Tensor:
     return length * 0.3 * (response == 3).sum(-1) - 0.1 * response[..., 0]
 
 
-def world(dtype: torch.dtype) -> tuple[LanguageModel, AlignmentModel, Prompts]:
-    """A network of moderate weights without a part in float32, which GPT-2 is and Llama is not."""
-    prior = tiny("gpt2", dtype, max_new_tokens=5)
-    with torch.no_grad():
-        for parameter in prior.network.parameters():
-            parameter *= 0.5
-    return prior, AlignmentModel(prior, reward, beta=0.5), prior.encode(PROMPTS)
+def world(dtype: torch.dtype) -> World:
+    """A network without a part in float32, which GPT-2 is and Llama is not."""
+    return world_of("gpt2", reward, dtype, max_new_tokens=5)
 
 
 def gradients(
-    name: str, dtype: torch.dtype = torch.float64, by: str = "particles", size: int | None = None
+    name: str, dtype: torch.dtype = torch.float64, by: Axis = "particles", size: int | None = None
 ) -> list[Tensor]:
-    """Gradients of two steps of an objective, without moving the guide."""
-    prior, model, prompts = world(dtype)
-    entry = OBJECTIVES[name]
-    prompts = prompts[: entry.max_prompts or 3]
-    guide = new_guide(entry, prior, prompts)
-    objective, rows = entry(num_particles=4), []
-    programs = [in_micro_batches(program, size) for program in (model, guide)]
-    pyro.set_rng_seed(1)
-    with parameter_scope(guide), divided(by):
-        for _ in range(2):
-            guide.zero_grad()
-            objective.loss_and_grads(*programs, prompts)
-            store = dict(pyro.get_param_store().named_parameters())
-            average_gradients(store)
-            grads = [p.grad for p in store.values() if p.grad is not None]
-            rows.append(torch.cat([grad.flatten() for grad in grads]))
-    return rows
+    return gradients_of_steps(world(dtype), name, 2, by=by, size=size)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel, GPT2ForSequenceClassification
+from transformers import GPT2ForSequenceClassification
 
 from model import (
     Pattern,
@@ -15,7 +15,7 @@ from model import (
 )
 from model.common.texts import TextFileError, listed_texts, read_lines
 from model.preferences import EncoderFeatures, PreferenceError, PriorFeatures
-from tests.model.tiny import tiny, tiny_tokenizer
+from tests.model.tiny import encoder, tiny, tiny_tokenizer
 
 TEXTS = ["a b", "c"]
 LINE = '{"prompt": "a", "chosen": " b", "rejected": " \u00e9"}'
@@ -163,14 +163,7 @@ def test_row_of_preferences_with_something_else_than_texts_is_refused(value):
 def readers():
     """By name, all that takes texts."""
     prior = tiny()
-    sizes = {
-        "vocab_size": 5,
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-    }
-    encoder = EncoderFeatures(BertModel(BertConfig(**sizes)), tiny_tokenizer())
+    features = EncoderFeatures(encoder(), tiny_tokenizer())
     classifier = GPT2ForSequenceClassification(prior.network.config)
     return {
         "vader": vader_sentiment,
@@ -179,7 +172,7 @@ def readers():
         "likelihood": TextLikelihood(prior.network, prior.tokenizer),
         "classifier": SequenceClassifier(classifier, tiny_tokenizer(), 0),
         "prior features": PriorFeatures(prior),
-        "encoder features": encoder,
+        "encoder features": features,
     }
 
 

@@ -18,7 +18,7 @@ from guides.guide import OtherGuideError
 from model import LanguageModel, SequenceClassifier
 from model.common.digests import MANIFEST
 from model.networks.source import PretrainedError
-from tests.model.tiny import NETWORKS, WORDS, tiny, tiny_tokenizer
+from tests.model.tiny import GPT2_SIZES, NETWORKS, tiny, tiny_tokenizer
 
 IDS = torch.tensor([[2, 3, 4], [4, 0, 3]])
 WEIGHTS = "adapter_model.safetensors"
@@ -245,6 +245,13 @@ def test_a_network_in_the_wrapper_of_peft_is_taken_out_of_it(tmp_path):
 # As a guide
 
 
+def guide_and_base(folder):
+    """A LoRA guide, and the network of its prior as `transformers` loads it from the folder."""
+    prior = LanguageModel(base_of("gpt2", folder), tiny_tokenizer(), max_new_tokens=3)
+    guide = LoRA(prior, rank=2, alpha=6, target_modules="c_attn")
+    return guide, AutoModelForCausalLM.from_pretrained(folder)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -260,14 +267,7 @@ def test_a_network_in_the_wrapper_of_peft_is_taken_out_of_it(tmp_path):
     ],
 )
 def test_adapters_of_other_kinds_are_refused_as_a_guide(options, tmp_path):
-    base = base_of("gpt2", tmp_path / "base")
-    guide = LoRA(
-        LanguageModel(base, tiny_tokenizer(), max_new_tokens=3),
-        rank=2,
-        alpha=6,
-        target_modules="c_attn",
-    )
-    other = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    guide, other = guide_and_base(tmp_path / "base")
     config = peft.LoraConfig(
         **{"r": 2, "lora_alpha": 6, "target_modules": ["c_attn"], "fan_in_fan_out": True} | options
     )
@@ -280,14 +280,7 @@ def test_adapters_of_other_kinds_are_refused_as_a_guide(options, tmp_path):
 
 def test_an_adapter_of_peft_is_taken_up_as_a_guide(tmp_path):
     """DoRA of any origin loads; without magnitudes an adapter that claims DoRA is refused."""
-    base = base_of("gpt2", tmp_path / "base")
-    guide = LoRA(
-        LanguageModel(base, tiny_tokenizer(), max_new_tokens=3),
-        rank=2,
-        alpha=6,
-        target_modules="c_attn",
-    )
-    other = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    guide, other = guide_and_base(tmp_path / "base")
     wrapped = scattered(peft.get_peft_model(other, lora("gpt2", lora_dropout=0.1)))
     wrapped.save_pretrained(tmp_path / "adapter")
     guide.load_pretrained(tmp_path / "adapter")
@@ -325,16 +318,8 @@ def test_an_adapter_with_a_head_is_the_classifier_that_peft_trained(
     """Base without a head, and base with a head for another number of labels."""
     base_of("gpt2", tmp_path / "base")
     if not of_language_model:
-        sizes = {
-            "vocab_size": len(WORDS),
-            "n_positions": 16,
-            "n_embd": 16,
-            "n_layer": 2,
-            "n_head": 2,
-        }
-        GPT2ForSequenceClassification(GPT2Config(**sizes, num_labels=num_labels)).save_pretrained(
-            tmp_path / "base"
-        )
+        config = GPT2Config(**GPT2_SIZES, num_labels=num_labels)
+        GPT2ForSequenceClassification(config).save_pretrained(tmp_path / "base")
     network = AutoModelForSequenceClassification.from_pretrained(
         tmp_path / "base", num_labels=num_labels, pad_token_id=1
     )

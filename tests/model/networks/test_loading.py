@@ -14,7 +14,6 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertLMHeadModel,
-    BertModel,
     GPT2Config,
     GPT2ForSequenceClassification,
     T5Config,
@@ -26,16 +25,17 @@ from model import LanguageModel, SequenceClassifier, TextLikelihood
 from model.networks.loading import load_network
 from model.networks.source import PretrainedError, find_checkpoint, hub_name
 from model.preferences import EncoderFeatures
-from tests.model.tiny import WORDS, gpt2, llama, tiny, tiny_tokenizer
+from tests.model.tiny import (
+    ENCODER_SIZES,
+    GPT2_SIZES,
+    encoder,
+    gpt2,
+    llama,
+    tiny,
+    tiny_tokenizer,
+)
 
 WEIGHTS = "model.safetensors"
-SIZES = {
-    "vocab_size": len(WORDS),
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-}
 LOADERS = {
     "prior": lambda folder, **options: LanguageModel.from_pretrained(
         folder, max_new_tokens=3, device="cpu", **options
@@ -63,14 +63,8 @@ def folder(tmp_path, load):
     torch.manual_seed(0)
     network = gpt2()
     if load is LOADERS["classifier"]:
-        sizes = {
-            "vocab_size": len(WORDS),
-            "n_positions": 16,
-            "n_embd": 16,
-            "n_layer": 2,
-            "n_head": 2,
-        }
-        network = GPT2ForSequenceClassification(GPT2Config(**sizes, num_labels=3, pad_token_id=0))
+        config = GPT2Config(**GPT2_SIZES, num_labels=3, pad_token_id=0)
+        network = GPT2ForSequenceClassification(config)
     return saved(network, tmp_path / "checkpoint")
 
 
@@ -196,7 +190,7 @@ def test_a_language_model_is_no_classifier_and_a_classifier_no_language_model(tm
         match=r"lacks 1 of the weights of a GPT2ForSequenceClassification.*score\.weight",
     ):
         LOADERS["classifier"](folder)
-    folder = saved(BertModel(BertConfig(**SIZES)), tmp_path / "encoder")
+    folder = saved(encoder(), tmp_path / "encoder")
     for name in ("prior", "likelihood"):
         with pytest.raises(PretrainedError, match=r"lacks .* of the weights of a BertLMHeadModel"):
             LOADERS[name](folder)
@@ -215,7 +209,7 @@ def test_tied_weights_and_weights_of_another_head_are_no_fault(tmp_path):
 
 def test_an_encoder_needs_no_pooler(tmp_path):
     """Pooler: not read by features, absent from checkpoints of masked language models."""
-    network = BertForMaskedLM(BertConfig(**SIZES, pad_token_id=1)).eval()
+    network = BertForMaskedLM(BertConfig(**ENCODER_SIZES, pad_token_id=1)).eval()
     assert not any("pooler" in name for name in network.state_dict())
     features = LOADERS["features"](saved(network, tmp_path, tiny_tokenizer(pad_token="<pad>")))
     expected = network.bert(torch.tensor([[2, 3]])).last_hidden_state[0].mean(0).double()
@@ -577,7 +571,7 @@ def test_networks_that_are_none_are_named():
 
 def test_networks_that_read_in_both_directions_write_nothing():
     torch.manual_seed(0)
-    encoder = BertLMHeadModel(BertConfig(**SIZES))
+    both_ways = BertLMHeadModel(BertConfig(**ENCODER_SIZES))
     t5 = T5ForConditionalGeneration(
         T5Config(vocab_size=5, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
     )
@@ -588,8 +582,8 @@ def test_networks_that_read_in_both_directions_write_nothing():
         with pytest.raises(
             ValueError, match="BertLMHeadModel after a token depend on the token that follows"
         ):
-            make(encoder)
-        make(BertLMHeadModel(BertConfig(**SIZES, is_decoder=True)))
+            make(both_ways)
+        make(BertLMHeadModel(BertConfig(**ENCODER_SIZES, is_decoder=True)))
     with pytest.raises(
         ValueError,
         match="T5ForConditionalGeneration has an encoder and a decoder, expected a decoder alone",

@@ -6,8 +6,6 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import (
-    BertConfig,
-    BertModel,
     Llama4ForCausalLM,
     Llama4TextConfig,
     PreTrainedTokenizerFast,
@@ -15,7 +13,7 @@ from transformers import (
 
 from model import LanguageModel
 from model.preferences import EncoderFeatures, NetworkFeatures, PriorFeatures, StandardisedFeatures
-from tests.model.tiny import tiny_tokenizer
+from tests.model.tiny import encoder, tiny_tokenizer
 
 TEXTS = ["the film was good", "the plot was not very dull", "bad", "the film was good"]
 
@@ -59,14 +57,7 @@ def test_a_text_over_the_context_is_read_from_its_end(prior):
 
 def test_encoder_features_take_the_attention_mask(prior, tmp_path):
     torch.manual_seed(0)
-    sizes = {
-        "vocab_size": 10,
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-    }
-    BertModel(BertConfig(**sizes)).save_pretrained(tmp_path)
+    encoder(vocab_size=10, num_hidden_layers=2).save_pretrained(tmp_path)
     prior.tokenizer.save_pretrained(tmp_path)
     features = EncoderFeatures.from_pretrained(tmp_path, device="cpu", dtype=torch.float64)
     together = features(TEXTS)
@@ -80,14 +71,7 @@ def test_encoder_features_take_the_attention_mask(prior, tmp_path):
 def test_encoder_reads_the_end_of_a_long_text(prior):
     """The limit is the network's, also if the tokenizer states no limit."""
     torch.manual_seed(0)
-    sizes = {
-        "vocab_size": 10,
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-    }
-    network = BertModel(BertConfig(**sizes, max_position_embeddings=8))
+    network = encoder(vocab_size=10, max_position_embeddings=8)
     end = "the plot was not very dull bad good"
     for max_length, read in ((None, end), (3, "dull bad good")):
         features = EncoderFeatures(network, prior.tokenizer, max_length=max_length)
@@ -101,14 +85,7 @@ def test_a_text_without_tokens_is_read_as_padding():
     words.pre_tokenizer = WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]")
     assert tokenizer([""])["input_ids"] == [[]]
-    sizes = {
-        "vocab_size": 3,
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-    }
-    features = EncoderFeatures(BertModel(BertConfig(**sizes)), tokenizer)
+    features = EncoderFeatures(encoder(vocab_size=3), tokenizer)
     expected = features.network(torch.tensor([[0]])).last_hidden_state[0, 0].double()
     alone = features([""])
     features._cache.clear()

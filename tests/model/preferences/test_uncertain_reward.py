@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel
 
 from inference import Enumeration, log_likelihood_at
 from model import AlignmentModel, Constraint, Length, OtherBetaError, TextReward, Tilt, WeightedSum
@@ -173,22 +172,7 @@ def test_parts_that_do_not_fit_are_refused(prior, posterior, tmp_path):
         RewardPosterior(LinearHead(32), posterior.features, posterior.samples[0])
 
 
-@pytest.fixture
-def encoder(prior, tmp_path):
-    """A tiny encoder in a folder."""
-    sizes = {
-        "vocab_size": 10,
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-    }
-    BertModel(BertConfig(**sizes)).save_pretrained(tmp_path / "encoder")
-    prior.tokenizer.save_pretrained(tmp_path / "encoder")
-    return tmp_path / "encoder"
-
-
-def test_a_saved_reward_names_its_features(prior, posterior, encoder, tmp_path, monkeypatch):
+def test_a_saved_reward_names_its_features(prior, posterior, encoder_folder, tmp_path, monkeypatch):
     posterior.save(tmp_path / "of-prior")
     assert isinstance(saved_features(tmp_path / "of-prior", prior), PriorFeatures)
 
@@ -208,21 +192,24 @@ def test_a_saved_reward_names_its_features(prior, posterior, encoder, tmp_path, 
     assert actual.max_length == 3
     assert torch.allclose(RewardPosterior.load(folder, actual)(TEXTS), saved(TEXTS))
 
-    encoder.rename(tmp_path / "elsewhere")
+    encoder_folder.rename(tmp_path / "elsewhere")
     with pytest.raises(
-        OtherRewardError, match=rf"of the encoder {encoder}, which cannot be loaded: put it back"
+        OtherRewardError,
+        match=rf"of the encoder {encoder_folder}, which cannot be loaded: put it back",
     ):
         saved_features(folder, prior)
 
 
-def test_a_reward_does_not_hold_the_path_of_an_encoder_elsewhere(encoder, tmp_path, monkeypatch):
+def test_a_reward_does_not_hold_the_path_of_an_encoder_elsewhere(
+    encoder_folder, tmp_path, monkeypatch
+):
     """A relative path would name all folders below the root, if nothing else is in common."""
     monkeypatch.setattr("os.path.commonpath", lambda paths: "/")
-    features = EncoderFeatures.from_pretrained(encoder, device="cpu", max_length=3)
+    features = EncoderFeatures.from_pretrained(encoder_folder, device="cpu", max_length=3)
     standardised = StandardisedFeatures.fit(features, TEXTS, num_components=2)
     RewardPosterior(LinearHead(2), standardised, torch.ones(1, 2).double()).save(tmp_path / "far")
     record = json.loads((tmp_path / "far" / "reward.json").read_text())
-    assert record["features"]["folder"] == encoder.name
+    assert record["features"]["folder"] == encoder_folder.name
 
 
 @pytest.mark.parametrize("features", [None, "PriorFeatures", {}])

@@ -127,24 +127,39 @@ def test_logits_that_are_no_numbers_are_refused():
         LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
 
 
+class OtherReading(GPT2LMHeadModel):
+    """A network that changes the arguments of its passes."""
+
+    def change(self, options):
+        raise NotImplementedError
+
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        position_ids=None,
+        past_key_values=None,
+        **more,
+    ):
+        options = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+        }
+        options |= more
+        self.change(options)
+        return super().forward(**options)
+
+
 @pytest.mark.parametrize("max_new_tokens", [13, 14, 15])
 def test_network_with_little_room_for_prompts_is_checked_too(max_new_tokens):
-    class Counts(GPT2LMHeadModel):
-        def forward(
-            self,
-            input_ids=None,
-            attention_mask=None,
-            position_ids=None,
-            past_key_values=None,
-            **more,
-        ):
-            own = torch.arange(input_ids.shape[1])[None] + (input_ids[:, :1] > 0)
-            return super().forward(
-                input_ids,
-                attention_mask=attention_mask,
-                position_ids=own,
-                **more | {"use_cache": False},
-            )
+    class Counts(OtherReading):
+        def change(self, options):
+            ids = options["input_ids"]
+            options["position_ids"] = torch.arange(ids.shape[1])[None] + (ids[:, :1] > 0)
+            options["use_cache"] = False
+            del options["past_key_values"]
 
     torch.manual_seed(0)
     with pytest.raises(CachedReadingError):
@@ -181,18 +196,9 @@ def test_network_that_looks_ahead_is_refused():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_network_that_counts_positions_by_itself_is_refused_and_rounding_is_not(dtype):
-    class Counts(GPT2LMHeadModel):
-        def forward(
-            self,
-            input_ids=None,
-            attention_mask=None,
-            position_ids=None,
-            past_key_values=None,
-            **more,
-        ):
-            return super().forward(
-                input_ids, attention_mask=attention_mask, past_key_values=past_key_values, **more
-            )
+    class Counts(OtherReading):
+        def change(self, options):
+            del options["position_ids"]
 
     config = tiny().network.config
     for kind in (GPT2LMHeadModel, Counts):
@@ -208,20 +214,11 @@ def test_network_that_counts_positions_by_itself_is_refused_and_rounding_is_not(
 
 
 def test_network_that_takes_no_padding_is_refused_by_name():
-    class Unpadded(GPT2LMHeadModel):
-        def forward(
-            self,
-            input_ids=None,
-            attention_mask=None,
-            position_ids=None,
-            past_key_values=None,
-            **more,
-        ):
-            if attention_mask is not None and not attention_mask.all():
+    class Unpadded(OtherReading):
+        def change(self, options):
+            mask = options.pop("attention_mask")
+            if mask is not None and not mask.all():
                 raise NotImplementedError("no padding")
-            return super().forward(
-                input_ids, position_ids=position_ids, past_key_values=past_key_values, **more
-            )
 
     with pytest.raises(
         CachedReadingError,

@@ -30,45 +30,31 @@ from model import (
     WeightedSum,
 )
 from model.networks.text_network import in_batches
-from tests.model.tiny import PROMPTS, WORDS, llama, tiny, tiny_tokenizer
+from tests.model.tiny import ENCODER_SIZES, GPT2_SIZES, PROMPTS, WORDS, llama, tiny, tiny_tokenizer
 
 TEXTS = ["a b c a", "b", "c c", "a", "b c a b c"]
+READER = ENCODER_SIZES | {
+    "max_position_embeddings": 16,
+    "initializer_range": 0.5,
+    "pad_token_id": 1,
+}
 LABELS = {0: "bad", 1: "fine", 2: "good"}
 
 
 def bert(num_labels=3, **settings):
     torch.manual_seed(0)
-    sizes = {
-        "vocab_size": len(WORDS),
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-    }
     names = (
         {"id2label": {i: LABELS[i] for i in range(num_labels)}}
         if num_labels == 3
         else {"num_labels": num_labels}
     )
-    more = {
-        "num_attention_heads": 2,
-        "max_position_embeddings": 16,
-        "initializer_range": 0.5,
-        "pad_token_id": 1,
-    }
-    return BertForSequenceClassification(BertConfig(**sizes, **more, **names, **settings))
+    return BertForSequenceClassification(BertConfig(**READER, **names, **settings))
 
 
 def gpt2_classifier():
     """A decoder, which reads the last token that is not padding."""
     torch.manual_seed(0)
-    sizes = {
-        "vocab_size": len(WORDS),
-        "n_positions": 16,
-        "n_embd": 16,
-        "n_layer": 1,
-        "n_head": 2,
-        "initializer_range": 0.5,
-    }
+    sizes = GPT2_SIZES | {"n_layer": 1, "initializer_range": 0.5}
     return GPT2ForSequenceClassification(
         GPT2Config(**sizes, num_labels=3, pad_token_id=None, eos_token_id=0)
     )
@@ -113,19 +99,7 @@ def test_decoder_reads_no_padding_for_any_settings():
 def test_positions_that_begin_after_that_of_the_padding_are_not_read_beyond():
     """RoBERTa with padding token 1 leaves the first two of 16 positions unused."""
     torch.manual_seed(0)
-    sizes = {
-        "vocab_size": len(WORDS),
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-    }
-    more = {
-        "num_attention_heads": 2,
-        "max_position_embeddings": 16,
-        "initializer_range": 0.5,
-        "pad_token_id": 1,
-    }
-    network = RobertaForSequenceClassification(RobertaConfig(**sizes, **more, num_labels=3))
+    network = RobertaForSequenceClassification(RobertaConfig(**READER, num_labels=3))
     tokenizer = tiny_tokenizer(pad_token="<pad>")
     assert tokenizer.pad_token_id == 1
     end = "b c a b c a b c a b c a b c"
