@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from model.common.checks import instance, positive, whole_number
 from model.common.digests import saved_together
+from model.common.freed_memory import give_back_freed_memory
 from model.networks.adapter import forget_base
 from model.networks.checks import check_ids
 from model.networks.loading import load_pretrained
@@ -132,6 +133,7 @@ class LanguageModel(CachedDecoder):
         network, tokenizer = load_pretrained(causal, name_or_path, dtype, device, **where)
         if gguf_file is not None:
             network = _without_quantization(network)
+            give_back_freed_memory()
         options: dict[str, Any] = {"temperature": temperature, "end_ids": end_ids, "pad_id": pad_id}
         options["compile_decode"] = compile_decode
         return cls(network, tokenizer, max_new_tokens=max_new_tokens, **options)
