@@ -6,6 +6,7 @@ On a GPU the loop reads a value of a tensor every 16 tokens: a read waits for th
 then has no work. Up to 15 tokens after the last end are computed for nothing.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -90,13 +91,11 @@ class Decode:
             FloatingPointError: if the logits of a token are NaN.
         """
         ended = torch.zeros_like(active, dtype=torch.bool)
-        num_tokens, checked = self.space.max_new_tokens, 0
-        for t in range(num_tokens):
+        for t, unchecked in self._positions():
             token, ended = self._draw(logits, ended, active, t)
-            if t + 1 == num_tokens or (t + 1) % self._interval == 0:
-                num_left, most_left = self._num_unfinished(ended, active, checked, t + 1)
-                checked = t + 1
-                if t + 1 == num_tokens or most_left == 0:
+            if unchecked is not None:
+                num_left, most_left = self._num_unfinished(ended, active, unchecked)
+                if most_left == 0:
                     return
                 if 0 < num_left <= DROP * len(ended):
                     left = (~ended).nonzero().squeeze(1)
@@ -114,24 +113,28 @@ class Decode:
             rows: `[B']`, prompt of each response, from 0 to N' - 1.
             active: places of the responses in the batch.
         """
-        num_tokens, checked = self.space.max_new_tokens, 0
         step = compiled_step(self.decoder, self.space, self.temperature, logits, state, len(active))
         prefix = self.prefix and Prefix(*(part[active] for part in self.prefix))
         step.load(logits, state, rows, prefix)
-        for t in range(num_tokens):
+        for t, unchecked in self._positions():
             step.uniform[t] = self._uniform[t][active]
-            if t + 1 == num_tokens:
+            if t + 1 == self.space.max_new_tokens:
                 step.draw()
             else:
                 step(self.decoder)
-            if t + 1 == num_tokens or (t + 1) % self._interval == 0:
-                drawn = slice(checked, t + 1)
-                self.response[active, drawn] = step.response[:, drawn]
-                self.log_prob[active, drawn] = step.log_prob[:, drawn]
-                _, most_left = self._num_unfinished(step.ended, active, checked, t + 1)
-                if most_left == 0:
+            if unchecked is not None:
+                self.response[active, unchecked] = step.response[:, unchecked]
+                self.log_prob[active, unchecked] = step.log_prob[:, unchecked]
+                if self._num_unfinished(step.ended, active, unchecked)[1] == 0:
                     return
-                checked = t + 1
+
+    def _positions(self) -> Iterator[tuple[int, slice | None]]:
+        """Positions of tokens; with the positions since the last check where a check is due."""
+        start, num_tokens = 0, self.space.max_new_tokens
+        for t in range(num_tokens):
+            is_due = t + 1 == num_tokens or (t + 1) % self._interval == 0
+            yield t, slice(start, t + 1) if is_due else None
+            start = t + 1 if is_due else start
 
     def finish(self) -> None:
         """Leave the generator as after the positions of the longest response, whoever drew it."""
@@ -153,27 +156,26 @@ class Decode:
         self.log_prob[active, t] = log_p.double().masked_fill(ended, 0.0)
         return token, ended | self.space.is_end(token)
 
-    def _num_unfinished(
-        self, ended: Tensor, active: Tensor, start: int, end: int
-    ) -> tuple[int, int]:
+    def _num_unfinished(self, ended: Tensor, active: Tensor, unchecked: slice) -> tuple[int, int]:
         """Number of unfinished responses here, and the largest over ranks that run in step.
 
-        Checks the tokens from `start` to `end` - 1 for NaN.
+        Checks the unchecked positions for NaN. The numbers are 0 after the last position.
         """
-        is_nan = self.log_prob[active, start:end].isnan()
+        is_nan = self.log_prob[active, unchecked].isnan()
         numbers = torch.stack([(~ended).sum(), is_nan.sum()])
         both = torch.stack([numbers, in_step(self.decoder, numbers)])
         (num_left, num_nan), (most_left, most_nan) = both.tolist()
         if num_nan:
             t, place = is_nan.t().nonzero()[0].tolist()
-            response = int(active[place])
+            response, t = int(active[place]), unchecked.start + t
+            prompt = int(self.rows[response])
             raise FloatingPointError(
-                f"response {response}, to prompt {int(self.rows[response])}, token {start + t}: "
-                f"{NAN_LOGITS}"
+                f"response {response}, to prompt {prompt}, token {t}: {NAN_LOGITS}"
             )
         if most_nan:
             raise FloatingPointError(f"a response of another rank: {NAN_LOGITS}")
-        return num_left, most_left
+        is_last = unchecked.stop == self.space.max_new_tokens
+        return (0, 0) if is_last else (num_left, most_left)
 
 
 class _UniformNumbers:
