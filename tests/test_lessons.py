@@ -1,8 +1,10 @@
 """Run the lessons without a browser, and the solutions of their exercises."""
 
+import re
 import runpy
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 import torch
@@ -57,6 +59,19 @@ def test_lessons_follow_the_rules_of_notebooks():
     with pytest.raises(SystemExit) as end:
         main(["check", "--strict", *(str(LESSONS / f"{name}.py") for name in NAMES)])
     assert end.value.code == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_emphasis_in_the_prose_is_on_single_words(name):
+    """The asterisks of two p* in a paragraph would be markup without a backslash."""
+    import marimo
+
+    source = (LESSONS / f"{name}.py").read_text(encoding="utf-8")
+    cells = re.findall(r'mo\.md\(r"""(.*?)"""\)', source, re.DOTALL)
+    assert cells
+    for cell in cells:
+        for emphasis in re.findall(r"<em>(.*?)</em>", marimo.md(dedent(cell)).text, re.DOTALL):
+            assert emphasis.isalpha()
 
 
 @pytest.mark.slow

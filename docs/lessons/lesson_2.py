@@ -159,7 +159,7 @@ def _():
 
     ## Hard constraints
 
-    A factor of 1 or 0 is the conditioning of a first course: p*(x) = p0(x given that x says
+    A factor of 1 or 0 is the conditioning of a first course: p\*(x) = p0(x given that x says
     "very"). It is the limit beta to 0 of the reward above. Then Z is the probability of the event.
     """)
     return

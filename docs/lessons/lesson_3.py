@@ -25,7 +25,7 @@ def _():
                 = E_q[r(x)] / beta - KL(q to p0)                        (2) RLHF, over beta
                 = log Z - KL(q to p*)                                   (3) distance to p*
 
-    Line (2) can be estimated from draws of q. Line (3) says what for: the maximum is at q = p*,
+    Line (2) can be estimated from draws of q. Line (3) says what for: the maximum is at q = p\*,
     and the value there is log Z.
     """)
     return
@@ -49,7 +49,7 @@ def _():
     ## Predict, then run: training
 
     The guide q starts as a copy of the prior. Then the ELBO is E_p0[r] / beta, and log Z minus
-    the ELBO is KL(p0 to p*). Train for 60 steps of 64 draws each, by REINFORCE with a baseline
+    the ELBO is KL(p0 to p\*). Train for 60 steps of 64 draws each, by REINFORCE with a baseline
     (lesson 4). Sketch the ELBO over the steps before you run. Can the curve cross log Z?
     """)
     return

@@ -189,10 +189,10 @@ def _(guide_at, leave_one_out, noise, plain):
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    At q = p* every weight is the same number: w(x) = p0 exp(r / beta) / p* = Z. Its logarithm
+    At q = p\* every weight is the same number: w(x) = p0 exp(r / beta) / p\* = Z. Its logarithm
     minus the mean over the other draws is log Z - log Z = 0, whatever was drawn. Without a
     baseline, log Z remains as a factor of grad log q. The variance of one draw is then
-    (log Z)^2 tr F, where F is the Fisher information. For free logits tr F = 1 - sum of p*(x)^2.
+    (log Z)^2 tr F, where F is the Fisher information. For free logits tr F = 1 - sum of p\*(x)^2.
     """)
     return
 

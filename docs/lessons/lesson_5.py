@@ -16,7 +16,7 @@ def _():
     mo.md(r"""
     # 5. Guides: two gaps
 
-    **Claim.** The distance KL(q to p*) after training has two parts with different cures.
+    **Claim.** The distance KL(q to p\*) after training has two parts with different cures.
 
         log Z - ELBO = approximation gap + inference gap
 
@@ -90,7 +90,7 @@ def _(best, truth, world):
 def _():
     mo.md(r"""
     With independent words, a guide that says "not bad" and "very good" must say "not good" and
-    "very bad" as often. KL(q to p*) punishes mass where the posterior has little, so the best mean
+    "very bad" as often. KL(q to p\*) punishes mass where the posterior has little, so the best mean
     field says one word and ends: 95% "good", and the posterior's 0.27 of "very good" is lost. This
     direction of the KL prefers one mode (lesson 6 has the other).
 

@@ -18,8 +18,8 @@ def _():
     mo.md(r"""
     # 6. The other direction
 
-    **Claim.** The two directions of the KL have one optimum in a rich family, q = p*, and two in a
-    poor one. KL(q to p*), of RLHF, prefers a mode. KL(p* to q), of GDC and of wake-sleep, covers
+    **Claim.** The two directions of the KL have one optimum in a rich family, q = p\*, and two in a
+    poor one. KL(q to p\*), of RLHF, prefers a mode. KL(p\* to q), of GDC and of wake-sleep, covers
     the posterior, and costs mass where the posterior has none.
 
         KL(q to p*) = E_q[log q - log p*]     mean under the guide: draws of q are enough
@@ -44,7 +44,7 @@ def _():
     mo.md(r"""
     ## Predict, then run: the best mean field, twice
 
-    The guide of independent words cannot be p*. Fitted by KL(q to p*) it said "good" and little
+    The guide of independent words cannot be p\*. Fitted by KL(q to p\*) it said "good" and little
     else (lesson 5). Fitted by the other direction, on which responses does it put mass?
     """)
     return
@@ -153,7 +153,7 @@ def _():
     ## Predict, then run: wake-sleep
 
     Pyro's `ReweightedWakeSleep` weights draws of the guide by p0 exp(r / beta) / q: its wake-phi
-    phase is a step on KL(p* to q). The library's `forward-kl` is that with a moving average of
+    phase is a step on KL(p\* to q). The library's `forward-kl` is that with a moving average of
     log Z. With a rich guide, a copy of the prior, does the direction matter?
     """)
     return
@@ -182,11 +182,11 @@ def _(beta, truth, world):
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    Expected output, KL(q to p*) in nats: leave-one-out 0.0240, forward-kl 0.0404,
-    reweighted-wake-sleep 0.0281. With a rich guide both directions approach p*.
+    Expected output, KL(q to p\*) in nats: leave-one-out 0.0240, forward-kl 0.0404,
+    reweighted-wake-sleep 0.0281. With a rich guide both directions approach p\*.
 
-    The last column is the other reason to know both. Where a response is forbidden, KL(q to p*) is
-    infinite as long as the guide can say it, and KL(p* to q) is finite. Of the three objectives
+    The last column is the other reason to know both. Where a response is forbidden, KL(q to p\*) is
+    infinite as long as the guide can say it, and KL(p\* to q) is finite. Of the three objectives
     here, `forward-kl` is implemented for that case.
 
     ## Exercise 1: the best independent guide
@@ -216,7 +216,7 @@ def _():
     mo.md(r"""
     ## Exercise 2: a mean under the posterior from draws of the guide
 
-    Estimate E_p*[f] from draws of q: you have log w = log p0 + r / beta - log q and f of each
+    Estimate E_p\*[f] from draws of q: you have log w = log p0 + r / beta - log q and f of each
     draw, and no log Z. Write the self-normalised estimate.
     """)
     return

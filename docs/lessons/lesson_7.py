@@ -136,15 +136,15 @@ def _(beta, log_z, truth, world):
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    The gap of the two bounds at K = 1 is KL(p0 to p*) + KL(p* to p0). A small gap proves that the
+    The gap of the two bounds at K = 1 is KL(p0 to p\*) + KL(p\* to p0). A small gap proves that the
     sampler is near the posterior, without the truth. (The upper bound needs one exact sample, by
     rejection or from a simulation.) The curves are means of 20 runs, so that they may cross log Z.
 
     ## Predict, then run: a guide as the proposal
 
-    A guide is a proposal too. Take 64 draws of the prior, of a guide trained by KL(q to p*), and
-    of a guide trained by KL(p* to q) (lesson 6), 60 steps each. The effective sample size is
-    computed from the draws, and exactly: 64 / sum of p*(x)^2 / q(x). Which of the three would
+    A guide is a proposal too. Take 64 draws of the prior, of a guide trained by KL(q to p\*), and
+    of a guide trained by KL(p\* to q) (lesson 6), 60 steps each. The effective sample size is
+    computed from the draws, and exactly: 64 / sum of p\*(x)^2 / q(x). Which of the three would
     you trust, by the draws alone? And by the exact number?
     """)
     return
@@ -194,8 +194,8 @@ def _():
     64.0 and 0.0; forward-kl 63.0 and 0.0.
 
     By their draws both trained guides look perfect, and their log Z is 0.2 nats too low. They have
-    lost 18% of the posterior (the last column: mass where q is below a tenth of p*), and
-    log(1 - 0.18) = -0.2. No draw can show what is never drawn. The objective KL(p* to q) did not
+    lost 18% of the posterior (the last column: mass where q is below a tenth of p\*), and
+    log(1 - 0.18) = -0.2. No draw can show what is never drawn. The objective KL(p\* to q) did not
     help, as its weighted draws came from the guide too. That is why `diagnose` draws from the prior
     and from the guide together, and why the upper bound needs an exact sample.
     """)
