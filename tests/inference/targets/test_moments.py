@@ -8,8 +8,9 @@ import torch
 from torch.testing import assert_close
 
 from inference import Enumeration, PriorSample, importance_sampling, match_moments, sample_prior
-from inference.targets import moments as moment_matching
-from inference.targets.moments import UnattainableMomentsError, _Dual
+from inference.targets import moment_dual
+from inference.targets.moment_dual import MomentDual
+from inference.targets.moments import UnattainableMomentsError
 from model import AlignmentModel, Constraint, LikelihoodError, Pattern, TextReward, contains
 from model.prior.grammar import PROMPTS
 from tests.inference.objectives.table import ONE, SPACE, TWO, Table, Target
@@ -201,7 +202,7 @@ def test_gradient_and_hessian_are_those_of_the_dual():
         torch.randn(9, 3, dtype=torch.float64).log_softmax(0),
     )
     dual, at, step = (
-        _Dual(phi, log_base, torch.tensor([0.2, -0.1], dtype=torch.float64)),
+        MomentDual(phi, log_base, torch.tensor([0.2, -0.1], dtype=torch.float64)),
         np.array([0.4, -0.7]),
         1e-5,
     )
@@ -365,8 +366,8 @@ def test_features_and_targets_without_a_mean_are_named(base, features, small_pri
 
 
 def test_a_solution_that_is_none_is_not_returned(base, features, prompts, monkeypatch):
-    monkeypatch.setattr(moment_matching, "POLISH", 0)
-    monkeypatch.setattr(moment_matching, "GRADIENT", 1.0)  # content with anything
+    monkeypatch.setattr(moment_dual, "POLISH", 0)
+    monkeypatch.setattr(moment_dual, "GRADIENT", 1.0)  # content with anything
     with pytest.raises(RuntimeError, match="did not converge: the moments are off by up to"):
         match_moments(base, prompts, features, {"good": 0.5, "adverb": 0.3})
 
