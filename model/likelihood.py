@@ -202,23 +202,27 @@ def check_values(
     if value.is_complex() or value.layout != torch.strided:
         kind = f"{value.dtype}, {value.layout}"
         raise LikelihoodError(f"{label} returned {kind}, expected real numbers")
-    if applies is not None and (where := first_index(~(applies | value.isnan()))) is not None:
+    absent = torch.zeros_like(value, dtype=torch.bool) if applies is None else ~applies
+    supported = any(isinstance(handler, HardConstraintSupport) for handler in _PYRO_STACK)
+    extra = absent & ~value.isnan()
+    no_number = value.isnan() & ~absent | value.isposinf()
+    impossible = torch.zeros_like(absent) if supported else value.isneginf()
+    if not bool((extra | no_number | impossible).any()):  # one read of the device
+        return value.double()
+    if (where := first_index(extra)) is not None:
         got = f"{label} returned {value[where].item()} at index {where}"
         raise LikelihoodError(f"{got}, a prompt to which it does not apply, expected NaN")
-    absent = torch.zeros_like(value, dtype=torch.bool) if applies is None else ~applies
-    if (where := first_index(value.isnan() & ~absent | value.isposinf())) is not None:
+    if (where := first_index(no_number)) is not None:
         raise LikelihoodError(
             f"{label} returned {value[where].item()} at index {where}, expected a finite number, "
             "or -inf for an impossible response. Check it on the text of that response."
         )
-    supported = any(isinstance(handler, HardConstraintSupport) for handler in _PYRO_STACK)
-    if not supported and (where := first_index(value.isneginf())) is not None:
-        raise ImpossibleResponseError(
-            f"{label} is -inf at index {where}: the guide drew a response that the posterior rules "
-            "out, so KL(q || p*) is infinite. Use a finite penalty, `inference.anneal`, or an "
-            "algorithm for constraints: forward KL, rejection, importance sampling, enumeration."
-        )
-    return value.double()
+    raise ImpossibleResponseError(
+        f"{label} is -inf at index {first_index(impossible)}: the guide drew a response that the "
+        "posterior rules out, so KL(q || p*) is infinite. Use a finite penalty, "
+        "`inference.anneal`, or an algorithm for constraints: forward KL, rejection, importance "
+        "sampling, enumeration."
+    )
 
 
 def check_product(label: str, value: Tensor, product: Tensor, operation: str) -> Tensor:

@@ -51,6 +51,7 @@ class CachedState:
         num_read: number of columns in the cache.
         mask: `[B, P + T]`, 1 where a column holds a real token, or will.
         positions: `[B, P + T]`, position of each column.
+        is_padded: True if the mask has a 0.
         hidden: `[B, L, H]`, input of the output layer for the L tokens read last; for a prompt the
             last token alone, if the network can.
     """
@@ -59,6 +60,7 @@ class CachedState:
     num_read: int
     mask: Tensor
     positions: Tensor
+    is_padded: bool
     hidden: Tensor
 
     def select(self, rows: Tensor) -> Self:
@@ -122,7 +124,7 @@ class CachedDecoder(nn.Module):
             num_read = prefix.get_seq_length()
             cache = _rows_of(prefix, prompts.ids.new_zeros(len(prompts)))
         mask = pad(prompts.mask.long(), (num_read, self.max_new_tokens), value=1)
-        state = self._unread(mask, cache, num_read)
+        state = self._unread(mask, prompts.is_padded, cache, num_read)
         logits, state = self._run(state, prompts.ids, last_only=True)
         return logits[:, -1], state
 
@@ -179,7 +181,7 @@ class CachedDecoder(nn.Module):
         """Read M input embeddings `[M, H]`. Returns a cache of one row, a `prefix` for `start`."""
         evaluating(self.network)
         mask = torch.ones(1, len(embeddings), dtype=torch.long, device=embeddings.device)
-        logits, state = self._run(self._unread(mask), embeddings[None], last_only=True)
+        logits, state = self._run(self._unread(mask, False), embeddings[None], last_only=True)
         if self.in_step and logits.requires_grad:
             # FSDP gathers a layer for the backward pass when the layer's output has a gradient
             last = state.cache.layers[-1]
@@ -198,11 +200,13 @@ class CachedDecoder(nn.Module):
             if is_so:
                 raise ValueError(f"{type(self.network).__name__} has {fault}: {NOT_COMPILED}")
 
-    def _wide(self, mask: Tensor) -> Tensor:
-        """A mask of columns `[B, C]` as attention takes it for one token, `[B, 1, 1, C]`.
+    def _takes_wide_mask(self, cache: Any) -> bool:
+        """True if attention takes the mask of `_wide` for all layers of a cache."""
+        is_wide = self.network.config._attn_implementation in WIDE
+        return is_wide and all(map(is_plain, cache.layers))
 
-        `transformers` reads the values of a mask `[B, C]`, and waits for the device.
-        """
+    def _wide(self, mask: Tensor) -> Tensor:
+        """A mask of columns `[B, C]` as attention takes it for one token, `[B, 1, 1, C]`."""
         mask = mask.bool()[:, None, None]
         if self.network.config._attn_implementation == "sdpa":
             return mask
@@ -214,10 +218,13 @@ class CachedDecoder(nn.Module):
         half = self.network.dtype.itemsize < torch.float32.itemsize and self.device.type == "cpu"
         return FasterAttention() if half and torch.is_grad_enabled() else nullcontext()
 
-    def _unread(self, mask: Tensor, cache: Any = None, num_read: int = 0) -> CachedState:
+    def _unread(
+        self, mask: Tensor, is_padded: bool, cache: Any = None, num_read: int = 0
+    ) -> CachedState:
         """The state before a pass, with the mask of all columns, `[B, C]`."""
         positions = (mask.cumsum(1) - 1).clamp(min=0) + self._first_position
-        return CachedState(cache, num_read, mask, positions, torch.empty(0, device=mask.device))
+        hidden = torch.empty(0, device=mask.device)
+        return CachedState(cache, num_read, mask, positions, is_padded, hidden)
 
     def _run(
         self,
@@ -238,11 +245,13 @@ class CachedDecoder(nn.Module):
             later = without_padding(positions[:, start:], skipped, self._padding)
             positions = torch.cat([positions[:, :start], later], 1)
         batch: dict[str, Any] = {name: tokens, "position_ids": positions[:, start:end]}
-        mask = state.mask[:, :end]
-        if start and tokens.shape[1] == 1 and is_asynchronous(tokens.device):
-            is_wide = self.network.config._attn_implementation in WIDE
-            if is_wide and all(map(is_plain, state.cache.layers)):
-                mask = self._wide(mask)
+        mask: Tensor | None = state.mask[:, :end]
+        if is_asynchronous(tokens.device):
+            # `transformers` reads the values of a mask `[B, C]`, and waits for the device
+            if not state.is_padded:
+                mask = None
+            elif start and tokens.shape[1] == 1 and self._takes_wide_mask(state.cache):
+                mask = self._wide(state.mask[:, :end])
         batch |= {"attention_mask": mask, "past_key_values": state.cache}
         if last_only and self._keeps_last_logits:
             batch["logits_to_keep"] = 1
@@ -266,7 +275,8 @@ class CachedDecoder(nn.Module):
                 out = self.network(**batch, use_cache=True)
         finally:
             hook.remove()
-        return out.logits, CachedState(out.past_key_values, end, state.mask, positions, hidden[0])
+        cache, is_padded = out.past_key_values, state.is_padded
+        return out.logits, CachedState(cache, end, state.mask, positions, is_padded, hidden[0])
 
 
 def _rows_of(cache: Any, rows: Tensor) -> Any:

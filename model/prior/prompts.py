@@ -38,6 +38,7 @@ class Prompts:
         messages: messages of each chat, None for a prompt that is a text.
         columns: data by name, one value for each prompt.
         positions: place of each prompt among the prompts that were encoded together.
+        is_padded: True if some prompts are shorter than others.
     """
 
     texts: tuple[str, ...]
@@ -47,6 +48,7 @@ class Prompts:
     messages: tuple[Messages | None, ...] = ()
     columns: Columns = field(default_factory=dict)
     positions: tuple[int, ...] = ()
+    is_padded: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         num_prompts = len(self.texts)
@@ -72,7 +74,10 @@ class Prompts:
         if not self.texts or not self.ids.shape[1]:
             size = f"{len(self.texts)} prompts of {self.ids.shape[1]} columns"
             raise ValueError(f"got {size}, expected at least one of each")
-        if not bool((self.mask[:, 1:] | ~self.mask[:, :-1]).all() & self.mask[:, -1].all()):
+        is_left = (self.mask[:, 1:] | ~self.mask[:, :-1]).all() & self.mask[:, -1].all()
+        is_left, is_full = torch.stack([is_left, self.mask.all()]).tolist()
+        object.__setattr__(self, "is_padded", not is_full)
+        if not is_left:
             raise ValueError("the mask has a prompt that is empty or not padded on the left")
 
     @classmethod

@@ -62,6 +62,24 @@ def test_reads_do_not_grow_with_the_tokens_between_checks(
     assert counts[0] == counts[1]
 
 
+@pytest.mark.parametrize("texts", [["a b", "b a"], ["a b c a", "", "b"]])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_pass_is_the_same_on_a_gpu_and_reads_no_mask_without_padding(
+    network: str, texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    language_model = unending(network, 6)
+    prompts = language_model.encode(texts)
+    response = language_model(prompts).sample((4,))
+    expected = language_model(prompts).log_prob(response)
+    monkeypatch.setattr(cached_decoder, "is_asynchronous", lambda device: True)
+    with Reads() as reads:
+        log_prob = language_model(prompts).log_prob(response)
+    torch.testing.assert_close(log_prob, expected)
+    if not prompts.is_padded:
+        # the check of the responses, and the length of the longest
+        assert reads.counts == {"_local_scalar_dense": 2}
+
+
 @pytest.mark.usefixtures("as_on_a_gpu")
 def test_nan_between_two_checks_is_named_by_response_prompt_and_token() -> None:
     language_model = tiny(max_new_tokens=9)
