@@ -24,6 +24,9 @@ COLUMNS = {
 """Names of measurements, by the heading of their column."""
 
 
+TRAINED = (GUIDE, "s", "draws of a trained guide")
+SAMPLER = (POSTERIOR, "o", "draws of the prior")
+"""Colour, marker and label of algorithms."""
 Curve = list[tuple[int, float, float]]
 """Budgets, mean KL(q || p*) and its standard error."""
 
@@ -88,17 +91,17 @@ def budget_figure(
     figure, axes = new_axes(6.6, 1.6 + 0.2 * len(rows))
     budgets = sorted({budget for curve in curves.values() for budget, _, _ in curve})
     for name in order:
-        color, marker = (POSTERIOR, "o") if name in SAMPLERS else (GUIDE, "s")
+        color, marker, label = SAMPLER if name in SAMPLERS else TRAINED
         place = rows.index(name.removesuffix(FROM_GUIDE)) + 0.25 * name.endswith(FROM_GUIDE)
         _, means, _ = zip(*curves[name], strict=True)
         axes.plot(means, [place] * len(means), color=color, alpha=0.3, linewidth=1)
+        if label not in axes.get_legend_handles_labels()[1]:
+            axes.plot([], [], marker, color=color, markersize=4, label=label)
         for budget, mean, error in curves[name]:
             # a bar that reached 0 would leave the logarithmic axis
             bars = [[min(2 * error, 0.9 * mean)], [2 * error]]
             style: dict[str, Any] = {"markersize": 4, "alpha": (budget / budgets[-1]) ** 0.4}
             axes.errorbar([mean], [place], xerr=bars, fmt=marker, color=color, **style)
-    for label, color, marker in (("a trained guide", GUIDE, "s"), ("the prior", POSTERIOR, "o")):
-        axes.plot([], [], marker, color=color, markersize=4, label=f"draws of {label}")
     axes.set_yticks(range(len(rows)), rows, fontsize=10)
     axes.set(xscale="log", xlim=limits, ylim=(len(rows) - 0.4, -0.6))
     axes.set_xlabel("KL(q || p*), nats (± 2 s.e.)")

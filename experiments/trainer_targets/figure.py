@@ -27,13 +27,14 @@ def targets_figure(trainers: Mapping[str, Trainer], worlds: Mapping[str, World])
         truth = world.truth
         order = world.model.reward(world.prompts, truth.support)[:, 0].argsort()
         places = range(1, len(order) + 1)
-        axes.bar(places, truth.log_prior[order, 0].exp(), color=PRIOR, alpha=0.5, label="prior")
+        prior = truth.log_prior[order, 0].exp().numpy()
+        axes.bar(places, prior, color=PRIOR, alpha=0.5, label="prior")
         columns = {
             "posterior": (truth.log_posterior, POSTERIOR, "o"),
             "target": (world.log_target, GUIDE, "x"),
         }
         for label, (column, color, marker) in columns.items():
-            axes.plot(places, column[order, 0].exp(), marker, color=color, label=label)
+            axes.plot(places, column[order, 0].exp().numpy(), marker, color=color, label=label)
         axes.set_title(f"{name}, beta {beta:g}")
     apart = sum(worlds[name].apart() > SAME for name in cases.values())
     figure.suptitle(f"{apart} of {len(cases)} targets of trainers differ from the posterior")

@@ -6,6 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot as plt
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -203,9 +204,10 @@ FIGURES = {
 """Functions that draw a figure from numbers made up here, by script."""
 
 
-@pytest.fixture(params=FIGURES)
+@pytest.fixture(scope="module", params=FIGURES)
 def figure(request):
-    return FIGURES[request.param]()
+    yield FIGURES[request.param]()
+    plt.close("all")
 
 
 def outside(axis: Axis) -> set[Text]:
