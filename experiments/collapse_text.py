@@ -27,7 +27,7 @@ from experiments.shared.training import PENALISED, PURE, RL, train
 from experiments.shared.workers import set_threads
 from guides import FineTuned
 from inference import Estimate, joint_at, random_state
-from inference.diagnostics.diagnose import distinct_n
+from inference.diagnostics.distinct_n import distinct_n
 from inference.svi.early_stops import early_stops
 from model import AlignmentModel, Prompts, TextReward, vader_sentiment
 from model.prior.named_priors import load_prior

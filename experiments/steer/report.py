@@ -11,7 +11,7 @@ from torch import Tensor
 from experiments.shared.run_folder import RunFolder, element, html_figure
 from experiments.steer.expectations import Expectations, Measurement, observe
 from inference import Diagnostics, Program, response_distribution
-from inference.diagnostics.diagnose import PriorAlone
+from inference.diagnostics.prior_alone import PriorAlone
 from model import AlignmentModel, Prompts
 from model.common.paths import without_folders
 

@@ -13,19 +13,18 @@ All numbers are of whole responses, in nats, averaged over prompts, with standar
 prompts. An estimate of a divergence near 0 may be negative, and is not clamped.
 """
 
-import math
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from inference import random_state
+from inference.diagnostics.distinct_n import distinct_n
 from inference.diagnostics.mixture_sample import MixtureSample
-from inference.diagnostics.self_bleu import check_runs
-from inference.estimate import Estimate, expectation, log_mean, log_mean_exp
-from inference.importance_weights import FEW, WeightQuality
+from inference.diagnostics.prior_alone import PriorAlone
+from inference.estimate import Estimate, log_mean_exp
+from inference.importance_weights import WeightQuality
 from inference.normalisation import check_log_prob
 from inference.prior_sample import PriorSample, sample_prior
 from inference.programs import (
@@ -54,32 +53,6 @@ SUMMARY = {
 """Estimates of a summary, by symbol."""
 WEIGHTED = ("log_z", *DIVERGENCES, "posterior_log_likelihood", "posterior_log_ratio")
 """Estimates from the weights of prior draws and guide draws."""
-
-
-class PriorAlone(NamedTuple):
-    """Estimates from the prior draws alone, nats: Z = E_p0[likelihood], and p* by rejection."""
-
-    log_z: Estimate
-    kl_guide_posterior: Estimate
-    """NaN if all draws to a prompt are impossible."""
-    kl_posterior_guide: Estimate | None
-    """None without a bound, or an accepted draw to each prompt."""
-    num_accepted: int | None
-    """Number of accepted draws, the lowest over prompts; None without a bound."""
-    weights: WeightQuality
-    """Quality of the likelihoods as weights."""
-
-    @property
-    def unreliable(self) -> dict[str, str]:
-        """Reason to distrust an estimate, by its name; empty if there is none."""
-        fault, reasons = self.weights.fault("the prior"), {}
-        if fault:
-            names = ("log_z", "kl_guide_posterior", "kl_posterior_guide")
-            reasons = dict.fromkeys(names, fault)
-        if self.num_accepted is not None and self.num_accepted < FEW:
-            few = f"{self.num_accepted} accepted draws of the prior, fewer than {FEW}"
-            reasons["kl_posterior_guide"] = few
-        return reasons
 
 
 @dataclass(frozen=True)
@@ -252,7 +225,7 @@ def diagnose(
         kl_posterior_prior=mixture.kl_posterior_prior(),
         posterior_log_likelihood=mixture.mean(mixture.log_likelihood),
         posterior_log_ratio=mixture.mean(mixture.log_guide - mixture.log_prior),
-        prior_alone=_prior_alone(prior_sample, own_prior + own_likelihood - own_guide, elbo),
+        prior_alone=PriorAlone.of(prior_sample, own_prior + own_likelihood - own_guide, elbo),
         acceptance=None if accepted is None else accepted.double().mean().item(),
         weights=WeightQuality.of(mixture.log_weight),
         guide_weights=WeightQuality.of(log_weight),
@@ -284,43 +257,3 @@ def _score(
             log_prior = torch.cat([prior.log_prob(part) for part in parts])
         log_guide = torch.cat([log_guide_at(guide, prompts, part) for part in parts])
     return log_prior.double(), log_guide.double()
-
-
-def _prior_alone(sample: PriorSample, log_weight: Tensor, elbo: Estimate) -> PriorAlone:
-    """Estimates from prior draws, with log p0 + log likelihood - log q of the draws, `[M, N]`."""
-    log_z, log_likelihood = sample.log_z(), sample.log_likelihood.double()
-    gap = log_z.minus(elbo) if math.isfinite(log_z.value) else Estimate(math.nan, math.nan)
-    if math.isinf(elbo.value):
-        gap = Estimate(math.inf, math.nan)
-    num_accepted, kl = None, None
-    if sample.accepted is not None:
-        num_accepted = int(sample.accepted.sum(0).min())
-    if sample.accepted is not None and num_accepted:
-        accepted = sample.accepted.double()
-        mean = expectation(accepted, log_weight) / accepted.sum(0)
-        deviation = torch.where(sample.accepted, log_weight - mean, 0.0) / accepted.mean(0)
-        log_z_hat = log_mean(log_likelihood)
-        influence = deviation - ((log_likelihood - log_z_hat).exp() - 1)
-        kl = Estimate.of_influence(mean - log_z_hat, influence)
-    return PriorAlone(log_z, gap, kl, num_accepted, WeightQuality.of(log_likelihood))
-
-
-def distinct_n(response: Tensor, is_token: Tensor, n: int) -> float:
-    """Number of different runs of n tokens, as a share of all runs (Li et al. 2016).
-
-    Within each prompt's responses, averaged over prompts; 0 if no response has n tokens.
-
-    Args:
-        response: `[M, N, T]`, token ids.
-        is_token: `[M, N, T]`, True where a position is not padding.
-        n: number of tokens in a run.
-    """
-    n = check_runs(response, is_token, n, at_least=1)
-    if response.shape[-1] < n:
-        return 0.0
-    shares = []
-    whole = is_token.unfold(-1, n, 1).all(-1)  # [M, N, T - n + 1]
-    for prompt in range(response.shape[1]):
-        runs = response[:, prompt].unfold(-1, n, 1)[whole[:, prompt]]
-        shares.append(len(runs.unique(dim=0)) / max(1, len(runs)))
-    return sum(shares) / len(shares)

@@ -1,7 +1,9 @@
 """A function of a batch of responses with gradient, whose backward pass reads part by part.
 
-value     of all responses, by chunks and without gradient
-gradient  of a micro-batch at a time, each read again, whose activations alone are in memory
+    value     of all responses, by chunks and without gradient
+    gradient  of one micro-batch at a time, each of which is read again
+
+The activations of one micro-batch are in memory at a time.
 """
 
 from collections.abc import Iterable

@@ -40,7 +40,7 @@ from inference import (
     sequential_monte_carlo,
     solve_beta,
 )
-from inference.diagnostics.diagnose import distinct_n
+from inference.diagnostics.distinct_n import distinct_n
 from inference.diagnostics.self_bleu import self_bleu
 from inference.diagnostics.simulation_based_calibration import Ranks, simulation_based_calibration
 from inference.importance_weights import effective_sample_size, pareto_k

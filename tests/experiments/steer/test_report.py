@@ -8,7 +8,7 @@ import pytest
 from experiments.steer.expectations import Expectations, Measurement
 from experiments.steer.report import Report
 from inference import Diagnostics, Estimate
-from inference.diagnostics.diagnose import PriorAlone
+from inference.diagnostics.prior_alone import PriorAlone
 from inference.importance_weights import WeightQuality
 
 NAMES = [

@@ -16,7 +16,7 @@ from inference import (
     log_guide_at,
     sample_prior,
 )
-from inference.diagnostics.diagnose import distinct_n
+from inference.diagnostics.distinct_n import distinct_n
 from inference.diagnostics.mixture_sample import MixtureSample
 from inference.importance_weights import WeightQuality
 from inference.samplers.acceptance import LooseBoundError
