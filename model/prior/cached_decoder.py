@@ -17,7 +17,6 @@ from model.common.devices import is_asynchronous, total_memory
 from model.networks import layer_checkpoints
 from model.networks.attention import FasterAttention
 from model.networks.checks import check_causal, checked_network, evaluating, without_head
-from model.networks.few_rows import few_rows
 from model.networks.growing_layer import GrowingLayer
 from model.networks.head import logits_of, splits_head
 from model.networks.positions import (
@@ -26,6 +25,7 @@ from model.networks.positions import (
     padding_position,
     without_padding,
 )
+from model.networks.rounded_adapters import adapters_rounded_once
 from model.prior.fixed_state import FixedState, is_plain
 from model.prior.prompts import Prompts
 
@@ -106,6 +106,7 @@ class CachedDecoder(nn.Module):
         self._padding, self._first_position = padding_position(network), first_position(network)
         self.context = longest_context(network)
         self.splits_head = splits_head(network)
+        self._weight_bytes = sum(parameter.nbytes for parameter in network.parameters())
         self.requires_grad_(False)
         self.zero_grad(set_to_none=True)
 
@@ -160,8 +161,8 @@ class CachedDecoder(nn.Module):
         return logits_of(self.network, hidden)
 
     def decoding(self) -> AbstractContextManager[None]:
-        """Faster layers for the passes of a decode, which read one token of each sequence."""
-        return few_rows(self.network)
+        """Faster adapters for the passes of a decode, which read one token of each sequence."""
+        return adapters_rounded_once(self.network)
 
     @property
     def room(self) -> int:
@@ -174,8 +175,7 @@ class CachedDecoder(nn.Module):
         width = getattr(config, "head_dim", None) or config.hidden_size // num_heads
         num_heads = getattr(config, "num_key_value_heads", None) or num_heads
         num_bytes = 2 * config.num_hidden_layers * num_heads * width * self.network.dtype.itemsize
-        weights = sum(parameter.nbytes for parameter in self.network.parameters())
-        return max(ROOM, weights, int(SHARE * total_memory(self.device))) // num_bytes
+        return max(ROOM, self._weight_bytes, int(SHARE * total_memory(self.device))) // num_bytes
 
     def read(self, embeddings: Tensor) -> Any:
         """Read M input embeddings `[M, H]`. Returns a cache of one row, a `prefix` for `start`."""
@@ -215,8 +215,10 @@ class CachedDecoder(nn.Module):
 
     def _attention(self) -> AbstractContextManager[Any]:
         """Faster gradients of attention in half precision on a CPU."""
+        if not torch.is_grad_enabled():
+            return nullcontext()
         half = self.network.dtype.itemsize < torch.float32.itemsize and self.device.type == "cpu"
-        return FasterAttention() if half and torch.is_grad_enabled() else nullcontext()
+        return FasterAttention() if half else nullcontext()
 
     def _unread(
         self, mask: Tensor, is_padded: bool, cache: Any = None, num_read: int = 0

@@ -1,5 +1,6 @@
 """Adapters in half precision: outputs and gradients of `peft` up to rounding, with less memory."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from torch import Tensor
 from guides import LoRA
 from model import LanguageModel, ResponseDistribution
 from model.networks.adapted_linear import AdaptedLinear
+from model.networks.rounded_adapters import adapters_rounded_once
+from model.prior import cached_decoder
 from tests.model.tiny import PROMPTS, tiny
 
 
@@ -89,3 +92,27 @@ def test_float32_layers_are_peft_s_own() -> None:
     module = next(m for m in guide.modules() if type(m) is AdaptedLinear)
     x = torch.randn(5, module.in_features)
     assert torch.equal(module(x), Linear.forward(module, x))
+
+
+def test_draws_round_the_adapters_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decode with rounded factors draws as one that rounds them for each token."""
+    guide = adapted_twice(torch.bfloat16)
+    prior = guide.language_model
+    layers = [m for m in prior.modules() if isinstance(m, AdaptedLinear)]
+    inside: list[bool] = []
+    layers[0].register_forward_hook(lambda layer, *_: inside.append(layer.rounded is not None))
+    prompts = prior.encode(PROMPTS)
+    torch.manual_seed(0)
+    response = prior(prompts).sample((4,))
+    assert inside == [False, *[True] * (len(inside) - 1)]
+    assert len(inside) > 1
+    assert all(layer.rounded is None for layer in layers)
+    monkeypatch.setattr(cached_decoder, "adapters_rounded_once", lambda network: nullcontext())
+    torch.manual_seed(0)
+    assert torch.equal(prior(prompts).sample((4,)), response)
+
+
+def test_float32_layers_are_not_rounded() -> None:
+    network = adapted_twice(torch.float32).language_model.network
+    with adapters_rounded_once(network):
+        assert not any(getattr(module, "rounded", None) for module in network.modules())
