@@ -61,6 +61,24 @@ def test_lessons_follow_the_rules_of_notebooks():
     assert end.value.code == 0
 
 
+def test_a_table_notes_the_numbers_that_were_not_expected():
+    from classroom import UNEXPECTED, About, table
+
+    UNEXPECTED.clear()
+    rows = [["a", 1.0, 1.01], ["b", 1.0, 1.2], ["c", 1.0, About(1.2)], ["d", 1.0, About(2)]]
+    table(["quantity", "value", "expected output"], *rows, ["e", 1.0, ""])
+    assert UNEXPECTED == ["1.0000, expected 1.2000", "1.0000, expected about 2"]
+    UNEXPECTED.clear()
+
+
+def test_names_have_their_own_colours_and_no_colour_twice():
+    from classroom import OWN_COLOURS, colours_of
+
+    colours = colours_of(["posterior", "a", "prior", "b"])
+    assert colours[::2] == [OWN_COLOURS["posterior"], OWN_COLOURS["prior"]]
+    assert len(set(colours)) == 4
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_emphasis_in_the_prose_is_on_single_words(name):
     """The asterisks of two p* in a paragraph would be markup without a backslash."""

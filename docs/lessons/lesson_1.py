@@ -129,8 +129,10 @@ def _(log10_draws, log_prior, texts, world):
     mo.vstack(
         [
             table(
-                ["share of 'good'", "exact", "standard error"],
-                [share_of_good, good, standard_error],
+                ["share of 'good'", "value", "expected output at K = 100"],
+                ["in the draws", share_of_good, 0.27 if num_draws == 100 else ""],
+                ["exact", good, 0.2494],
+                ["standard error", standard_error, 0.0433 if num_draws == 100 else ""],
             ),
             bars(texts, {"exact": log_prior.exp(), f"{num_draws} draws": share}, "Draws and truth"),
         ]
@@ -141,7 +143,6 @@ def _(log10_draws, log_prior, texts, world):
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    Expected output at K = 100: 0.2700 of the draws are "good", with a standard error of 0.0433.
     The error falls with the square root of K: a hundred times the draws, a tenth of the error.
 
     ## Exercise 1: an event

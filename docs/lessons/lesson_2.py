@@ -60,6 +60,7 @@ def _():
 @app.cell
 def _(log10_beta, reward, texts, world):
     beta = 10**log10_beta.value
+    at_start = log10_beta.value == -0.5
     truth = world.truth(beta)
     posterior = truth.log_posterior[:, 0].exp()
     expected_reward = (posterior * reward).sum()
@@ -67,8 +68,11 @@ def _(log10_beta, reward, texts, world):
     mo.vstack(
         [
             table(
-                ["beta", "log Z, nats", "E[r] under p*", "KL(p* to p0), nats"],
-                [beta, truth.log_z[0], expected_reward, kl],
+                ["quantity", "value", "expected output at log10 of beta = -0.5"],
+                ["beta", beta, 0.3162 if at_start else ""],
+                ["log Z, nats", truth.log_z[0], 0.7720 if at_start else ""],
+                ["E[r] under p*", expected_reward, 0.3995 if at_start else ""],
+                ["KL(p* to p0), nats", kl, 0.4913 if at_start else ""],
             ),
             bars(
                 texts,
@@ -83,8 +87,6 @@ def _(log10_beta, reward, texts, world):
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    Expected output at log10 of beta = -0.5: log Z 0.7720, E[r] 0.3995, KL 0.4913.
-
     Now move beta to both ends. Predict the two limits before you look.
 
     - **beta to infinity.** The likelihood is 1 everywhere, and the posterior is the prior.

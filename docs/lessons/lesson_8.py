@@ -83,15 +83,23 @@ def _():
 
 
 @app.cell
-def _(gold, rewards, texts):
+def _(gold, num_comparisons, rewards, texts):
+    seen = {"good": 1.3044, "not not dull": 3.0612} if num_comparisons.value == 20 else {}
     table(
-        ["response", "gold reward", "posterior mean", "posterior standard deviation"],
+        [
+            "response",
+            "gold reward",
+            "posterior mean",
+            "posterior standard deviation",
+            "expected output at 20 comparisons",
+        ],
         *(
             [
                 name,
                 gold[texts.index(name)],
                 rewards[:, texts.index(name)].mean(),
                 rewards[:, texts.index(name)].std(),
+                seen.get(name, ""),
             ]
             for name in ("good", "bad", "not good", "not bad", "not not dull")
         ),
@@ -102,9 +110,7 @@ def _(gold, rewards, texts):
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    Expected output at 20 comparisons, the standard deviation: good 1.3044, not not dull
-    3.0612. A reward is known where the prior puts its draws, and unknown where training is about
-    to go.
+    A reward is known where the prior puts its draws, and unknown where training is about to go.
 
     ## Predict, then run: over-optimisation
 
@@ -115,7 +121,7 @@ def _():
 
 
 @app.cell
-def _(gold, log_prior, rewards):
+def _(gold, log_prior, num_comparisons, rewards):
     betas = [10 ** (k / 10) for k in range(15, -11, -1)]
 
     def frontier(log_likelihood_at):
@@ -144,11 +150,16 @@ def _(gold, log_prior, rewards):
                 title="The proxy rises; the gold reward rises, peaks and falls",
             ),
             table(
-                ["at the peak of gold", "value"],
-                ["KL, nats", peak[0]],
-                ["gold", peak[1]],
-                ["gold at the smallest beta", by_proxy[-1][1]],
-                ["proxy at the smallest beta", by_proxy[-1][2]],
+                ["quantity", "value", "expected output at 20 comparisons"],
+                *(
+                    [name, value, number if num_comparisons.value == 20 else ""]
+                    for name, value, number in (
+                        ("KL at the peak of gold, nats", peak[0], 0.9512),
+                        ("gold at its peak", peak[1], 0.6824),
+                        ("gold at the smallest beta", by_proxy[-1][1], -0.6311),
+                        ("proxy at the smallest beta", by_proxy[-1][2], 5.3461),
+                    )
+                ),
             ),
         ]
     )
@@ -158,8 +169,7 @@ def _(gold, log_prior, rewards):
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    Expected output at 20 comparisons: gold peaks at 0.6824, 0.95 nats from the prior, and ends at
-    -0.6311, while the proxy ends at 5.3461. No step of training failed: every point is an exact
+    No step of training failed: every point is an exact
     posterior. The target is wrong.
 
     ## What to do with uncertainty
@@ -172,20 +182,23 @@ def _():
 
 
 @app.cell
-def _(frontier, gold, rewards):
-    rows = []
+def _(frontier, gold, num_comparisons, rewards):
+    rows, peaks = [], {"marginal-likelihood": 0.3993, "mean": 0.6824}
+    peaks |= {"lower-bound": 0.9347, "minimum": 0.8910}
     for name, aggregate in AGGREGATIONS.items():
         points = frontier(lambda beta, aggregate=aggregate: aggregate(rewards, beta))
         best_kl, best_gold, _ = max(points, key=lambda point: point[1])
-        rows.append([name, best_gold, best_kl, points[-1][1]])
+        expected = peaks[name] if num_comparisons.value == 20 else ""
+        rows.append([name, best_kl, points[-1][1], best_gold, expected])
     truth_points = frontier(lambda beta: gold / beta)
+    header = ["aggregation", "KL at the peak of gold", "gold at the end"]
     at_one = min(truth_points, key=lambda point: abs(point[0] - 1.0))
     mo.vstack(
         [
-            table(["aggregation", "gold at its peak", "KL there", "gold at the end"], *rows),
+            table([*header, "gold at its peak", "expected output at 20 comparisons"], *rows),
             table(
-                ["exact, gold reward known", "gold", "KL, nats"],
-                ["posterior nearest to 1 nat", at_one[1], at_one[0]],
+                ["exact, gold reward known", "KL, nats", "gold", "expected output"],
+                ["posterior nearest to 1 nat", at_one[0], at_one[1], 1.4254],
             ),
         ]
     )
@@ -209,10 +222,8 @@ def _(gold, log_prior, rewards, texts):
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    Expected output at 20 comparisons, gold at the peak: marginal-likelihood 0.3993, mean 0.6824,
-    lower-bound 0.9347, minimum 0.8910. With the gold reward known, 1.4254 at 1 nat. The marginal
-    likelihood rewards uncertainty, by half the variance over beta squared for a Gaussian reward:
-    an optimist.
+    The marginal likelihood rewards uncertainty, by half the variance over beta squared for a
+    Gaussian reward: an optimist.
 
     ## Exercise 1: the likelihood of a preference
 

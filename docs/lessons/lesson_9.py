@@ -9,7 +9,7 @@ with app.setup:
     import marimo as mo
     import pyro
     import torch
-    from classroom import bars, checked, table
+    from classroom import About, bars, checked, table
 
     from guides import LoRA
     from inference import Enumeration, diagnose, fit, importance_sampling
@@ -133,11 +133,11 @@ def _(model, prior, prompts, train, truth):
     fit(model, guide, prompts, num_steps=20, progress=False)
     estimate = diagnose(model, guide, prompts, num_samples=512, num_prior_draws=512)
     table(
-        ["KL(q to p*), nats", "value"],
-        ["exact, at the start", at_start],
-        ["exact, after training", truth.kl_guide_posterior(guide)[0]],
-        ["estimate of diagnose", estimate.kl_guide_posterior.value],
-        ["its standard error", estimate.kl_guide_posterior.standard_error],
+        ["KL(q to p*), nats", "value", "expected output"],
+        ["exact, at the start", at_start, 1.7659],
+        ["exact, after training", truth.kl_guide_posterior(guide)[0], About(0.85)],
+        ["estimate of diagnose", estimate.kl_guide_posterior.value, About(0.8)],
+        ["its standard error", estimate.kl_guide_posterior.standard_error, About(0.1)],
     )
     return
 
@@ -145,8 +145,7 @@ def _(model, prior, prompts, train, truth):
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    Expected output: 1.7659 at the start, 0.8462 after training; the estimate is 0.815 with a
-    standard error of 0.104. Half of the distance is closed, and the ELBO is 0.85 nats below log Z.
+    Half of the distance is closed, and the ELBO is 0.85 nats below log Z.
 
     Longer responses change one thing: no truth is left to compare with, and `diagnose` is the
     report. `python -m experiments.steer --prior smollm2 --guide lora` is that run.

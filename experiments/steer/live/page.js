@@ -104,11 +104,12 @@ function show(run) {
   const state = {
     starting: "The first step is on its way.",
     running: `Step ${run.step}: ${duration(run.elapsed)} so far${left}.`,
-    finished: "Finished. The report is written after the last measurement: report.html.",
-    interrupted: `Interrupted after step ${run.step}. The report so far is report.html.`,
+    finished: "Finished. The report is written after the last measurement.",
+    interrupted: `Interrupted after step ${run.step}. The report has the guide so far.`,
   }[run.state];
   document.getElementById("state").textContent = state + quiet;
   ended = ENDED.has(run.state);
+  document.getElementById("report").hidden = !ended;
   if (version === last) return;
   last = version;
   const share = ended ? 1 : run.left === null ? 0 : run.elapsed / (run.elapsed + run.left);

@@ -91,11 +91,14 @@ def test_page_follows_the_run_to_its_end(open_live, live):
     assert page.tab.is_visible("#plane .target")
     assert page.tab.is_visible("#plane .now")
     assert len(page.tab.query_selector_all("#texts tbody tr")) == len(live._samples) > 0
+    assert not page.tab.is_visible("#report")
     live(step_of(6))
     page.read("Step 6: ")
     assert page.value(points) == 6
     live.__exit__(None)
     page.read("Finished.")
+    assert page.tab.locator("#report a").get_attribute("href") == "report.html"
+    assert page.tab.is_visible("#report")
     assert page.value("document.getElementById('progress').value") == 1
     assert page.value("ended")
     assert page.faults == []
