@@ -51,7 +51,8 @@ class LoRA(Guide):
 
     The guide's own modules share tensors with the prior's, so that the prior stays unchanged. If
     the prior has an adapter, the guide has both. Adapters are float32 also on a prior in half
-    precision, where bfloat16 would lose small updates.
+    precision, where bfloat16 would lose small updates. A pass rounds the adapters to the type of
+    the prior, which is less than the rounding of the sum (`adapted_linear.py`).
 
     Args:
         prior: Language model to start from.

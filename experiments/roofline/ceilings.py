@@ -38,7 +38,10 @@ class Ceilings(NamedTuple):
 
 
 def median_seconds(function: Callable[[], Any], device: torch.device, rounds: int) -> float:
-    """Median wall seconds of a function after one call to warm up, the device waited for."""
+    """Median seconds of a function after one call to warm up, the device waited for.
+
+    Seconds of one CPU thread are CPU seconds, which other load on the machine does not count in.
+    """
 
     def step() -> None:
         function()
@@ -46,7 +49,8 @@ def median_seconds(function: Callable[[], Any], device: torch.device, rounds: in
 
     step()
     times = take_turns({"step": step}, rounds)["step"]
-    return statistics.median(wall for _, wall in times)
+    by_cpu = device.type == "cpu" and torch.get_num_threads() == 1
+    return statistics.median(cpu if by_cpu else wall for cpu, wall in times)
 
 
 def _wait(device: torch.device) -> None:

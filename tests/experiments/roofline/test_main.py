@@ -1,12 +1,14 @@
 """The floor of a step is that of the operations and bytes which a network needs."""
 
+import time
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
 from experiments.roofline.__main__ import Roofline, main
-from experiments.roofline.ceilings import Ceilings
+from experiments.roofline.ceilings import Ceilings, median_seconds
 from experiments.roofline.floors import Work
 from experiments.roofline.shapes import SHAPES
 
@@ -57,3 +59,13 @@ def test_a_table_of_phases_is_printed(capsys):
     output = capsys.readouterr().out
     assert ratio > 0
     assert all(phase in output for phase in ("draw from", "under the prior", "gradient", "step"))
+
+
+def test_one_cpu_thread_is_timed_without_the_load_of_others() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        waited = median_seconds(lambda: time.sleep(0.2), torch.device("cpu"), rounds=1)
+    finally:
+        torch.set_num_threads(threads)
+    assert waited < 0.1
