@@ -3,7 +3,7 @@
     P = softmax(Q K^T / sqrt(D) + mask),   dV = P^T dO,   dS = P (dO V^T - rowsum(P dO V^T))
 
 The gradient of torch's fused kernel takes 4 times as long for 32 sequences of 64 tokens, 10 times
-as long for 16 tokens, and no longer for 256 tokens. The forward pass is torch's, and its inputs
+as long for 16 tokens, and about as long for 256 tokens. The forward pass is torch's, and its inputs
 alone are kept.
 """
 
