@@ -31,6 +31,10 @@ def parts(dtype: torch.dtype) -> list[Tensor]:
 def gradients(dtype: torch.dtype, options: dict) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Output, and gradients of query, key and value."""
     *inputs, grad = (part.requires_grad_() for part in parts(dtype))
+    mask = options.get("attn_mask")
+    if mask is not None and mask.dtype != torch.bool:
+        # torch's kernel for old processors misreads a mask of another type than the queries
+        options = options | {"attn_mask": mask.to(dtype)}
     output = scaled_dot_product_attention(*inputs, **options)
     return output, torch.autograd.grad(output, inputs, grad)
 
