@@ -15,7 +15,7 @@ from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-HALF = (torch.bfloat16, torch.float16)
+from model.networks.placement import HALF
 
 
 class AdaptedLinear(Linear):

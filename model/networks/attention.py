@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-HALF = (torch.bfloat16, torch.float16)
+from model.networks.placement import HALF
+
 SCORES = 1 << 18
 """Number of scores that are computed at a time: 1 MiB in float32, which the cache holds."""
 MOST = 1 << 15

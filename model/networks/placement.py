@@ -2,6 +2,9 @@
 
 import torch
 
+HALF = (torch.bfloat16, torch.float16)
+"""Floating-point types of two bytes."""
+
 
 def named_device(device: torch.device | str | int | None) -> torch.device:
     """A device of this machine by name or number, or a `ValueError`; None for a GPU if any."""
