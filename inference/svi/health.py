@@ -69,7 +69,7 @@ def mean_of_steps(values: Sequence[float], variances: Sequence[float], noise: fl
     return Estimate(mean, math.sqrt(noise / num))
 
 
-COLUMNS = ("step", *DrawNumbers._fields, "log_likelihood")
+COLUMNS = (*DrawNumbers._fields, "log_likelihood")
 """Numbers of a step with fresh draws: of the draws, and of E_q[log likelihood]; nats."""
 
 
@@ -82,25 +82,26 @@ class Health:
 
     def __init__(self) -> None:
         self.warnings: dict[str, str] = {}
+        self._steps: list[int] = []
         self._series = {name: Series() for name in COLUMNS}
 
     def add(self, step: int, numbers: DrawNumbers, log_likelihood: float) -> None:
         """Add the numbers of a step with fresh draws."""
-        for series, value in zip(
-            self._series.values(), (step, *numbers, log_likelihood), strict=True
-        ):
+        self._steps.append(step)
+        for series, value in zip(self._series.values(), (*numbers, log_likelihood), strict=True):
             series.append(value)
 
     def drop_after(self, step: int) -> None:
         """Drop the numbers of steps that were undone."""
-        num = bisect_right(self._series["step"].values, step)
-        if num < self._num_steps:
+        num = bisect_right(self._steps, step)
+        if num < len(self._steps):
+            del self._steps[num:]
             self._series = {name: Series(each.values[:num]) for name, each in self._series.items()}
 
     @property
     def elbo(self) -> Estimate:
         """ELBO of the last steps, nats; NaN without one."""
-        return self._mean("elbo", LAST) if self._num_steps else Estimate(math.nan, math.nan)
+        return self._mean("elbo", LAST) if self._steps else Estimate(math.nan, math.nan)
 
     def check(self, *, ascends_elbo: bool) -> list[str]:
         """Return the warnings that are new after the last step."""
@@ -113,7 +114,7 @@ class Health:
 
     def _fall(self) -> str:
         """Warning of an ELBO below the ELBO of the first step by more than noise, or nothing."""
-        if not self._num_steps:
+        if not self._steps:
             return ""
         is_known = math.isfinite(self._series["variance"].values[0])
         start, now = self._mean("elbo", slice(1 if is_known else FEWEST)), self.elbo
@@ -121,14 +122,14 @@ class Health:
         if not now.value < start.value - SURE * error:
             return ""
         return (
-            f"step {self._last_step}: the ELBO of the last steps is {now} nats, below "
+            f"step {self._steps[-1]}: the ELBO of the last steps is {now} nats, below "
             f"{start} nats at the start of the fit. The guide moves away from the posterior: take "
             "smaller steps, or more responses in each"
         )
 
     def _collapse(self) -> str:
         """Warning of an entropy that fell where the likelihood did not rise, or nothing."""
-        if self._num_steps <= FEWEST:
+        if len(self._steps) <= FEWEST:
             return ""
         start, now = (self._mean("entropy", part) for part in (FIRST, LAST))
         error = math.hypot(now.standard_error, COLLAPSE * start.standard_error)
@@ -139,7 +140,7 @@ class Health:
         if not after.value < before.value + 2 * error:
             return ""
         return (
-            f"step {self._last_step}: the entropy of the guide fell from {start} nats at "
+            f"step {self._steps[-1]}: the entropy of the guide fell from {start} nats at "
             f"the start of the fit to {now}, and the log likelihood did not rise beyond its noise "
             f"({before} nats then, {after} now). The guide collapses: take smaller steps, or more "
             "responses in each"
@@ -152,7 +153,7 @@ class Health:
         fit, so that a slow gain has the time to show. A steady gain of 0.02 nats a step, at noise
         of 1 nat a step, ended none of 200 simulated fits; without gain, half ended at step 162.
         """
-        size = self._num_steps // 4
+        size = len(self._steps) // 4
         if size < PATIENCE // 2:
             return None
         quarters = slice(-size, None), slice(-2 * size, -size)
@@ -162,7 +163,7 @@ class Health:
         if gain > 0:
             return None
         return (
-            f"step {self._last_step}: the gain of the ELBO is below its noise, "
+            f"step {self._steps[-1]}: the gain of the ELBO is below its noise, "
             f"{gain / size:.4f} ± {error / size:.4f} nats a step over the last {2 * size} steps"
         )
 
@@ -172,20 +173,13 @@ class Health:
         variances = self._series["variance"].values[part] if name == "elbo" else [math.nan]
         return mean_of_steps(series.values[part], variances, series.noise)
 
-    @property
-    def _num_steps(self) -> int:
-        return len(self._series["step"].values)
-
-    @property
-    def _last_step(self) -> int:
-        return int(self._series["step"].values[-1])
-
     def get_state(self) -> dict[str, Tensor]:
         """Numbers of all steps for a checkpoint, `[steps, 5]`."""
-        columns = [series.values for series in self._series.values()]
+        columns = [self._steps, *(series.values for series in self._series.values())]
         return {"steps": torch.tensor(columns, dtype=torch.float64).t().contiguous()}
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         """Take a state from `get_state`."""
-        columns = state["steps"].t().tolist()
+        steps, *columns = state["steps"].t().tolist()
+        self._steps = [int(step) for step in steps]
         self._series = {n: Series(values) for n, values in zip(COLUMNS, columns, strict=True)}

@@ -16,7 +16,7 @@ from inference.programs import Program
 from inference.response_site import SameResponses
 from inference.svi.checkpoint.state import FitState, parameters
 from inference.svi.draw_record import DrawRecord
-from inference.svi.micro_batches import in_micro_batches
+from inference.svi.micro_batch_handler import in_micro_batches
 from inference.svi.optimizer.trust_region import TrustRegion
 from inference.svi.response_metrics import Metrics, ModelRuns, response_metrics, rewarded
 from inference.svi.rollback import Rollback

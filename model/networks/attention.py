@@ -9,9 +9,11 @@ alone are kept.
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
@@ -45,6 +47,16 @@ class FasterAttention(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
+def faster_attention(network: "transformers.PreTrainedModel") -> AbstractContextManager[Any]:
+    """Context for a pass of a network with gradient: `FasterAttention` if the network gains."""
+    gains = torch.is_grad_enabled() and _is_half_on_a_cpu(network)
+    return FasterAttention() if gains else nullcontext()
+
+
+def _is_half_on_a_cpu(place: "Tensor | transformers.PreTrainedModel") -> bool:
+    return place.device.type == "cpu" and place.dtype in HALF
+
+
 def _is_faster(
     query: Tensor,
     key: Tensor,
@@ -57,7 +69,7 @@ def _is_faster(
 ) -> bool:
     """True for attention of as many keys as queries have heads, with a gradient, on a CPU."""
     parts = (query, key, value)
-    plain = query.is_cpu and query.dtype in HALF and not (dropout_p or enable_gqa)
+    plain = _is_half_on_a_cpu(query) and not (dropout_p or enable_gqa)
     plain = plain and query.dim() == 4 and query.shape[:2] == key.shape[:2]
     plain = plain and query.shape[2] * key.shape[2] <= MOST
     has_gradient = torch.is_grad_enabled() and any(part.requires_grad for part in parts)

@@ -3,8 +3,8 @@
 `ResponseDistribution` has the batch shape, the checks and the interface of Pyro. Behind it are jobs
 that know a batch of B responses alone:
 
-    drawing.py, scoring.py                       the passes of the decoder over the B responses
-    chunks.py, micro_batches.py, by_ranks.py     a function of the B responses, part by part
+    drawing.py, scoring.py                          the passes of the decoder over the B responses
+    chunks.py, by_micro_batches.py, by_ranks.py     a function of the B responses, part by part
 """
 
 from dataclasses import dataclass, replace

@@ -3,7 +3,7 @@
 import copy
 import inspect
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -15,7 +15,7 @@ from transformers.cache_utils import DynamicLayer
 
 from model.common.devices import is_asynchronous, total_memory
 from model.networks import layer_checkpoints
-from model.networks.attention import FasterAttention
+from model.networks.attention import faster_attention
 from model.networks.checks import check_causal, checked_network, evaluating, without_head
 from model.networks.growing_layer import GrowingLayer
 from model.networks.head import logits_of, splits_head
@@ -213,13 +213,6 @@ class CachedDecoder(nn.Module):
         dtype = self.network.dtype
         return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
-    def _attention(self) -> AbstractContextManager[Any]:
-        """Faster gradients of attention in half precision on a CPU."""
-        if not torch.is_grad_enabled():
-            return nullcontext()
-        half = self.network.dtype.itemsize < torch.float32.itemsize and self.device.type == "cpu"
-        return FasterAttention() if half else nullcontext()
-
     def _unread(
         self, mask: Tensor, is_padded: bool, cache: Any = None, num_read: int = 0
     ) -> CachedState:
@@ -273,7 +266,7 @@ class CachedDecoder(nn.Module):
         # a hook, since some networks scale or cap the logits of the output layer
         hook = self.network.get_output_embeddings().register_forward_pre_hook(record)
         try:
-            with layer_checkpoints.around(self.network), self._attention():
+            with layer_checkpoints.around(self.network), faster_attention(self.network):
                 out = self.network(**batch, use_cache=True)
         finally:
             hook.remove()

@@ -20,13 +20,13 @@ from model.common.provenance import through
 from model.common.thread_lock import one_thread
 from model.prior import scoring
 from model.prior.batch import Batch
+from model.prior.by_micro_batches import by_micro_batches
 from model.prior.by_ranks import by_ranks
 from model.prior.chunks import Function, by_chunks
 from model.prior.decode import Prefix
 from model.prior.decoder import Decoder
 from model.prior.division import Division, division
 from model.prior.drawing import draw
-from model.prior.micro_batches import by_micro_batches
 from model.prior.prompts import Prompts
 from model.prior.response_space import ResponseSpace
 
