@@ -1,6 +1,5 @@
 """Two processes in a group of `torch.distributed`, which run functions of the tests together."""
 
-import multiprocessing
 import pickle
 import traceback
 from collections.abc import Callable, Iterator
@@ -14,11 +13,13 @@ import pyro
 import torch
 from torch import distributed as dist
 
+from tests.forks import FORKS
+
 RANKS = 2
 
 
 class Group:
-    """Processes that wait for functions. Starting costs as much as importing torch twice."""
+    """Processes that wait for functions."""
 
     def __init__(self, pipes: list[Connection]) -> None:
         self._pipes = pipes
@@ -37,11 +38,10 @@ class Group:
 @contextmanager
 def started(folder: Path) -> Iterator[Group]:
     """A group of processes, which end with the context."""
-    context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
     for number in range(RANKS):
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, number, folder / "store"))
+        ours, theirs = FORKS.Pipe()
+        process = FORKS.Process(target=_serve, args=(theirs, number, folder / "store"))
         process.start()
         theirs.close()
         pipes.append(ours)

@@ -2,11 +2,19 @@
 
 import pytest
 
+from experiments import step_memory
+from experiments.shared.workers import set_threads
 from experiments.step_memory import StepMemory, main
+from tests.forks import FORKS
 
 
 @pytest.mark.slow
-def test_the_peak_grows_with_the_number_of_responses_but_not_in_micro_batches():
+def test_the_peak_grows_with_the_number_of_responses_but_not_in_micro_batches(monkeypatch):
+    def run_all(run, jobs, workers):
+        with FORKS.Pool(1, set_threads, [1]) as pool:
+            return pool.map(run, jobs)
+
+    monkeypatch.setattr(step_memory, "run_all", run_all)
     peaks = main(StepMemory(particles=(16, 96), micro_batches=(0, 8), max_new_tokens=24))
     whole = peaks[96, 0] - peaks[16, 0]
     divided = peaks[96, 8] - peaks[16, 8]

@@ -41,6 +41,8 @@ def gradients_of_steps(
     prompts = prompts[: entry.max_prompts or 3]
     guide = new_guide(entry, prior, prompts)
     objective, rows = entry(num_particles=4), []
+    if hasattr(objective, "prior_rewards"):
+        objective.prior_rewards.num_draws = 64
     programs = [in_micro_batches(program, size) for program in (model, guide)]
     pyro.set_rng_seed(1)
     with parameter_scope(guide), divided(by):

@@ -3,12 +3,7 @@
 import copy
 import itertools
 import math
-import os
 import random
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pyro
@@ -24,7 +19,8 @@ from inference.svi.checkpoint.folder import CheckpointError, has_checkpoint
 from inference.svi.checkpoint.resume import resume
 from inference.svi.checkpoint.state import FitState
 from inference.svi.optimizer.trust_region import STEP_KL, TrustRegion
-from model import AlignmentModel
+from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
+from tests.forks import FORKS
 
 
 def parameters_of(guide):
@@ -190,49 +186,39 @@ def test_draws_of_each_epoch_are_for_each_prompt_once(small_prior, size, objecti
     assert batches == [tuple(texts)]
 
 
-KILLED = """
-import sys, pathlib, torch
-torch.set_num_threads(1)
-from guides import FineTuned
-from inference import FusedOptimizer, LeaveOneOut_ELBO, cosine, fit
-from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
-prior = grammar_prior(max_new_tokens=2)
-guide = FineTuned(prior)
-print("ready", flush=True)
-model = AlignmentModel(prior, TextReward(vader_sentiment, prior), 0.3)
-fit(model, guide, prior.encode(["the film was"]), num_steps=int(sys.argv[2]),
-    objective=LeaveOneOut_ELBO(8), optimizer=FusedOptimizer(schedule=cosine(40)),
-    checkpoint_folder=pathlib.Path(sys.argv[1]), checkpoint_every=1,
-    resume=True, progress=False)
-guide.save_pretrained(sys.argv[1])
-"""
+def complete(folder, ready=None):
+    """Run a fit with a checkpoint at every step, or the rest of it."""
+    torch.set_num_threads(1)
+    prior = grammar_prior(max_new_tokens=2)
+    guide = FineTuned(prior)
+    if ready is not None:
+        ready.set()
+    fit(
+        AlignmentModel(prior, TextReward(vader_sentiment, prior), 0.3),
+        guide,
+        prior.encode(["the film was"]),
+        num_steps=40,
+        objective=LeaveOneOut_ELBO(8),
+        optimizer=FusedOptimizer(schedule=cosine(40)),
+        checkpoint_folder=folder,
+        checkpoint_every=1,
+        resume=True,
+        progress=False,
+    )
+    guide.save_pretrained(folder)
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment(tmp_path, monkeypatch):
+def test_killed_at_any_moment(tmp_path):
     """A fit killed several times while checkpoints are written ends like an unkilled fit."""
-
-    def kill(folder, moment):
-        child = subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(folder), "40"],
-            stdout=subprocess.PIPE,
-            cwd=Path.cwd(),
-        )
-        assert child.stdout is not None
-        child.stdout.readline()
-        try:
-            child.wait(moment)
-        except subprocess.TimeoutExpired:
-            os.kill(child.pid, signal.SIGKILL)
-            child.wait()
-        child.stdout.close()
-
-    def complete(folder):
-        monkeypatch.setattr(sys, "argv", ["script", str(folder), "40"])
-        exec(compile(KILLED, "script", "exec"), {"__name__": "__main__"})
-
     for moment in (0.3, 0.45):
-        kill(tmp_path / "killed", moment)
+        ready = FORKS.Event()
+        child = FORKS.Process(target=complete, args=(tmp_path / "killed", ready))
+        child.start()
+        assert ready.wait(300)  # seconds
+        child.join(moment)
+        child.kill()
+        child.join()
     complete(tmp_path / "killed")
     complete(tmp_path / "whole")
     killed, whole = (
