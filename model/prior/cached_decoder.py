@@ -17,6 +17,7 @@ from model.common.devices import is_asynchronous, total_memory
 from model.networks import layer_checkpoints
 from model.networks.attention import faster_attention
 from model.networks.checks import check_causal, checked_network, evaluating, without_head
+from model.networks.fused_gelu import fused_gelu
 from model.networks.growing_layer import GrowingLayer
 from model.networks.head import logits_of, splits_head
 from model.networks.positions import (
@@ -100,6 +101,9 @@ class CachedDecoder(nn.Module):
             from model.networks.adapted_linear import faster_adapters  # takes seconds to import
 
             faster_adapters(network)
+        fused_gelu(network)
+        # the search for padding in a pass without a mask waits for a GPU: there is no padding then
+        vars(without_head(network))["warn_if_padding_and_no_attention_mask"] = _no_warning
         self.network = network
         self.max_new_tokens = max_new_tokens
         self._keeps_last_logits = "logits_to_keep" in arguments
@@ -240,13 +244,11 @@ class CachedDecoder(nn.Module):
             later = without_padding(positions[:, start:], skipped, self._padding)
             positions = torch.cat([positions[:, :start], later], 1)
         batch: dict[str, Any] = {name: tokens, "position_ids": positions[:, start:end]}
-        mask: Tensor | None = state.mask[:, :end]
-        if is_asynchronous(tokens.device):
+        mask: Tensor | None = state.mask[:, :end] if state.is_padded else None
+        one_token = start and tokens.shape[1] == 1
+        if mask is not None and one_token and is_asynchronous(tokens.device):
             # `transformers` reads the values of a mask `[B, C]`, and waits for the device
-            if not state.is_padded:
-                mask = None
-            elif start and tokens.shape[1] == 1 and self._takes_wide_mask(state.cache):
-                mask = self._wide(state.mask[:, :end])
+            mask = self._wide(mask) if self._takes_wide_mask(state.cache) else mask
         batch |= {"attention_mask": mask, "past_key_values": state.cache}
         if last_only and self._keeps_last_logits:
             batch["logits_to_keep"] = 1
@@ -272,6 +274,10 @@ class CachedDecoder(nn.Module):
             hook.remove()
         cache, is_padded = out.past_key_values, state.is_padded
         return out.logits, CachedState(cache, end, state.mask, positions, is_padded, hidden[0])
+
+
+def _no_warning(*_: Any) -> None:
+    """No warning of padding in a pass without a mask."""
 
 
 def _rows_of(cache: Any, rows: Tensor) -> Any:

@@ -86,9 +86,11 @@ class Backup:
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """True if no number is NaN or infinite. One pass, and one number to wait for."""
+    """True if no number is NaN or infinite. One pass, and one number to wait for, if that is so."""
     numbers = [t.detach() for t in tensors if t.numel() and t.is_floating_point()]
-    return not numbers or math.isfinite(total_norm(numbers, math.inf).item())
+    # the squares of large numbers may overflow; their sum is fast on a CPU, the largest is not
+    orders = (2.0, math.inf)
+    return not numbers or any(math.isfinite(total_norm(numbers, n).item()) for n in orders)
 
 
 def _options(group: dict[str, Any]) -> dict[str, Any]:

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.utils import logging
 
 from model import LanguageModel
 from model.prior import cached_decoder, decode
-from tests.model.tiny import NETWORKS, PROMPTS, tiny
+from tests.model.tiny import NETWORKS, PROMPTS, gpt2, tiny, tiny_tokenizer
 
 
 class Reads(TorchDispatchMode):
@@ -78,6 +79,26 @@ def test_a_pass_is_the_same_on_a_gpu_and_reads_no_mask_without_padding(
     if not prompts.is_padded:
         # the check of the responses, and the length of the longest
         assert reads.counts == {"_local_scalar_dense": 2}
+
+
+def test_a_network_with_a_padding_id_does_not_search_for_padding(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    network = gpt2()
+    network.config.pad_token_id = 2  # of the word at which the prompts end
+    language_model = LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
+    prompts = language_model.encode(["b a", "c a"])
+    response = torch.full((2, 3), 3)
+    transformers_logger = logging.get_logger("transformers")
+    transformers_logger.addHandler(caplog.handler)
+    try:
+        with Reads() as reads:
+            language_model(prompts).log_prob(response)
+    finally:
+        transformers_logger.removeHandler(caplog.handler)
+    assert not caplog.messages
+    # the check of the responses, and the length of the longest
+    assert reads.counts == {"_local_scalar_dense": 2}
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")
