@@ -5,6 +5,7 @@ The fixed world of the tests is `prior` and `prompts`: the grammar of `model.pri
 
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # also of the processes that tests start
@@ -16,7 +17,7 @@ import torch
 from model import LanguageModel, Prompts, grammar_prior
 from model.prior.grammar import PROMPTS
 from tests.model.tiny import encoder
-from tests.on_device import place_tests
+from tests.on_device import on_cpu, place_tests
 from tests.ranks import Group, started
 
 torch.set_num_threads(1)
@@ -45,6 +46,13 @@ def pytest_xdist_auto_num_workers() -> int:
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     num = min(num_cores or 1, int(psutil.virtual_memory().available / MEMORY))
     return num if num > 1 else 0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Run a test with the mark `on_cpu` on the CPU, also under `--device`."""
+    with on_cpu() if item.get_closest_marker("on_cpu") else nullcontext():
+        return (yield)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

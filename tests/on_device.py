@@ -2,12 +2,15 @@
 
 A test creates tensors, prompts and networks without a device. Under `--device` they go to the
 device. The library is left alone: a tensor that the library forgets to place stays on the CPU, and
-its test fails. Two kinds of tests run without the option: scripts choose a GPU themselves, and
-features of texts are computed on the CPU.
+its test fails. Tests with the mark `on_cpu` are about the CPU, and create everything there. Two
+kinds of tests run without the option: scripts choose a GPU themselves, and features of texts are
+computed on the CPU.
 """
 
 import functools
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,6 +28,18 @@ TESTS = str(Path(__file__).parent)
 NAMES = "arange as_tensor empty eye from_numpy full linspace logspace ones rand randint randn \
 randperm tensor zeros"
 CREATORS = {getattr(torch, name) for name in NAMES.split()}
+
+_state = {"places": True}
+
+
+@contextmanager
+def on_cpu() -> Iterator[None]:
+    """Context in which tests create tensors, prompts and networks on the CPU."""
+    _state["places"] = False
+    try:
+        yield
+    finally:
+        _state["places"] = True
 
 
 class OnDevice(TorchFunctionMode):
@@ -79,11 +94,14 @@ def _placing(initialise: Any, device: torch.device) -> Any:
 
 
 def _to(network: Any, device: torch.device) -> None:
-    """Move a network whose weights have numbers."""
+    """Move a network whose weights have numbers, outside `on_cpu`."""
+    if not _state["places"]:
+        return
     if isinstance(network, nn.Module) and not any(p.is_meta for p in network.parameters()):
         network.to(device)
 
 
 def _is_test(frame: FrameType) -> bool:
+    """True for code of a test, outside `on_cpu`."""
     path = frame.f_code.co_filename
-    return path.startswith(TESTS) and path != __file__
+    return _state["places"] and path.startswith(TESTS) and path != __file__

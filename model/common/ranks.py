@@ -63,9 +63,11 @@ def alone() -> Iterator[None]:
 @contextmanager
 def own_stream() -> Iterator[None]:
     """Context with random numbers of this rank alone; the common generators stay as they are."""
-    common = get_rng_state()
+    common, accelerators = get_rng_state(), _accelerators()
     seed = zlib.crc32(bytes(common["torch"].tolist()))
-    with torch.random.fork_rng(_accelerators()):
+    for index in accelerators:  # a fit on a GPU may draw no number on the CPU
+        seed = zlib.crc32(bytes(torch.cuda.get_rng_state(index).tolist()), seed)
+    with torch.random.fork_rng(accelerators):
         pyro.set_rng_seed((seed + rank()) % 2**32)
         try:
             yield

@@ -20,6 +20,8 @@ from model.prior import logits, scoring
 from model.prior.division import divided
 from tests.model.tiny import PROMPTS, tiny
 
+pytestmark = pytest.mark.on_cpu  # as the processes of `group`
+
 FAMILIES = {
     "fine-tuned": {},
     "lora": {"rank": 2},
@@ -28,7 +30,9 @@ FAMILIES = {
 }
 NETWORKS = {"gpt2": torch.float64, "llama": torch.float32}
 """Networks with one matrix for first and last layer, and with two; and their types."""
-GATHER = distributed.all_gather_single
+NAMES = ("all_gather_single", "all_gather_into_tensor")
+GATHER = next(name for name in NAMES if hasattr(distributed, name))
+"""Name of torch's function that gathers a layer; torch 2.11 has the second name alone."""
 TOLERANCES = {"gpt2": 1e-9, "llama": 1e-4}
 
 
@@ -157,7 +161,7 @@ def num_gathers(*, gather_draws: bool) -> int:
     """Number of layers and matrices gathered in a draw of responses of six tokens."""
     _, _, guide, prompts = world("lora", "llama")
     shard(guide, gather_draws=gather_draws)
-    with patch.object(distributed, "all_gather_single", wraps=GATHER) as gather:
+    with patch.object(distributed, GATHER, wraps=getattr(distributed, GATHER)) as gather:
         response = guide.distribution(prompts).sample((32,))
     assert guide.language_model.space.is_token(response)[..., -1].any()
     return gather.call_count

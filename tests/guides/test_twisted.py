@@ -167,10 +167,8 @@ def test_starts_as_the_prior_at_its_temperature(prompts, small_prior):
 def test_dropout_of_a_head_is_held_off(prompts, small_prior):
     """Dropout would make samples differ from scores."""
     size, width = small_prior.network.get_output_embeddings().weight.shape
-    guide = Twisted(
-        small_prior,
-        head=torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(width, size).double()),
-    )
+    head = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(width, size).double())
+    guide = Twisted(small_prior, head=head.to(small_prior.device))
     guide.head.train()
     distribution = guide.distribution(prompts)
     support = distribution.enumerate_support()

@@ -12,6 +12,8 @@ from tests.inference.svi.test_micro_batches import new_guide
 from tests.inference.svi.test_ranks import reward
 from tests.inference.svi.test_ranks import world as world_of_beta
 
+pytestmark = pytest.mark.on_cpu  # as the processes of `group`
+
 
 def world() -> tuple[LanguageModel, AlignmentModel, Prompts]:
     """A likelihood of at most three nats, which is less than the bound for rejection."""

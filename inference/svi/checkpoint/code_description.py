@@ -10,8 +10,11 @@ from model.common.digests import text_digest
 
 OURS = {"model", "guides", "inference", "experiments"}
 _SCHEMES = ("stdlib", "platstdlib", "purelib", "platlib")
-INSTALLED = tuple({sysconfig.get_path(name) for name in _SCHEMES})
-"""Folders of the standard library and of installed packages."""
+_TARGETS = {folder for folder in sys.path if any(Path(folder).glob("*.dist-info"))}
+INSTALLED = tuple(
+    {sysconfig.get_path(name) for name in _SCHEMES} | {str(Path(f).resolve()) for f in _TARGETS}
+)
+"""Folders of the standard library and of installed packages, also by `pip install --target`."""
 PACKAGES = {"site-packages", "dist-packages"}
 """Names of folders of packages of another environment, such as the system's, that this one uses."""
 

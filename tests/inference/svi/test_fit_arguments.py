@@ -231,7 +231,7 @@ class Unregistered(torch.nn.Module):
     def __init__(self, prior, half):
         super().__init__()
         self.table = torch.nn.Parameter(torch.zeros(2, prior.vocab_size))
-        self.bias = torch.nn.Linear(1, prior.vocab_size)
+        self.bias = torch.nn.Linear(1, prior.vocab_size, device=prior.device)
         self.half = half
 
     def forward(self, prompts):

@@ -16,6 +16,8 @@ from model.common import ranks
 from model.prior.division import AXES, Axis
 from tests.inference.svi.step_gradients import World, gradients_of_steps, new_guide, world_of
 
+pytestmark = pytest.mark.on_cpu  # as the processes of `group`
+
 
 def reward(prompts: Prompts, response: Tensor) -> Tensor:
     """Different for each response and each prompt."""
@@ -150,6 +152,21 @@ def test_the_own_streams_of_ranks_differ_and_leave_the_common_stream_alone(group
     pyro.set_rng_seed(0)
     assert torch.equal(after, torch.rand(1))
     assert torch.equal(after, also_after)
+
+
+def test_an_own_stream_follows_the_generator_of_a_gpu(monkeypatch):
+    """A fit on a GPU may leave the generator of the CPU as it is."""
+    state = torch.zeros(16, dtype=torch.uint8)
+    monkeypatch.setattr(ranks, "_accelerators", lambda: [0])
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda _: state)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *_: None)
+    numbers = []
+    for step in (0, 0, 1):
+        pyro.set_rng_seed(0)
+        state[0] = step
+        numbers.append(noise(3)[0])
+    assert torch.equal(numbers[0], numbers[1])
+    assert not torch.equal(numbers[0], numbers[2])
 
 
 def with_own_seed() -> str:

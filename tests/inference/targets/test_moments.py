@@ -195,6 +195,7 @@ def test_errors_of_the_sample_are_the_spread_of_fresh_draws():
         assert true.standard_error == 0
 
 
+@pytest.mark.on_cpu
 def test_gradient_and_hessian_are_those_of_the_dual():
     torch.manual_seed(0)
     phi, log_base = (

@@ -18,6 +18,7 @@ def resident() -> int:
     return int(line.split()[1]) * 1024
 
 
+@pytest.mark.on_cpu
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the files of Linux")
 def test_freed_memory_goes_back_to_the_system() -> None:
     blocks = [torch.ones(16_000) for _ in range(2_000)]  # 64 kB each, from the heap

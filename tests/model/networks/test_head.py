@@ -92,8 +92,9 @@ def test_logits_chunk_by_chunk_are_those_of_the_network(prior, monkeypatch):
 def test_the_network_is_unchanged_by_its_head(name):
     own = network(name)
     modules = dict(own.named_modules())
+    hidden = torch.zeros(3, own.get_output_embeddings().weight.shape[1], device=own.device)
     with torch.no_grad():
-        logits_of(own, torch.zeros(3, own.get_output_embeddings().weight.shape[1]).double())
+        logits_of(own, hidden.double())
     assert dict(own.named_modules()) == modules
 
 

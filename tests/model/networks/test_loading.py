@@ -207,6 +207,7 @@ def test_tied_weights_and_weights_of_another_head_are_no_fault(tmp_path):
     LOADERS["features"](folder)
 
 
+@pytest.mark.on_cpu
 def test_an_encoder_needs_no_pooler(tmp_path):
     """Pooler: not read by features, absent from checkpoints of masked language models."""
     network = BertForMaskedLM(BertConfig(**ENCODER_SIZES, pad_token_id=1)).eval()

@@ -287,7 +287,7 @@ def holders() -> dict[str, tuple]:
     for name, guide in guides.items():
         network = networks.get(name, tuned.language_model.network)
         values[name] = (network, lambda guide=guide: guide.distribution(prompts).log_prob(response))
-    head = nn.Sequential(nn.Dropout(0.5), nn.Linear(16, len(WORDS)).double())
+    head = nn.Sequential(nn.Dropout(0.5), nn.Linear(16, len(WORDS)).double()).to(prior.device)
     twisted = Twisted(prior, head=head)
     values["twist"] = (head, lambda: twisted.twist(prompts, response[None], 2))
     values["twisted"] = (head, lambda: twisted.distribution(prompts).log_prob(response))

@@ -49,8 +49,8 @@ def test_indexing_is_like_padding_the_picked_prompts_alone(
 def test_moving_keeps_everything(prompts: Prompts) -> None:
     moved = prompts.to("cpu")
     assert moved.texts == prompts.texts
-    assert torch.equal(moved.ids, prompts.ids)
-    assert torch.equal(moved.mask, prompts.mask)
+    assert torch.equal(moved.ids, prompts.ids.cpu())
+    assert torch.equal(moved.mask, prompts.mask.cpu())
 
 
 @pytest.mark.parametrize(("rows", "texts"), [([[1], []], ["a", ""]), ([[1]], ["a", "b"])])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tokenizers import normalizers
+from torch.testing import assert_close
 
 from model import AlignmentModel, TextLikelihood, TextReward, read_preferences
 from model.networks.text_network import without_beginning
@@ -103,7 +104,7 @@ def test_reward_learned_on_a_conversation_is_the_reward_that_steers():
     model = AlignmentModel(prior, TextReward(UncertainReward(reward, "mean"), prior), 1.0)
     response = torch.tensor([[[6, 1], [4, 4]], [[7, 1], [2, 7]]])  # [K, N, T]: chosen, rejected
     steered = model.reward(prior.encode([row["prompt"] for row in rows]), response)
-    assert torch.allclose(steered.T.flatten(), learned, rtol=0, atol=1e-12)
+    assert_close(steered.T.flatten(), learned, rtol=0, atol=1e-12)
     assert not torch.allclose(
         learned[0], reward(["a b c"]).mean(0), atol=1e-3
     )  # which was read instead
@@ -151,4 +152,4 @@ def test_features_have_no_second_beginning_and_no_end():
         features = PriorFeatures(prior)
         states = prior.network.base_model(torch.tensor([[0, 2, 4]])).last_hidden_state
         for text in ("<bos> <user> a", "<user> a"):
-            assert torch.allclose(features([text])[0], states[0].mean(0), atol=1e-12)
+            assert_close(features([text])[0], states[0].mean(0), rtol=1e-5, atol=1e-12)
