@@ -95,14 +95,15 @@ def test_contradictory_budgets_are_refused(options, message, model, small_prior,
 
 @pytest.mark.slow
 def test_an_open_fit_ends_when_its_gain_is_below_its_noise(
-    model, small_prior, prompts, truth, tmp_path
+    model, small_prior, prompts, truth, tmp_path, monkeypatch
 ):
     """The guide has converged then, and a resume does not go on."""
+    monkeypatch.setattr(health, "PATIENCE", 40)
     options = {"objective": LeaveOneOut_ELBO(num_particles=32), "num_responses": 64 * 2000}
     options |= {"checkpoint_folder": tmp_path}
     guide, result = run(model, small_prior, prompts, **options)
     start = truth.kl_guide_posterior(FineTuned(small_prior)).mean().item()
-    assert 160 <= len(result.metrics) < 1000
+    assert 80 <= len(result.metrics) < 500
     assert "is below its noise" in result.at_noise
     assert truth.kl_guide_posterior(guide).mean().item() < 0.05 * start
     again, result_again = run(
@@ -115,22 +116,22 @@ def test_an_open_fit_ends_when_its_gain_is_below_its_noise(
 
 def test_a_fit_that_gains_does_not_end_before_its_budget(model, small_prior, prompts, monkeypatch):
     """Steps so small that the guide is still on its way."""
-    monkeypatch.setattr(health, "PATIENCE", 40)
+    monkeypatch.setattr(health, "PATIENCE", 20)
     objective = LeaveOneOut_ELBO(num_particles=256)
-    optimizer = FusedOptimizer(torch.optim.SGD, {"lr": 1e-3})
-    options = {"objective": objective, "optimizer": optimizer, "num_responses": 512 * 84}
+    optimizer = FusedOptimizer(torch.optim.SGD, {"lr": 2e-3})
+    options = {"objective": objective, "optimizer": optimizer, "num_responses": 512 * 42}
     _, result = run(model, small_prior, prompts, **options)
     assert result.at_noise is None
-    assert len(result.metrics) == 84
+    assert len(result.metrics) == 42
 
 
 def test_a_number_of_steps_is_not_cut_short(model, small_prior, prompts, monkeypatch):
     """Unless the fit is asked to end at its noise, here of steps of no size."""
     monkeypatch.setattr(health, "PATIENCE", 8)
-    options = {"num_steps": 60, "step_kl": 1e-9, "objective": LeaveOneOut_ELBO(num_particles=2)}
+    options = {"num_steps": 40, "step_kl": 1e-9, "objective": LeaveOneOut_ELBO(num_particles=2)}
     _, result = run(model, small_prior, prompts, **options)
     assert result.at_noise is None
-    assert len(result.metrics) == 60
+    assert len(result.metrics) == 40
     _, result = run(model, small_prior, prompts, **options, stop_at_noise=True)
     assert "is below its noise" in result.at_noise
-    assert len(result.metrics) < 60
+    assert len(result.metrics) < 40

@@ -804,20 +804,24 @@ FILES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def replaying(tmp_path_factory):
+    """Fit of which every file holds numbers, the fit's result, and a folder after three steps."""
+    folder = tmp_path_factory.mktemp("replaying")
+    case = Case(objective=lambda: SquaredResidual(4, replay=8))
+    case.run(folder / "cut", 3)
+    return case, case.run(folder / "whole"), folder / "cut"
+
+
 @pytest.mark.parametrize(
     "damage", [flip, cut, link, Path.unlink], ids=["flip", "cut", "link", "delete"]
 )
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(
-    name, damage, tmp_path, whole
+    name, damage, tmp_path, replaying
 ):
-    case = (
-        Case(objective=lambda: SquaredResidual(4, replay=8))
-        if name.startswith("objective")
-        else Case()
-    )
-    expected = case.run(tmp_path / "whole") if name.startswith("objective") else whole
-    case.run(tmp_path / "fit", 3)
+    case, expected, folder = replaying
+    shutil.copytree(folder, tmp_path / "fit")
     assert [path.name for path in sorted((tmp_path / "fit").glob("step-*"))] == [
         "step-00000002",
         "step-00000003",
