@@ -7,11 +7,13 @@ film was" every response of at most four tokens can be listed: the posterior, lo
 divergence are exact sums. The prior is a GPT-2 behind `LanguageModel`, like any other prior.
 """
 
+import copy
 import itertools
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import transformers
@@ -138,6 +140,8 @@ def grammar_prior(
         words: the vocabulary, `<end>` first.
         steps: number of Adam steps on the exact cross-entropy.
         seed: random seed of the initial weights. Torch's own generator stays as it was.
+
+    A second call with the same arguments copies the network of the first.
     """
     steps = whole_number("steps", steps, at_least=0, at_most=10**6)
     seed = checks.seed("seed", seed)
@@ -148,9 +152,19 @@ def grammar_prior(
         checks.probability(f"the probability of {instance('a sentence', text, str)!r}", probability)
     if unknown := {word for text in sentences for word in text.split()} - {*words}:
         raise ValueError(f"a sentence has the word {min(unknown)!r}, expected words of `words`")
+    network = copy.deepcopy(_network(tuple(sentences.items()), tuple(words), steps, seed))
+    return LanguageModel(network, grammar_tokenizer(words), max_new_tokens=max_new_tokens)
+
+
+@cache
+def _network(
+    sentences: tuple[tuple[str, float], ...], words: tuple[str, ...], steps: int, seed: int
+) -> "transformers.GPT2LMHeadModel":
+    """The network, trained on sentences with their probabilities."""
     tokenizer = grammar_tokenizer(words)
-    ids, mask = padded([[*tokenizer(text)["input_ids"], 0] for text in sentences], pad_id=0)
-    weight = torch.tensor(list(sentences.values()), dtype=torch.float64)[:, None] * mask[:, 1:]
+    texts, probabilities = zip(*sentences, strict=True)
+    ids, mask = padded([[*tokenizer(text)["input_ids"], 0] for text in texts], pad_id=0)
+    weight = torch.tensor(probabilities, dtype=torch.float64)[:, None] * mask[:, 1:]
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)
         sizes = {**SIZES, "vocab_size": len(words)}
@@ -163,4 +177,4 @@ def grammar_prior(
             optimiser.zero_grad()
             (nats * weight).sum().backward()
             optimiser.step()
-    return LanguageModel(network, tokenizer, max_new_tokens=max_new_tokens)
+    return network

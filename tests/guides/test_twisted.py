@@ -117,12 +117,12 @@ def moved(guide, scale=0.3):
 def test_contrastive_learning_finds_the_soft_value_function(model, prompts, truth, small_prior):
     """psi is log p*/p0 of the prefix up to a constant for each prompt and position."""
     guide = Twisted(small_prior)
-    optimizer = FusedOptimizer(options={"lr": 1e-2}, schedule=cosine(400))
+    optimizer = FusedOptimizer(options={"lr": 2e-2}, schedule=cosine(150))
     fit(
         model,
         guide,
         prompts,
-        num_steps=400,
+        num_steps=150,
         objective=ContrastiveTwist(64),
         optimizer=optimizer,
         progress=False,

@@ -8,7 +8,8 @@ import torch
 
 from inference import SAMPLERS, Enumeration
 from inference.samplers.posterior import NoSupportError
-from tests.inference.objectives.table import ONE, TWO, Table, Target
+from model import Prompts
+from tests.inference.objectives.table import TWO, Table, Target
 
 TARGETS = {
     "enumeration": "posterior",
@@ -77,9 +78,10 @@ def test_every_sampler_has_a_claim():
 @pytest.mark.parametrize("from_guide", [False, True], ids=["from the prior", "from a guide"])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_weighted_draws_have_the_claimed_distribution(name, from_guide):
+    """Independent draws of a distribution at a total variation of 0.1 fail."""
     model, guide = Target(bounded), Table(1) if from_guide else None
     truth = Enumeration(model, TWO)
-    posterior = sampled(name, model, TWO, guide, 20_000, truth)
+    posterior = sampled(name, model, TWO, guide, 8_000, truth)
     assert posterior.response.shape[1:] == (2, 2)
     distance = 0.5 * (frequencies(posterior, truth) - truth.log_posterior.exp()).abs().sum(0)
     if SAMPLERS[name].lists_all:
@@ -97,16 +99,18 @@ def test_weighted_draws_have_the_claimed_distribution(name, from_guide):
 @pytest.mark.parametrize("from_guide", [False, True], ids=["from the prior", "from a guide"])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_estimate_of_z_is_unbiased_or_absent(name, from_guide):
+    """100 estimates, in 4 runs on 25 equal prompts."""
     model, guide = Target(bounded), Table(1) if from_guide else None
-    truth = Enumeration(model, ONE)
-    runs = [sampled(name, model, ONE, guide, 64, truth).log_z for _ in range(100)]
+    prompts = Prompts.from_ids([[1]] * 25, [f"copy {n}" for n in range(25)])
+    truth = Enumeration(model, prompts)
+    runs = [sampled(name, model, prompts, guide, 64, truth).log_z for _ in range(4)]
     if name not in UNBIASED_Z:
         assert all(run is None for run in runs)
         return
-    ratio = torch.stack([(run - truth.log_z).exp() for run in runs])
-    error = ratio.std(0) / 10
-    assert ((ratio.mean(0) - 1).abs() < 5 * error + 1e-9).all()
-    assert (error < 0.2).all()
+    ratio = torch.cat([(run - truth.log_z).exp() for run in runs])
+    error = ratio.std() / 10
+    assert (ratio.mean() - 1).abs() < 5 * error + 1e-9
+    assert error < 0.2
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -118,7 +122,7 @@ def test_impossible_responses_get_no_weight(name):
 
     model = Target(reward)
     truth = Enumeration(model, TWO)
-    weight = frequencies(sampled(name, model, TWO, num_samples=20_000, truth=truth), truth)
+    weight = frequencies(sampled(name, model, TWO, num_samples=4_000, truth=truth), truth)
     impossible = truth.log_posterior.isneginf()
     assert impossible.any()
     assert (weight[impossible] < (0.02 if SAMPLERS[name].target == "best of n" else 1e-12)).all()
@@ -146,9 +150,7 @@ def test_prompts_of_very_different_rewards_do_not_disturb_each_other(name):
     far, near = Enumeration(Target(reward), TWO), Enumeration(Target(bounded), TWO)
     assert torch.allclose(far.log_posterior, near.log_posterior)
     pyro.set_rng_seed(0)
-    weight = frequencies(sampled(name, Target(reward), TWO, num_samples=20_000, truth=far), far)
+    weight = frequencies(sampled(name, Target(reward), TWO, num_samples=2_000, truth=far), far)
     pyro.set_rng_seed(0)
-    expected = frequencies(
-        sampled(name, Target(bounded), TWO, num_samples=20_000, truth=near), near
-    )
+    expected = frequencies(sampled(name, Target(bounded), TWO, num_samples=2_000, truth=near), near)
     assert torch.allclose(weight, expected, atol=1e-6)

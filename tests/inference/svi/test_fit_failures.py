@@ -1,5 +1,6 @@
 """Failed steps: the fit returns to the last good parameters, or saves and raises the error."""
 
+import functools
 import math
 
 import pyro
@@ -56,38 +57,57 @@ def breaking(bad=math.nan, where="parameter", at=4):
     return FusedOptimizer(Breaks, {"lr": 0.01, "bad": bad, "where": where, "at": at})
 
 
+@pytest.fixture(scope="module")
+def unbroken(model, small_prior, prompts):
+    """Parameters of a fit without failure after each of five steps, by objective."""
+
+    @functools.cache
+    def parameters(objective):
+        guide, steps = FineTuned(small_prior), []
+        quiet(
+            model,
+            guide,
+            prompts,
+            5,
+            objective=OBJECTIVES[objective](num_particles=4),
+            optimizer=breaking(at=100),
+            on_step=lambda metrics: steps.append(copy_of(guide)),
+        )
+        return steps
+
+    return parameters
+
+
 @pytest.mark.parametrize("where", ["parameter", "moment"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize(
     "objective", ["leave-one-out", "trace", "forward-kl", "proximal", "reward-to-go-value"]
 )
 def test_bad_step_is_undone_and_the_checkpoint_is_good(
-    objective, bad, where, model, small_prior, prompts, tmp_path
+    objective, bad, where, model, small_prior, prompts, unbroken, tmp_path
 ):
     """Early stop at step 3; parameters, checkpoint and resume equal a fit without failure."""
-    guide, resumed, whole = (FineTuned(small_prior) for _ in range(3))
+    guide, resumed = FineTuned(small_prior), FineTuned(small_prior)
 
-    def run(guide, num_steps, optimizer, **options):
+    def run(guide, num_steps, **options):
         return quiet(
             model,
             guide,
             prompts,
             num_steps,
             objective=OBJECTIVES[objective](num_particles=4),
-            optimizer=optimizer,
+            optimizer=breaking(bad, where),
+            checkpoint_folder=tmp_path,
             **options,
         )
 
     with pytest.warns(UserWarning, match="fit stopped early at step 3"):
-        result = run(guide, 6, breaking(bad, where), checkpoint_folder=tmp_path)
+        result = run(guide, 6)
     assert "step 3 left a NaN or an infinity in" in result.stopped_early
     assert [record["step"] for record in result.metrics] == [1, 2, 3]
-    run(whole, 3, breaking())
-    assert_same(guide, copy_of(whole))
-    run(resumed, 5, breaking(bad, where), checkpoint_folder=tmp_path, resume=True)
-    unbroken = FineTuned(small_prior)
-    run(unbroken, 5, breaking(at=100))
-    assert_same(resumed, copy_of(unbroken))
+    assert_same(guide, unbroken(objective)[2])
+    run(resumed, 5, resume=True)
+    assert_same(resumed, unbroken(objective)[4])
 
 
 @pytest.mark.parametrize(
@@ -240,32 +260,39 @@ def failing_after_a_step(error, prior):
     }
 
 
+def nine_steps(model, guide, prompts, objective, **options):
+    """Fit with a prompt in each step, and no checkpoint before the end."""
+    options |= {"prompts_per_step": 1, "checkpoint_every": 100}
+    options |= {"objective": OBJECTIVES[objective](num_particles=4)}
+    return quiet(model, guide, prompts, 9, optimizer=FusedOptimizer(schedule=cosine(9)), **options)
+
+
+@pytest.fixture(scope="module")
+def reliable(small_prior, prompts):
+    """Parameters of `nine_steps` without failure, by objective."""
+
+    @functools.cache
+    def parameters(objective):
+        guide = FineTuned(small_prior)
+        model = AlignmentModel(small_prior, Unreliable(), beta=0.3)
+        nine_steps(model, guide, prompts, objective)
+        return copy_of(guide)
+
+    return parameters
+
+
 @pytest.mark.parametrize("error", [UserError, KeyboardInterrupt, FloatingPointError, ValueError])
 @pytest.mark.parametrize("objective", ["trace", "trajectory-balance", "proximal"])
-def test_error_in_the_middle_loses_nothing(objective, error, small_prior, prompts, tmp_path):
+def test_error_in_the_middle_loses_nothing(
+    objective, error, small_prior, prompts, reliable, tmp_path
+):
     """The error is raised with a note on the resume; the resumed fit equals one without failure."""
-    guide, resumed, whole = (FineTuned(small_prior) for _ in range(3))
-    optimizers = [FusedOptimizer(schedule=cosine(9)) for _ in range(3)]
-    kwargs = {"prompts_per_step": 1, "checkpoint_every": 100}
-
-    def run(model, guide, optimizer, **options):
-        return quiet(
-            model,
-            guide,
-            prompts,
-            9,
-            objective=OBJECTIVES[objective](num_particles=4),
-            optimizer=optimizer,
-            **kwargs,
-            **options,
-        )
-
-    good, bad = (
-        AlignmentModel(small_prior, Unreliable(), beta=0.3),
-        failing_after_a_step(error, small_prior),
+    guide, resumed = FineTuned(small_prior), FineTuned(small_prior)
+    run = functools.partial(
+        nine_steps, prompts=prompts, objective=objective, checkpoint_folder=tmp_path
     )
     with pytest.raises(error) as raised:
-        run(guide=guide, optimizer=optimizers[0], checkpoint_folder=tmp_path, **bad)
+        run(guide=guide, **failing_after_a_step(error, small_prior))
     done = raised.value.fit.state.step
     assert [record["step"] for record in raised.value.fit.metrics] == list(range(1, done + 1))
     assert done >= 1
@@ -274,9 +301,8 @@ def test_error_in_the_middle_loses_nothing(objective, error, small_prior, prompt
         in raised.value.__notes__
     )
     assert all(parameter.grad is None for parameter in guide.parameters())
-    run(good, resumed, optimizers[1], checkpoint_folder=tmp_path, resume=True)
-    run(good, whole, optimizers[2])
-    assert_same(resumed, copy_of(whole))
+    run(AlignmentModel(small_prior, Unreliable(), beta=0.3), resumed, resume=True)
+    assert_same(resumed, reliable(objective))
 
 
 def test_callback_that_raises_keeps_the_step(model, small_prior, prompts, tmp_path):
