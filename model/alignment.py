@@ -24,6 +24,7 @@ from model.likelihood import (
     check_product,
     check_reward,
     for_each_prompt,
+    is_partial,
     total_of,
     upper_bound_of,
     values_of,
@@ -42,12 +43,14 @@ class Term(NamedTuple):
         bound: largest possible value, one number or `[N]`, nats; None if unknown.
         applies: `[N]`, False for a prompt to which the reward or the factor does not apply. There
             the value and the bound are 0, those of no factor.
+        is_partial: True if `applies` may have a False.
     """
 
     name: str
     log_value: Tensor
     bound: float | Tensor | None
     applies: Tensor
+    is_partial: bool
 
 
 class AlignmentModel:
@@ -139,7 +142,8 @@ class AlignmentModel:
             value, applies = values_of(label, piece, prompts, response)
             log_value = check_product(label, value, value / divisor, "divided by beta")
             bound = bound_at(label, piece, prompts)
-            yield Term(name, log_value, None if bound is None else bound / divisor, applies)
+            bound = None if bound is None else bound / divisor
+            yield Term(name, log_value, bound, applies, is_partial(piece))
 
     def log_likelihood_bound(self, prompts: Prompts) -> float | Tensor | None:
         """Largest log likelihood, one number or `[N]`, nats; None if a bound is unknown."""
@@ -200,7 +204,9 @@ class AlignmentModel:
 
 def masked(term: Term) -> AbstractContextManager:
     """Context in which a site of the term counts only for the prompts to which the term applies."""
-    return nullcontext() if bool(term.applies.all()) else poutine.mask(mask=term.applies)
+    if not term.is_partial or bool(term.applies.all()):
+        return nullcontext()
+    return poutine.mask(mask=term.applies)
 
 
 def _checked_beta(beta: float | Mapping[str, float]) -> float | dict[str, float]:

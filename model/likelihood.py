@@ -169,12 +169,17 @@ def total_of(values: Sequence[Values], response: Tensor) -> Values:
     return Values(total, applies)
 
 
+def is_partial(piece: object) -> bool:
+    """True for a reward or a factor that may not apply to some prompts."""
+    return hasattr(piece, "applies")
+
+
 def applies_to(label: str, piece: object, prompts: Prompts) -> Tensor:
     """True for the prompts to which a reward or factor applies, `[N]`; by default all."""
     everywhere = torch.ones(len(prompts), dtype=torch.bool, device=prompts.ids.device)
-    if not hasattr(piece, "applies"):
+    if not is_partial(piece):
         return everywhere
-    applies = piece.applies(prompts)
+    applies = piece.applies(prompts)  # type: ignore[attr-defined]
     if getattr(applies, "shape", None) != everywhere.shape or applies.dtype != torch.bool:
         got = f"`applies` of {label} returned {quoted(applies)}"
         raise LikelihoodError(f"{got}, expected {len(prompts)} booleans, one for each prompt")
@@ -243,6 +248,8 @@ def bound_at(label: str, piece: object, prompts: Prompts) -> float | Tensor | No
         return piece.bound_at(prompts)
     if (bound := upper_bound_of(label, piece)) is None:
         return None
+    if not is_partial(piece):
+        return bound
     applies = applies_to(label, piece, prompts)
     return bound if bool(applies.all()) else applies.double() * bound
 

@@ -46,7 +46,7 @@ class OptimalityModel:
 
 def _optimality(term: Term) -> LogBernoulli:
     """Distribution of O: 1 with probability exp((r - r_max)/beta), or f / f_max."""
-    name, log_value, bound, _ = term
+    name, log_value, bound, *_ = term
     if bound is None:
         fix = "state the bound, or use `AlignmentModel`, without one"
         raise ValueError(f"{name!r} has no `upper_bound`: {fix}")

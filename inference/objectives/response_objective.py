@@ -185,7 +185,8 @@ class ResponseObjective(SurrogateLoss):
         prompts = only_argument(type(self).__name__, args, kwargs)
         with SameResponses():
             losses = self.losses(model, guide, prompts)
-        self.metrics |= {"elbo": losses.elbo.item(), "log_likelihood": losses.log_likelihood.item()}
+        numbers = torch.stack([losses.elbo.double(), losses.log_likelihood.double()])
+        self.metrics |= dict(zip(("elbo", "log_likelihood"), numbers.tolist(), strict=True))
         log_guide, log_weight = losses.log_guide.detach(), losses.log_weight.detach()
         values = {"response": losses.response}
         share = None if losses.share is None else losses.share.detach()

@@ -2,6 +2,7 @@
 
     ELBO_hat    = sum_k s_k log w_k,    Var = K/(K - 1) sum_k s_k^2 (log w_k - ELBO_hat)^2
     entropy_hat = - sum_k s_k log q(x_k)
+    distance    = 1/2 Var_k[log w_k]                       near KL(q || p*)
 
 s_k is the share of draw k in a mean under q, 1/K on-policy.
 """
@@ -68,12 +69,14 @@ class DrawRecord:
         draws: draws of the last step.
         matrices: the draws of the last step as matrices; None without draws.
         numbers: numbers of the guide from the draws of the last step.
+        distance: `distance_left` of the draws of the last step, nats; NaN without draws.
     """
 
     def __init__(self, objective: ELBO, num_prompts: int = 1) -> None:
         self.draws: list[Draws] = []
         self.matrices: DrawMatrices | None = None
         self.numbers = DrawNumbers()
+        self.distance = math.nan
         self._objective = objective
         self._num_prompts = num_prompts
         self._traces: list[tuple[Prompts, Trace, Trace]] = []
@@ -105,23 +108,27 @@ class DrawRecord:
             draws = [_draws_of(*each) for each in self._traces]
             self._traces = []
         self.draws, self.matrices = draws, matrices(draws) if draws else None
-        self.numbers = draw_numbers(self.matrices) if self.matrices else DrawNumbers()
+        self.numbers, self.distance = DrawNumbers(), math.nan
+        if self.matrices is not None:
+            scalars = *draw_numbers(self.matrices), distance_left(self.matrices)
+            *numbers, self.distance = torch.stack(scalars).tolist()  # one wait for the device
+            self.numbers = DrawNumbers(*numbers)
         if draws and len(draws[0].prompts) < self._num_prompts:
             self.numbers = self.numbers._replace(variance=math.nan)
         return draws
 
-    def require_matrices(self) -> DrawMatrices:
-        """The draws of the last step as matrices; a `NoDrawsError` without draws."""
+    def require_distance(self) -> float:
+        """Distance left before the last step, nats; a `NoDrawsError` without draws."""
         if self.matrices is None:
             raise NoDrawsError(
                 f"{type(self._objective).__name__} does not show the draws of the guide, so that a "
                 "step has no size in nats: pass a `learning_rate` to `fit`, or an optimizer"
             )
-        return self.matrices
+        return self.distance
 
 
-def draw_numbers(draws: DrawMatrices) -> DrawNumbers:
-    """Numbers of the guide that made the draws."""
+def draw_numbers(draws: DrawMatrices) -> tuple[Tensor, Tensor, Tensor]:
+    """Numbers of the guide that made the draws, in the order of `DrawNumbers`."""
     log_weight, log_guide, share, every = draws
     num_draws, num_prompts = log_weight.shape
     elbo = _mean(share, log_weight)
@@ -130,8 +137,23 @@ def draw_numbers(draws: DrawMatrices) -> DrawNumbers:
         variance = torch.zeros_like(variance)
     else:
         variance = variance * num_draws / (num_draws - 1) if num_draws > 1 else variance * math.nan
-    numbers = (elbo.mean(), variance.sum() / num_prompts**2, -_mean(share, log_guide).mean())
-    return DrawNumbers(*torch.stack(numbers).tolist())
+    return elbo.mean(), variance.sum() / num_prompts**2, -_mean(share, log_guide).mean()
+
+
+def distance_left(draws: DrawMatrices) -> Tensor:
+    """Half the variance of the log-weights, which is KL(q || p*) up to third order, nats.
+
+    Averaged over prompts. Infinite if a prompt has fewer than two possible draws.
+    """
+    log_weight = draws.log_weight
+    weight = draws.log_guide.exp() if draws.every else torch.ones_like(log_weight)
+    weight = weight.masked_fill(log_weight.isneginf(), 0.0)
+    few = (weight > 0).sum(0) < 2
+    weight = weight / weight.sum(0)
+    log_weight = log_weight.masked_fill(weight == 0, 0.0)
+    mean = (weight * log_weight).sum(0)
+    half = 0.5 * (weight * (log_weight - mean).square()).sum(0)
+    return half.masked_fill(few, torch.inf).mean()
 
 
 def _mean(share: Tensor, values: Tensor) -> Tensor:

@@ -53,12 +53,12 @@ class ModelRuns(Messenger):
             total = scale_and_mask(log_factor, msg["scale"], msg["mask"]).mean()
             self._totals.setdefault(msg["name"], []).append(total)
 
-    def log_likelihood(self) -> float:
+    def log_likelihood(self) -> Tensor:
         """Sum of the factors' means over all runs; NaN if Pyro enumerated, which needs weights."""
         if self._is_enumerated or not self._totals:
-            return math.nan
+            return torch.tensor(math.nan, dtype=torch.float64)
         means = [torch.stack(values).mean() for values in self._totals.values()]
-        return torch.stack(means).sum().item()
+        return torch.stack(means).sum().double()
 
     def reward(self, model: AlignmentModel, draws: list[Draws]) -> Tensor | None:
         """r of the draws, `[K, N]`, float64; None if the model did not run on the draws alone.
@@ -102,20 +102,25 @@ def response_metrics(
     draws: list[Draws],
     share: Tensor | None,
     space: ResponseSpace | None,
-    kl: float,
+    log_likelihood: Tensor,
+    elbo: float,
     reward: Tensor | None,
 ) -> Metrics:
-    """Metrics of the draws of a step. Lengths are left out without a response space.
+    """Metrics of the draws of a step, and `log_likelihood`, by one wait for the device.
+
+    Lengths are left out without a response space.
 
     Args:
         draws: draws of the guide in the step.
         share: `[K, N]`, share of each draw in a mean under q; None without draws.
         space: the set of responses; None for a guide with another distribution.
-        kl: KL(q || p0), nats.
+        log_likelihood: E_q[log likelihood], nats, float64.
+        elbo: ELBO of the step, nats; KL(q || p0) is the difference of the two.
         reward: r of the draws, `[K, N]`, NaN for prompts to which no reward applies; an empty
             tensor if unknown, None without rewards.
     """
-    response, numbers = responses(draws), {"kl": torch.tensor(kl, dtype=torch.float64)}
+    response, kl = responses(draws), log_likelihood - elbo
+    numbers = {"log_likelihood": log_likelihood, "kl": kl}
     if space is not None:
         length = clipped = torch.tensor(math.nan, dtype=torch.float64)
         if response is not None and share is not None:
@@ -142,12 +147,14 @@ def _of_reward(reward: Tensor, share: Tensor | None) -> list[Any]:
     """The three metrics of `[K, N]` rewards; NaN if unknown, or if none applies to a prompt."""
     if share is None or reward.shape != share.shape:
         return [torch.tensor(math.nan, dtype=torch.float64)] * len(REWARD)
-    applies = ~reward.isnan().all(0)
-    reward, share = reward[:, applies], share[:, applies]
+    absent = reward.isnan().all(0)
+    reward = reward.masked_fill(absent, 0.0)
     mean, num = (share * reward).sum(0), len(reward)
     variance = (share * (reward - mean).square()).sum(0) * (num / max(1, num - 1))
     std = variance.sqrt() if num > 1 else variance * math.nan
-    return [mean.mean(), std.mean(), (reward.amax(0) == reward.amin(0)).double().mean()]
+    is_constant = (reward.amax(0) == reward.amin(0)).double()
+    columns = torch.stack([mean, std, is_constant]).masked_fill(absent, 0.0)
+    return [*columns.sum(1) / (~absent).sum()]
 
 
 def _mean(share: Tensor, values: Tensor) -> Tensor:

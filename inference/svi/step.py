@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from pyro.infer import SVI
-from torch import nn
+from torch import Tensor, nn
 
 from guides.guide import GuideRegistrationError
 from inference.objectives.pyro_objectives import OTHER_BOUNDS
@@ -20,7 +20,7 @@ from inference.svi.micro_batch_handler import in_micro_batches
 from inference.svi.optimizer.trust_region import TrustRegion
 from inference.svi.response_metrics import Metrics, ModelRuns, response_metrics, rewarded
 from inference.svi.rollback import Rollback
-from inference.svi.step_size import distance_left, step_size
+from inference.svi.step_size import step_size
 from model import Prompts
 from model.common.ranks import average_gradients
 from model.networks.layer_checkpoints import checkpointed_layers
@@ -93,42 +93,53 @@ class Stepper:
                 "`poutine.block` hides"
             )
         elbo, log_likelihood = self._means(prompts, loss, runs)
+        if not reuses_draws:
+            state.reward = self._reward(runs)
+        share = None if record.matrices is None else record.matrices.share
+        of_responses = response_metrics(
+            record.draws, share, same.space, log_likelihood, elbo, state.reward
+        )
         state.step += 1
         if not reuses_draws:
             state.num_responses += num_particles * len(prompts)
-            self._add_fresh_draws(runs, log_likelihood)
-        share = None if record.matrices is None else record.matrices.share
+            self._add_fresh_draws(of_responses["log_likelihood"])
         return {
             "step": state.step,
             "num_responses": state.num_responses,
             "elbo": elbo,
             "loss": loss,
-            "log_likelihood": log_likelihood,
+            "log_likelihood": of_responses.pop("log_likelihood"),
             "entropy": record.numbers.entropy,
             "grad_norm": optimizer.grad_norm,
             "learning_rate": rate,
             "step_size": optimizer.step_size if isinstance(optimizer, TrustRegion) else math.nan,
-        } | response_metrics(record.draws, share, same.space, log_likelihood - elbo, state.reward)
+        } | of_responses
 
-    def _means(self, prompts: Prompts, loss: float, runs: ModelRuns) -> tuple[float, float]:
+    def _means(self, prompts: Prompts, loss: float, runs: ModelRuns) -> tuple[float, Tensor]:
         """ELBO and log likelihood of the step, means over prompts, nats; NaN if unknown."""
         objective = self._state.objective
         if isinstance(objective, ResponseObjective):
-            return objective.metrics["elbo"], objective.metrics["log_likelihood"]
+            metrics = objective.metrics
+            log_likelihood = torch.tensor(metrics["log_likelihood"], dtype=torch.float64)
+            return metrics["elbo"], log_likelihood
         elbo = math.nan if isinstance(objective, OTHER_BOUNDS) else -loss / len(prompts)
         return elbo, runs.log_likelihood()
 
-    def _add_fresh_draws(self, runs: ModelRuns, log_likelihood: float) -> None:
-        """Add the fresh draws of a step to health, best iterate and rewards of the fit."""
+    def _add_fresh_draws(self, log_likelihood: float) -> None:
+        """Add the fresh draws of a step to health and best iterate of the fit."""
         state, record = self._state, self._record
         state.health.add(state.step, record.numbers, log_likelihood)
         if state.best is not None:
             before = state.optimizer.parameters_before_step
             state.best.consider(state.step - 1, state.health.elbo, before)
-        model, state.reward = rewarded(self._model), None
-        if model is not None:
-            reward = runs.reward(model, record.draws) if record.draws else None
-            state.reward = torch.empty(0) if reward is None else reward
+
+    def _reward(self, runs: ModelRuns) -> Tensor | None:
+        """r of the fresh draws of a step; empty if unknown, None without rewards."""
+        model, draws = rewarded(self._model), self._record.draws
+        if model is None:
+            return None
+        reward = runs.reward(model, draws) if draws else None
+        return torch.empty(0) if reward is None else reward
 
     def _checked_gradient(self, *args: Any, **kwargs: Any) -> Any:
         """The loss, with its gradient at the parameters. Sets what a trust region measures."""
@@ -141,7 +152,7 @@ class Stepper:
             self._is_first = False
         draws, optimizer = self._record.take(), self._state.optimizer
         if isinstance(optimizer, TrustRegion):
-            optimizer.distance = distance_left(self._record.require_matrices())
+            optimizer.distance = self._record.require_distance()
             optimizer.measure = partial(step_size, self._svi.guide, draws)
         return loss
 

@@ -13,26 +13,10 @@ from torch import Tensor
 
 from inference.objectives.response_objective import Draws
 from inference.programs import Program
-from inference.svi.draw_record import DrawMatrices, total
+from inference.svi.draw_record import total
 
 MOST = 32
 """Largest number of responses behind a size, whose standard error is then a quarter of the size."""
-
-
-def distance_left(draws: DrawMatrices) -> float:
-    """Half the variance of the log-weights, which is KL(q || p*) up to third order, nats.
-
-    Averaged over prompts. Infinite if a prompt has fewer than two possible draws.
-    """
-    log_weight = draws.log_weight
-    weight = draws.log_guide.exp() if draws.every else torch.ones_like(log_weight)
-    weight = weight.masked_fill(log_weight.isneginf(), 0.0)
-    few = (weight > 0).sum(0) < 2
-    weight = weight / weight.sum(0)
-    log_weight = log_weight.masked_fill(weight == 0, 0.0)
-    mean = (weight * log_weight).sum(0)
-    half = 0.5 * (weight * (log_weight - mean).square()).sum(0)
-    return half.masked_fill(few, torch.inf).mean().item()
 
 
 @torch.no_grad()

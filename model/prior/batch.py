@@ -39,6 +39,7 @@ class Batch:
         start: the pass over the prompts; None before the pass.
         micro_batch: most responses that are read with gradient at a time; None for all.
         division: division of the responses over ranks; None for one rank.
+        num_tokens: most tokens of a response of a chunk, whose lengths were read; None if unknown.
     """
 
     decoder: Decoder
@@ -49,10 +50,17 @@ class Batch:
     start: Start | None = None
     micro_batch: int | None = None
     division: Division | None = None
+    num_tokens: int | None = None
 
-    def part(self, prompts: Prompts, rows: Tensor, start: Start | None = None) -> "Batch":
+    def part(
+        self,
+        prompts: Prompts,
+        rows: Tensor,
+        start: Start | None = None,
+        num_tokens: int | None = None,
+    ) -> "Batch":
         """Responses to other prompts, which `start` has read, as one part: not divided further."""
-        new = replace(self, prompts=prompts, rows=rows, start=start)
+        new = replace(self, prompts=prompts, rows=rows, start=start, num_tokens=num_tokens)
         return replace(new, micro_batch=None, division=None)
 
     def read_prompts(self) -> Start:
@@ -72,5 +80,7 @@ class Batch:
 
     def longest(self, is_token: Tensor) -> int:
         """Most tokens of a response, for the mask `[B, T]`; over all ranks that run in step."""
+        if self.num_tokens is not None:
+            return self.num_tokens
         longest = is_token.any(0).sum()
         return int(in_step(self.decoder, longest) if self.is_in_step else longest)

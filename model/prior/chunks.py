@@ -60,12 +60,18 @@ def parts(batch: Batch, lengths: list[int]) -> Iterator[tuple[Tensor | None, Bat
         has_gradient = torch.is_grad_enabled() and start.logits.requires_grad
         divided = chunks(own_lengths, None if has_gradient else size)
         if group is None and len(divided) == 1:
-            yield None, batch.part(prompts, rows, start)
+            yield None, batch.part(prompts, rows, start, _longest(batch, own_lengths))
             return
         for chunk in divided:
+            longest = _longest(batch, [own_lengths[place] for place in chunk])
             index = torch.tensor(chunk, device=rows.device)
             places = index if group is None else group[index]
-            yield places, batch.part(prompts, rows[index], start)
+            yield places, batch.part(prompts, rows[index], start, longest)
+
+
+def _longest(batch: Batch, lengths: list[int]) -> int | None:
+    """Most tokens of a response; None where the ranks run in step, by the longest of all ranks."""
+    return None if batch.is_in_step else max(lengths, default=0)
 
 
 def _most_responses(batch: Batch) -> int:
