@@ -264,7 +264,7 @@ def test_kto_filters_by_the_share_of_desirable_responses(
 def test_draws_of_the_prior_put_the_reference_point_at_zero(truth):
     """E_p0[log q/p0] = -KL(p0 || q), at most 0."""
     log_prior = truth.log_prior[:, 0].exp()
-    draws = log_prior.multinomial(500, True, generator=torch.Generator().manual_seed(0))
+    draws = log_prior.cpu().multinomial(500, True, generator=torch.Generator().manual_seed(0))
     log_ratio = (truth.log_posterior - truth.log_prior)[draws, 0]
     labels = torch.full((500,), FIRST)
     actual = LIKELIHOODS["kto"](log_ratio[None], labels, BETA)
@@ -296,7 +296,8 @@ def test_labels_train_by_kto_alone(prior):
 
 def test_training_on_simulated_preferences_comes_near_the_posterior(prior, prompts, truth, reward):
     generator = torch.Generator().manual_seed(0)
-    draws = truth.log_prior[:, 0].exp().multinomial(4000, True, generator=generator).view(2, -1)
+    prob = truth.log_prior[:, 0].exp().cpu()  # as the generator
+    draws = prob.multinomial(4000, True, generator=generator).view(2, -1)
     sharp = 10.0
     with torch.random.fork_rng():
         torch.manual_seed(0)
