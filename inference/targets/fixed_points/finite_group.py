@@ -38,8 +38,10 @@ class Groups:
                 f"groups of {size} with {num} different rewards have {terms} terms, expected at "
                 f"most {MAX_TERMS}: group_size=None is the limit of large groups"
             )
-        self._draws = torch.tensor([*combinations_with_replacement(range(num), others)])  # [M, K-1]
-        log_factorial = torch.arange(1.0, size + 1, dtype=torch.float64).lgamma()
+        draws, device = [*combinations_with_replacement(range(num), others)], reward.device
+        self._draws = torch.tensor(draws, device=device)  # [M, K-1]
+        number = torch.arange(1.0, size + 1, dtype=torch.float64, device=device)
+        log_factorial = number.lgamma()
         self._log_ways = log_factorial[others].expand(len(self._draws))
         for level in range(num):
             self._log_ways = self._log_ways - log_factorial[(self._draws == level).sum(-1)]
@@ -53,7 +55,7 @@ class Groups:
 
     def advantage(self, log_guide: Tensor) -> Tensor:
         """A of each response, `[S]`, for draws of q, log q `[S]` in nats."""
-        mass = torch.zeros(self._num, dtype=torch.float64)
+        mass = torch.zeros(self._num, dtype=torch.float64, device=log_guide.device)
         log_mass = mass.index_add(0, self._level, log_guide.exp()).clamp(min=1e-300).log()
         prob = (self._log_ways + log_mass[self._draws].sum(-1)).exp()
         return (self._advantage @ prob)[self._level]
