@@ -89,7 +89,7 @@ def test_plain_callable_is_a_proposal_of_every_sampler(prior, prompts, sampler):
     model = AlignmentModel(prior, TextReward(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
     options = {"log_bound": 3.4} if SAMPLERS[sampler].needs_bound else {}
     posterior = SAMPLERS[sampler].sample(
-        model, prompts, guide=names["guide"], num_samples=2048, **options
+        model, prompts, guide=names["guide"], num_samples=512, **options
     )
     assert posterior.response.shape[1:] == (len(prompts), prior.max_new_tokens)
 
@@ -108,7 +108,7 @@ def test_contributed_objective(prior, prompts):
 @pytest.mark.slow
 def test_readme_swaps_objectives_and_guides(capsys):
     text = program("README.md", "num_steps=100")
-    exec(text.replace("num_steps=100", "num_steps=20, progress=False"), {})
+    exec(text.replace("num_steps=100", "num_steps=5, progress=False"), {})
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert names == [
         "LeaveOneOut_ELBO",

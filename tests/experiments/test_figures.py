@@ -41,6 +41,12 @@ from inference import OBJECTIVES, SAMPLERS, Estimate, PriorSample
 from inference.reward_posterior.calibration import Calibration
 from model.preferences import AGGREGATIONS
 
+
+@pytest.fixture(autouse=True)
+def _figure_files():
+    """All kinds of files."""
+
+
 HALF_A_SLIDE = 480
 """Width, pixels."""
 SMALLEST = 9.0

@@ -23,6 +23,11 @@ ROOT = Path(experiments.__file__).parent
 SCRIPTS = [ROOT / "shared" / "ticks.js", ROOT / "compare" / "charts.js"]
 
 
+@pytest.fixture(autouse=True)
+def _figure_files():
+    """All kinds of files."""
+
+
 def record(step, value):
     return {"step": step, "elbo": value, "reward": value / 2, "kl": 0.1 * step}
 

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pyro
 import pytest
 import torch
 
@@ -172,20 +173,24 @@ def test_standard_errors_are_the_spread_over_repetitions(model, guide, prompts):
         )
 
 
-def test_z_from_prior_draws_is_unbiased(model, prompts, truth):
-    draws = sample_prior(
-        model, prompts, 20_000, log_likelihood_bound=model.log_likelihood_bound(prompts), chunk=5000
-    )
+@pytest.fixture(scope="module")
+def bounded_draws(model, prompts):
+    """Prior draws, of which those of high likelihood are accepted."""
+    pyro.set_rng_seed(0)
+    bound = model.log_likelihood_bound(prompts)
+    return sample_prior(model, prompts, 20_000, log_likelihood_bound=bound, chunk=5000)
+
+
+def test_z_from_prior_draws_is_unbiased(bounded_draws, truth):
+    draws = bounded_draws
     weight = draws.log_likelihood.exp()
     error = weight.std(0) / math.sqrt(len(weight))
     assert ((weight.mean(0) - truth.log_z.exp()).abs() < 5 * error).all()
 
 
-def test_accepted_draws_are_from_the_posterior(model, prompts, truth):
+def test_accepted_draws_are_from_the_posterior(bounded_draws, prompts, truth):
     """Chi-square of accepted responses against p*, over responses expected at least 5 times."""
-    draws = sample_prior(
-        model, prompts, 20_000, log_likelihood_bound=model.log_likelihood_bound(prompts), chunk=5000
-    )
+    draws = bounded_draws
     for n in range(len(prompts)):
         accepted = draws.response[draws.accepted[:, n], n]
         counts = (accepted[:, None] == truth.support[:, n]).all(-1).sum(0).double()
