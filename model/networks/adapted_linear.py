@@ -14,8 +14,12 @@ import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from transformers.pytorch_utils import Conv1D
 
 from model.networks.placement import HALF
+
+BASES = (nn.Linear, Conv1D)
+"""Layers that adapters are added to; the weights of `Conv1D` are `[in, out]`."""
 
 
 class AdaptedLinear(Linear):
@@ -36,7 +40,8 @@ class AdaptedLinear(Linear):
             return super().forward(x, *args, **kwargs)
         base = self.base_layer
         if torch.is_grad_enabled():
-            return _Adapted.apply(x, base.weight, base.bias, *self._factors())
+            weight = base.weight.t() if type(base) is Conv1D else base.weight
+            return _Adapted.apply(x, weight, base.bias, *self._factors())
         y = base(x)
         factors = self.rounded or self.rounded_factors()
         assert factors is not None  # W is in half precision
@@ -48,7 +53,7 @@ class AdaptedLinear(Linear):
     def _is_plain(self, x: Tensor) -> bool:
         """True if the layer adds low-rank products to a frozen product in half precision."""
         base = self.base_layer
-        if type(base) is not nn.Linear or type(base.weight) is not nn.Parameter:
+        if type(base) not in BASES or type(base.weight) is not nn.Parameter:
             return False  # such as a shard of the weights
         if x.dtype not in HALF or base.weight.dtype != x.dtype or base.weight.requires_grad:
             return False
