@@ -19,7 +19,7 @@ from guides.mean_field import MeanField
 from guides.recurrent import Recurrent
 from model import LanguageModel, OtherLanguageModelError, Prompts, ResponseDistribution
 from model.common.checks import finite, instance, one_of, whole_number
-from model.prior.logits import scaled
+from model.prior.logits import log_softmax
 
 FLOOR = -1e4  # nats; replaces -inf, at which `logsumexp` has no gradient
 
@@ -160,7 +160,7 @@ class _MixtureDecoder:
     def _log_prob(self, logits: Sequence[Tensor]) -> Tensor:
         """log q_m of every token, from M tensors `[B, ..., V]`: `[B, M, ..., V]`."""
         pairs = zip(logits, self.temperatures, strict=True)
-        return torch.stack([scaled(*pair).log_softmax(-1) for pair in pairs], 1)
+        return torch.stack([log_softmax(*pair) for pair in pairs], 1)
 
 
 def _mixed(log_weight: Tensor, log_prob: Tensor) -> Tensor:

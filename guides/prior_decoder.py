@@ -1,6 +1,7 @@
 """Decoder of guides that read every token with their prior, and change its input or its logits."""
 
 from contextlib import AbstractContextManager
+from typing import Any
 
 from torch import Tensor
 
@@ -18,7 +19,7 @@ class PriorDecoder:
         """See `CachedDecoder`."""
         return self.prior.room
 
-    def decoding(self) -> AbstractContextManager[None]:
+    def decoding(self) -> AbstractContextManager[Any]:
         """See `CachedDecoder`."""
         return self.prior.decoding()
 

@@ -72,14 +72,24 @@ class AdaptedLinear(Linear):
         b = [self.lora_B[name].weight * self.scaling[name] for name in names]
         return (a[0], b[0]) if len(names) == 1 else (torch.cat(a), torch.cat(b, 1))
 
-    def rounded_factors(self) -> tuple[Tensor, Tensor] | None:
-        """The factors in the type of W, without gradient; None if that is no half precision."""
+    @torch.no_grad()
+    def rounded_factors(
+        self, out: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor] | None:
+        """The factors in the type of W, without gradient; None if that is no half precision.
+
+        Args:
+            out: factors of an earlier call, which are overwritten.
+        """
         dtype = self.base_layer.weight.dtype
         if dtype not in HALF or not self._active():
             return None
-        with torch.no_grad():
-            a, b = self._factors()
-        return a.to(dtype), b.to(dtype)
+        factors = self._factors()
+        if out is None:
+            return factors[0].to(dtype), factors[1].to(dtype)
+        for own, new in zip(out, factors, strict=True):
+            own.copy_(new)
+        return out
 
 
 class _Adapted(torch.autograd.Function):

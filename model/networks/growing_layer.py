@@ -23,6 +23,17 @@ class GrowingLayer(DynamicLayer):
     _buffers: tuple[Tensor, Tensor] | None = None
     _view: Tensor | None = None  # the keys, as long as they are those in the buffer
 
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Select sequences; copies of a single sequence are views.
+
+        The gradient of a view is one sum, where that of an index adds row after row on a GPU.
+        """
+        if len(self.keys) > 1:
+            super().batch_select_indices(indices)
+        else:
+            size = (len(indices), -1, -1, -1)
+            self.keys, self.values = self.keys.expand(size), self.values.expand(size)
+
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ from model.networks.positions import (
     padding_position,
     without_padding,
 )
-from model.networks.rounded_adapters import adapters_rounded_once
+from model.networks.rounded_adapters import RoundedAdapters
 from model.prior.fixed_state import FixedState, is_plain
 from model.prior.prompts import Prompts
 
@@ -164,9 +164,9 @@ class CachedDecoder(nn.Module):
         """See `SplitsHead`. The network's own code scales or caps the logits."""
         return logits_of(self.network, hidden)
 
-    def decoding(self) -> AbstractContextManager[None]:
+    def decoding(self) -> AbstractContextManager[Any]:
         """Faster adapters for the passes of a decode, which read one token of each sequence."""
-        return adapters_rounded_once(self.network)
+        return RoundedAdapters(self.network)
 
     @property
     def room(self) -> int:

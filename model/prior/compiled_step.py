@@ -2,12 +2,14 @@
 
     draw x_t from the logits  ->  write x_t  ->  read x_t  ->  logits of x_{t+1}
 
-On a GPU the step is recorded once as a CUDA graph, and each replay is one launch in place of
-hundreds. On the CPU `torch.compile` compiles the step. A decode by either has the random numbers of
-a plain decode, and therefore its draws, up to rounding.
+On a GPU the step is recorded as a CUDA graph, and each replay is one launch in place of hundreds.
+There is a graph for each of a few numbers of columns, so that the first tokens of a response do not
+read the room for the last. On the CPU `torch.compile` compiles the step. A decode by either has the
+random numbers of a plain decode, and therefore its draws, up to rounding.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -25,6 +27,8 @@ from model.prior.response_space import ResponseSpace
 ROUND = 32
 """Columns of prompt and response are rounded up to a multiple of this number, so that prompts of
 several lengths share a compiled step."""
+FEWEST_COLUMNS = 16
+"""Columns that a step reads at least, or all columns if there are fewer."""
 MOST_STEPS = 4
 """Largest number of compiled steps of a decoder. The oldest step makes room for a new step, with
 its keys and values."""
@@ -35,12 +39,14 @@ class CompiledStep:
     """Buffers of B responses, and the step that draws their next token.
 
         step = compiled_step(decoder, space, 1.0, logits, state, num_rows=32)
-        step.load(logits, state, rows)
-        step.uniform.copy_(torch.rand(space.max_new_tokens, 32))
-        step(decoder)
+        with step.decoding:
+            step.load(logits, state, rows)
+            step.uniform.copy_(torch.rand(space.max_new_tokens, 32))
+            step(decoder)
         step.response[:, 0]
 
     Args:
+        decoder: the autoregressive model.
         space: the set of responses.
         temperature: divides the logits.
         logits: `[N, V]`, logits whose data type the buffers copy.
@@ -53,10 +59,12 @@ class CompiledStep:
         log_prob: `[B, T]`, log-probabilities of these tokens, nats, float64, 0 at padding.
         ended: `[B]`, True for responses that have ended.
         uniform: `[T, B]`, random numbers, which the caller writes before the step.
+        decoding: context of the steps of one batch of responses.
     """
 
     def __init__(
         self,
+        decoder: Decoder,
         space: ResponseSpace,
         temperature: float,
         logits: Tensor,
@@ -74,7 +82,9 @@ class CompiledStep:
         self._given, self._num_given = self.response.clone(), self.response[:, 0].clone()
         self._t = self.response.new_zeros(1)
         self._logits = logits.new_zeros(num_rows, logits.shape[1])
-        self._compiled: Callable[[CompiledStep, Decoder], None] | None = None
+        self.decoding = getattr(decoder, "decoding", nullcontext)()
+        self._num_read, self._pool = 0, None
+        self._compiled: dict[int, Callable[[CompiledStep, Decoder], None]] = {}
 
     def load(
         self,
@@ -93,6 +103,7 @@ class CompiledStep:
         """
         self._logits.copy_(logits[rows])
         self.state.load(state, rows)
+        self._num_read = state.num_read
         self.response.fill_(self.space.pad_id)
         for buffer in (self.log_prob, self.ended, self._t, self._num_given):
             buffer.zero_()
@@ -103,10 +114,18 @@ class CompiledStep:
 
     def __call__(self, decoder: Decoder) -> None:
         """Draw the tokens at t, and compute the logits of the tokens at t + 1."""
-        if self._compiled is None:
-            self._draw_and_read(decoder)
+        self._num_read += 1
+        extent = next(number for number in self.extents() if number >= self._num_read)
+        if extent in self._compiled:
+            self._compiled[extent](self, decoder)
         else:
-            self._compiled(self, decoder)
+            self.state.extent = extent
+            self._draw_and_read(decoder)
+
+    def extents(self) -> list[int]:
+        """Numbers of columns for which there is a compiled step, rising up to C."""
+        num_columns = self.state.positions.shape[1]
+        return column_counts(num_columns) if self._t.is_cuda else [num_columns]
 
     def draw(self) -> Tensor:
         """Draw and write the tokens at t, `[B]`. Nothing in here may wait for the device."""
@@ -127,14 +146,22 @@ class CompiledStep:
         logits, _ = decoder.extend(self.state, token[:, None])
         self._logits.copy_(logits[:, -1])
 
-    def compile(self, decoder: Decoder) -> None:
-        """Compile the step. Overwrites the buffers, so that `load` must follow."""
-        if self._t.device.type == "cuda":
-            graph = self._recorded(decoder)
-            self._compiled = lambda step, decoder: graph.replay()
-        else:
-            compiled = torch.compile(CompiledStep._draw_and_read, dynamic=False)
-            self._compiled = partial(_with_validation, compiled)
+    def compile(self, decoder: Decoder, num_read: int) -> None:
+        """Compile the steps after `num_read` columns that are not compiled yet.
+
+        Overwrites the buffers, so that `load` must follow.
+        """
+        for extent in self.extents():
+            if extent <= num_read or extent in self._compiled:
+                continue
+            self.state.extent = extent
+            if self._t.is_cuda:
+                with self.decoding:
+                    graph = self._recorded(decoder)
+                self._compiled[extent] = partial(_replay, graph)
+            else:
+                compiled = torch.compile(CompiledStep._draw_and_read, dynamic=False)
+                self._compiled[extent] = partial(_with_validation, compiled)
 
     def _recorded(self, decoder: Decoder) -> torch.cuda.CUDAGraph:
         """The step as a CUDA graph. The random numbers are in a buffer, and not part of it."""
@@ -147,9 +174,24 @@ class CompiledStep:
                 self._draw_and_read(decoder)
         current.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # graphs that run one after the other share the memory of intermediate results
+        with torch.cuda.graph(graph, pool=self._pool):
             self._draw_and_read(decoder)
+        self._pool = graph.pool()
         return graph
+
+
+def column_counts(largest: int) -> list[int]:
+    """Two numbers an octave from `FEWEST_COLUMNS` on: 16, 24, 32, 48, ... and the largest."""
+    numbers, octave = [largest], FEWEST_COLUMNS
+    while octave < largest:
+        numbers += [octave, octave * 3 // 2]
+        octave *= 2
+    return sorted({min(number, largest) for number in numbers})
+
+
+def _replay(graph: torch.cuda.CUDAGraph, step: CompiledStep, decoder: Decoder) -> None:
+    graph.replay()
 
 
 def _with_validation(compiled: Callable[..., None], step: CompiledStep, decoder: Decoder) -> None:
@@ -187,7 +229,6 @@ def compiled_step(
     if key not in steps:
         for old in list(steps)[: max(0, len(steps) - MOST_STEPS + 1)]:
             del steps[old]
-        step = CompiledStep(space, temperature, logits, state, num_rows, num_columns)
-        step.compile(decoder)
-        steps[key] = step
+        steps[key] = CompiledStep(decoder, space, temperature, logits, state, num_rows, num_columns)
+    steps[key].compile(decoder, state.num_read)
     return steps[key]

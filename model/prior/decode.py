@@ -115,18 +115,19 @@ class Decode:
         """
         step = compiled_step(self.decoder, self.space, self.temperature, logits, state, len(active))
         prefix = self.prefix and Prefix(*(part[active] for part in self.prefix))
-        step.load(logits, state, rows, prefix)
-        for t, unchecked in self._positions():
-            step.uniform[t] = self._uniform[t][active]
-            if t + 1 == self.space.max_new_tokens:
-                step.draw()
-            else:
-                step(self.decoder)
-            if unchecked is not None:
-                self.response[active, unchecked] = step.response[:, unchecked]
-                self.log_prob[active, unchecked] = step.log_prob[:, unchecked]
-                if self._num_unfinished(step.ended, active, unchecked)[1] == 0:
-                    return
+        with step.decoding:
+            step.load(logits, state, rows, prefix)
+            for t, unchecked in self._positions():
+                step.uniform[t] = self._uniform[t][active]
+                if t + 1 == self.space.max_new_tokens:
+                    step.draw()
+                else:
+                    step(self.decoder)
+                if unchecked is not None:
+                    self.response[active, unchecked] = step.response[:, unchecked]
+                    self.log_prob[active, unchecked] = step.log_prob[:, unchecked]
+                    if self._num_unfinished(step.ended, active, unchecked)[1] == 0:
+                        return
 
     def _positions(self) -> Iterator[tuple[int, slice | None]]:
         """Positions of tokens; with the positions since the last check where a check is due."""

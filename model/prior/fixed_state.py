@@ -1,7 +1,7 @@
 """Keys and values of B sequences in buffers of fixed shape, for passes that a GPU replays.
 
 A pass writes one token to column c of each buffer, and then adds 1 to c, on the device. Attention
-reads all C columns, and a mask hides those after c.
+reads the first columns, as many as `extent` says, and a mask hides those after c.
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ class FixedLayer(DynamicLayer):
             part.new_zeros(num_rows, part.shape[1], num_columns, part.shape[3])
             for part in (layer.keys, layer.values)
         )
-        self._column = column
+        self._column, self.extent = column, num_columns
 
     def load(self, layer: Any, rows: Tensor) -> None:
         """Copy the keys and values of another layer's sequences at `rows` `[B]`."""
@@ -42,7 +42,7 @@ class FixedLayer(DynamicLayer):
     ) -> tuple[Tensor, Tensor]:
         self.keys.index_copy_(2, self._column, key_states)
         self.values.index_copy_(2, self._column, value_states)
-        return self.keys, self.values
+        return self.keys[:, :, : self.extent], self.values[:, :, : self.extent]
 
 
 class FixedState:
@@ -61,6 +61,7 @@ class FixedState:
         cache: cache object of Hugging Face.
         column: `[1]`, column of the next token.
         positions: `[B, C]`, position of each column.
+        extent: number of columns that attention reads, at most C.
         hidden: `[B, 1, H]`, see `CachedState`; empty before the first pass.
 
     Raises:
@@ -81,6 +82,17 @@ class FixedState:
         self.positions = torch.zeros(num_rows, num_columns, dtype=torch.long, device=device)
         self._columns = torch.arange(num_columns, device=device)
         self.hidden = torch.empty(0, device=device)
+        self.extent = num_columns
+
+    @property
+    def extent(self) -> int:
+        return self._extent
+
+    @extent.setter
+    def extent(self, num_columns: int) -> None:
+        self._extent = num_columns
+        for layer in self._layers:
+            layer.extent = num_columns
 
     def load(self, state: Any, rows: Tensor) -> None:
         """Copy the sequences at `rows` `[B]` of a `CachedState`."""
@@ -96,8 +108,9 @@ class FixedState:
         return self.positions.index_select(1, self.column)
 
     def mask(self) -> Tensor:
-        """True where the next token attends, the column of the token included, `[B, C]`."""
-        return self._mask & (self._columns <= self.column)
+        """True where the next token attends, the token's own column included, `[B, extent]`."""
+        columns = self._columns[: self.extent]
+        return self._mask[:, : self.extent] & (columns <= self.column)
 
 
 def is_plain(layer: Any) -> bool:

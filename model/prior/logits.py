@@ -23,8 +23,27 @@ NAN_LOGITS = (
 
 def scaled(logits: Tensor, temperature: float) -> Tensor:
     """logits / temperature, in float32 or wider."""
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    wide = logits.to(_wide(logits))
     return wide if temperature == 1.0 else wide / temperature
+
+
+def log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    """log softmax(logits / temperature), in float32 or wider."""
+    # with `dtype` the logits are widened as they are read, and not copied
+    return _unwidened(logits, temperature).log_softmax(-1, dtype=_wide(logits))
+
+
+def softmax(logits: Tensor, temperature: float) -> Tensor:
+    """softmax(logits / temperature), in float32 or wider."""
+    return _unwidened(logits, temperature).softmax(-1, dtype=_wide(logits))
+
+
+def _wide(logits: Tensor) -> torch.dtype:
+    return torch.promote_types(logits.dtype, torch.float32)
+
+
+def _unwidened(logits: Tensor, temperature: float) -> Tensor:
+    return logits if temperature == 1.0 else scaled(logits, temperature)
 
 
 def sample_token(logits: Tensor, temperature: float, uniform: Tensor | None = None) -> Tensor:
@@ -53,7 +72,7 @@ def draw_token(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Ten
         Token ids and their log-probabilities, nats, `[B]`. The log-probability is NaN if the
         logits of the row are.
     """
-    prob = scaled(logits, temperature).softmax(-1)
+    prob = softmax(logits, temperature)
     token = _inverted(prob, uniform[:, None])
     return token.squeeze(1), prob.gather(-1, token).squeeze(1).log()
 
@@ -68,11 +87,15 @@ def _inverted(prob: Tensor, uniform: Tensor) -> Tensor:
     if size <= 8 * BLOCK:
         cdf = prob.cumsum(-1, dtype=torch.float64)
         return _first_above(cdf, uniform * cdf[:, -1:])
-    blocks = pad(prob, (0, -size % BLOCK)).unflatten(-1, (-1, BLOCK))
-    cdf = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    whole = size - size % BLOCK
+    sums = [prob[:, :whole].unflatten(-1, (-1, BLOCK)).sum(-1, dtype=torch.float64)]
+    if whole < size:
+        sums.append(prob[:, whole:].sum(-1, keepdim=True, dtype=torch.float64))
+    cdf = torch.cat(sums, 1).cumsum(-1)
     height = uniform * cdf[:, -1:]
     block = _first_above(cdf, height)
-    within = blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK)).squeeze(1)
+    ids = block * BLOCK + torch.arange(BLOCK, device=block.device)
+    within = prob.gather(1, ids.clamp(max=size - 1)).masked_fill(ids >= size, 0.0)
     height = (height - pad(cdf, (1, 0)).gather(-1, block)).clamp_(min=0.0)
     return block * BLOCK + _first_above(within.cumsum(-1, dtype=torch.float64), height)
 
@@ -107,7 +130,7 @@ class _TokenLogProb(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
         flat, flat_ids = logits.reshape(-1, logits.shape[-1]), ids.reshape(-1, 1)
         log_prob = [
-            scaled(flat[rows], temperature).log_softmax(-1).gather(-1, flat_ids[rows])
+            log_softmax(flat[rows], temperature).gather(-1, flat_ids[rows])
             for rows in _chunks(flat, flat.shape[-1])
         ]
         ctx.save_for_backward(flat, flat_ids)
@@ -121,7 +144,7 @@ class _TokenLogProb(torch.autograd.Function):
         scale = grad.reshape(-1, 1) / ctx.temperature
         grad_logits = torch.empty_like(flat)
         for rows in _chunks(flat, flat.shape[-1]):
-            grad_rows = scaled(flat[rows], ctx.temperature).softmax(-1).mul_(-scale[rows])
+            grad_rows = softmax(flat[rows], ctx.temperature).mul_(-scale[rows])
             grad_rows.scatter_add_(-1, flat_ids[rows], scale[rows])
             grad_logits[rows] = grad_rows.to(flat.dtype)
         return grad_logits.view(ctx.shape), None, None

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from model.prior.batch import Batch
 from model.prior.decoder import SplitsHead
-from model.prior.logits import CHUNK, of_states, scaled, token_log_prob
+from model.prior.logits import CHUNK, log_softmax, of_states, scaled, token_log_prob
 
 
 def log_prob_per_token(batch: Batch, value: Tensor) -> tuple[Tensor, Any]:
@@ -22,7 +22,7 @@ def log_prob_per_token(batch: Batch, value: Tensor) -> tuple[Tensor, Any]:
     longest = batch.longest(is_token)
     first, state = batch.read_prompts()
     # [N, V], before the particles of a prompt share it
-    log_first = scaled(first, batch.temperature).log_softmax(-1)
+    log_first = log_softmax(first, batch.temperature)
     per_token = log_first[batch.rows, value[:, 0]][:, None]
     if longest <= 1:
         return _fill(per_token, is_token), None

@@ -210,7 +210,9 @@ def test_compiled_decode_trains_on_the_same_draws(args, monkeypatch):
     """The buffers of the compiled step, without a compiler."""
     decoders = []
     monkeypatch.setattr(
-        CompiledStep, "compile", lambda _, decoder: decoders.append(type(decoder).__name__)
+        CompiledStep,
+        "compile",
+        lambda _, decoder, num_read: decoders.append(type(decoder).__name__),
     )
     plain, compiled = (
         read_metrics(main(replace(args, compile=is_compiled)).metrics)

@@ -11,14 +11,14 @@ from torch import Tensor
 from guides import LoRA
 from model import LanguageModel, ResponseDistribution
 from model.networks.adapted_linear import AdaptedLinear
-from model.networks.rounded_adapters import adapters_rounded_once
+from model.networks.rounded_adapters import RoundedAdapters
 from model.prior import cached_decoder
 from tests.model.tiny import PROMPTS, tiny
 
 
-def adapted_twice(dtype: torch.dtype) -> LoRA:
+def adapted_twice(dtype: torch.dtype, network: str = "llama") -> LoRA:
     """A guide on a prior that has an adapter itself, all adapters with random numbers."""
-    prior = LoRA(tiny("llama", dtype), rank=2).language_model
+    prior = LoRA(tiny(network, dtype), rank=2).language_model
     guide = LoRA(prior, rank=3, alpha=7)
     for module in guide.modules():
         if isinstance(module, AdaptedLinear):
@@ -36,13 +36,15 @@ def results(module: Any, forward: Any, x: Tensor) -> list[Tensor]:
     return [output.detach(), *grads]
 
 
+@pytest.mark.parametrize("network", ["gpt2", "llama"])
 @pytest.mark.parametrize("rows", [2, 200])
-def test_outputs_and_gradients_are_those_of_peft(rows: int) -> None:
-    guide = adapted_twice(torch.bfloat16)
+def test_outputs_and_gradients_are_those_of_peft(rows: int, network: str) -> None:
+    guide = adapted_twice(torch.bfloat16, network)
     layers = [m for m in guide.language_model.modules() if isinstance(m, AdaptedLinear)]
     assert layers
     for module in layers:
         x = torch.randn(rows, 1, module.in_features, dtype=torch.bfloat16)
+        assert module._is_plain(x)
         got = results(module, AdaptedLinear.forward, x)
         expected = results(module, Linear.forward, x)
         assert len(got) == 4  # the output, and gradients of the input, of A and of B
@@ -107,12 +109,30 @@ def test_draws_round_the_adapters_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert inside == [False, *[True] * (len(inside) - 1)]
     assert len(inside) > 1
     assert all(layer.rounded is None for layer in layers)
-    monkeypatch.setattr(cached_decoder, "adapters_rounded_once", lambda network: nullcontext())
+    monkeypatch.setattr(cached_decoder, "RoundedAdapters", lambda network: nullcontext())
     torch.manual_seed(0)
     assert torch.equal(prior(prompts).sample((4,)), response)
 
 
 def test_float32_layers_are_not_rounded() -> None:
     network = adapted_twice(torch.float32).language_model.network
-    with adapters_rounded_once(network):
+    with RoundedAdapters(network):
         assert not any(getattr(module, "rounded", None) for module in network.modules())
+
+
+def test_each_entry_rounds_the_parameters_of_the_time_at_the_same_places() -> None:
+    network = adapted_twice(torch.bfloat16).language_model.network
+    layers = [m for m in network.modules() if isinstance(m, AdaptedLinear)]
+    rounding = RoundedAdapters(network)
+    places = []
+    for _ in range(2):
+        with rounding:
+            places.append([f.data_ptr() for layer in layers for f in layer.rounded or ()])
+            for layer in layers:
+                for own, expected in zip(layer.rounded or (), layer._factors(), strict=True):
+                    assert torch.equal(own, expected.to(own.dtype))
+        for layer in layers:
+            for adapter in layer.lora_B.values():
+                torch.nn.init.normal_(adapter.weight)
+    assert places[0] == places[1]
+    assert len(places[0]) == 2 * len(layers)

@@ -54,6 +54,26 @@ def test_selected_sequences_go_on_by_themselves():
     assert_close(other.keys[:, :, -1:], tokens(9, batch=2)[0], rtol=0, atol=0)
 
 
+def test_copies_of_one_sequence_have_its_keys_and_share_its_gradient():
+    rows = torch.tensor([0, 0, 0])
+    layer, expected = GrowingLayer(), DynamicLayer()
+    keys = tokens(0, length=5, batch=1)[0].requires_grad_()
+    for each in (layer, expected):
+        each.update(keys, keys)
+        each.batch_select_indices(rows)
+    assert layer.keys.stride(0) == 0
+    weight = tokens(1, length=5)[0]
+    for part in ("keys", "values"):
+        got, other = getattr(layer, part), getattr(expected, part)
+        assert_close(got, other)
+        grads = (torch.autograd.grad((weight * each).sum(), keys)[0] for each in (got, other))
+        assert_close(*grads)
+    with torch.no_grad():
+        layer.update(*tokens(7))
+    assert_close(layer.keys[:, :, -1:], tokens(7)[0])
+    assert_close(layer.keys[:, :, :-1], expected.keys)
+
+
 def test_gradients_pass_through_every_token():
     layer, (keys, values) = GrowingLayer(), tokens(1)
     layer.update(*tokens(0, length=5))

@@ -25,6 +25,7 @@ from transformers import (
 
 from guides import LoRA
 from model import LanguageModel, Prompts
+from model.networks import head
 from model.networks.head import logits_of, splits_head
 from model.prior import logits, scoring
 from tests.model.tiny import WORDS, tiny_tokenizer
@@ -112,3 +113,28 @@ def test_a_network_with_layers_between_body_and_output_computes_whole_logits():
     torch.manual_seed(0)
     own = RobertaForCausalLM(RobertaConfig(is_decoder=True, **SIZES | {"pad_token_id": 1}))
     assert not splits_head(own.eval())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_more_logits_than_the_vocabulary_change_none(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits and gradients of `_AlignedOutput`, which a GPU alone needs; one with a bias."""
+    other = network(name)
+    output = other.get_output_embeddings()
+    if name == "llama":
+        output.bias = torch.nn.Parameter(torch.randn(len(WORDS), dtype=torch.float64))
+    assert len(WORDS) % head.ALIGNMENT
+    assert not head.is_misaligned(output)  # on a CPU
+    parameters = [p for p in output.parameters() if p.requires_grad]
+    results = []
+    for misaligned in (False, True):
+        monkeypatch.setattr(head, "is_misaligned", lambda _, misaligned=misaligned: misaligned)
+        hidden = torch.linspace(-1, 1, 5 * output.in_features, dtype=torch.float64).view(5, -1)
+        hidden.requires_grad_()
+        got = logits_of(other, hidden)
+        grads = torch.autograd.grad(got.log_softmax(-1)[:, 1].sum(), [hidden, *parameters])
+        results.append([got, *grads])
+    assert results[0][0].shape == (5, len(WORDS))
+    for expected, got in zip(*results, strict=True):
+        assert_close(got, expected)

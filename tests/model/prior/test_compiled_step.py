@@ -27,7 +27,7 @@ CASES = {
 @pytest.fixture
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same buffers and operations, without a compiler."""
-    monkeypatch.setattr(CompiledStep, "compile", lambda step, decoder: None)
+    monkeypatch.setattr(CompiledStep, "compile", lambda *_: None)
 
 
 def draws(language_model: LanguageModel, prompts: list[str]) -> list[torch.Tensor]:
@@ -77,6 +77,34 @@ def test_step_reads_no_value_and_allocates_no_buffer(network: str) -> None:
     assert not reads.counts
     assert [buffer.data_ptr() for buffer in buffers] == places
     assert (step.state.column == state.num_read + 2).all()
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_step_reads_the_columns_that_it_needs(
+    network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = list(range(1, 33))
+    monkeypatch.setattr(CompiledStep, "extents", lambda step: every)
+    read: list[int] = []
+
+    def extend(self: LanguageModel, state: Any, ids: torch.Tensor) -> Any:
+        if isinstance(state, FixedState):
+            assert state.extent == int(state.column) + 1
+            read.append(state.extent)
+        return original(self, state, ids)
+
+    original = LanguageModel.extend
+    plain, compiled = tiny(network), tiny(network, compile_decode=True)
+    monkeypatch.setattr(LanguageModel, "extend", extend)
+    assert_same_draws(plain, compiled, PROMPTS)
+    assert len(set(read)) > 1
+
+
+def test_numbers_of_columns_grow_by_less_than_half() -> None:
+    assert compiled_step.column_counts(16) == [16]
+    assert compiled_step.column_counts(32) == [16, 24, 32]
+    assert compiled_step.column_counts(160) == [16, 24, 32, 48, 64, 96, 128, 160]
 
 
 @pytest.mark.slow
