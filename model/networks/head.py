@@ -53,12 +53,10 @@ class _AlignedOutput(nn.Module):
         self.output = output
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.output.weight, self.output.bias
-        size = len(weight)
-        weight = pad(weight, (0, 0, 0, -size % ALIGNMENT))
-        if bias is not None:
-            bias = pad(bias, (0, -size % ALIGNMENT))
-        return linear(x, weight, bias)[..., :size]
+        bias, size = self.output.bias, self.output.out_features
+        weight = pad(self.output.weight, (0, 0, 0, -size % ALIGNMENT))
+        wide = None if bias is None else pad(bias, (0, -size % ALIGNMENT))
+        return linear(x, weight, wide)[..., :size]
 
 
 def is_misaligned(output: nn.Module) -> bool:

@@ -68,6 +68,12 @@ class Batch:
         return self.start or Start(*self.decoder.start(self.prompts))
 
     @property
+    def reads_whole(self) -> bool:
+        """True if each response is read together with its prompt, which nothing has read yet."""
+        fast = getattr(self.decoder, "is_faster_whole", None)
+        return self.start is None and fast is not None and fast(self.prompts, len(self.rows))
+
+    @property
     def is_in_step(self) -> bool:
         """True if all ranks run the same passes, because they share the decoder's weights."""
         return getattr(self.decoder, "in_step", False)

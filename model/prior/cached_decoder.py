@@ -34,6 +34,8 @@ ROOM = 1 << 28
 """Smallest memory, in bytes, for the keys and values of responses that are read together."""
 SHARE = 1 / 8
 """Share of a GPU's memory for the keys and values of responses that are read together."""
+LITTLE_WORK = 1e12
+"""Largest number of weights times tokens of a pass that a GPU runs faster than it starts."""
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 """Kinds of layer with keys and values by position, whose state can be selected row by row."""
 WIDE = {"eager", "sdpa"}
@@ -110,6 +112,7 @@ class CachedDecoder(nn.Module):
         self._padding, self._first_position = padding_position(network), first_position(network)
         self.context = longest_context(network)
         self.splits_head = splits_head(network)
+        self._num_weights = sum(parameter.numel() for parameter in network.parameters())
         self._weight_bytes = sum(parameter.nbytes for parameter in network.parameters())
         self.requires_grad_(False)
         self.zero_grad(set_to_none=True)
@@ -159,6 +162,33 @@ class CachedDecoder(nn.Module):
     def extend_states(self, state: CachedState, ids: Tensor) -> CachedState:
         """See `SplitsHead`."""
         return self._run(state, ids, skip_head=True)[1]
+
+    def is_faster_whole(self, prompts: Prompts, num_responses: int) -> bool:
+        """True if `states_before` is faster than a pass over the prompts and one over responses.
+
+        A GPU starts the kernels of a small pass more slowly than it runs them.
+        """
+        if self.in_step or not self.splits_head or not is_asynchronous(self.device):
+            return False
+        return self._num_weights * num_responses * prompts.ids.shape[1] <= LITTLE_WORK
+
+    def states_before(self, prompts: Prompts, rows: Tensor, ids: Tensor) -> Tensor:
+        """Hidden states before each token of responses, by one pass over prompts and responses.
+
+        Args:
+            prompts: N prompts.
+            rows: `[B]`, prompt of each response.
+            ids: `[B, L]`, first tokens of the responses.
+
+        Returns:
+            `[B, L, H]`, inputs of the output layer.
+        """
+        evaluating(self.network)
+        mask = pad(prompts.mask.long(), (0, ids.shape[1] - 1), value=1)[rows]
+        tokens = torch.cat([prompts.ids[rows], ids[:, :-1]], 1)
+        state = self._unread(mask, prompts.is_padded)
+        _, state = self._run(state, tokens, skip_head=True)
+        return state.hidden[:, -ids.shape[1] :]
 
     def logits_of(self, hidden: Tensor) -> Tensor:
         """See `SplitsHead`. The network's own code scales or caps the logits."""

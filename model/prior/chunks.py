@@ -50,14 +50,15 @@ def parts(batch: Batch, lengths: list[int]) -> Iterator[tuple[Tensor | None, Bat
 
     Yields:
         Places of a chunk in the batch, `[B']`, None for the whole batch in its order; and the chunk
-        as a batch that has read its prompts. With gradient, the chunks have any size, and differ in
-        length.
+        as a batch that has read its prompts, or reads them with the responses. With gradient, the
+        chunks have any size, and differ in length.
     """
     size = _most_responses(batch)
     for prompts, group, rows in groups(batch.prompts, batch.rows, None if batch.start else size):
-        start = batch.start or Start(*batch.decoder.start(prompts))
+        part = batch.part(prompts, rows, batch.start)
+        start = None if part.reads_whole else part.read_prompts()
         own_lengths = lengths if group is None else [lengths[i] for i in group.tolist()]
-        has_gradient = torch.is_grad_enabled() and start.logits.requires_grad
+        has_gradient = torch.is_grad_enabled() and _trains(part, start)
         divided = chunks(own_lengths, None if has_gradient else size)
         if group is None and len(divided) == 1:
             yield None, batch.part(prompts, rows, start, _longest(batch, own_lengths))
@@ -72,6 +73,13 @@ def parts(batch: Batch, lengths: list[int]) -> Iterator[tuple[Tensor | None, Bat
 def _longest(batch: Batch, lengths: list[int]) -> int | None:
     """Most tokens of a response; None where the ranks run in step, by the longest of all ranks."""
     return None if batch.is_in_step else max(lengths, default=0)
+
+
+def _trains(batch: Batch, start: Start | None) -> bool:
+    """True if the log-probabilities of the responses have a gradient."""
+    if start is not None:
+        return start.logits.requires_grad
+    return any(p.requires_grad for p in batch.decoder.parameters())  # type: ignore[attr-defined]
 
 
 def _most_responses(batch: Batch) -> int:

@@ -83,7 +83,8 @@ class CompiledStep:
         self._t = self.response.new_zeros(1)
         self._logits = logits.new_zeros(num_rows, logits.shape[1])
         self.decoding = getattr(decoder, "decoding", nullcontext)()
-        self._num_read, self._pool = 0, None
+        self._num_read = 0
+        self._pool: Any = None
         self._compiled: dict[int, Callable[[CompiledStep, Decoder], None]] = {}
 
     def load(

@@ -1,5 +1,6 @@
 """The parallel pass of a decoder over a batch of responses, with gradient."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -16,10 +17,21 @@ def log_prob_per_token(batch: Batch, value: Tensor) -> tuple[Tensor, Any]:
     The pass ends at the last position of any token.
 
     Returns:
-        `[B, T]`, 0 at padding; the state, None if all responses have one token.
+        `[B, T]`, 0 at padding; the state, None if all responses have one token, or if the prompts
+        have not been read.
     """
     is_token = batch.space.is_token(value)
     longest = batch.longest(is_token)
+    decoder, size = batch.decoder, batch.space.vocab_size
+
+    def log_prob_of_state(hidden: Tensor, ids: Tensor) -> Tensor:
+        """log p of the tokens `ids` `[C]` after hidden states `[C, H]`, nats, `[C]`."""
+        return token_log_prob(cast(SplitsHead, decoder).logits_of(hidden), ids, batch.temperature)
+
+    if batch.reads_whole and longest > 1:
+        ids = value[:, :longest]
+        hidden = decoder.states_before(batch.prompts, batch.rows, ids)  # type: ignore[attr-defined]
+        return _fill(of_states(log_prob_of_state, hidden, ids, size), is_token), None
     first, state = batch.read_prompts()
     # [N, V], before the particles of a prompt share it
     log_first = log_softmax(first, batch.temperature)
@@ -27,12 +39,7 @@ def log_prob_per_token(batch: Batch, value: Tensor) -> tuple[Tensor, Any]:
     if longest <= 1:
         return _fill(per_token, is_token), None
     read, ids = value[:, : longest - 1], value[:, 1:longest]
-    decoder, state, size = batch.decoder, state.select(batch.rows), batch.space.vocab_size
-
-    def log_prob_of_state(hidden: Tensor, ids: Tensor) -> Tensor:
-        """log p of the tokens `ids` `[C]` after hidden states `[C, H]`, nats, `[C]`."""
-        return token_log_prob(cast(SplitsHead, decoder).logits_of(hidden), ids, batch.temperature)
-
+    state = state.select(batch.rows)
     if ids.numel() * size > CHUNK and isinstance(decoder, SplitsHead) and decoder.splits_head:
         state = decoder.extend_states(state, read)
         later = of_states(log_prob_of_state, state.hidden, ids, size)
@@ -44,6 +51,7 @@ def log_prob_per_token(batch: Batch, value: Tensor) -> tuple[Tensor, Any]:
 
 def log_prob_and_hidden(batch: Batch, value: Tensor) -> tuple[Tensor, Tensor]:
     """`log_prob_per_token`, and the hidden states below the logits, `[B, T, H]`; 0 at padding."""
+    batch = replace(batch, start=batch.read_prompts())
     per_token, state = log_prob_per_token(batch, value)
     hidden = [_hidden(batch.read_prompts().state)[batch.rows, -1:]]
     if state is not None:

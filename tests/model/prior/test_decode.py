@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.utils import logging
 
 from model import LanguageModel
+from model.networks.checks import without_head
 from model.prior import cached_decoder, decode
 from tests.model.tiny import NETWORKS, PROMPTS, gpt2, tiny, tiny_tokenizer
 
@@ -77,19 +78,40 @@ def test_reads_do_not_grow_with_the_tokens_between_checks(
     assert counts[0] == counts[1]
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["after the prompts", "with the prompts"])
 @pytest.mark.parametrize("texts", [["a b", "b a"], ["a b c a", "", "b"]])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_pass_is_the_same_on_a_gpu_and_reads_no_mask_without_padding(
-    network: str, texts: list[str], monkeypatch: pytest.MonkeyPatch
+    network: str, texts: list[str], whole: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    language_model = unending(network, 6)
+    language_model = unending(network, 6).requires_grad_(True)
     prompts = language_model.encode(texts)
-    response = language_model(prompts).sample((4,))
-    expected = language_model(prompts).log_prob(response)
-    monkeypatch.setattr(cached_decoder, "is_asynchronous", lambda device: True)
+    distribution = language_model(prompts)
+    response = distribution.sample((4,))
+    weights = list(language_model.parameters())
+    passes: list[int] = []
+    body = without_head(language_model.network)
+    body.register_forward_pre_hook(lambda *_: passes.append(1))
+
+    def results() -> list[torch.Tensor]:
+        """Log-probabilities in one pass and in two, their gradients, hidden states, logits."""
+        log_prob = distribution.log_prob(response)
+        grads = torch.autograd.grad(log_prob.sum(), weights)
+        assert len(passes) == (1 if whole and cached_decoder.is_asynchronous(None) else 2)
+        with torch.no_grad():
+            divided = distribution.in_micro_batches(2).log_prob(response)
+        together = distribution.log_prob_and_hidden(response)
+        return [log_prob, *grads, divided, *together, distribution.next_token_logits(response)]
+
+    monkeypatch.setattr(cached_decoder, "is_asynchronous", lambda _: False)
+    expected = results()
+    passes.clear()
+    monkeypatch.setattr(cached_decoder, "LITTLE_WORK", 1e12 if whole else 0)
+    monkeypatch.setattr(cached_decoder, "is_asynchronous", lambda _: True)
+    for got, other in zip(results(), expected, strict=True):
+        torch.testing.assert_close(got, other, rtol=1e-5, atol=1e-5)  # Llama rounds to float32
     with Reads() as reads:
-        log_prob = language_model(prompts).log_prob(response)
-    torch.testing.assert_close(log_prob, expected)
+        distribution.log_prob(response)
     if not prompts.is_padded:
         # the check of the responses, and their lengths
         assert reads.counts == {"_local_scalar_dense": 1, "tolist": 1}
