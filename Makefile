@@ -34,9 +34,9 @@ lessons: .venv/lessons
 
 # On a machine with a GPU: the tests there, and a step beside its floor.
 gpu: .venv/test
-	$(BIN)/python -m pytest --device cuda -m "not slow" tests/model tests/guides tests/inference \
+	$(PYTEST) --device cuda -m "not slow" tests/model tests/guides tests/inference \
 		--ignore tests/model/preferences --ignore tests/inference/reward_posterior
-	$(BIN)/python -m pytest -m "not slow" tests/experiments
+	$(PYTEST) -m "not slow" tests/experiments
 	$(BIN)/python -m experiments.roofline --shapes gpt2-small smollm2-135m --responses 512 \
 		--max-new-tokens 40 --dtype bfloat16 --compile
 

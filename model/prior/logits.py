@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from model.common.devices import total_memory
 from model.prior.recomputation import Grads, add_gradients, deferred, leaves_of
 
 CHUNK = 1 << 22
 """Number of logits at a time, 16 MiB in float32: computed from hidden states, or widened."""
-ON_GPU = 16
-"""Number of chunks that a GPU computes at once."""
+GIB = 1 << 30
+"""Memory of a GPU, bytes, for each chunk that it computes at once."""
 BLOCK = 256
 """Number of tokens of a block, in which a token of a large vocabulary is drawn."""
 NAN_LOGITS = (
@@ -227,5 +228,5 @@ class _OfStates(torch.autograd.Function):
 
 def _chunks(flat: Tensor, size: int) -> list[slice]:
     # a GPU is idle between small products, and has the memory for larger products
-    length = max(1, CHUNK * (ON_GPU if flat.is_cuda else 1) // size)
+    length = max(1, CHUNK * max(1, total_memory(flat.device) // GIB) // size)
     return [slice(start, start + length) for start in range(0, max(1, len(flat)), length)]
