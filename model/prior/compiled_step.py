@@ -152,8 +152,10 @@ class CompiledStep:
 
         Overwrites the buffers, so that `load` must follow.
         """
-        for extent in self.extents():
-            if extent <= num_read or extent in self._compiled:
+        extents, most = self.extents(), num_read + self.space.max_new_tokens - 1
+        largest = next(number for number in extents if number >= most)
+        for extent in extents:
+            if not num_read < extent <= largest or extent in self._compiled:
                 continue
             self.state.extent = extent
             if self._t.is_cuda:
