@@ -19,7 +19,8 @@ from model.networks.sharded_modules import shallow_copy
 ALIGNMENT = 8
 """Number of logits in 16 bytes, in half precision."""
 TOLERANCE = 1e-2
-"""Largest difference that is rounding, in standard deviations of the logits."""
+"""Largest difference that is rounding, in standard deviations of the logits; 16 roundings of half
+precision if that is more."""
 
 
 class _States(BaseModelOutputWithPast):
@@ -105,7 +106,8 @@ def splits_head(network: "transformers.PreTrainedModel") -> bool:
     if empty.shape[1] or logits.shape != expected.shape:
         return False
     difference = (logits - expected).double().abs().max()
-    return bool(difference <= TOLERANCE * (expected.double().std() + 1e-6))
+    tolerance = max(TOLERANCE, 16 * torch.finfo(expected.dtype).eps)
+    return bool(difference <= tolerance * (expected.double().std() + 1e-6))
 
 
 _NO_BODY = _NoBody()

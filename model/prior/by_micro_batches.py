@@ -32,7 +32,8 @@ def by_micro_batches(function: Function, batch: Batch, value: Tensor) -> tuple[T
         total: list[Tensor | None] = [None] * len(leaves)
         for prompts, group, own_rows in groups(batch.prompts, rows, batch.micro_batch):
             pairs: list[tuple[Tensor, Tensor]] = []
-            start = cut(Start(*batch.decoder.start(prompts)), pairs)
+            whole = batch.part(prompts, own_rows).reads_whole
+            start = None if whole else cut(Start(*batch.decoder.start(prompts)), pairs)
             wide = [*leaves, *(leaf for _, leaf in pairs)]
             sums = [*total, *(None for _ in pairs)]
             index = torch.arange(len(rows), device=rows.device) if group is None else group
