@@ -115,6 +115,19 @@ def test_a_network_with_layers_between_body_and_output_computes_whole_logits():
     assert not splits_head(own.eval())
 
 
+def test_roundings_of_half_precision_are_no_difference_of_the_head(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A product of another shape has another kernel on a GPU, which rounds otherwise."""
+    half = network("gpt2").to(torch.bfloat16)
+    eps = torch.finfo(torch.bfloat16).eps
+    monkeypatch.setattr(head, "logits_of", lambda *given: logits_of(*given) * (1 + eps))
+    assert splits_head(half)
+    monkeypatch.setattr(head, "logits_of", lambda *given: logits_of(*given) * 1.5)
+    assert not splits_head(half)
+
+
+@pytest.mark.on_cpu
 @pytest.mark.parametrize("name", NETWORKS)
 def test_more_logits_than_the_vocabulary_change_none(
     name: str, monkeypatch: pytest.MonkeyPatch

@@ -94,12 +94,12 @@ def test_a_pass_is_the_same_on_a_gpu_and_reads_no_mask_without_padding(
     body.register_forward_pre_hook(lambda *_: passes.append(1))
 
     def results() -> list[torch.Tensor]:
-        """Log-probabilities in one pass and in two, their gradients, hidden states, logits."""
+        """Log-probabilities, also in micro-batches, their gradients, hidden states and logits."""
         log_prob = distribution.log_prob(response)
         grads = torch.autograd.grad(log_prob.sum(), weights)
         assert len(passes) == (1 if whole and cached_decoder.is_asynchronous(None) else 2)
-        with torch.no_grad():
-            divided = distribution.in_micro_batches(2).log_prob(response)
+        divided = distribution.in_micro_batches(2).log_prob(response)
+        grads += torch.autograd.grad(divided.sum(), weights)
         together = distribution.log_prob_and_hidden(response)
         return [log_prob, *grads, divided, *together, distribution.next_token_logits(response)]
 
