@@ -42,12 +42,14 @@ class Divergence(NamedTuple):
         value: log u -> u f(t), whose mean under q is D_f.
         supports_hard_constraints: True if both functions are finite at u = 0.
         ascends_elbo: True for KL(q || p*).
+        weight_power: a, where f'(t) grows as t^-a.
     """
 
     slope: Callable[[Tensor], Tensor]
     value: Callable[[Tensor], Tensor]
     supports_hard_constraints: bool = True
     ascends_elbo: bool = False
+    weight_power: float = 0.0
 
 
 def _u_log_u(log_u: Tensor) -> Tensor:
@@ -73,23 +75,27 @@ def alpha_divergence(alpha: float) -> Divergence:
         slope=lambda log_u: -(alpha * log_u).exp() / alpha,
         value=lambda log_u: ((alpha * log_u).exp() - log_u.exp()) / scale,
         supports_hard_constraints=alpha > 0,
+        weight_power=alpha,
     )
 
 
 DIVERGENCES: dict[str, Divergence] = {
-    "forward-kl": Divergence(lambda log_u: -log_u.exp(), _u_log_u),
+    "forward-kl": Divergence(lambda log_u: -log_u.exp(), _u_log_u, weight_power=1.0),
     "reverse-kl": Divergence(lambda log_u: 1 - log_u, lambda log_u: -log_u, False, True),
     "jensen-shannon": Divergence(lambda log_u: math.log(2) - softplus(log_u), _jensen_shannon),
     "total-variation": Divergence(
         lambda log_u: -0.5 * _sign(log_u), lambda log_u: 0.5 * log_u.expm1().abs()
     ),
     "chi2-forward": Divergence(
-        lambda log_u: -(2 * log_u).exp(), lambda log_u: (2 * log_u).exp() - log_u.exp()
+        lambda log_u: -(2 * log_u).exp(),
+        lambda log_u: (2 * log_u).exp() - log_u.exp(),
+        weight_power=2.0,
     ),
     "chi2-reverse": Divergence(
         lambda log_u: 2 * torch.expm1(-log_u),
         lambda log_u: torch.expm1(-log_u) + log_u.expm1(),
         supports_hard_constraints=False,
+        weight_power=-1.0,
     ),
     "alpha": alpha_divergence(0.5),
 }
@@ -128,6 +134,7 @@ class FDivergence(ResponseObjective):
         self.divergence = divergence
         self.supports_hard_constraints = divergence.supports_hard_constraints  # type: ignore[misc]
         self.ascends_elbo = divergence.ascends_elbo  # type: ignore[misc]
+        self.weight_power = divergence.weight_power  # type: ignore[misc]
         self.adapt_every = adapt_every
         self.log_z = LogZAverage(decay)
         self.proposal: dict[str, Tensor] | None = None  # parameters of an earlier guide

@@ -13,6 +13,14 @@ OTHER_BOUNDS = (RenyiELBO, ReweightedWakeSleep, TraceTMC_ELBO)
 ONE_PLATE: dict[str, Any] = {"max_plate_nesting": 1, "vectorize_particles": True}
 
 
+def weight_power(objective: ELBO) -> float:
+    """Power a of the weights w^a by which an objective weighs its draws; 0 for equal weights."""
+    if isinstance(objective, RenyiELBO):
+        return 1.0 - objective.alpha
+    own = 1.0 if isinstance(objective, ReweightedWakeSleep) else 0.0
+    return getattr(objective, "weight_power", own)
+
+
 def trace(num_particles: int = 64, make: type[ELBO] = Trace_ELBO) -> ELBO:
     """REINFORCE without a baseline, by `Trace_ELBO` or the like. Unbiased, value and gradient.
 

@@ -88,6 +88,9 @@ class SurrogateLoss(ELBO):
     ascends_elbo: ClassVar[bool] = False
     """True if the ELBO of the objective's target decides which of two guides is better."""
 
+    weight_power: ClassVar[float] = 0.0
+    """Power a of the weights w^a by which the gradient weighs the draws; 0 for equal weights."""
+
     @abstractmethod
     def _losses(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> tuple:
         """Loss, summed over prompts, without gradient; surrogate, whose gradient is descended."""

@@ -19,7 +19,7 @@ class WakePhi(ResponseObjective):
     step. The loss is minus the log of the mean weight, a bound on log Z.
     """
 
-    supports_hard_constraints = True
+    supports_hard_constraints, weight_power = True, 1.0
     min_particles, why_particles = 2, "one has all the weight, and a gradient of mean 0"
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:

@@ -3,8 +3,10 @@
     ELBO_hat    = sum_k s_k log w_k,    Var = K/(K - 1) sum_k s_k^2 (log w_k - ELBO_hat)^2
     entropy_hat = - sum_k s_k log q(x_k)
     distance    = 1/2 Var_k[log w_k]                       near KL(q || p*)
+    share       = (sum_k s_k w_k^a)^2 / (K sum_k (s_k w_k^a)^2)
 
-s_k is the share of draw k in a mean under q, 1/K on-policy.
+s_k is the share of draw k in a mean under q, 1/K on-policy. The objective weighs its draws by the
+power a of their weights.
 """
 
 import math
@@ -17,6 +19,7 @@ from pyro.infer import ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
+from inference.objectives.pyro_objectives import weight_power
 from inference.objectives.response_objective import Draws, ResponseObjective
 from inference.programs import Program
 from inference.response_site import is_sample
@@ -35,6 +38,20 @@ class DrawNumbers(NamedTuple):
     elbo: float = math.nan
     variance: float = math.nan
     entropy: float = math.nan
+
+
+class StepLimits(NamedTuple):
+    """Numbers from the draws of one step that limit the step, see `TrustRegion`.
+
+    Attributes:
+        distance: `distance_left`, nats.
+        share: `effective_share`.
+        slope_error: `slope_error`, nats.
+    """
+
+    distance: float
+    share: float
+    slope_error: float
 
 
 class DrawMatrices(NamedTuple):
@@ -69,14 +86,14 @@ class DrawRecord:
         draws: draws of the last step.
         matrices: the draws of the last step as matrices; None without draws.
         numbers: numbers of the guide from the draws of the last step.
-        distance: `distance_left` of the draws of the last step, nats; NaN without draws.
+        limits: limits of the last step; None without draws.
     """
 
     def __init__(self, objective: ELBO, num_prompts: int = 1) -> None:
         self.draws: list[Draws] = []
         self.matrices: DrawMatrices | None = None
         self.numbers = DrawNumbers()
-        self.distance = math.nan
+        self.limits: StepLimits | None = None
         self._objective = objective
         self._num_prompts = num_prompts
         self._traces: list[tuple[Prompts, Trace, Trace]] = []
@@ -108,23 +125,25 @@ class DrawRecord:
             draws = [_draws_of(*each) for each in self._traces]
             self._traces = []
         self.draws, self.matrices = draws, matrices(draws) if draws else None
-        self.numbers, self.distance = DrawNumbers(), math.nan
+        self.numbers, self.limits = DrawNumbers(), None
         if self.matrices is not None:
-            scalars = *draw_numbers(self.matrices), distance_left(self.matrices)
-            *numbers, self.distance = torch.stack(scalars).tolist()  # one wait for the device
-            self.numbers = DrawNumbers(*numbers)
+            numbers = draw_numbers(self.matrices)
+            limits = step_limits(self.matrices, weight_power(self._objective))
+            scalars = torch.stack([*numbers, *limits]).tolist()  # one wait for the device
+            self.numbers = DrawNumbers(*scalars[: len(numbers)])
+            self.limits = StepLimits(*scalars[len(numbers) :])
         if draws and len(draws[0].prompts) < self._num_prompts:
             self.numbers = self.numbers._replace(variance=math.nan)
         return draws
 
-    def require_distance(self) -> float:
-        """Distance left before the last step, nats; a `NoDrawsError` without draws."""
-        if self.matrices is None:
+    def require_limits(self) -> StepLimits:
+        """Limits of the last step; a `NoDrawsError` without draws."""
+        if self.limits is None:
             raise NoDrawsError(
                 f"{type(self._objective).__name__} does not show the draws of the guide, so that a "
                 "step has no size in nats: pass a `learning_rate` to `fit`, or an optimizer"
             )
-        return self.distance
+        return self.limits
 
 
 def draw_numbers(draws: DrawMatrices) -> tuple[Tensor, Tensor, Tensor]:
@@ -145,6 +164,44 @@ def distance_left(draws: DrawMatrices) -> Tensor:
 
     Averaged over prompts. Infinite if a prompt has fewer than two possible draws.
     """
+    return _distances(draws).mean()
+
+
+def effective_share(draws: DrawMatrices, power: float) -> Tensor:
+    """Share of the draws that carry the gradient: the effective sample size of w^power over K.
+
+    Averaged over prompts; a prompt without a possible draw has 1, and so have all with power 0.
+    """
+    if power == 0 or draws.every:
+        return torch.ones_like(draws.share[0, 0])
+    log_weight = draws.share.log() + power * draws.log_weight
+    log_size = 2 * log_weight.logsumexp(0) - (2 * log_weight).logsumexp(0)
+    return (log_size.exp() / len(log_weight)).nan_to_num(nan=1.0).mean()
+
+
+def slope_error(draws: DrawMatrices, share: Tensor) -> Tensor:
+    """Standard error of the ELBO's slope along a step of one nat that does not know the draws.
+
+    The slope, summed over N prompts, is a covariance over draws. One factor is the log-weights, of
+    variance twice the distance left. The other is the change of log q, whose mean square is 2 nats
+    on average, and which is taken to differ between prompts as the distance does.
+    """
+    if draws.every:
+        return torch.zeros_like(share)
+    num_draws, num_prompts = draws.log_weight.shape
+    distances = _distances(draws)
+    distance = distances.square().mean() / distances.mean()
+    return 2 * (distance * num_prompts / (num_draws * share)).sqrt()
+
+
+def step_limits(draws: DrawMatrices, power: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Limits of a step, in the order of `StepLimits`."""
+    share = effective_share(draws, power)
+    return distance_left(draws), share, slope_error(draws, share)
+
+
+def _distances(draws: DrawMatrices) -> Tensor:
+    """Half the variance of the log-weights of each prompt, `[N]`."""
     log_weight = draws.log_weight
     weight = draws.log_guide.exp() if draws.every else torch.ones_like(log_weight)
     weight = weight.masked_fill(log_weight.isneginf(), 0.0)
@@ -153,7 +210,7 @@ def distance_left(draws: DrawMatrices) -> Tensor:
     log_weight = log_weight.masked_fill(weight == 0, 0.0)
     mean = (weight * log_weight).sum(0)
     half = 0.5 * (weight * (log_weight - mean).square()).sum(0)
-    return half.masked_fill(few, torch.inf).mean()
+    return half.masked_fill(few, torch.inf)
 
 
 def _mean(share: Tensor, values: Tensor) -> Tensor:

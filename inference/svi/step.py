@@ -152,7 +152,8 @@ class Stepper:
             self._is_first = False
         draws, optimizer = self._record.take(), self._state.optimizer
         if isinstance(optimizer, TrustRegion):
-            optimizer.distance = self._record.require_distance()
+            limits = self._record.require_limits()
+            optimizer.distance, optimizer.share, optimizer.slope_error = limits
             optimizer.measure = partial(step_size, self._svi.guide, draws)
         return loss
 

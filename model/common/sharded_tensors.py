@@ -4,7 +4,7 @@ No function imports `torch.distributed` for tensors that are whole, since the im
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -54,6 +54,26 @@ def total_norm(tensors: Sequence[Tensor], order: float = 2.0) -> Tensor:
         distributed.all_reduce(norm, reduction)
         norms.append(norm if is_largest else norm.sqrt())
     return _norm(norms, order)
+
+
+def inner_product(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Sum of the products of two tensors over all numbers, of all pairs, on all ranks.
+
+    Args:
+        pairs: pairs of whole tensors, or of sharded tensors; the same on every rank.
+    """
+
+    products: dict[bool, list[Tensor]] = {False: [], True: []}
+    for a, b in pairs:
+        product = torch.vdot(local(a).flatten(), local(b).flatten())
+        products[is_sharded(a)].append(product.float())
+    if products[True]:
+        from torch import distributed
+
+        of_shards = torch.stack(products[True]).sum()
+        distributed.all_reduce(of_shards, distributed.ReduceOp.SUM)
+        products[False].append(of_shards)
+    return torch.stack(products[False]).sum() if products[False] else torch.zeros(())
 
 
 def _norm(tensors: Sequence[Tensor], order: float) -> Tensor:

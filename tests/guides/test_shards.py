@@ -11,7 +11,9 @@ from torch import Tensor, distributed
 from guides import GUIDES, Guide
 from guides.shards import shard
 from inference import LeaveOneOut_ELBO, fit
+from inference.svi.optimizer import trust_region
 from inference.svi.optimizer.fused import FusedOptimizer
+from inference.svi.optimizer.trust_region import TrustRegion
 from model import AlignmentModel, LanguageModel, Prompts
 from model.common.ranks import is_first
 from model.common.sharded_tensors import local
@@ -134,6 +136,28 @@ def test_a_checkpoint_is_resumed_with_and_without_shards(group, tmp_path):
     assert two[1] == pytest.approx(one[1], rel=1e-9)
     for key, value in one[0].items():
         torch.testing.assert_close(two[0][key], value, rtol=1e-9, atol=1e-9)
+
+
+def slopes(folder: Path, *, sharded: bool) -> list[float]:
+    """Slopes of the loss along each step of a fit that drops the momentum where a slope is up."""
+    values: list[float] = []
+    slope = TrustRegion._slope
+
+    def recorded(self: TrustRegion) -> Tensor:
+        values.append(slope(self).item())
+        return torch.tensor(values[-1])
+
+    with patch.object(TrustRegion, "_slope", recorded), patch.object(trust_region, "UPHILL", 0.0):
+        trained("twisted", "gpt2", folder, sharded=sharded, num_steps=5)
+    return values
+
+
+def test_the_slope_along_a_step_adds_up_over_shards(group, tmp_path):
+    """A guide with sharded and whole parameters."""
+    one = slopes(tmp_path / "one", sharded=False)
+    assert max(one) > 0
+    for two in group.run(slopes, tmp_path / "two", sharded=True):
+        assert two == pytest.approx(one, rel=1e-4)
 
 
 def lone_draws(*, sharded: bool) -> list[Tensor]:
