@@ -8,6 +8,7 @@ from inference import Enumeration
 from inference.estimate import expectation
 from inference.targets.fixed_points import TARGETS, NoFixedPointError, Problem
 from model.preferences import AGGREGATIONS, uncertain_model
+from tests.experiments.explore.conftest import Opener
 
 pytestmark = pytest.mark.slow
 OPTIONS = {"best-of-n": {"n": 16}, "filtering": {"threshold": 0.0}}
@@ -19,6 +20,19 @@ def world():
     return learned_reviews()
 
 
+@pytest.fixture(scope="module")
+def new_page(chromium, new_path):
+    """One page of this processor, for tests of the numbers in many states."""
+    opener = Opener(chromium, new_path)
+    yield opener("wrong-target")
+    opener.close()
+
+
+def numbers_in(page, **state):
+    """All numbers of a page in its first state with some changes, which the page does not draw."""
+    return page.value("(state) => page.numbers({...page.state, ...state})", state)
+
+
 def log_of(numbers, key):
     return torch.tensor(numbers[key], dtype=torch.float64)
 
@@ -26,8 +40,8 @@ def log_of(numbers, key):
 @pytest.mark.parametrize("target", NAMES)
 @pytest.mark.parametrize("beta", [0.15, 0.8, 4.0])
 @pytest.mark.parametrize("size", [10, 100])
-def test_target_is_that_of_the_library(open_new_page, world, target, beta, size):
-    numbers = open_new_page("wrong-target", f"target={target}&beta={beta}&size={size}").numbers()
+def test_target_is_that_of_the_library(new_page, world, target, beta, size):
+    numbers = numbers_in(new_page, target=target, beta=beta, size=str(size))
     reward = world.posteriors[size]([f"the film was {t}".strip() for t in world.texts]).mean(0)
     problem = Problem(world.truth.log_prior, reward[:, None], beta)
     try:
@@ -40,9 +54,9 @@ def test_target_is_that_of_the_library(open_new_page, world, target, beta, size)
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_errors_and_rewards_are_those_of_the_enumeration(open_new_page, world, aggregation):
+def test_errors_and_rewards_are_those_of_the_enumeration(new_page, world, aggregation):
     beta, size = 0.45, SIZES[1]
-    numbers = open_new_page("wrong-target", f"aggregation={aggregation}&beta={beta}").numbers()
+    numbers = numbers_in(new_page, aggregation=aggregation, beta=beta)
     model = uncertain_model(world.prior, world.posteriors[size], aggregation, beta)
     proxy, gold = (
         Enumeration(program, world.prompts) for program in (model, world.model("gold", beta))
