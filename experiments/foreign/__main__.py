@@ -41,6 +41,7 @@ from experiments.shared.refusals import resume_hint
 from experiments.shared.run_folder import RunFolder, new_folder
 from experiments.shared.workers import run_all, set_threads
 from inference.svi.checkpoint.folder import locked
+from model.common.paths import ELSEWHERE, expanded
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,14 @@ class Foreign(Arguments):
         file = RunFolder(self.resume).arguments
         if not file.is_file():
             raise SystemExit(f"--resume {self.resume}: there is no {file.name}")
-        saved = json.loads(file.read_text())["arguments"]
+        saved = expanded(json.loads(file.read_text())["arguments"], self.resume)
         saved |= {"only": tuple(saved["only"]), "out": Path(saved["out"]), "resume": self.resume}
         saved["stories"] = saved["stories"] and Path(saved["stories"])
-        return parse(replace(self, **saved))
+        args = parse(replace(self, **saved))
+        if args.stories is not None and ELSEWHERE in args.stories.parts:
+            fault = f"{file.name} does not say where the folder {args.stories.name!r} is"
+            raise SystemExit(f"--resume {self.resume}: {fault}: pass --stories again")
+        return args
 
 
 def main(args: Foreign) -> list[Finding]:

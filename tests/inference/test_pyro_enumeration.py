@@ -43,10 +43,10 @@ def letters(texts):
 
 
 def uncertain(prior):
-    weights = torch.randn(5, 16, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    features = StandardisedFeatures(
-        PriorFeatures(prior), torch.zeros(16).double(), torch.eye(16).double()
-    )
+    double = {"dtype": torch.float64, "device": "cpu"}  # features of texts are there
+    weights = torch.randn(5, 16, generator=torch.Generator().manual_seed(3), **double)
+    mean, matrix = torch.zeros(16, **double), torch.eye(16, **double)
+    features = StandardisedFeatures(PriorFeatures(prior), mean, matrix)
     return TextReward(
         UncertainReward(RewardPosterior(LinearHead(16), features, weights), "mean"), prior
     )

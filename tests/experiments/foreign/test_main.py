@@ -85,6 +85,20 @@ def test_a_folder_of_no_run_is_refused(tmp_path, capsys):
     assert "there is no arguments.json" in capsys.readouterr().err
 
 
+def test_a_resume_finds_the_stories_or_asks_for_them(args, tmp_path, capsys):
+    def resumed(stories):
+        saved = vars(args) | {"stories": stories, "out": str(args.out)}
+        record = json.dumps({"arguments": saved}, default=str)
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / "arguments.json").write_text(record)
+        return replace(args, resume=tmp_path / "run").completed(lambda new: new)
+
+    assert resumed("{run}/../stories").stories == tmp_path / "stories"
+    assert resumed(None).stories is None
+    with pytest.raises(SystemExit, match="where the folder 'stories' is: pass --stories again"):
+        resumed("{elsewhere}/stories")
+
+
 def test_absent_priors_are_skipped_by_name(args, skipped, capsys):
     jobs = list_jobs(replace(args, only=()))
     assert {job.cell.prior for job in jobs}.isdisjoint({"stories260k", "smollm2"})

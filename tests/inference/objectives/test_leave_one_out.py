@@ -86,6 +86,7 @@ def test_baselines_are_kept_apart_by_prompt(small_prior, prompts):
     assert gradient(LeaveOneOut_ELBO(8), by_prompt, guide, prompts, response)[1].norm() < 1e-10
 
 
+@pytest.mark.on_cpu  # Pyro's own sites draw there
 def test_any_pyro_program():
     """Several sites, some outside the plate: the mean gradient equals Trace_ELBO's, by sampling."""
     data = torch.tensor([0.0, 1.0, 1.0])
@@ -152,6 +153,7 @@ def test_a_guide_that_draws_nothing_is_refused_by_name(model, small_prior, promp
         LeaveOneOut_ELBO(2).loss_and_grads(model, make(small_prior), prompts)
 
 
+@pytest.mark.on_cpu  # Pyro's own sites draw there
 def test_reparameterized_site_is_refused_by_name():
     def model():
         pyro.sample("z", dist.Normal(0.0, 1.0))

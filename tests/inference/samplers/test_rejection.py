@@ -88,7 +88,7 @@ def test_quasi_rejection_has_the_stated_distribution(
         graded_model(small_prior),
         verdicts,
         guide=guide,
-        num_samples=16384,
+        num_samples=65_536,
         chunk=4096,
         log_bound=log_bound,
     )

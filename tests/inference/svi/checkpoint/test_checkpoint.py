@@ -1167,7 +1167,9 @@ def test_packages_in_a_folder_of_their_own_are_installed(tmp_path):
         "from inference.svi.checkpoint.code_description import is_installed\n"
         "print(is_installed(package.function), is_installed(own.function))"
     )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(tmp_path)])}
+    before = os.environ.get("PYTHONPATH", "")
+    path = os.pathsep.join([str(folder), str(tmp_path), *filter(None, [before])])
+    environment = os.environ | {"PYTHONPATH": path}
     command = [sys.executable, "-c", program]
     output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert output.stdout == "True False\n"
