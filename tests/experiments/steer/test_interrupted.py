@@ -20,6 +20,11 @@ SHORT = Steer(
 )
 
 
+@pytest.fixture(autouse=True)
+def _figures():
+    """Figures are drawn."""
+
+
 @pytest.fixture
 def interrupt(monkeypatch, tmp_path):
     """Run that is interrupted in a step; the folder of the run."""

@@ -10,7 +10,6 @@ import torch
 import tyro
 from transformers import AutoModelForCausalLM
 
-from experiments.shared import figures
 from experiments.shared.run_folder import RunFolder
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
@@ -41,18 +40,6 @@ def args(grammar_folder, tmp_path):
     return replace(SHORT, prior=str(grammar_folder), prompts=("the film was", "the"), out=tmp_path)
 
 
-@pytest.fixture
-def _undrawn(monkeypatch):
-    """Leave the figures of a report empty, for tests of runs that differ in what they compute."""
-
-    def save(figure, path):
-        figures.plt.close(figure)
-        path.write_text("<svg></svg>")
-        return path
-
-    monkeypatch.setattr(figures, "save", save)
-
-
 def untimed(folder):
     """Metrics of a run without the times of the steps."""
     return [
@@ -61,7 +48,8 @@ def untimed(folder):
     ]
 
 
-def test_run_folder_and_report(args, capsys):
+def test_run_folder_and_report(args, capsys, monkeypatch):
+    monkeypatch.undo()  # figures are drawn
     folder = main(args)
     printed = capsys.readouterr().out
     for expected in (
@@ -117,7 +105,6 @@ def test_resume_ends_where_an_unbroken_run_ends(args, monkeypatch):
     assert untimed(resumed) == untimed(whole)
 
 
-@pytest.mark.usefixtures("_undrawn")
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_runs(args, objective):
     guide, one = OBJECTIVES[objective].guide, OBJECTIVES[objective].max_prompts
@@ -126,7 +113,6 @@ def test_every_objective_runs(args, objective):
     ).report.is_file()
 
 
-@pytest.mark.usefixtures("_undrawn")
 @pytest.mark.parametrize("guide", sorted(set(GUIDES) - {"fixed", "tempered"}))
 def test_every_guide_runs_and_is_a_proposal_after(args, guide, capsys):
     """A saved guide loads from the folder with the same ELBO."""

@@ -343,8 +343,9 @@ def files_with(text, folder):
     return [path for path in files if text.encode() in path.read_bytes()]
 
 
-def test_no_saved_file_has_a_path_of_this_machine(start, tmp_path):
+def test_no_saved_file_has_a_path_of_this_machine(start, tmp_path, monkeypatch):
     """Not the place of the run, of the prior, of the prompts, of a reward or of a network."""
+    monkeypatch.undo()  # figures are drawn
     args = replace(
         SHORT,
         prior=str(start / "prior"),
