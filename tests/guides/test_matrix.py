@@ -286,7 +286,7 @@ TRAININGS = {"fine-tuned": OBJECTIVES} | dict.fromkeys(
     ("name", "objective"), [(name, each) for name in TRAINS for each in TRAININGS[name]]
 )
 def test_trains_by_every_objective(name, objective, prior, prompts):
-    """Two steps: finite numbers, parameters that change, a prior constant bit for bit."""
+    """Three steps: finite numbers, parameters that change, a prior constant bit for bit."""
     prompts = prompts[: OBJECTIVES[objective].max_prompts]
     guide = build(name, prior, prompts, seed=1)
     model = AlignmentModel(prior, TextReward(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
@@ -299,7 +299,7 @@ def test_trains_by_every_objective(name, objective, prior, prompts):
             model,
             guide,
             prompts,
-            num_steps=2,
+            num_steps=3,
             objective=OBJECTIVES[objective](num_particles=4),
             optimizer=FusedOptimizer(options={"lr": 1e-2}),
             progress=False,

@@ -40,9 +40,9 @@ NEAR = 0.5
 START = 1e-4  # learning rate of the first step before the step is measured
 GROWTH = 4.0  # largest factor of the rate after a step
 DECAY = 0.5  # smallest factor of the rate after a step
-UPHILL = 3.0
+UPHILL = 4.0
 """Slope of the loss along the last step, in standard errors, above which the momentum is dropped:
-one step in a thousand by noise alone."""
+one step in thirty thousand by noise alone."""
 RISE = 10.0
 """Largest multiple of the first rate whose step came near the limit. Parameters before a
 normalisation only turn the guide: a longer step makes them longer, the next step turns them less,
