@@ -164,7 +164,7 @@ def distance_left(draws: DrawMatrices) -> Tensor:
 
     Averaged over prompts. Infinite if a prompt has fewer than two possible draws.
     """
-    return _distances(draws).mean()
+    return distances_left(draws).mean()
 
 
 def effective_share(draws: DrawMatrices, power: float) -> Tensor:
@@ -179,29 +179,32 @@ def effective_share(draws: DrawMatrices, power: float) -> Tensor:
     return (log_size.exp() / len(log_weight)).nan_to_num(nan=1.0).mean()
 
 
-def slope_error(draws: DrawMatrices, share: Tensor) -> Tensor:
+def slope_error(draws: DrawMatrices, distances: Tensor, share: Tensor) -> Tensor:
     """Standard error of the ELBO's slope along a step of one nat that does not know the draws.
 
     The slope, summed over N prompts, is a covariance over draws. One factor is the log-weights, of
     variance twice the distance left. The other is the change of log q, whose mean square is 2 nats
     on average, and which is taken to differ between prompts as the distance does.
+
+    Args:
+        distances: `distances_left` of the draws.
+        share: `effective_share` of the draws.
     """
     if draws.every:
         return torch.zeros_like(share)
     num_draws, num_prompts = draws.log_weight.shape
-    distances = _distances(draws)
     distance = distances.square().mean() / distances.mean()
     return 2 * (distance * num_prompts / (num_draws * share)).sqrt()
 
 
 def step_limits(draws: DrawMatrices, power: float) -> tuple[Tensor, Tensor, Tensor]:
     """Limits of a step, in the order of `StepLimits`."""
-    share = effective_share(draws, power)
-    return distance_left(draws), share, slope_error(draws, share)
+    distances, share = distances_left(draws), effective_share(draws, power)
+    return distances.mean(), share, slope_error(draws, distances, share)
 
 
-def _distances(draws: DrawMatrices) -> Tensor:
-    """Half the variance of the log-weights of each prompt, `[N]`."""
+def distances_left(draws: DrawMatrices) -> Tensor:
+    """`distance_left` of each prompt, `[N]`."""
     log_weight = draws.log_weight
     weight = draws.log_guide.exp() if draws.every else torch.ones_like(log_weight)
     weight = weight.masked_fill(log_weight.isneginf(), 0.0)

@@ -62,7 +62,6 @@ def inner_product(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     Args:
         pairs: pairs of whole tensors, or of sharded tensors; the same on every rank.
     """
-
     products: dict[bool, list[Tensor]] = {False: [], True: []}
     for a, b in pairs:
         product = torch.vdot(local(a).flatten(), local(b).flatten())

@@ -19,6 +19,7 @@ from inference.svi.draw_record import (
     DrawRecord,
     NoDrawsError,
     distance_left,
+    distances_left,
     effective_share,
     matrices,
     slope_error,
@@ -249,7 +250,7 @@ def test_the_slope_of_fresh_draws_has_its_standard_error(model, small_prior, pro
         draws = matrices(drawn(LeaveOneOut_ELBO(num_particles=16), model, guide, prompts))
         pairs = zip(guide.parameters(), direction, strict=True)
         slopes.append(sum((p.grad * d).sum() for p, d in pairs) / math.sqrt(size))
-        errors.append(slope_error(draws, torch.ones(())).item())
+        errors.append(slope_error(draws, distances_left(draws), torch.ones(())).item())
     assert torch.stack(slopes).std() == pytest.approx(sum(errors) / 200, rel=0.3)
 
 
