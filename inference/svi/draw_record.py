@@ -2,11 +2,8 @@
 
     ELBO_hat    = sum_k s_k log w_k,    Var = K/(K - 1) sum_k s_k^2 (log w_k - ELBO_hat)^2
     entropy_hat = - sum_k s_k log q(x_k)
-    distance    = 1/2 Var_k[log w_k]                       near KL(q || p*)
-    share       = (sum_k s_k w_k^a)^2 / (K sum_k (s_k w_k^a)^2)
 
-s_k is the share of draw k in a mean under q, 1/K on-policy. The objective weighs its draws by the
-power a of their weights.
+s_k is the share of draw k in a mean under q, 1/K on-policy.
 """
 
 import math
@@ -23,6 +20,8 @@ from inference.objectives.pyro_objectives import weight_power
 from inference.objectives.response_objective import Draws, ResponseObjective
 from inference.programs import Program
 from inference.response_site import is_sample
+from inference.svi.draw_matrices import DrawMatrices, matrices
+from inference.svi.step_limits import StepLimits, step_limits
 from model import Prompts
 
 
@@ -40,36 +39,6 @@ class DrawNumbers(NamedTuple):
     entropy: float = math.nan
 
 
-class StepLimits(NamedTuple):
-    """Numbers from the draws of one step that limit the step, see `TrustRegion`.
-
-    Attributes:
-        distance: `distance_left`, nats.
-        share: `effective_share`.
-        slope_error: `slope_error`, nats.
-    """
-
-    distance: float
-    share: float
-    slope_error: float
-
-
-class DrawMatrices(NamedTuple):
-    """All draws of one step, `[K, N]`, float64.
-
-    Attributes:
-        log_weight: log-weight of each draw, nats.
-        log_guide: log q of each draw, nats.
-        share: share of each draw in a mean under q.
-        every: True if the draws are all values, which Pyro enumerated.
-    """
-
-    log_weight: Tensor
-    log_guide: Tensor
-    share: Tensor
-    every: bool
-
-
 class NoDrawsError(ValueError):
     """An objective does not show the draws of the guide, so that a step has no size in nats."""
 
@@ -81,21 +50,22 @@ class DrawRecord:
         objective: the objective of the steps.
         num_prompts: number of prompts of the fit. The ELBO of a step on fewer of them has no known
             variance, because prompts differ.
+        has_limits: True if the steps have a size in nats, which numbers of the draws limit.
 
     Attributes:
         draws: draws of the last step.
         matrices: the draws of the last step as matrices; None without draws.
         numbers: numbers of the guide from the draws of the last step.
-        limits: limits of the last step; None without draws.
+        limits: limits of the last step; None without draws, and without `has_limits`.
     """
 
-    def __init__(self, objective: ELBO, num_prompts: int = 1) -> None:
+    def __init__(self, objective: ELBO, num_prompts: int = 1, *, has_limits: bool = False) -> None:
         self.draws: list[Draws] = []
         self.matrices: DrawMatrices | None = None
         self.numbers = DrawNumbers()
         self.limits: StepLimits | None = None
         self._objective = objective
-        self._num_prompts = num_prompts
+        self._num_prompts, self._has_limits = num_prompts, has_limits
         self._traces: list[tuple[Prompts, Trace, Trace]] = []
 
     @contextmanager
@@ -118,7 +88,11 @@ class DrawRecord:
             del vars(self._objective)["_get_trace"]
 
     def take(self) -> list[Draws]:
-        """Return the draws since the last call; empty if the objective does not show them."""
+        """Return the draws since the last call; empty if the objective does not show them.
+
+        Raises:
+            NoDrawsError: without draws, if the steps have a size in nats.
+        """
         if isinstance(self._objective, ResponseObjective):
             draws = [] if self._objective.draws is None else [self._objective.draws]
         else:
@@ -127,26 +101,28 @@ class DrawRecord:
         self.draws, self.matrices = draws, matrices(draws) if draws else None
         self.numbers, self.limits = DrawNumbers(), None
         if self.matrices is not None:
-            numbers = draw_numbers(self.matrices)
-            limits = step_limits(self.matrices, weight_power(self._objective))
-            scalars = torch.stack([*numbers, *limits]).tolist()  # one wait for the device
-            self.numbers = DrawNumbers(*scalars[: len(numbers)])
-            self.limits = StepLimits(*scalars[len(numbers) :])
-        if draws and len(draws[0].prompts) < self._num_prompts:
-            self.numbers = self.numbers._replace(variance=math.nan)
-        return draws
-
-    def require_limits(self) -> StepLimits:
-        """Limits of the last step; a `NoDrawsError` without draws."""
-        if self.limits is None:
+            self._measure(self.matrices)
+        elif self._has_limits:
             raise NoDrawsError(
                 f"{type(self._objective).__name__} does not show the draws of the guide, so that a "
                 "step has no size in nats: pass a `learning_rate` to `fit`, or an optimizer"
             )
-        return self.limits
+        return draws
+
+    def _measure(self, draws: DrawMatrices) -> None:
+        """Compute numbers and limits, by one wait for the device."""
+        tensors = draw_numbers(draws)
+        if self._has_limits:
+            tensors += step_limits(draws, weight_power(self._objective))
+        elbo, variance, entropy, *limits = torch.stack(tensors).tolist()
+        self.numbers = DrawNumbers(elbo, variance, entropy)
+        if limits:
+            self.limits = StepLimits(*limits)
+        if len(self.draws[0].prompts) < self._num_prompts:
+            self.numbers = self.numbers._replace(variance=math.nan)
 
 
-def draw_numbers(draws: DrawMatrices) -> tuple[Tensor, Tensor, Tensor]:
+def draw_numbers(draws: DrawMatrices) -> tuple[Tensor, ...]:
     """Numbers of the guide that made the draws, in the order of `DrawNumbers`."""
     log_weight, log_guide, share, every = draws
     num_draws, num_prompts = log_weight.shape
@@ -157,63 +133,6 @@ def draw_numbers(draws: DrawMatrices) -> tuple[Tensor, Tensor, Tensor]:
     else:
         variance = variance * num_draws / (num_draws - 1) if num_draws > 1 else variance * math.nan
     return elbo.mean(), variance.sum() / num_prompts**2, -_mean(share, log_guide).mean()
-
-
-def distance_left(draws: DrawMatrices) -> Tensor:
-    """Half the variance of the log-weights, which is KL(q || p*) up to third order, nats.
-
-    Averaged over prompts. Infinite if a prompt has fewer than two possible draws.
-    """
-    return distances_left(draws).mean()
-
-
-def effective_share(draws: DrawMatrices, power: float) -> Tensor:
-    """Share of the draws that carry the gradient: the effective sample size of w^power over K.
-
-    Averaged over prompts; a prompt without a possible draw has 1, and so have all with power 0.
-    """
-    if power == 0 or draws.every:
-        return torch.ones_like(draws.share[0, 0])
-    log_weight = draws.share.log() + power * draws.log_weight
-    log_size = 2 * log_weight.logsumexp(0) - (2 * log_weight).logsumexp(0)
-    return (log_size.exp() / len(log_weight)).nan_to_num(nan=1.0).mean()
-
-
-def slope_error(draws: DrawMatrices, distances: Tensor, share: Tensor) -> Tensor:
-    """Standard error of the ELBO's slope along a step of one nat that does not know the draws.
-
-    The slope, summed over N prompts, is a covariance over draws. One factor is the log-weights, of
-    variance twice the distance left. The other is the change of log q, whose mean square is 2 nats
-    on average, and which is taken to differ between prompts as the distance does.
-
-    Args:
-        distances: `distances_left` of the draws.
-        share: `effective_share` of the draws.
-    """
-    if draws.every:
-        return torch.zeros_like(share)
-    num_draws, num_prompts = draws.log_weight.shape
-    distance = distances.square().mean() / distances.mean()
-    return 2 * (distance * num_prompts / (num_draws * share)).sqrt()
-
-
-def step_limits(draws: DrawMatrices, power: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Limits of a step, in the order of `StepLimits`."""
-    distances, share = distances_left(draws), effective_share(draws, power)
-    return distances.mean(), share, slope_error(draws, distances, share)
-
-
-def distances_left(draws: DrawMatrices) -> Tensor:
-    """`distance_left` of each prompt, `[N]`."""
-    log_weight = draws.log_weight
-    weight = draws.log_guide.exp() if draws.every else torch.ones_like(log_weight)
-    weight = weight.masked_fill(log_weight.isneginf(), 0.0)
-    few = (weight > 0).sum(0) < 2
-    weight = weight / weight.sum(0)
-    log_weight = log_weight.masked_fill(weight == 0, 0.0)
-    mean = (weight * log_weight).sum(0)
-    half = 0.5 * (weight * (log_weight - mean).square()).sum(0)
-    return half.masked_fill(few, torch.inf)
 
 
 def _mean(share: Tensor, values: Tensor) -> Tensor:
@@ -237,24 +156,3 @@ def _log_prob(trace: Trace) -> Tensor:
     """Sum of the log probabilities of all sites, in the shape of a batch."""
     sites = [site for site in trace.nodes.values() if is_sample(site)]
     return torch.stack(torch.broadcast_tensors(*(s["log_prob"].detach() for s in sites))).sum(0)
-
-
-def matrices(draws: list[Draws]) -> DrawMatrices:
-    """All draws of one step as matrices."""
-    log_weights, log_guides = [], []
-    for batch in draws:
-        log_weight = batch.log_weight.double()
-        log_guide = total(batch.log_guide).broadcast_to(log_weight.shape)
-        log_weights.append(torch.atleast_2d(log_weight).flatten(1))
-        log_guides.append(torch.atleast_2d(log_guide).flatten(1))
-    log_weight, log_guide, share = torch.cat(log_weights), torch.cat(log_guides), draws[0].share
-    if draws[0].every:
-        share = log_guide.exp()
-    elif share is None:
-        share = torch.full_like(log_weight, 1 / len(log_weight))
-    return DrawMatrices(log_weight, log_guide, share.double(), draws[0].every)
-
-
-def total(log_guide: dict[str, Tensor]) -> Tensor:
-    """Sum over sites, in the shape of a batch, float64."""
-    return torch.stack(torch.broadcast_tensors(*log_guide.values())).double().sum(0)

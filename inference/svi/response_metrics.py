@@ -27,6 +27,7 @@ from model import AlignmentModel, ResponseSpace
 
 Metrics = dict[str, float]
 """Numbers of one step, by name."""
+LENGTH = "completions/mean_length"
 REWARD = ("reward", "reward_std", "frac_reward_zero_std")
 
 
@@ -53,10 +54,10 @@ class ModelRuns(Messenger):
             total = scale_and_mask(log_factor, msg["scale"], msg["mask"]).mean()
             self._totals.setdefault(msg["name"], []).append(total)
 
-    def log_likelihood(self) -> Tensor:
+    def log_likelihood(self) -> Tensor | float:
         """Sum of the factors' means over all runs; NaN if Pyro enumerated, which needs weights."""
         if self._is_enumerated or not self._totals:
-            return torch.tensor(math.nan, dtype=torch.float64)
+            return math.nan
         means = [torch.stack(values).mean() for values in self._totals.values()]
         return torch.stack(means).sum().double()
 
@@ -102,7 +103,7 @@ def response_metrics(
     draws: list[Draws],
     share: Tensor | None,
     space: ResponseSpace | None,
-    log_likelihood: Tensor,
+    log_likelihood: Tensor | float,
     elbo: float,
     reward: Tensor | None,
 ) -> Metrics:
@@ -114,39 +115,47 @@ def response_metrics(
         draws: draws of the guide in the step.
         share: `[K, N]`, share of each draw in a mean under q; None without draws.
         space: the set of responses; None for a guide with another distribution.
-        log_likelihood: E_q[log likelihood], nats, float64.
+        log_likelihood: E_q[log likelihood], nats.
         elbo: ELBO of the step, nats; KL(q || p0) is the difference of the two.
         reward: r of the draws, `[K, N]`, NaN for prompts to which no reward applies; an empty
             tensor if unknown, None without rewards.
     """
-    response, kl = responses(draws), log_likelihood - elbo
-    numbers = {"log_likelihood": log_likelihood, "kl": kl}
+    response = responses(draws)
+    numbers: dict[str, Tensor | float] = {"log_likelihood": log_likelihood}
     if space is not None:
-        length = clipped = torch.tensor(math.nan, dtype=torch.float64)
+        length: Tensor | float = math.nan
+        clipped: Tensor | float = math.nan
         if response is not None and share is not None:
             is_token = space.is_token(response)  # [K, N, T]
             has_end = torch.isin(response, space.end_ids).any(-1)
             length = _mean(share, is_token.sum(-1).double())
             clipped = _mean(share, (~has_end).double())
-        numbers["kl_per_token"] = kl / length
-        numbers["completions/mean_length"] = length
-        numbers["completions/clipped_ratio"] = clipped
+        numbers |= {LENGTH: length, "completions/clipped_ratio": clipped}
     if reward is not None:
         numbers |= dict(zip(REWARD, _of_reward(reward, share), strict=True))
-    device = "cpu" if response is None else response.device
-    values = torch.stack([number.to(device) for number in numbers.values()])
-    return dict(zip(numbers, values.tolist(), strict=True))  # the only wait for the device
+    metrics = _read(numbers)
+    metrics["kl"] = metrics["log_likelihood"] - elbo
+    if space is not None:
+        metrics["kl_per_token"] = metrics["kl"] / (metrics[LENGTH] or math.nan)
+    return metrics
+
+
+def _read(numbers: dict[str, Tensor | float]) -> Metrics:
+    """The numbers of all tensors, by one wait for the device."""
+    tensors = {name: value for name, value in numbers.items() if isinstance(value, Tensor)}
+    values = torch.stack(list(tensors.values())).tolist() if tensors else []
+    return {**numbers, **dict(zip(tensors, values, strict=True))}
 
 
 def num_tokens_of(metrics: Metrics, num_responses: int) -> float:
     """Number of tokens of the responses of a step; NaN if their length is unknown."""
-    return num_responses * metrics.get("completions/mean_length", math.nan)
+    return num_responses * metrics.get(LENGTH, math.nan)
 
 
 def _of_reward(reward: Tensor, share: Tensor | None) -> list[Any]:
     """The three metrics of `[K, N]` rewards; NaN if unknown, or if none applies to a prompt."""
     if share is None or reward.shape != share.shape:
-        return [torch.tensor(math.nan, dtype=torch.float64)] * len(REWARD)
+        return [math.nan] * len(REWARD)
     absent = reward.isnan().all(0)
     reward = reward.masked_fill(absent, 0.0)
     mean, num = (share * reward).sum(0), len(reward)

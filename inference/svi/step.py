@@ -57,7 +57,9 @@ class Stepper:
     ) -> None:
         self._model, self._state = model, state
         self._checkpoint_activations, self._divide = checkpoint_activations, divide
-        self._record, self._rollback = DrawRecord(state.objective, num_prompts), Rollback(state)
+        has_limits = isinstance(state.optimizer, TrustRegion)
+        self._record = DrawRecord(state.objective, num_prompts, has_limits=has_limits)
+        self._rollback = Rollback(state)
         self._is_first = True
         programs = (in_micro_batches(program, micro_batch) for program in (model, state.guide))
         self._svi = SVI(*programs, state.optimizer, state.objective)
@@ -115,13 +117,13 @@ class Stepper:
             "step_size": optimizer.step_size if isinstance(optimizer, TrustRegion) else math.nan,
         } | of_responses
 
-    def _means(self, prompts: Prompts, loss: float, runs: ModelRuns) -> tuple[float, Tensor]:
+    def _means(
+        self, prompts: Prompts, loss: float, runs: ModelRuns
+    ) -> tuple[float, Tensor | float]:
         """ELBO and log likelihood of the step, means over prompts, nats; NaN if unknown."""
         objective = self._state.objective
         if isinstance(objective, ResponseObjective):
-            metrics = objective.metrics
-            log_likelihood = torch.tensor(metrics["log_likelihood"], dtype=torch.float64)
-            return metrics["elbo"], log_likelihood
+            return objective.metrics["elbo"], objective.metrics["log_likelihood"]
         elbo = math.nan if isinstance(objective, OTHER_BOUNDS) else -loss / len(prompts)
         return elbo, runs.log_likelihood()
 
@@ -152,8 +154,8 @@ class Stepper:
             self._is_first = False
         draws, optimizer = self._record.take(), self._state.optimizer
         if isinstance(optimizer, TrustRegion):
-            limits = self._record.require_limits()
-            optimizer.distance, optimizer.share, optimizer.slope_error = limits
+            assert self._record.limits is not None
+            optimizer.distance, optimizer.share, optimizer.slope_error = self._record.limits
             optimizer.measure = partial(step_size, self._svi.guide, draws)
         return loss
 

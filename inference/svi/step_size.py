@@ -13,7 +13,7 @@ from torch import Tensor
 
 from inference.objectives.response_objective import Draws
 from inference.programs import Program
-from inference.svi.draw_record import total
+from inference.svi.draw_matrices import total
 
 MOST = 32
 """Largest number of responses behind a size, whose standard error is then a quarter of the size."""

@@ -14,18 +14,12 @@ from inference import OBJECTIVES, Enumeration, LeaveOneOut_ELBO, fit
 from inference.objectives.f_divergence import DIVERGENCES
 from inference.objectives.pyro_objectives import weight_power
 from inference.programs import joint_at, log_guide_at, response_distribution
-from inference.svi.draw_record import (
-    DrawMatrices,
-    DrawRecord,
-    NoDrawsError,
-    distance_left,
-    distances_left,
-    effective_share,
-    matrices,
-    slope_error,
-)
+from inference.svi import draw_record
+from inference.svi.draw_matrices import DrawMatrices, matrices
+from inference.svi.draw_record import DrawRecord, NoDrawsError
 from inference.svi.optimizer import trust_region
 from inference.svi.optimizer.trust_region import NEAR, STEP_KL, TrustRegion
+from inference.svi.step_limits import distances_left, effective_share, slope_error
 from inference.svi.step_size import MOST, step_size
 from model import AlignmentModel, TextReward, TokenReward, vader_sentiment
 from model.prior.untrained import untrained_prior
@@ -113,9 +107,8 @@ def test_pyros_enumeration_gives_size_and_distance_without_noise(model, small_pr
     log_weight = log_joint - old
     q = old.exp()
     variance = (q * (log_weight - (q * log_weight).sum(0)).square()).sum(0)
-    assert distance_left(matrices(draws)).item() == pytest.approx(
-        0.5 * variance.mean().item(), rel=1e-6
-    )
+    distance = distances_left(matrices(draws)).mean().item()
+    assert distance == pytest.approx(0.5 * variance.mean().item(), rel=1e-6)
     shifted(guide, 0.01)
     change = log_guide_at(guide, prompts, support).detach() - old
     exact = 0.5 * (q * change.square()).sum(0).mean().item()
@@ -136,7 +129,7 @@ def test_the_distance_left_is_the_kl_to_the_posterior_near_the_posterior(
     distance = 0.5 * (q * square).sum(0)  # [N], nats
     variance = (q * (0.5 * square - distance).square()).sum(0)
     error = variance.sum().sqrt().item() / len(variance) / num_draws**0.5
-    distance_hat = distance_left(matrices(draws)).item()
+    distance_hat = distances_left(matrices(draws)).mean().item()
     assert distance_hat == pytest.approx(distance.mean().item(), abs=5 * error)
     kl = truth.kl_guide_posterior(guide).mean().item()
     assert distance.mean().item() == pytest.approx(kl, rel=0.1)
@@ -298,6 +291,20 @@ def test_objectives_with_weights_take_shorter_steps(model, small_prior, prompts,
         assert shares[name][0] < shares["renyi"][0]
 
 
+@pytest.mark.parametrize("is_needed", [True, False], ids=["trust region", "rate"])
+def test_limits_are_computed_where_a_step_has_a_size_in_nats(
+    is_needed, model, small_prior, prompts, monkeypatch
+):
+    limits = []
+    measure = draw_record.step_limits
+    monkeypatch.setattr(
+        draw_record, "step_limits", lambda *args: limits.append(measure(*args)) or limits[-1]
+    )
+    options = {} if is_needed else {"learning_rate": 1e-4}
+    fit(model, FineTuned(small_prior), prompts, num_steps=2, progress=False, **options)
+    assert len(limits) == 2 * is_needed
+
+
 @pytest.mark.parametrize("uphill", [trust_region.UPHILL, 0.0], ids=["by default", "often"])
 def test_a_killed_fit_resumes_bit_for_bit(
     uphill, model, small_prior, prompts, tmp_path, monkeypatch
@@ -404,7 +411,7 @@ def test_guides_with_several_sites_are_measured_as_one(prompts, small_prior, mod
         moved = dist.Normal(0.5, 1.0).log_prob(values) - dist.Normal(0.3, 1.0).log_prob(values)
         exact = 0.5 * moved.square().mean().item()
         assert step_size(wide, draws) == pytest.approx(exact, rel=1e-5)
-    assert math.isfinite(distance_left(matrices(draws)).item())
+    assert math.isfinite(distances_left(matrices(draws)).mean().item())
 
 
 def test_the_rate_of_parameters_before_a_normalisation_does_not_rise_without_end(prior):

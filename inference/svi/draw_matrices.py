@@ -1,0 +1,45 @@
+"""All draws of a step as matrices, particles by prompts."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from inference.objectives.response_objective import Draws
+
+
+class DrawMatrices(NamedTuple):
+    """All draws of one step, `[K, N]`, float64.
+
+    Attributes:
+        log_weight: log-weight of each draw, nats.
+        log_guide: log q of each draw, nats.
+        share: share of each draw in a mean under q.
+        every: True if the draws are all values, which Pyro enumerated.
+    """
+
+    log_weight: Tensor
+    log_guide: Tensor
+    share: Tensor
+    every: bool
+
+
+def matrices(draws: list[Draws]) -> DrawMatrices:
+    """All draws of one step as matrices."""
+    log_weights, log_guides = [], []
+    for batch in draws:
+        log_weight = batch.log_weight.double()
+        log_guide = total(batch.log_guide).broadcast_to(log_weight.shape)
+        log_weights.append(torch.atleast_2d(log_weight).flatten(1))
+        log_guides.append(torch.atleast_2d(log_guide).flatten(1))
+    log_weight, log_guide, share = torch.cat(log_weights), torch.cat(log_guides), draws[0].share
+    if draws[0].every:
+        share = log_guide.exp()
+    elif share is None:
+        share = torch.full_like(log_weight, 1 / len(log_weight))
+    return DrawMatrices(log_weight, log_guide, share.double(), draws[0].every)
+
+
+def total(log_guide: dict[str, Tensor]) -> Tensor:
+    """Sum over sites, in the shape of a batch, float64."""
+    return torch.stack(torch.broadcast_tensors(*log_guide.values())).double().sum(0)
