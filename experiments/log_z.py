@@ -28,6 +28,7 @@ from experiments.shared.claims import Finding, conclude, largest
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import cell, pair_table
 from inference.diagnostics.gradients import relative_error
+from inference.minimise import minimise
 from inference.objectives.squared_residual import log_z_of_quantile
 from inference.order_statistics import level_cdf
 from inference.targets.fixed_points import Problem
@@ -183,24 +184,13 @@ def gradient(choice: Choice, log_q: Tensor, log_joint: Tensor, size: int) -> tup
 
 def minimum(choice: Choice, log_sampler: Tensor, log_joint: Tensor) -> Tensor:
     """log q at the minimum of E_a[(log w - c)^2] for a fixed sampler a, `[S]`."""
-    logits = log_sampler.clone().requires_grad_()
-    optimiser = torch.optim.LBFGS(
-        [logits],
-        max_iter=2000,
-        tolerance_grad=1e-13,
-        tolerance_change=0.0,
-        line_search_fn="strong_wolfe",
-    )
+    logits, prob = log_sampler.clone().requires_grad_(), log_sampler.exp()
 
-    def closure() -> Tensor:
-        optimiser.zero_grad()
+    def loss() -> Tensor:
         log_weight = log_joint - logits.log_softmax(0)
-        prob = log_sampler.exp()
-        loss = prob @ (log_weight - choice.constant(prob, log_weight)).square()
-        loss.backward()
-        return loss
+        return prob @ (log_weight - choice.constant(prob, log_weight)).square()
 
-    optimiser.step(closure)
+    minimise(loss, [logits], max_steps=2000, tolerance_grad=1e-13)
     return logits.detach().log_softmax(0)
 
 

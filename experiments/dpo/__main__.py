@@ -21,9 +21,9 @@ the distance of both guides from the prior and from the posterior of the inferre
 from collections.abc import Callable
 from functools import partial
 
+from experiments.dpo.exact_losses import loss_of_elbo, risk
 from experiments.dpo.few import few
 from experiments.dpo.from_file import Study, compare
-from experiments.dpo.optima import loss_of_elbo, minimise, risk
 from experiments.dpo.options import DPO
 from experiments.dpo.worlds import FAMILIES, RICH, SHARPNESS, World
 from experiments.shared.claims import Finding, conclude
@@ -35,6 +35,7 @@ from inference import random_state
 from inference.direct_preferences import LIKELIHOODS, PreferenceProgram, kto
 from inference.direct_preferences.likelihoods import Likelihood
 from inference.estimate import expectation
+from inference.minimise import minimise
 
 ZERO, GAP = 1e-3, 0.01
 """Largest KL of an equal optimum and smallest gap, nats."""
@@ -94,12 +95,12 @@ def optimum(make: Callable[[World], Guide], world: World, steps: int) -> Measure
     pairs = world.population().scored(world.model.prior)
     measures = {}
     guide = make(world)
-    minimise(guide, partial(loss_of_elbo, guide, world), steps)
+    minimise(partial(loss_of_elbo, guide, world), guide.parameters(), max_steps=steps)
     measures[INFERENCE] = measured(guide, world)
     for name, loss in LOSSES.items():
         guide = make(world)
         program = PreferenceProgram(guide, world.model.prior, world.beta, likelihood=loss)
-        minimise(guide, partial(risk, program, pairs), steps)
+        minimise(partial(risk, program, pairs), guide.parameters(), max_steps=steps)
         measures[name] = measured(guide, world)
     return measures
 

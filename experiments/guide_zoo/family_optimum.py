@@ -7,7 +7,8 @@ The minimum is the family's approximation gap (Cremer et al. 2018, arXiv 1801.03
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from experiments.shared.claims import largest
 from experiments.shared.zoo import Direction
 from guides import Guide
 from inference import Enumeration, log_guide_at
+from inference.minimise import minimise
 
 
 class Optimum(NamedTuple):
@@ -78,18 +80,12 @@ def family_optimum(
 
 def descend(truth: Enumeration, guide: Guide, direction: Direction, max_iter: int) -> float:
     """Train a guide in place on the exact KL. Returns the KL that is left, nats."""
-    tolerance: dict[str, Any] = {"tolerance_grad": 1e-9, "tolerance_change": 1e-10}
-    search: dict[str, Any] = {"max_iter": max_iter, "history_size": 50}
-    parameters = list(guide.trained().values())
-    optimiser = torch.optim.LBFGS(parameters, line_search_fn="strong_wolfe", **tolerance, **search)
-
-    def closure() -> float:
-        optimiser.zero_grad()
-        kl = exact_kl(truth, guide, direction)
-        kl.backward()
-        return kl.item()
-
-    optimiser.step(closure)
-    optimiser.zero_grad()
-    with torch.no_grad():
-        return exact_kl(truth, guide, direction).item()
+    kl = minimise(
+        partial(exact_kl, truth, guide, direction),
+        guide.trained().values(),
+        max_steps=max_iter,
+        tolerance_change=1e-10,
+        history_size=50,
+    )
+    guide.zero_grad()
+    return kl

@@ -10,6 +10,7 @@ from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding
 from inference import LeaveOneOut_ELBO, SquaredResidual, random_state
 from inference.diagnostics.gradients import elbo_gradient, relative_error
+from inference.minimise import minimise
 
 
 def pairs(values: Tensor) -> Tensor:
@@ -54,21 +55,7 @@ def variance(log_draw: Tensor, values: Tensor) -> Tensor:
 def minimum(loss: Callable[[Tensor], Tensor], world: World) -> Tensor:
     """log q at the minimum of a function of log q, `[S]`, from the prior."""
     logits = world.log_prior.clone().requires_grad_()
-    optimiser = torch.optim.LBFGS(
-        [logits],
-        max_iter=300,
-        tolerance_grad=1e-9,
-        tolerance_change=0.0,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        value = loss(logits.log_softmax(0))
-        value.backward()
-        return value
-
-    optimiser.step(closure)
+    minimise(lambda: loss(logits.log_softmax(0)), [logits], max_steps=300)
     return logits.detach().log_softmax(0)
 
 

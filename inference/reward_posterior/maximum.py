@@ -17,6 +17,7 @@ from pyro.infer.autoguide import AutoLaplaceApproximation, init_to_sample
 from torch import Tensor, nn
 
 from inference import random_state
+from inference.minimise import minimise
 from model.common.checks import function, instance, whole_number
 from model.preferences import Comparisons
 
@@ -80,23 +81,14 @@ def maximise(
     elbo = Trace_ELBO()
     elbo.differentiable_loss(model, guide, comparisons)  # makes the guide's parameters
     parameters = list(guide.parameters())
-    optimiser = torch.optim.LBFGS(
+    minimise(
+        lambda: elbo.differentiable_loss(model, guide, comparisons),
         parameters,
-        max_iter=max_steps,
-        history_size=20,
+        max_steps=max_steps,
         tolerance_grad=1e-7,
         tolerance_change=1e-12,
-        line_search_fn="strong_wolfe",
+        history_size=20,
     )
-
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        loss = elbo.differentiable_loss(model, guide, comparisons)
-        loss.backward()
-        return loss
-
-    optimiser.step(closure)
-    closure()
     slopes = [parameter.grad.abs().max() for parameter in parameters if parameter.grad is not None]
     slope = torch.stack(slopes).max().item()  # NaN if one is, unlike Python's own maximum
     if not slope < 1e-3:

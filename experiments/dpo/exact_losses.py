@@ -1,33 +1,11 @@
-"""Exact losses, as sums over all responses and over all pairs, and their minimum."""
+"""Exact losses, as sums over all responses and over all pairs."""
 
-from collections.abc import Callable
-
-import torch
 from torch import Tensor
 
 from experiments.dpo.worlds import World
 from guides import Guide
 from inference import log_guide_at
 from inference.direct_preferences import PreferenceProgram, ResponsePairs
-
-
-def minimise(guide: Guide, loss: Callable[[], Tensor], steps: int) -> None:
-    """Bring an exact loss to its minimum by L-BFGS."""
-    optimiser = torch.optim.LBFGS(
-        guide.parameters(),
-        max_iter=steps,
-        tolerance_grad=1e-9,
-        tolerance_change=0.0,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        value = loss()
-        value.backward()
-        return value
-
-    optimiser.step(closure)
 
 
 def loss_of_elbo(guide: Guide, world: World) -> Tensor:
