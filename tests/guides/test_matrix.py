@@ -48,20 +48,20 @@ FITS_ANY_VOCABULARY = {"twisted", "lora", "soft-prompt"}
 
 
 @pytest.fixture(scope="module")
-def trained_prior():
-    """At a temperature, which guide and prior must agree on."""
+def prior():
+    """At a temperature, which guide and prior must agree on. All tests share the prior."""
     prior = grammar_prior(max_new_tokens=T)
     prior.temperature = 0.8
     return prior
 
 
 @pytest.fixture
-def prior(trained_prior):
-    """Copy of the prior for each test, which may change the copy."""
-    return copy.deepcopy(trained_prior)
+def own_prior(prior):
+    """Copy of the prior for a test that changes the copy."""
+    return copy.deepcopy(prior)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def prompts(prior):
     """Two prompts of different lengths."""
     return prior.encode(["the film was", "the"])
@@ -211,8 +211,8 @@ def test_states_are_selected_with_all_they_remember(guide, prompts):
     assert difference < 1e-9
 
 
-def test_moves_as_a_whole(guide, prompts):
-    guide.to("meta")
+def test_moves_as_a_whole(name, own_prior, prompts):
+    guide = build(name, own_prior, prompts, seed=1).to("meta")
     assert all(tensor.device.type == "meta" for tensor in [*guide.parameters(), *guide.buffers()])
     assert not list(left_behind(guide))
 
@@ -232,11 +232,11 @@ def left_behind(module):
 
 
 @pytest.mark.parametrize("moved", [False, True], ids=["on a bfloat16 prior", "moved to bfloat16"])
-def test_runs_in_bfloat16(name, prior, prompts, moved):
+def test_runs_in_bfloat16(name, own_prior, prompts, moved):
     if moved:
-        guide = build(name, prior, prompts, seed=1).to(torch.bfloat16)
+        guide = build(name, own_prior, prompts, seed=1).to(torch.bfloat16)
     else:
-        guide = build(name, prior.to(torch.bfloat16), prompts, seed=1)
+        guide = build(name, own_prior.to(torch.bfloat16), prompts, seed=1)
     if not moved and name not in COPIES_THE_PRIOR:
         # small updates would be lost
         assert all(parameter.dtype == torch.float32 for parameter in guide.trained().values())
@@ -373,9 +373,10 @@ READS_WITH_THE_PRIOR = ["fine-tuned", "lora", "soft-prompt", "twisted", "tempere
 
 @pytest.mark.parametrize("name", READS_WITH_THE_PRIOR, indirect=True)
 def test_draws_in_buffers_of_fixed_shape_are_those_of_a_plain_decode(
-    guide, prompts, drawing, monkeypatch
+    name, own_prior, prompts, drawing, monkeypatch
 ):
     """Same random numbers. Weights that change in place are read by the next draw."""
+    guide = build(name, own_prior, prompts, seed=1)
     monkeypatch.setattr(CompiledStep, "compile", lambda *_: None)
     for _ in range(2):
         draws = []
@@ -419,9 +420,8 @@ def test_scores_without_gradient_are_those_with(name, guide, prompts, monkeypatc
 
 
 @pytest.mark.parametrize("name", ["fine-tuned", "lora", "twisted", "soft-prompt", "mixture"])
-def test_draws_in_half_precision_are_scored_by_one_pass_over_the_response(name, prior, prompts):
+def test_draws_in_half_precision_are_scored_by_one_pass_over_the_response(name, own_prior, prompts):
     """A decode rounds each token by itself, by more than guide and prior may differ."""
-    prior.to(torch.bfloat16)
-    distribution = GUIDES[name](prior, prompts).distribution(prompts)
+    distribution = GUIDES[name](own_prior.to(torch.bfloat16), prompts).distribution(prompts)
     response, log_prob = distribution.sample_and_log_prob((20,))
     assert torch.equal(log_prob, distribution.log_prob(response).double())
