@@ -62,7 +62,7 @@ class Estimate(NamedTuple):
     def __str__(self) -> str:
         if not math.isfinite(self.value):
             return f"{self.value}"
-        return f"{self.value:.3f} ± {self.standard_error:.3f}"
+        return f"{self.value:z.3f} ± {self.standard_error:.3f}"  # z: never -0.000
 
     @classmethod
     def of_mean(cls, values: Tensor) -> Estimate:

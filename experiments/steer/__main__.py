@@ -53,7 +53,7 @@ from experiments.steer.prompts import RunPrompts, load_prompts
 from experiments.steer.report import Report, sample_texts
 from experiments.steer.resuming import check_inputs, old_folder, own_arguments, resume_command
 from experiments.steer.step_log import StepLog, new_trackers
-from guides import FineTuned, Guide, LoRA
+from guides import FineTuned, Fixed, Guide, LoRA
 from guides.saved import save_guide, write_card
 from guides.shards import shard
 from inference import OBJECTIVES, Fit, PriorSample, Program, fit, random_state
@@ -91,14 +91,14 @@ def run(args: Steer, launch: Launch) -> RunFolder:
 
 
 def train(args: Steer, model: AlignmentModel, prompts: RunPrompts, folder: RunFolder) -> None:
-    """Fit a guide, measure the guide before and after, and report."""
+    """Fit a guide, measure prior and guide, and report."""
     target = model if args.penalty is None else soften(model, args.penalty)
     every, measured, _ = prompts
     guide = new_guide(args, target, model.prior, every)
     every, measured = every.to(model.prior.device), measured.to(model.prior.device)
     with random_state.isolated(args.seed + 1):
         prior_sample = draw_prior(target, model, measured, args.prior_draws)
-        before = measure(model, target, guide, measured, prior_sample, args.samples)
+        before = measure(model, target, Fixed(model.prior), measured, prior_sample, args.samples)
     is_first = ranks.is_first()
     names = args.report_to if is_first else ()
     with new_trackers(names, folder, is_resumed=args.resume is not None) as trackers:

@@ -137,11 +137,11 @@ class Report:
                 f"KL(q || p*) is infinite; KL(p* || q) went from {old} to {new} nats in "
                 f"{self.seconds:.0f} s of SVI."
             )
-        share = left.value / start.value if start.value > 0 else float("nan")
+        share = f" ({left.value / start.value:.0%})" if start.value > 0 else ""
         mark = MARK * ("kl_guide_posterior" in before.unreliable)
         return (
-            f"Of the {start.value:.3f}{mark} nats between prior and posterior, "
-            f"{shown(after, 'kl_guide_posterior')} are left ({share:.0%}) after "
+            f"Of the {start.value:z.3f}{mark} nats between prior and posterior, "
+            f"{shown(after, 'kl_guide_posterior')} are left{share} after "
             f"{self.seconds:.0f} s of SVI."
         )
 
@@ -155,7 +155,7 @@ class Report:
         return [f"E[r] is a mean{scope}: no reward applies to the others." for scope in scopes]
 
     def _rises(self) -> list[str]:
-        """Divergences that are larger after the fit than before."""
+        """Divergences of the guide that are larger than those of the prior."""
         before, after = self.before.diagnostics, self.after.diagnostics
         rises = []
         for name, symbol in {
@@ -165,8 +165,9 @@ class Report:
             rise = getattr(after, name).minus(getattr(before, name))
             if rise.value > ERRORS * rise.standard_error or rise.value == math.inf:
                 rises.append(
-                    f"{symbol} rose in the fit, from {shown(before, name)} to {shown(after, name)} "
-                    "nats: in this direction the guide is further from the posterior than before."
+                    f"{symbol} rose from {shown(before, name)} nats of the prior to "
+                    f"{shown(after, name)} of the guide: in this direction the guide is further "
+                    "from the posterior than the prior."
                 )
         return rises
 

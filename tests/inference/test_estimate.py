@@ -56,3 +56,8 @@ def test_log_of_a_mean_weight():
     assert estimate.standard_error == pytest.approx(
         of_mean / 2 / 2
     )  # d log z = d z / 2; of two prompts
+
+
+def test_an_estimate_that_rounds_to_zero_has_no_sign():
+    assert str(Estimate(-1e-9, 0.25)) == "0.000 ± 0.250"
+    assert str(Estimate(-0.25, 0.25)) == "-0.250 ± 0.250"

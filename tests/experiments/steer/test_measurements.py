@@ -35,6 +35,15 @@ def read(folder):
     return json.loads(folder.measurements.read_text(), parse_constant=refuse)
 
 
+def test_the_column_of_the_prior_is_the_prior_whatever_the_guide_starts_at(folder, tmp_path):
+    """Tables of a mean field start uniform, 30 nats from the prior."""
+    prior = read(main(replace(ARGS, guide="mean-field", out=tmp_path)))["prior"]
+    assert prior["kl_guide_prior"]["value"] == pytest.approx(0.0, abs=1e-6)
+    assert prior["elbo"]["value"] == pytest.approx(prior["log_likelihood"]["value"], abs=1e-5)
+    for name, number in read(folder)["prior"].items():
+        assert prior[name]["value"] == pytest.approx(number["value"], abs=1e-5)
+
+
 def test_measurements_are_the_numbers_of_the_report(folder):
     numbers, page = read(folder), folder.report.read_text()
     for where, name in (
