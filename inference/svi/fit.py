@@ -57,7 +57,8 @@ class Fit:
             `reward_std` and `frac_reward_zero_std`. `elbo` and `kl` are NaN for `RenyiELBO` and
             `ReweightedWakeSleep`, whose losses are other bounds.
         warnings: sentences about the health of the fit, each with step and numbers: an ELBO below
-            its start, a collapse of the entropy, a return to an earlier step.
+            its start, a collapse of the entropy, steps without a possible response, a return to an
+            earlier step.
         best_step: number of steps behind the guide's parameters, where the fit returned to an
             earlier step; None for the parameters of the last step.
         at_noise: reason for an end before the budget was spent, a gain below its noise; or None.

@@ -83,11 +83,14 @@ class Health:
     def __init__(self) -> None:
         self.warnings: dict[str, str] = {}
         self._steps: list[int] = []
+        self._num_idle = 0
         self._series = {name: Series() for name in COLUMNS}
 
-    def add(self, step: int, numbers: DrawNumbers, log_likelihood: float) -> None:
+    def add(self, step: int, numbers: DrawNumbers, log_likelihood: float, grad_norm: float) -> None:
         """Add the numbers of a step with fresh draws."""
         self._steps.append(step)
+        is_idle = numbers.elbo == -math.inf and grad_norm == 0
+        self._num_idle = self._num_idle + 1 if is_idle else 0
         for series, value in zip(self._series.values(), (*numbers, log_likelihood), strict=True):
             series.append(value)
 
@@ -95,6 +98,7 @@ class Health:
         """Drop the numbers of steps that were undone."""
         num = bisect_right(self._steps, step)
         if num < len(self._steps):
+            self._num_idle = max(0, self._num_idle - len(self._steps) + num)
             del self._steps[num:]
             self._series = {name: Series(each.values[:num]) for name, each in self._series.items()}
 
@@ -105,12 +109,23 @@ class Health:
 
     def check(self, *, ascends_elbo: bool) -> list[str]:
         """Return the warnings that are new after the last step."""
-        faults = {"entropy": self._collapse()}
+        faults = {"entropy": self._collapse(), "gradient": self._idleness()}
         if ascends_elbo:
             faults["elbo"] = self._fall()
         new = {kind: text for kind, text in faults.items() if text and kind not in self.warnings}
         self.warnings |= new
         return list(new.values())
+
+    def _idleness(self) -> str:
+        """Warning of steps whose draws were impossible and gave no gradient, or nothing."""
+        if self._num_idle < WINDOW:
+            return ""
+        return (
+            f"step {self._steps[-1]}: the last {self._num_idle} steps had impossible responses and "
+            "a gradient of 0, so that the guide learns nothing. Draw more responses in each step, "
+            "start from a guide that draws possible responses, or soften the hard constraints "
+            "(`inference.anneal`)"
+        )
 
     def _fall(self) -> str:
         """Warning of an ELBO below the ELBO of the first step by more than noise, or nothing."""
@@ -174,12 +189,14 @@ class Health:
         return mean_of_steps(series.values[part], variances, series.noise)
 
     def get_state(self) -> dict[str, Tensor]:
-        """Numbers of all steps for a checkpoint, `[steps, 5]`."""
+        """Numbers of all steps, `[steps, 5]`, and the number of last steps without gradient."""
         columns = [self._steps, *(series.values for series in self._series.values())]
-        return {"steps": torch.tensor(columns, dtype=torch.float64).t().contiguous()}
+        steps = torch.tensor(columns, dtype=torch.float64).t().contiguous()
+        return {"steps": steps, "num_idle": torch.tensor(self._num_idle)}
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         """Take a state from `get_state`."""
         steps, *columns = state["steps"].t().tolist()
         self._steps = [int(step) for step in steps]
+        self._num_idle = int(state["num_idle"]) if "num_idle" in state else 0
         self._series = {n: Series(values) for n, values in zip(COLUMNS, columns, strict=True)}

@@ -130,7 +130,8 @@ class Stepper:
     def _add_fresh_draws(self, log_likelihood: float) -> None:
         """Add the fresh draws of a step to health and best iterate of the fit."""
         state, record = self._state, self._record
-        state.health.add(state.step, record.numbers, log_likelihood)
+        grad_norm = state.optimizer.grad_norm
+        state.health.add(state.step, record.numbers, log_likelihood, grad_norm)
         if state.best is not None:
             before = state.optimizer.parameters_before_step
             state.best.consider(state.step - 1, state.health.elbo, before)

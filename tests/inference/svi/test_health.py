@@ -14,6 +14,7 @@ from inference import OBJECTIVES, FusedOptimizer, LeaveOneOut_ELBO, SquaredResid
 from inference.enumeration import entropy
 from inference.svi.draw_record import DrawRecord
 from inference.svi.health import DrawNumbers, Health, Series, mean_of_steps
+from model import AlignmentModel, contains
 from tests.inference.conftest import killed_and_resumed
 
 
@@ -225,7 +226,7 @@ def test_a_healthy_fit_has_no_warnings(name, prompts_per_step, model, small_prio
 
 def fed(health, entropies, likelihoods):
     for step, (value, likelihood) in enumerate(zip(entropies, likelihoods, strict=True), 1):
-        health.add(step, DrawNumbers(elbo=0.0, variance=1.0, entropy=value), likelihood)
+        health.add(step, DrawNumbers(elbo=0.0, variance=1.0, entropy=value), likelihood, 1.0)
         if new := health.check(ascends_elbo=False):
             return step, new
     return None, []
@@ -240,6 +241,27 @@ def test_a_collapse_of_the_entropy_needs_a_likelihood_that_stands_still():
     rising = [1.0 + 0.1 * i for i in range(40)]
     assert fed(Health(), entropies, rising) == (None, [])
     assert fed(Health(), [20.0 + e for e in noise], [1.0] * 40) == (None, [])
+
+
+@pytest.mark.parametrize("name", ["forward-kl", "wake-phi", "total-variation"])
+def test_steps_without_a_possible_response_are_named(name, small_prior, prompts, tmp_path):
+    """At the tenth step and once, also if the fit was killed before."""
+
+    def run(words, **options):
+        factors = {"words": contains(words, small_prior)}
+        model = AlignmentModel(small_prior, {}, 1.0, factors=factors)
+        objective, steps = OBJECTIVES[name](num_particles=8), {"num_steps": 12, "seed": 1}
+        guide = FineTuned(small_prior)
+        return fit(model, guide, prompts, objective=objective, progress=False, **steps, **options)
+
+    with pytest.warns(UserWarning, match="learns nothing"):
+        result = run("zebra")
+    [sentence] = result.warnings
+    assert sentence.startswith("step 10: the last 10 steps had impossible responses")
+    folder = {"checkpoint_folder": tmp_path, "checkpoint_every": 3}
+    with pytest.warns(UserWarning, match="learns nothing"):
+        killed_and_resumed(partial(run, "zebra", **folder), step=8)
+    assert run(["very", "good"]).warnings == []
 
 
 def test_entropy_is_among_the_metrics(model, small_prior, prompts, truth):
@@ -266,7 +288,7 @@ def test_dropped_steps_leave_no_trace_in_the_noise():
     def grown(num):
         health = Health()
         for step in range(num):
-            health.add(step, DrawNumbers(elbo=math.sin(step**2), entropy=1.0), 0.0)
+            health.add(step, DrawNumbers(elbo=math.sin(step**2), entropy=1.0), 0.0, 1.0)
         return health
 
     dropped, resumed = grown(30), Health()
