@@ -10,6 +10,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
+CONFIGS = ("config.json", "adapter_config.json")
 PATIENCE = 5.0
 """Seconds that the hub has to answer; the hub's own client would try for most of a minute."""
 TRUST = "to run it, pass trust_remote_code=True (--trust-remote-code on the command line)"
@@ -89,6 +90,9 @@ def refused_by_name(source: str, part: str) -> Iterator[None]:
             own = f"code of its own for the {part}, which is not run: {TRUST}"
             raise PretrainedError(f"{source} comes with {own}") from error
         is_folder = os.path.isdir(source)
+        if is_folder and not any(os.path.exists(os.path.join(source, name)) for name in CONFIGS):
+            fault = f"the folder has no network, expected {' or '.join(CONFIGS)} in the folder"
+            raise PretrainedError(f"cannot load the {part} of {source}: {fault}") from error
         where = "" if is_folder else ", which is no folder here, from the hub or its cache"
         reason = f"{type(error).__name__}: {message[:600]}"
         raise PretrainedError(f"cannot load the {part} of {source}{where}: {reason}") from error

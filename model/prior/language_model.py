@@ -196,7 +196,8 @@ class LanguageModel(CachedDecoder):
         messages, texts, places, rows = self._tokenized(prompts, system, places, template_options)
         for place, text, row in zip(places, texts, rows, strict=True):
             if not row and self.tokenizer.bos_token_id is None:
-                raise ValueError(f"{place} is empty and the tokenizer has no BOS token")
+                fix = "write a text of at least one token, or set `tokenizer.bos_token`"
+                raise ValueError(f"{place} is empty and the tokenizer has no BOS token: {fix}")
             if not row:
                 row.append(self.tokenizer.bos_token_id)
             self._check_room(f"{place} has {len(row)} tokens ({text[:40]!r}...)", len(row))

@@ -118,7 +118,9 @@ class FitState:
         try:
             self.save_once(folder)
         except (OSError, CheckpointError, RuntimeError) as other:
-            error.add_note(f"{done}; the last could not be saved: {other}")
+            # a full disk is often the error itself, and need not be told twice
+            reason = "" if str(other) == str(error) else f": {other}"
+            error.add_note(f"{done}; the last could not be saved{reason}")
             return
         if folder is not None and self.saved_step:
             done += f"; the last is in {folder}: go on with resume=True"

@@ -435,6 +435,13 @@ def test_name_inside_an_existing_folder_is_a_path(tmp_path, monkeypatch):
         find_checkpoint(3)
 
 
+def test_a_folder_without_a_network_is_refused_by_the_missing_file(load, tmp_path):
+    (tmp_path / "arguments.json").write_text("{}")
+    expected = r"the folder has no network, expected config\.json or adapter_config\.json"
+    with pytest.raises(PretrainedError, match=expected):
+        load(tmp_path)
+
+
 @pytest.mark.usefixtures("no_patience")
 def test_a_silent_hub_is_not_waited_for(load, monkeypatch, tmp_path):
     """With a silent hub, only the cache is searched, and the error says so."""

@@ -1121,8 +1121,10 @@ def test_a_full_disk_ends_a_fit_by_name_with_the_last_checkpoint_whole(
         with pytest.raises(
             CheckpointError,
             match=r"of step 3 cannot be written .*No space left .*last whole one is step-00000002",
-        ):
+        ) as raised:
             case.run(tmp_path, resume=True)
+    [note] = raised.value.__notes__
+    assert note == "The fit had done 3 steps; the last could not be saved"
     assert {path.name for path in tmp_path.iterdir()} == {
         ".lock",
         "step-00000001",
