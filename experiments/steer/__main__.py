@@ -34,7 +34,7 @@ import pyro
 import torch
 
 from experiments.shared.command_line import run_script
-from experiments.shared.refusals import FAULTS, blamed, resume_hint
+from experiments.shared.refusals import FAULTS, blamed, one_line, resume_hint
 from experiments.shared.run_folder import RunFolder, new_folder
 from experiments.shared.training import build_guide
 from experiments.shared.workers import set_threads
@@ -58,7 +58,7 @@ from guides.saved import save_guide, write_card
 from guides.shards import shard
 from inference import OBJECTIVES, Fit, PriorSample, Program, fit, random_state
 from inference.svi.anneal import soften
-from model import AlignmentModel, LanguageModel, Prompts
+from model import AlignmentModel, LanguageModel, LikelihoodError, Prompts
 from model.common import ranks
 from model.networks.placement import named_device
 from model.networks.sharded_modules import gathered
@@ -221,7 +221,10 @@ def new_guide(args: Steer, target: Program, prior: LanguageModel, prompts: Promp
     with blamed(f"--objective {args.objective} with --guide {args.guide}"):
         guide.distribution(prompts)
         with pyro.get_param_store().scope(), random_state.isolated(args.seed):
-            OBJECTIVES[args.objective](num_particles=2).loss(target, guide, prompts[[0]])
+            try:
+                OBJECTIVES[args.objective](num_particles=2).loss(target, guide, prompts[[0]])
+            except LikelihoodError as error:  # names the reward or the factor itself
+                raise SystemExit(one_line(error)) from error
     return guide
 
 

@@ -19,6 +19,9 @@ def trl(prompts, completions, **kwargs):
 def compute_score(solution_str, data_source="", ground_truth="", extra_info=None):
     return {"score": float("good" in solution_str)}
 
+def broken(texts):
+    return [float("nan") for text in texts]
+
 async def verifiers(prompt, completion):
     return None if prompt == "the" else float("good" in completion)
 """
@@ -41,6 +44,11 @@ def test_function_of_any_signature_is_a_reward(args, name, capsys):
     printed = capsys.readouterr().out
     assert "E[r] " in printed
     assert "no reward applies" not in printed
+
+
+def test_a_reward_that_is_no_number_is_blamed_and_not_the_objective(args):
+    with pytest.raises(SystemExit, match=r"^reward 'broken' returned nan for the text"):
+        main(with_reward(args, "broken"))
 
 
 def test_mean_reward_of_a_run_leaves_out_a_prompt_without_one(args, capsys):
