@@ -26,6 +26,8 @@ class WeightQuality(NamedTuple):
     """Shape of the tail of the weights above 0; NaN for fewer than 25."""
     largest: float
     """Largest weight over the mean weight."""
+    num_largest: int = 0
+    """Number of draws whose weight is the largest or at most one nat below."""
 
     @classmethod
     def of(cls, log_weight: Tensor) -> WeightQuality:
@@ -37,20 +39,23 @@ class WeightQuality(NamedTuple):
         size = effective_sample_size(log_weight).min().item()
         shape = max(shapes, key=lambda k: (math.isnan(k), k))
         largest = (log_weight - log_mean(log_weight)).amax(0).exp().max().item()
-        return cls(len(log_weight), size, shape, largest)
+        num_largest = (log_weight >= log_weight.amax(0) - 1).sum(0).min().item()
+        return cls(len(log_weight), size, shape, largest, int(num_largest))
 
     def fault(self, origin: str) -> str:
         """Reason to distrust estimates from these weights of draws of an origin; empty if none.
 
         The largest reliable k-hat is min(1 - 1/log10(M), 0.7) for M draws (Vehtari et al. 2024,
         arXiv 1507.02646, section 3.2.4). Weights that are all below `LARGE` times their mean have
-        no tail to fear, whatever k-hat is of a few discrete values.
+        no tail to fear, whatever k-hat is of a few discrete values. So have weights whose largest
+        value is that of `FEW` draws, as with a reward of 0 or 1: of a tail with k = 0.7, four draws
+        lie within a nat of the largest weight on average, and `FEW` in one sample of a thousand.
         """
         if not self.effective_sample_size >= FEW:
             size = 0.0 if math.isnan(self.effective_sample_size) else self.effective_sample_size
             return f"{size:.0f} of {self.num_draws} draws of {origin} effective, fewer than {FEW}"
         limit = min(1 - 1 / math.log10(self.num_draws), 0.7)
-        if self.pareto_k > limit and self.largest > LARGE:
+        if self.pareto_k > limit and self.largest > LARGE and self.num_largest < FEW:
             place = f"{self.num_draws} draws of {origin}"
             return f"k-hat {self.pareto_k:.2f} of the weights of {place}, above {limit:.2f}"
         return ""

@@ -48,13 +48,15 @@ def test_quality_is_of_the_worst_prompt(worst):
     assert shape[worst] > shape[1 - worst]
     relative = (log_weight.exp() / log_weight.exp().mean(0)).amax(0)
     expected = (400, alone[worst].item(), shape[worst].item(), relative[worst].item())
-    assert quality == pytest.approx(expected)
+    assert quality[:4] == pytest.approx(expected)
+    near = log_weight.exp() >= log_weight.exp().amax(0) / math.e
+    assert quality.num_largest == near.sum(0).min().item()
 
 
 def test_weights_of_0_count_among_the_draws_and_have_no_tail():
     uniform = ((torch.arange(1000, dtype=torch.float64) + 0.5) / 1000)[:, None]
     log_weight = torch.cat([-0.3 * uniform.log(), torch.full((500, 1), -math.inf).double()])
-    num_draws, size, shape, _ = WeightQuality.of(log_weight)
+    num_draws, size, shape, *_ = WeightQuality.of(log_weight)
     assert num_draws == 1500
     assert size == pytest.approx(effective_sample_size(-0.3 * uniform.log()).item())
     assert shape == pytest.approx(0.3, abs=0.1)
@@ -71,6 +73,7 @@ def test_weights_of_0_count_among_the_draws_and_have_no_tail():
             "k-hat 0.75 of the weights of 2000 draws of q, above 0.70",
         ),
         (WeightQuality(2000, 500.0, 0.75, 5.0), ""),
+        (WeightQuality(2000, 500.0, 0.75, 50.0, 30), ""),
         (
             WeightQuality(100, 50.0, 0.55, 50.0),
             "k-hat 0.55 of the weights of 100 draws of q, above 0.50",
@@ -85,6 +88,24 @@ def test_weights_of_0_count_among_the_draws_and_have_no_tail():
 )
 def test_faults_of_weights_are_a_heavy_tail_and_few_effective_draws(quality, fault):
     assert quality.fault("q") == fault
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01], ids=["prior", "guide near the prior"])
+@pytest.mark.parametrize("beta", [0.1, 0.3])
+def test_a_reward_of_0_or_1_has_no_heavy_tail(beta, noise):
+    """At most 1 draw of 20 is right: log Z is as sure as the number of right draws."""
+    is_right = (torch.rand(2048, 2, dtype=torch.float64) < 0.05).double()
+    log_weight = is_right / beta + noise * torch.randn(2048, 2, dtype=torch.float64)
+    quality = WeightQuality.of(log_weight)
+    assert quality.largest > 10
+    assert quality.fault("the prior") == ""
+
+
+def test_a_heavy_tail_keeps_its_fault():
+    """For 200 samples of 2,048 weights with k = 1."""
+    heavy = [-torch.rand(2048, 1, dtype=torch.float64).log() for _ in range(200)]
+    faults = [WeightQuality.of(log_weight).fault("q") for log_weight in heavy]
+    assert sum(map(bool, faults)) > 190
 
 
 def test_effective_sample_size():
