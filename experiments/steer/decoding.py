@@ -13,11 +13,12 @@ from experiments.shared.run_folder import RunFolder
 from experiments.shared.training import build_guide
 from experiments.steer.arguments import Steer
 from experiments.steer.expectations import observe, scope_of
-from experiments.steer.report import samples_text, scored_texts
+from experiments.steer.report import MARK, samples_text, scored_texts
 from guides import GUIDES, Fixed, Guide, saved
 from guides.guide import OtherGuideError
 from guides.saved import GUIDE_FILE
 from inference import SAMPLERS, Posterior, random_state, response_distribution
+from inference.importance_weights import FEW, WeightQuality
 from model import AlignmentModel, LanguageModel, Prompts
 from model.common import ranks
 from model.common.digests import DamagedFileError
@@ -45,6 +46,20 @@ def numbers_of(
     for name, value in posterior.diagnostics.items():
         numbers[name.replace("_", " ")] = value.double().mean().item()
     return numbers
+
+
+def fault_of(posterior: Posterior, origin: str) -> str:
+    """Reason to distrust the numbers of weighted or dependent draws; empty if none.
+
+    Exact weights and independent draws have no effective sample size among their diagnostics.
+    """
+    diagnostics = posterior.diagnostics
+    if "pareto_k" in diagnostics:
+        return WeightQuality.of(posterior.log_weight).fault(origin)
+    sizes = diagnostics.get("effective_sample_size", torch.tensor(math.inf))
+    size = sizes.double().min().item()  # NaN if unknown
+    num_draws = len(posterior.log_weight)
+    return f"{size:.0f} of {num_draws} draws effective, fewer than {FEW}" if size < FEW else ""
 
 
 def write_draws(
@@ -89,6 +104,8 @@ def sample_posterior(
                 write_draws(folder.path / "draws.jsonl", model, prompts, posterior)
     width = max(map(len, numbers))
     lines = [f"{name:{width}}  {value:.4g}" for name, value in numbers.items()]
+    if fault := fault_of(posterior, str(origin)):
+        lines.append(f"{MARK.strip()} {fault}: the numbers of the posterior may be far off.")
     print("", f"{title} from {origin}", "", *samples_text(samples), *lines, sep="\n")
     print(f"\n{seconds:.1f} s, nothing was trained.\n\nDraws in {folder.path / 'draws.jsonl'}.")
 

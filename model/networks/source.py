@@ -90,9 +90,12 @@ def refused_by_name(source: str, part: str) -> Iterator[None]:
             own = f"code of its own for the {part}, which is not run: {TRUST}"
             raise PretrainedError(f"{source} comes with {own}") from error
         is_folder = os.path.isdir(source)
-        if is_folder and not any(os.path.exists(os.path.join(source, name)) for name in CONFIGS):
+        if is_folder and not any((Path(source) / name).exists() for name in CONFIGS):
             fault = f"the folder has no network, expected {' or '.join(CONFIGS)} in the folder"
-            raise PretrainedError(f"cannot load the {part} of {source}: {fault}") from error
+            files = [file for name in CONFIGS for file in Path(source).glob(f"*/{name}")]
+            inner = sorted(file.parent.name for file in files)
+            fix = f", as in its folder {inner[0]!r}" if inner else ""
+            raise PretrainedError(f"cannot load the {part} of {source}: {fault}{fix}") from error
         where = "" if is_folder else ", which is no folder here, from the hub or its cache"
         reason = f"{type(error).__name__}: {message[:600]}"
         raise PretrainedError(f"cannot load the {part} of {source}{where}: {reason}") from error

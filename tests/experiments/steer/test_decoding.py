@@ -4,9 +4,11 @@ import json
 
 import pytest
 
-from experiments.steer.decoding import load_guide
+from experiments.steer.decoding import fault_of, load_guide
 from guides import GUIDES, FineTuned, Twisted
 from guides.saved import save_guide
+from inference import SAMPLERS
+from model import AlignmentModel, TokenReward
 from tests.model.tiny import tiny
 
 
@@ -75,3 +77,22 @@ def test_a_guide_of_chats_is_saved_with_their_messages(tmp_path):
     guide = load_guide(tmp_path, prior)
     response = prior(prompts).sample((2,))
     assert guide.distribution(prompts).log_prob(response).isfinite().all()
+
+
+@pytest.mark.parametrize("beta", [0.01, 10.0])
+@pytest.mark.parametrize("name", sorted(set(SAMPLERS) - {"rejection"}))
+def test_numbers_from_few_effective_draws_have_a_reason(name, beta, prior, prompts):
+    """Samplers of few effective draws alone; the others have exact weights, or enough draws."""
+
+    def reward(response, is_token):
+        return (response * is_token).double().sum(-1) / 10
+
+    model = AlignmentModel(prior, TokenReward(reward, prior), beta)
+    posterior = SAMPLERS[name](model, prompts, num_samples=1024)
+    size = posterior.diagnostics.get("effective_sample_size")
+    is_poor = size is not None and size.min().item() < 30
+    assert is_poor <= (beta == 0.01)
+    fault = fault_of(posterior, "the prior")
+    assert ("effective, fewer than 30" in fault) == is_poor
+    if name == "importance":
+        assert is_poor == (beta == 0.01)

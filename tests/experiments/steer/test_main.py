@@ -472,6 +472,12 @@ def test_every_sampler_steers_without_training(args, sampler, capsys):
     assert "nothing was trained" in text
 
 
+def test_a_sample_of_few_effective_draws_is_marked(args, capsys):
+    main(replace(args, sample="importance", budget=40, beta=0.01))
+    note = r"\(\?\) \d+ of 40 draws of the prior effective, fewer than 30: the numbers"
+    assert re.search(note, capsys.readouterr().out)
+
+
 def test_tuned_guide_is_a_proposal(args, capsys):
     tuned = main(replace(args, steps=1)).guide
     main(replace(args, sample="importance", budget=64, proposal=tuned))

@@ -438,7 +438,11 @@ def test_name_inside_an_existing_folder_is_a_path(tmp_path, monkeypatch):
 def test_a_folder_without_a_network_is_refused_by_the_missing_file(load, tmp_path):
     (tmp_path / "arguments.json").write_text("{}")
     expected = r"the folder has no network, expected config\.json or adapter_config\.json"
-    with pytest.raises(PretrainedError, match=expected):
+    with pytest.raises(PretrainedError, match=expected + " in the folder$"):
+        load(tmp_path)
+    (tmp_path / "guide").mkdir()
+    (tmp_path / "guide" / "adapter_config.json").write_text("{}")
+    with pytest.raises(PretrainedError, match=expected + " in the folder, as in .* 'guide'$"):
         load(tmp_path)
 
 
