@@ -28,7 +28,7 @@ from experiments.shared.refusals import FAULTS, blamed
 from experiments.shared.training import PENALISED, PURE, RL, build_guide, train
 from experiments.shared.workers import set_threads
 from experiments.verifiable import report
-from experiments.verifiable.questions import SYSTEM, answered, arithmetic, encoded, small_prior
+from experiments.verifiable.questions import answered, arithmetic, encoded, instruction, small_prior
 from experiments.verifiable.success import draw, estimated, exact, has_both
 from guides import Fixed, Guide
 from inference import Enumeration, random_state
@@ -125,9 +125,8 @@ def world(args: Verifiable) -> tuple[LanguageModel, Prompts]:
     if args.dataset is None:
         return prior, encoded(prior, questions)
     with blamed("--dataset"):
-        has_template = prior.tokenizer.chat_template is not None
         data = read_prompts(args.dataset, limit=args.limit)
-        return prior, data.encode(prior, system=SYSTEM if has_template else None)
+        return prior, data.encode(prior, system=instruction(prior))
 
 
 def trained(args: Verifiable, model: AlignmentModel, prompts: Prompts) -> dict[str, Guide]:

@@ -58,13 +58,26 @@ def small_prior(questions: Sequence[Question]) -> LanguageModel:
     return grammar_prior(max_new_tokens=3, sentences=sentences, words=WORDS, steps=STEPS)
 
 
+def instruction(prior: LanguageModel) -> str | None:
+    """`SYSTEM`; None without a chat template, and for one that refuses a message of the system."""
+    messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "1 + 1"}]
+    try:
+        prior.tokenizer.apply_chat_template(messages, tokenize=False)
+    except Exception:  # a template is a program, and raises anything
+        return None
+    return SYSTEM
+
+
 def encoded(prior: LanguageModel, questions: Sequence[Question]) -> Prompts:
     """The questions with a column `answer`: chats for a chat model, otherwise texts."""
     texts, answers = zip(*questions, strict=True)
     if prior.tokenizer.chat_template is None:
         return prior.encode(texts, {"answer": answers})
     sums = [f"What is {text.removesuffix(' =')}?" for text in texts]
-    return prior.encode(sums, {"answer": answers}, system=SYSTEM)
+    if (system := instruction(prior)) is not None:
+        return prior.encode(sums, {"answer": answers}, system=system)
+    chats = [[{"role": "user", "content": f"{text} {SYSTEM}"}] for text in sums]
+    return prior.encode(chats, {"answer": answers})
 
 
 def answered(model: AlignmentModel, prompts: Prompts) -> Prompts:

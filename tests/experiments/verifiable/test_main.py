@@ -26,6 +26,19 @@ def test_questions_are_different_sums_by_the_seed():
         arithmetic(4, 1, seed=0)
 
 
+@pytest.mark.parametrize("takes_system", [True, False])
+def test_the_instruction_reaches_a_chat_model_whatever_its_template_takes(takes_system):
+    """A template like Gemma's raises an error at a message of the system."""
+    tokenizer = chat("<bos> $A", pad_token="<end>")
+    refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('none') }}{% endif %}"
+    tokenizer.chat_template = TEMPLATE if takes_system else refusal + TEMPLATE
+    prior = language_model_of(tokenizer, max_new_tokens=3)
+    prompts = encoded(prior, arithmetic(2, 9, seed=0))
+    assert all("Answer with the number alone" in text for text in prompts.texts)
+    roles = [[message["role"] for message in messages] for messages in prompts.messages]
+    assert roles == [["system", "user"] if takes_system else ["user"]] * 2
+
+
 @pytest.mark.slow
 def test_small_prior_is_right_less_often_for_larger_answers():
     questions = arithmetic(3, 9, seed=0)
