@@ -35,7 +35,7 @@ from inference.response_site import (
     is_sample,
 )
 from model import HardConstraintSupport, Prompts, ResponseDistribution
-from model.common.checks import whole_number
+from model.common.checks import instance, whole_number
 
 
 class Draws(NamedTuple):
@@ -187,7 +187,7 @@ class ResponseObjective(SurrogateLoss):
     def _losses(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Losses:
         prompts = only_argument(type(self).__name__, args, kwargs)
         with SameResponses():
-            losses = self.losses(model, guide, prompts)
+            losses = check_losses(type(self).__name__, self.losses(model, guide, prompts))
         numbers = torch.stack([losses.elbo.double(), losses.log_likelihood.double()])
         self.metrics |= dict(zip(("elbo", "log_likelihood"), numbers.tolist(), strict=True))
         log_guide, log_weight = losses.log_guide.detach(), losses.log_weight.detach()
@@ -274,6 +274,20 @@ class ResponseObjective(SurrogateLoss):
         with torch.no_grad(), support:
             trace = trace_at(model, prompts, response, role="model")
         return trace.nodes["response"]["fn"], log_factors(trace)
+
+
+def check_losses(name: str, losses: Losses) -> Losses:
+    """Refuse a result of `losses` that is no `Losses`, or has other shapes; return the result."""
+    instance(f"the result of {name}.losses", losses, Losses)
+    of_responses = ("log_guide", "log_weight", "share")
+    for field, value in losses._asdict().items():
+        expected = losses.response.shape[:-1] if field in of_responses else ()
+        if field != "response" and value is not None and value.shape != expected:
+            raise ValueError(
+                f"{name}.losses returned {field} of shape {tuple(value.shape)}, expected "
+                f"{tuple(expected)} for responses of shape {tuple(losses.response.shape)}"
+            )
+    return losses
 
 
 def only_argument(name: str, args: tuple, kwargs: dict) -> Prompts:

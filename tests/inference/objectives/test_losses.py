@@ -13,7 +13,8 @@ from inference import (
     log_guide_at,
 )
 from inference.objectives import Proximal_ELBO
-from inference.objectives.response_objective import tempered
+from inference.objectives.leave_one_out import leave_one_out
+from inference.objectives.response_objective import Losses, ResponseObjective, tempered
 from tests.inference.objectives.table import ONE, TWO, Table, Target, autograd, gradient
 from tests.inference.objectives.test_matrix import exact_loss, proposal_state
 
@@ -173,3 +174,46 @@ def test_a_value_function_descends_half_the_squared_error():
     expected = torch.cat([part.flatten() for part in exact])
     assert torch.allclose(actual, expected, rtol=1e-9, atol=1e-12)
     assert actual.norm() > 1e-3
+
+
+class Own(ResponseObjective):
+    """An objective of a user, with a fault in its result."""
+
+    def __init__(self, fault):
+        super().__init__(4)
+        self.fault = fault
+
+    def losses(self, model, guide, prompts):
+        distribution, response = self.draw(guide, prompts)
+        log_guide, joint = distribution.log_prob(response), self.score(model, prompts, response)
+        log_weight = joint.log_joint - log_guide.detach()
+        loss = -(leave_one_out(log_weight) * log_guide).mean(0).sum()
+        numbers = (loss.detach(), loss, log_weight.mean(), joint.log_likelihood.mean())
+        return self.fault(Losses(*numbers, response, log_guide, log_weight))
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        (lambda losses: losses, None, ""),
+        (lambda losses: losses.surrogate, TypeError, r"result of Own\.losses .* expected a Losses"),
+        (
+            lambda losses: losses._replace(log_guide=losses.log_guide.sum(0)),
+            ValueError,
+            r"Own\.losses returned log_guide of shape \(2,\), expected \(4, 2\) for responses",
+        ),
+        (
+            lambda losses: losses._replace(elbo=losses.log_weight.mean(0)),
+            ValueError,
+            r"Own\.losses returned elbo of shape \(2,\), expected \(\)",
+        ),
+    ],
+)
+def test_a_result_of_other_shapes_is_refused_by_name(fault, error, message):
+    """A log_guide of one number for each prompt would give steps a wrong size in silence."""
+    objective = Own(fault)
+    if error is None:
+        assert objective.loss(Target(), Table(2), TWO) is not None
+        return
+    with pytest.raises(error, match=message):
+        objective.loss(Target(), Table(2), TWO)
