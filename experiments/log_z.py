@@ -28,10 +28,10 @@ from experiments.shared.claims import Finding, conclude, largest
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import cell, pair_table
 from inference.diagnostics.gradients import relative_error
-from inference.minimise import minimise
 from inference.objectives.squared_residual import log_z_of_quantile
 from inference.order_statistics import level_cdf
 from inference.targets.fixed_points import Problem
+from model.common.minimise import minimise
 
 NUM_RESPONSES = 21
 """Number S of responses; the guide has a logit for each."""

@@ -1,7 +1,7 @@
 """Registry of the variational families, by name."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from guides.fine_tuned import FineTuned, FineTunedOptions
@@ -12,7 +12,7 @@ from guides.mean_field import MeanField
 from guides.mixture import MixtureOptions, mixture_of
 from guides.n_gram import NGram, NGramOptions
 from guides.recurrent import Recurrent, RecurrentOptions
-from guides.soft_prompt import SoftPrompt, SoftPromptOptions
+from guides.soft_prompt import SoftPromptOptions, soft_prompt_of
 from guides.tabular import Tabular
 from guides.tempered import Tempered, TemperedOptions
 from guides.twisted import Twisted, TwistedOptions
@@ -32,6 +32,7 @@ class Family:
         has_twist: True if the guide reveals a twist, which contrastive twist learning trains.
         can_merge: True if `merged` turns the guide into a language model of its own.
         library: Name of the library whose format the saved files have.
+        loaded_with: Options that replace the saved options where a saved guide is loaded.
     """
 
     make: Callable[..., Guide]
@@ -43,6 +44,7 @@ class Family:
     has_twist: bool = False
     can_merge: bool = False
     library: str = "elbo-rl"
+    loaded_with: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, prior: LanguageModel, prompts: Prompts, **options: Any) -> Guide:
         arguments = (prior, prompts) if self.takes_prompts else (prior,)
@@ -66,11 +68,13 @@ GUIDES: dict[str, Family] = {
         library="peft",
     ),
     "soft-prompt": Family(
-        SoftPrompt,
+        soft_prompt_of,
         "learned virtual tokens before the prompt, read by the prior's own weights",
         SoftPromptOptions,
+        takes_prompts=True,
         has_hidden=True,
         library="peft",
+        loaded_with={"match_steps": 0},
     ),
     "twisted": Family(
         Twisted,

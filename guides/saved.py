@@ -75,7 +75,8 @@ def load_guide(folder: str | Path, prior: LanguageModel) -> Guide:
         reason = "its token ids would be other words. Name the prior of that run"
         raise OtherGuideError(f"{folder} {problem}: {reason}")
     prompts = prior.encode(record["prompts"])
-    guide = GUIDES[record["guide"]](prior, prompts, **record["options"])
+    family = GUIDES[record["guide"]]
+    guide = family(prior, prompts, **record["options"] | family.loaded_with)
     try:
         guide.load_pretrained(folder)
     except OtherGuideError as error:

@@ -35,7 +35,7 @@ from inference import random_state
 from inference.direct_preferences import LIKELIHOODS, PreferenceProgram, kto
 from inference.direct_preferences.likelihoods import Likelihood
 from inference.estimate import expectation
-from inference.minimise import minimise
+from model.common.minimise import minimise
 
 ZERO, GAP = 1e-3, 0.01
 """Largest KL of an equal optimum and smallest gap, nats."""

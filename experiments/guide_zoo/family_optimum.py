@@ -17,7 +17,7 @@ from experiments.shared.claims import largest
 from experiments.shared.zoo import Direction
 from guides import Guide
 from inference import Enumeration, log_guide_at
-from inference.minimise import minimise
+from model.common.minimise import minimise
 
 
 class Optimum(NamedTuple):

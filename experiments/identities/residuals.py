@@ -10,7 +10,7 @@ from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding
 from inference import LeaveOneOut_ELBO, SquaredResidual, random_state
 from inference.diagnostics.gradients import elbo_gradient, relative_error
-from inference.minimise import minimise
+from model.common.minimise import minimise
 
 
 def pairs(values: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from pyro.infer.autoguide import AutoLaplaceApproximation, init_to_sample
 from torch import Tensor, nn
 
 from inference import random_state
-from inference.minimise import minimise
 from model.common.checks import function, instance, whole_number
+from model.common.minimise import minimise
 from model.preferences import Comparisons
 
 

@@ -16,8 +16,10 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from guides import GUIDES, SoftPrompt
+from guides import GUIDES, SoftPrompt, prior_match
 from guides.guide import OtherGuideError
+from guides.prior_match import NUM_RESPONSES, match_prior
+from guides.saved import load_guide, save_guide
 from inference import Enumeration, FusedOptimizer, LeaveOneOut_ELBO, cosine, fit
 from model import AlignmentModel, LanguageModel, Prompts, TextReward, vader_sentiment
 from tests.model.tiny import NETWORKS, PROMPTS, WORDS, tiny, tiny_tokenizer
@@ -141,13 +143,13 @@ def test_with_a_text_the_start_is_the_prior_after_the_text(
 @pytest.mark.parametrize(
     ("special", "first"), [({}, 0), ({"bos_token": "b"}, 3), ({"bos_token": None}, 0)]
 )
-def test_without_a_text_the_start_is_the_beginning_token_then_zeros(
+def test_without_a_text_the_start_is_the_beginning_token_then_a_tenth_of_it(
     kind: str, special: dict, first: int
 ) -> None:
     prior = LanguageModel(tiny().network, tiny_tokenizer(**special), max_new_tokens=3)
     guide = SoftPrompt(prior, kind=kind, num_virtual_tokens=3)
-    expected = torch.zeros(3, 16, dtype=torch.float64)
-    expected[0] = prior.network.get_input_embeddings().weight[first]
+    beginning = prior.network.get_input_embeddings().weight[first]
+    expected = torch.stack([beginning, 0.1 * beginning, 0.1 * beginning])
     if kind == "prefix":
         layers = prior.network(inputs_embeds=expected[None]).past_key_values.layers
         tensors = [
@@ -221,6 +223,79 @@ def test_layers_with_sliding_windows_that_hold_everything(kind: str) -> None:
     assert_close(
         guide.distribution(prompts).log_prob(value), torch.cat(alone, 1), rtol=0, atol=1e-5
     )
+
+
+# The match to the prior before training
+
+
+def kl_to_prior(guide: SoftPrompt, prompts: Prompts) -> Tensor:
+    """Exact KL(q || p0), a sum over all responses, `[N]`."""
+    value = guide.distribution(prompts).enumerate_support()
+    with torch.no_grad():
+        log_guide = guide.distribution(prompts).log_prob(value)
+        return (log_guide.exp() * (log_guide - guide.prior(prompts).log_prob(value))).sum(0)
+
+
+def test_the_start_of_the_registered_guide_is_near_the_prior(network: str, kind: str) -> None:
+    prior = tiny(network, temperature=0.7)
+    prompts = prior.encode(PROMPTS)
+    unmatched, matched = (
+        GUIDES["soft-prompt"](prior, prompts, kind=kind, match_steps=steps) for steps in (0, 30)
+    )
+    before, after = (kl_to_prior(guide, prompts).mean() for guide in (unmatched, matched))
+    assert after < 0.25 * before
+
+
+def test_the_match_depends_on_the_arguments_alone_and_keeps_the_random_state(kind: str) -> None:
+    prior, tokens = tiny(), []
+    prompts = prior.encode(PROMPTS)
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        guide = GUIDES["soft-prompt"](prior, prompts, kind=kind)
+        assert torch.equal(torch.get_rng_state(), before)
+        assert guide.virtual_tokens.grad is None
+        tokens.append(guide.virtual_tokens)
+    assert torch.equal(*tokens)
+
+
+def test_a_text_is_the_start_as_it_is(kind: str) -> None:
+    prior = tiny()
+    options = {"kind": kind, "text": "c a b", "num_virtual_tokens": 3}
+    guide = GUIDES["soft-prompt"](prior, prior.encode(PROMPTS), **options)
+    assert torch.equal(guide.virtual_tokens, SoftPrompt(prior, **options).virtual_tokens)
+
+
+def test_the_match_draws_after_the_first_prompts_of_many() -> None:
+    prior = tiny()
+    texts = [*(["a", "b"] * (NUM_RESPONSES // 2)), "c", "a b c"]
+    few, many = (prior.encode(chosen) for chosen in (texts[:NUM_RESPONSES], texts))
+    guides = [GUIDES["soft-prompt"](prior, prompts, match_steps=2) for prompts in (few, many)]
+    assert_close(guides[0].virtual_tokens, guides[1].virtual_tokens, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("end", [float("nan"), 1e9], ids=["NaN", "a rise"])
+def test_a_match_that_fails_leaves_the_start(end: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    def minimise(loss: object, parameters: list[Tensor], **_: object) -> float:
+        parameters[0].data.fill_(end)
+        return end
+
+    monkeypatch.setattr(prior_match, "minimise", minimise)
+    prior = tiny()
+    guide = GUIDES["soft-prompt"](prior, prior.encode(PROMPTS))
+    assert torch.equal(guide.virtual_tokens, SoftPrompt(prior).virtual_tokens)
+
+
+def test_a_saved_guide_is_loaded_without_a_match(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior, options = tiny(), {"kind": kind, "match_steps": 2}
+    prompts = prior.encode(PROMPTS)
+    guide = GUIDES["soft-prompt"](prior, prompts, **options)
+    save_guide(tmp_path, guide, "soft-prompt", options, prompts)
+    monkeypatch.delattr(prior_match, "minimise")
+    again = load_guide(tmp_path, prior)
+    assert torch.equal(again.virtual_tokens, guide.virtual_tokens)
 
 
 # Gradients
@@ -348,9 +423,14 @@ def test_saved_guide_is_loaded_bit_for_bit(guide: SoftPrompt, tmp_path: Path) ->
     assert load_file(tmp_path / WEIGHTS)["prompt_embeddings"].dtype == torch.float64
 
 
-def test_peft_alone_loads_the_saved_folder(guide: SoftPrompt, network: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_matched", [False, True], ids=["moved", "matched"])
+def test_peft_alone_loads_the_saved_folder(
+    guide: SoftPrompt, network: str, is_matched: bool, tmp_path: Path
+) -> None:
     from peft import PeftModel
 
+    if is_matched:
+        match_prior(guide, guide.prior, guide.prior.encode(PROMPTS), max_steps=3)
     guide.save_pretrained(tmp_path)
     ids = torch.tensor([2, 3, 4, 2, 3])
     with torch.no_grad():

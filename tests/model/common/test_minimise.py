@@ -2,7 +2,7 @@
 
 import torch
 
-from inference.minimise import minimise
+from model.common.minimise import minimise
 
 
 def test_the_minimum_of_a_convex_loss_is_reached_and_its_value_returned():
