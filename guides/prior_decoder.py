@@ -19,9 +19,9 @@ class PriorDecoder:
         """See `CachedDecoder`."""
         return self.prior.room
 
-    def decoding(self) -> AbstractContextManager[Any]:
+    def decoding(self, num_tokens: int = 0) -> AbstractContextManager[Any]:
         """See `CachedDecoder`."""
-        return self.prior.decoding()
+        return self.prior.decoding(num_tokens)
 
     @property
     def compile_decode(self) -> bool:

@@ -14,12 +14,9 @@ import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from torch.nn.functional import linear
-from transformers.pytorch_utils import Conv1D
 
+from model.networks.packed_layers import BASES, weight_of
 from model.networks.placement import HALF
-
-BASES = (nn.Linear, Conv1D)
-"""Layers that adapters are added to; the weights of `Conv1D` are `[in, out]`."""
 
 
 class AdaptedLinear(Linear):
@@ -36,12 +33,11 @@ class AdaptedLinear(Linear):
     rounded: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if args or kwargs or not self._is_plain(x):
+        if args or kwargs or not self.is_plain(x):
             return super().forward(x, *args, **kwargs)
         base = self.base_layer
         if torch.is_grad_enabled():
-            weight = base.weight.t() if type(base) is Conv1D else base.weight
-            return _Adapted.apply(x, weight, base.bias, *self._factors())
+            return _Adapted.apply(x, weight_of(base), base.bias, *self._factors())
         y = base(x)
         factors = self.rounded or self.rounded_factors()
         assert factors is not None  # W is in half precision
@@ -50,7 +46,7 @@ class AdaptedLinear(Linear):
         y.view(-1, y.shape[-1]).addmm_(flat @ a.t(), b.t())
         return y
 
-    def _is_plain(self, x: Tensor) -> bool:
+    def is_plain(self, x: Tensor) -> bool:
         """True if the layer adds low-rank products to a frozen product in half precision."""
         base = self.base_layer
         if type(base) not in BASES or type(base.weight) is not nn.Parameter:

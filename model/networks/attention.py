@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from model.networks.placement import HALF
+from model.networks.placement import is_half_on_a_cpu
 
 SCORES = 1 << 18
 """Number of scores that are computed at a time: 1 MiB in float32, which the cache holds."""
@@ -49,12 +49,8 @@ class FasterAttention(TorchFunctionMode):
 
 def faster_attention(network: "transformers.PreTrainedModel") -> AbstractContextManager[Any]:
     """Context for a pass of a network with gradient: `FasterAttention` if the network gains."""
-    gains = torch.is_grad_enabled() and _is_half_on_a_cpu(network)
+    gains = torch.is_grad_enabled() and is_half_on_a_cpu(network)
     return FasterAttention() if gains else nullcontext()
-
-
-def _is_half_on_a_cpu(place: "Tensor | transformers.PreTrainedModel") -> bool:
-    return place.device.type == "cpu" and place.dtype in HALF
 
 
 def _is_faster(
@@ -69,7 +65,7 @@ def _is_faster(
 ) -> bool:
     """True for attention of as many keys as queries have heads, with a gradient, on a CPU."""
     parts = (query, key, value)
-    plain = _is_half_on_a_cpu(query) and not (dropout_p or enable_gqa)
+    plain = is_half_on_a_cpu(query) and not (dropout_p or enable_gqa)
     plain = plain and query.dim() == 4 and query.shape[:2] == key.shape[:2]
     plain = plain and query.shape[2] * key.shape[2] <= MOST
     has_gradient = torch.is_grad_enabled() and any(part.requires_grad for part in parts)

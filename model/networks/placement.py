@@ -1,9 +1,16 @@
 """The device and the floating-point type of a network's weights."""
 
+from typing import Any
+
 import torch
 
 HALF = (torch.bfloat16, torch.float16)
 """Floating-point types of two bytes."""
+
+
+def is_half_on_a_cpu(place: Any) -> bool:
+    """True for a tensor or a network in half precision on a CPU."""
+    return place.device.type == "cpu" and place.dtype in HALF
 
 
 def named_device(device: torch.device | str | int | None) -> torch.device:

@@ -20,6 +20,8 @@ from model.networks.checks import check_causal, checked_network, evaluating, wit
 from model.networks.fused_gelu import fused_gelu
 from model.networks.growing_layer import GrowingLayer
 from model.networks.head import logits_of, splits_head
+from model.networks.packed_layers import PackedLayers, packs
+from model.networks.pointwise_recomputation import pointwise_recomputation
 from model.networks.positions import (
     first_position,
     longest_context,
@@ -194,8 +196,14 @@ class CachedDecoder(nn.Module):
         """See `SplitsHead`. The network's own code scales or caps the logits."""
         return logits_of(self.network, hidden)
 
-    def decoding(self) -> AbstractContextManager[Any]:
-        """Faster adapters for the passes of a decode, which read one token of each sequence."""
+    def decoding(self, num_tokens: int = 0) -> AbstractContextManager[Any]:
+        """Faster layers for the passes of a decode, which read one token of each sequence.
+
+        Args:
+            num_tokens: most passes; 0 if the passes are compiled.
+        """
+        if packs(self.network, num_tokens):
+            return PackedLayers(self.network)
         return RoundedAdapters(self.network)
 
     @property
@@ -298,7 +306,11 @@ class CachedDecoder(nn.Module):
         # a hook, since some networks scale or cap the logits of the output layer
         hook = self.network.get_output_embeddings().register_forward_pre_hook(record)
         try:
-            with layer_checkpoints.around(self.network), faster_attention(self.network):
+            with (
+                layer_checkpoints.around(self.network),
+                pointwise_recomputation(self.network),
+                faster_attention(self.network),
+            ):
                 out = self.network(**batch, use_cache=True)
         finally:
             hook.remove()

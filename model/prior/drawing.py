@@ -41,5 +41,5 @@ def _run(decode: Decode, batch: Batch, places: Tensor) -> None:
             if getattr(decoder, "compile_decode", False):
                 decode.run_compiled(first, state, part.rows, active)
             else:
-                with decoding():
+                with decoding(batch.space.max_new_tokens):
                     decode.run(first[part.rows], state.select(part.rows), active)

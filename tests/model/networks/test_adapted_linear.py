@@ -44,7 +44,7 @@ def test_outputs_and_gradients_are_those_of_peft(rows: int, network: str) -> Non
     assert layers
     for module in layers:
         x = torch.randn(rows, 1, module.in_features, dtype=torch.bfloat16)
-        assert module._is_plain(x)
+        assert module.is_plain(x)
         got = results(module, AdaptedLinear.forward, x)
         expected = results(module, Linear.forward, x)
         assert len(got) == 4  # the output, and gradients of the input, of A and of B

@@ -1,0 +1,127 @@
+"""Packed linear layers: the products of the layers up to rounding, and one product for each x."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from model import LanguageModel
+from model.networks import packed_layers
+from model.networks.packed_layers import FEWEST, PackedLayers, packs
+from tests.model.networks.test_adapted_linear import adapted_twice
+from tests.model.tiny import PROMPTS, tiny
+
+HALF = torch.bfloat16
+IDS = torch.tensor([[2, 3, 4], [4, 0, 3]])
+supported = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="bfloat16 is emulated on this CPU"
+)
+
+
+def networks(name: str) -> list[LanguageModel]:
+    """A network without adapters, and one with two adapters on each layer."""
+    return [tiny(name, HALF), adapted_twice(HALF, name).language_model]
+
+
+def logits_of(language_model: LanguageModel) -> Tensor:
+    return language_model.network(IDS).logits
+
+
+def error(logits: Tensor, language_model: LanguageModel) -> float:
+    """Distance of logits to those of the same weights in float32, relative to their norm."""
+    exact = copy.deepcopy(language_model.network).float()(IDS).logits
+    return float((logits - exact).norm() / exact.norm())
+
+
+@supported
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("index", [0, 1])
+@torch.no_grad()
+def test_packed_layers_compute_what_the_layers_do(name: str, index: int) -> None:
+    language_model = networks(name)[index]
+    expected = logits_of(language_model)
+    with PackedLayers(language_model.network):
+        passes = [logits_of(language_model) for _ in range(3)]
+    assert torch.equal(passes[0], expected)
+    assert torch.equal(passes[1], passes[2])
+    assert error(passes[1], language_model) < 2.0 * error(expected, language_model) < 0.1
+
+
+@supported
+@torch.no_grad()
+def test_layers_that_read_one_tensor_are_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = adapted_twice(HALF).language_model.network
+    counts: list[int] = []
+    pack = packed_layers._pack
+
+    def counted(layers: Any, num_rows: int) -> Any:
+        counts.append(len(layers))
+        return pack(layers, num_rows)
+
+    monkeypatch.setattr(packed_layers, "_pack", counted)
+    with PackedLayers(network):
+        for _ in range(3):
+            network(IDS)
+    # each of two layers: queries, keys and values; their output; gate and up; down
+    assert counts == [*[3, 1, 2, 1] * 2, 1]
+
+
+@supported
+@torch.no_grad()
+def test_each_entry_packs_the_weights_of_the_time() -> None:
+    language_model = adapted_twice(HALF).language_model
+    packing = PackedLayers(language_model.network)
+    for _ in range(2):
+        expected = logits_of(language_model)
+        with packing:
+            logits_of(language_model)
+            got = logits_of(language_model)
+        assert error(got, language_model) < 2.0 * error(expected, language_model) < 0.2
+        for name, parameter in language_model.network.named_parameters():
+            if "lora_B" in name:
+                nn.init.normal_(parameter, 0.0, 0.5)
+    assert not any("forward" in vars(module) for module in language_model.network.modules())
+
+
+def test_a_pass_with_gradient_inside_is_as_outside() -> None:
+    network = adapted_twice(HALF).language_model.network
+    parameters = [p for p in network.parameters() if p.requires_grad]
+
+    def gradients() -> list[Tensor]:
+        return list(torch.autograd.grad(network(IDS).logits.float().sum(), parameters))
+
+    expected = gradients()
+    with PackedLayers(network):
+        for _ in range(2):
+            assert all(torch.equal(*pair) for pair in zip(gradients(), expected, strict=True))
+
+
+@supported
+def test_long_draws_in_half_precision_are_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    num_packed: list[int] = []
+    pack = packed_layers._pack
+
+    def counted(layers: Any, num_rows: int) -> Any:
+        num_packed.append(len(layers))
+        return pack(layers, num_rows)
+
+    monkeypatch.setattr(packed_layers, "_pack", counted)
+    own = adapted_twice(HALF).language_model
+    for num_tokens, is_packed in ((8, True), (7, False)):
+        num_packed.clear()
+        monkeypatch.setattr(packed_layers, "FEWEST", 8)
+        language_model = LanguageModel(own.network, own.tokenizer, max_new_tokens=num_tokens)
+        distribution = language_model(language_model.encode(PROMPTS))
+        torch.manual_seed(0)
+        response, log_drawn = distribution._draw((40,))
+        assert bool(num_packed) == is_packed
+        difference = log_drawn - distribution.log_prob(response)
+        assert difference.abs().mean() < 0.1
+
+
+def test_float32_and_short_decodes_are_not_packed() -> None:
+    assert not packs(tiny("llama", torch.float32).network, 100)
+    assert not packs(tiny("llama", HALF).network, FEWEST - 1)
+    assert not packs(tiny("llama", HALF).network, 0)
