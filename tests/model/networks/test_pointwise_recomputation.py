@@ -15,7 +15,7 @@ from tests.model.tiny import PROMPTS
 
 
 @pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Bytes of each tensor that a pass keeps, 0 for those that are computed again."""
     numbers: list[int] = []
     pack = recomputation._Results.pack
@@ -31,7 +31,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_gradients_are_the_same_to_the_last_bit(
-    name: str, kept: list[int], monkeypatch: pytest.MonkeyPatch
+    name: str, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guide = adapted_twice(torch.bfloat16, name)
     prompts = guide.language_model.encode(PROMPTS)
@@ -43,7 +43,7 @@ def test_gradients_are_the_same_to_the_last_bit(
         return list(torch.autograd.grad(log_prob.square().sum(), parameters))
 
     got = gradients()
-    assert kept.count(0) >= 10
+    assert sizes.count(0) >= 10
     monkeypatch.setattr(cached_decoder, "pointwise_recomputation", lambda _: nullcontext())
     assert all(torch.equal(*pair) for pair in zip(got, gradients(), strict=True))
 
@@ -65,13 +65,13 @@ def leaves() -> list[Tensor]:
     return [torch.randn(*shape, requires_grad=True) for shape in ((50, 20), (50, 20), (20, 30))]
 
 
-def test_products_of_activations_are_not_kept(kept: list[int]) -> None:
+def test_products_of_activations_are_not_kept(sizes: list[int]) -> None:
     a, b, weight = leaves()
     expected = torch.autograd.grad(gated(a, b, weight).square().sum(), [a, b, weight])
     with recomputing():
         output = gated(a, b, weight)
     # silu keeps a; * keeps silu(a) and b; @ keeps the product and the matrix
-    assert sorted(kept) == sorted([a.nbytes, 0, b.nbytes, 0, weight.nbytes])
+    assert sorted(sizes) == sorted([a.nbytes, 0, b.nbytes, 0, weight.nbytes])
     got = torch.autograd.grad(output.square().sum(), [a, b, weight])
     assert all(torch.equal(*pair) for pair in zip(got, expected, strict=True))
 
@@ -107,8 +107,8 @@ def test_a_result_that_changes_in_place_is_kept() -> None:
     torch.testing.assert_close(grad, (a * 2.0 + 1.0).sum(0)[:, None].expand_as(weight).detach())
 
 
-def test_a_result_of_larger_arguments_is_kept(kept: list[int]) -> None:
+def test_a_result_of_larger_arguments_is_kept(sizes: list[int]) -> None:
     a, _, weight = leaves()
     with recomputing():
         a.to(torch.bfloat16) @ weight.to(torch.bfloat16)
-    assert 0 not in kept
+    assert 0 not in sizes
