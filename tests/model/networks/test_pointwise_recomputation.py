@@ -51,7 +51,7 @@ def test_gradients_are_the_same_to_the_last_bit(
 @contextmanager
 def recomputing() -> Iterator[None]:
     """The context for a network in half precision on a CPU."""
-    with recomputation.pointwise_recomputation(torch.empty(0, dtype=torch.bfloat16)):  # type: ignore[arg-type]
+    with recomputation.pointwise_recomputation(torch.empty(0, dtype=torch.bfloat16)):
         yield
 
 
