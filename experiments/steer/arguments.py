@@ -159,7 +159,7 @@ class Steer(Arguments):
     """K, the number of responses for each prompt in a step."""
     step_kl: Annotated[types.Positive, TRAINED] | None = None
     """Largest size of a step, KL(q_old || q_new) in nats. Smaller steps are safer, and need more of
-    them. Default: 0.05, for every prior and guide."""
+    them. Default: 0.05, for every prior and guide; 0.2 for whole steps, as `gauss-newton` has."""
     learning_rate: Annotated[types.Rate, TRAINED] | None = None
     """Peak learning rate of Adam in place of steps in nats, after a warm-up over a twentieth of the
     steps and before a cosine to 0. It has to suit the prior and the guide."""

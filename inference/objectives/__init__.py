@@ -12,6 +12,7 @@ from inference.objectives.analytic_kl import AnalyticKL_ELBO
 from inference.objectives.best_of_n import BestOfN_ELBO
 from inference.objectives.contrastive_twist import ContrastiveTwist
 from inference.objectives.f_divergence import DIVERGENCES, FDivergence
+from inference.objectives.gauss_newton import GaussNewton
 from inference.objectives.grpo import GRPO
 from inference.objectives.leave_one_out import LeaveOneOut_ELBO
 from inference.objectives.multi_sample import MultiSample_ELBO
@@ -104,6 +105,11 @@ OBJECTIVES: dict[str, Objective] = {
         replayed,
         "log-variance off-policy: replay, bolder draws, four steps a batch (GFlowNet fine-tuning)",
         min_particles=1,
+    ),
+    "gauss-newton": Objective(
+        GaussNewton,
+        "log-variance over all responses so far, by whole steps; for guides of few parameters",
+        guide="lora",
     ),
     "rebel": Objective(
         partial(SquaredResidual, log_z="pairs"),

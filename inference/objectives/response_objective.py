@@ -140,6 +140,9 @@ class ResponseObjective(SurrogateLoss):
     min_particles: ClassVar[int] = 1
     """Fewest particles that give a gradient."""
 
+    takes_whole_steps: ClassVar[bool] = False
+    """True if `.grad` is minus a whole step, which `WholeSteps` takes by default."""
+
     why_particles: ClassVar[str] = ""
     """Reason to refuse fewer particles, for the error."""
 
@@ -165,6 +168,10 @@ class ResponseObjective(SurrogateLoss):
         """Tensors by name that later steps depend on, for checkpoints; not the parameters."""
         return {}
 
+    def copy_state(self) -> dict[str, Tensor]:
+        """Result of `get_state` that later steps leave as it is."""
+        return {name: tensor.clone() for name, tensor in self.get_state().items()}
+
     def set_state(self, state: dict[str, Tensor]) -> None:
         """Restore the result of `get_state`."""
 
@@ -175,7 +182,7 @@ class ResponseObjective(SurrogateLoss):
 
     def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """Loss alone; state and metrics of the objective stay as they are."""
-        state = {name: tensor.clone() for name, tensor in self.get_state().items()}
+        state = self.copy_state()
         metrics, draws = dict(self.metrics), self.draws
         try:
             with torch.no_grad():

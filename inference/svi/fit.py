@@ -135,7 +135,7 @@ def fit(
         keep_best: True to return to the best step if the ELBO fell.
         objective: any `pyro.infer` ELBO; default `LeaveOneOut_ELBO()`.
         optimizer: a `TrustRegion`, a `FusedOptimizer`, or an optimiser of `pyro.optim` that is no
-            scheduler. Default: a `TrustRegion`.
+            scheduler. Default: a `TrustRegion`; `WholeSteps` for an objective that proposes them.
         step_kl: KL(q_old || q_new) that the first step may have, nats, of the default optimiser;
             see `TrustRegion`.
         learning_rate: peak rate of Adam, in place of a size in nats: a warm-up over a twentieth of
@@ -192,7 +192,7 @@ def fit(
     objective = new_objective(objective)
     per_step = objective.num_particles * min(prompts_per_step or len(prompts), len(prompts))
     budget = new_budget(num_steps, num_responses, max_seconds, per_step)
-    optimizer = new_optimizer(optimizer, num_steps, numbers)
+    optimizer = new_optimizer(optimizer, objective, num_steps, numbers)
     state = FitState(guide, optimizer, objective)
     state.best = BestIterate() if keep_best and state.ascends_elbo else None
     if resume and checkpoint_folder is None:

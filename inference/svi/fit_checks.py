@@ -15,6 +15,7 @@ from inference.svi.optimizer.checked import CheckedOptimizer, check_start
 from inference.svi.optimizer.fused import adam_on_cosine
 from inference.svi.optimizer.per_parameter import PerParameterOptimizer
 from inference.svi.optimizer.trust_region import TrustRegion
+from inference.svi.optimizer.whole_steps import WholeSteps
 from model import Prompts
 
 
@@ -43,7 +44,10 @@ def new_objective(objective: ELBO | None) -> ELBO:
 
 
 def new_optimizer(
-    optimizer: PyroOptim | None, num_steps: int | None, numbers: dict[str, float | None]
+    optimizer: PyroOptim | None,
+    objective: ELBO,
+    num_steps: int | None,
+    numbers: dict[str, float | None],
 ) -> CheckedOptimizer:
     """The optimiser of a fit, unused, with checks in every step.
 
@@ -64,7 +68,8 @@ def new_optimizer(
             )
         return adam_on_cosine(num_steps, **given)
     if optimizer is None:
-        return TrustRegion(**given)
+        proposes = isinstance(objective, ResponseObjective) and objective.takes_whole_steps
+        return WholeSteps(**given) if proposes else TrustRegion(**given)
     if given:
         fault = f"both optimizer and {' and '.join(given)} are given, expected one of them"
         raise ValueError(f"{fault}: pass the numbers to the optimizer, or leave the optimizer out")

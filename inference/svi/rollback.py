@@ -29,8 +29,9 @@ def _snapshot(state: FitState) -> Callable[[], None]:
     """Function that restores all but parameters and moments, which the optimiser restores."""
     step, objective, generators = state.step, state.objective, random_state.capture()
     num_responses, reward = state.num_responses, state.reward
-    tensors = {name: tensor.clone() for name, tensor in state.objective_state().items()}
-    objective_steps = objective.step_count if isinstance(objective, ResponseObjective) else 0
+    known = isinstance(objective, ResponseObjective)
+    tensors = objective.copy_state() if known else {}
+    objective_steps = objective.step_count if known else 0
 
     def restore() -> None:
         state.step, state.num_responses, state.reward = step, num_responses, reward

@@ -23,6 +23,7 @@ O'Donoghue and Candes 2015, arXiv 1204.3982).
 
 import math
 from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -67,8 +68,11 @@ class TrustRegion(FusedOptimizer):
         step_size: size of the last step after shortening, nats.
     """
 
+    _method: ClassVar[tuple[type[torch.optim.Optimizer], float]] = (torch.optim.Adam, START)
+
     def __init__(self, step_kl: float = STEP_KL) -> None:
-        super().__init__(options={"lr": START})
+        constructor, rate = self._method
+        super().__init__(constructor, {"lr": rate})
         self.step_kl = positive("step_kl", step_kl, why="nats")
         self.progress = 0.0
         self.measure: Callable[[], float] | None = None
@@ -79,29 +83,19 @@ class TrustRegion(FusedOptimizer):
 
     @property
     def learning_rate(self) -> float:
-        """Adam's learning rate in the next step, before the step is shortened."""
-        waiting = self._state_waiting_to_be_consumed.values()
-        resumed = next((plain["group"].get("lr", START) for _, plain in waiting), START)
+        """Learning rate in the next step, before the step is shortened."""
+        waiting, (_, start) = self._state_waiting_to_be_consumed.values(), self._method
+        resumed = next((plain["group"].get("lr", start) for _, plain in waiting), start)
         return resumed if self._optimizer is None else super().learning_rate
 
     def _advance(self, trained: list[Tensor], norm: Tensor) -> None:
-        if self.measure is None:
-            expected = "expected `inference.fit`, which measures the steps"
-            raise TypeError(f"TrustRegion steps without a measure of the step's size: {expected}")
         self._drop_uphill_momentum()
-        super()._advance(trained, norm)
-        with torch.no_grad():
-            measured = self.step_size = self.measure()
-        near = min(1.0, self.distance / NEAR)
-        limit = self.step_kl * near * self.share * (1 - self.progress)
-        factor = 1.0
-        if not self.step_size <= limit:  # also if NaN
-            share = math.sqrt(limit / self.step_size) if math.isfinite(self.step_size) else 0.01
-            self._backup.shorten(share)
-            self.step_size *= share**2
-            factor = max(share, DECAY)
-        elif self.step_size < limit / 2:
-            factor = math.sqrt(limit / self.step_size) if self.step_size > 0 else GROWTH
+        measured, limit = self._advance_to_limit(trained, norm)
+        factor = math.sqrt(limit / measured) if measured > 0 else GROWTH
+        if not measured <= limit:  # also if NaN
+            factor = max(_shortened(measured, limit), DECAY)
+        elif measured >= limit / 2:
+            factor = 1.0
         assert self._optimizer is not None
         for group in self._optimizer.param_groups:
             group["rate_of_one_nat"] = group["lr"] / math.sqrt(measured) if measured > 0 else 0.0
@@ -109,6 +103,22 @@ class TrustRegion(FusedOptimizer):
             if 2 * measured >= limit:
                 group.setdefault("ceiling", RISE * rate)
             group["lr"] = min(rate, group.get("ceiling", math.inf))
+
+    def _advance_to_limit(self, trained: list[Tensor], norm: Tensor) -> tuple[float, float]:
+        """Step, and shorten the step to the limit; return size before shortening and limit."""
+        if self.measure is None:
+            expected = "expected `inference.fit`, which measures the steps"
+            raise TypeError(f"TrustRegion steps without a measure of the step's size: {expected}")
+        super()._advance(trained, norm)
+        with torch.no_grad():
+            measured = self.step_size = self.measure()
+        near = min(1.0, self.distance / NEAR)
+        limit = self.step_kl * near * self.share * (1 - self.progress)
+        if not measured <= limit:  # also if NaN
+            share = _shortened(measured, limit)
+            self._backup.shorten(share)
+            self.step_size *= share**2
+        return measured, limit
 
     @torch.no_grad()
     def _drop_uphill_momentum(self) -> None:
@@ -138,3 +148,8 @@ class TrustRegion(FusedOptimizer):
                     deviation = (moments["exp_avg_sq"].sqrt() / second).add_(group["eps"])
                     direction = moments["exp_avg"] / deviation
                     yield direction.mul_(-rate / first), parameter.grad
+
+
+def _shortened(size: float, limit: float) -> float:
+    """Share of a step above the limit that the limit allows, as the size grows as a square."""
+    return math.sqrt(limit / size) if math.isfinite(size) else 0.01

@@ -1,0 +1,207 @@
+"""Gauss-Newton: its rows, its step, its memory, and the posterior as its fixed point."""
+
+import pyro
+import pytest
+import torch
+
+from guides import LoRA, NGram
+from inference import Enumeration, LeaveOneOut_ELBO, fit, response_distribution
+from inference.objectives.gauss_newton import GaussNewton
+from inference.objectives.response_gradients import response_gradients
+from inference.svi.fit_checks import new_optimizer
+from inference.svi.optimizer.trust_region import TrustRegion
+from inference.svi.optimizer.whole_steps import WholeSteps
+from tests.inference.conftest import killed_and_resumed
+from tests.inference.objectives.table import (
+    ONE,
+    TWO,
+    Drawn,
+    Table,
+    Target,
+    gradient,
+    posterior_guide,
+)
+from tests.model.tiny import tiny
+
+
+def moved(guide):
+    """The guide away from its start, where half of the gradients of adapters are 0."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in guide.parameters():
+        if parameter.requires_grad:
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.data.add_(0.1 * noise.to(parameter))
+    return guide
+
+
+def trained(guide):
+    return {name: p for name, p in guide.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("make", [LoRA, NGram])
+def test_rows_are_the_gradients_of_each_response(family, make):
+    """Prompts of two lengths, and responses of several."""
+    prior = tiny(family)
+    prompts = prior.encode(["a", "a b c"])
+    guide = moved(make(prior))
+    distribution = response_distribution(guide, prompts)
+    response = distribution.sample((5,))
+    log_guide, rows = response_gradients(distribution, response, trained(guide))
+    expected = distribution.log_prob(response)
+    assert torch.allclose(log_guide.double(), expected.detach().double(), atol=1e-5)
+    for k in range(5):
+        for n in range(2):
+            parts = torch.autograd.grad(
+                expected[k, n], list(trained(guide).values()), retain_graph=True, allow_unused=True
+            )
+            zeros = [torch.zeros_like(p) for p in trained(guide).values()]
+            parts = [z if part is None else part for z, part in zip(zeros, parts, strict=True)]
+            row = torch.cat([part.flatten() for part in parts])
+            assert row.abs().max() > 0
+            assert torch.allclose(rows[k, n], row, atol=1e-4 * row.abs().max().item() + 1e-5)
+
+
+def steps(objective, *batches):
+    """Step of the objective, `[D]`, after batches of responses drawn by guides of other seeds."""
+    for seed, (prompts, response) in enumerate(batches, start=1):
+        _, grad = gradient(objective, Target(), Table(seed), prompts, response)
+    return -grad
+
+
+def drawn(prompts, seed, num=6):
+    torch.manual_seed(seed)
+    return prompts, Table(seed).distribution(prompts).sample((num,))
+
+
+def test_step_solves_the_least_squares_over_parameters_and_constants():
+    """Two batches of two prompts, solved by `lstsq` with the constants as further unknowns."""
+    objective = GaussNewton(6, ridge=0.2, power=0.7)
+    batches = [drawn(TWO, 1), drawn(TWO, 2)]
+    actual = steps(objective, *batches)
+    rows, residuals, weights, prompt = [], [], [], []
+    points = [torch.cat([p.detach().flatten() for p in Table(s).parameters()]) for s in (1, 2)]
+    for seed, (prompts, response) in enumerate(batches, start=1):
+        guide = Table(seed)
+        distribution = response_distribution(guide, prompts)
+        log_guide, jacobian = response_gradients(distribution, response, trained(guide))
+        now = log_guide + jacobian @ (points[1] - points[seed - 1])
+        joint = objective.score(Target(), prompts, response).log_joint
+        rows.append(jacobian.flatten(0, 1))
+        residuals.append((joint - now + jacobian @ (points[1] - points[0])).flatten())
+        weights.append((0.7 * (now - log_guide)).clamp(max=0).exp().flatten())
+        prompt += [0, 1] * len(response)
+    matrix, target = torch.cat(rows), torch.cat(residuals)
+    root = torch.cat(weights).sqrt()[:, None]
+    ridge = 0.2 * rows[-1].square().sum(1).mean()
+    one_hot = torch.nn.functional.one_hot(torch.tensor(prompt)).double()
+    num = matrix.shape[1]
+    above = torch.cat([matrix, one_hot], 1) * root
+    below = torch.cat([ridge.sqrt() * torch.eye(num), torch.zeros(num, 2)], 1).double()
+    right = torch.cat([target * root[:, 0], torch.zeros(num, dtype=torch.float64)])
+    solution = torch.linalg.lstsq(
+        torch.cat([above, below]), right[:, None], driver="gelsd"
+    ).solution
+    expected = solution[:num, 0] + points[0] - points[1]
+    assert expected.abs().max() > 0.1
+    assert torch.allclose(actual, expected, atol=1e-8)
+
+
+def test_a_constant_in_the_target_of_a_prompt_changes_no_step():
+    def shifted(prompts, response):
+        shift = prompts.ids[:, -1].double().square()
+        return Target().reward(prompts, response) + shift
+
+    _, response = drawn(TWO, 1)
+    plain = gradient(GaussNewton(6), Target(), Table(1), TWO, response)[1]
+    other = gradient(GaussNewton(6), Target(shifted), Table(1), TWO, response)[1]
+    assert torch.allclose(plain, other, atol=1e-10)
+
+
+def test_posterior_is_a_fixed_point():
+    guide = posterior_guide(Target(), TWO)
+    _, grad = gradient(GaussNewton(6), Target(), guide, TWO, guide.distribution(TWO).sample((6,)))
+    assert grad.abs().max() < 1e-8
+
+
+def test_a_memory_that_drops_the_oldest_reaches_the_posterior():
+    model, guide, objective = Target(), Table(1), GaussNewton(16, capacity=100)
+    truth = Enumeration(model, TWO)
+    fit(model, guide, TWO, num_steps=40, objective=objective, progress=False)
+    assert len(objective.memory.product) == 128  # batches of 16 responses to two prompts
+    assert truth.kl_guide_posterior(guide).max() < 1e-5
+
+
+@pytest.mark.parametrize("capacity", [1, 20])
+def test_resume_is_bit_for_bit(capacity, tmp_path):
+    """One prompt in a step, and a memory that forgets: with capacity 1 the other prompt whole."""
+
+    def run(folder, **options):
+        guide = Table(1)
+        objective = GaussNewton(4, capacity=capacity)
+        fit(
+            Target(),
+            guide,
+            TWO,
+            num_steps=9,
+            prompts_per_step=1,
+            objective=objective,
+            checkpoint_folder=folder,
+            progress=False,
+            **options,
+        )
+        return torch.cat([p.detach().flatten() for p in guide.parameters()])
+
+    whole = run(tmp_path / "whole")
+    resumed = killed_and_resumed(lambda **options: run(tmp_path / "killed", **options), 5)
+    assert whole.isfinite().all()
+    assert torch.equal(whole, resumed)
+
+
+def test_loss_leaves_the_memory_as_it_is():
+    objective, guide = GaussNewton(6), Table(1)
+    gradient(objective, Target(), guide, ONE, drawn(ONE, 1)[1])
+    with pyro.get_param_store().scope():
+        guide(ONE)
+        objective.loss(Target(), guide, ONE)
+    assert len(objective.memory.product) == 6
+
+
+def test_default_optimizer_takes_whole_steps():
+    objectives = (GaussNewton(4), LeaveOneOut_ELBO(4))
+    limits = {"step_kl": 0.5}
+    kinds = [type(new_optimizer(None, each, 3, limits)) for each in objectives]
+    assert kinds == [WholeSteps, TrustRegion]
+
+
+def test_a_long_step_is_shortened_and_a_short_one_is_taken_whole():
+    """A limit far above the step leaves the guide where the least squares say."""
+    _, response = drawn(TWO, 1)
+    expected = -gradient(GaussNewton(6), Target(), Table(1), TWO, response)[1]
+    sizes = []
+    for step_kl in (1e4, 1e-3):
+        guide = Table(1)
+        start = torch.cat([p.detach().flatten() for p in guide.parameters()])
+        options = {"objective": GaussNewton(6), "step_kl": step_kl, "keep_best": False}
+        result = fit(Target(), Drawn(guide, response), TWO, num_steps=1, progress=False, **options)
+        step = torch.cat([p.detach().flatten() for p in guide.parameters()]) - start
+        sizes.append(result.metrics[-1]["step_size"])
+        share = (step @ expected) / expected.square().sum()
+        assert (share > 1 - 1e-9) == (step_kl == 1e4)
+        assert torch.allclose(step, share * expected, atol=1e-8)
+    assert sizes[0] > 0.01
+    assert sizes[1] <= 1e-3
+
+
+def test_gradients_beyond_the_memory_are_refused():
+    with pytest.raises(ValueError, match="lower `capacity`"):
+        gradient(GaussNewton(4, capacity=10**9), Target(), Table(1), *drawn(ONE, 1))
+
+
+def test_numbers_out_of_range_are_named():
+    with pytest.raises(ValueError, match="num_particles is 1"):
+        GaussNewton(1)
+    with pytest.raises(ValueError, match="capacity is 0"):
+        GaussNewton(4, capacity=0)
+    with pytest.raises(ValueError, match="ridge is 0"):
+        GaussNewton(4, ridge=0.0)
