@@ -46,7 +46,8 @@ class GaussNewton(ResponseObjective):
 
     `.grad` is minus the step, and `fit` takes whole steps by `WholeSteps`, shortened to a size in
     nats. Fewer responses for the same nats than `leave-one-out` on language models with adapters,
-    at a memory of M D numbers: see "Which to choose" in inference/README.md.
+    at a memory of M D numbers, which checkpoints hold too: see "Which to choose" in
+    inference/README.md.
 
     Args:
         num_particles: K, at least 2, number of fresh responses to each prompt in a step.

@@ -32,6 +32,8 @@ def packs(network: "transformers.PreTrainedModel", num_tokens: int) -> bool:
     """True if `PackedLayers` makes a decode of this number of tokens faster."""
     if num_tokens < FEWEST or not is_half_on_a_cpu(network):
         return False
+    if not torch.backends.mkldnn.is_available():  # builds without oneDNN lack its operators
+        return False
     if network.dtype == torch.bfloat16:
         is_supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     else:

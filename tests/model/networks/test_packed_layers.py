@@ -16,7 +16,8 @@ from tests.model.tiny import PROMPTS, tiny
 HALF = torch.bfloat16
 IDS = torch.tensor([[2, 3, 4], [4, 0, 3]])
 supported = pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="bfloat16 is emulated on this CPU"
+    not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()),
+    reason="bfloat16 is emulated on this CPU",
 )
 
 
@@ -125,3 +126,8 @@ def test_float32_and_short_decodes_are_not_packed() -> None:
     assert not packs(tiny("llama", torch.float32).network, 100)
     assert not packs(tiny("llama", HALF).network, FEWEST - 1)
     assert not packs(tiny("llama", HALF).network, 0)
+
+
+def test_builds_without_one_dnn_pack_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not packs(tiny("llama", HALF).network, FEWEST)
