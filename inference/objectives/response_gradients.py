@@ -2,12 +2,16 @@
 
 A pass of a network for one response is vectorised over responses (`torch.func.vmap`), at about
 twice the cost of one gradient of their sum. Other decoders, and networks in half precision, take a
-backward pass for each response.
+pass for each response.
 """
 
-from typing import TYPE_CHECKING, Any
+import itertools
+from collections.abc import Mapping
+from typing import Any
 
 import torch
+import transformers
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -17,18 +21,12 @@ from model import LanguageModel, Prompts, ResponseDistribution
 from model.networks.positions import first_position
 from model.prior.division import Block
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from pyro.distributions import TorchDistribution
-    from transformers import PreTrainedModel
-
 AT_ONCE = 32
 """Number of responses whose gradients are computed together."""
 
 
 def response_gradients(
-    distribution: "TorchDistribution", response: Tensor, parameters: "Mapping[str, Tensor]"
+    distribution: TorchDistribution, response: Tensor, parameters: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """log q of responses `[K, N, T]`, `[K, N]`, nats, and gradients in all parameters, `[K, N, D]`.
 
@@ -49,7 +47,7 @@ def response_gradients(
 
 
 def _of_all(
-    q: ResponseDistribution, response: Tensor, parameters: "Mapping[str, Tensor]"
+    q: ResponseDistribution, response: Tensor, parameters: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
     decoder, own = q.decoder, {id(parameter) for parameter in parameters.values()}
     if isinstance(decoder, LanguageModel) and decoder.network.dtype.itemsize > 2:
@@ -57,23 +55,22 @@ def _of_all(
         if own <= names.keys():
             by_name = {names[id(p)]: p for p in parameters.values()}
             return _vectorised(q, decoder, response, by_name)
-    log_guide = q.log_prob(response)
-    rows = [_row(value, list(parameters.values())) for value in log_guide.flatten()]
-    return log_guide.detach(), torch.stack(rows).view(*log_guide.shape, -1)
-
-
-def _row(value: Tensor, parameters: list[Tensor]) -> Tensor:
-    gradients = torch.autograd.grad(
-        value, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
-    )
-    return torch.cat([gradient.flatten() for gradient in gradients])
+    tensors, rows = list(parameters.values()), []
+    for k, n in itertools.product(*map(range, response.shape[:2])):
+        alone = ResponseDistribution(q.decoder, q.prompts[[n]], q.space, temperature=q.temperature)
+        value = alone.log_prob(response[[k]][:, [n]]).squeeze()
+        gradients = torch.autograd.grad(value, tensors, allow_unused=True, materialize_grads=True)
+        rows.append((value.detach(), torch.cat([gradient.flatten() for gradient in gradients])))
+    shape = response.shape[:2]
+    log_guide, gradient = map(torch.stack, zip(*rows, strict=True))
+    return log_guide.view(shape), gradient.view(*shape, -1)
 
 
 def _vectorised(
     q: ResponseDistribution,
     decoder: LanguageModel,
     response: Tensor,
-    parameters: "Mapping[str, Tensor]",
+    parameters: Mapping[str, Tensor],
 ) -> tuple[Tensor, Tensor]:
     network, space = decoder.network, q.space
     trained = {name: parameter.detach() for name, parameter in parameters.items()}
@@ -103,7 +100,7 @@ def _vectorised(
 
 
 def _rows(
-    prompts: Prompts, response: Tensor, network: "PreTrainedModel", is_token: Tensor
+    prompts: Prompts, response: Tensor, network: "transformers.PreTrainedModel", is_token: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Ids, additive masks, positions and `is_token` of responses `[B, T]` behind their prompts."""
     times = len(response) // len(prompts)

@@ -62,6 +62,19 @@ def test_rows_are_the_gradients_of_each_response(family, make):
             assert torch.allclose(rows[k, n], row, atol=1e-4 * row.abs().max().item() + 1e-5)
 
 
+def test_rows_in_half_precision_add_up_to_the_gradient_of_the_sum():
+    prior = tiny("llama", torch.bfloat16)
+    prompts, guide = prior.encode(["a", "a b c"]), moved(LoRA(prior))
+    distribution = response_distribution(guide, prompts)
+    response = distribution.sample((5,))
+    _, rows = response_gradients(distribution, response, trained(guide))
+    parts = torch.autograd.grad(
+        distribution.log_prob(response).sum(), list(trained(guide).values())
+    )
+    expected = torch.cat([part.flatten() for part in parts])
+    assert (rows.sum((0, 1)) - expected).norm() < 0.03 * expected.norm()
+
+
 def steps(objective, *batches):
     """Step of the objective, `[D]`, after batches of responses drawn by guides of other seeds."""
     for seed, (prompts, response) in enumerate(batches, start=1):
