@@ -59,7 +59,10 @@ def _of_all(
     for k, n in itertools.product(*map(range, response.shape[:2])):
         alone = ResponseDistribution(q.decoder, q.prompts[[n]], q.space, temperature=q.temperature)
         value = alone.log_prob(response[[k]][:, [n]]).squeeze()
-        gradients = torch.autograd.grad(value, tensors, allow_unused=True, materialize_grads=True)
+        # the decoder may share parts of the graph between passes, as a mixture its weights
+        gradients = torch.autograd.grad(
+            value, tensors, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
         rows.append((value.detach(), torch.cat([gradient.flatten() for gradient in gradients])))
     shape = response.shape[:2]
     log_guide, gradient = map(torch.stack, zip(*rows, strict=True))
