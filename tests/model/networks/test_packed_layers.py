@@ -30,6 +30,19 @@ def logits_of(language_model: LanguageModel) -> Tensor:
     return language_model.network(IDS).logits
 
 
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of layers that are packed together, one for each product packed from now on."""
+    counts: list[int] = []
+    pack = packed_layers._pack
+
+    def counting(layers: Any, num_rows: int) -> Any:
+        counts.append(len(layers))
+        return pack(layers, num_rows)
+
+    monkeypatch.setattr(packed_layers, "_pack", counting)
+    return counts
+
+
 def error(logits: Tensor, language_model: LanguageModel) -> float:
     """Distance of logits to those of the same weights in float32, relative to their norm."""
     exact = copy.deepcopy(language_model.network).float()(IDS).logits
@@ -54,14 +67,7 @@ def test_packed_layers_compute_what_the_layers_do(name: str, index: int) -> None
 @torch.no_grad()
 def test_layers_that_read_one_tensor_are_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
     network = adapted_twice(HALF).language_model.network
-    counts: list[int] = []
-    pack = packed_layers._pack
-
-    def counted(layers: Any, num_rows: int) -> Any:
-        counts.append(len(layers))
-        return pack(layers, num_rows)
-
-    monkeypatch.setattr(packed_layers, "_pack", counted)
+    counts = counted(monkeypatch)
     with PackedLayers(network):
         for _ in range(3):
             network(IDS)
@@ -101,14 +107,7 @@ def test_a_pass_with_gradient_inside_is_as_outside() -> None:
 
 @supported
 def test_long_draws_in_half_precision_are_packed(monkeypatch: pytest.MonkeyPatch) -> None:
-    num_packed: list[int] = []
-    pack = packed_layers._pack
-
-    def counted(layers: Any, num_rows: int) -> Any:
-        num_packed.append(len(layers))
-        return pack(layers, num_rows)
-
-    monkeypatch.setattr(packed_layers, "_pack", counted)
+    num_packed = counted(monkeypatch)
     own = adapted_twice(HALF).language_model
     for num_tokens, is_packed in ((8, True), (7, False)):
         num_packed.clear()
