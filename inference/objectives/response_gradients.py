@@ -1,8 +1,8 @@
 """log q of each response with a gradient of its own: the rows of a Jacobian.
 
 A pass of a network for one response is vectorised over responses (`torch.func.vmap`), at about
-twice the cost of one gradient of their sum. Other decoders, and networks in half precision, take a
-pass for each response.
+twice the cost of one gradient of their sum. Other decoders take a pass for each response, and so do
+networks in half precision, with windows of attention, or with positions that depend on token ids.
 """
 
 import itertools
@@ -18,7 +18,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from inference.programs import autoregressive
 from model import LanguageModel, Prompts, ResponseDistribution
-from model.networks.positions import first_position
 from model.prior.division import Block
 
 AT_ONCE = 32
@@ -37,28 +36,29 @@ def response_gradients(
         return _of_all(q, response, parameters)
 
     def of_block(block: Block) -> tuple[Tensor, Tensor]:
-        part = ResponseDistribution(
-            q.decoder, q.prompts[block.prompts], q.space, temperature=q.temperature
-        )
-        return _of_all(part, response[block.particles, block.prompts], parameters)
+        own = response[block.particles, block.prompts]
+        return _of_all(_of_prompts(q, block.prompts), own, parameters)
 
     log_guide, gradients = q.division.compute(of_block, *response.shape[:2])
     return log_guide, gradients
+
+
+def _of_prompts(q: ResponseDistribution, index: slice | list[int]) -> ResponseDistribution:
+    return ResponseDistribution(q.decoder, q.prompts[index], q.space, temperature=q.temperature)
 
 
 def _of_all(
     q: ResponseDistribution, response: Tensor, parameters: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
     decoder, own = q.decoder, {id(parameter) for parameter in parameters.values()}
-    if isinstance(decoder, LanguageModel) and decoder.network.dtype.itemsize > 2:
+    if isinstance(decoder, LanguageModel) and _can_vectorise(decoder, q.prompts):
         names = {id(p): name for name, p in decoder.network.named_parameters()}
         if own <= names.keys():
             by_name = {names[id(p)]: p for p in parameters.values()}
             return _vectorised(q, decoder, response, by_name)
     tensors, rows = list(parameters.values()), []
     for k, n in itertools.product(*map(range, response.shape[:2])):
-        alone = ResponseDistribution(q.decoder, q.prompts[[n]], q.space, temperature=q.temperature)
-        value = alone.log_prob(response[[k]][:, [n]]).squeeze()
+        value = _of_prompts(q, [n]).log_prob(response[[k]][:, [n]]).squeeze()
         # the decoder may share parts of the graph between passes, as a mixture its weights
         gradients = torch.autograd.grad(
             value, tensors, retain_graph=True, allow_unused=True, materialize_grads=True
@@ -67,6 +67,14 @@ def _of_all(
     shape = response.shape[:2]
     log_guide, gradient = map(torch.stack, zip(*rows, strict=True))
     return log_guide.view(shape), gradient.view(*shape, -1)
+
+
+@torch.no_grad()
+def _can_vectorise(decoder: LanguageModel, prompts: Prompts) -> bool:
+    if decoder.network.dtype.itemsize <= 2:
+        return False
+    _, state = decoder.start(prompts[[0]])
+    return decoder.takes_one_mask(state)
 
 
 def _vectorised(
@@ -109,8 +117,7 @@ def _rows(
     times = len(response) // len(prompts)
     ids = torch.cat([prompts.ids.repeat(times, 1), response], 1)
     seen = torch.cat([prompts.mask.repeat(times, 1), torch.ones_like(is_token)], 1)
-    first = first_position(network)
-    positions = (seen.cumsum(1) - 1).clamp(min=0) + first
+    positions = (seen.cumsum(1) - 1).clamp(min=0)
     length = ids.shape[1]
     before = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
     # padding sees itself, so that its row of attention is no division by zero

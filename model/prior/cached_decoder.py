@@ -247,6 +247,10 @@ class CachedDecoder(nn.Module):
         is_wide = self.network.config._attn_implementation in WIDE
         return is_wide and all(map(is_plain, cache.layers))
 
+    def takes_one_mask(self, state: CachedState) -> bool:
+        """True if one mask says for all layers which tokens a token reads, whatever their ids."""
+        return self._padding is None and self._takes_wide_mask(state.cache)
+
     def _wide(self, mask: Tensor) -> Tensor:
         """A mask of columns `[B, C]` as attention takes it for one token, `[B, 1, 1, C]`."""
         mask = mask.bool()[:, None, None]

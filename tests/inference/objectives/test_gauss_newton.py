@@ -3,6 +3,7 @@
 import pyro
 import pytest
 import torch
+from transformers import MistralConfig, MistralForCausalLM
 
 from guides import LoRA, NGram
 from inference import Enumeration, LeaveOneOut_ELBO, fit, response_distribution
@@ -11,6 +12,7 @@ from inference.objectives.response_gradients import response_gradients
 from inference.svi.fit_checks import new_optimizer
 from inference.svi.optimizer.trust_region import TrustRegion
 from inference.svi.optimizer.whole_steps import WholeSteps
+from model import LanguageModel
 from tests.inference.conftest import killed_and_resumed
 from tests.inference.objectives.table import (
     ONE,
@@ -21,7 +23,7 @@ from tests.inference.objectives.table import (
     gradient,
     posterior_guide,
 )
-from tests.model.tiny import tiny
+from tests.model.tiny import SPECIAL, WORDS, tiny, tiny_tokenizer
 
 
 def moved(guide):
@@ -60,6 +62,21 @@ def test_rows_are_the_gradients_of_each_response(family, make):
             row = torch.cat([part.flatten() for part in parts])
             assert row.abs().max() > 0
             assert torch.allclose(rows[k, n], row, atol=1e-4 * row.abs().max().item() + 1e-5)
+
+
+def test_windows_of_attention_are_those_of_the_network():
+    """Prompts longer than the window, which a mask of all earlier tokens would lose."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(WORDS), "hidden_size": 16, "intermediate_size": 32}
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+    window = {"sliding_window": 2, "initializer_range": 0.3}
+    config = MistralConfig(**sizes, **heads, **window, **SPECIAL)
+    prior = LanguageModel(MistralForCausalLM(config).double(), tiny_tokenizer(), max_new_tokens=3)
+    prompts, guide = prior.encode(["a b c a b"]), moved(LoRA(prior))
+    distribution = response_distribution(guide, prompts)
+    response = distribution.sample((4,))
+    log_guide, _ = response_gradients(distribution, response, trained(guide))
+    assert torch.allclose(log_guide, distribution.log_prob(response).detach(), atol=1e-9)
 
 
 def test_rows_in_half_precision_add_up_to_the_gradient_of_the_sum():
