@@ -19,6 +19,7 @@ from pyro.infer import ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
+from inference.objectives.draws import Draws
 from inference.programs import (
     Joint,
     Program,
@@ -36,26 +37,6 @@ from inference.response_site import (
 )
 from model import HardConstraintSupport, Prompts, ResponseDistribution
 from model.common.checks import instance, whole_number
-
-
-class Draws(NamedTuple):
-    """Values that the guide drew in one step, and their log q before the step.
-
-    Attributes:
-        values: By site.
-        log_guide: By site, nats, `[K, N]` for responses.
-        log_weight: log of the target over q, in the shape of `log_guide`, nats.
-        every: True if the values are all possible values, so that a mean has the weights q.
-        share: Weight of each value in a mean under q, in the shape of `log_guide`; None for equal
-            weights.
-    """
-
-    prompts: Prompts
-    values: dict[str, Tensor]
-    log_guide: dict[str, Tensor]
-    log_weight: Tensor
-    every: bool = False
-    share: Tensor | None = None
 
 
 class Losses(NamedTuple):

@@ -16,12 +16,12 @@ from pyro.infer import ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
+from inference.objectives.draws import DrawMatrices, Draws, matrices
 from inference.objectives.pyro_objectives import weight_power
-from inference.objectives.response_objective import Draws, ResponseObjective
+from inference.objectives.response_objective import ResponseObjective
 from inference.programs import Program
 from inference.response_site import is_sample
-from inference.svi.draw_matrices import DrawMatrices, matrices
-from inference.svi.step_limits import StepLimits, step_limits
+from inference.svi.step_in_nats import StepLimits, step_limits
 from model import Prompts
 
 

@@ -22,7 +22,7 @@ from inference.svi.checkpoint.state import FitState, parameters
 from inference.svi.fit_checks import check_programs, new_objective, new_optimizer, resumes
 from inference.svi.minibatches import Minibatches
 from inference.svi.optimizer import checked
-from inference.svi.optimizer.trust_region import TrustRegion
+from inference.svi.optimizer.limited_steps import LimitedSteps
 from inference.svi.response_metrics import num_tokens_of
 from inference.svi.rollback import NonFiniteGuideError
 from inference.svi.step import Metrics, NonFiniteLossError, Stepper
@@ -238,7 +238,7 @@ def fit(
                         result.at_noise = state.health.end_of_progress()
                     if result.at_noise is not None:
                         break
-                    if isinstance(optimizer, TrustRegion):
+                    if isinstance(optimizer, LimitedSteps):
                         optimizer.progress = budget.progress(state)
                     batch = minibatches.after(state.num_responses // objective.num_particles)
                     metrics = stepper.take(batch)

@@ -21,7 +21,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from inference.objectives.response_objective import Draws
+from inference.objectives.draws import Draws, responses
 from inference.programs import Program
 from model import AlignmentModel, ResponseSpace
 
@@ -81,14 +81,6 @@ class ModelRuns(Messenger):
             return None
         scored = torch.cat(values)[-len(response) :]
         return torch.cat(rewards)[-len(response) :] if torch.equal(scored, response) else None
-
-
-def responses(draws: list[Draws]) -> Tensor | None:
-    """Responses of all draws, `[K, N, T]`; None if the guide has another site, or Pyro listed."""
-    if not draws or draws[0].every or draws[0].values.keys() != {"response"}:
-        return None
-    values = [batch.values["response"] for batch in draws]
-    return torch.cat([value.reshape(-1, *value.shape[-2:]) for value in values])
 
 
 def rewarded(model: Program) -> AlignmentModel | None:

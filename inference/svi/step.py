@@ -17,10 +17,10 @@ from inference.response_site import SameResponses
 from inference.svi.checkpoint.state import FitState, parameters
 from inference.svi.draw_record import DrawRecord
 from inference.svi.micro_batch_handler import in_micro_batches
-from inference.svi.optimizer.trust_region import TrustRegion
+from inference.svi.optimizer.limited_steps import LimitedSteps
 from inference.svi.response_metrics import Metrics, ModelRuns, response_metrics, rewarded
 from inference.svi.rollback import Rollback
-from inference.svi.step_size import step_size
+from inference.svi.step_in_nats import step_size
 from model import Prompts
 from model.common.ranks import average_gradients
 from model.networks.layer_checkpoints import checkpointed_layers
@@ -57,7 +57,7 @@ class Stepper:
     ) -> None:
         self._model, self._state = model, state
         self._checkpoint_activations, self._divide = checkpoint_activations, divide
-        has_limits = isinstance(state.optimizer, TrustRegion)
+        has_limits = isinstance(state.optimizer, LimitedSteps)
         self._record = DrawRecord(state.objective, num_prompts, has_limits=has_limits)
         self._rollback = Rollback(state)
         self._is_first = True
@@ -114,7 +114,7 @@ class Stepper:
             "entropy": record.numbers.entropy,
             "grad_norm": optimizer.grad_norm,
             "learning_rate": rate,
-            "step_size": optimizer.step_size if isinstance(optimizer, TrustRegion) else math.nan,
+            "step_size": optimizer.step_size if isinstance(optimizer, LimitedSteps) else math.nan,
         } | of_responses
 
     def _means(
@@ -145,7 +145,7 @@ class Stepper:
         return torch.empty(0) if reward is None else reward
 
     def _checked_gradient(self, *args: Any, **kwargs: Any) -> Any:
-        """The loss, with its gradient at the parameters. Sets what a trust region measures."""
+        """The loss, with its gradient at the parameters. Tells limited steps their limits."""
         loss = self._loss_and_grads(*args, **kwargs)
         average_gradients(parameters())
         if not math.isfinite(bound := _bound(loss)):
@@ -154,10 +154,9 @@ class Stepper:
             check_trains(self._state.guide, self._state.objective)
             self._is_first = False
         draws, optimizer = self._record.take(), self._state.optimizer
-        if isinstance(optimizer, TrustRegion):
+        if isinstance(optimizer, LimitedSteps):
             assert self._record.limits is not None
-            optimizer.distance, optimizer.share, optimizer.slope_error = self._record.limits
-            optimizer.measure = partial(step_size, self._svi.guide, draws)
+            optimizer.expect(self._record.limits, partial(step_size, self._svi.guide, draws))
         return loss
 
 

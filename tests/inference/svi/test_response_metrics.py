@@ -9,10 +9,9 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 
 from guides import GUIDES, FineTuned
 from inference import OBJECTIVES, fit
+from inference.objectives.draws import Draws, matrices
 from inference.objectives.proximal import Proximal_ELBO
-from inference.objectives.response_objective import Draws
 from inference.svi.anneal import soften
-from inference.svi.draw_matrices import matrices
 from inference.svi.response_metrics import ModelRuns, response_metrics
 from model import AlignmentModel, TextReward, contains, vader_sentiment
 from tests.inference.conftest import killed_and_resumed

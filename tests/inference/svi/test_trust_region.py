@@ -11,16 +11,22 @@ from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
 
 from guides import GUIDES, FineTuned, MeanField, SoftPrompt, Tabular
 from inference import OBJECTIVES, Enumeration, LeaveOneOut_ELBO, fit
+from inference.objectives.draws import DrawMatrices, matrices
 from inference.objectives.f_divergence import DIVERGENCES
 from inference.objectives.pyro_objectives import weight_power
 from inference.programs import joint_at, log_guide_at, response_distribution
 from inference.svi import draw_record
-from inference.svi.draw_matrices import DrawMatrices, matrices
 from inference.svi.draw_record import DrawRecord, NoDrawsError
 from inference.svi.optimizer import trust_region
-from inference.svi.optimizer.trust_region import NEAR, STEP_KL, TrustRegion
-from inference.svi.step_limits import distances_left, effective_share, slope_error
-from inference.svi.step_size import MOST, step_size
+from inference.svi.optimizer.limited_steps import NEAR
+from inference.svi.optimizer.trust_region import STEP_KL, TrustRegion
+from inference.svi.step_in_nats import (
+    MOST,
+    distances_left,
+    effective_share,
+    slope_error,
+    step_size,
+)
 from model import AlignmentModel, TextReward, TokenReward, vader_sentiment
 from model.prior.untrained import untrained_prior
 from tests.inference.conftest import killed_and_resumed, moved_guide
@@ -183,7 +189,8 @@ def test_the_first_rate_does_not_matter(
     monkeypatch.setattr(trust_region, "START", rate)
     guide = FineTuned(small_prior)
     start = truth.kl_guide_posterior(guide).mean().item()
-    fit(model, guide, prompts, num_steps=60, progress=False)
+    result = fit(model, guide, prompts, num_steps=60, progress=False)
+    assert result.metrics[0]["learning_rate"] == rate
     for each in (fitted, guide):
         assert truth.kl_guide_posterior(each).mean().item() < 0.2 * start
 

@@ -1,23 +1,31 @@
-"""Numbers from the draws of a step that limit the step of a trust region.
+"""A step in nats: the size of the step, and the limits that the draws of the step set to it.
 
+    size        = 1/2 mean_x (log q_new(x) - log q_old(x))^2       one pass of the new guide
     distance    = 1/2 Var_k[log w_k]                               near KL(q || p*)
     share       = (sum_k s_k w_k^a)^2 / (K sum_k (s_k w_k^a)^2)    effective draws over K
     slope error = 2 sqrt(N distance / (K share))                   by noise of the draws alone
 
 s_k is the share of draw k in a mean under q, 1/K on-policy. The objective weighs its draws by the
-power a of their weights.
+power a of their weights. log q_old is known from the step's loss.
 """
 
 from typing import NamedTuple
 
+import pyro
 import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from inference.svi.draw_matrices import DrawMatrices
+from inference.objectives.draws import DrawMatrices, Draws, total
+from inference.programs import Program
+
+MOST = 32
+"""Largest number of responses behind a size, whose standard error is then a quarter of the size."""
 
 
 class StepLimits(NamedTuple):
-    """Numbers from the draws of one step that limit the step, see `TrustRegion`.
+    """Numbers from the draws of one step that limit the step, see `LimitedSteps`.
 
     Attributes:
         distance: mean of `distances_left` over prompts, nats.
@@ -80,3 +88,48 @@ def step_limits(draws: DrawMatrices, power: float) -> tuple[Tensor, ...]:
     """Limits of a step, in the order of `StepLimits`."""
     distances, share = distances_left(draws), effective_share(draws, power)
     return distances.mean(), share, slope_error(draws, distances, share)
+
+
+@torch.no_grad()
+def step_size(guide: Program, draws: list[Draws]) -> float:
+    """Size of the step from the guide that made the draws to the guide as it is now, nats.
+
+    The mean over draws and prompts. NaN if the guide has no numbers any more.
+    """
+    squares, weights = [], []
+    for batch in map(_first, draws):
+        values = _Values(batch.values)
+        with pyro.validation_enabled(False), poutine.block(), values:
+            guide(batch.prompts)
+        old = total(batch.log_guide)
+        change = total(values.log_guide) - old
+        weight = old.exp() if batch.every else torch.ones_like(old)
+        # an impossible value stays impossible, and infinity minus infinity is no number
+        change = torch.where(weight == 0, 0.0, change)
+        squares.append((weight * change.square()).sum())
+        weights.append(weight.sum())
+    return 0.5 * (torch.stack(squares).sum() / torch.stack(weights).sum()).item()
+
+
+def _first(draws: Draws) -> Draws:
+    """The first draws, at most `MOST` responses, if one site has `[K, N]` draws."""
+    [(name, value), *others] = draws.values.items()
+    log_guide = draws.log_guide[name]
+    if others or draws.every or log_guide.dim() != 2:
+        return draws
+    number = max(1, MOST // log_guide.shape[1])
+    return draws._replace(values={name: value[:number]}, log_guide={name: log_guide[:number]})
+
+
+class _Values(Messenger):
+    """Handler that gives the sites of a guide their values, and keeps log q of each."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+        self.log_guide: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: dict) -> None:
+        if (value := self.values.get(msg["name"])) is not None:
+            self.log_guide[msg["name"]] = msg["fn"].log_prob(value)
+            msg["value"], msg["done"] = value, True

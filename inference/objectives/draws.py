@@ -1,11 +1,31 @@
-"""All draws of a step as matrices, particles by prompts."""
+"""Draws of the guide in one step of an objective, by site and as matrices."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from inference.objectives.response_objective import Draws
+from model import Prompts
+
+
+class Draws(NamedTuple):
+    """Values that the guide drew in one step, and their log q before the step.
+
+    Attributes:
+        values: By site.
+        log_guide: By site, nats, `[K, N]` for responses.
+        log_weight: log of the target over q, in the shape of `log_guide`, nats.
+        every: True if the values are all possible values, so that a mean has the weights q.
+        share: Weight of each value in a mean under q, in the shape of `log_guide`; None for equal
+            weights.
+    """
+
+    prompts: Prompts
+    values: dict[str, Tensor]
+    log_guide: dict[str, Tensor]
+    log_weight: Tensor
+    every: bool = False
+    share: Tensor | None = None
 
 
 class DrawMatrices(NamedTuple):
@@ -43,3 +63,11 @@ def matrices(draws: list[Draws]) -> DrawMatrices:
 def total(log_guide: dict[str, Tensor]) -> Tensor:
     """Sum over sites, in the shape of a batch, float64."""
     return torch.stack(torch.broadcast_tensors(*log_guide.values())).double().sum(0)
+
+
+def responses(draws: list[Draws]) -> Tensor | None:
+    """Responses of all draws, `[K, N, T]`; None if the guide has another site, or Pyro listed."""
+    if not draws or draws[0].every or draws[0].values.keys() != {"response"}:
+        return None
+    values = [batch.values["response"] for batch in draws]
+    return torch.cat([value.reshape(-1, *value.shape[-2:]) for value in values])
