@@ -19,12 +19,11 @@ from typing import Annotated
 
 from torch import Tensor
 
-from experiments.shared.argument_types import Count, Positive, Seeds, Threads, count
-from experiments.shared.claims import Finding, conclude, largest
-from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.argument_types import Count, Positive, Seeds, count
+from experiments.shared.claims import ClaimArguments, Finding, conclude, largest
+from experiments.shared.command_line import run_script
 from experiments.shared.tables import cell, pair_table, summary
 from experiments.shared.training import PENALISED, PURE, train
-from experiments.shared.workers import set_threads
 from guides import FineTuned
 from inference import Enumeration, Estimate, LeaveOneOut_ELBO
 from inference.estimate import expectation
@@ -41,7 +40,7 @@ COLUMNS = ("P(success)", "log-odds shift", "KL in successes", "KL in failures")
 
 
 @dataclass(frozen=True)
-class BinaryReward(Arguments):
+class BinaryReward(ClaimArguments):
     """Measure the odds between the classes of a binary reward, and the ratios within."""
 
     beta: Positive = 0.3
@@ -52,12 +51,9 @@ class BinaryReward(Arguments):
     """Number of responses in each step of SVI."""
     seeds: Seeds = 3
     """Number of SVI runs."""
-    threads: Threads | None = 1
-    """Number of CPU threads; None for torch's choice."""
 
 
 def main(args: BinaryReward) -> list[Finding]:
-    set_threads(args.threads)
     prior = grammar_prior(max_new_tokens=3)
     model = AlignmentModel(prior, TextReward(Pattern.of_words("not"), prior), args.beta)
     prompts = prior.encode(["the film was"])

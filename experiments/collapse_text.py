@@ -19,12 +19,11 @@ from typing import Annotated
 
 import torch
 
-from experiments.shared.argument_types import Count, Positive, Rate, Threads, count
-from experiments.shared.claims import Finding, conclude
-from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.argument_types import Count, Positive, Rate, count
+from experiments.shared.claims import ClaimArguments, Finding, conclude
+from experiments.shared.command_line import run_script
 from experiments.shared.tables import pair_table, summary
 from experiments.shared.training import PENALISED, PURE, RL, train
-from experiments.shared.workers import set_threads
 from guides import FineTuned
 from inference import Estimate, joint_at, random_state
 from inference.diagnostics.distinct_n import distinct_n
@@ -37,7 +36,7 @@ PARTS = 4
 
 
 @dataclass(frozen=True)
-class CollapseText(Arguments):
+class CollapseText(ClaimArguments):
     """Train a language model of English on the reward with and without the KL penalty."""
 
     beta: Positive = 0.1
@@ -51,12 +50,9 @@ class CollapseText(Arguments):
     """Number of responses in each step."""
     draws: Annotated[int, count(8)] = 256
     """Number of responses behind the metrics of a guide."""
-    threads: Threads | None = 1
-    """Number of CPU threads; None for torch's choice."""
 
 
 def main(args: CollapseText) -> list[Finding]:
-    set_threads(args.threads)
     prior = load_prior("film-reviews", max_new_tokens=12, temperature=0.7)
     model = AlignmentModel(prior, TextReward(vader_sentiment, prior), args.beta)
     prompts = prior.encode(["The film was"])

@@ -22,12 +22,11 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from experiments.shared.argument_types import DISTINCT, Count, Positive, Seeds, count
-from experiments.shared.claims import ClaimArguments, Finding, conclude, largest
+from experiments.shared.claims import FigureArguments, Finding, conclude, largest
 from experiments.shared.command_line import run_script
 from experiments.shared.figures import legend_below, plane_figure, save_all
 from experiments.shared.tables import cell, pair_table, summary
 from experiments.shared.training import train
-from experiments.shared.workers import set_threads
 from guides import FineTuned
 from inference import BestOfN_ELBO, Enumeration, Estimate, LeaveOneOut_ELBO, PriorSample
 from inference.order_statistics import best_of_n_log_ratio, level_cdf
@@ -40,7 +39,7 @@ LEARNED = 0.2
 
 
 @dataclass(frozen=True)
-class Distillation(ClaimArguments):
+class Distillation(FigureArguments):
     """Train guides towards the best of n and towards posteriors, where all responses are listed."""
 
     sizes: Annotated[tuple[Annotated[int, count(2, 100_000)], ...], DISTINCT] = (4, 16)
@@ -56,7 +55,6 @@ class Distillation(ClaimArguments):
 
 
 def main(args: Distillation) -> list[Finding]:
-    set_threads(args.threads)
     prior = grammar_prior(max_new_tokens=3)
     reward = TextReward(vader_sentiment, prior)
     at_one = AlignmentModel(prior, reward, 1.0)  # the log likelihood is the reward

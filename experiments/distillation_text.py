@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from experiments.shared.argument_types import Count, Positive, count
-from experiments.shared.claims import ClaimArguments, Finding, conclude
+from experiments.shared.claims import FigureArguments, Finding, conclude
 from experiments.shared.command_line import run_script
 from experiments.shared.figures import legend_below, plane_figure, save_all
 from experiments.shared.tables import Pairs, pair_table
 from experiments.shared.training import train
-from experiments.shared.workers import set_threads
 from guides import FineTuned
 from inference import BestOfN_ELBO, LeaveOneOut_ELBO, PriorSample, random_state, sample_prior
 from inference.diagnostics.diagnose import diagnose
@@ -31,7 +30,7 @@ from model.prior.named_priors import load_prior
 
 
 @dataclass(frozen=True)
-class DistillationText(ClaimArguments):
+class DistillationText(FigureArguments):
     """Train a language model of English towards the best of n and towards a posterior."""
 
     size: Annotated[int, count(2, 100_000)] = 16
@@ -47,7 +46,6 @@ class DistillationText(ClaimArguments):
 
 
 def main(args: DistillationText) -> list[Finding]:
-    set_threads(args.threads)
     prior = load_prior("film-reviews", max_new_tokens=12, temperature=0.7)
     model = AlignmentModel(prior, TextReward(vader_sentiment, prior), args.beta)
     prompts = prior.encode(["The film was"])

@@ -27,7 +27,6 @@ from torch import Tensor
 from experiments.shared.argument_types import DISTINCT, Seed, Threads, count, number
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import pair_table
-from experiments.shared.workers import set_threads
 from guides import FineTuned
 from inference import LeaveOneOut_ELBO, RewardToGo_ELBO, random_state
 from inference.diagnostics.gradients import elbo_gradient, moved_guide
@@ -66,7 +65,6 @@ class GradientNoise(Arguments):
 
 def main(args: GradientNoise) -> dict[str, dict[str, float]]:
     """Print the sums of variances, and return them by place of the guide and by objective."""
-    set_threads(args.threads)
     noise: dict[str, dict[str, float]] = {}
     for length in args.lengths:
         prior = load_prior("film-reviews", max_new_tokens=length)

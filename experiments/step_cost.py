@@ -16,8 +16,6 @@ import statistics
 from dataclasses import dataclass
 from typing import Annotated
 
-import torch
-
 from experiments.shared.argument_types import Count, Only, Threads, chosen, count
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import text_table
@@ -46,7 +44,6 @@ class StepCost(Arguments):
 def main(args: StepCost) -> dict[str, float]:
     """Ratios to `trace`, by objective."""
     names = chosen(args.only, OBJECTIVES)
-    torch.set_num_threads(args.threads)
     world = WORLDS[args.world]()
     steps = {}
     for name in dict.fromkeys(["trace", *names]):

@@ -29,12 +29,11 @@ from torch import Tensor
 from experiments.agents import speakers
 from experiments.agents.speakers import AGENTS, agent_weights
 from experiments.shared.argument_types import DISTINCT, Count, Positive, Seeds, count
-from experiments.shared.claims import ClaimArguments, Finding, conclude
+from experiments.shared.claims import FigureArguments, Finding, conclude
 from experiments.shared.command_line import run_script
 from experiments.shared.figures import legend_below, looks, new_axes, save_all
 from experiments.shared.tables import Pairs, pair_table, summary
 from experiments.shared.training import train
-from experiments.shared.workers import set_threads
 from guides import FineTuned
 from inference import Enumeration, Estimate, LeaveOneOut_ELBO
 from inference.svi.early_stops import early_stops
@@ -45,7 +44,7 @@ EXACT = 1e-10
 
 
 @dataclass(frozen=True)
-class Agents(ClaimArguments):
+class Agents(FigureArguments):
     """Measure the weights of the agents in prior, posterior and trained guides."""
 
     betas: Annotated[tuple[Positive, ...], DISTINCT] = (1.0, 0.5, 0.3)
@@ -63,7 +62,6 @@ class Agents(ClaimArguments):
 
 
 def main(args: Agents) -> list[Finding]:
-    set_threads(args.threads)
     prior = grammar_prior(args.max_new_tokens, sentences=spoken_sentences(SPEAKERS))
     prompts, reward = prior.encode([args.prompt]), TextReward(vader_sentiment, prior)
     truth = Enumeration(AlignmentModel(prior, reward, args.betas[0]), prompts)

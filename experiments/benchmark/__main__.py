@@ -53,7 +53,6 @@ from inference.diagnostics.timing import Step, take_turns
 
 def main(args: Benchmark) -> None:
     """Print the report."""
-    torch.set_num_threads(args.threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     logging.set_verbosity_error()
     logging.disable_progress_bar()

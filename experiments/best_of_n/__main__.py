@@ -25,11 +25,10 @@ from matplotlib.figure import Figure
 
 from experiments.best_of_n.best import EXACT, Best, exact_best, measured_best
 from experiments.shared.argument_types import DISTINCT, count
-from experiments.shared.claims import ClaimArguments, Finding, conclude, largest
+from experiments.shared.claims import FigureArguments, Finding, conclude, largest
 from experiments.shared.command_line import run_script
 from experiments.shared.figures import PRIOR, legend_below, plane_figure, save_all
 from experiments.shared.tables import Pairs, pair_table
-from experiments.shared.workers import set_threads
 from inference import Enumeration, PriorSample, random_state, sample_prior
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 from model.prior.named_priors import load_prior
@@ -40,7 +39,7 @@ Sizes = Annotated[tuple[Annotated[int, count(1, 100_000)], ...], DISTINCT]
 
 
 @dataclass(frozen=True)
-class BestOfN(ClaimArguments):
+class BestOfN(FigureArguments):
     """Compare best of n with the posteriors, by reward and KL to the prior."""
 
     sizes: Sizes = (1, 2, 4, 8, 16, 32, 64)
@@ -51,7 +50,6 @@ class BestOfN(ClaimArguments):
 
 def main(args: BestOfN) -> list[Finding]:
     check(args.sizes, args.draws)
-    set_threads(args.threads)
     with random_state.isolated(0):
         grammar = grammar_prior(max_new_tokens=3)
         model = AlignmentModel(grammar, TextReward(vader_sentiment, grammar), 1.0)

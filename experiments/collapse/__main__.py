@@ -20,12 +20,11 @@ from torch import Tensor
 
 from experiments.collapse.report import entropy_figure, findings_of, measure, mode
 from experiments.shared.argument_types import Count, Positive, Seeds, count
-from experiments.shared.claims import ClaimArguments, Finding, conclude
+from experiments.shared.claims import FigureArguments, Finding, conclude
 from experiments.shared.command_line import run_script
 from experiments.shared.figures import save_all
 from experiments.shared.tables import Pairs, pair_table, summary
 from experiments.shared.training import PENALISED, RL, train
-from experiments.shared.workers import set_threads
 from guides import FineTuned
 from inference import Enumeration, Estimate, entropy
 from inference.svi.ascend import ascend
@@ -38,7 +37,7 @@ RATE = 3e-3
 
 
 @dataclass(frozen=True)
-class Collapse(ClaimArguments):
+class Collapse(FigureArguments):
     """Maximise the reward with and without the KL penalty, by the exact gradient and by SVI."""
 
     beta: Positive = 0.3
@@ -54,7 +53,6 @@ class Collapse(ClaimArguments):
 
 
 def main(args: Collapse) -> list[Finding]:
-    set_threads(args.threads)
     prior = grammar_prior(max_new_tokens=3)
     model = AlignmentModel(prior, TextReward(vader_sentiment, prior), args.beta)
     truth = Enumeration(model, prior.encode(["the film was"]))

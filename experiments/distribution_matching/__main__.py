@@ -21,11 +21,10 @@ from typing import Annotated
 
 from experiments.distribution_matching import report, tasks
 from experiments.shared.argument_types import Count, Name, Positive, Rate, Seeds, count, number
-from experiments.shared.claims import ClaimArguments, Finding, conclude
+from experiments.shared.claims import FigureArguments, Finding, conclude
 from experiments.shared.command_line import run_script
 from experiments.shared.figures import save_all
 from experiments.shared.training import train
-from experiments.shared.workers import set_threads
 from guides import Twisted
 from inference import match_moments, random_state
 from inference.svi.early_stops import early_stops
@@ -34,7 +33,7 @@ from model.prior.named_priors import load_prior
 
 
 @dataclass(frozen=True)
-class DistributionMatching(ClaimArguments):
+class DistributionMatching(FigureArguments):
     """Compare RL without distribution matching, matching without RL, and RL with a KL penalty."""
 
     word: Name = "very"
@@ -61,7 +60,6 @@ class DistributionMatching(ClaimArguments):
 
 
 def main(args: DistributionMatching) -> list[Finding]:
-    set_threads(args.threads)
     prior = load_prior("film-reviews", max_new_tokens=args.max_new_tokens, temperature=0.7)
     prompts = prior.encode(["The film was"])
     rate = args.rate

@@ -29,7 +29,6 @@ from experiments.dpo.worlds import FAMILIES, RICH, SHARPNESS, World
 from experiments.shared.claims import Finding, conclude
 from experiments.shared.command_line import run_script
 from experiments.shared.tables import cell, pair_table
-from experiments.shared.workers import set_threads
 from guides import GUIDES, Guide
 from inference import random_state
 from inference.direct_preferences import LIKELIHOODS, PreferenceProgram, kto
@@ -50,7 +49,6 @@ LOSSES: dict[str, Likelihood] = {
 
 
 def main(args: DPO) -> list[Finding]:
-    set_threads(args.threads)
     if args.preferences is not None:
         return from_file(args.preferences, args)
     world = World.of(args.beta)

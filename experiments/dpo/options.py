@@ -11,19 +11,18 @@ from experiments.shared.argument_types import (
     Positive,
     Rate,
     Seeds,
-    Threads,
     Used,
     count,
     number,
 )
-from experiments.shared.command_line import Arguments
+from experiments.shared.claims import ClaimArguments
 
 SIMULATED = Used(lambda args: args.preferences is None, "with --preferences")
 FROM_FILE = Used(lambda args: args.preferences is not None, "without --preferences")
 
 
 @dataclass(frozen=True)
-class DPO(Arguments):
+class DPO(ClaimArguments):
     """Measure the optimum of DPO and its relatives, exactly and from few preferences."""
 
     preferences: Name | None = None
@@ -52,5 +51,3 @@ class DPO(Arguments):
     """Adam's peak learning rate, for both guides."""
     samples: Annotated[int, count(2), FROM_FILE] = 256
     """Number of responses of a guide to each prompt in its measurement."""
-    threads: Threads | None = 1
-    """Number of CPU threads; None for torch's choice."""

@@ -29,7 +29,6 @@ from experiments.equivalence.trl_gradient import trl_error
 from experiments.shared.argument_types import Positive, Seed, Threads, count
 from experiments.shared.claims import Finding, conclude
 from experiments.shared.command_line import Arguments, run_script
-from experiments.shared.workers import set_threads
 from inference import Enumeration, random_state
 from inference.diagnostics.gradients import moved_guide
 from inference.estimate import expectation
@@ -56,7 +55,6 @@ class Equivalence(Arguments):
 
 
 def main(args: Equivalence) -> list[Finding]:
-    set_threads(args.threads)
     findings = []
 
     def add(check: str, equation: str, world: str, error: float) -> None:

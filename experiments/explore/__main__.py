@@ -10,15 +10,15 @@ Printed: the size of each page, and the largest difference of its exact numbers 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from experiments.explore.learned import learned_reviews
 from experiments.explore.pages import PAGES, page_text
 from experiments.explore.world import World, largest_error, modes, reviews
-from experiments.shared.argument_types import Out
+from experiments.shared.argument_types import Out, Threads
 from experiments.shared.claims import Finding
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import text_table
-from experiments.shared.workers import set_threads
 
 TOLERANCE = 1e-6
 MOST_BYTES = 200_000
@@ -34,12 +34,12 @@ WORLDS: dict[str, Callable[[], World]] = {
 class Explore(Arguments):
     """Write the pages that run in a browser."""
 
+    threads: ClassVar[Threads] = 1
     out: Out = Path("docs/explore")
     """Folder of the pages."""
 
 
 def main(args: Explore) -> list[Finding]:
-    set_threads(1)
     worlds = {name: world().data() for name, world in WORLDS.items()}
     args.out.mkdir(parents=True, exist_ok=True)
     rows, findings = {}, []

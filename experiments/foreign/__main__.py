@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from tqdm import tqdm
 
@@ -39,7 +39,7 @@ from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.figures import save
 from experiments.shared.refusals import resume_hint
 from experiments.shared.run_folder import RunFolder, new_folder
-from experiments.shared.workers import run_all, set_threads
+from experiments.shared.workers import run_all
 from inference.svi.checkpoint.folder import locked
 from model.common.paths import ELSEWHERE, expanded
 
@@ -48,6 +48,7 @@ from model.common.paths import ELSEWHERE, expanded
 class Foreign(Arguments):
     """Run the defaults of `fit` on priors, rewards and guides that nobody tuned the defaults to."""
 
+    threads: ClassVar[types.Threads] = 1
     cells: Annotated[int, types.count(48, 1_000)] = 72
     """Number of cells: combinations of prior, length, beta, reward, guide and objective."""
     design_seed: types.Seed = 0
@@ -91,7 +92,6 @@ class Foreign(Arguments):
 
 def main(args: Foreign) -> list[Finding]:
     """Findings over all runs."""
-    set_threads(1)
     jobs = list_jobs(args)
     with _folder(args) as folder:
         runs = run_jobs(jobs, folder.path / "results.jsonl", args.workers, folder.path)

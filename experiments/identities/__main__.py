@@ -28,10 +28,9 @@ from experiments.identities import (
     training,
 )
 from experiments.identities.world import World, kl
-from experiments.shared.argument_types import Only, Threads, chosen
-from experiments.shared.claims import Finding, conclude
-from experiments.shared.command_line import Arguments, run_script
-from experiments.shared.workers import set_threads
+from experiments.shared.argument_types import Only, chosen
+from experiments.shared.claims import ClaimArguments, Finding, conclude
+from experiments.shared.command_line import run_script
 from inference.svi.early_stops import early_stops
 
 CHECKS: dict[str, Callable[[World], list[Finding]]] = {
@@ -84,17 +83,14 @@ CHECKS: dict[str, Callable[[World], list[Finding]]] = {
 
 
 @dataclass(frozen=True)
-class Identities(Arguments):
+class Identities(ClaimArguments):
     """Check identities and bounds of other papers on a world of 85 responses."""
 
     only: Only = ()
     """Checks by name, such as chi-po. Default: all."""
-    threads: Threads | None = 1
-    """Number of CPU threads; None for torch's choice."""
 
 
 def main(args: Identities) -> list[Finding]:
-    set_threads(args.threads)
     world = World.of()
     size, to_prior, to_guide = (
         len(world.reward),

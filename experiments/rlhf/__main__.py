@@ -39,7 +39,6 @@ from experiments.shared.command_line import run_script
 from experiments.shared.refusals import blamed, resume_hint
 from experiments.shared.run_folder import RunFolder, new_folder, versions
 from experiments.shared.training import build_guide
-from experiments.shared.workers import set_threads
 from guides import GUIDES
 from guides.model_card import ModelCard
 from guides.saved import save_guide, write_card
@@ -52,7 +51,6 @@ from model.prior.named_priors import ON_THE_HUB
 
 def main(args: RLHF) -> list[Finding]:
     """Findings about the claim; empty for preferences of a file."""
-    set_threads(args.threads)
     prior, features = args.load()
     split = None
     if args.preferences is not None:

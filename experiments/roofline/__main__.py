@@ -68,7 +68,6 @@ class Roofline(Arguments):
 
 def main(args: Roofline) -> dict[str, float]:
     """Time of a step as a multiple of its floor, by shape."""
-    torch.set_num_threads(args.threads)
     device, dtype = named_device(args.device), named_dtype(args.dtype)
     ceilings = Ceilings.measured(device, dtype)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"

@@ -22,11 +22,10 @@ from torch import Tensor
 
 from experiments.sampled_not_scored.samplers import AS_SCORED, SAMPLERS, Sampler
 from experiments.sampled_not_scored.tree import Tree, ascend
-from experiments.shared.argument_types import Count, Positive, Threads, count
-from experiments.shared.claims import Finding, conclude
-from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.argument_types import Count, Positive, count
+from experiments.shared.claims import ClaimArguments, Finding, conclude
+from experiments.shared.command_line import run_script
 from experiments.shared.tables import cell, pair_table
-from experiments.shared.workers import set_threads
 from inference import Enumeration, Estimate
 from inference.estimate import expectation
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
@@ -38,7 +37,7 @@ OUTSIDE = "guide's share outside"
 
 
 @dataclass(frozen=True)
-class SampledNotScored(Arguments):
+class SampledNotScored(ClaimArguments):
     """Follow the expected update of RLOO with a sampler that is not the guide."""
 
     max_new_tokens: Annotated[int, count(1, 3, "all responses are listed")] = 2
@@ -47,12 +46,9 @@ class SampledNotScored(Arguments):
     """Reward per nat."""
     steps: Count = 1500
     """Number of steps of Adam along the expected update."""
-    threads: Threads | None = 1
-    """Number of CPU threads; None for torch's choice."""
 
 
 def main(args: SampledNotScored) -> list[Finding]:
-    set_threads(args.threads)
     prior = grammar_prior(args.max_new_tokens)
     prompts = prior.encode(["the film was"])
     model = AlignmentModel(prior, TextReward(vader_sentiment, prior), args.beta)

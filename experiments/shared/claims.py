@@ -17,10 +17,16 @@ NOISY = "too noisy to say"
 
 @dataclass(frozen=True)
 class ClaimArguments(Arguments):
-    """Arguments of every script of a claim that draws a figure."""
+    """Arguments of every script of a claim."""
 
     threads: Threads | None = 1
     """Number of CPU threads; None for torch's choice."""
+
+
+@dataclass(frozen=True)
+class FigureArguments(ClaimArguments):
+    """Arguments of every script of a claim that draws a figure."""
+
     out: Out = Path("runs")
     """Parent folder of the run folder."""
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType, UnionType
 from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar, Union, get_args, get_origin
 
+import torch
 import tyro
 from transformers.utils import logging
 
@@ -55,7 +56,7 @@ A = TypeVar("A", bound=Arguments)
 def run_script(
     main: Callable[[A], object], arguments: type[A], argv: Sequence[str] | None = None
 ) -> NoReturn:
-    """Parse the command line, run the script, and exit.
+    """Parse the command line, run the script with its number of `threads`, if any, and exit.
 
     Args:
         main: the script. If `main` returns a list of findings, they decide the exit code.
@@ -68,7 +69,10 @@ def run_script(
     logging.set_verbosity_error()
     with _until_nobody_reads(), interrupts():
         try:
-            findings = main(_parse(words, arguments))
+            args = _parse(words, arguments)
+            if (threads := getattr(args, "threads", None)) is not None:
+                torch.set_num_threads(threads)
+            findings = main(args)
         except KeyboardInterrupt as interrupt:
             number = next(iter(interrupt.args), signal.SIGINT)
             hint = _note(interrupt) or "There is nothing to resume from: start it again."

@@ -19,12 +19,6 @@ J = TypeVar("J")
 R = TypeVar("R")
 
 
-def set_threads(threads: int | None) -> None:
-    """Set the number of CPU threads of torch; None leaves the number to torch."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-
-
 def run_all(run: Callable[[J], R], jobs: Sequence[J], workers: int) -> Generator[R, None, None]:
     """Yield results in the order of the jobs. One worker runs in this process."""
     if workers == 1:

@@ -37,7 +37,6 @@ from experiments.shared.command_line import run_script
 from experiments.shared.refusals import FAULTS, blamed, one_line, resume_hint
 from experiments.shared.run_folder import RunFolder, new_folder
 from experiments.shared.training import build_guide
-from experiments.shared.workers import set_threads
 from experiments.steer.arguments import Steer
 from experiments.steer.checks import check
 from experiments.steer.decoding import sample_posterior
@@ -176,7 +175,6 @@ def prepare(args: Steer) -> tuple[Steer, list[Input]]:
     inputs = inputs_of(args.prior, args.prompts_file, args.dataset, args.proposal, args.choices)
     if args.resume is not None:
         check_inputs(RunFolder(args.resume), inputs)
-    set_threads(args.threads)
     return args, inputs
 
 

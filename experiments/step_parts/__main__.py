@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import pyro
-import torch
 
 from experiments.shared import argument_types as types
 from experiments.shared.command_line import Arguments, run_script
@@ -69,7 +68,6 @@ def main(args: StepParts) -> dict[str, float]:
         raise SystemExit(
             f"--guide {args.guide} has nothing to train, and a step of it nothing to time"
         )
-    torch.set_num_threads(args.threads)
     pyro.set_rng_seed(0)
     with blamed(f"--prior {args.prior}", FAULTS):
         prior = load_prior(args.prior, max_new_tokens=args.max_new_tokens, dtype=args.dtype)

@@ -19,11 +19,10 @@ from importlib.util import find_spec
 from typing import Annotated
 
 from experiments.shared.argument_types import Count, Only, Seeds, chosen, count
-from experiments.shared.claims import ClaimArguments, Finding, conclude
+from experiments.shared.claims import FigureArguments, Finding, conclude
 from experiments.shared.command_line import run_script
 from experiments.shared.figures import save_all
 from experiments.shared.tables import cell, pair_table, summary
-from experiments.shared.workers import set_threads
 from experiments.trainer_targets.figure import targets_figure
 from experiments.trainer_targets.trainers import OURS, Trainer
 from experiments.trainer_targets.trl_trainers import TRL
@@ -36,7 +35,7 @@ APART, NEARER, REACHED = 0.2, 10.0, 0.1
 
 
 @dataclass(frozen=True)
-class TrainerTargets(ClaimArguments):
+class TrainerTargets(FigureArguments):
     """Train by each trainer from the prior, and measure the KL to two targets."""
 
     only: Only = ()
@@ -51,7 +50,6 @@ class TrainerTargets(ClaimArguments):
 
 
 def main(args: TrainerTargets) -> list[Finding]:
-    set_threads(args.threads)
     trainers = OURS | (TRL if find_spec("trl") else {})
     trainers = {name: trainers[name] for name in chosen(args.only, trainers)}
     worlds = {

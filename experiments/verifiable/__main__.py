@@ -21,12 +21,11 @@ and LoRA trains the language model.
 from dataclasses import dataclass
 from typing import Annotated
 
-from experiments.shared.argument_types import Count, Name, Positive, Seed, Threads, Used, count
-from experiments.shared.claims import Finding, conclude
-from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.argument_types import Count, Name, Positive, Seed, Used, count
+from experiments.shared.claims import ClaimArguments, Finding, conclude
+from experiments.shared.command_line import run_script
 from experiments.shared.refusals import FAULTS, blamed
 from experiments.shared.training import PENALISED, PURE, RL, build_guide, train
-from experiments.shared.workers import set_threads
 from experiments.verifiable import report
 from experiments.verifiable.questions import answered, arithmetic, encoded, instruction, small_prior
 from experiments.verifiable.success import draw, estimated, exact, has_both
@@ -41,7 +40,7 @@ OWN = Used(lambda args: args.dataset is None, "with --dataset")
 
 
 @dataclass(frozen=True)
-class Verifiable(Arguments):
+class Verifiable(ClaimArguments):
     """Measure the rate of success and the diversity of guides for a reward of 1 or 0."""
 
     prior: Name | None = None
@@ -70,12 +69,9 @@ class Verifiable(Arguments):
     """Number of draws behind pass@k; at most --draws."""
     seed: Seed = 0
     """Random seed of questions, guides and draws."""
-    threads: Threads | None = 1
-    """Number of CPU threads; None for torch's choice."""
 
 
 def main(args: Verifiable) -> list[Finding]:
-    set_threads(args.threads)
     if args.k > args.draws:
         raise SystemExit(f"--k {args.k} exceeds --draws {args.draws}: draw more")
     prior, prompts = world(args)

@@ -1,9 +1,9 @@
 """Peak memory of a step: it grows with the responses of a step, and not with micro-batches."""
 
 import pytest
+import torch
 
 from experiments import step_memory
-from experiments.shared.workers import set_threads
 from experiments.step_memory import StepMemory, main
 from tests.forks import FORKS
 
@@ -11,7 +11,7 @@ from tests.forks import FORKS
 @pytest.mark.slow
 def test_the_peak_grows_with_the_number_of_responses_but_not_in_micro_batches(monkeypatch):
     def run_all(run, jobs, workers):
-        with FORKS.Pool(1, set_threads, [1]) as pool:
+        with FORKS.Pool(1, torch.set_num_threads, [1]) as pool:
             return pool.map(run, jobs)
 
     monkeypatch.setattr(step_memory, "run_all", run_all)

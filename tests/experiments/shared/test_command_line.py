@@ -12,7 +12,7 @@ import torch
 
 from experiments.equivalence import __main__ as equivalence
 from experiments.shared.argument_types import Count, Out, chosen
-from experiments.shared.claims import Finding
+from experiments.shared.claims import ClaimArguments, Finding
 from experiments.shared.command_line import Arguments, given_options, run_script
 from experiments.shared.refusals import blamed, resume_hint
 from experiments.shared.run_folder import new_folder
@@ -46,6 +46,16 @@ def never(args):
 def test_a_script_that_ends_well_exits_with_0(capsys):
     assert code_of(lambda args: print(args.flips), "--flips", "5") == 0
     assert capsys.readouterr().out == "5\n"
+
+
+@pytest.mark.parametrize(("words", "number"), [([], 1), (["--threads", "2"], 2)])
+def test_a_script_runs_with_its_number_of_threads(words, number, monkeypatch):
+    numbers = []
+    monkeypatch.setattr(torch, "set_num_threads", numbers.append)
+    assert code_of(lambda args: print(args), *words, arguments=ClaimArguments) == 0
+    assert numbers == [number]
+    assert code_of(lambda args: print(args)) == 0
+    assert numbers == [number]
 
 
 @pytest.mark.parametrize(
