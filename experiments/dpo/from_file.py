@@ -13,6 +13,7 @@ from inference import Estimate, LeaveOneOut_ELBO, diagnose, fit, random_state
 from inference.direct_preferences import PreferenceProgram, ResponsePairs, fit_preferences
 from inference.reward_posterior import REWARD_INFERENCE
 from inference.reward_posterior.calibration import calibrate
+from inference.reward_posterior.ties import tie_strength
 from model import AlignmentModel, LanguageModel, Prompts
 from model.preferences import (
     BradleyTerry,
@@ -22,6 +23,7 @@ from model.preferences import (
     PriorFeatures,
     RewardPosterior,
     StandardisedFeatures,
+    encode_distinct_prompts,
     read_preferences,
     split_preferences,
     uncertain_model,
@@ -61,8 +63,7 @@ class Study:
         with blamed("--preferences"):
             parts = split_preferences(read_preferences(path, prior.tokenizer), share)
             train, held_out = (ResponsePairs.of(part, prior) for part in parts)
-        distinct = {each.prompt: each.chat or each.prompt for each in parts[0]}
-        prompts = prior.encode(list(distinct.values())[:MAX_PROMPTS])
+        prompts = encode_distinct_prompts(parts[0], prior, MAX_PROMPTS)
         reward = inferred(parts[0], prior)
         chosen, rejected = (
             reward([each.texts[side] for each in parts[1]]).mean(0) for side in (0, 1)
@@ -75,8 +76,10 @@ def inferred(train: Sequence[Preference], prior: LanguageModel) -> RewardPosteri
     """The most probable reward, linear in features of the prior's hidden states."""
     texts = [text for preference in train for text in preference.texts]
     features = StandardisedFeatures.fit(PriorFeatures(prior), texts, num_components=COMPONENTS)
-    model = BradleyTerry(LinearHead(features.num_features), PRIOR_SCALE)
-    samples = REWARD_INFERENCE["map"](model, Comparisons.of(train, features))
+    comparisons = Comparisons.of(train, features)
+    nu = tie_strength(comparisons, PRIOR_SCALE)
+    model = BradleyTerry(LinearHead(features.num_features), PRIOR_SCALE, tie_strength=nu)
+    samples = REWARD_INFERENCE["map"](model, comparisons)
     return RewardPosterior(model.head, features, samples)
 
 
@@ -110,7 +113,7 @@ def compare(
 
 
 def judged(log_odds: Tensor, outcome: Tensor) -> Row:
-    """Accuracy and log loss, nats, of the log-odds `[C]` of the first response; no ties."""
+    """Accuracy and log loss, nats, of the log-odds `[C]` of the first response, without ties."""
     calibration = calibrate(log_odds.sigmoid(), outcome)
     return [("held-out accuracy", calibration.accuracy), ("log loss", calibration.log_loss)]
 

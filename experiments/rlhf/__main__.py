@@ -28,7 +28,6 @@ Held-out preferences test the reward, RUN/reward keeps the reward, and a guide i
 """
 
 from dataclasses import replace
-from typing import Any
 
 from experiments.rlhf.learning import Study
 from experiments.rlhf.options import RLHF
@@ -45,7 +44,7 @@ from guides.saved import save_guide, write_card
 from inference import LeaveOneOut_ELBO, fit, random_state
 from model import LanguageModel, Prompts
 from model.common.paths import without_folders
-from model.preferences import uncertain_model
+from model.preferences import encode_distinct_prompts, uncertain_model
 from model.prior.named_priors import ON_THE_HUB
 
 
@@ -74,17 +73,14 @@ def main(args: RLHF) -> list[Finding]:
 
 def encode_prompts(args: RLHF, prior: LanguageModel, split: Split | None) -> Prompts:
     """Prompts of the guide; exit if they do not fit, or the guide cannot be built for them."""
-    given: dict[str, list[Any]] = {
-        "--prompt": [args.prompt],
-        "--word-prompt": [args.word_prompt],
-    }
-    if split is not None:
-        distinct = {each.prompt: each.chat or each.prompt for each in split[0]}
-        given = {"--preferences": list(distinct.values())[: args.max_prompts]}
     encoded = []
-    for where, of_option in given.items():
-        with blamed(where):
-            encoded.append(prior.encode(of_option))
+    if split is not None:
+        with blamed("--preferences"):
+            encoded.append(encode_distinct_prompts(split[0], prior, args.max_prompts))
+    else:
+        for where, prompt in {"--prompt": args.prompt, "--word-prompt": args.word_prompt}.items():
+            with blamed(where):
+                encoded.append(prior.encode([prompt]))
     with random_state.isolated(args.seed):
         build_guide(args.guide, {}, prior, encoded[0])
     return encoded[0]

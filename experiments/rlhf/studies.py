@@ -34,15 +34,7 @@ def read_split(
     `tokenizer` writes preferences between chats as texts.
     """
     with blamed("--preferences"):
-        train, test = split_preferences(read_preferences(source, tokenizer), test_share, seed)
-        parts = {"held-out preferences": test, "preferences to learn from": train}
-        for name, part in parts.items():
-            if all(preference.tie for preference in part):
-                raise ValueError(
-                    f"all {len(part)} {name} are ties, which say nothing: change --held-out, or "
-                    "give more"
-                )
-    return train, test
+        return split_preferences(read_preferences(source, tokenizer), test_share, seed)
 
 
 def study_data(args: RLHF, features: Features, split: Split, folder: Path) -> Study:

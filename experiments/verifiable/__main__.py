@@ -28,7 +28,7 @@ from experiments.shared.refusals import FAULTS, blamed
 from experiments.shared.training import PENALISED, PURE, RL, build_guide, train
 from experiments.verifiable import report
 from experiments.verifiable.questions import answered, arithmetic, encoded, instruction, small_prior
-from experiments.verifiable.success import draw, estimated, exact, has_both
+from experiments.verifiable.success import Draws, draw, estimated, exact, has_both
 from guides import Fixed, Guide
 from inference import Enumeration, random_state
 from inference.svi.early_stops import early_stops
@@ -79,15 +79,17 @@ def main(args: Verifiable) -> list[Finding]:
     model, ks = AlignmentModel(prior, reward, args.beta), (1, args.k)
     with blamed("--column"):
         prompts = answered(model, prompts)
-    with early_stops() as stops:
-        guides = trained(args, model, prompts)
+    policies: dict[str, Guide] = {"prior": Fixed(prior)}
     with random_state.isolated(args.seed), random_state.measuring():
-        policies = {"prior": Fixed(prior), **guides}
-        draws = {name: draw(guide, model, prompts, args.draws) for name, guide in policies.items()}
+        draws = {"prior": draw(policies["prior"], model, prompts, args.draws)}
+        num_mixed = checked_mixed(draws["prior"])
+        with early_stops() as stops:
+            guides = trained(args, model, prompts)
+        policies |= guides
+        draws |= {name: draw(guide, model, prompts, args.draws) for name, guide in guides.items()}
     estimates = {
         name: estimated(each, draws["prior"], args.beta, ks) for name, each in draws.items()
     }
-    num_mixed = int(has_both(draws["prior"].success).sum())
     title = (
         f"{args.draws} draws of each distribution to {len(prompts)} questions; KLs over the "
         f"{num_mixed} that the prior answers right and wrong"
@@ -123,6 +125,21 @@ def world(args: Verifiable) -> tuple[LanguageModel, Prompts]:
     with blamed("--dataset"):
         data = read_prompts(args.dataset, limit=args.limit)
         return prior, data.encode(prior, system=instruction(prior))
+
+
+def checked_mixed(prior: Draws) -> int:
+    """Number of questions that the prior answers right and wrong; exit if there are none."""
+    num_mixed = int(has_both(prior.success).sum())
+    if num_mixed == 0:
+        num_draws, num_questions = prior.success.shape
+        rights = int((prior.success.amin(0) == 1).sum())
+        raise SystemExit(
+            f"--prior: in {num_draws} draws to each of {num_questions} questions the prior answers "
+            f"{rights} always right and {num_questions - rights} never, expected some question "
+            "with both: the KLs have no estimate, and a guide has nothing to learn. Raise --draws "
+            "or --max-new-tokens, or choose other questions or another prior"
+        )
+    return num_mixed
 
 
 def trained(args: Verifiable, model: AlignmentModel, prompts: Prompts) -> dict[str, Guide]:

@@ -51,8 +51,8 @@ class Judgements(ABC):
         """Encode preferences.
 
         Raises:
-            PreferenceError: with the number of the preference, if a response does not fit into
-                `max_new_tokens`, or is not the text of its own token ids.
+            PreferenceError: with file and line, or number, of the preference, if a response does
+                not fit into `max_new_tokens`, or is not the text of its own token ids.
         """
 
     def __len__(self) -> int:
@@ -79,25 +79,31 @@ class Judgements(ABC):
 
 
 def encode(
-    prompts: Prompts, responses: Sequence[Sequence[str]], language_model: LanguageModel
+    prompts: Prompts,
+    responses: Sequence[Sequence[str]],
+    language_model: LanguageModel,
+    places: Sequence[str],
 ) -> Tensor:
-    """Token ids `[R, C, T]` of R texts for each of C prompts, with their end; see `of`."""
-    sides = [_encoded(texts, language_model) for texts in responses]
+    """Token ids `[R, C, T]` of R texts for each of C prompts, with their end; see `of`.
+
+    `places` are C names in errors.
+    """
+    sides = [_encoded(texts, language_model, places) for texts in responses]
     response = torch.stack(sides).to(prompts.ids.device)
     texts = language_model.decode(response, prompts)
-    for number, prompt in enumerate(prompts.texts):
+    for number, (place, prompt) in enumerate(zip(places, prompts.texts, strict=True)):
         for side, own_responses in enumerate(responses):
             own = prompt + own_responses[number]
             if texts[side][number] != own:
                 raise PreferenceError(
-                    f"preference {number}: the token ids of the response stand for "
+                    f"{place}: the token ids of the response stand for "
                     f"{quoted(texts[side][number])}, expected {quoted(own)}. Does the response "
                     "begin in the middle of a word, without its leading space?"
                 )
     return response
 
 
-def _encoded(texts: Sequence[str], language_model: LanguageModel) -> Tensor:
+def _encoded(texts: Sequence[str], language_model: LanguageModel, places: Sequence[str]) -> Tensor:
     """Token ids of M responses with their end, `[M, T]`."""
     space, limit = language_model.space, language_model.max_new_tokens
     rows = language_model.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
@@ -105,7 +111,7 @@ def _encoded(texts: Sequence[str], language_model: LanguageModel) -> Tensor:
     for number, (row, text) in enumerate(zip(rows, texts, strict=True)):
         if len(row) > limit:
             raise PreferenceError(
-                f"preference {number}: the response {quoted(text)} has {len(row)} tokens, more "
+                f"{places[number]}: the response {quoted(text)} has {len(row)} tokens, more "
                 f"than max_new_tokens={limit}: make the language model with more, or leave it out"
             )
         whole = [*row, int(space.end_ids[0])][:limit]

@@ -48,6 +48,7 @@ class ResponseLabels(Judgements):
                 f"{len(is_desirable)} labels, expected one each, and at least one"
             )
         encoded = language_model.encode(list(prompts))
-        response = encode(encoded, [responses], language_model)
+        places = [f"preference {number}" for number in range(len(prompts))]
+        response = encode(encoded, [responses], language_model, places)
         outcome = torch.tensor([FIRST if each else SECOND for each in is_desirable])
         return cls(encoded, response, outcome.to(encoded.ids.device))

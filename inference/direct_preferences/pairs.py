@@ -9,7 +9,8 @@ import torch
 from inference.direct_preferences.judgements import Judgements, encode
 from model import LanguageModel
 from model.common.checks import instance
-from model.preferences import FIRST, TIE, Preference, PreferenceError
+from model.preferences import FIRST, TIE, Preference, PreferenceError, encode_prompts
+from model.preferences.data import names
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +30,8 @@ class ResponsePairs(Judgements):
             instance("a preference", preference, Preference, why="`read_preferences` makes them")
         if not preferences:
             raise PreferenceError("there are no preferences, expected at least one")
-        prompts = language_model.encode([each.chat or each.prompt for each in preferences])
+        prompts = encode_prompts(preferences, language_model)
         sides = [[each.chosen for each in preferences], [each.rejected for each in preferences]]
-        response = encode(prompts, sides, language_model)
+        response = encode(prompts, sides, language_model, names(preferences))
         outcome = torch.tensor([TIE if each.tie else FIRST for each in preferences])
         return cls(prompts, response, outcome.to(prompts.ids.device))

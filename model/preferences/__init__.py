@@ -7,6 +7,8 @@ from model.preferences.comparisons import FIRST, SECOND, TIE, Comparisons
 from model.preferences.data import (
     Preference,
     PreferenceError,
+    encode_distinct_prompts,
+    encode_prompts,
     read_preferences,
     split_preferences,
     write_preferences,

@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
 
@@ -17,6 +18,10 @@ from model.data.reading import Source, read_records
 from model.data.record import DataError, Record, check_columns
 from model.preferences.chats import chat_texts, with_prompt
 from model.prior.chat import Messages
+
+if TYPE_CHECKING:
+    from model.prior.language_model import LanguageModel
+    from model.prior.prompts import Prompts
 
 KEYS = ("prompt", "chosen", "rejected", "tie")
 """Columns of a file that `write_preferences` writes."""
@@ -40,6 +45,7 @@ class Preference:
         tie: True if neither was preferred; the names `chosen` and `rejected` then mean nothing.
         chat: messages of the prompt, if the prompt is a chat, for `LanguageModel.encode`; no part
             of a comparison by `==`.
+        place: file and line of the preference in errors; no part of a comparison by `==`.
     """
 
     prompt: str
@@ -47,6 +53,7 @@ class Preference:
     rejected: str
     tie: bool = False
     chat: Messages | None = field(default=None, compare=False)
+    place: str = field(default="", compare=False, repr=False)
 
     @property
     def texts(self) -> tuple[str, str]:
@@ -103,7 +110,7 @@ def to_preference(record: Record, tokenizer: PreTrainedTokenizerBase | None = No
         raise DataError(f"{place}: texts and chats, {expected}")
     else:
         texts = with_prompt(prompt, chosen, rejected, place)
-    return _checked(Preference(*texts, tie, chat), place)
+    return _checked(Preference(*texts, tie, chat, place), place)
 
 
 def _tie(record: Record) -> bool:
@@ -137,9 +144,12 @@ def write_preferences(path: str | Path, preferences: Iterable[Preference]) -> No
 def split_preferences(
     preferences: Sequence[Preference], held_out: float = 0.2, seed: int = 0
 ) -> tuple[list[Preference], list[Preference]]:
-    """Training and held-out preferences, at random; neither side is empty.
+    """Training and held-out preferences, at random; each side has one that is no tie.
 
     Equal pairs of texts are on one side. `held_out` is the share of different pairs.
+
+    Raises:
+        PreferenceError: if there is one pair alone, or a side has nothing but ties.
     """
     if not 0 < held_out < 1:
         raise ValueError(f"held_out is {held_out}, expected a share between 0 and 1")
@@ -148,5 +158,36 @@ def split_preferences(
         raise PreferenceError(f"there are {len(pairs)} different pairs, expected at least two")
     random.Random(seed).shuffle(pairs)
     out = set(pairs[: min(len(pairs) - 1, max(1, round(held_out * len(pairs))))])
-    train = [preference for preference in preferences if frozenset(preference.texts) not in out]
-    return train, [preference for preference in preferences if frozenset(preference.texts) in out]
+    train, test = (
+        [each for each in preferences if (frozenset(each.texts) in out) == is_out]
+        for is_out in (False, True)
+    )
+    for name, part in {"held-out preferences": test, "preferences to learn from": train}.items():
+        if all(preference.tie for preference in part):
+            raise PreferenceError(
+                f"all {len(part)} {name} are ties, which say nothing: change the share held out, "
+                "or give more"
+            )
+    return train, test
+
+
+def names(preferences: Sequence[Preference]) -> list[str]:
+    """Names of preferences in errors: file and line if known, else the number."""
+    return [each.place or f"preference {number}" for number, each in enumerate(preferences)]
+
+
+def encode_prompts(preferences: Sequence[Preference], language_model: "LanguageModel") -> "Prompts":
+    """The prompt of each preference; a `ValueError` names a preference whose prompt is too long."""
+    prompts = [each.chat or each.prompt for each in preferences]
+    places = [f"{name}: the prompt" for name in names(preferences)]
+    return language_model.encode(prompts, places=places)
+
+
+def encode_distinct_prompts(
+    preferences: Sequence[Preference], language_model: "LanguageModel", limit: int
+) -> "Prompts":
+    """The first different prompts of preferences, at most `limit`; see `encode_prompts`."""
+    distinct: dict[str, Preference] = {}
+    for each in preferences:
+        distinct.setdefault(each.prompt, each)
+    return encode_prompts(list(distinct.values())[:limit], language_model)

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from importlib.util import find_spec
+from numbers import Number
 from typing import Any, Literal
 
 from model.common.checks import instance, one_of
@@ -64,6 +65,12 @@ class Accuracy:
         reference = state[self.column]
         if reference is None:
             return None
+        if not isinstance(reference, str | Number):
+            raise TypeError(
+                f"column {self.column!r} has the reference answer {reference!r} "
+                f"({type(reference).__name__}), expected a text, a number or None: take the text "
+                "out, or compare in a reward of your own"
+            )
         text = completion if isinstance(completion, str) else completion[-1]["content"]
         if self.method == METHODS[1]:
             verified = math_verified(text, str(reference))

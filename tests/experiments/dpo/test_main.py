@@ -57,5 +57,20 @@ def test_preferences_of_a_file_train_by_both_ways(tmp_path, capsys):
         assert accuracy > 0.7
     with pytest.raises(SystemExit, match="--guide fixed has nothing to train"):
         main(DPO(preferences=path, guide="fixed"))
-    with pytest.raises(SystemExit, match="--preferences: preference 0: the response"):
+    with pytest.raises(SystemExit, match="--preferences: .*pairs.jsonl, line 1: the response"):
         main(DPO(preferences=path, max_new_tokens=1))
+    too_long = Preference("The film was" + " very" * 200, " good .", " bad .")
+    write_preferences(tmp_path / "pairs.jsonl", [*pairs, too_long])
+    with pytest.raises(SystemExit, match=r"--preferences: .*pairs.jsonl, line 13: the prompt has"):
+        main(DPO(preferences=path, **sizes))
+
+
+def test_ties_of_a_file_are_learned_from_and_a_file_of_ties_alone_is_refused(tmp_path, capsys):
+    pairs = [Preference("The film was", " good .", f" bad {i} .", i % 2 == 0) for i in range(8)]
+    write_preferences(tmp_path / "pairs.jsonl", pairs)
+    path, sizes = str(tmp_path / "pairs.jsonl"), {"steps": 1, "pairs": 4, "samples": 8}
+    assert main(DPO(preferences=path, held_out=0.4, **sizes)) == []
+    assert "5 preferences, 3 held out" in capsys.readouterr().out
+    write_preferences(tmp_path / "pairs.jsonl", pairs[::2])
+    with pytest.raises(SystemExit, match="--preferences: all 1 held-out preferences are ties"):
+        main(DPO(preferences=path, **sizes))

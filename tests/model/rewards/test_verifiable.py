@@ -74,6 +74,13 @@ def test_missing_column_of_accuracy_is_named(prior, questions, response):
         TextReward(Accuracy("solution"), prior)(questions, response)
 
 
+def test_a_reference_that_is_no_text_and_no_number_is_refused(prior, response):
+    """The text of a list would never match, and every response would be wrong."""
+    prompts = prior.encode(["the film was"] * 3, columns={"answer": ["good", ["good"], 3]})
+    with pytest.raises(LikelihoodError, match=r"reference answer \['good'\] \(list\), expected a"):
+        TextReward(Accuracy(), prior)(prompts, response)
+
+
 def test_absent_package_is_named(monkeypatch):
     monkeypatch.setattr("model.rewards.accuracy.find_spec", lambda name: None)
     assert Accuracy().method == "match"
