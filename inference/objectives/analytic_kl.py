@@ -45,8 +45,8 @@ class AnalyticKL_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
         elbo = log_likelihood - kl.detach().double().sum(-1)  # [K, N]
         log_guide = log_guide.sum(-1).detach()
         log_weight = log_likelihood + log_prior.double().sum(-1) - log_guide
-        numbers = (surrogate, elbo.mean(), log_likelihood.mean())
-        return Losses(-elbo.mean(0).sum(), *numbers, response, log_guide, log_weight)
+        draws = (response, log_guide, log_weight, log_likelihood)
+        return Losses(-elbo.mean(0).sum(), surrogate, *draws, elbo=elbo.mean())
 
 
 def _terms(

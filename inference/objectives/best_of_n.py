@@ -54,8 +54,8 @@ class BestOfN_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its o
         log_weight = log_target - log_guide.detach()  # [K, N]
         surrogate = -(leave_one_out(log_weight) * log_guide).mean(0).sum()
         elbo = (joint.log_joint - log_guide.detach()).mean()  # of the model's own posterior
-        numbers = (surrogate, elbo, joint.log_likelihood.mean())
-        return Losses(-log_weight.mean(0).sum(), *numbers, response, log_guide, log_weight)
+        draws = (response, log_guide, log_weight, joint.log_likelihood)
+        return Losses(-log_weight.mean(0).sum(), surrogate, *draws, elbo=elbo)
 
     def log_ratio(self, prompts: Prompts, log_likelihood: Tensor) -> Tensor:
         """log pi_n(x)/p0(x), nats, of responses with log likelihoods `[..., N]`."""

@@ -45,8 +45,8 @@ class ContrastiveTwist(ResponseObjective):
         weight = log_weight.softmax(0).where(informed, 0.0)
         log_z = log_mean(log_ratio.cumsum(-1) + log_psi)  # [N, T], log normaliser of each pi_t
         loss = log_z.where(informed[:, None], 0.0).sum() - (weight[..., None] * log_psi).sum()
-        numbers = (loss, log_weight.mean(), log_likelihood.mean())
-        return Losses(loss.detach(), *numbers, response, log_guide.sum(-1), log_weight)
+        draws = (response, log_guide.sum(-1), log_weight, log_likelihood)
+        return Losses(loss.detach(), loss, *draws)
 
 
 def _twist_of(distribution: ResponseDistribution) -> RevealsTwist:

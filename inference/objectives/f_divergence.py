@@ -159,11 +159,9 @@ class FDivergence(ResponseObjective):
             gain = (log_weight - log_z).exp() * log_ratio
             self._gain += gain.where(informed, 0.0).mean().item()
         self.metrics["log_z"] = log_z.mean().item()
-        elbo = (ratio * (log_weight - log_ratio)).mean()
-        log_likelihood = (ratio * joint.log_likelihood).mean()
-        numbers = (surrogate, elbo, log_likelihood)
-        share = ratio / len(ratio)
-        return Losses(loss, *numbers, response, log_guide, log_weight - log_ratio, share)
+        share = None if self.adapt_every is None else ratio / len(ratio)
+        draws = (response, log_guide, log_weight - log_ratio, joint.log_likelihood)
+        return Losses(loss, surrogate, *draws, share)
 
     def _draw(
         self, guide: Program, prompts: Prompts

@@ -99,8 +99,8 @@ class GaussNewton(ResponseObjective):
         parts = self._step().split([parameter.numel() for parameter in parameters.values()])
         pairs = zip(parameters.values(), parts, strict=True)
         surrogate = torch.stack([-(p * part.view_as(p)).sum() for p, part in pairs]).sum()
-        numbers = (surrogate, log_weight.mean(), joint.log_likelihood.mean())
-        return Losses(-log_weight.mean(0).sum(), *numbers, response, log_guide, log_weight)
+        draws = (response, log_guide, log_weight, joint.log_likelihood)
+        return Losses(-log_weight.mean(0).sum(), surrogate, *draws)
 
     def _step(self) -> Tensor:
         """Step from the parameters now to the solution of the least squares, `[D]`."""

@@ -120,9 +120,8 @@ class GRPO(RepeatedBatchObjective):
         log_guide = log_guide.sum(-1)
         log_weight = batch.log_joint - log_guide.detach()
         share = batch.log_ratio(log_guide.detach()).exp() / len(total)
-        elbo = (share * log_weight).sum(0).mean()
-        numbers = (loss.detach(), loss, elbo, (share * batch.log_likelihood).sum(0).mean())
-        return Losses(*numbers, batch.response, log_guide, log_weight, share)
+        draws = (batch.response, log_guide, log_weight, batch.log_likelihood)
+        return Losses(loss.detach(), loss, *draws, share)
 
     def score(self, model: Program, prompts: Prompts, response: Tensor) -> Joint:
         """See `ResponseObjective`; log p0 of each token is left for the batch."""

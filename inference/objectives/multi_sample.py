@@ -40,5 +40,5 @@ class MultiSample_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names i
         others = log_weight[:, None].masked_fill(itself, -torch.inf).logsumexp(0)  # [K, N]
         credit = bound - (others - math.log(num - 1))
         surrogate = -((credit - log_weight.softmax(0) + 1 / num) * log_guide).sum()
-        numbers = (surrogate, log_weight.mean(), joint.log_likelihood.mean())
-        return Losses(-bound.sum(), *numbers, response, log_guide, log_weight)
+        draws = (response, log_guide, log_weight, joint.log_likelihood)
+        return Losses(-bound.sum(), surrogate, *draws)

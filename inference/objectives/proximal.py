@@ -60,10 +60,9 @@ class Proximal_ELBO(RepeatedBatchObjective):  # noqa: N801 - named as Pyro names
         if self.clip is not None:
             gain = torch.minimum(gain, ratio.clamp(1 - self.clip, 1 + self.clip) * advantage)
         share = ratio.detach() / len(ratio)
-        elbo = (share * log_weight).sum(0)  # [N]
-        log_likelihood = (share * batch.log_likelihood).sum(0).mean()
-        numbers = (-gain.mean(0).sum(), elbo.mean(), log_likelihood)
-        return Losses(-elbo.sum(), *numbers, batch.response, log_guide, log_weight, share)
+        loss, surrogate = -(share * log_weight).sum(0).sum(), -gain.mean(0).sum()
+        draws = (batch.response, log_guide, log_weight, batch.log_likelihood)
+        return Losses(loss, surrogate, *draws, share)
 
     def _advantage(self, log_weight: Tensor, ratio: Tensor) -> Tensor:
         """log w minus the others' mean under q, weighted by their ratios, `[K, N]`."""

@@ -40,27 +40,32 @@ from model.common.checks import instance, whole_number
 
 
 class Losses(NamedTuple):
-    """Scalars of one batch of responses, and the responses.
+    """Loss and surrogate of one batch of responses, and the responses.
 
     Attributes:
         loss: Without gradient, summed over prompts.
         surrogate: Its gradient is descended.
-        elbo: Estimate of the guide's ELBO, mean over prompts, nats.
-        log_likelihood: Estimate of E_q[log likelihood], mean over prompts, nats.
         response: Responses of the guide, `[K, N, T]`, on which `fit` measures the step's size.
         log_guide: log q of these responses, `[K, N]`, nats.
         log_weight: log of the target over q at these responses, `[K, N]`, nats.
+        log_likelihood: log likelihood of these responses, `[K, N]`, nats.
         share: Weight of each response in a mean under q, `[K, N]`; None for 1/K each.
+        elbo: Estimate of the guide's ELBO, mean over prompts, nats; None for the mean of
+            `log_weight` under q.
     """
 
     loss: Tensor
     surrogate: Tensor
-    elbo: Tensor
-    log_likelihood: Tensor
     response: Tensor
     log_guide: Tensor
     log_weight: Tensor
+    log_likelihood: Tensor
     share: Tensor | None = None
+    elbo: Tensor | None = None
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean of `[K, N]` values under q, over prompts."""
+        return values.mean() if self.share is None else (self.share * values).sum(0).mean()
 
 
 class SurrogateLoss(ELBO):
@@ -101,14 +106,14 @@ class ResponseObjective(SurrogateLoss):
                 joint = self.score(model, prompts, response)
                 log_weight = joint.log_joint - log_guide.detach()
                 loss = -(log_weight.softmax(0) * log_guide).sum()
-                numbers = (loss.detach(), loss, log_weight.mean(), joint.log_likelihood.mean())
-                return Losses(*numbers, response, log_guide, log_weight)
+                draws = (response, log_guide, log_weight, joint.log_likelihood)
+                return Losses(loss.detach(), loss, *draws)
 
     Args:
         num_particles: K, number of responses drawn for each prompt in a step.
 
     Attributes:
-        metrics: `elbo` and `log_likelihood` of `Losses` in the last step; and numbers of the
+        metrics: `elbo` and `log_likelihood` of the last step, means under q; and numbers of the
             objective's own.
         step_count: Number of steps taken.
         draws: Draws of the last step; None before the first step.
@@ -176,9 +181,10 @@ class ResponseObjective(SurrogateLoss):
         prompts = only_argument(type(self).__name__, args, kwargs)
         with SameResponses():
             losses = check_losses(type(self).__name__, self.losses(model, guide, prompts))
-        numbers = torch.stack([losses.elbo.double(), losses.log_likelihood.double()])
-        self.metrics |= dict(zip(("elbo", "log_likelihood"), numbers.tolist(), strict=True))
         log_guide, log_weight = losses.log_guide.detach(), losses.log_weight.detach()
+        elbo = losses.mean(log_weight) if losses.elbo is None else losses.elbo
+        numbers = torch.stack([elbo.double(), losses.mean(losses.log_likelihood).double()])
+        self.metrics |= dict(zip(("elbo", "log_likelihood"), numbers.tolist(), strict=True))
         values = {"response": losses.response}
         share = None if losses.share is None else losses.share.detach()
         log_guides = {"response": log_guide}
@@ -267,7 +273,7 @@ class ResponseObjective(SurrogateLoss):
 def check_losses(name: str, losses: Losses) -> Losses:
     """Refuse a result of `losses` that is no `Losses`, or has other shapes; return the result."""
     instance(f"the result of {name}.losses", losses, Losses)
-    of_responses = ("log_guide", "log_weight", "share")
+    of_responses = ("log_guide", "log_weight", "log_likelihood", "share")
     for field, value in losses._asdict().items():
         expected = losses.response.shape[:-1] if field in of_responses else ()
         if field != "response" and value is not None and value.shape != expected:

@@ -22,6 +22,4 @@ class RewardOnly(ResponseObjective):
         surrogate = -(leave_one_out(joint.log_likelihood) * log_guide).mean(0).sum()
         log_weight = joint.log_joint - log_guide.detach()
         loss = -joint.log_likelihood.mean(0).sum()
-        log_likelihood = joint.log_likelihood.mean()
-        numbers = (surrogate, log_weight.mean(), log_likelihood)
-        return Losses(loss, *numbers, response, log_guide, log_weight)
+        return Losses(loss, surrogate, response, log_guide, log_weight, joint.log_likelihood)

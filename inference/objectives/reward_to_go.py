@@ -58,9 +58,9 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
         to_go = log_likelihood[..., None] + log_ratio.flip(-1).cumsum(-1).flip(-1)
         advantage, regression = self._advantage(to_go, hidden, q.space.is_token(response))
         surrogate = -(advantage * log_guide).sum(-1).mean(0).sum() + regression
-        elbo = log_likelihood + log_ratio.sum(-1)  # [K, N]
-        numbers = (surrogate, elbo.mean(), log_likelihood.mean())
-        return Losses(-elbo.mean(0).sum(), *numbers, response, log_guide.sum(-1), elbo)
+        log_weight = log_likelihood + log_ratio.sum(-1)  # [K, N]
+        draws = (response, log_guide.sum(-1), log_weight, log_likelihood)
+        return Losses(-log_weight.mean(0).sum(), surrogate, *draws)
 
     def _advantage(
         self, to_go: Tensor, hidden: Tensor | None, is_token: Tensor

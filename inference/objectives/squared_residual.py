@@ -118,9 +118,8 @@ class SquaredResidual(RepeatedBatchObjective):
         log_guide = log_guide[: self.num_particles].detach()
         share = batch.log_ratio(log_guide).softmax(0)  # weights of a mean under the guide, [K, N]
         elbo = (share * (batch.log_joint - log_guide)).sum(0).mean()
-        numbers = (loss, elbo, (share * batch.log_likelihood).sum(0).mean())
-        log_weight = log_target - log_guide
-        return Losses(loss.detach(), *numbers, batch.response, log_guide, log_weight, share)
+        draws = (batch.response, log_guide, log_target - log_guide, batch.log_likelihood)
+        return Losses(loss.detach(), loss, *draws, share, elbo)
 
     def get_state(self) -> dict[str, Tensor]:
         learned = {f"learned/{name}": value for name, value in self.learned.items()}

@@ -31,5 +31,4 @@ class WakePhi(ResponseObjective):
         informed = ~log_z_hat.isneginf()  # also if NaN, so that the loss is NaN
         weight = log_weight.softmax(0).where(informed, 0.0)
         loss, surrogate = -log_z_hat.where(informed, 0.0).sum(), -(weight * log_guide).sum()
-        numbers = (log_weight.mean(), joint.log_likelihood.mean())
-        return Losses(loss, surrogate, *numbers, response, log_guide, log_weight)
+        return Losses(loss, surrogate, response, log_guide, log_weight, joint.log_likelihood)

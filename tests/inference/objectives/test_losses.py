@@ -188,8 +188,8 @@ class Own(ResponseObjective):
         log_guide, joint = distribution.log_prob(response), self.score(model, prompts, response)
         log_weight = joint.log_joint - log_guide.detach()
         loss = -(leave_one_out(log_weight) * log_guide).mean(0).sum()
-        numbers = (loss.detach(), loss, log_weight.mean(), joint.log_likelihood.mean())
-        return self.fault(Losses(*numbers, response, log_guide, log_weight))
+        draws = (response, log_guide, log_weight, joint.log_likelihood)
+        return self.fault(Losses(loss.detach(), loss, *draws))
 
 
 @pytest.mark.parametrize(
