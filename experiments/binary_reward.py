@@ -26,7 +26,7 @@ from experiments.shared.tables import cell, pair_table, summary
 from experiments.shared.training import PENALISED, PURE, train
 from guides import FineTuned
 from inference import Enumeration, Estimate, LeaveOneOut_ELBO
-from inference.estimate import expectation
+from inference.enumeration import kl
 from inference.svi.ascend import ascend
 from inference.svi.early_stops import early_stops
 from model import AlignmentModel, Pattern, TextReward, grammar_prior
@@ -93,7 +93,7 @@ def measure(log_prob: Tensor, log_prior: Tensor, success: Tensor) -> dict[str, f
         log_q, log_p = log_prob[members], log_prior[members]
         shift += sign * (log_q.logsumexp(0) - log_p.logsumexp(0)).item()
         within = log_q.log_softmax(0)
-        kls.append(expectation(within.exp(), within - log_p.log_softmax(0)).item())
+        kls.append(kl(within, log_p.log_softmax(0)).item())
         ratios.append((log_q - log_p).max().item() - (log_q - log_p).min().item())
     prob = log_prob[success].exp().sum().item()
     metrics = dict(zip(COLUMNS, (prob, shift, *kls), strict=True))

@@ -29,6 +29,7 @@ from experiments.shared.tables import cell, pair_table, summary
 from experiments.shared.training import train
 from guides import FineTuned
 from inference import BestOfN_ELBO, Enumeration, Estimate, LeaveOneOut_ELBO, PriorSample
+from inference.enumeration import kl
 from inference.order_statistics import best_of_n_log_ratio, level_cdf
 from inference.svi.early_stops import early_stops
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
@@ -99,13 +100,12 @@ def log_ratio(truth: Enumeration, n: int) -> Tensor:
 
 def measure(truth: Enumeration, log_guide: Tensor, log_target: Tensor) -> dict[str, float]:
     """Place of a guide, `[S, 1]`, the posterior's reward there, and KL(q || target)."""
-    prob = log_guide.exp()
-    kl = (prob * (log_guide - truth.log_prior)).sum().item()
+    nats = kl(log_guide, truth.log_prior).item()
     return {
-        "KL(q||p0)": kl,
-        "E[r]": (prob * truth.log_likelihood).sum().item(),
-        "posterior's E[r]": PriorSample.of_enumeration(truth).frontier_at(kl),
-        "KL(q||target)": (prob * (log_guide - log_target)).sum().item(),
+        "KL(q||p0)": nats,
+        "E[r]": (log_guide.exp() * truth.log_likelihood).sum().item(),
+        "posterior's E[r]": PriorSample.of_enumeration(truth).frontier_at(nats),
+        "KL(q||target)": kl(log_guide, log_target).item(),
     }
 
 

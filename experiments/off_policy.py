@@ -30,6 +30,7 @@ from experiments.shared.argument_types import Count, Positive, Seed, number
 from experiments.shared.claims import Finding, conclude, largest
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import cell, pair_table
+from inference.enumeration import kl
 
 WORDS, TOKENS = 3, 4
 """Number of words in the vocabulary, and of tokens in a response: 81 responses."""
@@ -88,10 +89,9 @@ def main(args: OffPolicy) -> dict[str, Rows]:
             for correction, weight in corrections(args.limit).items()
         }
         tables[name] = rows
-        log_q = world.log_guide.sum(-1)
-        kl = (log_q.exp() * (log_q - log_sampler.sum(-1))).sum().item()
+        nats = kl(world.log_guide.sum(-1), log_sampler.sum(-1)).item()
         cells = {key: [(k, cell(v)) for k, v in row.items()] for key, row in rows.items()}
-        text.append(pair_table(f"sampler {name}, KL(q || a) = {kl:.3g} nats", cells))
+        text.append(pair_table(f"sampler {name}, KL(q || a) = {nats:.3g} nats", cells))
     conclude(__doc__, text, judged(tables))
     return tables
 

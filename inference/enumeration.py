@@ -70,17 +70,15 @@ class Enumeration:
 
     def kl_guide_posterior(self, guide: Program) -> Tensor:
         """KL(q || p*), `[N]`, nats; infinite if q gives an impossible response probability."""
-        log_guide = self.log_guide(guide)
-        return expectation(log_guide.exp(), log_guide - self.log_posterior)
+        return kl(self.log_guide(guide), self.log_posterior)
 
     def kl_posterior_guide(self, guide: Program) -> Tensor:
         """KL(p* || q), `[N]`, nats."""
-        return expectation(self.log_posterior.exp(), self.log_posterior - self.log_guide(guide))
+        return kl(self.log_posterior, self.log_guide(guide))
 
     def kl_guide_prior(self, guide: Program) -> Tensor:
         """KL(q || p0), `[N]`, nats."""
-        log_guide = self.log_guide(guide)
-        return expectation(log_guide.exp(), log_guide - self.log_prior)
+        return kl(self.log_guide(guide), self.log_prior)
 
     def expected_log_likelihood(self, guide: Program) -> Tensor:
         """E_q[log likelihood], `[N]`, nats."""
@@ -125,6 +123,14 @@ class Enumeration:
 
     def _chunks(self) -> tuple[Tensor, ...]:
         return self.support.split(self._chunk_size)
+
+
+def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) of distributions over all responses, `[S, ...]` -> `[...]`, nats, with gradient.
+
+    Infinite if p gives probability to a response that q excludes.
+    """
+    return expectation(log_p.exp(), log_p - log_q)
 
 
 def entropy(log_prob: Tensor) -> Tensor:

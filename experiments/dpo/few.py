@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
-
 from experiments.dpo.worlds import FAMILIES, RICH, World
 from experiments.shared.tables import summary
 from inference import Estimate, LeaveOneOut_ELBO, fit
 from inference.direct_preferences import PreferenceProgram, fit_preferences
-from inference.estimate import expectation
+from inference.enumeration import kl
 from inference.reward_posterior import REWARD_INFERENCE
 from model.preferences import BradleyTerry, LinearHead
 
@@ -45,10 +43,5 @@ def once(world: World, size: int, seed: int, steps: int, per_step: int) -> dict[
     return {
         "dpo": world.truth.kl_guide_posterior(direct).item(),
         "reward first, then SVI": world.truth.kl_guide_posterior(indirect).item(),
-        "reward first, exact posterior": kl(log_q, world),
+        "reward first, exact posterior": kl(log_q, world.truth.log_posterior[:, 0]).item(),
     }
-
-
-def kl(log_guide: Tensor, world: World) -> float:
-    """KL from a distribution over all responses, `[S]`, to the posterior, nats."""
-    return expectation(log_guide.exp(), log_guide - world.truth.log_posterior[:, 0]).item()

@@ -17,6 +17,7 @@ from experiments.shared.claims import largest
 from experiments.shared.zoo import Direction
 from guides import Guide
 from inference import Enumeration, log_guide_at
+from inference.enumeration import kl
 from model.common.minimise import minimise
 
 
@@ -39,9 +40,7 @@ class Optimum(NamedTuple):
 def exact_kl(truth: Enumeration, guide: Guide, direction: Direction) -> Tensor:
     """KL between guide and posterior, averaged over prompts, nats, with gradient."""
     log_q, log_p = log_guide_at(guide, truth.prompts, truth.support).double(), truth.log_posterior
-    if direction == "forward":
-        log_q, log_p = log_p, log_q
-    return (log_q.exp() * (log_q - log_p)).sum(0).mean()  # [S, N] -> []
+    return (kl(log_p, log_q) if direction == "forward" else kl(log_q, log_p)).mean()
 
 
 def family_optimum(

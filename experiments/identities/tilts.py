@@ -79,7 +79,7 @@ def filtering(world: World) -> list[Finding]:
     again = log_target.masked_fill(~is_good, -torch.inf).log_softmax(0)
     good = log_target[is_good]
     errors = [(log - good).abs().max().item() for log in (log_given[is_good], again[is_good])]
-    distance = (good.exp() * (good - world.log_posterior[is_good])).sum().item()
+    distance = kl(good, world.log_posterior[is_good])
     return [
         exact("one round and two rounds, log q - log p0 given accepted", *errors),
         Finding.of_limits("KL(q || p*), nats", [distance], above=0.01),

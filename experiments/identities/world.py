@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from guides import FineTuned
-from inference import Enumeration, random_state
+from inference import Enumeration, enumeration, random_state
 from inference.diagnostics.gradients import moved_guide
 from inference.targets.fixed_points import Problem
 from model import AlignmentModel, Prompts, TokenReward
@@ -92,7 +92,7 @@ def _world(levels: int | None) -> World:
 
 def kl(log_p: Tensor, log_q: Tensor) -> float:
     """KL(p || q), nats."""
-    return (log_p.exp() * (log_p - log_q)).sum().item()
+    return enumeration.kl(log_p, log_q).item()
 
 
 def scores(log_guide: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from experiments.shared.claims import ClaimArguments, Finding, conclude
 from experiments.shared.command_line import run_script
 from experiments.shared.tables import cell, pair_table
 from inference import Enumeration, Estimate
-from inference.estimate import expectation
+from inference.enumeration import kl
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 
 EXACT = 1e-4
@@ -76,10 +76,10 @@ def measured(tree: Tree, sampler: Sampler, log_posterior: Tensor) -> dict[str, f
     within = log_posterior.masked_fill(~is_drawn, -torch.inf).log_softmax(0)
     guide_within = log_guide.masked_fill(~is_drawn, -torch.inf).log_softmax(0)
     return {
-        GUIDE: kl(log_guide, log_posterior),
-        "sampler": kl(log_sampler, log_posterior),
-        WITHIN: kl(log_sampler, within),
-        GUIDE_WITHIN: kl(guide_within, within),
+        GUIDE: kl(log_guide, log_posterior).item(),
+        "sampler": kl(log_sampler, log_posterior).item(),
+        WITHIN: kl(log_sampler, within).item(),
+        GUIDE_WITHIN: kl(guide_within, within).item(),
         OUTSIDE: log_guide.exp()[~is_drawn].sum().item(),
     }
 
@@ -95,11 +95,6 @@ def judged(name: str, numbers: dict[str, float], *, is_scored: bool) -> list[Fin
         subject = f"{name}, KL of the sampler to the posterior"
         findings.append(Finding.of_limits(subject, [numbers["sampler"]], above=100 * EXACT))
     return findings
-
-
-def kl(log_first: Tensor, log_second: Tensor) -> float:
-    """KL between two distributions over all responses, `[S]` each, nats."""
-    return expectation(log_first.exp(), log_first - log_second).item()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from inference import Enumeration
-from inference.estimate import expectation
+from inference.enumeration import kl
 from inference.targets.fixed_points import TARGETS, Problem
 from model import AlignmentModel, LanguageModel, Prompts
 from model.prior.untrained import untrained_prior
@@ -61,15 +61,10 @@ class World:
     def distances(self, log_guide: Tensor) -> dict[str, float]:
         """KL from q, `[S, N]` in nats, to the target and to the posterior."""
         return {
-            TARGET: kl(log_guide, self.log_target),
-            POSTERIOR: kl(log_guide, self.truth.log_posterior),
+            TARGET: kl(log_guide, self.log_target).mean().item(),
+            POSTERIOR: kl(log_guide, self.truth.log_posterior).mean().item(),
         }
 
     def apart(self) -> float:
         """KL from the target to the posterior, nats."""
-        return kl(self.log_target, self.truth.log_posterior)
-
-
-def kl(log_first: Tensor, log_second: Tensor) -> float:
-    """KL between two distributions over all responses, `[S, N]` each, mean over prompts, nats."""
-    return expectation(log_first.exp(), log_first - log_second).mean().item()
+        return kl(self.log_target, self.truth.log_posterior).mean().item()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from inference import Enumeration, Estimate, Program, log_guide_at, response_distribution
 from inference.diagnostics.pass_at_k import exact_pass_at_k, pass_at_k
-from inference.estimate import expectation
+from inference.enumeration import kl
 from model import AlignmentModel, Prompts
 
 
@@ -68,16 +68,15 @@ def exact(
     """
     prob, log_prior = log_prob.exp(), truth.log_prior
     rate, best = ((success * each).sum(0) for each in (prob, truth.log_posterior.exp()))
-    kl, bernoulli = expectation(prob, log_prob - truth.log_posterior), bernoulli_kl(rate, best)
-    lost = torch.zeros_like(kl)
+    total, bernoulli = kl(log_prob, truth.log_posterior), bernoulli_kl(rate, best)
+    lost = torch.zeros_like(total)
     for members in (success == 1, success == 0):
         log_q, log_p = (each.masked_fill(~members, -torch.inf) for each in (log_prob, log_prior))
-        log_within = log_q.log_softmax(0)
-        within = expectation(log_within.exp(), log_within - log_p.log_softmax(0))
+        within = kl(log_q.log_softmax(0), log_p.log_softmax(0))
         lost = lost + log_q.logsumexp(0).exp() * within
     passes = {k: Estimate.exact(exact_pass_at_k(success, prob, k)) for k in ks}
-    error = (kl - bernoulli - lost).abs().max().item()
-    numbers = [Estimate.exact(each) for each in (rate, kl, bernoulli, lost)]
+    error = (total - bernoulli - lost).abs().max().item()
+    numbers = [Estimate.exact(each) for each in (rate, total, bernoulli, lost)]
     return Success(numbers[0], numbers[1], numbers[2], numbers[3], passes), error
 
 
