@@ -42,8 +42,7 @@ from experiments.steer.checks import check
 from experiments.steer.decoding import sample_posterior
 from experiments.steer.expectations import measure, measure_posterior
 from experiments.steer.inputs import Input, digests_of, inputs_of
-from experiments.steer.interrupted import Interrupted
-from experiments.steer.levels import Levels
+from experiments.steer.interrupted import reported
 from experiments.steer.live.page import LivePage
 from experiments.steer.measurements import model_card, write_measurements
 from experiments.steer.posterior import build_model, draw_prior
@@ -52,6 +51,7 @@ from experiments.steer.prompts import RunPrompts, load_prompts
 from experiments.steer.report import Report, sample_texts
 from experiments.steer.resuming import check_inputs, old_folder, own_arguments, resume_command
 from experiments.steer.step_log import StepLog, new_trackers
+from experiments.steer.views import Levels, RunSoFar
 from guides import FineTuned, Fixed, Guide, LoRA
 from guides.saved import save_guide, write_card
 from guides.shards import shard
@@ -102,11 +102,11 @@ def train(args: Steer, model: AlignmentModel, prompts: RunPrompts, folder: RunFo
     names = args.report_to if is_first else ()
     with new_trackers(names, folder, is_resumed=args.resume is not None) as trackers:
         start, elbo = time.perf_counter(), before.diagnostics.elbo
-        so_far = (folder, args.title, model, guide, measured, prior_sample, elbo)
-        page = LivePage(*so_far, args.fit_budget) if args.watch and is_first else None
+        so_far = RunSoFar(folder, args.title, model, guide, measured, prior_sample, elbo)
+        page = LivePage(so_far, args.fit_budget) if args.watch and is_first else None
         log = StepLog(folder, trackers, page)
         # a report needs all ranks if they share a network
-        interrupted = Interrupted(*so_far).reported() if args.shard is None else nullcontext()
+        interrupted = reported(so_far) if args.shard is None else nullcontext()
         with interrupted, page or nullcontext():
             result = fit(target, guide, every, **fit_settings(args, folder), on_step=log)
         seconds = time.perf_counter() - start

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from experiments.shared import figures
 from experiments.shared.figures import GUIDE, POSTERIOR, PRIOR, new_axes, smooth
 from experiments.shared.run_folder import RunFolder
-from experiments.steer.levels import Levels, Metrics
+from experiments.steer.views import Levels, Metrics
 from inference import Estimate, PriorSample
 from inference.svi.metrics_file import read_metrics
 

@@ -15,12 +15,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from experiments.shared.run_folder import RunFolder
-from experiments.steer.report import Sample, sample_texts
-from guides import Guide
-from inference import Estimate, PriorSample, random_state
+from experiments.steer.report import Sample
+from experiments.steer.views import RunSoFar
+from inference import PriorSample
 from inference.svi.step import Metrics
-from model import AlignmentModel, Prompts
+from model import AlignmentModel
 from model.common.files import write_atomically
 from model.common.sharded_tensors import is_sharded
 
@@ -31,45 +30,26 @@ SHARE = 0.05
 """Largest share of the run's time that the page takes."""
 MOST_POINTS = 400
 """Largest number of points of a curve. Of more steps, every second, third, ... is shown."""
-MOST_PROMPTS = 4
-"""Largest number of prompts with samples."""
 CURVES = ("elbo", "kl", "reward")
 
 
 class LivePage:
     """Function of the metrics of each step, which writes the page now and then.
 
-        with LivePage(folder, "A run", model, guide, prompts, sample, elbo, budget) as page:
+        with LivePage(run, budget) as page:
             fit(model, guide, prompts, **budget, on_step=page)
 
     A fit is the same with the page: `fit` keeps the draws of `on_step` apart. Sharded models, which
     draw with all ranks, show no samples. A failure to write warns once.
 
     Args:
-        folder: run folder.
-        title: title of the run.
-        model: model of the run.
-        guide: q.
-        prompts: prompts to draw samples for; the first are taken.
-        prior_sample: draws of the prior, for log Z and the frontier.
-        before: ELBO of the prior, nats.
+        run: the run.
         budget: one of `num_steps`, `num_responses` and `max_seconds` with its number.
     """
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        title: str,
-        model: AlignmentModel,
-        guide: Guide,
-        prompts: Prompts,
-        prior_sample: PriorSample,
-        before: Estimate,
-        budget: Mapping[str, float],
-    ) -> None:
-        self.path, self.budget = folder.path, budget
-        self.model, self.guide, self.prompts = model, guide, prompts[:MOST_PROMPTS]
-        parameters = [*model.prior.parameters(), *guide.parameters()]
+    def __init__(self, run: RunSoFar, budget: Mapping[str, float]) -> None:
+        self.run, self.budget, model = run, budget, run.model
+        parameters = [*model.prior.parameters(), *run.guide.parameters()]
         self._draws = not any(is_sharded(parameter) for parameter in parameters)
         self._start = self._written = self._sampled = time.perf_counter()
         self._first: tuple[float, Metrics] | None = None  # time and metrics of the first step
@@ -78,21 +58,23 @@ class LivePage:
         self._samples: list[Sample] = []
         self._curves: dict[str, list[float]] = {name: [] for name in ("step", *CURVES)}
         self._stride, self._failed = 1, False
-        log_z = prior_sample.log_z()
+        log_z = run.prior_sample.log_z()
         self._constant: dict[str, Any] = {
             "log_z": [log_z.value, log_z.standard_error],
-            "before": before.value,
-            "frontier": [] if model.factors or not model.rewards else frontier(prior_sample, model),
+            "before": run.before.value,
+            "frontier": [],
         }
+        if model.rewards and not model.factors:
+            self._constant["frontier"] = frontier(run.prior_sample, model)
         self._write("starting")
         style, script = ((HERE / f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
         page = (HERE / "page.html").read_text("utf-8")
         ticks = resources.files("experiments.shared").joinpath("ticks.js").read_text("utf-8")
-        parts = {"TITLE": html.escape(title), "STYLE": style, "SCRIPT": f"{ticks}\n{script}"}
+        parts = {"TITLE": html.escape(run.title), "STYLE": style, "SCRIPT": f"{ticks}\n{script}"}
         for name, part in parts.items():
             page = page.replace(f"<!--{name}-->", part)
         self._attempt("live.html", page)
-        print(f"watch {self.path / 'live.html'}")
+        print(f"watch {run.folder.path / 'live.html'}")
 
     def __enter__(self) -> Self:
         return self
@@ -109,8 +91,7 @@ class LivePage:
         if now - self._written < PERIOD:
             return
         if self._draws and now - self._sampled > self._cost / SHARE:
-            with random_state.measuring():
-                self._samples = sample_texts(self.model, self.guide, self.prompts)
+            self._samples = self.run.samples()
             self._sampled = time.perf_counter()
             self._cost = self._sampled - now
         self._write("running")
@@ -148,7 +129,7 @@ class LivePage:
 
     def _attempt(self, name: str, content: str) -> None:
         try:
-            write_atomically(self.path / name, content)
+            write_atomically(self.run.folder.path / name, content)
         except OSError as error:
             if not self._failed:
                 warnings.warn(f"the live view is not written: {error}", stacklevel=2)

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.shared.command_line import run_script
 from experiments.shared.run_folder import RunFolder
-from experiments.steer import interrupted
+from experiments.steer import views
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
 from experiments.steer.interrupted import recent
@@ -74,7 +74,7 @@ def test_a_second_interrupt_ends_at_once_and_the_curves_are_there(interrupt, mon
     def interrupted_again(*_):
         raise KeyboardInterrupt(signal.SIGINT)
 
-    monkeypatch.setattr(interrupted, "sample_texts", interrupted_again)
+    monkeypatch.setattr(views, "sample_texts", interrupted_again)
     folder, error = interrupt()
     assert f"--resume {folder.path}" in error.__notes__[-1]
     assert "interrupted after step 3" in folder.report.read_text()
@@ -84,7 +84,7 @@ def test_a_report_that_fails_does_not_hide_the_interrupt(interrupt, monkeypatch,
     def fails(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(interrupted, "sample_texts", fails)
+    monkeypatch.setattr(views, "sample_texts", fails)
     folder, error = interrupt()
     assert f"--resume {folder.path}" in error.__notes__[-1]
     problem = "The report so far could not be written: OSError: No space left on device"

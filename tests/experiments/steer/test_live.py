@@ -13,6 +13,7 @@ from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
 from experiments.steer.live import page
 from experiments.steer.live.page import LivePage
+from experiments.steer.views import RunSoFar
 from guides import FineTuned
 from inference import Estimate, sample_prior
 from inference.svi.metrics_file import read_metrics
@@ -98,7 +99,7 @@ def live(model, prompts, tmp_path):
     """A page of 1,000 steps without samples."""
     sample = sample_prior(model, prompts, 40)
     arguments = ("A <run>", model, FineTuned(model.prior), prompts, sample, Estimate(0.5, 0.1))
-    return LivePage(RunFolder(tmp_path), *arguments, {"num_steps": 1000})
+    return LivePage(RunSoFar(RunFolder(tmp_path), *arguments), {"num_steps": 1000})
 
 
 def test_a_long_run_keeps_few_points_of_the_whole_run(live, tmp_path):

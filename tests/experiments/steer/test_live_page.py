@@ -7,6 +7,7 @@ import pytest
 from experiments.shared.run_folder import RunFolder
 from experiments.steer.live import page as live_page
 from experiments.steer.live.page import LivePage
+from experiments.steer.views import RunSoFar
 from guides import FineTuned
 from inference import Estimate, sample_prior
 from model import AlignmentModel
@@ -46,9 +47,8 @@ def live(prior, prompts, tmp_path, monkeypatch):
     model = AlignmentModel(prior, TokenReward(first_token, prior), beta=0.5)
     sample = sample_prior(model, prompts, 820)
     guide, before = FineTuned(prior), Estimate(0.5, 0.1)
-    return LivePage(
-        RunFolder(tmp_path), TITLE, model, guide, prompts, sample, before, {"num_steps": 10}
-    )
+    run = RunSoFar(RunFolder(tmp_path), TITLE, model, guide, prompts, sample, before)
+    return LivePage(run, {"num_steps": 10})
 
 
 def first_token(response, is_word):
