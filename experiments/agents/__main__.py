@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.agents import speakers
-from experiments.agents.speakers import AGENTS, agent_weights
+from experiments.agents.speakers import AGENTS, log_agent_weights
 from experiments.shared.argument_types import DISTINCT, Count, Positive, Seeds, count
 from experiments.shared.claims import FigureArguments, Finding, conclude
 from experiments.shared.command_line import run_script
@@ -66,8 +66,8 @@ def main(args: Agents) -> list[Finding]:
     prompts, reward = prior.encode([args.prompt]), TextReward(vader_sentiment, prior)
     truth = Enumeration(AlignmentModel(prior, reward, args.betas[0]), prompts)
     rho = speakers.responsibilities(prior, truth)
-    before = agent_weights(truth.log_prior, rho)
-    if silent := [name for name, weight in zip(AGENTS, before, strict=True) if weight == 0]:
+    before = log_agent_weights(truth.log_prior, rho)
+    if silent := [name for name, log in zip(AGENTS, before, strict=True) if log == -torch.inf]:
         where = f"--prompt {args.prompt!r}: the speaker {silent[0]} says nothing"
         raise SystemExit(f"{where} of {args.max_new_tokens} tokens after it")
 
@@ -78,23 +78,24 @@ def main(args: Agents) -> list[Finding]:
             model = AlignmentModel(prior, reward, beta)
             truth = Enumeration(model, prompts)
             log_z = torch.stack([speakers.log_agent_z(name, model, prompts) for name in AGENTS])
-            by_bayes, after = (log_z - truth.log_z).exp(), agent_weights(truth.log_posterior, rho)
-            errors.append((by_bayes - after).abs().max().item())
+            by_bayes = (log_z - truth.log_z).exp()
+            after = log_agent_weights(truth.log_posterior, rho)
+            errors.append((by_bayes - after.exp()).abs().max().item())
             runs, left = [], 0.0
             for seed in range(args.seeds):
                 guide, objective = FineTuned(prior), LeaveOneOut_ELBO(args.particles)
                 train(guide, model, prompts, objective, args.steps, seed=seed)
-                weights = agent_weights(truth.log_guide(guide), rho)
+                weights = log_agent_weights(truth.log_guide(guide), rho)
                 left += speakers.kl(weights, after) / args.seeds
-                runs.append(dict(zip(AGENTS, weights.tolist(), strict=True)))
+                runs.append(dict(zip(AGENTS, weights.exp().tolist(), strict=True)))
             shares.append(left / speakers.kl(before, after))
             guide_weights[beta] = summary(runs)
             for a, name in enumerate(AGENTS):
                 rows[f"beta {beta:g}, {name}"] = [
-                    ("pi_a", f"{before[a]:.4f}"),
-                    ("log Z_a", f"{log_z[a] - before[a].log():.4f}"),
+                    ("pi_a", f"{before[a].exp():.4f}"),
+                    ("log Z_a", f"{log_z[a] - before[a]:.4f}"),
                     ("pi_a Z_a / Z", f"{by_bayes[a]:.4f}"),
-                    ("p*(a)", f"{after[a]:.4f}"),
+                    ("p*(a)", f"{after[a].exp():.4f}"),
                     ("guides by SVI", guide_weights[beta][name]),
                 ]
 
@@ -121,7 +122,7 @@ def agents_figure(
     figure, axes = new_axes()
     inverse = torch.linspace(0, 1.2 / min(guide_weights), 60)
     posteriors = [(truth.log_prior + reward * at).log_softmax(0) for at in inverse.tolist()]
-    exact = torch.stack([agent_weights(log_posterior, rho) for log_posterior in posteriors])
+    exact = torch.stack([log_agent_weights(each, rho).exp() for each in posteriors])
     for name, line, look in zip(AGENTS, exact.T, looks(len(AGENTS)), strict=True):
         axes.plot(inverse, line, color=look["color"], label=name)
         means, errors = zip(*(weights[name] for weights in guide_weights.values()), strict=True)

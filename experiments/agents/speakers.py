@@ -16,6 +16,7 @@ from torch import Tensor
 from experiments.shared.claims import largest
 from experiments.shared.tables import pair_table
 from inference import Enumeration
+from inference.estimate import expectation
 from model import AlignmentModel, LanguageModel, Prompts, Reward, TextReward
 from model.prior.grammar import SPEAKERS
 
@@ -35,14 +36,14 @@ def responsibilities(prior: LanguageModel, truth: Enumeration) -> Tensor:
     return torch.tensor([speaker_probs(text) for [text] in texts], dtype=torch.float64).T
 
 
-def agent_weights(log_prob: Tensor, rho: Tensor) -> Tensor:
-    """sum_x q(x) rho_a(x), the weights of the agents in q, `[A]`, for log q `[S, 1]`."""
-    return rho @ log_prob[:, 0].exp()
+def log_agent_weights(log_prob: Tensor, rho: Tensor) -> Tensor:
+    """log sum_x q(x) rho_a(x), the weights of the agents in q, `[A]`, nats, for log q `[S, 1]`."""
+    return (log_prob[:, 0] + rho.log()).logsumexp(-1)
 
 
-def kl(weights: Tensor, others: Tensor) -> float:
-    """KL between two distributions over agents, nats."""
-    return torch.special.xlogy(weights, weights / others).sum().item()
+def kl(log_weights: Tensor, others: Tensor) -> float:
+    """KL between two distributions over agents, by their logs `[A]`, nats."""
+    return expectation(log_weights.exp(), log_weights - others).item()
 
 
 def log_agent_z(name: str, model: AlignmentModel, prompts: Prompts) -> Tensor:
@@ -79,28 +80,29 @@ def bayes_twice(
         for name, one in rewards.items()
     }
     rho = responsibilities(prior, both)
-    at_once = agent_weights(both.log_posterior, rho)
-    table, errors = {"prior": agent_weights(both.log_prior, rho)}, []
+    at_once = log_agent_weights(both.log_posterior, rho)
+    table, errors = {"prior": log_agent_weights(both.log_prior, rho)}, []
     for first, second in (("sentiment", "plain words"), ("plain words", "sentiment")):
-        weights, log_prob = table["prior"], both.log_prior
+        log_weights, log_prob = table["prior"], both.log_prior
         for label, name in ((first, first), (f"then {second}", second)):
-            table[label] = weights = updated(weights, log_prob, rho, log_likelihood[name])
+            log_weights = updated(log_weights, log_prob, rho, log_likelihood[name])
+            table[label] = log_weights
             log_prob = (log_prob + log_likelihood[name]).log_softmax(0)
-        errors.append((weights - at_once).abs().max().item())
+        errors.append((log_weights.exp() - at_once.exp()).abs().max().item())
         errors.append((log_prob.exp() - both.log_posterior.exp()).abs().max().item())
     rows = {
-        name: [(agent, f"{weight:.4f}") for agent, weight in zip(AGENTS, weights, strict=True)]
-        for name, weights in {**table, "both at once": at_once}.items()
+        name: [(agent, f"{log.exp():.4f}") for agent, log in zip(AGENTS, logs, strict=True)]
+        for name, logs in {**table, "both at once": at_once}.items()
     }
     title = f"Weights after one reward and after two, beta {beta:g}"
     return pair_table(title, rows), largest(errors)
 
 
-def updated(weights: Tensor, log_prob: Tensor, rho: Tensor, log_likelihood: Tensor) -> Tensor:
+def updated(log_weights: Tensor, log_prob: Tensor, rho: Tensor, log_likelihood: Tensor) -> Tensor:
     """Bayes' rule, w_a Z_a / sum_b w_b Z_b, with Z_a = E[exp(r/beta)] under q(x) rho_a(x) / w_a.
 
-    The weights w_a are `[A]`, log q and r/beta `[S, 1]`.
+    The log weights are `[A]`, log q and r/beta `[S, 1]`, nats.
     """
-    of_agent = rho / weights[:, None] * log_prob[:, 0].exp()  # [A, S], what each agent says
-    joint = weights * (of_agent @ log_likelihood[:, 0].exp())
-    return joint / joint.sum()
+    of_agent = log_prob[:, 0] + rho.log() - log_weights[:, None]  # [A, S], what each agent says
+    log_z = (of_agent + log_likelihood[:, 0]).logsumexp(-1)
+    return (log_weights + log_z).log_softmax(0)

@@ -9,9 +9,9 @@ from experiments.agents import __main__ as script
 from experiments.agents.__main__ import Agents, main
 from experiments.agents.speakers import (
     AGENTS,
-    agent_weights,
     bayes_twice,
     kl,
+    log_agent_weights,
     log_agent_z,
     responsibilities,
     speaker_probs,
@@ -55,11 +55,11 @@ def test_responsibilities_of_every_response_sum_to_one(spoken, truth):
     rho = responsibilities(spoken, truth)
     total = rho.sum(0)
     assert torch.allclose(total, torch.ones_like(total), rtol=0, atol=1e-12)
-    assert agent_weights(truth.log_prior, rho).sum().item() == pytest.approx(1, abs=1e-10)
+    assert log_agent_weights(truth.log_prior, rho).exp().sum().item() == pytest.approx(1, abs=1e-10)
 
 
 def test_the_trained_prior_has_nearly_the_shares_of_the_grammar(spoken, truth):
-    before = agent_weights(truth.log_prior, responsibilities(spoken, truth))
+    before = log_agent_weights(truth.log_prior, responsibilities(spoken, truth)).exp()
     for weight, speaker in zip(before, SPEAKERS.values(), strict=False):
         assert weight.item() == pytest.approx(speaker.share, abs=0.02)
 
@@ -67,7 +67,7 @@ def test_the_trained_prior_has_nearly_the_shares_of_the_grammar(spoken, truth):
 def test_bayes_rule_is_exact(spoken, model, truth):
     """pi_a Z_a / Z, with Z_a = E[exp(r/beta)] under p_a written out here."""
     rho = responsibilities(spoken, truth)
-    after = agent_weights(truth.log_posterior, rho)
+    after = log_agent_weights(truth.log_posterior, rho).exp()
     for a, name in enumerate(AGENTS):
         joint = truth.log_prior[:, 0].exp() * rho[a]
         share = joint.sum()
@@ -78,10 +78,12 @@ def test_bayes_rule_is_exact(spoken, model, truth):
         assert by_bayes == pytest.approx(after[a].item(), abs=1e-10)
 
 
-def test_bayes_twice_is_bayes_once(spoken):
+@pytest.mark.parametrize("beta", [0.5, 1e-3, 1e-4])
+def test_bayes_twice_is_bayes_once(spoken, beta):
+    """Also where weights and likelihoods are out of the range of floating-point numbers."""
     prompts, reward = spoken.encode(["the plot was"]), TextReward(vader_sentiment, spoken)
-    table, error = bayes_twice(spoken, prompts, reward, 0.5)
-    assert error < 1e-12
+    table, error = bayes_twice(spoken, prompts, reward, beta)
+    assert error < 1e-12 * max(1.0, 0.5 / beta)
     assert table.count("then") == 2
 
 
@@ -127,4 +129,5 @@ def test_a_guide_far_from_the_posterior_does_not_pass(tmp_path, monkeypatch):
 
 def test_kl_of_agent_weights():
     weights, others = torch.tensor([[0.5, 0.5], [0.25, 0.75]], dtype=torch.float64)
-    assert kl(weights, others) == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
+    expected = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
+    assert kl(weights.log(), others.log()) == pytest.approx(expected)

@@ -111,7 +111,7 @@ def test_script_on_a_chat_model_and_a_data_set(tmp_path, capsys):
     assert len(findings) == 2
     assert "64 draws of each distribution to 2 questions" in capsys.readouterr().out
     (tmp_path / "data.jsonl").write_text(json.dumps({"prompt": "a", "solution": "no word"}))
-    with pytest.raises(SystemExit, match="--prior: in 64 draws to each of 1 questions .* 0 always"):
+    with pytest.raises(SystemExit, match=r"--prior: in 64 draws to each of 1 questions .* 0 alw"):
         main(dataclasses.replace(args, **files))
     (tmp_path / "data.jsonl").write_text(json.dumps(rows[-1]))
     with pytest.raises(SystemExit, match="--column: no question has an answer"):
