@@ -54,15 +54,6 @@ def largest(values: Iterable[float]) -> float:
     return float(np.max(list(values)))
 
 
-def verdict(findings: Sequence[Finding]) -> str:
-    """One line: the claim held, or the findings that failed."""
-    failed = [finding.statement for finding in findings if not finding.held]
-    if failed:
-        count = f"{len(failed)} of {len(findings)} findings failed"
-        return f"The claim did NOT hold, {count}: {'; '.join(failed)}."
-    return f"The claim held: {len(findings)} of {len(findings)} findings."
-
-
 def report(script: str | None, tables: Sequence[str], findings: Sequence[Finding]) -> str:
     """Text that a script prints: claim, source, tables, findings, verdict.
 
@@ -71,8 +62,13 @@ def report(script: str | None, tables: Sequence[str], findings: Sequence[Finding
     text = (script or "").partition("Claim: ")[2].partition("\nPrinted")[0]
     claim, _, source = text.partition("\nSource: ")
     checked = [f"{'yes' if held else 'NO':>3}  {statement}" for statement, held in findings]
+    failed = [statement for statement, held in findings if not held]
+    verdict = f"The claim held: {len(findings)} of {len(findings)} findings."
+    if failed:
+        count = f"{len(failed)} of {len(findings)} findings failed"
+        verdict = f"The claim did NOT hold, {count}: {'; '.join(failed)}."
     head = [f"Claim: {claim}", f"Source: {source}", "", "\n\n".join(tables), ""]
-    return "\n".join([*head, *checked, "", verdict(findings)])
+    return "\n".join([*head, *checked, "", verdict])
 
 
 def conclude(
