@@ -58,9 +58,9 @@ class Objective:
 
 
 def replayed(num_particles: int = 64) -> SquaredResidual:
-    """Log-variance off-policy: draws at temperature 1.5, four steps a batch, replay threefold."""
+    """Log-variance off-policy: draws 0.15 nats bolder, four steps a batch, replay threefold."""
     num_particles = whole_number("num_particles", num_particles)
-    return SquaredResidual(num_particles, replay=3 * num_particles, exploration=1.5, epochs=4)
+    return SquaredResidual(num_particles, replay=3 * num_particles, exploration_kl=0.15, epochs=4)
 
 
 def f_divergence(divergence: str, summary: str, **options: Any) -> Objective:

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from inference.objectives.engine import Engine
+from inference.objectives.exploration import Exploration
 from inference.objectives.prior_rewards import PriorRewards
 from inference.objectives.repeated_batch import RepeatedBatchObjective
 from inference.objectives.replay_buffer import ReplayBuffer
@@ -54,10 +55,10 @@ class SquaredResidual(RepeatedBatchObjective):
         replay: R, number of responses to each prompt in a step from the buffer, which holds the
             fresh responses too; 0 for no buffer. Every step draws other ones from the buffer.
         capacity: Largest number of different responses to a prompt in the buffer.
-        exploration: Temperature that divides the guide's logits in drawing, besides the guide's
-            own.
-        epochs: Number of steps on each batch of fresh responses. With several epochs, or an
-            exploration other than 1, the metrics of the guide are self-normalised estimates.
+        exploration_kl: KL(a || q) of fresh responses drawn from a, bolder than the guide, nats a
+            response; 0 for draws of the guide. See `exploration.py`.
+        epochs: Number of steps on each batch of fresh responses. With several epochs, or bolder
+            draws, the metrics of the guide are self-normalised estimates.
         rate: Step of a `learned` c towards the mean of log w, a share of the distance. The first
             mean is the start.
         num_prior_draws: Draws behind c of `prior`, and behind the ranks of `quantile`, for each
@@ -73,7 +74,7 @@ class SquaredResidual(RepeatedBatchObjective):
         log_z: str = "batch",
         replay: int = 0,
         capacity: int = 4096,
-        exploration: float = 1.0,
+        exploration_kl: float = 0.0,
         epochs: int = 1,
         rate: float = 0.1,
         num_prior_draws: int = 1024,
@@ -86,14 +87,14 @@ class SquaredResidual(RepeatedBatchObjective):
         total, why = self.num_particles + self.replay, "one has no variance"
         at_least = self.log_z.min_responses
         whole_number("num_particles + replay", total, at_least=at_least, why=why)
-        self.exploration = positive("exploration", exploration, why="a temperature")
-        if engine is not None and exploration != 1.0:
+        self.exploration = Exploration(exploration_kl)
+        if engine is not None and self.exploration.kl:
             raise ValueError(
-                f"exploration is {exploration} beside an engine, which has a temperature of its "
-                "own: leave one of them out"
+                f"exploration_kl is {self.exploration.kl} beside an engine, which has a "
+                "temperature of its own: leave one of them out"
             )
         # self-normalised estimates from bolder draws are too rough to choose an iterate by
-        self.ascends_elbo = self.exploration == 1.0 and engine is None  # type: ignore[misc]
+        self.ascends_elbo = not self.exploration.kl and engine is None  # type: ignore[misc]
         self.buffer = ReplayBuffer(capacity)
         self.rate = finite("rate", rate, above=0, at_most=1)
         self.learned: dict[str, Tensor] = {}  # c of each prompt, nats
@@ -103,7 +104,8 @@ class SquaredResidual(RepeatedBatchObjective):
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
         if self.log_z.reads_prior and not self.reuses_draws:
             self.prior_rewards.meet(model, prompts)
-        batch, distribution = self.next_batch(model, guide, prompts, temperature=self.exploration)
+        temperature = self.exploration.temperature
+        batch, distribution = self.next_batch(model, guide, prompts, temperature=temperature)
         prompts, response = batch.prompts, batch.response
         log_joint = batch.log_prior + self.log_z.log_reward(self, prompts, batch.log_likelihood)
         log_target = log_joint  # of the fresh responses
@@ -116,7 +118,10 @@ class SquaredResidual(RepeatedBatchObjective):
         residual = self.log_z.residual(self, prompts, log_joint - log_guide)  # [K + R, N]
         loss = 0.5 * residual.square().mean(0).sum()
         log_guide = log_guide[: self.num_particles].detach()
-        share = batch.log_ratio(log_guide).softmax(0)  # weights of a mean under the guide, [K, N]
+        log_ratio = batch.log_ratio(log_guide)
+        if batch.num_steps == 1:
+            self.exploration.measure(-log_ratio)
+        share = log_ratio.softmax(0)  # weights of a mean under the guide, [K, N]
         elbo = (share * (batch.log_joint - log_guide)).sum(0).mean()
         draws = (batch.response, log_guide, log_target - log_guide, batch.log_likelihood)
         return Losses(loss.detach(), loss, *draws, share, elbo)
@@ -124,13 +129,15 @@ class SquaredResidual(RepeatedBatchObjective):
     def get_state(self) -> dict[str, Tensor]:
         learned = {f"learned/{name}": value for name, value in self.learned.items()}
         prior = {f"prior/{name}": part for name, part in self.prior_rewards.get_state().items()}
-        return super().get_state() | self.buffer.get_state() | learned | prior
+        bolder = {f"exploration/{k}": part for k, part in self.exploration.get_state().items()}
+        return super().get_state() | self.buffer.get_state() | learned | prior | bolder
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         super().set_state(state)
         self.buffer.set_state(state)
         self.learned = part_of(state, "learned/")
         self.prior_rewards.set_state(part_of(state, "prior/"))
+        self.exploration.set_state(part_of(state, "exploration/"))
 
 
 @dataclass(frozen=True)

@@ -488,7 +488,7 @@ CALLS: dict[str, Call] = {
         {
             "replay": [-1, NAN, 0.5, "3", None, True],
             "capacity": [*COUNT, None],
-            "exploration": [*POSITIVE, None],
+            "exploration_kl": [*SHARE, None],
             "epochs": [*COUNT, None],
             "log_z": [*NAME, None],
             "rate": [*POSITIVE, 1.1, None],

@@ -143,7 +143,7 @@ def test_draws_that_are_no_responses_are_refused(response, log_prob, error, faul
 
 
 def test_an_engine_has_a_temperature_of_its_own():
-    with pytest.raises(ValueError, match="exploration"):
-        SquaredResidual(4, exploration=1.5, engine=engine_of(Table(2), torch.zeros(4, 1, 2)))
+    with pytest.raises(ValueError, match=r"exploration_kl .* beside an engine"):
+        SquaredResidual(4, exploration_kl=0.1, engine=engine_of(Table(2), torch.zeros(4, 1, 2)))
     with pytest.raises(TypeError, match="engine"):
         Proximal_ELBO(4, engine=LanguageModel.__name__)

@@ -94,7 +94,8 @@ def test_bolder_draws_are_weighed_back_to_the_guide():
     truth = Enumeration(model, ONE)
     bolder = tempered(guide.distribution(ONE), 3.0).log_prob(truth.support).detach()
     response = in_proportion(bolder)
-    objective = SquaredResidual(len(response), exploration=3.0)
+    objective = SquaredResidual(len(response), exploration_kl=1.0)
+    objective.exploration.temperature = 3.0
     gradient(objective, model, guide, ONE, response)
     assert objective.metrics["elbo"] == pytest.approx(truth.elbo(guide).item(), abs=1e-2)
     reward = truth.expected_log_likelihood(guide).item()
@@ -124,7 +125,7 @@ def test_later_steps_on_a_batch_descend_the_variance_at_the_current_guide():
     model, old, new = Target(), Table(1), Table(2)
     truth = Enumeration(model, TWO)
     fresh, replayed = truth.support[:2], [truth.support[3:6], truth.support[4:7]]
-    objective = SquaredResidual(2, replay=3, exploration=1.5, epochs=2)
+    objective = SquaredResidual(2, replay=3, exploration_kl=0.1, epochs=2)
     densities = iter([truth.log_joint[3:6], truth.log_joint[4:7]])
     objective.buffer.draw = lambda prompts, num: (replayed.pop(0), next(densities))
     gradient(objective, model, old, TWO, fresh)
