@@ -20,7 +20,7 @@ from model import Prompts
 from model.common import ranks
 from model.common.checks import function, whole_number
 
-_TENSORS = ("response", "log_prior", "log_likelihood", "log_proposal")
+_TENSORS = ("response", "log_prior", "log_likelihood", "log_proposal", "log_start")
 
 
 @dataclass
@@ -28,8 +28,9 @@ class Batch:
     """Responses `[K, N, T]`, three log densities `[K, N]`, nats, and the number of steps taken.
 
     `log_proposal` is the log density of the distribution that the responses were drawn from; None
-    before the first step, if that distribution is the guide. `per_token` holds tensors by name,
-    `[K, N, T]`, that an objective computes once for the batch.
+    before the first step, if that distribution is the guide. `log_start` is log q in the first
+    step, `[K, N]`, nats; None if not asked for. `per_token` holds tensors by name, `[K, N, T]`,
+    that an objective computes once for the batch.
     """
 
     prompts: Prompts
@@ -37,6 +38,7 @@ class Batch:
     log_prior: Tensor
     log_likelihood: Tensor
     log_proposal: Tensor | None = None
+    log_start: Tensor | None = None
     num_steps: int = 0
     per_token: dict[str, Tensor] = field(default_factory=dict)
 
@@ -50,6 +52,12 @@ class Batch:
         if self.log_proposal is None:
             self.log_proposal = log_guide.detach().double()
         return log_guide - self.log_proposal
+
+    def change(self, log_guide: Tensor) -> Tensor:
+        """log q since the first step on the batch, `[K, N]`, nats, given log q of the batch."""
+        if self.log_start is None:
+            self.log_start = log_guide.detach().double()
+        return log_guide - self.log_start
 
 
 class RepeatedBatchObjective(ResponseObjective, ABC):
@@ -142,7 +150,8 @@ class RepeatedBatchObjective(ResponseObjective, ABC):
         if batch is None or not self.reuses_draws:
             return {}
         prompts = {f"prompts/{name}": part for name, part in batch.prompts.get_state().items()}
-        tensors = {name: getattr(batch, name) for name in _TENSORS}
+        values = {name: getattr(batch, name) for name in _TENSORS}
+        tensors = {name: value for name, value in values.items() if value is not None}
         tensors |= {f"per_token/{name}": part for name, part in batch.per_token.items()}
         state = prompts | {"num_steps": torch.tensor(batch.num_steps)} | tensors
         return {f"batch/{name}": tensor for name, tensor in state.items()}
@@ -151,6 +160,6 @@ class RepeatedBatchObjective(ResponseObjective, ABC):
         self._batch = None
         if state := part_of(state, "batch/"):
             prompts = Prompts.from_state(part_of(state, "prompts/"))
-            tensors: dict[str, Any] = {name: state[name] for name in _TENSORS}
+            tensors: dict[str, Any] = {name: state.get(name) for name in _TENSORS}
             tensors["per_token"] = part_of(state, "per_token/")
             self._batch = Batch(prompts, num_steps=int(state["num_steps"].item()), **tensors)

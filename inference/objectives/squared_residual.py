@@ -59,6 +59,9 @@ class SquaredResidual(RepeatedBatchObjective):
             response; 0 for draws of the guide. See `exploration.py`.
         epochs: Number of steps on each batch of fresh responses. With several epochs, or bolder
             draws, the metrics of the guide are self-normalised estimates.
+        clip: Largest change of log q, nats, to which later steps on a batch fit a fresh response,
+            as PPO's clip: beyond it the response gives no gradient in the direction of the change.
+            None for no clip, with which a large guide learns its few draws by heart.
         rate: Step of a `learned` c towards the mean of log w, a share of the distance. The first
             mean is the start.
         num_prior_draws: Draws behind c of `prior`, and behind the ranks of `quantile`, for each
@@ -76,6 +79,7 @@ class SquaredResidual(RepeatedBatchObjective):
         capacity: int = 4096,
         exploration_kl: float = 0.0,
         epochs: int = 1,
+        clip: float | None = None,
         rate: float = 0.1,
         num_prior_draws: int = 1024,
         quantile_beta: float = 0.2,
@@ -93,6 +97,7 @@ class SquaredResidual(RepeatedBatchObjective):
                 f"exploration_kl is {self.exploration.kl} beside an engine, which has a "
                 "temperature of its own: leave one of them out"
             )
+        self.clip = None if clip is None else positive("clip", clip, why="nats, or None")
         # self-normalised estimates from bolder draws are too rough to choose an iterate by
         self.ascends_elbo = not self.exploration.kl and engine is None  # type: ignore[misc]
         self.buffer = ReplayBuffer(capacity)
@@ -115,6 +120,8 @@ class SquaredResidual(RepeatedBatchObjective):
             old, old_log_joint = self.buffer.draw(prompts, self.replay)
             response, log_joint = torch.cat([response, old]), torch.cat([log_joint, old_log_joint])
         log_guide = distribution.log_prob(response)
+        if self.clip is not None:
+            clip_gradient(log_guide, batch.change(log_guide[: self.num_particles]), self.clip)
         residual = self.log_z.residual(self, prompts, log_joint - log_guide)  # [K + R, N]
         loss = 0.5 * residual.square().mean(0).sum()
         log_guide = log_guide[: self.num_particles].detach()
@@ -138,6 +145,24 @@ class SquaredResidual(RepeatedBatchObjective):
         self.learned = part_of(state, "learned/")
         self.prior_rewards.set_state(part_of(state, "prior/"))
         self.exploration.set_state(part_of(state, "exploration/"))
+
+
+def clip_gradient(log_guide: Tensor, change: Tensor, clip: float) -> None:
+    """Drop the gradient of responses whose log q has changed by more than `clip` along its descent.
+
+    Args:
+        log_guide: `[K + R, N]`, nats, with gradient, the fresh responses first.
+        change: Change of log q of the K fresh responses so far, `[K, N]`, nats.
+        clip: Largest change, nats.
+    """
+    change = change.detach()
+
+    def clipped(gradient: Tensor) -> Tensor:
+        fresh, old = gradient.tensor_split([len(change)])
+        return torch.cat([fresh.masked_fill(-fresh.sign() * change > clip, 0.0), old])
+
+    if log_guide.requires_grad:
+        log_guide.register_hook(clipped)
 
 
 @dataclass(frozen=True)

@@ -490,6 +490,7 @@ CALLS: dict[str, Call] = {
             "capacity": [*COUNT, None],
             "exploration_kl": [*SHARE, None],
             "epochs": [*COUNT, None],
+            "clip": POSITIVE,
             "log_z": [*NAME, None],
             "rate": [*POSITIVE, 1.1, None],
             "num_prior_draws": [*COUNT, None],

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from inference import Enumeration, SquaredResidual
+from inference import Enumeration, SquaredResidual, log_guide_at
 from inference.objectives.squared_residual import LOG_Z, log_z_of_quantile
 from inference.targets.fixed_points import NoFixedPointError, Problem
 from inference.targets.fixed_points.squared_residual import squared_residual
@@ -129,3 +129,45 @@ def test_log_z_of_a_quantile_is_the_formula():
     for beta in (0.05, 0.3, 2.0):
         assert log_z_of_quantile(beta) == pytest.approx(math.log(beta * math.expm1(1 / beta)))
     assert math.isfinite(log_z_of_quantile(1e-4))
+
+
+@pytest.mark.parametrize("log_z", ["batch", "pairs", "learned"])
+def test_the_clip_drops_responses_that_have_moved_along_their_gradient(log_z):
+    """Second step on a batch, against the gradient of each response by autograd."""
+    model, old, new, clip = Target(), Table(1), Table(6), 0.3
+    truth = Enumeration(model, ONE)
+    response, replayed = truth.support[:5], truth.support[4:7]
+    gradients = {}
+    for limit in (None, clip):
+        objective = SquaredResidual(5, log_z=log_z, replay=3, epochs=2, clip=limit)
+        objective.buffer.draw = lambda prompts, num: (replayed, truth.log_joint[4:7])
+        first = gradient(objective, model, old, ONE, response)[1]
+        gradients[limit] = first, gradient(objective, model, new, ONE, response)[1]
+    assert torch.equal(gradients[None][0], gradients[clip][0])  # nothing has moved yet
+    constant = SquaredResidual(5, log_z=log_z, replay=3)
+    log_guide = log_guide_at(new, ONE, torch.cat([response, replayed]))
+    log_joint = torch.cat([truth.log_joint[:5], truth.log_joint[4:7]])
+    if log_z == "learned":
+        both = log_joint - log_guide_at(old, ONE, torch.cat([response, replayed]))
+        constant.learned = {ONE.names()[0]: both.mean().detach()}
+    residual = constant.log_z.residual(constant, ONE, log_joint - log_guide)
+    (by_response,) = torch.autograd.grad(
+        0.5 * residual.square().mean(), log_guide, create_graph=False
+    )
+    change = (log_guide[:5] - log_guide_at(old, ONE, response)).detach()
+    dropped = (change.abs() > clip) & (change * by_response[:5] < 0)
+    assert 0 < dropped.sum() < 5
+    stays = torch.cat([~dropped, torch.ones(3, 1, dtype=torch.bool)])
+    log_guide = log_guide_at(new, ONE, torch.cat([response, replayed]))
+    expected = autograd((by_response * stays * log_guide).sum(), new)
+    assert torch.allclose(gradients[clip][1], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_start_of_a_clipped_batch_survives_a_checkpoint():
+    model, old, new = Target(), Table(1), Table(6)
+    response = Enumeration(model, ONE).support[:5]
+    objective, other = (SquaredResidual(5, epochs=2, clip=0.3) for _ in range(2))
+    gradient(objective, model, old, ONE, response)
+    other.set_state(objective.copy_state())
+    expected = gradient(objective, model, new, ONE, response)[1]
+    assert torch.equal(gradient(other, model, new, ONE, response)[1], expected)
