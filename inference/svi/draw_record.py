@@ -1,4 +1,4 @@
-"""Draws of the guide in a step, as the objective made them, and numbers of the guide from them.
+"""Draws of the guide in a step, as the objective made them, and all numbers of the step from them.
 
     ELBO_hat    = sum_k s_k log w_k,    Var = K/(K - 1) sum_k s_k^2 (log w_k - ELBO_hat)^2
     entropy_hat = - sum_k s_k log q(x_k)
@@ -17,10 +17,18 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from inference.objectives.draws import DrawMatrices, Draws, matrices
-from inference.objectives.pyro_objectives import weight_power
+from inference.objectives.pyro_objectives import OTHER_BOUNDS, weight_power
 from inference.objectives.response_objective import ResponseObjective
 from inference.programs import Program
-from inference.response_site import is_sample
+from inference.response_site import SameResponses, is_sample
+from inference.svi.response_metrics import (
+    Metrics,
+    ModelRuns,
+    read,
+    response_numbers,
+    rewarded,
+    with_kl,
+)
 from inference.svi.step_in_nats import StepLimits, step_limits
 from model import Prompts
 
@@ -54,16 +62,17 @@ class DrawRecord:
 
     Attributes:
         draws: draws of the last step.
-        matrices: the draws of the last step as matrices; None without draws.
         numbers: numbers of the guide from the draws of the last step.
-        limits: limits of the last step; None without draws, and without `has_limits`.
+        limits: limits of the last step; None without `has_limits`.
+        metrics: `elbo`, `log_likelihood`, `entropy`, and the metrics of the responses.
     """
 
     def __init__(self, objective: ELBO, num_prompts: int = 1, *, has_limits: bool = False) -> None:
         self.draws: list[Draws] = []
-        self.matrices: DrawMatrices | None = None
         self.numbers = DrawNumbers()
         self.limits: StepLimits | None = None
+        self.metrics: Metrics = {}
+        self._same, self._runs = SameResponses(), ModelRuns()
         self._objective = objective
         self._num_prompts, self._has_limits = num_prompts, has_limits
         self._traces: list[tuple[Prompts, Trace, Trace]] = []
@@ -87,6 +96,12 @@ class DrawRecord:
         finally:
             del vars(self._objective)["_get_trace"]
 
+    @contextmanager
+    def of_step(self) -> Iterator[None]:
+        """Record one step: its response space, and its runs of the model."""
+        with SameResponses() as self._same, ModelRuns() as self._runs:
+            yield
+
     def take(self) -> list[Draws]:
         """Return the draws since the last call; empty if the objective does not show them.
 
@@ -98,28 +113,54 @@ class DrawRecord:
         else:
             draws = [_draws_of(*each) for each in self._traces]
             self._traces = []
-        self.draws, self.matrices = draws, matrices(draws) if draws else None
-        self.numbers, self.limits = DrawNumbers(), None
-        if self.matrices is not None:
-            self._measure(self.matrices)
-        elif self._has_limits:
+        self.draws = draws
+        if not draws and self._has_limits:
             raise NoDrawsError(
                 f"{type(self._objective).__name__} does not show the draws of the guide, so that a "
                 "step has no size in nats: pass a `learning_rate` to `fit`, or an optimizer"
             )
         return draws
 
-    def _measure(self, draws: DrawMatrices) -> None:
-        """Compute numbers and limits, by one wait for the device."""
-        tensors = draw_numbers(draws)
-        if self._has_limits:
-            tensors += step_limits(draws, weight_power(self._objective))
-        elbo, variance, entropy, *limits = torch.stack(tensors).tolist()
-        self.numbers = DrawNumbers(elbo, variance, entropy)
-        if limits:
-            self.limits = StepLimits(*limits)
-        if len(self.draws[0].prompts) < self._num_prompts:
+    def reward(self, model: Program) -> Tensor | None:
+        """r of the draws by the runs of the model; empty if unknown, None without rewards."""
+        if (program := rewarded(model)) is None:
+            return None
+        reward = self._runs.reward(program, self.draws) if self.draws else None
+        return torch.empty(0) if reward is None else reward
+
+    def measure(self, loss: float, num_prompts: int, reward: Tensor | None = None) -> None:
+        """Compute numbers, limits and metrics of the draws, by one wait for the device.
+
+        Args:
+            loss: loss of the step, summed over prompts.
+            num_prompts: number of prompts of the step.
+            reward: see `response_numbers`.
+        """
+        elbo, log_likelihood = self._means(loss, num_prompts)
+        draws = matrices(self.draws) if self.draws else None
+        share = None if draws is None else draws.share
+        numbers = response_numbers(self.draws, share, self._same.space, reward)
+        numbers["log_likelihood"] = log_likelihood
+        if draws is not None:
+            numbers |= zip(DrawNumbers._fields, draw_numbers(draws), strict=True)
+        if draws is not None and self._has_limits:
+            limits = step_limits(draws, weight_power(self._objective))
+            numbers |= zip(StepLimits._fields, limits, strict=True)
+        values = read(numbers)
+        self.numbers = DrawNumbers(*(values.pop(name, math.nan) for name in DrawNumbers._fields))
+        if self.draws and len(self.draws[0].prompts) < self._num_prompts:
             self.numbers = self.numbers._replace(variance=math.nan)
+        if self._has_limits:
+            self.limits = StepLimits(*map(values.pop, StepLimits._fields))
+        self.metrics = with_kl({"elbo": elbo, "entropy": self.numbers.entropy} | values)
+
+    def _means(self, loss: float, num_prompts: int) -> tuple[float, Tensor | float]:
+        """ELBO and log likelihood of the step, means over prompts, nats; NaN if unknown."""
+        objective = self._objective
+        if isinstance(objective, ResponseObjective):
+            return objective.metrics["elbo"], objective.metrics["log_likelihood"]
+        elbo = math.nan if isinstance(objective, OTHER_BOUNDS) else -loss / num_prompts
+        return elbo, self._runs.log_likelihood()
 
 
 def draw_numbers(draws: DrawMatrices) -> tuple[Tensor, ...]:

@@ -91,15 +91,13 @@ def rewarded(model: Program) -> AlignmentModel | None:
     return None
 
 
-def response_metrics(
+def response_numbers(
     draws: list[Draws],
     share: Tensor | None,
     space: ResponseSpace | None,
-    log_likelihood: Tensor | float,
-    elbo: float,
     reward: Tensor | None,
-) -> Metrics:
-    """Metrics of the draws of a step, and `log_likelihood`, by one wait for the device.
+) -> dict[str, Tensor | float]:
+    """Numbers of the draws of a step, without a wait for the device.
 
     Lengths are left out without a response space.
 
@@ -107,36 +105,36 @@ def response_metrics(
         draws: draws of the guide in the step.
         share: `[K, N]`, share of each draw in a mean under q; None without draws.
         space: the set of responses; None for a guide with another distribution.
-        log_likelihood: E_q[log likelihood], nats.
-        elbo: ELBO of the step, nats; KL(q || p0) is the difference of the two.
         reward: r of the draws, `[K, N]`, NaN for prompts to which no reward applies; an empty
             tensor if unknown, None without rewards.
     """
     response = responses(draws)
-    numbers: dict[str, Tensor | float] = {"log_likelihood": log_likelihood}
+    numbers: dict[str, Tensor | float] = {}
     if space is not None:
-        length: Tensor | float = math.nan
-        clipped: Tensor | float = math.nan
+        numbers = {LENGTH: math.nan, "completions/clipped_ratio": math.nan}
         if response is not None and share is not None:
             is_token = space.is_token(response)  # [K, N, T]
             has_end = torch.isin(response, space.end_ids).any(-1)
-            length = _mean(share, is_token.sum(-1).double())
-            clipped = _mean(share, (~has_end).double())
-        numbers |= {LENGTH: length, "completions/clipped_ratio": clipped}
+            numbers[LENGTH] = _mean(share, is_token.sum(-1).double())
+            numbers["completions/clipped_ratio"] = _mean(share, (~has_end).double())
     if reward is not None:
         numbers |= dict(zip(REWARD, _of_reward(reward, share), strict=True))
-    metrics = _read(numbers)
-    metrics["kl"] = metrics["log_likelihood"] - elbo
-    if space is not None:
-        metrics["kl_per_token"] = metrics["kl"] / (metrics[LENGTH] or math.nan)
-    return metrics
+    return numbers
 
 
-def _read(numbers: dict[str, Tensor | float]) -> Metrics:
+def read(numbers: dict[str, Tensor | float]) -> Metrics:
     """The numbers of all tensors, by one wait for the device."""
     tensors = {name: value for name, value in numbers.items() if isinstance(value, Tensor)}
     values = torch.stack(list(tensors.values())).tolist() if tensors else []
     return {**numbers, **dict(zip(tensors, values, strict=True))}
+
+
+def with_kl(metrics: Metrics) -> Metrics:
+    """The metrics and KL(q || p0), the difference of `log_likelihood` and `elbo`."""
+    metrics["kl"] = metrics["log_likelihood"] - metrics["elbo"]
+    if LENGTH in metrics:
+        metrics["kl_per_token"] = metrics["kl"] / (metrics[LENGTH] or math.nan)
+    return metrics
 
 
 def num_tokens_of(metrics: Metrics, num_responses: int) -> float:

@@ -5,20 +5,16 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
-import torch
 from pyro.infer import SVI
-from torch import Tensor, nn
+from torch import nn
 
 from guides.guide import GuideRegistrationError
-from inference.objectives.pyro_objectives import OTHER_BOUNDS
-from inference.objectives.response_objective import ResponseObjective
 from inference.programs import Program
-from inference.response_site import SameResponses
 from inference.svi.checkpoint.state import FitState, parameters
 from inference.svi.draw_record import DrawRecord
 from inference.svi.micro_batch_handler import in_micro_batches
 from inference.svi.optimizer.limited_steps import LimitedSteps
-from inference.svi.response_metrics import Metrics, ModelRuns, response_metrics, rewarded
+from inference.svi.response_metrics import Metrics
 from inference.svi.rollback import Rollback
 from inference.svi.step_in_nats import step_size
 from model import Prompts
@@ -60,7 +56,7 @@ class Stepper:
         has_limits = isinstance(state.optimizer, LimitedSteps)
         self._record = DrawRecord(state.objective, num_prompts, has_limits=has_limits)
         self._rollback = Rollback(state)
-        self._is_first = True
+        self._is_first = self._is_fresh = True
         programs = (in_micro_batches(program, micro_batch) for program in (model, state.guide))
         self._svi = SVI(*programs, state.optimizer, state.objective)
         self._loss_and_grads = self._svi.loss_and_grads
@@ -84,9 +80,9 @@ class Stepper:
 
     def _take(self, prompts: Prompts) -> Metrics:
         state, optimizer, record = self._state, self._state.optimizer, self._record
-        reuses_draws, num_particles = state.reuses_draws, state.objective.num_particles
+        self._is_fresh = not state.reuses_draws
         rate, step_count = optimizer.learning_rate, optimizer.step_count
-        with SameResponses() as same, ModelRuns() as runs:
+        with record.of_step():
             loss = _bound(self._svi.step(prompts))
         if state.step == 0 and optimizer.step_count == step_count:
             raise NothingToTrainError(
@@ -94,69 +90,45 @@ class Stepper:
                 "though some in its store have one: expected a guide whose parameters no "
                 "`poutine.block` hides"
             )
-        elbo, log_likelihood = self._means(prompts, loss, runs)
-        if not reuses_draws:
-            state.reward = self._reward(runs)
-        share = None if record.matrices is None else record.matrices.share
-        of_responses = response_metrics(
-            record.draws, share, same.space, log_likelihood, elbo, state.reward
-        )
         state.step += 1
-        if not reuses_draws:
-            state.num_responses += num_particles * len(prompts)
-            self._add_fresh_draws(of_responses["log_likelihood"])
+        if self._is_fresh:
+            state.num_responses += state.objective.num_particles * len(prompts)
+            self._add_fresh_draws()
         return {
             "step": state.step,
             "num_responses": state.num_responses,
-            "elbo": elbo,
             "loss": loss,
-            "log_likelihood": of_responses.pop("log_likelihood"),
-            "entropy": record.numbers.entropy,
             "grad_norm": optimizer.grad_norm,
             "learning_rate": rate,
             "step_size": optimizer.step_size if isinstance(optimizer, LimitedSteps) else math.nan,
-        } | of_responses
+        } | record.metrics
 
-    def _means(
-        self, prompts: Prompts, loss: float, runs: ModelRuns
-    ) -> tuple[float, Tensor | float]:
-        """ELBO and log likelihood of the step, means over prompts, nats; NaN if unknown."""
-        objective = self._state.objective
-        if isinstance(objective, ResponseObjective):
-            return objective.metrics["elbo"], objective.metrics["log_likelihood"]
-        elbo = math.nan if isinstance(objective, OTHER_BOUNDS) else -loss / len(prompts)
-        return elbo, runs.log_likelihood()
-
-    def _add_fresh_draws(self, log_likelihood: float) -> None:
+    def _add_fresh_draws(self) -> None:
         """Add the fresh draws of a step to health and best iterate of the fit."""
         state, record = self._state, self._record
-        grad_norm = state.optimizer.grad_norm
-        state.health.add(state.step, record.numbers, log_likelihood, grad_norm)
+        log_likelihood = record.metrics["log_likelihood"]
+        state.health.add(state.step, record.numbers, log_likelihood, state.optimizer.grad_norm)
         if state.best is not None:
             before = state.optimizer.parameters_before_step
             state.best.consider(state.step - 1, state.health.elbo, before)
 
-    def _reward(self, runs: ModelRuns) -> Tensor | None:
-        """r of the fresh draws of a step; empty if unknown, None without rewards."""
-        model, draws = rewarded(self._model), self._record.draws
-        if model is None:
-            return None
-        reward = runs.reward(model, draws) if draws else None
-        return torch.empty(0) if reward is None else reward
-
-    def _checked_gradient(self, *args: Any, **kwargs: Any) -> Any:
-        """The loss, with its gradient at the parameters. Tells limited steps their limits."""
-        loss = self._loss_and_grads(*args, **kwargs)
+    def _checked_gradient(self, model: Program, guide: Program, prompts: Prompts) -> Any:
+        """The loss, with its gradient at the parameters. Measures the draws of the step."""
+        loss = self._loss_and_grads(model, guide, prompts)
         average_gradients(parameters())
         if not math.isfinite(bound := _bound(loss)):
             raise NonFiniteLossError(f"the loss is {bound}; the parameters were left as they were")
+        state, record = self._state, self._record
         if self._is_first:
-            check_trains(self._state.guide, self._state.objective)
+            check_trains(state.guide, state.objective)
             self._is_first = False
-        draws, optimizer = self._record.take(), self._state.optimizer
-        if isinstance(optimizer, LimitedSteps):
-            assert self._record.limits is not None
-            optimizer.expect(self._record.limits, partial(step_size, self._svi.guide, draws))
+        draws = record.take()
+        if self._is_fresh:
+            state.reward = record.reward(self._model)
+        record.measure(bound, len(prompts), state.reward)
+        if isinstance(state.optimizer, LimitedSteps):
+            assert record.limits is not None
+            state.optimizer.expect(record.limits, partial(step_size, guide, draws))
         return loss
 
 

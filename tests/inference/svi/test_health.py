@@ -23,6 +23,7 @@ def numbers_of(objective, model, guide, prompts):
     with record.recording(), pyro.get_param_store().scope():
         objective.loss_and_grads(model, guide, prompts)
     record.take()
+    record.measure(0.0, len(prompts))
     return record.numbers
 
 

@@ -12,7 +12,7 @@ from inference import OBJECTIVES, fit
 from inference.objectives.draws import Draws, matrices
 from inference.objectives.proximal import Proximal_ELBO
 from inference.svi.anneal import soften
-from inference.svi.response_metrics import ModelRuns, response_metrics
+from inference.svi.response_metrics import ModelRuns, read, response_numbers, with_kl
 from model import AlignmentModel, TextReward, contains, vader_sentiment
 from tests.inference.conftest import killed_and_resumed
 
@@ -76,12 +76,14 @@ def test_numbers_are_those_of_their_definitions(small_prior, prompts):
     values, sites = {"response": response}, {"response": log_guide}
     draws = [Draws(prompts, values, sites, log_guide, share=share)]
     reward = torch.tensor([[0.0, 3.0], [1.0, 3.0]], dtype=torch.float64)
-    metrics = response_metrics(draws, matrices(draws).share, space, 1.5, -0.5, reward)
+    numbers = response_numbers(draws, matrices(draws).share, space, reward)
+    metrics = with_kl({"log_likelihood": 1.5, "elbo": -0.5} | read(numbers))
     length = (0.25 * 1 + 0.75 * 2 + 2) / 2
     variance = 2 * (0.25 * 0.75**2 + 0.75 * 0.25**2)
     assert metrics == pytest.approx(
         {
             "log_likelihood": 1.5,
+            "elbo": -0.5,
             "kl": 2.0,
             "kl_per_token": 2.0 / length,
             "completions/mean_length": length,
@@ -92,7 +94,7 @@ def test_numbers_are_those_of_their_definitions(small_prior, prompts):
         }
     )
     on_policy = matrices([draws[0]._replace(share=None)]).share
-    equal = response_metrics(draws, on_policy, space, 1.5, -0.5, reward)
+    equal = read(response_numbers(draws, on_policy, space, reward))
     assert equal["reward_std"] == pytest.approx(reward.std(0).mean().item())
 
 
@@ -112,7 +114,7 @@ def test_rewards_of_other_responses_are_unknown(two_rewards, small_prior, prompt
     draws = [Draws(prompts, {"response": response}, {"response": log_guide}, log_guide)]
     assert runs.reward(two_rewards, draws) is None
     share = matrices(draws).share
-    unknown = response_metrics(draws, share, small_prior.space, 0.0, 0.0, torch.empty(0))
+    unknown = response_numbers(draws, share, small_prior.space, torch.empty(0))
     assert all(math.isnan(unknown[name]) for name in REWARD)
 
 
