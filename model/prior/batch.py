@@ -3,10 +3,11 @@
 `ResponseDistribution` has the batch shape, the checks and the interface of Pyro. Behind it are jobs
 that know a batch of B responses alone:
 
-    drawing.py, scoring.py                          the passes of the decoder over the B responses
-    chunks.py, by_micro_batches.py, by_ranks.py     a function of the B responses, part by part
+    drawing.py, scoring.py          the passes of the decoder over the B responses
+    chunks.py, by_micro_batches.py  a function of the B responses, part by part
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -14,9 +15,12 @@ from torch import Tensor
 
 from model.common.sharded_tensors import in_step
 from model.prior.decoder import Decoder
-from model.prior.division import Division
+from model.prior.division import Block, Division
 from model.prior.prompts import Prompts
 from model.prior.response_space import ResponseSpace
+
+OfOwn = Callable[[Tensor], Tensor]
+"""A function from a tensor of all responses, `[B, ...]`, to those of a rank, `[B', ...]`."""
 
 
 class Start(NamedTuple):
@@ -62,6 +66,39 @@ class Batch:
         """Responses to other prompts, which `start` has read, as one part: not divided further."""
         new = replace(self, prompts=prompts, rows=rows, start=start, num_tokens=num_tokens)
         return replace(new, micro_batch=None, division=None)
+
+    def by_ranks(
+        self, function: Callable[["Batch", OfOwn], tuple[Tensor, ...]]
+    ) -> tuple[Tensor, ...]:
+        """A function of the batch, computed by each rank for its own responses.
+
+        The B responses are to the N prompts in their order, K times.
+
+        Args:
+            function: takes the batch of the B' responses of a rank, and a function from tensors
+                `[B, ...]` to `[B', ...]`; returns tensors `[B', ...]`.
+
+        Returns:
+            The tensors `[B, ...]` on every rank.
+        """
+        assert self.division is not None
+        num_prompts = len(self.prompts)
+
+        def of_block(block: Block) -> tuple[Tensor, ...]:
+            def own(tensor: Tensor) -> Tensor:
+                grid = tensor.unflatten(0, (-1, num_prompts))
+                return grid[block.particles, block.prompts].flatten(0, 1)
+
+            is_whole = block.prompts == slice(None)
+            prompts = self.prompts if is_whole else self.prompts[block.prompts]
+            rows = own(self.rows) - own(self.rows).min()
+            part = self.part(prompts, rows, self.start if is_whole else None)
+            results = function(replace(part, micro_batch=self.micro_batch), own)
+            return tuple(tensor.unflatten(0, (-1, len(prompts))) for tensor in results)
+
+        sizes = len(self.rows) // num_prompts, num_prompts
+        grid = self.division.compute(of_block, *sizes, even=self.is_in_step)
+        return tuple(tensor.flatten(0, 1) for tensor in grid)
 
     def read_prompts(self) -> Start:
         """The pass over the prompts."""

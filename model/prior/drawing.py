@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from model.networks.sharded_modules import gathered_once
-from model.prior.batch import Batch
-from model.prior.by_ranks import OfOwn, by_ranks
+from model.prior.batch import Batch, OfOwn
 from model.prior.chunks import parts
 from model.prior.decode import Decode, Prefix
 
@@ -25,7 +24,7 @@ def draw(batch: Batch, prefix: Prefix | None = None) -> Decode:
             _run(decode, part, own(every))
             return own(decode.response), own(decode.log_prob)
 
-        decode.response, decode.log_prob = by_ranks(run_own, batch)
+        decode.response, decode.log_prob = batch.by_ranks(run_own)
     decode.finish()
     return decode
 

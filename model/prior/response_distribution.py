@@ -21,7 +21,6 @@ from model.common.thread_lock import one_thread
 from model.prior import scoring
 from model.prior.batch import Batch
 from model.prior.by_micro_batches import by_micro_batches
-from model.prior.by_ranks import by_ranks
 from model.prior.chunks import Function, by_chunks
 from model.prior.decode import Prefix
 from model.prior.decoder import Decoder
@@ -241,7 +240,7 @@ class ResponseDistribution(TorchDistribution):
 def _in_parts(function: Function, batch: Batch, value: Tensor) -> tuple[Tensor, ...]:
     """A function of B responses: by ranks, then by micro-batches or by chunks."""
     if batch.division is not None:
-        return by_ranks(lambda part, own: _in_parts(function, part, own(value)), batch)
+        return batch.by_ranks(lambda part, own: _in_parts(function, part, own(value)))
     if batch.micro_batch is not None and torch.is_grad_enabled():
         return by_micro_batches(function, batch, value)
     return by_chunks(function, batch, value)
