@@ -65,6 +65,7 @@ def run_script(
     """
     given = sys.argv[1:] if argv is None else argv
     words = [word for word in given if word != "--debug"]
+    getattr(sys.stdout, "reconfigure", lambda **_: None)(errors="backslashreplace")  # as stderr
     logging.disable_progress_bar()  # of transformers, one for each file
     logging.set_verbosity_error()
     with _until_nobody_reads(), interrupts():
@@ -86,8 +87,7 @@ def run_script(
                 traceback.print_exception(error)
             message, note = one_line(error), _note(error)
             _exit(f"{message.removesuffix('.')}. {note}" if note else message, 2)
-    checked = findings if isinstance(findings, list) else []
-    sys.exit(int(not all(getattr(finding, "held", True) for finding in checked)))
+    sys.exit(isinstance(findings, list) and not all(getattr(x, "held", True) for x in findings))
 
 
 def _parse(words: list[str], arguments: type[A]) -> A:

@@ -118,6 +118,12 @@ def test_counts_are_whole_numbers_from_one_up(make, name):
         ),
         (lambda: AlignmentModel(tiny(), {}, {}), ValueError, "beta is {}, expected a number"),
         (
+            lambda: AlignmentModel(tiny(), {}, [1.0, 2.0]),
+            TypeError,
+            "expected one number or a dict",
+        ),
+        (lambda: AlignmentModel(tiny(), {}, torch.ones(2)), TypeError, "expected one number or a"),
+        (
             lambda: Constraint(0.5, at_least=0),
             TypeError,
             "the reward of constraint 'constraint' is a float, expected a function",

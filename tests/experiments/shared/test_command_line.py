@@ -1,5 +1,6 @@
 """Command lines: a refusal is one line and exit code 2, a fault of the program a traceback."""
 
+import io
 import math
 import os
 import re
@@ -46,6 +47,14 @@ def never(args):
 def test_a_script_that_ends_well_exits_with_0(capsys):
     assert code_of(lambda args: print(args.flips), "--flips", "5") == 0
     assert capsys.readouterr().out == "5\n"
+
+
+def test_a_letter_that_the_terminal_lacks_does_not_end_a_run(monkeypatch):
+    """A report of an hour's run has signs and emojis, and a terminal may have ASCII alone."""
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert code_of(lambda args: print("1 ± 2 \N{PARTY POPPER}")) == 0
+    assert written.getvalue() == rb"1 \xb1 2 \U0001f389" + b"\n"
 
 
 @pytest.mark.parametrize(("words", "number"), [([], 1), (["--threads", "2"], 2)])
