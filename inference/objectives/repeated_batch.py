@@ -29,7 +29,7 @@ class Batch:
 
     `log_proposal` is the log density of the distribution that the responses were drawn from; None
     before the first step, if that distribution is the guide. `log_start` is log q in the first
-    step, `[K, N]`, nats; None if not asked for. `per_token` holds tensors by name, `[K, N, T]`,
+    step, `[K, N]`, nats; None if no step needed it. `per_token` holds tensors by name, `[K, N, T]`,
     that an objective computes once for the batch.
     """
 
