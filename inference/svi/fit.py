@@ -13,13 +13,19 @@ from tqdm import tqdm
 
 from inference import random_state
 from inference.programs import Program
-from inference.svi.agreement import agree, locked_by_first
 from inference.svi.best_iterate import BestIterate
 from inference.svi.budget import new_budget
 from inference.svi.checkpoint.fingerprint import Fingerprint
 from inference.svi.checkpoint.resume import resume as resume_from
 from inference.svi.checkpoint.state import FitState, parameters
-from inference.svi.fit_checks import check_programs, new_objective, new_optimizer, resumes
+from inference.svi.fit_checks import (
+    agree,
+    check_programs,
+    locked_by_first,
+    new_objective,
+    new_optimizer,
+    resumes,
+)
 from inference.svi.minibatches import Minibatches
 from inference.svi.optimizer import checked
 from inference.svi.optimizer.limited_steps import LimitedSteps

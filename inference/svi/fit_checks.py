@@ -1,5 +1,7 @@
-"""Checks of the arguments of `fit`, before anything is spent."""
+"""Checks of the arguments of `fit`, on each rank and between ranks, before anything is spent."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pyro.infer import ELBO
@@ -10,13 +12,15 @@ from inference.objectives.leave_one_out import LeaveOneOut_ELBO
 from inference.objectives.response_objective import ResponseObjective
 from inference.programs import Program
 from inference.response_site import check_arguments
-from inference.svi.checkpoint.folder import CheckpointError, has_checkpoint
+from inference.svi.checkpoint.folder import CheckpointError, has_checkpoint, locked
 from inference.svi.optimizer.checked import CheckedOptimizer, check_start
 from inference.svi.optimizer.fused import adam_on_cosine
 from inference.svi.optimizer.per_parameter import PerParameterOptimizer
 from inference.svi.optimizer.trust_region import TrustRegion
 from inference.svi.optimizer.whole_steps import WholeSteps
 from model import Prompts
+from model.common import ranks
+from model.common.digests import text_digest
 
 
 def check_programs(model: Program, guide: Program, prompts: Prompts) -> None:
@@ -91,6 +95,39 @@ def resumes(folder: Path, resume: bool) -> bool:
         fix = "pass resume=True to go on from it, or name another folder"
         raise CheckpointError(f"{folder} already has a checkpoint: {fix}")
     return exists
+
+
+def agree(guide: Program, prompts: Prompts, **numbers: object) -> None:
+    """Check that all ranks call `fit` alike, and give a module the first rank's parameters.
+
+    Parameters that do not train are the file's, and are not compared.
+
+    Raises:
+        ValueError: if a rank has other prompts, or another number of these.
+    """
+    facts = {"prompts": text_digest(" ".join(prompts.names()))} | numbers
+    for number, others in enumerate(ranks.all_of(facts)):
+        for name, value in facts.items():
+            if others[name] != value:
+                raise ValueError(
+                    f"rank {number} calls `fit` with {name} {others[name]!r}, and rank "
+                    f"{ranks.rank()} with {value!r}, expected the same on all ranks: the ranks "
+                    "of a process group divide the responses of one fit. Call `fit` inside "
+                    "`model.common.ranks.alone()` for a fit of one rank"
+                )
+    if isinstance(guide, nn.Module):
+        trained = {name: p for name, p in guide.named_parameters() if p.requires_grad}
+        ranks.copy_from_first(trained)
+
+
+@contextmanager
+def locked_by_first(folder: Path | None) -> Iterator[None]:
+    """Lock a folder on the first rank, see `locked`. All ranks wait for the lock."""
+    with ExitStack() as stack:
+        with ranks.failing_together():
+            if ranks.is_first():
+                stack.enter_context(locked(folder))
+        yield
 
 
 def _check_unused(name: str, step_count: int) -> None:
