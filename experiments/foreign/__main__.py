@@ -10,7 +10,7 @@ Printed: medians and worst runs by the level of each factor, the worst runs by n
 Written: `results.jsonl`, a line for each run as it ends; the table as `table.md`; `abroad.svg`.
 
 The cells are a balanced fraction of all combinations, see `design.py`. Cells of a prior that is
-absent are skipped by name. The defaults take 40 to 60 CPU minutes without SmolLM2, and two CPU
+absent are skipped by name. The defaults take 80 to 90 CPU minutes without SmolLM2, and two CPU
 hours more with SmolLM2, whose runs take about ten minutes each.
 
     python -m experiments.foreign --stories ../shared/data/stories260k
