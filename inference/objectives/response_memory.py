@@ -117,6 +117,8 @@ class ResponseMemory:
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> Self:
         """The memory of which `get_state` made the state."""
+        # copies, since products round by the alignment of tensors, and those of a file have none
+        state = {name: tensor.clone() for name, tensor in state.items()}
         parts = part_of(state, "batch/")
         numbers = range(len({name.split("/")[0] for name in parts}))
         batches = [Observed(**part_of(parts, f"{number}/")) for number in numbers]
