@@ -112,11 +112,15 @@ class Twisted(PriorDecoder, Guide):
 
     def _twisted(self, logits: Tensor, hidden: Tensor) -> Tensor:
         logits = scaled(logits, self.prior.temperature)
-        twisted = logits + evaluating(self.head)(hidden)
+        return self.reweighted(logits, evaluating(self.head)(hidden))
+
+    def reweighted(self, logits: Tensor, log_psi: Tensor) -> Tensor:
+        """Logits of the guide from those of the prior, temperature applied, and psi: `[..., V]`."""
+        twisted = logits + log_psi
         if self.top_k is None:
             return twisted
-        excluded = torch.ones_like(logits, dtype=torch.bool)
-        excluded.scatter_(-1, logits.topk(self.top_k).indices, False)
+        every = torch.ones_like(logits, dtype=torch.bool)
+        excluded = every.scatter(-1, logits.topk(self.top_k).indices, False)
         return twisted.masked_fill(excluded, -torch.inf)
 
     def log_twist(self, prompts: Prompts, response: Tensor) -> Tensor:

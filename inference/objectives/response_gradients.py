@@ -1,8 +1,9 @@
 """log q of each response with a gradient of its own: the rows of a Jacobian.
 
 A pass of a network for one response is vectorised over responses (`torch.func.vmap`), at about
-twice the cost of one gradient of their sum. Other decoders take a pass for each response, and so do
-networks in half precision, with windows of attention, or with positions that depend on token ids.
+twice the cost of one gradient of their sum, and so is the head of `Twisted`, after one pass of the
+prior without gradient. Other decoders take a pass for each response, and so do networks in half
+precision, with windows of attention, or with positions that depend on token ids.
 """
 
 import itertools
@@ -12,13 +13,16 @@ from typing import Any
 import torch
 import transformers
 from pyro.distributions import TorchDistribution
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from guides.twisted import Twisted, TwistHead
 from inference.programs import autoregressive
 from model import LanguageModel, Prompts, ResponseDistribution
+from model.networks.checks import evaluating
 from model.prior.division import Block
+from model.prior.logits import CHUNK, scaled
 
 AT_ONCE = 32
 """Number of responses whose gradients are computed together."""
@@ -56,6 +60,12 @@ def _of_all(
         if own <= names.keys():
             by_name = {names[id(p)]: p for p in parameters.values()}
             return _vectorised(q, decoder, response, by_name)
+    # a head of one's own may have operations that `vmap` refuses
+    if isinstance(decoder, Twisted) and isinstance(decoder.head, TwistHead) and decoder.splits_head:
+        names = {id(p): name for name, p in decoder.head.named_parameters()}
+        if own <= names.keys():
+            by_name = {names[id(p)]: p for p in parameters.values()}
+            return _of_head(q, decoder, response, by_name)
     tensors, rows = list(parameters.values()), []
     for k, n in itertools.product(*map(range, response.shape[:2])):
         value = _of_prompts(q, [n]).log_prob(response[[k]][:, [n]]).squeeze()
@@ -84,9 +94,7 @@ def _vectorised(
     parameters: Mapping[str, Tensor],
 ) -> tuple[Tensor, Tensor]:
     network, space = decoder.network, q.space
-    trained = {name: parameter.detach() for name, parameter in parameters.items()}
-    every = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    fixed = {name: tensor.detach() for name, tensor in every.items() if name not in trained}
+    trained, fixed = _trained_and_fixed(network, parameters)
 
     def log_prob(
         own: dict[str, Tensor], ids: Tensor, mask: Tensor, positions: Tensor, is_token: Tensor
@@ -97,9 +105,7 @@ def _vectorised(
         batch["use_cache"] = False
         logits = functional_call(network, {**own, **fixed}, (), batch).logits[0]
         later = logits[-len(is_token) - 1 : -1] / q.temperature
-        later = later.log_softmax(-1, dtype=torch.promote_types(later.dtype, torch.float32))
-        chosen = later.gather(-1, ids[-len(is_token) :, None])[:, 0]
-        return torch.where(is_token, chosen, 0.0).sum()
+        return _log_prob(later, ids[-len(is_token) :], is_token)
 
     rows = _rows(q.prompts, response.flatten(0, 1), network, space.is_token(response).flatten(0, 1))
     function = vmap(grad_and_value(log_prob), in_dims=(None, 0, 0, 0, 0), chunk_size=AT_ONCE)
@@ -108,6 +114,53 @@ def _vectorised(
     flat = [gradients[name].flatten(1) for name in parameters]
     shape = response.shape[:2]
     return log_guide.view(shape), torch.cat(flat, 1).view(*shape, -1)
+
+
+def _of_head(
+    q: ResponseDistribution, decoder: Twisted, response: Tensor, parameters: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The same for the parameters of a twist's head, by their names there."""
+    head, prior = evaluating(decoder.head), decoder.prior
+    trained, fixed = _trained_and_fixed(head, parameters)
+
+    def log_prob(
+        own: dict[str, Tensor], hidden: Tensor, logits: Tensor, ids: Tensor, is_token: Tensor
+    ) -> Tensor:
+        """log q of one response: hidden `[T, H]`, logits `[T, V]`, ids `[T]`, is_token `[T]`."""
+        log_psi = functional_call(head, {**own, **fixed}, (hidden,))
+        return _log_prob(decoder.reweighted(logits, log_psi) / q.temperature, ids, is_token)
+
+    with torch.no_grad():
+        _, states = prior(q.prompts).log_prob_and_hidden(response)
+    states, value = states.flatten(0, 1), response.flatten(0, 1)
+    is_token = q.space.is_token(value)
+    at_once = max(1, CHUNK // (value.shape[1] * prior.vocab_size))
+    rows = []
+    for part in torch.arange(len(value), device=value.device).split(at_once):
+        with torch.no_grad():
+            logits = prior.logits_of(states[part].flatten(0, 1)).unflatten(0, (len(part), -1))
+        inputs = (states[part], scaled(logits, prior.temperature), value[part], is_token[part])
+        rows.append(vmap(grad_and_value(log_prob), in_dims=(None, 0, 0, 0, 0))(trained, *inputs))
+    log_guide = torch.cat([values for _, values in rows])
+    flat = [torch.cat([gradients[name].flatten(1) for name in trained], 1) for gradients, _ in rows]
+    shape = response.shape[:2]
+    return log_guide.view(shape), torch.cat(flat).view(*shape, -1)
+
+
+def _trained_and_fixed(
+    module: nn.Module, parameters: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Parameters by name without gradient, and all other parameters and buffers of the module."""
+    trained = {name: parameter.detach() for name, parameter in parameters.items()}
+    every = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return trained, {n: tensor.detach() for n, tensor in every.items() if n not in trained}
+
+
+def _log_prob(logits: Tensor, ids: Tensor, is_token: Tensor) -> Tensor:
+    """log q of one response from logits `[T, V]`, ids `[T]` and `is_token` `[T]`, nats."""
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    chosen = logits.log_softmax(-1, dtype=wide).gather(-1, ids[:, None])[:, 0]
+    return torch.where(is_token, chosen, 0.0).sum()
 
 
 def _rows(

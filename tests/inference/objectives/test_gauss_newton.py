@@ -1,11 +1,13 @@
 """Gauss-Newton: its rows, its step, its memory, and the posterior as its fixed point."""
 
+import itertools
+
 import pyro
 import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
-from guides import LoRA, NGram
+from guides import LoRA, NGram, Twisted
 from inference import Enumeration, LeaveOneOut_ELBO, fit, response_distribution
 from inference.objectives.gauss_newton import LAYER, GaussNewton
 from inference.objectives.response_gradients import response_gradients
@@ -62,6 +64,30 @@ def test_rows_are_the_gradients_of_each_response(family, make):
             row = torch.cat([part.flatten() for part in parts])
             assert row.abs().max() > 0
             assert torch.allclose(rows[k, n], row, atol=1e-4 * row.abs().max().item() + 1e-5)
+
+
+@pytest.mark.parametrize("top_k", [None, 3])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_rows_of_a_twist_are_the_gradients_of_each_response(top_k, temperature, monkeypatch):
+    """A chunk of two responses at a time."""
+    prior = tiny("llama")
+    prior.temperature = temperature
+    prompts = prior.encode(["a", "a b c"])
+    guide = moved(Twisted(prior, hidden_size=5, top_k=top_k))
+    distribution = response_distribution(guide, prompts)
+    response = distribution.sample((5,))
+    chunk = 2 * response.shape[-1] * prior.vocab_size
+    monkeypatch.setattr("inference.objectives.response_gradients.CHUNK", chunk)
+    log_guide, rows = response_gradients(distribution, response, trained(guide))
+    expected = distribution.log_prob(response)
+    assert torch.allclose(log_guide, expected.detach(), atol=1e-9)
+    for k, n in itertools.product(range(5), range(2)):
+        parts = torch.autograd.grad(
+            expected[k, n], list(trained(guide).values()), retain_graph=True
+        )
+        row = torch.cat([part.flatten() for part in parts])
+        assert row.abs().max() > 0.01
+        assert torch.allclose(rows[k, n], row, atol=1e-9)
 
 
 def test_windows_of_attention_are_those_of_the_network():
