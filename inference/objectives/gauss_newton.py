@@ -4,20 +4,14 @@ At the posterior log w is one constant for each prompt. A step solves for the pa
 bring the log-weights of the responses in memory nearest to such constants,
 
     min_phi,c  sum_i a_i (log p*(x_i) - log q(x_i) - grad log q(x_i) (phi - phi_i) - c)^2
-               + ridge g sum_l |(phi - phi_0)_l|^2 / u_l^2
-    a_i = min(1, q(x_i) / q_i(x_i))^power
+               + ridge g |phi - phi_0|^2,      a_i = min(1, q(x_i) / q_i(x_i))^power
 
-with log q, its gradient and phi_i from when response i was drawn by q_i. The unit u_l of layer l is
-one over the root mean square norm of the layer's part of the first gradients, and g the mean square
-norm of the last gradients in these units. Every layer so has an equal share in the first
-prediction. In one unit for all, the layers of long gradients would have most of it: the first of
-the four layers of the film prior has 58% of the squared norm, and fits noise.
-
-This is Bayesian linear regression: a Gaussian prior of the parameters around phi_0, and log-weights
-as observations. phi_0 is where the guide was at the oldest response in memory, so that the pull
-vanishes as the guide settles. The posterior is a fixed point, where all residuals are 0, if the
-family has the posterior. Old gradients are those of old parameters: a memory that never drops a
-response ends near the posterior, one that does ends there.
+with log q, its gradient and phi_i from when response i was drawn by q_i, and g the mean square of
+the last gradients' norms. This is Bayesian linear regression: a Gaussian prior of the parameters
+around phi_0, and log-weights as observations. phi_0 is where the guide was at the oldest response
+in memory, so that the pull vanishes as the guide settles. The posterior is a fixed point, where all
+residuals are 0, if the family has the posterior. Old gradients are those of old parameters: a
+memory that never drops a response ends near the posterior, one that does ends there.
 
 `leave-one-out` is one gradient step on the same loss for the last responses alone, and forgets the
 others. The solution is in the space of the M responses in memory (kernel ridge regression): an
@@ -29,7 +23,6 @@ before, SPRING, Goldshlager et al. 2024, arXiv 2401.10190. Here the memory is of
 """
 
 import os
-import re
 
 import pyro
 import torch
@@ -45,9 +38,6 @@ from model.common.checks import positive, whole_number
 from model.common.devices import total_memory
 from model.common.sharded_tensors import is_sharded
 
-LAYER = re.compile(r".*\.\d+(?=\.)|.*")
-"""Name of a parameter's layer: up to the last number, such as `h.3`, or the whole name."""
-
 
 class GaussNewton(ResponseObjective):
     """Weighted least squares over all responses so far, for guides of few parameters.
@@ -61,7 +51,7 @@ class GaussNewton(ResponseObjective):
 
     Args:
         num_particles: K, at least 2, number of fresh responses to each prompt in a step.
-        ridge: Strength of the pull to earlier parameters, as a share of a response's squared
+        ridge: Strength of the pull to earlier parameters, in units of a response's squared
             gradient. A larger ridge learns less from each response, and fits less of their noise.
         power: Power of the weight q/q_i of a response that the guide has left behind. 0 counts all
             alike, 1 is a truncated importance weight.
@@ -91,7 +81,6 @@ class GaussNewton(ResponseObjective):
         self.power = positive("power", power)
         self.capacity = whole_number("capacity", capacity)
         self.memory: ResponseMemory | None = None
-        self.unit: Tensor | None = None  # of each parameter, `[D]`
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
         distribution, response = self.draw(guide, prompts)
@@ -101,22 +90,20 @@ class GaussNewton(ResponseObjective):
             log_guide, gradient = response_gradients(distribution, response, parameters)
         log_weight = joint.log_joint - log_guide.double()
         point = torch.cat([parameter.detach().flatten() for parameter in parameters.values()])
-        if self.memory is None or self.unit is None:
+        if self.memory is None:
             _check_room(point, self.capacity)
-            self.unit = _units(parameters, gradient)
-            self.memory = ResponseMemory(point / self.unit)
-        self.memory.move(point / self.unit)
-        self.memory.add(prompts, gradient * self.unit, joint.log_joint, log_guide.double())
+            self.memory = ResponseMemory(point)
+        self.memory.move(point)
+        self.memory.add(prompts, gradient, joint.log_joint, log_guide.double())
         self.memory.forget(self.capacity)
-        step = self._step() * self.unit
-        parts = step.split([parameter.numel() for parameter in parameters.values()])
+        parts = self._step().split([parameter.numel() for parameter in parameters.values()])
         pairs = zip(parameters.values(), parts, strict=True)
         surrogate = torch.stack([-(p * part.view_as(p)).sum() for p, part in pairs]).sum()
         draws = (response, log_guide, log_weight, joint.log_likelihood)
         return Losses(-log_weight.mean(0).sum(), surrogate, *draws)
 
     def _step(self) -> Tensor:
-        """Step from the parameters now to the solution of the least squares, `[D]`, in units."""
+        """Step from the parameters now to the solution of the least squares, `[D]`."""
         assert self.memory is not None
         memory = self.memory
         weight = (self.power * (memory.log_guide - memory.log_drawn)).clamp(max=0.0).exp()  # [M]
@@ -144,13 +131,10 @@ class GaussNewton(ResponseObjective):
         return self.get_state()  # no tensor of the memory is changed in place
 
     def get_state(self) -> dict[str, Tensor]:
-        if self.memory is None or self.unit is None:
-            return {}
-        return self.memory.get_state() | {"unit": self.unit}
+        return {} if self.memory is None else self.memory.get_state()
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         self.memory = ResponseMemory.from_state(state) if state else None
-        self.unit = state["unit"].clone() if state else None
 
 
 def _trained() -> dict[str, Tensor]:
@@ -162,25 +146,6 @@ def _trained() -> dict[str, Tensor]:
             "GaussNewton needs whole parameters, and these are sharded: leave the shards out"
         )
     return parameters
-
-
-def _units(parameters: dict[str, Tensor], gradient: Tensor) -> Tensor:
-    """Unit of each parameter, `[D]`: one over the root mean square norm of its layer's gradients.
-
-    Args:
-        parameters: parameters by name.
-        gradient: gradients of responses, `[K, N, D]`.
-    """
-    squares = gradient.square().mean((0, 1)).split([p.numel() for p in parameters.values()])
-    layers = [LAYER.match(name)[0] for name in parameters]  # type: ignore[index]
-    norms = dict.fromkeys(layers, gradient.new_zeros(()))
-    for layer, square in zip(layers, squares, strict=True):
-        norms[layer] = norms[layer] + square.sum()
-    whole = torch.stack(list(norms.values())).sum().clamp(min=torch.finfo(gradient.dtype).tiny)
-    # a layer without gradients at first counts as a part of the whole
-    norms = {layer: torch.where(norm > 0, norm, whole) for layer, norm in norms.items()}
-    pairs = zip(layers, squares, strict=True)
-    return torch.cat([norms[layer].rsqrt().expand(len(square)) for layer, square in pairs])
 
 
 def _check_room(point: Tensor, capacity: int) -> None:
