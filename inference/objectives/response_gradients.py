@@ -54,18 +54,20 @@ def _of_prompts(q: ResponseDistribution, index: slice | list[int]) -> ResponseDi
 def _of_all(
     q: ResponseDistribution, response: Tensor, parameters: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    decoder, own = q.decoder, {id(parameter) for parameter in parameters.values()}
-    if isinstance(decoder, LanguageModel) and _can_vectorise(decoder, q.prompts):
-        names = {id(p): name for name, p in decoder.network.named_parameters()}
-        if own <= names.keys():
-            by_name = {names[id(p)]: p for p in parameters.values()}
-            return _vectorised(q, decoder, response, by_name)
-    # a head of one's own may have operations that `vmap` refuses
-    if isinstance(decoder, Twisted) and isinstance(decoder.head, TwistHead) and decoder.splits_head:
-        names = {id(p): name for name, p in decoder.head.named_parameters()}
-        if own <= names.keys():
-            by_name = {names[id(p)]: p for p in parameters.values()}
-            return _of_head(q, decoder, response, by_name)
+    decoder = q.decoder
+    if (
+        isinstance(decoder, LanguageModel)
+        and _can_vectorise(decoder, q.prompts)
+        and (by_name := _by_name(decoder.network, parameters))
+    ):
+        return _vectorised(q, decoder, response, by_name)
+    if (
+        isinstance(decoder, Twisted)
+        and isinstance(decoder.head, TwistHead)  # another may have operations that `vmap` refuses
+        and decoder.splits_head
+        and (by_name := _by_name(decoder.head, parameters))
+    ):
+        return _of_head(q, decoder, response, by_name)
     tensors, rows = list(parameters.values()), []
     for k, n in itertools.product(*map(range, response.shape[:2])):
         value = _of_prompts(q, [n]).log_prob(response[[k]][:, [n]]).squeeze()
@@ -77,6 +79,14 @@ def _of_all(
     shape = response.shape[:2]
     log_guide, gradient = map(torch.stack, zip(*rows, strict=True))
     return log_guide.view(shape), gradient.view(*shape, -1)
+
+
+def _by_name(module: nn.Module, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters by their names in a module; empty if the module lacks one of them."""
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    if not all(id(parameter) in names for parameter in parameters.values()):
+        return {}
+    return {names[id(parameter)]: parameter for parameter in parameters.values()}
 
 
 @torch.no_grad()
