@@ -10,9 +10,10 @@ from torch import Tensor
 
 from experiments.shared.refusals import FAULTS, blamed
 from experiments.shared.run_folder import RunFolder
+from experiments.shared.tables import cell
 from experiments.shared.training import build_guide
 from experiments.steer.arguments import Steer
-from experiments.steer.expectations import observe, scope_of
+from experiments.steer.expectations import mean_of_draws, observe, scope_of
 from experiments.steer.report import MARK, samples_text, scored_texts
 from guides import GUIDES, Fixed, Guide, saved
 from guides.guide import OtherGuideError
@@ -25,11 +26,21 @@ from model.common.digests import DamagedFileError
 from model.networks.source import PretrainedError
 from model.prior.named_priors import load_prior
 
+MOST_R_HAT = 1.1
+"""R-hat above which chains disagree."""
+
 
 def numbers_of(
-    model: AlignmentModel, prompts: Prompts, posterior: Posterior, prior_response: Tensor
-) -> dict[str, float]:
-    """Expectations under prior and posterior, log Z in nats, diagnostics; means over prompts."""
+    model: AlignmentModel,
+    prompts: Prompts,
+    posterior: Posterior,
+    prior_response: Tensor,
+    target: str = "posterior",
+) -> dict[str, str]:
+    """Expectations under prior and target, log Z in nats, diagnostics; means over prompts.
+
+    Expectations have their standard errors.
+    """
     prior = observe(model, prompts, prior_response)
     weighted = observe(model, prompts, posterior.response)
     pairs = {f"r{scope_of(prior.reward)}": (prior.reward, weighted.reward)}
@@ -37,14 +48,14 @@ def numbers_of(
     numbers = {}
     for name, (of_prior, of_posterior) in pairs.items():
         # NaN where the reward or the feature does not apply
+        applies = ~of_prior.isnan().all(0)
         zeros = of_posterior.nan_to_num(0.0, neginf=-torch.inf)
-        of_prompt = posterior.mean(zeros)[~of_posterior.isnan().all(0)]
-        numbers[f"E[{name}] of the prior"] = of_prior.nanmean().item()
-        numbers[f"E[{name}] of the posterior"] = of_prompt.mean().item()
+        numbers[f"E[{name}] of the prior"] = cell(*mean_of_draws(of_prior, applies))
+        numbers[f"E[{name}] of the {target}"] = cell(*posterior.estimate(zeros, applies))
     if posterior.log_z is not None:
-        numbers["log Z, nats"] = posterior.log_z.mean().item()
+        numbers["log Z, nats"] = f"{posterior.log_z.mean().item():.4g}"
     for name, value in posterior.diagnostics.items():
-        numbers[name.replace("_", " ")] = value.double().mean().item()
+        numbers[name.replace("_", " ")] = f"{value.double().mean().item():.4g}"
     return numbers
 
 
@@ -59,7 +70,12 @@ def fault_of(posterior: Posterior, origin: str) -> str:
     sizes = diagnostics.get("effective_sample_size", torch.tensor(math.inf))
     size = sizes.double().min().item()  # NaN if unknown
     num_draws = len(posterior.log_weight)
-    return f"{size:.0f} of {num_draws} draws effective, fewer than {FEW}" if size < FEW else ""
+    if size < FEW:
+        return f"{size:.0f} of {num_draws} draws effective, fewer than {FEW}"
+    r_hat = diagnostics.get("r_hat", torch.zeros(1)).nan_to_num(0.0).max().item()
+    return (
+        f"R-hat {r_hat:.2f}, above {MOST_R_HAT}: the chains disagree" if r_hat > MOST_R_HAT else ""
+    )
 
 
 def write_draws(
@@ -96,14 +112,14 @@ def sample_posterior(
         prior_response = response_distribution(model, prompts).sample(torch.Size([args.samples]))
         samples = {
             "From the prior": scored_texts(model, prompts, prior_response[:2]),
-            "From the posterior": scored_texts(model, prompts, posterior.resample(4)),
+            f"From the {sampler.target}": scored_texts(model, prompts, posterior.resample(4)),
         }
-        numbers = numbers_of(model, prompts, posterior, prior_response)
+        numbers = numbers_of(model, prompts, posterior, prior_response, sampler.target)
         if ranks.is_first():
             with ranks.alone():
                 write_draws(folder.path / "draws.jsonl", model, prompts, posterior)
     width = max(map(len, numbers))
-    lines = [f"{name:{width}}  {value:.4g}" for name, value in numbers.items()]
+    lines = [f"{name:{width}}  {value}" for name, value in numbers.items()]
     if fault := fault_of(posterior, str(origin)):
         lines.append(f"{MARK.strip()} {fault}: the numbers of the posterior may be far off.")
     print("", f"{title} from {origin}", "", *samples_text(samples), *lines, sep="\n")

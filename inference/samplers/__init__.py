@@ -29,8 +29,8 @@ class Sampler:
 
     Attributes:
         sample: Takes a model, prompts, `num_samples` and `guide`, the proposal (None, the prior).
-        target: Distribution to which the weighted responses converge: `posterior`, `near the
-            posterior` or `best of n`.
+        target: Distribution to which the weighted responses converge: `posterior`, `posterior,
+            nearly` or `best of n`.
         lists_all: True if the sampler lists all responses and ignores `num_samples`.
         needs_bound: True if `sample` needs `log_bound` where the model states no bound or a guide
             proposes.
@@ -78,7 +78,7 @@ SAMPLERS: dict[str, Sampler] = {
     "quasi-rejection": Sampler(
         quasi_rejection_sampling,
         "rejection with a bound that may be exceeded, and the error that this causes",
-        target="near the posterior",
+        target="posterior, nearly",
     ),
     "best-of-n": Sampler(
         best_of_n,

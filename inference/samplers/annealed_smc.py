@@ -66,9 +66,9 @@ def annealed_smc(
         chosen ones, which depend on the particles; `NoSupportError` counts as 0 in its mean. Means
         are consistent. Diagnostics: `num_temperatures`; `num_blind`, the number of steps at which
         all responses were impossible; `acceptance`, the share of accepted moves;
-        `effective_sample_size`; `num_distinct`, the number of different responses. If `num_blind`
-        is not 0, moves may have found the posterior, but the error of log_z may be many nats: draw
-        more.
+        `effective_sample_size`; `num_distinct`, the number of different responses; `num_roots`, the
+        number of first draws with descendants of positive weight. If `num_blind` is not 0, moves
+        may have found the posterior, but the error of log_z may be many nats: draw more.
     """
     scheme = find_scheme(resampling)
     num_samples = whole_number("num_samples", num_samples, why="responses to each prompt")
@@ -84,6 +84,7 @@ def annealed_smc(
     response = proposal.sample((num_samples,))
     log_ratio = log_ratio_at(response)  # [K, N]
     log_weight = torch.zeros_like(log_ratio)
+    root = torch.arange(num_samples, device=response.device)[:, None].expand_as(log_ratio)
     log_z, temperature, num_steps, num_blind, num_accepted = log_ratio.new_zeros(5, len(prompts))
     num_moves = 0
     while bool((active := temperature < 1).any()):
@@ -100,7 +101,7 @@ def annealed_smc(
         step = resample_if_degenerate(log_weight, scheme, ess_threshold)
         log_weight, log_z = step.log_weight, log_z + step.log_mean
         response = response.gather(0, step.ancestors[..., None].expand_as(response))
-        log_ratio = log_ratio.gather(0, step.ancestors)
+        log_ratio, root = log_ratio.gather(0, step.ancestors), root.gather(0, step.ancestors)
         for _ in range(moves):
             response, log_ratio, accepted = _move(
                 proposal, response, log_ratio, temperature, log_ratio_at
@@ -112,8 +113,9 @@ def annealed_smc(
         "acceptance": num_accepted / max(1, num_moves),
         "effective_sample_size": effective_sample_size(log_weight),
         "num_distinct": num_distinct(response, log_weight),
+        "num_roots": num_distinct(root[..., None], log_weight),
     }
-    return Posterior(response, log_weight, log_z + log_mean(log_weight), diagnostics)
+    return Posterior(response, log_weight, log_z + log_mean(log_weight), diagnostics, root)
 
 
 def log_tempered(log_ratio: Tensor, temperature: Tensor) -> Tensor:

@@ -40,4 +40,4 @@ def enumerate_posterior(
     except ZeroDivisionError as error:
         fix = "Soften the constraint: a finite penalty in place of -inf"
         raise NoSupportError(f"{error}. {fix}") from error
-    return Posterior(truth.support, truth.log_joint, truth.log_z)
+    return Posterior(truth.support, truth.log_joint, truth.log_z, exact=True)

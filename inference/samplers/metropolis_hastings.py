@@ -177,7 +177,9 @@ def metropolis_hastings(
     parts = [log_likelihood_at(model, prompts, part) for part in response.split(chunk)]
     log_likelihood = torch.cat(parts)
     diagnostics = {**kernel.diagnostics(), **mixing(log_likelihood.view(chains.shape[:-1]))}
-    return Posterior(response, torch.zeros_like(log_likelihood), None, diagnostics)
+    chain = torch.arange(len(response), device=response.device) % kernel.num_chains
+    chain = chain[:, None].expand(response.shape[:-1])
+    return Posterior(response, torch.zeros_like(log_likelihood), None, diagnostics, chain)
 
 
 def mixing(values: Tensor) -> dict[str, Tensor]:

@@ -3,13 +3,14 @@
 E_p*[f(x)] ~ sum_m W_m f(x_m),   W = softmax(log_weight) over the M responses to each prompt
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from inference.estimate import check_draws, check_numbers, expectation
+from inference.estimate import Estimate, check_draws, check_numbers, expectation
 from inference.importance_weights import effective_sample_size
 from model.common.checks import first_index, instance, whole_number
 from model.common.thread_lock import one_thread
@@ -27,6 +28,7 @@ class Posterior:
 
         posterior = importance_sampling(model, prompts, num_samples=256)
         expected = posterior.mean(reward(prompts, posterior.response))  # [N]
+        print(posterior.estimate(reward(prompts, posterior.response)))  # with standard error
         responses = posterior.resample(8)  # [8, N, T], of equal weight
 
     Attributes:
@@ -35,6 +37,9 @@ class Posterior:
         log_z: `[N]`, nats, the estimate of log Z, biased low (Jensen) if exp(log_z) is unbiased;
             None if the sampler has none.
         diagnostics: Numbers for each prompt, `[N]`, by name; the sampler documents the names.
+        group: `[M, N]`, group of each response, from 0. Responses of one group depend on each
+            other: a chain, or the descendants of one particle. None for independent responses.
+        exact: True if the responses are all responses, which have no sampling error.
 
     Raises:
         NotANumberError: If a log weight or log_z is NaN or +inf.
@@ -45,6 +50,8 @@ class Posterior:
     log_weight: Tensor
     log_z: Tensor | None
     diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
+    group: Tensor | None = None
+    exact: bool = False
 
     def __post_init__(self) -> None:
         shape = tuple(instance("response", self.response, Tensor).shape)
@@ -52,6 +59,11 @@ class Posterior:
         if tuple(self.log_weight.shape) != shape[:-1]:
             fault = f"log_weight has shape {tuple(self.log_weight.shape)} and response {shape}"
             raise ValueError(f"{fault}, expected [M, N] and [M, N, T]")
+        if self.group is not None:
+            group = instance("group", self.group, Tensor)
+            if group.shape != self.log_weight.shape or group.dtype != torch.long:
+                fault = f"group has shape {tuple(group.shape)} and type {group.dtype}"
+                raise ValueError(f"{fault}, expected whole numbers {shape[:-1]}, as log_weight")
         if self.log_z is not None:
             log_z = check_numbers("log_z", self.log_z)
             if tuple(log_z.shape) != shape[1:-1]:
@@ -77,6 +89,38 @@ class Posterior:
             raise ValueError(f"values have shape {tuple(values.shape)}, expected {expected}")
         mean = expectation(self.probability, values)
         return check_numbers("the mean of values", mean, infinite=True)
+
+    def estimate(self, values: Tensor, applies: Tensor | None = None) -> Estimate:
+        """E_p*[f] with its standard error, averaged over prompts, from f at the responses.
+
+        The delta method over independent groups of responses. Of the descendants of particles, this
+        is the estimator of Chan and Lai 2013 (Annals of Statistics 41), consistent for multinomial
+        resampling; other schemes have less noise. The error is NaN for a prompt with descendants of
+        one particle alone, or with one response of positive weight.
+
+        Args:
+            values: `[M, N]`, f, ignored where the weight is 0.
+            applies: `[N]`, True for the prompts to average over; by default all. The mean over no
+                prompt is NaN.
+        """
+        mean, prob = self.mean(values), self.probability
+        group, values = self.group, instance("values", values, Tensor)
+        if applies is not None:
+            mean, prob, values = mean[applies], prob[:, applies], values[:, applies]
+            group = None if group is None else group[:, applies]
+        if not len(mean):
+            return Estimate(math.nan, math.nan)
+        if self.exact:
+            return Estimate.exact(mean)
+        deviation = prob * torch.where(prob == 0, 0.0, values - mean)  # [M, N]
+        share = prob
+        if group is not None:
+            zeros = prob.new_zeros(int(group.max()) + 1, len(mean))
+            deviation = zeros.scatter_add(0, group, deviation)
+            share = zeros.scatter_add(0, group, prob)
+        estimate = Estimate.of_influence(mean, len(deviation) * deviation)
+        is_alone = bool(((share > 0).sum(0) < 2).any())
+        return Estimate(estimate.value, math.nan) if is_alone else estimate
 
     @one_thread
     def resample(self, num_samples: int) -> Tensor:

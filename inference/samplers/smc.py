@@ -115,7 +115,7 @@ def sequential_monte_carlo(
         "num_roots": num_distinct(particles.root[..., None], log_weight),
     }
     log_z = particles.log_z + log_mean(log_weight)
-    return Posterior(particles.response, log_weight, log_z, diagnostics)
+    return Posterior(particles.response, log_weight, log_z, diagnostics, particles.root)
 
 
 @dataclass

@@ -213,7 +213,13 @@ CALLS: dict[str, Call] = {
             "response": TENSOR,
             "log_weight": [*TENSOR, ZERO[:3], ZERO * NAN],
             "log_z": [3, "x", ZERO[:, 0], ZERO[0] * NAN],
+            "group": [*TENSOR, ZERO, ZERO[0].long()],
         },
+    ),
+    "Posterior.estimate": (
+        Posterior(RESPONSE, ZERO, None).estimate,
+        {"values": ZERO},
+        {"values": [*TENSOR, ZERO[0]]},
     ),
     "Posterior.mean": (
         Posterior(RESPONSE, ZERO, None).mean,

@@ -1,13 +1,16 @@
 """A saved guide is loaded whole and for its own prior, or refused."""
 
 import json
+import math
+from dataclasses import replace
 
 import pytest
+import torch
 
 from experiments.steer.decoding import fault_of, load_guide
 from guides import GUIDES, FineTuned, Twisted
 from guides.saved import save_guide
-from inference import SAMPLERS
+from inference import SAMPLERS, Posterior
 from model import AlignmentModel, TokenReward
 from tests.model.tiny import tiny
 
@@ -96,3 +99,14 @@ def test_numbers_from_few_effective_draws_have_a_reason(name, beta, prior, promp
     assert ("effective, fewer than 30" in fault) == is_poor
     if name == "importance":
         assert is_poor == (beta == 0.01)
+
+
+def test_chains_that_disagree_are_a_reason():
+    """32 chains that never move count as about 32 effective draws."""
+    posterior = Posterior(torch.zeros(64, 1, 2).long(), torch.zeros(64, 1), None)
+    sizes = {"effective_sample_size": torch.tensor([33.0, 40.0])}
+    for r_hat, reason in ((1.05, ""), (2.3, "R-hat 2.30, above 1.1"), (math.nan, "")):
+        diagnostics = sizes | {"r_hat": torch.tensor([1.0, r_hat])}
+        fault = fault_of(replace(posterior, diagnostics=diagnostics), "the prior")
+        assert fault.startswith(reason)
+        assert bool(fault) == bool(reason)

@@ -468,7 +468,11 @@ def test_every_sampler_steers_without_training(args, sampler, capsys):
     assert len(lines) == 256 * len(args.prompts)
     assert lines[0]["text"].startswith(lines[0]["prompt"])
     text = capsys.readouterr().out
-    assert "E[r] of the posterior" in text
+    target = re.escape(SAMPLERS[sampler].target)
+    error = "" if sampler == "enumeration" else r" ± \d"
+    assert re.search(rf"^E\[r\] of the {target} +-?[\d.]+{error}", text, re.MULTILINE)
+    assert re.search(r"^E\[r\] of the prior +-?[\d.]+ ± \d", text, re.MULTILINE)
+    assert f"From the {SAMPLERS[sampler].target}" in text
     assert "nothing was trained" in text
 
 

@@ -15,7 +15,7 @@ TARGETS = {
     "enumeration": "posterior",
     "importance": "posterior",
     "rejection": "posterior",
-    "quasi-rejection": "near the posterior",
+    "quasi-rejection": "posterior, nearly",
     "best-of-n": "best of n",
     "metropolis-hastings": "posterior",
     "independence-metropolis-hastings": "posterior",

@@ -1,0 +1,94 @@
+"""The standard error of a mean under a `Posterior` is the spread of the mean over many runs."""
+
+import pytest
+import torch
+
+from inference import SAMPLERS
+from inference.samplers.annealed_smc import annealed_smc
+from inference.samplers.metropolis_hastings import metropolis_hastings
+from inference.samplers.posterior import Posterior
+from inference.samplers.smc import sequential_monte_carlo
+from inference.samplers.twist import LikelihoodTwist
+
+RUNS = 600
+
+
+def starts_so(posterior):
+    """Indicator that the first token is `not` or `film`, which descendants share."""
+    return torch.isin(posterior.response[..., 0], torch.tensor([5, 2])).double()
+
+
+def smc(model, prompts, resampling, **kwargs):
+    twist = LikelihoodTwist(model, 0.7)
+    how = {"ess_threshold": 2.0, "resampling": resampling, "twist": twist}
+    return sequential_monte_carlo(model, prompts, num_samples=128, **how, **kwargs)
+
+
+def annealed(model, prompts, **kwargs):
+    how = {"ess_threshold": 0.8, "resampling": "multinomial", "num_temperatures": 4}
+    return annealed_smc(model, prompts, num_samples=128, **how, **kwargs)
+
+
+def chains(model, prompts, **kwargs):
+    return metropolis_hastings(model, prompts, num_samples=1024, num_chains=16, **kwargs)
+
+
+RATIOS = {  # of the estimated variance to the variance over runs: smallest and largest
+    "importance": (0.8, 1.25),
+    "rejection": (0.8, 1.25),
+    "quasi-rejection": (0.8, 1.25),
+    "best-of-n": (0.8, 1.25),
+    "multinomial": (0.75, 1.35),
+    "systematic": (0.75, 3.0),  # less noise than the error knows
+    "annealed": (0.7, 1.35),
+    "chains": (0.75, 1.3),
+}
+
+
+@pytest.mark.parametrize("name", RATIOS)
+def test_a_standard_error_is_the_spread_over_runs(world, name):
+    model, prompts = world.model, world.repeated(RUNS)
+    if name in SAMPLERS:
+        own = {"log_bound": 5.4} if name == "rejection" else {}
+        posterior = SAMPLERS[name](model, prompts, num_samples=512, **own)
+    elif name in ("multinomial", "systematic"):
+        posterior = smc(model, prompts, name)
+    else:
+        posterior = {"annealed": annealed, "chains": chains}[name](model, prompts)
+    values = starts_so(posterior)
+    is_first = torch.arange(2 * RUNS) % 2 == 0
+    for of_prompt in (is_first, ~is_first):
+        estimate = posterior.estimate(values, of_prompt)
+        means = posterior.mean(values)[of_prompt]
+        assert estimate.value == pytest.approx(means.mean().item())
+        ratio = estimate.standard_error**2 * RUNS / means.var().item()
+        low, high = RATIOS[name]
+        assert low < ratio < high
+
+
+def test_all_responses_have_no_error(world):
+    posterior = SAMPLERS["enumeration"](world.network_model, world.prompts)
+    assert posterior.estimate(starts_so(posterior)).standard_error == 0.0
+
+
+def test_the_error_of_one_survivor_is_unknown():
+    """A single chain, a single ancestor or a single accepted draw tells nothing of its spread."""
+    response, values = torch.zeros(4, 1, 2, dtype=torch.long), torch.arange(4.0)[:, None]
+    weight = torch.zeros(4, 1, dtype=torch.float64)
+    root = torch.tensor([[0], [0], [0], [0]])
+    assert Posterior(response, weight, None).estimate(values).standard_error > 0
+    one_root = Posterior(response, weight, None, group=root).estimate(values)
+    impossible = [[-torch.inf]] * 3
+    one_draw = Posterior(response, torch.tensor([[0.0], *impossible]).double(), None)
+    for estimate in (one_root, one_draw.estimate(values)):
+        assert estimate.standard_error != estimate.standard_error
+    assert one_root.value == 1.5
+
+
+def test_prompts_without_a_value_are_left_out():
+    response = torch.zeros(3, 2, 1, dtype=torch.long)
+    posterior = Posterior(response, torch.zeros(3, 2, dtype=torch.float64), None)
+    values = torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])
+    assert posterior.estimate(values, torch.tensor([True, False])).value == 2.0
+    none = posterior.estimate(values, torch.tensor([False, False]))
+    assert none.value != none.value
