@@ -213,7 +213,7 @@ CALLS: dict[str, Call] = {
             "response": TENSOR,
             "log_weight": [*TENSOR, ZERO[:3], ZERO * NAN],
             "log_z": [3, "x", ZERO[:, 0], ZERO[0] * NAN],
-            "group": [*TENSOR, ZERO, ZERO[0].long()],
+            "group": [3, [1.0], ZERO, ZERO[0].long()],
         },
     ),
     "Posterior.estimate": (
