@@ -3,22 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from pyro.infer import ELBO, RenyiELBO, ReweightedWakeSleep, Trace_ELBO, TraceTMC_ELBO
+from pyro.infer import ELBO, RenyiELBO, ReweightedWakeSleep, Trace_ELBO
 
 from inference.objectives.response_objective import only_argument
 from model.common.checks import finite, whole_number
 
-OTHER_BOUNDS = (RenyiELBO, ReweightedWakeSleep, TraceTMC_ELBO)
-"""Objectives of Pyro whose loss is not minus the ELBO."""
 ONE_PLATE: dict[str, Any] = {"max_plate_nesting": 1, "vectorize_particles": True}
-
-
-def weight_power(objective: ELBO) -> float:
-    """Power a of the weights w^a by which an objective weighs its draws; 0 for equal weights."""
-    if isinstance(objective, RenyiELBO):
-        return 1.0 - objective.alpha
-    own = 1.0 if isinstance(objective, ReweightedWakeSleep) else 0.0
-    return getattr(objective, "weight_power", own)
 
 
 def trace(num_particles: int = 64, make: type[ELBO] = Trace_ELBO) -> ELBO:

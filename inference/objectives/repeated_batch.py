@@ -131,9 +131,8 @@ class RepeatedBatchObjective(ResponseObjective, ABC):
 
     def _losses(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Losses:
         losses = super()._losses(model, guide, args, kwargs)
-        assert self.draws is not None
         assert self._batch is not None
-        self.draws = self.draws._replace(prompts=self._batch.prompts)
+        self.draws = [draws._replace(prompts=self._batch.prompts) for draws in self.draws or ()]
         return losses
 
     def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:

@@ -139,7 +139,7 @@ class ResponseObjective(SurrogateLoss):
         super().__init__(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
         self.metrics: dict[str, float] = {}
         self.step_count = 0
-        self.draws: Draws | None = None
+        self.draws: list[Draws] | None = None
 
     @property
     def reuses_draws(self) -> bool:
@@ -188,7 +188,7 @@ class ResponseObjective(SurrogateLoss):
         values = {"response": losses.response}
         share = None if losses.share is None else losses.share.detach()
         log_guides = {"response": log_guide}
-        self.draws = Draws(prompts, values, log_guides, log_weight, share=share)
+        self.draws = [Draws(prompts, values, log_guides, log_weight, share=share)]
         return losses
 
     def _get_trace(

@@ -100,11 +100,13 @@ class Responses(Budget):
 
     def progress(self, state: FitState) -> float:
         """Share of the responses drawn before those of the next step."""
-        own = self.per_step if state.reuses_draws else 0
+        own = self.per_step if state.objective.reuses_draws else 0
         return max(0, state.num_responses - own) / self.amount
 
     def is_spent(self, state: FitState) -> bool:
-        return not state.reuses_draws and state.num_responses + self.per_step > self.amount
+        return (
+            not state.objective.reuses_draws and state.num_responses + self.per_step > self.amount
+        )
 
 
 class Seconds(Budget):

@@ -26,9 +26,9 @@ from inference.svi.fit_checks import (
     new_optimizer,
     resumes,
 )
+from inference.svi.fit_objective import elbo_of
 from inference.svi.minibatches import Minibatches
 from inference.svi.optimizer import checked
-from inference.svi.optimizer.limited_steps import LimitedSteps
 from inference.svi.response_metrics import num_tokens_of
 from inference.svi.rollback import NonFiniteGuideError
 from inference.svi.step import Metrics, NonFiniteLossError, Stepper
@@ -195,12 +195,14 @@ def fit(
     checks.one_of("divide", divide, AXES)
     seed = checks.seed("seed", seed)
     numbers = {"step_kl": step_kl, "learning_rate": learning_rate, "clip_norm": clip_norm}
-    objective = new_objective(objective)
-    per_step = objective.num_particles * min(prompts_per_step or len(prompts), len(prompts))
+    fit_objective = new_objective(objective)
+    num_particles = fit_objective.num_particles
+    per_step = num_particles * min(prompts_per_step or len(prompts), len(prompts))
     budget = new_budget(num_steps, num_responses, max_seconds, per_step)
-    optimizer = new_optimizer(optimizer, objective, num_steps, numbers)
-    state = FitState(guide, optimizer, objective)
-    state.best = BestIterate() if keep_best and state.ascends_elbo else None
+    optimizer = new_optimizer(optimizer, fit_objective, num_steps, numbers)
+    state = FitState(guide, optimizer, fit_objective)
+    ascends_elbo = fit_objective.ascends_elbo
+    state.best = BestIterate() if keep_best and ascends_elbo else None
     if resume and checkpoint_folder is None:
         raise ValueError(
             "resume is True without a checkpoint_folder, expected the folder of the checkpoint"
@@ -210,7 +212,7 @@ def fit(
         state.fingerprint = Fingerprint(
             num_steps=num_steps or 0,
             prompts=prompts,
-            objective=objective,
+            objective=elbo_of(fit_objective),
             optimizer=optimizer,
             model=model,
             guide=guide,
@@ -218,8 +220,9 @@ def fit(
             seed=seed,
         )
     amounts = {"num_steps": num_steps, "num_responses": num_responses, "max_seconds": max_seconds}
-    shared = {"num_particles": objective.num_particles, "prompts_per_step": prompts_per_step}
-    agree(guide, prompts, objective=type(objective).__name__, seed=seed, **amounts, **shared)
+    shared = {"num_particles": num_particles, "prompts_per_step": prompts_per_step}
+    name = type(elbo_of(fit_objective)).__name__
+    agree(guide, prompts, objective=name, seed=seed, **amounts, **shared)
     minibatches = Minibatches(prompts, prompts_per_step, seed)
     result = Fit(state, {"params": {}, "constraints": {}})
     scope = pyro.get_param_store().scope(result.parameters)
@@ -238,23 +241,22 @@ def fit(
             divide=divide,
         )
         try:
-            with budget.bar(state, shown=progress) as bar, stepper.recording():
+            with budget.bar(state, shown=progress) as bar:
                 while not budget.is_spent(state):
-                    if stop_at_noise and state.ascends_elbo:
+                    if stop_at_noise and ascends_elbo:
                         result.at_noise = state.health.end_of_progress()
                     if result.at_noise is not None:
                         break
-                    if isinstance(optimizer, LimitedSteps):
-                        optimizer.progress = budget.progress(state)
-                    batch = minibatches.after(state.num_responses // objective.num_particles)
+                    optimizer.progress = budget.progress(state)
+                    batch = minibatches.after(state.num_responses // num_particles)
                     metrics = stepper.take(batch)
                     seconds = budget.tick(state)
                     result.metrics.append(metrics)
-                    _warn(result, *state.health.check(ascends_elbo=state.ascends_elbo))
+                    _warn(result, *state.health.check(ascends_elbo=ascends_elbo))
                     if on_step is not None and ranks.is_first():
                         with random_state.preserved(), ranks.alone():
                             on_step(metrics)
-                    num_tokens = num_tokens_of(metrics, objective.num_particles * len(batch))
+                    num_tokens = num_tokens_of(metrics, num_particles * len(batch))
                     _show(bar, state, metrics["elbo"], num_tokens / seconds)
                     bar.update(round(budget.spent(state)) - bar.n)
                     if state.step % checkpoint_every == 0:

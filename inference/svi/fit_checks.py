@@ -9,15 +9,15 @@ from pyro.optim import PyroOptim
 from torch import nn
 
 from inference.objectives.leave_one_out import LeaveOneOut_ELBO
-from inference.objectives.response_objective import ResponseObjective
 from inference.programs import Program
 from inference.response_site import check_arguments
 from inference.svi.checkpoint.folder import CheckpointError, has_checkpoint, locked
+from inference.svi.fit_objective import FitObjective, fit_objective
 from inference.svi.optimizer.checked import CheckedOptimizer, check_start
 from inference.svi.optimizer.fused import adam_on_cosine
+from inference.svi.optimizer.limited_steps import WholeSteps
 from inference.svi.optimizer.per_parameter import PerParameterOptimizer
 from inference.svi.optimizer.trust_region import TrustRegion
-from inference.svi.optimizer.whole_steps import WholeSteps
 from model import Prompts
 from model.common import ranks
 from model.common.digests import text_digest
@@ -35,21 +35,20 @@ def check_programs(model: Program, guide: Program, prompts: Prompts) -> None:
             parameter.grad = None
 
 
-def new_objective(objective: ELBO | None) -> ELBO:
+def new_objective(elbo: ELBO | None) -> FitObjective:
     """The objective of a fit, unused; the default is `LeaveOneOut_ELBO()`."""
-    if objective is None:
-        return LeaveOneOut_ELBO()
-    if not isinstance(objective, ELBO):
+    elbo = LeaveOneOut_ELBO() if elbo is None else elbo
+    if not isinstance(elbo, ELBO):
         expected = "an object of a `pyro.infer.ELBO`, such as `LeaveOneOut_ELBO()`"
-        raise TypeError(f"objective is {objective!r}, expected {expected}")
-    if isinstance(objective, ResponseObjective):
-        _check_unused("objective", objective.step_count)
+        raise TypeError(f"objective is {elbo!r}, expected {expected}")
+    objective = fit_objective(elbo)
+    _check_unused("objective", objective.step_count)
     return objective
 
 
 def new_optimizer(
     optimizer: PyroOptim | None,
-    objective: ELBO,
+    objective: FitObjective,
     num_steps: int | None,
     numbers: dict[str, float | None],
 ) -> CheckedOptimizer:
@@ -72,8 +71,7 @@ def new_optimizer(
             )
         return adam_on_cosine(num_steps, **given)
     if optimizer is None:
-        proposes = isinstance(objective, ResponseObjective) and objective.takes_whole_steps
-        return WholeSteps(**given) if proposes else TrustRegion(**given)
+        return WholeSteps(**given) if objective.takes_whole_steps else TrustRegion(**given)
     if given:
         fault = f"both optimizer and {' and '.join(given)} are given, expected one of them"
         raise ValueError(f"{fault}: pass the numbers to the optimizer, or leave the optimizer out")

@@ -31,35 +31,45 @@ LENGTH = "completions/mean_length"
 REWARD = ("reward", "reward_std", "frac_reward_zero_std")
 
 
+class FactorMeans(Messenger):
+    """Record of the means of all factors in the runs of a model in a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._means: dict[str, list[Tensor]] = {}
+        self._is_enumerated = False
+
+    def _pyro_post_sample(self, msg: dict) -> None:
+        infer = msg["infer"].keys()
+        self._is_enumerated |= not infer.isdisjoint({"_enumerate_dim", "_enum_total"})
+        if isinstance(msg["fn"], Unit):
+            log_factor = msg["fn"].log_factor.detach()
+            mean = scale_and_mask(log_factor, msg["scale"], msg["mask"]).mean()
+            self._means.setdefault(msg["name"], []).append(mean)
+
+    def log_likelihood(self) -> Tensor | float:
+        """Sum of the factors' means over all runs; NaN if Pyro enumerated, which needs weights."""
+        if self._is_enumerated or not self._means:
+            return math.nan
+        means = [torch.stack(values).mean() for values in self._means.values()]
+        return torch.stack(means).sum().double()
+
+
 class ModelRuns(Messenger):
     """Record of all runs of a model in a step: the responses, and the factors by name."""
 
     def __init__(self) -> None:
         super().__init__()
         self._runs: list[tuple[Tensor, dict[str, Tensor]]] = []
-        self._totals: dict[str, list[Tensor]] = {}
-        self._is_enumerated = False
 
     def _pyro_post_sample(self, msg: dict) -> None:
-        infer = msg["infer"].keys()
-        self._is_enumerated |= not infer.isdisjoint({"_enumerate_dim", "_enum_total"})
         if msg["name"] == "response" and isinstance(msg["value"], Tensor):
             self._runs.append((msg["value"].detach(), {}))
-        if isinstance(msg["fn"], Unit):
+        if isinstance(msg["fn"], Unit) and self._runs:
             log_factor = msg["fn"].log_factor.detach()
-            if self._runs:
-                applies = torch.as_tensor(True if msg["mask"] is None else msg["mask"])
-                present = torch.where(applies.to(log_factor.device), log_factor, math.nan)
-                self._runs[-1][1][msg["name"]] = present
-            total = scale_and_mask(log_factor, msg["scale"], msg["mask"]).mean()
-            self._totals.setdefault(msg["name"], []).append(total)
-
-    def log_likelihood(self) -> Tensor | float:
-        """Sum of the factors' means over all runs; NaN if Pyro enumerated, which needs weights."""
-        if self._is_enumerated or not self._totals:
-            return math.nan
-        means = [torch.stack(values).mean() for values in self._totals.values()]
-        return torch.stack(means).sum().double()
+            applies = torch.as_tensor(True if msg["mask"] is None else msg["mask"])
+            present = torch.where(applies.to(log_factor.device), log_factor, math.nan)
+            self._runs[-1][1][msg["name"]] = present
 
     def reward(self, model: AlignmentModel, draws: list[Draws]) -> Tensor | None:
         """r of the draws, `[K, N]`, float64; None if the model did not run on the draws alone.

@@ -14,7 +14,6 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 
 from inference import random_state
-from inference.objectives.response_objective import ResponseObjective
 from inference.programs import Program
 from inference.svi.checkpoint.state import FitState, parameters
 from inference.svi.optimizer.checked import NonFiniteParametersError, check_start
@@ -29,16 +28,13 @@ def _snapshot(state: FitState) -> Callable[[], None]:
     """Function that restores all but parameters and moments, which the optimiser restores."""
     step, objective, generators = state.step, state.objective, random_state.capture()
     num_responses, reward = state.num_responses, state.reward
-    known = isinstance(objective, ResponseObjective)
-    tensors = objective.copy_state() if known else {}
-    objective_steps = objective.step_count if known else 0
+    tensors, objective_steps = objective.copy_state(), objective.step_count
 
     def restore() -> None:
         state.step, state.num_responses, state.reward = step, num_responses, reward
         state.health.drop_after(step)
-        if isinstance(objective, ResponseObjective):
-            objective.set_state(tensors)
-            objective.step_count = objective_steps
+        objective.set_state(tensors)
+        objective.step_count = objective_steps
         random_state.restore(*generators)
 
     return restore

@@ -1,9 +1,7 @@
 """One step of `pyro.infer.SVI` in a fit: the gradient by the objective, checks, metrics."""
 
 import math
-from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
 
 from pyro.infer import SVI
 from torch import nn
@@ -12,6 +10,7 @@ from guides.guide import GuideRegistrationError
 from inference.programs import Program
 from inference.svi.checkpoint.state import FitState, parameters
 from inference.svi.draw_record import DrawRecord
+from inference.svi.fit_objective import FitObjective, elbo_of
 from inference.svi.micro_batch_handler import in_micro_batches
 from inference.svi.optimizer.limited_steps import LimitedSteps
 from inference.svi.response_metrics import Metrics
@@ -58,13 +57,8 @@ class Stepper:
         self._rollback = Rollback(state)
         self._is_first = self._is_fresh = True
         programs = (in_micro_batches(program, micro_batch) for program in (model, state.guide))
-        self._svi = SVI(*programs, state.optimizer, state.objective)
-        self._loss_and_grads = self._svi.loss_and_grads
-        self._svi.loss_and_grads = self._checked_gradient
-
-    def recording(self) -> AbstractContextManager[None]:
-        """Context of all steps, in which the draws of the objective are recorded."""
-        return self._record.recording()
+        gradient = self._checked_gradient
+        self._svi = SVI(*programs, state.optimizer, loss=gradient, loss_and_grads=gradient)
 
     def take(self, prompts: Prompts) -> Metrics:
         """Take one step, and return the metrics. After a failure the state is as before the step.
@@ -80,10 +74,10 @@ class Stepper:
 
     def _take(self, prompts: Prompts) -> Metrics:
         state, optimizer, record = self._state, self._state.optimizer, self._record
-        self._is_fresh = not state.reuses_draws
+        self._is_fresh = not state.objective.reuses_draws
         rate, step_count = optimizer.learning_rate, optimizer.step_count
         with record.of_step():
-            loss = _bound(self._svi.step(prompts))
+            loss = self._svi.step(prompts)
         if state.step == 0 and optimizer.step_count == step_count:
             raise NothingToTrainError(
                 "no gradient reaches any of the parameters that Pyro hands to the optimiser, "
@@ -100,7 +94,7 @@ class Stepper:
             "loss": loss,
             "grad_norm": optimizer.grad_norm,
             "learning_rate": rate,
-            "step_size": optimizer.step_size if isinstance(optimizer, LimitedSteps) else math.nan,
+            "step_size": optimizer.step_size,
         } | record.metrics
 
     def _add_fresh_draws(self) -> None:
@@ -112,27 +106,26 @@ class Stepper:
             before = state.optimizer.parameters_before_step
             state.best.consider(state.step - 1, state.health.elbo, before)
 
-    def _checked_gradient(self, model: Program, guide: Program, prompts: Prompts) -> Any:
+    def _checked_gradient(self, model: Program, guide: Program, prompts: Prompts) -> float:
         """The loss, with its gradient at the parameters. Measures the draws of the step."""
-        loss = self._loss_and_grads(model, guide, prompts)
-        average_gradients(parameters())
-        if not math.isfinite(bound := _bound(loss)):
-            raise NonFiniteLossError(f"the loss is {bound}; the parameters were left as they were")
         state, record = self._state, self._record
+        loss = state.objective.loss_and_grads(model, guide, prompts)
+        average_gradients(parameters())
+        if not math.isfinite(loss):
+            raise NonFiniteLossError(f"the loss is {loss}; the parameters were left as they were")
         if self._is_first:
             check_trains(state.guide, state.objective)
             self._is_first = False
-        draws = record.take()
         if self._is_fresh:
             state.reward = record.reward(self._model)
-        record.measure(bound, len(prompts), state.reward)
+        record.measure(state.reward)
         if isinstance(state.optimizer, LimitedSteps):
             assert record.limits is not None
-            state.optimizer.expect(record.limits, partial(step_size, guide, draws))
+            state.optimizer.expect(record.limits, partial(step_size, guide, record.draws))
         return loss
 
 
-def check_trains(guide: Program, objective: Any) -> None:
+def check_trains(guide: Program, objective: FitObjective) -> None:
     """Refuse a first gradient that reaches no parameter in Pyro's store, or others of the guide.
 
     Parameters of the objective's own heads do not count.
@@ -147,7 +140,7 @@ def check_trains(guide: Program, objective: Any) -> None:
             f"{stray[0]!r}, so that they would not train: call `pyro.module(NAME, guide)` where "
             "the guide runs, or freeze them with `requires_grad_(False)`"
         )
-    heads = [head for head in vars(objective).values() if isinstance(head, nn.Module)]
+    heads = [head for head in vars(elbo_of(objective)).values() if isinstance(head, nn.Module)]
     of_heads = {id(parameter) for head in heads for parameter in head.parameters()}
     if any(p.grad is not None and id(p) not in of_heads for p in registered.values()):
         return
@@ -160,8 +153,3 @@ def check_trains(guide: Program, objective: Any) -> None:
         "of, a guide's too (`requires_grad_(True)` thaws it); `detach` and `no_grad` cut the "
         "gradient"
     )
-
-
-def _bound(loss: float | tuple[float, ...]) -> float:
-    """The loss as one number; of the two losses of `ReweightedWakeSleep` the bound."""
-    return loss[0] if isinstance(loss, tuple) else loss

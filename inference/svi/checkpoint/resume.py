@@ -10,9 +10,9 @@ from torch import Tensor
 
 from guides.guide import OtherGuideError, check_like, load_into
 from inference import random_state
-from inference.objectives.response_objective import ResponseObjective
 from inference.svi.checkpoint.folder import CheckpointError, newest_whole
 from inference.svi.checkpoint.state import FitState, parameters
+from inference.svi.fit_objective import elbo_of
 from model import Prompts
 from model.common.sharded_tensors import part_of
 
@@ -94,13 +94,13 @@ def _restore_objective(state: FitState, saved: dict[str, Tensor], path: Path) ->
     """Restore the objective's state, if the objective returns the same state afterwards."""
     objective = state.objective
     try:
-        if isinstance(objective, ResponseObjective):
-            device = next((str(parameter.device) for parameter in parameters().values()), "cpu")
-            objective.set_state({name: tensor.to(device) for name, tensor in saved.items()})
-        check_like(state.objective_state(), saved, str(path))
+        device = next((str(parameter.device) for parameter in parameters().values()), "cpu")
+        objective.set_state({name: tensor.to(device) for name, tensor in saved.items()})
+        check_like(objective.get_state(), saved, str(path))
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        name = type(elbo_of(objective)).__name__
         raise CheckpointError(
-            f"{path / 'objective.safetensors'} is no state of {type(objective).__name__}: {error}"
+            f"{path / 'objective.safetensors'} is no state of {name}: {error}"
         ) from error
 
 

@@ -11,18 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyro
-from pyro.infer import ELBO
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from inference import random_state
-from inference.objectives.pyro_objectives import OTHER_BOUNDS
-from inference.objectives.response_objective import ResponseObjective
 from inference.programs import Program
 from inference.svi.best_iterate import BestIterate
 from inference.svi.checkpoint.fingerprint import Fingerprint
 from inference.svi.checkpoint.folder import CheckpointError, new_checkpoint
+from inference.svi.fit_objective import FitObjective
 from inference.svi.health import Health
 from inference.svi.optimizer.checked import CheckedOptimizer
 from model.common import ranks
@@ -36,7 +34,7 @@ class FitState:
     Attributes:
         guide: a Pyro program over prompts, which puts its parameters into Pyro's store.
         optimizer: the optimiser, with its moments and its step count.
-        objective: the objective; a `ResponseObjective` may have a state.
+        objective: the objective as the fit sees it, which may have a state.
         step: number of steps done.
         num_responses: number of fresh responses drawn, over all prompts.
         seconds: time taken, those of earlier processes included.
@@ -49,7 +47,7 @@ class FitState:
 
     guide: Program
     optimizer: CheckedOptimizer
-    objective: ELBO
+    objective: FitObjective
     step: int = 0
     num_responses: int = 0
     seconds: float = 0.0
@@ -74,7 +72,7 @@ class FitState:
                 for name, moments in optimizer["parameters"].items()
                 for key, moment in moments.items()
             },
-            "objective": self.objective_state(),
+            "objective": self.objective.get_state(),
             "random": generators,
             "health": self.health.get_state() | (self.best.get_state() if self.best else {}),
             "reward": {} if self.reward is None else {"reward": self.reward},
@@ -125,20 +123,6 @@ class FitState:
         if folder is not None and self.saved_step:
             done += f"; the last is in {folder}: go on with resume=True"
         error.add_note(f"{done}.")
-
-    @property
-    def reuses_draws(self) -> bool:
-        """True if the next step works on the responses of an earlier step."""
-        return isinstance(self.objective, ResponseObjective) and self.objective.reuses_draws
-
-    @property
-    def ascends_elbo(self) -> bool:
-        """True if the ELBO decides which of two guides is better."""
-        return getattr(self.objective, "ascends_elbo", not isinstance(self.objective, OTHER_BOUNDS))
-
-    def objective_state(self) -> dict[str, Tensor]:
-        """State of the objective; empty for objectives of Pyro."""
-        return self.objective.get_state() if isinstance(self.objective, ResponseObjective) else {}
 
 
 def parameters() -> dict[str, Tensor]:

@@ -39,7 +39,12 @@ class CheckedOptimizer(PyroOptim, ABC):
     Attributes:
         step_count: number of steps taken.
         grad_norm: norm of the last gradient over all parameters, before clipping.
+        progress: share of the fit that is done, which `fit` sets before each step.
+        step_size: size of the last step, nats; NaN if steps have no limit in nats.
     """
+
+    progress = 0.0
+    step_size = math.nan
 
     def __init__(self, constructor: Any, options: Any, clip: Any = None) -> None:
         super().__init__(constructor, options, clip)

@@ -28,6 +28,9 @@ from model.common.checks import positive
 
 NEAR = 0.5
 """Distance left, nats, below which the limit falls in proportion to the distance."""
+WHOLE_STEP_KL = 0.2
+"""Default limit of the first step, nats. Directions from all responses so far have less noise than
+those of Adam. Limits of 0.1 and 0.2 left 1.21 and 1.20 nats on film reviews after 40 steps."""
 
 
 class LimitedSteps(FusedOptimizer, ABC):
@@ -39,7 +42,6 @@ class LimitedSteps(FusedOptimizer, ABC):
         rate: learning rate of the first step.
 
     Attributes:
-        progress: share of the fit that is done, which `fit` sets before each step.
         step_size: size of the last step after shortening, nats.
     """
 
@@ -79,6 +81,21 @@ class LimitedSteps(FusedOptimizer, ABC):
 
     def _adapt(self, measured: float) -> None:
         """Adapt the next step to the size of this step before shortening; here nothing."""
+
+
+class WholeSteps(LimitedSteps):
+    """The steps of an objective whose `.grad` is minus the whole step, shortened to a limit.
+
+        fit(model, guide, prompts, num_steps=40, objective=GaussNewton(num_particles=32))
+
+    There is no rate and no momentum.
+
+    Args:
+        step_kl: limit of the first step, nats.
+    """
+
+    def __init__(self, step_kl: float = WHOLE_STEP_KL) -> None:
+        super().__init__(step_kl, torch.optim.SGD, rate=1.0)
 
 
 def allowed_share(size: float, limit: float) -> float:

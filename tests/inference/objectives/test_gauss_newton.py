@@ -11,9 +11,9 @@ from guides import LoRA, NGram, Twisted
 from inference import Enumeration, LeaveOneOut_ELBO, fit, response_distribution
 from inference.objectives.gauss_newton import GaussNewton
 from inference.objectives.response_gradients import response_gradients
-from inference.svi.fit_checks import new_optimizer
+from inference.svi.fit_checks import new_objective, new_optimizer
+from inference.svi.optimizer.limited_steps import WholeSteps
 from inference.svi.optimizer.trust_region import TrustRegion
-from inference.svi.optimizer.whole_steps import WholeSteps
 from model import LanguageModel
 from tests.inference.conftest import killed_and_resumed
 from tests.inference.objectives.table import (
@@ -226,7 +226,7 @@ def test_loss_leaves_the_memory_as_it_is():
 def test_default_optimizer_takes_whole_steps():
     objectives = (GaussNewton(4), LeaveOneOut_ELBO(4))
     limits = {"step_kl": 0.5}
-    kinds = [type(new_optimizer(None, each, 3, limits)) for each in objectives]
+    kinds = [type(new_optimizer(None, new_objective(each), 3, limits)) for each in objectives]
     assert kinds == [WholeSteps, TrustRegion]
 
 

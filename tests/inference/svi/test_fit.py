@@ -18,6 +18,7 @@ from inference.objectives.proximal import Proximal_ELBO
 from inference.svi.checkpoint.folder import CheckpointError, has_checkpoint
 from inference.svi.checkpoint.resume import resume
 from inference.svi.checkpoint.state import FitState
+from inference.svi.fit_objective import elbo_of, fit_objective
 from inference.svi.optimizer.trust_region import STEP_KL, TrustRegion
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 from tests.forks import FORKS
@@ -77,7 +78,7 @@ def test_likelihood_in_the_metrics_of_pyros_objectives_has_all_factors(
 
 def test_default_is_a_trust_region_and_leave_one_out(model, small_prior, prompts):
     result = fit(model, NGram(small_prior, n=1), prompts, num_steps=1, progress=False)
-    assert isinstance(result.state.objective, LeaveOneOut_ELBO)
+    assert isinstance(elbo_of(result.state.objective), LeaveOneOut_ELBO)
     assert isinstance(result.state.optimizer, TrustRegion)
     assert result.state.optimizer.step_kl == STEP_KL
 
@@ -255,7 +256,7 @@ def test_checkpoint_of_another_guide_is_refused(model, small_prior, prompts, pri
         CheckpointError, match=r"is of another guide: 1 parameters differ, first guide\$\$\$extra"
     ):
         short_fit(model, Widened(small_prior), prompts, checkpoint_folder=tmp_path, resume=True)
-    state = FitState(FineTuned(prior), FusedOptimizer(), LeaveOneOut_ELBO())
+    state = FitState(FineTuned(prior), FusedOptimizer(), fit_objective(LeaveOneOut_ELBO()))
     with pytest.raises(CheckpointError, match="no checkpoint in"):
         resume(state, tmp_path / "nowhere", prompts)
 

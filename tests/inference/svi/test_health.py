@@ -13,17 +13,18 @@ from guides import FineTuned
 from inference import OBJECTIVES, FusedOptimizer, LeaveOneOut_ELBO, SquaredResidual, fit
 from inference.enumeration import entropy
 from inference.svi.draw_record import DrawRecord
+from inference.svi.fit_objective import fit_objective
 from inference.svi.health import DrawNumbers, Health, Series, mean_of_steps
 from model import AlignmentModel, contains
 from tests.inference.conftest import killed_and_resumed
 
 
 def numbers_of(objective, model, guide, prompts):
+    objective = fit_objective(objective)
     record = DrawRecord(objective)
-    with record.recording(), pyro.get_param_store().scope():
+    with pyro.get_param_store().scope():
         objective.loss_and_grads(model, guide, prompts)
-    record.take()
-    record.measure(0.0, len(prompts))
+    record.measure()
     return record.numbers
 
 

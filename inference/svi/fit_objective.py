@@ -1,0 +1,107 @@
+"""An objective as a fit sees it: the same for the objectives of this project and of Pyro.
+
+A fit reads the members of `ResponseObjective`. `TraceObjective` gives them to any other ELBO of
+`pyro.infer`: draws and metrics are read off the traces of model and guide.
+"""
+
+import math
+from typing import Any, TypeAlias
+
+import torch
+from pyro.infer import ELBO, RenyiELBO, ReweightedWakeSleep, TraceTMC_ELBO
+from pyro.infer.util import torch_item
+from pyro.poutine import Trace
+from torch import Tensor
+
+from inference.objectives.draws import Draws
+from inference.objectives.response_objective import ResponseObjective
+from inference.programs import Program
+from inference.response_site import is_sample
+from inference.svi.response_metrics import FactorMeans
+from model import Prompts
+
+
+class TraceObjective:
+    """One of Pyro's objectives, with the members of `ResponseObjective` that a fit reads.
+
+    Args:
+        elbo: an ELBO that computes its loss from pairs of traces; without traces there are no
+            `draws`, and `metrics` are NaN if unknown.
+    """
+
+    takes_whole_steps = reuses_draws = False
+
+    def __init__(self, elbo: ELBO) -> None:
+        self.elbo = elbo
+        self.num_particles = elbo.num_particles
+        self.step_count = 0
+        self.draws: list[Draws] | None = None
+        self.metrics: dict[str, Any] = {}
+        is_elbo = not isinstance(elbo, RenyiELBO | ReweightedWakeSleep | TraceTMC_ELBO)
+        self._loss_is_elbo = is_elbo
+        self.ascends_elbo = getattr(elbo, "ascends_elbo", is_elbo)
+        power = 1.0 - elbo.alpha if isinstance(elbo, RenyiELBO) else 0.0
+        power = 1.0 if isinstance(elbo, ReweightedWakeSleep) else power
+        self.weight_power = getattr(elbo, "weight_power", power)
+
+    def loss_and_grads(self, model: Program, guide: Program, prompts: Prompts) -> float:
+        """One step, with a record of the traces; of two losses the first, which is the bound."""
+        traces: list[tuple[Trace, Trace]] = []
+        get_trace = self.elbo._get_trace
+
+        def recorded(*args: Any) -> tuple[Trace, Trace]:
+            traces.append(get_trace(*args))
+            return traces[-1]
+
+        vars(self.elbo)["_get_trace"] = recorded
+        try:
+            with FactorMeans() as factors:
+                loss = self.elbo.loss_and_grads(model, guide, prompts)
+        finally:
+            del vars(self.elbo)["_get_trace"]
+        bound = torch_item(loss[0] if isinstance(loss, tuple) else loss)
+        self.draws = [_draws_of(prompts, *pair) for pair in traces]
+        elbo = -bound / len(prompts) if self._loss_is_elbo else math.nan
+        self.metrics = {"elbo": elbo, "log_likelihood": factors.log_likelihood()}
+        return bound
+
+    def get_state(self) -> dict[str, Tensor]:
+        """Nothing: a step does not depend on the steps before."""
+        return {}
+
+    copy_state = get_state
+
+    def set_state(self, state: dict[str, Tensor]) -> None:
+        """Take the empty state."""
+
+
+FitObjective: TypeAlias = ResponseObjective | TraceObjective
+
+
+def fit_objective(elbo: ELBO) -> FitObjective:
+    """An ELBO as a fit sees it."""
+    return elbo if isinstance(elbo, ResponseObjective) else TraceObjective(elbo)
+
+
+def elbo_of(objective: FitObjective) -> ELBO:
+    """The ELBO that was passed to the fit."""
+    return objective.elbo if isinstance(objective, TraceObjective) else objective
+
+
+def _draws_of(prompts: Prompts, model_trace: Trace, guide_trace: Trace) -> Draws:
+    """Values, log q and log weights of a pair of traces."""
+    sites = {name: site for name, site in guide_trace.nodes.items() if is_sample(site)}
+    infer = [site["infer"] for site in sites.values()]
+    return Draws(
+        prompts,
+        values={name: site["value"].detach() for name, site in sites.items()},
+        log_guide={name: site["unscaled_log_prob"].detach() for name, site in sites.items()},
+        log_weight=_log_prob(model_trace) - _log_prob(guide_trace),
+        every=any("_enumerate_dim" in each and not each.get("num_samples") for each in infer),
+    )
+
+
+def _log_prob(trace: Trace) -> Tensor:
+    """Sum of the log probabilities of all sites, in the shape of a batch."""
+    sites = [site for site in trace.nodes.values() if is_sample(site)]
+    return torch.stack(torch.broadcast_tensors(*(s["log_prob"].detach() for s in sites))).sum(0)
