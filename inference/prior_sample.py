@@ -30,8 +30,7 @@ from inference.samplers.posterior import NoSupportError
 from inference.samplers.proposal import draw
 from model import Prompts, ResponseDistribution
 from model.common.checks import boolean, finite, instance, positive, whole_number
-from model.common.thread_lock import one_thread
-from model.prior.division import divided
+from model.prior.division import by_all_ranks
 
 
 class SpentSampleError(ValueError):
@@ -223,9 +222,7 @@ class PriorSample:
         return values
 
 
-@torch.no_grad()
-@one_thread
-@divided()
+@by_all_ranks
 def sample_prior(
     model: Program,
     prompts: Prompts,

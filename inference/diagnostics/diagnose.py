@@ -37,8 +37,7 @@ from inference.programs import (
 from inference.response_site import SameResponses, check_arguments
 from model import Prompts, ResponseDistribution
 from model.common.checks import instance, whole_number
-from model.common.thread_lock import one_thread
-from model.prior.division import divided
+from model.prior.division import by_all_ranks
 
 ERRORS = 3  # number of standard errors by which no honest divergence is below 0
 DIVERGENCES = ("kl_guide_posterior", "kl_posterior_guide", "kl_posterior_prior")
@@ -140,9 +139,7 @@ class Diagnostics:
         return texts
 
 
-@torch.no_grad()
-@one_thread
-@divided()
+@by_all_ranks
 def diagnose(
     model: Program,
     guide: Program,

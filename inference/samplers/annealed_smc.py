@@ -28,17 +28,14 @@ from inference.samplers.resampling import Scheme, find_scheme, num_distinct, res
 from inference.samplers.suffix_move import suffix_move
 from model import Prompts, ResponseDistribution
 from model.common.checks import finite, whole_number
-from model.common.thread_lock import one_thread
-from model.prior.division import divided
+from model.prior.division import by_all_ranks
 
 BLIND_STEP = 1.0  # nats that an impossible response loses in a step while none is possible
 BLIND_LIMIT = 20.0  # nats lost without a possible response, after which the sampler gives up
 HALVINGS = 40
 
 
-@torch.no_grad()
-@one_thread
-@divided()
+@by_all_ranks
 def annealed_smc(
     model: Program,
     prompts: Prompts,

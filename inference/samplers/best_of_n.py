@@ -22,13 +22,10 @@ from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.proposal import draw
 from model import Prompts
 from model.common.checks import whole_number
-from model.common.thread_lock import one_thread
-from model.prior.division import divided
+from model.prior.division import by_all_ranks
 
 
-@torch.no_grad()
-@one_thread
-@divided()
+@by_all_ranks
 def best_of_n(
     model: Program,
     prompts: Prompts,

@@ -9,10 +9,10 @@ from inference.enumeration import Enumeration
 from inference.programs import Program, response_distribution
 from inference.samplers.posterior import NoSupportError, Posterior
 from model import NotEnumerableError, Prompts
-from model.prior.division import divided
+from model.prior.division import by_all_ranks
 
 
-@divided()
+@by_all_ranks
 def enumerate_posterior(
     model: Program,
     prompts: Prompts,

@@ -13,12 +13,10 @@ from inference.programs import Program
 from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.proposal import draw_and_weigh
 from model import Prompts
-from model.common.thread_lock import one_thread
-from model.prior.division import divided
+from model.prior.division import by_all_ranks
 
 
-@one_thread
-@divided()
+@by_all_ranks
 def importance_sampling(
     model: Program,
     prompts: Prompts,

@@ -22,8 +22,7 @@ from inference.samplers.smc import sequential_monte_carlo
 from inference.samplers.twist import Twist
 from model import Prompts
 from model.common.checks import first_index, instance
-from model.common.thread_lock import one_thread
-from model.prior.division import divided
+from model.prior.division import by_all_ranks
 
 
 class LogZBounds(NamedTuple):
@@ -38,9 +37,7 @@ class LogZBounds(NamedTuple):
         return self.upper.minus(self.lower)
 
 
-@torch.no_grad()
-@one_thread
-@divided()
+@by_all_ranks
 def log_z_bounds(
     model: Program,
     prompts: Prompts,

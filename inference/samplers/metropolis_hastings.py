@@ -18,8 +18,7 @@ from inference.samplers.proposal import proposal_distribution, weigh
 from inference.samplers.suffix_move import suffix_move
 from model import Prompts
 from model.common.checks import boolean, finite, function, whole_number
-from model.common.thread_lock import one_thread
-from model.prior.division import divided
+from model.prior.division import by_all_ranks
 
 NUM_STARTS = 10  # number of times that an impossible start is drawn again
 
@@ -126,9 +125,7 @@ class ResponseKernel(MCMCKernel):
         return torch.where(log_weight.isneginf()[..., None], donor, response)
 
 
-@torch.no_grad()
-@one_thread
-@divided()
+@by_all_ranks
 def metropolis_hastings(
     model: Program,
     prompts: Prompts,

@@ -22,15 +22,13 @@ from inference.samplers.posterior import NoSupportError, Posterior, check_suppor
 from inference.samplers.proposal import draw_and_weigh
 from model import Prompts
 from model.common.thread_lock import one_thread
-from model.prior.division import divided
+from model.prior.division import by_all_ranks
 
 PILOT_SHARE = 0.25
 PILOT_QUANTILE = 0.99
 
 
-@torch.no_grad()
-@one_thread
-@divided()
+@by_all_ranks
 def quasi_rejection_sampling(
     model: Program,
     prompts: Prompts,

@@ -6,7 +6,6 @@
 b. A better guide costs fewer draws.
 """
 
-import torch
 from torch import Tensor
 
 from inference.programs import Program
@@ -15,13 +14,10 @@ from inference.samplers.acceptance import accept, check_bound, check_log_bound
 from inference.samplers.posterior import Posterior
 from inference.samplers.proposal import draw_and_weigh
 from model import AlignmentModel, Prompts
-from model.common.thread_lock import one_thread
-from model.prior.division import divided
+from model.prior.division import by_all_ranks
 
 
-@torch.no_grad()
-@one_thread
-@divided()
+@by_all_ranks
 def rejection_sampling(
     model: Program,
     prompts: Prompts,

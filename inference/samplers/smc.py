@@ -34,14 +34,11 @@ from inference.samplers.twist import Twist
 from model import Prompts, ResponseDistribution
 from model.common import ranks
 from model.common.checks import finite, function, instance, whole_number
-from model.common.thread_lock import one_thread
-from model.prior.division import Block, Division, divided
+from model.prior.division import Block, Division, by_all_ranks
 from model.prior.logits import sample_token, token_log_prob, uniform_numbers
 
 
-@torch.no_grad()
-@one_thread
-@divided()
+@by_all_ranks
 def sequential_monte_carlo(
     model: Program,
     prompts: Prompts,

@@ -12,13 +12,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from functools import wraps
+from typing import Literal, NamedTuple, ParamSpec, TypeVar, get_args
 
+import torch
 from torch import Tensor
 
 from model.common import ranks
 from model.common.checks import one_of
+from model.common.thread_lock import THREAD_LOCK
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Axis = Literal["particles", "prompts"]
 AXES: tuple[Axis, ...] = get_args(Axis)
 
@@ -111,6 +116,17 @@ def divided(by: Axis = "particles") -> Iterator[None]:
         yield
     finally:
         _division.reset(token)
+
+
+def by_all_ranks(function: Callable[P, R]) -> Callable[P, R]:
+    """The function without gradient, by one thread at a time, inside `divided`."""
+
+    @wraps(function)
+    def together(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.no_grad(), THREAD_LOCK, divided():
+            return function(*args, **kwargs)
+
+    return together
 
 
 @contextmanager
