@@ -40,7 +40,7 @@ from experiments.shared.training import build_guide
 from experiments.steer.arguments import Steer
 from experiments.steer.checks import check
 from experiments.steer.decoding import sample_posterior
-from experiments.steer.expectations import measure, measure_posterior
+from experiments.steer.expectations import is_all_reward, measure, measure_posterior
 from experiments.steer.inputs import Input, digests_of, inputs_of
 from experiments.steer.interrupted import reported
 from experiments.steer.live.page import LivePage
@@ -116,14 +116,16 @@ def train(args: Steer, model: AlignmentModel, prompts: RunPrompts, folder: RunFo
                     save(args, guide, every, folder)
         with random_state.isolated(args.seed + 2):
             after = measure(model, target, guide, measured, prior_sample, args.samples)
-            posterior = measure_posterior(model, measured, prior_sample)
+            posterior = measure_posterior(model, measured, prior_sample, after.diagnostics)
             samples = {
                 "Before, from the prior": sample_texts(model, model, measured),
                 "After, from the guide": sample_texts(model, guide, measured),
             }
         log.completions(samples)
     notes = [*prompts.notes, *fit_notes(result)]
-    report = Report(args.title, args.beta, before, after, posterior, samples, seconds, notes)
+    has_factors = not is_all_reward(model, measured)
+    columns = before, after, posterior
+    report = Report(args.title, args.beta, *columns, samples, seconds, has_factors, notes)
     if is_first:
         with ranks.alone():
             write(args, every, folder, report, prior_sample)

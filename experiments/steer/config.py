@@ -33,28 +33,38 @@ def configured(args: Any) -> Any:
     Exits at an unknown key or a value of another type, by name. A path that an `arguments.json`
     does not hold has to be among the arguments.
     """
-    where = f"--config {args.config}"
-    default, hints = type(args)(), hints_of(type(args))
-    names = {field.name for field in fields(args)} - COMMAND_LINE_ALONE - {"options"}
-    values: dict[str, Any] = {}
+    where, default = f"--config {args.config}", type(args)()
+    content = entries(_read(args.config, where))
+    absent = {key: value for key, value in content.items() if ELSEWHERE in str(value)}
+    for key, value in absent.items():
+        if getattr(args, key, None) == getattr(default, key, None):
+            problem = f"{key} is {value}, a path that the file does not hold"
+            raise SystemExit(f"{where}: {problem}. Give {option(key)} beside it")
+    held = {key: value for key, value in content.items() if key not in absent}
+    return changed(default, held, where)
+
+
+def changed(args: Any, values: Mapping[str, Any], where: str) -> Any:
+    """Arguments with the values of a file, by `entries`; exits if a key or a type is not known."""
+    names, hints = settable(args), hints_of(type(args))
+    own: dict[str, Any] = {}
     options: dict[str, dict[str, Any]] = {}
-    for key, value in _entries(_read(args.config, where)):
+    for key, value in values.items():
         guide, _, setting = key.partition(".")
         if key in names:
-            if ELSEWHERE not in str(value):
-                values[key] = _typed(f"{where}: {key}", hints[key], value)
-            elif getattr(args, key) == getattr(default, key):
-                problem = f"{key} is {value}, a path that the file does not hold"
-                raise SystemExit(f"{where}: {problem}. Give {option(key)} beside it")
+            own[key] = _typed(f"{where}: {key}", hints[key], value)
         elif guide in OPTIONS and setting in _settings(guide):
             hint = hints_of(OPTIONS[guide])[setting]
             options.setdefault(guide, {})[setting] = _typed(f"{where}: {key}", hint, value)
         else:
             raise SystemExit(f"{where} has {key!r}, no option of steer{_suggestion(key, names)}")
-    guides = {
-        name: replace(getattr(default.options, name), **each) for name, each in options.items()
-    }
-    return replace(default, **values, options=replace(default.options, **guides))
+    guides = {name: replace(getattr(args.options, name), **each) for name, each in options.items()}
+    return replace(args, **own, options=replace(args.options, **guides))
+
+
+def settable(args: Any) -> set[str]:
+    """Names of the arguments that a file sets, besides the options of guides."""
+    return {field.name for field in fields(args)} - COMMAND_LINE_ALONE - {"options"}
 
 
 def _read(file: Path, where: str) -> dict[str, Any]:
@@ -68,22 +78,23 @@ def _read(file: Path, where: str) -> dict[str, Any]:
         content = content["arguments"]
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise SystemExit(f"{where}: expected names of options with values, got {str(content)[:80]}")
-    own = {name: value for name, value in content.items() if name not in COMMAND_LINE_ALONE}
-    read: dict[str, Any] = expanded(own, file.parent)
+    read: dict[str, Any] = expanded(content, file.parent)
     return read
 
 
-def _entries(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Names and values; the options of guides, nested or not, as `lora.rank`."""
+def entries(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by name; the options of guides, nested or not, as `lora.rank`."""
+    values: dict[str, Any] = {}
     for name, value in content.items():
         key = name.replace("-", "_")
         if key == "options" and isinstance(value, dict):
-            yield from _entries(value)
+            values |= entries(value)
         elif key in OPTIONS and isinstance(value, dict):
-            pairs = value.items()
-            yield from ((f"{key}.{str(inner).replace('-', '_')}", each) for inner, each in pairs)
-        else:
-            yield key, value
+            inner = value.items()
+            values |= {f"{key}.{str(name).replace('-', '_')}": each for name, each in inner}
+        elif key not in COMMAND_LINE_ALONE:
+            values[key] = value
+    return values
 
 
 def _settings(guide: str) -> set[str]:

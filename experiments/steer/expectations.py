@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -30,10 +31,12 @@ class Expectations(NamedTuple):
     """
 
     reward: Estimate
-    forbidden: float
-    moments: Mapping[str, Estimate]
+    forbidden: float = 0.0
+    moments: Mapping[str, Estimate] = MappingProxyType({})
     scope: str = ""
     """Words on the prompts behind E[r], if rewards apply to some of the prompts alone."""
+    doubt: str = ""
+    """Reason to distrust the means; empty if there is none."""
 
 
 @torch.no_grad()
@@ -90,13 +93,10 @@ def is_all_reward(model: AlignmentModel, prompts: Prompts) -> bool:
 
 
 class Measurement(NamedTuple):
-    """Diagnostics of a guide, and the expectations under the guide.
-
-    None for a model whose log likelihood is r/beta at all prompts: `Diagnostics` has the means.
-    """
+    """Diagnostics of a guide, and the expectations under the guide."""
 
     diagnostics: Diagnostics
-    expectations: Expectations | None
+    expectations: Expectations
 
 
 def measure(
@@ -122,20 +122,24 @@ def measure(
         target, guide, prompts, num_samples=num_samples, prior_sample=prior_sample
     )
     if is_all_reward(model, prompts):
-        return Measurement(diagnostics, None)
+        reward = diagnostics.log_likelihood.times(model.beta)
+        return Measurement(diagnostics, Expectations(reward))
     response = response_distribution(guide, prompts).sample(torch.Size([num_samples]))
     return Measurement(diagnostics, expectations(observe(model, prompts, response)))
 
 
 def measure_posterior(
-    model: AlignmentModel, prompts: Prompts, prior_sample: PriorSample
-) -> Expectations | None:
-    """Expectations under the posterior by the weights of draws of the prior, consistent.
+    model: AlignmentModel, prompts: Prompts, prior_sample: PriorSample, diagnostics: Diagnostics
+) -> Expectations:
+    """Expectations under the posterior, consistent: by the weights of draws of the prior.
 
-    None for a model whose log likelihood is r/beta at all prompts: `Diagnostics` has the means.
+    If the log likelihood is r/beta at all prompts, E[r] is that of the diagnostics of the guide.
     """
     prior_sample.check_unspent()
     if is_all_reward(model, prompts):
-        return None
+        reward = diagnostics.posterior_log_likelihood.times(model.beta)
+        doubt = diagnostics.unreliable.get("posterior_log_likelihood", "")
+        return Expectations(reward, doubt=doubt)
     mean = partial(prior_sample.mean, prior_sample.log_likelihood)
-    return expectations(observe(model, prompts, prior_sample.response), mean)
+    of_posterior = expectations(observe(model, prompts, prior_sample.response), mean)
+    return of_posterior._replace(doubt=diagnostics.prior_alone.weights.fault("the prior"))

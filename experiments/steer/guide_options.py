@@ -35,8 +35,3 @@ def check_options(name: str, options: GuideOptions) -> None:
             if guide != name and value != default[other][option]:
                 flag = f"--{guide}.{option.replace('_', '-')}"
                 raise SystemExit(f"{flag} is for --guide {guide}, got --guide {name}")
-
-
-def restored_options(saved: dict[str, dict[str, Any]]) -> GuideOptions:
-    """Options from their form as JSON."""
-    return GuideOptions(**{name: make(**saved[name]) for name, make in OPTIONS.items()})

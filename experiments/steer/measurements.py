@@ -10,7 +10,6 @@ is not finite is a text, `inf` or `nan`, because JSON has no such numbers.
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -37,17 +36,14 @@ def write_measurements(folder: RunFolder, report: Report) -> None:
     """Write `measurements.json`."""
     after = report.after.diagnostics
     posterior = {name: _number(after, attribute) for name, attribute in POSTERIOR.items()}
-    if report.posterior is not None:
-        posterior["reward"] = _plain(report.posterior.reward)
-    elif not report.expectations:
-        posterior["reward"] = _plain(after.posterior_log_likelihood.times(report.beta))
+    posterior["reward"] = _plain(report.posterior.reward)
     record = {
         "title": report.title,
         "beta": report.beta,
         "seconds": report.seconds,
         "notes": report.notes(),
-        "prior": _numbers(report.before, report.beta),
-        "guide": _numbers(report.after, report.beta),
+        "prior": _numbers(report.before),
+        "guide": _numbers(report.after),
         "posterior": posterior,
     }
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
@@ -81,31 +77,24 @@ def model_card(args: Steer, report: Report | None = None) -> ModelCard:
 
 
 def _facts(report: Report) -> dict[str, str]:
-    after, expected = report.after.diagnostics, report.after.expectations
-    reward = after.log_likelihood.times(report.beta) if expected is None else expected.reward
-    time = {"E_q[r]": str(reward), "time": f"{report.seconds:.0f} s of SVI"}
-    return after.summary() | time | {"notes": " ".join(report.fit_notes)}
+    diagnostics, expected = report.after
+    time = {"E_q[r]": str(expected.reward), "time": f"{report.seconds:.0f} s of SVI"}
+    return diagnostics.summary() | time | {"notes": " ".join(report.fit_notes)}
 
 
-def _numbers(measured: Measurement, beta: float) -> Numbers:
-    """All estimates of a measurement, by the attribute of `Diagnostics`, and the reward."""
+def _numbers(measured: Measurement) -> Numbers:
+    """All estimates of a measurement, by the attribute of `Diagnostics`, and the expectations."""
     diagnostics, expected = measured
     names = [field.name for field in fields(diagnostics)]
     estimates = [name for name in names if isinstance(getattr(diagnostics, name), Estimate)]
     numbers = {name: _number(diagnostics, name) for name in estimates}
-    if expected is None:
-        numbers["reward"] = _plain(diagnostics.log_likelihood.times(beta))
-    else:
-        numbers["reward"] = _plain(expected.reward)
-        numbers["forbidden"] = {"value": expected.forbidden}
-        numbers |= {f"E[{name}]": _plain(value) for name, value in _moments(expected.moments)}
+    numbers["reward"] = _plain(expected.reward)
+    numbers["forbidden"] = {"value": expected.forbidden}
+    for name, moment in expected.moments.items():
+        numbers[f"E[{without_folders(name)}]"] = _plain(moment)
     numbers["distinct_2"] = {"value": _finite(diagnostics.distinct_2)}
     numbers["effective_sample_size"] = {"value": _finite(diagnostics.effective_sample_size)}
     return numbers
-
-
-def _moments(moments: Mapping[str, Estimate]) -> list[tuple[str, Estimate]]:
-    return [(without_folders(name), value) for name, value in moments.items()]
 
 
 def _number(diagnostics: Diagnostics, name: str) -> dict[str, Any]:

@@ -44,9 +44,10 @@ class Report:
         beta: reward per nat.
         before: measurement of the prior as guide.
         after: measurement of the trained guide.
-        posterior: expectations under the posterior; None if `Diagnostics` has them.
+        posterior: expectations under the posterior.
         samples: texts with their rewards, by origin.
         seconds: wall time of the fit.
+        has_factors: True if the log likelihood is not r/beta at all prompts.
         fit_notes: sentences about the end and the health of the fit.
     """
 
@@ -54,16 +55,16 @@ class Report:
     beta: float
     before: Measurement
     after: Measurement
-    posterior: Expectations | None
+    posterior: Expectations
     samples: Mapping[str, Sequence[Sample]]
     seconds: float
+    has_factors: bool = False
     fit_notes: Sequence[str] = ()
 
     @property
-    def expectations(self) -> list[Expectations]:
-        """Expectations under prior, guide and posterior; empty if `Diagnostics` has them."""
-        each = (self.before.expectations, self.after.expectations, self.posterior)
-        return [entry for entry in each if entry is not None]
+    def expectations(self) -> tuple[Expectations, Expectations, Expectations]:
+        """Expectations under prior, guide and posterior."""
+        return self.before.expectations, self.after.expectations, self.posterior
 
     def rows(self) -> list[tuple[str, ...]]:
         """Rows of the table: quantity, prior, guide, posterior."""
@@ -98,27 +99,22 @@ class Report:
     def _likelihood_rows(self) -> list[tuple[str, ...]]:
         """E[r]; if the log likelihood is another number, also its mean where that is finite."""
         before, after = self.before.diagnostics, self.after.diagnostics
-        likelihood = (before.log_likelihood, after.log_likelihood, after.posterior_log_likelihood)
-        mark = MARK * ("posterior_log_likelihood" in after.unreliable)
-        if not self.expectations:
-            cells = [str(estimate.times(self.beta)) for estimate in likelihood]
-            return [("E[r]", *cells[:2], cells[2] + mark)]
         rows = [("E[r]", *self._expected(str(each.reward) for each in self.expectations))]
-        if all(math.isfinite(estimate.value) for estimate in likelihood):
-            cells = [str(estimate) for estimate in likelihood]
-            rows.append(("E[log likelihood]", *cells[:2], cells[2] + mark))
+        estimates = (before.log_likelihood, after.log_likelihood, after.posterior_log_likelihood)
+        if self.has_factors and all(math.isfinite(estimate.value) for estimate in estimates):
+            cells = str(before.log_likelihood), str(after.log_likelihood)
+            rows.append(("E[log likelihood]", *cells, shown(after, "posterior_log_likelihood")))
         return rows
 
     def _expected(self, cells: Iterable[str]) -> list[str]:
-        """Cells of expectations, the posterior's marked if its weights are unreliable."""
+        """Cells of expectations, the posterior's marked if they are unreliable."""
         *others, posterior = cells
-        fault = self.after.diagnostics.prior_alone.weights.fault("the prior")
-        return [*others, posterior + MARK * bool(fault)]
+        return [*others, posterior + MARK * bool(self.posterior.doubt)]
 
     def _factor_rows(self) -> list[tuple[str, ...]]:
         """Means of features, and the share of forbidden responses."""
         every, rows = self.expectations, []
-        for name in every[0].moments if every else ():
+        for name in every[0].moments:
             moments = self._expected(str(each.moments[name]) for each in every)
             rows.append((without_folders(f"E[{name}]"), *moments))
         if any(each.forbidden for each in every):
@@ -129,7 +125,7 @@ class Report:
         """One sentence on the remaining gap."""
         before, after = self.before.diagnostics, self.after.diagnostics
         start, left = before.kl_guide_posterior, after.kl_guide_posterior
-        if self.expectations and math.isinf(start.value):
+        if self.has_factors and math.isinf(start.value):
             prior, guide, _ = (each.forbidden for each in self.expectations)
             old, new = (shown(each, "kl_posterior_guide") for each in (before, after))
             return (
@@ -189,9 +185,8 @@ class Report:
                         text = f"{reason}: {' and '.join(symbols)}{suffix} may be far off"
                         columns.setdefault(text, []).append(column)
         notes = [f"{text} (column {', '.join(names)})." for text, names in columns.items()]
-        fault = self.after.diagnostics.prior_alone.weights.fault("the prior")
-        if self.posterior is not None and fault:
-            notes.append(f"{fault}: means of the posterior may be far off.")
+        if self.has_factors and self.posterior.doubt:
+            notes.append(f"{self.posterior.doubt}: means of the posterior may be far off.")
         return [f"{MARK.strip()} {note}" for note in notes]
 
     def text(self) -> str:
@@ -204,7 +199,7 @@ class Report:
 
     def write(self, folder: RunFolder, figures: Sequence[Path]) -> None:
         """Write the report as a page that holds the figures, and print the report."""
-        identity = "ELBO = log Z - KL(q || p*)" if self.expectations else IDENTITY
+        identity = "ELBO = log Z - KL(q || p*)" if self.has_factors else IDENTITY
         parts = [element("p", self.conclusion(), "conclusion")]
         parts += [element("p", note, "note") for note in self.notes()]
         parts += [element("p", f"{identity}. Each number has its standard error.")]

@@ -10,8 +10,8 @@ from typing import Any
 
 from experiments.shared.command_line import option
 from experiments.shared.run_folder import DIGEST, RunFolder, digest_of
+from experiments.steer.config import COMMAND_LINE_ALONE, changed, entries, settable
 from experiments.steer.durations import seconds_of
-from experiments.steer.guide_options import restored_options
 from experiments.steer.inputs import Input, check_unchanged, digests_of, print_inputs
 from inference.svi.checkpoint.folder import has_checkpoint, locked
 from model.common.digests import delete_unfinished
@@ -20,8 +20,6 @@ from model.common.paths import ELSEWHERE, expanded, portable
 PARTS = {"arguments", "inputs", "versions"}
 BUDGETS = ("steps", "responses", "time")
 """Fields that may be larger in a resume."""
-UNSAVED = {"config", "resume", "trust_remote_code", "complete"}
-"""Fields that come from the command line alone."""
 
 
 def own_arguments(args: Any) -> Any:
@@ -57,19 +55,16 @@ def read_record(path: Path) -> dict[str, Any]:
     return record | {"arguments": expanded(record["arguments"], path)}
 
 
-def restored(args: Any, saved: dict[str, Any]) -> Any:
+def restored(args: Any, saved: Mapping[str, Any]) -> Any:
     """Arguments that a run folder has saved; exits if they are of another script."""
-    check_fields(args, saved)
-    own = {name: value for name, value in saved.items() if name not in UNSAVED}
-    for name, value in own.items():
+    where, values = f"--resume {args.resume}: arguments.json", entries(saved)
+    if missing := sorted((settable(args) | {"options"}) - saved.keys()):
+        expected = "expected the arguments of this script: is it the run of another?"
+        raise SystemExit(f"{where} lacks {missing[0]!r}, {expected}")
+    for name, value in values.items():
         if ELSEWHERE in str(value):
-            own[name] = value = _repeated(args, name, value)
-        if isinstance(value, list):
-            own[name] = tuple(value)
-        elif name in {"prompts_file", "out", "proposal"} and value is not None:
-            own[name] = Path(value)
-    own["options"] = restored_options(saved["options"])
-    return replace(args, **own)
+            values[name] = _repeated(args, name, value)
+    return changed(args, values, where)
 
 
 def _repeated(args: Any, name: str, saved: Any) -> Any:
@@ -99,22 +94,6 @@ def check_given(given: Any, own: Any, default: Any | None = None) -> None:
             f"{_shown(run[name])}. A resume takes the run's own arguments, and a larger budget "
             "(--steps, --responses, --time) if you like: leave it out, or start another run"
         )
-
-
-def check_fields(args: Any, saved: Mapping[str, Any]) -> None:
-    """Exit if the saved fields are no arguments of this script, or not of their type as JSON."""
-    default = {field.name: field.default for field in fields(args)}
-    where = f"--resume {args.resume}: {RunFolder(args.resume).arguments.name}"
-    expected = "expected the arguments of this script: is it the run of another?"
-    if odd := sorted(saved.keys() - default.keys()):
-        raise SystemExit(f"{where} has {odd[0]!r}, {expected}")
-    if missing := sorted(default.keys() - saved.keys() - UNSAVED):
-        raise SystemExit(f"{where} lacks {missing[0]!r}, {expected}")
-    for name, value in saved.items():
-        if isinstance(default[name], tuple) and not isinstance(value, list):
-            raise SystemExit(f"{where} has {name!r} {value!r}, expected a list")
-        if isinstance(default[name], Path) and not isinstance(value, str):
-            raise SystemExit(f"{where} has {name!r} {value!r}, expected a path")
 
 
 def check_inputs(folder: RunFolder, inputs: Iterable[Input]) -> None:
@@ -166,7 +145,7 @@ def _is_larger_budget(name: str, value: Any, own: Any) -> bool:
 
 def _values(args: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Name and value of each field, options of guides included."""
-    for name in (field.name for field in fields(args) if field.name not in UNSAVED):
+    for name in (field.name for field in fields(args) if field.name not in COMMAND_LINE_ALONE):
         value = getattr(args, name)
         if is_dataclass(value):
             yield from _values(value, "" if name == "options" else f"{name}.")

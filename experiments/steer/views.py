@@ -61,4 +61,4 @@ class Levels(NamedTuple):
         """Numbers of a finished run."""
         before, after = report.before.diagnostics, report.after.diagnostics
         end = (after.kl_guide_prior, after.log_likelihood.times(report.beta))
-        return cls(after.log_z, before.elbo, after.elbo, None if report.expectations else end)
+        return cls(after.log_z, before.elbo, after.elbo, None if report.has_factors else end)

@@ -16,7 +16,8 @@ def measured(model, target, prior, prompts):
     with random_state.isolated(0):
         sample = sample_prior(target, prompts, 2000, independent=True)
         guide = measure(model, target, Fixed(prior), prompts, sample, 2000)
-    return guide.expectations, measure_posterior(model, prompts, sample)
+    posterior = measure_posterior(model, prompts, sample, guide.diagnostics)
+    return guide.expectations, posterior
 
 
 def exact(log_prob, values):
@@ -58,9 +59,29 @@ def test_a_tilt_is_no_reward_and_its_features_have_means(prior, prompts):
         assert estimate.forbidden == 0
 
 
-def test_a_model_without_factors_needs_no_expectations(prior, prompts):
+def test_without_factors_the_diagnostics_have_the_reward(prior, prompts):
     model = AlignmentModel(prior, TextReward(vader_sentiment, prior), 0.5)
-    assert measured(model, model, prior, prompts) == (None, None)
+    truth = Enumeration(model, prompts)
+    reward = model.reward(prompts, truth.support)
+    distributions = (truth.log_prior, truth.log_posterior)
+    for estimate, log_prob in zip(
+        measured(model, model, prior, prompts), distributions, strict=True
+    ):
+        error = 4 * estimate.reward.standard_error
+        assert estimate.reward.value == pytest.approx(exact(log_prob, reward), abs=error)
+        assert (estimate.forbidden, dict(estimate.moments), estimate.doubt) == (0.0, {}, "")
+
+
+def test_expectations_from_few_effective_draws_are_in_doubt(prior, prompts):
+    """A posterior far from the prior, without factors and with one."""
+    taste, length = TextReward(vader_sentiment, prior), Length(prior)
+    for factors in ({}, {"length": Tilt({"length": length}, {"length": 1.5})}):
+        model = AlignmentModel(prior, taste, 0.002, factors)
+        sample = sample_prior(model, prompts, 40, independent=True)
+        guide = measure(model, model, Fixed(prior), prompts, sample, 40)
+        posterior = measure_posterior(model, prompts, sample, guide.diagnostics)
+        assert posterior.doubt
+        assert not guide.expectations.doubt
 
 
 def test_observables_are_functions_of_the_response(prior, prompts):
@@ -77,4 +98,4 @@ def test_draws_that_moments_were_matched_on_are_refused(prior, prompts):
     with pytest.raises(SpentSampleError, match="used for matching moments"):
         measure(model, model, Fixed(prior), prompts, sample, 20)
     with pytest.raises(SpentSampleError, match="used for matching moments"):
-        measure_posterior(model, prompts, sample)
+        measure_posterior(model, prompts, sample, None)

@@ -38,7 +38,7 @@ def measurement(first):
         guide_weights=WeightQuality(1000, first + 31, first / 100 + 0.05, 9.0),
         distinct_2=first + 15,
     )
-    return Measurement(diagnostics, None)
+    return Measurement(diagnostics, Expectations(Estimate(first + 1.0, 0.5).times(0.5)))
 
 
 def changed(measurement, **estimates):
@@ -52,7 +52,7 @@ def report():
         beta=0.5,
         before=measurement(20.0),
         after=measurement(0.0),
-        posterior=None,
+        posterior=Expectations(Estimate(4.5, 0.25)),
         samples={"prior": [("a text", 0.25)]},
         seconds=12.0,
     )
@@ -105,7 +105,8 @@ def test_constraints_are_reported_with_the_forbidden_shares(report):
         each._replace(expectations=mean)
         for each, mean in zip((infinite, report.after), expectations, strict=False)
     )
-    constrained = replace(report, before=before, after=after, posterior=expectations[2])
+    columns = {"before": before, "after": after, "posterior": expectations[2]}
+    constrained = replace(report, **columns, has_factors=True)
     rows = {name: cells for name, *cells in constrained.rows()}
     assert rows["E[r]"] == [str(each.reward) for each in expectations]
     assert rows["forbidden"] == ["75.0%", "25.0%", "0.0%"]
@@ -120,7 +121,7 @@ def test_soft_factors_have_a_row_of_the_log_likelihood(report):
     parts = {
         name: getattr(report, name)._replace(expectations=reward) for name in ("before", "after")
     }
-    tilted = replace(report, **parts, posterior=reward)
+    tilted = replace(report, **parts, posterior=reward, has_factors=True)
     rows = {name: cells for name, *cells in tilted.rows()}
     log_likelihood = (Estimate(21.0, 0.5), Estimate(1.0, 0.5), Estimate(9.0, 0.5))
     assert rows["E[log likelihood]"] == [str(estimate) for estimate in log_likelihood]
@@ -133,7 +134,8 @@ HEAVY = WeightQuality(2048, 400.0, 0.93, 90.0)
 
 
 def test_numbers_of_heavy_weights_are_marked_and_the_note_has_the_reason(report):
-    doubtful = replace(report, after=changed(report.after, weights=HEAVY))
+    posterior = report.posterior._replace(doubt="heavy weights")
+    doubtful = replace(report, after=changed(report.after, weights=HEAVY), posterior=posterior)
     rows = {name: cells for name, *cells in doubtful.rows()}
     assert rows["KL(. || p*)"] == [str(Estimate(26.0, 0.5)), f"{Estimate(6.0, 0.5)} (?)", "0"]
     assert rows["KL(p* || .)"][1] == f"{Estimate(7.0, 0.5)} (?)"
@@ -177,16 +179,13 @@ def test_few_accepted_and_few_effective_prior_draws_are_marked(report):
 def test_means_of_the_posterior_from_few_effective_draws_are_marked(report):
     reward = Expectations(Estimate(1.0, 0.1), 0.25, {"phi": Estimate(0.5, 0.1)})
     before, after = (each._replace(expectations=reward) for each in (report.before, report.after))
-    poor = PriorAlone(*[Estimate(1.0, 0.1)] * 3, None, WeightQuality(2048, 9.0, 0.2, 90.0))
-    after = changed(after, prior_alone=poor)
-    doubtful = replace(report, before=before, after=after, posterior=reward)
+    reason = "9 of 2048 draws of the prior effective, fewer than 30"
+    columns = {"before": before, "after": after, "posterior": reward._replace(doubt=reason)}
+    doubtful = replace(report, **columns, has_factors=True)
     rows = {name: cells for name, *cells in doubtful.rows()}
     for name in ("E[r]", "E[phi]", "forbidden"):
         assert [cell.endswith(" (?)") for cell in rows[name]] == [False, False, True]
-    assert doubtful.notes()[-1] == (
-        "(?) 9 of 2048 draws of the prior effective, fewer than 30: means of the posterior may be "
-        "far off."
-    )
+    assert doubtful.notes()[-1] == f"(?) {reason}: means of the posterior may be far off."
 
 
 def test_a_divergence_below_0_by_three_errors_is_marked(report):

@@ -231,15 +231,11 @@ def test_arguments_that_are_the_runs_own_and_more_steps_are_taken(run, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"num_preferences": [3]},
-            "has 'num_preferences', expected the arguments of this script: "
-            "is it the run of another",
-        ),
+        ({"num_preferences": [3]}, "has 'num_preferences', no option of steer"),
         ({"beta": None}, "lacks 'beta', expected the arguments of this script"),
-        ({"prompts": 3}, "has 'prompts' 3, expected a list"),
-        ({"out": 3}, "has 'out' 3, expected a path"),
-        ({"steps": "many"}, "--steps is 'many'"),
+        ({"prompts": 3}, "prompts is 3, expected texts"),
+        ({"out": 3}, "out is 3, expected a path"),
+        ({"steps": "many"}, 'steps is "many", expected a whole number'),
     ],
 )
 def test_arguments_of_another_script_are_refused_by_name(run, change, message):
