@@ -68,7 +68,7 @@ def run(args: Benchmark, *, with_trl: bool) -> str:
     """Measure, and return the report. Pyro's parameter store stays as it was."""
     with pyro.get_param_store().scope(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
-        steps: dict[str, Step] = {OURS: Ours(args), BY_HAND: ByHand(args)}
+        steps: dict[str, Step] = {OURS: Ours.of(args), BY_HAND: ByHand(args)}
         rounds = args.warm_up + args.rounds
         times = take_turns_with_trl(steps, rounds, args) if with_trl else take_turns(steps, rounds)
         times = {name: seconds[args.warm_up :] for name, seconds in times.items()}

@@ -7,18 +7,16 @@ from typing import Any, NamedTuple
 
 import pyro
 import torch
-from pyro.infer import SVI
 
 from experiments.benchmark.report import OURS, time_parts
-from experiments.benchmark.steps import Benchmark, reward
+from experiments.benchmark.steps import Benchmark, Ours
 from experiments.benchmark.trl_trainer import TRL, time_trl
 from experiments.shared.tables import text_table
 from experiments.shared.workers import run_all
 from guides import LoRA
-from inference import FusedOptimizer, LeaveOneOut_ELBO
 from inference.diagnostics.memory import forget_peak, peak_memory
 from inference.diagnostics.timing import take_turns
-from model import AlignmentModel, LanguageModel, TokenReward
+from model import LanguageModel
 from model.prior.named_priors import load_prior
 
 PROMPT, RANK = "The film was", 8
@@ -75,7 +73,7 @@ def measure(job: Job) -> Cost:
         times = time_trl_lora(prior, rounds, args)
         peak = peak_memory()
     else:
-        step = Ours(prior, args)
+        step = Ours(prior, LoRA(prior, rank=RANK), PROMPT, args)
         forget_peak()
         times = [cpu for cpu, _ in take_turns({OURS: step}, rounds)[OURS]]
         peak = peak_memory()
@@ -90,21 +88,6 @@ def new_prior(tokens: int) -> LanguageModel:
     return LanguageModel(
         prior.network, prior.tokenizer, max_new_tokens=tokens, end_ids=[end_id], pad_id=end_id
     )
-
-
-class Ours:
-    """The step of this project: model, guide, objective, optimiser."""
-
-    def __init__(self, prior: LanguageModel, args: Benchmark) -> None:
-        token_reward = TokenReward(lambda response, _: reward(response), prior)
-        model = AlignmentModel(prior, token_reward, beta=args.beta)
-        optimizer = FusedOptimizer(torch.optim.Adam, {"lr": args.learning_rate}, clip_norm=1.0)
-        objective = LeaveOneOut_ELBO(num_particles=args.sequences)
-        self.svi = SVI(model, LoRA(prior, rank=RANK), optimizer, objective)
-        self.prompts = prior.encode([PROMPT])
-
-    def __call__(self) -> float:
-        return self.svi.step(self.prompts)
 
 
 def time_trl_lora(prior: LanguageModel, rounds: int, args: Benchmark) -> list[float]:

@@ -1,7 +1,7 @@
 """The gradient step that the benchmark times: as a Pyro program, and with torch alone."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Self
 
 import torch
 from pyro.infer import SVI
@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from experiments.shared.argument_types import Count, Positive, Rate, Seed, Threads, count, multiple
 from experiments.shared.command_line import Arguments
-from guides import FineTuned
+from guides import FineTuned, Guide
 from inference import FusedOptimizer, LeaveOneOut_ELBO
 from model import AlignmentModel, LanguageModel, TokenReward
 from model.prior.untrained import numbered_words
@@ -100,14 +100,18 @@ def reward(response: Tensor) -> Tensor:
 class Ours:
     """The step of this project: model, guide, objective, optimiser."""
 
-    def __init__(self, args: Benchmark) -> None:
-        prior = LanguageModel(args.network(), args.tokenizer(), max_new_tokens=args.tokens)
+    def __init__(self, prior: LanguageModel, guide: Guide, prompt: str, args: Benchmark) -> None:
         token_reward = TokenReward(lambda response, _: reward(response), prior)
         model = AlignmentModel(prior, token_reward, beta=args.beta)
-        self.guide = FineTuned(prior)
         optimizer = FusedOptimizer(torch.optim.Adam, {"lr": args.learning_rate}, clip_norm=1.0)
-        self.svi = SVI(model, self.guide, optimizer, LeaveOneOut_ELBO(num_particles=args.sequences))
-        self.prompts = prior.encode([args.prompt])
+        self.svi = SVI(model, guide, optimizer, LeaveOneOut_ELBO(num_particles=args.sequences))
+        self.guide, self.prompts = guide, prior.encode([prompt])
+
+    @classmethod
+    def of(cls, args: Benchmark) -> Self:
+        """The step on the random network of the benchmark, with all weights free."""
+        prior = LanguageModel(args.network(), args.tokenizer(), max_new_tokens=args.tokens)
+        return cls(prior, FineTuned(prior), args.prompt, args)
 
     def __call__(self) -> float:
         return self.svi.step(self.prompts)

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
@@ -80,46 +81,39 @@ class TensorBoard:
             self._writer.close()
 
 
-class Trackio:
+class Logger:
+    """A package with the interface of Weights & Biases.
+
+    Args:
+        package: name of the package.
+        run: the run.
+        options: options of the package's own, for its `init`.
+    """
+
+    def __init__(self, package: str, run: Run, **options: Any) -> None:
+        self._package, resume = import_module(package), "allow" if run.is_resumed else "never"
+        names = {"project": PROJECT, "name": run.name, "resume": resume}
+        self._package.init(config=dict(run.config), **names, **options)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self._package.log(dict(metrics), step=step)
+
+    def table(self, name: str, columns: Sequence[str], rows: Rows, step: int) -> None:
+        table = self._package.Table(columns=list(columns), data=[list(row) for row in rows])
+        self._package.log({name: table}, step=step)
+
+    def close(self) -> None:
+        self._package.finish()
+
+
+def trackio(run: Run) -> Tracker:
     """Trackio's database on this machine: `trackio show`."""
-
-    def __init__(self, run: Run) -> None:
-        import trackio
-
-        self._trackio, mode = trackio, "allow" if run.is_resumed else "never"
-        trackio.init(PROJECT, name=run.name, config=dict(run.config), resume=mode, embed=False)
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        self._trackio.log(dict(metrics), step=step)
-
-    def table(self, name: str, columns: Sequence[str], rows: Rows, step: int) -> None:
-        table = self._trackio.Table(columns=list(columns), data=[list(row) for row in rows])
-        self._trackio.log({name: table}, step=step)
-
-    def close(self) -> None:
-        self._trackio.finish()
+    return Logger("trackio", run, embed=False)
 
 
-class WandB:
+def wandb(run: Run) -> Tracker:
     """Weights & Biases; `WANDB_MODE=offline` keeps the run on this machine."""
-
-    def __init__(self, run: Run) -> None:
-        import wandb
-
-        identity = re.sub(r"[^\w-]", "-", run.name)
-        mode = "allow" if run.is_resumed else "never"
-        names = {"project": PROJECT, "name": run.name, "id": identity, "resume": mode}
-        self._wandb, self._run = wandb, wandb.init(config=dict(run.config), **names)
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        self._run.log(dict(metrics), step=step)
-
-    def table(self, name: str, columns: Sequence[str], rows: Rows, step: int) -> None:
-        table = self._wandb.Table(columns=list(columns), data=[list(row) for row in rows])
-        self._run.log({name: table}, step=step)
-
-    def close(self) -> None:
-        self._run.finish()
+    return Logger("wandb", run, id=re.sub(r"[^\w-]", "-", run.name))
 
 
 class TrackerEntry(NamedTuple):
@@ -131,9 +125,9 @@ class TrackerEntry(NamedTuple):
 
 
 TRACKERS: dict[str, TrackerEntry] = {
-    "trackio": TrackerEntry(Trackio, "trackio", "Trackio's database on this machine"),
+    "trackio": TrackerEntry(trackio, "trackio", "Trackio's database on this machine"),
     "tensorboard": TrackerEntry(TensorBoard, "tensorboard", "event files in RUN/tensorboard"),
-    "wandb": TrackerEntry(WandB, "wandb", "Weights & Biases"),
+    "wandb": TrackerEntry(wandb, "wandb", "Weights & Biases"),
 }
 """Trackers by name."""
 

@@ -21,7 +21,7 @@ def end_early(response: torch.Tensor) -> torch.Tensor:
     "change", [lambda response: response, end_early], ids=["full length", "some end"]
 )
 def test_ours_and_the_loop_by_hand_do_the_same_job(monkeypatch, change):
-    ours, by_hand = Ours(SMALL), ByHand(SMALL)
+    ours, by_hand = Ours.of(SMALL), ByHand(SMALL)
     for module in (by_hand.guide, by_hand.prior, ours.svi.model.prior, ours.guide):
         module.double()
     mine = dict(ours.guide.language_model.network.named_parameters())
@@ -53,7 +53,7 @@ def test_ours_and_the_loop_by_hand_do_the_same_job(monkeypatch, change):
 
 
 def test_no_response_ends_early():
-    ours = Ours(SMALL)
+    ours = Ours.of(SMALL)
     response = ours.guide.distribution(ours.prompts).sample((200,))
     assert response.min() > 0
     assert response.unique().tolist() == list(range(1, SMALL.vocabulary))
