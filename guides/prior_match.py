@@ -23,7 +23,13 @@ SEED = 2**31 + 16_180
 FLOOR = -1e4  # log-probability, nats, that is 0 as a probability in every floating type
 
 
-def match_prior(guide: Guide, prior: LanguageModel, prompts: Prompts, max_steps: int) -> None:
+def match_prior(
+    guide: Guide,
+    prior: LanguageModel,
+    prompts: Prompts,
+    max_steps: int,
+    micro_batch: int | None = None,
+) -> None:
     """Move the trained parameters of a guide towards q = p0, in place.
 
     A step takes about 1.3 forward and backward passes of the guide and forward passes of the prior
@@ -35,19 +41,22 @@ def match_prior(guide: Guide, prior: LanguageModel, prompts: Prompts, max_steps:
         prior: the prior of the guide.
         prompts: N prompts, of which the first `NUM_RESPONSES` are used.
         max_steps: largest number of steps; 0 for none.
+        micro_batch: largest number of draws that are differentiated at a time, at the price of one
+            more pass of the guide; None for all.
     """
     if max_steps == 0:
         return
     prompts = prompts[:NUM_RESPONSES]
-    distribution = prior(prompts)
+    prior_distribution = prior(prompts)
     devices = [prior.device] if prior.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(SEED)
-        response = distribution.sample((-(-NUM_RESPONSES // len(prompts)),))  # [K, N, T]
-    terms = partial(_kl_per_token, distribution)
+        response = prior_distribution.sample((-(-NUM_RESPONSES // len(prompts)),))  # [K, N, T]
+    terms = partial(_kl_per_token, prior_distribution)
 
     def loss() -> Tensor:
-        (kl,) = guide.distribution(prompts).in_chunks(terms, response)  # [K, N, T]
+        distribution = guide.distribution(prompts).in_micro_batches(micro_batch)
+        (kl,) = distribution.in_chunks(terms, response)  # [K, N, T]
         return kl.sum(-1).mean()
 
     parameters = list(guide.trained().values())

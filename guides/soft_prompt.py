@@ -51,6 +51,10 @@ class SoftPromptOptions:
     """Number of steps that move the virtual tokens towards the prior before training, without
     rewards, where no text is the start. See `guides/prior_match.py`."""
 
+    match_micro_batch: int | None = None
+    """Largest number of responses that the match differentiates at a time; None for all 32. Less
+    memory, and the same start up to rounding. `steer --micro-batch` sets this too."""
+
 
 class SoftPrompt(PriorDecoder, Guide):
     """The prior after learned virtual tokens, which are computed once and shared by all prompts.
@@ -170,6 +174,7 @@ def soft_prompt_of(
     num_virtual_tokens: int = 8,
     text: str | None = None,
     match_steps: int = 30,
+    match_micro_batch: int | None = None,
 ) -> SoftPrompt:
     """Build a soft prompt whose start is matched to the prior on the prompts.
 
@@ -178,12 +183,14 @@ def soft_prompt_of(
     Args:
         prior: Language model that reads the virtual tokens; not changed.
         prompts: Prompts on which the start is close to the prior.
-        kind, num_virtual_tokens, text, match_steps: See `SoftPromptOptions`.
+        kind, num_virtual_tokens, text, match_steps, match_micro_batch: See `SoftPromptOptions`.
     """
     number = whole_number("match_steps", match_steps, at_least=0)
+    if match_micro_batch is not None:
+        match_micro_batch = whole_number("match_micro_batch", match_micro_batch)
     guide = SoftPrompt(prior, kind=kind, num_virtual_tokens=num_virtual_tokens, text=text)
     instance("prompts", prompts, Prompts, why="`prior.encode([...])` makes them of texts")
-    match_prior(guide, prior, prompts, 0 if text is not None else number)
+    match_prior(guide, prior, prompts, 0 if text is not None else number, match_micro_batch)
     return guide
 
 

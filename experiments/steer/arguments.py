@@ -255,8 +255,11 @@ class Steer(Arguments):
 
     @property
     def guide_options(self) -> dict[str, Any]:
-        """Options of the chosen guide."""
-        return options_of(self.guide, self.options)
+        """Options of the chosen guide; a match before training takes the micro-batch of steps."""
+        options = options_of(self.guide, self.options)
+        if options.get("match_micro_batch", 0) is None:
+            options["match_micro_batch"] = self.micro_batch
+        return options
 
     @property
     def loading(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,15 @@ from guides.guide import OtherGuideError
 from guides.prior_match import NUM_RESPONSES, match_prior
 from guides.saved import load_guide, save_guide
 from inference import Enumeration, FusedOptimizer, LeaveOneOut_ELBO, cosine, fit
-from model import AlignmentModel, LanguageModel, Prompts, TextReward, vader_sentiment
+from model import (
+    AlignmentModel,
+    LanguageModel,
+    Prompts,
+    ResponseDistribution,
+    TextReward,
+    TokenReward,
+    vader_sentiment,
+)
 from tests.model.tiny import NETWORKS, PROMPTS, WORDS, tiny, tiny_tokenizer
 
 KINDS = ["prompt", "prefix"]
@@ -257,6 +266,49 @@ def test_the_match_depends_on_the_arguments_alone_and_keeps_the_random_state(kin
         assert guide.virtual_tokens.grad is None
         tokens.append(guide.virtual_tokens)
     assert torch.equal(*tokens)
+
+
+def test_a_match_in_micro_batches_is_the_same_and_differentiates_no_more_at_a_time(
+    network: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior, sizes = tiny(network).double(), []
+    prompts = prior.encode(PROMPTS)
+
+    def kl_per_token(prior: ResponseDistribution, guide: Any, response: Tensor) -> tuple[Tensor]:
+        if torch.is_grad_enabled():
+            sizes.append(len(response))
+        return original(prior, guide, response)
+
+    original = prior_match._kl_per_token
+    monkeypatch.setattr(prior_match, "_kl_per_token", kl_per_token)
+    how = {"kind": kind, "match_steps": 3}
+    whole = GUIDES["soft-prompt"](prior, prompts, **how)
+    assert max(sizes) >= NUM_RESPONSES
+    sizes.clear()
+    parts = GUIDES["soft-prompt"](prior, prompts, **how, match_micro_batch=5)
+    assert 1 < max(sizes) <= 5
+    assert_close(whole.virtual_tokens, parts.virtual_tokens, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="match_micro_batch is 0"):
+        GUIDES["soft-prompt"](prior, prompts, match_micro_batch=0)
+
+
+def test_a_resumed_fit_of_a_matched_guide_is_the_same_fit(kind: str, tmp_path: Path) -> None:
+    """The virtual tokens are those of the checkpoint, not of the match that a resume repeats."""
+    prior = tiny()
+    prompts = prior.encode(PROMPTS)
+    reward = TokenReward(lambda response, is_token: (response * is_token).double().sum(-1), prior)
+    model = AlignmentModel(prior, reward, beta=5.0)
+
+    def fitted(folder: str, num_steps: int, match_steps: int = 3) -> Tensor:
+        guide = GUIDES["soft-prompt"](prior, prompts, kind=kind, match_steps=match_steps)
+        how = {"checkpoint_folder": tmp_path / folder, "resume": True, "progress": False}
+        fit(model, guide, prompts, num_steps=num_steps, **how)
+        return guide.virtual_tokens.detach()
+
+    whole = fitted("whole", 4)
+    early = fitted("parts", 2)
+    assert not torch.equal(early, whole)
+    assert torch.equal(fitted("parts", 4, match_steps=0), whole)
 
 
 def test_a_text_is_the_start_as_it_is(kind: str) -> None:

@@ -118,3 +118,11 @@ def test_faults_of_a_file_are_named(write, text, message, capsys):
 def test_config_and_resume_do_not_go_together(write, capsys):
     message = refused(capsys, "--config", write(YAML), "--resume", Path("runs"))
     assert "--config is given with --resume" in message
+
+
+def test_a_match_before_training_takes_the_micro_batch_of_steps():
+    steps, own = ("--micro-batch", 4), ("--soft-prompt.match-micro-batch", 2)
+    for words, expected in (((), None), (steps, 4), (own, 2), ((*steps, *own), 2)):
+        options = parsed("--guide", "soft-prompt", *words).guide_options
+        assert options["match_micro_batch"] == expected
+    assert "match_micro_batch" not in parsed("--guide", "lora", *steps).guide_options
