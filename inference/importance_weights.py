@@ -14,6 +14,7 @@ from inference.estimate import check_draws, log_mean
 MIN_WEIGHTS = 25  # fewest weights with a tail of five, which is a fifth of the weights
 FEW = 30  # number of effective draws below which an estimate is unreliable
 LARGE = 10  # ratio of a weight to the mean weight above which the shape of the tail matters
+APART = 1e-9, 0.1, 0.3  # nats between neighbours of two levels: of ties, then of near ties
 
 
 class WeightQuality(NamedTuple):
@@ -70,8 +71,10 @@ def effective_sample_size(log_weight: Tensor) -> Tensor:
 def pareto_k(log_weight: Tensor) -> Tensor:
     """Shape of the generalised Pareto tail of the weights, `[M, N]` -> `[N]`; 0.7 and above is bad.
 
-    Vehtari et al. 2015, arXiv 1507.02646. -inf if the tail has no spread, as at q = p*. NaN for
-    fewer than 25 weights, or if a weight is 0.
+    Vehtari et al. 2015, arXiv 1507.02646. Weights on few levels, as of a reward that counts, are
+    spread over the gaps between their levels first (see `spread_levels`). -inf if the tail has no
+    spread, as at q = p*, or if `FEW` draws share the level of the largest weight, which then is a
+    bound. NaN for fewer than 25 weights, or if a weight is 0.
     """
     log_weight = check_draws("log_weight", log_weight)
     return torch.tensor([_pareto_k_of_prompt(column) for column in log_weight.cpu().T])
@@ -80,9 +83,15 @@ def pareto_k(log_weight: Tensor) -> Tensor:
 def _pareto_k_of_prompt(log_weight: Tensor) -> float:
     if len(log_weight) < MIN_WEIGHTS or not bool(log_weight.isfinite().all()):
         return math.nan
-    tail = log_weight.sort().values[-max(5, len(log_weight) // 5) :]
+    log_weight = log_weight.double().sort().values
+    tail = log_weight[-max(5, len(log_weight) // 5) :]
     if (tail[-1] - tail[0]).item() < 1e-9:
         return -math.inf
+    for apart in APART:
+        spread = spread_levels(log_weight, apart)
+        if spread is None:
+            return -math.inf
+        log_weight = spread
     try:
         with np.errstate(all="ignore"):  # psislw divides by the spread of the tail, 0 for ties
             # psislw takes log likelihoods, which weigh inversely
@@ -91,3 +100,40 @@ def _pareto_k_of_prompt(log_weight: Tensor) -> float:
             return float(array_stats.psislw(-log_weight.numpy())[1])
     except ValueError:  # the shorter tail that psislw takes has no spread
         return -math.inf
+
+
+def spread_levels(log_weight: Tensor, apart: float) -> Tensor | None:
+    """Spread draws of one level up to the next level, such that log survival is linear between.
+
+    A generalised Pareto distribution does not fit ties: k-hat of a reward that counts was 0.03, or
+    above 2 with a little noise, whatever the tail. Survival that falls by a constant factor from
+    level to level becomes that of a Pareto distribution with k = gap / log(factor). A level is a
+    run of neighbouring log weights that is narrower than the gap to the next run. Other draws stay
+    where they are. Above the highest level the slope is that below.
+
+    Args:
+        log_weight: `[M]`, nats, in rising order.
+        apart: smallest difference of neighbours that are of two runs, nats.
+
+    Returns:
+        `[M]`, nats; None if `FEW` draws or more share the highest level.
+    """
+    cuts = (log_weight.diff() > apart).nonzero().flatten() + 1
+    starts = [0, *cuts.tolist()]
+    spread, number = log_weight.clone(), len(log_weight)
+    for place, (start, end) in enumerate(zip(starts, [*starts[1:], number], strict=True)):
+        is_highest = end == number
+        below, above = (starts[place - 1], start) if is_highest else (start, end)
+        if below == above:  # one run alone
+            return spread
+        rise = log_weight[above] - log_weight[below]
+        slope = rise / math.log((number - below) / (number - above))  # nats per nat of survival
+        low, high = log_weight[start], log_weight[end - 1]
+        gap = low - log_weight[start - 1] if is_highest else log_weight[end] - high
+        if high - low >= gap:
+            continue
+        if is_highest and end - start >= FEW:
+            return None
+        rank = torch.arange(number - start, number - end, -1, dtype=spread.dtype)
+        spread[start:end] = low + slope * ((number - start) / rank).log()
+    return spread

@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from inference import PriorSample
-from inference.importance_weights import WeightQuality, effective_sample_size, pareto_k
+from inference.importance_weights import (
+    WeightQuality,
+    effective_sample_size,
+    pareto_k,
+    spread_levels,
+)
 
 
 def test_pareto_k_is_that_of_a_pareto_tail():
@@ -33,6 +38,37 @@ def test_pareto_k_is_of_the_highest_fifth_and_of_25_weights_or_more():
         assert pareto_k(weights).item() == -math.inf
         weights[-1] += 5.0
         assert pareto_k(weights).item() > -math.inf
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02], ids=["on a lattice", "near a lattice"])
+@pytest.mark.parametrize("k", [0.3, 0.9])
+def test_pareto_k_of_a_reward_that_counts_is_that_of_its_levels(k, noise):
+    """P(N >= n) = exp(-n gap / k) and w = exp(n gap): the tail of w has the shape k."""
+    generator = torch.Generator().manual_seed(1)
+    quantile = (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
+    for gap in (k, 2.5 * k):
+        count = (-quantile.log() * k / gap).floor()
+        jitter = torch.randn(4096, dtype=torch.float64, generator=generator)
+        log_weight = (gap * count + noise * jitter)[:, None]
+        assert pareto_k(log_weight).item() == pytest.approx(k, abs=0.12)
+
+
+def test_many_draws_of_the_largest_weight_are_a_bound():
+    for number, expected in ((29, False), (30, True)):
+        log_weight = torch.zeros(2000, 1, dtype=torch.float64)
+        log_weight[:number] = 4.0
+        assert (pareto_k(log_weight).item() == -math.inf) == expected
+
+
+def test_levels_are_spread_up_to_the_next_and_other_weights_stay():
+    body = torch.linspace(0.0, 8.0, 100, dtype=torch.float64)  # one wide run
+    assert torch.equal(spread_levels(body, 0.3), body)
+    levels = torch.tensor([0.0] * 90 + [2.0] * 9 + [4.0], dtype=torch.float64)
+    spread = spread_levels(levels, 0.3)
+    assert (spread.diff() > 0).all()
+    assert spread[[0, 90, 99]].tolist() == [0.0, 2.0, 4.0]
+    assert spread[98] < 4.0
+    assert spread[81] == pytest.approx(2.0 * math.log(100 / 19) / math.log(10))
 
 
 @pytest.mark.parametrize("worst", [0, 1])
