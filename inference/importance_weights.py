@@ -122,10 +122,10 @@ def spread_levels(log_weight: Tensor, apart: float) -> Tensor | None:
     starts = [0, *cuts.tolist()]
     spread, number = log_weight.clone(), len(log_weight)
     for place, (start, end) in enumerate(zip(starts, [*starts[1:], number], strict=True)):
+        if end - start in (1, number):  # one draw, which stays, or one run
+            continue
         is_highest = end == number
         below, above = (starts[place - 1], start) if is_highest else (start, end)
-        if below == above:  # one run alone
-            return spread
         rise = log_weight[above] - log_weight[below]
         slope = rise / math.log((number - below) / (number - above))  # nats per nat of survival
         low, high = log_weight[start], log_weight[end - 1]
