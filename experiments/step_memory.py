@@ -5,7 +5,9 @@ Claim: with `micro_batch` the peak stays the same from 8 micro-batches on, since
 take a chunk of the responses at a time, and activations are those of one micro-batch. Without, the
 peak grows with every response.
 Printed: peak of the resident memory of a process that does two steps and nothing else, the weights
-and Python included, in MB, and CPU seconds of the second step.
+and Python included, in MB, and CPU seconds of the second step; the growth of the peak from the
+smallest to the largest number of responses. Networks so small that a process without a step has
+most of the memory show no growth.
 
     python -m experiments.step_memory
     python -m experiments.step_memory --prior smollm2 --dtype bfloat16 --max-new-tokens 256 \
@@ -18,8 +20,9 @@ from typing import Annotated, Any, NamedTuple
 
 import torch
 
-from experiments.shared.argument_types import Count, DtypeName, Length, Name, count
+from experiments.shared.argument_types import DISTINCT, DtypeName, Length, Name, count
 from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.refusals import FAULTS, blamed
 from experiments.shared.tables import text_table
 from experiments.shared.workers import run_all
 from guides import LoRA
@@ -42,9 +45,9 @@ class StepMemory(Arguments):
     """Dtype of the prior's weights. The guide is LoRA, with adapters in float32."""
     max_new_tokens: Length = 64
     """T, number of tokens of a response: no response ends before."""
-    particles: tuple[Count, ...] = (64, 256, 1024)
+    particles: Annotated[tuple[Annotated[int, count(2)], ...], DISTINCT] = (64, 256, 1024)
     """Numbers of responses in a step."""
-    micro_batches: tuple[Annotated[int, count(0)], ...] = (0, 8)
+    micro_batches: Annotated[tuple[Annotated[int, count(0)], ...], DISTINCT] = (0, 8)
     """Largest numbers of responses that are differentiated at a time; 0 for all responses."""
 
 
@@ -67,6 +70,11 @@ def main(args: StepMemory) -> dict[tuple[int, int], float]:
         rows[name] = [f"{peak:.0f}", f"{seconds:.2f}"]
         print(f"{name}: {peak:.0f} MB, {seconds:.2f} CPU s", flush=True)
     print(text_table(["peak, MB", "CPU s"], rows))
+    few, many = min(args.particles), max(args.particles)
+    for size in args.micro_batches if few < many else ():
+        growth = peaks[many, size] - peaks[few, size]
+        how = f"{size} at a time" if size else "whole"
+        print(f"{how}: {growth:+.0f} MB from {few} to {many} responses")
     return peaks
 
 
@@ -74,10 +82,13 @@ def measure(job: Job) -> tuple[float, float]:
     """Peak of this process in two steps, MB, and CPU seconds of the second."""
     args = job.args
     options: dict[str, Any] = {"dtype": named_dtype(args.dtype), "end_ids": [0]}
-    prior = load_prior(args.prior, max_new_tokens=args.max_new_tokens, **options)
+    with blamed(f"--prior {args.prior}", FAULTS):
+        prior = load_prior(args.prior, max_new_tokens=args.max_new_tokens, **options)
     forbid_end(prior)
     model = AlignmentModel(prior, cheap_reward, beta=1.0)
-    guide, prompts = LoRA(prior), prior.encode(["The film was"])
+    with blamed(f"--max-new-tokens {args.max_new_tokens}"):
+        prompts = prior.encode(["The film was"])
+    guide = LoRA(prior)
     times: list[float] = []
 
     def on_step(_: Metrics) -> None:

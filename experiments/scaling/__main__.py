@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
 from experiments.scaling.costs import NETWORKS, Machine, Step
-from experiments.shared.argument_types import Count, Positive, count
+from experiments.shared.argument_types import DISTINCT, Count, Positive, count
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import text_table
 
@@ -31,7 +31,7 @@ WAYS: dict[str, dict[str, Any]] = {
 class Scaling(Arguments):
     """Compute the cost of a step on several GPUs."""
 
-    networks: tuple[NetworkName, ...] = tuple(NETWORKS)
+    networks: Annotated[tuple[NetworkName, ...], DISTINCT] = tuple(NETWORKS)
     """Shapes of the prior."""
     gpus: Annotated[int, count(2)] = 8
     """Number of GPUs."""

@@ -12,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from typing import TypeVar, cast
 
 import torch
+from transformers.utils import logging
 
 from experiments.shared.refusals import is_refusal, one_line
 
@@ -24,8 +25,7 @@ def run_all(run: Callable[[J], R], jobs: Sequence[J], workers: int) -> Generator
     if workers == 1:
         yield from map(run, jobs)
         return
-    spawn = get_context("spawn")  # CUDA does not survive a fork
-    size = min(workers, len(jobs))
+    size, spawn = min(workers, len(jobs)), get_context("spawn")  # CUDA does not survive a fork
     with ProcessPoolExecutor(size, mp_context=spawn, initializer=start_worker) as pool:
         try:
             with _blocked_in_children(signal.SIGINT):
@@ -48,6 +48,7 @@ def start_worker() -> None:
         cast(BaseProcess, parent_process()).join()
         os._exit(1)
 
+    logging.disable_progress_bar()  # of transformers, as in `run_script`
     torch.set_num_threads(1)
     threading.Thread(target=end_with_parent, daemon=True).start()
 

@@ -87,8 +87,7 @@ def run_zoo(
     """
     results: list[Result] = []
     if not jobs:
-        reason = "no name in --only is compared on any of those worlds"
-        raise SystemExit(f"--only and --worlds leave nothing to run: {reason}")
+        raise SystemExit("--only and --worlds leave nothing to run: no name is on those worlds")
     with new_folder(args, name) as folder:
         path, size = folder.path / "results.jsonl", min(args.workers, len(jobs))
         print(f"{len(jobs)} runs, {size} at a time; each is written to {path} as it ends")

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from experiments import step_memory
-from experiments.step_memory import StepMemory, main
+from experiments.step_memory import Job, StepMemory, main, measure
 from tests.forks import FORKS
 
 
 @pytest.mark.slow
-def test_the_peak_grows_with_the_number_of_responses_but_not_in_micro_batches(monkeypatch):
+def test_the_peak_grows_with_the_number_of_responses_but_not_in_micro_batches(monkeypatch, capsys):
     def run_all(run, jobs, workers):
         with FORKS.Pool(1, torch.set_num_threads, [1]) as pool:
             return pool.map(run, jobs)
@@ -20,3 +20,26 @@ def test_the_peak_grows_with_the_number_of_responses_but_not_in_micro_batches(mo
     divided = peaks[96, 8] - peaks[16, 8]
     assert whole > 200  # MB
     assert divided < whole / 4
+    printed = capsys.readouterr().out
+    assert f"whole: {whole:+.0f} MB from 16 to 96 responses" in printed
+    assert f"8 at a time: {divided:+.0f} MB from 16 to 96 responses" in printed
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"prior": "no-such-folder"}, "^--prior no-such-folder: "),
+        ({"max_new_tokens": 4000}, "^--max-new-tokens 4000: .*context of 128"),
+    ],
+)
+def test_refusals_name_the_option(change, fault):
+    with pytest.raises(SystemExit, match=fault):
+        measure(Job(StepMemory(**change), 2, 0))
+
+
+@pytest.mark.parametrize(
+    "change", [{"particles": ()}, {"micro_batches": ()}, {"particles": (1,)}, {"particles": (8, 8)}]
+)
+def test_sizes_are_several_different_numbers(change):
+    with pytest.raises((SystemExit, ValueError), match="expected"):
+        StepMemory(**change)

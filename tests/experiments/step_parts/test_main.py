@@ -97,11 +97,14 @@ def test_table(capsys):
     assert 100 < peak_memory() < 100_000  # MB
 
 
-def test_guide_without_a_network_is_refused():
-    with pytest.raises(SystemExit, match="NGram"):
-        main(StepParts(**SMALL, guide="n-gram"))
+@pytest.mark.parametrize("guide", ["n-gram", "fixed", "soft-prompt"])
+def test_a_guide_without_a_network_to_train_is_refused(guide):
+    with pytest.raises(SystemExit, match=r"--guide is .*, expected one of: lora, fine-tuned"):
+        StepParts(**SMALL, guide=guide)
 
 
-def test_step_parts_needs_something_to_train():
-    with pytest.raises(SystemExit, match="--guide fixed has nothing to train"):
-        main(StepParts(guide="fixed"))
+@pytest.mark.parametrize(("most", "verdict"), [(0.0, "did NOT hold"), (1e9, "held")])
+def test_the_claim_has_a_verdict(most, verdict, capsys, monkeypatch):
+    monkeypatch.setattr("experiments.step_parts.__main__.MOST", most)
+    main(StepParts(**SMALL))
+    assert f"times the sum {verdict}: " in capsys.readouterr().out
