@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from inference.estimate import Estimate
-from inference.svi.draw_record import DrawNumbers
+from inference.svi.step_numbers import DrawNumbers
 
 WINDOW = 10
 """Number of steps behind a mean."""

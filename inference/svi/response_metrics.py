@@ -71,11 +71,19 @@ class ModelRuns(Messenger):
             present = torch.where(applies.to(log_factor.device), log_factor, math.nan)
             self._runs[-1][1][msg["name"]] = present
 
-    def reward(self, model: AlignmentModel, draws: list[Draws]) -> Tensor | None:
-        """r of the draws, `[K, N]`, float64; None if the model did not run on the draws alone.
+    def reward(self, program: Program, draws: list[Draws]) -> Tensor | None:
+        """r of the draws, `[K, N]`, float64, NaN for a prompt to which no reward applies.
 
-        NaN for a prompt to which no reward applies.
+        None for a program without rewards; empty if it did not run on the draws alone.
         """
+        for model in (program, getattr(program, "model", None)):
+            if isinstance(model, AlignmentModel) and model.rewards:
+                reward = self._of_draws(model, draws) if draws else None
+                return torch.empty(0) if reward is None else reward
+        return None
+
+    def _of_draws(self, model: AlignmentModel, draws: list[Draws]) -> Tensor | None:
+        """r of the draws; None if the model did not run on the draws alone."""
         response, shape = responses(draws), draws[0].log_weight.shape
         beta = model.beta_at(draws[0].prompts)
         values, rewards = [], []
@@ -91,14 +99,6 @@ class ModelRuns(Messenger):
             return None
         scored = torch.cat(values)[-len(response) :]
         return torch.cat(rewards)[-len(response) :] if torch.equal(scored, response) else None
-
-
-def rewarded(model: Program) -> AlignmentModel | None:
-    """The model with the rewards of a program: the program, or its attribute `model`; or None."""
-    for program in (model, getattr(model, "model", None)):
-        if isinstance(program, AlignmentModel) and program.rewards:
-            return program
-    return None
 
 
 def response_numbers(

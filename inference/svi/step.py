@@ -8,14 +8,14 @@ from torch import nn
 
 from guides.guide import GuideRegistrationError
 from inference.programs import Program
+from inference.response_site import SameResponses
 from inference.svi.checkpoint.state import FitState, parameters
-from inference.svi.draw_record import DrawRecord
 from inference.svi.fit_objective import FitObjective, elbo_of
 from inference.svi.micro_batch_handler import in_micro_batches
-from inference.svi.optimizer.limited_steps import LimitedSteps
-from inference.svi.response_metrics import Metrics
+from inference.svi.response_metrics import Metrics, ModelRuns
 from inference.svi.rollback import Rollback
 from inference.svi.step_in_nats import step_size
+from inference.svi.step_numbers import StepNumbers, step_numbers
 from model import Prompts
 from model.common.ranks import average_gradients
 from model.networks.layer_checkpoints import checkpointed_layers
@@ -52,8 +52,8 @@ class Stepper:
     ) -> None:
         self._model, self._state = model, state
         self._checkpoint_activations, self._divide = checkpoint_activations, divide
-        has_limits = isinstance(state.optimizer, LimitedSteps)
-        self._record = DrawRecord(state.objective, num_prompts, has_limits=has_limits)
+        self._num_prompts = num_prompts
+        self._numbers: StepNumbers
         self._rollback = Rollback(state)
         self._is_first = self._is_fresh = True
         programs = (in_micro_batches(program, micro_batch) for program in (model, state.guide))
@@ -73,11 +73,10 @@ class Stepper:
             return self._take(prompts)
 
     def _take(self, prompts: Prompts) -> Metrics:
-        state, optimizer, record = self._state, self._state.optimizer, self._record
+        state, optimizer = self._state, self._state.optimizer
         self._is_fresh = not state.objective.reuses_draws
         rate, step_count = optimizer.learning_rate, optimizer.step_count
-        with record.of_step():
-            loss = self._svi.step(prompts)
+        loss = self._svi.step(prompts)
         if state.step == 0 and optimizer.step_count == step_count:
             raise NothingToTrainError(
                 "no gradient reaches any of the parameters that Pyro hands to the optimiser, "
@@ -95,33 +94,40 @@ class Stepper:
             "grad_norm": optimizer.grad_norm,
             "learning_rate": rate,
             "step_size": optimizer.step_size,
-        } | record.metrics
+        } | self._numbers.metrics
 
     def _add_fresh_draws(self) -> None:
         """Add the fresh draws of a step to health and best iterate of the fit."""
-        state, record = self._state, self._record
-        log_likelihood = record.metrics["log_likelihood"]
-        state.health.add(state.step, record.numbers, log_likelihood, state.optimizer.grad_norm)
+        state, numbers = self._state, self._numbers
+        log_likelihood = numbers.metrics["log_likelihood"]
+        state.health.add(state.step, numbers.of_draws, log_likelihood, state.optimizer.grad_norm)
         if state.best is not None:
             before = state.optimizer.parameters_before_step
             state.best.consider(state.step - 1, state.health.elbo, before)
 
     def _checked_gradient(self, model: Program, guide: Program, prompts: Prompts) -> float:
         """The loss, with its gradient at the parameters. Measures the draws of the step."""
-        state, record = self._state, self._record
-        loss = state.objective.loss_and_grads(model, guide, prompts)
+        state, objective = self._state, self._state.objective
+        with SameResponses() as same, ModelRuns() as runs:
+            loss = objective.loss_and_grads(model, guide, prompts)
         average_gradients(parameters())
         if not math.isfinite(loss):
             raise NonFiniteLossError(f"the loss is {loss}; the parameters were left as they were")
         if self._is_first:
-            check_trains(state.guide, state.objective)
+            check_trains(state.guide, objective)
             self._is_first = False
+        draws = objective.draws or []
         if self._is_fresh:
-            state.reward = record.reward(self._model)
-        record.measure(state.reward)
-        if isinstance(state.optimizer, LimitedSteps):
-            assert record.limits is not None
-            state.optimizer.expect(record.limits, partial(step_size, guide, record.draws))
+            state.reward = runs.reward(self._model, draws)
+        self._numbers = step_numbers(
+            objective,
+            self._num_prompts,
+            space=same.space,
+            reward=state.reward,
+            has_limits=state.optimizer.has_limits,
+        )
+        if self._numbers.limits is not None:
+            state.optimizer.expect(self._numbers.limits, partial(step_size, guide, draws))
         return loss
 
 

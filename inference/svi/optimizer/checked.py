@@ -12,6 +12,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 
 from inference.svi.optimizer.backup import Backup, OptimizerEntry, all_finite
+from inference.svi.step_in_nats import StepLimits
 from model.common.sharded_tensors import part_of, total_norm
 
 
@@ -45,6 +46,8 @@ class CheckedOptimizer(PyroOptim, ABC):
 
     progress = 0.0
     step_size = math.nan
+    has_limits = False
+    """True for `LimitedSteps`, which `expect` the limits of each step."""
 
     def __init__(self, constructor: Any, options: Any, clip: Any = None) -> None:
         super().__init__(constructor, options, clip)
@@ -70,6 +73,9 @@ class CheckedOptimizer(PyroOptim, ABC):
     @abstractmethod
     def _advance(self, trained: list[Tensor], norm: Tensor) -> None:
         """Step on the gradients of `trained`, whose common norm is `norm`."""
+
+    def expect(self, limits: StepLimits, measure: Callable[[], float]) -> None:
+        """Take the limits of the next step, and the function that measures its size, nats."""
 
     def check_rate(self) -> None:
         """Raise before a step with a bad learning rate; the default does nothing."""

@@ -45,6 +45,8 @@ class LimitedSteps(FusedOptimizer, ABC):
         step_size: size of the last step after shortening, nats.
     """
 
+    has_limits = True
+
     def __init__(
         self, step_kl: float, constructor: type[torch.optim.Optimizer], rate: float
     ) -> None:
@@ -56,7 +58,6 @@ class LimitedSteps(FusedOptimizer, ABC):
         self.step_size = math.nan
 
     def expect(self, limits: StepLimits, measure: Callable[[], float]) -> None:
-        """Take the limits of the next step, and the function that measures its size, nats."""
         self.distance, self.share, self.slope_error = limits
         self.measure = measure
 

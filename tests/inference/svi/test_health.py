@@ -12,20 +12,18 @@ from pyro.infer import Trace_ELBO
 from guides import FineTuned
 from inference import OBJECTIVES, FusedOptimizer, LeaveOneOut_ELBO, SquaredResidual, fit
 from inference.enumeration import entropy
-from inference.svi.draw_record import DrawRecord
 from inference.svi.fit_objective import fit_objective
 from inference.svi.health import DrawNumbers, Health, Series, mean_of_steps
+from inference.svi.step_numbers import step_numbers
 from model import AlignmentModel, contains
 from tests.inference.conftest import killed_and_resumed
 
 
 def numbers_of(objective, model, guide, prompts):
     objective = fit_objective(objective)
-    record = DrawRecord(objective)
     with pyro.get_param_store().scope():
         objective.loss_and_grads(model, guide, prompts)
-    record.measure()
-    return record.numbers
+    return step_numbers(objective, len(prompts)).of_draws
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_rewards_of_other_responses_are_unknown(two_rewards, small_prior, prompt
         two_rewards(prompts)
     log_guide = guide.distribution(prompts).log_prob(response)
     draws = [Draws(prompts, {"response": response}, {"response": log_guide}, log_guide)]
-    assert runs.reward(two_rewards, draws) is None
+    assert runs.reward(two_rewards, draws).numel() == 0
     share = matrices(draws).share
     unknown = response_numbers(draws, share, small_prior.space, torch.empty(0))
     assert all(math.isnan(unknown[name]) for name in REWARD)

@@ -14,8 +14,7 @@ from inference import OBJECTIVES, Enumeration, LeaveOneOut_ELBO, fit
 from inference.objectives.draws import DrawMatrices, matrices
 from inference.objectives.f_divergence import DIVERGENCES
 from inference.programs import joint_at, log_guide_at, response_distribution
-from inference.svi import draw_record
-from inference.svi.draw_record import NoDrawsError
+from inference.svi import step_numbers
 from inference.svi.fit_objective import fit_objective
 from inference.svi.optimizer import trust_region
 from inference.svi.optimizer.limited_steps import NEAR
@@ -27,6 +26,7 @@ from inference.svi.step_in_nats import (
     slope_error,
     step_size,
 )
+from inference.svi.step_numbers import NoDrawsError
 from model import AlignmentModel, TextReward, TokenReward, vader_sentiment
 from model.prior.untrained import untrained_prior
 from tests.inference.conftest import killed_and_resumed, moved_guide
@@ -303,9 +303,9 @@ def test_limits_are_computed_where_a_step_has_a_size_in_nats(
     is_needed, model, small_prior, prompts, monkeypatch
 ):
     limits = []
-    measure = draw_record.step_limits
+    measure = step_numbers.step_limits
     monkeypatch.setattr(
-        draw_record, "step_limits", lambda *args: limits.append(measure(*args)) or limits[-1]
+        step_numbers, "step_limits", lambda *args: limits.append(measure(*args)) or limits[-1]
     )
     options = {} if is_needed else {"learning_rate": 1e-4}
     fit(model, FineTuned(small_prior), prompts, num_steps=2, progress=False, **options)
