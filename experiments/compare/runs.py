@@ -1,7 +1,6 @@
 """Runs as read from their folders, and groups of runs that differ in the seed alone."""
 
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,11 +10,9 @@ from typing import Any
 from experiments.shared.run_folder import RunFolder
 from experiments.shared.tables import mean_and_error
 from inference import Estimate
-from inference.svi.metrics_file import read_metrics
+from inference.svi.metrics_file import read_metrics, recent
 
 Metrics = Sequence[Mapping[str, float]]
-WINDOW = 10
-"""Number of steps behind a number of an interrupted run."""
 QUANTITIES = {
     "E[r]": ("reward", "reward"),
     "KL(q || p0)": ("kl_guide_prior", "kl"),
@@ -105,7 +102,10 @@ def read_run(path: Path, name: str) -> Run:
     if not record and not metrics:
         expected = f"expected a run folder with {folder.arguments.name} or {folder.metrics.name}"
         raise SystemExit(f"{path}: {expected}")
-    numbers = _measured(measured) if measured else _recent(metrics)
+    numbers = _measured(measured)
+    if not measured and metrics:
+        names = {column: name for column, (_, name) in QUANTITIES.items() if name in metrics[-1]}
+        numbers = {column: recent(metrics, name) for column, name in names.items()}
     arguments, versions = record.get("arguments", {}), record.get("versions", {})
     return Run(name, arguments, versions, metrics, numbers, bool(measured))
 
@@ -180,15 +180,4 @@ def _measured(record: Mapping[str, Any]) -> dict[str, Estimate]:
         if entry is not None:
             error = float(entry.get("standard_error", "nan"))
             numbers[column] = Estimate(float(entry["value"]), error)
-    return numbers
-
-
-def _recent(metrics: Metrics) -> dict[str, Estimate]:
-    """Means of metrics over the last steps, by column."""
-    numbers = {}
-    for column, (_, name) in QUANTITIES.items():
-        values = [record[name] for record in metrics[-WINDOW:] if name in record]
-        if values:
-            spread = statistics.stdev(values) if len(values) > 1 else float("nan")
-            numbers[column] = Estimate(statistics.fmean(values), spread / len(values) ** 0.5)
     return numbers

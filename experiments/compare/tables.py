@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from experiments.compare.runs import (
     QUANTITIES,
-    WINDOW,
     Group,
     Run,
     differences,
@@ -12,6 +11,7 @@ from experiments.compare.runs import (
     shown,
 )
 from inference import Estimate
+from inference.svi.metrics_file import WINDOW
 
 MARK = " †"
 """End of a number of an interrupted run, a mean over its last steps."""

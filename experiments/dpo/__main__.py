@@ -21,7 +21,8 @@ the distance of both guides from the prior and from the posterior of the inferre
 from collections.abc import Callable
 from functools import partial
 
-from experiments.dpo.exact_losses import loss_of_elbo, risk
+from torch import Tensor
+
 from experiments.dpo.few import few
 from experiments.dpo.from_file import Study, compare
 from experiments.dpo.options import DPO
@@ -30,8 +31,8 @@ from experiments.shared.claims import Finding, conclude
 from experiments.shared.command_line import run_script
 from experiments.shared.tables import cell, pair_table
 from guides import GUIDES, Guide
-from inference import random_state
-from inference.direct_preferences import LIKELIHOODS, PreferenceProgram, kto
+from inference import log_guide_at, random_state
+from inference.direct_preferences import LIKELIHOODS, PreferenceProgram, ResponsePairs, kto
 from inference.direct_preferences.likelihoods import Likelihood
 from inference.estimate import expectation
 from model.common.minimise import minimise
@@ -101,6 +102,19 @@ def optimum(make: Callable[[World], Guide], world: World, steps: int) -> Measure
         minimise(partial(risk, program, pairs), guide.parameters(), max_steps=steps)
         measures[name] = measured(guide, world)
     return measures
+
+
+def loss_of_elbo(guide: Guide, world: World) -> Tensor:
+    """Minus the exact ELBO, nats, with gradient."""
+    truth = world.truth
+    log_guide = log_guide_at(guide, truth.prompts, truth.support)
+    return -(log_guide.exp() * (truth.log_joint - log_guide)).sum()
+
+
+def risk(program: PreferenceProgram, pairs: ResponsePairs) -> Tensor:
+    """Mean loss over preferences without end, with gradient."""
+    assert pairs.weight is not None
+    return -(pairs.weight * program.log_likelihood(pairs)).sum()
 
 
 def measured(guide: Guide, world: World) -> dict[str, float]:

@@ -3,7 +3,6 @@
 Nothing is measured, so that the report takes seconds. `--resume` goes on, and replaces the report.
 """
 
-import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +10,9 @@ from pathlib import Path
 from experiments.shared.run_folder import element, html_figure
 from experiments.steer.report import html_samples, html_table, samples_text
 from experiments.steer.views import Levels, Metrics, RunSoFar
-from inference import Estimate
-from inference.svi.metrics_file import read_metrics
+from inference.svi.metrics_file import WINDOW, read_metrics, recent
 from model.common import ranks
 
-WINDOW = 10
-"""Number of steps behind a mean."""
 HEAD = ("nats per response", f"mean of the last {WINDOW} steps")
 NAMES = {
     "reward": "E[r]",
@@ -77,11 +73,3 @@ def curves(run: RunSoFar, metrics: Metrics) -> Sequence[Path]:
     end = None if run.model.factors else (recent(metrics, "kl"), recent(metrics, "reward"))
     levels = Levels(run.prior_sample.log_z(), run.before, recent(metrics, "elbo"), end)
     return write_figures(run.folder, levels, run.prior_sample, run.model.beta)
-
-
-def recent(metrics: Metrics, name: str) -> Estimate:
-    """Mean of a metric over the last steps, with the standard error of their spread."""
-    values = [record[name] for record in metrics[-WINDOW:]]
-    mean = statistics.fmean(values)
-    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    return Estimate(mean, error)

@@ -1,10 +1,18 @@
 """Metrics of a run on disk: `metrics.jsonl`, a line of JSON for each step."""
 
 import json
+import math
+import statistics
 import warnings
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+
+from inference.estimate import Estimate
+
+WINDOW = 10
+"""Number of steps behind a mean over the last steps."""
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -28,6 +36,13 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
         )
     by_step = {record["step"]: record for n, record in records.items() if n not in bad}
     return [by_step[step] for step in sorted(by_step)]
+
+
+def recent(metrics: Sequence[Mapping[str, float]], name: str) -> Estimate:
+    """Mean of a metric over the last steps, with the standard error of their spread."""
+    values = [record[name] for record in metrics[-WINDOW:]]
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else math.nan
+    return Estimate(statistics.fmean(values), error)
 
 
 def _record(line: bytes) -> dict[str, float]:

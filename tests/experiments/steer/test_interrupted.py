@@ -11,9 +11,8 @@ from experiments.shared.run_folder import RunFolder
 from experiments.steer import views
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
-from experiments.steer.interrupted import recent
 from inference.svi.checkpoint.folder import has_checkpoint
-from inference.svi.metrics_file import read_metrics
+from inference.svi.metrics_file import read_metrics, recent
 
 SHORT = Steer(
     steps=5, particles=4, samples=8, prior_draws=40, threads=1, max_new_tokens=3, guide="n-gram"
