@@ -2,14 +2,7 @@
 
 from collections.abc import Sequence
 
-from experiments.compare.runs import (
-    QUANTITIES,
-    Group,
-    Run,
-    differences,
-    missing_metrics,
-    shown,
-)
+from experiments.compare.runs import QUANTITIES, Group, Run, differences, missing_metrics, shown
 from inference import Estimate
 from inference.svi.metrics_file import WINDOW
 

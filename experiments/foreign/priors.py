@@ -84,7 +84,4 @@ def _llama(shared: Sizes) -> PreTrainedModel:
     return LlamaForCausalLM(LlamaConfig(**sizes, **heads, **shared))
 
 
-FAMILIES: dict[str, Callable[[Sizes], PreTrainedModel]] = {
-    "gpt2": _gpt2,
-    "llama": _llama,
-}
+FAMILIES: dict[str, Callable[[Sizes], PreTrainedModel]] = {"gpt2": _gpt2, "llama": _llama}

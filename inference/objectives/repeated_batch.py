@@ -10,11 +10,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from inference.objectives.engine import Engine, checked_draws
-from inference.objectives.response_objective import (
-    Losses,
-    ResponseObjective,
-    part_of,
-)
+from inference.objectives.response_objective import Losses, ResponseObjective, part_of
 from inference.programs import Program, autoregressive
 from model import Prompts
 from model.common import ranks

@@ -102,10 +102,7 @@ class ModelRuns(Messenger):
 
 
 def response_numbers(
-    draws: list[Draws],
-    share: Tensor | None,
-    space: ResponseSpace | None,
-    reward: Tensor | None,
+    draws: list[Draws], share: Tensor | None, space: ResponseSpace | None, reward: Tensor | None
 ) -> dict[str, Tensor | float]:
     """Numbers of the draws of a step, without a wait for the device.
 

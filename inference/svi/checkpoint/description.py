@@ -22,13 +22,7 @@ from inference.svi.checkpoint.code_description import (
     names_in,
     names_read,
 )
-from inference.svi.checkpoint.object_parts import (
-    PLAIN,
-    as_read,
-    attributes_of,
-    counts,
-    members_of,
-)
+from inference.svi.checkpoint.object_parts import PLAIN, as_read, attributes_of, counts, members_of
 from model.common.digests import tensors_digest
 from model.networks.sharded_modules import class_of
 
