@@ -8,17 +8,43 @@ import math
 from typing import Any, TypeAlias
 
 import torch
+from pyro.distributions import Unit
+from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO, RenyiELBO, ReweightedWakeSleep, TraceTMC_ELBO
 from pyro.infer.util import torch_item
 from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from inference.objectives.draws import Draws
 from inference.objectives.response_objective import ResponseObjective
 from inference.programs import Program
 from inference.response_site import is_sample
-from inference.svi.response_metrics import FactorMeans
 from model import Prompts
+
+
+class _FactorMeans(Messenger):
+    """Record of the means of all factors in the runs of a model in a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._means: dict[str, list[Tensor]] = {}
+        self._is_enumerated = False
+
+    def _pyro_post_sample(self, msg: dict) -> None:
+        infer = msg["infer"].keys()
+        self._is_enumerated |= not infer.isdisjoint({"_enumerate_dim", "_enum_total"})
+        if isinstance(msg["fn"], Unit):
+            log_factor = msg["fn"].log_factor.detach()
+            mean = scale_and_mask(log_factor, msg["scale"], msg["mask"]).mean()
+            self._means.setdefault(msg["name"], []).append(mean)
+
+    def log_likelihood(self) -> Tensor | float:
+        """Sum of the factors' means over all runs; NaN if Pyro enumerated, which needs weights."""
+        if self._is_enumerated or not self._means:
+            return math.nan
+        means = [torch.stack(values).mean() for values in self._means.values()]
+        return torch.stack(means).sum().double()
 
 
 class TraceObjective:
@@ -55,7 +81,7 @@ class TraceObjective:
 
         vars(self.elbo)["_get_trace"] = recorded
         try:
-            with FactorMeans() as factors:
+            with _FactorMeans() as factors:
                 loss = self.elbo.loss_and_grads(model, guide, prompts)
         finally:
             del vars(self.elbo)["_get_trace"]

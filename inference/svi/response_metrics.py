@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from pyro.distributions import Unit
-from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
@@ -29,30 +28,6 @@ Metrics = dict[str, float]
 """Numbers of one step, by name."""
 LENGTH = "completions/mean_length"
 REWARD = ("reward", "reward_std", "frac_reward_zero_std")
-
-
-class FactorMeans(Messenger):
-    """Record of the means of all factors in the runs of a model in a step."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._means: dict[str, list[Tensor]] = {}
-        self._is_enumerated = False
-
-    def _pyro_post_sample(self, msg: dict) -> None:
-        infer = msg["infer"].keys()
-        self._is_enumerated |= not infer.isdisjoint({"_enumerate_dim", "_enum_total"})
-        if isinstance(msg["fn"], Unit):
-            log_factor = msg["fn"].log_factor.detach()
-            mean = scale_and_mask(log_factor, msg["scale"], msg["mask"]).mean()
-            self._means.setdefault(msg["name"], []).append(mean)
-
-    def log_likelihood(self) -> Tensor | float:
-        """Sum of the factors' means over all runs; NaN if Pyro enumerated, which needs weights."""
-        if self._is_enumerated or not self._means:
-            return math.nan
-        means = [torch.stack(values).mean() for values in self._means.values()]
-        return torch.stack(means).sum().double()
 
 
 class ModelRuns(Messenger):
