@@ -25,17 +25,11 @@ from inference.diagnostics.mixture_sample import MixtureSample
 from inference.diagnostics.prior_alone import PriorAlone
 from inference.estimate import Estimate, log_mean_exp
 from inference.importance_weights import WeightQuality
-from inference.normalisation import check_log_prob
 from inference.prior_sample import PriorSample, sample_prior
-from inference.programs import (
-    Program,
-    joint_at,
-    log_guide_at,
-    response_distribution,
-    sample_and_log_prob,
-)
+from inference.programs import Program, log_guide_at, response_distribution
 from inference.response_site import SameResponses, check_arguments
-from model import Prompts, ResponseDistribution
+from inference.samplers.proposal import draw_and_score
+from model import Prompts
 from model.common.checks import instance, whole_number
 from model.prior.division import by_all_ranks
 
@@ -187,16 +181,13 @@ def diagnose(
         draw = partial(sample_prior, model, prompts, num_prior_draws, independent=True)
         prior_sample = draw(log_likelihood_bound=log_likelihood_bound, chunk=chunk)
     _check(prior_sample, prompts)
-    with SameResponses(), random_state.measuring():
-        distribution = response_distribution(guide, prompts, role="guide")
-        sizes = [min(chunk, num_samples - start) for start in range(0, num_samples, chunk)]
-        draws = [sample_and_log_prob(distribution, size) for size in sizes]
-        response, log_guide = (torch.cat(parts) for parts in zip(*draws, strict=True))
-        log_guide = check_log_prob(log_guide, guide, "guide")
-        joints = [joint_at(model, prompts, part) for part in response.split(chunk)]
+    with SameResponses() as same, random_state.measuring():
+        draws = draw_and_score(model, guide, prompts, num_samples, chunk=chunk)
+        responses, log_guides, joints = zip(*draws, strict=True)
+    response, log_guide = torch.cat(responses), torch.cat(log_guides)
     is_token = torch.ones_like(response, dtype=torch.bool)
-    if isinstance(distribution, ResponseDistribution):  # only that has padding
-        is_token = distribution.space.is_token(response)
+    if same.space is not None:  # without, there is no padding
+        is_token = same.space.is_token(response)
     log_prior = torch.cat([joint.log_prior for joint in joints]).double()
     log_likelihood = torch.cat([joint.log_likelihood for joint in joints])
     log_weight = log_prior + log_likelihood - log_guide  # [K, N]

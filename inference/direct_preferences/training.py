@@ -10,8 +10,8 @@ from tqdm.auto import trange
 from inference import random_state
 from inference.direct_preferences.judgements import Judgements
 from inference.direct_preferences.program import PreferenceProgram
-from inference.svi.optimizer.fused import FusedOptimizer, cosine
-from model.common.checks import boolean, instance, positive, whole_number
+from inference.svi.optimizer.fused import adam_on_cosine
+from model.common.checks import boolean, instance, whole_number
 from model.common.checks import seed as checked_seed
 from model.common.thread_lock import THREAD_LOCK
 
@@ -52,9 +52,7 @@ def fit_preferences(
     size = len(pairs)
     if pairs_per_step is not None:
         size = min(size, whole_number("pairs_per_step", pairs_per_step))
-    rate = {"lr": positive("learning_rate", learning_rate)}
-    schedule = cosine(num_steps, warmup=num_steps // 20)
-    optimizer = FusedOptimizer(options=rate, clip_norm=clip_norm, schedule=schedule)
+    optimizer = adam_on_cosine(num_steps, learning_rate, clip_norm)
     boolean("progress", progress)
     metrics = []
     pairs = pairs.scored(program.prior)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from inference.normalisation import check_log_prob
 from inference.programs import (
+    Joint,
     Program,
     joint_at,
     log_guide_at,
@@ -59,17 +60,17 @@ def _sizes(num_samples: int, chunk: int) -> list[int]:
     return [min(chunk, num_samples - start) for start in range(0, num_samples, chunk)]
 
 
-def _weighted(
-    model: Program, guide: Program, prompts: Prompts, num_samples: int, chunk: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield draws of the guide with log w; the decode has the guide's log-probabilities."""
+def draw_and_score(
+    model: Program, guide: Program, prompts: Prompts, num_samples: int, *, chunk: int
+) -> Iterator[tuple[Tensor, Tensor, Joint]]:
+    """Yield draws of a guide, their log q `[m, N]`, nats, as the decode has it, and their joint."""
     sizes = _sizes(num_samples, chunk)
     with SameResponses():
-        distribution = proposal_distribution(model, guide, prompts)
+        distribution = response_distribution(guide, prompts, role="guide")
         for size in sizes:
             response, log_guide = sample_and_log_prob(distribution, size)
             log_guide = check_log_prob(log_guide, guide, "guide")
-            yield response, joint_at(model, prompts, response).log_joint - log_guide
+            yield response, log_guide, joint_at(model, prompts, response)
 
 
 @torch.no_grad()
@@ -81,6 +82,7 @@ def draw_and_weigh(
         draws = draw(model, None, prompts, num_samples, chunk=chunk)
         parts = [(part, weigh(model, None, prompts, part)) for part in draws]
     else:
-        parts = list(_weighted(model, guide, prompts, num_samples, chunk))
+        scored = draw_and_score(model, guide, prompts, num_samples, chunk=chunk)
+        parts = [(part, joint.log_joint - log_guide) for part, log_guide, joint in scored]
     responses, log_weights = zip(*parts, strict=True)
     return torch.cat(responses), torch.cat(log_weights)
