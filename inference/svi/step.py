@@ -1,4 +1,10 @@
-"""One step of `pyro.infer.SVI` in a fit: the gradient by the objective, checks, metrics."""
+"""One step of `pyro.infer.SVI` in a fit, from the prompts to the changed parameters.
+
+state        `rollback.py`            restored after a failure
+gradient     the objective            draws, loss, and `.grad` at the parameters
+numbers      `step_numbers.py`        of these draws: metrics, health, limits of the step
+parameters   `optimizer/checked.py`   checks, a copy, the step (`_advance`), checks
+"""
 
 import math
 from functools import partial

@@ -50,7 +50,7 @@ def resume(state: FitState, folder: str | Path, prompts: Prompts) -> None:
     for name in COUNTS:
         setattr(state, name, plain[name])
     state.saved_step = state.step
-    device = next((str(parameter.device) for parameter in parameters().values()), "cpu")
+    device = _device()
     state.health.set_state(saved["health"])
     state.health.warnings = plain["warnings"]
     if "reward" in saved["reward"]:
@@ -62,6 +62,11 @@ def resume(state: FitState, folder: str | Path, prompts: Prompts) -> None:
             {name: part_of(tensor, known.get(name, tensor)) for name, tensor in health.items()}
         )
     random_state.restore(saved["random"], plain["random"])
+
+
+def _device() -> str:
+    """Device of the parameters in Pyro's store."""
+    return next((str(parameter.device) for parameter in parameters().values()), "cpu")
 
 
 def _read_state(path: Path) -> dict[str, Any]:
@@ -94,8 +99,7 @@ def _restore_objective(state: FitState, saved: dict[str, Tensor], path: Path) ->
     """Restore the objective's state, if the objective returns the same state afterwards."""
     objective = state.objective
     try:
-        device = next((str(parameter.device) for parameter in parameters().values()), "cpu")
-        objective.set_state({name: tensor.to(device) for name, tensor in saved.items()})
+        objective.set_state({name: tensor.to(_device()) for name, tensor in saved.items()})
         check_like(objective.get_state(), saved, str(path))
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         name = type(elbo_of(objective)).__name__
