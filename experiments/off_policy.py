@@ -79,21 +79,26 @@ Correction = Callable[[Tensor, Tensor], Tensor]
 Rows = dict[str, dict[str, float]]
 
 
-def main(args: OffPolicy) -> dict[str, Rows]:
-    """Print a table for each sampler, and return the numbers by sampler, correction and column."""
+def main(args: OffPolicy) -> list[Finding]:
     world = make_world(args)
-    tables, text = {}, []
-    for name, log_sampler in world.log_samplers.items():
-        rows = {
-            correction: measured(world, log_sampler, weight, args.particles)
-            for correction, weight in corrections(args.limit).items()
-        }
-        tables[name] = rows
+    tables, text = tables_of(world, args), []
+    for name, rows in tables.items():
+        log_sampler = world.log_samplers[name]
         nats = kl(world.log_guide.sum(-1), log_sampler.sum(-1)).item()
         cells = {key: [(k, cell(v)) for k, v in row.items()] for key, row in rows.items()}
         text.append(pair_table(f"sampler {name}, KL(q || a) = {nats:.3g} nats", cells))
-    conclude(__doc__, text, judged(tables))
-    return tables
+    return conclude(__doc__, text, judged(tables))
+
+
+def tables_of(world: World, args: OffPolicy) -> dict[str, Rows]:
+    """Numbers by sampler, correction and column."""
+    return {
+        name: {
+            correction: measured(world, log_sampler, weight, args.particles)
+            for correction, weight in corrections(args.limit).items()
+        }
+        for name, log_sampler in world.log_samplers.items()
+    }
 
 
 def make_world(args: OffPolicy) -> World:

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import experiments
 from experiments.shared.command_line import Arguments
@@ -16,6 +16,14 @@ NAMES = sorted(FILES.keys() - {"minimal"})
 
 def arguments_of(name: str) -> type[Arguments]:
     """The dataclass of a script's arguments."""
+    return _types_of_main(name)["args"]
+
+
+def returned_by(name: str) -> Any:
+    """The type that a script returns, of which findings decide the exit code."""
+    return _types_of_main(name)["return"]
+
+
+def _types_of_main(name: str) -> dict[str, Any]:
     main = ".__main__" if FILES[name].stem == "__main__" else ""
-    module = import_module(f"experiments.{name}{main}")
-    return get_type_hints(module.main)["args"]
+    return get_type_hints(import_module(f"experiments.{name}{main}").main)

@@ -14,6 +14,7 @@ from experiments.log_z import (
     gradient,
     judged,
     main,
+    measured,
     minimum,
     world,
 )
@@ -21,11 +22,23 @@ from inference.targets.fixed_points.squared_residual import squared_residual
 
 
 def test_claim_holds(capsys):
-    rows = main(LogZ())
-    assert len(rows) == 7
+    assert len(main(LogZ())) == 4
     assert "The claim held: 4 of 4 findings" in capsys.readouterr().out
+    rows = measured(LogZ())
+    assert len(rows) == 7
     biased = rows | {"other": {BIAS: 0.1, AT_TARGET: 1.0, KL: 1e-6}}
     assert [finding.held for finding in judged(biased)] == [False, True, True, False]
+
+
+@pytest.mark.parametrize("beta", [0.03, 2.0])
+def test_claim_holds_at_the_ends_of_the_range_of_beta(beta):
+    assert all(finding.held for finding in main(LogZ(beta=beta)))
+    for outside in (0.5 * beta, 2 * beta):
+        if not 0.03 <= outside <= 2:
+            with pytest.raises(
+                SystemExit, match=r"--beta is .*outside, the differences are rounding"
+            ):
+                LogZ(beta=outside)
 
 
 @pytest.mark.parametrize("size", [2, 4])

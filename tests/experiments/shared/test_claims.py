@@ -6,7 +6,7 @@ import math
 import pytest
 
 from experiments.shared.claims import Finding, conclude
-from tests.experiments.scripts import FILES
+from tests.experiments.scripts import FILES, returned_by
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,10 @@ def test_every_claim_script_states_claim_source_and_what_is_printed():
             places = [doc.find(part) for part in ("\nClaim: ", "\nSource: ", "\nPrinted")]
             assert -1 not in places, name
             assert places == sorted(places), name
+
+
+def test_every_script_with_a_verdict_returns_its_findings():
+    """A claim that did not hold is exit code 1, also for `papers`, which runs the script."""
+    judging = [name for name, path in FILES.items() if "conclude(" in path.read_text("utf-8")]
+    assert len(judging) >= 15
+    assert {name: returned_by(name) for name in judging} == dict.fromkeys(judging, list[Finding])
