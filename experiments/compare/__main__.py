@@ -2,9 +2,10 @@
 
 Question: which run reached more reward, a smaller KL or a smaller gap, and is the difference more
 than noise?
-Printed: the table of final numbers with standard errors. Runs whose arguments agree but for the
-seed are a group, with a standard error over seeds. Written: `report.html`, self-contained, with
-curves that show their numbers under the pointer and zoom, and each figure as SVG, PNG and PDF.
+Printed: the table of final numbers with standard errors. Runs whose arguments and input files agree
+but for the seed are a group, with a standard error over seeds. Written: `report.html`,
+self-contained, with curves that show their numbers under the pointer and zoom, and each figure as
+SVG, PNG and PDF.
 
     python -m experiments.compare runs/steer-20250101-120000 runs/steer-20250101-130000
     python -m experiments.compare runs/steer-* --smooth 1
@@ -57,7 +58,7 @@ def main(args: Compare) -> RunFolder:
         charts = write_figures(groups, folder, args.smooth)
         labels = [group.label for group in groups]
         data = json.dumps({"labels": labels, "charts": charts}, allow_nan=False)
-        folder.write_page(TITLE, page_parts(groups, data))
+        folder.write_page(TITLE, page_parts(groups, data, args.smooth))
         print(
             f"\nOpen {folder.report}; {2 * len(charts)} figures are in {folder.path / 'figures'}."
         )
@@ -70,7 +71,7 @@ def write_figures(groups: list[Group], folder: RunFolder, window: int) -> list[d
     labels, charts = [group.label for group in groups], []
     for name in metric_names(groups):
         if drawn := curves(groups, name, window):
-            save_figure(figure_of(drawn, name, labels), folder.path / "figures", name)
+            save_figure(figure_of(drawn, name, labels, window), folder.path / "figures", name)
             charts.append(chart_data(drawn, name, labels))
     return charts
 

@@ -106,8 +106,11 @@ def _plain(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
-def figure_of(drawn: Sequence[Curve], name: str, labels: Sequence[str]) -> Figure:
-    """The chart as a figure for a paper: means, and bands of two standard errors over seeds."""
+def figure_of(drawn: Sequence[Curve], name: str, labels: Sequence[str], window: int) -> Figure:
+    """The chart as a figure for a paper: means, and bands of two standard errors over seeds.
+
+    `window` is the number of steps behind each point.
+    """
     figure, axes = new_axes()
     every = looks(len(labels))
     for curve in drawn:
@@ -117,7 +120,8 @@ def figure_of(drawn: Sequence[Curve], name: str, labels: Sequence[str]) -> Figur
         low, high = curve.mean - 2 * curve.error, curve.mean + 2 * curve.error
         axes.fill_between(curve.steps, low, high, color=look["color"], alpha=0.2, linewidth=0)
     unit = UNITS.get(name, "")
-    axes.set(xlabel="SVI step", ylabel=unit or name)
+    steps = "SVI step" if window == 1 else f"SVI step (running mean over {window} steps)"
+    axes.set(xlabel=steps, ylabel=unit or name)
     over_seeds = any(np.isfinite(curve.error).any() for curve in drawn)
     axes.set_title(f"{name}, {'mean over seeds ± 2 s.e.' if over_seeds else 'one run each'}")
     legend_below(figure, axes, 1 if max(map(len, labels)) > 24 else 2)

@@ -13,13 +13,17 @@ HERE = Path(__file__).parent
 HINT = (
     "Move the pointer over a chart for the numbers; drag to zoom, double-click to zoom out. With "
     "the keyboard: left and right move the line, plus and minus zoom, Escape zooms out. Bands are "
-    "one standard error over seeds."
+    "one standard error over seeds. "
 )
+SMOOTHED = "Each point is the mean of its step and the {} before it, or of as many as there are."
 WITHOUT_SCRIPT = "The charts need JavaScript. The folder `figures` has them as SVG, PNG and PDF."
 
 
-def page_parts(groups: Sequence[Group], data: str) -> list[str]:
-    """Parts of the page; `data` is JSON of labels and charts, for the script."""
+def page_parts(groups: Sequence[Group], data: str, window: int) -> list[str]:
+    """Parts of the page; `data` is JSON of labels and charts, for the script.
+
+    `window` is the number of steps behind each point of a curve.
+    """
     style, script = ((HERE / name).read_text("utf-8") for name in ("page.css", "charts.js"))
     ticks = files("experiments.shared").joinpath("ticks.js").read_text("utf-8")
     safe = data.replace("<", "\\u003c")
@@ -38,7 +42,7 @@ def page_parts(groups: Sequence[Group], data: str) -> list[str]:
     return [
         *parts,
         element("h2", "Curves"),
-        element("p", HINT),
+        element("p", HINT + (SMOOTHED.format(window - 1) if window > 1 else "")),
         '<div id="legend" role="group" aria-label="Runs, shown or hidden"></div>',
         '<div id="charts"></div>',
         f"<noscript>{element('p', WITHOUT_SCRIPT)}</noscript>",

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from experiments.shared.run_folder import RunFolder
 from experiments.shared.tables import mean_and_error
 from inference import Estimate
 from inference.svi.metrics_file import read_metrics, recent
+from model.common.digests import text_digest
 
 Metrics = Sequence[Mapping[str, float]]
 QUANTITIES = {
@@ -46,11 +47,13 @@ class Run:
 
     Attributes:
         name: name of the run folder.
-        arguments: arguments by name; empty without `arguments.json`.
+        arguments: arguments by name, and digests of the files and networks that they name; empty
+            without `arguments.json`.
         versions: versions of packages.
         metrics: records of the steps so far.
         numbers: estimates by column; of an interrupted run from the last steps.
         is_measured: True if the run ended with its measurements.
+        doubts: reason to distrust a number, by column.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Run:
     metrics: Metrics
     numbers: Mapping[str, Estimate]
     is_measured: bool
+    doubts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def num_steps(self) -> int:
@@ -68,7 +72,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs whose arguments agree but for the seed, under a label."""
+    """Runs whose arguments and inputs agree but for the seed, under a label."""
 
     label: str
     runs: Sequence[Run]
@@ -106,8 +110,9 @@ def read_run(path: Path, name: str) -> Run:
     if not measured and metrics:
         names = {column: name for column, (_, name) in QUANTITIES.items() if name in metrics[-1]}
         numbers = {column: recent(metrics, name) for column, name in names.items()}
-    arguments, versions = record.get("arguments", {}), record.get("versions", {})
-    return Run(name, arguments, versions, metrics, numbers, bool(measured))
+    arguments = record.get("arguments", {}) | _contents(record.get("inputs", {}))
+    versions, doubts = record.get("versions", {}), _doubts(measured)
+    return Run(name, arguments, versions, metrics, numbers, bool(measured), doubts)
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
@@ -170,6 +175,25 @@ def _read(path: Path) -> dict[str, Any]:
     with suppress(OSError, ValueError):
         content = json.loads(path.read_bytes())
     return content if isinstance(content, dict) else {}
+
+
+def _contents(inputs: Mapping[str, Any]) -> dict[str, str]:
+    """Short digests of the files and networks that options name, in whatever folder."""
+    return {
+        f"content of {option.replace('/', ' ').split()[0]} {Path(option).name.split()[-1]}": (
+            text_digest(json.dumps(files, sort_keys=True))[:8]
+        )
+        for option, files in inputs.items()
+    }
+
+
+def _doubts(record: Mapping[str, Any]) -> dict[str, str]:
+    """Reasons to distrust a number, by column, from `measurements.json`."""
+    guide = record.get("guide", {})
+    reasons = {column: guide.get(name) for column, (name, _) in QUANTITIES.items()}
+    return {
+        column: entry["reason"] for column, entry in reasons.items() if "reason" in (entry or {})
+    }
 
 
 def _measured(record: Mapping[str, Any]) -> dict[str, Estimate]:

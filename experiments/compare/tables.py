@@ -6,8 +6,8 @@ from experiments.compare.runs import QUANTITIES, Group, Run, differences, missin
 from inference import Estimate
 from inference.svi.metrics_file import WINDOW
 
-MARK = " †"
-"""End of a number of an interrupted run, a mean over its last steps."""
+MARK, DOUBT = " †", " (?)"
+"""Ends of a number of an interrupted run, a mean over its last steps; of an unreliable number."""
 Rows = list[tuple[str, ...]]
 
 
@@ -16,13 +16,11 @@ def number_rows(groups: Sequence[Group]) -> Rows:
     rows: Rows = [("run", "seed", "steps", *QUANTITIES)]
     for group in groups:
         for run in group.runs:
-            mark = "" if run.is_measured else MARK
-            cells = [_cell(run.numbers.get(column), mark) for column in QUANTITIES]
+            cells = [_cell(run.numbers.get(column), _mark(column, run)) for column in QUANTITIES]
             seed = shown(run.arguments.get("seed", "-"))
             rows.append((run.name, seed, str(run.num_steps), *cells))
         if len(averaged := group.averaged) > 1:
-            mark = "" if averaged[0].is_measured else MARK
-            means = [_cell(group.mean(column), mark) for column in QUANTITIES]
+            means = [_cell(group.mean(column), _mark(column, *averaged)) for column in QUANTITIES]
             rows.append((f"mean: {group.label}", f"{len(averaged)} runs", "", *means))
     return rows
 
@@ -41,6 +39,9 @@ def notes(runs: Sequence[Run]) -> list[str]:
         if not run.is_measured:
             state = f"{run.name} has no measurements, only {run.num_steps} steps"
             sentences.append(f"{state}: its numbers are means over the last {WINDOW} steps{MARK}.")
+        for reason in dict.fromkeys(run.doubts.values()):
+            columns = ", ".join(c for c, other in run.doubts.items() if other == reason)
+            sentences.append(f"{run.name}: {reason}: {columns} may be far off{DOUBT}.")
         if not run.arguments:
             sentences.append(f"{run.name} has no arguments that can be read.")
     for name, metrics in missing_metrics(runs).items():
@@ -71,6 +72,13 @@ def _by_seed(runs: Sequence[Run]) -> list[list[Run]]:
 def _names(group: Group) -> str:
     first = group.runs[0].name
     return first if len(group.runs) == 1 else f"{first} and {len(group.runs) - 1} more"
+
+
+def _mark(column: str, *runs: Run) -> str:
+    """Mark of a number from runs that are all measured, or all interrupted."""
+    if not runs[0].is_measured:
+        return MARK
+    return DOUBT if any(column in run.doubts for run in runs) else ""
 
 
 def _cell(estimate: Estimate | None, mark: str) -> str:

@@ -83,7 +83,7 @@ def places(names):
 def compared(labels, errors):
     steps = np.arange(1, 41)
     curves = [Curve(label, steps, np.log(steps) + i, errors) for i, label in enumerate(labels)]
-    return figure_of(curves, "completions/mean_length", labels)
+    return figure_of(curves, "completions/mean_length", labels, 10)
 
 
 def dissociation():

@@ -108,6 +108,34 @@ def test_metrics_that_a_run_lacks_are_named_and_an_earlier_name_is_known(make, p
     assert any(s.startswith("old lacks the metrics reward: ") for s in sentences)
 
 
+def test_runs_on_a_file_that_changed_are_no_group(make):
+    """The path is the same argument; the digests of the content, in any folder, are not."""
+    paths = [make(name, 1.0, seed=seed) for seed, name in enumerate(("a", "b", "c"))]
+    for path, folder, digest in zip(paths, ("x", "y", "y"), ("1f", "1f", "2f"), strict=True):
+        saved = json.loads((path / "arguments.json").read_text())
+        inputs = {f"--prompts-file {{run}}/../{folder}/p.txt": {"p.txt": digest}}
+        (path / "arguments.json").write_text(json.dumps(saved | {"inputs": inputs}))
+    groups = groups_of(paths)
+    assert [[run.name for run in group.runs] for group in groups] == [["a", "b"], ["c"]]
+    [row] = difference_rows(groups)[1:]
+    assert row[0] == "content of --prompts-file p.txt"
+    assert row[1] != row[2]
+
+
+def test_an_unreliable_number_is_marked_and_has_its_reason(make):
+    paths = [make("a", 1.0, seed=0), make("b", 2.0, seed=1)]
+    file = paths[1] / "measurements.json"
+    measured = json.loads(file.read_text())
+    measured["guide"]["log_z"] = {"value": 4.0, "standard_error": 0.1, "reason": "few draws"}
+    file.write_text(json.dumps(measured))
+    head, a, b, mean = number_rows(groups_of(paths))
+    place = head.index("log Z")
+    assert [row[place] for row in (a, b, mean)] == ["-", "4.000 ± 0.100 (?)", "-"]
+    assert "(?)" not in a[head.index("ELBO")] + b[head.index("ELBO")]
+    runs = [read_run(path, path.name) for path in paths]
+    assert notes(runs) == ["b: few draws: log Z may be far off (?)."]
+
+
 def test_arguments_that_differ_have_a_table(paths):
     head, *rows = difference_rows(groups_of(paths))
     assert head == ("argument", "a0 and 2 more", "b")
@@ -216,3 +244,13 @@ def test_functions_of_the_charts():
         "step 1\na run: 1 ± 0.5",
         "step 9",
     ]
+
+
+@pytest.mark.parametrize(("window", "is_mean"), [(1, False), (3, True)])
+def test_page_and_figures_say_over_how_many_steps_a_point_is_a_mean(
+    window, is_mean, paths, tmp_path
+):
+    folder = main(Compare(paths, smooth=window, out=tmp_path / "out"))
+    assert ("mean of its step and the 2 before it" in folder.report.read_text()) == is_mean
+    figure = (folder.path / "figures" / "elbo.svg").read_text()
+    assert ("<!-- SVI step (running mean over 3 steps) -->" in figure) == is_mean
