@@ -115,17 +115,15 @@ class GaussNewton(ResponseObjective):
         one_hot = torch.nn.functional.one_hot(memory.prompt.unique(return_inverse=True)[1])
         one_hot, tiny = one_hot.to(weight), torch.finfo(weight.dtype).tiny
         means = (one_hot * weight[:, None]) / (one_hot.T @ weight).clamp(min=tiny)  # [M, N]
-        root = weight.sqrt()
-
-        def centred(values: Tensor) -> Tensor:
-            """Values less the weighted means of their prompts, along dimension 0."""
-            return values - one_hot @ (means.T @ values)
-
-        product = centred(centred(memory.product).T)
-        system = root[:, None] * product * root
-        system.diagonal().add_(ridge.clamp(min=tiny))
-        coefficients = root * torch.linalg.solve(system, root * centred(residual))
-        return memory.combined(coefficients) - from_start
+        root = weight.sqrt()[:, None]
+        system = _centred_system(memory.product, root, one_hot, means)
+        # above the rounding of the products, so that the system is positive definite
+        least = torch.finfo(system.dtype).eps * system.trace() + torch.finfo(system.dtype).tiny
+        system.diagonal().add_(ridge.clamp(min=least))
+        centred = residual - one_hot @ (means.T @ residual)
+        right = root * centred[:, None]
+        solution = torch.cholesky_solve(right.to(system), torch.linalg.cholesky(system))
+        return memory.combined((root * solution)[:, 0]) - from_start
 
     def copy_state(self) -> dict[str, Tensor]:
         return self.get_state()  # no tensor of the memory is changed in place
@@ -135,6 +133,23 @@ class GaussNewton(ResponseObjective):
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         self.memory = ResponseMemory.from_state(state) if state else None
+
+
+def _centred_system(product: Tensor, root: Tensor, one_hot: Tensor, means: Tensor) -> Tensor:
+    """R (I - H W^T) P (I - W H^T) R, `[M, M]`: products of gradients less their prompts' means.
+
+    Args:
+        product: P, `[M, M]`.
+        root: diagonal of R, `[M, 1]`.
+        one_hot, means: H, the prompt of each response, and W, the weights of a prompt's mean,
+            `[M, N]`.
+    """
+    root, one_hot, means = (tensor.to(product) for tensor in (root, one_hot, means))
+    across = product @ means  # [M, N]
+    half = root * (across - 0.5 * one_hot @ (means.T @ across))
+    one_hot = root * one_hot
+    system = (root * product).mul_(root.T)
+    return system.addmm_(torch.cat([one_hot, half], 1), torch.cat([half, one_hot], 1).T, alpha=-1)
 
 
 def _trained() -> dict[str, Tensor]:

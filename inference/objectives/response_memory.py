@@ -38,14 +38,15 @@ class ResponseMemory:
     Attributes:
         point: parameters now, `[D]`.
         batches: the responses.
-        product: gradients times their transpose, `[M, M]`, float64.
+        product: gradients times their transpose, `[M, M]`, in the gradients' type or float32.
         log_guide: log q now by the gradients, to first order, `[M]`, nats, float64.
         names: names of the prompts, by number.
     """
 
     def __init__(self, point: Tensor) -> None:
-        self.point, self.product = point, point.new_zeros(0, 0, dtype=torch.float64)
-        self.log_guide = self.product.diagonal()
+        wide = torch.promote_types(point.dtype, torch.float32)
+        self.point, self.product = point, point.new_zeros(0, 0, dtype=wide)
+        self.log_guide = point.new_zeros(0, dtype=torch.float64)
         self.batches: list[Observed] = []
         self.names: list[str] = []
 

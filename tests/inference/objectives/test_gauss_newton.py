@@ -163,6 +163,15 @@ def test_step_solves_the_least_squares_over_parameters_and_constants():
     assert torch.allclose(actual, expected, atol=1e-8)
 
 
+def test_a_ridge_below_rounding_still_gives_a_step():
+    """Repeated responses make the products singular, and rounding would make them indefinite."""
+    prompts, response = drawn(TWO, 1, num=8)
+    response = torch.cat([response] * 4)
+    _, grad = gradient(GaussNewton(32, ridge=1e-30), Target(), Table(1), prompts, response)
+    assert grad.isfinite().all()
+    assert grad.abs().max() > 0.1
+
+
 def test_a_constant_in_the_target_of_a_prompt_changes_no_step():
     def shifted(prompts, response):
         shift = prompts.ids[:, -1].double().square()
