@@ -87,6 +87,19 @@ def test_page_is_as_wide_as_the_window(name, width, open_page):
 
 
 @pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("width", [360, 768, 1000, 1600])
+def test_no_label_of_an_axis_covers_another(name, width, open_page):
+    page = open_page(name, width=width)
+    covering = """[...document.querySelectorAll('.axis')].flatMap((axis) => {
+        const boxes = [...axis.querySelectorAll('span')].filter((span) => span.checkVisibility())
+            .map((span) => span.getBoundingClientRect()).sort((a, b) => a.left - b.left);
+        const isClose = (box, i) => box.left < boxes[i].right + 2;
+        return boxes.slice(1).filter(isClose).map(() => axis.textContent);
+    })"""
+    assert page.value(covering) == []
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_every_control_has_a_name_and_is_reached_by_the_keyboard(name, open_page):
     page = open_page(name)
     unnamed = """[...document.querySelectorAll('button, input, select, [tabindex="0"]')]
