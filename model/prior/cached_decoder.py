@@ -17,7 +17,7 @@ from model.common.devices import is_asynchronous, total_memory
 from model.networks import layer_checkpoints
 from model.networks.attention import faster_attention
 from model.networks.checks import check_causal, checked_network, evaluating, without_head
-from model.networks.fused_gelu import fused_gelu
+from model.networks.fused_layers import fused_layers
 from model.networks.growing_layer import GrowingLayer
 from model.networks.head import logits_of, splits_head
 from model.networks.packed_layers import PackedLayers, packs
@@ -105,7 +105,7 @@ class CachedDecoder(nn.Module):
             from model.networks.adapted_linear import faster_adapters  # takes seconds to import
 
             faster_adapters(network)
-        fused_gelu(network)
+        fused_layers(network)
         # the search for padding in a pass without a mask waits for a GPU: there is no padding then
         vars(without_head(network))["warn_if_padding_and_no_attention_mask"] = _no_warning
         self.network = network

@@ -98,7 +98,8 @@ def _inverted(prob: Tensor, uniform: Tensor) -> Tensor:
     ids = block * BLOCK + torch.arange(BLOCK, device=block.device)
     within = prob.gather(1, ids.clamp(max=size - 1)).masked_fill(ids >= size, 0.0)
     height = (height - pad(cdf, (1, 0)).gather(-1, block)).clamp_(min=0.0)
-    return block * BLOCK + _first_above(within.cumsum(-1, dtype=torch.float64), height)
+    token = block * BLOCK + _first_above(within.cumsum(-1, dtype=torch.float64), height)
+    return token.clamp_(max=size - 1)  # all probabilities may be NaN
 
 
 def _first_above(cdf: Tensor, height: Tensor) -> Tensor:

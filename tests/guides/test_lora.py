@@ -15,7 +15,7 @@ from guides import Fixed, LoRA
 from guides.guide import OtherGuideError
 from inference import OBJECTIVES, FusedOptimizer, diagnose, fit, response_distribution
 from model import AlignmentModel, LanguageModel, TextReward
-from model.networks.fused_gelu import fused_gelu
+from model.networks.fused_layers import fused_layers
 from tests.model.tiny import NETWORKS, PROMPTS, tiny, tiny_tokenizer
 
 # llama norms its activations in float32
@@ -215,7 +215,7 @@ def test_peft_alone_loads_it(prior, tmp_path):
         loaded.base_model.set_adapter(["first", "second"])
     else:
         loaded = peft.PeftModel.from_pretrained(loaded, tmp_path / "guide")
-    fused_gelu(loaded)  # as in every language model here
+    fused_layers(loaded)  # as in every language model here
     assert torch.equal(loaded.eval()(ids).logits, expected)
 
 

@@ -155,9 +155,8 @@ def test_step_solves_the_least_squares_over_parameters_and_constants():
     above = torch.cat([matrix, one_hot], 1) * root
     below = torch.cat([ridge.sqrt() * torch.eye(num), torch.zeros(num, 2)], 1).double()
     right = torch.cat([target * root[:, 0], torch.zeros(num, dtype=torch.float64)])
-    solution = torch.linalg.lstsq(
-        torch.cat([above, below]), right[:, None], driver="gelsd"
-    ).solution
+    system = torch.cat([above, below]).cpu(), right[:, None].cpu()
+    solution = torch.linalg.lstsq(*system, driver="gelsd").solution.to(right.device)
     expected = solution[:num, 0] + points[0] - points[1]
     assert expected.abs().max() > 0.1
     assert torch.allclose(actual, expected, atol=1e-8)

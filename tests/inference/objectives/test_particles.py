@@ -12,7 +12,7 @@ from tests.inference.objectives.table import ONE, Table, Target, autograd, gradi
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_one_particle_is_enough_or_refused(name):
-    """Once an objective has made a step, one particle has a gradient."""
+    """Once an objective has made a step, one particle has a gradient, unless it is replayed."""
     if OBJECTIVES[name].min_particles > 1:
         with pytest.raises(
             ValueError,
@@ -24,8 +24,8 @@ def test_one_particle_is_enough_or_refused(name):
     epochs = getattr(objective, "epochs", 1)  # number of steps on each draw
     drawn = Enumeration(model, ONE).support[[1, 5, 3]].repeat_interleave(epochs, 0)  # [B, N, T]
     gradients = [gradient(objective, model, guide, ONE, response[None])[1] for response in drawn]
-    assert gradients[-1].isfinite().all()
-    assert gradients[-1].norm() > 1e-3
+    assert torch.stack(gradients).isfinite().all()
+    assert torch.stack(gradients[epochs:]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("name", ["trace", "trace-graph", "reward-to-go-value"])

@@ -21,12 +21,12 @@ NUM_WORDS = len(VALUES)
 def graded(response, is_token):
     """A value for each word, and a penalty for the same word twice at the start."""
     repeated = (response[..., 0] == response[..., 1]) & is_token[..., 1]
-    return 1.5 * (VALUES[response] * is_token).sum(-1) - 2.0 * repeated
+    return 1.5 * (VALUES.to(response.device)[response] * is_token).sum(-1) - 2.0 * repeated
 
 
 def far_apart(response, is_token):
     """The values of `graded`, 40 nats higher at the first of two prompts, 40 lower at the other."""
-    return graded(response, is_token) + torch.tensor([40.0, -40.0], dtype=torch.float64)
+    return graded(response, is_token) + response.new_tensor([40.0, -40.0], dtype=torch.float64)
 
 
 def hard(response, is_token):

@@ -39,6 +39,8 @@ def test_micro_batches_have_the_gradient_of_the_whole_batch(name, dtype, sizes, 
     assert all(gradient.norm() > 1e-3 for gradient in whole)
     for size in sizes:
         for expected, gradient in zip(whole, gradients(name, dtype, size), strict=True):
+            if expected.is_cuda:  # where Llama's norms in float32 round by the batch
+                tolerance = max(tolerance, 1e-6)
             assert (gradient - expected).norm() <= tolerance * expected.norm()
 
 

@@ -251,7 +251,7 @@ def test_the_slope_of_fresh_draws_has_its_standard_error(model, small_prior, pro
         pairs = zip(guide.parameters(), direction, strict=True)
         slopes.append(sum((p.grad * d).sum() for p, d in pairs) / math.sqrt(size))
         errors.append(slope_error(draws, distances_left(draws), torch.ones(())).item())
-    assert torch.stack(slopes).std() == pytest.approx(sum(errors) / 200, rel=0.3)
+    assert torch.stack(slopes).std().item() == pytest.approx(sum(errors) / 200, rel=0.3)
 
 
 def test_the_share_of_the_draws_that_carry_a_gradient_is_the_effective_sample_size():
@@ -259,7 +259,7 @@ def test_the_share_of_the_draws_that_carry_a_gradient_is_the_effective_sample_si
     equal = torch.full_like(log_weight, 0.25)
     draws = DrawMatrices(log_weight.double(), log_weight.double(), equal.double(), False)
     assert effective_share(draws, 0.0) == 1.0
-    assert effective_share(draws, 1.0) == pytest.approx((0.5 + 49 / 19 / 4) / 2)
+    assert effective_share(draws, 1.0).item() == pytest.approx((0.5 + 49 / 19 / 4) / 2)
     assert effective_share(draws._replace(every=True), 1.0) == 1.0
     impossible = draws._replace(log_weight=torch.full_like(draws.log_weight, -math.inf))
     assert effective_share(impossible, 1.0) == 1.0

@@ -13,6 +13,7 @@ from model.networks.packed_layers import FEWEST, PackedLayers, packs
 from tests.model.networks.test_adapted_linear import adapted_twice
 from tests.model.tiny import PROMPTS, tiny
 
+pytestmark = pytest.mark.on_cpu
 HALF = torch.bfloat16
 IDS = torch.tensor([[2, 3, 4], [4, 0, 3]])
 supported = pytest.mark.skipif(
@@ -27,7 +28,7 @@ def networks(name: str) -> list[LanguageModel]:
 
 
 def logits_of(language_model: LanguageModel) -> Tensor:
-    return language_model.network(IDS).logits
+    return language_model.network(IDS.cpu()).logits
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -45,7 +46,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def error(logits: Tensor, language_model: LanguageModel) -> float:
     """Distance of logits to those of the same weights in float32, relative to their norm."""
-    exact = copy.deepcopy(language_model.network).float()(IDS).logits
+    exact = copy.deepcopy(language_model.network).float()(IDS.cpu()).logits
     return float((logits - exact).norm() / exact.norm())
 
 
@@ -70,7 +71,7 @@ def test_layers_that_read_one_tensor_are_one_product(monkeypatch: pytest.MonkeyP
     counts = counted(monkeypatch)
     with PackedLayers(network):
         for _ in range(3):
-            network(IDS)
+            network(IDS.cpu())
     # each of two layers: queries, keys and values; their output; gate and up; down
     assert counts == [*[3, 1, 2, 1] * 2, 1]
 
@@ -97,7 +98,7 @@ def test_a_pass_with_gradient_inside_is_as_outside() -> None:
     parameters = [p for p in network.parameters() if p.requires_grad]
 
     def gradients() -> list[Tensor]:
-        return list(torch.autograd.grad(network(IDS).logits.float().sum(), parameters))
+        return list(torch.autograd.grad(network(IDS.cpu()).logits.float().sum(), parameters))
 
     expected = gradients()
     with PackedLayers(network):

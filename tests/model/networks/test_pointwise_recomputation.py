@@ -13,6 +13,8 @@ from model.prior import cached_decoder
 from tests.model.networks.test_adapted_linear import adapted_twice
 from tests.model.tiny import PROMPTS
 
+pytestmark = pytest.mark.on_cpu
+
 
 @pytest.fixture
 def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -58,7 +58,11 @@ def unending(network: str, num_tokens: int) -> LanguageModel:
     """A language model with responses of T tokens, none of which ends early."""
     language_model = tiny(network, max_new_tokens=num_tokens)
     layer = language_model.network.get_output_embeddings()
-    layer.register_forward_hook(lambda _, __, logits: logits.index_fill(-1, torch.tensor(0), -1e9))
+
+    def without_end(_: Any, __: Any, logits: torch.Tensor) -> torch.Tensor:
+        return logits.index_fill(-1, logits.new_zeros((), dtype=torch.long), -1e9)
+
+    layer.register_forward_hook(without_end)
     return language_model
 
 

@@ -100,3 +100,12 @@ def test_a_token_of_probability_zero_is_never_drawn(size, uniform):
     logits[1, [3, 899]] = 0.0
     token, _ = draw_token(logits, 1.0, torch.full((2,), uniform, dtype=torch.float64))
     assert token.tolist() == [700, 3 if uniform < 0.5 else 899]
+
+
+@pytest.mark.parametrize("size", [5, 3001])
+def test_nan_logits_draw_a_token_of_the_vocabulary(size):
+    """Its log-probability is NaN, which a decode checks later. Another id would stop a GPU."""
+    logits = torch.full((2, size), torch.nan)
+    token, log_prob = draw_token(logits, 1.0, torch.full((2,), 0.5, dtype=torch.float64))
+    assert (token < size).all()
+    assert log_prob.isnan().all()
