@@ -26,9 +26,10 @@ leave more than 0.05 where the steps are few: 40 such steps move the guide by le
 START = 1e-4  # learning rate of the first step before the step is measured
 GROWTH = 4.0  # largest factor of the rate after a step
 DECAY = 0.5  # smallest factor of the rate after a step
-UPHILL = 4.0
+UPHILL = 2.0
 """Slope of the loss along the last step, in standard errors, above which the momentum is dropped:
-one step in thirty thousand by noise alone."""
+one step in 44 by noise alone. Of 60 fits of a table with other seeds, 22 kept more than 0.04 nats
+of 0.7 at a slope of 4, 2 at a slope of 3, and none at 2."""
 RISE = 10.0
 """Largest multiple of the first rate whose step came near the limit. Parameters before a
 normalisation only turn the guide: a longer step makes them longer, the next step turns them less,

@@ -195,9 +195,14 @@ def test_the_first_rate_does_not_matter(
         assert truth.kl_guide_posterior(each).mean().item() < 0.2 * start
 
 
-@pytest.mark.parametrize("name", ["leave-one-out", "forward-kl"])
-def test_momentum_does_not_carry_a_table_past_the_posterior(name):
-    """Momentum left 0.06 to 0.1 nats of 0.7, since all rows of the table move together at first."""
+@pytest.mark.parametrize(
+    ("name", "seed"), [("leave-one-out", 0), ("leave-one-out", 62), ("forward-kl", 0)]
+)
+def test_momentum_does_not_carry_a_table_past_the_posterior(name, seed):
+    """Momentum left 0.06 to 0.16 nats of 0.7, since all rows of the table move together at first.
+
+    With the second seed the slope is 2 to 4 standard errors for nine steps.
+    """
     prior = untrained_prior(8, max_new_tokens=3, initializer_range=0.15, seed=2)
 
     def share(response, is_token):
@@ -207,7 +212,8 @@ def test_momentum_does_not_carry_a_table_past_the_posterior(name):
     truth, guide = Enumeration(model, prompts), Tabular(prior, prompts)
     assert truth.kl_posterior_guide(guide).mean() > 0.7
     objective = OBJECTIVES[name](num_particles=64)
-    fit(model, guide, prompts, num_steps=60, objective=objective, progress=False)
+    options = {"objective": objective, "seed": seed, "progress": False}
+    fit(model, guide, prompts, num_steps=60, **options)
     assert truth.kl_posterior_guide(guide).mean() < 0.03
 
 
