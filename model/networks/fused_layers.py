@@ -54,7 +54,7 @@ def fused_layers(network: nn.Module) -> None:
 
 
 @cache
-def _fused_kind(kind: type[nn.Module]) -> type[nn.Module]:
+def _fused_kind(kind: Any) -> Any:
     return type(kind.__name__, (FusedNorm, kind), {})
 
 
