@@ -34,7 +34,7 @@ class FusedNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.is_cuda and x.dtype == self.weight.dtype:
             return fused_norm(self, x)
-        return super().forward(x)  # type: ignore[misc]
+        return super().forward(x)
 
 
 def fused_norm(layer: Any, x: Tensor) -> Tensor:
@@ -50,7 +50,8 @@ def fused_layers(network: nn.Module) -> None:
         if type(module) is NewGELUActivation:
             module.__class__ = FusedGELU
         elif _is_plain_norm(module):
-            module.__class__ = _fused_kind(type(module))
+            kind: Any = type(module)
+            module.__class__ = _fused_kind(kind)
 
 
 @cache
