@@ -30,6 +30,19 @@ SYMBOLS = {
 }
 """Names in a note of estimates that may be unreliable, by the attribute of `Diagnostics`."""
 MARK = " (?)"
+READING = (
+    "p0 is the prior, q the guide, p* the posterior; a dot is the distribution of the column. "
+    "KL(q || p*) is log Z less the ELBO. Estimates weigh draws of prior and guide "
+    "together; rows of prior draws alone, or of accepted draws alone, are a check. Effective "
+    "sample size: number of independent posterior draws that the weighted draws are worth, "
+    "unreliable below 30. Pareto k-hat: weight of their tail, unreliable above 0.7. distinct-2: "
+    "share of different pairs of neighbouring tokens."
+)
+CAPTION = (
+    "The posteriors of every beta are estimated from draws of the prior alone: the star may differ "
+    "from the table by the error of those draws, and a mean over ten steps may cross the curve."
+)
+"""Explanations on the page, below the table and below the figures."""
 """End of an unreliable number. A note of the report has the reason."""
 ERRORS = 2
 """Number of standard errors by which a divergence rises if the report says so."""
@@ -203,7 +216,9 @@ class Report:
         parts = [element("p", self.conclusion(), "conclusion")]
         parts += [element("p", note, "note") for note in self.notes()]
         parts += [element("p", f"{identity}. Each number has its standard error.")]
-        parts += [html_table(self.rows(), HEAD), *map(html_figure, figures)]
+        parts += [html_table(self.rows(), HEAD), element("p", READING)]
+        parts += map(html_figure, figures)
+        parts += [element("p", CAPTION) for path in figures if path.stem == "reward_kl"]
         folder.write_page(self.title, [*parts, *html_samples(self.samples)])
         print(self.text())
         print(f"\nOpen {folder.report}; the guide is in {folder.guide}, which --proposal takes.")

@@ -72,6 +72,9 @@ def test_run_folder_and_report(args, capsys, monkeypatch):
         assert 1 <= record["completions/mean_length"] <= 3
     assert AutoModelForCausalLM.from_pretrained(folder.guide).num_parameters() > 0
     page = folder.report.read_text()
+    for word in ("p0", "q", "p*", "Effective sample size", "Pareto k-hat", "distinct-2"):
+        assert re.search(rf"<p[^>]*>[^<]*(?<!\w){re.escape(word)}(?!\w)[^<]*</p>", page), word
+    assert "the star may differ from the table" in page
     assert page.count("<svg") == 2
     assert not re.search(r'(src|href)="?(?!#)', page.split("<svg")[0]), (
         "the page loads something from elsewhere"
