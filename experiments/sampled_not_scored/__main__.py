@@ -9,7 +9,8 @@ share outside that no draw corrects. Scored as sampled, a is the posterior given
 Source: derived here; reports in TRL's issues 6789, 6944, 4159.
 Printed: KL to the posterior of the guide and of the sampler, KL of the sampler to the posterior
 given its support, and the guide's share outside the support, nats and probability. All responses
-are listed, and the expected update is followed until it vanishes.
+are listed, and the expected update is followed for a number of steps. The norm of the last update
+is printed too: a verdict on an update that has not vanished is one on the number of steps.
 
     python -m experiments.sampled_not_scored
 """
@@ -33,7 +34,7 @@ from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 EXACT = 1e-4
 """Largest KL of distributions that are one, nats, at the end of the ascent."""
 GUIDE, WITHIN, GUIDE_WITHIN = "guide", "sampler, given support", "guide, given support"
-OUTSIDE = "guide's share outside"
+OUTSIDE, UPDATE = "guide's share outside", "last update"
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ def main(args: SampledNotScored) -> list[Finding]:
         scores |= {} if name == AS_SCORED else {", scored as sampled": sampler}
         for scored, score in scores.items():
             tree = Tree(model, prompts)
-            ascend(tree, sampler, score, log_joint, args.steps)
-            numbers = measured(tree, sampler, log_posterior)
+            update = ascend(tree, sampler, score, log_joint, args.steps)
+            numbers = measured(tree, sampler, log_posterior) | {UPDATE: update}
             rows[name + scored] = [(key, cell(value)) for key, value in numbers.items()]
             findings += judged(name + scored, numbers, is_scored=bool(scored))
     return conclude(__doc__, [pair_table("At the end, nats and probability", rows)], findings)

@@ -38,8 +38,11 @@ class Tree:
         return log_token.masked_fill(~self.is_token, 0.0).sum(-1)
 
 
-def ascend(tree: Tree, sampler: Sampler, score: Sampler, log_joint: Tensor, steps: int) -> None:
-    """Follow the expected update: draws of the sampler, the gradient and the KL of the score."""
+def ascend(tree: Tree, sampler: Sampler, score: Sampler, log_joint: Tensor, steps: int) -> float:
+    """Follow the expected update: draws of the sampler, the gradient and the KL of the score.
+
+    Returns the norm of the update at the last step, which is near 0 if the ascent has converged.
+    """
     optimizer = torch.optim.Adam([tree.table], lr=RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
@@ -52,3 +55,5 @@ def ascend(tree: Tree, sampler: Sampler, score: Sampler, log_joint: Tensor, step
         (-(prob * advantage)[is_drawn] * log_score[is_drawn]).sum().backward()
         optimizer.step()
         schedule.step()
+    assert tree.table.grad is not None
+    return tree.table.grad.norm().item()

@@ -5,7 +5,7 @@ import torch
 
 from experiments.sampled_not_scored.__main__ import SampledNotScored, judged, main
 from experiments.sampled_not_scored.samplers import SAMPLERS, top_k, top_p
-from experiments.sampled_not_scored.tree import Tree
+from experiments.sampled_not_scored.tree import Tree, ascend
 from inference import Enumeration
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 
@@ -14,7 +14,9 @@ def test_every_finding_holds(capsys):
     findings = main(SampledNotScored())
     assert len(findings) == 3 * len(SAMPLERS) - 2
     assert all(finding.held for finding in findings)
-    assert "top-k of 3, scored as sampled" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "top-k of 3, scored as sampled" in printed
+    assert "last update" in printed
 
 
 def test_tree_starts_at_the_prior():
@@ -24,6 +26,16 @@ def test_tree_starts_at_the_prior():
     log_prior = Enumeration(model, prompts).log_prior[:, 0]
     tree = Tree(model, prompts)
     torch.testing.assert_close(tree.log_prob(SAMPLERS["as scored"]), log_prior, rtol=0, atol=1e-5)
+
+
+def test_the_last_update_tells_whether_the_ascent_has_converged():
+    prior = grammar_prior(max_new_tokens=1)
+    prompts = prior.encode(["the film was"])
+    model = AlignmentModel(prior, TextReward(vader_sentiment, prior), 0.3)
+    log_joint, scored = Enumeration(model, prompts).log_joint[:, 0], SAMPLERS["as scored"]
+    early, late = (ascend(Tree(model, prompts), scored, scored, log_joint, n) for n in (1, 400))
+    assert early > 0.05
+    assert late < 1e-3
 
 
 @pytest.mark.parametrize(
