@@ -9,7 +9,7 @@ from model.prior import cached_decoder, decode
 from tests.model.prior.test_decode import Reads
 from tests.model.tiny import tiny
 
-MOST = 21
+MOST = 22
 """Largest number of reads of a step of `fit`: 9 are Pyro's checks of values and of their
 log-probabilities."""
 
