@@ -30,6 +30,7 @@ SYMBOLS = {
 }
 """Names in a note of estimates that may be unreliable, by the attribute of `Diagnostics`."""
 MARK = " (?)"
+"""End of an unreliable number. A note of the report has the reason."""
 READING = (
     "p0 is the prior, q the guide, p* the posterior; a dot is the distribution of the column. "
     "KL(q || p*) is log Z less the ELBO. Estimates weigh draws of prior and guide "
@@ -43,7 +44,6 @@ CAPTION = (
     "from the table by the error of those draws, and a mean over ten steps may cross the curve."
 )
 """Explanations on the page, below the table and below the figures."""
-"""End of an unreliable number. A note of the report has the reason."""
 ERRORS = 2
 """Number of standard errors by which a divergence rises if the report says so."""
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import wraps
 from typing import Literal, NamedTuple, ParamSpec, TypeVar, get_args
 
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from model.common import ranks
 from model.common.checks import one_of
-from model.common.thread_lock import THREAD_LOCK
+from model.common.thread_lock import one_thread
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -121,12 +120,7 @@ def divided(by: Axis = "particles") -> Iterator[None]:
 def by_all_ranks(function: Callable[P, R]) -> Callable[P, R]:
     """The function without gradient, by one thread at a time, inside `divided`."""
 
-    @wraps(function)
-    def together(*args: P.args, **kwargs: P.kwargs) -> R:
-        with torch.no_grad(), THREAD_LOCK, divided():
-            return function(*args, **kwargs)
-
-    return together
+    return torch.no_grad()(one_thread(divided()(function)))
 
 
 @contextmanager

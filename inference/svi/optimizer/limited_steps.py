@@ -52,10 +52,8 @@ class LimitedSteps(FusedOptimizer, ABC):
     ) -> None:
         super().__init__(constructor, {"lr": rate})
         self.step_kl = positive("step_kl", step_kl, why="nats")
-        self.progress = 0.0
         self.measure: Callable[[], float] | None = None
         self.distance, self.share, self.slope_error = math.inf, 1.0, math.inf
-        self.step_size = math.nan
 
     def expect(self, limits: StepLimits, measure: Callable[[], float]) -> None:
         self.distance, self.share, self.slope_error = limits

@@ -14,6 +14,7 @@ several gradients a slope of two (cumulative sums: Page 1954, Biometrika 41):
 """
 
 import math
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -85,11 +86,9 @@ class TrustRegion(LimitedSteps):
     def _drop_uphill_momentum(self) -> None:
         """Multiply the momentum by 0 if the loss has risen along it by more than noise."""
         assert self._optimizer is not None
-        slope, groups = self._slope().item(), self._optimizer.param_groups
-        if self.slope_error > 0:
-            slope /= self.slope_error
-        elif slope:
-            slope = math.copysign(math.inf, slope)  # an exact gradient
+        groups = self._optimizer.param_groups
+        # an exact gradient has no error
+        slope = self._slope().item() / max(self.slope_error, sys.float_info.min)
         uphill = max(0.0, groups[0].get("uphill", 0.0) + slope - DRIFT)
         if uphill > UPHILL:
             uphill = 0.0

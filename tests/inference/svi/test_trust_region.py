@@ -217,6 +217,39 @@ def test_momentum_does_not_carry_a_table_past_the_posterior(name, seed):
     assert truth.kl_posterior_guide(guide).mean() < 0.03
 
 
+@pytest.mark.parametrize(
+    ("slopes", "drops"),
+    [
+        ([3.9, 0.9, 4.1], [2]),
+        ([2.1] * 6, [2, 5]),
+        ([3.9, -9.0, 3.9], []),
+        ([0.9] * 6, []),
+    ],
+    ids=["one above 4", "three above 2", "downhill between", "noise"],
+)
+def test_momentum_is_dropped_where_slopes_add_up(
+    slopes, drops, model, small_prior, prompts, monkeypatch
+):
+    """Slopes in standard errors; a drop starts the sum anew, and leaves the second moments."""
+    optimizer = TrustRegion()
+    fit(model, FineTuned(small_prior), prompts, num_steps=2, optimizer=optimizer, progress=False)
+    moments = list(optimizer._optimizer.state.values())
+    seconds = [state["exp_avg_sq"].clone() for state in moments]
+    optimizer._optimizer.param_groups[0]["uphill"], optimizer.slope_error = 0.0, 0.5
+    dropped = []
+    for index, slope in enumerate(slopes):
+        monkeypatch.setattr(TrustRegion, "_slope", lambda _, slope=slope: torch.tensor(slope / 2))
+        for state in moments:
+            state["exp_avg"].fill_(1.0)
+        optimizer._drop_uphill_momentum()
+        totals = {state["exp_avg"].sum().item() == 0.0 for state in moments}
+        assert len(totals) == 1
+        dropped += [index] * totals.pop()
+    assert dropped == drops
+    for state, second in zip(moments, seconds, strict=True):
+        assert torch.equal(state["exp_avg_sq"], second)
+
+
 def test_the_slope_is_the_gradient_along_the_last_step_for_one_nat(
     model, small_prior, prompts, monkeypatch
 ):
