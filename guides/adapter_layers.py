@@ -11,7 +11,10 @@ from transformers.pytorch_utils import Conv1D
 
 
 def linear_layers(network: "transformers.PreTrainedModel") -> dict[str, nn.Module]:
-    """Linear layers by name, outside adapters and of untied weights, which alone can be merged."""
+    """Linear layers by name, outside adapters and of untied weights, which alone can be merged.
+
+    Layers that `peft` would not adapt are left out, see `_is_of_experts`.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     modules = dict(network.named_modules())
@@ -23,7 +26,26 @@ def linear_layers(network: "transformers.PreTrainedModel") -> dict[str, nn.Modul
         is_linear = isinstance(layer, nn.Linear | Conv1D) and uses[id(layer.weight)] == 1
         if is_linear and not name.startswith(inside):
             layers[name] = layer
-    return layers
+    ends = {name.rpartition(".")[2] for name in layers}
+    of_experts = {end for end in ends if _is_of_experts(network, end)}
+    return {n: layer for n, layer in layers.items() if n.rpartition(".")[2] not in of_experts}
+
+
+def _is_of_experts(network: "transformers.PreTrainedModel", end: str) -> bool:
+    """True if `peft` takes layers of this name for those of experts, and adapts the experts.
+
+    In a mixture of experts, `gate_proj`, `up_proj` and `down_proj` are such names. A layer outside
+    of the experts may have one of them too.
+    """
+    from peft import LoraConfig
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
+    config = LoraConfig(target_modules=[end])
+    try:
+        convert_peft_config_for_transformers(config, network, None)
+    except ValueError:  # without the other names that make up a weight of the experts
+        return True
+    return end not in config.target_modules
 
 
 def target_layers(

@@ -43,7 +43,8 @@ class LoRAOptions:
     target_modules: str = "all-linear"
     """Layers to adapt. `all-linear`, all linear layers but the output layer; or names separated by
     commas, such as `q_proj,v_proj`. Each name is a regular expression for a layer's name or for
-    the end of the name. Embeddings, and an output layer tied to them, cannot be adapted."""
+    the end of the name. Three kinds of layer cannot be adapted: embeddings, an output layer tied to
+    them, and what `peft` takes for experts, such as `gate_proj` of a block without experts."""
 
 
 class LoRA(Guide):

@@ -318,8 +318,11 @@ class CachedDecoder(nn.Module):
                 out = self.network(**batch, use_cache=True)
         finally:
             hook.remove()
-        cache, is_padded = out.past_key_values, state.is_padded
-        return out.logits, CachedState(cache, end, state.mask, positions, is_padded, hidden[0])
+        cache = out.past_key_values
+        # some decoders of encoder-decoders, such as RemBERT, keep their keys and values in a part
+        cache = getattr(cache, "self_attention_cache", cache)
+        new = CachedState(cache, end, state.mask, positions, state.is_padded, hidden[0])
+        return out.logits, new
 
 
 def _no_warning(*_: Any) -> None:

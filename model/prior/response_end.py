@@ -21,7 +21,7 @@ def default_end_ids(
     settings = network.generation_config
     named = {
         "generation settings": None if settings is None else settings.eos_token_id,
-        "configuration": network.config.get_text_config().eos_token_id,
+        "configuration": getattr(network.config.get_text_config(), "eos_token_id", None),
         "tokenizer": tokenizer.eos_token_id,
     }
     sources: dict[str, set[int]] = {}

@@ -9,14 +9,19 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from guides import Fixed, LoRA
 from guides.guide import OtherGuideError
 from inference import OBJECTIVES, FusedOptimizer, diagnose, fit, response_distribution
 from model import AlignmentModel, LanguageModel, TextReward
 from model.networks.fused_layers import fused_layers
-from tests.model.tiny import NETWORKS, PROMPTS, tiny, tiny_tokenizer
+from tests.model.tiny import NETWORKS, PROMPTS, SPECIAL, WORDS, tiny, tiny_tokenizer
 
 # llama norms its activations in float32
 assert_close = partial(torch.testing.assert_close, atol=1e-5, rtol=0)
@@ -453,6 +458,32 @@ def test_adapters_that_cannot_be_combined(config):
     prior.network.add_adapter(config)
     with pytest.raises(ValueError, match="cannot be combined"):
         LoRA(prior)
+
+
+def experts():
+    """Random mixture of experts whose first block has no experts."""
+    sizes = {"vocab_size": len(WORDS), "hidden_size": 16, "moe_intermediate_size": 8}
+    sizes |= {"intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2}
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    heads |= {"head_dim": 8}
+    config = Qwen3MoeConfig(**sizes, **heads, **SPECIAL, mlp_only_layers=[0], initializer_range=0.3)
+    torch.manual_seed(0)
+    return LanguageModel(Qwen3MoeForCausalLM(config), tiny_tokenizer(), max_new_tokens=3)
+
+
+def test_layers_that_peft_takes_for_experts_are_left_out(tmp_path):
+    """`peft` would adapt the experts in place of layers of these names, without a word."""
+    prior = experts()
+    guide = moved(LoRA(prior))
+    paths = {name.split(".lora_")[0].rsplit(".", 1)[1] for name in guide.trained()}
+    assert paths == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    with pytest.raises(ValueError, match="'down_proj', which fits no linear layer"):
+        LoRA(prior, target_modules="down_proj")
+    guide.save_pretrained(tmp_path)
+    again = LoRA(prior)
+    again.load_pretrained(tmp_path)
+    assert same(all_paths(again.language_model), all_paths(guide.language_model))
+    assert_close(all_paths(guide.merged())[0], all_paths(guide.language_model)[0])
 
 
 def test_merged_adapter_of_the_prior_is_refused(network, tmp_path):

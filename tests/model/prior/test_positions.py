@@ -16,7 +16,9 @@ from transformers import (
     OPTConfig,
     Phi3Config,
     PreTrainedModel,
+    RemBertConfig,
     RobertaConfig,
+    RoCBertConfig,
     XLMRobertaConfig,
 )
 
@@ -46,6 +48,18 @@ CONFIGS = {
     "roberta": lambda **more: RobertaConfig(**SIZES | DECODER | SPECIAL | more),
     "xlm-roberta": lambda **more: XLMRobertaConfig(**SIZES | DECODER | SPECIAL | more),
     "bert": lambda **more: BertConfig(**SIZES | DECODER | SPECIAL | more),
+    # keys and values in a part of the cache
+    "rembert": lambda **more: RemBertConfig(
+        **SIZES | DECODER | SPECIAL | more, input_embedding_size=8, output_embedding_size=8
+    ),
+    # no end id in the configuration
+    "roc-bert": lambda **more: RoCBertConfig(
+        **SIZES | DECODER | SPECIAL | more,
+        pronunciation_vocab_size=3,
+        shape_vocab_size=3,
+        enable_pronunciation=False,
+        enable_shape=False,
+    ),
     "opt": lambda **more: OPTConfig(
         **SIZES
         | SPECIAL
