@@ -19,6 +19,7 @@ from guides.mean_field import MeanField
 from guides.recurrent import Recurrent
 from model import LanguageModel, OtherLanguageModelError, Prompts, ResponseDistribution
 from model.common.checks import finite, instance, one_of, whole_number
+from model.prior.decoder import Decoder
 from model.prior.logits import log_softmax
 
 FLOOR = -1e4  # nats; replaces -inf, at which `logsumexp` has no gradient
@@ -123,22 +124,25 @@ class MixtureState(NamedTuple):
         return type(self)(states, self.log_weight[rows], self.log_prob[rows])
 
 
-class _MixtureDecoder:
-    """See `Decoder`."""
+class _MixtureDecoder(Decoder):
+    """The next token of a mixture: that of a component, weighted by the tokens before."""
 
     def __init__(self, distributions: Sequence[ResponseDistribution], logits: Tensor) -> None:
-        self.decoders = [distribution.decoder for distribution in distributions]
-        self.in_step = any(getattr(decoder, "in_step", False) for decoder in self.decoders)
+        super().__init__()
+        decoders = nn.ModuleList(distribution.decoder for distribution in distributions)
+        self.decoders = cast(Sequence[Decoder], decoders)
         self.temperatures = [distribution.temperature for distribution in distributions]
         self.log_pi = logits.log_softmax(-1)
-        rooms = [getattr(decoder, "room", None) for decoder in self.decoders]
-        # see `CachedDecoder`; the components read one after the other, and all caches remain
-        self.room = min((room for room in rooms if room), default=1 << 30) // len(rooms)
 
-    def parameters(self) -> list[Tensor]:
-        """Parameters of all components."""
-        modules = [decoder for decoder in self.decoders if isinstance(decoder, nn.Module)]
-        return [parameter for module in modules for parameter in module.parameters()]
+    @property
+    def in_step(self) -> bool:
+        return any(decoder.in_step for decoder in self.decoders)
+
+    @property
+    def room(self) -> int | None:
+        """See `Decoder`. The components read one after the other, and all caches remain."""
+        rooms = [decoder.room for decoder in self.decoders if decoder.room is not None]
+        return min(rooms) // len(self.decoders) if rooms else None
 
     def start(self, prompts: Prompts) -> tuple[Tensor, MixtureState]:
         logits, states = zip(*(decoder.start(prompts) for decoder in self.decoders), strict=True)

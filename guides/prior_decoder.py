@@ -7,37 +7,35 @@ from torch import Tensor
 
 from model import LanguageModel
 from model.prior.cached_decoder import CachedState
+from model.prior.decoder import Decoder
 
 
-class PriorDecoder:
+class PriorDecoder(Decoder):
     """Parts of a decoder that are the prior's own. Base of a guide with an attribute `prior`."""
 
     prior: LanguageModel
 
     @property
     def room(self) -> int:
-        """See `CachedDecoder`."""
         return self.prior.room
 
     def decoding(self, num_tokens: int = 0) -> AbstractContextManager[Any]:
-        """See `CachedDecoder`."""
         return self.prior.decoding(num_tokens)
+
+    def drawing(self) -> AbstractContextManager[Any]:
+        return self.prior.drawing()
 
     @property
     def compile_decode(self) -> bool:
-        """See `LanguageModel`."""
         return self.prior.compile_decode
 
     @property
     def in_step(self) -> bool:
-        """See `CachedDecoder`."""
         return self.prior.in_step
 
     @property
     def splits_head(self) -> bool:
-        """See `SplitsHead`."""
         return self.prior.splits_head
 
     def extend_states(self, state: CachedState, ids: Tensor) -> CachedState:
-        """See `SplitsHead`."""
         return self.prior.extend_states(state, ids)

@@ -44,6 +44,8 @@ class Recurrent(FromScratch):
         prior: See `FromScratch`. The other arguments are `RecurrentOptions`.
     """
 
+    splits_head = True
+
     def __init__(
         self,
         prior: LanguageModel,
@@ -59,7 +61,6 @@ class Recurrent(FromScratch):
         self.embedding = nn.Embedding(self.vocab_size, embedding_size).to(like(prior))
         self.gru = nn.GRU(embedding_size, hidden_size, num_layers, batch_first=True).to(like(prior))
         self.head = nn.Linear(hidden_size, self.vocab_size).to(like(prior))
-        self.splits_head = True
 
     def start(self, prompts: Prompts) -> tuple[Tensor, GRUState]:
         lengths, num_columns = prompts.mask.sum(1), prompts.ids.shape[1]

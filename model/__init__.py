@@ -29,6 +29,7 @@ from model.preferences import (
     UncertainReward,
     read_preferences,
 )
+from model.prior.decoder import Decoder
 from model.prior.decoder_check import CachedReadingError
 from model.prior.grammar import grammar_prior
 from model.prior.language_model import LanguageModel

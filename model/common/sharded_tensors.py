@@ -79,10 +79,8 @@ def _norm(tensors: Sequence[Tensor], order: float) -> Tensor:
     return torch.nn.utils.get_total_norm([each for each in tensors if each.numel()], order)
 
 
-def in_step(decoder: Any, numbers: Tensor) -> Tensor:
-    """Numbers on which the passes of a decoder depend: the largest over ranks, if it is sharded."""
-    if not getattr(decoder, "in_step", False):
-        return numbers
+def largest_of_ranks(numbers: Tensor) -> Tensor:
+    """The largest over all ranks of each of some numbers."""
     from torch import distributed
 
     numbers = numbers.clone()

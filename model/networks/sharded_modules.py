@@ -23,16 +23,11 @@ def move(module: nn.Module, device: torch.device) -> None:
 
 
 @contextmanager
-def gathered_once(decoder: Any) -> Iterator[None]:
-    """Context in which a layer stays gathered after its first pass, for a decoder that asks for it.
+def gathered_once(network: Any) -> Iterator[None]:
+    """Context in which a layer of a sharded network stays gathered after its first pass.
 
     A draw of T tokens then gathers the network once in place of T times.
     """
-    owner = decoder if hasattr(decoder, "network") else getattr(decoder, "prior", None)
-    if not getattr(owner, "gathers_draws", False):
-        yield
-        return
-    network: Any = getattr(owner, "network", None)
     network.set_reshard_after_forward(False)
     try:
         yield

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from model.common.sharded_tensors import in_step
+from model.common.sharded_tensors import largest_of_ranks
 from model.prior.decoder import Decoder
 from model.prior.division import Block, Division
 from model.prior.prompts import Prompts
@@ -97,7 +97,7 @@ class Batch:
             return tuple(tensor.unflatten(0, (-1, len(prompts))) for tensor in results)
 
         sizes = len(self.rows) // num_prompts, num_prompts
-        grid = self.division.compute(of_block, *sizes, even=self.is_in_step)
+        grid = self.division.compute(of_block, *sizes, even=self.decoder.in_step)
         return tuple(tensor.flatten(0, 1) for tensor in grid)
 
     def read_prompts(self) -> Start:
@@ -107,17 +107,11 @@ class Batch:
     @property
     def reads_whole(self) -> bool:
         """True if each response is read together with its prompt, which nothing has read yet."""
-        fast = getattr(self.decoder, "is_faster_whole", None)
-        return self.start is None and fast is not None and fast(self.prompts, len(self.rows))
-
-    @property
-    def is_in_step(self) -> bool:
-        """True if all ranks run the same passes, because they share the decoder's weights."""
-        return getattr(self.decoder, "in_step", False)
+        return self.start is None and self.decoder.is_faster_whole(self.prompts, len(self.rows))
 
     def lengths(self, value: Tensor) -> list[int]:
         """Number of tokens of each response `[B, T]`, as far as chunks may depend on it."""
-        if self.is_in_step:
+        if self.decoder.in_step:
             return [value.shape[1]] * len(value)
         return self.space.is_token(value).sum(1).tolist()
 
@@ -126,4 +120,4 @@ class Batch:
         if self.num_tokens is not None:
             return self.num_tokens
         longest = is_token.any(0).sum()
-        return int(in_step(self.decoder, longest) if self.is_in_step else longest)
+        return int(largest_of_ranks(longest) if self.decoder.in_step else longest)

@@ -6,8 +6,6 @@
 The activations of one micro-batch are in memory at a time.
 """
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
@@ -59,7 +57,6 @@ def _leaves(function: Function, batch: Batch, value: Tensor) -> list[Tensor]:
 
     A run of the function for one response of two tokens shows the others.
     """
-    own: Iterable[Tensor] = getattr(batch.decoder, "parameters", tuple)()
     lengths = batch.lengths(value)
     place = max(range(len(lengths)), key=lengths.__getitem__)
     short = value[place : place + 1].clone()
@@ -67,5 +64,5 @@ def _leaves(function: Function, batch: Batch, value: Tensor) -> list[Tensor]:
         short[:, 1], short[:, 2:] = batch.space.end_ids[0], batch.space.pad_id
     row = batch.rows[place : place + 1]
     behind = leaves_of(function(batch.part(batch.prompts[row.tolist()], row.new_zeros(1)), short))
-    leaves = {id(p): p for p in [*own, *behind] if p.requires_grad}
+    leaves = {id(p): p for p in [*batch.decoder.parameters(), *behind] if p.requires_grad}
     return list(leaves.values())

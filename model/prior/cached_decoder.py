@@ -3,7 +3,7 @@
 import copy
 import inspect
 import threading
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -29,6 +29,8 @@ from model.networks.positions import (
     without_padding,
 )
 from model.networks.rounded_adapters import RoundedAdapters
+from model.networks.sharded_modules import gathered_once
+from model.prior.decoder import Decoder
 from model.prior.fixed_state import FixedState, is_plain
 from model.prior.prompts import Prompts
 
@@ -74,7 +76,7 @@ class CachedState:
         return replace(self, cache=cache, mask=mask, positions=positions, hidden=hidden)
 
 
-class CachedDecoder(nn.Module):
+class CachedDecoder(Decoder):
     """The `Decoder` of a causal network with a key-value cache.
 
     Args:
@@ -83,12 +85,12 @@ class CachedDecoder(nn.Module):
 
     Attributes:
         context: most tokens, of prompt and response, that the network reads; None without a limit.
-        splits_head: see `SplitsHead`; False for networks whose own code cannot be divided.
-        in_step: True if the network is sharded, so that all ranks run the same passes.
+        splits_head: see `Decoder`; False for networks whose own code cannot be divided.
+        in_step: see `Decoder`; True if the network is sharded.
         gathers_draws: True if a sharded network is gathered once for a draw.
     """
 
-    in_step = gathers_draws = False
+    splits_head = in_step = compile_decode = gathers_draws = False
 
     def __init__(self, network: "transformers.PreTrainedModel", max_new_tokens: int) -> None:
         super().__init__()
@@ -162,29 +164,15 @@ class CachedDecoder(nn.Module):
         return self.logits_of(state.hidden[:, 0])[:, None]
 
     def extend_states(self, state: CachedState, ids: Tensor) -> CachedState:
-        """See `SplitsHead`."""
         return self._run(state, ids, skip_head=True)[1]
 
     def is_faster_whole(self, prompts: Prompts, num_responses: int) -> bool:
-        """True if `states_before` is faster than a pass over the prompts and one over responses.
-
-        A GPU starts the kernels of a small pass more slowly than it runs them.
-        """
+        """See `Decoder`. A GPU starts the kernels of a small pass more slowly than it runs them."""
         if self.in_step or not self.splits_head or not is_asynchronous(self.device):
             return False
         return self._num_weights * num_responses * prompts.ids.shape[1] <= LITTLE_WORK
 
     def states_before(self, prompts: Prompts, rows: Tensor, ids: Tensor) -> Tensor:
-        """Hidden states before each token of responses, by one pass over prompts and responses.
-
-        Args:
-            prompts: N prompts.
-            rows: `[B]`, prompt of each response.
-            ids: `[B, L]`, first tokens of the responses.
-
-        Returns:
-            `[B, L, H]`, inputs of the output layer.
-        """
         evaluating(self.network)
         mask = pad(prompts.mask.long(), (0, ids.shape[1] - 1), value=1)[rows]
         tokens = torch.cat([prompts.ids[rows], ids[:, :-1]], 1)
@@ -193,18 +181,17 @@ class CachedDecoder(nn.Module):
         return state.hidden[:, -ids.shape[1] :]
 
     def logits_of(self, hidden: Tensor) -> Tensor:
-        """See `SplitsHead`. The network's own code scales or caps the logits."""
+        """See `Decoder`. The network's own code scales or caps the logits."""
         return logits_of(self.network, hidden)
 
     def decoding(self, num_tokens: int = 0) -> AbstractContextManager[Any]:
-        """Faster layers for the passes of a decode, which read one token of each sequence.
-
-        Args:
-            num_tokens: most passes; 0 if the passes are compiled.
-        """
+        """See `Decoder`. Faster layers for passes of one token."""
         if packs(self.network, num_tokens):
             return PackedLayers(self.network)
         return RoundedAdapters(self.network)
+
+    def drawing(self) -> AbstractContextManager[Any]:
+        return gathered_once(self.network) if self.gathers_draws else nullcontext()
 
     @property
     def room(self) -> int:

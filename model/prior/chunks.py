@@ -72,23 +72,23 @@ def parts(batch: Batch, lengths: list[int]) -> Iterator[tuple[Tensor | None, Bat
 
 def _longest(batch: Batch, lengths: list[int]) -> int | None:
     """Most tokens of a response; None where the ranks run in step, by the longest of all ranks."""
-    return None if batch.is_in_step else max(lengths, default=0)
+    return None if batch.decoder.in_step else max(lengths, default=0)
 
 
 def _trains(batch: Batch, start: Start | None) -> bool:
     """True if the log-probabilities of the responses have a gradient."""
     if start is not None:
         return start.logits.requires_grad
-    return any(p.requires_grad for p in batch.decoder.parameters())  # type: ignore[attr-defined]
+    return any(p.requires_grad for p in batch.decoder.parameters())
 
 
 def _most_responses(batch: Batch) -> int:
     """Most responses that are read together without gradient: as many as memory allows."""
-    space, room = batch.space, getattr(batch.decoder, "room", None)
+    space, room = batch.space, batch.decoder.room
     limits = []
     if room is not None:
         limits.append(room // (batch.prompts.ids.shape[1] + space.max_new_tokens))
-    if not getattr(batch.decoder, "splits_head", False):
+    if not batch.decoder.splits_head:
         limits.append(MOST_LOGITS // (space.max_new_tokens * space.vocab_size))
     if batch.micro_batch is not None:
         limits.append(LIGHT * batch.micro_batch)

@@ -9,14 +9,13 @@ random numbers of a plain decode, and therefore its draws, up to rounding.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from pyro.distributions.util import is_validation_enabled, validation_enabled
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.prior.cached_decoder import NOT_COMPILED, CachedState
 from model.prior.decoder import Decoder
@@ -82,7 +81,7 @@ class CompiledStep:
         self._given, self._num_given = self.response.clone(), self.response[:, 0].clone()
         self._t = self.response.new_zeros(1)
         self._logits = logits.new_zeros(num_rows, logits.shape[1])
-        self.decoding = getattr(decoder, "decoding", nullcontext)()
+        self.decoding = decoder.decoding()
         self._num_read = 0
         self._pool: Any = None
         self._compiled: dict[int, Callable[[CompiledStep, Decoder], None]] = {}
@@ -219,7 +218,7 @@ def compiled_step(
     Raises:
         TypeError: if the decoder's state has no buffers of fixed shape.
     """
-    if not isinstance(state, CachedState) or not isinstance(decoder, nn.Module):
+    if not isinstance(state, CachedState):
         raise TypeError(
             f"{type(decoder).__name__} has the state {type(state).__name__}, expected the keys and "
             f"values of a `LanguageModel`: {NOT_COMPILED}"

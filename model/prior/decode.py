@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.common import ranks
 from model.common.devices import generator_state, is_asynchronous, set_generator_state
-from model.common.sharded_tensors import in_step
+from model.common.sharded_tensors import largest_of_ranks
 from model.prior.compiled_step import compiled_step
 from model.prior.decoder import Decoder
 from model.prior.logits import NAN_LOGITS, draw_token, uniform_numbers
@@ -164,7 +164,8 @@ class Decode:
         """
         is_nan = self.log_prob[active, unchecked].isnan()
         numbers = torch.stack([(~ended).sum(), is_nan.sum()])
-        both = torch.stack([numbers, in_step(self.decoder, numbers)])
+        largest = largest_of_ranks(numbers) if self.decoder.in_step else numbers
+        both = torch.stack([numbers, largest])
         (num_left, num_nan), (most_left, most_nan) = both.tolist()
         if num_nan:
             t, place = is_nan.t().nonzero()[0].tolist()

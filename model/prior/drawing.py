@@ -1,11 +1,8 @@
 """Draw a batch of responses, by chunks and by ranks; `Decode` holds the draws."""
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor
 
-from model.networks.sharded_modules import gathered_once
 from model.prior.batch import Batch, OfOwn
 from model.prior.chunks import parts
 from model.prior.decode import Decode, Prefix
@@ -32,13 +29,12 @@ def draw(batch: Batch, prefix: Prefix | None = None) -> Decode:
 def _run(decode: Decode, batch: Batch, places: Tensor) -> None:
     """Draw the B' responses of a batch, at `places` `[B']` of a decode."""
     decoder = batch.decoder
-    decoding = getattr(decoder, "decoding", nullcontext)
-    with gathered_once(decoder):
+    with decoder.drawing():
         for chunk, part in parts(batch, [batch.space.max_new_tokens] * len(batch.rows)):
             first, state = part.read_prompts()
             active = places if chunk is None else places[chunk]
-            if getattr(decoder, "compile_decode", False):
+            if decoder.compile_decode:
                 decode.run_compiled(first, state, part.rows, active)
             else:
-                with decoding(batch.space.max_new_tokens):
+                with decoder.decoding(batch.space.max_new_tokens):
                     decode.run(first[part.rows], state.select(part.rows), active)

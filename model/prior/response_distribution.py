@@ -7,7 +7,7 @@ probability 0 (see `ResponseSpace`), so that the probabilities of all rows sum t
 """
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -64,6 +64,10 @@ class ResponseDistribution(TorchDistribution):
         temperature: float = 1.0,
         validate_args: bool | None = None,
     ) -> None:
+        if not isinstance(decoder, Decoder):
+            kind = type(decoder).__name__
+            fix = f"derive {kind} from `model.Decoder`, which has a default for all other members"
+            raise TypeError(f"decoder is a {kind}, expected a `Decoder`: {fix}")
         space.check(prompts)
         rows = torch.arange(len(prompts), device=prompts.ids.device)
         # a batch whose rows have the batch shape of the distribution
@@ -144,8 +148,7 @@ class ResponseDistribution(TorchDistribution):
             float64.
         """
         response, log_prob = self._draw(sample_shape)
-        parameters: Iterable[Tensor] = getattr(self.decoder, "parameters", tuple)()
-        if any(parameter.dtype.itemsize < torch.float32.itemsize for parameter in parameters):
+        if any(p.dtype.itemsize < torch.float32.itemsize for p in self.decoder.parameters()):
             with torch.no_grad():
                 log_prob = self.log_prob(response).double()
         return response, log_prob

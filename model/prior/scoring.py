@@ -1,13 +1,12 @@
 """The parallel pass of a decoder over a batch of responses, with gradient."""
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from model.prior.batch import Batch
-from model.prior.decoder import SplitsHead
 from model.prior.logits import CHUNK, log_softmax, of_states, scaled, token_log_prob
 
 
@@ -26,11 +25,11 @@ def log_prob_per_token(batch: Batch, value: Tensor) -> tuple[Tensor, Any]:
 
     def log_prob_of_state(hidden: Tensor, ids: Tensor) -> Tensor:
         """log p of the tokens `ids` `[C]` after hidden states `[C, H]`, nats, `[C]`."""
-        return token_log_prob(cast(SplitsHead, decoder).logits_of(hidden), ids, batch.temperature)
+        return token_log_prob(decoder.logits_of(hidden), ids, batch.temperature)
 
     if batch.reads_whole and longest > 1:
         ids = value[:, :longest]
-        hidden = decoder.states_before(batch.prompts, batch.rows, ids)  # type: ignore[attr-defined]
+        hidden = decoder.states_before(batch.prompts, batch.rows, ids)
         return _fill(of_states(log_prob_of_state, hidden, ids, size), is_token), None
     first, state = batch.read_prompts()
     # [N, V], before the particles of a prompt share it
@@ -40,7 +39,7 @@ def log_prob_per_token(batch: Batch, value: Tensor) -> tuple[Tensor, Any]:
         return _fill(per_token, is_token), None
     read, ids = value[:, : longest - 1], value[:, 1:longest]
     state = state.select(batch.rows)
-    if ids.numel() * size > CHUNK and isinstance(decoder, SplitsHead) and decoder.splits_head:
+    if ids.numel() * size > CHUNK and decoder.splits_head:
         state = decoder.extend_states(state, read)
         later = of_states(log_prob_of_state, state.hidden, ids, size)
     else:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from guides import Guide
 from inference import Enumeration
 from inference.programs import parameter_scope
-from model import Prompts, ResponseDistribution, ResponseSpace
+from model import Decoder, Prompts, ResponseDistribution, ResponseSpace
 from model.likelihood import check_values
 
 BETA = 0.5
@@ -35,7 +35,7 @@ class Row:
         return Row(self.prompt[rows], self.last[rows])
 
 
-class Table(Guide):
+class Table(Guide, Decoder):
     """q(x | prompt) = softmax(first[prompt])[x_1] softmax(then[prompt, x_1])[x_2].
 
     The twist is log q - log p0 of the prior `Table(0)`.

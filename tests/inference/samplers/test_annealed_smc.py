@@ -11,7 +11,14 @@ from inference import joint_at, log_guide_at
 from inference.samplers.annealed_smc import annealed_smc, choose_temperature, log_tempered
 from inference.samplers.posterior import NoSupportError
 from inference.samplers.resampling import RESAMPLING
-from model import AlignmentModel, Prompts, ResponseDistribution, ResponseSpace, TokenReward
+from model import (
+    AlignmentModel,
+    Decoder,
+    Prompts,
+    ResponseDistribution,
+    ResponseSpace,
+    TokenReward,
+)
 from tests.inference.samplers.three_tokens import assert_falls, assert_unbiased, far_apart, graded
 
 RUNS = 1_000
@@ -129,7 +136,7 @@ def test_temperatures_are_chosen_with_care_where_nothing_possible_was_met():
     assert steps == 21
 
 
-class Coin:
+class Coin(Decoder):
     """Decoder without memory: heads (1) with probability 0.3, else tails (2), rarely the end."""
 
     log_prob = torch.tensor([0.001, 0.3, 0.699], dtype=torch.float64).log()

@@ -10,7 +10,7 @@ import pyro
 import torch
 
 from inference import Enumeration
-from model import AlignmentModel, ResponseDistribution, TokenReward
+from model import AlignmentModel, Decoder, ResponseDistribution, TokenReward
 from tests.inference.conftest import moved_guide
 
 # by word
@@ -145,10 +145,11 @@ class TableState:
         return TableState(self.which[rows], self.code[rows], self.num_read)
 
 
-class TableDecoder:
+class TableDecoder(Decoder):
     """p(x_t | x_<t) from tables of log p(x_<=t) up to a constant, for two alternating prompts."""
 
     def __init__(self, log_tables):
+        super().__init__()
         self.log_tables = log_tables
 
     def start(self, prompts):
