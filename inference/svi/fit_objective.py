@@ -5,15 +5,20 @@ A fit reads the members of `ResponseObjective`. `TraceObjective` gives them to a
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import chain
 from typing import Any, TypeAlias
 
 import torch
+from pyro import poutine
 from pyro.distributions import Unit
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO, RenyiELBO, ReweightedWakeSleep, TraceTMC_ELBO
 from pyro.infer.util import torch_item
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
+from pyro.util import warn_if_inf, warn_if_nan
 from torch import Tensor
 
 from inference.objectives.draws import Draws
@@ -45,6 +50,25 @@ class _FactorMeans(Messenger):
             return math.nan
         means = [torch.stack(values).mean() for values in self._means.values()]
         return torch.stack(means).sum().double()
+
+
+@contextmanager
+def _no_checks_of_sites() -> Iterator[None]:
+    """Context without Pyro's checks of each site for NaN and infinity, which wait for a GPU."""
+    before = poutine.is_validation_enabled()
+    poutine.enable_validation(False)
+    try:
+        yield
+    finally:
+        poutine.enable_validation(before)
+
+
+def _warn_of_sites(traces: list[tuple[Trace, Trace]]) -> None:
+    """Name the sites with NaN or infinity by Pyro's warnings."""
+    for name, site in chain.from_iterable(trace.nodes.items() for trace in chain(*traces)):
+        if (log_prob := site.get("log_prob_sum")) is not None:
+            warn_if_nan(log_prob.detach(), f"log_prob_sum at site {name!r}")
+            warn_if_inf(log_prob.detach(), f"log_prob_sum at site {name!r}", allow_neginf=True)
 
 
 class TraceObjective:
@@ -80,12 +104,15 @@ class TraceObjective:
             return traces[-1]
 
         vars(self.elbo)["_get_trace"] = recorded
+        checks = nullcontext() if self.draws is None else _no_checks_of_sites()
         try:
-            with _FactorMeans() as factors:
+            with _FactorMeans() as factors, checks:
                 loss = self.elbo.loss_and_grads(model, guide, prompts)
         finally:
             del vars(self.elbo)["_get_trace"]
         bound = torch_item(loss[0] if isinstance(loss, tuple) else loss)
+        if poutine.is_validation_enabled() and not math.isfinite(bound):
+            _warn_of_sites(traces)
         self.draws = [_draws_of(prompts, *pair) for pair in traces]
         elbo = -bound / len(prompts) if self._loss_is_elbo else math.nan
         self.metrics = {"elbo": elbo, "log_likelihood": factors.log_likelihood()}

@@ -40,11 +40,12 @@ class CheckedOptimizer(PyroOptim, ABC):
     Attributes:
         step_count: number of steps taken.
         grad_norm: norm of the last gradient over all parameters, before clipping.
+        slope: slope of the loss along the step before, for an optimiser that needs it; 0 otherwise.
         progress: share of the fit that is done, which `fit` sets before each step.
         step_size: size of the last step, nats; NaN if steps have no limit in nats.
     """
 
-    progress = 0.0
+    progress = slope = 0.0
     step_size = math.nan
     has_limits = False
     """True for `LimitedSteps`, which `expect` the limits of each step."""
@@ -77,6 +78,10 @@ class CheckedOptimizer(PyroOptim, ABC):
     def expect(self, limits: StepLimits, measure: Callable[[], float]) -> None:
         """Take the limits of the next step, and the function that measures its size, nats."""
 
+    def _slope(self) -> Tensor:
+        """Slope of the loss along the last step, at the gradients now."""
+        return torch.zeros(())
+
     def check_rate(self) -> None:
         """Raise before a step with a bad learning rate; the default does nothing."""
 
@@ -89,7 +94,8 @@ class CheckedOptimizer(PyroOptim, ABC):
             return
         try:
             norm = total_norm([p.grad for p in trained if p.grad is not None])
-            self.grad_norm = norm.item()
+            numbers = torch.stack([norm, self._slope().to(norm.device)])
+            self.grad_norm, self.slope = numbers.tolist()  # one wait for the device
             if not math.isfinite(self.grad_norm):
                 raise NonFiniteGradientError(
                     f"the gradient's norm is {self.grad_norm} at step {self.step_count}; the "

@@ -82,13 +82,12 @@ class TrustRegion(LimitedSteps):
                 group.setdefault("ceiling", RISE * rate)
             group["lr"] = min(rate, group.get("ceiling", math.inf))
 
-    @torch.no_grad()
     def _drop_uphill_momentum(self) -> None:
         """Multiply the momentum by 0 if the loss has risen along it by more than noise."""
         assert self._optimizer is not None
         groups = self._optimizer.param_groups
         # an exact gradient has no error
-        slope = self._slope().item() / max(self.slope_error, sys.float_info.min)
+        slope = self.slope / max(self.slope_error, sys.float_info.min)
         uphill = max(0.0, groups[0].get("uphill", 0.0) + slope - DRIFT)
         if uphill > UPHILL:
             uphill = 0.0
@@ -97,6 +96,7 @@ class TrustRegion(LimitedSteps):
         for group in groups:
             group["uphill"] = uphill
 
+    @torch.no_grad()
     def _slope(self) -> Tensor:
         """Slope of the loss along the last step, scaled to one nat; 0 before the second step."""
         return inner_product(self._last_step())

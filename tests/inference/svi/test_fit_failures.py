@@ -235,6 +235,26 @@ def test_bad_start_is_refused_by_name(bad, model, small_prior, prompts):
         quiet(plain_model(size), plain, prompts)
 
 
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_site_without_numbers_is_named_at_every_step(at, small_prior, prompts):
+    """By Pyro's warnings, which wait for a GPU at each site of the first step alone."""
+    runs = []
+
+    def model(prompts):
+        runs.append(None)
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            response = pyro.sample("response", small_prior(prompts))
+            value = (response == 7).double().sum(-1)
+            pyro.factor(
+                "mine", value.masked_fill(value > -1, math.inf) if len(runs) == at else value
+            )
+
+    with pytest.warns(UserWarning, match=r"Encountered \+inf: log_prob_sum at site 'mine'"):
+        result = quiet(model, FineTuned(small_prior), prompts)
+    assert result.stopped_early
+    assert len(result.metrics) == at - 1
+
+
 class UserError(Exception):
     """An error of a user's own code."""
 

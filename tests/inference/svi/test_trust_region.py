@@ -227,9 +227,7 @@ def test_momentum_does_not_carry_a_table_past_the_posterior(name, seed):
     ],
     ids=["one above 4", "three above 2", "downhill between", "noise"],
 )
-def test_momentum_is_dropped_where_slopes_add_up(
-    slopes, drops, model, small_prior, prompts, monkeypatch
-):
+def test_momentum_is_dropped_where_slopes_add_up(slopes, drops, model, small_prior, prompts):
     """Slopes in standard errors; a drop starts the sum anew, and leaves the second moments."""
     optimizer = TrustRegion()
     fit(model, FineTuned(small_prior), prompts, num_steps=2, optimizer=optimizer, progress=False)
@@ -238,7 +236,7 @@ def test_momentum_is_dropped_where_slopes_add_up(
     optimizer._optimizer.param_groups[0]["uphill"], optimizer.slope_error = 0.0, 0.5
     dropped = []
     for index, slope in enumerate(slopes):
-        monkeypatch.setattr(TrustRegion, "_slope", lambda _, slope=slope: torch.tensor(slope / 2))
+        optimizer.slope = slope / 2
         for state in moments:
             state["exp_avg"].fill_(1.0)
         optimizer._drop_uphill_momentum()
