@@ -210,7 +210,9 @@ class CachedDecoder(Decoder):
         """Read M input embeddings `[M, H]`. Returns a cache of one row, a `prefix` for `start`."""
         evaluating(self.network)
         mask = torch.ones(1, len(embeddings), dtype=torch.long, device=embeddings.device)
-        logits, state = self._run(self._unread(mask, False), embeddings[None], last_only=True)
+        # a copy, which CTRL scales in place
+        state = self._unread(mask, False)
+        logits, state = self._run(state, embeddings[None].clone(), last_only=True)
         if self.in_step and logits.requires_grad:
             # FSDP gathers a layer for the backward pass when the layer's output has a gradient
             last = state.cache.layers[-1]

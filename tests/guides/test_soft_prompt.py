@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
 from transformers import (
+    CTRLConfig,
+    CTRLLMHeadModel,
     DynamicCache,
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -134,6 +136,18 @@ def test_samples_have_the_scored_distribution(guide: SoftPrompt) -> None:
     expected = guide.distribution(prompts).log_prob_per_token(value)
     mask = guide.prior.space.is_token(value)
     assert_close(per_token[mask], expected[mask], rtol=0, atol=1e-10)
+
+
+def test_a_network_that_changes_its_input_in_place_leaves_the_virtual_tokens() -> None:
+    """CTRL multiplies input embeddings by a constant, in place."""
+    sizes = {"vocab_size": len(WORDS), "n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    network = CTRLLMHeadModel(CTRLConfig(**sizes, dff=16, eos_token_id=0))
+    prior = LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
+    guide = moved(prior, "prompt")
+    before, prompts = guide.virtual_tokens.detach().clone(), prior.encode(PROMPTS)
+    response = guide.distribution(prompts).sample((2,))
+    guide.distribution(prompts).log_prob(response).sum().backward()
+    assert torch.equal(guide.virtual_tokens, before)
 
 
 @pytest.mark.parametrize("text", ["c a b", "c a b a a", "c a"], ids=["as long", "cut", "repeated"])
