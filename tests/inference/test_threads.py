@@ -5,9 +5,11 @@ import threading
 import pyro
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
-from guides import FineTuned, Tabular
+from guides import FineTuned, Fixed, Tabular
 from inference import (
+    SAMPLERS,
     Enumeration,
     LeaveOneOut_ELBO,
     diagnose,
@@ -15,7 +17,10 @@ from inference import (
     importance_sampling,
     joint_at,
     random_state,
+    sample_prior,
 )
+from inference.samplers.log_z_bounds import log_z_bounds
+from model.common.thread_lock import THREAD_LOCK
 
 
 def run_together(*functions):
@@ -98,6 +103,38 @@ def test_measuring_and_sampling_beside_a_fit(model, small_prior, prompts):
     assert same(together[0], alone[0])
     assert torch.equal(together[1], alone[1])
     assert together[2] == alone[2]
+
+
+class EachDraw(TorchFunctionMode):
+    """Context that records whether this thread holds the lock at each use of torch's generator."""
+
+    def __init__(self):
+        super().__init__()
+        self.locked = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        before = torch.get_rng_state()
+        result = function(*args, **kwargs or {})
+        if not torch.equal(before, torch.get_rng_state()):
+            self.locked.append(THREAD_LOCK._is_owned())
+        return result
+
+
+@pytest.mark.parametrize("name", [*SAMPLERS, "diagnose", "sample_prior", "log_z_bounds"])
+def test_every_draw_holds_the_lock(name, model, small_prior, prompts, truth):
+    """A draw without the lock would take the numbers of a fit in another thread."""
+    others = {
+        "diagnose": lambda: diagnose(model, Fixed(small_prior), prompts, num_samples=8),
+        "sample_prior": lambda: sample_prior(model, prompts, 8, independent=True),
+        "log_z_bounds": lambda: log_z_bounds(model, prompts, truth.support[:2], num_samples=8),
+    }
+    with EachDraw() as draws:
+        if name in others:
+            others[name]()
+        else:
+            SAMPLERS[name](model, prompts, num_samples=128).resample(4)
+    assert draws.locked
+    assert all(draws.locked)
 
 
 @pytest.mark.parametrize("step", [1, 3])
