@@ -7,8 +7,9 @@ Claim: the noise depends on the guide. At the posterior the terms left out are t
 log w equal for all responses: the leave-one-out gradient is 0 on every sample, the token-level
 gradients are not. Away from the posterior, the token-level gradients can have less noise.
 Source: derived and measured here.
-Printed: the noise of each gradient, a sum of variances over all parameters, for several lengths
-of the responses, with the guide at the prior, away from prior and posterior, and at the posterior.
+Printed: the noise of each gradient, a sum of variances over all parameters with its standard error,
+for several lengths of the responses, with the guide at the prior, away from prior and posterior,
+and at the posterior.
 
 The posterior is known exactly on a real language model: the reward is log p*(x) - log p0(x), for a
 p* that is the prior with noise on its weights, so log Z = 0.
@@ -16,7 +17,7 @@ p* that is the prior with noise on its weights, so log Z = 0.
     python -m experiments.gradient_noise
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -24,11 +25,12 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor
 
-from experiments.shared.argument_types import DISTINCT, Seed, Threads, count, number
+from experiments.shared.argument_types import DISTINCT, Seed, Threads, count, multiple, number
+from experiments.shared.claims import Finding, conclude
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import pair_table
 from guides import FineTuned
-from inference import LeaveOneOut_ELBO, RewardToGo_ELBO, random_state
+from inference import Estimate, LeaveOneOut_ELBO, RewardToGo_ELBO, random_state
 from inference.diagnostics.gradients import elbo_gradient, moved_guide
 from inference.objectives import AnalyticKL_ELBO
 from model import AlignmentModel, LanguageModel, Prompts, Reward
@@ -55,17 +57,17 @@ class GradientNoise(Arguments):
     """Standard deviation of the noise that moves the guide's weights away from the prior's."""
     particles: Annotated[int, count(2)] = 16
     """Number of responses in each gradient, K."""
-    gradients: Annotated[int, count(2)] = 12
-    """Number of gradients in each variance."""
+    gradients: Annotated[int, count(4), multiple(2)] = 16
+    """Number of gradients in each variance, an even number: each pair makes an estimate."""
     threads: Threads | None = None
     """Number of CPU threads; default: torch's choice."""
     seed: Seed = 0
     """Random seed."""
 
 
-def main(args: GradientNoise) -> dict[str, dict[str, float]]:
-    """Print the sums of variances, and return them by place of the guide and by objective."""
-    noise: dict[str, dict[str, float]] = {}
+def main(args: GradientNoise) -> list[Finding]:
+    """Print the sums of variances by place of the guide and by objective, and return findings."""
+    noise: dict[str, dict[str, Estimate]] = {}
     for length in args.lengths:
         prior = load_prior("film-reviews", max_new_tokens=length)
         prompts = prior.encode(["The film was"])
@@ -81,12 +83,24 @@ def main(args: GradientNoise) -> dict[str, dict[str, float]]:
                         for _ in range(args.gradients)
                     )
                     row[name] = sum_of_variances(gradients)
-    rows = {
-        place: [(name, f"{value:.3g}") for name, value in row.items()]
-        for place, row in noise.items()
-    }
-    print(pair_table("Noise of the gradient, sum of variances", rows))
-    return noise
+    rows = {place: list(row.items()) for place, row in noise.items()}
+    table = pair_table("Noise of the gradient, sum of variances", rows)
+    return conclude(__doc__, [table], list_findings(noise))
+
+
+def list_findings(noise: Mapping[str, Mapping[str, Estimate]]) -> list[Finding]:
+    """Findings at the posterior, and on the place where a token-level gradient gains the most."""
+    at = [row for place, row in noise.items() if place.startswith("posterior")]
+    away = [row for place, row in noise.items() if not place.startswith("posterior")]
+    baseline, *token_level = OBJECTIVES
+    ratios = [row[baseline].value / row[name].value for row in at for name in token_level]
+    differences = [row[baseline].minus(row[name]) for row in away for name in token_level]
+    gain = max(difference.value / difference.standard_error for difference in differences)
+    subject = f"noise of {baseline} at the posterior, by that of"
+    return [
+        Finding.of_limits(f"{subject} {' and '.join(token_level)}", ratios, below=1e-4),
+        Finding.of_limits("largest gain away from the posterior, standard errors", [gain], above=3),
+    ]
 
 
 def log_ratio(posterior: FineTuned, prior: LanguageModel) -> Reward:
@@ -100,12 +114,11 @@ def log_ratio(posterior: FineTuned, prior: LanguageModel) -> Reward:
     return reward
 
 
-def sum_of_variances(gradients: Iterable[Tensor]) -> float:
-    """Unbiased estimate of E ||g - E g||^2 from independent gradients."""
-    number, squares, total = 0, torch.zeros(()), torch.zeros(())
-    for gradient in gradients:
-        number, squares, total = number + 1, squares + gradient.square().sum(), total + gradient
-    return ((squares - total.square().sum() / number) / (number - 1)).item()
+def sum_of_variances(gradients: Iterator[Tensor]) -> Estimate:
+    """Unbiased estimate of E ||g - E g||^2: half the squared distance of independent pairs."""
+    pairs = zip(gradients, gradients, strict=True)
+    halves = [(left - right).square().sum().double() / 2 for left, right in pairs]
+    return Estimate.of_mean(torch.stack(halves)[:, None])
 
 
 if __name__ == "__main__":

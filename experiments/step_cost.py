@@ -4,6 +4,7 @@ Question: token-level gradients, replay, value functions and divergences do more
 responses; how much more?
 Claim: reward-to-go costs at most 1.3 times `trace`, since both draw, score under guide and prior,
 and go back once.
+Source: measured here.
 Printed: CPU seconds of a step, the mean over rounds, and the ratio to `trace`. A round is a step of
 each, so that other load on the machine falls on all alike. The mean is used since one step of
 `proximal` in four costs more than the others.
@@ -17,12 +18,16 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from experiments.shared.argument_types import Count, Only, Threads, chosen, count
+from experiments.shared.claims import Finding, conclude
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import text_table
 from experiments.shared.worlds import WORLDS, WorldName
 from guides import GUIDES
 from inference import OBJECTIVES
 from inference.diagnostics.timing import SVIStep, take_turns
+
+CHEAP, MOST = "reward-to-go", 1.3
+"""Objective of the claim, and its largest cost as a multiple of `trace`, as claimed."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,8 @@ class StepCost(Arguments):
     """Number of CPU threads."""
 
 
-def main(args: StepCost) -> dict[str, float]:
-    """Ratios to `trace`, by objective."""
+def main(args: StepCost) -> list[Finding]:
+    """Print the ratios to `trace`, and return the finding on `reward-to-go`."""
     names = chosen(args.only, OBJECTIVES)
     world = WORLDS[args.world]()
     steps = {}
@@ -55,9 +60,10 @@ def main(args: StepCost) -> dict[str, float]:
     mean = {name: statistics.fmean(cpu for cpu, _ in seconds) for name, seconds in times.items()}
     ratios = {name: seconds / mean["trace"] for name, seconds in mean.items()}
     rows = {name: [f"{mean[name]:.3f}", f"{ratios[name]:.2f}"] for name in steps}
-    print(f"{args.world}, {world.particles} responses a step, {args.threads} thread")
-    print(text_table(["CPU s", "ratio"], rows))
-    return ratios
+    title = f"{args.world}, {world.particles} responses a step, threads: {args.threads}"
+    cost = [ratios[name] for name in ratios if name == CHEAP]
+    findings = [Finding.of_limits(f"cost of {CHEAP}, by trace", cost, below=MOST)] if cost else []
+    return conclude(__doc__, [f"{title}\n{text_table(['CPU s', 'ratio'], rows)}"], findings)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ Question: does the memory of a step grow with the number of responses?
 Claim: with `micro_batch` the peak stays the same from 8 micro-batches on, since draws and scores
 take a chunk of the responses at a time, and activations are those of one micro-batch. Without, the
 peak grows with every response.
+Source: measured here.
 Printed: peak of the resident memory of a process that does two steps and nothing else, the weights
-and Python included, in MB, and CPU seconds of the second step; the growth of the peak from the
-smallest to the largest number of responses. Networks so small that a process without a step has
-most of the memory show no growth.
+and Python included, in MB, and CPU seconds of the second step; the growth of the peak with the
+number of responses, where a tenth counts as growth. Networks so small that a process without a step
+has most of the memory show no growth.
 
     python -m experiments.step_memory
     python -m experiments.step_memory --prior smollm2 --dtype bfloat16 --max-new-tokens 256 \
@@ -21,6 +22,7 @@ from typing import Annotated, Any, NamedTuple
 import torch
 
 from experiments.shared.argument_types import DISTINCT, DtypeName, Length, Name, count
+from experiments.shared.claims import Finding, conclude
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.refusals import FAULTS, blamed
 from experiments.shared.tables import text_table
@@ -33,6 +35,9 @@ from inference.svi.step import Metrics
 from model import AlignmentModel, LanguageModel
 from model.networks.placement import named_dtype
 from model.prior.named_priors import load_prior
+
+SAME = 0.1
+"""Growth of the peak that counts as none, as a share."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +64,8 @@ class Job(NamedTuple):
     micro_batch: int
 
 
-def main(args: StepMemory) -> dict[tuple[int, int], float]:
-    """Peaks in MB, by the number of particles and the size of a micro-batch."""
+def main(args: StepMemory) -> list[Finding]:
+    """Print the peaks, MB, and return the findings on their growth."""
     jobs = [Job(args, k, m) for m in args.micro_batches for k in args.particles]
     peaks, rows = {}, {}
     for job in jobs:
@@ -69,13 +74,19 @@ def main(args: StepMemory) -> dict[tuple[int, int], float]:
         name = f"{job.particles} responses, {job.micro_batch or job.particles} at a time"
         rows[name] = [f"{peak:.0f}", f"{seconds:.2f}"]
         print(f"{name}: {peak:.0f} MB, {seconds:.2f} CPU s", flush=True)
-    print(text_table(["peak, MB", "CPU s"], rows))
-    few, many = min(args.particles), max(args.particles)
-    for size in args.micro_batches if few < many else ():
-        growth = peaks[many, size] - peaks[few, size]
+    findings = []
+    for size in args.micro_batches:
+        few, many = min(args.particles), max(args.particles)
+        if size:  # from 8 micro-batches on
+            few = min((k for k in args.particles if k >= 8 * size), default=many)
+        if few == many:
+            continue
         how = f"{size} at a time" if size else "whole"
-        print(f"{how}: {growth:+.0f} MB from {few} to {many} responses")
-    return peaks
+        growth = peaks[many, size] / peaks[few, size] - 1
+        limits = {"below": SAME} if size else {"above": SAME}
+        subject = f"{how}, growth of the peak from {few} to {many} responses, as a share"
+        findings.append(Finding.of_limits(subject, [growth], **limits))
+    return conclude(__doc__, [text_table(["peak, MB", "CPU s"], rows)], findings)
 
 
 def measure(job: Job) -> tuple[float, float]:

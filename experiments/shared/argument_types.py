@@ -1,9 +1,4 @@
-"""Types of the options of scripts: each holds the range of its values.
-
-flips: Count = 100
-bias: Annotated[float, number(above=0, below=1)] = 0.5
-budget: Annotated[int, count(), Used(lambda args: args.sample is not None, "without --sample")]
-"""
+"""Types of the options of scripts: each holds the range of its values, see `command_line`."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -64,7 +64,9 @@ def report(script: str | None, tables: Sequence[str], findings: Sequence[Finding
     checked = [f"{'yes' if held else 'NO':>3}  {statement}" for statement, held in findings]
     failed = [statement for statement, held in findings if not held]
     verdict = f"The claim held: {len(findings)} of {len(findings)} findings."
-    if failed:
+    if not findings:
+        verdict = "The claim was not tested: the options leave it out."
+    elif failed:
         count = f"{len(failed)} of {len(findings)} findings failed"
         verdict = f"The claim did NOT hold, {count}: {'; '.join(failed)}."
     head = [f"Claim: {claim}", f"Source: {source}", "", "\n\n".join(tables), ""]

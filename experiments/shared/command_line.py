@@ -95,7 +95,8 @@ def _parse(words: list[str], arguments: type[A]) -> A:
     given = given_options(words)
     _check_words(words, arguments)
     about = f"{arguments.__doc__}\n\n--debug prints the traceback of a refusal."
-    parse = partial(tyro.cli, arguments, args=words, description=about)
+    name = getattr(sys.modules["__main__"].__spec__, "name", "").removesuffix(".__main__")
+    parse = partial(tyro.cli, arguments, args=words, prog=f"python -m {name}", description=about)
     args: A = parse().completed(lambda default: parse(default=default))
     for name, hint in hints_of(arguments).items():
         for part in _parts(hint) if name in given else ():

@@ -55,9 +55,9 @@ def test_a_gradient_costs_a_second_pass_and_a_third_where_the_weights_train():
 
 def test_a_table_of_phases_is_printed(capsys):
     args = Roofline(responses=2, max_new_tokens=2, rounds=1, device="cpu")
-    [ratio] = main(args).values()
+    assert main(args) == []
     output = capsys.readouterr().out
-    assert ratio > 0
+    assert "The claim was not tested" in output
     assert all(phase in output for phase in ("draw from", "under the prior", "gradient", "step"))
 
 

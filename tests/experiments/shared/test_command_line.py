@@ -5,8 +5,10 @@ import math
 import os
 import re
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -47,6 +49,13 @@ def never(args):
 def test_a_script_that_ends_well_exits_with_0(capsys):
     assert code_of(lambda args: print(args.flips), "--flips", "5") == 0
     assert capsys.readouterr().out == "5\n"
+
+
+def test_the_help_names_the_command_that_runs(capsys, monkeypatch):
+    spec = SimpleNamespace(name="experiments.coin.__main__")
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
+    assert code_of(never, "--help") == 0
+    assert capsys.readouterr().out.startswith("usage: python -m experiments.coin [-h]")
 
 
 def test_a_letter_that_the_terminal_lacks_does_not_end_a_run(monkeypatch):

@@ -87,9 +87,8 @@ def test_the_sum_is_over_the_parts():
 
 
 def test_table(capsys):
-    ratios = main(StepParts(**SMALL))
+    main(StepParts(**SMALL))
     printed = capsys.readouterr().out
-    assert ratios.keys() == {"CPU", "wall"}
     assert all(
         name in printed
         for name in (*PARTS, SUM, STEP, "tokens decoded: 3 by generate", "peak memory")
@@ -103,8 +102,7 @@ def test_a_guide_without_a_network_to_train_is_refused(guide):
         StepParts(**SMALL, guide=guide)
 
 
-@pytest.mark.parametrize(("most", "verdict"), [(0.0, "did NOT hold"), (1e9, "held")])
-def test_the_claim_has_a_verdict(most, verdict, capsys, monkeypatch):
+@pytest.mark.parametrize(("most", "held"), [(0.0, False), (1e9, True)])
+def test_the_claim_has_a_verdict(most, held, monkeypatch):
     monkeypatch.setattr("experiments.step_parts.__main__.MOST", most)
-    main(StepParts(**SMALL))
-    assert f"times the sum {verdict}: " in capsys.readouterr().out
+    assert [finding.held for finding in main(StepParts(**SMALL))] == [held]
