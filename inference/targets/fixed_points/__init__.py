@@ -17,9 +17,7 @@ from inference.targets.fixed_points.best_of_n import best_of_n, soft_best_of_n
 from inference.targets.fixed_points.chi_squared import chi_squared
 from inference.targets.fixed_points.filtering import filtering
 from inference.targets.fixed_points.forward_kl import forward_kl
-from inference.targets.fixed_points.grpo import grpo
-from inference.targets.fixed_points.grpo_k3 import grpo_k3
-from inference.targets.fixed_points.grpo_token_k3 import grpo_mean_k3, grpo_token_k3
+from inference.targets.fixed_points.grpo import grpo, grpo_k3
 from inference.targets.fixed_points.length_normalised import length_normalised
 from inference.targets.fixed_points.mean_mirror_descent import mean_mirror_descent
 from inference.targets.fixed_points.mode_anchored import mode_anchored
@@ -27,8 +25,13 @@ from inference.targets.fixed_points.posterior import posterior
 from inference.targets.fixed_points.problem import NoFixedPointError, Problem
 from inference.targets.fixed_points.quantile import quantile
 from inference.targets.fixed_points.squared_residual import squared_residual
-from inference.targets.fixed_points.token_forward_kl import token_forward_kl
-from inference.targets.fixed_points.token_reverse_kl import grpo_token_kl, token_reverse_kl
+from inference.targets.fixed_points.token_kl import (
+    grpo_mean_k3,
+    grpo_token_k3,
+    grpo_token_kl,
+    token_forward_kl,
+    token_reverse_kl,
+)
 
 __all__ = ["TARGETS", "NoFixedPointError", "Problem", "Target"]
 
