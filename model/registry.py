@@ -73,16 +73,11 @@ def usage(name: str, argument: str) -> str:
     return f"{name}[:{argument[1:]}" if argument.startswith("[") else f"{name}:{argument}"
 
 
-def _length(prior: LanguageModel, argument: str) -> Reward:
+def _of_tokens(make: Callable[..., Reward], prior: LanguageModel, argument: str) -> Reward:
+    """A reward with an optional number of tokens."""
     if argument and not argument.isdecimal():
         raise ValueError(f"expected a number of tokens after the colon, got {argument!r}")
-    return Length(prior, int(argument) if argument else None)
-
-
-def _repetition(prior: LanguageModel, argument: str) -> Reward:
-    if argument and not argument.isdecimal():
-        raise ValueError(f"expected a number of tokens after the colon, got {argument!r}")
-    return Repetition(prior, int(argument)) if argument else Repetition(prior)
+    return make(prior, int(argument)) if argument else make(prior)
 
 
 def _length_limit(prior: LanguageModel, argument: str) -> Reward:
@@ -190,7 +185,7 @@ REWARDS: dict[str, RegistryEntry] = {
         "[EXPRESSION]",
     ),
     "repetition": RegistryEntry(
-        _repetition,
+        partial(_of_tokens, Repetition),
         "minus the share of repeated runs of some tokens in the response (default three tokens)",
         "[TOKENS]",
     ),
@@ -212,7 +207,7 @@ REWARDS: dict[str, RegistryEntry] = {
         "padding, and returns rewards [..., N]",
     ),
     "length": RegistryEntry(
-        _length,
+        partial(_of_tokens, Length),
         "number of tokens of the response; with a target, minus the distance to the target",
         "[TOKENS]",
     ),

@@ -81,7 +81,7 @@ def conclude(
 ) -> list[Finding]:
     """Print the report of a script by its docstring, and return all findings.
 
-    Each of `stops`, fits that stopped early by `training.early_stops`, is a failed finding.
+    Each of `stops`, fits that stopped early by `early_stops`, is a failed finding.
     """
     every = [*findings, *(Finding(stop, False) for stop in stops)]
     print(report(script, tables, every))

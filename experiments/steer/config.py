@@ -11,7 +11,7 @@ Keys are the options without their dashes. Options on the command line come befo
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -98,8 +98,7 @@ def entries(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _settings(guide: str) -> set[str]:
-    kind = OPTIONS[guide]
-    return {field.name for field in fields(kind)} if is_dataclass(kind) else set()
+    return {field.name for field in fields(OPTIONS[guide])}
 
 
 def _suggestion(key: str, names: set[str]) -> str:
