@@ -3,7 +3,7 @@
 Claim: equations and bounds that papers state hold to rounding, and statements about noise hold by
 two standard errors, on a world of 85 responses.
 Source: the docstring of each check, in `gradients`, `residuals`, `targets`, `tilts`,
-`preferences`, `selection`, `sampling`, `estimators` and `training`.
+`preferences`, `judges`, `selection`, `sampling`, `estimators` and `training`.
 Printed: the error of each equation, and measured numbers with standard errors.
 
 The prior is an untrained network, the rewards are random numbers from 0 to 1. `docs/papers.md` has
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from experiments.identities import (
     estimators,
     gradients,
+    judges,
     preferences,
     residuals,
     sampling,
@@ -61,6 +62,8 @@ CHECKS: dict[str, Callable[[World], list[Finding]]] = {
     "filtering": tilts.filtering,
     "power": tilts.power,
     "ipo": preferences.identity,
+    "nash": judges.equilibrium,
+    "online-ipo": judges.online_ipo,
     "slic": preferences.calibrated,
     "exo": preferences.efficient,
     "kto": preferences.prospects,

@@ -27,6 +27,21 @@ PREFERENCES = {
         "identities --only ipo",
         "2310.12036",
     ),
+    "nash": Paper(
+        "Munos et al. 2023: Nash learning from human feedback",
+        "The equilibrium of two players with a KL penalty is p0 exp(P(x beats q)/beta)/Z, the "
+        "posterior of its own rate of wins. No policy wins against the equilibrium, also where "
+        "preferences go in circles and no reward explains them.",
+        "identities --only nash",
+        "2312.00886",
+    ),
+    "online-ipo": Paper(
+        "Calandriello et al. 2024: online IPO and self-play",
+        "IPO on draws of the policy has the gradient of self-play, and so the equilibrium as its "
+        "target. IPO on draws of the prior has another.",
+        "identities --only online-ipo",
+        "2403.08635",
+    ),
     "f-dpo": Paper(
         "Wang et al. 2023: direct preference optimisation beyond the reverse KL (f-DPO)",
         "At the optimum of a reward with the penalty D_f, r = beta f'(q/p0) + c: every divergence "

@@ -19,6 +19,7 @@ from inference.objectives.multi_sample import MultiSample_ELBO
 from inference.objectives.proximal import Proximal_ELBO
 from inference.objectives.pyro_objectives import renyi, reweighted_wake_sleep, trace
 from inference.objectives.reward_to_go import RewardToGo_ELBO
+from inference.objectives.self_play import SelfPlay
 from inference.objectives.squared_residual import SquaredResidual
 from inference.objectives.wake_phi import WakePhi
 from model.common.checks import whole_number
@@ -157,6 +158,11 @@ OBJECTIVES: dict[str, Objective] = {
             kl_weight=1.0,
         ),
         "RLOO by the choices of GRPO: the gradient of `leave-one-out`",
+    ),
+    "self-play": Objective(
+        SelfPlay,
+        "Nash learning: the rate of wins against the guide itself as the reward; not the posterior",
+        target="nash",
     ),
     "wake-phi": Objective(
         WakePhi,

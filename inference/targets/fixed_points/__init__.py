@@ -21,6 +21,7 @@ from inference.targets.fixed_points.grpo import grpo, grpo_k3
 from inference.targets.fixed_points.length_normalised import length_normalised
 from inference.targets.fixed_points.mean_mirror_descent import mean_mirror_descent
 from inference.targets.fixed_points.mode_anchored import mode_anchored
+from inference.targets.fixed_points.nash import nash
 from inference.targets.fixed_points.posterior import posterior
 from inference.targets.fixed_points.problem import NoFixedPointError, Problem
 from inference.targets.fixed_points.quantile import quantile
@@ -82,6 +83,7 @@ TARGETS = {
     "squared-residual": Target(squared_residual, "squared residuals with `log_z` for log Z"),
     "length-normalised": Target(length_normalised, "FlowRL, balance per token"),
     "mode-anchored": Target(mode_anchored, "MARA, equal mass above `threshold`"),
+    "nash": Target(nash, "Nash learning, online IPO: the rate of wins against the target itself"),
     "best-of-n": Target(best_of_n, "distillation of best of n"),
     "soft-best-of-n": Target(soft_best_of_n, "distillation of soft best of n"),
     "filtering": Target(filtering, "rejection fine-tuning, by `threshold`"),

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from functools import partial
 
 import pyro
@@ -71,13 +72,15 @@ DESCENDS = {
     "gspo": "grpo-mean-k3",
     "cispo": "grpo-token-k3",
     "rloo": "reverse-kl",
+    "self-play": "nash",
 }
 """Quantity that each objective descends."""
 
 UNBIASED = {
     name
     for name, what in DESCENDS.items()
-    if what in ("reverse-kl", "multi-sample", "best-of-n", "quantile") and name != "gauss-newton"
+    if what in ("reverse-kl", "multi-sample", "best-of-n", "quantile", "nash")
+    and name != "gauss-newton"
 } | set(DIVERGENCES)
 """The gradient's mean is exact, for the f-divergences given log Z."""
 
@@ -132,7 +135,7 @@ TRAINERS = {"grpo", "dr-grpo", "gspo", "cispo"}
 QUANTILE = {"quantile_beta": WEIGHT}
 SMALL = {"num_particles": 8, "capacity": 128}  # a pass for each response
 OPTIONS = {"best-of-n-distillation": {"n": 3}, "qrpo": QUANTILE, "gauss-newton": SMALL} | {
-    name: {"kl_weight": WEIGHT} for name in TRAINERS
+    name: {"kl_weight": WEIGHT} for name in TRAINERS | {"self-play"}
 }
 """Options with which an objective reaches the optimum in the steps of these tests."""
 
@@ -190,6 +193,9 @@ def exact_loss(name, model, guide, prompts, num_particles):
         ).sum()
     if name in TRAINERS:
         return -UPDATES[what](log_q, problem_of(truth))
+    if what == "nash":
+        weight = OBJECTIVES[name]().kl_weight
+        return -UPDATES[what](log_q, replace(problem_of(truth), beta=weight)) / weight
     if what in ("best-of-n", "quantile"):
         objective = OBJECTIVES[name]()
         pyro.set_rng_seed(3)
@@ -211,7 +217,7 @@ def test_every_objective_has_a_claim():
     assert DESCENDS.keys() == OBJECTIVES.keys()
     others = {name: entry.target for name, entry in OBJECTIVES.items()}
     del others["best-of-n-distillation"]
-    trainers = TRAINERS | {"qrpo"}
+    trainers = TRAINERS | {"qrpo", "self-play"}
     assert {name for name, target in others.items() if target != "posterior"} == trainers
     assert all(DESCENDS[name] == others[name] for name in trainers)
     others = {"trajectory-balance", "gauss-newton"}  # test_gauss_newton.py

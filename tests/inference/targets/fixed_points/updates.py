@@ -134,6 +134,13 @@ def quantiles(p: Problem) -> Tensor:
     return (p.log_prior.exp()[:, None] * below).sum(0)
 
 
+def nash_update(log_q: Tensor, p: Problem) -> Tensor:
+    """The opponent's share of the gradient is not the player's."""
+    preference = (p.reward[:, None] - p.reward).sigmoid()  # [S, S, N]
+    wins = torch.einsum("ijn,jn->in", preference, log_q.detach().exp())
+    return (log_q.exp() * (wins - p.beta * (log_q - p.log_prior))).sum()
+
+
 def filtering_update(log_q: Tensor, p: Problem) -> Tensor:
     is_accepted = p.reward >= OPTIONS["filtering"]["threshold"]
     accepted = p.log_prior.exp() * is_accepted
@@ -157,4 +164,5 @@ UPDATES: dict[str, Update] = {
     "mode-anchored": regularised(anchored_reward),
     "filtering": filtering_update,
     "quantile": regularised(quantiles),
+    "nash": nash_update,
 }

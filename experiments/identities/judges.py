@@ -1,0 +1,78 @@
+"""Judges that compare two responses: the equilibrium of guides that play against each other."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from experiments.identities.findings import exact, spread
+from experiments.identities.residuals import pairs
+from experiments.identities.world import World, kl, mean_gradient
+from experiments.shared.claims import Finding
+from inference import random_state
+from inference.targets.fixed_points.nash import nash
+
+BETA = 0.1
+"""Rate of wins per nat."""
+
+
+def circular(world: World) -> Tensor:
+    """P(x beats y), `[S, S]`: of three parts, each beats the next, and the last beats the first."""
+    part = torch.arange(len(world.reward)) % 3
+    ahead = (part - part[:, None]) % 3
+    return 0.5 + 0.4 * ((ahead == 1).double() - (ahead == 2).double())
+
+
+def equilibrium(world: World) -> list[Finding]:
+    """No guide wins against the equilibrium, after the KL to the prior (arXiv 2312.00886)."""
+    wins = circular(world)
+    log_nash = _nash(world, wins)
+    log_ipo = (world.log_prior + wins @ world.log_prior.exp() / BETA).log_softmax(0)
+    with random_state.isolated(0):
+        others = (world.log_prior + torch.randn(1000, len(wins)).double()).log_softmax(-1)
+    players = [log_ipo, world.log_prior, world.log_posterior, *others]
+    most = max(_payoff(world, wins, log_q, log_nash) for log_q in players)
+    best = (world.log_prior + wins @ log_ipo.exp() / BETA).log_softmax(0)
+    against = _payoff(world, wins, best, log_ipo)
+    reward = BETA * (log_nash - world.log_prior) - wins @ log_nash.exp()
+    return [
+        exact("spread of beta log q/p0 - P(x beats q) at the equilibrium", spread(reward)),
+        Finding.of_limits(f"largest payoff of {len(players):,} other guides", [most], below=0.5),
+        Finding.of_limits("largest payoff against the target of IPO", [against], above=0.501),
+    ]
+
+
+def online_ipo(world: World) -> list[Finding]:
+    """IPO on draws of the guide descends as self-play does (arXiv 2403.08635)."""
+    wins, logits = circular(world), world.log_guide.clone().requires_grad_()
+    log_q = logits.log_softmax(0)
+    first, second = pairs(log_q - world.log_prior)
+    square = wins * (first - second - 1 / (2 * BETA)).square()  # a pair that the first has won
+    mass = pairs(log_q.detach()).sum(0).exp()
+    (descent,) = torch.autograd.grad(2 * (mass * square).sum(), logits)
+    ratio = world.log_guide - world.log_prior
+    advantage = wins @ world.log_guide.exp() / BETA - ratio
+    of_play = mean_gradient(world.log_guide, world.log_guide, advantage)
+    log_ipo = (world.log_prior + wins @ world.log_prior.exp() / BETA).log_softmax(0)
+    return [
+        exact(
+            "gradient of online IPO + 4 times that of self-play",
+            (descent + 4 * of_play).abs().max().item(),
+        ),
+        Finding.of_limits(
+            "KL(equilibrium || target of IPO on draws of the prior), nats",
+            [kl(_nash(world, wins), log_ipo)],
+            above=0.01,
+        ),
+    ]
+
+
+def _nash(world: World, wins: Tensor) -> Tensor:
+    """log q of the equilibrium, `[S]`, nats."""
+    return nash(replace(world.problem, beta=BETA), wins[..., None])[:, 0]
+
+
+def _payoff(world: World, wins: Tensor, log_q: Tensor, log_other: Tensor) -> float:
+    """P(q beats q') - beta KL(q || p0) + beta KL(q' || p0)."""
+    costs = kl(log_q, world.log_prior) - kl(log_other, world.log_prior)
+    return (log_q.exp() @ wins @ log_other.exp()).item() - BETA * costs

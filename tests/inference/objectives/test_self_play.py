@@ -1,0 +1,101 @@
+"""Self-play against sums over all draws, with judges that no reward explains."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from guides import FineTuned
+from inference import Enumeration, fit, log_guide_at
+from inference.objectives.self_play import SelfPlay
+from inference.targets.fixed_points import Problem
+from inference.targets.fixed_points.nash import nash
+from model import AlignmentModel, grammar_prior
+from model.likelihood import LikelihoodError
+from tests.inference.objectives.table import (
+    ONE,
+    TWO,
+    Table,
+    Target,
+    autograd,
+    gradient,
+    mean_gradient,
+)
+
+WEIGHT = 0.6
+
+
+def circular(prompts, first, second):
+    """First words go in a circle: 0 beats 1 beats 2 beats 0; the prompt sharpens the judge."""
+    ahead = (second[..., 0] - first[..., 0]) % 3
+    sharp = 0.2 * prompts.ids[:, -1].double()
+    return 0.5 + sharp * ((ahead == 1).double() - (ahead == 2).double())
+
+
+def preference(prompts, support):
+    """P(x beats y) of all responses, `[S, S, N]`."""
+    num = len(support)
+    rows, columns = torch.meshgrid(torch.arange(num), torch.arange(num), indexing="ij")
+    value = circular(prompts, support[rows.flatten()], support[columns.flatten()])
+    return value.view(num, num, -1)
+
+
+@pytest.mark.parametrize("num", [2, 3])
+def test_mean_gradient_with_a_judge_is_exact(num):
+    """The likelihood of the model counts beside the judge."""
+    model, guide = Target(), Table(1)
+    truth = Enumeration(model, ONE)
+    log_q = log_guide_at(guide, ONE, truth.support)
+    wins = torch.einsum("ijn,jn->in", preference(ONE, truth.support), log_q.detach().exp())
+    exact = -(log_q.exp() * (wins / WEIGHT + truth.log_joint - log_q)).sum()
+    mean = mean_gradient(
+        lambda: SelfPlay(num, judge=circular, kl_weight=WEIGHT), model, guide, ONE, num
+    )
+    assert_close(mean, autograd(exact, guide), rtol=1e-9, atol=1e-10)
+
+
+def test_a_circular_judge_leads_to_the_equilibrium():
+    """Without a reward, in short steps, which do not turn around the equilibrium."""
+    prior = grammar_prior(max_new_tokens=2)
+    prompts = prior.encode(["the film was", "the plot was"])
+
+    def judge(prompts, first, second):
+        return circular(prompts, first % 3, second % 3).clamp(0.1, 0.9)
+
+    model, guide = AlignmentModel(prior, {}, beta=1.0), FineTuned(prior)
+    truth = Enumeration(model, prompts)
+    num = len(truth.support)
+    pairs = torch.cartesian_prod(torch.arange(num), torch.arange(num)).T
+    wins = judge(prompts, truth.support[pairs[0]], truth.support[pairs[1]]).view(num, num, -1)
+    target = nash(Problem(truth.log_prior, torch.zeros_like(truth.log_prior), 0.2), wins)
+
+    def left(log_q):
+        return (log_q.exp() * (log_q - target)).sum(0)
+
+    assert left(truth.log_prior).max() > 0.1
+    objective = SelfPlay(64, judge=judge, kl_weight=0.2)
+    options = {"num_steps": 150, "step_kl": 0.002, "progress": False}
+    fit(model, guide, prompts, objective=objective, **options)
+    assert left(truth.log_guide(guide)).max() < 0.03
+
+
+@pytest.mark.parametrize(
+    ("judge", "words"),
+    [
+        (lambda *_: torch.ones(3), r"shape \(3,\), expected a tensor of shape \(6, 2\)"),
+        (lambda _, first, __: first[..., 0] * 0.0 + 1.5, "from 1.5 to 1.5, expected probabilities"),
+        (lambda _, first, __: first[..., 0] * torch.nan, "the judge"),
+    ],
+)
+def test_a_judge_of_no_probabilities_is_refused(judge, words):
+    guide = Table(1)
+    response = guide.distribution(TWO).sample((4,))
+    with pytest.raises(LikelihoodError, match=words):
+        gradient(SelfPlay(4, judge=judge), Target(), guide, TWO, response)
+
+
+def test_preferences_of_no_judge_have_no_equilibrium():
+    problem = Problem(torch.zeros(3, 1).log_softmax(0), torch.zeros(3, 1), WEIGHT)
+    with pytest.raises(ValueError, match=r"expected \[S, S, N\], here \(3, 3, 1\)"):
+        nash(problem, torch.full((3, 3), 0.5))
+    with pytest.raises(ValueError, match="sum to 1"):
+        nash(problem, torch.full((3, 3, 1), 0.6))
