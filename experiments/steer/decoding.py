@@ -60,14 +60,16 @@ def numbers_of(
 
 
 def fault_of(posterior: Posterior, origin: str) -> str:
-    """Reason to distrust the numbers of weighted or dependent draws; empty if none.
+    """Reason to distrust the numbers of draws; empty if none, as of exact weights.
 
-    Exact weights and independent draws have no effective sample size among their diagnostics.
+    Rejection has as many effective draws as accepted draws.
     """
+    if posterior.exact:
+        return ""
     diagnostics = posterior.diagnostics
     if "pareto_k" in diagnostics:
         return WeightQuality.of(posterior.log_weight).fault(origin)
-    sizes = diagnostics.get("effective_sample_size", torch.tensor(math.inf))
+    sizes = diagnostics.get("effective_sample_size", posterior.effective_sample_size)
     size = sizes.double().min().item()  # NaN if unknown
     num_draws = len(posterior.log_weight)
     if size < FEW:

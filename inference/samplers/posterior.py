@@ -96,7 +96,8 @@ class Posterior:
         The delta method over independent groups of responses. Of the descendants of particles, this
         is the estimator of Chan and Lai 2013 (Annals of Statistics 41), consistent for multinomial
         resampling; other schemes have less noise. The error is NaN for a prompt with descendants of
-        one particle alone, or with one response of positive weight.
+        one particle alone, or with one response of positive weight. The error is too small for few
+        effective responses: of 95% intervals 86% held at 9, and 38% at 3.
 
         Args:
             values: `[M, N]`, f, ignored where the weight is 0.

@@ -85,20 +85,30 @@ def test_a_guide_of_chats_is_saved_with_their_messages(tmp_path):
 @pytest.mark.parametrize("beta", [0.01, 10.0])
 @pytest.mark.parametrize("name", sorted(set(SAMPLERS) - {"rejection"}))
 def test_numbers_from_few_effective_draws_have_a_reason(name, beta, prior, prompts):
-    """Samplers of few effective draws alone; the others have exact weights, or enough draws."""
+    """Samplers of few effective draws alone; the others have enough, or exact weights."""
 
     def reward(response, is_token):
         return (response * is_token).double().sum(-1) / 10
 
     model = AlignmentModel(prior, TokenReward(reward, prior), beta)
     posterior = SAMPLERS[name](model, prompts, num_samples=1024)
-    size = posterior.diagnostics.get("effective_sample_size")
-    is_poor = size is not None and size.min().item() < 30
+    sizes = posterior.diagnostics.get("effective_sample_size", posterior.effective_sample_size)
+    is_poor = not posterior.exact and sizes.min().item() < 30
     assert is_poor <= (beta == 0.01)
     fault = fault_of(posterior, "the prior")
     assert ("effective, fewer than 30" in fault) == is_poor
     if name == "importance":
         assert is_poor == (beta == 0.01)
+
+
+@pytest.mark.parametrize("num_accepted", [29, 30])
+def test_few_accepted_draws_are_a_reason(num_accepted):
+    """Of 95 % intervals from a few accepted draws, too few hold."""
+    log_weight = torch.full((256, 1), -torch.inf)
+    log_weight[:num_accepted] = 0.0
+    posterior = Posterior(torch.zeros(256, 1, 2).long(), log_weight, torch.zeros(1))
+    fault = fault_of(posterior, "the prior")
+    assert fault == ("29 of 256 draws effective, fewer than 30" if num_accepted == 29 else "")
 
 
 def test_chains_that_disagree_are_a_reason():
