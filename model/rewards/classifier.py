@@ -1,18 +1,20 @@
 """Label of any Hugging Face sequence classifier as a reward."""
 
+import itertools
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import transformers
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from model.common.checks import one_of, whole_number
 from model.networks.text_network import Text, TextNetwork, in_batches, padding_right
 
 Output = Literal["log-prob", "logit"]
+NAMES = ("input_ids", "attention_mask")
 
 
 class SequenceClassifier(TextNetwork):
@@ -24,7 +26,9 @@ class SequenceClassifier(TextNetwork):
     With the log-probability and beta 1 the posterior is Bayes' rule for the label:
     p*(x) = p0(x) p(label | x) / p(label). A network with one output, such as a reward model, has
     one label, of log-probability log sigmoid(logit). The end of a long text is read. A reward model
-    with a chat template reads chats by that template, the response as the assistant's message.
+    with a chat template reads chats by that template, the response as the assistant's message. A
+    text has the number that the network gives to the text alone, also if a decoder reads the last
+    token, and a text ends with the token that fills a batch.
 
     Args:
         network, tokenizer: a sequence classifier and its tokenizer.
@@ -51,10 +55,10 @@ class SequenceClassifier(TextNetwork):
         self.tokenizer = padding_right(tokenizer)
         self.index = _index_of(label, self.network)
         self.output = one_of("output", output, get_args(Output))
-        self.batch_size = whole_number("batch_size", batch_size)
+        # some token is the last of no text of a batch, see `_read`
+        fewer = self.network.get_input_embeddings().weight.shape[0] - 1
+        self.batch_size = min(whole_number("batch_size", batch_size), fewer)
         self.upper_bound = 0.0 if output == "log-prob" else None
-        # a decoder reads the last token that is not padding
-        self.network.config.pad_token_id = self.tokenizer.pad_token_id
 
     def __call__(self, texts: Sequence[Text]) -> Tensor:
         """Logit or log-probability of the label for M texts or chats, `[M]`, float64."""
@@ -75,12 +79,30 @@ class SequenceClassifier(TextNetwork):
         for text, length in zip(texts, batch["attention_mask"].sum(1).tolist(), strict=True):
             if not length:
                 raise ValueError(f"the text {text!r} has no tokens: there is nothing to classify")
-        logits = self.read(**batch).logits.float()
+        logits = self._read(batch).logits.float()
         shape, expected = tuple(logits.shape), (len(texts), len(self.network.config.id2label))
         if shape != expected:
             kind = type(self.network).__name__
             raise ValueError(f"the logits of {kind} have shape {shape}, expected {expected}")
         return logits
+
+    def _read(self, batch: BatchEncoding) -> Any:
+        """Output of the network, of which a decoder reads the last token that is not padding.
+
+        Without a padding of its own the network reads the last token of a text, whichever it is:
+        then the padding of the batch is a token that no text ends with.
+        """
+        config, ids, mask = self.network.config.get_text_config(), *map(batch.get, NAMES)
+        own, size = config.pad_token_id, self.network.get_input_embeddings().weight.shape[0]
+        last = {int(row[is_token.bool()][-1]) for row, is_token in zip(ids, mask, strict=True)}
+        has_own = own is not None and 0 <= own < size
+        padding = own if has_own else next(i for i in itertools.count() if i not in last)
+        batch["input_ids"] = ids.masked_fill(mask == 0, padding)
+        config.pad_token_id = padding
+        try:
+            return self.read(**batch)
+        finally:
+            config.pad_token_id = own
 
 
 def _index_of(label: str | int | None, network: "transformers.PreTrainedModel") -> int:

@@ -96,6 +96,23 @@ def test_decoder_reads_no_padding_for_any_settings():
     )
 
 
+@pytest.mark.parametrize("pad_token", [None, "<pad>", "c"])
+@pytest.mark.parametrize("own", [None, -1, 1])
+def test_decoder_reads_the_last_token_of_a_text_as_it_does_alone(pad_token, own):
+    """A text may end with the token that fills a batch, as a chat does whose end is the padding."""
+    texts = ["a b <end>", "a <pad>", "b c", "c <end> <pad>", *TEXTS]
+    network, alone = gpt2_classifier(), gpt2_classifier()
+    network.config.pad_token_id = alone.config.pad_token_id = own
+    logits = plain_logits(alone, texts).double()[:, 1]
+    for batch_size in (1, 3, 32):
+        tokenizer = tiny_tokenizer(pad_token=pad_token)
+        classifier = SequenceClassifier(
+            network, tokenizer, 1, output="logit", batch_size=batch_size
+        )
+        assert_close(classifier(texts), logits, atol=1e-5, rtol=0)
+        assert network.config.pad_token_id == own
+
+
 def test_positions_that_begin_after_that_of_the_padding_are_not_read_beyond():
     """RoBERTa with padding token 1 leaves the first two of 16 positions unused."""
     torch.manual_seed(0)
