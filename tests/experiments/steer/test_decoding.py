@@ -103,7 +103,7 @@ def test_numbers_from_few_effective_draws_have_a_reason(name, beta, prior, promp
 
 @pytest.mark.parametrize("num_accepted", [29, 30])
 def test_few_accepted_draws_are_a_reason(num_accepted):
-    """Of 95 % intervals from a few accepted draws, too few hold."""
+    """Intervals from a few accepted draws are too short."""
     log_weight = torch.full((256, 1), -torch.inf)
     log_weight[:num_accepted] = 0.0
     posterior = Posterior(torch.zeros(256, 1, 2).long(), log_weight, torch.zeros(1))
