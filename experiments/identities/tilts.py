@@ -88,9 +88,7 @@ def filtering(world: World) -> list[Finding]:
 
 def power(_: World) -> list[Finding]:
     """p0^alpha against temperature 1/alpha, on two tokens (arXiv 2510.14901)."""
-    log_prior = torch.tensor(
-        [0.40, 0.25, 0.25], dtype=torch.float64
-    ).log()  # ab, ba, bb  # ab, ba, bb
+    log_prior = torch.tensor([0.40, 0.25, 0.25], dtype=torch.float64).log()  # ab, ba, bb
     first_is_a = (2 * log_prior).softmax(0)[0].item()
     by_temperature = 0.40**2 / (0.40**2 + 0.50**2)
     as_reward = (log_prior + log_prior / 1.0).softmax(0)[0].item()

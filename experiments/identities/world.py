@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -28,12 +29,27 @@ class World:
     log_guide: Tensor
 
     @classmethod
-    def of(cls, levels: int | None = None) -> "World":
+    @cache
+    def of(cls, levels: int | None = None) -> Self:
         """The world with random rewards from 0 to 1, rounded to some levels if a number is given.
 
         The guide is away from prior and posterior.
         """
-        return _world(levels)
+        prior = untrained_prior(WORDS, TOKENS, initializer_range=0.15, seed=0).double()
+        generator = torch.Generator().manual_seed(1)
+        table = torch.rand([WORDS] * TOKENS, generator=generator, dtype=torch.float64)
+        if levels is not None:
+            table = (table * levels).floor() / (levels - 1)
+
+        def reward(response: Tensor, _: Tensor) -> Tensor:
+            return table[response.unbind(-1)]
+
+        model = AlignmentModel(prior, TokenReward(reward, prior, upper_bound=1.0), BETA)
+        prompts = prior.encode([PROMPT])
+        truth = Enumeration(model, prompts)
+        with random_state.isolated(0):
+            guide = moved_guide(prior, DISTANCE)
+        return cls(model, prompts, guide, truth, truth.log_guide(guide)[:, 0])
 
     @property
     def log_prior(self) -> Tensor:
@@ -69,25 +85,6 @@ class World:
         """Numbers of responses drawn from a distribution, of a shape."""
         size = int(torch.tensor(shape).prod())
         return log_prob.exp().multinomial(size, replacement=True).view(shape)
-
-
-@cache
-def _world(levels: int | None) -> World:
-    prior = untrained_prior(WORDS, TOKENS, initializer_range=0.15, seed=0).double()
-    generator = torch.Generator().manual_seed(1)
-    table = torch.rand([WORDS] * TOKENS, generator=generator, dtype=torch.float64)
-    if levels is not None:
-        table = (table * levels).floor() / (levels - 1)
-
-    def reward(response: Tensor, _: Tensor) -> Tensor:
-        return table[response.unbind(-1)]
-
-    model = AlignmentModel(prior, TokenReward(reward, prior, upper_bound=1.0), BETA)
-    prompts = prior.encode([PROMPT])
-    truth = Enumeration(model, prompts)
-    with random_state.isolated(0):
-        guide = moved_guide(prior, DISTANCE)
-    return World(model, prompts, guide, truth, truth.log_guide(guide)[:, 0])
 
 
 def kl(log_p: Tensor, log_q: Tensor) -> float:
