@@ -41,7 +41,7 @@ from experiments.shared.refusals import resume_hint
 from experiments.shared.run_folder import RunFolder, new_folder
 from experiments.shared.workers import run_all
 from inference.svi.checkpoint.folder import locked
-from model.common.paths import ELSEWHERE, expanded
+from model.common.paths import expanded
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Foreign(Arguments):
     only: types.Only = ()
     """Levels by name, such as `lora` or `0.1`: a cell is left out if a factor has other levels
     among these names. Default: all cells."""
-    stories: Path | None = None
+    stories: types.Folder | None = None
     """Folder of the prior `stories260k`, a network in Hugging Face format. Default: its cells are
     skipped."""
     steps: types.Count = 40
@@ -82,10 +82,11 @@ class Foreign(Arguments):
             raise SystemExit(f"--resume {self.resume}: there is no {file.name}")
         saved = expanded(json.loads(file.read_text())["arguments"], self.resume)
         saved |= {"only": tuple(saved["only"]), "out": Path(saved["out"]), "resume": self.resume}
-        saved["stories"] = saved["stories"] and Path(saved["stories"])
+        stories = saved["stories"] and Path(saved["stories"])
+        saved["stories"] = stories if stories and stories.is_dir() else None
         args = parse(replace(self, **saved))
-        if args.stories is not None and ELSEWHERE in args.stories.parts:
-            fault = f"{file.name} does not say where the folder {args.stories.name!r} is"
+        if stories and args.stories is None:
+            fault = f"the folder {stories.name!r} is not where {file.name} says"
             raise SystemExit(f"--resume {self.resume}: {fault}: pass --stories again")
         return args
 

@@ -99,6 +99,7 @@ Device: TypeAlias = Annotated[str, _attempt(named_device)]
 Out: TypeAlias = Annotated[Path, _attempt(_check_folder)]
 _readable = _attempt(lambda path: path.open("rb").close(), ", expected a text file")
 TextFile: TypeAlias = Annotated[Path, _readable]
+Folder: TypeAlias = Annotated[Path, _attempt(os.listdir, ", expected a folder")]
 GuideName: TypeAlias = Literal[tuple(GUIDES)]  # type: ignore[valid-type]
 DtypeName: TypeAlias = Literal["float32", "bfloat16", "float64"]
 

@@ -93,10 +93,17 @@ def test_a_resume_finds_the_stories_or_asks_for_them(args, tmp_path, capsys):
         (tmp_path / "run" / "arguments.json").write_text(record)
         return replace(args, resume=tmp_path / "run").completed(lambda new: new)
 
-    assert resumed("{run}/../stories").stories == tmp_path / "stories"
     assert resumed(None).stories is None
-    with pytest.raises(SystemExit, match="where the folder 'stories' is: pass --stories again"):
-        resumed("{elsewhere}/stories")
+    for place in ("{run}/../stories", "{elsewhere}/stories"):
+        with pytest.raises(SystemExit, match=r"'stories' is not .*: pass --stories again"):
+            resumed(place)
+    (tmp_path / "stories").mkdir()
+    assert resumed("{run}/../stories").stories == tmp_path / "stories"
+
+
+def test_stories_that_are_not_there_are_refused(args, tmp_path):
+    with pytest.raises(SystemExit, match=r"--stories .*none: No such file .*, expected a folder"):
+        replace(args, stories=tmp_path / "none")
 
 
 def test_absent_priors_are_skipped_by_name(args, skipped, capsys):
