@@ -108,9 +108,15 @@ def _select(
             most = f"the network's {len(blocks)} blocks"
             raise ValueError(f"num_layers is {num_layers}, expected between 1 and {most}")
         return list(blocks[-num_layers:].parameters())
-    norms = [m for m in network.modules() if "norm" in type(m).__name__.lower()]
+    # not a network of that name, such as `RobertaPreLayerNormForCausalLM`
+    layers = [module for module in network.modules() if not [*module.children()]]
+    norms = [layer for layer in layers if "norm" in type(layer).__name__.lower()]
     biases = [p for name, p in network.named_parameters() if name.endswith("bias")]
-    return [parameter for norm in norms for parameter in norm.parameters()] + biases
+    selected = [parameter for norm in norms for parameter in norm.parameters()] + biases
+    if not selected:
+        kind = type(network).__name__
+        raise ValueError(f"{kind} has neither weights of norms nor biases: choose another subset")
+    return selected
 
 
 def _blocks(network: "transformers.PreTrainedModel") -> nn.ModuleList:

@@ -5,12 +5,17 @@ from functools import partial
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    OlmoConfig,
+    RobertaPreLayerNormConfig,
+)
 
 from guides import FineTuned, LoRA
 from inference import log_guide_at
 from model import LanguageModel
-from tests.model.tiny import PROMPTS, tiny
+from tests.model.tiny import PROMPTS, WORDS, tiny, tiny_tokenizer
 
 assert_close = partial(torch.testing.assert_close, atol=1e-12, rtol=0)
 
@@ -30,6 +35,29 @@ def test_fine_tuned_leaves_the_prior_alone(prior):
             parameter += 1
     assert all(torch.equal(before[name], value) for name, value in prior.state_dict().items())
     assert not any(parameter.requires_grad for parameter in prior.parameters())
+
+
+SIZES = {"vocab_size": len(WORDS), "hidden_size": 16, "num_hidden_layers": 1}
+SIZES |= {"num_attention_heads": 2, "intermediate_size": 32, "eos_token_id": 0, "pad_token_id": 1}
+
+
+def prior_of(config):
+    network = AutoModelForCausalLM.from_config(config)
+    return LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
+
+
+def test_norms_are_layers_and_no_network_of_that_name():
+    prior = prior_of(RobertaPreLayerNormConfig(**SIZES, is_decoder=True))
+    names = FineTuned(prior, subset="norms-and-biases").trained()
+    assert {name.rsplit(".", 2)[1] for name in names if name.endswith("weight")} == {
+        "LayerNorm",
+        "layer_norm",
+    }
+
+
+def test_a_network_without_norms_that_train_and_biases_is_refused():
+    with pytest.raises(ValueError, match="OlmoForCausalLM has neither weights of norms nor biases"):
+        FineTuned(prior_of(OlmoConfig(**SIZES)), subset="norms-and-biases")
 
 
 def test_fine_tuned_has_no_dropout_even_in_training_mode(prior, prompts):

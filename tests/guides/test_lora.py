@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
+    PhimoeConfig,
+    PhimoeForCausalLM,
     PreTrainedModel,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
@@ -469,6 +471,17 @@ def experts():
     config = Qwen3MoeConfig(**sizes, **heads, **SPECIAL, mlp_only_layers=[0], initializer_range=0.3)
     torch.manual_seed(0)
     return LanguageModel(Qwen3MoeForCausalLM(config), tiny_tokenizer(), max_new_tokens=3)
+
+
+def test_routers_that_are_linear_layers_by_class_alone_are_left_out():
+    """The router of a Phi mixture returns more than a product."""
+    sizes = {"vocab_size": len(WORDS), "hidden_size": 16, "intermediate_size": 8}
+    heads = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = PhimoeConfig(**sizes, **heads, **SPECIAL, num_local_experts=4, initializer_range=0.3)
+    prior = LanguageModel(PhimoeForCausalLM(config), tiny_tokenizer(), max_new_tokens=3)
+    guide = moved(LoRA(prior))
+    assert not any("router" in name for name in guide.trained())
+    assert_close(all_paths(guide.merged())[0], all_paths(guide.language_model)[0])
 
 
 def test_layers_that_peft_takes_for_experts_are_left_out(tmp_path):
