@@ -48,6 +48,13 @@ TRAINERS = {
         "trainer_targets --only dr-grpo",
         "2503.20783",
     ),
+    "reinforce++": Paper(
+        "Hu et al. 2025: REINFORCE++",
+        "Advantages normalised over all prompts in place of the group are unbiased and stable. "
+        "Here, with the KL in the reward: the trainer reaches the posterior.",
+        "trainer_targets --only reinforce++",
+        "2501.03262",
+    ),
     "gspo": Paper(
         "Zheng et al. 2025: group sequence policy optimisation (GSPO)",
         "One importance ratio for a response in place of a ratio for each token trains stably. "

@@ -43,6 +43,7 @@ def _fit(make: Callable[..., ELBO], world: World, steps: int, particles: int, se
 
 OURS = {
     "rloo": ours("rloo", 0.1),
+    "reinforce++": ours("reinforce++", 0.1),
     "grpo": ours("grpo", 0.5, kl_weight=0.5),
     "gspo": ours("gspo", 0.5, kl_weight=0.5),
     "cispo": ours("cispo", 0.5, kl_weight=0.5),

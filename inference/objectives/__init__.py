@@ -159,6 +159,10 @@ OBJECTIVES: dict[str, Objective] = {
         ),
         "RLOO by the choices of GRPO: the gradient of `leave-one-out`",
     ),
+    "reinforce++": Objective(
+        partial(GRPO, scale="batch", baseline="batch", kl="reward", estimator="k1", kl_weight=1.0),
+        "REINFORCE++: mean and deviation of all prompts together, the KL in the reward",
+    ),
     "self-play": Objective(
         SelfPlay,
         "Nash learning: the rate of wins against the guide itself as the reward; not the posterior",

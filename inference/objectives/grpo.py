@@ -8,14 +8,15 @@
 GRPO (Shao et al. 2024, arXiv 2402.03300) has std scaling and the estimator k3 as a loss; Dr. GRPO
 (Liu et al. 2025, arXiv 2503.20783) has neither std scaling nor a division by length; GSPO (Zheng et
 al. 2025, arXiv 2507.18071) has the geometric mean of rho_t for all tokens of a response; CISPO
-(MiniMax 2025, arXiv 2506.13585) clips rho_t as a constant weight.
+(MiniMax 2025, arXiv 2506.13585) clips rho_t as a constant weight; REINFORCE++ (Hu et al. 2025,
+arXiv 2501.03262) has mean and std of all prompts together, and the KL in the reward.
 
-The posterior is the target of one choice alone: no std scaling, and k1 in the reward. The other
-targets are in `inference.targets.fixed_points`, by `TARGETS`, with rewards in nats and c for beta:
+The posterior is the target if k1 is in the reward and no std is that of a group. The other targets
+are in `inference.targets.fixed_points`, by `TARGETS`, with rewards in nats and c for beta:
 
 | choice | target |
 |---|---|
-| `scale="none"`, `kl="reward"`, `estimator="k1"` | `posterior`, if c = 1 |
+| `scale="none"` or `"batch"`, `kl="reward"`, `estimator="k1"` | `posterior`, if c = 1 |
 | `scale="std"`, k3 as a loss (GRPO) | `grpo-token-k3`; with `length_normalised`, `grpo-mean-k3` |
 | `scale="none"`, k3 as a loss (Dr. GRPO) | `token-forward-kl` |
 | k2 or k3+ as a loss, with and without scaling | `grpo-token-kl`, `token-reverse-kl` |
@@ -39,8 +40,8 @@ from inference.programs import Joint, Program, autoregressive
 from model import Prompts
 from model.common.checks import boolean, finite, one_of, positive
 
-Scale = Literal["std", "none"]
-Baseline = Literal["mean", "leave-one-out"]
+Scale = Literal["std", "batch", "none"]
+Baseline = Literal["mean", "leave-one-out", "batch"]
 Place = Literal["loss", "reward"]
 Ratio = Literal["token", "response", "constant"]
 
@@ -56,8 +57,10 @@ class GRPO(RepeatedBatchObjective):
 
     Args:
         num_particles: K, number of responses in the group of a prompt, at least 2.
-        scale: `std` to divide advantages by the standard deviation of their group; or `none`.
-        baseline: mean of the group, with or without the response itself.
+        scale: `std` to divide advantages by the standard deviation of their group, `batch` by that
+            of all prompts; or `none`.
+        baseline: mean of the group, with or without the response itself; or mean of the `batch`,
+            of all prompts. Where prompts differ in log Z, the latter is noise at the posterior.
         kl: place of the KL penalty: `loss`, differentiated, or `reward`.
         estimator: estimator of the KL of a token, by its name in `KL_ESTIMATORS`.
         kl_weight: c. The trainer's own beta next to scaled advantages, which have no unit; 1 next
@@ -135,9 +138,14 @@ class GRPO(RepeatedBatchObjective):
         signal = log_likelihood
         if self.kl == "reward":
             signal = signal - self.kl_weight * self._penalty(log_ratio).sum(-1)
-        own = self.baseline == "mean"
-        advantage = signal - signal.mean(0) if own else leave_one_out(signal)
-        return advantage / (signal.std(0) + EPSILON) if self.scale == "std" else advantage
+        if self.baseline == "leave-one-out":
+            advantage = leave_one_out(signal)
+        else:
+            advantage = signal - (signal.mean(0) if self.baseline == "mean" else signal.mean())
+        if self.scale == "none":
+            return advantage
+        deviation = signal.std(0) if self.scale == "std" else advantage.std()
+        return advantage / (deviation + EPSILON)
 
     def _penalty(self, log_ratio: Tensor) -> Tensor:
         """Estimate of the KL of each token, `[K, N, T]`, nats, from log q/p0."""

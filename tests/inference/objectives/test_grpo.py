@@ -3,9 +3,18 @@
 import pytest
 import torch
 
-from inference import Enumeration, LeaveOneOut_ELBO
+from inference import Enumeration, LeaveOneOut_ELBO, log_guide_at
 from inference.objectives.grpo import EPSILON, GRPO
-from tests.inference.objectives.table import ONE, SPACE, TWO, Table, Target, gradient
+from tests.inference.objectives.table import (
+    ONE,
+    SPACE,
+    TWO,
+    Table,
+    Target,
+    autograd,
+    gradient,
+    posterior_guide,
+)
 
 CLIP, WEIGHT = 0.3, 0.7
 
@@ -112,3 +121,25 @@ def test_equal_rewards_have_no_advantage():
 def test_choices_that_do_not_exist_are_refused(choices, message):
     with pytest.raises(ValueError, match=message):
         GRPO(**choices)
+
+
+@pytest.mark.parametrize("scale", ["none", "batch"])
+def test_a_pooled_mean_leaves_the_spread_of_log_z_at_the_posterior(scale):
+    """The means of groups leave nothing. Every log-weight is log Z of its prompt."""
+    model, prompts = Target(), TWO
+    guide, log_z = posterior_guide(model, prompts), Enumeration(model, prompts).log_z
+    response = guide.distribution(prompts).sample((6,))
+    choices = {"scale": scale, "kl": "reward", "estimator": "k1", "kl_weight": 1.0}
+
+    def of(baseline):
+        return gradient(GRPO(6, baseline=baseline, **choices), model, guide, prompts, response)[1]
+
+    assert log_z.std() > 0.1
+    advantage = (log_z - log_z.mean()).expand(6, -1)
+    if scale == "batch":
+        advantage = advantage / (advantage.std() + EPSILON)
+    log_guide = log_guide_at(guide, prompts, response)
+    expected = autograd(-(advantage * log_guide).mean(0).sum(), guide)
+    assert expected.norm() > 0.1
+    assert torch.allclose(of("batch"), expected, rtol=1e-9, atol=1e-9)
+    assert of("mean").norm() < 1e-9
