@@ -20,6 +20,7 @@ from guides.guide import OtherGuideError
 from guides.saved import GUIDE_FILE
 from inference import SAMPLERS, Posterior, random_state, response_distribution
 from inference.importance_weights import FEW, WeightQuality
+from inference.samplers.metropolis_hastings import FEWEST_STEPS
 from model import AlignmentModel, LanguageModel, Prompts
 from model.common import ranks
 from model.common.digests import DamagedFileError
@@ -70,11 +71,15 @@ def fault_of(posterior: Posterior, origin: str) -> str:
     if "pareto_k" in diagnostics:
         return WeightQuality.of(posterior.log_weight).fault(origin)
     sizes = diagnostics.get("effective_sample_size", posterior.effective_sample_size)
-    size = sizes.double().min().item()  # NaN if unknown
+    size = sizes.double().nan_to_num(math.inf).min().item()  # NaN where unknown
     num_draws = len(posterior.log_weight)
     if size < FEW:
         return f"{size:.0f} of {num_draws} draws effective, fewer than {FEW}"
-    r_hat = diagnostics.get("r_hat", torch.zeros(1)).nan_to_num(0.0).max().item()
+    if "r_hat" in diagnostics and posterior.group is not None:
+        num_steps = num_draws // (int(posterior.group.max()) + 1)
+        if num_steps < FEWEST_STEPS:
+            return f"{num_steps} steps of each chain, too few to see whether the chains agree"
+    r_hat = diagnostics.get("r_hat", torch.zeros(1)).nan_to_num(0.0, math.inf).max().item()
     return (
         f"R-hat {r_hat:.2f}, above {MOST_R_HAT}: the chains disagree" if r_hat > MOST_R_HAT else ""
     )

@@ -21,6 +21,7 @@ from model.common.checks import boolean, finite, function, whole_number
 from model.prior.division import by_all_ranks
 
 NUM_STARTS = 10  # number of times that an impossible start is drawn again
+FEWEST_STEPS = 4  # smallest number of steps of a chain for R-hat, which halves the chains
 
 
 class ResponseKernel(MCMCKernel):
@@ -186,8 +187,8 @@ def mixing(values: Tensor) -> dict[str, Tensor]:
 
     Returns:
         `r_hat` `[N]`, 1 if the chains agree, above 1.1 if they disagree; `effective_sample_size`
-        `[N]`, out of S C. Both are NaN for fewer than 4 steps, or for values that never vary, such
-        as the log likelihood of a hard constraint alone.
+        `[N]`, out of S C. Both are NaN for fewer than `FEWEST_STEPS`, or for values that never
+        vary, such as the log likelihood of a hard constraint alone.
     """
     if check_numbers("values", values).dim() != 3:
         expected = "[S, C, N]: S steps of C chains for each of N prompts"
@@ -195,7 +196,7 @@ def mixing(values: Tensor) -> dict[str, Tensor]:
     r_hat, size = values.new_full((2, values.shape[-1]), torch.nan)
     # one prompt at a time: the NaN of a constant would reach the others
     for prompt, chains in enumerate(values.permute(2, 1, 0)):  # [C, S]
-        if chains.shape[1] >= 4:
+        if chains.shape[1] >= FEWEST_STEPS:
             r_hat[prompt] = split_gelman_rubin(chains)
             size[prompt] = effective_sample_size(chains)
     return {"r_hat": r_hat, "effective_sample_size": size}

@@ -111,12 +111,25 @@ def test_few_accepted_draws_are_a_reason(num_accepted):
     assert fault == ("29 of 256 draws effective, fewer than 30" if num_accepted == 29 else "")
 
 
+@pytest.mark.parametrize("num_samples", [128, 256])
+def test_chains_too_short_to_compare_are_a_reason(num_samples, prior, prompts):
+    """32 chains of 2 or 4 steps after the warm-up."""
+    reward = TokenReward(lambda response, is_token: is_token.double().sum(-1), prior)
+    model = AlignmentModel(prior, reward, 10.0)
+    posterior = SAMPLERS["metropolis-hastings"](model, prompts, num_samples=num_samples)
+    fault = fault_of(posterior, "the prior")
+    assert fault.startswith("2 steps of each chain") == (num_samples == 128)
+
+
 def test_chains_that_disagree_are_a_reason():
     """32 chains that never move count as about 32 effective draws."""
     posterior = Posterior(torch.zeros(64, 1, 2).long(), torch.zeros(64, 1), None)
     sizes = {"effective_sample_size": torch.tensor([33.0, 40.0])}
-    for r_hat, reason in ((1.05, ""), (2.3, "R-hat 2.30, above 1.1"), (math.nan, "")):
+    reasons = {1.05: "", 2.3: "R-hat 2.30, above 1.1", math.inf: "R-hat inf", math.nan: ""}
+    for r_hat, reason in reasons.items():
         diagnostics = sizes | {"r_hat": torch.tensor([1.0, r_hat])}
         fault = fault_of(replace(posterior, diagnostics=diagnostics), "the prior")
         assert fault.startswith(reason)
         assert bool(fault) == bool(reason)
+    sizes = {"effective_sample_size": torch.tensor([math.nan, 20.0])}  # one prompt is unknown
+    assert fault_of(replace(posterior, diagnostics=sizes), "the prior").startswith("20 of 64")
