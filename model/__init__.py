@@ -5,6 +5,7 @@ from model.alignment import AlignmentModel
 from model.common.digests import DamagedFileError
 from model.data.prompt_data import PromptData, read_prompts
 from model.data.record import DataError
+from model.factors.answer_likelihood import AnswerLikelihood
 from model.factors.constraints import Constraint, contains, matches
 from model.factors.marginal_likelihood import MarginalLikelihood
 from model.factors.tilt import Tilt

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from model.common.input_files import checkpoint_files, code_files
+from model.factors.answer_likelihood import AnswerLikelihood
 from model.factors.marginal_likelihood import MARGINAL, MarginalLikelihood
 from model.likelihood import Factor, Reward
 from model.preferences.aggregation import REWARD_AGGREGATIONS, UncertainReward
@@ -252,6 +253,12 @@ FACTORS: dict[str, RegistryEntry] = {
         "RUN/reward",
         takes_beta=True,
         files=_preference_files,
-    )
+    ),
+    "answer-likelihood": RegistryEntry(
+        lambda prior, column: AnswerLikelihood(prior, column or "answer"),
+        "log-probability under the prior that an answer in a column of the prompts (default "
+        "answer) follows the response",
+        "[COLUMN]",
+    ),
 }
 """Factors in nats by name: a call takes the prior, the argument and the model's beta."""

@@ -46,6 +46,19 @@ def _without_end(row: list[int], written: list[int], ends: set[int]) -> list[int
     return written if written[:start] == begin else begin + written
 
 
+def continuation_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text that continues another: without a beginning, or a space of its own.
+
+    Tokenized behind a full stop, since many tokenizers write a space in front of a first word.
+    """
+    stop, both = (
+        tokenizer(each, add_special_tokens=False)["input_ids"] for each in (".", f".{text}")
+    )
+    if both[: len(stop)] == stop and tokenizer.unk_token_id not in stop:
+        return both[len(stop) :]
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
 def vocabulary_digest(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> str:
     """Digest of the tokenizer's entries below `vocab_size`: the meaning of a token id."""
     entries = sorted(

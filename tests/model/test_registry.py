@@ -28,6 +28,7 @@ EXAMPLES = {
     "fluency": "{causal}",
     "expert": "{causal}",
     "marginal-likelihood": "{preferences}",
+    "answer-likelihood": "solution",
 }
 """Argument of each reward and factor."""
 
