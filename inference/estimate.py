@@ -71,6 +71,19 @@ class Estimate(NamedTuple):
         return cls.of_influence(values.mean(0), values - values.mean(0))
 
     @classmethod
+    def of_share(cls, values: Tensor) -> Estimate:
+        """Estimate of a probability, averaged over prompts, from values `[M, N]` from 0 to 1.
+
+        The standard error counts one success and one failure more, as Laplace's rule does: a share
+        of 0 or 1 among M draws has an error of about 1/M, and not 0.
+        """
+        values = check_draws("values", values)
+        size = len(values)
+        share = (values.sum(0) + 1) / (size + 2)
+        variance = share * (1 - share) / size  # [N]
+        return cls(values.mean().item(), variance.sum().sqrt().item() / values.shape[1])
+
+    @classmethod
     def of_influence(cls, value: Tensor, *influence: Tensor) -> Estimate:
         """Estimate of a smooth function of means, averaged over prompts (delta method).
 

@@ -73,7 +73,7 @@ def measure(
         is_token = task.target.prior.space.is_token(part)
         distinct = {f"distinct-{n}": distinct_n(part, is_token, n) for n in (1, 2)}
         parts.append(distinct | {"self-BLEU-5": self_bleu(part, is_token)})
-    met = Estimate.of_mean(task.feature(prompts, response))
+    met = Estimate.of_share(task.feature(prompts, response))
     return {"constraint": met, **metrics, **summary(parts)}
 
 

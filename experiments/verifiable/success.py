@@ -87,7 +87,7 @@ def estimated(guide: Draws, prior: Draws, beta: float, ks: tuple[int, ...]) -> S
     failures of p0, without which the prior's rate is unknown; NaN without such a prompt.
     """
     passes = {k: pass_at_k(guide.success, k) for k in ks}
-    of_all, mixed = Estimate.of_mean(guide.success), has_both(prior.success)
+    of_all, mixed = Estimate.of_share(guide.success), has_both(prior.success)
     if not bool(mixed.any()):
         unknown = Estimate(math.nan, math.nan)
         return Success(of_all, unknown, unknown, unknown, passes)

@@ -108,7 +108,7 @@ def calibrate(probability: Tensor, outcome: Tensor, num_bins: int = 10) -> Calib
     share = count / count.sum()
     tiny = torch.finfo(torch.float64).tiny
     return Calibration(
-        Estimate.of_mean(right[:, None]),
+        Estimate.of_share(right[:, None]),
         Estimate.of_mean(-p.clamp(min=tiny).log()[:, None]),
         (share * (mean_right - mean_confidence).abs()).sum().item(),
         (share * (variance * 2 / math.pi).sqrt()).sum().item(),

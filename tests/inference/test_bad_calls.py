@@ -342,6 +342,7 @@ CALLS: dict[str, Call] = {
     "effective_sample_size": (effective_sample_size, {"log_weight": ZERO}, {"log_weight": WEIGHTS}),
     "pareto_k": (pareto_k, {"log_weight": ZERO}, {"log_weight": WEIGHTS}),
     "Estimate.of_mean": (Estimate.of_mean, {"values": ZERO}, {"values": WEIGHTS}),
+    "Estimate.of_share": (Estimate.of_share, {"values": ZERO}, {"values": WEIGHTS}),
     "soften": (
         soften,
         {"model": HARD, "penalty": 1.0},

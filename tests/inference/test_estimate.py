@@ -28,6 +28,25 @@ def test_the_error_is_unbiased_from_two_samples_on():
     assert sum(squares) / 4 == pytest.approx(1 / 8)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.98, 1.0])
+def test_two_errors_hold_a_share_also_if_no_draw_or_every_draw_has_it(share):
+    """Two errors hold the share in nineteen of twenty samples of 20 draws."""
+    torch.manual_seed(0)
+    samples = (torch.rand(2000, 20, 1) < share).double()
+    estimates = [Estimate.of_share(sample) for sample in samples]
+    held = [abs(value - share) <= 2 * error for value, error in estimates]
+    assert sum(held) / len(held) > 0.93
+    assert Estimate.of_share(samples[0]).value == Estimate.of_mean(samples[0]).value
+
+
+def test_the_error_of_a_share_over_prompts_is_that_of_the_mean():
+    torch.manual_seed(0)
+    sample = (torch.rand(5000, 3) < torch.tensor([0.1, 0.5, 0.8])).double()
+    share, mean = Estimate.of_share(sample), Estimate.of_mean(sample)
+    assert share.value == pytest.approx(mean.value)
+    assert share.standard_error == pytest.approx(mean.standard_error, rel=0.01)
+
+
 def test_one_sample_has_no_standard_error():
     value, error = Estimate.of_mean(VALUES[:1])
     assert value == pytest.approx(5.5)
