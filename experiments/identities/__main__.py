@@ -71,6 +71,7 @@ CHECKS: dict[str, Callable[[World], list[Finding]]] = {
     "best-of-poisson": selection.frontier,
     "soft-best-of-n": selection.soft,
     "bond": selection.bond,
+    "latro": sampling.rationale,
     "iwae": sampling.importance_bound,
     "smc-bounds": sampling.smc_bounds,
     "smc-steering": sampling.steering,

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from experiments.identities.findings import agrees, beyond, exact
 from experiments.identities.tilts import masses
-from experiments.identities.world import World, kl
+from experiments.identities.world import PROMPT, World, kl
 from experiments.shared.claims import Finding
-from inference import Estimate, random_state, sequential_monte_carlo
+from inference import Enumeration, Estimate, random_state, sequential_monte_carlo
 from inference.estimate import log_mean
 from inference.importance_weights import pareto_k
 from inference.samplers.log_z_bounds import log_z_bounds
 from inference.samplers.quasi_rejection import quasi_rejection
 from inference.samplers.twist import Twist
-from model import AlignmentModel, Prompts, TokenReward
+from model import AlignmentModel, AnswerLikelihood, Prompts, TokenReward
 
 RUNS = 200
 """Number of runs of a sampler behind a mean."""
@@ -48,6 +48,27 @@ def importance_bound(world: World) -> list[Finding]:
     ]
     slack = Estimate(world.log_z, 0.0).minus(bounds[64])
     return [*findings, beyond("log Z less the bound of 64, nats", slack, above=0.0)]
+
+
+def rationale(world: World) -> list[Finding]:
+    """A known answer y: log Z = log p(y), its ELBO, a tighter bound (LaTRO, arXiv 2411.04282)."""
+    prior = world.model.prior
+    prompts = prior.encode([PROMPT], columns={"answer": ["w2"]})
+    model = AlignmentModel(prior, {}, 1.0, factors={"answer": AnswerLikelihood(prior)})
+    truth = Enumeration(model, prompts)
+    log_guide = world.log_guide
+    log_answer, log_weight = truth.log_likelihood[:, 0], truth.log_joint[:, 0] - log_guide
+    log_z = truth.log_z.item()  # log sum_z p0(z) p(y given z)
+    gap = kl(log_guide, truth.log_posterior[:, 0])
+    elbo = (log_guide.exp() @ log_answer).item() - kl(log_guide, world.log_prior)
+    prob = log_guide.exp()
+    pairs = torch.logaddexp(log_weight[:, None], log_weight) - math.log(2)
+    two = (prob @ pairs @ prob).item()
+    return [
+        exact("E_q[log p(y given z)] - KL(q || p0) + KL(q || p*) - log p(y)", elbo + gap - log_z),
+        Finding.of_limits("bound of two rationales less that of one, nats", [two - elbo], above=0),
+        Finding.of_limits("log p(y) less the bound of two, nats", [log_z - two], above=0),
+    ]
 
 
 def smc_bounds(world: World) -> list[Finding]:

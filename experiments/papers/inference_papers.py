@@ -52,6 +52,14 @@ INFERENCE = {
         "identities --only landing",
         "1703.09194",
     ),
+    "latro": Paper(
+        "Chen et al. 2024: language models are hidden reasoners (LaTRO)",
+        "The rationale z of a known answer y is a latent variable: E_q[log p(y given z)] less "
+        "KL(q || p0) is a bound on log p(y), and more rationales make the bound tighter. Here: "
+        "log p(y) is log Z, and the slack of the bound KL(q || p*).",
+        "identities --only latro",
+        "2411.04282",
+    ),
     "burda-2016": Paper(
         "Burda, Grosse and Salakhutdinov 2016: importance weighted autoencoders",
         "The mean of the log of K averaged weights is a bound on log Z that tightens with K.",
