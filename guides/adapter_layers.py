@@ -9,14 +9,15 @@ import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-LINEAR = (nn.Linear.forward, Conv1D.forward)
-"""Functions of linear layers."""
+OF_NETWORKS = ("transformers.models.", "transformers_modules.")
+"""Modules of the code of networks, whose subclasses of linear layers compute something else."""
 
 
 def linear_layers(network: "transformers.PreTrainedModel") -> dict[str, nn.Module]:
     """Linear layers by name, outside adapters and of untied weights, which alone can be merged.
 
-    Subclasses that compute something else, such as routers of experts, are no linear layers here.
+    Subclasses that a network defines, such as routers of experts, are no linear layers here; those
+    of other packages, such as quantized layers, are.
     Layers that `peft` would not adapt are left out, see `_is_of_experts`.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -27,8 +28,9 @@ def linear_layers(network: "transformers.PreTrainedModel") -> dict[str, nn.Modul
     layers = {}
     for name, module in modules.items():
         layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-        is_linear = getattr(type(layer), "forward", None) in LINEAR and uses[id(layer.weight)] == 1
-        if is_linear and not name.startswith(inside):
+        is_linear = isinstance(layer, nn.Linear | Conv1D) and uses[id(layer.weight)] == 1
+        is_own = type(layer).forward.__module__.startswith(OF_NETWORKS)
+        if is_linear and not is_own and not name.startswith(inside):
             layers[name] = layer
     ends = {name.rpartition(".")[2] for name in layers}
     of_experts = {end for end in ends if _is_of_experts(network, end)}

@@ -506,3 +506,16 @@ def test_merged_adapter_of_the_prior_is_refused(network, tmp_path):
             module.merge()
     with pytest.raises(ValueError, match="not merged"):
         LoRA(prior)
+
+
+def test_layers_of_other_packages_with_a_product_of_their_own_are_adapted():
+    """Quantized layers derive from `nn.Linear` too."""
+
+    class Rounded(torch.nn.Linear):
+        def forward(self, hidden):
+            return torch.nn.functional.linear(hidden, self.weight.half().to(hidden))
+
+    prior = tiny("llama")
+    for layer in prior.network.model.layers:
+        layer.mlp.down_proj.__class__ = Rounded
+    assert any("down_proj" in name for name in LoRA(prior).trained())
