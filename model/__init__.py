@@ -27,6 +27,7 @@ from model.preferences import (
     Preference,
     PreferenceError,
     RewardPosterior,
+    TextJudge,
     UncertainReward,
     read_preferences,
 )

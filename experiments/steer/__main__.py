@@ -122,7 +122,7 @@ def train(args: Steer, model: AlignmentModel, prompts: RunPrompts, folder: RunFo
                 "After, from the guide": sample_texts(model, guide, measured),
             }
         log.completions(samples)
-    notes = [*prompts.notes, *fit_notes(result)]
+    notes = [*prompts.notes, *target_notes(args.objective), *fit_notes(result)]
     has_factors = not is_all_reward(model, measured)
     columns = before, after, posterior
     report = Report(args.title, args.beta, *columns, samples, seconds, has_factors, notes)
@@ -160,6 +160,16 @@ def fit_settings(args: Steer, folder: RunFolder) -> dict[str, Any]:
         "checkpoint_every": args.checkpoint_every,
         "resume": args.resume is not None,
     }
+
+
+def target_notes(objective: str) -> list[str]:
+    """A sentence on the target of an objective, if this is not the posterior."""
+    if (target := OBJECTIVES[objective].target) == "posterior":
+        return []
+    return [
+        f"The target of {objective} is not p*, but the distribution `{target}`: a guide at its "
+        "target is still at a distance from p*."
+    ]
 
 
 def fit_notes(result: Fit) -> list[str]:

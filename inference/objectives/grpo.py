@@ -11,12 +11,13 @@ al. 2025, arXiv 2507.18071) has the geometric mean of rho_t for all tokens of a 
 (MiniMax 2025, arXiv 2506.13585) clips rho_t as a constant weight; REINFORCE++ (Hu et al. 2025,
 arXiv 2501.03262) has mean and std of all prompts together, and the KL in the reward.
 
-The posterior is the target if k1 is in the reward and no std is that of a group. The other targets
-are in `inference.targets.fixed_points`, by `TARGETS`, with rewards in nats and c for beta:
+The posterior is the target if k1 is in the reward, with any scale: all log-weights of a prompt are
+one number there. The other targets are in `inference.targets.fixed_points`, by `TARGETS`, with
+rewards in nats and c for beta:
 
 | choice | target |
 |---|---|
-| `scale="none"` or `"batch"`, `kl="reward"`, `estimator="k1"` | `posterior`, if c = 1 |
+| `kl="reward"`, `estimator="k1"` | `posterior`, the model's own if c = 1 |
 | `scale="std"`, k3 as a loss (GRPO) | `grpo-token-k3`; with `length_normalised`, `grpo-mean-k3` |
 | `scale="none"`, k3 as a loss (Dr. GRPO) | `token-forward-kl` |
 | k2 or k3+ as a loss, with and without scaling | `grpo-token-kl`, `token-reverse-kl` |

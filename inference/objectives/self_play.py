@@ -5,8 +5,8 @@
 
 Nash learning from human feedback (Munos et al. 2023, arXiv 2312.00886), in which a judge compares
 two responses. The judge needs no reward behind it: its preferences may go in circles. Online IPO
-has this gradient too (Calandriello et al. 2024, arXiv 2403.08635). A rate of wins is between 0 and
-1, so that no response gains more than 1/c nats.
+has this gradient too, up to a factor (Calandriello et al. 2024, arXiv 2403.08635). A rate of wins
+is between 0 and 1, so that no response gains more than 1/c nats.
 
 Preferences in a circle turn the guide around the equilibrium, and long steps keep it there: `fit`
 with `step_kl=0.002` then, or less. With steps of 0.05 nats a guide ended 1.3 nats from the
@@ -22,9 +22,8 @@ from inference.objectives.leave_one_out import leave_one_out
 from inference.objectives.response_objective import Losses, ResponseObjective
 from inference.programs import Program
 from model import Prompts
-from model.common import ranks
-from model.common.checks import function, positive
-from model.likelihood import LikelihoodError, check_values
+from model.common.checks import first_index, function, positive
+from model.likelihood import LikelihoodError, values_of
 
 Judge = Callable[[Prompts, Tensor, Tensor], Tensor]
 """A function judge(prompts, first, second) -> P(first beats second), `[M, N]`, of responses
@@ -42,6 +41,7 @@ class SelfPlay(ResponseObjective):
         fit(AlignmentModel(prior, {}, beta=1.0), guide, prompts, num_steps=100, objective=objective)
 
     The particles of a prompt are opponents of each other: K(K - 1)/2 pairs for the judge in a step.
+    `TextJudge` makes a judge of a function of texts.
 
     Args:
         num_particles: K, at least 2.
@@ -88,27 +88,35 @@ def _bradley_terry(score: Tensor) -> Tensor:
 
 
 def _judged(judge: Judge, prompts: Prompts, response: Tensor) -> Tensor:
-    """The same by a judge of responses `[K, N, T]`, on the first of several processes."""
-    num = len(response)
+    """The same by a judge of responses `[K, N, T]`. The ranks of a run divide the pairs."""
+    num, length = len(response), response.shape[-1]
     first, second = torch.triu_indices(num, num, 1, device=response.device)  # [M] pairs
 
-    def values() -> Tensor:
-        value = judge(prompts, response[first], response[second])
-        return _checked(value, torch.Size((len(first), len(prompts))))
+    def probability(prompts: Prompts, response: Tensor) -> Tensor:  # a pair in one row
+        value = judge(prompts, *response.split(length, -1))
+        return _checked(value, response.shape[:-1]).to(response.device)
 
-    value = ranks.of_first(values() if ranks.is_first() else None).to(response.device)
+    with torch.no_grad():
+        pairs = torch.cat([response[first], response[second]], -1)
+        value = values_of("the judge", probability, prompts, pairs).value
     wins = value.new_zeros(num, len(prompts))
     wins.index_add_(0, first, value).index_add_(0, second, 1 - value)
     return wins / (num - 1)
 
 
 def _checked(value: object, shape: torch.Size) -> Tensor:
-    """Probabilities of a judge, float64."""
-    probability = check_values("the judge", value, shape)
-    if not bool(((probability >= 0) & (probability <= 1)).all()):
-        least, most = probability.min().item(), probability.max().item()
+    """Probabilities of a judge, refused by a `LikelihoodError` if they are none."""
+    expected = "the first response beats the second"
+    if not isinstance(value, Tensor) or value.shape != shape or value.is_complex():
+        kind = type(value).__name__
+        got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {kind}"
         raise LikelihoodError(
-            f"the judge returned values from {least:.3g} to {most:.3g}, expected probabilities, "
-            "from 0 to 1, that the first response beats the second"
+            f"the judge returned {got}, expected a real tensor of shape {tuple(shape)}: for each "
+            f"pair and prompt the probability that {expected}. Wrap a judge of texts in `TextJudge`"
         )
-    return probability
+    if (where := first_index(~((value >= 0) & (value <= 1)))) is not None:
+        raise LikelihoodError(
+            f"the judge returned {value[where].item():.3g} at index {where}, expected a "
+            f"probability, from 0 to 1, that {expected}"
+        )
+    return value

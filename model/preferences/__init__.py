@@ -17,3 +17,4 @@ from model.preferences.features import EncoderFeatures, Features, NetworkFeature
 from model.preferences.heads import HEADS, LinearHead, MLPHead
 from model.preferences.reward_posterior import OtherRewardError, RewardPosterior, saved_features
 from model.preferences.standardised_features import StandardisedFeatures
+from model.preferences.text_judge import TextJudge

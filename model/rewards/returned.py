@@ -25,7 +25,7 @@ def checked_numbers(
     Raises:
         LikelihoodError: for another number of values, and for a value that is no reward.
     """
-    values = _listed(returned)
+    values = listed(returned)
     if values is None or len(values) != len(texts):
         shown = f"{quoted(returned)} ({type(returned).__name__})"
         raise LikelihoodError(
@@ -33,7 +33,7 @@ def checked_numbers(
             f"{shown if values is None else f'{len(values)} numbers'} for {len(texts)} texts, "
             "expected a list of as many numbers"
         )
-    numbers = [None if value is None and may_skip else _number(value) for value in values]
+    numbers = [None if value is None and may_skip else as_number(value) for value in values]
     for text, value, number in zip(texts, values, numbers, strict=True):
         if number is not None and (math.isnan(number) or number == math.inf):
             got = f"reward {name!r} returned {quoted(value)} for the text {quoted(text)}"
@@ -43,7 +43,7 @@ def checked_numbers(
     return numbers
 
 
-def _listed(returned: object) -> list[object] | None:
+def listed(returned: object) -> list[object] | None:
     """The values that a reward function returned, as a list; None for one value or a table."""
     if getattr(returned, "ndim", 1) != 1 or isinstance(returned, str | bytes | Mapping | Set):
         return None
@@ -52,7 +52,7 @@ def _listed(returned: object) -> list[object] | None:
     return list(returned) if isinstance(returned, Iterable) else None
 
 
-def _number(value: object) -> float:
+def as_number(value: object) -> float:
     """A number or truth value of Python, numpy or torch as a float; NaN for anything else."""
     if isinstance(value, Tensor) and value.dim() == 0:
         value = value.item()

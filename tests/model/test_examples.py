@@ -22,6 +22,7 @@ CLASSES = [
     model.Prompts,
     model.ResponseDistribution,
     model.SequenceClassifier,
+    model.TextJudge,
     model.TextReward,
     model.WeightedSum,
     UncertainReward,

@@ -31,7 +31,7 @@ from model.common.paths import without_folders
 LONG = 80  # number of characters above which a value is described by its digest
 SHOWN = 4  # number of differences in an error
 EMPTY = ("dict", "()", "[]")  # descriptions of an empty dict, list and set
-RUNS_CODE = ("model", "guide")  # parts that run the user's code, and so may change during the fit
+RUNS_CODE = ("model", "guide", "objective")  # run the user's code, and so may change in the fit
 _CONTAINER = re.compile(r"dict|\d+ items")
 _PRIVATE = re.compile(r"(.*?\.)?_[^.]*")
 

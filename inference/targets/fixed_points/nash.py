@@ -68,6 +68,6 @@ def _equilibrium(log_prior: Tensor, payoff: Tensor, beta: float) -> Tensor:
         after = step(log_q, step(log_q, log_q))
         change = (after - log_q).abs() / after.abs().clamp(min=1)
         log_q = after
-        if change.max() < TOLERANCE:
+        if change[log_prior > -math.inf].max() < TOLERANCE:
             return log_q
     raise RuntimeError(f"the equilibrium at beta {beta:g} was not found: expected a larger beta")

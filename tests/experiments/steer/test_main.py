@@ -111,9 +111,10 @@ def test_resume_ends_where_an_unbroken_run_ends(args, monkeypatch):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_runs(args, objective):
     guide, one = OBJECTIVES[objective].guide, OBJECTIVES[objective].max_prompts
-    assert main(
-        replace(args, guide=guide, objective=objective, steps=1, prompts_per_step=one)
-    ).report.is_file()
+    folder = main(replace(args, guide=guide, objective=objective, steps=1, prompts_per_step=one))
+    is_other = OBJECTIVES[objective].target != "posterior"
+    for path in (folder.report, folder.measurements):
+        assert (f"The target of {objective} is not p*" in path.read_text()) == is_other
 
 
 @pytest.mark.parametrize("guide", sorted(set(GUIDES) - {"fixed", "tempered"}))

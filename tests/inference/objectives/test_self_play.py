@@ -81,9 +81,11 @@ def test_a_circular_judge_leads_to_the_equilibrium():
 @pytest.mark.parametrize(
     ("judge", "words"),
     [
-        (lambda *_: torch.ones(3), r"shape \(3,\), expected a tensor of shape \(6, 2\)"),
-        (lambda _, first, __: first[..., 0] * 0.0 + 1.5, "from 1.5 to 1.5, expected probabilities"),
-        (lambda _, first, __: first[..., 0] * torch.nan, "the judge"),
+        (lambda *_: torch.ones(3), r"float32 \(3,\), expected a real tensor of shape \(6, 2\)"),
+        (lambda _, first, __: first[..., 0].tolist(), "returned a list.* in `TextJudge`"),
+        (lambda _, first, __: first[..., 0] * 0.0 + 1.5, "returned 1.5 at .* a probability"),
+        (lambda _, first, __: first[..., 0] * torch.nan, "returned nan at"),
+        (lambda _, first, __: first[..., 0] - torch.inf, "returned -inf at"),
     ],
 )
 def test_a_judge_of_no_probabilities_is_refused(judge, words):
@@ -91,6 +93,25 @@ def test_a_judge_of_no_probabilities_is_refused(judge, words):
     response = guide.distribution(TWO).sample((4,))
     with pytest.raises(LikelihoodError, match=words):
         gradient(SelfPlay(4, judge=judge), Target(), guide, TWO, response)
+
+
+def test_a_judge_is_not_trained():
+    guide, weight = Table(1), torch.tensor(0.5, requires_grad=True)
+    response = guide.distribution(TWO).sample((4,))
+
+    def judge(_, first, __):
+        return weight * (first[..., 0] == 1)
+
+    gradient(SelfPlay(4, judge=judge), Target(), guide, TWO, response)
+    assert weight.grad is None
+
+
+def test_impossible_responses_stay_impossible_at_the_equilibrium():
+    log_prior = torch.tensor([[0.0], [-1.0], [-2.0], [-torch.inf]]).double().log_softmax(0)
+    reward = torch.tensor([[0.0], [1.0], [3.0], [2.0]])
+    log_q = nash(Problem(log_prior, reward, WEIGHT))
+    assert_close(log_q[:3], nash(Problem(log_prior[:3], reward[:3], WEIGHT)))
+    assert log_q[3].isneginf()
 
 
 def test_preferences_of_no_judge_have_no_equilibrium():

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from guides import FineTuned
 from inference import OBJECTIVES, fit
+from inference.objectives.self_play import SelfPlay
 from inference.svi import budget
 from inference.svi.checkpoint.folder import checkpoints
 from model import AlignmentModel, Prompts
@@ -65,12 +66,16 @@ class Fallible:
         return value + self.noise * torch.rand(value.shape) if self.noise else value
 
 
-def trained(piece: Fallible, objective: str = "leave-one-out", **options) -> tuple:
+def trained(piece: Fallible, objective: str | SelfPlay = "leave-one-out", **options) -> tuple:
     """Parameters in one row, metrics, and the steps that `on_step` saw, of a fit."""
     prior, _, prompts = world(torch.float64)
-    guide = new_guide(OBJECTIVES[objective], prior, prompts)
+    if isinstance(objective, str):
+        guide = new_guide(OBJECTIVES[objective], prior, prompts)
+        objective = OBJECTIVES[objective](num_particles=4)
+    else:
+        guide = FineTuned(prior)
     model, steps = AlignmentModel(prior, piece, beta=0.5), []
-    settings = {"num_steps": 6, "objective": OBJECTIVES[objective](num_particles=4)}
+    settings = {"num_steps": 6, "objective": objective}
     settings |= {"prompts_per_step": 2, "on_step": lambda metrics: steps.append(metrics["step"])}
     result = fit(model, guide, prompts, progress=False, **(settings | options))
     row = torch.cat([p.detach().flatten() for p in guide.parameters() if p.requires_grad])
@@ -137,6 +142,39 @@ def test_ranks_agree_on_time_and_on_rewards_that_draw_random_numbers(group):
     (row, steps), (other, other_steps) = group.run(timed)
     assert steps == other_steps == 3
     assert torch.equal(row, other)
+
+
+class Judge:
+    """Random preferences of the rank's own pairs."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.fails, self._pairs = fails, []
+
+    def __call__(self, prompts: Prompts, first: Tensor, second: Tensor) -> Tensor:
+        if self.fails and ranks.rank() == 1:
+            raise ArithmeticError("out of judgements")
+        self._pairs.append(first[..., 0].numel())
+        return torch.rand(first.shape[:-1])
+
+
+def played() -> tuple[Tensor, int]:
+    """Parameters of a fit by self-play, and the largest number of pairs of a step on this rank."""
+    judge = Judge()
+    row, *_ = trained(Fallible(), objective=SelfPlay(4, judge=judge))
+    return row, max(judge._pairs)
+
+
+def failed_play() -> list[str]:
+    return failed(Fallible(), objective=SelfPlay(4, judge=Judge(fails=True)))
+
+
+def test_ranks_divide_the_pairs_of_a_judge_that_draws_random_numbers(group):
+    (row, number), (other, other_number) = group.run(played)
+    assert torch.equal(row, other)
+    assert number == other_number == 6  # half of 6 pairs of 4 responses to 2 prompts
+    (text, *_), (own, *_) = group.run(failed_play)
+    assert text.startswith("rank 1 failed: ArithmeticError: out of judgements")
+    assert own == "out of judgements"
 
 
 def noise(number: int) -> tuple[Tensor, Tensor]:

@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 import inference.svi.checkpoint.state
 from guides import FineTuned, LoRA, MeanField, Twisted
 from inference import FDivergence, FusedOptimizer, LeaveOneOut_ELBO, SquaredResidual, cosine, fit
+from inference.objectives.self_play import SelfPlay
 from inference.svi.anneal import soften
 from inference.svi.checkpoint.code_description import is_installed
 from inference.svi.checkpoint.fingerprint import Fingerprint
@@ -675,6 +676,24 @@ def test_values_that_the_fit_changes_are_no_part_of_the_fit(make, tmp_path, whol
     Case(reward=used).run(tmp_path, 2)
     Case(reward=used).run(tmp_path, 3, resume=True)
     assert torch.equal(Case(reward=make(7)).run(tmp_path, resume=True), whole)
+
+
+def judged(calls, gain=0.5):
+    def judge(prompts, first, second):
+        calls.append(1)
+        return 0.5 + gain * torch.tanh(0.1 * (first - second).sum(-1).double())
+
+    return lambda: SelfPlay(4, judge=judge)
+
+
+def test_a_judge_is_part_of_the_fit_and_may_count_its_calls(tmp_path):
+    calls = []
+    Case(objective=judged(calls)).run(tmp_path, 2)
+    resumed = Case(objective=judged(calls)).run(tmp_path, resume=True)
+    assert len(calls) == STEPS
+    assert torch.equal(resumed, Case(objective=judged([])).run(tmp_path / "whole"))
+    with pytest.raises(CheckpointError, match=r"0\.5, got 0\.25 \(objective\.judge\.gain\)"):
+        Case(objective=judged(calls, 0.25)).run(tmp_path, resume=True)
 
 
 def test_values_that_the_fit_does_not_change_are_part_of_the_fit(tmp_path):
