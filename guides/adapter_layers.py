@@ -17,8 +17,8 @@ def linear_layers(network: "transformers.PreTrainedModel") -> dict[str, nn.Modul
     """Linear layers by name, outside adapters and of untied weights, which alone can be merged.
 
     Subclasses that a network defines, such as routers of experts, are no linear layers here; those
-    of other packages, such as quantized layers, are.
-    Layers that `peft` would not adapt are left out, see `_is_of_experts`.
+    of other packages, such as quantized layers, are. Layers that `peft` would not adapt are left
+    out, see `_is_of_experts`.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 

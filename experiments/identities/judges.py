@@ -27,13 +27,12 @@ def equilibrium(world: World) -> list[Finding]:
     """No guide wins against the equilibrium, after the KL to the prior (arXiv 2312.00886)."""
     wins = circular(world)
     log_nash = _nash(world, wins)
-    log_ipo = (world.log_prior + wins @ world.log_prior.exp() / BETA).log_softmax(0)
+    log_ipo = _best_against(world, wins, world.log_prior)
     with random_state.isolated(0):
         others = (world.log_prior + torch.randn(1000, len(wins)).double()).log_softmax(-1)
     players = [log_ipo, world.log_prior, world.log_posterior, *others]
     most = max(_payoff(world, wins, log_q, log_nash) for log_q in players)
-    best = (world.log_prior + wins @ log_ipo.exp() / BETA).log_softmax(0)
-    against = _payoff(world, wins, best, log_ipo)
+    against = _payoff(world, wins, _best_against(world, wins, log_ipo), log_ipo)
     reward = BETA * (log_nash - world.log_prior) - wins @ log_nash.exp()
     return [
         exact("spread of beta log q/p0 - P(x beats q) at the equilibrium", spread(reward)),
@@ -53,7 +52,7 @@ def online_ipo(world: World) -> list[Finding]:
     ratio = world.log_guide - world.log_prior
     advantage = wins @ world.log_guide.exp() / BETA - ratio
     of_play = mean_gradient(world.log_guide, world.log_guide, advantage)
-    log_ipo = (world.log_prior + wins @ world.log_prior.exp() / BETA).log_softmax(0)
+    log_ipo = _best_against(world, wins, world.log_prior)
     return [
         exact(
             "gradient of online IPO + 4 times that of self-play",
@@ -70,6 +69,11 @@ def online_ipo(world: World) -> list[Finding]:
 def _nash(world: World, wins: Tensor) -> Tensor:
     """log q of the equilibrium, `[S]`, nats."""
     return nash(replace(world.problem, beta=BETA), wins[..., None])[:, 0]
+
+
+def _best_against(world: World, wins: Tensor, log_other: Tensor) -> Tensor:
+    """p0 exp(P(x beats q')/beta)/Z, `[S]`, nats: the best guide against q', IPO's against p0."""
+    return (world.log_prior + wins @ log_other.exp() / BETA).log_softmax(0)
 
 
 def _payoff(world: World, wins: Tensor, log_q: Tensor, log_other: Tensor) -> float:

@@ -29,8 +29,7 @@ FORBIDDEN = 3
 def importance_bound(world: World) -> list[Finding]:
     """E[log mean of K weights] grows with K, to log Z (IWAE, arXiv 1509.00519)."""
     log_weight, prob = world.log_joint - world.log_guide, world.log_guide.exp()
-    of_pairs = torch.logaddexp(log_weight[:, None], log_weight) - math.log(2)
-    two = (prob @ of_pairs @ prob).item()
+    two = bound_of_two(log_weight, prob)
     one = (prob @ log_weight).item()
     bounds = {1: Estimate(one, 0.0), 2: Estimate(two, 0.0)}
     with random_state.isolated(0):
@@ -50,6 +49,12 @@ def importance_bound(world: World) -> list[Finding]:
     return [*findings, beyond("log Z less the bound of 64, nats", slack, above=0.0)]
 
 
+def bound_of_two(log_weight: Tensor, prob: Tensor) -> float:
+    """E[log mean of two weights], nats, for draws with probabilities `[S]`."""
+    of_pairs = torch.logaddexp(log_weight[:, None], log_weight) - math.log(2)
+    return (prob @ of_pairs @ prob).item()
+
+
 def rationale(world: World) -> list[Finding]:
     """A known answer y: log Z = log p(y), its ELBO, a tighter bound (LaTRO, arXiv 2411.04282)."""
     prior = world.model.prior
@@ -61,9 +66,7 @@ def rationale(world: World) -> list[Finding]:
     log_z = truth.log_z.item()  # log sum_z p0(z) p(y given z)
     gap = kl(log_guide, truth.log_posterior[:, 0])
     elbo = (log_guide.exp() @ log_answer).item() - kl(log_guide, world.log_prior)
-    prob = log_guide.exp()
-    pairs = torch.logaddexp(log_weight[:, None], log_weight) - math.log(2)
-    two = (prob @ pairs @ prob).item()
+    two = bound_of_two(log_weight, log_guide.exp())
     return [
         exact("E_q[log p(y given z)] - KL(q || p0) + KL(q || p*) - log p(y)", elbo + gap - log_z),
         Finding.of_limits("bound of two rationales less that of one, nats", [two - elbo], above=0),

@@ -31,12 +31,11 @@ def circular(prompts, first, second):
     return 0.5 + sharp * ((ahead == 1).double() - (ahead == 2).double())
 
 
-def preference(prompts, support):
+def preference(judge, prompts, support):
     """P(x beats y) of all responses, `[S, S, N]`."""
     num = len(support)
-    rows, columns = torch.meshgrid(torch.arange(num), torch.arange(num), indexing="ij")
-    value = circular(prompts, support[rows.flatten()], support[columns.flatten()])
-    return value.view(num, num, -1)
+    first, second = torch.cartesian_prod(torch.arange(num), torch.arange(num)).T
+    return judge(prompts, support[first], support[second]).view(num, num, -1)
 
 
 @pytest.mark.parametrize("num", [2, 3])
@@ -45,7 +44,9 @@ def test_mean_gradient_with_a_judge_is_exact(num):
     model, guide = Target(), Table(1)
     truth = Enumeration(model, ONE)
     log_q = log_guide_at(guide, ONE, truth.support)
-    wins = torch.einsum("ijn,jn->in", preference(ONE, truth.support), log_q.detach().exp())
+    wins = torch.einsum(
+        "ijn,jn->in", preference(circular, ONE, truth.support), log_q.detach().exp()
+    )
     exact = -(log_q.exp() * (wins / WEIGHT + truth.log_joint - log_q)).sum()
     mean = mean_gradient(
         lambda: SelfPlay(num, judge=circular, kl_weight=WEIGHT), model, guide, ONE, num
@@ -63,9 +64,7 @@ def test_a_circular_judge_leads_to_the_equilibrium():
 
     model, guide = AlignmentModel(prior, {}, beta=1.0), FineTuned(prior)
     truth = Enumeration(model, prompts)
-    num = len(truth.support)
-    pairs = torch.cartesian_prod(torch.arange(num), torch.arange(num)).T
-    wins = judge(prompts, truth.support[pairs[0]], truth.support[pairs[1]]).view(num, num, -1)
+    wins = preference(judge, prompts, truth.support)
     target = nash(Problem(truth.log_prior, torch.zeros_like(truth.log_prior), 0.2), wins)
 
     def left(log_q):
