@@ -28,7 +28,6 @@ from guides import FineTuned
 from inference import Enumeration, Estimate, LeaveOneOut_ELBO
 from inference.enumeration import kl
 from inference.svi.ascend import ascend
-from inference.svi.early_stops import early_stops
 from model import AlignmentModel, Pattern, TextReward, grammar_prior
 
 EXACT = 1e-10
@@ -65,11 +64,10 @@ def main(args: BinaryReward) -> list[Finding]:
         ascend(guide, truth, args.steps, learning_rate=RATE, kl_penalty=kl_penalty)
         log_probs[f"{name}, exact gradient"] = [truth.log_guide(guide)]
     sampled = log_probs[f"{PENALISED}, sampled"] = []
-    with early_stops() as stops:
-        for seed in range(args.seeds):
-            guide, objective = FineTuned(prior), LeaveOneOut_ELBO(args.particles)
-            train(guide, model, prompts, objective, args.steps, seed=seed)
-            sampled.append(truth.log_guide(guide))
+    for seed in range(args.seeds):
+        guide, objective = FineTuned(prior), LeaveOneOut_ELBO(args.particles)
+        train(guide, model, prompts, objective, args.steps, seed=seed)
+        sampled.append(truth.log_guide(guide))
     log_probs["posterior"] = [truth.log_posterior]
     metrics = {
         name: summary([measure(log_prob, truth.log_prior, success) for log_prob in of_name])
@@ -77,7 +75,7 @@ def main(args: BinaryReward) -> list[Finding]:
     }
     rows = {name: [(column, row[column]) for column in COLUMNS] for name, row in metrics.items()}
     table = pair_table(f'Reward 1 for "not" on the grammar, 1/beta = {1 / args.beta:.4g}', rows)
-    return conclude(__doc__, [table], findings_of(metrics, 1 / args.beta), stops)
+    return conclude(__doc__, [table], findings_of(metrics, 1 / args.beta))
 
 
 def measure(log_prob: Tensor, log_prior: Tensor, success: Tensor) -> dict[str, float]:

@@ -27,7 +27,6 @@ from experiments.shared.training import PENALISED, PURE, RL, train
 from guides import FineTuned
 from inference import Estimate, joint_at, random_state
 from inference.diagnostics.distinct_n import distinct_n
-from inference.svi.early_stops import early_stops
 from model import AlignmentModel, Prompts, TextReward, vader_sentiment
 from model.prior.named_priors import load_prior
 
@@ -57,17 +56,16 @@ def main(args: CollapseText) -> list[Finding]:
     model = AlignmentModel(prior, TextReward(vader_sentiment, prior), args.beta)
     prompts = prior.encode(["The film was"])
     guides = {"prior": FineTuned(prior)}
-    with early_stops() as stops:
-        for name, objective in RL.items():
-            guide = guides[name] = FineTuned(prior)
-            loss = objective(args.particles)
-            train(guide, model, prompts, loss, args.steps, learning_rate=args.learning_rate)
+    for name, objective in RL.items():
+        guide = guides[name] = FineTuned(prior)
+        loss = objective(args.particles)
+        train(guide, model, prompts, loss, args.steps, learning_rate=args.learning_rate)
     metrics = {
         name: measure(model, guide, prompts, args.draws // PARTS) for name, guide in guides.items()
     }
     title = f"Sentiment on the embedded prior, beta {args.beta:g}, {args.steps} steps"
     table = pair_table(title, {name: row.items() for name, row in metrics.items()})
-    return conclude(__doc__, [table], findings_of(metrics), stops)
+    return conclude(__doc__, [table], findings_of(metrics))
 
 
 @torch.no_grad()

@@ -31,7 +31,6 @@ from guides import FineTuned
 from inference import BestOfN_ELBO, Enumeration, Estimate, LeaveOneOut_ELBO, PriorSample
 from inference.enumeration import kl
 from inference.order_statistics import best_of_n_log_ratio, level_cdf
-from inference.svi.early_stops import early_stops
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 
 EXACT = 1e-10
@@ -73,15 +72,14 @@ def main(args: Distillation) -> list[Finding]:
         starts[n] = -(truth.log_prior.exp() * log_ratio(truth, n)).sum().item()
         kinds[f"distilled, n = {n}"] = at_one, partial(BestOfN_ELBO, n=n), log_target
     metrics, over = {}, []
-    with early_stops() as stops:
-        for name, (model, objective, log_target) in kinds.items():
-            runs = []
-            for seed in range(args.seeds):
-                guide, loss = FineTuned(prior), objective(args.particles)
-                train(guide, model, prompts, loss, args.steps, seed=seed)
-                runs.append(measure(truth, truth.log_guide(guide), log_target))
-            metrics[name] = summary(runs)
-            over += [run["E[r]"] - run["posterior's E[r]"] for run in runs]
+    for name, (model, objective, log_target) in kinds.items():
+        runs = []
+        for seed in range(args.seeds):
+            guide, loss = FineTuned(prior), objective(args.particles)
+            train(guide, model, prompts, loss, args.steps, seed=seed)
+            runs.append(measure(truth, truth.log_guide(guide), log_target))
+        metrics[name] = summary(runs)
+        over += [run["E[r]"] - run["posterior's E[r]"] for run in runs]
     title = f"Guides on the grammar after {args.steps} steps, {args.seeds} seeds"
     table = pair_table(title, {name: row.items() for name, row in metrics.items()})
     places = {name: (row["KL(q||p0)"], row["E[r]"]) for name, row in (metrics | targets).items()}
@@ -90,7 +88,7 @@ def main(args: Distillation) -> list[Finding]:
     figure, axes = plane_figure(PriorSample.of_enumeration(truth), places, heading)
     legend_below(figure, axes)
     save_all(args, "distillation", {"grammar": figure})
-    return conclude(__doc__, [table], findings_of(metrics, largest(over), starts), stops)
+    return conclude(__doc__, [table], findings_of(metrics, largest(over), starts))
 
 
 def log_ratio(truth: Enumeration, n: int) -> Tensor:

@@ -24,7 +24,6 @@ from guides import FineTuned
 from inference import BestOfN_ELBO, LeaveOneOut_ELBO, PriorSample, random_state, sample_prior
 from inference.diagnostics.diagnose import diagnose
 from inference.order_statistics import best_of_n_log_ratio, level_cdf
-from inference.svi.early_stops import early_stops
 from model import AlignmentModel, TextReward, vader_sentiment
 from model.prior.named_priors import load_prior
 
@@ -54,7 +53,7 @@ def main(args: DistillationText) -> list[Finding]:
         f"distilled, n = {args.size}": BestOfN_ELBO(args.particles, n=args.size),
     }
     places = {}
-    with random_state.isolated(0), early_stops() as stops:
+    with random_state.isolated(0):
         draws = sample_prior(model, prompts, args.draws, independent=True)
         for name, objective in objectives.items():
             guide = FineTuned(prior)
@@ -83,7 +82,7 @@ def main(args: DistillationText) -> list[Finding]:
     figure, axes = plane_figure(sample, places, heading)
     legend_below(figure, axes)
     save_all(args, "distillation-text", {"text": figure})
-    return conclude(__doc__, [pair_table(title, rows)], findings, stops)
+    return conclude(__doc__, [pair_table(title, rows)], findings)
 
 
 if __name__ == "__main__":

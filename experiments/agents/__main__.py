@@ -36,7 +36,6 @@ from experiments.shared.tables import Pairs, pair_table, summary
 from experiments.shared.training import train
 from guides import FineTuned
 from inference import Enumeration, Estimate, LeaveOneOut_ELBO
-from inference.svi.early_stops import early_stops
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 from model.prior.grammar import SPEAKERS, spoken_sentences
 
@@ -73,31 +72,30 @@ def main(args: Agents) -> list[Finding]:
 
     rows: dict[str, Pairs] = {}
     guide_weights, errors, shares = {}, [], []
-    with early_stops() as stops:
-        for beta in args.betas:
-            model = AlignmentModel(prior, reward, beta)
-            truth = Enumeration(model, prompts)
-            log_z = torch.stack([speakers.log_agent_z(name, model, prompts) for name in AGENTS])
-            by_bayes = (log_z - truth.log_z).exp()
-            after = log_agent_weights(truth.log_posterior, rho)
-            errors.append((by_bayes - after.exp()).abs().max().item())
-            runs, left = [], 0.0
-            for seed in range(args.seeds):
-                guide, objective = FineTuned(prior), LeaveOneOut_ELBO(args.particles)
-                train(guide, model, prompts, objective, args.steps, seed=seed)
-                weights = log_agent_weights(truth.log_guide(guide), rho)
-                left += speakers.kl(weights, after) / args.seeds
-                runs.append(dict(zip(AGENTS, weights.exp().tolist(), strict=True)))
-            shares.append(left / speakers.kl(before, after))
-            guide_weights[beta] = summary(runs)
-            for a, name in enumerate(AGENTS):
-                rows[f"beta {beta:g}, {name}"] = [
-                    ("pi_a", f"{before[a].exp():.4f}"),
-                    ("log Z_a", f"{log_z[a] - before[a]:.4f}"),
-                    ("pi_a Z_a / Z", f"{by_bayes[a]:.4f}"),
-                    ("p*(a)", f"{after[a].exp():.4f}"),
-                    ("guides by SVI", guide_weights[beta][name]),
-                ]
+    for beta in args.betas:
+        model = AlignmentModel(prior, reward, beta)
+        truth = Enumeration(model, prompts)
+        log_z = torch.stack([speakers.log_agent_z(name, model, prompts) for name in AGENTS])
+        by_bayes = (log_z - truth.log_z).exp()
+        after = log_agent_weights(truth.log_posterior, rho)
+        errors.append((by_bayes - after.exp()).abs().max().item())
+        runs, left = [], 0.0
+        for seed in range(args.seeds):
+            guide, objective = FineTuned(prior), LeaveOneOut_ELBO(args.particles)
+            train(guide, model, prompts, objective, args.steps, seed=seed)
+            weights = log_agent_weights(truth.log_guide(guide), rho)
+            left += speakers.kl(weights, after) / args.seeds
+            runs.append(dict(zip(AGENTS, weights.exp().tolist(), strict=True)))
+        shares.append(left / speakers.kl(before, after))
+        guide_weights[beta] = summary(runs)
+        for a, name in enumerate(AGENTS):
+            rows[f"beta {beta:g}, {name}"] = [
+                ("pi_a", f"{before[a].exp():.4f}"),
+                ("log Z_a", f"{log_z[a] - before[a]:.4f}"),
+                ("pi_a Z_a / Z", f"{by_bayes[a]:.4f}"),
+                ("p*(a)", f"{after[a].exp():.4f}"),
+                ("guides by SVI", guide_weights[beta][name]),
+            ]
 
     twice, error_twice = speakers.bayes_twice(prior, prompts, reward, args.betas[-1])
     share = "guides, share of the KL between the agents of prior and posterior that is left"
@@ -109,7 +107,7 @@ def main(args: Agents) -> list[Finding]:
     title = f'After "{args.prompt}", rewarded for sentiment; {args.steps} steps, {args.seeds} seeds'
     figure = agents_figure(truth, model.reward(prompts, truth.support), rho, guide_weights)
     save_all(args, "agents", {"agents": figure})
-    return conclude(__doc__, [pair_table(title, rows), twice], findings, stops)
+    return conclude(__doc__, [pair_table(title, rows), twice], findings)
 
 
 def agents_figure(

@@ -28,7 +28,6 @@ from experiments.shared.training import PENALISED, RL, train
 from guides import FineTuned
 from inference import Enumeration, Estimate, entropy
 from inference.svi.ascend import ascend
-from inference.svi.early_stops import early_stops
 from inference.svi.step import Metrics
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 
@@ -57,12 +56,11 @@ def main(args: Collapse) -> list[Finding]:
     model = AlignmentModel(prior, TextReward(vader_sentiment, prior), args.beta)
     truth = Enumeration(model, prior.encode(["the film was"]))
     log_probs, entropies = {"prior": [truth.log_prior]}, {}
-    with early_stops() as stops:
-        for objective in RL:
-            for way, seeds in (("exact gradient", [None]), ("sampled", range(args.seeds))):
-                runs = [run(args, model, truth, objective, seed) for seed in seeds]
-                name = f"{objective}, {way}"
-                log_probs[name], entropies[name] = map(list, zip(*runs, strict=True))
+    for objective in RL:
+        for way, seeds in (("exact gradient", [None]), ("sampled", range(args.seeds))):
+            runs = [run(args, model, truth, objective, seed) for seed in seeds]
+            name = f"{objective}, {way}"
+            log_probs[name], entropies[name] = map(list, zip(*runs, strict=True))
     log_probs["posterior"] = [truth.log_posterior]
     metrics: dict[str, dict[str, Estimate]] = {}
     rows: dict[str, Pairs] = {}
@@ -74,7 +72,7 @@ def main(args: Collapse) -> list[Finding]:
     title = f"Sentiment on the grammar, beta {args.beta:g}, {args.steps} steps, {args.seeds} seeds"
     levels = {name: metrics[name]["entropy"].value for name in ("prior", "posterior")}
     save_all(args, "collapse", {"collapse": entropy_figure(entropies, levels)})
-    return conclude(__doc__, [pair_table(title, rows)], findings_of(metrics), stops)
+    return conclude(__doc__, [pair_table(title, rows)], findings_of(metrics))
 
 
 def run(

@@ -27,7 +27,6 @@ from experiments.shared.figures import save_all
 from experiments.shared.training import train
 from guides import Twisted
 from inference import match_moments, random_state
-from inference.svi.early_stops import early_stops
 from model import AlignmentModel
 from model.prior.named_priors import load_prior
 
@@ -64,7 +63,7 @@ def main(args: DistributionMatching) -> list[Finding]:
     prompts = prior.encode(["The film was"])
     rate = args.rate
     rows: dict[tasks.Task, dict[str, report.Row]] = {}
-    with random_state.isolated(0), early_stops() as stops:
+    with random_state.isolated(0):
         features, targets = {"positive": tasks.positive(prior)}, {"positive": args.share}
         base = AlignmentModel(prior, {}, 1.0)
         moments = match_moments(base, prompts, features, targets, num_draws=args.draws)
@@ -87,7 +86,7 @@ def main(args: DistributionMatching) -> list[Finding]:
         tables.append(report.table_of(title, of_task))
         findings += report.findings_of(task.goal, of_task)
     save_all(args, "distribution-matching", {"dissociation": report.dissociation_figure(rows)})
-    return conclude(__doc__, tables, findings, stops)
+    return conclude(__doc__, tables, findings)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,6 @@ from experiments.identities.world import World, kl
 from experiments.shared.argument_types import Only, chosen
 from experiments.shared.claims import ClaimArguments, Finding, conclude
 from experiments.shared.command_line import run_script
-from inference.svi.early_stops import early_stops
 
 CHECKS: dict[str, Callable[[World], list[Finding]]] = {
     "control-as-inference": tilts.control,
@@ -104,11 +103,10 @@ def main(args: Identities) -> list[Finding]:
     about = f"{size} responses, log Z {world.log_z:.3f}, beta {world.model.beta:g}; from p* in KL: "
     table = f"{about}prior {to_prior:.2f} nats, guide {to_guide:.2f} nats"
     findings = []
-    with early_stops() as stops:
-        for name in chosen(args.only, CHECKS):
-            for statement, held in CHECKS[name](world):
-                findings.append(Finding(f"{name}, {statement}", held))
-    return conclude(__doc__, [table], findings, stops)
+    for name in chosen(args.only, CHECKS):
+        for statement, held in CHECKS[name](world):
+            findings.append(Finding(f"{name}, {statement}", held))
+    return conclude(__doc__, [table], findings)
 
 
 if __name__ == "__main__":

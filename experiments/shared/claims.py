@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments.shared.argument_types import Out, Threads
 from experiments.shared.command_line import Arguments
+from inference.svi.early_stops import recorded_early_stops
 
 NOISY = "too noisy to say"
 """End of a finding that failed, of a number nearer to its limit than two standard errors."""
@@ -74,15 +75,12 @@ def report(script: str | None, tables: Sequence[str], findings: Sequence[Finding
 
 
 def conclude(
-    script: str | None,
-    tables: Sequence[str],
-    findings: Sequence[Finding],
-    stops: Iterable[str] = (),
+    script: str | None, tables: Sequence[str], findings: Sequence[Finding]
 ) -> list[Finding]:
     """Print the report of a script by its docstring, and return all findings.
 
-    Each of `stops`, fits that stopped early by `early_stops`, is a failed finding.
+    Each fit by `train` that stopped early under `run_script` is a failed finding.
     """
-    every = [*findings, *(Finding(stop, False) for stop in stops)]
+    every = [*findings, *(Finding(stop, False) for stop in recorded_early_stops())]
     print(report(script, tables, every))
     return every

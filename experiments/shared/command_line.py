@@ -29,6 +29,7 @@ from transformers.utils import logging
 
 from experiments.shared.argument_types import Check, Used
 from experiments.shared.refusals import is_refusal, one_line
+from inference.svi.early_stops import early_stops
 from model.common.checks import one_of
 
 
@@ -68,7 +69,7 @@ def run_script(
     getattr(sys.stdout, "reconfigure", lambda **_: None)(errors="backslashreplace")  # as stderr
     logging.disable_progress_bar()  # of transformers, one for each file
     logging.set_verbosity_error()
-    with _until_nobody_reads(), interrupts():
+    with _until_nobody_reads(), interrupts(), early_stops():
         try:
             args = _parse(words, arguments)
             if (threads := getattr(args, "threads", None)) is not None:

@@ -28,7 +28,6 @@ from experiments.trainer_targets.trainers import OURS, Trainer
 from experiments.trainer_targets.trl_trainers import TRL
 from experiments.trainer_targets.worlds import POSTERIOR, TARGET, World
 from inference import Estimate
-from inference.svi.early_stops import early_stops
 
 APART, NEARER, REACHED = 0.2, 10.0, 0.1
 """Distance between two targets, nats; ratio of the distances; largest KL to a target, nats."""
@@ -55,15 +54,14 @@ def main(args: TrainerTargets) -> list[Finding]:
     worlds = {
         name: World.of(each.beta, each.target, args.particles) for name, each in trainers.items()
     }
-    with early_stops() as stops:
-        means = {name: mean(each, worlds[name], args) for name, each in trainers.items()}
+    means = {name: mean(each, worlds[name], args) for name, each in trainers.items()}
     rows: dict[str, list[tuple[str, str | Estimate]]] = {}
     for name, row in means.items():
         rows[name] = [*row.items(), ("target to posterior", cell(worlds[name].apart()))]
     table = pair_table("KL by trainer, nats", rows)
     findings = [f for name, row in means.items() for f in judged(name, row, worlds[name].apart())]
     save_all(args, "trainer-targets", {"targets": targets_figure(trainers, worlds)})
-    return conclude(__doc__, [table], findings, stops)
+    return conclude(__doc__, [table], findings)
 
 
 def mean(trainer: Trainer, world: World, args: TrainerTargets) -> dict[str, Estimate]:

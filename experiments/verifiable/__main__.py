@@ -31,7 +31,6 @@ from experiments.verifiable.questions import answered, arithmetic, encoded, inst
 from experiments.verifiable.success import Draws, draw, estimated, exact, has_both
 from guides import Fixed, Guide
 from inference import Enumeration, random_state
-from inference.svi.early_stops import early_stops
 from model import Accuracy, AlignmentModel, LanguageModel, Prompts, TextReward, read_prompts
 from model.prior.named_priors import load_prior
 
@@ -83,8 +82,7 @@ def main(args: Verifiable) -> list[Finding]:
     with random_state.isolated(args.seed), random_state.measuring():
         draws = {"prior": draw(policies["prior"], model, prompts, args.draws)}
         num_mixed = checked_mixed(draws["prior"])
-        with early_stops() as stops:
-            guides = trained(args, model, prompts)
+        guides = trained(args, model, prompts)
         policies |= guides
         draws |= {name: draw(guide, model, prompts, args.draws) for name, guide in guides.items()}
     estimates = {
@@ -107,7 +105,7 @@ def main(args: Verifiable) -> list[Finding]:
         errors.append(report.filtered_error(model, prompts, truth, success))
         tables.insert(0, report.success_table("Exact, over all responses", numbers))
         findings = report.exact_findings(numbers, estimates, errors) + findings
-    return conclude(__doc__, tables, findings, stops)
+    return conclude(__doc__, tables, findings)
 
 
 def world(args: Verifiable) -> tuple[LanguageModel, Prompts]:

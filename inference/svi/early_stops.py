@@ -20,6 +20,11 @@ def early_stops() -> Iterator[list[str]]:
         _EARLY_STOPS.reset(token)
 
 
+def recorded_early_stops() -> list[str]:
+    """List of the innermost `early_stops` so far; empty outside."""
+    return list(_EARLY_STOPS.get() or ())
+
+
 def record_early_stop(result: Fit, name: str) -> None:
     """Add a fit to the list of `early_stops` if the fit stopped early."""
     stops = _EARLY_STOPS.get()

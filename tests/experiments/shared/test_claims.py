@@ -6,6 +6,7 @@ import math
 import pytest
 
 from experiments.shared.claims import Finding, conclude
+from inference.svi.early_stops import early_stops
 from tests.experiments.scripts import FILES, returned_by
 
 
@@ -40,7 +41,9 @@ def test_the_report_has_claim_source_tables_findings_and_verdict(capsys):
 
 def test_no_claim_holds_on_a_guide_that_was_not_trained(capsys):
     stop = "FineTuned: stopped early at step 3"
-    findings = conclude("", [], [Finding("it is so", True)], [stop])
+    with early_stops() as stops:
+        stops.append(stop)
+        findings = conclude("", [], [Finding("it is so", True)])
     assert findings == [Finding("it is so", True), Finding(stop, False)]
     verdict = f"The claim did NOT hold, 1 of 2 findings failed: {stop}."
     assert capsys.readouterr().out.rstrip().endswith(verdict)

@@ -1,19 +1,9 @@
 """Early stops of a fit are printed by every script, and a claim does not hold after one."""
 
-from functools import partial
-
 import pytest
 
-from experiments import (
-    binary_reward,
-    collapse_text,
-    distillation,
-    distillation_text,
-)
 from experiments.agents import __main__ as agents
-from experiments.collapse import __main__ as collapse
-from experiments.distribution_matching import __main__ as distribution_matching
-from experiments.distribution_matching.tasks import PURE
+from experiments.shared.command_line import run_script
 from experiments.shared.training import train
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
@@ -49,58 +39,15 @@ def test_a_fit_that_stops_early_is_in_the_list(model, prompts):
     assert none == []
 
 
-def check_report(findings, printed, guide="FineTuned"):
-    assert not all(finding.held for finding in findings)
-    assert f"NO  {guide} by Diverges, seed 0: stopped early at step 0" in printed
-
-
-def test_agents_report_it(monkeypatch, tmp_path, capsys, prior):
+def test_a_claim_does_not_hold_after_a_fit_that_stopped_early(monkeypatch, tmp_path, capsys, prior):
+    """Every script with fits: the list is of the run, and `conclude` reads the list."""
     monkeypatch.setattr(agents, "LeaveOneOut_ELBO", Diverges)
     monkeypatch.setattr(agents, "grammar_prior", lambda *_, **__: prior)
-    check_report(
-        agents.main(agents.Agents(betas=(0.5,), seeds=1, out=tmp_path)), capsys.readouterr().out
-    )
-
-
-def test_binary_reward_reports_it(monkeypatch, capsys, prior):
-    monkeypatch.setattr(binary_reward, "LeaveOneOut_ELBO", Diverges)
-    monkeypatch.setattr(binary_reward, "grammar_prior", lambda **_: prior)
-    arguments = binary_reward.BinaryReward(steps=1, seeds=1)
-    check_report(binary_reward.main(arguments), capsys.readouterr().out)
-
-
-@pytest.mark.parametrize(
-    ("script", "arguments"),
-    [(collapse, collapse.Collapse), (collapse_text, collapse_text.CollapseText)],
-)
-def test_collapse_reports_it(script, arguments, monkeypatch, tmp_path, capsys, prior):
-    monkeypatch.setattr(script, "RL", dict.fromkeys(script.RL, Diverges))
-    for name in {"grammar_prior", "load_prior"} & vars(script).keys():
-        monkeypatch.setattr(script, name, lambda *_, **__: prior)
-    monkeypatch.chdir(tmp_path)
-    check_report(script.main(arguments(steps=1, draws=16)), capsys.readouterr().out)
-
-
-@pytest.mark.parametrize(
-    ("script", "arguments"),
-    [
-        (distillation, partial(distillation.Distillation, seeds=1)),
-        (distillation_text, distillation_text.DistillationText),
-    ],
-)
-def test_distillation_reports_it(script, arguments, monkeypatch, tmp_path, capsys, prior):
-    monkeypatch.setattr(script, "LeaveOneOut_ELBO", Diverges)
-    for name in {"grammar_prior", "load_prior"} & vars(script).keys():
-        monkeypatch.setattr(script, name, lambda *_, **__: prior)
-    check_report(script.main(arguments(steps=1, out=tmp_path)), capsys.readouterr().out)
-
-
-@pytest.mark.slow
-def test_distribution_matching_reports_it(monkeypatch, tmp_path, capsys):
-    script, small = distribution_matching, {"max_new_tokens": 3, "particles": 4, "steps": 1}
-    monkeypatch.setitem(script.tasks.METHODS, PURE, Diverges)
-    args = script.DistributionMatching(**small, draws=512, samples=32, out=tmp_path)
-    check_report(script.main(args), capsys.readouterr().out, guide="Twisted")
+    with pytest.raises(SystemExit) as ended:
+        run_script(agents.main, agents.Agents, f"--betas 0.5 --seeds 1 --out {tmp_path}".split())
+    assert ended.value.code == 1
+    printed = capsys.readouterr().out
+    assert "NO  FineTuned by Diverges, seed 0: stopped early at step 0" in printed
 
 
 def test_steer_says_it(monkeypatch, tmp_path, prior, capsys):
