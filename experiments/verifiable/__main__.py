@@ -1,11 +1,13 @@
 """Reinforcement learning from verifiable rewards as conditioning: rate of success and diversity.
 
-Claim: the posterior given "correct" is the prior's own correct answers. For a reward of 1 or 0 and
-a guide q, KL(q || p*) is at least the KL of the rates of success under q and p* (data processing);
-the excess is the diversity lost, 0 if q has the prior's ratios within right and within wrong
-answers. The KL penalty keeps the excess small, reward alone does not.
-Source: arXiv 2512.18730; the filtered prior as the target, Kruszewski et al. 2025, arXiv
-2512.05962; pass@k, Chen et al. 2021, arXiv 2107.03374.
+Claim: the posterior given "correct" is the prior's own correct answers. The posterior of a reward
+of 1 or 0 has the prior's log-odds of success shifted by exactly 1/beta, and the prior's ratios
+within right and within wrong answers. For a guide q, KL(q || p*) is at least the KL of the rates of
+success under q and p* (data processing); the excess is the diversity lost, 0 if q has the prior's
+ratios within both. The KL penalty keeps the excess small, reward alone does not.
+Source: Korbak, Perez and Buckley 2022, arXiv 2205.11275, sections 2 and 3; arXiv 2512.18730; the
+filtered prior as the target, Kruszewski et al. 2025, arXiv 2512.05962; pass@k, Chen et al. 2021,
+arXiv 2107.03374.
 Printed: rate of success, KL(q || p*) and its two parts, nats, and pass@k of prior, guides and
 posterior; exact in the enumerable world, from draws with standard errors in both worlds.
 
@@ -103,8 +105,9 @@ def main(args: Verifiable) -> list[Finding]:
         numbers = {name: result for name, (result, _) in results.items()}
         errors = [error for _, error in results.values()]
         errors.append(report.filtered_error(model, prompts, truth, success))
+        odds = report.odds_errors(truth, success, args.beta)
         tables.insert(0, report.success_table("Exact, over all responses", numbers))
-        findings = report.exact_findings(numbers, estimates, errors) + findings
+        findings = report.exact_findings(numbers, estimates, errors, odds) + findings
     return conclude(__doc__, tables, findings)
 
 

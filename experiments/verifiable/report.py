@@ -15,6 +15,7 @@ from model import AlignmentModel, Constraint, Prompts
 EXACT = 1e-10
 KEPT = 0.05
 """Diversity lost, nats, below which the prior's ratios are preserved."""
+ODDS = "error of the posterior's shift of the log-odds by 1/beta, of a log-ratio within a class"
 ERRORS = 4
 """Number of standard errors that an estimate may be away from the exact number."""
 
@@ -54,12 +55,32 @@ def filtered_error(
     return (given.log_posterior - own)[is_right].abs().max().item()
 
 
+def odds_errors(truth: Enumeration, success: Tensor, beta: float) -> tuple[float, float]:
+    """Errors of "p* shifts the log-odds of success by 1/beta, and no ratio within a class", nats.
+
+    Largest error over prompts of the log-odds, and of a log-ratio; `success` is `[S, N]`, 1 or 0.
+    """
+
+    def log_odds(log_prob: Tensor) -> Tensor:
+        right, wrong = (log_prob.masked_fill(success == c, -torch.inf) for c in (0, 1))
+        return right.logsumexp(0) - wrong.logsumexp(0)
+
+    shift = log_odds(truth.log_posterior) - log_odds(truth.log_prior)
+    constant = truth.log_posterior - truth.log_prior - success / beta  # minus log Z
+    ratio = constant.amax(0) - constant.amin(0)
+    return (shift - 1 / beta).abs().max().item(), ratio.max().item()
+
+
 def exact_findings(
-    exact: Mapping[str, Success], drawn: Mapping[str, Success], errors: Sequence[float]
+    exact: Mapping[str, Success],
+    drawn: Mapping[str, Success],
+    errors: Sequence[float],
+    odds: Sequence[float],
 ) -> list[Finding]:
     """Findings on the exact numbers, and on the estimates beside them.
 
-    `errors` are of the chain rule at each distribution, and of the posterior given "correct".
+    `errors` are of the chain rule at each distribution, and of the posterior given "correct";
+    `odds` are by `odds_errors`.
     """
     *chain_rule, filtered = errors
     penalised, pure = exact[PENALISED].lost.value, exact[PURE].lost.value
@@ -73,6 +94,7 @@ def exact_findings(
     gains = [posterior[k].value - prior[k].value for k in prior]
     return [
         Finding.of_limits('posterior given "correct", largest error', [filtered], below=EXACT),
+        Finding.of_limits(ODDS, odds, below=EXACT),
         Finding.of_limits("error of the two parts", [largest(chain_rule)], below=EXACT),
         Finding.of_limits("least diversity lost, nats", [least], above=-EXACT),
         Finding.of_limits(f"{PENALISED}, diversity lost, nats", [penalised], below=KEPT),

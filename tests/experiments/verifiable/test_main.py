@@ -64,31 +64,33 @@ GOOD = {
 }
 
 
-def held(exact, drawn=None, errors=(0.0, 0.0)):
+def held(exact, drawn=None, errors=(0.0, 0.0), odds=(0.0, 0.0)):
     drawn = {name: exact[name] for name in exact if name != "posterior"} if drawn is None else drawn
-    every = exact_findings(exact, drawn, errors) + drawn_findings(drawn)
+    every = exact_findings(exact, drawn, errors, odds) + drawn_findings(drawn)
     return [finding.held for finding in every]
 
 
 def test_findings_fail_where_the_claim_does():
     assert all(held(GOOD))
     assert not held(GOOD, errors=(0.0, 1e-9))[0]
-    assert not held(GOOD, errors=(1e-9, 0.0))[1]
-    assert not held({**GOOD, "prior": numbers(0.4, -1e-9)})[2]
-    assert not held({**GOOD, PENALISED: numbers(0.9, 0.06)})[3]
-    assert not held({**GOOD, PURE: numbers(0.99, 0.04)})[4]
-    assert not held({**GOOD, "posterior": numbers(0.3, 0.0)})[5]
+    assert not held(GOOD, odds=(1e-9, 0.0))[1]
+    assert not held(GOOD, odds=(0.0, 1e-9))[1]
+    assert not held(GOOD, errors=(1e-9, 0.0))[2]
+    assert not held({**GOOD, "prior": numbers(0.4, -1e-9)})[3]
+    assert not held({**GOOD, PENALISED: numbers(0.9, 0.06)})[4]
+    assert not held({**GOOD, PURE: numbers(0.99, 0.04)})[5]
+    assert not held({**GOOD, "posterior": numbers(0.3, 0.0)})[6]
     drawn = {name: GOOD[name] for name in ("prior", PENALISED, PURE)}
-    assert not held(GOOD, {**drawn, PURE: numbers(0.94, 0.5)})[6]
-    assert not held(GOOD, {**drawn, PENALISED: numbers(0.9, -0.05)})[7]
-    assert not held(GOOD, {**drawn, PENALISED: numbers(0.42, 0.01)})[8]
+    assert not held(GOOD, {**drawn, PURE: numbers(0.94, 0.5)})[7]
+    assert not held(GOOD, {**drawn, PENALISED: numbers(0.9, -0.05)})[8]
+    assert not held(GOOD, {**drawn, PENALISED: numbers(0.42, 0.01)})[9]
 
 
 @pytest.mark.slow
 def test_script(capsys):
     findings = main(Verifiable(questions=2, steps=3, particles=8, draws=64, k=4))
-    assert len(findings) == 11
-    assert all(finding.held for finding in findings[:3])
+    assert len(findings) == 12
+    assert all(finding.held for finding in findings[:4])
     printed = capsys.readouterr().out
     assert "Exact, over all responses" in printed
     assert "pass@4" in printed

@@ -1,10 +1,12 @@
 """KL to the posterior of a success: two parts, exact and from draws."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from experiments.verifiable.report import odds_errors
 from experiments.verifiable.success import Draws, bernoulli_kl, draw, estimated, exact
 from guides import Fixed
 from inference import Enumeration, log_guide_at
@@ -47,6 +49,13 @@ def test_parts_add_up_to_the_kl(truth, success, other):
         assert numbers.lost.value > -1e-12
     assert numbers.lost.value > 0.1
     assert exact(truth.log_prior, truth, success, KS)[0].lost.value == pytest.approx(0, abs=1e-12)
+
+
+def test_posterior_shifts_the_log_odds_and_keeps_the_ratios(truth, success, other):
+    assert max(odds_errors(truth, success, BETA)) < 1e-10
+    assert min(odds_errors(truth, success, 2 * BETA)) > 1
+    moved = SimpleNamespace(log_prior=truth.log_prior, log_posterior=other)
+    assert min(odds_errors(moved, success, BETA)) > 0.1
 
 
 def test_kl_of_rates_is_that_of_two_outcomes():
