@@ -24,6 +24,7 @@ from inference.enumeration import Enumeration
 from inference.estimate import Estimate, check_draws, check_numbers, expectation, log_mean_exp
 from inference.importance_weights import effective_sample_size
 from inference.programs import Program, joint_at, log_likelihood_at, response_distribution
+from inference.progress import counted
 from inference.response_site import check_arguments
 from inference.samplers.acceptance import accepted_at, check_bound, check_log_bound
 from inference.samplers.posterior import NoSupportError
@@ -262,11 +263,12 @@ def sample_prior(
     learns = purpose is not None
     with nullcontext() if learns else random_state.measuring():
         responses = list(draw(model, None, prompts, num_draws, chunk=chunk))
-        log_prior = None
+        log_prior, sizes = None, [len(part) for part in responses]
+        parts = counted("scores of the prior's draws", responses, sizes)
         if learns:
-            log_likelihoods = [log_likelihood_at(model, prompts, part) for part in responses]
+            log_likelihoods = [log_likelihood_at(model, prompts, part) for part in parts]
         else:
-            joints = [joint_at(model, prompts, part) for part in responses]
+            joints = [joint_at(model, prompts, part) for part in parts]
             log_likelihoods = [joint.log_likelihood for joint in joints]
             log_prior = torch.cat([joint.log_prior for joint in joints]).double()
         log_likelihood, accepted = torch.cat(log_likelihoods), None

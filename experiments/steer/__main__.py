@@ -95,6 +95,7 @@ def train(args: Steer, model: AlignmentModel, prompts: RunPrompts, folder: RunFo
     every, measured, _ = prompts
     guide = new_guide(args, target, model.prior, every)
     every, measured = every.to(model.prior.device), measured.to(model.prior.device)
+    print(measured_draws(args, measured))
     with random_state.isolated(args.seed + 1):
         prior_sample = draw_prior(target, model, measured, args.prior_draws)
         before = measure(model, target, Fixed(model.prior), measured, prior_sample, args.samples)
@@ -129,6 +130,17 @@ def train(args: Steer, model: AlignmentModel, prompts: RunPrompts, folder: RunFo
     if is_first:
         with ranks.alone():
             write(args, every, folder, report, prior_sample)
+
+
+def measured_draws(args: Steer, measured: Prompts) -> str:
+    """A sentence on the responses that measure prior and guide, and the options that set them."""
+    count = len(measured)
+    prior, guide = count * args.prior_draws, count * args.samples
+    return (
+        f"measured on {prior:,} responses of the prior, and {guide:,} of the guide before and "
+        f"after the fit, to {count} prompt{'s' * (count > 1)} (--prior-draws, --samples, "
+        "--measured-prompts)"
+    )
 
 
 def write(

@@ -13,14 +13,15 @@ from experiments.shared.run_folder import RunFolder
 from experiments.shared.tables import cell
 from experiments.shared.training import build_guide
 from experiments.steer.arguments import Steer
-from experiments.steer.expectations import mean_of_draws, observe, scope_of
+from experiments.steer.expectations import chunk, mean_of_draws, observe, scope_of
 from experiments.steer.report import MARK, samples_text, scored_texts
 from guides import GUIDES, Fixed, Guide, saved
 from guides.guide import OtherGuideError
 from guides.saved import GUIDE_FILE
-from inference import SAMPLERS, Posterior, random_state, response_distribution
+from inference import SAMPLERS, Posterior, random_state
 from inference.importance_weights import FEW, WeightQuality
 from inference.samplers.metropolis_hastings import FEWEST_STEPS
+from inference.samplers.proposal import draw
 from model import AlignmentModel, LanguageModel, Prompts
 from model.common import ranks
 from model.common.digests import DamagedFileError
@@ -116,7 +117,8 @@ def sample_posterior(
             sampler = SAMPLERS[args.sample]
             posterior = sampler(model, prompts, guide=proposal, num_samples=args.budget)
         seconds = time.perf_counter() - start
-        prior_response = response_distribution(model, prompts).sample(torch.Size([args.samples]))
+        draws = draw(model, None, prompts, args.samples, chunk=chunk(prompts))
+        prior_response = torch.cat(list(draws))
         samples = {
             "From the prior": scored_texts(model, prompts, prior_response[:2]),
             f"From the {sampler.target}": scored_texts(model, prompts, posterior.resample(4)),

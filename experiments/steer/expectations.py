@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from inference import Diagnostics, Estimate, PriorSample, Program, diagnose, response_distribution
+from inference import Diagnostics, Estimate, PriorSample, Program, diagnose
+from inference.samplers.proposal import draw
 from model import AlignmentModel, HardConstraintSupport, Prompts, Tilt
 
 
@@ -99,6 +100,14 @@ class Measurement(NamedTuple):
     expectations: Expectations
 
 
+def chunk(prompts: Prompts) -> int:
+    """Number of responses to each prompt that are drawn and scored at a time.
+
+    Chunks of a large model end every minute or so, and move a progress bar.
+    """
+    return max(1, min(256, 512 // len(prompts)))
+
+
 def measure(
     model: AlignmentModel,
     target: Program,
@@ -118,13 +127,14 @@ def measure(
             nothing was learned.
         num_samples: number of responses of the guide for each prompt.
     """
+    size = chunk(prompts)
     diagnostics = diagnose(
-        target, guide, prompts, num_samples=num_samples, prior_sample=prior_sample
+        target, guide, prompts, num_samples=num_samples, prior_sample=prior_sample, chunk=size
     )
     if is_all_reward(model, prompts):
         reward = diagnostics.log_likelihood.times(model.beta)
         return Measurement(diagnostics, Expectations(reward))
-    response = response_distribution(guide, prompts).sample(torch.Size([num_samples]))
+    response = torch.cat(list(draw(model, guide, prompts, num_samples, chunk=size)))
     return Measurement(diagnostics, expectations(observe(model, prompts, response)))
 
 

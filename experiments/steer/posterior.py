@@ -6,6 +6,7 @@ from typing import Any
 
 from experiments.shared.refusals import blamed
 from experiments.steer.choices import Choice
+from experiments.steer.expectations import chunk
 from inference import PriorSample, Program, match_moments, random_state, sample_prior, solve_beta
 from model import AlignmentModel, Factor, LanguageModel, Prompts, Reward, TextReward
 from model.likelihood import parts_of
@@ -130,7 +131,12 @@ def draw_prior(
     bound = model.log_likelihood_bound(prompts)
     with blamed("--reward"):
         sample = sample_prior(
-            target, prompts, num_draws, independent=True, log_likelihood_bound=bound
+            target,
+            prompts,
+            num_draws,
+            independent=True,
+            log_likelihood_bound=bound,
+            chunk=chunk(prompts),
         )
     is_hopeless = sample.log_likelihood.isneginf().all(0)
     if bool(is_hopeless.any()):

@@ -27,6 +27,7 @@ from inference.estimate import Estimate, log_mean_exp
 from inference.importance_weights import WeightQuality
 from inference.prior_sample import PriorSample, sample_prior
 from inference.programs import Program, log_guide_at, response_distribution
+from inference.progress import counted
 from inference.response_site import SameResponses, check_arguments
 from inference.samplers.proposal import draw_and_score
 from model import Prompts
@@ -241,7 +242,10 @@ def _score(
     with SameResponses():
         prior = response_distribution(model, prompts, role="model")
         parts, log_prior = sample.response.split(chunk), sample.log_prior
+        sizes = [len(part) for part in parts]
         if log_prior is None:
-            log_prior = torch.cat([prior.log_prob(part) for part in parts])
-        log_guide = torch.cat([log_guide_at(guide, prompts, part) for part in parts])
+            every = counted("prior scores of the prior's draws", parts, sizes)
+            log_prior = torch.cat([prior.log_prob(part) for part in every])
+        every = counted("guide scores of the prior's draws", parts, sizes)
+        log_guide = torch.cat([log_guide_at(guide, prompts, part) for part in every])
     return log_prior.double(), log_guide.double()

@@ -21,6 +21,7 @@ from inference.programs import (
     response_distribution,
     sample_and_log_prob,
 )
+from inference.progress import counted
 from inference.response_site import SameResponses
 from model import Prompts
 from model.common.checks import whole_number
@@ -49,7 +50,8 @@ def draw(
     """Yield independent draws `[m, N, T]`, m <= chunk, from the guide, or the prior without one."""
     sizes = _sizes(num_samples, chunk)
     distribution = proposal_distribution(model, guide, prompts)
-    for size in sizes:
+    name = "draws of the prior" if guide is None else "draws of the guide"
+    for size in counted(name, sizes, sizes):
         yield distribution.sample(torch.Size([size]))
 
 
@@ -67,7 +69,7 @@ def draw_and_score(
     sizes = _sizes(num_samples, chunk)
     with SameResponses():
         distribution = response_distribution(guide, prompts, role="guide")
-        for size in sizes:
+        for size in counted("draws of the guide", sizes, sizes):
             response, log_guide = sample_and_log_prob(distribution, size)
             log_guide = check_log_prob(log_guide, guide, "guide")
             yield response, log_guide, joint_at(model, prompts, response)

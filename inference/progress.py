@@ -1,0 +1,29 @@
+"""A progress bar for a loop over draws, which a large model makes long."""
+
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from model.common import ranks
+
+SILENT = 3.0
+"""Number of seconds before a bar appears: short loops stay silent."""
+Chunk = TypeVar("Chunk")
+
+
+def counted(name: str, chunks: Sequence[Chunk], sizes: Sequence[int]) -> Iterator[Chunk]:
+    """Yield chunks, behind a bar of the draws that are done, which disappears at the end.
+
+    Args:
+        name: name of the bar.
+        chunks: chunks of draws.
+        sizes: number of draws of each chunk, for each prompt.
+    """
+    hidden = not ranks.is_first()
+    with tqdm(
+        None, name, sum(sizes), leave=False, unit="draw", delay=SILENT, disable=hidden
+    ) as bar:
+        for chunk, size in zip(chunks, sizes, strict=True):
+            yield chunk
+            bar.update(size)
