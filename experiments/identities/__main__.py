@@ -3,7 +3,7 @@
 Claim: equations and bounds that papers state hold to rounding, and statements about noise hold by
 two standard errors, on a world of 85 responses.
 Source: the docstring of each check, in `gradients`, `residuals`, `targets`, `tilts`,
-`preferences`, `judges`, `selection`, `sampling`, `estimators` and `training`.
+`preferences`, `judges`, `selection`, `sampling`, `estimators`, `distillation` and `training`.
 Printed: the error of each equation, and measured numbers with standard errors.
 
 The prior is an untrained network, the rewards are random numbers from 0 to 1. `docs/papers.md` has
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from experiments.identities import (
+    distillation,
     estimators,
     gradients,
     judges,
@@ -43,6 +44,7 @@ CHECKS: dict[str, Callable[[World], list[Finding]]] = {
     "trajectory-balance": training.balance,
     "proximal": training.clipped,
     "inference-gaps": training.gaps,
+    "gvpo": residuals.group_variance,
     "rebel": residuals.relative_rewards,
     "f-dpg": gradients.f_divergences,
     "gdc": tilts.moments,
@@ -57,12 +59,17 @@ CHECKS: dict[str, Callable[[World], list[Finding]]] = {
     "grpo-success": targets.amplification,
     "grpo-k3": targets.aggregation,
     "dera": tilts.realignment,
+    "emulated": tilts.emulated,
+    "soft-values": tilts.soft_values,
+    "gkd": distillation.on_policy,
+    "mpo": tilts.budget,
     "f-dpo": targets.links,
     "filtering": tilts.filtering,
     "power": tilts.power,
     "ipo": preferences.identity,
     "nash": judges.equilibrium,
     "online-ipo": judges.online_ipo,
+    "sppo": judges.self_play_steps,
     "slic": preferences.calibrated,
     "exo": preferences.efficient,
     "kto": preferences.prospects,

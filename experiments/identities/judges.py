@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from experiments.identities.findings import exact, spread
-from experiments.identities.residuals import pairs
+from experiments.identities.residuals import minimum, pairs
 from experiments.identities.world import World, kl, mean_gradient
 from experiments.shared.claims import Finding
 from inference import random_state
@@ -62,6 +62,44 @@ def online_ipo(world: World) -> list[Finding]:
             "KL(equilibrium || target of IPO on draws of the prior), nats",
             [kl(_nash(world, wins), log_ipo)],
             above=0.01,
+        ),
+    ]
+
+
+def self_play_steps(world: World) -> list[Finding]:
+    """Steps q exp(eta P(x beats q))/Z by a regression with log Z = eta/2 (SPPO, arXiv 2405.00675).
+
+    The average of the iterates nears an equilibrium without a KL to the prior.
+    """
+    wins, log_q = circular(world), world.log_guide
+    share = wins @ log_q.exp()
+    distances = []
+    for eta in (0.5, 16.0):
+
+        def loss(log_new: Tensor, eta: float = eta) -> Tensor:
+            residual = log_new - log_q - eta * (share - 0.5)
+            return (log_q.exp() * residual.square()).sum()
+
+        log_step = (log_q + eta * share).log_softmax(0)
+        distances.append(kl(minimum(loss, world), log_step))
+    num_steps, rate = 4000, 0.05
+    iterates = []
+    for _ in range(num_steps):
+        log_q = (log_q + rate * (wins @ log_q.exp())).log_softmax(0)
+        iterates.append(log_q.exp())
+    steps = torch.stack(iterates)  # [num_steps, S]
+    best = (steps @ wins.T).max(-1).values
+    of_mean = (wins @ steps.mean(0)).max().item()
+    return [
+        Finding.of_limits("eta 0.5, KL(least loss || exact step), nats", distances[:1], below=1e-3),
+        Finding.of_limits("eta 16, KL(least loss || exact step), nats", distances[1:], above=0.01),
+        Finding.of_limits(
+            f"best win rate against the mean of {num_steps:,} iterates", [of_mean], below=0.51
+        ),
+        Finding.of_limits(
+            f"best win rate against each of the last {num_steps // 4:,} iterates",
+            [best[-num_steps // 4 :].min().item()],
+            above=0.52,
         ),
     ]
 

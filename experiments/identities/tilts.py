@@ -3,14 +3,16 @@
 import math
 
 import torch
-from scipy.optimize import brentq
+from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor
 
 from experiments.identities.findings import exact
 from experiments.identities.targets import THRESHOLD, of
 from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding
-from inference import Enumeration, match_moments
+from guides import Fixed
+from inference import Enumeration, match_moments, solve_beta
+from inference.programs import autoregressive
 from model import AlignmentModel, Prompts
 from model.optimality import OptimalityModel
 
@@ -33,24 +35,39 @@ def realignment(world: World) -> list[Finding]:
     """p0^(1 - lam) p*^lam is the posterior at beta/lam (DeRa, arXiv 2402.02992)."""
     share = 0.5
     log_exact = (world.log_prior + share * world.reward / world.model.beta).log_softmax(0)
-    log_mixed = ((1 - share) * world.log_prior + share * world.log_posterior).log_softmax(0)
+    parts = [(1 - share, world.log_prior), (share, world.log_posterior)]
+    return product_of_experts(world, parts, log_exact, above=1e-4, below=0.05)
+
+
+def emulated(world: World) -> list[Finding]:
+    """A large model times the ratio of a small model tuned and not (arXiv 2310.12962, 2401.08565).
+
+    The small model is prior and posterior, the large model is the guide.
+    """
+    log_exact = (world.log_guide + world.reward / world.model.beta).log_softmax(0)
+    parts = [(1.0, world.log_guide), (1.0, world.log_posterior), (-1.0, world.log_prior)]
+    return product_of_experts(world, parts, log_exact, above=1e-3, below=0.1)
+
+
+def product_of_experts(
+    world: World, parts: list[tuple[float, Tensor]], log_exact: Tensor, above: float, below: float
+) -> list[Finding]:
+    """Product of powers of distributions, of whole responses and of each next token alone."""
     response = world.truth.support[:, 0]
+    log_whole = torch.stack([power * part for power, part in parts]).sum(0).log_softmax(0)
     log_tokens = torch.zeros_like(log_exact)
-    parts = world.log_prior, world.log_posterior
     for t in range(response.shape[1]):
-        log_next = [masses(part, response, response[:, : t + 1]) for part in parts]
-        log_here = [masses(part, response, response[:, :t]) for part in parts]
-        step = (1 - share) * (log_next[0] - log_here[0]) + share * (log_next[1] - log_here[1])
+        step = torch.zeros_like(log_exact)
+        for power, part in parts:
+            here, longer = (masses(part, response, response[:, :end]) for end in (t, t + 1))
+            step += power * (longer - here)
         log_tokens += step - normaliser(step, response, t)
+    nats = kl(log_tokens, log_exact)
+    subject = "token by token, KL(q || posterior), nats"
     return [
-        exact("whole responses, log q - log posterior", (log_mixed - log_exact).abs().max().item()),
+        exact("whole responses, log q - log posterior", (log_whole - log_exact).abs().max().item()),
         exact("token by token, sum of q - 1", log_tokens.logsumexp(0).item()),
-        Finding.of_limits(
-            "token by token, KL(q || posterior), nats",
-            [kl(log_tokens, log_exact)],
-            above=1e-4,
-            below=0.05,
-        ),
+        Finding.of_limits(subject, [nats], above=above, below=below),
     ]
 
 
@@ -69,6 +86,61 @@ def normaliser(step: Tensor, response: Tensor, t: int) -> Tensor:
     same = (prefix[:, None] == prefix).all(-1)
     siblings = (longer[:, None] == longer).all(-1).sum(0).double()  # responses to each token
     return (step - siblings.log()).expand_as(same).masked_fill(~same, -torch.inf).logsumexp(1)
+
+
+def soft_values(world: World) -> list[Finding]:
+    """log q/p0 of the tokens so far is a soft value (arXiv 2404.12358, 2412.01981, 2502.01456).
+
+    beta log q/p0 of the tokens so far = beta log E_p0[exp(r/beta) | tokens so far], for the reward
+    r = beta log q/p0 of any guide q.
+    """
+    support, beta = world.truth.support, world.model.beta
+    with torch.no_grad():
+        guide, prior = (
+            autoregressive(program.distribution(world.prompts)).log_prob_per_token(support)[:, 0]
+            for program in (world.guide, Fixed(world.model.prior))
+        )
+    so_far = beta * (guide - prior).cumsum(-1)
+    reward = beta * (world.log_guide - world.log_prior)
+    response, errors, gaps = support[:, 0], [], []
+    for t in range(1, response.shape[1] + 1):
+        mass = masses(world.log_prior, response, response[:, :t])
+        soft = beta * (masses(world.log_prior + reward / beta, response, response[:, :t]) - mass)
+        errors.append((so_far[:, t - 1] - soft).abs().max().item())
+        same = (response[:, None, :t] == response[:, :t]).all(-1)
+        mean = (same * (world.log_prior.exp() * reward)).sum(1) / mass.exp()
+        gaps.append((soft - mean).max().item())
+    return [
+        exact("beta log q/p0 of the tokens so far - soft value, all prefixes", *errors),
+        Finding.of_limits(
+            "largest soft value less E_p0[r | tokens so far]", [max(gaps)], above=1e-3
+        ),
+    ]
+
+
+def budget(world: World) -> list[Finding]:
+    """beta of a KL budget by the dual of MPO, and by `solve_beta` (arXiv 1806.06920)."""
+    nats = 0.5
+
+    def dual(log_beta: float) -> float:
+        beta = math.exp(log_beta)
+        return beta * (nats + (world.log_prior + world.reward / beta).logsumexp(0).item())
+
+    least = minimize_scalar(dual, bounds=(-6, 3), method="bounded", options={"xatol": 1e-10})
+    solved = solve_beta(world.model.prior, world.model.reward, world.prompts, max_kl=nats)
+    assert isinstance(solved.beta, float)
+    return [
+        exact(
+            "log beta at the least dual - log beta of the budget",
+            least.x - math.log(solved.beta),
+            limit=1e-5,
+        ),
+        exact(
+            "least dual - E[r] of the posterior with the budget",
+            least.fun - solved.reward.value,
+            limit=1e-8,
+        ),
+    ]
 
 
 def filtering(world: World) -> list[Finding]:

@@ -42,6 +42,28 @@ PREFERENCES = {
         "identities --only online-ipo",
         "2403.08635",
     ),
+    "sppo": Paper(
+        "Wu et al. 2024: self-play preference optimisation (SPPO)",
+        "Steps q exp(eta P(x beats q))/Z, each fitted by squares with eta/2 for log Z, near the "
+        "equilibrium of the game without a prior.",
+        "identities --only sppo",
+        "2405.00675",
+        supports=("eta 0.5", "the mean of"),
+        against=("eta 16", "each of the last"),
+        caveat="With eta/2 for log Z, a large eta makes another step. The mean of all iterates "
+        "nears the equilibrium. Where preferences go in circles, the iterates do not.",
+    ),
+    "implicit-prm": Paper(
+        "Rafailov et al. 2024: from r to Q*; PRIME, 2025: implicit process rewards",
+        "A policy trained on rewards of whole responses has process rewards: beta log q/p0 of the "
+        "tokens so far is beta log E_p0[exp(r/beta)] of the responses that go on from there.",
+        "identities --only soft-values",
+        "2404.12358",
+        supports=("soft value, all prefixes",),
+        against=("largest soft value less",),
+        caveat="This is a soft value under the prior: higher than the mean reward of the responses "
+        "that the prior goes on with.",
+    ),
     "f-dpo": Paper(
         "Wang et al. 2023: direct preference optimisation beyond the reverse KL (f-DPO)",
         "At the optimum of a reward with the penalty D_f, r = beta f'(q/p0) + c: every divergence "

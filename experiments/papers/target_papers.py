@@ -73,6 +73,14 @@ TARGETS = {
         "identities --only dera",
         "2402.02992",
     ),
+    "emulated": Paper(
+        "Mitchell et al. 2023: emulated fine-tuning; Liu et al. 2024: proxy tuning",
+        "The ratio of a small model, tuned and not, tunes a large model at decoding time. Exact "
+        "for whole responses, the posterior of the large model with the small one's implicit "
+        "reward, and an approximation token by token.",
+        "identities --only emulated",
+        "2310.12962",
+    ),
     "filtering": Paper(
         "Dong et al. 2023: reward ranked fine-tuning (RAFT)",
         "Fine-tuning on the best samples aligns the model. With a threshold the target is the "

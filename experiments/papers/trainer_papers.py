@@ -7,6 +7,13 @@ K3_VALUE = "k3 as a loss, token by token (GRPO), value"
 K3_RATIO = "k3 times the ratio, token by token (TRL), distance from grad KL(q || p0)"
 
 TRAINERS = {
+    "mpo": Paper(
+        "Abdolmaleki et al. 2018: maximum a posteriori policy optimisation (MPO)",
+        "The temperature of a KL budget is the minimum of a convex dual, and the policy of that "
+        "budget is the posterior at that temperature.",
+        "identities --only mpo",
+        "1806.06920",
+    ),
     "ppo": Paper(
         "Schulman et al. 2017: proximal policy optimisation (PPO)",
         "A clipped objective allows several steps on each batch, and so learns more from the same "
@@ -82,6 +89,25 @@ TRAINERS = {
         "its only minimum is the posterior, for any distribution of the responses.",
         "identities --only off-policy-balance",
         "2503.18929",
+    ),
+    "gvpo": Paper(
+        "GVPO, 2025: group variance policy optimisation",
+        "Rewards less implicit rewards, centred in their group, weigh the responses: a gradient "
+        "for draws from any distribution, 0 at the posterior alone. Here: the gradient of the "
+        "variance of log w.",
+        "identities --only gvpo off-policy-balance",
+        "2504.19599",
+    ),
+    "gkd": Paper(
+        "Agarwal et al. 2023: on-policy distillation (GKD)",
+        "A student learns from a teacher, by the KL of each token of the student's own responses. "
+        "Here: inference without a reward, where the teacher is the prior.",
+        "identities --only gkd",
+        "2306.13649",
+        supports=("a table of all prefixes",),
+        against=("bigrams",),
+        caveat="The gradient leaves out that the responses change. A student that cannot be the "
+        "teacher ends further away in KL than the ELBO brings it.",
     ),
     "rebel": Paper(
         "Gao et al. 2024: regressing relative rewards (REBEL)",

@@ -9,7 +9,7 @@ from experiments.identities.world import World, kl, mean_gradient, noise
 from experiments.shared.claims import NOISY
 from inference import Estimate, random_state
 
-SLOW = {"trajectory-balance", "proximal", "smc-bounds", "inference-gaps"}
+SLOW = {"trajectory-balance", "proximal", "smc-bounds", "inference-gaps", "gkd"}
 """Checks that train, or run a sampler hundreds of times."""
 
 

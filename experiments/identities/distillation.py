@@ -1,0 +1,73 @@
+"""Distillation of a teacher: a prior without a reward, and a student as the guide."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from experiments.identities.world import World, kl
+from experiments.shared.claims import Finding
+from guides import GUIDES, Guide
+from inference import random_state
+from inference.programs import autoregressive, log_guide_at
+from model.common.minimise import minimise
+
+STEPS = 300
+"""Largest number of steps of a descent."""
+
+
+def on_policy(world: World) -> list[Finding]:
+    """KL of each next token, on the student's own responses held fixed (GKD, arXiv 2306.13649).
+
+    The gradient leaves out how the student's responses change. It is 0 at a student equal to the
+    teacher. In a small family it is 0 elsewhere than the gradient of KL(q || p0).
+    """
+    left, of_whole = (_after(world, "n-gram", whole=whole) for whole in (False, True))
+    of_table = _after(world, "tabular", whole=False)
+    excess = 100 * (left / of_whole - 1)
+    return [
+        Finding.of_limits(
+            "a table of all prefixes, KL(q || p0) where it ends, nats", [of_table], below=0.01
+        ),
+        Finding.of_limits(
+            f"bigrams, KL(q || p0) where it ends above the least of {of_whole:.3f} nats, %",
+            [excess],
+            above=1.0,
+        ),
+    ]
+
+
+def _after(world: World, family: str, *, whole: bool) -> float:
+    """KL(q || p0) after descent of the KL of responses, or of each token on fixed responses."""
+    with random_state.isolated(0):
+        student = GUIDES[family](world.model.prior, world.prompts).double()
+        for parameter in student.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    if whole:
+        minimise(partial(_whole, world, student), student.parameters(), max_steps=STEPS)
+    else:
+        optimiser = torch.optim.Adam(student.parameters(), lr=0.05)
+        schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, STEPS)
+        for _ in range(STEPS):
+            optimiser.zero_grad()
+            _token_by_token(world, student).backward()
+            optimiser.step()
+            schedule.step()
+    with torch.no_grad():
+        return kl(log_guide_at(student, world.prompts, world.truth.support)[:, 0], world.log_prior)
+
+
+def _whole(world: World, student: Guide) -> Tensor:
+    """KL(q || p0), nats."""
+    log_q = log_guide_at(student, world.prompts, world.truth.support)[:, 0]
+    return (log_q.exp() * (log_q - world.log_prior)).sum()
+
+
+def _token_by_token(world: World, student: Guide) -> Tensor:
+    """The same number; its gradient is that with the probabilities of the responses fixed."""
+    support, q = world.truth.support, student.distribution(world.prompts)
+    log_q = q.next_token_logits(support).log_softmax(-1)
+    with torch.no_grad():
+        log_p = world.model.prior(world.prompts).next_token_logits(support).log_softmax(-1)
+        prob = autoregressive(q).log_prob(support)[:, 0].exp()
+    return (prob * (log_q.exp() * (log_q - log_p)).sum((-2, -1))[:, 0]).sum()
