@@ -13,6 +13,10 @@ from transformers import (
     GPT2ForSequenceClassification,
     GPT2LMHeadModel,
     LlamaConfig,
+    MistralConfig,
+    MistralForCausalLM,
+    MoshiConfig,
+    MoshiForCausalLM,
     OPTConfig,
     Phi3Config,
     PreTrainedModel,
@@ -225,6 +229,45 @@ def test_network_that_counts_positions_by_itself_is_refused_and_rounding_is_not(
                 LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
         else:
             LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
+
+
+WINDOWED = SIZES | SPECIAL | {"intermediate_size": 32, "max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize("window", [6, 4096])
+def test_network_with_another_window_in_the_cache_than_in_a_plain_pass_is_refused(window):
+    """Moshi's mask has no window, and its cache drops what is beyond the window."""
+    sizes = {name: size for name, size in WINDOWED.items() if name != "intermediate_size"}
+    config = MoshiConfig(**sizes, ffn_dim=32, num_key_value_heads=2, sliding_window=window)
+    torch.manual_seed(0)
+    network = MoshiForCausalLM(config)
+    with pytest.raises(CachedReadingError, match="MoshiForCausalLM gives a token other"):
+        LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
+
+
+@pytest.mark.parametrize("window", [6, 4096])
+def test_windows_of_a_network_stay_as_they_were(window):
+    torch.manual_seed(0)
+    config = MistralConfig(**WINDOWED, num_key_value_heads=1, sliding_window=window)
+    network = MistralForCausalLM(config).double()
+    language_model = LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
+    holders = [part for part in network.modules() if hasattr(part, "sliding_window")]
+    assert {holder.sliding_window for holder in [*holders, network.config]} == {window}
+    prompts, response = language_model.encode(["a b c a b c a a b", "c"]), torch.tensor([[2, 3, 4]])
+    rows = [torch.tensor(row) for row in prompts.rows()]
+    expected = torch.stack([plain_log_prob(language_model, row, response[0]) for row in rows])
+    log_prob = language_model(prompts).log_prob(response.expand(2, -1))
+    assert_close(log_prob, expected, rtol=0, atol=1e-6)
+
+
+def test_padding_that_a_network_cannot_read_hides_no_other_fault():
+    """Eager attention in float64 rounds the mask to minus infinity, and gives NaN at padding."""
+    torch.manual_seed(0)
+    sizes = {name: size for name, size in WINDOWED.items() if name != "intermediate_size"}
+    config = MoshiConfig(**sizes, ffn_dim=32, num_key_value_heads=2, sliding_window=6)
+    config._attn_implementation = "eager"
+    with pytest.raises(CachedReadingError, match=r"by up to [0-9]"):
+        LanguageModel(MoshiForCausalLM(config).double(), tiny_tokenizer(), max_new_tokens=3)
 
 
 def test_network_that_takes_no_padding_is_refused_by_name():
