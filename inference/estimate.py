@@ -84,6 +84,26 @@ class Estimate(NamedTuple):
         return cls(values.mean().item(), variance.sum().sqrt().item() / values.shape[1])
 
     @classmethod
+    def of_levels(cls, values: Tensor) -> Estimate:
+        """`of_mean` for values `[M, N]` such as rewards, which may have two levels alone.
+
+        The share of the upper level then has the standard error of `of_share`: a prompt whose draws
+        all have one level adds to the error. Of a single level the standard error is 0, and says
+        nothing of levels that no draw has: see `is_constant`.
+        """
+        mean = cls.of_mean(values)
+        levels = values.double().unique()
+        if len(levels) != 2 or not math.isfinite(mean.standard_error):
+            return mean
+        low, width = levels[0], levels[1] - levels[0]
+        return cls(mean.value, cls.of_share((values.double() - low) / width).times(width.item())[1])
+
+    @property
+    def is_constant(self) -> bool:
+        """True if the standard error is 0 up to rounding: the draws to a prompt have one value."""
+        return self.standard_error <= 1e-12 * abs(self.value)
+
+    @classmethod
     def of_influence(cls, value: Tensor, *influence: Tensor) -> Estimate:
         """Estimate of a smooth function of means, averaged over prompts (delta method).
 

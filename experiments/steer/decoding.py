@@ -14,7 +14,7 @@ from experiments.shared.tables import cell
 from experiments.shared.training import build_guide
 from experiments.steer.arguments import Steer
 from experiments.steer.expectations import chunk, mean_of_draws, observe, scope_of
-from experiments.steer.report import MARK, samples_text, scored_texts
+from experiments.steer.report import MARK, ONE_VALUE, samples_text, scored_texts
 from guides import GUIDES, Fixed, Guide, saved
 from guides.guide import OtherGuideError
 from guides.saved import GUIDE_FILE
@@ -41,7 +41,7 @@ def numbers_of(
 ) -> dict[str, str]:
     """Expectations under prior and target, log Z in nats, diagnostics; means over prompts.
 
-    Expectations have their standard errors.
+    Expectations have their standard errors, and a mark if the draws to a prompt have one value.
     """
     prior = observe(model, prompts, prior_response)
     weighted = observe(model, prompts, posterior.response)
@@ -52,8 +52,11 @@ def numbers_of(
         # NaN where the reward or the feature does not apply
         applies = ~of_prior.isnan().all(0)
         zeros = of_posterior.nan_to_num(0.0, neginf=-torch.inf)
-        numbers[f"E[{name}] of the prior"] = cell(*mean_of_draws(of_prior, applies))
-        numbers[f"E[{name}] of the {target}"] = cell(*posterior.estimate(zeros, applies))
+        means = {"prior": mean_of_draws(of_prior, applies)}
+        means[target] = posterior.estimate(zeros, applies)
+        for origin, mean in means.items():
+            is_constant = mean.is_constant and not (origin == target and posterior.exact)
+            numbers[f"E[{name}] of the {origin}"] = cell(*mean) + MARK * is_constant
     if posterior.log_z is not None:
         numbers["log Z, nats"] = f"{posterior.log_z.mean().item():.4g}"
     for name, value in posterior.diagnostics.items():
@@ -129,6 +132,8 @@ def sample_posterior(
                 write_draws(folder.path / "draws.jsonl", model, prompts, posterior)
     width = max(map(len, numbers))
     lines = [f"{name:{width}}  {value}" for name, value in numbers.items()]
+    if any(value.endswith(MARK) for value in numbers.values()):
+        lines.append(f"{MARK.strip()} {ONE_VALUE}.")
     if fault := fault_of(posterior, str(origin)):
         lines.append(f"{MARK.strip()} {fault}: the numbers of the posterior may be far off.")
     print("", f"{title} from {origin}", "", *samples_text(samples), *lines, sep="\n")

@@ -58,7 +58,7 @@ def observe(model: AlignmentModel, prompts: Prompts, response: Tensor) -> Observ
 def mean_of_draws(values: Tensor, applies: Tensor) -> Estimate:
     """Mean of independent values `[M, N]` over the prompts `[N]` to which they apply."""
     is_empty = not bool(applies.any())
-    return Estimate(math.nan, math.nan) if is_empty else Estimate.of_mean(values[:, applies])
+    return Estimate(math.nan, math.nan) if is_empty else Estimate.of_levels(values[:, applies])
 
 
 def expectations(

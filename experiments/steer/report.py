@@ -10,7 +10,7 @@ from torch import Tensor
 
 from experiments.shared.run_folder import RunFolder, element, html_figure
 from experiments.steer.expectations import Expectations, Measurement, observe
-from inference import Diagnostics, Program, response_distribution
+from inference import Diagnostics, Estimate, Program, response_distribution
 from inference.diagnostics.prior_alone import PriorAlone
 from model import AlignmentModel, Prompts
 from model.common.paths import without_folders
@@ -44,8 +44,13 @@ CAPTION = (
     "from the table by the error of those draws, and a mean over ten steps may cross the curve."
 )
 """Explanations on the page, below the table and below the figures."""
+ONE_VALUE = (
+    "all draws to a prompt have one value, so that the error of the mean is unknown; of a rare "
+    "value that no draw has, log Z and the divergences know nothing either"
+)
+"""Reason to distrust a mean whose standard error is 0."""
 ERRORS = 2
-"""Number of standard errors by which a divergence rises if the report says so."""
+"""Number of standard errors by which a divergence rises, or is above 0, if the report says so."""
 
 
 @dataclass(frozen=True)
@@ -112,26 +117,28 @@ class Report:
     def _likelihood_rows(self) -> list[tuple[str, ...]]:
         """E[r]; if the log likelihood is another number, also its mean where that is finite."""
         before, after = self.before.diagnostics, self.after.diagnostics
-        rows = [("E[r]", *self._expected(str(each.reward) for each in self.expectations))]
+        rows = [("E[r]", *self._expected(each.reward for each in self.expectations))]
         estimates = (before.log_likelihood, after.log_likelihood, after.posterior_log_likelihood)
         if self.has_factors and all(math.isfinite(estimate.value) for estimate in estimates):
             cells = str(before.log_likelihood), str(after.log_likelihood)
             rows.append(("E[log likelihood]", *cells, shown(after, "posterior_log_likelihood")))
         return rows
 
-    def _expected(self, cells: Iterable[str]) -> list[str]:
-        """Cells of expectations, the posterior's marked if they are unreliable."""
-        *others, posterior = cells
-        return [*others, posterior + MARK * bool(self.posterior.doubt)]
+    def _expected(self, estimates: Iterable[Estimate]) -> list[str]:
+        """Cells of expectations under prior, guide and posterior, marked if unreliable."""
+        doubts = False, False, bool(self.posterior.doubt)
+        pairs = zip(estimates, doubts, strict=True)
+        return [f"{each}{MARK * (is_doubtful or each.is_constant)}" for each, is_doubtful in pairs]
 
     def _factor_rows(self) -> list[tuple[str, ...]]:
         """Means of features, and the share of forbidden responses."""
         every, rows = self.expectations, []
         for name in every[0].moments:
-            moments = self._expected(str(each.moments[name]) for each in every)
+            moments = self._expected(each.moments[name] for each in every)
             rows.append((without_folders(f"E[{name}]"), *moments))
         if any(each.forbidden for each in every):
-            rows.append(("forbidden", *self._expected(f"{each.forbidden:.1%}" for each in every)))
+            *others, posterior = (f"{each.forbidden:.1%}" for each in every)
+            rows.append(("forbidden", *others, posterior + MARK * bool(self.posterior.doubt)))
         return rows
 
     def conclusion(self) -> str:
@@ -146,7 +153,8 @@ class Report:
                 f"KL(q || p*) is infinite; KL(p* || q) went from {old} to {new} nats in "
                 f"{self.seconds:.0f} s of SVI."
             )
-        share = f" ({left.value / start.value:.0%})" if start.value > 0 else ""
+        is_known = start.value > ERRORS * start.standard_error
+        share = f" ({left.value / start.value:.0%})" if is_known else ""
         mark = MARK * ("kl_guide_posterior" in before.unreliable)
         return (
             f"Of the {start.value:z.3f}{mark} nats between prior and posterior, "
@@ -198,6 +206,13 @@ class Report:
                         text = f"{reason}: {' and '.join(symbols)}{suffix} may be far off"
                         columns.setdefault(text, []).append(column)
         notes = [f"{text} (column {', '.join(names)})." for text, names in columns.items()]
+        columns = {}
+        for column, expected in zip(HEAD[1:], self.expectations, strict=True):
+            means = {"E[r]": expected.reward} | {f"E[{k}]": v for k, v in expected.moments.items()}
+            for symbol, mean in means.items():
+                if mean.is_constant:
+                    columns.setdefault(without_folders(symbol), []).append(column)
+        notes += [f"{key} (column {', '.join(c)}): {ONE_VALUE}." for key, c in columns.items()]
         if self.has_factors and self.posterior.doubt:
             notes.append(f"{self.posterior.doubt}: means of the posterior may be far off.")
         return [f"{MARK.strip()} {note}" for note in notes]

@@ -204,7 +204,7 @@ def diagnose(
     accepted = prior_sample.accepted
     return Diagnostics(
         elbo=elbo,
-        log_likelihood=Estimate.of_mean(log_likelihood),
+        log_likelihood=Estimate.of_levels(log_likelihood),
         kl_guide_prior=Estimate.of_mean(log_guide - log_prior),
         entropy=Estimate.of_mean(-log_guide),
         log_z_bound=log_mean_exp(log_weight),

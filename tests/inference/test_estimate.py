@@ -47,6 +47,25 @@ def test_the_error_of_a_share_over_prompts_is_that_of_the_mean():
     assert share.standard_error == pytest.approx(mean.standard_error, rel=0.01)
 
 
+def test_the_error_of_a_reward_of_two_levels_is_that_of_their_share():
+    """Also of a prompt whose draws have one level."""
+    wins = torch.zeros(20, 2, dtype=torch.float64)
+    wins[:, 0] = 1.0
+    estimate, share = Estimate.of_levels(3 * wins - 1), Estimate.of_share(wins)
+    assert estimate == pytest.approx((0.5, 3 * share.standard_error))
+    assert not estimate.is_constant
+    assert Estimate.of_levels(VALUES) == Estimate.of_mean(VALUES)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -3.0])
+def test_draws_of_one_value_are_told(value):
+    values = torch.full((640, 2), value)
+    assert Estimate.of_levels(values).is_constant
+    assert not Estimate.of_levels(VALUES).is_constant
+    assert not Estimate.of_levels(values[:1]).is_constant
+    assert not Estimate(-math.inf, math.nan).is_constant
+
+
 def test_one_sample_has_no_standard_error():
     value, error = Estimate.of_mean(VALUES[:1])
     assert value == pytest.approx(5.5)

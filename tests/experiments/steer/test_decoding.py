@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments.steer.decoding import fault_of, load_guide
+from experiments.steer.decoding import fault_of, load_guide, numbers_of
 from guides import GUIDES, FineTuned, Twisted
 from guides.saved import save_guide
-from inference import SAMPLERS, Posterior
+from inference import SAMPLERS, Posterior, importance_sampling
 from model import AlignmentModel, TokenReward
 from tests.model.tiny import tiny
 
@@ -133,3 +133,13 @@ def test_chains_that_disagree_are_a_reason():
         assert bool(fault) == bool(reason)
     sizes = {"effective_sample_size": torch.tensor([math.nan, 20.0])}  # one prompt is unknown
     assert fault_of(replace(posterior, diagnostics=sizes), "the prior").startswith("20 of 64")
+
+
+def test_expectations_of_draws_with_one_reward_are_marked(prior, prompts):
+    model = AlignmentModel(prior, lambda prompts, response: torch.zeros(response.shape[:-1]), 1.0)
+    response = prior(prompts).sample((8,))
+    posterior = importance_sampling(model, prompts, num_samples=8)
+    numbers = numbers_of(model, prompts, posterior, response)
+    assert numbers["E[r] of the prior"] == numbers["E[r] of the posterior"] == "0 ± 0 (?)"
+    listed = replace(posterior, exact=True)
+    assert numbers_of(model, prompts, listed, response)["E[r] of the posterior"] == "0 ± 0"

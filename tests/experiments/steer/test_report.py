@@ -58,6 +58,28 @@ def report():
     )
 
 
+def test_a_mean_of_draws_with_one_value_is_marked(report):
+    reward = Expectations(Estimate(0.0, 0.0), moments={"words": Estimate(0.5, 0.1)})
+    one = replace(report, before=report.before._replace(expectations=reward))
+    one = replace(
+        one,
+        after=one.after._replace(expectations=reward),
+        posterior=reward._replace(reward=Estimate(0.4, 0.1)),
+    )
+    rows = {name: cells for name, *cells in one.rows()}
+    marked = "0.000 ± 0.000 (?)"
+    assert rows["E[r]"] == [marked, marked, "0.400 ± 0.100"]
+    (note,) = one.notes()
+    assert note.startswith("(?) E[r] (column prior, guide): all draws to a prompt have one value")
+
+
+def test_a_share_of_nothing_is_not_shown(report):
+    before = changed(report.before, kl_guide_posterior=Estimate(0.1, 0.06))
+    assert "left after" in replace(report, before=before).conclusion()
+    before = changed(report.before, kl_guide_posterior=Estimate(24.0, 0.06))
+    assert "left (25%) after" in replace(report, before=before).conclusion()
+
+
 def test_every_number_is_in_the_right_place(report):
     rows = {name: cells for name, *cells in report.rows()}
     expected = {
