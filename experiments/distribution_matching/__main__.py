@@ -24,6 +24,7 @@ from experiments.shared.argument_types import Count, Name, Positive, Rate, Seeds
 from experiments.shared.claims import FigureArguments, Finding, conclude
 from experiments.shared.command_line import run_script
 from experiments.shared.figures import save_all
+from experiments.shared.tables import over_seeds
 from experiments.shared.training import train
 from guides import Twisted
 from inference import match_moments, random_state
@@ -79,7 +80,7 @@ def main(args: DistributionMatching) -> list[Finding]:
                     guide, loss = Twisted(prior), method(args.particles)
                     train(guide, model, prompts, loss, args.steps, learning_rate=rate, seed=seed)
                     of_seeds.append(measured(guide))
-                rows[task][name] = report.over_seeds(of_seeds)
+                rows[task][name] = over_seeds(of_seeds)
     tables, findings = [str(moments)], [report.lambda_finding(moments)]
     for task, of_task in rows.items():
         title = f"{task.name}; {args.steps} steps of {args.particles}"

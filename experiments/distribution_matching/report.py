@@ -1,7 +1,7 @@
 """Metrics of a guide, of the prior and of the target; table, findings and figure of them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from matplotlib import pyplot as plt
@@ -75,12 +75,6 @@ def measure(
         parts.append(distinct | {"self-BLEU-5": self_bleu(part, is_token)})
     met = Estimate.of_share(task.feature(prompts, response))
     return {"constraint": met, **metrics, **summary(parts)}
-
-
-def over_seeds(rows: Sequence[Row]) -> Row:
-    """Means over guides with standard errors over guides, or the row of the only guide."""
-    values = [{name: estimate.value for name, estimate in row.items()} for row in rows]
-    return summary(values) if len(rows) > 1 else rows[0]
 
 
 def table_of(title: str, rows: Mapping[str, Row]) -> str:

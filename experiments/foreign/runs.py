@@ -67,7 +67,7 @@ def run(job: Job) -> Run:
             options: dict[str, Any] = {"num_steps": num_steps, "seed": seed, "progress": False}
             fitted = fit(world.model, guide, world.prompts, objective=objective, **options)
             fit_seconds = time.process_time() - fit_began
-            draws: dict[str, Any] = {"num_samples": job.samples, "prior_sample": world.prior_sample}
+            draws: dict[str, Any] = {"num_samples": job.samples, "prior_sample": world.sample}
             diagnostics = diagnose(world.model, guide, world.prompts, **draws)
     except (ValueError, ArithmeticError, RuntimeError) as error:
         return Run(cell, seed, job.steps, note=one_line(error))
@@ -101,7 +101,7 @@ def build(name: str, world: World) -> Guide:
 def prior_numbers(cell: Cell, num_prior_draws: int, stories: Path | None) -> dict[str, Estimate]:
     """Measurements of the prior from its draws, the same in all runs of a cell."""
     world = world_of(cell, num_prior_draws, stories)
-    sample, prior = world.prior_sample, world.model.prior(world.prompts)
+    sample, prior = world.sample, world.model.prior(world.prompts)
     assert sample is not None
     log_likelihood = Estimate.of_mean(sample.log_likelihood)
     with torch.no_grad():

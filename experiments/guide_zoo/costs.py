@@ -52,8 +52,7 @@ def report(results: Sequence[Result]) -> dict[str, Figure]:
         rows[name + notes(of_name)] = [f"{mean['parameters'].value:,.0f}", *cells]
     print(text_table(["trained", *COLUMNS], rows))
     world = WORLDS[WORLD]()
-    assert world.prior_sample is not None
-    frontier = frontier_figure(means, trajectories, world.prior_sample, world.model.beta)
+    frontier = frontier_figure(means, trajectories, world.sample, world.model.beta)
     return {"frontier": frontier, "costs": cost_figure(means)}
 
 

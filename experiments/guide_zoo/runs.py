@@ -86,7 +86,7 @@ FEW = 64
 def run(job: Job) -> Result:
     """Run one job. The note of the result holds the reason of a fit without result."""
     world = WORLDS[job.world]()
-    world.truth, world.prior_sample  # noqa: B018 - computed before the clock starts
+    world.sample  # noqa: B018 - computed before the clock starts
     if job.seed is None:
         return optimum(job, world)
     try:

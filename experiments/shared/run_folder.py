@@ -28,8 +28,7 @@ body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem aut
 body {{ padding: 0 1rem; color: #222; }} table {{ border-collapse: collapse; width: 100%; }}
 th, td {{ padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #ddd; text-align: left; }}
 td, th {{ vertical-align: top; }} .num {{ font-variant-numeric: tabular-nums; width: 4rem; }}
-.note {{ color: #a33; }}
-figure {{ margin: 1.5rem 0; }} svg {{ max-width: 100%; height: auto; }}
+.note {{ color: #a33; }} figure {{ margin: 1.5rem 0; }} svg {{ max-width: 100%; height: auto; }}
 </style><h1>{title}</h1>
 {body}</html>
 """

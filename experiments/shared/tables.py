@@ -31,6 +31,12 @@ def summary(runs: Sequence[Mapping[str, float]]) -> dict[str, Estimate]:
     return {name: Estimate(*mean_and_error(runs, name)) for name in runs[0]}
 
 
+def over_seeds(rows: Sequence[Mapping[str, Estimate]]) -> dict[str, Estimate]:
+    """Means over runs with standard errors over runs, or the row of the only run."""
+    values = [{name: estimate.value for name, estimate in row.items()} for row in rows]
+    return summary(values) if len(rows) > 1 else dict(rows[0])
+
+
 def pair_table(title: str, rows: Mapping[str, Pairs]) -> str:
     """Title, and a table of rows by name, all with the same columns."""
     columns = [column for column, _ in next(iter(rows.values()))]

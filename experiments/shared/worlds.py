@@ -36,10 +36,10 @@ class World:
         return None if self.num_prior_draws else Enumeration(self.model, self.prompts)
 
     @cached_property
-    def prior_sample(self) -> PriorSample | None:
-        """Draws of the prior if responses cannot be listed: log Z, exact posterior samples."""
-        if not self.num_prior_draws:
-            return None
+    def sample(self) -> PriorSample:
+        """All responses if they can be listed; else prior draws, some of them of the posterior."""
+        if self.truth is not None:
+            return PriorSample.of_enumeration(self.truth)
         problem, bound = (self.model, self.prompts), self.model.log_likelihood_bound(self.prompts)
         with random_state.isolated(0):
             return sample_prior(*problem, self.num_prior_draws, log_likelihood_bound=bound)
@@ -47,15 +47,12 @@ class World:
 
 def reference(world: World) -> str:
     """One line on the posterior of a world."""
-    if world.truth is not None:
-        log_p = world.truth.log_posterior
-        reward = (log_p.exp() * world.truth.log_likelihood).sum(0).mean().item() * world.model.beta
-        nats, log_z = entropy(log_p).mean().item(), world.truth.log_z.mean().item()
-        return f"log Z {log_z:.4f}; of the posterior, E[r] {reward:.4f}, entropy {nats:.4f}"
-    sample = world.prior_sample
-    assert sample is not None
-    estimate = sample.mean(sample.log_likelihood, sample.log_likelihood).times(world.model.beta)
-    return f"log Z {sample.log_z()}; of the posterior, E[r] {estimate}"
+    sample = world.sample
+    reward = sample.mean(sample.log_likelihood, sample.log_likelihood).times(world.model.beta)
+    text = f"log Z {sample.log_z()}; of the posterior, E[r] {reward}"
+    if world.truth is None:
+        return text
+    return f"{text}, entropy {entropy(world.truth.log_posterior).mean().item():.3f}"
 
 
 @cache

@@ -115,5 +115,5 @@ def by_name(results: Sequence[Result]) -> dict[str, list[Result]]:
 
 def measure_guide(world: World, guide: Guide) -> Measurements:
     """Measure a guide against the posterior, by the names of `Result.measured`."""
-    run = partial(measure, truth=world.truth, prior_sample=world.prior_sample)
+    run = partial(measure, truth=world.truth, prior_sample=world.sample)
     return run(world.model, guide, world.prompts, num_samples=NUM_SAMPLES)

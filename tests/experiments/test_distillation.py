@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from experiments import distillation, distillation_text
-from experiments.distillation import Distillation, log_ratio, main
+from experiments import distillation
+from experiments.distillation import Distillation, excess, main, new_kinds, new_world
 from experiments.guide_zoo.family_optimum import family_optimum
+from experiments.shared.worlds import World
 from guides import Fixed, Tabular
-from inference import Enumeration
+from inference import Enumeration, Estimate, PriorSample
 from model import AlignmentModel, LanguageModel, TextReward, vader_sentiment
 
 
@@ -23,16 +24,17 @@ def kl(log_prob, log_target):
     return (log_prob.exp() * (log_prob - log_target)).sum().item()
 
 
-def test_log_ratio_by_hand():
-    """Best of two of four responses, two of them with the same reward."""
-    truth = Enumeration.__new__(Enumeration)
+def test_best_of_two_by_hand(prior):
+    """Four responses, two of them with the same reward."""
     prob = torch.tensor([[0.4], [0.3], [0.2], [0.1]], dtype=torch.float64)
-    truth.log_prior = prob.log()
-    truth.log_likelihood = torch.tensor([[0.0], [1.0], [1.0], [2.0]], dtype=torch.float64)
+    reward = torch.tensor([[0.0], [1.0], [1.0], [2.0]], dtype=torch.float64)
+    world = World(AlignmentModel(prior, TextReward(vader_sentiment, prior), 1.0), None)
+    world.__dict__["sample"] = PriorSample(torch.zeros(4, 1, 1), prob.log(), reward, exact=True)
+    [kind] = new_kinds(world, [], [2]).values()
     zero, two = 0.4**2, 1 - 0.9**2
     one = 1 - zero - two
     ratio = torch.tensor([[zero / 0.4], [one / 0.5], [one / 0.5], [two / 0.1]]).double()
-    assert torch.allclose(log_ratio(truth, 2), ratio.log(), atol=1e-12)
+    assert torch.allclose(kind.log_ratio, ratio.log(), atol=1e-12)
 
 
 @pytest.mark.parametrize("learned", [False, True])
@@ -40,19 +42,19 @@ def test_distillation_leaves_a_share_of_the_prior_s_kl(
     learned, grammar, tmp_path, capsys, monkeypatch
 ):
     """KL(q || best of n) over KL(p0 || best of n), for trained and untrained guides."""
-    reward, prompts = TextReward(vader_sentiment, grammar), grammar.encode(["the film was"])
-    truth = Enumeration(AlignmentModel(grammar, reward, 1.0), prompts)
+    world = new_world("grammar", 0)
     guide = Fixed(grammar)
     if learned:  # the best of 4 is near this posterior
-        posterior = Enumeration(AlignmentModel(grammar, reward, 0.52), prompts)
+        reward = world.model.rewards
+        posterior = Enumeration(AlignmentModel(grammar, reward, 0.52), world.prompts)
         guide = family_optimum(
-            posterior, lambda: Tabular(grammar, prompts), "reverse", max_iter=40
+            posterior, lambda: Tabular(grammar, world.prompts), "reverse", max_iter=40
         ).guide
     monkeypatch.setattr(distillation, "FineTuned", lambda _: guide)
     monkeypatch.setattr(distillation, "train", lambda *_, **__: None)
     findings = main(Distillation(sizes=(4,), betas=(0.6,), seeds=2, out=tmp_path))
-    best = truth.log_prior + log_ratio(truth, 4)
-    left, start = kl(truth.log_guide(guide), best), kl(truth.log_prior, best)
+    best = world.truth.log_prior + new_kinds(world, [], [4])["distilled, n = 4"].log_ratio
+    left, start = kl(world.truth.log_guide(guide), best), kl(world.truth.log_prior, best)
     statement = f"distillation leaves {left / start:.3g} ± 0 of KL(p0 || best of 4)"
     assert findings[-1].statement.startswith(statement)
     assert findings[-1].held == learned == (left < 0.2 * start)
@@ -62,9 +64,13 @@ def test_distillation_leaves_a_share_of_the_prior_s_kl(
 
 
 def test_a_guide_above_the_posteriors_is_a_failed_finding(grammar, tmp_path, monkeypatch):
+    sample = new_world("grammar", 0).sample
+    highest = sample.frontier_at(0.5)
+    above = {"KL(q||p0)": Estimate(0.5, 0.0), "E[r]": Estimate(highest + 1e-3, 0.0)}
+    assert excess(sample, above) == pytest.approx(1e-3)
+    assert excess(sample, {**above, "E[r]": Estimate(highest + 1e-3, 1e-3)}) < 0, "noise"
     monkeypatch.setattr(distillation, "train", lambda *_, **__: None)
-    place = {"KL(q||p0)": 0.5, "E[r]": 0.7, "posterior's E[r]": 0.6, "KL(q||target)": 0.1}
-    monkeypatch.setattr(distillation, "measure", lambda *_: place)
+    monkeypatch.setattr(distillation, "excess", lambda *_: 1e-3)
     findings = main(Distillation(sizes=(2,), betas=(0.6,), seeds=1, out=tmp_path))
     assert not findings[0].held
     assert findings[0].statement.startswith("no guide is above the posteriors")
@@ -81,7 +87,8 @@ def test_script(prior, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_script_on_text(tmp_path, capsys):
-    args = distillation_text.DistillationText(steps=1, draws=320, out=tmp_path)
-    assert [finding.held for finding in distillation_text.main(args)] == [True, True]
+    small = {"sizes": (16,), "betas": (0.1,), "steps": 1, "seeds": 1, "draws": 320}
+    args = Distillation(world="film-reviews", **small, out=tmp_path)
+    assert [finding.held for finding in main(args)] == [True]
     assert "posterior's E[r]" in capsys.readouterr().out
-    assert {path.name for path in tmp_path.rglob("*.svg")} == {"text.svg"}
+    assert {path.name for path in tmp_path.rglob("*.svg")} == {"film-reviews.svg"}

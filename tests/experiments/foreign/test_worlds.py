@@ -19,7 +19,7 @@ def cell(prior, length, reward):
 @pytest.mark.parametrize("prior", RANDOM)
 def test_rewards_differ_among_responses_of_a_random_network(prior, reward):
     world = world_of(cell(prior, "12", reward), 128, None)
-    rewards = world.prior_sample.log_likelihood * world.model.beta
+    rewards = world.sample.log_likelihood * world.model.beta
     scale = 10 if reward == "logit" else 1
     assert world.model.beta == pytest.approx(0.1 * scale)
     assert 0.1 * scale < rewards.std() < scale
@@ -42,9 +42,9 @@ def test_words_of_random_networks_are_different():
 def test_a_response_of_the_stories_ends_at_a_full_stop(stories_folder):
     world = world_of(cell("stories260k", "24", "length"), 64, stories_folder)
     prior = world.model.prior
-    lengths = prior.space.is_word(world.prior_sample.response).sum(-1)
+    lengths = prior.space.is_word(world.sample.response).sum(-1)
     assert (lengths < 24).any()
-    texts = [row[0] for row in prior.decode(world.prior_sample.response)]
+    texts = [row[0] for row in prior.decode(world.sample.response)]
     assert not any(". " in text for text in texts)
 
 

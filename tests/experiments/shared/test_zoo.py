@@ -31,7 +31,7 @@ def test_few_effective_draws_are_a_doubt():
         drawn.model,
         moved_guide(drawn.model.prior),
         drawn.prompts,
-        prior_sample=drawn.prior_sample,
+        prior_sample=drawn.sample,
         num_samples=12,
     )
     assert "of 24 draws of prior and guide effective, fewer than 30" in measurements.doubt
