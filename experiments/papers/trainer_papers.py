@@ -62,6 +62,13 @@ TRAINERS = {
         "trainer_targets --only reinforce++",
         "2501.03262",
     ),
+    "dapo": Paper(
+        "Yu et al. 2025: DAPO",
+        "A wider clip above and an average over all tokens train long responses stably. Here, with "
+        "GRPO's penalty, which DAPO drops: the trainer reaches the target predicted for GRPO.",
+        "trainer_targets --only dapo",
+        "2503.14476",
+    ),
     "gspo": Paper(
         "Zheng et al. 2025: group sequence policy optimisation (GSPO)",
         "One importance ratio for a response in place of a ratio for each token trains stably. "

@@ -45,6 +45,7 @@ OURS = {
     "rloo": ours("rloo", 0.1),
     "reinforce++": ours("reinforce++", 0.1),
     "grpo": ours("grpo", 0.5, kl_weight=0.5),
+    "dapo": ours("dapo", 0.5, kl_weight=0.5),
     "gspo": ours("gspo", 0.5, kl_weight=0.5),
     "cispo": ours("cispo", 0.5, kl_weight=0.5),
     "grpo, k2": ours("grpo", 1.0, "grpo-token-kl", estimator="k2", kl_weight=1.0),

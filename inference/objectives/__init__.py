@@ -138,8 +138,13 @@ OBJECTIVES: dict[str, Objective] = {
         "Dr. GRPO: advantages in nats, k3 of tokens as a loss; not the posterior",
         target="token-forward-kl",
     ),
+    "dapo": Objective(
+        partial(GRPO, average="batch", clip=(0.2, 0.28), epochs=4),
+        "DAPO: GRPO with a wider clip above, averaged over all tokens; not the posterior",
+        target="grpo-token-k3",
+    ),
     "gspo": Objective(
-        partial(GRPO, ratio="response", length_normalised=True, epochs=4),
+        partial(GRPO, ratio="response", average="response", epochs=4),
         "GSPO: GRPO with one ratio a response, averaged over tokens; not the posterior",
         target="grpo-mean-k3",
     ),

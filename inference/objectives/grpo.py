@@ -8,8 +8,11 @@
 GRPO (Shao et al. 2024, arXiv 2402.03300) has std scaling and the estimator k3 as a loss; Dr. GRPO
 (Liu et al. 2025, arXiv 2503.20783) has neither std scaling nor a division by length; GSPO (Zheng et
 al. 2025, arXiv 2507.18071) has the geometric mean of rho_t for all tokens of a response; CISPO
-(MiniMax 2025, arXiv 2506.13585) clips rho_t as a constant weight; REINFORCE++ (Hu et al. 2025,
-arXiv 2501.03262) has mean and std of all prompts together, and the KL in the reward.
+(MiniMax 2025, arXiv 2506.13585) clips rho_t as a constant weight; DAPO (Yu et al. 2025, arXiv
+2503.14476) clips further above than below, averages over all tokens, and as published has c = 0;
+REINFORCE++ (Hu et al. 2025, arXiv 2501.03262) has mean and std of all prompts together, and the KL
+in the reward. DAPO's dynamic sampling, which draws again where all rewards of a group are equal,
+changes which prompts a step has: such a group has no advantage.
 
 The posterior is the target if k1 is in the reward, with any scale: all log-weights of a prompt are
 one number there. The other targets are in `inference.targets.fixed_points`, by `TARGETS`, with
@@ -18,9 +21,10 @@ rewards in nats and c for beta:
 | choice | target |
 |---|---|
 | `kl="reward"`, `estimator="k1"` | `posterior`, the model's own if c = 1 |
-| `scale="std"`, k3 as a loss (GRPO) | `grpo-token-k3`; with `length_normalised`, `grpo-mean-k3` |
+| `scale="std"`, k3 as a loss (GRPO) | `grpo-token-k3`; with `average="response"`, `grpo-mean-k3` |
 | `scale="none"`, k3 as a loss (Dr. GRPO) | `token-forward-kl` |
 | k2 or k3+ as a loss, with and without scaling | `grpo-token-kl`, `token-reverse-kl` |
+| c = 0 (DAPO) | none: the limit is the best response |
 | k1 as a loss | none: k1 has the mean gradient 0, and the guide collapses |
 
 The targets are for large groups. Groups of K have the targets with `group_size=K`: the response is
@@ -39,12 +43,13 @@ from inference.objectives.repeated_batch import RepeatedBatchObjective
 from inference.objectives.response_objective import Losses
 from inference.programs import Joint, Program, autoregressive
 from model import Prompts
-from model.common.checks import boolean, finite, one_of, positive
+from model.common.checks import finite, one_of, positive
 
 Scale = Literal["std", "batch", "none"]
 Baseline = Literal["mean", "leave-one-out", "batch"]
 Place = Literal["loss", "reward"]
 Ratio = Literal["token", "response", "constant"]
+Average = Literal["none", "response", "batch"]
 
 EPSILON = 1e-4
 """Added to the standard deviation of a group's rewards, nats, as trainers do."""
@@ -66,10 +71,11 @@ class GRPO(RepeatedBatchObjective):
         estimator: estimator of the KL of a token, by its name in `KL_ESTIMATORS`.
         kl_weight: c. The trainer's own beta next to scaled advantages, which have no unit; 1 next
             to advantages in nats, which the model has divided by beta. 0 for no penalty.
-        length_normalised: True to average over the tokens of a response in place of a sum.
+        average: `none` to add the losses of tokens; `response` to divide the sum by the length of
+            the response; or `batch`, by the mean length over all responses of the step.
         ratio: importance weight of `token` or `response`, or the clipped weight of a token as a
             `constant`.
-        clip: largest distance of the ratio from 1; None for no clip.
+        clip: largest distance of the ratio from 1, or two, below and above; None for no clip.
         epochs: number of steps on each batch.
         engine: other program that draws the batches, see `engine.py`; None for the guide.
     """
@@ -85,9 +91,9 @@ class GRPO(RepeatedBatchObjective):
         kl: Place = "loss",
         estimator: str = "k3",
         kl_weight: float = 0.04,
-        length_normalised: bool = False,
+        average: Average = "none",
         ratio: Ratio = "token",
-        clip: float | None = 0.2,
+        clip: float | tuple[float, float] | None = 0.2,
         epochs: int = 1,
         engine: Engine | None = None,
     ) -> None:
@@ -97,9 +103,9 @@ class GRPO(RepeatedBatchObjective):
         self.kl = one_of("kl", kl, get_args(Place))
         self.estimator = one_of("estimator", estimator, KL_ESTIMATORS)
         self.kl_weight = finite("kl_weight", kl_weight, at_least=0)
-        self.length_normalised = boolean("length_normalised", length_normalised)
+        self.average = one_of("average", average, get_args(Average))
         self.ratio = one_of("ratio", ratio, get_args(Ratio))
-        self.clip = None if clip is None else positive("clip", clip, why="or None for no clip")
+        self.clip = None if clip is None else _limits(clip)
         self._log_prior: Tensor | None = None  # of the responses scored last, `[K, N, T]`
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
@@ -118,8 +124,9 @@ class GRPO(RepeatedBatchObjective):
         if self.kl == "loss":
             objective = objective - self.kl_weight * self._penalty(log_guide - log_prior)
         total = objective.masked_fill(~is_token, 0.0).sum(-1)  # [K, N]
-        if self.length_normalised:
-            total = total / is_token.sum(-1)
+        if self.average != "none":
+            length = is_token.sum(-1)
+            total = total / (length if self.average == "response" else length.double().mean())
         loss = -total.mean(0).sum()
         log_guide = log_guide.sum(-1)
         log_weight = batch.log_joint - log_guide.detach()
@@ -159,9 +166,17 @@ class GRPO(RepeatedBatchObjective):
             log_ratio = mean.expand_as(log_ratio)
         ratio = log_ratio.exp()
         if self.ratio == "constant":
-            weight = ratio if self.clip is None else ratio.clamp(max=1 + self.clip)
+            weight = ratio if self.clip is None else ratio.clamp(max=1 + self.clip[1])
             return weight.detach() * advantage * log_ratio
         gain = ratio * advantage
         if self.clip is None:
             return gain
-        return torch.minimum(gain, ratio.clamp(1 - self.clip, 1 + self.clip) * advantage)
+        below, above = self.clip
+        return torch.minimum(gain, ratio.clamp(1 - below, 1 + above) * advantage)
+
+
+def _limits(clip: float | tuple[float, float]) -> tuple[float, float]:
+    """Distances of the ratio from 1, below and above."""
+    below, above = clip if isinstance(clip, tuple) else (clip, clip)
+    why = "or two numbers, below and above 1; None for no clip"
+    return positive("clip", below, why=why), positive("clip", above, why=why)

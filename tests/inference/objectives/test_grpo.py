@@ -21,7 +21,8 @@ CLIP, WEIGHT = 0.3, 0.7
 
 def loss_by_hand(new, log_old, log_prior, log_likelihood, response, choices):
     """The loss of one prompt, in plain loops over K responses."""
-    size = len(response)
+    size, (below, above) = len(response), choices.get("clip", (CLIP, CLIP))
+    mean_length = SPACE.is_token(response).sum() / size
     mean = sum(log_likelihood) / size
     deviation = (sum((value - mean) ** 2 for value in log_likelihood) / (size - 1)) ** 0.5
     total = 0.0
@@ -36,23 +37,25 @@ def loss_by_hand(new, log_old, log_prior, log_likelihood, response, choices):
             change = new[k, t] - log_old[k, t]
             ratio = (whole if choices["ratio"] == "response" else change).exp()
             if choices["ratio"] == "constant":
-                gain = min(float(ratio), 1 + CLIP) * advantage * new[k, t]
+                gain = min(float(ratio), 1 + above) * advantage * new[k, t]
             else:
-                bounded = ratio.clamp(1 - CLIP, 1 + CLIP)
+                bounded = ratio.clamp(1 - below, 1 + above)
                 gain = torch.minimum(ratio * advantage, bounded * advantage)
             to_prior = log_prior[k, t] - new[k, t]
             gains.append(gain - WEIGHT * (to_prior.exp() - 1 - to_prior))
-        total = total - sum(gains) / (length if choices["length_normalised"] else 1)
+        divisor = {"none": 1, "response": length, "batch": mean_length}
+        total = total - sum(gains) / divisor[choices["average"]]
     return total / size
 
 
 @pytest.mark.parametrize(
     "choices",
     [
-        {"scale": "std", "ratio": "token", "length_normalised": False},
-        {"scale": "none", "ratio": "token", "length_normalised": True},
-        {"scale": "std", "ratio": "response", "length_normalised": True},
-        {"scale": "none", "ratio": "constant", "length_normalised": False},
+        {"scale": "std", "ratio": "token", "average": "none"},
+        {"scale": "none", "ratio": "token", "average": "response"},
+        {"scale": "std", "ratio": "response", "average": "response"},
+        {"scale": "none", "ratio": "constant", "average": "none"},
+        {"scale": "std", "ratio": "token", "average": "batch", "clip": (0.05, 0.3)},
     ],
     ids=lambda choices: "-".join(map(str, choices.values())),
 )
@@ -60,7 +63,7 @@ def test_second_step_on_a_batch_has_the_gradient_of_the_loss_by_hand(choices):
     model, old, new = Target(), Table(1), Table(2)
     truth = Enumeration(model, TWO)
     response = truth.support
-    objective = GRPO(len(response), **choices, kl_weight=WEIGHT, clip=CLIP, epochs=2)
+    objective = GRPO(len(response), **{"clip": CLIP} | choices, kl_weight=WEIGHT, epochs=2)
     gradient(objective, model, old, TWO, response)  # draws every response once
     _, actual = gradient(objective, model, new, TWO, response)
     tables = [table.distribution(TWO).log_prob_per_token(response) for table in (new, old)]
@@ -115,6 +118,8 @@ def test_equal_rewards_have_no_advantage():
         ({"ratio": "sequence"}, "ratio is 'sequence'"),
         ({"kl_weight": -1.0}, "kl_weight is -1"),
         ({"clip": 0.0}, "clip is 0"),
+        ({"clip": (0.2, -0.1)}, "clip is -0.1"),
+        ({"average": "tokens"}, "average is 'tokens'"),
         ({"num_particles": 1}, "num_particles is 1"),
     ],
 )

@@ -69,6 +69,7 @@ DESCENDS = {
     "contrastive-twist": "contrastive",
     "grpo": "grpo-token-k3",
     "dr-grpo": "token-forward-kl",
+    "dapo": "grpo-token-k3",
     "gspo": "grpo-mean-k3",
     "cispo": "grpo-token-k3",
     "rloo": "reverse-kl",
@@ -93,11 +94,12 @@ CONSISTENT = {
     "contrastive-twist",
     "grpo",
     "dr-grpo",
+    "dapo",
     "gspo",
     "cispo",
     "reinforce++",
 }
-"""The gradient is exact in the limit of many particles, that of `reinforce++` up to its length."""
+"""The gradient is exact with many particles, of `reinforce++` and `dapo` up to its length."""
 
 VANISHES = {
     "leave-one-out",
@@ -132,7 +134,7 @@ SUPPORTS_HARD_CONSTRAINTS = {
 """Objectives that learn from a log-likelihood of -inf; all others refuse -inf."""
 
 WEIGHT = 0.8
-TRAINERS = {"grpo", "dr-grpo", "gspo", "cispo"}
+TRAINERS = {"grpo", "dr-grpo", "dapo", "gspo", "cispo"}
 """Objectives whose target is in `TARGETS`."""
 QUANTILE = {"quantile_beta": WEIGHT}
 SMALL = {"num_particles": 8, "capacity": 128}  # a pass for each response
@@ -252,7 +254,7 @@ def test_gradient_from_draws_in_proportion_is_exact(name):
     objective = OBJECTIVES[name](num_particles=len(response), **OPTIONS.get(name, {}))
     exact = autograd(exact_loss(name, model, guide, ONE, None), guide)
     estimate = gradient(objective, model, guide, ONE, response)[1]
-    if name == "reinforce++":
+    if name in ("reinforce++", "dapo"):
         estimate = estimate * (exact.norm() / estimate.norm())
     assert torch.allclose(estimate, exact, atol=2e-4 * float(exact.abs().max()))
 
@@ -270,7 +272,7 @@ def test_gradient_at_the_posterior(name):
 
 
 # parameters shared by prompts share the least squares of `gauss-newton`
-TOGETHER = {"gauss-newton", "reinforce++"}
+TOGETHER = {"gauss-newton", "reinforce++", "dapo"}
 
 
 @pytest.mark.parametrize(
