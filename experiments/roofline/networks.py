@@ -1,4 +1,4 @@
-"""Shapes of networks with random weights, on which a step is timed.
+"""Networks on which a step is timed: priors by name, and shapes with random weights.
 
 Random weights cost what trained weights cost, and need no download. With random weights nearly no
 response ends early, so that all have all their tokens.
@@ -10,8 +10,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedConfig
 
+from experiments.shared.refusals import FAULTS, blamed
 from model import LanguageModel
+from model.networks.placement import named_device, named_dtype
 from model.prior.grammar import DROPOUT, SPECIAL
+from model.prior.named_priors import load_prior
 from model.prior.untrained import numbered_words
 
 
@@ -42,6 +45,26 @@ SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
     "llama-1.5b": lambda: _llama(151936, 28, 1536, 12, 2, 8960),
 }
 """Configuration of each shape; the last has the sizes of Qwen2.5-1.5B."""
+
+
+def load(
+    name: str, max_new_tokens: int, *, dtype: str, device: str | None, **options: Any
+) -> LanguageModel:
+    """A prior as `load_prior` knows it, or a shape with random weights, with options of the class.
+
+    Exits at a name that is neither.
+    """
+    if name in SHAPES:
+        place = named_device(device), named_dtype(dtype)
+        return random_prior(name, max_new_tokens, *place, **options)
+    options |= {"dtype": dtype, "max_new_tokens": max_new_tokens}
+    with blamed(f"--networks {name}", FAULTS):
+        return load_prior(name, device=device, **options)
+
+
+def prompt_of(name: str, num_words: int) -> str:
+    """A prompt of words, a token each in the tokenizers of most networks."""
+    return " ".join(f"w{i}" if name in SHAPES else "the" for i in range(1, num_words + 1))
 
 
 def random_prior(
