@@ -8,7 +8,7 @@ Written: the entropy by step.
 
 All responses are listed. The exact gradient leaves nothing to exploration or noise; leave-one-out
 (`RewardOnly` for reward alone) estimates the same gradient from a few responses. See also
-`verifiable` for a reward of 0 and 1, and `collapse_text` for the embedded prior.
+`verifiable` for a reward of 0 and 1, and `distribution_matching` for English.
 
     python -m experiments.collapse
 """

@@ -1,6 +1,7 @@
 """Distribution matching, and not RL, is the reason why RL with a KL penalty works.
 
-Question: what makes a language model meet a constraint and remain a language model?
+Question: what makes a language model meet a constraint and remain a language model, and what does
+reward alone do to a language model of English in few steps?
 Claim: a double dissociation. RL without distribution matching fails: reward alone meets the
 constraint, or overshoots it, and loses the language. Distribution matching without RL works: GDC
 descends KL(p* || q), an expectation under p* and of no reward. RL with a KL penalty works, because
@@ -10,7 +11,9 @@ arXiv 2012.11635, with the baseline of Korbak et al. 2022, arXiv 2206.00761.
 Printed, as in these papers: how often the constraint is met, KL(p* || q), KL(q || p0), distinct-n,
 self-BLEU-5 and entropy, with standard errors. Written: constraint and KL of every method.
 
-The guide is `Twisted`, which moves furthest in few steps. `tasks` has the two constraints.
+Reward alone gives up the language and the variety of words; the collapse to a point, see
+`collapse`, lies far beyond these steps. The guide is `Twisted`, which moves furthest in few steps.
+`tasks` has the two constraints.
 
     python -m experiments.distribution_matching
 """

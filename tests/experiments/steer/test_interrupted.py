@@ -13,10 +13,7 @@ from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
 from inference.svi.checkpoint.folder import has_checkpoint
 from inference.svi.metrics_file import read_metrics, recent
-
-SHORT = Steer(
-    steps=5, particles=4, samples=8, prior_draws=40, threads=1, max_new_tokens=3, guide="n-gram"
-)
+from tests.experiments.steer.small import SHORT, ended_early
 
 
 @pytest.fixture(autouse=True)
@@ -25,29 +22,12 @@ def _figures():
 
 
 @pytest.fixture
-def interrupt(monkeypatch, tmp_path):
-    """Run that is interrupted in a step; the folder of the run."""
-
-    def run(step=3, **changes):
-        append = RunFolder.append_metrics
-
-        def append_and_interrupt(folder, record):
-            append(folder, record)
-            if record["step"] == step:
-                raise KeyboardInterrupt(signal.SIGINT)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(RunFolder, "append_metrics", append_and_interrupt)
-            with pytest.raises(KeyboardInterrupt) as end:
-                main(replace(SHORT, out=tmp_path, **changes))
-        [path] = tmp_path.iterdir()
-        return RunFolder(path), end.value
-
-    return run
+def args(tmp_path):
+    return replace(SHORT, out=tmp_path)
 
 
-def test_an_interrupt_leaves_a_report_a_checkpoint_and_the_command(interrupt, capsys):
-    folder, error = interrupt()
+def test_an_interrupt_leaves_a_report_a_checkpoint_and_the_command(args, capsys):
+    folder, error = ended_early(args)
     assert error.__notes__[-1] == f"To go on: python -m experiments.steer --resume {folder.path}"
     assert has_checkpoint(folder.checkpoints)
     printed, page = capsys.readouterr().out, folder.report.read_text()
@@ -64,43 +44,43 @@ def test_an_interrupt_leaves_a_report_a_checkpoint_and_the_command(interrupt, ca
     assert "interrupted" not in folder.report.read_text()
 
 
-def test_a_model_with_factors_has_a_report_too(interrupt):
-    folder, _ = interrupt(constraint=("words:bad<=0",), penalty=2.0)
+def test_a_model_with_factors_has_a_report_too(args):
+    folder, _ = ended_early(replace(args, constraint=("words:bad<=0",), penalty=2.0))
     assert folder.report.read_text().count("<svg") == 1
 
 
-def test_a_second_interrupt_ends_at_once_and_the_curves_are_there(interrupt, monkeypatch):
+def test_a_second_interrupt_ends_at_once_and_the_curves_are_there(args, monkeypatch):
     def interrupted_again(*_):
         raise KeyboardInterrupt(signal.SIGINT)
 
     monkeypatch.setattr(views, "sample_texts", interrupted_again)
-    folder, error = interrupt()
+    folder, error = ended_early(args)
     assert f"--resume {folder.path}" in error.__notes__[-1]
     assert "interrupted after step 3" in folder.report.read_text()
 
 
-def test_a_report_that_fails_does_not_hide_the_interrupt(interrupt, monkeypatch, capsys):
+def test_a_report_that_fails_does_not_hide_the_interrupt(args, monkeypatch, capsys):
     def fails(*_):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(views, "sample_texts", fails)
-    folder, error = interrupt()
+    folder, error = ended_early(args)
     assert f"--resume {folder.path}" in error.__notes__[-1]
     problem = "The report so far could not be written: OSError: No space left on device"
     assert problem in capsys.readouterr().out
 
 
-def test_an_interrupt_before_the_first_step_has_no_report(tmp_path, monkeypatch):
+def test_an_interrupt_before_the_first_step_has_no_report(args, tmp_path, monkeypatch):
     def interrupted_fit(*_, **__):
         raise KeyboardInterrupt(signal.SIGINT)
 
     monkeypatch.setattr("experiments.steer.__main__.fit", interrupted_fit)
     with pytest.raises(KeyboardInterrupt):
-        main(replace(SHORT, out=tmp_path))
+        main(args)
     assert [*tmp_path.iterdir()] == []
 
 
-def test_the_line_of_an_interrupt_ends_the_output(interrupt, monkeypatch, capsys, tmp_path):
+def test_the_line_of_an_interrupt_ends_the_output(monkeypatch, capsys, tmp_path):
     append = RunFolder.append_metrics
 
     def append_and_interrupt(folder, record):

@@ -2,7 +2,6 @@
 
 import json
 import math
-import signal
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,7 +9,6 @@ import pytest
 
 from experiments.shared.run_folder import RunFolder
 from experiments.steer.__main__ import main
-from experiments.steer.arguments import Steer
 from experiments.steer.live import page
 from experiments.steer.live.page import LivePage
 from experiments.steer.views import RunSoFar
@@ -20,10 +18,7 @@ from inference.svi.metrics_file import read_metrics
 from model import AlignmentModel
 from model.common import files
 from model.rewards.tokens import TokenReward
-
-SHORT = Steer(
-    steps=5, particles=4, samples=8, prior_draws=40, threads=1, max_new_tokens=3, guide="n-gram"
-)
+from tests.experiments.steer.small import SHORT, ended_early
 
 
 def version_of(folder):
@@ -79,19 +74,9 @@ def test_the_frontier_is_that_of_the_posteriors(model, prompts):
     assert all(one[0] < other[0] for one, other in pairwise(points))
 
 
-def test_an_interrupted_run_says_so(tmp_path, monkeypatch):
-    append = RunFolder.append_metrics
-
-    def append_and_interrupt(folder, record):
-        append(folder, record)
-        if record["step"] == 3:
-            raise KeyboardInterrupt(signal.SIGINT)
-
-    monkeypatch.setattr(RunFolder, "append_metrics", append_and_interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        main(replace(SHORT, out=tmp_path, watch=True))
-    [path] = tmp_path.iterdir()
-    assert version_of(RunFolder(path))["state"] == "interrupted"
+def test_an_interrupted_run_says_so(tmp_path):
+    folder, _ = ended_early(replace(SHORT, out=tmp_path, watch=True))
+    assert version_of(folder)["state"] == "interrupted"
 
 
 @pytest.fixture

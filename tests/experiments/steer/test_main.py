@@ -10,7 +10,6 @@ import torch
 import tyro
 from transformers import AutoModelForCausalLM
 
-from experiments.shared.run_folder import RunFolder
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
 from experiments.steer.decoding import load_guide
@@ -23,6 +22,7 @@ from model.preferences import LinearHead, PriorFeatures, RewardPosterior, Standa
 from model.prior.compiled_step import CompiledStep
 from model.prior.named_priors import FILM_REVIEWS, load_prior
 from model.registry import REWARDS
+from tests.experiments.steer.small import ended_early
 
 SHORT = Steer(
     steps=4,
@@ -81,25 +81,9 @@ def test_run_folder_and_report(args, capsys, monkeypatch):
     )
 
 
-def test_resume_ends_where_an_unbroken_run_ends(args, monkeypatch):
-    class KilledError(Exception):
-        pass
-
-    append = RunFolder.append_metrics
-    folders = []
-
-    def append_and_die_at_step_3(folder, record):
-        folders.append(folder)
-        append(folder, record)
-        if record["step"] == 3:
-            raise KilledError
-
-    whole = main(args)
-    monkeypatch.setattr(RunFolder, "append_metrics", append_and_die_at_step_3)
-    with pytest.raises(KilledError):
-        main(args)
-    monkeypatch.setattr(RunFolder, "append_metrics", append)
-    resumed = main(Steer(resume=folders[0].path))
+def test_resume_ends_where_an_unbroken_run_ends(args, tmp_path):
+    killed, _ = ended_early(replace(args, out=tmp_path / "killed"), MemoryError())
+    whole, resumed = main(args), main(Steer(resume=killed.path))
     ours, theirs = (
         AutoModelForCausalLM.from_pretrained(folder.guide).state_dict()
         for folder in (resumed, whole)
@@ -484,12 +468,6 @@ def test_a_sample_of_few_effective_draws_is_marked(args, capsys):
     main(replace(args, sample="importance", budget=40, beta=0.01))
     note = r"\(\?\) \d+ of 40 draws of the prior effective, fewer than 30: the numbers"
     assert re.search(note, capsys.readouterr().out)
-
-
-def test_tuned_guide_is_a_proposal(args, capsys):
-    tuned = main(replace(args, steps=1)).guide
-    main(replace(args, sample="importance", budget=64, proposal=tuned))
-    assert f"64 responses from {tuned}" in capsys.readouterr().out
 
 
 def test_sampler_that_cannot_says_why(args):

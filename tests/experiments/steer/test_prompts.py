@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 
 from experiments.shared.command_line import run_script
-from experiments.shared.run_folder import RunFolder
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
 from experiments.steer.prompts import load_prompts, measured_prompts
 from inference.svi.metrics_file import read_metrics
 from model.prior.named_priors import load_prior
+from tests.experiments.steer.small import ended_early
 from tests.model.tokenizers import chat, language_model_of
 
 TEMPLATE = "<bos>{% for m in messages %} <user> {{ m.content }} <end>{% endfor %} <assistant>"
@@ -103,22 +103,9 @@ def test_long_prompts_are_left_out_with_a_note(args, chat_folder):
         load_prompts(replace(args, max_prompt_tokens=4), prior)
 
 
-def test_resume_on_a_data_set_ends_where_an_unbroken_run_ends(args, monkeypatch):
-    class KilledError(Exception):
-        pass
-
-    def die_at_step_3(folder, record):
-        append(folder, record)
-        folders.append(folder)
-        if record["step"] == 3:
-            raise KilledError
-
-    whole, append, folders = main(args), RunFolder.append_metrics, []
-    monkeypatch.setattr(RunFolder, "append_metrics", die_at_step_3)
-    with pytest.raises(KilledError):
-        main(args)
-    monkeypatch.setattr(RunFolder, "append_metrics", append)
-    resumed = main(Steer(resume=folders[0].path))
+def test_resume_on_a_data_set_ends_where_an_unbroken_run_ends(args, tmp_path):
+    killed, _ = ended_early(replace(args, out=tmp_path / "killed"), MemoryError())
+    whole, resumed = main(args), main(Steer(resume=killed.path))
     ours, theirs = (
         [record["elbo"] for record in read_metrics(each.metrics)] for each in (resumed, whole)
     )
@@ -126,7 +113,7 @@ def test_resume_on_a_data_set_ends_where_an_unbroken_run_ends(args, monkeypatch)
     with open(args.dataset, "a") as file:
         file.write(json.dumps(ROWS[0]) + "\n")
     with pytest.raises(SystemExit, match=r"--dataset .*questions.jsonl changed since the run"):
-        main(Steer(resume=folders[0].path, steps=6))
+        main(Steer(resume=killed.path, steps=6))
 
 
 @pytest.mark.parametrize(

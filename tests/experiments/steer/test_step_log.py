@@ -8,17 +8,9 @@ from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
 from inference.svi.metrics_file import read_metrics
 from inference.svi.trackers import TRACKERS, TrackerEntry
+from tests.experiments.steer.small import SHORT
 
-SHORT = Steer(
-    steps=2,
-    particles=4,
-    samples=8,
-    prior_draws=40,
-    threads=1,
-    max_new_tokens=3,
-    guide="n-gram",
-    report_to=("trackio",),
-)
+TRACKED = replace(SHORT, report_to=("trackio",))
 
 
 class Notebook:
@@ -48,7 +40,7 @@ def notebook(monkeypatch):
 
 
 def test_a_tracker_gets_the_records_the_arguments_and_the_completions(notebook, tmp_path):
-    folder = main(replace(SHORT, out=tmp_path))
+    folder = main(replace(TRACKED, out=tmp_path))
     [tracker] = notebook.runs
     assert tracker.run.name == folder.path.name
     assert not tracker.run.is_resumed
@@ -72,5 +64,5 @@ def test_a_missing_package_is_refused_before_the_run(monkeypatch, tmp_path):
     entry = TrackerEntry(Notebook, "no_such_package", "missing")
     monkeypatch.setitem(TRACKERS, "trackio", entry)
     with pytest.raises(SystemExit, match=r"--report-to: trackio: .* pip install 'elbo-rl\[trackio"):
-        main(replace(SHORT, out=tmp_path / "runs"))
+        main(replace(TRACKED, out=tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
