@@ -21,7 +21,7 @@ import tyro
 from experiments.compare.curves import chart_data, curves, figure_of, metric_names, save_figure
 from experiments.compare.page import page_parts
 from experiments.compare.runs import Group, grouped, read_run, short_names
-from experiments.compare.tables import notes, number_rows
+from experiments.compare.tables import label_lines, notes, number_rows
 from experiments.shared import argument_types as types
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.run_folder import RunFolder, new_folder
@@ -53,7 +53,7 @@ def main(args: Compare) -> RunFolder:
     groups = grouped(runs)
     head, *rows = number_rows(groups)
     print(text_table(head[1:], {first: cells for first, *cells in rows}))
-    print(*("", *notes(runs)), sep="\n")
+    print(*("", *label_lines(groups), *notes(runs)), sep="\n")
     with new_folder(args, "compare") as folder:
         charts = write_figures(groups, folder, args.smooth)
         labels = [group.label for group in groups]

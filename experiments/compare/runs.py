@@ -155,7 +155,7 @@ def _differ(values: Sequence[Any]) -> bool:
 
 def shown(value: Any) -> str:
     """A value of an argument as text."""
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return (" ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
 
 
 def _relevant(run: Run) -> dict[str, Any]:

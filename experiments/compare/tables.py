@@ -9,6 +9,33 @@ from inference.svi.metrics_file import WINDOW
 MARK, DOUBT = " †", " (?)"
 """Ends of a number of an interrupted run, a mean over its last steps; of an unreliable number."""
 Rows = list[tuple[str, ...]]
+REWARD = {"reward", "content of --reward"}
+POSTERIOR = {
+    "prior",
+    "constraint",
+    "factor",
+    "moment",
+    "penalty",
+    "beta",
+    "kl_budget",
+    "min_reward",
+    "max_new_tokens",
+    "temperature",
+    "prompts",
+    "measured_prompts",
+    "prompt_column",
+    "limit",
+    "max_prompt_tokens",
+    "system",
+    "content of --prior",
+    "content of --constraint",
+    "content of --factor",
+    "content of --moment",
+    "content of --prompts-file",
+    "content of --dataset",
+    *REWARD,
+}
+"""Arguments and inputs behind the posterior, and behind the reward: up to the name of a file."""
 
 
 def number_rows(groups: Sequence[Group]) -> Rows:
@@ -32,9 +59,14 @@ def difference_rows(groups: Sequence[Group]) -> Rows:
     return [*rows, *((name, *map(shown, row)) for name, row in values.items())]
 
 
+def label_lines(groups: Sequence[Group]) -> list[str]:
+    """Line with the own arguments of each group, if there are several."""
+    return [f"{_names(group)}: {group.label}" for group in groups] if len(groups) > 1 else []
+
+
 def notes(runs: Sequence[Run]) -> list[str]:
-    """Sentences about interrupted runs, metrics that a run lacks, and other versions."""
-    sentences = []
+    """Sentences on other posteriors, interrupted runs, metrics that a run lacks, other versions."""
+    sentences = _posteriors(runs)
     for run in runs:
         if not run.is_measured:
             state = f"{run.name} has no measurements, only {run.num_steps} steps"
@@ -57,6 +89,20 @@ def notes(runs: Sequence[Run]) -> list[str]:
     if any(len(group_runs) > 1 for group_runs in _by_seed(runs)):
         sentences.append("Several runs agree in all arguments, the seed included.")
     return sentences
+
+
+def _posteriors(runs: Sequence[Run]) -> list[str]:
+    """Sentence on the numbers that do not rank runs of different posteriors."""
+    differing = dict.fromkeys(
+        name if name in POSTERIOR else name.rpartition(" ")[0] for name in differences(runs)
+    )
+    if not (names := [name for name in differing if name in POSTERIOR]):
+        return []
+    numbers = "E[r], ELBO" if REWARD & {*names} else "ELBO"
+    return [
+        f"The runs have different posteriors ({', '.join(names)}): {numbers}, log Z and the "
+        "divergences from p* do not rank their guides."
+    ]
 
 
 def _by_seed(runs: Sequence[Run]) -> list[list[Run]]:

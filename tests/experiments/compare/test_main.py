@@ -14,7 +14,7 @@ import pytest
 import experiments
 from experiments.compare.__main__ import Compare, main
 from experiments.compare.runs import grouped, read_run
-from experiments.compare.tables import difference_rows, notes, number_rows
+from experiments.compare.tables import difference_rows, label_lines, notes, number_rows
 from experiments.shared.run_folder import RunFolder
 from experiments.steer.arguments import Steer
 from inference import Estimate
@@ -89,10 +89,51 @@ def test_an_interrupted_run_has_the_means_of_its_last_steps(paths):
     *_, a2, _, _ = number_rows(groups_of(paths))
     spread = statistics.stdev([101, 102, 103]) / math.sqrt(3)
     assert f"{Estimate(102.0, spread)} †" in a2
-    runs = [read_run(path, path.name) for path in paths]
+    runs = [read_run(path, path.name) for path in paths[:3]]
     assert notes(runs) == [
         "a2 has no measurements, only 3 steps: its numbers are means over the last 10 steps †."
     ]
+
+
+def test_a_note_tells_runs_of_different_posteriors(make):
+    runs = {
+        name: read_run(make(name, 1.0, **arguments), name)
+        for name, arguments in {
+            "plain": {},
+            "guide": {"guide": "lora", "objective": "grpo", "steps": 9, "seed": 3},
+            "beta": {"beta": 0.3},
+            "reward": {"reward": ("words:film",)},
+        }.items()
+    }
+    assert notes([runs["plain"], runs["guide"]]) == []
+    rest = "log Z and the divergences from p* do not rank their guides."
+    assert notes([runs["plain"], runs["beta"]]) == [
+        f"The runs have different posteriors (beta): ELBO, {rest}"
+    ]
+    assert notes([runs["beta"], runs["reward"]]) == [
+        f"The runs have different posteriors (reward, beta): E[r], ELBO, {rest}"
+    ]
+
+
+def test_a_note_tells_runs_on_a_data_set_that_changed(make):
+    runs = []
+    for name, digest in (("a", "1f"), ("b", "2f")):
+        path = make(name, 1.0)
+        saved = json.loads((path / "arguments.json").read_text())
+        inputs = {"--dataset {run}/../q.jsonl": {"q.jsonl": digest}}
+        (path / "arguments.json").write_text(json.dumps(saved | {"inputs": inputs}))
+        runs.append(read_run(path, name))
+    (note,) = notes(runs)
+    assert note.startswith("The runs have different posteriors (content of --dataset): ELBO")
+
+
+def test_the_terminal_tells_which_run_is_which(paths):
+    groups = groups_of(paths)
+    assert label_lines(groups) == [
+        "a0 and 2 more: beta 0.1, guide fine-tuned",
+        "b: beta 0.3, guide lora",
+    ]
+    assert label_lines(groups[:1]) == []
 
 
 def test_metrics_that_a_run_lacks_are_named_and_an_earlier_name_is_known(make, paths):
