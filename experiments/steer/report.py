@@ -49,6 +49,11 @@ ONE_VALUE = (
     "value that no draw has, log Z and the divergences know nothing either"
 )
 """Reason to distrust a mean whose standard error is 0."""
+REMEDY = (
+    f"Numbers with {MARK.strip()} gain from more draws (--samples, --prior-draws), a larger "
+    "--beta, or a guide nearer to the posterior."
+)
+"""Last remark if a number is marked."""
 ERRORS = 2
 """Number of standard errors by which a divergence rises, or is above 0, if the report says so."""
 
@@ -217,19 +222,23 @@ class Report:
             notes.append(f"{self.posterior.doubt}: means of the posterior may be far off.")
         return [f"{MARK.strip()} {note}" for note in notes]
 
+    def _remarks(self) -> list[str]:
+        """Notes, with the remedy at the end if numbers are marked."""
+        return [*self.notes(), *[REMEDY] * bool(self._faults())]
+
     def text(self) -> str:
         """Report for the terminal."""
         table = [HEAD, *self.rows()]
         widths = [max(len(row[i]) for row in table) for i in range(len(HEAD))]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
-        end = ["", self.conclusion(), *self.notes()]
+        end = ["", self.conclusion(), *self._remarks()]
         return "\n".join(["", self.title, "", *samples_text(self.samples), *lines, *end])
 
     def write(self, folder: RunFolder, figures: Sequence[Path]) -> None:
         """Write the report as a page that holds the figures, and print the report."""
         identity = "ELBO = log Z - KL(q || p*)" if self.has_factors else IDENTITY
         parts = [element("p", self.conclusion(), "conclusion")]
-        parts += [element("p", note, "note") for note in self.notes()]
+        parts += [element("p", note, "note") for note in self._remarks()]
         parts += [element("p", f"{identity}. Each number has its standard error.")]
         parts += [html_table(self.rows(), HEAD), element("p", READING)]
         parts += map(html_figure, figures)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from experiments.steer.expectations import Expectations, Measurement
-from experiments.steer.report import Report
+from experiments.steer.report import REMEDY, Report
 from inference import Diagnostics, Estimate
 from inference.diagnostics.prior_alone import PriorAlone
 from inference.importance_weights import WeightQuality
@@ -175,7 +175,9 @@ def test_numbers_of_heavy_weights_are_marked_and_the_note_has_the_reason(report)
         "(?) k-hat 0.93 of the weights of 2048 draws of prior and guide, above 0.70: log Z and "
         "everything made from it may be far off (column guide)."
     )
-    assert note in doubtful.text()
+    assert doubtful.text().endswith(f"{note}\n{REMEDY}")
+    assert "--prior-draws" in REMEDY
+    assert REMEDY not in report.text()
 
 
 def test_few_accepted_and_few_effective_prior_draws_are_marked(report):
