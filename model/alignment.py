@@ -211,7 +211,7 @@ def masked(term: Term) -> AbstractContextManager:
 
 def _checked_beta(beta: float | Mapping[str, float]) -> float | dict[str, float]:
     """beta, one number or one for each prompt by its name, all positive and finite."""
-    why = "at 0 the posterior is a point mass, with no density, and at infinity it is the prior"
+    why = "at 0 only responses of the largest reward are left, and at infinity p* is the prior"
     if isinstance(beta, list | tuple) or getattr(beta, "ndim", 0) > 0:
         fix = "make one for each prompt by `dict(zip(prompts.names(), betas))`"
         raise TypeError(f"beta is {beta}, expected one number or a dict: {fix}")

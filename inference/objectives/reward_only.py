@@ -2,8 +2,8 @@
 
     grad E_q[r/beta]_hat = 1/K sum_k (r_k - 1/(K-1) sum_{j != k} r_j)/beta grad log q(x_k)
 
-The limit of `LeaveOneOut_ELBO` as beta -> 0. The optimum is a point and no posterior: `OBJECTIVES`
-does not list the class.
+The limit of `LeaveOneOut_ELBO` as beta -> 0. Every distribution over the responses of the largest
+reward is an optimum, whatever the prior: `OBJECTIVES` does not list the class.
 """
 
 from inference.objectives.leave_one_out import leave_one_out
