@@ -1,5 +1,6 @@
 """The scripts, for tests that run over all of them."""
 
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -24,6 +25,11 @@ def returned_by(name: str) -> Any:
     return _types_of_main(name)["return"]
 
 
-def _types_of_main(name: str) -> dict[str, Any]:
+def main_of(name: str) -> Callable[[Arguments], Any]:
+    """The function of a script."""
     main = ".__main__" if FILES[name].stem == "__main__" else ""
-    return get_type_hints(import_module(f"experiments.{name}{main}").main)
+    return import_module(f"experiments.{name}{main}").main
+
+
+def _types_of_main(name: str) -> dict[str, Any]:
+    return get_type_hints(main_of(name))

@@ -10,6 +10,11 @@ from experiments.shared.argument_types import chosen
 from experiments.shared.training import build_guide
 from experiments.shared.workers import _run_in_worker
 from model.common.checks import positive
+from tests.experiments.scripts import NAMES, arguments_of, main_of
+
+
+def takes_names(script):
+    return "only" in arguments_of(script).__dataclass_fields__
 
 
 def test_only_takes_each_name_once_and_leaves_something_to_run(tmp_path):
@@ -20,6 +25,12 @@ def test_only_takes_each_name_once_and_leaves_something_to_run(tmp_path):
     with pytest.raises(SystemExit, match="--only and --worlds leave nothing to run"):
         guide_zoo(GuideZoo(worlds=("two-modes",), only=("lora-1",), out=tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("script", [name for name in NAMES if takes_names(name)])
+def test_an_unknown_name_is_refused_beside_the_known_ones(script):
+    with pytest.raises(SystemExit, match=r"--only has 'nonsense', expected one of: .*, "):
+        main_of(script)(arguments_of(script)(only=("nonsense",)))
 
 
 @pytest.mark.parametrize(

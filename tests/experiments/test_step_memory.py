@@ -33,11 +33,3 @@ def test_the_peak_grows_with_the_number_of_responses_but_not_in_micro_batches(mo
 def test_refusals_name_the_option(change, fault):
     with pytest.raises(SystemExit, match=fault):
         measure(Job(StepMemory(**change), 2, 0))
-
-
-@pytest.mark.parametrize(
-    "change", [{"particles": ()}, {"micro_batches": ()}, {"particles": (1,)}, {"particles": (8, 8)}]
-)
-def test_sizes_are_several_different_numbers(change):
-    with pytest.raises((SystemExit, ValueError), match="expected"):
-        StepMemory(**change)

@@ -92,13 +92,6 @@ def test_defaults_are_every_variant_where_it_is_compared():
     assert seeds == [None, 0, 1, 2]
 
 
-def test_unknown_guide_is_named():
-    with pytest.raises(
-        SystemExit, match="--only has 'nonsense', expected one of: tabular, fine-tuned"
-    ):
-        main(GuideZoo(only=("nonsense",)))
-
-
 @pytest.mark.filterwarnings("ignore:fit stopped early")
 def test_a_stopped_fit_and_a_failed_run_have_notes(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(OBJECTIVES, "leave-one-out", DIVERGES)

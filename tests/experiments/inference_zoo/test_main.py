@@ -37,9 +37,7 @@ def test_table_figure_and_results(args, capsys):
     assert (folder / "eight-tokens-samplers.svg").is_file()
 
 
-def test_unknown_algorithm_and_steps_are_named(args):
-    with pytest.raises(SystemExit, match="--only has 'nonsense', expected one of: leave-one-out"):
-        list_jobs(replace(args, only=("nonsense",)))
+def test_steps_are_as_many_as_worlds(args):
     with pytest.raises(SystemExit, match="--steps has 1 numbers for 2 worlds"):
         replace(args, worlds=("eight-tokens", "film-reviews"))
 

@@ -1,7 +1,6 @@
 """From preferences to a guide, small: printed and written results, and refusals."""
 
 import json
-import math
 from dataclasses import replace
 
 import pytest
@@ -117,59 +116,18 @@ def test_files_of_preferences_without_use_are_refused(tmp_path):
     [
         ({"prior": "none/of/these"}, "--prior none/of/these is no folder"),
         ({"encoder": "none/of/these"}, "--encoder none/of/these is no folder"),
-        ({"components": 0}, "--components is 0, expected a whole number of at least 1"),
-        ({"head": "deep"}, "--head is 'deep', expected one of: linear, mlp"),
-        ({"prior_scale": math.inf}, "--prior-scale is inf, expected a positive finite number"),
-        ({"inference": "guess"}, "--inference is 'guess', expected one of: map"),
-        ({"reward_samples": 0}, "--reward-samples is 0, expected a whole number of at least 1"),
-        ({"aggregation": "median"}, "--aggregation is 'median', expected one of"),
-        ({"beta": 0.0}, "--beta is 0.0, expected a positive finite number"),
-        ({"beta": math.nan}, "--beta is nan"),
         ({"prompt": "the " * 500}, "--prompt: prompt 0 has"),
         ({"word_prompt": "the " * 500}, "--word-prompt: prompt 0 has"),
-        ({"max_new_tokens": 0}, "--max-new-tokens is 0, expected a whole number of at least 1"),
-        ({"temperature": -1.0}, "--temperature is -1"),
-        ({"num_preferences": ()}, "--num-preferences is empty"),
-        (
-            {"num_preferences": (20, 0)},
-            "--num-preferences is 0, expected a whole number of at least 1",
-        ),
-        (
-            {"num_preferences": (20, 20)},
-            "--num-preferences is 20 20, expected one or more, all different",
-        ),
-        ({"gold_scale": 0.0}, "--gold-scale is 0"),
         ({"tie_strength": 1.0}, "--tie-strength is for --preferences"),
-        ({"tie_strength": 0.0}, "--tie-strength is 0"),
-        ({"flip": 0.5}, r"--flip is 0\.5"),
-        ({"seeds": 0}, "--seeds is 0"),
         ({"draws": 10}, "--min-effective is 10, expected less than --draws, 10"),
-        ({"min_effective": math.nan}, "--min-effective is nan"),
-        ({"betas": 1}, "--betas is 1, expected a whole number of at least 2"),
-        ({"simulations": -1}, "--simulations is -1"),
-        ({"held_out": 1.0}, "--held-out is 1"),
-        ({"max_prompts": 0}, "--max-prompts is 0"),
         ({"guide": "fixed"}, "--guide fixed has nothing to train"),
         ({"guide": "tabular"}, "--guide tabular: 3072 token ids and 4 positions"),
-        ({"steps": 0}, "--steps is 0"),
-        ({"particles": 1}, "--particles is 1, expected a whole number of at least 2"),
-        ({"learning_rate": 0.0}, "--learning-rate is 0"),
-        ({"samples": 0}, "--samples is 0"),
-        ({"seed": -1}, "--seed is -1"),
-        ({"device": "none"}, "--device none"),
-        ({"threads": 0}, "--threads is 0"),
     ],
 )
 def test_options_are_refused_before_there_is_a_run_folder(tmp_path, changed, message):
     with pytest.raises(SystemExit, match=f"^{message}"):
         main(replace(SMALL, out=tmp_path / "runs", **changed))
     assert not (tmp_path / "runs").exists()
-
-
-def test_a_file_in_place_of_the_run_folders_parent_is_refused(tmp_path):
-    (tmp_path / "runs").write_text("")
-    with pytest.raises(SystemExit, match=r"--out .*runs is a file"):
-        main(replace(SMALL, out=tmp_path / "runs"))
 
 
 def test_particles_and_steps_reach_the_fit(prior, tmp_path, monkeypatch):

@@ -118,11 +118,14 @@ def test_of_several_there_are_some_and_none_is_given_twice():
         ("best_of_n", "sizes", (2, 2)),
         ("agents", "betas", (0.5, 0.5)),
         ("guide_zoo", "worlds", ("two-modes",) * 2),
+        ("rlhf", "num-preferences", (20, 20)),
+        ("step_memory", "particles", (8, 8)),
+        ("step_memory", "micro-batches", (8, 8)),
     ):
         for wrong in ((), values):
             with pytest.raises(
                 SystemExit, match=f"--{name} is .*expected one or more, all different"
             ):
-                arguments_of(script)(**{name: wrong})
+                arguments_of(script)(**{name.replace("-", "_"): wrong})
     with pytest.raises(SystemExit, match="--networks is empty"):
         Roofline(networks=())
