@@ -100,6 +100,7 @@ class SoftPrompt(PriorDecoder, Guide):
         self._check_room(prompt_length=1)
         with torch.no_grad():
             start = _unnoticed(prior, number) if text is None else _of_text(prior, text, number)
+            _check_readable(prior, start)
             if kind == "prefix":
                 keys_and_values = _keys_and_values(prior.read(start))
                 self._layout = keys_and_values.shape[1:]
@@ -217,13 +218,23 @@ def _embedded(prior: LanguageModel, ids: list[int]) -> Tensor:
     return prior.network.get_input_embeddings()(torch.tensor(ids, device=prior.device))
 
 
+def _check_readable(prior: LanguageModel, start: Tensor) -> None:
+    """Refuse a network, such as Gemma 4, that reads embeddings of tokens alone."""
+    try:
+        prior.read(0.5 * start)
+    except Exception as error:  # any error of the network's own code
+        fault = f"{type(prior.network).__name__} cannot read virtual tokens"
+        raise ValueError(f"{fault}: choose another guide, such as `LoRA` ({error})") from error
+
+
 def _keys_and_values(cache: Any) -> Tensor:
     """Keys and values of a cache with one row, in `peft`'s order: `[M, layers, 2, heads, D]`."""
     pairs = [(layer.keys, layer.values) for layer in cache.layers]
     shapes = {tuple(part.shape) for pair in pairs for part in pair if part is not None}
     if len(shapes) != 1 or any(keys is None for keys, _ in pairs):
-        fix = "expected one shape at all layers: choose kind='prompt'"
-        raise ValueError(f"the network's keys and values have shapes {sorted(shapes)}, {fix}")
+        own = sum(keys is not None for keys, _ in pairs)
+        fault = f"{own} of {len(pairs)} layers have keys and values, of shapes {sorted(shapes)}"
+        raise ValueError(f"{fault}, expected one shape at all layers: choose kind='prompt'")
     layers = torch.stack([torch.stack([keys[0], values[0]]) for keys, values in pairs])
     return layers.permute(3, 0, 1, 2, 4)
 

@@ -199,11 +199,13 @@ class CachedDecoder(Decoder):
 
         On a GPU they may take `SHARE` of all memory: a GPU needs many responses at a time.
         """
-        config = self.network.config.get_text_config()
-        num_heads = config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // num_heads
-        num_heads = getattr(config, "num_key_value_heads", None) or num_heads
-        num_bytes = 2 * config.num_hidden_layers * num_heads * width * self.network.dtype.itemsize
+        config, num_numbers = self.network.config.get_text_config(), 0  # of keys and values
+        # layers of Gemma 4 differ
+        for layer in getattr(config, "per_layer_config", [config] * config.num_hidden_layers):
+            num_heads = layer.num_attention_heads
+            width = getattr(layer, "head_dim", None) or layer.hidden_size // num_heads
+            num_numbers += 2 * width * (getattr(layer, "num_key_value_heads", None) or num_heads)
+        num_bytes = num_numbers * self.network.dtype.itemsize
         return max(ROOM, self._weight_bytes, int(SHARE * total_memory(self.device))) // num_bytes
 
     def read(self, embeddings: Tensor) -> Any:

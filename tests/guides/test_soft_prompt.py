@@ -15,6 +15,8 @@ from transformers import (
     DynamicCache,
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma4ForCausalLM,
+    Gemma4TextConfig,
     MistralConfig,
     MistralForCausalLM,
 )
@@ -613,3 +615,15 @@ def test_a_prefix_of_layers_of_different_shapes_is_refused(monkeypatch: pytest.M
         match=r"shapes \[\(1, 2, 8, 4\), \(1, 2, 8, 8\)\], expected one shape .* kind='prompt'",
     ):
         SoftPrompt(prior, kind="prefix")
+
+
+@pytest.mark.parametrize("text", [None, "a b"])
+def test_network_that_reads_embeddings_of_tokens_alone_is_refused(kind: str, text: str) -> None:
+    """Also if the virtual tokens start as the embeddings of a text."""
+    sizes = {"vocab_size": len(WORDS), "hidden_size": 16, "intermediate_size": 32, "head_dim": 8}
+    sizes |= {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    inputs = {"vocab_size_per_layer_input": len(WORDS), "hidden_size_per_layer_input": 4}
+    config = Gemma4TextConfig(**sizes, **inputs, eos_token_id=0, pad_token_id=1)
+    prior = LanguageModel(Gemma4ForCausalLM(config), tiny_tokenizer(), max_new_tokens=3)
+    with pytest.raises(ValueError, match="Gemma4ForCausalLM cannot read virtual tokens"):
+        SoftPrompt(prior, kind=kind, text=text)

@@ -10,6 +10,7 @@ from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     BertModel,
+    Gemma4TextConfig,
     GPT2ForSequenceClassification,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -78,6 +79,16 @@ CONFIGS = {
         num_key_value_heads=1,
         intermediate_size=32,
         rope_parameters=LONG | {"original_max_position_embeddings": 8},
+    ),
+    # layers with heads of different width, with inputs of their own, and without keys of their own
+    "gemma4": lambda **more: Gemma4TextConfig(
+        **SIZES | SPECIAL | {"intermediate_size": 32, "num_hidden_layers": 4, "head_dim": 8} | more,
+        num_key_value_heads=1,
+        num_kv_shared_layers=2,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        sliding_window=3,
+        vocab_size_per_layer_input=len(WORDS),
+        hidden_size_per_layer_input=4,
     ),
     "dynamic": lambda **more: LlamaConfig(
         **SIZES | SPECIAL | {"max_position_embeddings": 8} | more,
