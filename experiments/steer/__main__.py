@@ -52,6 +52,7 @@ from experiments.steer.report import Report, sample_texts
 from experiments.steer.resuming import check_inputs, old_folder, own_arguments, resume_command
 from experiments.steer.step_log import StepLog, new_trackers
 from experiments.steer.views import Levels, RunSoFar
+from experiments.steer.wording import in_options
 from guides import FineTuned, Fixed, Guide, LoRA
 from guides.saved import save_guide, write_card
 from guides.shards import shard
@@ -66,7 +67,7 @@ from model.prior.named_priors import load_prior
 
 def main(args: Steer) -> RunFolder:
     """Fit a guide to the posterior, and report the gap between them before and after the fit."""
-    with joined(args.device) as launch:
+    with in_options(), joined(args.device) as launch:
         if launch.earlier is not None and args.resume is None:
             args = replace(args, resume=launch.earlier, complete=False)
         return run(args, launch)
@@ -180,7 +181,8 @@ def target_notes(objective: str) -> list[str]:
         return []
     return [
         f"The target of {objective} is not p*, but the distribution `{target}`: a guide at its "
-        "target is still at a distance from p*."
+        "target is still at a distance from p*. ELBO, log Z, divergences and figures are those of "
+        "p*, and the ELBO may fall while the guide comes closer to its target."
     ]
 
 

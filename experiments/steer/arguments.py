@@ -80,7 +80,8 @@ class Steer(Arguments):
     """Soften the constraints: a forbidden response costs this many nats."""
     beta: Annotated[types.Positive, NO_BUDGET] = 0.1
     """Reward per nat: the reward that is worth one nat of distance from the prior. A smaller beta
-    steers harder."""
+    steers harder. With `--objective self-play` it sets how certain the judge is: x beats y with
+    probability sigmoid((r(x) - r(y))/beta)."""
     kl_budget: types.Positive | None = None
     """Choose beta such that KL(p* || p0), averaged over prompts, equals this many nats. Replaces
     `--beta`."""

@@ -40,7 +40,7 @@ def elbo_figure(metrics: Metrics, log_z: Estimate, before: Estimate, after: Esti
     axes.axhline(log_z.value, color=POSTERIOR, label="log Z (± 2 s.e.)")
     band = (log_z.value - 2 * log_z.standard_error, log_z.value + 2 * log_z.standard_error)
     axes.axhspan(*band, color=POSTERIOR, alpha=0.15, linewidth=0)
-    title = "The ELBO climbs to log Z; the gap is KL(q || p*)"
+    title = "The gap between the ELBO and log Z is KL(q || p*)"
     axes.set(xlabel="SVI step", ylabel="nats", title=title)
     axes.legend(loc="lower right")
     return figure

@@ -170,7 +170,8 @@ OBJECTIVES: dict[str, Objective] = {
     ),
     "self-play": Objective(
         SelfPlay,
-        "Nash learning: the rate of wins against the guide itself as the reward; not the posterior",
+        "Nash learning: the reward is the rate of wins against the guide itself, by a judge that a "
+        "smaller beta makes more certain; not the posterior",
         target="nash",
     ),
     "wake-phi": Objective(

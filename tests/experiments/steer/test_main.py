@@ -97,7 +97,9 @@ def test_every_objective_runs(args, objective):
     folder = main(replace(args, guide=guide, objective=objective, steps=1, prompts_per_step=one))
     is_other = OBJECTIVES[objective].target != "posterior"
     for path in (folder.report, folder.measurements):
-        assert (f"The target of {objective} is not p*" in path.read_text()) == is_other
+        text = path.read_text()
+        assert (f"The target of {objective} is not p*" in text) == is_other
+        assert ("divergences and figures are those of p*" in text) == is_other
 
 
 @pytest.mark.parametrize("guide", sorted(set(GUIDES) - {"fixed", "tempered"}))
@@ -467,5 +469,25 @@ def test_a_sample_of_few_effective_draws_is_marked(args, capsys):
 
 def test_sampler_that_cannot_says_why(args):
     tuned = main(replace(args, steps=1)).guide
-    with pytest.raises(SystemExit, match=r"--sample rejection: .*log_bound"):
+    with pytest.raises(SystemExit, match=r"--sample rejection: .*: use --sample quasi-rejection"):
         main(replace(args, sample="rejection", budget=64, proposal=tuned))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sample": "rejection", "beta": 1e-3, "budget": 2}, "Draw more (--budget), or use"),
+        ({"sample": "quasi-rejection", "budget": 1}, "--budget = 1 leaves no draw"),
+        ({"sample": "best-of-n", "budget": 1}, "--budget = 1 and n = 16, expected 1 <= n <="),
+        ({"objective": "contrastive-twist", "guide": "lora"}, "a guide such as --guide twisted"),
+        ({"max_new_tokens": 500}, "with --max-new-tokens=500"),
+        ({"particles": 1}, "--particles is 1"),
+        ({"moment": ("words:film=7",), "objective": "forward-kl"}, "use --constraint"),
+    ],
+)
+def test_refusals_name_options(args, changes, words):
+    """The library names arguments of Python in these refusals."""
+    with pytest.raises(SystemExit) as refusal:
+        main(replace(args, **changes))
+    assert words in refusal.value.code
+    assert not re.search("log_bound|num_|_sampling|`[A-Z]", refusal.value.code)
