@@ -40,7 +40,6 @@ from importlib.util import find_spec
 
 import pyro
 import torch
-from transformers.utils import logging
 
 from experiments.benchmark.real_model import report_real_model
 from experiments.benchmark.report import BY_HAND, OURS, report, time_parts
@@ -54,8 +53,6 @@ from inference.diagnostics.timing import Step, take_turns
 def main(args: Benchmark) -> None:
     """Print the report."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     with_trl = find_spec("trl") is not None
     print(run(args, with_trl=with_trl), flush=True)
     if args.start_ups:

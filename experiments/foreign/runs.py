@@ -102,7 +102,6 @@ def prior_numbers(cell: Cell, num_prior_draws: int, stories: Path | None) -> dic
     """Measurements of the prior from its draws, the same in all runs of a cell."""
     world = world_of(cell, num_prior_draws, stories)
     sample, prior = world.sample, world.model.prior(world.prompts)
-    assert sample is not None
     log_likelihood = Estimate.of_mean(sample.log_likelihood)
     with torch.no_grad():
         log_prior = torch.cat([prior.log_prob(part) for part in sample.response.split(CHUNK)])

@@ -101,11 +101,6 @@ def test_a_resume_finds_the_stories_or_asks_for_them(args, tmp_path, capsys):
     assert resumed("{run}/../stories").stories == tmp_path / "stories"
 
 
-def test_stories_that_are_not_there_are_refused(args, tmp_path):
-    with pytest.raises(SystemExit, match=r"--stories .*none: No such file .*, expected a folder"):
-        replace(args, stories=tmp_path / "none")
-
-
 def test_absent_priors_are_skipped_by_name(args, skipped, capsys):
     jobs = list_jobs(replace(args, only=()))
     assert {job.cell.prior for job in jobs}.isdisjoint({"stories260k", "smollm2"})

@@ -80,7 +80,11 @@ def test_names_and_folders_are_checked_as_well(script, tmp_path):
             tmp_path / "link" / "runs": "is a link to what is not there",
             tmp_path / ("x" * 300): "File name too long",
         },
-        "prompts_file": {tmp_path: "Is a directory", tmp_path / "none": "No such file"},
+        "prompts_file": {
+            tmp_path: "Is a directory",
+            tmp_path / "none": "No such file .*, expected a text file",
+        },
+        "stories": {tmp_path / "none": "No such file .*, expected a folder"},
         "preferences": {"": "is empty", " ": "is empty"},
         "config": {tmp_path: "Is a directory", tmp_path / "none": "No such file"},
     }
