@@ -89,10 +89,11 @@ def _(best, truth, world):
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    With independent words, a guide that says "not bad" and "very good" must say "not good" and
-    "very bad" as often. KL(q to p\*) punishes mass where the posterior has little, so the best mean
-    field says one word and ends: 95% "good", and the posterior's 0.27 of "very good" is lost. This
-    direction of the KL prefers one mode (lesson 6 has the other).
+    With independent words, a guide that says "not bad" and "very good" says "not good" and "very
+    bad" too: q(not bad) q(very good) = q(not good) q(very bad). KL(q to p\*) punishes mass where
+    the posterior has little, so the best mean field says one word and ends: 95% "good", and the
+    posterior's 0.27 of "very good" is lost. This direction of the KL prefers one mode (lesson 6 has
+    the other).
 
     ## Predict, then run: the inference gap
 
