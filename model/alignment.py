@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model.common.checks import function, instance, positive
 from model.likelihood import (
+    ARGUMENTS,
     Factor,
     HardConstraintSupport,
     Reward,
@@ -97,7 +98,7 @@ class AlignmentModel:
         for name, reward in self.rewards.items():
             check_reward(f"reward {name!r}", reward)
         for name, factor in self.factors.items():
-            function(f"factor {name!r}", factor, why="of prompts and responses")
+            function(f"factor {name!r}", factor, takes=2, why=ARGUMENTS)
             check_made_for_beta(f"factor {name!r}", factor, self._beta)
         for _, label, piece, _ in self._pieces():
             check_made_for(label, piece, prior.space)

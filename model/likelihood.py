@@ -60,6 +60,10 @@ class HardConstraintSupport(Messenger):
     """
 
 
+ARGUMENTS = "prompts and responses. `TextReward(f, prior)` makes one of a function of texts"
+"""Arguments of a reward or a factor, for errors."""
+
+
 def parts_of(piece: object) -> Iterator[object]:
     """A reward or a factor, and all rewards and factors inside, by its `components()` if any."""
     yield piece
@@ -69,7 +73,7 @@ def parts_of(piece: object) -> Iterator[object]:
 
 def check_reward(label: str, reward: object) -> None:
     """Refuse a class, and a factor, which beta must not divide, alone or inside a reward."""
-    function(label, reward, why="of prompts and responses")
+    function(label, reward, takes=2, why=ARGUMENTS)
     for part in parts_of(reward):
         if getattr(part, "unit", None) == "nat":
             raise ValueError(

@@ -58,8 +58,8 @@ class SelfPlay(ResponseObjective):
         self, num_particles: int = 64, *, judge: Judge | None = None, kl_weight: float = 0.1
     ) -> None:
         super().__init__(num_particles)
-        why = "of prompts, first and second responses"
-        self.judge = None if judge is None else function("judge", judge, why=why)
+        why = "prompts, first and second responses. `TextJudge` makes one of a function of texts"
+        self.judge = None if judge is None else function("judge", judge, takes=3, why=why)
         self.kl_weight = positive("kl_weight", kl_weight)
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:

@@ -77,7 +77,7 @@ def sequential_monte_carlo(
     num_samples = whole_number("num_samples", num_samples, why="responses to each prompt")
     ess_threshold = finite("ess_threshold", ess_threshold, at_least=0)
     if twist is not None:
-        function("twist", twist, why="of prompts, responses and t, a `Twist`")
+        function("twist", twist, takes=3, why="prompts, responses and t, a `Twist`")
     with SameResponses():
         prior = autoregressive(response_distribution(model, prompts, role="model"))
         if retained is not None:

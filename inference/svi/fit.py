@@ -186,6 +186,8 @@ def fit(
     stop_at_noise = num_steps is None if stop_at_noise is None else stop_at_noise
     checks.boolean("stop_at_noise", stop_at_noise)
     checks.boolean("keep_best", keep_best)
+    if on_step is not None:
+        checks.function("on_step", on_step, takes=1, why="the metrics of a step")
     check_programs(model, guide, prompts)
     if prompts_per_step is not None:
         prompts_per_step = checks.whole_number("prompts_per_step", prompts_per_step)

@@ -7,8 +7,9 @@ Each check returns the value, numbers as a plain `int` or `float`. Numbers of nu
 A bool and a text are no numbers. `why` is the end of the error: the reason, or the likely fix.
 """
 
+import inspect
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from numbers import Integral, Real
 from typing import TypeVar
 
@@ -82,12 +83,40 @@ def boolean(name: str, value: object) -> bool:
     raise TypeError(f"{name} is {value!r}, expected True or False")
 
 
-def function(name: str, value: T, *, why: str = "") -> T:
-    """A callable object; a `TypeError` otherwise, and for a class in place of its instance."""
-    if callable(value) and not isinstance(value, type):
-        return value
-    kind = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
-    raise TypeError(f"{name} is {kind}, expected a function{': ' if why else ''}{why}")
+def function(name: str, value: T, *, takes: int | None = None, why: str = "") -> T:
+    """A callable object; a `TypeError` otherwise, and for a class in place of its instance.
+
+    `takes` is the number of arguments with which the function will be called, where known.
+    """
+    size = "" if takes is None else f" of {takes} argument{'s' * (takes > 1)}"
+    expected = f"expected a function{size}{': ' if why else ''}{why}"
+    if isinstance(value, type):
+        raise TypeError(f"{name} is the class {value.__name__}, {expected}")
+    if not callable(value):
+        raise TypeError(f"{name} is a {type(value).__name__}, {expected}")
+    if takes is not None and not _binds(parameters := _signature(value), takes):
+        own_name = getattr(value, "__name__", type(value).__name__)
+        raise TypeError(f"{name} is {own_name}{parameters}, {expected}")
+    return value
+
+
+def _signature(value: Callable[..., object]) -> inspect.Signature | None:
+    """Parameters of a function; None if they are not known, as of some built-in functions."""
+    try:
+        return inspect.signature(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _binds(parameters: inspect.Signature | None, takes: int) -> bool:
+    """True if a function can be called with so many arguments by position, or may be."""
+    if parameters is None:
+        return True
+    try:
+        parameters.bind(*range(takes))
+    except TypeError:
+        return False
+    return True
 
 
 def instance(name: str, value: object, kind: type[T], *, why: str = "") -> T:

@@ -35,8 +35,8 @@ class TextJudge:
     """
 
     def __init__(self, function: Callable[..., Any], language_model: LanguageModel) -> None:
-        why = "of prompts, first and second responses"
-        self.function = checks.function("function", function, why=why)
+        why = "prompts, first and second responses"
+        self.function = checks.function("function", function, takes=3, why=why)
         self.language_model = instance("language_model", language_model, LanguageModel)
         self.name = getattr(function, "__name__", type(function).__name__)
 

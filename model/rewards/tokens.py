@@ -27,7 +27,7 @@ class TokenReward:
 
     def __post_init__(self) -> None:
         instance("language_model", self.language_model, LanguageModel)
-        function("function", self.function, why="of token ids and their mask")
+        function("function", self.function, takes=2, why="token ids and their mask")
         if self.upper_bound is not None:
             finite("upper_bound", self.upper_bound, why="or None if not known")
 

@@ -153,7 +153,13 @@ CALLS: dict[str, Call] = {
         SMC
         | {
             "retained": TENSOR[1:],
-            "twist": [3, "x", lambda *_: None, lambda *_: torch.zeros(1) * NAN],
+            "twist": [
+                3,
+                "x",
+                lambda prompts, t: t,
+                lambda *_: None,
+                lambda *_: torch.zeros(1) * NAN,
+            ],
         },
     ),
     "annealed-smc": (

@@ -5,8 +5,22 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 
-from model.common.checks import MOST, finite, one_of, positive, probability, seed, whole_number
+from guides import FineTuned
+from inference import fit
+from inference.objectives.self_play import SelfPlay
+from model import AlignmentModel, TextJudge, TokenReward, grammar_prior, vader_sentiment
+from model.common.checks import (
+    MOST,
+    finite,
+    function,
+    one_of,
+    positive,
+    probability,
+    seed,
+    whole_number,
+)
 
 NOT_COUNTS = [
     0,
@@ -88,3 +102,52 @@ def test_a_name_is_one_of_some() -> None:
     for value in ("mab", None, ["map"]):
         with pytest.raises(ValueError, match=r"^kind is .*, expected one of: map, nuts$"):
             one_of("kind", value, {"map": 1, "nuts": 2})
+
+
+def test_a_function_takes_so_many_arguments() -> None:
+    def of_texts(texts: list[str]) -> list[float]:
+        return [0.0 for _ in texts]
+
+    def flexible(prompts: object, *others: object, scale: float = 1.0) -> float:
+        return scale
+
+    class Callable:
+        def __call__(self, prompts: object, response: object) -> None: ...
+
+    own = Callable()
+    assert function("reward", flexible, takes=2) is flexible
+    assert function("reward", own, takes=2) is own
+    assert function("reward", torch.nn.Identity(), takes=2)
+    assert function("reward", of_texts) is of_texts, "unknown number of arguments"
+    assert function("reward", max, takes=2) is max, "unknown parameters"
+    for value in (of_texts, lambda a, b, c: a, lambda a, *, b: a):
+        with pytest.raises(TypeError, match=r"^reward is .*\(.*\).*, expected a function of 2 "):
+            function("reward", value, takes=2, why="prompts and responses")
+    with pytest.raises(TypeError, match=r"^reward is the class Callable, expected a function of 2"):
+        function("reward", Callable, takes=2)
+
+
+def test_a_function_of_texts_is_refused_as_a_reward_with_the_fix() -> None:
+    for arguments in ((vader_sentiment, 1.0), ({}, 1.0, {"mood": vader_sentiment})):
+        with pytest.raises(TypeError, match=r"vader_sentiment\(texts.*TextReward\(f, prior\)"):
+            AlignmentModel(grammar_prior(max_new_tokens=1), *arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda f, prior: TextJudge(lambda a, b: f, prior), "function is .* of 3 arguments: prom"),
+        (lambda f, prior: SelfPlay(8, judge=f), "judge is .* of 3 arguments.*`TextJudge`"),
+        (lambda f, prior: TokenReward(f, prior), "function is .* of 2 arguments: token ids"),
+    ],
+)
+def test_a_function_of_other_arguments_is_refused_where_it_is_passed(make, words) -> None:
+    with pytest.raises(TypeError, match=words):
+        make(lambda a: a, grammar_prior(max_new_tokens=1))
+
+
+def test_on_step_without_the_metrics_is_refused_before_a_step() -> None:
+    prior = grammar_prior(max_new_tokens=1)
+    model, prompts = AlignmentModel(prior, {}, 1.0), prior.encode(["the film was"])
+    with pytest.raises(TypeError, match=r"^on_step is .*of 1 argument: the metrics of a step"):
+        fit(model, FineTuned(prior), prompts, num_steps=1, on_step=lambda: None, progress=False)
