@@ -67,6 +67,7 @@ class GRPO(RepeatedBatchObjective):
             of all prompts; or `none`.
         baseline: mean of the group, with or without the response itself; or mean of the `batch`,
             of all prompts. Where prompts differ in log Z, the latter is noise at the posterior.
+            Refused with `std`, which would divide the noise by nearly 0: 10,000 times the nats.
         kl: place of the KL penalty: `loss`, differentiated, or `reward`.
         estimator: estimator of the KL of a token, by its name in `KL_ESTIMATORS`.
         kl_weight: c. The trainer's own beta next to scaled advantages, which have no unit; 1 next
@@ -100,6 +101,12 @@ class GRPO(RepeatedBatchObjective):
         super().__init__(num_particles, epochs, engine)
         self.scale = one_of("scale", scale, get_args(Scale))
         self.baseline = one_of("baseline", baseline, get_args(Baseline))
+        if self.scale == "std" and self.baseline == "batch":
+            fix = "scale='batch' or 'none', or baseline='mean' or 'leave-one-out'"
+            raise ValueError(
+                "scale='std' divides what baseline='batch' leaves of log Z of the prompts by the "
+                f"deviation of one prompt, which is 0 at the posterior: expected {fix}"
+            )
         self.kl = one_of("kl", kl, get_args(Place))
         self.estimator = one_of("estimator", estimator, KL_ESTIMATORS)
         self.kl_weight = finite("kl_weight", kl_weight, at_least=0)

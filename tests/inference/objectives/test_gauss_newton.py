@@ -7,14 +7,14 @@ import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
-from guides import LoRA, NGram, Twisted
+from guides import Fixed, LoRA, NGram, Twisted
 from inference import Enumeration, LeaveOneOut_ELBO, fit, response_distribution
 from inference.objectives.gauss_newton import GaussNewton
 from inference.objectives.response_gradients import response_gradients
 from inference.svi.fit_checks import new_objective, new_optimizer
 from inference.svi.optimizer.limited_steps import WholeSteps
 from inference.svi.optimizer.trust_region import TrustRegion
-from model import LanguageModel
+from model import AlignmentModel, LanguageModel
 from tests.inference.conftest import killed_and_resumed
 from tests.inference.objectives.table import (
     ONE,
@@ -269,3 +269,33 @@ def test_numbers_out_of_range_are_named():
         GaussNewton(4, capacity=0)
     with pytest.raises(ValueError, match="ridge is 0"):
         GaussNewton(4, ridge=0.0)
+
+
+def test_steps_towards_a_rare_large_reward_stay_near_their_limit():
+    """A whole step changes log q by far more than a square predicts for the shortened step."""
+    prior = tiny("llama", torch.float32)
+    prompts = prior.encode(["a b"])
+    plain = Enumeration(AlignmentModel(prior, _no_reward, beta=1.0), prompts)
+    rare = plain.support[(plain.log_prior[:, 0].exp() - 0.03).abs().argmin(), 0]
+
+    def reward(_, response):
+        return 30.0 * (response == rare).all(-1).double()
+
+    truth = Enumeration(AlignmentModel(prior, reward, beta=1.0), prompts)
+    guide = LoRA(prior)
+    log_q, sizes = [truth.log_guide(guide)], []
+
+    def record(*_):
+        log_q.append(truth.log_guide(guide))
+        old, new = log_q[-2:]
+        sizes.append(0.5 * (old.exp() * (new - old).square()).sum().item())
+
+    model = AlignmentModel(prior, reward, beta=1.0)
+    fit(model, guide, prompts, num_steps=12, objective=GaussNewton(32), seed=1, on_step=record)
+    assert max(sizes) < 1.0  # of 32 draws; 0.2 is the limit
+    start = truth.kl_guide_posterior(Fixed(prior))
+    assert truth.kl_guide_posterior(guide) < 0.5 * start
+
+
+def _no_reward(_, response):
+    return torch.zeros(response.shape[:-1])
