@@ -63,6 +63,7 @@ from model.common import ranks
 from model.networks.placement import named_device
 from model.networks.sharded_modules import gathered
 from model.prior.named_priors import load_prior
+from model.prior.same_responses import check_same_responses
 
 
 def main(args: Steer) -> RunFolder:
@@ -99,7 +100,8 @@ def train(args: Steer, model: AlignmentModel, prompts: RunPrompts, folder: RunFo
     print(measured_draws(args, measured))
     with random_state.isolated(args.seed + 1):
         prior_sample = draw_prior(target, model, measured, args.prior_draws)
-        before = measure(model, target, Fixed(model.prior), measured, prior_sample, args.samples)
+        first = Fixed(model.prior) if args.student is None else guide
+        before = measure(model, target, first, measured, prior_sample, args.samples)
     is_first = ranks.is_first()
     names = args.report_to if is_first else ()
     with new_trackers(names, folder, is_resumed=args.resume is not None) as trackers:
@@ -127,7 +129,9 @@ def train(args: Steer, model: AlignmentModel, prompts: RunPrompts, folder: RunFo
     notes = [*prompts.notes, *target_notes(args.objective), *fit_notes(result)]
     has_factors = not is_all_reward(model, measured)
     columns = before, after, posterior
-    report = Report(args.title, args.beta, *columns, samples, seconds, has_factors, notes)
+    origin = "prior" if args.student is None else "student"
+    about = args.title, args.beta, *columns, samples, seconds
+    report = Report(*about, has_factors=has_factors, fit_notes=notes, start=origin)
     if is_first:
         with ranks.alone():
             write(args, every, folder, report, prior_sample)
@@ -198,7 +202,8 @@ def prepare(args: Steer) -> tuple[Steer, list[Input]]:
     if args.resume is not None:
         args = own_arguments(args)
     check(args)
-    inputs = inputs_of(args.prior, args.prompts_file, args.dataset, args.proposal, args.choices)
+    files = args.prior, args.student, args.prompts_file, args.dataset, args.proposal
+    inputs = inputs_of(*files, args.choices)
     if args.resume is not None:
         check_inputs(RunFolder(args.resume), inputs)
     return args, inputs
@@ -230,10 +235,24 @@ def open_folder(args: Steer, inputs: list[Input]) -> AbstractContextManager[RunF
     return old_folder(args, inputs)
 
 
+def load_start(args: Steer, prior: LanguageModel) -> LanguageModel:
+    """Language model that the guide starts from: the prior, or the student."""
+    if args.student is None:
+        return prior
+    fix = "A student has the teacher's tokenizer, with as many token ids"
+    with blamed(f"--student {args.student}", FAULTS):
+        student = load_prior(args.student, **args.loading)
+        check_same_responses("the student", student, prior, fix)
+    size = sum(parameter.numel() for parameter in student.parameters())
+    print(f"student {args.student}, {size:,} parameters")
+    return student
+
+
 def new_guide(args: Steer, target: Program, prior: LanguageModel, prompts: Prompts) -> Guide:
     """Build the guide; exit if the objective, on two responses to a prompt, cannot be computed."""
+    start = load_start(args, prior)
     with random_state.isolated(args.seed):
-        guide = build_guide(args.guide, args.guide_options, prior, prompts)
+        guide = build_guide(args.guide, args.guide_options, start, prompts)
     dtypes = {parameter.dtype for parameter in guide.trained().values()}
     if isinstance(guide, FineTuned) and torch.bfloat16 in dtypes:
         fix = "add --fine-tuned.dtype float32, or choose --guide lora"

@@ -89,6 +89,10 @@ class Steer(Arguments):
     """Choose beta such that the posterior's E[r], averaged over prompts, equals this reward.
     Replaces `--beta`."""
     guide: Annotated[types.GuideName, tyro.conf.arg(help=GUIDE_HELP)] = "fine-tuned"
+    student: Annotated[types.Name, TRAINED] | None = None
+    """Language model with the prior's tokens that the guide starts from in place of the prior: a
+    folder in Hugging Face format, or a name on the hub. The prior is then the teacher. With an
+    empty `--reward` the fit is on-policy distillation."""
     options: Annotated[GuideOptions, tyro.conf.arg(name="")] = field(default_factory=GuideOptions)
     objective: Annotated[ObjectiveName, TRAINED, tyro.conf.arg(help=OBJECTIVE_HELP)] = (
         "leave-one-out"
@@ -251,8 +255,9 @@ class Steer(Arguments):
 
     @property
     def choices(self) -> list[Choice]:
-        """Rewards, constraints, factors and moments, as read."""
-        return read_choices(self.reward, self.constraint, self.factor, self.moment)
+        """Rewards, constraints, factors and moments, as read. A student may have none."""
+        texts = self.reward, self.constraint, self.factor, self.moment
+        return read_choices(*texts) if self.student is None or any(texts) else []
 
     @property
     def guide_options(self) -> dict[str, Any]:

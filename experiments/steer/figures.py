@@ -35,7 +35,7 @@ def elbo_figure(metrics: Metrics, log_z: Estimate, before: Estimate, after: Esti
     elbo = [record["elbo"] for record in metrics]
     axes.plot(steps, elbo, color=GUIDE, alpha=0.25, linewidth=0.8)
     axes.plot(steps, smooth(elbo), color=GUIDE, label="ELBO of the step, and its mean over ten")
-    _point(axes, 0, before, PRIOR, "ELBO of the prior (± 2 s.e.)")
+    _point(axes, 0, before, PRIOR, "ELBO before the fit (± 2 s.e.)")
     _point(axes, steps[-1], after, GUIDE, "ELBO of the guide (± 2 s.e.)")
     axes.axhline(log_z.value, color=POSTERIOR, label="log Z (± 2 s.e.)")
     band = (log_z.value - 2 * log_z.standard_error, log_z.value + 2 * log_z.standard_error)

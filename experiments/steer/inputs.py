@@ -31,6 +31,7 @@ class Input(NamedTuple):
 
 def inputs_of(
     prior: str,
+    student: str | None,
     prompts_file: Path | None,
     dataset: str | None,
     proposal: Path | None,
@@ -39,6 +40,9 @@ def inputs_of(
     """Files that the arguments name."""
     with blamed(f"--prior {prior}"):
         inputs = [Input(f"--prior {prior}", prior_files(prior))]
+    if student is not None:
+        with blamed(f"--student {student}"):
+            inputs.append(Input(f"--student {student}", prior_files(student)))
     if prompts_file is not None:
         inputs.append(Input(f"--prompts-file {prompts_file}", {prompts_file.name: prompts_file}))
     if dataset is not None:

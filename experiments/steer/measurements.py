@@ -1,7 +1,7 @@
 """Measurements of a run as data: `measurements.json`, and the facts of the guide's model card.
 
     {"title": ..., "beta": ..., "seconds": ..., "notes": [...],
-     "prior": {...}, "posterior": {...},
+     "prior": {...}, or "student": {...}; "posterior": {...},
      "guide": {NAME: {"value": 1.2, "standard_error": 0.1}, ...}}
 
 Nats per response, but for `reward` and counts. An unreliable number has a `reason`. A number that
@@ -42,7 +42,7 @@ def write_measurements(folder: RunFolder, report: Report) -> None:
         "beta": report.beta,
         "seconds": report.seconds,
         "notes": report.notes(),
-        "prior": _numbers(report.before),
+        report.start: _numbers(report.before),
         "guide": _numbers(report.after),
         "posterior": posterior,
     }
@@ -52,9 +52,11 @@ def write_measurements(folder: RunFolder, report: Report) -> None:
 
 def model_card(args: Steer, report: Report | None = None) -> ModelCard:
     """Model card of the guide of a run; without the measurements if there is no report yet."""
-    names = ("max_new_tokens", "temperature", "dtype")
+    names, start = ("max_new_tokens", "temperature", "dtype"), args.student or args.prior
     options = "".join(f", {key} {value}" for key, value in args.guide_options.items())
     facts = {
+        "prior p0": args.prior,
+        "student, from which the guide starts": args.student or "",
         "rewards r": ", ".join(args.reward) or "none",
         "constraints": ", ".join(args.constraint),
         "penalty of the constraints": "" if args.penalty is None else f"{args.penalty:g} nats",
@@ -68,8 +70,8 @@ def model_card(args: Steer, report: Report | None = None) -> ModelCard:
     }
     return ModelCard(
         args.title,
-        without_folders(args.prior),
-        ON_THE_HUB.get(args.prior, ""),
+        without_folders(start),
+        ON_THE_HUB.get(start, ""),
         {name: getattr(args, name) for name in names},
         {name: without_folders(value) for name, value in facts.items()},
         versions(),

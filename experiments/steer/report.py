@@ -65,13 +65,14 @@ class Report:
     Attributes:
         title: one line.
         beta: reward per nat.
-        before: measurement of the prior as guide.
+        before: measurement of the prior as guide, or of the guide that starts from a student.
         after: measurement of the trained guide.
         posterior: expectations under the posterior.
         samples: texts with their rewards, by origin.
         seconds: wall time of the fit.
         has_factors: True if the log likelihood is not r/beta at all prompts.
         fit_notes: sentences about the end and the health of the fit.
+        start: distribution that `before` measures, in a word: prior or student.
     """
 
     title: str
@@ -83,16 +84,23 @@ class Report:
     seconds: float
     has_factors: bool = False
     fit_notes: Sequence[str] = ()
+    start: str = "prior"
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """Head of the table."""
+        return "nats per response", self.start, "guide", "posterior"
 
     @property
     def expectations(self) -> tuple[Expectations, Expectations, Expectations]:
-        """Expectations under prior, guide and posterior."""
+        """Expectations under prior or student, guide and posterior."""
         return self.before.expectations, self.after.expectations, self.posterior
 
     def rows(self) -> list[tuple[str, ...]]:
         """Rows of the table: quantity, prior, guide, posterior."""
         before, after = both = self.before.diagnostics, self.after.diagnostics
-        kl_prior = (str(after.kl_guide_prior), shown(after, "kl_posterior_prior"))
+        of_start = "0" if self.start == "prior" else str(before.kl_guide_prior)
+        kl_prior = (of_start, str(after.kl_guide_prior), shown(after, "kl_posterior_prior"))
         alone = [each.prior_alone for each in both]
         sizes = (f"{each.effective_sample_size:.0f}" for each in both)
         log_z = f"log Z = {shown(after, 'log_z')}", f"log Z = {shown(alone[1], 'log_z')}"
@@ -102,7 +110,7 @@ class Report:
         )
         return [
             *self._likelihood_rows(),
-            ("KL(. || p0)", "0", *kl_prior),
+            ("KL(. || p0)", *kl_prior),
             ("ELBO", str(before.elbo), str(after.elbo), log_z[0]),
             ("KL(. || p*)", *backward[0], "0"),
             ("KL(p* || .)", *forward[0], "0"),
@@ -154,15 +162,15 @@ class Report:
             prior, guide, _ = (each.forbidden for each in self.expectations)
             old, new = (shown(each, "kl_posterior_guide") for each in (before, after))
             return (
-                f"Of the guide's draws {guide:.1%} are forbidden, of the prior's {prior:.1%}: "
-                f"KL(q || p*) is infinite; KL(p* || q) went from {old} to {new} nats in "
-                f"{self.seconds:.0f} s of SVI."
+                f"Of the guide's draws {guide:.1%} are forbidden, of the {self.start}'s "
+                f"{prior:.1%}: KL(q || p*) is infinite; KL(p* || q) went from {old} to {new} nats "
+                f"in {self.seconds:.0f} s of SVI."
             )
         is_known = start.value > ERRORS * start.standard_error
         share = f" ({left.value / start.value:.0%})" if is_known else ""
         mark = MARK * ("kl_guide_posterior" in before.unreliable)
         return (
-            f"Of the {start.value:z.3f}{mark} nats between prior and posterior, "
+            f"Of the {start.value:z.3f}{mark} nats between {self.start} and posterior, "
             f"{shown(after, 'kl_guide_posterior')} are left{share} after "
             f"{self.seconds:.0f} s of SVI."
         )
@@ -177,7 +185,7 @@ class Report:
         return [f"E[r] is a mean{scope}: no reward applies to the others." for scope in scopes]
 
     def _rises(self) -> list[str]:
-        """Divergences of the guide that are larger than those of the prior."""
+        """Divergences of the guide that are larger than those of the start."""
         before, after = self.before.diagnostics, self.after.diagnostics
         rises = []
         for name, symbol in {
@@ -187,16 +195,16 @@ class Report:
             rise = getattr(after, name).minus(getattr(before, name))
             if rise.value > ERRORS * rise.standard_error or rise.value == math.inf:
                 rises.append(
-                    f"{symbol} rose from {shown(before, name)} nats of the prior to "
+                    f"{symbol} rose from {shown(before, name)} nats of the {self.start} to "
                     f"{shown(after, name)} of the guide: in this direction the guide is further "
-                    "from the posterior than the prior."
+                    f"from the posterior than the {self.start}."
                 )
         return rises
 
     def _faults(self) -> list[str]:
         """Reasons why numbers are marked, with the columns of the numbers."""
         columns: dict[str, list[str]] = {}
-        for column, measured in (("prior", self.before), ("guide", self.after)):
+        for column, measured in ((self.start, self.before), ("guide", self.after)):
             diagnostics = measured.diagnostics
             for source, suffix in (
                 (diagnostics, ""),
@@ -212,7 +220,7 @@ class Report:
                         columns.setdefault(text, []).append(column)
         notes = [f"{text} (column {', '.join(names)})." for text, names in columns.items()]
         columns = {}
-        for column, expected in zip(HEAD[1:], self.expectations, strict=True):
+        for column, expected in zip(self.head[1:], self.expectations, strict=True):
             means = {"E[r]": expected.reward} | {f"E[{k}]": v for k, v in expected.moments.items()}
             for symbol, mean in means.items():
                 if mean.is_constant:
@@ -228,8 +236,8 @@ class Report:
 
     def text(self) -> str:
         """Report for the terminal."""
-        table = [HEAD, *self.rows()]
-        widths = [max(len(row[i]) for row in table) for i in range(len(HEAD))]
+        table = [self.head, *self.rows()]
+        widths = [max(len(row[i]) for row in table) for i in range(len(self.head))]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
         end = ["", self.conclusion(), *self._remarks()]
         return "\n".join(["", self.title, "", *samples_text(self.samples), *lines, *end])
@@ -240,15 +248,12 @@ class Report:
         parts = [element("p", self.conclusion(), "conclusion")]
         parts += [element("p", note, "note") for note in self._remarks()]
         parts += [element("p", f"{identity}. Each number has its standard error.")]
-        parts += [html_table(self.rows(), HEAD), element("p", READING)]
+        parts += [html_table(self.rows(), self.head), element("p", READING)]
         parts += map(html_figure, figures)
         parts += [element("p", CAPTION) for path in figures if path.stem == "reward_kl"]
         folder.write_page(self.title, [*parts, *html_samples(self.samples)])
         print(self.text())
         print(f"\nOpen {folder.report}; the guide is in {folder.guide}, which --proposal takes.")
-
-
-HEAD = ("nats per response", "prior", "guide", "posterior")
 
 
 def sample_texts(model: AlignmentModel, program: Program, prompts: Prompts) -> list[Sample]:

@@ -24,7 +24,7 @@ class RunSoFar(NamedTuple):
         guide: q.
         prompts: prompts to draw samples for; the first are taken.
         prior_sample: draws of the prior, for log Z and the frontier.
-        before: ELBO of the prior, nats.
+        before: ELBO of prior or student, before the fit, nats.
     """
 
     folder: RunFolder
@@ -46,7 +46,7 @@ class Levels(NamedTuple):
 
     Attributes:
         log_z: log Z.
-        before, after: ELBO of the prior and of the guide.
+        before, after: ELBO before the fit and of the guide after it.
         end: KL(q || p0) and E[r] of the guide; None for a model with factors, whose log likelihood
             is not r/beta.
     """

@@ -1,13 +1,12 @@
 """Log-likelihood under another language model as a reward: a product of experts (Hinton 2002)."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from model.common.checks import instance
 from model.prior.language_model import LanguageModel
 from model.prior.prompts import Prompts
+from model.prior.same_responses import check_same_responses
 
 
 class Expert:
@@ -29,13 +28,7 @@ class Expert:
     def __init__(self, language_model: LanguageModel, prior: LanguageModel) -> None:
         for name, value in {"language_model": language_model, "prior": prior}.items():
             instance(name, value, LanguageModel, why="`LanguageModel.from_pretrained` loads one")
-        settings = _settings(language_model)
-        for name, expected in _settings(prior).items():
-            if settings[name] != expected:
-                is_short = not isinstance(expected, dict)
-                values = f": {settings[name]} where the prior has {expected}" if is_short else ""
-                fault = f"differs from the prior in {name}{values}"
-                raise ValueError(f"the expert {fault}. Use `TextLikelihood`")
+        check_same_responses("the expert", language_model, prior, "Use `TextLikelihood`")
         self.language_model = language_model
 
     @torch.no_grad()
@@ -44,14 +37,3 @@ class Expert:
         device = self.language_model.device
         distribution = self.language_model(prompts.to(device))
         return distribution.log_prob(response.to(device)).to(response.device)
-
-
-def _settings(language_model: LanguageModel) -> dict[str, Any]:
-    """The properties that an expert shares with the prior."""
-    return {
-        "max_new_tokens": language_model.max_new_tokens,
-        "end_ids": language_model.end_ids,
-        "pad_id": language_model.pad_id,
-        "the size of the vocabulary": language_model.vocab_size,
-        "the tokenizer's entries": language_model.tokenizer.get_vocab(),
-    }

@@ -67,7 +67,7 @@ function drawElbo({ curves, log_z: [logZ, error], before }) {
     svg.append(node("text", { x: WIDTH - RIGHT, y: toY(logZ) - 5, "text-anchor": "end" }, "log Z"));
   }
   line("prior", [x0, x1], [before, before]);
-  svg.append(node("text", { x: WIDTH - RIGHT, y: toY(before) - 5, "text-anchor": "end" }, "ELBO of the prior"));
+  svg.append(node("text", { x: WIDTH - RIGHT, y: toY(before) - 5, "text-anchor": "end" }, "ELBO before the fit"));
   line("raw", curves.step, curves.elbo);
   line("guide", curves.step, mean);
 }
