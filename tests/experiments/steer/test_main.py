@@ -237,7 +237,7 @@ def test_choices_that_do_not_go_together(args):
         ({"prompts": ()}, "--prompts is empty"),
         (
             {"particles": 1},
-            "--particles 1 with --objective leave-one-out: num_particles is 1, "
+            "--particles 1 with --objective leave-one-out: --particles is 1, "
             "expected a whole number",
         ),
         ({"moment": ("words:good=0.5",), "kl_budget": 1.0}, "--moment moves the posterior"),
