@@ -155,10 +155,22 @@ def values_of(label: str, piece: Reward | Factor, prompts: Prompts, response: Te
 
 
 def _values_of(label: str, piece: Reward | Factor, prompts: Prompts, response: Tensor) -> Values:
-    value = through(partial(piece, prompts), response)
+    value = through(partial(_called, label, piece, prompts), response)
     applies = applies_to(label, piece, prompts)  # after the call, in which a reward may learn
     value = check_values(label, value, response.shape[:-1], applies)
     return Values(value.masked_fill(~applies, 0.0), applies)
+
+
+def _called(label: str, piece: Reward | Factor, prompts: Prompts, response: Tensor) -> Tensor:
+    """Value of a reward or a factor, refused if it writes to its arguments, which others read."""
+    given = [response, prompts.ids, prompts.mask]
+    given = [tensor for tensor in given if not tensor.is_inference()]  # these have no version
+    versions = [tensor._version for tensor in given]
+    value = piece(prompts, response)
+    if versions != [tensor._version for tensor in given]:
+        fault = "changed responses or prompts in place"
+        raise LikelihoodError(f"{label} {fault}: let it change a copy, as `response.clone()`")
+    return value
 
 
 def total_of(values: Sequence[Values], response: Tensor) -> Values:

@@ -55,3 +55,19 @@ def test_minus_infinity_is_refused_unless_the_algorithm_supports_it(kind: str) -
 def test_any_finite_value_passes() -> None:
     assert run(torch.tensor([-1e30, 1e30])).shape == (2, 3)
     assert run(torch.tensor([1, 0])).shape == (2, 3)
+
+
+@pytest.mark.parametrize("part", ["response", "ids", "mask"])
+def test_a_reward_that_changes_its_arguments_is_refused(part):
+    """The guide would be scored at other responses than its own."""
+    prior = tiny()
+    prompts = prior.encode(["a b", "c"])
+
+    def reward(prompts, response):
+        changed = response if part == "response" else getattr(prompts, part)
+        changed[..., -1:] = changed[..., :1].clone()
+        return torch.zeros(response.shape[:-1])
+
+    model = AlignmentModel(prior, reward, beta=1.0)
+    with pytest.raises(LikelihoodError, match=r"reward .* in place.*response\.clone"):
+        model.reward(prompts, prior(prompts).sample((4,)))
