@@ -1,6 +1,7 @@
 """A progress bar for a loop over draws, which a large model makes long."""
 
 from collections.abc import Iterator, Sequence
+from multiprocessing import parent_process
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -15,12 +16,14 @@ Chunk = TypeVar("Chunk")
 def counted(name: str, chunks: Sequence[Chunk], sizes: Sequence[int]) -> Iterator[Chunk]:
     """Yield chunks, behind a bar of the draws that are done, which disappears at the end.
 
+    A worker of `multiprocessing`, and any rank but the first, shows no bar.
+
     Args:
         name: name of the bar.
         chunks: chunks of draws.
         sizes: number of draws of each chunk, for each prompt.
     """
-    hidden = not ranks.is_first()
+    hidden = not ranks.is_first() or parent_process() is not None
     with tqdm(
         None, name, sum(sizes), leave=False, unit="draw", delay=SILENT, disable=hidden
     ) as bar:

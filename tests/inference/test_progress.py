@@ -2,11 +2,13 @@
 
 import re
 from functools import partial
+from multiprocessing import get_context
 
 import pytest
 from tqdm import tqdm
 
 from inference import diagnose, importance_sampling, sample_prior
+from inference.progress import counted
 
 SIZES = {"num_samples": 20, "chunk": 8}
 
@@ -47,3 +49,18 @@ def test_a_bar_counts_the_draws_of_a_long_loop(
     for name, num_draws in bars.items():
         assert f"\r{name}:   0%" in shown
         assert re.search(rf"\r{name}: 100%.* {num_draws}/{num_draws} \[", shown)
+
+
+def _long_loop():
+    list(counted("draws", [1, 2], [1, 1]))
+
+
+def test_a_worker_process_shows_no_bar(capfd, monkeypatch):
+    monkeypatch.setattr("inference.progress.SILENT", 0.0)
+    worker = get_context("fork").Process(target=_long_loop)
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0
+    assert capfd.readouterr().err == ""
+    _long_loop()
+    assert "draws" in capfd.readouterr().err
