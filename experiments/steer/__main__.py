@@ -213,8 +213,7 @@ def load(args: Steer) -> tuple[LanguageModel, RunPrompts]:
     """Load the prior, and read and encode the prompts."""
     with blamed(f"--prior {args.prior}", FAULTS):
         prior = load_prior(args.prior, **args.loading)
-    size = sum(parameter.numel() for parameter in prior.parameters())
-    print(f"prior {args.prior}, {size:,} parameters, on {prior.device}")
+    print_size(f"prior {args.prior}", prior)
     return prior, load_prompts(args, prior)
 
 
@@ -243,9 +242,14 @@ def load_start(args: Steer, prior: LanguageModel) -> LanguageModel:
     with blamed(f"--student {args.student}", FAULTS):
         student = load_prior(args.student, **args.loading)
         check_same_responses("the student", student, prior, fix)
-    size = sum(parameter.numel() for parameter in student.parameters())
-    print(f"student {args.student}, {size:,} parameters")
+    print_size(f"student {args.student}", student)
     return student
+
+
+def print_size(name: str, language_model: LanguageModel) -> None:
+    """Print the size of a language model, and its device."""
+    size = sum(parameter.numel() for parameter in language_model.parameters())
+    print(f"{name}, {size:,} parameters, on {language_model.device}")
 
 
 def new_guide(args: Steer, target: Program, prior: LanguageModel, prompts: Prompts) -> Guide:

@@ -8,13 +8,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from experiments.shared.run_folder import RunFolder
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
 from guides.saved import load_guide
 from inference import Enumeration
 from model import AlignmentModel
 from model.prior.named_priors import load_prior
+from tests.experiments.steer.small import ended_early
 
 SHORT = Steer(
     prompts=("the film was", "the"),
@@ -68,25 +68,11 @@ def test_student_nears_its_teacher_without_a_reward(args, student_folder, capsys
     assert f"student, from which the guide starts | {student_folder.name}" in card
 
 
-def test_student_with_a_reward_resumes_bit_for_bit(args, monkeypatch):
-    class KilledError(Exception):
-        pass
-
-    append, folders = RunFolder.append_metrics, []
-
-    def append_and_die(folder, record):
-        folders.append(folder)
-        append(folder, record)
-        if record["step"] == 3:
-            raise KilledError
-
+def test_student_with_a_reward_resumes_bit_for_bit(args):
     args = replace(args, steps=5)
-    whole = main(args)
-    monkeypatch.setattr(RunFolder, "append_metrics", append_and_die)
-    with pytest.raises(KilledError):
-        main(args)
-    monkeypatch.undo()
-    resumed = main(replace(Steer(), resume=folders[0].path))
+    whole = main(replace(args, out=args.out / "whole"))
+    killed, _ = ended_early(replace(args, out=args.out / "killed"), OSError("no more"))
+    resumed = main(replace(Steer(), resume=killed.path))
     ours, theirs = (
         AutoModelForCausalLM.from_pretrained(each.guide).state_dict() for each in (resumed, whole)
     )
