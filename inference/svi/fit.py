@@ -1,15 +1,11 @@
-"""`fit`: a loop around `pyro.infer.SVI.step` with progress, metrics, checkpoints and resume."""
+"""`fit`: train a guide by `pyro.infer.SVI`, with metrics, checkpoints, resume and ranks."""
 
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyro
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
-from pyro.params.param_store import StateDict
-from tqdm import tqdm
 
 from inference import random_state
 from inference.programs import Program
@@ -17,7 +13,7 @@ from inference.svi.best_iterate import BestIterate
 from inference.svi.budget import new_budget
 from inference.svi.checkpoint.fingerprint import Fingerprint
 from inference.svi.checkpoint.resume import resume as resume_from
-from inference.svi.checkpoint.state import FitState, parameters
+from inference.svi.checkpoint.state import FitState
 from inference.svi.fit_checks import (
     agree,
     check_programs,
@@ -27,57 +23,13 @@ from inference.svi.fit_checks import (
     resumes,
 )
 from inference.svi.fit_objective import elbo_of
+from inference.svi.loop import Fit, Loop
 from inference.svi.minibatches import Minibatches
-from inference.svi.optimizer import checked
-from inference.svi.response_metrics import num_tokens_of
-from inference.svi.rollback import NonFiniteGuideError
-from inference.svi.step import Metrics, NonFiniteLossError, Stepper
+from inference.svi.step import Metrics, Stepper
 from model import Prompts
 from model.common import checks, ranks
 from model.common.thread_lock import THREAD_LOCK
 from model.prior.division import AXES, Axis
-
-STOPS = (
-    NonFiniteLossError,
-    NonFiniteGuideError,
-    checked.NonFiniteGradientError,
-    checked.NonFiniteParametersError,
-    checked.ScheduleError,
-)
-"""Errors of a step after which a fit returns early, with the last good parameters."""
-
-
-@dataclass
-class Fit:
-    """Result of `fit`.
-
-    Attributes:
-        state: guide, optimiser and step; `state.guide` is the trained guide that was passed in.
-        parameters: the fit's scope of Pyro's parameter store. A guide that is a plain function runs
-            inside `pyro.get_param_store().scope(parameters)`; a module holds its own parameters.
-        metrics: one record for each step of this call: `step`; `num_responses` drawn so far;
-            `loss`, summed over prompts; `elbo`, `log_likelihood` and `entropy`, nats, averaged over
-            prompts; `grad_norm`; `learning_rate`; `step_size`, nats; and the metrics of the
-            responses, see `svi/response_metrics.py`: `kl`, of a guide that is a language model
-            `kl_per_token` and `completions/...`, of an `AlignmentModel` with rewards `reward`,
-            `reward_std` and `frac_reward_zero_std`. `elbo` and `kl` are NaN for `RenyiELBO` and
-            `ReweightedWakeSleep`, whose losses are other bounds.
-        warnings: sentences about the health of the fit, each with step and numbers: an ELBO below
-            its start, a collapse of the entropy, steps without a possible response, a return to an
-            earlier step.
-        best_step: number of steps behind the guide's parameters, where the fit returned to an
-            earlier step; None for the parameters of the last step.
-        at_noise: reason for an end before the budget was spent, a gain below its noise; or None.
-        stopped_early: error that ended the fit before its budget was spent; None without one.
-    """
-
-    state: FitState
-    parameters: StateDict
-    metrics: list[Metrics] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    best_step: int | None = None
-    at_noise: str | None = None
-    stopped_early: str | None = None
 
 
 def fit(
@@ -181,21 +133,28 @@ def fit(
     step. The error has a note about the checkpoint, and the `Fit` so far as attribute `fit`.
     """
     checkpoint_every = checks.whole_number("checkpoint_every", checkpoint_every)
-    checks.boolean("progress", progress)
-    checks.boolean("resume", resume)
-    stop_at_noise = num_steps is None if stop_at_noise is None else stop_at_noise
-    checks.boolean("stop_at_noise", stop_at_noise)
-    checks.boolean("keep_best", keep_best)
-    if on_step is not None:
-        checks.function("on_step", on_step, takes=1, why="the metrics of a step")
-    check_programs(model, guide, prompts)
     if prompts_per_step is not None:
         prompts_per_step = checks.whole_number("prompts_per_step", prompts_per_step)
     if micro_batch is not None:
         micro_batch = checks.whole_number("micro_batch", micro_batch, why="responses at a time")
-    checks.boolean("checkpoint_activations", checkpoint_activations)
+    if on_step is not None:
+        checks.function("on_step", on_step, takes=1, why="the metrics of a step")
+    stop_at_noise = num_steps is None if stop_at_noise is None else stop_at_noise
+    for name, value in {
+        "stop_at_noise": stop_at_noise,
+        "keep_best": keep_best,
+        "checkpoint_activations": checkpoint_activations,
+        "resume": resume,
+        "progress": progress,
+    }.items():
+        checks.boolean(name, value)
+    if resume and checkpoint_folder is None:
+        raise ValueError(
+            "resume is True without a checkpoint_folder, expected the folder of the checkpoint"
+        )
     checks.one_of("divide", divide, AXES)
     seed = checks.seed("seed", seed)
+    check_programs(model, guide, prompts)
     numbers = {"step_kl": step_kl, "learning_rate": learning_rate, "clip_norm": clip_norm}
     fit_objective = new_objective(objective)
     num_particles = fit_objective.num_particles
@@ -203,12 +162,7 @@ def fit(
     budget = new_budget(num_steps, num_responses, max_seconds, per_step)
     optimizer = new_optimizer(optimizer, fit_objective, num_steps, numbers)
     state = FitState(guide, optimizer, fit_objective)
-    ascends_elbo = fit_objective.ascends_elbo
-    state.best = BestIterate() if keep_best and ascends_elbo else None
-    if resume and checkpoint_folder is None:
-        raise ValueError(
-            "resume is True without a checkpoint_folder, expected the folder of the checkpoint"
-        )
+    state.best = BestIterate() if keep_best and fit_objective.ascends_elbo else None
     folder = None if checkpoint_folder is None else Path(checkpoint_folder)
     if folder is not None:
         state.fingerprint = Fingerprint(
@@ -225,73 +179,30 @@ def fit(
     shared = {"num_particles": num_particles, "prompts_per_step": prompts_per_step}
     name = type(elbo_of(fit_objective)).__name__
     agree(guide, prompts, objective=name, seed=seed, **amounts, **shared)
-    minibatches = Minibatches(prompts, prompts_per_step, seed)
-    result = Fit(state, {"params": {}, "constraints": {}})
+    result = Fit(state)
+    stepper = Stepper(
+        model,
+        state,
+        len(prompts),
+        micro_batch=micro_batch,
+        checkpoint_activations=checkpoint_activations,
+        divide=divide,
+    )
+    loop = Loop(
+        result,
+        stepper,
+        Minibatches(prompts, prompts_per_step, seed),
+        budget,
+        folder,
+        stop_at_noise=stop_at_noise,
+        checkpoint_every=checkpoint_every,
+        on_step=on_step,
+        progress=progress,
+    )
     scope = pyro.get_param_store().scope(result.parameters)
     with THREAD_LOCK, locked_by_first(folder), scope, random_state.isolated(seed):
         with ranks.failing_together():
             if folder is not None and resumes(folder, resume):
-                resume_from(state, folder, minibatches.after(0))
-        budget.start(state)
-        result.warnings = list(state.health.warnings.values())
-        stepper = Stepper(
-            model,
-            state,
-            len(prompts),
-            micro_batch=micro_batch,
-            checkpoint_activations=checkpoint_activations,
-            divide=divide,
-        )
-        try:
-            with budget.bar(state, shown=progress) as bar:
-                while not budget.is_spent(state):
-                    if stop_at_noise and ascends_elbo:
-                        result.at_noise = state.health.end_of_progress()
-                    if result.at_noise is not None:
-                        break
-                    optimizer.progress = budget.progress(state)
-                    batch = minibatches.after(state.num_responses // num_particles)
-                    metrics = stepper.take(batch)
-                    seconds = budget.tick(state)
-                    result.metrics.append(metrics)
-                    _warn(result, *state.health.check(ascends_elbo=ascends_elbo))
-                    if on_step is not None and ranks.is_first():
-                        with random_state.preserved(), ranks.alone():
-                            on_step(metrics)
-                    num_tokens = num_tokens_of(metrics, num_particles * len(batch))
-                    _show(bar, state, metrics["elbo"], num_tokens / seconds)
-                    bar.update(round(budget.spent(state)) - bar.n)
-                    if state.step % checkpoint_every == 0:
-                        state.save_once(folder)
-            state.save_once(folder)
-        except STOPS as error:
-            result.metrics = [record for record in result.metrics if record["step"] <= state.step]
-            result.stopped_early = f"step {state.step}: {error}"
-            if ranks.is_first():
-                warnings.warn(f"fit stopped early at {result.stopped_early}", stacklevel=2)
-            state.save_once(folder)
-        except BaseException as error:
-            state.save_after(error, folder)
-            vars(error)["fit"] = result
-            raise
-        if state.best and (reason := state.best.restore(state.health.elbo, parameters())):
-            result.best_step = state.best.step
-            _warn(result, reason)
+                resume_from(state, folder, loop.minibatches.after(0))
+        loop.run()
     return result
-
-
-def _show(bar: tqdm, state: FitState, elbo: float, tokens_per_second: float) -> None:
-    """Set the numbers beside a progress bar."""
-    numbers = {
-        "elbo": f"{elbo:.3f}",
-        "tokens/s": f"{tokens_per_second:.0f}",
-        "warnings": ", ".join(state.health.warnings) or "none",
-    }
-    bar.set_postfix(numbers, refresh=False)
-
-
-def _warn(result: Fit, *sentences: str) -> None:
-    """Add warnings to a result, and show them at once on the first rank."""
-    result.warnings += sentences
-    for sentence in sentences if ranks.is_first() else ():
-        warnings.warn(sentence, stacklevel=3)

@@ -122,8 +122,9 @@ def test_rate_that_overflows_leaves_the_start(constructor, options, model, small
     """In float32, where the product is infinite."""
     guide = FineTuned(small_prior, dtype="float32")
     start = copy_of(guide)
-    with pytest.warns(UserWarning, match="stopped early at step 0"):
+    with pytest.warns(UserWarning, match="stopped early at step 0") as caught:
         result = quiet(model, guide, prompts, optimizer=FusedOptimizer(constructor, options))
+    assert caught[0].filename == __file__  # the caller of `fit`
     assert result.stopped_early is not None
     assert_same(guide, start)
 
