@@ -5,20 +5,24 @@ import warnings
 from collections import Counter
 from typing import Any
 
+import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 OF_NETWORKS = ("transformers.models.", "transformers_modules.")
-"""Modules of the code of networks, whose subclasses of linear layers compute something else."""
+"""Modules of the code of networks, whose subclasses of linear layers may compute something else."""
 
 
 def linear_layers(network: "transformers.PreTrainedModel") -> dict[str, nn.Module]:
     """Linear layers by name, outside adapters and of untied weights, which alone can be merged.
 
-    Subclasses that a network defines, such as routers of experts, are no linear layers here; those
-    of other packages, such as quantized layers, are. Layers that `peft` would not adapt are left
-    out, see `_is_of_experts`.
+    Subclasses that a network defines are linear layers if they compute W x + b, as those of Falcon
+    and unlike routers of experts. Those of other packages, such as quantized layers, always are.
+    Layers that `peft` would not adapt are left out, see `_is_of_experts`.
+
+    Raises:
+        ValueError: if the network has no linear layer.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -29,12 +33,32 @@ def linear_layers(network: "transformers.PreTrainedModel") -> dict[str, nn.Modul
     for name, module in modules.items():
         layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
         is_linear = isinstance(layer, nn.Linear | Conv1D) and uses[id(layer.weight)] == 1
-        is_own = type(layer).forward.__module__.startswith(OF_NETWORKS)
-        if is_linear and not is_own and not name.startswith(inside):
+        if is_linear and not name.startswith(inside) and _is_affine(layer):
             layers[name] = layer
     ends = {name.rpartition(".")[2] for name in layers}
     of_experts = {end for end in ends if _is_of_experts(network, end)}
-    return {n: layer for n, layer in layers.items() if n.rpartition(".")[2] not in of_experts}
+    layers = {n: layer for n, layer in layers.items() if n.rpartition(".")[2] not in of_experts}
+    if not layers:
+        kind = type(network).__name__
+        raise ValueError(f"{kind} has no linear layer that `peft` adapts: use another guide")
+    return layers
+
+
+@torch.no_grad()
+def _is_affine(layer: nn.Module) -> bool:
+    """True if a layer computes W x + b, up to rounding."""
+    if not type(layer).forward.__module__.startswith(OF_NETWORKS):
+        return True
+    weight, bias = layer.get_parameter("weight"), getattr(layer, "bias", None)
+    x = torch.linspace(-1, 1, weight.shape[1]).to(weight)[None]
+    try:
+        out = layer(x)
+    except Exception:  # of other inputs
+        return False
+    expected = nn.functional.linear(x, weight, bias)
+    if not isinstance(out, Tensor) or out.shape != expected.shape:
+        return False
+    return bool((out - expected).abs().max() <= 0.02 * expected.abs().max())
 
 
 def _is_of_experts(network: "transformers.PreTrainedModel", end: str) -> bool:

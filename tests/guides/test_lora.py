@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
     PhimoeConfig,
     PhimoeForCausalLM,
     PreTrainedModel,
@@ -482,6 +484,45 @@ def test_routers_that_are_linear_layers_by_class_alone_are_left_out():
     guide = moved(LoRA(prior))
     assert not any("router" in name for name in guide.trained())
     assert_close(all_paths(guide.merged())[0], all_paths(guide.language_model)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_linear_layers_with_code_of_their_own_are_adapted(dtype, tmp_path):
+    """All linear layers of Falcon are of a class of its own, which computes the same product."""
+    sizes = {"vocab_size": len(WORDS), "hidden_size": 16, "ffn_hidden_size": 32}
+    heads = {"num_hidden_layers": 1, "num_attention_heads": 2, "bias": True}
+    config = FalconConfig(**sizes, **heads, **SPECIAL, initializer_range=0.3)
+    torch.manual_seed(0)
+    network = FalconForCausalLM(config).to(dtype)
+    guide = moved(LoRA(LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)))
+    paths = {name.split(".lora_")[0].rsplit(".", 1)[1] for name in guide.trained()}
+    assert paths == {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}
+    guide.save_pretrained(tmp_path)
+    again = LoRA(guide.prior)
+    again.load_pretrained(tmp_path)
+    assert same(all_paths(again.language_model), all_paths(guide.language_model))
+    if dtype == torch.float64:
+        assert_close(all_paths(guide.merged())[0], all_paths(guide.language_model)[0])
+
+
+def test_network_without_a_layer_to_adapt_is_refused():
+    network = copy.deepcopy(tiny("llama").network)
+    layers = [m for m in network.modules() if isinstance(m, torch.nn.Linear)]
+    for layer in layers:
+        layer.__class__ = Doubled
+    prior = LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
+    with pytest.raises(ValueError, match="LlamaForCausalLM has no linear layer that `peft` adapts"):
+        LoRA(prior)
+
+
+class Doubled(torch.nn.Linear):
+    """A layer of a network's own code that is no linear layer."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+Doubled.forward.__module__ = "transformers.models.doubled"
 
 
 def test_layers_that_peft_takes_for_experts_are_left_out(tmp_path):
