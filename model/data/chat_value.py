@@ -6,7 +6,7 @@ from typing import Any
 
 from model.common.texts import quoted
 from model.data.record import DataError, Record, checked_value
-from model.prior.chat import EXAMPLE, Messages, check_messages
+from model.prior.chat import EXAMPLE, Messages, check_messages, without_null
 
 
 def text_or_chat(record: Record, column: str) -> str | Messages:
@@ -29,18 +29,11 @@ def text_or_chat(record: Record, column: str) -> str | Messages:
             f"{where} is {quoted(value)} ({type(value).__name__}), expected a text, or messages "
             f"such as {EXAMPLE}"
         )
-    messages = tuple(
-        {key: part for key, part in message.items() if part is not None} for message in value
-    )
+    messages = without_null(value)
     try:
         check_messages(messages, where)
     except (TypeError, ValueError) as error:
         raise DataError(f"{error}") from error
-    for number, message in enumerate(messages):
-        if not isinstance(message["content"], str):
-            got = f"{quoted(message['content'])} ({type(message['content']).__name__})"
-            fix = "join the texts of a list of parts"
-            raise DataError(f"{where}: message {number} has {got}, expected a text: {fix}")
     return messages
 
 

@@ -1,5 +1,7 @@
 """Chat prompts: messages of roles and contents, written as one text by the tokenizer's template."""
 
+import inspect
+import re
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
@@ -9,9 +11,11 @@ from model.common.plain_data import check_plain
 from model.common.texts import check_unicode, hint, listed_texts, quoted
 
 Messages = tuple[dict[str, Any], ...]
-"""One chat: messages, each with a `role` and a `content`."""
+"""One chat: messages, each with a `role`, and with a `content` or `tool_calls`."""
 
 EXAMPLE = "[{'role': 'user', 'content': 'Hello'}]"
+VARIABLES = {"tools", "documents"}
+"""Parameters of `apply_chat_template` that it passes on to the template."""
 
 
 def listed_prompts(prompts: object, system: str | None = None) -> list[str | Messages]:
@@ -50,21 +54,40 @@ def messages_of(value: object, index: int) -> Messages:
     if not any(isinstance(message, Mapping) for message in messages):
         got = f"encode got {quoted(value)} ({type(value).__name__}) at index {index}"
         raise TypeError(f"{got}, expected a text, or messages such as {EXAMPLE}{hint(value)}")
+    messages = without_null(messages)
     check_messages(messages, f"prompt {index}")
-    return tuple(dict(message) for message in messages)
+    return messages
+
+
+def without_null(messages: Iterable[Any]) -> tuple[Any, ...]:
+    """The messages without their keys of value None, which tables fill in."""
+    return tuple(
+        {key: value for key, value in message.items() if value is not None}
+        if isinstance(message, Mapping)
+        else message
+        for message in messages
+    )
 
 
 def check_messages(messages: Iterable[object], where: str) -> None:
-    """Refuse messages without a role and a content, by number and place."""
+    """Refuse messages without a role and a text, by number and place.
+
+    A message with `tool_calls` may have no content.
+    """
     for number, message in enumerate(messages):
         place = f"message {number} of {where}"
         if not isinstance(message, Mapping):
             raise TypeError(f"{place} is {quoted(message)}, expected one such as {EXAMPLE[1:-1]}")
-        if not isinstance(message.get("role"), str) or "content" not in message:
+        has_content = "content" in message or message.get("tool_calls")
+        if not isinstance(message.get("role"), str) or not has_content:
             keys = sorted(map(str, message))
             raise ValueError(f"{place} has the keys {keys}, expected a `role` and a `content`")
-        for key, content in message.items():
-            check_plain(content, f"{key!r} in {place}")
+        for key, value in message.items():
+            check_plain(value, f"{key!r} in {place}")
+        if not isinstance(content := message.get("content", ""), str):
+            got = f"{quoted(content)} ({type(content).__name__})"
+            fix = "join the texts of a list of parts"
+            raise ValueError(f"'content' in {place} is {got}, expected a text: {fix}")
 
 
 def text_of(
@@ -85,7 +108,8 @@ def text_of(
         options: further options of `apply_chat_template`, also those of the template's own.
 
     Raises:
-        ValueError: if there is no template, or if the template refuses the messages.
+        ValueError: if there is no template, if the template refuses the messages, or if it never
+            names an option, or the `tool_calls` of a message.
     """
     if isinstance(prompt, str):
         return prompt
@@ -94,6 +118,7 @@ def text_of(
             f"{place} is a chat, and the tokenizer has no chat template: write the prompt "
             "as a text, load a chat model, or set `tokenizer.chat_template`"
         )
+    _check_template_reads(tokenizer, prompt, place, options)
     goes_on = prompt[-1]["role"] == "assistant"
     start = {"add_generation_prompt": not goes_on, "continue_final_message": goes_on}
     try:
@@ -107,6 +132,23 @@ def text_of(
             f"{type(error).__name__}: {error}"
         ) from error
     return listed_texts(f"the chat template, for {place},", [text])[0]
+
+
+def _check_template_reads(
+    tokenizer: PreTrainedTokenizerBase, prompt: Messages, place: str, options: Mapping[str, Any]
+) -> None:
+    """Refuse options and tool calls that the template would leave out without a word."""
+    template = tokenizer.get_chat_template(options.get("chat_template"), options.get("tools"))
+    known = {*inspect.signature(tokenizer.apply_chat_template).parameters} - VARIABLES
+    given = {name: "`encode`" for name in options if name not in known}
+    if any(message.get("tool_calls") for message in prompt):
+        given["tool_calls"] = place
+    for name, where in given.items():
+        if not re.search(rf"\b{re.escape(name)}\b", template):
+            raise ValueError(
+                f"the chat template of the tokenizer never reads {name!r}, which {where} got: "
+                "leave it out, or load a model whose template writes it"
+            )
 
 
 def _with_system(prompt: str | Messages, system: str, index: int) -> Messages:

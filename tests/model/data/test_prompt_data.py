@@ -99,7 +99,7 @@ GOOD = '{"prompt": "a", "x": 1}\n'
         ),
         (
             '{"prompt": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}',
-            r"line 1: column 'prompt': message 0 has \[.*\(list\), expected a text: join the texts",
+            r"message 0 of .*line 1: column 'prompt' is \[.*\(list\), expected a text: join",
         ),
         (GOOD + '{"prompt": "a"}', "line 2: column 'x' is missing, got 'prompt': write null"),
         (GOOD + '{"prompt": "a", "x": 1, "y": 2}', "line 2: column 'y' is not in the first row"),

@@ -19,6 +19,11 @@ TEMPLATE = (
 """A template with a beginning of its own, which the tokenizer adds to texts as well."""
 BOS, END, USER, ASSISTANT, A, B, C, D = range(8)
 QUESTION = [{"role": "user", "content": "a b"}]
+CALL = [
+    *QUESTION,
+    {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "c"}}]},
+    {"role": "tool", "content": "d"},
+]
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +64,18 @@ def test_options_of_the_template_are_passed_on(prior: LanguageModel) -> None:
     assert prior.encode([QUESTION], mood="c").rows()[0][-2:] == [ASSISTANT, C]
 
 
+def test_calls_of_tools_need_no_content() -> None:
+    tokenizer = chat("<bos> $A")
+    tokenizer.chat_template = (
+        "{% for message in messages %}{{ message.content }} "
+        "{% for call in message.tool_calls or [] %}{{ call.function.name }} {% endfor %}"
+        "{% endfor %}"
+    )
+    without = [{key: value for key, value in each.items() if value} for each in CALL]
+    prompts = language_model_of(tokenizer, max_new_tokens=2).encode([CALL, without])
+    assert prompts.rows() == [[A, B, C, D]] * 2
+
+
 def test_whole_text_of_a_response_is_the_chat_and_the_response(prior: LanguageModel) -> None:
     prompts = prior.encode([QUESTION])
     assert prior.decode(torch.tensor([[C, D]]), prompts) == [f"{prompts.texts[0]} c d"]
@@ -93,6 +110,16 @@ def test_samples_are_scored_as_drawn_after_chats_of_different_length(prior: Lang
             "prompt 0 has a message of the system, 'c', and `system` is set",
         ),
         (["a"], {"system": 3}, TypeError, "system is an? int"),
+        (
+            [[{"role": "user", "content": [{"type": "text", "text": "a"}]}]],
+            {},
+            ValueError,
+            r"'content' in message 0 of prompt 0 is \[\{'type'.* \(list\), expected a text",
+        ),
+        ([[{"role": "user", "content": None}]], {}, ValueError, "has the keys .'role'., expected"),
+        ([QUESTION], {"moood": "c"}, ValueError, "never reads 'moood', which `encode` got"),
+        ([QUESTION], {"tools": [{"name": "c"}]}, ValueError, "never reads 'tools', which `encode`"),
+        ([CALL], {}, ValueError, "never reads 'tool_calls', which prompt 0 got"),
     ],
 )
 def test_chat_that_cannot_be_written_is_refused_with_its_place(
