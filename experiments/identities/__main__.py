@@ -2,8 +2,7 @@
 
 Claim: equations and bounds that papers state hold to rounding, and statements about noise hold by
 two standard errors, on a world of 85 responses.
-Source: the docstring of each check, in `gradients`, `residuals`, `targets`, `tilts`,
-`preferences`, `judges`, `selection`, `sampling`, `estimators`, `distillation` and `training`.
+Source: the docstring of each check, in the files of this folder.
 Printed: the error of each equation, and measured numbers with standard errors.
 
 The prior is an untrained network, the rewards are random numbers from 0 to 1. `docs/papers.md` has
@@ -22,6 +21,7 @@ from experiments.identities import (
     gradients,
     judges,
     preferences,
+    references,
     residuals,
     sampling,
     selection,
@@ -73,6 +73,10 @@ CHECKS: dict[str, Callable[[World], list[Finding]]] = {
     "slic": preferences.calibrated,
     "exo": preferences.efficient,
     "kto": preferences.prospects,
+    "displacement": preferences.displacement,
+    "rdpo": preferences.noisy_labels,
+    "spin": references.imitation,
+    "simpo": references.none,
     "best-of-n": selection.bounds,
     "best-of-poisson": selection.frontier,
     "soft-best-of-n": selection.soft,

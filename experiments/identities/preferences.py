@@ -1,26 +1,34 @@
 """Preferences: the optimum of each loss on preferences without end, over all distributions."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from experiments.identities.findings import exact
-from experiments.identities.residuals import minimum
+from experiments.identities.residuals import minimum, pairs
 from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding
-from inference.direct_preferences import LIKELIHOODS, kto
+from inference.direct_preferences import LIKELIHOODS, bradley_terry, kto, robust, smoothed
 from inference.direct_preferences.likelihoods import Likelihood
 from model.preferences import FIRST
+
+Head = Callable[[Tensor], Tensor]
+"""r/beta of all responses, `[S]`, as a function of log q."""
 
 
 def optimum(world: World, likelihood: Likelihood, wins: Tensor, beta: float) -> Tensor:
     """log q at the least loss, `[S]`, for P(x beats y) `[S, S]` of pairs of prior draws."""
-    size = len(world.log_prior)
-    weight = (world.log_prior[:, None] + world.log_prior).exp() * wins
-    outcome = torch.full((size * size,), FIRST)
+    weight = pairs(world.log_prior).sum(0).exp() * wins
+    return least(world, likelihood, weight, beta, lambda log_guide: log_guide - world.log_prior)
+
+
+def least(world: World, likelihood: Likelihood, weight: Tensor, beta: float, head: Head) -> Tensor:
+    """log q at the least loss, `[S]`, for pairs that the first has won, of a weight `[S, S]`."""
+    outcome = torch.full((weight.numel(),), FIRST)
 
     def loss(log_guide: Tensor) -> Tensor:
-        ratio = log_guide - world.log_prior
-        rewards = torch.stack(torch.meshgrid(ratio, ratio, indexing="ij")).flatten(1)
+        rewards = pairs(head(log_guide)).flatten(1)
         return -(weight.flatten() * likelihood(rewards, outcome, beta)).sum()
 
     return minimum(loss, world)
@@ -76,6 +84,53 @@ def efficient(world: World) -> list[Finding]:
 def prospects(world: World) -> list[Finding]:
     """KTO on draws of p0, of which the preferred is desirable (arXiv 2402.01306)."""
     return other(world, kto(reference=0.0))
+
+
+def displacement(world: World) -> list[Finding]:
+    """Preferred responses that lose probability, at the optimum of DPO (arXiv 2410.08847).
+
+    log q/p0 = r/beta - log Z at the optimum: all responses with r below beta log Z lose, whether
+    they were preferred or not.
+    """
+    wins, beta = judged(world)
+    log_guide = optimum(world, LIKELIHOODS["dpo"], wins, beta)
+    loses = (log_guide < world.log_prior).double()
+    weight = pairs(world.log_prior).sum(0).exp() * wins
+    weight.fill_diagonal_(0.0)
+    prob = weight / weight.sum()  # of a pair of different responses
+    preferred, both = (prob.sum(1) @ loses).item(), (loses @ prob @ loses).item()
+    return [
+        exact("KL(optimum || p*), nats", kl(log_guide, world.log_posterior), limit=1e-6),
+        Finding.of_limits("share of preferred responses that become rarer", [preferred], above=0.1),
+        Finding.of_limits("share of pairs of which both become rarer", [both], above=0.1),
+    ]
+
+
+def noisy_labels(world: World) -> list[Finding]:
+    """Labels reversed with a known probability: rDPO, cDPO, the likelihood (arXiv 2403.00409)."""
+    flip = 0.2
+    wins, beta = judged(world)
+    noisy = (1 - flip) * wins + flip * wins.T
+    losses = {
+        "rDPO": robust(flip),
+        "the likelihood with flips": bradley_terry(flip=flip),
+        "DPO": LIKELIHOODS["dpo"],
+        "cDPO": smoothed(flip),
+    }
+    nats = {
+        name: kl(optimum(world, loss, noisy, beta), world.log_posterior)
+        for name, loss in losses.items()
+    }
+    subject = f"{100 * flip:.0f}% reversed, KL(optimum || p*), nats"
+    wide = torch.tensor([[40 / beta], [0.0]], dtype=torch.float64)
+    gain = [losses[name](wide, torch.tensor([FIRST]), beta).item() for name in list(losses)[:2]]
+    one = "log-likelihood of one pair at beta h = 40, nats"
+    return [
+        *[exact(f"{subject}, {name}", nats.pop(name), limit=1e-6) for name in list(losses)[:2]],
+        *[Finding.of_limits(f"{subject}, {name}", [nats[name]], above=0.01) for name in nats],
+        Finding.of_limits(f"{one}, the likelihood with flips", gain[1:], below=0.0),
+        Finding.of_limits(f"{one}, rDPO", gain[:1], above=0.0),
+    ]
 
 
 def other(world: World, likelihood: Likelihood) -> list[Finding]:

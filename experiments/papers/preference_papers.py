@@ -100,6 +100,48 @@ PREFERENCES = {
         caveat="The optimum is a soft filter: nearer to the posterior than the prior is, and not "
         "the posterior.",
     ),
+    "displacement": Paper(
+        "Razin et al. 2024: likelihood displacement",
+        "DPO can make the preferred response less likely. Here: at the optimum itself, the "
+        "posterior, all responses with a reward below beta log Z become rarer, preferred or not.",
+        "identities --only displacement",
+        "2410.08847",
+    ),
+    "rdpo": Paper(
+        "Chowdhury et al. 2024: provably robust DPO (rDPO)",
+        "A loss without bias for reversed labels keeps the optimum of DPO, where label smoothing "
+        "(cDPO) moves it.",
+        "identities --only rdpo",
+        "2403.00409",
+        supports=("nats, rDPO: error", "nats, cDPO"),
+        against=("beta h = 40, nats, rDPO",),
+        caveat="So does the likelihood of labels with flips, which is bounded. The log-likelihood "
+        "of rDPO grows without limit on a pair that was judged once: no optimum on finite data.",
+    ),
+    "spin": Paper(
+        "Chen et al. 2024: self-play fine-tuning (SPIN)",
+        "Rounds of DPO with data against draws of the last policy, which is the reference too, end "
+        "at the distribution of the data. Here: each round at its optimum, and p* for the data.",
+        "identities --only spin",
+        "2401.01335",
+        supports=("KL(optimum", "lam 1,", "lam 5"),
+        against=("lam 0.4", "lam 0.1"),
+        caveat="The optimum of a round is q_old (p_data/q_old)^(1/lam): with lam below 1/2 each "
+        "round overshoots further than the last. The authors' code has lam 0.1, and takes few "
+        "small steps a round.",
+    ),
+    "simpo": Paper(
+        "Meng et al. 2024: SimPO",
+        "The average log-probability of a token as the reward does the work of DPO without a "
+        "reference model.",
+        "identities --only simpo",
+        "2405.14734",
+        supports=("no margin", "E[r]"),
+        against=("KL(target || p*)",),
+        caveat="The prior has no part in the optimum. Without a margin the optimum is that of a "
+        "balance per token (FlowRL) with all tokens equally likely in place of p0, further from "
+        "the posterior than the prior is.",
+    ),
     "gao-2022": Paper(
         "Gao et al. 2022: scaling laws for reward model over-optimisation",
         "The gold reward rises, peaks and falls as the KL grows. With more preferences the peak "

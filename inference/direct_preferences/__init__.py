@@ -3,7 +3,15 @@
 
 from inference.direct_preferences.judgements import Judgements
 from inference.direct_preferences.labels import ResponseLabels
-from inference.direct_preferences.likelihoods import LIKELIHOODS, bradley_terry, exo, kto, smoothed
+from inference.direct_preferences.likelihoods import (
+    LIKELIHOODS,
+    bradley_terry,
+    exo,
+    kto,
+    margin,
+    robust,
+    smoothed,
+)
 from inference.direct_preferences.links import LINKS
 from inference.direct_preferences.pairs import ResponsePairs
 from inference.direct_preferences.program import PreferenceProgram

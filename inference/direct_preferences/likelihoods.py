@@ -6,6 +6,8 @@ With h = r(first)/beta - r(second)/beta, for a first response that is preferred:
 |---|---|---|
 | `dpo` | log sigmoid(beta h), Bradley and Terry | arXiv 2305.18290 |
 | `cdpo` | (1 - e) log sigmoid(beta h) + e log sigmoid(-beta h), label smoothing | Mitchell 2023 |
+| `rdpo` | ((1 - e) log sigmoid(beta h) - e log sigmoid(-beta h)) / (1 - 2 e) | arXiv 2403.00409 |
+| `margin` | log sigmoid(beta h - gamma), a margin; no normalised likelihood | arXiv 2405.14734 |
 | `ipo` | -(h - 1/(2 beta))^2, a normal distribution | arXiv 2310.12036 |
 | `exo` | -KL(Ber(sigmoid(beta h)), Ber(1 - e)), the reverse of `cdpo` | arXiv 2402.00856 |
 | `slic` | -max(0, 1 - beta h), a hinge; no normalised likelihood | arXiv 2305.10425 |
@@ -29,7 +31,9 @@ Likelihood = Callable[[Tensor, Tensor, float], Tensor]
 
 R is 2 for pairs, and 1 for labelled responses."""
 SMOOTHING = 0.1
-"""Default share of reversed labels of `cdpo`, and of the judge of `exo`."""
+"""Default share of reversed labels of `cdpo` and `rdpo`, and of the judge of `exo`."""
+MARGIN = 0.5
+"""Default gamma of `margin`, nats."""
 
 
 def difference(rewards: Tensor) -> Tensor:
@@ -69,6 +73,32 @@ def smoothed(smoothing: float = SMOOTHING) -> Likelihood:
         return (1 - share) * logsigmoid(beta * h) + share * logsigmoid(-beta * h)
 
     return of_preference(score)
+
+
+def robust(flip: float = SMOOTHING) -> Likelihood:
+    """rDPO: DPO's log-likelihood in the mean over labels that are reversed with a probability.
+
+    Both have the posterior of the judge's reward as their target: this, and
+    `bradley_terry(flip=...)`. No normalised likelihood: the score of a pair that was judged once
+    grows with h without limit, so that a rich guide has no optimum on finite data.
+    """
+    share = finite("flip", flip, at_least=0, below=0.5)
+
+    def score(h: Tensor, beta: float) -> Tensor:
+        expected = (1 - share) * logsigmoid(beta * h) - share * logsigmoid(-beta * h)
+        return expected / (1 - 2 * share)
+
+    return of_preference(score)
+
+
+def margin(gamma: float = MARGIN) -> Likelihood:
+    """DPO with a margin by which the preferred reward is to be the larger one, gamma nats.
+
+    With a reward per token and no reference, SimPO: `PreferenceProgram(guide, None, beta=2.0,
+    likelihood=margin(gamma), per_token=True)`.
+    """
+    nats = finite("gamma", gamma, at_least=0)
+    return of_preference(lambda h, beta: logsigmoid(beta * h - nats))
 
 
 def exo(smoothing: float = SMOOTHING) -> Likelihood:
@@ -134,6 +164,8 @@ def kto(
 LIKELIHOODS: dict[str, Likelihood] = {
     "dpo": of_preference(lambda h, beta: logsigmoid(beta * h)),
     "cdpo": smoothed(),
+    "rdpo": robust(),
+    "margin": margin(),
     "ipo": of_preference(lambda h, beta: -((h - 1 / (2 * beta)) ** 2)),
     "exo": exo(),
     "slic": of_preference(lambda h, beta: -relu(1 - beta * h)),

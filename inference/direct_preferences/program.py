@@ -6,7 +6,10 @@
 A Pyro program over pairs without a latent variable: the negative ELBO of an empty guide is the
 negative log-likelihood, which `SVI` descends in the parameters of q. With the likelihood of Bradley
 and Terry the loss is DPO (Rafailov et al. 2023, arXiv 2305.18290); with another f, f-DPO (Wang et
-al. 2024, arXiv 2309.16240).
+al. 2024, arXiv 2309.16240). With r_q divided by the number of tokens, length-normalised DPO
+(Tulu 3, arXiv 2411.15124); without p0 as well, SimPO (Meng et al. 2024, arXiv 2405.14734):
+
+    r_q(x) = beta log q(x) / |x|,   likelihood `margin(gamma)`
 """
 
 from collections.abc import Callable
@@ -18,8 +21,9 @@ from guides import Guide
 from inference.direct_preferences.judgements import Judgements
 from inference.direct_preferences.likelihoods import LIKELIHOODS, Likelihood
 from inference.direct_preferences.links import LINKS
+from inference.programs import autoregressive
 from model import LanguageModel
-from model.common.checks import function, instance, one_of, positive
+from model.common.checks import boolean, function, instance, one_of, positive
 
 
 class PreferenceProgram:
@@ -31,29 +35,35 @@ class PreferenceProgram:
 
     Args:
         guide: q, a module of `guides`.
-        prior: p0, the reference.
+        prior: p0, the reference; None for a reward beta log q without a reference.
         beta: reward per nat.
         likelihood: name in `LIKELIHOODS`, or a function of the rewards over beta, `[R, C]`, of
             outcomes `[C]` and beta that returns log-likelihoods `[C]`.
         link: name in `LINKS`, f'.
+        per_token: True to divide log q/p0 by the number of tokens of the response, its end
+            included. A rich guide then has the target `length-normalised` of
+            `inference.targets.fixed_points` in place of p*; without a reference, the same target
+            with all tokens equally likely in place of p0 (enumerated in the tests).
     """
 
     def __init__(
         self,
         guide: Guide,
-        prior: LanguageModel,
+        prior: LanguageModel | None,
         beta: float,
         *,
         likelihood: str | Likelihood = "dpo",
         link: str = "reverse-kl",
+        per_token: bool = False,
     ) -> None:
         self.guide = instance("guide", guide, Guide)  # type: ignore[type-abstract]
-        self.prior = instance("prior", prior, LanguageModel)
+        self.prior = None if prior is None else instance("prior", prior, LanguageModel)
         self.beta = positive("beta", beta)
         if isinstance(likelihood, str):
             likelihood = LIKELIHOODS[one_of("likelihood", likelihood, LIKELIHOODS)]
         self.likelihood: Callable = function("likelihood", likelihood)
         self.link = LINKS[one_of("link", link, LINKS)]
+        self.per_token = boolean("per_token", per_token)
 
     def __call__(self, pairs: Judgements) -> None:
         """Run the program: register the guide, and score the outcomes."""
@@ -70,8 +80,11 @@ class PreferenceProgram:
 
     def rewards(self, pairs: Judgements) -> Tensor:
         """r_q/beta = f'(q/p0) of all responses, `[R, C]`, with gradient."""
-        log_guide = self.guide.distribution(pairs.prompts).log_prob(pairs.response)
-        log_prior = pairs.log_prior
-        if log_prior is None:
-            log_prior = pairs.scored(self.prior).log_prior
-        return self.link(log_guide.double() - log_prior)
+        q = self.guide.distribution(pairs.prompts)
+        log_ratio = q.log_prob(pairs.response).double()
+        if self.prior is not None:
+            scored = pairs if pairs.log_prior is not None else pairs.scored(self.prior)
+            log_ratio = log_ratio - scored.log_prior
+        if self.per_token:
+            log_ratio = log_ratio / autoregressive(q).space.is_token(pairs.response).sum(-1)
+        return self.link(log_ratio)

@@ -55,7 +55,8 @@ def fit_preferences(
     optimizer = adam_on_cosine(num_steps, learning_rate, clip_norm)
     boolean("progress", progress)
     metrics = []
-    pairs = pairs.scored(program.prior)
+    if program.prior is not None:
+        pairs = pairs.scored(program.prior)
     scope = pyro.get_param_store().scope()
     with THREAD_LOCK, scope, random_state.isolated(checked_seed("seed", seed)):
         svi = SVI(program, _nothing, optimizer, Trace_ELBO())

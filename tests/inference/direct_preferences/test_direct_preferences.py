@@ -22,8 +22,11 @@ from inference.direct_preferences import (
     exo,
     fit_preferences,
     kto,
+    margin,
+    robust,
     smoothed,
 )
+from inference.targets.fixed_points import TARGETS, Problem
 from model import AlignmentModel, TokenReward
 from model.preferences import FIRST, SECOND, TIE, Preference, PreferenceError, simulate
 from model.prior.untrained import untrained_prior
@@ -78,10 +81,11 @@ def guide_of(log_q: Tensor, prior, prompts, truth) -> Tabular:
     return guide
 
 
-def gradient(log_q, pairs, prior, prompts, truth, **choices) -> float:
+def gradient(log_q, pairs, prior, prompts, truth, reference=..., **choices) -> float:
     """Largest entry of the gradient of the population loss at a distribution."""
     guide = guide_of(log_q, prior, prompts, truth)
-    program = PreferenceProgram(guide, prior, BETA, **choices)
+    reference = prior if reference is ... else reference
+    program = PreferenceProgram(guide, reference, BETA, **choices)
     loss = (pairs.weight * program.log_likelihood(pairs)).sum()
     (slope,) = torch.autograd.grad(loss, [guide.table])
     return slope.abs().max().item()
@@ -134,6 +138,50 @@ def test_ipo_has_the_probability_of_winning_as_its_reward(all_pairs, prior, prom
     assert gradient(truth.log_posterior[:, 0], **choices, likelihood="ipo") > 1e-3
 
 
+def per_token(log_prior: Tensor, truth, reward) -> Tensor:
+    """log q prop. to p0 exp(|x| (r/beta - c)), `[S]`, by the roots of c; |x| with the end."""
+    length = (truth.support[:, 0] != 0).sum(-1).clamp(max=1) + 1  # w, w w, and the end alone
+
+    def log_q(shift: float) -> Tensor:
+        return log_prior + length * (reward / BETA - shift)
+
+    shift = brentq(lambda c: log_q(c).logsumexp(0).item(), -50, 50, xtol=1e-14)
+    return log_q(shift).log_softmax(0)
+
+
+@pytest.mark.parametrize("has_reference", [True, False])
+def test_rewards_per_token_have_the_target_of_a_balance_per_token(
+    has_reference, all_pairs, prior, prompts, truth, reward
+):
+    """Length-normalised DPO, and SimPO without margin, which puts no prior into its target."""
+    log_prior = truth.log_prior[:, 0] if has_reference else torch.zeros_like(reward)
+    log_q = per_token(log_prior, truth, reward)
+    choices = {"pairs": all_pairs, "prior": prior, "prompts": prompts, "truth": truth}
+    choices |= {"reference": prior if has_reference else None, "per_token": True}
+    assert gradient(log_q, **choices) < 1e-8
+    for other in (truth.log_posterior[:, 0], truth.log_prior[:, 0]):
+        assert gradient(other, **choices) > 1e-4
+    assert gradient(log_q, **choices, likelihood="margin") > 1e-4
+    length = prior.space.is_token(truth.support).sum(-1)
+    size = math.log(prior.space.vocab_size)
+    log_p = truth.log_prior if has_reference else -length * size
+    problem = Problem(log_p, reward[:, None], BETA, truth.support, length)
+    assert_close(TARGETS["length-normalised"](problem)[:, 0], log_q, rtol=0, atol=1e-9)
+
+
+def test_training_without_a_reference_reads_no_prior(prior):
+    pairs = ResponsePairs.of([Preference("w1", " w2 w3", " w3")], prior)
+    guide = LoRA(prior, rank=2)
+    options = {"likelihood": "margin", "per_token": True}
+    program = PreferenceProgram(guide, None, 2.0, **options)
+    log_q = guide.distribution(pairs.prompts).log_prob(pairs.response)[:, 0].double()
+    of_tokens = 2 * (log_q[0] / 2 - log_q[1] / 2)  # w2 w3, and w3 with its end
+    expected = -math.log1p(math.exp(0.5 - of_tokens.item()))
+    assert program.log_likelihood(pairs).item() == pytest.approx(expected, abs=1e-6)
+    losses = fit_preferences(program, pairs, num_steps=20, learning_rate=0.01, progress=False)
+    assert losses[-1]["loss"] < losses[0]["loss"] - 1e-3
+
+
 def test_label_noise_of_the_judge_belongs_into_the_likelihood(
     all_pairs, prior, prompts, truth, reward
 ):
@@ -149,7 +197,9 @@ def test_label_noise_of_the_judge_belongs_into_the_likelihood(
     choices = {"pairs": noisy, "prior": prior, "prompts": prompts, "truth": truth}
     log_q = truth.log_posterior[:, 0]
     assert gradient(log_q, **choices, likelihood=bradley_terry(flip=flip)) < 1e-8
+    assert gradient(log_q, **choices, likelihood=robust(flip)) < 1e-8
     assert gradient(log_q, **choices) > 1e-3
+    assert gradient(log_q, **choices, likelihood=smoothed(flip)) > 1e-3
 
 
 @pytest.mark.parametrize("name", sorted(LIKELIHOODS.keys() - {"kto"}))
@@ -163,6 +213,8 @@ def test_likelihoods_are_those_of_their_papers(name):
         return {
             "dpo": math.log(p),
             "cdpo": (1 - e) * math.log(p) + e * math.log(1 - p),
+            "rdpo": ((1 - e) * math.log(p) - e * math.log(1 - p)) / (1 - 2 * e),
+            "margin": -math.log1p(math.exp(0.5 - beta * h)),
             "ipo": -((h - 1 / (2 * beta)) ** 2),
             "exo": -p * math.log(p / (1 - e)) - (1 - p) * math.log((1 - p) / e),
             "slic": -max(0.0, 1 - beta * h),
@@ -352,5 +404,11 @@ def test_choices_that_do_not_exist_are_refused(choices, message, prior):
         PreferenceProgram(LoRA(prior, rank=2), prior, **{"beta": 0.1, **choices})
     with pytest.raises(ValueError, match="smoothing is 0"):
         exo(0.0)
+    with pytest.raises(ValueError, match=r"flip is 0\.5"):
+        robust(0.5)
+    with pytest.raises(ValueError, match="gamma is -1"):
+        margin(-1.0)
+    with pytest.raises(TypeError, match="per_token is 1"):
+        PreferenceProgram(LoRA(prior, rank=2), prior, 0.1, per_token=1)
     with pytest.raises(ValueError, match=r"smoothing is 0\.5"):
         smoothed(0.5)

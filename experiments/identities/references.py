@@ -1,0 +1,85 @@
+"""References: DPO with the last guide in place of the prior, and without any reference."""
+
+import math
+from dataclasses import replace
+
+from torch import Tensor
+
+from experiments.identities.findings import exact
+from experiments.identities.preferences import judged, least
+from experiments.identities.residuals import pairs
+from experiments.identities.world import World, kl
+from experiments.shared.claims import Finding
+from inference.direct_preferences import LIKELIHOODS, margin
+from inference.targets.fixed_points import TARGETS
+
+ROUNDS = 4
+"""Number of rounds of self-play."""
+
+
+def imitation(world: World) -> list[Finding]:
+    """DPO of data against draws of the last guide, the reference (SPIN, arXiv 2401.01335).
+
+    The optimum of a round is q_old (p_data/q_old)^(1/lam), so that log q/p_data, up to a constant,
+    is multiplied by 1 - 1/lam in each round: it falls if lam is above 1/2, and else grows. p* takes
+    the part of p_data.
+    """
+    log_data, log_old = world.log_posterior, world.log_guide
+    weight = (log_data[:, None] + log_old).exp()
+    errors, left = [], {}
+    for lam in (1.0, 0.4):
+        log_guide = least(world, LIKELIHOODS["dpo"], weight, lam, lambda log_q: log_q - log_old)
+        errors.append(kl(log_guide, _round(log_old, log_data, lam)))
+    for lam in (1.0, 5.0, 0.4, 0.1):
+        log_guide = log_old
+        for _ in range(ROUNDS):
+            log_guide = _round(log_guide, log_data, lam)
+        left[lam] = kl(log_data, log_guide)
+    start = kl(log_data, log_old)
+    subject = f"KL(p_data || q) after {ROUNDS} rounds, nats (at the start {start:.2g})"
+    return [
+        exact("KL(optimum || q_old (p_data/q_old)^(1/lam)/Z), nats", *errors, limit=1e-6),
+        exact("lam 1, KL(p_data || q) after one round, nats", left[1.0]),
+        Finding.of_limits(f"lam 5, {subject}", [left[5.0]], below=start),
+        Finding.of_limits(f"lam 0.4, {subject}", [left[0.4]], above=start),
+        Finding.of_limits(f"lam 0.1, {subject}", [left[0.1]], above=start),
+    ]
+
+
+def _round(log_old: Tensor, log_data: Tensor, lam: float) -> Tensor:
+    """log q at the optimum of a round, `[S]`, nats."""
+    return (log_old + (log_data - log_old) / lam).log_softmax(0)
+
+
+def none(world: World) -> list[Finding]:
+    """beta log q per token as the reward, without a reference (SimPO, arXiv 2405.14734).
+
+    The target is that of a balance per token, with all tokens equally likely in place of p0.
+    """
+    wins, beta = judged(world)
+    weight = pairs(world.log_prior).sum(0).exp() * wins
+    problem = world.problem
+    _, length = problem.tokens("length-normalised")
+    uniform = -math.log(world.model.prior.space.vocab_size) * length
+    log_target = TARGETS["length-normalised"](replace(problem, log_prior=uniform))[:, 0]
+
+    def per_token(log_guide: Tensor) -> Tensor:
+        return log_guide / length[:, 0]
+
+    without, with_margin = (
+        least(world, margin(gamma), weight, beta, per_token) for gamma in (0.0, 0.5)
+    )
+    prior, target = (kl(log, world.log_posterior) for log in (world.log_prior, log_target))
+    means = [(log.exp() @ world.reward).item() for log in (world.log_prior, log_target)]
+    return [
+        exact("no margin, KL(optimum || target), nats", kl(without, log_target), limit=1e-5),
+        Finding.of_limits(
+            f"E[r] of the target (the prior's: {means[0]:.2g})", means[1:], above=means[0]
+        ),
+        Finding.of_limits(
+            f"KL(target || p*), nats (the prior's: {prior:.2g})", [target], above=prior
+        ),
+        Finding.of_limits(
+            "margin 0.5, KL(optimum || target), nats", [kl(with_margin, log_target)], above=1e-3
+        ),
+    ]
