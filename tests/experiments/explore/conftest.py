@@ -39,7 +39,7 @@ class OpenPage(OpenFile):
 
 
 class Opener:
-    """Opens pages in a window of a width and a colour scheme.
+    """Opens pages in a window of a colour scheme.
 
     Attributes:
         path_of: function of the name of a page that returns its file.
@@ -54,11 +54,10 @@ class Opener:
         name: str,
         state: str = "",
         *,
-        width: int = 1280,
         scheme: str = "light",
         own_time: bool = False,
     ) -> OpenPage:
-        size = {"width": width, "height": 800}
+        size = {"width": 1280, "height": 800}
         self.contexts.append(self.browser.new_context(viewport=size, color_scheme=scheme))
         return OpenPage(self.contexts[-1], self.path_of(name)).open(state, own_time=own_time)
 

@@ -38,8 +38,7 @@ def log_of(numbers, key):
 
 
 @pytest.mark.parametrize("target", NAMES)
-@pytest.mark.parametrize("beta", [0.15, 0.8, 4.0])
-@pytest.mark.parametrize("size", [10, 100])
+@pytest.mark.parametrize(("beta", "size"), [(0.15, 10), (0.8, 100), (4.0, 10)])
 def test_target_is_that_of_the_library(new_page, world, target, beta, size):
     numbers = numbers_in(new_page, target=target, beta=beta, size=str(size))
     reward = world.posteriors[size]([f"the film was {t}".strip() for t in world.texts]).mean(0)
