@@ -82,9 +82,11 @@ INFERENCE = {
     "cremer-2018": Paper(
         "Cremer, Li and Duvenaud 2018: inference suboptimality",
         "The KL that a shared guide leaves splits into the gap of the best member of the family "
-        "and an amortisation gap, which is often the larger one. Here, LoRA of rank 1.",
+        "and an amortisation gap, which is often the larger one. Here, bigrams.",
         "identities --only inference-gaps",
         "1801.03558",
+        against=("approximation less amortisation",),
+        caveat="Here the approximation gap is the larger one.",
     ),
     "schulman-2020": Paper(
         "Schulman 2020: approximating the KL divergence",
