@@ -212,7 +212,9 @@ FIGURES = {
 
 @pytest.fixture(scope="module", params=FIGURES)
 def figure(request):
-    yield FIGURES[request.param]()
+    figure = FIGURES[request.param]()
+    figure.canvas.draw()  # places and sizes of texts exist in a figure that was drawn
+    yield figure
     plt.close("all")
 
 
@@ -227,7 +229,6 @@ def outside(axis: Axis) -> set[Text]:
 
 def texts_of(figure: Figure) -> list[Text]:
     """Drawn texts that are not empty, with those of legends, titles and ticks."""
-    figure.canvas.draw()
     hidden = set().union(*(outside(axis) for axis in figure.findobj(Axis)))
     texts = [text for text in figure.findobj(Text) if text.get_visible() and text not in hidden]
     return [text for text in dict.fromkeys(texts) if text.get_window_extent().width > 0]
@@ -240,7 +241,6 @@ def is_named(axis: Axis) -> bool:
 
 
 def test_titles_and_axes_have_words(figure):
-    figure.canvas.draw()
     title = figure.get_suptitle() or figure.axes[0].get_title()
     assert len(title.split()) >= 4
     for axes in figure.axes:

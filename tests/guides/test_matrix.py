@@ -18,6 +18,7 @@ from model import AlignmentModel, ResponseDistribution, TextReward, grammar_prio
 from model.prior import chunks, decode, logits, scoring
 from model.prior.cached_decoder import CachedDecoder
 from model.prior.compiled_step import CompiledStep
+from tests.inference.objectives.uses import ONE_OF_EACH_USE
 
 V, T, H = 10, 3, 32  # token ids, tokens of a response, width of the prior
 
@@ -269,14 +270,6 @@ def test_is_never_in_training_mode(guide):
     assert not any(isinstance(part, nn.Dropout) and part.training for part in guide.modules())
 
 
-def use_of_a_guide(entry):
-    """Class of an objective, and properties that change what an objective does with a guide."""
-    objective = entry()
-    repeats = getattr(objective, "epochs", 1) > 1
-    return type(objective), repeats, entry.needs_hidden, entry.needs_twist, entry.max_prompts
-
-
-ONE_OF_EACH_USE = {use_of_a_guide(entry): name for name, entry in OBJECTIVES.items()}.values()
 TRAININGS = {"fine-tuned": OBJECTIVES} | dict.fromkeys(
     set(TRAINS) - {"fine-tuned"}, ONE_OF_EACH_USE
 )

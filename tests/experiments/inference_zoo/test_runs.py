@@ -23,12 +23,13 @@ from guides import GUIDES, FineTuned
 from inference import OBJECTIVES, SAMPLERS, importance_sampling
 from inference.samplers import enumerate_posterior
 from tests.experiments.diverges import DIVERGES
+from tests.inference.objectives.uses import ONE_OF_EACH_USE
 
 
 @pytest.mark.parametrize(
-    "name", [*OBJECTIVES, *SAMPLERS, *(name + FROM_GUIDE for name in WITH_GUIDE)]
+    "name", [*ONE_OF_EACH_USE, *SAMPLERS, *(name + FROM_GUIDE for name in WITH_GUIDE)]
 )
-def test_every_algorithm_runs(name):
+def test_every_kind_of_algorithm_runs(name):
     result = run(Job("eight-tokens", name, 4, 64, 0))
     assert not result.note, result.note
     assert math.isfinite(result.measured["kl_guide_posterior"])

@@ -22,6 +22,7 @@ from model.prior.compiled_step import CompiledStep
 from model.prior.named_priors import FILM_REVIEWS, load_prior
 from model.registry import REWARDS
 from tests.experiments.steer.small import ended_early
+from tests.inference.objectives.uses import ONE_OF_EACH_USE
 
 SHORT = Steer(
     steps=4,
@@ -91,8 +92,8 @@ def test_resume_ends_where_an_unbroken_run_ends(args, tmp_path):
     assert untimed(resumed) == untimed(whole)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_every_objective_runs(args, objective):
+@pytest.mark.parametrize("objective", ONE_OF_EACH_USE)
+def test_every_kind_of_objective_runs_and_another_target_is_told(args, objective):
     guide, one = OBJECTIVES[objective].guide, OBJECTIVES[objective].max_prompts
     folder = main(replace(args, guide=guide, objective=objective, steps=1, prompts_per_step=one))
     is_other = OBJECTIVES[objective].target != "posterior"
