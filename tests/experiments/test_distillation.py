@@ -6,6 +6,7 @@ import torch
 from experiments import distillation
 from experiments.distillation import Distillation, excess, main, new_kinds, new_world
 from experiments.guide_zoo.family_optimum import family_optimum
+from experiments.shared import zoo
 from experiments.shared.worlds import World
 from guides import Fixed, Tabular
 from inference import Enumeration, Estimate, PriorSample
@@ -86,7 +87,8 @@ def test_script(prior, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_script_on_text(tmp_path, capsys):
+def test_script_on_text(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(zoo, "NUM_SAMPLES", 64)
     small = {"sizes": (16,), "betas": (0.1,), "steps": 1, "seeds": 1, "draws": 320}
     args = Distillation(world="film-reviews", **small, out=tmp_path)
     assert [finding.held for finding in main(args)] == [True]

@@ -150,7 +150,6 @@ def test_script(tmp_path, capsys):
         particles=4,
         draws=512,
         samples=32,
-        seeds=2,
         threads=1,
         out=tmp_path,
     )

@@ -17,6 +17,7 @@ from experiments.inference_zoo.runs import (
     sample,
     train,
 )
+from experiments.shared import zoo
 from experiments.shared.worlds import WORLDS, eight_tokens
 from experiments.shared.zoo import Job
 from guides import GUIDES, FineTuned
@@ -39,6 +40,7 @@ def test_every_kind_of_algorithm_runs(name):
 @pytest.mark.slow
 def test_english_world_is_measured_against_its_exact_samples(monkeypatch):
     small = WORLDS["film-reviews"](256)
+    monkeypatch.setattr(zoo, "NUM_SAMPLES", 64)
     monkeypatch.setitem(WORLDS, "film-reviews", lambda: small)
     guide = run(Job("film-reviews", "leave-one-out", 1, 64, 0)).measured
     assert guide["kl_guide_posterior"] > 1

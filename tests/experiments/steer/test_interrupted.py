@@ -16,14 +16,9 @@ from inference.svi.metrics_file import read_metrics, recent
 from tests.experiments.steer.small import SHORT, ended_early
 
 
-@pytest.fixture(autouse=True)
-def _figures():
-    """Figures are drawn."""
-
-
 @pytest.fixture
-def args(tmp_path):
-    return replace(SHORT, out=tmp_path)
+def args(grammar_folder, tmp_path):
+    return replace(SHORT, prior=str(grammar_folder), prompts=("the film was",), out=tmp_path)
 
 
 def test_an_interrupt_leaves_a_report_a_checkpoint_and_the_command(args, capsys):

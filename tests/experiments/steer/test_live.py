@@ -31,6 +31,12 @@ def untimed(folder):
 
 
 @pytest.fixture
+def args(grammar_folder, tmp_path):
+    prompts = ("the film was", "the")
+    return replace(SHORT, prior=str(grammar_folder), prompts=prompts, out=tmp_path, watch=True)
+
+
+@pytest.fixture
 def model(prior):
     return AlignmentModel(prior, TokenReward(reward_of, prior), beta=0.5)
 
@@ -48,8 +54,8 @@ def each_step(monkeypatch):
 
 
 @pytest.mark.usefixtures("each_step")
-def test_a_watched_run_is_the_same_run(tmp_path):
-    alone, watched = (main(replace(SHORT, out=tmp_path, watch=watch)) for watch in (False, True))
+def test_a_watched_run_is_the_same_run(args):
+    alone, watched = (main(replace(args, watch=watch)) for watch in (False, True))
     assert not (alone.path / "live.html").exists()
     assert untimed(watched) == untimed(alone)
     measured = [
@@ -63,7 +69,7 @@ def test_a_watched_run_is_the_same_run(tmp_path):
     for name in ("step", "elbo", "kl", "reward"):
         assert version["curves"][name] == [record[name] for record in metrics]
     assert len(version["samples"]) == 4  # two to each of two prompts
-    assert all(text.startswith("The ") for text, _ in version["samples"])
+    assert all(text.startswith("the ") for text, _ in version["samples"])
 
 
 def test_the_frontier_is_that_of_the_posteriors(model, prompts):
@@ -74,8 +80,8 @@ def test_the_frontier_is_that_of_the_posteriors(model, prompts):
     assert all(one[0] < other[0] for one, other in pairwise(points))
 
 
-def test_an_interrupted_run_says_so(tmp_path):
-    folder, _ = ended_early(replace(SHORT, out=tmp_path, watch=True))
+def test_an_interrupted_run_says_so(args):
+    folder, _ = ended_early(args)
     assert version_of(folder)["state"] == "interrupted"
 
 
@@ -107,7 +113,7 @@ def test_the_page_stands_alone_and_its_title_is_text(live, tmp_path):
 
 
 @pytest.mark.usefixtures("each_step")
-def test_a_full_disk_warns_once_and_the_fit_goes_on(tmp_path, monkeypatch):
+def test_a_full_disk_warns_once_and_the_fit_goes_on(args, monkeypatch):
     def full(path, content):
         if path.name.startswith("live"):
             raise OSError("No space left on device")
@@ -115,6 +121,6 @@ def test_a_full_disk_warns_once_and_the_fit_goes_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(page, "write_atomically", full)
     with pytest.warns(UserWarning, match="live view is not written: No space left") as caught:
-        folder = main(replace(SHORT, out=tmp_path, watch=True))
+        folder = main(args)
     assert sum("live view" in str(warning.message) for warning in caught) == 1
     assert folder.report.is_file()
