@@ -125,6 +125,7 @@ def check_adapter(network: "transformers.PreTrainedModel", layers: dict[str, nn.
 
 def add_adapter(network: "transformers.PreTrainedModel", config: Any) -> str:
     """Add an adapter and activate it beside the active ones; return its name, which is new."""
+    from peft import inject_adapter_in_model
     from peft.tuners.lora import LoraLayer
 
     from model.networks.adapted_linear import faster_adapters
@@ -140,10 +141,11 @@ def add_adapter(network: "transformers.PreTrainedModel", config: Any) -> str:
     with warnings.catch_warnings():
         # the prior's own configuration is expected
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")
-        network.add_adapter(config, new)
+        inject_adapter_in_model(config, network, new)
+    network._hf_peft_config_loaded = True
     faster_adapters(network)
-    if taken:
-        config.base_model_name_or_path = None  # the path names the network without its adapter
+    # with an adapter of its own, the path names the network without that adapter
+    config.base_model_name_or_path = None if taken else network.name_or_path
     for name, module in network.named_modules():
         if isinstance(module, LoraLayer):
             module.enable_adapters(True)

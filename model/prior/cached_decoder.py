@@ -42,6 +42,8 @@ LITTLE_WORK = 1e12
 """Largest number of weights times tokens of a pass that a GPU runs faster than it starts."""
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 """Kinds of layer with keys and values by position, whose state can be selected row by row."""
+CACHE = ("cache", "past_key_values")
+"""Names of the keys and values of a network, from `transformers` 5.24 on and before."""
 WIDE = {"eager", "sdpa"}
 """Implementations of attention that take a mask for each sequence, query and column."""
 NOT_COMPILED = "leave compile_decode out"
@@ -80,7 +82,7 @@ class CachedDecoder(Decoder):
     """The `Decoder` of a causal network with a key-value cache.
 
     Args:
-        network: takes `position_ids` and `past_key_values`. Frozen, in evaluation mode for good.
+        network: takes `position_ids` and keys and values. Frozen, in evaluation mode for good.
         max_new_tokens: T, the most tokens of a response.
 
     Attributes:
@@ -96,8 +98,10 @@ class CachedDecoder(Decoder):
         super().__init__()
         network = checked_network(network)
         kind, arguments = type(network).__name__, inspect.signature(network.forward).parameters
-        if missing := {"position_ids", "past_key_values"} - set(arguments):
-            raise ValueError(f"{kind}.forward does not take {sorted(missing)}, expected a cache")
+        names = [name for name in CACHE if name in arguments]
+        if not names or "position_ids" not in arguments:
+            expected = f"expected `position_ids` and {' or '.join(CACHE)}"
+            raise ValueError(f"{kind}.forward takes {', '.join(arguments)}: {expected}")
         layers = getattr(network.config.get_text_config(), "layer_types", None) or ()
         if others := set(layers) - ATTENTION:
             expected = "expected layers of attention alone"
@@ -111,6 +115,7 @@ class CachedDecoder(Decoder):
         # the search for padding in a pass without a mask waits for a GPU: there is no padding then
         vars(without_head(network))["warn_if_padding_and_no_attention_mask"] = _no_warning
         self.network = network
+        self._cache = names[0]
         self.max_new_tokens = max_new_tokens
         self._keeps_last_logits = "logits_to_keep" in arguments
         self._padding, self._first_position = padding_position(network), first_position(network)
@@ -156,8 +161,8 @@ class CachedDecoder(Decoder):
             input_ids=ids,
             position_ids=state.next_positions(),
             attention_mask=self._wide(state.mask()),
-            past_key_values=state.cache,
             use_cache=True,
+            **{self._cache: state.cache},
         )
         state.hidden = out.last_hidden_state
         state.column.add_(1)
@@ -282,7 +287,7 @@ class CachedDecoder(Decoder):
         if mask is not None and one_token and is_asynchronous(tokens.device):
             # `transformers` reads the values of a mask `[B, C]`, and waits for the device
             mask = self._wide(mask) if self._takes_wide_mask(state.cache) else mask
-        batch |= {"attention_mask": mask, "past_key_values": state.cache}
+        batch |= {"attention_mask": mask, self._cache: state.cache}
         if last_only and self._keeps_last_logits:
             batch["logits_to_keep"] = 1
         hidden: list[Tensor] = []
@@ -309,7 +314,7 @@ class CachedDecoder(Decoder):
                 out = self.network(**batch, use_cache=True)
         finally:
             hook.remove()
-        cache = out.past_key_values
+        cache = out[self._cache]
         # some decoders of encoder-decoders, such as RemBERT, keep their keys and values in a part
         cache = getattr(cache, "self_attention_cache", cache)
         new = CachedState(cache, end, state.mask, positions, state.is_padded, hidden[0])

@@ -38,7 +38,7 @@ class LanguageModel(CachedDecoder):
     Frozen and without dropout for good: a guide trains its own copy.
 
     Args:
-        network: a causal language model that takes `position_ids` and `past_key_values`.
+        network: a causal language model that takes `position_ids` and keys and values.
         tokenizer: the tokenizer of the network.
         max_new_tokens: T, the most tokens of a response.
         temperature: divides the logits, in sampling and in scoring.

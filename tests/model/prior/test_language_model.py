@@ -7,7 +7,15 @@ import pyro
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, BloomForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BloomConfig,
+    BloomForCausalLM,
+    Cache,
+    GPT2LMHeadModel,
+)
+from transformers.utils import ModelOutput
 
 from model import AlignmentModel, LanguageModel
 from tests.model.tiny import NETWORKS, PROMPTS, WORDS, tiny, tiny_tokenizer
@@ -293,9 +301,37 @@ def test_a_network_that_takes_no_positions_is_refused() -> None:
         BloomConfig(vocab_size=len(WORDS), hidden_size=8, n_layer=1, n_head=1)
     )
     with pytest.raises(
-        ValueError, match=r"BloomForCausalLM.forward does not take \['position_ids'\]"
+        ValueError,
+        match=r"BloomForCausalLM\.forward takes input_ids.*: expected `position_ids` and cache",
     ):
         LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
+
+
+class NewerNames(GPT2LMHeadModel):
+    """The keys and values by their name in `transformers` from 5.24 on."""
+
+    def forward(self, input_ids=None, cache=None, position_ids=None, logits_to_keep=0, **options):
+        options |= {"position_ids": position_ids, "logits_to_keep": logits_to_keep}
+        out = super().forward(input_ids, cache, **options)
+        return ModelOutput(
+            logits=out.logits, cache=next((v for v in out.values() if isinstance(v, Cache)), None)
+        )
+
+
+def test_keys_and_values_have_either_name() -> None:
+    """The same draws and log probabilities."""
+    expected = tiny()
+    network = NewerNames(expected.network.config).double()
+    network.load_state_dict(expected.network.state_dict())
+    got = LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
+    values, log_probs = [], []
+    for language_model in (expected, got):
+        torch.manual_seed(0)
+        distribution = language_model(language_model.encode(PROMPTS))
+        values.append(distribution.sample((8,)))
+        log_probs.append(distribution.log_prob(values[0]))
+    assert_close(*values, rtol=0, atol=0)
+    assert_close(*log_probs, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("texts", ["a b", []], ids=["a bare string", "no prompt"])
