@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from experiments.identities import (
+    decoding,
     distillation,
     estimators,
     gradients,
@@ -25,6 +26,7 @@ from experiments.identities import (
     residuals,
     sampling,
     selection,
+    soups,
     targets,
     tilts,
     training,
@@ -44,6 +46,8 @@ CHECKS: dict[str, Callable[[World], list[Finding]]] = {
     "trajectory-balance": training.balance,
     "proximal": training.clipped,
     "inference-gaps": training.gaps,
+    "soups": soups.mean_of_weights,
+    "sub-trajectories": residuals.sub_trajectories,
     "gvpo": residuals.group_variance,
     "rebel": residuals.relative_rewards,
     "f-dpg": gradients.f_divergences,
@@ -58,8 +62,11 @@ CHECKS: dict[str, Callable[[World], list[Finding]]] = {
     "kimi": targets.mean_reward,
     "grpo-success": targets.amplification,
     "grpo-k3": targets.aggregation,
-    "dera": tilts.realignment,
-    "emulated": tilts.emulated,
+    "dera": decoding.realignment,
+    "emulated": decoding.emulated,
+    "objectives": decoding.objectives,
+    "controlled": decoding.controlled,
+    "particles": decoding.particles,
     "soft-values": tilts.soft_values,
     "gkd": distillation.on_policy,
     "mpo": tilts.budget,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from experiments.identities.findings import exact
+from experiments.identities.prefixes import masses
 from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding
 from inference import LeaveOneOut_ELBO, SquaredResidual, random_state
@@ -57,6 +58,45 @@ def minimum(loss: Callable[[Tensor], Tensor], world: World) -> Tensor:
     logits = world.log_prior.clone().requires_grad_()
     minimise(lambda: loss(logits.log_softmax(0)), [logits], max_steps=300)
     return logits.detach().log_softmax(0)
+
+
+def sub_trajectories(world: World) -> list[Finding]:
+    """Balance of every part of a draw (SubTB as in arXiv 2310.04363, by the authors' code).
+
+    A draw of n tokens has n + 1 beginnings, each of which is a response if an end follows. The
+    residual of the tokens from i to j is log w of the beginning of i tokens less log w of that of
+    j. Their squares, summed over i < j, are (n + 1)^2 times the variance of log w.
+    """
+    support = world.truth.support[:, 0]
+    draws = [_beginnings(world, row) for row in support]
+    errors = []
+    for row, ends in zip(support, draws, strict=True):
+        prefixes = row.expand(len(ends), -1)
+        here = [masses(world.log_guide, support, prefixes[:, :t])[0] for t in range(len(ends))]
+        so_far = torch.stack(here)  # log q of the first t tokens
+        log_end = world.log_guide[ends] - so_far
+        residual = (world.log_joint[ends] - log_end - so_far).diff()
+        path = torch.cat([residual[:0].new_zeros(1), residual.cumsum(0)])
+        squares = (path[:, None] - path).square().sum() / 2
+        variance = (world.log_joint - world.log_guide)[ends].var(correction=0)
+        errors.append((squares - len(ends) ** 2 * variance).item())
+
+    def loss(log_guide: Tensor) -> Tensor:
+        log_weight = world.log_joint - log_guide
+        return world.log_prior.exp() @ torch.stack([log_weight[x].var(correction=0) for x in draws])
+
+    nats = kl(minimum(loss, world), world.log_posterior)
+    return [
+        exact("squares of all parts - (n + 1)^2 Var[log w of the beginnings]", *errors),
+        exact("draws from the prior, KL(q || p*) at the minimum, nats", nats, limit=1e-6),
+    ]
+
+
+def _beginnings(world: World, row: Tensor) -> Tensor:
+    """Numbers of the responses that end after 0 to n tokens of a response, `[n + 1]`."""
+    n = int(world.model.prior.space.is_word(row).sum())
+    ended = row.expand(n + 1, -1).tril(-1)  # 0 ends a response, and follows an end
+    return (ended[:, None] == world.truth.support[:, 0]).all(-1).int().argmax(-1)
 
 
 def relative_rewards(world: World) -> list[Finding]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from experiments.identities.findings import agrees, beyond, exact
-from experiments.identities.tilts import masses
+from experiments.identities.prefixes import masses, soft_value, twist_of
 from experiments.identities.world import PROMPT, World, kl
 from experiments.shared.claims import Finding
 from inference import Enumeration, Estimate, random_state, sequential_monte_carlo
@@ -93,17 +93,7 @@ def smc_bounds(world: World) -> list[Finding]:
 
 def likely(world: World, blur: float = 0.5) -> Twist:
     """The best twist, log E_p0[likelihood given the prefix], times a number below 1."""
-    support = world.truth.support[:, 0]
-
-    def twist(_: Prompts, response: Tensor, t: int) -> Tensor:
-        prefix = support[:, :t]
-        log_psi = masses(world.log_joint, support, prefix) - masses(
-            world.log_prior, support, prefix
-        )
-        same = (response[..., None, :t] == support[:, :t]).all(-1)  # [K, N, S]
-        return blur * log_psi[same.int().argmax(-1)]
-
-    return twist
+    return twist_of(world, lambda t: blur * soft_value(world, world.log_joint, t))
 
 
 def steering(world: World) -> list[Finding]:

@@ -7,6 +7,7 @@ from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor
 
 from experiments.identities.findings import exact
+from experiments.identities.prefixes import masses, soft_value
 from experiments.identities.targets import THRESHOLD, of
 from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding
@@ -31,63 +32,6 @@ def control(world: World) -> list[Finding]:
     ]
 
 
-def realignment(world: World) -> list[Finding]:
-    """p0^(1 - lam) p*^lam is the posterior at beta/lam (DeRa, arXiv 2402.02992)."""
-    share = 0.5
-    log_exact = (world.log_prior + share * world.reward / world.model.beta).log_softmax(0)
-    parts = [(1 - share, world.log_prior), (share, world.log_posterior)]
-    return product_of_experts(world, parts, log_exact, above=1e-4, below=0.05)
-
-
-def emulated(world: World) -> list[Finding]:
-    """A large model times the ratio of a small model tuned and not (arXiv 2310.12962, 2401.08565).
-
-    The small model is prior and posterior, the large model is the guide.
-    """
-    log_exact = (world.log_guide + world.reward / world.model.beta).log_softmax(0)
-    parts = [(1.0, world.log_guide), (1.0, world.log_posterior), (-1.0, world.log_prior)]
-    return product_of_experts(world, parts, log_exact, above=1e-3, below=0.1)
-
-
-def product_of_experts(
-    world: World, parts: list[tuple[float, Tensor]], log_exact: Tensor, above: float, below: float
-) -> list[Finding]:
-    """Product of powers of distributions, of whole responses and of each next token alone."""
-    response = world.truth.support[:, 0]
-    log_whole = torch.stack([power * part for power, part in parts]).sum(0).log_softmax(0)
-    log_tokens = torch.zeros_like(log_exact)
-    for t in range(response.shape[1]):
-        step = torch.zeros_like(log_exact)
-        for power, part in parts:
-            here, longer = (masses(part, response, response[:, :end]) for end in (t, t + 1))
-            step += power * (longer - here)
-        log_tokens += step - normaliser(step, response, t)
-    nats = kl(log_tokens, log_exact)
-    subject = "token by token, KL(q || posterior), nats"
-    return [
-        exact("whole responses, log q - log posterior", (log_whole - log_exact).abs().max().item()),
-        exact("token by token, sum of q - 1", log_tokens.logsumexp(0).item()),
-        Finding.of_limits(subject, [nats], above=above, below=below),
-    ]
-
-
-def masses(log_prob: Tensor, response: Tensor, prefix: Tensor) -> Tensor:
-    """log of the probability of all responses `[S, T]` that begin with each of S prefixes, `[S]`.
-
-    The prefixes are `[S, t]`.
-    """
-    same = (prefix[:, None] == response[:, : prefix.shape[1]]).all(-1)
-    return log_prob.expand_as(same).masked_fill(~same, -torch.inf).logsumexp(1)
-
-
-def normaliser(step: Tensor, response: Tensor, t: int) -> Tensor:
-    """log of the sum of exp(step) over the tokens that follow the prefix of t tokens, `[S]`."""
-    prefix, longer = response[:, :t], response[:, : t + 1]
-    same = (prefix[:, None] == prefix).all(-1)
-    siblings = (longer[:, None] == longer).all(-1).sum(0).double()  # responses to each token
-    return (step - siblings.log()).expand_as(same).masked_fill(~same, -torch.inf).logsumexp(1)
-
-
 def soft_values(world: World) -> list[Finding]:
     """log q/p0 of the tokens so far is a soft value (arXiv 2404.12358, 2412.01981, 2502.01456).
 
@@ -105,7 +49,7 @@ def soft_values(world: World) -> list[Finding]:
     response, errors, gaps = support[:, 0], [], []
     for t in range(1, response.shape[1] + 1):
         mass = masses(world.log_prior, response, response[:, :t])
-        soft = beta * (masses(world.log_prior + reward / beta, response, response[:, :t]) - mass)
+        soft = beta * soft_value(world, world.log_prior + reward / beta, t)
         errors.append((so_far[:, t - 1] - soft).abs().max().item())
         same = (response[:, None, :t] == response[:, :t]).all(-1)
         mean = (same * (world.log_prior.exp() * reward)).sum(1) / mass.exp()

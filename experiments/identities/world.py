@@ -30,13 +30,13 @@ class World:
 
     @classmethod
     @cache
-    def of(cls, levels: int | None = None) -> Self:
+    def of(cls, levels: int | None = None, reward_seed: int = 1) -> Self:
         """The world with random rewards from 0 to 1, rounded to some levels if a number is given.
 
-        The guide is away from prior and posterior.
+        The guide is away from prior and posterior. Prior and guide are the same for all rewards.
         """
         prior = untrained_prior(WORDS, TOKENS, initializer_range=0.15, seed=0).double()
-        generator = torch.Generator().manual_seed(1)
+        generator = torch.Generator().manual_seed(reward_seed)
         table = torch.rand([WORDS] * TOKENS, generator=generator, dtype=torch.float64)
         if levels is not None:
             table = (table * levels).floor() / (levels - 1)

@@ -60,6 +60,44 @@ SAMPLING = {
         "identities --only smc-steering",
         "2306.03081",
     ),
+    "controlled-decoding": Paper(
+        "Mudgal et al. 2023: controlled decoding",
+        "Next tokens in proportion to p0 exp(V/beta), with V the mean reward of the responses that "
+        "the prior goes on with, solve RL with a KL penalty.",
+        "identities --only controlled",
+        "2310.17022",
+        supports=("KL(p0 || p*)",),
+        against=("E[r]/beta, KL",),
+        caveat="They solve another problem, token by token. The posterior of whole responses needs "
+        "the soft value beta log E_p0[exp(r/beta)].",
+    ),
+    "q-sharp": Paper(
+        "Zhou et al. 2025: Q#",
+        "Guidance by the optimal regularised value, a function of the distribution of the prior's "
+        "rewards, is the optimal policy: the posterior.",
+        "identities --only controlled",
+        "2502.20548",
+        supports=("log E[exp(r/beta)]",),
+    ),
+    "fudge": Paper(
+        "Yang and Klein 2021: future discriminators (FUDGE)",
+        "Next tokens weighed by the probability that the finished response has an attribute are "
+        "draws of the prior given the attribute.",
+        "identities --only controlled",
+        "2104.05218",
+        supports=("log P(success)",),
+    ),
+    "particle-filter": Paper(
+        "Puri et al. 2025: inference-time scaling by particles",
+        "Particles that are resampled by a process reward after every step sample the posterior of "
+        "the reward. Here, an exact process reward.",
+        "identities --only particles",
+        "2502.01618",
+        supports=("its change",),
+        against=("KL(target || p*)",),
+        caveat="Weights of the whole process reward at every step multiply up, and have another "
+        "target. Weights of its change since the last step have the posterior.",
+    ),
     "vehtari-2015": Paper(
         "Vehtari et al. 2015: Pareto smoothed importance sampling",
         "The shape k-hat of the tail of the weights is estimated from the draws, and tells "

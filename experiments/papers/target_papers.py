@@ -81,6 +81,25 @@ TARGETS = {
         "identities --only emulated",
         "2310.12962",
     ),
+    "multi-objective": Paper(
+        "Shi et al. 2024: multi-objective decoding (MOD)",
+        "Models tuned to single rewards, combined at decoding time, give the model of any mixture "
+        "of the rewards. Exact for whole responses, and an approximation token by token.",
+        "identities --only objectives",
+        "2406.18853",
+    ),
+    "rewarded-soups": Paper(
+        "Rame et al. 2023: rewarded soups",
+        "The mean of the weights of models tuned to single rewards, from one trained prior, serves "
+        "the mean of the rewards.",
+        "identities --only soups",
+        "2306.04488",
+        supports=("mean of weights, nats",),
+        against=("over product of the guides", "three times the learning rate"),
+        caveat="The product of the two distributions is nearer to the posterior of the mean "
+        "reward. The mean of weights is worse after fits of a larger learning rate, the product "
+        "is not.",
+    ),
     "filtering": Paper(
         "Dong et al. 2023: reward ranked fine-tuning (RAFT)",
         "Fine-tuning on the best samples aligns the model. With a threshold the target is the "

@@ -90,6 +90,14 @@ TRAINERS = {
         "identities --only trajectory-balance",
         "2310.04363",
     ),
+    "sub-tb": Paper(
+        "Madan et al. 2022: sub-trajectory balance",
+        "Balance of every part of a draw learns from partial responses. Here, as Hu et al. 2023 "
+        "fine-tune language models: the variance of log w over the beginnings of one draw, each "
+        "ended there, with the posterior as the only minimum.",
+        "identities --only sub-trajectories",
+        "2209.12782",
+    ),
     "tba": Paper(
         "Bartoldson et al. 2025: trajectory balance with asynchrony (TBA)",
         "Trajectory balance learns from responses of any earlier policy without importance ratios: "

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from experiments.identities import distillation, sampling, training
+from experiments.identities import distillation, sampling, soups, training
 from experiments.identities.__main__ import CHECKS, Identities, main
 from experiments.identities.findings import agrees, beyond, exact
 from experiments.identities.world import World, kl, mean_gradient, noise
@@ -15,6 +15,7 @@ SLOW = {
     "proximal": (training, {}),
     "smc-bounds": (sampling, {}),
     "gkd": (distillation, {}),
+    "soups": (soups, {}),
 }
 """Checks that train, or run a sampler many times, with sizes at which each holds by far."""
 
