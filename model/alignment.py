@@ -4,12 +4,13 @@ The only place where a reward is divided by beta: `AlignmentModel.terms`.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions.util import validation_enabled
 from torch import Tensor
 
 from model.common.checks import function, instance, positive
@@ -22,7 +23,6 @@ from model.likelihood import (
     bound_at,
     check_made_for,
     check_made_for_beta,
-    check_product,
     check_reward,
     for_each_prompt,
     is_partial,
@@ -117,7 +117,7 @@ class AlignmentModel:
         """Run the program. Returns the response, `[..., N, T]`."""
         with self.sampled_response(prompts) as response:
             for term in self.terms(prompts, response):
-                with masked(term):
+                with site_of(term):
                     pyro.factor(term.name, term.log_value)
         return response
 
@@ -140,11 +140,10 @@ class AlignmentModel:
         """
         response = for_each_prompt(prompts, response)
         for name, label, piece, divisor in self._pieces(self.beta_at(prompts)):
-            value, applies = values_of(label, piece, prompts, response)
-            log_value = check_product(label, value, value / divisor, "divided by beta")
+            value, applies = values_of(label, piece, prompts, response, divisor)
             bound = bound_at(label, piece, prompts)
             bound = None if bound is None else bound / divisor
-            yield Term(name, log_value, bound, applies, is_partial(piece))
+            yield Term(name, value / divisor, bound, applies, is_partial(piece))
 
     def log_likelihood_bound(self, prompts: Prompts) -> float | Tensor | None:
         """Largest log likelihood, one number or `[N]`, nats; None if a bound is unknown."""
@@ -203,11 +202,16 @@ class AlignmentModel:
         return torch.tensor(betas, dtype=torch.float64, device=prompts.ids.device)
 
 
-def masked(term: Term) -> AbstractContextManager:
-    """Context in which a site of the term counts only for the prompts to which the term applies."""
-    if not term.is_partial or bool(term.applies.all()):
-        return nullcontext()
-    return poutine.mask(mask=term.applies)
+@contextmanager
+def site_of(term: Term) -> Iterator[None]:
+    """Context in which a site of the term counts only for the prompts to which the term applies.
+
+    Pyro does not check the values, which are checked: each check waits for a GPU.
+    """
+    is_everywhere = not term.is_partial or bool(term.applies.all())
+    mask = nullcontext() if is_everywhere else poutine.mask(mask=term.applies)
+    with validation_enabled(False), mask:
+        yield
 
 
 def _checked_beta(beta: float | Mapping[str, float]) -> float | dict[str, float]:

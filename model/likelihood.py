@@ -128,13 +128,26 @@ class Values(NamedTuple):
         return self.value.masked_fill(~self.applies, torch.nan)
 
 
-def values_of(label: str, piece: Reward | Factor, prompts: Prompts, response: Tensor) -> Values:
+def values_of(
+    label: str,
+    piece: Reward | Factor,
+    prompts: Prompts,
+    response: Tensor,
+    divisor: float | Tensor = 1.0,
+) -> Values:
     """Checked values of a reward or a factor at responses `[..., N, T]`.
 
     Inside `divided` each rank computes the values of its own responses.
+
+    Args:
+        label: reward or factor in words, for errors.
+        piece: the reward or factor.
+        prompts: N prompts.
+        response: responses.
+        divisor: beta, one number or `[N]`, by which the values are divided next: checked too.
     """
     if (shared := division()) is None:
-        return _values_of(label, piece, prompts, response)
+        return _values_of(label, piece, prompts, response, divisor)
     num_prompts = len(prompts)
 
     def of_ranks(response: Tensor) -> Tensor:
@@ -143,8 +156,9 @@ def values_of(label: str, piece: Reward | Factor, prompts: Prompts, response: Te
         def of_block(block: Block) -> tuple[Tensor, ...]:
             whole = block.prompts == slice(None)
             own = prompts if whole else prompts[block.prompts]
+            own_divisor = divisor[block.prompts] if isinstance(divisor, Tensor) else divisor
             with ranks.own_stream():
-                return (_values_of(label, piece, own, grid[block]).missing,)
+                return (_values_of(label, piece, own, grid[block], own_divisor).missing,)
 
         (missing,) = shared.compute(of_block, len(grid), num_prompts)
         return missing.reshape(response.shape[:-1])
@@ -154,10 +168,16 @@ def values_of(label: str, piece: Reward | Factor, prompts: Prompts, response: Te
     return Values(missing.masked_fill(absent, 0.0), ~absent.reshape(-1, num_prompts).all(0))
 
 
-def _values_of(label: str, piece: Reward | Factor, prompts: Prompts, response: Tensor) -> Values:
+def _values_of(
+    label: str,
+    piece: Reward | Factor,
+    prompts: Prompts,
+    response: Tensor,
+    divisor: float | Tensor,
+) -> Values:
     value = through(partial(_called, label, piece, prompts), response)
     applies = applies_to(label, piece, prompts)  # after the call, in which a reward may learn
-    value = check_values(label, value, response.shape[:-1], applies)
+    value = check_values(label, value, response.shape[:-1], applies, divisor)
     return Values(value.masked_fill(~applies, 0.0), applies)
 
 
@@ -203,14 +223,19 @@ def applies_to(label: str, piece: object, prompts: Prompts) -> Tensor:
 
 
 def check_values(
-    label: str, value: object, shape: torch.Size, applies: Tensor | None = None
+    label: str,
+    value: object,
+    shape: torch.Size,
+    applies: Tensor | None = None,
+    divisor: float | Tensor = 1.0,
 ) -> Tensor:
     """The values `[..., N]` that a reward or a factor returned, checked, in float64.
 
     With `applies`, `[N]`, the values are NaN exactly where it is False.
 
     Raises:
-        LikelihoodError: for NaN, +inf, complex numbers, a wrong shape or a wrong type.
+        LikelihoodError: for NaN, +inf, complex numbers, a wrong shape or a wrong type, or values
+            that overflow when divided by `divisor`, one number or `[N]`.
         ImpossibleResponseError: for -inf outside `HardConstraintSupport`.
     """
     if not isinstance(value, Tensor) or value.shape != shape:
@@ -228,8 +253,10 @@ def check_values(
     extra = absent & ~value.isnan()
     no_number = value.isnan() & ~absent | value.isposinf()
     impossible = torch.zeros_like(absent) if supported else value.isneginf()
-    if not bool((extra | no_number | impossible).any()):  # one read of the device
-        return value.double()
+    wide = value.double()
+    overflows = wide.isfinite() & ~(wide / divisor).isfinite()
+    if not bool((extra | no_number | impossible | overflows).any()):  # one read of the device
+        return wide
     if (where := first_index(extra)) is not None:
         got = f"{label} returned {value[where].item()} at index {where}"
         raise LikelihoodError(f"{got}, a prompt to which it does not apply, expected NaN")
@@ -238,6 +265,8 @@ def check_values(
             f"{label} returned {value[where].item()} at index {where}, expected a finite number, "
             "or -inf for an impossible response. Check it on the text of that response."
         )
+    if first_index(impossible) is None:
+        return check_product(label, wide, wide / divisor, "divided by beta")
     raise ImpossibleResponseError(
         f"{label} is -inf at index {first_index(impossible)}: the guide drew a response that the "
         "posterior rules out, so KL(q || p*) is infinite. Use a finite penalty, "

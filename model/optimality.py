@@ -16,7 +16,7 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
-from model.alignment import AlignmentModel, Term, masked
+from model.alignment import AlignmentModel, Term, site_of
 from model.common.checks import instance
 from model.likelihood import LikelihoodError
 from model.prior.prompts import Prompts
@@ -39,7 +39,7 @@ class OptimalityModel:
         """Run the program. Refuses unknown or wrong bounds. Returns `[..., N, T]`."""
         with self.model.sampled_response(prompts) as response:
             for term in self.model.terms(prompts, response):
-                with masked(term):
+                with site_of(term):
                     pyro.sample(term.name, _optimality(term), obs=torch.ones_like(term.log_value))
         return response
 

@@ -70,4 +70,9 @@ def responses(draws: list[Draws]) -> Tensor | None:
     if not draws or draws[0].every or draws[0].values.keys() != {"response"}:
         return None
     values = [batch.values["response"] for batch in draws]
-    return torch.cat([value.reshape(-1, *value.shape[-2:]) for value in values])
+    return joined([value.reshape(-1, *value.shape[-2:]) for value in values])
+
+
+def joined(parts: list[Tensor]) -> Tensor:
+    """Tensors one after the other; a single tensor as it is."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -77,6 +77,9 @@ class SurrogateLoss(ELBO):
     weight_power: ClassVar[float] = 0.0
     """Power a of the weights w^a by which the gradient weighs the draws; 0 for equal weights."""
 
+    reads_loss = True
+    """False in a `fit`, which reads the loss, a tensor then, by one wait with all other numbers."""
+
     @abstractmethod
     def _losses(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> tuple:
         """Loss, summed over prompts, without gradient; surrogate, whose gradient is descended."""
@@ -86,7 +89,7 @@ class SurrogateLoss(ELBO):
         loss, surrogate, *_ = self._losses(model, guide, args, kwargs)
         if surrogate.requires_grad:
             surrogate.backward(retain_graph=self.retain_graph)
-        return loss.item()
+        return loss.item() if self.reads_loss else loss
 
     def differentiable_loss(
         self, model: Callable, guide: Callable, *args: Any, **kwargs: Any

@@ -15,7 +15,6 @@ from pyro import poutine
 from pyro.distributions import Unit
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO, RenyiELBO, ReweightedWakeSleep, TraceTMC_ELBO
-from pyro.infer.util import torch_item
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.util import warn_if_inf, warn_if_nan
@@ -63,12 +62,11 @@ def _no_checks_of_sites() -> Iterator[None]:
         poutine.enable_validation(before)
 
 
-def _warn_of_sites(traces: list[tuple[Trace, Trace]]) -> None:
-    """Name the sites with NaN or infinity by Pyro's warnings."""
+def _sums_of(traces: list[tuple[Trace, Trace]]) -> Iterator[tuple[str, Tensor]]:
+    """Sum of the log probabilities of each site that has one, with the site's name."""
     for name, site in chain.from_iterable(trace.nodes.items() for trace in chain(*traces)):
         if (log_prob := site.get("log_prob_sum")) is not None:
-            warn_if_nan(log_prob.detach(), f"log_prob_sum at site {name!r}")
-            warn_if_inf(log_prob.detach(), f"log_prob_sum at site {name!r}", allow_neginf=True)
+            yield name, log_prob.detach()
 
 
 class TraceObjective:
@@ -87,6 +85,7 @@ class TraceObjective:
         self.step_count = 0
         self.draws: list[Draws] | None = None
         self.metrics: dict[str, Any] = {}
+        self._sums: list[tuple[str, Tensor]] = []
         is_elbo = not isinstance(elbo, RenyiELBO | ReweightedWakeSleep | TraceTMC_ELBO)
         self._loss_is_elbo = is_elbo
         self.ascends_elbo = getattr(elbo, "ascends_elbo", is_elbo)
@@ -94,8 +93,11 @@ class TraceObjective:
         power = 1.0 if isinstance(elbo, ReweightedWakeSleep) else power
         self.weight_power = getattr(elbo, "weight_power", power)
 
-    def loss_and_grads(self, model: Program, guide: Program, prompts: Prompts) -> float:
-        """One step, with a record of the traces; of two losses the first, which is the bound."""
+    def loss_and_grads(self, model: Program, guide: Program, prompts: Prompts) -> float | Tensor:
+        """One step, with a record of the traces; of two losses the first, which is the bound.
+
+        A tensor if nothing has waited for the loss yet.
+        """
         traces: list[tuple[Trace, Trace]] = []
         get_trace = self.elbo._get_trace
 
@@ -103,20 +105,26 @@ class TraceObjective:
             traces.append(get_trace(*args))
             return traces[-1]
 
-        vars(self.elbo)["_get_trace"] = recorded
+        vars(self.elbo).update(_get_trace=recorded, reads_loss=False)
         checks = nullcontext() if self.draws is None else _no_checks_of_sites()
         try:
             with _FactorMeans() as factors, checks:
                 loss = self.elbo.loss_and_grads(model, guide, prompts)
         finally:
-            del vars(self.elbo)["_get_trace"]
-        bound = torch_item(loss[0] if isinstance(loss, tuple) else loss)
-        if poutine.is_validation_enabled() and not math.isfinite(bound):
-            _warn_of_sites(traces)
+            del vars(self.elbo)["_get_trace"], vars(self.elbo)["reads_loss"]
+        bound = loss[0] if isinstance(loss, tuple) else loss
+        bound = bound.detach() if isinstance(bound, Tensor) else bound
+        self._sums = list(_sums_of(traces))
         self.draws = [_draws_of(prompts, *pair) for pair in traces]
         elbo = -bound / len(prompts) if self._loss_is_elbo else math.nan
         self.metrics = {"elbo": elbo, "log_likelihood": factors.log_likelihood()}
         return bound
+
+    def warn_of_sites(self) -> None:
+        """Name the sites of the last step with NaN or infinity, by Pyro's warnings."""
+        for name, log_prob in self._sums if poutine.is_validation_enabled() else ():
+            warn_if_nan(log_prob, f"log_prob_sum at site {name!r}")
+            warn_if_inf(log_prob, f"log_prob_sum at site {name!r}", allow_neginf=True)
 
     def get_state(self) -> dict[str, Tensor]:
         """Nothing: a step does not depend on the steps before."""

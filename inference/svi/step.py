@@ -16,7 +16,7 @@ from guides.guide import GuideRegistrationError
 from inference.programs import Program
 from inference.response_site import SameResponses
 from inference.svi.checkpoint.state import FitState, parameters
-from inference.svi.fit_objective import FitObjective, elbo_of
+from inference.svi.fit_objective import FitObjective, TraceObjective, elbo_of
 from inference.svi.micro_batch_handler import in_micro_batches
 from inference.svi.response_metrics import Metrics, ModelRuns
 from inference.svi.rollback import Rollback
@@ -117,21 +117,25 @@ class Stepper:
         with SameResponses() as same, ModelRuns() as runs:
             loss = objective.loss_and_grads(model, guide, prompts)
         average_gradients(parameters())
-        if not math.isfinite(loss):
-            raise NonFiniteLossError(f"the loss is {loss}; the parameters were left as they were")
-        if self._is_first:
-            check_trains(state.guide, objective)
-            self._is_first = False
         draws = objective.draws or []
         if self._is_fresh:
             state.reward = runs.reward(self._model, draws)
         self._numbers = step_numbers(
             objective,
+            loss,
             self._num_prompts,
             space=same.space,
             reward=state.reward,
             has_limits=state.optimizer.has_limits,
         )
+        loss = self._numbers.loss
+        if not math.isfinite(loss):
+            if isinstance(objective, TraceObjective):
+                objective.warn_of_sites()
+            raise NonFiniteLossError(f"the loss is {loss}; the parameters were left as they were")
+        if self._is_first:
+            check_trains(state.guide, objective)
+            self._is_first = False
         if self._numbers.limits is not None:
             state.optimizer.expect(self._numbers.limits, partial(step_size, guide, draws))
         return loss

@@ -91,7 +91,7 @@ def step_limits(draws: DrawMatrices, power: float) -> tuple[Tensor, ...]:
 
 
 @torch.no_grad()
-def step_size(guide: Program, draws: list[Draws]) -> float:
+def step_size(guide: Program, draws: list[Draws]) -> Tensor:
     """Size of the step from the guide that made the draws to the guide as it is now, nats.
 
     The mean over draws and prompts. NaN if the guide has no numbers any more.
@@ -108,7 +108,7 @@ def step_size(guide: Program, draws: list[Draws]) -> float:
         change = torch.where(weight == 0, 0.0, change)
         squares.append((weight * change.square()).sum())
         weights.append(weight.sum())
-    return 0.5 * (torch.stack(squares).sum() / torch.stack(weights).sum()).item()
+    return 0.5 * (torch.stack(squares).sum() / torch.stack(weights).sum())
 
 
 def _first(draws: Draws) -> Draws:

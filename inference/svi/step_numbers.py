@@ -18,6 +18,9 @@ from inference.svi.response_metrics import Metrics, read, response_numbers, with
 from inference.svi.step_in_nats import StepLimits, step_limits
 from model import ResponseSpace
 
+ELBO = "elbo of the objective"
+"""Name of the objective's own estimate, beside that from the draws."""
+
 
 class DrawNumbers(NamedTuple):
     """Numbers of the guide from the draws of one step, means over prompts, nats.
@@ -41,11 +44,13 @@ class StepNumbers(NamedTuple):
     """All numbers of a step.
 
     Attributes:
+        loss: the loss, summed over prompts.
         of_draws: numbers of the guide.
         limits: limits of the step; None if the step has no size in nats.
         metrics: `elbo`, `log_likelihood`, `entropy`, and the metrics of the responses.
     """
 
+    loss: float
     of_draws: DrawNumbers
     limits: StepLimits | None
     metrics: Metrics
@@ -53,6 +58,7 @@ class StepNumbers(NamedTuple):
 
 def step_numbers(
     objective: FitObjective,
+    loss: float | Tensor,
     num_prompts: int,
     *,
     space: ResponseSpace | None = None,
@@ -63,6 +69,7 @@ def step_numbers(
 
     Args:
         objective: the objective.
+        loss: the loss of the step.
         num_prompts: number of prompts of the fit. The ELBO of a step on fewer of them has no known
             variance, because prompts differ.
         space, reward: see `response_numbers`.
@@ -82,6 +89,7 @@ def step_numbers(
     share = None if all_draws is None else all_draws.share
     numbers = response_numbers(draws, share, space, reward)
     numbers["log_likelihood"] = objective.metrics["log_likelihood"]
+    numbers |= {"loss": loss, ELBO: objective.metrics["elbo"]}
     if all_draws is not None:
         numbers |= zip(DrawNumbers._fields, draw_numbers(all_draws), strict=True)
     if all_draws is not None and has_limits:
@@ -91,9 +99,10 @@ def step_numbers(
     of_draws = DrawNumbers(*(values.pop(name, math.nan) for name in DrawNumbers._fields))
     if draws and len(draws[0].prompts) < num_prompts:
         of_draws = of_draws._replace(variance=math.nan)
-    means = {"elbo": objective.metrics["elbo"], "entropy": of_draws.entropy}
     of_step = StepLimits(*map(values.pop, StepLimits._fields)) if has_limits else None
-    return StepNumbers(of_draws, of_step, with_kl(means | values))
+    loss = values.pop("loss")
+    means = {"elbo": values.pop(ELBO), "entropy": of_draws.entropy}
+    return StepNumbers(loss, of_draws, of_step, with_kl(means | values))
 
 
 def draw_numbers(draws: DrawMatrices) -> tuple[Tensor, ...]:

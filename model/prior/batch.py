@@ -16,6 +16,7 @@ from torch import Tensor
 from model.common.sharded_tensors import largest_of_ranks
 from model.prior.decoder import Decoder
 from model.prior.division import Block, Division
+from model.prior.drawn_responses import known_lengths
 from model.prior.prompts import Prompts
 from model.prior.response_space import ResponseSpace
 
@@ -113,7 +114,8 @@ class Batch:
         """Number of tokens of each response `[B, T]`, as far as chunks may depend on it."""
         if self.decoder.in_step:
             return [value.shape[1]] * len(value)
-        return self.space.is_token(value).sum(1).tolist()
+        known = known_lengths(value, self.space)
+        return self.space.is_token(value).sum(1).tolist() if known is None else known
 
     def longest(self, is_token: Tensor) -> int:
         """Most tokens of a response, for the mask `[B, T]`; over all ranks that run in step."""

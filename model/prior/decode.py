@@ -61,6 +61,7 @@ class Decode:
         response: `[B, T]`, token ids, padding where no token has been drawn.
         log_prob: `[B, T]`, log-probability of each token under its distribution, nats, float64, 0
             at padding. A given token has the log-probability of the token drawn in its place.
+        lengths: number of tokens of each response, after `finish`.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Decode:
         shape = (len(rows), space.max_new_tokens)
         self.response = rows.new_full(shape, space.pad_id)
         self.log_prob = torch.zeros(shape, dtype=torch.float64, device=rows.device)
+        self.lengths: list[int] = []
         self._uniform = _UniformNumbers(len(rows), rows.device)
         self._interval = INTERVAL if is_asynchronous(rows.device) else 1
 
@@ -139,9 +141,13 @@ class Decode:
 
     def finish(self) -> None:
         """Leave the generator as after the positions of the longest response, whoever drew it."""
-        if self._interval > 1 or ranks.num_ranks() > 1:
-            longest = int(self.space.is_token(self.response).any(0).sum())
-            self._uniform.leave_at(longest)
+        if self._interval == 1 or ranks.num_ranks() > 1:  # else the last check has read them
+            self.lengths = self._num_tokens().tolist()
+        self._uniform.leave_at(max(self.lengths, default=0))
+
+    def _num_tokens(self) -> Tensor:
+        """Number of tokens of each response, `[B]`."""
+        return self.space.is_token(self.response).sum(1)
 
     def _draw(self, logits: Tensor, ended: Tensor, active: Tensor, t: int) -> tuple[Tensor, Tensor]:
         """Draw the tokens at t. Returns token ids `[B']`, and True for responses that have ended.
@@ -160,13 +166,15 @@ class Decode:
     def _num_unfinished(self, ended: Tensor, active: Tensor, unchecked: slice) -> tuple[int, int]:
         """Number of unfinished responses here, and the largest over ranks that run in step.
 
-        Checks the unchecked positions for NaN. The numbers are 0 after the last position.
+        Checks the unchecked positions for NaN. The numbers are 0 after the last position. On a GPU
+        the one wait brings the lengths too, which are those of `finish` after the last check.
         """
         is_nan = self.log_prob[active, unchecked].isnan()
         numbers = torch.stack([(~ended).sum(), is_nan.sum()])
         largest = largest_of_ranks(numbers) if self.decoder.in_step else numbers
-        both = torch.stack([numbers, largest])
-        (num_left, num_nan), (most_left, most_nan) = both.tolist()
+        lengths = self._num_tokens() if self._interval > 1 else numbers[:0]
+        read = torch.cat([numbers, largest, lengths]).tolist()
+        num_left, num_nan, most_left, most_nan, *self.lengths = read
         if num_nan:
             t, place = is_nan.t().nonzero()[0].tolist()
             response, t = int(active[place]), unchecked.start + t

@@ -26,6 +26,7 @@ from model.prior.decode import Prefix
 from model.prior.decoder import Decoder
 from model.prior.division import Division, division
 from model.prior.drawing import draw
+from model.prior.drawn_responses import known_lengths, remember
 from model.prior.prompts import Prompts
 from model.prior.response_space import ResponseSpace
 
@@ -166,7 +167,9 @@ class ResponseDistribution(TorchDistribution):
         rows = rows.expand(*sample_shape, *rows.shape)
         decode = draw(replace(self._batch, rows=rows.flatten()))
         log_prob = decode.log_prob.sum(-1)  # [B, T] -> [B]
-        return decode.response.view(*rows.shape, -1), log_prob.view(rows.shape)
+        response = decode.response.view(*rows.shape, -1)
+        remember(response, self.space, decode.lengths)
+        return response, log_prob.view(rows.shape)
 
     @one_thread
     @torch.no_grad()
@@ -181,6 +184,12 @@ class ResponseDistribution(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         return through(self._log_prob, value)
+
+    def _validate_sample(self, value: Tensor) -> None:
+        """Refuse other shapes, and other ids than those of the vocabulary, which draws have."""
+        full = self.batch_shape + self.event_shape
+        if value.shape[-len(full) :] != full or known_lengths(value, self.space) is None:
+            super()._validate_sample(value)
 
     def _log_prob(self, value: Tensor) -> Tensor:
         log_prob = self.log_prob_per_token(value).sum(-1)  # [..., N, T] -> [..., N]

@@ -85,12 +85,17 @@ class Backup:
         return bool(entries)
 
 
+def norm_of(tensors: Iterable[Tensor], order: float = 2.0) -> Tensor:
+    """Norm of all numbers, which is finite only if they are; 0 without numbers."""
+    numbers = [t.detach() for t in tensors if t.numel() and t.is_floating_point()]
+    return total_norm(numbers, order) if numbers else torch.zeros(())
+
+
 def all_finite(tensors: Iterable[Tensor]) -> bool:
     """True if no number is NaN or infinite. One pass, and one number to wait for, if that is so."""
-    numbers = [t.detach() for t in tensors if t.numel() and t.is_floating_point()]
+    tensors = list(tensors)
     # the squares of large numbers may overflow; their sum is fast on a CPU, the largest is not
-    orders = (2.0, math.inf)
-    return not numbers or any(math.isfinite(total_norm(numbers, n).item()) for n in orders)
+    return any(math.isfinite(norm_of(tensors, order).item()) for order in (2.0, math.inf))
 
 
 def _options(group: dict[str, Any]) -> dict[str, Any]:

@@ -56,6 +56,7 @@ class CheckedOptimizer(PyroOptim, ABC):
         self.grad_norm = math.nan
         self._entries: dict[str, OptimizerEntry] = {}
         self._backup = Backup()
+        self._is_finite = False  # True if a step has found all its numbers finite
 
     @property
     @abstractmethod
@@ -75,7 +76,7 @@ class CheckedOptimizer(PyroOptim, ABC):
     def _advance(self, trained: list[Tensor], norm: Tensor) -> None:
         """Step on the gradients of `trained`, whose common norm is `norm`."""
 
-    def expect(self, limits: StepLimits, measure: Callable[[], float]) -> None:
+    def expect(self, limits: StepLimits, measure: Callable[[], Tensor]) -> None:
         """Take the limits of the next step, and the function that measures its size, nats."""
 
     def _slope(self) -> Tensor:
@@ -111,9 +112,11 @@ class CheckedOptimizer(PyroOptim, ABC):
         self.step_count += 1
 
     def _advance_or_undo(self, trained: list[Tensor], norm: Tensor) -> None:
+        self._is_finite = False
         try:
             self._advance(trained, norm)
-            self._check_finite()
+            if not self._is_finite:
+                self._check_finite()
         except BaseException as error:
             self._backup.restore()
             # torch's error for a factor that the type of a parameter cannot hold
@@ -159,28 +162,34 @@ class CheckedOptimizer(PyroOptim, ABC):
         for name in self._state_waiting_to_be_consumed.keys() & self._entries.keys():
             _restore(self._entries[name], *self._state_waiting_to_be_consumed.pop(name))
 
-    def _check_finite(self) -> None:
-        """Check parameters, unconstrained and constrained, and moments."""
+    def _kinds(self) -> dict[str, Callable[[str], list[Tensor]]]:
+        """Functions of a parameter's name that give tensors which a step changes, by their kind."""
         store = pyro.get_param_store()
 
         def constrained(name: str) -> list[Tensor]:
             return [] if store[name] is self._entries[name].parameter else [store[name]]
 
-        kinds = {
+        return {
             "parameter": lambda name: [self._entries[name].parameter],
             "constrained parameter": constrained,
             "moment of": lambda name: list(_tensors(self._entries[name].moments).values()),
         }
 
-        def each(tensors: Callable[[str], list[Tensor]]) -> Iterator[Tensor]:
-            return chain.from_iterable(map(tensors, self._entries))
+    def _all_numbers(self) -> Iterator[Tensor]:
+        """Parameters, unconstrained and constrained, and moments."""
+        return chain.from_iterable(map(self._each, self._kinds().values()))
 
+    def _each(self, tensors: Callable[[str], list[Tensor]]) -> Iterator[Tensor]:
+        return chain.from_iterable(map(tensors, self._entries))
+
+    def _check_finite(self) -> None:
+        """Raise a `NonFiniteParametersError` that names the first kind and parameter with a NaN."""
         with torch.no_grad():
             # all together first: each check waits for the device
-            if all_finite(chain.from_iterable(map(each, kinds.values()))):
+            if all_finite(self._all_numbers()):
                 return
-            for kind, tensors in kinds.items():
-                if all_finite(each(tensors)):
+            for kind, tensors in self._kinds().items():
+                if all_finite(self._each(tensors)):
                     continue
                 names = [name for name in self._entries if not all_finite(tensors(name))]
                 raise NonFiniteParametersError(

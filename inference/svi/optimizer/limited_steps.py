@@ -22,6 +22,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from inference.svi.optimizer.backup import norm_of
 from inference.svi.optimizer.fused import FusedOptimizer
 from inference.svi.step_in_nats import StepLimits
 from model.common.checks import positive
@@ -57,10 +58,10 @@ class LimitedSteps(FusedOptimizer, ABC):
     ) -> None:
         super().__init__(constructor, {"lr": rate})
         self.step_kl = positive("step_kl", step_kl, why="nats")
-        self.measure: Callable[[], float] | None = None
+        self.measure: Callable[[], Tensor] | None = None
         self.distance, self.share, self.slope_error = math.inf, 1.0, math.inf
 
-    def expect(self, limits: StepLimits, measure: Callable[[], float]) -> None:
+    def expect(self, limits: StepLimits, measure: Callable[[], Tensor]) -> None:
         self.distance, self.share, self.slope_error = limits
         self.measure = measure
 
@@ -76,15 +77,26 @@ class LimitedSteps(FusedOptimizer, ABC):
             raise TypeError(f"{name} steps without a measure of the step's size: {expected}")
         super()._advance(trained, norm)
         with torch.no_grad():
-            measured = self.step_size = self.measure()
+            measured = self.step_size = self._measured(self.measure)
             for _ in range(MOST_SHORTENINGS):
                 if self.step_size <= self.limit:
                     break
                 is_far = not self.step_size <= FAR * self.limit  # also if NaN
                 share = allowed_share(self.step_size, self.limit)
                 self._backup.shorten(share)
-                self.step_size = self.measure() if is_far else self.step_size * share**2
+                self._is_finite = False  # before the next check
+                if is_far:
+                    self.step_size = self._measured(self.measure)
+                else:
+                    self.step_size *= share**2
         self._adapt(measured)
+
+    def _measured(self, measure: Callable[[], Tensor]) -> float:
+        """Size of the step, nats, by the wait for the device that checks all numbers too."""
+        size, norm = measure().double(), norm_of(self._all_numbers()).double()
+        number, norm_of_all = torch.stack([size, norm.to(size.device)]).tolist()
+        self._is_finite = math.isfinite(norm_of_all)
+        return number
 
     def _adapt(self, measured: float) -> None:
         """Adapt the next step to the size of this step before shortening; here nothing."""

@@ -22,8 +22,8 @@ from tests.inference.conftest import killed_and_resumed
 def numbers_of(objective, model, guide, prompts):
     objective = fit_objective(objective)
     with pyro.get_param_store().scope():
-        objective.loss_and_grads(model, guide, prompts)
-    return step_numbers(objective, len(prompts)).of_draws
+        loss = objective.loss_and_grads(model, guide, prompts)
+    return step_numbers(objective, loss, len(prompts)).of_draws
 
 
 @pytest.mark.parametrize(

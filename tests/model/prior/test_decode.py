@@ -14,6 +14,9 @@ from model.networks.checks import without_head
 from model.prior import cached_decoder, decode
 from tests.model.tiny import NETWORKS, PROMPTS, gpt2, tiny, tiny_tokenizer
 
+WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero"}
+"""Operations that wait for a GPU."""
+
 
 class Reads(TorchDispatchMode):
     """Counts the operations that wait for a GPU, by name."""
@@ -27,7 +30,11 @@ class Reads(TorchDispatchMode):
             self.counts["tolist"] += 1  # on a CPU no operation of torch
             return tensor.numpy(force=True).tolist()
 
-        self._patch = patch.object(torch.Tensor, "tolist", tolist)
+        def cpu(tensor: torch.Tensor) -> torch.Tensor:
+            self.counts["cpu"] += 1
+            return tensor
+
+        self._patch = patch.multiple(torch.Tensor, tolist=tolist, cpu=cpu)
         self._patch.start()
         return super().__enter__()
 
@@ -43,7 +50,7 @@ class Reads(TorchDispatchMode):
             index is not None and index.dtype == torch.bool
             for index in (args[1] if isinstance(args[1], list | tuple) else ())
         )
-        if has_mask or name in {"_local_scalar_dense", "nonzero", "masked_select", "_unique2"}:
+        if has_mask or name in WAITS:
             self.counts[name] += 1
         return function(*args, **(kwargs or {}))
 
@@ -114,11 +121,14 @@ def test_a_pass_is_the_same_on_a_gpu_and_reads_no_mask_without_padding(
     monkeypatch.setattr(cached_decoder, "is_asynchronous", lambda _: True)
     for got, other in zip(results(), expected, strict=True):
         torch.testing.assert_close(got, other, rtol=1e-5, atol=1e-5)  # Llama rounds to float32
-    with Reads() as reads:
-        distribution.log_prob(response)
-    if not prompts.is_padded:
-        # the check of the responses, and their lengths
-        assert reads.counts == {"_local_scalar_dense": 1, "tolist": 1}
+    for value, counts in (
+        (response, {}),  # ids and lengths of draws are known
+        (response.clone(), {"_local_scalar_dense": 1, "tolist": 1}),
+    ):
+        with Reads() as reads:
+            distribution.log_prob(value)
+        if not prompts.is_padded:
+            assert reads.counts == counts
 
 
 def test_a_network_with_a_padding_id_does_not_search_for_padding(
