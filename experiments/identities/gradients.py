@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from experiments.identities.findings import exact
+from experiments.identities.prefixes import next_token
 from experiments.identities.residuals import pairs
 from experiments.identities.world import World, mean_gradient, noise, scores
 from experiments.shared.claims import Finding
@@ -63,6 +64,44 @@ def baseline_for_free(world: World) -> list[Finding]:
         side = {"above": 1.0} if k == min(SIZES) else {"below": 1.0}
         findings.append(Finding.of_limits(subject, [(left * k / plain).item()], **side))
     return findings
+
+
+def greedy(world: World) -> list[Finding]:
+    """log w of the greedy response as the baseline (ReMax, arXiv 2310.10505), noise of one draw.
+
+    Here with the KL in the reward, and in the baseline.
+    """
+
+    def ratio(log_guide: Tensor) -> float:
+        log_weight = world.log_joint - log_guide
+        baseline = log_weight[_greedy(world, log_guide)]
+        return noise(log_guide, log_weight - baseline) / noise(log_guide, log_weight)
+
+    log_guide, log_weight = world.log_guide, world.log_joint - world.log_guide
+    centred = log_weight - log_weight[_greedy(world, log_guide)]
+    mean = mean_gradient(log_guide, log_guide, centred)
+    by_mean = noise(log_guide, log_weight - log_guide.exp() @ log_weight)
+    of_mean = by_mean / noise(log_guide, log_weight)
+    subject = "noise with the greedy baseline over noise without"
+    return [
+        exact("mean with the baseline - grad ELBO", relative_error(mean, elbo_of(world))),
+        exact(f"{subject}, at q = p*", ratio(world.log_posterior)),
+        Finding.of_limits(
+            f"{subject}, away from p* (the mean as the baseline: {of_mean:.2g})",
+            [ratio(log_guide)],
+            above=1.0,
+        ),
+    ]
+
+
+def _greedy(world: World, log_guide: Tensor) -> int:
+    """Number of the response whose tokens are each the most likely next token."""
+    response = world.truth.support[:, 0]
+    best = torch.ones(len(response), dtype=torch.bool)
+    for t in range(response.shape[1]):
+        step = next_token(world, log_guide, t).masked_fill(~best, -torch.inf)
+        best = best & (response[:, t] == response[step.argmax(), t])
+    return int(best.int().argmax())
 
 
 def landing(world: World) -> list[Finding]:

@@ -1,6 +1,7 @@
 """Targets: the distributions that methods converge to, by the equations that define them."""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -104,6 +105,31 @@ def mirror(world: World) -> list[Finding]:
         log_guide = (log_guide + world.reward / (num_steps * world.model.beta)).log_softmax(0)
     error = (log_guide - world.log_posterior).abs().max().item()
     return [exact(f"{num_steps} steps at tau = {num_steps} beta, log q - log p*", error)]
+
+
+def rounds(world: World) -> list[Finding]:
+    """Fits of draws weighed by exp(r/beta), round by round (reward-weighted regression).
+
+    Dayan and Hinton 1997, Peters and Schaal 2007: EM on log E_q[exp(r/beta)]. The guide of a round
+    is the posterior with the last guide as the prior.
+    """
+    problem, log_means, nats = world.problem, [world.log_z], []
+    for _ in range(4):
+        problem = replace(problem, log_prior=TARGETS["posterior"](problem))
+        log_guide = problem.log_prior[:, 0]
+        log_means.append((log_guide + world.reward / world.model.beta).logsumexp(0).item())
+        nats.append(kl(log_guide, world.log_posterior))
+    numbers = ", ".join(f"{value:.3f}" for value in log_means)
+    at_quarter = (world.log_prior + 4 * world.reward / world.model.beta).log_softmax(0)
+    return [
+        Finding(
+            f"log E_q[exp(r/beta)] after 0 to 4 rounds, nats: {numbers}",
+            log_means == sorted(log_means),
+        ),
+        exact("one round, KL(q || p*), nats", nats[0]),
+        exact("four rounds, KL(q || posterior at beta/4), nats", kl(log_guide, at_quarter)),
+        Finding.of_limits("four rounds, KL(q || p*), nats", nats[3:], above=0.01),
+    ]
 
 
 def mean_reward(world: World) -> list[Finding]:

@@ -1,6 +1,7 @@
 """Tilts of the prior: the posterior in other words, and distributions that are not."""
 
 import math
+from typing import Any
 
 import torch
 from scipy.optimize import brentq, minimize_scalar
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from experiments.identities.findings import exact
 from experiments.identities.prefixes import masses, soft_value
+from experiments.identities.residuals import minimum
 from experiments.identities.targets import THRESHOLD, of
 from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding
@@ -112,6 +114,35 @@ def power(_: World) -> list[Finding]:
     return [
         exact("p0^2 - posterior of r = log p0 at beta 1", first_is_a - as_reward),
         Finding.of_limits(text, [first_is_a], above=by_temperature),
+    ]
+
+
+def entropy(world: World) -> list[Finding]:
+    """Less entropy as the only reward, beside a penalty of beta KL (arXiv 2505.15134).
+
+    E_q[log q] - beta KL(q || p0) has its maximum at p0^(beta/(beta - 1)), and for beta of 1 or less
+    at one response. A bonus of a times the entropy, beside a reward, has its maximum at the
+    posterior at beta + a of the prior p0^(beta/(beta + a)).
+    """
+
+    def loss(log_q: Tensor, beta: float, bonus: float, reward: Tensor | float = 0.0) -> Tensor:
+        return log_q.exp() @ (beta * (log_q - world.log_prior) + bonus * log_q - reward)
+
+    def slope(log_q: Tensor, *terms: Any) -> float:
+        logits = log_q.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(logits.log_softmax(0), *terms), logits)
+        return gradient.abs().max().item()
+
+    beta, bonus = world.model.beta, 0.1
+    log_power = (2 * world.log_prior).log_softmax(0)
+    log_bonus = ((beta * world.log_prior + world.reward) / (beta + bonus)).log_softmax(0)
+    largest = minimum(lambda log_q: loss(log_q, 0.5, -1.0), world).max().exp().item()
+    return [
+        exact("beta 2, gradient at p0^2", slope(log_power, 2.0, -1.0)),
+        exact(
+            "entropy bonus, gradient at its posterior", slope(log_bonus, beta, bonus, world.reward)
+        ),
+        Finding.of_limits("beta 0.5, largest probability at the end", [largest], above=0.9),
     ]
 
 

@@ -56,6 +56,13 @@ TARGETS = {
         "identities --only mirror-descent",
         "2003.14089",
     ),
+    "reward-weighted": Paper(
+        "Peters and Schaal 2007: reward-weighted regression",
+        "Fits to draws of the last policy, weighed by exp(r/beta), are EM: each round raises "
+        "log E_q[exp(r/beta)]. Here: the first round is exact inference, and n rounds from the "
+        "prior end at the posterior at beta/n.",
+        "identities --only rounds",
+    ),
     "kimi": Paper(
         "Kimi k1.5, 2025: mirror descent with the mean reward",
         "The mean reward of the samples replaces log Z in the squared residual.",
@@ -113,6 +120,14 @@ TARGETS = {
         "with few and likely futures.",
         "identities --only power",
         "2510.14901",
+    ),
+    "entropy-minimisation": Paper(
+        "Agarwal et al. 2025: entropy minimisation",
+        "RL on the negative entropy alone sharpens a language model. Here, with a penalty of beta "
+        "KL: to the power p0^(beta/(beta - 1)), and for beta of 1 or less to one response.",
+        "identities --only entropy",
+        "2505.15134",
+        supports=("beta 2", "beta 0.5"),
     ),
     "kruszewski-2025": Paper(
         "Kruszewski et al. 2025: the filtered prior as the target of verifiable rewards",

@@ -161,6 +161,29 @@ TRAINERS = {
         "identities --only f-dpg",
         "2302.08215",
     ),
+    "remax": Paper(
+        "Li et al. 2023: ReMax",
+        "The greedy response is a baseline that reduces the noise of REINFORCE without a value "
+        "function. Here, the log-weight of the greedy response.",
+        "identities --only greedy",
+        "2310.10505",
+        supports=("grad ELBO", "at q = p*"),
+        against=("away from p*",),
+        caveat="The baseline has no bias, and no noise is left at the posterior. Away from the "
+        "posterior the greedy response can be far from the mean, and the baseline adds noise.",
+    ),
+    "pass-at-k": Paper(
+        "Walder and Karkhanis 2025: pass@k policy optimisation (PKPO)",
+        "Transformed rewards of n draws have the gradient of pass@k for k up to n: training for "
+        "pass@k solves harder prompts, and gains pass@k.",
+        "identities --only pass-at-k",
+        "2505.15201",
+        supports=("mean gradient", "trained for pass@4"),
+        against=("trained for one draw",),
+        caveat="With a KL penalty the target is the posterior of the 0/1 reward at another beta "
+        "for each prompt: hard prompts move further. At the same beta an easier prompt moves "
+        "less, and training for one draw has the higher pass@k.",
+    ),
     "max-rl": Paper(
         "MaxRL, 2026: maximum likelihood reinforcement learning",
         "The gradient of log p(success) is a sum over pass@k with weights 1/k, and the mean score "

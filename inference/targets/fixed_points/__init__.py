@@ -22,6 +22,7 @@ from inference.targets.fixed_points.length_normalised import length_normalised
 from inference.targets.fixed_points.mean_mirror_descent import mean_mirror_descent
 from inference.targets.fixed_points.mode_anchored import mode_anchored
 from inference.targets.fixed_points.nash import nash
+from inference.targets.fixed_points.pass_at_k import pass_at_k
 from inference.targets.fixed_points.posterior import posterior
 from inference.targets.fixed_points.problem import NoFixedPointError, Problem
 from inference.targets.fixed_points.quantile import quantile
@@ -87,6 +88,7 @@ TARGETS = {
     "best-of-n": Target(best_of_n, "distillation of best of n"),
     "soft-best-of-n": Target(soft_best_of_n, "distillation of soft best of n"),
     "filtering": Target(filtering, "rejection fine-tuning, by `threshold`"),
+    "pass-at-k": Target(pass_at_k, "training for pass@`k`, by `threshold`"),
     "quantile": Target(quantile, "QRPO, the posterior of the reward's quantile"),
 }
 """Targets of trainers by name."""

@@ -155,6 +155,26 @@ def test_anchored_modes_have_one_mass(problem: Problem) -> None:
         assert_close(modes, modes[:1].expand_as(modes))
 
 
+def test_pass_at_1_is_the_posterior_and_pass_at_k_lifts_prompts_that_rarely_succeed() -> None:
+    for success in (0.01, 0.9):
+        problem = binary(success, 1.0)
+        log_p, one, four = (
+            TARGETS["posterior"](problem),
+            *(TARGETS["pass-at-k"](problem, k=k, threshold=0.5) for k in (1, 4)),
+        )
+        assert_close(one, log_p, rtol=0, atol=1e-12)
+        assert (four[1] > one[1]).item() == (success == 0.01)
+        shift = (four - problem.log_prior).diff(dim=0)
+        assert_close(shift, 4 * four[:1].exp() ** 3, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("threshold", [-99.0, 99.0])
+def test_pass_at_k_leaves_the_prior_where_all_or_none_succeed(threshold, problem) -> None:
+    for k in (1, 4):
+        log_q = TARGETS["pass-at-k"](problem, k=k, threshold=threshold)
+        assert_close(log_q, problem.log_prior, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_best_of_n_is_the_sum_over_all_draws(n: int) -> None:
     generator = torch.Generator().manual_seed(2)
@@ -233,6 +253,8 @@ def test_what_is_no_problem_is_refused(problem: Problem) -> None:
         Problem(problem.log_prior, problem.reward[:, :1], BETA)
     with pytest.raises(ValueError, match="no response to some prompt has a reward of at least 99"):
         TARGETS["filtering"](problem, threshold=99)
+    with pytest.raises(ValueError, match="k is 0"):
+        TARGETS["pass-at-k"](problem, k=0, threshold=0.5)
     prior = grammar_prior(max_new_tokens=2)
     factors = {"long": lambda _, response: torch.zeros(response.shape[:-1])}
     model = AlignmentModel(prior, {}, 1.0, factors)

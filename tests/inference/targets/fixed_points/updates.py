@@ -11,6 +11,7 @@ OPTIONS = {
     "mode-anchored": {"threshold": 0.8},
     "filtering": {"threshold": 0.8},
     "squared-residual": {"log_z": -0.5},
+    "pass-at-k": {"k": 4, "threshold": 0.8},
 }
 """Options of targets that need some."""
 Update = Callable[[Tensor, Problem], Tensor]
@@ -147,6 +148,13 @@ def filtering_update(log_q: Tensor, p: Problem) -> Tensor:
     return (accepted * log_q.masked_fill(~is_accepted, 0.0)).sum()
 
 
+def pass_at_k_update(log_q: Tensor, p: Problem) -> Tensor:
+    k, threshold = OPTIONS["pass-at-k"].values()
+    failure = (log_q.exp() * (p.reward < threshold)).sum(0)
+    penalty = (log_q.exp() * (log_q - p.log_prior)).sum(0)
+    return (1 - failure**k - p.beta * penalty).sum()
+
+
 UPDATES: dict[str, Update] = {
     "posterior": regularised(lambda p: p.reward),
     "grpo": grpo_update,
@@ -163,6 +171,7 @@ UPDATES: dict[str, Update] = {
     "length-normalised": length_normalised_update,
     "mode-anchored": regularised(anchored_reward),
     "filtering": filtering_update,
+    "pass-at-k": pass_at_k_update,
     "quantile": regularised(quantiles),
     "nash": nash_update,
 }

@@ -1,0 +1,71 @@
+"""Rewards of 0 and 1: training for pass@k in place of one draw."""
+
+from dataclasses import replace
+from math import comb
+
+import torch
+from torch import Tensor
+
+from experiments.identities.findings import exact, spread
+from experiments.identities.targets import THRESHOLD
+from experiments.identities.world import World, mean_gradient
+from experiments.shared.claims import Finding
+from inference.diagnostics.gradients import relative_error
+from inference.diagnostics.pass_at_k import exact_pass_at_k, pass_at_k
+from inference.targets.fixed_points import TARGETS, Problem
+
+K, DRAWS = 4, 8
+"""Numbers of draws behind pass@k, and behind an estimate of its gradient."""
+BETA = 1.0
+"""Rate of successes per nat."""
+RARE = 0.01
+"""Share of successes under the prior of a hard prompt."""
+
+
+def training(world: World) -> list[Finding]:
+    """Rewards whose policy gradient is that of pass@k, and its target (arXiv 2505.15201).
+
+    A success has the reward k/n, a failure k/n times the estimate of pass@(k - 1) from the other
+    n - 1 draws.
+    """
+    success = (world.reward >= THRESHOLD).double()
+    reward = K * (success + (1 - success) * _pass_of_others(world, success))
+    mean = mean_gradient(world.log_guide, world.log_guide, reward)
+    problem = replace(world.problem, beta=BETA)
+    hard = Problem(torch.tensor([[1 - RARE], [RARE]]).double().log(), torch.eye(2)[:, 1:], BETA)
+    log_one, log_k = (TARGETS["pass-at-k"](problem, k=k, threshold=THRESHOLD) for k in (1, K))
+    rare_one, rare_k = (
+        TARGETS["pass-at-k"](hard, k=k, threshold=THRESHOLD)[1].exp().item() for k in (1, K)
+    )
+    one, of_k = (exact_pass_at_k(success[:, None], log.exp(), K).item() for log in (log_one, log_k))
+    ratio = (log_k - problem.log_prior)[:, 0]
+    spreads = [spread(ratio[success == label]) for label in (0, 1)]
+    return [
+        exact("mean gradient - grad pass@4", relative_error(mean, _gradient(world, success))),
+        exact("log q/p0 at the target, spread among successes and among failures", *spreads),
+        Finding.of_limits(
+            f"trained for pass@4, successes from {RARE:g} (for one draw: {rare_one:.2g})",
+            [rare_k],
+            above=rare_one,
+        ),
+        Finding.of_limits(
+            f"trained for one draw, pass@4 (for pass@4: {of_k:.3g})", [one], above=of_k
+        ),
+    ]
+
+
+def _pass_of_others(world: World, success: Tensor) -> float:
+    """Mean of the estimate of pass@(k - 1) from n - 1 draws of the guide."""
+    rate, total = (world.log_guide.exp() @ success).item(), 0.0
+    for c in range(DRAWS):
+        prob = comb(DRAWS - 1, c) * rate**c * (1 - rate) ** (DRAWS - 1 - c)
+        others = (torch.arange(DRAWS - 1) < c).double()[:, None]
+        total += prob * pass_at_k(others, K - 1).value
+    return total
+
+
+def _gradient(world: World, success: Tensor) -> Tensor:
+    """Gradient of pass@k by the logits of the guide, `[S]`, by autograd."""
+    logits = world.log_guide.clone().requires_grad_()
+    value = exact_pass_at_k(success[:, None], logits.softmax(0)[:, None], K).sum()
+    return torch.autograd.grad(value, logits)[0]
