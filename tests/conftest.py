@@ -72,6 +72,14 @@ def _alone() -> Iterator[None]:
     pyro.clear_param_store()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_wait_for_the_disk() -> Iterator[None]:
+    """Leave out fsync, which waits for the disk: no test survives a loss of power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def prior() -> LanguageModel:
     """Prior of the enumerable world: 820 responses to a prompt, float64.

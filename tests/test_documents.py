@@ -10,6 +10,7 @@ from guides import FineTuned
 from inference import OBJECTIVES, SAMPLERS, Enumeration, fit
 from model import AGGREGATIONS, AlignmentModel, TextReward, vader_sentiment
 from tests.guides.test_examples import assert_trains
+from tests.inference.objectives.uses import ONE_OF_EACH_USE
 
 ROOT = Path(__file__).parents[1]
 READMES = [
@@ -57,9 +58,9 @@ def test_contributed_guide(prior, prompts):
 
 
 @pytest.mark.parametrize(
-    "objective", [name for name in OBJECTIVES if not OBJECTIVES[name].needs_twist]
+    "objective", [name for name in ONE_OF_EACH_USE if not OBJECTIVES[name].needs_twist]
 )
-def test_plain_callable_trains_by_every_objective(prior, prompts, objective):
+def test_plain_callable_trains_by_every_kind_of_objective(prior, prompts, objective):
     names = {"prior": prior}
     exec(programs("CONTRIBUTING.md")[2], names)
     model = AlignmentModel(prior, TextReward(vader_sentiment, prior, upper_bound=1.0), beta=0.3)

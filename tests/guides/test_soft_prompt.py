@@ -25,15 +25,13 @@ from guides import GUIDES, SoftPrompt, prior_match
 from guides.guide import OtherGuideError
 from guides.prior_match import NUM_RESPONSES, match_prior
 from guides.saved import load_guide, save_guide
-from inference import Enumeration, FusedOptimizer, LeaveOneOut_ELBO, cosine, fit
+from inference import fit
 from model import (
     AlignmentModel,
     LanguageModel,
     Prompts,
     ResponseDistribution,
-    TextReward,
     TokenReward,
-    vader_sentiment,
 )
 from tests.model.tiny import NETWORKS, PROMPTS, WORDS, tiny, tiny_tokenizer
 
@@ -104,10 +102,6 @@ def plain_log_probs(guide: SoftPrompt, prompts: Prompts, value: Tensor) -> Tenso
 
 
 # The distribution
-
-
-def test_it_is_registered() -> None:
-    assert isinstance(GUIDES["soft-prompt"](tiny(), tiny().encode(["a"])), SoftPrompt)
 
 
 def test_log_prob_is_that_of_a_plain_pass_over_virtual_tokens_prompt_and_response(
@@ -184,15 +178,6 @@ def test_without_a_text_the_start_is_the_beginning_token_then_a_tenth_of_it(
         ]
         expected = torch.cat(tensors, 1)
     assert_close(guide.virtual_tokens.detach(), expected, rtol=0, atol=1e-12)
-
-
-def test_in_a_batch_each_prompt_has_the_same_distribution_as_alone(guide: SoftPrompt) -> None:
-    prompts = guide.prior.encode(PROMPTS)
-    value = guide.distribution(prompts).enumerate_support()[::5]
-    alone = [guide.distribution(prompts[[n]]).log_prob(value[:, [n]]) for n in range(len(prompts))]
-    assert_close(
-        guide.distribution(prompts).log_prob(value), torch.cat(alone, 1), rtol=0, atol=1e-10
-    )
 
 
 def test_hidden_states_are_those_that_the_logits_were_made_of(guide: SoftPrompt) -> None:
@@ -384,25 +369,6 @@ def test_gradients_are_those_of_a_plain_pass(guide: SoftPrompt, network: str) ->
     )
 
 
-def test_gradients_are_those_of_finite_differences(kind: str) -> None:
-    guide = moved(tiny(), kind)
-    prompts = guide.prior.encode(PROMPTS)
-    value = guide.distribution(prompts).sample((2,))
-    guide.distribution(prompts).log_prob(value).sum().backward()
-    direction = torch.randn_like(guide.virtual_tokens)
-    ends = []
-    with torch.no_grad():
-        for step in (1e-5, -2e-5):
-            guide.virtual_tokens += step * direction
-            ends.append(guide.distribution(prompts).log_prob(value).sum())
-    assert_close(
-        (ends[0] - ends[1]) / 2e-5,
-        (guide.virtual_tokens.grad * direction).sum(),
-        rtol=1e-6,
-        atol=1e-6,
-    )
-
-
 def test_one_distribution_can_be_differentiated_again_and_again(guide: SoftPrompt) -> None:
     distribution = guide.distribution(guide.prior.encode(PROMPTS))
     value = distribution.sample((2,))
@@ -433,29 +399,6 @@ def test_how_many_numbers_train(network: str) -> None:
         SoftPrompt(tiny(network), kind="prefix", num_virtual_tokens=5).num_trained_parameters()
         == of_keys_and_values
     )
-
-
-def test_a_short_fit_lowers_the_exact_divergence(
-    kind: str, prior: LanguageModel, prompts: Prompts
-) -> None:
-    model = AlignmentModel(prior, TextReward(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
-    truth, guide = Enumeration(model, prompts), SoftPrompt(prior, kind=kind, num_virtual_tokens=2)
-    before, network = (
-        truth.kl_guide_posterior(guide),
-        [parameter.clone() for parameter in prior.parameters()],
-    )
-    optimizer = FusedOptimizer(options={"lr": 0.05}, clip_norm=1.0, schedule=cosine(40))
-    fit(
-        model,
-        guide,
-        prompts,
-        num_steps=40,
-        objective=LeaveOneOut_ELBO(num_particles=32),
-        optimizer=optimizer,
-        progress=False,
-    )
-    assert (truth.kl_guide_posterior(guide) < 0.6 * before).all()
-    assert all(torch.equal(*pair) for pair in zip(network, prior.parameters(), strict=True))
 
 
 # Types

@@ -178,7 +178,7 @@ def bounded_draws(model, prompts):
     """Prior draws, of which those of high likelihood are accepted."""
     pyro.set_rng_seed(0)
     bound = model.log_likelihood_bound(prompts)
-    return sample_prior(model, prompts, 20_000, log_likelihood_bound=bound, chunk=5000)
+    return sample_prior(model, prompts, 8_000, log_likelihood_bound=bound, chunk=4000)
 
 
 def test_z_from_prior_draws_is_unbiased(bounded_draws, truth):
@@ -202,7 +202,7 @@ def test_accepted_draws_are_from_the_posterior(bounded_draws, prompts, truth):
 
 
 def test_posterior_from_prior_draws(model, prompts, truth):
-    draws = sample_prior(model, prompts, 20_000, independent=True, chunk=5000)
+    draws = sample_prior(model, prompts, 8_000, independent=True, chunk=4000)
     posterior = truth.log_posterior.exp()
     assert within(draws.log_z(), truth.log_z)
     assert within(

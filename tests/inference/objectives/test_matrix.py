@@ -37,6 +37,7 @@ from tests.inference.objectives.table import (
     mean_gradient,
     posterior_guide,
 )
+from tests.inference.objectives.uses import ONE_OF_EACH_USE
 from tests.inference.targets.fixed_points.updates import UPDATES
 
 DESCENDS = {
@@ -335,7 +336,10 @@ def test_impossible_responses_are_supported_or_refused(name):
     assert truth.log_guide(guide).exp()[impossible].sum() < share * start
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+OF_EACH_TARGET = list({entry.target: name for name, entry in OBJECTIVES.items()}.values())
+
+
+@pytest.mark.parametrize("name", dict.fromkeys([*ONE_OF_EACH_USE, *OF_EACH_TARGET]))
 def test_reaches_its_target_through_plain_svi(name):
     """The family contains the target, for most objectives the posterior."""
     model, guide, prompts = Target(), Table(1), prompts_of(name)

@@ -28,7 +28,7 @@ COUNT = 200
 SHORT = {"autoguide": {"num_steps": 20}, "nuts": {"warmup_steps": 20}}
 """Options of a quick inference for tests that ignore the result."""
 
-SIZE = {"nuts": 300, "ensemble": 100}
+SIZE = {"nuts": 200, "ensemble": 60}
 """Number of draws of the slow inferences."""
 
 INDEPENDENT = {"laplace", "autoguide", "ensemble"}

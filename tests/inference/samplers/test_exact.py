@@ -37,13 +37,6 @@ def test_can_be_resampled(model, prompts, truth):
     assert misfit(counts(response, truth.support), truth.log_prior.exp())[0] > 10
 
 
-def test_impossible_responses_have_no_weight(small_prior, prompts):
-    posterior = enumerate_posterior(graded_model(small_prior, impossible=8), prompts)
-    is_bad = (posterior.response == 8).any(-1)
-    assert (posterior.probability[is_bad] == 0).all()
-    assert (posterior.probability[~is_bad] > 0).all()
-
-
 def test_no_support_names_the_prompt(small_prior, prompts):
     with pytest.raises(NoSupportError, match=r"rules out every response to 'the': .* Soften"):
         enumerate_posterior(nothing_for_the_second(small_prior), prompts)

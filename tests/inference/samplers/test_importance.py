@@ -9,13 +9,11 @@ import torch
 
 from inference import Enumeration, log_guide_at
 from inference.samplers.importance import importance_sampling
-from inference.samplers.posterior import NoSupportError
 from tests.inference.samplers.goodness_of_fit import (
     assert_mean,
     counts,
     graded_model,
     misfit,
-    nothing_for_the_second,
 )
 
 
@@ -80,51 +78,6 @@ def test_a_prior_that_proposes_is_not_scored(small_prior, prompts, monkeypatch):
 
 def _refuse(*_):
     raise AssertionError("scored")
-
-
-def test_prompts_of_very_different_rewards_do_not_disturb_each_other(small_prior, prompts, guide):
-    offset = torch.tensor([40.0, -40.0], dtype=torch.float64)
-    plain, shifted = [
-        _seeded(
-            importance_sampling,
-            graded_model(small_prior, offset=shift),
-            prompts,
-            guide=guide,
-            num_samples=200,
-        )
-        for shift in (None, offset)
-    ]
-    assert torch.equal(plain.response, shifted.response)
-    assert torch.allclose(plain.probability, shifted.probability, rtol=1e-9)
-    assert torch.allclose(shifted.log_z - plain.log_z, offset, atol=1e-9)
-
-
-def _seeded(sampler, *args, **kwargs):
-    pyro.set_rng_seed(1)
-    return sampler(*args, **kwargs)
-
-
-def test_impossible_responses(small_prior, prompts):
-    posterior = importance_sampling(
-        graded_model(small_prior, impossible=8), prompts, num_samples=2000
-    )
-    is_bad = (posterior.response == 8).any(-1)
-    assert is_bad[:, 0].any()
-    assert (posterior.log_weight[is_bad] == -math.inf).all()
-    assert posterior.log_z.isfinite().all()
-
-
-def test_no_support_names_the_prompt(small_prior, prompts, guide):
-    for proposal in (None, guide):
-        with pytest.raises(NoSupportError, match="all 8 responses drawn for 'the' are impossible"):
-            importance_sampling(
-                nothing_for_the_second(small_prior), prompts, guide=proposal, num_samples=8
-            )
-
-
-def test_nothing_to_draw_is_an_error(model, prompts):
-    with pytest.raises(ValueError, match="num_samples is 0, expected a whole number of at least 1"):
-        importance_sampling(model, prompts, num_samples=0)
 
 
 def test_any_distribution_at_the_site(prompts):

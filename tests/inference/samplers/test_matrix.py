@@ -80,7 +80,7 @@ def test_every_sampler_has_a_claim():
 def test_weighted_draws_have_the_claimed_distribution(name, from_guide):
     model, guide = Target(bounded), Table(1) if from_guide else None
     truth = Enumeration(model, TWO)
-    posterior = sampled(name, model, TWO, guide, 20_000, truth)
+    posterior = sampled(name, model, TWO, guide, 10_000, truth)
     assert posterior.response.shape[1:] == (2, 2)
     distance = 0.5 * (frequencies(posterior, truth) - truth.log_posterior.exp()).abs().sum(0)
     if SAMPLERS[name].lists_all:

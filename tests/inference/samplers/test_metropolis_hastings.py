@@ -141,17 +141,6 @@ def test_acceptance_counts_the_kept_moves_only(model, prompts, monkeypatch):
     assert (kernel.diagnostics()["acceptance"] == 0).all()
 
 
-def test_prompts_of_very_different_rewards_do_not_disturb_each_other(small_prior, verdicts, guide):
-    runs = []
-    for offset in (None, torch.tensor([40.0, -40.0]).double()):
-        pyro.set_rng_seed(1)
-        model = graded_model(small_prior, offset=offset)
-        runs.append(metropolis_hastings(model, verdicts, guide=guide, num_samples=320))
-    assert torch.equal(runs[0].response, runs[1].response)
-    for name, value in runs[0].diagnostics.items():
-        assert torch.allclose(value, runs[1].diagnostics[name]), name
-
-
 @pytest.mark.parametrize("whole", [False, True])
 def test_chains_never_visit_the_impossible(small_prior, verdicts, whole):
     model = graded_model(small_prior, beta=1.5, impossible=7)

@@ -19,7 +19,7 @@ from inference.samplers.twist import LikelihoodTwist
 from model import AlignmentModel, TokenReward
 from model.prior import decode
 from model.prior.cached_decoder import CachedState
-from tests.inference.samplers.three_tokens import assert_falls, assert_unbiased, far_apart, graded
+from tests.inference.samplers.three_tokens import assert_falls, assert_unbiased, graded
 
 RUNS = 1_000
 
@@ -155,29 +155,6 @@ def test_means_approach_those_of_the_posterior(world):
         errors.append((estimate - exact).square())
     assert_falls(*errors, factor=8)
     assert (errors[1].mean(0).sqrt() < 0.1).all()  # at most about 0.07, known to a fifteenth
-
-
-def test_prompts_do_not_disturb_each_other(world, prior):
-    """Add 40 nats at one prompt, -40 at the other: same responses, weights and resamplings."""
-    results = []
-    for function in (graded, far_apart):
-        pyro.set_rng_seed(0)
-        model = world.program(world.log_prior, TokenReward(function, prior))
-        twist = LikelihoodTwist(model, floor=1000.0)
-        results.append(
-            sequential_monte_carlo(
-                model, world.prompts, num_samples=64, twist=twist, ess_threshold=0.9
-            )
-        )
-    plain, moved = results
-    assert torch.equal(plain.response, moved.response)
-    assert torch.allclose(
-        moved.log_z - plain.log_z, torch.tensor([40.0, -40.0]).double(), atol=1e-9, rtol=0
-    )
-    assert torch.allclose(plain.probability, moved.probability, atol=1e-9)
-    assert (plain.diagnostics["num_resamplings"] > 0).any()
-    for name, value in plain.diagnostics.items():
-        assert torch.allclose(value, moved.diagnostics[name]), name
 
 
 def test_a_prompt_that_does_not_degenerate_is_left_alone(world):

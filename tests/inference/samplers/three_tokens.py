@@ -24,11 +24,6 @@ def graded(response, is_token):
     return 1.5 * (VALUES.to(response.device)[response] * is_token).sum(-1) - 2.0 * repeated
 
 
-def far_apart(response, is_token):
-    """The values of `graded`, 40 nats higher at the first of two prompts, 40 lower at the other."""
-    return graded(response, is_token) + response.new_tensor([40.0, -40.0], dtype=torch.float64)
-
-
 def hard(response, is_token):
     """Constraint: the response says good (7) or dull (9). A prefix without is impossible so far."""
     return graded(response, is_token).where(((response == 7) | (response == 9)).any(-1), -torch.inf)

@@ -15,6 +15,7 @@ from inference.svi.checkpoint.folder import checkpoints
 from model import AlignmentModel, Prompts
 from model.common import ranks
 from model.prior.division import AXES, Axis
+from tests.inference.objectives.uses import ONE_OF_EACH_USE
 from tests.inference.svi.step_gradients import World, gradients_of_steps, new_guide, world_of
 
 pytestmark = pytest.mark.on_cpu  # as the processes of `group`
@@ -37,7 +38,7 @@ def gradients(
     return gradients_of_steps(world(dtype), name, 2, by=by, size=size)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", ONE_OF_EACH_USE)
 def test_the_gradient_on_two_ranks_is_that_of_one_process(group, name):
     """On the same responses: the ranks draw the random numbers of one process."""
     double, single = (torch.float64, 1e-12), (torch.float32, 1e-6)

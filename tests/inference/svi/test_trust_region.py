@@ -30,6 +30,7 @@ from inference.svi.step_numbers import NoDrawsError
 from model import AlignmentModel, TextReward, TokenReward, vader_sentiment
 from model.prior.untrained import untrained_prior
 from tests.inference.conftest import killed_and_resumed, moved_guide
+from tests.inference.objectives.uses import ONE_OF_EACH_USE
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +147,8 @@ def test_the_distance_left_is_the_kl_to_the_posterior_near_the_posterior(
     assert 0.001 < kl < 0.1
 
 
-@pytest.mark.parametrize("name", sorted(OBJECTIVES))
-def test_no_step_of_any_objective_exceeds_the_limit(name, model, small_prior, prompts):
+@pytest.mark.parametrize("name", ONE_OF_EACH_USE)
+def test_no_step_of_any_kind_of_objective_exceeds_the_limit(name, model, small_prior, prompts):
     chosen = prompts[[0]] if OBJECTIVES[name].max_prompts == 1 else prompts
     guide = GUIDES[OBJECTIVES[name].guide](small_prior, chosen)
     objective = OBJECTIVES[name](num_particles=8)
@@ -276,7 +277,7 @@ def test_the_slope_is_the_gradient_along_the_last_step_for_one_nat(
 
 
 def test_the_slope_of_fresh_draws_has_its_standard_error(model, small_prior, prompts, truth):
-    """Over 200 gradients along one step from the prior, for prompts with other distances left."""
+    """Over 100 gradients along one step from the prior, for prompts with other distances left."""
     guide = FineTuned(small_prior)
     before = [parameter.detach().clone() for parameter in guide.parameters()]
     old = truth.log_guide(guide)
@@ -286,13 +287,13 @@ def test_the_slope_of_fresh_draws_has_its_standard_error(model, small_prior, pro
     direction = [a - b for a, b in zip(now, before, strict=True)]
     slopes, errors = [], []
     torch.manual_seed(0)
-    for _ in range(200):
+    for _ in range(100):
         guide = FineTuned(small_prior)
         draws = matrices(drawn(LeaveOneOut_ELBO(num_particles=16), model, guide, prompts))
         pairs = zip(guide.parameters(), direction, strict=True)
         slopes.append(sum((p.grad * d).sum() for p, d in pairs) / math.sqrt(size))
         errors.append(slope_error(draws, distances_left(draws), torch.ones(())).item())
-    assert torch.stack(slopes).std().item() == pytest.approx(sum(errors) / 200, rel=0.3)
+    assert torch.stack(slopes).std().item() == pytest.approx(sum(errors) / 100, rel=0.35)
 
 
 def test_the_share_of_the_draws_that_carry_a_gradient_is_the_effective_sample_size():

@@ -54,11 +54,6 @@ from tests.model.tiny import tiny
 STEPS = 4
 
 
-@pytest.fixture(autouse=True)
-def _no_wait_for_the_disk(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-
-
 def parameters_of(guide):
     return torch.cat(
         [
@@ -1066,7 +1061,7 @@ def no_space():
 
 
 def fail_at(monkeypatch, nth, error, *, once):
-    """Raise at the nth operation on files, and at all later ones unless `once`; no fsync."""
+    """Raise at the nth operation on files, and at all later ones unless `once`."""
     done = 0
 
     def counted(operation):
@@ -1079,7 +1074,6 @@ def fail_at(monkeypatch, nth, error, *, once):
 
         return run
 
-    monkeypatch.setattr(os, "fsync", lambda _: None)
     for name in ("fsync", "rename", "replace", "mkdir", "rmdir", "unlink", "open"):
         monkeypatch.setattr(os, name, counted(getattr(os, name)))
     for place, name in ((inference.svi.checkpoint.state, "save_file"), (Path, "write_text")):
@@ -1114,9 +1108,7 @@ def test_after_a_fault_at_any_operation_a_resume_ends_the_same(
                 case.run(folder, 3, resume=True)
             except (CheckpointError, OSError, KilledError) as fault:
                 messages.append(str(fault))
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", lambda _: None)
-            assert torch.equal(case.run(folder, 3, resume=True), whole), nth
+        assert torch.equal(case.run(folder, 3, resume=True), whole), nth
         if count() < nth:
             break
         shutil.rmtree(folder)
