@@ -27,9 +27,12 @@ def _figure_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Figure, "savefig", save_svg)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Any]:
-    """The browser; the tests skip if the driver or the browser is missing."""
+    """The browser; the tests skip if the driver or the browser is missing.
+
+    The driver keeps a loop of asyncio that runs, in which tests of other packages could start none.
+    """
     reason = "the extra `pages` is not installed"
     driver = pytest.importorskip("playwright.sync_api", reason=reason)
     program = shutil.which("chromium") or shutil.which("google-chrome")
