@@ -271,7 +271,7 @@ def test_is_never_in_training_mode(guide):
     assert not any(isinstance(part, nn.Dropout) and part.training for part in guide.modules())
 
 
-ASKS = {
+USES = {
     "leave-one-out": "draws and scores",
     "analytic-kl": "logits of the next token",
     "reward-to-go-value": "hidden states",
@@ -280,14 +280,14 @@ ASKS = {
     "trajectory-balance": "bolder draws, and several steps on a batch",
     "forward-kl-adaptive": "earlier parameters, put in place for a while",
 }
-"""What objectives ask of a guide."""
+"""Uses of a guide by objective."""
 
 
 @pytest.mark.parametrize(
     ("name", "objective"),
     [
-        *(("fine-tuned", objective) for objective in dict.fromkeys([*ONE_OF_EACH_USE, *ASKS])),
-        *itertools.product(sorted(set(TRAINS) - {"fine-tuned"}), ASKS),
+        *(("fine-tuned", objective) for objective in dict.fromkeys([*ONE_OF_EACH_USE, *USES])),
+        *itertools.product(sorted(set(TRAINS) - {"fine-tuned"}), USES),
     ],
 )
 def test_trains_by_every_kind_of_objective(name, objective, prior, prompts):
