@@ -89,6 +89,7 @@ CHECKS: dict[str, Callable[[World], list[Finding]]] = {
     "rdpo": preferences.noisy_labels,
     "spin": references.imitation,
     "simpo": references.none,
+    "rso": references.sources,
     "best-of-n": selection.bounds,
     "best-of-poisson": selection.frontier,
     "soft-best-of-n": selection.soft,

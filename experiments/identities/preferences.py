@@ -1,6 +1,7 @@
 """Preferences: the optimum of each loss on preferences without end, over all distributions."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -25,13 +26,15 @@ def optimum(world: World, likelihood: Likelihood, wins: Tensor, beta: float) -> 
 
 def least(world: World, likelihood: Likelihood, weight: Tensor, beta: float, head: Head) -> Tensor:
     """log q at the least loss, `[S]`, for pairs that the first has won, of a weight `[S, S]`."""
-    outcome = torch.full((weight.numel(),), FIRST)
+    return minimum(partial(loss_of, likelihood, weight, beta, head), world)
 
-    def loss(log_guide: Tensor) -> Tensor:
-        rewards = pairs(head(log_guide)).flatten(1)
-        return -(weight.flatten() * likelihood(rewards, outcome, beta)).sum()
 
-    return minimum(loss, world)
+def loss_of(
+    likelihood: Likelihood, weight: Tensor, beta: float, head: Head, log_guide: Tensor
+) -> Tensor:
+    """Negative log-likelihood of pairs that the first has won, of a weight `[S, S]`, nats."""
+    rewards, outcome = pairs(head(log_guide)).flatten(1), torch.full((weight.numel(),), FIRST)
+    return -(weight.flatten() * likelihood(rewards, outcome, beta)).sum()
 
 
 def judged(world: World) -> tuple[Tensor, float]:

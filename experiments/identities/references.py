@@ -1,12 +1,15 @@
-"""References: DPO with the last guide in place of the prior, and without any reference."""
+"""DPO with the last guide as the reference, without a reference, and with pairs from elsewhere."""
 
 import math
 from dataclasses import replace
+from functools import partial
 
+import torch
 from torch import Tensor
+from torch.autograd.functional import hessian
 
 from experiments.identities.findings import exact
-from experiments.identities.preferences import judged, least
+from experiments.identities.preferences import judged, least, loss_of
 from experiments.identities.residuals import pairs
 from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding
@@ -82,4 +85,37 @@ def none(world: World) -> list[Finding]:
         Finding.of_limits(
             "margin 0.5, KL(optimum || target), nats", [kl(with_margin, log_target)], above=1e-3
         ),
+    ]
+
+
+def sources(world: World) -> list[Finding]:
+    """Pairs of draws of p*, of p0 and of all responses alike, for DPO (RSO, arXiv 2309.06657).
+
+    With n independent pairs, n large, E[KL(p* || q)] is tr(H_KL H^-1)/(2n), for the second
+    derivatives by the logits of the guide at p*: H_KL of the KL, H of the loss of a pair.
+    """
+    wins, beta = judged(world)
+    uniform = torch.zeros_like(world.log_prior).log_softmax(0)
+    draws = {"p*": world.log_posterior, "p0": world.log_prior, "all alike": uniform}
+
+    def head(log_guide: Tensor) -> Tensor:
+        return log_guide - world.log_prior
+
+    def distance(logits: Tensor) -> Tensor:
+        return -(world.log_posterior.exp() @ logits.log_softmax(0))
+
+    of_kl = hessian(distance, world.log_posterior)
+    errors, nats = [], {}
+    for name, log_draw in draws.items():
+        weight = 2 * pairs(log_draw).sum(0).exp() * wins  # of a pair, the winner first
+        errors.append(kl(least(world, LIKELIHOODS["dpo"], weight, beta, head), world.log_posterior))
+        loss = partial(loss_of, LIKELIHOODS["dpo"], weight, beta, head)
+        inverse = torch.linalg.pinv(hessian(loss, world.log_posterior), hermitian=True)
+        nats[name] = torch.trace(of_kl @ inverse).item() / 2
+    best, prior, alike = nats.values()
+    subject = "pairs times E[KL(p* || q)], nats"
+    return [
+        Finding.of_limits(f"pairs from p*, {subject} (from p0: {prior:.0f})", [best], below=prior),
+        Finding.of_limits(f"from all alike, {subject}", [alike], below=best),
+        exact("pairs without end from p*, p0, all alike, KL(optimum || p*)", *errors, limit=1e-6),
     ]

@@ -142,6 +142,18 @@ PREFERENCES = {
         "balance per token (FlowRL) with all tokens equally likely in place of p0, further from "
         "the posterior than the prior is.",
     ),
+    "rso": Paper(
+        "Liu et al. 2023: statistical rejection sampling optimisation (RSO)",
+        "The maximum likelihood estimate of the optimal policy needs preference pairs drawn from "
+        "that policy.",
+        "identities --only rso",
+        "2309.06657",
+        supports=("pairs from p*",),
+        against=("from all alike,", "pairs without end"),
+        caveat="Pairs from the posterior teach more than pairs from the prior, and pairs of all "
+        "responses alike more still. With enough pairs from any of them a rich guide reaches the "
+        "posterior.",
+    ),
     "gao-2022": Paper(
         "Gao et al. 2022: scaling laws for reward model over-optimisation",
         "The gold reward rises, peaks and falls as the KL grows. With more preferences the peak "
