@@ -36,13 +36,17 @@ from model.common.checks import one_of
 class Arguments:
     """Base of the dataclass of a script's arguments. Exits at the first value out of range.
 
-    A field's type holds its range, see `argument_types`. None passes: the script has a default.
+    A field's type holds its range, see `argument_types`. None passes: the script has a default. A
+    `~` in front of a path is the home folder.
     """
 
     def __post_init__(self) -> None:
         try:
             for name, hint in hints_of(type(self)).items():
-                _check(option(name), hint, getattr(self, name))
+                value = getattr(self, name)
+                if isinstance(value, Path):  # shells leave the ~ of --out=~/runs as it is
+                    object.__setattr__(self, name, value := value.expanduser())
+                _check(option(name), hint, value)
         except ValueError as error:
             raise SystemExit(str(error)) from error
 
@@ -169,8 +173,14 @@ def _note(error: BaseException) -> str:
     return "".join(getattr(error, "__notes__", [])[-1:])
 
 
+def _flush() -> None:
+    """Write what was printed; a script whose output was closed from the start has no stdout."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
 def _exit(text: str, code: int) -> NoReturn:
-    sys.stdout.flush()
+    _flush()
     print(text, file=sys.stderr)
     sys.exit(code)
 
@@ -182,7 +192,7 @@ def _until_nobody_reads() -> Iterator[None]:
         try:
             yield
         finally:
-            sys.stdout.flush()
+            _flush()
     except BrokenPipeError:  # the rest of the buffer goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)

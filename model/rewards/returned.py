@@ -28,6 +28,8 @@ def checked_numbers(
     values = listed(returned)
     if values is None or len(values) != len(texts):
         shown = f"{quoted(returned)} ({type(returned).__name__})"
+        if isinstance(returned, Tensor | np.ndarray):
+            shown = f"a {type(returned).__name__} of shape {tuple(returned.shape)}"
         raise LikelihoodError(
             f"the reward function {name!r} returned "
             f"{shown if values is None else f'{len(values)} numbers'} for {len(texts)} texts, "

@@ -165,6 +165,12 @@ def test_value_that_is_no_row_of_numbers_is_refused(language_model, prompts, ret
         TextReward(returned, language_model, name="taste")(prompts, RESPONSE)
 
 
+def test_table_of_numbers_is_refused_with_its_shape(language_model, prompts):
+    reward = TextReward(lambda texts: np.zeros((len(texts), 2)), language_model)
+    with pytest.raises(LikelihoodError, match=r"returned a ndarray of shape \(5, 2\) for 5 texts"):
+        reward(prompts, RESPONSE)
+
+
 def test_generator_that_fails_on_a_text_is_refused_with_it(language_model, prompts):
     def lengths(texts):
         return (1 / ("c" not in text) for text in texts)
