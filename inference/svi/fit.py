@@ -125,6 +125,7 @@ def fit(
             is of another fit (see `svi/checkpoint/fingerprint.py`) or of more steps or responses.
         FolderInUseError: if another fit works in the folder.
         NonFiniteStartError: if a parameter is NaN or infinite at the start.
+        RuntimeError: if gradients are off.
         NothingToTrainError: if the first gradient reaches no parameter.
         ImpossibleResponseError: if the guide draws a response with log likelihood -inf.
         RankError: if another rank fails or ends.

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import torch
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import nn
@@ -27,6 +28,9 @@ def check_programs(model: Program, guide: Program, prompts: Prompts) -> None:
     """Check model, guide and prompts, and drop the guide's gradients of other losses."""
     check_arguments(model, prompts, "model")
     check_arguments(guide, prompts, "guide")
+    if not torch.is_grad_enabled():
+        off = "`torch.no_grad()`, `torch.inference_mode()` or `torch.set_grad_enabled(False)`"
+        raise RuntimeError(f"gradients are off, by {off}: call `fit` outside")
     if model is guide:
         raise ValueError("model and guide are the same program, expected a guide near p*")
     if isinstance(guide, nn.Module):

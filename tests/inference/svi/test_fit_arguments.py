@@ -214,6 +214,12 @@ def test_nothing_to_train_is_said_in_the_first_step(objective, make, model, smal
     assert raised.value.fit.state.step == 0
 
 
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_gradients_that_are_off_are_named_before_a_step(off, model, small_prior, prompts):
+    with off(), pytest.raises(RuntimeError, match=r"gradients are off, by .*call `fit` outside"):
+        quiet(model, Tabular(small_prior, prompts), prompts, 5)
+
+
 def test_head_of_the_objective_is_not_the_guide(model, small_prior, prompts):
     """A frozen guide is refused: the value function alone would train."""
     with pytest.raises(NothingToTrainError):
