@@ -24,6 +24,7 @@ from model.prior.by_micro_batches import by_micro_batches
 from model.prior.chunks import Function, by_chunks
 from model.prior.decode import Prefix
 from model.prior.decoder import Decoder
+from model.prior.decoder_contract import check_contract
 from model.prior.division import Division, division
 from model.prior.drawing import draw
 from model.prior.drawn_responses import known_lengths, remember
@@ -163,6 +164,7 @@ class ResponseDistribution(TorchDistribution):
                 "a response is drawn token by token until it ends, and `torch.jit` would repeat "
                 "the first draw's loop: use `Trace_ELBO` or `LeaveOneOut_ELBO`, without `Jit`"
             )
+        check_contract(self._batch)
         rows = self._batch.rows
         rows = rows.expand(*sample_shape, *rows.shape)
         decode = draw(replace(self._batch, rows=rows.flatten()))
