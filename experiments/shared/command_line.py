@@ -36,17 +36,13 @@ from model.common.checks import one_of
 class Arguments:
     """Base of the dataclass of a script's arguments. Exits at the first value out of range.
 
-    A field's type holds its range, see `argument_types`. None passes: the script has a default. A
-    `~` in front of a path is the home folder.
+    A field's type holds its range, see `argument_types`. None passes: the script has a default.
     """
 
     def __post_init__(self) -> None:
         try:
             for name, hint in hints_of(type(self)).items():
-                value = getattr(self, name)
-                if isinstance(value, Path):  # shells leave the ~ of --out=~/runs as it is
-                    object.__setattr__(self, name, value := value.expanduser())
-                _check(option(name), hint, value)
+                _check(option(name), hint, getattr(self, name))
         except ValueError as error:
             raise SystemExit(str(error)) from error
 
@@ -70,6 +66,7 @@ def run_script(
     """
     given = sys.argv[1:] if argv is None else argv
     words = [word for word in given if word != "--debug"]
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - closed by the shell's >&-
     getattr(sys.stdout, "reconfigure", lambda **_: None)(errors="backslashreplace")  # as stderr
     logging.disable_progress_bar()  # of transformers, one for each file
     logging.set_verbosity_error()
@@ -126,8 +123,7 @@ def given_options(words: Sequence[str]) -> set[str]:
 
 def _check_words(words: Sequence[str], arguments: type[Arguments]) -> None:
     """Exit at an empty path, which would mean the current folder, and at invalid UTF-8."""
-    hints = hints_of(arguments).items()
-    paths = {option(name) for name, hint in hints if Path in {hint, *_parts(hint)}}
+    paths = {option(n) for n, hint in hints_of(arguments).items() if Path in {hint, *_parts(hint)}}
     name = "command line"
     for word in words:
         name, given, value = word.partition("=") if word.startswith("--") else (name, "=", word)
@@ -173,14 +169,8 @@ def _note(error: BaseException) -> str:
     return "".join(getattr(error, "__notes__", [])[-1:])
 
 
-def _flush() -> None:
-    """Write what was printed; a script whose output was closed from the start has no stdout."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
-
-
 def _exit(text: str, code: int) -> NoReturn:
-    _flush()
+    sys.stdout.flush()
     print(text, file=sys.stderr)
     sys.exit(code)
 
@@ -192,7 +182,7 @@ def _until_nobody_reads() -> Iterator[None]:
         try:
             yield
         finally:
-            _flush()
+            sys.stdout.flush()
     except BrokenPipeError:  # the rest of the buffer goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)

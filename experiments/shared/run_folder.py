@@ -38,9 +38,8 @@ class RunFolder:
     """Paths of a run in an existing folder; `new` makes a folder."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.merged = path, path / "merged"
         self.checkpoints, self.guide = path / "checkpoints", path / "guide"
-        self.merged = path / "merged"
         self.arguments, self.metrics = path / "arguments.json", path / "metrics.jsonl"
         self.report, self.measurements = path / "report.html", path / "measurements.json"
 
@@ -96,9 +95,10 @@ def new_folder(
 
     The folder and new parents are removed if the code inside fails before writing a file.
     """
-    parents = [place for place in (args.out, *args.out.parents) if not place.exists()]
-    with blamed(f"--out {args.out}"):
-        folder = RunFolder.new(args.out, name)
+    out = args.out.expanduser()  # shells leave the ~ of --out=~/runs as it is
+    parents = [place for place in (out, *out.parents) if not place.exists()]
+    with blamed(f"--out {out}"):
+        folder = RunFolder.new(out, name)
     with locked(folder.path):
         folder.write_arguments(args, inputs)
         written = set(folder.path.iterdir())

@@ -13,8 +13,9 @@ from model.prior.decoder import Decoder
 from model.prior.fixed_state import FixedState
 from model.prior.prompts import Prompts
 
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2}
-"""Largest difference that is rounding, in standard deviations of the logits; else 1."""
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-2}
+"""Largest difference that is rounding, in standard deviations of the logits; else 1. Some networks,
+such as GPT-Neo, compute attention in float32 whatever their type."""
 LENGTHS = (9, 3, 1)
 """Number of tokens of each prompt that the check reads."""
 STEPS = 3

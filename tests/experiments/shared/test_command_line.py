@@ -51,14 +51,6 @@ def test_a_script_that_ends_well_exits_with_0(capsys):
     assert capsys.readouterr().out == "5\n"
 
 
-@pytest.mark.parametrize("word", ["--out=~/runs", "--out=~"])
-def test_a_home_folder_that_the_shell_did_not_expand_is_expanded(word, monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    got = []
-    assert code_of(lambda args: got.append(args.out), word) == 0
-    assert got == [tmp_path / "runs" if word.endswith("runs") else tmp_path]
-
-
 @pytest.mark.parametrize("refused", [False, True])
 def test_a_script_without_a_stdout_ends_as_with_one(refused, monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)

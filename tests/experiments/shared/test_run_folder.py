@@ -2,10 +2,11 @@
 
 import multiprocessing
 import os
+from pathlib import Path
 
 import pytest
 
-from experiments.shared.run_folder import RunFolder
+from experiments.shared.run_folder import RunFolder, new_folder
 from experiments.steer.arguments import Steer
 from experiments.steer.resuming import read_record
 
@@ -27,6 +28,13 @@ def test_no_two_get_the_same_folder(tmp_path, monkeypatch):
     for process in processes:
         process.join()
     assert len(paths) == 4
+
+
+def test_a_home_folder_that_the_shell_did_not_expand_is_expanded(tmp_path, monkeypatch):
+    """As in --out=~/runs, or in a file of options."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with new_folder(Steer(out=Path("~/runs")), "steer") as folder:
+        assert folder.path.parent == tmp_path / "runs"
 
 
 def test_nothing_is_made_of_a_folder_that_is_not_there(tmp_path):

@@ -13,6 +13,7 @@ from transformers import (
     Gemma4TextConfig,
     GPT2ForSequenceClassification,
     GPT2LMHeadModel,
+    GPTNeoConfig,
     LlamaConfig,
     MistralConfig,
     MistralForCausalLM,
@@ -121,6 +122,27 @@ def test_network_gives_a_padded_prompt_the_probabilities_of_the_plain_sequence(k
     assert_close(
         language_model(prompts).log_prob(response), torch.stack(expected), rtol=0, atol=1e-6
     )
+
+
+def test_attention_that_is_always_in_float32_is_rounding_and_no_other_reading():
+    """GPT-Neo does not scale its products, so that they are large, and computes them in float32."""
+    sizes = {"vocab_size": len(WORDS), "hidden_size": 16, "num_layers": 4, "num_heads": 2}
+    config = GPTNeoConfig(
+        **sizes,
+        attention_types=[[["global", "local"], 2]],
+        window_size=3,
+        max_position_embeddings=16,
+        **SPECIAL | {"initializer_range": 3.0},
+    )
+    for seed in range(3):
+        torch.manual_seed(seed)
+        network = AutoModelForCausalLM.from_config(config).double()
+        prior = LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
+        prompts, response = prior.encode(PROMPTS), torch.tensor([[2, 3, 4], [4, 4, 0], [4, 3, 3]])
+        rows = [torch.tensor(row) for row in prompts.rows()]
+        plain = [plain_log_prob(prior, *pair) for pair in zip(rows, response, strict=True)]
+        log_prob = prior(prompts).log_prob(response)
+        assert_close(log_prob, torch.stack(plain), rtol=1e-4, atol=1e-2)
 
 
 @pytest.mark.parametrize("kind", ["roberta", "xlm-roberta"])
