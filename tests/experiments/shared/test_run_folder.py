@@ -31,7 +31,7 @@ def test_no_two_get_the_same_folder(tmp_path, monkeypatch):
 
 
 def test_a_home_folder_that_the_shell_did_not_expand_is_expanded(tmp_path, monkeypatch):
-    """As in --out=~/runs, or in a file of options."""
+    """Shells leave --out=~/runs as it is, and so do files of options."""
     monkeypatch.setenv("HOME", str(tmp_path))
     with new_folder(Steer(out=Path("~/runs")), "steer") as folder:
         assert folder.path.parent == tmp_path / "runs"
