@@ -64,7 +64,7 @@ def product_of_experts(
 
 
 def controlled(world: World) -> list[Finding]:
-    """Next tokens in proportion to p0 exp(value), by four values of the tokens so far.
+    """Next tokens in proportion to p0 exp(value), by three values of the tokens so far.
 
     log E_p0[exp(r/beta)] gives the posterior (Q#, arXiv 2502.20548), log P(success) the prior given
     success (FUDGE, arXiv 2104.05218); E_p0[r]/beta gives another distribution (controlled decoding,
